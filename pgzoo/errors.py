@@ -1,0 +1,87 @@
+"""Every error that pgzoo raises on purpose.
+
+A message says what is wrong, who is concerned (with the distribution and version where a plugin is), and what
+to do next. The tree, with the exit code that the command line gives each:
+
+    PgzooError                 1   anything below
+    ├── UsageError             2   the request can't be carried out as written; nothing was created
+    │   ├── UnknownName        2   no component of that name (with "did you mean")
+    │   ├── ConfigError        2   an option, a YAML key or a value is wrong
+    │   ├── EnvError  2   the environment can't be made here
+    │   ├── UnfitError         2   two components don't fit each other
+    │   └── StoreError         2   the tracking store or a folder can't be used
+    ├── PluginError            2   a plugin is broken, clashes with another or is built for another API
+    └── RunFailed              1   a run began and ended badly (NaN, a component that raised)
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "ConfigError",
+    "EnvError",
+    "PgzooError",
+    "PluginError",
+    "RunFailed",
+    "StoreError",
+    "UnfitError",
+    "UnknownName",
+    "UsageError",
+    "did_you_mean",
+]
+
+
+class PgzooError(Exception):
+    """The root of the tree."""
+
+    exit_code = 1
+
+
+class UsageError(PgzooError):
+    """The request can't be carried out as written."""
+
+    exit_code = 2
+
+
+class UnknownName(UsageError):
+    """No component of that name."""
+
+
+class ConfigError(UsageError):
+    """An option, a YAML key or a value is wrong."""
+
+
+class EnvError(UsageError):
+    """The environment can't be made here."""
+
+
+class UnfitError(UsageError):
+    """Two components don't fit each other, say a policy and an action space."""
+
+
+class StoreError(UsageError):
+    """The tracking store, or a folder that a run needs, can't be used."""
+
+
+class PluginError(PgzooError):
+    """A plugin is broken, clashes with another or is built for another API."""
+
+    exit_code = 2
+
+
+class RunFailed(PgzooError):
+    """A run began and ended badly."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ' Did you mean "x"?' for the nearest known name, or an empty string.
+
+    The leading space lets a message append it unconditionally.
+    """
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if not near:  # a difference of case alone scores low in a short name
+        near = [k for k in known if k.lower() == name.lower()]
+    return f' Did you mean "{near[0]}"?' if near else ""

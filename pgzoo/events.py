@@ -1,0 +1,106 @@
+"""What happens in a run, as frozen events in the past tense.
+
+`training.train` yields them, the runner relays each to the listeners. Arrays are numpy and have one entry per
+member (`[S]`); ragged per-member data is a tuple of S arrays. A later version may add fields, never remove them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pgzoo.config import RunConfig
+
+    Floats = NDArray[np.float64]
+    Ints = NDArray[np.int64]
+    Bools = NDArray[np.bool_]
+
+__all__ = [
+    "EpisodesFinished",
+    "Evaluated",
+    "EvaluationMode",
+    "Event",
+    "MemberStatus",
+    "RunEnded",
+    "RunStarted",
+    "UpdateDone",
+]
+
+EvaluationMode = Literal["sampled", "greedy"]
+MemberStatus = Literal["finished", "stopped", "failed", "interrupted"]
+
+
+@dataclass(frozen=True, eq=False)
+class RunStarted:
+    """The plan is made and the environments are open; nothing has been collected.
+
+    `seeds` and `run_keys` have one entry per member; `group` names what one command started.
+    """
+
+    config: RunConfig
+    group: str
+    seeds: tuple[int, ...]
+    run_keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class EpisodesFinished:
+    """A collection is over; these episodes ended in it.
+
+    `env_steps [S]` counts valid steps so far; `returns` (undiscounted, raw rewards) and `lengths` hold one
+    array per member, empty where no episode ended.
+    """
+
+    update: int
+    env_steps: Ints
+    returns: tuple[Floats, ...]
+    lengths: tuple[Ints, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class UpdateDone:
+    """The parameters of the members in `active [S]` have moved once more.
+
+    `metrics` maps a slash-grouped name to `[S]` values; rows outside `active` are meaningless. `ended [S]` marks
+    members for which this was the last update.
+    """
+
+    update: int
+    env_steps: Ints
+    active: Bools
+    ended: Bools
+    metrics: Mapping[str, Floats]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluated:
+    """Episodes on separate environments with fixed seeds, for the members in `active [S]`.
+
+    `mode` says whether actions were sampled from the policy or its mode was taken; `final` marks the evaluation
+    of the last parameters.
+    """
+
+    env_steps: Ints
+    active: Bools
+    mode: EvaluationMode
+    final: bool
+    returns: tuple[Floats, ...]
+    lengths: tuple[Ints, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class RunEnded:
+    """The run is over, one status and one reason per member. `timing` is in seconds, by phase."""
+
+    env_steps: Ints
+    statuses: tuple[MemberStatus, ...]
+    reasons: tuple[str, ...]
+    timing: Mapping[str, float]
+
+
+Event = RunStarted | EpisodesFinished | UpdateDone | Evaluated | RunEnded

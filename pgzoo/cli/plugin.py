@@ -1,0 +1,22 @@
+"""The built-in commands, through the same door as anybody's."""
+
+from __future__ import annotations
+
+from pgzoo.registry import Registry, hookimpl
+
+
+@hookimpl
+def pgzoo_register(registry: Registry) -> None:
+    """Register the commands that come with pgzoo, in the order of `pgzoo --help`."""
+    command = registry.command
+    command("run", "pgzoo.cli.run:command", summary="Train an algorithm on an environment.")
+    command("evaluate", "pgzoo.cli.evaluate:command", summary="Play episodes with the policy of a run.")
+    command("ui", "pgzoo.cli.ui:command", summary="Open the runs in MLflow's web interface.")
+    command("sync", "pgzoo.cli.sync:command", summary="Ship what an interrupted tracker left behind.")
+    command("algorithms", "pgzoo.cli.listing:algorithms", summary="List the algorithms.")
+    command("policies", "pgzoo.cli.listing:policies", summary="List the policies.")
+    command("estimators", "pgzoo.cli.listing:estimators", summary="List the return estimators.")
+    command("presets", "pgzoo.cli.presets:command", summary="List presets, or show the settings of one.")
+    command("plugins", "pgzoo.cli.listing:plugins", summary="List the plugins and how loading them went.")
+    command("envs", "pgzoo.cli.envs:command", summary="List environments, or describe one and try it.")
+    command("doctor", "pgzoo.cli.doctor:command", summary="Check the installation, the plugins and the store.")

@@ -1,0 +1,26 @@
+"""Plugins: the hooks they implement, how they are found, and the catalog of what they offer.
+
+Importing this package imports pluggy and nothing heavier.
+"""
+
+from pgzoo.registry.catalog import KINDS, Catalog, Entry, Kind, PluginInfo, Preset, Registry
+from pgzoo.registry.hookspecs import hookimpl, hookspec
+from pgzoo.registry.listeners import add_listener, listener_manager, relay
+from pgzoo.registry.manager import API_VERSION, discover
+
+__all__ = [
+    "API_VERSION",
+    "KINDS",
+    "Catalog",
+    "Entry",
+    "Kind",
+    "PluginInfo",
+    "Preset",
+    "Registry",
+    "add_listener",
+    "discover",
+    "hookimpl",
+    "hookspec",
+    "listener_manager",
+    "relay",
+]

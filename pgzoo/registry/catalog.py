@@ -1,0 +1,266 @@
+"""What the plugins offer: names to components, each with the plugin that it came from.
+
+Nothing here imports a component before somebody asks for it: `Entry.load` does.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from operator import attrgetter
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+from pgzoo.errors import PluginError, UnknownName, did_you_mean
+
+__all__ = ["KINDS", "Catalog", "Entry", "Kind", "PluginInfo", "Preset", "Registry", "Source", "Status"]
+
+Kind = Literal["algorithm", "policy", "estimator", "env_backend", "listener", "preset", "command"]
+Source = Literal["built-in", "entry point", "import", "inline"]
+Status = Literal["ok", "broken", "blocked"]
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+_LISTED_BY: Mapping[Kind, str] = {
+    "algorithm": "pgzoo algorithms",
+    "policy": "pgzoo policies",
+    "estimator": "pgzoo estimators",
+    "preset": "pgzoo presets",
+    "command": "pgzoo --help",
+}
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_TARGET = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")
+
+
+@dataclass(frozen=True)
+class PluginInfo:
+    """A plugin: where it came from and how its registration went.
+
+    `module` is what was loaded (a dotted name or a path); `error` says why a plugin is broken; `heavy` names the
+    expensive packages that its registration was the first to import.
+    """
+
+    name: str
+    source: Source
+    module: str
+    distribution: str | None = None
+    version: str | None = None
+    status: Status = "ok"
+    error: str = ""
+    seconds: float = 0.0
+    heavy: tuple[str, ...] = ()
+
+    @property
+    def origin(self) -> str:
+        """Distribution and version, or the file of a plugin that isn't installed."""
+        return f"{self.distribution} {self.version}" if self.distribution else self.module
+
+    def __str__(self) -> str:
+        return f'"{self.name}" ({self.origin})'
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings under a name. `env` None fits every environment; `auto` applies it without being asked for."""
+
+    algorithm: str
+    env: str | None
+    settings: Mapping[str, Any]
+    auto: bool = False
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A component by name. `target` and `config` are objects, or "pkg.module:attr" until loaded."""
+
+    kind: Kind
+    name: str
+    target: Any
+    config: Any
+    summary: str
+    plugin: PluginInfo
+
+    def load(self) -> Any:
+        """Return the component, importing it now. Raises PluginError where the import fails."""
+        return self._resolve(self.target)
+
+    def load_config(self) -> Any:
+        """Return the component's config model, or None if it has none. Raises PluginError as `load` does."""
+        return self._resolve(self.config)
+
+    def _resolve(self, target: Any) -> Any:
+        if not isinstance(target, str):
+            return target
+        module, _, attribute = target.partition(":")
+        try:
+            return attrgetter(attribute)(import_module(module))
+        except (Exception, SystemExit) as error:
+            raise PluginError(
+                f'The {_said(self.kind)} "{self.name}" of plugin {self.plugin} can\'t be loaded from "{target}": '
+                f"{describe_error(error)}."
+            ) from error
+
+
+class Registry:
+    """What `pgzoo_register` receives: it takes the components of one plugin.
+
+    A `target` or `config` is the object itself or a string "pkg.module:attr", which defers the import until the
+    component is used. A name has lowercase letters, digits and hyphens. Every method raises PluginError for a
+    name or target of another form and for a name that the plugin has given already.
+    """
+
+    def __init__(self, plugin: PluginInfo) -> None:
+        self.plugin = plugin
+        self.entries: dict[tuple[Kind, str], Entry] = {}
+
+    def algorithm(self, name: str, target: object, *, config: object = None, summary: str = "") -> None:
+        """Offer a training algorithm; `config` is the model of its settings."""
+        self._add("algorithm", name, target, config, summary)
+
+    def policy(self, name: str, target: object, *, config: object = None, summary: str = "") -> None:
+        """Offer a policy (a network with its distribution); `config` is the model of its settings."""
+        self._add("policy", name, target, config, summary)
+
+    def estimator(self, name: str, target: object, *, config: object = None, summary: str = "") -> None:
+        """Offer an estimator of returns and advantages; `config` is the model of its settings."""
+        self._add("estimator", name, target, config, summary)
+
+    def env_backend(self, name: str, target: object, *, summary: str = "") -> None:
+        """Offer a way to run many environments at once."""
+        self._add("env_backend", name, target, None, summary)
+
+    def listener(self, name: str, target: object, *, summary: str = "") -> None:
+        """Offer a listener: `target` is called once per run and gives an object with event hooks."""
+        self._add("listener", name, target, None, summary)
+
+    def preset(
+        self,
+        name: str,
+        *,
+        algorithm: str,
+        env: str | None = None,
+        settings: Mapping[str, Any],
+        summary: str = "",
+        auto: bool = False,
+    ) -> None:
+        """Offer settings for an algorithm, on one environment or on any; `auto` applies them unasked."""
+        preset = Preset(algorithm, env, MappingProxyType(dict(settings)), auto)
+        self._add("preset", name, preset, None, summary)
+
+    def command(self, name: str, target: object, *, summary: str = "") -> None:
+        """Offer a subcommand of `pgzoo`: `target` is a click command, imported when it is called.
+
+        Only an installed plugin can: commands are known before files of the working directory are read.
+        """
+        if self.plugin.source in ("import", "inline"):
+            raise PluginError(f'Only an installed plugin can add a command; "{name}" comes from a file.')
+        self._add("command", name, target, None, summary)
+
+    def _add(self, kind: Kind, name: str, target: object, config: object, summary: str) -> None:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise PluginError(f"A name has lowercase letters, digits and hyphens; got {name!r} for the {_said(kind)}.")
+        if (kind, name) in self.entries:
+            raise PluginError(f'The {_said(kind)} "{name}" is registered twice by this plugin.')
+        for given in (target, config):
+            if isinstance(given, str) and not _TARGET.fullmatch(given):
+                raise PluginError(f'The {_said(kind)} "{name}" is given as {given!r}; it must read "pkg.module:attr".')
+        self.entries[kind, name] = Entry(kind, name, target, config, summary or _first_line(target), self.plugin)
+
+
+@dataclass
+class Catalog:
+    """Everything that the plugins registered. Filled by `discover`; read by everyone else."""
+
+    plugins: list[PluginInfo] = field(default_factory=list)
+    objects: dict[str, object] = field(default_factory=dict)
+    """The plugin objects in use, by plugin name: they may hold event hooks of their own."""
+    _entries: dict[tuple[Kind, str], Entry] = field(default_factory=dict)
+
+    @property
+    def broken(self) -> list[PluginInfo]:
+        """The plugins that could not be registered."""
+        return [plugin for plugin in self.plugins if plugin.status == "broken"]
+
+    def entries(self, kind: Kind) -> list[Entry]:
+        """The entries of a kind, in order of registration."""
+        return [entry for entry in self._entries.values() if entry.kind == kind]
+
+    def names(self, kind: Kind) -> list[str]:
+        """The names of a kind, in order of registration."""
+        return [entry.name for entry in self.entries(kind)]
+
+    def get(self, kind: Kind, name: str) -> Entry:
+        """Return one entry. Raises UnknownName, which also tells of plugins that might have given the name."""
+        try:
+            return self._entries[kind, name]
+        except KeyError:
+            raise UnknownName(self._unknown(kind, name)) from None
+
+    def auto_preset(self, algorithm: str, env: str) -> Entry | None:
+        """Return the preset that applies unasked; one for this environment goes before one for any."""
+        found: dict[str | None, Entry] = {
+            entry.target.env: entry
+            for entry in self.entries("preset")
+            if entry.target.auto and entry.target.algorithm == algorithm
+        }
+        return found.get(env) or found.get(None)
+
+    def add(self, info: PluginInfo, plugin: object, entries: Iterable[Entry]) -> None:
+        """Take in a plugin whole. Raises PluginError, and takes nothing, if another plugin has one of its names."""
+        entries = list(entries)
+        for entry in entries:
+            if first := self._clash(entry):
+                raise PluginError(_duplicate(entry, first))
+        self.plugins.append(info)
+        self.objects[info.name] = plugin
+        for entry in entries:
+            self._entries[entry.kind, entry.name] = replace(entry, plugin=info)
+
+    def _clash(self, entry: Entry) -> Entry | None:
+        same_name = self._entries.get((entry.kind, entry.name))
+        if same_name or entry.kind != "preset" or not entry.target.auto:
+            return same_name
+        key = (entry.target.algorithm, entry.target.env)
+        presets = (other for other in self.entries("preset") if other.target.auto)
+        return next((other for other in presets if (other.target.algorithm, other.target.env) == key), None)
+
+    def _unknown(self, kind: Kind, name: str) -> str:
+        lines = [f'No {_said(kind)} "{name}".{did_you_mean(name, self.names(kind))}']
+        lines[0] += f" See: {_LISTED_BY.get(kind, 'pgzoo plugins')}"
+        lines += [f"Plugin {plugin} failed to load: {plugin.error}" for plugin in self.broken]
+        blocked = [str(plugin) for plugin in self.plugins if plugin.status == "blocked"]
+        if blocked:
+            lines.append(f"Blocked and not asked: {', '.join(blocked)}")
+        return "\n".join(lines)
+
+
+def describe_error(error: BaseException) -> str:
+    """An exception in one phrase: our own by its message, others with their type."""
+    if isinstance(error, PluginError):
+        return str(error)
+    return f"{type(error).__name__}: {error}".removesuffix(".").removesuffix(": ")
+
+
+def _duplicate(entry: Entry, first: Entry) -> str:
+    if entry.name == first.name:
+        clash = f'The {_said(entry.kind)} "{entry.name}" of plugin {entry.plugin} is taken by plugin {first.plugin}.'
+    else:
+        clash = (
+            f'The preset "{entry.name}" of plugin {entry.plugin} would apply unasked where "{first.name}" '
+            f"of plugin {first.plugin} does."
+        )
+    block = [plugin.name for plugin in (entry.plugin, first.plugin) if plugin.source != "built-in"]
+    ways = " or ".join(f"--no-plugin {name}" for name in block)
+    return f"{clash} Block one: {ways} (or PGZOO_DISABLE_PLUGINS={block[0]})."
+
+
+def _said(kind: Kind) -> str:
+    return "environment backend" if kind == "env_backend" else kind
+
+
+def _first_line(target: object) -> str:
+    # Not for instances: they would show the docstring of their class, which describes something else.
+    described = inspect.isclass(target) or inspect.isroutine(target)
+    return (inspect.getdoc(target) or "").partition("\n")[0] if described else ""

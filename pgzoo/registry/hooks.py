@@ -1,0 +1,44 @@
+"""pluggy managers that know pgzoo's hooks, and a registration that lets no mistake pass in silence."""
+
+from __future__ import annotations
+
+import inspect
+
+import pluggy
+
+from pgzoo.errors import PluginError, did_you_mean
+from pgzoo.registry import hookspecs
+
+__all__ = ["new_manager", "register"]
+
+
+def new_manager() -> pluggy.PluginManager:
+    """Return a manager with pgzoo's hooks and no plugin."""
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    return manager
+
+
+def register(manager: pluggy.PluginManager, plugin: object, name: str) -> list[str]:
+    """Register a module or an instance; return the names of the hooks that it implements.
+
+    Raises PluginError for a class, a hook that doesn't exist (pluggy would ignore it), an argument that a hook
+    doesn't have, and a function with the name of a hook that isn't marked as one.
+    """
+    if inspect.isclass(plugin):
+        raise PluginError(f"{plugin.__name__} is a class, not an instance: have you forgotten the ()?")
+    try:
+        manager.register(plugin, name)
+    except pluggy.PluginValidationError as error:
+        raise PluginError(" ".join(str(error).split())) from error
+    known = [hook for hook in vars(hookspecs) if hook.startswith("pgzoo_")]
+    found = []
+    for caller in manager.get_hookcallers(plugin) or ():
+        if caller.has_spec():
+            found.append(caller.name)
+        elif not all(impl.optionalhook for impl in caller.get_hookimpls()):
+            raise PluginError(f'There is no hook "{caller.name}".{did_you_mean(caller.name, known)}')
+    for hook in known:
+        if hook not in found and inspect.isroutine(getattr(plugin, hook, None)):
+            raise PluginError(f'"{hook}" is not marked as a hook: put @pgzoo.hookimpl above it.')
+    return found

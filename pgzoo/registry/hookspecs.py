@@ -1,0 +1,55 @@
+"""The hooks that a plugin may implement: one to register components, the others to hear what happened in a run.
+
+A hook implementation may leave out the argument it doesn't need. Event hooks are in the past tense: they report,
+and nothing they return or raise changes the run.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pluggy import HookimplMarker, HookspecMarker
+
+if TYPE_CHECKING:
+    from pgzoo.events import EpisodesFinished, Evaluated, RunEnded, RunStarted, UpdateDone
+    from pgzoo.registry.catalog import Registry
+
+__all__ = ["PROJECT", "hookimpl", "hookspec"]
+
+PROJECT = "pgzoo"
+hookspec = HookspecMarker(PROJECT)
+hookimpl = HookimplMarker(PROJECT)
+
+
+@hookspec
+def pgzoo_register(registry: Registry) -> None:
+    """Register what the plugin brings. Called once per process and plugin, when pgzoo looks for plugins.
+
+    The `registry` is bound to this plugin, so that every component knows where it came from. If the hook raises,
+    nothing of the plugin is registered, the plugin is listed as broken, and everything else works.
+    """
+
+
+@hookspec
+def pgzoo_run_started(event: RunStarted) -> None:
+    """Fires once per run: the plan is made and the environments are open; nothing has been collected."""
+
+
+@hookspec
+def pgzoo_episodes_finished(event: EpisodesFinished) -> None:
+    """Fires after each collection, with the episodes that ended in it; there may be none."""
+
+
+@hookspec
+def pgzoo_update_done(event: UpdateDone) -> None:
+    """Fires after each update of the parameters, with its metrics."""
+
+
+@hookspec
+def pgzoo_evaluated(event: Evaluated) -> None:
+    """Fires after each evaluation, once per mode (sampled, greedy), and for the final ones."""
+
+
+@hookspec
+def pgzoo_run_ended(event: RunEnded) -> None:
+    """Fires once per run, last, however the run ended: finished, stopped, failed or interrupted."""

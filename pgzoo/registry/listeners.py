@@ -1,0 +1,63 @@
+"""Events to listeners, one manager per run. A listener reports: it can't stop a run, not even by raising."""
+
+from __future__ import annotations
+
+import logging
+
+import pluggy
+
+from pgzoo import events
+from pgzoo.errors import PluginError
+from pgzoo.registry import hooks
+from pgzoo.registry.catalog import Catalog
+
+__all__ = ["add_listener", "listener_manager", "relay"]
+
+_log = logging.getLogger("pgzoo")
+_HOOKS: dict[type[events.Event], str] = {
+    events.RunStarted: "pgzoo_run_started",
+    events.EpisodesFinished: "pgzoo_episodes_finished",
+    events.UpdateDone: "pgzoo_update_done",
+    events.Evaluated: "pgzoo_evaluated",
+    events.RunEnded: "pgzoo_run_ended",
+}
+
+
+def listener_manager(catalog: Catalog | None = None) -> pluggy.PluginManager:
+    """Return a manager for one run, with the event hooks that the plugins in `catalog` implement themselves."""
+    manager = hooks.new_manager()
+    for name, plugin in (catalog.objects if catalog else {}).items():
+        hooks.register(manager, plugin, name)
+    return manager
+
+
+def add_listener(manager: pluggy.PluginManager, name: str, listener: object) -> None:
+    """Let an object with event hooks hear the run.
+
+    Raises PluginError if it hears nothing, misspells a hook, or wraps one (a listener reports, it can't wrap).
+    """
+    try:
+        heard = hooks.register(manager, listener, name)
+        if not set(heard) & set(_HOOKS.values()):
+            raise PluginError("It implements no event hook.")
+        for caller in manager.get_hookcallers(listener) or ():
+            if any(impl.wrapper or impl.hookwrapper for impl in caller.get_hookimpls() if impl.plugin is listener):
+                raise PluginError(f'"{caller.name}" can\'t be a wrapper.')
+    except PluginError as error:
+        raise PluginError(f'The listener "{name}" is not usable. {error}') from error
+
+
+def relay(manager: pluggy.PluginManager, event: events.Event) -> None:
+    """Tell every listener, each on its own: one that raises is detached with a warning and the run goes on.
+
+    The warning goes to the logger "pgzoo", with the traceback at level DEBUG.
+    """
+    caller = getattr(manager.hook, _HOOKS[type(event)])
+    for impl in reversed(caller.get_hookimpls()):  # pluggy's own order: the last registered is called first
+        try:
+            impl.function(*[event for _ in impl.argnames])
+        except Exception as error:
+            manager.unregister(impl.plugin)
+            what = f"{type(error).__name__}: {error}"
+            _log.warning('Listener "%s" raised in %s and is detached: %s', impl.plugin_name, caller.name, what)
+            _log.debug("Traceback of listener %s", impl.plugin_name, exc_info=error)

@@ -1,0 +1,183 @@
+"""Finding plugins: built-ins, entry points, `--import` and `./pgzoo_plugin.py`, each isolated from the others.
+
+Every plugin gets a pluggy manager of its own while it registers. So a failure leaves nothing behind, the registry
+that the hook receives knows its plugin, and pluggy's own loader, which lets one bad plugin stop the host, isn't
+needed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import import_module, metadata
+from pathlib import Path
+
+from pgzoo.errors import PluginError, UnknownName, did_you_mean
+from pgzoo.registry import files, hooks
+from pgzoo.registry.catalog import Catalog, Entry, PluginInfo, Registry, Source, describe_error
+
+__all__ = ["API_VERSION", "BUILT_INS", "DISABLE_VARIABLE", "ENTRY_POINT_GROUP", "INLINE_FILE", "discover"]
+
+API_VERSION = "1"
+ENTRY_POINT_GROUP = "pgzoo"
+DISABLE_VARIABLE = "PGZOO_DISABLE_PLUGINS"
+INLINE_FILE = "pgzoo_plugin.py"
+INLINE_NAME = "local"
+BUILT_INS = (
+    "pgzoo.algorithms.plugin",
+    "pgzoo.policies.plugin",
+    "pgzoo.estimators.plugin",
+    "pgzoo.envs.plugin",
+    "pgzoo.listeners.plugin",
+    "pgzoo.cli.plugin",
+)
+HEAVY = ("torch", "mlflow", "gymnasium", "numpy", "pydantic", "matplotlib", "pandas", "jax", "tensorflow")
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A plugin that was found and isn't loaded yet."""
+
+    info: PluginInfo
+    load: Callable[[], object]
+
+
+def discover(
+    *,
+    blocked: Iterable[str] = (),
+    imports: Iterable[str] = (),
+    inline: bool = True,
+    cwd: str | os.PathLike[str] | None = None,
+) -> Catalog:
+    """Find and register all plugins, in order: built-ins, entry points, `imports`, `./pgzoo_plugin.py`.
+
+    `blocked` and the variable PGZOO_DISABLE_PLUGINS (separated by commas) name plugins or distributions to leave
+    alone; "local" is the inline plugin. `imports` are module names or paths of Python files.
+
+    A plugin that fails is listed as broken and the others work. Raises PluginError if one of `imports` fails, as
+    it was asked for by name, and UnknownName if `blocked` has a name that no plugin bears.
+    """
+    folder = Path(cwd or Path.cwd()).resolve()
+    candidates = [*_built_ins(), *_entry_points(), *(_import(name, folder) for name in imports)]
+    if inline and (folder / INLINE_FILE).is_file():
+        candidates.append(_file(INLINE_FILE, folder, "inline", INLINE_NAME))
+    shut = {_normal(name) for name in os.environ.get(DISABLE_VARIABLE, "").split(",")}
+    shut |= _checked(blocked, candidates)
+    catalog = Catalog()
+    for candidate in candidates:
+        if shut & _handles(candidate.info):
+            catalog.plugins.append(replace(candidate.info, status="blocked"))
+        else:
+            _admit(candidate, catalog)
+    return catalog
+
+
+def _admit(candidate: _Candidate, catalog: Catalog) -> None:
+    """Load and register one plugin whole; a failure is written down, or raised if it was asked for by name."""
+    absent = [name for name in HEAVY if name not in sys.modules]
+    start = time.perf_counter()
+    info = candidate.info
+    try:
+        plugin = candidate.load()
+        if any(plugin is other for other in catalog.objects.values()):
+            return  # `--import` of a module that is installed as a plugin as well
+        entries = _register(plugin, info, catalog)
+        info = _measured(info, start, absent)
+        catalog.add(info, plugin, entries)
+    except (Exception, SystemExit) as error:  # a plugin may even call sys.exit at import
+        if info.source == "import":
+            raise PluginError(f"--import {info.name} failed. {describe_error(error)}") from error
+        info = _measured(info, start, absent)
+        catalog.plugins.append(replace(info, status="broken", error=describe_error(error)))
+
+
+def _register(plugin: object, info: PluginInfo, catalog: Catalog) -> list[Entry]:
+    if taken := next((other for other in catalog.plugins if other.name == info.name), None):
+        raise PluginError(
+            f"The name of the plugin is taken by plugin {taken}. "
+            f"Block one by its distribution: --no-plugin {info.distribution or info.name}."
+        )
+    api = str(getattr(plugin, "pgzoo_api", API_VERSION))
+    if api != API_VERSION:
+        raise PluginError(
+            f"It is built for plugin API {api}; pgzoo {metadata.version('pgzoo')} has plugin API {API_VERSION}."
+        )
+    manager = hooks.new_manager()
+    if not hooks.register(manager, plugin, info.name) and info.source != "import":
+        # An import may be there for the environments that it registers with gymnasium.
+        raise PluginError(f"{info.module} implements no hook of pgzoo, such as pgzoo_register.")
+    registry = Registry(info)
+    manager.hook.pgzoo_register(registry=registry)
+    return list(registry.entries.values())
+
+
+def _measured(info: PluginInfo, start: float, absent: list[str]) -> PluginInfo:
+    heavy = tuple(name for name in absent if name in sys.modules)
+    return replace(info, seconds=time.perf_counter() - start, heavy=heavy)
+
+
+def _built_ins() -> Iterator[_Candidate]:
+    version = metadata.version("pgzoo")
+    for module in BUILT_INS:
+        info = PluginInfo(module.removesuffix(".plugin"), "built-in", module, "pgzoo", version)
+        yield _Candidate(info, partial(import_module, module))
+
+
+def _entry_points() -> list[_Candidate]:
+    found = [
+        _Candidate(PluginInfo(point.name, "entry point", point.value, *_distribution(point)), point.load)
+        for point in metadata.entry_points(group=ENTRY_POINT_GROUP)
+    ]
+    return sorted(found, key=lambda candidate: (candidate.info.distribution or "", candidate.info.name))
+
+
+def _distribution(point: metadata.EntryPoint) -> tuple[str | None, str | None]:
+    return (point.dist.name, point.dist.version) if point.dist else (None, None)
+
+
+def _import(name: str, folder: Path) -> _Candidate:
+    if name.endswith(".py"):
+        return _file(name, folder, "import", name)
+
+    def load() -> object:
+        files.make_importable(folder)
+        return import_module(name)
+
+    return _Candidate(PluginInfo(name, "import", name), load)
+
+
+def _file(path: str, folder: Path, source: Source, name: str) -> _Candidate:
+    def load() -> object:
+        files.make_importable(folder)
+        return files.run_file((folder / path).resolve())
+
+    shown = path if Path(path).parent != Path() else f"./{path}"
+    return _Candidate(PluginInfo(name, source, shown), load)
+
+
+def _checked(blocked: Iterable[str], candidates: list[_Candidate]) -> set[str]:
+    """The blocked names, made comparable. Raises UnknownName or PluginError for one that can't be blocked."""
+    names = {_normal(name): name for name in blocked}
+    known = {INLINE_NAME}.union(*(_handles(candidate.info) for candidate in candidates))
+    for normal, name in names.items():
+        if normal in (*map(_normal, BUILT_INS), *(_normal(b.removesuffix(".plugin")) for b in BUILT_INS), "pgzoo"):
+            raise PluginError(f'The plugin "{name}" is built in and can\'t be blocked.')
+        if normal not in known:
+            raise UnknownName(f'No plugin "{name}" to block.{did_you_mean(normal, known)} See: pgzoo plugins')
+    return set(names)
+
+
+def _handles(info: PluginInfo) -> set[str]:
+    """The names by which a plugin can be blocked: its own and its distribution's; a built-in has none."""
+    if info.source == "built-in":
+        return set()
+    return {_normal(name) for name in (info.name, info.distribution) if name}
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()

@@ -97,9 +97,11 @@ class Entry:
         try:
             return attrgetter(attribute)(import_module(module))
         except (Exception, SystemExit) as error:
+            own = self.plugin.source == "built-in"
+            advice = "" if own else f" Mend or reinstall it, or leave it out: --no-plugin {self.plugin.name}"
             raise PluginError(
                 f'The {_said(self.kind)} "{self.name}" of plugin {self.plugin} can\'t be loaded from "{target}": '
-                f"{describe_error(error)}."
+                f"{describe_error(error)}.{advice}"
             ) from error
 
 

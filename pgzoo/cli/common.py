@@ -1,0 +1,98 @@
+"""What several commands share: options, opening the catalog aloud, tables and JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from pgzoo.registry import Catalog, discover
+
+__all__ = [
+    "json_option",
+    "open_catalog",
+    "peek",
+    "plugin_options",
+    "print_json",
+    "print_table",
+    "progress_option",
+    "warn_of_broken",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def json_option(command: F) -> F:
+    """Add `--json` (`as_json`)."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def progress_option(command: F) -> F:
+    """Add `--no-progress`, which every command takes, also one that has no progress to show."""
+    return click.option("--no-progress", is_flag=True, expose_value=False, help="Show no progress.")(command)
+
+
+def plugin_options(command: F) -> F:
+    """Add `--import` (`imports`) and `--no-plugin` (`blocked`)."""
+    command = click.option(
+        "--no-plugin", "blocked", multiple=True, metavar="NAME", help='Leave a plugin out; "local" is ./pgzoo_plugin.py.'
+    )(command)
+    return click.option(
+        "--import", "imports", multiple=True, metavar="MODULE", help="Import a module or a .py file first."
+    )(command)
+
+
+def peek(args: Sequence[str], option: str) -> list[str]:
+    """The values that an option has in arguments which aren't parsed yet: plugins decide what can be parsed."""
+    values = [following for arg, following in zip(args, args[1:], strict=False) if arg == option]
+    return values + [arg.partition("=")[2] for arg in args if arg.startswith(f"{option}=")]
+
+
+def open_catalog(*, blocked: Iterable[str] = (), imports: Iterable[str] = ()) -> Catalog:
+    """Discover all plugins, the inline one too, which is said aloud on stderr. Raises as `discover` does."""
+    catalog = discover(blocked=blocked, imports=imports)
+    for plugin in catalog.plugins:
+        if plugin.source == "inline" and plugin.status == "ok":
+            click.echo(f'Loaded {plugin.module} (inline plugin "{plugin.name}")', err=True)
+    warn_of_broken(catalog, inline=True)
+    return catalog
+
+
+def warn_of_broken(catalog: Catalog, *, inline: bool = False) -> None:
+    """Say on stderr which plugins are broken: the inline one, or those that every command meets."""
+    for plugin in catalog.broken:
+        if (plugin.source == "inline") == inline:
+            click.echo(f"Warning: plugin {plugin} is broken and left out: {plugin.error} (see: pgzoo plugins)", err=True)
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON on stdout."""
+    click.echo(json.dumps(value, indent=2, default=str))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, hint: str = "") -> None:
+    """Print a table: coloured and wrapped in a terminal, else one plain line per row, of any length."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    in_terminal = sys.stdout.isatty()
+    table = Table(box=box.SIMPLE_HEAD if in_terminal else None, pad_edge=False, header_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, style="cyan" if index == 0 else None, no_wrap=index == 0, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text.from_markup(cell) if cell.startswith("[") else Text(cell) for cell in row))
+    if in_terminal:
+        console = Console()
+        console.print(table)
+        if hint:
+            console.print(hint, style="dim", highlight=False)
+        return
+    plain = io.StringIO()
+    Console(file=plain, width=2000, color_system=None).print(table)
+    click.echo("\n".join(line.rstrip() for line in plain.getvalue().strip("\n").splitlines()))

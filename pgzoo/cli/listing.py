@@ -1,0 +1,96 @@
+"""`pgzoo algorithms | policies | estimators | plugins`: what is there, and from which plugin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from pgzoo.cli import common
+from pgzoo.registry import KINDS, Catalog, Entry, Kind, PluginInfo
+
+__all__ = ["algorithms", "describe", "estimators", "plugins", "policies"]
+
+
+def describe(entry: Entry) -> dict[str, Any]:
+    """An entry as the listings show it in JSON."""
+    plugin = entry.plugin
+    return {
+        "name": entry.name,
+        "summary": entry.summary,
+        "distribution": plugin.distribution,
+        "version": plugin.version,
+        "plugin": plugin.name,
+        "source": plugin.source,
+    }
+
+
+def _listing(kind: Kind, about: str, hint: str) -> click.Command:
+    """Make the command that lists one kind."""
+
+    @click.command(help=about)
+    @common.plugin_options
+    @common.json_option
+    @common.progress_option
+    def command(imports: tuple[str, ...], blocked: tuple[str, ...], as_json: bool) -> None:
+        entries = common.open_catalog(blocked=blocked, imports=imports).entries(kind)
+        if as_json:
+            common.print_json([describe(entry) for entry in entries])
+            return
+        rows = [(entry.name, entry.summary, entry.plugin.origin) for entry in entries]
+        common.print_table(("Name", "Summary", "From"), rows, hint=hint)
+
+    return command
+
+
+algorithms = _listing("algorithm", "List the algorithms.", "Options of one: pgzoo run NAME --help")
+policies = _listing("policy", "List the policies.", "Use one: pgzoo run ALGO --policy NAME")
+estimators = _listing("estimator", "List the return estimators.", "Use one: pgzoo run ALGO --estimator NAME")
+
+
+@click.command()
+@common.plugin_options
+@common.json_option
+@common.progress_option
+def plugins(imports: tuple[str, ...], blocked: tuple[str, ...], as_json: bool) -> None:
+    """List the plugins: what each offers, and why it isn't in use."""
+    catalog = common.open_catalog(blocked=blocked, imports=imports)
+    if as_json:
+        common.print_json([_describe_plugin(plugin, catalog) for plugin in catalog.plugins])
+        return
+    rows = [
+        (plugin.name, _status(plugin), plugin.source, plugin.origin, plugin.error or _summary(plugin, catalog))
+        for plugin in catalog.plugins
+    ]
+    common.print_table(("Name", "Status", "Source", "From", "Offers"), rows, hint="More: pgzoo doctor")
+
+
+def _describe_plugin(plugin: PluginInfo, catalog: Catalog) -> dict[str, Any]:
+    return {
+        "name": plugin.name,
+        "summary": _summary(plugin, catalog),
+        "distribution": plugin.distribution,
+        "version": plugin.version,
+        "status": plugin.status,
+        "error": plugin.error or None,
+        "source": plugin.source,
+        "module": plugin.module,
+        "seconds": round(plugin.seconds, 4),
+        "offers": _offers(plugin, catalog),
+    }
+
+
+def _offers(plugin: PluginInfo, catalog: Catalog) -> dict[str, list[str]]:
+    found = {
+        kind: [entry.name for entry in catalog.entries(kind) if entry.plugin.name == plugin.name] for kind in KINDS
+    }
+    return {kind: names for kind, names in found.items() if names}
+
+
+def _summary(plugin: PluginInfo, catalog: Catalog) -> str:
+    return "; ".join(f"{kind}: {', '.join(names)}" for kind, names in _offers(plugin, catalog).items())
+
+
+def _status(plugin: PluginInfo) -> str:
+    colour = {"ok": "green", "broken": "red", "blocked": "yellow"}[plugin.status]
+    return f"[{colour}]{plugin.status}"

@@ -1,0 +1,108 @@
+"""The program `pgzoo`: a group of commands that come from plugins and are imported when they are called."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from pgzoo.cli import common
+from pgzoo.errors import PgzooError, PluginError
+from pgzoo.registry import Catalog, Entry, discover
+
+__all__ = ["main", "program"]
+
+INTERRUPTED = 130
+
+
+class Program(click.Group):
+    """A group whose commands are the catalog's; `--help` reads their summaries and imports none of them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands, in order of registration."""
+        return _catalog(ctx).names("command")
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command. Raises PluginError where that fails or gives something else."""
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        entry = _catalog(ctx).get("command", cmd_name)
+        command = entry.load()
+        if not isinstance(command, click.Command):
+            raise PluginError(f'"{entry.target}" of plugin {entry.plugin} is not a click command.')
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that the arguments name. Raises UnknownName with the nearest one."""
+        _catalog(ctx).get("command", args[0])
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands, those of other distributions apart."""
+        entries = _catalog(ctx).entries("command")
+        own = [entry for entry in entries if entry.plugin.source == "built-in"]
+        for title, group in (("Commands", own), ("Commands of plugins", [e for e in entries if e not in own])):
+            if group:
+                with formatter.section(title):
+                    formatter.write_dl([(entry.name, _help_line(entry)) for entry in group])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. An error of ours ends the program with one message and its exit code."""
+        blocked = common.peek(ctx.args, "--no-plugin")
+        try:
+            if not set(ctx.args) & set(ctx.help_option_names):
+                common.warn_of_broken(discover(inline=False, blocked=blocked) if blocked else _catalog(ctx))
+            return super().invoke(ctx)
+        except PgzooError as error:
+            if os.environ.get("PGZOO_DEBUG"):
+                traceback.print_exc()
+            failure = click.ClickException(str(error))
+            failure.exit_code = error.exit_code
+            raise failure from error
+        except (KeyboardInterrupt, click.Abort):
+            click.echo("Interrupted.", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+@click.command(
+    cls=Program,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start here: pgzoo run reinforce --env CartPole-v1",
+)
+@click.version_option(package_name="pgzoo", message="%(prog)s %(version)s")
+def program() -> None:
+    """Policy-gradient algorithms, each of them a plugin."""
+
+
+def main() -> None:
+    """Run the program. This is the console script, and what `python -m pgzoo` calls."""
+    try:
+        program(prog_name="pgzoo")
+    finally:
+        _flush_quietly()
+
+
+def _catalog(ctx: click.Context) -> Catalog:
+    """What built-ins and installed plugins offer, found once per process."""
+    root = ctx.find_root()
+    if root.obj is None:
+        root.obj = discover(inline=False)
+    assert isinstance(root.obj, Catalog)
+    return root.obj
+
+
+def _help_line(entry: Entry) -> str:
+    return entry.summary if entry.plugin.source == "built-in" else f"{entry.summary} ({entry.plugin.origin})"
+
+
+def _flush_quietly() -> None:
+    """Write out what is left; a reader that has gone away (`pgzoo envs | head`) is no error."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

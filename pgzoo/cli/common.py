@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from pgzoo.registry import Catalog, discover
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 __all__ = [
     "json_option",
     "open_catalog",
     "peek",
     "plugin_options",
+    "print_facts",
     "print_json",
     "print_table",
     "progress_option",
@@ -75,18 +80,31 @@ def print_json(value: object) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, hint: str = "") -> None:
-    """Print a table: coloured and wrapped in a terminal, else one plain line per row, of any length."""
+    """Print a table: coloured and wrapped in a terminal, else one plain line per row, of any length.
+
+    A cell may begin with a colour of rich, such as "[green]yes"; any other text is taken as it is.
+    """
+    _print_table(columns, rows, hint, heading=True)
+
+
+def print_facts(rows: Iterable[Sequence[str]], *, hint: str = "") -> None:
+    """Print pairs of a name and a value, one below the other."""
+    _print_table(("", ""), rows, hint, heading=False)
+
+
+def _print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], hint: str, heading: bool) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     in_terminal = sys.stdout.isatty()
-    table = Table(box=box.SIMPLE_HEAD if in_terminal else None, pad_edge=False, header_style="bold")
+    lines = box.SIMPLE_HEAD if in_terminal and heading else None
+    table = Table(box=lines, pad_edge=False, header_style="bold", show_header=heading)
     for index, column in enumerate(columns):
-        table.add_column(column, style="cyan" if index == 0 else None, no_wrap=index == 0, overflow="fold")
+        first = index == 0
+        table.add_column(column, style="cyan" if first else None, no_wrap=first, overflow="fold")
     for row in rows:
-        table.add_row(*(Text.from_markup(cell) if cell.startswith("[") else Text(cell) for cell in row))
+        table.add_row(*(_cell(cell) for cell in row))
     if in_terminal:
         console = Console()
         console.print(table)
@@ -96,3 +114,10 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, hint: 
     plain = io.StringIO()
     Console(file=plain, width=2000, color_system=None).print(table)
     click.echo("\n".join(line.rstrip() for line in plain.getvalue().strip("\n").splitlines()))
+
+
+def _cell(text: str) -> Text:
+    from rich.text import Text
+
+    colour = re.match(r"\[(green|yellow|red)\]", text)
+    return Text(text[colour.end() :], style=colour[1]) if colour else Text(text)

@@ -1,0 +1,146 @@
+"""`pgzoo envs`: the environments there are, and what one of them is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pgzoo.cli import common
+from pgzoo.registry import Catalog
+
+if TYPE_CHECKING:
+    from gymnasium.envs.registration import EnvSpec
+
+    from pgzoo.envs.info import EnvInfo
+
+__all__ = ["command"]
+
+
+@click.command()
+@click.argument("env_id", required=False, metavar="[ID]")
+@click.option("--all", "every", is_flag=True, help="List also old versions and what can't run here.")
+@common.plugin_options
+@common.json_option
+@common.progress_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    env_id: str | None,
+    every: bool,
+    imports: tuple[str, ...],
+    blocked: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """List environments, or describe ID and try whether it runs here.
+
+    ID may have the form module:EnvId. The list tells whether the code of an environment can be loaded; only a
+    description makes the environment. Exit code 2 if ID can't be made here.
+    """
+    catalog = common.open_catalog(blocked=blocked, imports=imports)
+    if env_id is None:
+        _list(every, as_json)
+    elif not _describe(env_id, catalog, as_json):
+        ctx.exit(2)
+
+
+def _list(every: bool, as_json: bool) -> None:
+    from gymnasium.envs.registration import registry
+
+    from pgzoo.envs.info import obstacle, successor
+
+    found = [(spec, obstacle(spec), successor(spec.id)) for spec in sorted(registry.values(), key=_by_name)]
+    shown = [(spec, why) for spec, why, newer in found if every or not (newer or "not supported" in why)]
+    if as_json:
+        origins: dict[str, tuple[str | None, str | None]] = {}
+        common.print_json([_as_json(spec, why, origins) for spec, why in shown])
+        return
+    rows = [
+        (spec.id, "[yellow]no" if why else "[green]yes", _number(spec.max_episode_steps),
+         _number(spec.reward_threshold), why)
+        for spec, why in shown
+    ]  # fmt: skip
+    hidden = len(found) - len(shown)
+    hint = "Describe one and try it: pgzoo envs ID"
+    if hidden:
+        hint += f"   {hidden} old or unsupported ones: --all"
+    common.print_table(("Environment", "Loads", "Max steps", "Threshold", "To do"), rows, hint=hint)
+
+
+def _describe(env_id: str, catalog: Catalog, as_json: bool) -> bool:
+    from pgzoo.envs.info import describe
+
+    info = describe(env_id)
+    backends = _backends(env_id, catalog) if info.runs else {}
+    fitting = [name for name, reason in backends.items() if not reason]
+    if as_json:
+        common.print_json({"name": info.id, "summary": info.problem or "runs here", **asdict(info), "backends": fitting})
+    elif info.runs:
+        _print(info, backends)
+    else:
+        click.echo(f"Error: {info.problem}", err=True)
+    return info.runs
+
+
+def _print(info: EnvInfo, backends: Mapping[str, str]) -> None:
+    rows = [
+        ("environment", info.id),
+        ("runs here", "[green]yes"),
+        ("observations", info.observation_space or ""),
+        ("actions", info.action_space or ""),
+        ("max episode steps", _number(info.max_episode_steps) or "no limit"),
+        ("reward threshold", _number(info.reward_threshold) or "none"),
+        ("backends", ", ".join(name for name, reason in backends.items() if not reason)),
+        ("code", info.entry_point or ""),
+    ]
+    if info.successor:
+        rows.insert(1, ("newest version", info.successor))
+    if info.nondeterministic:
+        rows.append(("note", "not deterministic, even with a seed"))
+    common.print_facts(rows, hint=f"Train on it: pgzoo run reinforce --env {info.id}")
+
+
+def _backends(env_id: str, catalog: Catalog) -> dict[str, str]:
+    """Each backend by name, with the reason why it doesn't fit or an empty string."""
+    from pgzoo.protocols import EnvRequest
+
+    request = EnvRequest(id=env_id, kwargs={}, max_episode_steps=None, rows=1)
+    return {entry.name: entry.load()().fits(request) for entry in catalog.entries("env_backend")}
+
+
+def _as_json(spec: EnvSpec, why: str, origins: dict[str, tuple[str | None, str | None]]) -> dict[str, Any]:
+    module = spec.entry_point if isinstance(spec.entry_point, str) else getattr(spec.entry_point, "__module__", "")
+    package = str(module).partition(":")[0].partition(".")[0]
+    if package not in origins:
+        origins[package] = _distribution(package)
+    distribution, version = origins[package]
+    return {
+        "name": spec.id,
+        "summary": why or "its code can be loaded here",
+        "distribution": distribution,
+        "version": version,
+        "loads": not why,
+        "max_episode_steps": spec.max_episode_steps,
+        "reward_threshold": spec.reward_threshold,
+        "entry_point": str(module),
+    }
+
+
+def _distribution(package: str) -> tuple[str | None, str | None]:
+    """The distribution that a top-level package comes from; asking for one of the same name is much the quickest."""
+    try:
+        return package, metadata.version(package)
+    except (metadata.PackageNotFoundError, ValueError):
+        name = next(iter(metadata.packages_distributions().get(package, ())), None)
+        return name, metadata.version(name) if name else None
+
+
+def _by_name(spec: EnvSpec) -> tuple[str, str, int]:
+    return spec.namespace or "", spec.name, spec.version or 0
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:g}"

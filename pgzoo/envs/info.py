@@ -1,0 +1,234 @@
+"""What is known of an environment id: does it run here, if not why, and what to do about it.
+
+An id alone doesn't tell: old versions stay registered and fail, others need a package, a few need an old one. So
+`describe` and `check` make the environment; gymnasium's warnings about ids are put into one message of ours.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+from gymnasium.envs import registration
+
+from pgzoo.errors import EnvError, did_you_mean
+from pgzoo.extras import install_hint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gymnasium.envs.registration import EnvSpec
+
+__all__ = ["EnvInfo", "check", "describe", "find", "obstacle", "successor"]
+
+
+@dataclass(frozen=True)
+class EnvInfo:
+    """An environment as found here. Where it doesn't run, `problem` says why and what to do; spaces are None."""
+
+    id: str
+    runs: bool
+    problem: str = ""
+    successor: str | None = None
+    observation_space: str | None = None
+    action_space: str | None = None
+    max_episode_steps: int | None = None
+    reward_threshold: float | None = None
+    nondeterministic: bool | None = None
+    entry_point: str | None = None
+
+
+def describe(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> EnvInfo:
+    """Make the environment and say what it is. An environment that can't be made is described, not raised."""
+    spec: EnvSpec | None = None
+    facts: dict[str, Any] = {}
+    try:
+        spec = find(env_id)
+        facts = _of_spec(spec)
+        with _made(env_id, spec, env_kwargs or {}) as env:
+            facts |= {"observation_space": str(env.observation_space), "action_space": str(env.action_space)}
+    except EnvError as error:
+        return EnvInfo(env_id, runs=False, problem=str(error), successor=successor(env_id), **facts)
+    return EnvInfo(env_id, runs=True, successor=successor(env_id), **facts)
+
+
+def check(env_id: str, env_kwargs: Mapping[str, Any] | None = None, imports: Iterable[str] = ()) -> EnvSpec:
+    """Make the environment once and close it; return gymnasium's specification.
+
+    `imports` are modules to import first, for the environments that they register.
+
+    Raises:
+        EnvError: it can't be made here. The message says why and what to install or which id to use.
+    """
+    for module in imports:
+        _import(module, f'environment "{env_id}"')
+    spec = find(env_id)
+    with _made(env_id, spec, env_kwargs or {}):
+        return spec
+
+
+def find(env_id: str) -> EnvSpec:
+    """Return the specification of an id, also of the form "module:EnvId", without making the environment.
+
+    Raises:
+        EnvError: there is none. The message names the successor or the nearest id.
+    """
+    module, _, name = env_id.rpartition(":")
+    if module:
+        _import(module, f'environment "{env_id}"')
+    elif _is_atari(name) and name not in registration.registry:
+        _import("ale_py", f'Atari environment "{env_id}"')
+    if name in registration.registry:
+        return registration.registry[name]
+    newest = successor(name)
+    if newest:
+        raise EnvError(f'{_unknown(name)} Use "{newest}", {_relation(name, newest)}.')
+    namespace = name.rpartition("/")[0]
+    if namespace and not any(spec.namespace == namespace for spec in registration.registry.values()):
+        raise EnvError(
+            f'{_unknown(name)} No imported module registers "{namespace}/...": name the one that does with '
+            "--import MODULE. See: pgzoo envs"
+        )
+    raise EnvError(f"{_unknown(name)}{_nearest(name)} See: pgzoo envs")
+
+
+def successor(env_id: str) -> str | None:
+    """The newest registered version of the same environment, or None if the id is that version or unknown."""
+    try:
+        namespace, name, version = registration.parse_env_id(env_id.rpartition(":")[2])
+    except gym.error.Error:
+        return None
+    newest = registration.find_highest_version(namespace, name)
+    if newest is None or newest == version:
+        return None
+    return registration.get_env_id(namespace, name, newest)
+
+
+def obstacle(spec: EnvSpec) -> str:
+    """Why the environment's class can't be loaded here, or an empty string. Cheaper than making it, and less sure."""
+    creator = spec.entry_point
+    if callable(creator) and creator.__name__.startswith("_raise"):  # gymnasium's mark of what has moved away
+        return _after(spec.id) or "not supported by gymnasium itself"
+    if not isinstance(creator, str):
+        return ""
+    try:
+        with _quiet():
+            registration.load_env_creator(creator)
+    except Exception as error:
+        return _after(spec.id) or _install(error) or _phrase(error)
+    return ""
+
+
+@contextmanager
+def _made(env_id: str, spec: EnvSpec, kwargs: Mapping[str, Any]) -> Iterator[gym.Env[Any, Any]]:
+    """Make the environment, hand it over and close it. Raises EnvError if that can't be done."""
+    try:
+        with _quiet():
+            env = gym.make(spec, disable_env_checker=True, **kwargs)
+    except Exception as error:  # an environment may raise anything
+        raise EnvError(_why_not(env_id, spec, kwargs, error)) from error
+    try:
+        yield env
+    finally:
+        with _quiet():
+            env.close()
+
+
+def _why_not(env_id: str, spec: EnvSpec, kwargs: Mapping[str, Any], error: Exception) -> str:
+    head = f'The environment "{env_id}" can\'t be made here:'
+    if unknown := re.search(r"unexpected keyword argument '(\w+)'", str(error)):
+        known = _keywords(spec)
+        if unknown[1] in kwargs:
+            takes = f" It takes: {', '.join(known)}." if known else ""
+            return f'{head} it takes no keyword "{unknown[1]}".{did_you_mean(unknown[1], known)}{takes}'
+    newest = successor(env_id)
+    if install := _install(error):
+        return f"{head} {install}" + (f' (its newest version is "{newest}")' if newest else "")
+    if newest:
+        return f'{head} {_phrase(error)}. Use "{newest}", {_relation(env_id, newest)}.'
+    return f"{head} {_phrase(error)}."
+
+
+def _install(error: BaseException | None) -> str:
+    """The missing module behind an exception, with the command that brings it."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            command = install_hint(error.name)
+            return f"it needs {error.name.partition('.')[0]}" + (f". Install it: {command}" if command else "")
+        error = error.__cause__
+    return ""
+
+
+def _import(module: str, what: str) -> None:
+    try:
+        with _quiet():
+            imported = import_module(module)
+        if module == "ale_py":  # else every Atari environment prints a banner
+            imported.ALEInterface.setLoggerMode(imported.LoggerMode.Error)
+    except Exception as error:
+        command = install_hint(module) if isinstance(error, ModuleNotFoundError) else ""
+        if command:
+            raise EnvError(f"The {what} needs {module}. Install it: {command}") from error
+        raise EnvError(f'The module "{module}" of the {what} can\'t be imported: {_phrase(error)}.') from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back warnings: what they say of versions, our own messages say better."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _of_spec(spec: EnvSpec) -> dict[str, Any]:
+    return {
+        "max_episode_steps": spec.max_episode_steps,
+        "reward_threshold": spec.reward_threshold,
+        "nondeterministic": spec.nondeterministic,
+        "entry_point": spec.entry_point if isinstance(spec.entry_point, str) else repr(spec.entry_point),
+    }
+
+
+def _keywords(spec: EnvSpec) -> list[str]:
+    creator = spec.entry_point
+    if isinstance(creator, str):
+        creator = registration.load_env_creator(creator)
+    parameters = inspect.signature(creator).parameters.values() if callable(creator) else ()
+    named = [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return [name for name in named if name != "render_mode"]
+
+
+def _nearest(name: str) -> str:
+    """The nearest name; of several versions of it the newest."""
+    ids = list(registration.registry)
+    return did_you_mean(name, [env_id for env_id in ids if successor(env_id) is None])
+
+
+def _unknown(name: str) -> str:
+    return f'There is no environment "{name}" (gymnasium {gym.__version__}).'
+
+
+def _relation(env_id: str, newest: str) -> str:
+    version, latest = (registration.parse_env_id(i.rpartition(":")[2])[2] for i in (env_id, newest))
+    return "which replaced it" if version is not None and version < (latest or 0) else "the newest version"
+
+
+def _after(env_id: str) -> str:
+    newest = successor(env_id)
+    return f"use {newest}" if newest else ""
+
+
+def _is_atari(name: str) -> bool:
+    return name.startswith("ALE/") or "NoFrameskip-" in name
+
+
+def _phrase(error: BaseException) -> str:
+    text = " ".join(str(error).split()).removesuffix(".")
+    return text if isinstance(error, gym.error.Error | ImportError) else f"{type(error).__name__}: {text}"

@@ -1,0 +1,160 @@
+"""Figures of one run, as pure functions: numbers in, a matplotlib `Figure` out, no global state.
+
+`figure.savefig(path)` writes one; in a notebook the figure shows itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from numpy.typing import NDArray
+
+__all__ = ["evaluation_histogram", "learning_curve", "moving_average"]
+
+INK, MUTED, GRID = "#1f2933", "#5f6c7b", "#e4e8ee"
+BLUE, ORANGE, PALE = "#2563a8", "#d9722e", "#7fa7d4"
+DOTS = 5000
+
+
+def moving_average(values: Sequence[float] | NDArray[np.float64], window: int) -> NDArray[np.float64]:
+    """Return the mean of the last `window` values at each, of fewer at the beginning; `[n]` as given."""
+    totals = np.concatenate([[0.0], np.cumsum(np.asarray(values, dtype=np.float64))])
+    ends = np.arange(1, len(totals))
+    begins = np.maximum(ends - window, 0)
+    result: NDArray[np.float64] = (totals[ends] - totals[begins]) / (ends - begins)
+    return result
+
+
+def learning_curve(
+    steps: Sequence[int],
+    returns: Sequence[float],
+    *,
+    title: str = "",
+    subtitle: str = "",
+    window: int | None = None,
+    threshold: float | None = None,
+) -> Figure:
+    """Draw each training episode's return, and their moving average, against environment steps.
+
+    `steps` and `returns` are `[episodes]`, in the order in which the episodes ended. The average is over
+    `window` episodes (default: 100, or a tenth of them when there are fewer than 1000). `threshold` draws the
+    environment's reward threshold. No episodes give a figure that says so.
+    """
+    figure, axes = canvas(title, subtitle)
+    axes.set_xlabel("environment steps")
+    axes.set_ylabel("return per episode")
+    if not len(returns):
+        return say(figure, axes, "no episode ended")
+    x, y = np.asarray(steps, dtype=np.float64), np.asarray(returns, dtype=np.float64)
+    window = window or min(100, max(1, len(y) // 10))
+    thin = np.unique(np.linspace(0, len(y) - 1, min(len(y), DOTS)).astype(int))
+    size = float(np.clip(3000 / len(thin), 5, 22))
+    axes.scatter(
+        x[thin], y[thin], s=size, color=PALE, alpha=0.45, linewidths=0, label="episode", rasterized=True
+    )
+    if window > 1:
+        average = moving_average(y, window)
+        axes.plot(x, average, color=BLUE, linewidth=2, label=f"mean of the last {window} episodes")
+    if threshold is not None:
+        axes.axhline(
+            threshold, color=MUTED, linewidth=1, linestyle=(0, (5, 4)), label=f"threshold {threshold:g}"
+        )
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter(FuncFormatter(thousands))
+    legend(axes)
+    return figure
+
+
+def evaluation_histogram(
+    sampled: Sequence[float],
+    greedy: Sequence[float] = (),
+    *,
+    title: str = "",
+    subtitle: str = "",
+    bins: int = 30,
+) -> Figure:
+    """Draw how often each return came up in an evaluation, with sampled and with greedy actions.
+
+    `sampled` and `greedy` are `[episodes]`; both share their bins, and a line marks each mean.
+    """
+    figure, axes = canvas(title, subtitle)
+    axes.set_xlabel("return per episode")
+    axes.set_ylabel("episodes")
+    groups = [("sampled actions", sampled, BLUE), ("greedy actions", greedy, ORANGE)]
+    groups = [(name, values, colour) for name, values, colour in groups if len(values)]
+    if not groups:
+        return say(figure, axes, "no evaluation")
+    everything = np.concatenate([np.asarray(values, dtype=np.float64) for _, values, _ in groups])
+    low, high = float(everything.min()), float(everything.max())
+    if high - low < 1e-9 * max(1.0, abs(high)):  # every episode alike: one bar, not a wall
+        pad = max(1.0, 0.05 * abs(high))
+        low, high = low - pad, high + pad
+    edges = np.linspace(low, high, bins + 1)
+    for name, values, colour in groups:
+        mean = float(np.mean(values))
+        label = f"{name}: mean {mean:.4g} ({len(values)} episodes)"
+        axes.hist(
+            values,
+            bins=edges.tolist(),
+            color=colour,
+            alpha=0.55,
+            edgecolor="white",
+            linewidth=0.6,
+            label=label,
+        )
+        axes.axvline(mean, color=colour, linewidth=1.6, linestyle=(0, (4, 3)))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    legend(axes)
+    return figure
+
+
+def canvas(title: str, subtitle: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(8, 4.5), dpi=144, layout="constrained", facecolor="white")
+    axes = figure.add_subplot()
+    heading = axes.set_title(
+        title, loc="left", fontsize=13, fontweight="bold", color=INK, pad=24 if subtitle else 12
+    )
+    heading.set_parse_math(False)  # a dollar sign in an environment's name isn't mathematics
+    if subtitle:
+        note = axes.annotate(
+            subtitle,
+            (0, 1),
+            (0, 8),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            fontsize=9.5,
+            color=MUTED,
+        )
+        note.set_parse_math(False)
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color("#b6c0cc")
+    axes.tick_params(colors=MUTED, labelsize=9.5)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
+    return figure, axes
+
+
+def legend(axes: Axes) -> None:
+    axes.legend(frameon=True, framealpha=0.85, edgecolor="none", fontsize=9.5, labelcolor=INK, loc="best")
+
+
+def say(figure: Figure, axes: Axes, text: str) -> Figure:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=MUTED, fontsize=12)
+    return figure
+
+
+def thousands(value: float, position: int | None = None) -> str:
+    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= unit:
+            return f"{value / unit:g}{letter}"
+    return f"{value:g}"

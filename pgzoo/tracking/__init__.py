@@ -1,0 +1,28 @@
+"""Tracking that never slows, stops or loses training: a durable journal per run, and one process that ships them.
+
+A trainer appends to its journal and imports no mlflow. The uploader process ships every journal of the home to
+the tracking store that its start record names, retries for ever, and closes the run even if the trainer was
+killed. Importing this package loads the standard library and filelock alone.
+"""
+
+from pgzoo.tracking.home import Home, check_store, display_uri, resolve_uri
+from pgzoo.tracking.journal import EndStatus, Episodes, Journal
+from pgzoo.tracking.ledger import Pending, Summary, pending
+from pgzoo.tracking.lookup import Found, find
+from pgzoo.tracking.session import Session
+
+__all__ = [
+    "EndStatus",
+    "Episodes",
+    "Found",
+    "Home",
+    "Journal",
+    "Pending",
+    "Session",
+    "Summary",
+    "check_store",
+    "display_uri",
+    "find",
+    "pending",
+    "resolve_uri",
+]

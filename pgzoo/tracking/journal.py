@@ -1,0 +1,357 @@
+"""The journal of one run: JSON lines that a trainer appends and the uploader reads.
+
+    {"t": "start", "ts": ms, "key", "name", "group", "experiment", "uri", "seed", "algorithm", "env", "params", "tags"}
+    {"t": "update", "ts": ms, "steps": [...], "m": {name: value}, "e": [steps, returns, lengths]}
+    {"t": "evaluation", "ts": ms, "step", "mode", "final", "returns", "lengths", "m": {name: value}}
+    {"t": "artifact", "ts": ms, "path": "config.yaml"}
+    {"t": "tags", "ts": ms, "tags": {...}}
+    {"t": "end", "ts": ms, "status", "reason"}
+
+The trainer writes the timestamp, so a record that is shipped twice is the same row twice, which MLflow drops.
+A line is written by one `write`; what a full disk refuses is kept in memory and tried again with the next line.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import posixpath
+import re
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, NamedTuple
+
+from pgzoo.errors import StoreError
+from pgzoo.tracking.locks import lock
+
+__all__ = ["EndStatus", "Episodes", "Journal", "Record", "Tail", "artifact_path", "clean_key", "records"]
+
+Record = dict[str, Any]
+EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
+RUN_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+BACKLOG = 16 * 2**20
+MAX_PARAM, MAX_TAG, MAX_KEY = 6000, 8000, 250
+MAX_STEP = 2**63 - 1
+
+
+class Episodes(NamedTuple):
+    """Finished episodes: the environment step at which each ended, its return and its length."""
+
+    steps: Sequence[int]
+    returns: Sequence[float]
+    lengths: Sequence[int]
+
+
+class Tail(NamedTuple):
+    """What a journal already says when it is opened: the last step of each kind, and all episodes."""
+
+    metrics: int
+    evaluations: Mapping[str, int]
+    finals: frozenset[tuple[int, str]]
+    episodes: Episodes
+
+
+class Journal:
+    """Appends one run's records. Made by `Session.journal`; one thread writes, any thread may sync."""
+
+    def __init__(self, folder: Path, start: Record, warn: Callable[[str], None]) -> None:
+        """Open or reopen the journal in `folder` and write its start record.
+
+        Raises StoreError if the folder can't be written or another process writes this run.
+        """
+        self.key: str = start["key"]
+        self.path = folder
+        self.name: str = start["name"]
+        self.dirty = False
+        self.dropped = 0
+        """Metric values that weren't finite."""
+        self.lost = 0
+        """Records that a full disk has cost."""
+        self._warn = warn
+        self._backlog = bytearray()
+        self._troubled = False
+        self._guard = threading.Lock()
+        try:
+            (folder / "artifacts").mkdir(parents=True, exist_ok=True)
+            self._lock = lock(folder / "lock", timeout=5.0)
+        except OSError as error:
+            raise StoreError(
+                f"Can't keep the journal of run {self.key} in {folder}: {error.strerror}."
+            ) from error
+        if self._lock is None:
+            raise StoreError(f"Run {self.key} is being written by another process; wait for it to end.")
+        try:
+            file = folder / "journal.jsonl"
+            self.resumed = file.exists() and trim(file) > 0
+            self.tail = read_tail(folder) if self.resumed else Tail(-1, {}, frozenset(), Episodes([], [], []))
+            self._fd: int | None = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        except OSError as error:
+            self._lock.release()
+            raise StoreError(f"Can't write the journal {folder}: {error.strerror}.") from error
+        self._finals = self.tail.finals
+        self._last_metric, self._last_evaluation = self.tail.metrics, dict(self.tail.evaluations)
+        self._last_episode = self.tail.episodes.steps[-1] if self.tail.episodes.steps else -1
+        self._put(start)
+
+    @property
+    def open(self) -> bool:
+        return self._fd is not None
+
+    def record(
+        self,
+        steps: Sequence[int] = (),
+        metrics: Mapping[str, float] | None = None,
+        episodes: Episodes | tuple[Sequence[int], Sequence[float], Sequence[int]] | None = None,
+    ) -> None:
+        """Write what one update has to say: `metrics`, the same at each of `steps`, and finished `episodes`.
+
+        Values that aren't finite are left out and counted. Steps that the journal already has (after a resume,
+        which repeats them exactly) are left out.
+        """
+        line: Record = {"t": "update", "ts": now()}
+        if metrics:
+            # MLflow would store an infinity as the largest float, and one such point ruins a chart.
+            finite = {clean_key(k): float(v) for k, v in metrics.items() if math.isfinite(v)}
+            self.dropped += len(metrics) - len(finite)
+            fresh = [int(s) for s in steps if s > self._last_metric]
+            if finite and fresh:
+                line["steps"], line["m"] = fresh, finite
+                self._last_metric = fresh[-1]
+        if episodes and len(episodes[0]):
+            rows = [
+                r for r in zip(*episodes, strict=True) if r[0] > self._last_episode and math.isfinite(r[1])
+            ]
+            if rows:
+                ends, returns, lengths = zip(*rows, strict=True)
+                line["e"] = [[int(s) for s in ends], [float(r) for r in returns], [int(n) for n in lengths]]
+                self._last_episode = line["e"][0][-1]
+        if len(line) > 2:
+            self._put(line)
+
+    def evaluation(
+        self, step: int, mode: str, final: bool, returns: Sequence[float], lengths: Sequence[int]
+    ) -> None:
+        """Write one evaluation: its episodes, and as metrics their mean (and, sampled, deviation and length)."""
+        if (int(step), mode) in self._finals or (
+            not final and int(step) <= self._last_evaluation.get(mode, -1)
+        ):
+            return
+        returns, lengths = [float(r) for r in returns], [int(n) for n in lengths]
+        metrics = {}
+        if all(map(math.isfinite, returns)) and returns:
+            mean = math.fsum(returns) / len(returns)
+            if mode == "sampled":
+                spread = math.sqrt(math.fsum((r - mean) ** 2 for r in returns) / len(returns))
+                metrics = {"eval/return_mean": mean, "eval/return_std": spread}
+                metrics["eval/length_mean"] = sum(lengths) / len(lengths)
+            else:
+                metrics = {f"eval/{clean_key(mode)}_return_mean": mean}
+        else:
+            self.dropped += 1
+        self._last_evaluation[mode] = int(step)
+        kept = [r if math.isfinite(r) else None for r in returns]
+        line: Record = {"t": "evaluation", "ts": now(), "step": int(step), "mode": mode, "final": bool(final)}
+        self._put({**line, "returns": kept, "lengths": lengths, "m": metrics})
+
+    def artifact(self, path: str, data: bytes | Path) -> Path:
+        """Keep bytes, or a copy of a file, as the run's artifact `path` (`a/b.txt`), durably and at once.
+
+        Raises ValueError for a path that would leave the artifact folder. A full disk is warned of, not raised.
+        """
+        target = artifact_path(self.path, path)
+        try:
+            write_atomically(target, data if isinstance(data, bytes) else data.read_bytes())
+        except OSError as error:
+            self._complain(f"artifact {path} couldn't be kept", error)
+        else:
+            self._put({"t": "artifact", "ts": now(), "path": str(PurePosixPath(path))})
+        return target
+
+    def tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the run."""
+        self._put({"t": "tags", "ts": now(), "tags": clean_items(tags, MAX_TAG)})
+
+    def end(self, status: EndStatus, reason: str = "") -> None:
+        """Write the last record and let go of the run. A second call does nothing."""
+        if not self.open:
+            return
+        if self.dropped:
+            self.tags({"pgzoo.dropped_values": str(self.dropped)})
+        self._put({"t": "end", "ts": now(), "status": status, "reason": reason})
+        self.release()
+
+    def release(self) -> None:
+        """Let go of the run without an end: the uploader will close it as KILLED."""
+        self.sync()
+        with self._guard:
+            if self._fd is not None:
+                if self._backlog:
+                    self.lost += self._backlog.count(b"\n")
+                os.close(self._fd)
+                self._fd = None
+        if self._lock is not None:
+            self._lock.release()
+
+    def sync(self) -> None:
+        """Force what was written to the disk; called by the session's keeper, so that training never waits."""
+        with self._guard:
+            if self._fd is None or not self.dirty:
+                return
+            self.dirty = False
+            try:
+                getattr(os, "fdatasync", os.fsync)(self._fd)
+            except OSError as error:
+                self._complain("the journal couldn't be synced", error)
+
+    def _put(self, record: Record) -> None:
+        line = json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+        if self._fd is None:
+            raise RuntimeError(f"the journal of run {self.key} is closed")
+        if self._backlog:
+            self._backlog += line
+            line = bytes(self._backlog)
+        try:
+            written = os.write(self._fd, line)
+        except OSError as error:
+            written = 0
+            self._complain("the journal can't be written for now", error)
+        self.dirty = True
+        if written == len(line):
+            if self._backlog:
+                self._backlog.clear()
+            return
+        self._backlog = bytearray(line[written:])
+        while len(self._backlog) > BACKLOG:
+            second = self._backlog.find(b"\n") + 1  # the first line may be half written: it must stay
+            third = self._backlog.find(b"\n", second) + 1
+            if not third:
+                return
+            del self._backlog[second:third]
+            self.lost += 1
+
+    def _complain(self, what: str, error: OSError) -> None:
+        if not self._troubled:
+            self._troubled = True
+            self._warn(f"{what} ({self.path}): {error.strerror}. Training goes on.")
+
+
+def now() -> int:
+    return int(time.time() * 1000)
+
+
+@lru_cache(maxsize=4096)
+def clean_key(name: str) -> str:
+    """Return the nearest name that every MLflow server takes as a metric, param or tag."""
+    name = re.sub(r"[^\w\-. /]", "_", name)
+    return posixpath.normpath("/" + name).strip("/. ")[:MAX_KEY].strip("/. ") or "_"
+
+
+def clean_items(items: Mapping[str, str], limit: int) -> dict[str, str]:
+    # An unpaired surrogate (an undecodable byte of a command line) can't be sent as UTF-8.
+    return {clean_key(k): str(v).encode(errors="replace").decode()[:limit] for k, v in items.items()}
+
+
+def check_run_key(key: str) -> str:
+    """Return the key, fit to name a folder. Raises ValueError otherwise."""
+    if not RUN_KEY.fullmatch(key):
+        raise ValueError(f"{key!r} can't be a run key: use letters, digits, dots, dashes and underscores")
+    return key
+
+
+def artifact_path(folder: Path, path: str) -> Path:
+    """Return where a run's artifact lies. Raises ValueError if that isn't inside its artifact folder."""
+    pure, top = PurePosixPath(path), (folder / "artifacts").resolve()
+    if (
+        not pure.parts
+        or pure.is_absolute()
+        or ".." in pure.parts
+        or "\\" in path
+        or "\0" in path
+        or ":" in path
+    ):
+        raise ValueError(
+            f"{path!r} isn't an artifact path: it must be relative and stay below the run's folder"
+        )
+    target = (top / pure).resolve()
+    if not target.is_relative_to(top) or target == top:
+        raise ValueError(f"{path!r} isn't an artifact path: it leads out of the run's folder")
+    return target
+
+
+def write_atomically(target: Path, data: bytes) -> None:
+    """Write a file that is either whole or not there, also after a power cut. Raises OSError."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fd, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".tmp")
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def records(folder: Path, offset: int = 0, limit: int | None = None) -> Iterator[tuple[Record | None, int]]:
+    """Yield (record, offset behind it) from a byte offset on, up to about `limit` bytes.
+
+    A whole line that isn't a record yields None; a last line without its end isn't yielded.
+    """
+    try:
+        file = (folder / "journal.jsonl").open("rb")
+    except FileNotFoundError:
+        return
+    with file:
+        file.seek(offset)
+        begin = offset
+        for line in file:
+            if not line.endswith(b"\n") or (limit is not None and offset - begin > limit):
+                return
+            offset += len(line)
+            try:
+                record = json.loads(line)
+            except ValueError:
+                record = None
+            yield (record if isinstance(record, dict) and "t" in record else None), offset
+
+
+def trim(file: Path) -> int:
+    """Cut a torn last line; only the holder of the journal's lock may. Returns the size left."""
+    with file.open("r+b") as handle:
+        size = handle.seek(0, os.SEEK_END)
+        end = size
+        while end:
+            begin = max(0, end - 65536)
+            handle.seek(begin)
+            newline = handle.read(end - begin).rfind(b"\n")
+            if newline >= 0:
+                end = begin + newline + 1
+                break
+            end = begin
+        if end < size:
+            handle.truncate(end)
+        return end
+
+
+def read_tail(folder: Path) -> Tail:
+    metrics, evaluations, finals = -1, dict[str, int](), set[tuple[int, str]]()
+    episodes = Episodes([], [], [])
+    for record, _ in records(folder):
+        if record is None:
+            continue
+        if record["t"] == "update":
+            metrics = max([metrics, *record.get("steps", ())])
+            for column, values in zip(episodes, record.get("e", ()), strict=False):
+                column.extend(values)  # type: ignore[attr-defined]
+        elif record["t"] == "evaluation":
+            evaluations[record["mode"]] = max(evaluations.get(record["mode"], -1), record["step"])
+            if record["final"]:
+                finals.add((record["step"], record["mode"]))
+    return Tail(metrics, evaluations, frozenset(finals), episodes)

@@ -1,0 +1,152 @@
+"""What has been shipped: one small file per run, written by the uploader and read by everybody."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from pgzoo.tracking.home import Home
+from pgzoo.tracking.journal import Record, records
+
+__all__ = [
+    "Ledger",
+    "Pending",
+    "Summary",
+    "journal_folders",
+    "pending",
+    "read_json",
+    "start_of",
+    "write_json",
+]
+
+
+@dataclass
+class Ledger:
+    """How far one run has been shipped. `offset` counts bytes of the journal that the store has confirmed."""
+
+    offset: int = 0
+    files: list[str] = field(default_factory=list)
+    """Artifacts that are still to be uploaded."""
+    closed: str = ""
+    """The run's end status, once the store knows it."""
+    reported: bool = False
+    """Whether the plots and tables were drawn."""
+    refused: str = ""
+    """Why the store will never take this run (its experiment was deleted, say); empty when all is well."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Ledger:
+        """Return the run's ledger, or a new one: shipping twice does no harm."""
+        known = {f.name for f in fields(cls)}
+        try:
+            return cls(**{k: v for k, v in read_json(folder / "ack.json").items() if k in known})
+        except TypeError:
+            return cls()
+
+    def write(self, folder: Path) -> None:
+        write_json(folder / "ack.json", asdict(self))
+
+    def done(self, size: int) -> bool:
+        """Say whether nothing is left to do for a journal of `size` bytes."""
+        return self.offset >= size and bool(self.closed) and self.reported and not self.files
+
+
+@dataclass(frozen=True)
+class Pending:
+    """What isn't shipped: `runs` with something left, unshipped `records`, and `files` (plots included)."""
+
+    runs: int = 0
+    records: int = 0
+    files: int = 0
+    refused: int = 0
+    """Runs that the store won't take; they aren't counted as pending."""
+    lost: int = 0
+    """Records that a full disk has cost."""
+
+    def __bool__(self) -> bool:
+        return self.runs > 0
+
+    def __str__(self) -> str:
+        parts = [plural(self.records, "record")] if self.records else []
+        parts += [plural(self.files, "file")] if self.files else []
+        return f"{' and '.join(parts) or 'the end'} of {plural(self.runs, 'run')}" if self else "nothing"
+
+
+@dataclass(frozen=True)
+class Summary(Pending):
+    """`Pending` for a whole home, with the last error of each store that can't be reached and each refusal."""
+
+    errors: Mapping[str, str] = field(default_factory=dict)
+    refusals: Mapping[str, str] = field(default_factory=dict)
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def pending_of(folders: Iterable[Path]) -> Pending:
+    """Count what isn't shipped of these runs."""
+    runs = lines = files = refused = 0
+    for folder in folders:
+        try:
+            size = (folder / "journal.jsonl").stat().st_size
+        except OSError:
+            continue
+        ledger = Ledger.read(folder)
+        if not size or ledger.done(size):
+            continue
+        if ledger.refused:
+            refused += 1
+            continue
+        runs += 1
+        files += len(ledger.files) + (0 if ledger.reported and ledger.offset >= size else 1)
+        lines += sum(1 for _ in records(folder, ledger.offset))
+    return Pending(runs, lines, files, refused)
+
+
+def pending(home: Home) -> Summary:
+    """Return what isn't shipped in this home, and why: the last error of each store."""
+    folders = journal_folders(home)
+    left = pending_of(folders)
+    stores: dict[str, Any] = read_json(home.status_file).get("stores", {})
+    errors = {uri: str(s["error"]) for uri, s in stores.items() if s.get("error")} if left else {}
+    refusals = {f.name: r for f in folders if (r := Ledger.read(f).refused)}
+    return Summary(left.runs, left.records, left.files, left.refused, 0, errors, refusals)
+
+
+def journal_folders(home: Home) -> list[Path]:
+    """Return the folders of all runs, oldest key first."""
+    try:
+        return sorted(p for p in home.runs.iterdir() if (p / "journal.jsonl").is_file())
+    except OSError:
+        return []
+
+
+def start_of(folder: Path) -> Record | None:
+    """Return the start record of a run's journal, or None if it was never written."""
+    return next((r for r, _ in records(folder, limit=0) if r and r["t"] == "start"), None)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a file, empty if there is none or it can't be read."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Replace a file by rename, so that a reader sees the old or the new text. Raises OSError."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        scratch.write_text(json.dumps(value, indent=1))
+        os.replace(scratch, path)
+    finally:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)

@@ -1,0 +1,37 @@
+"""OS locks: held by a living process, and released by the kernel when it dies, however it dies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+__all__ = ["held", "lock"]
+
+
+def lock(path: Path, timeout: float = 0.0) -> FileLock | None:
+    """Return the acquired lock, or None if somebody else still holds it after `timeout` seconds.
+
+    Raises OSError where the folder can't be written.
+    """
+    # Not thread-local: the thread that closes a session need not be the one that opened it.
+    mine = FileLock(path, thread_local=False, fallback_to_soft=False)
+    try:
+        mine.acquire(timeout=timeout, poll_interval=0.02)
+    except Timeout:
+        return None
+    return mine
+
+
+def held(path: Path) -> bool:
+    """Say whether a living process holds the lock. Two simultaneous callers may both get True once."""
+    if not path.exists():
+        return False
+    try:
+        mine = lock(path)
+    except OSError:
+        return False
+    if mine is None:
+        return True
+    mine.release()
+    return False

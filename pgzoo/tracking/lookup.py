@@ -1,0 +1,166 @@
+"""Finding a run by whatever its user remembers: run id, run key, group or name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pgzoo.errors import StoreError, UnknownName, did_you_mean
+from pgzoo.tracking.home import Home, display_uri, resolve_uri
+from pgzoo.tracking.journal import artifact_path
+from pgzoo.tracking.ledger import journal_folders, read_json, start_of
+
+__all__ = ["Found", "find"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """One run. `path` is its folder on this machine, None if only the tracking server knows it."""
+
+    run_key: str
+    run_id: str | None
+    name: str
+    group: str
+    seed: int
+    algorithm: str
+    env: str
+    experiment: str
+    tracking_uri: str
+    path: Path | None
+    started: int = 0
+    """Milliseconds since 1970."""
+    home: Home | None = field(default=None, repr=False, compare=False)
+
+    def artifact(self, path: str) -> Path:
+        """Return a local file with the run's artifact, downloaded if need be.
+
+        Raises StoreError if there is none or the store can't be reached, ValueError for a path that leaves the run.
+        """
+        if self.path is not None:
+            local = artifact_path(self.path, path)
+            if local.is_file():
+                return local
+        if self.run_id is None or self.home is None:
+            raise StoreError(f"Run {self.name} ({self.run_key}) has no artifact {path}.")
+        folder = self.home.root / "downloads" / self.run_id
+        cached = artifact_path(folder, path)
+        if cached.is_file():
+            return cached
+        (folder / "artifacts").mkdir(parents=True, exist_ok=True)
+
+        def download(client: Any) -> None:
+            client.download_artifacts(self.run_id, path, str(folder / "artifacts"))
+
+        ask(self.tracking_uri, download, f"artifact {path} of run {self.name} ({self.run_id})")
+        if not cached.is_file():
+            raise StoreError(f"Run {self.name} ({self.run_id}) has no artifact {path}.")
+        return cached
+
+
+def find(ref: str, home: Home, tracking_uri: str | None = None) -> list[Found]:
+    """Return the runs that `ref` names, by seed: one for a run id or run key, a command's for a group.
+
+    A name means the newest that bears it: `reinforce s3` one run, `reinforce` the seeds of the newest group.
+    This machine's journals are asked first, then the tracking store. Raises UnknownName, and StoreError if the
+    store can't be asked.
+    """
+    local = [found for folder in journal_folders(home) if (found := local_run(folder, home))]
+    if chosen := choose(ref, local):
+        return chosen
+    uri = resolve_uri(tracking_uri, home)
+    remote: list[Found] = []
+    if uri != home.default_uri or home.database.exists():
+        ask(uri, lambda client: remote.extend(remote_runs(client, ref, uri, home)), f'run "{ref}"')
+    if chosen := choose(ref, remote):
+        return chosen
+    known = {
+        k for f in local for k in (f.name, f.group, f.run_key, f.name.rpartition(" s")[0], f.run_id or f.name)
+    }
+    raise UnknownName(
+        f'No run "{ref}" in {home.root} or {display_uri(uri)}.{did_you_mean(ref, sorted(known))} '
+        "Give an MLflow run id, a run key, a group or a name."
+    )
+
+
+def choose(ref: str, runs: list[Found]) -> list[Found]:
+    if found := [f for f in runs if ref in (f.run_id, f.run_key)]:
+        return found[-1:]
+    found = [f for f in runs if f.group == ref]
+    if not found:
+        found = [f for f in runs if ref in (f.name, f.name.removesuffix(f" s{f.seed}"))]
+        newest = max(found, key=lambda f: f.started, default=None)
+        found = [f for f in found if newest and f.group == newest.group]
+    return sorted(found, key=lambda f: (f.seed, f.started))
+
+
+def local_run(folder: Path, home: Home) -> Found | None:
+    start, shipped = start_of(folder), read_json(folder / "run.json")
+    if start is None:
+        return None
+    return Found(
+        run_key=start["key"],
+        run_id=shipped.get("run_id"),
+        name=start["name"],
+        group=start["group"],
+        seed=start["seed"],
+        algorithm=start["algorithm"],
+        env=start["env"],
+        experiment=start["experiment"],
+        tracking_uri=str(shipped.get("tracking_uri") or start["uri"]),
+        path=folder,
+        started=start["ts"],
+        home=home,
+    )
+
+
+def remote_runs(client: Any, ref: str, uri: str, home: Home) -> Iterable[Found]:
+    """Ask a store for the runs with this id, key, group or name."""
+    from pgzoo.tracking.store import is_final
+
+    experiments = client.search_experiments()
+    names = {e.experiment_id: e.name for e in experiments}
+    runs = []
+    try:
+        runs = [client.get_run(ref)]
+    except Exception as error:  # not an id
+        if not is_final(error):
+            raise
+    quoted = ref.replace("'", "").replace("%", "").replace("\\", "")
+    queries = [f"tags.`pgzoo.{k}` = '{quoted}'" for k in ("run_key", "group")]
+    queries += [f"attributes.run_name = '{quoted}'", f"attributes.run_name LIKE '{quoted} s%'"]
+    for query in queries:
+        if runs or not names:
+            break
+        runs = list(
+            client.search_runs(list(names), query, order_by=["attributes.start_time DESC"], max_results=1000)
+        )
+    for run in runs:
+        tags, params = run.data.tags, run.data.params
+        seed = params.get("seed", "0")
+        yield Found(
+            run_key=tags.get("pgzoo.run_key", ""),
+            run_id=run.info.run_id,
+            name=run.info.run_name,
+            group=tags.get("pgzoo.group", ""),
+            seed=int(seed) if seed.isdigit() else 0,
+            algorithm=params.get("algorithm", ""),
+            env=params.get("env", ""),
+            experiment=names.get(run.info.experiment_id, ""),
+            tracking_uri=uri,
+            path=None,
+            started=run.info.start_time,
+            home=home,
+        )
+
+
+def ask(uri: str, question: Callable[[Any], object], what: str) -> None:
+    """Ask the store; mlflow is imported here at the earliest."""
+    from pgzoo.tracking.store import Store
+
+    try:
+        question(Store(uri).client)
+    except Exception as error:
+        reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+        raise StoreError(f"Couldn't get {what} from {display_uri(uri)}: {reason}") from error

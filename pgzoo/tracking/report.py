@@ -1,0 +1,106 @@
+"""A run's tables and plots, made from its journal alone, so that a killed run gets them too."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pgzoo.tracking.journal import Record, artifact_path, records, write_atomically
+
+__all__ = ["History", "read_history", "write_report"]
+
+
+@dataclass
+class History:
+    """What a journal says about a run. Episode columns are `[episodes]`, in the order in which they ended."""
+
+    start: Record = field(default_factory=dict)
+    steps: list[int] = field(default_factory=list)
+    returns: list[float] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    evaluations: list[Record] = field(default_factory=list)
+    end: Record | None = None
+
+    def final_returns(self, mode: str) -> list[float]:
+        """Return the finite returns of the last evaluation in this mode, a final one if there is any."""
+        of_mode = [e for e in self.evaluations if e["mode"] == mode]
+        chosen = [e for e in of_mode if e["final"]] or of_mode
+        return [r for r in chosen[-1]["returns"] if r is not None] if chosen else []
+
+
+def read_history(folder: Path) -> History:
+    """Read the journal in a run's folder; what isn't a record is passed over."""
+    history = History()
+    for record, _ in records(folder):
+        if record is None:
+            continue
+        if record["t"] == "start":
+            history.start, history.end = history.start or record, None
+        elif record["t"] == "update" and "e" in record:
+            steps, returns, lengths = record["e"]
+            history.steps += steps
+            history.returns += returns
+            history.lengths += lengths
+        elif record["t"] == "evaluation":
+            history.evaluations.append(record)
+        elif record["t"] == "end":
+            history.end = record
+    return history
+
+
+def write_report(folder: Path) -> list[str]:
+    """Write the tables and plots of a run below its artifacts and return their artifact paths.
+
+    A run without an episode gets no learning curve, one without an evaluation no histogram.
+    """
+    from pgzoo.analysis import plots
+
+    run = read_history(folder)
+    title = f"{run.start.get('algorithm', '?')} on {run.start.get('env', '?')}"
+    seed = f"seed {run.start.get('seed', '?')}"
+    made: dict[str, bytes] = {}
+    if run.returns:
+        rows = zip(range(1, len(run.steps) + 1), run.steps, run.returns, run.lengths, strict=True)
+        made["episodes.csv"] = table(("episode", "env_step", "return", "length"), rows)
+        figure = plots.learning_curve(
+            run.steps, run.returns, title=title, subtitle=f"{seed} · {len(run.steps):,} training episodes"
+        )
+        made["plots/learning_curve.png"] = png(figure)
+    if run.evaluations:
+        made["evaluation.csv"] = table(
+            ("env_step", "mode", "final", "episode", "return", "length"),
+            (
+                (e["step"], e["mode"], int(e["final"]), i + 1, "" if r is None else r, n)
+                for e in run.evaluations
+                for i, (r, n) in enumerate(zip(e["returns"], e["lengths"], strict=True))
+            ),
+        )
+        sampled, greedy = run.final_returns("sampled"), run.final_returns("greedy")
+        step = run.evaluations[-1]["step"]
+        figure = plots.evaluation_histogram(
+            sampled, greedy, title=title, subtitle=f"{seed} · evaluation after {step:,} environment steps"
+        )
+        made["plots/evaluation_histogram.png"] = png(figure)
+    for path, data in made.items():
+        write_atomically(artifact_path(folder, path), data)
+    return list(made)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def png(figure: object) -> bytes:
+    from matplotlib.figure import Figure
+
+    assert isinstance(figure, Figure)
+    data = io.BytesIO()
+    figure.savefig(data, format="png")
+    return data.getvalue()

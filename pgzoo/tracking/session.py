@@ -1,0 +1,181 @@
+"""A trainer's side of tracking: open journals, and a keeper that syncs them and minds the uploader."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import getpass
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+
+from pgzoo.errors import StoreError
+from pgzoo.tracking.home import Home
+from pgzoo.tracking.journal import MAX_PARAM, MAX_TAG, Journal, Record, check_run_key, clean_items, now
+from pgzoo.tracking.ledger import Pending, pending_of
+from pgzoo.tracking.locks import held
+
+__all__ = ["Session", "ensure_uploader"]
+
+SYNC_EVERY, CHECK_EVERY = 1.0, 3.0
+LOG_LIMIT = 2**20
+logger = logging.getLogger("pgzoo.tracking")
+children: list[subprocess.Popen[bytes]] = []
+
+
+class Session:
+    """The journals of one command. Starts the uploader, which outlives it; a context manager."""
+
+    def __init__(
+        self, home: Home, group: str, tracking_uri: str, warn: Callable[[str], None] = logger.warning
+    ) -> None:
+        """Open a session of the runs of `group`, shipped to `tracking_uri`.
+
+        `warn` gets a sentence, once per trouble (a full disk). Raises StoreError if the home can't be written.
+        """
+        self.home, self.group, self.tracking_uri = home, group, tracking_uri
+        self.journals: dict[str, Journal] = {}
+        """The journals opened here, by run key."""
+        self._warn = warn
+        try:
+            home.runs.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"Can't write to pgzoo's folder {home.root}: {error.strerror}.") from error
+        self._closing = threading.Event()
+        self._keeper = threading.Thread(target=self._keep, name="pgzoo-tracking", daemon=True)
+        self._keeper.start()
+
+    def journal(
+        self,
+        run_key: str,
+        *,
+        name: str,
+        experiment: str,
+        seed: int,
+        algorithm: str,
+        env: str,
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> Journal:
+        """Open the journal of a run, or go on with the one that is there (the same run in MLflow).
+
+        Raises StoreError if it can't be written or another process writes it, ValueError for an unfit key.
+        """
+        identity = {"algorithm": algorithm, "env": env, "seed": str(seed)}
+        labels = {
+            "mlflow.user": user(),
+            "mlflow.note.content": note(run_key, self.group, identity, dict(tags or {})),
+            **(tags or {}),
+            "pgzoo.run_key": run_key,
+            "pgzoo.group": self.group,
+        }
+        start: Record = {"t": "start", "ts": now(), "key": run_key, "name": name, "group": self.group}
+        start |= {
+            "experiment": experiment,
+            "uri": self.tracking_uri,
+            "seed": int(seed),
+            "algorithm": algorithm,
+        }
+        start |= {"env": env, "params": clean_items({**identity, **(params or {})}, MAX_PARAM)}
+        start |= {"tags": clean_items(labels, MAX_TAG)}
+        if self.tracking_uri == self.home.default_uri:
+            start["artifacts"] = self.home.artifacts.as_uri()
+        journal = Journal(self.home.runs / check_run_key(run_key), start, self._warn)
+        self.journals[run_key] = journal
+        return journal
+
+    def close(self, wait: float = 10.0) -> Pending:
+        """Let go of all journals and wait at most `wait` seconds until theirs is shipped.
+
+        Returns what is still pending (falsy when nothing is); the uploader goes on with it.
+        """
+        for journal in self.journals.values():
+            journal.release()
+        self._closing.set()
+        self._keeper.join()
+        lost = sum(journal.lost for journal in self.journals.values())
+        deadline, checked = time.monotonic() + wait, -CHECK_EVERY
+        while (left := self.pending()) and (moment := time.monotonic()) < deadline:
+            if moment - checked >= CHECK_EVERY:
+                ensure_uploader(self.home)
+                checked = moment
+            time.sleep(min(0.1, max(0.0, deadline - moment)))
+        return replace(left, lost=lost)
+
+    def pending(self) -> Pending:
+        """Count what isn't shipped of this session's runs."""
+        return pending_of(journal.path for journal in self.journals.values())
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _keep(self) -> None:
+        checked = -CHECK_EVERY
+        while True:
+            for journal in list(self.journals.values()):
+                journal.sync()
+            # An uploader may crash, or leave just as this trainer comes: only looking again covers both.
+            if time.monotonic() - checked >= CHECK_EVERY:
+                with contextlib.suppress(OSError):
+                    ensure_uploader(self.home)
+                checked = time.monotonic()
+            if self._closing.wait(SYNC_EVERY):
+                return
+
+
+def ensure_uploader(home: Home) -> None:
+    """Start the home's uploader unless one lives. Raises OSError if it can't be started."""
+    children[:] = [child for child in children if child.poll() is None]
+    if held(home.uploader_lock) or any(Path(str(child.args[-1])) == home.root for child in children):  # type: ignore[index]
+        return
+    if home.uploader_log.exists() and home.uploader_log.stat().st_size > LOG_LIMIT:
+        os.replace(home.uploader_log, home.uploader_log.with_suffix(".log.1"))
+    with home.uploader_log.open("ab") as log:
+        command = [sys.executable, "-m", "pgzoo.tracking.uploader", str(home.root)]
+        # A `mlflow.py` lying in the working directory must not be imported instead of the real one.
+        search = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+        options = {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(search)}
+        children.append(
+            subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd=home.root,
+                env={**os.environ, **options},
+            )
+        )
+
+
+@atexit.register
+def forget_children() -> None:
+    """The uploader outlives us on purpose: keep Popen from calling that a leak."""
+    for child in children:
+        if child.poll() is None:
+            child.returncode = 0
+
+
+def user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return "unknown"
+
+
+def note(run_key: str, group: str, identity: Mapping[str, str], tags: Mapping[str, str]) -> str:
+    command = f"\n\n    {tags['mlflow.source.name']}" if tags.get("mlflow.source.name") else ""
+    title = f"**{identity['algorithm']}** on **{identity['env']}**, seed {identity['seed']}."
+    return f"{title}{command}\n\nRun key `{run_key}`, group `{group}`."

@@ -1,0 +1,279 @@
+"""One MLflow tracking store as the uploader sees it. Imported by processes that may load mlflow, never by a trainer."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, TypeVar
+
+from filelock import FileLock
+
+# Before mlflow is imported: fail fast (the uploader retries by itself), print nothing, call nobody.
+os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+os.environ["MLFLOW_ENABLE_ASYNC_LOGGING"] = "false"
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunTag, ViewType
+from mlflow.exceptions import MlflowException
+
+from pgzoo.tracking.home import sqlite_path
+from pgzoo.tracking.journal import Record
+
+__all__ = ["Refused", "Store", "is_final"]
+
+T = TypeVar("T")
+Reject = Callable[[Any, str], None]
+
+# What asking again can't change. A missing endpoint isn't among them: that is a wrong server, not a wrong record.
+FINAL = {
+    "ALREADY_EXISTS",
+    "BAD_REQUEST",
+    "INVALID_PARAMETER_VALUE",
+    "INVALID_STATE",
+    "NOT_FOUND",
+    "RESOURCE_ALREADY_EXISTS",
+    "RESOURCE_DOES_NOT_EXIST",
+}
+SHARED_VIEW = {
+    "groupBy": {
+        "aggregateFunction": "average",
+        "groupByKeys": [{"mode": "param", "groupByData": "algorithm"}],
+    },
+    "compareRunsMode": "CHART",
+}
+MAX_METRICS, MAX_ITEMS = 1000, 100
+PATIENCE = 5
+"""So many failures of one batch, while the store answers otherwise, make the batch the culprit."""
+
+
+class Refused(Exception):
+    """The store will never take this run, whatever is sent."""
+
+
+class Backoff:
+    """When to try again: 0.5 s after a failure, then twice as long each time, up to a minute."""
+
+    def __init__(self) -> None:
+        self.error = ""
+        """Why the last attempt failed; empty after a success."""
+        self.failures = 0
+        self._delay, self._not_before = 0.0, 0.0
+
+    @property
+    def ready(self) -> bool:
+        return time.monotonic() >= self._not_before
+
+    def failed(self, error: Exception) -> None:
+        self.error = f"{type(error).__name__}: {error}"[:500]
+        self.failures += 1
+        self._delay = min(60.0, max(0.5, 2 * self._delay))
+        self._not_before = time.monotonic() + self._delay
+
+    def succeeded(self) -> None:
+        self.__init__()  # type: ignore[misc]
+
+    def hurry(self) -> None:
+        self._delay, self._not_before = 0.0, 0.0
+
+
+class Store:
+    """A tracking store. Methods raise Refused, or whatever mlflow does while the store can't be reached."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.records, self.files = Backoff(), Backoff()  # a broken file store must not hold up the metrics
+        self._client: MlflowClient | None = None
+        self._experiments: dict[str, str] = {}
+
+    def hurry(self) -> None:
+        """Forget the backoff and what is known of experiments, which may have been restored."""
+        self.records.hurry()
+        self.files.hurry()
+        self._experiments.clear()
+
+    @property
+    def client(self) -> MlflowClient:
+        if self._client is None:
+            if (path := sqlite_path(self.uri)) is not None:
+                prepare_sqlite(path, self.uri)
+            self._client = MlflowClient(self.uri, registry_uri=self.uri)
+        return self._client
+
+    def experiment(self, start: Record) -> str:
+        """Return the id of the run's experiment, made (with its shared view) if need be. Raises Refused."""
+        name: str = start["experiment"]
+        if name in self._experiments:
+            return self._experiments[name]
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                self.client.create_experiment(name, artifact_location=artifact_location(start))
+            except MlflowException as error:
+                if error.error_code == "INVALID_PARAMETER_VALUE":
+                    raise Refused(
+                        f'the store refuses the experiment name "{name}": {error.message}'
+                    ) from error
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # somebody else was faster
+                    raise
+            found = self.client.get_experiment_by_name(name)
+            if found is None:
+                raise OSError(f'experiment "{name}" was made and is not there')
+        if found.lifecycle_stage != "active":
+            raise Refused(
+                f'the experiment "{name}" (id {found.experiment_id}) was deleted in the store; restore it there and '
+                "run `pgzoo sync`, or train with another --experiment"
+            )
+        if "mlflow.sharedViewState.pgzoo" not in found.tags:
+            try:
+                self.client.set_experiment_tag(
+                    found.experiment_id, "mlflow.sharedViewState.pgzoo", json.dumps(SHARED_VIEW)
+                )
+            except MlflowException as error:  # a courtesy: no server has to know this tag
+                if not is_final(error):
+                    raise
+        self._experiments[name] = str(found.experiment_id)
+        return self._experiments[name]
+
+    def open_run(self, start: Record, reject: Reject) -> tuple[str, str]:
+        """Return (run id, experiment id) of the run with this key, made if need be. Raises Refused."""
+        experiment = self.experiment(start)
+        query = f"tags.`pgzoo.run_key` = '{start['key']}'"
+        runs = self.client.search_runs([experiment], query, run_view_type=ViewType.ALL, max_results=2)
+        if runs:
+            run: Run = runs[0]
+            self._check_alive(run)
+            if run.info.status != "RUNNING":
+                self.client.update_run(run.info.run_id, status="RUNNING")
+        else:
+            key = {"pgzoo.run_key": start["key"]}
+            try:
+                run = self.client.create_run(experiment, start["ts"], key, run_name=start["name"])
+            except MlflowException as error:
+                self._experiments.clear()  # deleted since it was looked up?
+                if is_final(error):
+                    self.experiment(start)
+                raise
+        known = run.data.params
+        params = {k: v for k, v in start["params"].items() if k not in known}
+        for k, v in start["params"].items():
+            if known.get(k, v) != v:
+                reject({"param": k, "value": v}, f"a resumed run can't change a param; it stays {known[k]!r}")
+        self.params(run.info.run_id, params, reject)
+        self.tags(run.info.run_id, start["tags"], reject)
+        return run.info.run_id, experiment
+
+    def metrics(self, run_id: str, rows: Sequence[tuple[str, float, int, int]], reject: Reject) -> None:
+        """Log (name, value, timestamp, step) rows; those that the store refuses go to `reject`."""
+        for part in chunks(rows, MAX_METRICS):
+            self._sift(
+                run_id,
+                part,
+                lambda some: self.client.log_batch(run_id, metrics=[Metric(*row) for row in some]),
+                lambda row, why: reject(dict(zip(("metric", "value", "ts", "step"), row, strict=True)), why),
+            )
+
+    def params(self, run_id: str, params: dict[str, str], reject: Reject) -> None:
+        for part in chunks(list(params.items()), MAX_ITEMS):
+            self._sift(
+                run_id,
+                part,
+                lambda some: self.client.log_batch(run_id, params=[Param(*item) for item in some]),
+                lambda item, why: reject({"param": item[0], "value": item[1]}, why),
+            )
+
+    def tags(self, run_id: str, tags: dict[str, str], reject: Reject) -> None:
+        for part in chunks(list(tags.items()), MAX_ITEMS):
+            self._sift(
+                run_id,
+                part,
+                lambda some: self.client.log_batch(run_id, tags=[RunTag(*item) for item in some]),
+                lambda item, why: reject({"tag": item[0], "value": item[1]}, why),
+            )
+
+    def upload(self, run_id: str, file: Path, name: str) -> None:
+        """Upload a file as the run's artifact `name`, over what may be there."""
+        folder = name.rpartition("/")[0]
+        self.client.log_artifact(run_id, str(file), folder or None)
+
+    def close_run(self, run_id: str, status: str, ended: int) -> None:
+        """Give the run its end status and time (ms)."""
+        self.client.set_terminated(run_id, status, ended)
+
+    def _sift(
+        self,
+        run_id: str,
+        some: Sequence[T],
+        send: Callable[[Sequence[T]], object],
+        reject: Callable[[T, str], None],
+        checked: bool = False,
+    ) -> None:
+        """Send all, or all but the poison: halve what is refused until it is one item."""
+        try:
+            send(some)
+        except MlflowException as error:
+            if not is_final(error) and not self._culprit(run_id, error):
+                raise
+            if not checked:
+                self._check_run(run_id)
+            if len(some) == 1:
+                reject(some[0], error.message)
+                return
+            half = len(some) // 2
+            self._sift(run_id, some[:half], send, reject, True)
+            self._sift(run_id, some[half:], send, reject, True)
+
+    def _culprit(self, run_id: str, error: MlflowException) -> bool:
+        """Say whether a batch, and not the store, must be why it failed again and again without a reason."""
+        passing = ("timeout", "timed out", "locked", "refused", "unavailable")
+        if self.records.failures < PATIENCE or any(word in error.message.lower() for word in passing):
+            return False
+        self._check_run(run_id)
+        return True
+
+    def _check_run(self, run_id: str) -> None:
+        try:
+            self._check_alive(self.client.get_run(run_id))
+        except MlflowException as error:
+            if not is_final(error):
+                raise
+            raise Refused(f"the run {run_id} is gone from the store: {error.message}") from error
+
+    def _check_alive(self, run: Run) -> None:
+        if run.info.lifecycle_stage != "active":
+            raise Refused(
+                f"the run {run.info.run_id} was deleted in the store; restore it there and run `pgzoo sync`"
+            )
+
+
+def is_final(error: Exception) -> bool:
+    """Say whether asking again can't help, because the store understood the request and refuses it."""
+    return isinstance(error, MlflowException) and error.error_code in FINAL
+
+
+def chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    return [items[i : i + size] for i in range(0, len(items), size)]
+
+
+def artifact_location(start: Record) -> str | None:
+    """An experiment of the embedded store keeps its files in its own folder; a server knows where its are."""
+    if "artifacts" not in start:
+        return None
+    folder = "".join(c if c.isalnum() or c in "-_." else "-" for c in start["experiment"]).strip(".-")
+    return f"{start['artifacts']}/{folder or 'experiment'}"
+
+
+def prepare_sqlite(path: Path, uri: str) -> None:
+    """Create or migrate the database, alone: two processes migrating at once would break it for good."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock"), timeout=120):
+        MlflowClient(uri).search_experiments(max_results=1)
+        with closing(sqlite3.connect(path)) as database:
+            database.execute("PRAGMA journal_mode=WAL")

@@ -1,0 +1,368 @@
+"""The process that ships a home's journals to MLflow: one per home, `python -m pgzoo.tracking.uploader HOME`.
+
+It outlives the trainers, retries for ever, and leaves when nothing is left to do and no trainer lives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pgzoo.tracking.home import Home, display_uri
+from pgzoo.tracking.journal import Record, artifact_path, now, records, trim
+from pgzoo.tracking.ledger import Ledger, journal_folders, read_json, write_json
+from pgzoo.tracking.locks import held, lock
+
+if TYPE_CHECKING:
+    from pgzoo.tracking.store import Store
+
+__all__ = ["Uploader", "main"]
+
+LINGER, IDLE, SLICE = 8.0, 0.3, 2.0
+READ = 2**18
+log = logging.getLogger("pgzoo.uploader")
+
+
+class Shipment:
+    """One run on its way to the store; the ledger on disk is all that must survive."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.ledger = Ledger.read(folder)
+        starts = [r for r, _ in records(folder) if r and r["t"] == "start"]
+        self.uri: str = starts[-1]["uri"] if starts else ""
+        known = read_json(folder / "run.json")
+        # A run that was resumed with another store is shipped there from the beginning.
+        self.run_id: str = known.get("run_id", "") if known.get("tracking_uri") == self.uri else ""
+        if known and not self.run_id:
+            self.ledger = Ledger()
+        self.last = 0
+        self.alive = True
+
+    @property
+    def size(self) -> int:
+        return (self.folder / "journal.jsonl").stat().st_size
+
+    @property
+    def settled(self) -> bool:
+        return not self.alive and (bool(self.ledger.refused) or self.ledger.done(self.size))
+
+    def save(self) -> None:
+        self.ledger.write(self.folder)
+
+    def refuse(self, reason: str) -> None:
+        log.error("%s: %s", self.folder.name, reason)
+        self.ledger.refused = reason
+        self.save()
+
+    def reject(self, item: Any, reason: str) -> None:
+        """Set one item aside that the store refuses, and go on."""
+        log.warning("%s: rejected %s: %s", self.folder.name, str(item)[:200], reason)
+        with (self.folder / "rejected.jsonl").open("a") as file:
+            file.write(json.dumps({"ts": now(), "reason": reason, "record": item}) + "\n")
+
+    def ship_records(self, store: Store) -> bool:
+        """Ship what the journal has to say, for a few seconds at most; True if anything was shipped."""
+        # Sampled before the read: what a trainer wrote before it died can't be missed.
+        self.alive = held(self.folder / "lock")
+        begin, before = time.monotonic(), self.ledger.offset
+        while time.monotonic() - begin < SLICE:
+            rows: list[tuple[str, float, int, int]] = []
+            offset, other = self.ledger.offset, None
+            for record, behind in records(self.folder, offset, READ):
+                if record is None or record["t"] not in ("update", "evaluation"):
+                    if not rows:
+                        other, offset = (record,), behind
+                    break
+                try:
+                    rows += metric_rows(record)
+                    self.last = max(self.last, record["ts"])
+                except (KeyError, TypeError, ValueError) as error:
+                    self.reject(record, f"not a record: {error!r}")
+                offset = behind
+                if len(rows) >= 1000:
+                    break
+            if offset == self.ledger.offset:
+                break
+            if rows:
+                store.metrics(self._run(store), rows, self.reject)
+            if other is not None:
+                self._ship_other(store, other[0])
+            if self.uri != store.uri:
+                return True
+            self.ledger.offset = offset
+            self.save()
+        else:
+            return True
+        if not self.alive and not self.ledger.closed:
+            self._close_dead(store)
+        return self.ledger.offset > before
+
+    def _run(self, store: Store) -> str:
+        """Return the run id, for a ledger that was lost with run.json also by looking the run up again."""
+        if not self.run_id:
+            start = next(r for r, _ in records(self.folder) if r and r["t"] == "start")
+            self._open(store, start)
+        return self.run_id
+
+    def _open(self, store: Store, start: Record) -> None:
+        self.run_id, experiment = store.open_run(start, self.reject)
+        identity = {"run_id": self.run_id, "experiment_id": experiment, "tracking_uri": store.uri}
+        write_json(self.folder / "run.json", identity)
+
+    def _ship_other(self, store: Store, record: Record | None) -> None:
+        kind = record["t"] if record else ""
+        if record is None:
+            self.reject(None, "a line that isn't JSON")
+        elif kind == "start":
+            if record["uri"] != self.uri:
+                # Either an earlier store, which the last start record has replaced, or a new one.
+                later = [r["uri"] for r, _ in records(self.folder) if r and r["t"] == "start"]
+                if later[-1] != self.uri:
+                    self.uri, self.run_id, self.ledger = later[-1], "", Ledger()
+                    return
+            self._open(store, record)
+            self.ledger.closed, self.ledger.reported = "", False
+        elif kind == "tags":
+            store.tags(self._run(store), record["tags"], self.reject)
+        elif kind == "artifact":
+            if record["path"] not in self.ledger.files:
+                self.ledger.files.append(record["path"])
+        elif kind == "end":
+            self._close(store, record["status"], record["ts"], record["reason"])
+        else:
+            self.reject(record, f"unknown kind of record {kind!r}")
+        if record is not None:
+            self.last = max(self.last, record.get("ts", 0))
+
+    def _close(self, store: Store, status: str, ended: int, reason: str) -> None:
+        if reason:
+            store.tags(self._run(store), {"pgzoo.end_reason": reason[:8000]}, self.reject)
+        store.close_run(self._run(store), status, ended)
+        self.ledger.closed = status
+
+    def _close_dead(self, store: Store) -> None:
+        """The trainer died without a last word: say so in the store, once everything it wrote is there."""
+        if self.ledger.offset < self.size:
+            mine = lock(self.folder / "lock")
+            if mine is None:  # resumed meanwhile
+                return
+            try:
+                trim(self.folder / "journal.jsonl")
+            finally:
+                mine.release()
+            if self.ledger.offset < self.size:
+                return
+        if held(self.folder / "lock"):
+            return
+        last = self.last or max((r["ts"] for r, _ in records(self.folder) if r), default=now())
+        self._close(store, "KILLED", last, "the trainer died")
+        self.save()
+
+    def draw(self) -> bool:
+        """Draw the plots and tables of a run that has ended; True if there was something to do."""
+        if not self.ledger.closed or self.ledger.reported or self.ledger.offset < self.size:
+            return False
+        from pgzoo.tracking.report import write_report
+
+        try:
+            made = write_report(self.folder)
+        except Exception:  # a report is worth a line in the log, not a run that never settles
+            log.exception("%s: the report failed", self.folder.name)
+            made = []
+        self.ledger.files += [path for path in made if path not in self.ledger.files]
+        self.ledger.reported = True
+        self.save()
+        return True
+
+    def ship_files(self, store: Store) -> bool:
+        """Upload the artifacts that wait; True if any did."""
+        if not self.ledger.files:
+            return False
+        while self.ledger.files:
+            name = self.ledger.files[0]
+            try:
+                store.upload(self._run(store), artifact_path(self.folder, name), name)
+            except (FileNotFoundError, IsADirectoryError, ValueError) as error:
+                self.reject({"artifact": name}, str(error))
+            except Exception as error:
+                from pgzoo.tracking.store import is_final
+
+                if not is_final(error):
+                    raise
+                self.reject({"artifact": name}, str(error))
+            del self.ledger.files[0]
+            self.save()
+        return True
+
+
+class Uploader:
+    """Serves every journal of a home; `run` returns when it isn't needed any more."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self.shipments: dict[Path, Shipment] = {}
+        self._settled: dict[Path, int] = {}
+        self._stores: dict[str, Store] = {}
+        self._live_due = 0.0
+        self._poked = self._poke()
+        self._told: dict[str, Any] = {}
+
+    def run(self) -> None:
+        """Ship until everything is settled and has been for a while."""
+        needed = time.monotonic()
+        while self.home.root.is_dir():
+            busy = self.round()
+            self._tell()
+            if self.shipments:
+                needed = time.monotonic()
+            elif time.monotonic() - needed > LINGER:
+                return
+            if not busy:
+                time.sleep(IDLE)
+
+    def round(self) -> bool:
+        """Give each run a turn: records first, of all runs, then one run's files or report; True if busy."""
+        self._find()
+        begin = time.monotonic()
+        live_turn, busy = begin >= self._live_due, False
+        for shipment in list(self.shipments.values()):
+            was_alive = shipment.alive = held(shipment.folder / "lock")
+            if shipment.ledger.refused or (was_alive and not live_turn and shipment.run_id):
+                continue
+            if not shipment.uri:
+                if was_alive:  # its start record is on the way
+                    del self.shipments[shipment.folder]
+                else:
+                    shipment.refuse("its journal has no start record")
+                continue
+            busy |= self._attempt(shipment, "records") and not was_alive
+        if live_turn:
+            # A live run isn't in a hurry: leave the processors to the trainer four fifths of the time.
+            took = time.monotonic() - begin
+            self._live_due = time.monotonic() + min(30.0, max(1.0, 4 * took))
+        if not busy:
+            for shipment in list(self.shipments.values()):
+                if not shipment.ledger.refused and self._attempt(shipment, "files"):
+                    busy = True
+                    break
+        for folder, shipment in list(self.shipments.items()):
+            if shipment.settled:
+                self._settled[folder] = shipment.size
+                del self.shipments[folder]
+        return busy
+
+    def _attempt(self, shipment: Shipment, stage: str) -> bool:
+        from pgzoo.tracking.store import Refused
+
+        store = self._store(shipment.uri)
+        backoff = store.records if stage == "records" else store.files
+        if not backoff.ready:
+            return False
+        try:
+            if stage == "records":
+                did = shipment.ship_records(store)
+            else:
+                did = shipment.draw()
+                did = shipment.ship_files(store) or did
+            if did:
+                backoff.succeeded()
+            return did
+        except Refused as error:
+            shipment.refuse(str(error))
+        except FileNotFoundError:
+            if shipment.folder.is_dir():
+                raise
+            self.shipments.pop(shipment.folder, None)  # somebody cleaned up
+        except Exception as error:
+            backoff.failed(error)
+            if backoff.failures in (1, 10) or backoff.failures % 100 == 0:
+                log.warning("%s: attempt %d: %s", display_uri(store.uri), backoff.failures, backoff.error)
+        return False
+
+    def _find(self) -> None:
+        if self._poke() != self._poked:
+            self._poked = self._poke()
+            self._settled.clear()
+            for store in self._stores.values():
+                store.hurry()
+            for folder in journal_folders(self.home):
+                ledger = Ledger.read(folder)
+                if ledger.refused:
+                    ledger.refused = ""
+                    ledger.write(folder)
+                    self.shipments.pop(folder, None)
+        for folder in journal_folders(self.home):
+            if folder in self.shipments:
+                continue
+            with contextlib.suppress(OSError):
+                size = (folder / "journal.jsonl").stat().st_size
+                if self._settled.get(folder) == size:
+                    continue
+                shipment = Shipment(folder)
+                shipment.alive = held(folder / "lock")
+                if shipment.settled:
+                    self._settled[folder] = size
+                else:
+                    self.shipments[folder] = shipment
+
+    def _poke(self) -> int:
+        try:
+            return self.home.poke_file.stat().st_mtime_ns
+        except OSError:
+            return 0
+
+    def _store(self, uri: str) -> Store:
+        if uri not in self._stores:
+            from pgzoo.tracking.store import Store
+
+            self._stores[uri] = Store(uri)
+        return self._stores[uri]
+
+    def _tell(self) -> None:
+        errors = {
+            display_uri(uri): {"error": store.records.error or store.files.error}
+            for uri, store in self._stores.items()
+            if uri
+        }
+        status = {"pid": os.getpid(), "stores": errors}
+        if status != self._told:
+            self._told = status
+            with contextlib.suppress(OSError):
+                write_json(self.home.status_file, status)
+
+
+def metric_rows(record: Record) -> list[tuple[str, float, int, int]]:
+    """Return an update's or evaluation's metrics as (name, value, timestamp, step)."""
+    steps = record.get("steps", ()) if record["t"] == "update" else (record["step"],)
+    ts, metrics = int(record["ts"]), [(str(k), float(v)) for k, v in record.get("m", {}).items()]
+    return [(name, value, ts, int(step)) for step in steps for name, value in metrics]
+
+
+def main() -> None:
+    """Become the uploader of the home given on the command line, unless it has one."""
+    root = Path(sys.argv[1]).resolve()
+    home = Home(root, root / "mlflow.db", root / "mlartifacts")
+    mine = lock(home.uploader_lock, timeout=2.0)
+    if mine is None:
+        return
+    if hasattr(os, "nice"):
+        with contextlib.suppress(OSError):
+            os.nice(10)
+    logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s", level=logging.WARNING)
+    log.setLevel(logging.INFO)
+    log.info("serving %s as process %d", root, os.getpid())
+    try:
+        Uploader(home).run()
+    finally:
+        mine.release()
+
+
+if __name__ == "__main__":
+    main()

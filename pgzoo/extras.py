@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import NamedTuple
 
-__all__ = ["EXTRAS", "install_hint", "present"]
+__all__ = ["EXTRAS", "Extra", "install_hint", "present"]
+
+
+class Extra(NamedTuple):
+    """The modules by which an extra is recognised, and what it is for."""
+
+    modules: tuple[str, ...]
+    purpose: str
+
 
 EXTRAS = {
-    "box2d": ("Box2D", "LunarLander, BipedalWalker, CarRacing"),
-    "mujoco": ("mujoco", "HalfCheetah, Ant, Humanoid and the other robots"),
-    "atari": ("ale_py", "Atari games"),
-    "video": ("imageio", "videos of episodes"),
+    "box2d": Extra(("Box2D",), "LunarLander, BipedalWalker and CarRacing"),
+    "mujoco": Extra(("mujoco",), "HalfCheetah, Ant, Humanoid and the other robots"),
+    "atari": Extra(("ale_py",), "Atari games"),
+    "video": Extra(("imageio", "imageio_ffmpeg"), "videos of episodes"),
 }
-"""Extra -> the module by which to recognise it, and what it is for."""
-
-_COMMANDS = {module.lower(): f'pip install "pgzoo[{extra}]"' for extra, (module, _) in EXTRAS.items()}
+_COMMANDS = {m.lower(): f'pip install "pgzoo[{name}]"' for name, extra in EXTRAS.items() for m in extra.modules}
 _COMMANDS |= {
     "jax": 'pip install "gymnasium[jax]"',
     "pygame": 'pip install "gymnasium[classic-control]"',
     "cv2": 'pip install "gymnasium[other]"',
-    "imageio_ffmpeg": _COMMANDS["imageio"],
 }
 
 
@@ -30,4 +36,4 @@ def install_hint(module: str) -> str:
 
 def present(extra: str) -> bool:
     """Whether an extra is installed."""
-    return find_spec(EXTRAS[extra][0]) is not None
+    return all(find_spec(module) is not None for module in EXTRAS[extra].modules)

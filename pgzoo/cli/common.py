@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -53,7 +54,7 @@ def plugin_options(command: F) -> F:
 
 def peek(args: Sequence[str], option: str) -> list[str]:
     """The values that an option has in arguments which aren't parsed yet: plugins decide what can be parsed."""
-    values = [following for arg, following in zip(args, args[1:], strict=False) if arg == option]
+    values = [following for arg, following in pairwise(args) if arg == option]
     return values + [arg.partition("=")[2] for arg in args if arg.startswith(f"{option}=")]
 
 

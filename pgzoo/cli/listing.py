@@ -88,7 +88,7 @@ def _offers(plugin: PluginInfo, catalog: Catalog) -> dict[str, list[str]]:
 
 
 def _summary(plugin: PluginInfo, catalog: Catalog) -> str:
-    return "; ".join(f"{kind}: {', '.join(names)}" for kind, names in _offers(plugin, catalog).items())
+    return "; ".join(f"{kind.replace('_', ' ')}: {', '.join(names)}" for kind, names in _offers(plugin, catalog).items())
 
 
 def _status(plugin: PluginInfo) -> str:

@@ -61,9 +61,8 @@ class Program(click.Group):
         except PgzooError as error:
             if os.environ.get("PGZOO_DEBUG"):
                 traceback.print_exc()
-            failure = click.ClickException(str(error))
-            failure.exit_code = error.exit_code
-            raise failure from error
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(error.exit_code)
         except (KeyboardInterrupt, click.Abort):
             click.echo("Interrupted.", err=True)
             ctx.exit(INTERRUPTED)

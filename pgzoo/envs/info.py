@@ -53,7 +53,7 @@ def describe(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> EnvInf
         spec = find(env_id)
         facts = _of_spec(spec)
         with _made(env_id, spec, env_kwargs or {}) as env:
-            facts |= {"observation_space": str(env.observation_space), "action_space": str(env.action_space)}
+            facts |= {"observation_space": _said(env.observation_space), "action_space": _said(env.action_space)}
     except EnvError as error:
         return EnvInfo(env_id, runs=False, problem=str(error), successor=successor(env_id), **facts)
     return EnvInfo(env_id, runs=True, successor=successor(env_id), **facts)
@@ -114,7 +114,7 @@ def successor(env_id: str) -> str | None:
 def obstacle(spec: EnvSpec) -> str:
     """Why the environment's class can't be loaded here, or an empty string. Cheaper than making it, and less sure."""
     creator = spec.entry_point
-    if callable(creator) and creator.__name__.startswith("_raise"):  # gymnasium's mark of what has moved away
+    if callable(creator) and getattr(creator, "__name__", "").startswith("_raise"):  # gymnasium's mark of what has moved away
         return _after(spec.id) or "not supported by gymnasium itself"
     if not isinstance(creator, str):
         return ""
@@ -122,7 +122,7 @@ def obstacle(spec: EnvSpec) -> str:
         with _quiet():
             registration.load_env_creator(creator)
     except Exception as error:
-        return _after(spec.id) or _install(error) or _phrase(error)
+        return _after(spec.id) or _install(error).rpartition("Install it: ")[2] or _phrase(error)
     return ""
 
 
@@ -187,6 +187,11 @@ def _quiet() -> Iterator[None]:
         yield
 
 
+def _said(space: gym.Space[Any]) -> str:
+    """A space in one line: numpy pads its arrays for columns."""
+    return re.sub(r"\s+", " ", str(space))
+
+
 def _of_spec(spec: EnvSpec) -> dict[str, Any]:
     return {
         "max_episode_steps": spec.max_episode_steps,
@@ -197,10 +202,9 @@ def _of_spec(spec: EnvSpec) -> dict[str, Any]:
 
 
 def _keywords(spec: EnvSpec) -> list[str]:
-    creator = spec.entry_point
-    if isinstance(creator, str):
-        creator = registration.load_env_creator(creator)
-    parameters = inspect.signature(creator).parameters.values() if callable(creator) else ()
+    entry = spec.entry_point
+    creator = registration.load_env_creator(entry) if isinstance(entry, str) else entry
+    parameters = inspect.signature(creator).parameters.values() if creator is not None else ()
     named = [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
     return [name for name in named if name != "render_mode"]
 

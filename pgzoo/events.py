@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pgzoo.config import RunConfig
+    from pgzoo.types import TrainState
 
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
@@ -95,12 +96,16 @@ class Evaluated:
 
 @dataclass(frozen=True, eq=False)
 class RunEnded:
-    """The run is over, one status and one reason per member. `timing` is in seconds, by phase."""
+    """The run is over, one status and one reason per member.
+
+    `timing` is in seconds, by phase; "loop" is the training loop without evaluations. `state` holds the last parameters.
+    """
 
     env_steps: Ints
     statuses: tuple[MemberStatus, ...]
     reasons: tuple[str, ...]
     timing: Mapping[str, float]
+    state: TrainState
 
 
 Event = RunStarted | EpisodesFinished | UpdateDone | Evaluated | RunEnded

@@ -1,0 +1,1 @@
+"""Built-in algorithms, one readable file each, registered in `plugin.py`."""

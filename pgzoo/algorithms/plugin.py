@@ -1,0 +1,39 @@
+"""Registers the built-in algorithms and their presets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pgzoo.registry import hookimpl
+
+
+@hookimpl
+def pgzoo_register(registry: Any) -> None:
+    """Register by dotted name, so that listing them imports no torch."""
+    registry.algorithm(
+        "reinforce",
+        "pgzoo.algorithms.reinforce:Reinforce",
+        config="pgzoo.algorithms.reinforce:ReinforceConfig",
+        summary="Monte-Carlo policy gradient (Williams 1992)",
+    )
+    registry.preset(
+        "notebook",
+        algorithm="reinforce",
+        summary="one episode per update, as teaching notebooks do: 4-64-2 network, Adam 1e-3, 1000 episodes",
+        settings={
+            "num_envs": 1,
+            "total_episodes": 1000,
+            "max_episode_steps": 500,
+            "gamma": 0.99,
+            "estimator": "notebook",
+            "policy": {"name": "mlp", "hidden": (64,), "activation": "leaky_relu", "init": "default"},
+            "learning_rate": 1e-3,
+            "learning_rate_schedule": "constant",
+            "optimizer": "adam",
+            "baseline": "none",
+            "normalize_returns": False,
+            "average": "episodes",
+            "entropy_coef": 0.0,
+            "eval_episodes": 1000,
+        },
+    )

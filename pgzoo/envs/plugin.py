@@ -1,0 +1,21 @@
+"""Registers the built-in ways to run many environments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pgzoo.registry import hookimpl
+
+
+@hookimpl
+def pgzoo_register(registry: Any) -> None:
+    """Register by dotted name, so that listing them imports no gymnasium."""
+    registry.env_backend(
+        "sync", "pgzoo.envs.sync:SyncBackend", summary="one after the other in this process; runs every environment"
+    )
+    registry.env_backend(
+        "async", "pgzoo.envs.asynchronous:AsyncBackend", summary="one process each; for slow environments"
+    )
+    registry.env_backend(
+        "native", "pgzoo.envs.native:NativeBackend", summary="all at once in numpy; CartPole only, many times faster"
+    )

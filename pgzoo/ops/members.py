@@ -1,0 +1,74 @@
+"""The member axis: choose rows, join populations, freeze members.
+
+A tree is a NamedTuple or dict of leaves. A leaf is a tensor or array with the member axis first, or (for what only
+its owner can read) a plain tuple with one entry per member.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["freeze", "join", "per_member", "select"]
+
+Tree = TypeVar("Tree")
+
+
+def _map(leaf_fn: Callable[..., Any], *trees: Any) -> Any:
+    """Apply `leaf_fn` to the corresponding leaves of trees of the same structure."""
+    first = trees[0]
+    if first is None:
+        return None
+    if isinstance(first, dict):
+        return {key: _map(leaf_fn, *(tree[key] for tree in trees)) for key in first}
+    if isinstance(first, tuple) and hasattr(first, "_fields"):
+        return type(first)(*(_map(leaf_fn, *leaves) for leaves in zip(*trees, strict=True)))
+    return leaf_fn(*trees)
+
+
+def select(tree: Tree, rows: Sequence[int]) -> Tree:
+    """Return the tree of the members `rows`, in that order."""
+
+    def pick(leaf: Any) -> Any:
+        return tuple(leaf[row] for row in rows) if type(leaf) is tuple else leaf[list(rows)]
+
+    return cast(Tree, _map(pick, tree))
+
+
+def join(trees: Sequence[Tree]) -> Tree:
+    """Return one tree with the members of all `trees`, in that order."""
+
+    def stack(*leaves: Any) -> Any:
+        if isinstance(leaves[0], Tensor):
+            return torch.cat(leaves)
+        if type(leaves[0]) is tuple:
+            return sum(leaves, ())
+        return np.concatenate(leaves)
+
+    return cast(Tree, _map(stack, *trees))
+
+
+def freeze(active: NDArray[np.bool_], new: Tree, old: Tree) -> Tree:
+    """Return `new` for active members and `old`, bit for bit, for the others."""
+    if active.all():
+        return new
+    mask = torch.from_numpy(active)
+
+    def choose(fresh: Any, stale: Any) -> Any:
+        if isinstance(fresh, Tensor):
+            return torch.where(per_member(mask, fresh), fresh, stale)
+        if type(fresh) is tuple:
+            return tuple(f if a else s for f, s, a in zip(fresh, stale, active, strict=True))
+        return np.where(active.reshape(-1, *[1] * (fresh.ndim - 1)), fresh, stale)
+
+    return cast(Tree, _map(choose, new, old))
+
+
+def per_member(values: Tensor, like: Tensor) -> Tensor:
+    """Reshape `values` (`[S]`, or `[S, 1, 1]`) so that it broadcasts over a leaf `[S, ...]`."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))

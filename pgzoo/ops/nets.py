@@ -1,0 +1,96 @@
+"""Stacked networks: one weight tensor `[S, in, out]` serves S members in one batched product."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pgzoo.types import Array, Params
+
+__all__ = ["ACTIVATIONS", "Activation", "Init", "init_mlp", "mlp", "mlp_numpy"]
+
+Activation = Literal["tanh", "relu", "leaky_relu", "elu", "silu", "gelu", "softplus", "identity"]
+Init = Literal["orthogonal", "default"]
+
+
+def _gelu(x: Array) -> Array:
+    return 0.5 * x * (1.0 + np.tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)))
+
+
+ACTIVATIONS: Mapping[str, tuple[Callable[[Tensor], Tensor], Callable[[Array], Array], float]] = {
+    # name: (torch, numpy, gain of an orthogonal layer before it)
+    "tanh": (torch.tanh, np.tanh, 5 / 3),
+    "relu": (torch.relu, lambda x: np.maximum(x, 0.0), 2**0.5),
+    "leaky_relu": (F.leaky_relu, lambda x: np.maximum(x, 0.01 * x), 2**0.5),
+    "elu": (F.elu, lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0.0))), 1.0),
+    "silu": (F.silu, lambda x: x / (1.0 + np.exp(-x)), 1.0),
+    "gelu": (lambda x: F.gelu(x, approximate="tanh"), _gelu, 1.0),
+    "softplus": (F.softplus, lambda x: np.logaddexp(x, 0.0), 1.0),
+    "identity": (lambda x: x, lambda x: x, 1.0),
+}
+
+
+def init_mlp(
+    rng: np.random.Generator, sizes: tuple[int, ...], *, activation: Activation, init: Init, last_gain: float
+) -> Params:
+    """Return the layers of one member's network, `weight.i [in, out]` and `bias.i [out]`.
+
+    `orthogonal` is the initialisation of Saxe et al. (2014) with zero biases and the last layer scaled by
+    `last_gain`; `default` is torch's own for linear layers, uniform in +-1/sqrt(in) for weights and biases.
+    """
+    params: Params = {}
+    gain = ACTIVATIONS[activation][2]
+    for i, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        if init == "orthogonal":
+            weight = _orthogonal(rng, fan_in, fan_out) * (last_gain if i == len(sizes) - 2 else gain)
+            bias = np.zeros(fan_out)
+        else:
+            bound = fan_in**-0.5
+            weight = rng.uniform(-bound, bound, (fan_in, fan_out))
+            bias = rng.uniform(-bound, bound, fan_out)
+        params[f"weight.{i}"] = torch.from_numpy(weight.astype(np.float32))
+        params[f"bias.{i}"] = torch.from_numpy(bias.astype(np.float32))
+    return params
+
+
+def mlp(params: Params, x: Tensor, activation: Activation) -> Tensor:
+    """Apply the network: `x [S, B, in] -> [S, B, out]`."""
+    act = ACTIVATIONS[activation][0]
+    layers = len(params) // 2
+    for i in range(layers):
+        x = _linear(x, params[f"weight.{i}"], params[f"bias.{i}"])
+        if i < layers - 1:
+            x = act(x)
+    return x
+
+
+def mlp_numpy(params: Mapping[str, Array], x: Array, activation: Activation) -> Array:
+    """The same in numpy, three to four times faster than torch for small batches: `[S, N, in] -> [S, N, out]`."""
+    act = ACTIVATIONS[activation][1]
+    layers = len(params) // 2
+    for i in range(layers):
+        x = x @ params[f"weight.{i}"]
+        x += params[f"bias.{i}"][:, None, :]
+        if i < layers - 1:
+            x = act(x)
+    return x
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`[S, B, in] @ [S, in, out] + [S, out]`."""
+    if weight.shape[-1] == 1:  # a product of width 1 takes another kernel for S = 1: not what it is among many
+        return (x * weight.transpose(-1, -2)).sum(-1, keepdim=True) + bias.unsqueeze(-2)
+    return torch.baddbmm(bias.unsqueeze(-2), x, weight)
+
+
+def _orthogonal(rng: np.random.Generator, rows: int, columns: int) -> NDArray[np.float64]:
+    """A matrix with orthonormal rows or columns, whichever are fewer, uniformly distributed."""
+    q, r = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
+    q *= np.sign(np.diag(r))
+    return q if rows >= columns else q.T

@@ -1,0 +1,156 @@
+"""What the parts of pgzoo ask of each other, as protocols: implement the methods, inherit nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pgzoo.types import Array, Batch, Collection, Hyper, Inputs, Loss, Output, Params, Spec
+
+__all__ = [
+    "Actor",
+    "Algorithm",
+    "EnvBackend",
+    "EnvRequest",
+    "Policy",
+    "PolicyFactory",
+    "ReturnEstimator",
+    "StepResult",
+    "VectorEnv",
+]
+
+
+class EnvRequest(NamedTuple):
+    """Which environment, and how many copies: `rows` = members times environments per member."""
+
+    id: str
+    kwargs: Mapping[str, Any]
+    max_episode_steps: int | None
+    rows: int
+
+
+class StepResult(NamedTuple):
+    """`obs [rows, *O]`, `rewards [rows]`, `terminated [rows]` and `truncated [rows]`."""
+
+    obs: Array
+    rewards: Array
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+
+
+class VectorEnv(Protocol):
+    """Environments side by side, in NEXT_STEP autoreset.
+
+    The observation that comes with an end flag is the true final one; the next step of that row ignores its action and
+    returns the first observation of a new episode, reward 0 and no flags. What one row does depends on its own seed and
+    actions alone, never on how many rows there are.
+    """
+
+    observation_space: gym.Space[Any]
+    action_space: gym.Space[Any]
+
+    def reset(self, seeds: NDArray[np.int64]) -> Array:
+        """Begin a new episode in every row from its seed, `[rows] -> [rows, *O]`."""
+        ...
+
+    def step(self, actions: Array, live: NDArray[np.bool_]) -> StepResult:
+        """Take one step in every row. What rows outside `live [rows]` return is never read: they may be skipped."""
+        ...
+
+    def close(self) -> None:
+        """Free what the environments hold."""
+        ...
+
+
+class EnvBackend(Protocol):
+    """A way to run many copies of an environment; more than `width` of them per member gain nothing."""
+
+    width: int
+
+    def fits(self, request: EnvRequest) -> str:
+        """Return an empty string if this backend can run the environment, else the reason why not."""
+        ...
+
+    def open(self, request: EnvRequest) -> VectorEnv:
+        """Make the environments. Box and Discrete observations come as they are, all others flattened."""
+        ...
+
+
+class Actor(Protocol):
+    """Acts without gradients, on arrays."""
+
+    def __call__(self, obs: Array, noise: Array | None) -> Array:
+        """Choose actions: `obs [S, N, *O]`, `noise [S, N, K]` -> `[S, N, *A]`; the mode where noise is None."""
+        ...
+
+
+class Policy(Protocol):
+    """Maps observations to distributions over actions, for all members at once.
+
+    `noise` names what one draw consumes, "uniform" or "normal", and `noise_size` how many of them.
+    """
+
+    noise: str
+    noise_size: int
+
+    def init(self, rng: np.random.Generator) -> Params:
+        """Return one member's fresh parameters, leaves without the member axis."""
+        ...
+
+    def apply(self, params: Params, inputs: Inputs) -> Output:
+        """Evaluate a batch: parameters `[S, ...]`, inputs `[S, T, B, ...]`. Pure."""
+        ...
+
+    def actor(self, params: Params) -> Actor:
+        """Return an actor for these parameters, which agrees with `apply` to rounding."""
+        ...
+
+    def to_env(self, actions: Array) -> Array:
+        """Turn actions `[..., *A]` into what the environment takes (clipped, shifted, reshaped)."""
+        ...
+
+
+class PolicyFactory(Protocol):
+    """What a plugin registers as a policy: a class or function."""
+
+    def __call__(self, config: Any, spec: Spec) -> Policy:
+        """Build the policy for an environment.
+
+        Raises:
+            UnfitError: it can't serve these spaces.
+        """
+        ...
+
+
+class ReturnEstimator(Protocol):
+    """A pure function from a trajectory to advantages `[S, T, N]`.
+
+    It names by keyword what it takes, of: rewards, terminated, truncated, valid, starts, timestep, gamma, and the
+    fields of its config. It may return a pair (advantages, returns).
+    """
+
+    def __call__(self, **kwargs: Any) -> Tensor | tuple[Tensor, Tensor]:
+        """Estimate; every tensor is `[S, T, N]` (`starts` has T+1 steps) and `gamma` broadcasts."""
+        ...
+
+
+class Algorithm(Protocol):
+    """Learns. The shallowest depth is `loss`; the engine does the rest.
+
+    `collect` is how to gather experience (or a function of the algorithm's config that says so), `estimator` the name of
+    the default return estimator. `defaults` may preset run keys, e.g. `{"num_envs": 8}`.
+    An algorithm that orders its own inner steps defines `update(ctx, state, trajectory)` instead of `loss`.
+    """
+
+    collect: Collection | Callable[[Any], Collection]
+    estimator: str
+    defaults: ClassVar[Mapping[str, Any]]
+
+    def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss | Tensor:
+        """The loss of a batch, `[S]`, one number per member."""
+        ...

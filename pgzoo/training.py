@@ -1,0 +1,184 @@
+"""Train: a generator of events.
+
+Plain objects come in (`Plan`), events come out. Nothing here knows of plugins, trackers, the command line or a
+terminal.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pgzoo.engine import Engine, Plan, default_update
+from pgzoo.errors import RunFailed
+from pgzoo.events import (
+    EpisodesFinished,
+    Evaluated,
+    EvaluationMode,
+    Event,
+    MemberStatus,
+    RunEnded,
+    RunStarted,
+    UpdateDone,
+)
+from pgzoo.types import TrainState
+
+__all__ = ["Control", "Plan", "train"]
+
+RECENT = 100
+"""Training episodes over which a stop rule takes its mean."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A wish to end members (indices; None: all)."""
+
+    members: tuple[int, ...] | None
+    reason: str
+    status: MemberStatus
+
+
+@dataclass
+class Control:
+    """Acts on a run from outside; obeyed at the next safe point, after an update."""
+
+    stops: list[Stop] = field(default_factory=list)
+    evaluation_due: bool = False
+
+    def stop(
+        self, members: tuple[int, ...] | None = None, reason: str = "asked to stop", status: MemberStatus = "stopped"
+    ) -> None:
+        """End these members (indices; None: all); their last parameters are evaluated."""
+        self.stops.append(Stop(members, reason, status))
+
+    def evaluate(self) -> None:
+        """Evaluate the active members."""
+        self.evaluation_due = True
+
+
+def train(plan: Plan, control: Control | None = None) -> Iterator[Event]:
+    """Train every member of the plan to its end, and tell what happens.
+
+    Yields RunStarted; EpisodesFinished and UpdateDone for every update; Evaluated where it is due and for the last
+    parameters (sampled, then greedy); RunEnded, whatever happened.
+
+    Raises:
+        RunFailed: a component raised. RunEnded is yielded first.
+        UnfitError: the estimator asks for what nobody gives; before anything is yielded.
+    """
+    run = _Run(plan, control or Control())
+    error: RunFailed | None = None
+    threads = torch.get_num_threads()
+    torch.set_num_threads(plan.config.threads)
+    try:
+        yield from run.loop()
+    except RunFailed as caught:
+        error = caught
+        run.fail_all(str(caught))
+    finally:
+        torch.set_num_threads(threads)
+        run.ctx.close()
+    yield run.ended()
+    if error:
+        raise error
+
+
+class _Run:
+    """What `train` remembers from one event to the next."""
+
+    def __init__(self, plan: Plan, control: Control) -> None:
+        members = len(plan.config.seeds)
+        self.plan, self.control, self.ctx = plan, control, Engine(plan)
+        self.state: TrainState = self.ctx.init()
+        self.statuses: list[MemberStatus] = ["finished"] * members
+        self.reasons = [""] * members
+        self.recent: list[deque[float]] = [deque(maxlen=RECENT) for _ in range(members)]
+        self.loop_seconds = 0.0
+
+    def loop(self) -> Iterator[Event]:
+        """Collect, update, report; and again until nobody is active. Then evaluate."""
+        c, ctx, watch = self.plan.config, self.ctx, self.ctx.watch
+        yield RunStarted(c, self.plan.group, c.seeds, self.plan.run_keys)
+        started = time.perf_counter()
+        update = getattr(self.plan.algorithm, "update", default_update)
+        index = 0
+        while self.state.active.any():
+            active, before = self.state.active, self.state.env_steps
+            ctx.metrics = {}
+            state, trajectory, finished = ctx.collect(self.state)
+            with watch.phase("track"):
+                yield EpisodesFinished(index, state.env_steps, finished.returns, finished.lengths)
+            with watch.phase("update", f'algorithm "{c.algorithm}"'):
+                state = update(ctx, state, trajectory)
+            for row, returns in enumerate(finished.returns):
+                self.recent[row].extend(returns)
+            self.loop_seconds = time.perf_counter() - started - watch.seconds["evaluate"]
+            self.state = state._replace(
+                updates=state.updates + active, active=self._still_active(state, self.loop_seconds)
+            )
+            metrics = {name: value.double().numpy() for name, value in ctx.metrics.items()}
+            with watch.phase("track"):
+                yield UpdateDone(index, state.env_steps, active, active & ~self.state.active, metrics)
+            yield from self._evaluate_if_due(before)
+            index += 1
+        self.loop_seconds = time.perf_counter() - started - watch.seconds["evaluate"]
+        sound = np.array([status != "failed" for status in self.statuses])
+        if sound.any():
+            yield from self._evaluate(sound, final=True)
+
+    def _evaluate_if_due(self, before: NDArray[np.int64]) -> Iterator[Event]:
+        """Evaluate members whose last update crossed a multiple of `eval_every`, or all if asked to."""
+        every, steps = self.plan.config.eval_every, self.state.env_steps
+        due = self.state.active & (steps // every > before // every) if every else np.zeros_like(self.state.active)
+        if self.control.evaluation_due:
+            self.control.evaluation_due, due = False, self.state.active
+        if due.any():
+            yield from self._evaluate(due, final=False)
+
+    def _evaluate(self, active: NDArray[np.bool_], *, final: bool) -> Iterator[Event]:
+        modes: tuple[EvaluationMode, ...] = ("sampled", "greedy") if final else ("sampled",)
+        for mode in modes:
+            played = self.ctx.evaluate(self.state, active, mode)
+            yield Evaluated(self.state.env_steps, active, mode, final, played.returns, played.lengths)
+
+    def _still_active(self, state: TrainState, seconds: float) -> NDArray[np.bool_]:
+        """Freeze members that have come to an end, of whatever kind; the first reason counts."""
+        c, active = self.plan.config, state.active.copy()
+
+        def end(row: int, status: MemberStatus, reason: str) -> None:
+            if active[row]:
+                active[row], self.statuses[row], self.reasons[row] = False, status, reason
+
+        for row, reason in self.ctx.failures.items():
+            end(row, "failed", reason)
+        for row in range(len(c.seeds)):
+            recent = self.recent[row]
+            if c.total_steps is not None and state.env_steps[row] >= c.total_steps:
+                end(row, "finished", f"{c.total_steps:,} steps are done")
+            if c.total_episodes is not None and state.episodes[row] >= c.total_episodes:
+                end(row, "finished", f"{c.total_episodes:,} episodes are done")
+            if c.stop_at is not None and len(recent) == RECENT and np.mean(recent) >= c.stop_at:
+                end(row, "stopped", f"the mean return of {RECENT} episodes reached {c.stop_at:g}")
+            if c.max_minutes is not None and seconds >= 60 * c.max_minutes:
+                end(row, "stopped", f"{c.max_minutes:g} minutes are over")
+        for stop in self.control.stops:
+            for row in range(len(c.seeds)) if stop.members is None else stop.members:
+                end(row, stop.status, stop.reason)
+        self.control.stops.clear()
+        return active
+
+    def fail_all(self, reason: str) -> None:
+        """A component raised: nobody goes on."""
+        for row in np.flatnonzero(self.state.active):
+            self.statuses[row], self.reasons[row] = "failed", reason
+
+    def ended(self) -> RunEnded:
+        """The last event."""
+        timing = self.ctx.watch.seconds | {"loop": self.loop_seconds}
+        return RunEnded(self.state.env_steps, tuple(self.statuses), tuple(self.reasons), timing, self.state)

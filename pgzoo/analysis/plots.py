@@ -44,7 +44,7 @@ def learning_curve(
     `window` episodes (default: 100, or a tenth of them when there are fewer than 1000). `threshold` draws the
     environment's reward threshold. No episodes give a figure that says so.
     """
-    figure, axes = canvas(title, subtitle)
+    figure, (axes,) = canvas(title, subtitle)
     axes.set_xlabel("environment steps")
     axes.set_ylabel("return per episode")
     if not len(returns):
@@ -54,7 +54,7 @@ def learning_curve(
     thin = np.unique(np.linspace(0, len(y) - 1, min(len(y), DOTS)).astype(int))
     size = float(np.clip(3000 / len(thin), 5, 22))
     axes.scatter(
-        x[thin], y[thin], s=size, color=PALE, alpha=0.45, linewidths=0, label="episode", rasterized=True
+        x[thin], y[thin], s=size, color=PALE, alpha=0.5, linewidths=0, label="episode", rasterized=True
     )
     if window > 1:
         average = moving_average(y, window)
@@ -75,52 +75,47 @@ def evaluation_histogram(
     *,
     title: str = "",
     subtitle: str = "",
-    bins: int = 30,
+    bins: int = 31,
 ) -> Figure:
     """Draw how often each return came up in an evaluation, with sampled and with greedy actions.
 
-    `sampled` and `greedy` are `[episodes]`; both share their bins, and a line marks each mean.
+    `sampled` and `greedy` are `[episodes]`; each has a panel, with the same bins, and a line marks its mean.
     """
-    figure, axes = canvas(title, subtitle)
-    axes.set_xlabel("return per episode")
-    axes.set_ylabel("episodes")
     groups = [("sampled actions", sampled, BLUE), ("greedy actions", greedy, ORANGE)]
     groups = [(name, values, colour) for name, values, colour in groups if len(values)]
+    figure, panels = canvas(title, subtitle, rows=max(1, len(groups)))
+    panels[-1].set_xlabel("return per episode")
     if not groups:
-        return say(figure, axes, "no evaluation")
+        return say(figure, panels[0], "no evaluation")
     everything = np.concatenate([np.asarray(values, dtype=np.float64) for _, values, _ in groups])
     low, high = float(everything.min()), float(everything.max())
     if high - low < 1e-9 * max(1.0, abs(high)):  # every episode alike: one bar, not a wall
         pad = max(1.0, 0.05 * abs(high))
         low, high = low - pad, high + pad
     edges = np.linspace(low, high, bins + 1)
-    for name, values, colour in groups:
-        mean = float(np.mean(values))
-        label = f"{name}: mean {mean:.4g} ({len(values)} episodes)"
-        axes.hist(
-            values,
-            bins=edges.tolist(),
-            color=colour,
-            alpha=0.55,
-            edgecolor="white",
-            linewidth=0.6,
-            label=label,
-        )
-        axes.axvline(mean, color=colour, linewidth=1.6, linestyle=(0, (4, 3)))
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    legend(axes)
+    # Panels of their own: greedy actions often give one return over and over, and its bar would dwarf the rest.
+    for axes, (name, values, colour) in zip(panels, groups, strict=True):
+        axes.hist(values, bins=edges.tolist(), color=colour, alpha=0.6, edgecolor="white", linewidth=0.6)
+        label = f"{name}: mean {float(np.mean(values)):.4g}, {len(values):,} episodes"
+        axes.axvline(float(np.mean(values)), color=colour, linewidth=1.8, linestyle=(0, (4, 3)), label=label)
+        axes.set_ylabel("episodes")
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+        axes.margins(y=0.12)
+        legend(axes)
     return figure
 
 
-def canvas(title: str, subtitle: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(8, 4.5), dpi=144, layout="constrained", facecolor="white")
-    axes = figure.add_subplot()
-    heading = axes.set_title(
+def canvas(title: str, subtitle: str, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(8, 4.5 if rows == 1 else 5.2), dpi=144, facecolor="white")
+    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1, hspace=0.06)
+    panels: list[Axes] = list(figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0])
+    top = panels[0]
+    heading = top.set_title(
         title, loc="left", fontsize=13, fontweight="bold", color=INK, pad=24 if subtitle else 12
     )
     heading.set_parse_math(False)  # a dollar sign in an environment's name isn't mathematics
     if subtitle:
-        note = axes.annotate(
+        note = top.annotate(
             subtitle,
             (0, 1),
             (0, 8),
@@ -130,16 +125,17 @@ def canvas(title: str, subtitle: str) -> tuple[Figure, Axes]:
             color=MUTED,
         )
         note.set_parse_math(False)
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color("#b6c0cc")
-    axes.tick_params(colors=MUTED, labelsize=9.5)
-    axes.xaxis.label.set_color(INK)
-    axes.yaxis.label.set_color(INK)
-    return figure, axes
+    for axes in panels:
+        axes.grid(color=GRID, linewidth=0.8)
+        axes.set_axisbelow(True)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        for side in ("left", "bottom"):
+            axes.spines[side].set_color("#b6c0cc")
+        axes.tick_params(colors=MUTED, labelsize=9.5)
+        axes.xaxis.label.set_color(INK)
+        axes.yaxis.label.set_color(INK)
+    return figure, panels
 
 
 def legend(axes: Axes) -> None:

@@ -158,6 +158,12 @@ class Journal:
         line: Record = {"t": "evaluation", "ts": now(), "step": int(step), "mode": mode, "final": bool(final)}
         self._put({**line, "returns": kept, "lengths": lengths, "m": metrics})
 
+    def summary(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write metrics of the run as a whole, at its last step; they are no points of a curve."""
+        finite = {clean_key(k): float(v) for k, v in metrics.items() if math.isfinite(v)}
+        if finite:
+            self._put({"t": "update", "ts": now(), "steps": [int(step)], "m": finite})
+
     def artifact(self, path: str, data: bytes | Path) -> Path:
         """Keep bytes, or a copy of a file, as the run's artifact `path` (`a/b.txt`), durably and at once.
 

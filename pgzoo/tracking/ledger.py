@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from pgzoo.tracking.home import Home
 from pgzoo.tracking.journal import Record, records
+from pgzoo.tracking.locks import held
 
 __all__ = [
     "Ledger",
@@ -110,13 +112,20 @@ def pending_of(folders: Iterable[Path]) -> Pending:
 
 
 def pending(home: Home) -> Summary:
-    """Return what isn't shipped in this home, and why: the last error of each store."""
-    folders = journal_folders(home)
+    """Return what was left behind in this home, and why: the last error of each store."""
+    # A run in training isn't left behind, however far the uploader is with it.
+    folders = [folder for folder in journal_folders(home) if not in_training(folder)]
     left = pending_of(folders)
     stores: dict[str, Any] = read_json(home.status_file).get("stores", {})
     errors = {uri: str(s["error"]) for uri, s in stores.items() if s.get("error")} if left else {}
     refusals = {f.name: r for f in folders if (r := Ledger.read(f).refused)}
     return Summary(left.runs, left.records, left.files, left.refused, 0, errors, refusals)
+
+
+def in_training(folder: Path) -> bool:
+    lock = folder / "lock"
+    # Asked twice: the uploader holds the lock for an instant when it asks the same.
+    return held(lock) and (time.sleep(0.005) or held(lock))
 
 
 def journal_folders(home: Home) -> list[Path]:

@@ -24,6 +24,14 @@ class History:
     evaluations: list[Record] = field(default_factory=list)
     end: Record | None = None
 
+    @property
+    def threshold(self) -> float | None:
+        """The environment's reward threshold, if the trainer told it."""
+        try:
+            return float(self.start["tags"]["pgzoo.reward_threshold"])
+        except (KeyError, ValueError):
+            return None
+
     def final_returns(self, mode: str) -> list[float]:
         """Return the finite returns of the last evaluation in this mode, a final one if there is any."""
         of_mode = [e for e in self.evaluations if e["mode"] == mode]
@@ -66,7 +74,11 @@ def write_report(folder: Path) -> list[str]:
         rows = zip(range(1, len(run.steps) + 1), run.steps, run.returns, run.lengths, strict=True)
         made["episodes.csv"] = table(("episode", "env_step", "return", "length"), rows)
         figure = plots.learning_curve(
-            run.steps, run.returns, title=title, subtitle=f"{seed} · {len(run.steps):,} training episodes"
+            run.steps,
+            run.returns,
+            title=title,
+            subtitle=f"{seed} · {len(run.steps):,} training episodes",
+            threshold=run.threshold,
         )
         made["plots/learning_curve.png"] = png(figure)
     if run.evaluations:

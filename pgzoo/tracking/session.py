@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from pgzoo.errors import StoreError
 from pgzoo.tracking.home import Home
@@ -113,7 +114,7 @@ class Session:
         """Count what isn't shipped of this session's runs."""
         return pending_of(journal.path for journal in self.journals.values())
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

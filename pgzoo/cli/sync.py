@@ -1,0 +1,98 @@
+"""`pgzoo sync`: ship what an interrupted tracker left behind."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import click
+
+from pgzoo.cli import common
+
+__all__ = ["command"]
+
+
+@click.command("sync")
+@click.option(
+    "--wait",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Seconds to wait until all is shipped.",
+)
+@common.json_option
+@click.option("--no-progress", is_flag=True, help="Show no progress.")
+@click.pass_context
+def command(ctx: click.Context, wait: float, as_json: bool, no_progress: bool) -> None:
+    """Ship the runs that MLflow hasn't got yet.
+
+    Retries at once what was waiting, and what a store had refused. Exit code 1 if something is still pending.
+    """
+    import time
+
+    from pgzoo import tracking
+    from pgzoo.tracking.session import ensure_uploader
+
+    home = tracking.Home.find()
+    before = left = tracking.pending(home)
+    if before or before.refused:
+        home.poke_file.touch()
+        deadline, checked = time.monotonic() + wait, -10.0
+        with Progress(before.records + before.files, hidden=no_progress or as_json) as advance:
+            # A refused run gets a moment to be taken up again before it counts as refused for good.
+            patience = time.monotonic() + min(wait, 5.0 if before.refused else 0.0)
+            while left or time.monotonic() < patience:
+                if time.monotonic() - checked > 3.0:
+                    ensure_uploader(home)
+                    checked = time.monotonic()
+                if time.monotonic() >= deadline:
+                    break
+                time.sleep(0.2)
+                left = tracking.pending(home)
+                advance(left.records + left.files)
+    result = {
+        "shipped_records": max(0, before.records - left.records),
+        "shipped_runs": max(0, before.runs + before.refused - left.runs - left.refused),
+        "pending_records": left.records,
+        "pending_files": left.files,
+        "pending_runs": left.runs,
+        "refused_runs": dict(left.refusals),
+        "errors": dict(left.errors),
+    }
+    if as_json:
+        common.print_json(result)
+    else:
+        shipped = f"Shipped {result['shipped_records']} records, {result['shipped_runs']} runs."
+        click.echo(shipped if before or before.refused else "Nothing to ship.")
+        if left:
+            click.echo(f"Pending: {left}. The uploader goes on in the background.")
+        for uri, error in left.errors.items():
+            click.echo(f"  {uri}: {error}")
+        for run, reason in left.refusals.items():
+            click.echo(f"Refused: run {run}: {reason}")
+    ctx.exit(1 if left or left.refused else 0)
+
+
+class Progress:
+    """A bar on stderr that shows how much of `total` is gone; `advance(left)` moves it."""
+
+    def __init__(self, total: int, hidden: bool) -> None:
+        from rich.console import Console
+        from rich import progress
+
+        console = Console(stderr=True)
+        columns = (progress.TextColumn("shipping"), progress.BarColumn(), progress.MofNCompleteColumn())
+        self._bar = progress.Progress(
+            *columns, console=console, transient=True, disable=hidden or not console.is_terminal
+        )
+        self._task = self._bar.add_task("shipping", total=total)
+        self._total = total
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __call__(self, left: int) -> None:
+        self._bar.update(self._task, completed=max(0, self._total - left))
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()

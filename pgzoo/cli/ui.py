@@ -1,0 +1,238 @@
+"""`pgzoo ui`: MLflow's web interface on this project's runs, opened where they are to be seen."""
+
+from __future__ import annotations
+
+import json
+import socket
+import urllib.error
+import urllib.request
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pgzoo.cli import common
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from pgzoo.tracking import Home
+
+__all__ = ["command", "deep_link"]
+
+STARTING = 120.0
+"""Seconds after which a server that doesn't answer is given up."""
+
+
+@click.command("ui")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), help="Port to listen on; default: 5000, or the next free one."
+)
+@click.option("--no-browser", is_flag=True, help="Print the link and open nothing.")
+@click.option(
+    "--tracking-uri", metavar="URI", help="MLflow store; default: MLFLOW_TRACKING_URI or ./mlflow.db"
+)
+@common.progress_option
+def command(host: str, port: int | None, no_browser: bool, tracking_uri: str | None) -> None:
+    """Open the runs in MLflow's web interface.
+
+    Starts a small server for the store and stops it on Ctrl-C. Says so if nothing was trained yet.
+    """
+    from pgzoo import tracking
+    from pgzoo.errors import StoreError
+
+    home = tracking.Home.find()
+    uri = tracking.resolve_uri(tracking_uri, home)
+    tracking.check_store(uri, home)
+    if uri.startswith(("http://", "https://")):
+        try:
+            experiment = newest_experiment(uri)
+        except OSError as error:
+            raise StoreError(
+                f"The MLflow server {tracking.display_uri(uri)} doesn't answer: {error}"
+            ) from error
+        show(uri, experiment, no_browser)
+        return
+    check_not_empty(uri, home)
+    port = free_port(host, port)
+    server = start_server(uri, home, host, port)
+    try:
+        base = f"http://{host}:{port}"
+        wait_until_up(base, server, home)
+        show(base, newest_experiment(base), no_browser)
+        click.echo("Press Ctrl-C to stop.", err=True)
+        server.wait()
+        raise StoreError(f"The MLflow server ended by itself; see {home.root / 'ui.log'}.")
+    except KeyboardInterrupt:
+        click.echo("Stopped.", err=True)
+    finally:
+        stop(server)
+
+
+def deep_link(base: str, experiment: str | None) -> str:
+    """Return the page that charts an experiment's runs, one mean curve per algorithm; the start page without one."""
+    if experiment is None:
+        return f"{base}/"
+    view = "workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey=pgzoo"
+    return f"{base}/#/experiments/{experiment}/runs?{view}"
+
+
+def check_not_empty(uri: str, home: Home) -> None:
+    """Raise StoreError, saying what to do first, if the embedded store isn't there yet."""
+    from pgzoo import tracking
+    from pgzoo.errors import StoreError
+    from pgzoo.tracking.home import sqlite_path
+
+    path = sqlite_path(uri)
+    if path is None or path.exists():
+        return
+    waiting = tracking.pending(home)
+    first = "pgzoo sync" if waiting else "pgzoo run reinforce --env CartPole-v1"
+    raise StoreError(f"There are no runs in {path} yet. First: {first}")
+
+
+def free_port(host: str, wanted: int | None) -> int:
+    """Return the wanted port, or the first free one from 5000. Raises StoreError if there is none."""
+    from pgzoo.errors import StoreError
+
+    candidates = [wanted] if wanted else range(5000, 5100)
+    for port in candidates:
+        try:
+            with socket.create_server(
+                (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+            ):
+                pass
+        except OSError as error:
+            if wanted:
+                raise StoreError(
+                    f"Can't listen on {host}:{port}: {error.strerror}. Choose another --port, or leave it out."
+                ) from error
+        else:
+            if port != candidates[0]:
+                click.echo(f"Port {candidates[0]} is taken; using {port}.", err=True)
+            return port
+    raise StoreError(f"No port from 5000 to 5099 is free on {host}. Choose one with --port.")
+
+
+def start_server(uri: str, home: Home, host: str, port: int) -> subprocess.Popen[bytes]:
+    """Start a server of one worker, without the job runner and telemetry, in a process group of its own."""
+    import os
+    import subprocess
+    import sys
+
+    options = {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        # mlflow starts its web server by name, from the environment it was installed into.
+        "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")]),
+    }
+    home.root.mkdir(parents=True, exist_ok=True)
+    # The command line is everybody's to read; a database's password isn't.
+    where = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_REGISTRY_STORE_URI": uri}
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--workers",
+        "1",
+        "--host",
+        host,
+        "--port",
+        str(port),
+    ]
+    with (home.root / "ui.log").open("wb") as log:
+        return subprocess.Popen(
+            [*command, "--artifacts-destination", home.artifacts.as_uri()],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=home.root,
+            start_new_session=True,
+            env={**os.environ, **options, **where},
+        )
+
+
+def wait_until_up(base: str, server: subprocess.Popen[bytes], home: Home) -> None:
+    """Wait for the server's first answer, showing that something happens. Raises StoreError if it ends or is late."""
+    import time
+
+    from rich.console import Console
+
+    from pgzoo.errors import StoreError
+
+    log = home.root / "ui.log"
+    deadline = time.monotonic() + STARTING
+    with Console(stderr=True).status("Starting MLflow's web interface (some seconds) ..."):
+        while time.monotonic() < deadline:
+            if server.poll() is not None:
+                last = log.read_text(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
+                raise StoreError(f"The MLflow server didn't start: {last[0]} (all of it in {log})")
+            try:
+                with urllib.request.urlopen(f"{base}/health", timeout=2):
+                    return
+            except OSError:
+                time.sleep(0.2)
+    raise StoreError(f"The MLflow server doesn't answer after {STARTING:.0f} s; see {log}.")
+
+
+def newest_experiment(base: str) -> str | None:
+    """Return the id of the experiment with the newest run, or None. Raises OSError if the server doesn't answer."""
+    found = ask(base, "experiments/search", {"max_results": 1000, "order_by": ["last_update_time DESC"]})
+    ids = [experiment["experiment_id"] for experiment in found.get("experiments", [])]
+    if not ids:
+        return None
+    query = {"experiment_ids": ids, "max_results": 1, "order_by": ["attributes.start_time DESC"]}
+    runs = ask(base, "runs/search", query).get("runs", [])
+    return str(runs[0]["info"]["experiment_id"]) if runs else None
+
+
+def ask(base: str, what: str, query: dict[str, Any]) -> dict[str, Any]:
+    import base64
+    import os
+    from urllib.parse import urlsplit, urlunsplit
+
+    parts = urlsplit(base)
+    name = parts.username or os.environ.get("MLFLOW_TRACKING_USERNAME", "")
+    password = parts.password or os.environ.get("MLFLOW_TRACKING_PASSWORD", "")
+    plain = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    headers = {"Content-Type": "application/json"}
+    if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
+        headers["Authorization"] = f"Bearer {token}"
+    elif name:
+        headers["Authorization"] = "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
+    request = urllib.request.Request(f"{plain}/api/2.0/mlflow/{what}", json.dumps(query).encode(), headers)
+    with urllib.request.urlopen(request, timeout=30) as response:
+        answer = json.load(response)
+    return answer if isinstance(answer, dict) else {}
+
+
+def show(base: str, experiment: str | None, no_browser: bool) -> None:
+    """Print the link on stdout and open it. An empty store gets a hint instead of a chart."""
+    import webbrowser
+
+    from pgzoo.tracking import display_uri
+
+    link = deep_link(base, experiment)
+    if experiment is None:
+        click.echo(
+            "There are no runs in this store yet. First: pgzoo run reinforce --env CartPole-v1", err=True
+        )
+    click.echo(display_uri(link))
+    if not no_browser:
+        webbrowser.open(link)
+
+
+def stop(server: subprocess.Popen[bytes]) -> None:
+    """End the server and all its children."""
+    import contextlib
+    import os
+    import signal
+    import subprocess
+
+    for how in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, how)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(timeout=5)
+            return

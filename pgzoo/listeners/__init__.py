@@ -1,0 +1,1 @@
+"""Built-in listeners: what reports a run to its user."""

@@ -1,0 +1,261 @@
+"""Reports a run to MLflow, through the journal: the training thread writes a line per seed and update, no more.
+
+Curves sit on one step grid for every seed and algorithm: a point at each multiple of `log_every` environment
+steps, written by the first update at or past it, with the mean of everything since the point before.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pluggy
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pgzoo.events import EpisodesFinished, Evaluated, RunEnded, RunStarted, UpdateDone
+    from pgzoo.tracking import EndStatus, Journal, Session
+
+    Floats = NDArray[np.float64]
+    Ints = NDArray[np.int64]
+    Bools = NDArray[np.bool_]
+
+__all__ = ["MlflowListener", "RunDescription", "StepGrid"]
+
+hookimpl = pluggy.HookimplMarker("pgzoo")
+
+STATUS: dict[str, EndStatus] = {
+    "finished": "FINISHED",
+    "stopped": "FINISHED",
+    "failed": "FAILED",
+    "interrupted": "KILLED",
+}
+WINDOW = 100
+"""Episodes whose mean return counts as the return of a policy in training."""
+
+
+@dataclass(frozen=True)
+class RunDescription:
+    """What MLflow is told of a run beside its curves; the same for every seed of a command."""
+
+    algorithm: str
+    env: str
+    experiment: str
+    name: str = ""
+    """The runs are called `NAME s3`; the algorithm's name if empty."""
+    params: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    config_yaml: bytes = b""
+    reward_threshold: float | None = None
+
+
+class StepGrid:
+    """Means of `[S]` values between the multiples of `every` steps, each member at its own pace."""
+
+    def __init__(self, members: int, every: int) -> None:
+        self.every = every
+        self._point = np.zeros(members, dtype=np.int64)
+        self._totals: dict[str, tuple[Floats, Floats]] = {}
+        self._members = members
+
+    def add(self, name: str, values: Floats, weights: Floats | Bools) -> None:
+        """Add `values [S]` with `weights [S]`; one that isn't finite is left out."""
+        if name not in self._totals:
+            self._totals[name] = (np.zeros(self._members), np.zeros(self._members))
+        total, weight = self._totals[name]
+        weights = np.where(np.isfinite(values), weights, 0.0)
+        total += np.where(weights > 0, values, 0.0) * weights
+        weight += weights
+
+    def cross(self, env_steps: Ints, active: Bools) -> list[tuple[int, list[int], dict[str, float]]]:
+        """Return (member, grid steps, means) for every member that reached a point, and begin anew for it."""
+        point = env_steps // self.every
+        crossed = np.flatnonzero(active & (point > self._point))
+        if not len(crossed):
+            return []
+        names = list(self._totals)
+        totals = np.array([self._totals[n][0][crossed] for n in names]).reshape(len(names), len(crossed))
+        weights = np.array([self._totals[n][1][crossed] for n in names]).reshape(len(names), len(crossed))
+        means = np.divide(totals, weights, out=np.full_like(totals, np.nan), where=weights > 0).T.tolist()
+        points = []
+        for member, row in zip(crossed.tolist(), means, strict=True):
+            steps = range((int(self._point[member]) + 1) * self.every, int(env_steps[member]) + 1, self.every)
+            points.append(
+                (member, list(steps), {n: v for n, v in zip(names, row, strict=True) if not math.isnan(v)})
+            )
+        self._point[crossed] = point[crossed]
+        for total, weight in self._totals.values():
+            total[crossed] = weight[crossed] = 0.0
+        return points
+
+
+class BestMean:
+    """The best mean return of 100 consecutive episodes of one member, and the step at which it sufficed."""
+
+    def __init__(self, threshold: float | None) -> None:
+        self.best, self.solved_at = -np.inf, -1
+        self._threshold = np.inf if threshold is None else threshold
+        self._last: Floats = np.zeros(0)
+
+    def add(self, steps: Ints, returns: Floats) -> None:
+        """Add episodes in the order in which they ended: `steps [n]`, `returns [n]`."""
+        recent = np.concatenate([self._last, returns])
+        if len(recent) >= WINDOW:
+            totals = np.concatenate([[0.0], np.cumsum(recent)])
+            means = (totals[WINDOW:] - totals[:-WINDOW]) / WINDOW
+            self.best = max(self.best, float(means.max()))
+            if self.solved_at < 0 and (enough := np.flatnonzero(means >= self._threshold)).size:
+                self.solved_at = int(steps[len(returns) - len(means) + enough[0]])
+        self._last = recent[-(WINDOW - 1) :]
+
+    @property
+    def value(self) -> float:
+        """The best mean; that of all episodes while there are fewer than 100; NaN without any."""
+        if np.isfinite(self.best):
+            return self.best
+        return float(self._last.mean()) if len(self._last) else float("nan")
+
+    @property
+    def latest(self) -> float:
+        """The mean of the last episodes, NaN without any."""
+        return float(self._last.mean()) if len(self._last) else float("nan")
+
+
+class MlflowListener:
+    """Turns the events of a run into journal records, one journal per seed."""
+
+    def __init__(self, session: Session, description: RunDescription, log_every: int = 1000) -> None:
+        """Report through `session`, which the caller closes; a point each `log_every` environment steps."""
+        if log_every < 1:
+            raise ValueError(f"log_every must be at least 1, not {log_every}")
+        self.session, self.description, self.log_every = session, description, log_every
+        self.journals: list[Journal] = []
+        """One per member, in the order of the event's seeds; empty until the run has started."""
+
+    @hookimpl
+    def pgzoo_run_started(self, event: RunStarted) -> None:
+        """Open a journal per seed. Raises StoreError if the home can't be written."""
+        about, members = self.description, len(event.seeds)
+        tags = dict(about.tags)
+        if about.reward_threshold is not None:
+            tags["pgzoo.reward_threshold"] = f"{about.reward_threshold:g}"
+        self._grid = StepGrid(members, self.log_every)
+        self._best = [BestMean(about.reward_threshold) for _ in range(members)]
+        self._steps = np.zeros(members, dtype=np.int64)
+        self._episodes: list[tuple[list[int], list[float], list[int]] | None] = [None] * members
+        self._final = np.full(members, np.nan)
+        self._timed = np.zeros(members, dtype=np.int64), np.full(members, time.perf_counter())
+        for member, (seed, key) in enumerate(zip(event.seeds, event.run_keys, strict=True)):
+            journal = self.session.journal(
+                key,
+                name=f"{about.name or about.algorithm} s{seed}",
+                experiment=about.experiment,
+                params=about.params,
+                tags=tags,
+                seed=seed,
+                algorithm=about.algorithm,
+                env=about.env,
+            )
+            self.journals.append(journal)
+            if about.config_yaml:
+                journal.artifact("config.yaml", about.config_yaml)
+            before = journal.tail.episodes
+            if journal.resumed:
+                self._timed[0][member] = -1  # how far it had come is known with its first point
+            if before.steps:
+                self._best[member].add(np.array(before.steps), np.array(before.returns))
+
+    @hookimpl
+    def pgzoo_episodes_finished(self, event: EpisodesFinished) -> None:
+        """Count the episodes; they are written with the update that follows."""
+        counts = np.array([len(r) for r in event.returns], dtype=np.float64)
+        if counts.any():
+            some = counts > 0
+            safe = np.maximum(counts, 1.0)
+            returns = np.array([r.sum() for r in event.returns]) / safe
+            lengths = np.array([n.sum() for n in event.lengths]) / safe
+            self._grid.add("train/return_mean", returns, counts)
+            self._grid.add("train/length_mean", lengths, counts)
+            for member in np.flatnonzero(some).tolist():
+                self._take(member, int(event.env_steps[member]), event.returns[member], event.lengths[member])
+        self._steps = np.array(event.env_steps, dtype=np.int64)
+
+    @hookimpl
+    def pgzoo_update_done(self, event: UpdateDone) -> None:
+        """Write one record for each member that has finished episodes or reached a grid point."""
+        for name, values in event.metrics.items():
+            self._grid.add(name, values, event.active)
+            if (bad := event.active & ~np.isfinite(values)).any():
+                for member in np.flatnonzero(bad).tolist():
+                    self.journals[member].dropped += 1
+        points = {m: (steps, means) for m, steps, means in self._grid.cross(event.env_steps, event.active)}
+        if points:
+            self._time(event.env_steps, points)
+        for member, journal in enumerate(self.journals):
+            steps, means = points.get(member, ((), None))
+            episodes, self._episodes[member] = self._episodes[member], None
+            if journal.open and (means or episodes):
+                journal.record(steps, means, episodes)
+
+    @hookimpl
+    def pgzoo_evaluated(self, event: Evaluated) -> None:
+        """Write the evaluation of each active member, at its own step."""
+        for member in np.flatnonzero(event.active).tolist():
+            returns = event.returns[member]
+            self.journals[member].evaluation(
+                int(event.env_steps[member]),
+                event.mode,
+                event.final,
+                returns.tolist(),
+                event.lengths[member].tolist(),
+            )
+            if event.mode == "sampled" and event.final and len(returns):
+                self._final[member] = returns.mean()
+
+    @hookimpl
+    def pgzoo_run_ended(self, event: RunEnded) -> None:
+        """Write what is left, the summary and the end of every run."""
+        for member, journal in enumerate(self.journals):
+            if not journal.open:
+                continue
+            best, step = self._best[member], int(event.env_steps[member])
+            final = self._final[member]
+            summary = {
+                "summary/return_final": best.latest if math.isnan(final) else float(final),
+                "summary/return_best": best.value,
+            }
+            if best.solved_at >= 0:
+                summary["summary/steps_to_solve"] = float(best.solved_at)
+            journal.record(episodes=self._episodes[member])
+            journal.summary(step, summary)
+            journal.tags({"pgzoo.status": event.statuses[member]})
+            journal.end(STATUS[event.statuses[member]], event.reasons[member])
+
+    def _take(self, member: int, env_steps: int, returns: Floats, lengths: Ints) -> None:
+        """Give each episode of a collection the step at which it ended, as near as its length tells."""
+        known = self.journals[member].tail.episodes.steps
+        begin = min(max(int(self._steps[member]), known[-1] if known else 0), env_steps)
+        played = np.cumsum(lengths)
+        ends = begin + np.round((env_steps - begin) * played / max(int(played[-1]), 1)).astype(np.int64)
+        if not known or env_steps > known[-1]:
+            self._best[member].add(ends, returns)
+        waiting = self._episodes[member] or ([], [], [])
+        self._episodes[member] = (
+            waiting[0] + ends.tolist(),
+            waiting[1] + returns.tolist(),
+            waiting[2] + lengths.tolist(),
+        )
+
+    def _time(self, env_steps: Ints, points: Mapping[int, tuple[list[int], dict[str, float]]]) -> None:
+        last_steps, last_times = self._timed
+        moment = time.perf_counter()
+        for member, (_, means) in points.items():
+            if last_steps[member] >= 0:
+                played, took = env_steps[member] - last_steps[member], moment - last_times[member]
+                means["time/steps_per_second"] = float(played / max(took, 1e-9))
+            last_steps[member], last_times[member] = env_steps[member], moment

@@ -1,0 +1,102 @@
+"""Names to components: provenance, near misses, imports that fail late, presets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pgzoo.errors import PluginError, UnknownName
+from pgzoo.registry import KINDS, Catalog, PluginInfo, Registry
+
+MINE = PluginInfo("mine", "entry point", "mine.plugin", "zoo-mine", "1.0")
+
+
+def catalog_of(registry: Registry) -> Catalog:
+    catalog = Catalog()
+    catalog.add(registry.plugin, object(), registry.entries.values())
+    return catalog
+
+
+def everything() -> Registry:
+    registry = Registry(MINE)
+    registry.algorithm("reinforce", "json:JSONDecoder", config="json:JSONEncoder", summary="One.")
+    registry.policy("mlp", "json:JSONDecoder")
+    registry.estimator("plain", dict)
+    registry.env_backend("sync", "json:JSONDecoder")
+    registry.listener("bar", "json:JSONDecoder")
+    registry.preset("small", algorithm="reinforce", settings={"gamma": 0.9})
+    registry.command("play", "json:JSONDecoder")
+    return registry
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_has_its_method(kind: Any) -> None:
+    (entry,) = catalog_of(everything()).entries(kind)
+    assert entry.plugin == MINE
+    assert entry.load() is not None
+
+
+def test_targets_are_objects_or_strings() -> None:
+    import json
+
+    catalog = catalog_of(everything())
+    assert catalog.get("algorithm", "reinforce").load() is json.JSONDecoder
+    assert catalog.get("algorithm", "reinforce").load_config() is json.JSONEncoder
+    assert catalog.get("policy", "mlp").load_config() is None
+    assert catalog.get("estimator", "plain").load() is dict
+    assert catalog.get("estimator", "plain").summary.startswith("dict()")
+
+
+def test_a_near_miss_is_named() -> None:
+    with pytest.raises(UnknownName) as caught:
+        catalog_of(everything()).get("algorithm", "reinfroce")
+    assert str(caught.value) == 'No algorithm "reinfroce". Did you mean "reinforce"? See: pgzoo algorithms'
+    assert caught.value.exit_code == 2
+
+
+def test_an_environment_backend_is_called_so() -> None:
+    with pytest.raises(UnknownName, match='No environment backend "synk". Did you mean "sync"'):
+        catalog_of(everything()).get("env_backend", "synk")
+
+
+@pytest.mark.parametrize(
+    ("target", "error"),
+    [("not_there:X", "ModuleNotFoundError: No module named 'not_there'"), ("json:nope", "AttributeError")],
+)
+def test_an_import_that_fails_late_names_the_plugin(target: str, error: str) -> None:
+    registry = Registry(MINE)
+    registry.algorithm("late", target)
+    with pytest.raises(PluginError, match=r'The algorithm "late" of plugin "mine" \(zoo-mine 1.0\)') as caught:
+        catalog_of(registry).get("algorithm", "late").load()
+    assert error in str(caught.value)
+    assert "--no-plugin mine" in str(caught.value)
+
+
+def test_presets_are_frozen_and_apply_by_environment() -> None:
+    registry = Registry(MINE)
+    settings = {"gamma": 0.9}
+    registry.preset("any", algorithm="reinforce", settings=settings, auto=True)
+    registry.preset("cart", algorithm="reinforce", env="CartPole-v1", settings={}, auto=True)
+    registry.preset("asked", algorithm="ppo", settings={})
+    settings["gamma"] = 0.1
+    catalog = catalog_of(registry)
+    assert catalog.get("preset", "any").load().settings == {"gamma": 0.9}
+    for algorithm, env, name in [("reinforce", "CartPole-v1", "cart"), ("reinforce", "Taxi-v4", "any")]:
+        entry = catalog.auto_preset(algorithm, env)
+        assert entry is not None
+        assert entry.name == name
+    assert catalog.auto_preset("ppo", "CartPole-v1") is None
+
+
+def test_two_presets_that_apply_unasked_clash() -> None:
+    catalog = Catalog()
+    for plugin, name in [("one", "a"), ("two", "b")]:
+        registry = Registry(PluginInfo(plugin, "entry point", plugin, f"zoo-{plugin}", "1"))
+        registry.preset(name, algorithm="reinforce", settings={}, auto=True)
+        if plugin == "two":
+            with pytest.raises(PluginError, match='would apply unasked where "a" of plugin "one"'):
+                catalog.add(registry.plugin, object(), registry.entries.values())
+            assert catalog.names("preset") == ["a"]
+        else:
+            catalog.add(registry.plugin, object(), registry.entries.values())

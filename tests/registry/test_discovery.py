@@ -1,0 +1,240 @@
+"""Plugins from real entry points, files and imports: one that fails harms no other."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pgzoo.errors import PluginError, UnknownName
+from pgzoo.registry import API_VERSION, Catalog, PluginInfo, discover
+
+Install = Callable[..., None]
+GOOD = """
+from pgzoo.registry import hookimpl
+
+@hookimpl
+def pgzoo_register(registry):
+    registry.algorithm("{name}", "good_parts:Algorithm", config="good_parts:Config", summary="An algorithm.")
+"""
+PARTS = "class Algorithm: pass\nclass Config: pass\n"
+
+
+def plugin(catalog: Catalog, name: str) -> PluginInfo:
+    return next(info for info in catalog.plugins if info.name == name)
+
+
+def install_good(install: Install, name: str = "good", distribution: str = "zoo-good", version: str = "1.2") -> None:
+    module = distribution.replace("-", "_")
+    install(distribution, version, {module: GOOD.format(name=name), "good_parts": PARTS}, **{name: module})
+
+
+def test_an_entry_point_is_found_and_its_parts_are_imported_when_loaded(install: Install) -> None:
+    install_good(install)
+    entry = discover().get("algorithm", "good")
+    assert (entry.summary, str(entry.plugin)) == ("An algorithm.", '"good" (zoo-good 1.2)')
+    assert "good_parts" not in sys.modules
+    assert entry.load().__name__ == "Algorithm"
+    assert entry.load_config().__name__ == "Config"
+
+
+def test_built_ins_come_through_the_same_door() -> None:
+    catalog = discover(inline=False)
+    assert {"run", "algorithms", "doctor"} <= set(catalog.names("command"))
+    assert catalog.get("command", "run").plugin.source == "built-in"
+    assert [info.name for info in catalog.broken if info.source == "built-in"] == []
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        ("import not_there", "ModuleNotFoundError: No module named 'not_there'"),
+        ("1 +", "SyntaxError: invalid syntax"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        (GOOD.format(name="late") + "    raise ValueError('oh')", "ValueError: oh"),
+        (GOOD.format(name="x").replace("pgzoo_register", "pgzoo_registr"), 'Did you mean "pgzoo_register"?'),
+        (GOOD.format(name="x").replace("@hookimpl", ""), '"pgzoo_register" is not marked as a hook'),
+        (GOOD.format(name="x").replace("(registry)", "(registry, extra)"), "extra"),
+        ("X = 1", "implements no hook of pgzoo"),
+        (GOOD.format(name="Bad_Name"), "lowercase letters, digits and hyphens"),
+        (GOOD.format(name="x").replace("good_parts:Algorithm", "good_parts.Algorithm"), '"pkg.module:attr"'),
+        (GOOD.format(name="x") + "    registry.algorithm('x', 'a:B')", "registered twice by this plugin"),
+        (GOOD.format(name="x") + 'pgzoo_api = "9"', f"plugin API 9; pgzoo 0.1.0 has plugin API {API_VERSION}"),
+    ],
+)
+def test_a_plugin_that_fails_is_listed_with_its_error_and_others_work(install: Install, source: str, error: str) -> None:
+    install_good(install)
+    install("zoo-bad", "0.3", {"zoo_bad": source}, bad="zoo_bad")
+    catalog = discover()
+    assert plugin(catalog, "bad").status == "broken"
+    assert error in plugin(catalog, "bad").error
+    assert catalog.names("algorithm")[-1] == "good"
+    assert not {"late", "x"} & set(catalog.names("algorithm"))
+    with pytest.raises(UnknownName, match=r'Plugin "bad" \(zoo-bad 0.3\) failed to load') as caught:
+        catalog.get("algorithm", "late")
+    assert error in str(caught.value)
+
+
+def test_the_same_api_version_is_welcome(install: Install) -> None:
+    install("zoo-api", "1", {"zoo_api": GOOD.format(name="api") + f'pgzoo_api = "{API_VERSION}"'}, api="zoo_api")
+    assert plugin(discover(), "api").status == "ok"
+
+
+def test_a_later_hook_can_be_marked_optional(install: Install) -> None:
+    source = GOOD.format(name="new") + "\n@hookimpl(optionalhook=True)\ndef pgzoo_of_tomorrow(event): pass\n"
+    install("zoo-new", "1", {"zoo_new": source}, new="zoo_new")
+    assert plugin(discover(), "new").status == "ok"
+
+
+def test_a_taken_name_refuses_the_second_plugin_whole(install: Install) -> None:
+    install_good(install)
+    source = GOOD.format(name="only-here") + "    registry.algorithm('good', 'a:B')"
+    install("zoo-second", "2.0", {"zoo_second": source}, second="zoo_second")
+    catalog = discover()
+    assert catalog.get("algorithm", "good").plugin.distribution == "zoo-good"
+    assert "only-here" not in catalog.names("algorithm")
+    assert plugin(catalog, "second").error == (
+        'The algorithm "good" of plugin "second" (zoo-second 2.0) is taken by plugin "good" (zoo-good 1.2). '
+        "Block one: --no-plugin second or --no-plugin good (or PGZOO_DISABLE_PLUGINS=second)."
+    )
+    assert discover(blocked=["good"]).get("algorithm", "good").plugin.distribution == "zoo-second"
+
+
+def test_a_built_in_name_is_not_for_taking(install: Install) -> None:
+    install(
+        "zoo-run", "1", {"zoo_run": GOOD.format(name="x").replace('algorithm("x"', 'policy("mlp"')}, run="zoo_run"
+    )
+    assert 'taken by plugin "pgzoo.policies" (pgzoo 0.1.0). Block one: --no-plugin run' in plugin(discover(), "run").error
+
+
+def test_a_taken_plugin_name_is_blocked_by_distribution(install: Install) -> None:
+    install_good(install)
+    install_good(install, distribution="zoo-other")
+    catalog = discover()
+    assert 'taken by plugin "good" (zoo-good 1.2)' in catalog.broken[-1].error
+    assert "--no-plugin zoo-other" in catalog.broken[-1].error
+    assert not discover(blocked=["zoo_other"]).broken
+
+
+@pytest.mark.parametrize("name", ["good", "zoo-good", "Zoo_Good"])
+def test_blocking_by_plugin_or_distribution(install: Install, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_good(install)
+    for catalog in (discover(blocked=[name]), discover_with(monkeypatch, f"nothing, {name}")):
+        assert plugin(catalog, "good").status == "blocked"
+        with pytest.raises(UnknownName, match=r'Blocked and not asked: "good" \(zoo-good 1.2\)'):
+            catalog.get("algorithm", "good")
+    assert "zoo_good" not in sys.modules
+
+
+def discover_with(monkeypatch: pytest.MonkeyPatch, disabled: str) -> Catalog:
+    monkeypatch.setenv("PGZOO_DISABLE_PLUGINS", disabled)
+    return discover()
+
+
+def test_blocking_what_is_not_there_or_built_in(install: Install) -> None:
+    install_good(install)
+    with pytest.raises(UnknownName, match='No plugin "goood" to block. Did you mean "good"'):
+        discover(blocked=["goood"])
+    with pytest.raises(PluginError, match="built in and can't be blocked"):
+        discover(blocked=["pgzoo.algorithms"])
+    discover(blocked=["local"])  # there may be an inline plugin elsewhere
+
+
+def test_the_inline_plugin(install: Install) -> None:
+    Path("helper_beside_it.py").write_text("")
+    here = Path("pgzoo_plugin.py")
+    here.write_text(INLINE.format(name="first"))
+    entry = discover().get("algorithm", "first")
+    assert (entry.plugin.name, entry.plugin.source, entry.plugin.origin) == ("local", "inline", "./pgzoo_plugin.py")
+    assert entry.summary == "An idea."
+    assert entry.load() is discover().get("algorithm", "first").load()  # unchanged: not run again
+    assert sys.modules[entry.load().__module__].Idea is entry.load()  # as pydantic and pickle need
+    here.write_text(INLINE.format(name="second"))
+    assert "second" in discover().names("algorithm")
+    assert "second" not in discover(inline=False).names("algorithm")
+    assert "second" not in discover(blocked=["local"]).names("algorithm")
+
+
+INLINE = '''
+import helper_beside_it
+from pgzoo.registry import hookimpl
+
+class Idea:
+    """An idea.
+
+    More of it.
+    """
+
+@hookimpl
+def pgzoo_register(registry):
+    registry.algorithm("{name}", Idea)
+'''
+
+
+def test_a_broken_inline_plugin_breaks_nothing_else(install: Install) -> None:
+    Path("pgzoo_plugin.py").write_text("1/0")
+    assert plugin(discover(), "local").error == "ZeroDivisionError: division by zero"
+
+
+def test_a_file_cant_add_a_command(install: Install) -> None:
+    Path("helper_beside_it.py").write_text("")
+    Path("pgzoo_plugin.py").write_text(INLINE.format(name="x").replace("algorithm(", "command("))
+    assert "Only an installed plugin can add a command" in plugin(discover(), "local").error
+
+
+def test_imports_by_name_and_by_path(install: Install) -> None:
+    Path("helper_beside_it.py").write_text("")
+    Path("mine.py").write_text(INLINE.format(name="by-name"))
+    Path("deep").mkdir()
+    Path("deep/other.py").write_text(INLINE.format(name="by-path"))
+    Path("only_envs.py").write_text("")
+    catalog = discover(imports=["mine", "deep/other.py", "only_envs", "mine"])
+    assert catalog.names("algorithm")[-2:] == ["by-name", "by-path"]
+    assert catalog.get("algorithm", "by-path").plugin.origin == "deep/other.py"
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        ("not_there", "--import not_there failed. ModuleNotFoundError"),
+        ("not_there.py", "There is no file"),
+        ("json.py", 'has the name of another module, "json"; rename the file'),
+        ("broken.py", "--import broken.py failed. ZeroDivisionError: division by zero"),
+    ],
+)
+def test_an_import_that_fails_is_an_error(install: Install, module: str, message: str) -> None:
+    Path("json.py").write_text("")
+    Path("broken.py").write_text("1/0")
+    with pytest.raises(PluginError, match=message):
+        discover(imports=[module])
+
+
+def test_importing_an_installed_plugin_is_harmless(install: Install) -> None:
+    install_good(install)
+    assert "good" in discover(imports=["zoo_good"]).names("algorithm")
+
+
+def test_what_registration_imports_is_noticed(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
+    install("tensorflow", "0", {"tensorflow": ""})
+    install("zoo-heavy", "1", {"zoo_heavy": "import tensorflow" + GOOD.format(name="h")}, heavy="zoo_heavy")
+    assert plugin(discover(), "heavy").heavy == ("tensorflow",)
+
+
+def test_an_instance_can_be_a_plugin_and_a_class_not(install: Install) -> None:
+    source = """
+        from pgzoo.registry import hookimpl
+
+        class Plugin:
+            @hookimpl
+            def pgzoo_register(self, registry):
+                registry.algorithm("from-instance", "a:B")
+
+        plugin = Plugin()
+    """
+    install("zoo-object", "1", {"zoo_object": source}, good="zoo_object:plugin", bad="zoo_object:Plugin")
+    catalog = discover()
+    assert "from-instance" in catalog.names("algorithm")
+    assert "is a class, not an instance: have you forgotten the ()?" in plugin(catalog, "bad").error

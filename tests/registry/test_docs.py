@@ -1,0 +1,43 @@
+"""Hooks and registry methods are documented: where they stand, and in docs/hooks.md by their exact signature."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgzoo.registry import Registry, hookspecs
+
+PAGE = (Path(__file__).parents[2] / "docs" / "hooks.md").read_text()
+HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("pgzoo_")}
+METHODS = {name: method for name, method in vars(Registry).items() if not name.startswith("_")}
+
+
+def signature(function: Callable[..., Any]) -> str:
+    found = inspect.signature(function)
+    parameters = [p.replace(annotation=p.empty) for p in found.parameters.values() if p.name != "self"]
+    return str(found.replace(parameters=parameters, return_annotation=found.empty))
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_each_hook_is_documented(name: str) -> None:
+    assert inspect.getdoc(HOOKS[name])
+    assert f"### `{name}{signature(HOOKS[name])}`" in PAGE
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_registry_method_is_documented(name: str) -> None:
+    assert inspect.getdoc(METHODS[name])
+    assert f"| `{name}{signature(METHODS[name])}` |" in PAGE
+
+
+def test_discovery_imports_nothing_heavy() -> None:
+    code = "import sys; from pgzoo.registry import discover; discover(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"torch", "mlflow", "gymnasium", "numpy", "pydantic", "rich", "click", "matplotlib"}
+    assert not heavy & set(done.stdout.split())

@@ -1,0 +1,111 @@
+"""Every event reaches every listener, and a listener that raises harms nobody."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any, get_args
+
+import pytest
+
+from pgzoo import events
+from pgzoo.errors import PluginError
+from pgzoo.registry import Catalog, PluginInfo, Registry, add_listener, hookimpl, listener_manager, relay
+
+EVENTS: dict[str, Any] = {
+    f"pgzoo_{'_'.join(re.findall('[A-Z][a-z]+', event.__name__)).lower()}": event(*[None] * len(fields(event)))
+    for event in get_args(events.Event)
+}
+
+
+class Ear:
+    """Writes down what it hears; raises at updates if told to."""
+
+    def __init__(self, broken: bool = False) -> None:
+        self.heard: list[tuple[str, events.Event]] = []
+        self.broken = broken
+
+    @hookimpl
+    def pgzoo_run_started(self, event: events.RunStarted) -> None:
+        self.heard.append(("pgzoo_run_started", event))
+
+    @hookimpl
+    def pgzoo_episodes_finished(self, event: events.EpisodesFinished) -> None:
+        self.heard.append(("pgzoo_episodes_finished", event))
+
+    @hookimpl
+    def pgzoo_update_done(self, event: events.UpdateDone) -> None:
+        self.heard.append(("pgzoo_update_done", event))
+        if self.broken:
+            raise RuntimeError("oh")
+
+    @hookimpl
+    def pgzoo_evaluated(self, event: events.Evaluated) -> None:
+        self.heard.append(("pgzoo_evaluated", event))
+
+    @hookimpl
+    def pgzoo_run_ended(self, event: events.RunEnded) -> None:
+        self.heard.append(("pgzoo_run_ended", event))
+
+
+@pytest.mark.parametrize("name", EVENTS)
+def test_each_event_fires_its_own_hook(name: str) -> None:
+    ear, manager = Ear(), listener_manager()
+    add_listener(manager, "ear", ear)
+    relay(manager, EVENTS[name])
+    assert ear.heard == [(name, EVENTS[name])]
+
+
+def test_a_listener_that_raises_is_detached_and_the_others_hear_on(caplog: pytest.LogCaptureFixture) -> None:
+    manager = listener_manager()
+    before, broken, after = Ear(), Ear(broken=True), Ear()
+    for name, ear in [("before", before), ("broken", broken), ("after", after)]:
+        add_listener(manager, name, ear)
+    with caplog.at_level(logging.WARNING, "pgzoo"):
+        relay(manager, EVENTS["pgzoo_update_done"])
+        relay(manager, EVENTS["pgzoo_run_ended"])
+    assert [len(ear.heard) for ear in (before, broken, after)] == [2, 1, 2]
+    assert caplog.messages == ['Listener "broken" raised in pgzoo_update_done and is detached: RuntimeError: oh']
+
+
+def test_the_argument_may_be_left_out() -> None:
+    calls = []
+
+    class Bell:
+        @hookimpl
+        def pgzoo_run_ended(self) -> None:
+            calls.append("ring")
+
+    manager = listener_manager()
+    add_listener(manager, "bell", Bell())
+    relay(manager, EVENTS["pgzoo_run_ended"])
+    assert calls == ["ring"]
+
+
+def test_a_plugin_may_hear_events_itself() -> None:
+    ear, info = Ear(), PluginInfo("ear", "inline", "ear")
+    catalog = Catalog()
+    catalog.add(info, ear, Registry(info).entries.values())
+    relay(listener_manager(catalog), EVENTS["pgzoo_run_started"])
+    assert len(ear.heard) == 1
+
+
+def misspelt(hook: Callable[..., Any]) -> object:
+    return type("Listener", (), {"pgzoo_update_don": hook})()
+
+
+@pytest.mark.parametrize(
+    ("listener", "message"),
+    [
+        (Ear, 'The listener "x" is not usable. Ear is a class, not an instance'),
+        (object(), "implements no event hook"),
+        (misspelt(hookimpl(lambda self, event: None)), 'no hook "pgzoo_update_don". Did you mean "pgzoo_update_done"'),
+        (type("W", (), {"pgzoo_run_ended": hookimpl(wrapper=True)(lambda self: (yield))})(), "can't be a wrapper"),
+    ],
+)
+def test_an_unusable_listener_is_refused_by_name(listener: object, message: str) -> None:
+    with pytest.raises(PluginError) as caught:
+        add_listener(listener_manager(), "x", listener)
+    assert message in str(caught.value)

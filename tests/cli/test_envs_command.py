@@ -1,0 +1,49 @@
+"""`pgzoo envs`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner, Result
+
+from pgzoo.cli.main import program
+
+
+def pgzoo(*arguments: str) -> Result:
+    return CliRunner().invoke(program, arguments, prog_name="pgzoo", catch_exceptions=False)
+
+
+def test_the_list_hides_old_versions_unless_asked() -> None:
+    names = {entry["name"] for entry in json.loads(pgzoo("envs", "--json").stdout)}
+    everything = {entry["name"]: entry for entry in json.loads(pgzoo("envs", "--all", "--json").stdout)}
+    assert {"CartPole-v1", "Ant-v5"} <= names < set(everything)
+    assert "Ant-v3" not in names
+    assert everything["Ant-v3"]["summary"] == "use Ant-v5"
+
+
+def test_one_environment_is_described() -> None:
+    result = pgzoo("envs", "CartPole-v1")
+    assert result.exit_code == 0
+    facts = dict(line.split("  ", 1) for line in result.stdout.splitlines())
+    facts = {name: value.strip() for name, value in facts.items()}
+    assert facts["runs here"] == "yes"
+    assert facts["actions"] == "Discrete(2)"
+    assert facts["max episode steps"] == "500"
+    assert facts["reward threshold"] == "475"
+    assert "native" in facts["backends"]
+
+
+def test_backends_that_do_not_fit_are_left_out() -> None:
+    info = json.loads(pgzoo("envs", "FrozenLake-v1", "--json").stdout)
+    assert info["runs"]
+    assert "native" not in info["backends"]
+    assert "sync" in info["backends"]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_one_that_does_not_run_here_says_what_to_do(as_json: bool) -> None:
+    result = pgzoo("envs", "LunarLander-v2", *(["--json"] if as_json else []))
+    assert result.exit_code == 2
+    message = 'Use "LunarLander-v3", which replaced it.'
+    assert message in (json.loads(result.stdout)["problem"] if as_json else result.stderr)

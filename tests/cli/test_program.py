@@ -1,0 +1,101 @@
+"""The program itself: light to start, one message and the right exit code for whatever goes wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from pgzoo.cli import common, main
+from pgzoo.errors import RunFailed, StoreError
+
+HEAVY = {"torch", "mlflow", "gymnasium", "numpy", "pydantic", "rich", "matplotlib", "pgzoo.types"}
+
+
+def pgzoo(*arguments: str) -> Result:
+    return CliRunner().invoke(main.program, arguments, prog_name="pgzoo")
+
+
+def test_help_is_light_and_complete() -> None:
+    code = "import sys; from pgzoo.cli.main import main\ntry: main()\nfinally: print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
+    assert not HEAVY & set(done.stderr.split())
+    commands = "run evaluate ui sync algorithms policies estimators presets plugins envs doctor"
+    assert [line.split()[0] for line in done.stdout.partition("Commands:\n")[2].splitlines()[:11]] == commands.split()
+
+
+def test_module_and_version() -> None:
+    done = subprocess.run([sys.executable, "-m", "pgzoo", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"pgzoo {metadata.version('pgzoo')}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["rnu"], 'Error: No command "rnu". Did you mean "run"? See: pgzoo --help'),
+        (["plugins", "--jsn"], "No such option '--jsn'. Did you mean '--json'?"),
+        (["plugins", "--no-plugin", "nothing"], 'Error: No plugin "nothing" to block.'),
+        (["plugins", "--import", "not_there"], "Error: --import not_there failed."),
+        (["plugins", "surplus"], "unexpected extra argument"),
+        (["presets", "show"], "Missing argument"),
+        (["presets", "show", "a", "b", "c"], "Give the name of a preset, or an algorithm and an environment."),
+        (["presets", "show", "notebok"], 'Did you mean "notebook"?'),
+        (["presets", "show", "reinforce", "Taxi-v4"], 'No preset applies by itself to "reinforce" on Taxi-v4'),
+    ],
+)
+def test_bad_input_gets_one_message(arguments: list[str], message: str) -> None:
+    result = pgzoo(*arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (StoreError("It is full."), 2, "Error: It is full.\n"),
+        (RunFailed("NaN in policy.w"), 1, "Error: NaN in policy.w\n"),
+        (KeyboardInterrupt(), 130, "Interrupted.\n"),
+        (click.Abort(), 130, "Interrupted.\n"),
+    ],
+)
+def test_errors_of_ours_have_their_exit_codes(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, message: str
+) -> None:
+    @click.command()
+    def command() -> None:
+        raise error
+
+    monkeypatch.setattr("pgzoo.cli.doctor.command", command)
+    result = pgzoo("doctor")
+    assert (result.exit_code, result.stderr) == (code, message)
+
+
+def test_the_traceback_is_there_for_those_who_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGZOO_DEBUG", "1")
+    result = pgzoo("plugins", "--import", "not_there")
+    assert result.exit_code == 2
+    assert "Traceback" in result.stderr
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
+    program = subprocess.Popen(
+        [sys.executable, "-m", "pgzoo", "plugins"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path
+    )
+    assert program.stdout is not None
+    assert program.stderr is not None
+    program.stdout.close()
+    assert b"Broken" not in program.stderr.read()
+    program.stderr.close()
+    program.wait(timeout=30)
+
+
+def test_peek_reads_options_before_they_can_be_parsed() -> None:
+    args = ["reinforce", "--import", "a", "--no-plugin=b", "--import=c.py", "--import"]
+    assert common.peek(args, "--import") == ["a", "c.py"]
+    assert common.peek(args, "--no-plugin") == ["b"]

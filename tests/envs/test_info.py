@@ -1,0 +1,104 @@
+"""An environment that can't be made is explained: why, and what to install or which id to use."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+
+import gymnasium as gym
+import pytest
+
+from pgzoo.envs import info
+from pgzoo.errors import EnvError
+
+
+def test_one_that_runs_gives_its_specification() -> None:
+    spec = info.check("CartPole-v1", {"sutton_barto_reward": True})
+    assert (spec.id, spec.max_episode_steps) == ("CartPole-v1", 500)
+
+
+def test_description() -> None:
+    found = info.describe("CartPole-v0")
+    assert found.runs
+    assert found.successor == "CartPole-v1"
+    assert found.action_space == "Discrete(2)"
+    assert found.observation_space == "Box([-4.8 -inf -0.41887903 -inf], [4.8 inf 0.41887903 inf], (4,), float32)"
+    assert (found.max_episode_steps, found.reward_threshold) == (200, 195.0)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "message"),
+    [
+        ("Cartpoll-v1", 'There is no environment "Cartpoll-v1" (gymnasium {v}). Did you mean "CartPole-v1"?'),
+        ("cartpole-v1", 'Did you mean "CartPole-v1"?'),
+        ("CartPole", 'Use "CartPole-v1", the newest version.'),
+        ("CartPole-v9", 'Use "CartPole-v1", the newest version.'),
+        ("LunarLander-v2", 'Use "LunarLander-v3", which replaced it.'),
+        ("Taxi-v3", 'Use "Taxi-v4", which replaced it.'),
+        ("Ant-v3", 'moved to the gymnasium-robotics project'),
+        ("Ant-v3", 'Use "Ant-v5", which replaced it.'),
+        ("GymV21Environment-v0", "shimmy"),
+        ("nowhere/Thing-v1", 'No imported module registers "nowhere/...": name the one that does with --import MODULE'),
+        ("no_such_module:Thing-v1", 'The module "no_such_module" of the environment "no_such_module:Thing-v1"'),
+        ("zzzz", 'There is no environment "zzzz" (gymnasium {v}). See: pgzoo envs'),
+        ("not an id", "There is no environment"),
+        ("", "There is no environment"),
+    ],
+)  # fmt: skip
+def test_what_cant_be_made_is_explained(env_id: str, message: str) -> None:
+    with pytest.raises(EnvError) as caught:
+        info.check(env_id)
+    assert message.format(v=gym.__version__) in str(caught.value)
+    assert caught.value.exit_code == 2
+    described = info.describe(env_id)
+    assert (described.runs, described.problem) == (False, str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("env_id", "module", "extra"),
+    [("LunarLander-v3", "Box2D", "box2d"), ("Ant-v5", "mujoco", "mujoco"), ("ALE/Pong-v5", "ale_py", "atari"),
+     ("PongNoFrameskip-v4", "ale_py", "atari")],
+)  # fmt: skip
+def test_a_missing_extra_is_named_with_its_command(
+    env_id: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)  # as if it weren't installed
+    for name in [name for name in sys.modules if name.startswith(("gymnasium.envs.mujoco", "gymnasium.envs.box2d"))]:
+        monkeypatch.delitem(sys.modules, name)
+    if env_id in gym.registry:
+        assert info.obstacle(gym.spec(env_id)) == f'pip install "pgzoo[{extra}]"'
+    with pytest.raises(EnvError, match=rf'needs {module}\. Install it: pip install "pgzoo\[{extra}\]"'):
+        info.check(env_id)
+
+
+def test_an_unknown_keyword_is_named_with_those_there_are() -> None:
+    with pytest.raises(EnvError, match='no keyword "sutton_reward". Did you mean "sutton_barto_reward"?'):
+        info.check("CartPole-v1", {"sutton_reward": True})
+
+
+def test_a_wrong_keyword_value_shows_the_error_of_the_environment() -> None:
+    with pytest.raises(EnvError, match="\"FrozenLake-v1\" can't be made here: KeyError: '9x9'"):
+        info.check("FrozenLake-v1", {"map_name": "9x9"})
+
+
+def test_environments_of_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_envs.py").write_text(
+        "import gymnasium\n"
+        "gymnasium.register('mine/Cart-v0', 'gymnasium.envs.classic_control.cartpole:CartPoleEnv')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    try:
+        assert info.check("my_envs:mine/Cart-v0").id == "mine/Cart-v0"
+        assert info.check("mine/Cart-v0", imports=["my_envs"]).id == "mine/Cart-v0"
+    finally:
+        gym.registry.pop("mine/Cart-v0", None)
+        sys.modules.pop("my_envs", None)
+
+
+def test_nothing_noisy_reaches_the_user(capfd: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        info.describe("CartPole-v0")
+        info.describe("Ant-v2")
+    assert capfd.readouterr() == ("", "")

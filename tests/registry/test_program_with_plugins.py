@@ -1,0 +1,95 @@
+"""The program with plugins that fail, through the real command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Install = Callable[..., None]
+PLUGIN = """
+from pgzoo.registry import hookimpl
+
+@hookimpl
+def pgzoo_register(registry):
+    registry.algorithm("mine", "zoo_parts:Mine", summary="An algorithm.")
+    registry.command("hello", "zoo_parts:hello", summary="Say hello.")
+"""
+PARTS = """
+import click
+
+class Mine: pass
+
+@click.command()
+def hello():
+    click.echo("Hello!")
+"""
+
+
+def pgzoo(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "pgzoo", *arguments], capture_output=True, text=True, timeout=60)
+
+
+@pytest.fixture
+def plugins(install: Install) -> None:
+    """A good plugin, a broken one and an inline one."""
+    install("zoo-good", "1.2", {"zoo_good": PLUGIN, "zoo_parts": PARTS}, good="zoo_good")
+    install("zoo-bad", "0.3", {"zoo_bad": "import not_there"}, bad="zoo_bad")
+    inline = [line for line in PLUGIN.replace('"mine"', '"inline"').splitlines() if "command" not in line]
+    Path("pgzoo_plugin.py").write_text("\n".join(inline))
+
+
+@pytest.mark.usefixtures("plugins")
+def test_a_broken_plugin_is_a_warning_and_no_more() -> None:
+    done = pgzoo("algorithms", "--json")
+    found = {entry["name"]: entry for entry in json.loads(done.stdout)}
+    assert done.returncode == 0
+    assert (found["mine"]["distribution"], found["mine"]["version"]) == ("zoo-good", "1.2")
+    assert found["inline"]["plugin"] == "local"
+    assert 'Loaded ./pgzoo_plugin.py (inline plugin "local")' in done.stderr
+    assert 'Warning: plugin "bad" (zoo-bad 0.3) is broken and left out: ModuleNotFoundError' in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.usefixtures("plugins")
+def test_blocked_plugins_are_silent() -> None:
+    done = pgzoo("algorithms", "--json", "--no-plugin", "bad", "--no-plugin=local", "--no-plugin=zoo-good")
+    assert done.stderr == ""
+    assert not {"mine", "inline"} & {entry["name"] for entry in json.loads(done.stdout)}
+
+
+@pytest.mark.usefixtures("plugins")
+def test_plugins_tells_all() -> None:
+    found = {entry["name"]: entry for entry in json.loads(pgzoo("plugins", "--json").stdout)}
+    assert found["bad"]["status"] == "broken"
+    assert "not_there" in found["bad"]["error"]
+    assert found["good"]["offers"] == {"algorithm": ["mine"], "command": ["hello"]}
+    assert found["local"]["source"] == "inline"
+
+
+@pytest.mark.usefixtures("plugins")
+def test_help_shows_commands_of_plugins_and_reads_no_file_of_the_folder() -> None:
+    done = pgzoo("--help")
+    assert "Commands of plugins:\n  hello  Say hello. (zoo-good 1.2)" in done.stdout
+    assert done.stderr == ""
+    assert pgzoo("hello").stdout == "Hello!\n"
+
+
+@pytest.mark.usefixtures("plugins")
+def test_doctor_finds_the_broken_plugin() -> None:
+    done = pgzoo("doctor", "--json")
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["healthy"]) == (1, False)
+    assert "bad" in [finding["name"] for finding in report["findings"] if finding["state"] == "bad"]
+    assert pgzoo("doctor", "--no-plugin", "bad").returncode == 0
+
+
+@pytest.mark.usefixtures("plugins")
+def test_an_unknown_name_mentions_what_might_have_given_it() -> None:
+    done = pgzoo("presets", "show", "mien")
+    assert done.returncode == 2
+    assert 'Error: No preset "mien". See: pgzoo presets\nPlugin "bad" (zoo-bad 0.3) failed to load' in done.stderr

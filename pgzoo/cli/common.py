@@ -45,7 +45,11 @@ def progress_option(command: F) -> F:
 def plugin_options(command: F) -> F:
     """Add `--import` (`imports`) and `--no-plugin` (`blocked`)."""
     command = click.option(
-        "--no-plugin", "blocked", multiple=True, metavar="NAME", help='Leave a plugin out; "local" is ./pgzoo_plugin.py.'
+        "--no-plugin",
+        "blocked",
+        multiple=True,
+        metavar="NAME",
+        help='Leave a plugin out; "local" is ./pgzoo_plugin.py.',
     )(command)
     return click.option(
         "--import", "imports", multiple=True, metavar="MODULE", help="Import a module or a .py file first."
@@ -53,7 +57,7 @@ def plugin_options(command: F) -> F:
 
 
 def peek(args: Sequence[str], option: str) -> list[str]:
-    """The values that an option has in arguments which aren't parsed yet: plugins decide what can be parsed."""
+    """The values of an option in arguments that aren't parsed yet: plugins decide what can be parsed."""
     values = [following for arg, following in pairwise(args) if arg == option]
     return values + [arg.partition("=")[2] for arg in args if arg.startswith(f"{option}=")]
 
@@ -72,7 +76,10 @@ def warn_of_broken(catalog: Catalog, *, inline: bool = False) -> None:
     """Say on stderr which plugins are broken: the inline one, or those that every command meets."""
     for plugin in catalog.broken:
         if (plugin.source == "inline") == inline:
-            click.echo(f"Warning: plugin {plugin} is broken and left out: {plugin.error} (see: pgzoo plugins)", err=True)
+            click.echo(
+                f"Warning: plugin {plugin} is broken and left out: {plugin.error} (see: pgzoo plugins)",
+                err=True,
+            )
 
 
 def print_json(value: object) -> None:

@@ -1,4 +1,4 @@
-"""`pgzoo doctor`: is everything here that a run needs? Looks without importing anything heavy, and changes nothing."""
+"""`pgzoo doctor`: is everything here that a run needs? Imports nothing heavy and changes nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,18 @@ from pgzoo.registry import Catalog, PluginInfo
 
 __all__ = ["Finding", "command"]
 
-NEEDED = ("torch", "gymnasium", "numpy", "mlflow", "pluggy", "click", "pydantic", "rich", "matplotlib", "safetensors")
+NEEDED = (
+    "torch",
+    "gymnasium",
+    "numpy",
+    "mlflow",
+    "pluggy",
+    "click",
+    "pydantic",
+    "rich",
+    "matplotlib",
+    "safetensors",
+)
 SLOW_SECONDS = 0.2
 State = Literal["ok", "note", "bad"]
 _MARKS: dict[State, str] = {"ok": "[green]ok", "note": "[yellow]note", "bad": "[red]bad"}
@@ -79,7 +90,9 @@ def _machine() -> Iterator[Finding]:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     yield Finding("machine", "cpus", "ok", f"{usable} usable of {os.cpu_count()}; {platform.platform()}")
     threads = os.environ.get("OMP_NUM_THREADS")
-    yield Finding("machine", "threads", "ok", f"OMP_NUM_THREADS={threads}" if threads else "OMP_NUM_THREADS not set")
+    yield Finding(
+        "machine", "threads", "ok", f"OMP_NUM_THREADS={threads}" if threads else "OMP_NUM_THREADS not set"
+    )
 
 
 def _extras() -> Iterator[Finding]:
@@ -87,11 +100,13 @@ def _extras() -> Iterator[Finding]:
         if extras.present(name):
             yield Finding("extras", name, "ok", f"installed, for {extra.purpose}")
         else:
-            yield Finding("extras", name, "note", f"{extras.install_hint(extra.modules[0])} for {extra.purpose}")
+            yield Finding(
+                "extras", name, "note", f"{extras.install_hint(extra.modules[0])} for {extra.purpose}"
+            )
 
 
 def _plugins(catalog: Catalog, first: Catalog) -> Iterator[Finding]:
-    """Judge the plugins; what loading took is known from `first`, the discovery that found nothing loaded yet."""
+    """Judge the plugins; what loading took is known from `first`, which found nothing loaded yet."""
     measured = {plugin.name: plugin for plugin in first.plugins if plugin.status == "ok"}
     for plugin in catalog.plugins:
         yield _plugin(plugin, measured.get(plugin.name, plugin))
@@ -105,7 +120,9 @@ def _plugin(plugin: PluginInfo, measured: PluginInfo) -> Finding:
     took = f"{plugin.origin}: loaded in {1000 * measured.seconds:.0f} ms"
     if measured.heavy:
         heavy = ", ".join(measured.heavy)
-        return Finding("plugins", plugin.name, "note", f'{took}, as it imports {heavy}; register by "pkg.module:attr"')
+        return Finding(
+            "plugins", plugin.name, "note", f'{took}, as it imports {heavy}; register by "pkg.module:attr"'
+        )
     if measured.seconds > SLOW_SECONDS:
         return Finding("plugins", plugin.name, "note", f"{took}, which slows every command down")
     return Finding("plugins", plugin.name, "ok", took)
@@ -135,7 +152,7 @@ def _store() -> Iterator[Finding]:
 
 
 def _unreached(uri: str) -> str:
-    """Ask an MLflow server for its health; a server that is down costs no run anything, so it is only a note."""
+    """Ask an MLflow server for its health. One that is down costs no run anything, so it is a note."""
     if not uri.startswith(("http://", "https://")):
         return ""
     from urllib.request import urlopen

@@ -77,7 +77,9 @@ def _describe(env_id: str, catalog: Catalog, as_json: bool) -> bool:
     backends = _backends(env_id, catalog) if info.runs else {}
     fitting = [name for name, reason in backends.items() if not reason]
     if as_json:
-        common.print_json({"name": info.id, "summary": info.problem or "runs here", **asdict(info), "backends": fitting})
+        common.print_json(
+            {"name": info.id, "summary": info.problem or "runs here", **asdict(info), "backends": fitting}
+        )
     elif info.runs:
         _print(info, backends)
     else:
@@ -112,7 +114,9 @@ def _backends(env_id: str, catalog: Catalog) -> dict[str, str]:
 
 
 def _as_json(spec: EnvSpec, why: str, origins: dict[str, tuple[str | None, str | None]]) -> dict[str, Any]:
-    module = spec.entry_point if isinstance(spec.entry_point, str) else getattr(spec.entry_point, "__module__", "")
+    module = (
+        spec.entry_point if isinstance(spec.entry_point, str) else getattr(spec.entry_point, "__module__", "")
+    )
     package = str(module).partition(":")[0].partition(".")[0]
     if package not in origins:
         origins[package] = _distribution(package)
@@ -130,7 +134,7 @@ def _as_json(spec: EnvSpec, why: str, origins: dict[str, tuple[str | None, str |
 
 
 def _distribution(package: str) -> tuple[str | None, str | None]:
-    """The distribution that a top-level package comes from; asking for one of the same name is much the quickest."""
+    """The distribution that a package comes from; trying one of the same name is much the quickest."""
     try:
         return package, metadata.version(package)
     except (metadata.PackageNotFoundError, ValueError):

@@ -59,7 +59,13 @@ def plugins(imports: tuple[str, ...], blocked: tuple[str, ...], as_json: bool) -
         common.print_json([_describe_plugin(plugin, catalog) for plugin in catalog.plugins])
         return
     rows = [
-        (plugin.name, _status(plugin), plugin.source, plugin.origin, plugin.error or _summary(plugin, catalog))
+        (
+            plugin.name,
+            _status(plugin),
+            plugin.source,
+            plugin.origin,
+            plugin.error or _summary(plugin, catalog),
+        )
         for plugin in catalog.plugins
     ]
     common.print_table(("Name", "Status", "Source", "From", "Offers"), rows, hint="More: pgzoo doctor")
@@ -82,13 +88,16 @@ def _describe_plugin(plugin: PluginInfo, catalog: Catalog) -> dict[str, Any]:
 
 def _offers(plugin: PluginInfo, catalog: Catalog) -> dict[str, list[str]]:
     found = {
-        kind: [entry.name for entry in catalog.entries(kind) if entry.plugin.name == plugin.name] for kind in KINDS
+        kind: [entry.name for entry in catalog.entries(kind) if entry.plugin.name == plugin.name]
+        for kind in KINDS
     }
     return {kind: names for kind, names in found.items() if names}
 
 
 def _summary(plugin: PluginInfo, catalog: Catalog) -> str:
-    return "; ".join(f"{kind.replace('_', ' ')}: {', '.join(names)}" for kind, names in _offers(plugin, catalog).items())
+    return "; ".join(
+        f"{kind.replace('_', ' ')}: {', '.join(names)}" for kind, names in _offers(plugin, catalog).items()
+    )
 
 
 def _status(plugin: PluginInfo) -> str:

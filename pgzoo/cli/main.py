@@ -46,7 +46,10 @@ class Program(click.Group):
         """Write the commands, those of other distributions apart."""
         entries = _catalog(ctx).entries("command")
         own = [entry for entry in entries if entry.plugin.source == "built-in"]
-        for title, group in (("Commands", own), ("Commands of plugins", [e for e in entries if e not in own])):
+        for title, group in (
+            ("Commands", own),
+            ("Commands of plugins", [e for e in entries if e not in own]),
+        ):
             if group:
                 with formatter.section(title):
                     formatter.write_dl([(entry.name, _help_line(entry)) for entry in group])

@@ -28,7 +28,14 @@ def command(ctx: click.Context, imports: tuple[str, ...], blocked: tuple[str, ..
         common.print_json([_describe_preset(entry) for entry in entries])
         return
     rows = [
-        (e.name, e.target.algorithm, e.target.env or "any", "auto" if e.target.auto else "", e.summary, e.plugin.origin)
+        (
+            e.name,
+            e.target.algorithm,
+            e.target.env or "any",
+            "auto" if e.target.auto else "",
+            e.summary,
+            e.plugin.origin,
+        )
         for e in entries
     ]
     hint = "Settings of one: pgzoo presets show NAME   Use one: pgzoo run ALGO --preset NAME"
@@ -52,8 +59,14 @@ def show(names: tuple[str, ...], imports: tuple[str, ...], blocked: tuple[str, .
     import yaml
 
     preset = entry.target
-    click.echo(f"# {entry.name}: {entry.summary} (pgzoo run {preset.algorithm} --preset {entry.name})", err=True)
-    settings = {"algorithm": preset.algorithm, **({"env": preset.env} if preset.env else {}), **preset.settings}
+    click.echo(
+        f"# {entry.name}: {entry.summary} (pgzoo run {preset.algorithm} --preset {entry.name})", err=True
+    )
+    settings = {
+        "algorithm": preset.algorithm,
+        **({"env": preset.env} if preset.env else {}),
+        **preset.settings,
+    }
     click.echo(yaml.safe_dump(settings, sort_keys=False), nl=False)
 
 
@@ -63,11 +76,19 @@ def _automatic(catalog: Catalog, algorithm: str, env: str) -> Entry:
     if entry is None:
         fitting = [e.name for e in catalog.entries("preset") if e.target.algorithm == algorithm]
         others = f" By name there are: {', '.join(fitting)}." if fitting else ""
-        raise UnknownName(f'No preset applies by itself to "{algorithm}" on {env}.{others} See: pgzoo presets')
+        raise UnknownName(
+            f'No preset applies by itself to "{algorithm}" on {env}.{others} See: pgzoo presets'
+        )
     return entry
 
 
 def _describe_preset(entry: Entry) -> dict[str, Any]:
     preset = entry.target
     settings = dict(preset.settings)
-    return {**describe(entry), "algorithm": preset.algorithm, "env": preset.env, "auto": preset.auto, "settings": settings}
+    return {
+        **describe(entry),
+        "algorithm": preset.algorithm,
+        "env": preset.env,
+        "auto": preset.auto,
+        "settings": settings,
+    }

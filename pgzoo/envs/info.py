@@ -1,7 +1,8 @@
 """What is known of an environment id: does it run here, if not why, and what to do about it.
 
-An id alone doesn't tell: old versions stay registered and fail, others need a package, a few need an old one. So
-`describe` and `check` make the environment; gymnasium's warnings about ids are put into one message of ours.
+An id alone doesn't tell: old versions stay registered and fail, others need a package, a few need an old one.
+So `describe` and `check` make the environment; gymnasium's warnings about ids are put into one message of
+ours.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ __all__ = ["EnvInfo", "check", "describe", "find", "obstacle", "successor"]
 
 @dataclass(frozen=True)
 class EnvInfo:
-    """An environment as found here. Where it doesn't run, `problem` says why and what to do; spaces are None."""
+    """An environment as found here. If it doesn't run, `problem` says why and what to do."""
 
     id: str
     runs: bool
@@ -53,7 +54,10 @@ def describe(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> EnvInf
         spec = find(env_id)
         facts = _of_spec(spec)
         with _made(env_id, spec, env_kwargs or {}) as env:
-            facts |= {"observation_space": _said(env.observation_space), "action_space": _said(env.action_space)}
+            facts |= {
+                "observation_space": _said(env.observation_space),
+                "action_space": _said(env.action_space),
+            }
     except EnvError as error:
         return EnvInfo(env_id, runs=False, problem=str(error), successor=successor(env_id), **facts)
     return EnvInfo(env_id, runs=True, successor=successor(env_id), **facts)
@@ -112,9 +116,11 @@ def successor(env_id: str) -> str | None:
 
 
 def obstacle(spec: EnvSpec) -> str:
-    """Why the environment's class can't be loaded here, or an empty string. Cheaper than making it, and less sure."""
+    """Why the environment's code can't be loaded here, or nothing. Cheaper than making it, less sure."""
     creator = spec.entry_point
-    if callable(creator) and getattr(creator, "__name__", "").startswith("_raise"):  # gymnasium's mark of what has moved away
+    if callable(creator) and getattr(creator, "__name__", "").startswith(
+        "_raise"
+    ):  # gymnasium's mark of what has moved away
         return _after(spec.id) or "not supported by gymnasium itself"
     if not isinstance(creator, str):
         return ""
@@ -161,7 +167,9 @@ def _install(error: BaseException | None) -> str:
     while error is not None:
         if isinstance(error, ModuleNotFoundError) and error.name:
             command = install_hint(error.name)
-            return f"it needs {error.name.partition('.')[0]}" + (f". Install it: {command}" if command else "")
+            return f"it needs {error.name.partition('.')[0]}" + (
+                f". Install it: {command}" if command else ""
+            )
         error = error.__cause__
     return ""
 
@@ -176,7 +184,9 @@ def _import(module: str, what: str) -> None:
         command = install_hint(module) if isinstance(error, ModuleNotFoundError) else ""
         if command:
             raise EnvError(f"The {what} needs {module}. Install it: {command}") from error
-        raise EnvError(f'The module "{module}" of the {what} can\'t be imported: {_phrase(error)}.') from error
+        raise EnvError(
+            f'The module "{module}" of the {what} can\'t be imported: {_phrase(error)}.'
+        ) from error
 
 
 @contextmanager

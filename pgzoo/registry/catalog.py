@@ -38,8 +38,8 @@ _TARGET = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")
 class PluginInfo:
     """A plugin: where it came from and how its registration went.
 
-    `module` is what was loaded (a dotted name or a path); `error` says why a plugin is broken; `heavy` names the
-    expensive packages that its registration was the first to import.
+    `module` is what was loaded (a dotted name or a path); `error` says why a plugin is broken; `heavy` names
+    the expensive packages that its registration was the first to import.
     """
 
     name: str
@@ -100,17 +100,17 @@ class Entry:
             own = self.plugin.source == "built-in"
             advice = "" if own else f" Mend or reinstall it, or leave it out: --no-plugin {self.plugin.name}"
             raise PluginError(
-                f'The {_said(self.kind)} "{self.name}" of plugin {self.plugin} can\'t be loaded from "{target}": '
-                f"{describe_error(error)}.{advice}"
+                f'The {_said(self.kind)} "{self.name}" of plugin {self.plugin} can\'t be loaded '
+                f'from "{target}": {describe_error(error)}.{advice}'
             ) from error
 
 
 class Registry:
     """What `pgzoo_register` receives: it takes the components of one plugin.
 
-    A `target` or `config` is the object itself or a string "pkg.module:attr", which defers the import until the
-    component is used. A name has lowercase letters, digits and hyphens. Every method raises PluginError for a
-    name or target of another form and for a name that the plugin has given already.
+    A `target` or `config` is the object itself or a string "pkg.module:attr", which defers the import until
+    the component is used. A name has lowercase letters, digits and hyphens. Every method raises PluginError
+    for a name or target of another form and for a name that the plugin has given already.
     """
 
     def __init__(self, plugin: PluginInfo) -> None:
@@ -162,13 +162,19 @@ class Registry:
 
     def _add(self, kind: Kind, name: str, target: object, config: object, summary: str) -> None:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise PluginError(f"A name has lowercase letters, digits and hyphens; got {name!r} for the {_said(kind)}.")
+            raise PluginError(
+                f"A name has lowercase letters, digits and hyphens; got {name!r} for the {_said(kind)}."
+            )
         if (kind, name) in self.entries:
             raise PluginError(f'The {_said(kind)} "{name}" is registered twice by this plugin.')
         for given in (target, config):
             if isinstance(given, str) and not _TARGET.fullmatch(given):
-                raise PluginError(f'The {_said(kind)} "{name}" is given as {given!r}; it must read "pkg.module:attr".')
-        self.entries[kind, name] = Entry(kind, name, target, config, summary or _first_line(target), self.plugin)
+                raise PluginError(
+                    f'The {_said(kind)} "{name}" is given as {given!r}; it must read "pkg.module:attr".'
+                )
+        self.entries[kind, name] = Entry(
+            kind, name, target, config, summary or _first_line(target), self.plugin
+        )
 
 
 @dataclass
@@ -194,7 +200,7 @@ class Catalog:
         return [entry.name for entry in self.entries(kind)]
 
     def get(self, kind: Kind, name: str) -> Entry:
-        """Return one entry. Raises UnknownName, which also tells of plugins that might have given the name."""
+        """Return one entry. Raises UnknownName, which tells of plugins that might have given the name."""
         try:
             return self._entries[kind, name]
         except KeyError:
@@ -210,7 +216,7 @@ class Catalog:
         return found.get(env) or found.get(None)
 
     def add(self, info: PluginInfo, plugin: object, entries: Iterable[Entry]) -> None:
-        """Take in a plugin whole. Raises PluginError, and takes nothing, if another plugin has one of its names."""
+        """Take in a plugin whole, or raise PluginError if another plugin has one of its names."""
         entries = list(entries)
         for entry in entries:
             if first := self._clash(entry):
@@ -247,7 +253,8 @@ def describe_error(error: BaseException) -> str:
 
 def _duplicate(entry: Entry, first: Entry) -> str:
     if entry.name == first.name:
-        clash = f'The {_said(entry.kind)} "{entry.name}" of plugin {entry.plugin} is taken by plugin {first.plugin}.'
+        said = _said(entry.kind)
+        clash = f'The {said} "{entry.name}" of plugin {entry.plugin} is taken by plugin {first.plugin}.'
     else:
         clash = (
             f'The preset "{entry.name}" of plugin {entry.plugin} would apply unasked where "{first.name}" '

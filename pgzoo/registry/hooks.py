@@ -22,8 +22,8 @@ def new_manager() -> pluggy.PluginManager:
 def register(manager: pluggy.PluginManager, plugin: object, name: str) -> list[str]:
     """Register a module or an instance; return the names of the hooks that it implements.
 
-    Raises PluginError for a class, a hook that doesn't exist (pluggy would ignore it), an argument that a hook
-    doesn't have, and a function with the name of a hook that isn't marked as one.
+    Raises PluginError for a class, a hook that doesn't exist (pluggy would ignore it), an argument that a
+    hook doesn't have, and a function with the name of a hook that isn't marked as one.
     """
     if inspect.isclass(plugin):
         raise PluginError(f"{plugin.__name__} is a class, not an instance: have you forgotten the ()?")

@@ -1,7 +1,7 @@
-"""The hooks that a plugin may implement: one to register components, the others to hear what happened in a run.
+"""The hooks that a plugin may implement: one to register components, the others to hear of a run.
 
-A hook implementation may leave out the argument it doesn't need. Event hooks are in the past tense: they report,
-and nothing they return or raise changes the run.
+A hook implementation may leave out the argument it doesn't need. Event hooks are in the past tense: they
+report, and nothing they return or raise changes the run.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ hookimpl = HookimplMarker(PROJECT)
 def pgzoo_register(registry: Registry) -> None:
     """Register what the plugin brings. Called once per process and plugin, when pgzoo looks for plugins.
 
-    The `registry` is bound to this plugin, so that every component knows where it came from. If the hook raises,
-    nothing of the plugin is registered, the plugin is listed as broken, and everything else works.
+    The `registry` is bound to this plugin, so that every component knows where it came from. If the hook
+    raises, nothing of the plugin is registered, the plugin is listed as broken, and everything else works.
     """
 
 

@@ -24,7 +24,7 @@ _HOOKS: dict[type[events.Event], str] = {
 
 
 def listener_manager(catalog: Catalog | None = None) -> pluggy.PluginManager:
-    """Return a manager for one run, with the event hooks that the plugins in `catalog` implement themselves."""
+    """Return a manager for one run, with the event hooks that plugins of `catalog` implement themselves."""
     manager = hooks.new_manager()
     for name, plugin in (catalog.objects if catalog else {}).items():
         hooks.register(manager, plugin, name)
@@ -34,14 +34,16 @@ def listener_manager(catalog: Catalog | None = None) -> pluggy.PluginManager:
 def add_listener(manager: pluggy.PluginManager, name: str, listener: object) -> None:
     """Let an object with event hooks hear the run.
 
-    Raises PluginError if it hears nothing, misspells a hook, or wraps one (a listener reports, it can't wrap).
+    Raises PluginError if it hears nothing, misspells a hook, or wraps one (listeners report).
     """
     try:
         heard = hooks.register(manager, listener, name)
         if not set(heard) & set(_HOOKS.values()):
             raise PluginError("It implements no event hook.")
         for caller in manager.get_hookcallers(listener) or ():
-            if any(impl.wrapper or impl.hookwrapper for impl in caller.get_hookimpls() if impl.plugin is listener):
+            if any(
+                impl.wrapper or impl.hookwrapper for impl in caller.get_hookimpls() if impl.plugin is listener
+            ):
                 raise PluginError(f'"{caller.name}" can\'t be a wrapper.')
     except PluginError as error:
         raise PluginError(f'The listener "{name}" is not usable. {error}') from error
@@ -59,5 +61,7 @@ def relay(manager: pluggy.PluginManager, event: events.Event) -> None:
         except Exception as error:
             manager.unregister(impl.plugin)
             what = f"{type(error).__name__}: {error}"
-            _log.warning('Listener "%s" raised in %s and is detached: %s', impl.plugin_name, caller.name, what)
+            _log.warning(
+                'Listener "%s" raised in %s and is detached: %s', impl.plugin_name, caller.name, what
+            )
             _log.debug("Traceback of listener %s", impl.plugin_name, exc_info=error)

@@ -1,8 +1,8 @@
-"""Finding plugins: built-ins, entry points, `--import` and `./pgzoo_plugin.py`, each isolated from the others.
+"""Finding plugins: built-ins, entry points, `--import` and `./pgzoo_plugin.py`, each on its own.
 
-Every plugin gets a pluggy manager of its own while it registers. So a failure leaves nothing behind, the registry
-that the hook receives knows its plugin, and pluggy's own loader, which lets one bad plugin stop the host, isn't
-needed.
+Every plugin gets a pluggy manager of its own while it registers. So a failure leaves nothing behind, the
+registry that the hook receives knows its plugin, and pluggy's own loader, which lets one bad plugin stop the
+host, isn't needed.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ def discover(
 ) -> Catalog:
     """Find and register all plugins, in order: built-ins, entry points, `imports`, `./pgzoo_plugin.py`.
 
-    `blocked` and the variable PGZOO_DISABLE_PLUGINS (separated by commas) name plugins or distributions to leave
-    alone; "local" is the inline plugin. `imports` are module names or paths of Python files.
+    `blocked` and the variable PGZOO_DISABLE_PLUGINS (separated by commas) name plugins or distributions to
+    leave alone; "local" is the inline plugin. `imports` are module names or paths of Python files.
 
-    A plugin that fails is listed as broken and the others work. Raises PluginError if one of `imports` fails, as
-    it was asked for by name, and UnknownName if `blocked` has a name that no plugin bears.
+    A plugin that fails is listed as broken and the others work. Raises PluginError if one of `imports` fails,
+    as it was asked for by name, and UnknownName if `blocked` has a name that no plugin bears.
     """
     folder = Path(cwd or Path.cwd()).resolve()
     candidates = [*_built_ins(), *_entry_points(), *(_import(name, folder) for name in imports)]
@@ -78,7 +78,7 @@ def discover(
 
 
 def _admit(candidate: _Candidate, catalog: Catalog) -> None:
-    """Load and register one plugin whole; a failure is written down, or raised if it was asked for by name."""
+    """Load and register one plugin whole. A failure is written down, or raised for an `--import`."""
     absent = [name for name in HEAVY if name not in sys.modules]
     start = time.perf_counter()
     info = candidate.info
@@ -105,7 +105,8 @@ def _register(plugin: object, info: PluginInfo, catalog: Catalog) -> list[Entry]
     api = str(getattr(plugin, "pgzoo_api", API_VERSION))
     if api != API_VERSION:
         raise PluginError(
-            f"It is built for plugin API {api}; pgzoo {metadata.version('pgzoo')} has plugin API {API_VERSION}."
+            f"It is built for plugin API {api}; "
+            f"pgzoo {metadata.version('pgzoo')} has plugin API {API_VERSION}."
         )
     manager = hooks.new_manager()
     if not hooks.register(manager, plugin, info.name) and info.source != "import":
@@ -163,9 +164,10 @@ def _file(path: str, folder: Path, source: Source, name: str) -> _Candidate:
 def _checked(blocked: Iterable[str], candidates: list[_Candidate]) -> set[str]:
     """The blocked names, made comparable. Raises UnknownName or PluginError for one that can't be blocked."""
     names = {_normal(name): name for name in blocked}
+    built_in = {"pgzoo", *(_normal(module.removesuffix(".plugin")) for module in BUILT_INS)}
     known = {INLINE_NAME}.union(*(_handles(candidate.info) for candidate in candidates))
     for normal, name in names.items():
-        if normal in (*map(_normal, BUILT_INS), *(_normal(b.removesuffix(".plugin")) for b in BUILT_INS), "pgzoo"):
+        if normal in built_in:
             raise PluginError(f'The plugin "{name}" is built in and can\'t be blocked.')
         if normal not in known:
             raise UnknownName(f'No plugin "{name}" to block.{did_you_mean(normal, known)} See: pgzoo plugins')

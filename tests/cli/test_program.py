@@ -22,15 +22,22 @@ def pgzoo(*arguments: str) -> Result:
 
 
 def test_help_is_light_and_complete() -> None:
-    code = "import sys; from pgzoo.cli.main import main\ntry: main()\nfinally: print(*sys.modules, file=sys.stderr)"
+    code = (
+        "import sys; from pgzoo.cli.main import main\n"
+        "try: main()\nfinally: print(*sys.modules, file=sys.stderr)"
+    )
     done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
     assert not HEAVY & set(done.stderr.split())
     commands = "run evaluate ui sync algorithms policies estimators presets plugins envs doctor"
-    assert [line.split()[0] for line in done.stdout.partition("Commands:\n")[2].splitlines()[:11]] == commands.split()
+    assert [
+        line.split()[0] for line in done.stdout.partition("Commands:\n")[2].splitlines()[:11]
+    ] == commands.split()
 
 
 def test_module_and_version() -> None:
-    done = subprocess.run([sys.executable, "-m", "pgzoo", "--version"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "pgzoo", "--version"], capture_output=True, text=True, check=True
+    )
     assert done.stdout == f"pgzoo {metadata.version('pgzoo')}\n"
 
 
@@ -43,9 +50,15 @@ def test_module_and_version() -> None:
         (["plugins", "--import", "not_there"], "Error: --import not_there failed."),
         (["plugins", "surplus"], "unexpected extra argument"),
         (["presets", "show"], "Missing argument"),
-        (["presets", "show", "a", "b", "c"], "Give the name of a preset, or an algorithm and an environment."),
+        (
+            ["presets", "show", "a", "b", "c"],
+            "Give the name of a preset, or an algorithm and an environment.",
+        ),
         (["presets", "show", "notebok"], 'Did you mean "notebook"?'),
-        (["presets", "show", "reinforce", "Taxi-v4"], 'No preset applies by itself to "reinforce" on Taxi-v4'),
+        (
+            ["presets", "show", "reinforce", "Taxi-v4"],
+            'No preset applies by itself to "reinforce" on Taxi-v4',
+        ),
     ],
 )
 def test_bad_input_gets_one_message(arguments: list[str], message: str) -> None:
@@ -85,7 +98,10 @@ def test_the_traceback_is_there_for_those_who_ask(monkeypatch: pytest.MonkeyPatc
 
 def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     program = subprocess.Popen(
-        [sys.executable, "-m", "pgzoo", "plugins"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path
+        [sys.executable, "-m", "pgzoo", "plugins"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
     )
     assert program.stdout is not None
     assert program.stderr is not None

@@ -23,7 +23,10 @@ def test_description() -> None:
     assert found.runs
     assert found.successor == "CartPole-v1"
     assert found.action_space == "Discrete(2)"
-    assert found.observation_space == "Box([-4.8 -inf -0.41887903 -inf], [4.8 inf 0.41887903 inf], (4,), float32)"
+    assert (
+        found.observation_space
+        == "Box([-4.8 -inf -0.41887903 -inf], [4.8 inf 0.41887903 inf], (4,), float32)"
+    )
     assert (found.max_episode_steps, found.reward_threshold) == (200, 195.0)
 
 
@@ -39,8 +42,8 @@ def test_description() -> None:
         ("Ant-v3", 'moved to the gymnasium-robotics project'),
         ("Ant-v3", 'Use "Ant-v5", which replaced it.'),
         ("GymV21Environment-v0", "shimmy"),
-        ("nowhere/Thing-v1", 'No imported module registers "nowhere/...": name the one that does with --import MODULE'),
-        ("no_such_module:Thing-v1", 'The module "no_such_module" of the environment "no_such_module:Thing-v1"'),
+        ("nowhere/Thing-v1", 'No imported module registers "nowhere/...": name the one that does with'),
+        ("no_module:Thing-v1", 'The module "no_module" of the environment "no_module:Thing-v1"'),
         ("zzzz", 'There is no environment "zzzz" (gymnasium {v}). See: pgzoo envs'),
         ("not an id", "There is no environment"),
         ("", "There is no environment"),
@@ -64,7 +67,9 @@ def test_a_missing_extra_is_named_with_its_command(
     env_id: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)  # as if it weren't installed
-    for name in [name for name in sys.modules if name.startswith(("gymnasium.envs.mujoco", "gymnasium.envs.box2d"))]:
+    for name in [
+        name for name in sys.modules if name.startswith(("gymnasium.envs.mujoco", "gymnasium.envs.box2d"))
+    ]:
         monkeypatch.delitem(sys.modules, name)
     if env_id in gym.registry:
         assert info.obstacle(gym.spec(env_id)) == f'pip install "pgzoo[{extra}]"'
@@ -73,7 +78,7 @@ def test_a_missing_extra_is_named_with_its_command(
 
 
 def test_an_unknown_keyword_is_named_with_those_there_are() -> None:
-    with pytest.raises(EnvError, match='no keyword "sutton_reward". Did you mean "sutton_barto_reward"?'):
+    with pytest.raises(EnvError, match=r'no keyword "sutton_reward". Did you mean "sutton_barto_reward"\?'):
         info.check("CartPole-v1", {"sutton_reward": True})
 
 

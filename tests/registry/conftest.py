@@ -16,8 +16,8 @@ Install = Callable[..., None]
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
     """Return `install(distribution, version, {module: source}, entry_point="module")`.
 
-    What is installed lies on the import path, of child processes too, and is forgotten afterwards. The working
-    directory is another empty folder.
+    What is installed lies on the import path, of child processes too, and is forgotten afterwards. The
+    working directory is another empty folder.
     """
     site, here = tmp_path / "site", tmp_path / "here"
     site.mkdir()

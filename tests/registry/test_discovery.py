@@ -26,7 +26,9 @@ def plugin(catalog: Catalog, name: str) -> PluginInfo:
     return next(info for info in catalog.plugins if info.name == name)
 
 
-def install_good(install: Install, name: str = "good", distribution: str = "zoo-good", version: str = "1.2") -> None:
+def install_good(
+    install: Install, name: str = "good", distribution: str = "zoo-good", version: str = "1.2"
+) -> None:
     module = distribution.replace("-", "_")
     install(distribution, version, {module: GOOD.format(name=name), "good_parts": PARTS}, **{name: module})
 
@@ -61,10 +63,15 @@ def test_built_ins_come_through_the_same_door() -> None:
         (GOOD.format(name="Bad_Name"), "lowercase letters, digits and hyphens"),
         (GOOD.format(name="x").replace("good_parts:Algorithm", "good_parts.Algorithm"), '"pkg.module:attr"'),
         (GOOD.format(name="x") + "    registry.algorithm('x', 'a:B')", "registered twice by this plugin"),
-        (GOOD.format(name="x") + 'pgzoo_api = "9"', f"plugin API 9; pgzoo 0.1.0 has plugin API {API_VERSION}"),
+        (
+            GOOD.format(name="x") + 'pgzoo_api = "9"',
+            f"plugin API 9; pgzoo 0.1.0 has plugin API {API_VERSION}",
+        ),
     ],
 )
-def test_a_plugin_that_fails_is_listed_with_its_error_and_others_work(install: Install, source: str, error: str) -> None:
+def test_a_plugin_that_fails_is_listed_with_its_error_and_others_work(
+    install: Install, source: str, error: str
+) -> None:
     install_good(install)
     install("zoo-bad", "0.3", {"zoo_bad": source}, bad="zoo_bad")
     catalog = discover()
@@ -78,7 +85,9 @@ def test_a_plugin_that_fails_is_listed_with_its_error_and_others_work(install: I
 
 
 def test_the_same_api_version_is_welcome(install: Install) -> None:
-    install("zoo-api", "1", {"zoo_api": GOOD.format(name="api") + f'pgzoo_api = "{API_VERSION}"'}, api="zoo_api")
+    install(
+        "zoo-api", "1", {"zoo_api": GOOD.format(name="api") + f'pgzoo_api = "{API_VERSION}"'}, api="zoo_api"
+    )
     assert plugin(discover(), "api").status == "ok"
 
 
@@ -104,9 +113,15 @@ def test_a_taken_name_refuses_the_second_plugin_whole(install: Install) -> None:
 
 def test_a_built_in_name_is_not_for_taking(install: Install) -> None:
     install(
-        "zoo-run", "1", {"zoo_run": GOOD.format(name="x").replace('algorithm("x"', 'policy("mlp"')}, run="zoo_run"
+        "zoo-run",
+        "1",
+        {"zoo_run": GOOD.format(name="x").replace('algorithm("x"', 'policy("mlp"')},
+        run="zoo_run",
     )
-    assert 'taken by plugin "pgzoo.policies" (pgzoo 0.1.0). Block one: --no-plugin run' in plugin(discover(), "run").error
+    assert (
+        'taken by plugin "pgzoo.policies" (pgzoo 0.1.0). Block one: --no-plugin run'
+        in plugin(discover(), "run").error
+    )
 
 
 def test_a_taken_plugin_name_is_blocked_by_distribution(install: Install) -> None:
@@ -119,7 +134,9 @@ def test_a_taken_plugin_name_is_blocked_by_distribution(install: Install) -> Non
 
 
 @pytest.mark.parametrize("name", ["good", "zoo-good", "Zoo_Good"])
-def test_blocking_by_plugin_or_distribution(install: Install, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocking_by_plugin_or_distribution(
+    install: Install, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     install_good(install)
     for catalog in (discover(blocked=[name]), discover_with(monkeypatch, f"nothing, {name}")):
         assert plugin(catalog, "good").status == "blocked"
@@ -135,7 +152,7 @@ def discover_with(monkeypatch: pytest.MonkeyPatch, disabled: str) -> Catalog:
 
 def test_blocking_what_is_not_there_or_built_in(install: Install) -> None:
     install_good(install)
-    with pytest.raises(UnknownName, match='No plugin "goood" to block. Did you mean "good"'):
+    with pytest.raises(UnknownName, match=r'No plugin "goood" to block\. Did you mean "good"'):
         discover(blocked=["goood"])
     with pytest.raises(PluginError, match="built in and can't be blocked"):
         discover(blocked=["pgzoo.algorithms"])
@@ -147,7 +164,11 @@ def test_the_inline_plugin(install: Install) -> None:
     here = Path("pgzoo_plugin.py")
     here.write_text(INLINE.format(name="first"))
     entry = discover().get("algorithm", "first")
-    assert (entry.plugin.name, entry.plugin.source, entry.plugin.origin) == ("local", "inline", "./pgzoo_plugin.py")
+    assert (entry.plugin.name, entry.plugin.source, entry.plugin.origin) == (
+        "local",
+        "inline",
+        "./pgzoo_plugin.py",
+    )
     assert entry.summary == "An idea."
     assert entry.load() is discover().get("algorithm", "first").load()  # unchanged: not run again
     assert sys.modules[entry.load().__module__].Idea is entry.load()  # as pydantic and pickle need

@@ -1,4 +1,4 @@
-"""Hooks and registry methods are documented: where they stand, and in docs/hooks.md by their exact signature."""
+"""Hooks and registry methods are documented, in docs/hooks.md by their exact signature."""
 
 from __future__ import annotations
 

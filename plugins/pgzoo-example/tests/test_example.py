@@ -24,7 +24,7 @@ def test_it_is_found_by_its_entry_point() -> None:
 
 
 def test_the_loss_by_hand() -> None:
-    """Returns 0, 2, 4: standardised by sqrt(8/3) to -1.2247, 0, 1.2247. Only the last exceeds a margin of 0.2247."""
+    """Returns 0, 2, 4 standardise to -1.2247, 0, 1.2247; only the last exceeds a margin of 0.2247."""
     log_probs = torch.tensor([[[-1.0, -2.0, -3.0, -9.0]]])
     dist = SimpleNamespace(log_prob=lambda actions: log_probs, entropy=lambda: torch.ones(1, 1, 4))
     policy = SimpleNamespace(apply=lambda params, inputs: SimpleNamespace(dist=dist))
@@ -37,9 +37,15 @@ def test_the_loss_by_hand() -> None:
 
 
 def test_it_learns(tmp_path: Path) -> None:
-    command = "run positive-reinforce --env CartPole-v1 --total-steps 30000 --eval-episodes 20 --json --no-progress"
+    command = (
+        "run positive-reinforce --env CartPole-v1 --total-steps 30000 --eval-episodes 20 --json --no-progress"
+    )
     done = subprocess.run(
-        [sys.executable, "-m", "pgzoo", *command.split()], capture_output=True, text=True, cwd=tmp_path, timeout=120
+        [sys.executable, "-m", "pgzoo", *command.split()],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])

@@ -1,4 +1,4 @@
-"""What the plugin offers, by dotted name: every command of pgzoo imports this, so it imports nothing heavy."""
+"""What the plugin offers, by dotted name: every command of pgzoo imports this, so it is light."""
 
 from pgzoo.registry import Registry, hookimpl
 

@@ -17,7 +17,8 @@ class PositiveReinforceConfig(AlgorithmConfig):
 
     learning_rate: Annotated[float, Field(gt=0, description="step size of the optimiser")] = 2e-2
     margin: Annotated[
-        float, Field(ge=0, description="how many standard deviations above the mean a return must be to count")
+        float,
+        Field(ge=0, description="how many standard deviations above the mean a return must be to count"),
     ] = 0.0
 
 
@@ -27,8 +28,8 @@ class PositiveReinforce:
         ∇J(θ) = E[ (Aₜ - m)₊ ∇ log π(aₜ|sₜ; θ) ],    Aₜ = (Gₜ - mean G) / std G
 
     Shapes: a batch is `[S, 1, B]`, the loss `[S]`.
-    Source: Oh et al. (2018), Self-Imitation Learning, equation 2, with the batch mean for the value function and without
-    replay.
+    Source: Oh et al. (2018), Self-Imitation Learning, equation 2, with the batch mean for the value
+        function and without replay.
     """
 
     collect = Episodes(per_env=1)

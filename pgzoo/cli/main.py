@@ -8,6 +8,7 @@ import traceback
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from pgzoo.cli import common
 from pgzoo.errors import PgzooError, PluginError
@@ -53,6 +54,12 @@ class Program(click.Group):
             if group:
                 with formatter.section(title):
                     formatter.write_dl([(entry.name, _help_line(entry)) for entry in group])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete the name of a command, importing none."""
+        found = [entry for entry in _catalog(ctx).entries("command") if entry.name.startswith(incomplete)]
+        options = click.Command.shell_complete(self, ctx, incomplete)
+        return [CompletionItem(entry.name, help=_help_line(entry)) for entry in found] + options
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. An error of ours ends the program with one message and its exit code."""

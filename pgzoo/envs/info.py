@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 import warnings
 from collections.abc import Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -191,8 +192,8 @@ def _import(module: str, what: str) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back warnings: what they say of versions, our own messages say better."""
-    with warnings.catch_warnings():
+    """Hold back warnings, whose word on versions our messages say better, and keep stdout for our answer."""
+    with warnings.catch_warnings(), redirect_stdout(sys.stderr):
         warnings.simplefilter("ignore")
         yield
 

@@ -134,7 +134,7 @@ class Registry:
         self._add("env_backend", name, target, None, summary)
 
     def listener(self, name: str, target: object, *, summary: str = "") -> None:
-        """Offer a listener: `target` is called once per run and gives an object with event hooks."""
+        """Offer a listener: `target(context)`, once per run, gives an object with event hooks or None."""
         self._add("listener", name, target, None, summary)
 
     def preset(

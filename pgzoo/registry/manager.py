@@ -12,6 +12,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module, metadata
@@ -83,10 +84,11 @@ def _admit(candidate: _Candidate, catalog: Catalog) -> None:
     start = time.perf_counter()
     info = candidate.info
     try:
-        plugin = candidate.load()
-        if any(plugin is other for other in catalog.objects.values()):
-            return  # `--import` of a module that is installed as a plugin as well
-        entries = _register(plugin, info, catalog)
+        with redirect_stdout(sys.stderr):  # what a plugin prints can't spoil a command's JSON
+            plugin = candidate.load()
+            if any(plugin is other for other in catalog.objects.values()):
+                return  # `--import` of a module that is installed as a plugin as well
+            entries = _register(plugin, info, catalog)
         info = _measured(info, start, absent)
         catalog.add(info, plugin, entries)
     except (Exception, SystemExit) as error:  # a plugin may even call sys.exit at import

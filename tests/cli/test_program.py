@@ -115,3 +115,8 @@ def test_peek_reads_options_before_they_can_be_parsed() -> None:
     args = ["reinforce", "--import", "a", "--no-plugin=b", "--import=c.py", "--import"]
     assert common.peek(args, "--import") == ["a", "c.py"]
     assert common.peek(args, "--no-plugin") == ["b"]
+
+
+def test_completion_offers_commands_without_importing_them() -> None:
+    context = click.Context(main.program, info_name="pgzoo")
+    assert [item.value for item in main.program.shell_complete(context, "po")] == ["policies"]

@@ -259,3 +259,11 @@ def test_an_instance_can_be_a_plugin_and_a_class_not(install: Install) -> None:
     catalog = discover()
     assert "from-instance" in catalog.names("algorithm")
     assert "is a class, not an instance: have you forgotten the ()?" in plugin(catalog, "bad").error
+
+
+def test_what_a_plugin_prints_keeps_out_of_stdout(
+    install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("zoo-loud", "1", {"zoo_loud": "print('hi')" + GOOD.format(name="loud")}, loud="zoo_loud")
+    assert "loud" in discover().names("algorithm")
+    assert capsys.readouterr() == ("", "hi\n")

@@ -1,0 +1,74 @@
+"""pgzoo: a zoo of policy-gradient algorithms in which everything is a plugin.
+
+    import pgzoo
+    result = pgzoo.run("reinforce", env="CartPole-v1", seeds=4)
+
+Names are imported when they are first used, so that `import pgzoo` imports nothing heavy.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pgzoo.bundle import LoadedPolicy, load_policy
+    from pgzoo.config import AlgorithmConfig, ComponentConfig, RunConfig
+    from pgzoo.engine import Plan
+    from pgzoo.errors import PgzooError
+    from pgzoo.registry import hookimpl
+    from pgzoo.runner import Result, run
+    from pgzoo.training import Control, train
+    from pgzoo.types import Batch, Episodes, Hyper, Inputs, Loss, Output, Steps
+
+_HOMES = {
+    "AlgorithmConfig": "pgzoo.config",
+    "Batch": "pgzoo.types",
+    "ComponentConfig": "pgzoo.config",
+    "Control": "pgzoo.training",
+    "Episodes": "pgzoo.types",
+    "Hyper": "pgzoo.types",
+    "Inputs": "pgzoo.types",
+    "LoadedPolicy": "pgzoo.bundle",
+    "Loss": "pgzoo.types",
+    "Output": "pgzoo.types",
+    "PgzooError": "pgzoo.errors",
+    "Plan": "pgzoo.engine",
+    "Result": "pgzoo.runner",
+    "RunConfig": "pgzoo.config",
+    "Steps": "pgzoo.types",
+    "hookimpl": "pgzoo.registry",
+    "load_policy": "pgzoo.bundle",
+    "run": "pgzoo.runner",
+    "train": "pgzoo.training",
+}
+
+__all__ = [
+    "AlgorithmConfig",
+    "Batch",
+    "ComponentConfig",
+    "Control",
+    "Episodes",
+    "Hyper",
+    "Inputs",
+    "LoadedPolicy",
+    "Loss",
+    "Output",
+    "PgzooError",
+    "Plan",
+    "Result",
+    "RunConfig",
+    "Steps",
+    "hookimpl",
+    "load_policy",
+    "run",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pgzoo' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -40,7 +40,7 @@ from pgzoo.errors import ConfigError, did_you_mean
 if TYPE_CHECKING:
     from pgzoo.registry import Catalog
 
-__all__ = ["AlgorithmConfig", "Component", "ComponentConfig", "Layer", "RunConfig", "resolve", "with_name"]
+__all__ = ["AlgorithmConfig", "Component", "ComponentConfig", "Layer", "RunConfig", "read_yaml", "resolve", "resolve_component"]
 
 
 class Settings(BaseModel):
@@ -195,7 +195,7 @@ class Layer:
     where: Callable[[tuple[str, ...]], str]
 
 
-def with_name(layer: Mapping[str, Any], key: str) -> dict[str, Any]:
+def _named(layer: Mapping[str, Any], key: str) -> dict[str, Any]:
     """Return a component's part of a layer as a mapping; a bare name becomes `{"name": name}`."""
     part = layer.get(key, {})
     if part is None or isinstance(part, str):
@@ -267,12 +267,29 @@ def _merge(layers: Sequence[Layer], settings_model: type[BaseModel]) -> tuple[di
     return merged, origin
 
 
-def _component(kind: Literal["policy", "estimator"], layers: Sequence[Layer], catalog: Catalog, errors: list[str]) -> Component | None:
+def resolve_component(
+    kind: Literal["policy", "estimator"], named: str | Mapping[str, Any], catalog: Catalog
+) -> tuple[Component, Any]:
+    """Return one component, and its class or function, from its nested form.
+
+    Raises:
+        UnknownName, ConfigError: as `resolve`.
+    """
+    errors: list[str] = []
+    component = _component(kind, [Layer({kind: named}, ".".join)], catalog, errors)
+    if component is None or errors:
+        raise ConfigError("\n".join(errors))
+    return component, catalog.get(kind, component.name).load()
+
+
+def _component(
+    kind: Literal["policy", "estimator"], layers: Sequence[Layer], catalog: Catalog, errors: list[str]
+) -> Component | None:
     """Resolve a policy or an estimator. A layer that names another one drops the settings of those below it."""
     values: dict[str, Any] = {}
     source: dict[str, Layer] = {}
     for layer in layers:
-        part = with_name(layer.values, kind)
+        part = _named(layer.values, kind)
         if "name" in part and part["name"] != values.get("name"):
             values, source = {}, {}
         values.update(part)

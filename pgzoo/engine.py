@@ -32,12 +32,16 @@ from pgzoo.types import (
     Loss,
     Output,
     Params,
+    Spec,
     Targets,
     TrainState,
     Trajectory,
 )
 
 __all__ = ["Engine", "Plan", "default_update"]
+
+PREFIX = "policy."
+"""Under which the policy's parameters lie among all of a member's."""
 
 ROW_BLOCK = 64
 """Batches are padded to a multiple of this: no vector instruction then ends in the middle of a member's rows."""
@@ -48,6 +52,7 @@ class Plan:
     """Everything a run needs, as plain objects: resolved once, by `runner.make_plan` or by hand."""
 
     config: RunConfig
+    spec: Spec
     algorithm: Algorithm
     policy: Policy
     estimator: Callable[..., Any]
@@ -60,6 +65,10 @@ class Plan:
         """What to ask the backend for."""
         c = self.config
         return EnvRequest(c.env, c.env_kwargs, c.max_episode_steps, len(c.seeds) * envs_per_member)
+
+    def policy_params(self, params: Params) -> Params:
+        """The policy's own among all parameters, under its own names."""
+        return {name.removeprefix(PREFIX): value for name, value in params.items() if name.startswith(PREFIX)}
 
 
 class Stopwatch:
@@ -93,20 +102,15 @@ class Stopwatch:
         return outer
 
 
-class _ScopedPolicy:
-    """The policy as a loss sees it: it finds its own parameters among all of them by their prefix."""
+class PolicyView:
+    """The policy as a loss sees it: it finds its own parameters among all of them."""
 
-    def __init__(self, policy: Policy, prefix: str = "policy.") -> None:
-        self._policy, self._prefix = policy, prefix
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
 
     def apply(self, params: Params, inputs: Inputs) -> Output:
-        """Evaluate a batch with the parameters under the prefix."""
-        return self._policy.apply(self.own(params), inputs)
-
-    def own(self, params: Params) -> Params:
-        """Return the parameters under the prefix, without it."""
-        cut = len(self._prefix)
-        return {name[cut:]: value for name, value in params.items() if name.startswith(self._prefix)}
+        """Evaluate a batch with the policy's part of `params`."""
+        return self._plan.policy.apply(self._plan.policy_params(params), inputs)
 
 
 class Engine:
@@ -117,7 +121,7 @@ class Engine:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.policy = _ScopedPolicy(plan.policy)
+        self.policy = PolicyView(plan)
         self.metrics: dict[str, Tensor] = {}
         """What the current update reports, `[S]` each."""
         self.failures: dict[int, str] = {}
@@ -135,7 +139,7 @@ class Engine:
     def init(self) -> TrainState:
         """Return the state before the first update; each member's from its own stream."""
         members = [self.plan.policy.init(generator(seed, "init")) for seed in self._seeds]
-        params = {f"policy.{name}": torch.stack([m[name] for m in members]) for name in members[0]}
+        params = {PREFIX + name: torch.stack([m[name] for m in members]) for name in members[0]}
         zeros = np.zeros(len(self._seeds), np.int64)
         return TrainState(
             params=params,
@@ -163,7 +167,7 @@ class Engine:
             trajectory, finished, collector = rollout.collect(
                 self._envs,
                 plan.policy,
-                plan.policy.actor(self.policy.own(state.params)),
+                plan.policy.actor(plan.policy_params(state.params)),
                 Noise(plan.policy, [self.rng("act", s, state) for s in range(len(self._seeds))], num_envs),
                 at,
                 np.broadcast_to(quota[:, None], at.ended.shape),
@@ -258,7 +262,7 @@ class Engine:
         with self.watch.phase("evaluate", f'environment "{c.env}"'):
             if self._evaluation_envs is None:
                 self._evaluation_envs = plan.backend.open(plan.request(count))
-            actor = plan.policy.actor(self.policy.own(state.params))
+            actor = plan.policy.actor(plan.policy_params(state.params))
             for k in range(0, c.eval_episodes, count):
                 seeds = np.resize(starts[k : k + count], count)  # what fills up a shorter last round is not played
                 quota = active[:, None] & (k + np.arange(count) < c.eval_episodes)

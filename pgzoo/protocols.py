@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple, Protocol
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import gymnasium as gym
 import numpy as np
@@ -11,6 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pgzoo.types import Array, Batch, Collection, Hyper, Inputs, Loss, Output, Params, Spec
+
+if TYPE_CHECKING:
+    from pgzoo.engine import Plan
+    from pgzoo.tracking import Session
 
 __all__ = [
     "Actor",
@@ -20,6 +26,7 @@ __all__ = [
     "Policy",
     "PolicyFactory",
     "ReturnEstimator",
+    "RunContext",
     "StepResult",
     "VectorEnv",
 ]
@@ -154,3 +161,27 @@ class Algorithm(Protocol):
     def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss | Tensor:
         """The loss of a batch, `[S]`, one number per member."""
         ...
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What the factory of a listener is given, once per run, before it starts.
+
+    The factory returns an object with event hooks, or None if it has nothing to do in this run. `progress` is how to show
+    it: "bar", "plain" or "none".
+    """
+
+    plan: Plan
+    session: Session
+    command: str
+    tags: Mapping[str, str]
+    progress: str
+
+    @property
+    def experiment(self) -> str:
+        """The MLflow experiment of the run."""
+        return self.plan.config.experiment or f"pgzoo/{self.plan.config.env}"
+
+    def artifact(self, member: int, path: str, data: bytes | Path) -> None:
+        """Keep a file with a member's run, between RunStarted and RunEnded; it is shipped to MLflow."""
+        self.session.journals[self.plan.run_keys[member]].artifact(path, data)

@@ -6,19 +6,187 @@ The one file that knows both the plugins and the training.
 from __future__ import annotations
 
 import secrets
+import signal
+import subprocess
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from pgzoo.config import RunConfig
+import numpy as np
+
+from pgzoo import tracking
+from pgzoo.bundle import LoadedPolicy, make_spec
+from pgzoo.config import Layer, RunConfig, read_yaml, resolve
 from pgzoo.engine import Plan
-from pgzoo.errors import UnfitError
-from pgzoo.protocols import EnvBackend, EnvRequest
+from pgzoo.envs import info
+from pgzoo.envs.single import make_single
+from pgzoo.errors import ConfigError, UnfitError, UsageError
+from pgzoo.events import Evaluated, MemberStatus, RunEnded
+from pgzoo.extras import install_hint, present
+from pgzoo.ops.members import select
+from pgzoo.protocols import EnvBackend, EnvRequest, RunContext
+from pgzoo.registry import Catalog, add_listener, discover, listener_manager, relay
+from pgzoo.tracking.lookup import local_run
+from pgzoo.training import Control, train
 
 if TYPE_CHECKING:
-    from pgzoo.registry import Catalog
+    import pandas as pd
 
-__all__ = ["make_plan"]
+__all__ = ["Result", "SeedResult", "compose", "make_plan", "run", "run_config"]
+
+EXIT_WAIT = 10.0
+"""Seconds for which the end of a run waits until its records are shipped."""
+
+BADNESS: tuple[MemberStatus, ...] = ("finished", "stopped", "interrupted", "failed")
+
+
+@dataclass(frozen=True)
+class SeedResult:
+    """What became of one seed. The returns are those of the final evaluation; NaN and None where there was none."""
+
+    seed: int
+    run_key: str
+    run_id: str | None
+    status: MemberStatus
+    reason: str
+    env_steps: int
+    returns: np.ndarray[Any, np.dtype[np.float64]]
+    lengths: np.ndarray[Any, np.dtype[np.int64]]
+    greedy_returns: np.ndarray[Any, np.dtype[np.float64]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers, as `--json` prints them."""
+        played = self.returns.size > 0
+        return {
+            "seed": self.seed,
+            "run_key": self.run_key,
+            "run_id": self.run_id,
+            "status": self.status,
+            "reason": self.reason,
+            "env_steps": self.env_steps,
+            "return_mean": float(self.returns.mean()) if played else None,
+            "return_std": float(self.returns.std()) if played else None,
+            "return_min": float(self.returns.min()) if played else None,
+            "return_max": float(self.returns.max()) if played else None,
+            "length_mean": float(self.lengths.mean()) if played else None,
+            "episodes": int(self.returns.size),
+            "greedy_return_mean": float(self.greedy_returns.mean()) if self.greedy_returns.size else None,
+        }
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one command gave: a row per seed, where to find it, and the policies."""
+
+    group: str
+    experiment: str
+    tracking_uri: str
+    plan: Plan
+    runs: tuple[SeedResult, ...]
+    timing: Mapping[str, float]
+    pending: tracking.Pending
+    ended: RunEnded
+
+    @property
+    def status(self) -> MemberStatus:
+        """The worst of the seeds' statuses."""
+        return max((run.status for run in self.runs), key=BADNESS.index)
+
+    @property
+    def env_steps(self) -> int:
+        """Training steps of all seeds together."""
+        return sum(run.env_steps for run in self.runs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the object that `--json` prints."""
+        wall = self.timing["loop"]
+        return {
+            "group": self.group,
+            "experiment": self.experiment,
+            "tracking_uri": self.tracking_uri,
+            "algorithm": self.plan.config.algorithm,
+            "env": self.plan.config.env,
+            "status": self.status,
+            "env_steps": self.env_steps,
+            "wall_seconds": wall,
+            "steps_per_second": self.env_steps / wall if wall else 0.0,
+            "seeds": [run.to_dict() for run in self.runs],
+            "timing": {phase: seconds for phase, seconds in self.timing.items() if phase != "loop"},
+        }
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per seed as a data frame."""
+        import pandas as pd
+
+        return pd.DataFrame([run.to_dict() for run in self.runs])
+
+    def policy(self, seed: int) -> LoadedPolicy:
+        """Return the last policy of a seed. Raises ConfigError for a seed that was not trained."""
+        seeds = self.plan.config.seeds
+        if seed not in seeds:
+            raise ConfigError(f"No seed {seed} in this run; there are {', '.join(map(str, seeds))}.")
+        params = select(self.plan.policy_params(self.ended.state.params), [seeds.index(seed)])
+        return LoadedPolicy(self.plan.config.policy, self.plan.spec, self.plan.policy, params)
+
+
+def run(
+    algorithm: str | None = None,
+    *,
+    preset: str = "auto",
+    config: str | None = None,
+    imports: Sequence[str] = (),
+    no_plugin: Sequence[str] = (),
+    progress: bool = False,
+    **settings: Any,
+) -> Result:
+    """Train, track and evaluate; the library's `pgzoo run`, with the same names.
+
+        pgzoo.run("reinforce", env="CartPole-v1", seeds=4, policy={"name": "mlp", "hidden": (32,)})
+
+    Raises:
+        UsageError: a setting is wrong; nothing was created.
+        RunFailed: a component raised; what was tracked until then is kept.
+    """
+    catalog = discover(blocked=no_plugin, imports=imports)
+    given = {"algorithm": algorithm, **settings} if algorithm else settings
+    layer = Layer(given, ".".join)
+    resolved = compose(layer, catalog, preset=preset, file=config)
+    said = ", ".join(f"{key}={value!r}" for key, value in given.items())
+    return run_config(resolved, catalog, command=f"pgzoo.run({said})", progress="bar" if progress else "none")
+
+
+def compose(given: Layer, catalog: Catalog, *, preset: str = "auto", file: str | None = None) -> RunConfig:
+    """Lay what was given over the file, that over the preset, that over the defaults.
+
+    `preset` is a name, "none", or "auto": the one that a plugin recommends for this algorithm and environment.
+
+    Raises:
+        ConfigError, UnknownName: as `config.resolve`; also for a preset of another algorithm.
+    """
+    layers = [read_yaml(file), given] if file else [given]
+    if "preset" in layers[0].values and file:
+        values = dict(layers[0].values)
+        named = values.pop("preset")
+        layers[0] = Layer(values, layers[0].where)
+        preset = str(named) if preset == "auto" else preset
+    if preset == "none":
+        return resolve(layers, catalog)
+    merged = {key: value for layer in layers for key, value in layer.values.items()}
+    if preset == "auto":
+        entry = catalog.auto_preset(str(merged.get("algorithm")), str(merged.get("env")))
+    else:
+        entry = catalog.get("preset", preset)
+        if merged.get("algorithm", entry.target.algorithm) != entry.target.algorithm:
+            raise ConfigError(f'Preset "{preset}" is for algorithm {entry.target.algorithm}, not {merged["algorithm"]}.')
+        if entry.target.env not in (None, merged.get("env")):
+            raise ConfigError(f'Preset "{preset}" is for {entry.target.env}, not {merged.get("env")}.')
+    if entry is not None:
+        layers.insert(0, Layer(entry.target.settings, lambda path: f'preset "{entry.name}", {".".join(path)}'))
+    return resolve(layers, catalog)
 
 
 def make_plan(config: RunConfig, catalog: Catalog, group: str = "") -> Plan:
@@ -28,19 +196,18 @@ def make_plan(config: RunConfig, catalog: Catalog, group: str = "") -> Plan:
         EnvError: the environment can't be made here.
         UnfitError: a component doesn't fit another.
     """
-    from pgzoo.envs.single import make_single
-    from pgzoo.types import Spec
-
+    info.check(config.env, config.env_kwargs)
     request = EnvRequest(config.env, config.env_kwargs, config.max_episode_steps, len(config.seeds) * config.num_envs)
     backend = _choose_backend(config, catalog, request)
-    env = make_single(request)
-    spec = Spec(env.observation_space, env.action_space)
+    env = make_single(request, flatten=False)
+    spec = make_spec(env.observation_space, env.action_space)
     env.close()
     algorithm = catalog.get("algorithm", config.algorithm).load()()
     collect = algorithm.collect
     group = group or f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
     return Plan(
         config=config,
+        spec=spec,
         algorithm=algorithm,
         policy=catalog.get("policy", config.policy.name).load()(config.policy.settings, spec),
         estimator=catalog.get("estimator", config.estimator.name).load(),
@@ -49,6 +216,129 @@ def make_plan(config: RunConfig, catalog: Catalog, group: str = "") -> Plan:
         group=group,
         run_keys=tuple(f"{group}-s{seed}" for seed in config.seeds),
     )
+
+
+def run_config(
+    config: RunConfig, catalog: Catalog, *, command: str = "", progress: str = "none", wait: float = EXIT_WAIT
+) -> Result:
+    """Carry out a resolved config: check, train, relay, close.
+
+    `progress` is "bar", "plain" or "none"; `wait` bounds the seconds for which the end waits for the tracker.
+    Raises as `run`.
+    """
+    if config.video and not present("video"):
+        raise UsageError(f"--video needs the extra video. Install it: {install_hint('imageio')}")
+    plan = make_plan(config, catalog)
+    home = tracking.Home.find()
+    uri = tracking.resolve_uri(config.tracking_uri, home)
+    tracking.check_store(uri, home)
+    control, outcome = Control(), _Outcome()
+    session = tracking.Session(home, plan.group, uri)
+    try:
+        context = RunContext(plan, session, command, tags(plan, catalog, command), progress)
+        manager = listener_manager(catalog)
+        for entry in catalog.entries("listener"):
+            listener = entry.load()(context)
+            if listener is not None:  # a listener may have nothing to do in this run
+                add_listener(manager, entry.name, listener)
+        with _stop_on_signals(control):
+            for event in train(plan, control):
+                outcome.take(event)
+                relay(manager, event)
+    finally:
+        pending = session.close(wait)
+    return outcome.result(plan, context.experiment, uri, pending, home)
+
+
+class _Outcome:
+    """Gathers from the events what a result needs."""
+
+    def __init__(self) -> None:
+        self._final: dict[str, Evaluated] = {}
+        self._ended: RunEnded | None = None
+
+    def take(self, event: object) -> None:
+        if isinstance(event, Evaluated) and event.final:
+            self._final[event.mode] = event
+        elif isinstance(event, RunEnded):
+            self._ended = event
+
+    def result(
+        self, plan: Plan, experiment: str, uri: str, pending: tracking.Pending, home: tracking.Home
+    ) -> Result:
+        ended = self._ended
+        assert ended is not None, "training always ends with RunEnded"
+        empty = np.zeros(0)
+
+        def played(mode: str, what: str, row: int) -> Any:
+            event = self._final.get(mode)
+            return empty if event is None else getattr(event, what)[row]
+
+        runs = tuple(
+            SeedResult(
+                seed=seed,
+                run_key=key,
+                run_id=found.run_id if (found := local_run(home.runs / key, home)) else None,
+                status=ended.statuses[row],
+                reason=ended.reasons[row],
+                env_steps=int(ended.env_steps[row]),
+                returns=played("sampled", "returns", row),
+                lengths=played("sampled", "lengths", row),
+                greedy_returns=played("greedy", "returns", row),
+            )
+            for row, (seed, key) in enumerate(zip(plan.config.seeds, plan.run_keys, strict=True))
+        )
+        return Result(plan.group, experiment, uri, plan, runs, ended.timing, pending, ended)
+
+
+@contextmanager
+def _stop_on_signals(control: Control) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM ends the run in order; the second at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    names = (signal.SIGINT, signal.SIGTERM)
+    before = {name: signal.getsignal(name) for name in names}
+
+    def stop(number: int, _: object) -> None:
+        for name in names:
+            signal.signal(name, _interrupt)
+        reason = f"interrupted by {signal.Signals(number).name}"
+        control.stop(reason=reason, status="interrupted")
+
+    for name in names:
+        signal.signal(name, stop)
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+def _interrupt(number: int, _: object) -> None:
+    raise KeyboardInterrupt
+
+
+def tags(plan: Plan, catalog: Catalog, command: str) -> dict[str, str]:
+    """What a run tells of where it came from."""
+    found = {
+        "mlflow.source.name": command or f"pgzoo run {plan.config.algorithm}",
+        "mlflow.source.type": "LOCAL",
+        "pgzoo.setting": plan.config.setting_hash(),
+        "pgzoo.version": version("pgzoo"),
+        "torch.version": version("torch"),
+        "gymnasium.version": version("gymnasium"),
+        "cpu.threads": str(plan.config.threads),
+        **{f"plugin.{p.name}": p.origin for p in catalog.plugins if p.status == "ok" and p.source != "built-in"},
+        **plan.config.tags,
+    }
+    try:
+        git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+        if git.returncode == 0:
+            found["mlflow.source.git.commit"] = git.stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        pass  # no git here
+    return found
 
 
 def _choose_backend(config: RunConfig, catalog: Catalog, request: EnvRequest) -> EnvBackend:

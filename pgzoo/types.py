@@ -29,10 +29,15 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Spec:
-    """What one environment shows and takes: `observation_space` is a Box or Discrete (all else is flattened)."""
+    """What one environment shows and takes.
+
+    `observation_space` is what a policy sees, a Box or Discrete; the environment's `original_space` is another where it was
+    flattened.
+    """
 
     observation_space: gym.Space[Any]
     action_space: gym.Space[Any]
+    original_space: gym.Space[Any]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from pgzoo.config import AlgorithmConfig
-from pgzoo.ops.losses import weighted_mean, weighted_std, weighted_sum
+from pgzoo.ops.losses import weighted_mean, weighted_std
 from pgzoo.types import Batch, Episodes, Hyper, Loss, Params
 
 
@@ -45,7 +45,13 @@ class Reinforce:
 
     collect = Episodes(per_env=1)
     estimator = "reward-to-go"
-    defaults: ClassVar[Mapping[str, Any]] = {"num_envs": 8, "total_steps": 100_000}
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "num_envs": 8,
+        "total_steps": 100_000,
+        "learning_rate": 2e-2,
+        "learning_rate_schedule": "linear",
+        "policy": {"name": "mlp", "hidden": (64,)},
+    }
 
     def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
         """Minus the objective whose gradient is the estimate above."""

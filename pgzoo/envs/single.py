@@ -12,7 +12,7 @@ from pgzoo.protocols import EnvRequest
 __all__ = ["make_single"]
 
 
-def make_single(request: EnvRequest, **kwargs: Any) -> gym.Env[Any, Any]:
+def make_single(request: EnvRequest, *, flatten: bool = True, **kwargs: Any) -> gym.Env[Any, Any]:
     """Make the environment; Tuple, Dict, MultiDiscrete and MultiBinary observations are flattened to a vector.
 
     The checks that gymnasium adds for authors of environments are left out: they cost a fifth of a step.
@@ -23,6 +23,6 @@ def make_single(request: EnvRequest, **kwargs: Any) -> gym.Env[Any, Any]:
     with warnings.catch_warnings():  # what it has to say of versions, `pgzoo.envs.info` has said better
         warnings.simplefilter("ignore")
         env = gym.make(request.id, disable_env_checker=True, **settings)
-    if not isinstance(env.observation_space, gym.spaces.Box | gym.spaces.Discrete):
+    if flatten and not isinstance(env.observation_space, gym.spaces.Box | gym.spaces.Discrete):
         env = gym.wrappers.FlattenObservation(env)
     return env

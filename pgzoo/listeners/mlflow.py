@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import gymnasium as gym
 import numpy as np
 import pluggy
 
@@ -19,13 +20,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pgzoo.events import EpisodesFinished, Evaluated, RunEnded, RunStarted, UpdateDone
+    from pgzoo.protocols import RunContext
     from pgzoo.tracking import EndStatus, Journal, Session
 
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
     Bools = NDArray[np.bool_]
 
-__all__ = ["MlflowListener", "RunDescription", "StepGrid"]
+__all__ = ["MlflowListener", "RunDescription", "StepGrid", "create"]
 
 hookimpl = pluggy.HookimplMarker("pgzoo")
 
@@ -52,6 +54,21 @@ class RunDescription:
     tags: Mapping[str, str] = field(default_factory=dict)
     config_yaml: bytes = b""
     reward_threshold: float | None = None
+
+
+def create(context: RunContext) -> MlflowListener:
+    """Make the listener of one run."""
+    config = context.plan.config
+    description = RunDescription(
+        algorithm=config.algorithm,
+        env=config.env,
+        experiment=context.experiment,
+        name=config.name or "",
+        params=config.flat(),
+        tags=context.tags,
+        reward_threshold=gym.spec(config.env).reward_threshold,
+    )
+    return MlflowListener(context.session, description, config.log_every)
 
 
 class StepGrid:
@@ -137,7 +154,7 @@ class MlflowListener:
         self.journals: list[Journal] = []
         """One per member, in the order of the event's seeds; empty until the run has started."""
 
-    @hookimpl
+    @hookimpl(tryfirst=True)
     def pgzoo_run_started(self, event: RunStarted) -> None:
         """Open a journal per seed. Raises StoreError if the home can't be written."""
         about, members = self.description, len(event.seeds)
@@ -217,7 +234,7 @@ class MlflowListener:
             if event.mode == "sampled" and event.final and len(returns):
                 self._final[member] = returns.mean()
 
-    @hookimpl
+    @hookimpl(trylast=True)
     def pgzoo_run_ended(self, event: RunEnded) -> None:
         """Write what is left, the summary and the end of every run."""
         for member, journal in enumerate(self.journals):

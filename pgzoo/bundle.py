@@ -1,0 +1,187 @@
+"""A policy as two files that anybody can read: tensors in safetensors, all else in JSON. No code, no pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from pgzoo.errors import ConfigError
+from pgzoo.ops.members import select
+from pgzoo.protocols import Policy
+from pgzoo.types import Array, Params, Spec
+
+if TYPE_CHECKING:
+    from pgzoo.config import Component
+    from pgzoo.registry import Catalog
+
+__all__ = ["LoadedPolicy", "load_policy", "pack"]
+
+SCHEMA = 1
+TENSORS, DESCRIPTION = "policy.safetensors", "policy.json"
+
+
+class LoadedPolicy:
+    """One member's policy, ready to act. Make it with `load_policy`, or take it from a run's result."""
+
+    def __init__(self, component: Component, spec: Spec, policy: Policy, params: Params) -> None:
+        self.component, self.spec, self.policy, self.params = component, spec, policy, params
+        self._actor = policy.actor(params)
+        self._rng = np.random.default_rng()
+
+    def act(self, obs: Any, *, deterministic: bool = False, rng: np.random.Generator | None = None) -> Any:
+        """Choose an action for one observation of the environment, or an array of actions for a stack of them.
+
+        Actions are sampled, with `rng` where it is given; `deterministic` takes the mode.
+
+        Raises:
+            ValueError: the observation has another shape than the environment's.
+        """
+        original, space = self.spec.original_space, self.spec.observation_space
+        if original != space:
+            flat = gym.spaces.flatten(original, obs)
+            obs = flat if isinstance(space, gym.spaces.Box) else np.argmax(flat)
+        obs = np.asarray(obs, dtype=space.dtype)
+        shape = space.shape or ()
+        if obs.shape != shape and obs.shape[1:] != shape:
+            raise ValueError(f"expected an observation of shape {shape}, or a stack of them; got {obs.shape}")
+        single = obs.shape == shape
+        rows = obs.reshape(1, -1, *shape)
+        noise = None
+        if not deterministic:
+            rng, size = rng or self._rng, (1, rows.shape[1], self.policy.noise_size)
+            noise = rng.random(size, np.float32) if self.policy.noise == "uniform" else rng.standard_normal(size, np.float32)
+        actions = self.policy.to_env(self._actor(rows, noise)[0])
+        return actions[0] if single else actions
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the two files into `folder` (made if it isn't there) and return it."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in pack(self.component, self.spec, self.params, 0).items():
+            (folder / name).write_bytes(data)
+        return folder
+
+
+def pack(component: Component, spec: Spec, params: Params, member: int) -> dict[str, bytes]:
+    """Return the files of one member's policy, by name; `params` are `[S, ...]`, without prefix."""
+    from safetensors.torch import save
+
+    one = {name: value.detach().contiguous() for name, value in select(params, [member]).items()}
+    description = {
+        "schema": SCHEMA,
+        "pgzoo": version("pgzoo"),
+        "policy": component.nested(),
+        "observation_space": _space_to_json(spec.original_space),
+        "action_space": _space_to_json(spec.action_space),
+    }
+    return {TENSORS: save(one), DESCRIPTION: (json.dumps(description, indent=2) + "\n").encode()}
+
+
+def load_policy(path: str | Path, catalog: Catalog | None = None) -> LoadedPolicy:
+    """Load a policy from its folder, or from one of its two files.
+
+    The policy's class comes from an installed plugin, never from the files.
+
+    Raises:
+        ConfigError: the files are missing, damaged, or of a newer schema.
+        UnknownName: no installed plugin gives a policy of that name.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    from pgzoo.config import resolve_component
+
+    path = Path(path)
+    folder = path if path.is_dir() else path.parent
+    try:
+        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        params = load((folder / TENSORS).read_bytes())
+        if description["schema"] > SCHEMA:
+            raise ConfigError(
+                f"{folder} was written by pgzoo {description['pgzoo']}, in a newer form than this version reads. "
+                "Upgrade: pip install -U pgzoo"
+            )
+        original = _space_from_json(description["observation_space"])
+        action_space = _space_from_json(description["action_space"])
+        named = description["policy"]
+    except OSError as error:
+        raise ConfigError(f"No policy in {folder}: {error.strerror}: {error.filename}.") from error
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise ConfigError(f"The policy in {folder} is damaged: {type(error).__name__}: {error}.") from error
+    if catalog is None:
+        from pgzoo.registry import discover
+
+        catalog = discover()
+    component, factory = resolve_component("policy", named, catalog)
+    spec = make_spec(original, action_space)
+    policy = factory(component.settings, spec)
+    _check_shapes(policy, params, folder)
+    return LoadedPolicy(component, spec, policy, params)
+
+
+def make_spec(original: gym.Space[Any], action_space: gym.Space[Any]) -> Spec:
+    """Return the specification of an environment that shows `original`: all but Box and Discrete is flattened."""
+    plain = isinstance(original, gym.spaces.Box | gym.spaces.Discrete)
+    return Spec(original if plain else gym.spaces.flatten_space(original), action_space, original)
+
+
+def _check_shapes(policy: Policy, params: Mapping[str, Any], folder: Path) -> None:
+    expected = {name: tuple(v.shape) for name, v in policy.init(np.random.default_rng(0)).items()}
+    found = {name: tuple(v.shape[1:]) for name, v in params.items()}
+    if expected != found:
+        raise ConfigError(f"The policy in {folder} is damaged: it needs tensors {expected}, the file has {found}.")
+
+
+def _space_to_json(space: gym.Space[Any]) -> dict[str, Any]:
+    match space:
+        case gym.spaces.Box():
+            low, high = _bounds(space.low), _bounds(space.high)
+            return {"type": "Box", "shape": list(space.shape), "dtype": str(space.dtype), "low": low, "high": high}
+        case gym.spaces.Discrete():
+            return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
+        case gym.spaces.MultiDiscrete():
+            return {"type": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": space.start.tolist()}
+        case gym.spaces.MultiBinary():
+            return {"type": "MultiBinary", "shape": list(space.shape)}
+        case gym.spaces.Tuple():
+            return {"type": "Tuple", "spaces": [_space_to_json(part) for part in space.spaces]}
+        case gym.spaces.Dict():
+            return {"type": "Dict", "spaces": {key: _space_to_json(part) for key, part in space.spaces.items()}}
+    raise ConfigError(f"A policy can't be saved for the space {space}.")
+
+
+def _space_from_json(data: Mapping[str, Any]) -> gym.Space[Any]:
+    match data["type"]:
+        case "Box":
+            shape, dtype = tuple(data["shape"]), np.dtype(data["dtype"])
+            low, high = (np.asarray(data[key], np.float64).reshape(shape).astype(dtype) for key in ("low", "high"))
+            return gym.spaces.Box(low, high, shape, dtype.type)  # type: ignore[arg-type]
+        case "Discrete":
+            return gym.spaces.Discrete(data["n"], start=data["start"])
+        case "MultiDiscrete":
+            return gym.spaces.MultiDiscrete(np.asarray(data["nvec"]), start=np.asarray(data["start"]))
+        case "MultiBinary":
+            shape = data["shape"]
+            return gym.spaces.MultiBinary(shape[0] if len(shape) == 1 else shape)
+        case "Tuple":
+            return gym.spaces.Tuple([_space_from_json(part) for part in data["spaces"]])
+        case "Dict":
+            return gym.spaces.Dict({key: _space_from_json(part) for key, part in data["spaces"].items()})
+    raise ValueError(f"unknown space {data['type']}")
+
+
+def _bounds(values: Array) -> list[float | str]:
+    """JSON has no infinity: it is written as a string, which numpy reads back."""
+    return [float(v) if np.isfinite(v) else str(float(v)) for v in values.ravel()]
+
+
+def as_params(tensors: Mapping[str, torch.Tensor]) -> Params:
+    """Return tensors under the policy's prefix, as a train state has them."""
+    return {f"policy.{name}": value for name, value in tensors.items()}

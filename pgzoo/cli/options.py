@@ -1,0 +1,154 @@
+"""Command-line options made from the models that validate them: one field, one option."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import click
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+__all__ = ["GroupedCommand", "GroupedOption", "given", "options", "where"]
+
+REPEATED = ("env_kwargs", "tags")
+"""Mappings, given as K=V and repeated."""
+
+NOTHING = object()
+"""What `none` on the command line becomes, until it is a setting's None: click takes None for "not given"."""
+
+SINGULAR = {"env_kwargs": "--env-kwarg", "tags": "--tag"}
+
+
+class GroupedOption(click.Option):
+    """An option that knows its group in the help, and the setting that it gives."""
+
+    def __init__(self, *args: Any, group: str, path: tuple[str, ...], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.group, self.path = group, path
+
+
+class GroupedCommand(click.Command):
+    """A command whose help lists options by group."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one section per group, in order of first appearance."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            if record := param.get_help_record(ctx):
+                groups.setdefault(getattr(param, "group", "Program"), []).append(record)
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def options(
+    model: type[BaseModel], *, group: str, prefix: tuple[str, ...] = (), defaults: Mapping[str, Any], skip: Sequence[str] = ()
+) -> Iterator[GroupedOption]:
+    """Yield an option for every field of a model; `defaults` are shown where they differ from the model's own."""
+    for name, field in model.model_fields.items():
+        if name in skip:
+            continue
+        yield _option(name, field, group, prefix, defaults.get(name, field.get_default(call_default_factory=True)))
+
+
+def given(ctx: click.Context) -> dict[str, Any]:
+    """Return what the user gave as nested settings, and nothing that was left out."""
+    nested: dict[str, Any] = {}
+    for param in _settings(ctx):
+        value = ctx.params.get(param.name or "")
+        if value is None or value == {}:
+            continue
+        at = nested
+        for key in param.path[:-1]:
+            at = at.setdefault(key, {})
+        at[param.path[-1]] = None if value is NOTHING else value
+    return nested
+
+
+def where(ctx: click.Context) -> Callable[[tuple[str, ...]], str]:
+    """Return a function that names the option which gave the setting at a path."""
+    flags = {param.path: param.opts[0] for param in _settings(ctx)}
+    if ctx.params.get("seed") is not None:
+        flags["seeds",] = "--seed"
+    return lambda path: flags.get(path, ".".join(path))
+
+
+def _settings(ctx: click.Context) -> list[GroupedOption]:
+    return [param for param in ctx.command.params if isinstance(param, GroupedOption)]
+
+
+def _option(name: str, field: FieldInfo, group: str, prefix: tuple[str, ...], default: Any) -> GroupedOption:
+    flag = SINGULAR.get(name, "--" + ".".join((*prefix, name.replace("_", "-"))))
+    path, kind = (*prefix, name), _core(field.annotation)
+    shown = _shown(default)
+    about = (field.description or "").rstrip(".")
+    help_text = f"{about}  [default: {shown}]" if shown else about
+    common: dict[str, Any] = {"group": group, "path": path, "help": help_text, "default": None}
+    identifier = "__".join(path)
+    if kind is bool:
+        off = "--" + ".".join((*prefix, "no-" + name.replace("_", "-")))
+        return GroupedOption([f"{flag}/{off}", identifier], **common)
+    if name in REPEATED:
+        return GroupedOption([flag, identifier], multiple=True, metavar="K=V", callback=_pairs(flag), **common)
+    if typing.get_origin(kind) is Literal:
+        return GroupedOption([flag, identifier], type=click.Choice([str(a) for a in typing.get_args(kind)]), **common)
+    if typing.get_origin(kind) is tuple:
+        return GroupedOption([flag, identifier], metavar="A,B,...", callback=_comma, **common)
+    metavar = {int: "N", float: "X"}.get(kind, "TEXT")
+    return GroupedOption([flag, identifier], metavar=metavar, callback=_none, **common)
+
+
+def _core(annotation: Any) -> Any:
+    """The type beneath Annotated and `| None`."""
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return _core(typing.get_args(annotation)[0])
+    if origin in (typing.Union, types.UnionType):
+        kept = [a for a in typing.get_args(annotation) if a is not type(None)]
+        return _core(kept[0]) if len(kept) == 1 else annotation
+    return annotation
+
+
+def _shown(default: Any) -> str:
+    if default is None or default in ({}, ()) or type(default).__name__ == "PydanticUndefinedType":
+        return ""
+    if isinstance(default, tuple | list):
+        return ",".join(map(str, default))
+    return str(default).lower() if isinstance(default, bool) else str(default)
+
+
+def _comma(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
+    if value is None or "," not in value:
+        return value if value is None or param.name == "seeds" else tuple(v for v in (value,) if v)
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def _none(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
+    """`none` on the command line is None, so that a default can be taken back."""
+    return NOTHING if value is not None and value.lower() == "none" else value
+
+
+def _pairs(flag: str) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], dict[str, Any]]:
+    def read(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, Any]:
+        pairs: dict[str, Any] = {}
+        for item in value or ():
+            key, equals, text = item.partition("=")
+            if not key or not equals:
+                raise click.BadParameter(f"expected K=V, got {item!r}", ctx, param)
+            pairs[key] = _scalar(text) if flag == "--env-kwarg" else text
+        return pairs
+
+    return read
+
+
+def _scalar(text: str) -> Any:
+    """Read a keyword's value as YAML does: 3, 0.5, true, text."""
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text

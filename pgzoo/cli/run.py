@@ -1,0 +1,168 @@
+"""`pgzoo run ALGO`: its options are those of the run, the algorithm, the policy and the estimator."""
+
+from __future__ import annotations
+
+import inspect
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pgzoo.cli.common import json_option, open_catalog, peek, plugin_options
+
+if TYPE_CHECKING:
+    from pgzoo.registry import Catalog
+
+__all__ = ["command"]
+
+SKIPPED = ("algorithm", "env", "policy", "estimator", "settings")
+"""Fields of the run that are options of another kind."""
+
+UNNAMED = ("auto", "none")
+EXIT_CODES = {"failed": 1, "interrupted": 130}
+
+
+class RunGroup(click.Group):
+    """The algorithms as subcommands. Which options there are depends on the arguments, so those are read ahead."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Find the algorithm, also in the `--config` file, and put it first."""
+        helps = [arg for arg in args if arg in ctx.help_option_names]
+        name = _algorithm_of(args)
+        if name is None and not helps and args:
+            raise click.UsageError(
+                "No algorithm is given, neither as an argument nor in a --config file. See: pgzoo algorithms", ctx
+            )
+        if name is not None:
+            rest = list(args)
+            if name in rest[:1]:
+                rest = rest[1:]
+            ctx.meta["arguments"] = rest
+            args = [name, *rest]
+        return super().parse_args(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all algorithms."""
+        return _catalog(ctx).names("algorithm")
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+        """Make the command of one algorithm. Raises UnknownName with the nearest one."""
+        return _command_for(cmd_name, _catalog(ctx), ctx.meta.get("arguments", []))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the algorithms by their summaries; none of them is imported."""
+        with formatter.section("Algorithms"):
+            formatter.write_dl([(entry.name, entry.summary) for entry in _catalog(ctx).entries("algorithm")])
+
+
+@click.command(
+    "run",
+    cls=RunGroup,
+    subcommand_metavar="ALGO --env ID [OPTIONS]",
+    epilog="See the options of one: pgzoo run reinforce --help",
+)
+def command() -> None:
+    """Train an algorithm on an environment, evaluate it, and log everything to MLflow."""
+
+
+def _catalog(ctx: click.Context) -> Catalog:
+    """The catalog with this command's own plugins, made once."""
+    if "catalog" not in ctx.meta:
+        args = ctx.meta.get("arguments", [])
+        ctx.meta["catalog"] = open_catalog(blocked=peek(args, "--no-plugin"), imports=peek(args, "--import"))
+    return ctx.meta["catalog"]  # type: ignore[no-any-return]
+
+
+def _algorithm_of(args: Sequence[str]) -> str | None:
+    if args and not args[0].startswith("-"):
+        return args[0]
+    from pgzoo.config import read_yaml
+
+    for path in peek(args, "--config"):
+        name = read_yaml(path).values.get("algorithm")
+        if isinstance(name, str):
+            return name
+    return None
+
+
+def _command_for(name: str, catalog: Catalog, args: Sequence[str]) -> click.Command:
+    """Build the command of one algorithm: an option for each setting of the components that these arguments choose."""
+    from pgzoo.cli.options import GroupedCommand, GroupedOption, options
+    from pgzoo.config import AlgorithmConfig, ComponentConfig, RunConfig
+
+    entry = catalog.get("algorithm", name)
+    target = entry.load()
+    defaults = dict(getattr(target, "defaults", {}))
+    params: list[click.Parameter] = [
+        GroupedOption(["--env", "env"], group="Run", path=("env",), help="gymnasium id (pgzoo envs)", metavar="ID"),
+        GroupedOption(["--seed", "seed"], group="Run", path=("seed",), help="train this one seed", metavar="N"),
+        *options(RunConfig, group="Run", defaults=defaults, skip=SKIPPED),
+        *options(entry.load_config() or AlgorithmConfig, group=f"Algorithm {name}", defaults=defaults),
+    ]
+    for kind, fallback in (("policy", "mlp"), ("estimator", target.estimator)):
+        chosen = _chosen(kind, fallback, defaults, catalog, args)
+        component = catalog.get(kind, chosen)  # type: ignore[arg-type]
+        own = defaults.get(kind)
+        shown = own if isinstance(own, dict) and own.get("name") == chosen else {}
+        group = f"{kind.capitalize()} {chosen}"
+        listed = "pgzoo policies" if kind == "policy" else "pgzoo estimators"
+        about = f"which {kind} ({listed})  [default: {fallback}]"
+        params.append(GroupedOption([f"--{kind}"], group=group, path=(kind, "name"), metavar="NAME", help=about))
+        params += options(component.load_config() or ComponentConfig, group=group, prefix=(kind,), defaults=shown)
+    return GroupedCommand(
+        name,
+        params=[*params, *_train.params],
+        callback=_train.callback,
+        help=_about(target, entry.summary),
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+def _chosen(kind: str, fallback: str, defaults: Mapping[str, Any], catalog: Catalog, args: Sequence[str]) -> str:
+    """Which policy or estimator these arguments come down to."""
+    from pgzoo.config import read_yaml
+
+    if option := peek(args, f"--{kind}"):
+        return option[-1]
+    layers = [read_yaml(path).values for path in peek(args, "--config")]
+    layers += [catalog.get("preset", name).target.settings for name in peek(args, "--preset") if name not in UNNAMED]
+    for layer in [*layers, defaults]:
+        part = layer.get(kind)
+        name = part.get("name") if isinstance(part, Mapping) else part
+        if isinstance(name, str):
+            return name
+    return fallback
+
+
+@click.command("train")
+@click.option("--preset", default="auto", metavar="NAME", help="auto, none or a preset (pgzoo presets).", show_default=True)
+@click.option("--config", "file", metavar="FILE", help="Settings as YAML; options win over them.")
+@plugin_options
+@json_option
+@click.option("--no-progress", is_flag=True, help="Show no progress.")
+@click.pass_context
+def _train(
+    ctx: click.Context, preset: str, file: str | None, no_progress: bool, as_json: bool, **_: Any
+) -> None:
+    from pgzoo.cli.options import given, where
+    from pgzoo.cli.summary import print_result, report
+    from pgzoo.config import Layer
+    from pgzoo.runner import compose, run_config
+
+    if ctx.params.get("seed") is not None and ctx.params.get("seeds") is not None:
+        raise click.UsageError("--seed and --seeds exclude each other.", ctx)
+    catalog = _catalog(ctx)
+    layer = Layer({"algorithm": ctx.info_name, **given(ctx)}, where(ctx))
+    config = compose(layer, catalog, preset=preset, file=file)
+    progress = "none" if no_progress else "bar" if sys.stderr.isatty() else "plain"
+    result = run_config(config, catalog, command=f"pgzoo {shlex.join(sys.argv[1:])}", progress=progress)
+    report(result) if as_json else print_result(result)
+    ctx.exit(EXIT_CODES.get(result.status, 0))
+
+
+def _about(target: object, summary: str) -> str:
+    """The help text: the docstring, with equations and sources left as they are laid out."""
+    blocks = (inspect.getdoc(target) or summary).split("\n\n")
+    return "\n\n".join(f"\b\n{block}" if block.startswith((" ", "Shapes:", "Source:")) else block for block in blocks)

@@ -1,0 +1,129 @@
+"""Shows how a run gets on: a bar in a terminal, a line now and then elsewhere. Everything goes to stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+
+import numpy as np
+
+from pgzoo.events import EpisodesFinished, RunEnded, RunStarted, UpdateDone
+from pgzoo.protocols import RunContext
+from pgzoo.registry import hookimpl
+
+__all__ = ["create"]
+
+LINE_EVERY = 5.0
+"""Seconds between two lines where there is no terminal."""
+
+
+def create(context: RunContext) -> Bar | Lines | None:
+    """Make the listener of one run."""
+    return {"bar": Bar, "plain": Lines}.get(context.progress, lambda _: None)(context)
+
+
+class Watch:
+    """How far a run is, and the mean return of its last 100 episodes a seed."""
+
+    def __init__(self, context: RunContext) -> None:
+        c = context.plan.config
+        self.by_episodes = c.total_steps is None
+        goal = c.total_steps or c.total_episodes
+        assert goal is not None
+        self.total = goal * len(c.seeds)
+        self.unit = "episodes" if self.by_episodes else "steps"
+        seeds = f"seed {c.seeds[0]}" if len(c.seeds) == 1 else f"{len(c.seeds)} seeds"
+        self.title = f"{c.algorithm} on {c.env}, {seeds}"
+        self.recent: deque[float] = deque(maxlen=100 * len(c.seeds))
+        self.steps = self.episodes = 0
+        self.started = time.perf_counter()
+
+    def add(self, event: EpisodesFinished) -> None:
+        for returns in event.returns:
+            self.recent.extend(returns)
+            self.episodes += len(returns)
+        self.steps = int(event.env_steps.sum())
+
+    @property
+    def done(self) -> int:
+        return min(self.total, self.episodes if self.by_episodes else self.steps)
+
+    @property
+    def speed(self) -> float:
+        return self.steps / max(1e-9, time.perf_counter() - self.started)
+
+    @property
+    def text(self) -> str:
+        mean = f"{np.mean(self.recent):.1f}" if self.recent else "-"
+        return f"return {mean} (last 100 episodes)   {self.speed / 1000:.1f}k steps/s"
+
+
+class Lines:
+    """A line each few seconds."""
+
+    def __init__(self, context: RunContext) -> None:
+        self.watch = Watch(context)
+        self._next = 0.0
+
+    @hookimpl
+    def pgzoo_run_started(self, event: RunStarted) -> None:
+        """Say what begins."""
+        self._say(f"{self.watch.title}: {self.watch.total:,} {self.watch.unit}")
+        self._next = time.monotonic() + LINE_EVERY
+
+    @hookimpl
+    def pgzoo_episodes_finished(self, event: EpisodesFinished) -> None:
+        """Count."""
+        self.watch.add(event)
+
+    @hookimpl
+    def pgzoo_update_done(self, event: UpdateDone) -> None:
+        """Say how far it is, now and then."""
+        if time.monotonic() >= self._next:
+            self._say(f"{self.watch.done:,}/{self.watch.total:,} {self.watch.unit}   {self.watch.text}")
+            self._next = time.monotonic() + LINE_EVERY
+
+    def _say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+
+class Bar:
+    """A rich progress bar."""
+
+    def __init__(self, context: RunContext) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+        self.watch = Watch(context)
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}"),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self.task = self.progress.add_task(self.watch.title, total=self.watch.total, text="")
+
+    @hookimpl
+    def pgzoo_run_started(self, event: RunStarted) -> None:
+        """Show the bar."""
+        self.progress.start()
+
+    @hookimpl
+    def pgzoo_episodes_finished(self, event: EpisodesFinished) -> None:
+        """Count."""
+        self.watch.add(event)
+
+    @hookimpl
+    def pgzoo_update_done(self, event: UpdateDone) -> None:
+        """Move the bar; rich draws it in a thread of its own, ten times a second."""
+        text = "evaluating" if bool((event.active == event.ended).all()) else self.watch.text
+        self.progress.update(self.task, completed=self.watch.done, text=text)
+
+    @hookimpl
+    def pgzoo_run_ended(self, event: RunEnded) -> None:
+        """Take the bar away: the summary follows."""
+        self.progress.stop()

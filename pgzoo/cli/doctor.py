@@ -118,6 +118,8 @@ def _plugin(plugin: PluginInfo, measured: PluginInfo) -> Finding:
     if plugin.status == "blocked":
         return Finding("plugins", plugin.name, "note", f"{plugin.origin}: blocked")
     took = f"{plugin.origin}: loaded in {1000 * measured.seconds:.0f} ms"
+    if plugin.source not in ("built-in", "entry point"):  # every command loads those, and no other
+        return Finding("plugins", plugin.name, "ok", took)
     if measured.heavy:
         heavy = ", ".join(measured.heavy)
         return Finding(

@@ -83,6 +83,7 @@ def _describe_plugin(plugin: PluginInfo, catalog: Catalog) -> dict[str, Any]:
         "module": plugin.module,
         "seconds": round(plugin.seconds, 4),
         "offers": _offers(plugin, catalog),
+        "hooks": plugin.hooks,
     }
 
 
@@ -95,9 +96,10 @@ def _offers(plugin: PluginInfo, catalog: Catalog) -> dict[str, list[str]]:
 
 
 def _summary(plugin: PluginInfo, catalog: Catalog) -> str:
-    return "; ".join(
-        f"{kind.replace('_', ' ')}: {', '.join(names)}" for kind, names in _offers(plugin, catalog).items()
-    )
+    offers = {kind.replace("_", " "): names for kind, names in _offers(plugin, catalog).items()}
+    events = [hook.removeprefix("pgzoo_") for hook in plugin.hooks if hook != "pgzoo_register"]
+    parts = {**offers, "hears": events} if events else offers
+    return "; ".join(f"{what}: {', '.join(names)}" for what, names in parts.items())
 
 
 def _status(plugin: PluginInfo) -> str:

@@ -39,7 +39,7 @@ class PluginInfo:
     """A plugin: where it came from and how its registration went.
 
     `module` is what was loaded (a dotted name or a path); `error` says why a plugin is broken; `heavy` names
-    the expensive packages that its registration was the first to import.
+    the expensive packages that its registration was the first to import; `hooks` are those it implements.
     """
 
     name: str
@@ -51,6 +51,7 @@ class PluginInfo:
     error: str = ""
     seconds: float = 0.0
     heavy: tuple[str, ...] = ()
+    hooks: tuple[str, ...] = ()
 
     @property
     def origin(self) -> str:

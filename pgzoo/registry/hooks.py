@@ -23,7 +23,7 @@ def register(manager: pluggy.PluginManager, plugin: object, name: str) -> list[s
     """Register a module or an instance; return the names of the hooks that it implements.
 
     Raises PluginError for a class, a hook that doesn't exist (pluggy would ignore it), an argument that a
-    hook doesn't have, and a function with the name of a hook that isn't marked as one.
+    hook doesn't have, a wrapper, and a function with the name of a hook that isn't marked as one.
     """
     if inspect.isclass(plugin):
         raise PluginError(f"{plugin.__name__} is a class, not an instance: have you forgotten the ()?")
@@ -34,9 +34,12 @@ def register(manager: pluggy.PluginManager, plugin: object, name: str) -> list[s
     known = [hook for hook in vars(hookspecs) if hook.startswith("pgzoo_")]
     found = []
     for caller in manager.get_hookcallers(plugin) or ():
+        own = [impl for impl in caller.get_hookimpls() if impl.plugin is plugin]
+        if any(impl.wrapper or impl.hookwrapper for impl in own):
+            raise PluginError(f'"{caller.name}" can\'t be a wrapper: there is nothing to wrap.')
         if caller.has_spec():
             found.append(caller.name)
-        elif not all(impl.optionalhook for impl in caller.get_hookimpls()):
+        elif not all(impl.optionalhook for impl in own):
             raise PluginError(f'There is no hook "{caller.name}".{did_you_mean(caller.name, known)}')
     for hook in known:
         if hook not in found and inspect.isroutine(getattr(plugin, hook, None)):

@@ -27,24 +27,19 @@ def listener_manager(catalog: Catalog | None = None) -> pluggy.PluginManager:
     """Return a manager for one run, with the event hooks that plugins of `catalog` implement themselves."""
     manager = hooks.new_manager()
     for name, plugin in (catalog.objects if catalog else {}).items():
-        hooks.register(manager, plugin, name)
+        hooks.register(manager, plugin, f"{name} (plugin)")  # a listener may have the name of its plugin
     return manager
 
 
 def add_listener(manager: pluggy.PluginManager, name: str, listener: object) -> None:
     """Let an object with event hooks hear the run.
 
-    Raises PluginError if it hears nothing, misspells a hook, or wraps one (listeners report).
+    Raises PluginError if it hears nothing, misspells a hook, or wraps one.
     """
     try:
         heard = hooks.register(manager, listener, name)
         if not set(heard) & set(_HOOKS.values()):
             raise PluginError("It implements no event hook.")
-        for caller in manager.get_hookcallers(listener) or ():
-            if any(
-                impl.wrapper or impl.hookwrapper for impl in caller.get_hookimpls() if impl.plugin is listener
-            ):
-                raise PluginError(f'"{caller.name}" can\'t be a wrapper.')
     except PluginError as error:
         raise PluginError(f'The listener "{name}" is not usable. {error}') from error
 

@@ -18,9 +18,11 @@ from functools import partial
 from importlib import import_module, metadata
 from pathlib import Path
 
+from pluggy import PluginManager
+
 from pgzoo.errors import PluginError, UnknownName, did_you_mean
 from pgzoo.registry import files, hooks
-from pgzoo.registry.catalog import Catalog, Entry, PluginInfo, Registry, Source, describe_error
+from pgzoo.registry.catalog import Catalog, PluginInfo, Registry, Source, describe_error
 
 __all__ = ["API_VERSION", "BUILT_INS", "DISABLE_VARIABLE", "ENTRY_POINT_GROUP", "INLINE_FILE", "discover"]
 
@@ -88,9 +90,12 @@ def _admit(candidate: _Candidate, catalog: Catalog) -> None:
             plugin = candidate.load()
             if any(plugin is other for other in catalog.objects.values()):
                 return  # `--import` of a module that is installed as a plugin as well
-            entries = _register(plugin, info, catalog)
+            manager = hooks.new_manager()
+            info = replace(info, hooks=_join(manager, plugin, info, catalog))
+            registry = Registry(info)
+            manager.hook.pgzoo_register(registry=registry)
         info = _measured(info, start, absent)
-        catalog.add(info, plugin, entries)
+        catalog.add(info, plugin, registry.entries.values())
     except (Exception, SystemExit) as error:  # a plugin may even call sys.exit at import
         if info.source == "import":
             raise PluginError(f"--import {info.name} failed. {describe_error(error)}") from error
@@ -98,7 +103,8 @@ def _admit(candidate: _Candidate, catalog: Catalog) -> None:
         catalog.plugins.append(replace(info, status="broken", error=describe_error(error)))
 
 
-def _register(plugin: object, info: PluginInfo, catalog: Catalog) -> list[Entry]:
+def _join(manager: PluginManager, plugin: object, info: PluginInfo, catalog: Catalog) -> tuple[str, ...]:
+    """Let a plugin join; return the hooks that it implements. Raises PluginError if it can't be used here."""
     if taken := next((other for other in catalog.plugins if other.name == info.name), None):
         raise PluginError(
             f"The name of the plugin is taken by plugin {taken}. "
@@ -110,13 +116,11 @@ def _register(plugin: object, info: PluginInfo, catalog: Catalog) -> list[Entry]
             f"It is built for plugin API {api}; "
             f"pgzoo {metadata.version('pgzoo')} has plugin API {API_VERSION}."
         )
-    manager = hooks.new_manager()
-    if not hooks.register(manager, plugin, info.name) and info.source != "import":
+    found = hooks.register(manager, plugin, info.name)
+    if not found and info.source != "import":
         # An import may be there for the environments that it registers with gymnasium.
         raise PluginError(f"{info.module} implements no hook of pgzoo, such as pgzoo_register.")
-    registry = Registry(info)
-    manager.hook.pgzoo_register(registry=registry)
-    return list(registry.entries.values())
+    return tuple(found)
 
 
 def _measured(info: PluginInfo, start: float, absent: list[str]) -> PluginInfo:

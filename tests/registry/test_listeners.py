@@ -92,7 +92,9 @@ def test_a_plugin_may_hear_events_itself() -> None:
     ear, info = Ear(), PluginInfo("ear", "inline", "ear")
     catalog = Catalog()
     catalog.add(info, ear, Registry(info).entries.values())
-    relay(listener_manager(catalog), EVENTS["pgzoo_run_started"])
+    manager = listener_manager(catalog)
+    add_listener(manager, "ear", Ear())  # of the same name
+    relay(manager, EVENTS["pgzoo_run_started"])
     assert len(ear.heard) == 1
 
 

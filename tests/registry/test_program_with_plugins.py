@@ -71,6 +71,14 @@ def test_plugins_tells_all() -> None:
     assert "not_there" in found["bad"]["error"]
     assert found["good"]["offers"] == {"algorithm": ["mine"], "command": ["hello"]}
     assert found["local"]["source"] == "inline"
+    assert found["local"]["hooks"] == ["pgzoo_register"]
+
+
+def test_a_plugin_may_only_listen(install: Install) -> None:
+    source = "from pgzoo.registry import hookimpl\n@hookimpl\ndef pgzoo_run_ended(event): pass\n"
+    install("zoo-ear", "1", {"zoo_ear": source}, ear="zoo_ear")
+    found = {entry["name"]: entry for entry in json.loads(pgzoo("plugins", "--json").stdout)}
+    assert found["ear"]["summary"] == "hears: run_ended"
 
 
 @pytest.mark.usefixtures("plugins")

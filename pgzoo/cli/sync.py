@@ -76,8 +76,8 @@ class Progress:
     """A bar on stderr that shows how much of `total` is gone; `advance(left)` moves it."""
 
     def __init__(self, total: int, hidden: bool) -> None:
-        from rich.console import Console
         from rich import progress
+        from rich.console import Console
 
         console = Console(stderr=True)
         columns = (progress.TextColumn("shipping"), progress.BarColumn(), progress.MofNCompleteColumn())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import urllib.error
 import urllib.request
@@ -55,6 +56,9 @@ def command(host: str, port: int | None, no_browser: bool, tracking_uri: str | N
         return
     check_not_empty(uri, home)
     port = free_port(host, port)
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # ended politely, the server mustn't stay behind
     server = start_server(uri, home, host, port)
     try:
         base = f"http://{host}:{port}"
@@ -227,7 +231,6 @@ def stop(server: subprocess.Popen[bytes]) -> None:
     """End the server and all its children."""
     import contextlib
     import os
-    import signal
     import subprocess
 
     for how in (signal.SIGTERM, signal.SIGKILL):

@@ -34,7 +34,9 @@ __all__ = ["EndStatus", "Episodes", "Journal", "Record", "Tail", "artifact_path"
 Record = dict[str, Any]
 EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
 RUN_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 BACKLOG = 16 * 2**20
+LOCK_WAIT = 5.0
 MAX_PARAM, MAX_TAG, MAX_KEY = 6000, 8000, 250
 MAX_STEP = 2**63 - 1
 
@@ -78,7 +80,7 @@ class Journal:
         self._guard = threading.Lock()
         try:
             (folder / "artifacts").mkdir(parents=True, exist_ok=True)
-            self._lock = lock(folder / "lock", timeout=5.0)
+            self._lock = lock(folder / "lock", timeout=LOCK_WAIT)
         except OSError as error:
             raise StoreError(
                 f"Can't keep the journal of run {self.key} in {folder}: {error.strerror}."
@@ -215,7 +217,7 @@ class Journal:
                 self._complain("the journal couldn't be synced", error)
 
     def _put(self, record: Record) -> None:
-        line = json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+        line = encode(record).encode() + b"\n"
         if self._fd is None:
             raise RuntimeError(f"the journal of run {self.key} is closed")
         if self._backlog:

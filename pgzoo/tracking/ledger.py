@@ -124,8 +124,10 @@ def pending(home: Home) -> Summary:
 
 def in_training(folder: Path) -> bool:
     lock = folder / "lock"
-    # Asked twice: the uploader holds the lock for an instant when it asks the same.
-    return held(lock) and (time.sleep(0.005) or held(lock))
+    if not held(lock):
+        return False
+    time.sleep(0.005)  # the uploader holds it for an instant when it asks the same
+    return held(lock)
 
 
 def journal_folders(home: Home) -> list[Path]:

@@ -50,7 +50,7 @@ SHARED_VIEW = {
     "compareRunsMode": "CHART",
 }
 MAX_METRICS, MAX_ITEMS = 1000, 100
-PATIENCE = 5
+PATIENCE = 3
 """So many failures of one batch, while the store answers otherwise, make the batch the culprit."""
 
 

@@ -44,6 +44,7 @@ class Shipment:
             self.ledger = Ledger()
         self.last = 0
         self.alive = True
+        self._aside: list[Record] = []
 
     @property
     def size(self) -> int:
@@ -54,6 +55,11 @@ class Shipment:
         return not self.alive and (bool(self.ledger.refused) or self.ledger.done(self.size))
 
     def save(self) -> None:
+        """Write down what the store has, after what it has refused."""
+        if self._aside:
+            with (self.folder / "rejected.jsonl").open("a") as file:
+                file.writelines(json.dumps(item) + "\n" for item in self._aside)
+            self._aside.clear()
         self.ledger.write(self.folder)
 
     def refuse(self, reason: str) -> None:
@@ -62,10 +68,9 @@ class Shipment:
         self.save()
 
     def reject(self, item: Any, reason: str) -> None:
-        """Set one item aside that the store refuses, and go on."""
+        """Set one item aside that the store refuses, and go on; written down by `save`."""
         log.warning("%s: rejected %s: %s", self.folder.name, str(item)[:200], reason)
-        with (self.folder / "rejected.jsonl").open("a") as file:
-            file.write(json.dumps({"ts": now(), "reason": reason, "record": item}) + "\n")
+        self._aside.append({"ts": now(), "reason": reason, "record": item})
 
     def ship_records(self, store: Store) -> bool:
         """Ship what the journal has to say, for a few seconds at most; True if anything was shipped."""
@@ -73,6 +78,7 @@ class Shipment:
         self.alive = held(self.folder / "lock")
         begin, before = time.monotonic(), self.ledger.offset
         while time.monotonic() - begin < SLICE:
+            self._aside.clear()  # of an attempt that failed: this one meets them again
             rows: list[tuple[str, float, int, int]] = []
             offset, other = self.ledger.offset, None
             for record, behind in records(self.folder, offset, READ):
@@ -83,7 +89,7 @@ class Shipment:
                 try:
                     rows += metric_rows(record)
                     self.last = max(self.last, record["ts"])
-                except (KeyError, TypeError, ValueError) as error:
+                except (AttributeError, KeyError, TypeError, ValueError) as error:
                     self.reject(record, f"not a record: {error!r}")
                 offset = behind
                 if len(rows) >= 1000:
@@ -93,7 +99,10 @@ class Shipment:
             if rows:
                 store.metrics(self._run(store), rows, self.reject)
             if other is not None:
-                self._ship_other(store, other[0])
+                try:
+                    self._ship_other(store, other[0])
+                except (KeyError, TypeError, AttributeError) as error:
+                    self.reject(other[0], f"not a record: {error!r}")
             if self.uri != store.uri:
                 return True
             self.ledger.offset = offset
@@ -253,9 +262,10 @@ class Uploader:
                     busy = True
                     break
         for folder, shipment in list(self.shipments.items()):
-            if shipment.settled:
-                self._settled[folder] = shipment.size
-                del self.shipments[folder]
+            with contextlib.suppress(FileNotFoundError):
+                if shipment.settled:
+                    self._settled[folder] = shipment.size
+                    del self.shipments[folder]
         return busy
 
     def _attempt(self, shipment: Shipment, stage: str) -> bool:
@@ -276,11 +286,10 @@ class Uploader:
             return did
         except Refused as error:
             shipment.refuse(str(error))
-        except FileNotFoundError:
-            if shipment.folder.is_dir():
-                raise
-            self.shipments.pop(shipment.folder, None)  # somebody cleaned up
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # mlflow passes on what its database or HTTP library raises
+            if not (shipment.folder / "journal.jsonl").exists():  # somebody cleaned up
+                self.shipments.pop(shipment.folder, None)
+                return False
             backoff.failed(error)
             if backoff.failures in (1, 10) or backoff.failures % 100 == 0:
                 log.warning("%s: attempt %d: %s", display_uri(store.uri), backoff.failures, backoff.error)

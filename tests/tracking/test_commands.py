@@ -1,0 +1,94 @@
+"""`pgzoo ui` and `pgzoo sync` as a user meets them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pgzoo.cli.ui import deep_link, free_port
+from pgzoo.errors import StoreError
+
+if TYPE_CHECKING:
+    from conftest import Place
+
+
+def test_the_link_leads_to_the_charts() -> None:
+    assert deep_link("http://h:1", None) == "http://h:1/"
+    assert deep_link("http://h:1", "7").startswith(
+        "http://h:1/#/experiments/7/runs?workflowType=machine_learning&"
+    )
+
+
+def test_a_taken_port_is_said_or_passed_over(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(StoreError, match=f"Can't listen on 127.0.0.1:{port}: .*Choose another --port"):
+            free_port("127.0.0.1", port)
+    assert free_port("127.0.0.1", port) == port
+
+
+@pytest.mark.parametrize("command", ["ui", "sync"])
+def test_an_empty_place_is_left_empty(command: str, tmp_path: Path) -> None:
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PGZOO_"))}
+    run = subprocess.run(
+        [sys.executable, "-m", "pgzoo", command],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if command == "ui":
+        assert run.returncode == 2
+        assert "First: pgzoo run reinforce --env CartPole-v1" in run.stderr
+    else:
+        assert (run.returncode, run.stdout) == (0, "Nothing to ship.\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unreachable_server_is_said(tmp_path: Path) -> None:
+    env = {**os.environ, "PGZOO_HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "pgzoo", "ui", "--no-browser", "--tracking-uri", "http://127.0.0.1:9"]
+    run = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert "doesn't answer" in run.stderr and "Traceback" not in run.stderr
+
+
+def test_ui_serves_the_store_until_interrupted(embedded: Place) -> None:
+    if embedded.run("ui") is None:
+        embedded.result(embedded.train("ui", updates=3))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "pgzoo", "ui", "--no-browser", "--port", str(port)]
+    with subprocess.Popen(
+        command,
+        env=embedded.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as program:
+        assert program.stdout is not None and program.stderr is not None
+        link = program.stdout.readline().strip()
+        [(experiment,)] = embedded.ask(
+            "SELECT experiment_id FROM experiments WHERE name = 'pgzoo/Corridor-v0'"
+        )
+        assert link == deep_link(f"http://127.0.0.1:{port}", str(experiment))
+        run_id = embedded.run("ui")[0]  # type: ignore[index]
+        base = f"http://127.0.0.1:{port}"
+        where = f"{base}/get-artifact?path=episodes.csv&run_uuid={run_id}"
+        with urllib.request.urlopen(where, timeout=30) as answer:
+            assert answer.read().startswith(b"episode,env_step,return,length\n1,10,1.0,10\n")
+        os.kill(program.pid, signal.SIGINT)
+        assert program.wait(timeout=20) == 0
+        assert "Stopped." in program.stderr.read()
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(f"{base}/health", timeout=2)

@@ -1,0 +1,295 @@
+"""The journal: what is written, what is left out, and what survives."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgzoo.errors import StoreError
+from pgzoo.tracking import Home, Journal, Session
+from pgzoo.tracking.journal import clean_key, records
+from pgzoo.tracking.ledger import Ledger, pending_of
+from pgzoo.tracking.locks import held
+
+START = {"t": "start", "ts": 1, "key": "k", "name": "little s0", "uri": "sqlite:////x.db"}
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Any:
+    journal = open_journal(tmp_path)
+    yield journal
+    journal.release()
+
+
+def open_journal(folder: Path, warnings: list[str] | None = None) -> Journal:
+    return Journal(folder, dict(START), (warnings if warnings is not None else []).append)
+
+
+def lines(journal: Journal) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (journal.path / "journal.jsonl").read_text().splitlines()]
+
+
+def test_a_record_is_one_line_with_its_time(journal: Journal) -> None:
+    before = time.time() * 1000 - 1
+    journal.record([1000, 2000], {"train/return_mean": 20.5}, ([400, 2000], [19.0, 22.0], [19, 22]))
+    _, line = lines(journal)
+    assert before <= line.pop("ts") <= time.time() * 1000
+    assert line == {
+        "t": "update",
+        "steps": [1000, 2000],
+        "m": {"train/return_mean": 20.5},
+        "e": [[400, 2000], [19.0, 22.0], [19, 22]],
+    }
+
+
+def test_values_that_are_not_finite_are_counted_and_left_out(journal: Journal) -> None:
+    journal.record([10], {"a": math.nan, "b": math.inf, "c": 1.0})
+    journal.record([20], {"a": math.nan})
+    assert [line.get("m") for line in lines(journal)] == [None, {"c": 1.0}]
+    assert journal.dropped == 3
+
+
+def test_an_evaluation_carries_its_means(journal: Journal) -> None:
+    journal.evaluation(50, "sampled", True, [1.0, 3.0], [10, 20])
+    journal.evaluation(50, "greedy", True, [4.0, 6.0], [10, 20])
+    _, sampled, greedy = lines(journal)
+    assert sampled["m"] == {"eval/return_mean": 2.0, "eval/return_std": 1.0, "eval/length_mean": 15.0}
+    assert greedy["m"] == {"eval/greedy_return_mean": 5.0}
+
+
+def test_an_evaluation_without_episodes_or_with_nan_has_no_means(journal: Journal) -> None:
+    journal.evaluation(1, "sampled", False, [], [])
+    journal.evaluation(2, "sampled", False, [math.nan, 1.0], [1, 2])
+    assert [line.get("m") for line in lines(journal)[1:]] == [{}, {}]
+    assert lines(journal)[2]["returns"] == [None, 1.0]
+
+
+def test_a_resumed_journal_takes_no_step_twice(tmp_path: Path) -> None:
+    first = open_journal(tmp_path)
+    first.record([10, 20], {"a": 1.0}, ([20], [5.0], [5]))
+    first.evaluation(20, "sampled", True, [1.0], [1])
+    first.release()
+    again = open_journal(tmp_path)
+    assert again.resumed and not first.resumed
+    assert again.tail.metrics == 20 and again.tail.episodes.returns == [5.0]
+    again.record([20, 30], {"a": 2.0}, ([20, 30], [5.0, 6.0], [5, 6]))
+    again.record([20], {"a": 2.0})
+    again.evaluation(20, "sampled", True, [1.0], [1])
+    again.evaluation(20, "greedy", True, [1.0], [1])
+    again.release()
+    later = lines(again)[3:]
+    assert [line["t"] for line in later] == ["start", "update", "evaluation"]
+    assert later[1]["steps"] == [30] and later[1]["e"] == [[30], [6.0], [6]]
+
+
+def test_a_torn_line_is_cut_when_the_run_is_resumed(tmp_path: Path) -> None:
+    open_journal(tmp_path).release()
+    file = tmp_path / "journal.jsonl"
+    with file.open("ab") as handle:
+        handle.write(b'{"t":"update","ts":2}\n{"t":"upd')
+    assert len(list(records(tmp_path))) == 2
+    again = open_journal(tmp_path)
+    assert [line["t"] for line in lines(again)] == ["start", "update", "start"]
+    again.release()
+
+
+def test_a_line_that_is_no_record_is_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "journal.jsonl").write_bytes(b'{"t":"a"}\nnonsense\n[1]\n\xff\xfe\n{"t":"b"}\n')
+    assert [r and r["t"] for r, _ in records(tmp_path)] == ["a", None, None, None, "b"]
+    assert [r and r["t"] for r, _ in records(tmp_path, offset=10)] == [None, None, None, "b"]
+
+
+def test_two_trainers_cannot_write_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = open_journal(tmp_path)
+    assert held(tmp_path / "lock")
+    monkeypatch.setattr("pgzoo.tracking.journal.LOCK_WAIT", 0.1)
+    with pytest.raises(StoreError, match="written by another process"):
+        open_journal(tmp_path)
+    first.release()
+    assert not held(tmp_path / "lock")
+
+
+def test_a_dead_process_holds_nothing(tmp_path: Path) -> None:
+    code = "import sys, time; from pathlib import Path; from pgzoo.tracking.locks import lock\n"
+    code += "mine = lock(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
+    path = tmp_path / "lock"
+    child = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
+    with child:
+        assert child.stdout is not None and child.stdout.readline() == "held\n"
+        assert held(path)
+        child.kill()
+    assert not held(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_environment_worker_does_not_keep_the_run_alive(tmp_path: Path) -> None:
+    code = "import os, sys, time; from pathlib import Path; from pgzoo.tracking.locks import lock\n"
+    code += "mine = lock(Path(sys.argv[1]))\n"
+    code += (
+        "child = os.fork()\nif child == 0: time.sleep(60); os._exit(0)\nprint(child, flush=True)\nos._exit(9)"
+    )
+    path = tmp_path / "lock"
+    out = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
+    assert out.stdout is not None
+    worker = int(out.stdout.readline())
+    out.wait()
+    try:
+        assert not held(path)
+    finally:
+        os.kill(worker, 9)
+        out.stdout.close()
+
+
+def test_a_full_disk_costs_no_record_once_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warnings: list[str] = []
+    journal = open_journal(tmp_path, warnings)
+    write = os.write
+
+    def full(fd: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    journal.record([1], {"a": 1.0})
+    journal.record([2], {"a": 2.0})
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:7]))
+    journal.record([3], {"a": 3.0})
+    monkeypatch.setattr(os, "write", write)
+    journal.record([4], {"a": 4.0})
+    journal.end("FINISHED")
+    assert [line["steps"] for line in lines(journal)[1:-1]] == [[1], [2], [3], [4]]
+    assert journal.lost == 0
+    assert len(warnings) == 1 and "No space left on device" in warnings[0]
+
+
+def test_what_a_full_disk_costs_is_bounded_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = open_journal(tmp_path)
+    monkeypatch.setattr("pgzoo.tracking.journal.BACKLOG", 500)
+    with monkeypatch.context() as patch:
+
+        def full(fd: int, data: bytes) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        patch.setattr(os, "write", full)
+        for step in range(1, 101):
+            journal.record([step], {"a": 1.0})
+    journal.end("FINISHED")
+    steps = [line["steps"][0] for line in lines(journal)[1:-1]]
+    assert steps[0] == 1 and steps[-1] == 100
+    assert journal.lost == 100 - len(steps) > 80
+
+
+@pytest.mark.parametrize("path", ["../x", "/etc/x", "a/../../x", "", ".", "a\\b", "c:x", "a\0b"])
+def test_an_artifact_cannot_leave_its_folder(journal: Journal, path: str) -> None:
+    with pytest.raises(ValueError, match="artifact path"):
+        journal.artifact(path, b"")
+
+
+def test_an_artifact_cannot_leave_through_a_link(
+    journal: Journal, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    (journal.path / "artifacts" / "link").symlink_to(tmp_path_factory.mktemp("elsewhere"))
+    with pytest.raises(ValueError, match="leads out"):
+        journal.artifact("link/x", b"")
+
+
+def test_an_artifact_is_whole_and_recorded(journal: Journal, tmp_path: Path) -> None:
+    kept = journal.artifact("policy/policy.safetensors", b"abc")
+    copied = journal.artifact("video.mp4", kept)
+    assert kept.read_bytes() == copied.read_bytes() == b"abc"
+    assert [line["path"] for line in lines(journal)[1:]] == ["policy/policy.safetensors", "video.mp4"]
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("name", "clean"),
+    [
+        ("train/return_mean", "train/return_mean"),
+        ("acc%[x]", "acc__x_"),
+        ("/a//b/", "a/b"),
+        ("../../a", "a"),
+        ("..", "_"),
+        ("", "_"),
+        ("x" * 300, "x" * 250),
+        ("é a.b-c", "é a.b-c"),
+    ],
+)
+def test_names_are_made_fit(name: str, clean: str) -> None:
+    assert clean_key(name) == clean
+
+
+def test_an_unfit_run_key_is_refused(tmp_path: Path) -> None:
+    home = Home.find({"PGZOO_HOME": str(tmp_path)})
+    session = Session(home, "g", home.default_uri)
+    for key in ("../x", "", "a/b", ".hidden"):
+        with pytest.raises(ValueError, match="run key"):
+            session.journal(key, name="n", experiment="e", seed=0, algorithm="a", env="e")
+    assert list(home.runs.iterdir()) == []
+    assert not session.close(0)
+
+
+def test_pending_counts_records_until_all_is_done(tmp_path: Path) -> None:
+    journal = open_journal(tmp_path)
+    journal.record([1], {"a": 1.0})
+    journal.end("FINISHED")
+    left = pending_of([tmp_path])
+    assert (left.runs, left.records, str(left)) == (1, 3, "3 records and 1 file of 1 run")
+    size = (tmp_path / "journal.jsonl").stat().st_size
+    Ledger(offset=size, closed="FINISHED").write(tmp_path)
+    assert str(pending_of([tmp_path])) == "1 file of 1 run"
+    Ledger(offset=size, closed="FINISHED", reported=True).write(tmp_path)
+    assert not pending_of([tmp_path])
+
+
+def test_a_damaged_ledger_means_shipping_again(tmp_path: Path) -> None:
+    (tmp_path / "ack.json").write_text("{")
+    assert Ledger.read(tmp_path) == Ledger()
+
+
+def test_importing_and_writing_loads_nothing_heavy(tmp_path: Path) -> None:
+    code = (
+        "import sys, pgzoo.tracking, pathlib\nfrom pgzoo.tracking import journal\n"
+        "j = journal.Journal(pathlib.Path(sys.argv[1]), {'t': 'start', 'key': 'k', 'name': 'n'}, print)\n"
+        "j.record([1], {'a': 1.0}); j.end('FINISHED')\n"
+        "print(sorted({m.partition('.')[0] for m in sys.modules} - sys.stdlib_module_names))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-S", "-c", code, str(tmp_path)], env=path_env(), capture_output=True, text=True
+    )
+    loaded = set(eval_list(run.stdout))
+    assert run.stderr == ""
+    assert loaded <= {"filelock", "pgzoo", "__main__", "typing_extensions"}
+
+
+def path_env() -> dict[str, str]:
+    import filelock
+
+    import pgzoo
+
+    places = [str(Path(module.__file__).parents[1]) for module in (filelock, pgzoo)]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
+
+
+def eval_list(text: str) -> list[str]:
+    names: list[str] = json.loads(text.replace("'", '"'))
+    return names
+
+
+def test_a_record_of_ten_metrics_costs_little(journal: Journal) -> None:
+    metrics = {f"group/metric_{i}": i / 7 for i in range(10)}
+    begin = time.perf_counter()
+    for step in range(2000):
+        journal.record([step], metrics, ([step], [1.0], [1]))
+    assert (time.perf_counter() - begin) / 2000 < 1e-3

@@ -1,0 +1,75 @@
+"""Finding runs by id, key, group or name."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from pgzoo.errors import StoreError, UnknownName
+from pgzoo.tracking import Home, Session, find
+from pgzoo.tracking.ledger import write_json
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr("pgzoo.tracking.session.ensure_uploader", lambda home: None)
+    home = Home.find({"PGZOO_HOME": str(tmp_path)})
+    for group, name in (("g1", "reinforce"), ("g2", "reinforce"), ("g3", "mine")):
+        session = Session(home, group, home.default_uri)
+        for seed in (0, 1, 10):
+            journal = session.journal(
+                f"{group}-{seed}",
+                name=f"{name} s{seed}",
+                experiment="e",
+                seed=seed,
+                algorithm="reinforce",
+                env="CartPole-v1",
+            )
+            if seed == 0:
+                journal.artifact("policy/policy.safetensors", b"weights")
+            journal.end("FINISHED")
+        session.close(0)
+    write_json(home.runs / "g1-1" / "run.json", {"run_id": "f" * 32, "tracking_uri": "http://there"})
+    return home
+
+
+def keys(ref: str, home: Home) -> list[str]:
+    return [found.run_key for found in find(ref, home)]
+
+
+def test_every_kind_of_reference(home: Home) -> None:
+    assert keys("f" * 32, home) == ["g1-1"]
+    assert keys("g1-0", home) == ["g1-0"]
+    assert keys("g1", home) == ["g1-0", "g1-1", "g1-10"]
+    assert keys("mine", home) == ["g3-0", "g3-1", "g3-10"]
+    assert "mlflow" not in sys.modules
+
+
+def test_a_name_means_the_newest_that_bears_it(home: Home) -> None:
+    assert keys("reinforce", home) == ["g2-0", "g2-1", "g2-10"]
+    assert keys("reinforce s1", home) == ["g2-1"]
+
+
+def test_what_is_found(home: Home) -> None:
+    [found] = find("g1-1", home)
+    assert (found.run_id, found.tracking_uri) == ("f" * 32, "http://there")
+    [found] = find("g2-0", home)
+    assert (found.run_id, found.tracking_uri, found.group, found.seed) == (None, home.default_uri, "g2", 0)
+    assert (found.algorithm, found.env, found.path) == ("reinforce", "CartPole-v1", home.runs / "g2-0")
+    assert found.artifact("policy/policy.safetensors").read_bytes() == b"weights"
+
+
+def test_a_missing_artifact_is_said_and_no_path_leaves_the_run(home: Home) -> None:
+    [found] = find("g2-1", home)
+    with pytest.raises(StoreError, match="has no artifact video.mp4"):
+        found.artifact("video.mp4")
+    with pytest.raises(ValueError, match="artifact path"):
+        found.artifact("../journal.jsonl")
+
+
+def test_an_unknown_reference_names_the_nearest(home: Home) -> None:
+    with pytest.raises(UnknownName, match='Did you mean "reinforce"?'):
+        find("reinforse", home)

@@ -1,0 +1,202 @@
+"""The MLflow listener: from events to journal records, worked by hand."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pgzoo.events import EpisodesFinished, Evaluated, RunEnded, RunStarted, UpdateDone
+from pgzoo.listeners.mlflow import BestMean, MlflowListener, RunDescription, StepGrid
+from pgzoo.tracking import Home, Session
+
+ABOUT = RunDescription(
+    "little", "Corridor-v0", "pgzoo/Corridor-v0", params={"gamma": "0.99"}, config_yaml=b"a: 1\n"
+)
+NONE: Any = None
+
+
+@pytest.fixture
+def listen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., MlflowListener]]:
+    """Return a maker of started listeners on one home, without an uploader."""
+    monkeypatch.setattr("pgzoo.tracking.session.ensure_uploader", lambda home: None)
+    home = Home.find({"PGZOO_HOME": str(tmp_path)})
+    sessions: list[Session] = []
+
+    def make(
+        seeds: tuple[int, ...] = (0,), about: RunDescription = ABOUT, every: int = 1000
+    ) -> MlflowListener:
+        sessions.append(Session(home, "g", home.default_uri))
+        listener = MlflowListener(sessions[-1], about, every)
+        listener.pgzoo_run_started(RunStarted(NONE, "g", seeds, tuple(f"g-s{s}" for s in seeds)))
+        return listener
+
+    yield make
+    for session in sessions:
+        session.close(0)
+
+
+def ints(*values: int) -> Any:
+    return np.array(values, dtype=np.int64)
+
+
+def floats(*values: float) -> Any:
+    return np.array(values, dtype=np.float64)
+
+
+def update(steps: Any, active: list[bool] | None = None, **metrics: Any) -> UpdateDone:
+    on = np.array(active or [True] * len(steps))
+    return UpdateDone(0, steps, on, ~on, metrics)
+
+
+def lines(listener: MlflowListener, member: int = 0, kind: str = "update") -> list[dict[str, Any]]:
+    text = (listener.journals[member].path / "journal.jsonl").read_text()
+    return [r for r in map(json.loads, text.splitlines()) if r["t"] == kind]
+
+
+def curves(listener: MlflowListener, member: int = 0) -> list[tuple[list[int], dict[str, float]]]:
+    found = [(r["steps"], r["m"]) for r in lines(listener, member) if "m" in r]
+    for _, metrics in found:
+        metrics.pop("time/steps_per_second", None)
+    return found
+
+
+def test_the_mean_since_the_last_point_goes_to_every_point_reached(
+    listen: Callable[..., MlflowListener],
+) -> None:
+    listener = listen()
+    for step, loss in ((400, 1.0), (900, 2.0), (1300, 6.0), (1900, 5.0), (4100, 7.0), (4200, 9.0)):
+        listener.pgzoo_update_done(update(ints(step), loss=floats(loss)))
+    assert curves(listener) == [([1000], {"loss": 3.0}), ([2000, 3000, 4000], {"loss": 6.0})]
+
+
+def test_each_member_has_its_own_pace_and_a_frozen_one_is_left_out(
+    listen: Callable[..., MlflowListener],
+) -> None:
+    listener = listen((3, 5))
+    listener.pgzoo_update_done(update(ints(1000, 700), loss=floats(1.0, 2.0)))
+    listener.pgzoo_update_done(update(ints(1000, 1400), [False, True], loss=floats(99.0, 4.0)))
+    listener.pgzoo_update_done(update(ints(1000, 2100), [False, True], loss=floats(99.0, 8.0)))
+    assert curves(listener, 0) == [([1000], {"loss": 1.0})]
+    assert curves(listener, 1) == [([1000], {"loss": 3.0}), ([2000], {"loss": 8.0})]
+    assert [journal.name for journal in listener.journals] == ["little s3", "little s5"]
+
+
+def test_a_value_that_is_not_finite_is_left_out_of_the_mean(listen: Callable[..., MlflowListener]) -> None:
+    listener = listen()
+    listener.pgzoo_update_done(update(ints(500), loss=floats(np.nan), other=floats(np.inf)))
+    listener.pgzoo_update_done(update(ints(1000), loss=floats(4.0), other=floats(np.nan)))
+    assert curves(listener) == [([1000], {"loss": 4.0})]
+    assert listener.journals[0].dropped == 3
+
+
+def test_episodes_are_written_with_their_update_and_averaged_on_the_grid(
+    listen: Callable[..., MlflowListener],
+) -> None:
+    listener = listen()
+    for steps, returns, lengths in ((400, [10.0, 30.0], [100, 300]), (900, [], []), (1100, [50.0], [200])):
+        arrays = (floats(*returns),), (ints(*lengths),)
+        listener.pgzoo_episodes_finished(EpisodesFinished(0, ints(steps), *arrays))
+        listener.pgzoo_update_done(update(ints(steps)))
+    first, second = lines(listener)
+    assert first["e"] == [[100, 400], [10.0, 30.0], [100, 300]] and "m" not in first
+    assert second["e"] == [[1100], [50.0], [200]]
+    assert second["m"]["train/return_mean"] == 30.0
+    assert second["m"]["train/length_mean"] == 200.0
+    listener.pgzoo_update_done(update(ints(2000), loss=floats(1.0)))
+    assert curves(listener)[-1] == ([2000], {"loss": 1.0})
+
+
+def test_the_whole_run(listen: Callable[..., MlflowListener]) -> None:
+    listener = listen(about=RunDescription("little", "Corridor-v0", "e", "mine", reward_threshold=2.0))
+    listener.pgzoo_episodes_finished(
+        EpisodesFinished(0, ints(150), (np.arange(150) / 50,), (ints(*[1] * 150),))
+    )
+    listener.pgzoo_evaluated(
+        Evaluated(ints(150), np.array([True]), "sampled", True, (floats(4.0, 6.0),), (ints(1, 3),))
+    )
+    listener.pgzoo_evaluated(
+        Evaluated(ints(150), np.array([True]), "greedy", True, (floats(7.0),), (ints(1),))
+    )
+    listener.pgzoo_run_ended(RunEnded(ints(150), ("interrupted",), ("Ctrl-C",), {}, NONE))
+    kinds = [
+        json.loads(r)["t"] for r in (listener.journals[0].path / "journal.jsonl").read_text().splitlines()
+    ]
+    assert kinds == ["start", *["evaluation"] * 2, *["update"] * 2, "tags", "end"]
+    # 100 episodes k .. k+99 have the mean (k + 49.5) / 50: at best 99.5 / 50; the threshold 2 is never reached.
+    assert curves(listener) == [([150], {"summary/return_final": 5.0, "summary/return_best": 1.99})]
+    [end] = lines(listener, kind="end")
+    assert (end["status"], end["reason"]) == ("KILLED", "Ctrl-C")
+    [start] = lines(listener, kind="start")
+    assert start["name"] == "mine s0"
+    assert start["tags"]["pgzoo.reward_threshold"] == "2"
+    assert start["params"] == {"algorithm": "little", "env": "Corridor-v0", "seed": "0"}
+
+
+def test_best_mean_and_the_step_that_solved_it() -> None:
+    best = BestMean(threshold=0.5)
+    assert np.isnan(best.value)
+    best.add(np.arange(1, 41) * 10, np.zeros(40))
+    assert best.value == 0.0 and best.solved_at == -1
+    best.add(np.arange(41, 121) * 10, np.ones(80))
+    # The window of episodes 11-110 is the first with 50 zeros... of 30 zeros and 70 ones: 0.7; that of 1-100 has 0.6.
+    assert best.solved_at == 1000
+    assert best.value == pytest.approx(0.8)
+    best.add(ints(1210), floats(0.0))
+    assert best.value == pytest.approx(0.8)
+
+
+def test_a_resumed_run_repeats_no_point_and_knows_its_past(listen: Callable[..., MlflowListener]) -> None:
+    def play(listener: MlflowListener, updates: range) -> None:
+        for u in updates:
+            steps = ints(600 * u)
+            listener.pgzoo_episodes_finished(EpisodesFinished(u, steps, (floats(u, u),), (ints(250, 350),)))
+            listener.pgzoo_update_done(update(steps, loss=floats(u)))
+
+    first = listen()
+    play(first, range(1, 8))
+    first.session.close(0)
+    again = listen()
+    play(again, range(5, 11))  # the checkpoint was after update 4
+    points = [step for steps, _ in curves(again) for step in steps]
+    assert points == [1000, 2000, 3000, 4000, 5000, 6000]
+    ends = [end for r in lines(again) if "e" in r for end in r["e"][0]]
+    assert ends == [600 * u + d for u in range(10) for d in (250, 600)]
+    again.pgzoo_run_ended(RunEnded(ints(6000), ("finished",), ("",), {}, NONE))
+    assert curves(again)[-1][1]["summary/return_best"] == pytest.approx(5.5)
+
+
+def test_a_grid_without_metrics_crosses_too() -> None:
+    grid = StepGrid(1, 10)
+    assert grid.cross(ints(25), np.array([True])) == [(0, [10, 20], {})]
+    assert grid.cross(ints(29), np.array([True])) == []
+
+
+def test_an_interval_below_one_is_refused(listen: Callable[..., MlflowListener]) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        listen(every=0)
+
+
+def test_32_seeds_with_ten_metrics_cost_little_of_an_update(listen: Callable[..., MlflowListener]) -> None:
+    members = 32
+    listener = listen(tuple(range(members)))
+    noise = np.random.default_rng(0)
+    metrics = {f"group/metric_{i}": noise.normal(size=members) for i in range(10)}
+    took = []
+    for u in range(1, 31):
+        steps = np.full(members, 1600 * u)
+        episodes = (
+            tuple(noise.normal(size=8) for _ in range(members)),
+            tuple(ints(*[200] * 8) for _ in range(members)),
+        )
+        begin = time.perf_counter()
+        listener.pgzoo_episodes_finished(EpisodesFinished(u, steps, *episodes))
+        listener.pgzoo_update_done(update(steps, **metrics))
+        took.append(time.perf_counter() - begin)
+    print(f"median {1e3 * float(np.median(took)):.2f} ms")
+    assert np.median(took) < 0.02  # about 2.5 ms on a quiet machine

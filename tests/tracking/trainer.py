@@ -1,0 +1,56 @@
+"""A trainer in little: writes a journal as a real one does, and may be killed at any time.
+
+    python trainer.py '{"key": "k", "updates": 100, "pause": 0.05}'
+
+Each update u writes two metrics at step 10 u, and one episode. Prints the longest `record` in seconds, and what
+was pending at the end.
+"""
+
+import json
+import sys
+import time
+
+from pgzoo import tracking
+
+
+def main() -> None:
+    options = {
+        "updates": 50,
+        "begin": 0,
+        "pause": 0.0,
+        "seed": 0,
+        "wait": 40.0,
+        "uri": None,
+        **json.loads(sys.argv[1]),
+    }
+    home = tracking.Home.find()
+    uri = tracking.resolve_uri(options["uri"], home)
+    tracking.check_store(uri, home)
+    session = tracking.Session(home, "group", uri)
+    journal = session.journal(
+        options["key"],
+        name=f"little s{options['seed']}",
+        experiment="pgzoo/Corridor-v0",
+        params={"learning_rate": "0.02"},
+        tags={"mlflow.source.name": "pgzoo run little"},
+        seed=options["seed"],
+        algorithm="little",
+        env="Corridor-v0",
+    )
+    journal.artifact("config.yaml", b"algorithm: little\n")
+    print("started", flush=True)
+    slowest = 0.0
+    for update in range(options["begin"] + 1, options["begin"] + options["updates"] + 1):
+        before = time.perf_counter()
+        journal.record([10 * update], {"a": update / 8, "b": -update}, ([10 * update], [float(update)], [10]))
+        slowest = max(slowest, time.perf_counter() - before)
+        time.sleep(options["pause"])
+    journal.evaluation(10 * update, "sampled", True, [1.0, 3.0], [5, 7])
+    journal.end("FINISHED")
+    pending = session.close(options["wait"])
+    heavy = [name for name in ("mlflow", "pandas", "numpy", "torch") if name in sys.modules]
+    print(json.dumps({"slowest": slowest, "pending": pending.records, "runs": pending.runs, "heavy": heavy}))
+
+
+if __name__ == "__main__":
+    main()

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["evaluation_histogram", "learning_curve", "moving_average"]
 
@@ -20,7 +20,7 @@ BLUE, ORANGE, PALE = "#2563a8", "#d9722e", "#7fa7d4"
 DOTS = 5000
 
 
-def moving_average(values: Sequence[float] | NDArray[np.float64], window: int) -> NDArray[np.float64]:
+def moving_average(values: ArrayLike, window: int) -> NDArray[np.float64]:
     """Return the mean of the last `window` values at each, of fewer at the beginning; `[n]` as given."""
     totals = np.concatenate([[0.0], np.cumsum(np.asarray(values, dtype=np.float64))])
     ends = np.arange(1, len(totals))
@@ -30,8 +30,8 @@ def moving_average(values: Sequence[float] | NDArray[np.float64], window: int) -
 
 
 def learning_curve(
-    steps: Sequence[int],
-    returns: Sequence[float],
+    steps: ArrayLike,
+    returns: ArrayLike,
     *,
     title: str = "",
     subtitle: str = "",
@@ -47,9 +47,9 @@ def learning_curve(
     figure, (axes,) = canvas(title, subtitle)
     axes.set_xlabel("environment steps")
     axes.set_ylabel("return per episode")
-    if not len(returns):
-        return say(figure, axes, "no episode ended")
     x, y = np.asarray(steps, dtype=np.float64), np.asarray(returns, dtype=np.float64)
+    if not len(y):
+        return say(figure, axes, "no episode ended")
     window = window or min(100, max(1, len(y) // 10))
     thin = np.unique(np.linspace(0, len(y) - 1, min(len(y), DOTS)).astype(int))
     size = float(np.clip(3000 / len(thin), 5, 22))

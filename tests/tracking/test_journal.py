@@ -266,7 +266,11 @@ def test_importing_and_writing_loads_nothing_heavy(tmp_path: Path) -> None:
         "print(sorted({m.partition('.')[0] for m in sys.modules} - sys.stdlib_module_names))"
     )
     run = subprocess.run(
-        [sys.executable, "-S", "-c", code, str(tmp_path)], env=path_env(), capture_output=True, text=True
+        [sys.executable, "-S", "-c", code, str(tmp_path)],
+        env=path_env(),
+        capture_output=True,
+        text=True,
+        check=True,
     )
     loaded = set(eval_list(run.stdout))
     assert run.stderr == ""
@@ -278,7 +282,7 @@ def path_env() -> dict[str, str]:
 
     import pgzoo
 
-    places = [str(Path(module.__file__).parents[1]) for module in (filelock, pgzoo)]
+    places = [str(Path(str(module.__file__)).parents[1]) for module in (filelock, pgzoo)]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
 
 

@@ -49,7 +49,7 @@ def floats(*values: float) -> Any:
     return np.array(values, dtype=np.float64)
 
 
-def update(steps: Any, active: list[bool] | None = None, **metrics: Any) -> UpdateDone:
+def update(steps: Any, active: Any = None, **metrics: Any) -> UpdateDone:
     on = np.array(active or [True] * len(steps))
     return UpdateDone(0, steps, on, ~on, metrics)
 

@@ -29,7 +29,7 @@ def artifacts(place: Place, key: str) -> set[str]:
 
 
 def tags(place: Place, key: str) -> dict[str, str]:
-    return dict(place.ask("SELECT key, value FROM tags WHERE run_uuid = ?", place.run(key)[0]))  # type: ignore[index, arg-type]
+    return dict(place.ask("SELECT key, value FROM tags WHERE run_uuid = ?", place.run(key)[0]))  # type: ignore[index]
 
 
 class TestEmbeddedStore:
@@ -51,7 +51,7 @@ class TestEmbeddedStore:
             assert artifacts(embedded, key) == expected
             run = read_json(embedded.home.runs / key / "run.json")
             assert run["run_id"] == embedded.run(key)[0]  # type: ignore[index]
-            params = dict(embedded.ask("SELECT key, value FROM params WHERE run_uuid = ?", run["run_id"]))  # type: ignore[arg-type]
+            params = dict(embedded.ask("SELECT key, value FROM params WHERE run_uuid = ?", run["run_id"]))
             assert params == {
                 "algorithm": "little",
                 "env": "Corridor-v0",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -60,31 +59,15 @@ class Greedy:
         """Nothing, at every step."""
 
 
-@dataclass
-class _Buffer:
-    """Growing time-major storage; a collection's end is known only when it is there."""
+class _Tape:
+    """Growing time-major storage, `[T, rows, ...]` each: a collection's end is known only when it is there."""
 
-    rows: int
-    capacity: int
+    def __init__(self, capacity: int, **like: Array) -> None:
+        self.arrays = {name: np.empty((capacity, *array.shape), array.dtype) for name, array in like.items()}
 
-    def __post_init__(self) -> None:
-        self.arrays: dict[str, Array] = {}
-
-    def put(self, t: int, **values: Array) -> None:
-        while t >= self.capacity:
-            self.capacity *= 2
-            for name, old in self.arrays.items():
-                self.arrays[name] = np.concatenate([old, np.zeros_like(old)])
-        for name, value in values.items():
-            if name not in self.arrays:
-                self.arrays[name] = np.zeros((self.capacity, *value.shape), value.dtype)
-            self.arrays[name][t] = value
-
-    def take(self, name: str, steps: int, members: int) -> torch.Tensor:
-        """A view `[S, steps, N, ...]`."""
-        array = self.arrays[name][:steps]
-        shaped = array.reshape(steps, members, self.rows // members, *array.shape[2:])
-        return torch.from_numpy(shaped).transpose(0, 1)
+    def grow(self) -> None:
+        """Double the room."""
+        self.arrays = {name: np.concatenate([array, np.empty_like(array)]) for name, array in self.arrays.items()}
 
 
 def begin(envs: VectorEnv, seeds: NDArray[np.int64]) -> Collector:
@@ -117,74 +100,93 @@ def collect(
     Raises:
         RunFailed: there is no window, and an episode has no end.
     """
-    limit = EPISODE_LIMIT if window is None else window
     members, num_envs = at.ended.shape
-    rows = members * num_envs
-    buffer = _Buffer(rows, min(limit, 512) + 1)
-    obs, returns = at.obs.reshape(rows, *at.obs.shape[2:]), at.returns.reshape(rows).copy()
-    ended, starts = at.ended.reshape(rows), at.starts.reshape(rows)
-    timestep, left = at.timestep.reshape(rows).copy(), quota.reshape(rows)
+    rows, limit = members * num_envs, EPISODE_LIMIT if window is None else window
+    obs, ended, left = at.obs.reshape(rows, *at.obs.shape[2:]), at.ended.reshape(rows), quota.reshape(rows)
     live = left > 0
-    finished: list[tuple[int, float, int]] = []
-    t = 0
+    tape, capacity, t = None, 512 if window is None else window, 0
     while t < limit and live.any():
-        valid = live & ~ended
-        shaped_obs = obs.reshape(members, num_envs, *obs.shape[1:])
-        drawn = actor(shaped_obs, noise[t])
+        drawn = actor(obs.reshape(members, num_envs, *obs.shape[1:]), noise[t])
         actions = drawn.reshape(rows, *drawn.shape[2:])
-        buffer.put(t, obs=obs, actions=actions, valid=valid, starts=starts, timestep=timestep)
         step = envs.step(policy.to_env(actions), live)
-        ended_now = (step.terminated | step.truncated) & valid
-        buffer.put(
-            t,
-            rewards=np.where(valid, step.rewards, 0.0).astype(np.float32),
-            terminated=step.terminated & valid,
-            truncated=step.truncated & valid,
-        )
-        returns += np.where(valid, step.rewards, 0.0)
-        starts = live & ended  # this step was the filler: the next one begins an episode
-        timestep = np.where(valid, timestep + 1, timestep)
-        obs = step.obs
-        if ended_now.any():
-            for row in np.flatnonzero(ended_now):
-                finished.append((int(row), float(returns[row]), int(timestep[row])))
-            returns[ended_now], timestep[ended_now] = 0.0, 0
-            left = left - ended_now
+        valid = live & ~ended
+        if tape is None:
+            tape = _Tape(capacity, obs=obs, actions=actions, rewards=step.rewards, ends=np.empty((3, rows), np.bool_))
+        elif t == capacity:
+            tape.grow()
+            capacity *= 2
+        store = tape.arrays
+        store["obs"][t], store["actions"][t], store["rewards"][t] = obs, actions, step.rewards
+        flags = store["ends"][t]
+        flags[0], flags[1], flags[2] = step.terminated, step.truncated, valid
+        ended = (step.terminated | step.truncated) & valid
+        if ended.any():
+            left = left - ended
             live = left > 0
-        ended = ended_now
+        obs = step.obs
         t += 1
+    if tape is None:
+        raise ValueError("nothing to collect: no member is active")
     if window is None and live.any():
         raise RunFailed(
             f"An episode has not ended after {EPISODE_LIMIT:,} steps. This algorithm collects whole episodes: "
             "limit them with --max-episode-steps."
         )
-    buffer.put(t, obs=obs, starts=starts)
-    trajectory = Trajectory(
-        obs=buffer.take("obs", t + 1, members),
-        actions=buffer.take("actions", t, members),
-        rewards=buffer.take("rewards", t, members),
-        terminated=buffer.take("terminated", t, members),
-        truncated=buffer.take("truncated", t, members),
-        valid=buffer.take("valid", t, members),
-        starts=buffer.take("starts", t + 1, members),
-        timestep=buffer.take("timestep", t, members),
+    return _read(tape, t, at, obs, ended, live)
+
+
+def _read(
+    tape: _Tape, steps: int, at: Collector, obs: Array, ended: NDArray[np.bool_], live: NDArray[np.bool_]
+) -> tuple[Trajectory, Finished, Collector]:
+    """Make of the tape what follows from it: masks, times and the episodes that ended."""
+    members, num_envs = shape = at.ended.shape
+    rows = members * num_envs
+    terminated, truncated, valid = np.moveaxis(tape.arrays["ends"][:steps], 1, 0)
+    terminated, truncated = terminated & valid, truncated & valid
+    rewards = np.where(valid, tape.arrays["rewards"][:steps], 0.0)
+    starts = np.empty((steps + 1, rows), np.bool_)
+    starts[0] = at.starts.reshape(rows)
+    starts[1:-1] = valid[1:] & ~valid[:-1]  # episodes are set apart by the step that only resets
+    starts[-1] = live & ~ended & ~valid[-1]
+    # the index of the first step of each step's episode, negative where that lies before the window
+    clock = np.arange(steps)[:, None]
+    before = -at.timestep.reshape(rows)
+    first = np.maximum.accumulate(np.where(starts[:-1], clock, before), axis=0)
+    timestep = np.where(valid, clock - first, 0)
+
+    end, row = np.nonzero(terminated | truncated)
+    so_far = np.concatenate([np.zeros((1, rows)), np.cumsum(rewards, 0)])
+    begun = first[end, row]
+    carried = np.where(begun < 0, at.returns.reshape(rows)[row], 0.0)
+    returns = carried + so_far[end + 1, row] - so_far[np.maximum(begun, 0), row]
+    lengths = timestep[end, row] + 1
+    member = row // num_envs
+    finished = Finished(
+        tuple(returns[member == s] for s in range(members)), tuple(lengths[member == s] for s in range(members))
     )
-    shape = (members, num_envs)
+
+    def tensor(array: Array) -> torch.Tensor:
+        return torch.from_numpy(array.reshape(len(array), *shape, *array.shape[2:])).transpose(0, 1)
+
+    all_obs = np.concatenate([tape.arrays["obs"][:steps], obs[None]])
+    trajectory = Trajectory(
+        obs=tensor(all_obs),
+        actions=tensor(tape.arrays["actions"][:steps]),
+        rewards=tensor(rewards.astype(np.float32)),
+        terminated=tensor(terminated),
+        truncated=tensor(truncated),
+        valid=tensor(valid),
+        starts=tensor(starts),
+        timestep=tensor(timestep),
+    )
+    open_since = np.maximum(first[-1], 0)
+    open_return = so_far[-1] - so_far[open_since, np.arange(rows)] + np.where(first[-1] < 0, at.returns.reshape(rows), 0)
+    over = ended | ~valid[-1]
     collector = Collector(
         obs=obs.reshape(*shape, *obs.shape[1:]),
         ended=ended.reshape(shape),
-        starts=starts.reshape(shape),
-        timestep=timestep.reshape(shape),
-        returns=returns.reshape(shape),
+        starts=starts[-1].reshape(shape),
+        timestep=np.where(over, 0, timestep[-1] + 1).reshape(shape),
+        returns=np.where(over, 0.0, open_return).reshape(shape),
     )
-    return trajectory, _by_member(finished, members, num_envs), collector
-
-
-def _by_member(finished: list[tuple[int, float, int]], members: int, num_envs: int) -> Finished:
-    by_member: list[list[tuple[float, int]]] = [[] for _ in range(members)]
-    for row, value, length in finished:
-        by_member[row // num_envs].append((value, length))
-    return Finished(
-        tuple(np.array([value for value, _ in episodes], np.float64) for episodes in by_member),
-        tuple(np.array([length for _, length in episodes], np.int64) for episodes in by_member),
-    )
+    return trajectory, finished, collector

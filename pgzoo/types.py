@@ -176,5 +176,9 @@ class Hyper:
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.__dict__.update(values)
 
+    def rows(self, rows: slice) -> Hyper:
+        """The settings of some members."""
+        return Hyper({k: v[rows] if isinstance(v, Tensor) else v for k, v in vars(self).items()})
+
     def __getattr__(self, name: str) -> Any:  # only reached for names that are missing
         raise AttributeError(f'no setting "{name}"; there are: {", ".join(sorted(self.__dict__))}')

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -35,13 +36,14 @@ class Categorical:
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """Log-probability in nats, `[...]`."""
-        return self._log_probs().gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+        return self._log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
 
     def entropy(self) -> Tensor:
         """Entropy in nats, `[...]`."""
-        log_probs = self._log_probs()
+        log_probs = self._log_probs
         return -(log_probs.exp() * log_probs).sum(-1)
 
+    @cached_property
     def _log_probs(self) -> Tensor:
         return F.log_softmax(self.logits, dim=-1)
 

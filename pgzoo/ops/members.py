@@ -14,20 +14,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["freeze", "join", "per_member", "select"]
+__all__ = ["freeze", "join", "map_leaves", "per_member", "select"]
 
 Tree = TypeVar("Tree")
 
 
-def _map(leaf_fn: Callable[..., Any], *trees: Any) -> Any:
+def map_leaves(leaf_fn: Callable[..., Any], *trees: Any) -> Any:
     """Apply `leaf_fn` to the corresponding leaves of trees of the same structure."""
     first = trees[0]
     if first is None:
         return None
     if isinstance(first, dict):
-        return {key: _map(leaf_fn, *(tree[key] for tree in trees)) for key in first}
+        return {key: map_leaves(leaf_fn, *(tree[key] for tree in trees)) for key in first}
     if isinstance(first, tuple) and hasattr(first, "_fields"):
-        return type(first)(*(_map(leaf_fn, *leaves) for leaves in zip(*trees, strict=True)))
+        return type(first)(*(map_leaves(leaf_fn, *leaves) for leaves in zip(*trees, strict=True)))
     return leaf_fn(*trees)
 
 
@@ -37,7 +37,7 @@ def select(tree: Tree, rows: Sequence[int]) -> Tree:
     def pick(leaf: Any) -> Any:
         return tuple(leaf[row] for row in rows) if type(leaf) is tuple else leaf[list(rows)]
 
-    return cast(Tree, _map(pick, tree))
+    return cast(Tree, map_leaves(pick, tree))
 
 
 def join(trees: Sequence[Tree]) -> Tree:
@@ -50,7 +50,7 @@ def join(trees: Sequence[Tree]) -> Tree:
             return sum(leaves, ())
         return np.concatenate(leaves)
 
-    return cast(Tree, _map(stack, *trees))
+    return cast(Tree, map_leaves(stack, *trees))
 
 
 def freeze(active: NDArray[np.bool_], new: Tree, old: Tree) -> Tree:
@@ -66,7 +66,7 @@ def freeze(active: NDArray[np.bool_], new: Tree, old: Tree) -> Tree:
             return tuple(f if a else s for f, s, a in zip(fresh, stale, active, strict=True))
         return np.where(active.reshape(-1, *[1] * (fresh.ndim - 1)), fresh, stale)
 
-    return cast(Tree, _map(choose, new, old))
+    return cast(Tree, map_leaves(choose, new, old))
 
 
 def per_member(values: Tensor, like: Tensor) -> Tensor:

@@ -13,7 +13,10 @@ from torch import Tensor
 
 from pgzoo.types import Array, Params
 
-__all__ = ["ACTIVATIONS", "Activation", "Init", "init_mlp", "mlp", "mlp_numpy"]
+__all__ = ["ACTIVATIONS", "ROW_BLOCK", "Activation", "Init", "init_mlp", "mlp", "mlp_numpy"]
+
+ROW_BLOCK = 256
+"""Training batches are padded to a multiple of so many rows, and multiplied in blocks of them."""
 
 Activation = Literal["tanh", "relu", "leaky_relu", "elu", "silu", "gelu", "softplus", "identity"]
 Init = Literal["orthogonal", "default"]
@@ -83,10 +86,20 @@ def mlp_numpy(params: Mapping[str, Array], x: Array, activation: Activation) -> 
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`[S, B, in] @ [S, in, out] + [S, out]`."""
-    if weight.shape[-1] == 1:  # a product of width 1 takes another kernel for S = 1: not what it is among many
+    """`[S, B, in] @ [S, in, out] + [S, out]`, so computed that a member's gradient doesn't depend on the others.
+
+    Kernels choose how to split a sum over rows by the number of rows, and the padding is part of that number; so rows go
+    through in blocks of one size, and a weight's gradient is the sum of its blocks'. A product of width 1 takes
+    another kernel for S = 1 than for more, so it is spelled out.
+    """
+    members, rows, _ = x.shape
+    if weight.shape[-1] == 1:
         return (x * weight.transpose(-1, -2)).sum(-1, keepdim=True) + bias.unsqueeze(-2)
-    return torch.baddbmm(bias.unsqueeze(-2), x, weight)
+    if rows % ROW_BLOCK:  # no training batch: gradients of these are their caller's business
+        return torch.baddbmm(bias.unsqueeze(-2), x, weight)
+    blocks = x.reshape(members, rows // ROW_BLOCK, ROW_BLOCK, -1)
+    product = blocks @ weight.unsqueeze(1) + bias[:, None, None]
+    return product.reshape(members, rows, -1)
 
 
 def _orthogonal(rng: np.random.Generator, rows: int, columns: int) -> NDArray[np.float64]:

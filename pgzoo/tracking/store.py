@@ -89,7 +89,11 @@ class Store:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
+        self.failures = 0
+        """How often the run that is being shipped has failed in a row; the uploader says so."""
         self.records, self.files = Backoff(), Backoff()  # a broken file store must not hold up the metrics
+        self._file = sqlite_path(uri)
+        self._inode = -1
         self._client: MlflowClient | None = None
         self._experiments: dict[str, str] = {}
 
@@ -100,10 +104,21 @@ class Store:
         self._experiments.clear()
 
     @property
+    def vanished(self) -> bool:
+        """Whether the database file was deleted or replaced, in which case this process writes to a ghost."""
+        if self._client is None or self._file is None:
+            return False
+        try:
+            return self._file.stat().st_ino != self._inode
+        except OSError:
+            return True
+
+    @property
     def client(self) -> MlflowClient:
         if self._client is None:
-            if (path := sqlite_path(self.uri)) is not None:
-                prepare_sqlite(path, self.uri)
+            if self._file is not None:
+                prepare_sqlite(self._file, self.uri)
+                self._inode = self._file.stat().st_ino
             self._client = MlflowClient(self.uri, registry_uri=self.uri)
         return self._client
 
@@ -233,7 +248,7 @@ class Store:
     def _culprit(self, run_id: str, error: MlflowException) -> bool:
         """Say whether a batch, and not the store, must be why it failed again and again without a reason."""
         passing = ("timeout", "timed out", "locked", "refused", "unavailable")
-        if self.records.failures < PATIENCE or any(word in error.message.lower() for word in passing):
+        if self.failures < PATIENCE or any(word in error.message.lower() for word in passing):
             return False
         self._check_run(run_id)
         return True

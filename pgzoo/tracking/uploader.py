@@ -43,6 +43,7 @@ class Shipment:
         if known and not self.run_id:
             self.ledger = Ledger()
         self.last = 0
+        self.failures = 0
         self.alive = True
         self._aside: list[Record] = []
 
@@ -219,7 +220,7 @@ class Uploader:
         self.shipments: dict[Path, Shipment] = {}
         self._settled: dict[Path, int] = {}
         self._stores: dict[str, Store] = {}
-        self._live_due = 0.0
+        self._live_due = self._find_due = 0.0
         self._poked = self._poke()
         self._told: dict[str, Any] = {}
 
@@ -229,6 +230,9 @@ class Uploader:
         while self.home.root.is_dir():
             busy = self.round()
             self._tell()
+            if any(store.vanished for store in self._stores.values()):
+                log.warning("a database was deleted or replaced; a new uploader will open it afresh")
+                return
             if self.shipments:
                 needed = time.monotonic()
             elif time.monotonic() - needed > LINGER:
@@ -246,10 +250,12 @@ class Uploader:
             if shipment.ledger.refused or (was_alive and not live_turn and shipment.run_id):
                 continue
             if not shipment.uri:
-                if was_alive:  # its start record is on the way
-                    del self.shipments[shipment.folder]
-                else:
-                    shipment.refuse("its journal has no start record")
+                # Its start record may be on the way, or its trainer died before it wrote anything.
+                del self.shipments[shipment.folder]
+                if not was_alive:
+                    self._settled[shipment.folder] = shipment.size
+                    if shipment.size:
+                        shipment.refuse("its journal has no start record")
                 continue
             busy |= self._attempt(shipment, "records") and not was_alive
         if live_turn:
@@ -275,6 +281,7 @@ class Uploader:
         backoff = store.records if stage == "records" else store.files
         if not backoff.ready:
             return False
+        store.failures = shipment.failures
         try:
             if stage == "records":
                 did = shipment.ship_records(store)
@@ -283,6 +290,7 @@ class Uploader:
                 did = shipment.ship_files(store) or did
             if did:
                 backoff.succeeded()
+                shipment.failures = 0
             return did
         except Refused as error:
             shipment.refuse(str(error))
@@ -291,6 +299,10 @@ class Uploader:
                 self.shipments.pop(shipment.folder, None)
                 return False
             backoff.failed(error)
+            shipment.failures += 1
+            self.shipments[shipment.folder] = self.shipments.pop(
+                shipment.folder
+            )  # the others go first next time
             if backoff.failures in (1, 10) or backoff.failures % 100 == 0:
                 log.warning("%s: attempt %d: %s", display_uri(store.uri), backoff.failures, backoff.error)
         return False
@@ -307,6 +319,9 @@ class Uploader:
                     ledger.refused = ""
                     ledger.write(folder)
                     self.shipments.pop(folder, None)
+        begin = time.monotonic()
+        if begin < self._find_due:
+            return
         for folder in journal_folders(self.home):
             if folder in self.shipments:
                 continue
@@ -320,6 +335,8 @@ class Uploader:
                     self._settled[folder] = size
                 else:
                     self.shipments[folder] = shipment
+        # Looking through thousands of old runs must not become the uploader's main occupation.
+        self._find_due = time.monotonic() + 20 * (time.monotonic() - begin)
 
     def _poke(self) -> int:
         try:
@@ -368,6 +385,14 @@ def main() -> None:
     log.setLevel(logging.INFO)
     log.info("serving %s as process %d", root, os.getpid())
     try:
+        try:
+            import pgzoo.tracking.store  # noqa: F401
+        except Exception as error:
+            log.exception("mlflow can't be imported; nothing is shipped")
+            stores = {"mlflow": {"error": f"mlflow can't be imported: {error}"}}
+            write_json(home.status_file, {"pid": os.getpid(), "stores": stores})
+            time.sleep(60.0)  # while this process holds the lock, the trainers start no other
+            return
         Uploader(home).run()
     finally:
         mine.release()

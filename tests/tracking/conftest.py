@@ -190,3 +190,11 @@ def remote(tmp_path_factory: pytest.TempPathFactory, server: Server) -> Iterator
     place = Place(tmp_path_factory.mktemp("remote"), server.database, server.uri)
     yield place
     place.close()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    """A home of the test's own."""
+    place = Place(tmp_path)
+    yield place
+    place.close()

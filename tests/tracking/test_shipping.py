@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pgzoo.tracking.ledger import Ledger, read_json, write_json
+from pgzoo.tracking.ledger import Ledger, pending, read_json, write_json
 
 if TYPE_CHECKING:
     from conftest import Place, Server
@@ -139,6 +140,25 @@ class TestEmbeddedStore:
             database.execute(
                 "UPDATE experiments SET lifecycle_stage = ? WHERE name = 'pgzoo/Corridor-v0'", (stage,)
             )
+
+    def test_a_database_deleted_between_runs_is_made_anew(self, embedded: Place) -> None:
+        for file in embedded.home.root.glob("mlflow.db*"):
+            file.unlink()
+        assert embedded.result(embedded.train("after", updates=5))["runs"] == 0
+        assert embedded.metrics("after", "a") == steps(5)
+
+
+def test_a_server_that_never_answers_holds_up_no_other_store(place: Place) -> None:
+    place.env["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "2"
+    with socket.create_server(("127.0.0.1", 0)) as hole:  # accepts, and says nothing
+        place.uri = f"http://127.0.0.1:{hole.getsockname()[1]}"
+        stuck = place.train("a-stuck", updates=5, wait=1)
+        place.uri = None
+        assert place.result(place.train("served", updates=5))["runs"] == 0
+        assert place.result(stuck)["runs"] == 1
+        assert place.metrics("served", "a") == steps(5)
+        errors = place.eventually(lambda: pending(place.home).errors)
+        assert ["imeout" in error or "timed out" in error for error in errors.values()] == [True]
 
 
 class TestServer:

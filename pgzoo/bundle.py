@@ -46,7 +46,7 @@ class LoadedPolicy:
         original, space = self.spec.original_space, self.spec.observation_space
         if original != space:
             flat = gym.spaces.flatten(original, obs)
-            obs = flat if isinstance(space, gym.spaces.Box) else np.argmax(flat)
+            obs = flat
         obs = np.asarray(obs, dtype=space.dtype)
         shape = space.shape or ()
         if obs.shape != shape and obs.shape[1:] != shape:
@@ -56,7 +56,11 @@ class LoadedPolicy:
         noise = None
         if not deterministic:
             rng, size = rng or self._rng, (1, rows.shape[1], self.policy.noise_size)
-            noise = rng.random(size, np.float32) if self.policy.noise == "uniform" else rng.standard_normal(size, np.float32)
+            noise = (
+                rng.random(size, np.float32)
+                if self.policy.noise == "uniform"
+                else rng.standard_normal(size, np.float32)
+            )
         actions = self.policy.to_env(self._actor(rows, noise)[0])
         return actions[0] if single else actions
 
@@ -162,7 +166,7 @@ def _space_from_json(data: Mapping[str, Any]) -> gym.Space[Any]:
         case "Box":
             shape, dtype = tuple(data["shape"]), np.dtype(data["dtype"])
             low, high = (np.asarray(data[key], np.float64).reshape(shape).astype(dtype) for key in ("low", "high"))
-            return gym.spaces.Box(low, high, shape, dtype.type)  # type: ignore[arg-type]
+            return gym.spaces.Box(low, high, shape, dtype.type)
         case "Discrete":
             return gym.spaces.Discrete(data["n"], start=data["start"])
         case "MultiDiscrete":

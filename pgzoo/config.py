@@ -40,7 +40,16 @@ from pgzoo.errors import ConfigError, did_you_mean
 if TYPE_CHECKING:
     from pgzoo.registry import Catalog
 
-__all__ = ["AlgorithmConfig", "Component", "ComponentConfig", "Layer", "RunConfig", "read_yaml", "resolve", "resolve_component"]
+__all__ = [
+    "AlgorithmConfig",
+    "Component",
+    "ComponentConfig",
+    "Layer",
+    "RunConfig",
+    "read_yaml",
+    "resolve",
+    "resolve_component",
+]
 
 
 class Settings(BaseModel):
@@ -119,7 +128,9 @@ class RunConfig(Settings):
     eval_every: Annotated[
         NonNegativeInt, Field(description="evaluate each time so many steps are taken; 0: only at the end")
     ] = 0
-    eval_episodes: Annotated[PositiveInt, Field(description="episodes of an evaluation, sampled and again greedy")] = 100
+    eval_episodes: Annotated[PositiveInt, Field(description="episodes of an evaluation, sampled and again greedy")] = (
+        100
+    )
     stop_at: Annotated[
         float | None, Field(description="stop a seed when its last 100 training episodes have this mean return")
     ] = None
@@ -228,15 +239,18 @@ def resolve(layers: Sequence[Layer], catalog: Catalog) -> RunConfig:
     known = RUN_KEYS | set(settings_model.model_fields)
     for key in [key for key in merged if key not in known]:
         merged.pop(key)
-        errors.append(f"{origin(key)}: no setting of that name.{did_you_mean(key, known)} See: pgzoo run {algorithm} --help")
+        errors.append(
+            f"{origin(key)}: no setting of that name.{did_you_mean(key, known)} See: pgzoo run {algorithm} --help"
+        )
     settings = _validate(settings_model, own, origin, errors)
     placeholders = {kind: part or Component.model_construct() for kind, part in components.items()}
     run = {**merged, **placeholders, "settings": settings or AlgorithmConfig()}
     config = _validate(RunConfig, run, origin, errors)
-    if errors or config is None:
+    if errors:
         raise ConfigError("\n".join(errors))
     if config.backend != "auto":
         catalog.get("env_backend", config.backend)
+    assert isinstance(config, RunConfig)
     return config
 
 

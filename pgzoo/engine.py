@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,8 @@ __all__ = ["Engine", "Plan", "default_update"]
 
 PREFIX = "policy."
 """Under which the policy's parameters lie among all of a member's."""
+
+NO_LIMIT = np.iinfo(np.int64).max
 
 GROUP_ROWS = 4096
 """Rows that are differentiated at once: with 64 hidden units, a megabyte for each intermediate result."""
@@ -161,11 +164,12 @@ class Engine:
         with self.watch.phase("collect", f'environment "{plan.config.env}" or policy "{plan.config.policy.name}"'):
             if self._envs is None:
                 self._envs = plan.backend.open(plan.request(num_envs))
-            whole = isinstance(plan.collection, Episodes)
-            at = None if whole else state.collector
+            kind = plan.collection
+            episodes, window = (kind.per_env, None) if isinstance(kind, Episodes) else (NO_LIMIT, kind.count)
+            at = None if window is None else state.collector
             if at is None:
                 at = rollout.begin(self._envs, self._resets(state))
-            quota = state.active.astype(np.int64) * (plan.collection.per_env if whole else np.iinfo(np.int64).max)
+            quota = np.where(state.active, episodes, 0)
             trajectory, finished, collector = rollout.collect(
                 self._envs,
                 plan.policy,
@@ -173,10 +177,10 @@ class Engine:
                 Noise(plan.policy, [self.rng("act", s, state) for s in range(len(self._seeds))], num_envs),
                 at,
                 np.broadcast_to(quota[:, None], at.ended.shape),
-                None if whole else plan.collection.count,
+                window,
             )
         state = state._replace(
-            collector=None if whole else collector,
+            collector=None if window is None else collector,
             env_steps=state.env_steps + trajectory.valid.sum((-2, -1)).numpy(),
             episodes=state.episodes + np.array([len(r) for r in finished.returns], np.int64),
         )
@@ -200,18 +204,22 @@ class Engine:
         weights = np.zeros(index.shape, np.float32)
         for row, rows in enumerate(chosen):
             index[row, : len(rows)], weights[row, : len(rows)] = rows, 1.0
-        member = torch.arange(len(chosen))[:, None]
-        t, n = torch.from_numpy(index // num_envs), torch.from_numpy(index % num_envs)
+        # rows lie in memory by time, then member, then environment
+        member = np.arange(len(chosen))[:, None]
+        flat = torch.from_numpy((index // num_envs * len(chosen) + member) * num_envs + index % num_envs).flatten()
 
         def cut(leaf: Tensor) -> Tensor:
-            return leaf[member, t, n].unsqueeze(1)
+            by_time = leaf[:, :steps].transpose(0, 1)
+            rest = leaf.shape[3:]
+            return by_time.reshape(-1, *rest).index_select(0, flat).reshape(len(chosen), 1, -1, *rest)
 
+        advantages = cut(targets.advantages)
         return Batch(
             inputs=Inputs(obs=cut(trajectory.obs)),
             actions=cut(trajectory.actions),
             timestep=cut(trajectory.timestep),
-            advantages=cut(targets.advantages),
-            returns=cut(targets.returns),
+            advantages=advantages,
+            returns=advantages if targets.returns is targets.advantages else cut(targets.returns),
             weights=torch.from_numpy(weights).unsqueeze(1),
         )
 
@@ -225,7 +233,7 @@ class Engine:
         """
         parts = []
         for rows, columns in _groups(batch.weights):
-            part: Batch = map_leaves(lambda leaf: leaf[rows, :, :columns], batch)  # noqa: B023: called at once
+            part: Batch = map_leaves(itemgetter((rows, slice(None), slice(columns))), batch)
             leaves = {name: value[rows].detach().requires_grad_() for name, value in params.items()}
             result = loss(self.policy, leaves, part, self._hyper.rows(rows))
             value, metrics = result if isinstance(result, Loss) else (result, {})
@@ -354,9 +362,7 @@ def _groups(weights: Tensor) -> Iterator[tuple[slice, int]]:
     yield slice(first, len(needed)), longest
 
 
-def _first_bad(
-    row: int, batch: Batch, before: Params, loss: Tensor, gradients: Params, after: Params
-) -> str:
+def _first_bad(row: int, batch: Batch, before: Params, loss: Tensor, gradients: Params, after: Params) -> str:
     """Name the first tensor of a member that is not finite, in the order of the computation."""
     candidates: dict[str, Tensor] = {
         "observations": batch.inputs.obs,

@@ -21,9 +21,7 @@ EXTRAS = {
     "atari": Extra(("ale_py",), "Atari games"),
     "video": Extra(("imageio", "imageio_ffmpeg"), "videos of episodes"),
 }
-_COMMANDS = {
-    m.lower(): f'pip install "pgzoo[{name}]"' for name, extra in EXTRAS.items() for m in extra.modules
-}
+_COMMANDS = {m.lower(): f'pip install "pgzoo[{name}]"' for name, extra in EXTRAS.items() for m in extra.modules}
 _COMMANDS |= {
     "jax": 'pip install "gymnasium[jax]"',
     "pygame": 'pip install "gymnasium[classic-control]"',

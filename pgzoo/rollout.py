@@ -180,7 +180,9 @@ def _read(
         timestep=tensor(timestep),
     )
     open_since = np.maximum(first[-1], 0)
-    open_return = so_far[-1] - so_far[open_since, np.arange(rows)] + np.where(first[-1] < 0, at.returns.reshape(rows), 0)
+    open_return = (
+        so_far[-1] - so_far[open_since, np.arange(rows)] + np.where(first[-1] < 0, at.returns.reshape(rows), 0)
+    )
     over = ended | ~valid[-1]
     collector = Collector(
         obs=obs.reshape(*shape, *obs.shape[1:]),

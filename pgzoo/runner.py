@@ -181,7 +181,9 @@ def compose(given: Layer, catalog: Catalog, *, preset: str = "auto", file: str |
     else:
         entry = catalog.get("preset", preset)
         if merged.get("algorithm", entry.target.algorithm) != entry.target.algorithm:
-            raise ConfigError(f'Preset "{preset}" is for algorithm {entry.target.algorithm}, not {merged["algorithm"]}.')
+            raise ConfigError(
+                f'Preset "{preset}" is for algorithm {entry.target.algorithm}, not {merged["algorithm"]}.'
+            )
         if entry.target.env not in (None, merged.get("env")):
             raise ConfigError(f'Preset "{preset}" is for {entry.target.env}, not {merged.get("env")}.')
     if entry is not None:
@@ -263,9 +265,7 @@ class _Outcome:
         elif isinstance(event, RunEnded):
             self._ended = event
 
-    def result(
-        self, plan: Plan, experiment: str, uri: str, pending: tracking.Pending, home: tracking.Home
-    ) -> Result:
+    def result(self, plan: Plan, experiment: str, uri: str, pending: tracking.Pending, home: tracking.Home) -> Result:
         ended = self._ended
         assert ended is not None, "training always ends with RunEnded"
         empty = np.zeros(0)
@@ -345,7 +345,8 @@ def _choose_backend(config: RunConfig, catalog: Catalog, request: EnvRequest) ->
     """`auto` takes the native environments where they fit, else sync."""
     if config.backend == "auto":
         native: EnvBackend = catalog.get("env_backend", "native").load()()
-        return catalog.get("env_backend", "sync").load()() if native.fits(request) else native  # type: ignore[no-any-return]
+        sync: EnvBackend = catalog.get("env_backend", "sync").load()()
+        return sync if native.fits(request) else native
     backend: EnvBackend = catalog.get("env_backend", config.backend).load()()
     if reason := backend.fits(request):
         raise UnfitError(f'Backend "{config.backend}" can\'t run {config.env}: {reason}. Use --backend auto.')

@@ -18,9 +18,9 @@ class ReinforceConfig(AlgorithmConfig):
     baseline: Annotated[
         Literal["none", "mean"], Field(description="subtract nothing, or the mean return of the batch")
     ] = "mean"
-    normalize_returns: Annotated[
-        bool, Field(description="divide by the standard deviation of the batch's returns")
-    ] = True
+    normalize_returns: Annotated[bool, Field(description="divide by the standard deviation of the batch's returns")] = (
+        True
+    )
     gamma_t: Annotated[
         bool, Field(description="weight step t by gamma^t, as the gradient of the discounted return demands")
     ] = False

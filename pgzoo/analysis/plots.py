@@ -53,16 +53,12 @@ def learning_curve(
     window = window or min(100, max(1, len(y) // 10))
     thin = np.unique(np.linspace(0, len(y) - 1, min(len(y), DOTS)).astype(int))
     size = float(np.clip(3000 / len(thin), 5, 22))
-    axes.scatter(
-        x[thin], y[thin], s=size, color=PALE, alpha=0.5, linewidths=0, label="episode", rasterized=True
-    )
+    axes.scatter(x[thin], y[thin], s=size, color=PALE, alpha=0.5, linewidths=0, label="episode", rasterized=True)
     if window > 1:
         average = moving_average(y, window)
         axes.plot(x, average, color=BLUE, linewidth=2, label=f"mean of the last {window} episodes")
     if threshold is not None:
-        axes.axhline(
-            threshold, color=MUTED, linewidth=1, linestyle=(0, (5, 4)), label=f"threshold {threshold:g}"
-        )
+        axes.axhline(threshold, color=MUTED, linewidth=1, linestyle=(0, (5, 4)), label=f"threshold {threshold:g}")
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(FuncFormatter(thousands))
     legend(axes)
@@ -110,9 +106,7 @@ def canvas(title: str, subtitle: str, rows: int = 1) -> tuple[Figure, list[Axes]
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1, hspace=0.06)
     panels: list[Axes] = list(figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0])
     top = panels[0]
-    heading = top.set_title(
-        title, loc="left", fontsize=13, fontweight="bold", color=INK, pad=24 if subtitle else 12
-    )
+    heading = top.set_title(title, loc="left", fontsize=13, fontweight="bold", color=INK, pad=24 if subtitle else 12)
     heading.set_parse_math(False)  # a dollar sign in an environment's name isn't mathematics
     if subtitle:
         note = top.annotate(

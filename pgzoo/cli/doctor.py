@@ -90,9 +90,7 @@ def _machine() -> Iterator[Finding]:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     yield Finding("machine", "cpus", "ok", f"{usable} usable of {os.cpu_count()}; {platform.platform()}")
     threads = os.environ.get("OMP_NUM_THREADS")
-    yield Finding(
-        "machine", "threads", "ok", f"OMP_NUM_THREADS={threads}" if threads else "OMP_NUM_THREADS not set"
-    )
+    yield Finding("machine", "threads", "ok", f"OMP_NUM_THREADS={threads}" if threads else "OMP_NUM_THREADS not set")
 
 
 def _extras() -> Iterator[Finding]:
@@ -100,9 +98,7 @@ def _extras() -> Iterator[Finding]:
         if extras.present(name):
             yield Finding("extras", name, "ok", f"installed, for {extra.purpose}")
         else:
-            yield Finding(
-                "extras", name, "note", f"{extras.install_hint(extra.modules[0])} for {extra.purpose}"
-            )
+            yield Finding("extras", name, "note", f"{extras.install_hint(extra.modules[0])} for {extra.purpose}")
 
 
 def _plugins(catalog: Catalog, first: Catalog) -> Iterator[Finding]:
@@ -122,9 +118,7 @@ def _plugin(plugin: PluginInfo, measured: PluginInfo) -> Finding:
         return Finding("plugins", plugin.name, "ok", took)
     if measured.heavy:
         heavy = ", ".join(measured.heavy)
-        return Finding(
-            "plugins", plugin.name, "note", f'{took}, as it imports {heavy}; register by "pkg.module:attr"'
-        )
+        return Finding("plugins", plugin.name, "note", f'{took}, as it imports {heavy}; register by "pkg.module:attr"')
     if measured.seconds > SLOW_SECONDS:
         return Finding("plugins", plugin.name, "note", f"{took}, which slows every command down")
     return Finding("plugins", plugin.name, "ok", took)

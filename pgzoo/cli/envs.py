@@ -114,9 +114,7 @@ def _backends(env_id: str, catalog: Catalog) -> dict[str, str]:
 
 
 def _as_json(spec: EnvSpec, why: str, origins: dict[str, tuple[str | None, str | None]]) -> dict[str, Any]:
-    module = (
-        spec.entry_point if isinstance(spec.entry_point, str) else getattr(spec.entry_point, "__module__", "")
-    )
+    module = spec.entry_point if isinstance(spec.entry_point, str) else getattr(spec.entry_point, "__module__", "")
     package = str(module).partition(":")[0].partition(".")[0]
     if package not in origins:
         origins[package] = _distribution(package)

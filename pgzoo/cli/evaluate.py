@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -36,7 +36,7 @@ def command(
     from pgzoo.tracking import Home, find
 
     catalog = open_catalog(blocked=blocked, imports=imports)
-    mode = "greedy" if deterministic else "sampled"
+    mode: Literal["greedy", "sampled"] = "greedy" if deterministic else "sampled"
     rows: list[dict[str, Any]] = []
     for found in find(run_id, Home.find(), tracking_uri):
         returns, lengths = evaluate_run(found, catalog, episodes=episodes, mode=mode)

@@ -89,8 +89,7 @@ def _describe_plugin(plugin: PluginInfo, catalog: Catalog) -> dict[str, Any]:
 
 def _offers(plugin: PluginInfo, catalog: Catalog) -> dict[str, list[str]]:
     found = {
-        kind: [entry.name for entry in catalog.entries(kind) if entry.plugin.name == plugin.name]
-        for kind in KINDS
+        kind: [entry.name for entry in catalog.entries(kind) if entry.plugin.name == plugin.name] for kind in KINDS
     }
     return {kind: names for kind, names in found.items() if names}
 

@@ -45,7 +45,12 @@ class GroupedCommand(click.Command):
 
 
 def options(
-    model: type[BaseModel], *, group: str, prefix: tuple[str, ...] = (), defaults: Mapping[str, Any], skip: Sequence[str] = ()
+    model: type[BaseModel],
+    *,
+    group: str,
+    prefix: tuple[str, ...] = (),
+    defaults: Mapping[str, Any],
+    skip: Sequence[str] = (),
 ) -> Iterator[GroupedOption]:
     """Yield an option for every field of a model; `defaults` are shown where they differ from the model's own."""
     for name, field in model.model_fields.items():

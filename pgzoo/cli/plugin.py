@@ -19,6 +19,4 @@ def pgzoo_register(registry: Registry) -> None:
     command("presets", "pgzoo.cli.presets:command", summary="List presets, or show the settings of one.")
     command("plugins", "pgzoo.cli.listing:plugins", summary="List the plugins and how loading them went.")
     command("envs", "pgzoo.cli.envs:command", summary="List environments, or describe one and try it.")
-    command(
-        "doctor", "pgzoo.cli.doctor:command", summary="Check the installation, the plugins and the store."
-    )
+    command("doctor", "pgzoo.cli.doctor:command", summary="Check the installation, the plugins and the store.")

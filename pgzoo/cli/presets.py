@@ -59,9 +59,7 @@ def show(names: tuple[str, ...], imports: tuple[str, ...], blocked: tuple[str, .
     import yaml
 
     preset = entry.target
-    click.echo(
-        f"# {entry.name}: {entry.summary} (pgzoo run {preset.algorithm} --preset {entry.name})", err=True
-    )
+    click.echo(f"# {entry.name}: {entry.summary} (pgzoo run {preset.algorithm} --preset {entry.name})", err=True)
     settings = {
         "algorithm": preset.algorithm,
         **({"env": preset.env} if preset.env else {}),
@@ -76,9 +74,7 @@ def _automatic(catalog: Catalog, algorithm: str, env: str) -> Entry:
     if entry is None:
         fitting = [e.name for e in catalog.entries("preset") if e.target.algorithm == algorithm]
         others = f" By name there are: {', '.join(fitting)}." if fitting else ""
-        raise UnknownName(
-            f'No preset applies by itself to "{algorithm}" on {env}.{others} See: pgzoo presets'
-        )
+        raise UnknownName(f'No preset applies by itself to "{algorithm}" on {env}.{others} See: pgzoo presets')
     return entry
 
 

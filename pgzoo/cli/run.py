@@ -137,15 +137,15 @@ def _chosen(kind: str, fallback: str, defaults: Mapping[str, Any], catalog: Cata
 
 
 @click.command("train")
-@click.option("--preset", default="auto", metavar="NAME", help="auto, none or a preset (pgzoo presets).", show_default=True)
+@click.option(
+    "--preset", default="auto", metavar="NAME", help="auto, none or a preset (pgzoo presets).", show_default=True
+)
 @click.option("--config", "file", metavar="FILE", help="Settings as YAML; options win over them.")
 @plugin_options
 @json_option
 @click.option("--no-progress", is_flag=True, help="Show no progress.")
 @click.pass_context
-def _train(
-    ctx: click.Context, preset: str, file: str | None, no_progress: bool, as_json: bool, **_: Any
-) -> None:
+def _train(ctx: click.Context, /, preset: str, file: str | None, no_progress: bool, as_json: bool, **_: Any) -> None:
     from pgzoo.cli.options import given, where
     from pgzoo.cli.summary import print_result, report
     from pgzoo.config import Layer

@@ -74,7 +74,9 @@ def print_result(result: Result) -> None:
     console.print(
         f"{result.env_steps:,} steps in {wall:.1f} s ({speed:,.0f} steps/s), evaluation {timing['evaluate']:.1f} s"
     )
-    console.print(f"MLflow      {display_uri(result.tracking_uri)}, experiment {result.experiment}, group {result.group}")
+    console.print(
+        f"MLflow      {display_uri(result.tracking_uri)}, experiment {result.experiment}, group {result.group}"
+    )
     first = result.runs[0]
     console.print(f"Look        pgzoo ui        pgzoo evaluate {first.run_key}")
     _warn(result)

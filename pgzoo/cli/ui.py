@@ -26,13 +26,9 @@ STARTING = 120.0
 
 @click.command("ui")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option(
-    "--port", type=click.IntRange(1, 65535), help="Port to listen on; default: 5000, or the next free one."
-)
+@click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on; default: 5000, or the next free one.")
 @click.option("--no-browser", is_flag=True, help="Print the link and open nothing.")
-@click.option(
-    "--tracking-uri", metavar="URI", help="MLflow store; default: MLFLOW_TRACKING_URI or ./mlflow.db"
-)
+@click.option("--tracking-uri", metavar="URI", help="MLflow store; default: MLFLOW_TRACKING_URI or ./mlflow.db")
 @common.progress_option
 def command(host: str, port: int | None, no_browser: bool, tracking_uri: str | None) -> None:
     """Open the runs in MLflow's web interface.
@@ -49,16 +45,12 @@ def command(host: str, port: int | None, no_browser: bool, tracking_uri: str | N
         try:
             experiment = newest_experiment(uri)
         except OSError as error:
-            raise StoreError(
-                f"The MLflow server {tracking.display_uri(uri)} doesn't answer: {error}"
-            ) from error
+            raise StoreError(f"The MLflow server {tracking.display_uri(uri)} doesn't answer: {error}") from error
         show(uri, experiment, no_browser)
         return
     check_not_empty(uri, home)
     port = free_port(host, port)
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # ended politely, the server mustn't stay behind
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended politely, the server mustn't stay behind
     server = start_server(uri, home, host, port)
     try:
         base = f"http://{host}:{port}"
@@ -102,9 +94,7 @@ def free_port(host: str, wanted: int | None) -> int:
     candidates = [wanted] if wanted else range(5000, 5100)
     for port in candidates:
         try:
-            with socket.create_server(
-                (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
-            ):
+            with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
                 pass
         except OSError as error:
             if wanted:
@@ -219,9 +209,7 @@ def show(base: str, experiment: str | None, no_browser: bool) -> None:
 
     link = deep_link(base, experiment)
     if experiment is None:
-        click.echo(
-            "There are no runs in this store yet. First: pgzoo run reinforce --env CartPole-v1", err=True
-        )
+        click.echo("There are no runs in this store yet. First: pgzoo run reinforce --env CartPole-v1", err=True)
     click.echo(display_uri(link))
     if not no_browser:
         webbrowser.open(link)

@@ -168,9 +168,7 @@ def _install(error: BaseException | None) -> str:
     while error is not None:
         if isinstance(error, ModuleNotFoundError) and error.name:
             command = install_hint(error.name)
-            return f"it needs {error.name.partition('.')[0]}" + (
-                f". Install it: {command}" if command else ""
-            )
+            return f"it needs {error.name.partition('.')[0]}" + (f". Install it: {command}" if command else "")
         error = error.__cause__
     return ""
 
@@ -185,9 +183,7 @@ def _import(module: str, what: str) -> None:
         command = install_hint(module) if isinstance(error, ModuleNotFoundError) else ""
         if command:
             raise EnvError(f"The {what} needs {module}. Install it: {command}") from error
-        raise EnvError(
-            f'The module "{module}" of the {what} can\'t be imported: {_phrase(error)}.'
-        ) from error
+        raise EnvError(f'The module "{module}" of the {what} can\'t be imported: {_phrase(error)}.') from error
 
 
 @contextmanager

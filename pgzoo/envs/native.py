@@ -92,7 +92,7 @@ class NativeCartPole:
 def _start_states(streams: NDArray[np.uint64]) -> NDArray[np.float64]:
     """Four numbers uniform in +-0.05 for each row, `[rows] -> [4, rows]`."""
     words = _mix(streams + np.arange(1, 5, dtype=np.uint64)[:, None])
-    return (words >> np.uint64(11)) * (0.1 / 2**53) - 0.05  # type: ignore[no-any-return]
+    return np.asarray((words >> np.uint64(11)) * (0.1 / 2**53) - 0.05, np.float64)
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

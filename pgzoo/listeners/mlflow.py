@@ -102,9 +102,7 @@ class StepGrid:
         points = []
         for member, row in zip(crossed.tolist(), means, strict=True):
             steps = range((int(self._point[member]) + 1) * self.every, int(env_steps[member]) + 1, self.every)
-            points.append(
-                (member, list(steps), {n: v for n, v in zip(names, row, strict=True) if not math.isnan(v)})
-            )
+            points.append((member, list(steps), {n: v for n, v in zip(names, row, strict=True) if not math.isnan(v)}))
         self._point[crossed] = point[crossed]
         for total, weight in self._totals.values():
             total[crossed] = weight[crossed] = 0.0

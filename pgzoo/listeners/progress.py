@@ -20,7 +20,12 @@ LINE_EVERY = 5.0
 
 def create(context: RunContext) -> Bar | Lines | None:
     """Make the listener of one run."""
-    return {"bar": Bar, "plain": Lines}.get(context.progress, lambda _: None)(context)
+    match context.progress:
+        case "bar":
+            return Bar(context)
+        case "plain":
+            return Lines(context)
+    return None
 
 
 class Watch:

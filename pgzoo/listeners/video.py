@@ -52,7 +52,8 @@ def record(env: Any, policy: LoadedPolicy, rng: np.random.Generator, path: Path)
 
     total, ended = 0.0, False
     fps = env.metadata.get("render_fps", 30)
-    with imageio.get_writer(path, format="FFMPEG", fps=fps, codec="libx264", macro_block_size=2) as writer:  # type: ignore[arg-type]
+    writer: Any = imageio.get_writer(path, format="FFMPEG", fps=fps, codec="libx264", macro_block_size=2)
+    with writer:
         obs, _ = env.reset(seed=int(reset_seeds(EVALUATION_ROOT, "evaluate", 1)[0]))
         while not ended:
             writer.append_data(env.render())

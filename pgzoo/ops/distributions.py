@@ -65,7 +65,7 @@ class MultiCategorical:
         return torch.stack([part.entropy() for part in self._parts()]).sum(0)
 
     def _parts(self) -> list[Categorical]:
-        return [Categorical(logits) for logits in self.logits.split(list(self.sizes), dim=-1)]
+        return [Categorical(logits) for logits in torch.split(self.logits, list(self.sizes), dim=-1)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,12 +148,13 @@ def _draw_categorical(logits: Array, noise: Array) -> NDArray[np.int64]:
     weights = np.exp(logits - logits.max(-1, keepdims=True))
     cumulative = np.cumsum(weights, -1)
     below = cumulative[..., :-1] <= (noise * cumulative[..., -1])[..., None]
-    return below.sum(-1)  # type: ignore[no-any-return]
+    return np.asarray(below.sum(-1))
 
 
 def _draw_binary_choice(logits: Array, noise: Array) -> NDArray[np.int64]:
     """The same for two actions, the commonest case, in a third of the time: P(1) = sigmoid of the difference."""
-    return (noise * (1.0 + np.exp(logits[..., 0] - logits[..., 1])) < 1.0).astype(np.int64)
+    chosen = noise * (1.0 + np.exp(logits[..., 0] - logits[..., 1])) < 1.0
+    return np.asarray(chosen, np.int64)
 
 
 def _categorical(space: gym.spaces.Discrete) -> Family:
@@ -218,7 +219,7 @@ def _gaussian(space: gym.spaces.Box) -> Family:
 
     def draw(outputs: Array, log_std: Array | None, noise: Array) -> Array:
         assert log_std is not None
-        return (outputs + np.exp(log_std) * noise).astype(np.float32)
+        return np.asarray(outputs + np.exp(log_std) * noise, np.float32)
 
     def to_env(actions: Array) -> Array:
         shaped = actions.reshape(*actions.shape[:-1], *shape)

@@ -62,9 +62,7 @@ def total_return(
     Shapes: all `[..., T, N]`, `starts` may have T+1 steps; `gamma` broadcasts. An episode that began before the window
     counts from the window's first step. Source: Williams (1992), eq. 11.
     """
-    to_go = reward_to_go(
-        rewards=rewards, terminated=terminated, truncated=truncated, valid=valid, gamma=gamma
-    )
+    to_go = reward_to_go(rewards=rewards, terminated=terminated, truncated=truncated, valid=valid, gamma=gamma)
     first = _first_step(starts[..., : rewards.shape[-2], :])
     return torch.where(valid, to_go.gather(-2, first), 0.0)
 

@@ -20,7 +20,10 @@ from pgzoo.types import Array, Inputs, Output, Params, Spec
 class MLPConfig(ComponentConfig):
     """Settings of the `mlp` policy."""
 
-    hidden: Annotated[tuple[PositiveInt, ...], Field(description="widths of the hidden layers; empty: linear")] = (64, 64)
+    hidden: Annotated[tuple[PositiveInt, ...], Field(description="widths of the hidden layers; empty: linear")] = (
+        64,
+        64,
+    )
     activation: Annotated[Activation, Field(description="activation of the hidden layers")] = "tanh"
     init: Annotated[Init, Field(description="how weights begin: orthogonal, or torch's default for linear layers")] = (
         "orthogonal"

@@ -163,19 +163,13 @@ class Registry:
 
     def _add(self, kind: Kind, name: str, target: object, config: object, summary: str) -> None:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise PluginError(
-                f"A name has lowercase letters, digits and hyphens; got {name!r} for the {_said(kind)}."
-            )
+            raise PluginError(f"A name has lowercase letters, digits and hyphens; got {name!r} for the {_said(kind)}.")
         if (kind, name) in self.entries:
             raise PluginError(f'The {_said(kind)} "{name}" is registered twice by this plugin.')
         for given in (target, config):
             if isinstance(given, str) and not _TARGET.fullmatch(given):
-                raise PluginError(
-                    f'The {_said(kind)} "{name}" is given as {given!r}; it must read "pkg.module:attr".'
-                )
-        self.entries[kind, name] = Entry(
-            kind, name, target, config, summary or _first_line(target), self.plugin
-        )
+                raise PluginError(f'The {_said(kind)} "{name}" is given as {given!r}; it must read "pkg.module:attr".')
+        self.entries[kind, name] = Entry(kind, name, target, config, summary or _first_line(target), self.plugin)
 
 
 @dataclass

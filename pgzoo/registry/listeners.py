@@ -56,7 +56,5 @@ def relay(manager: pluggy.PluginManager, event: events.Event) -> None:
         except Exception as error:
             manager.unregister(impl.plugin)
             what = f"{type(error).__name__}: {error}"
-            _log.warning(
-                'Listener "%s" raised in %s and is detached: %s', impl.plugin_name, caller.name, what
-            )
+            _log.warning('Listener "%s" raised in %s and is detached: %s', impl.plugin_name, caller.name, what)
             _log.debug("Traceback of listener %s", impl.plugin_name, exc_info=error)

@@ -113,8 +113,7 @@ def _join(manager: PluginManager, plugin: object, info: PluginInfo, catalog: Cat
     api = str(getattr(plugin, "pgzoo_api", API_VERSION))
     if api != API_VERSION:
         raise PluginError(
-            f"It is built for plugin API {api}; "
-            f"pgzoo {metadata.version('pgzoo')} has plugin API {API_VERSION}."
+            f"It is built for plugin API {api}; pgzoo {metadata.version('pgzoo')} has plugin API {API_VERSION}."
         )
     found = hooks.register(manager, plugin, info.name)
     if not found and info.source != "import":

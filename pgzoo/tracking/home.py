@@ -29,7 +29,7 @@ class Home:
 
     @classmethod
     def find(cls, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> Home:
-        """Return the home of `PGZOO_HOME`, or that of the working directory: `./.pgzoo`, `./mlflow.db`, `./mlartifacts`.
+        """Return the home of `PGZOO_HOME`, else that of the working directory: `.pgzoo`, `mlflow.db`, `mlartifacts`.
 
         Paths are absolute; nothing is created.
         """
@@ -47,10 +47,12 @@ class Home:
 
     @property
     def uploader_lock(self) -> Path:
+        """Held by the uploader while it lives."""
         return self.root / "uploader.lock"
 
     @property
     def uploader_log(self) -> Path:
+        """What the uploader met."""
         return self.root / "uploader.log"
 
     @property
@@ -120,9 +122,7 @@ def check_store(uri: str, home: Home) -> None:
     elif scheme == "sqlite":
         check_sqlite(uri)
         if uri == home.default_uri:
-            check_folder(
-                home.artifacts, "the artifact folder", "set PGZOO_HOME to a folder that you may write to"
-            )
+            check_folder(home.artifacts, "the artifact folder", "set PGZOO_HOME to a folder that you may write to")
     elif scheme in DATABASES:
         if "://" not in uri:
             raise StoreError(f'The tracking URI "{display_uri(uri)}" is malformed: expected {scheme}://...')
@@ -158,9 +158,7 @@ def check_sqlite(uri: str) -> None:
             with path.open("r+b") as file:
                 start = file.read(len(SQLITE_MAGIC))
         except OSError as error:
-            raise StoreError(
-                f"The tracking store {path} can't be written: {error.strerror}; {advice}."
-            ) from error
+            raise StoreError(f"The tracking store {path} can't be written: {error.strerror}; {advice}.") from error
         if start not in (b"", SQLITE_MAGIC):
             raise StoreError(f"The tracking store {path} isn't an SQLite file; {advice}.")
 

@@ -82,9 +82,7 @@ class Journal:
             (folder / "artifacts").mkdir(parents=True, exist_ok=True)
             self._lock = lock(folder / "lock", timeout=LOCK_WAIT)
         except OSError as error:
-            raise StoreError(
-                f"Can't keep the journal of run {self.key} in {folder}: {error.strerror}."
-            ) from error
+            raise StoreError(f"Can't keep the journal of run {self.key} in {folder}: {error.strerror}.") from error
         if self._lock is None:
             raise StoreError(f"Run {self.key} is being written by another process; wait for it to end.")
         try:
@@ -102,6 +100,7 @@ class Journal:
 
     @property
     def open(self) -> bool:
+        """Whether records can still be written."""
         return self._fd is not None
 
     def record(
@@ -125,9 +124,7 @@ class Journal:
                 line["steps"], line["m"] = fresh, finite
                 self._last_metric = fresh[-1]
         if episodes and len(episodes[0]):
-            rows = [
-                r for r in zip(*episodes, strict=True) if r[0] > self._last_episode and math.isfinite(r[1])
-            ]
+            rows = [r for r in zip(*episodes, strict=True) if r[0] > self._last_episode and math.isfinite(r[1])]
             if rows:
                 ends, returns, lengths = zip(*rows, strict=True)
                 line["e"] = [[int(s) for s in ends], [float(r) for r in returns], [int(n) for n in lengths]]
@@ -135,13 +132,9 @@ class Journal:
         if len(line) > 2:
             self._put(line)
 
-    def evaluation(
-        self, step: int, mode: str, final: bool, returns: Sequence[float], lengths: Sequence[int]
-    ) -> None:
+    def evaluation(self, step: int, mode: str, final: bool, returns: Sequence[float], lengths: Sequence[int]) -> None:
         """Write one evaluation: its episodes, and as metrics their mean (and, sampled, deviation and length)."""
-        if (int(step), mode) in self._finals or (
-            not final and int(step) <= self._last_evaluation.get(mode, -1)
-        ):
+        if (int(step), mode) in self._finals or (not final and int(step) <= self._last_evaluation.get(mode, -1)):
             return
         returns, lengths = [float(r) for r in returns], [int(n) for n in lengths]
         metrics = {}
@@ -274,17 +267,8 @@ def check_run_key(key: str) -> str:
 def artifact_path(folder: Path, path: str) -> Path:
     """Return where a run's artifact lies. Raises ValueError if that isn't inside its artifact folder."""
     pure, top = PurePosixPath(path), (folder / "artifacts").resolve()
-    if (
-        not pure.parts
-        or pure.is_absolute()
-        or ".." in pure.parts
-        or "\\" in path
-        or "\0" in path
-        or ":" in path
-    ):
-        raise ValueError(
-            f"{path!r} isn't an artifact path: it must be relative and stay below the run's folder"
-        )
+    if not pure.parts or pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path or ":" in path:
+        raise ValueError(f"{path!r} isn't an artifact path: it must be relative and stay below the run's folder")
     target = (top / pure).resolve()
     if not target.is_relative_to(top) or target == top:
         raise ValueError(f"{path!r} isn't an artifact path: it leads out of the run's folder")

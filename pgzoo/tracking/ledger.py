@@ -51,6 +51,7 @@ class Ledger:
             return cls()
 
     def write(self, folder: Path) -> None:
+        """Put it on disk. Raises OSError."""
         write_json(folder / "ack.json", asdict(self))
 
     def done(self, size: int) -> bool:

@@ -75,9 +75,7 @@ def find(ref: str, home: Home, tracking_uri: str | None = None) -> list[Found]:
         ask(uri, lambda client: remote.extend(remote_runs(client, ref, uri, home)), f'run "{ref}"')
     if chosen := choose(ref, remote):
         return chosen
-    known = {
-        k for f in local for k in (f.name, f.group, f.run_key, f.name.rpartition(" s")[0], f.run_id or f.name)
-    }
+    known = {k for f in local for k in (f.name, f.group, f.run_key, f.name.rpartition(" s")[0], f.run_id or f.name)}
     raise UnknownName(
         f'No run "{ref}" in {home.root} or {display_uri(uri)}.{did_you_mean(ref, sorted(known))} '
         "Give an MLflow run id, a run key, a group or a name."
@@ -133,9 +131,7 @@ def remote_runs(client: Any, ref: str, uri: str, home: Home) -> Iterable[Found]:
     for query in queries:
         if runs or not names:
             break
-        runs = list(
-            client.search_runs(list(names), query, order_by=["attributes.start_time DESC"], max_results=1000)
-        )
+        runs = list(client.search_runs(list(names), query, order_by=["attributes.start_time DESC"], max_results=1000))
     for run in runs:
         tags, params = run.data.tags, run.data.params
         seed = params.get("seed", "0")

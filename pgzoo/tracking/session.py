@@ -34,9 +34,7 @@ children: list[subprocess.Popen[bytes]] = []
 class Session:
     """The journals of one command. Starts the uploader, which outlives it; a context manager."""
 
-    def __init__(
-        self, home: Home, group: str, tracking_uri: str, warn: Callable[[str], None] = logger.warning
-    ) -> None:
+    def __init__(self, home: Home, group: str, tracking_uri: str, warn: Callable[[str], None] = logger.warning) -> None:
         """Open a session of the runs of `group`, shipped to `tracking_uri`.
 
         `warn` gets a sentence, once per trouble (a full disk). Raises StoreError if the home can't be written.
@@ -120,7 +118,11 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        for journal in self.journals.values():
+            if kind is not None and journal.open:
+                journal.end("FAILED" if issubclass(kind, Exception) else "KILLED", f"{kind.__name__}: {error}"[:500])
+        if not self._closing.is_set():
+            self.close()
 
     def _keep(self) -> None:
         checked = -CHECK_EVERY

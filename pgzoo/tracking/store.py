@@ -27,7 +27,7 @@ from mlflow.exceptions import MlflowException
 from pgzoo.tracking.home import sqlite_path
 from pgzoo.tracking.journal import Record
 
-__all__ = ["Refused", "Store", "is_final"]
+__all__ = ["RefusedError", "Store", "is_final"]
 
 T = TypeVar("T")
 Reject = Callable[[Any, str], None]
@@ -54,7 +54,7 @@ PATIENCE = 3
 """So many failures of one batch, while the store answers otherwise, make the batch the culprit."""
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The store will never take this run, whatever is sent."""
 
 
@@ -85,7 +85,7 @@ class Backoff:
 
 
 class Store:
-    """A tracking store. Methods raise Refused, or whatever mlflow does while the store can't be reached."""
+    """A tracking store. Methods raise RefusedError, or whatever mlflow does while the store can't be reached."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
@@ -115,6 +115,7 @@ class Store:
 
     @property
     def client(self) -> MlflowClient:
+        """The client; the embedded database is made or migrated first."""
         if self._client is None:
             if self._file is not None:
                 prepare_sqlite(self._file, self.uri)
@@ -123,7 +124,7 @@ class Store:
         return self._client
 
     def experiment(self, start: Record) -> str:
-        """Return the id of the run's experiment, made (with its shared view) if need be. Raises Refused."""
+        """Return the id of the run's experiment, made (with its shared view) if need be. Raises RefusedError."""
         name: str = start["experiment"]
         if name in self._experiments:
             return self._experiments[name]
@@ -133,16 +134,14 @@ class Store:
                 self.client.create_experiment(name, artifact_location=artifact_location(start))
             except MlflowException as error:
                 if error.error_code == "INVALID_PARAMETER_VALUE":
-                    raise Refused(
-                        f'the store refuses the experiment name "{name}": {error.message}'
-                    ) from error
+                    raise RefusedError(f'the store refuses the experiment name "{name}": {error.message}') from error
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":  # somebody else was faster
                     raise
             found = self.client.get_experiment_by_name(name)
             if found is None:
                 raise OSError(f'experiment "{name}" was made and is not there')
         if found.lifecycle_stage != "active":
-            raise Refused(
+            raise RefusedError(
                 f'the experiment "{name}" (id {found.experiment_id}) was deleted in the store; restore it there and '
                 "run `pgzoo sync`, or train with another --experiment"
             )
@@ -158,7 +157,7 @@ class Store:
         return self._experiments[name]
 
     def open_run(self, start: Record, reject: Reject) -> tuple[str, str]:
-        """Return (run id, experiment id) of the run with this key, made if need be. Raises Refused."""
+        """Return (run id, experiment id) of the run with this key, made if need be. Raises RefusedError."""
         experiment = self.experiment(start)
         query = f"tags.`pgzoo.run_key` = '{start['key']}'"
         runs = self.client.search_runs([experiment], query, run_view_type=ViewType.ALL, max_results=2)
@@ -196,6 +195,7 @@ class Store:
             )
 
     def params(self, run_id: str, params: dict[str, str], reject: Reject) -> None:
+        """Log params; those that the store refuses go to `reject`."""
         for part in chunks(list(params.items()), MAX_ITEMS):
             self._sift(
                 run_id,
@@ -205,6 +205,7 @@ class Store:
             )
 
     def tags(self, run_id: str, tags: dict[str, str], reject: Reject) -> None:
+        """Set tags; those that the store refuses go to `reject`."""
         for part in chunks(list(tags.items()), MAX_ITEMS):
             self._sift(
                 run_id,
@@ -259,11 +260,11 @@ class Store:
         except MlflowException as error:
             if not is_final(error):
                 raise
-            raise Refused(f"the run {run_id} is gone from the store: {error.message}") from error
+            raise RefusedError(f"the run {run_id} is gone from the store: {error.message}") from error
 
     def _check_alive(self, run: Run) -> None:
         if run.info.lifecycle_stage != "active":
-            raise Refused(
+            raise RefusedError(
                 f"the run {run.info.run_id} was deleted in the store; restore it there and run `pgzoo sync`"
             )
 

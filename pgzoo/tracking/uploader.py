@@ -275,7 +275,7 @@ class Uploader:
         return busy
 
     def _attempt(self, shipment: Shipment, stage: str) -> bool:
-        from pgzoo.tracking.store import Refused
+        from pgzoo.tracking.store import RefusedError
 
         store = self._store(shipment.uri)
         backoff = store.records if stage == "records" else store.files
@@ -292,17 +292,15 @@ class Uploader:
                 backoff.succeeded()
                 shipment.failures = 0
             return did
-        except Refused as error:
+        except RefusedError as error:
             shipment.refuse(str(error))
-        except Exception as error:  # noqa: BLE001  # mlflow passes on what its database or HTTP library raises
+        except Exception as error:  # mlflow passes on what its database or HTTP library raises
             if not (shipment.folder / "journal.jsonl").exists():  # somebody cleaned up
                 self.shipments.pop(shipment.folder, None)
                 return False
             backoff.failed(error)
             shipment.failures += 1
-            self.shipments[shipment.folder] = self.shipments.pop(
-                shipment.folder
-            )  # the others go first next time
+            self.shipments[shipment.folder] = self.shipments.pop(shipment.folder)  # the others go first next time
             if backoff.failures in (1, 10) or backoff.failures % 100 == 0:
                 log.warning("%s: attempt %d: %s", display_uri(store.uri), backoff.failures, backoff.error)
         return False

@@ -1,0 +1,52 @@
+# The README's commands. `make run` and `make test` need Python 3.11 or newer and make, nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?= reinforce --env CartPole-v1
+
+.PHONY: run test test-all check fix docs bench lock clean
+
+run: $(VENV)/.ready
+	$(BIN)/pgzoo run $(ARGS)
+
+test: $(VENV)/.ready
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow" $(ARGS_TEST)
+
+test-all: $(VENV)/.ready
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS_TEST)
+
+check: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python docs/generate.py --check
+
+fix: $(VENV)/.ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.ready
+	$(BIN)/python docs/generate.py
+
+bench: $(VENV)/.ready
+	$(BIN)/python benchmarks/run.py
+
+# Installs exactly what constraints.txt names; made again when that or pyproject.toml changes.
+$(VENV)/.ready: pyproject.toml constraints.txt plugins/pgzoo-example/pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pgzoo needs Python 3.11 or newer, this is %d.%d: make PYTHON=python3.12" % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,video]' -e plugins/pgzoo-example
+	touch $@
+
+# Writes constraints.txt anew from what the lower bounds in pyproject.toml give today.
+lock:
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet -e '.[dev,video]' torch==2.13.0
+	( echo '# Exact versions that the README'"'"'s commands install; pyproject.toml holds the lower bounds.'; \
+	  echo '# Made by: make lock'; \
+	  $(VENV)-lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu//' ) > constraints.txt
+	rm -r $(VENV)-lock
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -23,10 +23,7 @@ def test_description() -> None:
     assert found.runs
     assert found.successor == "CartPole-v1"
     assert found.action_space == "Discrete(2)"
-    assert (
-        found.observation_space
-        == "Box([-4.8 -inf -0.41887903 -inf], [4.8 inf 0.41887903 inf], (4,), float32)"
-    )
+    assert found.observation_space == "Box([-4.8 -inf -0.41887903 -inf], [4.8 inf 0.41887903 inf], (4,), float32)"
     assert (found.max_episode_steps, found.reward_threshold) == (200, 195.0)
 
 
@@ -67,9 +64,7 @@ def test_a_missing_extra_is_named_with_its_command(
     env_id: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)  # as if it weren't installed
-    for name in [
-        name for name in sys.modules if name.startswith(("gymnasium.envs.mujoco", "gymnasium.envs.box2d"))
-    ]:
+    for name in [name for name in sys.modules if name.startswith(("gymnasium.envs.mujoco", "gymnasium.envs.box2d"))]:
         monkeypatch.delitem(sys.modules, name)
     if env_id in gym.registry:
         assert info.obstacle(gym.spec(env_id)) == f'pip install "pgzoo[{extra}]"'
@@ -89,8 +84,7 @@ def test_a_wrong_keyword_value_shows_the_error_of_the_environment() -> None:
 
 def test_environments_of_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_envs.py").write_text(
-        "import gymnasium\n"
-        "gymnasium.register('mine/Cart-v0', 'gymnasium.envs.classic_control.cartpole:CartPoleEnv')\n"
+        "import gymnasium\ngymnasium.register('mine/Cart-v0', 'gymnasium.envs.classic_control.cartpole:CartPoleEnv')\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     try:

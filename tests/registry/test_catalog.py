@@ -67,9 +67,7 @@ def test_an_environment_backend_is_called_so() -> None:
 def test_an_import_that_fails_late_names_the_plugin(target: str, error: str) -> None:
     registry = Registry(MINE)
     registry.algorithm("late", target)
-    with pytest.raises(
-        PluginError, match=r'The algorithm "late" of plugin "mine" \(zoo-mine 1.0\)'
-    ) as caught:
+    with pytest.raises(PluginError, match=r'The algorithm "late" of plugin "mine" \(zoo-mine 1.0\)') as caught:
         catalog_of(registry).get("algorithm", "late").load()
     assert error in str(caught.value)
     assert "--no-plugin mine" in str(caught.value)

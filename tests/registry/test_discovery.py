@@ -26,9 +26,7 @@ def plugin(catalog: Catalog, name: str) -> PluginInfo:
     return next(info for info in catalog.plugins if info.name == name)
 
 
-def install_good(
-    install: Install, name: str = "good", distribution: str = "zoo-good", version: str = "1.2"
-) -> None:
+def install_good(install: Install, name: str = "good", distribution: str = "zoo-good", version: str = "1.2") -> None:
     module = distribution.replace("-", "_")
     install(distribution, version, {module: GOOD.format(name=name), "good_parts": PARTS}, **{name: module})
 
@@ -85,9 +83,7 @@ def test_a_plugin_that_fails_is_listed_with_its_error_and_others_work(
 
 
 def test_the_same_api_version_is_welcome(install: Install) -> None:
-    install(
-        "zoo-api", "1", {"zoo_api": GOOD.format(name="api") + f'pgzoo_api = "{API_VERSION}"'}, api="zoo_api"
-    )
+    install("zoo-api", "1", {"zoo_api": GOOD.format(name="api") + f'pgzoo_api = "{API_VERSION}"'}, api="zoo_api")
     assert plugin(discover(), "api").status == "ok"
 
 
@@ -119,8 +115,7 @@ def test_a_built_in_name_is_not_for_taking(install: Install) -> None:
         run="zoo_run",
     )
     assert (
-        'taken by plugin "pgzoo.policies" (pgzoo 0.1.0). Block one: --no-plugin run'
-        in plugin(discover(), "run").error
+        'taken by plugin "pgzoo.policies" (pgzoo 0.1.0). Block one: --no-plugin run' in plugin(discover(), "run").error
     )
 
 
@@ -134,9 +129,7 @@ def test_a_taken_plugin_name_is_blocked_by_distribution(install: Install) -> Non
 
 
 @pytest.mark.parametrize("name", ["good", "zoo-good", "Zoo_Good"])
-def test_blocking_by_plugin_or_distribution(
-    install: Install, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_blocking_by_plugin_or_distribution(install: Install, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     install_good(install)
     for catalog in (discover(blocked=[name]), discover_with(monkeypatch, f"nothing, {name}")):
         assert plugin(catalog, "good").status == "blocked"
@@ -261,9 +254,7 @@ def test_an_instance_can_be_a_plugin_and_a_class_not(install: Install) -> None:
     assert "is a class, not an instance: have you forgotten the ()?" in plugin(catalog, "bad").error
 
 
-def test_what_a_plugin_prints_keeps_out_of_stdout(
-    install: Install, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_a_plugin_prints_keeps_out_of_stdout(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
     install("zoo-loud", "1", {"zoo_loud": "print('hi')" + GOOD.format(name="loud")}, loud="zoo_loud")
     assert "loud" in discover().names("algorithm")
     assert capsys.readouterr() == ("", "hi\n")

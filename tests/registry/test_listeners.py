@@ -15,9 +15,7 @@ from pgzoo.errors import PluginError
 from pgzoo.registry import Catalog, PluginInfo, Registry, add_listener, hookimpl, listener_manager, relay
 
 EVENTS: dict[str, Any] = {
-    f"pgzoo_{'_'.join(re.findall('[A-Z][a-z]+', event.__name__)).lower()}": event(
-        *[None] * len(fields(event))
-    )
+    f"pgzoo_{'_'.join(re.findall('[A-Z][a-z]+', event.__name__)).lower()}": event(*[None] * len(fields(event)))
     for event in get_args(events.Event)
 }
 
@@ -69,9 +67,7 @@ def test_a_listener_that_raises_is_detached_and_the_others_hear_on(caplog: pytes
         relay(manager, EVENTS["pgzoo_update_done"])
         relay(manager, EVENTS["pgzoo_run_ended"])
     assert [len(ear.heard) for ear in (before, broken, after)] == [2, 1, 2]
-    assert caplog.messages == [
-        'Listener "broken" raised in pgzoo_update_done and is detached: RuntimeError: oh'
-    ]
+    assert caplog.messages == ['Listener "broken" raised in pgzoo_update_done and is detached: RuntimeError: oh']
 
 
 def test_the_argument_may_be_left_out() -> None:

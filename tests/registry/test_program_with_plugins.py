@@ -31,9 +31,7 @@ def hello():
 
 
 def pgzoo(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "pgzoo", *arguments], capture_output=True, text=True, timeout=60
-    )
+    return subprocess.run([sys.executable, "-m", "pgzoo", *arguments], capture_output=True, text=True, timeout=60)
 
 
 @pytest.fixture
@@ -102,7 +100,4 @@ def test_doctor_finds_the_broken_plugin() -> None:
 def test_an_unknown_name_mentions_what_might_have_given_it() -> None:
     done = pgzoo("presets", "show", "mien")
     assert done.returncode == 2
-    assert (
-        'Error: No preset "mien". See: pgzoo presets\nPlugin "bad" (zoo-bad 0.3) failed to load'
-        in done.stderr
-    )
+    assert 'Error: No preset "mien". See: pgzoo presets\nPlugin "bad" (zoo-bad 0.3) failed to load' in done.stderr

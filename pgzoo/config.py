@@ -9,8 +9,8 @@ A run's settings have one nested form everywhere:
     policy: {name: mlp, hidden: [64, 64]}
     estimator: reward-to-go         # a component may be just its name
 
-Layers of settings are laid over each other (pgzoo's defaults < the algorithm's < preset < file < options), and the result
-is validated once, before anything is created.
+Layers of settings are laid over each other (pgzoo's defaults < the algorithm's < preset < file < options), and
+the result is validated once, before anything is created.
 """
 
 from __future__ import annotations

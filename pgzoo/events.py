@@ -98,7 +98,8 @@ class Evaluated:
 class RunEnded:
     """The run is over, one status and one reason per member.
 
-    `timing` is in seconds, by phase; "loop" is the training loop without evaluations. `state` holds the last parameters.
+    `timing` is in seconds, by phase; "loop" is the training loop without evaluations. `state` holds the last
+    parameters.
     """
 
     env_steps: Ints

@@ -149,9 +149,9 @@ class ReturnEstimator(Protocol):
 class Algorithm(Protocol):
     """Learns. The shallowest depth is `loss`; the engine does the rest.
 
-    `collect` is how to gather experience (or a function of the algorithm's config that says so), `estimator` the name of
-    the default return estimator. `defaults` may preset run keys, e.g. `{"num_envs": 8}`.
-    An algorithm that orders its own inner steps defines `update(ctx, state, trajectory)` instead of `loss`.
+    `collect` is how to gather experience (or a function of the algorithm's config that says so), `estimator`
+    the name of the default return estimator. `defaults` may preset run keys, e.g. `{"num_envs": 8}`. An
+    algorithm that orders its own inner steps defines `update(ctx, state, trajectory)` instead of `loss`.
     """
 
     collect: Collection | Callable[[Any], Collection]
@@ -167,7 +167,8 @@ class Algorithm(Protocol):
 class RunContext:
     """What the factory of a listener is given, once per run, before it starts.
 
-    The factory returns an object with event hooks, or None if it has nothing to do in this run. `progress` is how to show
+    The factory returns an object with event hooks, or None if it has nothing to do in this run. `progress` is
+    how to show
     it: "bar", "plain" or "none".
     """
 

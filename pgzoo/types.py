@@ -31,8 +31,8 @@ Array = NDArray[Any]
 class Spec:
     """What one environment shows and takes.
 
-    `observation_space` is what a policy sees, a Box or Discrete; the environment's `original_space` is another where it was
-    flattened.
+    `observation_space` is what a policy sees, a Box or Discrete; the environment's `original_space` is another
+    where it was flattened.
     """
 
     observation_space: gym.Space[Any]
@@ -153,8 +153,8 @@ class TrainState(NamedTuple):
     """Everything that changes while training; every leaf has the member axis first.
 
     `active [S]` is False once a member has reached its steps, met a stop rule or turned non-finite: from then on
-    it is frozen, and the others go on unchanged. `progress [S]` is the share of its run, 0 to 1, that a member had done when
-    the current update's collection began; schedules go by it.
+    it is frozen, and the others go on unchanged. `progress [S]` is the share of its run, 0 to 1, that a member
+    had done when the current update's collection began; schedules go by it.
     """
 
     params: Params

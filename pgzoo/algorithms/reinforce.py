@@ -36,11 +36,13 @@ class Reinforce:
 
         ∇J(θ) = E[ Σₜ γᵗ (Gₜ - b) ∇ log π(aₜ|sₜ; θ) ]
 
-    Gₜ is the return that the estimator gives, b a baseline. Whole episodes are collected, since dropping unfinished ones would
-    favour short ones. The weight γᵗ belongs to the theory and is left out in practice; `gamma_t` puts it back.
+    Gₜ is the return that the estimator gives, b a baseline. Whole episodes are collected, since dropping
+    unfinished ones would favour short ones. The weight γᵗ belongs to the theory and is left out in practice;
+    `gamma_t` puts it back.
 
     Shapes: a batch is `[S, 1, B]`, the loss `[S]`.
-    Source: Williams (1992), Simple statistical gradient-following algorithms, sections 5-6; Sutton & Barto (2018), 13.3.
+    Source: Williams (1992), Simple statistical gradient-following algorithms, sections 5-6; Sutton & Barto
+        (2018), 13.3.
     """
 
     collect = Episodes(per_env=1)

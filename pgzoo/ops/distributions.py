@@ -1,8 +1,8 @@
 """Distributions over actions.
 
-Each comes in two halves that agree. The torch half (`Categorical`, ...) gives log-probabilities and entropies and carries
-gradients. The numpy half draws: it maps a network's raw outputs and a block of noise to actions, a pure function, so
-that whoever holds the noise holds the actions. A `Family` ties both to an action space.
+Each comes in two halves that agree. The torch half (`Categorical`, ...) gives log-probabilities and entropies
+and carries gradients. The numpy half draws: it maps a network's raw outputs and a block of noise to actions, a
+pure function, so that whoever holds the noise holds the actions. A `Family` ties both to an action space.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ class Family:
 
     `outputs` numbers come from a network's last layer; a learned `log_std` of size `scale_size` is added where the
     family has one. `noise` says what one draw needs: `noise_size` uniform or standard normal numbers.
-    `draw(outputs, log_std, noise)` and `mode(outputs)` work on arrays `[..., outputs]` and give actions as the log-probability
-    wants them; `to_env` turns those into what the environment takes.
+    `draw(outputs, log_std, noise)` and `mode(outputs)` work on arrays `[..., outputs]` and give actions as the
+    log-probability wants them; `to_env` turns those into what the environment takes.
     """
 
     name: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -49,7 +50,7 @@ def init_mlp(
     """
     params: Params = {}
     gain = ACTIVATIONS[activation][2]
-    for i, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (fan_in, fan_out) in enumerate(pairwise(sizes)):
         if init == "orthogonal":
             weight = _orthogonal(rng, fan_in, fan_out) * (last_gain if i == len(sizes) - 2 else gain)
             bias = np.zeros(fan_out)
@@ -88,9 +89,9 @@ def mlp_numpy(params: Mapping[str, Array], x: Array, activation: Activation) -> 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """`[S, B, in] @ [S, in, out] + [S, out]`, so computed that a member's gradient doesn't depend on the others.
 
-    Kernels choose how to split a sum over rows by the number of rows, and the padding is part of that number; so rows go
-    through in blocks of one size, and a weight's gradient is the sum of its blocks'. A product of width 1 takes
-    another kernel for S = 1 than for more, so it is spelled out.
+    Kernels choose how to split a sum over rows by the number of rows, and the padding is part of that number;
+    so rows go through in blocks of one size, and a weight's gradient is the sum of its blocks'. A product of
+    width 1 takes another kernel for S = 1 than for more, so it is spelled out.
     """
     members, rows, _ = x.shape
     if weight.shape[-1] == 1:

@@ -1,7 +1,8 @@
 """Returns and advantages: pure functions over `[..., T, N]`.
 
-Two kinds of end are kept apart: an episode that `terminated` is worth nothing afterwards, one that was `truncated` merely
-stops being watched. Sums over an episode stop at either; rows that are not `valid` count as zero.
+Two kinds of end are kept apart: an episode that `terminated` is worth nothing afterwards, one that was
+`truncated` merely stops being watched. Sums over an episode stop at either; rows that are not `valid` count as
+zero.
 """
 
 from __future__ import annotations
@@ -83,8 +84,8 @@ def notebook(
 
         wₜ = γᵗ b_{L-1-t} / maxₖ γᵏ b_{L-1-k}
 
-    It is no return of any step (the reward is replaced by the time that was left), but on CartPole, where every reward is 1,
-    it ranks the steps as a return does.
+    It is no return of any step (the reward is replaced by the time that was left), but on CartPole, where every
+    reward is 1, it ranks the steps as a return does.
 
     Shapes: all `[..., T, N]`, `starts` may have T+1 steps.
     """

@@ -279,7 +279,7 @@ class Uploader:
 
         store = self._store(shipment.uri)
         backoff = store.records if stage == "records" else store.files
-        if not backoff.ready:
+        if not backoff.ready or store.vanished:
             return False
         store.failures = shipment.failures
         try:

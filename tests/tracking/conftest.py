@@ -39,9 +39,7 @@ class Place:
         self.home = Home.find({"PGZOO_HOME": str(root)})
         self.database = database or self.home.database
         self.uri = uri
-        self.env = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")} | {
-            "PGZOO_HOME": str(root)
-        }
+        self.env = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")} | {"PGZOO_HOME": str(root)}
         self.children: list[subprocess.Popen[str]] = []
 
     def train(self, key: str, **options: Any) -> subprocess.Popen[str]:
@@ -91,9 +89,7 @@ class Place:
     def metrics(self, key: str, name: str) -> list[tuple[int, float]]:
         """Return the sorted (step, value) rows of a metric."""
         found = self.run(key)
-        rows = self.ask(
-            "SELECT step, value FROM metrics WHERE run_uuid = ? AND key = ?", found and found[0], name
-        )
+        rows = self.ask("SELECT step, value FROM metrics WHERE run_uuid = ? AND key = ?", found and found[0], name)
         return sorted(rows)
 
     def uploader(self) -> int:

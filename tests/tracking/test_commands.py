@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
 def test_the_link_leads_to_the_charts() -> None:
     assert deep_link("http://h:1", None) == "http://h:1/"
-    assert deep_link("http://h:1", "7").startswith(
-        "http://h:1/#/experiments/7/runs?workflowType=machine_learning&"
-    )
+    assert deep_link("http://h:1", "7").startswith("http://h:1/#/experiments/7/runs?workflowType=machine_learning&")
 
 
 def test_a_taken_port_is_said_or_passed_over(capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,7 +57,8 @@ def test_an_unreachable_server_is_said(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pgzoo", "ui", "--no-browser", "--tracking-uri", "http://127.0.0.1:9"]
     run = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert run.returncode == 2
-    assert "doesn't answer" in run.stderr and "Traceback" not in run.stderr
+    assert "doesn't answer" in run.stderr
+    assert "Traceback" not in run.stderr
 
 
 def test_ui_serves_the_store_until_interrupted(embedded: Place) -> None:
@@ -76,11 +75,10 @@ def test_ui_serves_the_store_until_interrupted(embedded: Place) -> None:
         text=True,
         start_new_session=True,
     ) as program:
-        assert program.stdout is not None and program.stderr is not None
+        assert program.stdout is not None
+        assert program.stderr is not None
         link = program.stdout.readline().strip()
-        [(experiment,)] = embedded.ask(
-            "SELECT experiment_id FROM experiments WHERE name = 'pgzoo/Corridor-v0'"
-        )
+        [(experiment,)] = embedded.ask("SELECT experiment_id FROM experiments WHERE name = 'pgzoo/Corridor-v0'")
         assert link == deep_link(f"http://127.0.0.1:{port}", str(experiment))
         run_id = embedded.run("ui")[0]  # type: ignore[index]
         base = f"http://127.0.0.1:{port}"

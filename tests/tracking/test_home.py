@@ -28,9 +28,7 @@ def test_pgzoo_home_moves_everything(tmp_path: Path) -> None:
     assert Home.find({"PGZOO_HOME": "there"}, tmp_path) == expected
 
 
-def test_option_before_environment_before_default(
-    home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_option_before_environment_before_default(home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     environ = {"MLFLOW_TRACKING_URI": "http://there:5000/"}
     assert resolve_uri("https://here", home, environ) == "https://here"
     assert resolve_uri(None, home, environ) == "http://there:5000"

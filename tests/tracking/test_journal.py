@@ -79,8 +79,10 @@ def test_a_resumed_journal_takes_no_step_twice(tmp_path: Path) -> None:
     first.evaluation(20, "sampled", True, [1.0], [1])
     first.release()
     again = open_journal(tmp_path)
-    assert again.resumed and not first.resumed
-    assert again.tail.metrics == 20 and again.tail.episodes.returns == [5.0]
+    assert again.resumed
+    assert not first.resumed
+    assert again.tail.metrics == 20
+    assert again.tail.episodes.returns == [5.0]
     again.record([20, 30], {"a": 2.0}, ([20, 30], [5.0, 6.0], [5, 6]))
     again.record([20], {"a": 2.0})
     again.evaluation(20, "sampled", True, [1.0], [1])
@@ -88,7 +90,8 @@ def test_a_resumed_journal_takes_no_step_twice(tmp_path: Path) -> None:
     again.release()
     later = lines(again)[3:]
     assert [line["t"] for line in later] == ["start", "update", "evaluation"]
-    assert later[1]["steps"] == [30] and later[1]["e"] == [[30], [6.0], [6]]
+    assert later[1]["steps"] == [30]
+    assert later[1]["e"] == [[30], [6.0], [6]]
 
 
 def test_a_torn_line_is_cut_when_the_run_is_resumed(tmp_path: Path) -> None:
@@ -124,7 +127,8 @@ def test_a_dead_process_holds_nothing(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     child = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
     with child:
-        assert child.stdout is not None and child.stdout.readline() == "held\n"
+        assert child.stdout is not None
+        assert child.stdout.readline() == "held\n"
         assert held(path)
         child.kill()
     assert not held(path)
@@ -134,9 +138,7 @@ def test_a_dead_process_holds_nothing(tmp_path: Path) -> None:
 def test_a_forked_environment_worker_does_not_keep_the_run_alive(tmp_path: Path) -> None:
     code = "import os, sys, time; from pathlib import Path; from pgzoo.tracking.locks import lock\n"
     code += "mine = lock(Path(sys.argv[1]))\n"
-    code += (
-        "child = os.fork()\nif child == 0: time.sleep(60); os._exit(0)\nprint(child, flush=True)\nos._exit(9)"
-    )
+    code += "child = os.fork()\nif child == 0: time.sleep(60); os._exit(0)\nprint(child, flush=True)\nos._exit(9)"
     path = tmp_path / "lock"
     out = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
     assert out.stdout is not None
@@ -149,9 +151,7 @@ def test_a_forked_environment_worker_does_not_keep_the_run_alive(tmp_path: Path)
         out.stdout.close()
 
 
-def test_a_full_disk_costs_no_record_once_there_is_room(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_costs_no_record_once_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     warnings: list[str] = []
     journal = open_journal(tmp_path, warnings)
     write = os.write
@@ -169,12 +169,11 @@ def test_a_full_disk_costs_no_record_once_there_is_room(
     journal.end("FINISHED")
     assert [line["steps"] for line in lines(journal)[1:-1]] == [[1], [2], [3], [4]]
     assert journal.lost == 0
-    assert len(warnings) == 1 and "No space left on device" in warnings[0]
+    assert len(warnings) == 1
+    assert "No space left on device" in warnings[0]
 
 
-def test_what_a_full_disk_costs_is_bounded_and_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_full_disk_costs_is_bounded_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = open_journal(tmp_path)
     monkeypatch.setattr("pgzoo.tracking.journal.BACKLOG", 500)
     with monkeypatch.context() as patch:
@@ -187,7 +186,8 @@ def test_what_a_full_disk_costs_is_bounded_and_counted(
             journal.record([step], {"a": 1.0})
     journal.end("FINISHED")
     steps = [line["steps"][0] for line in lines(journal)[1:-1]]
-    assert steps[0] == 1 and steps[-1] == 100
+    assert steps[0] == 1
+    assert steps[-1] == 100
     assert journal.lost == 100 - len(steps) > 80
 
 
@@ -197,9 +197,7 @@ def test_an_artifact_cannot_leave_its_folder(journal: Journal, path: str) -> Non
         journal.artifact(path, b"")
 
 
-def test_an_artifact_cannot_leave_through_a_link(
-    journal: Journal, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_an_artifact_cannot_leave_through_a_link(journal: Journal, tmp_path_factory: pytest.TempPathFactory) -> None:
     (journal.path / "artifacts" / "link").symlink_to(tmp_path_factory.mktemp("elsewhere"))
     with pytest.raises(ValueError, match="leads out"):
         journal.artifact("link/x", b"")
@@ -297,3 +295,34 @@ def test_a_record_of_ten_metrics_costs_little(journal: Journal) -> None:
     for step in range(2000):
         journal.record([step], metrics, ([step], [1.0], [1]))
     assert (time.perf_counter() - begin) / 2000 < 1e-3
+
+
+def test_the_documentation_example_runs_as_printed(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "tracking.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    code = code.replace("with tracking", "import pgzoo.tracking.session as s; s.ensure_uploader = print\nwith tracking")
+    code = code.replace("# leaving", "    session.close(0)\n# leaving")
+    env = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")} | {"PGZOO_HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], env=env, check=True, stdout=subprocess.DEVNULL, timeout=60)
+    kinds = [r and r["t"] for r, _ in records(tmp_path / "runs" / "my-study-s0")]
+    assert kinds == ["start", "update", "artifact", "end"]
+
+
+def test_an_error_in_a_session_ends_its_runs_as_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pgzoo.tracking.session.ensure_uploader", lambda home: None)
+    home = Home.find({"PGZOO_HOME": str(tmp_path)})
+    monkeypatch.setattr(Session.close, "__defaults__", (0.0,))
+
+    def fail(error: type[BaseException]) -> None:
+        with Session(home, "g", home.default_uri) as session:
+            session.journal(error.__name__, name="n", experiment="e", seed=0, algorithm="a", env="e")
+            raise error("why")
+
+    for error in (RuntimeError, KeyboardInterrupt):
+        with pytest.raises(error):
+            fail(error)
+    ends = [list(records(home.runs / key))[-1][0] for key in ("RuntimeError", "KeyboardInterrupt")]
+    assert [(end["status"], end["reason"]) for end in ends if end] == [
+        ("FAILED", "RuntimeError: why"),
+        ("KILLED", "KeyboardInterrupt: why"),
+    ]

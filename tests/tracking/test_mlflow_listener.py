@@ -15,9 +15,7 @@ from pgzoo.events import EpisodesFinished, Evaluated, RunEnded, RunStarted, Upda
 from pgzoo.listeners.mlflow import BestMean, MlflowListener, RunDescription, StepGrid
 from pgzoo.tracking import Home, Session
 
-ABOUT = RunDescription(
-    "little", "Corridor-v0", "pgzoo/Corridor-v0", params={"gamma": "0.99"}, config_yaml=b"a: 1\n"
-)
+ABOUT = RunDescription("little", "Corridor-v0", "pgzoo/Corridor-v0", params={"gamma": "0.99"}, config_yaml=b"a: 1\n")
 NONE: Any = None
 
 
@@ -28,9 +26,7 @@ def listen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
     home = Home.find({"PGZOO_HOME": str(tmp_path)})
     sessions: list[Session] = []
 
-    def make(
-        seeds: tuple[int, ...] = (0,), about: RunDescription = ABOUT, every: int = 1000
-    ) -> MlflowListener:
+    def make(seeds: tuple[int, ...] = (0,), about: RunDescription = ABOUT, every: int = 1000) -> MlflowListener:
         sessions.append(Session(home, "g", home.default_uri))
         listener = MlflowListener(sessions[-1], about, every)
         listener.pgzoo_run_started(RunStarted(NONE, "g", seeds, tuple(f"g-s{s}" for s in seeds)))
@@ -104,7 +100,8 @@ def test_episodes_are_written_with_their_update_and_averaged_on_the_grid(
         listener.pgzoo_episodes_finished(EpisodesFinished(0, ints(steps), *arrays))
         listener.pgzoo_update_done(update(ints(steps)))
     first, second = lines(listener)
-    assert first["e"] == [[100, 400], [10.0, 30.0], [100, 300]] and "m" not in first
+    assert first["e"] == [[100, 400], [10.0, 30.0], [100, 300]]
+    assert "m" not in first
     assert second["e"] == [[1100], [50.0], [200]]
     assert second["m"]["train/return_mean"] == 30.0
     assert second["m"]["train/length_mean"] == 200.0
@@ -114,19 +111,13 @@ def test_episodes_are_written_with_their_update_and_averaged_on_the_grid(
 
 def test_the_whole_run(listen: Callable[..., MlflowListener]) -> None:
     listener = listen(about=RunDescription("little", "Corridor-v0", "e", "mine", reward_threshold=2.0))
-    listener.pgzoo_episodes_finished(
-        EpisodesFinished(0, ints(150), (np.arange(150) / 50,), (ints(*[1] * 150),))
-    )
+    listener.pgzoo_episodes_finished(EpisodesFinished(0, ints(150), (np.arange(150) / 50,), (ints(*[1] * 150),)))
     listener.pgzoo_evaluated(
         Evaluated(ints(150), np.array([True]), "sampled", True, (floats(4.0, 6.0),), (ints(1, 3),))
     )
-    listener.pgzoo_evaluated(
-        Evaluated(ints(150), np.array([True]), "greedy", True, (floats(7.0),), (ints(1),))
-    )
+    listener.pgzoo_evaluated(Evaluated(ints(150), np.array([True]), "greedy", True, (floats(7.0),), (ints(1),)))
     listener.pgzoo_run_ended(RunEnded(ints(150), ("interrupted",), ("Ctrl-C",), {}, NONE))
-    kinds = [
-        json.loads(r)["t"] for r in (listener.journals[0].path / "journal.jsonl").read_text().splitlines()
-    ]
+    kinds = [json.loads(r)["t"] for r in (listener.journals[0].path / "journal.jsonl").read_text().splitlines()]
     assert kinds == ["start", *["evaluation"] * 2, *["update"] * 2, "tags", "end"]
     # 100 episodes k .. k+99 have the mean (k + 49.5) / 50: at best 99.5 / 50; the threshold 2 is never reached.
     assert curves(listener) == [([150], {"summary/return_final": 5.0, "summary/return_best": 1.99})]
@@ -142,7 +133,8 @@ def test_best_mean_and_the_step_that_solved_it() -> None:
     best = BestMean(threshold=0.5)
     assert np.isnan(best.value)
     best.add(np.arange(1, 41) * 10, np.zeros(40))
-    assert best.value == 0.0 and best.solved_at == -1
+    assert best.value == 0.0
+    assert best.solved_at == -1
     best.add(np.arange(41, 121) * 10, np.ones(80))
     # The window of episodes 11-110 is the first with 50 zeros... of 30 zeros and 70 ones: 0.7; that of 1-100 has 0.6.
     assert best.solved_at == 1000

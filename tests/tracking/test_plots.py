@@ -14,12 +14,7 @@ from pgzoo.analysis.plots import evaluation_histogram, learning_curve, moving_av
 
 
 def labels(figure: Figure) -> list[str]:
-    return [
-        text.get_text()
-        for axes in figure.axes
-        if (legend := axes.get_legend())
-        for text in legend.get_texts()
-    ]
+    return [text.get_text() for axes in figure.axes if (legend := axes.get_legend()) for text in legend.get_texts()]
 
 
 def draw(figure: Figure) -> None:
@@ -35,9 +30,7 @@ def test_moving_average_by_hand() -> None:
 
 def test_a_learning_curve_shows_episodes_their_mean_and_the_threshold() -> None:
     steps = list(range(10, 2010, 10))
-    figure = learning_curve(
-        steps, [s / 4 for s in steps], title="a on $b$_1", subtitle="seed 3", threshold=475.0
-    )
+    figure = learning_curve(steps, [s / 4 for s in steps], title="a on $b$_1", subtitle="seed 3", threshold=475.0)
     axes = figure.axes[0]
     assert labels(figure) == ["episode", "mean of the last 20 episodes", "threshold 475"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("environment steps", "return per episode")

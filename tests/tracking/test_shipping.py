@@ -60,9 +60,7 @@ class TestEmbeddedStore:
                 "learning_rate": "0.02",
             }
         assert len(embedded.ask("SELECT * FROM experiments WHERE name = 'pgzoo/Corridor-v0'")) == 1
-        [(view,)] = embedded.ask(
-            "SELECT value FROM experiment_tags WHERE key = 'mlflow.sharedViewState.pgzoo'"
-        )
+        [(view,)] = embedded.ask("SELECT value FROM experiment_tags WHERE key = 'mlflow.sharedViewState.pgzoo'")
         assert json.loads(view)["groupBy"]["groupByKeys"] == [{"mode": "param", "groupByData": "algorithm"}]
         assert embedded.ask("PRAGMA journal_mode") == [("wal",)]
 
@@ -71,11 +69,13 @@ class TestEmbeddedStore:
         # It begins again at update 41, as after a checkpoint: what the journal has isn't written twice.
         embedded.result(embedded.train("twin-0", begin=40, updates=30))
         after = embedded.run("twin-0")
-        assert before is not None and after is not None
+        assert before is not None
+        assert after is not None
         assert after[:2] == (before[0], "FINISHED")
         assert embedded.metrics("twin-0", "a") == steps(70)
         table = (embedded.home.runs / "twin-0" / "artifacts" / "episodes.csv").read_text().splitlines()
-        assert len(table) == 71 and table[-1] == "70,700,70.0,10"
+        assert len(table) == 71
+        assert table[-1] == "70,700,70.0,10"
 
     def test_shipping_twice_makes_no_duplicates(self, embedded: Place) -> None:
         folder = embedded.home.runs / "twin-0"
@@ -137,9 +137,7 @@ class TestEmbeddedStore:
     @staticmethod
     def set_stage(place: Place, stage: str) -> None:
         with closing(sqlite3.connect(place.database, timeout=20)) as database, database:
-            database.execute(
-                "UPDATE experiments SET lifecycle_stage = ? WHERE name = 'pgzoo/Corridor-v0'", (stage,)
-            )
+            database.execute("UPDATE experiments SET lifecycle_stage = ? WHERE name = 'pgzoo/Corridor-v0'", (stage,))
 
     def test_a_database_deleted_between_runs_is_made_anew(self, embedded: Place) -> None:
         for file in embedded.home.root.glob("mlflow.db*"):
@@ -162,9 +160,7 @@ def test_a_server_that_never_answers_holds_up_no_other_store(place: Place) -> No
 
 
 class TestServer:
-    def test_without_a_server_the_end_is_not_held_up_and_sync_ships_later(
-        self, remote: Place, server: Server
-    ) -> None:
+    def test_without_a_server_the_end_is_not_held_up_and_sync_ships_later(self, remote: Place, server: Server) -> None:
         result = remote.result(remote.train("early", updates=20, wait=0.5))
         assert result["slowest"] < 0.5
         assert (result["runs"], result["pending"]) == (1, 24)
@@ -226,9 +222,7 @@ class TestServer:
         assert remote.metrics("victim", "a") == before
         assert remote.run("victim")[1] == "KILLED"  # type: ignore[index]
 
-    def test_another_machine_finds_the_run_on_the_server(
-        self, remote: Place, server: Server, tmp_path: Path
-    ) -> None:
+    def test_another_machine_finds_the_run_on_the_server(self, remote: Place, server: Server, tmp_path: Path) -> None:
         code = (
             "from pgzoo.tracking import Home, find\n"
             "from pgzoo.errors import PgzooError\n"
@@ -244,9 +238,7 @@ class TestServer:
         run_id = remote.run("early")[0]  # type: ignore[index]
         code = code.replace("RUN", run_id) % server.uri
         env = {**remote.env, "PGZOO_HOME": str(tmp_path)}
-        done = subprocess.run(
-            [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
-        )
+        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
         answers = done.stdout.splitlines()
         assert answers[0] == f"early 1 {run_id} None"
         assert answers[1] == f"{run_id} 1 {run_id} None"

@@ -60,9 +60,8 @@ def learning_curve(
     if threshold is not None:
         axes.axhline(threshold, color=MUTED, linewidth=1, linestyle=(0, (5, 4)), label=f"threshold {threshold:g}")
     axes.set_xlim(left=0)
-    axes.xaxis.set_major_formatter(FuncFormatter(thousands))
     legend(axes)
-    return figure
+    return fit(figure)
 
 
 def evaluation_histogram(
@@ -92,18 +91,20 @@ def evaluation_histogram(
     # Panels of their own: greedy actions often give one return over and over, and its bar would dwarf the rest.
     for axes, (name, values, colour) in zip(panels, groups, strict=True):
         axes.hist(values, bins=edges.tolist(), color=colour, alpha=0.6, edgecolor="white", linewidth=0.6)
-        label = f"{name}: mean {float(np.mean(values)):.4g}, {len(values):,} episodes"
-        axes.axvline(float(np.mean(values)), color=colour, linewidth=1.8, linestyle=(0, (4, 3)), label=label)
+        mean = float(np.mean(values))
+        label = f"{name}: mean {mean:,.{1 if abs(mean) >= 100 else 3}f}, {len(values):,} episodes"
+        axes.axvline(mean, color=colour, linewidth=1.8, linestyle=(0, (4, 3)), label=label)
         axes.set_ylabel("episodes")
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         axes.margins(y=0.12)
         legend(axes)
-    return figure
+    return fit(figure)
 
 
 def canvas(title: str, subtitle: str, rows: int = 1) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(8, 4.5 if rows == 1 else 5.2), dpi=144, facecolor="white")
-    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1, hspace=0.06)
+    figure = Figure(figsize=(8, 4.5 if rows == 1 else 5.2), dpi=132, facecolor="white")
+    # Fixed margins: a layout engine would draw everything twice, and there may be a hundred seeds.
+    figure.subplots_adjust(left=0.1, right=0.975, bottom=0.12, top=0.855 if subtitle else 0.91, hspace=0.2)
     panels: list[Axes] = list(figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0])
     top = panels[0]
     heading = top.set_title(title, loc="left", fontsize=13, fontweight="bold", color=INK, pad=24 if subtitle else 12)
@@ -127,9 +128,18 @@ def canvas(title: str, subtitle: str, rows: int = 1) -> tuple[Figure, list[Axes]
         for side in ("left", "bottom"):
             axes.spines[side].set_color("#b6c0cc")
         axes.tick_params(colors=MUTED, labelsize=9.5)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(thousands))  # short labels, which fit the margins
         axes.xaxis.label.set_color(INK)
         axes.yaxis.label.set_color(INK)
     return figure, panels
+
+
+def fit(figure: Figure) -> Figure:
+    """Widen the left margin for long numbers."""
+    longest = max(len(thousands(tick)) for axes in figure.axes for tick in axes.get_yticks())
+    figure.subplots_adjust(left=max(0.1, 0.055 + 0.0105 * longest))
+    return figure
 
 
 def legend(axes: Axes) -> None:

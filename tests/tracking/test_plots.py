@@ -55,7 +55,7 @@ def test_a_histogram_has_a_panel_for_each_mode() -> None:
     sampled = [noise.gauss(400, 40) for _ in range(100)]
     figure = evaluation_histogram(sampled, [500.0] * 20, title="a on b")
     assert len(figure.axes) == 2
-    assert labels(figure)[1] == "greedy actions: mean 500, 20 episodes"
+    assert labels(figure)[1] == "greedy actions: mean 500.0, 20 episodes"
     heights = [sum(p.get_height() for p in axes.patches if isinstance(p, Rectangle)) for axes in figure.axes]
     assert heights == [100, 20]
     draw(figure)

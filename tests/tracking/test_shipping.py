@@ -246,3 +246,14 @@ class TestServer:
         assert answers[5] == "algorithm: little"
         assert 'No run "nobody"' in answers[7]
         assert "none.txt" in answers[8]
+
+    def test_a_run_resumed_with_another_store_is_shipped_there_whole(self, remote: Place, server: Server) -> None:
+        remote.result(remote.train("moved", updates=5))
+        there = remote.metrics("moved", "a")
+        remote.uri, remote.database = None, remote.home.database
+        remote.result(remote.train("moved", begin=5, updates=5))
+        assert remote.metrics("moved", "a") == steps(10)
+        assert there == steps(5)
+        assert remote.run("moved")[1] == "FINISHED"  # type: ignore[index]
+        remote.uri, remote.database = server.uri, server.database
+        assert remote.metrics("moved", "a") == there

@@ -21,7 +21,7 @@ from pgzoo.errors import PgzooError, RunFailed, UnfitError
 from pgzoo.events import EvaluationMode
 from pgzoo.ops.members import freeze, join, map_leaves
 from pgzoo.ops.nets import ROW_BLOCK
-from pgzoo.ops.optim import OPTIMIZERS, clip_by_member_norm
+from pgzoo.ops.optim import OPTIMIZERS, clip_by_member_norm, flatten, unflatten
 from pgzoo.protocols import Algorithm, EnvBackend, EnvRequest, Policy, VectorEnv
 from pgzoo.rollout import Finished, Greedy, Noise
 from pgzoo.seeding import EVALUATION_ROOT, generator, reset_seeds
@@ -63,6 +63,7 @@ class Plan:
     estimator: Callable[..., Any]
     collection: Collection
     backend: EnvBackend
+    evaluation_backend: EnvBackend
     group: str
     run_keys: tuple[str, ...]
 
@@ -90,7 +91,7 @@ class Stopwatch:
         outer = self._switch(name)
         try:
             yield
-        except PgzooError:
+        except (PgzooError, rollout.Cancelled):
             raise
         except Exception as error:
             if not who:
@@ -131,6 +132,8 @@ class Engine:
         """What the current update reports, `[S]` each."""
         self.failures: dict[int, str] = {}
         """Members that turned non-finite, with the first bad tensor."""
+        self.cancelled: Callable[[], bool] = lambda: False
+        """Asked at every step of an environment; true ends the collection or evaluation that is under way."""
         self.watch = Stopwatch("collect", "estimate", "update", "track", "compile", "evaluate")
         self._seeds = plan.config.seeds
         self._envs: VectorEnv | None = None
@@ -148,7 +151,7 @@ class Engine:
         zeros = np.zeros(len(self._seeds), np.int64)
         return TrainState(
             params=params,
-            optimizer=self._optimizer.init(params),
+            optimizer=self._optimizer.init(flatten(params.values())),
             collector=None,
             active=np.ones(len(self._seeds), np.bool_),
             env_steps=zeros,
@@ -158,7 +161,7 @@ class Engine:
         )
 
     def collect(self, state: TrainState) -> tuple[TrainState, Trajectory, Finished]:
-        """Let the policy act; count valid steps and finished episodes of the active members."""
+        """Let the policy act; count valid steps and finished episodes of the active members. Raises Cancelled."""
         plan, num_envs = self.plan, self.plan.config.num_envs
         state = state._replace(progress=self._progress(state))
         with self.watch.phase("collect", f'environment "{plan.config.env}" or policy "{plan.config.policy.name}"'):
@@ -178,6 +181,7 @@ class Engine:
                 at,
                 np.broadcast_to(quota[:, None], at.ended.shape),
                 window,
+                self.cancelled,
             )
         state = state._replace(
             collector=None if window is None else collector,
@@ -225,8 +229,8 @@ class Engine:
 
     def gradient(
         self, loss: Callable[..., Loss | Tensor], params: Params, batch: Batch
-    ) -> tuple[Tensor, Metrics, Params]:
-        """Differentiate `loss`: its value `[S]`, what it reports, and each member's gradient `[S, ...]`.
+    ) -> tuple[Tensor, Metrics, Tensor]:
+        """Differentiate `loss`: its value `[S]`, what it reports, and each member's gradient end to end, `[S, P]`.
 
         Members are taken in groups whose intermediate results stay in the processor's cache, each with no more
         padding than its own longest member needs. As members don't depend on each other, neither do the numbers.
@@ -240,26 +244,26 @@ class Engine:
             if value.shape != part.weights.shape[:1]:
                 expected, got = list(part.weights.shape[:1]), list(value.shape)
                 raise ValueError(f"a loss is one number per member, shape {expected}; got {got}")
-            gradients = torch.autograd.grad(value.sum(), list(leaves.values()))
-            parts.append((value.detach(), metrics, dict(zip(leaves, gradients, strict=True))))
-        values, reports, all_gradients = zip(*parts, strict=True)
-        return torch.cat(values), join(reports), join(all_gradients)
+            gradients = torch.autograd.grad(value.sum(), list(leaves.values()), materialize_grads=True)
+            parts.append((value.detach(), metrics, flatten(gradients)))
+        values, reports, gradient = zip(*parts, strict=True)
+        return torch.cat(values), join(reports), torch.cat(gradient)
 
     def step(self, loss: Callable[..., Loss | Tensor], state: TrainState, batch: Batch) -> TrainState:
         """Take one gradient step on `loss`: clipped per member, frozen where a member is not active or not finite."""
-        value, metrics, gradients = self.gradient(loss, state.params, batch)
+        value, metrics, gradient = self.gradient(loss, state.params, batch)
         max_norm = self._hyper.max_grad_norm
         with torch.no_grad():
-            gradients, norm = clip_by_member_norm(gradients, None if max_norm is None else max_norm.reshape(-1))
-            params, optimizer = self._optimizer.step(
-                state.params, gradients, state.optimizer, self.learning_rate(state)
+            clipped, norm = clip_by_member_norm(gradient, None if max_norm is None else max_norm.reshape(-1))
+            vector, optimizer = self._optimizer.step(
+                flatten(state.params.values()), clipped, state.optimizer, self.learning_rate(state)
             )
-            finite = torch.isfinite(value) & torch.isfinite(norm)
-            for new in params.values():
-                finite &= torch.isfinite(new).flatten(1).all(1)
+            finite = torch.isfinite(value) & torch.isfinite(norm) & torch.isfinite(vector).all(1)
+            params = unflatten(vector, state.params)
         self.metrics |= {"loss/total": value, **metrics, "optim/grad_norm": norm}
         moved = state.active & finite.numpy()
         for row in np.flatnonzero(state.active & ~finite.numpy()):
+            gradients = unflatten(gradient, state.params)
             self.failures[int(row)] = _first_bad(int(row), batch, state.params, value, gradients, params)
         return state._replace(
             params=freeze(moved, params, state.params), optimizer=freeze(moved, optimizer, state.optimizer)
@@ -280,15 +284,16 @@ class Engine:
         """Play the evaluation episodes of the active members on environments of their own.
 
         Episode k starts in the same state for every member and algorithm; actions come from the member's own stream.
-        Every environment plays the same number of episodes or one less, so that short ones are not over-sampled.
+        Every environment plays the same number of episodes or one less, so that short ones are not over-sampled: where
+        it is cancelled, the rounds that are complete count.
         """
         c, plan, members = self.plan.config, self.plan, len(self._seeds)
-        count = min(plan.backend.width, c.eval_episodes)
+        count = min(plan.evaluation_backend.width, c.eval_episodes)
         starts = reset_seeds(EVALUATION_ROOT, "evaluate", c.eval_episodes)
         rounds: list[Finished] = []
         with self.watch.phase("evaluate", f'environment "{c.env}"'):
             if self._evaluation_envs is None:
-                self._evaluation_envs = plan.backend.open(plan.request(count))
+                self._evaluation_envs = plan.evaluation_backend.open(plan.request(count))
             actor = plan.policy.actor(plan.policy_params(state.params))
             for k in range(0, c.eval_episodes, count):
                 seeds = np.resize(starts[k : k + count], count)  # what fills up a shorter last round is not played
@@ -296,13 +301,23 @@ class Engine:
                 at = rollout.begin(self._evaluation_envs, np.tile(seeds, (members, 1)))
                 generators = [generator(seed, "evaluate", k) for seed in self._seeds]
                 noise = Greedy() if mode == "greedy" else Noise(plan.policy, generators, count)
-                _, finished, _ = rollout.collect(
-                    self._evaluation_envs, plan.policy, actor, noise, at, quota.astype(np.int64), None
-                )
+                try:
+                    _, finished, _ = rollout.collect(
+                        self._evaluation_envs,
+                        plan.policy,
+                        actor,
+                        noise,
+                        at,
+                        quota.astype(np.int64),
+                        None,
+                        self.cancelled,
+                    )
+                except rollout.Cancelled:
+                    break
                 rounds.append(finished)
         return Finished(
-            tuple(np.concatenate([r.returns[s] for r in rounds]) for s in range(members)),
-            tuple(np.concatenate([r.lengths[s] for r in rounds]) for s in range(members)),
+            tuple(np.concatenate([np.zeros(0), *(r.returns[s] for r in rounds)]) for s in range(members)),
+            tuple(np.concatenate([np.zeros(0, np.int64), *(r.lengths[s] for r in rounds)]) for s in range(members)),
         )
 
     def close(self) -> None:
@@ -364,15 +379,15 @@ def _groups(weights: Tensor) -> Iterator[tuple[slice, int]]:
 
 def _first_bad(row: int, batch: Batch, before: Params, loss: Tensor, gradients: Params, after: Params) -> str:
     """Name the first tensor of a member that is not finite, in the order of the computation."""
-    candidates: dict[str, Tensor] = {
-        "observations": batch.inputs.obs,
-        "advantages": batch.advantages,
-        **{f"parameter {name}": value for name, value in before.items()},
-        "loss": loss,
-        **{f"gradient of {name}": value for name, value in gradients.items()},
-        **{f"parameter {name}": value for name, value in after.items()},
-    }
-    for name, value in candidates.items():
+    candidates: list[tuple[str, Tensor]] = [
+        ("observations", batch.inputs.obs),
+        ("advantages", batch.advantages),
+        *((f"parameter {name}", value) for name, value in before.items()),
+        ("loss", loss),
+        *((f"gradient of {name}", value) for name, value in gradients.items()),
+        *((f"parameter {name}", value) for name, value in after.items()),
+    ]
+    for name, value in candidates:
         if not torch.isfinite(value[row]).all():
             kind = "NaN" if torch.isnan(value[row]).any() else "infinite"
             return f"{name}: {kind}"

@@ -5,14 +5,16 @@ The one file that knows both the plugins and the training.
 
 from __future__ import annotations
 
+import os
 import secrets
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +26,7 @@ from pgzoo.config import Layer, RunConfig, read_yaml, resolve
 from pgzoo.engine import Plan
 from pgzoo.envs import info
 from pgzoo.envs.single import make_single
-from pgzoo.errors import ConfigError, UnfitError, UsageError
+from pgzoo.errors import ConfigError, RunFailed, UnfitError, UsageError
 from pgzoo.events import Evaluated, MemberStatus, RunEnded
 from pgzoo.extras import install_hint, present
 from pgzoo.ops.members import select
@@ -40,6 +42,9 @@ __all__ = ["Result", "SeedResult", "compose", "make_plan", "run", "run_config"]
 
 EXIT_WAIT = 10.0
 """Seconds for which the end of a run waits until its records are shipped."""
+
+NATIVE_FROM = 3
+"""Environments per seed from which stepping them all in numpy is faster than one after the other in Python."""
 
 BADNESS: tuple[MemberStatus, ...] = ("finished", "stopped", "interrupted", "failed")
 
@@ -80,7 +85,10 @@ class SeedResult:
 
 @dataclass(frozen=True)
 class Result:
-    """What one command gave: a row per seed, where to find it, and the policies."""
+    """What one command gave: a row per seed, where to find it, and the policies.
+
+    `pending` says what isn't shipped to MLflow yet, `error` what made the whole run fail.
+    """
 
     group: str
     experiment: str
@@ -90,6 +98,8 @@ class Result:
     timing: Mapping[str, float]
     pending: tracking.Pending
     ended: RunEnded
+    session: tracking.Session
+    error: RunFailed | None = None
 
     @property
     def status(self) -> MemberStatus:
@@ -132,6 +142,15 @@ class Result:
         params = select(self.plan.policy_params(self.ended.state.params), [seeds.index(seed)])
         return LoadedPolicy(self.plan.config.policy, self.plan.spec, self.plan.policy, params)
 
+    def settled(self, wait: float = EXIT_WAIT) -> Result:
+        """Wait at most so many seconds until all is shipped; return the result with the ids that MLflow gave the runs."""
+        pending = self.session.close(wait)
+        return replace(self, runs=tuple(map(self._identified, self.runs)), pending=pending)
+
+    def _identified(self, run: SeedResult) -> SeedResult:
+        found = local_run(self.session.home.runs / run.run_key, self.session.home)
+        return replace(run, run_id=found.run_id if found else None)
+
 
 def run(
     algorithm: str | None = None,
@@ -156,7 +175,11 @@ def run(
     layer = Layer(given, ".".join)
     resolved = compose(layer, catalog, preset=preset, file=config)
     said = ", ".join(f"{key}={value!r}" for key, value in given.items())
-    return run_config(resolved, catalog, command=f"pgzoo.run({said})", progress="bar" if progress else "none")
+    result = run_config(resolved, catalog, command=f"pgzoo.run({said})", progress="bar" if progress else "none")
+    result = result.settled()
+    if result.error:
+        raise result.error
+    return result
 
 
 def compose(given: Layer, catalog: Catalog, *, preset: str = "auto", file: str | None = None) -> RunConfig:
@@ -200,7 +223,7 @@ def make_plan(config: RunConfig, catalog: Catalog, group: str = "") -> Plan:
     """
     info.check(config.env, config.env_kwargs)
     request = EnvRequest(config.env, config.env_kwargs, config.max_episode_steps, len(config.seeds) * config.num_envs)
-    backend = _choose_backend(config, catalog, request)
+    backend, evaluation_backend = _choose_backends(config, catalog, request)
     env = make_single(request, flatten=False)
     spec = make_spec(env.observation_space, env.action_space)
     env.close()
@@ -215,18 +238,19 @@ def make_plan(config: RunConfig, catalog: Catalog, group: str = "") -> Plan:
         estimator=catalog.get("estimator", config.estimator.name).load(),
         collection=collect(config.settings) if callable(collect) else collect,
         backend=backend,
+        evaluation_backend=evaluation_backend,
         group=group,
         run_keys=tuple(f"{group}-s{seed}" for seed in config.seeds),
     )
 
 
-def run_config(
-    config: RunConfig, catalog: Catalog, *, command: str = "", progress: str = "none", wait: float = EXIT_WAIT
-) -> Result:
-    """Carry out a resolved config: check, train, relay, close.
+def run_config(config: RunConfig, catalog: Catalog, *, command: str = "", progress: str = "none") -> Result:
+    """Carry out a resolved config: check, train, relay, close. It doesn't wait for the tracker: `Result.settled` does.
 
-    `progress` is "bar", "plain" or "none"; `wait` bounds the seconds for which the end waits for the tracker.
-    Raises as `run`.
+    `progress` is "bar", "plain" or "none". A component that raises while it runs is told in the result.
+
+    Raises:
+        UsageError: a setting is wrong; nothing was created.
     """
     if config.video and not present("video"):
         raise UsageError(f"--video needs the extra video. Install it: {install_hint('imageio')}")
@@ -234,7 +258,7 @@ def run_config(
     home = tracking.Home.find()
     uri = tracking.resolve_uri(config.tracking_uri, home)
     tracking.check_store(uri, home)
-    control, outcome = Control(), _Outcome()
+    control, outcome, failure = Control(), _Outcome(), None
     session = tracking.Session(home, plan.group, uri)
     try:
         context = RunContext(plan, session, command, tags(plan, catalog, command), progress)
@@ -243,13 +267,15 @@ def run_config(
             listener = entry.load()(context)
             if listener is not None:  # a listener may have nothing to do in this run
                 add_listener(manager, entry.name, listener)
-        with _stop_on_signals(control):
+        with _stop_on_signals(control, aloud=progress != "none"):
             for event in train(plan, control):
                 outcome.take(event)
                 relay(manager, event)
+    except RunFailed as error:
+        failure = error
     finally:
-        pending = session.close(wait)
-    return outcome.result(plan, context.experiment, uri, pending, home)
+        pending = session.close(0)
+    return outcome.result(context, pending, failure)
 
 
 class _Outcome:
@@ -265,8 +291,8 @@ class _Outcome:
         elif isinstance(event, RunEnded):
             self._ended = event
 
-    def result(self, plan: Plan, experiment: str, uri: str, pending: tracking.Pending, home: tracking.Home) -> Result:
-        ended = self._ended
+    def result(self, context: RunContext, pending: tracking.Pending, error: RunFailed | None) -> Result:
+        plan, session, ended = context.plan, context.session, self._ended
         assert ended is not None, "training always ends with RunEnded"
         empty = np.zeros(0)
 
@@ -278,7 +304,7 @@ class _Outcome:
             SeedResult(
                 seed=seed,
                 run_key=key,
-                run_id=found.run_id if (found := local_run(home.runs / key, home)) else None,
+                run_id=None,
                 status=ended.statuses[row],
                 reason=ended.reasons[row],
                 env_steps=int(ended.env_steps[row]),
@@ -288,11 +314,13 @@ class _Outcome:
             )
             for row, (seed, key) in enumerate(zip(plan.config.seeds, plan.run_keys, strict=True))
         )
-        return Result(plan.group, experiment, uri, plan, runs, ended.timing, pending, ended)
+        return Result(
+            plan.group, context.experiment, session.tracking_uri, plan, runs, ended.timing, pending, ended, session, error
+        )
 
 
 @contextmanager
-def _stop_on_signals(control: Control) -> Iterator[None]:
+def _stop_on_signals(control: Control, aloud: bool) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM ends the run in order; the second at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -303,8 +331,10 @@ def _stop_on_signals(control: Control) -> Iterator[None]:
     def stop(number: int, _: object) -> None:
         for name in names:
             signal.signal(name, _interrupt)
-        reason = f"interrupted by {signal.Signals(number).name}"
-        control.stop(reason=reason, status="interrupted")
+        control.stop(reason=f"interrupted by {signal.Signals(number).name}", status="interrupted")
+        if aloud:  # by the system call: the signal may have come in the middle of a print
+            clear = "\r\x1b[K" if sys.stderr.isatty() else ""
+            os.write(2, f"{clear}Stopping, and keeping what there is. Once more ends at once.\n".encode())
 
     for name in names:
         signal.signal(name, stop)
@@ -341,13 +371,24 @@ def tags(plan: Plan, catalog: Catalog, command: str) -> dict[str, str]:
     return found
 
 
-def _choose_backend(config: RunConfig, catalog: Catalog, request: EnvRequest) -> EnvBackend:
-    """`auto` takes the native environments where they fit, else sync."""
+def _choose_backends(config: RunConfig, catalog: Catalog, request: EnvRequest) -> tuple[EnvBackend, EnvBackend]:
+    """Return the backends for training and for evaluation.
+
+    `auto` takes the native environments where they fit, else sync; and sync for training on fewer than
+    `NATIVE_FROM` environments, as numpy needs some rows to be worth its calls. The choice never depends on how
+    many seeds there are, or a seed would not be alone what it is among others.
+    """
+
+    def load(name: str) -> EnvBackend:
+        backend: EnvBackend = catalog.get("env_backend", name).load()()
+        return backend
+
     if config.backend == "auto":
-        native: EnvBackend = catalog.get("env_backend", "native").load()()
-        sync: EnvBackend = catalog.get("env_backend", "sync").load()()
-        return sync if native.fits(request) else native
-    backend: EnvBackend = catalog.get("env_backend", config.backend).load()()
+        native, sync = load("native"), load("sync")
+        if native.fits(request):
+            return sync, sync
+        return (native if config.num_envs >= NATIVE_FROM else sync), native
+    backend = load(config.backend)
     if reason := backend.fits(request):
         raise UnfitError(f'Backend "{config.backend}" can\'t run {config.env}: {reason}. Use --backend auto.')
-    return backend
+    return backend, backend

@@ -50,9 +50,10 @@ class Reinforce:
     defaults: ClassVar[Mapping[str, Any]] = {
         "num_envs": 8,
         "total_steps": 100_000,
-        "learning_rate": 2e-2,
+        "gamma": 0.995,
+        "learning_rate": 3e-2,
         "learning_rate_schedule": "linear",
-        "policy": {"name": "mlp", "hidden": (64,)},
+        "policy": {"name": "mlp", "hidden": (64,), "activation": "relu"},
     }
 
     def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pgzoo.types import Array, Params
 
-__all__ = ["ACTIVATIONS", "ROW_BLOCK", "Activation", "Init", "init_mlp", "mlp", "mlp_numpy"]
+__all__ = ["ACTIVATIONS", "ROW_BLOCK", "Activation", "Init", "init_mlp", "mlp", "mlp_numpy", "numpy_layers"]
 
 ROW_BLOCK = 256
 """Training batches are padded to a multiple of so many rows, and multiplied in blocks of them."""
@@ -74,15 +74,21 @@ def mlp(params: Params, x: Tensor, activation: Activation) -> Tensor:
     return x
 
 
-def mlp_numpy(params: Mapping[str, Array], x: Array, activation: Activation) -> Array:
+def numpy_layers(params: Mapping[str, Array]) -> list[tuple[Array, Array]]:
+    """Weights `[S, in, out]` and biases `[S, 1, out]` in order, as `mlp_numpy` takes them; no copies."""
+    return [(params[f"weight.{i}"], params[f"bias.{i}"][:, None, :]) for i in range(len(params) // 2)]
+
+
+def mlp_numpy(layers: list[tuple[Array, Array]], x: Array, activation: Activation) -> Array:
     """The same in numpy, three to four times faster than torch for small batches: `[S, N, in] -> [S, N, out]`."""
     act = ACTIVATIONS[activation][1]
-    layers = len(params) // 2
-    for i in range(layers):
-        x = x @ params[f"weight.{i}"]
-        x += params[f"bias.{i}"][:, None, :]
-        if i < layers - 1:
-            x = act(x)
+    for weight, bias in layers[:-1]:
+        x = x @ weight
+        x += bias
+        x = act(x)
+    weight, bias = layers[-1]
+    x = x @ weight
+    x += bias
     return x
 
 

@@ -13,7 +13,7 @@ from pydantic import Field, PositiveInt
 from pgzoo.config import ComponentConfig
 from pgzoo.errors import UnfitError
 from pgzoo.ops.distributions import Family, family_for
-from pgzoo.ops.nets import Activation, Init, init_mlp, mlp, mlp_numpy
+from pgzoo.ops.nets import Activation, Init, init_mlp, mlp, mlp_numpy, numpy_layers
 from pgzoo.types import Array, Inputs, Output, Params, Spec
 
 
@@ -80,12 +80,13 @@ class MLPActor:
     def __init__(self, policy: MLP, params: dict[str, Array]) -> None:
         log_std = params.pop("log_std", None)
         self.log_std = None if log_std is None else log_std[:, None]
-        self.policy, self.layers = policy, params
+        self.one_hot = np.eye(policy.categories, dtype=np.float32)
+        self.policy, self.layers = policy, numpy_layers(params)
 
     def __call__(self, obs: Array, noise: Array | None) -> Array:
         """`obs [S, N, *O]`, `noise [S, N, K]` or None -> actions `[S, N, *A]`."""
         policy = self.policy
-        x = np.eye(policy.categories, dtype=np.float32)[obs] if policy.categories else obs
+        x = self.one_hot[obs] if policy.categories else obs.astype(np.float32, copy=False)
         outputs = mlp_numpy(self.layers, x.reshape(*obs.shape[:2], policy.inputs), policy.config.activation)
         if noise is None:
             return policy.family.mode(outputs)

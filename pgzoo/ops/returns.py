@@ -76,7 +76,7 @@ def notebook(
     valid: Tensor,
     starts: Tensor,
     timestep: Tensor,
-    gamma: float,
+    gamma: Tensor | float,
 ) -> Tensor:
     """The weighting of a popular teaching notebook; a heuristic that favours early steps of long episodes.
 
@@ -97,10 +97,17 @@ def notebook(
     last = torch.where(ends, time, horizon).flip(-2).cummin(-2).values.flip(-2).clamp(max=horizon - 1)
     mirrored = (first + last - time).clamp(0, horizon - 1)
     boosted = torch.where(valid, rewards + timestep, 0.0)
-    weighted = gamma ** (time - first).to(rewards.dtype) * boosted.gather(-2, mirrored)
+    weighted = _powers(gamma, rewards).gather(-2, time - first) * boosted.gather(-2, mirrored)
     weighted = torch.where(valid, weighted, -torch.inf)
     largest = torch.full_like(weighted, -torch.inf).scatter_reduce(-2, first, weighted, "amax").gather(-2, first)
     return torch.where(valid & (largest != 0), weighted / largest, 0.0)
+
+
+def _powers(gamma: Tensor | float, like: Tensor) -> Tensor:
+    """γᵗ along T. Not by `**`, which rounds differently at the end of a vector: it would depend on the padding."""
+    factors = gamma * torch.ones_like(like, dtype=torch.float64)
+    factors[..., 0, :] = 1.0
+    return factors.cumprod(-2).to(like.dtype)
 
 
 def _first_step(starts: Tensor) -> Tensor:

@@ -1,0 +1,260 @@
+"""What many tests need: probe environments with known answers, small algorithms, and a run in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
+from pydantic import Field
+from torch import Tensor
+
+from pgzoo.config import AlgorithmConfig, Layer, RunConfig, resolve
+from pgzoo.engine import Engine, Plan
+from pgzoo.events import Event, RunEnded
+from pgzoo.ops.losses import weighted_mean
+from pgzoo.registry import Catalog, PluginInfo, Registry, discover
+from pgzoo.runner import make_plan
+from pgzoo.training import Control, train
+from pgzoo.types import Batch, Episodes, Hyper, Params, Steps, TrainState, Trajectory
+
+SPACES: dict[str, gym.Space[Any]] = {
+    "vector": Box(-1.0, 1.0, (3,)),
+    "one": Box(-2.0, 2.0, (1,)),
+    "matrix": Box(-1.0, 1.0, (2, 3)),
+    "wide": Box(-np.inf, np.inf, (2,), np.float64),
+    "discrete": Discrete(3),
+    "shifted": Discrete(3, start=-1),
+    "pair": Discrete(2),
+    "multi-discrete": MultiDiscrete([2, 3]),
+    "multi-binary": MultiBinary(4),
+    "tuple": Tuple((Discrete(2), Box(-1.0, 1.0, (2,)))),
+    "dict": Dict({"place": Discrete(3), "speed": Box(-1.0, 1.0, (1,))}),
+}
+
+
+class Scripted(gym.Env[Any, Any]):
+    """Episode k shows `[k, t]`, pays 10 k + t at step t = 1, 2, ... and ends as the script says.
+
+    A reset from seed k begins episode k; a reset without seed goes on to the next.
+    """
+
+    SCRIPT = ((3, True, False), (2, False, True), (1, True, True), (4, True, False))
+    observation_space = Box(-np.inf, np.inf, (2,))
+    action_space = Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        self.episode = self.episode + 1 if seed is None else seed
+        self.t = 0
+        return self._obs(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        length, terminated, truncated = self.SCRIPT[self.episode % len(self.SCRIPT)]
+        assert self.t < length, "stepped after the end"
+        self.t += 1
+        over = self.t == length
+        return self._obs(), 10.0 * self.episode + self.t, over and terminated, over and truncated, {}
+
+    def _obs(self) -> Any:
+        return np.array([self.episode, self.t], np.float32)
+
+
+class AnySpaces(gym.Env[Any, Any]):
+    """Random observations and lengths; it refuses actions that are not in its space."""
+
+    def __init__(self, observation: str = "vector", action: str = "pair") -> None:
+        self.observation_space, self.action_space = SPACES[observation], SPACES[action]
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        if seed is not None:
+            self.rng = np.random.default_rng(seed)
+        return self._obs(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        if not self.action_space.contains(action):
+            raise ValueError(f"{action!r} is not in {self.action_space}")
+        paid = float(np.sum(gym.spaces.flatten(self.action_space, action) * [1.0]))
+        ends, cut = self.rng.random(2) < (0.06, 0.03)
+        return self._obs(), paid + self.rng.normal(), bool(ends), bool(cut), {}
+
+    def _obs(self) -> Any:
+        self.observation_space.seed(int(self.rng.integers(2**31)))
+        return self.observation_space.sample()
+
+
+class Bandit(gym.Env[Any, Any]):
+    """One step, three arms: they pay 0.2, 1.0 and 0.5."""
+
+    observation_space = Box(-1.0, 1.0, (1,))
+    action_space = Discrete(3)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        return np.ones(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return np.ones(1, np.float32), (0.2, 1.0, 0.5)[int(action)], True, False, {}
+
+
+class Corridor(gym.Env[Any, Any]):
+    """Six cells; each step costs 1 and the right end is the goal, so the best return is -5."""
+
+    observation_space = Discrete(6)
+    action_space = Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        self.cell = 0
+        return self.cell, {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.cell = max(0, self.cell + (1 if action == 1 else -1))
+        return self.cell, -1.0, self.cell == 5, False, {}
+
+
+class Faulty(Bandit):
+    """Works until its `patience` steps are over."""
+
+    def __init__(self, patience: int) -> None:
+        self.left = patience
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.left -= 1
+        if self.left < 0:
+            raise OSError("the simulator is gone")
+        return super().step(action)
+
+
+PROBES: dict[str, Any] = {
+    "probe/Scripted-v0": Scripted,
+    "probe/AnySpaces-v0": AnySpaces,
+    "probe/Bandit-v0": Bandit,
+    "probe/Corridor-v0": Corridor,
+    "probe/Faulty-v0": Faulty,
+}
+for _id, _probe in PROBES.items():
+    gym.register(_id, _probe, max_episode_steps=50 if _probe is Corridor else None)
+
+
+class Windows:
+    """Minus the mean of log-probability times return, over windows of 64 steps."""
+
+    collect = Steps(64)
+    estimator = "reward-to-go"
+    defaults: ClassVar[Mapping[str, Any]] = {"num_envs": 4, "total_steps": 2000}
+
+    def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Tensor:
+        dist = policy.apply(params, batch.inputs).dist
+        return -weighted_mean(dist.log_prob(batch.actions) * batch.advantages, batch.weights)
+
+
+class SickConfig(AlgorithmConfig):
+    """Settings of `sick`: who turns bad, when, and where it begins."""
+
+    sick_seed: int = -1
+    sick_update: int = 0
+    organ: Literal["advantages", "loss", "gradient"] = "loss"
+
+
+class Sick(Windows):
+    """As `windows` on whole episodes, until one seed's numbers turn bad at one update."""
+
+    collect = Episodes()  # type: ignore[assignment]
+
+    def update(self, ctx: Engine, state: TrainState, trajectory: Trajectory) -> TrainState:
+        seeds, settings = np.array(ctx.plan.config.seeds), ctx.plan.config.settings
+        assert isinstance(settings, SickConfig)
+        sick = torch.from_numpy((seeds == settings.sick_seed) & (state.updates == settings.sick_update))[:, None, None]
+        batch = ctx.batch(trajectory, ctx.estimate(trajectory))
+        if settings.organ == "advantages":
+            batch = batch._replace(advantages=torch.where(sick, torch.inf, batch.advantages))
+        else:
+            batch = batch._replace(returns=sick.float().expand_as(batch.returns))
+        return ctx.step(self.loss, state, batch)
+
+    def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Tensor:
+        healthy = super().loss(policy, params, batch, hyper)
+        if hyper.organ == "advantages":
+            return healthy
+        sick = batch.returns[:, 0, 0]
+        if hyper.organ == "loss":
+            return torch.where(sick > 0, torch.nan, healthy)
+        # sqrt(0) is 0, and its derivative infinite
+        some = params["policy.bias.0"].sum(-1)
+        return healthy + ((1 - sick) + sick * 0 * some).sqrt() - (1 - sick)
+
+
+class Boom(Windows):
+    """Raises in its third update."""
+
+    def update(self, ctx: Engine, state: TrainState, trajectory: Trajectory) -> TrainState:
+        if state.updates.max() == 2:
+            raise ZeroDivisionError("boom")
+        return state
+
+
+class LeakyConfig(AlgorithmConfig):
+    """Settings of `picky`, one of which may be none though it isn't by default."""
+
+    max_grad_norm: Annotated[float | None, Field(gt=0)] = 0.5
+    sizes: tuple[int, ...] = (1, 2)
+
+
+def _register(registry: Registry) -> None:
+    registry.algorithm("windows", Windows)
+    registry.algorithm("sick", Sick, config=SickConfig)
+    registry.algorithm("boom", Boom)
+    registry.algorithm("picky", Windows, config=LeakyConfig)
+
+
+@pytest.fixture(scope="session")
+def catalog() -> Catalog:
+    """Everything that is installed, and the algorithms above."""
+    found = discover(inline=False)
+    registry = Registry(PluginInfo("probes", "entry point", "probes.plugin", "zoo-probes", "1.0"))
+    _register(registry)
+    found.add(registry.plugin, object(), registry.entries.values())
+    return found
+
+
+Configure = Callable[..., RunConfig]
+MakePlan = Callable[..., Plan]
+Play = Callable[..., list[Event]]
+
+
+@pytest.fixture(scope="session")
+def configure(catalog: Catalog) -> Configure:
+    """Return `configure(**settings)`: settings over the defaults, resolved."""
+
+    def resolved(algorithm: str = "reinforce", env: str = "CartPole-v1", **settings: Any) -> RunConfig:
+        given = {"algorithm": algorithm, "env": env, "eval_episodes": 4, **settings}
+        return resolve([Layer(given, ".".join)], catalog)
+
+    return resolved
+
+
+@pytest.fixture(scope="session")
+def plan(configure: Configure, catalog: Catalog) -> MakePlan:
+    """Return `plan(**settings)`."""
+    return lambda *args, **settings: make_plan(configure(*args, **settings), catalog)
+
+
+@pytest.fixture(scope="session")
+def play(plan: MakePlan) -> Play:
+    """Return `play(**settings)`: all events of a run."""
+    return lambda *args, control=None, **settings: list(train(plan(*args, **settings), control or Control()))
+
+
+@pytest.fixture(scope="session")
+def last_state(play: Play) -> Callable[..., TrainState]:
+    """Return `last_state(**settings)`: what a run ends with."""
+
+    def state(*args: Any, **settings: Any) -> TrainState:
+        ended = play(*args, **settings)[-1]
+        assert isinstance(ended, RunEnded)
+        return ended.state
+
+    return state

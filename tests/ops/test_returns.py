@@ -1,0 +1,218 @@
+"""Returns by hand, then against literal formulas, then properties."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pgzoo.ops.returns import notebook, reverse_scan, reward_to_go, total_return
+
+T, F, X = "terminated", "truncated", "terminated and truncated"
+
+
+def column(*values: float) -> Tensor:
+    """One environment of one member: `[1, T, 1]`."""
+    return torch.tensor(values, dtype=torch.float32).reshape(1, -1, 1)
+
+
+def trajectory(rewards: list[float], ends: dict[int, str], filler: tuple[int, ...] = (), first: int = 0) -> Any:
+    """What an estimator is given. `first` steps of the first episode lie before the window."""
+    steps = len(rewards)
+    terminated, truncated = torch.zeros(2, 1, steps, 1, dtype=torch.bool)
+    valid = torch.ones(1, steps, 1, dtype=torch.bool)
+    starts = torch.zeros(1, steps + 1, 1, dtype=torch.bool)
+    starts[:, 0] = first == 0
+    for t, kind in ends.items():
+        terminated[:, t], truncated[:, t] = T in kind, F in kind
+    for t in filler:
+        valid[:, t], starts[:, t + 1] = False, True
+    timestep, now = torch.zeros(1, steps, 1, dtype=torch.int64), first
+    for t in range(steps):
+        now = 0 if starts[0, t, 0] else now
+        timestep[0, t, 0] = now if valid[0, t, 0] else 0
+        now += 1
+    given = {"rewards": column(*rewards), "terminated": terminated, "truncated": truncated, "valid": valid}
+    return given | {"starts": starts, "timestep": timestep}
+
+
+def to_go(given: Any, gamma: float = 0.5) -> list[float]:
+    names = ("rewards", "terminated", "truncated", "valid")
+    return reward_to_go(**{name: given[name] for name in names}, gamma=gamma).flatten().tolist()  # type: ignore[no-any-return]
+
+
+def total(given: Any, gamma: float = 0.5) -> list[float]:
+    return total_return(**{k: v for k, v in given.items() if k != "timestep"}, gamma=gamma).flatten().tolist()  # type: ignore[no-any-return]
+
+
+# by hand, gamma = 1/2: every number below is exact in binary
+
+
+@pytest.mark.parametrize("kind", [T, F, X])
+def test_the_return_stops_at_an_end_of_whatever_kind(kind: str) -> None:
+    one = trajectory([1, 2, 4], {2: kind})
+    assert to_go(one) == [1 + 1 + 1, 2 + 2, 4]
+    assert total(one) == [3, 3, 3]
+
+
+def test_at_the_edge_of_the_window_the_return_is_what_was_seen() -> None:
+    assert to_go(trajectory([1, 2, 4], {})) == [3, 4, 4]
+
+
+@pytest.mark.parametrize("kind", [T, F, X])
+def test_nothing_leaks_over_the_filler_into_the_episode_before(kind: str) -> None:
+    two = trajectory([1, 2, 0, 8, 16], {1: kind, 4: T}, filler=(2,))
+    assert to_go(two) == [2, 2, 0, 16, 16]
+    assert total(two) == [2, 2, 0, 16, 16]
+
+
+def test_what_lies_in_invalid_rows_counts_nowhere() -> None:
+    two = trajectory([1, 2, 99, 8, 16], {1: T, 4: T}, filler=(2,))
+    assert to_go(two) == [2, 2, 0, 16, 16]
+    tail = trajectory([1, 2, 77, 77], {1: F})
+    tail["valid"][:, 2:] = False
+    assert to_go(tail) == [2, 2, 0, 0]
+    assert total(tail) == [2, 2, 0, 0]
+
+
+def test_an_episode_from_before_the_window_counts_from_its_first_step_here() -> None:
+    assert total(trajectory([4, 2, 0, 1, 1], {1: T}, filler=(2,), first=7)) == [5, 5, 0, 1.5, 1.5]
+
+
+def test_a_window_may_begin_with_the_filler() -> None:
+    assert total(trajectory([0, 4, 2], {2: T}, filler=(0,), first=3)) == [0, 5, 5]
+
+
+@pytest.mark.parametrize(("gamma", "expected"), [(0.0, [1, 2, 4]), (1.0, [7, 6, 4])])
+def test_the_extreme_discounts(gamma: float, expected: list[float]) -> None:
+    assert to_go(trajectory([1, 2, 4], {2: T}), gamma) == expected
+
+
+def test_each_member_may_have_its_own_discount() -> None:
+    given = {name: value.repeat(2, 1, 1) for name, value in trajectory([1, 2, 4], {2: T}).items()}
+    given.pop("timestep")
+    gamma = torch.tensor([0.0, 1.0]).reshape(2, 1, 1)
+    assert total_return(**given, gamma=gamma)[:, 0, 0].tolist() == [1, 7]
+
+
+# the weighting of the notebook
+
+
+def weights_of(boosted: list[float], gamma: float = 0.99) -> list[float]:
+    """The notebook's weights where `boosted`, read backwards, is reward + t."""
+    given = trajectory([b - t for t, b in enumerate(reversed(boosted))], {len(boosted) - 1: T})
+    return notebook(**given, gamma=gamma).flatten().tolist()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("boosted", "printed"),
+    [
+        ([1, 2, 3, 4, 5], [0.2082, 0.4122, 0.6122, 0.8081, 1.0000]),
+        ([5, 4, 3, 2, 1], [1.0000, 0.7920, 0.5881, 0.3881, 0.1921]),
+        ([1, 1, 1, 1, 1], [1.0000, 0.9900, 0.9801, 0.9703, 0.9606]),
+    ],
+)
+def test_the_three_examples_that_the_notebook_prints(boosted: list[float], printed: list[float]) -> None:
+    assert [round(w, 4) for w in weights_of(boosted)] == printed
+
+
+def literal(rewards: Tensor, gamma: float = 0.99) -> Tensor:
+    """The notebook's own lines."""
+    batch_g = (rewards + torch.arange(len(rewards)).float()).flip(dims=(0,))
+    discounted = torch.pow(gamma, torch.arange(len(rewards)).float()) * batch_g
+    return discounted / discounted.max()
+
+
+@pytest.mark.parametrize("length", [2, 9, 37, 200, 500])
+def test_an_episode_gets_the_literal_formulas_weights(length: int) -> None:
+    given = trajectory([1.0] * length, {length - 1: F if length == 500 else T})
+    ours = notebook(**given, gamma=0.99).flatten()
+    torch.testing.assert_close(ours, literal(torch.ones(length)), rtol=0, atol=1e-6)
+
+
+def test_two_episodes_in_a_window_are_weighted_apart() -> None:
+    given = trajectory([1, 1, 1, 0, 2, 3], {2: T, 5: F}, filler=(3,))
+    ours = notebook(**given, gamma=0.5).flatten().tolist()
+    # 3, 2/2, 1/4 over 3; then 4, 2/2 over 4
+    assert ours == pytest.approx([1, 1 / 3, 1 / 12, 0, 1, 1 / 4], abs=1e-7)
+
+
+def test_an_open_episode_ends_for_the_notebook_with_the_window() -> None:
+    assert notebook(**trajectory([1, 1, 1], {}), gamma=0.5).flatten().tolist() == pytest.approx([1, 1 / 3, 1 / 12])
+
+
+def test_an_episode_without_any_weight_gets_zeros_instead_of_nan() -> None:
+    assert notebook(**trajectory([0.0], {0: T}), gamma=0.99).tolist() == [[[0.0]]]
+
+
+# properties
+
+floats = st.floats(-10, 10, width=32)
+
+
+@given(st.lists(st.tuples(floats, st.floats(0, 1, width=32)), min_size=1, max_size=70))
+@settings(deadline=None, max_examples=60)
+def test_the_scan_equals_the_loop(pairs: list[tuple[float, float]]) -> None:
+    x, decay = (column(*values).double() for values in zip(*pairs, strict=True))
+    y, expected = 0.0, []
+    for a, d in reversed(pairs):
+        y = a + d * y
+        expected.append(y)
+    torch.testing.assert_close(reverse_scan(x, decay).flatten(), torch.tensor(expected[::-1]).double())
+
+
+def test_the_scan_leaves_its_arguments_alone() -> None:
+    x, decay = column(1, 2, 3), column(1, 1, 1)
+    reverse_scan(x, decay)
+    assert x.flatten().tolist() == [1, 2, 3] and decay.flatten().tolist() == [1, 1, 1]
+
+
+@st.composite
+def windows(draw: Any) -> Any:
+    """Several episodes with a filler after each but the last."""
+    rewards: list[float] = []
+    ends, filler = {}, []
+    for k, length in enumerate(draw(st.lists(st.integers(1, 20), min_size=1, max_size=5))):
+        if k:
+            filler.append(len(rewards))
+            rewards.append(0.0)
+        rewards += draw(st.lists(floats, min_size=length, max_size=length))
+        ends[len(rewards) - 1] = draw(st.sampled_from([T, F, X]))
+    if draw(st.booleans()):
+        ends.pop(len(rewards) - 1)  # the last one is still open
+    return trajectory(rewards, ends, tuple(filler))
+
+
+def padded(given: Any, rows: int) -> Any:
+    def pad(name: str, value: Tensor) -> Tensor:
+        fill = torch.zeros(1, rows, 1, dtype=value.dtype)
+        return torch.cat([value, fill], dim=1)
+
+    return {name: pad(name, value) for name, value in given.items()}
+
+
+@pytest.mark.parametrize("estimator", [reward_to_go, total_return, notebook])
+@given(window=windows(), rows=st.integers(1, 80))
+@settings(deadline=None, max_examples=40)
+def test_padding_changes_no_bit(estimator: Callable[..., Tensor], window: Any, rows: int) -> None:
+    takes = estimator.__kwdefaults__ or estimator.__annotations__
+    names = [name for name in window if name in takes]
+    steps = window["rewards"].shape[1]
+    alone = estimator(**{name: window[name] for name in names}, gamma=0.97)
+    longer = padded(window, rows)
+    among = estimator(**{name: longer[name] for name in names}, gamma=0.97)
+    assert torch.equal(alone, among[:, :steps])
+    assert not among[:, steps:].any()
+
+
+@given(window=windows())
+@settings(deadline=None, max_examples=40)
+def test_the_total_return_is_the_return_to_go_of_the_first_step(window: Any) -> None:
+    steps = torch.tensor(to_go(window, 0.97)), torch.tensor(total(window, 0.97))
+    first = window["starts"][0, :-1, 0] & window["valid"][0, :, 0]
+    assert torch.equal(steps[0][first], steps[1][first])

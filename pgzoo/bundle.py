@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from pgzoo.errors import ConfigError
+from pgzoo.ops.distributions import draw_noise
 from pgzoo.ops.members import select
 from pgzoo.protocols import Policy
 from pgzoo.types import Array, Params, Spec
@@ -55,12 +56,8 @@ class LoadedPolicy:
         rows = obs.reshape(1, -1, *shape)
         noise = None
         if not deterministic:
-            rng, size = rng or self._rng, (1, rows.shape[1], self.policy.noise_size)
-            noise = (
-                rng.random(size, np.float32)
-                if self.policy.noise == "uniform"
-                else rng.standard_normal(size, np.float32)
-            )
+            size = (1, rows.shape[1], self.policy.noise_size)
+            noise = draw_noise(self.policy.noise, rng or self._rng, size)
         actions = self.policy.to_env(self._actor(rows, noise)[0])
         return actions[0] if single else actions
 

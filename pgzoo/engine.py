@@ -236,10 +236,13 @@ class Engine:
         padding than its own longest member needs. As members don't depend on each other, neither do the numbers.
         """
         parts = []
-        for rows, columns in _groups(batch.weights):
-            part: Batch = map_leaves(itemgetter((rows, slice(None), slice(columns))), batch)
+        groups = _groups(batch.weights)
+        for rows, columns in groups:
+            part, hyper = batch, self._hyper
+            if len(groups) > 1:
+                part, hyper = map_leaves(itemgetter((rows, slice(None), slice(columns))), batch), hyper.rows(rows)
             leaves = {name: value[rows].detach().requires_grad_() for name, value in params.items()}
-            result = loss(self.policy, leaves, part, self._hyper.rows(rows))
+            result = loss(self.policy, leaves, part, hyper)
             value, metrics = result if isinstance(result, Loss) else (result, {})
             if value.shape != part.weights.shape[:1]:
                 expected, got = list(part.weights.shape[:1]), list(value.shape)
@@ -362,8 +365,11 @@ def default_update(ctx: Engine, state: TrainState, trajectory: Trajectory) -> Tr
     return ctx.step(ctx.plan.algorithm.loss, state, ctx.batch(trajectory, ctx.estimate(trajectory)))
 
 
-def _groups(weights: Tensor) -> Iterator[tuple[slice, int]]:
-    """Cut the members into groups of about `GROUP_ROWS` rows; yield each with the columns it needs of `[S, T, B]`."""
+def _groups(weights: Tensor) -> list[tuple[slice, int]]:
+    """Cut the members into groups of about `GROUP_ROWS` rows; each comes with the columns it needs of `[S, T, B]`."""
+    if weights.numel() <= GROUP_ROWS:
+        return [(slice(None), weights.shape[-1])]
+    groups = []
     steps = weights.shape[1]
     filled = (weights.amax(1) > 0).numpy()
     needed = [-(-int(row.nonzero()[0].max(initial=0) + 1) // ROW_BLOCK) * ROW_BLOCK for row in filled]
@@ -371,10 +377,10 @@ def _groups(weights: Tensor) -> Iterator[tuple[slice, int]]:
     for member, columns in enumerate(needed):
         size = (member - first + 1) * max(longest, columns) * steps
         if member > first and size > GROUP_ROWS:
-            yield slice(first, member), longest
+            groups.append((slice(first, member), longest))
             first, longest = member, 0
         longest = max(longest, columns)
-    yield slice(first, len(needed)), longest
+    return [*groups, (slice(first, len(needed)), longest)]
 
 
 def _first_bad(row: int, batch: Batch, before: Params, loss: Tensor, gradients: Params, after: Params) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from pgzoo.types import Array, Batch, Collection, Hyper, Inputs, Loss, Output, P
 
 if TYPE_CHECKING:
     from pgzoo.engine import Plan
+    from pgzoo.ops.distributions import NoiseKind
     from pgzoo.tracking import Session
 
 __all__ = [
@@ -99,10 +101,10 @@ class Actor(Protocol):
 class Policy(Protocol):
     """Maps observations to distributions over actions, for all members at once.
 
-    `noise` names what one draw consumes, "uniform" or "normal", and `noise_size` how many of them.
+    `noise` names what one draw consumes, "uniform", "normal" or "logistic", and `noise_size` how many of them.
     """
 
-    noise: str
+    noise: NoiseKind
     noise_size: int
 
     def init(self, rng: np.random.Generator) -> Params:
@@ -181,7 +183,8 @@ class RunContext:
     @property
     def experiment(self) -> str:
         """The MLflow experiment of the run."""
-        return self.plan.config.experiment or f"pgzoo/{self.plan.config.env}"
+        c = self.plan.config
+        return c.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or f"pgzoo/{c.env}"
 
     def artifact(self, member: int, path: str, data: bytes | Path) -> None:
         """Keep a file with a member's run, between RunStarted and RunEnded; it is shipped to MLflow."""

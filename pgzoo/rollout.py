@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -9,16 +10,21 @@ import torch
 from numpy.typing import NDArray
 
 from pgzoo.errors import RunFailed
+from pgzoo.ops.distributions import draw_noise
 from pgzoo.protocols import Actor, Policy, VectorEnv
 from pgzoo.types import Array, Collector, Trajectory
 
-__all__ = ["Finished", "Greedy", "Noise", "begin", "collect"]
+__all__ = ["Cancelled", "Finished", "Greedy", "Noise", "begin", "collect"]
 
 NOISE_BLOCK = 64
 """Steps for which noise is drawn at once: drawing for each step alone would cost more than acting."""
 
 EPISODE_LIMIT = 1_000_000
 """An episode longer than this has no end; collecting it would fill the memory."""
+
+
+class Cancelled(Exception):
+    """Somebody doesn't want to wait for the end of a collection. What it has gathered is lost, nothing else."""
 
 
 class Finished(NamedTuple):
@@ -38,16 +44,13 @@ class Noise:
     def __init__(self, policy: Policy, generators: list[np.random.Generator], num_envs: int) -> None:
         self._generators = generators
         self._shape = (NOISE_BLOCK, num_envs, policy.noise_size)
-        self._normal = policy.noise == "normal"
+        self._kind = policy.noise
         self._block: Array = np.empty(0)
 
     def __getitem__(self, t: int) -> Array:
         """Noise of step t; steps must be asked for in order."""
         if t % NOISE_BLOCK == 0:
-            draws = [
-                g.standard_normal(self._shape, np.float32) if self._normal else g.random(self._shape, np.float32)
-                for g in self._generators
-            ]
+            draws = [draw_noise(self._kind, generator, self._shape) for generator in self._generators]
             self._block = np.stack(draws, axis=1)  # [block, S, N, K]
         return self._block[t % NOISE_BLOCK]  # type: ignore[no-any-return]
 
@@ -91,6 +94,7 @@ def collect(
     at: Collector,
     quota: NDArray[np.int64],
     window: int | None,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> tuple[Trajectory, Finished, Collector]:
     """Step on from `at` until every environment has finished `quota [S, N]` episodes, or for `window` steps.
 
@@ -99,13 +103,17 @@ def collect(
 
     Raises:
         RunFailed: there is no window, and an episode has no end.
+        Cancelled: `cancelled()`, asked before every step, says so.
     """
     members, num_envs = at.ended.shape
     rows, limit = members * num_envs, EPISODE_LIMIT if window is None else window
     obs, ended, left = at.obs.reshape(rows, *at.obs.shape[2:]), at.ended.reshape(rows), quota.reshape(rows)
     live = left > 0
+    playing = bool(live.any())
     tape, capacity, t = None, 512 if window is None else window, 0
-    while t < limit and live.any():
+    while playing and t < limit:
+        if cancelled():
+            raise Cancelled
         drawn = actor(obs.reshape(members, num_envs, *obs.shape[1:]), noise[t])
         actions = drawn.reshape(rows, *drawn.shape[2:])
         step = envs.step(policy.to_env(actions), live)
@@ -120,14 +128,15 @@ def collect(
         flags = store["ends"][t]
         flags[0], flags[1], flags[2] = step.terminated, step.truncated, valid
         ended = (step.terminated | step.truncated) & valid
-        if ended.any():
+        if np.count_nonzero(ended):
             left = left - ended
             live = left > 0
+            playing = bool(live.any())
         obs = step.obs
         t += 1
     if tape is None:
         raise ValueError("nothing to collect: no member is active")
-    if window is None and live.any():
+    if window is None and playing:
         raise RunFailed(
             f"An episode has not ended after {EPISODE_LIMIT:,} steps. This algorithm collects whole episodes: "
             "limit them with --max-episode-steps."

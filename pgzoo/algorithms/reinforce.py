@@ -76,7 +76,7 @@ class Reinforce:
         return Loss(
             -objective,
             {
-                "loss/policy": -weighted_mean(surrogate, weights).detach(),
-                "policy/entropy": weighted_mean(entropy, weights).detach(),
+                "loss/policy": -weighted_mean(surrogate.detach(), weights),
+                "policy/entropy": weighted_mean(entropy.detach(), weights),
             },
         )

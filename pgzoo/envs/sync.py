@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import SupportsFloat
+
+import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,29 +36,35 @@ class SyncEnvs:
         self._envs = [make_single(request) for _ in range(request.rows)]
         self.observation_space = self._envs[0].observation_space
         self.action_space = self._envs[0].action_space
-        self._ended = np.zeros(request.rows, dtype=np.bool_)
+        self._discrete = isinstance(self.action_space, gym.spaces.Discrete)
+        self._ended = [False] * request.rows
         self._obs = np.zeros((request.rows, *(self.observation_space.shape or ())), self.observation_space.dtype)
 
     def reset(self, seeds: NDArray[np.int64]) -> Array:
         """Begin a new episode in every row from its seed."""
         for row, env in enumerate(self._envs):
             self._obs[row] = env.reset(seed=int(seeds[row]))[0]
-        self._ended[:] = False
+        self._ended = [False] * len(self._envs)
         return self._obs.copy()
 
     def step(self, actions: Array, live: NDArray[np.bool_]) -> StepResult:
         """Take one step in every live row."""
         rows = len(self._envs)
-        rewards = np.zeros(rows)
-        terminated, truncated = np.zeros(rows, dtype=np.bool_), np.zeros(rows, dtype=np.bool_)
-        for row in np.flatnonzero(live):
-            env = self._envs[row]
+        rewards: list[SupportsFloat] = [0.0] * rows
+        terminated, truncated = [False] * rows, [False] * rows
+        chosen = actions.tolist() if self._discrete else actions  # gymnasium checks a Python int far faster
+        obs = self._obs = self._obs.copy()
+        for row, alive in enumerate(live.tolist()):
+            if not alive:
+                continue
             if self._ended[row]:
-                self._obs[row] = env.reset()[0]
+                obs[row], self._ended[row] = self._envs[row].reset()[0], False
             else:
-                self._obs[row], rewards[row], terminated[row], truncated[row], _ = env.step(actions[row])
-        self._ended = terminated | truncated
-        return StepResult(self._obs.copy(), rewards, terminated, truncated)
+                obs[row], rewards[row], ended, cut, _ = self._envs[row].step(chosen[row])
+                terminated[row], truncated[row], self._ended[row] = ended, cut, ended or cut
+        return StepResult(
+            obs, np.array(rewards, np.float64), np.array(terminated, np.bool_), np.array(truncated, np.bool_)
+        )
 
     def close(self) -> None:
         """Close every environment."""

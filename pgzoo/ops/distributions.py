@@ -23,8 +23,18 @@ from torch import Tensor
 from pgzoo.errors import UnfitError
 from pgzoo.types import Array, Distribution
 
-__all__ = ["Bernoulli", "Categorical", "DiagonalGaussian", "Family", "MultiCategorical", "family_for"]
+__all__ = [
+    "Bernoulli",
+    "Categorical",
+    "DiagonalGaussian",
+    "Family",
+    "MultiCategorical",
+    "NoiseKind",
+    "draw_noise",
+    "family_for",
+]
 
+NoiseKind = Literal["uniform", "normal", "logistic"]
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -100,12 +110,23 @@ class DiagonalGaussian:
         return (self.log_std + (0.5 + LOG_SQRT_2PI)).expand_as(self.mean).sum(-1)
 
 
+def draw_noise(kind: NoiseKind, rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Draw what samples are made of, in float32."""
+    if kind == "normal":
+        return rng.standard_normal(shape, np.float32)
+    uniform = rng.random(shape, np.float32)
+    if kind == "uniform":
+        return uniform
+    with np.errstate(divide="ignore"):  # a uniform 0 becomes minus infinity, which every difference exceeds
+        return np.log(uniform / (1.0 - uniform))
+
+
 @dataclass(frozen=True)
 class Family:
     """The distributions that fit one action space.
 
     `outputs` numbers come from a network's last layer; a learned `log_std` of size `scale_size` is added where the
-    family has one. `noise` says what one draw needs: `noise_size` uniform or standard normal numbers.
+    family has one. `noise` says what one draw needs: `noise_size` uniform, standard normal or logistic numbers.
     `draw(outputs, log_std, noise)` and `mode(outputs)` work on arrays `[..., outputs]` and give actions as the
     log-probability wants them; `to_env` turns those into what the environment takes.
     """
@@ -114,7 +135,7 @@ class Family:
     outputs: int
     action_shape: tuple[int, ...]
     action_dtype: torch.dtype
-    noise: Literal["uniform", "normal"]
+    noise: NoiseKind
     noise_size: int
     scale_size: int
     distribution: Callable[[Tensor, Tensor | None], Distribution]
@@ -152,9 +173,8 @@ def _draw_categorical(logits: Array, noise: Array) -> NDArray[np.int64]:
 
 
 def _draw_binary_choice(logits: Array, noise: Array) -> NDArray[np.int64]:
-    """The same for two actions, the commonest case, in a third of the time: P(1) = sigmoid of the difference."""
-    chosen = noise * (1.0 + np.exp(logits[..., 0] - logits[..., 1])) < 1.0
-    return np.asarray(chosen, np.int64)
+    """Two actions, the commonest case: logistic `noise [...]` lies below a difference d with probability sigmoid(d)."""
+    return (logits[..., 1] - logits[..., 0] > noise).astype(np.int64)
 
 
 def _categorical(space: gym.spaces.Discrete) -> Family:
@@ -164,7 +184,7 @@ def _categorical(space: gym.spaces.Discrete) -> Family:
         outputs=int(space.n),
         action_shape=(),
         action_dtype=torch.int64,
-        noise="uniform",
+        noise="logistic" if space.n == 2 else "uniform",
         noise_size=1,
         scale_size=0,
         distribution=lambda outputs, _: Categorical(outputs),
@@ -204,11 +224,11 @@ def _bernoulli(space: gym.spaces.MultiBinary) -> Family:
         outputs=bits,
         action_shape=(bits,),
         action_dtype=torch.int64,
-        noise="uniform",
+        noise="logistic",
         noise_size=bits,
         scale_size=0,
         distribution=lambda outputs, _: Bernoulli(outputs),
-        draw=lambda outputs, _, noise: (noise * (1.0 + np.exp(-outputs)) < 1.0).astype(np.int64),
+        draw=lambda outputs, _, noise: (outputs > noise).astype(np.int64),
         mode=lambda outputs: (outputs > 0).astype(np.int64),
         to_env=lambda actions: actions.astype(space.dtype),
     )

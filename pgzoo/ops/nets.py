@@ -33,7 +33,7 @@ ACTIVATIONS: Mapping[str, tuple[Callable[[Tensor], Tensor], Callable[[Array], Ar
     "relu": (torch.relu, lambda x: np.maximum(x, 0.0), 2**0.5),
     "leaky_relu": (F.leaky_relu, lambda x: np.maximum(x, 0.01 * x), 2**0.5),
     "elu": (F.elu, lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0.0))), 1.0),
-    "silu": (F.silu, lambda x: x / (1.0 + np.exp(-x)), 1.0),
+    "silu": (F.silu, lambda x: x / (1.0 + np.exp(np.minimum(-x, 80.0))), 1.0),
     "gelu": (lambda x: F.gelu(x, approximate="tanh"), _gelu, 1.0),
     "softplus": (F.softplus, lambda x: np.logaddexp(x, 0.0), 1.0),
     "identity": (lambda x: x, lambda x: x, 1.0),
@@ -104,9 +104,10 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return (x * weight.transpose(-1, -2)).sum(-1, keepdim=True) + bias.unsqueeze(-2)
     if rows % ROW_BLOCK:  # no training batch: gradients of these are their caller's business
         return torch.baddbmm(bias.unsqueeze(-2), x, weight)
-    blocks = x.reshape(members, rows // ROW_BLOCK, ROW_BLOCK, -1)
-    product = blocks @ weight.unsqueeze(1) + bias[:, None, None]
-    return product.reshape(members, rows, -1)
+    count = rows // ROW_BLOCK
+    weights = weight.unsqueeze(1).expand(-1, count, -1, -1).reshape(members * count, *weight.shape[1:])
+    biases = bias.unsqueeze(1).expand(-1, count, -1).reshape(members * count, 1, -1)
+    return torch.baddbmm(biases, x.reshape(members * count, ROW_BLOCK, -1), weights).view(members, rows, -1)
 
 
 def _orthogonal(rng: np.random.Generator, rows: int, columns: int) -> NDArray[np.float64]:

@@ -31,7 +31,7 @@ class Optimizer(NamedTuple):
 
 def flatten(leaves: Iterable[Tensor]) -> Tensor:
     """Put each member's leaves `[S, ...]` end to end: `[S, P]`."""
-    return torch.cat([leaf.flatten(1) for leaf in leaves], dim=1)
+    return torch.cat([leaf.reshape(len(leaf), -1) for leaf in leaves], dim=1)
 
 
 def unflatten(vector: Tensor, like: Params) -> Params:

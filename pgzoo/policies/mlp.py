@@ -44,7 +44,7 @@ class MLP:
         self.config = config
         self.family: Family = family_for(spec.action_space, 'policy "mlp"')
         self.noise, self.noise_size = self.family.noise, self.family.noise_size
-        self.categories, self.inputs = _input_size(spec.observation_space)
+        self.categories, self.first, self.inputs = _input_size(spec.observation_space)
 
     def init(self, rng: np.random.Generator) -> Params:
         """One member's layers, the last one small (0.01) so that the first actions are nearly uniform."""
@@ -58,7 +58,7 @@ class MLP:
     def apply(self, params: Params, inputs: Inputs) -> Output:
         """Distribution of a batch: obs `[S, T, B, *O]`."""
         obs = inputs.obs
-        x = F.one_hot(obs, self.categories).float() if self.categories else obs.float()
+        x = F.one_hot(obs - self.first, self.categories).float() if self.categories else obs.float()
         layers = {name: value for name, value in params.items() if name != "log_std"}
         outputs = mlp(layers, x.reshape(x.shape[0], -1, self.inputs), self.config.activation)
         outputs = outputs.reshape(*x.shape[:3], self.family.outputs)
@@ -86,19 +86,19 @@ class MLPActor:
     def __call__(self, obs: Array, noise: Array | None) -> Array:
         """`obs [S, N, *O]`, `noise [S, N, K]` or None -> actions `[S, N, *A]`."""
         policy = self.policy
-        x = self.one_hot[obs] if policy.categories else obs.astype(np.float32, copy=False)
+        x = self.one_hot[obs - policy.first] if policy.categories else obs.astype(np.float32, copy=False)
         outputs = mlp_numpy(self.layers, x.reshape(*obs.shape[:2], policy.inputs), policy.config.activation)
         if noise is None:
             return policy.family.mode(outputs)
         return policy.family.draw(outputs, self.log_std, noise)
 
 
-def _input_size(space: gym.Space[object]) -> tuple[int, int]:
-    """Return (categories, or 0 for a Box; number of inputs)."""
+def _input_size(space: gym.Space[object]) -> tuple[int, int, int]:
+    """Return (categories, or 0 for a Box; the first category; number of inputs)."""
     if isinstance(space, gym.spaces.Discrete):
-        return int(space.n), int(space.n)
+        return int(space.n), int(space.start), int(space.n)
     if isinstance(space, gym.spaces.Box) and not (space.dtype == np.uint8 and len(space.shape) == 3):
-        return 0, int(np.prod(space.shape))
+        return 0, 0, int(np.prod(space.shape))
     raise UnfitError(
         f'policy "mlp" doesn\'t fit the observation space {space}: it takes flat vectors, not images. '
         "See: pgzoo policies"

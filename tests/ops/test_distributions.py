@@ -1,0 +1,212 @@
+"""Distributions against torch's own, draws against probabilities, actions against spaces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
+from torch import distributions as torchs
+
+from pgzoo.errors import UnfitError
+from pgzoo.ops.distributions import Family, draw_noise, family_for
+
+SHAPE = (2, 3, 5)
+"""S, T, B."""
+
+FAMILIES: dict[str, gym.Space[Any]] = {
+    "categorical": Discrete(4),
+    "binary choice": Discrete(2),
+    "multi-categorical": MultiDiscrete([2, 3]),
+    "bernoulli": MultiBinary(3),
+    "gaussian": Box(-1.0, 1.0, (3,)),
+}
+
+
+def family(name: str) -> Family:
+    return family_for(FAMILIES[name], "this test")
+
+
+def reference(name: str, outputs: torch.Tensor, log_std: torch.Tensor | None) -> Any:
+    if name == "multi-categorical":
+        return [torchs.Categorical(logits=outputs[..., :2]), torchs.Categorical(logits=outputs[..., 2:])]
+    if name == "bernoulli":
+        return torchs.Independent(torchs.Bernoulli(logits=outputs), 1)
+    if name == "gaussian":
+        assert log_std is not None
+        return torchs.Independent(torchs.Normal(outputs, log_std.exp().expand_as(outputs)), 1)
+    return torchs.Categorical(logits=outputs)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_log_probabilities_and_entropies_equal_torchs(name: str) -> None:
+    one = family(name)
+    rng = torch.Generator().manual_seed(0)
+    outputs = 3 * torch.randn(*SHAPE, one.outputs, generator=rng)
+    log_std = torch.tensor([-1.0, 0.0, 0.5]).expand(2, 1, 1, 3) if one.scale_size else None
+    theirs, ours = reference(name, outputs, log_std), one.distribution(outputs, log_std)
+    parts = theirs if isinstance(theirs, list) else [theirs]
+    samples = [part.sample() for part in parts]
+    actions = torch.stack(samples, -1) if isinstance(theirs, list) else samples[0]
+    expected = sum(part.log_prob(sample) for part, sample in zip(parts, samples, strict=True))
+    torch.testing.assert_close(ours.log_prob(actions), expected)
+    torch.testing.assert_close(ours.entropy(), sum(part.entropy() for part in parts))
+    assert ours.log_prob(actions).shape == SHAPE
+
+
+def chi_square(counts: Any, probabilities: Any) -> float:
+    expected = counts.sum() * probabilities
+    return float(((counts - expected) ** 2 / expected).sum())
+
+
+def noise_for(one: Family, *shape: int) -> Any:
+    return draw_noise(one.noise, np.random.default_rng(0), (*shape, one.noise_size))
+
+
+@pytest.mark.parametrize("logits", [[0.0, 1.0, -1.0, 2.0], [0.0, 0.7], [3.0, -1.5]])
+def test_actions_are_as_frequent_as_they_are_likely(logits: list[float]) -> None:
+    outputs = np.array(logits, np.float32)
+    one = family_for(Discrete(len(logits)), "")
+    drawn = one.draw(outputs, None, noise_for(one, 100_000))
+    counts = np.bincount(drawn, minlength=len(logits))
+    likely = np.exp(outputs) / np.exp(outputs).sum()
+    assert chi_square(counts, likely) < 20  # the 99.98th percentile for three degrees of freedom
+
+
+def test_bits_are_as_frequent_as_they_are_likely() -> None:
+    outputs = np.array([0.0, 2.0, -1.0], np.float32)
+    one = family("bernoulli")
+    share = one.draw(outputs, None, noise_for(one, 100_000)).mean(0)
+    assert share == pytest.approx(1 / (1 + np.exp(-outputs)), abs=0.006)
+
+
+def test_each_component_of_a_tuple_has_its_own_noise() -> None:
+    outputs = np.array([0.0, 1.0, 0.0, 1.0, 2.0], np.float32)
+    one = family("multi-categorical")
+    drawn = one.draw(outputs, None, noise_for(one, 100_000))
+    table = np.zeros((2, 3))
+    np.add.at(table, tuple(drawn.T), 1)
+    first, second = (np.exp(part) / np.exp(part).sum() for part in (outputs[:2], outputs[2:]))
+    assert chi_square(table.ravel(), np.outer(first, second).ravel()) < 25
+
+
+def test_normal_noise_is_scaled_and_shifted() -> None:
+    noise = np.array([[1.0, -1.0, 0.0]], np.float32)
+    drawn = family("gaussian").draw(np.array([[1.0, 2.0, 3.0]], np.float32), np.log([[0.5, 2.0, 1.0]]), noise)
+    assert drawn.tolist() == [[1.5, 0.0, 3.0]] and drawn.dtype == np.float32
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_is_drawn_is_what_the_log_probability_takes(name: str) -> None:
+    one = family(name)
+    outputs = np.random.default_rng(1).standard_normal((2, 5, one.outputs)).astype(np.float32)
+    log_std = np.zeros((2, 1, 3), np.float32) if one.scale_size else None
+    drawn = one.draw(outputs, log_std, noise_for(one, 2, 5))
+    assert drawn.shape == (2, 5, *one.action_shape)
+    assert torch.from_numpy(drawn).dtype == one.action_dtype
+    assert one.mode(outputs).shape == drawn.shape
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("gap", [50.0, 200.0])
+def test_a_sure_choice_is_made_without_a_warning(size: int, gap: float) -> None:
+    one = family_for(Discrete(size), "")
+    for best in range(size):
+        logits = np.zeros((1000, size), np.float32)
+        logits[:, best] = gap
+        assert one.draw(logits, None, noise_for(one, 1000)).tolist() == [best] * 1000
+        assert one.mode(logits).tolist() == [best] * 1000
+
+
+def test_sure_bits_are_drawn_without_a_warning() -> None:
+    one, logits = family("bernoulli"), np.array([[50.0, -200.0, 200.0]] * 1000, np.float32)
+    assert one.draw(logits, None, noise_for(one, 1000)).tolist() == [[1, 0, 1]] * 1000
+
+
+@pytest.mark.parametrize("kind", ["uniform", "normal", "logistic"])
+def test_noise_has_the_distribution_of_its_name(kind: Any) -> None:
+    noise = np.sort(draw_noise(kind, np.random.default_rng(0), (100_000,)).astype(np.float64))
+    cumulative = {
+        "uniform": lambda x: x,
+        "normal": lambda x: torch.special.ndtr(torch.from_numpy(x)).numpy(),
+        "logistic": lambda x: 1 / (1 + np.exp(-x)),
+    }[kind](noise)
+    distance = np.abs(cumulative - np.arange(1, 100_001) / 100_000).max()
+    assert distance < 1.95 / 100_000**0.5  # Kolmogorov-Smirnov at 0.1 %
+
+
+@pytest.mark.parametrize("kind", ["uniform", "logistic"])
+def test_the_edges_of_uniform_noise_give_no_nan_and_no_warning(kind: Any) -> None:
+    class Edges:
+        def random(self, shape: Any, dtype: Any) -> Any:
+            return np.array([0.0, 1 - 2**-24], dtype)
+
+    assert not np.isnan(draw_noise(kind, Edges(), (2,))).any()  # type: ignore[arg-type]
+
+
+def test_an_impossible_action_is_never_drawn() -> None:
+    logits = np.array([-np.inf, 0.0, -np.inf], np.float32)
+    noise = np.array([[0.0], [1 - 2**-24]], np.float32)
+    assert family_for(Discrete(3), "").draw(np.stack([logits, logits]), None, noise).tolist() == [1, 1]
+
+
+def test_modes() -> None:
+    assert family("categorical").mode(np.array([0.0, 3.0, 1.0, 2.0])) == 1
+    assert family("multi-categorical").mode(np.array([0.0, 1.0, 5.0, 1.0, 2.0])).tolist() == [1, 0]
+    assert family("bernoulli").mode(np.array([-1.0, 0.5, 0.0])).tolist() == [0, 1, 0]
+    assert family("gaussian").mode(np.array([0.1, 9.0, -9.0])).tolist() == [0.1, 9.0, -9.0]
+
+
+# what the environment gets
+
+
+def test_box_actions_are_clipped_shaped_and_typed() -> None:
+    space = Box(np.array([[-1, -2, -3]] * 2, np.float32), np.array([[1, 2, 3]] * 2, np.float32))
+    actions = family_for(space, "").to_env(np.array([[9.0, -9.0, 0.5, -0.5, 1.0, 9.0]], np.float32))
+    assert actions.tolist() == [[[1.0, -2.0, 0.5], [-0.5, 1.0, 3.0]]]
+    assert space.contains(actions[0])
+
+
+def test_an_unbounded_box_clips_nothing() -> None:
+    space = Box(-np.inf, np.inf, (1,), np.float64)
+    actions = family_for(space, "").to_env(np.array([[1e6]], np.float32))
+    assert actions.tolist() == [[1e6]] and actions.dtype == np.float64
+
+
+@pytest.mark.parametrize("start", [-1, 0, 5])
+def test_discrete_actions_begin_at_the_spaces_start(start: int) -> None:
+    space = Discrete(3, start=start)
+    actions = family_for(space, "").to_env(np.array([0, 2]))
+    assert actions.tolist() == [start, start + 2]
+    assert all(space.contains(action) for action in actions)
+
+
+def test_multi_discrete_actions_begin_at_theirs() -> None:
+    space = MultiDiscrete([2, 3], start=[10, -1])
+    actions = family_for(space, "").to_env(np.array([[0, 0], [1, 2]]))
+    assert actions.tolist() == [[10, -1], [11, 1]]
+    assert all(space.contains(action) for action in actions)
+
+
+def test_bits_have_the_spaces_type() -> None:
+    space = MultiBinary(3)
+    assert space.contains(family_for(space, "").to_env(np.array([[0, 1, 1]]))[0])
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        gym.spaces.Tuple([Discrete(2)]),
+        gym.spaces.Dict({"a": Discrete(2)}),
+        Box(0, 5, (2,), np.int64),
+        MultiBinary([2, 2]),
+    ],
+)
+def test_other_spaces_are_refused_by_name(space: gym.Space[Any]) -> None:
+    with pytest.raises(UnfitError) as caught:
+        family_for(space, 'policy "mlp"')
+    assert str(caught.value).startswith(f'policy "mlp" doesn\'t fit the action space {space}.')
+    assert "pgzoo policies" in str(caught.value)

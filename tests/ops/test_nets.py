@@ -1,0 +1,103 @@
+"""Stacked networks: members don't know of each other, numpy agrees with torch, layers begin as they should."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pgzoo.ops.nets import ACTIVATIONS, ROW_BLOCK, init_mlp, mlp, mlp_numpy, numpy_layers
+from pgzoo.types import Params
+
+SIZES = [(4, 64, 2), (3, 64, 64, 1), (16, 5, 4), (6, 3), (2, 1, 1)]
+
+
+def stacked(members: int, sizes: tuple[int, ...], **kwargs: Any) -> Params:
+    given = {"activation": "tanh", "init": "default", "last_gain": 1.0} | kwargs
+    each = [init_mlp(np.random.default_rng(seed), sizes, **given) for seed in range(members)]
+    return {name: torch.stack([one[name] for one in each]) for name in each[0]}
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_stack_equals_torchs_layers(activation: Any) -> None:
+    params, x = stacked(2, (4, 8, 8, 3), activation=activation), noise(2, 5, 4)
+    act = ACTIVATIONS[activation][0]
+    for row in range(2):
+        hidden = x[row]
+        for i in range(3):
+            hidden = torch.nn.functional.linear(hidden, params[f"weight.{i}"][row].T, params[f"bias.{i}"][row])
+            hidden = act(hidden) if i < 2 else hidden
+        torch.testing.assert_close(mlp(params, x, activation)[row], hidden)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("scale", [1.0, 300.0])
+def test_numpy_agrees_with_torch(activation: Any, scale: float) -> None:
+    params, x = stacked(3, (4, 16, 2), activation=activation), scale * noise(3, 7, 4)
+    ours = mlp_numpy(numpy_layers({name: value.numpy() for name, value in params.items()}), x.numpy(), activation)
+    torch.testing.assert_close(torch.from_numpy(ours), mlp(params, x, activation), rtol=1e-4, atol=1e-4 * scale**0.5)
+
+
+@pytest.mark.parametrize("name", ["tanh", "relu", "leaky_relu", "elu", "silu", "gelu", "softplus"])
+def test_an_activation_is_torchs_module(name: str) -> None:
+    modules = {
+        "tanh": torch.nn.Tanh(),
+        "relu": torch.nn.ReLU(),
+        "leaky_relu": torch.nn.LeakyReLU(),
+        "elu": torch.nn.ELU(),
+        "silu": torch.nn.SiLU(),
+        "gelu": torch.nn.GELU("tanh"),
+        "softplus": torch.nn.Softplus(),
+    }
+    x = torch.linspace(-90, 90, 181)
+    torch.testing.assert_close(ACTIVATIONS[name][0](x), modules[name](x))  # type: ignore[index]
+
+
+def gradients(params: Params, x: torch.Tensor, pull: torch.Tensor) -> Params:
+    leaves = {name: value.clone().requires_grad_() for name, value in params.items()}
+    found = torch.autograd.grad((mlp(leaves, x, "tanh") * pull).sum(), list(leaves.values()))
+    return dict(zip(leaves, found, strict=True))
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("members", [2, 10, 17])
+def test_a_members_gradient_has_the_bits_it_has_alone(sizes: tuple[int, ...], members: int) -> None:
+    params, rows = stacked(members, sizes), 2 * ROW_BLOCK
+    x, pull = noise(members, rows, sizes[0]), noise(members, rows, sizes[-1], seed=1)
+    together = gradients(params, x, pull)
+    for row in (0, members - 1):
+        one = slice(row, row + 1)
+        alone = gradients({name: value[one] for name, value in params.items()}, x[one].clone(), pull[one].clone())
+        assert all(torch.equal(alone[name][0], together[name][row]) for name in params)
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("blocks", [2, 5, 19, 40])
+def test_blocks_of_padding_change_no_bit_of_a_gradient(sizes: tuple[int, ...], blocks: int) -> None:
+    params, rows, padded = stacked(2, sizes), ROW_BLOCK, blocks * ROW_BLOCK
+    x, pull = noise(2, padded, sizes[0]), noise(2, padded, sizes[-1], seed=1)
+    pull[:, rows:] = 0
+    short, long = gradients(params, x[:, :rows].clone(), pull[:, :rows].clone()), gradients(params, x, pull)
+    assert all(torch.equal(short[name], long[name]) for name in params)
+
+
+def test_orthogonal_layers_have_orthogonal_columns_and_the_last_is_small() -> None:
+    params = init_mlp(np.random.default_rng(0), (4, 64, 2), activation="relu", init="orthogonal", last_gain=0.01)
+    first, last = params["weight.0"].double(), params["weight.1"].double()
+    torch.testing.assert_close(first @ first.T, 2 * torch.eye(4, dtype=torch.float64), atol=1e-6, rtol=0)
+    torch.testing.assert_close(last.T @ last, 1e-4 * torch.eye(2, dtype=torch.float64), atol=1e-9, rtol=0)
+    assert not params["bias.0"].any() and not params["bias.1"].any()
+
+
+def test_default_layers_are_uniform_within_torchs_bounds() -> None:
+    params = init_mlp(np.random.default_rng(0), (16, 400, 2), activation="tanh", init="default", last_gain=0.01)
+    for name, bound in {"weight.0": 1 / 4, "bias.0": 1 / 4, "weight.1": 1 / 20}.items():
+        size = params[name].abs()
+        assert 0.95 * bound < size.max() <= bound
+        assert float(size.mean()) == pytest.approx(bound / 2, rel=0.1)

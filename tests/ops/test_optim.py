@@ -1,0 +1,85 @@
+"""The optimisers against torch's own; members against themselves alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from pgzoo.ops.optim import OPTIMIZERS, clip_by_member_norm, flatten, unflatten
+
+TORCHS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "rmsprop": lambda params, lr: torch.optim.RMSprop(params, lr=lr, eps=1e-5),
+    "sgd": torch.optim.SGD,
+}
+
+
+def some(members: int, seed: int, scale: float = 1.0) -> Tensor:
+    return scale * torch.randn(members, 19, generator=torch.Generator().manual_seed(seed))
+
+
+def walk(name: str, members: int, rates: Tensor, steps: int, pick: slice = slice(None)) -> Tensor:
+    """Descend along random gradients; `pick` takes some of the members along."""
+    vector = some(members, 0)[pick]
+    state = OPTIMIZERS[name].init(vector)
+    for t in range(steps):
+        vector, state = OPTIMIZERS[name].step(vector, some(members, 1 + t, 1 + t % 7)[pick], state, rates[pick])
+    return vector
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimiser_equals_torchs(name: str) -> None:
+    theirs = some(1, 0).requires_grad_()
+    optimizer = TORCHS[name]([theirs], lr=1e-2)
+    for t in range(300):
+        theirs.grad = some(1, 1 + t, scale=1 + t % 7)
+        optimizer.step()
+    torch.testing.assert_close(walk(name, 1, torch.tensor([1e-2]), 300), theirs.detach(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("members", [3, 16, 33])
+def test_a_member_steps_as_it_would_alone_to_the_bit(name: str, members: int) -> None:
+    rates = torch.linspace(1e-3, 1e-1, members)
+    together = walk(name, members, rates, 60)
+    for row in (0, 1, members - 1):
+        assert torch.equal(walk(name, members, rates, 60, slice(row, row + 1))[0], together[row])
+
+
+def test_sgd_by_hand_with_a_rate_for_each_member() -> None:
+    vector, gradient = torch.tensor([[1.0], [1.0]]), torch.tensor([[2.0], [2.0]])
+    sgd = OPTIMIZERS["sgd"]
+    moved, _ = sgd.step(vector, gradient, sgd.init(vector), torch.tensor([0.5, 0.25]))
+    assert moved.tolist() == [[0.0], [0.5]]
+
+
+def test_clipping_by_hand() -> None:
+    clipped, norm = clip_by_member_norm(torch.tensor([[3.0, 4.0], [0.3, 0.4]]), torch.tensor([1.0, 1.0]))
+    assert norm.tolist() == pytest.approx([5.0, 0.5])
+    assert clipped.flatten().tolist() == pytest.approx([0.6, 0.8, 0.3, 0.4])
+
+
+def test_clipping_members_together_equals_torchs_clipping_of_each() -> None:
+    gradient, limits = some(4, 3, scale=2.0), torch.tensor([0.1, 1.0, 5.0, 1e9])
+    clipped, norm = clip_by_member_norm(gradient, limits)
+    for row in range(4):
+        alone = torch.nn.Parameter(torch.zeros(19))
+        alone.grad = gradient[row].clone()
+        torch.testing.assert_close(torch.nn.utils.clip_grad_norm_([alone], float(limits[row])), norm[row])
+        torch.testing.assert_close(alone.grad, clipped[row])
+
+
+def test_without_a_limit_the_gradient_stays() -> None:
+    gradient = some(2, 0)
+    assert clip_by_member_norm(gradient, None)[0] is gradient
+
+
+def test_what_is_flattened_comes_back() -> None:
+    leaves = {"w": torch.arange(12.0).reshape(2, 3, 2), "b": torch.arange(2.0)}
+    vector = flatten(leaves.values())
+    assert vector[1].tolist() == [6, 7, 8, 9, 10, 11, 1]
+    back = unflatten(vector, leaves)
+    assert all(torch.equal(back[name], leaves[name]) for name in leaves)

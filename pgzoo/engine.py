@@ -63,7 +63,6 @@ class Plan:
     estimator: Callable[..., Any]
     collection: Collection
     backend: EnvBackend
-    evaluation_backend: EnvBackend
     group: str
     run_keys: tuple[str, ...]
 
@@ -184,7 +183,7 @@ class Engine:
                 self.cancelled,
             )
         state = state._replace(
-            collector=None if window is None else collector,
+            collector=None if window is None else freeze(state.active, collector, at),
             env_steps=state.env_steps + trajectory.valid.sum((-2, -1)).numpy(),
             episodes=state.episodes + np.array([len(r) for r in finished.returns], np.int64),
         )
@@ -240,7 +239,10 @@ class Engine:
         for rows, columns in groups:
             part, hyper = batch, self._hyper
             if len(groups) > 1:
-                part, hyper = map_leaves(itemgetter((rows, slice(None), slice(columns))), batch), hyper.rows(rows)
+                part, hyper = (
+                    map_leaves(itemgetter((rows, slice(None), slice(columns))), batch),
+                    Hyper.rows(hyper, rows),
+                )
             leaves = {name: value[rows].detach().requires_grad_() for name, value in params.items()}
             result = loss(self.policy, leaves, part, hyper)
             value, metrics = result if isinstance(result, Loss) else (result, {})
@@ -248,7 +250,7 @@ class Engine:
                 expected, got = list(part.weights.shape[:1]), list(value.shape)
                 raise ValueError(f"a loss is one number per member, shape {expected}; got {got}")
             gradients = torch.autograd.grad(value.sum(), list(leaves.values()), materialize_grads=True)
-            parts.append((value.detach(), metrics, flatten(gradients)))
+            parts.append((value.detach(), map_leaves(Tensor.detach, metrics), flatten(gradients)))
         values, reports, gradient = zip(*parts, strict=True)
         return torch.cat(values), join(reports), torch.cat(gradient)
 
@@ -267,7 +269,7 @@ class Engine:
         moved = state.active & finite.numpy()
         for row in np.flatnonzero(state.active & ~finite.numpy()):
             gradients = unflatten(gradient, state.params)
-            self.failures[int(row)] = _first_bad(int(row), batch, state.params, value, gradients, params)
+            self.failures[int(row)] = _first_bad(int(row), batch, state.params, value, gradients, norm, params)
         return state._replace(
             params=freeze(moved, params, state.params), optimizer=freeze(moved, optimizer, state.optimizer)
         )
@@ -291,12 +293,12 @@ class Engine:
         it is cancelled, the rounds that are complete count.
         """
         c, plan, members = self.plan.config, self.plan, len(self._seeds)
-        count = min(plan.evaluation_backend.width, c.eval_episodes)
+        count = min(plan.backend.width, c.eval_episodes)
         starts = reset_seeds(EVALUATION_ROOT, "evaluate", c.eval_episodes)
         rounds: list[Finished] = []
         with self.watch.phase("evaluate", f'environment "{c.env}"'):
             if self._evaluation_envs is None:
-                self._evaluation_envs = plan.evaluation_backend.open(plan.request(count))
+                self._evaluation_envs = plan.backend.open(plan.request(count))
             actor = plan.policy.actor(plan.policy_params(state.params))
             for k in range(0, c.eval_episodes, count):
                 seeds = np.resize(starts[k : k + count], count)  # what fills up a shorter last round is not played
@@ -383,7 +385,9 @@ def _groups(weights: Tensor) -> list[tuple[slice, int]]:
     return [*groups, (slice(first, len(needed)), longest)]
 
 
-def _first_bad(row: int, batch: Batch, before: Params, loss: Tensor, gradients: Params, after: Params) -> str:
+def _first_bad(
+    row: int, batch: Batch, before: Params, loss: Tensor, gradients: Params, norm: Tensor, after: Params
+) -> str:
     """Name the first tensor of a member that is not finite, in the order of the computation."""
     candidates: list[tuple[str, Tensor]] = [
         ("observations", batch.inputs.obs),
@@ -391,10 +395,11 @@ def _first_bad(row: int, batch: Batch, before: Params, loss: Tensor, gradients: 
         *((f"parameter {name}", value) for name, value in before.items()),
         ("loss", loss),
         *((f"gradient of {name}", value) for name, value in gradients.items()),
+        ("norm of the gradient", norm),
         *((f"parameter {name}", value) for name, value in after.items()),
     ]
     for name, value in candidates:
         if not torch.isfinite(value[row]).all():
             kind = "NaN" if torch.isnan(value[row]).any() else "infinite"
             return f"{name}: {kind}"
-    return "loss: not finite"
+    raise AssertionError("called for a member that is finite")

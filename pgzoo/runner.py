@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,9 +43,6 @@ __all__ = ["Result", "SeedResult", "compose", "make_plan", "run", "run_config"]
 
 EXIT_WAIT = 10.0
 """Seconds for which the end of a run waits until its records are shipped."""
-
-NATIVE_FROM = 3
-"""Environments per seed from which stepping them all in numpy is faster than one after the other in Python."""
 
 BADNESS: tuple[MemberStatus, ...] = ("finished", "stopped", "interrupted", "failed")
 
@@ -143,7 +141,7 @@ class Result:
         return LoadedPolicy(self.plan.config.policy, self.plan.spec, self.plan.policy, params)
 
     def settled(self, wait: float = EXIT_WAIT) -> Result:
-        """Wait at most so many seconds until all is shipped; return the result with the ids that MLflow gave the runs."""
+        """Wait at most so many seconds until all is shipped; return the result with MLflow's ids of the runs."""
         pending = self.session.close(wait)
         return replace(self, runs=tuple(map(self._identified, self.runs)), pending=pending)
 
@@ -223,7 +221,7 @@ def make_plan(config: RunConfig, catalog: Catalog, group: str = "") -> Plan:
     """
     info.check(config.env, config.env_kwargs)
     request = EnvRequest(config.env, config.env_kwargs, config.max_episode_steps, len(config.seeds) * config.num_envs)
-    backend, evaluation_backend = _choose_backends(config, catalog, request)
+    backend = _choose_backend(config, catalog, request)
     env = make_single(request, flatten=False)
     spec = make_spec(env.observation_space, env.action_space)
     env.close()
@@ -238,7 +236,6 @@ def make_plan(config: RunConfig, catalog: Catalog, group: str = "") -> Plan:
         estimator=catalog.get("estimator", config.estimator.name).load(),
         collection=collect(config.settings) if callable(collect) else collect,
         backend=backend,
-        evaluation_backend=evaluation_backend,
         group=group,
         run_keys=tuple(f"{group}-s{seed}" for seed in config.seeds),
     )
@@ -259,6 +256,8 @@ def run_config(config: RunConfig, catalog: Catalog, *, command: str = "", progre
     uri = tracking.resolve_uri(config.tracking_uri, home)
     tracking.check_store(uri, home)
     control, outcome, failure = Control(), _Outcome(), None
+    events = train(plan, control)
+    started = next(events)  # the last check that everything fits; from here on things are created
     session = tracking.Session(home, plan.group, uri)
     try:
         context = RunContext(plan, session, command, tags(plan, catalog, command), progress)
@@ -268,7 +267,7 @@ def run_config(config: RunConfig, catalog: Catalog, *, command: str = "", progre
             if listener is not None:  # a listener may have nothing to do in this run
                 add_listener(manager, entry.name, listener)
         with _stop_on_signals(control, aloud=progress != "none"):
-            for event in train(plan, control):
+            for event in chain([started], events):
                 outcome.take(event)
                 relay(manager, event)
     except RunFailed as error:
@@ -315,7 +314,16 @@ class _Outcome:
             for row, (seed, key) in enumerate(zip(plan.config.seeds, plan.run_keys, strict=True))
         )
         return Result(
-            plan.group, context.experiment, session.tracking_uri, plan, runs, ended.timing, pending, ended, session, error
+            plan.group,
+            context.experiment,
+            session.tracking_uri,
+            plan,
+            runs,
+            ended.timing,
+            pending,
+            ended,
+            session,
+            error,
         )
 
 
@@ -371,24 +379,17 @@ def tags(plan: Plan, catalog: Catalog, command: str) -> dict[str, str]:
     return found
 
 
-def _choose_backends(config: RunConfig, catalog: Catalog, request: EnvRequest) -> tuple[EnvBackend, EnvBackend]:
-    """Return the backends for training and for evaluation.
-
-    `auto` takes the native environments where they fit, else sync; and sync for training on fewer than
-    `NATIVE_FROM` environments, as numpy needs some rows to be worth its calls. The choice never depends on how
-    many seeds there are, or a seed would not be alone what it is among others.
-    """
+def _choose_backend(config: RunConfig, catalog: Catalog, request: EnvRequest) -> EnvBackend:
+    """`auto` takes the native environments where they fit, else sync; never by the number of seeds."""
 
     def load(name: str) -> EnvBackend:
         backend: EnvBackend = catalog.get("env_backend", name).load()()
         return backend
 
     if config.backend == "auto":
-        native, sync = load("native"), load("sync")
-        if native.fits(request):
-            return sync, sync
-        return (native if config.num_envs >= NATIVE_FROM else sync), native
+        native = load("native")
+        return load("sync") if native.fits(request) else native
     backend = load(config.backend)
     if reason := backend.fits(request):
         raise UnfitError(f'Backend "{config.backend}" can\'t run {config.env}: {reason}. Use --backend auto.')
-    return backend, backend
+    return backend

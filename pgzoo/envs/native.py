@@ -44,9 +44,9 @@ class NativeCartPole:
     def __init__(self, rows: int, max_episode_steps: int, sutton_barto_reward: bool) -> None:
         plain = CartPoleEnv()
         self.observation_space, self.action_space = plain.observation_space, plain.action_space
-        self._x_limit, self._angle_limit = plain.x_threshold, plain.theta_threshold_radians
+        self._limits = np.array([[plain.x_threshold], [plain.theta_threshold_radians]])
         self._max_episode_steps, self._sutton_barto_reward = max_episode_steps, sutton_barto_reward
-        self._state = np.zeros((4, rows))
+        self._state = np.zeros((2, 2, rows))  # places and speeds, of cart and pole
         self._steps = np.zeros(rows, np.int64)
         self._ended = np.zeros(rows, np.bool_)
         self._streams = np.zeros(rows, np.uint64)
@@ -56,42 +56,47 @@ class NativeCartPole:
         self._streams = seeds.astype(np.uint64)
         self._state[:] = _start_states(self._streams)
         self._steps[:], self._ended[:] = 0, False
-        return self._state.T.astype(np.float32)
+        return self._observe()
 
     def step(self, actions: Array, live: NDArray[np.bool_]) -> StepResult:
         """Take one step in every row."""
-        x, velocity, angle, spin = self._state
+        places, speeds = self._state  # [2, rows] each: of the cart and of the pole
+        angle, spin = places[1], speeds[1]
         cosine, sine = np.cos(angle), np.sin(angle)
         # total mass 1.1 kg, pole 0.1 kg with half length 0.5 m, force 10 N
         push = (actions * 20.0 - 10.0 + 0.05 * spin * spin * sine) / 1.1
-        spin_rate = (9.8 * sine - cosine * push) / (0.5 * (4.0 / 3.0 - (0.1 / 1.1) * cosine * cosine))
-        x += 0.02 * velocity
-        velocity += 0.02 * (push - (0.05 / 1.1) * spin_rate * cosine)
-        angle += 0.02 * spin
+        spin_rate = (9.8 * sine - cosine * push) / (2.0 / 3.0 - (0.05 / 1.1) * cosine * cosine)
+        places += 0.02 * speeds
+        speeds[0] += 0.02 * (push - (0.05 / 1.1) * spin_rate * cosine)
         spin += 0.02 * spin_rate
         self._steps += 1
-        terminated = (np.abs(x) > self._x_limit) | (np.abs(angle) > self._angle_limit)
+        outside = np.abs(places) > self._limits
+        terminated = outside[0] | outside[1]
         truncated = self._steps >= self._max_episode_steps
         rewards = -terminated.astype(np.float64) if self._sutton_barto_reward else np.ones(len(actions))
-        if self._ended.any():
+        if np.count_nonzero(self._ended):
             self._restart(np.flatnonzero(self._ended), rewards, terminated, truncated)
         self._ended = terminated | truncated
-        return StepResult(self._state.T.astype(np.float32), rewards, terminated, truncated)
+        return StepResult(self._observe(), rewards, terminated, truncated)
 
     def close(self) -> None:
         """Nothing to free."""
 
+    def _observe(self) -> Array:
+        """Place and speed of the cart, angle and speed of the pole: `[rows, 4]`."""
+        return self._state.transpose(2, 1, 0).astype(np.float32).reshape(-1, 4)
+
     def _restart(self, rows: NDArray[np.int64], rewards: Array, *flags: Array) -> None:
         self._streams[rows] = _mix(self._streams[rows])
-        self._state[:, rows] = _start_states(self._streams[rows])
+        self._state[:, :, rows] = _start_states(self._streams[rows])
         self._steps[rows], rewards[rows] = 0, 0.0
         for flag in flags:
             flag[rows] = False
 
 
 def _start_states(streams: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """Four numbers uniform in +-0.05 for each row, `[rows] -> [4, rows]`."""
-    words = _mix(streams + np.arange(1, 5, dtype=np.uint64)[:, None])
+    """Four numbers uniform in +-0.05 for each row, `[rows] -> [2, 2, rows]`."""
+    words = _mix(streams + np.arange(1, 5, dtype=np.uint64).reshape(2, 2, 1))
     return np.asarray((words >> np.uint64(11)) * (0.1 / 2**53) - 0.05, np.float64)
 
 

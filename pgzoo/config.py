@@ -107,9 +107,9 @@ class RunConfig(Settings):
 
     algorithm: Annotated[str, Field(description="what learns (pgzoo algorithms)")]
     env: Annotated[str, Field(description="gymnasium id of the environment (pgzoo envs)", min_length=1)]
-    seeds: Annotated[
-        tuple[NonNegativeInt, ...], Field(description="how many (10: seeds 0 to 9) or which (3,5,8)", min_length=1)
-    ] = (0,)
+    seeds: Annotated[tuple[NonNegativeInt, ...], Field(description="how many (10: seeds 0 to 9) or which (3,5,8)")] = (
+        0,
+    )
     total_steps: Annotated[
         PositiveInt | None, Field(description="environment steps per seed; ends with the first update at or past it")
     ] = None
@@ -136,7 +136,9 @@ class RunConfig(Settings):
     ] = None
     max_minutes: Annotated[PositiveFloat | None, Field(description="stop every seed after so many minutes")] = None
     log_every: Annotated[PositiveInt, Field(description="environment steps between two points of a curve")] = 1000
-    experiment: Annotated[str | None, Field(description="MLflow experiment; default: pgzoo/ENV")] = None
+    experiment: Annotated[
+        str | None, Field(description="MLflow experiment; default: MLFLOW_EXPERIMENT_NAME or pgzoo/ENV")
+    ] = None
     name: Annotated[str | None, Field(description="name of the runs; default: the algorithm's")] = None
     tags: Annotated[dict[str, str], Field(description="MLflow tag, K=V; repeat for more")] = {}
     tracking_uri: Annotated[
@@ -156,6 +158,8 @@ class RunConfig(Settings):
     @field_validator("seeds")
     @classmethod
     def _distinct_seeds(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value:
+            raise ValueError("give at least one seed")
         if len(set(value)) < len(value):
             raise ValueError("a seed is given twice; the same seed gives the same run")
         return value
@@ -331,15 +335,19 @@ def _validate(model: Any, values: Mapping[str, Any], origin: Callable[[str], str
     except ValidationError as error:
         for detail in error.errors(include_url=False):
             path = [str(part) for part in detail["loc"]]
-            message = detail["msg"].removeprefix("Value error, ")
-            message = message[:1].lower() + message[1:]
+            message = detail["msg"].removeprefix("Value error, ").partition(", unable to parse")[0]
+            message = (message[:1].lower() + message[1:]).replace("input should be", "must be", 1)
             if not path:
                 errors.append(message)
             elif detail["type"] == "missing":
                 errors.append(f"{path[0]} is missing: give --{path[0].replace('_', '-')}")
             else:
-                errors.append(f"{origin(path[0])}: {message} (got {detail['input']!r})")
+                errors.append(f"{origin(path[0])}: {message} (got {_said(detail['input'])})")
         return None
+
+
+def _said(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else "none" if value is None else repr(value)
 
 
 def _check_keys(name: str, plugin: str, model: type[BaseModel]) -> None:

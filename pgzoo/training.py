@@ -27,12 +27,16 @@ from pgzoo.events import (
     RunStarted,
     UpdateDone,
 )
+from pgzoo.rollout import Cancelled
 from pgzoo.types import TrainState
 
 __all__ = ["Control", "Plan", "train"]
 
 RECENT = 100
 """Training episodes over which a stop rule takes its mean."""
+
+PATIENCE = 2.0
+"""Seconds for the final evaluation of a run that was interrupted: somebody waits for its end."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +50,21 @@ class Stop:
 
 @dataclass
 class Control:
-    """Acts on a run from outside; obeyed at the next safe point, after an update."""
+    """Acts on a run from outside; obeyed at the next safe point, after an update.
+
+    An interruption of the whole run doesn't wait for that: the collection under way is given up.
+    """
 
     stops: list[Stop] = field(default_factory=list)
     evaluation_due: bool = False
+    interrupted: bool = False
 
     def stop(
         self, members: tuple[int, ...] | None = None, reason: str = "asked to stop", status: MemberStatus = "stopped"
     ) -> None:
         """End these members (indices; None: all); their last parameters are evaluated."""
         self.stops.append(Stop(members, reason, status))
+        self.interrupted |= members is None and status == "interrupted"
 
     def evaluate(self) -> None:
         """Evaluate the active members."""
@@ -95,6 +104,7 @@ class _Run:
     def __init__(self, plan: Plan, control: Control) -> None:
         members = len(plan.config.seeds)
         self.plan, self.control, self.ctx = plan, control, Engine(plan)
+        self.ctx.cancelled = lambda: control.interrupted
         self.state: TrainState = self.ctx.init()
         self.statuses: list[MemberStatus] = ["finished"] * members
         self.reasons = [""] * members
@@ -111,7 +121,11 @@ class _Run:
         while self.state.active.any():
             active, before = self.state.active, self.state.env_steps
             ctx.metrics = {}
-            state, trajectory, finished = ctx.collect(self.state)
+            try:
+                state, trajectory, finished = ctx.collect(self.state)
+            except Cancelled:  # the last whole update stands
+                self.state = self.state._replace(active=self._still_active(self.state, 0.0))
+                break
             with watch.phase("track"):
                 yield EpisodesFinished(index, state.env_steps, finished.returns, finished.lengths)
             with watch.phase("update", f'algorithm "{c.algorithm}"'):
@@ -129,6 +143,9 @@ class _Run:
             index += 1
         self.loop_seconds = time.perf_counter() - started - watch.seconds["evaluate"]
         sound = np.array([status != "failed" for status in self.statuses])
+        if self.control.interrupted:
+            deadline = time.perf_counter() + PATIENCE
+            ctx.cancelled = lambda: time.perf_counter() > deadline
         if sound.any():
             yield from self._evaluate(sound, final=True)
 
@@ -145,6 +162,8 @@ class _Run:
         modes: tuple[EvaluationMode, ...] = ("sampled", "greedy") if final else ("sampled",)
         for mode in modes:
             played = self.ctx.evaluate(self.state, active, mode)
+            if not any(map(len, played.returns)):
+                return  # interrupted
             yield Evaluated(self.state.env_steps, active, mode, final, played.returns, played.lengths)
 
     def _still_active(self, state: TrainState, seconds: float) -> NDArray[np.bool_]:

@@ -20,6 +20,7 @@ NOTHING = object()
 """What `none` on the command line becomes, until it is a setting's None: click takes None for "not given"."""
 
 SINGULAR = {"env_kwargs": "--env-kwarg", "tags": "--tag"}
+METAVARS = {"seeds": "N|A,B,...", "backend": "NAME", "experiment": "NAME", "name": "NAME", "tracking_uri": "URI"}
 
 
 class GroupedOption(click.Option):
@@ -101,9 +102,9 @@ def _option(name: str, field: FieldInfo, group: str, prefix: tuple[str, ...], de
     if typing.get_origin(kind) is Literal:
         return GroupedOption([flag, identifier], type=click.Choice([str(a) for a in typing.get_args(kind)]), **common)
     if typing.get_origin(kind) is tuple:
-        return GroupedOption([flag, identifier], metavar="A,B,...", callback=_comma, **common)
-    metavar = {int: "N", float: "X"}.get(kind, "TEXT")
-    return GroupedOption([flag, identifier], metavar=metavar, callback=_none, **common)
+        return GroupedOption([flag, identifier], metavar=METAVARS.get(name, "A,B,..."), callback=_comma, **common)
+    metavar = METAVARS.get(name) or {int: "N", float: "X"}.get(kind, "TEXT")
+    return GroupedOption([flag, identifier], metavar=metavar, callback=_whole if kind is int else _none, **common)
 
 
 def _core(annotation: Any) -> Any:
@@ -134,6 +135,14 @@ def _comma(ctx: click.Context, param: click.Parameter, value: str | None) -> Any
 def _none(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
     """`none` on the command line is None, so that a default can be taken back."""
     return NOTHING if value is not None and value.lower() == "none" else value
+
+
+def _whole(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
+    """Read 1e5 as the whole number that it is; all else is judged by the model."""
+    try:
+        return int(float(value)) if value is not None and float(value).is_integer() else _none(ctx, param, value)
+    except ValueError:
+        return _none(ctx, param, value)
 
 
 def _pairs(flag: str) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], dict[str, Any]]:

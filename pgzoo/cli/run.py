@@ -33,7 +33,9 @@ class RunGroup(click.Group):
         name = _algorithm_of(args)
         if name is None and not helps and args:
             raise click.UsageError(
-                "No algorithm is given, neither as an argument nor in a --config file. See: pgzoo algorithms", ctx
+                "The algorithm comes first: pgzoo run ALGO --env ID; or name it in a --config file. "
+                "See: pgzoo algorithms",
+                ctx,
             )
         if name is not None:
             rest = list(args)
@@ -60,6 +62,7 @@ class RunGroup(click.Group):
 @click.command(
     "run",
     cls=RunGroup,
+    options_metavar="",
     subcommand_metavar="ALGO --env ID [OPTIONS]",
     epilog="See the options of one: pgzoo run reinforce --help",
 )
@@ -116,6 +119,7 @@ def _command_for(name: str, catalog: Catalog, args: Sequence[str]) -> click.Comm
         params=[*params, *_train.params],
         callback=_train.callback,
         help=_about(target, entry.summary),
+        options_metavar="--env ID [OPTIONS]",
         context_settings={"help_option_names": ["-h", "--help"]},
     )
 
@@ -146,8 +150,8 @@ def _chosen(kind: str, fallback: str, defaults: Mapping[str, Any], catalog: Cata
 @click.option("--no-progress", is_flag=True, help="Show no progress.")
 @click.pass_context
 def _train(ctx: click.Context, /, preset: str, file: str | None, no_progress: bool, as_json: bool, **_: Any) -> None:
+    from pgzoo.cli import summary
     from pgzoo.cli.options import given, where
-    from pgzoo.cli.summary import print_result, report
     from pgzoo.config import Layer
     from pgzoo.runner import compose, run_config
 
@@ -158,11 +162,20 @@ def _train(ctx: click.Context, /, preset: str, file: str | None, no_progress: bo
     config = compose(layer, catalog, preset=preset, file=file)
     progress = "none" if no_progress else "bar" if sys.stderr.isatty() else "plain"
     result = run_config(config, catalog, command=f"pgzoo {shlex.join(sys.argv[1:])}", progress=progress)
-    report(result) if as_json else print_result(result)
+    if not as_json:
+        summary.print_result(result)
+    result = summary.ship(result)
+    if as_json:
+        summary.print_json(result)
+    else:
+        summary.print_way_on(result)
+    if result.error:
+        raise result.error
     ctx.exit(EXIT_CODES.get(result.status, 0))
 
 
 def _about(target: object, summary: str) -> str:
-    """The help text: the docstring, with equations and sources left as they are laid out."""
-    blocks = (inspect.getdoc(target) or summary).split("\n\n")
-    return "\n\n".join(f"\b\n{block}" if block.startswith((" ", "Shapes:", "Source:")) else block for block in blocks)
+    """The help text: the docstring without the shapes, with equations left as they are laid out."""
+    lines = (inspect.getdoc(target) or summary).splitlines()
+    blocks = "\n".join(line for line in lines if not line.startswith("Shapes:")).split("\n\n")
+    return "\n\n".join(f"\b\n{block}" if block.startswith(" ") else block for block in blocks)

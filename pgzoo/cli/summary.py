@@ -3,97 +3,117 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING
 
 import click
 import numpy as np
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+    from rich.console import Console
+
     from pgzoo.runner import Result
 
-__all__ = ["print_result", "report"]
+__all__ = ["print_json", "print_result", "print_way_on", "ship"]
+
+COLOURS = {"finished": "green", "stopped": "yellow", "failed": "red", "interrupted": "yellow"}
 
 
-def report(result: Result) -> None:
-    """Print the result as one line of JSON on stdout; warnings go to stderr."""
+def print_json(result: Result) -> None:
+    """Print the result as one line of JSON on stdout; what a user must know as well goes to stderr."""
     _warn(result)
     click.echo(json.dumps(result.to_dict(), allow_nan=False))
 
 
 def print_result(result: Result) -> None:
-    """Print a row per seed, the aggregate, where to look, and what is still to be shipped."""
-    from rich.console import Console
+    """Print a row per seed and one over the seeds."""
     from rich.table import Table
 
-    from pgzoo.tracking import display_uri
-
-    config, timing = result.plan.config, result.timing
-    console = Console(highlight=False)
-    episodes = max((run.returns.size for run in result.runs), default=0)
-    table = Table(
-        title=f"{config.algorithm} on {config.env}: the last policy in {episodes} evaluation episodes",
-        title_justify="left",
-        title_style="bold",
-    )
-    table.add_column("seed", justify="right")
-    table.add_column("status")
-    for name in ("steps", "return", "std", "min", "max", "greedy"):
-        table.add_column(name, justify="right")
+    config = result.plan.config
+    played = [run for run in result.runs if run.returns.size]
+    count = max((run.returns.size for run in played), default=0)
+    judged = f"returns of the last policy in {count} evaluation episodes" if count else "not evaluated"
+    table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="bold")
+    for name in ("seed", "status", "steps", "mean", "std", "min", "max", "greedy mean"):
+        table.add_column(name, justify="left" if name == "status" else "right")
     for run in result.runs:
-        r, g = run.returns, run.greedy_returns
-        numbers = [f"{x:.1f}" for x in (r.mean(), r.std(), r.min(), r.max())] if r.size else ["-"] * 4
         table.add_row(
             str(run.seed),
-            _coloured(run.status),
+            f"[{COLOURS[run.status]}]{run.status}[/]",
             f"{run.env_steps:,}",
-            *numbers,
-            f"{g.mean():.1f}" if g.size else "-",
+            *_statistics(run.returns, ddof=0),
+            f"{run.greedy_returns.mean():.1f}" if run.greedy_returns.size else "-",
         )
-    means = np.array([run.returns.mean() for run in result.runs if run.returns.size])
-    greedy = np.array([run.greedy_returns.mean() for run in result.runs if run.greedy_returns.size])
-    if len(result.runs) > 1 and means.size:
-        table.add_section()
-        spread = f"{means.std(ddof=1):.1f}" if means.size > 1 else "-"
-        table.add_row(
-            "all",
-            "",
-            f"{result.env_steps:,}",
-            f"{means.mean():.1f}",
-            spread,
-            f"{means.min():.1f}",
-            f"{means.max():.1f}",
-            f"{greedy.mean():.1f}" if greedy.size else "-",
-            style="bold",
-        )
-    console.print()
-    console.print(table)
     if len(result.runs) > 1:
-        console.print("[dim]The last row is over the seeds' means.[/]")
-    wall = timing["loop"]
+        means = np.array([run.returns.mean() for run in played])
+        greedy = [run.greedy_returns.mean() for run in result.runs if run.greedy_returns.size]
+        over = _statistics(means, ddof=1)
+        last = f"{np.mean(greedy):.1f}" if greedy else "-"
+        table.add_row("all", "", f"{result.env_steps:,}", *over, last, style="bold")
+    out = _console()
+    out.print(f"\n[bold]{config.algorithm} on {config.env}[/]: {judged}\n")
+    out.print(table)
+    if len(result.runs) > 1:
+        out.print("[dim]The last row is over the means of the seeds.[/]")
+    out.print()
+
+
+def ship(result: Result) -> Result:
+    """Wait a little while the runs are shipped. Ctrl-C goes on without."""
+    from rich.console import Console
+
+    try:
+        if not sys.stderr.isatty():
+            return result.settled()
+        with Console(stderr=True).status("Shipping to MLflow ... (Ctrl-C: don't wait, it goes on in the background)"):
+            return result.settled()
+    except KeyboardInterrupt:
+        return result.settled(0)
+
+
+def print_way_on(result: Result) -> None:
+    """Print the speed, where the runs are and what to type next."""
+    from pgzoo.tracking import display_uri
+
+    config, wall = result.plan.config, result.timing["loop"]
     speed = result.env_steps / wall if wall else 0.0
-    console.print(
-        f"{result.env_steps:,} steps in {wall:.1f} s ({speed:,.0f} steps/s), evaluation {timing['evaluate']:.1f} s"
-    )
-    console.print(
-        f"MLflow      {display_uri(result.tracking_uri)}, experiment {result.experiment}, group {result.group}"
-    )
-    first = result.runs[0]
-    console.print(f"Look        pgzoo ui        pgzoo evaluate {first.run_key}")
+    where = f" --tracking-uri {display_uri(result.tracking_uri)}" if config.tracking_uri else ""
+    which = result.group if len(result.runs) > 1 else result.runs[0].run_key
+    out = _console()
+    lines = [
+        f"Trained   {result.env_steps:,} steps in {wall:.1f} s ({speed:,.0f} steps/s)",
+        f"MLflow    {display_uri(result.tracking_uri)}",
+        f"          experiment {result.experiment}, group {result.group}",
+        f"Next      pgzoo ui{where}",
+        f"          pgzoo evaluate {which}",
+    ]
+    out.print("\n".join(lines), soft_wrap=True, markup=False)
     _warn(result)
 
 
-def _coloured(status: str) -> str:
-    colour = {"finished": "green", "stopped": "yellow", "failed": "red", "interrupted": "yellow"}[status]
-    return f"[{colour}]{status}[/]"
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+
+
+def _statistics(values: ArrayLike, ddof: int) -> list[str]:
+    """Mean, standard deviation, least and greatest, as far as there are any."""
+    x = np.asarray(values, np.float64)
+    if not x.size:
+        return ["-"] * 4
+    std = f"{x.std(ddof=ddof):.1f}" if x.size > ddof else "-"
+    return [f"{x.mean():.1f}", std, f"{x.min():.1f}", f"{x.max():.1f}"]
 
 
 def _warn(result: Result) -> None:
-    """Say on stderr what went wrong and what is still under way."""
+    """Say on stderr which seeds came to another end than planned, and what is still under way."""
     for run in result.runs:
-        if run.status in ("failed", "interrupted", "stopped"):
-            click.echo(f"Seed {run.seed} {run.status}: {run.reason}.", err=True)
+        if run.status != "finished" and result.error is None:
+            click.echo(f"Seed {run.seed}, {run.status} after {run.env_steps:,} steps: {run.reason}", err=True)
+    if any(run.status == "interrupted" for run in result.runs):
+        click.echo("Metrics and policies so far are saved.", err=True)
     if result.pending:
-        click.echo(
-            f"Still shipping to MLflow: {result.pending}. It goes on in the background; if it can't, run: pgzoo sync",
-            err=True,
-        )
+        click.echo(f"Still to be shipped to MLflow: {result.pending}. It goes on in the background.", err=True)
+        click.echo("Should it be cut off: pgzoo sync", err=True)

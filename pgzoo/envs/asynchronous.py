@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from pgzoo.envs.single import make_single
+from pgzoo.envs.single import make, recipe
 from pgzoo.protocols import EnvRequest, StepResult
 from pgzoo.types import Array
 
@@ -33,8 +33,8 @@ class AsyncEnvs:
     """Every row is stepped; its generator is its own."""
 
     def __init__(self, request: EnvRequest) -> None:
-        make = functools.partial(make_single, request)
-        self._envs = gym.vector.AsyncVectorEnv([make] * request.rows, context="spawn")
+        one = functools.partial(make, *recipe(request))
+        self._envs = gym.vector.AsyncVectorEnv([one] * request.rows, context="spawn")
         self.observation_space = self._envs.single_observation_space
         self.action_space = self._envs.single_action_space
 

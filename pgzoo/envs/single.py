@@ -1,28 +1,43 @@
-"""Make one gymnasium environment, its observations a Box or Discrete."""
+"""Make one gymnasium environment, its observations a Box or Discrete. Imports no torch: processes start here."""
 
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 
-from pgzoo.protocols import EnvRequest
+from pgzoo.envs.info import find
 
-__all__ = ["make_single"]
+if TYPE_CHECKING:
+    from gymnasium.envs.registration import EnvSpec
+
+    from pgzoo.protocols import EnvRequest
+
+__all__ = ["make", "make_single", "recipe"]
 
 
 def make_single(request: EnvRequest, *, flatten: bool = True, **kwargs: Any) -> gym.Env[Any, Any]:
-    """Make the environment; Tuple, Dict, MultiDiscrete and MultiBinary observations are flattened to a vector.
+    """Make the environment; Tuple, Dict, MultiDiscrete and MultiBinary observations are flattened to a vector."""
+    spec, settings = recipe(request)
+    return make(spec, {**settings, **kwargs}, flatten=flatten)
+
+
+def recipe(request: EnvRequest) -> tuple[EnvSpec, dict[str, Any]]:
+    """Return what `make` needs: a specification and keywords, also for a process that registers nothing itself."""
+    limit = {} if request.max_episode_steps is None else {"max_episode_steps": request.max_episode_steps}
+    return find(request.id), {**request.kwargs, **limit}
+
+
+def make(spec: EnvSpec, settings: Mapping[str, Any], *, flatten: bool = True) -> gym.Env[Any, Any]:
+    """Make the environment of a specification.
 
     The checks that gymnasium adds for authors of environments are left out: they cost a fifth of a step.
     """
-    settings = {**request.kwargs, **kwargs}
-    if request.max_episode_steps is not None:
-        settings["max_episode_steps"] = request.max_episode_steps
     with warnings.catch_warnings():  # what it has to say of versions, `pgzoo.envs.info` has said better
         warnings.simplefilter("ignore")
-        env = gym.make(request.id, disable_env_checker=True, **settings)
+        env = gym.make(spec, disable_env_checker=True, **settings)
     if flatten and not isinstance(env.observation_space, gym.spaces.Box | gym.spaces.Discrete):
         env = gym.wrappers.FlattenObservation(env)
     return env

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import gymnasium as gym
 import numpy as np
 import pluggy
+
+from pgzoo.envs.info import find
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -66,7 +67,7 @@ def create(context: RunContext) -> MlflowListener:
         name=config.name or "",
         params=config.flat(),
         tags=context.tags,
-        reward_threshold=gym.spec(config.env).reward_threshold,
+        reward_threshold=find(config.env).reward_threshold,
     )
     return MlflowListener(context.session, description, config.log_every)
 

@@ -39,7 +39,7 @@ class Watch:
         self.total = goal * len(c.seeds)
         self.unit = "episodes" if self.by_episodes else "steps"
         seeds = f"seed {c.seeds[0]}" if len(c.seeds) == 1 else f"{len(c.seeds)} seeds"
-        self.title = f"{c.algorithm} on {c.env}, {seeds}"
+        self.title = f"{c.algorithm} on {c.env}, {seeds}: {self.total:,} {self.unit}"
         self.recent: deque[float] = deque(maxlen=100 * len(c.seeds))
         self.steps = self.episodes = 0
         self.started = time.perf_counter()
@@ -61,7 +61,7 @@ class Watch:
     @property
     def text(self) -> str:
         mean = f"{np.mean(self.recent):.1f}" if self.recent else "-"
-        return f"return {mean} (last 100 episodes)   {self.speed / 1000:.1f}k steps/s"
+        return f"mean return {mean}   {self.speed:,.0f} steps/s"
 
 
 class Lines:
@@ -74,7 +74,7 @@ class Lines:
     @hookimpl
     def pgzoo_run_started(self, event: RunStarted) -> None:
         """Say what begins."""
-        self._say(f"{self.watch.title}: {self.watch.total:,} {self.watch.unit}")
+        self._say(self.watch.title)
         self._next = time.monotonic() + LINE_EVERY
 
     @hookimpl
@@ -102,7 +102,6 @@ class Bar:
 
         self.watch = Watch(context)
         self.progress = Progress(
-            TextColumn("{task.description}"),
             BarColumn(),
             TaskProgressColumn(),
             TimeRemainingColumn(),
@@ -110,11 +109,12 @@ class Bar:
             console=Console(stderr=True),
             transient=True,
         )
-        self.task = self.progress.add_task(self.watch.title, total=self.watch.total, text="")
+        self.task = self.progress.add_task("", total=self.watch.total, text="")
 
     @hookimpl
     def pgzoo_run_started(self, event: RunStarted) -> None:
-        """Show the bar."""
+        """Say what begins, and show the bar."""
+        self.progress.console.print(self.watch.title, markup=False, highlight=False)
         self.progress.start()
 
     @hookimpl

@@ -25,7 +25,8 @@ def make_importable(folder: Path) -> None:
 def run_file(path: Path) -> ModuleType:
     """Run a file as a module under its own name, and again only after it has changed.
 
-    The module is findable in `sys.modules`, as pydantic, pickle and gymnasium's "module:attribute" ask for.
+    The module is findable in `sys.modules`, as pydantic, pickle and gymnasium's "module:attribute" ask for, and its
+    folder is on the import path, as a script's is: for its neighbours, and for processes that environments run in.
     Raises PluginError if there is no such file or its name is that of another module.
     """
     if not path.is_file():
@@ -37,6 +38,7 @@ def run_file(path: Path) -> ModuleType:
         other = importlib.util.find_spec(name)
         if other is not None and (other.origin is None or Path(other.origin) != path):
             raise PluginError(f'{path} has the name of another module, "{name}"; rename the file.')
+    make_importable(path.parent)
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise PluginError(f"{path} is not a Python file.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Literal
@@ -95,19 +96,24 @@ def mlp_numpy(layers: list[tuple[Array, Array]], x: Array, activation: Activatio
 def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """`[S, B, in] @ [S, in, out] + [S, out]`, so computed that a member's gradient doesn't depend on the others.
 
-    Kernels choose how to split a sum over rows by the number of rows, and the padding is part of that number;
-    so rows go through in blocks of one size, and a weight's gradient is the sum of its blocks'. A product of
-    width 1 takes another kernel for S = 1 than for more, so it is spelled out.
+    Kernels choose how to sum over rows by the number of rows, and the padding is part of that number; so rows go
+    through in blocks of one size, and a weight's gradient is the sum of its blocks'. They choose by the address of
+    their result as well; so where the matrices of a stack don't all begin at a multiple of 64 bytes, zeros are
+    added until they do. A product of width 1 takes another kernel for S = 1 than for more, so it is spelled out.
     """
-    members, rows, _ = x.shape
-    if weight.shape[-1] == 1:
+    members, rows, fan_in = x.shape
+    width = weight.shape[-1]
+    if width == 1:
         return (x * weight.transpose(-1, -2)).sum(-1, keepdim=True) + bias.unsqueeze(-2)
     if rows % ROW_BLOCK:  # no training batch: gradients of these are their caller's business
         return torch.baddbmm(bias.unsqueeze(-2), x, weight)
+    if extra := -width % (16 // math.gcd(fan_in, 16)):
+        weight, bias = F.pad(weight, (0, extra)), F.pad(bias, (0, extra))
     count = rows // ROW_BLOCK
-    weights = weight.unsqueeze(1).expand(-1, count, -1, -1).reshape(members * count, *weight.shape[1:])
+    weights = weight.unsqueeze(1).expand(-1, count, -1, -1).reshape(members * count, fan_in, -1)
     biases = bias.unsqueeze(1).expand(-1, count, -1).reshape(members * count, 1, -1)
-    return torch.baddbmm(biases, x.reshape(members * count, ROW_BLOCK, -1), weights).view(members, rows, -1)
+    product = torch.baddbmm(biases, x.reshape(members * count, ROW_BLOCK, fan_in), weights).view(members, rows, -1)
+    return product[..., :width].contiguous() if extra else product
 
 
 def _orthogonal(rng: np.random.Generator, rows: int, columns: int) -> NDArray[np.float64]:

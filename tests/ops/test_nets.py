@@ -9,15 +9,17 @@ import pytest
 import torch
 
 from pgzoo.ops.nets import ACTIVATIONS, ROW_BLOCK, init_mlp, mlp, mlp_numpy, numpy_layers
+from pgzoo.ops.optim import flatten, unflatten
 from pgzoo.types import Params
 
-SIZES = [(4, 64, 2), (3, 64, 64, 1), (16, 5, 4), (6, 3), (2, 1, 1)]
+SIZES = [(4, 64, 2), (3, 64, 64, 1), (16, 5, 4), (6, 3), (2, 1, 1), (3, 5, 7, 2), (1, 6, 3), (7, 9, 9, 5), (10, 33, 6)]
 
 
 def stacked(members: int, sizes: tuple[int, ...], **kwargs: Any) -> Params:
     given = {"activation": "tanh", "init": "default", "last_gain": 1.0} | kwargs
     each = [init_mlp(np.random.default_rng(seed), sizes, **given) for seed in range(members)]
-    return {name: torch.stack([one[name] for one in each]) for name in each[0]}
+    params = {name: torch.stack([one[name] for one in each]) for name in each[0]}
+    return unflatten(flatten(params.values()), params)  # views of one vector, as an optimiser leaves them
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:

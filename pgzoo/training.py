@@ -193,9 +193,10 @@ class _Run:
         return active
 
     def fail_all(self, reason: str) -> None:
-        """A component raised: nobody goes on."""
-        for row in np.flatnonzero(self.state.active):
-            self.statuses[row], self.reasons[row] = "failed", reason
+        """A component raised: nobody goes on. In the last evaluation that concerns whoever was being evaluated."""
+        for row, active in enumerate(self.state.active):
+            if active or (not self.state.active.any() and self.statuses[row] != "failed"):
+                self.statuses[row], self.reasons[row] = "failed", reason
 
     def ended(self) -> RunEnded:
         """The last event."""

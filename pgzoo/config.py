@@ -38,7 +38,7 @@ from pydantic import (
 from pgzoo.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
-    from pgzoo.registry import Catalog
+    from pgzoo.registry import Catalog, Entry
 
 __all__ = [
     "AlgorithmConfig",
@@ -46,6 +46,7 @@ __all__ = [
     "ComponentConfig",
     "Layer",
     "RunConfig",
+    "check_keys",
     "read_yaml",
     "resolve",
     "resolve_component",
@@ -172,26 +173,34 @@ class RunConfig(Settings):
 
     def nested(self) -> dict[str, Any]:
         """Return the user's form, ready for YAML: `resolve` gives the same config for it."""
-        own = self.model_dump(mode="json", exclude={"policy", "estimator", "settings"})
-        own = {key: value for key, value in own.items() if value is not None}
-        algorithm = {key: value for key, value in self.settings.model_dump(mode="json").items() if value is not None}
-        return own | algorithm | {"policy": self.policy.nested(), "estimator": self.estimator.nested()}
+        own = _told(self, exclude={"policy", "estimator", "settings"})
+        return own | _told(self.settings) | {"policy": self.policy.nested(), "estimator": self.estimator.nested()}
 
     def flat(self) -> dict[str, str]:
         """Return what is logged as parameters: dotted keys, always the same ones for the same components."""
-        everything = {key: value for key, value in self.nested().items() if key not in UNLOGGED}
-        return dict(_flatten(everything))
+        return dict(_flatten(self._decisive()))
 
     def setting_hash(self) -> str:
         """Return a name for the setting: equal for runs that differ in nothing but seeds and labels."""
-        decisive = {key: value for key, value in self.nested().items() if key not in UNLOGGED}
-        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
+        return hashlib.sha256(json.dumps(self._decisive(), sort_keys=True).encode()).hexdigest()[:12]
+
+    def _decisive(self) -> dict[str, Any]:
+        return {key: value for key, value in self.nested().items() if key not in UNLOGGED and value is not None}
 
 
 UNLOGGED = frozenset({"seeds", "name", "tags", "experiment", "tracking_uri", "video"})
 """Run keys that don't change what is learned, or that a run bears elsewhere."""
 
 RUN_KEYS = frozenset(RunConfig.model_fields) - {"settings"}
+RESERVED = frozenset(
+    {"seed", "settings", "preset", "config", "json", "env_kwarg", "tag", "import", "no_plugin", "no_progress"}
+)
+
+
+def _told(settings: Settings, **kwargs: Any) -> dict[str, Any]:
+    """Settings as JSON has them. None is told only where it was given: it may take the place of a default."""
+    values = settings.model_dump(mode="json", **kwargs)
+    return {key: value for key, value in values.items() if value is not None or key in settings.model_fields_set}
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -232,7 +241,7 @@ def resolve(layers: Sequence[Layer], catalog: Catalog) -> RunConfig:
         raise ConfigError("No algorithm is given. Name one: pgzoo run ALGO --env ID. See: pgzoo algorithms")
     entry = catalog.get("algorithm", algorithm)
     target, settings_model = entry.load(), entry.load_config() or AlgorithmConfig
-    _check_keys(entry.name, str(entry.plugin), settings_model)
+    check_keys(entry, settings_model)
     defaults = {"estimator": target.estimator, "policy": "mlp", **getattr(target, "defaults", {})}
     layers = [Layer(defaults, lambda path: f'default of algorithm "{entry.name}"'), *layers]
 
@@ -261,26 +270,26 @@ def resolve(layers: Sequence[Layer], catalog: Catalog) -> RunConfig:
 def _merge(layers: Sequence[Layer], settings_model: type[BaseModel]) -> tuple[dict[str, Any], Callable[[str], str]]:
     """Lay the flat keys over each other; mappings (env_kwargs, tags) are merged key by key."""
     merged: dict[str, Any] = {}
-    source: dict[str, Layer] = {}
+    source: dict[str, tuple[Layer, str]] = {}
     for layer in layers:
-        values = dict(layer.values)
+        values = {key: value for key, value in layer.values.items() if key not in ("policy", "estimator")}
+        said = dict.fromkeys(values, "")
         if "seed" in values:
-            values["seeds"] = (values.pop("seed"),)
+            if "seeds" in values:
+                raise ConfigError(f"{layer.where(('seed',))}: seed and seeds exclude each other.")
+            values["seeds"], said["seeds"] = (values.pop("seed"),), "seed"
         for key, value in values.items():
-            if key in ("policy", "estimator"):
-                continue
             if key in ("env_kwargs", "tags") and isinstance(value, Mapping):
                 value = {**merged.get(key, {}), **value}
-            merged[key], source[key] = value, layer
+            merged[key], source[key] = value, (layer, said[key] or key)
         # a layer that sets one of the two ends takes the place of a lower layer's other end
-        if "total_episodes" in values and "total_steps" not in values:
-            merged.pop("total_steps", None)
-        if "total_steps" in values and "total_episodes" not in values:
-            merged.pop("total_episodes", None)
+        for end, other in (("total_episodes", "total_steps"), ("total_steps", "total_episodes")):
+            if values.get(end) is not None and other not in values:
+                merged.pop(other, None)
 
     def origin(key: str) -> str:
-        layer = source.get(key)
-        return layer.where((key,)) if layer else key
+        layer, name = source.get(key, (None, key))
+        return layer.where((name,)) if layer else name
 
     return merged, origin
 
@@ -350,11 +359,12 @@ def _said(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple | list) else "none" if value is None else repr(value)
 
 
-def _check_keys(name: str, plugin: str, model: type[BaseModel]) -> None:
-    clash = sorted(set(model.model_fields) & (RUN_KEYS | {"seed", "settings", "preset", "config", "json"}))
+def check_keys(entry: Entry, model: type[BaseModel]) -> None:
+    """Raise ConfigError if an algorithm has a setting with the name of one of the run's, or of an option of the program."""
+    clash = sorted(set(model.model_fields) & (RUN_KEYS | RESERVED))
     if clash:
         raise ConfigError(
-            f'Algorithm "{name}" of plugin {plugin} has a setting named {", ".join(clash)}, which belongs to the run. '
+            f'Algorithm "{entry.name}" of plugin {entry.plugin} has a setting named {", ".join(clash)}, which belongs to the run. '
             "Its author must rename it."
         )
 

@@ -114,7 +114,7 @@ def load_policy(path: str | Path, catalog: Catalog | None = None) -> LoadedPolic
         named = description["policy"]
     except OSError as error:
         raise ConfigError(f"No policy in {folder}: {error.strerror}: {error.filename}.") from error
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError, SafetensorError) as error:
         raise ConfigError(f"The policy in {folder} is damaged: {type(error).__name__}: {error}.") from error
     if catalog is None:
         from pgzoo.registry import discover
@@ -162,7 +162,7 @@ def _space_from_json(data: Mapping[str, Any]) -> gym.Space[Any]:
     match data["type"]:
         case "Box":
             shape, dtype = tuple(data["shape"]), np.dtype(data["dtype"])
-            low, high = (np.asarray(data[key], np.float64).reshape(shape).astype(dtype) for key in ("low", "high"))
+            low, high = (np.array([*map(dtype.type, data[key])], dtype).reshape(shape) for key in ("low", "high"))
             return gym.spaces.Box(low, high, shape, dtype.type)
         case "Discrete":
             return gym.spaces.Discrete(data["n"], start=data["start"])
@@ -174,13 +174,14 @@ def _space_from_json(data: Mapping[str, Any]) -> gym.Space[Any]:
         case "Tuple":
             return gym.spaces.Tuple([_space_from_json(part) for part in data["spaces"]])
         case "Dict":
-            return gym.spaces.Dict({key: _space_from_json(part) for key, part in data["spaces"].items()})
+            # as pairs, in the order of the file: flattening goes by it, and a mapping would be sorted
+            return gym.spaces.Dict([(key, _space_from_json(part)) for key, part in data["spaces"].items()])
     raise ValueError(f"unknown space {data['type']}")
 
 
 def _bounds(values: Array) -> list[float | str]:
     """JSON has no infinity: it is written as a string, which numpy reads back."""
-    return [float(v) if np.isfinite(v) else str(float(v)) for v in values.ravel()]
+    return [v if np.isfinite(v) else str(v) for v in values.ravel().tolist()]
 
 
 def as_params(tensors: Mapping[str, torch.Tensor]) -> Params:

@@ -1,0 +1,230 @@
+"""A policy as two files: what is loaded acts as what was saved, and damage is told."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import pgzoo
+from pgzoo.bundle import LoadedPolicy, _space_from_json, _space_to_json, load_policy, make_spec
+from pgzoo.config import resolve_component
+from pgzoo.errors import ConfigError, UnknownName
+from pgzoo.registry import Catalog
+
+Make = Callable[..., LoadedPolicy]
+
+
+@pytest.fixture
+def make(catalog: Catalog) -> Make:
+    """Return `make(observation space, action space)`: a policy with random parameters."""
+
+    def loaded(observation: gym.Space[Any], action: gym.Space[Any]) -> LoadedPolicy:
+        component, factory = resolve_component("policy", {"name": "mlp", "hidden": [5], "init": "default"}, catalog)
+        spec = make_spec(observation, action)
+        policy = factory(component.settings, spec)
+        params = {name: value[None] for name, value in policy.init(np.random.default_rng(3)).items()}
+        return LoadedPolicy(component, spec, policy, params)
+
+    return loaded
+
+
+OBSERVATIONS: list[gym.Space[Any]] = [
+    Box(-1.0, 1.0, (3,)),
+    Box(-np.inf, np.inf, (2, 2), np.float64),
+    Box(np.array([-1.0, -np.inf], np.float32), np.array([np.inf, 2.5], np.float32)),
+    Discrete(4),
+    Discrete(4, start=-2),
+    MultiDiscrete([2, 3]),
+    MultiBinary(3),
+    Tuple((Discrete(2), Box(-1.0, 1.0, (2,)))),
+    Dict({"a": Discrete(3), "b": Box(-1.0, 1.0, (1,))}),
+    Dict(OrderedDict([("z", Box(-1.0, 1.0, (1,))), ("a", Box(-1.0, 1.0, (2,)))])),
+]
+ACTIONS: list[gym.Space[Any]] = [
+    Discrete(3),
+    Discrete(2, start=5),
+    MultiDiscrete([2, 3], start=[1, -1]),
+    MultiBinary(2),
+    Box(-2.0, 2.0, (1,)),
+    Box(-1.0, 1.0, (2, 3)),
+]
+
+
+@pytest.mark.parametrize("observation", OBSERVATIONS, ids=str)
+def test_what_is_loaded_acts_as_what_was_saved(
+    make: Make, catalog: Catalog, tmp_path: Path, observation: gym.Space[Any]
+) -> None:
+    for action in ACTIONS:
+        saved = make(observation, action)
+        loaded = load_policy(saved.save(tmp_path), catalog)
+        assert loaded.spec == saved.spec
+        observation.seed(0)
+        for _ in range(5):
+            obs = observation.sample()
+            acts = [policy.act(obs, rng=np.random.default_rng(1)) for policy in (saved, loaded)]
+            best = [policy.act(obs, deterministic=True) for policy in (saved, loaded)]
+            assert np.array_equal(*acts) and np.array_equal(*best)
+            assert action.contains(acts[0]) and action.contains(best[0])
+
+
+@pytest.mark.parametrize("observation", [Box(-1.0, 1.0, (3,)), Box(-1.0, 1.0, (3, 3)), Discrete(4)], ids=str)
+def test_one_observation_gives_one_action_and_a_stack_a_stack(make: Make, observation: gym.Space[Any]) -> None:
+    policy = make(observation, Box(-1.0, 1.0, (2,)))
+    stack = np.array([observation.sample() for _ in range(7)])
+    assert policy.act(stack[0]).shape == (2,)
+    assert policy.act(stack).shape == (7, 2)
+    assert np.allclose(policy.act(stack, deterministic=True)[3], policy.act(stack[3], deterministic=True))
+    assert policy.act(stack[:1]).shape == (1, 2)
+    assert policy.act(stack[:0]).shape == (0, 2)
+
+
+@pytest.mark.parametrize("obs", [[1.0], [[1.0]], 1.0, np.zeros((2, 2, 3))])
+def test_an_observation_of_another_shape_is_refused(make: Make, obs: Any) -> None:
+    with pytest.raises(ValueError, match=r"expected an observation of shape \(3,\), or a stack of them; got"):
+        make(Box(-1.0, 1.0, (3,)), Discrete(2)).act(obs)
+
+
+def test_actions_are_sampled_from_the_policy(make: Make) -> None:
+    policy, obs = make(Box(-1.0, 1.0, (3,)), Discrete(3)), np.array([[0.3, -0.5, 0.9]] * 20_000, np.float32)
+    share = np.bincount(policy.act(obs, rng=np.random.default_rng(0)), minlength=3) / len(obs)
+    from pgzoo.types import Inputs
+
+    dist: Any = policy.policy.apply(policy.params, Inputs(torch.from_numpy(obs[None, None, :1]))).dist
+    assert share == pytest.approx(torch.softmax(dist.logits, -1).flatten().tolist(), abs=0.015)
+
+
+# spaces
+
+floats = st.floats(allow_nan=False, width=32)
+boxes = (
+    st.tuples(floats, floats)
+    .filter(lambda b: b[0] != np.inf and b[1] != -np.inf)
+    .map(lambda bounds: Box(np.float32(min(bounds)), np.float32(max(bounds)), (2,)))
+)
+whole = st.sampled_from([np.uint8, np.int32, np.int64]).map(
+    lambda dtype: Box(np.iinfo(dtype).min, np.iinfo(dtype).max, (2, 1), dtype)
+)
+simple = st.one_of(
+    boxes,
+    whole,
+    st.builds(Discrete, st.integers(1, 9), start=st.integers(-9, 9)),
+    st.lists(st.integers(1, 5), min_size=1, max_size=3).map(MultiDiscrete),
+    st.integers(1, 5).map(MultiBinary),
+    st.just(MultiBinary([2, 3])),
+)
+spaces = st.recursive(
+    simple,
+    lambda inner: st.one_of(
+        st.lists(inner, min_size=1, max_size=3).map(Tuple),
+        st.dictionaries(st.text(min_size=1, max_size=3), inner, min_size=1, max_size=3).map(
+            lambda parts: Dict(list(parts.items()))
+        ),
+    ),
+    max_leaves=5,
+)
+
+
+@given(space=spaces)
+@settings(deadline=None, max_examples=150)
+def test_a_space_comes_back_through_json(space: gym.Space[Any]) -> None:
+    back = _space_from_json(json.loads(json.dumps(_space_to_json(space), allow_nan=False)))
+    assert back == space and back.dtype == space.dtype
+    if isinstance(space, Dict):
+        assert list(back) == list(space)  # flattening goes by the order
+
+
+def test_a_space_that_cannot_be_written_is_refused() -> None:
+    with pytest.raises(ConfigError, match="can't be saved for the space Text"):
+        _space_to_json(gym.spaces.Text(4))
+
+
+# damage
+
+
+@pytest.fixture
+def folder(make: Make, tmp_path: Path) -> Path:
+    return make(Box(-1.0, 1.0, (3,)), Discrete(2)).save(tmp_path / "policy")
+
+
+def refusal(folder: Path, catalog: Catalog, kind: type[Exception] = ConfigError) -> str:
+    with pytest.raises(kind) as caught:
+        load_policy(folder, catalog)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["policy.json", "policy.safetensors"])
+def test_a_policy_may_be_named_by_one_of_its_files(folder: Path, catalog: Catalog, name: str) -> None:
+    assert load_policy(folder / name, catalog).component.name == "mlp"
+
+
+@pytest.mark.parametrize("name", ["policy.json", "policy.safetensors"])
+def test_a_file_that_is_missing_is_named(folder: Path, catalog: Catalog, name: str) -> None:
+    (folder / name).unlink()
+    message = refusal(folder, catalog)
+    assert message.startswith(f"No policy in {folder}: No such file") and name in message
+
+
+@pytest.mark.parametrize("name", ["policy.json", "policy.safetensors"])
+@pytest.mark.parametrize("damage", [b"", b"\xff\xfe nonsense", b"[1, 2]", b"{}", b"null"])
+def test_a_file_that_is_damaged_is_told(folder: Path, catalog: Catalog, name: str, damage: bytes) -> None:
+    (folder / name).write_bytes(damage)
+    assert refusal(folder, catalog).startswith(f"The policy in {folder} is damaged: ")
+
+
+def test_half_a_file_is_damage(folder: Path, catalog: Catalog) -> None:
+    file = folder / "policy.safetensors"
+    file.write_bytes(file.read_bytes()[:-9])
+    assert "is damaged" in refusal(folder, catalog)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"schema": 99}, "Upgrade: pip install -U pgzoo"),
+        ({"schema": "one"}, "is damaged"),
+        ({"action_space": {"type": "Discrete", "n": 0, "start": 0}}, "is damaged"),
+        ({"action_space": {"type": "Sphere"}}, "is damaged: ValueError: unknown space Sphere"),
+        ({"action_space": 3}, "is damaged"),
+        ({"action_space": {"type": "Discrete", "n": 5, "start": 0}}, "it needs tensors"),
+        ({"policy": {"name": "mlp", "hiden": [5]}}, 'Did you mean "hidden"?'),
+        ({"policy": {"name": "mlp", "hidden": [6]}}, "it needs tensors"),
+    ],
+    ids=str,
+)
+def test_a_description_that_does_not_fit_is_refused(
+    folder: Path, catalog: Catalog, change: dict[str, Any], said: str
+) -> None:
+    file = folder / "policy.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    assert said in refusal(folder, catalog)
+
+
+def test_a_policy_of_a_plugin_that_is_not_here_is_refused(folder: Path, catalog: Catalog) -> None:
+    file = folder / "policy.json"
+    file.write_text(file.read_text().replace('"mlp"', '"transformer"'))
+    assert 'No policy "transformer"' in refusal(folder, catalog, UnknownName)
+
+
+def test_nothing_here_can_execute_what_a_file_holds() -> None:
+    """No module imports a serialiser that runs code, nor loads tensors by torch's."""
+    unsafe = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+    for file in Path(str(pgzoo.__file__)).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = {alias.name.partition(".")[0] for alias in node.names}
+                names |= {(getattr(node, "module", None) or "").partition(".")[0]}
+                assert not names & unsafe, file
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "torch":
+                assert node.attr not in ("load", "save"), file

@@ -101,6 +101,19 @@ class Bandit(gym.Env[Any, Any]):
         return np.ones(1, np.float32), (0.2, 1.0, 0.5)[int(action)], True, False, {}
 
 
+class Target(gym.Env[Any, Any]):
+    """One step; the cost is the squared distance of a number from 0.5."""
+
+    observation_space = Box(-1.0, 1.0, (1,))
+    action_space = Box(-2.0, 2.0, (1,))
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        return np.ones(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return np.ones(1, np.float32), -float((action[0] - 0.5) ** 2), True, False, {}
+
+
 class Corridor(gym.Env[Any, Any]):
     """Six cells; each step costs 1 and the right end is the goal, so the best return is -5."""
 
@@ -133,6 +146,7 @@ PROBES: dict[str, Any] = {
     "probe/Scripted-v0": Scripted,
     "probe/AnySpaces-v0": AnySpaces,
     "probe/Bandit-v0": Bandit,
+    "probe/Target-v0": Target,
     "probe/Corridor-v0": Corridor,
     "probe/Faulty-v0": Faulty,
 }

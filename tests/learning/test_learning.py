@@ -1,0 +1,59 @@
+"""It learns: first where the best is known, then CartPole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from pgzoo.events import Evaluated, Event, RunEnded
+
+Play = Callable[..., list[Event]]
+
+
+def final(events: list[Event], mode: str = "sampled") -> list[float]:
+    """The mean return of each seed's last evaluation."""
+    (event,) = [e for e in events if isinstance(e, Evaluated) and e.final and e.mode == mode]
+    return [float(returns.mean()) for returns in event.returns]
+
+
+@pytest.mark.parametrize("estimator", ["reward-to-go", "total-return"])
+@pytest.mark.parametrize("baseline", ["none", "mean"])
+def test_the_best_of_three_arms_is_found(play: Play, estimator: str, baseline: str) -> None:
+    settings = {"env": "probe/Bandit-v0", "num_envs": 16, "seeds": 5, "policy": {"hidden": ()}}
+    events = play(
+        total_steps=3000, estimator=estimator, baseline=baseline, learning_rate=0.1, eval_episodes=5, **settings
+    )
+    ended = events[-1]
+    assert isinstance(ended, RunEnded)
+    logits = sum(ended.state.params[f"policy.{name}"].reshape(5, 3) for name in ("weight.0", "bias.0"))
+    assert isinstance(logits, torch.Tensor)
+    assert torch.softmax(logits, -1)[:, 1].min() > 0.95
+    assert final(events, "greedy") == [1.0] * 5
+
+
+def test_the_shortest_way_through_a_corridor_is_found(play: Play) -> None:
+    events = play(env="probe/Corridor-v0", seeds=5, total_steps=8000, learning_rate=0.05, eval_episodes=50)
+    assert final(events, "greedy") == [-5.0] * 5
+    assert min(final(events)) > -5.5
+
+
+def test_windows_learn_as_well(play: Play) -> None:
+    settings: dict[str, Any] = {"env": "probe/Bandit-v0", "num_envs": 4, "seeds": 3, "total_steps": 6000}
+    events = play("windows", learning_rate=0.02, eval_episodes=5, **settings)
+    assert final(events, "greedy") == [1.0] * 3
+
+
+def test_a_number_and_how_sure_it_is_are_learned(play: Play) -> None:
+    settings = {"env": "probe/Target-v0", "num_envs": 16, "seeds": 5, "policy": {"hidden": ()}}
+    events = play(total_steps=8000, learning_rate=0.03, eval_episodes=5, **settings)
+    ended = events[-1]
+    assert isinstance(ended, RunEnded)
+    assert min(final(events, "greedy")) > -0.01  # within 0.1 of the target
+    assert ended.state.params["policy.log_std"].max() < -1
+
+
+def test_cartpole_is_balanced_by_every_seed(play: Play) -> None:
+    assert min(final(play(seeds=3, eval_episodes=100))) >= 400

@@ -360,12 +360,12 @@ def _said(value: Any) -> str:
 
 
 def check_keys(entry: Entry, model: type[BaseModel]) -> None:
-    """Raise ConfigError if an algorithm has a setting with the name of one of the run's, or of an option of the program."""
+    """Raise ConfigError if an algorithm has a setting with the name of a run key or of an option of the program."""
     clash = sorted(set(model.model_fields) & (RUN_KEYS | RESERVED))
     if clash:
         raise ConfigError(
-            f'Algorithm "{entry.name}" of plugin {entry.plugin} has a setting named {", ".join(clash)}, which belongs to the run. '
-            "Its author must rename it."
+            f'Algorithm "{entry.name}" of plugin {entry.plugin} has a setting named {", ".join(clash)}, '
+            "which belongs to the run. Its author must rename it."
         )
 
 

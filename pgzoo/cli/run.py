@@ -93,16 +93,17 @@ def _algorithm_of(args: Sequence[str]) -> str | None:
 def _command_for(name: str, catalog: Catalog, args: Sequence[str]) -> click.Command:
     """Build the command of one algorithm: an option for each setting of the components that these arguments choose."""
     from pgzoo.cli.options import GroupedCommand, GroupedOption, options
-    from pgzoo.config import AlgorithmConfig, ComponentConfig, RunConfig
+    from pgzoo.config import AlgorithmConfig, ComponentConfig, RunConfig, check_keys
 
     entry = catalog.get("algorithm", name)
-    target = entry.load()
+    target, settings = entry.load(), entry.load_config() or AlgorithmConfig
+    check_keys(entry, settings)
     defaults = dict(getattr(target, "defaults", {}))
     params: list[click.Parameter] = [
         GroupedOption(["--env", "env"], group="Run", path=("env",), help="gymnasium id (pgzoo envs)", metavar="ID"),
         GroupedOption(["--seed", "seed"], group="Run", path=("seed",), help="train this one seed", metavar="N"),
         *options(RunConfig, group="Run", defaults=defaults, skip=SKIPPED),
-        *options(entry.load_config() or AlgorithmConfig, group=f"Algorithm {name}", defaults=defaults),
+        *options(settings, group=f"Algorithm {name}", defaults=defaults),
     ]
     for kind, fallback in (("policy", "mlp"), ("estimator", target.estimator)):
         chosen = _chosen(kind, fallback, defaults, catalog, args)

@@ -69,7 +69,9 @@ def create(context: RunContext) -> MlflowListener:
         tags=context.tags,
         reward_threshold=find(config.env).reward_threshold,
     )
-    return MlflowListener(context.session, description, config.log_every)
+    return MlflowListener(
+        context.session, description, config.log_every, eval_every=config.eval_every, total_steps=config.total_steps
+    )
 
 
 class StepGrid:
@@ -145,11 +147,23 @@ class BestMean:
 class MlflowListener:
     """Turns the events of a run into journal records, one journal per seed."""
 
-    def __init__(self, session: Session, description: RunDescription, log_every: int = 1000) -> None:
-        """Report through `session`, which the caller closes; a point each `log_every` environment steps."""
+    def __init__(
+        self,
+        session: Session,
+        description: RunDescription,
+        log_every: int = 1000,
+        *,
+        eval_every: int = 0,
+        total_steps: int | None = None,
+    ) -> None:
+        """Report through `session`, which the caller closes; a point each `log_every` environment steps.
+
+        Evaluations, too, stand at the steps at which they were due: multiples of `eval_every`, and `total_steps`.
+        """
         if log_every < 1:
             raise ValueError(f"log_every must be at least 1, not {log_every}")
         self.session, self.description, self.log_every = session, description, log_every
+        self._eval_every, self._total_steps = eval_every, total_steps
         self.journals: list[Journal] = []
         """One per member, in the order of the event's seeds; empty until the run has started."""
 
@@ -224,7 +238,7 @@ class MlflowListener:
         for member in np.flatnonzero(event.active).tolist():
             returns = event.returns[member]
             self.journals[member].evaluation(
-                int(event.env_steps[member]),
+                self._due(int(event.env_steps[member]), event.final),
                 event.mode,
                 event.final,
                 returns.tolist(),
@@ -239,7 +253,7 @@ class MlflowListener:
         for member, journal in enumerate(self.journals):
             if not journal.open:
                 continue
-            best, step = self._best[member], int(event.env_steps[member])
+            best, step = self._best[member], self._due(int(event.env_steps[member]), final=True)
             final = self._final[member]
             summary = {
                 "summary/return_final": best.latest if math.isnan(final) else float(final),
@@ -251,6 +265,12 @@ class MlflowListener:
             journal.summary(step, summary)
             journal.tags({"pgzoo.status": event.statuses[member]})
             journal.end(STATUS[event.statuses[member]], event.reasons[member])
+
+    def _due(self, env_steps: int, final: bool) -> int:
+        """Return the step of an evaluation: the same for all seeds, or a mean over them would be of one each."""
+        if final:
+            return min(env_steps, self._total_steps or env_steps)
+        return env_steps // self._eval_every * self._eval_every if self._eval_every else env_steps
 
     def _take(self, member: int, env_steps: int, returns: Floats, lengths: Ints) -> None:
         """Give each episode of a collection the step at which it ended, as near as its length tells."""

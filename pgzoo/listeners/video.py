@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ class Video:
     def pgzoo_run_ended(self, event: RunEnded) -> None:
         """Record every member that did not fail."""
         plan = self.context.plan
+        for driver in ("SDL_VIDEODRIVER", "SDL_AUDIODRIVER"):
+            os.environ.setdefault(driver, "dummy")  # frames are drawn in memory; without a display SDL complains
         for member, status in enumerate(event.statuses):
             if status == "failed":
                 continue

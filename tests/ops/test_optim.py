@@ -26,7 +26,7 @@ def walk(name: str, members: int, rates: Tensor, steps: int, pick: slice = slice
     vector = some(members, 0)[pick]
     state = OPTIMIZERS[name].init(vector)
     for t in range(steps):
-        vector, state = OPTIMIZERS[name].step(vector, some(members, 1 + t, 1 + t % 7)[pick], state, rates[pick])
+        vector, state = OPTIMIZERS[name].step(vector, some(members, 1 + t, 10.0 ** -(t % 6))[pick], state, rates[pick])
     return vector
 
 
@@ -35,7 +35,7 @@ def test_an_optimiser_equals_torchs(name: str) -> None:
     theirs = some(1, 0).requires_grad_()
     optimizer = TORCHS[name]([theirs], lr=1e-2)
     for t in range(300):
-        theirs.grad = some(1, 1 + t, scale=1 + t % 7)
+        theirs.grad = some(1, 1 + t, 10.0 ** -(t % 6))
         optimizer.step()
     torch.testing.assert_close(walk(name, 1, torch.tensor([1e-2]), 300), theirs.detach(), rtol=1e-6, atol=1e-6)
 

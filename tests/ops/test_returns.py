@@ -71,6 +71,14 @@ def test_nothing_leaks_over_the_filler_into_the_episode_before(kind: str) -> Non
     assert total(two) == [2, 2, 0, 16, 16]
 
 
+@pytest.mark.parametrize("kind", [T, F, X])
+def test_nothing_leaks_where_there_is_no_filler_either(kind: str) -> None:
+    two = trajectory([1, 2, 8, 16], {1: kind, 3: T})
+    two["starts"][:, 2] = True
+    assert to_go(two) == [2, 2, 16, 16]
+    assert total(two) == [2, 2, 16, 16]
+
+
 def test_what_lies_in_invalid_rows_counts_nowhere() -> None:
     two = trajectory([1, 2, 99, 8, 16], {1: T, 4: T}, filler=(2,))
     assert to_go(two) == [2, 2, 0, 16, 16]
@@ -136,10 +144,10 @@ def test_an_episode_gets_the_literal_formulas_weights(length: int) -> None:
 
 
 def test_two_episodes_in_a_window_are_weighted_apart() -> None:
-    given = trajectory([1, 1, 1, 0, 2, 3], {2: T, 5: F}, filler=(3,))
+    given = trajectory([1, 1, 1, 0, 2, 7], {2: T, 5: F}, filler=(3,))
     ours = notebook(**given, gamma=0.5).flatten().tolist()
-    # 3, 2/2, 1/4 over 3; then 4, 2/2 over 4
-    assert ours == pytest.approx([1, 1 / 3, 1 / 12, 0, 1, 1 / 4], abs=1e-7)
+    # 3, 2/2, 1/4 over 3; then 8, 2/2 over 8
+    assert ours == pytest.approx([1, 1 / 3, 1 / 12, 0, 1, 1 / 8], abs=1e-7)
 
 
 def test_an_open_episode_ends_for_the_notebook_with_the_window() -> None:

@@ -39,6 +39,8 @@ class LoadedPolicy:
     def act(self, obs: Any, *, deterministic: bool = False, rng: np.random.Generator | None = None) -> Any:
         """Choose an action for one observation of the environment, or an array of actions for a stack of them.
 
+        Observations that are flattened (Tuple, Dict and the like) come one at a time.
+
         Actions are sampled, with `rng` where it is given; `deterministic` takes the mode.
 
         Raises:

@@ -145,7 +145,10 @@ class RunConfig(Settings):
     tracking_uri: Annotated[
         str | None, Field(description="MLflow store; default: MLFLOW_TRACKING_URI or ./mlflow.db")
     ] = None
-    threads: Annotated[PositiveInt, Field(description="CPU threads for torch; more seldom help small networks")] = 1
+    threads: Annotated[
+        PositiveInt,
+        Field(description="CPU threads for torch; more seldom help, and may cost a seed its being the same alone"),
+    ] = 1
     video: Annotated[bool, Field(description="record an evaluation episode as MP4")] = False
     policy: Component
     estimator: Component

@@ -29,6 +29,8 @@ def generator(seed: int, stream: str, *index: int) -> np.random.Generator:
 
 
 def reset_seeds(seed: int, stream: str, count: int, *index: int) -> NDArray[np.int64]:
-    """Return `count` environment seeds, `[count]` in 0..2^63-1, the first ones the same for every `count`."""
-    words = sequence(seed, stream, *index).generate_state(count, np.uint64)
-    return (words >> np.uint64(1)).astype(np.int64)
+    """Return `count` environment seeds, `[count]`, the first ones the same for every `count`.
+
+    They have 32 bits: environments that seed numpy's old generator take no more.
+    """
+    return sequence(seed, stream, *index).generate_state(count, np.uint32).astype(np.int64)

@@ -53,7 +53,7 @@ class NativeCartPole:
 
     def reset(self, seeds: NDArray[np.int64]) -> Array:
         """Begin a new episode in every row from its seed."""
-        self._streams = seeds.astype(np.uint64)
+        self._streams = _mix(seeds.astype(np.uint64))
         self._state[:] = _start_states(self._streams)
         self._steps[:], self._ended[:] = 0, False
         return self._observe()

@@ -1,0 +1,253 @@
+"""`pgzoo run`: its help, its settings, and what it says to those who get something wrong. Nothing is trained here."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from pgzoo.cli import main
+from pgzoo.config import RunConfig
+from pgzoo.errors import UsageError
+
+ANIMALS = Path(__file__).parents[1] / "e2e" / "animals.py"
+CARTPOLE = ("reinforce", "--env", "CartPole-v1")
+
+
+def run(*arguments: str, env: dict[str, str] | None = None) -> Result:
+    return CliRunner().invoke(main.program, ["run", *arguments], prog_name="pgzoo", env=env)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory, in which nothing may be created."""
+    for name in [n for n in os.environ if n.startswith(("MLFLOW_", "PGZOO_"))]:
+        monkeypatch.delenv(name)
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return folder
+
+
+# name: arguments, what the message must say
+MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
+    "algorithm": (("reinfroce", "--env", "CartPole-v1"), 'No algorithm "reinfroce". Did you mean "reinforce"?'),
+    "policy": ((*CARTPOLE, "--policy", "mpl"), 'No policy "mpl". Did you mean "mlp"? See: pgzoo policies'),
+    "estimator": ((*CARTPOLE, "--estimator", "notebok"), 'No estimator "notebok". Did you mean "notebook"?'),
+    "preset": ((*CARTPOLE, "--preset", "notebok"), 'No preset "notebok". Did you mean "notebook"?'),
+    "backend": ((*CARTPOLE, "--backend", "natve"), 'No environment backend "natve". Did you mean "native"?'),
+    "environment": (("reinforce", "--env", "CartPol-v1"), 'Did you mean "CartPole-v1"? See: pgzoo envs'),
+    "old environment": (("reinforce", "--env", "LunarLander-v2"), 'Use "LunarLander-v3", which replaced it.'),
+    "no environment": (("reinforce",), "env is missing: give --env"),
+    "empty environment": (("reinforce", "--env", ""), "--env: string should have at least 1 character"),
+    "environment keyword": ((*CARTPOLE, "--env-kwarg", "sutton_barto=1"), 'Did you mean "sutton_barto_reward"?'),
+    "pair": ((*CARTPOLE, "--env-kwarg", "x"), "'--env-kwarg': expected K=V, got 'x'"),
+    "option": ((*CARTPOLE, "--learnig-rate", "1"), "Did you mean one of: '--learning-rate'"),
+    "option of a component": ((*CARTPOLE, "--policy.hiden", "3"), "'--policy.hidden'"),
+    "surplus": ((*CARTPOLE, "more"), "unexpected extra argument (more)"),
+    "no value": ((*CARTPOLE, "--gamma"), "'--gamma' requires an argument"),
+    "type": ((*CARTPOLE, "--learning-rate", "fast"), "--learning-rate: must be a valid number (got 'fast')"),
+    "range": ((*CARTPOLE, "--gamma", "2"), "--gamma: must be less than or equal to 1 (got '2')"),
+    "not a number": ((*CARTPOLE, "--gamma", "nan"), "--gamma: must be a finite number"),
+    "none": ((*CARTPOLE, "--gamma", "none"), "--gamma: must be a valid number (got none)"),
+    "choice": ((*CARTPOLE, "--policy.activation", "tahn"), "'tahn' is not one of 'tanh'"),
+    "zero": ((*CARTPOLE, "--total-steps", "0"), "--total-steps: must be greater than 0 (got 0)"),
+    "negative": ((*CARTPOLE, "--num-envs", "-1"), "--num-envs: must be greater than 0 (got -1)"),
+    "fraction": ((*CARTPOLE, "--num-envs", "1.5"), "--num-envs: must be a valid integer (got '1.5')"),
+    "layer": ((*CARTPOLE, "--policy.hidden", "64,x"), "--policy.hidden: must be a valid integer (got 'x')"),
+    "both seeds": ((*CARTPOLE, "--seed", "1", "--seeds", "2"), "--seed and --seeds exclude each other"),
+    "seed": ((*CARTPOLE, "--seed", "-1"), "--seed: must be greater than or equal to 0 (got '-1')"),
+    "no seeds": ((*CARTPOLE, "--seeds", "0"), "--seeds: give at least one seed"),
+    "seed twice": ((*CARTPOLE, "--seeds", "1,2,1"), "--seeds: a seed is given twice"),
+    "what seeds": ((*CARTPOLE, "--seeds", "some"), "--seeds: give a count (10: seeds 0 to 9) or a list (3,5,8)"),
+    "pixels": (("reinforce", "--env", "Pixels-v0"), 'policy "mlp" doesn\'t fit the observation space Box(0, 255'),
+    "words": (("reinforce", "--env", "Words-v0"), 'policy "mlp" doesn\'t fit the action space Text'),
+    "backend that can't": (("reinforce", "--env", "Mixed-v0", "--backend", "native"), "Use --backend auto."),
+    "preset of another": (
+        ("nan", "--import", str(ANIMALS), "--env", "CartPole-v1", "--preset", "notebook"),
+        "is for algorithm reinforce, not nan",
+    ),
+    "clashing setting": (
+        ("clash", "--import", str(ANIMALS), "--env", "CartPole-v1"),
+        "a setting named gamma, which belongs to the run",
+    ),
+    "code not there": (("gone", "--import", str(ANIMALS), "--env", "CartPole-v1"), "No module named 'not_there'"),
+    "no plugin": ((*CARTPOLE, "--no-plugin", "exmple"), 'No plugin "exmple" to block'),
+    "no import": ((*CARTPOLE, "--import", "not_there"), "--import not_there failed. ModuleNotFoundError"),
+    "no file": ((*CARTPOLE, "--import", "not_there.py"), "There is no file"),
+    "no algorithm": (("--env", "CartPole-v1"), "The algorithm comes first: pgzoo run ALGO --env ID"),
+    "store": ((*CARTPOLE, "--tracking-uri", "bogus://x"), 'unsupported scheme "bogus"'),
+    "server": ((*CARTPOLE, "--tracking-uri", "http://"), "expected http(s)://HOST[:PORT]"),
+    "unwritable store": ((*CARTPOLE, "--tracking-uri", "sqlite:////proc/no/x.db"), "Can't write to the folder of"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_gets_one_message_and_leaves_nothing_behind(mistake: str, here: Path) -> None:
+    arguments, message = MISTAKES[mistake]
+    done = run(*arguments[:1], "--import", str(ANIMALS), *arguments[1:]) if "reinf" in arguments[0] else run(*arguments)
+    assert done.exit_code == 2, done.output
+    assert message in done.stderr
+    assert len(re.findall("^Error:", done.stderr, re.MULTILINE)) == 1 and "Traceback" not in done.output
+    assert not done.stdout
+    assert not list(here.iterdir())
+
+
+# name: text of the file, what the message must say after the file's name
+FILES: dict[str, tuple[str, str]] = {
+    "no YAML": ("algorithm: reinforce\nenv: [CartPole-v1\n", ", line 3: not valid YAML: expected ',' or ']'"),
+    "twice": ("algorithm: reinforce\nenv: a\nenv: b\n", ", line 3: env is given twice."),
+    "no mapping": ("- a\n- b\n", ", line 1: expected settings as `key: value`"),
+    "unknown key": (
+        "algorithm: reinforce\nenv: CartPole-v1\ngama: 1\n",
+        ", line 3: gama: no setting of that name. Did",
+    ),
+    "unknown part": (
+        "algorithm: reinforce\nenv: CartPole-v1\npolicy:\n  name: mlp\n  hiden: [3]\n",
+        ', line 5: policy.hiden: policy "mlp" has no setting of that name. Did you mean "hidden"?',
+    ),
+    "type": (
+        "algorithm: reinforce\nenv: CartPole-v1\n\ngamma: x\n",
+        ", line 4: gamma: must be a valid number (got 'x')",
+    ),
+    "both ends": ("algorithm: reinforce\nenv: CartPole-v1\nseeds: [1, 1]\n", ", line 3: seeds: a seed is given twice"),
+}
+
+
+@pytest.mark.parametrize("mistake", FILES)
+def test_a_mistake_in_a_file_is_told_with_its_line(mistake: str, here: Path, tmp_path: Path) -> None:
+    text, message = FILES[mistake]
+    file = tmp_path / "settings.yaml"
+    file.write_text(text)
+    done = run("--config", str(file))
+    assert done.exit_code == 2
+    assert f"Error: {file}{message}" in done.stderr, done.stderr
+    assert not list(here.iterdir())
+
+
+@pytest.mark.parametrize(("data", "reason"), [(None, "No such file"), (b"\xff\xfe", "it is not UTF-8 text")])
+def test_a_file_that_cannot_be_read(data: bytes | None, reason: str, here: Path, tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    if data:
+        file.write_bytes(data)
+    done = run("reinforce", "--config", str(file))
+    assert done.exit_code == 2 and f"Can't read the settings in {file}: {reason}" in done.stderr
+
+
+def test_all_mistakes_are_told_at_once(here: Path) -> None:
+    done = run(*CARTPOLE, "--gamma", "2", "--num-envs", "0", "--policy.hidden", "0")
+    assert len(done.stderr.strip().splitlines()) == 3, done.stderr
+
+
+@pytest.mark.parametrize("home", ["/proc/pgzoo", "{file}", "{file}/below"])
+def test_a_folder_that_cannot_be_written(home: str, here: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = run(*CARTPOLE, env={"PGZOO_HOME": home.format(file=tmp_path / "file")})
+    assert done.exit_code == 2 and "Can't write to pgzoo's folder" in done.stderr
+    assert "set PGZOO_HOME to a folder that you may write to" in done.stderr
+
+
+def test_an_extra_that_is_not_installed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "Box2D", None)  # as if it weren't
+    monkeypatch.delitem(sys.modules, "gymnasium.envs.box2d", raising=False)
+    done = run("reinforce", "--env", "LunarLander-v3")
+    assert done.exit_code == 2 and 'Install it: pip install "pgzoo[box2d]"' in done.stderr
+    monkeypatch.setattr("pgzoo.runner.present", lambda extra: False)
+    done = run(*CARTPOLE, "--video")
+    assert done.exit_code == 2 and 'Install it: pip install "pgzoo[video]"' in done.stderr
+    assert not list(here.iterdir())
+
+
+@pytest.fixture
+def configured(here: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return `configured(*arguments)`: the config with which the command would run."""
+
+    def configured(*arguments: str) -> RunConfig:
+        taken: list[RunConfig] = []
+
+        def take(config: RunConfig, *_: Any, **__: Any) -> None:
+            taken.append(config)
+            raise UsageError("enough")
+
+        monkeypatch.setattr("pgzoo.runner.run_config", take)
+        done = run(*arguments)
+        assert "enough" in done.stderr, done.stderr
+        return taken[0]
+
+    return configured
+
+
+# arguments: path in the user's form, value
+READ: dict[tuple[str, ...], tuple[str, Any]] = {
+    ("--policy.hidden", "32,16"): ("policy.hidden", [32, 16]),
+    ("--policy.hidden", "32"): ("policy.hidden", [32]),
+    ("--policy.hidden", ""): ("policy.hidden", []),
+    ("--estimator", "notebook"): ("estimator.name", "notebook"),
+    ("--env-kwarg", "sutton_barto_reward=true"): ("env_kwargs.sutton_barto_reward", True),
+    ("--tag", "a=1", "--tag", "b=x=y"): ("tags", {"a": "1", "b": "x=y"}),
+    ("--max-grad-norm", "0.5"): ("max_grad_norm", 0.5),
+    ("--max-grad-norm", "none"): ("max_grad_norm", None),
+    ("--no-normalize-returns",): ("normalize_returns", False),
+    ("--gamma-t",): ("gamma_t", True),
+    ("--seeds", "3,5,8"): ("seeds", [3, 5, 8]),
+    ("--seeds", "4"): ("seeds", [0, 1, 2, 3]),
+    ("--seed", "4"): ("seeds", [4]),
+    ("--total-steps", "2e4"): ("total_steps", 20_000),
+    ("--total-steps", "20_000"): ("total_steps", 20_000),
+    ("--total-episodes", "5"): ("total_steps", None),
+    ("--preset", "notebook"): ("policy.activation", "leaky_relu"),
+    ("--preset", "notebook", "--policy.activation", "relu"): ("policy.activation", "relu"),
+}
+
+
+@pytest.mark.parametrize("arguments", READ, ids=" ".join)
+def test_what_is_typed_is_what_is_meant(arguments: tuple[str, ...], configured: Any) -> None:
+    path, value = READ[arguments]
+    found = configured(*CARTPOLE, *arguments).nested()
+    for key in path.split("."):
+        found = found.get(key) if isinstance(found, dict) else found
+    assert found == value
+
+
+def test_a_file_is_below_the_options(configured: Any, tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("algorithm: reinforce\nenv: Acrobot-v1\nseed: 7\npolicy: {name: mlp, hidden: [8]}\ngamma: 0.5\n")
+    config = configured("--config", str(file), "--gamma", "0.9")
+    assert (config.env, config.seeds, config.gamma) == ("Acrobot-v1", (7,), 0.9)
+    assert config.policy.settings.hidden == (8,)
+    assert configured("--config", str(file), "--seeds", "2").seeds == (0, 1)
+
+
+def test_help_of_an_algorithm_fits_a_narrow_terminal(here: Path) -> None:
+    env = {**os.environ, "COLUMNS": "80"}
+    command = [sys.executable, "-m", "pgzoo", "run", "reinforce", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=env, cwd=here)
+    text = done.stdout
+    assert max(map(len, text.splitlines())) <= 80
+    assert re.findall(r"^(\w[\w -]+):$", text, re.MULTILINE) == [
+        "Run",
+        "Algorithm reinforce",
+        "Policy mlp",
+        "Estimator reward-to-go",
+        "Program",
+    ]
+    assert "      ∇J(θ) = E[ Σₜ γᵗ (Gₜ - b) ∇ log π(aₜ|sₜ; θ) ]\n" in text
+    assert "Shapes:" not in text and "Source: Williams (1992)" in text
+    words = " ".join(text.split())
+    for setting in ("total_steps", "learning_rate", "baseline", "policy.hidden", "eval_episodes"):
+        assert re.search(rf"--{setting.replace('_', '-')} .{{3,160}}\[default: ", words), setting
+
+
+def test_help_of_run_lists_algorithms(here: Path) -> None:
+    done = run("--help")
+    assert done.exit_code == 0 and "pgzoo run ALGO --env ID [OPTIONS]" in done.output
+    assert "reinforce" in done.output.partition("Algorithms:")[2]
+    alone = run()
+    assert alone.exit_code == 2 and "Algorithms:" in alone.output

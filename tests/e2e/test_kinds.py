@@ -1,0 +1,69 @@
+"""Kinds of environments and of users."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Folder
+
+SHORT = ("--env", "CartPole-v1", "--total-steps", "1000", "--eval-episodes", "8")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # imageio leaves a pipe open
+def test_a_video_that_plays(shared: Folder) -> None:
+    imageio = pytest.importorskip("imageio.v2")
+    out, err = shared.pgzoo("run", "reinforce", *SHORT, "--video", "--json")
+    assert err.splitlines()[0].startswith("reinforce on") and "error" not in err
+    key = shared.parse(out)["seeds"][0]["run_key"]
+    video = shared.path / ".pgzoo" / "runs" / key / "artifacts" / "videos" / "evaluation.mp4"
+    with imageio.get_reader(video) as reader:
+        frames = [frame.shape for frame in reader]
+    assert len(frames) > 8 and {(height % 2, width % 2) for height, width, _ in frames} == {(0, 0)}
+
+
+@pytest.mark.parametrize("env", ["Blackjack-v1", "Pendulum-v1", "Mixed-v0", "Bits-v0"])
+def test_spaces(env: str, shared: Folder) -> None:
+    limit = ("--max-episode-steps", "40", "--eval-episodes", "3")
+    child = shared.start(
+        "run", "reinforce", "--import", shared.plugin, "--env", env, "--total-steps", "300", *limit, "--json"
+    )
+    out, err = child.communicate(timeout=120)
+    assert child.returncode == 0, err
+    assert shared.parse(out)["seeds"][0]["episodes"] == 3
+
+
+def test_environments_in_processes_of_their_own(shared: Folder) -> None:
+    arguments = ("reinforce", "--import", shared.plugin, "--env", "Mixed-v0", "--total-steps", "50", "--seed", "5")
+    few = ("--num-envs", "2", "--eval-episodes", "2")
+    apart = shared.run(*arguments, *few, "--backend", "async")
+    here = shared.run(*arguments, *few, "--backend", "sync")
+    assert apart["seeds"][0]["env_steps"] == here["seeds"][0]["env_steps"] >= 50
+
+
+def test_the_library_is_silent(shared: Folder) -> None:
+    (shared.path / "script.py").write_text(
+        "import pgzoo\n"
+        "result = pgzoo.run('reinforce', env='CartPole-v1', seeds=2, total_steps=1000, eval_episodes=5)\n"
+        "assert result.status == 'finished' and [run.seed for run in result.runs] == [0, 1]\n"
+        "assert result.to_frame().return_mean.tolist() == [run.returns.mean() for run in result.runs]\n"
+        "assert result.policy(1).act([0.0, 0.0, 0.0, 0.0]) in (0, 1)\n"
+    )
+    command = [sys.executable, "-W", "error::UserWarning", "-W", "error::DeprecationWarning:pgzoo", "script.py"]
+    done = subprocess.run(command, cwd=shared.path, env=shared.env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_inline_plugin_is_named_in_mlflow(folder: Folder) -> None:
+    (folder.path / "pgzoo_plugin.py").write_text(Path(folder.plugin).read_text())
+    _, err = folder.pgzoo("run", "reinforce", *SHORT)
+    assert err.startswith('Loaded ./pgzoo_plugin.py (inline plugin "local")\n')
+    folder.pgzoo("sync")
+    with sqlite3.connect(folder.path / "mlflow.db") as store:
+        assert store.execute("SELECT value FROM tags WHERE key = 'plugin.local'").fetchone() == ("./pgzoo_plugin.py",)

@@ -1,0 +1,48 @@
+"""Runs that are shipped to an MLflow server, which may be away for a while."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from conftest import Folder, Server
+
+SHORT = ("reinforce", "--env", "CartPole-v1", "--total-steps", "3000", "--eval-episodes", "8")
+
+
+def test_a_server_by_option_and_by_variable(folder: Folder, server: Server) -> None:
+    first = folder.run(*SHORT, "--tracking-uri", server.uri)
+    named = {"MLFLOW_TRACKING_URI": server.uri, "MLFLOW_EXPERIMENT_NAME": "mine"}
+    second = folder.run(*SHORT, "--name", "again", **named)
+    assert (first["tracking_uri"], first["experiment"]) == (server.uri, "pgzoo/CartPole-v1")
+    assert (second["tracking_uri"], second["experiment"]) == (server.uri, "mine")
+    assert folder.created == {".pgzoo"}
+    runs = folder.ask("[look(r, 'loss/policy') for n in ('pgzoo/CartPole-v1', 'mine') for r in runs(n)]", server.uri)
+    assert [(run["name"], run["status"]) for run in runs] == [("reinforce s0", "FINISHED"), ("again s0", "FINISHED")]
+    for run in runs:
+        assert [step for step, _ in run["curves"]["loss/policy"]] == [1000, 2000, 3000]
+        assert "plots/learning_curve.png" in run["files"]
+
+
+def test_a_server_that_is_killed_costs_nothing(folder: Folder, server: Server) -> None:
+    steps = 100_000
+    arguments = ("reinforce", "--env", "CartPole-v1", "--total-steps", str(steps), "--experiment", "outage", "--json")
+    child = folder.start("run", *arguments, "--tracking-uri", server.uri)
+    folder.eventually(lambda: list(folder.path.glob(".pgzoo/runs/*/journal.jsonl")))
+    time.sleep(1.0)
+    server.kill()
+    try:
+        out, err = child.communicate(timeout=120)
+        assert child.returncode == 0, err
+        answer = folder.parse(out)
+        assert "Still to be shipped to MLflow" in err and "pgzoo sync" in err
+        assert answer["timing"]["track"] < 0.05 * answer["wall_seconds"] + 0.2  # training waited for nobody
+        assert sum(answer["timing"].values()) - answer["timing"]["evaluate"] > 0.9 * answer["wall_seconds"]
+    finally:
+        server.start()
+    folder.pgzoo("sync")
+    (run,) = folder.ask("[look(r, 'train/return_mean') for r in runs('outage')]", server.uri)
+    assert run["status"] == "FINISHED"
+    points = [step for step, _ in run["curves"]["train/return_mean"]]
+    assert points == list(range(1000, points[-1] + 1, 1000)) and points[-1] >= steps

@@ -263,7 +263,7 @@ class Engine:
             vector, optimizer = self._optimizer.step(
                 flatten(state.params.values()), clipped, state.optimizer, self.learning_rate(state)
             )
-            finite = torch.isfinite(value) & torch.isfinite(norm) & torch.isfinite(vector).all(1)
+            finite = torch.isfinite(value + norm + vector.abs().amax(1))
             params = unflatten(vector, state.params)
         self.metrics |= {"loss/total": value, **metrics, "optim/grad_norm": norm}
         moved = state.active & finite.numpy()

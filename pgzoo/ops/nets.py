@@ -105,14 +105,16 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     width = weight.shape[-1]
     if width == 1:
         return (x * weight.transpose(-1, -2)).sum(-1, keepdim=True) + bias.unsqueeze(-2)
+    count = rows // ROW_BLOCK
     if rows % ROW_BLOCK:  # no training batch: gradients of these are their caller's business
         return torch.baddbmm(bias.unsqueeze(-2), x, weight)
     if extra := -width % (16 // math.gcd(fan_in, 16)):
         weight, bias = F.pad(weight, (0, extra)), F.pad(bias, (0, extra))
-    count = rows // ROW_BLOCK
-    weights = weight.unsqueeze(1).expand(-1, count, -1, -1).reshape(members * count, fan_in, -1)
-    biases = bias.unsqueeze(1).expand(-1, count, -1).reshape(members * count, 1, -1)
-    product = torch.baddbmm(biases, x.reshape(members * count, ROW_BLOCK, fan_in), weights).view(members, rows, -1)
+    if count > 1:
+        x = x.reshape(members * count, ROW_BLOCK, fan_in)
+        weight = weight.unsqueeze(1).expand(-1, count, -1, -1).flatten(0, 1)
+        bias = bias.unsqueeze(1).expand(-1, count, -1).flatten(0, 1)
+    product = torch.baddbmm(bias.unsqueeze(-2), x, weight).view(members, rows, -1)
     return product[..., :width].contiguous() if extra else product
 
 

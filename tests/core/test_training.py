@@ -288,7 +288,7 @@ def test_a_batch_holds_each_members_valid_rows_and_zero_weight_elsewhere(plan: M
     ],
 )
 def test_a_seed_that_turns_bad_fails_alone(play: Play, organ: str, reason: str) -> None:
-    settings = {"seeds": (1, 2, 3), "total_steps": 400, "organ": organ, "learning_rate": 1e-2}
+    settings = {"seeds": (1, 2, 3), "total_steps": 1200, "organ": organ, "learning_rate": 1e-2}
     sick = play("sick", sick_seed=2, sick_update=3, **settings)
     healthy = play("sick", **settings)
     assert last(sick).statuses == ("finished", "failed", "finished")

@@ -10,10 +10,10 @@ run: $(VENV)/.ready
 	$(BIN)/pgzoo run $(ARGS)
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow" $(ARGS_TEST)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS_TEST)
 
 test-all: $(VENV)/.ready
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS_TEST)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS_TEST)
 
 check: $(VENV)/.ready
 	$(BIN)/ruff check .

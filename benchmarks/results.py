@@ -26,6 +26,7 @@ NOTEBOOK = "pgzoo run reinforce --env CartPole-v1 --preset notebook --seeds 5 --
 MANY = "pgzoo run reinforce --env CartPole-v1 --seeds 60 --json"
 VARIANTS = {
     "the defaults": "",
+    "8 environments, 100,000 steps, step size 0.03": " --num-envs 8 --total-steps 100000 --learning-rate 0.03",
     "gamma 0.99": " --gamma 0.99",
     "gamma 1": " --gamma 1",
     "constant step size": " --learning-rate-schedule constant",

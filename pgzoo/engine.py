@@ -175,7 +175,7 @@ class Engine:
             trajectory, finished, collector = rollout.collect(
                 self._envs,
                 plan.policy,
-                plan.policy.actor(plan.policy_params(state.params)),
+                plan.policy_params(state.params),
                 Noise(plan.policy, [self.rng("act", s, state) for s in range(len(self._seeds))], num_envs),
                 at,
                 np.broadcast_to(quota[:, None], at.ended.shape),
@@ -299,7 +299,7 @@ class Engine:
         with self.watch.phase("evaluate", f'environment "{c.env}"'):
             if self._evaluation_envs is None:
                 self._evaluation_envs = plan.backend.open(plan.request(count))
-            actor = plan.policy.actor(plan.policy_params(state.params))
+            params = plan.policy_params(state.params)
             for k in range(0, c.eval_episodes, count):
                 seeds = np.resize(starts[k : k + count], count)  # what fills up a shorter last round is not played
                 quota = active[:, None] & (k + np.arange(count) < c.eval_episodes)
@@ -310,7 +310,7 @@ class Engine:
                     _, finished, _ = rollout.collect(
                         self._evaluation_envs,
                         plan.policy,
-                        actor,
+                        params,
                         noise,
                         at,
                         quota.astype(np.int64),

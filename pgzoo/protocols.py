@@ -71,6 +71,10 @@ class VectorEnv(Protocol):
         """Take one step in every row. What rows outside `live [rows]` return is never read: they may be skipped."""
         ...
 
+    def select(self, rows: NDArray[np.int64]) -> VectorEnv | None:
+        """Return these rows alone, to be stepped in place of the whole until that is reset; None if it can't be."""
+        ...
+
     def close(self) -> None:
         """Free what the environments hold."""
         ...

@@ -11,15 +11,16 @@ from numpy.typing import NDArray
 
 from pgzoo.errors import RunFailed
 from pgzoo.ops.distributions import draw_noise
-from pgzoo.protocols import Actor, Policy, VectorEnv
-from pgzoo.types import Array, Collector, Trajectory
+from pgzoo.ops.members import select
+from pgzoo.protocols import Policy, VectorEnv
+from pgzoo.types import Array, Collector, Params, Trajectory
 
 __all__ = ["Cancelled", "Finished", "Greedy", "Noise", "begin", "collect"]
 
 NOISE_BLOCK = 64
 """Steps for which noise is drawn at once: drawing for each step alone would cost more than acting."""
 
-EPISODE_LIMIT = 1_000_000
+EPISODE_LIMIT = 100_000
 """An episode longer than this has no end; collecting it would fill the memory."""
 
 
@@ -54,6 +55,11 @@ class Noise:
             self._block = np.stack(draws, axis=1)  # [block, S, N, K]
         return self._block[t % NOISE_BLOCK]  # type: ignore[no-any-return]
 
+    def select(self, members: NDArray[np.int64]) -> None:
+        """Draw for these members alone from here on."""
+        self._generators = [self._generators[member] for member in members]
+        self._block = self._block[:, members]
+
 
 class Greedy:
     """No noise: the actor takes the mode of its distribution."""
@@ -61,16 +67,21 @@ class Greedy:
     def __getitem__(self, t: int) -> None:
         """Nothing, at every step."""
 
+    def select(self, members: NDArray[np.int64]) -> None:
+        """Nothing for these members, too."""
+
 
 class _Tape:
     """Growing time-major storage, `[T, rows, ...]` each: a collection's end is known only when it is there."""
 
     def __init__(self, capacity: int, **like: Array) -> None:
-        self.arrays = {name: np.empty((capacity, *array.shape), array.dtype) for name, array in like.items()}
+        self.arrays = {name: np.zeros((capacity, *array.shape), array.dtype) for name, array in like.items()}
+        self.capacity = capacity
 
     def grow(self) -> None:
         """Double the room."""
-        self.arrays = {name: np.concatenate([array, np.empty_like(array)]) for name, array in self.arrays.items()}
+        self.arrays = {name: np.concatenate([array, np.zeros_like(array)]) for name, array in self.arrays.items()}
+        self.capacity *= 2
 
 
 def begin(envs: VectorEnv, seeds: NDArray[np.int64]) -> Collector:
@@ -89,7 +100,7 @@ def begin(envs: VectorEnv, seeds: NDArray[np.int64]) -> Collector:
 def collect(
     envs: VectorEnv,
     policy: Policy,
-    actor: Actor,
+    params: Params,
     noise: Noise | Greedy,
     at: Collector,
     quota: NDArray[np.int64],
@@ -98,8 +109,9 @@ def collect(
 ) -> tuple[Trajectory, Finished, Collector]:
     """Step on from `at` until every environment has finished `quota [S, N]` episodes, or for `window` steps.
 
-    An environment that has its quota (0 for members that are not active) stands still. Returns what was seen, the
-    episodes that ended, and where to go on from.
+    An environment that has its quota (0 for members that are not active) stands still. Where there is no window, the
+    last member may play far longer than most: each time half of the members are done, the others go on alone.
+    Returns what was seen, the episodes that ended, and where a next window goes on from.
 
     Raises:
         RunFailed: there is no window, and an episode has no end.
@@ -108,32 +120,43 @@ def collect(
     members, num_envs = at.ended.shape
     rows, limit = members * num_envs, EPISODE_LIMIT if window is None else window
     obs, ended, left = at.obs.reshape(rows, *at.obs.shape[2:]), at.ended.reshape(rows), quota.reshape(rows)
-    live = left > 0
-    playing = bool(live.any())
-    tape, capacity, t = None, 512 if window is None else window, 0
+    live, actor = left > 0, policy.actor(params)
+    columns = np.arange(rows)  # where on the tape the rows belong that still play
+    playing, everybody = bool(live.any()), True
+    tape, t = None, 0
     while playing and t < limit:
         if cancelled():
             raise Cancelled
         drawn = actor(obs.reshape(members, num_envs, *obs.shape[1:]), noise[t])
-        actions = drawn.reshape(rows, *drawn.shape[2:])
+        actions = drawn.reshape(members * num_envs, *drawn.shape[2:])
         step = envs.step(policy.to_env(actions), live)
         valid = live & ~ended
-        if tape is None:
-            tape = _Tape(capacity, obs=obs, actions=actions, rewards=step.rewards, ends=np.empty((3, rows), np.bool_))
-        elif t == capacity:
+        if tape is None:  # room for one observation more than steps: the last one
+            like = step._asdict() | {"obs": obs, "actions": actions, "valid": valid}
+            tape = _Tape(512 if window is None else window + 1, **like)
+        elif t + 1 == tape.capacity:
             tape.grow()
-            capacity *= 2
-        store = tape.arrays
-        store["obs"][t], store["actions"][t], store["rewards"][t] = obs, actions, step.rewards
-        flags = store["ends"][t]
-        flags[0], flags[1], flags[2] = step.terminated, step.truncated, valid
+        store, where = tape.arrays, slice(None) if everybody else columns
+        store["obs"][t, where], store["actions"][t, where], store["rewards"][t, where] = obs, actions, step.rewards
+        store["terminated"][t, where], store["truncated"][t, where] = step.terminated, step.truncated
+        store["valid"][t, where] = valid
         ended = (step.terminated | step.truncated) & valid
+        obs = step.obs
+        t += 1
         if np.count_nonzero(ended):
             left = left - ended
             live = left > 0
             playing = bool(live.any())
-        obs = step.obs
-        t += 1
+            if window is None and playing and members > 1:
+                alive = np.flatnonzero(live.reshape(members, num_envs).any(1))
+                kept = (alive[:, None] * num_envs + np.arange(num_envs)).ravel()
+                if 2 * len(alive) <= members and (part := envs.select(kept)) is not None:
+                    store["obs"][t, where] = obs  # what the others saw last
+                    envs, columns, members, everybody = part, columns[kept], len(alive), False
+                    obs, ended, left, live = obs[kept], ended[kept], left[kept], live[kept]
+                    params = select(params, alive.tolist())
+                    actor = policy.actor(params)
+                    noise.select(alive)
     if tape is None:
         raise ValueError("nothing to collect: no member is active")
     if window is None and playing:
@@ -141,17 +164,19 @@ def collect(
             f"An episode has not ended after {EPISODE_LIMIT:,} steps. This algorithm collects whole episodes: "
             "limit them with --max-episode-steps."
         )
-    return _read(tape, t, at, obs, ended, live)
+    tape.arrays["obs"][t, columns] = obs
+    still_live = np.zeros(rows, np.bool_)
+    still_live[columns] = live
+    return _read(tape, t, at, still_live)
 
 
-def _read(
-    tape: _Tape, steps: int, at: Collector, obs: Array, ended: NDArray[np.bool_], live: NDArray[np.bool_]
-) -> tuple[Trajectory, Finished, Collector]:
+def _read(tape: _Tape, steps: int, at: Collector, live: NDArray[np.bool_]) -> tuple[Trajectory, Finished, Collector]:
     """Make of the tape what follows from it: masks, times and the episodes that ended."""
     members, num_envs = shape = at.ended.shape
     rows = members * num_envs
-    terminated, truncated, valid = np.moveaxis(tape.arrays["ends"][:steps], 1, 0)
-    terminated, truncated = terminated & valid, truncated & valid
+    valid = tape.arrays["valid"][:steps]
+    terminated, truncated = (tape.arrays[name][:steps] & valid for name in ("terminated", "truncated"))
+    ended = terminated[-1] | truncated[-1]
     rewards = np.where(valid, tape.arrays["rewards"][:steps], 0.0)
     starts = np.empty((steps + 1, rows), np.bool_)
     starts[0] = at.starts.reshape(rows)
@@ -177,9 +202,8 @@ def _read(
     def tensor(array: Array) -> torch.Tensor:
         return torch.from_numpy(array.reshape(len(array), *shape, *array.shape[2:])).transpose(0, 1)
 
-    all_obs = np.concatenate([tape.arrays["obs"][:steps], obs[None]])
     trajectory = Trajectory(
-        obs=tensor(all_obs),
+        obs=tensor(tape.arrays["obs"][: steps + 1]),
         actions=tensor(tape.arrays["actions"][:steps]),
         rewards=tensor(rewards.astype(np.float32)),
         terminated=tensor(terminated),
@@ -194,7 +218,7 @@ def _read(
     )
     over = ended | ~valid[-1]
     collector = Collector(
-        obs=obs.reshape(*shape, *obs.shape[1:]),
+        obs=tape.arrays["obs"][steps].reshape(at.obs.shape).copy(),
         ended=ended.reshape(shape),
         starts=starts[-1].reshape(shape),
         timestep=np.where(over, 0, timestep[-1] + 1).reshape(shape),

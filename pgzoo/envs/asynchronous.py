@@ -48,6 +48,9 @@ class AsyncEnvs:
         obs, rewards, terminated, truncated, _ = self._envs.step(actions)
         return StepResult(np.asarray(obs), np.asarray(rewards), terminated, truncated)
 
+    def select(self, rows: NDArray[np.int64]) -> None:
+        """The processes go on in step."""
+
     def close(self) -> None:
         """End the processes."""
         self._envs.close()

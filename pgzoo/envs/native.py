@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import gymnasium as gym
 import numpy as np
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
@@ -14,6 +16,8 @@ __all__ = ["NativeBackend"]
 
 IDS = ("CartPole-v0", "CartPole-v1")
 KEYWORDS = ("sutton_barto_reward",)
+PUSH = np.array([-10.0 / 1.1, 10.0 / 1.1])
+"""What each action's force gives the whole mass, in m/s^2."""
 
 
 class NativeBackend:
@@ -47,6 +51,7 @@ class NativeCartPole:
         self._limits = np.array([[plain.x_threshold], [plain.theta_threshold_radians]])
         self._max_episode_steps, self._sutton_barto_reward = max_episode_steps, sutton_barto_reward
         self._state = np.zeros((2, 2, rows))  # places and speeds, of cart and pole
+        self._ones = np.ones(rows)
         self._steps = np.zeros(rows, np.int64)
         self._ended = np.zeros(rows, np.bool_)
         self._streams = np.zeros(rows, np.uint64)
@@ -64,7 +69,7 @@ class NativeCartPole:
         angle, spin = places[1], speeds[1]
         cosine, sine = np.cos(angle), np.sin(angle)
         # total mass 1.1 kg, pole 0.1 kg with half length 0.5 m, force 10 N
-        push = (actions * 20.0 - 10.0 + 0.05 * spin * spin * sine) / 1.1
+        push = PUSH[actions] + (0.05 / 1.1) * spin * spin * sine
         spin_rate = (9.8 * sine - cosine * push) / (2.0 / 3.0 - (0.05 / 1.1) * cosine * cosine)
         places += 0.02 * speeds
         speeds[0] += 0.02 * (push - (0.05 / 1.1) * spin_rate * cosine)
@@ -73,11 +78,21 @@ class NativeCartPole:
         outside = np.abs(places) > self._limits
         terminated = outside[0] | outside[1]
         truncated = self._steps >= self._max_episode_steps
-        rewards = -terminated.astype(np.float64) if self._sutton_barto_reward else np.ones(len(actions))
-        if np.count_nonzero(self._ended):
-            self._restart(np.flatnonzero(self._ended), rewards, terminated, truncated)
+        rewards = -terminated.astype(np.float64) if self._sutton_barto_reward else self._ones
+        over = self._ended & live
+        if np.count_nonzero(over):
+            rewards = rewards.copy()
+            self._restart(np.flatnonzero(over), rewards, terminated, truncated)
         self._ended = terminated | truncated
         return StepResult(self._observe(), rewards, terminated, truncated)
+
+    def select(self, rows: NDArray[np.int64]) -> NativeCartPole:
+        """These rows alone."""
+        part = copy.copy(self)
+        part._state, part._steps = self._state[:, :, rows], self._steps[rows]
+        part._ones = self._ones[rows]
+        part._ended, part._streams = self._ended[rows], self._streams[rows]
+        return part
 
     def close(self) -> None:
         """Nothing to free."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import SupportsFloat
 
 import gymnasium as gym
@@ -65,6 +66,13 @@ class SyncEnvs:
         return StepResult(
             obs, np.array(rewards, np.float64), np.array(terminated, np.bool_), np.array(truncated, np.bool_)
         )
+
+    def select(self, rows: NDArray[np.int64]) -> SyncEnvs:
+        """These environments alone."""
+        part = copy.copy(self)
+        part._envs, part._ended = [self._envs[row] for row in rows], [self._ended[row] for row in rows]
+        part._obs = self._obs[rows]
+        return part
 
     def close(self) -> None:
         """Close every environment."""

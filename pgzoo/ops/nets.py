@@ -29,9 +29,9 @@ def _gelu(x: Array) -> Array:
 
 
 ACTIVATIONS: Mapping[str, tuple[Callable[[Tensor], Tensor], Callable[[Array], Array], float]] = {
-    # name: (torch, numpy, gain of an orthogonal layer before it)
-    "tanh": (torch.tanh, np.tanh, 5 / 3),
-    "relu": (torch.relu, lambda x: np.maximum(x, 0.0), 2**0.5),
+    # name: (torch, numpy, which may write over what it is given, gain of an orthogonal layer before it)
+    "tanh": (torch.tanh, lambda x: np.tanh(x, out=x), 5 / 3),
+    "relu": (torch.relu, lambda x: np.maximum(x, 0.0, out=x), 2**0.5),
     "leaky_relu": (F.leaky_relu, lambda x: np.maximum(x, 0.01 * x), 2**0.5),
     "elu": (F.elu, lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0.0))), 1.0),
     "silu": (F.silu, lambda x: x / (1.0 + np.exp(np.minimum(-x, 80.0))), 1.0),

@@ -31,6 +31,9 @@ class Counting:
         self.calls += 1
         return np.full(obs.shape[:2], (self.calls - 1) % 2)
 
+    def actor(self, params: Any) -> Any:
+        return self
+
     def to_env(self, actions: Any) -> Any:
         return actions
 
@@ -46,7 +49,7 @@ class Scene:
 
     def collect(self, quota: int | list[list[int]], window: int | None) -> tuple[Trajectory, Finished, Collector]:
         per_row = np.broadcast_to(np.array(quota), self.at.ended.shape)
-        trajectory, finished, self.at = collect(self.envs, self.policy, self.policy, Greedy(), self.at, per_row, window)
+        trajectory, finished, self.at = collect(self.envs, self.policy, {}, Greedy(), self.at, per_row, window)
         return trajectory, finished, self.at
 
 
@@ -104,10 +107,21 @@ def test_members_have_their_episodes_apart() -> None:
 
 def test_a_member_that_is_frozen_stands_still() -> None:
     scene = Scene([[0, 1], [2, 3]])
-    seen, finished, at = scene.collect([[1, 1], [0, 0]], None)
+    seen, finished, _ = scene.collect([[1, 1], [0, 0]], None)
     assert not seen.valid[1].any() and not seen.rewards[1].any() and not seen.terminated[1].any()
     assert finished.returns[1].size == 0
-    assert at.obs[1].tolist() == [[2, 0], [3, 0]]
+
+
+def test_members_that_play_on_when_half_are_done_see_what_they_saw_among_all() -> None:
+    together, finished, _ = Scene([[0], [1], [2], [3]]).collect(1, None)
+    assert [lengths.tolist() for lengths in finished.lengths] == [[3], [2], [1], [4]]
+    for member, episode in enumerate(range(4)):
+        alone, _, _ = Scene([[episode]]).collect(1, None)
+        steps = alone.valid.shape[1]
+        assert row(together.obs, member)[: steps + 1] == row(alone.obs)  # the final observation too
+        for name in ("rewards", "terminated", "truncated", "valid", "starts", "timestep"):
+            assert row(getattr(together, name), member)[:steps] == row(getattr(alone, name))[:steps], name
+        assert not together.valid[member, steps:].any()
 
 
 def test_nothing_to_collect_is_an_error() -> None:
@@ -126,7 +140,7 @@ def test_the_tape_grows_with_the_episode() -> None:
     policy: Any = Counting()
     policy.to_env = lambda actions: np.zeros((1, 1), np.float32)
     at = begin(envs, np.zeros((1, 1), np.int64))
-    seen, finished, _ = collect(envs, policy, policy, Greedy(), at, np.ones((1, 1)), None)
+    seen, finished, _ = collect(envs, policy, {}, Greedy(), at, np.ones((1, 1)), None)
     assert seen.rewards.shape == (1, 1300, 1) and finished.lengths[0].tolist() == [1300]
     assert row(seen.actions) == [0, 1] * 650
 

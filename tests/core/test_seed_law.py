@@ -98,7 +98,7 @@ def test_no_option_of_reinforce_breaks_the_law(play: Play, options: dict[str, An
 
 
 def test_a_member_that_is_stopped_early_changes_nothing_for_the_others(play: Play, plan: Callable[..., Any]) -> None:
-    settings = {"seeds": (3, SEED, 5), "total_steps": 2500}
+    settings = {"seeds": (3, SEED, 5), "total_steps": 2500, "num_envs": 8}
     undisturbed, control, updates = ended(play(**settings)), Control(), 0
     events = []
     for event in train(plan(**settings), control):

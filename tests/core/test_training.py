@@ -63,7 +63,7 @@ def test_a_run_starts_by_naming_its_members(play: Play) -> None:
 
 
 def test_counts_add_up(play: Play) -> None:
-    events = play(total_steps=1000, seeds=2)
+    events = play(total_steps=1000, seeds=2, num_envs=8)
     played, updates = of(EpisodesFinished, events), of(UpdateDone, events)
     assert [event.update for event in played] == [event.update for event in updates] == list(range(len(updates)))
     steps = np.zeros(2, np.int64)
@@ -119,17 +119,17 @@ def test_windows_end_with_the_first_at_the_threshold(play: Play) -> None:
 
 
 def test_episodes_are_a_threshold_too(play: Play) -> None:
-    ended = last(play(total_episodes=20, seeds=2))
+    ended = last(play(total_episodes=20, seeds=2, num_envs=8))
     assert ended.state.episodes.tolist() == [24, 24] and ended.reasons[0] == "20 episodes are done"
 
 
 def test_the_first_of_two_ends_counts(play: Play) -> None:
-    ended = last(play(total_episodes=8, total_steps=10**6))
+    ended = last(play(total_episodes=8, total_steps=10**6, num_envs=8))
     assert ended.state.updates.tolist() == [1]
 
 
 def test_a_seed_stops_at_the_return_that_was_asked_for(play: Play) -> None:
-    ended = last(play(total_steps=10**5, stop_at=9.0))
+    ended = last(play(total_steps=10**5, stop_at=9.0, num_envs=8))
     assert ended.statuses == ("stopped",) and ended.reasons == ("the mean return of 100 episodes reached 9",)
     assert ended.state.episodes.tolist() == [104]
 

@@ -45,18 +45,20 @@ def run(command: str, folder: str) -> dict[str, Any]:
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{command} failed:\n{done.stderr}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    last = done.stdout.strip().splitlines()[-1]
+    return json.loads(last) if last.startswith("{\"") else {}
 
 
 def measure(rounds: int) -> dict[str, list[dict[str, Any]]]:
     results: dict[str, list[dict[str, Any]]] = {"loop": []} | {name: [] for name in ROWS}
     for index in range(rounds):
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             run(f"{MAIN} --total-steps 1000", folder)  # makes the store, so that this isn't done beside a measurement
             for name in results:
                 print(f"round {index + 1}/{rounds}: {name}", file=sys.stderr, flush=True)
                 results[name].append(run(ROWS.get(name, LOOP), folder))
-                time.sleep(2)  # lets the uploader of the last one finish
+                if name in ROWS:  # the uploader must not run beside the next measurement
+                    run("pgzoo sync --wait 300 --json", folder)
     return results
 
 

@@ -27,6 +27,7 @@ MANY = "pgzoo run reinforce --env CartPole-v1 --seeds 60 --json"
 VARIANTS = {
     "the defaults": "",
     "8 environments, 100,000 steps, step size 0.03": " --num-envs 8 --total-steps 100000 --learning-rate 0.03",
+    "16 environments, 120,000 steps, step size 0.04": " --num-envs 16 --total-steps 120000 --learning-rate 0.04",
     "gamma 0.99": " --gamma 0.99",
     "gamma 1": " --gamma 1",
     "constant step size": " --learning-rate-schedule constant",

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from pgzoo.engine import Plan
     from pgzoo.errors import PgzooError
     from pgzoo.registry import hookimpl
-    from pgzoo.runner import Result, run
+    from pgzoo.result import Result
+    from pgzoo.runner import run
     from pgzoo.training import Control, train
     from pgzoo.types import Batch, Episodes, Hyper, Inputs, Loss, Output, Steps
 
@@ -32,7 +33,7 @@ _HOMES = {
     "Output": "pgzoo.types",
     "PgzooError": "pgzoo.errors",
     "Plan": "pgzoo.engine",
-    "Result": "pgzoo.runner",
+    "Result": "pgzoo.result",
     "RunConfig": "pgzoo.config",
     "Steps": "pgzoo.types",
     "hookimpl": "pgzoo.registry",

@@ -48,10 +48,10 @@ class Reinforce:
     collect = Episodes(per_env=1)
     estimator = "reward-to-go"
     defaults: ClassVar[Mapping[str, Any]] = {
-        "num_envs": 16,
-        "total_steps": 120_000,
+        "num_envs": 24,
+        "total_steps": 150_000,
         "gamma": 0.995,
-        "learning_rate": 4e-2,
+        "learning_rate": 5e-2,
         "learning_rate_schedule": "linear",
         "policy": {"name": "mlp", "hidden": (64,), "activation": "relu"},
     }

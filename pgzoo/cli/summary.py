@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
     from rich.console import Console
 
-    from pgzoo.runner import Result
+    from pgzoo.result import Result
 
 __all__ = ["print_json", "print_result", "print_way_on", "ship"]
 

@@ -38,7 +38,7 @@ def refusal(call: Callable[[], Any], kind: type[Exception] = ConfigError) -> str
 
 
 def test_each_layer_wins_over_those_below(laid: Resolve) -> None:
-    assert laid().num_envs == 16  # the algorithm's
+    assert laid().num_envs == 24  # the algorithm's
     assert laid({"num_envs": 3}).num_envs == 3
     assert laid({"num_envs": 3, "gamma": 0.5}, {"num_envs": 4}).num_envs == 4
     assert laid({"num_envs": 3, "gamma": 0.5}, {"num_envs": 4}).gamma == 0.5

@@ -179,7 +179,7 @@ def test_evaluations_come_when_a_multiple_is_crossed(play: Play) -> None:
 def test_an_evaluation_can_be_asked_for(plan: MakePlan) -> None:
     control = Control()
     control.evaluate()
-    events = list(train(plan(total_steps=500, seeds=2), control))
+    events = list(train(plan(total_steps=500, seeds=2, num_envs=8), control))
     early = of(Evaluated, events)[0]
     assert not early.final and early.active.tolist() == [True, True]
     assert len(of(Evaluated, events)) == 3

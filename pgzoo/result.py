@@ -1,0 +1,183 @@
+"""What a run comes to: a row per seed, where to find it, and the policies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pgzoo import tracking
+from pgzoo.bundle import LoadedPolicy
+from pgzoo.engine import Plan
+from pgzoo.errors import ConfigError, RunFailed
+from pgzoo.events import Evaluated, MemberStatus, RunEnded
+from pgzoo.ops.members import select
+from pgzoo.protocols import RunContext
+from pgzoo.tracking.lookup import local_run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["EXIT_WAIT", "Outcome", "Result", "SeedResult"]
+
+EXIT_WAIT = 10.0
+"""Seconds for which the end of a run waits until its records are shipped."""
+
+BADNESS: tuple[MemberStatus, ...] = ("finished", "stopped", "interrupted", "failed")
+
+
+@dataclass(frozen=True)
+class SeedResult:
+    """What became of one seed. The returns are those of the final evaluation; NaN and None where there was none."""
+
+    seed: int
+    run_key: str
+    run_id: str | None
+    status: MemberStatus
+    reason: str
+    env_steps: int
+    returns: np.ndarray[Any, np.dtype[np.float64]]
+    lengths: np.ndarray[Any, np.dtype[np.int64]]
+    greedy_returns: np.ndarray[Any, np.dtype[np.float64]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers, as `--json` prints them."""
+        played = self.returns.size > 0
+        return {
+            "seed": self.seed,
+            "run_key": self.run_key,
+            "run_id": self.run_id,
+            "status": self.status,
+            "reason": self.reason,
+            "env_steps": self.env_steps,
+            "return_mean": float(self.returns.mean()) if played else None,
+            "return_std": float(self.returns.std()) if played else None,
+            "return_min": float(self.returns.min()) if played else None,
+            "return_max": float(self.returns.max()) if played else None,
+            "length_mean": float(self.lengths.mean()) if played else None,
+            "episodes": int(self.returns.size),
+            "greedy_return_mean": float(self.greedy_returns.mean()) if self.greedy_returns.size else None,
+        }
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one command gave: a row per seed, where to find it, and the policies.
+
+    `pending` says what isn't shipped to MLflow yet, `error` what made the whole run fail.
+    """
+
+    group: str
+    experiment: str
+    tracking_uri: str
+    plan: Plan
+    runs: tuple[SeedResult, ...]
+    timing: Mapping[str, float]
+    pending: tracking.Pending
+    ended: RunEnded
+    session: tracking.Session
+    error: RunFailed | None = None
+
+    @property
+    def status(self) -> MemberStatus:
+        """The worst of the seeds' statuses."""
+        return max((run.status for run in self.runs), key=BADNESS.index)
+
+    @property
+    def env_steps(self) -> int:
+        """Training steps of all seeds together."""
+        return sum(run.env_steps for run in self.runs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the object that `--json` prints."""
+        wall = self.timing["loop"]
+        return {
+            "group": self.group,
+            "experiment": self.experiment,
+            "tracking_uri": self.tracking_uri,
+            "algorithm": self.plan.config.algorithm,
+            "env": self.plan.config.env,
+            "status": self.status,
+            "env_steps": self.env_steps,
+            "wall_seconds": wall,
+            "steps_per_second": self.env_steps / wall if wall else 0.0,
+            "seeds": [run.to_dict() for run in self.runs],
+            "timing": {phase: seconds for phase, seconds in self.timing.items() if phase != "loop"},
+        }
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per seed as a data frame."""
+        import pandas as pd
+
+        return pd.DataFrame([run.to_dict() for run in self.runs])
+
+    def policy(self, seed: int) -> LoadedPolicy:
+        """Return the last policy of a seed. Raises ConfigError for a seed that was not trained."""
+        seeds = self.plan.config.seeds
+        if seed not in seeds:
+            raise ConfigError(f"No seed {seed} in this run; there are {', '.join(map(str, seeds))}.")
+        params = select(self.plan.policy_params(self.ended.state.params), [seeds.index(seed)])
+        return LoadedPolicy(self.plan.config.policy, self.plan.spec, self.plan.policy, params)
+
+    def settled(self, wait: float = EXIT_WAIT) -> Result:
+        """Wait at most so many seconds until all is shipped; return the result with MLflow's ids of the runs."""
+        pending = self.session.close(wait)
+        return replace(self, runs=tuple(map(self._identified, self.runs)), pending=pending)
+
+    def _identified(self, run: SeedResult) -> SeedResult:
+        found = local_run(self.session.home.runs / run.run_key, self.session.home)
+        return replace(run, run_id=found.run_id if found else None)
+
+
+class Outcome:
+    """Gathers from the events what a result needs."""
+
+    def __init__(self) -> None:
+        self._final: dict[str, Evaluated] = {}
+        self._ended: RunEnded | None = None
+
+    def take(self, event: object) -> None:
+        """Remember what matters of an event."""
+        if isinstance(event, Evaluated) and event.final:
+            self._final[event.mode] = event
+        elif isinstance(event, RunEnded):
+            self._ended = event
+
+    def result(self, context: RunContext, pending: tracking.Pending, error: RunFailed | None) -> Result:
+        """Put the result together once the run has ended."""
+        plan, session, ended = context.plan, context.session, self._ended
+        assert ended is not None, "training always ends with RunEnded"
+        empty = np.zeros(0)
+
+        def played(mode: str, what: str, row: int) -> Any:
+            event = self._final.get(mode)
+            return empty if event is None else getattr(event, what)[row]
+
+        runs = tuple(
+            SeedResult(
+                seed=seed,
+                run_key=key,
+                run_id=None,
+                status=ended.statuses[row],
+                reason=ended.reasons[row],
+                env_steps=int(ended.env_steps[row]),
+                returns=played("sampled", "returns", row),
+                lengths=played("sampled", "lengths", row),
+                greedy_returns=played("greedy", "returns", row),
+            )
+            for row, (seed, key) in enumerate(zip(plan.config.seeds, plan.run_keys, strict=True))
+        )
+        return Result(
+            plan.group,
+            context.experiment,
+            session.tracking_uri,
+            plan,
+            runs,
+            ended.timing,
+            pending,
+            ended,
+            session,
+            error,
+        )

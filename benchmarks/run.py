@@ -46,7 +46,7 @@ def run(command: str, folder: str) -> dict[str, Any]:
     if done.returncode:
         sys.exit(f"{command} failed:\n{done.stderr}")
     last = done.stdout.strip().splitlines()[-1]
-    return json.loads(last) if last.startswith("{\"") else {}
+    return json.loads(last) if last.startswith('{"') else {}
 
 
 def measure(rounds: int) -> dict[str, list[dict[str, Any]]]:

@@ -389,6 +389,8 @@ def read_yaml(path: str | Path) -> Layer:
     try:
         root = yaml.compose(text, yaml.SafeLoader)
         values = yaml.safe_load(text)
+    except ValueError as error:  # a date that is none, say
+        raise ConfigError(f"{path}: not valid YAML: {error}.") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""

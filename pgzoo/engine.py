@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pgzoo import rollout
 from pgzoo.config import RunConfig
-from pgzoo.errors import PgzooError, RunFailed, UnfitError
+from pgzoo.errors import RunFailed, UnfitError
 from pgzoo.events import EvaluationMode
 from pgzoo.ops.members import freeze, join, map_leaves
 from pgzoo.ops.nets import ROW_BLOCK
@@ -90,7 +90,7 @@ class Stopwatch:
         outer = self._switch(name)
         try:
             yield
-        except (PgzooError, rollout.Cancelled):
+        except (RunFailed, rollout.Cancelled):
             raise
         except Exception as error:
             if not who:
@@ -249,6 +249,9 @@ class Engine:
             if value.shape != part.weights.shape[:1]:
                 expected, got = list(part.weights.shape[:1]), list(value.shape)
                 raise ValueError(f"a loss is one number per member, shape {expected}; got {got}")
+            for name, metric in metrics.items():
+                if metric.shape != value.shape:
+                    raise ValueError(f"metric {name} is one number per member, as the loss; got {list(metric.shape)}")
             gradients = torch.autograd.grad(value.sum(), list(leaves.values()), materialize_grads=True)
             parts.append((value.detach(), map_leaves(Tensor.detach, metrics), flatten(gradients)))
         values, reports, gradient = zip(*parts, strict=True)
@@ -263,7 +266,7 @@ class Engine:
             vector, optimizer = self._optimizer.step(
                 flatten(state.params.values()), clipped, state.optimizer, self.learning_rate(state)
             )
-            finite = torch.isfinite(value + norm + vector.abs().amax(1))
+            finite = torch.isfinite(value) & torch.isfinite(norm) & torch.isfinite(vector.abs().amax(1))
             params = unflatten(vector, state.params)
         self.metrics |= {"loss/total": value, **metrics, "optim/grad_norm": norm}
         moved = state.active & finite.numpy()

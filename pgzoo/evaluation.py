@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from pgzoo.bundle import as_params, load_policy
 from pgzoo.config import Layer, read_yaml, resolve
 from pgzoo.engine import Engine
+from pgzoo.errors import UsageError
 from pgzoo.runner import make_plan
 
 if TYPE_CHECKING:
@@ -34,8 +36,12 @@ def evaluate_run(
     file = found.artifact("config.yaml")
     folder = found.artifact("policy/policy.json").parent
     found.artifact("policy/policy.safetensors")
+    layer = read_yaml(file)
+    module, colon, _ = str(layer.values.get("env")).partition(":")
+    if colon and module not in sys.modules:
+        raise UsageError(f'The run\'s environment is in module "{module}". Runs load no code: add --import {module}.')
     over = Layer({"seeds": (found.seed,), "eval_episodes": episodes}, ".".join)
-    plan = make_plan(resolve([read_yaml(file), over], catalog), catalog)
+    plan = make_plan(resolve([layer, over], catalog), catalog)
     engine = Engine(plan)
     state = engine.init()._replace(params=as_params(load_policy(folder, catalog).params))
     try:

@@ -38,7 +38,7 @@ MemberStatus = Literal["finished", "stopped", "failed", "interrupted"]
 
 @dataclass(frozen=True, eq=False)
 class RunStarted:
-    """The plan is made and the environments are open; nothing has been collected.
+    """The plan is made and everything fits; nothing has been collected.
 
     `seeds` and `run_keys` have one entry per member; `group` names what one command started.
     """

@@ -44,7 +44,8 @@ class SeedResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers, as `--json` prints them."""
-        played = self.returns.size > 0
+        played = bool(self.returns.size) and bool(np.isfinite(self.returns).all())
+        greedy = bool(self.greedy_returns.size) and bool(np.isfinite(self.greedy_returns).all())
         return {
             "seed": self.seed,
             "run_key": self.run_key,
@@ -58,7 +59,7 @@ class SeedResult:
             "return_max": float(self.returns.max()) if played else None,
             "length_mean": float(self.lengths.mean()) if played else None,
             "episodes": int(self.returns.size),
-            "greedy_return_mean": float(self.greedy_returns.mean()) if self.greedy_returns.size else None,
+            "greedy_return_mean": float(self.greedy_returns.mean()) if greedy else None,
         }
 
 
@@ -96,7 +97,7 @@ class Result:
         return {
             "group": self.group,
             "experiment": self.experiment,
-            "tracking_uri": self.tracking_uri,
+            "tracking_uri": tracking.display_uri(self.tracking_uri),
             "algorithm": self.plan.config.algorithm,
             "env": self.plan.config.env,
             "status": self.status,

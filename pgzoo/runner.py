@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pgzoo import tracking
 from pgzoo.bundle import make_spec
@@ -24,15 +24,12 @@ from pgzoo.config import Layer, RunConfig, read_yaml, resolve
 from pgzoo.engine import Plan
 from pgzoo.envs import info
 from pgzoo.envs.single import make_single
-from pgzoo.errors import ConfigError, RunFailed, UnfitError, UsageError
+from pgzoo.errors import ConfigError, PgzooError, PluginError, RunFailed, UnfitError, UsageError
 from pgzoo.extras import install_hint, present
 from pgzoo.protocols import EnvBackend, EnvRequest, RunContext
 from pgzoo.registry import Catalog, add_listener, discover, listener_manager, relay
 from pgzoo.result import Outcome, Result
 from pgzoo.training import Control, train
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["compose", "make_plan", "run", "run_config"]
 
@@ -59,7 +56,8 @@ def run(
     given = {"algorithm": algorithm, **settings} if algorithm else settings
     layer = Layer(given, ".".join)
     resolved = compose(layer, catalog, preset=preset, file=config)
-    said = ", ".join(f"{key}={value!r}" for key, value in given.items())
+    shown = given | {key: tracking.display_uri(given[key]) for key in ("tracking_uri",) if given.get(key)}
+    said = ", ".join(f"{key}={value!r}" for key, value in shown.items())
     result = run_config(resolved, catalog, command=f"pgzoo.run({said})", progress="bar" if progress else "none")
     result = result.settled()
     if result.error:
@@ -112,16 +110,20 @@ def make_plan(config: RunConfig, catalog: Catalog, group: str = "") -> Plan:
     env = make_single(request, flatten=False)
     spec = make_spec(env.observation_space, env.action_space)
     env.close()
-    algorithm = catalog.get("algorithm", config.algorithm).load()()
-    collect = algorithm.collect
+    with _blamed(f'algorithm "{config.algorithm}"'):
+        algorithm = catalog.get("algorithm", config.algorithm).load()()
+        collect = algorithm.collect
+        collection = collect(config.settings) if callable(collect) else collect
+    with _blamed(f'policy "{config.policy.name}"'):
+        policy = catalog.get("policy", config.policy.name).load()(config.policy.settings, spec)
     group = group or f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
     return Plan(
         config=config,
         spec=spec,
         algorithm=algorithm,
-        policy=catalog.get("policy", config.policy.name).load()(config.policy.settings, spec),
+        policy=policy,
         estimator=catalog.get("estimator", config.estimator.name).load(),
-        collection=collect(config.settings) if callable(collect) else collect,
+        collection=collection,
         backend=backend,
         group=group,
         run_keys=tuple(f"{group}-s{seed}" for seed in config.seeds),
@@ -150,7 +152,8 @@ def run_config(config: RunConfig, catalog: Catalog, *, command: str = "", progre
         context = RunContext(plan, session, command, tags(plan, catalog, command), progress)
         manager = listener_manager(catalog)
         for entry in catalog.entries("listener"):
-            listener = entry.load()(context)
+            with _blamed(f'listener "{entry.name}"'):
+                listener = entry.load()(context)
             if listener is not None:  # a listener may have nothing to do in this run
                 add_listener(manager, entry.name, listener)
         with _stop_on_signals(control, aloud=progress != "none"):
@@ -162,6 +165,17 @@ def run_config(config: RunConfig, catalog: Catalog, *, command: str = "", progre
     finally:
         pending = session.close(0)
     return outcome.result(context, pending, failure)
+
+
+@contextmanager
+def _blamed(who: str) -> Iterator[None]:
+    """Say whose code it was that raised while it was made."""
+    try:
+        yield
+    except PgzooError:
+        raise
+    except Exception as error:
+        raise PluginError(f"{who} can't be made: {type(error).__name__}: {error}") from error
 
 
 @contextmanager

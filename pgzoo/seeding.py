@@ -1,7 +1,7 @@
 """Randomness is addressed, not consumed.
 
 A generator is made where it is used, from `SeedSequence(seed, spawn_key=(stream, *index))`: acting by update, resets by
-update, evaluation by episode. So what one member draws can't depend on how long another plays, an added measurement
+update, evaluation by round. So what one member draws can't depend on how long another plays, an added measurement
 moves nothing, and neighbouring seeds share nothing (unlike `seed + i`).
 """
 

@@ -70,6 +70,11 @@ class Control:
         """Evaluate the active members."""
         self.evaluation_due = True
 
+    def take_stops(self) -> list[Stop]:
+        """Return the wishes since the last call; one that comes meanwhile is left for the next."""
+        stops, self.stops = self.stops, []
+        return stops
+
 
 def train(plan: Plan, control: Control | None = None) -> Iterator[Event]:
     """Train every member of the plan to its end, and tell what happens.
@@ -148,6 +153,7 @@ class _Run:
             ctx.cancelled = lambda: time.perf_counter() > deadline
         if sound.any():
             yield from self._evaluate(sound, final=True)
+        self._interrupt_finished()
 
     def _evaluate_if_due(self, before: NDArray[np.int64]) -> Iterator[Event]:
         """Evaluate members whose last update crossed a multiple of `eval_every`, or all if asked to."""
@@ -186,11 +192,17 @@ class _Run:
                 end(row, "stopped", f"the mean return of {RECENT} episodes reached {c.stop_at:g}")
             if c.max_minutes is not None and seconds >= 60 * c.max_minutes:
                 end(row, "stopped", f"{c.max_minutes:g} minutes are over")
-        for stop in self.control.stops:
+        for stop in self.control.take_stops():
             for row in range(len(c.seeds)) if stop.members is None else stop.members:
                 end(row, stop.status, stop.reason)
-        self.control.stops.clear()
         return active
+
+    def _interrupt_finished(self) -> None:
+        """A signal that comes when training is over, in the last evaluation, still interrupts the run."""
+        for stop in self.control.take_stops():
+            for row, status in enumerate(self.statuses):
+                if stop.status == "interrupted" and status in ("finished", "stopped"):
+                    self.statuses[row], self.reasons[row] = stop.status, stop.reason
 
     def fail_all(self, reason: str) -> None:
         """A component raised: nobody goes on. In the last evaluation that concerns whoever was being evaluated."""

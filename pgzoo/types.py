@@ -65,7 +65,7 @@ class Trajectory(NamedTuple):
         actions: `[S, T, N, *A]`, before any clipping.
         rewards, timestep: `[S, T, N]`; `timestep` counts steps since the episode began.
         terminated, truncated, valid: `[S, T, N]` bool. The step after an end only resets: `valid` is False there,
-            and such rows hold zeros and count nowhere.
+            and such rows count nowhere: their rewards and flags are zero, the rest is finite and means nothing.
         starts: `[S, T+1, N]` bool, True at the first step of an episode.
     """
 
@@ -139,7 +139,7 @@ class Loss(NamedTuple):
 class Collector(NamedTuple):
     """What a `Steps` collection carries from one window to the next; arrays are `[S, N, ...]`.
 
-    `ended` marks rows whose next step only resets; `returns` and `lengths` are those of the open episodes.
+    `ended` marks rows whose next step only resets; `timestep` and `returns` are those of the open episodes.
     """
 
     obs: Array

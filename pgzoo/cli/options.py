@@ -119,7 +119,7 @@ def _core(annotation: Any) -> Any:
 
 
 def _shown(default: Any) -> str:
-    if default is None or default in ({}, ()) or type(default).__name__ == "PydanticUndefinedType":
+    if default is None or default in ({}, (), (0,)) or type(default).__name__ == "PydanticUndefinedType":
         return ""
     if isinstance(default, tuple | list):
         return ",".join(map(str, default))
@@ -164,5 +164,5 @@ def _scalar(text: str) -> Any:
 
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         return text

@@ -154,6 +154,7 @@ def _train(ctx: click.Context, /, preset: str, file: str | None, no_progress: bo
     from pgzoo.cli import summary
     from pgzoo.cli.options import given, where
     from pgzoo.config import Layer
+    from pgzoo.envs.info import successor
     from pgzoo.runner import compose, run_config
 
     if ctx.params.get("seed") is not None and ctx.params.get("seeds") is not None:
@@ -161,8 +162,10 @@ def _train(ctx: click.Context, /, preset: str, file: str | None, no_progress: bo
     catalog = _catalog(ctx)
     layer = Layer({"algorithm": ctx.info_name, **given(ctx)}, where(ctx))
     config = compose(layer, catalog, preset=preset, file=file)
+    if newer := successor(config.env):
+        click.echo(f"Note: {config.env} has a newer version, {newer}.", err=True)
     progress = "none" if no_progress else "bar" if sys.stderr.isatty() else "plain"
-    result = run_config(config, catalog, command=f"pgzoo {shlex.join(sys.argv[1:])}", progress=progress)
+    result = run_config(config, catalog, command=_typed(), progress=progress)
     if not as_json:
         summary.print_result(result)
     result = summary.ship(result)
@@ -175,8 +178,17 @@ def _train(ctx: click.Context, /, preset: str, file: str | None, no_progress: bo
     ctx.exit(EXIT_CODES.get(result.status, 0))
 
 
+def _typed() -> str:
+    """The command as it was typed, without passwords: it is logged."""
+    from pgzoo.tracking import display_uri
+
+    words = [option.partition("=") for option in sys.argv[1:]]
+    shown = [f"{name}{sign}{display_uri(value)}" if sign else display_uri(name) for name, sign, value in words]
+    return f"pgzoo {shlex.join(shown)}"
+
+
 def _about(target: object, summary: str) -> str:
     """The help text: the docstring without the shapes, with equations left as they are laid out."""
     lines = (inspect.getdoc(target) or summary).splitlines()
     blocks = "\n".join(line for line in lines if not line.startswith("Shapes:")).split("\n\n")
-    return "\n\n".join(f"\b\n{block}" if block.startswith(" ") else block for block in blocks)
+    return "\n\n".join(f"\b\n{block}" if block.startswith(" ") else " ".join(block.split()) for block in blocks)

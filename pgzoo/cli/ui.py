@@ -29,8 +29,9 @@ STARTING = 120.0
 @click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on; default: 5000, or the next free one.")
 @click.option("--no-browser", is_flag=True, help="Print the link and open nothing.")
 @click.option("--tracking-uri", metavar="URI", help="MLflow store; default: MLFLOW_TRACKING_URI or ./mlflow.db")
+@common.json_option
 @common.progress_option
-def command(host: str, port: int | None, no_browser: bool, tracking_uri: str | None) -> None:
+def command(host: str, port: int | None, no_browser: bool, tracking_uri: str | None, as_json: bool) -> None:
     """Open the runs in MLflow's web interface.
 
     Starts a small server for the store and stops it on Ctrl-C. Says so if nothing was trained yet.
@@ -46,7 +47,7 @@ def command(host: str, port: int | None, no_browser: bool, tracking_uri: str | N
             experiment = newest_experiment(uri)
         except OSError as error:
             raise StoreError(f"The MLflow server {tracking.display_uri(uri)} doesn't answer: {error}") from error
-        show(uri, experiment, no_browser)
+        show(uri, experiment, no_browser, as_json)
         return
     check_not_empty(uri, home)
     port = free_port(host, port)
@@ -55,7 +56,7 @@ def command(host: str, port: int | None, no_browser: bool, tracking_uri: str | N
     try:
         base = f"http://{host}:{port}"
         wait_until_up(base, server, home)
-        show(base, newest_experiment(base), no_browser)
+        show(base, newest_experiment(base), no_browser, as_json)
         click.echo("Press Ctrl-C to stop.", err=True)
         server.wait()
         raise StoreError(f"The MLflow server ended by itself; see {home.root / 'ui.log'}.")
@@ -201,7 +202,7 @@ def ask(base: str, what: str, query: dict[str, Any]) -> dict[str, Any]:
     return answer if isinstance(answer, dict) else {}
 
 
-def show(base: str, experiment: str | None, no_browser: bool) -> None:
+def show(base: str, experiment: str | None, no_browser: bool, as_json: bool) -> None:
     """Print the link on stdout and open it. An empty store gets a hint instead of a chart."""
     import webbrowser
 
@@ -210,7 +211,8 @@ def show(base: str, experiment: str | None, no_browser: bool) -> None:
     link = deep_link(base, experiment)
     if experiment is None:
         click.echo("There are no runs in this store yet. First: pgzoo run reinforce --env CartPole-v1", err=True)
-    click.echo(display_uri(link))
+    shown = display_uri(link)
+    click.echo(json.dumps({"url": shown, "experiment_id": experiment}) if as_json else shown)
     if not no_browser:
         webbrowser.open(link)
 

@@ -27,6 +27,7 @@ class Artifacts:
     def pgzoo_run_started(self, event: RunStarted) -> None:
         """Write each run's config, with its own seed: `pgzoo run --config` repeats exactly this run."""
         nested = event.config.nested()
+        nested.pop("tracking_uri", None)  # it may hold a password, and belongs to whoever ran it
         for member, seed in enumerate(event.seeds):
             text = yaml.safe_dump(nested | {"seeds": [seed]}, sort_keys=False)
             self.context.artifact(member, "config.yaml", text.encode())

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pluggy
 
 from pgzoo.envs.info import find
+from pgzoo.registry import hookimpl
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["MlflowListener", "RunDescription", "StepGrid", "create"]
 
-hookimpl = pluggy.HookimplMarker("pgzoo")
 
 STATUS: dict[str, EndStatus] = {
     "finished": "FINISHED",
@@ -53,7 +52,6 @@ class RunDescription:
     """The runs are called `NAME s3`; the algorithm's name if empty."""
     params: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
-    config_yaml: bytes = b""
     reward_threshold: float | None = None
 
 
@@ -192,8 +190,6 @@ class MlflowListener:
                 env=about.env,
             )
             self.journals.append(journal)
-            if about.config_yaml:
-                journal.artifact("config.yaml", about.config_yaml)
             before = journal.tail.episodes
             if journal.resumed:
                 self._timed[0][member] = -1  # how far it had come is known with its first point

@@ -32,7 +32,7 @@ def pgzoo_register(registry: Registry) -> None:
 
 @hookspec
 def pgzoo_run_started(event: RunStarted) -> None:
-    """Fires once per run: the plan is made and the environments are open; nothing has been collected."""
+    """Fires once per run: the plan is made and everything fits; nothing has been collected."""
 
 
 @hookspec

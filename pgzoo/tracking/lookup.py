@@ -9,7 +9,7 @@ from typing import Any
 
 from pgzoo.errors import StoreError, UnknownName, did_you_mean
 from pgzoo.tracking.home import Home, display_uri, resolve_uri
-from pgzoo.tracking.journal import artifact_path
+from pgzoo.tracking.journal import artifact_path, check_run_key
 from pgzoo.tracking.ledger import journal_folders, read_json, start_of
 
 __all__ = ["Found", "find"]
@@ -44,7 +44,7 @@ class Found:
                 return local
         if self.run_id is None or self.home is None:
             raise StoreError(f"Run {self.name} ({self.run_key}) has no artifact {path}.")
-        folder = self.home.root / "downloads" / self.run_id
+        folder = self.home.root / "downloads" / check_run_key(self.run_id)
         cached = artifact_path(folder, path)
         if cached.is_file():
             return cached

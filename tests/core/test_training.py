@@ -13,6 +13,7 @@ from pgzoo.engine import Engine
 from pgzoo.errors import RunFailed, UnfitError
 from pgzoo.events import EpisodesFinished, Evaluated, Event, RunEnded, RunStarted, UpdateDone
 from pgzoo.training import Control, train
+from pgzoo.types import Loss
 
 Play = Callable[..., list[Event]]
 MakePlan = Callable[..., Any]
@@ -382,3 +383,26 @@ def test_a_setting_may_bear_any_name(plan: MakePlan) -> None:
     ctx.gradient(loss, state.params, batch)
     ctx.close()
     assert set(seen) == {3} and len(seen) > 1
+
+
+def test_a_signal_in_the_last_evaluation_still_interrupts(plan: MakePlan) -> None:
+    control, events = Control(), []
+    for event in train(plan(total_steps=300, num_envs=8, eval_episodes=8), control):
+        events.append(event)
+        if isinstance(event, Evaluated) and event.mode == "sampled":
+            control.stop(reason="enough", status="interrupted")
+    assert last(events).statuses == ("interrupted",) and last(events).reasons == ("enough",)
+
+
+def test_a_metric_of_another_shape_is_the_algorithms_fault(plan: MakePlan) -> None:
+    ctx = Engine(plan(total_steps=300, num_envs=8, seeds=2))
+    state, trajectory, _ = ctx.collect(ctx.init())
+    batch = ctx.batch(trajectory, ctx.estimate(trajectory))
+    ctx.close()
+
+    def loss(policy: Any, params: Any, batch: Any, hyper: Any) -> Loss:
+        value = ctx.plan.algorithm.loss(policy, params, batch, hyper).value  # type: ignore[union-attr]
+        return Loss(value, {"odd": value[:, None]})
+
+    with pytest.raises(ValueError, match=r"metric odd is one number per member.*\[2, 1\]"):
+        ctx.step(loss, state, batch)

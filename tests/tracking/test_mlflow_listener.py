@@ -15,7 +15,7 @@ from pgzoo.events import EpisodesFinished, Evaluated, RunEnded, RunStarted, Upda
 from pgzoo.listeners.mlflow import BestMean, MlflowListener, RunDescription, StepGrid
 from pgzoo.tracking import Home, Session
 
-ABOUT = RunDescription("little", "Corridor-v0", "pgzoo/Corridor-v0", params={"gamma": "0.99"}, config_yaml=b"a: 1\n")
+ABOUT = RunDescription("little", "Corridor-v0", "pgzoo/Corridor-v0", params={"gamma": "0.99"})
 NONE: Any = None
 
 

@@ -26,7 +26,7 @@ def create(context: RunContext) -> Video | None:
 
 
 class Video:
-    """Plays an episode more, with sampled actions, for each seed: from a fixed start, on gymnasium's own environment."""
+    """Plays one more episode for each seed, with sampled actions, on gymnasium's own environment."""
 
     def __init__(self, context: RunContext) -> None:
         self.context = context

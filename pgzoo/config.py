@@ -109,7 +109,8 @@ class RunConfig(Settings):
     algorithm: Annotated[str, Field(description="what learns (pgzoo algorithms)")]
     env: Annotated[str, Field(description="gymnasium id of the environment (pgzoo envs)", min_length=1)]
     seeds: Annotated[
-        tuple[NonNegativeInt, ...], Field(description="how many (10: 0 to 9) or which (3,5,8); default: seed 0")
+        tuple[NonNegativeInt, ...],
+        Field(description="how many (10: 0 to 9) or which (3,5,8); default: seed 0", min_length=1),
     ] = (0,)
     total_steps: Annotated[
         PositiveInt | None, Field(description="environment steps per seed; ends with the first update at or past it")

@@ -111,35 +111,43 @@ class StepGrid:
 
 
 class BestMean:
-    """The best mean return of 100 consecutive episodes of one member, and the step at which it sufficed."""
+    """The best mean return of 100 consecutive episodes of one member, and the step at which it sufficed.
+
+    Adding only remembers: the training thread has no time, and the sums are wanted once, at the end.
+    """
 
     def __init__(self, threshold: float | None) -> None:
-        self.best, self.solved_at = -np.inf, -1
         self._threshold = np.inf if threshold is None else threshold
-        self._last: Floats = np.zeros(0)
+        self._steps: list[Ints] = []
+        self._returns: list[Floats] = []
 
     def add(self, steps: Ints, returns: Floats) -> None:
         """Add episodes in the order in which they ended: `steps [n]`, `returns [n]`."""
-        recent = np.concatenate([self._last, returns])
-        if len(recent) >= WINDOW:
-            totals = np.concatenate([[0.0], np.cumsum(recent)])
-            means = (totals[WINDOW:] - totals[:-WINDOW]) / WINDOW
-            self.best = max(self.best, float(means.max()))
-            if self.solved_at < 0 and (enough := np.flatnonzero(means >= self._threshold)).size:
-                self.solved_at = int(steps[len(returns) - len(means) + enough[0]])
-        self._last = recent[-(WINDOW - 1) :]
+        self._steps.append(steps)
+        self._returns.append(returns)
 
     @property
     def value(self) -> float:
         """The best mean; that of all episodes while there are fewer than 100; NaN without any."""
-        if np.isfinite(self.best):
-            return self.best
-        return float(self._last.mean()) if len(self._last) else float("nan")
+        means = self._means()
+        return float(means.max()) if means.size else self.latest
 
     @property
     def latest(self) -> float:
-        """The mean of the last episodes, NaN without any."""
-        return float(self._last.mean()) if len(self._last) else float("nan")
+        """The mean of the last 100 episodes, NaN without any."""
+        returns = np.concatenate([np.zeros(0), *self._returns])[-WINDOW:]
+        return float(returns.mean()) if returns.size else float("nan")
+
+    @property
+    def solved_at(self) -> int:
+        """The step at which a mean first reached the threshold, -1 if none did."""
+        enough = np.flatnonzero(self._means() >= self._threshold)
+        return int(np.concatenate(self._steps)[WINDOW - 1 + enough[0]]) if enough.size else -1
+
+    def _means(self) -> Floats:
+        """The mean of each 100 consecutive episodes."""
+        totals = np.concatenate([[0.0], *self._returns]).cumsum()
+        return np.asarray((totals[WINDOW:] - totals[:-WINDOW]) / WINDOW, np.float64)
 
 
 class MlflowListener:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pgzoo.bundle import LoadedPolicy, load_policy
     from pgzoo.config import AlgorithmConfig, ComponentConfig, RunConfig
-    from pgzoo.engine import Plan
     from pgzoo.errors import PgzooError
+    from pgzoo.plan import Plan
     from pgzoo.registry import hookimpl
     from pgzoo.result import Result
     from pgzoo.runner import run
@@ -32,7 +32,7 @@ _HOMES = {
     "Loss": "pgzoo.types",
     "Output": "pgzoo.types",
     "PgzooError": "pgzoo.errors",
-    "Plan": "pgzoo.engine",
+    "Plan": "pgzoo.plan",
     "Result": "pgzoo.result",
     "RunConfig": "pgzoo.config",
     "Steps": "pgzoo.types",

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 
 from pgzoo.errors import ConfigError, UnfitError
-from pgzoo.ops.distributions import draw_noise
+from pgzoo.ops.acting import actor_for, state_size
+from pgzoo.ops.draws import draw_noise
 from pgzoo.ops.members import select
+from pgzoo.ops.normalize import NormalizedPolicy
 from pgzoo.protocols import Policy
-from pgzoo.types import Array, Params, Spec
+from pgzoo.types import ActorInputs, Array, Params, Spec
 
 if TYPE_CHECKING:
     from pgzoo.config import Component
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["LoadedPolicy", "load_policy", "pack"]
 
 SCHEMA = 1
+CRITIC = "critic."
+POLICY_NEEDS = frozenset({"value", "aux_value", "shift"})
 TENSORS, DESCRIPTION = "policy.safetensors", "policy.json"
 
 
@@ -33,13 +36,26 @@ class LoadedPolicy:
 
     def __init__(self, component: Component, spec: Spec, policy: Policy, params: Params) -> None:
         self.component, self.spec, self.policy, self.params = component, spec, policy, params
-        self._actor = policy.actor(params)
+        self._actor = actor_for(policy, params)
         self._rng = np.random.default_rng()
+        self._state: Array | None = None
 
-    def act(self, obs: Any, *, deterministic: bool = False, rng: np.random.Generator | None = None) -> Any:
+    def reset(self) -> None:
+        """Begin an episode: a policy with memory forgets. One without needs no reset."""
+        self._state = None
+
+    def act(
+        self,
+        obs: Any,
+        *,
+        deterministic: bool = False,
+        rng: np.random.Generator | None = None,
+        action_mask: Any = None,
+    ) -> Any:
         """Choose an action for one observation of the environment, or an array of actions for a stack of them.
 
-        Observations that are flattened (Tuple, Dict and the like) come one at a time.
+        Observations that are flattened (Tuple, Dict and the like) come one at a time. A policy with memory remembers
+        from call to call until `reset`. `action_mask` says what is allowed now, `[K]` or a stack of such.
 
         Actions are sampled, with `rng` where it is given; `deterministic` takes the mode.
 
@@ -60,27 +76,38 @@ class LoadedPolicy:
         if not deterministic:
             size = (1, rows.shape[1], self.policy.noise_size)
             noise = draw_noise(self.policy.noise, rng or self._rng, size)
-        actions = self.policy.to_env(self._actor(rows, noise)[0])
+        starts = np.full((1, rows.shape[1]), self._state is None)
+        if self._state is None and (memory := state_size(self.policy)):
+            self._state = np.zeros((1, rows.shape[1], memory), np.float32)
+        mask = None if action_mask is None else np.asarray(action_mask, np.bool_).reshape(1, rows.shape[1], -1)
+        drawn, self._state = self._actor(ActorInputs(rows, mask, self._state, starts), noise)
+        actions = self.policy.to_env(drawn[0])
         return actions[0] if single else actions
 
     def save(self, folder: str | Path) -> Path:
         """Write the two files into `folder` (made if it isn't there) and return it."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, data in pack(self.component, self.spec, self.params, 0).items():
+        for name, data in pack(self.component, self.spec, self.policy, self.params, 0).items():
             (folder / name).write_bytes(data)
         return folder
 
 
-def pack(component: Component, spec: Spec, params: Params, member: int) -> dict[str, bytes]:
-    """Return the files of one member's policy, by name; `params` are `[S, ...]`, without prefix."""
+def pack(component: Component, spec: Spec, policy: Policy, params: Params, member: int) -> dict[str, bytes]:
+    """Return the files of one member's policy, by name; `params` are `[S, ...]`, under the policy's own names.
+
+    Its critic is left out: it is of no use for acting.
+    """
     from safetensors.torch import save
 
-    one = {name: value.detach().contiguous() for name, value in select(params, [member]).items()}
+    acting = {name: value for name, value in params.items() if not name.startswith(CRITIC)}
+    one = {name: value.detach().contiguous() for name, value in select(acting, [member]).items()}
     description = {
         "schema": SCHEMA,
         "pgzoo": version("pgzoo"),
         "policy": component.nested(),
+        "normalize_obs": isinstance(policy, NormalizedPolicy),
+        "masked": spec.masked,
         "observation_space": _space_to_json(spec.original_space),
         "action_space": _space_to_json(spec.action_space),
     }
@@ -113,7 +140,8 @@ def load_policy(path: str | Path, catalog: Catalog | None = None) -> LoadedPolic
             )
         original = _space_from_json(description["observation_space"])
         action_space = _space_from_json(description["action_space"])
-        named = description["policy"]
+        named, normalize_obs = description["policy"], bool(description.get("normalize_obs"))
+        masked = bool(description.get("masked"))
     except OSError as error:
         raise ConfigError(f"No policy in {folder}: {error.strerror}: {error.filename}.") from error
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError, SafetensorError) as error:
@@ -123,13 +151,19 @@ def load_policy(path: str | Path, catalog: Catalog | None = None) -> LoadedPolic
 
         catalog = discover()
     component, factory = resolve_component("policy", named, catalog)
-    spec = make_spec(original, action_space)
-    policy = factory(component.settings, spec)
+    spec = make_spec(original, action_space, masked=masked)
+    policy = make_policy(factory, component.settings, spec, frozenset(), normalize_obs)
     _check_shapes(policy, params, folder)
     return LoadedPolicy(component, spec, policy, params)
 
 
-def make_spec(original: gym.Space[Any], action_space: gym.Space[Any]) -> Spec:
+def make_policy(factory: Any, settings: Any, spec: Spec, needs: frozenset[str], normalize_obs: bool) -> Policy:
+    """Build a policy by its factory. Raises UnfitError where it doesn't fit."""
+    policy: Policy = factory(settings, spec, needs & POLICY_NEEDS)
+    return NormalizedPolicy(policy, spec) if normalize_obs else policy
+
+
+def make_spec(original: gym.Space[Any], action_space: gym.Space[Any], *, masked: bool = False) -> Spec:
     """Return the specification of an environment that shows `original`: all but Box and Discrete is flattened.
 
     Raises:
@@ -139,11 +173,12 @@ def make_spec(original: gym.Space[Any], action_space: gym.Space[Any]) -> Spec:
     if any(isinstance(part, gym.spaces.Box) and part.dtype == np.uint8 and len(part.shape) == 3 for part in parts):
         raise UnfitError(f"The observation space {original} has images among its parts; no policy takes those yet.")
     plain = isinstance(original, gym.spaces.Box | gym.spaces.Discrete)
-    return Spec(original if plain else gym.spaces.flatten_space(original), action_space, original)
+    return Spec(original if plain else gym.spaces.flatten_space(original), action_space, original, masked)
 
 
 def _check_shapes(policy: Policy, params: Mapping[str, Any], folder: Path) -> None:
-    expected = {name: tuple(v.shape) for name, v in policy.init(np.random.default_rng(0)).items()}
+    all_of_it = policy.init(np.random.default_rng(0)) | getattr(policy, "buffers", dict)()
+    expected = {name: tuple(v.shape) for name, v in all_of_it.items()}
     found = {name: tuple(v.shape[1:]) for name, v in params.items()}
     if expected != found:
         raise ConfigError(f"The policy in {folder} is damaged: it needs tensors {expected}, the file has {found}.")
@@ -191,8 +226,3 @@ def _space_from_json(data: Mapping[str, Any]) -> gym.Space[Any]:
 def _bounds(values: Array) -> list[float | str]:
     """JSON has no infinity: it is written as a string, which numpy reads back."""
     return [v if np.isfinite(v) else str(v) for v in values.ravel().tolist()]
-
-
-def as_params(tensors: Mapping[str, torch.Tensor]) -> Params:
-    """Return tensors under the policy's prefix, as a train state has them."""
-    return {f"policy.{name}": value for name, value in tensors.items()}

@@ -3,119 +3,49 @@
 from __future__ import annotations
 
 import inspect
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pgzoo import rollout
-from pgzoo.config import RunConfig
-from pgzoo.errors import RunFailed, UnfitError
+from pgzoo import gradients, rollout
+from pgzoo.batches import Cutter
+from pgzoo.errors import UnfitError
 from pgzoo.events import EvaluationMode
-from pgzoo.ops.members import freeze, join, map_leaves
-from pgzoo.ops.nets import ROW_BLOCK
-from pgzoo.ops.optim import OPTIMIZERS, clip_by_member_norm, flatten, unflatten
-from pgzoo.protocols import Algorithm, EnvBackend, EnvRequest, Policy, VectorEnv
+from pgzoo.gradients import LossFunction
+from pgzoo.ops.acting import state_size
+from pgzoo.ops.members import freeze, map_leaves
+from pgzoo.ops.nets import ROW_ALIGN, ROW_BLOCK
+from pgzoo.ops.normalize import reward_buffers, scale_rewards, take_in_rewards
+from pgzoo.ops.optim import clip_by_member_norm, flatten, make_optimizer, unflatten
+from pgzoo.plan import POLICY, Plan, PolicyView, named, own
+from pgzoo.protocols import VectorEnv
+from pgzoo.reports import Report, Stopwatch
 from pgzoo.rollout import Finished, Greedy, Noise
 from pgzoo.seeding import EVALUATION_ROOT, generator, reset_seeds
 from pgzoo.types import (
     Batch,
-    Collection,
     Episodes,
+    Hindsight,
     Hyper,
     Inputs,
+    Kept,
     Loss,
-    Metrics,
     Output,
     Params,
-    Spec,
+    Steps,
     Targets,
     TrainState,
     Trajectory,
 )
 
-__all__ = ["Engine", "Plan", "default_update"]
-
-PREFIX = "policy."
-"""Under which the policy's parameters lie among all of a member's."""
+__all__ = ["Engine", "Plan", "default_loop", "default_update", "named"]
 
 NO_LIMIT = np.iinfo(np.int64).max
-
-GROUP_ROWS = 4096
-"""Rows that are differentiated at once: with 64 hidden units, a megabyte for each intermediate result."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything a run needs, as plain objects: resolved once, by `runner.make_plan` or by hand."""
-
-    config: RunConfig
-    spec: Spec
-    algorithm: Algorithm
-    policy: Policy
-    estimator: Callable[..., Any]
-    collection: Collection
-    backend: EnvBackend
-    group: str
-    run_keys: tuple[str, ...]
-
-    def request(self, envs_per_member: int) -> EnvRequest:
-        """What to ask the backend for."""
-        c = self.config
-        return EnvRequest(c.env, c.env_kwargs, c.max_episode_steps, len(c.seeds) * envs_per_member)
-
-    def policy_params(self, params: Params) -> Params:
-        """The policy's own among all parameters, under its own names."""
-        return {name.removeprefix(PREFIX): value for name, value in params.items() if name.startswith(PREFIX)}
-
-
-class Stopwatch:
-    """Charges wall time to phases; a phase inside another is not charged to the outer one."""
-
-    def __init__(self, *phases: str) -> None:
-        self.seconds = dict.fromkeys(phases, 0.0)
-        self._current = ""
-        self._since = 0.0
-
-    @contextmanager
-    def phase(self, name: str, who: str = "") -> Iterator[None]:
-        """Time a phase. Where `who` is given, an exception becomes RunFailed and says whose code was running."""
-        outer = self._switch(name)
-        try:
-            yield
-        except (RunFailed, rollout.Cancelled):
-            raise
-        except Exception as error:
-            if not who:
-                raise
-            raise RunFailed(f"{who} raised {type(error).__name__}: {error}") from error
-        finally:
-            self._switch(outer)
-
-    def _switch(self, name: str) -> str:
-        now = time.perf_counter()
-        if self._current:
-            self.seconds[self._current] += now - self._since
-        outer, self._current, self._since = self._current, name, now
-        return outer
-
-
-class PolicyView:
-    """The policy as a loss sees it: it finds its own parameters among all of them."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-
-    def apply(self, params: Params, inputs: Inputs) -> Output:
-        """Evaluate a batch with the policy's part of `params`."""
-        return self._plan.policy.apply(self._plan.policy_params(params), inputs)
 
 
 class Engine:
@@ -127,8 +57,8 @@ class Engine:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.policy = PolicyView(plan)
-        self.metrics: dict[str, Tensor] = {}
-        """What the current update reports, `[S]` each."""
+        self.report = Report()
+        """What the current update reports."""
         self.failures: dict[int, str] = {}
         """Members that turned non-finite, with the first bad tensor."""
         self.cancelled: Callable[[], bool] = lambda: False
@@ -137,156 +67,294 @@ class Engine:
         self._seeds = plan.config.seeds
         self._envs: VectorEnv | None = None
         self._evaluation_envs: VectorEnv | None = None
-        self._optimizer = OPTIMIZERS[plan.config.settings.optimizer]
-        self._hyper = self._expand(dict(plan.config.settings) | {"gamma": plan.config.gamma})
+        settings = plan.config.settings
+        self._optimizer = make_optimizer(settings.optimizer, settings.optimizer_eps)
+        self._settings = {k: self._expand(v) for k, v in (dict(settings) | {"gamma": plan.config.gamma}).items()}
         self._estimator_takes, self._estimator_extra = self._bind_estimator()
+        self._seen: Trajectory | None = None
+        self._finished: list[Finished] = []
+        self._halted = torch.zeros(len(self._seeds), dtype=torch.bool)
+        self.state = self.init()
+        """Where the run stands; a loop moves it on."""
+
+    # the life of a run
+
+    def running(self) -> bool:
+        """Whether any member is active: what a loop asks before each round."""
+        return bool(self.state.active.any())
+
+    def begin_update(self) -> None:
+        """Forget what the update before reported."""
+        self.report, self._finished, self._seen = Report(), [], None
+        self._halted = torch.zeros(len(self._seeds), dtype=torch.bool)
+
+    def end_update(self, before: TrainState) -> tuple[TrainState, Finished]:
+        """Let the policy take in what was seen, hold who is frozen; return the state and the episodes that ended."""
+        state = self.state
+        absorb = getattr(self.plan.policy, "absorb", None)
+        if absorb and self._seen is not None:
+            mine = {k: v for k, v in state.buffers.items() if k.startswith(POLICY)}
+            obs = self._seen.obs[:, : self._seen.valid.shape[1]]
+            state = state._replace(buffers=state.buffers | named(absorb(own(mine), obs, self._seen.valid)))
+        members = range(len(self._seeds))
+        returns = tuple(np.concatenate([np.zeros(0), *(f.returns[s] for f in self._finished)]) for s in members)
+        lengths = tuple(
+            np.concatenate([np.zeros(0, np.int64), *(f.lengths[s] for f in self._finished)]) for s in members
+        )
+        return freeze(before.active, state, before), Finished(returns, lengths)
 
     # the pieces of an update, in the order in which they are used
 
     def init(self) -> TrainState:
         """Return the state before the first update; each member's from its own stream."""
-        members = [self.plan.policy.init(generator(seed, "init")) for seed in self._seeds]
-        params = {PREFIX + name: torch.stack([m[name] for m in members]) for name in members[0]}
-        zeros = np.zeros(len(self._seeds), np.int64)
+        plan, members = self.plan, len(self._seeds)
+        one = [named(plan.policy.init(generator(seed, "init"))) for seed in self._seeds]
+        params = {name: torch.stack([m[name] for m in one]) for name in one[0]}
+        buffers = named(getattr(plan.policy, "buffers", dict)())
+        if plan.config.normalize_reward:
+            buffers |= reward_buffers(plan.config.num_envs)
+        kept: Kept = plan.algorithm.init(self) if hasattr(plan.algorithm, "init") else Kept({}, {})
+        params |= _for_all(kept.params, members)
+        zeros = np.zeros(members, np.int64)
         return TrainState(
             params=params,
-            optimizer=self._optimizer.init(flatten(params.values())),
+            buffers=_for_all(buffers | kept.buffers, members),
+            optimizer=self._optimizer.init(flatten(params.values()) if params else torch.zeros(members, 0)),
             collector=None,
-            active=np.ones(len(self._seeds), np.bool_),
+            active=np.ones(members, np.bool_),
             env_steps=zeros,
             episodes=zeros,
             updates=zeros,
-            progress=np.zeros(len(self._seeds)),
+            progress=np.zeros(members),
         )
 
-    def collect(self, state: TrainState) -> tuple[TrainState, Trajectory, Finished]:
+    def collect(self, state: TrainState) -> tuple[TrainState, Trajectory]:
         """Let the policy act; count valid steps and finished episodes of the active members. Raises Cancelled."""
         plan, num_envs = self.plan, self.plan.config.num_envs
         state = state._replace(progress=self._progress(state))
-        with self.watch.phase("collect", f'environment "{plan.config.env}" or policy "{plan.config.policy.name}"'):
-            if self._envs is None:
-                self._envs = plan.backend.open(plan.request(num_envs))
+        with self._collecting():
+            envs = self._open()
             kind = plan.collection
             episodes, window = (kind.per_env, None) if isinstance(kind, Episodes) else (NO_LIMIT, kind.count)
             at = None if window is None else state.collector
             if at is None:
-                at = rollout.begin(self._envs, self._resets(state))
+                at = rollout.begin(envs, plan.policy, self._resets(state))
             quota = np.where(state.active, episodes, 0)
             trajectory, finished, collector = rollout.collect(
-                self._envs,
+                envs,
                 plan.policy,
-                plan.policy_params(state.params),
+                plan.policy_params(state),
                 Noise(plan.policy, [self.rng("act", s, state) for s in range(len(self._seeds))], num_envs),
                 at,
                 np.broadcast_to(quota[:, None], at.ended.shape),
                 window,
                 self.cancelled,
             )
-        state = state._replace(
-            collector=None if window is None else freeze(state.active, collector, at),
-            env_steps=state.env_steps + trajectory.valid.sum((-2, -1)).numpy(),
-            episodes=state.episodes + np.array([len(r) for r in finished.returns], np.int64),
-        )
-        return state, trajectory, finished
+        state = state._replace(collector=None if window is None else freeze(state.active, collector, at))
+        return self._counted(state, trajectory, finished), trajectory
 
-    def estimate(self, trajectory: Trajectory) -> Targets:
-        """Let the estimator turn rewards into advantages and returns, `[S, T, N]`."""
+    def play(self, state: TrainState, candidates: Params) -> tuple[TrainState, NDArray[np.float64]]:
+        """Let every environment play one episode by the modes of a policy of its own; return the returns `[S, N]`.
+
+        `candidates` are leaves `[S, N, ...]` of the policy, under the names in the state. For algorithms that search
+        in the space of parameters: one candidate per environment. Raises Cancelled.
+        """
+        plan, members, n = self.plan, len(self._seeds), self.plan.config.num_envs
+        state = state._replace(progress=self._progress(state))
+        shared = {k: v.unsqueeze(1).expand(-1, n, *v.shape[1:]) for k, v in (state.params | state.buffers).items()}
+        params = {k: v.flatten(0, 1).contiguous() for k, v in own(shared | candidates).items()}
+        with self._collecting():
+            envs = self._open()
+            at = rollout.begin(envs, plan.policy, self._resets(state).reshape(-1, 1))
+            quota = np.repeat(state.active, n)[:, None].astype(np.int64)
+            apart, finished, _ = rollout.collect(envs, plan.policy, params, Greedy(), at, quota, None, self.cancelled)
+
+        def together(leaf: Tensor) -> Tensor:  # [S * N, T, 1, ...] -> [S, T, N, ...]
+            return leaf.reshape(members, n, *leaf.shape[1:]).squeeze(3).transpose(1, 2)
+
+        trajectory = map_leaves(together, apart._replace(state=None))
+        returns = np.array([r[0] if len(r) else np.nan for r in finished.returns]).reshape(members, n)
+        merged = _joined([Finished(finished.returns[k::n], finished.lengths[k::n]) for k in range(n)], members)
+        return self._counted(state, trajectory, merged), returns
+
+    def hindsight(self, state: TrainState, trajectory: Trajectory) -> Hindsight:
+        """What these parameters say of a trajectory, in one pass without gradients: values, log-probabilities."""
+        params = state.params | state.buffers
+        with self.watch.phase("estimate", f'policy "{self.plan.config.policy.name}"'), torch.no_grad():
+            if trajectory.state is not None:
+                inputs = Inputs(trajectory.obs, trajectory.action_mask, trajectory.state, trajectory.starts)
+                output = self.policy.apply(params, inputs)
+            else:
+                output = self._apply_to_rows(params, trajectory)
+            dist = output.dist.map(lambda leaf: leaf[:, :-1])
+            return Hindsight(output.value, dist.log_prob(trajectory.actions), dist)
+
+    def estimate(
+        self,
+        state: TrainState,
+        trajectory: Trajectory,
+        hindsight: Hindsight | None = None,
+        behaviour: Tensor | None = None,
+    ) -> Targets:
+        """Let the estimator turn rewards into advantages and returns, `[S, T, N]`.
+
+        `behaviour [S, T, N]` are the log-probabilities under whatever acted, if that wasn't the policy of `hindsight`.
+        """
         available = trajectory._asdict() | self._estimator_extra
+        if self.plan.config.normalize_reward:
+            available["rewards"] = scale_rewards(state.buffers, trajectory.rewards)
+        values = None
+        if hindsight is not None:
+            available["log_rhos"] = hindsight.log_probs - (hindsight.log_probs if behaviour is None else behaviour)
+            if hindsight.values is not None:
+                values = available["values"] = hindsight.values[:, :-1]
+                available["next_values"] = hindsight.values[:, 1:]
+        takes = [name for name in self._estimator_takes if name in available]
         with self.watch.phase("estimate", f'estimator "{self.plan.config.estimator.name}"'):
-            estimate = self.plan.estimator(**{name: available[name] for name in self._estimator_takes})
-        advantages, returns = estimate if isinstance(estimate, tuple) else (estimate, estimate)
+            estimate = self.plan.estimator(**{name: available[name] for name in takes})
+        if isinstance(estimate, tuple):
+            advantages, returns = estimate
+        else:
+            advantages = returns = estimate
+            if values is not None:
+                advantages = torch.where(trajectory.valid, returns - values, 0.0)
         return Targets(advantages, returns, trajectory.valid.float())
 
-    def batch(self, trajectory: Trajectory, targets: Targets) -> Batch:
-        """Put each member's valid rows side by side, `[S, 1, B]`, padded with rows of weight 0."""
-        valid = trajectory.valid.numpy()
-        steps, num_envs = valid.shape[-2:]
-        chosen = [np.flatnonzero(member) for member in valid]
-        longest = max(1, *(len(rows) for rows in chosen))
-        index = np.zeros((len(chosen), -(-longest // ROW_BLOCK) * ROW_BLOCK), np.int64)
-        weights = np.zeros(index.shape, np.float32)
-        for row, rows in enumerate(chosen):
-            index[row, : len(rows)], weights[row, : len(rows)] = rows, 1.0
-        # rows lie in memory by time, then member, then environment
-        member = np.arange(len(chosen))[:, None]
-        flat = torch.from_numpy((index // num_envs * len(chosen) + member) * num_envs + index % num_envs).flatten()
+    @property
+    def wants_hindsight(self) -> bool:
+        """Whether anybody asks what the policy that collected says of the trajectory."""
+        return bool(self.plan.needs & {"value", "log_probs", "old"}) or "log_rhos" in self._estimator_takes
 
-        def cut(leaf: Tensor) -> Tensor:
-            by_time = leaf[:, :steps].transpose(0, 1)
-            rest = leaf.shape[3:]
-            return by_time.reshape(-1, *rest).index_select(0, flat).reshape(len(chosen), 1, -1, *rest)
-
-        advantages = cut(targets.advantages)
-        return Batch(
-            inputs=Inputs(obs=cut(trajectory.obs)),
-            actions=cut(trajectory.actions),
-            timestep=cut(trajectory.timestep),
-            advantages=advantages,
-            returns=advantages if targets.returns is targets.advantages else cut(targets.returns),
-            weights=torch.from_numpy(weights).unsqueeze(1),
+    def cutter(
+        self,
+        trajectory: Trajectory,
+        targets: Targets,
+        hindsight: Hindsight | None = None,
+        extra: dict[str, Tensor] | None = None,
+    ) -> Cutter:
+        """Make ready to cut batches; leaves of `extra` are `[S, T, N, ...]`."""
+        return Cutter(
+            trajectory,
+            targets,
+            hindsight,
+            window=isinstance(self.plan.collection, Steps),
+            sequences=bool(state_size(self.plan.policy)),
+            needs=self.plan.needs,
+            extra=extra,
         )
 
-    def gradient(
-        self, loss: Callable[..., Loss | Tensor], params: Params, batch: Batch
-    ) -> tuple[Tensor, Metrics, Tensor]:
-        """Differentiate `loss`: its value `[S]`, what it reports, and each member's gradient end to end, `[S, P]`.
+    def batch(self, trajectory: Trajectory, targets: Targets, hindsight: Hindsight | None = None) -> Batch:
+        """Everything in one batch: each member's rows side by side, `[S, 1, B]`, padded with rows of weight 0."""
+        return self.cutter(trajectory, targets, hindsight).whole()
 
-        Members are taken in groups whose intermediate results stay in the processor's cache, each with no more
-        padding than its own longest member needs. As members don't depend on each other, neither do the numbers.
+    def minibatches(
+        self,
+        state: TrainState,
+        trajectory: Trajectory,
+        targets: Targets,
+        hindsight: Hindsight | None = None,
+        *,
+        epochs: range | None = None,
+        extra: dict[str, Tensor] | None = None,
+    ) -> Iterator[Batch]:
+        """Go through everything, once per epoch, in as many parts as the setting `minibatches` says.
+
+        The rows of each member are shuffled anew in every epoch. `epochs` numbers them for an algorithm that does
+        something between two; default: all that the setting `epochs` says. It ends early once no active member goes
+        on (see `Loss.halt`).
         """
-        parts = []
-        groups = _groups(batch.weights)
-        for rows, columns in groups:
-            part, hyper = batch, self._hyper
-            if len(groups) > 1:
-                part, hyper = (
-                    map_leaves(itemgetter((rows, slice(None), slice(columns))), batch),
-                    Hyper.rows(hyper, rows),
-                )
-            leaves = {name: value[rows].detach().requires_grad_() for name, value in params.items()}
-            result = loss(self.policy, leaves, part, hyper)
-            value, metrics = result if isinstance(result, Loss) else (result, {})
-            if value.shape != part.weights.shape[:1]:
-                expected, got = list(part.weights.shape[:1]), list(value.shape)
-                raise ValueError(f"a loss is one number per member, shape {expected}; got {got}")
-            for name, metric in metrics.items():
-                if metric.shape != value.shape:
-                    raise ValueError(f"metric {name} is one number per member, as the loss; got {list(metric.shape)}")
-            gradients = torch.autograd.grad(value.sum(), list(leaves.values()), materialize_grads=True)
-            parts.append((value.detach(), map_leaves(Tensor.detach, metrics), flatten(gradients)))
-        values, reports, gradient = zip(*parts, strict=True)
-        return torch.cat(values), join(reports), torch.cat(gradient)
+        settings = self.plan.config.settings
+        count = getattr(settings, "minibatches", 1)
+        cutter = self.cutter(trajectory, targets, hindsight, extra)
+        for epoch in range(getattr(settings, "epochs", 1)) if epochs is None else epochs:
 
-    def step(self, loss: Callable[..., Loss | Tensor], state: TrainState, batch: Batch) -> TrainState:
-        """Take one gradient step on `loss`: clipped per member, frozen where a member is not active or not finite."""
-        value, metrics, gradient = self.gradient(loss, state.params, batch)
-        max_norm = self._hyper.max_grad_norm
+            def order(member: int, n: int, epoch: int = epoch) -> NDArray[np.int64]:
+                return self.rng("shuffle", member, state, epoch).permutation(n)
+
+            for batch in cutter.minibatches(order, count):
+                if bool((self._halted | ~torch.from_numpy(state.active)).all()):
+                    return
+                yield batch
+
+    def gradient(self, loss: LossFunction, state: TrainState, batch: Batch, only: str = "") -> tuple[Loss, Tensor]:
+        """Differentiate `loss` on a batch; see `gradients.gradient`."""
+        return gradients.gradient(loss, self.policy, state.params, state.buffers, batch, self.hyper(state), only)
+
+    def hvp(
+        self, scalar: Callable[..., Tensor], state: TrainState, batch: Batch, only: str = ""
+    ) -> Callable[[Tensor], Tensor]:
+        """Return the product with the Hessian of `scalar`; see `gradients.hessian_product`."""
+        hyper = self.hyper(state)
+        return gradients.hessian_product(scalar, self.policy, state.params, state.buffers, batch, hyper, only)
+
+    def step(self, loss: LossFunction, state: TrainState, batch: Batch, only: str = "") -> TrainState:
+        """Take one gradient step on `loss`: clipped per member, frozen where a member is not active or not finite.
+
+        With `only`, nothing but the parameters whose names begin so are moved.
+        """
+        result, gradient = self.gradient(loss, state, batch, only)
+        if result.halt is not None:
+            self._halted = self._halted | result.halt
+        max_norm = self._settings["max_grad_norm"]
         with torch.no_grad():
             clipped, norm = clip_by_member_norm(gradient, None if max_norm is None else max_norm.reshape(-1))
-            vector, optimizer = self._optimizer.step(
-                flatten(state.params.values()), clipped, state.optimizer, self.learning_rate(state)
-            )
-            finite = torch.isfinite(value) & torch.isfinite(norm) & torch.isfinite(vector.abs().amax(1))
-            params = unflatten(vector, state.params)
-        self.metrics |= {"loss/total": value, **metrics, "optim/grad_norm": norm}
-        moved = state.active & finite.numpy()
-        for row in np.flatnonzero(state.active & ~finite.numpy()):
-            gradients = unflatten(gradient, state.params)
-            self.failures[int(row)] = _first_bad(int(row), batch, state.params, value, gradients, norm, params)
-        return state._replace(
-            params=freeze(moved, params, state.params), optimizer=freeze(moved, optimizer, state.optimizer)
-        )
+            vector = flatten(state.params.values())
+            moved, optimizer = self._optimizer.step(vector, clipped, state.optimizer, self.learning_rate(state))
+            if only:
+                mask = flatten(torch.full_like(v[:1], k.startswith(only)) for k, v in state.params.items()) > 0
+                moved = torch.where(mask, moved, vector)
+                optimizer = {
+                    k: torch.where(mask, v, state.optimizer[k]) if v.shape == vector.shape else v
+                    for k, v in optimizer.items()
+                }
+        metrics = {"loss/total": result.value, **result.metrics, "optim/grad_norm": norm}
+        return self.move(state, moved, optimizer, batch=batch, value=result.value, gradient=gradient, metrics=metrics)
+
+    def move(
+        self,
+        state: TrainState,
+        vector: Tensor,
+        optimizer: Params | None = None,
+        *,
+        batch: Batch,
+        value: Tensor,
+        gradient: Tensor,
+        metrics: Mapping[str, Tensor],
+    ) -> TrainState:
+        """Put the parameters at `vector [S, P]`, for members that are active, not halted, and finite in all of this.
+
+        `value [S]` and `gradient [S, P]` are those of the loss on `batch` that led there. A member that is not finite
+        has failed; the first bad tensor is named.
+        """
+        norm = gradient.square().sum(1)
+        reach = vector.abs().amax(1) if vector.shape[1] else norm
+        finite = torch.isfinite(value) & torch.isfinite(norm) & torch.isfinite(reach)
+        going = torch.from_numpy(state.active) & ~self._halted
+        self.report.add(metrics, going)
+        params = unflatten(vector, state.params)
+        for row in np.flatnonzero((going & ~finite).numpy()):
+            slopes = unflatten(gradient, state.params)
+            bad = gradients.first_bad(int(row), batch, state.params, value, slopes, norm, params)
+            self.failures[int(row)] = bad
+        moving = (going & finite).numpy()
+        state = state._replace(params=freeze(moving, params, state.params))
+        return state if optimizer is None else state._replace(optimizer=freeze(moving, optimizer, state.optimizer))
+
+    def hyper(self, state: TrainState) -> Hyper:
+        """The algorithm's settings as a loss sees them."""
+        remaining = torch.from_numpy(1.0 - state.progress).float().reshape(-1, 1, 1)
+        return Hyper(self._settings | {"remaining": remaining})
 
     def learning_rate(self, state: TrainState) -> Tensor:
         """The step size `[S]` under the schedule, by how much of its run each member has done."""
-        base: Tensor = self._hyper.learning_rate.reshape(-1)
+        base: Tensor = self._settings["learning_rate"].reshape(-1)
         if self.plan.config.settings.learning_rate_schedule == "constant":
             return base
         return base * torch.from_numpy(1.0 - state.progress).float()
 
-    def rng(self, stream: str, member: int, state: TrainState) -> np.random.Generator:
-        """A generator of its own for this stream, member and update."""
-        return generator(self._seeds[member], stream, int(state.updates[member]))
+    def rng(self, stream: str, member: int, state: TrainState, *index: int) -> np.random.Generator:
+        """A generator of its own for this stream, member and update, and what else tells its uses apart."""
+        return generator(self._seeds[member], stream, int(state.updates[member]), *index)
 
     def evaluate(self, state: TrainState, active: NDArray[np.bool_], mode: EvaluationMode) -> Finished:
         """Play the evaluation episodes of the active members on environments of their own.
@@ -302,11 +370,11 @@ class Engine:
         with self.watch.phase("evaluate", f'environment "{c.env}"'):
             if self._evaluation_envs is None:
                 self._evaluation_envs = plan.backend.open(plan.request(count))
-            params = plan.policy_params(state.params)
+            params = plan.policy_params(state)
             for k in range(0, c.eval_episodes, count):
                 seeds = np.resize(starts[k : k + count], count)  # what fills up a shorter last round is not played
                 quota = active[:, None] & (k + np.arange(count) < c.eval_episodes)
-                at = rollout.begin(self._evaluation_envs, np.tile(seeds, (members, 1)))
+                at = rollout.begin(self._evaluation_envs, plan.policy, np.tile(seeds, (members, 1)))
                 generators = [generator(seed, "evaluate", k) for seed in self._seeds]
                 noise = Greedy() if mode == "greedy" else Noise(plan.policy, generators, count)
                 try:
@@ -323,10 +391,7 @@ class Engine:
                 except rollout.Cancelled:
                     break
                 rounds.append(finished)
-        return Finished(
-            tuple(np.concatenate([np.zeros(0), *(r.returns[s] for r in rounds)]) for s in range(members)),
-            tuple(np.concatenate([np.zeros(0, np.int64), *(r.lengths[s] for r in rounds)]) for s in range(members)),
-        )
+        return _joined(rounds, members)
 
     def close(self) -> None:
         """Close the environments."""
@@ -347,62 +412,103 @@ class Engine:
         pairs = zip(self._seeds, state.updates, strict=True)
         return np.stack([reset_seeds(seed, "reset", n, int(update)) for seed, update in pairs])
 
-    def _expand(self, settings: Mapping[str, Any]) -> Hyper:
-        ones = torch.ones(len(self._seeds), 1, 1)
-        return Hyper({k: ones * v if isinstance(v, float) else v for k, v in settings.items()})
+    def _collecting(self) -> Any:
+        c = self.plan.config
+        return self.watch.phase("collect", f'environment "{c.env}" or policy "{c.policy.name}"')
+
+    def _open(self) -> VectorEnv:
+        if self._envs is None:
+            self._envs = self.plan.backend.open(self.plan.request(self.plan.config.num_envs))
+        return self._envs
+
+    def _counted(self, state: TrainState, trajectory: Trajectory, finished: Finished) -> TrainState:
+        """Count what was collected, and keep it for the end of the update."""
+        self._seen = trajectory
+        self._finished.append(finished)
+        state = state._replace(
+            env_steps=state.env_steps + trajectory.valid.sum((-2, -1)).numpy(),
+            episodes=state.episodes + np.array([len(r) for r in finished.returns], np.int64),
+        )
+        if self.plan.config.normalize_reward:
+            known = take_in_rewards(state.buffers, trajectory, self._settings["gamma"].reshape(-1, 1, 1))
+            state = state._replace(buffers=freeze(state.active, known, state.buffers))
+        return state
+
+    def _apply_to_rows(self, params: Params, trajectory: Trajectory) -> Output:
+        """Apply a policy without memory to every step and environment, `[S, T+1, N]`, by rows of a batch's size."""
+        _, steps, n = trajectory.starts.shape
+        rows = steps * n
+        align = ROW_ALIGN if isinstance(self.plan.collection, Steps) else ROW_BLOCK
+        extra = -rows % align
+
+        def lay(leaf: Tensor) -> Tensor:  # [S, T+1, N, ...] -> [S, 1, rows, ...]
+            return F.pad(leaf.flatten(1, 2), (0, 0) * (leaf.ndim - 3) + (0, extra)).unsqueeze(1)
+
+        def lift(leaf: Tensor) -> Tensor:
+            return leaf[:, 0, :rows].reshape(len(leaf), steps, n, *leaf.shape[3:])
+
+        mask = None if trajectory.action_mask is None else lay(trajectory.action_mask)
+        output = self.policy.apply(params, Inputs(lay(trajectory.obs), mask))
+        return Output(output.dist.map(lift), None if output.value is None else lift(output.value))
+
+    def _expand(self, setting: Any) -> Any:
+        return torch.full((len(self._seeds), 1, 1), setting) if isinstance(setting, float) else setting
 
     def _bind_estimator(self) -> tuple[list[str], dict[str, Any]]:
-        name = self.plan.config.estimator.name
-        extra = vars(self._expand(dict(self.plan.config.estimator.settings))) | {"gamma": self._hyper.gamma}
-        known = {*Trajectory._fields, *extra}
-        takes = list(inspect.signature(self.plan.estimator).parameters)
-        unknown = [parameter for parameter in takes if parameter not in known]
-        if unknown:
+        """Which of what there is the estimator takes. Raises UnfitError where it asks for something else."""
+        c, plan = self.plan.config, self.plan
+        name = f'Estimator "{c.estimator.name}"'
+        extra = {k: self._expand(v) for k, v in dict(c.estimator.settings).items()} | {"gamma": self._settings["gamma"]}
+        known = {*Trajectory._fields, "log_rhos", *extra} | (VALUES if "value" in plan.needs else frozenset())
+        parameters = inspect.signature(plan.estimator).parameters.values()
+        asked = [p.name for p in parameters if p.default is p.empty and p.name not in known]
+        if set(asked) & VALUES:
             raise UnfitError(
-                f'Estimator "{name}" asks for {", ".join(unknown)}, which no policy of this run gives. '
+                f'{name} needs the values of a critic, and algorithm "{c.algorithm}" trains none. Choose an algorithm '
+                "that does (pgzoo algorithms) or another estimator (pgzoo estimators)."
+            )
+        if asked:
+            raise UnfitError(
+                f"{name} asks for {', '.join(asked)}, which nobody in this run gives. "
                 f"There are: {', '.join(sorted(known))}."
             )
-        return takes, extra
+        if getattr(plan.estimator, "whole_episodes", False) and isinstance(plan.collection, Steps):
+            raise UnfitError(
+                f'{name} needs whole episodes, and algorithm "{c.algorithm}" collects windows of '
+                f"{plan.collection.count} steps. Choose another estimator (pgzoo estimators)."
+            )
+        return [p.name for p in parameters], extra
+
+
+VALUES = frozenset({"values", "next_values"})
 
 
 def default_update(ctx: Engine, state: TrainState, trajectory: Trajectory) -> TrainState:
-    """What an algorithm that gives only a loss gets: one gradient step on the whole batch."""
-    return ctx.step(ctx.plan.algorithm.loss, state, ctx.batch(trajectory, ctx.estimate(trajectory)))
+    """What an algorithm that gives only a loss gets: gradient steps on everything that was collected."""
+    hindsight = ctx.hindsight(state, trajectory) if ctx.wants_hindsight else None
+    targets = ctx.estimate(state, trajectory, hindsight)
+    for batch in ctx.minibatches(state, trajectory, targets, hindsight):
+        state = ctx.step(ctx.plan.algorithm.loss, state, batch)
+    return state
 
 
-def _groups(weights: Tensor) -> list[tuple[slice, int]]:
-    """Cut the members into groups of about `GROUP_ROWS` rows; each comes with the columns it needs of `[S, T, B]`."""
-    if weights.numel() <= GROUP_ROWS:
-        return [(slice(None), weights.shape[-1])]
-    groups = []
-    steps = weights.shape[1]
-    filled = (weights.amax(1) > 0).numpy()
-    needed = [-(-int(row.nonzero()[0].max(initial=0) + 1) // ROW_BLOCK) * ROW_BLOCK for row in filled]
-    first, longest = 0, 0
-    for member, columns in enumerate(needed):
-        size = (member - first + 1) * max(longest, columns) * steps
-        if member > first and size > GROUP_ROWS:
-            groups.append((slice(first, member), longest))
-            first, longest = member, 0
-        longest = max(longest, columns)
-    return [*groups, (slice(first, len(needed)), longest)]
+def default_loop(ctx: Engine) -> Iterator[None]:
+    """What an algorithm without a loop of its own gets: collect and update, in turn."""
+    update = getattr(ctx.plan.algorithm, "update", default_update)
+    while ctx.running():
+        ctx.state, trajectory = ctx.collect(ctx.state)
+        ctx.state = update(ctx, ctx.state, trajectory)
+        yield
 
 
-def _first_bad(
-    row: int, batch: Batch, before: Params, loss: Tensor, gradients: Params, norm: Tensor, after: Params
-) -> str:
-    """Name the first tensor of a member that is not finite, in the order of the computation."""
-    candidates: list[tuple[str, Tensor]] = [
-        ("observations", batch.inputs.obs),
-        ("advantages", batch.advantages),
-        *((f"parameter {name}", value) for name, value in before.items()),
-        ("loss", loss),
-        *((f"gradient of {name}", value) for name, value in gradients.items()),
-        ("norm of the gradient", norm),
-        *((f"parameter {name}", value) for name, value in after.items()),
-    ]
-    for name, value in candidates:
-        if not torch.isfinite(value[row]).all():
-            kind = "NaN" if torch.isnan(value[row]).any() else "infinite"
-            return f"{name}: {kind}"
-    raise AssertionError("called for a member that is finite")
+def _joined(parts: list[Finished], members: int) -> Finished:
+    """The episodes of several collections, member by member."""
+    return Finished(
+        tuple(np.concatenate([np.zeros(0), *(p.returns[s] for p in parts)]) for s in range(members)),
+        tuple(np.concatenate([np.zeros(0, np.int64), *(p.lengths[s] for p in parts)]) for s in range(members)),
+    )
+
+
+def _for_all(one: Params, members: int) -> Params:
+    """One member's tensors for each of them."""
+    return {name: value.expand(members, *value.shape).clone() for name, value in one.items()}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from pgzoo.bundle import as_params, load_policy
+from pgzoo.bundle import load_policy
 from pgzoo.config import Layer, read_yaml, resolve
 from pgzoo.engine import Engine
 from pgzoo.errors import UsageError
+from pgzoo.plan import named
 from pgzoo.runner import make_plan
 
 if TYPE_CHECKING:
@@ -42,8 +44,9 @@ def evaluate_run(
         raise UsageError(f'The run\'s environment is in module "{module}". Runs load no code: add --import {module}.')
     over = Layer({"seeds": (found.seed,), "eval_episodes": episodes}, ".".join)
     plan = make_plan(resolve([layer, over], catalog), catalog)
-    engine = Engine(plan)
-    state = engine.init()._replace(params=as_params(load_policy(folder, catalog).params))
+    loaded = load_policy(folder, catalog)
+    engine = Engine(replace(plan, policy=loaded.policy))
+    state = engine.state._replace(params=named(loaded.params), buffers={})
     try:
         played = engine.evaluate(state, np.ones(1, np.bool_), mode)
     finally:

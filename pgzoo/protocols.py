@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pgzoo.types import Array, Batch, Collection, Hyper, Inputs, Loss, Output, Params, Spec
+from pgzoo.types import ActorInputs, Array, Batch, Collection, Hyper, Inputs, Loss, Need, Output, Params, Spec
 
 if TYPE_CHECKING:
-    from pgzoo.engine import Plan
-    from pgzoo.ops.distributions import NoiseKind
+    from pgzoo.ops.draws import NoiseKind
+    from pgzoo.plan import Plan
     from pgzoo.tracking import Session
 
 __all__ = [
@@ -57,11 +57,13 @@ class VectorEnv(Protocol):
 
     The observation that comes with an end flag is the true final one; the next step of that row ignores its action and
     returns the first observation of a new episode, reward 0 and no flags. What one row does depends on its own seed and
-    actions alone, never on how many rows there are.
+    actions alone, never on how many rows there are. `action_mask [rows, K]` is what each row allows now; it is a new
+    array after every step, and None for an environment that forbids nothing.
     """
 
     observation_space: gym.Space[Any]
     action_space: gym.Space[Any]
+    action_mask: NDArray[np.bool_] | None
 
     def reset(self, seeds: NDArray[np.int64]) -> Array:
         """Begin a new episode in every row from its seed, `[rows] -> [rows, *O]`."""
@@ -97,30 +99,32 @@ class EnvBackend(Protocol):
 class Actor(Protocol):
     """Acts without gradients, on arrays."""
 
-    def __call__(self, obs: Array, noise: Array | None) -> Array:
-        """Choose actions: `obs [S, N, *O]`, `noise [S, N, K]` -> `[S, N, *A]`; the mode where noise is None."""
+    def __call__(self, seen: ActorInputs, noise: Array | None) -> tuple[Array, Array | None]:
+        """Choose actions `[S, N, *A]` with `noise [S, N, K]`, the mode where that is None; and the memory after."""
         ...
 
 
 class Policy(Protocol):
     """Maps observations to distributions over actions, for all members at once.
 
-    `noise` names what one draw consumes, "uniform", "normal" or "logistic", and `noise_size` how many of them.
+    `noise` names what one draw consumes, "uniform", "normal" or "logistic", and `noise_size` how many of them. A policy
+    with memory says how many numbers it remembers per environment as `state_size`.
+
+    A policy may also have
+        actor(params) -> Actor: acts faster than `apply` does, and agrees with it to rounding;
+        buffers() -> Params: one member's tensors that are not learned by gradient, without the member axis;
+        absorb(buffers, obs, valid) -> Params: those tensors after an update, given what was seen, `obs [S, T, N, *O]`.
     """
 
     noise: NoiseKind
     noise_size: int
 
     def init(self, rng: np.random.Generator) -> Params:
-        """Return one member's fresh parameters, leaves without the member axis."""
+        """Return one member's fresh parameters, leaves without the member axis; a critic's begin with `critic.`."""
         ...
 
     def apply(self, params: Params, inputs: Inputs) -> Output:
-        """Evaluate a batch: parameters `[S, ...]`, inputs `[S, T, B, ...]`. Pure."""
-        ...
-
-    def actor(self, params: Params) -> Actor:
-        """Return an actor for these parameters, which agrees with `apply` to rounding."""
+        """Evaluate a batch: parameters (and buffers) `[S, ...]`, inputs `[S, T, B, ...]`. Pure."""
         ...
 
     def to_env(self, actions: Array) -> Array:
@@ -131,20 +135,24 @@ class Policy(Protocol):
 class PolicyFactory(Protocol):
     """What a plugin registers as a policy: a class or function."""
 
-    def __call__(self, config: Any, spec: Spec) -> Policy:
-        """Build the policy for an environment.
+    def __call__(self, config: Any, spec: Spec, needs: frozenset[Need]) -> Policy:
+        """Build the policy for an environment, with what the algorithm and the estimator need of it.
 
         Raises:
-            UnfitError: it can't serve these spaces.
+            UnfitError: it can't serve these spaces, or has not what is needed.
         """
         ...
 
 
 class ReturnEstimator(Protocol):
-    """A pure function from a trajectory to advantages `[S, T, N]`.
+    """A pure function from a trajectory to returns or advantages `[S, T, N]`.
 
-    It names by keyword what it takes, of: rewards, terminated, truncated, valid, starts, timestep, gamma, and the
-    fields of its config. It may return a pair (advantages, returns).
+    It names by keyword what it takes, of: rewards, values, next_values, log_rhos, terminated, truncated, valid, starts,
+    timestep, gamma, and the fields of its config. An argument with a default is passed where the run has it: one
+    that takes `values` gets a critic made.
+
+    A single result is an estimate of the return, from which a run with a critic subtracts its values; a pair is
+    (advantages, returns). An estimator that makes no sense of parts of episodes has `whole_episodes = True`.
     """
 
     def __call__(self, **kwargs: Any) -> Tensor | tuple[Tensor, Tensor]:
@@ -153,11 +161,20 @@ class ReturnEstimator(Protocol):
 
 
 class Algorithm(Protocol):
-    """Learns. The shallowest depth is `loss`; the engine does the rest.
+    """Learns. There are three depths, each the one before with one thing opened.
 
-    `collect` is how to gather experience (or a function of the algorithm's config that says so), `estimator`
-    the name of the default return estimator. `defaults` may preset run keys, e.g. `{"num_envs": 8}`. An
-    algorithm that orders its own inner steps defines `update(ctx, state, trajectory)` instead of `loss`.
+        loss(policy, params, batch, hyper) -> Loss | Tensor     the engine does the rest
+        update(ctx, state, trajectory) -> TrainState            the algorithm orders its own gradient steps
+        loop(ctx) -> Iterator[None]                             and collects as it likes
+
+    A loss is `[S]`, one number per member. A loop goes `while ctx.running(): ... yield`; what its next round needs lies
+    in `ctx.state`, for a yield is where a run may be stopped and taken up again.
+
+    `collect` is how to gather experience, `needs` what is needed for it (see `types.Need`); each may be a function of
+    the algorithm's settings. `estimator` names the default return estimator. `defaults` presets run keys,
+    e.g. `{"num_envs": 8}`. Settings named `epochs` and `minibatches` say how a loss goes through what was collected.
+
+    An algorithm that keeps something has init(settings) -> Kept: one member's tensors, without the member axis.
     """
 
     collect: Collection | Callable[[Any], Collection]

@@ -10,10 +10,10 @@ import numpy as np
 
 from pgzoo import tracking
 from pgzoo.bundle import LoadedPolicy
-from pgzoo.engine import Plan
 from pgzoo.errors import ConfigError, RunFailed
 from pgzoo.events import Evaluated, MemberStatus, RunEnded
 from pgzoo.ops.members import select
+from pgzoo.plan import Plan
 from pgzoo.protocols import RunContext
 from pgzoo.tracking.lookup import local_run
 
@@ -119,7 +119,7 @@ class Result:
         seeds = self.plan.config.seeds
         if seed not in seeds:
             raise ConfigError(f"No seed {seed} in this run; there are {', '.join(map(str, seeds))}.")
-        params = select(self.plan.policy_params(self.ended.state.params), [seeds.index(seed)])
+        params = select(self.plan.policy_params(self.ended.state), [seeds.index(seed)])
         return LoadedPolicy(self.plan.config.policy, self.plan.spec, self.plan.policy, params)
 
     def settled(self, wait: float = EXIT_WAIT) -> Result:

@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from pgzoo.errors import RunFailed
-from pgzoo.ops.distributions import draw_noise
+from pgzoo.ops.acting import actor_for, state_size
+from pgzoo.ops.draws import draw_noise
 from pgzoo.ops.members import select
 from pgzoo.protocols import Policy, VectorEnv
-from pgzoo.types import Array, Collector, Params, Trajectory
+from pgzoo.types import ActorInputs, Array, Collector, Params, Trajectory
 
 __all__ = ["Cancelled", "Finished", "Greedy", "Noise", "begin", "collect"]
 
@@ -84,16 +85,18 @@ class _Tape:
         self.capacity *= 2
 
 
-def begin(envs: VectorEnv, seeds: NDArray[np.int64]) -> Collector:
+def begin(envs: VectorEnv, policy: Policy, seeds: NDArray[np.int64]) -> Collector:
     """Reset every environment from `seeds [S, N]`."""
     obs = envs.reset(seeds.reshape(-1))
-    shape = seeds.shape
+    shape, memory = seeds.shape, state_size(policy)
     return Collector(
         obs=obs.reshape(*shape, *obs.shape[1:]),
         ended=np.zeros(shape, np.bool_),
         starts=np.ones(shape, np.bool_),
         timestep=np.zeros(shape, np.int64),
         returns=np.zeros(shape),
+        action_mask=None if envs.action_mask is None else envs.action_mask.reshape(*shape, -1),
+        state=np.zeros((*shape, memory), np.float32) if memory else None,
     )
 
 
@@ -120,19 +123,26 @@ def collect(
     members, num_envs = at.ended.shape
     rows, limit = members * num_envs, EPISODE_LIMIT if window is None else window
     obs, ended, left = at.obs.reshape(rows, *at.obs.shape[2:]), at.ended.reshape(rows), quota.reshape(rows)
-    live, actor = left > 0, policy.actor(params)
+    mask, state = None if at.action_mask is None else at.action_mask.reshape(rows, -1), at.state
+    starts = at.starts.reshape(rows)
+    live, actor = left > 0, actor_for(policy, params)
     columns = np.arange(rows)  # where on the tape the rows belong that still play
     playing, everybody = bool(live.any()), True
     tape, t = None, 0
     while playing and t < limit:
         if cancelled():
             raise Cancelled
-        drawn = actor(obs.reshape(members, num_envs, *obs.shape[1:]), noise[t])
+        by_member = (members, num_envs)
+        allowed = None if mask is None else mask.reshape(*by_member, -1)
+        seen = ActorInputs(obs.reshape(*by_member, *obs.shape[1:]), allowed, state, starts.reshape(by_member))
+        drawn, state = actor(seen, noise[t])
         actions = drawn.reshape(members * num_envs, *drawn.shape[2:])
         step = envs.step(policy.to_env(actions), live)
         valid = live & ~ended
         if tape is None:  # room for one observation more than steps: the last one
             like = step._asdict() | {"obs": obs, "actions": actions, "valid": valid}
+            if mask is not None:
+                like["action_mask"] = mask
             tape = _Tape(512 if window is None else window + 1, **like)
         elif t + 1 == tape.capacity:
             tape.grow()
@@ -140,6 +150,9 @@ def collect(
         store["obs"][t, where], store["actions"][t, where], store["rewards"][t, where] = obs, actions, step.rewards
         store["terminated"][t, where], store["truncated"][t, where] = step.terminated, step.truncated
         store["valid"][t, where] = valid
+        if mask is not None:
+            store["action_mask"][t, where], mask = mask, envs.action_mask
+        starts = ended  # who was only reset in this step begins an episode with the next
         ended = (step.terminated | step.truncated) & valid
         obs = step.obs
         t += 1
@@ -152,10 +165,13 @@ def collect(
                 kept = (alive[:, None] * num_envs + np.arange(num_envs)).ravel()
                 if 2 * len(alive) <= members and (part := envs.select(kept)) is not None:
                     store["obs"][t, where] = obs  # what the others saw last
+                    if mask is not None:
+                        store["action_mask"][t, where], mask = mask, mask[kept]
                     envs, columns, members, everybody = part, columns[kept], len(alive), False
                     obs, ended, left, live = obs[kept], ended[kept], left[kept], live[kept]
+                    starts, state = starts[kept], None if state is None else state[alive]
                     params = select(params, alive.tolist())
-                    actor = policy.actor(params)
+                    actor = actor_for(policy, params)
                     noise.select(alive)
     if tape is None:
         raise ValueError("nothing to collect: no member is active")
@@ -165,12 +181,16 @@ def collect(
             "limit them with --max-episode-steps."
         )
     tape.arrays["obs"][t, columns] = obs
+    if mask is not None:
+        tape.arrays["action_mask"][t, columns] = mask
     still_live = np.zeros(rows, np.bool_)
     still_live[columns] = live
-    return _read(tape, t, at, still_live)
+    return _read(tape, t, at, still_live, state if everybody else None)
 
 
-def _read(tape: _Tape, steps: int, at: Collector, live: NDArray[np.bool_]) -> tuple[Trajectory, Finished, Collector]:
+def _read(
+    tape: _Tape, steps: int, at: Collector, live: NDArray[np.bool_], state: Array | None
+) -> tuple[Trajectory, Finished, Collector]:
     """Make of the tape what follows from it: masks, times and the episodes that ended."""
     members, num_envs = shape = at.ended.shape
     rows = members * num_envs
@@ -211,6 +231,8 @@ def _read(tape: _Tape, steps: int, at: Collector, live: NDArray[np.bool_]) -> tu
         valid=tensor(valid),
         starts=tensor(starts),
         timestep=tensor(timestep),
+        action_mask=tensor(tape.arrays["action_mask"][: steps + 1]) if "action_mask" in tape.arrays else None,
+        state=None if at.state is None else torch.from_numpy(at.state),
     )
     open_since = np.maximum(first[-1], 0)
     open_return = (
@@ -223,5 +245,7 @@ def _read(tape: _Tape, steps: int, at: Collector, live: NDArray[np.bool_]) -> tu
         starts=starts[-1].reshape(shape),
         timestep=np.where(over, 0, timestep[-1] + 1).reshape(shape),
         returns=np.where(over, 0.0, open_return).reshape(shape),
+        action_mask=None if at.action_mask is None else tape.arrays["action_mask"][steps].reshape(*shape, -1).copy(),
+        state=state,
     )
     return trajectory, finished, collector

@@ -19,17 +19,18 @@ from itertools import chain
 from typing import Any
 
 from pgzoo import tracking
-from pgzoo.bundle import make_spec
+from pgzoo.bundle import make_policy, make_spec
 from pgzoo.config import Layer, RunConfig, read_yaml, resolve
-from pgzoo.engine import Plan
 from pgzoo.envs import info
-from pgzoo.envs.single import make_single
+from pgzoo.envs.single import allowed, make_single
 from pgzoo.errors import ConfigError, PgzooError, PluginError, RunFailed, UnfitError, UsageError
 from pgzoo.extras import install_hint, present
+from pgzoo.plan import Plan
 from pgzoo.protocols import EnvBackend, EnvRequest, RunContext
 from pgzoo.registry import Catalog, add_listener, discover, listener_manager, relay
 from pgzoo.result import Outcome, Result
 from pgzoo.training import Control, train
+from pgzoo.types import Spec
 
 __all__ = ["compose", "make_plan", "run", "run_config"]
 
@@ -107,15 +108,14 @@ def make_plan(config: RunConfig, catalog: Catalog, group: str = "") -> Plan:
     info.check(config.env, config.env_kwargs)
     request = EnvRequest(config.env, config.env_kwargs, config.max_episode_steps, len(config.seeds) * config.num_envs)
     backend = _choose_backend(config, catalog, request)
-    env = make_single(request, flatten=False)
-    spec = make_spec(env.observation_space, env.action_space)
-    env.close()
+    spec = _look(request)
     with _blamed(f'algorithm "{config.algorithm}"'):
         algorithm = catalog.get("algorithm", config.algorithm).load()()
-        collect = algorithm.collect
-        collection = collect(config.settings) if callable(collect) else collect
+        collection = _of_settings(algorithm.collect, config)
+        needs = frozenset(_of_settings(getattr(algorithm, "needs", frozenset()), config))
     with _blamed(f'policy "{config.policy.name}"'):
-        policy = catalog.get("policy", config.policy.name).load()(config.policy.settings, spec)
+        factory = catalog.get("policy", config.policy.name).load()
+        policy = make_policy(factory, config.policy.settings, spec, needs, config.normalize_obs)
     group = group or f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
     return Plan(
         config=config,
@@ -126,8 +126,24 @@ def make_plan(config: RunConfig, catalog: Catalog, group: str = "") -> Plan:
         collection=collection,
         backend=backend,
         group=group,
+        needs=needs,
         run_keys=tuple(f"{group}-s{seed}" for seed in config.seeds),
     )
+
+
+def _look(request: EnvRequest) -> Spec:
+    """Make one environment and see what it shows and takes."""
+    env = make_single(request, flatten=False)
+    try:
+        _, first = env.reset(seed=0)
+        return make_spec(env.observation_space, env.action_space, masked=allowed(env, first) is not None)
+    finally:
+        env.close()
+
+
+def _of_settings(value: Any, config: RunConfig) -> Any:
+    """What an algorithm says outright, or by a function of its settings."""
+    return value(config.settings) if callable(value) else value
 
 
 def run_config(config: RunConfig, catalog: Catalog, *, command: str = "", progress: str = "none") -> Result:

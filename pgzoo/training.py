@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pgzoo.engine import Engine, Plan, default_update
+from pgzoo.engine import Engine, default_loop
 from pgzoo.errors import RunFailed
 from pgzoo.events import (
     EpisodesFinished,
@@ -27,6 +27,7 @@ from pgzoo.events import (
     RunStarted,
     UpdateDone,
 )
+from pgzoo.plan import Plan
 from pgzoo.rollout import Cancelled
 from pgzoo.types import TrainState
 
@@ -34,6 +35,8 @@ __all__ = ["Control", "Plan", "train"]
 
 RECENT = 100
 """Training episodes over which a stop rule takes its mean."""
+
+OVER = object()
 
 PATIENCE = 2.0
 """Seconds for the final evaluation of a run that was interrupted: somebody waits for its end."""
@@ -110,7 +113,6 @@ class _Run:
         members = len(plan.config.seeds)
         self.plan, self.control, self.ctx = plan, control, Engine(plan)
         self.ctx.cancelled = lambda: control.interrupted
-        self.state: TrainState = self.ctx.init()
         self.statuses: list[MemberStatus] = ["finished"] * members
         self.reasons = [""] * members
         self.recent: list[deque[float]] = [deque(maxlen=RECENT) for _ in range(members)]
@@ -121,30 +123,36 @@ class _Run:
         c, ctx, watch = self.plan.config, self.ctx, self.ctx.watch
         yield RunStarted(c, self.plan.group, c.seeds, self.plan.run_keys)
         started = time.perf_counter()
-        update = getattr(self.plan.algorithm, "update", default_update)
+        rounds = getattr(self.plan.algorithm, "loop", default_loop)(ctx)
         index = 0
-        while self.state.active.any():
-            active, before = self.state.active, self.state.env_steps
-            ctx.metrics = {}
+        while ctx.running():
+            before = ctx.state
+            ctx.begin_update()
             try:
-                state, trajectory, finished = ctx.collect(self.state)
-            except Cancelled:  # the last whole update stands
-                self.state = self.state._replace(active=self._still_active(self.state, 0.0))
+                with watch.phase("update", f'algorithm "{c.algorithm}"'):
+                    over = next(rounds, OVER) is OVER
+            except (Cancelled, RunFailed) as broken:  # the last whole update stands
+                ctx.state = before
+                if isinstance(broken, RunFailed):
+                    raise
+                ctx.state = before._replace(active=self._still_active(before, 0.0))
                 break
+            if over:
+                raise RunFailed(f'The loop of algorithm "{c.algorithm}" ended before its members did.')
+            state, finished = ctx.end_update(before)
             with watch.phase("track"):
                 yield EpisodesFinished(index, state.env_steps, finished.returns, finished.lengths)
-            with watch.phase("update", f'algorithm "{c.algorithm}"'):
-                state = update(ctx, state, trajectory)
             for row, returns in enumerate(finished.returns):
                 self.recent[row].extend(returns)
             self.loop_seconds = time.perf_counter() - started - watch.seconds["evaluate"]
-            self.state = state._replace(
-                updates=state.updates + active, active=self._still_active(state, self.loop_seconds)
+            active = before.active
+            ctx.state = state._replace(
+                updates=before.updates + active, active=self._still_active(state, self.loop_seconds)
             )
-            metrics = {name: value.double().numpy() for name, value in ctx.metrics.items()}
             with watch.phase("track"):
-                yield UpdateDone(index, state.env_steps, active, active & ~self.state.active, metrics)
-            yield from self._evaluate_if_due(before)
+                ended = active & ~ctx.state.active
+                yield UpdateDone(index, state.env_steps, active, ended, ctx.report.means())
+            yield from self._evaluate_if_due(before.env_steps)
             index += 1
         self.loop_seconds = time.perf_counter() - started - watch.seconds["evaluate"]
         sound = np.array([status != "failed" for status in self.statuses])
@@ -157,20 +165,21 @@ class _Run:
 
     def _evaluate_if_due(self, before: NDArray[np.int64]) -> Iterator[Event]:
         """Evaluate members whose last update crossed a multiple of `eval_every`, or all if asked to."""
-        every, steps = self.plan.config.eval_every, self.state.env_steps
-        due = self.state.active & (steps // every > before // every) if every else np.zeros_like(self.state.active)
+        every, steps = self.plan.config.eval_every, self.ctx.state.env_steps
+        active = self.ctx.state.active
+        due = active & (steps // every > before // every) if every else np.zeros_like(active)
         if self.control.evaluation_due:
-            self.control.evaluation_due, due = False, self.state.active
+            self.control.evaluation_due, due = False, active
         if due.any():
             yield from self._evaluate(due, final=False)
 
     def _evaluate(self, active: NDArray[np.bool_], *, final: bool) -> Iterator[Event]:
         modes: tuple[EvaluationMode, ...] = ("sampled", "greedy") if final else ("sampled",)
         for mode in modes:
-            played = self.ctx.evaluate(self.state, active, mode)
+            played = self.ctx.evaluate(self.ctx.state, active, mode)
             if not any(map(len, played.returns)):
                 return  # interrupted
-            yield Evaluated(self.state.env_steps, active, mode, final, played.returns, played.lengths)
+            yield Evaluated(self.ctx.state.env_steps, active, mode, final, played.returns, played.lengths)
 
     def _still_active(self, state: TrainState, seconds: float) -> NDArray[np.bool_]:
         """Freeze members that have come to an end, of whatever kind; the first reason counts."""
@@ -206,11 +215,11 @@ class _Run:
 
     def fail_all(self, reason: str) -> None:
         """A component raised: nobody goes on. In the last evaluation that concerns whoever was being evaluated."""
-        for row, active in enumerate(self.state.active):
-            if active or (not self.state.active.any() and self.statuses[row] != "failed"):
+        for row, active in enumerate(self.ctx.state.active):
+            if active or (not self.ctx.state.active.any() and self.statuses[row] != "failed"):
                 self.statuses[row], self.reasons[row] = "failed", reason
 
     def ended(self) -> RunEnded:
         """The last event."""
         timing = self.ctx.watch.seconds | {"loop": self.loop_seconds}
-        return RunEnded(self.state.env_steps, tuple(self.statuses), tuple(self.reasons), timing, self.state)
+        return RunEnded(self.ctx.state.env_steps, tuple(self.statuses), tuple(self.reasons), timing, self.ctx.state)

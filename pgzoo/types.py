@@ -7,9 +7,9 @@ seed, so that there is one shape rule and no special case.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,12 +32,13 @@ class Spec:
     """What one environment shows and takes.
 
     `observation_space` is what a policy sees, a Box or Discrete; the environment's `original_space` is another
-    where it was flattened.
+    where it was flattened. `masked` says that the environment tells with every observation which actions it allows.
     """
 
     observation_space: gym.Space[Any]
     action_space: gym.Space[Any]
     original_space: gym.Space[Any]
+    masked: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,14 @@ class Episodes:
 
 Collection = Steps | Episodes
 
+Need = Literal["value", "aux_value", "shift", "log_probs", "old"]
+"""What an algorithm may ask for beside actions and their log-probabilities.
+
+Of the policy: "value" (a critic), "aux_value" (a second value, on the policy's own layers), "shift" (a distribution
+whose mean can be moved). Of the engine, in the batch: "log_probs" and "old", the log-probabilities and the
+distribution under the parameters that collected.
+"""
+
 
 class Trajectory(NamedTuple):
     """What the world said, and nothing else: raw observations, raw rewards, actions as sampled.
@@ -66,7 +75,9 @@ class Trajectory(NamedTuple):
         rewards, timestep: `[S, T, N]`; `timestep` counts steps since the episode began.
         terminated, truncated, valid: `[S, T, N]` bool. The step after an end only resets: `valid` is False there,
             and such rows count nowhere: their rewards and flags are zero, the rest is finite and means nothing.
-        starts: `[S, T+1, N]` bool, True at the first step of an episode.
+        starts: `[S, T+1, N]` bool, True at the first step of an episode: the policy's memory is reset before it.
+        action_mask: `[S, T+1, N, K]` bool, what was allowed; None for an environment that forbids nothing.
+        state: `[S, N, M]`, what the policy remembered before the first step; None for one without memory.
     """
 
     obs: Tensor
@@ -77,6 +88,22 @@ class Trajectory(NamedTuple):
     valid: Tensor
     starts: Tensor
     timestep: Tensor
+    action_mask: Tensor | None = None
+    state: Tensor | None = None
+
+
+class Hindsight(NamedTuple):
+    """What a policy says of a trajectory, step by step, without gradients.
+
+    Shapes:
+        values: `[S, T+1, N]`; `values[:, t+1]` is that of what followed step t. None without a critic.
+        log_probs: `[S, T, N]`, of the actions that were taken.
+        dist: batch shape `[S, T, N]`.
+    """
+
+    values: Tensor | None
+    log_probs: Tensor
+    dist: Distribution
 
 
 class Targets(NamedTuple):
@@ -91,16 +118,35 @@ class Targets(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What a policy sees: `obs [S, T, B, *O]`."""
+    """What a policy sees.
+
+    Shapes:
+        obs: `[S, T, B, *O]`.
+        action_mask: `[S, T, B, K]` bool, or None where everything is allowed.
+        state, starts: `[S, B, M]` before the first step and `[S, T, B]` bool, for a policy with memory; else None.
+    """
 
     obs: Tensor
+    action_mask: Tensor | None = None
+    state: Tensor | None = None
+    starts: Tensor | None = None
+
+
+class ActorInputs(NamedTuple):
+    """What an actor sees in one step: arrays as in `Inputs`, without the axis T: `[S, N, ...]`."""
+
+    obs: Array
+    action_mask: Array | None = None
+    state: Array | None = None
+    starts: NDArray[np.bool_] | None = None
 
 
 class Batch(NamedTuple):
     """What a loss sees. Leaves are `[S, T, B, ...]`; T = 1 unless a policy needs sequences.
 
     Rows with weight 0 are padding. Reduce over (-2, -1) to get `[S]`, with `ops.losses`, whose sums don't depend on
-    how much padding there is.
+    how much padding there is. `values` (None without a critic), `log_probs` and `old` are what the parameters that
+    collected said, the last two only where the algorithm needs them; `extra` is what it added itself.
     """
 
     inputs: Inputs
@@ -109,10 +155,14 @@ class Batch(NamedTuple):
     advantages: Tensor
     returns: Tensor
     weights: Tensor
+    values: Tensor | None = None
+    log_probs: Tensor | None = None
+    old: Distribution | None = None
+    extra: dict[str, Tensor] | None = None
 
 
 class Distribution(Protocol):
-    """A distribution over actions with batch shape `[S, T, B]`."""
+    """A distribution over actions with batch shape `[S, T, B]`; all its tensors have that shape first."""
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """Log-density of `actions [S, T, B, *A]`, summed over action dimensions: `[S, T, B]`, in nats."""
@@ -122,24 +172,43 @@ class Distribution(Protocol):
         """Entropy summed over action dimensions: `[S, T, B]`, in nats."""
         ...
 
+    def kl(self, other: Any) -> Tensor:
+        """Divergence KL(self || other) from another of the same kind: `[S, T, B]`, in nats."""
+        ...
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Distribution:
+        """Apply `fn` to each of its tensors."""
+        ...
+
 
 class Output(NamedTuple):
-    """What a policy says about a batch of inputs."""
+    """What a policy says about a batch of inputs.
+
+    `value` and `aux_value` are `[S, T, B]` where they are needed, `state [S, B, M]` is the memory after the last step.
+    """
 
     dist: Distribution
+    value: Tensor | None = None
+    state: Tensor | None = None
+    aux_value: Tensor | None = None
 
 
 class Loss(NamedTuple):
-    """A loss with something to report: `value [S]`, and `metrics` of `[S]` each (detached)."""
+    """A loss with something to report: `value [S]`, and `metrics` of `[S]` each (detached).
+
+    Members marked in `halt [S]` (bool) take neither this step nor another in this update.
+    """
 
     value: Tensor
     metrics: Metrics
+    halt: Tensor | None = None
 
 
 class Collector(NamedTuple):
     """What a `Steps` collection carries from one window to the next; arrays are `[S, N, ...]`.
 
-    `ended` marks rows whose next step only resets; `timestep` and `returns` are those of the open episodes.
+    `ended` marks rows whose next step only resets; `timestep` and `returns` are those of the open episodes, `state` is
+    the policy's memory.
     """
 
     obs: Array
@@ -147,17 +216,22 @@ class Collector(NamedTuple):
     starts: NDArray[np.bool_]
     timestep: NDArray[np.int64]
     returns: NDArray[np.float64]
+    action_mask: NDArray[np.bool_] | None = None
+    state: Array | None = None
 
 
 class TrainState(NamedTuple):
     """Everything that changes while training; every leaf has the member axis first.
 
+    `params` are learned by gradient, `buffers` otherwise: normalisers, coefficients, what an algorithm keeps. Names
+    begin with `policy.`, `critic.`, `reward.` or the owner's own word.
     `active [S]` is False once a member has reached its steps, met a stop rule or turned non-finite: from then on
     it is frozen, and the others go on unchanged. `progress [S]` is the share of its run, 0 to 1, that a member
     had done when the current update's collection began; schedules go by it.
     """
 
     params: Params
+    buffers: Params
     optimizer: Params
     collector: Collector | None
     active: NDArray[np.bool_]
@@ -167,10 +241,18 @@ class TrainState(NamedTuple):
     progress: NDArray[np.float64]
 
 
+class Kept(NamedTuple):
+    """What an algorithm keeps beside the policy: `params` are learned by gradient with it, `buffers` are not."""
+
+    params: Params
+    buffers: Params
+
+
 class Hyper:
     """An algorithm's settings as a loss sees them: floats are `[S, 1, 1]` tensors, everything else is itself.
 
-    `gamma`, which the run owns, is among them.
+    Among them are `gamma`, which the run owns, and `remaining`, the share of its run that a member still has before
+    it: what a schedule goes by.
     """
 
     def __init__(self, values: Mapping[str, Any]) -> None:

@@ -14,9 +14,10 @@ from pydantic import Field
 from torch import Tensor
 
 from pgzoo.config import AlgorithmConfig, Layer, RunConfig, resolve
-from pgzoo.engine import Engine, Plan
+from pgzoo.engine import Engine
 from pgzoo.events import Event, RunEnded
 from pgzoo.ops.losses import weighted_mean
+from pgzoo.plan import Plan
 from pgzoo.registry import Catalog, PluginInfo, Registry, discover
 from pgzoo.runner import make_plan
 from pgzoo.training import Control, train
@@ -183,7 +184,7 @@ class Sick(Windows):
         seeds, settings = np.array(ctx.plan.config.seeds), ctx.plan.config.settings
         assert isinstance(settings, SickConfig)
         sick = torch.from_numpy((seeds == settings.sick_seed) & (state.updates == settings.sick_update))[:, None, None]
-        batch = ctx.batch(trajectory, ctx.estimate(trajectory))
+        batch = ctx.batch(trajectory, ctx.estimate(state, trajectory))
         if settings.organ == "advantages":
             batch = batch._replace(advantages=torch.where(sick, torch.inf, batch.advantages))
         else:

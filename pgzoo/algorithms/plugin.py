@@ -14,7 +14,25 @@ def pgzoo_register(registry: Any) -> None:
         "reinforce",
         "pgzoo.algorithms.reinforce:Reinforce",
         config="pgzoo.algorithms.reinforce:ReinforceConfig",
-        summary="Monte-Carlo policy gradient (Williams 1992)",
+        summary="Monte-Carlo policy gradient",
+        family="Monte Carlo",
+        source="Williams 1992",
+    )
+    registry.algorithm(
+        "a2c",
+        "pgzoo.algorithms.a2c:A2C",
+        config="pgzoo.algorithms.a2c:A2CConfig",
+        summary="advantage actor-critic, in step",
+        family="actor-critic",
+        source="Mnih et al. 2016",
+    )
+    registry.algorithm(
+        "ppo",
+        "pgzoo.algorithms.ppo:PPO",
+        config="pgzoo.algorithms.ppo:PPOConfig",
+        summary="proximal policy optimisation: several steps on the same data, clipped",
+        family="trust region",
+        source="Schulman et al. 2017",
     )
     registry.preset(
         "notebook",

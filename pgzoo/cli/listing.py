@@ -22,6 +22,7 @@ def describe(entry: Entry) -> dict[str, Any]:
         "version": plugin.version,
         "plugin": plugin.name,
         "source": plugin.source,
+        **({"facts": dict(entry.facts)} if entry.facts else {}),
     }
 
 
@@ -37,10 +38,21 @@ def _listing(kind: Kind, about: str, hint: str) -> click.Command:
         if as_json:
             common.print_json([describe(entry) for entry in entries])
             return
-        rows = [(entry.name, entry.summary, entry.plugin.origin) for entry in entries]
-        common.print_table(("Name", "Summary", "From"), rows, hint=hint)
+        facts = [fact for fact in FACTS if any(entry.facts.get(fact) for entry in entries)]
+        rows = [
+            (entry.name, entry.summary, *(_said(entry.facts.get(fact)) for fact in facts), entry.plugin.origin)
+            for entry in entries
+        ]
+        common.print_table(("Name", "Summary", *(FACTS[fact] for fact in facts), "From"), rows, hint=hint)
 
     return command
+
+
+FACTS = {"family": "Family", "actions": "Actions", "recurrent": "Memory", "seeds": "Seeds", "source": "Source"}
+
+
+def _said(fact: object) -> str:
+    return {True: "yes", False: "no", None: ""}[fact] if isinstance(fact, bool | None) else str(fact)
 
 
 algorithms = _listing("algorithm", "List the algorithms.", "Options of one: pgzoo run NAME --help")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -37,19 +38,31 @@ class AsyncEnvs:
         self._envs = gym.vector.AsyncVectorEnv([one] * request.rows, context="spawn")
         self.observation_space = self._envs.single_observation_space
         self.action_space = self._envs.single_action_space
+        self.action_mask: NDArray[np.bool_] | None = None
 
     def reset(self, seeds: NDArray[np.int64]) -> Array:
         """Begin a new episode in every row from its seed."""
-        obs, _ = self._envs.reset(seed=[int(seed) for seed in seeds])
+        obs, info = self._envs.reset(seed=[int(seed) for seed in seeds])
+        self.action_mask = self._allowed(info)
         return np.asarray(obs)
 
     def step(self, actions: Array, live: NDArray[np.bool_]) -> StepResult:
         """Take one step in every row."""
-        obs, rewards, terminated, truncated, _ = self._envs.step(actions)
+        obs, rewards, terminated, truncated, info = self._envs.step(actions)
+        self.action_mask = self._allowed(info)
         return StepResult(np.asarray(obs), np.asarray(rewards), terminated, truncated)
 
     def select(self, rows: NDArray[np.int64]) -> None:
         """The processes go on in step."""
+
+    def _allowed(self, info: dict[str, Any]) -> NDArray[np.bool_] | None:
+        """The masks that the processes send along, `[rows, K]`."""
+        if "action_mask" not in info or isinstance(self.action_space, gym.spaces.Box):
+            return None
+        parts = info["action_mask"]
+        parts = parts if isinstance(parts, tuple | list) else (parts,)
+        rows = len(parts[0])
+        return np.concatenate([np.asarray(part).reshape(rows, -1) for part in parts], 1).astype(np.bool_)
 
     def close(self) -> None:
         """End the processes."""

@@ -48,6 +48,7 @@ class NativeCartPole:
     def __init__(self, rows: int, max_episode_steps: int, sutton_barto_reward: bool) -> None:
         plain = CartPoleEnv()
         self.observation_space, self.action_space = plain.observation_space, plain.action_space
+        self.action_mask = None
         self._limits = np.array([[plain.x_threshold], [plain.theta_threshold_radians]])
         self._max_episode_steps, self._sutton_barto_reward = max_episode_steps, sutton_barto_reward
         self._state = np.zeros((2, 2, rows))  # places and speeds, of cart and pole

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
 
 from pgzoo.envs.info import find
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
     from pgzoo.protocols import EnvRequest
 
-__all__ = ["make", "make_single", "recipe"]
+__all__ = ["allowed", "make", "make_single", "recipe"]
 
 
 def make_single(request: EnvRequest, *, flatten: bool = True, **kwargs: Any) -> gym.Env[Any, Any]:
@@ -41,3 +43,19 @@ def make(spec: EnvSpec, settings: Mapping[str, Any], *, flatten: bool = True) ->
     if flatten and not isinstance(env.observation_space, gym.spaces.Box | gym.spaces.Discrete):
         env = gym.wrappers.FlattenObservation(env)
     return env
+
+
+def allowed(env: gym.Env[Any, Any], info: Mapping[str, Any]) -> NDArray[np.bool_] | None:
+    """Return which actions the environment allows now, `[K]`; None for one that doesn't say.
+
+    It says so by `info["action_mask"]` or a method `action_masks()`, and for discrete actions only.
+    """
+    if isinstance(env.action_space, gym.spaces.Box):
+        return None
+    mask = info.get("action_mask")
+    if mask is None and env.has_wrapper_attr("action_masks"):
+        mask = env.get_wrapper_attr("action_masks")()
+    if mask is None:
+        return None
+    parts = mask if isinstance(mask, tuple | list) else (mask,)  # one for each component, or all in one
+    return np.concatenate([np.ravel(part) for part in parts]).astype(np.bool_)

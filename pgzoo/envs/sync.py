@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from pgzoo.envs.single import make_single
+from pgzoo.envs.single import allowed, make_single
 from pgzoo.protocols import EnvRequest, StepResult
 from pgzoo.types import Array
 
@@ -38,13 +38,17 @@ class SyncEnvs:
         self.observation_space = self._envs[0].observation_space
         self.action_space = self._envs[0].action_space
         self._discrete = isinstance(self.action_space, gym.spaces.Discrete)
+        self.action_mask: NDArray[np.bool_] | None = None
         self._ended = [False] * request.rows
         self._obs = np.zeros((request.rows, *(self.observation_space.shape or ())), self.observation_space.dtype)
 
     def reset(self, seeds: NDArray[np.int64]) -> Array:
         """Begin a new episode in every row from its seed."""
+        masks = []
         for row, env in enumerate(self._envs):
-            self._obs[row] = env.reset(seed=int(seeds[row]))[0]
+            self._obs[row], info = env.reset(seed=int(seeds[row]))
+            masks.append(allowed(env, info))
+        self.action_mask = None if masks[0] is None else np.array(masks)
         self._ended = [False] * len(self._envs)
         return self._obs.copy()
 
@@ -55,14 +59,17 @@ class SyncEnvs:
         terminated, truncated = [False] * rows, [False] * rows
         chosen = actions.tolist() if self._discrete else actions  # gymnasium checks a Python int far faster
         obs = self._obs = self._obs.copy()
+        masks = self.action_mask = None if self.action_mask is None else self.action_mask.copy()
         for row, alive in enumerate(live.tolist()):
             if not alive:
                 continue
             if self._ended[row]:
-                obs[row], self._ended[row] = self._envs[row].reset()[0], False
+                (obs[row], info), self._ended[row] = self._envs[row].reset(), False
             else:
-                obs[row], rewards[row], ended, cut, _ = self._envs[row].step(chosen[row])
+                obs[row], rewards[row], ended, cut, info = self._envs[row].step(chosen[row])
                 terminated[row], truncated[row], self._ended[row] = ended, cut, ended or cut
+            if masks is not None:
+                masks[row] = allowed(self._envs[row], info)
         return StepResult(
             obs, np.array(rewards, np.float64), np.array(terminated, np.bool_), np.array(truncated, np.bool_)
         )
@@ -72,6 +79,7 @@ class SyncEnvs:
         part = copy.copy(self)
         part._envs, part._ended = [self._envs[row] for row in rows], [self._ended[row] for row in rows]
         part._obs = self._obs[rows]
+        part.action_mask = None if self.action_mask is None else self.action_mask[rows]
         return part
 
     def close(self) -> None:

@@ -36,7 +36,7 @@ class Artifacts:
     def pgzoo_run_ended(self, event: RunEnded) -> None:
         """Write each member's last finite parameters."""
         plan = self.context.plan
-        params = plan.policy_params(event.state.params)
+        params = plan.policy_params(event.state)
         for member in range(len(plan.run_keys)):
-            for name, data in pack(plan.config.policy, plan.spec, params, member).items():
+            for name, data in pack(plan.config.policy, plan.spec, plan.policy, params, member).items():
                 self.context.artifact(member, f"policy/{name}", data)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pgzoo.bundle import LoadedPolicy
-from pgzoo.envs.single import make_single
+from pgzoo.envs.single import allowed, make_single
 from pgzoo.events import RunEnded
 from pgzoo.ops.members import select
 from pgzoo.protocols import RunContext
@@ -40,7 +40,7 @@ class Video:
         for member, status in enumerate(event.statuses):
             if status == "failed":
                 continue
-            params = select(plan.policy_params(event.state.params), [member])
+            params = select(plan.policy_params(event.state), [member])
             policy = LoadedPolicy(plan.config.policy, plan.spec, plan.policy, params)
             env = make_single(plan.request(1), flatten=False, render_mode="rgb_array")
             with tempfile.TemporaryDirectory() as folder:
@@ -57,10 +57,12 @@ def record(env: Any, policy: LoadedPolicy, rng: np.random.Generator, path: Path)
     fps = env.metadata.get("render_fps", 30)
     writer: Any = imageio.get_writer(path, format="FFMPEG", fps=fps, codec="libx264", macro_block_size=2)
     with writer:
-        obs, _ = env.reset(seed=int(reset_seeds(EVALUATION_ROOT, "evaluate", 1)[0]))
+        policy.reset()
+        obs, info = env.reset(seed=int(reset_seeds(EVALUATION_ROOT, "evaluate", 1)[0]))
         while not ended:
             writer.append_data(env.render())
-            obs, reward, terminated, truncated, _ = env.step(policy.act(obs, rng=rng))
+            action = policy.act(obs, rng=rng, action_mask=allowed(env, info))
+            obs, reward, terminated, truncated, info = env.step(action)
             total, ended = total + float(reward), terminated or truncated
         writer.append_data(env.render())
     env.close()

@@ -1,4 +1,4 @@
-"""Reductions over a batch, one number per member.
+"""Reductions over a batch, one number per member, and the losses that several algorithms share.
 
 Batches are padded, and how much depends on the longest episode of any member. Sums along a contiguous axis change in
 their last bit with its length, so a member would not be what it is alone. A running sum does not: zeros after the
@@ -7,9 +7,19 @@ end change nothing.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-__all__ = ["standardise", "weighted_mean", "weighted_std", "weighted_sum"]
+__all__ = [
+    "explained_variance",
+    "kl_estimate",
+    "standardise",
+    "value_loss",
+    "weighted_max",
+    "weighted_mean",
+    "weighted_std",
+    "weighted_sum",
+]
 
 
 def weighted_sum(x: Tensor, weights: Tensor) -> Tensor:
@@ -33,3 +43,36 @@ def standardise(x: Tensor, weights: Tensor, eps: float = 1e-8) -> Tensor:
     """Shift and scale `x` to mean 0 and deviation 1 over each member's own rows: `[S, T, B] -> [S, T, B]`."""
     mean, std = weighted_mean(x, weights), weighted_std(x, weights)
     return (x - mean[..., None, None]) / (std[..., None, None] + eps)
+
+
+def weighted_max(x: Tensor, weights: Tensor) -> Tensor:
+    """The largest of `x` over rows with weight, `[S, T, B] -> [S]`; minus infinity for a member without any."""
+    return torch.where(weights > 0, x, -torch.inf).amax((-2, -1))
+
+
+def value_loss(values: Tensor, returns: Tensor, weights: Tensor) -> Tensor:
+    """Half the mean squared error of a critic, `[S, T, B] -> [S]`.
+
+    L = ½ E[(V - G)²]
+    """
+    return 0.5 * weighted_mean((values - returns) ** 2, weights)
+
+
+def kl_estimate(log_ratio: Tensor, weights: Tensor) -> Tensor:
+    """Estimate KL(old || new) from samples of the old policy, `[S, T, B] -> [S]`; `log_ratio` = log new - log old.
+
+    k₃ = E[(r - 1) - log r],  r = new / old
+
+    It is unbiased, never negative, and varies less than the mean of -log r. Source: Schulman (2020), Approximating KL
+    divergence.
+    """
+    return weighted_mean(log_ratio.exp() - 1 - log_ratio, weights)
+
+
+def explained_variance(values: Tensor, returns: Tensor, weights: Tensor) -> Tensor:
+    """How much of the variance of the returns the critic foresees, `[S, T, B] -> [S]`: 1 all of it, 0 none.
+
+    1 - Var[G - V] / Var[G]
+    """
+    spread = weighted_std(returns, weights) ** 2
+    return 1 - weighted_std(returns - values, weights) ** 2 / (spread + 1e-8)

@@ -28,6 +28,8 @@ def map_leaves(leaf_fn: Callable[..., Any], *trees: Any) -> Any:
         return {key: map_leaves(leaf_fn, *(tree[key] for tree in trees)) for key in first}
     if isinstance(first, tuple) and hasattr(first, "_fields"):
         return type(first)(*(map_leaves(leaf_fn, *leaves) for leaves in zip(*trees, strict=True)))
+    if len(trees) == 1 and hasattr(first, "map"):  # a distribution
+        return first.map(leaf_fn)
     return leaf_fn(*trees)
 
 

@@ -15,10 +15,28 @@ from torch import Tensor
 
 from pgzoo.types import Array, Params
 
-__all__ = ["ACTIVATIONS", "ROW_BLOCK", "Activation", "Init", "init_mlp", "mlp", "mlp_numpy", "numpy_layers"]
+__all__ = [
+    "ACTIVATIONS",
+    "ROW_ALIGN",
+    "ROW_BLOCK",
+    "Activation",
+    "Init",
+    "init_mlp",
+    "last_layer",
+    "layers_of",
+    "linear",
+    "mlp",
+    "mlp_numpy",
+    "numpy_layers",
+    "trunk",
+]
 
 ROW_BLOCK = 256
-"""Training batches are padded to a multiple of so many rows, and multiplied in blocks of them."""
+"""Batches whose size depends on the others' episodes are padded to a multiple of so many rows, and multiplied in
+blocks of them."""
+
+ROW_ALIGN = 16
+"""Batches of a size of their own are padded to a multiple of so many rows: 64 bytes in every column."""
 
 Activation = Literal["tanh", "relu", "leaky_relu", "elu", "silu", "gelu", "softplus", "identity"]
 Init = Literal["orthogonal", "default"]
@@ -64,15 +82,29 @@ def init_mlp(
     return params
 
 
-def mlp(params: Params, x: Tensor, activation: Activation) -> Tensor:
-    """Apply the network: `x [S, B, in] -> [S, B, out]`."""
+def layers_of(params: Params, prefix: str = "") -> Params:
+    """The layers among a policy's parameters, those under a prefix, as `mlp` takes them."""
+    kinds = (f"{prefix}weight.", f"{prefix}bias.")
+    return {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(kinds)}
+
+
+def trunk(layers: Params, x: Tensor, activation: Activation) -> Tensor:
+    """Apply all layers but the last: `x [S, B, in] -> [S, B, features]`."""
     act = ACTIVATIONS[activation][0]
-    layers = len(params) // 2
-    for i in range(layers):
-        x = _linear(x, params[f"weight.{i}"], params[f"bias.{i}"])
-        if i < layers - 1:
-            x = act(x)
+    for i in range(len(layers) // 2 - 1):
+        x = act(linear(x, layers[f"weight.{i}"], layers[f"bias.{i}"]))
     return x
+
+
+def last_layer(layers: Params, features: Tensor) -> Tensor:
+    """Apply the last layer: `features [S, B, features] -> [S, B, out]`."""
+    i = len(layers) // 2 - 1
+    return linear(features, layers[f"weight.{i}"], layers[f"bias.{i}"])
+
+
+def mlp(layers: Params, x: Tensor, activation: Activation) -> Tensor:
+    """Apply the network: `x [S, B, in] -> [S, B, out]`."""
+    return last_layer(layers, trunk(layers, x, activation))
 
 
 def numpy_layers(params: Mapping[str, Array]) -> list[tuple[Array, Array]]:
@@ -93,7 +125,7 @@ def mlp_numpy(layers: list[tuple[Array, Array]], x: Array, activation: Activatio
     return x
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """`[S, B, in] @ [S, in, out] + [S, out]`, so computed that a member's gradient doesn't depend on the others.
 
     Kernels choose how to sum over rows by the number of rows, and the padding is part of that number; so rows go
@@ -105,13 +137,13 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     width = weight.shape[-1]
     if width == 1:
         return (x * weight.transpose(-1, -2)).sum(-1, keepdim=True) + bias.unsqueeze(-2)
-    count = rows // ROW_BLOCK
-    if rows % ROW_BLOCK:  # no training batch: gradients of these are their caller's business
+    if rows % ROW_ALIGN:  # no training batch: gradients of these are their caller's business
         return torch.baddbmm(bias.unsqueeze(-2), x, weight)
+    count = 1 if rows % ROW_BLOCK else rows // ROW_BLOCK
     if extra := -width % (16 // math.gcd(fan_in, 16)):
         weight, bias = F.pad(weight, (0, extra)), F.pad(bias, (0, extra))
     if count > 1:
-        x = x.reshape(members * count, ROW_BLOCK, fan_in)
+        x = x.reshape(members * count, rows // count, fan_in)
         weight = weight.unsqueeze(1).expand(-1, count, -1, -1).flatten(0, 1)
         bias = bias.unsqueeze(1).expand(-1, count, -1).flatten(0, 1)
     product = torch.baddbmm(bias.unsqueeze(-2), x, weight).view(members, rows, -1)

@@ -9,6 +9,7 @@ without hidden state.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from pgzoo.types import Params
 
-__all__ = ["OPTIMIZERS", "Optimizer", "clip_by_member_norm", "flatten", "unflatten"]
+__all__ = ["Optimizer", "clip_by_member_norm", "flatten", "make_optimizer", "unflatten"]
 
 
 class Optimizer(NamedTuple):
@@ -62,9 +63,11 @@ def _adam_init(vector: Tensor) -> Params:
     return _init("mean", "square")(vector) | {"filled1": share, "filled2": share}
 
 
-def _adam(vector: Tensor, gradient: Tensor, state: Params, learning_rate: Tensor) -> tuple[Tensor, Params]:
-    """Adam (Kingma & Ba 2015, algorithm 1), beta = (0.9, 0.999), eps = 1e-8."""
-    beta1, beta2, eps = 0.9, 0.999, 1e-8
+def _adam(
+    vector: Tensor, gradient: Tensor, state: Params, learning_rate: Tensor, *, eps: float
+) -> tuple[Tensor, Params]:
+    """Adam (Kingma & Ba 2015, algorithm 1), beta = (0.9, 0.999)."""
+    beta1, beta2 = 0.9, 0.999
     mean = beta1 * state["mean"] + (1 - beta1) * gradient
     square = beta2 * state["square"] + (1 - beta2) * gradient.square()
     # 1 - beta^t by recursion: a power is rounded differently at the end of a vector, so it would depend on S
@@ -75,9 +78,11 @@ def _adam(vector: Tensor, gradient: Tensor, state: Params, learning_rate: Tensor
     return vector - scale[:, None] * mean / denominator, {**counts, "mean": mean, "square": square}
 
 
-def _rmsprop(vector: Tensor, gradient: Tensor, state: Params, learning_rate: Tensor) -> tuple[Tensor, Params]:
-    """RMSprop (Tieleman & Hinton 2012), alpha = 0.99, eps = 1e-5 outside the root."""
-    alpha, eps = 0.99, 1e-5
+def _rmsprop(
+    vector: Tensor, gradient: Tensor, state: Params, learning_rate: Tensor, *, eps: float
+) -> tuple[Tensor, Params]:
+    """RMSprop (Tieleman & Hinton 2012), alpha = 0.99, eps outside the root."""
+    alpha = 0.99
     square = alpha * state["square"] + (1 - alpha) * gradient.square()
     moved = vector - learning_rate[:, None] * gradient / (square.sqrt() + eps)
     return moved, {"step": state["step"] + 1, "square": square}
@@ -88,8 +93,13 @@ def _sgd(vector: Tensor, gradient: Tensor, state: Params, learning_rate: Tensor)
     return vector - learning_rate[:, None] * gradient, {"step": state["step"] + 1}
 
 
-OPTIMIZERS: dict[str, Optimizer] = {
-    "adam": Optimizer(_adam_init, _adam),
-    "rmsprop": Optimizer(_init("square"), _rmsprop),
-    "sgd": Optimizer(_init(), _sgd),
-}
+def make_optimizer(name: str, eps: float | None = None) -> Optimizer:
+    """Return an optimiser: "adam", "rmsprop" or "sgd"; `eps` keeps the denominators of the first two from 0."""
+    match name:
+        case "adam":
+            return Optimizer(_adam_init, partial(_adam, eps=1e-8 if eps is None else eps))
+        case "rmsprop":
+            return Optimizer(_init("square"), partial(_rmsprop, eps=1e-5 if eps is None else eps))
+        case "sgd":
+            return Optimizer(_init(), _sgd)
+    raise ValueError(f"no optimiser {name!r}")

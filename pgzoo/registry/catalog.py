@@ -74,7 +74,10 @@ class Preset:
 
 @dataclass(frozen=True)
 class Entry:
-    """A component by name. `target` and `config` are objects, or "pkg.module:attr" until loaded."""
+    """A component by name. `target` and `config` are objects, or "pkg.module:attr" until loaded.
+
+    `facts` are what the listings say of it beside its summary.
+    """
 
     kind: Kind
     name: str
@@ -82,6 +85,7 @@ class Entry:
     config: Any
     summary: str
     plugin: PluginInfo
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def load(self) -> Any:
         """Return the component, importing it now. Raises PluginError where the import fails."""
@@ -118,9 +122,27 @@ class Registry:
         self.plugin = plugin
         self.entries: dict[tuple[Kind, str], Entry] = {}
 
-    def algorithm(self, name: str, target: object, *, config: object = None, summary: str = "") -> None:
-        """Offer a training algorithm; `config` is the model of its settings."""
-        self._add("algorithm", name, target, config, summary)
+    def algorithm(
+        self,
+        name: str,
+        target: object,
+        *,
+        config: object = None,
+        summary: str = "",
+        family: str = "",
+        actions: str = "any",
+        recurrent: bool = True,
+        seeds: str = "native",
+        source: str = "",
+    ) -> None:
+        """Offer a training algorithm; `config` is the model of its settings.
+
+        What the listings say of it: its `family`; which `actions` it takes, in words; whether it trains policies with
+        memory; whether `seeds` are trained as one computation ("native") or one after the other ("loop"); and the
+        `source`, a paper.
+        """
+        facts = {"family": family, "actions": actions, "recurrent": recurrent, "seeds": seeds, "source": source}
+        self._add("algorithm", name, target, config, summary, facts)
 
     def policy(self, name: str, target: object, *, config: object = None, summary: str = "") -> None:
         """Offer a policy (a network with its distribution); `config` is the model of its settings."""
@@ -161,7 +183,15 @@ class Registry:
             raise PluginError(f'Only an installed plugin can add a command; "{name}" comes from a file.')
         self._add("command", name, target, None, summary)
 
-    def _add(self, kind: Kind, name: str, target: object, config: object, summary: str) -> None:
+    def _add(
+        self,
+        kind: Kind,
+        name: str,
+        target: object,
+        config: object,
+        summary: str,
+        facts: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise PluginError(f"A name has lowercase letters, digits and hyphens; got {name!r} for the {_said(kind)}.")
         if (kind, name) in self.entries:
@@ -169,7 +199,9 @@ class Registry:
         for given in (target, config):
             if isinstance(given, str) and not _TARGET.fullmatch(given):
                 raise PluginError(f'The {_said(kind)} "{name}" is given as {given!r}; it must read "pkg.module:attr".')
-        self.entries[kind, name] = Entry(kind, name, target, config, summary or _first_line(target), self.plugin)
+        self.entries[kind, name] = Entry(
+            kind, name, target, config, summary or _first_line(target), self.plugin, MappingProxyType(dict(facts))
+        )
 
 
 @dataclass

@@ -142,10 +142,11 @@ def test_the_preset_takes_the_notebooks_own_steps(catalog: Any) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
 
     for update in range(5):
+        ctx.begin_update()
         state = state._replace(updates=np.array([update]))
-        state, seen, _ = ctx.collect(state)
+        state, seen = ctx.collect(state)
         assert seen.valid.all()  # one environment, one episode
-        state = ctx.step(one.algorithm.loss, state, ctx.batch(seen, ctx.estimate(seen)))
+        state = ctx.step(one.algorithm.loss, state, ctx.batch(seen, ctx.estimate(state, seen)))
 
         obs, actions = seen.obs[0, :-1, 0], seen.actions[0, :, 0]
         rewards = torch.tensor([r + t for t, r in enumerate(seen.rewards[0, :, 0].tolist())]).flip(dims=(0,))
@@ -153,7 +154,7 @@ def test_the_preset_takes_the_notebooks_own_steps(catalog: Any) -> None:
         discounted /= discounted.max()
         chosen = model(obs).gather(dim=1, index=actions.unsqueeze(1)).squeeze()
         loss = -1 * torch.sum(discounted * torch.log(chosen))
-        assert ctx.metrics["loss/total"].item() == pytest.approx(loss.item(), rel=1e-5)
+        assert ctx.report.means()["loss/total"][0] == pytest.approx(loss.item(), rel=1e-5)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -27,9 +27,9 @@ class Counting:
     def __init__(self) -> None:
         self.calls = 0
 
-    def __call__(self, obs: Any, noise: Any) -> Any:
+    def __call__(self, seen: Any, noise: Any) -> Any:
         self.calls += 1
-        return np.full(obs.shape[:2], (self.calls - 1) % 2)
+        return np.full(seen.obs.shape[:2], (self.calls - 1) % 2), None
 
     def actor(self, params: Any) -> Any:
         return self
@@ -44,7 +44,7 @@ class Scene:
     def __init__(self, episodes: list[list[int]]) -> None:
         first = np.array(episodes)
         self.envs = SyncBackend().open(EnvRequest("probe/Scripted-v0", {}, None, first.size))
-        self.at = begin(self.envs, first)
+        self.at = begin(self.envs, Counting(), first)
         self.policy: Any = Counting()
 
     def collect(self, quota: int | list[list[int]], window: int | None) -> tuple[Trajectory, Finished, Collector]:
@@ -139,7 +139,7 @@ def test_the_tape_grows_with_the_episode() -> None:
     envs = SyncBackend().open(EnvRequest("Pendulum-v1", {}, 1300, 1))
     policy: Any = Counting()
     policy.to_env = lambda actions: np.zeros((1, 1), np.float32)
-    at = begin(envs, np.zeros((1, 1), np.int64))
+    at = begin(envs, policy, np.zeros((1, 1), np.int64))
     seen, finished, _ = collect(envs, policy, {}, Greedy(), at, np.ones((1, 1)), None)
     assert seen.rewards.shape == (1, 1300, 1) and finished.lengths[0].tolist() == [1300]
     assert row(seen.actions) == [0, 1] * 650

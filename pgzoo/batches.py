@@ -1,0 +1,133 @@
+"""Cut what was collected into the batches that a loss sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pgzoo.ops.members import map_leaves
+from pgzoo.ops.nets import ROW_ALIGN, ROW_BLOCK
+from pgzoo.types import Batch, Hindsight, Inputs, Targets, Trajectory
+
+__all__ = ["Cutter"]
+
+Order = Callable[[int, int], NDArray[np.int64]]
+"""`order(member, n)`: a permutation of n rows of a member."""
+
+
+class Cutter:
+    """Holds a trajectory, ready to be cut. Each member's rows are its own, in an order of its own.
+
+    A policy without memory gets rows `[S, 1, B]`: of a window all of them, of whole episodes those that are valid. A
+    policy with memory gets sequences `[S, T, B]`, B whole environments. What fills up a batch has weight 0.
+    """
+
+    def __init__(
+        self,
+        trajectory: Trajectory,
+        targets: Targets,
+        hindsight: Hindsight | None,
+        *,
+        window: bool,
+        sequences: bool,
+        needs: frozenset[str],
+        extra: dict[str, Tensor] | None = None,
+    ) -> None:
+        """Every leaf of `extra` is `[S, T, N, ...]`."""
+        members, steps, num_envs = trajectory.valid.shape
+        self.members, self.num_envs = members, num_envs
+        self.sequences = sequences
+        self._everything: Batch | None = None
+        told = hindsight and needs & {"log_probs", "old"}
+        values = None if hindsight is None or hindsight.values is None else hindsight.values[:, :steps]
+        everything = Batch(
+            inputs=Inputs(
+                obs=trajectory.obs[:, :steps],
+                action_mask=None if trajectory.action_mask is None else trajectory.action_mask[:, :steps],
+                starts=trajectory.starts[:, :steps] if sequences else None,
+            ),
+            actions=trajectory.actions,
+            timestep=trajectory.timestep,
+            advantages=targets.advantages,
+            returns=targets.returns,
+            weights=targets.weights,
+            values=values,
+            log_probs=hindsight.log_probs if hindsight and told else None,
+            old=hindsight.dist if hindsight and "old" in needs else None,
+            extra=extra,
+        )
+        if sequences:
+            self._leaves, self._state = everything, trajectory.state
+            self._rows: list[NDArray[np.int64]] = [np.arange(num_envs)] * members
+            self._align = 1
+            return
+        # rows lie in memory by time, then member, then environment
+        self._leaves = map_leaves(_by_time, everything)
+        if window:
+            self._rows, self._align = [np.arange(steps * num_envs)] * members, ROW_ALIGN
+        else:
+            self._rows, self._align = [np.flatnonzero(valid) for valid in trajectory.valid.numpy()], ROW_BLOCK
+
+    def whole(self) -> Batch:
+        """Everything in one batch, in the order of time."""
+        return self._cut(self._rows)
+
+    def minibatches(self, order: Order, count: int) -> Iterator[Batch]:
+        """Go through everything once, in `count` minibatches. A single one keeps the order of time.
+
+        Sequences are cut by environment, so that there are no more minibatches than environments.
+        """
+        if self.sequences:
+            count = min(count, self.num_envs)
+        if count == 1:
+            if self._everything is None:
+                self._everything = self.whole()
+            yield self._everything
+            return
+        shuffled = [rows[order(member, len(rows))] for member, rows in enumerate(self._rows)]
+        for k in range(count):
+            yield self._cut([rows[len(rows) * k // count : len(rows) * (k + 1) // count] for rows in shuffled])
+
+    def _cut(self, chosen: list[NDArray[np.int64]]) -> Batch:
+        longest = max(1, *(len(rows) for rows in chosen))
+        index = np.zeros((self.members, -(-longest // self._align) * self._align), np.int64)
+        present = np.zeros(index.shape, np.float32)
+        for row, rows in enumerate(chosen):
+            index[row, : len(rows)], present[row, : len(rows)] = rows, 1.0
+        batch = self._sequences(index) if self.sequences else self._single_steps(index)
+        if present.all():
+            return batch
+        return batch._replace(weights=batch.weights * torch.from_numpy(present).unsqueeze(1))
+
+    def _single_steps(self, index: NDArray[np.int64]) -> Batch:
+        """Rows `t * N + n` of each member, `[S, B] -> [S, 1, B, ...]`."""
+        member = np.arange(self.members)[:, None]
+        n = self.num_envs
+        flat = torch.from_numpy(((index // n * self.members + member) * n + index % n).ravel())
+
+        def cut(leaf: Tensor) -> Tensor:
+            return leaf.index_select(0, flat).reshape(self.members, 1, -1, *leaf.shape[1:])
+
+        batch: Batch = map_leaves(cut, self._leaves)
+        return batch
+
+    def _sequences(self, index: NDArray[np.int64]) -> Batch:
+        """Environments n of each member, `[S, B] -> [S, T, B, ...]`."""
+        member, env = torch.arange(self.members).unsqueeze(1), torch.from_numpy(index)
+
+        def cut(leaf: Tensor) -> Tensor:
+            return leaf[member, :, env].transpose(1, 2)  # [S, B, T, ...] -> [S, T, B, ...]
+
+        batch: Batch = map_leaves(cut, self._leaves)
+        state = None if self._state is None else self._state[member, env]
+        return batch._replace(inputs=batch.inputs._replace(state=state))
+
+
+def _by_time(leaf: Tensor) -> Any:
+    """`[S, T, N, ...] -> [T * S * N, ...]`; no copy of what a collection stored."""
+    return leaf.transpose(0, 1).reshape(-1, *leaf.shape[3:])

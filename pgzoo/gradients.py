@@ -1,0 +1,142 @@
+"""Differentiate a loss, for all members at once.
+
+Members don't depend on each other: the gradient of the sum of their losses is each one's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from operator import itemgetter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pgzoo.ops.members import join, map_leaves
+from pgzoo.ops.nets import ROW_BLOCK
+from pgzoo.ops.optim import flatten, unflatten
+from pgzoo.types import Batch, Hyper, Loss, Params
+
+__all__ = ["first_bad", "gradient", "hessian_product"]
+
+GROUP_ROWS = 4096
+"""Rows that are differentiated at once: with 64 hidden units, a megabyte for each intermediate result."""
+
+
+LossFunction = Callable[[Any, Params, Batch, Hyper], Loss | Tensor]
+
+
+def gradient(
+    loss: LossFunction, policy: Any, params: Params, buffers: Params, batch: Batch, hyper: Hyper, only: str = ""
+) -> tuple[Loss, Tensor]:
+    """Differentiate `loss`: what it gives, and each member's gradient end to end, `[S, P]`.
+
+    The gradient is 0 for parameters whose names don't begin with `only`.
+
+    Members are taken in groups whose intermediate results stay in the processor's cache, each with no more padding than
+    its own longest member needs. As members don't depend on each other, neither do the numbers.
+    """
+    parts = []
+    groups = _groups(batch)
+    for rows, columns in groups:
+        part = batch if len(groups) == 1 else _cut_group(batch, rows, columns)
+        leaves = {name: value[rows].detach() for name, value in params.items()}
+        learned = [leaf.requires_grad_() for name, leaf in leaves.items() if name.startswith(only)]
+        everything = leaves | {name: value[rows] for name, value in buffers.items()}
+        found = loss(policy, everything, part, hyper if len(groups) == 1 else hyper.rows(rows))
+        result = found if isinstance(found, Loss) else Loss(found, {})
+        _check_shape("a loss", result.value, part.weights.shape[:1])
+        for name, metric in result.metrics.items():
+            _check_shape(f"metric {name}", metric, result.value.shape)
+        gradients = iter(torch.autograd.grad(result.value.sum(), learned, materialize_grads=True))
+        pieces = [next(gradients) if leaf.requires_grad else torch.zeros_like(leaf) for leaf in leaves.values()]
+        parts.append((map_leaves(Tensor.detach, result), flatten(pieces)))
+    results, vectors = zip(*parts, strict=True)
+    return join(results), torch.cat(vectors)
+
+
+def hessian_product(
+    scalar: Callable[[Any, Params, Batch, Hyper], Tensor],
+    policy: Any,
+    params: Params,
+    buffers: Params,
+    batch: Batch,
+    hyper: Hyper,
+    only: str = "",
+) -> Callable[[Tensor], Tensor]:
+    """Return the product with the Hessian of `scalar`, `[S, P] -> [S, P]`, by differentiating twice.
+
+    `scalar` is `[S]`, as a loss is. Rows and columns of parameters whose names don't begin with `only` are 0.
+
+    Source: Pearlmutter (1994), Fast exact multiplication by the Hessian.
+    """
+    leaves = {name: value.detach() for name, value in params.items()}
+    names = [name for name in leaves if name.startswith(only)]
+    learned = [leaves[name].requires_grad_() for name in names]
+    value = scalar(policy, leaves | buffers, batch, hyper).sum()
+    first = torch.autograd.grad(value, learned, create_graph=True, materialize_grads=True)
+
+    def product(vector: Tensor) -> Tensor:
+        parts = unflatten(vector, params)
+        along = torch.stack([(g * parts[name]).sum() for g, name in zip(first, names, strict=True)]).sum()
+        second = torch.autograd.grad(along, learned, retain_graph=True, materialize_grads=True)
+        found = dict(zip(names, second, strict=True))
+        return flatten(found.get(name, torch.zeros_like(leaf)) for name, leaf in leaves.items())
+
+    return product
+
+
+def _check_shape(what: str, value: Tensor, expected: torch.Size) -> None:
+    if value.shape != expected:
+        raise ValueError(f"{what} is one number per member, shape {list(expected)}; got {list(value.shape)}")
+
+
+def _cut_group(batch: Batch, rows: slice, columns: int) -> Batch:
+    """Some members' part of a batch, and of that the first columns."""
+    part: Batch = map_leaves(itemgetter(rows), batch)
+    if columns == batch.weights.shape[-1]:
+        return part
+    part = part._replace(inputs=part.inputs._replace(state=None))
+    return map_leaves(lambda leaf: leaf[:, :, :columns], part)  # type: ignore[no-any-return]
+
+
+def _groups(batch: Batch) -> list[tuple[slice, int]]:
+    """Cut the members into groups of about `GROUP_ROWS` rows; each comes with the columns it needs of `[S, T, B]`."""
+    weights = batch.weights
+    if weights.numel() <= GROUP_ROWS or len(weights) == 1:
+        return [(slice(None), weights.shape[-1])]
+    groups = []
+    steps, width = weights.shape[1:]
+    if batch.inputs.state is not None or width % ROW_BLOCK:  # sequences, and batches of a size of their own
+        needed = [width] * len(weights)
+    else:
+        filled = (weights.amax(1) > 0).numpy()
+        needed = [-(-int(row.nonzero()[0].max(initial=0) + 1) // ROW_BLOCK) * ROW_BLOCK for row in filled]
+    first, longest = 0, 0
+    for member, columns in enumerate(needed):
+        size = (member - first + 1) * max(longest, columns) * steps
+        if member > first and size > GROUP_ROWS:
+            groups.append((slice(first, member), longest))
+            first, longest = member, 0
+        longest = max(longest, columns)
+    return [*groups, (slice(first, len(needed)), longest)]
+
+
+def first_bad(
+    row: int, batch: Batch, before: Params, loss: Tensor, gradients: Params, norm: Tensor, after: Params
+) -> str:
+    """Name the first tensor of a member that is not finite, in the order of the computation."""
+    candidates: list[tuple[str, Tensor]] = [
+        ("observations", batch.inputs.obs),
+        ("advantages", batch.advantages),
+        *((f"parameter {name}", value) for name, value in before.items()),
+        ("loss", loss),
+        *((f"gradient of {name}", value) for name, value in gradients.items()),
+        ("norm of the gradient", norm),
+        *((f"parameter {name}", value) for name, value in after.items()),
+    ]
+    for name, value in candidates:
+        if not torch.isfinite(value[row]).all():
+            kind = "NaN" if torch.isnan(value[row]).any() else "infinite"
+            return f"{name}: {kind}"
+    raise AssertionError("called for a member that is finite")

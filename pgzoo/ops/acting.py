@@ -1,0 +1,46 @@
+"""Acting with a policy, whether or not it brings a fast way of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from pgzoo.protocols import Actor, Policy
+from pgzoo.types import ActorInputs, Array, Inputs, Params
+
+__all__ = ["ApplyActor", "actor_for", "state_size"]
+
+
+def actor_for(policy: Policy, params: Params) -> Actor:
+    """Return the policy's own actor, or one that goes through `apply`."""
+    own = getattr(policy, "actor", None)
+    actor: Actor = own(params) if own else ApplyActor(policy, params)
+    return actor
+
+
+def state_size(policy: Policy) -> int:
+    """How many numbers a policy remembers per environment; 0 without memory."""
+    return int(getattr(policy, "state_size", 0))
+
+
+class ApplyActor:
+    """Acts by the policy's `apply` and its distribution's `draw` and `mode`."""
+
+    def __init__(self, policy: Policy, params: Params) -> None:
+        self.policy, self.params = policy, params
+
+    def __call__(self, seen: ActorInputs, noise: Array | None) -> tuple[Array, Array | None]:
+        """`obs [S, N, *O]`, `noise [S, N, K]` or None -> actions `[S, N, *A]`, memory `[S, N, M]` or None."""
+
+        def step(leaf: Array | None) -> Any:
+            return None if leaf is None else torch.from_numpy(np.ascontiguousarray(leaf[:, None]))  # [S, 1, N, ...]
+
+        state = None if seen.state is None else torch.from_numpy(seen.state)
+        inputs = Inputs(step(seen.obs), step(seen.action_mask), state, step(seen.starts))
+        with torch.no_grad():
+            output = self.policy.apply(self.params, inputs)
+        dist: Any = output.dist
+        actions = dist.mode() if noise is None else dist.draw(noise[:, None])
+        return actions[:, 0], None if output.state is None else output.state.numpy()

@@ -1,0 +1,94 @@
+"""What stands at the two ends of every built-in policy: how observations go in, and how actions come out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pgzoo.errors import UnfitError
+from pgzoo.ops.families import Family, family_for, masked
+from pgzoo.types import Array, Distribution, Params, Spec
+
+if TYPE_CHECKING:
+    from pgzoo.config import ActionConfig
+
+__all__ = ["ActionHead", "ObsEncoder"]
+
+
+class ObsEncoder:
+    """Flat numbers from observations: a Box is flattened, a Discrete becomes one-hot. `size` numbers come out.
+
+    Raises:
+        UnfitError: the observations are images.
+    """
+
+    def __init__(self, space: gym.Space[Any], who: str) -> None:
+        self.categories = self.first = 0
+        if isinstance(space, gym.spaces.Discrete):
+            self.categories, self.first, self.size = int(space.n), int(space.start), int(space.n)
+            self._one_hot = np.eye(self.categories, dtype=np.float32)
+        elif isinstance(space, gym.spaces.Box) and not (space.dtype == np.uint8 and len(space.shape) == 3):
+            self.size = int(np.prod(space.shape))
+        else:
+            raise UnfitError(
+                f"{who} doesn't fit the observation space {space}: it takes flat vectors, not images. "
+                "See: pgzoo policies"
+            )
+
+    def encode(self, obs: Tensor) -> Tensor:
+        """`[S, T, B, *O] -> [S, T, B, size]`."""
+        if self.categories:
+            return F.one_hot(obs - self.first, self.categories).float()
+        return obs.float().reshape(*obs.shape[:3], self.size)
+
+    def encode_numpy(self, obs: Array) -> Array:
+        """`[S, N, *O] -> [S, N, size]`."""
+        if self.categories:
+            return np.asarray(self._one_hot[obs - self.first])
+        return obs.astype(np.float32, copy=False).reshape(*obs.shape[:2], self.size)
+
+
+class ActionHead:
+    """Makes of a network's `outputs` numbers a distribution that fits the action space.
+
+    Raises:
+        UnfitError: the space and the distribution don't fit, or the algorithm needs what the distribution has not.
+    """
+
+    def __init__(self, spec: Spec, config: ActionConfig, needs: frozenset[str], who: str) -> None:
+        self.family: Family = family_for(
+            spec.action_space,
+            who,
+            distribution=config.distribution,
+            state_std=config.state_std,
+            rescale=config.rescale,
+        )
+        if "shift" in needs and self.family.name not in ("gaussian", "tanh"):
+            raise UnfitError(
+                f"The algorithm moves the mean of the policy's distribution, and {who} has a {self.family.name} one. "
+                "Choose Box actions with a gaussian or tanh distribution, or another algorithm."
+            )
+        self.outputs, self.log_std = self.family.outputs, config.log_std
+        self.noise, self.noise_size, self.to_env = self.family.noise, self.family.noise_size, self.family.to_env
+
+    def init(self) -> Params:
+        """One member's parameters beside the network: a log standard deviation where it doesn't depend on the state."""
+        return {"log_std": torch.full((self.family.scale_size,), self.log_std)} if self.family.scale_size else {}
+
+    def distribution(self, outputs: Tensor, params: Params, action_mask: Tensor | None) -> Distribution:
+        """`outputs [S, T, B, K]` -> a distribution of batch shape `[S, T, B]`."""
+        if action_mask is not None:
+            outputs = masked(outputs, action_mask)
+        log_std = params.get("log_std")
+        return self.family.distribution(outputs, None if log_std is None else log_std[:, None, None])
+
+    def choose(self, outputs: Array, log_std: Array | None, action_mask: Array | None, noise: Array | None) -> Array:
+        """Actions `[S, N, *A]` from `outputs [S, N, K]`: drawn with `noise`, the mode without."""
+        if action_mask is not None:
+            outputs = masked(outputs, action_mask)
+        return self.family.mode(outputs) if noise is None else self.family.draw(outputs, log_std, noise)

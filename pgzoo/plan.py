@@ -1,0 +1,65 @@
+"""A plan: everything a run needs, resolved into plain objects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pgzoo.config import RunConfig
+from pgzoo.protocols import Algorithm, EnvBackend, EnvRequest, Policy
+from pgzoo.types import Collection, Inputs, Output, Params, Spec, TrainState
+
+__all__ = ["POLICY", "Plan", "PolicyView", "named", "own"]
+
+POLICY, CRITIC = "policy.", "critic."
+"""Under which the policy's and its critic's tensors lie among all of a member's."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a run needs, as plain objects: resolved once, by `runner.make_plan` or by hand.
+
+    `needs` are those of the algorithm (see `types.Need`).
+    """
+
+    config: RunConfig
+    spec: Spec
+    algorithm: Algorithm
+    policy: Policy
+    estimator: Callable[..., Any]
+    collection: Collection
+    backend: EnvBackend
+    group: str
+    run_keys: tuple[str, ...]
+    needs: frozenset[str] = frozenset()
+
+    def request(self, envs_per_member: int) -> EnvRequest:
+        """What to ask the backend for."""
+        c = self.config
+        return EnvRequest(c.env, c.env_kwargs, c.max_episode_steps, len(c.seeds) * envs_per_member)
+
+    def policy_params(self, state: TrainState) -> Params:
+        """What the policy acts with, under its own names: its parameters and buffers, and its critic's."""
+        return own(state.params | state.buffers)
+
+
+def own(params: Params) -> Params:
+    """The policy's among all tensors, under its own names."""
+    return {k.removeprefix(POLICY): v for k, v in params.items() if k.startswith((POLICY, CRITIC))}
+
+
+def named(params: Params) -> Params:
+    """The policy's tensors under the names that they have among all."""
+    return {k if k.startswith(CRITIC) else POLICY + k: v for k, v in params.items()}
+
+
+class PolicyView:
+    """The policy as a loss sees it: it finds its own parameters among all of them."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def apply(self, params: Params, inputs: Inputs) -> Output:
+        """Evaluate a batch with the policy's part of `params`."""
+        return self._plan.policy.apply(own(params), inputs)

@@ -1,0 +1,66 @@
+"""What a run tells of itself while it goes on: where the time went, and the metrics of an update."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pgzoo.errors import RunFailed
+from pgzoo.rollout import Cancelled
+
+__all__ = ["Report", "Stopwatch"]
+
+
+class Stopwatch:
+    """Charges wall time to phases; a phase inside another is not charged to the outer one."""
+
+    def __init__(self, *phases: str) -> None:
+        self.seconds = dict.fromkeys(phases, 0.0)
+        self._current = ""
+        self._since = 0.0
+
+    @contextmanager
+    def phase(self, name: str, who: str = "") -> Iterator[None]:
+        """Time a phase. Where `who` is given, an exception becomes RunFailed and says whose code was running."""
+        outer = self._switch(name)
+        try:
+            yield
+        except (RunFailed, Cancelled):
+            raise
+        except Exception as error:
+            if not who:
+                raise
+            raise RunFailed(f"{who} raised {type(error).__name__}: {error}") from error
+        finally:
+            self._switch(outer)
+
+    def _switch(self, name: str) -> str:
+        now = time.perf_counter()
+        if self._current:
+            self.seconds[self._current] += now - self._since
+        outer, self._current, self._since = self._current, name, now
+        return outer
+
+
+class Report:
+    """The metrics of one update: means over its gradient steps, per member over those that it took."""
+
+    def __init__(self) -> None:
+        self._totals: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def add(self, metrics: Mapping[str, Tensor], counts: Tensor) -> None:
+        """Add metrics `[S]` of the members in `counts [S]` (bool)."""
+        for name, value in metrics.items():
+            value = torch.where(counts, value.detach().double(), 0.0)
+            total, count = self._totals.get(name, (0.0, 0))
+            self._totals[name] = total + value, count + counts.long()
+
+    def means(self) -> dict[str, NDArray[np.float64]]:
+        """Each metric, `[S]`; NaN for a member that has none."""
+        return {name: (total / count).numpy() for name, (total, count) in self._totals.items()}

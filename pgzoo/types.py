@@ -26,6 +26,9 @@ Metrics = dict[str, Tensor]
 
 Array = NDArray[Any]
 
+Asked = Any
+"""A tensor (or distribution) where it was asked for, see `Need`; else None."""
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -155,9 +158,9 @@ class Batch(NamedTuple):
     advantages: Tensor
     returns: Tensor
     weights: Tensor
-    values: Tensor | None = None
-    log_probs: Tensor | None = None
-    old: Distribution | None = None
+    values: Asked = None
+    log_probs: Asked = None
+    old: Asked = None
     extra: dict[str, Tensor] | None = None
 
 
@@ -188,9 +191,9 @@ class Output(NamedTuple):
     """
 
     dist: Distribution
-    value: Tensor | None = None
+    value: Asked = None
     state: Tensor | None = None
-    aux_value: Tensor | None = None
+    aux_value: Asked = None
 
 
 class Loss(NamedTuple):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from pgzoo.errors import ConfigError, UnfitError
-from pgzoo.ops.distributions import draw_noise
+from pgzoo.ops.draws import draw_noise
 from pgzoo.ops.members import select
 from pgzoo.protocols import Policy
 from pgzoo.types import Array, Params, Spec

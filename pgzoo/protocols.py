@@ -17,7 +17,7 @@ from pgzoo.types import Array, Batch, Collection, Hyper, Inputs, Loss, Output, P
 
 if TYPE_CHECKING:
     from pgzoo.engine import Plan
-    from pgzoo.ops.distributions import NoiseKind
+    from pgzoo.ops.draws import NoiseKind
     from pgzoo.tracking import Session
 
 __all__ = [

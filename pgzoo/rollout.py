@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from pgzoo.errors import RunFailed
-from pgzoo.ops.distributions import draw_noise
+from pgzoo.ops.draws import draw_noise
 from pgzoo.ops.members import select
 from pgzoo.protocols import Policy, VectorEnv
 from pgzoo.types import Array, Collector, Params, Trajectory

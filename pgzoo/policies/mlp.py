@@ -12,7 +12,7 @@ from pydantic import Field, PositiveInt
 
 from pgzoo.config import ComponentConfig
 from pgzoo.errors import UnfitError
-from pgzoo.ops.distributions import Family, family_for
+from pgzoo.ops.families import Family, family_for
 from pgzoo.ops.nets import Activation, Init, init_mlp, mlp, mlp_numpy, numpy_layers
 from pgzoo.types import Array, Inputs, Output, Params, Spec
 

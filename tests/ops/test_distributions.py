@@ -12,7 +12,8 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from torch import distributions as torchs
 
 from pgzoo.errors import UnfitError
-from pgzoo.ops.distributions import Family, draw_noise, family_for
+from pgzoo.ops.draws import draw_noise
+from pgzoo.ops.families import Family, family_for
 
 SHAPE = (2, 3, 5)
 """S, T, B."""

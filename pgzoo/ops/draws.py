@@ -1,0 +1,113 @@
+"""Noise, and the actions that it becomes: the numpy half of every distribution.
+
+Each function maps parameters and a block of noise to actions, a pure function, so that whoever holds the noise holds
+the actions. Parameters have their numbers on the last axis, noise one number per choice. Noise may be infinite, as the
+ends of a distribution are; an action of probability 0 is not drawn even then.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pgzoo.types import Array
+
+__all__ = [
+    "NoiseKind",
+    "draw_beta",
+    "draw_bits",
+    "draw_categorical",
+    "draw_multi_categorical",
+    "draw_noise",
+    "draw_normal",
+    "mode_of_beta",
+    "mode_of_bits",
+    "mode_of_categorical",
+    "mode_of_multi_categorical",
+]
+
+NoiseKind = Literal["uniform", "normal", "logistic"]
+
+_FAR = 1e8
+"""Beyond all logits but those of forbidden actions."""
+
+
+def draw_noise(kind: NoiseKind, rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Draw what samples are made of, in float32."""
+    if kind == "normal":
+        return rng.standard_normal(shape, np.float32)
+    uniform = rng.random(shape, np.float32)
+    if kind == "uniform":
+        return uniform
+    with np.errstate(divide="ignore"):  # a uniform 0 becomes minus infinity, which every difference exceeds
+        return np.log(uniform / (1.0 - uniform))
+
+
+def draw_categorical(logits: Array, noise: Array) -> NDArray[np.int64]:
+    """Draw one of K: `logits [..., K]`, `noise [...]`, which is logistic where K is 2 and else uniform in [0, 1).
+
+    Two actions are the commonest case: logistic noise lies below a difference d with probability sigmoid(d). For more,
+    the cumulative distribution is inverted.
+    """
+    if logits.shape[-1] == 2:
+        return draw_bits(logits[..., 1] - logits[..., 0], noise)
+    return _invert_cumulative(logits, noise)
+
+
+def draw_multi_categorical(logits: Array, sizes: tuple[int, ...], noise: Array) -> NDArray[np.int64]:
+    """Draw a tuple: `logits [..., sum(sizes)]`, uniform `noise [..., len(sizes)]`."""
+    parts = _split(logits, sizes)
+    return np.stack([_invert_cumulative(part, noise[..., i]) for i, part in enumerate(parts)], axis=-1)
+
+
+def draw_bits(logits: Array, noise: Array) -> NDArray[np.int64]:
+    """Draw independent bits: `logits [...]` of a one, logistic `noise [...]`."""
+    return (logits > np.maximum(np.minimum(noise, _FAR), -_FAR)).astype(np.int64)
+
+
+def draw_normal(mean: Array, log_std: Array, noise: Array) -> NDArray[np.float32]:
+    """Draw independent normals: `mean [..., A]`, `log_std`, which broadcasts over it, standard normal `noise`."""
+    return np.asarray(mean + np.exp(log_std) * noise, np.float32)
+
+
+def draw_beta(alpha: Array, beta: Array, noise: Array) -> NDArray[np.float32]:
+    """Draw independent numbers in [0, 1] by inverting the cumulative distribution at uniform `noise [..., A]`."""
+    from scipy.special import betaincinv
+
+    doubles = (np.asarray(x, np.float64) for x in (alpha, beta, noise))
+    return np.asarray(betaincinv(*doubles), np.float32)
+
+
+def mode_of_categorical(logits: Array) -> NDArray[np.int64]:
+    """The likeliest of K: `logits [..., K] -> [...]`."""
+    return np.asarray(logits.argmax(-1))
+
+
+def mode_of_multi_categorical(logits: Array, sizes: tuple[int, ...]) -> NDArray[np.int64]:
+    """The likeliest tuple: `logits [..., sum(sizes)] -> [..., len(sizes)]`."""
+    return np.stack([part.argmax(-1) for part in _split(logits, sizes)], axis=-1)
+
+
+def mode_of_bits(logits: Array) -> NDArray[np.int64]:
+    """The likeliest bits, 0 where both are as likely."""
+    return (logits > 0).astype(np.int64)
+
+
+def mode_of_beta(alpha: Array, beta: Array) -> NDArray[np.float32]:
+    """(α-1)/(α+β-2), for α, β >= 1; a half where both are 1."""
+    tiny = 1e-12
+    return np.asarray((alpha - 1 + tiny) / (alpha - 1 + (beta - 1) + 2 * tiny), np.float32)
+
+
+def _invert_cumulative(logits: Array, noise: Array) -> NDArray[np.int64]:
+    """Invert the cumulative distribution at uniform `noise [...]`; logits `[..., K]`."""
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    cumulative = np.cumsum(weights, -1)
+    below = cumulative[..., :-1] <= (noise * cumulative[..., -1])[..., None]
+    return np.asarray(below.sum(-1))
+
+
+def _split(logits: Array, sizes: tuple[int, ...]) -> list[Array]:
+    return np.split(logits, np.cumsum(sizes)[:-1], axis=-1)

@@ -1,0 +1,284 @@
+"""Which distribution fits which action space, and how its actions get there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, get_args, overload
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pgzoo.errors import UnfitError, did_you_mean
+from pgzoo.ops.distributions import Bernoulli, Beta, Categorical, DiagonalGaussian, MultiCategorical, TanhGaussian
+from pgzoo.ops.draws import (
+    NoiseKind,
+    draw_beta,
+    draw_bits,
+    draw_categorical,
+    draw_multi_categorical,
+    draw_normal,
+    mode_of_beta,
+    mode_of_bits,
+    mode_of_categorical,
+    mode_of_multi_categorical,
+)
+from pgzoo.types import Array, Distribution
+
+__all__ = ["DistributionName", "Family", "family_for", "masked"]
+
+DistributionName = Literal["auto", "categorical", "multi-categorical", "bernoulli", "gaussian", "tanh", "beta"]
+
+FORBIDDEN = -1e9
+"""The logit of a forbidden action: its probability is exactly 0, and no sum becomes infinite or NaN."""
+
+LOG_STD_RANGE = (-5.0, 2.0)
+"""Where a log standard deviation that depends on the state is kept."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """The distributions that fit one action space.
+
+    `outputs` numbers come from a network's last layer; a learned `log_std` of size `scale_size` is added where the
+    family has one. `noise` says what one draw needs: `noise_size` uniform, standard normal or logistic numbers.
+    `draw(outputs, log_std, noise)` and `mode(outputs)` work on arrays `[..., outputs]` and give actions as the
+    log-probability wants them; `to_env` turns those into what the environment takes. `mask_size` numbers say which
+    actions are allowed, one per output, where actions can be forbidden; see `masked`.
+    """
+
+    name: str
+    outputs: int
+    action_shape: tuple[int, ...]
+    action_dtype: torch.dtype
+    noise: NoiseKind
+    noise_size: int
+    scale_size: int
+    mask_size: int
+    distribution: Callable[[Tensor, Tensor | None], Distribution]
+    draw: Callable[[Array, Array | None, Array], Array]
+    mode: Callable[[Array], Array]
+    to_env: Callable[[Array], Array]
+
+
+@overload
+def masked(outputs: Tensor, allowed: Tensor) -> Tensor: ...
+@overload
+def masked(outputs: Array, allowed: Array) -> Array: ...
+def masked(outputs: Tensor | Array, allowed: Tensor | Array) -> Tensor | Array:
+    """Forbid actions: `outputs [..., K]` where `allowed [..., K]` is 1 or True, elsewhere -1e9.
+
+    A forbidden action, or bit 1, then has probability 0 and no gradient. The mask of a tuple is those of its components
+    one after the other. Each choice must be left at least one action.
+
+    Source: Huang & Ontañón (2022), A closer look at invalid action masking in policy gradient algorithms.
+    """
+    if isinstance(outputs, Tensor):
+        return torch.where(torch.as_tensor(allowed).bool(), outputs, FORBIDDEN)
+    return np.where(allowed, outputs, FORBIDDEN)
+
+
+def family_for(
+    space: gym.Space[Any],
+    who: str,
+    *,
+    distribution: str = "auto",
+    state_std: bool = False,
+    rescale: bool = False,
+) -> Family:
+    """Return the family for an action space.
+
+    Args:
+        space: the action space.
+        who: the component that asks, for messages.
+        distribution: a `DistributionName`; "auto" is categorical for Discrete, multi-categorical for MultiDiscrete,
+            bernoulli for MultiBinary, gaussian for Box.
+        state_std: a gaussian or tanh takes its log_std from the network, beside the mean, instead of learning one that
+            doesn't depend on the state. It is clamped to [-5, 2].
+        rescale: a gaussian's [-1, 1] is mapped linearly onto the Box before actions are clipped; tanh and beta always
+            fill the Box.
+
+    Raises:
+        UnfitError: the space is none of Discrete, MultiDiscrete, MultiBinary and Box, or the distribution or an option
+            doesn't fit it; the message names `who`.
+    """
+    fitting = _fitting(space)
+    if not fitting:
+        raise UnfitError(
+            f"{who} doesn't fit the action space {space}. It acts in Discrete, flat MultiDiscrete, flat MultiBinary "
+            "and floating-point Box spaces. Choose another policy (pgzoo policies) or another environment."
+        )
+    name = fitting[0] if distribution == "auto" else distribution
+    if name not in get_args(DistributionName):
+        hint = did_you_mean(name, fitting)
+        raise UnfitError(f'{who}: no distribution "{name}".{hint} In {space} there are: auto, {", ".join(fitting)}.')
+    if name not in fitting:
+        raise UnfitError(
+            f'{who}: the distribution "{name}" doesn\'t fit the action space {space}. These do: {", ".join(fitting)}.'
+        )
+    if state_std and name not in ("gaussian", "tanh"):
+        raise UnfitError(f'{who}: the distribution "{name}" has no standard deviation; leave out state_std.')
+    match space:
+        case gym.spaces.Discrete():
+            return _categorical(space)
+        case gym.spaces.MultiDiscrete():
+            return _multi_categorical(space)
+        case gym.spaces.MultiBinary():
+            return _bernoulli(space)
+    assert isinstance(space, gym.spaces.Box)
+    if (rescale or name != "gaussian") and not space.is_bounded():
+        what = "rescale" if name == "gaussian" else f'the distribution "{name}"'
+        raise UnfitError(
+            f"{who}: {what} maps actions onto the whole action space, and {space} has no finite bounds. "
+            'Use the distribution "gaussian" without rescale.'
+        )
+    if name == "beta":
+        return _beta(space)
+    return _gaussian(space, name, state_std=state_std, rescale=rescale)
+
+
+def _fitting(space: gym.Space[Any]) -> tuple[str, ...]:
+    """The distributions for a space, the default first."""
+    if isinstance(space, gym.spaces.Discrete):
+        return ("categorical",)
+    if isinstance(space, gym.spaces.MultiDiscrete) and space.nvec.ndim == 1:
+        return ("multi-categorical",)
+    if isinstance(space, gym.spaces.MultiBinary) and len(space.shape) == 1:
+        return ("bernoulli",)
+    if isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
+        return ("gaussian", "tanh", "beta")
+    return ()
+
+
+def _categorical(space: gym.spaces.Discrete) -> Family:
+    return Family(
+        name="categorical",
+        outputs=int(space.n),
+        action_shape=(),
+        action_dtype=torch.int64,
+        noise="logistic" if space.n == 2 else "uniform",
+        noise_size=1,
+        scale_size=0,
+        mask_size=int(space.n),
+        distribution=lambda outputs, _: Categorical(outputs),
+        draw=lambda outputs, _, noise: draw_categorical(outputs, noise[..., 0]),
+        mode=mode_of_categorical,
+        to_env=lambda actions: actions + space.start if space.start else actions,
+    )
+
+
+def _multi_categorical(space: gym.spaces.MultiDiscrete) -> Family:
+    sizes = tuple(int(n) for n in space.nvec)
+    return Family(
+        name="multi-categorical",
+        outputs=sum(sizes),
+        action_shape=(len(sizes),),
+        action_dtype=torch.int64,
+        noise="uniform",
+        noise_size=len(sizes),
+        scale_size=0,
+        mask_size=sum(sizes),
+        distribution=lambda outputs, _: MultiCategorical(outputs, sizes),
+        draw=lambda outputs, _, noise: draw_multi_categorical(outputs, sizes, noise),
+        mode=lambda outputs: mode_of_multi_categorical(outputs, sizes),
+        to_env=lambda actions: (actions + space.start).astype(space.dtype),
+    )
+
+
+def _bernoulli(space: gym.spaces.MultiBinary) -> Family:
+    bits = int(space.shape[0])
+    return Family(
+        name="bernoulli",
+        outputs=bits,
+        action_shape=(bits,),
+        action_dtype=torch.int64,
+        noise="logistic",
+        noise_size=bits,
+        scale_size=0,
+        mask_size=bits,
+        distribution=lambda outputs, _: Bernoulli(outputs),
+        draw=lambda outputs, _, noise: draw_bits(outputs, noise),
+        mode=mode_of_bits,
+        to_env=lambda actions: actions.astype(space.dtype),
+    )
+
+
+def _gaussian(space: gym.spaces.Box, name: str, *, state_std: bool, rescale: bool) -> Family:
+    size = int(np.prod(space.shape))
+    of = TanhGaussian if name == "tanh" else DiagonalGaussian
+
+    def distribution(outputs: Tensor, log_std: Tensor | None) -> Distribution:
+        if state_std:
+            mean, log_std = torch.chunk(outputs, 2, -1)
+            return of(mean, log_std.clamp(*LOG_STD_RANGE))
+        assert log_std is not None
+        return of(outputs, log_std.expand_as(outputs))
+
+    def draw(outputs: Array, log_std: Array | None, noise: Array) -> Array:
+        if state_std:
+            log_std = outputs[..., size:].clip(*LOG_STD_RANGE)
+        assert log_std is not None
+        return draw_normal(outputs[..., :size], log_std, noise)
+
+    def to_env(actions: Array) -> Array:
+        if name == "tanh":
+            return _fill(space, 0.5 + 0.5 * np.tanh(actions))
+        if rescale:
+            return _fill(space, 0.5 + 0.5 * actions.clip(-1, 1))
+        return _shaped(space, actions)
+
+    return Family(
+        name=name,
+        outputs=2 * size if state_std else size,
+        action_shape=(size,),
+        action_dtype=torch.float32,
+        noise="normal",
+        noise_size=size,
+        scale_size=0 if state_std else size,
+        mask_size=0,
+        distribution=distribution,
+        draw=draw,
+        mode=lambda outputs: outputs[..., :size],
+        to_env=to_env,
+    )
+
+
+def _beta(space: gym.spaces.Box) -> Family:
+    size = int(np.prod(space.shape))
+    return Family(
+        name="beta",
+        outputs=2 * size,
+        action_shape=(size,),
+        action_dtype=torch.float32,
+        noise="uniform",
+        noise_size=size,
+        scale_size=0,
+        mask_size=0,
+        distribution=lambda outputs, _: Beta(*torch.chunk(1 + F.softplus(outputs), 2, -1)),
+        draw=lambda outputs, _, noise: draw_beta(*_concentrations(outputs), noise),
+        mode=lambda outputs: mode_of_beta(*_concentrations(outputs)),
+        to_env=partial(_fill, space),
+    )
+
+
+def _concentrations(outputs: Array) -> tuple[Array, Array]:
+    """α and β = 1 + softplus(outputs), as in Chou et al. (2017): above 1, so that there is one mode."""
+    alpha, beta = np.split(1 + np.logaddexp(outputs, 0), 2, axis=-1)
+    return alpha, beta
+
+
+def _fill(space: gym.spaces.Box, share: Array) -> Array:
+    """Map `share [..., A]` in [0, 1] linearly onto the Box, in double precision whatever the space has."""
+    low, high = (bound.astype(np.float64).ravel() for bound in (space.low, space.high))
+    share = share.astype(np.float64)
+    return _shaped(space, low * (1 - share) + high * share)  # high - low may overflow
+
+
+def _shaped(space: gym.spaces.Box, actions: Array) -> Array:
+    """Shape, clip and type actions `[..., A]` for the environment."""
+    shaped = actions.reshape(*actions.shape[:-1], *space.shape)
+    return np.clip(shaped, space.low, space.high).astype(space.dtype)

@@ -1,213 +1,391 @@
-"""Distributions against torch's own, draws against probabilities, actions against spaces."""
+"""Distributions against torch's own, against numerical integrals, and alone against among many."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
+from torch import Tensor
 from torch import distributions as torchs
 
-from pgzoo.errors import UnfitError
-from pgzoo.ops.draws import draw_noise
-from pgzoo.ops.families import Family, family_for
+from pgzoo.ops.distributions import Bernoulli, Beta, Categorical, DiagonalGaussian, MultiCategorical, TanhGaussian
+from pgzoo.ops.families import family_for
 
 SHAPE = (2, 3, 5)
 """S, T, B."""
 
-FAMILIES: dict[str, gym.Space[Any]] = {
-    "categorical": Discrete(4),
-    "binary choice": Discrete(2),
-    "multi-categorical": MultiDiscrete([2, 3]),
-    "bernoulli": MultiBinary(3),
-    "gaussian": Box(-1.0, 1.0, (3,)),
+KINDS: dict[str, tuple[int, Callable[[Tensor], Any]]] = {
+    # name: (numbers that parametrise it, those numbers -> the distribution)
+    "categorical": (4, Categorical),
+    "binary choice": (2, Categorical),
+    "multi-categorical": (5, lambda x: MultiCategorical(x, (2, 3))),
+    "bernoulli": (3, Bernoulli),
+    "gaussian": (6, lambda x: DiagonalGaussian(x[..., :3], x[..., 3:] / 3)),
+    "tanh": (6, lambda x: TanhGaussian(x[..., :3], x[..., 3:] / 3)),
+    "beta": (6, lambda x: Beta(*(1 + F.softplus(x)).chunk(2, -1))),
 }
+every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-def family(name: str) -> Family:
-    return family_for(FAMILIES[name], "this test")
+def numbers(kind: str, *, scale: float = 2.0, seed: int = 0, shape: tuple[int, ...] = SHAPE) -> Tensor:
+    return scale * torch.randn(*shape, KINDS[kind][0], generator=torch.Generator().manual_seed(seed))
 
 
-def reference(name: str, outputs: torch.Tensor, log_std: torch.Tensor | None) -> Any:
-    if name == "multi-categorical":
-        return [torchs.Categorical(logits=outputs[..., :2]), torchs.Categorical(logits=outputs[..., 2:])]
-    if name == "bernoulli":
-        return torchs.Independent(torchs.Bernoulli(logits=outputs), 1)
-    if name == "gaussian":
-        assert log_std is not None
-        return torchs.Independent(torchs.Normal(outputs, log_std.exp().expand_as(outputs)), 1)
-    return torchs.Categorical(logits=outputs)
+def build(kind: str, x: Tensor) -> Any:
+    return KINDS[kind][1](x)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_log_probabilities_and_entropies_equal_torchs(name: str) -> None:
-    one = family(name)
-    rng = torch.Generator().manual_seed(0)
-    outputs = 3 * torch.randn(*SHAPE, one.outputs, generator=rng)
-    log_std = torch.tensor([-1.0, 0.0, 0.5]).expand(2, 1, 1, 3) if one.scale_size else None
-    theirs, ours = reference(name, outputs, log_std), one.distribution(outputs, log_std)
-    parts = theirs if isinstance(theirs, list) else [theirs]
-    samples = [part.sample() for part in parts]
-    actions = torch.stack(samples, -1) if isinstance(theirs, list) else samples[0]
-    expected = sum(part.log_prob(sample) for part, sample in zip(parts, samples, strict=True))
-    torch.testing.assert_close(ours.log_prob(actions), expected)
-    torch.testing.assert_close(ours.entropy(), sum(part.entropy() for part in parts))
-    assert ours.log_prob(actions).shape == SHAPE
+def noise_for(dist: Any, *shape: int, seed: int = 0) -> Any:
+    rng = np.random.default_rng(seed)
+    match dist:
+        case DiagonalGaussian() | TanhGaussian():
+            return rng.standard_normal((*shape, dist.mean.shape[-1]), np.float32)
+        case Beta():
+            return rng.random((*shape, dist.alpha.shape[-1]), np.float32)
+        case MultiCategorical():
+            return rng.random((*shape, len(dist.sizes)), np.float32)
+        case Categorical() if dist.logits.shape[-1] > 2:
+            return rng.random((*shape, 1), np.float32)
+        case Categorical():
+            return rng.logistic(size=(*shape, 1)).astype(np.float32)
+    return rng.logistic(size=(*shape, dist.logits.shape[-1])).astype(np.float32)
 
 
-def chi_square(counts: Any, probabilities: Any) -> float:
-    expected = counts.sum() * probabilities
-    return float(((counts - expected) ** 2 / expected).sum())
+def drawn(dist: Any, seed: int = 0) -> Tensor:
+    """One action for each row."""
+    return torch.from_numpy(dist.draw(noise_for(dist, *SHAPE, seed=seed)))
 
 
-def noise_for(one: Family, *shape: int) -> Any:
-    return draw_noise(one.noise, np.random.default_rng(0), (*shape, one.noise_size))
+def reference(dist: Any) -> list[tuple[Any, Callable[[Tensor], Tensor]]]:
+    """torch's independent parts, each with its share of an action, in double precision: near ±1 a tanh needs it."""
+    match dist:
+        case MultiCategorical():
+            parts = torch.split(dist.logits.double(), list(dist.sizes), -1)
+            return [(torchs.Categorical(logits=p), lambda a, i=i: a[..., i]) for i, p in enumerate(parts)]
+        case Categorical():
+            return [(torchs.Categorical(logits=dist.logits.double()), lambda a: a)]
+        case Bernoulli():
+            return [(torchs.Independent(torchs.Bernoulli(logits=dist.logits.double()), 1), lambda a: a.double())]
+        case Beta():
+            return [(torchs.Independent(torchs.Beta(dist.alpha.double(), dist.beta.double()), 1), lambda a: a.double())]
+    normal = torchs.Independent(torchs.Normal(dist.mean.double(), dist.log_std.double().exp()), 1)
+    if isinstance(dist, TanhGaussian):
+        squashed = torchs.TransformedDistribution(normal, [torchs.TanhTransform()])
+        return [(squashed, lambda u: torch.tanh(u.double()))]
+    return [(normal, lambda a: a.double())]
 
 
-@pytest.mark.parametrize("logits", [[0.0, 1.0, -1.0, 2.0], [0.0, 0.7], [3.0, -1.5]])
-def test_actions_are_as_frequent_as_they_are_likely(logits: list[float]) -> None:
-    outputs = np.array(logits, np.float32)
-    one = family_for(Discrete(len(logits)), "")
-    drawn = one.draw(outputs, None, noise_for(one, 100_000))
-    counts = np.bincount(drawn, minlength=len(logits))
-    likely = np.exp(outputs) / np.exp(outputs).sum()
-    assert chi_square(counts, likely) < 20  # the 99.98th percentile for three degrees of freedom
+def close(ours: Tensor, theirs: Any) -> None:
+    assert ours.shape == SHAPE
+    torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_bits_are_as_frequent_as_they_are_likely() -> None:
-    outputs = np.array([0.0, 2.0, -1.0], np.float32)
-    one = family("bernoulli")
-    share = one.draw(outputs, None, noise_for(one, 100_000)).mean(0)
-    assert share == pytest.approx(1 / (1 + np.exp(-outputs)), abs=0.006)
+@every_kind
+def test_log_probabilities_equal_torchs(kind: str) -> None:
+    dist = build(kind, numbers(kind))
+    actions = drawn(dist)
+    close(dist.log_prob(actions), sum(part.log_prob(share(actions)) for part, share in reference(dist)))
 
 
-def test_each_component_of_a_tuple_has_its_own_noise() -> None:
-    outputs = np.array([0.0, 1.0, 0.0, 1.0, 2.0], np.float32)
-    one = family("multi-categorical")
-    drawn = one.draw(outputs, None, noise_for(one, 100_000))
-    table = np.zeros((2, 3))
-    np.add.at(table, tuple(drawn.T), 1)
-    first, second = (np.exp(part) / np.exp(part).sum() for part in (outputs[:2], outputs[2:]))
-    assert chi_square(table.ravel(), np.outer(first, second).ravel()) < 25
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "tanh"])  # torch has no entropy for it
+def test_entropies_equal_torchs(kind: str) -> None:
+    dist = build(kind, numbers(kind))
+    close(dist.entropy(), sum(part.entropy() for part, _ in reference(dist)))
 
 
-def test_normal_noise_is_scaled_and_shifted() -> None:
-    noise = np.array([[1.0, -1.0, 0.0]], np.float32)
-    drawn = family("gaussian").draw(np.array([[1.0, 2.0, 3.0]], np.float32), np.log([[0.5, 2.0, 1.0]]), noise)
-    assert drawn.tolist() == [[1.5, 0.0, 3.0]] and drawn.dtype == np.float32
+@every_kind
+def test_divergences_equal_torchs_in_the_same_direction(kind: str) -> None:
+    one, other = build(kind, numbers(kind)), build(kind, numbers(kind, seed=1))
+    pairs = list(zip(reference(one), reference(other), strict=True))
+    close(one.kl(other), sum(torchs.kl_divergence(p, q) for (p, _), (q, _) in pairs))
+    assert not torch.allclose(one.kl(other), other.kl(one), rtol=0.01)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_what_is_drawn_is_what_the_log_probability_takes(name: str) -> None:
-    one = family(name)
-    outputs = np.random.default_rng(1).standard_normal((2, 5, one.outputs)).astype(np.float32)
-    log_std = np.zeros((2, 1, 3), np.float32) if one.scale_size else None
-    drawn = one.draw(outputs, log_std, noise_for(one, 2, 5))
-    assert drawn.shape == (2, 5, *one.action_shape)
-    assert torch.from_numpy(drawn).dtype == one.action_dtype
-    assert one.mode(outputs).shape == drawn.shape
+@every_kind
+def test_a_distribution_is_at_no_distance_from_itself(kind: str) -> None:
+    x = numbers(kind, scale=5.0)
+    torch.testing.assert_close(build(kind, x).kl(build(kind, x.clone())), torch.zeros(SHAPE), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [2, 3])
-@pytest.mark.parametrize("gap", [50.0, 200.0])
-def test_a_sure_choice_is_made_without_a_warning(size: int, gap: float) -> None:
-    one = family_for(Discrete(size), "")
-    for best in range(size):
-        logits = np.zeros((1000, size), np.float32)
-        logits[:, best] = gap
-        assert one.draw(logits, None, noise_for(one, 1000)).tolist() == [best] * 1000
-        assert one.mode(logits).tolist() == [best] * 1000
+def test_divergences_worked_by_hand() -> None:
+    half, third = torch.tensor([[[[0.0, 0.0]]]]), torch.log(torch.tensor([[[[1.0, 2.0]]]]))
+    # 1/2 log(1/2 / 1/3) + 1/2 log(1/2 / 2/3) = 1/2 log(9/8)
+    assert Categorical(half).kl(Categorical(third)).item() == pytest.approx(0.5 * math.log(9 / 8))
+    bit = Bernoulli(torch.zeros(1, 1, 1, 1)).kl(Bernoulli(torch.full((1, 1, 1, 1), math.log(2))))
+    assert bit.item() == pytest.approx(0.5 * math.log(9 / 8))
+    # standard normal against mean 1, deviation 2: log 2 + (1 + 1)/8 - 1/2
+    zero = torch.zeros(1, 1, 1, 1)
+    other = DiagonalGaussian(zero + 1, zero + math.log(2))
+    assert DiagonalGaussian(zero, zero).kl(other).item() == pytest.approx(math.log(2) - 0.25)
+    # Beta(1, 1) against Beta(2, 1) with density 2x: -E[log 2x] = 1 - log 2
+    uniform, ramp = Beta(zero + 1, zero + 1), Beta(zero + 2, zero + 1)
+    assert uniform.kl(ramp).item() == pytest.approx(1 - math.log(2), abs=1e-6)
+    assert uniform.entropy().item() == pytest.approx(0.0, abs=1e-6)
 
 
-def test_sure_bits_are_drawn_without_a_warning() -> None:
-    one, logits = family("bernoulli"), np.array([[50.0, -200.0, 200.0]] * 1000, np.float32)
-    assert one.draw(logits, None, noise_for(one, 1000)).tolist() == [[1, 0, 1]] * 1000
+# gradients
 
 
-@pytest.mark.parametrize("kind", ["uniform", "normal", "logistic"])
-def test_noise_has_the_distribution_of_its_name(kind: Any) -> None:
-    noise = np.sort(draw_noise(kind, np.random.default_rng(0), (100_000,)).astype(np.float64))
-    cumulative = {
-        "uniform": lambda x: x,
-        "normal": lambda x: torch.special.ndtr(torch.from_numpy(x)).numpy(),
-        "logistic": lambda x: 1 / (1 + np.exp(-x)),
-    }[kind](noise)
-    distance = np.abs(cumulative - np.arange(1, 100_001) / 100_000).max()
-    assert distance < 1.95 / 100_000**0.5  # Kolmogorov-Smirnov at 0.1 %
+@every_kind
+@pytest.mark.parametrize("scale", [0.0, 1.0, 20.0])
+def test_gradients_are_finite_also_far_out(kind: str, scale: float) -> None:
+    x, y = numbers(kind, scale=scale).requires_grad_(), numbers(kind, scale=scale, seed=1)
+    dist = build(kind, x)
+    total = dist.log_prob(drawn(dist)) + dist.entropy() + dist.kl(build(kind, y)) + build(kind, y).kl(dist)
+    total.sum().backward()
+    assert torch.isfinite(total).all() and torch.isfinite(x.grad).all()
 
 
-@pytest.mark.parametrize("kind", ["uniform", "logistic"])
-def test_the_edges_of_uniform_noise_give_no_nan_and_no_warning(kind: Any) -> None:
-    class Edges:
-        def random(self, shape: Any, dtype: Any) -> Any:
-            return np.array([0.0, 1 - 2**-24], dtype)
-
-    assert not np.isnan(draw_noise(kind, Edges(), (2,))).any()  # type: ignore[arg-type]
-
-
-def test_an_impossible_action_is_never_drawn() -> None:
-    logits = np.array([-np.inf, 0.0, -np.inf], np.float32)
-    noise = np.array([[0.0], [1 - 2**-24]], np.float32)
-    assert family_for(Discrete(3), "").draw(np.stack([logits, logits]), None, noise).tolist() == [1, 1]
-
-
-def test_modes() -> None:
-    assert family("categorical").mode(np.array([0.0, 3.0, 1.0, 2.0])) == 1
-    assert family("multi-categorical").mode(np.array([0.0, 1.0, 5.0, 1.0, 2.0])).tolist() == [1, 0]
-    assert family("bernoulli").mode(np.array([-1.0, 0.5, 0.0])).tolist() == [0, 1, 0]
-    assert family("gaussian").mode(np.array([0.1, 9.0, -9.0])).tolist() == [0.1, 9.0, -9.0]
+@every_kind
+def test_first_and_second_derivatives_are_those_of_differences(kind: str) -> None:
+    x = numbers(kind, scale=1.0, shape=(1, 1, 2)).double().requires_grad_()
+    other = build(kind, numbers(kind, scale=1.0, shape=(1, 1, 2), seed=1).double())
+    action = torch.from_numpy(build(kind, x).draw(noise_for(other, 1, 1, 2)))
+    for function in (
+        lambda x: build(kind, x).kl(other),
+        lambda x: other.kl(build(kind, x)),
+        lambda x: build(kind, x).entropy(),
+        lambda x: build(kind, x).log_prob(action),
+    ):
+        assert torch.autograd.gradcheck(function, x, atol=1e-4)
+        assert torch.autograd.gradgradcheck(function, x, atol=1e-4)
 
 
-# what the environment gets
+@every_kind
+def test_at_equality_a_divergence_has_no_slope_and_curves_upward(kind: str) -> None:
+    x = numbers(kind, scale=1.0).requires_grad_()
+    old = build(kind, x.detach())
+    (slope,) = torch.autograd.grad(old.kl(build(kind, x)).sum(), x, create_graph=True)
+    torch.testing.assert_close(slope.detach(), torch.zeros_like(x), rtol=0, atol=1e-5)
+    direction = numbers(kind, seed=2)
+    (product,) = torch.autograd.grad((slope * direction).sum(), x)  # Fisher times direction, as TRPO computes it
+    assert torch.isfinite(product).all()
+    assert (product * direction).sum() > 0
 
 
-def test_box_actions_are_clipped_shaped_and_typed() -> None:
-    space = Box(np.array([[-1, -2, -3]] * 2, np.float32), np.array([[1, 2, 3]] * 2, np.float32))
-    actions = family_for(space, "").to_env(np.array([[9.0, -9.0, 0.5, -0.5, 1.0, 9.0]], np.float32))
-    assert actions.tolist() == [[[1.0, -2.0, 0.5], [-0.5, 1.0, 3.0]]]
-    assert space.contains(actions[0])
+def test_the_curvature_of_a_binary_choice_by_hand() -> None:
+    x = torch.tensor([[[[0.0, math.log(3)]]]], requires_grad=True)  # p = 1/4, 3/4
+    hessian = torch.autograd.functional.hessian(lambda x: Categorical(x.detach()).kl(Categorical(x)).sum(), x)
+    assert hessian.reshape(2, 2).numpy() == pytest.approx(3 / 16 * np.array([[1, -1], [-1, 1]]))
 
 
-def test_an_unbounded_box_clips_nothing() -> None:
-    space = Box(-np.inf, np.inf, (1,), np.float64)
-    actions = family_for(space, "").to_env(np.array([[1e6]], np.float32))
-    assert actions.tolist() == [[1e6]] and actions.dtype == np.float64
+# the squashed ones
 
 
-@pytest.mark.parametrize("start", [-1, 0, 5])
-def test_discrete_actions_begin_at_the_spaces_start(start: int) -> None:
-    space = Discrete(3, start=start)
-    actions = family_for(space, "").to_env(np.array([0, 2]))
-    assert actions.tolist() == [start, start + 2]
-    assert all(space.contains(action) for action in actions)
+def test_a_squashed_log_probability_by_hand() -> None:
+    zero = torch.zeros(1, 1, 1, 1)
+    u = zero + math.log(2)  # tanh(log 2) = 3/5, so the slope is 16/25
+    expected = -0.5 * math.log(2) ** 2 - 0.5 * math.log(2 * math.pi) - math.log(16 / 25)
+    assert TanhGaussian(zero, zero).log_prob(u).item() == pytest.approx(expected)
 
 
-def test_multi_discrete_actions_begin_at_theirs() -> None:
-    space = MultiDiscrete([2, 3], start=[10, -1])
-    actions = family_for(space, "").to_env(np.array([[0, 0], [1, 2]]))
-    assert actions.tolist() == [[10, -1], [11, 1]]
-    assert all(space.contains(action) for action in actions)
+def test_a_squashed_log_probability_is_exact_where_tanh_is_one_in_float32() -> None:
+    u = torch.full((1, 1, 1, 1), 30.0)
+    slope = 2 * math.log(2) - 60  # log(1 - tanh² u) = 2 log 2 - 2u + O(exp(-2u))
+    expected = -0.5 * math.log(2 * math.pi) - slope
+    assert TanhGaussian(u, torch.zeros_like(u)).log_prob(u).item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_bits_have_the_spaces_type() -> None:
-    space = MultiBinary(3)
-    assert space.contains(family_for(space, "").to_env(np.array([[0, 1, 1]]))[0])
+@pytest.mark.parametrize("std", [0.01, 0.1, 0.5, 1.0, 2.0, 3.0])
+def test_squashed_entropy_and_its_gradient_are_those_of_a_fine_integral(std: float) -> None:
+    mean = torch.linspace(-6, 6, 41, dtype=torch.float64).reshape(41, 1, 1, 1).requires_grad_()
+    log_std = torch.full_like(mean, math.log(std)).requires_grad_()
+    z = torch.linspace(-10, 10, 20001, dtype=torch.float64)
+    density = torch.exp(-0.5 * z.square()) / math.sqrt(2 * math.pi) * (z[1] - z[0])
+    u = (mean + log_std.exp() * z).movedim(-1, 0).unsqueeze(-1)  # [Z, S, T, B, A]
+    surprise = -TanhGaussian(mean, log_std).log_prob(u)
+    expected = (surprise * density.reshape(-1, 1, 1, 1)).sum(0)
+    entropy = TanhGaussian(mean.float(), log_std.float()).entropy()
+    torch.testing.assert_close(entropy.double(), expected, rtol=0, atol=1e-3)
+    theirs = torch.autograd.grad(expected.sum(), (mean, log_std))
+    ours = torch.autograd.grad(entropy.sum(), (mean, log_std))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=5e-3)
+
+
+def test_a_squashed_entropy_is_at_most_the_uniforms() -> None:
+    mean, log_std = torch.zeros(1, 1, 200, 1), torch.linspace(-5, 2, 200).reshape(1, 1, 200, 1)
+    entropy = TanhGaussian(mean, log_std).entropy()
+    assert entropy.max() < math.log(2)
+    assert 0.8 < log_std.flatten()[entropy.argmax()].exp() < 1.0  # the most even that it can be
 
 
 @pytest.mark.parametrize(
-    "space",
+    "dist",
     [
-        gym.spaces.Tuple([Discrete(2)]),
-        gym.spaces.Dict({"a": Discrete(2)}),
-        Box(0, 5, (2,), np.int64),
-        MultiBinary([2, 2]),
+        TanhGaussian(torch.tensor([0.5]), torch.tensor([0.3])),
+        TanhGaussian(torch.tensor([-1.0]), torch.tensor([-1.0])),
+        Beta(torch.tensor([1.5]), torch.tensor([4.0])),
+        Beta(torch.tensor([1.0]), torch.tensor([1.0])),
+        Beta(torch.tensor([300.0]), torch.tensor([200.0])),
     ],
+    ids=["wide tanh", "narrow tanh", "skewed beta", "flat beta", "narrow beta"],
 )
-def test_other_spaces_are_refused_by_name(space: gym.Space[Any]) -> None:
-    with pytest.raises(UnfitError) as caught:
-        family_for(space, 'policy "mlp"')
-    assert str(caught.value).startswith(f'policy "mlp" doesn\'t fit the action space {space}.')
-    assert "pgzoo policies" in str(caught.value)
+def test_draws_follow_the_density_which_integrates_to_one(dist: TanhGaussian | Beta) -> None:
+    count = 100_000
+    squashed = isinstance(dist, TanhGaussian)
+    grid = torch.linspace(-1 if squashed else 0, 1, 100_002, dtype=torch.float64)[1:-1]
+    at = torch.atanh(grid) if squashed else grid
+    density = dist.map(Tensor.double).log_prob(at.unsqueeze(-1)).exp()
+    cumulative = (density.cumsum(0) * (grid[1] - grid[0])).numpy()
+    assert cumulative[-1] == pytest.approx(1.0, abs=1e-3)
+    actions = np.sort(dist.draw(noise_for(dist, count))[:, 0].astype(np.float64))
+    expected = np.interp(np.tanh(actions) if squashed else actions, grid.numpy(), cumulative)
+    distance = np.abs(expected - np.arange(1, count + 1) / count).max()
+    assert distance < 1.95 / count**0.5 + 1e-3  # Kolmogorov-Smirnov at 0.1 %, and the grid
+
+
+def test_a_beta_takes_the_ends_of_its_range() -> None:
+    dist = Beta(torch.tensor([2.0, 2.0, 2.0]).requires_grad_(), torch.tensor([3.0, 3.0, 3.0]))
+    found = dist.log_prob(torch.tensor([[0.0, 0.5, 1.0]] * 4))
+    # density 12 x (1-x)²; the ends are taken at 1e-6
+    expected = math.log(12e-6) + math.log(12 * 0.125) + math.log(12e-12)
+    assert found.tolist() == pytest.approx([expected] * 4, rel=1e-2)  # 1 - 1e-6 is rounded in float32
+    found.sum().backward()
+    assert dist.alpha.grad is not None and torch.isfinite(dist.alpha.grad).all()
+
+
+def test_a_beta_is_drawn_by_quantiles() -> None:
+    dist = Beta(torch.tensor([2.0]), torch.tensor([1.0]))  # the cumulative distribution is x²
+    found = dist.draw(np.array([[0.0], [0.25], [0.81], [1.0]], np.float32))
+    assert found[:, 0].tolist() == pytest.approx([0, 0.5, 0.9, 1]) and found.dtype == np.float32
+
+
+# acting, cutting, shifting
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "tanh"])  # its mode is the median
+def test_nothing_is_likelier_than_the_mode(kind: str) -> None:
+    dist = build(kind, numbers(kind))
+    mode = torch.from_numpy(dist.mode())
+    likeliest = dist.log_prob(mode)
+    for seed in range(50):
+        assert (dist.log_prob(drawn(dist, seed)) <= likeliest + 1e-6).all()
+    if kind in ("gaussian", "beta"):
+        for nearby in (mode - 1e-2, mode + 1e-2):
+            assert (dist.log_prob(nearby) < likeliest).all()
+
+
+def test_modes_by_hand() -> None:
+    zero = torch.zeros(1)
+    assert Beta(zero + 3, zero + 2).mode().tolist() == pytest.approx([2 / 3])
+    assert Beta(zero + 1, zero + 1).mode().tolist() == [0.5]
+    assert Beta(zero + 1, zero + 2).mode().tolist() == pytest.approx([0.0])
+    assert TanhGaussian(zero + 3, zero).mode().tolist() == [3.0]
+    assert Categorical(torch.tensor([1.0, 3.0, 3.0])).mode().tolist() == 1
+
+
+@every_kind
+def test_draws_and_modes_are_arrays_of_one_shape_and_type(kind: str) -> None:
+    dist = build(kind, numbers(kind).requires_grad_())
+    draw, mode = dist.draw(noise_for(dist, *SHAPE)), dist.mode()
+    assert draw.shape == mode.shape and draw.shape[:3] == SHAPE
+    assert draw.dtype == mode.dtype == (np.float32 if kind in ("gaussian", "tanh", "beta") else np.int64)
+
+
+@every_kind
+def test_a_cut_distribution_is_that_of_the_cut_batch(kind: str) -> None:
+    dist, rows = build(kind, numbers(kind)), torch.tensor([3, 0])
+    actions = drawn(dist)
+    cut = dist.map(lambda x: x[:, :, rows])
+    assert type(cut) is type(dist)
+    torch.testing.assert_close(cut.log_prob(actions[:, :, rows]), dist.log_prob(actions)[:, :, rows], rtol=0, atol=0)
+    torch.testing.assert_close(cut.entropy(), dist.entropy()[:, :, rows], rtol=0, atol=0)
+    assert (cut.kl(dist.map(lambda x: x[:, :, rows])).abs() < 1e-6).all()
+
+
+@every_kind
+def test_a_detached_distribution_has_no_gradient(kind: str) -> None:
+    x = numbers(kind).requires_grad_()
+    dist = build(kind, x)
+    assert dist.entropy().requires_grad
+    assert not dist.map(Tensor.detach).entropy().requires_grad
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "tanh"])
+def test_a_shifted_distribution_is_the_same_elsewhere(kind: str) -> None:
+    dist, offset = build(kind, numbers(kind)), torch.randn(*SHAPE, 3)
+    shifted = dist.shift(offset)
+    assert type(shifted) is type(dist)
+    torch.testing.assert_close(torch.from_numpy(shifted.mode()), torch.from_numpy(dist.mode()) + offset)
+    torch.testing.assert_close(shifted.log_std, dist.log_std)
+    torch.testing.assert_close(dist.kl(shifted), (0.5 * (offset * (-dist.log_std).exp()).square()).sum(-1))
+
+
+# the seed law
+
+SPACES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "categorical": (Discrete(5), {}),
+    "binary choice": (Discrete(2), {}),
+    "multi-categorical": (MultiDiscrete([2, 3, 7]), {}),
+    "bernoulli": (MultiBinary(3), {}),
+    **{
+        f"{name} {size}{' of state' * state_std}": (
+            Box(-1.0, 1.0, (size,)),
+            {"distribution": name, "state_std": state_std},
+        )
+        for name in ("gaussian", "tanh", "beta")
+        for size in (1, 3, 6, 17)
+        for state_std in (False, True)
+        if not (state_std and name == "beta")
+    },
+}
+
+
+@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("rows", [16, 48, 256])
+def test_a_member_alone_is_bit_for_bit_what_it_is_among_ten(name: str, rows: int) -> None:
+    space, options = SPACES[name]
+    one = family_for(space, "", **options)
+    draw = torch.Generator().manual_seed(0)
+    outputs, others = (torch.randn(10, 1, rows, one.outputs, generator=draw) for _ in range(2))
+    log_std = torch.randn(10, 1, 1, one.scale_size, generator=draw) if one.scale_size else None
+    noise = torch.rand(10, 1, rows, one.noise_size, generator=draw).numpy()
+    weights = torch.randn(10, 1, rows, generator=draw)
+
+    def bits(members: slice) -> dict[str, Tensor]:
+        x = outputs[members].clone().requires_grad_()
+        scale = None if log_std is None else log_std[members].clone().requires_grad_()
+        dist = one.distribution(x, scale)
+        other = one.distribution(others[members].clone(), None if scale is None else scale.detach() + 0.1)
+        actions = dist.draw(noise[members])
+        found = {
+            "log_prob": dist.log_prob(torch.from_numpy(actions)),
+            "entropy": dist.entropy(),
+            "kl": dist.kl(other),
+            "reverse": other.kl(dist),
+        }
+        sum((value * weights[members]).sum() for value in found.values()).backward()
+        found |= {"draw": torch.from_numpy(actions), "mode": torch.from_numpy(dist.mode()), "gradient": x.grad}
+        if scale is not None and scale.grad is not None:
+            found["gradient of scale"] = scale.grad
+        return found
+
+    among = bits(slice(None))
+    for member in range(10):
+        for what, value in bits(slice(member, member + 1)).items():
+            assert torch.equal(value[0], among[what][member]), what
+
+
+@pytest.mark.parametrize("name", ["gaussian", "tanh"])
+@pytest.mark.parametrize("size", [1, 3, 6])
+def test_padding_does_not_move_the_gradient_of_a_learned_deviation(name: str, size: int) -> None:
+    one, draw = family_for(Box(-1.0, 1.0, (size,)), "", distribution=name), torch.Generator().manual_seed(0)
+    outputs, actions = (torch.randn(2, 1, 1024, size, generator=draw) for _ in range(2))
+    weights = torch.randn(2, 1, 1024, generator=draw)
+    weights[:, :, 250:] = 0.0
+
+    def gradient(rows: int) -> Tensor:
+        log_std = torch.zeros(2, 1, 1, size, requires_grad=True)
+        dist = one.distribution(outputs[:, :, :rows], log_std)
+        value = dist.log_prob(actions[:, :, :rows]) + dist.entropy()
+        (value * weights[:, :, :rows]).sum().backward()
+        assert log_std.grad is not None
+        return log_std.grad
+
+    assert torch.equal(gradient(256), gradient(512)) and torch.equal(gradient(256), gradient(1024))

@@ -285,7 +285,7 @@ class Beta:
 
     @cached_property
     def _log_normaliser(self) -> Tensor:
-        """Log B(α, β) for each dimension."""
+        """The logarithm of B(α, β), for each dimension."""
         return torch.lgamma(self.alpha) + torch.lgamma(self.beta) - torch.lgamma(self.alpha + self.beta)
 
 

@@ -30,7 +30,7 @@ __all__ = [
 
 NoiseKind = Literal["uniform", "normal", "logistic"]
 
-_FAR = 1e8
+_FAR = np.array(-1e8, np.float32), np.array(1e8, np.float32)
 """Beyond all logits but those of forbidden actions."""
 
 
@@ -64,7 +64,7 @@ def draw_multi_categorical(logits: Array, sizes: tuple[int, ...], noise: Array) 
 
 def draw_bits(logits: Array, noise: Array) -> NDArray[np.int64]:
     """Draw independent bits: `logits [...]` of a one, logistic `noise [...]`."""
-    return (logits > np.maximum(np.minimum(noise, _FAR), -_FAR)).astype(np.int64)
+    return (logits > noise.clip(*_FAR)).astype(np.int64)
 
 
 def draw_normal(mean: Array, log_std: Array, noise: Array) -> NDArray[np.float32]:

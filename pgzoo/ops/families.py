@@ -213,7 +213,7 @@ def _gaussian(space: gym.spaces.Box, name: str, *, state_std: bool, rescale: boo
 
     def distribution(outputs: Tensor, log_std: Tensor | None) -> Distribution:
         if state_std:
-            mean, log_std = outputs.split(size, -1)
+            mean, log_std = torch.chunk(outputs, 2, -1)
             return of(mean, log_std.clamp(*LOG_STD_RANGE))
         assert log_std is not None
         return of(outputs, log_std.expand_as(outputs))
@@ -258,7 +258,7 @@ def _beta(space: gym.spaces.Box) -> Family:
         noise_size=size,
         scale_size=0,
         mask_size=0,
-        distribution=lambda outputs, _: Beta(*(1 + F.softplus(outputs)).split(size, -1)),
+        distribution=lambda outputs, _: Beta(*torch.chunk(1 + F.softplus(outputs), 2, -1)),
         draw=lambda outputs, _, noise: draw_beta(*_concentrations(outputs), noise),
         mode=lambda outputs: mode_of_beta(*_concentrations(outputs)),
         to_env=partial(_fill, space),

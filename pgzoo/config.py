@@ -58,6 +58,8 @@ __all__ = [
     "OptimizerName",
     "RolloutSteps",
     "RunConfig",
+    "SearchConfig",
+    "Settings",
     "ValueCoef",
     "check_keys",
     "read_yaml",
@@ -111,8 +113,12 @@ ValueCoef = Annotated[float, Field(ge=0, description="weight of the critic's los
 EntropyCoef = Annotated[float, Field(ge=0, description="weight of an entropy bonus")]
 
 
+class SearchConfig(Settings):
+    """Base of the settings of an algorithm that takes no gradient steps."""
+
+
 class AlgorithmConfig(Settings):
-    """Base of the settings of an algorithm: what the engine needs to take a gradient step.
+    """Base of the settings of an algorithm that learns by gradient: what the engine needs to take a gradient step.
 
     A default is changed by naming the field again: `learning_rate: LearningRate = 3e-4`.
     """
@@ -216,7 +222,7 @@ class RunConfig(Settings):
     video: Annotated[bool, Field(description="record an evaluation episode as MP4")] = False
     policy: Component
     estimator: Component
-    settings: SerializeAsAny[AlgorithmConfig]
+    settings: SerializeAsAny[Settings]
 
     @field_validator("seeds", mode="before")
     @classmethod

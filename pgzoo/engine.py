@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pgzoo import gradients, rollout
 from pgzoo.batches import Cutter
+from pgzoo.config import AlgorithmConfig
 from pgzoo.errors import UnfitError
 from pgzoo.events import EvaluationMode
 from pgzoo.gradients import LossFunction
@@ -21,7 +22,7 @@ from pgzoo.ops.acting import state_size
 from pgzoo.ops.members import freeze, map_leaves
 from pgzoo.ops.nets import ROW_ALIGN, ROW_BLOCK
 from pgzoo.ops.normalize import reward_buffers, scale_rewards, take_in_rewards
-from pgzoo.ops.optim import clip_by_member_norm, flatten, make_optimizer, unflatten
+from pgzoo.ops.optim import NO_OPTIMIZER, clip_by_member_norm, flatten, make_optimizer, unflatten
 from pgzoo.plan import POLICY, Plan, PolicyView, named, own
 from pgzoo.protocols import VectorEnv
 from pgzoo.reports import Report, Stopwatch
@@ -67,8 +68,9 @@ class Engine:
         self._seeds = plan.config.seeds
         self._envs: VectorEnv | None = None
         self._evaluation_envs: VectorEnv | None = None
-        settings = plan.config.settings
-        self._optimizer = make_optimizer(settings.optimizer, settings.optimizer_eps)
+        settings: Any = plan.config.settings
+        by_gradient = isinstance(settings, AlgorithmConfig)
+        self._optimizer = make_optimizer(settings.optimizer, settings.optimizer_eps) if by_gradient else NO_OPTIMIZER
         self._settings = {k: self._expand(v) for k, v in (dict(settings) | {"gamma": plan.config.gamma}).items()}
         self._estimator_takes, self._estimator_extra = self._bind_estimator()
         self._seen: Trajectory | None = None
@@ -340,6 +342,16 @@ class Engine:
         state = state._replace(params=freeze(moving, params, state.params))
         return state if optimizer is None else state._replace(optimizer=freeze(moving, optimizer, state.optimizer))
 
+    def place(self, state: TrainState, vector: Tensor) -> TrainState:
+        """Put the parameters of the active members at `vector [S, P]`; one that is not finite has failed."""
+        params = unflatten(vector, state.params)
+        moving = state.active.copy()
+        for row in np.flatnonzero(moving):
+            bad = next((name for name, value in params.items() if not torch.isfinite(value[row]).all()), None)
+            if bad is not None:
+                self.failures[int(row)], moving[row] = f"parameter {bad}: not finite", False
+        return state._replace(params=freeze(moving, params, state.params))
+
     def hyper(self, state: TrainState) -> Hyper:
         """The algorithm's settings as a loss sees them."""
         remaining = torch.from_numpy(1.0 - state.progress).float().reshape(-1, 1, 1)
@@ -348,7 +360,7 @@ class Engine:
     def learning_rate(self, state: TrainState) -> Tensor:
         """The step size `[S]` under the schedule, by how much of its run each member has done."""
         base: Tensor = self._settings["learning_rate"].reshape(-1)
-        if self.plan.config.settings.learning_rate_schedule == "constant":
+        if self._settings["learning_rate_schedule"] == "constant":
             return base
         return base * torch.from_numpy(1.0 - state.progress).float()
 

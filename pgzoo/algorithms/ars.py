@@ -29,9 +29,9 @@ class ARS:
 
         θ ← θ + α / (b σ) Σₖ [F(θ + νδₖ) - F(θ - νδₖ)] δₖ,  δₖ ~ N(0, I)
 
-    F is the return of one episode of the policy's mode. The sum is over the b directions whose better side did best, σ is
-    the deviation of their returns. Every two environments try one direction. With `--normalize-obs` it is the paper's
-    V2, without it V1. What is found is a mode: evaluate it with the likeliest actions, not with sampled ones.
+    F is the return of one episode of the policy's mode. The sum is over the b directions whose better side did best,
+    and σ is the deviation of their returns. Every two environments try one direction. With `--normalize-obs` it is the
+    paper's V2, without it V1. What is found is a mode: judge it by its likeliest actions, not by sampled ones.
 
     Source: Mania, Guy & Recht (2018), Simple random search of static linear policies is competitive for reinforcement
         learning, algorithm 2.

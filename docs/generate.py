@@ -56,7 +56,7 @@ def algorithms() -> str:
     rows = [[f"[`{e.name}`](#{e.name})", e.summary, *map(said, e.facts.values())] for e in entries]
     head = ["algorithm", "what it is", "family", "actions", "memory", "seeds", "source"]
     parts = [
-        "# Algorithms\n\nMade by `make docs` from the algorithms themselves. Memory says whether a policy may remember;\n"
+        "# Algorithms\n\nMade by `make docs` from the algorithms themselves. Memory: whether a policy may remember;\n"
         "seeds, whether they train together as one computation.\n",
         table(head, rows),
     ]

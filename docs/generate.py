@@ -18,6 +18,7 @@ COMMANDS = [
     "run",
     "run reinforce",
     "run ppo",
+    "resume",
     "evaluate",
     "ui",
     "sync",

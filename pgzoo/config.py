@@ -202,6 +202,10 @@ class RunConfig(Settings):
     eval_episodes: Annotated[PositiveInt, Field(description="episodes of an evaluation, sampled and again greedy")] = (
         100
     )
+    checkpoint_every: Annotated[
+        NonNegativeInt | None,
+        Field(description="keep a checkpoint each time so many steps are taken; 0: only at the end; default: by time"),
+    ] = None
     stop_at: Annotated[
         float | None, Field(description="stop a seed when its last 100 training episodes have this mean return")
     ] = None
@@ -261,7 +265,7 @@ class RunConfig(Settings):
         return {key: value for key, value in self.nested().items() if key not in UNLOGGED and value is not None}
 
 
-UNLOGGED = frozenset({"seeds", "name", "tags", "experiment", "tracking_uri", "video"})
+UNLOGGED = frozenset({"seeds", "name", "tags", "experiment", "tracking_uri", "video", "checkpoint_every"})
 """Run keys that don't change what is learned, or that a run bears elsewhere."""
 
 RUN_KEYS = frozenset(RunConfig.model_fields) - {"settings"}

@@ -301,8 +301,10 @@ class Engine:
     def step(self, loss: LossFunction, state: TrainState, batch: Batch, only: str = "") -> TrainState:
         """Take one gradient step on `loss`: clipped per member, frozen where a member is not active or not finite.
 
-        With `only`, nothing but the parameters whose names begin so are moved.
+        With `only`, nothing but the parameters whose names begin so are moved. Without any parameters nothing happens.
         """
+        if not state.params:
+            return state
         result, gradient = self.gradient(loss, state, batch, only)
         if result.halt is not None:
             self._halted = self._halted | result.halt

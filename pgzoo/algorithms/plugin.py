@@ -34,6 +34,55 @@ def pgzoo_register(registry: Any) -> None:
         family="trust region",
         source="Schulman et al. 2017",
     )
+    registry.algorithm(
+        "rpo",
+        "pgzoo.algorithms.rpo:RPO",
+        config="pgzoo.algorithms.rpo:RPOConfig",
+        summary="PPO whose mean is moved by noise in the update, so that it goes on exploring",
+        family="trust region",
+        actions="Box, gaussian or tanh",
+        source="Rahman & Xue 2022",
+    )
+    registry.algorithm(
+        "spo",
+        "pgzoo.algorithms.spo:SPO",
+        config="pgzoo.algorithms.spo:SPOConfig",
+        summary="PPO with a quadratic penalty on the ratio in place of clipping",
+        family="trust region",
+        source="Xie et al. 2025",
+    )
+    registry.algorithm(
+        "ppg",
+        "pgzoo.algorithms.ppg:PPG",
+        config="pgzoo.algorithms.ppg:PPGConfig",
+        summary="PPO in phases: now and then the policy's layers learn what the critic knows",
+        family="trust region",
+        source="Cobbe et al. 2021",
+    )
+    registry.algorithm(
+        "vmpo",
+        "pgzoo.algorithms.vmpo:VMPO",
+        config="pgzoo.algorithms.vmpo:VMPOConfig",
+        summary="the better half of the actions, weighted by advantage, within a KL",
+        family="weighted regression",
+        source="Song et al. 2020",
+    )
+    registry.algorithm(
+        "awr",
+        "pgzoo.algorithms.awr:AWR",
+        config="pgzoo.algorithms.awr:AWRConfig",
+        summary="advantage-weighted regression, on-policy",
+        family="weighted regression",
+        source="Peng et al. 2019",
+    )
+    registry.algorithm(
+        "impala",
+        "pgzoo.algorithms.impala:IMPALA",
+        config="pgzoo.algorithms.impala:IMPALAConfig",
+        summary="actor-critic with V-trace, which corrects for data of an older policy",
+        family="actor-critic",
+        source="Espeholt et al. 2018",
+    )
     registry.preset(
         "notebook",
         algorithm="reinforce",

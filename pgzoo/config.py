@@ -44,6 +44,7 @@ __all__ = [
     "ActionConfig",
     "ActorCriticConfig",
     "AlgorithmConfig",
+    "ClipRange",
     "Component",
     "ComponentConfig",
     "EntropyCoef",
@@ -110,6 +111,7 @@ Epochs = Annotated[PositiveInt, Field(description="times that an update goes thr
 Minibatches = Annotated[PositiveInt, Field(description="parts that an epoch goes through it in, a gradient step each")]
 NormalizeAdvantages = Annotated[bool, Field(description="shift and scale to mean 0 and deviation 1, per gradient step")]
 ValueCoef = Annotated[float, Field(ge=0, description="weight of the critic's loss, half the squared error")]
+ClipRange = Annotated[float, Field(gt=0, description="how far the ratio may leave 1 and still gain")]
 EntropyCoef = Annotated[float, Field(ge=0, description="weight of an entropy bonus")]
 
 

@@ -266,23 +266,24 @@ class Engine:
         hindsight: Hindsight | None = None,
         *,
         epochs: range | None = None,
+        count: int | None = None,
         extra: dict[str, Tensor] | None = None,
     ) -> Iterator[Batch]:
-        """Go through everything, once per epoch, in as many parts as the setting `minibatches` says.
+        """Go through everything, once per epoch, in `count` parts; default: what the setting `minibatches` says.
 
         The rows of each member are shuffled anew in every epoch. `epochs` numbers them for an algorithm that does
         something between two; default: all that the setting `epochs` says. It ends early once no active member goes
         on (see `Loss.halt`).
         """
         settings = self.plan.config.settings
-        count = getattr(settings, "minibatches", 1)
+        parts = getattr(settings, "minibatches", 1) if count is None else count
         cutter = self.cutter(trajectory, targets, hindsight, extra)
         for epoch in range(getattr(settings, "epochs", 1)) if epochs is None else epochs:
 
             def order(member: int, n: int, epoch: int = epoch) -> NDArray[np.int64]:
                 return self.rng("shuffle", member, state, epoch).permutation(n)
 
-            for batch in cutter.minibatches(order, count):
+            for batch in cutter.minibatches(order, parts):
                 if bool((self._halted | ~torch.from_numpy(state.active)).all()):
                     return
                 yield batch

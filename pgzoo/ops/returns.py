@@ -1,16 +1,37 @@
 """Returns and advantages: pure functions over `[..., T, N]`.
 
 Two kinds of end are kept apart: an episode that `terminated` is worth nothing afterwards, one that was
-`truncated` merely stops being watched. Sums over an episode stop at either; rows that are not `valid` count as
-zero.
+`truncated` merely stops being watched. Sums over an episode stop at either, and at the edge of the window; rows that
+are not `valid` count as zero, and their results are zero.
+
+In the equations Vₜ is `values`, the critic's V(sₜ), and V(sₜ₊₁) is `next_values`, which at an end is the value of the
+true final observation. Where an episode terminated, also if it was truncated in the same step, V(sₜ₊₁) is 0; elsewhere
+it is what a sum that stops is bootstrapped from.
+
+A function that gives one tensor gives returns; one that gives a pair gives advantages, and the critic's target.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["notebook", "reverse_scan", "reward_to_go", "total_return"]
+from pgzoo.ops.losses import weighted_sum
+
+__all__ = [
+    "gae",
+    "leave_one_out",
+    "n_step",
+    "notebook",
+    "retrace",
+    "reverse_scan",
+    "reward_to_go",
+    "td_lambda",
+    "total_return",
+    "upgo",
+    "v_trace",
+]
 
 
 def reverse_scan(x: Tensor, decay: Tensor) -> Tensor:
@@ -33,18 +54,29 @@ def reverse_scan(x: Tensor, decay: Tensor) -> Tensor:
 
 
 def reward_to_go(
-    *, rewards: Tensor, terminated: Tensor, truncated: Tensor, valid: Tensor, gamma: Tensor | float
+    *,
+    rewards: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    valid: Tensor,
+    gamma: Tensor | float,
+    next_values: Tensor | None = None,
 ) -> Tensor:
     """Discounted sum of the rewards from a step to the end of its episode.
 
         Gₜ = rₜ + γ Gₜ₊₁, stopping at the end of the episode or of the window
 
-    Nothing is bootstrapped: after a truncation, or the edge of a window, the return is what was seen.
+    Without a critic nothing is bootstrapped: after a truncation, or the edge of a window, the return is what was seen.
+    With `next_values`, V(sₜ₊₁) stands there for Gₜ₊₁.
 
-    Shapes: all `[..., T, N]`; `gamma` broadcasts. Source: Sutton & Barto (2018), eq. 3.9.
+    Shapes: all `[..., T, N]`; `gamma` broadcasts. Source: Sutton & Barto (2018), eq. 3.9; Pardo et al. (2018), on
+    bootstrapping of partial episodes.
     """
-    goes_on = valid & ~(terminated | truncated)
-    return reverse_scan(torch.where(valid, rewards, 0.0), gamma * goes_on.to(rewards.dtype))
+    goes_on = _goes_on(terminated, truncated, valid)
+    seen = torch.where(valid, rewards, 0.0)
+    if next_values is not None:
+        seen = torch.where(goes_on, seen, _td_target(rewards, next_values, terminated, valid, gamma))
+    return reverse_scan(seen, gamma * goes_on.to(rewards.dtype))
 
 
 def total_return(
@@ -55,17 +87,242 @@ def total_return(
     valid: Tensor,
     starts: Tensor,
     gamma: Tensor | float,
+    next_values: Tensor | None = None,
 ) -> Tensor:
     """The return of the whole episode, at each of its steps.
 
         R = Σₜ γᵗ rₜ
 
+    With `next_values` it is bootstrapped as `reward_to_go` is.
+
     Shapes: all `[..., T, N]`, `starts` may have T+1 steps; `gamma` broadcasts. An episode that began before the window
     counts from the window's first step. Source: Williams (1992), eq. 11.
     """
-    to_go = reward_to_go(rewards=rewards, terminated=terminated, truncated=truncated, valid=valid, gamma=gamma)
+    to_go = reward_to_go(
+        rewards=rewards,
+        terminated=terminated,
+        truncated=truncated,
+        valid=valid,
+        gamma=gamma,
+        next_values=next_values,
+    )
     first = _first_step(starts[..., : rewards.shape[-2], :])
     return torch.where(valid, to_go.gather(-2, first), 0.0)
+
+
+def leave_one_out(
+    *,
+    rewards: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    valid: Tensor,
+    starts: Tensor,
+    gamma: Tensor | float,
+) -> tuple[Tensor, Tensor]:
+    """Each episode against the member's other episodes, at each of its steps.
+
+        Aₑ = Rₑ - 1/(K-1) Σ_{j≠e} Rⱼ
+
+    The K episodes are those of one member, over T and N, and R their total returns: a baseline that needs no critic
+    and leaves the gradient unbiased, as it doesn't depend on the episode's own actions. An only episode has nothing to
+    be compared with: its baseline is 0 and its advantage its return.
+
+    Shapes: all `[..., T, N]`, `starts` may have T+1 steps; `gamma` broadcasts. Returns advantages and total returns.
+    The episodes must be whole, which the attribute `whole_episodes` says. Source: Kool et al. (2019); Ahmadian et al.
+    (2024), as RLOO.
+    """
+    returns = total_return(
+        rewards=rewards, terminated=terminated, truncated=truncated, valid=valid, starts=starts, gamma=gamma
+    )
+    horizon = rewards.shape[-2]
+    time = torch.arange(horizon, device=rewards.device).unsqueeze(-1)
+    first = (valid & (_first_step(starts[..., :horizon, :]) == time)).to(rewards.dtype)
+    total = weighted_sum(returns, first)[..., None, None]
+    others = weighted_sum(torch.ones_like(first), first)[..., None, None] - 1
+    baseline = (total - returns) / others.clamp(min=1.0)
+    return torch.where(valid, returns - baseline, 0.0), returns
+
+
+leave_one_out.whole_episodes = True  # type: ignore[attr-defined]
+
+
+def n_step(
+    *,
+    rewards: Tensor,
+    next_values: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    valid: Tensor,
+    gamma: Tensor | float,
+    n: int,
+) -> Tensor:
+    """Rewards of n steps, then the critic.
+
+        Gₜ⁽ⁿ⁾ = rₜ + γ Gₜ₊₁⁽ⁿ⁻¹⁾,  Gₜ⁽⁰⁾ = V(sₜ)
+
+    Where the episode or the window ends sooner, so does the sum, bootstrapped there.
+
+    Shapes: all `[..., T, N]`; `gamma` broadcasts; n >= 1. Source: Sutton & Barto (2018), eq. 7.1.
+    """
+    goes_on = _goes_on(terminated, truncated, valid)
+    target = _td_target(rewards, next_values, terminated, valid, gamma)
+    returns = target
+    for _ in range(min(n, rewards.shape[-2]) - 1):
+        returns = torch.where(goes_on, rewards + gamma * _next(returns), target)
+    return returns
+
+
+def td_lambda(
+    *,
+    rewards: Tensor,
+    next_values: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    valid: Tensor,
+    gamma: Tensor | float,
+    lam: Tensor | float,
+) -> Tensor:
+    """The λ-return: the n-step returns of all n, weighted by (1 - λ) λⁿ⁻¹.
+
+        Gₜ = rₜ + γ ((1 - λ) V(sₜ₊₁) + λ Gₜ₊₁)
+
+    It equals `gae` + V, but needs no value of the step itself.
+
+    Shapes: all `[..., T, N]`; `gamma` and `lam` broadcast. Source: Sutton & Barto (2018), eq. 12.2.
+    """
+    goes_on = _goes_on(terminated, truncated, valid)
+    target = _td_target(rewards, next_values, terminated, valid, gamma)
+    x = torch.where(goes_on, rewards + gamma * (1 - lam) * next_values, target)
+    return reverse_scan(x, gamma * lam * goes_on.to(rewards.dtype))
+
+
+def gae(
+    *,
+    rewards: Tensor,
+    values: Tensor,
+    next_values: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    valid: Tensor,
+    gamma: Tensor | float,
+    lam: Tensor | float,
+) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation: TD errors, summed with discount γλ.
+
+        Aₜ = δₜ + γλ Aₜ₊₁,  δₜ = rₜ + γ V(sₜ₊₁) - V(sₜ)
+
+    The sum stops at an end of either kind. λ = 0 trusts the critic (the TD error), λ = 1 the rewards (the bootstrapped
+    reward-to-go less V).
+
+    Shapes: all `[..., T, N]`; `gamma` and `lam` broadcast. Returns advantages and A + V, the λ-return. Source: Schulman
+    et al. (2016), eq. 16.
+    """
+    goes_on = _goes_on(terminated, truncated, valid)
+    error = torch.where(valid, _td_target(rewards, next_values, terminated, valid, gamma) - values, 0.0)
+    advantages = reverse_scan(error, gamma * lam * goes_on.to(rewards.dtype))
+    return advantages, torch.where(valid, advantages + values, 0.0)
+
+
+def v_trace(
+    *,
+    rewards: Tensor,
+    values: Tensor,
+    next_values: Tensor,
+    log_rhos: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    valid: Tensor,
+    gamma: Tensor | float,
+    lam: Tensor | float,
+    rho_bar: Tensor | float,
+    c_bar: Tensor | float,
+) -> tuple[Tensor, Tensor]:
+    """The λ-return of a policy π from the steps of another, μ, with truncated importance weights.
+
+        vₜ = V(sₜ) + ρₜ δₜ + γ cₜ (vₜ₊₁ - V(sₜ₊₁)),  δₜ = rₜ + γ V(sₜ₊₁) - V(sₜ)
+        Aₜ = ρₜ (rₜ + γ vₜ₊₁ - V(sₜ))
+        ρₜ = min(ρ̄, π/μ),  cₜ = λ min(c̄, π/μ)
+
+    ρ̄ decides which policy's values are learned (π's where it never clips), c̄ how far they look ahead. vₜ₊₁ is V(sₜ₊₁)
+    where the sum stops. On-policy, with ρ̄, c̄ >= 1, v is the λ-return. The weight ρₜ of the policy gradient is in A.
+
+    Shapes: all `[..., T, N]`, `log_rhos` is log π(aₜ|sₜ) - log μ(aₜ|sₜ); `gamma`, `lam`, `rho_bar` and `c_bar`
+    broadcast. Returns advantages and v. Source: Espeholt et al. (2018), section 4.1 with remarks 1 and 2, section 4.2.
+    """
+    goes_on = _goes_on(terminated, truncated, valid)
+    ratio = _ratio(log_rhos, valid)
+    rho = ratio.clamp(max=rho_bar)
+    c = lam * ratio.clamp(max=c_bar)
+    target = _td_target(rewards, next_values, terminated, valid, gamma)
+    error = torch.where(valid, rho * (target - values), 0.0)
+    returns = torch.where(valid, values + reverse_scan(error, gamma * c * goes_on.to(rewards.dtype)), 0.0)
+    ahead = torch.where(goes_on, rewards + gamma * _next(returns), target)
+    return torch.where(valid, rho * (ahead - values), 0.0), returns
+
+
+def retrace(
+    *,
+    rewards: Tensor,
+    q_values: Tensor,
+    next_values: Tensor,
+    log_rhos: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    valid: Tensor,
+    gamma: Tensor | float,
+    lam: Tensor | float,
+) -> Tensor:
+    """The return of an action under a policy π from the steps of another, μ: the target of a critic of actions.
+
+        Gₜ = Q(sₜ, aₜ) + δₜ + γ cₜ₊₁ (Gₜ₊₁ - Q(sₜ₊₁, aₜ₊₁)),  δₜ = rₜ + γ V(sₜ₊₁) - Q(sₜ, aₜ),  cₜ = λ min(1, π/μ)
+
+    V(sₜ₊₁), the `next_values`, is the mean of Q(sₜ₊₁, ·) under π. As for every return, the advantage is G - V(sₜ), with
+    the mean of Q(sₜ, ·) under π for V(sₜ).
+
+    Shapes: all `[..., T, N]`, `log_rhos` is log π(aₜ|sₜ) - log μ(aₜ|sₜ); `gamma` and `lam` broadcast. Source: Munos et
+    al. (2016), eq. 3.
+    """
+    goes_on = _goes_on(terminated, truncated, valid)
+    c = lam * _ratio(log_rhos, valid).clamp(max=1.0)
+    error = torch.where(valid, _td_target(rewards, next_values, terminated, valid, gamma) - q_values, 0.0)
+    correction = reverse_scan(error, gamma * _next(c) * goes_on.to(rewards.dtype))
+    return torch.where(valid, q_values + correction, 0.0)
+
+
+def upgo(
+    *,
+    rewards: Tensor,
+    values: Tensor,
+    next_values: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    valid: Tensor,
+    gamma: Tensor | float,
+    lam: Tensor | float,
+) -> tuple[Tensor, Tensor]:
+    """The upgoing return: rewards as long as things go better than the critic thought, then the critic.
+
+        Gₜ = rₜ + γ (Gₜ₊₁ if rₜ₊₁ + γ V(sₜ₊₂) >= V(sₜ₊₁) else V(sₜ₊₁))
+
+    The policy learns from what went well and is spared later blunders: an optimistic estimate, biased on purpose, so
+    the critic learns from the λ-return instead.
+
+    Shapes: all `[..., T, N]`; `gamma` and `lam` broadcast. Returns G - V and `td_lambda`. Source: Vinyals et al.
+    (2019), methods.
+    """
+    target = _td_target(rewards, next_values, terminated, valid, gamma)
+    goes_up = _goes_on(terminated, truncated, valid) & _next(target >= values)
+    upgoing = reverse_scan(torch.where(goes_up, rewards, target), gamma * goes_up.to(rewards.dtype))
+    returns = td_lambda(
+        rewards=rewards,
+        next_values=next_values,
+        terminated=terminated,
+        truncated=truncated,
+        valid=valid,
+        gamma=gamma,
+        lam=lam,
+    )
+    return torch.where(valid, upgoing - values, 0.0), returns
 
 
 def notebook(
@@ -93,7 +350,7 @@ def notebook(
     time = torch.arange(horizon, device=rewards.device).unsqueeze(-1).expand(rewards.shape)
     first = _first_step(starts[..., :horizon, :])
     # the last step of t's episode, found from the back; an episode that is still open ends with its last valid row
-    ends = valid & (terminated | truncated | ~_next_valid(valid))
+    ends = valid & ~_goes_on(terminated, truncated, valid)
     last = torch.where(ends, time, horizon).flip(-2).cummin(-2).values.flip(-2).clamp(max=horizon - 1)
     mirrored = (first + last - time).clamp(0, horizon - 1)
     boosted = torch.where(valid, rewards + timestep, 0.0)
@@ -116,5 +373,24 @@ def _first_step(starts: Tensor) -> Tensor:
     return torch.where(starts, time, 0).cummax(-2).values
 
 
-def _next_valid(valid: Tensor) -> Tensor:
-    return torch.cat([valid[..., 1:, :], torch.zeros_like(valid[..., :1, :])], dim=-2)
+def _goes_on(terminated: Tensor, truncated: Tensor, valid: Tensor) -> Tensor:
+    """Whether a step's successor belongs to the same episode and the same window."""
+    return valid & ~(terminated | truncated) & _next(valid)
+
+
+def _next(x: Tensor) -> Tensor:
+    """What x is one step later; zero after the last."""
+    return torch.cat([x[..., 1:, :], torch.zeros_like(x[..., :1, :])], dim=-2)
+
+
+def _td_target(
+    rewards: Tensor, next_values: Tensor, terminated: Tensor, valid: Tensor, gamma: Tensor | float
+) -> Tensor:
+    """One reward, then the critic: rₜ + γ V(sₜ₊₁)."""
+    return torch.where(valid, rewards + gamma * torch.where(terminated, 0.0, next_values), 0.0)
+
+
+def _ratio(log_rhos: Tensor, valid: Tensor) -> Tensor:
+    """π/μ. Padded to whole vectors, as `exp` may round differently at the end of one."""
+    flat = torch.where(valid, log_rhos, 0.0).flatten()
+    return F.pad(flat, (0, -flat.numel() % 64)).exp()[: flat.numel()].view(log_rhos.shape)

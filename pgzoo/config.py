@@ -44,8 +44,11 @@ __all__ = [
     "ActionConfig",
     "ActorCriticConfig",
     "AlgorithmConfig",
+    "CGSteps",
     "Component",
     "ComponentConfig",
+    "CriticSteps",
+    "Damping",
     "EntropyCoef",
     "Epochs",
     "Layer",
@@ -109,6 +112,9 @@ Minibatches = Annotated[PositiveInt, Field(description="parts that an epoch goes
 NormalizeAdvantages = Annotated[bool, Field(description="shift and scale to mean 0 and deviation 1, per gradient step")]
 ValueCoef = Annotated[float, Field(ge=0, description="weight of the critic's loss, half the squared error")]
 EntropyCoef = Annotated[float, Field(ge=0, description="weight of an entropy bonus")]
+CriticSteps = Annotated[PositiveInt, Field(description="gradient steps of the critic per update, on everything")]
+CGSteps = Annotated[PositiveInt, Field(description="steps of the conjugate gradient, a Fisher product each")]
+Damping = Annotated[float, Field(ge=0, description="added to the diagonal of the Fisher matrix")]
 
 
 class AlgorithmConfig(Settings):

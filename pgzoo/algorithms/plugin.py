@@ -19,12 +19,52 @@ def pgzoo_register(registry: Any) -> None:
         source="Williams 1992",
     )
     registry.algorithm(
+        "reinforce-baseline",
+        "pgzoo.algorithms.reinforce_baseline:ReinforceBaseline",
+        config="pgzoo.algorithms.reinforce_baseline:ReinforceBaselineConfig",
+        summary="REINFORCE with a learned value as its baseline",
+        family="Monte Carlo",
+        source="Williams 1992; Sutton & Barto 2018",
+    )
+    registry.algorithm(
+        "rloo",
+        "pgzoo.algorithms.rloo:RLOO",
+        config="pgzoo.algorithms.rloo:RLOOConfig",
+        summary="REINFORCE, each episode against the mean of the others",
+        family="Monte Carlo",
+        source="Kool et al. 2019; Ahmadian et al. 2024",
+    )
+    registry.algorithm(
+        "vpg",
+        "pgzoo.algorithms.vpg:VPG",
+        config="pgzoo.algorithms.vpg:VPGConfig",
+        summary="plain policy gradient: one step of the policy, many of the critic",
+        family="actor-critic",
+        source="Sutton et al. 2000; Achiam 2018",
+    )
+    registry.algorithm(
         "a2c",
         "pgzoo.algorithms.a2c:A2C",
         config="pgzoo.algorithms.a2c:A2CConfig",
         summary="advantage actor-critic, in step",
         family="actor-critic",
         source="Mnih et al. 2016",
+    )
+    registry.algorithm(
+        "npg",
+        "pgzoo.algorithms.npg:NPG",
+        config="pgzoo.algorithms.npg:NPGConfig",
+        summary="natural policy gradient: steps of one size, as the policy sees it",
+        family="trust region",
+        source="Kakade 2001; Rajeswaran et al. 2017",
+    )
+    registry.algorithm(
+        "trpo",
+        "pgzoo.algorithms.trpo:TRPO",
+        config="pgzoo.algorithms.trpo:TRPOConfig",
+        summary="trust region policy optimisation: natural steps, searched until they hold",
+        family="trust region",
+        source="Schulman et al. 2015",
     )
     registry.algorithm(
         "ppo",

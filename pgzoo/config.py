@@ -44,9 +44,12 @@ __all__ = [
     "ActionConfig",
     "ActorCriticConfig",
     "AlgorithmConfig",
+    "CGSteps",
     "ClipRange",
     "Component",
     "ComponentConfig",
+    "CriticSteps",
+    "Damping",
     "EntropyCoef",
     "Epochs",
     "Layer",
@@ -113,6 +116,9 @@ NormalizeAdvantages = Annotated[bool, Field(description="shift and scale to mean
 ValueCoef = Annotated[float, Field(ge=0, description="weight of the critic's loss, half the squared error")]
 ClipRange = Annotated[float, Field(gt=0, description="how far the ratio may leave 1 and still gain")]
 EntropyCoef = Annotated[float, Field(ge=0, description="weight of an entropy bonus")]
+CriticSteps = Annotated[PositiveInt, Field(description="gradient steps of the critic per update, on everything")]
+CGSteps = Annotated[PositiveInt, Field(description="steps of the conjugate gradient, a Fisher product each")]
+Damping = Annotated[float, Field(ge=0, description="added to the diagonal of the Fisher matrix")]
 
 
 class SearchConfig(Settings):

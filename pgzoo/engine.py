@@ -302,7 +302,8 @@ class Engine:
     def step(self, loss: LossFunction, state: TrainState, batch: Batch, only: str = "") -> TrainState:
         """Take one gradient step on `loss`: clipped per member, frozen where a member is not active or not finite.
 
-        With `only`, nothing but the parameters whose names begin so are moved. Without any parameters nothing happens.
+        With `only`, nothing but the parameters whose names begin so are moved, and the optimiser counts their steps
+        apart from those of the others. Without any parameters nothing happens.
         """
         if not state.params:
             return state
@@ -318,10 +319,11 @@ class Engine:
                 mask = flatten(torch.full_like(v[:1], k.startswith(only)) for k, v in state.params.items()) > 0
                 moved = torch.where(mask, moved, vector)
                 optimizer = {
-                    k: torch.where(mask, v, state.optimizer[k]) if v.shape == vector.shape else v
-                    for k, v in optimizer.items()
+                    k: torch.where(mask, v, state.optimizer[k]) if v.ndim == 2 else v for k, v in optimizer.items()
                 }
-        metrics = {"loss/total": result.value, **result.metrics, "optim/grad_norm": norm}
+        metrics = {**result.metrics, f"optim/{only.replace('.', '_')}grad_norm": norm}
+        if not only:
+            metrics["loss/total"] = result.value
         return self.move(state, moved, optimizer, batch=batch, value=result.value, gradient=gradient, metrics=metrics)
 
     def move(

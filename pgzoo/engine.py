@@ -211,7 +211,7 @@ class Engine:
 
         `behaviour [S, T, N]` are the log-probabilities under whatever acted, if that wasn't the policy of `hindsight`.
         """
-        available = trajectory._asdict() | self._estimator_extra
+        available = {name: getattr(trajectory, name) for name in TOLD} | self._estimator_extra
         if self.plan.config.normalize_reward:
             available["rewards"] = scale_rewards(state.buffers, trajectory.rewards)
         values = None
@@ -510,7 +510,7 @@ class Engine:
         c, plan = self.plan.config, self.plan
         name = f'Estimator "{c.estimator.name}"'
         extra = {k: self._expand(v) for k, v in dict(c.estimator.settings).items()} | {"gamma": self._settings["gamma"]}
-        known = {*Trajectory._fields, "log_rhos", *extra} | (VALUES if "value" in plan.needs else frozenset())
+        known = {*TOLD, "log_rhos", *extra} | (VALUES if "value" in plan.needs else frozenset())
         parameters = inspect.signature(plan.estimator).parameters.values()
         asked = [p.name for p in parameters if p.default is p.empty and p.name not in known]
         if set(asked) & VALUES:
@@ -532,6 +532,9 @@ class Engine:
 
 
 VALUES = frozenset({"values", "next_values"})
+
+TOLD = [name for name in Trajectory._fields if name not in ("action_mask", "state")]
+"""What an estimator may take of a trajectory."""
 
 
 def default_update(ctx: Engine, state: TrainState, trajectory: Trajectory) -> TrainState:

@@ -23,6 +23,7 @@ COMMANDS = [
     "estimators",
     "presets",
     "plugins",
+    "plugins check",
     "envs",
     "doctor",
 ]

@@ -23,6 +23,7 @@ from pgzoo.testing.probes import PROBES, Bandit, Corridor
 from pgzoo.training import Control, train
 from pgzoo.types import Batch, Episodes, Hyper, Params, Steps, TrainState, Trajectory
 
+
 class Faulty(Bandit):
     """Works until its `patience` steps are over."""
 

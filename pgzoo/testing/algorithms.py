@@ -305,11 +305,14 @@ def _plan(subject: Subject, world: str, seeds: tuple[int, ...], **settings: Any)
 @contextmanager
 def _rounds(subject: Subject, world: str, seeds: tuple[int, ...]) -> Iterator[Rounds]:
     with subject.doing(f"to train on {world} actions", f"See the check trains-{world}."):
-        run = Rounds(_plan(subject, world, seeds))
+        plan, threads = _plan(subject, world, seeds), torch.get_num_threads()
+        torch.set_num_threads(plan.config.threads)  # sums are cut otherwise where there are more
+        run = Rounds(plan)
         try:
             yield run
         finally:
             run.engine.close()
+            torch.set_num_threads(threads)
 
 
 def _trains(subject: Subject, world: str) -> None:

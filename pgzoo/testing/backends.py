@@ -64,9 +64,7 @@ def next_step(subject: Subject) -> None:
         "In NEXT_STEP autoreset that step ignores its action, pays 0 and ends nothing.",
     )
     lengths = [np.diff(np.flatnonzero(np.r_[True, column])) for column in over.T]
-    subject.expect(
-        max(map(max, lengths)) <= LIMIT + 1, f"plays longer than {LIMIT} steps", "Heed max_episode_steps."
-    )
+    subject.expect(max(map(max, lengths)) <= LIMIT + 1, f"plays longer than {LIMIT} steps", "Heed max_episode_steps.")
     moved = (seen["obs"][1:] != seen["obs"][:-1]).reshape(*over.shape, -1).any(-1)
     subject.expect(
         moved[after].all(),

@@ -162,7 +162,9 @@ def _estimates(subject: Subject, world: World) -> tuple[Tensor, ...]:
 def _own(subject: Subject, world: World) -> tuple[Tensor, ...]:
     """What is of an episode alone in the estimates."""
     compares = getattr(subject.component.load(), "whole_episodes", False)
-    return tuple(part for results in _variants(subject, world) for part in results[1 if compares and results[1:] else 0 :])
+    return tuple(
+        part for results in _variants(subject, world) for part in results[1 if compares and results[1:] else 0 :]
+    )
 
 
 def _variants(subject: Subject, world: World) -> Iterator[tuple[Tensor, ...]]:
@@ -189,9 +191,9 @@ def _world(members: int = 2, steps: int = 17, num_envs: int = 3) -> World:
     for s, n in np.ndindex(members, num_envs):
         for begin, end in _spans(rng, steps):
             flags["valid"][s, begin:end, n] = True
-            flags["terminated"][s, end - 1, n], flags["truncated"][s, end - 1, n] = (
-                [*KINDS.values()][rng.integers(len(KINDS))]
-            )
+            flags["terminated"][s, end - 1, n], flags["truncated"][s, end - 1, n] = [*KINDS.values()][
+                rng.integers(len(KINDS))
+            ]
     return _filled(rng, **flags)
 
 

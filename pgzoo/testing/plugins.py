@@ -18,9 +18,10 @@ LOOK = """
 import sys
 from importlib import import_module
 from pgzoo.registry import PluginInfo, Registry
-plugin = import_module(sys.argv[1])
-plugin.pgzoo_register(Registry(PluginInfo("check", "import", sys.argv[1], "check", "0"))) if hasattr(
-    plugin, "pgzoo_register") else None
+module, source = sys.argv[1:]
+register = getattr(import_module(module), "pgzoo_register", None)
+if register:
+    register(registry=Registry(PluginInfo("check", source, module)))
 print(*sys.modules)
 """
 
@@ -38,7 +39,7 @@ def light(subject: Subject) -> None:
     """Registering imports nothing that makes every command slow."""
     if subject.plugin.source == "inline" or subject.plugin.module.endswith(".py"):
         raise NotApplicable("it is one file, read when it is asked for")
-    words = [sys.executable, "-c", LOOK, subject.plugin.module.partition(":")[0]]
+    words = [sys.executable, "-c", LOOK, subject.plugin.module.partition(":")[0], subject.plugin.source]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
     last = (done.stderr.strip().splitlines() or [""])[-1]
     subject.expect(not done.returncode, f"can't be registered by itself: {last}", "See: pgzoo doctor")

@@ -301,7 +301,9 @@ def masks(subject: Subject) -> None:
         for noise in (None, case.noise(rows)):
             taken = case.act(seen, noise)
             subject.expect(
-                not forbidden(taken).any(), f"takes a forbidden action, for {case.where}", "See pgzoo.ops.families.masked."
+                not forbidden(taken).any(),
+                f"takes a forbidden action, for {case.where}",
+                "See pgzoo.ops.families.masked.",
             )
         said, allowed = case.apply(case.inputs(rows, mask=mask)), case.act(seen, case.noise(rows))[:, None]
         wrong = _forbidden_action(case.spec.action_space, allowed)

@@ -1,9 +1,9 @@
 """Suites for pytest: subclass one, name what it is about, and its contract is tested.
 
-    import pgzoo.testing
+import pgzoo.testing
 
-    class TestMine(pgzoo.testing.AlgorithmSuite):
-        name = "my-algorithm"
+class TestMine(pgzoo.testing.AlgorithmSuite):
+    name = "my-algorithm"
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ COMMANDS = [
     "estimators",
     "presets",
     "plugins",
+    "plugins check",
     "envs",
     "doctor",
 ]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
+from gymnasium.spaces import Box, Discrete
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -21,114 +21,9 @@ from pgzoo.plan import Plan
 from pgzoo.policies.module import module_policy
 from pgzoo.registry import Catalog, PluginInfo, Registry, discover
 from pgzoo.runner import make_plan
+from pgzoo.testing.probes import PROBES, Bandit, Corridor
 from pgzoo.training import Control, train
 from pgzoo.types import Batch, Episodes, Hyper, Params, Steps, TrainState, Trajectory
-
-SPACES: dict[str, gym.Space[Any]] = {
-    "vector": Box(-1.0, 1.0, (3,)),
-    "one": Box(-2.0, 2.0, (1,)),
-    "matrix": Box(-1.0, 1.0, (2, 3)),
-    "wide": Box(-np.inf, np.inf, (2,), np.float64),
-    "discrete": Discrete(3),
-    "shifted": Discrete(3, start=-1),
-    "pair": Discrete(2),
-    "multi-discrete": MultiDiscrete([2, 3]),
-    "multi-binary": MultiBinary(4),
-    "tuple": Tuple((Discrete(2), Box(-1.0, 1.0, (2,)))),
-    "dict": Dict({"place": Discrete(3), "speed": Box(-1.0, 1.0, (1,))}),
-}
-
-
-class Scripted(gym.Env[Any, Any]):
-    """Episode k shows `[k, t]`, pays 10 k + t at step t = 1, 2, ... and ends as the script says.
-
-    A reset from seed k begins episode k; a reset without seed goes on to the next.
-    """
-
-    SCRIPT = ((3, True, False), (2, False, True), (1, True, True), (4, True, False))
-    observation_space = Box(-np.inf, np.inf, (2,))
-    action_space = Discrete(2)
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        self.episode = self.episode + 1 if seed is None else seed
-        self.t = 0
-        return self._obs(), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        length, terminated, truncated = self.SCRIPT[self.episode % len(self.SCRIPT)]
-        assert self.t < length, "stepped after the end"
-        self.t += 1
-        over = self.t == length
-        return self._obs(), 10.0 * self.episode + self.t, over and terminated, over and truncated, {}
-
-    def _obs(self) -> Any:
-        return np.array([self.episode, self.t], np.float32)
-
-
-class AnySpaces(gym.Env[Any, Any]):
-    """Random observations and lengths; it refuses actions that are not in its space."""
-
-    def __init__(self, observation: str = "vector", action: str = "pair") -> None:
-        self.observation_space, self.action_space = SPACES[observation], SPACES[action]
-        self.observation_space.seed(0)
-        self.views = [self.observation_space.sample() for _ in range(50)]
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        if seed is not None:
-            self.rng = np.random.default_rng(seed)
-        return self._obs(), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        if not self.action_space.contains(action):
-            raise ValueError(f"{action!r} is not in {self.action_space}")
-        paid = float(np.sum(gym.spaces.flatten(self.action_space, action) * [1.0]))
-        ends, cut = self.rng.random(2) < (0.06, 0.03)
-        return self._obs(), paid + self.rng.normal(), bool(ends), bool(cut), {}
-
-    def _obs(self) -> Any:
-        return self.views[self.rng.integers(len(self.views))]
-
-
-class Bandit(gym.Env[Any, Any]):
-    """One step, three arms: they pay 0.2, 1.0 and 0.5."""
-
-    observation_space = Box(-1.0, 1.0, (1,))
-    action_space = Discrete(3)
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        return np.ones(1, np.float32), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        return np.ones(1, np.float32), (0.2, 1.0, 0.5)[int(action)], True, False, {}
-
-
-class Target(gym.Env[Any, Any]):
-    """One step; the cost is the squared distance of a number from 0.5."""
-
-    observation_space = Box(-1.0, 1.0, (1,))
-    action_space = Box(-2.0, 2.0, (1,))
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        return np.ones(1, np.float32), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        return np.ones(1, np.float32), -float((action[0] - 0.5) ** 2), True, False, {}
-
-
-class Corridor(gym.Env[Any, Any]):
-    """Six cells; each step costs 1 and the right end is the goal, so the best return is -5."""
-
-    observation_space = Discrete(6)
-    action_space = Discrete(2)
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        self.cell = 0
-        return self.cell, {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        self.cell = max(0, self.cell + (1 if action == 1 else -1))
-        return self.cell, -1.0, self.cell == 5, False, {}
 
 
 class Faulty(Bandit):
@@ -200,18 +95,11 @@ class Trap(gym.Env[Any, Any]):
         return {} if hasattr(self, "action_masks") else {"action_mask": self._mask()}
 
 
-PROBES: dict[str, Any] = {
-    "probe/Recall-v0": Recall,
-    "probe/Trap-v0": Trap,
-    "probe/Scripted-v0": Scripted,
-    "probe/AnySpaces-v0": AnySpaces,
-    "probe/Bandit-v0": Bandit,
-    "probe/Target-v0": Target,
-    "probe/Corridor-v0": Corridor,
-    "probe/Faulty-v0": Faulty,
-}
-for _id, _probe in PROBES.items():
-    gym.register(_id, _probe, max_episode_steps=50 if _probe is Corridor else None)
+OWN = {"pgzoo/Faulty-v0": Faulty, "pgzoo/Recall-v0": Recall, "pgzoo/Trap-v0": Trap}
+for _id, _probe in (PROBES | OWN).items():
+    gym.register(
+        _id.replace("pgzoo/", "probe/"), cast(Any, _probe), max_episode_steps=50 if _probe is Corridor else None
+    )
 
 
 class Windows:

@@ -83,6 +83,64 @@ def pgzoo_register(registry: Any) -> None:
         family="actor-critic",
         source="Espeholt et al. 2018",
     )
+    registry.algorithm(
+        "ars",
+        "pgzoo.algorithms.ars:ARS",
+        config="pgzoo.algorithms.ars:ARSConfig",
+        summary="augmented random search: finite differences in the space of parameters",
+        family="search",
+        source="Mania et al. 2018",
+    )
+    registry.algorithm(
+        "cem",
+        "pgzoo.algorithms.cem:CEM",
+        config="pgzoo.algorithms.cem:CEMConfig",
+        summary="cross-entropy method: a Gaussian over parameters, fitted to the best",
+        family="search",
+        source="Szita & Lőrincz 2006",
+    )
+    registry.algorithm(
+        "random",
+        "pgzoo.algorithms.random:Random",
+        config="pgzoo.config:SearchConfig",
+        summary="acts at random and learns nothing: the score to beat",
+        family="baseline",
+        source="",
+    )
+    registry.preset(
+        "ppo-pendulum",
+        algorithm="ppo",
+        env="Pendulum-v1",
+        auto=True,
+        summary="a short horizon; actions, observations and rewards near 1",
+        settings={
+            "total_steps": 200_000,
+            "num_envs": 4,
+            "rollout_steps": 512,
+            "gamma": 0.9,
+            "minibatches": 8,
+            "policy": {"rescale": True},
+            "normalize_obs": True,
+            "normalize_reward": True,
+        },
+    )
+    registry.preset(
+        "ppo-acrobot",
+        algorithm="ppo",
+        env="Acrobot-v1",
+        auto=True,
+        summary="16 environments, fewer epochs; observations and rewards near 1",
+        settings={
+            "total_steps": 300_000,
+            "num_envs": 16,
+            "gamma": 0.99,
+            "estimator": {"lam": 0.94},
+            "epochs": 4,
+            "minibatches": 8,
+            "normalize_obs": True,
+            "normalize_reward": True,
+        },
+    )
     registry.preset(
         "notebook",
         algorithm="reinforce",

@@ -165,7 +165,7 @@ def _train(ctx: click.Context, /, preset: str, file: str | None, no_progress: bo
     if newer := successor(config.env):
         click.echo(f"Note: {config.env} has a newer version, {newer}.", err=True)
     progress = "none" if no_progress else "bar" if sys.stderr.isatty() else "plain"
-    result = run_config(config, catalog, command=_typed(), progress=progress)
+    result = run_config(config, catalog, command=typed(), progress=progress)
     if not as_json:
         summary.print_result(result)
     result = summary.ship(result)
@@ -178,7 +178,7 @@ def _train(ctx: click.Context, /, preset: str, file: str | None, no_progress: bo
     ctx.exit(EXIT_CODES.get(result.status, 0))
 
 
-def _typed() -> str:
+def typed() -> str:
     """The command as it was typed, without passwords: it is logged."""
     from pgzoo.tracking import display_uri
 

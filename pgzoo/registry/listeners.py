@@ -19,6 +19,7 @@ _HOOKS: dict[type[events.Event], str] = {
     events.EpisodesFinished: "pgzoo_episodes_finished",
     events.UpdateDone: "pgzoo_update_done",
     events.Evaluated: "pgzoo_evaluated",
+    events.CheckpointSaved: "pgzoo_checkpoint_saved",
     events.RunEnded: "pgzoo_run_ended",
 }
 

@@ -13,7 +13,6 @@ from pgzoo.config import (
     LearningRateSchedule,
     Minibatches,
     NormalizeAdvantages,
-    OptimizerName,
     RolloutSteps,
 )
 from pgzoo.ops.losses import explained_variance, standardise, value_loss, weighted_mean
@@ -25,11 +24,10 @@ class IMPALAConfig(ActorCriticConfig):
 
     learning_rate: LearningRate = 1e-3
     learning_rate_schedule: LearningRateSchedule = "linear"
-    optimizer: OptimizerName = "rmsprop"
     rollout_steps: RolloutSteps = 20
     entropy_coef: EntropyCoef = 0.01
     epochs: Epochs = 2
-    minibatches: Minibatches = 1
+    minibatches: Minibatches = 2
     normalize_advantages: NormalizeAdvantages = False
 
 
@@ -49,7 +47,7 @@ class IMPALA:
 
     estimator = "v-trace"
     needs: ClassVar[frozenset[Need]] = frozenset({"value"})
-    defaults: ClassVar[Mapping[str, Any]] = {"num_envs": 8, "total_steps": 200_000}
+    defaults: ClassVar[Mapping[str, Any]] = {"num_envs": 8, "total_steps": 200_000, "gamma": 0.98}
 
     def collect(self, settings: IMPALAConfig) -> Steps:
         """Windows of `rollout_steps`."""

@@ -168,3 +168,37 @@ def pgzoo_register(registry: Any) -> None:
             "eval_episodes": 1000,
         },
     )
+    registry.preset(
+        "ppo-pendulum",
+        algorithm="ppo",
+        env="Pendulum-v1",
+        auto=True,
+        summary="a short horizon; actions, observations and rewards near 1",
+        settings={
+            "total_steps": 200_000,
+            "num_envs": 4,
+            "rollout_steps": 512,
+            "gamma": 0.9,
+            "minibatches": 8,
+            "policy": {"rescale": True},
+            "normalize_obs": True,
+            "normalize_reward": True,
+        },
+    )
+    registry.preset(
+        "ppo-acrobot",
+        algorithm="ppo",
+        env="Acrobot-v1",
+        auto=True,
+        summary="16 environments, fewer epochs; observations and rewards near 1",
+        settings={
+            "total_steps": 300_000,
+            "num_envs": 16,
+            "gamma": 0.99,
+            "estimator": {"lam": 0.94},
+            "epochs": 4,
+            "minibatches": 8,
+            "normalize_obs": True,
+            "normalize_reward": True,
+        },
+    )

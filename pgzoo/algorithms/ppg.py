@@ -19,6 +19,7 @@ from pgzoo.config import (
     Minibatches,
     NormalizeAdvantages,
     OptimizerEps,
+    RolloutSteps,
 )
 from pgzoo.ops.acting import state_size
 from pgzoo.ops.losses import (
@@ -39,14 +40,15 @@ STORED = ("obs", "valid", "starts", "action_mask", "state")
 class PPGConfig(ActorCriticConfig):
     """Settings of `ppg`."""
 
-    learning_rate: LearningRate = 1e-3
+    learning_rate: LearningRate = 2e-3
     learning_rate_schedule: LearningRateSchedule = "linear"
     optimizer_eps: OptimizerEps = 1e-5
+    rollout_steps: RolloutSteps = 32
     epochs: Epochs = 1
-    minibatches: Minibatches = 8
+    minibatches: Minibatches = 4
     normalize_advantages: NormalizeAdvantages = True
     clip_range: ClipRange = 0.2
-    policy_phases: Annotated[PositiveInt, Field(description="updates of the policy between two auxiliary phases")] = 8
+    policy_phases: Annotated[PositiveInt, Field(description="updates of the policy between two auxiliary phases")] = 16
     aux_epochs: Annotated[PositiveInt, Field(description="times that an auxiliary phase goes through them all")] = 6
     aux_minibatches: Annotated[PositiveInt, Field(description="parts of such an epoch, a gradient step each")] = 16
     beta_clone: Annotated[float, Field(ge=0, description="weight of KL(old || new) in the auxiliary phase")] = 1.0
@@ -70,7 +72,12 @@ class PPG:
 
     estimator = "gae"
     needs: ClassVar[frozenset[Need]] = frozenset({"value", "aux_value", "log_probs", "old"})
-    defaults: ClassVar[Mapping[str, Any]] = {"num_envs": 8, "total_steps": 200_000, "gamma": 0.98}
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "num_envs": 8,
+        "total_steps": 150_000,
+        "gamma": 0.98,
+        "normalize_reward": True,
+    }
 
     def collect(self, settings: PPGConfig) -> Steps:
         """Windows of `rollout_steps`."""

@@ -40,7 +40,7 @@ class RPOConfig(ActorCriticConfig):
     optimizer_eps: OptimizerEps = 1e-5
     rollout_steps: RolloutSteps = 512
     epochs: Epochs = 10
-    minibatches: Minibatches = 32
+    minibatches: Minibatches = 8
     normalize_advantages: NormalizeAdvantages = True
     clip_range: ClipRange = 0.2
     alpha: Annotated[float, Field(ge=0, description="the mean is moved by at most so much, before any rescaling")] = 0.5

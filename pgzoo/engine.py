@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -350,8 +351,10 @@ class Engine:
         params = unflatten(vector, state.params)
         for row in np.flatnonzero((going & ~finite).numpy()):
             slopes = unflatten(gradient, state.params)
-            bad = gradients.first_bad(int(row), batch, state.params, value, slopes, norm, params)
-            self.failures[int(row)] = bad
+            first = [] if self._seen is None else [("rewards", self._seen.rewards)]
+            self.failures[int(row)] = gradients.first_bad(
+                int(row), first, batch, state.params, value, slopes, norm, params
+            )
         moving = (going & finite).numpy()
         state = state._replace(params=freeze(moving, params, state.params))
         return state if optimizer is None else state._replace(optimizer=freeze(moving, optimizer, state.optimizer))
@@ -403,7 +406,7 @@ class Engine:
         count = min(plan.backend.width, c.eval_episodes)
         starts = reset_seeds(EVALUATION_ROOT, "evaluate", c.eval_episodes)
         rounds: list[Finished] = []
-        with self.watch.phase("evaluate", f'environment "{c.env}"'):
+        with self.watch.phase("evaluate", f'environment "{c.env}"'), np.errstate(over="ignore", invalid="ignore"):
             if self._evaluation_envs is None:
                 self._evaluation_envs = plan.backend.open(plan.request(count))
             params = plan.policy_params(state)
@@ -457,9 +460,15 @@ class Engine:
         envs.restore([row for member in state.environments for row in member])  # type: ignore[attr-defined]
         return at
 
-    def _collecting(self) -> Any:
+    @contextmanager
+    def _collecting(self) -> Iterator[None]:
+        """Time a collection. What overflows in it is found in the update that follows, and named."""
         c = self.plan.config
-        return self.watch.phase("collect", f'environment "{c.env}" or policy "{c.policy.name}"')
+        with (
+            self.watch.phase("collect", f'environment "{c.env}" or policy "{c.policy.name}"'),
+            np.errstate(over="ignore", invalid="ignore"),
+        ):
+            yield
 
     def _open(self) -> VectorEnv:
         if self._envs is None:

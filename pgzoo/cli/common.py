@@ -108,9 +108,17 @@ def _print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], hint: st
     in_terminal = sys.stdout.isatty()
     lines = box.SIMPLE_HEAD if in_terminal and heading else None
     table = Table(box=lines, pad_edge=False, header_style="bold", show_header=heading)
+    rows = list(rows)
     for index, column in enumerate(columns):
         first = index == 0
-        table.add_column(column, style="cyan" if first else None, no_wrap=first, overflow="fold")
+        number = bool(rows) and all(re.fullmatch(r"-?[\d,]+(\.\d+)?", row[index]) for row in rows)
+        table.add_column(
+            column,
+            style="cyan" if first else None,
+            justify="right" if number else "left",
+            no_wrap=first or number,
+            overflow="fold",
+        )
     for row in rows:
         table.add_row(*(_cell(cell) for cell in row))
     if in_terminal:

@@ -494,9 +494,10 @@ def read_yaml(path: str | Path) -> Layer:
     if root is None:
         return Layer({}, lambda _: str(path))
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        odd = next((k for k, _ in root.value if k.tag != TEXT), root) if root.id == "mapping" else root
-        line = odd.start_mark.line + 1
-        raise ConfigError(f"{path}, line {line}: expected settings as `key: value`, such as `env: CartPole-v1`.")
+        keys = [key for key, _ in root.value] if isinstance(root, yaml.MappingNode) else []
+        odd = next((key for key in keys if key.tag != TEXT), root)
+        line_of_odd = odd.start_mark.line + 1
+        raise ConfigError(f"{path}, line {line_of_odd}: expected settings as `key: value`, such as `env: CartPole-v1`.")
     lines = dict(_lines(root, (), path))
 
     def where(key: tuple[str, ...]) -> str:

@@ -16,6 +16,7 @@ COMMANDS = [
     "run",
     "run reinforce",
     "evaluate",
+    "compare",
     "ui",
     "sync",
     "algorithms",

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pgzoo.analysis.compare import Comparison, compare
     from pgzoo.bundle import LoadedPolicy, load_policy
     from pgzoo.config import AlgorithmConfig, ComponentConfig, RunConfig
     from pgzoo.engine import Plan
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AlgorithmConfig": "pgzoo.config",
     "Batch": "pgzoo.types",
+    "Comparison": "pgzoo.analysis.compare",
     "ComponentConfig": "pgzoo.config",
     "Control": "pgzoo.training",
     "Episodes": "pgzoo.types",
@@ -36,6 +38,7 @@ _HOMES = {
     "Result": "pgzoo.result",
     "RunConfig": "pgzoo.config",
     "Steps": "pgzoo.types",
+    "compare": "pgzoo.analysis.compare",
     "hookimpl": "pgzoo.registry",
     "load_policy": "pgzoo.bundle",
     "run": "pgzoo.runner",
@@ -45,6 +48,7 @@ _HOMES = {
 __all__ = [
     "AlgorithmConfig",
     "Batch",
+    "Comparison",
     "ComponentConfig",
     "Control",
     "Episodes",
@@ -58,6 +62,7 @@ __all__ = [
     "Result",
     "RunConfig",
     "Steps",
+    "compare",
     "hookimpl",
     "load_policy",
     "run",

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pgzoo.cli.common import json_option, open_catalog, peek, plugin_options
+from pgzoo.cli.common import json_option, open_catalog, peek, plugin_options, typed
 
 if TYPE_CHECKING:
     from pgzoo.registry import Catalog
@@ -165,7 +164,7 @@ def _train(ctx: click.Context, /, preset: str, file: str | None, no_progress: bo
     if newer := successor(config.env):
         click.echo(f"Note: {config.env} has a newer version, {newer}.", err=True)
     progress = "none" if no_progress else "bar" if sys.stderr.isatty() else "plain"
-    result = run_config(config, catalog, command=_typed(), progress=progress)
+    result = run_config(config, catalog, command=typed(), progress=progress)
     if not as_json:
         summary.print_result(result)
     result = summary.ship(result)
@@ -176,15 +175,6 @@ def _train(ctx: click.Context, /, preset: str, file: str | None, no_progress: bo
     if result.error:
         raise result.error
     ctx.exit(EXIT_CODES.get(result.status, 0))
-
-
-def _typed() -> str:
-    """The command as it was typed, without passwords: it is logged."""
-    from pgzoo.tracking import display_uri
-
-    words = [option.partition("=") for option in sys.argv[1:]]
-    shown = [f"{name}{sign}{display_uri(value)}" if sign else display_uri(name) for name, sign, value in words]
-    return f"pgzoo {shlex.join(shown)}"
 
 
 def _about(target: object, summary: str) -> str:

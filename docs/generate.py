@@ -20,6 +20,7 @@ COMMANDS = [
     "run ppo",
     "resume",
     "evaluate",
+    "compare",
     "ui",
     "sync",
     "algorithms",

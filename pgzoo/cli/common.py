@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
@@ -26,6 +27,7 @@ __all__ = [
     "print_json",
     "print_table",
     "progress_option",
+    "typed",
     "warn_of_broken",
 ]
 
@@ -80,6 +82,15 @@ def warn_of_broken(catalog: Catalog, *, inline: bool = False) -> None:
                 f"Warning: plugin {plugin} is broken and left out: {plugin.error} (see: pgzoo plugins)",
                 err=True,
             )
+
+
+def typed() -> str:
+    """The command as it was typed, without passwords: it is logged."""
+    from pgzoo.tracking import display_uri
+
+    words = [option.partition("=") for option in sys.argv[1:]]
+    shown = [f"{name}{sign}{display_uri(value)}" if sign else display_uri(name) for name, sign, value in words]
+    return f"pgzoo {shlex.join(shown)}"
 
 
 def print_json(value: object) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pgzoo.cli.common import json_option, open_catalog, peek, plugin_options
+from pgzoo.cli.common import json_option, open_catalog, peek, plugin_options, typed
 
 if TYPE_CHECKING:
     from pgzoo.registry import Catalog, Kind
@@ -197,15 +196,6 @@ def _seed(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
     if value is None or value.isdecimal():
         return None if value is None else int(value)
     raise click.BadParameter(f"expected a whole number, 0 or greater, got {value!r}", ctx, param)
-
-
-def typed() -> str:
-    """The command as it was typed, without passwords: it is logged."""
-    from pgzoo.tracking import display_uri
-
-    words = [option.partition("=") for option in sys.argv[1:]]
-    shown = [f"{name}{sign}{display_uri(value)}" if sign else display_uri(name) for name, sign, value in words]
-    return f"pgzoo {shlex.join(shown)}"
 
 
 def _about(target: object, summary: str) -> str:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pgzoo.config import AlgorithmConfig, ComponentConfig, RunConfig
     from pgzoo.errors import PgzooError
     from pgzoo.plan import Plan
+    from pgzoo.policies.module import module_policy
     from pgzoo.registry import hookimpl
     from pgzoo.result import Result
     from pgzoo.runner import run
@@ -38,6 +39,7 @@ _HOMES = {
     "Steps": "pgzoo.types",
     "hookimpl": "pgzoo.registry",
     "load_policy": "pgzoo.bundle",
+    "module_policy": "pgzoo.policies.module",
     "run": "pgzoo.runner",
     "train": "pgzoo.training",
 }
@@ -60,6 +62,7 @@ __all__ = [
     "Steps",
     "hookimpl",
     "load_policy",
+    "module_policy",
     "run",
     "train",
 ]

@@ -61,6 +61,8 @@ __all__ = [
     "OptimizerName",
     "RolloutSteps",
     "RunConfig",
+    "SearchConfig",
+    "Settings",
     "ValueCoef",
     "check_keys",
     "read_yaml",
@@ -117,8 +119,12 @@ CGSteps = Annotated[PositiveInt, Field(description="steps of the conjugate gradi
 Damping = Annotated[float, Field(ge=0, description="added to the diagonal of the Fisher matrix")]
 
 
+class SearchConfig(Settings):
+    """Base of the settings of an algorithm that takes no gradient steps."""
+
+
 class AlgorithmConfig(Settings):
-    """Base of the settings of an algorithm: what the engine needs to take a gradient step.
+    """Base of the settings of an algorithm that learns by gradient: what the engine needs to take a gradient step.
 
     A default is changed by naming the field again: `learning_rate: LearningRate = 3e-4`.
     """
@@ -202,6 +208,10 @@ class RunConfig(Settings):
     eval_episodes: Annotated[PositiveInt, Field(description="episodes of an evaluation, sampled and again greedy")] = (
         100
     )
+    checkpoint_every: Annotated[
+        NonNegativeInt | None,
+        Field(description="keep a checkpoint each time so many steps are taken; 0: only at the end; default: by time"),
+    ] = None
     stop_at: Annotated[
         float | None, Field(description="stop a seed when its last 100 training episodes have this mean return")
     ] = None
@@ -222,7 +232,7 @@ class RunConfig(Settings):
     video: Annotated[bool, Field(description="record an evaluation episode as MP4")] = False
     policy: Component
     estimator: Component
-    settings: SerializeAsAny[AlgorithmConfig]
+    settings: SerializeAsAny[Settings]
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -261,7 +271,7 @@ class RunConfig(Settings):
         return {key: value for key, value in self.nested().items() if key not in UNLOGGED and value is not None}
 
 
-UNLOGGED = frozenset({"seeds", "name", "tags", "experiment", "tracking_uri", "video"})
+UNLOGGED = frozenset({"seeds", "name", "tags", "experiment", "tracking_uri", "video", "checkpoint_every"})
 """Run keys that don't change what is learned, or that a run bears elsewhere."""
 
 RUN_KEYS = frozenset(RunConfig.model_fields) - {"settings"}

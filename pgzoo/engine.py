@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pgzoo import gradients, rollout
 from pgzoo.batches import Cutter
+from pgzoo.config import AlgorithmConfig
 from pgzoo.errors import UnfitError
 from pgzoo.events import EvaluationMode
 from pgzoo.gradients import LossFunction
@@ -21,14 +22,16 @@ from pgzoo.ops.acting import state_size
 from pgzoo.ops.members import freeze, map_leaves
 from pgzoo.ops.nets import ROW_ALIGN, ROW_BLOCK
 from pgzoo.ops.normalize import reward_buffers, scale_rewards, take_in_rewards
-from pgzoo.ops.optim import clip_by_member_norm, flatten, make_optimizer, unflatten
+from pgzoo.ops.optim import NO_OPTIMIZER, clip_by_member_norm, flatten, make_optimizer, unflatten
 from pgzoo.plan import POLICY, Plan, PolicyView, named, own
 from pgzoo.protocols import VectorEnv
 from pgzoo.reports import Report, Stopwatch
 from pgzoo.rollout import Finished, Greedy, Noise
 from pgzoo.seeding import EVALUATION_ROOT, generator, reset_seeds
 from pgzoo.types import (
+    RECENT,
     Batch,
+    Collector,
     Episodes,
     Hindsight,
     Hyper,
@@ -54,7 +57,8 @@ class Engine:
     Every method works on all members at once and moves none but the active ones.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, state: TrainState | None = None) -> None:
+        """Begin a run, or go on from the `state` of a checkpoint."""
         self.plan = plan
         self.policy = PolicyView(plan)
         self.report = Report()
@@ -67,14 +71,16 @@ class Engine:
         self._seeds = plan.config.seeds
         self._envs: VectorEnv | None = None
         self._evaluation_envs: VectorEnv | None = None
-        settings = plan.config.settings
-        self._optimizer = make_optimizer(settings.optimizer, settings.optimizer_eps)
+        settings: Any = plan.config.settings
+        by_gradient = isinstance(settings, AlgorithmConfig)
+        self._optimizer = make_optimizer(settings.optimizer, settings.optimizer_eps) if by_gradient else NO_OPTIMIZER
         self._settings = {k: self._expand(v) for k, v in (dict(settings) | {"gamma": plan.config.gamma}).items()}
         self._estimator_takes, self._estimator_extra = self._bind_estimator()
+        self._taking_up = state is not None
         self._seen: Trajectory | None = None
         self._finished: list[Finished] = []
         self._halted = torch.zeros(len(self._seeds), dtype=torch.bool)
-        self.state = self.init()
+        self.state = self.init() if state is None else state
         """Where the run stands; a loop moves it on."""
 
     # the life of a run
@@ -126,6 +132,7 @@ class Engine:
             episodes=zeros,
             updates=zeros,
             progress=np.zeros(members),
+            recent=np.full((members, RECENT), np.nan),
         )
 
     def collect(self, state: TrainState) -> tuple[TrainState, Trajectory]:
@@ -138,7 +145,9 @@ class Engine:
             episodes, window = (kind.per_env, None) if isinstance(kind, Episodes) else (NO_LIMIT, kind.count)
             at = None if window is None else state.collector
             if at is None:
-                at = rollout.begin(envs, plan.policy, self._resets(state))
+                at = rollout.begin(envs, plan.policy, self._resets(state, "reset"))
+            elif self._taking_up:
+                at = self._take_up(envs, state, at)
             quota = np.where(state.active, episodes, 0)
             trajectory, finished, collector = rollout.collect(
                 envs,
@@ -148,9 +157,11 @@ class Engine:
                 at,
                 np.broadcast_to(quota[:, None], at.ended.shape),
                 window,
-                self.cancelled,
+                # a window is played to its end: environments can't go back to where it began
+                self.cancelled if window is None else lambda: False,
             )
-        state = state._replace(collector=None if window is None else freeze(state.active, collector, at))
+        kept = None if window is None else freeze(state.active, collector, at)
+        state = state._replace(collector=kept, environments=None)
         return self._counted(state, trajectory, finished), trajectory
 
     def play(self, state: TrainState, candidates: Params) -> tuple[TrainState, NDArray[np.float64]]:
@@ -165,7 +176,7 @@ class Engine:
         params = {k: v.flatten(0, 1).contiguous() for k, v in own(shared | candidates).items()}
         with self._collecting():
             envs = self._open()
-            at = rollout.begin(envs, plan.policy, self._resets(state).reshape(-1, 1))
+            at = rollout.begin(envs, plan.policy, self._resets(state, "reset").reshape(-1, 1))
             quota = np.repeat(state.active, n)[:, None].astype(np.int64)
             apart, finished, _ = rollout.collect(envs, plan.policy, params, Greedy(), at, quota, None, self.cancelled)
 
@@ -291,8 +302,10 @@ class Engine:
         """Take one gradient step on `loss`: clipped per member, frozen where a member is not active or not finite.
 
         With `only`, nothing but the parameters whose names begin so are moved, and the optimiser counts their steps
-        apart from those of the others.
+        apart from those of the others. Without any parameters nothing happens.
         """
+        if not state.params:
+            return state
         result, gradient = self.gradient(loss, state, batch, only)
         if result.halt is not None:
             self._halted = self._halted | result.halt
@@ -342,6 +355,16 @@ class Engine:
         state = state._replace(params=freeze(moving, params, state.params))
         return state if optimizer is None else state._replace(optimizer=freeze(moving, optimizer, state.optimizer))
 
+    def place(self, state: TrainState, vector: Tensor) -> TrainState:
+        """Put the parameters of the active members at `vector [S, P]`; one that is not finite has failed."""
+        params = unflatten(vector, state.params)
+        moving = state.active.copy()
+        for row in np.flatnonzero(moving):
+            bad = next((name for name, value in params.items() if not torch.isfinite(value[row]).all()), None)
+            if bad is not None:
+                self.failures[int(row)], moving[row] = f"parameter {bad}: not finite", False
+        return state._replace(params=freeze(moving, params, state.params))
+
     def hyper(self, state: TrainState) -> Hyper:
         """The algorithm's settings as a loss sees them."""
         remaining = torch.from_numpy(1.0 - state.progress).float().reshape(-1, 1, 1)
@@ -350,13 +373,23 @@ class Engine:
     def learning_rate(self, state: TrainState) -> Tensor:
         """The step size `[S]` under the schedule, by how much of its run each member has done."""
         base: Tensor = self._settings["learning_rate"].reshape(-1)
-        if self.plan.config.settings.learning_rate_schedule == "constant":
+        if self._settings["learning_rate_schedule"] == "constant":
             return base
         return base * torch.from_numpy(1.0 - state.progress).float()
 
     def rng(self, stream: str, member: int, state: TrainState, *index: int) -> np.random.Generator:
         """A generator of its own for this stream, member and update, and what else tells its uses apart."""
         return generator(self._seeds[member], stream, int(state.updates[member]), *index)
+
+    def snapshot(self) -> TrainState:
+        """The state with all that a later run needs to go on from here, bit for bit if the environments allow it."""
+        if self.state.collector is None or self._taking_up:
+            return self.state
+        save = getattr(self._envs, "save", None)
+        rows = save() if save else None
+        n = self.plan.config.num_envs
+        cut = None if rows is None else tuple(rows[k : k + n] for k in range(0, len(rows), n))
+        return self.state._replace(environments=cut)
 
     def evaluate(self, state: TrainState, active: NDArray[np.bool_], mode: EvaluationMode) -> Finished:
         """Play the evaluation episodes of the active members on environments of their own.
@@ -409,10 +442,19 @@ class Engine:
             done = np.maximum(done, state.episodes / c.total_episodes)
         return np.minimum(done, 1.0)
 
-    def _resets(self, state: TrainState) -> NDArray[np.int64]:
+    def _resets(self, state: TrainState, stream: str) -> NDArray[np.int64]:
         n = self.plan.config.num_envs
         pairs = zip(self._seeds, state.updates, strict=True)
-        return np.stack([reset_seeds(seed, "reset", n, int(update)) for seed, update in pairs])
+        return np.stack([reset_seeds(seed, stream, n, int(update)) for seed, update in pairs])
+
+    def _take_up(self, envs: VectorEnv, state: TrainState, at: Collector) -> Collector:
+        """Put the environments where they stood; where that can't be told, every open episode begins anew."""
+        self._taking_up = False
+        if state.environments is None:
+            return rollout.begin(envs, self.plan.policy, self._resets(state, "resume"))
+        envs.reset(self._resets(state, "resume").reshape(-1))
+        envs.restore([row for member in state.environments for row in member])  # type: ignore[attr-defined]
+        return at
 
     def _collecting(self) -> Any:
         c = self.plan.config
@@ -430,6 +472,12 @@ class Engine:
         state = state._replace(
             env_steps=state.env_steps + trajectory.valid.sum((-2, -1)).numpy(),
             episodes=state.episodes + np.array([len(r) for r in finished.returns], np.int64),
+            recent=np.stack(
+                [
+                    np.concatenate([known, new])[-RECENT:]
+                    for known, new in zip(state.recent, finished.returns, strict=True)
+                ]
+            ),
         )
         if self.plan.config.normalize_reward:
             known = take_in_rewards(state.buffers, trajectory, self._settings["gamma"].reshape(-1, 1, 1))

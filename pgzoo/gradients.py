@@ -43,7 +43,7 @@ def gradient(
         leaves = {name: value[rows].detach() for name, value in params.items()}
         learned = [leaf.requires_grad_() for name, leaf in leaves.items() if name.startswith(only)]
         everything = leaves | {name: value[rows] for name, value in buffers.items()}
-        found = loss(policy, everything, part, hyper if len(groups) == 1 else hyper.rows(rows))
+        found = loss(policy, everything, part, hyper if len(groups) == 1 else Hyper.rows(hyper, rows))
         result = found if isinstance(found, Loss) else Loss(found, {})
         _check_shape("a loss", result.value, part.weights.shape[:1])
         for name, metric in result.metrics.items():

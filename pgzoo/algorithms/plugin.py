@@ -74,6 +74,30 @@ def pgzoo_register(registry: Any) -> None:
         family="trust region",
         source="Schulman et al. 2017",
     )
+    registry.algorithm(
+        "ars",
+        "pgzoo.algorithms.ars:ARS",
+        config="pgzoo.algorithms.ars:ARSConfig",
+        summary="augmented random search: finite differences in the space of parameters",
+        family="search",
+        source="Mania et al. 2018",
+    )
+    registry.algorithm(
+        "cem",
+        "pgzoo.algorithms.cem:CEM",
+        config="pgzoo.algorithms.cem:CEMConfig",
+        summary="cross-entropy method: a Gaussian over parameters, fitted to the best",
+        family="search",
+        source="Szita & Lőrincz 2006",
+    )
+    registry.algorithm(
+        "random",
+        "pgzoo.algorithms.random:Random",
+        config="pgzoo.config:SearchConfig",
+        summary="acts at random and learns nothing: the score to beat",
+        family="baseline",
+        source="",
+    )
     registry.preset(
         "notebook",
         algorithm="reinforce",

@@ -101,7 +101,9 @@ def _command_for(name: str, catalog: Catalog, args: Sequence[str]) -> click.Comm
     defaults = dict(getattr(target, "defaults", {}))
     params: list[click.Parameter] = [
         GroupedOption(["--env", "env"], group="Run", path=("env",), help="gymnasium id (pgzoo envs)", metavar="ID"),
-        GroupedOption(["--seed", "seed"], group="Run", path=("seed",), help="train this one seed", metavar="N"),
+        GroupedOption(
+            ["--seed", "seed"], group="Run", path=("seed",), help="train this one seed", metavar="N", callback=_seed
+        ),
         *options(RunConfig, group="Run", defaults=defaults, skip=SKIPPED),
         *options(settings, group=f"Algorithm {name}", defaults=defaults),
     ]
@@ -154,7 +156,7 @@ def _train(ctx: click.Context, /, preset: str, file: str | None, no_progress: bo
     from pgzoo.cli import summary
     from pgzoo.cli.options import given, where
     from pgzoo.config import Layer
-    from pgzoo.envs.info import successor
+    from pgzoo.envs.info import newer
     from pgzoo.runner import compose, run_config
 
     if ctx.params.get("seed") is not None and ctx.params.get("seeds") is not None:
@@ -162,10 +164,10 @@ def _train(ctx: click.Context, /, preset: str, file: str | None, no_progress: bo
     catalog = _catalog(ctx)
     layer = Layer({"algorithm": ctx.info_name, **given(ctx)}, where(ctx))
     config = compose(layer, catalog, preset=preset, file=file)
-    if newer := successor(config.env):
-        click.echo(f"Note: {config.env} has a newer version, {newer}.", err=True)
+    if version := newer(config.env):
+        click.echo(f"Note: {config.env} has a newer version, {version}.", err=True)
     progress = "none" if no_progress else "bar" if sys.stderr.isatty() else "plain"
-    result = run_config(config, catalog, command=_typed(), progress=progress)
+    result = run_config(config, catalog, command=typed(), progress=progress)
     if not as_json:
         summary.print_result(result)
     result = summary.ship(result)
@@ -178,7 +180,13 @@ def _train(ctx: click.Context, /, preset: str, file: str | None, no_progress: bo
     ctx.exit(EXIT_CODES.get(result.status, 0))
 
 
-def _typed() -> str:
+def _seed(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    if value is None or value.isdecimal():
+        return None if value is None else int(value)
+    raise click.BadParameter(f"expected a whole number, 0 or greater, got {value!r}", ctx, param)
+
+
+def typed() -> str:
     """The command as it was typed, without passwords: it is logged."""
     from pgzoo.tracking import display_uri
 

@@ -17,7 +17,15 @@ from torch import Tensor
 
 from pgzoo.types import Params
 
-__all__ = ["Optimizer", "clip_by_member_norm", "flatten", "make_optimizer", "unflatten"]
+__all__ = [
+    "NO_OPTIMIZER",
+    "Optimizer",
+    "clip_by_member_norm",
+    "flatten",
+    "make_optimizer",
+    "unflatten",
+    "unflatten_candidates",
+]
 
 
 class Optimizer(NamedTuple):
@@ -41,6 +49,14 @@ def unflatten(vector: Tensor, like: Params) -> Params:
     sizes = [leaf[0].numel() for leaf in like.values()]
     pieces = vector.split_with_sizes(sizes, dim=1)
     return {name: piece.view(leaf.shape) for (name, leaf), piece in zip(like.items(), pieces, strict=True)}
+
+
+def unflatten_candidates(vectors: Tensor, like: Params) -> Params:
+    """Cut `[S, N, P]`, N variations of each member, into leaves `[S, N, ...]` of the names and shapes of `like`."""
+    members, count = vectors.shape[:2]
+    wide = {name: leaf.expand(members, *leaf.shape[1:]).repeat_interleave(count, 0) for name, leaf in like.items()}
+    flat = unflatten(vectors.flatten(0, 1), wide)
+    return {name: leaf.reshape(members, count, *leaf.shape[1:]) for name, leaf in flat.items()}
 
 
 def clip_by_member_norm(gradient: Tensor, max_norm: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -92,6 +108,10 @@ def _rmsprop(
 def _sgd(vector: Tensor, gradient: Tensor, state: Params, learning_rate: Tensor) -> tuple[Tensor, Params]:
     """Plain stochastic gradient descent."""
     return vector - learning_rate[:, None] * gradient, {"step": state["step"] + 1}
+
+
+NO_OPTIMIZER = Optimizer(lambda vector: {}, _sgd)
+"""For who takes no gradient steps: it remembers nothing."""
 
 
 def make_optimizer(name: str, eps: float | None = None) -> Optimizer:

@@ -174,7 +174,7 @@ def test_windows_of_any_length_tell_the_same_story(window: int) -> None:
     def story(length: int) -> Any:
         scene = Scene([[0, 2], [1, 5]])
         seen = [scene.collect(99, length) for _ in range(30 // length)]
-        columns = zip(*(trajectory for trajectory, _, _ in seen), strict=True)
+        columns = zip(*(trajectory[:8] for trajectory, _, _ in seen), strict=True)
         leaves = [np.concatenate([leaf[:, :length].numpy() for leaf in column], 1) for column in columns]
         returns, lengths = ([[f[k][m].tolist() for _, f, _ in seen] for m in (0, 1)] for k in (0, 1))
         return leaves, [list(chain(*each)) for each in returns], [list(chain(*each)) for each in lengths]
@@ -182,7 +182,7 @@ def test_windows_of_any_length_tell_the_same_story(window: int) -> None:
     (leaves, *rest), (expected, *others) = story(window), story(1)
     assert rest == others
     names = [name for name in Trajectory._fields if name != "actions"]
-    for name, a, b in zip(Trajectory._fields, leaves, expected, strict=True):
+    for name, a, b in zip(Trajectory._fields[:8], leaves, expected, strict=True):
         assert name not in names or np.array_equal(a, b), name
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -214,7 +215,7 @@ def rates(plan: Any) -> tuple[list[float], list[float]]:
     state = ctx.init()
     for _ in range(4):
         before = int(state.env_steps[0])
-        state, _, _ = ctx.collect(state)
+        state, _ = ctx.collect(state)
         seen.append(float(ctx.learning_rate(state)[0]))
         done.append(before)
     ctx.close()
@@ -233,8 +234,8 @@ def test_each_seeds_gradient_is_clipped_by_itself(plan: MakePlan) -> None:
     """Plain descent with rate 1 moves the parameters by the clipped gradient."""
     settings = {"optimizer": "sgd", "learning_rate": 1.0, "learning_rate_schedule": "constant", "seeds": 3}
     ctx = Engine(plan(max_grad_norm=0.05, **settings))
-    state, trajectory, _ = ctx.collect(ctx.init())
-    batch = ctx.batch(trajectory, ctx.estimate(trajectory))
+    state, trajectory = ctx.collect(ctx.init())
+    batch = ctx.batch(trajectory, ctx.estimate(state, trajectory))
     scaled = batch._replace(advantages=batch.advantages * torch.tensor([1.0, 100.0, 1e-3])[:, None, None])
     loss = lambda policy, params, batch, hyper: (  # noqa: E731
         policy.apply(params, batch.inputs).dist.log_prob(batch.actions) * batch.advantages
@@ -242,16 +243,16 @@ def test_each_seeds_gradient_is_clipped_by_itself(plan: MakePlan) -> None:
     moved = ctx.step(loss, state, scaled)
     ctx.close()
     lengths = sum((moved.params[n] - state.params[n]).flatten(1).square().sum(1) for n in state.params) ** 0.5
-    norms = ctx.metrics["optim/grad_norm"]
+    norms = torch.from_numpy(ctx.report.means()["optim/grad_norm"]).float()
     assert norms[1] > 0.05 > norms[2]
     torch.testing.assert_close(lengths, norms.clamp(max=0.05), rtol=1e-4, atol=1e-7)
 
 
 def test_members_that_are_not_active_are_not_moved(plan: MakePlan) -> None:
     ctx = Engine(plan(seeds=2))
-    state, trajectory, _ = ctx.collect(ctx.init())
+    state, trajectory = ctx.collect(ctx.init())
     state = state._replace(active=np.array([True, False]))
-    moved = ctx.step(ctx.plan.algorithm.loss, state, ctx.batch(trajectory, ctx.estimate(trajectory)))
+    moved = ctx.step(ctx.plan.algorithm.loss, state, ctx.batch(trajectory, ctx.estimate(state, trajectory)))
     ctx.close()
     for name, value in state.params.items():
         assert torch.equal(moved.params[name][1], value[1])
@@ -259,10 +260,10 @@ def test_members_that_are_not_active_are_not_moved(plan: MakePlan) -> None:
     assert moved.optimizer["step"].tolist() == [1, 0]
 
 
-def test_a_batch_holds_each_members_valid_rows_and_zero_weight_elsewhere(plan: MakePlan) -> None:
-    ctx = Engine(plan("windows", env="probe/AnySpaces-v0", seeds=3, num_envs=4))
-    _, trajectory, _ = ctx.collect(ctx.init())
-    targets = ctx.estimate(trajectory)
+def test_a_batch_of_episodes_holds_each_members_valid_rows_and_zero_weight_elsewhere(plan: MakePlan) -> None:
+    ctx = Engine(plan(env="probe/AnySpaces-v0", seeds=3, num_envs=4))
+    state, trajectory = ctx.collect(ctx.init())
+    targets = ctx.estimate(state, trajectory)
     batch = ctx.batch(trajectory, targets)
     ctx.close()
     assert batch.weights.shape[-1] % 256 == 0
@@ -304,8 +305,8 @@ def test_a_seed_that_turns_bad_fails_alone(play: Play, organ: str, reason: str) 
 
 def test_a_gradient_whose_norm_is_too_large_for_a_number_is_named(plan: MakePlan) -> None:
     ctx = Engine(plan("windows", optimizer="sgd"))
-    state, trajectory, _ = ctx.collect(ctx.init())
-    batch = ctx.batch(trajectory, ctx.estimate(trajectory))
+    state, trajectory = ctx.collect(ctx.init())
+    batch = ctx.batch(trajectory, ctx.estimate(state, trajectory))
     ctx.step(lambda policy, params, batch, hyper: 1e25 * params["policy.bias.0"].sum(-1), state, batch)
     ctx.close()
     assert ctx.failures == {0: "norm of the gradient: infinite"}
@@ -338,11 +339,24 @@ def test_an_environment_that_raises_in_the_last_evaluation_fails_the_run_too(pla
 
 
 def test_an_estimator_that_asks_for_too_much_is_refused_before_anything_happens(plan: MakePlan) -> None:
-    from dataclasses import replace
-
-    one = replace(plan(), estimator=lambda *, rewards, values: rewards)
-    with pytest.raises(UnfitError, match=r'Estimator "reward-to-go" asks for values.*There are: .*rewards'):
+    one = replace(plan(), estimator=lambda *, rewards, wishes: rewards)
+    with pytest.raises(UnfitError, match=r'Estimator "reward-to-go" asks for wishes.*There are: .*rewards'):
         next(train(one))
+
+
+def test_an_estimator_that_needs_a_critic_is_refused_where_none_is_trained(plan: MakePlan) -> None:
+    one = replace(plan(), estimator=lambda *, rewards, values: rewards)
+    with pytest.raises(UnfitError, match=r'needs the values of a critic, and algorithm "reinforce" trains none'):
+        next(train(one))
+
+
+def test_an_estimator_of_whole_episodes_is_refused_for_windows(plan: MakePlan) -> None:
+    def whole(*, rewards: Any) -> Any:
+        return rewards
+
+    whole.whole_episodes = True  # type: ignore[attr-defined]
+    with pytest.raises(UnfitError, match=r"needs whole episodes.*collects windows of 64 steps"):
+        next(train(replace(plan("windows"), estimator=whole)))
 
 
 def test_a_loss_of_another_shape_is_refused_with_the_shapes(plan: MakePlan) -> None:
@@ -371,16 +385,16 @@ def test_a_setting_may_bear_any_name(plan: MakePlan) -> None:
     """`rows` is also a method of the object that holds the settings."""
     one = plan("windows", seeds=40, total_steps=100)
     ctx = Engine(one)
-    ctx._hyper.__dict__["rows"] = 3
-    state, trajectory, _ = ctx.collect(ctx.init())
-    batch = ctx.batch(trajectory, ctx.estimate(trajectory))
+    ctx._settings["rows"] = 3
+    state, trajectory = ctx.collect(ctx.init())
+    batch = ctx.batch(trajectory, ctx.estimate(state, trajectory))
     seen: list[int] = []
 
     def loss(policy: Any, params: Any, batch: Any, hyper: Any) -> Any:
         seen.append(hyper.rows)
         return one.algorithm.loss(policy, params, batch, hyper)
 
-    ctx.gradient(loss, state.params, batch)
+    ctx.gradient(loss, state, batch)
     ctx.close()
     assert set(seen) == {3} and len(seen) > 1
 
@@ -396,8 +410,8 @@ def test_a_signal_in_the_last_evaluation_still_interrupts(plan: MakePlan) -> Non
 
 def test_a_metric_of_another_shape_is_the_algorithms_fault(plan: MakePlan) -> None:
     ctx = Engine(plan(total_steps=300, num_envs=8, seeds=2))
-    state, trajectory, _ = ctx.collect(ctx.init())
-    batch = ctx.batch(trajectory, ctx.estimate(trajectory))
+    state, trajectory = ctx.collect(ctx.init())
+    batch = ctx.batch(trajectory, ctx.estimate(state, trajectory))
     ctx.close()
 
     def loss(policy: Any, params: Any, batch: Any, hyper: Any) -> Loss:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -208,8 +209,7 @@ def padded(given: Any, rows: int) -> Any:
 @given(window=windows(), rows=st.integers(1, 80))
 @settings(deadline=None, max_examples=40)
 def test_padding_changes_no_bit(estimator: Callable[..., Tensor], window: Any, rows: int) -> None:
-    takes = estimator.__kwdefaults__ or estimator.__annotations__
-    names = [name for name in window if name in takes]
+    names = [name for name in window if name in inspect.signature(estimator).parameters]
     steps = window["rewards"].shape[1]
     alone = estimator(**{name: window[name] for name in names}, gamma=0.97)
     longer = padded(window, rows)

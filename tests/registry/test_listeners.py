@@ -70,6 +70,18 @@ def test_a_listener_that_raises_is_detached_and_the_others_hear_on(caplog: pytes
     assert caplog.messages == ['Listener "broken" raised in pgzoo_update_done and is detached: RuntimeError: oh']
 
 
+def test_an_error_without_words_is_told_by_its_name(caplog: pytest.LogCaptureFixture) -> None:
+    class Mute:
+        @hookimpl
+        def pgzoo_run_ended(self) -> None:
+            raise NotImplementedError
+
+    manager = listener_manager()
+    add_listener(manager, "mute", Mute())
+    relay(manager, EVENTS["pgzoo_run_ended"])
+    assert caplog.messages == ['Listener "mute" raised in pgzoo_run_ended and is detached: NotImplementedError']
+
+
 def test_the_argument_may_be_left_out() -> None:
     calls = []
 

@@ -18,8 +18,8 @@ class NPGConfig(AlgorithmConfig):
     """Settings of `npg`; the optimiser is the critic's."""
 
     learning_rate: Annotated[float, Field(gt=0, description="step size of the critic's optimiser")] = 1e-2
-    rollout_steps: RolloutSteps = 128
-    critic_steps: CriticSteps = 20
+    rollout_steps: RolloutSteps = 256
+    critic_steps: CriticSteps = 10
     normalize_advantages: NormalizeAdvantages = True
     step_kl: Annotated[
         float, Field(gt=0, description="divergence of an update, by the quadratic model: the policy's step size")

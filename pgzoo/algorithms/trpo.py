@@ -20,8 +20,8 @@ class TRPOConfig(AlgorithmConfig):
     """Settings of `trpo`; the optimiser is the critic's."""
 
     learning_rate: Annotated[float, Field(gt=0, description="step size of the critic's optimiser")] = 1e-2
-    rollout_steps: RolloutSteps = 128
-    critic_steps: CriticSteps = 20
+    rollout_steps: RolloutSteps = 256
+    critic_steps: CriticSteps = 10
     normalize_advantages: NormalizeAdvantages = True
     max_kl: Annotated[float, Field(gt=0, description="radius of the trust region: KL(old || new), at most")] = 0.01
     cg_steps: CGSteps = 10

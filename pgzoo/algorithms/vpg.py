@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pgzoo.config import AlgorithmConfig, CriticSteps, EntropyCoef, LearningRate, NormalizeAdvantages, RolloutSteps
+from pgzoo.config import (
+    AlgorithmConfig,
+    CriticSteps,
+    EntropyCoef,
+    LearningRate,
+    LearningRateSchedule,
+    NormalizeAdvantages,
+    RolloutSteps,
+)
 from pgzoo.ops.losses import critic_loss, standardise, weighted_mean
 from pgzoo.types import Batch, Hyper, Loss, Need, Params, Steps, TrainState, Trajectory
 
@@ -13,9 +21,10 @@ from pgzoo.types import Batch, Hyper, Loss, Need, Params, Steps, TrainState, Tra
 class VPGConfig(AlgorithmConfig):
     """Settings of `vpg`."""
 
-    learning_rate: LearningRate = 1e-2
-    rollout_steps: RolloutSteps = 128
-    critic_steps: CriticSteps = 20
+    learning_rate: LearningRate = 2e-2
+    learning_rate_schedule: LearningRateSchedule = "linear"
+    rollout_steps: RolloutSteps = 256
+    critic_steps: CriticSteps = 10
     normalize_advantages: NormalizeAdvantages = True
     entropy_coef: EntropyCoef = 0.0
 
@@ -35,7 +44,12 @@ class VPG:
 
     estimator = "gae"
     needs: ClassVar[frozenset[Need]] = frozenset({"value"})
-    defaults: ClassVar[Mapping[str, Any]] = {"num_envs": 8, "total_steps": 150_000}
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "num_envs": 8,
+        "total_steps": 150_000,
+        "estimator": {"name": "gae", "lam": 0.98},
+        "policy": {"name": "mlp", "hidden": (64,), "activation": "relu"},
+    }
 
     def collect(self, settings: VPGConfig) -> Steps:
         """Windows of `rollout_steps`."""

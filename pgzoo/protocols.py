@@ -199,7 +199,8 @@ class Algorithm(Protocol):
     the algorithm's settings. `estimator` names the default return estimator. `defaults` presets run keys,
     e.g. `{"num_envs": 8}`. Settings named `epochs` and `minibatches` say how a loss goes through what was collected.
 
-    An algorithm that keeps something has init(settings) -> Kept: one member's tensors, without the member axis.
+    An algorithm that keeps something has init(settings) -> Kept: one member's tensors, without the member axis. One that
+    is not meant to learn says `learns = False`.
     """
 
     collect: Collection | Callable[[Any], Collection]

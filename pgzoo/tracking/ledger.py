@@ -70,6 +70,8 @@ class Pending:
     """Runs that the store won't take; they aren't counted as pending."""
     lost: int = 0
     """Records that a full disk has cost."""
+    dropped: int = 0
+    """Metric values that weren't finite and were left out."""
 
     def __bool__(self) -> bool:
         return self.runs > 0
@@ -120,7 +122,7 @@ def pending(home: Home) -> Summary:
     stores: dict[str, Any] = read_json(home.status_file).get("stores", {})
     errors = {uri: str(s["error"]) for uri, s in stores.items() if s.get("error")} if left else {}
     refusals = {f.name: r for f in folders if (r := Ledger.read(f).refused)}
-    return Summary(left.runs, left.records, left.files, left.refused, 0, errors, refusals)
+    return Summary(left.runs, left.records, left.files, left.refused, errors=errors, refusals=refusals)
 
 
 def in_training(folder: Path) -> bool:

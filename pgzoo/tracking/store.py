@@ -278,8 +278,9 @@ class Store:
 
     def _culprit(self, run_id: str, error: MlflowException) -> bool:
         """Say whether a batch, and not the store, must be why it failed again and again without a reason."""
-        passing = ("timeout", "timed out", "locked", "refused", "unavailable")
-        if self.failures < PATIENCE or any(word in error.message.lower() for word in passing):
+        passing = ("timeout", "timed out", "locked", "refused", "unavailable", "full", "disk", "space", "readonly")
+        message = error.message.lower().replace("read-only", "readonly")
+        if self.failures < PATIENCE or any(word in message for word in passing):
             return False
         self._check_run(run_id)
         return True

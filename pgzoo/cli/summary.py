@@ -122,7 +122,6 @@ def _warn(result: Result) -> None:
     if lost := result.pending.lost:
         click.echo(f"Lost, as the disk stayed full: {plural(lost, 'record')} of what the run had to say.", err=True)
     if result.pending:
-
         click.echo(f"Still to be shipped to MLflow: {result.pending}. It goes on in the background.", err=True)
         if why := pending(Home.find()).errors.get(display_uri(result.tracking_uri)):
             click.echo(f"So far: {why}", err=True)

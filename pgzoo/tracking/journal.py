@@ -214,7 +214,7 @@ class Journal:
                 self._complain("the journal couldn't be synced", error)
 
     def _put(self, record: Record) -> None:
-        self._moment = record["ts"] = max(self._moment, record["ts"])
+        self._moment = record["ts"] = max(self._moment, record.get("ts", 0))
         line = encode(record).encode() + b"\n"
         if self._fd is None:
             raise RuntimeError(f"the journal of run {self.key} is closed")

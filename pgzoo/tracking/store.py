@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -79,6 +80,17 @@ SHARED_VIEW = {
         }
     ],
 }
+PLAIN = {
+    r"connection refused": "no server listens there: connection refused",
+    r"name or service not known|failed to resolve|name resolution": "there is no such host",
+    r"timed out|timeout": "it doesn't answer: timed out",
+    r"too many (\d+) error responses": r"it answers with error \1; its own log says why",
+    r"database is locked": "another program keeps the database locked",
+    r"database or disk is full|no space left": "its disk is full",
+    r"disk i/o error": "its files can't be written: disk I/O error",
+    r"read-?only (?:database|file system)": "it can't be written: it is read-only",
+}
+"""What an error means, by a pattern of what it says; none of mlflow's is meant for who trains."""
 MAX_METRICS, MAX_ITEMS = 1000, 100
 PATIENCE = 3
 """So many failures of one batch, while the store answers otherwise, make the batch the culprit."""
@@ -102,7 +114,7 @@ class Backoff:
         return time.monotonic() >= self._not_before
 
     def failed(self, error: Exception) -> None:
-        self.error = f"{type(error).__name__}: {error}".splitlines()[0][:500]  # SQLAlchemy adds its query and a link
+        self.error = plain(error)
         self.failures += 1
         self._delay = min(60.0, max(0.5, 2 * self._delay))
         self._not_before = time.monotonic() + self._delay
@@ -303,6 +315,18 @@ class Store:
 def is_final(error: Exception) -> bool:
     """Say whether asking again can't help, because the store understood the request and refuses it."""
     return isinstance(error, MlflowException) and error.error_code in FINAL
+
+
+def one_line(error: Exception) -> str:
+    """The error without what SQLAlchemy adds: its query and a link."""
+    return f"{type(error).__name__}: {error}".splitlines()[0][:500]
+
+
+def plain(error: Exception) -> str:
+    """Say in a few words why a store doesn't take what it is sent, or else what was raised."""
+    text = one_line(error)
+    found = ((re.search(pattern, text, re.IGNORECASE), meaning) for pattern, meaning in PLAIN.items())
+    return next((match.expand(meaning) for match, meaning in found if match), text)
 
 
 def chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import os
 import random
 import re
 import resource
 import shutil
-import signal
 import socket
 import sqlite3
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -59,11 +56,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A fault, and what must come of it."""
+    """A fault, and what must come of it: a run that is finished, without a point too few or too many."""
 
     fault: str
+    happens: str
     play: Callable[[Folder], Outcome]
-    status: str = "FINISHED"
     says: str = ""
     """A pattern of what the user is told; empty where there is nothing to tell."""
     slow: bool = False
@@ -73,6 +70,11 @@ class Scenario:
     @property
     def name(self) -> str:
         return self.play.__name__
+
+    def message(self, outcome: Outcome) -> str:
+        """The line that tells the user; empty if none does, or none has to."""
+        lines = outcome.said.splitlines() if self.says else []
+        return next((line for line in lines if re.search(self.says, line)), "")
 
 
 class Trainer:
@@ -294,8 +296,7 @@ def trainer_killed(folder: Folder, kills: int = 20) -> Outcome:
     child, resume = trainer.child, ("resume", victim.name, "--import", str(HERE / "steady.py"), "--json")
     for kill in range(kills):
         if kill % 4:  # in training
-            size = (victim / "journal.jsonl").stat().st_size
-            eventually(lambda size=size: (victim / "journal.jsonl").stat().st_size > size + 2000 or child.poll(), 120)
+            _until_grown(victim / "journal.jsonl", 2000)
             time.sleep(chance.uniform(0, 0.7))
         else:  # wherever it is
             time.sleep(chance.uniform(0, 4))
@@ -309,6 +310,11 @@ def trainer_killed(folder: Folder, kills: int = 20) -> Outcome:
     assert curves(victim) == curves(alone)
     outcome = judge(victim, said, answer=folder.parse(out))
     return Outcome(outcome.status, outcome.lost, outcome.twice, None, f"killed {kills} times, its curves are the same")
+
+
+def _until_grown(file: Path, size: int) -> None:
+    before = file.stat().st_size
+    eventually(lambda: file.stat().st_size > before + size, 120)
 
 
 def curves(run: Path) -> set[tuple[str, int, float]]:
@@ -504,35 +510,83 @@ def linux() -> str:
     return "" if hasattr(resource, "prlimit") else "limits of other processes can only be set on Linux"
 
 
-PENDING = r"Still to be shipped to MLflow: .*pgzoo sync"
 SCENARIOS = (
-    Scenario("MLflow server killed, and started again", server_restarted, says="refused", slow=True),
-    Scenario("MLflow server not there", server_never_there, says=PENDING, slow=True),
-    Scenario("MLflow server accepts and never answers", server_hanging, says=PENDING, slow=True),
+    Scenario(
+        "MLflow server killed, and started again",
+        "the uploader tries again until the server is back, and goes on behind the last confirmed record",
+        server_restarted,
+        says="connection refused",
+        slow=True,
+    ),
+    Scenario(
+        "MLflow server not there",
+        "the run ends after ten more seconds and says what is pending; `pgzoo sync` ships it later",
+        server_never_there,
+        says="So far: no server listens there",
+        slow=True,
+    ),
+    Scenario(
+        "MLflow server accepts and never answers",
+        "as if it weren't there",
+        server_hanging,
+        says="So far: it doesn't answer",
+        slow=True,
+    ),
     Scenario(
         "PostgreSQL behind the server stopped, and started again",
+        "as if the server had been killed",
         postgres_restarted,
-        says="refused",
+        says="it answers with error 503",
         missing=Postgres.missing,
     ),
-    Scenario("trainer killed at 20 moments, and resumed each time", trainer_killed, says="the same", slow=True),
     Scenario(
-        "disk full: journal, checkpoints, store",
+        "trainer killed 20 times, and resumed each time",
+        "it goes on from its last checkpoint in the same MLflow run; all curves are those of a run that was left alone",
+        trainer_killed,
+        says="the same",
+        slow=True,
+    ),
+    Scenario(
+        "disk full for a while: journal, checkpoints, store",
+        "records wait in memory for room, checkpoints are left out, the uploader tries again",
         disk_full,
         says=r"No space left on device\. Training goes on\.",
         slow=True,
         missing=no_mount,
     ),
     Scenario(
-        "files may not grow: journal, checkpoints, store",
+        "no file may grow for a while: journal, checkpoints, store",
+        "as if the disk were full",
         file_size_limited,
         says=r"File too large\. Training goes on\.",
         missing=linux,
     ),
-    Scenario("SQLite store locked for 30 s", store_locked, says=PENDING, slow=True),
-    Scenario("eight runs at once on a fresh store", eight_at_once, slow=True),
-    Scenario("clock steps back by an hour", clock_back),
-    Scenario("journal with a torn last line", torn_line),
-    Scenario("metrics that are NaN or infinite", no_numbers, says="not finite"),
-    Scenario("artifact folder of the store read-only", artifacts_read_only, says=PENDING, slow=True, missing=binds_root),
+    Scenario(
+        "SQLite store locked by another program for 30 s",
+        "the uploader tries again",
+        store_locked,
+        says="Still to be shipped to MLflow",
+        slow=True,
+    ),
+    Scenario(
+        "eight runs at once on a fresh store",
+        "one uploader makes the store and ships all of them",
+        eight_at_once,
+        slow=True,
+    ),
+    Scenario("clock steps back by an hour", "timestamps stand still until the clock has caught up", clock_back),
+    Scenario(
+        "journal with a torn last line, resumed",
+        "the line is cut, and written again by what is trained again",
+        torn_line,
+    ),
+    Scenario("metrics that are NaN or infinite", "they are left out and counted", no_numbers, says="not finite"),
+    Scenario(
+        "artifact folder of the store read-only",
+        "metrics and status arrive; the files do once the folder can be written",
+        artifacts_read_only,
+        says="So far: it can't be written",
+        slow=True,
+        missing=binds_root,
+    ),
 )

@@ -20,6 +20,7 @@ COMMANDS = [
     "run ppo",
     "resume",
     "evaluate",
+    "compare",
     "ui",
     "sync",
     "algorithms",
@@ -27,6 +28,7 @@ COMMANDS = [
     "estimators",
     "presets",
     "plugins",
+    "plugins check",
     "envs",
     "doctor",
 ]

@@ -19,12 +19,60 @@ def pgzoo_register(registry: Any) -> None:
         source="Williams 1992",
     )
     registry.algorithm(
+        "reinforce-baseline",
+        "pgzoo.algorithms.reinforce_baseline:ReinforceBaseline",
+        config="pgzoo.algorithms.reinforce_baseline:ReinforceBaselineConfig",
+        summary="REINFORCE with a learned value as its baseline",
+        family="Monte Carlo",
+        source="Williams 1992; Sutton & Barto 2018",
+    )
+    registry.algorithm(
+        "rloo",
+        "pgzoo.algorithms.rloo:RLOO",
+        config="pgzoo.algorithms.rloo:RLOOConfig",
+        summary="REINFORCE, each episode against the mean of the others",
+        family="Monte Carlo",
+        source="Kool et al. 2019; Ahmadian et al. 2024",
+    )
+    registry.algorithm(
+        "vpg",
+        "pgzoo.algorithms.vpg:VPG",
+        config="pgzoo.algorithms.vpg:VPGConfig",
+        summary="plain policy gradient: one step of the policy, many of the critic",
+        family="actor-critic",
+        source="Sutton et al. 2000; Achiam 2018",
+    )
+    registry.algorithm(
         "a2c",
         "pgzoo.algorithms.a2c:A2C",
         config="pgzoo.algorithms.a2c:A2CConfig",
         summary="advantage actor-critic, in step",
         family="actor-critic",
         source="Mnih et al. 2016",
+    )
+    registry.algorithm(
+        "impala",
+        "pgzoo.algorithms.impala:IMPALA",
+        config="pgzoo.algorithms.impala:IMPALAConfig",
+        summary="actor-critic with V-trace, which corrects for data of an older policy",
+        family="actor-critic",
+        source="Espeholt et al. 2018",
+    )
+    registry.algorithm(
+        "npg",
+        "pgzoo.algorithms.npg:NPG",
+        config="pgzoo.algorithms.npg:NPGConfig",
+        summary="natural policy gradient: steps of one size, as the policy sees it",
+        family="trust region",
+        source="Kakade 2001; Rajeswaran et al. 2017",
+    )
+    registry.algorithm(
+        "trpo",
+        "pgzoo.algorithms.trpo:TRPO",
+        config="pgzoo.algorithms.trpo:TRPOConfig",
+        summary="trust region policy optimisation: natural steps, searched until they hold",
+        family="trust region",
+        source="Schulman et al. 2015",
     )
     registry.algorithm(
         "ppo",
@@ -76,14 +124,6 @@ def pgzoo_register(registry: Any) -> None:
         source="Peng et al. 2019",
     )
     registry.algorithm(
-        "impala",
-        "pgzoo.algorithms.impala:IMPALA",
-        config="pgzoo.algorithms.impala:IMPALAConfig",
-        summary="actor-critic with V-trace, which corrects for data of an older policy",
-        family="actor-critic",
-        source="Espeholt et al. 2018",
-    )
-    registry.algorithm(
         "ars",
         "pgzoo.algorithms.ars:ARS",
         config="pgzoo.algorithms.ars:ARSConfig",
@@ -106,6 +146,27 @@ def pgzoo_register(registry: Any) -> None:
         summary="acts at random and learns nothing: the score to beat",
         family="baseline",
         source="",
+    )
+    registry.preset(
+        "notebook",
+        algorithm="reinforce",
+        summary="one episode per update, as teaching notebooks do: 4-64-2 network, Adam 1e-3, 1000 episodes",
+        settings={
+            "num_envs": 1,
+            "total_episodes": 1000,
+            "max_episode_steps": 500,
+            "gamma": 0.99,
+            "estimator": "notebook",
+            "policy": {"name": "mlp", "hidden": (64,), "activation": "leaky_relu", "init": "default"},
+            "learning_rate": 1e-3,
+            "learning_rate_schedule": "constant",
+            "optimizer": "adam",
+            "baseline": "none",
+            "normalize_returns": False,
+            "average": "episodes",
+            "entropy_coef": 0.0,
+            "eval_episodes": 1000,
+        },
     )
     registry.preset(
         "ppo-pendulum",
@@ -139,26 +200,5 @@ def pgzoo_register(registry: Any) -> None:
             "minibatches": 8,
             "normalize_obs": True,
             "normalize_reward": True,
-        },
-    )
-    registry.preset(
-        "notebook",
-        algorithm="reinforce",
-        summary="one episode per update, as teaching notebooks do: 4-64-2 network, Adam 1e-3, 1000 episodes",
-        settings={
-            "num_envs": 1,
-            "total_episodes": 1000,
-            "max_episode_steps": 500,
-            "gamma": 0.99,
-            "estimator": "notebook",
-            "policy": {"name": "mlp", "hidden": (64,), "activation": "leaky_relu", "init": "default"},
-            "learning_rate": 1e-3,
-            "learning_rate_schedule": "constant",
-            "optimizer": "adam",
-            "baseline": "none",
-            "normalize_returns": False,
-            "average": "episodes",
-            "entropy_coef": 0.0,
-            "eval_episodes": 1000,
         },
     )

@@ -8,14 +8,18 @@ end change nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from pgzoo.types import Batch, Hyper, Loss, Params
 
 __all__ = [
     "apart",
     "clip_fraction",
     "clipped_surrogate",
+    "critic_loss",
     "explained_variance",
     "kl_estimate",
     "log_mean_exp",
@@ -94,6 +98,13 @@ def value_loss(values: Tensor, returns: Tensor, weights: Tensor) -> Tensor:
     L = ½ E[(V - G)²]
     """
     return 0.5 * weighted_mean((values - returns) ** 2, weights)
+
+
+def critic_loss(policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
+    """`value_loss` as a loss of its own, for steps of the critic alone. Its metrics are those of the whole fit."""
+    loss = value_loss(policy.apply(params, batch.inputs).value, batch.returns, batch.weights)
+    explained = explained_variance(batch.values, batch.returns, batch.weights)
+    return Loss(loss, {"loss/value": loss, "value/explained_variance": explained})
 
 
 def kl_estimate(log_ratio: Tensor, weights: Tensor) -> Tensor:

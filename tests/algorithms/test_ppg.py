@@ -74,13 +74,26 @@ def test_what_was_seen_lies_window_beside_window(engine: Any) -> None:
     assert state.buffers["ppg.returns"].shape == state.buffers["ppg.valid"].shape == (2, 8, 6)
 
 
-@pytest.mark.parametrize("env", ["CartPole-v1", "FrozenLake-v1", "probe/AnySpaces-v0", "probe/Corridor-v0"])
-def test_the_room_for_windows_never_changes_its_shape(engine: Any, env: str) -> None:
-    ctx = engine("ppg", env=env, **SMALL)
+@pytest.mark.parametrize("policy", ["mlp", "gru"])
+@pytest.mark.parametrize("env", ["CartPole-v1", "FrozenLake-v1", "Taxi-v4", "probe/AnySpaces-v0", "probe/Corridor-v0"])
+def test_the_room_for_windows_never_changes_its_shape(engine: Any, env: str, policy: str) -> None:
+    ctx = engine("ppg", env=env, **(SMALL | {"policy": policy}))
     state, _ = updated(ctx, ctx.state)
     assert state.buffers.keys() == ctx.state.buffers.keys()
     for name, value in ctx.state.buffers.items():
         assert (state.buffers[name].shape, state.buffers[name].dtype) == (value.shape, value.dtype), name
+
+
+def test_memory_and_masks_are_stored_too(engine: Any) -> None:
+    ctx = engine("ppg", env="Taxi-v4", seeds=2, aux_epochs=1, aux_minibatches=2, **(SMALL | {"policy": "gru"}))
+    state, seen = ctx.state, []
+    for _ in range(3):
+        state, one = updated(ctx, state)
+        seen.append(one)
+    for name, axis in (("state", 1), ("action_mask", 2)):
+        stored = torch.cat([getattr(one, name) for one in seen], axis)
+        assert torch.equal(state.buffers[f"ppg.{name}"], stored), name
+    assert state.buffers["ppg.state"].any() and not state.buffers["ppg.action_mask"].all()
 
 
 def test_members_with_windows_of_different_number_have_their_phases_apart(engine: Any) -> None:

@@ -5,6 +5,8 @@ python docs/generate.py [--check]
 
 from __future__ import annotations
 
+import inspect
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +17,10 @@ COMMANDS = [
     "",
     "run",
     "run reinforce",
+    "run ppo",
+    "resume",
     "evaluate",
+    "compare",
     "ui",
     "sync",
     "algorithms",
@@ -46,10 +51,54 @@ def cli() -> str:
     return "\n".join(parts)
 
 
+def algorithms() -> str:
+    """Return the page of all algorithms: what each is, where it comes from, and its settings."""
+    from pgzoo.registry import discover
+
+    entries = [e for e in discover(inline=False).entries("algorithm") if e.plugin.source == "built-in"]
+    rows = [[f"[`{e.name}`](#{e.name})", e.summary, *map(said, e.facts.values())] for e in entries]
+    head = ["algorithm", "what it is", "family", "actions", "memory", "seeds", "source"]
+    parts = [
+        "# Algorithms\n\nMade by `make docs` from the algorithms themselves. Memory: whether a policy may remember;\n"
+        "seeds, whether they train together as one computation.\n",
+        table(head, rows),
+    ]
+    for entry in entries:
+        target, model = entry.load(), entry.load_config()
+        about = inspect.getdoc(target) or ""
+        collects = target.collect if not callable(target.collect) else target().collect(model())
+        defaults = {"estimator": target.estimator} | dict(target.defaults)
+        run = ", ".join(
+            f"`{k}: {v if isinstance(v, str) else json.dumps(v, default=list)}`"
+            for k, v in defaults.items()
+            if k not in model.model_fields
+        )
+        what = f"windows of {collects.count} steps" if hasattr(collects, "count") else "whole episodes"
+        parts.append(f"## {entry.name}\n\n```text\n{about}\n```\n\nCollects {what}. Settings of the run: {run}.\n")
+        settings = [
+            [f"`--{name.replace('_', '-')}`", field.description or "", said(defaults.get(name, field.get_default()))]
+            for name, field in model.model_fields.items()
+        ]
+        if settings:
+            parts.append(table(["setting", "what it does", "default"], settings))
+    return "\n".join(parts)
+
+
+def said(value: object) -> str:
+    """A value as a reader writes it."""
+    return {True: "yes", False: "no", None: "none"}[value] if isinstance(value, bool | None) else str(value)
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
 def main() -> int:
     """Write or check every generated page."""
     stale = []
-    for path, text in {DOCS / "cli.md": cli()}.items():
+    for path, text in {DOCS / "cli.md": cli(), DOCS / "algorithms.md": algorithms()}.items():
         if path.exists() and path.read_text(encoding="utf-8") == text:
             continue
         stale.append(path.name)

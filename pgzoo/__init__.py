@@ -10,10 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pgzoo.analysis.compare import Comparison, compare
     from pgzoo.bundle import LoadedPolicy, load_policy
     from pgzoo.config import AlgorithmConfig, ComponentConfig, RunConfig
     from pgzoo.errors import PgzooError
     from pgzoo.plan import Plan
+    from pgzoo.policies.module import module_policy
     from pgzoo.registry import hookimpl
     from pgzoo.result import Result
     from pgzoo.runner import run
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AlgorithmConfig": "pgzoo.config",
     "Batch": "pgzoo.types",
+    "Comparison": "pgzoo.analysis.compare",
     "ComponentConfig": "pgzoo.config",
     "Control": "pgzoo.training",
     "Episodes": "pgzoo.types",
@@ -36,8 +39,10 @@ _HOMES = {
     "Result": "pgzoo.result",
     "RunConfig": "pgzoo.config",
     "Steps": "pgzoo.types",
+    "compare": "pgzoo.analysis.compare",
     "hookimpl": "pgzoo.registry",
     "load_policy": "pgzoo.bundle",
+    "module_policy": "pgzoo.policies.module",
     "run": "pgzoo.runner",
     "train": "pgzoo.training",
 }
@@ -45,6 +50,7 @@ _HOMES = {
 __all__ = [
     "AlgorithmConfig",
     "Batch",
+    "Comparison",
     "ComponentConfig",
     "Control",
     "Episodes",
@@ -58,8 +64,10 @@ __all__ = [
     "Result",
     "RunConfig",
     "Steps",
+    "compare",
     "hookimpl",
     "load_policy",
+    "module_policy",
     "run",
     "train",
 ]

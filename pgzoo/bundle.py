@@ -60,7 +60,8 @@ class LoadedPolicy:
         Actions are sampled, with `rng` where it is given; `deterministic` takes the mode.
 
         Raises:
-            ValueError: the observation has another shape than the environment's.
+            ValueError: the observation has another shape than the environment's, or a policy with memory is given more
+                or fewer of them than it remembers.
         """
         original, space = self.spec.original_space, self.spec.observation_space
         if original != space:
@@ -76,6 +77,10 @@ class LoadedPolicy:
         if not deterministic:
             size = (1, rows.shape[1], self.policy.noise_size)
             noise = draw_noise(self.policy.noise, rng or self._rng, size)
+        if self._state is not None and self._state.shape[1] != rows.shape[1]:
+            raise ValueError(
+                f"{rows.shape[1]} observations for a memory of {self._state.shape[1]}; call reset() to begin anew"
+            )
         starts = np.full((1, rows.shape[1]), self._state is None)
         if self._state is None and (memory := state_size(self.policy)):
             self._state = np.zeros((1, rows.shape[1], memory), np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,9 @@ from pgzoo.reports import Report, Stopwatch
 from pgzoo.rollout import Finished, Greedy, Noise
 from pgzoo.seeding import EVALUATION_ROOT, generator, reset_seeds
 from pgzoo.types import (
+    RECENT,
     Batch,
+    Collector,
     Episodes,
     Hindsight,
     Hyper,
@@ -55,7 +58,8 @@ class Engine:
     Every method works on all members at once and moves none but the active ones.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, state: TrainState | None = None) -> None:
+        """Begin a run, or go on from the `state` of a checkpoint."""
         self.plan = plan
         self.policy = PolicyView(plan)
         self.report = Report()
@@ -73,10 +77,11 @@ class Engine:
         self._optimizer = make_optimizer(settings.optimizer, settings.optimizer_eps) if by_gradient else NO_OPTIMIZER
         self._settings = {k: self._expand(v) for k, v in (dict(settings) | {"gamma": plan.config.gamma}).items()}
         self._estimator_takes, self._estimator_extra = self._bind_estimator()
+        self._taking_up = state is not None
         self._seen: Trajectory | None = None
         self._finished: list[Finished] = []
         self._halted = torch.zeros(len(self._seeds), dtype=torch.bool)
-        self.state = self.init()
+        self.state = self.init() if state is None else state
         """Where the run stands; a loop moves it on."""
 
     # the life of a run
@@ -128,6 +133,7 @@ class Engine:
             episodes=zeros,
             updates=zeros,
             progress=np.zeros(members),
+            recent=np.full((members, RECENT), np.nan),
         )
 
     def collect(self, state: TrainState) -> tuple[TrainState, Trajectory]:
@@ -140,7 +146,9 @@ class Engine:
             episodes, window = (kind.per_env, None) if isinstance(kind, Episodes) else (NO_LIMIT, kind.count)
             at = None if window is None else state.collector
             if at is None:
-                at = rollout.begin(envs, plan.policy, self._resets(state))
+                at = rollout.begin(envs, plan.policy, self._resets(state, "reset"))
+            elif self._taking_up:
+                at = self._take_up(envs, state, at)
             quota = np.where(state.active, episodes, 0)
             trajectory, finished, collector = rollout.collect(
                 envs,
@@ -150,9 +158,11 @@ class Engine:
                 at,
                 np.broadcast_to(quota[:, None], at.ended.shape),
                 window,
-                self.cancelled,
+                # a window is played to its end: environments can't go back to where it began
+                self.cancelled if window is None else lambda: False,
             )
-        state = state._replace(collector=None if window is None else freeze(state.active, collector, at))
+        kept = None if window is None else freeze(state.active, collector, at)
+        state = state._replace(collector=kept, environments=None)
         return self._counted(state, trajectory, finished), trajectory
 
     def play(self, state: TrainState, candidates: Params) -> tuple[TrainState, NDArray[np.float64]]:
@@ -167,7 +177,7 @@ class Engine:
         params = {k: v.flatten(0, 1).contiguous() for k, v in own(shared | candidates).items()}
         with self._collecting():
             envs = self._open()
-            at = rollout.begin(envs, plan.policy, self._resets(state).reshape(-1, 1))
+            at = rollout.begin(envs, plan.policy, self._resets(state, "reset").reshape(-1, 1))
             quota = np.repeat(state.active, n)[:, None].astype(np.int64)
             apart, finished, _ = rollout.collect(envs, plan.policy, params, Greedy(), at, quota, None, self.cancelled)
 
@@ -202,7 +212,7 @@ class Engine:
 
         `behaviour [S, T, N]` are the log-probabilities under whatever acted, if that wasn't the policy of `hindsight`.
         """
-        available = trajectory._asdict() | self._estimator_extra
+        available = {name: getattr(trajectory, name) for name in TOLD} | self._estimator_extra
         if self.plan.config.normalize_reward:
             available["rewards"] = scale_rewards(state.buffers, trajectory.rewards)
         values = None
@@ -257,23 +267,24 @@ class Engine:
         hindsight: Hindsight | None = None,
         *,
         epochs: range | None = None,
+        count: int | None = None,
         extra: dict[str, Tensor] | None = None,
     ) -> Iterator[Batch]:
-        """Go through everything, once per epoch, in as many parts as the setting `minibatches` says.
+        """Go through everything, once per epoch, in `count` parts; default: what the setting `minibatches` says.
 
         The rows of each member are shuffled anew in every epoch. `epochs` numbers them for an algorithm that does
         something between two; default: all that the setting `epochs` says. It ends early once no active member goes
         on (see `Loss.halt`).
         """
         settings = self.plan.config.settings
-        count = getattr(settings, "minibatches", 1)
+        parts = getattr(settings, "minibatches", 1) if count is None else count
         cutter = self.cutter(trajectory, targets, hindsight, extra)
         for epoch in range(getattr(settings, "epochs", 1)) if epochs is None else epochs:
 
             def order(member: int, n: int, epoch: int = epoch) -> NDArray[np.int64]:
                 return self.rng("shuffle", member, state, epoch).permutation(n)
 
-            for batch in cutter.minibatches(order, count):
+            for batch in cutter.minibatches(order, parts):
                 if bool((self._halted | ~torch.from_numpy(state.active)).all()):
                     return
                 yield batch
@@ -292,8 +303,11 @@ class Engine:
     def step(self, loss: LossFunction, state: TrainState, batch: Batch, only: str = "") -> TrainState:
         """Take one gradient step on `loss`: clipped per member, frozen where a member is not active or not finite.
 
-        With `only`, nothing but the parameters whose names begin so are moved.
+        With `only`, nothing but the parameters whose names begin so are moved, and the optimiser counts their steps
+        apart from those of the others. Without any parameters nothing happens.
         """
+        if not state.params:
+            return state
         result, gradient = self.gradient(loss, state, batch, only)
         if result.halt is not None:
             self._halted = self._halted | result.halt
@@ -306,10 +320,11 @@ class Engine:
                 mask = flatten(torch.full_like(v[:1], k.startswith(only)) for k, v in state.params.items()) > 0
                 moved = torch.where(mask, moved, vector)
                 optimizer = {
-                    k: torch.where(mask, v, state.optimizer[k]) if v.shape == vector.shape else v
-                    for k, v in optimizer.items()
+                    k: torch.where(mask, v, state.optimizer[k]) if v.ndim == 2 else v for k, v in optimizer.items()
                 }
-        metrics = {"loss/total": result.value, **result.metrics, "optim/grad_norm": norm}
+        metrics = {**result.metrics, f"optim/{only.replace('.', '_')}grad_norm": norm}
+        if not only:
+            metrics["loss/total"] = result.value
         return self.move(state, moved, optimizer, batch=batch, value=result.value, gradient=gradient, metrics=metrics)
 
     def move(
@@ -336,8 +351,10 @@ class Engine:
         params = unflatten(vector, state.params)
         for row in np.flatnonzero((going & ~finite).numpy()):
             slopes = unflatten(gradient, state.params)
-            bad = gradients.first_bad(int(row), batch, state.params, value, slopes, norm, params)
-            self.failures[int(row)] = bad
+            first = [] if self._seen is None else [("rewards", self._seen.rewards)]
+            self.failures[int(row)] = gradients.first_bad(
+                int(row), first, batch, state.params, value, slopes, norm, params
+            )
         moving = (going & finite).numpy()
         state = state._replace(params=freeze(moving, params, state.params))
         return state if optimizer is None else state._replace(optimizer=freeze(moving, optimizer, state.optimizer))
@@ -368,6 +385,16 @@ class Engine:
         """A generator of its own for this stream, member and update, and what else tells its uses apart."""
         return generator(self._seeds[member], stream, int(state.updates[member]), *index)
 
+    def snapshot(self) -> TrainState:
+        """The state with all that a later run needs to go on from here, bit for bit if the environments allow it."""
+        if self.state.collector is None or self._taking_up:
+            return self.state
+        save = getattr(self._envs, "save", None)
+        rows = save() if save else None
+        n = self.plan.config.num_envs
+        cut = None if rows is None else tuple(rows[k : k + n] for k in range(0, len(rows), n))
+        return self.state._replace(environments=cut)
+
     def evaluate(self, state: TrainState, active: NDArray[np.bool_], mode: EvaluationMode) -> Finished:
         """Play the evaluation episodes of the active members on environments of their own.
 
@@ -379,7 +406,7 @@ class Engine:
         count = min(plan.backend.width, c.eval_episodes)
         starts = reset_seeds(EVALUATION_ROOT, "evaluate", c.eval_episodes)
         rounds: list[Finished] = []
-        with self.watch.phase("evaluate", f'environment "{c.env}"'):
+        with self.watch.phase("evaluate", f'environment "{c.env}"'), np.errstate(over="ignore", invalid="ignore"):
             if self._evaluation_envs is None:
                 self._evaluation_envs = plan.backend.open(plan.request(count))
             params = plan.policy_params(state)
@@ -419,14 +446,32 @@ class Engine:
             done = np.maximum(done, state.episodes / c.total_episodes)
         return np.minimum(done, 1.0)
 
-    def _resets(self, state: TrainState) -> NDArray[np.int64]:
+    def _resets(self, state: TrainState, stream: str) -> NDArray[np.int64]:
         n = self.plan.config.num_envs
         pairs = zip(self._seeds, state.updates, strict=True)
-        return np.stack([reset_seeds(seed, "reset", n, int(update)) for seed, update in pairs])
+        return np.stack([reset_seeds(seed, stream, n, int(update)) for seed, update in pairs])
 
-    def _collecting(self) -> Any:
+    def _take_up(self, envs: VectorEnv, state: TrainState, at: Collector) -> Collector:
+        """Put the environments where they stood; for members of which that isn't known, open episodes begin anew."""
+        self._taking_up = False
+        n, told = self.plan.config.num_envs, state.environments or (None,) * len(self._seeds)
+        fresh = state.updates == 0  # who hasn't begun begins as in a run that was never left
+        seeds = np.where(fresh[:, None], self._resets(state, "reset"), self._resets(state, "resume"))
+        begun = rollout.begin(envs, self.plan.policy, seeds)
+        known = np.array([rows is not None for rows in told])
+        if known.any():
+            envs.restore([row for rows in told for row in rows or [None] * n])  # type: ignore[attr-defined]
+        return freeze(known, at, begun)
+
+    @contextmanager
+    def _collecting(self) -> Iterator[None]:
+        """Time a collection. What overflows in it is found in the update that follows, and named."""
         c = self.plan.config
-        return self.watch.phase("collect", f'environment "{c.env}" or policy "{c.policy.name}"')
+        with (
+            self.watch.phase("collect", f'environment "{c.env}" or policy "{c.policy.name}"'),
+            np.errstate(over="ignore", invalid="ignore"),
+        ):
+            yield
 
     def _open(self) -> VectorEnv:
         if self._envs is None:
@@ -440,6 +485,12 @@ class Engine:
         state = state._replace(
             env_steps=state.env_steps + trajectory.valid.sum((-2, -1)).numpy(),
             episodes=state.episodes + np.array([len(r) for r in finished.returns], np.int64),
+            recent=np.stack(
+                [
+                    np.concatenate([known, new])[-RECENT:]
+                    for known, new in zip(state.recent, finished.returns, strict=True)
+                ]
+            ),
         )
         if self.plan.config.normalize_reward:
             known = take_in_rewards(state.buffers, trajectory, self._settings["gamma"].reshape(-1, 1, 1))
@@ -471,7 +522,7 @@ class Engine:
         c, plan = self.plan.config, self.plan
         name = f'Estimator "{c.estimator.name}"'
         extra = {k: self._expand(v) for k, v in dict(c.estimator.settings).items()} | {"gamma": self._settings["gamma"]}
-        known = {*Trajectory._fields, "log_rhos", *extra} | (VALUES if "value" in plan.needs else frozenset())
+        known = {*TOLD, "log_rhos", *extra} | (VALUES if "value" in plan.needs else frozenset())
         parameters = inspect.signature(plan.estimator).parameters.values()
         asked = [p.name for p in parameters if p.default is p.empty and p.name not in known]
         if set(asked) & VALUES:
@@ -493,6 +544,9 @@ class Engine:
 
 
 VALUES = frozenset({"values", "next_values"})
+
+TOLD = [name for name in Trajectory._fields if name not in ("action_mask", "state")]
+"""What an estimator may take of a trajectory."""
 
 
 def default_update(ctx: Engine, state: TrainState, trajectory: Trajectory) -> TrainState:

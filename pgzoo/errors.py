@@ -7,8 +7,9 @@ to do next. The tree, with the exit code that the command line gives each:
     ├── UsageError             2   the request can't be carried out as written; nothing was created
     │   ├── UnknownName        2   no component of that name (with "did you mean")
     │   ├── ConfigError        2   an option, a YAML key or a value is wrong
-    │   ├── EnvError  2   the environment can't be made here
+    │   ├── EnvError           2   the environment can't be made here
     │   ├── UnfitError         2   two components don't fit each other
+    │   ├── CheckpointError    2   a checkpoint is missing, damaged, foreign or too new
     │   └── StoreError         2   the tracking store or a folder can't be used
     ├── PluginError            2   a plugin is broken, clashes with another or is built for another API
     └── RunFailed              1   a run began and ended badly (NaN, a component that raised)
@@ -20,6 +21,7 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
+    "CheckpointError",
     "ConfigError",
     "EnvError",
     "PgzooError",
@@ -59,6 +61,10 @@ class EnvError(UsageError):
 
 class UnfitError(UsageError):
     """Two components don't fit each other, say a policy and an action space."""
+
+
+class CheckpointError(UsageError):
+    """A checkpoint is missing, damaged, foreign or too new, or doesn't fit what it is to continue."""
 
 
 class StoreError(UsageError):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     Bools = NDArray[np.bool_]
 
 __all__ = [
+    "CheckpointSaved",
     "EpisodesFinished",
     "Evaluated",
     "EvaluationMode",
@@ -95,6 +96,18 @@ class Evaluated:
 
 
 @dataclass(frozen=True, eq=False)
+class CheckpointSaved:
+    """The state of the members in `members` (indices) is kept; `exact` says that a resumed run is what this one is.
+
+    It isn't where the environments can't be left and taken up again: then episodes that are open are lost.
+    """
+
+    env_steps: Ints
+    members: tuple[int, ...]
+    exact: bool
+
+
+@dataclass(frozen=True, eq=False)
 class RunEnded:
     """The run is over, one status and one reason per member.
 
@@ -109,4 +122,4 @@ class RunEnded:
     state: TrainState
 
 
-Event = RunStarted | EpisodesFinished | UpdateDone | Evaluated | RunEnded
+Event = RunStarted | EpisodesFinished | UpdateDone | Evaluated | CheckpointSaved | RunEnded

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pgzoo.config import RunConfig
-from pgzoo.protocols import Algorithm, EnvBackend, EnvRequest, Policy
+from pgzoo.protocols import Algorithm, EnvBackend, EnvRequest, EnvState, Policy
 from pgzoo.types import Collection, Inputs, Output, Params, Spec, TrainState
 
 __all__ = ["POLICY", "Plan", "PolicyView", "named", "own"]
@@ -20,7 +20,7 @@ POLICY, CRITIC = "policy.", "critic."
 class Plan:
     """Everything a run needs, as plain objects: resolved once, by `runner.make_plan` or by hand.
 
-    `needs` are those of the algorithm (see `types.Need`).
+    `needs` are those of the algorithm (see `types.Need`), `env_states` save and restore environments.
     """
 
     config: RunConfig
@@ -33,11 +33,13 @@ class Plan:
     group: str
     run_keys: tuple[str, ...]
     needs: frozenset[str] = frozenset()
+    env_states: tuple[EnvState, ...] = ()
 
     def request(self, envs_per_member: int) -> EnvRequest:
         """What to ask the backend for."""
         c = self.config
-        return EnvRequest(c.env, c.env_kwargs, c.max_episode_steps, len(c.seeds) * envs_per_member)
+        rows = len(c.seeds) * envs_per_member
+        return EnvRequest(c.env, c.env_kwargs, c.max_episode_steps, rows, self.env_states)
 
     def policy_params(self, state: TrainState) -> Params:
         """What the policy acts with, under its own names: its parameters and buffers, and its critic's."""

@@ -25,6 +25,7 @@ __all__ = [
     "Algorithm",
     "EnvBackend",
     "EnvRequest",
+    "EnvState",
     "Policy",
     "PolicyFactory",
     "ReturnEstimator",
@@ -34,13 +35,33 @@ __all__ = [
 ]
 
 
+class EnvState(Protocol):
+    """Saves and restores where one environment stands, for a run that goes on later."""
+
+    def fits(self, env: gym.Env[Any, Any]) -> bool:
+        """Whether this one knows all that such an environment keeps beside its generator and its wrappers."""
+        ...
+
+    def get(self, env: gym.Env[Any, Any]) -> Any:
+        """Return what it keeps as plain data: numbers, text, numpy's arrays, and lists, tuples and dicts of them."""
+        ...
+
+    def put(self, env: gym.Env[Any, Any], state: Any) -> None:
+        """Put an environment that was reset once where another stood; it then goes on bit for bit as that one."""
+        ...
+
+
 class EnvRequest(NamedTuple):
-    """Which environment, and how many copies: `rows` = members times environments per member."""
+    """Which environment, and how many copies: `rows` = members times environments per member.
+
+    `states` are what may save and restore one.
+    """
 
     id: str
     kwargs: Mapping[str, Any]
     max_episode_steps: int | None
     rows: int
+    states: tuple[EnvState, ...] = ()
 
 
 class StepResult(NamedTuple):
@@ -59,6 +80,10 @@ class VectorEnv(Protocol):
     returns the first observation of a new episode, reward 0 and no flags. What one row does depends on its own seed and
     actions alone, never on how many rows there are. `action_mask [rows, K]` is what each row allows now; it is a new
     array after every step, and None for an environment that forbids nothing.
+
+    Environments that can be left and taken up again also have
+        save() -> list | None: where each row stands, as plain data; None if that can't be told;
+        restore(states): after a reset, puts every row where it stood; None leaves that row as it is.
     """
 
     observation_space: gym.Space[Any]
@@ -191,9 +216,9 @@ class Algorithm(Protocol):
 class RunContext:
     """What the factory of a listener is given, once per run, before it starts.
 
-    The factory returns an object with event hooks, or None if it has nothing to do in this run. `progress` is
-    how to show
-    it: "bar", "plain" or "none".
+    The factory returns an object with event hooks, or None if it has nothing to do in this run. `progress` is how to
+    show it: "bar", "plain" or "none". `resumed` is empty for a fresh run; else it has what the listener of this name
+    gave as `snapshot(member)` for each member's checkpoint, empty where it gave nothing.
     """
 
     plan: Plan
@@ -201,6 +226,7 @@ class RunContext:
     command: str
     tags: Mapping[str, str]
     progress: str
+    resumed: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def experiment(self) -> str:

@@ -5,6 +5,7 @@ The one file that knows both the plugins and the training.
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import signal
@@ -12,27 +13,34 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from itertools import chain
 from typing import Any
 
-from pgzoo import tracking
+import numpy as np
+
+from pgzoo import checkpoint, tracking
 from pgzoo.bundle import make_policy, make_spec
 from pgzoo.config import Layer, RunConfig, read_yaml, resolve
 from pgzoo.envs import info
 from pgzoo.envs.single import allowed, make_single
 from pgzoo.errors import ConfigError, PgzooError, PluginError, RunFailed, UnfitError, UsageError
 from pgzoo.extras import install_hint, present
+from pgzoo.ops.members import select
 from pgzoo.plan import Plan
 from pgzoo.protocols import EnvBackend, EnvRequest, RunContext
 from pgzoo.registry import Catalog, add_listener, discover, listener_manager, relay
 from pgzoo.result import Outcome, Result
-from pgzoo.training import Control, train
+from pgzoo.training import Control, Standing, train
 from pgzoo.types import Spec
 
-__all__ = ["compose", "make_plan", "run", "run_config"]
+__all__ = ["Resumption", "compose", "make_plan", "run", "run_config"]
+
+_log = logging.getLogger("pgzoo")
 
 
 def run(
@@ -127,6 +135,7 @@ def make_plan(config: RunConfig, catalog: Catalog, group: str = "") -> Plan:
         backend=backend,
         group=group,
         needs=needs,
+        env_states=tuple(entry.load()() for entry in catalog.entries("env_state")),
         run_keys=tuple(f"{group}-s{seed}" for seed in config.seeds),
     )
 
@@ -146,7 +155,23 @@ def _of_settings(value: Any, config: RunConfig) -> Any:
     return value(config.settings) if callable(value) else value
 
 
-def run_config(config: RunConfig, catalog: Catalog, *, command: str = "", progress: str = "none") -> Result:
+@dataclass(frozen=True)
+class Resumption:
+    """What a run that goes on takes up: where its members stand, and what its listeners knew of each."""
+
+    group: str
+    standing: Standing
+    listeners: tuple[Mapping[str, Any], ...]
+
+
+def run_config(
+    config: RunConfig,
+    catalog: Catalog,
+    *,
+    command: str = "",
+    progress: str = "none",
+    resumption: Resumption | None = None,
+) -> Result:
     """Carry out a resolved config: check, train, relay, close. It doesn't wait for the tracker: `Result.settled` does.
 
     `progress` is "bar", "plain" or "none". A component that raises while it runs is told in the result.
@@ -156,22 +181,26 @@ def run_config(config: RunConfig, catalog: Catalog, *, command: str = "", progre
     """
     if config.video and not present("video"):
         raise UsageError(f"--video needs the extra video. Install it: {install_hint('imageio')}")
-    plan = make_plan(config, catalog)
+    plan = make_plan(config, catalog, resumption.group if resumption else "")
     home = tracking.Home.find()
     uri = tracking.resolve_uri(config.tracking_uri, home)
     tracking.check_store(uri, home)
     control, outcome, failure = Control(), Outcome(), None
-    events = train(plan, control)
+    events = train(plan, control, resumption.standing if resumption else None)
     started = next(events)  # the last check that everything fits; from here on things are created
     session = tracking.Session(home, plan.group, uri)
+    listeners: dict[str, Any] = {}
     try:
         context = RunContext(plan, session, command, tags(plan, catalog, command), progress)
         manager = listener_manager(catalog)
         for entry in catalog.entries("listener"):
             with _blamed(f'listener "{entry.name}"'):
-                listener = entry.load()(context)
+                known = tuple(of.get(entry.name, {}) for of in resumption.listeners) if resumption else ()
+                listener = entry.load()(replace(context, resumed=known))
             if listener is not None:  # a listener may have nothing to do in this run
                 add_listener(manager, entry.name, listener)
+                listeners[entry.name] = listener
+        control.keep = partial(_keep, plan, home, listeners)
         with _stop_on_signals(control, aloud=progress != "none"):
             for event in chain([started], events):
                 outcome.take(event)
@@ -181,6 +210,33 @@ def run_config(config: RunConfig, catalog: Catalog, *, command: str = "", progre
     finally:
         pending = session.close(0)
     return outcome.result(context, pending, failure)
+
+
+def _keep(
+    plan: Plan, home: tracking.Home, listeners: Mapping[str, Any], standing: Standing, members: tuple[int, ...]
+) -> None:
+    """Write a checkpoint for each of these members. A full disk costs the checkpoint, not the run."""
+    for member in members:
+        recent = standing.state.recent[member]
+        key = plan.run_keys[member]
+        about = {
+            "run_key": key,
+            "group": plan.group,
+            "status": standing.statuses[member],
+            "reason": standing.reasons[member],
+            "exact": standing.exact,
+            "config": plan.config.nested() | {"seeds": [plan.config.seeds[member]]},
+            "versions": {name: version(name) for name in ("pgzoo", "torch", "gymnasium", "numpy")},
+            "listeners": {
+                name: snapshot(member) for name, of in listeners.items() if (snapshot := getattr(of, "snapshot", None))
+            },
+        }
+        one = select(standing.state, [member])
+        score = float(np.nanmean(recent)) if np.isfinite(recent).any() else None
+        try:
+            checkpoint.save(home.runs / key / checkpoint.FOLDER_NAME, one, about, score=score)
+        except OSError as error:
+            _log.warning("The checkpoint of run %s can't be kept: %s. Training goes on.", key, error.strerror)
 
 
 @contextmanager

@@ -7,9 +7,9 @@ terminal.
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pgzoo.engine import Engine, default_loop
 from pgzoo.errors import RunFailed
 from pgzoo.events import (
+    CheckpointSaved,
     EpisodesFinished,
     Evaluated,
     EvaluationMode,
@@ -29,17 +30,20 @@ from pgzoo.events import (
 )
 from pgzoo.plan import Plan
 from pgzoo.rollout import Cancelled
-from pgzoo.types import TrainState
+from pgzoo.types import RECENT, TrainState
 
-__all__ = ["Control", "Plan", "train"]
-
-RECENT = 100
-"""Training episodes over which a stop rule takes its mean."""
+__all__ = ["Control", "Plan", "Standing", "train"]
 
 OVER = object()
 
+KEEP_EVERY = 30.0
+"""Seconds between two checkpoints where no number of steps is asked for."""
+
 PATIENCE = 2.0
 """Seconds for the final evaluation of a run that was interrupted: somebody waits for its end."""
+
+
+StandingStatus = MemberStatus | Literal["running"]
 
 
 @dataclass(frozen=True)
@@ -51,16 +55,36 @@ class Stop:
     status: MemberStatus
 
 
+@dataclass(frozen=True)
+class Standing:
+    """Where a run stands that goes on: its state, and the end that each member has come to, if any.
+
+    A member that is active has the status "running".
+    """
+
+    state: TrainState
+    statuses: tuple[StandingStatus, ...]
+    reasons: tuple[str, ...]
+
+    @property
+    def exact(self) -> bool:
+        """Whether a run that goes on from here is, bit for bit, one that was never left."""
+        return self.state.collector is None or self.state.environments is not None
+
+
 @dataclass
 class Control:
     """Acts on a run from outside; obeyed at the next safe point, after an update.
 
-    An interruption of the whole run doesn't wait for that: the collection under way is given up.
+    An interruption of the whole run doesn't wait for the end of whole episodes: their collection is given up.
+    `keep(standing, members)` writes checkpoints of these members (indices), when one is due.
     """
 
     stops: list[Stop] = field(default_factory=list)
     evaluation_due: bool = False
+    checkpoint_due: bool = False
     interrupted: bool = False
+    keep: Callable[[Standing, tuple[int, ...]], None] | None = None
 
     def stop(
         self, members: tuple[int, ...] | None = None, reason: str = "asked to stop", status: MemberStatus = "stopped"
@@ -73,23 +97,27 @@ class Control:
         """Evaluate the active members."""
         self.evaluation_due = True
 
+    def save(self) -> None:
+        """Keep a checkpoint of every member."""
+        self.checkpoint_due = True
+
     def take_stops(self) -> list[Stop]:
         """Return the wishes since the last call; one that comes meanwhile is left for the next."""
         stops, self.stops = self.stops, []
         return stops
 
 
-def train(plan: Plan, control: Control | None = None) -> Iterator[Event]:
-    """Train every member of the plan to its end, and tell what happens.
+def train(plan: Plan, control: Control | None = None, standing: Standing | None = None) -> Iterator[Event]:
+    """Train every member of the plan to its end, and tell what happens; go on from `standing` where it is given.
 
     Yields RunStarted; EpisodesFinished and UpdateDone for every update; Evaluated where it is due and for the last
-    parameters (sampled, then greedy); RunEnded, whatever happened.
+    parameters (sampled, then greedy); CheckpointSaved where one was kept; RunEnded, whatever happened.
 
     Raises:
         RunFailed: a component raised. RunEnded is yielded first.
         UnfitError: the estimator asks for what nobody gives; before anything is yielded.
     """
-    run = _Run(plan, control or Control())
+    run = _Run(plan, control or Control(), standing)
     error: RunFailed | None = None
     threads = torch.get_num_threads()
     torch.set_num_threads(plan.config.threads)
@@ -98,6 +126,7 @@ def train(plan: Plan, control: Control | None = None) -> Iterator[Event]:
     except RunFailed as caught:
         error = caught
         run.fail_all(str(caught))
+        yield from run.keep(range(len(plan.config.seeds)), whole=False)
     finally:
         torch.set_num_threads(threads)
         run.ctx.close()
@@ -109,13 +138,15 @@ def train(plan: Plan, control: Control | None = None) -> Iterator[Event]:
 class _Run:
     """What `train` remembers from one event to the next."""
 
-    def __init__(self, plan: Plan, control: Control) -> None:
+    def __init__(self, plan: Plan, control: Control, standing: Standing | None) -> None:
         members = len(plan.config.seeds)
-        self.plan, self.control, self.ctx = plan, control, Engine(plan)
+        self.plan, self.control, self.ctx = plan, control, Engine(plan, standing.state if standing else None)
         self.ctx.cancelled = lambda: control.interrupted
         self.statuses: list[MemberStatus] = ["finished"] * members
-        self.reasons = [""] * members
-        self.recent: list[deque[float]] = [deque(maxlen=RECENT) for _ in range(members)]
+        if standing:
+            self.statuses = ["finished" if status == "running" else status for status in standing.statuses]
+        self.reasons = list(standing.reasons) if standing else [""] * members
+        self.kept = time.perf_counter()
         self.loop_seconds = 0.0
 
     def loop(self) -> Iterator[Event]:
@@ -136,14 +167,13 @@ class _Run:
                 if isinstance(broken, RunFailed):
                     raise
                 ctx.state = before._replace(active=self._still_active(before, 0.0))
+                yield from self.keep(np.flatnonzero(before.active))
                 break
             if over:
                 raise RunFailed(f'The loop of algorithm "{c.algorithm}" ended before its members did.')
             state, finished = ctx.end_update(before)
             with watch.phase("track"):
                 yield EpisodesFinished(index, state.env_steps, finished.returns, finished.lengths)
-            for row, returns in enumerate(finished.returns):
-                self.recent[row].extend(returns)
             self.loop_seconds = time.perf_counter() - started - watch.seconds["evaluate"]
             active = before.active
             ctx.state = state._replace(
@@ -153,6 +183,7 @@ class _Run:
                 ended = active & ~ctx.state.active
                 yield UpdateDone(index, state.env_steps, active, ended, ctx.report.means())
             yield from self._evaluate_if_due(before.env_steps)
+            yield from self._keep_if_due(before, ended)
             index += 1
         self.loop_seconds = time.perf_counter() - started - watch.seconds["evaluate"]
         sound = np.array([status != "failed" for status in self.statuses])
@@ -173,6 +204,32 @@ class _Run:
         if due.any():
             yield from self._evaluate(due, final=False)
 
+    def _keep_if_due(self, before: TrainState, ended: NDArray[np.bool_]) -> Iterator[Event]:
+        """Keep members that have ended or crossed a multiple of `checkpoint_every`; without one, all now and then."""
+        every, steps = self.plan.config.checkpoint_every, self.ctx.state.env_steps
+        due = ended.copy()
+        if every:
+            due |= before.active & (steps // every > before.env_steps // every)
+        elif every is None and time.perf_counter() - self.kept > KEEP_EVERY:
+            due |= before.active
+        if self.control.checkpoint_due:
+            self.control.checkpoint_due, due = False, np.ones_like(due)
+        yield from self.keep(np.flatnonzero(due))
+
+    def keep(self, members: Iterable[int], *, whole: bool = True) -> Iterator[Event]:
+        """Write checkpoints of these members, if anybody keeps them; without environments if not `whole`."""
+        chosen = tuple(int(member) for member in members)
+        if self.control.keep is None or not chosen:
+            return
+        with self.ctx.watch.phase("track"):
+            state = self.ctx.snapshot() if whole else self.ctx.state
+            both = zip(state.active, self.statuses, strict=True)
+            statuses: tuple[StandingStatus, ...] = tuple("running" if active else status for active, status in both)
+            standing = Standing(state, statuses, tuple(self.reasons))
+            self.control.keep(standing, chosen)
+            self.kept = time.perf_counter()
+            yield CheckpointSaved(self.ctx.state.env_steps, chosen, standing.exact)
+
     def _evaluate(self, active: NDArray[np.bool_], *, final: bool) -> Iterator[Event]:
         modes: tuple[EvaluationMode, ...] = ("sampled", "greedy") if final else ("sampled",)
         for mode in modes:
@@ -192,12 +249,12 @@ class _Run:
         for row, reason in self.ctx.failures.items():
             end(row, "failed", reason)
         for row in range(len(c.seeds)):
-            recent = self.recent[row]
+            recent = float(state.recent[row].mean())  # NaN before there were so many
             if c.total_steps is not None and state.env_steps[row] >= c.total_steps:
                 end(row, "finished", f"{c.total_steps:,} steps are done")
             if c.total_episodes is not None and state.episodes[row] >= c.total_episodes:
                 end(row, "finished", f"{c.total_episodes:,} episodes are done")
-            if c.stop_at is not None and len(recent) == RECENT and np.mean(recent) >= c.stop_at:
+            if c.stop_at is not None and recent >= c.stop_at:
                 end(row, "stopped", f"the mean return of {RECENT} episodes reached {c.stop_at:g}")
             if c.max_minutes is not None and seconds >= 60 * c.max_minutes:
                 end(row, "stopped", f"{c.max_minutes:g} minutes are over")

@@ -60,6 +60,9 @@ class Episodes:
 
 Collection = Steps | Episodes
 
+RECENT = 100
+"""Training episodes over which a stop rule takes its mean."""
+
 Need = Literal["value", "aux_value", "shift", "log_probs", "old"]
 """What an algorithm may ask for beside actions and their log-probabilities.
 
@@ -230,7 +233,9 @@ class TrainState(NamedTuple):
     begin with `policy.`, `critic.`, `reward.` or the owner's own word.
     `active [S]` is False once a member has reached its steps, met a stop rule or turned non-finite: from then on
     it is frozen, and the others go on unchanged. `progress [S]` is the share of its run, 0 to 1, that a member
-    had done when the current update's collection began; schedules go by it.
+    had done when the current update's collection began; schedules go by it. `recent [S, 100]` are the returns of the
+    last training episodes, the newest last, NaN before there were so many. `environments` is there in a checkpoint
+    alone: per member what its environments need to go on where they stood, as plain data; None where they can't.
     """
 
     params: Params
@@ -242,6 +247,8 @@ class TrainState(NamedTuple):
     episodes: NDArray[np.int64]
     updates: NDArray[np.int64]
     progress: NDArray[np.float64]
+    recent: NDArray[np.float64]
+    environments: tuple[Any, ...] | None = None
 
 
 class Kept(NamedTuple):

@@ -9,14 +9,16 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box, Discrete
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
-from pgzoo.config import AlgorithmConfig, Layer, RunConfig, resolve
+from pgzoo.config import ActionConfig, AlgorithmConfig, Layer, RunConfig, resolve
 from pgzoo.engine import Engine
 from pgzoo.events import Event, RunEnded
 from pgzoo.ops.losses import weighted_mean
 from pgzoo.plan import Plan
+from pgzoo.policies.module import module_policy
 from pgzoo.registry import Catalog, PluginInfo, Registry, discover
 from pgzoo.runner import make_plan
 from pgzoo.testing.probes import PROBES, Bandit, Corridor
@@ -37,7 +39,64 @@ class Faulty(Bandit):
         return super().step(action)
 
 
-for _id, _probe in [*PROBES.items(), ("pgzoo/Faulty-v0", Faulty)]:
+class Recall(gym.Env[Any, Any]):
+    """Shows a sign, then `delay` times nothing; the last action is to be that sign: it pays 1 or costs 1.
+
+    What is seen before the last action is the same in every episode, so whoever remembers nothing gets 0 on average.
+    """
+
+    observation_space = Box(-1.0, 1.0, (2,))
+    action_space = Discrete(2)
+
+    def __init__(self, delay: int = 3) -> None:
+        self.delay = delay
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.sign, self.t = int(self.np_random.integers(2)), 0
+        return np.array([2 * self.sign - 1, 0], np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.t += 1
+        over = self.t > self.delay
+        paid = (1.0 if action == self.sign else -1.0) if over else 0.0
+        return np.array([0, self.t == self.delay], np.float32), paid, over, False, {}
+
+
+class Trap(gym.Env[Any, Any]):
+    """Five steps, three actions: one pays 1, one nothing, and one is a trap: it costs 10 and ends the episode.
+
+    The observation says which one is the trap; the next one pays. `tells` how the environment forbids it.
+    """
+
+    observation_space = Discrete(3)
+    action_space = Discrete(3)
+
+    def __init__(self, tells: str = "info") -> None:
+        if tells == "method":
+            self.action_masks = self._mask
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.t, self.trap = 0, int(self.np_random.integers(3))
+        return self.trap, self._info()
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        if action == self.trap:
+            return self.trap, -10.0, True, False, self._info()
+        paid = float(action == (self.trap + 1) % 3)
+        self.t, self.trap = self.t + 1, int(self.np_random.integers(3))
+        return self.trap, paid, self.t == 5, False, self._info()
+
+    def _mask(self) -> Any:
+        return (np.arange(3) != self.trap).astype(np.int8)
+
+    def _info(self) -> dict[str, Any]:
+        return {} if hasattr(self, "action_masks") else {"action_mask": self._mask()}
+
+
+OWN = {"pgzoo/Faulty-v0": Faulty, "pgzoo/Recall-v0": Recall, "pgzoo/Trap-v0": Trap}
+for _id, _probe in (PROBES | OWN).items():
     gym.register(
         _id.replace("pgzoo/", "probe/"), cast(Any, _probe), max_episode_steps=50 if _probe is Corridor else None
     )
@@ -107,7 +166,15 @@ class LeakyConfig(AlgorithmConfig):
     sizes: tuple[int, ...] = (1, 2)
 
 
+def build_net(inputs: Any, outputs: int) -> nn.Module:
+    """A module such as a user brings: of odd size, with a normalising layer."""
+    size = inputs if isinstance(inputs, int) else int(np.prod(inputs))
+    return nn.Sequential(nn.Flatten(), nn.Linear(size, 5), nn.LayerNorm(5), nn.Tanh(), nn.Linear(5, outputs))
+
+
 def _register(registry: Registry) -> None:
+    registry.policy("net", module_policy(build_net), config=ActionConfig)
+    registry.policy("net-vmap", module_policy(build_net, "vmap"), config=ActionConfig)
     registry.algorithm("windows", Windows)
     registry.algorithm("sick", Sick, config=SickConfig)
     registry.algorithm("boom", Boom)

@@ -115,5 +115,9 @@ def _warn(result: Result) -> None:
     if any(run.status == "interrupted" for run in result.runs):
         click.echo("Metrics and policies so far are saved.", err=True)
     if result.pending:
+        from pgzoo.tracking import Home, display_uri, pending
+
         click.echo(f"Still to be shipped to MLflow: {result.pending}. It goes on in the background.", err=True)
+        if why := pending(Home.find()).errors.get(display_uri(result.tracking_uri)):
+            click.echo(f"So far: {why}", err=True)
         click.echo("Should it be cut off: pgzoo sync", err=True)

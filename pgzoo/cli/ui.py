@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import urllib.error
@@ -161,14 +162,20 @@ def wait_until_up(base: str, server: subprocess.Popen[bytes], home: Home) -> Non
     with Console(stderr=True).status("Starting MLflow's web interface (some seconds) ..."):
         while time.monotonic() < deadline:
             if server.poll() is not None:
-                last = log.read_text(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
-                raise StoreError(f"The MLflow server didn't start: {last[0]} (all of it in {log})")
+                why = last_words(log.read_text(errors="replace"))
+                raise StoreError(f"The MLflow server didn't start: {why} (all of it in {log})")
             try:
                 with urllib.request.urlopen(f"{base}/health", timeout=2):
                     return
             except OSError:
                 time.sleep(0.2)
     raise StoreError(f"The MLflow server doesn't answer after {STARTING:.0f} s; see {log}.")
+
+
+def last_words(log: str) -> str:
+    """Return the line of a log that says why a server ended: its last exception, else its last line."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()] or ["it said nothing"]
+    return next((line for line in reversed(lines) if re.match(r"[\w.]+(Error|Exception): ", line)), lines[-1])
 
 
 def newest_experiment(base: str) -> str | None:

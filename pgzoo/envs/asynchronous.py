@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from pgzoo.envs.single import make, recipe
+from pgzoo.envs.single import allowed, make, recipe
 from pgzoo.protocols import EnvRequest, StepResult
 from pgzoo.types import Array
+
+if TYPE_CHECKING:
+    from gymnasium.envs.registration import EnvSpec
 
 __all__ = ["AsyncBackend"]
 
@@ -34,7 +38,7 @@ class AsyncEnvs:
     """Every row is stepped; its generator is its own."""
 
     def __init__(self, request: EnvRequest) -> None:
-        one = functools.partial(make, *recipe(request))
+        one = functools.partial(_make, *recipe(request))
         self._envs = gym.vector.AsyncVectorEnv([one] * request.rows, context="spawn")
         self.observation_space = self._envs.single_observation_space
         self.action_space = self._envs.single_action_space
@@ -57,13 +61,30 @@ class AsyncEnvs:
 
     def _allowed(self, info: dict[str, Any]) -> NDArray[np.bool_] | None:
         """The masks that the processes send along, `[rows, K]`."""
-        if "action_mask" not in info or isinstance(self.action_space, gym.spaces.Box):
-            return None
-        parts = info["action_mask"]
-        parts = parts if isinstance(parts, tuple | list) else (parts,)
-        rows = len(parts[0])
-        return np.concatenate([np.asarray(part).reshape(rows, -1) for part in parts], 1).astype(np.bool_)
+        mask = info.get("action_mask")
+        return None if mask is None else np.asarray(mask, np.bool_)
 
     def close(self) -> None:
         """End the processes."""
         self._envs.close()
+
+
+class _Telling(gym.Wrapper[Any, Any, Any, Any]):
+    """Sends along which actions are allowed, `[K]`, however the environment says so."""
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        obs, info = self.env.reset(**kwargs)
+        return obs, self._told(info)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        return obs, reward, terminated, truncated, self._told(info)
+
+    def _told(self, info: dict[str, Any]) -> dict[str, Any]:
+        """The mask alone: nobody reads what else there is, and it would go through a pipe."""
+        mask = allowed(self.env, info)
+        return {} if mask is None else {"action_mask": mask}
+
+
+def _make(spec: EnvSpec, settings: Mapping[str, Any]) -> gym.Env[Any, Any]:
+    return _Telling(make(spec, settings))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from gymnasium.envs.registration import EnvSpec
 
-__all__ = ["EnvInfo", "check", "describe", "find", "obstacle", "successor"]
+__all__ = ["EnvInfo", "check", "describe", "find", "newer", "obstacle", "successor"]
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,14 @@ def successor(env_id: str) -> str | None:
     if newest is None or newest == version:
         return None
     return registration.get_env_id(namespace, name, newest)
+
+
+def newer(env_id: str) -> str | None:
+    """The newest version of an environment that can be loaded here; None if it can't, as an error will say more."""
+    try:
+        return None if obstacle(find(env_id)) else successor(env_id)
+    except EnvError:
+        return None
 
 
 def obstacle(spec: EnvSpec) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -94,6 +96,19 @@ class NativeCartPole:
         part._ones = self._ones[rows]
         part._ended, part._streams = self._ended[rows], self._streams[rows]
         return part
+
+    def save(self) -> list[Any]:
+        """Where each row stands: four numbers, a clock, whether it is over, and its stream."""
+        leaves = (self._state.transpose(2, 0, 1).reshape(-1, 4), self._steps, self._ended, self._streams)
+        return [list(row) for row in zip(*(leaf.tolist() for leaf in leaves), strict=True)]
+
+    def restore(self, states: Sequence[Any]) -> None:
+        """Put every row where it stood, but for those of which nothing is known (None)."""
+        rows = [row for row, saved in enumerate(states) if saved is not None]
+        state, steps, ended, streams = zip(*(states[row] for row in rows), strict=True)
+        self._state[:, :, rows] = np.array(state, np.float64).reshape(-1, 2, 2).transpose(1, 2, 0)
+        self._steps[rows], self._ended[rows] = steps, ended
+        self._streams[rows] = np.array(streams, np.uint64)
 
     def close(self) -> None:
         """Nothing to free."""

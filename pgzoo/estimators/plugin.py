@@ -58,7 +58,7 @@ def pgzoo_register(registry: Any) -> None:
         "retrace",
         "pgzoo.ops.returns:retrace",
         config="pgzoo.estimators.settings:RetraceConfig",
-        summary="the same for a critic of actions (Munos et al. 2016)",
+        summary="return of an action, corrected for another policy's steps (Munos et al. 2016)",
     )
     registry.estimator(
         "upgo",

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -68,7 +68,12 @@ def create(context: RunContext) -> MlflowListener:
         reward_threshold=find(config.env).reward_threshold,
     )
     return MlflowListener(
-        context.session, description, config.log_every, eval_every=config.eval_every, total_steps=config.total_steps
+        context.session,
+        description,
+        config.log_every,
+        eval_every=config.eval_every,
+        total_steps=config.total_steps,
+        resumed=context.resumed,
     )
 
 
@@ -108,6 +113,17 @@ class StepGrid:
         for total, weight in self._totals.values():
             total[crossed] = weight[crossed] = 0.0
         return points
+
+    def snapshot(self, member: int) -> dict[str, list[float]]:
+        """What a member has added up since its last point."""
+        return {name: [float(leaf[member]) for leaf in pair] for name, pair in self._totals.items()}
+
+    def restore(self, member: int, env_steps: int, totals: Mapping[str, list[float]]) -> None:
+        """Go on adding up where a member stood."""
+        self._point[member] = env_steps // self.every
+        for name, (total, weight) in totals.items():
+            leaves = self._totals.setdefault(name, (np.zeros(self._members), np.zeros(self._members)))
+            leaves[0][member], leaves[1][member] = total, weight
 
 
 class BestMean:
@@ -161,6 +177,7 @@ class MlflowListener:
         *,
         eval_every: int = 0,
         total_steps: int | None = None,
+        resumed: tuple[Mapping[str, Any], ...] = (),
     ) -> None:
         """Report through `session`, which the caller closes; a point each `log_every` environment steps.
 
@@ -170,6 +187,7 @@ class MlflowListener:
             raise ValueError(f"log_every must be at least 1, not {log_every}")
         self.session, self.description, self.log_every = session, description, log_every
         self._eval_every, self._total_steps = eval_every, total_steps
+        self._resumed = resumed
         self.journals: list[Journal] = []
         """One per member, in the order of the event's seeds; empty until the run has started."""
 
@@ -203,6 +221,14 @@ class MlflowListener:
                 self._timed[0][member] = -1  # how far it had come is known with its first point
             if before.steps:
                 self._best[member].add(np.array(before.steps), np.array(before.returns))
+        for member, known in enumerate(self._resumed):
+            if known:
+                self._steps[member] = known["env_steps"]
+                self._grid.restore(member, known["env_steps"], known["grid"])
+
+    def snapshot(self, member: int) -> dict[str, Any]:
+        """What a member's curves have added up since their last point."""
+        return {"env_steps": int(self._steps[member]), "grid": self._grid.snapshot(member)}
 
     @hookimpl
     def pgzoo_episodes_finished(self, event: EpisodesFinished) -> None:

@@ -40,6 +40,8 @@ class Watch:
         self.unit = "episodes" if self.by_episodes else "steps"
         seeds = f"seed {c.seeds[0]}" if len(c.seeds) == 1 else f"{len(c.seeds)} seeds"
         self.title = f"{c.algorithm} on {c.env}, {seeds}: {self.total:,} {self.unit}"
+        if not self.by_episodes and c.total_episodes is not None:
+            self.title += f", or {c.total_episodes * len(c.seeds):,} episodes if they come first"
         self.recent: deque[float] = deque(maxlen=100 * len(c.seeds))
         self.steps = self.episodes = 0
         self.started = time.perf_counter()

@@ -80,6 +80,11 @@ class ActionHead:
         """One member's parameters beside the network: a log standard deviation where it doesn't depend on the state."""
         return {"log_std": torch.full((self.family.scale_size,), self.log_std)} if self.family.scale_size else {}
 
+    @staticmethod
+    def log_std_of(params: Params) -> Array | None:
+        """The parameters of `init` as `choose` takes them: a view `[S, 1, A]`."""
+        return params["log_std"].detach().numpy()[:, None] if "log_std" in params else None
+
     def distribution(self, outputs: Tensor, params: Params, action_mask: Tensor | None) -> Distribution:
         """`outputs [S, T, B, K]` -> a distribution of batch shape `[S, T, B]`."""
         if action_mask is not None:

@@ -28,6 +28,7 @@ __all__ = [
     "mlp",
     "mlp_numpy",
     "numpy_layers",
+    "orthogonal",
     "trunk",
 ]
 
@@ -71,7 +72,7 @@ def init_mlp(
     gain = ACTIVATIONS[activation][2]
     for i, (fan_in, fan_out) in enumerate(pairwise(sizes)):
         if init == "orthogonal":
-            weight = _orthogonal(rng, fan_in, fan_out) * (last_gain if i == len(sizes) - 2 else gain)
+            weight = orthogonal(rng, fan_in, fan_out) * (last_gain if i == len(sizes) - 2 else gain)
             bias = np.zeros(fan_out)
         else:
             bound = fan_in**-0.5
@@ -150,7 +151,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return product[..., :width].contiguous() if extra else product
 
 
-def _orthogonal(rng: np.random.Generator, rows: int, columns: int) -> NDArray[np.float64]:
+def orthogonal(rng: np.random.Generator, rows: int, columns: int) -> NDArray[np.float64]:
     """A matrix with orthonormal rows or columns, whichever are fewer, uniformly distributed."""
     q, r = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
     q *= np.sign(np.diag(r))

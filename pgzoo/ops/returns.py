@@ -254,7 +254,7 @@ def v_trace(
     rho = ratio.clamp(max=rho_bar)
     c = lam * ratio.clamp(max=c_bar)
     target = _td_target(rewards, next_values, terminated, valid, gamma)
-    error = torch.where(valid, rho * (target - values), 0.0)
+    error = rho * (target - values)
     returns = torch.where(valid, values + reverse_scan(error, gamma * c * goes_on.to(rewards.dtype)), 0.0)
     ahead = torch.where(goes_on, rewards + gamma * _next(returns), target)
     return torch.where(valid, rho * (ahead - values), 0.0), returns
@@ -284,7 +284,7 @@ def retrace(
     """
     goes_on = _goes_on(terminated, truncated, valid)
     c = lam * _ratio(log_rhos, valid).clamp(max=1.0)
-    error = torch.where(valid, _td_target(rewards, next_values, terminated, valid, gamma) - q_values, 0.0)
+    error = _td_target(rewards, next_values, terminated, valid, gamma) - q_values
     correction = reverse_scan(error, gamma * _next(c) * goes_on.to(rewards.dtype))
     return torch.where(valid, q_values + correction, 0.0)
 

@@ -100,9 +100,7 @@ class MLPActor:
     """The forward pass in numpy: at a batch of 8 a torch forward is all overhead."""
 
     def __init__(self, policy: MLP, params: Params) -> None:
-        log_std = params.get("log_std")
-        self.log_std = None if log_std is None else log_std.detach().numpy()[:, None]
-        self.policy = policy
+        self.policy, self.log_std = policy, policy.head.log_std_of(params)
         self.layers = numpy_layers({name: value.detach().numpy() for name, value in layers_of(params).items()})
 
     def __call__(self, seen: ActorInputs, noise: Array | None) -> tuple[Array, None]:

@@ -18,7 +18,7 @@ from pgzoo.errors import PluginError, UnknownName, did_you_mean
 
 __all__ = ["KINDS", "Catalog", "Entry", "Kind", "PluginInfo", "Preset", "Registry", "Source", "Status"]
 
-Kind = Literal["algorithm", "policy", "estimator", "env_backend", "listener", "preset", "command"]
+Kind = Literal["algorithm", "policy", "estimator", "env_backend", "env_state", "listener", "preset", "command"]
 Source = Literal["built-in", "entry point", "import", "inline"]
 Status = Literal["ok", "broken", "blocked"]
 
@@ -155,6 +155,10 @@ class Registry:
     def env_backend(self, name: str, target: object, *, summary: str = "") -> None:
         """Offer a way to run many environments at once."""
         self._add("env_backend", name, target, None, summary)
+
+    def env_state(self, name: str, target: object, *, summary: str = "") -> None:
+        """Offer a way to save and restore environments of a kind, so that runs on them resume exactly."""
+        self._add("env_state", name, target, None, summary)
 
     def listener(self, name: str, target: object, *, summary: str = "") -> None:
         """Offer a listener: `target(context)`, once per run, gives an object with event hooks or None."""
@@ -293,7 +297,7 @@ def _duplicate(entry: Entry, first: Entry) -> str:
 
 
 def _said(kind: Kind) -> str:
-    return "environment backend" if kind == "env_backend" else kind
+    return {"env_backend": "environment backend", "env_state": "environment state"}.get(kind, kind)
 
 
 def _first_line(target: object) -> str:

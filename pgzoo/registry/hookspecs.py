@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pluggy import HookimplMarker, HookspecMarker
 
 if TYPE_CHECKING:
-    from pgzoo.events import EpisodesFinished, Evaluated, RunEnded, RunStarted, UpdateDone
+    from pgzoo.events import CheckpointSaved, EpisodesFinished, Evaluated, RunEnded, RunStarted, UpdateDone
     from pgzoo.registry.catalog import Registry
 
 __all__ = ["PROJECT", "hookimpl", "hookspec"]
@@ -48,6 +48,11 @@ def pgzoo_update_done(event: UpdateDone) -> None:
 @hookspec
 def pgzoo_evaluated(event: Evaluated) -> None:
     """Fires after each evaluation, once per mode (sampled, greedy), and for the final ones."""
+
+
+@hookspec
+def pgzoo_checkpoint_saved(event: CheckpointSaved) -> None:
+    """Fires after a checkpoint of some members was kept: now and then, when they end, and when a run is cut off."""
 
 
 @hookspec

@@ -19,6 +19,7 @@ _HOOKS: dict[type[events.Event], str] = {
     events.EpisodesFinished: "pgzoo_episodes_finished",
     events.UpdateDone: "pgzoo_update_done",
     events.Evaluated: "pgzoo_evaluated",
+    events.CheckpointSaved: "pgzoo_checkpoint_saved",
     events.RunEnded: "pgzoo_run_ended",
 }
 
@@ -55,6 +56,6 @@ def relay(manager: pluggy.PluginManager, event: events.Event) -> None:
             impl.function(*[event for _ in impl.argnames])
         except Exception as error:
             manager.unregister(impl.plugin)
-            what = f"{type(error).__name__}: {error}"
+            what = f"{type(error).__name__}: {error}".removesuffix(": ")
             _log.warning('Listener "%s" raised in %s and is detached: %s', impl.plugin_name, caller.name, what)
             _log.debug("Traceback of listener %s", impl.plugin_name, exc_info=error)

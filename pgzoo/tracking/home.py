@@ -121,8 +121,7 @@ def check_store(uri: str, home: Home) -> None:
             )
     elif scheme == "sqlite":
         check_sqlite(uri)
-        if uri == home.default_uri:
-            check_folder(home.artifacts, "the artifact folder", "set PGZOO_HOME to a folder that you may write to")
+        check_folder(home.artifacts, "the artifact folder", "set PGZOO_HOME to a folder that you may write to")
     elif scheme in DATABASES:
         if "://" not in uri:
             raise StoreError(f'The tracking URI "{display_uri(uri)}" is malformed: expected {scheme}://...')

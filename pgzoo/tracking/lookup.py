@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pgzoo.errors import StoreError, UnknownName, did_you_mean
 from pgzoo.tracking.home import Home, display_uri, resolve_uri
-from pgzoo.tracking.journal import artifact_path, check_run_key
+from pgzoo.tracking.journal import artifact_path, check_run_key, write_atomically
 from pgzoo.tracking.ledger import journal_folders, read_json, start_of
+
+if TYPE_CHECKING:
+    from pgzoo.tracking.store import Store
 
 __all__ = ["Found", "find"]
 
@@ -42,20 +46,28 @@ class Found:
             local = artifact_path(self.path, path)
             if local.is_file():
                 return local
+        missing = StoreError(
+            f"Run {self.name} ({self.run_id or self.run_key}) has no artifact {path}: it ended before that was saved, "
+            "or it was deleted."
+        )
         if self.run_id is None or self.home is None:
-            raise StoreError(f"Run {self.name} ({self.run_key}) has no artifact {path}.")
+            raise missing
         folder = self.home.root / "downloads" / check_run_key(self.run_id)
         cached = artifact_path(folder, path)
         if cached.is_file():
             return cached
-        (folder / "artifacts").mkdir(parents=True, exist_ok=True)
+        found: list[bytes] = []
 
         def download(client: Any) -> None:
-            client.download_artifacts(self.run_id, path, str(folder / "artifacts"))
+            listed = client.list_artifacts(self.run_id, path.rpartition("/")[0] or None)
+            if path in [file.path for file in listed]:
+                with tempfile.TemporaryDirectory() as scratch:  # below it, each kind of store has its own layout
+                    found.append(Path(client.download_artifacts(self.run_id, path, scratch)).read_bytes())
 
         ask(self.tracking_uri, download, f"artifact {path} of run {self.name} ({self.run_id})")
-        if not cached.is_file():
-            raise StoreError(f"Run {self.name} ({self.run_id}) has no artifact {path}.")
+        if not found:
+            raise missing
+        write_atomically(cached, found[0])
         return cached
 
 
@@ -156,7 +168,14 @@ def ask(uri: str, question: Callable[[Any], object], what: str) -> None:
     from pgzoo.tracking.store import Store
 
     try:
-        question(Store(uri).client)
+        store = STORES.get(uri)
+        if store is None or store.vanished:
+            store = STORES[uri] = Store(uri)
+        question(store.client)
     except Exception as error:
         reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
         raise StoreError(f"Couldn't get {what} from {display_uri(uri)}: {reason}") from error
+
+
+STORES: dict[str, Store] = {}
+"""Opening a database costs a second."""

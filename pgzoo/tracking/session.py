@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from pgzoo.errors import StoreError
-from pgzoo.tracking.home import Home
+from pgzoo.tracking.home import Home, sqlite_path
 from pgzoo.tracking.journal import MAX_PARAM, MAX_TAG, Journal, Record, check_run_key, clean_items, now
 from pgzoo.tracking.ledger import Pending, pending_of
 from pgzoo.tracking.locks import held
@@ -84,7 +84,7 @@ class Session:
         }
         start |= {"env": env, "params": clean_items({**identity, **(params or {})}, MAX_PARAM)}
         start |= {"tags": clean_items(labels, MAX_TAG)}
-        if self.tracking_uri == self.home.default_uri:
+        if sqlite_path(self.tracking_uri) is not None:
             start["artifacts"] = self.home.artifacts.as_uri()
         journal = Journal(self.home.runs / check_run_key(run_key), start, self._warn)
         self.journals[run_key] = journal

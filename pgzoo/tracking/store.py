@@ -48,6 +48,36 @@ SHARED_VIEW = {
         "groupByKeys": [{"mode": "param", "groupByData": "algorithm"}],
     },
     "compareRunsMode": "CHART",
+    # Learning curves come first, wide enough to be read. Of itself the interface begins with `eval`, of which a run
+    # may have one point. It adds what isn't named here.
+    "isAccordionReordered": True,
+    "compareRunSections": [
+        {"uuid": "pgzoo-train", "name": "train", "display": True, "isReordered": True, "columns": 2},
+        {"uuid": "pgzoo-eval", "name": "eval", "display": True, "isReordered": False},
+    ],
+    "compareRunCharts": [
+        {
+            "type": "LINE",
+            "uuid": "pgzoo-train-return",
+            "metricSectionId": "pgzoo-train",
+            "metricKey": "train/return_mean",
+            "displayName": "return_mean",
+            "isGenerated": True,
+            "deleted": False,
+            "runsCountToCompare": 10,
+            "xAxisKey": "step",
+            "xAxisScaleType": "linear",
+            "selectedXAxisMetricKey": "",
+            "yAxisKey": "metric",
+            "yAxisExpressions": [],
+            "scaleType": "linear",
+            "range": {},
+            "lineSmoothness": 0,
+            "ignoreOutliers": False,
+            "useGlobalXaxisKey": True,
+            "useGlobalLineSmoothing": True,
+        }
+    ],
 }
 MAX_METRICS, MAX_ITEMS = 1000, 100
 PATIENCE = 3
@@ -72,7 +102,7 @@ class Backoff:
         return time.monotonic() >= self._not_before
 
     def failed(self, error: Exception) -> None:
-        self.error = f"{type(error).__name__}: {error}"[:500]
+        self.error = f"{type(error).__name__}: {error}".splitlines()[0][:500]  # SQLAlchemy adds its query and a link
         self.failures += 1
         self._delay = min(60.0, max(0.5, 2 * self._delay))
         self._not_before = time.monotonic() + self._delay
@@ -279,7 +309,7 @@ def chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:
 
 
 def artifact_location(start: Record) -> str | None:
-    """An experiment of the embedded store keeps its files in its own folder; a server knows where its are."""
+    """An experiment of an SQLite store keeps its files in its own folder; a server knows where its are."""
     if "artifacts" not in start:
         return None
     folder = "".join(c if c.isalnum() or c in "-_." else "-" for c in start["experiment"]).strip(".-")

@@ -63,7 +63,8 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "fraction": ((*CARTPOLE, "--num-envs", "1.5"), "--num-envs: must be a valid integer (got '1.5')"),
     "layer": ((*CARTPOLE, "--policy.hidden", "64,x"), "--policy.hidden: must be a valid integer (got 'x')"),
     "both seeds": ((*CARTPOLE, "--seed", "1", "--seeds", "2"), "--seed and --seeds exclude each other"),
-    "seed": ((*CARTPOLE, "--seed", "-1"), "--seed: must be greater than or equal to 0 (got '-1')"),
+    "seed": ((*CARTPOLE, "--seed", "-1"), "'--seed': expected a whole number, 0 or greater, got '-1'"),
+    "half a seed": ((*CARTPOLE, "--seed", "1.5"), "'--seed': expected a whole number, 0 or greater, got '1.5'"),
     "no seeds": ((*CARTPOLE, "--seeds", "0"), "--seeds: give at least one seed"),
     "seed twice": ((*CARTPOLE, "--seeds", "1,2,1"), "--seeds: a seed is given twice"),
     "what seeds": ((*CARTPOLE, "--seeds", "some"), "--seeds: give a count (10: seeds 0 to 9) or a list (3,5,8)"),
@@ -96,6 +97,7 @@ def test_a_mistake_gets_one_message_and_leaves_nothing_behind(mistake: str, here
     assert done.exit_code == 2, done.output
     assert message in done.stderr
     assert len(re.findall("^Error:", done.stderr, re.MULTILINE)) == 1 and "Traceback" not in done.output
+    assert "Error: " in done.stderr.splitlines()[-1] and "Note: " not in done.stderr
     assert not done.stdout
     assert not list(here.iterdir())
 

@@ -42,7 +42,7 @@ def ended(events: list[Event]) -> RunEnded:
 
 
 def bits(state: TrainState, row: int) -> dict[str, bytes]:
-    leaves = state.params | {f"optimizer {name}": value for name, value in state.optimizer.items()}
+    leaves = state.params | state.buffers | {f"optimizer {name}": value for name, value in state.optimizer.items()}
     return {name: value[row].numpy().tobytes() for name, value in leaves.items()}
 
 
@@ -72,6 +72,43 @@ def test_a_seed_alone_is_what_it_is_among_ten_on_whole_episodes(play: Play, worl
 def test_a_seed_alone_is_what_it_is_among_ten_on_windows(play: Play, world: str) -> None:
     settings = {"num_envs": 2, "total_steps": 1000, "eval_episodes": 3} | WORLDS[world]
     assert_equal_alone_and_among(play, 10, algorithm="windows", policy={"hidden": (64, 5)}, **settings)
+
+
+POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "linear": ("pendulum", {"name": "linear", "state_std": True}),
+    "mlp": ("bits", {"name": "mlp", "hidden": (5,)}),
+    "mlp, shared": ("pendulum", {"name": "mlp", "hidden": (5,), "critic": "shared", "distribution": "beta"}),
+    "tabular": ("frozen lake", {"name": "tabular"}),
+    "gru": ("cartpole", {"name": "gru"}),
+    "gru, odd": ("pendulum", {"name": "gru", "hidden": (5,), "memory": 7, "distribution": "tanh"}),
+    "lstm": ("matrices", {"name": "lstm"}),
+    "lstm, odd": ("cartpole, one environment", {"name": "lstm", "hidden": (), "memory": 3, "init": "default"}),
+    "net": ("matrices", {"name": "net"}),
+}
+
+
+@pytest.mark.parametrize("algorithm", ["a2c", "reinforce"])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_no_policy_breaks_the_law(play: Play, policy: str, algorithm: str) -> None:
+    world, component = POLICIES[policy]
+    settings = {"num_envs": 3, "total_steps": 400, "eval_episodes": 3} | WORLDS[world]
+    assert_equal_alone_and_among(play, 10, algorithm=algorithm, policy=component, **settings)
+
+
+@pytest.mark.parametrize("algorithm", ["a2c", "reinforce"])
+@pytest.mark.parametrize("policy", ["mlp", "gru"])
+@pytest.mark.parametrize("world", ["pendulum", "numbers, of other lengths"])
+def test_normalising_does_not_break_the_law(play: Play, policy: str, world: str, algorithm: str) -> None:
+    settings = {"num_envs": 3, "total_steps": 400, "eval_episodes": 3} | WORLDS[world]
+    normalised = {"normalize_obs": True, "normalize_reward": True, "policy": {"name": policy, "hidden": (5,)}}
+    assert_equal_alone_and_among(play, 10, algorithm=algorithm, **settings, **normalised)
+
+
+@pytest.mark.parametrize("algorithm", ["a2c", "reinforce"])
+def test_masks_do_not_break_the_law(play: Play, algorithm: str) -> None:
+    settings = {"env": "probe/Trap-v0", "num_envs": 3, "total_steps": 200, "eval_episodes": 3}
+    for policy in ("mlp", "gru"):
+        assert_equal_alone_and_among(play, 10, algorithm=algorithm, policy={"name": policy, "hidden": (5,)}, **settings)
 
 
 @pytest.mark.parametrize("members", [8, 16, 33])

@@ -28,8 +28,8 @@ from pgzoo.ops.returns import (
 
 Batch = dict[str, Tensor]
 
-GARBAGE = 1e30
-"""What lies in rows that are not valid."""
+GARBAGE = 3e38
+"""What may lie in rows that are not valid: any finite number."""
 
 
 def window(marks: str, began: bool = True, **numbers: list[float]) -> Batch:
@@ -400,6 +400,7 @@ EVERY: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     *((n_step, {"n": n}) for n in (1, 4, 10**6)),
     *((estimator, {}) for estimator in (td_lambda, gae, retrace, upgo)),
     (v_trace, {"rho_bar": 1.5, "c_bar": 1.0}),
+    (v_trace, {"rho_bar": math.inf, "c_bar": math.inf}),
 ]
 to_the_bit = pytest.mark.parametrize(("estimator", "own"), EVERY)
 
@@ -410,7 +411,7 @@ def same_bits(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> bool:
 
 @to_the_bit
 @given(batch=batches(dtype=torch.float32), rows=st.integers(1, 80))
-@property_of_batches
+@settings(deadline=None, max_examples=25)
 def test_padding_changes_no_bit(estimator: Any, own: dict[str, Any], batch: Batch, rows: int) -> None:
     def pad(value: Tensor) -> Tensor:
         fill = torch.full((value.shape[0], rows, value.shape[2]), 0 if value.dtype == torch.bool else 7).to(value.dtype)
@@ -427,7 +428,7 @@ def test_padding_changes_no_bit(estimator: Any, own: dict[str, Any], batch: Batc
 
 @to_the_bit
 @given(batch=batches(dtype=torch.float32))
-@property_of_batches
+@settings(deadline=None, max_examples=25)
 def test_a_member_has_the_bits_it_has_alone(estimator: Any, own: dict[str, Any], batch: Batch) -> None:
     # in memory, what is collected lies by time first
     by_time = {name: value.transpose(0, 1).contiguous().transpose(0, 1) for name, value in batch.items()}
@@ -439,7 +440,7 @@ def test_a_member_has_the_bits_it_has_alone(estimator: Any, own: dict[str, Any],
 
 @to_the_bit
 @given(batch=batches(dtype=torch.float32))
-@property_of_batches
+@settings(deadline=None, max_examples=25)
 def test_what_lies_in_invalid_rows_changes_no_bit(estimator: Any, own: dict[str, Any], batch: Batch) -> None:
     names = ("rewards", "values", "next_values", "q_values", "log_rhos")
     other = batch | {name: torch.where(batch["valid"], batch[name], GARBAGE) for name in names}

@@ -24,6 +24,7 @@ def everything() -> Registry:
     registry.policy("mlp", "json:JSONDecoder")
     registry.estimator("plain", dict)
     registry.env_backend("sync", "json:JSONDecoder")
+    registry.env_state("kept", "json:JSONDecoder")
     registry.listener("bar", "json:JSONDecoder")
     registry.preset("small", algorithm="reinforce", settings={"gamma": 0.9})
     registry.command("play", "json:JSONDecoder")

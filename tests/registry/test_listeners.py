@@ -46,6 +46,10 @@ class Ear:
         self.heard.append(("pgzoo_evaluated", event))
 
     @hookimpl
+    def pgzoo_checkpoint_saved(self, event: events.CheckpointSaved) -> None:
+        self.heard.append(("pgzoo_checkpoint_saved", event))
+
+    @hookimpl
     def pgzoo_run_ended(self, event: events.RunEnded) -> None:
         self.heard.append(("pgzoo_run_ended", event))
 
@@ -68,6 +72,18 @@ def test_a_listener_that_raises_is_detached_and_the_others_hear_on(caplog: pytes
         relay(manager, EVENTS["pgzoo_run_ended"])
     assert [len(ear.heard) for ear in (before, broken, after)] == [2, 1, 2]
     assert caplog.messages == ['Listener "broken" raised in pgzoo_update_done and is detached: RuntimeError: oh']
+
+
+def test_an_error_without_words_is_told_by_its_name(caplog: pytest.LogCaptureFixture) -> None:
+    class Mute:
+        @hookimpl
+        def pgzoo_run_ended(self) -> None:
+            raise NotImplementedError
+
+    manager = listener_manager()
+    add_listener(manager, "mute", Mute())
+    relay(manager, EVENTS["pgzoo_run_ended"])
+    assert caplog.messages == ['Listener "mute" raised in pgzoo_run_ended and is detached: NotImplementedError']
 
 
 def test_the_argument_may_be_left_out() -> None:

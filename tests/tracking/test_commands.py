@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pgzoo.cli.ui import deep_link, free_port
+from pgzoo.cli.ui import deep_link, free_port, last_words
 from pgzoo.errors import StoreError
+from pgzoo.tracking import pending
 
 if TYPE_CHECKING:
     from conftest import Place
@@ -31,6 +32,15 @@ def test_a_taken_port_is_said_or_passed_over(capsys: pytest.CaptureFixture[str])
         with pytest.raises(StoreError, match=f"Can't listen on 127.0.0.1:{port}: .*Choose another --port"):
             free_port("127.0.0.1", port)
     assert free_port("127.0.0.1", port) == port
+
+
+def test_a_server_that_does_not_start_is_quoted_where_it_says_why() -> None:
+    log = (
+        "INFO: starting\nsqlalchemy.exc.DatabaseError: file is not a database\n[SQL: SELECT 1]\n(Background on this)\n"
+    )
+    assert last_words(log) == "sqlalchemy.exc.DatabaseError: file is not a database"
+    assert last_words("one\n  two  \n\n") == "two"
+    assert last_words("") == "it said nothing"
 
 
 @pytest.mark.parametrize("command", ["ui", "sync"])
@@ -59,6 +69,18 @@ def test_an_unreachable_server_is_said(tmp_path: Path) -> None:
     assert run.returncode == 2
     assert "doesn't answer" in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_a_broken_store_is_quoted_in_one_line(place: Place) -> None:
+    place.database.write_bytes(b"SQLite format 3\0" + bytes(range(256)) * 20)
+    child = place.train("waits", updates=2, wait=0)
+    assert child.wait(timeout=60) == 0
+    [(store, error)] = place.eventually(lambda: pending(place.home).errors).items()
+    assert store == place.home.default_uri
+    assert "DatabaseError" in error and "\n" not in error
+    checked = place.pgzoo("doctor")
+    assert error in checked.stdout and checked.stdout.endswith("Nothing is broken; see the notes on tracking.\n")
+    assert checked.returncode == 0
 
 
 def test_ui_serves_the_store_until_interrupted(embedded: Place) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pgzoo.errors import StoreError, UnknownName
 from pgzoo.tracking import Home, Session, find
-from pgzoo.tracking.ledger import write_json
+from pgzoo.tracking.ledger import start_of, write_json
+
+if TYPE_CHECKING:
+    from conftest import Place
 
 
 @pytest.fixture
@@ -62,12 +68,47 @@ def test_what_is_found(home: Home) -> None:
     assert found.artifact("policy/policy.safetensors").read_bytes() == b"weights"
 
 
+def test_files_of_an_sqlite_store_lie_beside_the_journals_and_a_server_keeps_its_own(home: Home) -> None:
+    for uri, expected in (
+        (home.default_uri, home.artifacts.as_uri()),
+        ("sqlite:////elsewhere/runs.db", home.artifacts.as_uri()),
+        ("http://there", None),
+    ):
+        journal = Session(home, "g4", uri).journal(
+            f"g4-{len(uri)}", name="n s0", experiment="e", seed=0, algorithm="a", env="CartPole-v1"
+        )
+        start = start_of(journal.path)
+        journal.end("FINISHED")
+        assert start is not None and start.get("artifacts") == expected
+
+
 def test_a_missing_artifact_is_said_and_no_path_leaves_the_run(home: Home) -> None:
     [found] = find("g2-1", home)
     with pytest.raises(StoreError, match="has no artifact video"):
         found.artifact("video.mp4")
     with pytest.raises(ValueError, match="artifact path"):
         found.artifact("../journal.jsonl")
+
+
+def test_an_artifact_of_a_run_of_another_machine_is_downloaded_once(embedded: Place, tmp_path: Path) -> None:
+    embedded.result(embedded.train("far", updates=3))
+    code = (
+        "from pgzoo.errors import StoreError\nfrom pgzoo.tracking import Home, find\n"
+        f"[found] = find('far', Home.find(), {embedded.home.default_uri!r})\n"
+        "assert found.path is None\n"
+        "first = found.artifact('plots/learning_curve.png')\n"
+        "assert first.parts[-2:] == ('plots', 'learning_curve.png') and first.read_bytes()[1:4] == b'PNG'\n"
+        "assert found.artifact('plots/learning_curve.png') == first\n"
+        "assert found.artifact('episodes.csv').parent == first.parent.parent\n"
+        "try: found.artifact('policy/policy.json')\n"
+        "except StoreError as error: print(error)\n"
+    )
+    env = {**embedded.env, "PGZOO_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"Run little s0 \(\w+\) has no artifact policy/policy.json: it ended before .*\n", done.stdout)
 
 
 def test_an_unknown_reference_names_the_nearest(home: Home) -> None:

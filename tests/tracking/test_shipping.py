@@ -62,6 +62,7 @@ class TestEmbeddedStore:
         assert len(embedded.ask("SELECT * FROM experiments WHERE name = 'pgzoo/Corridor-v0'")) == 1
         [(view,)] = embedded.ask("SELECT value FROM experiment_tags WHERE key = 'mlflow.sharedViewState.pgzoo'")
         assert json.loads(view)["groupBy"]["groupByKeys"] == [{"mode": "param", "groupByData": "algorithm"}]
+        assert json.loads(view)["compareRunCharts"][0]["metricKey"] == "train/return_mean"
         assert embedded.ask("PRAGMA journal_mode") == [("wal",)]
 
     def test_a_resumed_key_goes_on_with_the_same_run(self, embedded: Place) -> None:

@@ -1,0 +1,203 @@
+"""A checkpoint: one member's train state as two files that anybody can read, whole or not there.
+
+    state.safetensors   every tensor and array, under the path of its leaf ("params/policy.weight.0")
+    state.json          all else: schema, version, what its owner knows, environments; and the digest of the other file
+
+No code, no pickle. A folder of checkpoints keeps the last few and the best.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pgzoo.errors import CheckpointError
+from pgzoo.types import Collector, TrainState
+
+__all__ = ["KEPT", "Checkpoint", "latest", "load", "paths", "save"]
+
+SCHEMA = 1
+TENSORS, DESCRIPTION = "state.safetensors", "state.json"
+KEPT = 3
+"""Checkpoints that a run keeps beside the best one."""
+FOLDER_NAME = "checkpoints"
+FOLDER = re.compile(r"step-(\d{12})")
+TREES = ("params", "buffers", "optimizer")
+ARRAYS = ("active", "env_steps", "episodes", "updates", "progress", "recent")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One member's state (S = 1) and what its owner wrote beside it."""
+
+    path: Path
+    state: TrainState
+    about: Mapping[str, Any]
+
+    @property
+    def env_steps(self) -> int:
+        """Where the member stood."""
+        return int(self.state.env_steps[0])
+
+
+def save(folder: Path, state: TrainState, about: Mapping[str, Any], *, score: float | None = None) -> Path:
+    """Write one member's `state` (S = 1) as a new checkpoint in `folder`; return where.
+
+    `about` is plain JSON. A power cut leaves the checkpoint whole or not there. Of those that are there the last
+    `KEPT` stay, and the one with the greatest `score`.
+
+    Raises:
+        OSError: the disk is full or can't be written; the checkpoints before are as they were.
+    """
+    from safetensors.torch import save as pack
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: torch.as_tensor(leaf).contiguous() for name, leaf in _leaves(state)}
+    packed = pack(tensors)
+    description = {
+        "schema": SCHEMA,
+        "pgzoo": version("pgzoo"),
+        "digest": hashlib.sha256(packed).hexdigest(),
+        "score": score,
+        "order": [name for name, _ in _leaves(state)],
+        "environments": None if state.environments is None else state.environments[0],
+        "about": dict(about),
+    }
+    text = json.dumps(description, allow_nan=False).encode()
+    target = folder / f"step-{int(state.env_steps[0]):012d}"
+    fresh = Path(tempfile.mkdtemp(dir=folder, prefix=".new-"))
+    try:
+        for name, data in ((TENSORS, packed), (DESCRIPTION, text)):
+            with (fresh / name).open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        fresh.chmod(0o755)
+        if target.exists():
+            shutil.rmtree(target)
+        fresh.rename(target)
+        _sync(folder)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    _prune(folder)
+    return target
+
+
+def paths(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if FOLDER.fullmatch(path.name))
+
+
+def latest(folder: Path) -> Checkpoint:
+    """Load the newest checkpoint in a folder.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged; the message offers the one before.
+    """
+    found = paths(folder)
+    if not found:
+        raise CheckpointError(f"There is no checkpoint in {folder}.")
+    try:
+        return load(found[-1])
+    except CheckpointError as error:
+        if len(found) < 2:
+            raise
+        step = int(found[-2].name.removeprefix("step-"))
+        raise CheckpointError(f"{error} The one before is whole as far as it goes: --from-step {step}") from error
+
+
+def load(path: Path) -> Checkpoint:
+    """Load a checkpoint; nothing in it is executed.
+
+    Raises:
+        CheckpointError: it is missing, damaged, foreign, or of a newer schema.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load as unpack
+
+    try:
+        description = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
+        packed = (path / TENSORS).read_bytes()
+        if description["schema"] > SCHEMA:
+            raise CheckpointError(
+                f"{path} was written by pgzoo {description['pgzoo']}, in a newer form than this version reads. "
+                "Upgrade: pip install -U pgzoo"
+            )
+        if hashlib.sha256(packed).hexdigest() != description["digest"]:
+            raise CheckpointError(f"The checkpoint {path} is damaged: {TENSORS} is not what {DESCRIPTION} says it is.")
+        found = unpack(packed)
+        state = _state({name: found[name] for name in description["order"]}, description["environments"])
+        return Checkpoint(path, state, description["about"])
+    except OSError as error:
+        raise CheckpointError(f"No checkpoint in {path}: {error.strerror}: {error.filename}.") from error
+    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise CheckpointError(f"The checkpoint {path} is damaged: {type(error).__name__}: {error}.") from error
+
+
+def _leaves(state: TrainState) -> Iterator[tuple[str, Any]]:
+    for tree in TREES:
+        yield from ((f"{tree}/{name}", leaf.detach()) for name, leaf in getattr(state, tree).items())
+    yield from ((name, getattr(state, name)) for name in ARRAYS)
+    if state.collector is not None:
+        kept = state.collector._asdict().items()
+        yield from ((f"collector/{name}", np.ascontiguousarray(leaf)) for name, leaf in kept if leaf is not None)
+
+
+def _state(tensors: Mapping[str, torch.Tensor], environments: Any) -> TrainState:
+    def under(prefix: str) -> dict[str, torch.Tensor]:
+        return {name.removeprefix(prefix): leaf for name, leaf in tensors.items() if name.startswith(prefix)}
+
+    collector = {name: leaf.numpy() for name, leaf in under("collector/").items()}
+    leaves: dict[str, Any] = {tree: under(f"{tree}/") for tree in TREES}
+    leaves |= {name: tensors[name].numpy() for name in ARRAYS}
+    return TrainState(
+        **leaves,
+        collector=Collector(**collector) if collector else None,
+        environments=None if environments is None else (environments,),
+    )
+
+
+def _prune(folder: Path) -> None:
+    found = paths(folder)
+    scores = {path: score for path in found if (score := _score(path)) is not None}
+    best = max(scores, key=lambda path: (scores[path], path.name), default=None)
+    for path in found[:-KEPT]:
+        if path != best:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _score(path: Path) -> float | None:
+    try:
+        score = json.loads((path / DESCRIPTION).read_text(encoding="utf-8")).get("score")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return score if isinstance(score, float) else None
+
+
+def _sync(folder: Path) -> None:
+    """Make a rename last, where the system lets a folder be synced."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)

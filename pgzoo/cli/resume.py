@@ -1,0 +1,77 @@
+"""`pgzoo resume RUN_ID`: go on with a run that was cut off, or for longer."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from pgzoo.cli.common import json_option, open_catalog, plugin_options, typed
+from pgzoo.cli.run import EXIT_CODES
+
+__all__ = ["command"]
+
+
+@click.command("resume", context_settings={"ignore_unknown_options": True})
+@click.argument("run_id")
+@click.option("--total-steps", metavar="N", help="Go on to so many environment steps per seed.")
+@click.option("--from-step", type=click.IntRange(min=0), metavar="N", help="Go on from the checkpoint at this step.")
+@click.option("--tracking-uri", metavar="URI", help="MLflow store to ask if the run isn't known on this machine.")
+@plugin_options
+@json_option
+@click.option("--no-progress", is_flag=True, help="Show no progress.")
+@click.argument("others", nargs=-1, type=click.UNPROCESSED, metavar="")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    run_id: str,
+    total_steps: str | None,
+    from_step: int | None,
+    tracking_uri: str | None,
+    imports: tuple[str, ...],
+    blocked: tuple[str, ...],
+    as_json: bool,
+    no_progress: bool,
+    others: tuple[str, ...],
+) -> None:
+    """Go on with a run: an MLflow run id, a run key, a group or a name.
+
+    It goes on from its last checkpoint, in the same MLflow run, as if it had never been left. A run that is complete
+    gets what is missing, such as its evaluation.
+    """
+    from pgzoo.cli import summary
+    from pgzoo.resume import resume
+    from pgzoo.tracking import Home, find
+
+    if others:
+        raise click.UsageError(
+            f"{others[0]} can't be given: a run goes on with the settings that it had. Only --total-steps may change. "
+            "For other settings start a new run.",
+            ctx,
+        )
+    catalog = open_catalog(blocked=blocked, imports=imports)
+    found = find(run_id, Home.find(), tracking_uri)
+    progress = "none" if no_progress else "bar" if sys.stderr.isatty() else "plain"
+    steps = None if total_steps is None else _whole(ctx, total_steps)
+    result = resume(found, catalog, total_steps=steps, from_step=from_step, command=typed(), progress=progress)
+    if not as_json:
+        summary.print_result(result)
+    result = summary.ship(result)
+    if as_json:
+        summary.print_json(result)
+    else:
+        summary.print_way_on(result)
+    if result.error:
+        raise result.error
+    ctx.exit(EXIT_CODES.get(result.status, 0))
+
+
+def _whole(ctx: click.Context, text: str) -> int:
+    """Read 1e6 as the whole number that it is."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if number < 1 or not number.is_integer():
+        raise click.UsageError(f"--total-steps: give a whole number of steps, at least 1 (got {text!r}).", ctx)
+    return int(number)

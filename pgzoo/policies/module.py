@@ -1,0 +1,206 @@
+"""A policy from anybody's `torch.nn.Module`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from pgzoo.config import ActionConfig
+from pgzoo.errors import UnfitError
+from pgzoo.ops.heads import ActionHead, ObsEncoder
+from pgzoo.ops.nets import ROW_BLOCK
+from pgzoo.types import ActorInputs, Array, Inputs, Output, Params, Spec
+
+__all__ = ["ModulePolicy", "module_policy"]
+
+Build = Callable[[Any, int], nn.Module]
+"""`build(inputs, outputs)`: a module that maps `[rows, *inputs]` to `[rows, outputs]`."""
+
+Lift = Literal["loop", "vmap"]
+
+NET, CRITIC = "net.", "critic.net."
+
+
+def module_policy(build: Build, lift: Lift = "loop") -> Callable[[Any, Spec, frozenset[str]], ModulePolicy]:
+    """Make a policy of a function that builds a module; the result is registered as any policy is.
+
+        registry.policy("my-net", pgzoo.module_policy(build), config=ActionConfig)
+
+    Args:
+        build: `build(inputs, outputs) -> nn.Module`, of float32 parameters, that maps `[rows, *inputs]` to
+            `[rows, outputs]`, each row by itself. `inputs` is a number for vectors and Discrete observations (which
+            come one-hot), a shape for a Box of more or no dimensions, images among them; all come as float32.
+            It is called for every seed, with torch's generator seeded for it, and again for a critic, with 1 output.
+        lift: how one module serves several seeds. "loop" runs them one after the other; a seed gets the same bits
+            alone and among others. "vmap" runs them as one, which is faster for small modules and many seeds; a seed
+            may then differ in the last bits from what it is alone.
+
+    With `config=ActionConfig` registered, the settings of distributions (`--policy.distribution`) are its options.
+    """
+    if lift not in ("loop", "vmap"):
+        raise ValueError(f'lift is "loop" or "vmap", not {lift!r}')
+
+    def factory(config: Any, spec: Spec, needs: frozenset[str]) -> ModulePolicy:
+        return ModulePolicy(build, lift, config, spec, needs)
+
+    factory.__doc__ = build.__doc__ or "A policy made from a torch module."
+    return factory
+
+
+class ModulePolicy:
+    """A module between the observations and the parameters of a distribution, with weights from outside.
+
+    Buffers and parameters that don't require a gradient are constants: they are saved, and the same for every seed.
+
+    Raises:
+        UnfitError: the module writes buffers or draws random numbers while it is evaluated, its parameters are not
+            float32, or the algorithm needs a second value on the policy's own layers.
+    """
+
+    def __init__(self, build: Build, lift: Lift, config: Any, spec: Spec, needs: frozenset[str]) -> None:
+        who = f"the policy of {getattr(build, '__qualname__', type(build).__name__)}"
+        if "aux_value" in needs:
+            raise UnfitError(f"{who} is a module with one output, and the algorithm needs a value on its layers.")
+        self.build, self.lift, self.critic = build, lift, "value" in needs
+        space = spec.observation_space
+        self.encoder = None
+        if isinstance(space, gym.spaces.Discrete) or (isinstance(space, gym.spaces.Box) and len(space.shape) == 1):
+            self.encoder = ObsEncoder(space, who)
+        self.inputs: int | tuple[int, ...] = self.encoder.size if self.encoder else (space.shape or ())
+        action = config if isinstance(config, ActionConfig) else ActionConfig()
+        self.head = ActionHead(spec, action, needs, who)
+        self.noise, self.noise_size, self.to_env = self.head.noise, self.head.noise_size, self.head.to_env
+        self.modules = {NET: self._built(np.random.default_rng(0), self.head.outputs)}
+        if self.critic:
+            self.modules[CRITIC] = self._built(np.random.default_rng(1), 1)
+        for prefix, module in self.modules.items():
+            _refuse_the_impure(module, self._sample(), 1 if prefix == CRITIC else self.head.outputs, who)
+
+    def init(self, rng: np.random.Generator) -> Params:
+        """One member's parameters, as `build` draws them; torch's generator is left as it was."""
+        params = _learned(self._built(rng, self.head.outputs), NET) | self.head.init()
+        return params | (_learned(self._built(rng, 1), CRITIC) if self.critic else {})
+
+    def buffers(self) -> Params:
+        """What the module keeps and doesn't learn."""
+        return {name: value for prefix, module in self.modules.items() for name, value in _kept(module, prefix).items()}
+
+    def apply(self, params: Params, inputs: Inputs) -> Output:
+        """Distribution and values of a batch: obs `[S, T, B, *O]`."""
+        obs, shape = inputs.obs, inputs.obs.shape[:3]
+        x = self.encoder.encode(obs) if self.encoder else obs.float()
+        x = x.flatten(1, 2)
+        outputs = self._run(NET, params, x).reshape(*shape, self.head.outputs)
+        return Output(
+            dist=self.head.distribution(outputs, params, inputs.action_mask),
+            value=self._run(CRITIC, params, x).reshape(shape) if self.critic else None,
+        )
+
+    def actor(self, params: Params) -> ModuleActor:
+        """Act through the same module, without gradients."""
+        return ModuleActor(self, params)
+
+    def run(self, params: Params, x: Tensor) -> Tensor:
+        """What the module makes of `x [S, rows, *inputs]`: `[S, rows, outputs]`."""
+        return self._run(NET, params, x)
+
+    def _run(self, prefix: str, params: Params, x: Tensor) -> Tensor:
+        module = self.modules[prefix]
+        tensors = {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
+
+        def call(one: Params, rows: Tensor) -> Tensor:
+            found: Tensor = functional_call(module, one, (rows,))
+            return found
+
+        if self.lift == "vmap":
+            together: Tensor = vmap(call)(tensors, x)
+            return together
+        each = []
+        for member, rows in enumerate(x):
+            # copies begin where every tensor does: kernels choose by addresses how to sum
+            one = {name: value[member].clone() for name, value in tensors.items()}
+            blocks = rows.split(ROW_BLOCK) if len(rows) % ROW_BLOCK == 0 else (rows,)
+            each.append(torch.cat([call(one, block.clone()) for block in blocks]))
+        return torch.stack(each)
+
+    def _built(self, rng: np.random.Generator, outputs: int) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(rng.integers(2**63)))
+            return self.build(self.inputs, outputs)
+
+    def _sample(self) -> Tensor:
+        shape = (self.inputs,) if isinstance(self.inputs, int) else self.inputs
+        return torch.linspace(-1, 1, 2 * int(np.prod(shape))).reshape(2, *shape)
+
+
+class ModuleActor:
+    """The module's forward pass, and the family's draw."""
+
+    def __init__(self, policy: ModulePolicy, params: Params) -> None:
+        self.policy, self.log_std = policy, policy.head.log_std_of(params)
+        self.params = {name: value for name, value in params.items() if name.startswith(NET)}
+
+    def __call__(self, seen: ActorInputs, noise: Array | None) -> tuple[Array, None]:
+        """`obs [S, N, *O]`, `noise [S, N, K]` or None -> actions `[S, N, *A]`."""
+        policy = self.policy
+        obs = policy.encoder.encode_numpy(seen.obs) if policy.encoder else seen.obs.astype(np.float32)
+        with torch.no_grad():
+            outputs = policy.run(self.params, torch.from_numpy(obs)).numpy()
+        return policy.head.choose(outputs, self.log_std, seen.action_mask, noise), None
+
+
+def _learned(module: nn.Module, prefix: str) -> Params:
+    return {prefix + name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
+
+
+def _kept(module: nn.Module, prefix: str) -> Params:
+    frozen = {name: p for name, p in module.named_parameters() if not p.requires_grad}
+    return {prefix + name: value.detach().clone() for name, value in (frozen | dict(module.named_buffers())).items()}
+
+
+def _refuse_the_impure(module: nn.Module, rows: Tensor, outputs: int, who: str) -> None:
+    """Evaluate the module once, as in training, and see what it does beside that."""
+    for name, parameter in module.named_parameters():
+        if parameter.dtype != torch.float32:
+            raise UnfitError(f"{who}: the parameter {name} is {parameter.dtype}; all of them must be float32.")
+    drew: list[str] = []
+
+    def before(part: nn.Module, _: Any) -> None:
+        part.__dict__["_pgzoo_generator"] = torch.get_rng_state()
+
+    def after(part: nn.Module, *_: Any) -> None:
+        if not torch.equal(part.__dict__.pop("_pgzoo_generator"), torch.get_rng_state()):
+            drew.append(names[part])
+
+    names = {part: f"{type(part).__name__} ({name or 'the module itself'})" for name, part in module.named_modules()}
+    hooks = [
+        hook for part in names for hook in (part.register_forward_pre_hook(before), part.register_forward_hook(after))
+    ]
+    kept = {name: value.clone() for name, value in module.named_buffers()}
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            found = module.train()(rows)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if drew:  # the innermost part comes first
+        raise UnfitError(
+            f"{who}: {drew[0]} draws random numbers while it is evaluated. What acts and what learns would be two "
+            "policies; leave it out."
+        )
+    for name, value in module.named_buffers():
+        if not torch.equal(kept[name], value):
+            part = module.get_submodule(name.rpartition(".")[0])
+            raise UnfitError(
+                f"{who}: {names[part]} writes its buffer {name.rpartition('.')[2]} while it is evaluated. A policy is "
+                "a pure function of its parameters: take a layer without running statistics, say LayerNorm; "
+                "--normalize-obs shifts and scales observations."
+            )
+    if found.shape != (len(rows), outputs):
+        raise UnfitError(f"{who}: {outputs} outputs were asked for; {len(rows)} rows gave shape {list(found.shape)}.")

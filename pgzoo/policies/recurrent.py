@@ -1,0 +1,126 @@
+"""Policies with memory."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+import torch.nn.functional as F
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from pgzoo.ops.heads import ActionHead, ObsEncoder
+from pgzoo.ops.nets import ROW_ALIGN, ROW_BLOCK, Activation, init_mlp, layers_of, mlp, mlp_numpy, numpy_layers
+from pgzoo.ops.recurrent import CELLS, CellName, init_cell, run, run_numpy
+from pgzoo.policies.mlp import LinearConfig
+from pgzoo.types import ActorInputs, Array, Inputs, Output, Params, Spec
+
+
+class RecurrentConfig(LinearConfig):
+    """Settings of the policies `gru` and `lstm`."""
+
+    hidden: Annotated[tuple[PositiveInt, ...], Field(description="widths of the layers before the memory")] = (64,)
+    memory: Annotated[PositiveInt, Field(description="units of the memory")] = 64
+    activation: Annotated[Activation, Field(description="activation of the layers before the memory")] = "tanh"
+
+
+class Recurrent:
+    """Layers of `hidden` units, a memory, and on what that puts out the parameters of a distribution.
+
+    The memory is reset to zero before the first step of every episode, when it acts as when it learns. A critic, where
+    one is needed, is one more output of the same memory: it must remember what the policy does, and a memory of its own
+    would double the most expensive part. The state that goes from step to step is one array `[S, N, state_size]`; an
+    LSTM's holds its output and its cell side by side.
+    """
+
+    def __init__(self, name: CellName, config: RecurrentConfig, spec: Spec, needs: frozenset[str]) -> None:
+        who = f'policy "{name}"'
+        self.name, self.cell, self.config, self.needs = name, CELLS[name], config, needs
+        self.head, self.encoder = ActionHead(spec, config, needs, who), ObsEncoder(spec.observation_space, who)
+        self.noise, self.noise_size, self.to_env = self.head.noise, self.head.noise_size, self.head.to_env
+        self.state_size = self.cell.parts * config.memory
+
+    def init(self, rng: np.random.Generator) -> Params:
+        """One member's layers; those on the input end in what it adds to the memory's gates, each gate as if alone."""
+        c, gates = self.config, self.cell.gates
+
+        def layers(prefix: str, sizes: tuple[int, ...], last_gain: float) -> Params:
+            made = init_mlp(rng, sizes, activation=c.activation, init=c.init, last_gain=last_gain)
+            return {prefix + name: value for name, value in made.items()}
+
+        params = layers("", (self.encoder.size, *c.hidden, gates * c.memory), gates**0.5)
+        params |= {f"memory.{name}": value for name, value in init_cell(rng, self.name, c.memory, c.init).items()}
+        params |= layers("head.", (c.memory, self.head.outputs), 0.01) | self.head.init()
+        if "value" in self.needs:
+            params |= layers("critic.", (c.memory, 1), 1.0)
+        if "aux_value" in self.needs:
+            params |= layers("critic.aux.", (c.memory, 1), 1.0)
+        return params
+
+    def apply(self, params: Params, inputs: Inputs) -> Output:
+        """Distribution and values of sequences: obs `[S, T, B, *O]`, state `[S, B, M]`, starts `[S, T, B]`.
+
+        Environments are filled up to whole vectors, and steps to whole blocks of rows: then products are of the same
+        size whatever fills up a sequence at its end.
+        """
+        c = self.config
+        assert inputs.state is not None and inputs.starts is not None
+        steps, envs = (shape := inputs.obs.shape[:3])[1:]
+        wide = -(-envs // ROW_ALIGN) * ROW_ALIGN
+        rows = -(-steps * wide // ROW_BLOCK) * ROW_BLOCK
+
+        def by_rows(x: Tensor) -> Tensor:  # [S, T, wide, K] -> [S, rows, K]
+            return F.pad(x.flatten(1, 2), (0, 0, 0, rows - steps * wide))
+
+        def by_steps(x: Tensor) -> Tensor:
+            return x[:, : steps * wide].reshape(-1, steps, wide, x.shape[-1])
+
+        x = F.pad(self.encoder.encode(inputs.obs), (0, 0, 0, wide - envs))
+        x = by_steps(mlp(layers_of(params), by_rows(x), c.activation))
+        state, starts = F.pad(inputs.state, (0, 0, 0, wide - envs)), F.pad(inputs.starts, (0, wide - envs))
+        remembered, state = run(self.cell, x, params["memory.weight"], params["memory.bias"], state, starts)
+        features = by_rows(remembered)
+
+        def read(prefix: str) -> Tensor:
+            return by_steps(mlp(layers_of(params, prefix), features, c.activation))[:, :, :envs]
+
+        return Output(
+            dist=self.head.distribution(read("head."), params, inputs.action_mask),
+            value=read("critic.").reshape(shape) if "value" in self.needs else None,
+            state=state[:, :envs],
+            aux_value=read("critic.aux.").reshape(shape) if "aux_value" in self.needs else None,
+        )
+
+    def actor(self, params: Params) -> RecurrentActor:
+        """Act through numpy views that share memory with the parameters."""
+        return RecurrentActor(self, params)
+
+
+class RecurrentActor:
+    """One step in numpy."""
+
+    def __init__(self, policy: Recurrent, params: Params) -> None:
+        self.policy, self.log_std = policy, policy.head.log_std_of(params)
+        arrays = {name: value.detach().numpy() for name, value in params.items()}
+        self.layers = numpy_layers({name: arrays[name] for name in layers_of(params)})
+        self.weight, self.bias = arrays["memory.weight"], arrays["memory.bias"][:, None]
+        self.last = [(arrays["head.weight.0"], arrays["head.bias.0"][:, None])]
+
+    def __call__(self, seen: ActorInputs, noise: Array | None) -> tuple[Array, Array]:
+        """`obs [S, N, *O]`, `noise [S, N, K]` or None -> actions `[S, N, *A]` and the memory after, `[S, N, M]`."""
+        policy, act = self.policy, self.policy.config.activation
+        assert seen.state is not None and seen.starts is not None
+        x = mlp_numpy(self.layers, policy.encoder.encode_numpy(seen.obs), act)
+        state = run_numpy(policy.cell, x, self.weight, self.bias, seen.state, seen.starts)
+        outputs = mlp_numpy(self.last, state[..., : policy.config.memory], act)
+        return policy.head.choose(outputs, self.log_std, seen.action_mask, noise), state
+
+
+def gru(config: RecurrentConfig, spec: Spec, needs: frozenset[str]) -> Recurrent:
+    """A memory of gated recurrent units."""
+    return Recurrent("gru", config, spec, needs)
+
+
+def lstm(config: RecurrentConfig, spec: Spec, needs: frozenset[str]) -> Recurrent:
+    """A long short-term memory."""
+    return Recurrent("lstm", config, spec, needs)

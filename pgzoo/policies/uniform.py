@@ -1,0 +1,63 @@
+"""A policy that has nothing to learn."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from pgzoo.config import ActionConfig, ComponentConfig
+from pgzoo.errors import UnfitError
+from pgzoo.ops.heads import ActionHead
+from pgzoo.types import ActorInputs, Array, Inputs, Output, Params, Spec
+
+NEVER_MIND = -1e4
+"""Two of these give Beta(1 + softplus, 1 + softplus) = Beta(1, 1), the uniform distribution."""
+
+
+class Uniform:
+    """Uniform over the allowed actions, or over a bounded Box. It looks at nothing and has no parameters.
+
+    There is no uniform distribution over a Box without bounds: each of its dimensions gets a standard normal, clipped
+    to the bounds that there are. The mode of something uniform is the first allowed action, no bit, the middle
+    of a Box: for a baseline, look at the sampled evaluation.
+    """
+
+    def __init__(self, config: ComponentConfig, spec: Spec, needs: frozenset[str]) -> None:
+        who, space = 'policy "uniform"', spec.action_space
+        if needs:
+            raise UnfitError(
+                f"{who} has no parameters, and the algorithm needs something that learns ({', '.join(sorted(needs))}). "
+                "Choose another policy (pgzoo policies) or algorithm."
+            )
+        bounded = isinstance(space, gym.spaces.Box) and space.is_bounded() and np.issubdtype(space.dtype, np.floating)
+        self.head = ActionHead(spec, ActionConfig(distribution="beta" if bounded else "auto"), needs, who)
+        self.noise, self.noise_size, self.to_env = self.head.noise, self.head.noise_size, self.head.to_env
+        self.output = NEVER_MIND if bounded else 0.0
+        self.log_std = torch.zeros(1, self.head.family.scale_size)
+
+    def init(self, rng: np.random.Generator) -> Params:
+        """Nothing."""
+        return {}
+
+    def apply(self, params: Params, inputs: Inputs) -> Output:
+        """The same distribution everywhere: obs `[S, T, B, *O]`."""
+        outputs = torch.full((*inputs.obs.shape[:3], self.head.outputs), self.output)
+        return Output(self.head.distribution(outputs, {"log_std": self.log_std}, inputs.action_mask))
+
+    def actor(self, params: Params) -> UniformActor:
+        """Draw."""
+        return UniformActor(self)
+
+
+class UniformActor:
+    """Draws from the same distribution at every step."""
+
+    def __init__(self, policy: Uniform) -> None:
+        self.policy = policy
+
+    def __call__(self, seen: ActorInputs, noise: Array | None) -> tuple[Array, None]:
+        """`obs [S, N, *O]`, `noise [S, N, K]` or None -> actions `[S, N, *A]`."""
+        policy = self.policy
+        outputs = np.full((*seen.obs.shape[:2], policy.head.outputs), policy.output, np.float32)
+        return policy.head.choose(outputs, policy.log_std.numpy(), seen.action_mask, noise), None

@@ -1,0 +1,129 @@
+"""Go on with a run that was left: its state from its checkpoints, the code from installed plugins."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pgzoo import checkpoint, tracking
+from pgzoo.config import Layer, RunConfig, read_yaml, resolve
+from pgzoo.errors import CheckpointError, StoreError, UsageError
+from pgzoo.ops.members import join
+from pgzoo.runner import Resumption, run_config
+from pgzoo.training import Standing
+
+if TYPE_CHECKING:
+    from pgzoo.checkpoint import Checkpoint
+    from pgzoo.registry import Catalog
+    from pgzoo.result import Result
+    from pgzoo.tracking import Found
+
+__all__ = ["resume"]
+
+_log = logging.getLogger("pgzoo")
+
+
+def resume(
+    found: Sequence[Found],
+    catalog: Catalog,
+    *,
+    total_steps: int | None = None,
+    from_step: int | None = None,
+    command: str = "",
+    progress: str = "none",
+) -> Result:
+    """Go on with runs of one group, all seeds together, to their end or to another `total_steps`.
+
+    Each goes on from its newest checkpoint, or from the one at `from_step`, in the same MLflow run. Seeds that had come
+    to their end stay there, unless there are more steps to do; what is missing of them (evaluation, artifacts) is made.
+
+    Raises:
+        CheckpointError: there is no checkpoint here, it is damaged, or the settings beside it are not its own.
+        UsageError: a component of the run isn't installed, or its environment can't be made here.
+    """
+    checkpoints = [_load(one, from_step) for one in found]
+    config = _config(found, checkpoints, catalog, total_steps)
+    _tell_what_differs(checkpoints)
+    state = join([c.state for c in checkpoints])
+    told = [str(c.about["status"]) for c in checkpoints]
+    # who failed or was cut off tries again; who is done goes on if there are more steps to do
+    again = [status in ("running", "interrupted", "failed") for status in told]
+    again = [
+        a or (status == "finished" and _more(config, c)) for a, status, c in zip(again, told, checkpoints, strict=True)
+    ]
+    standing = Standing(
+        state._replace(active=np.array(again)),
+        tuple("running" if a else status for a, status in zip(again, told, strict=True)),  # type: ignore[misc]
+        tuple("" if a else str(c.about["reason"]) for a, c in zip(again, checkpoints, strict=True)),
+    )
+    listeners = tuple(c.about["listeners"] for c in checkpoints)
+    resumption = Resumption(found[0].group, standing, listeners)
+    return run_config(config, catalog, command=command, progress=progress, resumption=resumption)
+
+
+def _more(config: RunConfig, at: Checkpoint) -> bool:
+    steps, episodes = config.total_steps, config.total_episodes
+    return (steps is None or at.env_steps < steps) and (episodes is None or int(at.state.episodes[0]) < episodes)
+
+
+def _load(found: Found, from_step: int | None) -> Checkpoint:
+    if found.path is None:
+        raise CheckpointError(f"The checkpoints of run {found.name} ({found.run_key}) are not on this machine.")
+    folder = found.path / checkpoint.FOLDER_NAME
+    if from_step is None:
+        return checkpoint.latest(folder)
+    steps = {int(path.name.removeprefix("step-")): path for path in checkpoint.paths(folder)}
+    if from_step not in steps:
+        known = ", ".join(map(str, steps)) or "none"
+        raise CheckpointError(f"Run {found.name} has no checkpoint at step {from_step}; there are: {known}.")
+    return checkpoint.load(steps[from_step])
+
+
+def _config(
+    found: Sequence[Found], checkpoints: Sequence[Checkpoint], catalog: Catalog, total_steps: int | None
+) -> RunConfig:
+    """The settings of the run, with all seeds that go on. Raises CheckpointError where `config.yaml` says otherwise."""
+    told: dict[str, Any] = dict(checkpoints[0].about["config"])
+    module, colon, _ = str(told.get("env")).partition(":")
+    if colon and module not in sys.modules:
+        raise UsageError(f'The run\'s environment is in module "{module}". Runs load no code: add --import {module}.')
+    over: dict[str, Any] = {"seeds": [one.seed for one in found], "experiment": found[0].experiment}
+    if found[0].tracking_uri != tracking.resolve_uri(None, tracking.Home.find()):
+        over["tracking_uri"] = found[0].tracking_uri
+    if total_steps is not None:
+        over["total_steps"] = total_steps
+    config = resolve([Layer(told, ".".join), Layer(over, lambda path: f"--{path[0].replace('_', '-')}")], catalog)
+    was = resolve([Layer(told, ".".join)], catalog).flat()
+    for one in found:
+        try:
+            now = resolve([read_yaml(one.artifact("config.yaml"))], catalog).flat()
+        except StoreError:
+            continue  # it says nothing else, then
+        for key in sorted(was.keys() | now.keys()):
+            if was.get(key) != now.get(key) and key != "total_steps":
+                raise CheckpointError(
+                    f"Run {one.name} was left with {key} = {was.get(key)}, and its config.yaml now says "
+                    f"{now.get(key)}. A run goes on as it was: put it back, or start a new run."
+                )
+    return config
+
+
+def _tell_what_differs(checkpoints: Sequence[Checkpoint]) -> None:
+    """Say before anything happens what keeps a run from going on bit for bit."""
+    then = checkpoints[0].about["versions"]
+    for name, was in then.items():
+        try:
+            now = version(name)
+        except PackageNotFoundError:
+            now = "none"
+        if now != was:
+            _log.warning(
+                "The run was left with %s %s, and this is %s: its numbers may differ in the last bits.", name, was, now
+            )
+    if not all(c.about["exact"] for c in checkpoints):
+        _log.warning("These environments can't go on in the middle of an episode: episodes that were open begin anew.")

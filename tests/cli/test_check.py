@@ -75,4 +75,6 @@ def test_listing_is_what_plugins_does_unasked() -> None:
         return CliRunner().invoke(program, ["plugins", *words], prog_name="pgzoo", catch_exceptions=False).stdout
 
     assert plugins() == plugins("list") and plugins("--json") != plugins()
-    assert [p["name"] for p in json.loads(plugins("list", "--json"))] == [p["name"] for p in json.loads(plugins("--json"))]
+    assert [p["name"] for p in json.loads(plugins("list", "--json"))] == [
+        p["name"] for p in json.loads(plugins("--json"))
+    ]

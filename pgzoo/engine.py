@@ -452,13 +452,16 @@ class Engine:
         return np.stack([reset_seeds(seed, stream, n, int(update)) for seed, update in pairs])
 
     def _take_up(self, envs: VectorEnv, state: TrainState, at: Collector) -> Collector:
-        """Put the environments where they stood; where that can't be told, every open episode begins anew."""
+        """Put the environments where they stood; for members of which that isn't known, open episodes begin anew."""
         self._taking_up = False
-        if state.environments is None:
-            return rollout.begin(envs, self.plan.policy, self._resets(state, "resume"))
-        envs.reset(self._resets(state, "resume").reshape(-1))
-        envs.restore([row for member in state.environments for row in member])  # type: ignore[attr-defined]
-        return at
+        n, told = self.plan.config.num_envs, state.environments or (None,) * len(self._seeds)
+        fresh = state.updates == 0  # who hasn't begun begins as in a run that was never left
+        seeds = np.where(fresh[:, None], self._resets(state, "reset"), self._resets(state, "resume"))
+        begun = rollout.begin(envs, self.plan.policy, seeds)
+        known = np.array([rows is not None for rows in told])
+        if known.any():
+            envs.restore([row for rows in told for row in rows or [None] * n])  # type: ignore[attr-defined]
+        return freeze(known, at, begun)
 
     @contextmanager
     def _collecting(self) -> Iterator[None]:

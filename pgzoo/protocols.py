@@ -43,11 +43,11 @@ class EnvState(Protocol):
         ...
 
     def get(self, env: gym.Env[Any, Any]) -> Any:
-        """Return what it keeps as plain data that JSON can hold (see `envs.state.encode`)."""
+        """Return what it keeps as plain data: numbers, text, numpy's arrays, and lists, tuples and dicts of them."""
         ...
 
     def put(self, env: gym.Env[Any, Any], state: Any) -> None:
-        """Put a fresh environment where another stood; it then goes on bit for bit as that one."""
+        """Put an environment that was reset once where another stood; it then goes on bit for bit as that one."""
         ...
 
 
@@ -83,7 +83,7 @@ class VectorEnv(Protocol):
 
     Environments that can be left and taken up again also have
         save() -> list | None: where each row stands, as plain data; None if that can't be told;
-        restore(states): puts every row where it stood.
+        restore(states): after a reset, puts every row where it stood; None leaves that row as it is.
     """
 
     observation_space: gym.Space[Any]
@@ -199,8 +199,8 @@ class Algorithm(Protocol):
     the algorithm's settings. `estimator` names the default return estimator. `defaults` presets run keys,
     e.g. `{"num_envs": 8}`. Settings named `epochs` and `minibatches` say how a loss goes through what was collected.
 
-    An algorithm that keeps something has init(settings) -> Kept: one member's tensors, without the member axis. One that
-    is not meant to learn says `learns = False`.
+    An algorithm that keeps something has init(settings) -> Kept: one member's tensors, without the member axis.
+    One that is not meant to learn says `learns = False`.
     """
 
     collect: Collection | Callable[[Any], Collection]

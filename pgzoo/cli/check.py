@@ -1,4 +1,4 @@
-"""`pgzoo plugins check`: does a plugin, or a component, keep to its contract?"""
+"""`pgzoo plugins check`: whether a plugin, or a component, keeps to its contract."""
 
 from __future__ import annotations
 
@@ -33,9 +33,7 @@ def check(ctx: click.Context, name: str, imports: tuple[str, ...], blocked: tupl
     else:
         rows = [(f["component"], f["check"], "[green]ok" if f["ok"] else "[red]failed", f["message"]) for f in found]
         common.print_table(("Component", "Check", "Result", "Message"), rows)
-        click.echo(
-            f"{len(found)} checks, {failed} failed" if failed else f"{len(found)} checks, all in order", err=True
-        )
+        click.echo(f"{len(found)} checks, {failed or 'none'} failed", err=True)
     ctx.exit(1 if failed else 0)
 
 

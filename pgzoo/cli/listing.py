@@ -49,6 +49,7 @@ def _listing(kind: Kind, about: str, hint: str) -> click.Command:
     return command
 
 
+PLUGIN_HINT = "More: pgzoo doctor   Whether one keeps to its contract: pgzoo plugins check NAME"
 FACTS = {"family": "Family", "actions": "Actions", "recurrent": "Memory", "seeds": "Seeds", "source": "Source"}
 
 
@@ -102,7 +103,7 @@ def _list_plugins(imports: tuple[str, ...], blocked: tuple[str, ...], as_json: b
     common.print_table(
         ("Name", "Status", "Source", "From", "Offers"),
         rows,
-        hint="More: pgzoo doctor   Does one keep to its contract: pgzoo plugins check NAME",
+        hint=PLUGIN_HINT,
     )
 
 

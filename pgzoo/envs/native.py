@@ -103,11 +103,12 @@ class NativeCartPole:
         return [list(row) for row in zip(*(leaf.tolist() for leaf in leaves), strict=True)]
 
     def restore(self, states: Sequence[Any]) -> None:
-        """Put every row where it stood."""
-        state, steps, ended, streams = zip(*states, strict=True)
-        self._state[:] = np.array(state, np.float64).reshape(-1, 2, 2).transpose(1, 2, 0)
-        self._steps[:], self._ended[:] = steps, ended
-        self._streams[:] = np.array(streams, np.uint64)
+        """Put every row where it stood, but for those of which nothing is known (None)."""
+        rows = [row for row, saved in enumerate(states) if saved is not None]
+        state, steps, ended, streams = zip(*(states[row] for row in rows), strict=True)
+        self._state[:, :, rows] = np.array(state, np.float64).reshape(-1, 2, 2).transpose(1, 2, 0)
+        self._steps[rows], self._ended[rows] = steps, ended
+        self._streams[rows] = np.array(streams, np.uint64)
 
     def close(self) -> None:
         """Nothing to free."""

@@ -1,4 +1,4 @@
-"""Registers the built-in ways to run many environments."""
+"""Registers the built-in ways to run many environments, and to save where one stands."""
 
 from __future__ import annotations
 
@@ -19,3 +19,6 @@ def pgzoo_register(registry: Any) -> None:
     registry.env_backend(
         "native", "pgzoo.envs.native:NativeBackend", summary="all at once in numpy; CartPole only, many times faster"
     )
+    registry.env_state("classic-control", "pgzoo.envs.state:classic_control", summary="gymnasium's classic control")
+    registry.env_state("toy-text", "pgzoo.envs.state:toy_text", summary="gymnasium's toy text")
+    registry.env_state("mujoco", "pgzoo.envs.state:MuJoCo", summary="gymnasium's MuJoCo environments, version 5")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
-from typing import SupportsFloat
+from collections.abc import Sequence
+from typing import Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from pgzoo.envs import state
 from pgzoo.envs.single import allowed, make_single
 from pgzoo.protocols import EnvRequest, StepResult
 from pgzoo.types import Array
@@ -35,6 +37,7 @@ class SyncEnvs:
 
     def __init__(self, request: EnvRequest) -> None:
         self._envs = [make_single(request) for _ in range(request.rows)]
+        self._states = request.states
         self.observation_space = self._envs[0].observation_space
         self.action_space = self._envs[0].action_space
         self._discrete = isinstance(self.action_space, gym.spaces.Discrete)
@@ -81,6 +84,29 @@ class SyncEnvs:
         part._obs = self._obs[rows]
         part.action_mask = None if self.action_mask is None else self.action_mask[rows]
         return part
+
+    def save(self) -> list[Any] | None:
+        """Where each row stands: its environment, whether its next step only resets, and what it showed last."""
+        rows = [state.save(env, self._states) for env in self._envs]
+        if any(row is None for row in rows):
+            return None
+        masks = [None] * len(rows) if self.action_mask is None else list(self.action_mask)
+        shown = zip(self._ended, self._obs, masks, strict=True)
+        return [
+            [row, ended, state.encode(obs), state.encode(mask)]
+            for row, (ended, obs, mask) in zip(rows, shown, strict=True)
+        ]
+
+    def restore(self, states: Sequence[Any]) -> None:
+        """Put every row where it stood, but for those of which nothing is known (None)."""
+        for row, saved in enumerate(states):
+            if saved is None:
+                continue
+            env, self._ended[row], obs, mask = saved
+            state.restore(self._envs[row], env, self._states)
+            self._obs[row] = state.decode(obs)
+            if self.action_mask is not None:
+                self.action_mask[row] = state.decode(mask)
 
     def close(self) -> None:
         """Close every environment."""

@@ -57,9 +57,10 @@ def finite(subject: Subject) -> None:
     for change in ({}, {"rewards": 0.0}, {"gamma": 0.0}, {"gamma": 1.0}, {"values": 0.0, "next_values": 0.0}):
         world = _world(2, 17, 3)
         world |= {name: torch.full_like(world[name], value) for name, value in change.items()}
+        where = " for " + ", ".join(f"{name} = {value:g}" for name, value in change.items()) if change else ""
         subject.expect(
             all(torch.isfinite(result).all() for result in _estimates(subject, world)),
-            f"gives numbers that are not finite{' for ' if change else ''}{', '.join(f'{k} = {change[k]:g}' for k in change)}",
+            f"gives numbers that are not finite{where}",
             "Guard its divisions.",
         )
 
@@ -149,7 +150,7 @@ CHECKS: Mapping[str, Check] = called(
 )
 
 
-def _settings(subject: Subject) -> Mapping[str, Any]:
+def _settings(subject: Subject) -> dict[str, Any]:
     model = subject.component.load_config()
     return {} if model is None else dict(model())
 
@@ -162,9 +163,8 @@ def _estimates(subject: Subject, world: World) -> tuple[Tensor, ...]:
 def _own(subject: Subject, world: World) -> tuple[Tensor, ...]:
     """What is of an episode alone in the estimates."""
     compares = getattr(subject.component.load(), "whole_episodes", False)
-    return tuple(
-        part for results in _variants(subject, world) for part in results[1 if compares and results[1:] else 0 :]
-    )
+    own = (results[1:] if compares and len(results) == 2 else results for results in _variants(subject, world))
+    return tuple(part for results in own for part in results)
 
 
 def _variants(subject: Subject, world: World) -> Iterator[tuple[Tensor, ...]]:

@@ -215,7 +215,7 @@ def members(subject: Subject) -> None:
         among = case.log_prob(case.apply(inputs), taken)[1:2].contiguous()
         alone = one.log_prob(one.apply(map_leaves(lambda leaf: leaf[1:2], inputs)), taken[1:2])
         acted = case.act(seen, noise)[1:2]
-        acted_alone = one.act(ActorInputs(*(None if x is None else x[1:2] for x in seen)), noise[1:2])
+        acted_alone = one.act(map_leaves(lambda leaf: leaf[1:2], seen), noise[1:2])
         subject.expect(
             same_bits(among, alone) and np.array_equal(acted, acted_alone),
             f"is another alone than among {MEMBERS}, for {case.where}",
@@ -303,7 +303,7 @@ def masks(subject: Subject) -> None:
             subject.expect(
                 not forbidden(taken).any(),
                 f"takes a forbidden action, for {case.where}",
-                "See pgzoo.ops.families.masked.",
+                "Give its logit -1e9: pgzoo.ops.families.",
             )
         said, allowed = case.apply(case.inputs(rows, mask=mask)), case.act(seen, case.noise(rows))[:, None]
         wrong = _forbidden_action(case.spec.action_space, allowed)
@@ -382,7 +382,7 @@ def _one_forbidden(space: gym.Space[Any]) -> tuple[Array, Any]:
     if isinstance(space, MultiDiscrete):
         return np.arange(space.nvec.sum()) != 0, lambda taken: taken[..., 0] == 0
     assert isinstance(space, MultiBinary)
-    return np.arange(space.n) != 0, lambda taken: taken[..., 0] == 1
+    return np.arange(int(space.shape[0])) != 0, lambda taken: taken[..., 0] == 1
 
 
 def _forbidden_action(space: gym.Space[Any], allowed: Array) -> Array:

@@ -41,6 +41,8 @@ class Scripted(gym.Env[Any, Any]):
     observation_space = Box(-np.inf, np.inf, (2,))
     action_space = Discrete(2)
 
+    episode = 0
+
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode."""
         self.episode = self.episode + 1 if seed is None else seed
@@ -78,7 +80,7 @@ class AnySpaces(gym.Env[Any, Any]):
         """Take one step."""
         if not self.action_space.contains(action):
             raise ValueError(f"{action!r} is not in {self.action_space}")
-        paid = float(np.sum(gym.spaces.flatten(self.action_space, action) * [1.0]))
+        paid = float(np.sum(np.asarray(gym.spaces.flatten(self.action_space, action)) * 1.0))
         ends, cut = self.rng.random(2) < (0.06, 0.03)
         return self._obs(), paid + self.rng.normal(), bool(ends), bool(cut), {}
 

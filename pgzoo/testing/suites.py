@@ -1,10 +1,4 @@
-"""Suites for pytest: subclass one, name what it is about, and its contract is tested.
-
-import pgzoo.testing
-
-class TestMine(pgzoo.testing.AlgorithmSuite):
-    name = "my-algorithm"
-"""
+"""Suites for pytest: subclass one, `name` what it is about, and its contract is tested."""
 
 from __future__ import annotations
 

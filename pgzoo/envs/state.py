@@ -1,0 +1,280 @@
+"""Where one environment stands, as plain data, and back: for a run that goes on later.
+
+    what every environment has   its generator and what its wrappers count, by `save` and `restore` here
+    what it has of its own       by the first `protocols.EnvState` that fits; without one it can't be saved
+
+Nothing that is read back is executed: numbers, text, arrays of them, and containers.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import BuiltinFunctionType, FunctionType, MethodType
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from pgzoo.protocols import EnvState
+
+__all__ = ["Attributes", "MuJoCo", "classic_control", "decode", "encode", "restore", "save", "toy_text"]
+
+LIMIT = 64 * 2**20
+"""Bytes of the greatest array."""
+DEPTH = 16
+"""Containers within containers."""
+KINDS = "?biufcSU"
+"""numpy's letters for numbers and text: nothing that holds a reference."""
+GENERATORS = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
+
+
+def encode(value: Any, depth: int = DEPTH) -> Any:
+    """Return a value as JSON can hold it; `decode` gives it back, bit for bit and of the same type.
+
+    Takes None, bool, int, float, str, arrays and scalars of numpy, its generators, and lists, tuples, deques and dicts
+    of them.
+
+    Raises:
+        TypeError: it is, or holds, something else.
+        ValueError: an array is too large, or containers lie too deep.
+    """
+    if depth < 0:
+        raise ValueError("containers lie too deep")
+    kind, inner = type(value), depth - 1
+    if kind in (str, int, bool) or value is None or (kind is float and math.isfinite(value)):
+        return value
+    if kind is float:
+        return {"float": str(value)}
+    if kind is list:
+        return [encode(item, inner) for item in value]
+    if kind is tuple:
+        return {"tuple": [encode(item, inner) for item in value]}
+    if kind is deque:
+        return {"deque": [encode(item, inner) for item in value], "maxlen": value.maxlen}
+    if kind is dict:
+        return {"dict": [[encode(key, inner), encode(item, inner)] for key, item in value.items()]}
+    if kind is np.ndarray or isinstance(value, np.generic):
+        return _pack(value)
+    if kind is np.random.Generator:
+        state = value.bit_generator.state
+        if state["bit_generator"] in GENERATORS:
+            return {"generator": encode(state, inner)}
+    raise TypeError(f"{kind.__module__}.{kind.__qualname__} is no plain data")
+
+
+def decode(value: Any, depth: int = DEPTH) -> Any:
+    """Return what `encode` was given.
+
+    Raises:
+        ValueError: it never gave that, or it is too large.
+    """
+    if depth < 0:
+        raise ValueError("containers lie too deep")
+    inner = depth - 1
+    if isinstance(value, list):
+        return [decode(item, inner) for item in value]
+    if not isinstance(value, dict):
+        return value
+    try:
+        match value:
+            case {"float": str(text)} if text in ("nan", "inf", "-inf"):
+                return float(text)
+            case {"tuple": list(items)}:
+                return tuple(decode(item, inner) for item in items)
+            case {"deque": list(items), "maxlen": int() | None as longest}:
+                return deque((decode(item, inner) for item in items), longest)
+            case {"dict": list(pairs)}:
+                return {decode(key, inner): decode(item, inner) for key, item in pairs}
+            case {"array": _} | {"scalar": _}:
+                return _unpack(value)
+            case {"generator": state}:
+                return _generator(decode(state, inner))
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"no state of an environment: {error}") from error
+    raise ValueError(f"no state of an environment: {', '.join(map(str, value))[:100]}")
+
+
+def save(env: gym.Env[Any, Any], states: Sequence[EnvState]) -> Any:
+    """Return where an environment stands, as JSON can hold it; None if nobody can tell it all."""
+    adapter = next((one for one in states if one.fits(env)), None)
+    if adapter is None:
+        return None
+    try:
+        wrappers = [[type(wrapper).__name__, encode(_own(wrapper))] for wrapper in _wrappers(env)]
+        return {
+            "wrappers": wrappers,
+            "generator": encode(env.unwrapped._np_random),
+            "seed": encode(env.unwrapped._np_random_seed),
+            "state": encode(adapter.get(env)),
+        }
+    except (TypeError, ValueError):  # a wrapper or the environment keeps what is no plain data
+        return None
+
+
+def restore(env: gym.Env[Any, Any], state: Any, states: Sequence[EnvState]) -> None:
+    """Put a fresh environment, which was reset once, where another stood.
+
+    Raises:
+        ValueError: that was another environment, or nobody here can read its state.
+    """
+    adapter = next((one for one in states if one.fits(env)), None)
+    if adapter is None:
+        raise ValueError("no plugin here can restore such an environment")
+    wrappers = list(_wrappers(env))
+    if [type(wrapper).__name__ for wrapper in wrappers] != [name for name, _ in state["wrappers"]]:
+        raise ValueError(f"its wrappers were {', '.join(name for name, _ in state['wrappers']) or 'none'}")
+    for wrapper, (name, told) in zip(wrappers, state["wrappers"], strict=True):
+        kept = decode(told)
+        if kept.keys() != _own(wrapper).keys():
+            raise ValueError(f"its wrapper {name} kept {', '.join(kept)}")
+        vars(wrapper).update(kept)
+    env.unwrapped._np_random = decode(state["generator"])
+    env.unwrapped._np_random_seed = decode(state["seed"])
+    adapter.put(env, decode(state["state"]))
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """Environments whose state lies in attributes of plain data: for each "module:Class" their names.
+
+    A class derived from one of them may keep more and doesn't fit.
+    """
+
+    names: Mapping[str, tuple[str, ...]]
+
+    def fits(self, env: gym.Env[Any, Any]) -> bool:
+        """Whether it is of just such a class."""
+        return _path(env) in self.names
+
+    def get(self, env: gym.Env[Any, Any]) -> dict[str, Any]:
+        """Return the attributes that are there: before the first episode some aren't."""
+        return {name: vars(env.unwrapped)[name] for name in self.names[_path(env)] if name in vars(env.unwrapped)}
+
+    def put(self, env: gym.Env[Any, Any], state: Mapping[str, Any]) -> None:
+        """Set them. Raises ValueError for one that such an environment doesn't keep."""
+        if strange := state.keys() - set(self.names[_path(env)]):
+            raise ValueError(f"{_path(env)} keeps no {', '.join(sorted(strange))}")
+        vars(env.unwrapped).update(state)
+
+
+def classic_control() -> Attributes:
+    """CartPole, Pendulum, Acrobot and both MountainCars."""
+    module = "gymnasium.envs.classic_control"
+    return Attributes(
+        {
+            f"{module}.acrobot:AcrobotEnv": ("state",),
+            f"{module}.cartpole:CartPoleEnv": ("state", "steps_beyond_terminated"),
+            f"{module}.continuous_mountain_car:Continuous_MountainCarEnv": ("state",),
+            f"{module}.mountain_car:MountainCarEnv": ("state",),
+            f"{module}.pendulum:PendulumEnv": ("state", "last_u"),
+        }
+    )
+
+
+def toy_text() -> Attributes:
+    """FrozenLake, Taxi, CliffWalking and Blackjack."""
+    module, table = "gymnasium.envs.toy_text", ("s", "lastaction")
+    hands = ("player", "dealer", "dealer_top_card_suit", "dealer_top_card_value_str")
+    return Attributes(
+        {
+            f"{module}.blackjack:BlackjackEnv": hands,
+            f"{module}.cliffwalking:CliffWalkingEnv": table,
+            f"{module}.frozen_lake:FrozenLakeEnv": table,
+            f"{module}.taxi:TaxiEnv": (*table, "fickle_step", "taxi_orientation"),
+        }
+    )
+
+
+class MuJoCo:
+    """gymnasium's own MuJoCo environments, version 5.
+
+    The engine's state at the beginning of a step (positions, speeds, controls, the solver's warm start) isn't all:
+    observations and rewards also read what the step before derived from it, and computing that anew gives numbers a
+    little different, for a step ends by moving on.
+    """
+
+    derived = (
+        *("xpos", "xquat", "xmat", "xipos", "ximat", "geom_xpos", "geom_xmat", "site_xpos", "site_xmat"),
+        *("subtree_com", "cinert", "cvel", "cfrc_ext", "qacc", "qfrc_actuator", "qfrc_constraint", "sensordata"),
+    )
+
+    def fits(self, env: gym.Env[Any, Any]) -> bool:
+        """Whether it is one of theirs."""
+        module = type(env.unwrapped).__module__
+        return module.startswith("gymnasium.envs.mujoco.") and module.endswith("_v5")
+
+    def get(self, env: gym.Env[Any, Any]) -> dict[str, Any]:
+        """Return the engine's state and what was derived from the one before."""
+        import mujoco
+
+        raw: Any = env.unwrapped
+        state = np.empty(mujoco.mj_stateSize(raw.model, mujoco.mjtState.mjSTATE_INTEGRATION))
+        mujoco.mj_getState(raw.model, raw.data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
+        return {"state": state, **{name: np.array(getattr(raw.data, name)) for name in self.derived}}
+
+    def put(self, env: gym.Env[Any, Any], state: Mapping[str, Any]) -> None:
+        """Set both. Raises ValueError where a size is another model's."""
+        import mujoco
+
+        raw: Any = env.unwrapped
+        for name in self.derived:
+            place = getattr(raw.data, name)
+            if np.shape(state[name]) != place.shape:
+                raise ValueError(f"{name} is of another model")
+            place[:] = state[name]
+        try:
+            mujoco.mj_setState(raw.model, raw.data, state["state"], mujoco.mjtState.mjSTATE_INTEGRATION)
+        except TypeError as error:
+            raise ValueError(f"the state is of another model: {error}") from error
+
+
+def _path(env: gym.Env[Any, Any]) -> str:
+    kind = type(env.unwrapped)
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _wrappers(env: gym.Env[Any, Any]) -> Iterator[gym.Wrapper[Any, Any, Any, Any]]:
+    while isinstance(env, gym.Wrapper):
+        yield env
+        env = env.env
+
+
+BASE = {"_saved_kwargs", *vars(gym.Wrapper(gym.Env()))}
+MADE = (FunctionType, BuiltinFunctionType, MethodType, type, gym.Space)
+"""What a wrapper is made with and doesn't change."""
+
+
+def _own(wrapper: gym.Wrapper[Any, Any, Any, Any]) -> dict[str, Any]:
+    """What a wrapper keeps: all that every wrapper has, and all that it was made with, left out."""
+    return {name: kept for name, kept in vars(wrapper).items() if name not in BASE and not isinstance(kept, MADE)}
+
+
+def _pack(value: Any) -> dict[str, Any]:
+    array = np.asarray(value)
+    if array.dtype.kind not in KINDS:
+        raise TypeError(f"an array of {array.dtype} is no plain data")
+    if array.nbytes > LIMIT:
+        raise ValueError(f"an array of {array.nbytes:,} bytes is too large")
+    data = {"dtype": array.dtype.str, "data": base64.b64encode(array.tobytes()).decode()}
+    return {"scalar": data} if isinstance(value, np.generic) else {"array": data | {"shape": list(array.shape)}}
+
+
+def _unpack(value: Mapping[str, Any]) -> Any:
+    packed = value["scalar"] if "scalar" in value else value["array"]
+    dtype = np.dtype(str(packed["dtype"]))
+    if dtype.kind not in KINDS or len(packed["data"]) > 2 * LIMIT:
+        raise ValueError(f"no plain data: {dtype}")
+    array = np.frombuffer(base64.b64decode(packed["data"], validate=True), dtype).copy()
+    return array[0] if "scalar" in value else array.reshape(tuple(int(size) for size in packed["shape"]))
+
+
+def _generator(state: dict[str, Any]) -> np.random.Generator:
+    if state["bit_generator"] not in GENERATORS:
+        raise ValueError(f"no generator: {state['bit_generator']}")
+    bits = getattr(np.random, state["bit_generator"])()
+    bits.state = state
+    return np.random.Generator(bits)

@@ -42,7 +42,7 @@ def test_module_and_version() -> None:
         (["plugins", "--jsn"], "No such option '--jsn'. Did you mean '--json'?"),
         (["plugins", "--no-plugin", "nothing"], 'Error: No plugin "nothing" to block.'),
         (["plugins", "--import", "not_there"], "Error: --import not_there failed."),
-        (["plugins", "surplus"], "unexpected extra argument"),
+        (["algorithms", "surplus"], "unexpected extra argument"),
         (["presets", "show"], "Missing argument"),
         (
             ["presets", "show", "a", "b", "c"],

@@ -155,7 +155,8 @@ def test_plain_and_natural_gradients_keep_the_law(play: Play, algorithm: str, wo
 
 @pytest.mark.parametrize("algorithm", PLAIN_AND_NATURAL)
 def test_plain_and_natural_gradients_of_a_memory_keep_the_law(play: Play, algorithm: str) -> None:
-    settings = {"num_envs": 3, "total_steps": 700, "eval_episodes": 3, "env": "CartPole-v1", "policy": {"name": "gru"}}
+    policy = {"name": "gru", "hidden": (9,), "memory": 7}
+    settings = {"num_envs": 3, "total_steps": 500, "eval_episodes": 3, "env": "CartPole-v1", "policy": policy}
     assert_equal_alone_and_among(play, 10, algorithm=algorithm, **PLAIN_AND_NATURAL[algorithm], **settings)
 
 

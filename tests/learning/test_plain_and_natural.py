@@ -13,9 +13,9 @@ Play = Callable[..., list[Event]]
 SETTINGS: dict[str, dict[str, Any]] = {
     "reinforce-baseline": {"num_envs": 16},
     "rloo": {"num_envs": 16},
-    "vpg": {"rollout_steps": 16},
-    "npg": {"rollout_steps": 16, "step_kl": 0.05},
-    "trpo": {"rollout_steps": 16, "max_kl": 0.05},
+    "vpg": {"rollout_steps": 32, "critic_steps": 5},
+    "npg": {"rollout_steps": 32, "step_kl": 0.05, "cg_steps": 5, "critic_steps": 5},
+    "trpo": {"rollout_steps": 32, "max_kl": 0.05, "cg_steps": 5, "critic_steps": 5},
 }
 ALGORITHMS = pytest.mark.parametrize("algorithm", SETTINGS)
 
@@ -27,7 +27,7 @@ def final(events: list[Event], mode: str) -> list[float]:
 
 @ALGORITHMS
 def test_the_best_of_three_arms_is_found(play: Play, algorithm: str) -> None:
-    settings = {"total_steps": 6000, "policy": {"hidden": ()}, "learning_rate": 0.1, "eval_episodes": 50}
+    settings = {"total_steps": 4000, "policy": {"hidden": ()}, "learning_rate": 0.1, "eval_episodes": 50}
     events = play(algorithm, env="probe/Bandit-v0", seeds=5, **SETTINGS[algorithm] | settings)
     assert final(events, "greedy") == [1.0] * 5
     assert min(final(events, "sampled")) > 0.95

@@ -19,8 +19,8 @@ __all__ = ["command"]
 def command(ctx: click.Context, run_id: str, imports: tuple[str, ...], blocked: tuple[str, ...], as_json: bool) -> None:
     """Run a run again and report the first difference: an MLflow run id, a run key, a group or a name.
 
-    Versions that differ are said first; the number of threads is among its settings. What the second run reports is compared, step by step, with what
-    the first one did, and then deleted. The exit code is 1 if they differ.
+    Versions that differ are said first; the number of threads is among its settings. What the second run reports is
+    compared, step by step, with what the first one did, and then deleted. The exit code is 1 if they differ.
     """
     from pgzoo.repro import differences, repro
     from pgzoo.tracking import Home, find

@@ -58,7 +58,7 @@ def pgzoo(home: Path, *args: str) -> subprocess.Popen[str]:
 
 
 def finish(child: subprocess.Popen[str]) -> str:
-    out, err = child.communicate(timeout=170)
+    _, err = child.communicate(timeout=170)
     assert child.returncode == 0, err
     return err
 

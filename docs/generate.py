@@ -21,6 +21,7 @@ COMMANDS = [
     "resume",
     "repro",
     "evaluate",
+    "compare",
     "ui",
     "sync",
     "algorithms",
@@ -28,6 +29,7 @@ COMMANDS = [
     "estimators",
     "presets",
     "plugins",
+    "plugins check",
     "envs",
     "doctor",
 ]

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pgzoo.analysis.compare import Comparison, compare
     from pgzoo.bundle import LoadedPolicy, load_policy
     from pgzoo.config import AlgorithmConfig, ComponentConfig, RunConfig
     from pgzoo.errors import PgzooError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AlgorithmConfig": "pgzoo.config",
     "Batch": "pgzoo.types",
+    "Comparison": "pgzoo.analysis.compare",
     "ComponentConfig": "pgzoo.config",
     "Control": "pgzoo.training",
     "Episodes": "pgzoo.types",
@@ -37,6 +39,7 @@ _HOMES = {
     "Result": "pgzoo.result",
     "RunConfig": "pgzoo.config",
     "Steps": "pgzoo.types",
+    "compare": "pgzoo.analysis.compare",
     "hookimpl": "pgzoo.registry",
     "load_policy": "pgzoo.bundle",
     "module_policy": "pgzoo.policies.module",
@@ -47,6 +50,7 @@ _HOMES = {
 __all__ = [
     "AlgorithmConfig",
     "Batch",
+    "Comparison",
     "ComponentConfig",
     "Control",
     "Episodes",
@@ -60,6 +64,7 @@ __all__ = [
     "Result",
     "RunConfig",
     "Steps",
+    "compare",
     "hookimpl",
     "load_policy",
     "module_policy",

@@ -24,7 +24,8 @@ class Cutter:
     """Holds a trajectory, ready to be cut. Each member's rows are its own, in an order of its own.
 
     A policy without memory gets rows `[S, 1, B]`: of a window all of them, of whole episodes those that are valid. A
-    policy with memory gets sequences `[S, T, B]`, B whole environments. What fills up a batch has weight 0.
+    policy with memory gets sequences `[S, T, B]`, B whole environments. What fills up a batch has weight 0; there is
+    always a multiple of `ROW_ALIGN` columns.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Cutter:
         if sequences:
             self._leaves, self._state = everything, trajectory.state
             self._rows: list[NDArray[np.int64]] = [np.arange(num_envs)] * members
-            self._align = 1
+            self._align = ROW_ALIGN
             return
         # rows lie in memory by time, then member, then environment
         self._leaves = map_leaves(_by_time, everything)

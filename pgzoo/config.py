@@ -35,17 +35,21 @@ from pydantic import (
     model_validator,
 )
 
-from pgzoo.errors import ConfigError, did_you_mean
+from pgzoo.errors import ConfigError, UnknownName, did_you_mean
 
 if TYPE_CHECKING:
-    from pgzoo.registry import Catalog, Entry
+    from pgzoo.registry import Catalog, Entry, Kind
 
 __all__ = [
     "ActionConfig",
     "ActorCriticConfig",
     "AlgorithmConfig",
+    "CGSteps",
+    "ClipRange",
     "Component",
     "ComponentConfig",
+    "CriticSteps",
+    "Damping",
     "EntropyCoef",
     "Epochs",
     "Layer",
@@ -62,6 +66,7 @@ __all__ = [
     "Settings",
     "ValueCoef",
     "check_keys",
+    "look_up",
     "read_yaml",
     "resolve",
     "resolve_component",
@@ -110,7 +115,11 @@ Epochs = Annotated[PositiveInt, Field(description="times that an update goes thr
 Minibatches = Annotated[PositiveInt, Field(description="parts that an epoch goes through it in, a gradient step each")]
 NormalizeAdvantages = Annotated[bool, Field(description="shift and scale to mean 0 and deviation 1, per gradient step")]
 ValueCoef = Annotated[float, Field(ge=0, description="weight of the critic's loss, half the squared error")]
+ClipRange = Annotated[float, Field(gt=0, description="how far the ratio may leave 1 and still gain")]
 EntropyCoef = Annotated[float, Field(ge=0, description="weight of an entropy bonus")]
+CriticSteps = Annotated[PositiveInt, Field(description="gradient steps of the critic per update, on everything")]
+CGSteps = Annotated[PositiveInt, Field(description="steps of the conjugate gradient, a Fisher product each")]
+Damping = Annotated[float, Field(ge=0, description="added to the diagonal of the Fisher matrix")]
 
 
 class SearchConfig(Settings):
@@ -313,10 +322,11 @@ def resolve(layers: Sequence[Layer], catalog: Catalog) -> RunConfig:
         UnknownName: no such algorithm, policy, estimator or backend.
         ConfigError: an unknown key or a bad value, each with where it was given.
     """
-    algorithm = next((layer.values["algorithm"] for layer in reversed(layers) if "algorithm" in layer.values), None)
-    if not isinstance(algorithm, str):
+    named = next((layer for layer in reversed(layers) if "algorithm" in layer.values), None)
+    algorithm = named.values["algorithm"] if named else None
+    if named is None or not isinstance(algorithm, str):
         raise ConfigError("No algorithm is given. Name one: pgzoo run ALGO --env ID. See: pgzoo algorithms")
-    entry = catalog.get("algorithm", algorithm)
+    entry = look_up(catalog, "algorithm", algorithm, named.where(("algorithm",)))
     target, settings_model = entry.load(), entry.load_config() or AlgorithmConfig
     check_keys(entry, settings_model)
     defaults = {"estimator": target.estimator, "policy": "mlp", **getattr(target, "defaults", {})}
@@ -342,6 +352,14 @@ def resolve(layers: Sequence[Layer], catalog: Catalog) -> RunConfig:
         catalog.get("env_backend", config.backend)
     assert isinstance(config, RunConfig)
     return config
+
+
+def look_up(catalog: Catalog, kind: Kind, name: str, where: str) -> Entry:
+    """Look a name up; one that is unknown is told with the line of the file that it stands on."""
+    try:
+        return catalog.get(kind, name)
+    except UnknownName as error:
+        raise UnknownName(f"{where}: {error}" if ", line " in where else str(error)) from None
 
 
 def _merge(layers: Sequence[Layer], settings_model: type[BaseModel]) -> tuple[dict[str, Any], Callable[[str], str]]:
@@ -401,7 +419,8 @@ def _component(
     name = values.pop("name", None)
     if not isinstance(name, str):
         raise ConfigError(f"{kind} needs a name. See: pgzoo {'policies' if kind == 'policy' else 'estimators'}")
-    model = catalog.get(kind, name).load_config() or ComponentConfig
+    where = source["name"].where((kind,)) if "name" in source else kind
+    model = look_up(catalog, kind, name, where).load_config() or ComponentConfig
 
     def origin(key: str) -> str:
         return source[key].where((kind, key)) if key in source else f"{kind}.{key}"
@@ -446,6 +465,9 @@ def check_keys(entry: Entry, model: type[BaseModel]) -> None:
         )
 
 
+TEXT = "tag:yaml.org,2002:str"
+
+
 def read_yaml(path: str | Path) -> Layer:
     """Read a file of settings.
 
@@ -472,7 +494,10 @@ def read_yaml(path: str | Path) -> Layer:
     if root is None:
         return Layer({}, lambda _: str(path))
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise ConfigError(f"{path}, line 1: expected settings as `key: value`, such as `env: CartPole-v1`.")
+        keys = [key for key, _ in root.value] if isinstance(root, yaml.MappingNode) else []
+        odd = next((key for key in keys if key.tag != TEXT), root)
+        line_of_odd = odd.start_mark.line + 1
+        raise ConfigError(f"{path}, line {line_of_odd}: expected settings as `key: value`, such as `env: CartPole-v1`.")
     lines = dict(_lines(root, (), path))
 
     def where(key: tuple[str, ...]) -> str:

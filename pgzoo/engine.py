@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -211,7 +212,7 @@ class Engine:
 
         `behaviour [S, T, N]` are the log-probabilities under whatever acted, if that wasn't the policy of `hindsight`.
         """
-        available = trajectory._asdict() | self._estimator_extra
+        available = {name: getattr(trajectory, name) for name in TOLD} | self._estimator_extra
         if self.plan.config.normalize_reward:
             available["rewards"] = scale_rewards(state.buffers, trajectory.rewards)
         values = None
@@ -266,23 +267,24 @@ class Engine:
         hindsight: Hindsight | None = None,
         *,
         epochs: range | None = None,
+        count: int | None = None,
         extra: dict[str, Tensor] | None = None,
     ) -> Iterator[Batch]:
-        """Go through everything, once per epoch, in as many parts as the setting `minibatches` says.
+        """Go through everything, once per epoch, in `count` parts; default: what the setting `minibatches` says.
 
         The rows of each member are shuffled anew in every epoch. `epochs` numbers them for an algorithm that does
         something between two; default: all that the setting `epochs` says. It ends early once no active member goes
         on (see `Loss.halt`).
         """
         settings = self.plan.config.settings
-        count = getattr(settings, "minibatches", 1)
+        parts = getattr(settings, "minibatches", 1) if count is None else count
         cutter = self.cutter(trajectory, targets, hindsight, extra)
         for epoch in range(getattr(settings, "epochs", 1)) if epochs is None else epochs:
 
             def order(member: int, n: int, epoch: int = epoch) -> NDArray[np.int64]:
                 return self.rng("shuffle", member, state, epoch).permutation(n)
 
-            for batch in cutter.minibatches(order, count):
+            for batch in cutter.minibatches(order, parts):
                 if bool((self._halted | ~torch.from_numpy(state.active)).all()):
                     return
                 yield batch
@@ -301,7 +303,8 @@ class Engine:
     def step(self, loss: LossFunction, state: TrainState, batch: Batch, only: str = "") -> TrainState:
         """Take one gradient step on `loss`: clipped per member, frozen where a member is not active or not finite.
 
-        With `only`, nothing but the parameters whose names begin so are moved. Without any parameters nothing happens.
+        With `only`, nothing but the parameters whose names begin so are moved, and the optimiser counts their steps
+        apart from those of the others. Without any parameters nothing happens.
         """
         if not state.params:
             return state
@@ -317,10 +320,11 @@ class Engine:
                 mask = flatten(torch.full_like(v[:1], k.startswith(only)) for k, v in state.params.items()) > 0
                 moved = torch.where(mask, moved, vector)
                 optimizer = {
-                    k: torch.where(mask, v, state.optimizer[k]) if v.shape == vector.shape else v
-                    for k, v in optimizer.items()
+                    k: torch.where(mask, v, state.optimizer[k]) if v.ndim == 2 else v for k, v in optimizer.items()
                 }
-        metrics = {"loss/total": result.value, **result.metrics, "optim/grad_norm": norm}
+        metrics = {**result.metrics, f"optim/{only.replace('.', '_')}grad_norm": norm}
+        if not only:
+            metrics["loss/total"] = result.value
         return self.move(state, moved, optimizer, batch=batch, value=result.value, gradient=gradient, metrics=metrics)
 
     def move(
@@ -347,8 +351,10 @@ class Engine:
         params = unflatten(vector, state.params)
         for row in np.flatnonzero((going & ~finite).numpy()):
             slopes = unflatten(gradient, state.params)
-            bad = gradients.first_bad(int(row), batch, state.params, value, slopes, norm, params)
-            self.failures[int(row)] = bad
+            first = [] if self._seen is None else [("rewards", self._seen.rewards)]
+            self.failures[int(row)] = gradients.first_bad(
+                int(row), first, batch, state.params, value, slopes, norm, params
+            )
         moving = (going & finite).numpy()
         state = state._replace(params=freeze(moving, params, state.params))
         return state if optimizer is None else state._replace(optimizer=freeze(moving, optimizer, state.optimizer))
@@ -400,7 +406,7 @@ class Engine:
         count = min(plan.backend.width, c.eval_episodes)
         starts = reset_seeds(EVALUATION_ROOT, "evaluate", c.eval_episodes)
         rounds: list[Finished] = []
-        with self.watch.phase("evaluate", f'environment "{c.env}"'):
+        with self.watch.phase("evaluate", f'environment "{c.env}"'), np.errstate(over="ignore", invalid="ignore"):
             if self._evaluation_envs is None:
                 self._evaluation_envs = plan.backend.open(plan.request(count))
             params = plan.policy_params(state)
@@ -457,9 +463,15 @@ class Engine:
             envs.restore([row for rows in told for row in rows or [None] * n])  # type: ignore[attr-defined]
         return freeze(known, at, begun)
 
-    def _collecting(self) -> Any:
+    @contextmanager
+    def _collecting(self) -> Iterator[None]:
+        """Time a collection. What overflows in it is found in the update that follows, and named."""
         c = self.plan.config
-        return self.watch.phase("collect", f'environment "{c.env}" or policy "{c.policy.name}"')
+        with (
+            self.watch.phase("collect", f'environment "{c.env}" or policy "{c.policy.name}"'),
+            np.errstate(over="ignore", invalid="ignore"),
+        ):
+            yield
 
     def _open(self) -> VectorEnv:
         if self._envs is None:
@@ -510,7 +522,7 @@ class Engine:
         c, plan = self.plan.config, self.plan
         name = f'Estimator "{c.estimator.name}"'
         extra = {k: self._expand(v) for k, v in dict(c.estimator.settings).items()} | {"gamma": self._settings["gamma"]}
-        known = {*Trajectory._fields, "log_rhos", *extra} | (VALUES if "value" in plan.needs else frozenset())
+        known = {*TOLD, "log_rhos", *extra} | (VALUES if "value" in plan.needs else frozenset())
         parameters = inspect.signature(plan.estimator).parameters.values()
         asked = [p.name for p in parameters if p.default is p.empty and p.name not in known]
         if set(asked) & VALUES:
@@ -532,6 +544,9 @@ class Engine:
 
 
 VALUES = frozenset({"values", "next_values"})
+
+TOLD = [name for name in Trajectory._fields if name not in ("action_mask", "state")]
+"""What an estimator may take of a trajectory."""
 
 
 def default_update(ctx: Engine, state: TrainState, trajectory: Trajectory) -> TrainState:

@@ -123,10 +123,18 @@ def _groups(batch: Batch) -> list[tuple[slice, int]]:
 
 
 def first_bad(
-    row: int, batch: Batch, before: Params, loss: Tensor, gradients: Params, norm: Tensor, after: Params
+    row: int,
+    first: list[tuple[str, Tensor]],
+    batch: Batch,
+    before: Params,
+    loss: Tensor,
+    gradients: Params,
+    norm: Tensor,
+    after: Params,
 ) -> str:
-    """Name the first tensor of a member that is not finite, in the order of the computation."""
+    """Name the first tensor of a member that is not finite, in the order of the computation; `first` come before."""
     candidates: list[tuple[str, Tensor]] = [
+        *first,
         ("observations", batch.inputs.obs),
         ("advantages", batch.advantages),
         *((f"parameter {name}", value) for name, value in before.items()),

@@ -200,6 +200,7 @@ class Algorithm(Protocol):
     e.g. `{"num_envs": 8}`. Settings named `epochs` and `minibatches` say how a loss goes through what was collected.
 
     An algorithm that keeps something has init(settings) -> Kept: one member's tensors, without the member axis.
+    One that is not meant to learn says `learns = False`.
     """
 
     collect: Collection | Callable[[Any], Collection]

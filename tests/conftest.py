@@ -3,131 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
+from gymnasium.spaces import Box, Discrete
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
-from pgzoo.config import AlgorithmConfig, Layer, RunConfig, resolve
+from pgzoo.config import ActionConfig, AlgorithmConfig, Layer, RunConfig, resolve
 from pgzoo.engine import Engine
 from pgzoo.events import Event, RunEnded
 from pgzoo.ops.losses import weighted_mean
 from pgzoo.plan import Plan
+from pgzoo.policies.module import module_policy
 from pgzoo.registry import Catalog, PluginInfo, Registry, discover
 from pgzoo.runner import make_plan
+from pgzoo.testing.probes import PROBES, Bandit, Corridor
 from pgzoo.training import Control, train
 from pgzoo.types import Batch, Episodes, Hyper, Params, Steps, TrainState, Trajectory
-
-SPACES: dict[str, gym.Space[Any]] = {
-    "vector": Box(-1.0, 1.0, (3,)),
-    "one": Box(-2.0, 2.0, (1,)),
-    "matrix": Box(-1.0, 1.0, (2, 3)),
-    "wide": Box(-np.inf, np.inf, (2,), np.float64),
-    "discrete": Discrete(3),
-    "shifted": Discrete(3, start=-1),
-    "pair": Discrete(2),
-    "multi-discrete": MultiDiscrete([2, 3]),
-    "multi-binary": MultiBinary(4),
-    "tuple": Tuple((Discrete(2), Box(-1.0, 1.0, (2,)))),
-    "dict": Dict({"place": Discrete(3), "speed": Box(-1.0, 1.0, (1,))}),
-}
-
-
-class Scripted(gym.Env[Any, Any]):
-    """Episode k shows `[k, t]`, pays 10 k + t at step t = 1, 2, ... and ends as the script says.
-
-    A reset from seed k begins episode k; a reset without seed goes on to the next.
-    """
-
-    SCRIPT = ((3, True, False), (2, False, True), (1, True, True), (4, True, False))
-    observation_space = Box(-np.inf, np.inf, (2,))
-    action_space = Discrete(2)
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        self.episode = self.episode + 1 if seed is None else seed
-        self.t = 0
-        return self._obs(), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        length, terminated, truncated = self.SCRIPT[self.episode % len(self.SCRIPT)]
-        assert self.t < length, "stepped after the end"
-        self.t += 1
-        over = self.t == length
-        return self._obs(), 10.0 * self.episode + self.t, over and terminated, over and truncated, {}
-
-    def _obs(self) -> Any:
-        return np.array([self.episode, self.t], np.float32)
-
-
-class AnySpaces(gym.Env[Any, Any]):
-    """Random observations and lengths; it refuses actions that are not in its space."""
-
-    def __init__(self, observation: str = "vector", action: str = "pair") -> None:
-        self.observation_space, self.action_space = SPACES[observation], SPACES[action]
-        self.observation_space.seed(0)
-        self.views = [self.observation_space.sample() for _ in range(50)]
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        if seed is not None:
-            self.rng = np.random.default_rng(seed)
-        return self._obs(), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        if not self.action_space.contains(action):
-            raise ValueError(f"{action!r} is not in {self.action_space}")
-        paid = float(np.sum(gym.spaces.flatten(self.action_space, action) * [1.0]))
-        ends, cut = self.rng.random(2) < (0.06, 0.03)
-        return self._obs(), paid + self.rng.normal(), bool(ends), bool(cut), {}
-
-    def _obs(self) -> Any:
-        return self.views[self.rng.integers(len(self.views))]
-
-
-class Bandit(gym.Env[Any, Any]):
-    """One step, three arms: they pay 0.2, 1.0 and 0.5."""
-
-    observation_space = Box(-1.0, 1.0, (1,))
-    action_space = Discrete(3)
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        return np.ones(1, np.float32), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        return np.ones(1, np.float32), (0.2, 1.0, 0.5)[int(action)], True, False, {}
-
-
-class Target(gym.Env[Any, Any]):
-    """One step; the cost is the squared distance of a number from 0.5."""
-
-    observation_space = Box(-1.0, 1.0, (1,))
-    action_space = Box(-2.0, 2.0, (1,))
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        return np.ones(1, np.float32), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        return np.ones(1, np.float32), -float((action[0] - 0.5) ** 2), True, False, {}
-
-
-class Corridor(gym.Env[Any, Any]):
-    """Six cells; each step costs 1 and the right end is the goal, so the best return is -5."""
-
-    observation_space = Discrete(6)
-    action_space = Discrete(2)
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        self.cell = 0
-        return self.cell, {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        self.cell = max(0, self.cell + (1 if action == 1 else -1))
-        return self.cell, -1.0, self.cell == 5, False, {}
 
 
 class Faulty(Bandit):
@@ -143,16 +39,67 @@ class Faulty(Bandit):
         return super().step(action)
 
 
-PROBES: dict[str, Any] = {
-    "probe/Scripted-v0": Scripted,
-    "probe/AnySpaces-v0": AnySpaces,
-    "probe/Bandit-v0": Bandit,
-    "probe/Target-v0": Target,
-    "probe/Corridor-v0": Corridor,
-    "probe/Faulty-v0": Faulty,
-}
-for _id, _probe in PROBES.items():
-    gym.register(_id, _probe, max_episode_steps=50 if _probe is Corridor else None)
+class Recall(gym.Env[Any, Any]):
+    """Shows a sign, then `delay` times nothing; the last action is to be that sign: it pays 1 or costs 1.
+
+    What is seen before the last action is the same in every episode, so whoever remembers nothing gets 0 on average.
+    """
+
+    observation_space = Box(-1.0, 1.0, (2,))
+    action_space = Discrete(2)
+
+    def __init__(self, delay: int = 3) -> None:
+        self.delay = delay
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.sign, self.t = int(self.np_random.integers(2)), 0
+        return np.array([2 * self.sign - 1, 0], np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.t += 1
+        over = self.t > self.delay
+        paid = (1.0 if action == self.sign else -1.0) if over else 0.0
+        return np.array([0, self.t == self.delay], np.float32), paid, over, False, {}
+
+
+class Trap(gym.Env[Any, Any]):
+    """Five steps, three actions: one pays 1, one nothing, and one is a trap: it costs 10 and ends the episode.
+
+    The observation says which one is the trap; the next one pays. `tells` how the environment forbids it.
+    """
+
+    observation_space = Discrete(3)
+    action_space = Discrete(3)
+
+    def __init__(self, tells: str = "info") -> None:
+        if tells == "method":
+            self.action_masks = self._mask
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.t, self.trap = 0, int(self.np_random.integers(3))
+        return self.trap, self._info()
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        if action == self.trap:
+            return self.trap, -10.0, True, False, self._info()
+        paid = float(action == (self.trap + 1) % 3)
+        self.t, self.trap = self.t + 1, int(self.np_random.integers(3))
+        return self.trap, paid, self.t == 5, False, self._info()
+
+    def _mask(self) -> Any:
+        return (np.arange(3) != self.trap).astype(np.int8)
+
+    def _info(self) -> dict[str, Any]:
+        return {} if hasattr(self, "action_masks") else {"action_mask": self._mask()}
+
+
+OWN = {"pgzoo/Faulty-v0": Faulty, "pgzoo/Recall-v0": Recall, "pgzoo/Trap-v0": Trap}
+for _id, _probe in (PROBES | OWN).items():
+    gym.register(
+        _id.replace("pgzoo/", "probe/"), cast(Any, _probe), max_episode_steps=50 if _probe is Corridor else None
+    )
 
 
 class Windows:
@@ -219,7 +166,15 @@ class LeakyConfig(AlgorithmConfig):
     sizes: tuple[int, ...] = (1, 2)
 
 
+def build_net(inputs: Any, outputs: int) -> nn.Module:
+    """A module such as a user brings: of odd size, with a normalising layer."""
+    size = inputs if isinstance(inputs, int) else int(np.prod(inputs))
+    return nn.Sequential(nn.Flatten(), nn.Linear(size, 5), nn.LayerNorm(5), nn.Tanh(), nn.Linear(5, outputs))
+
+
 def _register(registry: Registry) -> None:
+    registry.policy("net", module_policy(build_net), config=ActionConfig)
+    registry.policy("net-vmap", module_policy(build_net, "vmap"), config=ActionConfig)
     registry.algorithm("windows", Windows)
     registry.algorithm("sick", Sick, config=SickConfig)
     registry.algorithm("boom", Boom)

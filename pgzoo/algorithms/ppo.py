@@ -10,6 +10,7 @@ from pydantic import Field
 
 from pgzoo.config import (
     ActorCriticConfig,
+    ClipRange,
     Epochs,
     LearningRate,
     LearningRateSchedule,
@@ -17,7 +18,15 @@ from pgzoo.config import (
     NormalizeAdvantages,
     OptimizerEps,
 )
-from pgzoo.ops.losses import explained_variance, kl_estimate, standardise, value_loss, weighted_mean
+from pgzoo.ops.losses import (
+    clip_fraction,
+    clipped_surrogate,
+    explained_variance,
+    kl_estimate,
+    standardise,
+    value_loss,
+    weighted_mean,
+)
 from pgzoo.types import Batch, Hyper, Kept, Loss, Need, Params, Steps, TrainState, Trajectory
 
 
@@ -30,7 +39,7 @@ class PPOConfig(ActorCriticConfig):
     epochs: Epochs = 10
     minibatches: Minibatches = 4
     normalize_advantages: NormalizeAdvantages = True
-    clip_range: Annotated[float, Field(gt=0, description="how far the ratio may leave 1 and still gain")] = 0.2
+    clip_range: ClipRange = 0.2
     clip_range_schedule: Annotated[
         Literal["constant", "linear"], Field(description="keep the clip range, or anneal it to 0 at the last step")
     ] = "constant"
@@ -105,7 +114,7 @@ class PPO:
 
         log_ratio = output.dist.log_prob(batch.actions) - batch.log_probs
         ratio = log_ratio.exp()
-        surrogate = torch.minimum(ratio * advantage, torch.clamp(ratio, 1 - clip, 1 + clip) * advantage)
+        surrogate = clipped_surrogate(ratio, advantage, clip)
         if hyper.dual_clip is not None:
             surrogate = torch.where(advantage < 0, torch.maximum(surrogate, hyper.dual_clip * advantage), surrogate)
         policy_loss = -weighted_mean(surrogate, weights)
@@ -129,7 +138,7 @@ class PPO:
                 "loss/value": critic_loss,
                 "policy/entropy": entropy,
                 "policy/kl": kl,
-                "policy/clip_fraction": weighted_mean(((ratio - 1).abs() > clip).float(), weights),
+                "policy/clip_fraction": clip_fraction(ratio, clip, weights),
                 "value/explained_variance": explained_variance(batch.values, batch.returns, weights),
             },
             halt=None if hyper.target_kl is None else kl > 1.5 * hyper.target_kl.flatten(),

@@ -21,6 +21,7 @@ class Random:
 
     collect = Episodes(per_env=1)
     estimator = "reward-to-go"
+    learns = False
     defaults: ClassVar[Mapping[str, Any]] = {"policy": "uniform", "total_steps": 10_000}
 
     def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:

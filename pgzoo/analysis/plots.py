@@ -121,18 +121,23 @@ def canvas(title: str, subtitle: str, rows: int = 1) -> tuple[Figure, list[Axes]
         )
         note.set_parse_math(False)
     for axes in panels:
-        axes.grid(color=GRID, linewidth=0.8)
-        axes.set_axisbelow(True)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-        for side in ("left", "bottom"):
-            axes.spines[side].set_color("#b6c0cc")
-        axes.tick_params(colors=MUTED, labelsize=9.5)
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(FuncFormatter(thousands))  # short labels, which fit the margins
-        axes.xaxis.label.set_color(INK)
-        axes.yaxis.label.set_color(INK)
+        dress(axes)
     return figure, panels
+
+
+def dress(axes: Axes) -> None:
+    """Give a panel the house's look."""
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color("#b6c0cc")
+    axes.tick_params(colors=MUTED, labelsize=9.5)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(thousands))  # short labels, which fit the margins
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
 
 
 def fit(figure: Figure) -> Figure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
@@ -26,6 +27,7 @@ __all__ = [
     "print_json",
     "print_table",
     "progress_option",
+    "typed",
     "warn_of_broken",
 ]
 
@@ -82,6 +84,15 @@ def warn_of_broken(catalog: Catalog, *, inline: bool = False) -> None:
             )
 
 
+def typed() -> str:
+    """The command as it was typed, without passwords: it is logged."""
+    from pgzoo.tracking import display_uri
+
+    words = [option.partition("=") for option in sys.argv[1:]]
+    shown = [f"{name}{sign}{display_uri(value)}" if sign else display_uri(name) for name, sign, value in words]
+    return f"pgzoo {shlex.join(shown)}"
+
+
 def print_json(value: object) -> None:
     """Print a value as JSON on stdout."""
     click.echo(json.dumps(value, indent=2, default=str))
@@ -108,9 +119,17 @@ def _print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], hint: st
     in_terminal = sys.stdout.isatty()
     lines = box.SIMPLE_HEAD if in_terminal and heading else None
     table = Table(box=lines, pad_edge=False, header_style="bold", show_header=heading)
+    rows = list(rows)
     for index, column in enumerate(columns):
         first = index == 0
-        table.add_column(column, style="cyan" if first else None, no_wrap=first, overflow="fold")
+        number = bool(rows) and all(re.fullmatch(r"-?[\d,]+(\.\d+)?", row[index]) for row in rows)
+        table.add_column(
+            column,
+            style="cyan" if first else None,
+            justify="right" if number else "left",
+            no_wrap=first or number,
+            overflow="fold",
+        )
     for row in rows:
         table.add_row(*(_cell(cell) for cell in row))
     if in_terminal:

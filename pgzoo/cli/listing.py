@@ -1,4 +1,4 @@
-"""`pgzoo algorithms | policies | estimators | plugins`: what is there, and from which plugin."""
+"""`pgzoo algorithms | policies | estimators | plugins [list]`: what is there, and from which plugin."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from pgzoo.cli import common
+from pgzoo.cli.check import check
 from pgzoo.registry import KINDS, Catalog, Entry, Kind, PluginInfo
 
 __all__ = ["algorithms", "describe", "estimators", "plugins", "policies"]
@@ -48,6 +49,7 @@ def _listing(kind: Kind, about: str, hint: str) -> click.Command:
     return command
 
 
+PLUGIN_HINT = "More: pgzoo doctor   Whether one keeps to its contract: pgzoo plugins check NAME"
 FACTS = {"family": "Family", "actions": "Actions", "recurrent": "Memory", "seeds": "Seeds", "source": "Source"}
 
 
@@ -60,12 +62,30 @@ policies = _listing("policy", "List the policies.", "Use one: pgzoo run ALGO --p
 estimators = _listing("estimator", "List the return estimators.", "Use one: pgzoo run ALGO --estimator NAME")
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @common.plugin_options
 @common.json_option
 @common.progress_option
-def plugins(imports: tuple[str, ...], blocked: tuple[str, ...], as_json: bool) -> None:
+@click.pass_context
+def plugins(ctx: click.Context, imports: tuple[str, ...], blocked: tuple[str, ...], as_json: bool) -> None:
+    """List the plugins, or check one."""
+    if ctx.invoked_subcommand is None:
+        _list_plugins(imports, blocked, as_json)
+
+
+@plugins.command("list")
+@common.plugin_options
+@common.json_option
+@common.progress_option
+def list_(imports: tuple[str, ...], blocked: tuple[str, ...], as_json: bool) -> None:
     """List the plugins: what each offers, and why it isn't in use."""
+    _list_plugins(imports, blocked, as_json)
+
+
+plugins.add_command(check)
+
+
+def _list_plugins(imports: tuple[str, ...], blocked: tuple[str, ...], as_json: bool) -> None:
     catalog = common.open_catalog(blocked=blocked, imports=imports)
     if as_json:
         common.print_json([_describe_plugin(plugin, catalog) for plugin in catalog.plugins])
@@ -80,7 +100,11 @@ def plugins(imports: tuple[str, ...], blocked: tuple[str, ...], as_json: bool) -
         )
         for plugin in catalog.plugins
     ]
-    common.print_table(("Name", "Status", "Source", "From", "Offers"), rows, hint="More: pgzoo doctor")
+    common.print_table(
+        ("Name", "Status", "Source", "From", "Offers"),
+        rows,
+        hint=PLUGIN_HINT,
+    )
 
 
 def _describe_plugin(plugin: PluginInfo, catalog: Catalog) -> dict[str, Any]:

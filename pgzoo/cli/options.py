@@ -20,6 +20,7 @@ NOTHING = object()
 """What `none` on the command line becomes, until it is a setting's None: click takes None for "not given"."""
 
 SINGULAR = {"env_kwargs": "--env-kwarg", "tags": "--tag"}
+LONGEST = 50
 METAVARS = {"seeds": "N|A,B,...", "backend": "NAME", "experiment": "NAME", "name": "NAME", "tracking_uri": "URI"}
 
 
@@ -100,7 +101,10 @@ def _option(name: str, field: FieldInfo, group: str, prefix: tuple[str, ...], de
     if name in REPEATED:
         return GroupedOption([flag, identifier], multiple=True, metavar="K=V", callback=_pairs(flag), **common)
     if typing.get_origin(kind) is Literal:
-        return GroupedOption([flag, identifier], type=click.Choice([str(a) for a in typing.get_args(kind)]), **common)
+        choices = [str(a) for a in typing.get_args(kind)]
+        if len("|".join(choices)) > LONGEST:  # too wide for the help's first column
+            common |= {"metavar": "NAME", "help": f"{', '.join(choices)}: {help_text}"}
+        return GroupedOption([flag, identifier], type=click.Choice(choices), **common)
     if typing.get_origin(kind) is tuple:
         return GroupedOption([flag, identifier], metavar=METAVARS.get(name, "A,B,..."), callback=_comma, **common)
     metavar = METAVARS.get(name) or {int: "N", float: "X"}.get(kind, "TEXT")

@@ -6,8 +6,8 @@ import sys
 
 import click
 
-from pgzoo.cli.common import json_option, open_catalog, plugin_options
-from pgzoo.cli.run import EXIT_CODES, typed
+from pgzoo.cli.common import json_option, open_catalog, plugin_options, typed
+from pgzoo.cli.run import EXIT_CODES
 
 __all__ = ["command"]
 

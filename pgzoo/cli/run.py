@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import inspect
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pgzoo.cli.common import json_option, open_catalog, peek, plugin_options
+from pgzoo.cli.common import json_option, open_catalog, peek, plugin_options, typed
 
 if TYPE_CHECKING:
-    from pgzoo.registry import Catalog
+    from pgzoo.registry import Catalog, Kind
 
 __all__ = ["command"]
 
@@ -93,9 +92,9 @@ def _algorithm_of(args: Sequence[str]) -> str | None:
 def _command_for(name: str, catalog: Catalog, args: Sequence[str]) -> click.Command:
     """Build the command of one algorithm: an option for each setting of the components that these arguments choose."""
     from pgzoo.cli.options import GroupedCommand, GroupedOption, options
-    from pgzoo.config import AlgorithmConfig, ComponentConfig, RunConfig, check_keys
+    from pgzoo.config import AlgorithmConfig, ComponentConfig, RunConfig, check_keys, look_up
 
-    entry = catalog.get("algorithm", name)
+    entry = look_up(catalog, "algorithm", name, _where_named("algorithm", name, args))
     target, settings = entry.load(), entry.load_config() or AlgorithmConfig
     check_keys(entry, settings)
     defaults = dict(getattr(target, "defaults", {}))
@@ -107,9 +106,10 @@ def _command_for(name: str, catalog: Catalog, args: Sequence[str]) -> click.Comm
         *options(RunConfig, group="Run", defaults=defaults, skip=SKIPPED),
         *options(settings, group=f"Algorithm {name}", defaults=defaults),
     ]
-    for kind, fallback in (("policy", "mlp"), ("estimator", target.estimator)):
+    parts: tuple[tuple[Kind, str], ...] = (("policy", "mlp"), ("estimator", target.estimator))
+    for kind, fallback in parts:
         chosen = _chosen(kind, fallback, defaults, catalog, args)
-        component = catalog.get(kind, chosen)  # type: ignore[arg-type]
+        component = look_up(catalog, kind, chosen, _where_named(kind, chosen, args))
         own = defaults.get(kind)
         shown = own if isinstance(own, dict) and own.get("name") == chosen else {}
         group = f"{kind.capitalize()} {chosen}"
@@ -125,6 +125,18 @@ def _command_for(name: str, catalog: Catalog, args: Sequence[str]) -> click.Comm
         options_metavar="--env ID [OPTIONS]",
         context_settings={"help_option_names": ["-h", "--help"]},
     )
+
+
+def _where_named(kind: str, name: str, args: Sequence[str]) -> str:
+    """The line of the `--config` file that gives this name, if one does."""
+    from pgzoo.config import read_yaml
+
+    for path in peek(args, "--config"):
+        layer = read_yaml(path)
+        part = layer.values.get(kind)
+        if name in (part, part.get("name") if isinstance(part, Mapping) else None):
+            return layer.where((kind,))
+    return ""
 
 
 def _chosen(kind: str, fallback: str, defaults: Mapping[str, Any], catalog: Catalog, args: Sequence[str]) -> str:
@@ -184,15 +196,6 @@ def _seed(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
     if value is None or value.isdecimal():
         return None if value is None else int(value)
     raise click.BadParameter(f"expected a whole number, 0 or greater, got {value!r}", ctx, param)
-
-
-def typed() -> str:
-    """The command as it was typed, without passwords: it is logged."""
-    from pgzoo.tracking import display_uri
-
-    words = [option.partition("=") for option in sys.argv[1:]]
-    shown = [f"{name}{sign}{display_uri(value)}" if sign else display_uri(name) for name, sign, value in words]
-    return f"pgzoo {shlex.join(shown)}"
 
 
 def _about(target: object, summary: str) -> str:

@@ -30,6 +30,7 @@ def command(ctx: click.Context, wait: float, as_json: bool, no_progress: bool) -
     import time
 
     from pgzoo import tracking
+    from pgzoo.tracking.ledger import plural
     from pgzoo.tracking.session import ensure_uploader
 
     home = tracking.Home.find()
@@ -49,9 +50,10 @@ def command(ctx: click.Context, wait: float, as_json: bool, no_progress: bool) -
                 time.sleep(0.2)
                 left = tracking.pending(home)
                 advance(left.records + left.files)
+    done = max(0, before.runs + before.refused - left.runs - left.refused)
     result = {
         "shipped_records": max(0, before.records - left.records),
-        "shipped_runs": max(0, before.runs + before.refused - left.runs - left.refused),
+        "shipped_runs": done,
         "pending_records": left.records,
         "pending_files": left.files,
         "pending_runs": left.runs,
@@ -61,7 +63,7 @@ def command(ctx: click.Context, wait: float, as_json: bool, no_progress: bool) -
     if as_json:
         common.print_json(result)
     else:
-        shipped = f"Shipped {result['shipped_records']} records, {result['shipped_runs']} runs."
+        shipped = f"Shipped {plural(max(0, before.records - left.records), 'record')}, {plural(done, 'run')}."
         click.echo(shipped if before or before.refused else "Nothing to ship.")
         if left:
             click.echo(f"Pending: {left}. The uploader goes on in the background.")

@@ -7,12 +7,22 @@ end change nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from pgzoo.types import Batch, Hyper, Loss, Params
+
 __all__ = [
+    "apart",
+    "clip_fraction",
+    "clipped_surrogate",
+    "critic_loss",
     "explained_variance",
     "kl_estimate",
+    "log_mean_exp",
     "standardise",
     "value_loss",
     "weighted_max",
@@ -50,12 +60,51 @@ def weighted_max(x: Tensor, weights: Tensor) -> Tensor:
     return torch.where(weights > 0, x, -torch.inf).amax((-2, -1))
 
 
+def log_mean_exp(x: Tensor, weights: Tensor) -> Tensor:
+    """Log E[exp x] over rows with weight, `[S, T, B] -> [S]`, without overflow."""
+    top = weighted_max(x, weights).detach()
+    above = torch.where(weights > 0, x - top[..., None, None], 0.0)
+    return top + apart(torch.log, weighted_mean(above.exp(), weights))
+
+
+def apart(fn: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Apply `fn` to one number per member, `[S] -> [S]`, each in vectors of its own.
+
+    exp, log and their like are rounded otherwise at the end of a vector than inside: on `[S]` itself the result of a
+    member would depend on how many there are.
+    """
+    return fn(x.unsqueeze(-1).expand(*x.shape, 64).contiguous())[..., 0]
+
+
+def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip_range: Tensor) -> Tensor:
+    """What a policy gains in each row by its ratio to the old one, and gains no more outside of the clip range.
+
+    min(r A, clip(r, 1-ε, 1+ε) A)
+
+    Shapes: all `[S, T, B]`; `clip_range` broadcasts. Source: Schulman et al. (2017), Proximal policy optimization
+    algorithms, eq. 7.
+    """
+    return torch.minimum(ratio * advantages, torch.clamp(ratio, 1 - clip_range, 1 + clip_range) * advantages)
+
+
+def clip_fraction(ratio: Tensor, clip_range: Tensor, weights: Tensor) -> Tensor:
+    """Share of the rows whose ratio is outside of the clip range, `[S, T, B] -> [S]`."""
+    return weighted_mean(((ratio - 1).abs() > clip_range).float(), weights)
+
+
 def value_loss(values: Tensor, returns: Tensor, weights: Tensor) -> Tensor:
     """Half the mean squared error of a critic, `[S, T, B] -> [S]`.
 
     L = ½ E[(V - G)²]
     """
     return 0.5 * weighted_mean((values - returns) ** 2, weights)
+
+
+def critic_loss(policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
+    """`value_loss` as a loss of its own, for steps of the critic alone. Its metrics are those of the whole fit."""
+    loss = value_loss(policy.apply(params, batch.inputs).value, batch.returns, batch.weights)
+    explained = explained_variance(batch.values, batch.returns, batch.weights)
+    return Loss(loss, {"loss/value": loss, "value/explained_variance": explained})
 
 
 def kl_estimate(log_ratio: Tensor, weights: Tensor) -> Tensor:

@@ -144,7 +144,8 @@ def take_in_rewards(buffers: Params, seen: Trajectory, gamma: Tensor) -> Params:
     known = {name: buffers[f"reward.{name}"] for name in ("count", "mean", "square")}
     known = take_in(known, returns.flatten(1), seen.valid.flatten(1))
     fresh: dict[str, Any] = {f"reward.{name}": value for name, value in known.items()}
-    return buffers | fresh | {"reward.return": returns[:, -1].clone()}
+    is_open = seen.valid[:, -1] & ~(seen.terminated | seen.truncated)[:, -1]
+    return buffers | fresh | {"reward.return": torch.where(is_open, returns[:, -1], 0.0)}
 
 
 def scale_rewards(buffers: Params, rewards: Tensor) -> Tensor:

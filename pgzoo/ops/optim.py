@@ -31,7 +31,8 @@ __all__ = [
 class Optimizer(NamedTuple):
     """`init(vector) -> state`, and `step(vector, gradient, state, learning_rate) -> (vector, state)`.
 
-    Shapes: vectors `[S, P]`, the learning rate `[S]`; the state's leaves are `[S, ...]`.
+    Shapes: vectors `[S, P]`, the learning rate `[S]`; the state's leaves are `[S]`, for what is the member's, or
+    `[S, P]`, also as `[S, 1]` where it is the same for all parameters.
     """
 
     init: Callable[[Tensor], Params]
@@ -75,7 +76,7 @@ def _init(*slots: str) -> Callable[[Tensor], Params]:
 
 
 def _adam_init(vector: Tensor) -> Params:
-    share = torch.zeros(len(vector), dtype=torch.float64)
+    share = torch.zeros(len(vector), 1, dtype=torch.float64)
     return _init("mean", "square")(vector) | {"filled1": share, "filled2": share}
 
 
@@ -88,10 +89,10 @@ def _adam(
     square = beta2 * state["square"] + (1 - beta2) * gradient.square()
     # 1 - beta^t by recursion: a power is rounded differently at the end of a vector, so it would depend on S
     filled1, filled2 = beta1 * state["filled1"] + (1 - beta1), beta2 * state["filled2"] + (1 - beta2)
-    scale = learning_rate / filled1.float()
-    denominator = square.sqrt() / filled2.sqrt().float()[:, None] + eps
+    scale = learning_rate[:, None] / filled1.float()
+    denominator = square.sqrt() / filled2.sqrt().float() + eps
     counts = {"step": state["step"] + 1, "filled1": filled1, "filled2": filled2}
-    return vector - scale[:, None] * mean / denominator, {**counts, "mean": mean, "square": square}
+    return vector - scale * mean / denominator, {**counts, "mean": mean, "square": square}
 
 
 def _rmsprop(

@@ -6,12 +6,15 @@ import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pgzoo.errors import StoreError, UnknownName, did_you_mean
 from pgzoo.tracking.home import Home, display_uri, resolve_uri
 from pgzoo.tracking.journal import artifact_path, check_run_key, write_atomically
 from pgzoo.tracking.ledger import journal_folders, read_json, start_of
+
+if TYPE_CHECKING:
+    from pgzoo.tracking.store import Store
 
 __all__ = ["Found", "find"]
 
@@ -165,7 +168,14 @@ def ask(uri: str, question: Callable[[Any], object], what: str) -> None:
     from pgzoo.tracking.store import Store
 
     try:
-        question(Store(uri).client)
+        store = STORES.get(uri)
+        if store is None or store.vanished:
+            store = STORES[uri] = Store(uri)
+        question(store.client)
     except Exception as error:
         reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
         raise StoreError(f"Couldn't get {what} from {display_uri(uri)}: {reason}") from error
+
+
+STORES: dict[str, Store] = {}
+"""Opening a database costs a second."""

@@ -121,13 +121,14 @@ def test_members_of_different_lengths_are_cut_into_equally_many_parts() -> None:
 
 def test_a_policy_with_memory_gets_whole_environments_with_what_it_remembered() -> None:
     batches = list(cutter(trajectory(memory=True)).minibatches(shuffle, 2))
-    assert [batch.weights.shape for batch in batches] == [(S, T, 2), (S, T, 3)]
+    assert [batch.weights.shape for batch in batches] == [(S, T, 16), (S, T, 16)]
+    assert [batch.weights[0, 0].tolist() for batch in batches] == [[1.0] * k + [0.0] * (16 - k) for k in (2, 3)]
     for batch in batches:
         first = batch.advantages[:, 0]
         assert torch.equal(batch.inputs.state[..., 0], first)
         assert torch.equal(batch.advantages, first[:, None] + torch.arange(T)[None, :, None] * N)
         assert torch.equal(batch.inputs.starts, (batch.inputs.obs[..., 0] % 15 < 5) | (batch.advantages == 15 + 13))
-    together = [step for batch in batches for step in batch.advantages[1].flatten().int().tolist()]
+    together = [step for batch in batches for step in numbers(batch, 1)]
     assert sorted(together) == list(range(15, 30))
 
 

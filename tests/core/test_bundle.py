@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +18,41 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pgzoo
-from pgzoo.bundle import LoadedPolicy, _space_from_json, _space_to_json, load_policy, make_spec
+from pgzoo.bundle import LoadedPolicy, _space_from_json, _space_to_json, load_policy, make_policy, make_spec
 from pgzoo.config import resolve_component
 from pgzoo.errors import ConfigError, UnknownName
 from pgzoo.registry import Catalog
+from pgzoo.types import Inputs
 
 Make = Callable[..., LoadedPolicy]
+MLP = {"name": "mlp", "hidden": [5], "init": "default"}
 
 
 @pytest.fixture
 def make(catalog: Catalog) -> Make:
     """Return `make(observation space, action space)`: a policy with random parameters."""
 
-    def loaded(observation: gym.Space[Any], action: gym.Space[Any]) -> LoadedPolicy:
-        component, factory = resolve_component("policy", {"name": "mlp", "hidden": [5], "init": "default"}, catalog)
-        spec = make_spec(observation, action)
-        policy = factory(component.settings, spec)
-        params = {name: value[None] for name, value in policy.init(np.random.default_rng(3)).items()}
-        return LoadedPolicy(component, spec, policy, params)
+    def loaded(
+        observation: gym.Space[Any],
+        action: gym.Space[Any],
+        policy: Mapping[str, Any] = MLP,
+        *,
+        masked: bool = False,
+        normalize_obs: bool = False,
+    ) -> LoadedPolicy:
+        component, factory = resolve_component("policy", policy, catalog)
+        spec, rng = make_spec(observation, action, masked=masked), np.random.default_rng(3)
+        needs = frozenset() if component.name == "uniform" else frozenset({"value"})
+        made = make_policy(factory, component.settings, spec, needs, normalize_obs)
+        params = {
+            name: torch.from_numpy(0.7 * rng.standard_normal(v.shape)).float() for name, v in made.init(rng).items()
+        }
+        kept = {
+            name: 1 + torch.from_numpy(np.asarray(rng.random(v.shape)))
+            for name, v in getattr(made, "buffers", dict)().items()
+        }
+        params = {name: value[None] for name, value in (params | kept).items()}
+        return LoadedPolicy(component, spec, made, params)
 
     return loaded
 
@@ -79,6 +96,61 @@ def test_what_is_loaded_acts_as_what_was_saved(
             assert action.contains(acts[0]) and action.contains(best[0])
 
 
+KINDS: dict[str, tuple[gym.Space[Any], dict[str, Any], bool]] = {
+    "linear": (Box(-1.0, 1.0, (3,)), {"name": "linear"}, False),
+    "tabular": (Discrete(4, start=-2), {"name": "tabular"}, False),
+    "gru": (Box(-1.0, 1.0, (3,)), {"name": "gru", "hidden": [5], "memory": 7}, False),
+    "lstm, normalised": (Box(-1.0, 1.0, (3,)), {"name": "lstm", "hidden": [], "memory": 3}, True),
+    "mlp, normalised": (Box(-1.0, 1.0, (2, 2), np.float64), MLP, True),
+    "net, normalised": (Box(-1.0, 1.0, (2, 2)), {"name": "net", "distribution": "auto"}, True),
+    "uniform": (Box(-1.0, 1.0, (3,)), {"name": "uniform"}, False),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("masked", [False, True])
+def test_every_kind_of_policy_plays_an_episode_as_it_did_before_it_was_saved(
+    make: Make, catalog: Catalog, tmp_path: Path, kind: str, masked: bool
+) -> None:
+    observation, policy, normalize_obs = KINDS[kind]
+    saved = make(observation, Discrete(3), policy, masked=masked, normalize_obs=normalize_obs)
+    loaded = load_policy(saved.save(tmp_path), catalog)
+    assert loaded.spec == saved.spec and loaded.spec.masked == masked
+    assert not [name for name in loaded.params if name.startswith("critic.")]
+    observation.seed(0)
+    views = [observation.sample() for _ in range(6)]
+    mask = np.array([1, 0, 1]) if masked else None
+
+    def play(policy: LoadedPolicy) -> list[int]:
+        rng = np.random.default_rng(1)
+        policy.reset()
+        return [int(policy.act(obs, rng=rng, action_mask=mask)) for obs in views * 4]
+
+    first = play(saved)
+    assert play(loaded) == first == play(saved)
+    assert len(set(first)) > 1
+    assert not masked or 1 not in first
+
+
+@pytest.mark.parametrize("name", ["gru", "lstm"])
+def test_a_loaded_policy_remembers_until_it_is_reset(make: Make, name: str) -> None:
+    policy = make(Box(-1.0, 1.0, (3,)), Box(-9.0, 9.0, (1,)), {"name": name, "memory": 7})
+    obs, others = np.ones(3, np.float32), np.zeros((4, 3), np.float32)
+
+    def best(seen: Any) -> Any:
+        return policy.act(seen, deterministic=True)
+
+    first, second = best(obs), best(obs)
+    assert first != second  # the same observation, another memory
+    policy.reset()
+    assert (best(obs), best(obs)) == (first, second)
+    with pytest.raises(ValueError, match=r"4 observations for a memory of 1; call reset\(\)"):
+        best(others)
+    policy.reset()
+    assert best(np.stack([obs, *others]))[0] == pytest.approx(first)  # a memory for each of a stack
+    assert best(np.stack([obs, *others]))[0] == pytest.approx(second)
+
+
 @pytest.mark.parametrize("observation", [Box(-1.0, 1.0, (3,)), Box(-1.0, 1.0, (3, 3)), Discrete(4)], ids=str)
 def test_one_observation_gives_one_action_and_a_stack_a_stack(make: Make, observation: gym.Space[Any]) -> None:
     policy = make(observation, Box(-1.0, 1.0, (2,)))
@@ -99,8 +171,6 @@ def test_an_observation_of_another_shape_is_refused(make: Make, obs: Any) -> Non
 def test_actions_are_sampled_from_the_policy(make: Make) -> None:
     policy, obs = make(Box(-1.0, 1.0, (3,)), Discrete(3)), np.array([[0.3, -0.5, 0.9]] * 20_000, np.float32)
     share = np.bincount(policy.act(obs, rng=np.random.default_rng(0)), minlength=3) / len(obs)
-    from pgzoo.types import Inputs
-
     dist: Any = policy.policy.apply(policy.params, Inputs(torch.from_numpy(obs[None, None, :1]))).dist
     assert share == pytest.approx(torch.softmax(dist.logits, -1).flatten().tolist(), abs=0.015)
 

@@ -42,7 +42,7 @@ def ended(events: list[Event]) -> RunEnded:
 
 
 def bits(state: TrainState, row: int) -> dict[str, bytes]:
-    leaves = state.params | {f"optimizer {name}": value for name, value in state.optimizer.items()}
+    leaves = state.params | state.buffers | {f"optimizer {name}": value for name, value in state.optimizer.items()}
     return {name: value[row].numpy().tobytes() for name, value in leaves.items()}
 
 
@@ -74,6 +74,43 @@ def test_a_seed_alone_is_what_it_is_among_ten_on_windows(play: Play, world: str)
     assert_equal_alone_and_among(play, 10, algorithm="windows", policy={"hidden": (64, 5)}, **settings)
 
 
+POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "linear": ("pendulum", {"name": "linear", "state_std": True}),
+    "mlp": ("bits", {"name": "mlp", "hidden": (5,)}),
+    "mlp, shared": ("pendulum", {"name": "mlp", "hidden": (5,), "critic": "shared", "distribution": "beta"}),
+    "tabular": ("frozen lake", {"name": "tabular"}),
+    "gru": ("cartpole", {"name": "gru"}),
+    "gru, odd": ("pendulum", {"name": "gru", "hidden": (5,), "memory": 7, "distribution": "tanh"}),
+    "lstm": ("matrices", {"name": "lstm"}),
+    "lstm, odd": ("cartpole, one environment", {"name": "lstm", "hidden": (), "memory": 3, "init": "default"}),
+    "net": ("matrices", {"name": "net"}),
+}
+
+
+@pytest.mark.parametrize("algorithm", ["a2c", "reinforce"])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_no_policy_breaks_the_law(play: Play, policy: str, algorithm: str) -> None:
+    world, component = POLICIES[policy]
+    settings = {"num_envs": 3, "total_steps": 400, "eval_episodes": 3} | WORLDS[world]
+    assert_equal_alone_and_among(play, 10, algorithm=algorithm, policy=component, **settings)
+
+
+@pytest.mark.parametrize("algorithm", ["a2c", "reinforce"])
+@pytest.mark.parametrize("policy", ["mlp", "gru"])
+@pytest.mark.parametrize("world", ["pendulum", "numbers, of other lengths"])
+def test_normalising_does_not_break_the_law(play: Play, policy: str, world: str, algorithm: str) -> None:
+    settings = {"num_envs": 3, "total_steps": 400, "eval_episodes": 3} | WORLDS[world]
+    normalised = {"normalize_obs": True, "normalize_reward": True, "policy": {"name": policy, "hidden": (5,)}}
+    assert_equal_alone_and_among(play, 10, algorithm=algorithm, **settings, **normalised)
+
+
+@pytest.mark.parametrize("algorithm", ["a2c", "reinforce"])
+def test_masks_do_not_break_the_law(play: Play, algorithm: str) -> None:
+    settings = {"env": "probe/Trap-v0", "num_envs": 3, "total_steps": 200, "eval_episodes": 3}
+    for policy in ("mlp", "gru"):
+        assert_equal_alone_and_among(play, 10, algorithm=algorithm, policy={"name": policy, "hidden": (5,)}, **settings)
+
+
 @pytest.mark.parametrize("members", [8, 16, 33])
 def test_no_number_of_others_makes_a_difference(play: Play, members: int) -> None:
     """Vectors of the processor hold 8 or 16 numbers: what is computed at their ends is rounded otherwise."""
@@ -95,6 +132,32 @@ def test_no_number_of_others_makes_a_difference(play: Play, members: int) -> Non
 def test_no_option_of_reinforce_breaks_the_law(play: Play, options: dict[str, Any]) -> None:
     settings = {"policy": {"hidden": (8,)}, "total_steps": 3000} | options
     assert_equal_alone_and_among(play, 18, **settings)
+
+
+PLAIN_AND_NATURAL: dict[str, dict[str, Any]] = {
+    "reinforce-baseline": {"gamma_t": True, "entropy_coef": 0.01},
+    "rloo": {"entropy_coef": 0.01},
+    "vpg": {"rollout_steps": 40, "entropy_coef": 0.01, "critic_steps": 3},
+    "npg": {"rollout_steps": 40, "critic_steps": 3, "step_kl": 0.02},
+    "trpo": {"rollout_steps": 40, "critic_steps": 3, "max_kl": 0.5, "damping": 1e-3, "line_search_steps": 2},
+}
+
+
+@pytest.mark.parametrize("policy", [{"hidden": (5, 7), "activation": "silu"}, {"hidden": (64, 64)}], ids=str)
+@pytest.mark.parametrize("world", ["cartpole", "numbers, of other lengths", "tuples"])
+@pytest.mark.parametrize("algorithm", PLAIN_AND_NATURAL)
+def test_plain_and_natural_gradients_keep_the_law(play: Play, algorithm: str, world: str, policy: Any) -> None:
+    settings = {"num_envs": 3, "total_steps": 800, "eval_episodes": 3} | WORLDS[world]
+    assert_equal_alone_and_among(
+        play, 10, algorithm=algorithm, policy=policy, **PLAIN_AND_NATURAL[algorithm], **settings
+    )
+
+
+@pytest.mark.parametrize("algorithm", PLAIN_AND_NATURAL)
+def test_plain_and_natural_gradients_of_a_memory_keep_the_law(play: Play, algorithm: str) -> None:
+    policy = {"name": "gru", "hidden": (9,), "memory": 7}
+    settings = {"num_envs": 3, "total_steps": 500, "eval_episodes": 3, "env": "CartPole-v1", "policy": policy}
+    assert_equal_alone_and_among(play, 10, algorithm=algorithm, **PLAIN_AND_NATURAL[algorithm], **settings)
 
 
 def test_a_member_that_is_stopped_early_changes_nothing_for_the_others(play: Play, plan: Callable[..., Any]) -> None:

@@ -15,7 +15,7 @@ from pgzoo.bundle import make_spec
 from pgzoo.config import resolve_component
 from pgzoo.errors import UnfitError
 from pgzoo.registry import Catalog
-from pgzoo.types import Inputs, Params
+from pgzoo.types import ActorInputs, Inputs, Params
 
 OBSERVATIONS = {
     "vector": Box(-1.0, 1.0, (3,)),
@@ -39,9 +39,13 @@ Build = Callable[..., Any]
 def build(catalog: Catalog) -> Build:
     def policy(observation: gym.Space[Any], action: gym.Space[Any], **settings: Any) -> Any:
         component, factory = resolve_component("policy", {"name": "mlp", **settings}, catalog)
-        return factory(component.settings, make_spec(observation, action))
+        return factory(component.settings, make_spec(observation, action), frozenset())
 
     return policy
+
+
+def act(policy: Any, params: Params, obs: Any, noise: Any = None) -> Any:
+    return policy.actor(params)(ActorInputs(obs), noise)[0]
 
 
 def members(policy: Any, count: int) -> Params:
@@ -62,11 +66,9 @@ def test_the_mode_that_acts_is_the_mode_that_learns(
 ) -> None:
     policy = build(OBSERVATIONS[observation], ACTIONS[action], hidden=hidden, init="default")
     params, obs = members(policy, 2), observed(OBSERVATIONS[observation], 2, 7)
-    acted = policy.actor(params)(obs, None)
+    acted = act(policy, params, obs)
     dist = policy.apply(params, Inputs(torch.from_numpy(obs).unsqueeze(1))).dist  # [S, 1, B]
-    learned = getattr(dist, "mean", None)
-    if learned is None:
-        learned = torch.from_numpy(policy.family.mode(dist.logits.numpy()))
+    learned = torch.from_numpy(dist.mode())
     torch.testing.assert_close(torch.from_numpy(acted).unsqueeze(1), learned, rtol=1e-5, atol=1e-6)
     assert all(ACTIONS[action].contains(a) for a in policy.to_env(acted[0]))
     assert dist.log_prob(torch.from_numpy(acted).unsqueeze(1)).shape == (2, 1, 7)
@@ -79,7 +81,7 @@ def test_observations_are_told_apart_from_the_spaces_start(build: Build) -> None
     torch.testing.assert_close(
         plain.apply(params, Inputs(rows)).dist.logits, shifted.apply(params, Inputs(rows - 2)).dist.logits
     )
-    assert plain.actor(params)(cells, None).tolist() == shifted.actor(params)(cells - 2, None).tolist()
+    assert act(plain, params, cells).tolist() == act(shifted, params, cells - 2).tolist()
 
 
 def test_the_actor_sees_parameters_move(build: Build) -> None:
@@ -88,7 +90,7 @@ def test_the_actor_sees_parameters_move(build: Build) -> None:
     actor, obs = policy.actor(params), np.zeros((1, 1, 3), np.float32)
     for action in (0, 1, 0):
         params["bias.0"][0] = torch.tensor([1.0, -1.0] if action == 0 else [-1.0, 1.0])
-        assert actor(obs, None).item() == action
+        assert actor(ActorInputs(obs), None)[0].item() == action
 
 
 def test_numbers_are_drawn_with_the_learned_deviation(build: Build) -> None:
@@ -96,8 +98,8 @@ def test_numbers_are_drawn_with_the_learned_deviation(build: Build) -> None:
     params = members(policy, 2)
     assert params["log_std"].tolist() == [[-1.0], [-1.0]]
     obs = np.zeros((2, 3, 3), np.float32)
-    drawn = policy.actor(params)(obs, np.ones((2, 3, 1), np.float32))
-    assert drawn - policy.actor(params)(obs, None) == pytest.approx(np.exp(-1.0))
+    drawn = act(policy, params, obs, np.ones((2, 3, 1), np.float32))
+    assert drawn - act(policy, params, obs) == pytest.approx(np.exp(-1.0))
 
 
 def test_first_actions_are_nearly_uniform(build: Build) -> None:

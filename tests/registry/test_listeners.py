@@ -46,6 +46,10 @@ class Ear:
         self.heard.append(("pgzoo_evaluated", event))
 
     @hookimpl
+    def pgzoo_checkpoint_saved(self, event: events.CheckpointSaved) -> None:
+        self.heard.append(("pgzoo_checkpoint_saved", event))
+
+    @hookimpl
     def pgzoo_run_ended(self, event: events.RunEnded) -> None:
         self.heard.append(("pgzoo_run_ended", event))
 

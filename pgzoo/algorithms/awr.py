@@ -1,0 +1,72 @@
+"""AWR: advantage-weighted regression."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+
+from pgzoo.config import (
+    ActorCriticConfig,
+    Epochs,
+    LearningRate,
+    LearningRateSchedule,
+    Minibatches,
+    NormalizeAdvantages,
+)
+from pgzoo.ops.losses import explained_variance, standardise, value_loss, weighted_mean
+from pgzoo.types import Batch, Hyper, Loss, Need, Params, Steps
+
+
+class AWRConfig(ActorCriticConfig):
+    """Settings of `awr`."""
+
+    learning_rate: LearningRate = 1e-3
+    learning_rate_schedule: LearningRateSchedule = "linear"
+    epochs: Epochs = 10
+    minibatches: Minibatches = 4
+    normalize_advantages: NormalizeAdvantages = True
+    beta: Annotated[float, Field(gt=0, description="temperature: the lower, the more the best actions count")] = 1.0
+    max_weight: Annotated[float, Field(gt=0, description="no action counts for more than so many")] = 20.0
+
+
+class AWR:
+    """AWR: imitate oneself, and the better an action was the more so.
+
+        L(θ) = -E[ min(exp(A/β), w_max) log π(a|s; θ) ],  A = G - V(s),  G the λ-return
+
+    The weighted regression projects π_old exp(A/β), the best policy within a distance in KL, onto the network: no
+    ratio, no clipping, and no action is ever pushed away. The paper regresses on a replay buffer; this is the on-policy
+    form, several epochs on one collection.
+
+    Shapes: a batch is `[S, T, B]`, the loss `[S]`.
+    Source: Peng et al. (2019), Advantage-weighted regression, algorithm 1 and section 3.3.
+    """
+
+    estimator = "td-lambda"
+    needs: ClassVar[frozenset[Need]] = frozenset({"value"})
+    defaults: ClassVar[Mapping[str, Any]] = {"num_envs": 8, "total_steps": 200_000, "gamma": 0.98}
+
+    def collect(self, settings: AWRConfig) -> Steps:
+        """Windows of `rollout_steps`."""
+        return Steps(settings.rollout_steps)
+
+    def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
+        """The weighted log-likelihood of what was done, the critic's error and the bonus."""
+        output, weights = policy.apply(params, batch.inputs), batch.weights
+        advantage = standardise(batch.advantages, weights) if hyper.normalize_advantages else batch.advantages
+        counts = torch.minimum((advantage / hyper.beta).exp(), hyper.max_weight)
+        policy_loss = -weighted_mean(counts * output.dist.log_prob(batch.actions), weights)
+        critic_loss = value_loss(output.value, batch.returns, weights)
+        entropy = weighted_mean(output.dist.entropy(), weights)
+        return Loss(
+            policy_loss + hyper.value_coef.flatten() * critic_loss - hyper.entropy_coef.flatten() * entropy,
+            {
+                "loss/policy": policy_loss,
+                "loss/value": critic_loss,
+                "policy/entropy": entropy,
+                "value/explained_variance": explained_variance(batch.values, batch.returns, weights),
+            },
+        )

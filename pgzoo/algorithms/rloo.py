@@ -1,0 +1,47 @@
+"""RLOO: REINFORCE with the other episodes as its baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pgzoo.config import AlgorithmConfig, EntropyCoef, LearningRate, LearningRateSchedule
+from pgzoo.ops.losses import weighted_mean, weighted_sum
+from pgzoo.types import Batch, Episodes, Hyper, Loss, Params
+
+
+class RLOOConfig(AlgorithmConfig):
+    """Settings of `rloo`."""
+
+    learning_rate: LearningRate = 1e-2
+    learning_rate_schedule: LearningRateSchedule = "linear"
+    entropy_coef: EntropyCoef = 0.0
+
+
+class RLOO:
+    """RLOO: K episodes side by side, each weighed against the mean of the others.
+
+        ∇J(θ) = E[ 1/K Σᵢ (Rᵢ - 1/(K-1) Σ_{j≠i} Rⱼ) Σₜ ∇ log π(aᵢₜ|sᵢₜ; θ) ]
+
+    An episode is judged as one action, by its total return Rᵢ. The baseline costs no critic, and as it comes from
+    independent episodes it leaves the gradient unbiased. K is the number of environments.
+
+    Shapes: a batch is `[S, T, B]`, the loss `[S]`.
+    Source: Kool et al. (2019), Buy 4 REINFORCE samples, get a baseline for free!; Ahmadian et al. (2024), Back to
+        basics, section 2.
+    """
+
+    collect = Episodes(per_env=1)
+    estimator = "leave-one-out"
+    defaults: ClassVar[Mapping[str, Any]] = {"num_envs": 24, "total_steps": 150_000}
+
+    def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
+        """The score weighted by the advantage: a sum over the steps of an episode, a mean over episodes."""
+        dist, weights = policy.apply(params, batch.inputs).dist, batch.weights
+        episodes = weighted_sum((batch.timestep == 0).float(), weights).clamp(min=1.0)
+        policy_loss = -weighted_sum(dist.log_prob(batch.actions) * batch.advantages, weights) / episodes
+        bonus = weighted_sum(dist.entropy(), weights) / episodes
+        return Loss(
+            policy_loss - hyper.entropy_coef.flatten() * bonus,
+            {"loss/policy": policy_loss, "policy/entropy": weighted_mean(dist.entropy(), weights)},
+        )

@@ -1,0 +1,273 @@
+"""What a comparison is made of: what each side reached and who is ahead, in one environment or over several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pgzoo.analysis import statistics
+from pgzoo.analysis.selection import Kind, Run
+from pgzoo.analysis.statistics import CEILING, FEWEST, Band, Estimate, Scores
+from pgzoo.analysis.wording import plural
+
+__all__ = ["Block", "Curve", "Pair", "Profile", "Side", "Summary", "across", "final_score", "within"]
+
+Floats: TypeAlias = NDArray[np.float64]
+POINTS = 200
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one selector means: runs of distinct seeds, in one or several environments."""
+
+    label: str
+    kind: Kind
+    runs: tuple[Run, ...]
+
+    def on(self, env: str) -> list[Run]:
+        """Return the runs in one environment, by seed."""
+        return [run for run in self.runs if run.env == env]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One kind of score of one side, over its `seeds` (the fewest in any environment)."""
+
+    seeds: int
+    iqm: Estimate
+    mean: Estimate
+    median: Estimate
+
+    @classmethod
+    def of(cls, scores: Scores) -> Summary:
+        """Summarise scores, one array `[n]` per environment."""
+        few = min(len(x) for x in scores)
+        return cls(few, *(statistics.estimate(scores, s) for s in (statistics.iqm, statistics.mean, statistics.median)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers."""
+        estimates = {name: getattr(self, name).to_dict() for name in ("iqm", "mean", "median")}
+        return {"seeds": self.seeds, **estimates}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The IQM over seeds along the steps `[points]`; `seeds [n, points]` is what it is of."""
+
+    steps: Floats
+    band: Band
+    seeds: Floats
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Side `a` against side `b` in final scores."""
+
+    a: str
+    b: str
+    improvement: Estimate
+    """Probability that a seed of `a` scores higher than one of `b`."""
+    matched: int
+    """Seeds that both sides have."""
+    paired: Estimate | None
+    """Share of the matched seeds in which `a` scores higher; None without any."""
+    difference: Estimate
+    """Mean of `a` minus mean of `b`; by seed if all match."""
+    more_seeds: int | None
+    """So many more seeds a side may settle it. 0: it is settled. None: too many, or nobody knows."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether the interval of the difference leaves zero out."""
+        return self.difference.excludes(0.0)
+
+    @property
+    def verdict(self) -> str:
+        """What can be said: which side is higher, or what it would take to know."""
+        if self.settled:
+            return f"{self.a if self.difference.value > 0 else self.b} is higher"
+        if self.difference.low is None:
+            return f"needs {FEWEST} seeds a side"
+        if self.more_seeds is None:
+            same = self.difference.low == self.difference.high == 0
+            return "equal" if same else f"undecided: over {CEILING:,} seeds"
+        return f"undecided: {plural(self.more_seeds, 'more seed')}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers."""
+        return {
+            "a": self.a,
+            "b": self.b,
+            "improvement": self.improvement.to_dict(),
+            "matched_seeds": self.matched,
+            "paired_improvement": self.paired and self.paired.to_dict(),
+            "difference": self.difference.to_dict(),
+            "settled": self.settled,
+            "more_seeds": self.more_seeds,
+            "verdict": self.verdict,
+        }
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores `[n]` of one side in one environment, with their seeds."""
+
+    seeds: tuple[int, ...]
+    values: Floats
+
+    def scaled(self, zero: float, one: float) -> Scored:
+        """Return the scores on a scale of which two values are 0 and 1."""
+        return Scored(self.seeds, (self.values - zero) / (one - zero))
+
+
+@dataclass(frozen=True)
+class Block:
+    """The comparison in one environment, or over all of them (`env` is None) on normalised scores."""
+
+    env: str | None
+    scores: tuple[tuple[Scored, ...], ...]
+    """Final scores of each side, one `Scored` per environment."""
+    final: tuple[Summary, ...]
+    area: tuple[Summary, ...]
+    """Area under the curve of each side; empty where a run has one point."""
+    pairs: tuple[Pair, ...]
+    curves: tuple[Curve, ...] = ()
+    areas: tuple[Floats, ...] = ()
+
+    def to_dict(self, labels: Sequence[str]) -> dict[str, Any]:
+        """Return plain numbers; curves are left to the plots."""
+        return {
+            "env": self.env,
+            "final": {label: s.to_dict() for label, s in zip(labels, self.final, strict=True)},
+            "area": {label: s.to_dict() for label, s in zip(labels, self.area, strict=True)} if self.area else None,
+            "pairs": [pair.to_dict() for pair in self.pairs],
+        }
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Performance profiles of all sides at `thresholds [k]`, over several environments."""
+
+    thresholds: Floats
+    bands: tuple[Band, ...]
+
+
+def final_score(run: Run, score: str) -> float | None:
+    """Return the metric's last value; where it is missing, the last point of the curve stands for it."""
+    value = run.metrics.get(score, run.values[-1] if run.values.size else None)
+    return float(value) if value is not None and np.isfinite(value) else None
+
+
+def within(sides: Sequence[Side], env: str, score: str) -> Block:
+    """Compare in one environment, in which every side has a final score."""
+    scores = tuple((scored(side.on(env), score),) for side in sides)
+    curves, areas = learning([[run for run in side.on(env) if run.steps.size] for side in sides])
+    return Block(
+        env,
+        scores,
+        tuple(Summary.of([s.values for s in of]) for of in scores),
+        tuple(Summary.of([a]) for a in areas),
+        pairs_of([side.label for side in sides], scores),
+        curves,
+        areas,
+    )
+
+
+def scored(runs: Sequence[Run], score: str) -> Scored:
+    found = [(run.seed, value) for run in runs if (value := final_score(run, score)) is not None]
+    return Scored(tuple(seed for seed, _ in found), np.array([value for _, value in found]))
+
+
+def learning(sides: Sequence[Sequence[Run]]) -> tuple[tuple[Curve, ...], tuple[Floats, ...]]:
+    """Return each side's curve and areas, over the steps that all sides reached; nothing if that is one point.
+
+    A run that ended before them (stopped, failed, killed) keeps its last value: leaving it out would flatter.
+    """
+    if not all(sides):
+        return (), ()
+    begin = min(run.steps[0] for runs in sides for run in runs)
+    end = min(max(run.steps[-1] for run in runs) for runs in sides)
+    if end <= begin:
+        return (), ()
+    grid = np.unique(np.concatenate([run.steps for runs in sides for run in runs]).clip(begin, end)).astype(float)
+    if len(grid) > POINTS:
+        grid = grid[np.unique(np.linspace(0, len(grid) - 1, POINTS).astype(int))]
+    curves, areas = [], []
+    for runs in sides:
+        seeds = np.array([np.interp(grid, run.steps, run.values) for run in runs])
+        resamples = int(np.clip(200_000 // len(runs), 200, 1000))
+        curves.append(Curve(grid, statistics.band([seeds], resamples=resamples), seeds))
+        areas.append(np.array([statistics.area(run.steps, run.values, begin, end) for run in runs]))
+    return tuple(curves), tuple(areas)
+
+
+def pairs_of(labels: Sequence[str], scores: Sequence[Sequence[Scored]]) -> tuple[Pair, ...]:
+    return tuple(pair(labels[i], labels[j], scores[i], scores[j]) for i, j in combinations(range(len(labels)), 2))
+
+
+def pair(a: str, b: str, of_a: Sequence[Scored], of_b: Sequence[Scored]) -> Pair:
+    """Compare the scores of two sides, by seed where seeds match."""
+    x, y = [s.values for s in of_a], [s.values for s in of_b]
+    gaps = [matched(s, t) for s, t in zip(of_a, of_b, strict=True)]
+    count = sum(map(len, gaps))
+    paired = all(len(g) == len(p) == len(q) for g, p, q in zip(gaps, x, y, strict=True))
+    found = statistics.estimate(gaps, statistics.mean) if paired else statistics.difference(x, y)
+    more = None
+    if found.excludes(0.0):
+        more = 0
+    elif found.low is not None:
+        strata = gaps if paired else [*x, *y]
+        deviation = float(np.sqrt(sum(np.var(g, ddof=1) for g in strata))) / len(x)
+        needed = statistics.seeds_to_settle(found.value, deviation, paired=paired)
+        more = None if needed is None else max(1, needed - min(map(len, [*x, *y])))
+    all_gaps = np.concatenate(gaps)
+    by_seed = statistics.paired_improvement(all_gaps, np.zeros(count)) if count else None
+    return Pair(a, b, statistics.improvement(x, y), count, by_seed, found, more)
+
+
+def matched(a: Scored, b: Scored) -> Floats:
+    """Return the differences `[n]` over the seeds of both; none if a seed isn't known or stands for several runs."""
+    some, others = dict(zip(a.seeds, a.values, strict=True)), dict(zip(b.seeds, b.values, strict=True))
+    if min(*some, *others) < 0 or len(some) < len(a.seeds) or len(others) < len(b.seeds):
+        return np.zeros(0)
+    return np.array([some[seed] - others[seed] for seed in some if seed in others])
+
+
+def across(labels: Sequence[str], blocks: Sequence[Block]) -> tuple[Block, Profile]:
+    """Compare over several environments, on scores of which 0 is the beginning of training and 1 the best run.
+
+    The beginning is the mean of all runs' first points; where nothing rose above it, or there are no curves, the
+    worst run is 0.
+    """
+    scales = [scale(block) for block in blocks]
+    scores = tuple(
+        tuple(block.scores[side][0].scaled(*s) for block, s in zip(blocks, scales, strict=True))
+        for side in range(len(labels))
+    )
+    area: tuple[Summary, ...] = ()
+    if all(block.areas for block in blocks):
+        area = tuple(
+            Summary.of(
+                [(block.areas[i] - zero) / (one - zero) for block, (zero, one) in zip(blocks, scales, strict=True)]
+            )
+            for i in range(len(labels))
+        )
+    final = tuple(Summary.of([s.values for s in of]) for of in scores)
+    lowest = min(float(s.values.min()) for of in scores for s in of)
+    thresholds = np.linspace(min(0.0, lowest), 1.0, 101)
+    profiles = tuple(statistics.profile([s.values for s in of], thresholds) for of in scores)
+    return Block(None, scores, final, area, pairs_of(labels, scores)), Profile(thresholds, profiles)
+
+
+def scale(block: Block) -> tuple[float, float]:
+    finals = np.concatenate([of[0].values for of in block.scores])
+    low, high = float(finals.min()), float(finals.max())
+    if block.curves:
+        first = float(np.concatenate([curve.seeds[:, 0] for curve in block.curves]).mean())
+        low = first if first < high else low
+    return (low, high) if high > low else (low - 1.0, high)

@@ -1,0 +1,104 @@
+"""What a comparison leaves out or should not be trusted in, as sentences; and what its sides differ in."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
+
+from pgzoo.analysis.blocks import Side, final_score
+from pgzoo.analysis.selection import Kind, Run
+from pgzoo.analysis.statistics import FEWEST
+from pgzoo.analysis.wording import plural, ranges
+from pgzoo.errors import UsageError
+
+__all__ = ["caveats", "check_distinct", "finished", "narrowed", "settings_apart"]
+
+PROTOCOL = ("total_steps", "total_episodes", "stop_at", "max_minutes", "max_episode_steps", "eval_episodes", "gamma")
+"""Parameters that should be equal in a comparison of algorithms."""
+VERSIONS = ("pgzoo.version", "gymnasium.version", "torch.version")
+UNTOLD = ("algorithm", "env", "seed")
+
+
+def narrowed(label: str, kind: Kind, runs: Sequence[Run], warnings: list[str]) -> list[Run]:
+    """Keep one run of each seed and setting; a name or an algorithm means the newest setting in each environment."""
+    kept: list[Run] = []
+    for env in sorted({run.env for run in runs}):
+        here = [run for run in runs if run.env == env]
+        newest = max(here, key=lambda run: run.started).setting
+        others = [run for run in here if run.setting != newest]
+        if others and kind in ("name", "algorithm"):
+            here = [run for run in here if run.setting == newest]
+            older = plural(len({run.setting for run in others}), "older setting")
+            warnings.append(
+                f"{label} on {env}: {plural(len(others), 'run')} of {older} left out; name a group to compare another."
+            )
+        elif others:
+            count = len({run.setting for run in here})
+            warnings.append(f"{label} on {env}: its runs have {count} different settings.")
+        # the same seed with the same setting is the same run again, not another observation
+        last = {(run.seed, run.setting) if run.seed >= 0 else run.run_key: run for run in here}
+        kept += sorted(last.values(), key=lambda run: (run.seed, run.started))
+    return kept
+
+
+def check_distinct(sides: Mapping[str, Sequence[Run]]) -> None:
+    """Raise UsageError if two sides have a run in common."""
+    for (a, some), (b, others) in combinations(sides.items(), 2):
+        if shared := {run.run_key for run in some} & {run.run_key for run in others}:
+            raise UsageError(f'"{a}" and "{b}" have {plural(len(shared), "run")} in common, such as {min(shared)}.')
+
+
+def finished(label: str, runs: Sequence[Run], warnings: list[str]) -> tuple[Run, ...]:
+    """Leave out what still runs. Raises UsageError if nothing is left."""
+    done = tuple(run for run in runs if run.status != "running")
+    if len(done) < len(runs):
+        warnings.append(f"{label}: {plural(len(runs) - len(done), 'run')} still in training left out.")
+    if not done:
+        raise UsageError(f'Every run of "{label}" is still in training. Wait, or compare others.')
+    return done
+
+
+def caveats(sides: Sequence[Side], env: str, score: str, metric: str) -> list[str]:
+    """Return why the comparison in one environment isn't one of algorithms alone, or is worth little."""
+    found = []
+    on = {side.label: side.on(env) for side in sides}
+    kwargs = {key for runs in on.values() for run in runs for key in run.params if key.startswith("env_kwargs.")}
+    for key in (*PROTOCOL, *sorted(kwargs)):
+        found += differing(on, key, lambda run, key=key: run.params.get(key, "none"))  # type: ignore[misc]
+    for key in VERSIONS:
+        found += differing(on, key.replace(".", " "), lambda run, key=key: run.tags.get(key, "unknown"))  # type: ignore[misc]
+    for label, runs in on.items():
+        for status, count in sorted(Counter(run.status for run in runs).items()):
+            if status not in ("finished", "stopped"):
+                found.append(f"{label}: {plural(count, 'run')} {status}, compared as far as it went.")
+        missing = sum(score not in run.metrics and final_score(run, score) is not None for run in runs)
+        if missing:
+            found.append(f"{label}: {plural(missing, 'run')} without {score}; the last {metric} stands for it.")
+        if lost := sum(final_score(run, score) is None for run in runs):
+            found.append(f"{label}: {plural(lost, 'run')} without a final score left out.")
+        if len(runs) - lost < FEWEST:
+            found.append(f"{label}: {plural(len(runs) - lost, 'seed')}; no interval below {FEWEST}.")
+    seeds = {label: sorted(run.seed for run in runs) for label, runs in on.items()}
+    if len({tuple(s) for s in seeds.values()}) > 1:
+        listing = ", ".join(f"{label} {ranges(s)}" for label, s in seeds.items())
+        found.append(f"seeds differ: {listing}; means are compared unpaired.")
+    return found
+
+
+def differing(sides: Mapping[str, Sequence[Run]], what: str, value: Callable[[Run], str]) -> list[str]:
+    values = {label: sorted({value(run) for run in runs}) for label, runs in sides.items()}
+    if len({v for of in values.values() for v in of}) == 1:
+        return []
+    listing = ", ".join(f"{label} {' and '.join(of)}" for label, of in values.items())
+    return [f"{what} differs: {listing}."]
+
+
+def settings_apart(sides: Sequence[Side]) -> dict[str, tuple[str, ...]]:
+    """Return the parameters that tell the sides apart, with each side's values."""
+    apart = {}
+    for key in sorted({key for side in sides for run in side.runs for key in run.params} - set(UNTOLD[1:])):
+        values = tuple(" | ".join(sorted({r.params.get(key, "-") for r in side.runs})) for side in sides)
+        if len(set(values)) > 1:
+            apart[key] = values
+    return apart

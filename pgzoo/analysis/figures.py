@@ -1,0 +1,142 @@
+"""Figures of a comparison, as pure functions: a `Comparison` in, a matplotlib `Figure` out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import cycle, islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator, NullFormatter
+
+from pgzoo.analysis.plots import GRID, INK, MUTED, dress
+from pgzoo.analysis.statistics import Estimate
+from pgzoo.analysis.wording import centre, interval
+
+if TYPE_CHECKING:
+    from pgzoo.analysis.blocks import Block, Curve, Profile
+    from pgzoo.analysis.compare import Comparison
+
+__all__ = ["COLOURS", "colours", "curves_and_scores"]
+
+COLOURS = ("#2563a8", "#d9722e", "#23876b", "#a43f7c", "#86690f", "#5b57c8", "#bf3a3a", "#3f8fb5")
+STROKES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
+FAINT = 30
+"""More seeds than these aren't drawn one by one."""
+
+
+def colours(count: int) -> list[str]:
+    """Return a colour for each side; after eight they begin anew, with another stroke."""
+    return list(islice(cycle(COLOURS), count))
+
+
+def curves_and_scores(comparison: Comparison, block: Block | None = None) -> Figure:
+    """Draw the curves with their bands beside the final scores with their intervals: a row per environment.
+
+    Where there are several environments, the last row is over all of them: performance profile and IQM. With
+    `block` its row is drawn alone, without a title.
+    """
+    shown = [block] if block else [*comparison.blocks, *([comparison.overall] if comparison.overall else [])]
+    height = max(3.7, 1.6 + 0.52 * len(comparison.labels)) - (0.3 if block else 0.0)
+    figure = Figure(
+        figsize=(11, len(shown) * height),
+        dpi=132,
+        facecolor="white",
+        layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12),
+    )
+    panels = figure.subplots(len(shown), 2, width_ratios=(1.75, 1), squeeze=False)
+    for (left, right), one in zip(panels, shown, strict=True):
+        dress(left)
+        dress(right)
+        name = "" if block else one.env or f"{len(comparison.envs)} environments"
+        if one.env is None and comparison.profile:
+            performance_profile(left, comparison.profile, comparison.labels)
+            heading(left, name, "performance profile, 95 % band")
+        else:
+            sample_efficiency(left, one.curves, comparison.labels, comparison.metric)
+            heading(left, name, f"{comparison.metric}: IQM over seeds, 95 % band")
+        forest(right, one, comparison.labels)
+        heading(right, "", f"{'' if one.env else 'normalised '}final score: IQM, 95 % interval, seeds")
+    return figure
+
+
+def sample_efficiency(axes: Axes, curves: Sequence[Curve], labels: Sequence[str], metric: str) -> None:
+    """Draw each side's curve; seeds one by one are drawn faintly where there is no band."""
+    axes.set_xlabel("environment steps")
+    axes.set_ylabel(metric)
+    if not curves:
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.text(0.5, 0.5, "one point a run: no curve", transform=axes.transAxes, ha="center", color=MUTED)
+        return
+    for place, (curve, label, colour) in enumerate(zip(curves, labels, colours(len(labels)), strict=True)):
+        stroke = STROKES[place // len(COLOURS) % len(STROKES)]
+        if curve.band.method == "none" and len(curve.seeds) > 1:
+            axes.plot(curve.steps, curve.seeds.T, color=colour, linewidth=0.8, alpha=0.35)
+        axes.fill_between(curve.steps, curve.band.low, curve.band.high, color=colour, alpha=0.14, linewidth=0)
+        name = f"{label}  ({len(curve.seeds)})"
+        axes.plot(curve.steps, curve.band.value, color=colour, linewidth=2, linestyle=stroke, label=name)
+    # a band of few seeds may reach far beyond what was ever seen: the view is of what was
+    low = min(float(curve.seeds.min()) for curve in curves)
+    high = max(float(curve.seeds.max()) for curve in curves)
+    pad = 0.05 * (high - low) or 1.0
+    axes.set_ylim(low - pad, high + pad)
+    axes.set_xlim(0, curves[0].steps[-1])
+    legend(axes)
+
+
+def performance_profile(axes: Axes, profile: Profile, labels: Sequence[str]) -> None:
+    """Draw the share of runs above each normalised score."""
+    axes.set_xlabel("normalised score τ: 0 is the beginning of training, 1 the best run")
+    axes.set_ylabel("share of runs above τ")
+    for place, (band, label, colour) in enumerate(zip(profile.bands, labels, colours(len(labels)), strict=True)):
+        stroke = STROKES[place // len(COLOURS) % len(STROKES)]
+        axes.fill_between(profile.thresholds, band.low, band.high, color=colour, alpha=0.14, linewidth=0)
+        axes.plot(profile.thresholds, band.value, color=colour, linewidth=2, linestyle=stroke, label=label)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_xlim(profile.thresholds[0], 1.0)
+    legend(axes)
+
+
+def forest(axes: Axes, block: Block, labels: Sequence[str]) -> None:
+    """Draw each side's IQM with its interval, over the scores of its seeds."""
+    estimates: list[Estimate] = [summary.iqm for summary in block.final]
+    for place, (label, estimate, colour) in enumerate(zip(labels, estimates, colours(len(labels)), strict=True)):
+        scores = np.concatenate([of.values for of in block.scores[place]])
+        spread = np.linspace(-0.09, 0.09, len(scores)) if len(scores) > 1 else np.zeros(1)
+        axes.scatter(scores, place + 0.02 + spread, s=17, color=colour, alpha=0.32, linewidths=0, zorder=2)
+        if estimate.low is not None and estimate.high is not None:
+            axes.plot([estimate.low, estimate.high], [place, place], color=colour, linewidth=2.4, zorder=3)
+        axes.scatter([estimate.value], [place], s=58, color=colour, edgecolor="white", linewidth=1.2, zorder=4)
+        axes.annotate(
+            label, (0, place), (2, 15), xycoords=("axes fraction", "data"), textcoords="offset points",
+            fontsize=9.5, color=INK, fontweight="bold",
+        ).set_parse_math(False)  # fmt: skip
+        axes.annotate(
+            f"{centre(estimate)}  {interval(estimate)}".rstrip(), (1, place), (-2, 15),
+            xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=9, color=MUTED, ha="right",
+        )  # fmt: skip
+    axes.set_ylim(len(labels) - 0.55, -0.75)
+    axes.set_yticks([])
+    axes.yaxis.set_major_formatter(NullFormatter())
+    axes.spines["left"].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.grid(axis="x", color=GRID, linewidth=0.8)
+    axes.margins(x=0.06)
+
+
+def heading(axes: Axes, title: str, subtitle: str) -> None:
+    if title:
+        axes.set_title(title, loc="left", fontsize=13, fontweight="bold", color=INK, pad=22).set_parse_math(False)
+    axes.annotate(
+        subtitle, (0, 1), (0, 8), xycoords="axes fraction", textcoords="offset points", fontsize=9.5, color=MUTED
+    ).set_parse_math(False)
+
+
+def legend(axes: Axes) -> None:
+    found = axes.legend(frameon=True, framealpha=0.85, edgecolor="none", fontsize=9.5, labelcolor=INK, loc="best")
+    for text in found.get_texts():
+        text.set_parse_math(False)

@@ -1,0 +1,302 @@
+"""Statistics over seeds: a run of one seed is one observation, whatever number of episodes it was judged by.
+
+Scores are a sequence with one array `[n, ...]` per environment, seeds first: rows are drawn and averaged within an
+environment (a stratum), so environments may have different numbers of seeds. Nothing is random between two calls:
+every resampling begins from the same generator.
+
+Sources: Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice" (what is
+estimated); Student 1908, Welch 1947 and Satterthwaite 1946 (few seeds); Efron 1979 (many); Newcombe 2006, part 2,
+method 5 (the interval of a probability of improvement); Zou & Donner 2008 (its mean over environments); Wilson 1927.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = [
+    "CEILING",
+    "CONFIDENCE",
+    "FEWEST",
+    "MANY",
+    "Band",
+    "Estimate",
+    "area",
+    "band",
+    "difference",
+    "estimate",
+    "improvement",
+    "iqm",
+    "mean",
+    "median",
+    "paired_improvement",
+    "profile",
+    "seeds_to_settle",
+]
+
+Floats: TypeAlias = NDArray[np.float64]
+Scores: TypeAlias = Sequence[Floats]
+Statistic: TypeAlias = Callable[[Scores], Floats]
+Method: TypeAlias = Literal["Student t", "bootstrap", "score", "none"]
+
+CONFIDENCE = 0.95
+FEWEST, MANY = 3, 10
+"""Seeds below which there is no interval, and from which on the bootstrap is trusted."""
+RESAMPLES = 5000
+CEILING = 1000
+"""More seeds than these aren't asked for: such a difference hardly matters."""
+SEED = 20210830
+CHUNK = 4_000_000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval; `low` and `high` are None where there is none, for the `reason` given."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    method: Method = "none"
+    reason: str = ""
+
+    def excludes(self, value: float) -> bool:
+        """Say whether the interval rules this value out; without an interval nothing is ruled out."""
+        return self.low is not None and self.high is not None and not self.low <= value <= self.high
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers, as `--json` prints them."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Band:
+    """Estimates along a curve: `value`, `low` and `high` are `[points]`; without interval the two are NaN."""
+
+    value: Floats
+    low: Floats
+    high: Floats
+    method: Method
+
+
+def iqm(scores: Scores) -> Floats:
+    """Return the interquartile mean: of all scores together, without the lowest and the highest quarter.
+
+    A quarter is rounded down to whole scores, so that the IQM of three is their mean.
+    """
+    from scipy import stats
+
+    return np.asarray(stats.trim_mean(np.concatenate(scores), 0.25, axis=0))
+
+
+def mean(scores: Scores) -> Floats:
+    """Return the mean over environments of the mean over seeds."""
+    return np.asarray(np.mean([x.mean(0) for x in scores], axis=0))
+
+
+def median(scores: Scores) -> Floats:
+    """Return the median over seeds; with several environments, over environments of the mean over seeds."""
+    if len(scores) == 1:
+        return np.asarray(np.median(scores[0], axis=0))
+    return np.asarray(np.median([x.mean(0) for x in scores], axis=0))
+
+
+def pooled_mean(scores: Scores) -> Floats:
+    return np.asarray(np.concatenate(scores).mean(0))
+
+
+def estimate(scores: Scores, statistic: Statistic = iqm) -> Estimate:
+    """Return a statistic of scores `[n]` per environment with its interval.
+
+    Fewer than 3 seeds give none. Fewer than 10 give `value ± t · SE` (Student t), where SE is `s / sqrt(n)` for the
+    mean and the bootstrap's times `sqrt(n / (n - 1))` for the others; from 10 on the percentiles of the stratified
+    bootstrap are taken, which would be too narrow before. Raises ValueError without scores.
+    """
+    found = band(scores, statistic)
+    few = min(len(x) for x in scores)
+    if found.method == "none":
+        return Estimate(float(found.value), reason=too_few(few))
+    return Estimate(float(found.value), float(found.low), float(found.high), found.method)
+
+
+def band(scores: Scores, statistic: Statistic = iqm, resamples: int = RESAMPLES) -> Band:
+    """Return a statistic of scores `[n, ...]` with its pointwise interval, as `estimate` does."""
+    scores = [np.asarray(x, np.float64) for x in scores]
+    few = min((len(x) for x in scores), default=0)
+    if not few:
+        raise ValueError("no scores to estimate anything from")
+    value = statistic(scores)
+    if few < FEWEST:
+        nothing = np.full_like(value, np.nan)
+        return Band(value, nothing, nothing, "none")
+    if few >= MANY:
+        tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
+        low, high = over_resamples(scores, statistic, lambda x: np.quantile(x, tails, axis=0), resamples)
+        # percentiles of a skewed statistic may miss it by a hair
+        return Band(value, np.minimum(low, value), np.maximum(high, value), "bootstrap")
+    variance = np.array([x.var(0, ddof=1) / len(x) for x in scores])  # [environments, ...]
+    if statistic is mean or (statistic is iqm and sum(map(len, scores)) < 4):  # the IQM of three is their mean
+        error = np.sqrt(variance.sum(0)) / len(scores)
+    else:
+        (spread,) = over_resamples(scores, statistic, lambda x: x.std(axis=0, ddof=1)[None], resamples)
+        error = spread * np.sqrt(few / (few - 1))
+    reach = t_quantile((1 + CONFIDENCE) / 2, freedom(variance, np.array([len(x) for x in scores]))) * error
+    return Band(value, value - reach, value + reach, "Student t")
+
+
+def over_resamples(scores: Scores, statistic: Statistic, reduce: Callable[[Floats], Floats], resamples: int) -> Floats:
+    """Draw seeds with replacement within each environment; reduce the statistics `[resamples, ...]` over axis 0.
+
+    The points of a curve share their draws, and are worked through in pieces that fit into memory.
+    """
+    rng = np.random.default_rng(SEED)
+    draws = [rng.integers(0, len(x), (len(x), resamples)) for x in scores]
+    flat = [x.reshape(len(x), -1) for x in scores]
+    points = flat[0].shape[1]
+    size = max(1, CHUNK // (resamples * sum(map(len, scores))))
+    parts = []
+    for begin in range(0, points, size):
+        drawn = [x[i, begin : begin + size] for x, i in zip(flat, draws, strict=True)]  # [n, resamples, points]
+        parts.append(reduce(statistic(drawn)))
+    return np.concatenate(parts, axis=-1).reshape(-1, *scores[0].shape[1:])
+
+
+def freedom(variances: Floats, counts: NDArray[np.int64]) -> Floats:
+    """Return Satterthwaite's degrees of freedom of a sum of means: `variances [k, ...]` of the means, `counts [k]`."""
+    counts = counts.reshape(-1, *[1] * (variances.ndim - 1))
+    below = (variances**2 / (counts - 1)).sum(0)
+    pooled = np.full_like(below, (counts - 1).sum())
+    return np.asarray(np.divide(variances.sum(0) ** 2, below, out=pooled, where=below > 0))
+
+
+def t_quantile(level: float, freedom: ArrayLike) -> Any:
+    from scipy import stats
+
+    return stats.t.ppf(level, freedom)
+
+
+def too_few(count: int) -> str:
+    seeds = "1 seed says" if count == 1 else f"{count} seeds say"
+    return f"{seeds} nothing about the spread; give {FEWEST} or more"
+
+
+def area(steps: ArrayLike, values: ArrayLike, begin: float, end: float) -> float:
+    """Return the mean height of a curve between two steps: the area under it, divided by its length.
+
+    `steps [n]` ascend. Between its points the curve is straight, before and behind them it is level.
+    """
+    x, y = np.asarray(steps, np.float64), np.asarray(values, np.float64)
+    inner = x[(x > begin) & (x < end)]
+    grid = np.concatenate([[begin], inner, [end]])
+    return float(np.trapezoid(np.interp(grid, x, y), grid) / (end - begin))
+
+
+def wins(a: Floats, b: Floats) -> float:
+    """Return U / (n m): the share of pairs in which `a [n]` is higher than `b [m]`, ties counting half."""
+    return float((np.sign(a[:, None] - b[None, :]).mean() + 1) / 2)
+
+
+def improvement(a: Scores, b: Scores) -> Estimate:
+    """Return the probability that a seed of `a` does better than a seed of `b`: the mean over environments of U/(nm).
+
+    The interval is Newcombe's, which also holds when every seed of one side beats every seed of the other; over
+    several environments the distances to the limits of each are combined as Zou & Donner do.
+    """
+    value = np.array([wins(x, y) for x, y in zip(a, b, strict=True)])
+    few = min(min(len(x), len(y)) for x, y in zip(a, b, strict=True))
+    if few < FEWEST:
+        return Estimate(float(value.mean()), reason=too_few(few))
+    limits = [newcombe(p, len(x), len(y)) for p, x, y in zip(value, a, b, strict=True)]
+    low, high = (np.linalg.norm(value - side) / len(value) for side in np.array(limits).T)
+    centre = float(value.mean())
+    return Estimate(centre, max(0.0, centre - float(low)), min(1.0, centre + float(high)), "score")
+
+
+def newcombe(p: float, n: int, m: int) -> tuple[float, float]:
+    """Return the limits θ at which `|p - θ| = t sqrt(V(θ))`, V being the variance of U/(nm) for exponential scores.
+
+    t is Student's with n + m - 2 degrees of freedom: with the normal's quantile, three seeds a side that all win
+    would rule out chance, which one time in ten gives just that.
+    """
+    from scipy import optimize
+
+    t, half = t_quantile((1 + CONFIDENCE) / 2, n + m - 2), (n + m) / 2 - 1
+
+    def excess(theta: float) -> float:
+        shape = 1 + half * (1 - theta) / (2 - theta) + half * theta / (1 + theta)
+        return (p - theta) ** 2 - t**2 * theta * (1 - theta) * shape / (n * m)  # type: ignore[no-any-return]
+
+    low = optimize.brentq(excess, 0.0, p) if 0 < p < 1 else p
+    high = optimize.brentq(excess, p, 1.0) if 0 < p < 1 else p
+    # at p = 0 or 1 both ends of the bracket are roots: look between them
+    if p == 1:
+        low = optimize.brentq(excess, 0.0, 1 - 1e-9)
+    if p == 0:
+        high = optimize.brentq(excess, 1e-9, 1.0)
+    return low, high
+
+
+def paired_improvement(a: ArrayLike, b: ArrayLike) -> Estimate:
+    """Return the share of seeds for which `a` does better than `b`, ties counting half, with Wilson's interval.
+
+    `a` and `b` are `[pairs]`, the same seed at the same place.
+    """
+    from scipy import stats
+
+    gap = np.asarray(a, np.float64) - np.asarray(b, np.float64)
+    n, p = len(gap), float(np.mean((np.sign(gap) + 1) / 2))
+    if n < FEWEST:
+        return Estimate(p, reason=too_few(n))
+    z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    reach = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    return Estimate(p, max(0.0, float(centre - reach)), min(1.0, float(centre + reach)), "score")
+
+
+def difference(a: Scores, b: Scores) -> Estimate:
+    """Return the difference of the means of unpaired scores: Welch's t below 10 seeds, then the bootstrap.
+
+    Of seeds that match, take the differences and `estimate` their mean.
+    """
+    value = float(mean(a) - mean(b))
+    few = min(len(x) for x in (*a, *b))
+    if few < FEWEST:
+        return Estimate(value, reason=too_few(few))
+    if few >= MANY:
+        strata, count = [*a, *b], len(a)
+        tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
+        gap = over_resamples(
+            strata, lambda x: mean(x[:count]) - mean(x[count:]), lambda x: np.quantile(x, tails, axis=0), RESAMPLES
+        )
+        return Estimate(value, min(value, float(gap[0])), max(value, float(gap[1])), "bootstrap")
+    variance = np.array([np.var(x, ddof=1) / len(x) for x in (*a, *b)])
+    free = freedom(variance, np.array([len(x) for x in (*a, *b)]))
+    reach = float(t_quantile((1 + CONFIDENCE) / 2, free)) * float(np.sqrt(variance.sum())) / len(a)
+    return Estimate(value, value - reach, value + reach, "Student t")
+
+
+def seeds_to_settle(effect: float, deviation: float, *, paired: bool, power: float = 0.8) -> int | None:
+    """Return how many seeds a side it takes to see this difference, or None if more than a thousand.
+
+    The least n with `t(0.975) + t(power) <= |effect| sqrt(n) / deviation`: the interval of a difference as large as
+    `effect` then leaves zero out with that probability. `deviation` is that of the paired differences, or
+    `sqrt(s_a² + s_b²)`.
+    """
+    if not effect:
+        return None
+    n = np.arange(FEWEST, CEILING + 1)
+    free = n - 1 if paired else 2 * n - 2
+    enough = t_quantile((1 + CONFIDENCE) / 2, free) + t_quantile(power, free) <= abs(effect) * np.sqrt(n) / (
+        deviation or 1e-300
+    )
+    return int(n[enough.argmax()]) if enough.any() else None
+
+
+def profile(scores: Scores, thresholds: ArrayLike) -> Band:
+    """Return the performance profile: the share of runs with a score above each of `thresholds [k]`."""
+    above = [(np.asarray(x)[:, None] > np.asarray(thresholds)).astype(np.float64) for x in scores]
+    found = band(above, pooled_mean, resamples=1000)
+    return Band(found.value, np.clip(found.low, 0, 1), np.clip(found.high, 0, 1), found.method)

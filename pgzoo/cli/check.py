@@ -1,0 +1,66 @@
+"""`pgzoo plugins check`: whether a plugin, or a component, keeps to its contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import click
+
+from pgzoo.cli import common
+from pgzoo.errors import UnknownName, did_you_mean
+from pgzoo.registry import KINDS, Catalog
+
+__all__ = ["check"]
+
+Task = tuple[str, str, Callable[[], None]]
+"""Whom a check concerns, its name, and the check."""
+
+
+@click.command()
+@click.argument("name")
+@common.plugin_options
+@common.json_option
+@common.progress_option
+@click.pass_context
+def check(ctx: click.Context, name: str, imports: tuple[str, ...], blocked: tuple[str, ...], as_json: bool) -> None:
+    """Check plugin NAME and all that it registers, or the component NAME. The exit code is 1 if a check fails."""
+    catalog = common.open_catalog(blocked=blocked, imports=imports)
+    found = [_carry_out(*task) for task in _tasks(name, catalog)]
+    failed = sum(not finding["ok"] for finding in found)
+    if as_json:
+        common.print_json(found)
+    else:
+        rows = [(f["component"], f["check"], "[green]ok" if f["ok"] else "[red]failed", f["message"]) for f in found]
+        common.print_table(("Component", "Check", "Result", "Message"), rows)
+        click.echo(f"{len(found)} checks, {failed or 'none'} failed", err=True)
+    ctx.exit(1 if failed else 0)
+
+
+def _tasks(name: str, catalog: Catalog) -> Iterator[Task]:
+    """The checks that NAME stands for. Raises UnknownName where it stands for nothing."""
+    from pgzoo.testing.checks import check_component, check_plugin
+
+    everything = [entry for kind in KINDS for entry in catalog.entries(kind)]
+    plugins = [plugin for plugin in catalog.plugins if name in (plugin.name, plugin.distribution)]
+    entries = [entry for entry in everything if entry.name == name]
+    if not plugins and not entries:
+        known = {*(plugin.name for plugin in catalog.plugins), *(entry.name for entry in everything)}
+        raise UnknownName(f'No plugin or component "{name}".{did_you_mean(name, known)} See: pgzoo plugins')
+    for plugin in plugins or {entry.plugin.name: entry.plugin for entry in entries}.values():
+        yield from ((plugin.name, called, task) for called, task in check_plugin(plugin, catalog))
+    for entry in entries or [entry for entry in everything if entry.plugin in plugins]:
+        yield from ((f"{entry.kind} {entry.name}", called, task) for called, task in check_component(entry, catalog))
+
+
+def _carry_out(component: str, called: str, task: Callable[[], None]) -> dict[str, Any]:
+    from pgzoo.testing.checks import CheckFailed, NotApplicable
+
+    ok, message = True, ""
+    try:
+        task()
+    except NotApplicable as reason:
+        message = f"nothing to check: {reason}"
+    except CheckFailed as failure:
+        ok, message = False, str(failure)
+    return {"check": called, "component": component, "ok": ok, "message": message}

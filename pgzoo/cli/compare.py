@@ -1,0 +1,175 @@
+"""`pgzoo compare SELECTOR SELECTOR ...`: which is better, and how sure that is."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import click
+
+from pgzoo.cli import common
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from pgzoo.analysis.blocks import Block, Summary
+    from pgzoo.analysis.compare import Comparison
+
+__all__ = ["command"]
+
+
+@click.command("compare", epilog="For example: pgzoo compare reinforce ppo --env CartPole-v1 --out report.html")
+@click.argument("selectors", nargs=-1, metavar="SELECTOR SELECTOR ...")
+@click.option("--env", "envs", multiple=True, metavar="ID", help="Compare here alone; repeat for more.")
+@click.option("--metric", metavar="NAME", help="What to compare.  [default: train/return_mean]")
+@click.option(
+    "--out",
+    "files",
+    multiple=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write a report: FILE.html, FILE.png or FILE.json; repeat for more.",
+)
+@click.option("--log", is_flag=True, help="Log the comparison to MLflow as a run of its own.")
+@click.option("--tracking-uri", metavar="URI", help="MLflow store; default: MLFLOW_TRACKING_URI or ./mlflow.db")
+@common.json_option
+@click.option("--no-progress", is_flag=True, help="Show no progress.")
+def command(
+    selectors: tuple[str, ...],
+    envs: tuple[str, ...],
+    metric: str | None,
+    files: tuple[Path, ...],
+    log: bool,
+    tracking_uri: str | None,
+    as_json: bool,
+    no_progress: bool,
+) -> None:
+    """Compare runs with seeds as the unit of replication.
+
+    Each SELECTOR is one side: an algorithm, a group, a name, a run key, an MLflow run id, an experiment or
+    tag:KEY=VALUE. Prints final scores and areas under the curve with their intervals, the probability that one side
+    does better than another, and how many more seeds would settle it.
+    """
+    from pgzoo.analysis.compare import compare
+    from pgzoo.analysis.report import ENDINGS
+    from pgzoo.errors import UsageError
+
+    for file in files:
+        if file.suffix.lower() not in ENDINGS:
+            raise UsageError(f"--out {file}: give a name that ends in {', '.join(ENDINGS)}.")
+        if not file.absolute().parent.is_dir():
+            raise UsageError(f"--out {file}: there is no folder {file.parent}.")
+    with Progress(hidden=no_progress) as progress:
+        found = compare(*selectors, env=envs or None, metric=metric, tracking_uri=tracking_uri, progress=progress)
+    written = [found.save(file) for file in files]
+    run_id = found.log(common.typed()) if log else None
+    if as_json:
+        answer = found.to_dict() | {"files": [str(file) for file in written], "run_id": run_id}
+        click.echo(json.dumps(answer, allow_nan=False))
+    else:
+        show(found)
+        for file in written:
+            click.echo(f"Written  {file}")
+        if run_id:
+            click.echo(f"Logged   run {run_id}")
+    for warning in found.warnings:
+        click.echo(f"Warning: {warning}", err=True)
+
+
+def show(comparison: Comparison) -> None:
+    """Print the comparison as tables."""
+    from rich.console import Console
+
+    out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    for block in comparison.blocks:
+        show_block(out, comparison, block)
+    if comparison.overall:
+        show_block(out, comparison, comparison.overall)
+    out.print("\n[dim]Brackets are 95 % intervals over seeds; IQM: the mean without the outer quarters.[/]\n")
+
+
+def show_block(out: Console, comparison: Comparison, block: Block) -> None:
+    """Print scores, areas and pairs in one environment, or over all."""
+    from rich.text import Text
+
+    from pgzoo.analysis.wording import centre, interval, percent, percent_interval
+
+    what = "normalised scores: 0 the beginning of training, 1 the best run" if block.env is None else comparison.score
+    title = Text(f"\n{block.env or f'all {len(comparison.envs)} environments'}", style="bold")
+    out.print(title.append(f"  {what}", style="dim"))
+    out.print()
+    rows = [("final score", block.final)] + ([("area under curve", block.area)] if block.area else [])
+    for heading, summaries in rows:
+        out.print(summary_table(comparison, heading, summaries))
+        out.print()
+    table = plain_table("", "P(first higher)", "same seed", "difference of means", "")
+    for pair in block.pairs:
+        paired = "-"
+        if pair.paired:
+            paired = f"{pair.paired.value * pair.matched:g} of {pair.matched}"
+        sign = "+" if pair.difference.value > 0 else ""
+        table.add_row(
+            Text(f"{pair.a} > {pair.b}"),
+            Text(f"{percent(pair.improvement.value)} {percent_interval(pair.improvement)}".rstrip()),
+            paired,
+            Text(f"{sign}{centre(pair.difference)} {interval(pair.difference)}".rstrip()),
+            Text(pair.verdict, style="green" if pair.settled else "yellow"),
+        )
+    out.print(table)
+
+
+def summary_table(comparison: Comparison, heading: str, summaries: tuple[Summary, ...]) -> Table:
+    from rich.text import Text
+
+    from pgzoo.analysis.wording import centre, interval
+
+    table = plain_table(heading, "seeds", "IQM", "mean", "median")
+    for label, summary in zip(comparison.labels, summaries, strict=True):
+        cells = [
+            Text(centre(e), style="bold").append(f" {interval(e)}".rstrip(), style="not bold dim")
+            for e in (summary.iqm, summary.mean, summary.median)
+        ]
+        table.add_row(Text(label, style="cyan"), str(summary.seeds), *cells)
+    return table
+
+
+def plain_table(first: str, *others: str) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold dim")
+    table.add_column(first, overflow="fold", min_width=16)
+    for name in others:
+        table.add_column(name, justify="right" if name == "seeds" else "left")
+    return table
+
+
+class Progress:
+    """A line on stderr that says what is being read; called with what, how many, and of how many."""
+
+    def __init__(self, hidden: bool) -> None:
+        from rich import progress
+        from rich.console import Console
+
+        console = Console(stderr=True)
+        columns = (
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.TextColumn("{task.fields[count]}"),
+        )
+        self._bar = progress.Progress(
+            *columns, console=console, transient=True, disable=hidden or not console.is_terminal
+        )
+        self._task = self._bar.add_task("looking for runs", total=None, count="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __call__(self, what: str, done: int, total: int | None) -> None:
+        count = f"{done:,}" if total is None else f"{done:,} of {total:,}"
+        self._bar.update(self._task, description=what, completed=done, total=total, count=count)
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()

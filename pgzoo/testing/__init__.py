@@ -1,0 +1,49 @@
+"""The contract of a plugin, executable: probe environments, checks, and suites for pytest.
+
+    class TestMine(pgzoo.testing.AlgorithmSuite):
+        name = "my-algorithm"
+
+Without pytest: `pgzoo plugins check my-algorithm`. Names are imported when they are first used; only the suites need
+pytest.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pgzoo.testing.checks import CheckFailed, NotApplicable, check_component, check_plugin
+    from pgzoo.testing.suites import AlgorithmSuite, EnvBackendSuite, EstimatorSuite, PluginSuite, PolicySuite
+
+_HOMES = {
+    "AlgorithmSuite": "suites",
+    "CheckFailed": "checks",
+    "EnvBackendSuite": "suites",
+    "EstimatorSuite": "suites",
+    "NotApplicable": "checks",
+    "PluginSuite": "suites",
+    "PolicySuite": "suites",
+    "check_component": "checks",
+    "check_plugin": "checks",
+}
+
+__all__ = [
+    "AlgorithmSuite",
+    "CheckFailed",
+    "EnvBackendSuite",
+    "EstimatorSuite",
+    "NotApplicable",
+    "PluginSuite",
+    "PolicySuite",
+    "check_component",
+    "check_plugin",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pgzoo.testing' has no attribute {name!r}")
+    return getattr(import_module(f"pgzoo.testing.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,144 @@
+"""Environments whose right answer is known: where learning goes wrong, they say what went wrong.
+
+They are registered with gymnasium as `pgzoo/NAME-v0`. In a command, `pgzoo.testing.probes:pgzoo/Bandit-v0` imports this
+module first.
+
+Source: Jones (2021), Debugging reinforcement learning systems, on probe environments.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
+
+__all__ = ["PROBES", "SPACES", "AnySpaces", "Bandit", "Corridor", "Scripted", "Target"]
+
+SPACES: dict[str, gym.Space[Any]] = {
+    "vector": Box(-1.0, 1.0, (3,)),
+    "one": Box(-2.0, 2.0, (1,)),
+    "matrix": Box(-1.0, 1.0, (2, 3)),
+    "wide": Box(-np.inf, np.inf, (2,), np.float64),
+    "discrete": Discrete(3),
+    "shifted": Discrete(3, start=-1),
+    "pair": Discrete(2),
+    "multi-discrete": MultiDiscrete([2, 3]),
+    "multi-binary": MultiBinary(4),
+    "tuple": Tuple((Discrete(2), Box(-1.0, 1.0, (2,)))),
+    "dict": Dict({"place": Discrete(3), "speed": Box(-1.0, 1.0, (1,))}),
+}
+
+
+class Scripted(gym.Env[Any, Any]):
+    """Episode k shows `[k, t]`, pays 10 k + t at step t = 1, 2, ... and ends as the script says.
+
+    A reset from seed k begins episode k; a reset without seed goes on to the next.
+    """
+
+    SCRIPT = ((3, True, False), (2, False, True), (1, True, True), (4, True, False))
+    observation_space = Box(-np.inf, np.inf, (2,))
+    action_space = Discrete(2)
+
+    episode = 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode."""
+        self.episode = self.episode + 1 if seed is None else seed
+        self.t = 0
+        return self._obs(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Take one step."""
+        length, terminated, truncated = self.SCRIPT[self.episode % len(self.SCRIPT)]
+        assert self.t < length, "stepped after the end"
+        self.t += 1
+        over = self.t == length
+        return self._obs(), 10.0 * self.episode + self.t, over and terminated, over and truncated, {}
+
+    def _obs(self) -> Any:
+        return np.array([self.episode, self.t], np.float32)
+
+
+class AnySpaces(gym.Env[Any, Any]):
+    """Random observations and lengths; it refuses actions that are not in its space."""
+
+    def __init__(self, observation: str = "vector", action: str = "pair") -> None:
+        self.observation_space, self.action_space = SPACES[observation], SPACES[action]
+        self.observation_space.seed(0)
+        self.views = [self.observation_space.sample() for _ in range(50)]
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode."""
+        super().reset(seed=seed)
+        if seed is not None:
+            self.rng = np.random.default_rng(seed)
+        return self._obs(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Take one step."""
+        if not self.action_space.contains(action):
+            raise ValueError(f"{action!r} is not in {self.action_space}")
+        paid = float(np.sum(np.asarray(gym.spaces.flatten(self.action_space, action)) * 1.0))
+        ends, cut = self.rng.random(2) < (0.06, 0.03)
+        return self._obs(), paid + self.rng.normal(), bool(ends), bool(cut), {}
+
+    def _obs(self) -> Any:
+        return self.views[self.rng.integers(len(self.views))]
+
+
+class Bandit(gym.Env[Any, Any]):
+    """One step, three arms: they pay 0.2, 1.0 and 0.5."""
+
+    observation_space = Box(-1.0, 1.0, (1,))
+    action_space = Discrete(3)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode."""
+        return np.ones(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Take one step."""
+        return np.ones(1, np.float32), (0.2, 1.0, 0.5)[int(action)], True, False, {}
+
+
+class Target(gym.Env[Any, Any]):
+    """One step; the cost is the squared distance of a number from 0.5."""
+
+    observation_space = Box(-1.0, 1.0, (1,))
+    action_space = Box(-2.0, 2.0, (1,))
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode."""
+        return np.ones(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Take one step."""
+        return np.ones(1, np.float32), -float((action[0] - 0.5) ** 2), True, False, {}
+
+
+class Corridor(gym.Env[Any, Any]):
+    """Six cells; each step costs 1 and the right end is the goal, so the best return is -5."""
+
+    observation_space = Discrete(6)
+    action_space = Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode."""
+        self.cell = 0
+        return self.cell, {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Take one step."""
+        self.cell = max(0, self.cell + (1 if action == 1 else -1))
+        return self.cell, -1.0, self.cell == 5, False, {}
+
+
+PROBES: dict[str, type[gym.Env[Any, Any]]] = {
+    f"pgzoo/{probe.__name__}-v0": probe for probe in (Scripted, AnySpaces, Bandit, Target, Corridor)
+}
+"""The probes by id."""
+
+for _id, _probe in PROBES.items():
+    gym.register(_id, f"{__name__}:{_probe.__name__}", max_episode_steps=50 if _probe is Corridor else None)

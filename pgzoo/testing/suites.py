@@ -1,0 +1,98 @@
+"""Suites for pytest: subclass one, `name` what it is about, and its contract is tested."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import ClassVar
+
+import pytest
+
+from pgzoo.registry import Catalog, Kind, discover
+from pgzoo.testing.checks import CHECKS, PLUGIN_CHECKS
+from pgzoo.testing.subject import Check, NotApplicable, Subject
+
+__all__ = ["AlgorithmSuite", "EnvBackendSuite", "EstimatorSuite", "PluginSuite", "PolicySuite"]
+
+Test = Callable[..., None]
+
+
+def _over(names: Iterable[str]) -> Callable[[Test], Test]:
+    return pytest.mark.parametrize("check", names)
+
+
+def _run(check: Check, subject: Subject) -> None:
+    try:
+        check(subject)
+    except NotApplicable as reason:
+        pytest.skip(str(reason))
+
+
+class _Suite:
+    """What suites share. `name` is the component's; `catalog` may be given other plugins."""
+
+    name: ClassVar[str]
+    kind: ClassVar[Kind]
+
+    @pytest.fixture
+    def catalog(self) -> Catalog:
+        """What is installed. Override it for components that are not."""
+        return discover(inline=False)
+
+    def conforms(self, catalog: Catalog, check: str) -> None:
+        """Run one check."""
+        entry = catalog.get(self.kind, self.name)
+        _run(CHECKS[self.kind][check], Subject(entry.plugin, catalog, entry))
+
+
+class AlgorithmSuite(_Suite):
+    """The contract of an algorithm."""
+
+    kind = "algorithm"
+
+    @_over(CHECKS["algorithm"])
+    def test_algorithm(self, catalog: Catalog, check: str) -> None:
+        """It keeps to each clause."""
+        self.conforms(catalog, check)
+
+
+class PolicySuite(_Suite):
+    """The contract of a policy."""
+
+    kind = "policy"
+
+    @_over(CHECKS["policy"])
+    def test_policy(self, catalog: Catalog, check: str) -> None:
+        """It keeps to each clause."""
+        self.conforms(catalog, check)
+
+
+class EstimatorSuite(_Suite):
+    """The contract of a return estimator."""
+
+    kind = "estimator"
+
+    @_over(CHECKS["estimator"])
+    def test_estimator(self, catalog: Catalog, check: str) -> None:
+        """It keeps to each clause."""
+        self.conforms(catalog, check)
+
+
+class EnvBackendSuite(_Suite):
+    """The contract of an environment backend."""
+
+    kind = "env_backend"
+
+    @_over(CHECKS["env_backend"])
+    def test_env_backend(self, catalog: Catalog, check: str) -> None:
+        """It keeps to each clause."""
+        self.conforms(catalog, check)
+
+
+class PluginSuite(_Suite):
+    """The contract of a plugin as a whole; `name` is that of its entry point."""
+
+    @_over(PLUGIN_CHECKS)
+    def test_plugin(self, catalog: Catalog, check: str) -> None:
+        """It keeps to each clause."""
+        plugin = next(plugin for plugin in catalog.plugins if plugin.name == self.name)
+        _run(PLUGIN_CHECKS[check], Subject(plugin, catalog))

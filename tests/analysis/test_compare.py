@@ -1,0 +1,392 @@
+"""Comparisons of runs whose journals are written here: which runs a selector means, what is said of them, how."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+import pgzoo
+from pgzoo.analysis.selection import from_store
+from pgzoo.analysis.statistics import estimate
+from pgzoo.analysis.wording import interval
+from pgzoo.cli.main import program
+from pgzoo.errors import StoreError, UnknownName, UsageError
+from pgzoo.tracking import Home, Session
+
+Train = Callable[..., None]
+GRID = range(1000, 11_000, 1000)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("PGZOO_HOME", str(tmp_path))
+    monkeypatch.setattr("pgzoo.tracking.session.ensure_uploader", lambda home: None)
+    return Home.find()
+
+
+@pytest.fixture
+def train(home: Home) -> Train:
+    """Return `train(group, scores)`: a journal per seed, whose return rises from 0 to its score in ten points."""
+
+    def written(
+        group: str,
+        scores: Sequence[float | None],
+        *,
+        name: str = "",
+        algorithm: str = "reinforce",
+        env: str = "CartPole-v1",
+        experiment: str = "",
+        seeds: Sequence[int] | None = None,
+        params: dict[str, str] | None = None,
+        tags: dict[str, str] | None = None,
+        status: str = "finished",
+        last: int = 10,
+    ) -> None:
+        session = Session(home, group, home.default_uri)
+        told = {"total_steps": "10000", "gamma": "0.99", "eval_episodes": "100", **(params or {})}
+        setting = {"pgzoo.setting": repr(sorted(told.items())), "pgzoo.version": "1", "gymnasium.version": "1.4"}
+        for seed, score in zip(seeds or range(len(scores)), scores, strict=True):
+            journal = session.journal(
+                f"{group}-s{seed}",
+                name=f"{name or algorithm} s{seed}",
+                experiment=experiment or f"pgzoo/{env}",
+                seed=seed,
+                algorithm=algorithm,
+                env=env,
+                params=told,
+                tags={**setting, **(tags or {})},
+            )
+            for point, step in enumerate(GRID[:last]):
+                journal.record([step], {"train/return_mean": (score or 0.0) * point / 9, "loss/policy": -1.0})
+            if score is not None:
+                journal.evaluation(10_000, "sampled", True, [score, score], [1, 1])
+                journal.summary(10_000, {"summary/return_final": score})
+            if status == "killed":
+                journal.release()
+            else:
+                journal.tags({"pgzoo.status": status})
+                journal.end("FINISHED")
+        session.close(0)
+
+    return written
+
+
+def keys(*selectors: str, **options: Any) -> list[list[str]]:
+    return [[run.run_key for run in side.runs] for side in pgzoo.compare(*selectors, **options).sides]
+
+
+def test_every_kind_of_selector(train: Train) -> None:
+    train("g1", [1, 2, 3], name="mine", tags={"study": "x y"}, experiment="apart")
+    train("g2", [1, 2, 3], algorithm="ppo", params={"gamma": "0.9"})
+    train("g3", [4], algorithm="a2c")
+    ours = ["g1-s0", "g1-s1", "g1-s2"]
+    for selector in ("g1", "mine", "tag:study=x y", "apart", "reinforce"):
+        assert keys(selector, "g3")[0] == ours, selector
+    assert keys("g1-s1", "mine s2", "ppo") == [["g1-s1"], ["g1-s2"], ["g2-s0", "g2-s1", "g2-s2"]]
+    assert pgzoo.compare("apart", "a2c").sides[0].kind == "experiment"
+    assert "mlflow" not in sys.modules
+
+
+def test_a_result_is_a_selector(train: Train) -> None:
+    class Trained:
+        group = "g1"
+
+    train("g1", [1, 2, 3])
+    train("g2", [1, 2, 3])
+    assert pgzoo.compare(Trained(), "g2").labels == ("g1", "g2")  # type: ignore[arg-type]
+
+
+def test_a_name_means_its_newest_setting_and_a_set_means_all(train: Train) -> None:
+    train("old", [1, 1], params={"gamma": "0.5"}, tags={"study": "a"})
+    train("new1", [2, 2, 2], tags={"study": "a"})
+    train("new2", [3], seeds=[3], tags={"study": "a"})
+    train("other", [0, 0, 0], algorithm="ppo")
+    found = pgzoo.compare("reinforce", "ppo")
+    assert [run.run_key for run in found.sides[0].runs] == ["new1-s0", "new1-s1", "new1-s2", "new2-s3"]
+    assert any("2 runs of 1 older setting left out" in warning for warning in found.warnings)
+    found = pgzoo.compare("tag:study=a", "ppo")
+    assert len(found.sides[0].runs) == 6
+    assert any("2 different settings" in warning for warning in found.warnings)
+    assert found.blocks[0].pairs[0].matched == 0  # seeds 0 and 1 stand for two runs each
+
+
+def test_the_same_seed_again_is_no_other_observation(train: Train) -> None:
+    train("g1", [1, 2, 3], name="a")
+    train("g2", [1, 2, 3], name="a")
+    train("g3", [4, 5, 6], name="b")
+    assert keys("a", "b")[0] == ["g2-s0", "g2-s1", "g2-s2"]
+
+
+def test_the_numbers_are_those_of_the_statistics(train: Train) -> None:
+    train("a", [400, 500, 480, 490, 470])
+    train("b", [100, 200, 300, 150, 250])
+    found = pgzoo.compare("a", "b")
+    (block,) = found.blocks
+    assert found.title == "a vs b on CartPole-v1"
+    assert [(s.seeds, s.iqm.value, s.mean.value, s.median.value) for s in block.final] == [
+        (5, 480.0, 468.0, 480.0),
+        (5, 200.0, 200.0, 200.0),
+    ]
+    assert block.area[0].mean.value == pytest.approx(468 / 2)  # a straight rise from 0
+    (pair,) = block.pairs
+    assert (pair.improvement.value, pair.matched, pair.more_seeds, pair.settled) == (1.0, 5, 0, True)
+    assert pair.paired is not None and pair.paired.value == 1.0
+    gaps = np.array([300, 300, 180, 340, 220])
+    assert pair.difference.value == 268.0
+    assert pair.difference.low == pytest.approx(268 - 2.7764451 * gaps.std(ddof=1) / np.sqrt(5))
+    assert pair.verdict == "a is higher"
+    assert block.curves[1].band.value.tolist() == pytest.approx([200 * point / 9 for point in range(10)])
+    assert found.warnings == ()
+
+
+def test_unmatched_seeds_are_compared_unpaired(train: Train) -> None:
+    train("a", [10, 20, 30], seeds=[0, 1, 2])
+    train("b", [11, 21, 29, 40], seeds=[1, 2, 3, 4])
+    found = pgzoo.compare("a", "b")
+    (pair,) = found.blocks[0].pairs
+    assert (pair.matched, pair.difference.value) == (2, pytest.approx(20 - 101 / 4))
+    assert pair.more_seeds and pair.verdict == f"undecided: {pair.more_seeds} more seeds"
+    assert "seeds differ: a 0-2, b 1-4; means are compared unpaired." in found.warnings
+
+
+def test_equal_and_hopeless_pairs_are_called_so(train: Train) -> None:
+    train("a", [500, 500, 500])
+    train("b", [500, 500, 500])
+    train("c", [0, 1000, 500.1])
+    found = pgzoo.compare("a", "b", "c").blocks[0].pairs
+    assert [pair.verdict for pair in found] == ["equal", "undecided: over 1,000 seeds", "undecided: over 1,000 seeds"]
+
+
+def test_what_differs_beside_the_algorithm_is_said(train: Train) -> None:
+    train("a", [1, 2, 3], params={"learning_rate": "0.1"})
+    train("b", [1, 2], params={"total_steps": "5000", "gamma": "1.0", "env_kwargs.g": "9"}, tags={"pgzoo.version": "2"})
+    train("c", [1, 2, 3], status="failed")
+    train("d", [None, 5, 6], status="killed", last=5)
+    found = pgzoo.compare("a", "b", "c", "d")
+    for said in (
+        "total_steps differs: a 10000, b 5000, c 10000, d 10000.",
+        "gamma differs: a 0.99, b 1.0",
+        "env_kwargs.g differs: a none, b 9",
+        "pgzoo version differs: a 1, b 2",
+        "b: 2 seeds; no interval below 3.",
+        "c: 3 runs failed, compared as far as it went.",
+        "d: 3 runs killed",
+        "d: 1 run without summary/return_final; the last train/return_mean stands for it.",
+        "seeds differ: a 0-2, b 0-1, c 0-2, d 0-2",
+    ):
+        assert any(said in warning for warning in found.warnings), said
+    assert found.differences["learning_rate"] == ("0.1", "-", "-", "-")
+    assert "eval_episodes" not in found.differences and "seed" not in found.differences
+    assert found.blocks[0].final[1].iqm.low is None
+    assert found.blocks[0].pairs[0].verdict == "needs 3 seeds a side"
+
+
+def test_a_run_that_ended_early_keeps_its_last_value(train: Train) -> None:
+    train("a", [9, 9, 9])
+    train("b", [9, 9, 9], last=4)
+    found = pgzoo.compare("a", "b")
+    assert found.blocks[0].curves[0].steps[-1] == 4000  # as far as every side went
+    train("b2", [9], seeds=[5], last=10, tags={"s": "b"})
+    train("b3", [9], seeds=[6], last=4, tags={"s": "b"})
+    curve = pgzoo.compare("a", "tag:s=b").blocks[0].curves[1]
+    assert curve.steps[-1] == 10_000
+    assert curve.seeds[:, -1].tolist() == [9.0, 3.0]
+
+
+def test_other_metrics_are_compared_by_their_last_value(train: Train) -> None:
+    train("a", [1, 2, 3])
+    train("b", [4, 5, 6])
+    found = pgzoo.compare("a", "b", metric="loss/policy")
+    assert found.score == "loss/policy"
+    assert [s.mean.value for s in found.blocks[0].final] == [-1.0, -1.0]
+    found = pgzoo.compare("a", "b", metric="eval/return_mean")  # one point a run: no curve
+    assert (found.score, found.blocks[0].curves, found.blocks[0].area) == ("summary/return_final", (), ())
+    assert found.save(Path(found.home.root) / "one.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_several_environments_get_a_normalised_whole_and_profiles(train: Train) -> None:
+    for env, best in (("CartPole-v1", 500.0), ("Acrobot-v1", -100.0)):
+        train(f"a-{env}", [best, best * 1.1, best * 1.2], name="a", env=env)
+        train(f"b-{env}", [best, best * 1.1, best * 1.2], name="b", env=env, params={"gamma": "1.0"})
+    found = pgzoo.compare("a", "b")
+    assert found.envs == ("Acrobot-v1", "CartPole-v1")
+    assert found.overall is not None and found.profile is not None
+    (pair,) = found.overall.pairs
+    assert (pair.matched, pair.improvement.value, pair.verdict) == (6, 0.5, "equal")
+    # CartPole: 0 -> 0, 600 -> 1; on Acrobot nothing rose above the start, 0, so the worst run, -120, is 0
+    assert found.overall.scores[0][1].values.tolist() == pytest.approx([500 / 600, 550 / 600, 1])
+    assert found.overall.scores[0][0].values.tolist() == pytest.approx([1, 0.5, 0])
+    profile = found.profile.bands[0].value
+    assert profile[0] == pytest.approx(5 / 6) and profile[-1] == 0
+    assert pgzoo.compare("a", "b", env="Acrobot-v1").overall is None
+    assert pgzoo.compare("a", "b", env=["CartPole-v1", "Acrobot-v1"]).envs == ("CartPole-v1", "Acrobot-v1")
+    assert any(warning.startswith("CartPole-v1: gamma differs") for warning in found.warnings)
+    assert found.save(found.home.root / "x.png").stat().st_size > 20_000
+    assert "Over 2 environments" in found.save(found.home.root / "x.html").read_text()
+
+
+def test_bad_input_gets_one_error_that_says_what_next(train: Train) -> None:
+    with pytest.raises(UnknownName, match="No run answers to"):
+        pgzoo.compare("a", "b")
+    train("first", [1, 2, 3], name="alpha")
+    train("second", [1, 2, 3], name="beta")
+    train("third", [1, 2, 3], name="gamma", env="Acrobot-v1")
+    for selectors, options, error, message in (
+        ((), {}, UsageError, "two or more selectors"),
+        (("alpha",), {}, UsageError, "two or more selectors"),
+        (("alpha", "alpha"), {}, UsageError, '"alpha" is given twice'),
+        (("alpha", "first"), {}, UsageError, '"alpha" and "first" have 3 runs in common, such as first-s0'),
+        (("alpha", "betta"), {}, UnknownName, 'Did you mean "beta"'),
+        (("alpha", "tag:x"), {}, UsageError, "write tag:KEY=VALUE"),
+        (("alpha", "tag:x=1"), {}, UnknownName, 'No run answers to "tag:x=1"'),
+        (("alpha", "gamma"), {}, UsageError, "alpha on CartPole-v1; gamma on Acrobot-v1. They have none in common"),
+        (("alpha", "beta"), {"env": "CartPole-v0"}, UsageError, 'no run on CartPole-v0.*Did you mean "CartPole-v1"'),
+        (("alpha", "beta"), {"metric": "train/return"}, UsageError, 'no.* Did you mean "train/return_mean"'),
+        (("alpha", "beta"), {"metric": "zzz"}, UsageError, "There are: eval/length_mean"),
+    ):
+        with pytest.raises(error, match=f"(?is){message}"):
+            pgzoo.compare(*selectors, **options)  # type: ignore[arg-type]
+    train("fourth", [1, 2, 3], name="beta", env="Acrobot-v1")
+    with pytest.raises(UsageError, match="Choose with --env Acrobot-v1"):
+        pgzoo.compare("beta", "gamma")
+
+
+def test_a_server_that_is_down_is_done_without_where_the_journals_suffice(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Home, "default_uri", property(lambda home: "http://127.0.0.1:9"))
+    train("a", [1, 2, 3])
+    train("b", [1, 2, 3])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+
+    def refuse(uri: str, question: object, what: str) -> None:
+        raise StoreError(f"Couldn't get {what} from {uri}: refused")
+
+    monkeypatch.setattr("pgzoo.analysis.selection.ask", refuse)
+    found = pgzoo.compare("a", "b")
+    assert found.warnings[0].startswith("Only runs of this machine are compared. Couldn't get the runs of")
+    with pytest.raises(StoreError, match="refused"):
+        pgzoo.compare("a", "unknown")
+
+
+def test_any_run_of_a_store_can_be_read() -> None:
+    class Info:
+        run_id, run_name, experiment_id, status, start_time = "f" * 32, None, "1", "FINISHED", None
+
+    class Data:
+        tags, params, metrics = {}, {}, {"reward": 3.0}  # type: ignore[var-annotated]
+
+    class Foreign:
+        info, data = Info, Data
+
+    run = from_store(Foreign, {"1": "theirs"}, "http://there")
+    assert (run.run_key, run.seed, run.env, run.status, run.algorithm) == ("f" * 32, -1, "theirs", "finished", "")
+
+
+class Requests(HTMLParser):
+    """What a page would load, and the text of its scripts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.tags: list[str] = []
+        self.scripts: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.loads += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
+
+    def handle_data(self, data: str) -> None:
+        if self.tags[-1:] == ["script"] and data.strip():
+            self.scripts.append(data)
+
+
+def test_the_report_asks_for_nothing_and_believes_nobody(train: Train, tmp_path: Path) -> None:
+    nasty = "</script><script>alert(1)</script>$x_1$"
+    train("a", [1, 2, 3], name=nasty, params={"note": "<img src=http://x/y>"})
+    train("b", [4, 5, 7], name="b&b")
+    found = pgzoo.compare(nasty, "b&b")
+    text = found.save(tmp_path / "report.html").read_text()
+    page = Requests()
+    page.feed(text)
+    assert page.tags.count("script") == 1
+    assert page.loads and all(load.startswith("data:image/svg+xml;base64,") for load in page.loads)
+    assert "default-src 'none'" in text and "url(" not in text and "@import" not in text
+    (data,) = page.scripts
+    assert json.loads(data) == json.loads(found.save(tmp_path / "report.json").read_text()) == found.to_dict()
+    assert text == found.save(tmp_path / "again.html").read_text()
+    assert "<title>&lt;/script&gt;" in text
+    with pytest.raises(UsageError, match=r"written as \.html, \.png, \.json"):
+        found.save(tmp_path / "report.pdf")
+    with pytest.raises(UsageError, match="Can't write"):
+        found.save(tmp_path / "nowhere" / "report.png")
+
+
+def test_a_data_frame_has_a_row_for_each_run(train: Train) -> None:
+    train("a", [1, 2])
+    train("b", [3])
+    frame = pgzoo.compare("a", "b").to_frame()
+    assert frame[["side", "seed", "score"]].values.tolist() == [["a", 0, 1.0], ["a", 1, 2.0], ["b", 0, 3.0]]
+
+
+def test_many_sides_are_told_apart_by_colour_and_stroke(train: Train, tmp_path: Path) -> None:
+    for place in range(10):
+        train(f"side{place}", [place, place + 1.0, place + 2.0])
+    found = pgzoo.compare(*[f"side{place}" for place in range(10)])
+    assert len(found.blocks[0].pairs) == 45
+    assert found.save(tmp_path / "many.png").stat().st_size > 50_000
+
+
+def compare(*arguments: str) -> Result:
+    return CliRunner().invoke(program, ["compare", *arguments], prog_name="pgzoo", catch_exceptions=False)
+
+
+def test_the_command_prints_tables(train: Train, tmp_path: Path) -> None:
+    train("a", [400, 500, 480, 490, 470])
+    train("b", [100, 200, 300, 150, 250])
+    done = compare("a", "b", "--out", str(tmp_path / "r.html"), "--out", str(tmp_path / "r.PNG"))
+    assert done.exit_code == 0, done.output
+    iqm = estimate([np.array([400.0, 500, 480, 490, 470])])
+    rows = [re.split(r"\s{2,}", line.strip()) for line in done.stdout.splitlines()]
+    assert ["final score", "seeds", "IQM", "mean", "median"] in rows
+    assert next(row[:3] for row in rows if row[0] == "a") == ["a", "5", f"480.0 {interval(iqm)}"]
+    assert next(row for row in rows if row[0] == "a > b")[-1] == "a is higher"
+    assert (tmp_path / "r.html").is_file() and (tmp_path / "r.PNG").is_file()
+    assert done.stderr == ""
+
+
+def test_the_command_prints_json_and_warns_aside(train: Train) -> None:
+    train("a", [1, 2, 3])
+    train("b", [1, 2])
+    done = compare("a", "b", "--json", "--no-progress")
+    answer = json.loads(done.stdout)
+    assert list(answer["comparisons"][0]["final"]) == ["a", "b"]
+    assert (answer["run_id"], answer["files"], answer["envs"]) == (None, [], ["CartPole-v1"])
+    assert answer["comparisons"][0]["final"]["b"]["iqm"]["low"] is None
+    assert "Warning: b: 2 seeds; no interval below 3." in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a"], "two or more selectors"),
+        (["a", "b"], "No run answers to"),
+        (["a", "b", "--out", "r.pdf"], "give a name that ends in .html, .png, .json"),
+        (["a", "b", "--out", "no/r.html"], "there is no folder no"),
+    ],
+)
+def test_bad_commands_get_one_message(home: Home, arguments: list[str], message: str) -> None:
+    done = compare(*arguments)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert message in done.stderr and done.stderr.startswith("Error: ")
+    assert not home.root.exists() or not list(home.root.iterdir())

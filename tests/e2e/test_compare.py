@@ -1,0 +1,140 @@
+"""`pgzoo compare` on real runs and real stores."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from pgzoo.analysis import statistics
+
+if TYPE_CHECKING:
+    from conftest import Folder, Server
+
+    Two = tuple[Folder, dict[str, Any], dict[str, Any]]
+
+SHORT = ("reinforce", "--env", "CartPole-v1", "--seeds", "3", "--total-steps", "3000", "--eval-episodes", "8")
+MANY = 520
+
+WRITE = """
+import sys, warnings
+warnings.simplefilter("ignore")
+from pgzoo.tracking.store import Store
+from mlflow.entities import Metric, Param, RunTag
+client = Store(sys.argv[1]).client
+experiment = client.create_experiment("many")
+for algorithm, count, level in (("x", {many}, 100.0), ("y", 12, 300.0)):
+    for seed in range(count):
+        run = client.create_run(experiment, 1000, run_name=f"{{algorithm}} s{{seed}}").info.run_id
+        final = level + seed % 7
+        metrics = [Metric("train/return_mean", final * step / 3, step, 1000 * step) for step in range(1, 4)]
+        metrics.append(Metric("summary/return_final", final, 3, 3000))
+        params = [Param("algorithm", algorithm), Param("env", "E-v1"), Param("seed", str(seed))]
+        client.log_batch(run, metrics, params, [RunTag("pgzoo.run_key", f"{{algorithm}}{{seed}}")])
+        client.set_terminated(run)
+"""
+
+
+@pytest.fixture(scope="session")
+def two(shared: Folder) -> Two:
+    """A folder with two variants of an algorithm, three seeds each, in an experiment of their own."""
+    a = shared.run(*SHORT, "--name", "a", "--experiment", "compared", "--tag", "variant=one")
+    b = shared.run(*SHORT, "--name", "b", "--experiment", "compared", "--baseline", "none")
+    return shared, a, b
+
+
+def test_compare_gives_numbers_and_files(two: Two) -> None:
+    folder, a, b = two
+    out, err = folder.pgzoo("compare", "a", "b", "--json", "--out", "r.html", "--out", "r.png", "--out", "r.json")
+    answer = folder.parse(out)
+    assert err == ""
+    (found,) = answer["comparisons"]
+    for label, trained in (("a", a), ("b", b)):
+        finals = [seed["return_mean"] for seed in trained["seeds"]]
+        (side,) = (side for side in answer["sides"] if side["label"] == label)
+        assert [run["score"] for run in side["runs"]] == pytest.approx(finals)
+        assert [run["run_id"] for run in side["runs"]] == [seed["run_id"] for seed in trained["seeds"]]
+        expected = statistics.estimate([np.array(finals)], statistics.mean)
+        assert found["final"][label]["mean"]["low"] == pytest.approx(expected.low)
+    assert found["pairs"][0]["matched_seeds"] == 3
+    assert found["area"]["a"]["seeds"] == 3
+    assert answer["differences"] == {"baseline": {"a": "mean", "b": "none"}}
+    assert (folder.path / "r.html").read_text().startswith("<!doctype html>")
+    assert (folder.path / "r.png").read_bytes().startswith(b"\x89PNG")
+    assert {k: answer[k] for k in ("sides", "comparisons")} == {
+        k: v for k, v in json.loads((folder.path / "r.json").read_text()).items() if k in ("sides", "comparisons")
+    }
+
+
+def test_the_store_gives_the_same_answer_as_the_journals(two: Two, tmp_path: Path) -> None:
+    folder, *_ = two
+    here = folder.parse(folder.pgzoo("compare", "a", "b", "--json")[0])
+    store = f"sqlite:///{folder.path}/mlflow.db"
+    elsewhere = type(folder)(tmp_path)
+    there = elsewhere.parse(elsewhere.pgzoo("compare", "a", "b", "--json", "--tracking-uri", store)[0])
+    assert there == here
+    tagged = elsewhere.pgzoo("compare", "tag:variant=one", "b", "--json", MLFLOW_TRACKING_URI=store)
+    assert elsewhere.parse(tagged[0])["comparisons"][0]["final"]["b"] == here["comparisons"][0]["final"]["b"]
+    assert elsewhere.created == set()
+
+
+def test_a_logged_comparison_is_a_run_and_never_compared(two: Two, tmp_path: Path) -> None:
+    folder, *_ = two
+    answer = folder.parse(folder.pgzoo("compare", "a", "b", "--log", "--json")[0])
+    (run,) = folder.ask("[look(r) for r in runs('compared') if r.info.run_name == 'a vs b']")
+    assert (run["id"], run["status"], run["tags"]["pgzoo.kind"]) == (answer["run_id"], "FINISHED", "comparison")
+    assert sorted(run["files"]) == ["report.html", "report.json", "report.png"]
+    assert (run["params"]["side.1"], run["params"]["env"]) == ("a", "CartPole-v1")
+    assert run["tags"]["mlflow.source.name"] == "pgzoo compare a b --log --json"
+    assert "P(a > b)" in run["tags"]["mlflow.note.content"]
+    final = folder.ask(f"client.get_run({answer['run_id']!r}).data.metrics")
+    assert final["CartPole-v1/a/iqm"] == pytest.approx(answer["comparisons"][0]["final"]["a"]["iqm"]["value"])
+    assert final["CartPole-v1/a vs b/improvement"] == answer["comparisons"][0]["pairs"][0]["improvement"]["value"]
+    elsewhere, store = type(folder)(tmp_path), f"sqlite:///{folder.path}/mlflow.db"
+    for selector in (answer["run_id"], "a vs b"):
+        _, err = elsewhere.pgzoo("compare", selector, "b", "--tracking-uri", store, code=2)
+        assert f'No run answers to "{selector}"' in err
+    whole = elsewhere.pgzoo("compare", "compared", "reinforce", "--tracking-uri", store, code=2)[1]
+    assert "runs in common" in whole
+
+
+def test_hundreds_of_runs_are_read_page_by_page(folder: Folder) -> None:
+    store = f"sqlite:///{folder.path}/many.db"
+    done = subprocess.run(
+        [sys.executable, "-c", WRITE.format(many=MANY), store], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    begin = time.monotonic()
+    answer = folder.parse(folder.pgzoo("compare", "x", "y", "--json", "--tracking-uri", store)[0])
+    assert time.monotonic() - begin < 60
+    assert [len(side["runs"]) for side in answer["sides"]] == [MANY, 12]  # a page has 500
+    assert [run["seed"] for run in answer["sides"][0]["runs"]] == list(range(MANY))
+    (found,) = answer["comparisons"]
+    assert found["final"]["x"]["iqm"]["method"] == "bootstrap"
+    assert found["pairs"][0]["improvement"]["value"] == 0.0
+    assert found["pairs"][0]["verdict"] == "y is higher"
+    assert found["area"]["y"]["mean"]["value"] == pytest.approx(found["final"]["y"]["mean"]["value"] * 2 / 3)
+
+
+def test_a_server_is_read_and_one_that_is_down_is_said(folder: Folder, server: Server) -> None:
+    one = ("reinforce", "--env", "CartPole-v1", "--seeds", "2", "--total-steps", "2000", "--eval-episodes", "4")
+    for name in ("server-a", "server-b"):
+        folder.run(*one, "--name", name, "--tracking-uri", server.uri)
+    for run in folder.path.glob(".pgzoo/runs/*/journal.jsonl"):
+        run.unlink()  # as on another machine
+    answer = folder.parse(
+        folder.pgzoo("compare", "server-a", "server-b", "--json", "--log", "--tracking-uri", server.uri)[0]
+    )
+    assert [len(side["runs"]) for side in answer["sides"]] == [2, 2]
+    (logged,) = folder.ask(
+        "[look(r) for r in runs('pgzoo/CartPole-v1') if r.info.run_name == 'server-a vs server-b']", server.uri
+    )
+    assert sorted(logged["files"]) == ["report.html", "report.json", "report.png"]
+    _, err = folder.pgzoo("compare", "server-a", "server-b", "--tracking-uri", "http://127.0.0.1:9", code=2)
+    assert "Error: Couldn't get the runs of" in err and "http://127.0.0.1:9" in err

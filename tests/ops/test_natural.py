@@ -1,0 +1,148 @@
+"""Natural steps against dense linear algebra, and walking back by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pgzoo.gradients import hessian_product
+from pgzoo.ops.distributions import Categorical
+from pgzoo.ops.natural import backtrack, conjugate_gradient, damped, mean_kl, natural_step
+from pgzoo.types import Batch, Hyper, Inputs, Output, Params
+
+
+def positive_definite(members: int, size: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    root = torch.randn(members, size, size, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    return root @ root.mT + 0.1 * torch.eye(size, dtype=dtype)
+
+
+def times(matrix: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda vector: (matrix @ vector[..., None])[..., 0]
+
+
+def some(members: int, size: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(members, size, dtype=dtype, generator=torch.Generator().manual_seed(1))
+
+
+def test_two_unknowns_by_hand() -> None:
+    """The first step goes 1/2 along b = (1, 1): alpha = bb / bAb = 2 / 4; the second is the last."""
+    matrix, b = torch.tensor([[[3.0, 0.0], [0.0, 1.0]]]), torch.tensor([[1.0, 1.0]])
+    assert conjugate_gradient(times(matrix), b, 1).tolist() == [[0.5, 0.5]]
+    assert conjugate_gradient(times(matrix), b, 2).flatten().tolist() == pytest.approx([1 / 3, 1])
+
+
+@pytest.mark.parametrize("members", [1, 5])
+def test_as_many_steps_as_unknowns_solve_it_exactly(members: int) -> None:
+    matrix, b = positive_definite(members, 7), some(members, 7)
+    found = conjugate_gradient(times(matrix), b, 40, tolerance=1e-24)
+    torch.testing.assert_close(found, torch.linalg.solve(matrix, b), rtol=1e-8, atol=1e-10)
+
+
+def test_each_step_is_nearer_in_the_norm_of_the_matrix() -> None:
+    matrix, b = positive_definite(3, 12), some(3, 12)
+    exact = torch.linalg.solve(matrix, b)
+
+    def error(steps: int) -> Tensor:
+        off = conjugate_gradient(times(matrix), b, steps) - exact
+        return (off * times(matrix)(off)).sum(1)
+
+    errors = torch.stack([error(steps) for steps in range(13)])
+    assert (errors.diff(dim=0) < 0).all()
+
+
+def test_a_member_that_is_done_stays_while_others_go_on() -> None:
+    """The identity needs one step, and nothing to solve needs none; a third member is none of their business."""
+    matrix, b = positive_definite(3, 6, torch.float32), some(3, 6, torch.float32)
+    matrix[0], b[1] = torch.eye(6), 0.0
+    found = conjugate_gradient(times(matrix), b, 30)
+    assert torch.equal(found[0], b[0])
+    assert not found[1].any()
+    torch.testing.assert_close(found[2], torch.linalg.solve(matrix[2], b[2]), rtol=1e-3, atol=1e-4)
+
+
+def test_it_stops_asking_once_all_are_done() -> None:
+    asked = []
+
+    def identity(vector: Tensor) -> Tensor:
+        asked.append(vector)
+        return vector
+
+    conjugate_gradient(identity, some(4, 3), 10)
+    assert len(asked) == 1
+
+
+def test_damping_is_each_members_own() -> None:
+    product = damped(lambda vector: 2 * vector, torch.tensor([0.5, 0.0]))
+    assert product(torch.ones(2, 2)).tolist() == [[2.5, 2.5], [2.0, 2.0]]
+
+
+def test_a_natural_step_has_the_direction_and_the_size_that_were_asked_for() -> None:
+    matrix, gradient, size = positive_definite(4, 5), some(4, 5), torch.tensor([0.01, 0.1, 1.0, 0.5]).double()
+    step = natural_step(times(matrix), gradient, size, 20)
+    torch.testing.assert_close(0.5 * (step * times(matrix)(step)).sum(1), size)
+    steepest = torch.linalg.solve(matrix, gradient)
+    torch.testing.assert_close(torch.cosine_similarity(step, steepest), torch.ones(4).double())
+    assert ((step * gradient).sum(1) > 0).all()
+
+
+def test_without_a_gradient_there_is_no_step() -> None:
+    step = natural_step(times(positive_definite(2, 3)), torch.zeros(2, 3).double(), torch.ones(2).double(), 5)
+    assert not step.any()
+
+
+def test_walking_back_by_hand() -> None:
+    """Steps of 8 from 1: the first may go to 9, the second to 3, the third nowhere that is tried."""
+    limit = torch.tensor([10.0, 3.5, 1.5])
+    start, step = torch.ones(3, 1), torch.full((3, 1), 8.0)
+    place, accepted, tried = backtrack(start, step, lambda at: at[:, 0] <= limit, 0.5, 4)
+    assert place.tolist() == [[9.0], [3.0], [1.0]]
+    assert accepted.tolist() == [True, True, False]
+    assert tried.tolist() == [1, 3, 4]
+
+
+def test_the_first_place_that_is_accepted_is_kept_though_later_ones_would_be_too() -> None:
+    asked = []
+
+    def accept(at: Tensor) -> Tensor:
+        asked.append(at[:, 0].tolist())
+        return at[:, 0] <= torch.tensor([4.0, 1.0])
+
+    place, _, _ = backtrack(torch.zeros(2, 1), torch.full((2, 1), 4.0), accept, 0.5, 10)
+    assert place.tolist() == [[4.0], [1.0]]
+    assert len(asked) == 3
+
+
+def test_what_is_not_a_number_is_not_accepted() -> None:
+    start = torch.zeros(1, 1)
+    place, accepted, _ = backtrack(start, torch.full((1, 1), torch.nan), lambda at: at[:, 0] <= 1, 0.5, 3)
+    assert place.tolist() == [[0.0]] and accepted.tolist() == [False]
+
+
+class Table:
+    """A policy over two states: `logits [S, 2 states, 3 actions]`, looked up."""
+
+    def apply(self, params: Params, inputs: Inputs) -> Output:
+        return Output(Categorical(params["policy.logits"][:, inputs.obs[0, 0]].unsqueeze(1)))
+
+
+def test_the_hessian_of_the_divergence_is_the_fisher_matrix() -> None:
+    """Of a softmax diag(p) - ppᵀ; three of four rows are state 0, and a row of padding counts nowhere."""
+    params = {"policy.logits": torch.tensor([[[0.0, 1.0, -1.0], [0.5, 0.0, 0.0]]]), "critic.bias": torch.ones(1, 2)}
+    inputs = Inputs(torch.tensor([[[0, 0, 1, 0, 1]]]))
+    weights, nothing = torch.tensor([[[1.0, 1.0, 1.0, 1.0, 0.0]]]), torch.zeros(1, 1, 5)
+    old = Table().apply(params, inputs).dist
+    batch = Batch(inputs, nothing.long(), nothing.long(), nothing, nothing, weights, old=old)
+    product = hessian_product(mean_kl, Table(), params, {}, batch, Hyper({}), "policy.")
+
+    expected = np.zeros((8, 8))
+    for state, share in ((0, 3 / 4), (1, 1 / 4)):
+        p = torch.softmax(params["policy.logits"][0, state], -1).numpy()
+        rows = slice(3 * state, 3 * state + 3)
+        expected[rows, rows] = share * (np.diag(p) - np.outer(p, p))
+    columns = [product(torch.eye(8)[None, i]).numpy()[0] for i in range(8)]
+    np.testing.assert_allclose(np.stack(columns), expected, atol=1e-6)
+    assert mean_kl(Table(), params, batch, Hyper({})).item() == 0.0

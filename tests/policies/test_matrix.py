@@ -1,0 +1,239 @@
+"""Every policy with every pair of spaces: what acts agrees with what learns, and what can't be says why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Discrete
+
+from pgzoo.bundle import make_spec
+from pgzoo.config import resolve_component
+from pgzoo.errors import UnfitError
+from pgzoo.events import Event, RunEnded
+from pgzoo.ops.acting import actor_for, state_size
+from pgzoo.ops.draws import draw_noise
+from pgzoo.registry import Catalog
+from pgzoo.types import ActorInputs, Inputs, Params
+
+Build = Callable[..., Any]
+
+POLICIES: dict[str, dict[str, Any]] = {
+    "mlp": {"hidden": (5,), "init": "default"},
+    "linear": {"init": "default"},
+    "tabular": {},
+    "gru": {"hidden": (5,), "memory": 7, "init": "default"},
+    "lstm": {"hidden": (), "memory": 3, "init": "default"},
+    "net": {},
+    "net-vmap": {},
+    "uniform": {},
+}
+SPACES: dict[str, gym.Space[Any]] = {
+    "vector": Box(-1.0, 1.0, (3,)),
+    "one": Box(-2.0, 2.0, (1,)),
+    "matrix": Box(-1.0, 1.0, (2, 3)),
+    "wide": Box(-np.inf, np.inf, (2,), np.float64),
+    "discrete": Discrete(3),
+    "shifted": Discrete(3, start=-1),
+    "pair": Discrete(2),
+    "multi-discrete": gym.spaces.MultiDiscrete([2, 3]),
+    "multi-binary": gym.spaces.MultiBinary(4),
+    "tuple": gym.spaces.Tuple((Discrete(2), Box(-1.0, 1.0, (2,)))),
+    "dict": gym.spaces.Dict({"place": Discrete(3), "speed": Box(-1.0, 1.0, (1,))}),
+}
+STEPS, ENVS, MEMBERS = 4, 3, 2
+
+
+@pytest.fixture
+def build(catalog: Catalog) -> Build:
+    def policy(name: str, observation: str, action: str, needs: Any = ("value",), **settings: Any) -> Any:
+        component, factory = resolve_component("policy", {"name": name, **POLICIES[name], **settings}, catalog)
+        needed = frozenset() if name == "uniform" else frozenset(needs)
+        return factory(component.settings, make_spec(SPACES[observation], SPACES[action]), needed)
+
+    return policy
+
+
+def members(policy: Any) -> Params:
+    """Fresh parameters, moved so that nothing is at a special place."""
+    each = [policy.init(np.random.default_rng(seed)) for seed in range(MEMBERS)]
+    stacked = {name: torch.stack([one[name] for one in each]) for name in each[0]}
+    rng = np.random.default_rng(9)
+    return {
+        name: value + torch.from_numpy(0.3 * rng.standard_normal(value.shape)).float()
+        for name, value in stacked.items()
+    }
+
+
+def agree(policy: Any, space: gym.Space[Any], action: gym.Space[Any]) -> None:
+    """Act step by step, and see a sequence of the same at once."""
+    space = make_spec(space, action).observation_space
+    space.seed(0)
+    views = [space.sample() for _ in range(MEMBERS * STEPS * ENVS)]
+    obs = np.array(views).reshape(MEMBERS, STEPS, ENVS, *(space.shape or ()))
+    rng, params, memory = np.random.default_rng(1), members(policy), state_size(policy)
+    noise = draw_noise(policy.noise, rng, (MEMBERS, STEPS, ENVS, policy.noise_size))
+    starts = rng.random((MEMBERS, STEPS, ENVS)) < 0.4
+    first = rng.standard_normal((MEMBERS, ENVS, memory)).astype(np.float32) if memory else None
+    mask = None
+    if policy.head.family.mask_size:
+        mask = rng.random((MEMBERS, STEPS, ENVS, policy.head.family.mask_size)) < 0.7
+        mask |= ~mask.any(-1, keepdims=True)
+        if policy.head.family.name == "multi-categorical":
+            mask[..., :2] |= ~mask[..., :2].any(-1, keepdims=True)
+            mask[..., 2:] |= ~mask[..., 2:].any(-1, keepdims=True)
+
+    def tensor(array: Any) -> Any:
+        return None if array is None else torch.from_numpy(array)
+
+    sequence = Inputs(tensor(obs), tensor(mask), tensor(first), tensor(starts) if memory else None)
+    output = policy.apply(params, sequence)
+    dist: Any = output.dist.map(torch.Tensor.detach)
+    actor, state = actor_for(policy, params), first
+    for t in range(STEPS):
+        seen = ActorInputs(obs[:, t], None if mask is None else mask[:, t], state, starts[:, t])
+        drawn, after = actor(seen, noise[:, t])
+        best, _ = actor(seen, None)
+        np.testing.assert_allclose(drawn, dist.draw(noise)[:, t], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(best, dist.mode()[:, t], rtol=1e-4, atol=1e-5)
+        for sample in (*policy.to_env(drawn).reshape(-1, *(action.shape or ())), *policy.to_env(best[0])):
+            assert action.contains(sample if action.shape else sample.item() if action.dtype is None else sample)
+        state = after
+    if memory:
+        assert output.state is not None and state is not None
+        np.testing.assert_allclose(state, output.state.detach(), rtol=1e-4, atol=1e-5)
+    shape = (MEMBERS, STEPS, ENVS)
+    assert torch.isfinite(dist.log_prob(torch.from_numpy(dist.draw(noise)))).all()
+    assert dist.log_prob(torch.from_numpy(dist.draw(noise))).shape == dist.entropy().shape == shape
+    assert output.value is None if not params else output.value.shape == shape
+
+
+@pytest.mark.parametrize("action", SPACES)
+@pytest.mark.parametrize("policy", POLICIES)
+def test_what_acts_is_what_learns_in_every_pair_of_spaces(build: Build, policy: str, action: str) -> None:
+    fitting = 0
+    for observation, space in SPACES.items():
+        if action in ("tuple", "dict"):
+            with pytest.raises(UnfitError, match=r"doesn't fit the action space (Tuple|Dict)"):
+                build(policy, observation if policy != "tabular" else "discrete", action)
+        elif policy == "tabular" and not isinstance(space, Discrete):
+            with pytest.raises(UnfitError, match='policy "tabular" doesn\'t fit the observation space'):
+                build(policy, observation, action)
+        else:
+            agree(build(policy, observation, action), space, SPACES[action])
+            fitting += 1
+    assert fitting == (0 if action in ("tuple", "dict") else 3 if policy == "tabular" else len(SPACES))
+
+
+DISTRIBUTIONS = ("categorical", "multi-categorical", "bernoulli", "gaussian", "tanh", "beta")
+FITTING = {Box: DISTRIBUTIONS[3:], Discrete: ("categorical",), gym.spaces.MultiDiscrete: ("multi-categorical",)}
+
+
+def why_not(action: str, distribution: str, state_std: bool, rescale: bool) -> str:
+    space = SPACES[action]
+    if distribution not in FITTING.get(type(space), ("bernoulli",)):
+        return "doesn't fit the action space"
+    if state_std and distribution not in ("gaussian", "tanh"):
+        return "has no standard deviation"
+    if action == "wide" and (rescale or distribution != "gaussian"):
+        return "has no finite bounds"
+    return ""
+
+
+@pytest.mark.parametrize("policy", [name for name in POLICIES if name != "uniform"])
+@pytest.mark.parametrize("state_std", [False, True])
+@pytest.mark.parametrize("rescale", [False, True])
+def test_each_distribution_fits_or_says_why_not(build: Build, policy: str, state_std: bool, rescale: bool) -> None:
+    asked = {"state_std": state_std, "rescale": rescale}
+    for action in (name for name in SPACES if name not in ("tuple", "dict")):
+        for distribution in DISTRIBUTIONS:
+            reason = why_not(action, distribution, state_std, rescale)
+            if reason:
+                with pytest.raises(UnfitError, match=reason):
+                    build(policy, "discrete", action, distribution=distribution, **asked)
+            else:
+                made = build(policy, "discrete", action, distribution=distribution, **asked)
+                agree(made, SPACES["discrete"], SPACES[action])
+
+
+@pytest.mark.parametrize("action", [name for name in SPACES if name not in ("tuple", "dict")])
+@pytest.mark.parametrize("policy", ["linear", "tabular", "gru", "lstm", "net-vmap"])
+def test_every_policy_trains_in_every_action_space(play: Callable[..., list[Event]], policy: str, action: str) -> None:
+    spaces = {"observation": "discrete", "action": action}
+    settings = {"num_envs": 2, "total_steps": 40, "eval_episodes": 2, "policy": {"name": policy, **POLICIES[policy]}}
+    last = play("a2c", "probe/AnySpaces-v0", env_kwargs=spaces, **settings)[-1]
+    assert isinstance(last, RunEnded) and last.statuses == ("finished",)
+
+
+def test_images_are_refused_except_by_a_module(build: Build, catalog: Catalog) -> None:
+    images = make_spec(Box(0, 255, (8, 8, 3), np.uint8), Discrete(2))
+    for name in ("mlp", "linear", "gru", "lstm"):
+        component, factory = resolve_component("policy", name, catalog)
+        with pytest.raises(UnfitError, match=f'policy "{name}" .*not images'):
+            factory(component.settings, images, frozenset())
+    component, factory = resolve_component("policy", "net", catalog)
+    assert factory(component.settings, images, frozenset()).inputs == (8, 8, 3)
+
+
+# the simple ones, by hand
+
+
+def test_a_table_has_a_row_for_each_state_and_a_gradient_for_each_row_that_was_seen(build: Build) -> None:
+    policy = build("tabular", "shifted", "discrete")
+    params = {name: torch.stack([value] * 2) for name, value in policy.init(np.random.default_rng(0)).items()}
+    assert {name: tuple(value.shape) for name, value in params.items()} == {"table": (2, 3, 3), "critic.table": (2, 3)}
+    assert not any(value.any() for value in params.values())
+    params["table"][1, 0] = torch.tensor([1.0, 2.0, 3.0])
+    params["critic.table"][1] = torch.tensor([10.0, 20.0, 30.0])
+    obs = torch.tensor([[[-1, 1]], [[-1, 1]]])
+    table = params["table"].requires_grad_()
+    output = policy.apply(params, Inputs(obs))
+    assert output.dist.logits[1, 0].tolist() == [[1, 2, 3], [0, 0, 0]]
+    assert output.value.tolist() == [[[0, 0]], [[10, 30]]]
+    output.dist.logits[1, 0, 0].sum().backward()
+    assert table.grad is not None
+    assert table.grad.tolist() == [[[0] * 3] * 3, [[1] * 3, [0] * 3, [0] * 3]]
+
+
+@pytest.mark.parametrize(
+    ("action", "entropy"),
+    [("discrete", np.log(3)), ("multi-discrete", np.log(6)), ("multi-binary", np.log(16)), ("vector", 0.0)],
+)
+def test_uniform_is_uniform(build: Build, action: str, entropy: float) -> None:
+    policy, obs = build("uniform", "vector", action), torch.zeros(1, 1, 20_000, 3)
+    dist = policy.apply({}, Inputs(obs)).dist
+    torch.testing.assert_close(dist.entropy(), torch.full((1, 1, 20_000), entropy), rtol=1e-5, atol=1e-5)
+    noise = draw_noise(policy.noise, np.random.default_rng(0), (1, 20_000, policy.noise_size))
+    drawn = policy.to_env(policy.actor({})(ActorInputs(obs.numpy()[0]), noise)[0])[0].astype(float)
+    drawn = drawn.reshape(20_000, -1)
+    low, high = {"discrete": (0, 2), "multi-discrete": (0, [1, 2]), "multi-binary": (0, 1), "vector": (-1, 1)}[action]
+    assert drawn.mean(0) == pytest.approx((np.array(low) + high) / 2 * np.ones(drawn.shape[1]), abs=0.03)
+    if action == "vector":
+        assert np.histogram(drawn[:, 0], 10, (-1, 1))[0] == pytest.approx(np.full(10, 2000), abs=200)
+
+
+def test_uniform_leaves_out_what_is_forbidden_and_is_normal_in_a_box_without_bounds(build: Build) -> None:
+    policy = build("uniform", "vector", "discrete")
+    mask = np.tile([True, False, True], (1, 3000, 1))
+    noise = draw_noise(policy.noise, np.random.default_rng(0), (1, 3000, 1))
+    drawn = policy.actor({})(ActorInputs(np.zeros((1, 3000, 3), np.float32), mask), noise)[0]
+    assert np.bincount(drawn[0], minlength=3) == pytest.approx([1500, 0, 1500], abs=120)
+    policy = build("uniform", "vector", "wide")
+    noise = draw_noise(policy.noise, np.random.default_rng(0), (1, 3000, 2))
+    drawn = policy.to_env(policy.actor({})(ActorInputs(np.zeros((1, 3000, 3), np.float32)), noise)[0])
+    assert drawn.std() == pytest.approx(1, abs=0.03) and drawn.mean() == pytest.approx(0, abs=0.04)
+
+
+def test_a_run_without_parameters_ends_as_it_began(play: Callable[..., list[Event]]) -> None:
+    last = play("windows", "probe/Bandit-v0", policy="uniform", total_steps=600, seeds=2)[-1]
+    assert isinstance(last, RunEnded) and last.statuses == ("finished", "finished")
+    assert last.state.params == {}
+
+
+def test_uniform_has_no_critic_to_give(plan: Callable[..., Any]) -> None:
+    with pytest.raises(UnfitError, match=r'policy "uniform" has no parameters, .* needs .*\(value\)'):
+        plan("a2c", policy="uniform")

@@ -343,8 +343,7 @@ def disk_full(folder: Folder) -> Outcome:
         answer, said = trainer.end()
         sync(folder)
         outcome = judge(journal_of(folder), said, answer=answer)
-        folder.close()
-        eventually(lambda: not folder.uploaders(), 30)
+        folder.close()  # the uploader, before its files are gone
         return outcome
 
 

@@ -26,7 +26,7 @@ from mlflow.entities import Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
 from pgzoo.tracking.home import sqlite_path
-from pgzoo.tracking.journal import Record
+from pgzoo.tracking.journal import Record, now
 
 __all__ = ["RefusedError", "Store", "is_final"]
 
@@ -94,6 +94,8 @@ PLAIN = {
 MAX_METRICS, MAX_ITEMS = 1000, 100
 PROLONGED = ("total_steps",)
 """Params that a resumed run may have changed: MLflow keeps the first value, and a tag has the last."""
+PROBE = "pgzoo.probe"
+"""A tag that is written to see whether anything can be."""
 PATIENCE = 3
 """So many failures of one batch, while the store answers otherwise, make the batch the culprit."""
 
@@ -300,6 +302,7 @@ class Store:
         if self.failures < PATIENCE or any(word in message for word in passing):
             return False
         self._check_run(run_id)
+        self.client.set_tag(run_id, PROBE, str(now()))  # raises where the store reads and can't write
         return True
 
     def _check_run(self, run_id: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
 import random
 import re
@@ -36,6 +37,8 @@ HERE = Path(__file__).resolve().parent
 EVERY = 200
 """Environment steps between two points of a curve: one update, about."""
 LOCKED = 30.0
+AWHILE = 5.0
+"""Seconds in which the uploader tries again and again."""
 
 
 @dataclass(frozen=True)
@@ -189,13 +192,11 @@ def until_shipped(folder: Folder) -> None:
 
 
 def until_met(folder: Folder) -> str:
-    """Wait until the uploader has met the fault; return what it says of it."""
+    """Wait until the uploader has met the fault; return what `pgzoo doctor` says of it."""
     status = folder.path / ".pgzoo" / "status.json"
-
-    def errors() -> list[str]:
-        return [store["error"] for store in read_json(status).get("stores", {}).values() if store["error"]]
-
-    return str(eventually(errors, 120)[0])
+    eventually(lambda: any(store["error"] for store in read_json(status).get("stores", {}).values()), 120)
+    found = json.loads(folder.pgzoo("doctor", "--json")[0])["findings"]
+    return next(str(one["detail"]) for one in found if one["name"] == "not shipped yet")
 
 
 def judge(
@@ -329,15 +330,10 @@ def disk_full(folder: Folder) -> Outcome:
         trainer = Trainer(folder, "--checkpoint-every", "5000", holds=(50, 100))
         trainer.reach(50)
         until_shipped(folder)
-        ballast = folder.path / "ballast"
-        with contextlib.suppress(OSError), ballast.open("wb", 0) as file:
-            while True:
-                file.write(bytes(2**16))
-        with contextlib.suppress(OSError), ballast.open("ab", 0) as file:
-            while True:
-                file.write(b"0")
+        ballast = fill(folder.path)
         trainer.release(50)
         trainer.reach(100)
+        time.sleep(AWHILE)
         ballast.unlink()
         trainer.release(100)
         answer, said = trainer.end()
@@ -345,6 +341,56 @@ def disk_full(folder: Folder) -> Outcome:
         outcome = judge(journal_of(folder), said, answer=answer)
         folder.close()  # the uploader, before its files are gone
         return outcome
+
+
+def store_disk_full(folder: Folder) -> Outcome:
+    """The store alone lies on a small disk; it is full for so long that its records might be taken for poison."""
+    with small_disk(folder) as small:
+        store = f"sqlite:///{small}/mlflow.db"
+        return _filled(folder, small, store, store)
+
+
+def server_disk_full(folder: Folder) -> Outcome:
+    """The server says no more than that it has failed."""
+    with serving(folder) as server, small_disk(folder) as small:
+        server.store = f"sqlite:///{small}/server.db"
+        server.start()
+        return _filled(folder, small, server.uri, server.store)
+
+
+@contextmanager
+def small_disk(folder: Folder) -> Iterator[Path]:
+    small = folder.path / "small"
+    small.mkdir()
+    with mounted("-t", "tmpfs", "-o", "size=64m", "tmpfs", str(small)):
+        yield small
+        folder.close()  # the uploader, before its files are gone
+
+
+def _filled(folder: Folder, small: Path, uri: str, store: str) -> Outcome:
+    trainer = Trainer(folder, "--tracking-uri", uri, holds=(50, 100))
+    trainer.reach(50)
+    until_shipped(folder)
+    ballast = fill(small)
+    trainer.release(50)
+    trainer.reach(100)
+    said = until_met(folder)
+    time.sleep(2 * AWHILE)
+    ballast.unlink()
+    trainer.release(100)
+    answer, _ = trainer.end()
+    sync(folder)
+    return judge(journal_of(folder), said, store, answer)
+
+
+def fill(folder: Path) -> Path:
+    """Write a file that leaves not a byte on its disk."""
+    ballast = folder / "ballast"
+    for size in (2**16, 1):
+        with contextlib.suppress(OSError), ballast.open("ab", 0) as file:
+            while True:
+                file.write(bytes(size))
+    return ballast
 
 
 def file_size_limited(folder: Folder) -> Outcome:
@@ -356,7 +402,7 @@ def file_size_limited(folder: Folder) -> Outcome:
     before = [resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY)) for pid in pids]
     trainer.release(50)
     trainer.reach(100)
-    time.sleep(5.0)  # the uploader tries again and again meanwhile
+    time.sleep(AWHILE)
     for pid, limits in zip(pids, before, strict=True):
         resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
     trainer.release(100)
@@ -550,6 +596,22 @@ SCENARIOS = (
         "records wait in memory for room, checkpoints are left out, the uploader tries again",
         disk_full,
         says=r"No space left on device\. Training goes on\.",
+        slow=True,
+        missing=no_mount,
+    ),
+    Scenario(
+        "disk of the store alone full for a while",
+        "the uploader tries again, and takes no record for one that the store refuses",
+        store_disk_full,
+        says="its disk is full",
+        slow=True,
+        missing=no_mount,
+    ),
+    Scenario(
+        "disk of the MLflow server full for a while",
+        "the same, though the server doesn't say why it fails",
+        server_disk_full,
+        says="it answers with error 50[03]",
         slow=True,
         missing=no_mount,
     ),

@@ -186,7 +186,7 @@ class Engine:
 
         trajectory = map_leaves(together, apart._replace(state=None))
         returns = np.array([r[0] if len(r) else np.nan for r in finished.returns]).reshape(members, n)
-        merged = _joined([Finished(finished.returns[k::n], finished.lengths[k::n]) for k in range(n)], members)
+        merged = rollout.joined([Finished(finished.returns[k::n], finished.lengths[k::n]) for k in range(n)], members)
         return self._counted(state, trajectory, merged), returns
 
     def hindsight(self, state: TrainState, trajectory: Trajectory) -> Hindsight:
@@ -402,35 +402,22 @@ class Engine:
         Every environment plays the same number of episodes or one less, so that short ones are not over-sampled: where
         it is cancelled, the rounds that are complete count.
         """
-        c, plan, members = self.plan.config, self.plan, len(self._seeds)
+        c, plan = self.plan.config, self.plan
         count = min(plan.backend.width, c.eval_episodes)
-        starts = reset_seeds(EVALUATION_ROOT, "evaluate", c.eval_episodes)
-        rounds: list[Finished] = []
-        with self.watch.phase("evaluate", f'environment "{c.env}"'), np.errstate(over="ignore", invalid="ignore"):
+        with self.watch.phase("evaluate", f'environment "{c.env}"'):
             if self._evaluation_envs is None:
                 self._evaluation_envs = plan.backend.open(plan.request(count))
-            params = plan.policy_params(state)
-            for k in range(0, c.eval_episodes, count):
-                seeds = np.resize(starts[k : k + count], count)  # what fills up a shorter last round is not played
-                quota = active[:, None] & (k + np.arange(count) < c.eval_episodes)
-                at = rollout.begin(self._evaluation_envs, plan.policy, np.tile(seeds, (members, 1)))
-                generators = [generator(seed, "evaluate", k) for seed in self._seeds]
-                noise = Greedy() if mode == "greedy" else Noise(plan.policy, generators, count)
-                try:
-                    _, finished, _ = rollout.collect(
-                        self._evaluation_envs,
-                        plan.policy,
-                        params,
-                        noise,
-                        at,
-                        quota.astype(np.int64),
-                        None,
-                        self.cancelled,
-                    )
-                except rollout.Cancelled:
-                    break
-                rounds.append(finished)
-        return _joined(rounds, members)
+            return rollout.evaluate(
+                self._evaluation_envs,
+                count,
+                plan.policy,
+                plan.policy_params(state),
+                seeds=self._seeds,
+                active=active,
+                episodes=c.eval_episodes,
+                mode=mode,
+                cancelled=self.cancelled,
+            )
 
     def close(self) -> None:
         """Close the environments."""
@@ -565,14 +552,6 @@ def default_loop(ctx: Engine) -> Iterator[None]:
         ctx.state, trajectory = ctx.collect(ctx.state)
         ctx.state = update(ctx, ctx.state, trajectory)
         yield
-
-
-def _joined(parts: list[Finished], members: int) -> Finished:
-    """The episodes of several collections, member by member."""
-    return Finished(
-        tuple(np.concatenate([np.zeros(0), *(p.returns[s] for p in parts)]) for s in range(members)),
-        tuple(np.concatenate([np.zeros(0, np.int64), *(p.lengths[s] for p in parts)]) for s in range(members)),
-    )
 
 
 def _for_all(one: Params, members: int) -> Params:

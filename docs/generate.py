@@ -20,6 +20,8 @@ COMMANDS = [
     "run ppo",
     "resume",
     "evaluate",
+    "video",
+    "export",
     "compare",
     "ui",
     "sync",

@@ -152,6 +152,7 @@ def pack(
         "policy": component.nested(),
         "normalize_obs": isinstance(policy, NormalizedPolicy),
         "masked": spec.masked,
+        "memory": state_size(policy),
         "observation_space": spaces.to_json(spec.original_space),
         "action_space": spaces.to_json(spec.action_space),
     }

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pgzoo.registry import Catalog
     from pgzoo.tracking import Found, Home
 
-__all__ = ["Subject", "evaluate_policy", "evaluate_run", "find_policies", "policy_of_run"]
+__all__ = ["Subject", "evaluate_policy", "find_policies", "place", "policy_of_run"]
 
 
 @dataclass(frozen=True)
@@ -94,26 +94,25 @@ def place(policy: LoadedPolicy, env: str | None = None) -> EnvRequest:
 
 def evaluate_policy(
     policy: LoadedPolicy,
+    where: EnvRequest,
     catalog: Catalog,
     *,
     episodes: int,
     mode: EvaluationMode,
-    env: str | None = None,
     seed: int = 0,
     backend: str = "auto",
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return the returns and lengths of `episodes` episodes, `[episodes]` each, in parallel environments.
 
-    Every environment plays the same number of episodes or one less. With the seed and the number of episodes of a run's
-    final evaluation, these are the same episodes.
+    `where` is what `place` gives. Every environment plays the same number of episodes or one less. With the seed and the
+    number of episodes of a run's final evaluation, these are the same episodes.
 
     Raises:
-        UsageError: as `place`; or the backend can't run the environment.
+        UnfitError: the backend can't run the environment.
     """
-    request = place(policy, env)
-    engine = choose_backend(backend, catalog, request)
-    count = min(engine.width, episodes)
-    envs: Any = engine.open(request._replace(rows=count))
+    kind = choose_backend(backend, catalog, where)
+    count = min(kind.width, episodes)
+    envs: Any = kind.open(where._replace(rows=count))
     try:
         played = rollout.evaluate(
             envs,
@@ -128,16 +127,3 @@ def evaluate_policy(
     finally:
         envs.close()
     return played.returns[0], played.lengths[0]
-
-
-def evaluate_run(
-    found: Found, catalog: Catalog, *, episodes: int, mode: EvaluationMode
-) -> tuple[NDArray[np.float64], NDArray[Any]]:
-    """Return the returns and lengths of `episodes` episodes of a run's policy, `[episodes]` each.
-
-    Raises:
-        StoreError: the run has no policy, or the store can't be reached.
-        UsageError: a component of the run isn't installed, or its environment can't be made here.
-    """
-    it = policy_of_run(found, catalog)
-    return evaluate_policy(it.policy, catalog, episodes=episodes, mode=mode, seed=it.seed, backend=it.backend)

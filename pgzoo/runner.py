@@ -28,8 +28,7 @@ from pgzoo.bundle import make_policy, make_spec
 from pgzoo.config import Layer, RunConfig, read_yaml, resolve
 from pgzoo.envs import info
 from pgzoo.envs.single import allowed, make_single
-from pgzoo.errors import ConfigError, PgzooError, PluginError, RunFailed, UnfitError, UsageError
-from pgzoo.extras import install_hint, present
+from pgzoo.errors import ConfigError, PgzooError, PluginError, RunFailed, UnfitError
 from pgzoo.ops.members import select
 from pgzoo.plan import Plan
 from pgzoo.protocols import EnvBackend, EnvRequest, RunContext
@@ -37,6 +36,7 @@ from pgzoo.registry import Catalog, add_listener, discover, listener_manager, re
 from pgzoo.result import Outcome, Result
 from pgzoo.training import Control, Standing, train
 from pgzoo.types import Spec
+from pgzoo.video import need_extra
 
 __all__ = ["Resumption", "choose_backend", "compose", "look", "make_plan", "run", "run_config"]
 
@@ -179,8 +179,8 @@ def run_config(
     Raises:
         UsageError: a setting is wrong; nothing was created.
     """
-    if config.video and not present("video"):
-        raise UsageError(f"--video needs the extra video. Install it: {install_hint('imageio')}")
+    if config.video:
+        need_extra("--video")
     plan = make_plan(config, catalog, resumption.group if resumption else "")
     home = tracking.Home.find()
     uri = tracking.resolve_uri(config.tracking_uri, home)

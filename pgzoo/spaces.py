@@ -1,16 +1,18 @@
-"""Spaces as JSON. What comes from a file is checked before anything of its size is made."""
+"""Spaces as JSON. What comes from a file is checked before anything of its size is made. Imports no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
 
 from pgzoo.errors import ConfigError
-from pgzoo.types import Array
+
+if TYPE_CHECKING:
+    from pgzoo.types import Array
 
 __all__ = ["LARGEST", "from_json", "to_json"]
 

@@ -12,6 +12,7 @@ def pgzoo_register(registry: Registry) -> None:
     command("run", "pgzoo.cli.run:command", summary="Train an algorithm on an environment.")
     command("resume", "pgzoo.cli.resume:command", summary="Go on with a run that was cut off, or for longer.")
     command("evaluate", "pgzoo.cli.evaluate:command", summary="Play episodes with the policy of a run.")
+    command("video", "pgzoo.cli.video:command", summary="Record episodes with the policy of a run.")
     command("compare", "pgzoo.cli.compare:command", summary="Compare runs, with seeds as the unit of replication.")
     command("ui", "pgzoo.cli.ui:command", summary="Open the runs in MLflow's web interface.")
     command("sync", "pgzoo.cli.sync:command", summary="Ship what an interrupted tracker left behind.")

@@ -28,7 +28,7 @@ from pgzoo import spaces as as_json
 from pgzoo.bundle import LoadedPolicy, load_policy, make_policy, make_spec
 from pgzoo.config import resolve_component
 from pgzoo.errors import ConfigError, UnknownName, UsageError
-from pgzoo.evaluation import evaluate_policy
+from pgzoo.evaluation import place
 from pgzoo.registry import Catalog
 from pgzoo.types import Inputs
 
@@ -355,7 +355,7 @@ def test_the_environment_of_a_policy_is_not_imported(
     loaded = load_policy(folder, catalog)
     assert loaded.env is not None and loaded.env.id == "trojan:Horse-v0"
     with pytest.raises(UsageError, match='in module "trojan".* add --import trojan'):
-        evaluate_policy(loaded, catalog, episodes=1, mode="greedy")
+        place(loaded)
     assert not (tmp_path / "executed").exists()
 
 

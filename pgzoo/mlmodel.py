@@ -31,12 +31,12 @@ set_model(PolicyModel())
 CODE, BUNDLE, EXAMPLE, SERVED_EXAMPLE = "model.py", "policy", "input_example.json", "serving_input_example.json"
 
 
-def write_model(bundle: Path, folder: Path) -> Path:
+def write_model(bundle: Path, folder: Path, *, model_id: str | None = None, run_id: str | None = None) -> Path:
     """Write the model of the policy in `bundle` into `folder`, which is made, and return it.
 
     It takes observations `[N, *O]` as the policy sees them (flattened) and answers with its modes, as the environment
     takes them. A policy with memory takes histories `[N, T, *O]` and answers with the action after the last. Where
-    actions can be forbidden it takes {"obs": ..., "action_mask": `[N, K]`}.
+    actions can be forbidden it takes {"obs": ..., "action_mask": `[N, K]`}. `model_id` and `run_id` are MLflow's.
 
     Raises:
         OSError: it can't be written.
@@ -74,6 +74,8 @@ def write_model(bundle: Path, folder: Path) -> Path:
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     model = Model(
+        run_id=run_id,
+        model_id=model_id,
         signature=ModelSignature(Schema(inputs), Schema(outputs)),
         saved_input_example_info={
             "artifact_path": EXAMPLE,

@@ -11,7 +11,7 @@ import numpy as np
 from pgzoo.bundle import LoadedPolicy, load_policy
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # mlflow wants type hints that no array can have
+    warnings.simplefilter("ignore")  # it misses type hints, and has none for arrays
     from mlflow.pyfunc import PythonModel
 
     class PolicyModel(PythonModel):  # type: ignore[misc]
@@ -23,7 +23,7 @@ with warnings.catch_warnings():
             """Load the bundle. Raises ConfigError as `load_policy` does."""
             self.policy = load_policy(Path(context.artifacts["policy"]))
 
-        def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
+        def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def] # mlflow wants its own or none
             """`[N, *O]`, histories `[N, T, *O]` for a policy with memory -> actions `[N, *A]`; see `mlmodel`."""
             mask = None
             if isinstance(model_input, dict):

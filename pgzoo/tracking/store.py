@@ -256,11 +256,11 @@ class Store:
         self,
         run_id: str,
         start: Record,
-        folder: Path,
         digest: str,
+        write: Callable[[str], Path],
         rows: Sequence[tuple[str, float, int, int]],
     ) -> str:
-        """Log the model in `folder` as what the run made, with metrics (name, value, timestamp, step); return its id.
+        """Log the model in the folder that `write(id)` makes, with metrics (name, value, timestamp, step); return its id.
 
         Each part is done once, however often this is called: a policy is told by the `digest` of its files.
         """
@@ -278,7 +278,7 @@ class Store:
         )
         id_of_it = str(model.model_id)
         if model.status != LoggedModelStatus.READY:
-            client.log_model_artifacts(id_of_it, str(folder))
+            client.log_model_artifacts(id_of_it, str(write(id_of_it)))
             client.finalize_logged_model(id_of_it, LoggedModelStatus.READY)
         if rows:  # the run has these already, and drops what is the same
             client.log_batch(run_id, metrics=[Metric(*row, model_id=id_of_it, run_id=run_id) for row in rows])

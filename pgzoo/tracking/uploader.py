@@ -13,6 +13,7 @@ import os
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -239,9 +240,10 @@ class Shipment:
             with tempfile.TemporaryDirectory() as scratch:
                 from pgzoo.mlmodel import write_model
 
-                folder = write_model(bundle, Path(scratch) / "model")
+                run, folder = self._run(store), Path(scratch) / "model"
                 start = next(r for r, _ in records(self.folder) if r and r["t"] == "start")
-                return store.log_model(self._run(store), start, folder, digest.hexdigest(), rows)
+                write = partial(write_model, bundle, folder, run_id=run)
+                return store.log_model(run, start, digest.hexdigest(), lambda it: write(model_id=it), rows)
         except (AttributeError, KeyError, TypeError, ValueError) as error:  # a policy of another kind, an old mlflow
             reason = f"the policy can't be logged as a model: {error!r}"
         except Exception as error:

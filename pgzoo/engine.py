@@ -103,12 +103,19 @@ class Engine:
             mine = {k: v for k, v in state.buffers.items() if k.startswith(POLICY)}
             obs = self._seen.obs[:, : self._seen.valid.shape[1]]
             state = state._replace(buffers=state.buffers | named(absorb(own(mine), obs, self._seen.valid)))
+        if self.plan.config.stop_on_plateau is not None:
+            state = state._replace(buffers=state.buffers | _with_best(state))
         members = range(len(self._seeds))
         returns = tuple(np.concatenate([np.zeros(0), *(f.returns[s] for f in self._finished)]) for s in members)
         lengths = tuple(
             np.concatenate([np.zeros(0, np.int64), *(f.lengths[s] for f in self._finished)]) for s in members
         )
         return freeze(before.active, state, before), Finished(returns, lengths)
+
+    def stagnant(self, state: TrainState, row: int) -> int:
+        """Steps since the mean return of a member's last 100 training episodes was better than ever; 0 before any."""
+        best, at = (state.buffers[name][row] for name in BEST)
+        return int(state.env_steps[row] - int(at)) if best > -torch.inf else 0
 
     # the pieces of an update, in the order in which they are used
 
@@ -120,6 +127,9 @@ class Engine:
         buffers = named(getattr(plan.policy, "buffers", dict)())
         if plan.config.normalize_reward:
             buffers |= reward_buffers(plan.config.num_envs)
+        if plan.config.stop_on_plateau is not None:
+            best = torch.full((), -torch.inf, dtype=torch.float64)
+            buffers |= dict(zip(BEST, (best, torch.zeros((), dtype=torch.int64)), strict=True))
         kept: Kept = plan.algorithm.init(self) if hasattr(plan.algorithm, "init") else Kept({}, {})
         params |= _for_all(kept.params, members)
         zeros = np.zeros(members, np.int64)
@@ -552,6 +562,20 @@ def default_loop(ctx: Engine) -> Iterator[None]:
         ctx.state, trajectory = ctx.collect(ctx.state)
         ctx.state = update(ctx, ctx.state, trajectory)
         yield
+
+
+BEST = ("stop.best", "stop.best_at")
+"""What a stop rule remembers of a member: the best mean return of 100 episodes, and the step that gave it."""
+
+
+def _with_best(state: TrainState) -> Params:
+    means = torch.tensor([float(recent.mean()) for recent in state.recent], dtype=torch.float64)
+    best, at = (state.buffers[name] for name in BEST)
+    better = means > best  # never where it is NaN: there were fewer episodes
+    return {
+        BEST[0]: torch.where(better, means, best),
+        BEST[1]: torch.where(better, torch.from_numpy(state.env_steps), at),
+    }
 
 
 def _for_all(one: Params, members: int) -> Params:

@@ -93,9 +93,7 @@ class LoadedPolicy:
             raise ValueError(f"expected an observation of shape {shape}, or a stack of them; got {obs.shape}")
         rows = obs.reshape(-1, *shape)
         if self._state is not None and len(self._state) != len(rows):
-            raise ValueError(
-                f"{len(rows)} observations for a memory of {len(self._state)}; call reset() to begin anew"
-            )
+            raise ValueError(f"{len(rows)} observations for a memory of {len(self._state)}; call reset() to begin anew")
         noise = None
         if not deterministic:
             noise = draw_noise(self.policy.noise, rng or self._rng, (len(rows), self.policy.noise_size))
@@ -111,7 +109,7 @@ class LoadedPolicy:
         action_mask: NDArray[np.bool_] | None = None,
         noise: Array | None = None,
     ) -> tuple[Array, Array | None]:
-        """Act and keep nothing: `obs [N, *O]` as the policy sees them (flattened) -> actions `[N, *A]`, memory `[N, M]`.
+        """Act and keep nothing: `obs [N, *O]` as the policy sees them (flat) -> actions `[N, *A]`, memory `[N, M]`.
 
         `state` is the memory after the step before, None where an episode begins. Without `noise` (as the policy's
         `noise_size` asks for, `[N, K]`) it takes the mode.
@@ -164,8 +162,8 @@ def pack(
 def load_policy(path: str | Path, catalog: Catalog | None = None) -> LoadedPolicy:
     """Load a policy from its folder, or from one of its two files.
 
-    The policy's class comes from an installed plugin, never from the files. What they say of sizes is compared with what
-    the policy needs before any of it is made.
+    The policy's class comes from an installed plugin, never from the files. What they say of sizes is compared with
+    what the policy needs before any of it is made.
 
     Raises:
         ConfigError: the files are missing, damaged, or of a newer schema.
@@ -173,6 +171,7 @@ def load_policy(path: str | Path, catalog: Catalog | None = None) -> LoadedPolic
     """
     from safetensors import SafetensorError, safe_open
 
+    nonsense: tuple[type[Exception], ...] = (*NONSENSE, SafetensorError)
     path = Path(path)
     folder = path if path.is_dir() else path.parent
     try:
@@ -193,12 +192,12 @@ def load_policy(path: str | Path, catalog: Catalog | None = None) -> LoadedPolic
         raise
     except OSError as error:
         raise ConfigError(f"No policy in {folder}: {error.strerror or error}: {error.filename or TENSORS}.") from error
-    except (SafetensorError, *NONSENSE) as error:
+    except nonsense as error:
         raise ConfigError(f"The policy in {folder} is damaged: {type(error).__name__}: {error}.") from error
 
 
-NONSENSE = (ValueError, KeyError, TypeError, AttributeError, AssertionError, IndexError, OverflowError, RecursionError)
-NONSENSE += (MemoryError, RuntimeError)
+NONSENSE: tuple[type[Exception], ...] = (ValueError, KeyError, TypeError, AttributeError, AssertionError, IndexError)
+NONSENSE += (OverflowError, RecursionError, MemoryError, RuntimeError)
 """What plain Python, numpy, gymnasium and torch raise for data that make no sense."""
 
 
@@ -317,7 +316,7 @@ def _said(tensors: Mapping[str, tuple[torch.dtype | None, tuple[int, ...]]]) -> 
 
 def _check_numbers(params: Params, policy: Policy) -> None:
     """A policy whose numbers are no numbers would act, and nobody would notice."""
-    buffers = getattr(policy, "buffers", dict)()  # a plugin's may hold infinities, a mask's for one
+    buffers: Params = getattr(policy, "buffers", dict)()  # a plugin's may hold infinities, a mask's for one
     for name, value in params.items():
         bad = value.isnan() if name in buffers else ~value.isfinite()
         if value.is_floating_point() and bool(bad.any()):

@@ -28,7 +28,7 @@ from pgzoo.plan import POLICY, Plan, PolicyView, named, own
 from pgzoo.protocols import VectorEnv
 from pgzoo.reports import Report, Stopwatch
 from pgzoo.rollout import Finished, Greedy, Noise
-from pgzoo.seeding import EVALUATION_ROOT, generator, reset_seeds
+from pgzoo.seeding import generator, reset_seeds
 from pgzoo.types import (
     RECENT,
     Batch,

@@ -104,8 +104,8 @@ def evaluate_policy(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return the returns and lengths of `episodes` episodes, `[episodes]` each, in parallel environments.
 
-    `where` is what `place` gives. Every environment plays the same number of episodes or one less. With the seed and the
-    number of episodes of a run's final evaluation, these are the same episodes.
+    `where` is what `place` gives. Every environment plays the same number of episodes or one less. With the seed and
+    the number of episodes of a run's final evaluation, these are the same episodes.
 
     Raises:
         UnfitError: the backend can't run the environment.

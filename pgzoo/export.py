@@ -18,8 +18,8 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 def export(policy: LoadedPolicy, folder: str | Path, format: Format = "safetensors") -> Path:
     """Write a policy into `folder`, which is made, and return it.
 
-    `safetensors` is what `load_policy` reads. `onnx` is `policy.onnx` (see `pgzoo.onnx`) beside the bundle's description
-    of the spaces. `mlflow` is a model for `mlflow models serve -m FOLDER` (see `pgzoo.mlmodel`).
+    `safetensors` is what `load_policy` reads. `onnx` is the graph `policy.onnx` (see `pgzoo.onnx`). `mlflow` is a
+    model for `mlflow models serve -m FOLDER` (see `pgzoo.mlmodel`).
 
     Raises:
         ConfigError: no such format.

@@ -52,13 +52,15 @@ def write_model(bundle: Path, folder: Path, *, model_id: str | None = None, run_
     seen.seed(0)
     steps = (-1,) if said.get("memory") else ()
     example = np.asarray([seen.sample() for _ in range(2)]).reshape(2, *[1] * len(steps), *(seen.shape or ()))
-    inputs = [TensorSpec(example.dtype, (-1, *steps, *(seen.shape or ())), "obs" if said.get("masked") else None)]
+    inputs: list[Any] = [
+        TensorSpec(example.dtype, (-1, *steps, *(seen.shape or ())), "obs" if said.get("masked") else None)
+    ]
     fed: Any = example.tolist()
     if said.get("masked"):
         choices = _choices(acts)
         inputs.append(TensorSpec(np.dtype(np.bool_), (-1, choices), "action_mask"))
         fed = {"obs": fed, "action_mask": np.ones((2, choices), np.bool_).tolist()}
-    outputs = [TensorSpec(np.dtype(acts.dtype), (-1, *(acts.shape or ())))]
+    outputs: list[Any] = [TensorSpec(np.dtype(acts.dtype), (-1, *(acts.shape or ())))]
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / "artifacts" / BUNDLE
     kept.mkdir(parents=True, exist_ok=True)

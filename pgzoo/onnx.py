@@ -33,7 +33,7 @@ __all__ = ["NAME", "write_onnx"]
 NAME = "policy.onnx"
 BATCHES = 1, 3, 64, 300
 """So many observations at once are tried: one, few, and more than any block of rows."""
-TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
+TINY = 1e-12
 TIE = 1e-4
 """Logits that are as near as this may be told apart otherwise by other arithmetic."""
 
@@ -131,7 +131,9 @@ def mode(dist: Any, policy: LoadedPolicy) -> Tensor:
         case Bernoulli(), gym.spaces.MultiBinary():
             return (dist.logits > 0).to(_dtype(space))
         case Beta(), gym.spaces.Box():
-            return _shaped(_fill((dist.alpha - 1 + 1e-12) / (dist.alpha + dist.beta - 2 + 2e-12), space), space)
+            alpha, beta = dist.alpha.double() - 1, dist.beta.double() - 1
+            share = torch.where(alpha + beta > 0, alpha / (alpha + beta).clamp(min=TINY), 0.5)
+            return _shaped(_fill(share, space), space)
         case TanhGaussian(), gym.spaces.Box():
             return _shaped(_fill(0.5 + 0.5 * torch.tanh(dist.mean), space), space)
         case DiagonalGaussian(), gym.spaces.Box():
@@ -165,14 +167,15 @@ def _sample(policy: LoadedPolicy, rng: np.random.Generator, count: int) -> dict[
     space = policy.spec.observation_space
     if isinstance(space, gym.spaces.Discrete):
         obs = rng.integers(space.start, space.start + space.n, count)
-    elif np.issubdtype(space.dtype, np.floating):
+    elif isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
         obs = rng.standard_normal((count, *space.shape)).clip(space.low, space.high).astype(space.dtype)
     else:
         space.seed(int(rng.integers(2**31)))
         obs = np.stack([space.sample() for _ in range(count)])
     fed: dict[str, Array] = {"obs": obs}
     if policy.spec.masked:
-        choices = int(policy.policy.apply(policy.params, _inputs(policy)).dist.logits.shape[-1])
+        dist: Any = policy.policy.apply(policy.params, _inputs(policy)).dist
+        choices = int(dist.logits.shape[-1])
         fed["action_mask"] = rng.random((count, choices)) < 0.5
         fed["action_mask"][:, 0] = True
         if isinstance(policy.spec.action_space, gym.spaces.MultiDiscrete):
@@ -203,14 +206,14 @@ def _check(policy: LoadedPolicy, graph: Graph, data: bytes, rng: np.random.Gener
         found = session.run(None, fed)
         with torch.no_grad():
             known = [leaf.numpy() for leaf in graph(*map(torch.from_numpy, fed.values()))]
-        for output, a, b in zip(session.get_outputs(), found[1:], known[1:], strict=False):
-            if a.shape != b.shape or not np.allclose(a, b, **TOLERANCE):
+        for output, a, b in zip(session.get_outputs()[1:], found[1:], known[1:], strict=True):
+            if a.shape != b.shape or not np.allclose(a, b, rtol=1e-4, atol=1e-5):
                 raise UnfitError(f"ONNX: onnxruntime gives another {output.name} than torch; nothing was written.")
         state = fed["state"] * ~fed["starts"][:, None] if policy.memory else None
         taken, _ = policy.step(fed["obs"], state, action_mask=fed.get("action_mask"))
         clear = _clear(known[1], policy)
         a, b = found[0][clear], taken[clear]
-        if a.shape != b.shape or a.dtype != b.dtype or not np.allclose(a, b, **TOLERANCE):
+        if a.shape != b.shape or a.dtype != b.dtype or not np.allclose(a, b, rtol=1e-4, atol=1e-5):
             raise UnfitError("ONNX: onnxruntime gives other actions than the policy; nothing was written.")
 
 

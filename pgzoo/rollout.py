@@ -217,9 +217,7 @@ def evaluate(
         try:
             with np.errstate(over="ignore", invalid="ignore"):
                 begun = begin(envs, policy, np.tile(at, (len(seeds), 1)))
-                _, finished, _ = collect(
-                    envs, policy, params, noise, begun, quota.astype(np.int64), None, cancelled
-                )
+                _, finished, _ = collect(envs, policy, params, noise, begun, quota.astype(np.int64), None, cancelled)
         except Cancelled:
             break
         rounds.append(finished)

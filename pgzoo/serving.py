@@ -12,9 +12,9 @@ from pgzoo.bundle import LoadedPolicy, load_policy
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it misses type hints, and has none for arrays
-    from mlflow.pyfunc import PythonModel
+    from mlflow.pyfunc.model import PythonModel
 
-    class PolicyModel(PythonModel):  # type: ignore[misc]
+    class PolicyModel(PythonModel):
         """Answers observations with the modes of a policy; keeps nothing from one request to the next."""
 
         policy: LoadedPolicy

@@ -75,7 +75,7 @@ def _bounds(values: Array) -> list[float | str]:
 def _shape(sizes: Any) -> tuple[int, ...]:
     shape = tuple(_count(size) for size in sizes)
     if prod(shape) > LARGEST:
-        raise ValueError(f"a shape of {str(shape):.40}; at most {LARGEST:,} numbers are believed")
+        raise ValueError(f"a shape of {shape!s:.40}; at most {LARGEST:,} numbers are believed")
     return shape
 
 

@@ -55,9 +55,7 @@ def record(
         env.close()
 
 
-def _play(
-    env: Any, policy: LoadedPolicy, seed: int, rng: np.random.Generator, deterministic: bool, show: Any
-) -> float:
+def _play(env: Any, policy: LoadedPolicy, seed: int, rng: np.random.Generator, deterministic: bool, show: Any) -> float:
     total, ended = 0.0, False
     policy.reset()
     obs, info = env.reset(seed=seed)

@@ -37,11 +37,11 @@ def command(
     imports: tuple[str, ...],
     blocked: tuple[str, ...],
 ) -> None:
-    """Play episodes with the policy of a run (an MLflow run id, a run key, a group or a name) or of a folder with a
-    policy.
+    """Play episodes with the policy of a run or of a folder.
 
-    Episodes start as in the run's own evaluations, so that numbers can be compared. They are played in parallel
-    environments, as many in each, so that short ones aren't favoured.
+    A run is named by its MLflow run id, run key, group or name. Episodes start as in the run's own evaluations, so
+    that numbers can be compared. They are played in parallel environments, as many in each, so that short ones
+    aren't favoured.
     """
     from pgzoo.evaluation import evaluate_policy, find_policies, place
     from pgzoo.tracking import Home

@@ -46,9 +46,10 @@ def command(
     imports: tuple[str, ...],
     blocked: tuple[str, ...],
 ) -> None:
-    """Export the policy of a run (an MLflow run id, a run key, a group or a name) or of a folder with a policy.
+    """Export the policy of a run or of a folder.
 
-    An ONNX graph is compared with the policy before it is written.
+    A run is named by its MLflow run id, run key, group or name. An ONNX graph is compared with the policy before it
+    is written.
     """
     from pgzoo.evaluation import find_policies
     from pgzoo.export import export

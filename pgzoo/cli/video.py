@@ -38,10 +38,10 @@ def command(
     imports: tuple[str, ...],
     blocked: tuple[str, ...],
 ) -> None:
-    """Record episodes as MP4, played with the policy of a run (an MLflow run id, a run key, a group or a name) or of a
-    folder with a policy.
+    """Record episodes as MP4, played with the policy of a run or of a folder.
 
-    They are the first episodes of an evaluation.
+    A run is named by its MLflow run id, run key, group or name. The episodes are the first episodes of an
+    evaluation.
     """
     from pgzoo import video
     from pgzoo.errors import UsageError

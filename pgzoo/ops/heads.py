@@ -56,7 +56,7 @@ class ObsEncoder:
         if self._one_hot is not None:
             return np.asarray(self._one_hot[obs - self.first])
         if self.categories:
-            return ((obs - self.first)[..., None] == np.arange(self.categories)).astype(np.float32)
+            return np.asarray((obs - self.first)[..., None] == np.arange(self.categories), np.float32)
         return obs.astype(np.float32, copy=False).reshape(*obs.shape[:2], self.size)
 
 

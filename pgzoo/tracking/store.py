@@ -260,7 +260,7 @@ class Store:
         write: Callable[[str], Path],
         rows: Sequence[tuple[str, float, int, int]],
     ) -> str:
-        """Log the model in the folder that `write(id)` makes, with metrics (name, value, timestamp, step); return its id.
+        """Log the model in the folder that `write(id)` makes, with metrics (name, value, ts, step); return its id.
 
         Each part is done once, however often this is called: a policy is told by the `digest` of its files.
         """

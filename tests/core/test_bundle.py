@@ -25,8 +25,7 @@ from safetensors.torch import save_file
 
 import pgzoo
 from pgzoo import spaces as as_json
-from pgzoo.bundle import LoadedPolicy, load_policy, make_policy, make_spec
-from pgzoo.config import resolve_component
+from pgzoo.bundle import LoadedPolicy, load_policy
 from pgzoo.errors import ConfigError, UnknownName, UsageError
 from pgzoo.evaluation import place
 from pgzoo.registry import Catalog
@@ -34,35 +33,6 @@ from pgzoo.types import Inputs
 
 Make = Callable[..., LoadedPolicy]
 MLP = {"name": "mlp", "hidden": [5], "init": "default"}
-
-
-@pytest.fixture
-def make(catalog: Catalog) -> Make:
-    """Return `make(observation space, action space)`: a policy with random parameters."""
-
-    def loaded(
-        observation: gym.Space[Any],
-        action: gym.Space[Any],
-        policy: Mapping[str, Any] = MLP,
-        *,
-        masked: bool = False,
-        normalize_obs: bool = False,
-    ) -> LoadedPolicy:
-        component, factory = resolve_component("policy", policy, catalog)
-        spec, rng = make_spec(observation, action, masked=masked), np.random.default_rng(3)
-        needs = frozenset() if component.name == "uniform" else frozenset({"value"})
-        made = make_policy(factory, component.settings, spec, needs, normalize_obs)
-        params = {
-            name: torch.from_numpy(0.7 * rng.standard_normal(v.shape)).float() for name, v in made.init(rng).items()
-        }
-        kept = {
-            name: 1 + torch.from_numpy(np.asarray(rng.random(v.shape)))
-            for name, v in getattr(made, "buffers", dict)().items()
-        }
-        params = {name: value[None] for name, value in (params | kept).items()}
-        return LoadedPolicy(component, spec, made, params)
-
-    return loaded
 
 
 OBSERVATIONS: list[gym.Space[Any]] = [
@@ -313,9 +283,7 @@ class Bomb:
 
 
 @pytest.mark.parametrize("name", ["policy.json", "policy.safetensors"])
-def test_a_pickle_under_another_name_is_not_executed(
-    folder: Path, catalog: Catalog, tmp_path: Path, name: str
-) -> None:
+def test_a_pickle_under_another_name_is_not_executed(folder: Path, catalog: Catalog, tmp_path: Path, name: str) -> None:
     bomb, mark = pickle.dumps(Bomb(tmp_path / "executed")), tmp_path / "executed"
     (folder / name).write_bytes(bomb)
     assert "is damaged" in refusal(folder, catalog) and not mark.exists()
@@ -354,7 +322,7 @@ def test_the_environment_of_a_policy_is_not_imported(
     file.write_text(json.dumps(json.loads(file.read_text()) | {"env": env}))
     loaded = load_policy(folder, catalog)
     assert loaded.env is not None and loaded.env.id == "trojan:Horse-v0"
-    with pytest.raises(UsageError, match='in module "trojan".* add --import trojan'):
+    with pytest.raises(UsageError, match=r'in module "trojan".* add --import trojan'):
         place(loaded)
     assert not (tmp_path / "executed").exists()
 
@@ -391,7 +359,7 @@ def test_a_size_that_is_only_claimed_is_refused_before_the_memory_is_full(
     before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     assert "is damaged" in rewritten(folder, catalog, change)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * (1 if sys.platform == "darwin" else 1024)
-    assert grown < 400e6 and time.monotonic() - begin < 5
+    assert grown < 400e6 and time.monotonic() - begin < 20
 
 
 def test_a_space_within_spaces_within_spaces_is_refused(folder: Path, catalog: Catalog) -> None:

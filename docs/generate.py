@@ -19,6 +19,7 @@ COMMANDS = [
     "run reinforce",
     "run ppo",
     "resume",
+    "repro",
     "evaluate",
     "video",
     "export",

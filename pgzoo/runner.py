@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.metadata import version
 from itertools import chain
 from typing import Any
@@ -38,7 +37,7 @@ from pgzoo.training import Control, Standing, train
 from pgzoo.types import Spec
 from pgzoo.video import need_extra
 
-__all__ = ["Resumption", "choose_backend", "compose", "look", "make_plan", "run", "run_config"]
+__all__ = ["Resumption", "choose_backend", "compose", "look", "make_plan", "run", "run_config", "versions"]
 
 _log = logging.getLogger("pgzoo")
 
@@ -185,7 +184,8 @@ def run_config(
     home = tracking.Home.find()
     uri = tracking.resolve_uri(config.tracking_uri, home)
     tracking.check_store(uri, home)
-    control, outcome, failure = Control(), Outcome(), None
+    begun = int(resumption.standing.state.env_steps.sum()) if resumption else 0
+    control, outcome, failure = Control(), Outcome(begun), None
     events = train(plan, control, resumption.standing if resumption else None)
     started = next(events)  # the last check that everything fits; from here on things are created
     session = tracking.Session(home, plan.group, uri)
@@ -200,7 +200,7 @@ def run_config(
             if listener is not None:  # a listener may have nothing to do in this run
                 add_listener(manager, entry.name, listener)
                 listeners[entry.name] = listener
-        control.keep = partial(_keep, plan, home, listeners)
+        control.keep = _Keeper(plan, home, listeners)
         with _stop_on_signals(control, aloud=progress != "none"):
             for event in chain([started], events):
                 outcome.take(event)
@@ -212,31 +212,53 @@ def run_config(
     return outcome.result(context, pending, failure)
 
 
-def _keep(
-    plan: Plan, home: tracking.Home, listeners: Mapping[str, Any], standing: Standing, members: tuple[int, ...]
-) -> None:
-    """Write a checkpoint for each of these members. A full disk costs the checkpoint, not the run."""
-    for member in members:
-        recent = standing.state.recent[member]
-        key = plan.run_keys[member]
-        about = {
-            "run_key": key,
-            "group": plan.group,
-            "status": standing.statuses[member],
-            "reason": standing.reasons[member],
-            "exact": standing.exact,
-            "config": plan.config.nested() | {"seeds": [plan.config.seeds[member]]},
-            "versions": {name: version(name) for name in ("pgzoo", "torch", "gymnasium", "numpy")},
-            "listeners": {
-                name: snapshot(member) for name, of in listeners.items() if (snapshot := getattr(of, "snapshot", None))
-            },
-        }
-        one = select(standing.state, [member])
-        score = float(np.nanmean(recent)) if np.isfinite(recent).any() else None
-        try:
-            checkpoint.save(home.runs / key / checkpoint.FOLDER_NAME, one, about, score=score)
-        except OSError as error:
-            _log.warning("The checkpoint of run %s can't be kept: %s. Training goes on.", key, error.strerror)
+@dataclass
+class _Keeper:
+    """Writes the checkpoints of a run; says once if they won't resume exactly."""
+
+    plan: Plan
+    home: tracking.Home
+    listeners: Mapping[str, Any]
+    told: bool = False
+
+    def __call__(self, standing: Standing, members: tuple[int, ...]) -> None:
+        """Write a checkpoint for each of these members. A full disk costs the checkpoint, not the run."""
+        plan = self.plan
+        if not (standing.exact or self.told or "failed" in standing.statuses):
+            self.told = True
+            _log.warning(
+                "%s can't be saved in the middle of an episode: if this run is cut off and resumed, open episodes "
+                "begin anew, and its numbers are no longer those of a run that was never left.",
+                plan.config.env,
+            )
+        for member in members:
+            recent = standing.state.recent[member]
+            key = plan.run_keys[member]
+            about = {
+                "run_key": key,
+                "group": plan.group,
+                "status": standing.statuses[member],
+                "reason": standing.reasons[member],
+                "resume": "exact" if standing.exact else "episode-boundary",
+                "config": plan.config.nested() | {"seeds": [plan.config.seeds[member]]},
+                "versions": versions(),
+                "listeners": {
+                    name: snapshot(member)
+                    for name, of in self.listeners.items()
+                    if (snapshot := getattr(of, "snapshot", None))
+                },
+            }
+            one = select(standing.state, [member])
+            score = float(np.nanmean(recent)) if np.isfinite(recent).any() else None
+            try:
+                checkpoint.save(self.home.runs / key / checkpoint.FOLDER_NAME, one, about, score=score)
+            except OSError as error:
+                _log.warning("The checkpoint of run %s can't be kept: %s. Training goes on.", key, error.strerror)
+
+
+def versions() -> dict[str, str]:
+    """The versions on which the numbers of a run depend."""
+    return {name: version(name) for name in ("pgzoo", "torch", "gymnasium", "numpy")}
 
 
 @contextmanager

@@ -69,7 +69,10 @@ class Standing:
     @property
     def exact(self) -> bool:
         """Whether a run that goes on from here is, bit for bit, one that was never left."""
-        return self.state.collector is None or self.state.environments is not None
+        if self.state.collector is None:
+            return True
+        told = self.state.environments or (None,) * len(self.statuses)
+        return all(rows is not None or n == 0 for rows, n in zip(told, self.state.updates, strict=True))
 
 
 @dataclass

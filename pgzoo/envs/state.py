@@ -197,7 +197,7 @@ class MuJoCo:
     little different, for a step ends by moving on.
     """
 
-    derived = (
+    derived: tuple[str, ...] = (
         *("xpos", "xquat", "xmat", "xipos", "ximat", "geom_xpos", "geom_xmat", "site_xpos", "site_xmat"),
         *("subtree_com", "cinert", "cvel", "cfrc_ext", "qacc", "qfrc_actuator", "qfrc_constraint", "sensordata"),
     )

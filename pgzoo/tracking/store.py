@@ -81,6 +81,8 @@ SHARED_VIEW = {
     ],
 }
 MAX_METRICS, MAX_ITEMS = 1000, 100
+PROLONGED = ("total_steps",)
+"""Params that a resumed run may have changed: MLflow keeps the first value, and a tag has the last."""
 PATIENCE = 3
 """So many failures of one batch, while the store answers otherwise, make the batch the culprit."""
 
@@ -210,11 +212,14 @@ class Store:
                 raise
         known = run.data.params
         params = {k: v for k, v in start["params"].items() if k not in known}
+        tags = dict(start["tags"])
         for k, v in start["params"].items():
-            if known.get(k, v) != v:
+            if known.get(k, v) != v and k in PROLONGED:
+                tags[f"pgzoo.{k}"] = v
+            elif known.get(k, v) != v:
                 reject({"param": k, "value": v}, f"a resumed run can't change a param; it stays {known[k]!r}")
         self.params(run.info.run_id, params, reject)
-        self.tags(run.info.run_id, start["tags"], reject)
+        self.tags(run.info.run_id, tags, reject)
         return run.info.run_id, experiment
 
     def metrics(self, run_id: str, rows: Sequence[tuple[str, float, int, int]], reject: Reject) -> None:

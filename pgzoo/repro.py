@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from pgzoo.config import Layer, read_yaml, resolve
 from pgzoo.errors import StoreError, UsageError
 from pgzoo.runner import run_config, versions
+from pgzoo.tracking.home import Home
 from pgzoo.tracking.journal import records
+from pgzoo.tracking.locks import lock
 
 if TYPE_CHECKING:
     from pgzoo.registry import Catalog
@@ -77,16 +79,17 @@ def repro(found: Found, catalog: Catalog) -> Repro:
         over = {"seeds": [found.seed], "tracking_uri": f"sqlite:///{folder}/mlflow.db", "video": False}
         over |= {"checkpoint_every": 0}
         config = resolve([layer, Layer(over, ".".join)], catalog)
-        before = os.environ.get("PGZOO_HOME")
+        home, before = Home.find({"PGZOO_HOME": folder}), os.environ.get("PGZOO_HOME")
         os.environ["PGZOO_HOME"] = folder
+        shipping = lock(home.uploader_lock, timeout=1)  # held, so that nobody ships what is only to be compared
         try:
             result = run_config(config, catalog, command="pgzoo repro")
-            result.settled(60)
         finally:
-            if before is None:
-                del os.environ["PGZOO_HOME"]
-            else:
+            os.environ.pop("PGZOO_HOME")
+            if before is not None:
                 os.environ["PGZOO_HOME"] = before
+            if shipping is not None:
+                shipping.release()
         if result.error:
             raise result.error
         then, now = points(found.path), points(Path(folder) / "runs" / result.runs[0].run_key)

@@ -17,6 +17,8 @@ from pgzoo.engine import Engine
 from pgzoo.errors import CheckpointError, StoreError, UsageError
 from pgzoo.ops.members import join, map_leaves
 from pgzoo.runner import Resumption, make_plan, run_config, versions
+from pgzoo.tracking.journal import LOCK_WAIT
+from pgzoo.tracking.locks import lock
 from pgzoo.training import Standing
 from pgzoo.types import TrainState
 
@@ -46,8 +48,11 @@ def resume(
 
     Raises:
         CheckpointError: there is no checkpoint here, it is damaged, or the settings beside it are not its own.
+        StoreError: another process still writes the run.
         UsageError: a component of the run isn't installed, or its environment can't be made here.
     """
+    for one in found:
+        _check_alone(one)
     kept = [_load(one, from_step) for one in found]
     config = _config(found, kept, catalog, total_steps)
     checkpoints = [_beginning(one, config, catalog) if c is None else c for one, c in zip(found, kept, strict=True)]
@@ -75,6 +80,15 @@ def resume(
 def _more(config: RunConfig, at: Checkpoint) -> bool:
     steps, episodes = config.total_steps, config.total_episodes
     return (steps is None or at.env_steps < steps) and (episodes is None or int(at.state.episodes[0]) < episodes)
+
+
+def _check_alone(found: Found) -> None:
+    if found.path is None:
+        return
+    free = lock(found.path / "lock", timeout=LOCK_WAIT)  # the uploader, too, holds it for a moment
+    if free is None:
+        raise StoreError(f"Run {found.run_key} is being written by another process; wait for it to end.")
+    free.release()
 
 
 def _load(found: Found, from_step: int | None) -> Checkpoint | None:

@@ -59,7 +59,7 @@ class Stop:
 class Standing:
     """Where a run stands that goes on: its state, and the end that each member has come to, if any.
 
-    A member that is active has the status "running".
+    A member that is active has the status "running", unless a component of the run has failed.
     """
 
     state: TrainState
@@ -227,7 +227,9 @@ class _Run:
         with self.ctx.watch.phase("track"):
             state = self.ctx.snapshot() if whole else self.ctx.state
             both = zip(state.active, self.statuses, strict=True)
-            statuses: tuple[StandingStatus, ...] = tuple("running" if active else status for active, status in both)
+            statuses: tuple[StandingStatus, ...] = tuple(
+                "running" if active and whole else status for active, status in both
+            )
             standing = Standing(state, statuses, tuple(self.reasons))
             self.control.keep(standing, chosen)
             self.kept = time.perf_counter()

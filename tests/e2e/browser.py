@@ -20,7 +20,7 @@ MISSING = "Chromium isn't installed; on Debian and Ubuntu: apt-get install --no-
 class Browser:
     """One page of a browser of its own; a context manager. What isn't there within `patience` seconds is an error."""
 
-    def __init__(self, folder: Path, width: int = 1440, height: int = 1000, patience: float = 30.0) -> None:
+    def __init__(self, folder: Path, width: int = 1440, height: int = 1000, patience: float = 90.0) -> None:
         self.patience, self._count, self._buffer = patience, 0, b""
         self.errors: list[str] = []
         """What the page's scripts threw and nobody caught."""
@@ -76,6 +76,10 @@ class Browser:
         line, _, self._buffer = self._buffer.partition(b"\0")
         message: dict[str, Any] = json.loads(line)
         return message
+
+    def at_start(self, script: str) -> None:
+        """Run a script in every page before the page's own."""
+        self.call("Page.addScriptToEvaluateOnNewDocument", source=script)
 
     def open(self, url: str) -> None:
         """Go to a page; what it loads afterwards is waited for by `wait`."""

@@ -187,6 +187,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Folder, 
 
 
 @pytest.fixture(scope="session")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Folder, dict[str, str], dict[str, str]]]:
+    """A folder in which three algorithms were trained, five seeds each; the commands, and run ids by name."""
+    folder, steps = Folder(tmp_path_factory.mktemp("zoo")), os.environ.get("PGZOO_PICTURE_STEPS", "3000")
+    commands, ids = {}, {}
+    for name, more in (("reinforce", ()), ("a2c", ()), ("ppo", ("--video",))):
+        options = (name, "--env", "CartPole-v1", "--seeds", "5", "--total-steps", steps, *more)
+        commands[name] = " ".join(["pgzoo run", *options, "--json"])
+        ids |= {f"{name} s{seed['seed']}": seed["run_id"] for seed in folder.run(*options)["seeds"]}
+    yield folder, commands, ids
+    folder.close()
+
+
+@pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A tracking server."""
     server = Server(tmp_path_factory.mktemp("server"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import select
@@ -135,14 +136,15 @@ class Browser:
 
     def close(self) -> None:
         """End the browser and its children."""
+        with contextlib.suppress(AssertionError, OSError):
+            self.call("Browser.close", session=False)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(10)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
         os.close(self._out)
         os.close(self._in)
-        for how in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                os.killpg(self._process.pid, how)
-                self._process.wait(5)
-            except (ProcessLookupError, subprocess.TimeoutExpired):
-                continue
 
     def __enter__(self) -> Self:
         return self

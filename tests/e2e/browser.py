@@ -30,7 +30,11 @@ class Browser:
         self._in, answers = os.pipe()
         options = ["--headless=new", "--remote-debugging-pipe", f"--user-data-dir={folder}", "--no-first-run"]
         options += ["--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars", "--mute-audio"]
-        options += ["--disable-background-networking", "--disable-component-update", "--autoplay-policy=no-user-gesture-required"]
+        options += [
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--autoplay-policy=no-user-gesture-required",
+        ]
         options += ["--no-sandbox"] if os.geteuid() == 0 else []
         assert CHROMIUM is not None, MISSING
         launch = f'exec "$@" 3<&{theirs} 4>&{answers}'
@@ -124,9 +128,7 @@ class Browser:
 
     def resize(self, width: int, height: int) -> None:
         """Give the page another size."""
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
-        )
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
 
     def screenshot(self, path: Path, **clip: float) -> Path:
         """Write what is seen, or the part `x`, `y`, `width`, `height` of it, as PNG."""

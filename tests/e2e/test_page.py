@@ -166,7 +166,9 @@ def test_the_report_of_a_comparison_needs_nothing_but_itself(zoo: Zoo, browser: 
     picture = browser.wait("document.images[0]?.complete && [document.images[0].naturalWidth, document.images.length]")
     assert picture[0] > 500 and picture[1] == 1
     assert browser.js("document.documentElement.scrollWidth <= innerWidth")
-    loaded = "performance.getEntriesByType('resource').map(entry => entry.name).filter(name => !name.startsWith('data:'))"
+    loaded = (
+        "performance.getEntriesByType('resource').map(entry => entry.name).filter(name => !name.startsWith('data:'))"
+    )
     assert browser.js(loaded) == []
     browser.resize(400, 800)
     assert browser.js("document.documentElement.scrollWidth <= innerWidth"), "on a telephone it must not be cut off"

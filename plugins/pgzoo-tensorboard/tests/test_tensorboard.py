@@ -166,5 +166,10 @@ def test_a_journal_that_goes_on_is_followed_and_its_torn_line_left_for_later(tmp
 
 
 def test_names_and_numbers() -> None:
-    assert [plain(name) for name in ("ALE/Pong-v5", "mine:Env-v0", "../..", "")] == ["ALE-Pong-v5", "mine-Env-v0", "run", "run"]
+    assert [plain(name) for name in ("ALE/Pong-v5", "mine:Env-v0", "../..", "")] == [
+        "ALE-Pong-v5",
+        "mine-Env-v0",
+        "run",
+        "run",
+    ]
     assert [number(v) for v in ("0.5", "3", "True", "64,64")] == [0.5, 3.0, True, "64,64"]

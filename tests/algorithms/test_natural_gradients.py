@@ -175,9 +175,7 @@ def test_the_policys_adam_counts_its_own_steps_alone(plan: MakePlan) -> None:
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_policy_with_memory_is_trained_on_sequences(play: Any, algorithm: str) -> None:
     settings = {"env": "probe/Bandit-v0", "seeds": 2, "num_envs": 8, "rollout_steps": 16, "total_steps": 2500}
-    events = play(
-        algorithm, policy={"name": "gru"}, learning_rate=0.05, eval_episodes=20, **STEP[algorithm], **settings
-    )
+    events = play(algorithm, policy={"name": "gru"}, learning_rate=0.05, eval_episodes=20, **STEP[algorithm], **settings)
     assert isinstance(events[-1], RunEnded) and set(events[-1].statuses) == {"finished"}
     assert [float(r.mean()) for r in events[-2].returns] == [1.0, 1.0]
 
@@ -192,9 +190,7 @@ def test_each_action_space_and_a_shared_trunk_are_served(play: Any, algorithm: s
         {"env_kwargs": {"action": "multi-binary"}, "policy": {"hidden": (8,)}},
     ]
     for world in worlds:
-        events = play(
-            algorithm, env="probe/AnySpaces-v0", seeds=2, num_envs=4, rollout_steps=32, total_steps=700, **world
-        )
+        events = play(algorithm, env="probe/AnySpaces-v0", seeds=2, num_envs=4, rollout_steps=32, total_steps=700, **world)
         assert events[-1].statuses == ("finished", "finished"), world
         updates = [event for event in events if isinstance(event, UpdateDone)]
         for name, value in updates[0].metrics.items():

@@ -35,6 +35,10 @@ class Browser:
             "--disable-component-update",
             "--autoplay-policy=no-user-gesture-required",
         ]
+        # A mouse, as most have: without one, charts show their buttons at all times.
+        options += [
+            "--blink-settings=primaryHoverType=2,availableHoverTypes=2,primaryPointerType=4,availablePointerTypes=4"
+        ]
         options += ["--no-sandbox"] if os.geteuid() == 0 else []
         assert CHROMIUM is not None, MISSING
         launch = f'exec "$@" 3<&{theirs} 4>&{answers}'

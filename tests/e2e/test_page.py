@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -59,7 +60,10 @@ class Page:
         self.browser.open(f"{self.server}/#/experiments/{self.experiment}/runs/{self.ids[name]}{what}")
 
     def keep(self, name: str) -> None:
-        self.browser.screenshot(self.screens / f"{name}.png")
+        """Take a picture, for whoever looks why a test failed; two of them are the docs'."""
+        picture = self.browser.screenshot(self.screens / f"{name}.png")
+        if (target := os.environ.get("PGZOO_PICTURES")) and name in ("experiment", "video"):
+            shutil.copy(picture, Path(target) / f"{name}.png")
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +81,7 @@ def page(zoo: Zoo, browser: Browser, tmp_path_factory: pytest.TempPathFactory) -
 
 def test_the_link_opens_learning_curves_with_a_mean_for_each_algorithm(page: Page) -> None:
     browser = page.browser
-    browser.resize(1360, 900)
+    browser.resize(1500, 860)
     browser.open(page.link)
     names = "(plot => plot.data.map(trace => trace.name).join())"
     browser.wait(f"[...document.querySelectorAll('.js-plotly-plot')].map({names}).length >= 2")
@@ -93,8 +97,6 @@ def test_the_link_opens_learning_curves_with_a_mean_for_each_algorithm(page: Pag
     )
     assert len(curves) >= 3 and all(points >= 3 and last > 8 for points, last in curves)
     page.keep("experiment")
-    if target := os.environ.get("PGZOO_PICTURES"):
-        browser.screenshot(Path(target) / "experiment.png")
 
 
 def test_the_list_tells_the_scores_apart(page: Page) -> None:
@@ -172,4 +174,8 @@ def test_the_report_of_a_comparison_needs_nothing_but_itself(zoo: Zoo, browser: 
     assert browser.js(loaded) == []
     browser.resize(400, 800)
     assert browser.js("document.documentElement.scrollWidth <= innerWidth"), "on a telephone it must not be cut off"
+    cards = (
+        "[...document.querySelectorAll('article')].every(card => card.getBoundingClientRect().right <= innerWidth - 20)"
+    )
+    assert browser.js(cards)
     browser.screenshot(tmp_path / "report.png")

@@ -118,7 +118,7 @@ def test_settings_stand_beside_final_metrics_and_seeds_are_a_group(trained: tupl
 
 def test_without_a_folder_it_does_nothing(tmp_path: Path) -> None:
     pgzoo(tmp_path, *RUN, "--total-steps", "500", logs="")
-    assert not [p for p in tmp_path.rglob("events.out.*")] and not (tmp_path / "logs").exists()
+    assert not list(tmp_path.rglob("events.out.*")) and not (tmp_path / "logs").exists()
 
 
 def test_a_killed_run_keeps_its_points_and_a_resumed_one_has_each_once(tmp_path: Path) -> None:

@@ -19,8 +19,6 @@ from pgzoo.registry import hookimpl
 from pgzoo.tracking import records
 
 if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
     from pgzoo.events import RunEnded
     from pgzoo.protocols import RunContext
 
@@ -89,16 +87,17 @@ class EventFile:
         self._start: Mapping[str, Any] = {}
         self._steps: list[int] = []
         self._returns: list[float] = []
-        self.writer: SummaryWriter = SummaryWriter(str(folder))
+        self.writer: Any = SummaryWriter(str(folder))
         self.follow()
 
     def follow(self) -> None:
         """Write what the journal has more than before, and see that it is in the file."""
-        before = self._offset
-        for record, self._offset in records(self._journal, before):
+        begin = self._offset
+        for record, end in records(self._journal, begin):
             if record is not None:
                 self._write(record)
-        if self._offset != before:
+            self._offset = end
+        if self._offset > begin:
             self.writer.flush()
 
     def end(self, status: str) -> None:

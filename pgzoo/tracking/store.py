@@ -51,7 +51,12 @@ def chart(kind: str, metric: str, **more: Any) -> dict[str, Any]:
 
 
 def line(metric: str) -> dict[str, Any]:
-    axes = {"xAxisKey": "step", "xAxisScaleType": "linear", "selectedXAxisMetricKey": "", "yAxisKey": "metric"}
+    axes: dict[str, Any] = {
+        "xAxisKey": "step",
+        "xAxisScaleType": "linear",
+        "selectedXAxisMetricKey": "",
+        "yAxisKey": "metric",
+    }
     axes |= {"yAxisExpressions": [], "scaleType": "linear", "range": {}, "lineSmoothness": 0, "ignoreOutliers": False}
     return chart("LINE", metric, **axes, useGlobalXaxisKey=True, useGlobalLineSmoothing=True)
 

@@ -116,7 +116,7 @@ def latest(folder: Path) -> Checkpoint:
         return load(found[-1])
     except CheckpointError as error:
         if len(found) < 2:
-            raise
+            raise CheckpointError(f"{error} There is no other; to begin anew: --from-step 0") from error
         step = int(found[-2].name.removeprefix("step-"))
         raise CheckpointError(f"{error} The one before is whole as far as it goes: --from-step {step}") from error
 

@@ -67,7 +67,8 @@ class SeedResult:
 class Result:
     """What one command gave: a row per seed, where to find it, and the policies.
 
-    `pending` says what isn't shipped to MLflow yet, `error` what made the whole run fail.
+    `pending` says what isn't shipped to MLflow yet, `error` what made the whole run fail, `begun` how many training
+    steps a resumed run had done before.
     """
 
     group: str
@@ -79,6 +80,7 @@ class Result:
     pending: tracking.Pending
     ended: RunEnded
     session: tracking.Session
+    begun: int = 0
     error: RunFailed | None = None
 
     @property
@@ -90,6 +92,12 @@ class Result:
     def env_steps(self) -> int:
         """Training steps of all seeds together."""
         return sum(run.env_steps for run in self.runs)
+
+    @property
+    def speed(self) -> float:
+        """Steps per second of the training loop, in this process."""
+        wall = self.timing["loop"]
+        return (self.env_steps - self.begun) / wall if wall else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""
@@ -103,7 +111,7 @@ class Result:
             "status": self.status,
             "env_steps": self.env_steps,
             "wall_seconds": wall,
-            "steps_per_second": self.env_steps / wall if wall else 0.0,
+            "steps_per_second": self.speed,
             "seeds": [run.to_dict() for run in self.runs],
             "timing": {phase: seconds for phase, seconds in self.timing.items() if phase != "loop"},
         }
@@ -135,7 +143,8 @@ class Result:
 class Outcome:
     """Gathers from the events what a result needs."""
 
-    def __init__(self) -> None:
+    def __init__(self, begun: int = 0) -> None:
+        self._begun = begun
         self._final: dict[str, Evaluated] = {}
         self._ended: RunEnded | None = None
 
@@ -180,5 +189,6 @@ class Outcome:
             pending,
             ended,
             session,
+            self._begun,
             error,
         )

@@ -5,20 +5,24 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pgzoo import checkpoint, tracking
+from pgzoo.checkpoint import Checkpoint
 from pgzoo.config import Layer, RunConfig, read_yaml, resolve
+from pgzoo.engine import Engine
 from pgzoo.errors import CheckpointError, StoreError, UsageError
-from pgzoo.ops.members import join
-from pgzoo.runner import Resumption, run_config
+from pgzoo.ops.members import join, map_leaves
+from pgzoo.runner import Resumption, make_plan, run_config, versions
+from pgzoo.tracking.journal import LOCK_WAIT
+from pgzoo.tracking.locks import lock
 from pgzoo.training import Standing
+from pgzoo.types import TrainState
 
 if TYPE_CHECKING:
-    from pgzoo.checkpoint import Checkpoint
     from pgzoo.registry import Catalog
     from pgzoo.result import Result
     from pgzoo.tracking import Found
@@ -44,13 +48,20 @@ def resume(
 
     Raises:
         CheckpointError: there is no checkpoint here, it is damaged, or the settings beside it are not its own.
+        StoreError: another process still writes the run.
         UsageError: a component of the run isn't installed, or its environment can't be made here.
     """
-    checkpoints = [_load(one, from_step) for one in found]
-    config = _config(found, checkpoints, catalog, total_steps)
+    for one in found:
+        _check_alone(one)
+    kept = [_load(one, from_step) for one in found]
+    config = _config(found, kept, catalog, total_steps)
+    checkpoints = [_beginning(one, config, catalog) if c is None else c for one, c in zip(found, kept, strict=True)]
     _tell_what_differs(checkpoints)
-    state = join([c.state for c in checkpoints])
+    state = join(_alike([c.state for c in checkpoints]))
     told = [str(c.about["status"]) for c in checkpoints]
+    for one, status, at in zip(found, told, checkpoints, strict=True):
+        if total_steps is not None and status != "finished" and total_steps <= at.env_steps:
+            raise UsageError(f"--total-steps {total_steps}: seed {one.seed} has come to step {at.env_steps} already.")
     # who failed or was cut off tries again; who is done goes on if there are more steps to do
     again = [status in ("running", "interrupted", "failed") for status in told]
     again = [
@@ -71,24 +82,50 @@ def _more(config: RunConfig, at: Checkpoint) -> bool:
     return (steps is None or at.env_steps < steps) and (episodes is None or int(at.state.episodes[0]) < episodes)
 
 
-def _load(found: Found, from_step: int | None) -> Checkpoint:
+def _check_alone(found: Found) -> None:
+    if found.path is None:
+        return
+    free = lock(found.path / "lock", timeout=LOCK_WAIT)  # the uploader, too, holds it for a moment
+    if free is None:
+        raise StoreError(f"Run {found.run_key} is being written by another process; wait for it to end.")
+    free.release()
+
+
+def _load(found: Found, from_step: int | None) -> Checkpoint | None:
+    """Load a run's checkpoint; None if it begins at step 0: it was cut off before the first was due."""
     if found.path is None:
         raise CheckpointError(f"The checkpoints of run {found.name} ({found.run_key}) are not on this machine.")
     folder = found.path / checkpoint.FOLDER_NAME
-    if from_step is None:
-        return checkpoint.latest(folder)
     steps = {int(path.name.removeprefix("step-")): path for path in checkpoint.paths(folder)}
-    if from_step not in steps:
+    if from_step is None:
+        return checkpoint.latest(folder) if steps else None
+    if from_step not in steps and from_step != 0:
         known = ", ".join(map(str, steps)) or "none"
         raise CheckpointError(f"Run {found.name} has no checkpoint at step {from_step}; there are: {known}.")
-    return checkpoint.load(steps[from_step])
+    return checkpoint.load(steps[from_step]) if from_step in steps else None
+
+
+def _beginning(found: Found, config: RunConfig, catalog: Catalog) -> Checkpoint:
+    """What a checkpoint of a run before its first update would say."""
+    state = Engine(make_plan(config.model_copy(update={"seeds": (found.seed,)}), catalog, found.group)).state
+    about = {"status": "running", "reason": "", "resume": "exact", "versions": {}, "listeners": {}}
+    return Checkpoint(found.path or Path(), state, about)
+
+
+def _alike(states: Sequence[TrainState]) -> list[TrainState]:
+    """Give the states one form: some may have begun collecting, others not; of some the environments are known."""
+    shown = next((state.collector for state in states if state.collector is not None), None)
+    if shown is None:
+        return list(states)
+    blank = map_leaves(np.zeros_like, shown)
+    return [s._replace(collector=s.collector or blank, environments=s.environments or (None,)) for s in states]
 
 
 def _config(
-    found: Sequence[Found], checkpoints: Sequence[Checkpoint], catalog: Catalog, total_steps: int | None
+    found: Sequence[Found], checkpoints: Sequence[Checkpoint | None], catalog: Catalog, total_steps: int | None
 ) -> RunConfig:
     """The settings of the run, with all seeds that go on. Raises CheckpointError where `config.yaml` says otherwise."""
-    told: dict[str, Any] = dict(checkpoints[0].about["config"])
+    told = _told(found, checkpoints)
     module, colon, _ = str(told.get("env")).partition(":")
     if colon and module not in sys.modules:
         raise UsageError(f'The run\'s environment is in module "{module}". Runs load no code: add --import {module}.')
@@ -97,33 +134,52 @@ def _config(
         over["tracking_uri"] = found[0].tracking_uri
     if total_steps is not None:
         over["total_steps"] = total_steps
-    config = resolve([Layer(told, ".".join), Layer(over, lambda path: f"--{path[0].replace('_', '-')}")], catalog)
     was = resolve([Layer(told, ".".join)], catalog).flat()
     for one in found:
-        try:
-            now = resolve([read_yaml(one.artifact("config.yaml"))], catalog).flat()
-        except StoreError:
-            continue  # it says nothing else, then
+        layer = _yaml(one)
+        if layer is None:
+            continue
+        now = resolve([layer], catalog).flat()
+        if total_steps is None and "total_steps" in layer.values:  # the last that was asked for
+            over["total_steps"] = layer.values["total_steps"]
         for key in sorted(was.keys() | now.keys()):
             if was.get(key) != now.get(key) and key != "total_steps":
                 raise CheckpointError(
                     f"Run {one.name} was left with {key} = {was.get(key)}, and its config.yaml now says "
                     f"{now.get(key)}. A run goes on as it was: put it back, or start a new run."
                 )
-    return config
+    return resolve([Layer(told, ".".join), Layer(over, lambda path: f"--{path[0].replace('_', '-')}")], catalog)
+
+
+def _told(found: Sequence[Found], checkpoints: Sequence[Checkpoint | None]) -> dict[str, Any]:
+    """What the settings were when the run was left, or when it began."""
+    for kept in checkpoints:
+        if kept is not None:
+            return dict(kept.about["config"])
+    layer = _yaml(found[0])
+    if layer is None:
+        raise CheckpointError(f"Run {found[0].name} ({found[0].run_key}) was cut off before it began. Start a new one.")
+    return dict(layer.values)
+
+
+def _yaml(found: Found) -> Layer | None:
+    """The settings as they lie beside the run, which somebody may have changed."""
+    try:
+        return read_yaml(found.artifact("config.yaml"))
+    except StoreError:
+        return None
 
 
 def _tell_what_differs(checkpoints: Sequence[Checkpoint]) -> None:
     """Say before anything happens what keeps a run from going on bit for bit."""
-    then = checkpoints[0].about["versions"]
-    for name, was in then.items():
-        try:
-            now = version(name)
-        except PackageNotFoundError:
-            now = "none"
-        if now != was:
+    now = versions()
+    for name, was in {k: v for c in checkpoints for k, v in c.about["versions"].items()}.items():
+        if now.get(name) != was:
             _log.warning(
-                "The run was left with %s %s, and this is %s: its numbers may differ in the last bits.", name, was, now
+                "The run was left with %s %s, and this is %s: its numbers may differ in the last bits.",
+                name,
+                was,
+                now.get(name),
             )
-    if not all(c.about["exact"] for c in checkpoints):
+    if any(c.about["resume"] != "exact" for c in checkpoints):
         _log.warning("These environments can't go on in the middle of an episode: episodes that were open begin anew.")

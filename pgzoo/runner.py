@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.metadata import version
 from itertools import chain
 from typing import Any
@@ -28,8 +27,7 @@ from pgzoo.bundle import make_policy, make_spec
 from pgzoo.config import Layer, RunConfig, read_yaml, resolve
 from pgzoo.envs import info
 from pgzoo.envs.single import allowed, make_single
-from pgzoo.errors import ConfigError, PgzooError, PluginError, RunFailed, UnfitError, UsageError
-from pgzoo.extras import install_hint, present
+from pgzoo.errors import ConfigError, PgzooError, PluginError, RunFailed, UnfitError
 from pgzoo.ops.members import select
 from pgzoo.plan import Plan
 from pgzoo.protocols import EnvBackend, EnvRequest, RunContext
@@ -37,8 +35,9 @@ from pgzoo.registry import Catalog, add_listener, discover, listener_manager, re
 from pgzoo.result import Outcome, Result
 from pgzoo.training import Control, Standing, train
 from pgzoo.types import Spec
+from pgzoo.video import need_extra
 
-__all__ = ["Resumption", "compose", "make_plan", "run", "run_config"]
+__all__ = ["Resumption", "choose_backend", "compose", "look", "make_plan", "run", "run_config", "versions"]
 
 _log = logging.getLogger("pgzoo")
 
@@ -115,8 +114,8 @@ def make_plan(config: RunConfig, catalog: Catalog, group: str = "") -> Plan:
     """
     info.check(config.env, config.env_kwargs)
     request = EnvRequest(config.env, config.env_kwargs, config.max_episode_steps, len(config.seeds) * config.num_envs)
-    backend = _choose_backend(config, catalog, request)
-    spec = _look(request)
+    backend = choose_backend(config.backend, catalog, request)
+    spec = look(request)
     with _blamed(f'algorithm "{config.algorithm}"'):
         algorithm = catalog.get("algorithm", config.algorithm).load()()
         collection = _of_settings(algorithm.collect, config)
@@ -140,7 +139,7 @@ def make_plan(config: RunConfig, catalog: Catalog, group: str = "") -> Plan:
     )
 
 
-def _look(request: EnvRequest) -> Spec:
+def look(request: EnvRequest) -> Spec:
     """Make one environment and see what it shows and takes."""
     env = make_single(request, flatten=False)
     try:
@@ -179,13 +178,14 @@ def run_config(
     Raises:
         UsageError: a setting is wrong; nothing was created.
     """
-    if config.video and not present("video"):
-        raise UsageError(f"--video needs the extra video. Install it: {install_hint('imageio')}")
+    if config.video:
+        need_extra("--video")
     plan = make_plan(config, catalog, resumption.group if resumption else "")
     home = tracking.Home.find()
     uri = tracking.resolve_uri(config.tracking_uri, home)
     tracking.check_store(uri, home)
-    control, outcome, failure = Control(), Outcome(), None
+    begun = int(resumption.standing.state.env_steps.sum()) if resumption else 0
+    control, outcome, failure = Control(), Outcome(begun), None
     events = train(plan, control, resumption.standing if resumption else None)
     started = next(events)  # the last check that everything fits; from here on things are created
     session = tracking.Session(home, plan.group, uri)
@@ -200,7 +200,7 @@ def run_config(
             if listener is not None:  # a listener may have nothing to do in this run
                 add_listener(manager, entry.name, listener)
                 listeners[entry.name] = listener
-        control.keep = partial(_keep, plan, home, listeners)
+        control.keep = _Keeper(plan, home, listeners)
         with _stop_on_signals(control, aloud=progress != "none"):
             for event in chain([started], events):
                 outcome.take(event)
@@ -212,31 +212,53 @@ def run_config(
     return outcome.result(context, pending, failure)
 
 
-def _keep(
-    plan: Plan, home: tracking.Home, listeners: Mapping[str, Any], standing: Standing, members: tuple[int, ...]
-) -> None:
-    """Write a checkpoint for each of these members. A full disk costs the checkpoint, not the run."""
-    for member in members:
-        recent = standing.state.recent[member]
-        key = plan.run_keys[member]
-        about = {
-            "run_key": key,
-            "group": plan.group,
-            "status": standing.statuses[member],
-            "reason": standing.reasons[member],
-            "exact": standing.exact,
-            "config": plan.config.nested() | {"seeds": [plan.config.seeds[member]]},
-            "versions": {name: version(name) for name in ("pgzoo", "torch", "gymnasium", "numpy")},
-            "listeners": {
-                name: snapshot(member) for name, of in listeners.items() if (snapshot := getattr(of, "snapshot", None))
-            },
-        }
-        one = select(standing.state, [member])
-        score = float(np.nanmean(recent)) if np.isfinite(recent).any() else None
-        try:
-            checkpoint.save(home.runs / key / checkpoint.FOLDER_NAME, one, about, score=score)
-        except OSError as error:
-            _log.warning("The checkpoint of run %s can't be kept: %s. Training goes on.", key, error.strerror)
+@dataclass
+class _Keeper:
+    """Writes the checkpoints of a run; says once if they won't resume exactly."""
+
+    plan: Plan
+    home: tracking.Home
+    listeners: Mapping[str, Any]
+    told: bool = False
+
+    def __call__(self, standing: Standing, members: tuple[int, ...]) -> None:
+        """Write a checkpoint for each of these members. A full disk costs the checkpoint, not the run."""
+        plan = self.plan
+        if not (standing.exact or self.told or "failed" in standing.statuses):
+            self.told = True
+            _log.warning(
+                "%s can't be saved in the middle of an episode: if this run is cut off and resumed, open episodes "
+                "begin anew, and its numbers are no longer those of a run that was never left.",
+                plan.config.env,
+            )
+        for member in members:
+            recent = standing.state.recent[member]
+            key = plan.run_keys[member]
+            about = {
+                "run_key": key,
+                "group": plan.group,
+                "status": standing.statuses[member],
+                "reason": standing.reasons[member],
+                "resume": "exact" if standing.exact else "episode-boundary",
+                "config": plan.config.nested() | {"seeds": [plan.config.seeds[member]]},
+                "versions": versions(),
+                "listeners": {
+                    name: snapshot(member)
+                    for name, of in self.listeners.items()
+                    if (snapshot := getattr(of, "snapshot", None))
+                },
+            }
+            one = select(standing.state, [member])
+            score = float(np.nanmean(recent)) if np.isfinite(recent).any() else None
+            try:
+                checkpoint.save(self.home.runs / key / checkpoint.FOLDER_NAME, one, about, score=score)
+            except OSError as error:
+                _log.warning("The checkpoint of run %s can't be kept: %s. Training goes on.", key, error.strerror)
+
+
+def versions() -> dict[str, str]:
+    """The versions on which the numbers of a run depend."""
+    return {name: version(name) for name in ("pgzoo", "torch", "gymnasium", "numpy")}
 
 
 @contextmanager
@@ -302,17 +324,17 @@ def tags(plan: Plan, catalog: Catalog, command: str) -> dict[str, str]:
     return found
 
 
-def _choose_backend(config: RunConfig, catalog: Catalog, request: EnvRequest) -> EnvBackend:
+def choose_backend(name: str, catalog: Catalog, request: EnvRequest) -> EnvBackend:
     """`auto` takes the native environments where they fit, else sync; never by the number of seeds."""
 
-    def load(name: str) -> EnvBackend:
-        backend: EnvBackend = catalog.get("env_backend", name).load()()
+    def load(named: str) -> EnvBackend:
+        backend: EnvBackend = catalog.get("env_backend", named).load()()
         return backend
 
-    if config.backend == "auto":
+    if name == "auto":
         native = load("native")
         return load("sync") if native.fits(request) else native
-    backend = load(config.backend)
+    backend = load(name)
     if reason := backend.fits(request):
-        raise UnfitError(f'Backend "{config.backend}" can\'t run {config.env}: {reason}. Use --backend auto.')
+        raise UnfitError(f'Backend "{name}" can\'t run {request.id}: {reason}. Use --backend auto.')
     return backend

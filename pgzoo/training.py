@@ -59,7 +59,7 @@ class Stop:
 class Standing:
     """Where a run stands that goes on: its state, and the end that each member has come to, if any.
 
-    A member that is active has the status "running".
+    A member that is active has the status "running", unless a component of the run has failed.
     """
 
     state: TrainState
@@ -69,7 +69,10 @@ class Standing:
     @property
     def exact(self) -> bool:
         """Whether a run that goes on from here is, bit for bit, one that was never left."""
-        return self.state.collector is None or self.state.environments is not None
+        if self.state.collector is None:
+            return True
+        told = self.state.environments or (None,) * len(self.statuses)
+        return all(rows is not None or n == 0 for rows, n in zip(told, self.state.updates, strict=True))
 
 
 @dataclass
@@ -224,7 +227,9 @@ class _Run:
         with self.ctx.watch.phase("track"):
             state = self.ctx.snapshot() if whole else self.ctx.state
             both = zip(state.active, self.statuses, strict=True)
-            statuses: tuple[StandingStatus, ...] = tuple("running" if active else status for active, status in both)
+            statuses: tuple[StandingStatus, ...] = tuple(
+                "running" if active and whole else status for active, status in both
+            )
             standing = Standing(state, statuses, tuple(self.reasons))
             self.control.keep(standing, chosen)
             self.kept = time.perf_counter()
@@ -256,6 +261,8 @@ class _Run:
                 end(row, "finished", f"{c.total_episodes:,} episodes are done")
             if c.stop_at is not None and recent >= c.stop_at:
                 end(row, "stopped", f"the mean return of {RECENT} episodes reached {c.stop_at:g}")
+            if c.stop_on_plateau is not None and self.ctx.stagnant(state, row) >= c.stop_on_plateau:
+                end(row, "stopped", f"{c.stop_on_plateau:,} steps gave no better mean return of {RECENT} episodes")
             if c.max_minutes is not None and seconds >= 60 * c.max_minutes:
                 end(row, "stopped", f"{c.max_minutes:g} minutes are over")
         for stop in self.control.take_stops():

@@ -64,6 +64,9 @@ class PPG:
     all that they collected; π_old is the policy as that phase begins. So the layers are shared in what they learn, yet
     the value's gradient never disturbs the policy's, and both may see the data a different number of times.
 
+    Rewards are scaled by default: the errors of large returns would outweigh the KL, and the auxiliary phase undo the
+    policy. Both phases share one optimiser, its moments too.
+
     What was collected since the last auxiliary phase lies in the state, window beside window on the axis N.
 
     Shapes: a batch is `[S, T, B]`, the losses `[S]`.

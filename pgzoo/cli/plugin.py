@@ -11,8 +11,11 @@ def pgzoo_register(registry: Registry) -> None:
     command = registry.command
     command("run", "pgzoo.cli.run:command", summary="Train an algorithm on an environment.")
     command("resume", "pgzoo.cli.resume:command", summary="Go on with a run that was cut off, or for longer.")
+    command("repro", "pgzoo.cli.repro:command", summary="Run a run again and report the first difference.")
     command("evaluate", "pgzoo.cli.evaluate:command", summary="Play episodes with the policy of a run.")
+    command("video", "pgzoo.cli.video:command", summary="Record episodes with the policy of a run.")
     command("compare", "pgzoo.cli.compare:command", summary="Compare runs, with seeds as the unit of replication.")
+    command("export", "pgzoo.cli.export:command", summary="Export the policy of a run: safetensors, ONNX, MLflow.")
     command("ui", "pgzoo.cli.ui:command", summary="Open the runs in MLflow's web interface.")
     command("sync", "pgzoo.cli.sync:command", summary="Ship what an interrupted tracker left behind.")
     command("algorithms", "pgzoo.cli.listing:algorithms", summary="List the algorithms.")

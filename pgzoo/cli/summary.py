@@ -77,12 +77,11 @@ def print_way_on(result: Result) -> None:
     from pgzoo.tracking import display_uri
 
     config, wall = result.plan.config, result.timing["loop"]
-    speed = result.env_steps / wall if wall else 0.0
     where = f" --tracking-uri {display_uri(result.tracking_uri)}" if config.tracking_uri else ""
     which = result.group if len(result.runs) > 1 else result.runs[0].run_key
     out = _console()
     lines = [
-        f"Trained   {result.env_steps:,} steps in {wall:.1f} s ({speed:,.0f} steps/s)",
+        f"Trained   {result.env_steps - result.begun:,} steps in {wall:.1f} s ({result.speed:,.0f} steps/s)",
         f"MLflow    {display_uri(result.tracking_uri)}",
         f"          experiment {result.experiment}, group {result.group}",
         f"Next      pgzoo ui{where}",

@@ -197,8 +197,10 @@ class MuJoCo:
     little different, for a step ends by moving on.
     """
 
-    derived = ("xpos", "xquat", "xmat", "xipos", "ximat", "geom_xpos", "geom_xmat", "site_xpos", "site_xmat")
-    derived += ("subtree_com", "cinert", "cvel", "cfrc_ext", "qacc", "qfrc_actuator", "qfrc_constraint", "sensordata")
+    derived: tuple[str, ...] = (
+        *("xpos", "xquat", "xmat", "xipos", "ximat", "geom_xpos", "geom_xmat", "site_xpos", "site_xmat"),
+        *("subtree_com", "cinert", "cvel", "cfrc_ext", "qacc", "qfrc_actuator", "qfrc_constraint", "sensordata"),
+    )
 
     def fits(self, env: gym.Env[Any, Any]) -> bool:
         """Whether it is one of theirs."""

@@ -44,6 +44,7 @@ class Watch:
             self.title += f", or {c.total_episodes * len(c.seeds):,} episodes if they come first"
         self.recent: deque[float] = deque(maxlen=100 * len(c.seeds))
         self.steps = self.episodes = 0
+        self._begun: int | None = None if context.resumed else 0  # steps that another process did
         self.started = time.perf_counter()
 
     def add(self, event: EpisodesFinished) -> None:
@@ -51,6 +52,8 @@ class Watch:
             self.recent.extend(returns)
             self.episodes += len(returns)
         self.steps = int(event.env_steps.sum())
+        if self._begun is None:
+            self._begun, self.started = self.steps, time.perf_counter()
 
     @property
     def done(self) -> int:
@@ -58,7 +61,7 @@ class Watch:
 
     @property
     def speed(self) -> float:
-        return self.steps / max(1e-9, time.perf_counter() - self.started)
+        return (self.steps - (self._begun or 0)) / max(1e-9, time.perf_counter() - self.started)
 
     @property
     def text(self) -> str:

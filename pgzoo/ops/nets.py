@@ -36,6 +36,9 @@ ROW_BLOCK = 256
 """Batches whose size depends on the others' episodes are padded to a multiple of so many rows, and multiplied in
 blocks of them."""
 
+SUM_LANES = 4
+"""Sums over an outer axis that go number by number run in so many lanes side by side."""
+
 ROW_ALIGN = 16
 """Batches of a size of their own are padded to a multiple of so many rows: 64 bytes in every column."""
 
@@ -130,9 +133,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """`[S, B, in] @ [S, in, out] + [S, out]`, so computed that a member's gradient doesn't depend on the others.
 
     Kernels choose how to sum over rows by the number of rows, and the padding is part of that number; so rows go
-    through in blocks of one size, and a weight's gradient is the sum of its blocks'. They choose by the address of
-    their result as well; so where the matrices of a stack don't all begin at a multiple of 64 bytes, zeros are
-    added until they do. A product of width 1 takes another kernel for S = 1 than for more, so it is spelled out.
+    through in blocks of one size, and a weight's gradient is the sum of its blocks', as of a whole number of lanes:
+    what is left over beside them would be added in another order. They choose by the address of their result as well;
+    so where the matrices of a stack don't all begin at a multiple of 64 bytes, zeros are added until they do. A product
+    of width 1 takes another kernel for S = 1 than for more, so it is spelled out.
     """
     members, rows, fan_in = x.shape
     width = weight.shape[-1]
@@ -145,8 +149,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         weight, bias = F.pad(weight, (0, extra)), F.pad(bias, (0, extra))
     if count > 1:
         x = x.reshape(members * count, rows // count, fan_in)
-        weight = weight.unsqueeze(1).expand(-1, count, -1, -1).flatten(0, 1)
-        bias = bias.unsqueeze(1).expand(-1, count, -1).flatten(0, 1)
+        lanes = -(-count // SUM_LANES) * SUM_LANES
+        weight = weight.unsqueeze(1).expand(-1, lanes, -1, -1)[:, :count].flatten(0, 1)
+        bias = bias.unsqueeze(1).expand(-1, lanes, -1)[:, :count].flatten(0, 1)
     product = torch.baddbmm(bias.unsqueeze(-2), x, weight).view(members, rows, -1)
     return product[..., :width].contiguous() if extra else product
 

@@ -15,7 +15,7 @@ import torch
 from pgzoo.config import AlgorithmConfig, Layer, Settings, check_keys, resolve
 from pgzoo.engine import Engine, default_loop
 from pgzoo.errors import ConfigError, UnfitError
-from pgzoo.events import RunEnded, UpdateDone
+from pgzoo.events import RunEnded
 from pgzoo.plan import Plan
 from pgzoo.runner import make_plan
 from pgzoo.testing import probes  # noqa: F401  registers the environments
@@ -149,16 +149,18 @@ def learns(subject: Subject) -> None:
 
 def metrics(subject: Subject) -> None:
     """Metrics are finite, one number per member, and named by groups."""
-    plan = _plan(subject, _claimed(subject)[0], (SEED, 0), total_steps=150)
-    with subject.doing("to train", "See the check trains-discrete or trains-box."):
-        updates = [event for event in train(plan) if isinstance(event, UpdateDone)]
-    for update in updates:
-        for name, values in update.metrics.items():
+    with _rounds(subject, _claimed(subject)[0], (SEED, 0)) as run:
+        reports = []
+        for _ in range(3):
+            run.update()
+            reports.append(run.engine.report.means())
+    for report in reports:
+        for name, values in report.items():
             subject.expect(
                 METRIC.fullmatch(name), f'reports "{name}"', "Name metrics by a group and a word, such as loss/policy."
             )
             subject.expect(
-                np.shape(values) == (2,) and np.isfinite(values[update.active]).all(),
+                np.shape(values) == (2,) and np.isfinite(values).all(),
                 f"reports {name} = {values} for 2 members",
                 "Report one finite number per member, a tensor [S].",
             )

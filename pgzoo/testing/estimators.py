@@ -137,7 +137,7 @@ def pure(subject: Subject) -> None:
     """It leaves its arguments as they were, and gives the same again."""
     world = _world(2, 17, 3)
     before = {k: v.clone() for k, v in world.items()}
-    first, again = _estimates(subject, world), _estimates(subject, before)
+    first, again = (tuple(part for results in _variants(subject, w) for part in results) for w in (world, world))
     changed = [name for name, value in world.items() if not same_bits(value, before[name])]
     subject.expect(not changed, f"writes into its arguments: {', '.join(changed)}", "Work on copies.")
     subject.expect(
@@ -157,7 +157,8 @@ def _settings(subject: Subject) -> dict[str, Any]:
 
 def _estimates(subject: Subject, world: World) -> tuple[Tensor, ...]:
     """What the estimator gives for a world, with all that it takes and again with what it must have."""
-    return tuple(part for results in _variants(subject, world) for part in results)
+    copied = {name: value.clone() for name, value in world.items()}
+    return tuple(part for results in _variants(subject, copied) for part in results)
 
 
 def _own(subject: Subject, world: World) -> tuple[Tensor, ...]:

@@ -93,7 +93,7 @@ class Case:
     def apply(self, inputs: Inputs) -> Output:
         """What the policy says of a batch."""
         with torch.no_grad():
-            return self.policy.apply(self.params, inputs)
+            return self.policy.apply(self.params, inputs._replace(obs=inputs.obs.clone()))
 
     def log_prob(self, output: Output, actions: Array) -> Tensor:
         """Of actions `[S, T, B, *A]`."""
@@ -168,7 +168,8 @@ def pure(subject: Subject) -> None:
         inputs, actions = case.inputs(), case.act(case.seen(), case.noise())[:, None]
         before = {name: leaf.clone() for name, leaf in case.params.items()}
         obs = inputs.obs.clone()
-        first, again = (case.log_prob(case.apply(inputs), actions) for _ in range(2))
+        with torch.no_grad():
+            first, again = (case.log_prob(case.policy.apply(case.params, inputs), actions) for _ in range(2))
         changed = [name for name, leaf in case.params.items() if not same_bits(leaf, before[name])]
         changed += [] if same_bits(obs, inputs.obs) else ["the observations"]
         subject.expect(not changed, f"writes into {', '.join(changed)} in apply", "Work on copies.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -21,13 +22,13 @@ os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 os.environ["MLFLOW_ENABLE_ASYNC_LOGGING"] = "false"
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
 from pgzoo.tracking.home import sqlite_path
 from pgzoo.tracking.journal import Record
 
-__all__ = ["RefusedError", "Store", "is_final"]
+__all__ = ["RefusedError", "Store", "is_final", "knows_no_models"]
 
 T = TypeVar("T")
 Reject = Callable[[Any, str], None]
@@ -91,6 +92,8 @@ EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",  # training, not chats: it decides on the pages that are shown
 }
 MAX_METRICS, MAX_ITEMS = 1000, 100
+PROLONGED = ("total_steps",)
+"""Params that a resumed run may have changed: MLflow keeps the first value, and a tag has the last."""
 PATIENCE = 3
 """So many failures of one batch, while the store answers otherwise, make the batch the culprit."""
 
@@ -132,7 +135,8 @@ class Store:
         self.uri = uri
         self.failures = 0
         """How often the run that is being shipped has failed in a row; the uploader says so."""
-        self.records, self.files = Backoff(), Backoff()  # a broken file store must not hold up the metrics
+        # a broken file store must not hold up the metrics, nor a trouble with models the files
+        self.records, self.files, self.models = Backoff(), Backoff(), Backoff()
         self._file = sqlite_path(uri)
         self._inode = -1
         self._client: MlflowClient | None = None
@@ -142,6 +146,7 @@ class Store:
         """Forget the backoff and what is known of experiments, which may have been restored."""
         self.records.hurry()
         self.files.hurry()
+        self.models.hurry()
         self._experiments.clear()
 
     @property
@@ -218,11 +223,14 @@ class Store:
                 raise
         known = run.data.params
         params = {k: v for k, v in start["params"].items() if k not in known}
+        tags = dict(start["tags"])
         for k, v in start["params"].items():
-            if known.get(k, v) != v:
+            if known.get(k, v) != v and k in PROLONGED:
+                tags[f"pgzoo.{k}"] = v
+            elif known.get(k, v) != v:
                 reject({"param": k, "value": v}, f"a resumed run can't change a param; it stays {known[k]!r}")
         self.params(run.info.run_id, params, reject)
-        self.tags(run.info.run_id, start["tags"], reject)
+        self.tags(run.info.run_id, tags, reject)
         return run.info.run_id, experiment
 
     def metrics(self, run_id: str, rows: Sequence[tuple[str, float, int, int]], reject: Reject) -> None:
@@ -259,6 +267,42 @@ class Store:
         """Upload a file as the run's artifact `name`, over what may be there."""
         folder = name.rpartition("/")[0]
         self.client.log_artifact(run_id, str(file), folder or None)
+
+    def log_model(
+        self,
+        run_id: str,
+        start: Record,
+        digest: str,
+        write: Callable[[str], Path],
+        rows: Sequence[tuple[str, float, int, int]],
+    ) -> str:
+        """Log the model in the folder that `write(id)` makes, with metrics (name, value, ts, step); return its id.
+
+        Each part is done once, however often this is called: a policy is told by the `digest` of its files.
+        """
+        experiment, client = self.experiment(start), self.client
+        query = f"source_run_id = '{run_id}' AND tags.`pgzoo.policy` = '{digest}'"
+        found = client.search_logged_models([experiment], query, max_results=1)
+        tags = {"pgzoo.policy": digest, "pgzoo.run_key": start["key"], "pgzoo.group": start["group"]}
+        params = {"algorithm": start["algorithm"], "env": start["env"], "seed": str(start["seed"])}
+        model = (
+            found[0]
+            if found
+            else client.create_logged_model(
+                experiment, model_name(start), source_run_id=run_id, tags=tags, params=params, model_type="policy"
+            )
+        )
+        id_of_it = str(model.model_id)
+        if model.status != LoggedModelStatus.READY:
+            client.log_model_artifacts(id_of_it, str(write(id_of_it)))
+            client.finalize_logged_model(id_of_it, LoggedModelStatus.READY)
+        if rows:  # the run has these already, and drops what is the same
+            client.log_batch(run_id, metrics=[Metric(*row, model_id=id_of_it, run_id=run_id) for row in rows])
+        outputs = client.get_run(run_id).outputs
+        if id_of_it not in [output.model_id for output in (outputs.model_outputs if outputs else ())]:
+            last = max((step for *_, step in rows), default=0)
+            client.log_outputs(run_id, [LoggedModelOutput(id_of_it, last)])
+        return id_of_it
 
     def close_run(self, run_id: str, status: str, ended: int) -> None:
         """Give the run its end status and time (ms)."""
@@ -313,6 +357,16 @@ class Store:
 def is_final(error: Exception) -> bool:
     """Say whether asking again can't help, because the store understood the request and refuses it."""
     return isinstance(error, MlflowException) and error.error_code in FINAL
+
+
+def knows_no_models(error: Exception) -> bool:
+    """Say whether the server is of before there were logged models."""
+    return isinstance(error, MlflowException) and error.error_code in ("ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED")
+
+
+def model_name(start: Record) -> str:
+    """The run's name without what MLflow forbids in a model's."""
+    return re.sub(r"[/:.%\"'\s]+", "-", start["name"]).strip("-")[:200] or "policy"
 
 
 def chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:

@@ -112,24 +112,29 @@ def test_an_accepted_step_gains_and_stays_within_the_region(update: Any) -> None
     assert metrics["policy/step_accepted"].tolist() == [1, 1, 1]
 
 
+NOISY = {"env": "probe/AnySpaces-v0", "env_kwargs": {"action": "one"}, "seeds": 12, "max_kl": 0.5, "damping": 1e-3}
+"""A Gaussian that narrows is farther away than the quadratic model says: members with such a step leave the region."""
+
+
 def test_a_step_that_overreaches_is_walked_back(update: Any) -> None:
-    """So large a region is no quadratic: the model's step leaves it."""
-    seen = update("trpo", max_kl=2.0, damping=1e-3, line_search_steps=30)
-    metrics = seen.metrics()
-    assert (metrics["policy/line_search_steps"] > 1).any()
-    assert (metrics["policy/kl"] <= 2.0).all() and (metrics["policy/step_accepted"] == 1).all()
+    metrics = update("trpo", line_search_steps=20, **NOISY).metrics()
+    tried = metrics["policy/line_search_steps"]
+    assert tried.min() == 1 and tried.max() > 1
+    assert (metrics["policy/kl"] <= 0.5).all() and (metrics["policy/surrogate_gain"] > 0).all()
+    assert (metrics["policy/step_accepted"] == 1).all()
 
 
 def test_who_finds_no_step_keeps_the_policy_to_the_bit_and_fits_the_critic(update: Any) -> None:
-    """One try alone, in the same large region: some members are refused it, and each is judged alone."""
-    seen = update("trpo", max_kl=2.0, damping=1e-3, line_search_steps=1, seeds=12)
-    accepted = seen.metrics()["policy/step_accepted"].astype(bool)
+    """With one try alone some members are refused it; each is judged alone."""
+    seen = update("trpo", line_search_steps=1, **NOISY)
+    metrics = seen.metrics()
+    accepted = metrics["policy/step_accepted"].astype(bool)
     assert 0 < accepted.sum() < 12
     for name in seen.before.params:
         same = [torch.equal(seen.before.params[name][row], seen.after.params[name][row]) for row in range(12)]
         assert same == ([False] * 12 if name.startswith("critic.") else (~accepted).tolist()), name
-    assert (seen.metrics()["policy/kl"][~accepted] == 0).all()
-    assert (seen.metrics()["policy/surrogate_gain"][~accepted] == 0).all()
+    assert np.abs(metrics["policy/kl"][~accepted]).max() < 1e-6
+    assert not metrics["policy/surrogate_gain"][~accepted].any()
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -175,7 +180,9 @@ def test_the_policys_adam_counts_its_own_steps_alone(plan: MakePlan) -> None:
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_policy_with_memory_is_trained_on_sequences(play: Any, algorithm: str) -> None:
     settings = {"env": "probe/Bandit-v0", "seeds": 2, "num_envs": 8, "rollout_steps": 16, "total_steps": 2500}
-    events = play(algorithm, policy={"name": "gru"}, learning_rate=0.05, eval_episodes=20, **STEP[algorithm], **settings)
+    events = play(
+        algorithm, policy={"name": "gru"}, learning_rate=0.05, eval_episodes=20, **STEP[algorithm], **settings
+    )
     assert isinstance(events[-1], RunEnded) and set(events[-1].statuses) == {"finished"}
     assert [float(r.mean()) for r in events[-2].returns] == [1.0, 1.0]
 
@@ -190,7 +197,9 @@ def test_each_action_space_and_a_shared_trunk_are_served(play: Any, algorithm: s
         {"env_kwargs": {"action": "multi-binary"}, "policy": {"hidden": (8,)}},
     ]
     for world in worlds:
-        events = play(algorithm, env="probe/AnySpaces-v0", seeds=2, num_envs=4, rollout_steps=32, total_steps=700, **world)
+        events = play(
+            algorithm, env="probe/AnySpaces-v0", seeds=2, num_envs=4, rollout_steps=32, total_steps=700, **world
+        )
         assert events[-1].statuses == ("finished", "finished"), world
         updates = [event for event in events if isinstance(event, UpdateDone)]
         for name, value in updates[0].metrics.items():

@@ -25,9 +25,11 @@ def test_help_is_light_and_complete() -> None:
     code = "import sys; from pgzoo.cli.main import main\ntry: main()\nfinally: print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
     assert not HEAVY & set(done.stderr.split())
-    commands = "run resume evaluate compare ui sync algorithms policies estimators presets plugins envs doctor"
+    commands = (
+        "run resume repro evaluate video compare export ui sync algorithms policies estimators presets plugins envs "
+    )
     listed = done.stdout.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
-    assert [line.split()[0] for line in listed] == commands.split()
+    assert [line.split()[0] for line in listed] == [*commands.split(), "doctor"]
 
 
 def test_module_and_version() -> None:
@@ -42,7 +44,7 @@ def test_module_and_version() -> None:
         (["plugins", "--jsn"], "No such option '--jsn'. Did you mean '--json'?"),
         (["plugins", "--no-plugin", "nothing"], 'Error: No plugin "nothing" to block.'),
         (["plugins", "--import", "not_there"], "Error: --import not_there failed."),
-        (["plugins", "surplus"], "unexpected extra argument"),
+        (["algorithms", "surplus"], "unexpected extra argument"),
         (["presets", "show"], "Missing argument"),
         (
             ["presets", "show", "a", "b", "c"],

@@ -134,6 +134,32 @@ def test_no_option_of_reinforce_breaks_the_law(play: Play, options: dict[str, An
     assert_equal_alone_and_among(play, 18, **settings)
 
 
+PLAIN_AND_NATURAL: dict[str, dict[str, Any]] = {
+    "reinforce-baseline": {"gamma_t": True, "entropy_coef": 0.01},
+    "rloo": {"entropy_coef": 0.01},
+    "vpg": {"rollout_steps": 40, "entropy_coef": 0.01, "critic_steps": 3},
+    "npg": {"rollout_steps": 40, "critic_steps": 3, "step_kl": 0.02},
+    "trpo": {"rollout_steps": 40, "critic_steps": 3, "max_kl": 0.5, "damping": 1e-3, "line_search_steps": 2},
+}
+
+
+@pytest.mark.parametrize("policy", [{"hidden": (5, 7), "activation": "silu"}, {"hidden": (64, 64)}], ids=str)
+@pytest.mark.parametrize("world", ["cartpole", "numbers, of other lengths", "tuples"])
+@pytest.mark.parametrize("algorithm", PLAIN_AND_NATURAL)
+def test_plain_and_natural_gradients_keep_the_law(play: Play, algorithm: str, world: str, policy: Any) -> None:
+    settings = {"num_envs": 3, "total_steps": 800, "eval_episodes": 3} | WORLDS[world]
+    assert_equal_alone_and_among(
+        play, 10, algorithm=algorithm, policy=policy, **PLAIN_AND_NATURAL[algorithm], **settings
+    )
+
+
+@pytest.mark.parametrize("algorithm", PLAIN_AND_NATURAL)
+def test_plain_and_natural_gradients_of_a_memory_keep_the_law(play: Play, algorithm: str) -> None:
+    policy = {"name": "gru", "hidden": (9,), "memory": 7}
+    settings = {"num_envs": 3, "total_steps": 500, "eval_episodes": 3, "env": "CartPole-v1", "policy": policy}
+    assert_equal_alone_and_among(play, 10, algorithm=algorithm, **PLAIN_AND_NATURAL[algorithm], **settings)
+
+
 def test_a_member_that_is_stopped_early_changes_nothing_for_the_others(play: Play, plan: Callable[..., Any]) -> None:
     settings = {"seeds": (3, SEED, 5), "total_steps": 2500, "num_envs": 8}
     undisturbed, control, updates = ended(play(**settings)), Control(), 0

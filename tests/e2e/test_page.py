@@ -62,7 +62,7 @@ class Page:
     def keep(self, name: str) -> None:
         """Take a picture, for whoever looks why a test failed; two of them are the docs'."""
         picture = self.browser.screenshot(self.screens / f"{name}.png")
-        if (target := os.environ.get("PGZOO_PICTURES")) and name in ("experiment", "video"):
+        if (target := os.environ.get("PGZOO_PICTURES")) and name in ("experiment", "list"):
             shutil.copy(picture, Path(target) / f"{name}.png")
 
 

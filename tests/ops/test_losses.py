@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pgzoo.ops.losses import standardise, weighted_mean, weighted_std, weighted_sum
+from pgzoo.ops.losses import (
+    apart,
+    clip_fraction,
+    clipped_surrogate,
+    log_mean_exp,
+    standardise,
+    weighted_mean,
+    weighted_std,
+    weighted_sum,
+)
 
 X = torch.tensor([[[1.0, 2.0, 6.0, 99.0]], [[5.0, 99.0, 99.0, 99.0]], [[99.0] * 4]])
 W = torch.tensor([[[1.0, 1.0, 1.0, 0.0]], [[1.0, 0.0, 0.0, 0.0]], [[0.0] * 4]])
@@ -48,3 +59,26 @@ def test_gradients_reach_weighted_rows_only() -> None:
     weighted_mean(x, W).sum().backward()
     assert x.grad is not None
     assert x.grad[0, 0].tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0])
+
+
+def test_the_log_of_a_mean_of_exponentials_doesnt_overflow_and_sees_weighted_rows_only() -> None:
+    x = torch.tensor([[[1000.0, 1001.0, 5000.0]], [[0.0, 5000.0, 5000.0]]])
+    w = torch.tensor([[[1.0, 1.0, 0.0]], [[1.0, 0.0, 0.0]]])
+    assert log_mean_exp(x, w).tolist() == pytest.approx([1000 + math.log((1 + math.e) / 2), 0.0])
+
+
+@given(st.integers(1, 70), st.integers(0, 2**31))
+@settings(deadline=None, max_examples=50)
+def test_a_function_of_one_number_per_member_doesnt_see_the_other_members(members: int, seed: int) -> None:
+    x = torch.rand(members, generator=torch.Generator().manual_seed(seed)) + 0.1
+    for fn in (torch.exp, torch.log, torch.nn.functional.softplus):
+        among = apart(fn, x)
+        torch.testing.assert_close(among, fn(x))
+        assert torch.equal(among, torch.cat([apart(fn, one) for one in x.split(1)]))
+
+
+def test_a_surrogate_is_clipped_only_where_it_would_gain() -> None:
+    ratio, advantages = torch.tensor([[[1.1, 1.5, 0.5, 0.5, 1.5]]]), torch.tensor([[[1.0, 1.0, 1.0, -1.0, -1.0]]])
+    found = clipped_surrogate(ratio, advantages, torch.full((1, 1, 1), 0.2))
+    assert found.flatten().tolist() == pytest.approx([1.1, 1.2, 0.5, -0.8, -1.5])
+    assert clip_fraction(ratio, torch.full((1, 1, 1), 0.2), torch.ones_like(ratio)).item() == pytest.approx(4 / 5)

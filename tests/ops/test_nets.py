@@ -80,9 +80,9 @@ def test_a_members_gradient_has_the_bits_it_has_alone(sizes: tuple[int, ...], me
 
 
 @pytest.mark.parametrize("sizes", SIZES)
-@pytest.mark.parametrize("blocks", [2, 5, 19, 40])
-def test_blocks_of_padding_change_no_bit_of_a_gradient(sizes: tuple[int, ...], blocks: int) -> None:
-    params, rows, padded = stacked(2, sizes), ROW_BLOCK, blocks * ROW_BLOCK
+@pytest.mark.parametrize(("filled", "blocks"), [(1, 2), (1, 5), (1, 19), (1, 40), (5, 7), (6, 8), (7, 10), (13, 30)])
+def test_blocks_of_padding_change_no_bit_of_a_gradient(sizes: tuple[int, ...], filled: int, blocks: int) -> None:
+    params, rows, padded = stacked(2, sizes), filled * ROW_BLOCK, blocks * ROW_BLOCK
     x, pull = noise(2, padded, sizes[0]), noise(2, padded, sizes[-1], seed=1)
     pull[:, rows:] = 0
     short, long = gradients(params, x[:, :rows].clone(), pull[:, :rows].clone()), gradients(params, x, pull)

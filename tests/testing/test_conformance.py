@@ -12,7 +12,9 @@ SLOW = {("env_backend", "async")}
 """They start processes."""
 
 COMPONENTS = [
-    pytest.param(entry, check, id=f"{entry.name}-{check}", marks=[pytest.mark.slow] if (kind, entry.name) in SLOW else [])
+    pytest.param(
+        entry, check, id=f"{entry.name}-{check}", marks=[pytest.mark.slow] if (kind, entry.name) in SLOW else []
+    )
     for kind, checks in CHECKS.items()
     for entry in CATALOG.entries(kind)
     for check in checks

@@ -1,0 +1,49 @@
+"""IMPALA: its gradient by hand, and targets of its own in each epoch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+SMALL: dict[str, Any] = {"num_envs": 3, "rollout_steps": 8, "policy": {"hidden": (8,)}, "learning_rate": 0.01}
+
+
+def test_the_policy_follows_the_advantage_that_bears_the_importance_weight(judge: Any) -> None:
+    rows = {"states": [0, 1], "actions": [1, 0], "advantages": [2.0, -1.0], "returns": [3.0, 1.0]}
+    found = judge("impala", rows, {"values": [1.0, 2.0]}, entropy_coef=0.0, value_coef=0.5)
+    expected = -np.array([-1 / 4, 1 / 4, 1 / 2, -1 / 2]) * [2, 2, -1, -1] / 2
+    assert found.gradients["logits"] == pytest.approx(expected.tolist(), abs=1e-6)
+    assert found.gradients["values"] == pytest.approx([0.5 * (1 - 3) / 2, 0.5 * (2 - 1) / 2])
+
+
+def test_each_epochs_targets_are_those_of_the_policy_as_it_is_then(engine: Any) -> None:
+    ctx = engine("impala", seeds=2, epochs=3, minibatches=1, **SMALL)
+    state, seen = ctx.collect(ctx.state)
+    steps: list[Any] = []
+    step = ctx.step
+    ctx.step = lambda loss, state, batch: step(loss, steps.append((state, batch)) or state, batch)
+    ctx.plan.algorithm.update(ctx, state, seen)
+    acted = ctx.hindsight(state, seen).log_probs
+    assert len(steps) == 3
+    for at, batch in steps:
+        now = ctx.hindsight(at, seen)
+        expected = ctx.estimate(at, seen, now, behaviour=acted)
+        rows = batch.weights > 0
+        assert torch.equal(batch.advantages[rows], expected.advantages[seen.valid])
+        assert torch.equal(batch.returns[rows], expected.returns[seen.valid])
+    assert not torch.equal(steps[0][1].advantages, steps[1][1].advantages)
+
+
+def test_a_step_that_the_policy_has_left_counts_for_less(engine: Any) -> None:
+    ctx = engine("impala", **SMALL)
+    state, seen = ctx.collect(ctx.state)
+    now = ctx.hindsight(state, seen)
+    on = ctx.estimate(state, seen, now, behaviour=now.log_probs)
+    last = seen.valid & (torch.arange(8)[:, None] == 7)  # nothing follows it in the window
+    rarer = ctx.estimate(state, seen, now, behaviour=now.log_probs + np.log(2.0))
+    likelier = ctx.estimate(state, seen, now, behaviour=now.log_probs - np.log(2.0))
+    torch.testing.assert_close(rarer.advantages[last], on.advantages[last] / 2)
+    torch.testing.assert_close(likelier.advantages[last], on.advantages[last])  # the weight is at most 1

@@ -1,0 +1,100 @@
+"""What every algorithm of the ladder holds to: the seed law, and the best where it is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pgzoo.events import Evaluated, Event, RunEnded
+
+Play = Callable[..., list[Event]]
+
+LADDER: dict[str, dict[str, Any]] = {
+    "a2c": {"rollout_steps": 5},
+    "ppo": {"rollout_steps": 24, "epochs": 3, "kl_coef": 0.1, "kl_aim": 0.01, "target_kl": 0.05},
+    "ppo, recomputed": {"rollout_steps": 24, "epochs": 3, "recompute_advantages": True, "clip_value": 0.2},
+    "spo": {"rollout_steps": 24, "epochs": 3},
+    "ppg": {"rollout_steps": 16, "policy_phases": 3, "aux_epochs": 2, "aux_minibatches": 3},
+    "vmpo": {"rollout_steps": 24, "epochs": 3},
+    "awr": {"rollout_steps": 24, "epochs": 3},
+    "impala": {"rollout_steps": 12, "epochs": 3},
+}
+WORLDS: dict[str, dict[str, Any]] = {
+    "cartpole": {"env": "CartPole-v1", "num_envs": 3, "policy": {"hidden": (7, 5)}},
+    "numbers": {"env": "probe/AnySpaces-v0", "env_kwargs": {"action": "matrix"}, "num_envs": 2},
+}
+SEED = 7
+
+
+def bits(event: Event, row: int) -> dict[str, bytes]:
+    assert isinstance(event, RunEnded)
+    state = event.state
+    leaves = state.params | state.buffers | {f"optimizer {name}": value for name, value in state.optimizer.items()}
+    return {name: value[row].numpy().tobytes() for name, value in leaves.items()}
+
+
+def assert_equal_alone_and_among(play: Play, members: int, **settings: Any) -> None:
+    alone, among = play(seeds=(SEED,), **settings)[-1], play(seeds=tuple(range(members)), **settings)[-1]
+    assert isinstance(alone, RunEnded) and alone.state.updates[0] > 3
+    assert bits(alone, 0) == bits(among, SEED)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("name", LADDER)
+def test_a_seed_alone_is_what_it_is_among_ten(play: Play, name: str, world: str) -> None:
+    settings = WORLDS[world] | LADDER[name] | {"total_steps": 600, "eval_episodes": 1}
+    assert_equal_alone_and_among(play, 10, algorithm=name.split(",")[0], **settings)
+
+
+@pytest.mark.parametrize("distribution", ["gaussian", "tanh"])
+def test_the_law_holds_for_noise_on_the_mean(play: Play, distribution: str) -> None:
+    policy = {"hidden": (7, 5), "distribution": distribution}
+    settings = WORLDS["numbers"] | {"rollout_steps": 24, "epochs": 3, "policy": policy, "total_steps": 600}
+    assert_equal_alone_and_among(play, 10, algorithm="rpo", eval_episodes=1, **settings)
+
+
+@pytest.mark.parametrize("members", [8, 17, 33])
+def test_dual_variables_are_the_same_whatever_the_number_of_members(play: Play, members: int) -> None:
+    settings = {"rollout_steps": 16, "epochs": 2, "total_steps": 400, "num_envs": 2, "eval_episodes": 1}
+    assert_equal_alone_and_among(play, members, algorithm="vmpo", env="probe/Corridor-v0", **settings)
+
+
+FEW: dict[str, Any] = {"epochs": 4, "minibatches": 2}
+PROBES: dict[str, dict[str, Any]] = {
+    "a2c": {},
+    "ppo": FEW,
+    "spo": FEW,
+    "ppg": {"minibatches": 2, "aux_minibatches": 4},
+    "vmpo": FEW,
+    "awr": FEW,
+    "impala": FEW,
+}
+"""Enough steps of the optimiser for a probe, and quick."""
+
+
+def greedy(events: list[Event]) -> list[float]:
+    (event,) = [e for e in events if isinstance(e, Evaluated) and e.final and e.mode == "greedy"]
+    return [float(np.mean(returns)) for returns in event.returns]
+
+
+@pytest.mark.parametrize("algorithm", PROBES)
+def test_the_best_of_three_arms_is_found(play: Play, algorithm: str) -> None:
+    settings = {"env": "probe/Bandit-v0", "seeds": 5, "total_steps": 6000, "rollout_steps": 32, "eval_episodes": 5}
+    assert greedy(play(algorithm, learning_rate=0.01, **settings, **PROBES[algorithm])) == [1.0] * 5
+
+
+@pytest.mark.parametrize("algorithm", PROBES)
+def test_the_shortest_way_through_a_corridor_is_found(play: Play, algorithm: str) -> None:
+    settings = {"env": "probe/Corridor-v0", "seeds": 5, "total_steps": 10_000, "rollout_steps": 32, "eval_episodes": 5}
+    assert greedy(play(algorithm, learning_rate=0.005, **settings, **PROBES[algorithm])) == [-5.0] * 5
+
+
+@pytest.mark.parametrize("algorithm", [*PROBES, "rpo"])
+def test_a_number_is_found(play: Play, algorithm: str) -> None:
+    settings = {"env": "probe/Target-v0", "seeds": 5, "total_steps": 12_000, "rollout_steps": 32, "eval_episodes": 5}
+    few = PROBES.get(algorithm, FEW)
+    events = play(algorithm, learning_rate=0.005, num_envs=8, normalize_reward=False, **settings, **few)
+    assert min(greedy(events)) > -0.02  # within 0.15 of it

@@ -1,0 +1,104 @@
+"""PPG: both losses by hand, what is stored, and when its second phase comes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pgzoo.types import TrainState
+
+PLAIN: dict[str, Any] = {"normalize_advantages": False, "value_coef": 0.0, "clip_range": 0.2}
+SMALL: dict[str, Any] = {"num_envs": 2, "rollout_steps": 8, "policy_phases": 3, "policy": {"hidden": (8,)}}
+KL = 0.5 * np.log(0.5 / 0.25) + 0.5 * np.log(0.5 / 0.75)
+
+
+@pytest.mark.parametrize(("ratio", "advantage", "gain"), [(1.1, 2.0, 2.2), (1.5, 2.0, 2.4), (1.5, -2.0, -3.0)])
+def test_the_policy_phase_is_ppo(judge: Any, ratio: float, advantage: float, gain: float) -> None:
+    rows = {"states": [0], "actions": [1], "advantages": [advantage], "ratios": [ratio]}
+    found = judge("ppg", rows, **PLAIN)
+    assert found.loss.value.item() == pytest.approx(-gain)
+    assert found.gradients["aux"] == [0, 0]
+
+
+def test_the_auxiliary_phase_teaches_both_values_and_keeps_the_policy(judge: Any) -> None:
+    rows = {"states": [0, 1], "actions": [1, 0], "returns": [3.0, 1.0], "old_logits": [[0.0, 0.0]] * 2}
+    tables = {"values": [1.0, 2.0], "aux": [0.0, 2.0], "ppg.windows": 16}
+    settings = PLAIN | {"value_coef": 0.5, "beta_clone": 4.0}
+    found = judge("ppg", rows, tables, loss="auxiliary_loss", **settings)
+    assert found.loss.value.item() == pytest.approx((9 + 1) / 4 + 4 * KL / 2 + 0.5 * (4 + 1) / 4, rel=1e-5)
+    assert found.gradients["aux"] == pytest.approx([-3 / 2, 1 / 2])
+    assert found.gradients["values"] == pytest.approx([0.5 * -2 / 2, 0.5 * 1 / 2])
+    assert found.gradients["logits"] == pytest.approx([4 * -0.25 / 2, 4 * 0.25 / 2, 0, 0], abs=1e-6)
+    assert found.loss.halt.tolist() == [False]
+
+
+def test_a_member_that_has_not_all_its_windows_takes_no_part(judge: Any) -> None:
+    rows = {"states": [0], "actions": [1], "old_logits": [[0.0, 0.0]]}
+    assert judge("ppg", rows, {"ppg.windows": 15}, loss="auxiliary_loss").loss.halt.tolist() == [True]
+
+
+def updated(ctx: Any, state: TrainState) -> tuple[TrainState, Any]:
+    ctx.begin_update()
+    state, seen = ctx.collect(state)
+    state = ctx.plan.algorithm.update(ctx, state, seen)
+    return state._replace(updates=state.updates + 1), seen
+
+
+def test_every_few_updates_the_auxiliary_phase_goes_through_all_that_they_saw(engine: Any) -> None:
+    ctx = engine("ppg", seeds=2, minibatches=2, aux_epochs=5, aux_minibatches=3, **SMALL)
+    state, steps, windows = ctx.state, [], []
+    moved = []
+    for _ in range(6):
+        before = state.params["critic.aux.weight.0"]
+        state, _ = updated(ctx, state)
+        steps.append(state.optimizer["step"].tolist())
+        windows.append(state.buffers["ppg.windows"].tolist())
+        moved.append(not torch.equal(state.params["critic.aux.weight.0"], before))
+    assert steps == [[2, 2], [4, 4], [21, 21], [23, 23], [25, 25], [42, 42]]
+    assert windows == [[1, 1], [2, 2], [0, 0]] * 2
+    assert moved[:3] == [False, False, True]  # later on, by the momentum that it has then
+
+
+def test_what_was_seen_lies_window_beside_window(engine: Any) -> None:
+    ctx = engine("ppg", env="probe/Scripted-v0", seeds=2, **SMALL)
+    state, seen = ctx.state, []
+    for _ in range(4):
+        state, one = updated(ctx, state)
+        seen.append(one)
+    for name in ("obs", "valid", "starts"):
+        stored = torch.cat([getattr(one, name) for one in seen[1:]], 2)
+        assert torch.equal(state.buffers[f"ppg.{name}"], stored), name
+    assert state.buffers["ppg.returns"].shape == state.buffers["ppg.valid"].shape == (2, 8, 6)
+
+
+@pytest.mark.parametrize("policy", ["mlp", "gru"])
+@pytest.mark.parametrize("env", ["CartPole-v1", "FrozenLake-v1", "Taxi-v4", "probe/AnySpaces-v0", "probe/Corridor-v0"])
+def test_the_room_for_windows_never_changes_its_shape(engine: Any, env: str, policy: str) -> None:
+    ctx = engine("ppg", env=env, **(SMALL | {"policy": policy}))
+    state, _ = updated(ctx, ctx.state)
+    assert state.buffers.keys() == ctx.state.buffers.keys()
+    for name, value in ctx.state.buffers.items():
+        assert (state.buffers[name].shape, state.buffers[name].dtype) == (value.shape, value.dtype), name
+
+
+def test_memory_and_masks_are_stored_too(engine: Any) -> None:
+    ctx = engine("ppg", env="Taxi-v4", seeds=2, aux_epochs=1, aux_minibatches=2, **(SMALL | {"policy": "gru"}))
+    state, seen = ctx.state, []
+    for _ in range(3):
+        state, one = updated(ctx, state)
+        seen.append(one)
+    for name, axis in (("state", 1), ("action_mask", 2)):
+        stored = torch.cat([getattr(one, name) for one in seen], axis)
+        assert torch.equal(state.buffers[f"ppg.{name}"], stored), name
+    assert state.buffers["ppg.state"].any() and not state.buffers["ppg.action_mask"].all()
+
+
+def test_members_with_windows_of_different_number_have_their_phases_apart(engine: Any) -> None:
+    ctx = engine("ppg", seeds=2, minibatches=1, aux_epochs=2, aux_minibatches=2, **SMALL)
+    late = ctx.state.buffers | {"ppg.windows": torch.tensor([2, 1])}
+    state, _ = updated(ctx, ctx.state._replace(buffers=late))
+    assert state.optimizer["step"].tolist() == [5, 1]
+    assert state.buffers["ppg.windows"].tolist() == [0, 2]

@@ -1,0 +1,170 @@
+"""PPO: its surrogate and each of its options by hand, and what an update does with them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pgzoo.types import Loss
+
+
+def rows(ratio: float, advantage: float) -> dict[str, Any]:
+    return {"states": [0], "actions": [1], "advantages": [advantage], "ratios": [ratio]}
+
+
+PLAIN: dict[str, Any] = {"normalize_advantages": False, "value_coef": 0.0, "clip_range": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "gain", "flat"),
+    [
+        (1.1, 2.0, 2.2, False),
+        (1.5, 2.0, 2.4, True),  # nothing more is gained by it
+        (0.5, 2.0, 1.0, False),  # a good action that became rarer is brought back
+        (0.9, -2.0, -1.8, False),
+        (0.5, -2.0, -1.6, True),
+        (1.5, -2.0, -3.0, False),  # a bad action that became likelier is brought back
+    ],
+)
+def test_beyond_the_clip_range_nothing_is_gained(
+    judge: Any, ratio: float, advantage: float, gain: float, flat: bool
+) -> None:
+    found = judge("ppo", rows(ratio, advantage), **PLAIN)
+    assert found.loss.value.item() == pytest.approx(-gain)
+    slope = 0.0 if flat else -ratio * advantage / 4  # d log p / d logit of the action is 1 - 3/4
+    assert found.gradients["logits"] == pytest.approx([-slope, slope, 0, 0], abs=1e-6)
+    outside = float(abs(ratio - 1) > 0.2)
+    assert found.loss.metrics["policy/clip_fraction"].item() == outside
+
+
+def test_the_clip_range_shrinks_with_what_remains_of_the_run(judge: Any) -> None:
+    found = judge("ppo", rows(1.5, 2.0), remaining=0.25, clip_range_schedule="linear", **PLAIN)
+    assert found.loss.value.item() == pytest.approx(-2 * 1.05)
+    kept = judge("ppo", rows(1.5, 2.0), remaining=0.25, **PLAIN)
+    assert kept.loss.value.item() == pytest.approx(-2 * 1.2)
+
+
+def test_dual_clipping_bounds_the_loss_of_a_bad_action(judge: Any) -> None:
+    far, near, good = (rows(*at) for at in ((5.0, -2.0), (2.0, -2.0), (5.0, 2.0)))
+    bounded = judge("ppo", far, dual_clip=3.0, **PLAIN)
+    assert bounded.loss.value.item() == pytest.approx(6.0)
+    assert bounded.gradients["logits"] == [0, 0, 0, 0]
+    assert judge("ppo", near, dual_clip=3.0, **PLAIN).loss.value.item() == pytest.approx(4.0)
+    assert judge("ppo", good, dual_clip=3.0, **PLAIN).loss.value.item() == pytest.approx(-2.4)
+
+
+@pytest.mark.parametrize(
+    ("value", "loss", "slope"),
+    [
+        (1.2, 0.5 * 1.8**2, -1.8),  # within the range: the plain error
+        (2.0, 0.5 * 1.5**2, 0.0),  # towards the target by more than the range: no more is gained
+        (0.0, 0.5 * 3.0**2, -3.0),  # away from it: the worse error is the plain one
+    ],
+)
+def test_a_value_gains_nothing_by_leaving_the_old_one_far_behind(
+    judge: Any, value: float, loss: float, slope: float
+) -> None:
+    one = {"states": [1], "actions": [0], "returns": [3.0], "values": [1.0]}
+    found = judge("ppo", one, {"values": [0.0, value]}, **(PLAIN | {"value_coef": 1.0, "clip_value": 0.5}))
+    assert found.loss.value.item() == pytest.approx(loss)
+    assert found.gradients["values"] == pytest.approx([0, slope])
+
+
+def test_the_penalty_is_the_divergence_from_the_old_policy(judge: Any) -> None:
+    one = {"states": [0], "actions": [1], "old_logits": [[0.0, 0.0]]}
+    kl = 0.5 * np.log(0.5 / 0.25) + 0.5 * np.log(0.5 / 0.75)
+    found = judge("ppo", one, {"ppo.kl_coef": 3.0}, kl_coef=3.0, **PLAIN)
+    assert found.loss.value.item() == pytest.approx(3 * kl, rel=1e-5)
+    assert found.gradients["logits"] == pytest.approx([3 * (0.25 - 0.5), 3 * (0.75 - 0.5), 0, 0], abs=1e-6)
+
+
+def test_a_loss_halts_at_one_and_a_half_times_the_target(judge: Any) -> None:
+    k3 = 1.5 - 1 - np.log(1.5)
+    assert judge("ppo", rows(1.5, 1.0), **PLAIN).loss.metrics["policy/kl"].item() == pytest.approx(k3, rel=1e-5)
+    for target, halts in ((k3 / 1.6, True), (k3 / 1.4, False)):
+        assert judge("ppo", rows(1.5, 1.0), target_kl=target, **PLAIN).loss.halt.tolist() == [halts]
+    assert judge("ppo", rows(1.5, 1.0), **PLAIN).loss.halt is None
+
+
+# an update
+
+
+SMALL: dict[str, Any] = {"num_envs": 4, "rollout_steps": 16, "policy": {"hidden": (8,)}}
+
+
+def test_a_member_that_moved_too_far_halts_alone(engine: Any) -> None:
+    ctx = engine("ppo", seeds=2, target_kl=0.01, epochs=3, minibatches=2, learning_rate_schedule="constant", **SMALL)
+    state, seen = ctx.collect(ctx.state)
+    algorithm = ctx.plan.algorithm
+
+    class Moved:
+        """What the second member sees is older than it is: its ratio is 3 from the start."""
+
+        def loss(self, policy: Any, params: Any, batch: Any, hyper: Any) -> Loss:
+            age = torch.tensor([0.0, np.log(3.0)])[:, None, None].float()
+            found: Loss = algorithm.loss(policy, params, batch._replace(log_probs=batch.log_probs - age), hyper)
+            return found
+
+    old = ctx.hindsight(state, seen)
+    after = state
+    for batch in ctx.minibatches(state, seen, ctx.estimate(state, seen, old), old):
+        after = ctx.step(Moved().loss, after, batch._replace(advantages=torch.zeros_like(batch.advantages)))
+    assert after.optimizer["step"].tolist() == [6, 0]
+    assert all(torch.equal(after.params[name][1], value[1]) for name, value in state.params.items())
+
+
+def test_minibatches_hold_each_valid_row_once_an_epoch_in_an_order_of_its_own(engine: Any) -> None:
+    ctx = engine("ppo", env="probe/Scripted-v0", seeds=2, epochs=3, minibatches=4, num_envs=4, rollout_steps=16)
+    state, seen = ctx.collect(ctx.state)
+    assert not seen.valid.all()
+    marked = torch.arange(seen.valid.numel()).reshape(seen.valid.shape).float()
+    targets = ctx.estimate(state, seen, ctx.hindsight(state, seen))._replace(advantages=marked)
+    batches = list(ctx.minibatches(state, seen, targets, ctx.hindsight(state, seen)))
+    assert len(batches) == 12
+    for member in range(2):
+        orders = []
+        for epoch in range(3):
+            met = [b.advantages[member][b.weights[member] > 0].tolist() for b in batches[4 * epoch : 4 * epoch + 4]]
+            orders.append([row for part in met for row in part])
+            assert Counter(orders[-1]) == Counter(marked[member][seen.valid[member]].tolist())
+        assert orders[0] != orders[1] != orders[2]
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_advantages_are_estimated_anew_only_where_asked(engine: Any, anew: bool) -> None:
+    ctx = engine("ppo", epochs=3, minibatches=1, recompute_advantages=anew, learning_rate=0.01, **SMALL)
+    state, seen = ctx.collect(ctx.state)
+    batches: list[Any] = []
+    step = ctx.step
+    ctx.step = lambda loss, state, batch: step(loss, state, batches.append(batch) or batch)
+    before = ctx.estimate(state, seen, ctx.hindsight(state, seen))
+    ctx.plan.algorithm.update(ctx, state, seen)
+    assert torch.equal(batches[0].advantages.flatten(), before.advantages.flatten())
+    assert torch.equal(batches[1].advantages, batches[0].advantages) is not anew
+    assert torch.equal(batches[1].values, batches[0].values) is not anew
+    assert torch.equal(batches[2].log_probs, batches[0].log_probs)
+
+
+@pytest.mark.parametrize(("aim", "factor"), [(1e-9, 2.0), (1e3, 0.5)])
+def test_the_penalty_grows_where_the_policy_went_too_far_and_shrinks_where_it_hardly_moved(
+    engine: Any, aim: float, factor: float
+) -> None:
+    ctx = engine("ppo", seeds=2, kl_coef=0.25, kl_aim=aim, epochs=2, minibatches=1, **SMALL)
+    state, seen = ctx.collect(ctx.state)
+    assert state.buffers["ppo.kl_coef"].tolist() == [0.25, 0.25]
+    assert ctx.plan.algorithm.update(ctx, state, seen).buffers["ppo.kl_coef"].tolist() == [0.25 * factor] * 2
+
+
+def test_the_penalty_stays_where_the_distance_is_about_right(engine: Any) -> None:
+    ctx = engine("ppo", kl_coef=0.25, epochs=2, minibatches=1, **SMALL)
+    state, seen = ctx.collect(ctx.state)
+    old = ctx.hindsight(state, seen).dist
+    after = ctx.plan.algorithm.update(ctx, state, seen)
+    kl = old.kl(ctx.hindsight(after, seen).dist)[seen.valid].mean().item()
+    again = engine("ppo", kl_coef=0.25, kl_aim=kl, epochs=2, minibatches=1, **SMALL)
+    state, seen = again.collect(again.state)
+    assert again.plan.algorithm.update(again, state, seen).buffers["ppo.kl_coef"].tolist() == [0.25]

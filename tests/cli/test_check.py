@@ -1,0 +1,80 @@
+"""`pgzoo plugins check`: a line for each check, and an exit code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from pgzoo.cli.main import program
+
+BROKEN = '''
+import torch
+import pgzoo
+
+def leaky(*, rewards, valid):
+    """All rewards that are still to come, whoever gets them."""
+    return torch.where(valid, rewards.flip(-2).cumsum(-2).flip(-2), 0.0)
+
+@pgzoo.hookimpl
+def pgzoo_register(registry):
+    registry.estimator("leaky", leaky)
+'''
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def check(*arguments: str) -> Result:
+    words = ["plugins", "check", *arguments]
+    return CliRunner().invoke(program, words, prog_name="pgzoo", catch_exceptions=False)
+
+
+def test_a_component_that_keeps_to_its_contract() -> None:
+    result = check("gae")
+    assert result.exit_code == 0
+    assert "estimator gae     episodes-apart  ok" in result.stdout
+    assert "0 failed" not in result.stdout and result.stderr.endswith("checks, none failed\n")
+
+
+def test_the_plugin_is_checked_with_its_component_and_what_has_nothing_to_check_says_why() -> None:
+    result = check("notebook", "--json")
+    found = {(f["component"], f["check"]): f for f in json.loads(result.stdout)}
+    assert found["pgzoo.estimators", "light"]["ok"]
+    assert found["estimator notebook", "bootstrap"] == {
+        "check": "bootstrap",
+        "component": "estimator notebook",
+        "ok": True,
+        "message": "nothing to check: it takes no next_values",
+    }
+
+
+@pytest.mark.parametrize("name", ["local", "leaky"])
+def test_a_plugin_and_a_component_that_fail(name: str) -> None:
+    Path("pgzoo_plugin.py").write_text(BROKEN)
+    result = check(name, "--json")
+    assert result.exit_code == 1
+    failed = [f for f in json.loads(result.stdout) if not f["ok"]]
+    assert [(f["component"], f["check"]) for f in failed] == [("estimator leaky", "episodes-apart")]
+    assert 'Estimator "leaky" of plugin "local" (./pgzoo_plugin.py) lets the next episode leak' in failed[0]["message"]
+    assert "failed  Estimator" in check(name).stdout
+
+
+def test_a_name_that_nobody_bears() -> None:
+    result = check("positiv-reinforce")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert 'No plugin or component "positiv-reinforce". Did you mean "positive-reinforce"?' in result.stderr
+
+
+def test_listing_is_what_plugins_does_unasked() -> None:
+    def plugins(*words: str) -> str:
+        return CliRunner().invoke(program, ["plugins", *words], prog_name="pgzoo", catch_exceptions=False).stdout
+
+    assert plugins() == plugins("list") and plugins("--json") != plugins()
+    assert [p["name"] for p in json.loads(plugins("list", "--json"))] == [
+        p["name"] for p in json.loads(plugins("--json"))
+    ]

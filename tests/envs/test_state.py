@@ -1,0 +1,170 @@
+"""Where an environment stands, and back: bit for bit, and nothing executed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections import deque
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from pgzoo.envs import state
+from pgzoo.envs.native import NativeBackend
+from pgzoo.envs.sync import SyncBackend
+from pgzoo.protocols import EnvRequest
+
+STATES = (state.classic_control(), state.toy_text(), state.MuJoCo())
+IDS = "CartPole-v1 Pendulum-v1 Acrobot-v1 MountainCar-v0 MountainCarContinuous-v0 FrozenLake-v1 Blackjack-v1 Taxi-v4"
+ROBOTS = (
+    "Ant HalfCheetah Hopper Humanoid HumanoidStandup InvertedDoublePendulum InvertedPendulum Pusher Reacher Swimmer"
+)
+NO_MUJOCO = pytest.mark.skipif(
+    importlib.util.find_spec("mujoco") is None, reason="needs mujoco: pip install 'pgzoo[mujoco]'"
+)
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+ARRAYS = hnp.arrays(st.sampled_from(["f4", "f8", "i8", "u1", "?", "U3"]), hnp.array_shapes(min_dims=0, min_side=0))
+HASHABLE = st.integers() | st.text()
+
+
+def through_json(value: Any) -> Any:
+    return json.loads(json.dumps(value, allow_nan=False))
+
+
+def same(a: Any, b: Any) -> bool:
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, np.ndarray | np.generic):
+        return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple | deque):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+@given(
+    st.recursive(
+        PLAIN | ARRAYS,
+        lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(HASHABLE, inner),
+        max_leaves=8,
+    )
+)
+def test_what_is_encoded_comes_back_as_it_was(value: Any) -> None:
+    assert same(state.decode(through_json(state.encode(value))), value)
+
+
+def test_numbers_that_json_has_not_and_generators_come_back() -> None:
+    rng = np.random.default_rng(3)
+    told = through_json(state.encode([float("inf"), np.float32(0.1), rng, deque([1, 2], maxlen=2)]))
+    infinite, scalar, again, queue = state.decode(told)
+    assert infinite == float("inf") and same(scalar, np.float32(0.1)) and queue.maxlen == 2
+    assert again.random(9).tolist() == rng.random(9).tolist()
+    assert np.isnan(state.decode(state.encode(float("nan"))))
+
+
+@pytest.mark.parametrize("value", [object(), lambda: 0, np.array([object()]), {1, 2}, np.zeros(1, "i4,i4")])
+def test_what_is_no_plain_data_is_refused(value: Any) -> None:
+    with pytest.raises(TypeError, match="no plain data"):
+        state.encode([value])
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"array": {"dtype": "O", "data": "AAAAAAAAAAA=", "shape": [1]}},
+        {"array": {"dtype": "<f8", "data": "AAAA", "shape": [10**12]}},
+        {"array": {"dtype": "<f8", "data": "AAAAAAAAAAA=", "shape": [10**12]}},
+        {"scalar": {"dtype": "V8", "data": "AAAAAAAAAAA="}},
+        {"generator": {"dict": [["bit_generator", "BitGenerator"]]}},
+        {"generator": {"dict": [["bit_generator", "PCG64"], ["state", 1]]}},
+        {"float": "1.5"},
+        {"call": "os.system"},
+    ],
+)
+def test_what_was_never_encoded_is_refused(told: Any) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        state.decode(told)
+
+
+def test_what_is_too_deep_or_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    deep: Any = []
+    for _ in range(100):
+        deep = [deep]
+    for way in (state.encode, state.decode):
+        with pytest.raises(ValueError, match="too deep"):
+            way(deep)
+    monkeypatch.setattr(state, "LIMIT", 100)
+    with pytest.raises(ValueError, match="too large"):
+        state.encode(np.zeros(13))
+
+
+def going_on_equals(backend: Any, what: EnvRequest, cut: int, steps: int = 300) -> bool:
+    """Whether fresh environments, put where others stood after `cut` steps, go on as those do."""
+    live, envs = np.ones(what.rows, np.bool_), backend.open(what)
+    envs.action_space.seed(1)
+    actions = [np.stack([envs.action_space.sample() for _ in live]) for _ in range(cut + steps)]
+    envs.reset(np.arange(what.rows) + 5)
+    for action in actions[:cut]:
+        envs.step(action, live)
+    fresh = backend.open(what)
+    fresh.reset(np.arange(what.rows) + 99)
+    fresh.restore(through_json(envs.save()))
+    for action in actions[cut:]:
+        for a, b in zip(envs.step(action, live), fresh.step(action, live), strict=True):
+            if a.tobytes() != b.tobytes():
+                return False
+        if envs.action_mask is not None and not np.array_equal(envs.action_mask, fresh.action_mask):
+            return False
+    return True
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "env",
+    [*IDS.split(), *(pytest.param(f"{name}-v5", marks=NO_MUJOCO) for name in [*ROBOTS.split(), "Swimmer", "Walker2d"])],
+)
+@pytest.mark.parametrize("cut", [0, 1, 50, 51])
+def test_an_environment_goes_on_bit_for_bit(env: str, cut: int) -> None:
+    limit = None if env == "Blackjack-v1" else 50  # after step 50 many rows have just ended
+    assert going_on_equals(SyncBackend(), EnvRequest(env, {}, limit, 3, STATES), cut)
+
+
+def test_native_cartpole_goes_on_bit_for_bit() -> None:
+    assert going_on_equals(NativeBackend(), EnvRequest("CartPole-v1", {}, 50, 3), 50)
+
+
+def test_rows_of_which_nothing_is_known_stay_as_they_are() -> None:
+    for backend in (SyncBackend(), NativeBackend()):
+        envs: Any = backend.open(EnvRequest("CartPole-v1", {}, None, 2, STATES))
+        envs.reset(np.array([1, 2]))
+        first, second = through_json(envs.save())
+        envs.reset(np.array([8, 9]))
+        kept = envs.save()[0]
+        envs.restore([None, second])
+        assert through_json(envs.save()) == [through_json(kept), second] and kept != first
+
+
+def test_an_environment_that_nobody_knows_has_no_state() -> None:
+    class Heavier(gym.envs.classic_control.CartPoleEnv):
+        """May keep more than its parent."""
+
+    assert state.save(Heavier(), STATES) is None
+    envs = SyncBackend().open(EnvRequest("probe/Corridor-v0", {}, None, 2, STATES))
+    envs.reset(np.array([1, 2]))
+    assert envs.save() is None
+
+
+def test_a_state_of_other_wrappers_is_refused() -> None:
+    env = gym.make("CartPole-v1", disable_env_checker=True)
+    env.reset(seed=1)
+    saved = state.save(env, STATES)
+    with pytest.raises(ValueError, match="its wrappers were TimeLimit, OrderEnforcing"):
+        state.restore(env.env, saved, STATES)
+    with pytest.raises(ValueError, match="no plugin here"):
+        state.restore(env, saved, ())

@@ -1,0 +1,63 @@
+"""Plain and natural gradients learn what is known, with their own step sizes where those aren't the environment's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pgzoo.events import Evaluated, Event, RunEnded
+
+Play = Callable[..., list[Event]]
+SETTINGS: dict[str, dict[str, Any]] = {
+    "reinforce-baseline": {"num_envs": 16},
+    "rloo": {"num_envs": 16},
+    "vpg": {"rollout_steps": 32, "critic_steps": 5},
+    "npg": {"rollout_steps": 32, "step_kl": 0.05, "cg_steps": 5, "critic_steps": 5},
+    "trpo": {"rollout_steps": 32, "max_kl": 0.05, "cg_steps": 5, "critic_steps": 5},
+}
+ALGORITHMS = pytest.mark.parametrize("algorithm", SETTINGS)
+
+
+def final(events: list[Event], mode: str) -> list[float]:
+    (event,) = [e for e in events if isinstance(e, Evaluated) and e.final and e.mode == mode]
+    return [float(returns.mean()) for returns in event.returns]
+
+
+@ALGORITHMS
+def test_the_best_of_three_arms_is_found(play: Play, algorithm: str) -> None:
+    settings = {"total_steps": 4000, "policy": {"hidden": ()}, "learning_rate": 0.1, "eval_episodes": 50}
+    events = play(algorithm, env="probe/Bandit-v0", seeds=5, **SETTINGS[algorithm] | settings)
+    assert final(events, "greedy") == [1.0] * 5
+    assert min(final(events, "sampled")) > 0.95
+
+
+@ALGORITHMS
+def test_the_shortest_way_through_a_corridor_is_found(play: Play, algorithm: str) -> None:
+    settings = {"total_steps": 15_000, "learning_rate": 0.05, "eval_episodes": 50, "policy": {"hidden": ()}}
+    events = play(algorithm, env="probe/Corridor-v0", seeds=5, **SETTINGS[algorithm] | settings)
+    assert final(events, "greedy") == [-5.0] * 5
+    assert min(final(events, "sampled")) > -5.6
+
+
+@ALGORITHMS
+def test_a_number_and_how_sure_it_is_are_learned(play: Play, algorithm: str) -> None:
+    settings = {"total_steps": 12_000, "policy": {"hidden": ()}, "learning_rate": 0.03, "eval_episodes": 5}
+    events = play(algorithm, env="probe/Target-v0", seeds=5, **SETTINGS[algorithm] | settings)
+    ended = events[-1]
+    assert isinstance(ended, RunEnded)
+    assert min(final(events, "greedy")) > -0.01  # within 0.1 of the target
+    assert ended.state.params["policy.log_std"].max() < -1
+
+
+@pytest.mark.parametrize("algorithm", ["reinforce-baseline", "rloo", "vpg"])
+def test_cartpole_is_balanced(play: Play, algorithm: str) -> None:
+    assert min(final(play(algorithm, seeds=3, eval_episodes=50), "sampled")) >= 475
+
+
+@pytest.mark.parametrize("algorithm", ["npg", "trpo"])
+def test_cartpole_is_balanced_by_natural_steps(play: Play, algorithm: str) -> None:
+    """A smaller network, to be done sooner."""
+    settings = {"policy": {"hidden": (32,)}, "total_steps": 100_000}
+    assert min(final(play(algorithm, seeds=2, eval_episodes=50, **settings), "sampled")) >= 450

@@ -1,0 +1,242 @@
+"""What resuming refuses, mends and promises, beside the law."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import pickle
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pgzoo import checkpoint
+from pgzoo.config import Layer
+from pgzoo.errors import CheckpointError, RunFailed, StoreError, UsageError
+from pgzoo.registry import Catalog
+from pgzoo.repro import repro
+from pgzoo.result import Result
+from pgzoo.resume import resume
+from pgzoo.runner import compose, run_config
+from pgzoo.tracking import Home, find
+from pgzoo.tracking.locks import lock
+
+Train = Callable[..., Result]
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+A2C = {"algorithm": "a2c", "env": "CartPole-v1", "backend": "sync", "num_envs": 2, "eval_episodes": 2}
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+    """A home of the test's own, in which nobody ships: what is looked at lies here."""
+    monkeypatch.setenv("PGZOO_HOME", str(tmp_path))
+    found = Home.find()
+    shipping = lock(found.uploader_lock, timeout=1)
+    assert shipping is not None
+    yield found
+    shipping.release()
+
+
+@pytest.fixture
+def trained(home: Home, catalog: Catalog) -> Callable[..., Result]:
+    """Return `trained(**settings)`."""
+
+    def train(**settings: Any) -> Result:
+        given = A2C | {"total_steps": 600, "checkpoint_every": 200} | settings
+        result = run_config(compose(Layer(given, ".".join), catalog), catalog)
+        if result.error:
+            raise result.error
+        return result
+
+    return train
+
+
+def checkpoints(home: Home, result: Result, member: int = 0) -> list[Path]:
+    return checkpoint.paths(home.runs / result.runs[member].run_key / checkpoint.FOLDER_NAME)
+
+
+def again(catalog: Catalog, home: Home, ref: str, **how: Any) -> Result:
+    return resume(find(ref, home), catalog, **how)
+
+
+def parameters(result: Result) -> dict[str, bytes]:
+    return {name: leaf.numpy().tobytes() for name, leaf in result.ended.state.params.items()}
+
+
+def test_the_last_three_and_the_best_are_kept(trained: Train, home: Home) -> None:
+    steps = [int(path.name[5:]) for path in checkpoints(home, trained(total_steps=2000, max_episode_steps=20))]
+    assert len(steps) in (3, 4) and steps[-1] >= 2000
+
+
+def test_a_run_goes_on_for_longer(trained: Train, home: Home, catalog: Catalog) -> None:
+    short = trained(learning_rate_schedule="constant")
+    longer = again(catalog, home, short.group, total_steps=1200)
+    home_of_whole = trained(total_steps=1200, learning_rate_schedule="constant")
+    assert parameters(longer) == parameters(home_of_whole)
+    assert longer.begun == short.env_steps
+    assert longer.speed == pytest.approx((longer.env_steps - short.env_steps) / longer.timing["loop"])
+
+
+def test_seeds_at_different_stages_go_on_together(trained: Train, home: Home, catalog: Catalog) -> None:
+    whole = trained(seeds=(0, 1, 2))
+    shutil.rmtree(checkpoints(home, whole, 0)[-1])
+    shutil.rmtree(home.runs / whole.runs[1].run_key / checkpoint.FOLDER_NAME)  # cut off before its first
+    assert parameters(again(catalog, home, whole.group)) == parameters(whole)
+
+
+def test_a_complete_run_stays_as_it_is(trained: Train, home: Home, catalog: Catalog) -> None:
+    whole = trained()
+    journal = home.runs / whole.runs[0].run_key / "journal.jsonl"
+    before = journal.read_text().count('"t":"evaluation"')
+    done = again(catalog, home, whole.group)
+    assert parameters(done) == parameters(whole) and done.env_steps == whole.env_steps
+    assert journal.read_text().count('"t":"evaluation"') == before > 0
+
+
+def test_edited_settings_are_refused_by_name(trained: Train, home: Home, catalog: Catalog) -> None:
+    whole = trained()
+    config = home.runs / whole.runs[0].run_key / "artifacts/config.yaml"
+    config.write_text(config.read_text().replace("gamma: 0.99", "gamma: 0.5"))
+    with pytest.raises(CheckpointError, match=r"gamma = 0\.99, and its config\.yaml now says 0\.5"):
+        again(catalog, home, whole.group)
+
+
+def truncated(path: Path) -> None:
+    file = path / checkpoint.TENSORS
+    file.write_bytes(file.read_bytes()[:-7])
+
+
+def flipped(path: Path) -> None:
+    data = bytearray((path / checkpoint.TENSORS).read_bytes())
+    data[len(data) // 2] ^= 1
+    (path / checkpoint.TENSORS).write_bytes(data)
+
+
+def foreign(path: Path) -> None:
+    (path / checkpoint.DESCRIPTION).write_text('{"model": "somebody else\'s"}')
+
+
+def newer(path: Path) -> None:
+    file = path / checkpoint.DESCRIPTION
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"schema": 99, "pgzoo": "9.0"}))
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [(truncated, "damaged"), (flipped, "damaged"), (foreign, "damaged"), (newer, "written by pgzoo 9.0")],
+)
+def test_a_bad_checkpoint_offers_the_one_before(
+    trained: Train, home: Home, catalog: Catalog, harm: Callable[[Path], None], said: str
+) -> None:
+    whole = trained()
+    *_, before, last = checkpoints(home, whole)
+    harm(last)
+    step = int(before.name[5:])
+    with pytest.raises(CheckpointError, match=f"{said}.*--from-step {step}") as caught:
+        again(catalog, home, whole.group)
+    assert caught.value.exit_code == 2
+    assert parameters(again(catalog, home, whole.group, from_step=step)) == parameters(whole)
+
+
+class Bomb:
+    """What a pickle would run."""
+
+    def __reduce__(self) -> Any:
+        return exec, ("raise SystemExit('executed')",)
+
+
+def test_a_pickle_in_place_of_the_tensors_executes_nothing(trained: Train, home: Home, catalog: Catalog) -> None:
+    whole = trained()
+    last, buffer = checkpoints(home, whole)[-1], io.BytesIO()
+    pickle.dump(Bomb(), buffer)
+    (last / checkpoint.TENSORS).write_bytes(buffer.getvalue())
+    with pytest.raises(CheckpointError, match="damaged"):
+        again(catalog, home, whole.group)
+
+
+def test_a_run_that_is_being_written_is_left_alone(
+    trained: Train, home: Home, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = trained()
+    monkeypatch.setattr("pgzoo.resume.LOCK_WAIT", 0.1)
+    held = lock(home.runs / whole.runs[0].run_key / "lock", timeout=1)
+    assert held is not None
+    try:
+        with pytest.raises(StoreError, match="being written by another process"):
+            again(catalog, home, whole.group, total_steps=900)
+    finally:
+        held.release()
+
+
+def test_fewer_steps_than_are_done_are_refused(trained: Train, home: Home, catalog: Catalog) -> None:
+    whole = trained()
+    shutil.rmtree(checkpoints(home, whole)[-1])
+    with pytest.raises(UsageError, match="has come to step"):
+        again(catalog, home, whole.group, total_steps=100)
+
+
+def test_a_component_that_fails_leaves_a_checkpoint(trained: Train, home: Home, catalog: Catalog) -> None:
+    with pytest.raises(RunFailed, match="simulator"):
+        trained(env="probe/Faulty-v0", env_kwargs={"patience": 100})
+    (run,) = home.runs.iterdir()
+    assert checkpoint.latest(run / checkpoint.FOLDER_NAME).about["status"] == "failed"
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_run(
+    trained: Train, home: Home, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = trained()
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.os, "fsync", full)
+        poor = trained()
+    assert parameters(poor) == parameters(whole) and not checkpoints(home, poor)
+    assert "can't be kept: No space left on device" in caplog.text
+
+
+def test_who_runs_an_environment_that_cannot_be_saved_is_told_once(
+    trained: Train, home: Home, catalog: Catalog, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "pgzoo")
+    whole = trained(env="probe/Corridor-v0", total_steps=1000)
+    assert caplog.text.count("can't be saved in the middle of an episode") == 1
+    *_, before, _ = checkpoints(home, whole)
+    kept = checkpoint.load(before)
+    assert kept.about["resume"] == "episode-boundary"
+    done = again(catalog, home, whole.group, from_step=kept.env_steps)
+    assert done.status == "finished" and done.runs[0].env_steps >= 1000  # the weaker law: all but the open episodes
+    assert (done.ended.state.updates == whole.ended.state.updates).all()
+
+
+def test_a_run_can_be_had_again_and_a_difference_is_found(trained: Train, home: Home, catalog: Catalog) -> None:
+    whole = trained(log_every=100)
+    (found,) = find(whole.group, home)
+    same = repro(found, catalog)
+    assert same.first is None and same.compared > 10
+    journal = home.runs / found.run_key / "journal.jsonl"
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    record = next(r for r in lines if r["t"] == "update" and r.get("steps") == [300])
+    record["m"]["loss/value"] += 1.0
+    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    other = repro(found, catalog)
+    assert other.first is not None and (other.first.step, other.first.metric) == (300, "loss/value")
+
+
+def test_a_checkpoint_of_the_first_release_goes_on(trained: Train, home: Home, catalog: Catalog) -> None:
+    (run,) = GOLDEN.iterdir()
+    shutil.copytree(run, home.runs / run.name)
+    kept = checkpoint.latest(home.runs / run.name / checkpoint.FOLDER_NAME)
+    assert kept.about["resume"] == "exact" and kept.env_steps == 104
+    assert torch.isfinite(torch.cat([leaf.flatten() for leaf in kept.state.params.values()])).all()
+    done = again(catalog, home, run.name)
+    assert done.status == "finished" and done.env_steps >= 200 > done.begun == 104
+    assert np.isfinite(done.runs[0].returns).all()

@@ -1,0 +1,30 @@
+"""Every row of docs/pitfalls.md names a test that exists."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ROWS = [
+    line
+    for line in (ROOT / "docs" / "pitfalls.md").read_text(encoding="utf-8").splitlines()
+    if line.startswith("| ") and not line.startswith(("| pitfall", "| ---"))
+]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.split("|")[1].strip()[:40])
+def test_each_row_names_a_test_that_exists(row: str) -> None:
+    cells = [cell.strip() for cell in row.strip("|").split(" | ")]
+    assert len(cells) == 3
+    found = re.fullmatch(r"`([\w/.]+)::(\w+)`", cells[2])
+    assert found
+    tree = ast.parse((ROOT / found[1]).read_text(encoding="utf-8"))
+    assert found[2] in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def test_there_are_rows() -> None:
+    assert len(ROWS) > 40

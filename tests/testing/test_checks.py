@@ -1,0 +1,676 @@
+"""No check that can't fail: for each a component that breaks that clause alone, and a message that says what to do."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box
+from pydantic import Field
+from torch import Tensor
+
+from pgzoo.config import AlgorithmConfig, ComponentConfig
+from pgzoo.envs.sync import SyncBackend, SyncEnvs
+from pgzoo.errors import UnfitError
+from pgzoo.ops import returns
+from pgzoo.ops.losses import weighted_mean
+from pgzoo.policies.mlp import MLP, MLPActor, MLPConfig
+from pgzoo.protocols import EnvRequest, StepResult
+from pgzoo.registry import Catalog, Kind, PluginInfo, Registry, discover
+from pgzoo.testing.checks import CHECKS, PLUGIN_CHECKS, CheckFailed, NotApplicable, Subject, check_component
+from pgzoo.types import (
+    ActorInputs,
+    Array,
+    Batch,
+    Hyper,
+    Inputs,
+    Loss,
+    Output,
+    Params,
+    Spec,
+    Steps,
+    TrainState,
+    Trajectory,
+)
+
+INFO = PluginInfo("broken", "import", "broken", "pgzoo-broken", "1.0")
+
+
+def failing(kind: Kind, target: Any, **facts: Any) -> dict[str, str]:
+    """The checks that a component fails, and what they say. Others may take a policy with memory."""
+    catalog = discover(inline=False)
+    registry = Registry(INFO)
+    getattr(registry, kind)("broken", target, **facts)
+    if "gru" not in catalog.names("policy"):
+        registry.policy("gru", Echo, config=MLPConfig)
+    catalog.add(INFO, object(), registry.entries.values())
+    failed = {}
+    for name, check in check_component(catalog.get(kind, "broken"), catalog):
+        try:
+            check()
+        except CheckFailed as failure:
+            failed[name] = str(failure)
+        except NotApplicable:
+            pass
+    return failed
+
+
+# algorithms
+
+
+class Sound:
+    """Minus the mean of log-probability times return. Source: none, it is made for this."""
+
+    collect = Steps(8)
+    estimator = "reward-to-go"
+    defaults: ClassVar[Mapping[str, Any]] = {"num_envs": 4, "total_steps": 1000}
+
+    def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
+        return self.step(ctx, state, trajectory)
+
+    def step(self, ctx: Any, state: TrainState, trajectory: Trajectory, **report: Tensor) -> TrainState:
+        def loss(policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
+            dist = policy.apply(params, batch.inputs).dist
+            value = -weighted_mean(dist.log_prob(batch.actions) * batch.advantages, batch.weights)
+            return Loss(value, {"loss/policy": value.detach(), **report})
+
+        targets = ctx.estimate(state, trajectory)
+        return ctx.step(loss, state, ctx.batch(trajectory, targets))  # type: ignore[no-any-return]
+
+
+class Undocumented(Sound):
+    """Says nothing of where it comes from."""
+
+
+class SilentConfig(AlgorithmConfig):
+    loud: int = 1
+
+
+def late(state: TrainState) -> bool:
+    """Only whole runs come so far: other checks make their few updates in a run of 100,000 steps."""
+    return bool(state.progress.max() > 0.2)
+
+
+def in_box(ctx: Any) -> bool:
+    return isinstance(ctx.plan.spec.action_space, Box)
+
+
+class Raises(Sound):
+    """Raises late in a run. Source: none."""
+
+    boxes = False
+
+    def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
+        if late(state) and in_box(ctx) == self.boxes and trajectory.state is None:
+            raise ZeroDivisionError("late")
+        return super().update(ctx, state, trajectory)
+
+
+class RaisesForBoxes(Raises):
+    """Raises late in a run with Box actions. Source: none."""
+
+    boxes = True
+
+
+class Forgetful(Sound):
+    """Can't do with memory. Source: none."""
+
+    def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
+        if trajectory.state is not None:
+            raise RuntimeError("what is this?")
+        return super().update(ctx, state, trajectory)
+
+
+class Lazy(Sound):
+    """Learns nothing. Source: none."""
+
+    def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
+        return state
+
+
+class Modest(Sound):
+    """Learns, and denies it. Source: none."""
+
+    learns = False
+
+
+class Misnamed(Sound):
+    """Reports without a group. Source: none."""
+
+    def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
+        return self.step(ctx, state, trajectory, loss=torch.zeros(len(state.active)))
+
+
+class Infinite(Sound):
+    """Reports infinity. Source: none."""
+
+    def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
+        return self.step(ctx, state, trajectory, **{"loss/odd": torch.full((len(state.active),), torch.inf)})
+
+
+class Sociable(Sound):
+    """Learns by how many there are. Source: none."""
+
+    def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
+        return super().update(ctx, state, trajectory._replace(rewards=trajectory.rewards * len(state.active)))
+
+
+class Mourner(Sound):
+    """Stops when somebody has. Source: none."""
+
+    def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
+        return super().update(ctx, state, trajectory) if state.active.all() else state
+
+
+class GraveRobber(Sound):
+    """Writes into what has ended. Source: none."""
+
+    def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
+        for row in np.flatnonzero(~state.active):
+            state.params["policy.bias.0"][row].add_(1.0)
+        return super().update(ctx, state, trajectory)
+
+
+class Shy(Sound):
+    """Learns otherwise once it was evaluated. Source: none."""
+
+    def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
+        return state if ctx.watch.seconds["evaluate"] else super().update(ctx, state, trajectory)
+
+
+class Counting(Sound):
+    """Keeps a count to itself. Source: none."""
+
+    count = 0
+
+    def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
+        self.count += 1
+        return super().update(ctx, state, trajectory._replace(rewards=trajectory.rewards * self.count))
+
+
+class Local(Sound):
+    """Keeps a count in its loop. Source: none."""
+
+    def loop(self, ctx: Any) -> Iterator[None]:
+        count = 0
+        while ctx.running():
+            count += 1
+            ctx.state, trajectory = ctx.collect(ctx.state)
+            ctx.state = self.update(ctx, ctx.state, trajectory._replace(rewards=trajectory.rewards * count))
+            yield
+
+
+class Drawing(Sound):
+    """Draws for nothing. Source: none."""
+
+    def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
+        torch.rand(1)
+        return super().update(ctx, state, trajectory)
+
+
+ALGORITHMS: list[tuple[type, dict[str, Any], str, str]] = [
+    (Undocumented, {}, "documented", "doesn't say where it comes from"),
+    (Sound, {"config": SilentConfig}, "settings", "without a description: loud"),
+    (Raises, {}, "trains-discrete", "ZeroDivisionError: late"),
+    (RaisesForBoxes, {}, "trains-box", "ZeroDivisionError: late"),
+    (Forgetful, {}, "trains-memory", "what is this?"),
+    (Lazy, {}, "learns", "policy.weight.0"),
+    (Modest, {}, "learns", "Remove `learns = False`"),
+    (Misnamed, {}, "metrics", 'reports "loss"'),
+    (Infinite, {}, "metrics", "reports loss/odd = "),
+    (Sociable, {}, "seed-law", "is another alone than among 7 others"),
+    (Mourner, {}, "frozen", "treats members otherwise"),
+    (GraveRobber, {}, "frozen", "moves a member that has ended"),
+    (Shy, {}, "evaluation-moves-nothing", "learns otherwise when it is evaluated"),
+    (Counting, {}, "safe-points", "can't be taken up again"),
+    (Local, {}, "safe-points", "not in a variable of the loop"),
+    (Drawing, {}, "generators", "global generator of torch"),
+]
+
+
+def test_a_sound_algorithm_keeps_to_everything() -> None:
+    assert failing("algorithm", Sound) == {}
+
+
+@pytest.mark.parametrize(("target", "facts", "check", "said"), ALGORITHMS, ids=lambda x: getattr(x, "__name__", ""))
+def test_an_algorithm_that_breaks_a_clause_fails_that_check(
+    target: type, facts: dict[str, Any], check: str, said: str
+) -> None:
+    assert_fails(failing("algorithm", target, **facts), check, said, 'Algorithm "broken"')
+
+
+def assert_fails(failed: dict[str, str], check: str, said: str, who: str) -> None:
+    assert list(failed) == [check], failed
+    assert said in failed[check] and failed[check].startswith(f'{who} of plugin "broken" (pgzoo-broken 1.0) ')
+
+
+# estimators
+
+
+def positional(rewards: Tensor, *, terminated: Tensor, truncated: Tensor, valid: Tensor, gamma: Any) -> Tensor:
+    return returns.reward_to_go(rewards=rewards, terminated=terminated, truncated=truncated, valid=valid, gamma=gamma)
+
+
+def greedy_for_more(*, rewards: Tensor, valid: Tensor, wishes: Tensor) -> Tensor:
+    return rewards
+
+
+def to_go(**given: Any) -> Tensor:
+    return returns.reward_to_go(**{k: given[k] for k in ("rewards", "terminated", "truncated", "valid", "gamma")})
+
+
+Estimator = Callable[..., Any]
+
+
+def like_to_go(change: Callable[[Tensor, dict[str, Any]], Any]) -> Estimator:
+    def estimator(*, rewards: Tensor, terminated: Tensor, truncated: Tensor, valid: Tensor, gamma: Any) -> Any:
+        given = {"rewards": rewards, "terminated": terminated, "truncated": truncated, "valid": valid, "gamma": gamma}
+        return change(to_go(**given), given)
+
+    return estimator
+
+
+def leaking(x: Tensor, given: dict[str, Any]) -> Tensor:
+    seen = given["rewards"] * given["valid"]
+    return torch.where(given["valid"], seen.flip(1).cumsum(1).flip(1), 0.0)
+
+
+def bootstrapping(
+    *, rewards: Tensor, next_values: Tensor, terminated: Tensor, truncated: Tensor, valid: Tensor, gamma: Any
+) -> Tensor:
+    return returns.reward_to_go(
+        rewards=rewards,
+        next_values=next_values,
+        terminated=torch.zeros_like(terminated),
+        truncated=terminated | truncated,
+        valid=valid,
+        gamma=gamma,
+    )
+
+
+def writing(x: Tensor, given: dict[str, Any]) -> Tensor:
+    given["rewards"].add_(1.0)
+    return x
+
+
+class UnusedConfig(ComponentConfig):
+    lam: Annotated[float, Field(description="of no use")] = 0.5
+
+
+ESTIMATORS: list[tuple[str, Estimator, dict[str, Any], str, str]] = [
+    ("by position", positional, {}, "keywords", "takes rewards by position"),
+    ("unused setting", like_to_go(lambda x, g: x), {"config": UnusedConfig}, "keywords", "doesn't take: lam"),
+    ("squeezed", like_to_go(lambda x, g: x.squeeze(1)), {}, "shape", "[2, 3] for rewards of float32 [2, 1, 3]"),
+    ("0 / 0", like_to_go(lambda x, g: x / (g["rewards"] != 0).any()), {}, "finite", "not finite for rewards = 0"),
+    ("ones", like_to_go(lambda x, g: torch.where(g["valid"], x, 1.0)), {}, "zeros", "rows that are not valid"),
+    ("leaking", like_to_go(leaking), {}, "episodes-apart", "the next episode leak over an end (terminated)"),
+    ("bootstrapping", bootstrapping, {}, "bootstrap", "bootstraps where an episode terminated"),
+    ("by length", like_to_go(lambda x, g: x / x.shape[1]), {}, "padding", "other numbers for more of them"),
+    ("by number", like_to_go(lambda x, g: x / x.shape[0]), {}, "members", "other numbers alone"),
+    ("writing", like_to_go(writing), {}, "pure", "writes into its arguments: rewards"),
+]
+
+
+def test_a_sound_estimator_keeps_to_everything() -> None:
+    assert failing("estimator", like_to_go(lambda x, g: x)) == {}
+
+
+@pytest.mark.parametrize(
+    ("target", "facts", "check", "said"), [e[1:] for e in ESTIMATORS], ids=[e[0] for e in ESTIMATORS]
+)
+def test_an_estimator_that_breaks_a_clause_fails_that_check(
+    target: Estimator, facts: dict[str, Any], check: str, said: str
+) -> None:
+    assert_fails(failing("estimator", target, **facts), check, said, 'Estimator "broken"')
+
+
+def test_an_estimator_that_asks_for_what_nobody_gives_is_told_what_there_is() -> None:
+    assert (
+        "asks for wishes, which no run gives. There are: actions, gamma"
+        in (failing("estimator", greedy_for_more)["keywords"])
+    )
+
+
+# policies
+
+
+class Plain(MLP):
+    """The built-in one, under another name."""
+
+    def __init__(self, config: Any, spec: Spec, needs: frozenset[str]) -> None:
+        try:
+            super().__init__(MLPConfig(hidden=(5,)), spec, needs)
+        except UnfitError as error:
+            raise UnfitError(f'policy "broken": {error}') from error
+
+
+class Grudging(Plain):
+    """Refuses without a word."""
+
+    def __init__(self, config: Any, spec: Spec, needs: frozenset[str]) -> None:
+        try:
+            super().__init__(config, spec, needs)
+        except UnfitError as error:
+            raise ValueError("no") from error
+
+
+class Lucky(Plain):
+    """Begins otherwise each time."""
+
+    def init(self, rng: np.random.Generator) -> Params:
+        return super().init(np.random.default_rng())
+
+
+class Gambler(Plain):
+    """Draws from a generator that isn't its own."""
+
+    def init(self, rng: np.random.Generator) -> Params:
+        random.random()
+        return super().init(rng)
+
+
+class Worthless(Plain):
+    """Has a critic that speaks out of shape."""
+
+    def apply(self, params: Params, inputs: Inputs) -> Output:
+        said = super().apply(params, inputs)
+        return said if said.value is None else said._replace(value=said.value.unsqueeze(-1))
+
+
+class Scribbling(Plain):
+    """Writes into what it sees, and back into nothing."""
+
+    def apply(self, params: Params, inputs: Inputs) -> Output:
+        said = super().apply(params, inputs)
+        if inputs.obs.dtype == torch.float32:
+            inputs.obs.zero_()
+        return said
+
+
+class OtherActor(MLPActor):
+    def __call__(self, seen: ActorInputs, noise: Array | None) -> tuple[Array, None]:
+        obs = seen.obs if self.policy.encoder.categories else seen.obs * np.float32(-3)
+        return super().__call__(seen._replace(obs=obs), noise)
+
+
+class TwoFaced(Plain):
+    """Acts otherwise than it learns."""
+
+    def actor(self, params: Params) -> MLPActor:
+        return OtherActor(self, params)
+
+
+class Unclipped(Plain):
+    """Sends what it drew."""
+
+    def __init__(self, config: Any, spec: Spec, needs: frozenset[str]) -> None:
+        super().__init__(config, spec, needs)
+        if isinstance(spec.action_space, Box):
+            self.to_env = lambda actions: actions.astype(np.float32)
+
+
+class Herd(Plain):
+    """Its members look at each other."""
+
+    def apply(self, params: Params, inputs: Inputs) -> Output:
+        common = {k: v * (1 + 1e-6 * len(v)) if k == "weight.0" else v for k, v in params.items()}
+        return super().apply(common, inputs)
+
+
+class Echo(Plain):
+    """Remembers how many steps it has seen, and adds it to what it sees."""
+
+    state_size = 1
+
+    def apply(self, params: Params, inputs: Inputs) -> Output:
+        assert inputs.state is not None and inputs.starts is not None
+        state, seen = inputs.state, []
+        for t in range(inputs.obs.shape[1]):
+            state = self.forget(state, inputs.starts[:, t, :, None])
+            obs = inputs.obs[:, t]
+            seen.append(
+                obs if self.encoder.categories else obs + state.reshape(*state.shape[:2], *[1] * (obs.ndim - 2))
+            )
+            state = state + 1
+        return super().apply(params, inputs._replace(obs=torch.stack(seen, 1)))._replace(state=state)
+
+    def forget(self, state: Tensor, starts: Tensor) -> Tensor:
+        return torch.where(starts, 0.0, state)
+
+    actor: Any = property()  # acts through apply
+
+
+class Elephant(Echo):
+    """Never forgets."""
+
+    def forget(self, state: Tensor, starts: Tensor) -> Tensor:
+        return state
+
+
+class Keeping(Plain):
+    """Counts rows that it has seen."""
+
+    def buffers(self) -> Params:
+        return {"count": torch.zeros(())}
+
+    def absorb(self, buffers: Params, obs: Tensor, valid: Tensor) -> Params:
+        return {"count": buffers["count"] + valid.sum((-2, -1))}
+
+
+class Indiscriminate(Keeping):
+    """Takes in everything."""
+
+    def absorb(self, buffers: Params, obs: Tensor, valid: Tensor) -> Params:
+        times = torch.arange(obs.shape[1]).reshape(-1, *[1] * (obs.ndim - 2))
+        return {"count": buffers["count"] + (obs.float() * times).flatten(1).sum(1)}
+
+
+class Unbridled(Plain):
+    """Looks at no mask."""
+
+    def apply(self, params: Params, inputs: Inputs) -> Output:
+        return super().apply(params, inputs._replace(action_mask=None))
+
+    def actor(self, params: Params) -> Any:
+        free = super().actor(params)
+        return lambda seen, noise: free(seen._replace(action_mask=None), noise)
+
+
+class Amnesiac(Plain):
+    """Acts by a number that isn't among its parameters."""
+
+    made = 0
+
+    def __init__(self, config: Any, spec: Spec, needs: frozenset[str]) -> None:
+        super().__init__(config, spec, needs)
+        type(self).made += 1
+        self.mine = type(self).made
+
+    def apply(self, params: Params, inputs: Inputs) -> Output:
+        return super().apply({k: v + self.mine if k == "bias.1" else v for k, v in params.items()}, inputs)
+
+    def actor(self, params: Params) -> MLPActor:
+        tilt = torch.linspace(-1, 1, self.head.outputs) * (-1) ** self.mine
+        return super().actor({k: v + tilt if k == "bias.1" else v for k, v in params.items()})
+
+
+Echo.actor = None
+POLICIES: list[tuple[type, dict[str, Any], str, str]] = [
+    (Grudging, {}, "spaces", "ValueError: no. Raise UnfitError"),
+    (Plain, {"config": type("Silent", (ComponentConfig,), {"__annotations__": {"x": int}, "x": 1})}, "settings", ": x"),
+    (Lucky, {}, "init", "begins with another weight.0"),
+    (Gambler, {}, "init", "global generator of random in init"),
+    (Worthless, {}, "output", "no finite value of shape [3, 1, 4]"),
+    (Scribbling, {}, "pure", "writes into the observations in apply"),
+    (TwoFaced, {}, "actor", "has an actor whose"),
+    (Unclipped, {}, "actions", "to Box"),
+    (Herd, {}, "members", "is another alone than among 3"),
+    (Elephant, {}, "memory", "remembers what was before the start"),
+    (Indiscriminate, {}, "buffers", "takes in rows that are not valid"),
+    (Unbridled, {}, "masks", "takes a forbidden action"),
+]
+
+
+@pytest.mark.parametrize("target", [Plain, Echo, Keeping])
+def test_a_sound_policy_keeps_to_everything(target: type) -> None:
+    assert failing("policy", target) == {}
+
+
+@pytest.mark.parametrize(("target", "facts", "check", "said"), POLICIES, ids=lambda x: getattr(x, "__name__", ""))
+def test_a_policy_that_breaks_a_clause_fails_that_check(
+    target: type, facts: dict[str, Any], check: str, said: str
+) -> None:
+    assert_fails(failing("policy", target, **facts), check, said, 'Policy "broken"')
+
+
+def test_a_policy_that_lives_outside_of_its_parameters_does_not_survive_being_saved() -> None:
+    assert "acts otherwise after it was saved" in failing("policy", Amnesiac)["saved"]
+
+
+# environment backends
+
+
+class Envs(SyncEnvs):
+    def step(self, actions: Array, live: Any) -> StepResult:
+        return self.changed(super().step(actions, live))
+
+    def changed(self, step: StepResult) -> StepResult:
+        return step
+
+
+def backend(envs: type[SyncEnvs]) -> type:
+    class Backend(SyncBackend):
+        def open(self, request: EnvRequest) -> Any:
+            return envs(request)
+
+    return Backend
+
+
+class Misshapen(Envs):
+    def __init__(self, request: EnvRequest) -> None:
+        super().__init__(request)
+        self.observation_space = Box(-1.0, 1.0, (4,))
+
+
+class Crowded(Envs):
+    def __init__(self, request: EnvRequest) -> None:
+        super().__init__(request)
+        self.made = request.rows
+
+    def changed(self, step: StepResult) -> StepResult:
+        return step._replace(rewards=step.rewards * self.made)
+
+
+class Paying(Envs):
+    def changed(self, step: StepResult) -> StepResult:
+        return step._replace(rewards=np.ones_like(step.rewards))
+
+
+class Reshuffled(Envs):
+    def select(self, rows: Any) -> Any:
+        return super().select(rows[::-1])
+
+
+class Stuck(Envs):
+    closed = False
+    was_reset = False
+
+    def reset(self, seeds: Any) -> Array:
+        self.was_reset = True
+        return super().reset(seeds)
+
+    def close(self) -> None:
+        if not self.was_reset:
+            raise OSError("nothing to close")
+        super().close()
+
+
+BACKENDS = [
+    (Misshapen, "fits", "shows other spaces"),
+    (Crowded, "rows-apart", "gives a row other rewards when there are more rows"),
+    (Paying, "next-step", "does more than reset"),
+    (Reshuffled, "select", "once they are selected"),
+    (Stuck, "close", "OSError: nothing to close"),
+]
+
+
+@pytest.mark.parametrize(("envs", "check", "said"), BACKENDS, ids=lambda x: getattr(x, "__name__", ""))
+def test_a_backend_that_breaks_a_clause_fails_that_check(envs: type[SyncEnvs], check: str, said: str) -> None:
+    failed = failing("env_backend", backend(envs))
+    if envs is Stuck:
+        del failed["fits"]  # which never resets what it opens
+    assert_fails(failed, check, said, 'Env backend "broken"')
+
+
+# plugins
+
+
+def plugin_failing(info: PluginInfo, register: Callable[[Registry], None]) -> dict[str, str]:
+    catalog, registry = Catalog(), Registry(info)
+    register(registry)
+    builtin = discover(inline=False)
+    for kind in ("algorithm", "policy", "estimator"):
+        for entry in builtin.entries(kind):
+            catalog._entries[entry.kind, entry.name] = entry
+    catalog.add(info, object(), registry.entries.values())
+    failed = {}
+    for name, check in PLUGIN_CHECKS.items():
+        try:
+            check(Subject(info, catalog))
+        except CheckFailed as failure:
+            failed[name] = str(failure)
+        except NotApplicable:
+            pass
+    return failed
+
+
+FINE = PluginInfo("broken", "entry point", "pgzoo_example.plugin", "pgzoo-broken", "1.0")
+
+
+@pytest.mark.parametrize(
+    ("info", "register", "check", "said"),
+    [
+        (
+            PluginInfo("broken", "entry point", "pgzoo_example.plugin", "pgzoo-broken", "1.0", "broken", "it is late"),
+            lambda registry: None,
+            "registers",
+            "is broken: it is late",
+        ),
+        (
+            PluginInfo("broken", "entry point", "pgzoo.types", "pgzoo-broken", "1.0"),
+            lambda registry: None,
+            "light",
+            "imports numpy, torch when it registers",
+        ),
+        (FINE, lambda r: r.estimator("x", "pgzoo.ops.returns:nothing", summary="x"), "resolves", "nothing"),
+        (FINE, lambda r: r.estimator("x", "pgzoo.ops.returns:gae"), "summaries", "gives no summary of x"),
+        (
+            FINE,
+            lambda r: r.preset("x", algorithm="reinforce", settings={"gama": 1}, summary="x"),
+            "presets",
+            'Did you mean "gamma"?',
+        ),
+    ],
+    ids=["registers", "light", "resolves", "summaries", "presets"],
+)
+def test_a_plugin_that_breaks_a_clause_fails_that_check(
+    info: PluginInfo, register: Callable[[Registry], None], check: str, said: str
+) -> None:
+    assert_fails(
+        {k: v.replace("Plugin", "P of plugin", 1) for k, v in plugin_failing(info, register).items()}, check, said, "P"
+    )
+
+
+def test_every_check_is_broken_by_somebody() -> None:
+    broken = {
+        "algorithm": {a[2] for a in ALGORITHMS},
+        "estimator": {e[3] for e in ESTIMATORS},
+        "policy": {p[2] for p in POLICIES} | {"saved"},
+        "env_backend": {b[1] for b in BACKENDS},
+    }
+    assert {kind: set(checks) for kind, checks in CHECKS.items()} == broken
+    assert set(PLUGIN_CHECKS) == {"registers", "light", "resolves", "summaries", "presets"}

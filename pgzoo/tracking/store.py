@@ -43,42 +43,53 @@ FINAL = {
     "RESOURCE_ALREADY_EXISTS",
     "RESOURCE_DOES_NOT_EXIST",
 }
+
+
+def chart(kind: str, metric: str, **more: Any) -> dict[str, Any]:
+    """A chart in the form in which MLflow's interface keeps it, in the section of its metric's group."""
+    card = {"type": kind, "uuid": f"pgzoo-{metric}", "metricKey": metric, "metricSectionId": section(metric)["uuid"]}
+    return {**card, "isGenerated": True, "deleted": False, "runsCountToCompare": 10, **more}
+
+
+def line(metric: str) -> dict[str, Any]:
+    axes: dict[str, Any] = {
+        "xAxisKey": "step",
+        "xAxisScaleType": "linear",
+        "selectedXAxisMetricKey": "",
+        "yAxisKey": "metric",
+    }
+    axes |= {"yAxisExpressions": [], "scaleType": "linear", "range": {}, "lineSmoothness": 0, "ignoreOutliers": False}
+    return chart("LINE", metric, **axes, useGlobalXaxisKey=True, useGlobalLineSmoothing=True)
+
+
+def section(metric: str) -> dict[str, Any]:
+    group = metric.partition("/")[0]
+    return {"uuid": f"pgzoo-{group}", "name": group, "display": True, "isReordered": True, "columns": 2}
+
+
+COLUMNS = ["metrics.`summary/return_final`", "metrics.`summary/return_best`", "params.`total_steps`"]
+# Learning curves come first, wide enough to be read, and beside them how it ended. Of itself the interface begins
+# with `eval`, of which a run may have one point. It adds what isn't named here.
 SHARED_VIEW = {
     "groupBy": {
         "aggregateFunction": "average",
         "groupByKeys": [{"mode": "param", "groupByData": "algorithm"}],
     },
     "compareRunsMode": "CHART",
-    # Learning curves come first, wide enough to be read. Of itself the interface begins with `eval`, of which a run
-    # may have one point. It adds what isn't named here.
     "isAccordionReordered": True,
-    "compareRunSections": [
-        {"uuid": "pgzoo-train", "name": "train", "display": True, "isReordered": True, "columns": 2},
-        {"uuid": "pgzoo-eval", "name": "eval", "display": True, "isReordered": False},
-    ],
+    "compareRunSections": [section("train/"), section("eval/"), section("summary/")],
     "compareRunCharts": [
-        {
-            "type": "LINE",
-            "uuid": "pgzoo-train-return",
-            "metricSectionId": "pgzoo-train",
-            "metricKey": "train/return_mean",
-            "displayName": "return_mean",
-            "isGenerated": True,
-            "deleted": False,
-            "runsCountToCompare": 10,
-            "xAxisKey": "step",
-            "xAxisScaleType": "linear",
-            "selectedXAxisMetricKey": "",
-            "yAxisKey": "metric",
-            "yAxisExpressions": [],
-            "scaleType": "linear",
-            "range": {},
-            "lineSmoothness": 0,
-            "ignoreOutliers": False,
-            "useGlobalXaxisKey": True,
-            "useGlobalLineSmoothing": True,
-        }
+        line("train/return_mean"),
+        chart("BAR", "summary/return_final", metricSectionId="pgzoo-train", isGenerated=False),
+        line("eval/return_mean"),
     ],
+    "selectedColumns": COLUMNS,
+    "columnOrder": COLUMNS,
+    "columnWidths": dict.fromkeys(COLUMNS, 200),  # of itself it cuts names off that begin alike
+}
+EXPERIMENT_TAGS = {
+    "mlflow.sharedViewState.pgzoo": json.dumps(SHARED_VIEW),
+    "mlflow.experimentKind": "custom_model_development",  # training, not chats: it decides on the pages that are shown
 }
 MAX_METRICS, MAX_ITEMS = 1000, 100
 PROLONGED = ("total_steps",)
@@ -180,12 +191,12 @@ class Store:
                 f'the experiment "{name}" (id {found.experiment_id}) was deleted in the store; restore it there and '
                 "run `pgzoo sync`, or train with another --experiment"
             )
-        if "mlflow.sharedViewState.pgzoo" not in found.tags:
+        for key, value in EXPERIMENT_TAGS.items():
+            if key in found.tags:
+                continue
             try:
-                self.client.set_experiment_tag(
-                    found.experiment_id, "mlflow.sharedViewState.pgzoo", json.dumps(SHARED_VIEW)
-                )
-            except MlflowException as error:  # a courtesy: no server has to know this tag
+                self.client.set_experiment_tag(found.experiment_id, key, value)
+            except MlflowException as error:  # a courtesy: no server has to know these tags
                 if not is_final(error):
                     raise
         self._experiments[name] = str(found.experiment_id)

@@ -21,6 +21,8 @@ COMMANDS = [
     "resume",
     "repro",
     "evaluate",
+    "video",
+    "export",
     "compare",
     "ui",
     "sync",

@@ -218,6 +218,12 @@ class RunConfig(Settings):
     stop_at: Annotated[
         float | None, Field(description="stop a seed when its last 100 training episodes have this mean return")
     ] = None
+    stop_on_plateau: Annotated[
+        PositiveInt | None,
+        Field(
+            description="stop a seed when so many steps gave no better mean return of its last 100 training episodes"
+        ),
+    ] = None
     max_minutes: Annotated[PositiveFloat | None, Field(description="stop every seed after so many minutes")] = None
     log_every: Annotated[PositiveInt, Field(description="environment steps between two points of a curve")] = 1000
     experiment: Annotated[

@@ -28,7 +28,7 @@ from pgzoo.plan import POLICY, Plan, PolicyView, named, own
 from pgzoo.protocols import VectorEnv
 from pgzoo.reports import Report, Stopwatch
 from pgzoo.rollout import Finished, Greedy, Noise
-from pgzoo.seeding import EVALUATION_ROOT, generator, reset_seeds
+from pgzoo.seeding import generator, reset_seeds
 from pgzoo.types import (
     RECENT,
     Batch,
@@ -103,12 +103,19 @@ class Engine:
             mine = {k: v for k, v in state.buffers.items() if k.startswith(POLICY)}
             obs = self._seen.obs[:, : self._seen.valid.shape[1]]
             state = state._replace(buffers=state.buffers | named(absorb(own(mine), obs, self._seen.valid)))
+        if self.plan.config.stop_on_plateau is not None:
+            state = state._replace(buffers=state.buffers | _with_best(state))
         members = range(len(self._seeds))
         returns = tuple(np.concatenate([np.zeros(0), *(f.returns[s] for f in self._finished)]) for s in members)
         lengths = tuple(
             np.concatenate([np.zeros(0, np.int64), *(f.lengths[s] for f in self._finished)]) for s in members
         )
         return freeze(before.active, state, before), Finished(returns, lengths)
+
+    def stagnant(self, state: TrainState, row: int) -> int:
+        """Steps since the mean return of a member's last 100 training episodes was better than ever; 0 before any."""
+        best, at = (state.buffers[name][row] for name in BEST)
+        return int(state.env_steps[row] - int(at)) if best > -torch.inf else 0
 
     # the pieces of an update, in the order in which they are used
 
@@ -120,6 +127,9 @@ class Engine:
         buffers = named(getattr(plan.policy, "buffers", dict)())
         if plan.config.normalize_reward:
             buffers |= reward_buffers(plan.config.num_envs)
+        if plan.config.stop_on_plateau is not None:
+            best = torch.full((), -torch.inf, dtype=torch.float64)
+            buffers |= dict(zip(BEST, (best, torch.zeros((), dtype=torch.int64)), strict=True))
         kept: Kept = plan.algorithm.init(self) if hasattr(plan.algorithm, "init") else Kept({}, {})
         params |= _for_all(kept.params, members)
         zeros = np.zeros(members, np.int64)
@@ -186,7 +196,7 @@ class Engine:
 
         trajectory = map_leaves(together, apart._replace(state=None))
         returns = np.array([r[0] if len(r) else np.nan for r in finished.returns]).reshape(members, n)
-        merged = _joined([Finished(finished.returns[k::n], finished.lengths[k::n]) for k in range(n)], members)
+        merged = rollout.joined([Finished(finished.returns[k::n], finished.lengths[k::n]) for k in range(n)], members)
         return self._counted(state, trajectory, merged), returns
 
     def hindsight(self, state: TrainState, trajectory: Trajectory) -> Hindsight:
@@ -402,35 +412,22 @@ class Engine:
         Every environment plays the same number of episodes or one less, so that short ones are not over-sampled: where
         it is cancelled, the rounds that are complete count.
         """
-        c, plan, members = self.plan.config, self.plan, len(self._seeds)
+        c, plan = self.plan.config, self.plan
         count = min(plan.backend.width, c.eval_episodes)
-        starts = reset_seeds(EVALUATION_ROOT, "evaluate", c.eval_episodes)
-        rounds: list[Finished] = []
-        with self.watch.phase("evaluate", f'environment "{c.env}"'), np.errstate(over="ignore", invalid="ignore"):
+        with self.watch.phase("evaluate", f'environment "{c.env}"'):
             if self._evaluation_envs is None:
                 self._evaluation_envs = plan.backend.open(plan.request(count))
-            params = plan.policy_params(state)
-            for k in range(0, c.eval_episodes, count):
-                seeds = np.resize(starts[k : k + count], count)  # what fills up a shorter last round is not played
-                quota = active[:, None] & (k + np.arange(count) < c.eval_episodes)
-                at = rollout.begin(self._evaluation_envs, plan.policy, np.tile(seeds, (members, 1)))
-                generators = [generator(seed, "evaluate", k) for seed in self._seeds]
-                noise = Greedy() if mode == "greedy" else Noise(plan.policy, generators, count)
-                try:
-                    _, finished, _ = rollout.collect(
-                        self._evaluation_envs,
-                        plan.policy,
-                        params,
-                        noise,
-                        at,
-                        quota.astype(np.int64),
-                        None,
-                        self.cancelled,
-                    )
-                except rollout.Cancelled:
-                    break
-                rounds.append(finished)
-        return _joined(rounds, members)
+            return rollout.evaluate(
+                self._evaluation_envs,
+                count,
+                plan.policy,
+                plan.policy_params(state),
+                seeds=self._seeds,
+                active=active,
+                episodes=c.eval_episodes,
+                mode=mode,
+                cancelled=self.cancelled,
+            )
 
     def close(self) -> None:
         """Close the environments."""
@@ -567,12 +564,18 @@ def default_loop(ctx: Engine) -> Iterator[None]:
         yield
 
 
-def _joined(parts: list[Finished], members: int) -> Finished:
-    """The episodes of several collections, member by member."""
-    return Finished(
-        tuple(np.concatenate([np.zeros(0), *(p.returns[s] for p in parts)]) for s in range(members)),
-        tuple(np.concatenate([np.zeros(0, np.int64), *(p.lengths[s] for p in parts)]) for s in range(members)),
-    )
+BEST = ("stop.best", "stop.best_at")
+"""What a stop rule remembers of a member: the best mean return of 100 episodes, and the step that gave it."""
+
+
+def _with_best(state: TrainState) -> Params:
+    means = torch.tensor([float(recent.mean()) for recent in state.recent], dtype=torch.float64)
+    best, at = (state.buffers[name] for name in BEST)
+    better = means > best  # never where it is NaN: there were fewer episodes
+    return {
+        BEST[0]: torch.where(better, means, best),
+        BEST[1]: torch.where(better, torch.from_numpy(state.env_steps), at),
+    }
 
 
 def _for_all(one: Params, members: int) -> Params:

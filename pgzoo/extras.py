@@ -20,6 +20,7 @@ EXTRAS = {
     "mujoco": Extra(("mujoco",), "HalfCheetah, Ant, Humanoid and the other robots"),
     "atari": Extra(("ale_py",), "Atari games"),
     "video": Extra(("imageio", "imageio_ffmpeg"), "videos of episodes"),
+    "onnx": Extra(("onnx", "onnxscript", "onnxruntime"), "policies as ONNX graphs"),
 }
 _COMMANDS = {m.lower(): f'pip install "pgzoo[{name}]"' for name, extra in EXTRAS.items() for m in extra.modules}
 _COMMANDS |= {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,13 +10,15 @@ import torch
 from numpy.typing import NDArray
 
 from pgzoo.errors import RunFailed
+from pgzoo.events import EvaluationMode
 from pgzoo.ops.acting import actor_for, state_size
 from pgzoo.ops.draws import draw_noise
 from pgzoo.ops.members import select
 from pgzoo.protocols import Policy, VectorEnv
+from pgzoo.seeding import EVALUATION_ROOT, generator, reset_seeds
 from pgzoo.types import ActorInputs, Array, Collector, Params, Trajectory
 
-__all__ = ["Cancelled", "Finished", "Greedy", "Noise", "begin", "collect"]
+__all__ = ["Cancelled", "Finished", "Greedy", "Noise", "begin", "collect", "evaluate", "joined"]
 
 NOISE_BLOCK = 64
 """Steps for which noise is drawn at once: drawing for each step alone would cost more than acting."""
@@ -186,6 +188,48 @@ def collect(
     still_live = np.zeros(rows, np.bool_)
     still_live[columns] = live
     return _read(tape, t, at, still_live, state if everybody else None)
+
+
+def evaluate(
+    envs: VectorEnv,
+    count: int,
+    policy: Policy,
+    params: Params,
+    *,
+    seeds: Sequence[int],
+    active: NDArray[np.bool_],
+    episodes: int,
+    mode: EvaluationMode,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Finished:
+    """Play `episodes` episodes of each active member on `count` environments per member, in rounds of one each.
+
+    Episode k starts in the same state for every member and algorithm; actions come from the stream of the member's
+    seed. Every environment plays the same number of episodes or one less, so that short ones are not over-sampled:
+    where it is cancelled, the rounds that are complete count.
+    """
+    starts = reset_seeds(EVALUATION_ROOT, "evaluate", episodes)
+    rounds: list[Finished] = []
+    for k in range(0, episodes, count):
+        at = np.resize(starts[k : k + count], count)  # what fills up a shorter last round is not played
+        quota = active[:, None] & (k + np.arange(count) < episodes)
+        noise = Greedy() if mode == "greedy" else Noise(policy, [generator(s, "evaluate", k) for s in seeds], count)
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):
+                begun = begin(envs, policy, np.tile(at, (len(seeds), 1)))
+                _, finished, _ = collect(envs, policy, params, noise, begun, quota.astype(np.int64), None, cancelled)
+        except Cancelled:
+            break
+        rounds.append(finished)
+    return joined(rounds, len(seeds))
+
+
+def joined(parts: list[Finished], members: int) -> Finished:
+    """Return the episodes of several collections, member by member."""
+    return Finished(
+        tuple(np.concatenate([np.zeros(0), *(p.returns[s] for p in parts)]) for s in range(members)),
+        tuple(np.concatenate([np.zeros(0, np.int64), *(p.lengths[s] for p in parts)]) for s in range(members)),
+    )
 
 
 def _read(

@@ -27,8 +27,7 @@ from pgzoo.bundle import make_policy, make_spec
 from pgzoo.config import Layer, RunConfig, read_yaml, resolve
 from pgzoo.envs import info
 from pgzoo.envs.single import allowed, make_single
-from pgzoo.errors import ConfigError, PgzooError, PluginError, RunFailed, UnfitError, UsageError
-from pgzoo.extras import install_hint, present
+from pgzoo.errors import ConfigError, PgzooError, PluginError, RunFailed, UnfitError
 from pgzoo.ops.members import select
 from pgzoo.plan import Plan
 from pgzoo.protocols import EnvBackend, EnvRequest, RunContext
@@ -36,8 +35,9 @@ from pgzoo.registry import Catalog, add_listener, discover, listener_manager, re
 from pgzoo.result import Outcome, Result
 from pgzoo.training import Control, Standing, train
 from pgzoo.types import Spec
+from pgzoo.video import need_extra
 
-__all__ = ["Resumption", "compose", "make_plan", "run", "run_config", "versions"]
+__all__ = ["Resumption", "choose_backend", "compose", "look", "make_plan", "run", "run_config", "versions"]
 
 _log = logging.getLogger("pgzoo")
 
@@ -114,8 +114,8 @@ def make_plan(config: RunConfig, catalog: Catalog, group: str = "") -> Plan:
     """
     info.check(config.env, config.env_kwargs)
     request = EnvRequest(config.env, config.env_kwargs, config.max_episode_steps, len(config.seeds) * config.num_envs)
-    backend = _choose_backend(config, catalog, request)
-    spec = _look(request)
+    backend = choose_backend(config.backend, catalog, request)
+    spec = look(request)
     with _blamed(f'algorithm "{config.algorithm}"'):
         algorithm = catalog.get("algorithm", config.algorithm).load()()
         collection = _of_settings(algorithm.collect, config)
@@ -139,7 +139,7 @@ def make_plan(config: RunConfig, catalog: Catalog, group: str = "") -> Plan:
     )
 
 
-def _look(request: EnvRequest) -> Spec:
+def look(request: EnvRequest) -> Spec:
     """Make one environment and see what it shows and takes."""
     env = make_single(request, flatten=False)
     try:
@@ -178,8 +178,8 @@ def run_config(
     Raises:
         UsageError: a setting is wrong; nothing was created.
     """
-    if config.video and not present("video"):
-        raise UsageError(f"--video needs the extra video. Install it: {install_hint('imageio')}")
+    if config.video:
+        need_extra("--video")
     plan = make_plan(config, catalog, resumption.group if resumption else "")
     home = tracking.Home.find()
     uri = tracking.resolve_uri(config.tracking_uri, home)
@@ -324,17 +324,17 @@ def tags(plan: Plan, catalog: Catalog, command: str) -> dict[str, str]:
     return found
 
 
-def _choose_backend(config: RunConfig, catalog: Catalog, request: EnvRequest) -> EnvBackend:
+def choose_backend(name: str, catalog: Catalog, request: EnvRequest) -> EnvBackend:
     """`auto` takes the native environments where they fit, else sync; never by the number of seeds."""
 
-    def load(name: str) -> EnvBackend:
-        backend: EnvBackend = catalog.get("env_backend", name).load()()
+    def load(named: str) -> EnvBackend:
+        backend: EnvBackend = catalog.get("env_backend", named).load()()
         return backend
 
-    if config.backend == "auto":
+    if name == "auto":
         native = load("native")
         return load("sync") if native.fits(request) else native
-    backend = load(config.backend)
+    backend = load(name)
     if reason := backend.fits(request):
-        raise UnfitError(f'Backend "{config.backend}" can\'t run {config.env}: {reason}. Use --backend auto.')
+        raise UnfitError(f'Backend "{name}" can\'t run {request.id}: {reason}. Use --backend auto.')
     return backend

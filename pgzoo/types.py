@@ -230,7 +230,7 @@ class TrainState(NamedTuple):
     """Everything that changes while training; every leaf has the member axis first.
 
     `params` are learned by gradient, `buffers` otherwise: normalisers, coefficients, what an algorithm keeps. Names
-    begin with `policy.`, `critic.`, `reward.` or the owner's own word.
+    begin with `policy.`, `critic.`, `reward.`, `stop.` or the owner's own word.
     `active [S]` is False once a member has reached its steps, met a stop rule or turned non-finite: from then on
     it is frozen, and the others go on unchanged. `progress [S]` is the share of its run, 0 to 1, that a member
     had done when the current update's collection began; schedules go by it. `recent [S, 100]` are the returns of the

@@ -110,7 +110,7 @@ def card(comparison: Comparison, pair: Pair) -> str:
             f"P({escape(pair.a)} &gt; {escape(pair.b)})",
             f"<b>{percent(pair.improvement.value)}</b> {percent_interval(pair.improvement)}",
         ),
-        ("difference of means", f"<b>{signed(pair.difference)}</b> <span>{interval(pair.difference)}</span>"),
+        ("mean difference", f"<b>{signed(pair.difference)}</b> <span>{interval(pair.difference)}</span>"),
     ]
     if pair.paired:
         wins = number(pair.paired.value * pair.matched, 1000).removesuffix(".0")
@@ -243,9 +243,9 @@ aside { background: #fffaf0; border-color: #f0dfb8; }
 aside h2 { margin: 0 0 6px; font-size: 15px; }
 ul.plain { margin: 0; padding-left: 18px; }
 .note { color: var(--muted); margin: 6px 0; font-size: 13.5px; }
-figure { margin: 8px 0 0; }
-figure img { display: block; width: 100%; height: auto; }
-.cards { display: grid; gap: 14px; grid-template-columns: repeat(auto-fill, minmax(320px, 1fr)); }
+figure { margin: 8px 0 0; overflow-x: auto; }
+figure img { display: block; width: 100%; min-width: 640px; height: auto; }
+.cards { display: grid; gap: 14px; grid-template-columns: repeat(auto-fill, minmax(min(320px, 100%), 1fr)); }
 article { border: 1px solid var(--line); border-left: 4px solid var(--open); border-radius: 8px; padding: 14px 18px; }
 article.settled { border-left-color: var(--good); }
 .pair, .verdict { margin: 0; }
@@ -271,5 +271,7 @@ code { font: 12.5px ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono"
 details summary { cursor: pointer; font-size: 16px; font-weight: 600; }
 details[open] summary { margin-bottom: 8px; }
 .method { color: #3a4653; font-size: 14px; } .method p { margin: 8px 0 0; max-width: 86ch; }
+@media (max-width: 600px) { main { padding: 24px 12px 40px; } header h1 { font-size: 24px; }
+  section, aside { padding: 16px; } }
 @media print { body { background: #fff; } section, aside { border: 0; padding: 0; break-inside: avoid-page; } }
 """

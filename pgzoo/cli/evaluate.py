@@ -1,53 +1,67 @@
-"""`pgzoo evaluate RUN_ID`: play with the policies of a run, a group or a name."""
+"""`pgzoo evaluate RUN_ID`: play with the policies of a run, a group or a name, or with the one in a folder."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pgzoo.cli.common import json_option, open_catalog, plugin_options, print_json, print_table, progress_option
 
+if TYPE_CHECKING:
+    from pgzoo.events import EvaluationMode
+
 __all__ = ["command"]
 
 
 @click.command("evaluate")
-@click.argument("run_id")
+@click.argument("what", metavar="RUN_ID|FOLDER")
 @click.option("--episodes", type=click.IntRange(min=1), default=100, show_default=True, help="Episodes per run.")
 @click.option("--deterministic/--stochastic", default=False, help="Take the mode, or sample.  [default: stochastic]")
-@click.option("--tracking-uri", help="MLflow store to ask if the run isn't known on this machine.")
+@click.option("--per-episode", is_flag=True, help="Show the return and length of every episode.")
+@click.option("--env", metavar="ID", help="Play here instead of where the policy learned.")
+@click.option("--seed", type=click.IntRange(min=0), help="Of the actions that are drawn.  [default: the run's, else 0]")
+@click.option("--tracking-uri", metavar="URI", help="MLflow store to ask if the run isn't known on this machine.")
 @progress_option
 @plugin_options
 @json_option
 def command(
-    run_id: str,
+    what: str,
     episodes: int,
     deterministic: bool,
+    per_episode: bool,
+    env: str | None,
+    seed: int | None,
     tracking_uri: str | None,
     as_json: bool,
     imports: tuple[str, ...],
     blocked: tuple[str, ...],
 ) -> None:
-    """Play episodes with the policy of a run: an MLflow run id, a run key, a group or a name.
+    """Play episodes with the policy of a run or of a folder.
 
-    Episodes start as in the run's own evaluations, so that numbers can be compared.
+    A run is named by its MLflow run id, run key, group or name. Episodes start as in the run's own evaluations, so
+    that numbers can be compared. They are played in parallel environments, as many in each, so that short ones
+    aren't favoured.
     """
-    from pgzoo.evaluation import evaluate_run
-    from pgzoo.tracking import Home, find
+    from pgzoo.evaluation import evaluate_policy, find_policies, place
+    from pgzoo.tracking import Home
 
     catalog = open_catalog(blocked=blocked, imports=imports)
-    mode: Literal["greedy", "sampled"] = "greedy" if deterministic else "sampled"
+    mode: EvaluationMode = "greedy" if deterministic else "sampled"
     rows: list[dict[str, Any]] = []
-    for found in find(run_id, Home.find(), tracking_uri):
-        returns, lengths = evaluate_run(found, catalog, episodes=episodes, mode=mode)
+    for it in find_policies(what, catalog, Home.find(), tracking_uri):
+        drawn, where = it.seed if seed is None else seed, place(it.policy, env)
+        returns, lengths = evaluate_policy(
+            it.policy, where, catalog, episodes=episodes, mode=mode, seed=drawn, backend=it.backend
+        )
         rows.append(
             {
-                "run_key": found.run_key,
-                "run_id": found.run_id,
-                "name": found.name,
-                "algorithm": found.algorithm,
-                "env": found.env,
-                "seed": found.seed,
+                "run_key": it.run.run_key if it.run else None,
+                "run_id": it.run.run_id if it.run else None,
+                "name": it.name,
+                "algorithm": it.run.algorithm if it.run else None,
+                "env": where.id,
+                "seed": drawn,
                 "mode": mode,
                 "episodes": len(returns),
                 "return_mean": float(returns.mean()),
@@ -57,6 +71,8 @@ def command(
                 "length_mean": float(lengths.mean()),
             }
         )
+        if per_episode:
+            rows[-1] |= {"returns": returns.tolist(), "lengths": lengths.tolist()}
     if as_json:
         print_json(rows)
         return
@@ -68,3 +84,13 @@ def command(
             for r in rows
         ],
     )
+    if per_episode:
+        click.echo()
+        print_table(
+            ("run", "episode", "return", "length"),
+            [
+                (r["name"], str(k + 1), f"{episode:g}", str(length))
+                for r in rows
+                for k, (episode, length) in enumerate(zip(r["returns"], r["lengths"], strict=True))
+            ],
+        )

@@ -37,6 +37,7 @@ class Artifacts:
         """Write each member's last finite parameters."""
         plan = self.context.plan
         params = plan.policy_params(event.state)
+        env = plan.request(1)
         for member in range(len(plan.run_keys)):
-            for name, data in pack(plan.config.policy, plan.spec, plan.policy, params, member).items():
+            for name, data in pack(plan.config.policy, plan.spec, plan.policy, params, member, env).items():
                 self.context.artifact(member, f"policy/{name}", data)

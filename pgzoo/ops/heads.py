@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ActionHead", "ObsEncoder"]
 
+TABLE = 1024
+"""So many categories at most are looked up in a table."""
+
 
 class ObsEncoder:
     """Flat numbers from observations: a Box is flattened, a Discrete becomes one-hot. `size` numbers come out.
@@ -29,9 +32,11 @@ class ObsEncoder:
 
     def __init__(self, space: gym.Space[Any], who: str) -> None:
         self.categories = self.first = 0
+        self._one_hot: Array | None = None
         if isinstance(space, gym.spaces.Discrete):
             self.categories, self.first, self.size = int(space.n), int(space.start), int(space.n)
-            self._one_hot = np.eye(self.categories, dtype=np.float32)
+            # a table of all is the faster way, and square
+            self._one_hot = np.eye(self.categories, dtype=np.float32) if self.categories <= TABLE else None
         elif isinstance(space, gym.spaces.Box) and not (space.dtype == np.uint8 and len(space.shape) == 3):
             self.size = int(np.prod(space.shape))
         else:
@@ -48,8 +53,10 @@ class ObsEncoder:
 
     def encode_numpy(self, obs: Array) -> Array:
         """`[S, N, *O] -> [S, N, size]`."""
-        if self.categories:
+        if self._one_hot is not None:
             return np.asarray(self._one_hot[obs - self.first])
+        if self.categories:
+            return np.asarray((obs - self.first)[..., None] == np.arange(self.categories), np.float32)
         return obs.astype(np.float32, copy=False).reshape(*obs.shape[:2], self.size)
 
 

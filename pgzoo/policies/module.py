@@ -125,7 +125,7 @@ class ModulePolicy:
         for member, rows in enumerate(x):
             # copies begin where every tensor does: kernels choose by addresses how to sum
             one = {name: value[member].clone() for name, value in tensors.items()}
-            blocks = rows.split(ROW_BLOCK) if len(rows) % ROW_BLOCK == 0 else (rows,)
+            blocks = rows.split(ROW_BLOCK) if rows.shape[0] % ROW_BLOCK == 0 else (rows,)  # len() is no symbol
             each.append(torch.cat([call(one, block.clone()) for block in blocks]))
         return torch.stack(each)
 

@@ -66,8 +66,9 @@ class Recurrent:
         c = self.config
         assert inputs.state is not None and inputs.starts is not None
         steps, envs = (shape := inputs.obs.shape[:3])[1:]
-        wide = -(-envs // ROW_ALIGN) * ROW_ALIGN
-        rows = -(-steps * wide // ROW_BLOCK) * ROW_BLOCK
+        # rounded up without negative numbers, which ONNX divides otherwise
+        wide = (envs + ROW_ALIGN - 1) // ROW_ALIGN * ROW_ALIGN
+        rows = (steps * wide + ROW_BLOCK - 1) // ROW_BLOCK * ROW_BLOCK
 
         def by_rows(x: Tensor) -> Tensor:  # [S, T, wide, K] -> [S, rows, K]
             return F.pad(x.flatten(1, 2), (0, 0, 0, rows - steps * wide))

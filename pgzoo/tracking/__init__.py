@@ -6,7 +6,7 @@ killed. Importing this package loads the standard library and filelock alone.
 """
 
 from pgzoo.tracking.home import Home, check_store, display_uri, resolve_uri
-from pgzoo.tracking.journal import EndStatus, Episodes, Journal
+from pgzoo.tracking.journal import EndStatus, Episodes, Journal, records
 from pgzoo.tracking.ledger import Pending, Summary, pending
 from pgzoo.tracking.lookup import Found, find
 from pgzoo.tracking.session import Session
@@ -24,5 +24,6 @@ __all__ = [
     "display_uri",
     "find",
     "pending",
+    "records",
     "resolve_uri",
 ]

@@ -38,6 +38,8 @@ class Ledger:
     """The run's end status, once the store knows it."""
     reported: bool = False
     """Whether the plots and tables were drawn."""
+    model: str = ""
+    """The id of the logged model, or why there is none; empty until that is known."""
     refused: str = ""
     """Why the store will never take this run (its experiment was deleted, say); empty when all is well."""
 
@@ -56,7 +58,7 @@ class Ledger:
 
     def done(self, size: int) -> bool:
         """Say whether nothing is left to do for a journal of `size` bytes."""
-        return self.offset >= size and bool(self.closed) and self.reported and not self.files
+        return self.offset >= size and bool(self.closed and self.model) and self.reported and not self.files
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def pending_of(folders: Iterable[Path]) -> Pending:
             refused += 1
             continue
         runs += 1
-        files += len(ledger.files) + (0 if ledger.reported and ledger.offset >= size else 1)
+        files += len(ledger.files) + (0 if ledger.model and ledger.offset >= size else 1)
         lines += sum(1 for _ in records(folder, ledger.offset))
     return Pending(runs, lines, files, refused)
 

@@ -22,13 +22,13 @@ os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 os.environ["MLFLOW_ENABLE_ASYNC_LOGGING"] = "false"
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
 from pgzoo.tracking.home import sqlite_path
 from pgzoo.tracking.journal import Record, now
 
-__all__ = ["RefusedError", "Store", "is_final"]
+__all__ = ["RefusedError", "Store", "is_final", "knows_no_models"]
 
 T = TypeVar("T")
 Reject = Callable[[Any, str], None]
@@ -43,42 +43,53 @@ FINAL = {
     "RESOURCE_ALREADY_EXISTS",
     "RESOURCE_DOES_NOT_EXIST",
 }
+
+
+def chart(kind: str, metric: str, **more: Any) -> dict[str, Any]:
+    """A chart in the form in which MLflow's interface keeps it, in the section of its metric's group."""
+    card = {"type": kind, "uuid": f"pgzoo-{metric}", "metricKey": metric, "metricSectionId": section(metric)["uuid"]}
+    return {**card, "isGenerated": True, "deleted": False, "runsCountToCompare": 10, **more}
+
+
+def line(metric: str) -> dict[str, Any]:
+    axes: dict[str, Any] = {
+        "xAxisKey": "step",
+        "xAxisScaleType": "linear",
+        "selectedXAxisMetricKey": "",
+        "yAxisKey": "metric",
+    }
+    axes |= {"yAxisExpressions": [], "scaleType": "linear", "range": {}, "lineSmoothness": 0, "ignoreOutliers": False}
+    return chart("LINE", metric, **axes, useGlobalXaxisKey=True, useGlobalLineSmoothing=True)
+
+
+def section(metric: str) -> dict[str, Any]:
+    group = metric.partition("/")[0]
+    return {"uuid": f"pgzoo-{group}", "name": group, "display": True, "isReordered": True, "columns": 2}
+
+
+COLUMNS = ["metrics.`summary/return_final`", "metrics.`summary/return_best`", "params.`total_steps`"]
+# Learning curves come first, wide enough to be read, and beside them how it ended. Of itself the interface begins
+# with `eval`, of which a run may have one point. It adds what isn't named here.
 SHARED_VIEW = {
     "groupBy": {
         "aggregateFunction": "average",
         "groupByKeys": [{"mode": "param", "groupByData": "algorithm"}],
     },
     "compareRunsMode": "CHART",
-    # Learning curves come first, wide enough to be read. Of itself the interface begins with `eval`, of which a run
-    # may have one point. It adds what isn't named here.
     "isAccordionReordered": True,
-    "compareRunSections": [
-        {"uuid": "pgzoo-train", "name": "train", "display": True, "isReordered": True, "columns": 2},
-        {"uuid": "pgzoo-eval", "name": "eval", "display": True, "isReordered": False},
-    ],
+    "compareRunSections": [section("train/"), section("eval/"), section("summary/")],
     "compareRunCharts": [
-        {
-            "type": "LINE",
-            "uuid": "pgzoo-train-return",
-            "metricSectionId": "pgzoo-train",
-            "metricKey": "train/return_mean",
-            "displayName": "return_mean",
-            "isGenerated": True,
-            "deleted": False,
-            "runsCountToCompare": 10,
-            "xAxisKey": "step",
-            "xAxisScaleType": "linear",
-            "selectedXAxisMetricKey": "",
-            "yAxisKey": "metric",
-            "yAxisExpressions": [],
-            "scaleType": "linear",
-            "range": {},
-            "lineSmoothness": 0,
-            "ignoreOutliers": False,
-            "useGlobalXaxisKey": True,
-            "useGlobalLineSmoothing": True,
-        }
+        line("train/return_mean"),
+        chart("BAR", "summary/return_final", metricSectionId="pgzoo-train", isGenerated=False),
+        line("eval/return_mean"),
     ],
+    "selectedColumns": COLUMNS,
+    "columnOrder": COLUMNS,
+    "columnWidths": dict.fromkeys(COLUMNS, 200),  # of itself it cuts names off that begin alike
+}
+EXPERIMENT_TAGS = {
+    "mlflow.sharedViewState.pgzoo": json.dumps(SHARED_VIEW),
+    "mlflow.experimentKind": "custom_model_development",  # training, not chats: it decides on the pages that are shown
 }
 PLAIN = {
     r"connection refused": "no server listens there: connection refused",
@@ -137,7 +148,8 @@ class Store:
         self.uri = uri
         self.failures = 0
         """How often the run that is being shipped has failed in a row; the uploader says so."""
-        self.records, self.files = Backoff(), Backoff()  # a broken file store must not hold up the metrics
+        # a broken file store must not hold up the metrics, nor a trouble with models the files
+        self.records, self.files, self.models = Backoff(), Backoff(), Backoff()
         self._file = sqlite_path(uri)
         self._inode = -1
         self._client: MlflowClient | None = None
@@ -147,6 +159,7 @@ class Store:
         """Forget the backoff and what is known of experiments, which may have been restored."""
         self.records.hurry()
         self.files.hurry()
+        self.models.hurry()
         self._experiments.clear()
 
     @property
@@ -191,12 +204,12 @@ class Store:
                 f'the experiment "{name}" (id {found.experiment_id}) was deleted in the store; restore it there and '
                 "run `pgzoo sync`, or train with another --experiment"
             )
-        if "mlflow.sharedViewState.pgzoo" not in found.tags:
+        for key, value in EXPERIMENT_TAGS.items():
+            if key in found.tags:
+                continue
             try:
-                self.client.set_experiment_tag(
-                    found.experiment_id, "mlflow.sharedViewState.pgzoo", json.dumps(SHARED_VIEW)
-                )
-            except MlflowException as error:  # a courtesy: no server has to know this tag
+                self.client.set_experiment_tag(found.experiment_id, key, value)
+            except MlflowException as error:  # a courtesy: no server has to know these tags
                 if not is_final(error):
                     raise
         self._experiments[name] = str(found.experiment_id)
@@ -268,6 +281,42 @@ class Store:
         folder = name.rpartition("/")[0]
         self.client.log_artifact(run_id, str(file), folder or None)
 
+    def log_model(
+        self,
+        run_id: str,
+        start: Record,
+        digest: str,
+        write: Callable[[str], Path],
+        rows: Sequence[tuple[str, float, int, int]],
+    ) -> str:
+        """Log the model in the folder that `write(id)` makes, with metrics (name, value, ts, step); return its id.
+
+        Each part is done once, however often this is called: a policy is told by the `digest` of its files.
+        """
+        experiment, client = self.experiment(start), self.client
+        query = f"source_run_id = '{run_id}' AND tags.`pgzoo.policy` = '{digest}'"
+        found = client.search_logged_models([experiment], query, max_results=1)
+        tags = {"pgzoo.policy": digest, "pgzoo.run_key": start["key"], "pgzoo.group": start["group"]}
+        params = {"algorithm": start["algorithm"], "env": start["env"], "seed": str(start["seed"])}
+        model = (
+            found[0]
+            if found
+            else client.create_logged_model(
+                experiment, model_name(start), source_run_id=run_id, tags=tags, params=params, model_type="policy"
+            )
+        )
+        id_of_it = str(model.model_id)
+        if model.status != LoggedModelStatus.READY:
+            client.log_model_artifacts(id_of_it, str(write(id_of_it)))
+            client.finalize_logged_model(id_of_it, LoggedModelStatus.READY)
+        if rows:  # the run has these already, and drops what is the same
+            client.log_batch(run_id, metrics=[Metric(*row, model_id=id_of_it, run_id=run_id) for row in rows])
+        outputs = client.get_run(run_id).outputs
+        if id_of_it not in [output.model_id for output in (outputs.model_outputs if outputs else ())]:
+            last = max((step for *_, step in rows), default=0)
+            client.log_outputs(run_id, [LoggedModelOutput(id_of_it, last)])
+        return id_of_it
+
     def close_run(self, run_id: str, status: str, ended: int) -> None:
         """Give the run its end status and time (ms)."""
         self.client.set_terminated(run_id, status, ended)
@@ -335,6 +384,16 @@ def plain(error: Exception) -> str:
     text = one_line(error)
     found = ((re.search(pattern, text, re.IGNORECASE), meaning) for pattern, meaning in PLAIN.items())
     return next((match.expand(meaning) for match, meaning in found if match), text)
+
+
+def knows_no_models(error: Exception) -> bool:
+    """Say whether the server is of before there were logged models."""
+    return isinstance(error, MlflowException) and error.error_code in ("ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED")
+
+
+def model_name(start: Record) -> str:
+    """The run's name without what MLflow forbids in a model's."""
+    return re.sub(r"[/:.%\"'\s]+", "-", start["name"]).strip("-")[:200] or "policy"
 
 
 def chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:

@@ -6,11 +6,14 @@ It outlives the trainers, retries for ever, and leaves when nothing is left to d
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
 import sys
+import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,7 +141,7 @@ class Shipment:
                     self.uri, self.run_id, self.ledger = later[-1], "", Ledger()
                     return
             self._open(store, record)
-            self.ledger.closed, self.ledger.reported = "", False
+            self.ledger.closed, self.ledger.reported, self.ledger.model = "", False, ""
         elif kind == "tags":
             store.tags(self._run(store), record["tags"], self.reject)
         elif kind == "artifact":
@@ -211,6 +214,45 @@ class Shipment:
             self.save()
         return True
 
+    def ship_model(self, store: Store) -> bool:
+        """Log the policy of a run that has ended and is shipped, as a model; True if there was something to do."""
+        ledger = self.ledger
+        if not (ledger.closed and ledger.reported) or ledger.files or ledger.model or ledger.offset < self.size:
+            return False
+        ledger.model = self._log_model(store)
+        self.save()
+        return True
+
+    def _log_model(self, store: Store) -> str:
+        """Return the model's id, or why there is none; raise what will pass."""
+        from pgzoo.tracking.store import is_final, knows_no_models
+
+        bundle = self.folder / "artifacts" / "policy"
+        try:
+            digest = hashlib.sha256()
+            for name in ("policy.json", "policy.safetensors"):
+                digest.update((bundle / name).read_bytes())
+        except FileNotFoundError:
+            return "the run kept no policy"
+        evaluations = [r for r, _ in records(self.folder) if r and r["t"] == "evaluation" and r.get("final")]
+        rows = [row for r in evaluations for row in metric_rows(r)]
+        try:
+            with tempfile.TemporaryDirectory() as scratch:
+                from pgzoo.mlmodel import write_model
+
+                run, folder = self._run(store), Path(scratch) / "model"
+                start = next(r for r, _ in records(self.folder) if r and r["t"] == "start")
+                write = partial(write_model, bundle, folder, run_id=run)
+                return store.log_model(run, start, digest.hexdigest(), lambda it: write(model_id=it), rows)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:  # a policy of another kind, an old mlflow
+            reason = f"the policy can't be logged as a model: {error!r}"
+        except Exception as error:
+            if not (is_final(error) or knows_no_models(error)):
+                raise
+            reason = f"the store takes no models: {error}".splitlines()[0]
+        log.warning("%s: %s", self.folder.name, reason)
+        return reason[:500]
+
 
 class Uploader:
     """Serves every journal of a home; `run` returns when it isn't needed any more."""
@@ -263,10 +305,9 @@ class Uploader:
             took = time.monotonic() - begin
             self._live_due = time.monotonic() + min(30.0, max(1.0, 4 * took))
         if not busy:
-            for shipment in list(self.shipments.values()):
-                if not shipment.ledger.refused and self._attempt(shipment, "files"):
-                    busy = True
-                    break
+            # models last: they are the slowest, and the rest is whole without them
+            waiting = [s for s in self.shipments.values() if not s.ledger.refused]
+            busy = any(self._attempt(s, stage) for stage in ("files", "model") for s in waiting)
         for folder, shipment in list(self.shipments.items()):
             with contextlib.suppress(FileNotFoundError):
                 if shipment.settled:
@@ -278,13 +319,15 @@ class Uploader:
         from pgzoo.tracking.store import RefusedError, one_line
 
         store = self._store(shipment.uri)
-        backoff = store.records if stage == "records" else store.files
+        backoff = {"records": store.records, "files": store.files, "model": store.models}[stage]
         if not backoff.ready or store.vanished:
             return False
         store.failures = shipment.failures
         try:
             if stage == "records":
                 did = shipment.ship_records(store)
+            elif stage == "model":
+                did = shipment.ship_model(store)
             else:
                 did = shipment.draw()
                 did = shipment.ship_files(store) or did
@@ -351,7 +394,7 @@ class Uploader:
 
     def _tell(self) -> None:
         errors = {
-            display_uri(uri): {"error": store.records.error or store.files.error}
+            display_uri(uri): {"error": store.records.error or store.files.error or store.models.error}
             for uri, store in self._stores.items()
             if uri
         }

@@ -161,7 +161,7 @@ def test_an_extra_that_is_not_installed(here: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.delitem(sys.modules, "gymnasium.envs.box2d", raising=False)
     done = run("reinforce", "--env", "LunarLander-v3")
     assert done.exit_code == 2 and 'Install it: pip install "pgzoo[box2d]"' in done.stderr
-    monkeypatch.setattr("pgzoo.runner.present", lambda extra: False)
+    monkeypatch.setattr("pgzoo.video.present", lambda extra: False)
     done = run(*CARTPOLE, "--video")
     assert done.exit_code == 2 and 'Install it: pip install "pgzoo[video]"' in done.stderr
     assert not list(here.iterdir())

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+import pickle
+import resource
+import sys
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,45 +21,18 @@ import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 import pgzoo
-from pgzoo.bundle import LoadedPolicy, _space_from_json, _space_to_json, load_policy, make_policy, make_spec
-from pgzoo.config import resolve_component
-from pgzoo.errors import ConfigError, UnknownName
+from pgzoo import spaces as as_json
+from pgzoo.bundle import LoadedPolicy, load_policy
+from pgzoo.errors import ConfigError, UnknownName, UsageError
+from pgzoo.evaluation import place
 from pgzoo.registry import Catalog
 from pgzoo.types import Inputs
 
 Make = Callable[..., LoadedPolicy]
 MLP = {"name": "mlp", "hidden": [5], "init": "default"}
-
-
-@pytest.fixture
-def make(catalog: Catalog) -> Make:
-    """Return `make(observation space, action space)`: a policy with random parameters."""
-
-    def loaded(
-        observation: gym.Space[Any],
-        action: gym.Space[Any],
-        policy: Mapping[str, Any] = MLP,
-        *,
-        masked: bool = False,
-        normalize_obs: bool = False,
-    ) -> LoadedPolicy:
-        component, factory = resolve_component("policy", policy, catalog)
-        spec, rng = make_spec(observation, action, masked=masked), np.random.default_rng(3)
-        needs = frozenset() if component.name == "uniform" else frozenset({"value"})
-        made = make_policy(factory, component.settings, spec, needs, normalize_obs)
-        params = {
-            name: torch.from_numpy(0.7 * rng.standard_normal(v.shape)).float() for name, v in made.init(rng).items()
-        }
-        kept = {
-            name: 1 + torch.from_numpy(np.asarray(rng.random(v.shape)))
-            for name, v in getattr(made, "buffers", dict)().items()
-        }
-        params = {name: value[None] for name, value in (params | kept).items()}
-        return LoadedPolicy(component, spec, made, params)
-
-    return loaded
 
 
 OBSERVATIONS: list[gym.Space[Any]] = [
@@ -209,7 +187,7 @@ spaces = st.recursive(
 @given(space=spaces)
 @settings(deadline=None, max_examples=150)
 def test_a_space_comes_back_through_json(space: gym.Space[Any]) -> None:
-    back = _space_from_json(json.loads(json.dumps(_space_to_json(space), allow_nan=False)))
+    back = as_json.from_json(json.loads(json.dumps(as_json.to_json(space), allow_nan=False)))
     assert back == space and back.dtype == space.dtype
     if isinstance(space, Dict):
         assert list(back) == list(space)  # flattening goes by the order
@@ -217,7 +195,7 @@ def test_a_space_comes_back_through_json(space: gym.Space[Any]) -> None:
 
 def test_a_space_that_cannot_be_written_is_refused() -> None:
     with pytest.raises(ConfigError, match="can't be saved for the space Text"):
-        _space_to_json(gym.spaces.Text(4))
+        as_json.to_json(gym.spaces.Text(4))
 
 
 # damage
@@ -226,6 +204,16 @@ def test_a_space_that_cannot_be_written_is_refused() -> None:
 @pytest.fixture
 def folder(make: Make, tmp_path: Path) -> Path:
     return make(Box(-1.0, 1.0, (3,)), Discrete(2)).save(tmp_path / "policy")
+
+
+def rewritten(folder: Path, catalog: Catalog, change: Mapping[str, Any]) -> str:
+    """What is said of a description that was changed."""
+    file = folder / "policy.json"
+    said = json.loads(file.read_text())
+    for key, value in change.items():
+        said[key] = said[key] | value if key == "action_space" else value
+    file.write_text(json.dumps(said))
+    return refusal(folder, catalog, UsageError)
 
 
 def refusal(folder: Path, catalog: Catalog, kind: type[Exception] = ConfigError) -> str:
@@ -265,7 +253,7 @@ def test_half_a_file_is_damage(folder: Path, catalog: Catalog) -> None:
         ({"schema": 99}, "Upgrade: pip install -U pgzoo"),
         ({"schema": "one"}, "is damaged"),
         ({"action_space": {"type": "Discrete", "n": 0, "start": 0}}, "is damaged"),
-        ({"action_space": {"type": "Sphere"}}, "is damaged: ValueError: unknown space Sphere"),
+        ({"action_space": {"type": "Sphere"}}, "is damaged: ValueError: unknown space 'Sphere'"),
         ({"action_space": 3}, "is damaged"),
         ({"action_space": {"type": "Discrete", "n": 5, "start": 0}}, "it needs tensors"),
         ({"policy": {"name": "mlp", "hiden": [5]}}, 'Did you mean "hidden"?'),
@@ -279,6 +267,164 @@ def test_a_description_that_does_not_fit_is_refused(
     file = folder / "policy.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     assert said in refusal(folder, catalog)
+
+
+# malice
+
+
+class Bomb:
+    """A pickle that, when it is loaded, makes a folder."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize("name", ["policy.json", "policy.safetensors"])
+def test_a_pickle_under_another_name_is_not_executed(folder: Path, catalog: Catalog, tmp_path: Path, name: str) -> None:
+    bomb, mark = pickle.dumps(Bomb(tmp_path / "executed")), tmp_path / "executed"
+    (folder / name).write_bytes(bomb)
+    assert "is damaged" in refusal(folder, catalog) and not mark.exists()
+    pickle.loads(bomb)  # it would have gone off
+    assert mark.exists()
+
+
+def test_a_file_of_torch_is_not_executed(folder: Path, catalog: Catalog, tmp_path: Path) -> None:
+    torch.save({"weight.0": torch.zeros(1), "bomb": Bomb(tmp_path / "executed")}, folder / "policy.safetensors")
+    assert "is damaged" in refusal(folder, catalog) and not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"policy": {"name": "../../../../etc/passwd"}},
+        {"policy": {"name": "os:system"}},
+        {"policy": "/etc/passwd"},
+        {"policy": {"name": "mlp", "../settings": [5]}},
+    ],
+    ids=str,
+)
+def test_a_name_is_looked_up_and_never_a_path_or_a_module(
+    folder: Path, catalog: Catalog, change: dict[str, Any]
+) -> None:
+    message = rewritten(folder, catalog, change)
+    assert message.startswith("No policy") or "has no setting of that name" in message
+
+
+def test_the_environment_of_a_policy_is_not_imported(
+    folder: Path, catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "trojan.py").write_text(f"import os; os.mkdir({str(tmp_path / 'executed')!r})")
+    monkeypatch.syspath_prepend(tmp_path)
+    file, env = folder / "policy.json", {"id": "trojan:Horse-v0", "kwargs": {}, "max_episode_steps": None}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"env": env}))
+    loaded = load_policy(folder, catalog)
+    assert loaded.env is not None and loaded.env.id == "trojan:Horse-v0"
+    with pytest.raises(UsageError, match=r'in module "trojan".* add --import trojan'):
+        place(loaded)
+    assert not (tmp_path / "executed").exists()
+
+
+HUGE = 10**9
+TOO_LARGE: list[dict[str, Any]] = [
+    {"policy": {"name": "mlp", "hidden": [HUGE]}},
+    {"policy": {"name": "mlp", "hidden": [30_000, 30_000]}},
+    {"policy": {"name": "gru", "memory": HUGE}},
+    {"policy": {"name": "lstm", "memory": 30_000}},
+    {"policy": {"name": "mlp", "hidden": [5], "init": "orthogonal"}, "action_space": {"n": HUGE}},
+    {"action_space": {"type": "Discrete", "n": 2**24, "start": 0}},
+    {"observation_space": {"type": "Discrete", "n": HUGE, "start": 0}},
+    {"observation_space": {"type": "Discrete", "n": 2**24, "start": 0}},
+    {"observation_space": {"type": "Box", "shape": [HUGE], "dtype": "float32", "low": [0], "high": [1]}},
+    {"observation_space": {"type": "Box", "shape": [2**12, 2**12, 2], "dtype": "uint8", "low": [0], "high": [1]}},
+    {"observation_space": {"type": "Box", "shape": [-1], "dtype": "float32", "low": [0], "high": [1]}},
+    {"observation_space": {"type": "Box", "shape": [1], "dtype": "V2000000000", "low": [0], "high": [1]}},
+    {"observation_space": {"type": "MultiBinary", "shape": [HUGE, HUGE]}},
+    {"observation_space": {"type": "MultiDiscrete", "nvec": [HUGE, HUGE], "start": [0, 0]}},
+    {"observation_space": {"type": "Tuple", "spaces": [{"type": "MultiBinary", "shape": [2**23]}] * 9}},
+    {
+        "policy": {"name": "tabular"},
+        "observation_space": {"type": "Discrete", "n": 2**24, "start": 0},
+        "action_space": {"type": "Discrete", "n": 2**24, "start": 0},
+    },
+]
+
+
+@pytest.mark.parametrize("change", TOO_LARGE, ids=lambda change: str(change)[:60])
+def test_a_size_that_is_only_claimed_is_refused_before_the_memory_is_full(
+    folder: Path, catalog: Catalog, change: dict[str, Any]
+) -> None:
+    before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    assert "is damaged" in rewritten(folder, catalog, change)
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * (1 if sys.platform == "darwin" else 1024)
+    assert grown < 400e6 and time.monotonic() - begin < 20
+
+
+def test_a_space_within_spaces_within_spaces_is_refused(folder: Path, catalog: Catalog) -> None:
+    file, deep = folder / "policy.json", 100_000
+    said = json.loads(file.read_text())
+    nested = '{"type": "Tuple", "spaces": [' * deep + "]}" * deep
+    file.write_text(json.dumps(said | {"observation_space": "?"}).replace('"?"', nested))
+    assert "is damaged: RecursionError" in refusal(folder, catalog)
+
+
+def test_a_description_longer_than_any_is_not_read(folder: Path, catalog: Catalog) -> None:
+    with (folder / "policy.json").open("wb") as file:
+        file.truncate(10 * 2**40)
+    assert "is longer than" in refusal(folder, catalog)
+
+
+def header(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Rewrite what the tensor file declares."""
+    file = folder / "policy.safetensors"
+    data = file.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    declared = json.loads(data[8 : 8 + size])
+    change(declared)
+    text = json.dumps(declared).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors: tensors["weight.0"].update(shape=[1, 2**40, 2**20]),
+        lambda tensors: tensors["weight.0"].update(shape=[2**63, 2**63]),
+        lambda tensors: tensors["weight.0"].update(data_offsets=[0, 2**60]),
+        lambda tensors: tensors["weight.0"].update(shape=[1, 5, 3]),
+        lambda tensors: tensors["weight.0"].update(dtype="I32"),
+        lambda tensors: tensors["weight.0"].update(dtype="X7"),
+        lambda tensors: tensors.update({"../../weight.9": tensors.pop("weight.0")}),
+        lambda tensors: tensors.pop("weight.0"),
+    ],
+)
+def test_tensors_other_than_the_policy_needs_are_refused(folder: Path, catalog: Catalog, change: Any) -> None:
+    header(folder, change)
+    assert "is damaged" in refusal(folder, catalog)
+
+
+def test_a_header_longer_than_its_file_is_refused(folder: Path, catalog: Catalog) -> None:
+    file = folder / "policy.safetensors"
+    file.write_bytes((2**62).to_bytes(8, "little") + file.read_bytes()[8:])
+    assert "is damaged" in refusal(folder, catalog)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int32, torch.bool])
+def test_numbers_of_another_type_are_refused(folder: Path, catalog: Catalog, dtype: torch.dtype) -> None:
+    tensors = {name: value.to(dtype) for name, value in load_policy(folder, catalog).params.items()}
+    save_file(tensors, folder / "policy.safetensors")
+    assert f"the file has bias.0 [5] {str(dtype).removeprefix('torch.')}" in refusal(folder, catalog)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_none_are_refused(folder: Path, catalog: Catalog, bad: float) -> None:
+    tensors = dict(load_policy(folder, catalog).params)
+    tensors["weight.1"] = tensors["weight.1"].clone()
+    tensors["weight.1"][0, 2, 1] = bad
+    save_file(tensors, folder / "policy.safetensors")
+    assert "the tensor weight.1 has numbers that aren't finite" in refusal(folder, catalog)
 
 
 def test_a_policy_of_a_plugin_that_is_not_here_is_refused(folder: Path, catalog: Catalog) -> None:

@@ -136,6 +136,38 @@ def test_a_seed_stops_at_the_return_that_was_asked_for(play: Play) -> None:
     assert ended.state.episodes.tolist() == [104]
 
 
+def test_a_plateau_is_an_end(plan: MakePlan) -> None:
+    """A bandit's best mean is reached once; steps are episodes there, 4 an update."""
+    events, _ = listen(plan("windows", "probe/Bandit-v0", total_steps=10**6, stop_on_plateau=300, log_every=10))
+    returns = np.concatenate([event.returns[0] for event in of(EpisodesFinished, events)])
+    counts = np.cumsum([len(event.returns[0]) for event in of(EpisodesFinished, events)])
+    steps = [int(event.env_steps[0]) for event in of(EpisodesFinished, events)]
+    best, at = -np.inf, 0
+    for count, step in zip(counts, steps, strict=True):
+        if count >= 100 and (mean := returns[count - 100 : count].mean()) > best:
+            best, at = mean, step
+        stops = count >= 100 and step - at >= 300
+        assert stops == (step == steps[-1])
+    ended = last(events)
+    assert ended.statuses == ("stopped",)
+    assert ended.reasons == ("300 steps gave no better mean return of 100 episodes",)
+    assert ended.state.buffers["stop.best"].tolist() == [best] and ended.state.buffers["stop.best_at"].tolist() == [at]
+
+
+def test_a_plateau_is_each_seed_s_own(plan: MakePlan) -> None:
+    settings = {"total_steps": 10**6, "stop_on_plateau": 1000, "num_envs": 4}
+    alone = listen(plan("windows", "probe/Bandit-v0", seed=7, **settings))[0]
+    among = listen(plan("windows", "probe/Bandit-v0", seeds=(3, 7, 9), **settings))[0]
+    assert params(alone, 0) == params(among, 1)
+    assert last(alone).env_steps[0] == last(among).env_steps[1]
+    assert len(set(last(among).env_steps.tolist())) > 1
+
+
+def test_before_there_are_enough_episodes_there_is_no_plateau(play: Play) -> None:
+    ended = last(play(total_steps=600, stop_on_plateau=1, num_envs=2))
+    assert ended.statuses == ("finished",) and ended.state.episodes[0] < 100
+
+
 def test_time_is_an_end(play: Play) -> None:
     ended = last(play(total_steps=10**9, max_minutes=0.005, eval_episodes=1))
     assert ended.statuses == ("stopped",) and ended.reasons == ("0.005 minutes are over",)

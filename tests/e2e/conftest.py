@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,25 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Folder, 
     folder = Folder(tmp_path_factory.mktemp("trained"))
     answer = folder.run("reinforce", "--env", "CartPole-v1", "--seeds", "3,7", "--total-steps", "6000", "--tag", "a=b")
     yield folder, answer
+    folder.close()
+
+
+@pytest.fixture(scope="session")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Folder, dict[str, str], dict[str, str]]]:
+    """A folder in which three algorithms were trained, five seeds each; the commands, and run ids by name."""
+    folder, steps = Folder(tmp_path_factory.mktemp("zoo")), os.environ.get("PGZOO_PICTURE_STEPS", "3000")
+    commands, children, ids = {}, {}, {}
+    for name, more in (("reinforce", ()), ("a2c", ()), ("ppo", ("--video",))):
+        options = ("run", name, "--env", "CartPole-v1", "--seeds", "5", "--total-steps", steps, *more, "--json")
+        commands[name], children[name] = " ".join(["pgzoo", *options]), folder.start(*options)
+    for name, child in children.items():
+        out, err = child.communicate(timeout=300)
+        assert child.returncode == 0, err
+        ids |= {f"{name} s{seed['seed']}": seed["run_key"] for seed in folder.parse(out)["seeds"]}
+    folder.pgzoo("sync")
+    for name, key in ids.items():
+        ids[name] = json.loads((folder.path / ".pgzoo" / "runs" / key / "run.json").read_text())["run_id"]
+    yield folder, commands, ids
     folder.close()
 
 

@@ -1,0 +1,68 @@
+"""`pgzoo export RUN_ID --to DIR`: take the policies of a run, a group or a name, or the one in a folder, elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pgzoo.cli.common import json_option, open_catalog, plugin_options, print_json, progress_option
+
+if TYPE_CHECKING:
+    from pgzoo.export import Format
+
+__all__ = ["command"]
+
+
+@click.command("export")
+@click.argument("what", metavar="RUN_ID|FOLDER")
+@click.option(
+    "--to",
+    "folder",
+    required=True,
+    metavar="DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where to; with several runs, a folder for each seed is made there.",
+)
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["safetensors", "onnx", "mlflow"]),
+    default="safetensors",
+    show_default=True,
+    help="What pgzoo loads, a graph (extra onnx), or a model for `mlflow models serve`.",
+)
+@click.option("--tracking-uri", metavar="URI", help="MLflow store to ask if the run isn't known on this machine.")
+@progress_option
+@plugin_options
+@json_option
+def command(
+    what: str,
+    folder: Path,
+    format_: Format,
+    tracking_uri: str | None,
+    as_json: bool,
+    imports: tuple[str, ...],
+    blocked: tuple[str, ...],
+) -> None:
+    """Export the policy of a run or of a folder.
+
+    A run is named by its MLflow run id, run key, group or name. An ONNX graph is compared with the policy before it
+    is written.
+    """
+    from pgzoo.evaluation import find_policies
+    from pgzoo.export import export
+    from pgzoo.tracking import Home
+
+    catalog = open_catalog(blocked=blocked, imports=imports)
+    subjects = find_policies(what, catalog, Home.find(), tracking_uri)
+    made = []
+    for it in subjects:
+        to = folder if len(subjects) == 1 else folder / f"s{it.seed}"
+        path = export(it.policy, to, format_)
+        made.append({"name": it.name, "seed": it.seed, "format": format_, "folder": str(path)})
+        if not as_json:
+            click.echo(f"{it.name}  {path}")
+    if as_json:
+        print_json(made)

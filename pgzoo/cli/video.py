@@ -1,0 +1,76 @@
+"""`pgzoo video RUN_ID`: watch the policies of a run, a group or a name, or the one in a folder."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pgzoo.cli.common import json_option, open_catalog, plugin_options, print_json, progress_option
+
+__all__ = ["command"]
+
+
+@click.command("video")
+@click.argument("what", metavar="RUN_ID|FOLDER")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File to write; several runs add their seeds to its name.  [default: NAME.mp4]",
+)
+@click.option("--episodes", type=click.IntRange(min=1), default=1, show_default=True, help="One after the other.")
+@click.option("--deterministic/--stochastic", default=False, help="Take the mode, or sample.  [default: stochastic]")
+@click.option("--env", metavar="ID", help="Play here instead.")
+@click.option("--tracking-uri", metavar="URI", help="MLflow store to ask if the run isn't known on this machine.")
+@progress_option
+@plugin_options
+@json_option
+def command(
+    what: str,
+    out: Path | None,
+    episodes: int,
+    deterministic: bool,
+    env: str | None,
+    tracking_uri: str | None,
+    as_json: bool,
+    imports: tuple[str, ...],
+    blocked: tuple[str, ...],
+) -> None:
+    """Record episodes as MP4, played with the policy of a run or of a folder.
+
+    A run is named by its MLflow run id, run key, group or name. The episodes are the first episodes of an
+    evaluation.
+    """
+    from pgzoo import video
+    from pgzoo.errors import UsageError
+    from pgzoo.evaluation import find_policies, place
+    from pgzoo.seeding import generator
+    from pgzoo.tracking import Home
+
+    video.need_extra("pgzoo video")
+    if out is not None and not out.absolute().parent.is_dir():
+        raise UsageError(f"--out {out}: there is no folder {out.parent}.")
+    if out is not None and out.suffix.lower() != ".mp4":
+        raise UsageError(f"--out {out}: give a name that ends in .mp4.")
+    catalog = open_catalog(blocked=blocked, imports=imports)
+    subjects = find_policies(what, catalog, Home.find(), tracking_uri)
+    written: list[dict[str, Any]] = []
+    for it in subjects:
+        path = out or Path(re.sub(r"[^\w.-]+", "-", it.name) + ".mp4")
+        if out is not None and len(subjects) > 1:
+            path = out.with_stem(f"{out.stem}-s{it.seed}")
+        returns = video.record(
+            it.policy,
+            place(it.policy, env),
+            path,
+            rng=generator(it.seed, "video"),
+            episodes=episodes,
+            deterministic=deterministic,
+        )
+        written.append({"name": it.name, "seed": it.seed, "file": str(path), "returns": returns})
+        if not as_json:
+            click.echo(f"{path}  return {', '.join(f'{r:g}' for r in returns)}")
+    if as_json:
+        print_json(written)

@@ -1,0 +1,98 @@
+"""Spaces as JSON. What comes from a file is checked before anything of its size is made. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+
+from pgzoo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pgzoo.types import Array
+
+__all__ = ["LARGEST", "from_json", "to_json"]
+
+LARGEST = 2**24
+"""Numbers in an observation or an action, categories one-hot: more are not believed."""
+
+DTYPES = frozenset(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)) | {"float32", "float64"}
+
+
+def to_json(space: gym.Space[Any]) -> dict[str, Any]:
+    """Return what `from_json` reads. Raises ConfigError for a space that can't be written."""
+    match space:
+        case gym.spaces.Box():
+            low, high = _bounds(space.low), _bounds(space.high)
+            return {"type": "Box", "shape": list(space.shape), "dtype": str(space.dtype), "low": low, "high": high}
+        case gym.spaces.Discrete():
+            return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
+        case gym.spaces.MultiDiscrete():
+            return {"type": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": space.start.tolist()}
+        case gym.spaces.MultiBinary():
+            return {"type": "MultiBinary", "shape": list(space.shape)}
+        case gym.spaces.Tuple():
+            return {"type": "Tuple", "spaces": [to_json(part) for part in space.spaces]}
+        case gym.spaces.Dict():
+            return {"type": "Dict", "spaces": {key: to_json(part) for key, part in space.spaces.items()}}
+    raise ConfigError(f"A policy can't be saved for the space {space}.")
+
+
+def from_json(data: Mapping[str, Any]) -> gym.Space[Any]:
+    """Return the space. Raises ValueError (or what plain Python does with wrong types) for one that makes no sense."""
+    match data["type"]:
+        case "Box":
+            shape, dtype = _shape(data["shape"]), data["dtype"]
+            if dtype not in DTYPES:
+                raise ValueError(f"unknown type of numbers {dtype!r:.40}")
+            of = np.dtype(dtype)
+            low, high = (np.array([*map(of.type, data[key])], of).reshape(shape) for key in ("low", "high"))
+            return gym.spaces.Box(low, high, shape, of.type)
+        case "Discrete":
+            return gym.spaces.Discrete(_count(data["n"]), start=data["start"])
+        case "MultiDiscrete":
+            _check_size(_leaves(data["nvec"]))
+            return gym.spaces.MultiDiscrete(np.asarray(data["nvec"]), start=np.asarray(data["start"]))
+        case "MultiBinary":
+            shape = _shape(data["shape"])
+            return gym.spaces.MultiBinary(shape[0] if len(shape) == 1 else shape)
+        case "Tuple":
+            return gym.spaces.Tuple([from_json(part) for part in data["spaces"]])
+        case "Dict":
+            # as pairs, in the order of the file: flattening goes by it, and a mapping would be sorted
+            return gym.spaces.Dict([(key, from_json(part)) for key, part in data["spaces"].items()])
+    raise ValueError(f"unknown space {data['type']!r:.40}")
+
+
+def _bounds(values: Array) -> list[float | str]:
+    """JSON has no infinity: it is written as a string, which numpy reads back."""
+    return [v if np.isfinite(v) else str(v) for v in values.ravel().tolist()]
+
+
+def _shape(sizes: Any) -> tuple[int, ...]:
+    shape = tuple(_count(size) for size in sizes)
+    if prod(shape) > LARGEST:
+        raise ValueError(f"a shape of {shape!s:.40}; at most {LARGEST:,} numbers are believed")
+    return shape
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or not 0 <= value <= LARGEST:
+        raise ValueError(f"a size of {value!r:.40}; sizes are whole numbers up to {LARGEST:,}")
+    return value
+
+
+def _leaves(nested: Any) -> Iterator[int]:
+    if isinstance(nested, list):
+        for part in nested:
+            yield from _leaves(part)
+    else:
+        yield _count(nested)
+
+
+def _check_size(counts: Iterator[int]) -> None:
+    if sum(counts) > LARGEST:
+        raise ValueError(f"more than {LARGEST:,} choices")

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?= reinforce --env CartPole-v1
 
-.PHONY: run test test-all check fix docs bench results lock clean
+.PHONY: run test test-all check fix docs bench results faults lock clean
 
 run: $(VENV)/.ready
 	$(BIN)/pgzoo run $(ARGS)
@@ -34,6 +34,9 @@ bench: $(VENV)/.ready
 
 results: $(VENV)/.ready
 	$(BIN)/python benchmarks/results.py
+
+faults: $(VENV)/.ready
+	$(BIN)/python benchmarks/faults.py
 
 # Installs exactly what constraints.txt names; made again when that or pyproject.toml changes.
 $(VENV)/.ready: pyproject.toml constraints.txt plugins/pgzoo-example/pyproject.toml plugins/pgzoo-tensorboard/pyproject.toml

@@ -140,9 +140,11 @@ def _store() -> Iterator[Finding]:
         yield Finding("tracking", "store", "note" if unreached else "ok", f"{display_uri(uri)}{unreached}")
     yield Finding("tracking", "folder", "ok", str(home.root))
     left = pending(home)
+    why = "".join(f"; {display_uri(store)}: {error}" for store, error in left.errors.items())
     if left:
-        why = "".join(f"; {display_uri(store)}: {error}" for store, error in left.errors.items())
         yield Finding("tracking", "not shipped yet", "note", f"{left}{why}; run: pgzoo sync")
+    elif why:
+        yield Finding("tracking", "not shipped yet", "note", f"runs in training{why}; they go on")
     else:
         yield Finding("tracking", "not shipped yet", "ok", "nothing")
     for run, reason in left.refusals.items():

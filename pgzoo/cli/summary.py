@@ -108,14 +108,19 @@ def _statistics(values: ArrayLike, ddof: int) -> list[str]:
 
 def _warn(result: Result) -> None:
     """Say on stderr which seeds came to another end than planned, and what is still under way."""
+    from pgzoo.tracking import Home, display_uri, pending
+    from pgzoo.tracking.ledger import plural
+
     for run in result.runs:
         if run.status != "finished" and result.error is None:
             click.echo(f"Seed {run.seed}, {run.status} after {run.env_steps:,} steps: {run.reason}", err=True)
     if any(run.status == "interrupted" for run in result.runs):
         click.echo("Metrics and policies so far are saved.", err=True)
+    if dropped := result.pending.dropped:
+        click.echo(f"Left out of the curves, as not finite (NaN or infinite): {plural(dropped, 'value')}.", err=True)
+    if lost := result.pending.lost:
+        click.echo(f"Lost, as the disk stayed full: {plural(lost, 'record')} of what the run had to say.", err=True)
     if result.pending:
-        from pgzoo.tracking import Home, display_uri, pending
-
         click.echo(f"Still to be shipped to MLflow: {result.pending}. It goes on in the background.", err=True)
         if why := pending(Home.find()).errors.get(display_uri(result.tracking_uri)):
             click.echo(f"So far: {why}", err=True)

@@ -7,7 +7,8 @@
     {"t": "tags", "ts": ms, "tags": {...}}
     {"t": "end", "ts": ms, "status", "reason"}
 
-The trainer writes the timestamp, so a record that is shipped twice is the same row twice, which MLflow drops.
+The trainer writes the timestamp, so a record that is shipped twice is the same row twice, which MLflow drops. Where
+the clock steps back, the timestamps stand still until it has caught up.
 A line is written by one `write`; what a full disk refuses is kept in memory and tried again with the next line.
 """
 
@@ -56,6 +57,8 @@ class Tail(NamedTuple):
     evaluations: Mapping[str, int]
     finals: frozenset[tuple[int, str]]
     episodes: Episodes
+    moment: int = 0
+    """The last timestamp."""
 
 
 class Journal:
@@ -95,6 +98,7 @@ class Journal:
             raise StoreError(f"Can't write the journal {folder}: {error.strerror}.") from error
         self._finals = self.tail.finals
         self._last_metric, self._last_evaluation = self.tail.metrics, dict(self.tail.evaluations)
+        self._moment = self.tail.moment
         self._last_episode = self.tail.episodes.steps[-1] if self.tail.episodes.steps else -1
         self._put(start)
 
@@ -210,6 +214,7 @@ class Journal:
                 self._complain("the journal couldn't be synced", error)
 
     def _put(self, record: Record) -> None:
+        self._moment = record["ts"] = max(self._moment, record.get("ts", 0))
         line = encode(record).encode() + b"\n"
         if self._fd is None:
             raise RuntimeError(f"the journal of run {self.key} is closed")
@@ -333,11 +338,12 @@ def trim(file: Path) -> int:
 
 
 def read_tail(folder: Path) -> Tail:
-    metrics, evaluations, finals = -1, dict[str, int](), set[tuple[int, str]]()
+    metrics, moment, evaluations, finals = -1, 0, dict[str, int](), set[tuple[int, str]]()
     episodes = Episodes([], [], [])
     for record, _ in records(folder):
         if record is None:
             continue
+        moment = max(moment, record.get("ts", 0))
         if record["t"] == "update":
             metrics = max([metrics, *record.get("steps", ())])
             for column, values in zip(episodes, record.get("e", ()), strict=False):
@@ -346,4 +352,4 @@ def read_tail(folder: Path) -> Tail:
             evaluations[record["mode"]] = max(evaluations.get(record["mode"], -1), record["step"])
             if record["final"]:
                 finals.add((record["step"], record["mode"]))
-    return Tail(metrics, evaluations, frozenset(finals), episodes)
+    return Tail(metrics, evaluations, frozenset(finals), episodes, moment)

@@ -72,6 +72,8 @@ class Pending:
     """Runs that the store won't take; they aren't counted as pending."""
     lost: int = 0
     """Records that a full disk has cost."""
+    dropped: int = 0
+    """Metric values that weren't finite and were left out."""
 
     def __bool__(self) -> bool:
         return self.runs > 0
@@ -117,12 +119,15 @@ def pending_of(folders: Iterable[Path]) -> Pending:
 def pending(home: Home) -> Summary:
     """Return what was left behind in this home, and why: the last error of each store."""
     # A run in training isn't left behind, however far the uploader is with it.
-    folders = [folder for folder in journal_folders(home) if not in_training(folder)]
+    known = journal_folders(home)
+    folders = [folder for folder in known if not in_training(folder)]
     left = pending_of(folders)
     stores: dict[str, Any] = read_json(home.status_file).get("stores", {})
-    errors = {uri: str(s["error"]) for uri, s in stores.items() if s.get("error")} if left else {}
+    errors = {uri: str(s["error"]) for uri, s in stores.items() if s.get("error")}
+    if not left and len(folders) == len(known):
+        errors = {}  # of runs that were shipped, or thrown away
     refusals = {f.name: r for f in folders if (r := Ledger.read(f).refused)}
-    return Summary(left.runs, left.records, left.files, left.refused, 0, errors, refusals)
+    return Summary(left.runs, left.records, left.files, left.refused, errors=errors, refusals=refusals)
 
 
 def in_training(folder: Path) -> bool:

@@ -100,13 +100,14 @@ class Session:
         self._closing.set()
         self._keeper.join()
         lost = sum(journal.lost for journal in self.journals.values())
+        dropped = sum(journal.dropped for journal in self.journals.values())
         deadline, checked = time.monotonic() + wait, -CHECK_EVERY
         while (left := self.pending()) and (moment := time.monotonic()) < deadline:
             if moment - checked >= CHECK_EVERY:
                 ensure_uploader(self.home)
                 checked = moment
             time.sleep(min(0.1, max(0.0, deadline - moment)))
-        return replace(left, lost=lost)
+        return replace(left, lost=lost, dropped=dropped)
 
     def pending(self) -> Pending:
         """Count what isn't shipped of this session's runs."""

@@ -26,7 +26,7 @@ from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric, Param,
 from mlflow.exceptions import MlflowException
 
 from pgzoo.tracking.home import sqlite_path
-from pgzoo.tracking.journal import Record
+from pgzoo.tracking.journal import Record, now
 
 __all__ = ["RefusedError", "Store", "is_final", "knows_no_models"]
 
@@ -91,9 +91,22 @@ EXPERIMENT_TAGS = {
     "mlflow.sharedViewState.pgzoo": json.dumps(SHARED_VIEW),
     "mlflow.experimentKind": "custom_model_development",  # training, not chats: it decides on the pages that are shown
 }
+PLAIN = {
+    r"connection refused": "no server listens there: connection refused",
+    r"name or service not known|failed to resolve|name resolution": "there is no such host",
+    r"timed out|timeout": "it doesn't answer: timed out",
+    r"too many (\d+) error responses": r"it answers with error \1; its own log says why",
+    r"database is locked": "another program keeps the database locked",
+    r"database or disk is full|no space left": "its disk is full",
+    r"disk i/o error": "its files can't be written: disk I/O error",
+    r"read-?only (?:database|file system)": "it can't be written: it is read-only",
+}
+"""What an error means, by a pattern of what it says; none of mlflow's is meant for who trains."""
 MAX_METRICS, MAX_ITEMS = 1000, 100
 PROLONGED = ("total_steps",)
 """Params that a resumed run may have changed: MLflow keeps the first value, and a tag has the last."""
+PROBE = "pgzoo.probe"
+"""A tag that is written to see whether anything can be."""
 PATIENCE = 3
 """So many failures of one batch, while the store answers otherwise, make the batch the culprit."""
 
@@ -116,7 +129,7 @@ class Backoff:
         return time.monotonic() >= self._not_before
 
     def failed(self, error: Exception) -> None:
-        self.error = f"{type(error).__name__}: {error}".splitlines()[0][:500]  # SQLAlchemy adds its query and a link
+        self.error = plain(error)
         self.failures += 1
         self._delay = min(60.0, max(0.5, 2 * self._delay))
         self._not_before = time.monotonic() + self._delay
@@ -333,10 +346,12 @@ class Store:
 
     def _culprit(self, run_id: str, error: MlflowException) -> bool:
         """Say whether a batch, and not the store, must be why it failed again and again without a reason."""
-        passing = ("timeout", "timed out", "locked", "refused", "unavailable")
-        if self.failures < PATIENCE or any(word in error.message.lower() for word in passing):
+        passing = ("timeout", "timed out", "locked", "refused", "unavailable", "full", "disk", "space", "readonly")
+        message = error.message.lower().replace("read-only", "readonly")
+        if self.failures < PATIENCE or any(word in message for word in passing):
             return False
         self._check_run(run_id)
+        self.client.set_tag(run_id, PROBE, str(now()))  # raises where the store reads and can't write
         return True
 
     def _check_run(self, run_id: str) -> None:
@@ -367,6 +382,18 @@ def knows_no_models(error: Exception) -> bool:
 def model_name(start: Record) -> str:
     """The run's name without what MLflow forbids in a model's."""
     return re.sub(r"[/:.%\"'\s]+", "-", start["name"]).strip("-")[:200] or "policy"
+
+
+def one_line(error: Exception) -> str:
+    """The error without what SQLAlchemy adds: its query and a link."""
+    return f"{type(error).__name__}: {error}".splitlines()[0][:500]
+
+
+def plain(error: Exception) -> str:
+    """Say in a few words why a store doesn't take what it is sent, or else what was raised."""
+    text = one_line(error)
+    found = ((re.search(pattern, text, re.IGNORECASE), meaning) for pattern, meaning in PLAIN.items())
+    return next((match.expand(meaning) for match, meaning in found if match), text)
 
 
 def chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:

@@ -316,7 +316,7 @@ class Uploader:
         return busy
 
     def _attempt(self, shipment: Shipment, stage: str) -> bool:
-        from pgzoo.tracking.store import RefusedError
+        from pgzoo.tracking.store import RefusedError, one_line
 
         store = self._store(shipment.uri)
         backoff = {"records": store.records, "files": store.files, "model": store.models}[stage]
@@ -345,7 +345,7 @@ class Uploader:
             shipment.failures += 1
             self.shipments[shipment.folder] = self.shipments.pop(shipment.folder)  # the others go first next time
             if backoff.failures in (1, 10) or backoff.failures % 100 == 0:
-                log.warning("%s: attempt %d: %s", display_uri(store.uri), backoff.failures, backoff.error)
+                log.warning("%s: attempt %d: %s", display_uri(store.uri), backoff.failures, one_line(error))
         return False
 
     def _find(self) -> None:

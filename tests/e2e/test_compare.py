@@ -15,7 +15,7 @@ import pytest
 from pgzoo.analysis import statistics
 
 if TYPE_CHECKING:
-    from conftest import Folder, Server
+    from program import Folder, Server
 
     Two = tuple[Folder, dict[str, Any], dict[str, Any]]
 

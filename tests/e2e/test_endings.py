@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from conftest import Folder
+    from program import Folder
 
 CARTPOLE = ("--env", "CartPole-v1")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from conftest import Folder
+    from program import Folder
 
 SHORT = ("--env", "CartPole-v1", "--total-steps", "1000", "--eval-episodes", "8")
 

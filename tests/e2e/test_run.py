@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from conftest import Folder
+    from program import Folder
 
     Trained = tuple[Folder, dict[str, Any]]
 

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from conftest import Folder, Server
+    from program import Folder, Server
 
 SHORT = ("reinforce", "--env", "CartPole-v1", "--total-steps", "3000", "--eval-episodes", "8")
 

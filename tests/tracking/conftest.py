@@ -6,30 +6,20 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from program import Server, eventually
 
 from pgzoo.tracking import Home
 from pgzoo.tracking.ledger import read_json
 
 TRAINER = Path(__file__).with_name("trainer.py")
-
-
-def eventually(what: Callable[[], Any], seconds: float = 40.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (answer := what()):
-        assert time.monotonic() < deadline, f"still {answer!r} after {seconds} s"
-        time.sleep(0.05)
-    return answer
 
 
 class Place:
@@ -107,61 +97,6 @@ class Place:
             child.communicate()
         with contextlib.suppress(KeyError, ProcessLookupError):
             os.kill(self.uploader(), signal.SIGKILL)
-
-
-class Server:
-    """An `mlflow server` on loopback that can be killed and started again."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.database = folder, folder / "server.db"
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        options = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        options["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        where = [
-            "--backend-store-uri",
-            f"sqlite:///{self.database}",
-            "--port",
-            str(self.port),
-            "--workers",
-            "1",
-        ]
-        with (self.folder / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "mlflow",
-                    "server",
-                    *where,
-                    "--artifacts-destination",
-                    str(self.folder / "files"),
-                ],
-                env={**os.environ, **options},
-                stdout=log,
-                stderr=log,
-                cwd=self.folder,
-                start_new_session=True,
-            )
-        eventually(self.up, 60)
-
-    def up(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=1):
-                return True
-        except OSError:
-            return False
-
-    def kill(self) -> None:
-        """End the server and its workers at once, as a power cut would."""
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            self.process = None
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from pgzoo.tracking.ledger import Ledger, pending, read_json, write_json
 
 if TYPE_CHECKING:
-    from conftest import Place, Server
+    from conftest import Place
+    from program import Server
 
 
 def steps(updates: int) -> list[tuple[int, float]]:
@@ -34,8 +35,8 @@ def tags(place: Place, key: str) -> dict[str, str]:
 
 
 class TestEmbeddedStore:
-    def test_two_trainers_at_once_on_a_fresh_store(self, embedded: Place) -> None:
-        children = [embedded.train(f"twin-{seed}", seed=seed) for seed in (0, 1)]
+    def test_eight_trainers_at_once_on_a_fresh_store(self, embedded: Place) -> None:
+        children = [embedded.train(f"twin-{seed}", seed=seed) for seed in range(8)]
         for seed, child in enumerate(children):
             result = embedded.result(child)
             assert result["pending"] == result["runs"] == 0
@@ -174,7 +175,7 @@ class TestServer:
         assert json.loads(outcome.stdout)["shipped_runs"] == 1
         assert remote.metrics("early", "a") == steps(20)
         assert remote.run("early")[1] == "FINISHED"  # type: ignore[index]
-        files = {p.name for p in (server.folder / "files").rglob("*") if p.is_file()}
+        files = {p.name for p in (server.path / "files").rglob("*") if p.is_file()}
         assert {"config.yaml", "episodes.csv", "learning_curve.png"} <= files
 
     def test_a_server_killed_midway_delays_and_loses_nothing(self, remote: Place, server: Server) -> None:

@@ -1,0 +1,31 @@
+"""Every fault of the table in docs/reliability.md, with the real program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from faults.scenarios import SCENARIOS, Scenario
+from program import Folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Folder]:
+    folder = Folder(tmp_path)
+    yield folder
+    folder.close()
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [pytest.param(s, id=s.name, marks=pytest.mark.slow if s.slow else ()) for s in SCENARIOS],
+)
+def test_a_fault_neither_delays_training_nor_costs_a_point(scenario: Scenario, folder: Folder) -> None:
+    if reason := scenario.missing():
+        pytest.skip(reason)
+    outcome = scenario.play(folder)
+    print(outcome)
+    assert (outcome.status, outcome.lost, outcome.twice) == ("FINISHED", 0, 0)
+    assert outcome.delay is None or outcome.delay < 1.0
+    assert bool(scenario.message(outcome)) == bool(scenario.says)

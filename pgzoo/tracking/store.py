@@ -374,6 +374,16 @@ def is_final(error: Exception) -> bool:
     return isinstance(error, MlflowException) and error.error_code in FINAL
 
 
+def knows_no_models(error: Exception) -> bool:
+    """Say whether the server is of before there were logged models."""
+    return isinstance(error, MlflowException) and error.error_code in ("ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED")
+
+
+def model_name(start: Record) -> str:
+    """The run's name without what MLflow forbids in a model's."""
+    return re.sub(r"[/:.%\"'\s]+", "-", start["name"]).strip("-")[:200] or "policy"
+
+
 def one_line(error: Exception) -> str:
     """The error without what SQLAlchemy adds: its query and a link."""
     return f"{type(error).__name__}: {error}".splitlines()[0][:500]
@@ -384,16 +394,6 @@ def plain(error: Exception) -> str:
     text = one_line(error)
     found = ((re.search(pattern, text, re.IGNORECASE), meaning) for pattern, meaning in PLAIN.items())
     return next((match.expand(meaning) for match, meaning in found if match), text)
-
-
-def knows_no_models(error: Exception) -> bool:
-    """Say whether the server is of before there were logged models."""
-    return isinstance(error, MlflowException) and error.error_code in ("ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED")
-
-
-def model_name(start: Record) -> str:
-    """The run's name without what MLflow forbids in a model's."""
-    return re.sub(r"[/:.%\"'\s]+", "-", start["name"]).strip("-")[:200] or "policy"
 
 
 def chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:

@@ -66,7 +66,8 @@ def main() -> None:
 PAGE = """# Reliability
 
 What becomes of a run when something breaks around it. Each row is played with the real program: real processes, real
-servers, a real PostgreSQL, real signals. Made by `make faults`, last on {date}: Python {python}, {versions}.
+servers, a real PostgreSQL, real signals.
+Made by `make faults`, last on {date}: Python {python}, {versions}.
 
 Every run trains for 150 updates of 200 steps with a point of every curve per update (500 updates where the trainer is
 killed). The fault comes in the midst of it, where that makes sense after the store has got a part. Then the store is

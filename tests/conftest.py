@@ -25,6 +25,8 @@ from pgzoo.testing.probes import PROBES, Bandit, Corridor
 from pgzoo.training import Control, train
 from pgzoo.types import Batch, Episodes, Hyper, Params, Steps, TrainState, Trajectory
 
+torch.set_num_threads(1)  # what a run computes with; more threads sum in another order
+
 
 class Faulty(Bandit):
     """Works until its `patience` steps are over."""

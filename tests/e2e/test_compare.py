@@ -6,16 +6,18 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from program import Folder
 
 from pgzoo.analysis import statistics
 
 if TYPE_CHECKING:
-    from program import Folder, Server
+    from program import Server
 
     Two = tuple[Folder, dict[str, Any], dict[str, Any]]
 
@@ -42,11 +44,13 @@ for algorithm, count, level in (("x", {many}, 100.0), ("y", 12, 300.0)):
 
 
 @pytest.fixture(scope="session")
-def two(shared: Folder) -> Two:
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
     """A folder with two variants of an algorithm, three seeds each, in an experiment of their own."""
-    a = shared.run(*SHORT, "--name", "a", "--experiment", "compared", "--tag", "variant=one")
-    b = shared.run(*SHORT, "--name", "b", "--experiment", "compared", "--baseline", "none")
-    return shared, a, b
+    folder = Folder(tmp_path_factory.mktemp("two"))
+    a = folder.run(*SHORT, "--name", "a", "--experiment", "compared", "--tag", "variant=one")
+    b = folder.run(*SHORT, "--name", "b", "--experiment", "compared", "--baseline", "none")
+    yield folder, a, b
+    folder.close()
 
 
 def test_compare_gives_numbers_and_files(two: Two) -> None:

@@ -18,7 +18,8 @@ def test_a_server_by_option_and_by_variable(folder: Folder, server: Server) -> N
     assert (first["tracking_uri"], first["experiment"]) == (server.uri, "pgzoo/CartPole-v1")
     assert (second["tracking_uri"], second["experiment"]) == (server.uri, "mine")
     assert folder.created == {".pgzoo"}
-    runs = folder.ask("[look(r, 'loss/policy') for n in ('pgzoo/CartPole-v1', 'mine') for r in runs(n)]", server.uri)
+    ids = [answer["seeds"][0]["run_id"] for answer in (first, second)]
+    runs = folder.ask(f"[look(client.get_run(i), 'loss/policy') for i in {ids}]", server.uri)
     assert [(run["name"], run["status"]) for run in runs] == [("reinforce s0", "FINISHED"), ("again s0", "FINISHED")]
     for run in runs:
         assert [step for step, _ in run["curves"]["loss/policy"]] == [1000, 2000, 3000]

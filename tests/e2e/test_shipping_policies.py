@@ -50,7 +50,8 @@ def served(folder: Folder, model: str) -> Iterator[str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     where = {"PATH": path, "MLFLOW_TRACKING_URI": f"sqlite:///{folder.path}/mlflow.db"}
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", model, "--env-manager", "local"]
-    with (folder.path / "serve.log").open("ab") as log:
+    written = folder.path / ".pgzoo" / "serve.log"
+    with written.open("ab") as log:
         server = subprocess.Popen(
             [*command, "-h", "127.0.0.1", "-p", str(port)],
             cwd=folder.path,
@@ -61,7 +62,7 @@ def served(folder: Folder, model: str) -> Iterator[str]:
         )
 
     def up() -> bool:
-        assert server.poll() is None, (folder.path / "serve.log").read_text()
+        assert server.poll() is None, written.read_text()
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=1):
                 return True

@@ -79,6 +79,8 @@ class Engine:
         self.cancelled: Callable[[], bool] = lambda: False
         """Asked at every step of an environment; true ends the collection or evaluation that is under way."""
         self.watch = Stopwatch("collect", "estimate", "update", "track", "compile", "evaluate")
+        self.laps = {"environment": 0.0, "acting": 0.0}
+        """Seconds of collecting that went into stepping environments and into choosing actions."""
         self._seeds = plan.config.seeds
         self._envs: VectorEnv | None = None
         self._evaluation_envs: VectorEnv | None = None
@@ -184,6 +186,7 @@ class Engine:
                 window,
                 # a window is played to its end: environments can't go back to where it began
                 self.cancelled if window is None else lambda: False,
+                self.laps,
             )
         kept = None if window is None else freeze(state.active, collector, at)
         state = state._replace(collector=kept, environments=None)
@@ -203,7 +206,9 @@ class Engine:
             envs = self._open()
             at = rollout.begin(envs, plan.policy, self._resets(state, "reset").reshape(-1, 1))
             quota = np.repeat(state.active, n)[:, None].astype(np.int64)
-            apart, finished, _ = rollout.collect(envs, plan.policy, params, Greedy(), at, quota, None, self.cancelled)
+            apart, finished, _ = rollout.collect(
+                envs, plan.policy, params, Greedy(), at, quota, None, self.cancelled, self.laps
+            )
 
         def together(leaf: Tensor) -> Tensor:  # [S * N, T, 1, ...] -> [S, T, N, ...]
             return leaf.reshape(members, n, *leaf.shape[1:]).squeeze(3).transpose(1, 2)

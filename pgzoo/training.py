@@ -299,5 +299,7 @@ class _Run:
 
     def ended(self) -> RunEnded:
         """The last event."""
-        timing = self.ctx.watch.seconds | {"loop": self.loop_seconds}
-        return RunEnded(self.ctx.state.env_steps, tuple(self.statuses), tuple(self.reasons), timing, self.ctx.state)
+        ctx, timing = self.ctx, self.ctx.watch.seconds | {"loop": self.loop_seconds}
+        return RunEnded(
+            ctx.state.env_steps, tuple(self.statuses), tuple(self.reasons), timing, ctx.state, laps=ctx.laps
+        )

@@ -6,13 +6,15 @@ truncated, uses gymnasium's SyncVectorEnv with an episode counter around each en
 
 from __future__ import annotations
 
-import time
 from argparse import Namespace
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
+import watched
 import work
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch import Tensor, nn
@@ -36,60 +38,40 @@ def network(inputs: int, outputs: int, gain: float) -> nn.Sequential:
     )
 
 
-def make(env: str) -> gym.Env[Any, Any]:
-    return gym.wrappers.RecordEpisodeStatistics(gym.make(env))
+def prepare(options: Namespace, seed: int, returns: work.Returns) -> Callable[[], object]:
+    def make() -> gym.Env[Any, Any]:
+        return gym.wrappers.RecordEpisodeStatistics(watched.make(options.env, returns))
 
-
-def train(options: Namespace, seed: int, returns: work.Returns) -> tuple[int, float]:
     torch.manual_seed(seed)
-    envs = SyncVectorEnv([lambda: make(options.env)] * work.NUM_ENVS, autoreset_mode=AutoresetMode.SAME_STEP)
-    inputs, actions_of = int(np.prod(envs.single_observation_space.shape)), envs.single_action_space
-    actor, critic = network(inputs, int(actions_of.n), 0.01), network(inputs, 1, 1.0)  # type: ignore[attr-defined]
+    envs = SyncVectorEnv([make] * work.NUM_ENVS, autoreset_mode=AutoresetMode.SAME_STEP)
+    inputs, actions = int(np.prod(envs.single_observation_space.shape)), int(envs.single_action_space.n)  # type: ignore[attr-defined]
+    return partial(train, options, seed, envs, network(inputs, actions, 0.01), network(inputs, 1, 1.0))
+
+
+def train(options: Namespace, seed: int, envs: SyncVectorEnv, actor: nn.Module, critic: nn.Module) -> None:
     parameters = [*actor.parameters(), *critic.parameters()]
     optimizer = torch.optim.Adam(parameters, lr=work.LEARNING_RATE, eps=1e-5)
-
     shape = (work.ROLLOUT_STEPS, work.NUM_ENVS)
-    all_obs = torch.zeros(*shape, inputs)
+    all_obs = torch.zeros(*shape, *envs.single_observation_space.shape)
     all_actions, log_probs, rewards, dones, values = (torch.zeros(shape) for _ in range(5))
-    steps, started = 0, time.perf_counter()
     obs, done = torch.as_tensor(envs.reset(seed=seed)[0]), torch.zeros(work.NUM_ENVS)
     updates = -(-options.total_steps // (work.ROLLOUT_STEPS * work.NUM_ENVS))
     for update in range(updates):
         optimizer.param_groups[0]["lr"] = work.LEARNING_RATE * (1 - update / updates)
-        solved = False
         for t in range(work.ROLLOUT_STEPS):
-            steps += work.NUM_ENVS
             all_obs[t], dones[t] = obs, done
             with torch.no_grad():
                 dist = Categorical(logits=actor(obs))
                 action = dist.sample()
                 all_actions[t], log_probs[t], values[t] = action, dist.log_prob(action), critic(obs).flatten()
-            array, reward, terminated, truncated, infos = envs.step(action.numpy())
+            array, reward, terminated, truncated, _ = envs.step(action.numpy())
             rewards[t] = torch.as_tensor(reward)
             obs, done = torch.as_tensor(array), torch.as_tensor(terminated | truncated).float()
-            if "final_info" in infos:
-                ended = infos["final_info"]["episode"]["r"][infos["_final_info"]]
-                solved |= returns.add(ended, steps)
-        if solved:
-            break
         with torch.no_grad():
             last_value = critic(obs).flatten()
         advantages = estimate(rewards, values, dones, last_value, done)
-        improve(
-            actor,
-            critic,
-            optimizer,
-            parameters,
-            all_obs.flatten(0, 1),
-            all_actions.flatten(),
-            log_probs.flatten(),
-            advantages.flatten(),
-            (advantages + values).flatten(),
-            values.flatten(),
-        )
-    seconds = time.perf_counter() - started
-    envs.close()
-    return steps, seconds
+        rows = (all_obs, all_actions, log_probs, advantages, advantages + values, values)
+        improve(actor, critic, optimizer, parameters, *(row.flatten(0, 1) for row in rows))
 
 
 def estimate(rewards: Tensor, values: Tensor, dones: Tensor, last_value: Tensor, last_done: Tensor) -> Tensor:
@@ -137,4 +119,4 @@ def improve(
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    work.measure(train, work.parse(__doc__), ("torch", "gymnasium"))
+    work.measure(prepare, work.parse(__doc__), ("torch", "gymnasium"))

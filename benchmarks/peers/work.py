@@ -6,11 +6,13 @@ import argparse
 import json
 import resource
 import sys
+import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
-from typing import Any
 
+MACOS = sys.platform == "darwin"  # there the peak is in bytes
 LEARNING_RATE, GAMMA, LAMBDA, CLIP_RANGE, ENTROPY, VALUE, MAX_GRAD_NORM = 2.5e-4, 0.99, 0.95, 0.2, 0.01, 0.5, 0.5
 NUM_ENVS, ROLLOUT_STEPS, EPOCHS, MINIBATCH, HIDDEN = 8, 128, 4, 256, 64
 """The PPO work that everybody does; `benchmarks/performance.py` says the same to pgzoo. The step size falls to 0 at the
@@ -29,60 +31,56 @@ def parse(description: str | None, algorithms: tuple[str, ...] = ("ppo",)) -> ar
     return parser.parse_args()
 
 
+class Solved(Exception):
+    """The last hundred training episodes have the mean that was asked for."""
+
+
 class Returns:
-    """The last hundred training episodes of a seed, and when their mean reached `stop_at`."""
+    """The last hundred training episodes of a seed, the steps so far, and when the mean reached `stop_at`."""
 
     def __init__(self, stop_at: float | None) -> None:
-        self.stop_at, self.last = stop_at, deque[float](maxlen=100)
+        self.stop_at, self.last, self.env_steps = stop_at, deque[float](maxlen=100), 0
         self.solved_steps: int | None = None
-
-    def add(self, returns: Iterable[float], env_steps: int) -> bool:
-        """Note episodes that ended at `env_steps`; return whether training may end."""
-        for value in returns:
-            self.last.append(float(value))
-            if self.stop_at is not None and self.solved_steps is None and len(self.last) == 100:
-                self.solved_steps = env_steps if self.mean >= self.stop_at else None
-        return self.solved_steps is not None
 
     @property
     def mean(self) -> float:
         return sum(self.last) / len(self.last) if self.last else float("nan")
 
+    def add(self, episode_return: float) -> None:
+        """Note an episode that has ended; raise Solved when that was enough."""
+        self.last.append(float(episode_return))
+        if self.stop_at is not None and len(self.last) == 100 and self.mean >= self.stop_at:
+            self.solved_steps = self.env_steps
+            raise Solved
 
-Train = Callable[[argparse.Namespace, int, Returns], tuple[int, float]]
-"""Train one seed; return its environment steps and the seconds of the loop, imports and set-up left out."""
+
+Prepare = Callable[[argparse.Namespace, int, Returns], Callable[[], object]]
+"""From options, seed and where episodes are noted to what trains: the seconds of that are measured."""
 
 
-def measure(train: Train, options: argparse.Namespace, packages: tuple[str, ...]) -> None:
+def measure(prepare: Prepare, options: argparse.Namespace, packages: tuple[str, ...]) -> None:
     """Train the seeds in turn, and print the last line."""
-    steps, seconds, watched = 0, 0.0, []
+    seconds, watched = 0.0, []
     for seed in range(options.seed, options.seed + options.seeds):
         watched.append(Returns(options.stop_at))
-        taken, took = train(options, seed, watched[-1])
-        steps, seconds = steps + taken, seconds + took
-    means, solved = [returns.mean for returns in watched], [returns.solved_steps for returns in watched]
-    report(env_steps=steps, wall_seconds=seconds, return_means=means, solved_steps=solved, packages=packages)
+        train = prepare(options, seed, watched[-1])
+        started = time.perf_counter()
+        with suppress(Solved):
+            train()
+        seconds += time.perf_counter() - started
+    report(watched, seconds, packages)
 
 
-def report(
-    *,
-    env_steps: int,
-    wall_seconds: float,
-    return_means: list[float],
-    solved_steps: list[int | None],
-    packages: tuple[str, ...],
-    compile_seconds: float = 0.0,
-) -> None:
+def report(seeds: list[Returns], seconds: float, packages: tuple[str, ...], compile_seconds: float = 0.0) -> None:
     """Print the last line: what all seeds took together, how well each plays, and with what."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
-    line: dict[str, Any] = {
-        "env_steps": env_steps,
-        "wall_seconds": wall_seconds,
+    line = {
+        "env_steps": sum(seed.env_steps for seed in seeds),
+        "wall_seconds": seconds,
         "compile_seconds": compile_seconds,
-        "return_mean": sum(return_means) / len(return_means),
-        "return_means": return_means,
-        "solved_steps": solved_steps,
-        "peak_rss_mib": peak,
+        "return_mean": sum(seed.mean for seed in seeds) / len(seeds),
+        "return_means": [seed.mean for seed in seeds],
+        "solved_steps": [seed.solved_steps for seed in seeds],
+        "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if MACOS else 1024),
         "versions": {package: version(package) for package in packages},
     }
     print(json.dumps(line), flush=True)

@@ -103,7 +103,7 @@ def comparison(rows: Sequence[Row], found: dict[str, list[Outcome]]) -> str:
     """The table of speeds, and how many times faster each of ours is than each of the others."""
     ours = [row.title for row in rows if row.ours]
     head = ["", "steps/s of training", "seconds of compiling", "seconds of the process", "peak MiB", "return"]
-    head += [f"{title} is faster by: training{part}" for title in ours for part in ("", ", whole process")]
+    head += [f"{title} / this{part}" for title in ours for part in ("", ", whole process")]
     lines = []
     for row in rows:
         outcomes = found[row.title]

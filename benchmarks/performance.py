@@ -6,7 +6,7 @@
 Every peer is installed from PyPI into an environment of its own, build/peers/NAME; one that doesn't install is named
 with the reason. In each round everybody runs once, one after the other, each as a process of its own with one thread,
 so that a machine whose speed drifts slows all. Ratios are taken within a round. With `--keep FILE` what was measured is
-kept there and a later call adds to it, so that a round can be run at a time; rows without enough rounds are left out.
+kept there and a later call adds to it, so that a round can be run at a time.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def one_seed(choice: Choice) -> str:
     parts = [(rows, measure("one-seed", rows, choice.rounds, choice.kept)) for rows in (ppo, a2c)]
     tables = [f"{comparison(rows, found)}\n\n{commands_of(rows)}" for rows, found in parts]
     return (
-        f"### One seed\n\nPPO on CartPole-v1, {choice.steps:,} steps: 8 environments x 128 steps, 4 epochs, "
+        f"## One seed\n\nPPO on CartPole-v1, {choice.steps:,} steps: 8 environments x 128 steps, 4 epochs, "
         "minibatches of 256, two separate networks of 64x64 tanh units, Adam with 2.5e-4 that falls to 0. *Training* "
         "leaves out imports, compiling, evaluation and the wait at exit; *process* is everything, from the command to "
         "its exit, tracking and the final evaluation of pgzoo included. The compiled rows find their step in the cache "
@@ -97,7 +97,7 @@ def many_seeds(choice: Choice) -> str:
         rows.append(Row("Stable-Baselines3, two processes", both))
     found = measure("many-seeds", rows, choice.rounds, choice.kept)
     return (
-        f"### {seeds} seeds\n\nThe same PPO, {choice.steps // 4:,} steps for each of {seeds} seeds; steps of all seeds "
+        f"## {seeds} seeds\n\nThe same PPO, {choice.steps // 4:,} steps for each of {seeds} seeds; steps of all seeds "
         "are added up. One core where nothing else is said. *Cold* rows have no cache of what was compiled.\n\n"
         f"{comparison(rows, found)}\n\n{commands_of(rows)}"
     )
@@ -128,7 +128,7 @@ def time_to_solve(choice: Choice) -> str:
         )
     head = ["", "seeds that reach it", "seconds of training", "of compiling", "environment steps", "of the process"]
     return (
-        "### Time to a mean return of 475\n\nPPO on CartPole-v1 until the last 100 training episodes, with sampled "
+        "## Time to a mean return of 475\n\nPPO on CartPole-v1 until the last 100 training episodes, with sampled "
         f"actions, have a mean of 475; median of {choice.rounds} seeds, a process each. pgzoo has the settings that it "
         "ships, Stable-Baselines3 and SBX RL Zoo's, all others the work above with 500,000 steps as the horizon of the "
         f"step size. A seed that doesn't get there counts with its whole run.\n\n{table(head, lines)}"
@@ -192,7 +192,7 @@ def start_and_memory(choice: Choice) -> str:
         weighed.append(Row("Stable-Baselines3, 1 seed", (script("sb3", "--total-steps 20000"),)))
     found = measure("memory", weighed, choice.rounds, choice.kept)
     lines += [[f"peak memory of the PPO work, MiB: {n}", spread([x.peak for x in found[n]], 0)] for n in found]
-    return f"### Start and memory\n\n{table(['', 'median (least to most)'], lines)}\n\n{commands_of(weighed)}"
+    return f"## Start and memory\n\n{table(['', 'median (least to most)'], lines)}\n\n{commands_of(weighed)}"
 
 
 GROWTH: dict[str, tuple[str, Sequence[str]]] = {
@@ -226,7 +226,7 @@ def growth(choice: Choice) -> str:
         head = [what, "steps/s, all seeds", "us a step: collect", "us a step: update", "seconds of compiling", "MiB"]
         parts.append(f"{table(head, lines)}\n\n{commands_of(rows[:1])}")
     return (
-        "### How cost grows\n\nThe PPO work, about ten updates, with one of its sizes changed; measured once. One "
+        "## How cost grows\n\nThe PPO work, about ten updates, with one of its sizes changed; measured once. One "
         "thread.\n\n" + "\n\n".join(parts)
     )
 

@@ -80,7 +80,7 @@ def main() -> None:
     ]
     made = table(head, rows(measure(options.rounds)))
     commands = "\n".join(ROWS.values())
-    text = f"""### REINFORCE beside a notebook's loop
+    text = f"""## REINFORCE beside a notebook's loop
 
 Training speed, in environment steps per second of the training loop: collecting, estimating, updating and
 tracking, without imports, evaluation and the wait at exit. The loop is `benchmarks/notebook.py`, the training loop of

@@ -54,13 +54,12 @@ class Choice:
 def one_seed(choice: Choice) -> str:
     """PPO and A2C, one seed."""
     steps = f"--total-steps {choice.steps} --seed {{seed}}"
-    ppo = [Row("pgzoo", (eager(f"{PPO_RUN} {steps}"),), ours=True), *compiled("pgzoo, compiled", f"{PPO_RUN} {steps}")]
-    ppo += [Row(LIBRARIES[name].title, (script(name, f"--algorithm ppo {steps}"),)) for name in choice.peers]
-    a2c = [Row("pgzoo a2c", (eager(f"{A2C_RUN} {steps}"),), ours=True)]
+    ppo = [Row("pgzoo", (eager(f"{PPO_RUN} {steps}"),)), *compiled("pgzoo, compiled", f"{PPO_RUN} {steps}")]
+    ppo += [Row(peer.title, (script(name, f"--algorithm ppo {steps}"),), name) for name, peer in LIBRARIES.items()]
+    a2c = [Row("pgzoo a2c", (eager(f"{A2C_RUN} {steps}"),))]
     a2c += compiled("pgzoo a2c, compiled", f"{A2C_RUN} {steps}")
-    if "sb3" in choice.peers:
-        a2c.append(Row("Stable-Baselines3 A2C", (script("sb3", f"--algorithm a2c {steps}"),)))
-    parts = [(rows, measure("one-seed", rows, choice.rounds, choice.kept)) for rows in (ppo, a2c)]
+    a2c.append(Row("Stable-Baselines3 A2C", (script("sb3", f"--algorithm a2c {steps}"),), "sb3"))
+    parts = [measure("one-seed", rows, choice.rounds, choice.peers, choice.kept) for rows in (ppo, a2c)]
     tables = [f"{comparison(rows, found)}\n\n{commands_of(rows)}" for rows, found in parts]
     return (
         f"## One seed\n\nPPO on CartPole-v1, {choice.steps:,} steps: 8 environments x 128 steps, 4 epochs, "
@@ -77,25 +76,20 @@ def one_seed(choice: Choice) -> str:
 def many_seeds(choice: Choice) -> str:
     """PPO, many seeds, on one core and on two."""
     seeds, steps = choice.seeds, f"--total-steps {choice.steps // 4}"
-    command = f"{ONE_CORE}{PPO_RUN} {steps} --seeds {seeds}"
-    rows = [Row("pgzoo", (ONE_CORE + eager(f"{PPO_RUN} {steps} --seeds {seeds}"),), ours=True)]
+    rows = [Row("pgzoo", (ONE_CORE + eager(f"{PPO_RUN} {steps} --seeds {seeds}"),))]
     for title, cold in (("pgzoo, compiled", False), ("pgzoo, compiled, cold", True)):
         for row in compiled(title, f"{PPO_RUN} {steps} --seeds {seeds}", cold):
-            rows.append(Row(title, (f"{ONE_CORE}{row.commands[0]}",), ours=True, cold=cold))
+            rows.append(Row(title, (f"{ONE_CORE}{row.commands[0]}",), cold=cold))
     if option("ppo", "--launcher"):
         launched = f"{PPO_RUN} {steps} --seeds {seeds} --launcher processes"
-        rows.append(Row("pgzoo, two processes", (eager(launched),), ours=True))
+        rows.append(Row("pgzoo, two processes", (eager(launched),)))
         rows += compiled("pgzoo, two processes, compiled", launched)
-    if "purejax" in choice.peers:
-        command = ONE_CORE + script("purejax", f"{steps} --seeds {seeds}")
-        rows += [Row(LIBRARIES["purejax"].title, (command,))]
-        rows += [Row(f"{LIBRARIES['purejax'].title}, cold", (command,), cold=True)]
-    if "sb3" in choice.peers:
-        half = seeds // 2
-        halves = ((0, half), (half, seeds - half))
-        both = tuple(script("sb3", f"{steps} --seed {first} --seeds {count}") for first, count in halves)
-        rows.append(Row("Stable-Baselines3, two processes", both))
-    found = measure("many-seeds", rows, choice.rounds, choice.kept)
+    jax = ONE_CORE + script("purejax", f"{steps} --seeds {seeds}")
+    rows += [Row(f"{LIBRARIES['purejax'].title}{', cold' * cold}", (jax,), "purejax", cold) for cold in (False, True)]
+    halves = ((0, seeds // 2), (seeds // 2, seeds - seeds // 2))
+    both = tuple(script("sb3", f"{steps} --seed {first} --seeds {count}") for first, count in halves)
+    rows.append(Row("Stable-Baselines3, two processes", both, "sb3"))
+    rows, found = measure("many-seeds", rows, choice.rounds, choice.peers, choice.kept)
     return (
         f"## {seeds} seeds\n\nThe same PPO, {choice.steps // 4:,} steps for each of {seeds} seeds; steps of all seeds "
         "are added up. One core where nothing else is said. *Cold* rows have no cache of what was compiled.\n\n"
@@ -105,13 +99,13 @@ def many_seeds(choice: Choice) -> str:
 
 def time_to_solve(choice: Choice) -> str:
     """How long until CartPole-v1 is solved, one process per seed."""
-    steps = "--total-steps 500000 --stop-at 475 --seed {seed}"
-    ours = f"pgzoo run ppo --env CartPole-v1 {steps} --eval-episodes 10"
-    rows = [Row("pgzoo", (eager(ours),), ours=True), *compiled("pgzoo, compiled", ours)]
-    for name in choice.peers:
-        tuned = " --settings tuned" if name in ("sb3", "sbx") else ""
-        rows.append(Row(LIBRARIES[name].title, (script(name, f"{steps.replace('500000', horizon(name))}{tuned}"),)))
-    found = measure("time-to-solve", rows, choice.rounds, choice.kept)
+    ours = "pgzoo run ppo --env CartPole-v1 --stop-at 475 --seed {seed} --eval-episodes 10"
+    rows = [Row("pgzoo", (eager(ours),)), *compiled("pgzoo, compiled", ours)]
+    for name, peer in LIBRARIES.items():
+        horizon, tuned = ("100000", " --settings tuned") if name in ("sb3", "sbx") else ("500000", "")
+        command = script(name, f"--total-steps {horizon} --stop-at 475 --seed {{seed}}{tuned}")
+        rows.append(Row(peer.title, (command,), name))
+    rows, found = measure("time-to-solve", rows, choice.rounds, choice.peers, choice.kept)
     lines = []
     for row in rows:
         outcomes = found[row.title]
@@ -130,15 +124,10 @@ def time_to_solve(choice: Choice) -> str:
     return (
         "## Time to a mean return of 475\n\nPPO on CartPole-v1 until the last 100 training episodes, with sampled "
         f"actions, have a mean of 475; median of {choice.rounds} seeds, a process each. pgzoo has the settings that it "
-        "ships, Stable-Baselines3 and SBX RL Zoo's, all others the work above with 500,000 steps as the horizon of the "
-        f"step size. A seed that doesn't get there counts with its whole run.\n\n{table(head, lines)}"
+        "ships, Stable-Baselines3 and SBX RL Zoo's (100,000 steps), all others the work above with a step size that "
+        f"falls to 0 in 500,000 steps. A seed that doesn't get there counts with its whole run.\n\n{table(head, lines)}"
         f"\n\n{commands_of(rows)}"
     )
-
-
-def horizon(name: str) -> str:
-    """Steps at which the step size has fallen to 0: RL Zoo's, where its settings are used."""
-    return "100000" if name in ("sb3", "sbx") else "500000"
 
 
 def reached(outcome: Outcome) -> bool:
@@ -184,13 +173,12 @@ def start_and_memory(choice: Choice) -> str:
     firsts = [first_update(eager(f"{PPO_RUN} --eval-episodes 1")) for _ in range(choice.rounds)]
     lines.append(["command to the end of the first update of PPO, not compiled, seconds", spread(firsts)])
     weighed = [
-        Row(f"{title}, {count} seed{'s' * (count > 1)}", (command,), ours=True)
+        Row(f"{title}, {count} seed{'s' * (count > 1)}", (command,))
         for count in (1, choice.seeds)
         for title, command in variants(f"{PPO_RUN} --total-steps 20000 --seeds {count}")
     ]
-    if "sb3" in choice.peers:
-        weighed.append(Row("Stable-Baselines3, 1 seed", (script("sb3", "--total-steps 20000"),)))
-    found = measure("memory", weighed, choice.rounds, choice.kept)
+    weighed.append(Row("Stable-Baselines3, 1 seed", (script("sb3", "--total-steps 20000"),), "sb3"))
+    weighed, found = measure("memory", weighed, choice.rounds, choice.peers, choice.kept)
     lines += [[f"peak memory of the PPO work, MiB: {n}", spread([x.peak for x in found[n]], 0)] for n in found]
     return f"## Start and memory\n\n{table(['', 'median (least to most)'], lines)}\n\n{commands_of(weighed)}"
 
@@ -208,11 +196,11 @@ def growth(choice: Choice) -> str:
     parts = []
     for what, (name, values) in GROWTH.items():
         rows = [
-            Row(f"{name} {value}{', compiled' * ('compiled' in title)}", (command,), ours=True)
+            Row(f"{name} {value}{', compiled' * ('compiled' in title)}", (command,))
             for value in values
             for title, command in variants(f"{PPO_RUN} --total-steps {updates_of(name, value)} {name} {value}")
         ]
-        found = measure("growth", rows, 1, choice.kept)
+        rows, found = measure("growth", rows, 1, choice.peers, choice.kept)
         lines = [
             [
                 row.title,
@@ -252,7 +240,7 @@ SECTIONS: dict[str, Callable[[Choice], str]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", metavar="PEER,...", default=",".join(LIBRARIES), help="default: all of them")
+    parser.add_argument("--only", metavar="PEER,...", default=",".join(LIBRARIES), help="run these; default: all")
     parser.add_argument("--sections", metavar="SECTION,...", default=",".join(SECTIONS), help="default: all of them")
     parser.add_argument("--rounds", type=int, default=3, help="in time-to-solve: seeds")
     parser.add_argument("--steps", type=int, default=200_000, help="of one seed; a quarter for each of many")

@@ -17,36 +17,41 @@ from processes import Kept, Outcome, option, run
 class Row:
     """Commands that run at once; `{seed}` in them is the round's number.
 
-    Ours are what all others are compared with. A cold row starts without anything that was compiled before; for the
-    others there is a run before the first round, so that all that is compiled lies in a cache.
+    Rows without a `peer` are ours: what all others are compared with. A cold row starts without anything that was
+    compiled before; for the others there is a run before the first round, so that what is compiled lies in a cache.
     """
 
     title: str
     commands: tuple[str, ...]
-    ours: bool = False
+    peer: str = ""
     cold: bool = False
+
+    @property
+    def ours(self) -> bool:
+        return not self.peer
 
 
 def compiled(title: str, command: str, cold: bool = False) -> list[Row]:
     """Our row with the step compiled, where this pgzoo can."""
     if not option(command.split()[2], "--compile"):
         return []
-    return [Row(title, (f"{command} --compile on --json",), ours=True, cold=cold)]
+    return [Row(title, (f"{command} --compile on --json",), cold=cold)]
 
 
 def eager(command: str) -> str:
     return f"{command} --compile off --json" if option(command.split()[2], "--compile") else f"{command} --json"
 
 
-def measure(section: str, rows: Sequence[Row], rounds: int, kept: Kept) -> dict[str, list[Outcome]]:
-    """Run every row in every round that it hasn't been run in yet."""
+def measure(
+    section: str, rows: Sequence[Row], rounds: int, peers: Sequence[str], kept: Kept
+) -> tuple[list[Row], dict[str, list[Outcome]]]:
+    """Run ours and those of `peers` in every round in which they haven't been run; return what there is then of all."""
     found = kept.rows.setdefault(section, {})
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
-        folder = Path(place)
-        warm: set[str] = set()
+        folder, warm = Path(place), set[str]()
         for index in range(rounds):
             for row in rows:
-                if len(found.get(row.title, [])) > index:
+                if len(found.get(row.title, [])) > index or not (row.ours or row.peer in peers):
                     continue
                 if not row.cold and row.title not in warm:
                     prepare(row, folder)
@@ -54,7 +59,8 @@ def measure(section: str, rows: Sequence[Row], rounds: int, kept: Kept) -> dict[
                 print(f"{section}, round {index + 1}/{rounds}: {row.title}", file=sys.stderr, flush=True)
                 kept.add(section, row.title, once(row, index, folder))
                 print(told(found[row.title][-1]), file=sys.stderr, flush=True)
-    return {row.title: found[row.title][:rounds] for row in rows}
+    there = [row for row in rows if row.title in found]
+    return there, {row.title: found[row.title] for row in there}
 
 
 def once(row: Row, index: int, folder: Path) -> Outcome:
@@ -118,7 +124,9 @@ def comparison(rows: Sequence[Row], found: dict[str, list[Outcome]]) -> str:
         ]
         for title in ours:
             for speed in (speeds, whole_speeds):
-                line.append("" if row.ours else spread(ratios(speed(found[title]), speed(outcomes))))
+                common = min(len(found[title]), len(outcomes))
+                both = ratios(speed(found[title])[:common], speed(outcomes)[:common])
+                line.append("" if row.ours else spread(both))
         lines.append(line)
     return table(head, lines)
 

@@ -30,7 +30,7 @@ def test_rounds_that_are_missing_are_an_error() -> None:
 
 
 def test_ours_is_compared_with_every_other_row_and_not_with_itself() -> None:
-    rows = [Row("ours", ("pgzoo run ppo",), ours=True), Row("theirs", ("build/peers/x/bin/python x.py",))]
+    rows = [Row("ours", ("pgzoo run ppo",)), Row("theirs", ("build/peers/x/bin/python x.py",), peer="x")]
     found = {
         "ours": [outcome(1000, 1.0, 2.0), outcome(1000, 2.0, 2.5)],
         "theirs": [outcome(1000, 5.0, 8.0), outcome(1000, 6.0, 10.0)],

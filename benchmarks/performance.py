@@ -23,7 +23,7 @@ from pathlib import Path
 from libraries import LIBRARIES, install, script
 from page import PAGE, put, spread, stamp, table
 from processes import Kept, Outcome, option, run
-from rows import Row, commands_of, comparison, compiled, eager, measure, middle, speeds, variants
+from rows import UNTRACKED, Row, commands_of, comparison, compiled, eager, measure, middle, speeds, variants
 
 CORE = (os.cpu_count() or 1) - 1
 ONE_CORE = f"taskset -c {CORE} " if sys.platform == "linux" else ""
@@ -198,7 +198,9 @@ def growth(choice: Choice) -> str:
         rows = [
             Row(f"{name} {value}{', compiled' * ('compiled' in title)}", (command,))
             for value in values
-            for title, command in variants(f"{PPO_RUN} --total-steps {updates_of(name, value)} {name} {value}")
+            for title, command in variants(
+                f"{PPO_RUN} {UNTRACKED} --total-steps {updates_of(name, value)} {name} {value}"
+            )
         ]
         rows, found = measure("growth", rows, 1, choice.peers, choice.kept)
         lines = [
@@ -214,8 +216,8 @@ def growth(choice: Choice) -> str:
         head = [what, "steps/s, all seeds", "us a step: collect", "us a step: update", "seconds of compiling", "MiB"]
         parts.append(f"{table(head, lines)}\n\n{commands_of(rows[:1])}")
     return (
-        "## How cost grows\n\nThe PPO work, about ten updates, with one of its sizes changed; measured once. One "
-        "thread.\n\n" + "\n\n".join(parts)
+        "## How cost grows\n\nThe PPO work, about ten updates, with one of its sizes changed; measured once, with "
+        "one thread and without tracking.\n\n" + "\n\n".join(parts)
     )
 
 

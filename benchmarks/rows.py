@@ -12,6 +12,9 @@ from pathlib import Path
 from page import ratios, spread, table
 from processes import Kept, Outcome, option, run
 
+UNTRACKED = "--no-plugin pgzoo.listeners"
+"""What leaves tracking out of a command of ours."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -73,7 +76,7 @@ def once(row: Row, index: int, folder: Path) -> Outcome:
 
 
 def settle(row: Row, outcome: Outcome, folder: Path) -> Outcome:
-    if row.ours:
+    if row.ours and UNTRACKED not in row.commands[0]:
         run("pgzoo sync --wait 300 --json", folder)
     return outcome
 
@@ -81,7 +84,7 @@ def settle(row: Row, outcome: Outcome, folder: Path) -> Outcome:
 def prepare(row: Row, folder: Path) -> None:
     """Make the store and the caches, which are there when a row is measured."""
     command = row.commands[0].replace("{seed}", "0")
-    if row.ours:
+    if row.ours and ("--compile on" in command or not (folder / ".pgzoo").exists()):
         settle(row, run(f"{command} --total-steps 2048 --eval-episodes 1", folder), folder)
     elif "/purejax.py" in command:
         run(command, folder)  # another number of steps would be another program
@@ -132,7 +135,7 @@ def comparison(rows: Sequence[Row], found: dict[str, list[Outcome]]) -> str:
 
 
 def commands_of(rows: Sequence[Row]) -> str:
-    lines = "\n".join(command for row in rows for command in row.commands)
+    lines = "\n".join(dict.fromkeys(command for row in rows for command in row.commands))
     return f"```sh\n{lines}\n```"
 
 

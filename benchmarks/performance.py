@@ -12,6 +12,7 @@ kept there and a later call adds to it, so that a round can be run at a time.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tempfile
@@ -19,11 +20,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
+from typing import Any
 
 from libraries import LIBRARIES, install, script
 from page import PAGE, put, spread, stamp, table
 from processes import Kept, Outcome, option, run
-from rows import UNTRACKED, Row, commands_of, comparison, compiled, eager, measure, middle, speeds, variants
+from rows import Row, commands_of, comparison, compiled, eager, measure, middle, speeds, variants
 
 CORE = (os.cpu_count() or 1) - 1
 ONE_CORE = f"taskset -c {CORE} " if sys.platform == "linux" else ""
@@ -183,25 +186,20 @@ def start_and_memory(choice: Choice) -> str:
     return f"## Start and memory\n\n{table(['', 'median (least to most)'], lines)}\n\n{commands_of(weighed)}"
 
 
-GROWTH: dict[str, tuple[str, Sequence[str]]] = {
-    "seeds": ("--seeds", ("1", "2", "4", "8", "16", "32", "64", "128", "256")),
-    "environments per seed, minibatches of a quarter": ("--num-envs", ("1", "4", "8", "32", "128")),
-    "steps per update, minibatches of a quarter": ("--rollout-steps", ("32", "128", "512", "2048")),
-    "hidden layers": ("--policy.hidden", ("32,32", "64,64", "128,128", "256,256", "512,512")),
+SIZES = {"algorithm": "ppo", "env": "CartPole-v1", "num_envs": 8, "rollout_steps": 128, "epochs": 4, "minibatches": 4}
+GROWTH: dict[str, Sequence[Any]] = {
+    "seeds": (1, 2, 4, 8, 16, 32, 64, 128, 256),
+    "num_envs": (1, 4, 8, 32, 128),
+    "rollout_steps": (32, 128, 512, 2048),
+    "hidden": ((32, 32), (64, 64), (128, 128), (256, 256), (512, 512)),
 }
 
 
 def growth(choice: Choice) -> str:
     """How cost grows with everything that can grow, from the PPO work on."""
     parts = []
-    for what, (name, values) in GROWTH.items():
-        rows = [
-            Row(f"{name} {value}{', compiled' * ('compiled' in title)}", (command,))
-            for value in values
-            for title, command in variants(
-                f"{PPO_RUN} {UNTRACKED} --total-steps {updates_of(name, value)} {name} {value}"
-            )
-        ]
+    for name, values in GROWTH.items():
+        rows = [Row(title, (command,)) for value in values for title, command in untracked(name, value)]
         rows, found = measure("growth", rows, 1, choice.peers, choice.kept)
         lines = [
             [
@@ -213,18 +211,26 @@ def growth(choice: Choice) -> str:
             ]
             for row in rows
         ]
-        head = [what, "steps/s, all seeds", "us a step: collect", "us a step: update", "seconds of compiling", "MiB"]
+        head = [name, "steps/s, all seeds", "us a step: collect", "us a step: update", "seconds of compiling", "MiB"]
         parts.append(f"{table(head, lines)}\n\n{commands_of(rows[:1])}")
     return (
         "## How cost grows\n\nThe PPO work, about ten updates, with one of its sizes changed; measured once, with "
-        "one thread and without tracking.\n\n" + "\n\n".join(parts)
+        "one thread and without tracking. `minibatches` is 4 throughout: they grow with what is collected.\n\n"
+        + "\n\n".join(parts)
     )
 
 
-def updates_of(name: str, value: str) -> int:
-    """Steps that make about ten updates of the PPO work with this size."""
-    rows = {"--num-envs": 128 * int(value), "--rollout-steps": 8 * int(value)} if value.isdigit() else {}
-    return 10 * rows.get(name, 1024)
+def untracked(name: str, value: Any) -> list[tuple[str, str]]:
+    """About ten updates with this size, without tracking: not compiled, and compiled where this pgzoo can."""
+    changed: dict[str, Any] = {"policy": {"name": "mlp", "hidden": value}} if name == "hidden" else {name: value}
+    settings = SIZES | changed
+    settings |= {"total_steps": 10 * settings["num_envs"] * settings["rollout_steps"], "eval_episodes": 1}
+    ways = {"": "off", ", compiled": "on"} if option("ppo", "--compile") else {"": None}
+    shown = f"{value[0]}x{value[1]}" if name == "hidden" else str(value)
+    return [
+        (f"{name} {shown}{way}", f"python benchmarks/untracked.py {quote(json.dumps(settings | compiling))}")
+        for way, compiling in ((way, {"compile": word} if word else {}) for way, word in ways.items())
+    ]
 
 
 def share(outcome: Outcome, phase: str) -> float:

@@ -12,9 +12,6 @@ from pathlib import Path
 from page import ratios, spread, table
 from processes import Kept, Outcome, option, run
 
-UNTRACKED = "--no-plugin pgzoo.listeners"
-"""What leaves tracking out of a command of ours."""
-
 
 @dataclass(frozen=True)
 class Row:
@@ -76,7 +73,7 @@ def once(row: Row, index: int, folder: Path) -> Outcome:
 
 
 def settle(row: Row, outcome: Outcome, folder: Path) -> Outcome:
-    if row.ours and UNTRACKED not in row.commands[0]:
+    if "pgzoo run" in row.commands[0]:
         run("pgzoo sync --wait 300 --json", folder)
     return outcome
 
@@ -84,7 +81,7 @@ def settle(row: Row, outcome: Outcome, folder: Path) -> Outcome:
 def prepare(row: Row, folder: Path) -> None:
     """Make the store and the caches, which are there when a row is measured."""
     command = row.commands[0].replace("{seed}", "0")
-    if row.ours and ("--compile on" in command or not (folder / ".pgzoo").exists()):
+    if "pgzoo run" in command and ("--compile on" in command or not (folder / ".pgzoo").exists()):
         settle(row, run(f"{command} --total-steps 2048 --eval-episodes 1", folder), folder)
     elif "/purejax.py" in command:
         run(command, folder)  # another number of steps would be another program

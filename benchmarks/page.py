@@ -27,12 +27,13 @@ def put(page: Path, section: str, text: str) -> None:
     page.write_text(f"{before}{begin}{text.strip()}\n{end}{after}", encoding="utf-8")
 
 
-def stamp(made_by: str, load: float) -> str:
+def stamp(made_by: str, load: float | None = None) -> str:
     """Say when, where, with what and by which command a section was made; `load` is that before it began."""
+    busy = "" if load is None else f"; load {load:.1f} at the start"
     versions = ", ".join(f"{name} {version(name)}" for name in ("pgzoo", "torch", "numpy", "gymnasium"))
     return (
         f"*Made by `{made_by}` on {time.strftime('%Y-%m-%d')}: {processor()}, {os.cpu_count()} cores, "
-        f"{platform.system()}, Python {platform.python_version()}, {versions}; load {load:.1f} at the start.*"
+        f"{platform.system()}, Python {platform.python_version()}, {versions}{busy}.*"
     )
 
 

@@ -269,7 +269,7 @@ def main() -> None:
         load = os.getloadavg()[0]
         text = SECTIONS[section](choice)
         made_by = f"python benchmarks/performance.py {' '.join(shown(section, options))}"
-        put(options.out, section, f"{text}\n\n{stamp(made_by, load)}{absent}")
+        put(options.out, section, f"{text}\n\n{stamp(made_by, None if options.keep else load)}{absent}")
         print(text, flush=True)
 
 
@@ -278,6 +278,8 @@ def shown(section: str, options: argparse.Namespace) -> list[str]:
     words = ["--sections", section, "--rounds", str(options.rounds)]
     if set(options.only.split(",")) != set(LIBRARIES):
         words += ["--only", options.only]
+    if options.keep:
+        words += ["--keep", options.keep.name]
     return words
 
 

@@ -1,6 +1,7 @@
 """PufferLib's PPO on gymnasium's environment, wrapped by its emulation, in one process.
 
-Rows are taken by segments of 128 steps, as it takes them. This folder comes last when modules are looked for, since the
+Rows are taken by segments of 128 steps, as it takes them. Written by the source of 3.0 and not yet run: building that
+version fetches a graphics library, which failed where these benchmarks were made. This folder comes last when modules are looked for, since the
 library has this file's name.
 """
 

@@ -1,8 +1,8 @@
 """PufferLib's PPO on gymnasium's environment, wrapped by its emulation, in one process.
 
 Rows are taken by segments of 128 steps, as it takes them. Written by the source of 3.0 and not yet run: building that
-version fetches a graphics library, which failed where these benchmarks were made. This folder comes last when modules are looked for, since the
-library has this file's name.
+version fetches a graphics library, which failed where these benchmarks were made. This folder comes last when modules
+are looked for, since the library has this file's name.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?= reinforce --env CartPole-v1
 
-.PHONY: run test test-all check fix docs bench results faults lock clean
+.PHONY: run test test-all check fix docs bench bench-peers results faults lock clean
 
 run: $(VENV)/.ready
 	$(BIN)/pgzoo run $(ARGS)
@@ -30,7 +30,11 @@ docs: $(VENV)/.ready
 	$(BIN)/python docs/generate.py
 
 bench: $(VENV)/.ready
+	$(BIN)/python benchmarks/guard.py
 	$(BIN)/python benchmarks/run.py
+
+bench-peers: $(VENV)/.ready
+	$(BIN)/python benchmarks/performance.py $(ARGS_PEERS)
 
 results: $(VENV)/.ready
 	$(BIN)/python benchmarks/results.py

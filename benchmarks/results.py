@@ -169,7 +169,7 @@ HEADER = """# Learning results
 
 Made by `make results`. Every number is of the **last** parameters, never of the best; returns are means over the
 evaluation episodes, on environments of their own. Other processors and versions give other bits, and so other numbers
-of this kind. Seconds are of a machine that may have had other things to do; docs/benchmarks.md measures speed.
+of this kind. Seconds are of a machine that may have had other things to do; docs/performance.md measures speed.
 """
 
 if __name__ == "__main__":

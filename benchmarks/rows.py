@@ -1,0 +1,141 @@
+"""Rows of a table: commands that are measured in turn, and how many times faster ours are than the others'."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from page import ratios, spread, table
+from processes import Kept, Outcome, option, run
+
+
+@dataclass(frozen=True)
+class Row:
+    """Commands that run at once; `{seed}` in them is the round's number.
+
+    Rows without a `peer` are ours: what all others are compared with. A cold row starts without anything that was
+    compiled before; for the others there is a run before the first round, so that what is compiled lies in a cache.
+    """
+
+    title: str
+    commands: tuple[str, ...]
+    peer: str = ""
+    cold: bool = False
+
+    @property
+    def ours(self) -> bool:
+        return not self.peer
+
+
+def compiled(title: str, command: str, cold: bool = False) -> list[Row]:
+    """Our row with the step compiled, where this pgzoo can."""
+    if not option(command.split()[2], "--compile"):
+        return []
+    return [Row(title, (f"{command} --compile on --json",), cold=cold)]
+
+
+def eager(command: str) -> str:
+    return f"{command} --compile off --json" if option(command.split()[2], "--compile") else f"{command} --json"
+
+
+def measure(
+    section: str, rows: Sequence[Row], rounds: int, peers: Sequence[str], kept: Kept
+) -> tuple[list[Row], dict[str, list[Outcome]]]:
+    """Run ours and those of `peers` in every round in which they haven't been run; return what there is then of all."""
+    found = kept.rows.setdefault(section, {})
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
+        folder, warm = Path(place), set[str]()
+        for index in range(rounds):
+            for row in rows:
+                if len(found.get(row.title, [])) > index or not (row.ours or row.peer in peers):
+                    continue
+                if not row.cold and row.title not in warm:
+                    prepare(row, folder)
+                    warm.add(row.title)
+                print(f"{section}, round {index + 1}/{rounds}: {row.title}", file=sys.stderr, flush=True)
+                kept.add(section, row.title, once(row, index, folder))
+                print(told(found[row.title][-1]), file=sys.stderr, flush=True)
+    there = [row for row in rows if row.title in found]
+    return there, {row.title: found[row.title] for row in there}
+
+
+def once(row: Row, index: int, folder: Path) -> Outcome:
+    """Run a row; the uploader, if any, has come to its end afterwards."""
+    commands = tuple(command.replace("{seed}", str(index)) for command in row.commands)
+    if row.cold:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
+            return settle(row, run(commands, Path(place)), Path(place))
+    return settle(row, run(commands, folder), folder)
+
+
+def settle(row: Row, outcome: Outcome, folder: Path) -> Outcome:
+    if "pgzoo run" in row.commands[0]:
+        run("pgzoo sync --wait 300 --json", folder)
+    return outcome
+
+
+def prepare(row: Row, folder: Path) -> None:
+    """Make the store and the caches, which are there when a row is measured."""
+    command = row.commands[0].replace("{seed}", "0")
+    if "pgzoo run" in command and ("--compile on" in command or not (folder / ".pgzoo").exists()):
+        settle(row, run(f"{command} --total-steps 2048 --eval-episodes 1", folder), folder)
+    elif "/purejax.py" in command:
+        run(command, folder)  # another number of steps would be another program
+
+
+def told(outcome: Outcome) -> str:
+    speed = outcome.env_steps / outcome.training if outcome.training else 0
+    returned = "" if outcome.returned is None else f", return {outcome.returned:.0f}"
+    return f"  {speed:,.0f} steps/s, compiling {outcome.compiling:.1f} s, process {outcome.whole:.1f} s{returned}"
+
+
+def speeds(outcomes: Sequence[Outcome]) -> list[float]:
+    return [outcome.env_steps / outcome.training for outcome in outcomes]
+
+
+def whole_speeds(outcomes: Sequence[Outcome]) -> list[float]:
+    return [outcome.env_steps / outcome.whole for outcome in outcomes]
+
+
+def middle(values: Sequence[float]) -> float:
+    return statistics.median(values)
+
+
+def comparison(rows: Sequence[Row], found: dict[str, list[Outcome]]) -> str:
+    """The table of speeds, and how many times faster each of ours is than each of the others."""
+    ours = [row.title for row in rows if row.ours]
+    head = ["", "steps/s of training", "seconds of compiling", "seconds of the process", "peak MiB", "return"]
+    head += [f"{title} / this{part}" for title in ours for part in ("", ", whole process")]
+    lines = []
+    for row in rows:
+        outcomes = found[row.title]
+        returns = [outcome.returned for outcome in outcomes if outcome.returned is not None]
+        line = [
+            row.title,
+            f"{middle(speeds(outcomes)):,.0f}",
+            f"{middle([outcome.compiling for outcome in outcomes]):.1f}",
+            f"{middle([outcome.whole for outcome in outcomes]):.1f}",
+            f"{middle([outcome.peak for outcome in outcomes]):.0f}",
+            f"{middle(returns):.0f}" if returns else "",
+        ]
+        for title in ours:
+            for speed in (speeds, whole_speeds):
+                common = min(len(found[title]), len(outcomes))
+                both = ratios(speed(found[title])[:common], speed(outcomes)[:common])
+                line.append("" if row.ours else spread(both))
+        lines.append(line)
+    return table(head, lines)
+
+
+def commands_of(rows: Sequence[Row]) -> str:
+    lines = "\n".join(dict.fromkeys(command for row in rows for command in row.commands))
+    return f"```sh\n{lines}\n```"
+
+
+def variants(command: str) -> list[tuple[str, str]]:
+    """Not compiled, and compiled where this pgzoo can."""
+    return [("pgzoo", eager(command)), *((row.title, row.commands[0]) for row in compiled("pgzoo, compiled", command))]

@@ -1,0 +1,90 @@
+"""What benchmarks make of their measurements: ratios taken within a round, and sections that leave the page alone."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "benchmarks"))  # last: tests/faults is another than benchmarks/faults.py
+
+from page import put, ratios, spread, table  # noqa: E402
+from processes import Kept, Outcome, outcome_of, words_of  # noqa: E402
+from rows import Row, comparison  # noqa: E402
+
+
+def outcome(env_steps: int, training: float, whole: float, returned: float | None = 100.0) -> Outcome:
+    return Outcome(env_steps, training, 0.0, whole, 300.0, returned, {})
+
+
+def test_a_ratio_is_of_the_same_round() -> None:
+    assert ratios([40.0, 20.0], [10.0, 10.0]) == [4.0, 2.0]
+    assert spread([4.0, 2.0]) == "**3.0** (2.0 to 4.0)"
+
+
+def test_rounds_that_are_missing_are_an_error() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        ratios([1.0, 2.0], [1.0])
+
+
+def test_ours_is_compared_with_every_other_row_and_not_with_itself() -> None:
+    rows = [Row("ours", ("pgzoo run ppo",)), Row("theirs", ("build/peers/x/bin/python x.py",), peer="x")]
+    found = {
+        "ours": [outcome(1000, 1.0, 2.0), outcome(1000, 2.0, 2.5)],
+        "theirs": [outcome(1000, 5.0, 8.0), outcome(1000, 6.0, 10.0)],
+    }
+    head, _, ours, theirs = comparison(rows, found).splitlines()
+    assert head.endswith("| ours / this | ours / this, whole process |")
+    assert ours == "| ours | 750 | 0.0 | 2.2 | 300 | 100 |  |  |"
+    assert theirs == "| theirs | 183 | 0.0 | 9.0 | 300 | 100 | **4.0** (3.0 to 5.0) | **4.0** (4.0 to 4.0) |"
+
+
+def test_a_table_has_its_numbers_to_the_right() -> None:
+    assert table(["", "a", "b"], [["x", "1", "2"]]).splitlines() == [
+        "|  | a | b |",
+        "| --- | ---: | ---: |",
+        "| x | 1 | 2 |",
+    ]
+
+
+def test_a_section_is_put_in_the_place_of_its_old_one(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# Title\n\n<!-- section a -->\nold\n<!-- end a -->\n\nBetween.\n", encoding="utf-8")
+    put(page, "a", "new")
+    put(page, "b", "first")
+    put(page, "b", "second")
+    assert page.read_text(encoding="utf-8") == (
+        "# Title\n\n<!-- section a -->\nnew\n<!-- end a -->\n\nBetween.\n\n<!-- section b -->\nsecond\n<!-- end b -->\n"
+    )
+
+
+def test_a_section_without_an_end_is_refused_and_the_page_kept(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- section a -->\nold\n\nText by hand.\n", encoding="utf-8")
+    with pytest.raises(SystemExit, match="has a beginning and no end"):
+        put(page, "a", "new")
+    assert "Text by hand." in page.read_text(encoding="utf-8")
+
+
+def test_a_run_of_pgzoo_and_a_peers_are_read_alike() -> None:
+    seeds = [{"seed": 0, "return_mean": 100.0}, {"seed": 1, "return_mean": 200.0}]
+    ours = {"env_steps": 10, "wall_seconds": 2.0, "timing": {"compile": 3.0}, "seeds": seeds}
+    theirs = {"env_steps": 10, "wall_seconds": 2.0, "compile_seconds": 3.0, "return_mean": 150.0}
+    for line in (ours, theirs):
+        read = outcome_of(line, whole=6.0, peak=1.0)
+        assert (read.env_steps, read.training, read.compiling, read.whole, read.returned) == (10, 2.0, 3.0, 6.0, 150.0)
+
+
+def test_what_was_kept_is_there_again(tmp_path: Path) -> None:
+    kept = Kept(tmp_path / "new" / "kept.json")
+    kept.add("section", "row", outcome(1, 1.0, 1.0, None))
+    assert Kept(tmp_path / "new" / "kept.json").rows == {"section": {"row": [outcome(1, 1.0, 1.0, None)]}}
+
+
+def test_programs_are_found_from_any_folder() -> None:
+    words = words_of("taskset -c 1 build/peers/sb3/bin/python benchmarks/peers/sb3.py --seed 0")
+    assert words[:3] == ["taskset", "-c", "1"]
+    assert words[3:5] == [str(ROOT / "build/peers/sb3/bin/python"), str(ROOT / "benchmarks/peers/sb3.py")]
+    assert words_of("pgzoo run ppo") == [sys.executable, "-m", "pgzoo", "run", "ppo"]

@@ -281,17 +281,19 @@ class RunConfig(Settings):
 
     def nested(self) -> dict[str, Any]:
         """Return the user's form, ready for YAML: `resolve` gives the same config for it."""
-        own = _told(self, exclude={"policy", "estimator", "settings"})
-        if not self.sweep_axis:
-            own.pop("sweep_axis")
-        return own | _told(self.settings) | {"policy": self.policy.nested(), "estimator": self.estimator.nested()}
+        own = _told(self, exclude={"policy", "estimator", "settings"}) | _told(self.settings)
+        estimator = self.estimator.nested()
+        for key in self.sweep_axis or ("sweep_axis",):  # what is swept has no one value
+            part, name = (estimator, key.partition(".")[2]) if "." in key else (own, key)
+            part.pop(name, None)
+        return own | {"policy": self.policy.nested(), "estimator": estimator}
 
     def flat(self) -> dict[str, str]:
         """Return what is logged as parameters: dotted keys, always the same ones for the same components."""
         return dict(_flatten(self._decisive()))
 
     def at(self, setting: Setting) -> RunConfig:
-        """Return the config of one setting of the sweep, as it is of a run of that setting alone. Raises ConfigError."""
+        """Return the config of a run of this setting alone. Raises ConfigError."""
         if not setting and not self.sweep_axis:
             return self
         errors: list[str] = []
@@ -440,7 +442,7 @@ def _merge(layers: Sequence[Layer], settings_model: type[BaseModel]) -> tuple[di
 
 
 def _without_given(axes: Mapping[str, Any], layer: Layer) -> dict[str, Any]:
-    """The axes of lower layers and of this one; a layer that gives one value takes the place of a lower layer's axis."""
+    """Lay a layer over axes: where it gives one value, that takes the place of a lower layer's axis."""
     own = layer.values.get("sweep_axis")
     given = {*layer.values, *(f"estimator.{key}" for key in _named(layer.values, "estimator"))}
     if both := sorted(given & set(own if isinstance(own, Mapping) else ())):
@@ -458,9 +460,11 @@ def _swept(config: RunConfig, where: str) -> RunConfig:
     others = RUN_KEYS | set(type(config.settings).model_fields) | set(config.flat())
     errors = []
     for key in [key for key in config.sweep_axis if key not in known]:
-        why = "is the same for a whole batch." if key in others else f"can't be swept.{did_you_mean(key, known)}"
-        errors.append(f'{where}: "{key}" {why} What may differ: {", ".join(known)}.')
-    if not errors:
+        why = "has one value for all members." if key in others else f"is no setting.{did_you_mean(key, known)}"
+        errors.append(f'{where}: "{key}" {why}')
+    if errors:
+        errors.append(f"What may differ between members: {', '.join(known)}.")
+    else:
         for setting in grid(config.sweep_axis):
             _at(config, setting, errors, f"{where}: ")
     if errors:
@@ -477,7 +481,7 @@ def _at(config: RunConfig, setting: Setting, errors: list[str], where: str = "")
 
     def laid(settings: Settings, over: Mapping[str, Any]) -> Any:
         given = {key: getattr(settings, key) for key in settings.model_fields_set}
-        return _validate(type(settings), given | over, origin, errors)
+        return _validate(type(settings), {**given, **over}, origin, errors)
 
     of_run = {key: value for key, value in setting.items() if key in RUN_KEYS}
     of_estimator = {key.removeprefix("estimator."): value for key, value in setting.items() if "." in key}
@@ -552,6 +556,8 @@ def _validate(model: Any, values: Mapping[str, Any], origin: Callable[[str], str
 
 
 def _said(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(f"{key}={_said(part)}" for key, part in value.items())
     return ",".join(map(str, value)) if isinstance(value, tuple | list) else "none" if value is None else repr(value)
 
 

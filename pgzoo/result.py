@@ -143,7 +143,8 @@ class Result:
             known = "; ".join(dict.fromkeys(told(run.settings) for run in self.runs))
             seeds = ", ".join(map(str, dict.fromkeys(run.seed for run in self.runs)))
             settings = f" Settings: {known}." if known else ""
-            raise ConfigError(f"{len(rows) or 'No'} seed {seed}{of} in this run; there are {seeds}.{settings}")
+            what = f"seed {seed}{of} means {len(rows)} members" if rows else f"No seed {seed}{of} in this run"
+            raise ConfigError(f"{what}; there are {seeds}.{settings}")
         params = select(self.plan.policy_params(self.ended.state), rows)
         return LoadedPolicy(self.plan.config.policy, self.plan.spec, self.plan.policy, params)
 

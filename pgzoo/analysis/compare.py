@@ -132,8 +132,9 @@ def compare(
     """Compare the runs that two or more selectors mean, or the settings of one sweep, which a group alone means.
 
     A selector is a run key, an MLflow run id, a group, a name, an algorithm, an experiment, `tag:KEY=VALUE`,
-    `param:KEY=VALUE` or a `Result`. `metric` is what the curves show (`train/return_mean`); the final score of a return is the mean of the
-    final evaluation, of any other metric its last value. `progress(what, done, total)` hears how reading goes on.
+    `param:KEY=VALUE` or a `Result`. `metric` is what the curves show (`train/return_mean`); the final score of a
+    return is the mean of the final evaluation, of any other metric its last value. `progress(what, done, total)` hears
+    how reading goes on.
 
     Raises UnknownName for a selector that means nothing, UsageError for one that can't be compared with the others,
     StoreError if the tracking store can't be read.
@@ -191,7 +192,9 @@ def by_title(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 def check_labels(labels: Sequence[str]) -> None:
     if len(labels) < 2:
-        raise UsageError("Give two or more selectors, such as: pgzoo compare reinforce ppo --env CartPole-v1")
+        raise UsageError(
+            "Give two or more selectors, or the group of a sweep, such as: pgzoo compare reinforce ppo --env CartPole-v1"
+        )
     if twice := [label for place, label in enumerate(labels) if label in labels[:place]]:
         raise UsageError(f'"{twice[0]}" is given twice.')
 

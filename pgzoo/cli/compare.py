@@ -49,8 +49,9 @@ def command(
     """Compare runs with seeds as the unit of replication.
 
     Each SELECTOR is one side: an algorithm, a group, a name, a run key, an MLflow run id, an experiment, tag:KEY=VALUE
-    or param:KEY=VALUE. The group of a sweep, alone, means its settings, a side each. Prints final scores and areas under the curve with their intervals, the probability that one side
-    does better than another, and how many more seeds would settle it.
+    or param:KEY=VALUE. The group of a sweep, given alone, is a side for each setting. Prints final scores and areas
+    under the curve with their intervals, the probability that one side does better than another, and how many more
+    seeds would settle it.
     """
     from pgzoo.analysis.compare import compare
     from pgzoo.analysis.report import ENDINGS

@@ -229,7 +229,7 @@ class MlflowListener:
                 name=f"{about.name or about.algorithm} {own.label}",
                 experiment=about.experiment,
                 params={**about.params, **own.params},
-                tags=tags | own.tags,
+                tags={**tags, **own.tags},
                 seed=seed,
                 algorithm=about.algorithm,
                 env=about.env,

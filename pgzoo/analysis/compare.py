@@ -193,7 +193,7 @@ def by_title(runs: Sequence[Run]) -> dict[str, list[Run]]:
 def check_labels(labels: Sequence[str]) -> None:
     if len(labels) < 2:
         raise UsageError(
-            "Give two or more selectors, or the group of a sweep, such as: pgzoo compare reinforce ppo --env CartPole-v1"
+            "Give two or more selectors, or one sweep's group, such as: pgzoo compare reinforce ppo --env CartPole-v1"
         )
     if twice := [label for place, label in enumerate(labels) if label in labels[:place]]:
         raise UsageError(f'"{twice[0]}" is given twice.')

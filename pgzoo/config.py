@@ -476,17 +476,17 @@ def _swept(config: RunConfig, where: str) -> RunConfig:
 def _at(config: RunConfig, setting: Setting, errors: list[str], where: str = "") -> RunConfig | None:
     """Validate a config with some settings overridden; None, and a line per mistake, where it isn't valid."""
 
-    def origin(key: str) -> str:
-        return where + key
+    def laid(settings: Settings, over: Mapping[str, Any], prefix: str = "") -> Any:
+        def origin(key: str) -> str:
+            return f"{where}{prefix}{key}"
 
-    def laid(settings: Settings, over: Mapping[str, Any]) -> Any:
         given = {key: getattr(settings, key) for key in settings.model_fields_set}
         return _validate(type(settings), {**given, **over}, origin, errors)
 
     of_run = {key: value for key, value in setting.items() if key in RUN_KEYS}
     of_estimator = {key.removeprefix("estimator."): value for key, value in setting.items() if "." in key}
     own = {key: value for key, value in setting.items() if key not in RUN_KEYS and "." not in key}
-    settings, estimator = laid(config.settings, own), laid(config.estimator.settings, of_estimator)
+    settings, estimator = laid(config.settings, own), laid(config.estimator.settings, of_estimator, "estimator.")
     if settings is None or estimator is None:
         return None
     component = config.estimator.model_copy(update={"settings": estimator})

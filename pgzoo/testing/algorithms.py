@@ -183,20 +183,20 @@ def seed_law(subject: Subject) -> None:
 
 
 def sweep(subject: Subject) -> None:
-    """A member with settings of its own, beside one with the defaults, is what it is alone."""
+    """A member with settings of its own is the same beside one with those settings and beside one with the defaults."""
     world = _claimed(subject)[0]
-    plan = _plan(subject, world, (SEED,))
+    plan = _plan(subject, world, (SEED, OTHERS[0]))
     setting = _moved(plan.config)
-    alone = make_plan(plan.config.at(setting), subject.catalog)
-    among = replace(plan, members=(*plan.members, *alone.members))
-    with _rounds_of(subject, world, alone) as one, _rounds_of(subject, world, among) as both:
-        one.update(3)
-        both.update(3)
+    alike = make_plan(plan.config.at(setting), subject.catalog)
+    swept = replace(plan, members=(alike.members[0], plan.members[1]))
+    with _rounds_of(subject, world, alike) as some, _rounds_of(subject, world, swept) as grid:
+        some.update(3)
+        grid.update(3)
         _expect_equal(
             subject,
-            one.bits(0),
-            both.bits(1),
-            f"is another alone than in a sweep, with {told(setting)}",
+            some.bits(0),
+            grid.bits(0),
+            f"is another among its like than in a sweep, with {told(setting)}",
             "Take floats from `hyper`, or per member from ctx.plan.members; mark as `Static` what can't differ.",
         )
 

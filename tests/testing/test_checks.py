@@ -230,7 +230,7 @@ ALGORITHMS: list[tuple[type, dict[str, Any], str, str]] = [
     (Misnamed, {}, "metrics", 'reports "loss"'),
     (Infinite, {}, "metrics", "reports loss/odd = "),
     (Sociable, {}, "seed-law", "is another alone than among 7 others"),
-    (Stubborn, {}, "sweep", "is another alone than in a sweep, with learning_rate=0.0009"),
+    (Stubborn, {}, "sweep", "than in a sweep, with learning_rate=0.0009"),
     (Mourner, {}, "frozen", "treats members otherwise"),
     (GraveRobber, {}, "frozen", "moves a member that has ended"),
     (Shy, {}, "evaluation-moves-nothing", "learns otherwise when it is evaluated"),

@@ -244,6 +244,10 @@ class RunConfig(Settings):
         PositiveInt,
         Field(description="CPU threads for torch; more seldom help, and may cost a seed its being the same alone"),
     ] = 1
+    compile: Annotated[
+        Literal["auto", "on", "off"],
+        Field(description="compile the gradient step; auto: where a run is long enough to gain by it"),
+    ] = "auto"
     video: Annotated[bool, Field(description="record an evaluation episode as MP4")] = False
     policy: Component
     estimator: Component

@@ -36,6 +36,7 @@ from pydantic import (
 )
 
 from pgzoo.errors import ConfigError, UnknownName, did_you_mean
+from pgzoo.sweep import Member, Setting, Static, grid, sweepable
 
 if TYPE_CHECKING:
     from pgzoo.registry import Catalog, Entry, Kind
@@ -64,6 +65,7 @@ __all__ = [
     "RunConfig",
     "SearchConfig",
     "Settings",
+    "Static",
     "ValueCoef",
     "check_keys",
     "look_up",
@@ -105,7 +107,7 @@ LearningRateSchedule = Annotated[
 ]
 OptimizerName = Annotated[Literal["adam", "rmsprop", "sgd"], Field(description="first-order optimiser")]
 OptimizerEps = Annotated[
-    float | None, Field(gt=0, description="keeps its denominators from 0; default: adam 1e-8, rmsprop 1e-5")
+    float | None, Static, Field(gt=0, description="keeps its denominators from 0; default: adam 1e-8, rmsprop 1e-5")
 ]
 MaxGradNorm = Annotated[
     float | None, Field(gt=0, description="clip each seed's gradient to this norm; none: don't clip")
@@ -184,6 +186,10 @@ class RunConfig(Settings):
         tuple[NonNegativeInt, ...],
         Field(description="how many (10: 0 to 9) or which (3,5,8); default: seed 0", min_length=1),
     ] = (0,)
+    sweep_axis: Annotated[
+        dict[str, tuple[float, ...]],
+        Field(description="train every seed with each of these values, in one batch; repeat for a grid"),
+    ] = {}
     total_steps: Annotated[
         PositiveInt | None, Field(description="environment steps per seed; ends with the first update at or past it")
     ] = None
@@ -262,6 +268,16 @@ class RunConfig(Settings):
             raise ValueError("a seed is given twice; the same seed gives the same run")
         return value
 
+    @field_validator("sweep_axis")
+    @classmethod
+    def _distinct_values(cls, axes: dict[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
+        for key, values in axes.items():
+            if not values:
+                raise ValueError(f"{key} has no value; give one or more, such as {key}=0.1,0.2")
+            if len(set(values)) < len(values):
+                raise ValueError(f"{key} has a value twice; the same setting gives the same run")
+        return axes
+
     @model_validator(mode="after")
     def _has_an_end(self) -> RunConfig:
         if self.total_steps is None and self.total_episodes is None:
@@ -270,12 +286,35 @@ class RunConfig(Settings):
 
     def nested(self) -> dict[str, Any]:
         """Return the user's form, ready for YAML: `resolve` gives the same config for it."""
-        own = _told(self, exclude={"policy", "estimator", "settings"})
-        return own | _told(self.settings) | {"policy": self.policy.nested(), "estimator": self.estimator.nested()}
+        own = _told(self, exclude={"policy", "estimator", "settings"}) | _told(self.settings)
+        estimator = self.estimator.nested()
+        for key in self.sweep_axis or ("sweep_axis",):  # what is swept has no one value
+            part, name = (estimator, key.partition(".")[2]) if "." in key else (own, key)
+            part.pop(name, None)
+        return own | {"policy": self.policy.nested(), "estimator": estimator}
 
     def flat(self) -> dict[str, str]:
         """Return what is logged as parameters: dotted keys, always the same ones for the same components."""
         return dict(_flatten(self._decisive()))
+
+    def at(self, setting: Setting) -> RunConfig:
+        """Return the config of a run of this setting alone. Raises ConfigError."""
+        if not setting and not self.sweep_axis:
+            return self
+        errors: list[str] = []
+        config = _at(self, setting, errors)
+        if config is None:
+            raise ConfigError("\n".join(errors))
+        return config
+
+    def members(self) -> tuple[Member, ...]:
+        """Return every seed with each setting of the sweep, setting by setting."""
+        settings = [(self.at(setting), setting) for setting in grid(self.sweep_axis)]
+        return tuple(
+            Member(config.model_copy(update={"seeds": (seed,)}), setting)
+            for config, setting in settings
+            for seed in self.seeds
+        )
 
     def setting_hash(self) -> str:
         """Return a name for the setting: equal for runs that differ in nothing but seeds and labels."""
@@ -285,8 +324,13 @@ class RunConfig(Settings):
         return {key: value for key, value in self.nested().items() if key not in UNLOGGED and value is not None}
 
 
-UNLOGGED = frozenset({"seeds", "name", "tags", "experiment", "tracking_uri", "video", "checkpoint_every", "profile"})
+UNLOGGED = frozenset(
+    {"seeds", "sweep_axis", "name", "tags", "experiment", "tracking_uri", "video", "checkpoint_every", "profile"}
+)
 """Run keys that don't change what is learned, or that a run bears elsewhere."""
+
+MERGED = ("env_kwargs", "tags", "sweep_axis")
+"""Mappings, of which layers may give some keys each."""
 
 RUN_KEYS = frozenset(RunConfig.model_fields) - {"settings"}
 RESERVED = frozenset(
@@ -359,6 +403,8 @@ def resolve(layers: Sequence[Layer], catalog: Catalog) -> RunConfig:
     config = _validate(RunConfig, run, origin, errors)
     if errors:
         raise ConfigError("\n".join(errors))
+    if config.sweep_axis:
+        config = _swept(config, origin("sweep_axis"))
     if config.backend != "auto":
         catalog.get("env_backend", config.backend)
     assert isinstance(config, RunConfig)
@@ -374,7 +420,7 @@ def look_up(catalog: Catalog, kind: Kind, name: str, where: str) -> Entry:
 
 
 def _merge(layers: Sequence[Layer], settings_model: type[BaseModel]) -> tuple[dict[str, Any], Callable[[str], str]]:
-    """Lay the flat keys over each other; mappings (env_kwargs, tags) are merged key by key."""
+    """Lay the flat keys over each other; mappings (env_kwargs, tags, sweep_axis) are merged key by key."""
     merged: dict[str, Any] = {}
     source: dict[str, tuple[Layer, str]] = {}
     for layer in layers:
@@ -385,19 +431,73 @@ def _merge(layers: Sequence[Layer], settings_model: type[BaseModel]) -> tuple[di
                 raise ConfigError(f"{layer.where(('seed',))}: seed and seeds exclude each other.")
             values["seeds"], said["seeds"] = (values.pop("seed"),), "seed"
         for key, value in values.items():
-            if key in ("env_kwargs", "tags") and isinstance(value, Mapping):
+            if key in MERGED and isinstance(value, Mapping):
                 value = {**merged.get(key, {}), **value}
             merged[key], source[key] = value, (layer, said[key] or key)
         # a layer that sets one of the two ends takes the place of a lower layer's other end
         for end, other in (("total_episodes", "total_steps"), ("total_steps", "total_episodes")):
             if values.get(end) is not None and other not in values:
                 merged.pop(other, None)
+        if isinstance(axes := merged.get("sweep_axis"), Mapping):
+            merged["sweep_axis"] = _without_given(axes, layer)
 
     def origin(key: str) -> str:
         layer, name = source.get(key, (None, key))
         return layer.where((name,)) if layer else name
 
     return merged, origin
+
+
+def _without_given(axes: Mapping[str, Any], layer: Layer) -> dict[str, Any]:
+    """Lay a layer over axes: where it gives one value, that takes the place of a lower layer's axis."""
+    own = layer.values.get("sweep_axis")
+    given = {*layer.values, *(f"estimator.{key}" for key in _named(layer.values, "estimator"))}
+    if both := sorted(given & set(own if isinstance(own, Mapping) else ())):
+        raise ConfigError(f"{layer.where(('sweep_axis',))}: {both[0]} is given one value as well; leave out either.")
+    return {key: values for key, values in axes.items() if key not in given}
+
+
+def _swept(config: RunConfig, where: str) -> RunConfig:
+    """Return the config with the first setting of its sweep, once all of them are valid.
+
+    Raises:
+        ConfigError: a key can't be swept, or a value isn't valid.
+    """
+    known = sweepable(type(config.settings), type(config.estimator.settings))
+    others = RUN_KEYS | set(type(config.settings).model_fields) | set(config.flat())
+    errors = []
+    for key in [key for key in config.sweep_axis if key not in known]:
+        why = "has one value for all members." if key in others else f"is no setting.{did_you_mean(key, known)}"
+        errors.append(f'{where}: "{key}" {why}')
+    if errors:
+        errors[-1] += f" What may differ between members: {', '.join(known)}."
+    else:
+        for setting in grid(config.sweep_axis):
+            _at(config, setting, errors, f"{where}: ")
+    if errors:
+        raise ConfigError("\n".join(dict.fromkeys(errors)))
+    axes = config.sweep_axis
+    return config.at(next(grid(axes))).model_copy(update={"sweep_axis": axes})
+
+
+def _at(config: RunConfig, setting: Setting, errors: list[str], where: str = "") -> RunConfig | None:
+    """Validate a config with some settings overridden; None, and a line per mistake, where it isn't valid."""
+
+    def laid(settings: Settings, over: Mapping[str, Any], prefix: str = "") -> Any:
+        def origin(key: str) -> str:
+            return f"{where}{prefix}{key}"
+
+        given = {key: getattr(settings, key) for key in settings.model_fields_set}
+        return _validate(type(settings), {**given, **over}, origin, errors)
+
+    of_run = {key: value for key, value in setting.items() if key in RUN_KEYS}
+    of_estimator = {key.removeprefix("estimator."): value for key, value in setting.items() if "." in key}
+    own = {key: value for key, value in setting.items() if key not in RUN_KEYS and "." not in key}
+    settings, estimator = laid(config.settings, own), laid(config.estimator.settings, of_estimator, "estimator.")
+    if settings is None or estimator is None:
+        return None
+    component = config.estimator.model_copy(update={"settings": estimator})
+    return laid(config, {**of_run, "sweep_axis": {}, "settings": settings, "estimator": component})  # type: ignore[no-any-return]
 
 
 def resolve_component(
@@ -463,6 +563,8 @@ def _validate(model: Any, values: Mapping[str, Any], origin: Callable[[str], str
 
 
 def _said(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(f"{key}={_said(part)}" for key, part in value.items())
     return ",".join(map(str, value)) if isinstance(value, tuple | list) else "none" if value is None else repr(value)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from pgzoo import gradients, rollout
 from pgzoo.batches import Cutter
 from pgzoo.compiling import Compiled
-from pgzoo.config import AlgorithmConfig
+from pgzoo.config import AlgorithmConfig, RunConfig
 from pgzoo.errors import UnfitError
 from pgzoo.events import EvaluationMode
 from pgzoo.gradients import LossFunction
@@ -81,13 +81,13 @@ class Engine:
         self.watch = Stopwatch("collect", "estimate", "update", "track", "compile", "evaluate")
         self.laps = {"environment": 0.0, "acting": 0.0}
         """Seconds of collecting that went into stepping environments and into choosing actions."""
-        self._seeds = plan.config.seeds
+        self._seeds = plan.seeds
         self._envs: VectorEnv | None = None
         self._evaluation_envs: VectorEnv | None = None
         settings: Any = plan.config.settings
         by_gradient = isinstance(settings, AlgorithmConfig)
         self._optimizer = make_optimizer(settings.optimizer, settings.optimizer_eps) if by_gradient else NO_OPTIMIZER
-        self._settings = {k: self._expand(v) for k, v in (dict(settings) | {"gamma": plan.config.gamma}).items()}
+        self._settings = self._expanded(lambda config: dict(config.settings) | {"gamma": config.gamma})
         self._steps: dict[tuple[LossFunction, str], InnerStep] = {}
         compiled = plan.config.compile == "on"
         self._look_back = Compiled(self._hindsight, self.watch) if compiled else self._hindsight
@@ -553,14 +553,19 @@ class Engine:
         output = self.policy.apply(params, Inputs(lay(trajectory.obs), mask))
         return Output(output.dist.map(lift), None if output.value is None else lift(output.value))
 
-    def _expand(self, setting: Any) -> Any:
-        return torch.full((len(self._seeds), 1, 1), setting) if isinstance(setting, float) else setting
+    def _expanded(self, settings: Callable[[RunConfig], dict[str, Any]]) -> dict[str, Any]:
+        """Floats as `[S, 1, 1]`, each member's own; all else is the same for everybody."""
+        each = [settings(member.config) for member in self.plan.members]
+        return {
+            name: torch.tensor([own[name] for own in each]).reshape(-1, 1, 1) if isinstance(value, float) else value
+            for name, value in each[0].items()
+        }
 
     def _bind_estimator(self) -> tuple[list[str], dict[str, Any]]:
         """Which of what there is the estimator takes. Raises UnfitError where it asks for something else."""
         c, plan = self.plan.config, self.plan
         name = f'Estimator "{c.estimator.name}"'
-        extra = {k: self._expand(v) for k, v in dict(c.estimator.settings).items()} | {"gamma": self._settings["gamma"]}
+        extra = self._expanded(lambda config: dict(config.estimator.settings)) | {"gamma": self._settings["gamma"]}
         known = {*TOLD, "log_rhos", *extra} | (VALUES if "value" in plan.needs else frozenset())
         parameters = inspect.signature(plan.estimator).parameters.values()
         asked = [p.name for p in parameters if p.default is p.empty and p.name not in known]

@@ -8,6 +8,7 @@ from typing import Any
 
 from pgzoo.config import RunConfig
 from pgzoo.protocols import Algorithm, EnvBackend, EnvRequest, EnvState, Policy
+from pgzoo.sweep import Member
 from pgzoo.types import Collection, Inputs, Output, Params, Spec, TrainState
 
 __all__ = ["POLICY", "Plan", "PolicyView", "named", "own"]
@@ -20,6 +21,7 @@ POLICY, CRITIC = "policy.", "critic."
 class Plan:
     """Everything a run needs, as plain objects: resolved once, by `runner.make_plan` or by hand.
 
+    What differs between the `members` is in their own configs alone; `config` has of it what the first one has.
     `needs` are those of the algorithm (see `types.Need`), `env_states` save and restore environments.
     """
 
@@ -31,14 +33,24 @@ class Plan:
     collection: Collection
     backend: EnvBackend
     group: str
-    run_keys: tuple[str, ...]
+    members: tuple[Member, ...]
     needs: frozenset[str] = frozenset()
     env_states: tuple[EnvState, ...] = ()
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The members' seeds."""
+        return tuple(member.seed for member in self.members)
+
+    @property
+    def run_keys(self) -> tuple[str, ...]:
+        """The keys of the members' runs."""
+        return tuple(member.run_key(self.group) for member in self.members)
 
     def request(self, envs_per_member: int) -> EnvRequest:
         """What to ask the backend for."""
         c = self.config
-        rows = len(c.seeds) * envs_per_member
+        rows = len(self.members) * envs_per_member
         return EnvRequest(c.env, c.env_kwargs, c.max_episode_steps, rows, self.env_states)
 
     def policy_params(self, state: TrainState) -> Params:

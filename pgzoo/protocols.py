@@ -200,6 +200,9 @@ class Algorithm(Protocol):
     the algorithm's settings. `estimator` names the default return estimator. `defaults` presets run keys,
     e.g. `{"num_envs": 8}`. Settings named `epochs` and `minibatches` say how a loss goes through what was collected.
 
+    Floats among its settings may differ between members: take them from `hyper`, or from the settings of
+    `ctx.plan.members[s].config`; mark one that is read as one number for all members as `config.Static`.
+
     An algorithm that keeps something has init(settings) -> Kept: one member's tensors, without the member axis.
     One that is not meant to learn says `learns = False`.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from pgzoo.events import Evaluated, MemberStatus, RunEnded
 from pgzoo.ops.members import select
 from pgzoo.plan import Plan
 from pgzoo.protocols import RunContext
+from pgzoo.sweep import Setting, told
 from pgzoo.tracking.lookup import local_run
 
 if TYPE_CHECKING:
@@ -30,7 +31,10 @@ BADNESS: tuple[MemberStatus, ...] = ("finished", "stopped", "interrupted", "fail
 
 @dataclass(frozen=True)
 class SeedResult:
-    """What became of one seed. The returns are those of the final evaluation; NaN and None where there was none."""
+    """What became of one member. The returns are those of the final evaluation; NaN and None where there was none.
+
+    `settings` are those of its own, in a sweep.
+    """
 
     seed: int
     run_key: str
@@ -41,13 +45,16 @@ class SeedResult:
     returns: np.ndarray[Any, np.dtype[np.float64]]
     lengths: np.ndarray[Any, np.dtype[np.int64]]
     greedy_returns: np.ndarray[Any, np.dtype[np.float64]]
+    settings: Setting = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers, as `--json` prints them."""
         played = bool(self.returns.size) and bool(np.isfinite(self.returns).all())
         greedy = bool(self.greedy_returns.size) and bool(np.isfinite(self.greedy_returns).all())
+        swept = {"settings": dict(self.settings)} if self.settings else {}
         return {
             "seed": self.seed,
+            **swept,
             "run_key": self.run_key,
             "run_id": self.run_id,
             "status": self.status,
@@ -65,7 +72,7 @@ class SeedResult:
 
 @dataclass(frozen=True)
 class Result:
-    """What one command gave: a row per seed, where to find it, and the policies.
+    """What one command gave: a row per seed (of each setting), where to find it, and the policies.
 
     `pending` says what isn't shipped to MLflow yet, `error` what made the whole run fail, `begun` how many training
     steps a resumed run had done before.
@@ -118,17 +125,28 @@ class Result:
         }
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row per seed as a data frame."""
+        """Return one row per seed as a data frame; what was swept has a column for each setting."""
         import pandas as pd
 
-        return pd.DataFrame([run.to_dict() for run in self.runs])
+        rows = [run.to_dict() for run in self.runs]
+        return pd.DataFrame([{"seed": row.pop("seed"), **row.pop("settings", {}), **row} for row in rows])
 
-    def policy(self, seed: int) -> LoadedPolicy:
-        """Return the last policy of a seed. Raises ConfigError for a seed that was not trained."""
-        seeds = self.plan.config.seeds
-        if seed not in seeds:
-            raise ConfigError(f"No seed {seed} in this run; there are {', '.join(map(str, seeds))}.")
-        params = select(self.plan.policy_params(self.ended.state), [seeds.index(seed)])
+    def policy(self, seed: int, setting: Setting | None = None) -> LoadedPolicy:
+        """Return the last policy of a seed, in a sweep that of a setting, such as `{"learning_rate": 3e-4}`.
+
+        Raises:
+            ConfigError: it was not trained, or the setting leaves several.
+        """
+        asked = (setting or {}).items()
+        rows = [row for row, run in enumerate(self.runs) if run.seed == seed and asked <= run.settings.items()]
+        if len(rows) != 1:
+            of = f" with {told(dict(asked))}" if asked else ""
+            known = "; ".join(dict.fromkeys(told(run.settings) for run in self.runs))
+            seeds = ", ".join(map(str, dict.fromkeys(run.seed for run in self.runs)))
+            settings = f" Settings: {known}." if known else ""
+            what = f"seed {seed}{of} means {len(rows)} members" if rows else f"No seed {seed}{of} in this run"
+            raise ConfigError(f"{what}; there are {seeds}.{settings}")
+        params = select(self.plan.policy_params(self.ended.state), rows)
         return LoadedPolicy(self.plan.config.policy, self.plan.spec, self.plan.policy, params)
 
     def settled(self, wait: float = EXIT_WAIT) -> Result:
@@ -168,7 +186,8 @@ class Outcome:
 
         runs = tuple(
             SeedResult(
-                seed=seed,
+                seed=member.seed,
+                settings=member.overrides,
                 run_key=key,
                 run_id=None,
                 status=ended.statuses[row],
@@ -178,7 +197,7 @@ class Outcome:
                 lengths=played("sampled", "lengths", row),
                 greedy_returns=played("greedy", "returns", row),
             )
-            for row, (seed, key) in enumerate(zip(plan.config.seeds, plan.run_keys, strict=True))
+            for row, (member, key) in enumerate(zip(plan.members, plan.run_keys, strict=True))
         )
         return Result(
             plan.group,

@@ -17,7 +17,9 @@ from pgzoo.engine import Engine
 from pgzoo.errors import CheckpointError, StoreError, UsageError
 from pgzoo.ops.members import join, map_leaves
 from pgzoo.runner import Resumption, make_plan, run_config, versions
+from pgzoo.sweep import SWEEP, Member, Setting, read
 from pgzoo.tracking.journal import LOCK_WAIT
+from pgzoo.tracking.ledger import start_of
 from pgzoo.tracking.locks import lock
 from pgzoo.training import Standing
 from pgzoo.types import TrainState
@@ -44,7 +46,7 @@ def resume(
     command: str = "",
     progress: str = "none",
 ) -> Result:
-    """Go on with runs of one group, all seeds together, to their end or to another `total_steps`.
+    """Go on with runs of one group, all members together, to their end or to another `total_steps`.
 
     Each goes on from its newest checkpoint, or from the one at `from_step`, in the same MLflow run. Seeds that had come
     to their end stay there, unless there are more steps to do; what is missing of them (evaluation, artifacts) is made.
@@ -58,7 +60,9 @@ def resume(
         _check_alone(one)
     kept = [_load(one, from_step) for one in found]
     config = _config(found, kept, catalog, total_steps)
-    checkpoints = [_beginning(one, config, catalog) if c is None else c for one, c in zip(found, kept, strict=True)]
+    members = _members(found, config)
+    each = zip(found, members, kept, strict=True)
+    checkpoints = [_beginning(one, member, catalog) if c is None else c for one, member, c in each]
     _tell_what_differs(checkpoints)
     state = join(_alike([c.state for c in checkpoints]))
     told = [str(c.about["status"]) for c in checkpoints]
@@ -76,7 +80,7 @@ def resume(
         tuple("" if a else str(c.about["reason"]) for a, c in zip(again, checkpoints, strict=True)),
     )
     listeners = tuple(c.about["listeners"] for c in checkpoints)
-    resumption = Resumption(found[0].group, standing, listeners)
+    resumption = Resumption(found[0].group, members, standing, listeners)
     return run_config(config, catalog, command=command, progress=progress, resumption=resumption)
 
 
@@ -108,9 +112,9 @@ def _load(found: Found, from_step: int | None) -> Checkpoint | None:
     return checkpoint.load(steps[from_step]) if from_step in steps else None
 
 
-def _beginning(found: Found, config: RunConfig, catalog: Catalog) -> Checkpoint:
+def _beginning(found: Found, member: Member, catalog: Catalog) -> Checkpoint:
     """What a checkpoint of a run before its first update would say."""
-    state = Engine(make_plan(config.model_copy(update={"seeds": (found.seed,)}), catalog, found.group)).state
+    state = Engine(make_plan(member.config, catalog, found.group, (member,))).state
     about = {"status": "running", "reason": "", "resume": "exact", "versions": {}, "listeners": {}}
     return Checkpoint(found.path or Path(), state, about)
 
@@ -128,21 +132,23 @@ def _config(
     found: Sequence[Found], checkpoints: Sequence[Checkpoint | None], catalog: Catalog, total_steps: int | None
 ) -> RunConfig:
     """The settings of the run, with all seeds that go on. Raises CheckpointError where `config.yaml` says otherwise."""
-    told = _told(found, checkpoints)
+    told, settings = _told(found, checkpoints), _settings(found)
     module, colon, _ = str(told.get("env")).partition(":")
     if colon and module not in sys.modules:
         raise UsageError(f'The run\'s environment is in module "{module}". Runs load no code: add --import {module}.')
-    over: dict[str, Any] = {"seeds": [one.seed for one in found], "experiment": found[0].experiment}
+    over: dict[str, Any] = {"seeds": list(dict.fromkeys(one.seed for one in found)), "experiment": found[0].experiment}
+    if any(settings):
+        over["sweep_axis"] = {key: list(dict.fromkeys(own[key] for own in settings)) for key in settings[0]}
     if found[0].tracking_uri != tracking.resolve_uri(None, tracking.Home.find()):
         over["tracking_uri"] = found[0].tracking_uri
     if total_steps is not None:
         over["total_steps"] = total_steps
-    was = resolve([Layer(told, ".".join)], catalog).flat()
-    for one in found:
+    left = resolve([Layer(told, ".".join)], catalog)
+    for one, setting in zip(found, settings, strict=True):
         layer = _yaml(one)
         if layer is None:
             continue
-        now = resolve([EARLIER, layer], catalog).flat()
+        was, now = left.at(setting).flat(), resolve([EARLIER, layer], catalog).flat()
         if total_steps is None and "total_steps" in layer.values:  # the last that was asked for
             over["total_steps"] = layer.values["total_steps"]
         for key in sorted(was.keys() | now.keys()):
@@ -152,6 +158,20 @@ def _config(
                     f"{now.get(key)}. A run goes on as it was: put it back, or start a new run."
                 )
     return resolve([Layer(told, ".".join), Layer(over, lambda path: f"--{path[0].replace('_', '-')}")], catalog)
+
+
+def _settings(found: Sequence[Found]) -> list[Setting]:
+    """What each run has of its own, if it was one of a sweep: it bears it as a tag."""
+    starts = [start_of(one.path) if one.path else None for one in found]
+    return [read(start["tags"].get(SWEEP, "")) if start else {} for start in starts]
+
+
+def _members(found: Sequence[Found], config: RunConfig) -> tuple[Member, ...]:
+    """The members as they were; of a sweep there may be fewer than settings times seeds."""
+    return tuple(
+        Member(config.at(setting).model_copy(update={"seeds": (one.seed,)}), setting)
+        for one, setting in zip(found, _settings(found), strict=True)
+    )
 
 
 def _told(found: Sequence[Found], checkpoints: Sequence[Checkpoint | None]) -> dict[str, Any]:

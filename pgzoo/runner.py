@@ -33,6 +33,7 @@ from pgzoo.plan import Plan
 from pgzoo.protocols import EnvBackend, EnvRequest, Policy, RunContext
 from pgzoo.registry import Catalog, add_listener, discover, listener_manager, relay
 from pgzoo.result import Outcome, Result
+from pgzoo.sweep import Member
 from pgzoo.training import Control, Standing, train
 from pgzoo.types import Collection, Spec, Steps
 from pgzoo.video import need_extra
@@ -108,15 +109,18 @@ def compose(given: Layer, catalog: Catalog, *, preset: str = "auto", file: str |
     return resolve(layers, catalog)
 
 
-def make_plan(config: RunConfig, catalog: Catalog, group: str = "") -> Plan:
+def make_plan(config: RunConfig, catalog: Catalog, group: str = "", members: Sequence[Member] = ()) -> Plan:
     """Turn a resolved config into the objects that `training.train` needs; nothing is created on disk.
+
+    The `members` are those that the config has, or some others that differ from it in no more than a sweep may.
 
     Raises:
         EnvError: the environment can't be made here.
         UnfitError: a component doesn't fit another.
     """
     info.check(config.env, config.env_kwargs)
-    request = EnvRequest(config.env, config.env_kwargs, config.max_episode_steps, len(config.seeds) * config.num_envs)
+    members = tuple(members) or config.members()
+    request = EnvRequest(config.env, config.env_kwargs, config.max_episode_steps, len(members) * config.num_envs)
     backend = choose_backend(config.backend, catalog, request)
     spec = look(request)
     with _blamed(f'algorithm "{config.algorithm}"'):
@@ -126,7 +130,9 @@ def make_plan(config: RunConfig, catalog: Catalog, group: str = "") -> Plan:
     with _blamed(f'policy "{config.policy.name}"'):
         factory = catalog.get("policy", config.policy.name).load()
         policy = make_policy(factory, config.policy.settings, spec, needs, config.normalize_obs)
-    config = config.model_copy(update={"compile": _compile(config, policy, collection)})
+    compiled = {"compile": _compile(config, policy, collection)}
+    config = config.model_copy(update=compiled)
+    members = tuple(replace(member, config=member.config.model_copy(update=compiled)) for member in members)
     group = group or f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
     return Plan(
         config=config,
@@ -137,9 +143,9 @@ def make_plan(config: RunConfig, catalog: Catalog, group: str = "") -> Plan:
         collection=collection,
         backend=backend,
         group=group,
+        members=members,
         needs=needs,
         env_states=tuple(entry.load()() for entry in catalog.entries("env_state")),
-        run_keys=tuple(f"{group}-s{seed}" for seed in config.seeds),
     )
 
 
@@ -160,9 +166,10 @@ def _of_settings(value: Any, config: RunConfig) -> Any:
 
 @dataclass(frozen=True)
 class Resumption:
-    """What a run that goes on takes up: where its members stand, and what its listeners knew of each."""
+    """What a run that goes on takes up: its members, where they stand, and what its listeners knew of each."""
 
     group: str
+    members: tuple[Member, ...]
     standing: Standing
     listeners: tuple[Mapping[str, Any], ...]
 
@@ -184,7 +191,9 @@ def run_config(
     """
     if config.video:
         need_extra("--video")
-    plan = make_plan(config, catalog, resumption.group if resumption else "")
+    plan = (
+        make_plan(config, catalog, resumption.group, resumption.members) if resumption else make_plan(config, catalog)
+    )
     home = tracking.Home.find()
     uri = tracking.resolve_uri(config.tracking_uri, home)
     tracking.check_store(uri, home)
@@ -245,7 +254,7 @@ class _Keeper:
                 "status": standing.statuses[member],
                 "reason": standing.reasons[member],
                 "resume": "exact" if standing.exact else "episode-boundary",
-                "config": plan.config.nested() | {"seeds": [plan.config.seeds[member]]},
+                "config": plan.members[member].config.nested(),
                 "versions": versions(),
                 "listeners": {
                     name: snapshot(member)
@@ -308,11 +317,10 @@ def _interrupt(number: int, _: object) -> None:
 
 
 def tags(plan: Plan, catalog: Catalog, command: str) -> dict[str, str]:
-    """What a run tells of where it came from."""
+    """What every run of a command tells of where it came from."""
     found = {
         "mlflow.source.name": command or f"pgzoo run {plan.config.algorithm}",
         "mlflow.source.type": "LOCAL",
-        "pgzoo.setting": plan.config.setting_hash(),
         "pgzoo.version": version("pgzoo"),
         "torch.version": version("torch"),
         "gymnasium.version": version("gymnasium"),

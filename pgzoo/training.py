@@ -129,7 +129,7 @@ def train(plan: Plan, control: Control | None = None, standing: Standing | None 
     except RunFailed as caught:
         error = caught
         run.fail_all(str(caught))
-        yield from run.keep(range(len(plan.config.seeds)), whole=False)
+        yield from run.keep(range(len(plan.members)), whole=False)
     finally:
         torch.set_num_threads(threads)
         run.ctx.close()
@@ -142,7 +142,7 @@ class _Run:
     """What `train` remembers from one event to the next."""
 
     def __init__(self, plan: Plan, control: Control, standing: Standing | None) -> None:
-        members = len(plan.config.seeds)
+        members = len(plan.members)
         self.plan, self.control, self.ctx = plan, control, Engine(plan, standing.state if standing else None)
         self.ctx.cancelled = lambda: control.interrupted
         self.statuses: list[MemberStatus] = ["finished"] * members
@@ -157,7 +157,7 @@ class _Run:
     def loop(self) -> Iterator[Event]:
         """Collect, update, report; and again until nobody is active. Then evaluate."""
         c, ctx, watch = self.plan.config, self.ctx, self.ctx.watch
-        yield RunStarted(c, self.plan.group, c.seeds, self.plan.run_keys)
+        yield RunStarted(c, self.plan.group, self.plan.seeds, self.plan.run_keys)
         started = time.perf_counter()
         rounds = getattr(self.plan.algorithm, "loop", default_loop)(ctx)
         index = 0
@@ -267,7 +267,7 @@ class _Run:
 
         for row, reason in self.ctx.failures.items():
             end(row, "failed", reason)
-        for row in range(len(c.seeds)):
+        for row in range(len(active)):
             recent = float(state.recent[row].mean())  # NaN before there were so many
             if c.total_steps is not None and state.env_steps[row] >= c.total_steps:
                 end(row, "finished", f"{c.total_steps:,} steps are done")
@@ -280,7 +280,7 @@ class _Run:
             if c.max_minutes is not None and seconds >= 60 * c.max_minutes:
                 end(row, "stopped", f"{c.max_minutes:g} minutes are over")
         for stop in self.control.take_stops():
-            for row in range(len(c.seeds)) if stop.members is None else stop.members:
+            for row in range(len(active)) if stop.members is None else stop.members:
                 end(row, stop.status, stop.reason)
         return active
 

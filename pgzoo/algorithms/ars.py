@@ -49,14 +49,16 @@ class ARS:
 
     def search(self, ctx: Any, state: TrainState) -> TrainState:
         """Try all directions, go along the best."""
-        settings, center = ctx.plan.config.settings, flatten(state.params.values()).numpy()
+        settings = [member.config.settings for member in ctx.plan.members]
+        center = flatten(state.params.values()).numpy()
         members, size = center.shape
         count = ctx.plan.config.num_envs // 2
-        top = min(settings.top or count, count)
+        top = min(settings[0].top or count, count)
         directions = np.stack([ctx.rng("directions", s, state).standard_normal((count, size)) for s in range(members)])
         steps = np.zeros((members, ctx.plan.config.num_envs, size))
         steps[:, :count], steps[:, count : 2 * count] = directions, -directions
-        candidates = (center[:, None] + settings.noise_std * steps).astype(np.float32)
+        noise_std = np.array([own.noise_std for own in settings])[:, None, None]
+        candidates = (center[:, None] + noise_std * steps).astype(np.float32)
         state, returns = ctx.play(state, unflatten_candidates(torch.from_numpy(candidates), state.params))
 
         moved = center.copy()
@@ -65,5 +67,5 @@ class ARS:
             best = np.argsort(-np.maximum(plus, minus), kind="stable")[:top]
             deviation = np.concatenate([plus[best], minus[best]]).std() + 1e-8
             along = (plus[best] - minus[best]) @ directions[member, best]
-            moved[member] += settings.learning_rate / (top * deviation) * along
+            moved[member] += settings[member].learning_rate / (top * deviation) * along
         return ctx.place(state, torch.from_numpy(moved))  # type: ignore[no-any-return]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from pgzoo.config import SearchConfig
+from pgzoo.config import SearchConfig, Static
 from pgzoo.ops.optim import flatten, unflatten_candidates
 from pgzoo.types import Episodes, Kept, TrainState
 
@@ -18,7 +18,7 @@ class CEMConfig(SearchConfig):
     """Settings of `cem`."""
 
     elite: Annotated[float, Field(gt=0, le=1, description="share of the candidates that make the next round")] = 0.2
-    init_std: Annotated[float, Field(gt=0, description="deviation of the first candidates")] = 1.0
+    init_std: Annotated[float, Static, Field(gt=0, description="deviation of the first candidates")] = 1.0
     extra_std: Annotated[
         float, Field(ge=0, description="deviation that is added to the elite's, less and less until half of the run")
     ] = 0.25
@@ -53,16 +53,17 @@ class CEM:
 
     def generation(self, ctx: Any, state: TrainState) -> TrainState:
         """Draw, play, and fit the Gaussian to the elite."""
-        settings, count = ctx.plan.config.settings, ctx.plan.config.num_envs
+        count = ctx.plan.config.num_envs
         mean, std = flatten(state.params.values()).double().numpy(), state.buffers["cem.std"].numpy()
         members, size = mean.shape
         noise = np.stack([ctx.rng("candidates", s, state).standard_normal((count, size)) for s in range(members)])
         candidates = (mean[:, None] + std[:, None] * noise).astype(np.float32)
         state, returns = ctx.play(state, unflatten_candidates(torch.from_numpy(candidates), state.params))
 
-        keep = max(1, round(settings.elite * count))
         fresh, spread = mean.copy(), std.copy()
         for member in np.flatnonzero(state.active):
+            settings = ctx.plan.members[member].config.settings
+            keep = max(1, round(settings.elite * count))
             elite = candidates[member, np.argsort(-returns[member], kind="stable")[:keep]].astype(np.float64)
             extra = settings.extra_std * max(0.0, 1.0 - 2.0 * state.progress[member])
             fresh[member], spread[member] = elite.mean(0), np.sqrt(elite.var(0) + extra**2)

@@ -17,6 +17,7 @@ from pgzoo.config import (
     Minibatches,
     NormalizeAdvantages,
     OptimizerEps,
+    Static,
 )
 from pgzoo.ops.losses import (
     clip_fraction,
@@ -52,9 +53,11 @@ class PPOConfig(ActorCriticConfig):
     target_kl: Annotated[
         float | None, Field(gt=0, description="end an update when KL(old || new) is 1.5 times this; none: don't")
     ] = None
-    kl_coef: Annotated[float, Field(ge=0, description="weight of a penalty on KL(old || new), the first")] = 0.0
+    kl_coef: Annotated[float, Static, Field(ge=0, description="weight of a penalty on KL(old || new), the first")] = 0.0
     kl_aim: Annotated[
-        float | None, Field(gt=0, description="adapt that weight until an update's KL is about this; none: keep it")
+        float | None,
+        Static,
+        Field(gt=0, description="adapt that weight until an update's KL is about this; none: keep it"),
     ] = None
     recompute_advantages: Annotated[bool, Field(description="estimate anew before each epoch")] = False
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from pgzoo.config import AlgorithmConfig, CGSteps, CriticSteps, Damping, NormalizeAdvantages, RolloutSteps
+from pgzoo.config import AlgorithmConfig, CGSteps, CriticSteps, Damping, NormalizeAdvantages, RolloutSteps, Static
 from pgzoo.ops.losses import critic_loss, standardise, weighted_mean
 from pgzoo.ops.natural import backtrack, damped, mean_kl, natural_step
 from pgzoo.ops.optim import flatten, unflatten
@@ -27,9 +27,9 @@ class TRPOConfig(AlgorithmConfig):
     cg_steps: CGSteps = 10
     damping: Damping = 0.1
     line_search_steps: Annotated[PositiveInt, Field(description="lengths of a step to try before it is given up")] = 10
-    line_search_shrink: Annotated[float, Field(gt=0, lt=1, description="each of them so many times the one before")] = (
-        0.8
-    )
+    line_search_shrink: Annotated[
+        float, Static, Field(gt=0, lt=1, description="each of them so many times the one before")
+    ] = 0.8
 
 
 class TRPO:

@@ -17,6 +17,7 @@ from pgzoo.config import (
     LearningRateSchedule,
     Minibatches,
     NormalizeAdvantages,
+    Static,
 )
 from pgzoo.ops.losses import (
     apart,
@@ -38,8 +39,8 @@ class VMPOConfig(ActorCriticConfig):
     epochs: Epochs = 10
     minibatches: Minibatches = 4
     normalize_advantages: NormalizeAdvantages = True
-    eta_init: Annotated[float, Field(gt=0, description="first temperature of the advantages")] = 1.0
-    alpha_init: Annotated[float, Field(gt=0, description="first weight of the KL")] = 5.0
+    eta_init: Annotated[float, Static, Field(gt=0, description="first temperature of the advantages")] = 1.0
+    alpha_init: Annotated[float, Static, Field(gt=0, description="first weight of the KL")] = 5.0
     eps_eta: Annotated[float, Field(gt=0, description="how far, in KL, the weights may be from equal ones")] = 0.02
     eps_alpha: Annotated[float, Field(gt=0, description="KL(old || new) that an update aims at")] = 0.01
 

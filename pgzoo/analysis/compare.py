@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgzoo.analysis.blocks import Block, Profile, Side, across, final_score, within
 from pgzoo.analysis.caveats import caveats, check_distinct, finished, narrowed, settings_apart
-from pgzoo.analysis.selection import Catalogue, Progress, Run, load
+from pgzoo.analysis.selection import Catalogue, Kind, Progress, Run, load
 from pgzoo.analysis.statistics import CONFIDENCE
 from pgzoo.errors import UsageError, did_you_mean
 from pgzoo.tracking.home import Home, display_uri
@@ -129,22 +129,27 @@ def compare(
     tracking_uri: str | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> Comparison:
-    """Compare the runs that two or more selectors mean.
+    """Compare the runs that two or more selectors mean, or the settings of one sweep, which a group alone means.
 
-    A selector is a run key, an MLflow run id, a group, a name, an algorithm, an experiment, `tag:KEY=VALUE` or a
-    `Result`. `metric` is what the curves show (`train/return_mean`); the final score of a return is the mean of the
-    final evaluation, of any other metric its last value. `progress(what, done, total)` hears how reading goes on.
+    A selector is a run key, an MLflow run id, a group, a name, an algorithm, an experiment, `tag:KEY=VALUE`,
+    `param:KEY=VALUE` or a `Result`. `metric` is what the curves show (`train/return_mean`); the final score of a
+    return is the mean of the final evaluation, of any other metric its last value. `progress(what, done, total)` hears
+    how reading goes on.
 
     Raises UnknownName for a selector that means nothing, UsageError for one that can't be compared with the others,
     StoreError if the tracking store can't be read.
     """
     labels = [selector if isinstance(selector, str) else selector.group for selector in selectors]
-    check_labels(labels)
     catalogue = Catalogue(Home.find(), tracking_uri, progress)
     warnings = catalogue.warnings
-    kinds, meant = {}, {}
+    kinds: dict[str, Kind] = {}
+    meant: dict[str, list[Run]] = {}
     for label in labels:
         kinds[label], meant[label] = catalogue.select(label)
+    if list(kinds.values()) == ["group"]:
+        meant = by_title(meant[labels[0]])
+        kinds, labels = dict.fromkeys(meant, "name"), list(meant)
+    check_labels(labels)
     envs = environments(meant, [env] if isinstance(env, str) else env)
     chosen = {
         label: narrowed(label, kinds[label], [run for run in runs if run.env in envs], warnings)
@@ -179,9 +184,17 @@ def compare(
     )
 
 
+def by_title(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Return the runs of a group by setting, which in a sweep have a name each."""
+    titles = sorted({run.title for run in runs})
+    return {title: [run for run in runs if run.title == title] for title in titles}
+
+
 def check_labels(labels: Sequence[str]) -> None:
     if len(labels) < 2:
-        raise UsageError("Give two or more selectors, such as: pgzoo compare reinforce ppo --env CartPole-v1")
+        raise UsageError(
+            "Give two or more selectors, or one sweep's group, such as: pgzoo compare reinforce ppo --env CartPole-v1"
+        )
     if twice := [label for place, label in enumerate(labels) if label in labels[:place]]:
         raise UsageError(f'"{twice[0]}" is given twice.')
 

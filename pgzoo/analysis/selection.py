@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,13 +26,16 @@ from pgzoo.tracking.lookup import ask
 
 __all__ = ["COMPARISON", "Catalogue", "Kind", "Progress", "Run", "load"]
 
-Kind: TypeAlias = Literal["run", "group", "name", "algorithm", "tag", "experiment"]
+Kind: TypeAlias = Literal["run", "group", "name", "algorithm", "tag", "param", "experiment"]
 Progress: TypeAlias = Callable[[str, int, int | None], None]
 """Told what is being read, how many there are so far, and of how many (None: nobody knows yet)."""
 
 COMPARISON = ("pgzoo.kind", "comparison")
 """The tag of a comparison that was logged; it is no run to compare."""
 KINDS: tuple[Kind, ...] = ("run", "group", "name", "algorithm", "experiment")
+PREFIXED: tuple[Kind, ...] = ("tag", "param")
+"""Kinds that a selector names itself: `tag:KEY=VALUE`, `param:KEY=VALUE`."""
+UNQUOTABLE = dict.fromkeys(map(ord, '`"\\'))
 PAGE = 500
 READERS = 8
 STATUS = {"RUNNING": "running", "SCHEDULED": "running", "FINISHED": "finished", "FAILED": "failed", "KILLED": "killed"}
@@ -69,6 +73,11 @@ class Run:
         told = self.tags.get("pgzoo.setting")
         return told or repr(sorted((k, v) for k, v in self.params.items() if k != "seed"))
 
+    @property
+    def title(self) -> str:
+        """The name without the seed: the same for all seeds of a setting."""
+        return self.name.removesuffix(f" s{self.seed}")
+
     def answers_to(self, kind: Kind, selector: str) -> bool:
         """Say whether a selector of this kind means this run."""
         match kind:
@@ -77,14 +86,17 @@ class Run:
             case "group":
                 return selector == self.group
             case "name":
-                return selector in (self.name, self.name.removesuffix(f" s{self.seed}"))
+                return selector in (self.name, self.title)
             case "algorithm":
                 return selector == self.algorithm
             case "experiment":
                 return selector == self.experiment
             case "tag":
-                key, _, value = selector.removeprefix("tag:").partition("=")
+                key, value = key_value(selector)
                 return self.tags.get(key) == value
+            case "param":
+                key, value = key_value(selector)
+                return key in self.params and same(self.params[key], value)
 
 
 class Catalogue:
@@ -100,10 +112,12 @@ class Catalogue:
     def select(self, selector: str) -> tuple[Kind, list[Run]]:
         """Return what kind of selector this is, and all runs that it means.
 
-        Raises UnknownName if it means none, UsageError for a tag without a value, StoreError if a store can't be asked.
+        Raises UnknownName if it means none, UsageError for a tag or parameter without a value, StoreError if a store
+        can't be asked.
         """
-        if selector.startswith("tag:") and not selector.removeprefix("tag:").partition("=")[2]:
-            raise UsageError(f'"{selector}" is no tag: write tag:KEY=VALUE.')
+        kinds = kinds_of(selector)
+        if kinds[0] in PREFIXED and not key_value(selector)[1]:
+            raise UsageError(f'"{selector}" is no {kinds[0]}: write {kinds[0]}:KEY=VALUE.')
         kind, chosen = choose(selector, self.local)
         if self.named or (not chosen and self.home.database.exists()):
             try:
@@ -119,7 +133,8 @@ class Catalogue:
             raise UnknownName(
                 f'No run answers to "{selector}" in {self.home.root} or {display_uri(self.uri)}.'
                 f"{did_you_mean(selector, self._names())} "
-                "Give an algorithm, a group, a name, a run key, an MLflow run id, an experiment or tag:KEY=VALUE."
+                "Give an algorithm, a group, a name, a run key, an MLflow run id, an experiment, tag:KEY=VALUE or "
+                "param:KEY=VALUE."
             )
         return kind, chosen
 
@@ -139,7 +154,7 @@ class Catalogue:
 
         def question(client: Any) -> None:
             names = {e.experiment_id: e.name for e in search_experiments(client)}
-            for kind in ("tag",) if selector.startswith("tag:") else KINDS:
+            for kind in kinds_of(selector):
                 for query, experiments in queries(client, kind, selector, names):
                     for run in pages(client, query, experiments, lambda n: self.progress("looking for runs", n, None)):
                         told = from_store(run, names, self.uri)
@@ -152,7 +167,7 @@ class Catalogue:
         return found
 
     def _names(self) -> list[str]:
-        known = {name for r in self.local for name in (r.algorithm, r.group, r.name.removesuffix(f" s{r.seed}"))}
+        known = {name for r in self.local for name in (r.algorithm, r.group, r.title)}
         known |= {r.experiment for r in self.local} | {f"tag:{k}={v}" for r in self.local for k, v in r.tags.items()}
 
         def question(client: Any) -> None:
@@ -160,15 +175,34 @@ class Catalogue:
             known.update(names.values())
             for run in client.search_runs(list(names), max_results=PAGE) if names else ():
                 told = from_store(run, names, self.uri)
-                known.update((told.algorithm, told.group, told.name.removesuffix(f" s{told.seed}")))
+                known.update((told.algorithm, told.group, told.title))
 
         if self.named or self.home.database.exists():
             ask(self.uri, question, "the names of runs")
         return sorted(known - {""})
 
 
+def kinds_of(selector: str) -> tuple[Kind, ...]:
+    """What a selector may be, what goes first first."""
+    return next(((kind,) for kind in PREFIXED if selector.startswith(f"{kind}:")), KINDS)
+
+
+def key_value(selector: str) -> tuple[str, str]:
+    """Return KEY and VALUE of `tag:KEY=VALUE` or `param:KEY=VALUE`."""
+    key, _, value = selector.partition(":")[2].partition("=")
+    return key, value
+
+
+def same(one: str, other: str) -> bool:
+    """Whether two texts are equal, or numbers that are: 3e-4 is 0.0003."""
+    try:
+        return one == other or float(one) == float(other)
+    except ValueError:
+        return False
+
+
 def choose(selector: str, runs: Sequence[Run]) -> tuple[Kind, list[Run]]:
-    for kind in ("tag",) if selector.startswith("tag:") else KINDS:
+    for kind in kinds_of(selector):
         if chosen := [run for run in runs if run.answers_to(kind, selector)]:
             return kind, sorted(chosen, key=lambda run: (run.env, run.seed, run.started))
     return "run", []
@@ -226,8 +260,15 @@ def queries(
             if chosen := [i for i, name in experiments.items() if name == selector]:
                 yield "", chosen
         case "tag":
-            key, _, value = selector.removeprefix("tag:").translate(dict.fromkeys(map(ord, '`"\\'))).partition("=")
+            key, value = key_value(selector.translate(UNQUOTABLE))
             yield f'tags.`{key}` = "{value}"', list(experiments)
+        case "param":
+            key, value = key_value(selector.translate(UNQUOTABLE))
+            texts = {value}
+            with suppress(ValueError):
+                texts.add(str(float(value)))  # as it is logged
+            for text in sorted(texts):
+                yield f'params.`{key}` = "{text}"', list(experiments)
 
 
 def pages(client: Any, query: str, experiments: Sequence[str], tell: Callable[[int], None]) -> Iterator[Any]:

@@ -48,9 +48,10 @@ def command(
 ) -> None:
     """Compare runs with seeds as the unit of replication.
 
-    Each SELECTOR is one side: an algorithm, a group, a name, a run key, an MLflow run id, an experiment or
-    tag:KEY=VALUE. Prints final scores and areas under the curve with their intervals, the probability that one side
-    does better than another, and how many more seeds would settle it.
+    Each SELECTOR is one side: an algorithm, a group, a name, a run key, an MLflow run id, an experiment, tag:KEY=VALUE
+    or param:KEY=VALUE. The group of a sweep, given alone, is a side for each setting. Prints final scores and areas
+    under the curve with their intervals, the probability that one side does better than another, and how many more
+    seeds would settle it.
     """
     from pgzoo.analysis.compare import compare
     from pgzoo.analysis.report import ENDINGS

@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 __all__ = ["GroupedCommand", "GroupedOption", "given", "options", "where"]
 
-REPEATED = ("env_kwargs", "tags")
+REPEATED = ("env_kwargs", "tags", "sweep_axis")
 """Mappings, given as K=V and repeated."""
 
 NOTHING = object()
@@ -21,7 +21,14 @@ NOTHING = object()
 
 SINGULAR = {"env_kwargs": "--env-kwarg", "tags": "--tag"}
 LONGEST = 50
-METAVARS = {"seeds": "N|A,B,...", "backend": "NAME", "experiment": "NAME", "name": "NAME", "tracking_uri": "URI"}
+METAVARS = {
+    "seeds": "N|A,B,...",
+    "backend": "NAME",
+    "experiment": "NAME",
+    "name": "NAME",
+    "tracking_uri": "URI",
+    "sweep_axis": "K=A,B,...",
+}
 
 
 class GroupedOption(click.Option):
@@ -99,7 +106,8 @@ def _option(name: str, field: FieldInfo, group: str, prefix: tuple[str, ...], de
         off = "--" + ".".join((*prefix, "no-" + name.replace("_", "-")))
         return GroupedOption([f"{flag}/{off}", identifier], **common)
     if name in REPEATED:
-        return GroupedOption([flag, identifier], multiple=True, metavar="K=V", callback=_pairs(flag), **common)
+        metavar = METAVARS.get(name, "K=V")
+        return GroupedOption([flag, identifier], multiple=True, metavar=metavar, callback=_pairs(flag), **common)
     if typing.get_origin(kind) is Literal:
         choices = [str(a) for a in typing.get_args(kind)]
         if len("|".join(choices)) > LONGEST:  # too wide for the help's first column
@@ -155,8 +163,17 @@ def _pairs(flag: str) -> Callable[[click.Context, click.Parameter, tuple[str, ..
         for item in value or ():
             key, equals, text = item.partition("=")
             if not key or not equals:
-                raise click.BadParameter(f"expected K=V, got {item!r}", ctx, param)
-            pairs[key] = _scalar(text) if flag == "--env-kwarg" else text
+                raise click.BadParameter(f"expected {param.metavar}, got {item!r}", ctx, param)
+            match flag:
+                case "--env-kwarg":
+                    pairs[key] = _scalar(text)
+                case "--sweep-axis":
+                    axis = key.strip().replace("-", "_")
+                    if axis in pairs:
+                        raise click.BadParameter(f"{axis} is given twice; give all its values at once", ctx, param)
+                    pairs[axis] = tuple(part.strip() for part in text.split(",") if part.strip())
+                case _:
+                    pairs[key] = text
         return pairs
 
     return read

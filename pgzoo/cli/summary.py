@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -12,8 +13,10 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
     from rich.console import Console
+    from rich.table import Table
 
-    from pgzoo.result import Result
+    from pgzoo.events import MemberStatus
+    from pgzoo.result import Result, SeedResult
 
 __all__ = ["print_json", "print_profile", "print_result", "print_way_on", "ship"]
 
@@ -27,7 +30,7 @@ def print_json(result: Result) -> None:
 
 
 def print_result(result: Result) -> None:
-    """Print a row per seed and one over the seeds."""
+    """Print a row per seed and one over the seeds; of a sweep, one per setting."""
     from rich.table import Table
 
     config = result.plan.config
@@ -35,28 +38,56 @@ def print_result(result: Result) -> None:
     count = max((run.returns.size for run in played), default=0)
     judged = f"returns of the last policy in {count} evaluation episodes" if count else "not evaluated"
     table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="bold")
-    for name in ("seed", "status", "steps", "mean", "std", "min", "max", "greedy mean"):
+    swept = list(config.sweep_axis)
+    for name in (*swept, "seeds" if swept else "seed", "status", "steps", "mean", "std", "min", "max", "greedy mean"):
         table.add_column(name, justify="left" if name == "status" else "right")
+    if swept:
+        _add_settings(table, result)
+    else:
+        _add_seeds(table, result)
+    out = _console()
+    out.print(f"\n[bold]{config.algorithm} on {config.env}[/]: {judged}\n")
+    out.print(table)
+    if swept:
+        out.print("[dim]Each row is over the means of its seeds.[/]")
+    elif len(result.runs) > 1:
+        out.print("[dim]The last row is over the means of the seeds.[/]")
+    out.print()
+
+
+def _add_seeds(table: Table, result: Result) -> None:
     for run in result.runs:
         table.add_row(
             str(run.seed),
-            f"[{COLOURS[run.status]}]{run.status}[/]",
+            _coloured(run.status),
             f"{run.env_steps:,}",
             *_statistics(run.returns, ddof=0),
             f"{run.greedy_returns.mean():.1f}" if run.greedy_returns.size else "-",
         )
     if len(result.runs) > 1:
-        means = np.array([run.returns.mean() for run in played])
-        greedy = [run.greedy_returns.mean() for run in result.runs if run.greedy_returns.size]
-        over = _statistics(means, ddof=1)
-        last = f"{np.mean(greedy):.1f}" if greedy else "-"
-        table.add_row("all", "", f"{result.env_steps:,}", *over, last, style="bold")
-    out = _console()
-    out.print(f"\n[bold]{config.algorithm} on {config.env}[/]: {judged}\n")
-    out.print(table)
-    if len(result.runs) > 1:
-        out.print("[dim]The last row is over the means of the seeds.[/]")
-    out.print()
+        table.add_row("all", "", f"{result.env_steps:,}", *_over(result.runs), style="bold")
+
+
+def _add_settings(table: Table, result: Result) -> None:
+    from pgzoo.result import BADNESS
+
+    settings = {tuple(run.settings.values()): run.settings for run in result.runs}
+    for values, setting in sorted(settings.items()):
+        runs = [run for run in result.runs if run.settings == setting]
+        status = max((run.status for run in runs), key=BADNESS.index)
+        steps = sum(run.env_steps for run in runs)
+        table.add_row(*map(str, values), str(len(runs)), _coloured(status), f"{steps:,}", *_over(runs))
+
+
+def _over(runs: Sequence[SeedResult]) -> list[str]:
+    """Statistics over the means of these runs, and the mean of their greedy returns."""
+    greedy = [run.greedy_returns.mean() for run in runs if run.greedy_returns.size]
+    means = [run.returns.mean() for run in runs if run.returns.size]
+    return [*_statistics(means, ddof=1), f"{np.mean(greedy):.1f}" if greedy else "-"]
+
+
+def _coloured(status: MemberStatus) -> str:
+    return f"[{COLOURS[status]}]{status}[/]"
 
 
 def print_profile(result: Result) -> None:
@@ -93,6 +124,7 @@ def print_way_on(result: Result) -> None:
 
     config, wall = result.plan.config, result.timing["loop"]
     where = f" --tracking-uri {display_uri(result.tracking_uri)}" if config.tracking_uri else ""
+    settings = {tuple(run.settings.items()) for run in result.runs}
     which = result.group if len(result.runs) > 1 else result.runs[0].run_key
     out = _console()
     lines = [
@@ -100,7 +132,7 @@ def print_way_on(result: Result) -> None:
         f"MLflow    {display_uri(result.tracking_uri)}",
         f"          experiment {result.experiment}, group {result.group}",
         f"Next      pgzoo ui{where}",
-        f"          pgzoo evaluate {which}",
+        f"          pgzoo {'compare' if len(settings) > 1 else 'evaluate'} {which}",
     ]
     out.print("\n".join(lines), soft_wrap=True, markup=False)
     _warn(result)
@@ -123,12 +155,14 @@ def _statistics(values: ArrayLike, ddof: int) -> list[str]:
 
 def _warn(result: Result) -> None:
     """Say on stderr which seeds came to another end than planned, and what is still under way."""
+    from pgzoo.sweep import told
     from pgzoo.tracking import Home, display_uri, pending
     from pgzoo.tracking.ledger import plural
 
     for run in result.runs:
         if run.status != "finished" and result.error is None:
-            click.echo(f"Seed {run.seed}, {run.status} after {run.env_steps:,} steps: {run.reason}", err=True)
+            of = f" of {told(run.settings)}" if run.settings else ""
+            click.echo(f"Seed {run.seed}{of}, {run.status} after {run.env_steps:,} steps: {run.reason}", err=True)
     if any(run.status == "interrupted" for run in result.runs):
         click.echo("Metrics and policies so far are saved.", err=True)
     if dropped := result.pending.dropped:

@@ -25,12 +25,11 @@ class Artifacts:
 
     @hookimpl(trylast=True)
     def pgzoo_run_started(self, event: RunStarted) -> None:
-        """Write each run's config, with its own seed: `pgzoo run --config` repeats exactly this run."""
-        nested = event.config.nested()
-        nested.pop("tracking_uri", None)  # it may hold a password, and belongs to whoever ran it
-        for member, seed in enumerate(event.seeds):
-            text = yaml.safe_dump(nested | {"seeds": [seed]}, sort_keys=False)
-            self.context.artifact(member, "config.yaml", text.encode())
+        """Write each run's own config: `pgzoo run --config` repeats exactly this run."""
+        for row, member in enumerate(self.context.plan.members):
+            nested = member.config.nested()
+            nested.pop("tracking_uri", None)  # it may hold a password, and belongs to whoever ran it
+            self.context.artifact(row, "config.yaml", yaml.safe_dump(nested, sort_keys=False).encode())
 
     @hookimpl
     def pgzoo_run_ended(self, event: RunEnded) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from pgzoo.envs.info import find
 from pgzoo.registry import hookimpl
+from pgzoo.sweep import SWEEP, Member, told
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,8 +43,17 @@ WINDOW = 100
 
 
 @dataclass(frozen=True)
+class Own:
+    """What MLflow is told of one member's run alone; `label` is its name after the algorithm's."""
+
+    label: str
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class RunDescription:
-    """What MLflow is told of a run beside its curves; the same for every seed of a command."""
+    """What MLflow is told of a run beside its curves; the same for every member of a command but for `own`."""
 
     algorithm: str
     env: str
@@ -53,6 +63,8 @@ class RunDescription:
     params: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     reward_threshold: float | None = None
+    own: tuple[Own, ...] = ()
+    """In the order of the members; empty where they differ in their seeds alone."""
 
 
 def create(context: RunContext) -> MlflowListener:
@@ -63,9 +75,9 @@ def create(context: RunContext) -> MlflowListener:
         env=config.env,
         experiment=context.experiment,
         name=config.name or "",
-        params=config.flat(),
         tags=context.tags,
         reward_threshold=find(config.env).reward_threshold,
+        own=tuple(map(own_of, context.plan.members)),
     )
     return MlflowListener(
         context.session,
@@ -76,6 +88,12 @@ def create(context: RunContext) -> MlflowListener:
         profile=config.profile,
         resumed=context.resumed,
     )
+
+
+def own_of(member: Member) -> Own:
+    """What is told of a member alone: its name, all that it was set to, and what of it was swept."""
+    swept = {SWEEP: told(member.overrides)} if member.overrides else {}
+    return Own(member.label, member.config.flat(), {"pgzoo.setting": member.config.setting_hash()} | swept)
 
 
 class StepGrid:
@@ -195,7 +213,7 @@ class MlflowListener:
 
     @hookimpl(tryfirst=True)
     def pgzoo_run_started(self, event: RunStarted) -> None:
-        """Open a journal per seed. Raises StoreError if the home can't be written."""
+        """Open a journal per member. Raises StoreError if the home can't be written."""
         about, members = self.description, len(event.seeds)
         tags = dict(about.tags)
         if about.reward_threshold is not None:
@@ -206,13 +224,14 @@ class MlflowListener:
         self._episodes: list[tuple[list[int], list[float], list[int]] | None] = [None] * members
         self._final = np.full(members, np.nan)
         self._timed = np.zeros(members, dtype=np.int64), np.full(members, time.perf_counter())
-        for member, (seed, key) in enumerate(zip(event.seeds, event.run_keys, strict=True)):
+        each = about.own or tuple(Own(f"s{seed}", {}, {}) for seed in event.seeds)
+        for member, (seed, key, own) in enumerate(zip(event.seeds, event.run_keys, each, strict=True)):
             journal = self.session.journal(
                 key,
-                name=f"{about.name or about.algorithm} s{seed}",
+                name=f"{about.name or about.algorithm} {own.label}",
                 experiment=about.experiment,
-                params=about.params,
-                tags=tags,
+                params={**about.params, **own.params},
+                tags={**tags, **own.tags},
                 seed=seed,
                 algorithm=about.algorithm,
                 env=about.env,

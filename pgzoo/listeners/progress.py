@@ -11,6 +11,7 @@ import numpy as np
 from pgzoo.events import EpisodesFinished, RunEnded, RunStarted, UpdateDone
 from pgzoo.protocols import RunContext
 from pgzoo.registry import hookimpl
+from pgzoo.sweep import told
 
 __all__ = ["create"]
 
@@ -36,13 +37,16 @@ class Watch:
         self.by_episodes = c.total_steps is None
         goal = c.total_steps or c.total_episodes
         assert goal is not None
-        self.total = goal * len(c.seeds)
+        members = context.plan.members
+        self.total = goal * len(members)
         self.unit = "episodes" if self.by_episodes else "steps"
         seeds = f"seed {c.seeds[0]}" if len(c.seeds) == 1 else f"{len(c.seeds)} seeds"
+        if (settings := len({told(member.overrides) for member in members})) > 1:
+            seeds = f"{settings} settings, {seeds}"
         self.title = f"{c.algorithm} on {c.env}, {seeds}: {self.total:,} {self.unit}"
         if not self.by_episodes and c.total_episodes is not None:
-            self.title += f", or {c.total_episodes * len(c.seeds):,} episodes if they come first"
-        self.recent: deque[float] = deque(maxlen=100 * len(c.seeds))
+            self.title += f", or {c.total_episodes * len(members):,} episodes if they come first"
+        self.recent: deque[float] = deque(maxlen=100 * len(members))
         self.steps = self.episodes = 0
         self._begun: int | None = None if context.resumed else 0  # steps that another process did
         self.started = time.perf_counter()

@@ -38,5 +38,5 @@ class Video:
             policy = LoadedPolicy(plan.config.policy, plan.spec, plan.policy, params)
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "evaluation.mp4"
-                record(policy, plan.request(1), path, rng=generator(plan.config.seeds[member], "video"))
+                record(policy, plan.request(1), path, rng=generator(plan.seeds[member], "video"))
                 self.context.artifact(member, "videos/evaluation.mp4", path.read_bytes())

@@ -5,19 +5,20 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from pgzoo.config import AlgorithmConfig, Layer, Settings, check_keys, resolve
+from pgzoo.config import AlgorithmConfig, Layer, RunConfig, Settings, check_keys, resolve
 from pgzoo.engine import Engine, default_loop
 from pgzoo.errors import ConfigError, UnfitError
 from pgzoo.events import RunEnded
 from pgzoo.plan import Plan
 from pgzoo.runner import make_plan
+from pgzoo.sweep import Setting, sweepable, told
 from pgzoo.testing import probes  # noqa: F401  registers the environments
 from pgzoo.testing.subject import Check, NotApplicable, Subject, called, generators_untouched
 from pgzoo.training import train
@@ -181,6 +182,25 @@ def seed_law(subject: Subject) -> None:
             )
 
 
+def sweep(subject: Subject) -> None:
+    """A member with settings of its own is the same beside one with those settings and beside one with the defaults."""
+    world = _claimed(subject)[0]
+    plan = _plan(subject, world, (SEED, OTHERS[0]))
+    setting = _moved(plan.config)
+    alike = make_plan(plan.config.at(setting), subject.catalog)
+    swept = replace(plan, members=(alike.members[0], plan.members[1]))
+    with _rounds_of(subject, world, alike) as some, _rounds_of(subject, world, swept) as grid:
+        some.update(3)
+        grid.update(3)
+        _expect_equal(
+            subject,
+            some.bits(0),
+            grid.bits(0),
+            f"is another among its like than in a sweep, with {told(setting)}",
+            "Take floats from `hyper`, or per member from ctx.plan.members; mark as `Static` what can't differ.",
+        )
+
+
 def frozen(subject: Subject) -> None:
     """A member that has ended stays as it is, and the others go on as if nothing had happened."""
     world = _claimed(subject)[0]
@@ -257,6 +277,7 @@ CHECKS: Mapping[str, Check] = called(
         learns,
         metrics,
         seed_law,
+        sweep,
         frozen,
         evaluation_moves_nothing,
         safe_points,
@@ -304,10 +325,31 @@ def _plan(subject: Subject, world: str, seeds: tuple[int, ...], **settings: Any)
     return make_plan(config, subject.catalog)
 
 
+def _moved(config: RunConfig) -> Setting:
+    """Another value for each float that may differ between members, as far as it is valid."""
+    flat = config.flat()
+    moved: dict[str, float] = {}
+    for key in sweepable(type(config.settings), type(config.estimator.settings)):
+        if key in flat:
+            value = 0.9 * float(flat[key]) or 0.01
+            with suppress(ConfigError):
+                config.at(moved | {key: value})
+                moved[key] = value
+    return moved
+
+
 @contextmanager
 def _rounds(subject: Subject, world: str, seeds: tuple[int, ...]) -> Iterator[Rounds]:
     with subject.doing(f"to train on {world} actions", f"See the check trains-{world}."):
-        plan, threads = _plan(subject, world, seeds), torch.get_num_threads()
+        plan = _plan(subject, world, seeds)
+    with _rounds_of(subject, world, plan) as run:
+        yield run
+
+
+@contextmanager
+def _rounds_of(subject: Subject, world: str, plan: Plan) -> Iterator[Rounds]:
+    with subject.doing(f"to train on {world} actions", f"See the check trains-{world}."):
+        threads = torch.get_num_threads()
         torch.set_num_threads(plan.config.threads)  # sums are cut otherwise where there are more
         run = Rounds(plan)
         try:

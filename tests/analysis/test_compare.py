@@ -379,7 +379,7 @@ def test_the_command_prints_json_and_warns_aside(train: Train) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["a"], "two or more selectors"),
+        ([], "two or more selectors"),
         (["a", "b"], "No run answers to"),
         (["a", "b", "--out", "r.pdf"], "give a name that ends in .html, .png, .json"),
         (["a", "b", "--out", "no/r.html"], "there is no folder no"),

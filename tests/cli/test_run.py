@@ -49,6 +49,15 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "empty environment": (("reinforce", "--env", ""), "--env: string should have at least 1 character"),
     "environment keyword": ((*CARTPOLE, "--env-kwarg", "sutton_barto=1"), 'Did you mean "sutton_barto_reward"?'),
     "pair": ((*CARTPOLE, "--env-kwarg", "x"), "'--env-kwarg': expected K=V, got 'x'"),
+    "axis": ((*CARTPOLE, "--sweep-axis", "gama=0.9,1"), '--sweep-axis: "gama" is no setting. Did you mean "gamma"?'),
+    "static axis": (
+        (*CARTPOLE, "--sweep-axis", "num-envs=1,2"),
+        '"num_envs" has one value for all members. What may differ between members: learning_rate,',
+    ),
+    "axis without values": ((*CARTPOLE, "--sweep-axis", "gamma"), "'--sweep-axis': expected K=A,B,..., got 'gamma'"),
+    "axis given twice": ((*CARTPOLE, *2 * ("--sweep-axis", "gamma=1")), "gamma is given twice; give all its values"),
+    "value of an axis": ((*CARTPOLE, "--sweep-axis", "gamma=0.9,2"), "--sweep-axis: gamma: must be less than or equal"),
+    "axis and value": ((*CARTPOLE, "--sweep-axis", "gamma=0.9", "--gamma", "1"), "gamma is given one value as well"),
     "option": ((*CARTPOLE, "--learnig-rate", "1"), "Did you mean one of: '--learning-rate'"),
     "option of a component": ((*CARTPOLE, "--policy.hiden", "3"), "'--policy.hidden'"),
     "surplus": ((*CARTPOLE, "more"), "unexpected extra argument (more)"),
@@ -204,6 +213,11 @@ READ: dict[tuple[str, ...], tuple[str, Any]] = {
     ("--total-steps", "2e4"): ("total_steps", 20_000),
     ("--total-steps", "20_000"): ("total_steps", 20_000),
     ("--total-episodes", "5"): ("total_steps", None),
+    ("--sweep-axis", "learning-rate=1e-4,3e-4"): ("sweep_axis", {"learning_rate": [1e-4, 3e-4]}),
+    ("--sweep-axis", "gamma=1", "--sweep-axis", "entropy_coef=0"): (
+        "sweep_axis",
+        {"gamma": [1.0], "entropy_coef": [0.0]},
+    ),
     ("--preset", "notebook"): ("policy.activation", "leaky_relu"),
     ("--preset", "notebook", "--policy.activation", "relu"): ("policy.activation", "relu"),
 }

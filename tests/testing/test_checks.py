@@ -159,6 +159,13 @@ class Sociable(Sound):
         return super().update(ctx, state, trajectory._replace(rewards=trajectory.rewards * len(state.active)))
 
 
+class Stubborn(Sound):
+    """Goes by one member's gamma. Source: none."""
+
+    def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
+        return super().update(ctx, state, trajectory._replace(rewards=trajectory.rewards * ctx.plan.config.gamma))
+
+
 class Mourner(Sound):
     """Stops when somebody has. Source: none."""
 
@@ -223,6 +230,7 @@ ALGORITHMS: list[tuple[type, dict[str, Any], str, str]] = [
     (Misnamed, {}, "metrics", 'reports "loss"'),
     (Infinite, {}, "metrics", "reports loss/odd = "),
     (Sociable, {}, "seed-law", "is another alone than among 7 others"),
+    (Stubborn, {}, "sweep", "than in a sweep, with learning_rate=0.0009"),
     (Mourner, {}, "frozen", "treats members otherwise"),
     (GraveRobber, {}, "frozen", "moves a member that has ended"),
     (Shy, {}, "evaluation-moves-nothing", "learns otherwise when it is evaluated"),

@@ -27,7 +27,7 @@ from pgzoo.bundle import make_policy, make_spec
 from pgzoo.config import Layer, RunConfig, read_yaml, resolve
 from pgzoo.envs import info
 from pgzoo.envs.single import allowed, make_single
-from pgzoo.errors import ConfigError, PgzooError, PluginError, RunFailed, UnfitError
+from pgzoo.errors import ConfigError, EnvError, PgzooError, PluginError, RunFailed, UnfitError
 from pgzoo.ops.members import select
 from pgzoo.plan import Plan
 from pgzoo.protocols import EnvBackend, EnvRequest, RunContext
@@ -37,7 +37,17 @@ from pgzoo.training import Control, Standing, train
 from pgzoo.types import Spec
 from pgzoo.video import need_extra
 
-__all__ = ["Resumption", "choose_backend", "compose", "look", "make_plan", "run", "run_config", "versions"]
+__all__ = [
+    "Resumption",
+    "choose_backend",
+    "compose",
+    "foreign_backends",
+    "look",
+    "make_plan",
+    "run",
+    "run_config",
+    "versions",
+]
 
 _log = logging.getLogger("pgzoo")
 
@@ -112,10 +122,10 @@ def make_plan(config: RunConfig, catalog: Catalog, group: str = "") -> Plan:
         EnvError: the environment can't be made here.
         UnfitError: a component doesn't fit another.
     """
-    info.check(config.env, config.env_kwargs)
     request = EnvRequest(config.env, config.env_kwargs, config.max_episode_steps, len(config.seeds) * config.num_envs)
-    backend = choose_backend(config.backend, catalog, request)
-    spec = look(request)
+    name, backend = choose_backend(config.backend, catalog, request)
+    config = config.model_copy(update={"backend": name})  # a run goes on, and is done again, on what it had
+    spec = look(request, backend)
     with _blamed(f'algorithm "{config.algorithm}"'):
         algorithm = catalog.get("algorithm", config.algorithm).load()()
         collection = _of_settings(algorithm.collect, config)
@@ -139,8 +149,15 @@ def make_plan(config: RunConfig, catalog: Catalog, group: str = "") -> Plan:
     )
 
 
-def look(request: EnvRequest) -> Spec:
-    """Make one environment and see what it shows and takes."""
+def look(request: EnvRequest, backend: EnvBackend | None = None) -> Spec:
+    """Make one environment and see what it shows and takes: gymnasium's, or the backend's where there is none."""
+    if backend is not None and getattr(backend, "foreign", False):
+        envs = backend.open(request._replace(rows=1))
+        try:
+            envs.reset(np.zeros(1, np.int64))
+            return make_spec(envs.observation_space, envs.action_space, masked=envs.action_mask is not None)
+        finally:
+            envs.close()
     env = make_single(request, flatten=False)
     try:
         _, first = env.reset(seed=0)
@@ -180,6 +197,7 @@ def run_config(
     """
     if config.video:
         need_extra("--video")
+        info.check(config.env, config.env_kwargs)  # which draws the pictures, whoever runs the others
     plan = make_plan(config, catalog, resumption.group if resumption else "")
     home = tracking.Home.find()
     uri = tracking.resolve_uri(config.tracking_uri, home)
@@ -227,9 +245,10 @@ class _Keeper:
         if not (standing.exact or self.told or "failed" in standing.statuses):
             self.told = True
             _log.warning(
-                "%s can't be saved in the middle of an episode: if this run is cut off and resumed, open episodes "
-                "begin anew, and its numbers are no longer those of a run that was never left.",
+                "%s can't be saved in the middle of an episode on backend %s: if this run is cut off and resumed, open "
+                "episodes begin anew, and its numbers are no longer those of a run that was never left.",
                 plan.config.env,
+                plan.config.backend,
             )
         for member in members:
             recent = standing.state.recent[member]
@@ -324,17 +343,34 @@ def tags(plan: Plan, catalog: Catalog, command: str) -> dict[str, str]:
     return found
 
 
-def choose_backend(name: str, catalog: Catalog, request: EnvRequest) -> EnvBackend:
-    """`auto` takes the native environments where they fit, else sync; never by the number of seeds."""
+def choose_backend(name: str, catalog: Catalog, request: EnvRequest) -> tuple[str, EnvBackend]:
+    """Return a backend that runs the environment, with its name.
 
-    def load(named: str) -> EnvBackend:
-        backend: EnvBackend = catalog.get("env_backend", named).load()()
-        return backend
+    `auto` takes the first that says of itself that it is to be preferred, else sync; never by the number of seeds.
 
+    Raises:
+        EnvError: gymnasium can't make the environment. A backend that can is named, and only taken if it is asked for.
+        UnfitError: the named backend can't run it.
+    """
+    backend: EnvBackend = catalog.get("env_backend", "sync" if name == "auto" else name).load()()
+    if not getattr(backend, "foreign", False):
+        try:
+            info.check(request.id, request.kwargs)
+        except EnvError as error:
+            ways = " or ".join(f"--backend {way}" for way in foreign_backends(catalog, request))
+            raise EnvError(f"{error} As it is, it runs with {ways}." if ways else str(error)) from error
     if name == "auto":
-        native = load("native")
-        return load("sync") if native.fits(request) else native
-    backend = load(name)
+        for entry in catalog.entries("env_backend"):
+            other = entry.load()()
+            if hasattr(other, "preferred") and other.preferred(request) and not other.fits(request):
+                return entry.name, other
+        return "sync", backend
     if reason := backend.fits(request):
         raise UnfitError(f'Backend "{name}" can\'t run {request.id}: {reason}. Use --backend auto.')
-    return backend
+    return name, backend
+
+
+def foreign_backends(catalog: Catalog, request: EnvRequest) -> list[str]:
+    """The names of the backends that run an environment which gymnasium can't make."""
+    backends = {entry.name: entry.load()() for entry in catalog.entries("env_backend")}
+    return [name for name, one in backends.items() if getattr(one, "foreign", False) and not one.fits(request)]

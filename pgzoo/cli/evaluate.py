@@ -50,9 +50,10 @@ def command(
     mode: EvaluationMode = "greedy" if deterministic else "sampled"
     rows: list[dict[str, Any]] = []
     for it in find_policies(what, catalog, Home.find(), tracking_uri):
-        drawn, where = it.seed if seed is None else seed, place(it.policy, env)
+        drawn, backend = it.seed if seed is None else seed, it.backend if env is None else "auto"
+        where = place(it.policy, env, catalog, backend)
         returns, lengths = evaluate_policy(
-            it.policy, where, catalog, episodes=episodes, mode=mode, seed=drawn, backend=it.backend
+            it.policy, where, catalog, episodes=episodes, mode=mode, seed=drawn, backend=backend
         )
         rows.append(
             {

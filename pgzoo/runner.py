@@ -31,7 +31,7 @@ from pgzoo.errors import ConfigError, EnvError, PgzooError, PluginError, RunFail
 from pgzoo.ops.members import select
 from pgzoo.plan import Plan
 from pgzoo.protocols import EnvBackend, EnvRequest, RunContext
-from pgzoo.registry import Catalog, add_listener, discover, listener_manager, relay
+from pgzoo.registry import Catalog, Entry, add_listener, discover, listener_manager, relay
 from pgzoo.result import Outcome, Result
 from pgzoo.training import Control, Standing, train
 from pgzoo.types import Spec
@@ -199,6 +199,8 @@ def run_config(
         need_extra("--video")
         info.check(config.env, config.env_kwargs)  # which draws the pictures, whoever runs the others
     plan = make_plan(config, catalog, resumption.group if resumption else "")
+    if (backend := catalog.get("env_backend", plan.config.backend)).name != config.backend:
+        _tell_of(backend, config.env)
     home = tracking.Home.find()
     uri = tracking.resolve_uri(config.tracking_uri, home)
     tracking.check_store(uri, home)
@@ -228,6 +230,15 @@ def run_config(
     finally:
         pending = session.close(0)
     return outcome.result(context, pending, failure)
+
+
+def _tell_of(backend: Entry, env: str) -> None:
+    """Say that `auto` took what a plugin offers: without that plugin the numbers would be others."""
+    if backend.plugin.source != "built-in":
+        _log.warning(
+            "%s runs on backend %s of plugin %s, which auto takes for it; gymnasium's own: --backend sync",
+            *(env, backend.name, backend.plugin),
+        )
 
 
 @dataclass

@@ -72,7 +72,6 @@ def _list(every: bool, as_json: bool) -> None:
 
 def _describe(env_id: str, catalog: Catalog, as_json: bool) -> bool:
     from pgzoo.envs.info import describe
-
     from pgzoo.errors import EnvError
     from pgzoo.protocols import EnvRequest
     from pgzoo.runner import choose_backend, foreign_backends

@@ -101,8 +101,14 @@ def test_nobody_names_it_for_what_it_does_not_know() -> None:
 def test_a_seed_alone_is_what_it_is_among_others(env: str, algorithm: str) -> None:
     catalog = discover(inline=False)
     given = {
-        **{"algorithm": algorithm, "env": env, "backend": "envpool", "num_envs": 3, "max_episode_steps": 60},
-        **{"total_steps": 1200, "eval_episodes": 3, "policy": {"name": "mlp", "hidden": (8,)}},
+        "algorithm": algorithm,
+        "env": env,
+        "backend": "envpool",
+        "num_envs": 3,
+        "max_episode_steps": 60,
+        "total_steps": 1200,
+        "eval_episodes": 3,
+        "policy": {"name": "mlp", "hidden": (8,)},
     }
     if algorithm == "ppo":
         given |= {"rollout_steps": 64}

@@ -64,8 +64,8 @@ class EnvpoolBackend:
 class EnvpoolEnvs:
     """A pool that is made anew by each reset, for envpool fixes the seeds of its environments when it makes them.
 
-    That costs 20 to 50 microseconds for each environment, with MuJoCo 2 milliseconds: as much as some 50 steps. The time
-    limit is kept here, so that an episode that terminates in its last step is not said to be truncated alone.
+    That costs 20 to 50 microseconds for each environment, with MuJoCo 2 milliseconds: as much as some 50 steps. The
+    time limit is kept here, so that an episode that terminates in its last step is not said to be truncated alone.
     """
 
     def __init__(self, request: EnvRequest) -> None:

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?= reinforce --env CartPole-v1
 
-.PHONY: run test test-all test-envpool check fix docs bench bench-physics results faults lock clean
+.PHONY: run test test-all test-envpool check fix docs bench bench-backends bench-physics results faults lock clean
 
 run: $(VENV)/.ready
 	$(BIN)/pgzoo run $(ARGS)
@@ -48,6 +48,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt plugins/pgzoo-example/pyproject.t
 # envpool and what it needs are 300 MB to download: installed and tested when asked for.
 test-envpool: $(VENV)/.envpool
 	$(BIN)/python -m pytest plugins/pgzoo-envpool
+
+bench-backends: $(VENV)/.envpool
+	$(BIN)/python benchmarks/backends.py
 
 bench-physics: $(VENV)/.envpool
 	$(BIN)/python benchmarks/physics.py

@@ -35,7 +35,8 @@ ENVS, STEPS, ROWS = ("LunarLander-v3", "HalfCheetah-v5"), 200_000, 8
 
 PPO = (
     "--num-envs 8 --rollout-steps 256 --minibatches 32 --epochs 10 --learning-rate 3e-4 "
-    "--learning-rate-schedule constant --gamma 0.99 --estimator.lam 0.95 --clip-range 0.2 --entropy-coef 0 --value-coef 0.5 --max-grad-norm 0.5"
+    "--learning-rate-schedule constant --gamma 0.99 --estimator.lam 0.95 --clip-range 0.2 "
+    "--entropy-coef 0 --value-coef 0.5 --max-grad-norm 0.5"
 )
 """Stable-Baselines3's defaults: 2048 steps an update, minibatches of 64, 10 epochs."""
 NORMALIZED = {"HalfCheetah-v5"}
@@ -81,27 +82,28 @@ def measure(env: str, steps: int, folder: str) -> dict[str, Any]:
     }
 
 
-def raw(env: str, seconds: float = 3.0) -> dict[str, Any]:
-    """Step the environments by random actions on the backend that `auto` takes."""
+def raw(env: str, backend: str = "auto", rows: int = ROWS, seconds: float = 3.0) -> dict[str, Any]:
+    """Step environments by random actions, and count the steps that are steps."""
     import numpy as np
 
     from pgzoo.protocols import EnvRequest
     from pgzoo.registry import discover
     from pgzoo.runner import choose_backend
 
-    name, backend = choose_backend("auto", discover(inline=False), EnvRequest(env, {}, None, ROWS))
-    envs = backend.open(EnvRequest(env, {}, None, ROWS))
+    request = EnvRequest(env, {}, None, rows)
+    name, chosen = choose_backend(backend, discover(inline=False), request)
+    envs = chosen.open(request)
     space: Any = envs.action_space
     space.seed(0)
-    block = [np.array([space.sample() for _ in range(ROWS)]) for _ in range(256)]
-    live = np.ones(ROWS, np.bool_)
-    envs.reset(np.arange(ROWS))
-    done, ended, start = 0, np.zeros(ROWS, np.bool_), time.perf_counter()
+    block = [np.array([space.sample() for _ in range(rows)]) for _ in range(32)]
+    live = np.ones(rows, np.bool_)
+    envs.reset(np.arange(rows))
+    done, ended, start = 0, np.zeros(rows, np.bool_), time.perf_counter()
     while time.perf_counter() - start < seconds:
         for actions in block:
             step = envs.step(actions, live)
-            done += ROWS - int(ended.sum())  # the step after an end only resets
-            ended = step.terminated | step.truncated
+            done += rows - int(ended.sum())  # the step after an end only resets
+            ended = (step.terminated | step.truncated) & ~ended
     rate = done / (time.perf_counter() - start)
     envs.close()
     return {"backend": name, "steps_per_second": rate}

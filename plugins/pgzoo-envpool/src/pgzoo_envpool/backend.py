@@ -9,6 +9,8 @@ import copy
 import math
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
@@ -84,16 +86,18 @@ class EnvpoolEnvs:
     def reset(self, seeds: NDArray[np.int64]) -> Array:
         """Begin a new episode in every row from its seed."""
         self._pool = None  # its threads end before others begin
-        self._pool = _envpool().make(
-            self._request.id,
-            "gymnasium",
-            num_envs=len(self._ids),
-            seed=seeds.astype(np.uint32).view(np.int32).tolist(),
-            num_threads=self._threads,
-            max_episode_steps=NO_LIMIT,
-            **self._request.kwargs,
-        )
-        obs, _ = self._pool.reset()
+        envpool = _envpool()
+        with _quiet():
+            self._pool = envpool.make(
+                self._request.id,
+                "gymnasium",
+                num_envs=len(self._ids),
+                seed=seeds.astype(np.uint32).view(np.int32).tolist(),
+                num_threads=self._threads,
+                max_episode_steps=NO_LIMIT,
+                **self._request.kwargs,
+            )
+            obs, _ = self._pool.reset()
         self._cut = np.zeros(len(self._ids), np.bool_)
         self._obs = self._shown(obs)
         return self._obs
@@ -135,9 +139,16 @@ class EnvpoolEnvs:
         return np.asarray(obs).reshape(-1, *(space.shape or ())).astype(space.dtype, copy=False)
 
 
-def _envpool() -> Any:
-    with warnings.catch_warnings():  # it speaks of its own spaces
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back warnings: gymnasium's of envpool's spaces, and of old versions, which pgzoo says better."""
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        yield
+
+
+def _envpool() -> Any:
+    with _quiet():
         import envpool
     return envpool
 
@@ -164,8 +175,7 @@ def _spaces(request: EnvRequest) -> tuple[str, Any, Any]:
     if unknown := sorted(set(keywords) - set(known)):
         takes = f"; it takes {', '.join(known)}" if known else ""
         return f"it takes no environment keyword {', '.join(unknown)}{takes}", None, None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _quiet():
         try:
             spec = envpool.make_spec(env_id, **keywords)
         except (TypeError, ValueError, AssertionError) as error:
@@ -185,8 +195,7 @@ def _spaces(request: EnvRequest) -> tuple[str, Any, Any]:
 
 def _gymnasiums(env_id: str, kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
     """The spaces of gymnasium's environment of that id; None where it can't be made."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _quiet():
         try:
             env: Any = gym.make(env_id, disable_env_checker=True, **kwargs)
         except Exception:  # an environment may raise anything

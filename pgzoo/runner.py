@@ -369,7 +369,8 @@ def choose_backend(name: str, catalog: Catalog, request: EnvRequest) -> tuple[st
             info.check(request.id, request.kwargs)
         except EnvError as error:
             ways = " or ".join(f"--backend {way}" for way in foreign_backends(catalog, request))
-            raise EnvError(f"{error} As it is, it runs with {ways}." if ways else str(error)) from error
+            said = str(error)
+            raise EnvError(f"{said.removesuffix('.')}. As it is, it runs with {ways}." if ways else said) from error
     if name == "auto":
         for entry in catalog.entries("env_backend"):
             other = entry.load()()

@@ -90,6 +90,15 @@ def test_what_gymnasium_refuses_is_run_if_asked_for_and_never_by_itself(env: str
     assert choose_backend("envpool", catalog, EnvRequest(env, {}, None, 1))[0] == "envpool"
 
 
+def test_it_is_named_beside_an_extra_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "Box2D", None)  # as if it weren't installed
+    for name in [name for name in sys.modules if name.startswith("gymnasium.envs.box2d")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(EnvError) as error:
+        choose_backend("auto", discover(inline=False), EnvRequest("LunarLander-v3", {}, None, 1))
+    assert str(error.value).endswith('pip install "pgzoo[box2d]". As it is, it runs with --backend envpool.')
+
+
 def test_nobody_names_it_for_what_it_does_not_know() -> None:
     with pytest.raises(EnvError) as error:
         choose_backend("auto", discover(inline=False), EnvRequest("LunarLander-v9", {}, None, 1))
@@ -153,6 +162,11 @@ def test_an_environment_that_gymnasium_has_given_up_is_learned_and_evaluated(tmp
     (seed,) = answer(pgzoo(tmp_path, *run, "--backend", "envpool", "--json"))["seeds"]
     (again,) = answer(pgzoo(tmp_path, "evaluate", seed["run_key"], "--episodes", "4", "--json"))
     assert again["return_mean"] == pytest.approx(seed["return_mean"])
+    assert pgzoo(tmp_path, "export", seed["run_key"], "--to", "policy").returncode == 0
+    alone = ("evaluate", "./policy", "--episodes", "4", "--json")
+    assert pgzoo(tmp_path, *alone).stderr.rstrip().endswith("As it is, it runs with --backend envpool.")
+    (kept,) = answer(pgzoo(tmp_path, *alone, "--backend", "envpool"))
+    assert kept["episodes"] == 4
 
 
 def test_the_listing_says_which_backends_there_are(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pgzoo.envs.info import find
+from pgzoo.envs.info import threshold
 from pgzoo.registry import hookimpl
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def create(context: RunContext) -> MlflowListener:
         name=config.name or "",
         params=config.flat(),
         tags=context.tags,
-        reward_threshold=find(config.env).reward_threshold,
+        reward_threshold=threshold(config.env),
     )
     return MlflowListener(
         context.session,

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from pgzoo import checkpoint
 from pgzoo.config import Layer
 from pgzoo.errors import EnvError
 from pgzoo.events import Evaluated, RunEnded
@@ -143,10 +144,9 @@ def test_a_run_is_left_and_taken_up_at_the_ends_of_its_episodes(tmp_path: Path) 
     (seed,) = answer(done)["seeds"]
     assert "LunarLander-v3 runs on backend envpool of plugin" in done.stderr and "--backend sync" in done.stderr
     assert "LunarLander-v3 can't be saved in the middle of an episode on backend envpool" in done.stderr
-    (config,) = tmp_path.rglob("config.yaml")
-    assert "\nbackend: envpool\n" in config.read_text()
-    told = [json.loads(path.read_text()) for path in tmp_path.rglob("state.json")]
-    assert {one["resume"] for one in told} == {"episode-boundary"}
+    assert all("\nbackend: envpool\n" in path.read_text() for path in tmp_path.rglob("config.yaml"))
+    (folder,) = tmp_path.rglob(checkpoint.FOLDER_NAME)
+    assert checkpoint.latest(folder).about["resume"] == "episode-boundary"
     more = pgzoo(tmp_path, "resume", seed["run_key"], "--total-steps", "900", "--no-progress", "--json")
     assert answer(more)["seeds"][0]["env_steps"] >= 900
     assert "episodes that were open begin anew" in more.stderr

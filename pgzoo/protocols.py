@@ -111,8 +111,8 @@ class EnvBackend(Protocol):
     """A way to run many copies of an environment; more than `width` of them per member gain nothing.
 
     A backend may also have
-        preferred(request) -> bool: whether `auto` takes it, where it fits, before `sync`. It must say the same however
-            many rows there are, or a seed would be another one among others;
+        preferred(request) -> bool: whether `auto` takes it, where it fits, before `sync`. The rows are those of one
+            member here: the choice must not depend on how many there are;
         foreign = True: its environments are its own: it also runs ids that gymnasium can't make, if it is named.
     """
 

@@ -122,7 +122,7 @@ def make_plan(config: RunConfig, catalog: Catalog, group: str = "") -> Plan:
         EnvError: the environment can't be made here.
         UnfitError: a component doesn't fit another.
     """
-    request = EnvRequest(config.env, config.env_kwargs, config.max_episode_steps, len(config.seeds) * config.num_envs)
+    request = EnvRequest(config.env, config.env_kwargs, config.max_episode_steps, config.num_envs)  # of one member
     name, backend = choose_backend(config.backend, catalog, request)
     config = config.model_copy(update={"backend": name})  # a run goes on, and is done again, on what it had
     spec = look(request, backend)
@@ -357,7 +357,8 @@ def tags(plan: Plan, catalog: Catalog, command: str) -> dict[str, str]:
 def choose_backend(name: str, catalog: Catalog, request: EnvRequest) -> tuple[str, EnvBackend]:
     """Return a backend that runs the environment, with its name.
 
-    `auto` takes the first that says of itself that it is to be preferred, else sync; never by the number of seeds.
+    `auto` takes the first that says of itself that it is to be preferred, else sync. The request is that of one member:
+    the choice doesn't depend on the number of seeds.
 
     Raises:
         EnvError: gymnasium can't make the environment. A backend that can is named, and only taken if it is asked for.

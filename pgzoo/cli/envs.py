@@ -76,7 +76,7 @@ def _describe(env_id: str, catalog: Catalog, as_json: bool) -> bool:
     from pgzoo.protocols import EnvRequest
     from pgzoo.runner import choose_backend, foreign_backends
 
-    info, request = describe(env_id), EnvRequest(env_id, {}, None, rows=1)
+    info, request = describe(env_id), EnvRequest(env_id, {}, None, rows=8)
     fitting, auto = foreign_backends(catalog, request), None
     try:
         auto, _ = choose_backend("auto", catalog, request)

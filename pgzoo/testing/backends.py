@@ -98,20 +98,7 @@ def close(subject: Subject) -> None:
         _backend(subject).open(_request(subject, 2)).close()
 
 
-def preferred(subject: Subject) -> None:
-    """Whether `auto` takes it doesn't depend on how many rows there are."""
-    backend, request = _backend(subject), _request(subject, 1)
-    if not hasattr(backend, "preferred"):
-        raise NotApplicable("it is taken when it is named, and only then")
-    said = {backend.preferred(request._replace(rows=rows)) for rows in (1, 8, 4096)}
-    subject.expect(
-        len(said) == 1,
-        "is preferred for some numbers of rows and not for others",
-        "Decide by the environment alone: a seed must be the same among others.",
-    )
-
-
-CHECKS: Mapping[str, Check] = called((fits, rows_apart, next_step, select, close, preferred))
+CHECKS: Mapping[str, Check] = called((fits, rows_apart, next_step, select, close))
 
 
 def _backend(subject: Subject) -> EnvBackend:

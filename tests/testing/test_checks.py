@@ -606,15 +606,6 @@ def test_a_backend_that_breaks_a_clause_fails_that_check(envs: type[SyncEnvs], c
     assert_fails(failed, check, said, 'Env backend "broken"')
 
 
-def test_a_backend_that_is_preferred_for_many_rows_fails_that_check() -> None:
-    class ForMany(SyncBackend):
-        def preferred(self, request: EnvRequest) -> bool:
-            return request.rows > 100
-
-    said = "is preferred for some numbers of rows"
-    assert_fails(failing("env_backend", ForMany), "preferred", said, 'Env backend "broken"')
-
-
 # plugins
 
 
@@ -679,7 +670,7 @@ def test_every_check_is_broken_by_somebody() -> None:
         "algorithm": {a[2] for a in ALGORITHMS},
         "estimator": {e[3] for e in ESTIMATORS},
         "policy": {p[2] for p in POLICIES} | {"saved"},
-        "env_backend": {b[1] for b in BACKENDS} | {"preferred"},
+        "env_backend": {b[1] for b in BACKENDS},
     }
     assert {kind: set(checks) for kind, checks in CHECKS.items()} == broken
     assert set(PLUGIN_CHECKS) == {"registers", "light", "resolves", "summaries", "presets"}

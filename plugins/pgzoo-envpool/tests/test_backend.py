@@ -293,6 +293,11 @@ def test_environment_keywords_reach_it() -> None:
     assert opened("HalfCheetah-v5", exclude_current_positions_from_observation=False).observation_space.shape == (18,)
 
 
-def test_auto_is_told_by_the_environment_alone() -> None:
-    assert BACKEND.preferred(request("LunarLander-v3", 1)) and BACKEND.preferred(request("LunarLander-v3", 4096))
-    assert not any(BACKEND.preferred(request(env)) for env in ("CartPole-v1", "HalfCheetah-v5", "LunarLander-v2"))
+def test_it_is_preferred_for_box2d_from_eight_environments_on() -> None:
+    assert [BACKEND.preferred(request("LunarLander-v3", rows)) for rows in (1, 7, 8, 4096)] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert not any(BACKEND.preferred(request(env, 64)) for env in ("CartPole-v1", "HalfCheetah-v5", "LunarLander-v2"))

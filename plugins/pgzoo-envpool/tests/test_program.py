@@ -23,7 +23,7 @@ from pgzoo.runner import choose_backend, compose, make_plan
 from pgzoo.training import Control, train
 
 MUJOCO = importlib.util.find_spec("mujoco") is not None
-QUICK = ("--num-envs", "4", "--eval-episodes", "4", "--max-episode-steps", "40", "--no-progress")
+QUICK = ("--num-envs", "8", "--eval-episodes", "4", "--max-episode-steps", "40", "--no-progress")
 
 
 def pgzoo(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
@@ -61,14 +61,22 @@ def test_it_is_found_by_its_entry_point() -> None:
     ],
 )
 def test_auto_takes_it_where_nothing_is_given_up(env: str, backend: str) -> None:
-    for rows in (1, 1024):
-        assert choose_backend("auto", discover(inline=False), EnvRequest(env, {}, None, rows))[0] == backend
+    request = EnvRequest(env, {}, None, 8)
+    assert choose_backend("auto", discover(inline=False), request)[0] == backend
     without = discover(inline=False, blocked=["envpool"])
-    assert choose_backend("auto", without, EnvRequest(env, {}, None, 1))[0] == backend.replace("envpool", "sync")
+    assert choose_backend("auto", without, request)[0] == backend.replace("envpool", "sync")
+
+
+@pytest.mark.parametrize(("num_envs", "backend"), [(4, "sync"), (8, "envpool")])
+def test_auto_goes_by_the_environments_of_a_seed_and_not_by_the_seeds(num_envs: int, backend: str) -> None:
+    catalog = discover(inline=False)
+    for seeds in (1, 32):
+        given = {"algorithm": "ppo", "env": "LunarLander-v3", "num_envs": num_envs, "seeds": seeds}
+        assert make_plan(compose(Layer(given, ".".join), catalog), catalog).config.backend == backend
 
 
 def test_auto_does_not_take_it_for_keywords_that_it_does_not_know() -> None:
-    windy = EnvRequest("LunarLander-v3", {"enable_wind": True}, None, 1)
+    windy = EnvRequest("LunarLander-v3", {"enable_wind": True}, None, 8)
     assert choose_backend("auto", discover(inline=False), windy)[0] == "sync"
 
 

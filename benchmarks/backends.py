@@ -67,7 +67,8 @@ def main() -> None:
     made = f"""{table}
 
 Made by `make bench-backends` on {time.strftime("%Y-%m-%d")}: {os.cpu_count()} CPU cores ({platform.machine()}),
-{versions}. Steps per second with random actions for 1, 8 and 64 environments, in one thread where two aren't named.
+{versions}. Steps per second with random actions for 1, 8 and 64 environments,
+in one thread where two aren't named.
 """
     head, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     foot = rest.partition(END)[2]

@@ -146,8 +146,9 @@ def table(rounds: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def page(rounds: list[dict[str, Any]], steps: int) -> str:
+def page(rounds: list[dict[str, Any]]) -> str:
     shown = list(dict.fromkeys(row["env"] for row in rounds))
+    steps = rounds[-1]["asked"]
     commands = "\n".join(command(env, steps) for env in shown)
     versions = ", ".join(f"{name} {version(name)}" for name in ("pgzoo", "envpool", "torch", "gymnasium", "mujoco"))
     count = len(rounds) // len(shown)
@@ -209,9 +210,10 @@ def main() -> None:
                 rounds.append(measure(env, options.steps, folder))
             print(f"round {index + 1}/{options.rounds}: {json.dumps(rounds[-1])}", file=sys.stderr, flush=True)
             if options.keep:
+                options.keep.parent.mkdir(parents=True, exist_ok=True)
                 options.keep.write_text(json.dumps(rounds, indent=1), encoding="utf-8")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(page(rounds, options.steps), encoding="utf-8")
+            options.out.parent.mkdir(parents=True, exist_ok=True)  # after each, so that a run cut short leaves a page
+            options.out.write_text(page(rounds), encoding="utf-8")
     print(table(rounds))
 
 

@@ -11,7 +11,8 @@ In each round and for each environment, one after the other, each as a process o
 2. pgzoo's training;
 3. Stable-Baselines3's training, with the same settings: its defaults, on eight environments.
 
-With `--keep FILE` what was measured is kept there and a later call adds to it, so that a round can be run at a time.
+With `--keep FILE` what was measured is kept there and a later call of as many steps adds to it, so that a round can be run
+at a time.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PEER = ROOT / "build" / "peers" / "sb3"
-ENVS, STEPS, ROWS = ("LunarLander-v3", "HalfCheetah-v5"), 200_000, 8
+ENVS, STEPS, ROWS = ("LunarLander-v3", "HalfCheetah-v5"), 100_000, 8
 
 PPO = (
     "--num-envs 8 --rollout-steps 256 --minibatches 32 --epochs 10 --learning-rate 3e-4 "
     "--learning-rate-schedule constant --gamma 0.99 --estimator.lam 0.95 --clip-range 0.2 "
     "--entropy-coef 0 --value-coef 1 --max-grad-norm 0.5"
 )
-"""Stable-Baselines3's defaults: 2048 steps an update, minibatches of 64, 10 epochs (its 0.5 has no half in the loss)."""
+"""Stable-Baselines3's defaults: 2048 steps an update, minibatches of 64, 10 epochs; its 0.5 of a loss without a half."""
 NORMALIZED = {"HalfCheetah-v5"}
 """Where observations and rewards are normalised on both sides, as is usual with MuJoCo."""
 
@@ -72,7 +73,7 @@ def measure(env: str, steps: int, folder: str) -> dict[str, Any]:
         "env": env,
         "backend": raw["backend"],
         "raw": raw["steps_per_second"],
-        "steps": done,
+        "asked": steps,
         "pgzoo": said["steps_per_second"],
         "return": said["seeds"][0]["return_mean"],
         **{phase: done / timing[phase] for phase in ("collect", "update")},
@@ -182,10 +183,11 @@ def make_peer() -> None:
     """Install Stable-Baselines3 into an environment of its own, once."""
     if (PEER / "bin" / "python").exists():
         return
+    alone = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     subprocess.run([sys.executable, "-m", "venv", str(PEER)], check=True)
     wanted = ["stable-baselines3>=2.7", "gymnasium[box2d,mujoco]", "torch"]
     pip = [str(PEER / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "-c", str(ROOT / "constraints.txt"), *wanted], check=True)
+    subprocess.run([*pip, "-c", str(ROOT / "constraints.txt"), *wanted], check=True, env=alone)
 
 
 def main() -> None:
@@ -203,7 +205,7 @@ def main() -> None:
     make_peer()
     rounds: list[dict[str, Any]] = []
     if options.keep and options.keep.exists():
-        rounds = json.loads(options.keep.read_text(encoding="utf-8"))
+        rounds = [r for r in json.loads(options.keep.read_text(encoding="utf-8")) if r["asked"] == options.steps]
     for index in range(options.rounds):
         for env in options.envs:
             with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:

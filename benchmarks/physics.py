@@ -11,8 +11,7 @@ In each round and for each environment, one after the other, each as a process o
 2. pgzoo's training;
 3. Stable-Baselines3's training, with the same settings: its defaults, on eight environments.
 
-With `--keep FILE` what was measured is kept there and a later call of as many steps adds to it, so that a round can be run
-at a time.
+With `--keep FILE` what was measured is kept there and a later call of as many steps adds to it: a round at a time.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ PPO = (
     "--learning-rate-schedule constant --gamma 0.99 --estimator.lam 0.95 --clip-range 0.2 "
     "--entropy-coef 0 --value-coef 1 --max-grad-norm 0.5"
 )
-"""Stable-Baselines3's defaults: 2048 steps an update, minibatches of 64, 10 epochs; its 0.5 of a loss without a half."""
+"""Stable-Baselines3's defaults: 2048 steps an update, minibatches of 64, 10 epochs."""
 NORMALIZED = {"HalfCheetah-v5"}
 """Where observations and rewards are normalised on both sides, as is usual with MuJoCo."""
 
@@ -76,8 +75,7 @@ def measure(env: str, steps: int, folder: str) -> dict[str, Any]:
         "asked": steps,
         "pgzoo": said["steps_per_second"],
         "return": said["seeds"][0]["return_mean"],
-        **{phase: done / timing[phase] for phase in ("collect", "update")},
-        "estimate": done / timing["estimate"],
+        **{phase: done / timing[phase] for phase in ("collect", "estimate", "update")},
         "sb3": peer["steps_per_second"],
         "sb3_return": peer["return_mean"],
     }

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?= reinforce --env CartPole-v1
 
-.PHONY: run test test-all check fix docs bench bench-peers results faults lock clean
+.PHONY: run test test-all test-envpool check fix docs bench bench-backends bench-peers bench-physics results faults lock clean
 
 run: $(VENV)/.ready
 	$(BIN)/pgzoo run $(ARGS)
@@ -49,10 +49,24 @@ $(VENV)/.ready: pyproject.toml constraints.txt plugins/pgzoo-example/pyproject.t
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,video]' -e plugins/pgzoo-example -e plugins/pgzoo-tensorboard
 	touch $@
 
+# envpool and what it needs are 300 MB to download: installed and tested when asked for.
+test-envpool: $(VENV)/.envpool
+	$(BIN)/python -m pytest plugins/pgzoo-envpool
+
+bench-backends: $(VENV)/.envpool
+	$(BIN)/python benchmarks/backends.py
+
+bench-physics: $(VENV)/.envpool
+	$(BIN)/python benchmarks/physics.py
+
+$(VENV)/.envpool: $(VENV)/.ready plugins/pgzoo-envpool/pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[box2d,mujoco]' -e plugins/pgzoo-envpool
+	touch $@
+
 # Writes constraints.txt anew from what the lower bounds in pyproject.toml give today.
 lock:
 	$(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/python -m pip install --quiet -e '.[dev,video]' -e plugins/pgzoo-tensorboard torch==2.13.0
+	$(VENV)-lock/bin/python -m pip install --quiet -e '.[dev,video,box2d,mujoco]' -e plugins/pgzoo-tensorboard -e plugins/pgzoo-envpool torch==2.13.0
 	( echo '# Exact versions that the README'"'"'s commands install; pyproject.toml holds the lower bounds.'; \
 	  echo '# Made by: make lock'; \
 	  $(VENV)-lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu//' ) > constraints.txt

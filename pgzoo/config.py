@@ -209,7 +209,7 @@ class RunConfig(Settings):
         bool, Field(description="divide rewards by the deviation of the discounted return, for learning alone")
     ] = False
     backend: Annotated[
-        str, Field(description="how environments run: auto, sync, async, native; auto: native where it fits, else sync")
+        str, Field(description="how environments run: auto, sync, async, native, or a plugin's; see pgzoo envs ID")
     ] = "auto"
     eval_every: Annotated[
         NonNegativeInt, Field(description="evaluate each time so many steps are taken; 0: only at the end")

@@ -66,8 +66,10 @@ def policy_of_run(found: Found, catalog: Catalog) -> Subject:
     return Subject(found.name, policy, found.seed, str(said.get("backend", "auto")), found)
 
 
-def place(policy: LoadedPolicy, env: str | None = None) -> EnvRequest:
-    """Return where to play: in the environment `env`, or where the policy learned.
+def place(
+    policy: LoadedPolicy, env: str | None = None, catalog: Catalog | None = None, backend: str = "auto"
+) -> EnvRequest:
+    """Return where to play: in the environment `env`, or where the policy learned; without a `catalog` gymnasium's own.
 
     Raises:
         ConfigError: nobody says where.
@@ -80,8 +82,12 @@ def place(policy: LoadedPolicy, env: str | None = None) -> EnvRequest:
     module, colon, _ = where.id.partition(":")
     if colon and env is None and module not in sys.modules:
         raise UsageError(f'The policy\'s environment is in module "{module}". It loads no code: add --import {module}.')
-    info.check(where.id, where.kwargs)
-    there, own = look(where), policy.spec
+    kind = None
+    if catalog is None:
+        info.check(where.id, where.kwargs)
+    else:
+        _, kind = choose_backend(backend, catalog, where)
+    there, own = look(where, kind), policy.spec
     pairs = {
         "shows": (there.original_space, own.original_space),
         "takes": (there.action_space, own.action_space),
@@ -110,7 +116,7 @@ def evaluate_policy(
     Raises:
         UnfitError: the backend can't run the environment.
     """
-    kind = choose_backend(backend, catalog, where)
+    _, kind = choose_backend(backend, catalog, where)
     count = min(kind.width, episodes)
     envs: Any = kind.open(where._replace(rows=count))
     try:

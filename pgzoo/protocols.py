@@ -108,7 +108,13 @@ class VectorEnv(Protocol):
 
 
 class EnvBackend(Protocol):
-    """A way to run many copies of an environment; more than `width` of them per member gain nothing."""
+    """A way to run many copies of an environment; more than `width` of them per member gain nothing.
+
+    A backend may also have
+        preferred(request) -> bool: whether `auto` takes it, where it fits, before `sync`. The rows are those of one
+            member here: the choice must not depend on how many there are;
+        foreign = True: its environments are its own: it also runs ids that gymnasium can't make, if it is named.
+    """
 
     width: int
 

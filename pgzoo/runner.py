@@ -27,18 +27,28 @@ from pgzoo.bundle import make_policy, make_spec
 from pgzoo.config import AlgorithmConfig, Layer, RunConfig, read_yaml, resolve
 from pgzoo.envs import info
 from pgzoo.envs.single import allowed, make_single
-from pgzoo.errors import ConfigError, PgzooError, PluginError, RunFailed, UnfitError
+from pgzoo.errors import ConfigError, EnvError, PgzooError, PluginError, RunFailed, UnfitError
 from pgzoo.ops.members import select
 from pgzoo.plan import Plan
 from pgzoo.protocols import EnvBackend, EnvRequest, Policy, RunContext
-from pgzoo.registry import Catalog, add_listener, discover, listener_manager, relay
+from pgzoo.registry import Catalog, Entry, add_listener, discover, listener_manager, relay
 from pgzoo.result import Outcome, Result
 from pgzoo.sweep import Member
 from pgzoo.training import Control, Standing, train
 from pgzoo.types import Collection, Spec, Steps
 from pgzoo.video import need_extra
 
-__all__ = ["Resumption", "choose_backend", "compose", "look", "make_plan", "run", "run_config", "versions"]
+__all__ = [
+    "Resumption",
+    "choose_backend",
+    "compose",
+    "foreign_backends",
+    "look",
+    "make_plan",
+    "run",
+    "run_config",
+    "versions",
+]
 
 _log = logging.getLogger("pgzoo")
 
@@ -118,11 +128,10 @@ def make_plan(config: RunConfig, catalog: Catalog, group: str = "", members: Seq
         EnvError: the environment can't be made here.
         UnfitError: a component doesn't fit another.
     """
-    info.check(config.env, config.env_kwargs)
     members = tuple(members) or config.members()
-    request = EnvRequest(config.env, config.env_kwargs, config.max_episode_steps, len(members) * config.num_envs)
-    backend = choose_backend(config.backend, catalog, request)
-    spec = look(request)
+    request = EnvRequest(config.env, config.env_kwargs, config.max_episode_steps, config.num_envs)  # of one member
+    name, backend = choose_backend(config.backend, catalog, request)
+    spec = look(request, backend)
     with _blamed(f'algorithm "{config.algorithm}"'):
         algorithm = catalog.get("algorithm", config.algorithm).load()()
         collection = _of_settings(algorithm.collect, config)
@@ -130,9 +139,10 @@ def make_plan(config: RunConfig, catalog: Catalog, group: str = "", members: Seq
     with _blamed(f'policy "{config.policy.name}"'):
         factory = catalog.get("policy", config.policy.name).load()
         policy = make_policy(factory, config.policy.settings, spec, needs, config.normalize_obs)
-    compiled = {"compile": _compile(config, policy, collection)}
-    config = config.model_copy(update=compiled)
-    members = tuple(replace(member, config=member.config.model_copy(update=compiled)) for member in members)
+    # a run goes on, and is done again, as it was: what was left to be chosen is settled
+    settled = {"backend": name, "compile": _compile(config, policy, collection)}
+    config = config.model_copy(update=settled)
+    members = tuple(replace(member, config=member.config.model_copy(update=settled)) for member in members)
     group = group or f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
     return Plan(
         config=config,
@@ -149,8 +159,15 @@ def make_plan(config: RunConfig, catalog: Catalog, group: str = "", members: Seq
     )
 
 
-def look(request: EnvRequest) -> Spec:
-    """Make one environment and see what it shows and takes."""
+def look(request: EnvRequest, backend: EnvBackend | None = None) -> Spec:
+    """Make one environment and see what it shows and takes: gymnasium's, or the backend's where there is none."""
+    if backend is not None and getattr(backend, "foreign", False):
+        envs = backend.open(request._replace(rows=1))
+        try:
+            envs.reset(np.zeros(1, np.int64))
+            return make_spec(envs.observation_space, envs.action_space, masked=envs.action_mask is not None)
+        finally:
+            envs.close()
     env = make_single(request, flatten=False)
     try:
         _, first = env.reset(seed=0)
@@ -191,9 +208,12 @@ def run_config(
     """
     if config.video:
         need_extra("--video")
+        info.check(config.env, config.env_kwargs)  # which draws the pictures, whoever runs the others
     plan = (
         make_plan(config, catalog, resumption.group, resumption.members) if resumption else make_plan(config, catalog)
     )
+    if (backend := catalog.get("env_backend", plan.config.backend)).name != config.backend:
+        _tell_of(backend, config.env)
     home = tracking.Home.find()
     uri = tracking.resolve_uri(config.tracking_uri, home)
     tracking.check_store(uri, home)
@@ -226,6 +246,15 @@ def run_config(
     return outcome.result(context, pending, failure)
 
 
+def _tell_of(backend: Entry, env: str) -> None:
+    """Say that `auto` took what a plugin offers: without that plugin the numbers would be others."""
+    if backend.plugin.source != "built-in":
+        _log.warning(
+            "%s runs on backend %s of plugin %s, which auto takes for it; gymnasium's own: --backend sync",
+            *(env, backend.name, backend.plugin),
+        )
+
+
 @dataclass
 class _Keeper:
     """Writes the checkpoints of a run; says once if they won't resume exactly."""
@@ -241,9 +270,10 @@ class _Keeper:
         if not (standing.exact or self.told or "failed" in standing.statuses):
             self.told = True
             _log.warning(
-                "%s can't be saved in the middle of an episode: if this run is cut off and resumed, open episodes "
-                "begin anew, and its numbers are no longer those of a run that was never left.",
+                "%s can't be saved in the middle of an episode on backend %s: if this run is cut off and resumed, open "
+                "episodes begin anew, and its numbers are no longer those of a run that was never left.",
                 plan.config.env,
+                plan.config.backend,
             )
         for member in members:
             recent = standing.state.recent[member]
@@ -352,17 +382,36 @@ def _compile(config: RunConfig, policy: Policy, collection: Collection) -> str:
     return "on" if steps >= WORTH_COMPILING and getattr(policy, "compiles", False) else "off"
 
 
-def choose_backend(name: str, catalog: Catalog, request: EnvRequest) -> EnvBackend:
-    """`auto` takes the native environments where they fit, else sync; never by the number of seeds."""
+def choose_backend(name: str, catalog: Catalog, request: EnvRequest) -> tuple[str, EnvBackend]:
+    """Return a backend that runs the environment, with its name.
 
-    def load(named: str) -> EnvBackend:
-        backend: EnvBackend = catalog.get("env_backend", named).load()()
-        return backend
+    `auto` takes the first that says of itself that it is to be preferred, else sync. The request is that of one member:
+    the choice doesn't depend on the number of seeds.
 
+    Raises:
+        EnvError: gymnasium can't make the environment. A backend that can is named, and only taken if it is asked for.
+        UnfitError: the named backend can't run it.
+    """
+    backend: EnvBackend = catalog.get("env_backend", "sync" if name == "auto" else name).load()()
+    if not getattr(backend, "foreign", False):
+        try:
+            info.check(request.id, request.kwargs)
+        except EnvError as error:
+            ways = " or ".join(f"--backend {way}" for way in foreign_backends(catalog, request))
+            said = str(error)
+            raise EnvError(f"{said.removesuffix('.')}. As it is, it runs with {ways}." if ways else said) from error
     if name == "auto":
-        native = load("native")
-        return load("sync") if native.fits(request) else native
-    backend = load(name)
+        for entry in catalog.entries("env_backend"):
+            other = entry.load()()
+            if hasattr(other, "preferred") and other.preferred(request) and not other.fits(request):
+                return entry.name, other
+        return "sync", backend
     if reason := backend.fits(request):
         raise UnfitError(f'Backend "{name}" can\'t run {request.id}: {reason}. Use --backend auto.')
-    return backend
+    return name, backend
+
+
+def foreign_backends(catalog: Catalog, request: EnvRequest) -> list[str]:
+    """The names of the backends that run an environment which gymnasium can't make."""
+    backends = {entry.name: entry.load()() for entry in catalog.entries("env_backend")}
+    return [name for name, one in backends.items() if getattr(one, "foreign", False) and not one.fits(request)]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -72,22 +72,28 @@ def _list(every: bool, as_json: bool) -> None:
 
 def _describe(env_id: str, catalog: Catalog, as_json: bool) -> bool:
     from pgzoo.envs.info import describe
+    from pgzoo.errors import EnvError
+    from pgzoo.protocols import EnvRequest
+    from pgzoo.runner import choose_backend, foreign_backends
 
-    info = describe(env_id)
-    backends = _backends(env_id, catalog) if info.runs else {}
-    fitting = [name for name, reason in backends.items() if not reason]
+    info, request = describe(env_id), EnvRequest(env_id, {}, None, rows=8)
+    fitting, auto = foreign_backends(catalog, request), None
+    try:
+        auto, _ = choose_backend("auto", catalog, request)
+        fitting = [entry.name for entry in catalog.entries("env_backend") if not entry.load()().fits(request)]
+    except EnvError as error:
+        info = replace(info, problem=str(error))
     if as_json:
-        common.print_json(
-            {"name": info.id, "summary": info.problem or "runs here", **asdict(info), "backends": fitting}
-        )
+        about = {"summary": info.problem or "runs here", **asdict(info), "backends": fitting, "auto": auto}
+        common.print_json({"name": info.id, **about})
     elif info.runs:
-        _print(info, backends)
+        _print(info, [f"{name} (auto)" if name == auto else name for name in fitting])
     else:
         click.echo(f"Error: {info.problem}", err=True)
     return info.runs
 
 
-def _print(info: EnvInfo, backends: Mapping[str, str]) -> None:
+def _print(info: EnvInfo, backends: Sequence[str]) -> None:
     rows = [
         ("environment", info.id),
         ("runs here", "[green]yes"),
@@ -95,7 +101,7 @@ def _print(info: EnvInfo, backends: Mapping[str, str]) -> None:
         ("actions", info.action_space or ""),
         ("max episode steps", _number(info.max_episode_steps) or "no limit"),
         ("reward threshold", _number(info.reward_threshold) or "none"),
-        ("backends", ", ".join(name for name, reason in backends.items() if not reason)),
+        ("backends", ", ".join(backends)),
         ("code", info.entry_point or ""),
     ]
     if info.successor:
@@ -103,14 +109,6 @@ def _print(info: EnvInfo, backends: Mapping[str, str]) -> None:
     if info.nondeterministic:
         rows.append(("note", "not deterministic, even with a seed"))
     common.print_facts(rows, hint=f"Train on it: pgzoo run reinforce --env {info.id}")
-
-
-def _backends(env_id: str, catalog: Catalog) -> dict[str, str]:
-    """Each backend by name, with the reason why it doesn't fit or an empty string."""
-    from pgzoo.protocols import EnvRequest
-
-    request = EnvRequest(id=env_id, kwargs={}, max_episode_steps=None, rows=1)
-    return {entry.name: entry.load()().fits(request) for entry in catalog.entries("env_backend")}
 
 
 def _as_json(spec: EnvSpec, why: str, origins: dict[str, tuple[str | None, str | None]]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ __all__ = ["command"]
 @click.option("--deterministic/--stochastic", default=False, help="Take the mode, or sample.  [default: stochastic]")
 @click.option("--per-episode", is_flag=True, help="Show the return and length of every episode.")
 @click.option("--env", metavar="ID", help="Play here instead of where the policy learned.")
+@click.option("--backend", metavar="NAME", help="How environments run.  [default: as in the run, else auto]")
 @click.option("--seed", type=click.IntRange(min=0), help="Of the actions that are drawn.  [default: the run's, else 0]")
 @click.option("--tracking-uri", metavar="URI", help="MLflow store to ask if the run isn't known on this machine.")
 @progress_option
@@ -31,6 +32,7 @@ def command(
     deterministic: bool,
     per_episode: bool,
     env: str | None,
+    backend: str | None,
     seed: int | None,
     tracking_uri: str | None,
     as_json: bool,
@@ -50,9 +52,10 @@ def command(
     mode: EvaluationMode = "greedy" if deterministic else "sampled"
     rows: list[dict[str, Any]] = []
     for it in find_policies(what, catalog, Home.find(), tracking_uri):
-        drawn, where = it.seed if seed is None else seed, place(it.policy, env)
+        drawn, how = it.seed if seed is None else seed, backend or (it.backend if env is None else "auto")
+        where = place(it.policy, env, catalog, how)
         returns, lengths = evaluate_policy(
-            it.policy, where, catalog, episodes=episodes, mode=mode, seed=drawn, backend=it.backend
+            it.policy, where, catalog, episodes=episodes, mode=mode, seed=drawn, backend=how
         )
         rows.append(
             {

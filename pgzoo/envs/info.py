@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from gymnasium.envs.registration import EnvSpec
 
-__all__ = ["EnvInfo", "check", "describe", "find", "newer", "obstacle", "successor"]
+__all__ = ["EnvInfo", "check", "describe", "find", "newer", "obstacle", "successor", "threshold"]
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,14 @@ def newer(env_id: str) -> str | None:
     """The newest version of an environment that can be loaded here; None if it can't, as an error will say more."""
     try:
         return None if obstacle(find(env_id)) else successor(env_id)
+    except EnvError:
+        return None
+
+
+def threshold(env_id: str) -> float | None:
+    """The return at which an environment counts as solved; None where nobody says, or gymnasium has no such id."""
+    try:
+        return find(env_id).reward_threshold
     except EnvError:
         return None
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pgzoo.envs.info import find
+from pgzoo.envs.info import threshold
 from pgzoo.registry import hookimpl
 from pgzoo.sweep import SWEEP, Member, told
 
@@ -76,7 +76,7 @@ def create(context: RunContext) -> MlflowListener:
         experiment=context.experiment,
         name=config.name or "",
         tags=context.tags,
-        reward_threshold=find(config.env).reward_threshold,
+        reward_threshold=threshold(config.env),
         own=tuple(map(own_of, context.plan.members)),
     )
     return MlflowListener(

@@ -77,6 +77,11 @@ def test_a_newer_version_is_told_of_what_can_be_loaded_and_of_nothing_else() -> 
     assert [info.newer(env_id) for env_id in ("CartPole-v1", "LunarLander-v2", "Ant-v2", "Nothing-v0")] == [None] * 4
 
 
+def test_the_threshold_of_what_gymnasium_does_not_know_is_nobodys() -> None:
+    said = [info.threshold(env_id) for env_id in ("CartPole-v1", "Pendulum-v1", "LunarLander-v2")]
+    assert said == [475.0, None, None]
+
+
 def test_an_unknown_keyword_is_named_with_those_there_are() -> None:
     with pytest.raises(EnvError, match=r'no keyword "sutton_reward". Did you mean "sutton_barto_reward"\?'):
         info.check("CartPole-v1", {"sutton_reward": True})

@@ -1,0 +1,1 @@
+"""envpool as an environment backend of pgzoo."""

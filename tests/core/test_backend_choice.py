@@ -1,0 +1,101 @@
+"""Which backend a run gets: by what it asks for and by what the backends say of themselves, never by the seeds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgzoo.config import Layer
+from pgzoo.envs.native import NativeBackend
+from pgzoo.envs.sync import SyncBackend
+from pgzoo.errors import EnvError
+from pgzoo.protocols import EnvRequest
+from pgzoo.registry import Catalog, PluginInfo, Registry, discover
+from pgzoo.runner import choose_backend, compose, look, make_plan, run_config
+from pgzoo.tracking import Home
+from pgzoo.tracking.locks import lock
+
+
+class Crowd(SyncBackend):
+    """To be preferred for many environments."""
+
+    def preferred(self, request: EnvRequest) -> bool:
+        return request.rows >= 4
+
+
+class Old(NativeBackend):
+    """Runs what gymnasium has given up, by whatever means."""
+
+    foreign = True
+
+    def fits(self, request: EnvRequest) -> str:
+        return "" if request.id == "Acrobot-v0" else "it runs the old acrobot alone"
+
+    def open(self, request: EnvRequest) -> Any:
+        return super().open(request._replace(id="CartPole-v0"))
+
+
+@pytest.fixture
+def catalog() -> Catalog:
+    found, info = discover(inline=False), PluginInfo("more", "entry point", "more", "pgzoo-more")
+    registry = Registry(info)
+    registry.env_backend("crowd", Crowd)
+    registry.env_backend("old", Old)
+    found.add(info, object(), registry.entries.values())
+    return found
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+    """A home of the test's own, in which nobody ships."""
+    monkeypatch.setenv("PGZOO_HOME", str(tmp_path))
+    found = Home.find()
+    shipping = lock(found.uploader_lock, timeout=1)
+    assert shipping is not None
+    yield found
+    shipping.release()
+
+
+def chosen(catalog: Catalog, **given: Any) -> str:
+    config = compose(Layer({"algorithm": "reinforce", "env": "Acrobot-v1", **given}, ".".join), catalog)
+    return make_plan(config, catalog).config.backend
+
+
+@pytest.mark.parametrize("seeds", [1, 10])
+def test_auto_goes_by_the_environments_of_one_seed(catalog: Catalog, seeds: int) -> None:
+    assert chosen(catalog, num_envs=3, seeds=seeds) == "sync"
+    assert chosen(catalog, num_envs=4, seeds=seeds) == "crowd"
+    assert chosen(catalog, num_envs=4, seeds=seeds, backend="sync") == "sync"
+    assert chosen(catalog, num_envs=4, seeds=seeds, env="CartPole-v1") == "native"  # it was registered before
+
+
+def test_an_id_that_gymnasium_refuses_is_run_by_the_backend_that_is_named(catalog: Catalog) -> None:
+    request = EnvRequest("Acrobot-v0", {}, None, 4)
+    for name in ("auto", "sync", "crowd"):
+        with pytest.raises(EnvError, match=r"which replaced it\. As it is, it runs with --backend old\."):
+            choose_backend(name, catalog, request)
+    name, backend = choose_backend("old", catalog, request)
+    assert name == "old" and look(request, backend).observation_space.shape == (4,)
+
+
+def test_no_backend_is_named_for_an_id_that_none_knows(catalog: Catalog) -> None:
+    with pytest.raises(EnvError) as error:
+        choose_backend("auto", catalog, EnvRequest("CartPole-v9", {}, None, 1))
+    assert str(error.value).endswith('Use "CartPole-v1", the newest version.')
+
+
+@pytest.mark.parametrize(("num_envs", "said"), [(4, 1), (2, 0)])
+def test_a_run_says_that_it_took_a_plugins(
+    catalog: Catalog, home: Home, num_envs: int, said: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = {"algorithm": "random", "env": "Acrobot-v1", "num_envs": num_envs, "total_steps": 10, "eval_episodes": 1}
+    config = compose(Layer({**given, "max_episode_steps": 5}, ".".join), catalog)
+    with caplog.at_level(logging.WARNING, "pgzoo"):
+        result = run_config(config, catalog)
+    told = [record.getMessage() for record in caplog.records if "backend crowd of plugin" in record.getMessage()]
+    assert len(told) == said and all("--backend sync" in line for line in told)
+    assert result.plan.config.backend == ("crowd" if said else "sync")

@@ -238,6 +238,13 @@ class RunConfig(Settings):
         PositiveInt,
         Field(description="CPU threads for torch; more seldom help, and may cost a seed its being the same alone"),
     ] = 1
+    launcher: Annotated[
+        str,
+        Field(description="where seeds are trained: local, all in this process; processes, shared out among several"),
+    ] = "local"
+    workers: Annotated[
+        PositiveInt | None, Field(description="how many processes a launcher starts; default: one for each CPU core")
+    ] = None
     video: Annotated[bool, Field(description="record an evaluation episode as MP4")] = False
     policy: Component
     estimator: Component
@@ -280,7 +287,9 @@ class RunConfig(Settings):
         return {key: value for key, value in self.nested().items() if key not in UNLOGGED and value is not None}
 
 
-UNLOGGED = frozenset({"seeds", "name", "tags", "experiment", "tracking_uri", "video", "checkpoint_every"})
+UNLOGGED = frozenset(
+    {"seeds", "name", "tags", "experiment", "tracking_uri", "video", "checkpoint_every", "launcher", "workers"}
+)
 """Run keys that don't change what is learned, or that a run bears elsewhere."""
 
 RUN_KEYS = frozenset(RunConfig.model_fields) - {"settings"}

@@ -82,6 +82,8 @@ class Result:
     session: tracking.Session
     begun: int = 0
     error: RunFailed | None = None
+    unkept: frozenset[int] = frozenset()
+    """Members whose last parameters died with their process."""
 
     @property
     def status(self) -> MemberStatus:
@@ -95,7 +97,7 @@ class Result:
 
     @property
     def speed(self) -> float:
-        """Steps per second of the training loop, in this process."""
+        """Steps per second of the training loop, all seeds together."""
         wall = self.timing["loop"]
         return (self.env_steps - self.begun) / wall if wall else 0.0
 
@@ -123,10 +125,15 @@ class Result:
         return pd.DataFrame([run.to_dict() for run in self.runs])
 
     def policy(self, seed: int) -> LoadedPolicy:
-        """Return the last policy of a seed. Raises ConfigError for a seed that was not trained."""
+        """Return the last policy of a seed, of one that died with its process that of its last checkpoint.
+
+        Raises ConfigError for a seed that was not trained.
+        """
         seeds = self.plan.config.seeds
         if seed not in seeds:
             raise ConfigError(f"No seed {seed} in this run; there are {', '.join(map(str, seeds))}.")
+        if seeds.index(seed) in self.unkept:
+            raise ConfigError(f"Seed {seed} has no policy: nothing was kept before its process died.")
         params = select(self.plan.policy_params(self.ended.state), [seeds.index(seed)])
         return LoadedPolicy(self.plan.config.policy, self.plan.spec, self.plan.policy, params)
 
@@ -145,24 +152,30 @@ class Outcome:
 
     def __init__(self, begun: int = 0) -> None:
         self._begun = begun
-        self._final: dict[str, Evaluated] = {}
+        self._final: dict[tuple[str, int], Evaluated] = {}
         self._ended: RunEnded | None = None
 
     def take(self, event: object) -> None:
         """Remember what matters of an event."""
         if isinstance(event, Evaluated) and event.final:
-            self._final[event.mode] = event
+            self._final |= {(event.mode, int(row)): event for row in np.flatnonzero(event.active)}
         elif isinstance(event, RunEnded):
             self._ended = event
 
-    def result(self, context: RunContext, pending: tracking.Pending, error: RunFailed | None) -> Result:
+    def result(
+        self,
+        context: RunContext,
+        pending: tracking.Pending,
+        error: RunFailed | None,
+        unkept: frozenset[int] = frozenset(),
+    ) -> Result:
         """Put the result together once the run has ended."""
         plan, session, ended = context.plan, context.session, self._ended
         assert ended is not None, "training always ends with RunEnded"
         empty = np.zeros(0)
 
         def played(mode: str, what: str, row: int) -> Any:
-            event = self._final.get(mode)
+            event = self._final.get((mode, row))
             return empty if event is None else getattr(event, what)[row]
 
         runs = tuple(
@@ -191,4 +204,5 @@ class Outcome:
             session,
             self._begun,
             error,
+            unkept,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,11 @@ from pgzoo.checkpoint import Checkpoint
 from pgzoo.config import Layer, RunConfig, read_yaml, resolve
 from pgzoo.engine import Engine
 from pgzoo.errors import CheckpointError, StoreError, UsageError
-from pgzoo.ops.members import join, map_leaves
-from pgzoo.runner import Resumption, make_plan, run_config, versions
+from pgzoo.launching import Resumption
+from pgzoo.runner import make_plan, run_config, versions
 from pgzoo.tracking.journal import LOCK_WAIT
 from pgzoo.tracking.locks import lock
 from pgzoo.training import Standing
-from pgzoo.types import TrainState
 
 if TYPE_CHECKING:
     from pgzoo.registry import Catalog
@@ -38,6 +37,8 @@ def resume(
     *,
     total_steps: int | None = None,
     from_step: int | None = None,
+    launcher: str | None = None,
+    workers: int | None = None,
     command: str = "",
     progress: str = "none",
 ) -> Result:
@@ -45,6 +46,7 @@ def resume(
 
     Each goes on from its newest checkpoint, or from the one at `from_step`, in the same MLflow run. Seeds that had come
     to their end stay there, unless there are more steps to do; what is missing of them (evaluation, artifacts) is made.
+    `launcher` and `workers` take the place of those that the run had.
 
     Raises:
         CheckpointError: there is no checkpoint here, it is damaged, or the settings beside it are not its own.
@@ -54,10 +56,12 @@ def resume(
     for one in found:
         _check_alone(one)
     kept = [_load(one, from_step) for one in found]
-    config = _config(found, kept, catalog, total_steps)
+    over = {} if launcher is None else {"launcher": launcher, "workers": None}
+    over |= {} if workers is None else {"workers": workers}
+    config = _config(found, kept, catalog, total_steps, over)
     checkpoints = [_beginning(one, config, catalog) if c is None else c for one, c in zip(found, kept, strict=True)]
     _tell_what_differs(checkpoints)
-    state = join(_alike([c.state for c in checkpoints]))
+    state = checkpoint.assemble([c.state for c in checkpoints])
     told = [str(c.about["status"]) for c in checkpoints]
     for one, status, at in zip(found, told, checkpoints, strict=True):
         if total_steps is not None and status != "finished" and total_steps <= at.env_steps:
@@ -112,24 +116,19 @@ def _beginning(found: Found, config: RunConfig, catalog: Catalog) -> Checkpoint:
     return Checkpoint(found.path or Path(), state, about)
 
 
-def _alike(states: Sequence[TrainState]) -> list[TrainState]:
-    """Give the states one form: some may have begun collecting, others not; of some the environments are known."""
-    shown = next((state.collector for state in states if state.collector is not None), None)
-    if shown is None:
-        return list(states)
-    blank = map_leaves(np.zeros_like, shown)
-    return [s._replace(collector=s.collector or blank, environments=s.environments or (None,)) for s in states]
-
-
 def _config(
-    found: Sequence[Found], checkpoints: Sequence[Checkpoint | None], catalog: Catalog, total_steps: int | None
+    found: Sequence[Found],
+    checkpoints: Sequence[Checkpoint | None],
+    catalog: Catalog,
+    total_steps: int | None,
+    given: Mapping[str, Any],
 ) -> RunConfig:
     """The settings of the run, with all seeds that go on. Raises CheckpointError where `config.yaml` says otherwise."""
     told = _told(found, checkpoints)
     module, colon, _ = str(told.get("env")).partition(":")
     if colon and module not in sys.modules:
         raise UsageError(f'The run\'s environment is in module "{module}". Runs load no code: add --import {module}.')
-    over: dict[str, Any] = {"seeds": [one.seed for one in found], "experiment": found[0].experiment}
+    over: dict[str, Any] = {"seeds": [one.seed for one in found], "experiment": found[0].experiment, **given}
     if found[0].tracking_uri != tracking.resolve_uri(None, tracking.Home.find()):
         over["tracking_uri"] = found[0].tracking_uri
     if total_steps is not None:

@@ -56,7 +56,7 @@ def resume(
     for one in found:
         _check_alone(one)
     kept = [_load(one, from_step) for one in found]
-    over = {} if launcher is None else {"launcher": launcher, "workers": None}
+    over: dict[str, Any] = {} if launcher is None else {"launcher": launcher, "workers": None}
     over |= {} if workers is None else {"workers": workers}
     config = _config(found, kept, catalog, total_steps, over)
     checkpoints = [_beginning(one, config, catalog) if c is None else c for one, c in zip(found, kept, strict=True)]

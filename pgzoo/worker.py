@@ -15,7 +15,11 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable, Mapping
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pgzoo.events import Event
+    from pgzoo.training import Control
 
 __all__ = ["main"]
 
@@ -80,6 +84,10 @@ def work(order: Mapping[str, Any], wishes: Iterable[bytes], pipe: Pipe) -> None:
     from pgzoo.runner import Post, run_config
     from pgzoo.training import Control
 
+    def tell(event: Event) -> None:
+        if isinstance(event, TOLD):
+            pipe.put(encode(event))
+
     logger = logging.getLogger("pgzoo")
     logger.addHandler(Warnings(pipe))
     logger.propagate = False
@@ -90,7 +98,7 @@ def work(order: Mapping[str, Any], wishes: Iterable[bytes], pipe: Pipe) -> None:
         catalog = discover(blocked=order["blocked"], imports=order["imports"])
         config = resolve([Layer(order["config"], ".".join)], catalog)
         taken_up = load(order["group"], order["standing"]) if order["standing"] else None
-        post = Post(order["group"], control, lambda event: isinstance(event, TOLD) and pipe.put(encode(event)))
+        post = Post(order["group"], control, tell)
         result = run_config(config, catalog, command=order["command"], resumption=taken_up, post=post)
     except PgzooError as error:
         pipe.say("refused", text=str(error))
@@ -107,7 +115,7 @@ def work(order: Mapping[str, Any], wishes: Iterable[bytes], pipe: Pipe) -> None:
     )
 
 
-def _obey(wishes: Iterable[bytes], control: Any, seeds: list[int]) -> None:
+def _obey(wishes: Iterable[bytes], control: Control, seeds: list[int]) -> None:
     for line in wishes:
         stop = json.loads(line)["stop"]
         mine = None if stop["seeds"] is None else tuple(seeds.index(seed) for seed in stop["seeds"] if seed in seeds)

@@ -102,7 +102,7 @@ class Session:
         return journal
 
     def watch(self, run_key: str, *, lost: int = 0, dropped: int = 0) -> None:
-        """Wait for a run that another process writes as for one's own; that process has `lost` and `dropped` so much."""
+        """Wait for a run that another process writes as for one's own; that one has `lost` and `dropped` so much."""
         self._elsewhere[run_key] = Pending(lost=lost, dropped=dropped)
 
     def bury(self, run_key: str, status: EndStatus, reason: str, tags: Mapping[str, str]) -> None:
@@ -131,7 +131,7 @@ class Session:
             journal.release()
         self._closing.set()
         self._keeper.join()
-        told = [*self.journals.values(), *self._elsewhere.values()]
+        told: list[Journal | Pending] = [*self.journals.values(), *self._elsewhere.values()]
         lost, dropped = sum(of.lost for of in told), sum(of.dropped for of in told)
         deadline, checked = time.monotonic() + wait, -CHECK_EVERY
         while (left := self.pending()) and (moment := time.monotonic()) < deadline:

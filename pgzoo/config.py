@@ -245,6 +245,10 @@ class RunConfig(Settings):
     workers: Annotated[
         PositiveInt | None, Field(description="how many processes a launcher starts; default: one for each CPU core")
     ] = None
+    compile: Annotated[
+        Literal["auto", "on", "off"],
+        Field(description="compile the gradient step; auto: where a run is long enough to gain by it"),
+    ] = "auto"
     video: Annotated[bool, Field(description="record an evaluation episode as MP4")] = False
     policy: Component
     estimator: Component

@@ -177,7 +177,7 @@ class _Run:
             state, finished = ctx.end_update(before)
             with watch.phase("track"):
                 yield EpisodesFinished(index, state.env_steps, finished.returns, finished.lengths)
-            self.loop_seconds = time.perf_counter() - started - watch.seconds["evaluate"]
+            self.loop_seconds = self._elapsed(started)
             active = before.active
             ctx.state = state._replace(
                 updates=before.updates + active, active=self._still_active(state, self.loop_seconds)
@@ -188,7 +188,7 @@ class _Run:
             yield from self._evaluate_if_due(before.env_steps)
             yield from self._keep_if_due(before, ended)
             index += 1
-        self.loop_seconds = time.perf_counter() - started - watch.seconds["evaluate"]
+        self.loop_seconds = self._elapsed(started)
         sound = np.array([status != "failed" for status in self.statuses])
         if self.control.interrupted:
             deadline = time.perf_counter() + PATIENCE
@@ -196,6 +196,11 @@ class _Run:
         if sound.any():
             yield from self._evaluate(sound, final=True)
         self._interrupt_finished()
+
+    def _elapsed(self, started: float) -> float:
+        """Seconds of training since then: without evaluating and compiling."""
+        apart = self.ctx.watch.seconds["evaluate"] + self.ctx.watch.seconds["compile"]
+        return time.perf_counter() - started - apart
 
     def _evaluate_if_due(self, before: NDArray[np.int64]) -> Iterator[Event]:
         """Evaluate members whose last update crossed a multiple of `eval_every`, or all if asked to."""

@@ -1,6 +1,6 @@
 """PPO with many seeds on CartPole-v1: all in one process against two; and what it costs to start workers.
 
-python benchmarks/launchers.py [--seeds 32] [--workers 2] [--steps 20000] [--rounds 2]
+python benchmarks/launchers.py [--seeds 32] [--workers 2] [--steps 20000] [--rounds 2] [--compile off]
 
 Prints a table and, last, one line of JSON. `loop` is the speed of the training loop, `whole` that of everything but the
 wait for MLflow: imports, start of the workers and evaluation included.
@@ -57,6 +57,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument(
+        "--compile", choices=("on", "off"), default="off", help="as of pgzoo run; on: with a cold cache"
+    )
     options = parser.parse_args()
     ways: dict[str, dict[str, Any]] = {
         "local": {},
@@ -65,8 +68,11 @@ def main() -> None:
     found: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
     for _ in range(options.rounds):
         for way, how in ways.items():
-            found[way].append(measure(seeds=options.seeds, total_steps=options.steps, **how))
-    tiny = {way: measure(seeds=options.workers, total_steps=1, eval_episodes=1, **how) for way, how in ways.items()}
+            found[way].append(measure(seeds=options.seeds, total_steps=options.steps, compile=options.compile, **how))
+    tiny = {
+        way: measure(seeds=options.workers, total_steps=1, eval_episodes=1, compile="off", **how)
+        for way, how in ways.items()
+    }
     rows = {
         way: {
             "loop": statistics.median(one["loop"] for one in told),
@@ -76,7 +82,8 @@ def main() -> None:
         }
         for way, told in found.items()
     }
-    print(f"PPO, {options.seeds} seeds of {options.steps:,} steps, median of {options.rounds}; {platform.machine()}\n")
+    what = f"PPO, {options.seeds} seeds of {options.steps:,} steps, compile {options.compile}"
+    print(f"{what}, median of {options.rounds}; {platform.machine()}\n")
     print("| launcher | loop, steps/s | whole, steps/s | start, s | mean return |\n| --- | --- | --- | --- | --- |")
     for way, row in rows.items():
         cells = (

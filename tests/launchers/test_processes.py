@@ -120,7 +120,7 @@ def test_a_seed_in_a_process_is_what_it_is_here(trained: Train, home: Home) -> N
 
 
 def test_a_worker_that_is_killed_costs_its_seed_alone_and_that_can_be_resumed(trained: Train, home: Home) -> None:
-    settings = {"total_steps": 12_000, "checkpoint_every": 500}
+    settings = {"total_steps": 8000, "checkpoint_every": 500}
     whole, cut = trained(launcher="local", **settings), list[Result]()
     thread = threading.Thread(target=lambda: cut.append(trained(**settings)))
     known = set(home.runs.iterdir())
@@ -143,7 +143,7 @@ def test_a_worker_that_is_killed_costs_its_seed_alone_and_that_can_be_resumed(tr
     assert ends[-2]["tags"] == {"pgzoo.status": "failed"}
     again = resume(find(result.group, home), discover(inline=False))
     assert again.status == "finished" and again.begun < again.env_steps
-    for a, b in zip(again.runs, whole.runs, strict=True):
+    for a, b in zip(again.runs, whole.runs[::-1], strict=True):  # resumed in the order of seeds
         assert bits(home, a.run_key) == bits(home, b.run_key)
         assert curve(home, a.run_key)[-3:] == curve(home, b.run_key)[-3:]
 
@@ -155,7 +155,7 @@ def test_resumed_seeds_may_be_shared_out_otherwise(trained: Train, home: Home) -
     assert longer.status == "finished" and longer.plan.config.launcher == "processes"
     assert not list(home.root.glob("parts-*"))
     whole = trained(launcher="local", total_steps=2000)
-    for a, b in zip(longer.runs, whole.runs, strict=True):
+    for a, b in zip(longer.runs, whole.runs[::-1], strict=True):
         assert bits(home, a.run_key) == bits(home, b.run_key)
     back = resume(find(short.group, home), catalog, total_steps=2500, launcher="local")
     assert back.status == "finished" and back.plan.config.launcher == "local"

@@ -150,11 +150,11 @@ def test_a_worker_that_is_killed_costs_its_seed_alone_and_that_can_be_resumed(tr
 
 def test_resumed_seeds_may_be_shared_out_otherwise(trained: Train, home: Home) -> None:
     catalog = discover(inline=False)
-    short = trained(launcher="local", total_steps=1000)
+    short = trained(launcher="local", total_steps=1000, learning_rate_schedule="constant")
     longer = resume(find(short.group, home), catalog, total_steps=2000, launcher="processes")
     assert longer.status == "finished" and longer.plan.config.launcher == "processes"
     assert not list(home.root.glob("parts-*"))
-    whole = trained(launcher="local", total_steps=2000)
+    whole = trained(launcher="local", total_steps=2000, learning_rate_schedule="constant")
     for a, b in zip(longer.runs, whole.runs[::-1], strict=True):
         assert bits(home, a.run_key) == bits(home, b.run_key)
     back = resume(find(short.group, home), catalog, total_steps=2500, launcher="local")

@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,9 +24,10 @@ import numpy as np
 import torch
 
 from pgzoo.errors import CheckpointError
+from pgzoo.ops.members import join, map_leaves
 from pgzoo.types import Collector, TrainState
 
-__all__ = ["KEPT", "Checkpoint", "latest", "load", "paths", "save"]
+__all__ = ["KEPT", "Checkpoint", "assemble", "latest", "load", "paths", "save"]
 
 SCHEMA = 1
 TENSORS, DESCRIPTION = "state.safetensors", "state.json"
@@ -147,6 +148,18 @@ def load(path: Path) -> Checkpoint:
         raise CheckpointError(f"No checkpoint in {path}: {error.strerror}: {error.filename}.") from error
     except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise CheckpointError(f"The checkpoint {path} is damaged: {type(error).__name__}: {error}.") from error
+
+
+def assemble(states: Sequence[TrainState]) -> TrainState:
+    """Join members that were kept apart.
+
+    Some may have begun collecting, others not; of some the environments are known.
+    """
+    shown = next((state.collector for state in states if state.collector is not None), None)
+    if shown is None:
+        return join(states)
+    blank = map_leaves(np.zeros_like, shown)
+    return join([s._replace(collector=s.collector or blank, environments=s.environments or (None,)) for s in states])
 
 
 def _leaves(state: TrainState) -> Iterator[tuple[str, Any]]:

@@ -244,6 +244,13 @@ class RunConfig(Settings):
         PositiveInt,
         Field(description="CPU threads for torch; more seldom help, and may cost a seed its being the same alone"),
     ] = 1
+    launcher: Annotated[
+        str,
+        Field(description="where seeds are trained: local, all in this process; processes, shared out among several"),
+    ] = "local"
+    workers: Annotated[
+        PositiveInt | None, Field(description="how many processes a launcher starts; default: one for each CPU core")
+    ] = None
     compile: Annotated[
         Literal["auto", "on", "off"],
         Field(description="compile the gradient step; auto: where a run is long enough to gain by it"),
@@ -307,14 +314,13 @@ class RunConfig(Settings):
             raise ConfigError("\n".join(errors))
         return config
 
+    def member(self, seed: int, setting: Setting) -> Member:
+        """Return the member of a seed and a setting. Raises ConfigError."""
+        return Member(self.at(setting).model_copy(update={"seeds": (seed,)}), setting)
+
     def members(self) -> tuple[Member, ...]:
         """Return every seed with each setting of the sweep, setting by setting."""
-        settings = [(self.at(setting), setting) for setting in grid(self.sweep_axis)]
-        return tuple(
-            Member(config.model_copy(update={"seeds": (seed,)}), setting)
-            for config, setting in settings
-            for seed in self.seeds
-        )
+        return tuple(self.member(seed, setting) for setting in grid(self.sweep_axis) for seed in self.seeds)
 
     def setting_hash(self) -> str:
         """Return a name for the setting: equal for runs that differ in nothing but seeds and labels."""
@@ -325,7 +331,19 @@ class RunConfig(Settings):
 
 
 UNLOGGED = frozenset(
-    {"seeds", "sweep_axis", "name", "tags", "experiment", "tracking_uri", "video", "checkpoint_every", "profile"}
+    {
+        "seeds",
+        "sweep_axis",
+        "name",
+        "tags",
+        "experiment",
+        "tracking_uri",
+        "video",
+        "checkpoint_every",
+        "profile",
+        "launcher",
+        "workers",
+    }
 )
 """Run keys that don't change what is learned, or that a run bears elsewhere."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
@@ -16,6 +16,7 @@ from torch import Tensor
 from pgzoo.types import ActorInputs, Array, Batch, Collection, Hyper, Inputs, Loss, Need, Output, Params, Spec
 
 if TYPE_CHECKING:
+    from pgzoo.config import RunConfig
     from pgzoo.ops.draws import NoiseKind
     from pgzoo.plan import Plan
     from pgzoo.tracking import Session
@@ -26,12 +27,16 @@ __all__ = [
     "EnvBackend",
     "EnvRequest",
     "EnvState",
+    "Job",
+    "Launcher",
+    "Part",
     "Policy",
     "PolicyFactory",
     "ReturnEstimator",
     "RunContext",
     "StepResult",
     "VectorEnv",
+    "Word",
 ]
 
 
@@ -247,3 +252,50 @@ class RunContext:
     def artifact(self, member: int, path: str, data: bytes | Path) -> None:
         """Keep a file with a member's run, between RunStarted and RunEnded; it is shipped to MLflow."""
         self.session.journals[self.plan.run_keys[member]].artifact(path, data)
+
+
+class Part(NamedTuple):
+    """Some seeds of a run, for a worker of their own. `order` is a line of JSON: all that this worker must know."""
+
+    seeds: tuple[int, ...]
+    order: str
+
+
+class Word(NamedTuple):
+    """What is heard of the worker of a part (an index).
+
+    `kind` is "line" for a line that it wrote to its standard output, "aside" for one on standard error, and "gone" when
+    it has ended; then `text` says how.
+    """
+
+    part: int
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that a launcher may carry out in other processes.
+
+    `split(count)` shares the seeds out among at most so many parts. `command` starts a worker, in this folder and with
+    this environment: it reads its order from standard input and writes lines to standard output. `wishes()` is asked
+    several times a second; the lines that it returns go to the standard input of every worker. A worker whose input
+    ends stops in order, as interrupted: so it must stay open while this process lives, and no longer.
+    """
+
+    config: RunConfig
+    command: tuple[str, ...]
+    split: Callable[[int], tuple[Part, ...]]
+    wishes: Callable[[], Sequence[str]]
+
+
+class Launcher(Protocol):
+    """What a plugin registers as a launcher: a class or function, called once per run."""
+
+    def __call__(self, job: Job) -> Generator[Word] | None:
+        """Return None if the seeds are to be trained in this process, as one computation; nothing is started before.
+
+        Else a generator that splits the job, starts a worker for each part, and yields what is heard until all have
+        gone. Closed before that, it ends them at once.
+        """
+        ...

@@ -77,7 +77,7 @@ def repro(found: Found, catalog: Catalog) -> Repro:
     layer = read_yaml(found.artifact("config.yaml"))
     with tempfile.TemporaryDirectory(prefix="pgzoo-repro-", ignore_cleanup_errors=True) as folder:
         over = {"seeds": [found.seed], "tracking_uri": f"sqlite:///{folder}/mlflow.db", "video": False}
-        over |= {"checkpoint_every": 0}
+        over |= {"checkpoint_every": 0, "launcher": "local", "workers": None}
         config = resolve([layer, Layer(over, ".".join)], catalog)
         home, before = Home.find({"PGZOO_HOME": folder}), os.environ.get("PGZOO_HOME")
         os.environ["PGZOO_HOME"] = folder

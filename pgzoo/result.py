@@ -89,6 +89,8 @@ class Result:
     session: tracking.Session
     begun: int = 0
     error: RunFailed | None = None
+    unkept: frozenset[int] = frozenset()
+    """Members whose last parameters died with their process."""
 
     @property
     def status(self) -> MemberStatus:
@@ -102,7 +104,7 @@ class Result:
 
     @property
     def speed(self) -> float:
-        """Steps per second of the training loop, in this process."""
+        """Steps per second of the training loop, all seeds together."""
         wall = self.timing["loop"]
         return (self.env_steps - self.begun) / wall if wall else 0.0
 
@@ -134,8 +136,10 @@ class Result:
     def policy(self, seed: int, setting: Setting | None = None) -> LoadedPolicy:
         """Return the last policy of a seed, in a sweep that of a setting, such as `{"learning_rate": 3e-4}`.
 
+        Of one that died with its process it is that of the last checkpoint.
+
         Raises:
-            ConfigError: it was not trained, or the setting leaves several.
+            ConfigError: it was not trained, nothing of it was kept, or the setting leaves several.
         """
         asked = (setting or {}).items()
         rows = [row for row, run in enumerate(self.runs) if run.seed == seed and asked <= run.settings.items()]
@@ -146,6 +150,8 @@ class Result:
             settings = f" Settings: {known}." if known else ""
             what = f"seed {seed}{of} means {len(rows)} members" if rows else f"No seed {seed}{of} in this run"
             raise ConfigError(f"{what}; there are {seeds}.{settings}")
+        if rows[0] in self.unkept:
+            raise ConfigError(f"Seed {seed} has no policy: nothing was kept before its process died.")
         params = select(self.plan.policy_params(self.ended.state), rows)
         return LoadedPolicy(self.plan.config.policy, self.plan.spec, self.plan.policy, params)
 
@@ -164,24 +170,30 @@ class Outcome:
 
     def __init__(self, begun: int = 0) -> None:
         self._begun = begun
-        self._final: dict[str, Evaluated] = {}
+        self._final: dict[tuple[str, int], Evaluated] = {}
         self._ended: RunEnded | None = None
 
     def take(self, event: object) -> None:
         """Remember what matters of an event."""
         if isinstance(event, Evaluated) and event.final:
-            self._final[event.mode] = event
+            self._final |= {(event.mode, int(row)): event for row in np.flatnonzero(event.active)}
         elif isinstance(event, RunEnded):
             self._ended = event
 
-    def result(self, context: RunContext, pending: tracking.Pending, error: RunFailed | None) -> Result:
+    def result(
+        self,
+        context: RunContext,
+        pending: tracking.Pending,
+        error: RunFailed | None,
+        unkept: frozenset[int] = frozenset(),
+    ) -> Result:
         """Put the result together once the run has ended."""
         plan, session, ended = context.plan, context.session, self._ended
         assert ended is not None, "training always ends with RunEnded"
         empty = np.zeros(0)
 
         def played(mode: str, what: str, row: int) -> Any:
-            event = self._final.get(mode)
+            event = self._final.get((mode, row))
             return empty if event is None else getattr(event, what)[row]
 
         runs = tuple(
@@ -211,4 +223,5 @@ class Outcome:
             session,
             self._begun,
             error,
+            unkept,
         )

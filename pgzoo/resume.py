@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +15,13 @@ from pgzoo.checkpoint import Checkpoint
 from pgzoo.config import Layer, RunConfig, read_yaml, resolve
 from pgzoo.engine import Engine
 from pgzoo.errors import CheckpointError, StoreError, UsageError
-from pgzoo.ops.members import join, map_leaves
-from pgzoo.runner import Resumption, make_plan, run_config, versions
+from pgzoo.launching import Resumption
+from pgzoo.runner import make_plan, run_config, versions
 from pgzoo.sweep import SWEEP, Member, Setting, read
 from pgzoo.tracking.journal import LOCK_WAIT
 from pgzoo.tracking.ledger import start_of
 from pgzoo.tracking.locks import lock
 from pgzoo.training import Standing
-from pgzoo.types import TrainState
 
 if TYPE_CHECKING:
     from pgzoo.registry import Catalog
@@ -43,6 +42,8 @@ def resume(
     *,
     total_steps: int | None = None,
     from_step: int | None = None,
+    launcher: str | None = None,
+    workers: int | None = None,
     command: str = "",
     progress: str = "none",
 ) -> Result:
@@ -50,6 +51,7 @@ def resume(
 
     Each goes on from its newest checkpoint, or from the one at `from_step`, in the same MLflow run. Seeds that had come
     to their end stay there, unless there are more steps to do; what is missing of them (evaluation, artifacts) is made.
+    `launcher` and `workers` take the place of those that the run had.
 
     Raises:
         CheckpointError: there is no checkpoint here, it is damaged, or the settings beside it are not its own.
@@ -59,12 +61,14 @@ def resume(
     for one in found:
         _check_alone(one)
     kept = [_load(one, from_step) for one in found]
-    config = _config(found, kept, catalog, total_steps)
+    over: dict[str, Any] = {} if launcher is None else {"launcher": launcher, "workers": None}
+    over |= {} if workers is None else {"workers": workers}
+    config = _config(found, kept, catalog, total_steps, over)
     members = _members(found, config)
     each = zip(found, members, kept, strict=True)
     checkpoints = [_beginning(one, member, catalog) if c is None else c for one, member, c in each]
     _tell_what_differs(checkpoints)
-    state = join(_alike([c.state for c in checkpoints]))
+    state = checkpoint.assemble([c.state for c in checkpoints])
     told = [str(c.about["status"]) for c in checkpoints]
     for one, status, at in zip(found, told, checkpoints, strict=True):
         if total_steps is not None and status != "finished" and total_steps <= at.env_steps:
@@ -119,24 +123,20 @@ def _beginning(found: Found, member: Member, catalog: Catalog) -> Checkpoint:
     return Checkpoint(found.path or Path(), state, about)
 
 
-def _alike(states: Sequence[TrainState]) -> list[TrainState]:
-    """Give the states one form: some may have begun collecting, others not; of some the environments are known."""
-    shown = next((state.collector for state in states if state.collector is not None), None)
-    if shown is None:
-        return list(states)
-    blank = map_leaves(np.zeros_like, shown)
-    return [s._replace(collector=s.collector or blank, environments=s.environments or (None,)) for s in states]
-
-
 def _config(
-    found: Sequence[Found], checkpoints: Sequence[Checkpoint | None], catalog: Catalog, total_steps: int | None
+    found: Sequence[Found],
+    checkpoints: Sequence[Checkpoint | None],
+    catalog: Catalog,
+    total_steps: int | None,
+    given: Mapping[str, Any],
 ) -> RunConfig:
     """The settings of the run, with all seeds that go on. Raises CheckpointError where `config.yaml` says otherwise."""
     told, settings = _told(found, checkpoints), _settings(found)
     module, colon, _ = str(told.get("env")).partition(":")
     if colon and module not in sys.modules:
         raise UsageError(f'The run\'s environment is in module "{module}". Runs load no code: add --import {module}.')
-    over: dict[str, Any] = {"seeds": list(dict.fromkeys(one.seed for one in found)), "experiment": found[0].experiment}
+    seeds = list(dict.fromkeys(one.seed for one in found))
+    over: dict[str, Any] = {"seeds": seeds, "experiment": found[0].experiment, **given}
     if any(settings):
         over["sweep_axis"] = {key: list(dict.fromkeys(own[key] for own in settings)) for key in settings[0]}
     if found[0].tracking_uri != tracking.resolve_uri(None, tracking.Home.find()):
@@ -168,10 +168,7 @@ def _settings(found: Sequence[Found]) -> list[Setting]:
 
 def _members(found: Sequence[Found], config: RunConfig) -> tuple[Member, ...]:
     """The members as they were; of a sweep there may be fewer than settings times seeds."""
-    return tuple(
-        Member(config.at(setting).model_copy(update={"seeds": (one.seed,)}), setting)
-        for one, setting in zip(found, _settings(found), strict=True)
-    )
+    return tuple(config.member(one.seed, setting) for one, setting in zip(found, _settings(found), strict=True))
 
 
 def _told(found: Sequence[Found], checkpoints: Sequence[Checkpoint | None]) -> dict[str, Any]:

@@ -13,8 +13,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import chain
@@ -28,6 +28,8 @@ from pgzoo.config import AlgorithmConfig, Layer, RunConfig, read_yaml, resolve
 from pgzoo.envs import info
 from pgzoo.envs.single import allowed, make_single
 from pgzoo.errors import ConfigError, EnvError, PgzooError, PluginError, RunFailed, UnfitError
+from pgzoo.events import Event
+from pgzoo.launching import Relay, Resumption
 from pgzoo.ops.members import select
 from pgzoo.plan import Plan
 from pgzoo.protocols import EnvBackend, EnvRequest, Policy, RunContext
@@ -39,7 +41,7 @@ from pgzoo.types import Collection, Spec, Steps
 from pgzoo.video import need_extra
 
 __all__ = [
-    "Resumption",
+    "Post",
     "choose_backend",
     "compose",
     "foreign_backends",
@@ -182,13 +184,12 @@ def _of_settings(value: Any, config: RunConfig) -> Any:
 
 
 @dataclass(frozen=True)
-class Resumption:
-    """What a run that goes on takes up: its members, where they stand, and what its listeners knew of each."""
+class Post:
+    """The place of a worker in a run that a launcher has split: what it is part of, who stops it, and whom it tells."""
 
     group: str
-    members: tuple[Member, ...]
-    standing: Standing
-    listeners: tuple[Mapping[str, Any], ...]
+    control: Control
+    tell: Callable[[Event], None]
 
 
 def run_config(
@@ -198,10 +199,12 @@ def run_config(
     command: str = "",
     progress: str = "none",
     resumption: Resumption | None = None,
+    post: Post | None = None,
 ) -> Result:
     """Carry out a resolved config: check, train, relay, close. It doesn't wait for the tracker: `Result.settled` does.
 
-    `progress` is "bar", "plain" or "none". A component that raises while it runs is told in the result.
+    `progress` is "bar", "plain" or "none". A component that raises while it runs is told in the result. With a `post`
+    it is one part of a run, trained here; else the run's launcher may split it.
 
     Raises:
         UsageError: a setting is wrong; nothing was created.
@@ -209,9 +212,8 @@ def run_config(
     if config.video:
         need_extra("--video")
         info.check(config.env, config.env_kwargs)  # which draws the pictures, whoever runs the others
-    plan = (
-        make_plan(config, catalog, resumption.group, resumption.members) if resumption else make_plan(config, catalog)
-    )
+    group = post.group if post else resumption.group if resumption else ""
+    plan = make_plan(config, catalog, group, resumption.members if resumption else ())
     if (backend := catalog.get("env_backend", plan.config.backend)).name != config.backend:
         _tell_of(backend, config.env)
     home = tracking.Home.find()
@@ -219,31 +221,56 @@ def run_config(
     tracking.check_store(uri, home)
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home.root / "compiled"))
     begun = int(resumption.standing.state.env_steps.sum()) if resumption else 0
-    control, outcome, failure = Control(), Outcome(begun), None
-    events = train(plan, control, resumption.standing if resumption else None)
+    control, outcome, failure = post.control if post else Control(), Outcome(begun), None
+    elsewhere = None if post else _launch(plan, control, home, catalog, command, resumption)
+    events = elsewhere.events() if elsewhere else train(plan, control, resumption.standing if resumption else None)
     started = next(events)  # the last check that everything fits; from here on things are created
     session = tracking.Session(home, plan.group, uri)
     listeners: dict[str, Any] = {}
     try:
         context = RunContext(plan, session, command, tags(plan, catalog, command), progress)
-        manager = listener_manager(catalog)
+        manager = listener_manager(None if elsewhere else catalog)
         for entry in catalog.entries("listener"):
+            if (elsewhere or post) and entry.facts.get("display", False) != bool(elsewhere):
+                continue  # displays hear all seeds in one place, the others each where it is trained
             with _blamed(f'listener "{entry.name}"'):
                 known = tuple(of.get(entry.name, {}) for of in resumption.listeners) if resumption else ()
                 listener = entry.load()(replace(context, resumed=known))
             if listener is not None:  # a listener may have nothing to do in this run
                 add_listener(manager, entry.name, listener)
                 listeners[entry.name] = listener
-        control.keep = _Keeper(plan, home, listeners)
-        with _stop_on_signals(control, aloud=progress != "none"):
+        if elsewhere:
+            elsewhere.session = session
+        else:
+            control.keep = _Keeper(plan, home, listeners)
+        with _stop_on_signals(control, aloud=progress != "none", deaf=post is not None), closing(events):
             for event in chain([started], events):
                 outcome.take(event)
                 relay(manager, event)
+                if post:
+                    post.tell(event)
     except RunFailed as error:
         failure = error
     finally:
         pending = session.close(0)
-    return outcome.result(context, pending, failure)
+    return outcome.result(context, pending, failure, elsewhere.unkept if elsewhere else frozenset())
+
+
+def _launch(
+    plan: Plan,
+    control: Control,
+    home: tracking.Home,
+    catalog: Catalog,
+    command: str,
+    resumption: Resumption | None,
+) -> Relay | None:
+    """Ask the launcher; None if all is to be trained in this process."""
+    name = plan.config.launcher
+    order = {"command": command, "imports": catalog.imports, "blocked": catalog.blocked}
+    relay = Relay(plan, control, home, order=order, resumption=resumption)
+    entry = catalog.get("launcher", name)
+    with _blamed(f'launcher "{name}"'):
+        return relay if relay.launch(entry.load()) else None
 
 
 def _tell_of(backend: Entry, env: str) -> None:
@@ -317,12 +344,12 @@ def _blamed(who: str) -> Iterator[None]:
 
 
 @contextmanager
-def _stop_on_signals(control: Control, aloud: bool) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM ends the run in order; the second at once."""
+def _stop_on_signals(control: Control, aloud: bool, deaf: bool) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM ends the run in order; the second at once. A worker is deaf to Ctrl-C: it is told."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    names = (signal.SIGINT, signal.SIGTERM)
+    names = (signal.SIGTERM,) if deaf else (signal.SIGINT, signal.SIGTERM)
     before = {name: signal.getsignal(name) for name in names}
 
     def stop(number: int, _: object) -> None:

@@ -7,7 +7,7 @@ terminal.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -110,7 +110,7 @@ class Control:
         return stops
 
 
-def train(plan: Plan, control: Control | None = None, standing: Standing | None = None) -> Iterator[Event]:
+def train(plan: Plan, control: Control | None = None, standing: Standing | None = None) -> Generator[Event]:
     """Train every member of the plan to its end, and tell what happens; go on from `standing` where it is given.
 
     Yields RunStarted; EpisodesFinished and UpdateDone for every update; Evaluated where it is due and for the last

@@ -21,14 +21,9 @@ NOTHING = object()
 
 SINGULAR = {"env_kwargs": "--env-kwarg", "tags": "--tag"}
 LONGEST = 50
-METAVARS = {
-    "seeds": "N|A,B,...",
-    "backend": "NAME",
-    "experiment": "NAME",
-    "name": "NAME",
-    "tracking_uri": "URI",
-    "sweep_axis": "K=A,B,...",
-}
+METAVARS = {"seeds": "N|A,B,...", "tracking_uri": "URI", "sweep_axis": "K=A,B,..."} | dict.fromkeys(
+    ("backend", "experiment", "launcher", "name"), "NAME"
+)
 
 
 class GroupedOption(click.Option):

@@ -16,6 +16,8 @@ __all__ = ["command"]
 @click.argument("run_id")
 @click.option("--total-steps", metavar="N", help="Go on to so many environment steps per seed.")
 @click.option("--from-step", type=click.IntRange(min=0), metavar="N", help="Go on from the checkpoint at this step.")
+@click.option("--launcher", metavar="NAME", help="Where to train: local, processes; default: as the run did.")
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="How many processes a launcher starts.")
 @click.option("--tracking-uri", metavar="URI", help="MLflow store to ask if the run isn't known on this machine.")
 @plugin_options
 @json_option
@@ -27,6 +29,8 @@ def command(
     run_id: str,
     total_steps: str | None,
     from_step: int | None,
+    launcher: str | None,
+    workers: int | None,
     tracking_uri: str | None,
     imports: tuple[str, ...],
     blocked: tuple[str, ...],
@@ -45,15 +49,24 @@ def command(
 
     if others:
         raise click.UsageError(
-            f"{others[0]} can't be given: a run goes on with the settings that it had. Only --total-steps may change. "
-            "For other settings start a new run.",
+            f"{others[0]} can't be given: a run goes on with the settings that it had. Only --total-steps may change, "
+            "and where it trains. For other settings start a new run.",
             ctx,
         )
     catalog = open_catalog(blocked=blocked, imports=imports)
     found = find(run_id, Home.find(), tracking_uri)
     progress = "none" if no_progress else "bar" if sys.stderr.isatty() else "plain"
     steps = None if total_steps is None else _whole(ctx, total_steps)
-    result = resume(found, catalog, total_steps=steps, from_step=from_step, command=typed(), progress=progress)
+    result = resume(
+        found,
+        catalog,
+        total_steps=steps,
+        from_step=from_step,
+        launcher=launcher,
+        workers=workers,
+        command=typed(),
+        progress=progress,
+    )
     if not as_json:
         summary.print_result(result)
         if result.plan.config.profile:

@@ -11,4 +11,4 @@ def pgzoo_register(registry: Registry) -> None:
     registry.listener("mlflow", "pgzoo.listeners.mlflow:create", summary="curves, parameters and tags, to MLflow")
     registry.listener("artifacts", "pgzoo.listeners.artifacts:create", summary="config and policy, with the run")
     registry.listener("video", "pgzoo.listeners.video:create", summary="an evaluation episode as MP4 (--video)")
-    registry.listener("progress", "pgzoo.listeners.progress:create", summary="progress in the terminal")
+    registry.listener("progress", "pgzoo.listeners.progress:create", summary="progress in the terminal", display=True)

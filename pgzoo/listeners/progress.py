@@ -119,6 +119,7 @@ class Bar:
             transient=True,
         )
         self.task = self.progress.add_task("", total=self.watch.total, text="")
+        self._training = np.zeros(len(context.plan.members), dtype=bool)
 
     @hookimpl
     def pgzoo_run_started(self, event: RunStarted) -> None:
@@ -134,7 +135,8 @@ class Bar:
     @hookimpl
     def pgzoo_update_done(self, event: UpdateDone) -> None:
         """Move the bar; rich draws it in a thread of its own, ten times a second."""
-        text = "evaluating" if bool((event.active == event.ended).all()) else self.watch.text
+        self._training = (self._training | event.active) & ~event.ended
+        text = self.watch.text if self._training.any() else "evaluating"
         self.progress.update(self.task, completed=self.watch.done, text=text)
 
     @hookimpl

@@ -18,7 +18,9 @@ from pgzoo.errors import PluginError, UnknownName, did_you_mean
 
 __all__ = ["KINDS", "Catalog", "Entry", "Kind", "PluginInfo", "Preset", "Registry", "Source", "Status"]
 
-Kind = Literal["algorithm", "policy", "estimator", "env_backend", "env_state", "listener", "preset", "command"]
+Kind = Literal[
+    "algorithm", "policy", "estimator", "env_backend", "env_state", "listener", "launcher", "preset", "command"
+]
 Source = Literal["built-in", "entry point", "import", "inline"]
 Status = Literal["ok", "broken", "blocked"]
 
@@ -160,9 +162,16 @@ class Registry:
         """Offer a way to save and restore environments of a kind, so that runs on them resume exactly."""
         self._add("env_state", name, target, None, summary)
 
-    def listener(self, name: str, target: object, *, summary: str = "") -> None:
-        """Offer a listener: `target(context)`, once per run, gives an object with event hooks or None."""
-        self._add("listener", name, target, None, summary)
+    def listener(self, name: str, target: object, *, summary: str = "", display: bool = False) -> None:
+        """Offer a listener: `target(context)`, once per run, gives an object with event hooks or None.
+
+        A `display` shows all seeds of a command in one place; others hear the seeds of the process that trains them.
+        """
+        self._add("listener", name, target, None, summary, {"display": True} if display else {})
+
+    def launcher(self, name: str, target: object, *, summary: str = "") -> None:
+        """Offer a way to spread the seeds of a run over processes: `target(job)`, once per run."""
+        self._add("launcher", name, target, None, summary)
 
     def preset(
         self,
@@ -221,6 +230,16 @@ class Catalog:
     def broken(self) -> list[PluginInfo]:
         """The plugins that could not be registered."""
         return [plugin for plugin in self.plugins if plugin.status == "broken"]
+
+    @property
+    def blocked(self) -> list[str]:
+        """The names of the plugins that were left out."""
+        return [plugin.name for plugin in self.plugins if plugin.status == "blocked"]
+
+    @property
+    def imports(self) -> list[str]:
+        """The modules and files that were imported as plugins."""
+        return [plugin.name for plugin in self.plugins if plugin.source == "import" and plugin.status == "ok"]
 
     def entries(self, kind: Kind) -> list[Entry]:
         """The entries of a kind, in order of registration."""

@@ -37,6 +37,7 @@ BUILT_INS = (
     "pgzoo.estimators.plugin",
     "pgzoo.envs.plugin",
     "pgzoo.listeners.plugin",
+    "pgzoo.launchers.plugin",
     "pgzoo.cli.plugin",
 )
 HEAVY = ("torch", "mlflow", "gymnasium", "numpy", "pydantic", "matplotlib", "pandas", "jax", "tensorflow")

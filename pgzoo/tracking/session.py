@@ -19,7 +19,17 @@ from typing import Self
 
 from pgzoo.errors import StoreError
 from pgzoo.tracking.home import Home, sqlite_path
-from pgzoo.tracking.journal import MAX_PARAM, MAX_TAG, Journal, Record, check_run_key, clean_items, now
+from pgzoo.tracking.journal import (
+    MAX_PARAM,
+    MAX_TAG,
+    EndStatus,
+    Journal,
+    Record,
+    check_run_key,
+    clean_items,
+    now,
+    records,
+)
 from pgzoo.tracking.ledger import Pending, pending_of
 from pgzoo.tracking.locks import held
 
@@ -42,6 +52,7 @@ class Session:
         self.home, self.group, self.tracking_uri = home, group, tracking_uri
         self.journals: dict[str, Journal] = {}
         """The journals opened here, by run key."""
+        self._elsewhere: dict[str, Pending] = {}
         self._warn = warn
         try:
             home.runs.mkdir(parents=True, exist_ok=True)
@@ -90,6 +101,27 @@ class Session:
         self.journals[run_key] = journal
         return journal
 
+    def watch(self, run_key: str, *, lost: int = 0, dropped: int = 0) -> None:
+        """Wait for a run that another process writes as for one's own; that one has `lost` and `dropped` so much."""
+        self._elsewhere[run_key] = Pending(lost=lost, dropped=dropped)
+
+    def bury(self, run_key: str, status: EndStatus, reason: str, tags: Mapping[str, str]) -> None:
+        """Write the end of a run whose trainer died without a word; nothing where it had not begun.
+
+        If a process that the trainer left behind still holds the journal, the uploader closes the run in its time.
+        """
+        folder = self.home.runs / check_run_key(run_key)
+        starts = [record for record, _ in records(folder) if record and record["t"] == "start"]
+        if not starts:
+            return
+        try:
+            journal = Journal(folder, {**starts[-1], "ts": now()}, self._warn)
+        except StoreError as error:
+            self._warn(str(error))
+            return
+        journal.tags(tags)
+        journal.end(status, reason)
+
     def close(self, wait: float = 10.0) -> Pending:
         """Let go of all journals and wait at most `wait` seconds until theirs is shipped.
 
@@ -99,8 +131,8 @@ class Session:
             journal.release()
         self._closing.set()
         self._keeper.join()
-        lost = sum(journal.lost for journal in self.journals.values())
-        dropped = sum(journal.dropped for journal in self.journals.values())
+        told: list[Journal | Pending] = [*self.journals.values(), *self._elsewhere.values()]
+        lost, dropped = sum(of.lost for of in told), sum(of.dropped for of in told)
         deadline, checked = time.monotonic() + wait, -CHECK_EVERY
         while (left := self.pending()) and (moment := time.monotonic()) < deadline:
             if moment - checked >= CHECK_EVERY:
@@ -111,7 +143,7 @@ class Session:
 
     def pending(self) -> Pending:
         """Count what isn't shipped of this session's runs."""
-        return pending_of(journal.path for journal in self.journals.values())
+        return pending_of(self.home.runs / key for key in self.journals.keys() | self._elsewhere.keys())
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,1 @@
+"""Built-in launchers: where the seeds of a run are trained; registered in `plugin.py`."""

@@ -1,0 +1,12 @@
+"""Registers the built-in launchers."""
+
+from __future__ import annotations
+
+from pgzoo.registry import Registry, hookimpl
+
+
+@hookimpl
+def pgzoo_register(registry: Registry) -> None:
+    """Register by dotted name, so that listing them imports nothing heavy."""
+    registry.launcher("local", "pgzoo.launchers.local:launch", summary="all seeds in this process, as one computation")
+    registry.launcher("processes", "pgzoo.launchers.processes:launch", summary="seeds shared out among processes")

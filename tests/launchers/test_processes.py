@@ -1,0 +1,329 @@
+"""Seeds in processes of their own: the law of seeds, deaths and signals, with real processes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from program import PGZOO, Folder, eventually
+
+from pgzoo import checkpoint
+from pgzoo.config import Layer
+from pgzoo.errors import ConfigError, UnknownName
+from pgzoo.launchers.processes import cores
+from pgzoo.registry import Catalog, discover
+from pgzoo.result import Result
+from pgzoo.resume import resume
+from pgzoo.runner import compose, run_config
+from pgzoo.tracking import Home, find, records
+from pgzoo.tracking.locks import lock
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds workers in /proc")
+
+PPO = {"algorithm": "ppo", "env": "CartPole-v1", "num_envs": 4, "rollout_steps": 32, "eval_episodes": 3}
+PPO |= {"log_every": 200, "seeds": (5, 3), "total_steps": 3000, "epochs": 2}
+Train = Callable[..., Result]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+    """A home of the test's own, in which nobody ships: what is looked at lies here."""
+    monkeypatch.setenv("PGZOO_HOME", str(tmp_path))
+    found = Home.find()
+    shipping = lock(found.uploader_lock, timeout=1)
+    assert shipping is not None
+    yield found
+    shipping.release()
+
+
+@pytest.fixture
+def trained(home: Home) -> Train:
+    """Return `trained(**settings)`, in processes unless `launcher` says otherwise."""
+    catalog = discover(inline=False)
+
+    def train(**settings: Any) -> Result:
+        given = PPO | {"launcher": "processes", "workers": 2} | settings
+        if given["launcher"] == "local":
+            given.pop("workers")
+        return run_config(compose(Layer(given, ".".join), catalog), catalog)
+
+    return train
+
+
+def workers(parent: int) -> list[int]:
+    """The process ids of a process' workers."""
+    found = []
+    for children in Path(f"/proc/{parent}/task").glob("*/children"):
+        for pid in map(int, children.read_text().split()):
+            with contextlib.suppress(OSError):
+                if b"pgzoo.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found.append(pid)
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+
+
+def curve(home: Home, key: str) -> list[Any]:
+    """All points and episodes of a journal, in order; times are no part of the law."""
+    points: list[Any] = []
+    for record, _ in records(home.runs / key):
+        assert record is not None
+        if record["t"] in ("update", "evaluation"):
+            metrics = {k: v for k, v in record.get("m", {}).items() if not k.startswith("time/")}
+            told = record.get("steps", record.get("step")), record.get("e"), record.get("mode"), record.get("returns")
+            points.append((*told, metrics))
+        elif record["t"] == "artifact":
+            points.append(record["path"])
+    return points
+
+
+def bits(home: Home, key: str) -> dict[str, bytes]:
+    state = checkpoint.latest(home.runs / key / checkpoint.FOLDER_NAME).state
+    return {k: v.numpy().tobytes() for tree in (state.params, state.optimizer, state.buffers) for k, v in tree.items()}
+
+
+def assert_same_runs(one: Result, other: Result, home: Home) -> None:
+    for a, b in zip(one.runs, other.runs, strict=True):
+        assert (a.seed, a.status, a.env_steps) == (b.seed, b.status, b.env_steps)
+        assert a.returns.tolist() == b.returns.tolist() and a.greedy_returns.tolist() == b.greedy_returns.tolist()
+        assert bits(home, a.run_key) == bits(home, b.run_key)
+        assert curve(home, a.run_key) == curve(home, b.run_key)
+
+
+def test_a_seed_in_a_process_is_what_it_is_here(trained: Train, home: Home) -> None:
+    spread, here = trained(), trained(launcher="local")
+    assert spread.status == "finished" and len({run.run_key.rpartition("-s")[0] for run in spread.runs}) == 1
+    assert_same_runs(spread, here, home)
+    obs = [0.1, 0.2, 0.3, 0.4]
+    assert spread.policy(3).act(obs, deterministic=True) == here.policy(3).act(obs, deterministic=True)
+    for name, leaf in here.ended.state.params.items():
+        assert leaf.equal(spread.ended.state.params[name])
+    assert spread.plan.config.setting_hash() == here.plan.config.setting_hash()
+    assert spread.speed == pytest.approx(spread.env_steps / spread.to_dict()["wall_seconds"])
+    starts = [next(r for r, _ in records(home.runs / run.run_key) if r) for run in (spread.runs[0], here.runs[0])]
+    assert starts[0]["params"] == starts[1]["params"] and starts[0]["name"] == starts[1]["name"] == "ppo s5"
+    assert not workers(os.getpid())
+
+
+def test_a_worker_that_is_killed_costs_its_seed_alone_and_that_can_be_resumed(trained: Train, home: Home) -> None:
+    settings = {"total_steps": 8000, "checkpoint_every": 500}
+    whole, cut = trained(launcher="local", **settings), list[Result]()
+    thread = threading.Thread(target=lambda: cut.append(trained(**settings)))
+    known = set(home.runs.iterdir())
+    thread.start()
+
+    def begun() -> bool:
+        folders = set(home.runs.iterdir()) - known
+        return len(folders) == 2 and all(checkpoint.paths(f / checkpoint.FOLDER_NAME) for f in folders)
+
+    eventually(begun)
+    os.kill(workers(os.getpid())[0], signal.SIGKILL)
+    thread.join(60)
+    (result,) = cut
+    (dead,), (done,) = ([r for r in result.runs if (r.status == "failed") == bad] for bad in (True, False))
+    assert result.status == "failed" and result.error is None
+    assert dead.reason.endswith("was killed by SIGKILL") and done.status == "finished" and done.returns.size == 3
+    assert 0 < dead.env_steps < done.env_steps
+    ends = [r for r, _ in records(home.runs / dead.run_key) if r and r["t"] in ("end", "tags")]
+    assert ends[-1]["status"] == "FAILED" and ends[-1]["reason"] == dead.reason
+    assert ends[-2]["tags"] == {"pgzoo.status": "failed"}
+    again = resume(find(result.group, home), discover(inline=False))
+    assert again.status == "finished" and again.begun < again.env_steps
+    for a, b in zip(again.runs, whole.runs[::-1], strict=True):  # resumed in the order of seeds
+        assert bits(home, a.run_key) == bits(home, b.run_key)
+        assert curve(home, a.run_key)[-3:] == curve(home, b.run_key)[-3:]
+
+
+def test_resumed_seeds_may_be_shared_out_otherwise(trained: Train, home: Home) -> None:
+    catalog = discover(inline=False)
+    short = trained(launcher="local", total_steps=1000, learning_rate_schedule="constant")
+    longer = resume(find(short.group, home), catalog, total_steps=2000, launcher="processes")
+    assert longer.status == "finished" and longer.plan.config.launcher == "processes"
+    assert not list(home.root.glob("parts-*"))
+    whole = trained(launcher="local", total_steps=2000, learning_rate_schedule="constant")
+    for a, b in zip(longer.runs, whole.runs[::-1], strict=True):
+        assert bits(home, a.run_key) == bits(home, b.run_key)
+    back = resume(find(short.group, home), catalog, total_steps=2500, launcher="local")
+    assert back.status == "finished" and back.plan.config.launcher == "local"
+
+
+def test_one_worker_or_one_seed_stays_here(trained: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("subprocess.Popen", None)  # whoever starts a process fails
+    monkeypatch.setattr("pgzoo.runner.tags", lambda *_: {})
+    assert trained(workers=1, total_steps=200).status == "finished"
+    assert trained(seeds=(4,), total_steps=200).status == "finished"
+
+
+def test_there_is_a_core() -> None:
+    assert 1 <= cores() <= (os.cpu_count() or 1)
+
+
+def test_an_unknown_launcher_is_named_and_nothing_is_created(trained: Train, home: Home) -> None:
+    with pytest.raises(UnknownName, match=r'No launcher "procesess"\. Did you mean "processes"\? See: pgzoo plugins'):
+        trained(launcher="procesess")
+    catalog = discover(inline=False)
+    with pytest.raises(ConfigError, match=r"--workers: .* Add: --launcher processes"):
+        run_config(compose(Layer({**PPO, "workers": 2}, ".".join), catalog), catalog)
+    assert not home.runs.exists()
+
+
+SCRIPT = """
+import pgzoo
+result = pgzoo.run("mine", env="Odd-v0", seeds=2, total_steps=600, launcher="processes", workers=2, eval_episodes=2,
+                   imports=["pgzoo_odd"], policy={"name": "mlp", "hidden": (8,)}, tracking_uri="http://127.0.0.1:9")
+print(sorted(run.status for run in result.runs), result.policy(1).act([0.0]) in (0, 1))
+"""
+INLINE = """
+import logging
+import pgzoo
+from pgzoo.algorithms.reinforce import Reinforce, ReinforceConfig
+print("a plugin that talks")
+@pgzoo.hookimpl
+def pgzoo_register(registry):
+    logging.getLogger("pgzoo").warning("beware of %s", "mine")
+    registry.algorithm("mine", Reinforce, config=ReinforceConfig)
+"""
+ODD = """
+import gymnasium
+from pgzoo.testing.probes import Bandit
+gymnasium.register("Odd-v0", Bandit)
+"""
+
+
+def test_a_script_needs_no_guard_and_workers_know_the_same_plugins(tmp_path: Path) -> None:
+    (tmp_path / "pgzoo_plugin.py").write_text(INLINE)
+    (tmp_path / "pgzoo_odd.py").write_text(ODD)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    folder = Folder(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, env=folder.env, capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "['finished', 'finished'] True\n"
+    assert done.stderr.count("beware of mine") == 2  # here, and once for all workers
+    folder.close()
+
+
+LONG = ("ppo", "--env", "CartPole-v1", "--seeds", "2", "--launcher", "processes", "--workers", "2", "--json")
+LONG += ("--total-steps", "1e9", "--log-every", "200", "--eval-episodes", "100000")
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[tuple[Folder, subprocess.Popen[str], list[int]]]:
+    """A command that trains in two workers, as a terminal starts it: its folder, its process and its workers."""
+    folder = Folder(tmp_path)
+    child = subprocess.Popen(
+        [*PGZOO, "run", *LONG],
+        cwd=tmp_path,
+        env=folder.env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+    def training() -> bool:
+        journals = list(tmp_path.glob(".pgzoo/runs/*/journal.jsonl"))
+        return len(journals) == 2 and all(b'"t":"update"' in j.read_bytes() for j in journals)
+
+    eventually(training)
+    pids = workers(child.pid)
+    assert len(pids) == 2
+    yield folder, child, pids
+    for pid in (child.pid, *pids):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    child.communicate()
+    folder.close()
+
+
+Running = tuple[Folder, "subprocess.Popen[str]", list[int]]
+
+
+def ends(folder: Folder) -> list[tuple[str, str]]:
+    found = [r for f in folder.path.glob(".pgzoo/runs/*") for r, _ in records(f) if r and r["t"] == "end"]
+    return [(r["status"], r["reason"]) for r in found]
+
+
+def test_ctrl_c_ends_all_workers_in_order(running: Running) -> None:
+    folder, child, pids = running
+    os.killpg(child.pid, signal.SIGINT)  # as a terminal does: to all of them
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == 130 and "Traceback" not in err
+    assert err.count("Stopping, and keeping what there is. Once more ends at once.") == 1
+    assert [seed["status"] for seed in json.loads(out)["seeds"]] == ["interrupted"] * 2
+    assert not any(map(alive, pids)) and len(list(folder.path.glob(".pgzoo/runs/*/checkpoints/step-*"))) >= 2
+    assert ends(folder) == [("KILLED", "interrupted by SIGINT")] * 2
+    folder.pgzoo("sync")
+    runs = folder.ask("[look(r) for r in runs('pgzoo/CartPole-v1')]")
+    assert [(r["status"], "policy/policy.safetensors" in r["files"]) for r in runs] == [("KILLED", True)] * 2
+
+
+def test_a_second_ctrl_c_ends_at_once(running: Running) -> None:
+    _, child, pids = running
+    child.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    child.send_signal(signal.SIGINT)
+    begun = time.monotonic()
+    _, err = child.communicate(timeout=30)
+    assert child.returncode == 130 and err.endswith("Interrupted.\n") and "Traceback" not in err
+    assert time.monotonic() - begun < 3 and not any(map(alive, pids))
+
+
+def test_a_killed_parent_leaves_no_workers_behind(running: Running) -> None:
+    folder, child, pids = running
+    child.kill()
+    child.communicate()
+    eventually(lambda: not any(map(alive, pids)), 20)
+    assert ends(folder) == [("KILLED", "the process that started its worker is gone")] * 2
+    assert len(list(folder.path.glob(".pgzoo/runs/*/checkpoints/step-*"))) >= 2
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_has_failed_in_mlflow_too(running: Running) -> None:
+    folder, child, pids = running
+    os.kill(pids[0], signal.SIGKILL)
+    eventually(lambda: ("FAILED", f"its worker process {pids[0]} was killed by SIGKILL") in ends(folder))
+    child.terminate()
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == 1 and "was killed by SIGKILL" in err
+    assert sorted(seed["status"] for seed in json.loads(out)["seeds"]) == ["failed", "interrupted"]
+    folder.pgzoo("sync")
+    runs = folder.ask("[look(r) for r in runs('pgzoo/CartPole-v1')]")
+    assert sorted((r["status"], r["tags"]["pgzoo.status"]) for r in runs) == [
+        ("FAILED", "failed"),
+        ("KILLED", "interrupted"),
+    ]
+
+
+@pytest.mark.slow
+def test_an_algorithm_that_raises_is_told_once(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    arguments = ("--import", folder.plugin, "--env", "CartPole-v1", "--seeds", "2", "--launcher", "processes")
+    out, err = folder.pgzoo("run", "raising", *arguments, "--workers", "2", "--json", code=1)
+    assert [seed["status"] for seed in folder.parse(out)["seeds"]] == ["failed"] * 2
+    (error,) = [line for line in err.splitlines() if line.startswith("Error:")]
+    assert error.startswith('Error: algorithm "raising" raised ValueError: what a pity')
+    folder.close()
+
+
+def test_launchers_are_listed_with_their_plugin() -> None:
+    catalog: Catalog = discover(inline=False)
+    assert catalog.names("launcher")[:2] == ["local", "processes"]
+    assert all(entry.summary and entry.plugin.name == "pgzoo.launchers" for entry in catalog.entries("launcher")[:2])

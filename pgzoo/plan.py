@@ -20,7 +20,8 @@ POLICY, CRITIC = "policy.", "critic."
 class Plan:
     """Everything a run needs, as plain objects: resolved once, by `runner.make_plan` or by hand.
 
-    `needs` are those of the algorithm (see `types.Need`), `env_states` save and restore environments.
+    `needs` are those of the algorithm (see `types.Need`), `env_states` save and restore environments. `forgets` says
+    whether a reset by a seed leaves nothing of the episodes before.
     """
 
     config: RunConfig
@@ -34,6 +35,7 @@ class Plan:
     run_keys: tuple[str, ...]
     needs: frozenset[str] = frozenset()
     env_states: tuple[EnvState, ...] = ()
+    forgets: bool = True
 
     def request(self, envs_per_member: int) -> EnvRequest:
         """What to ask the backend for."""

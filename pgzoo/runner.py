@@ -27,6 +27,7 @@ from pgzoo.bundle import make_policy, make_spec
 from pgzoo.config import Layer, RunConfig, read_yaml, resolve
 from pgzoo.envs import info
 from pgzoo.envs.single import allowed, make_single
+from pgzoo.envs.state import forgets
 from pgzoo.errors import ConfigError, PgzooError, PluginError, RunFailed, UnfitError
 from pgzoo.ops.members import select
 from pgzoo.plan import Plan
@@ -34,7 +35,7 @@ from pgzoo.protocols import EnvBackend, EnvRequest, RunContext
 from pgzoo.registry import Catalog, add_listener, discover, listener_manager, relay
 from pgzoo.result import Outcome, Result
 from pgzoo.training import Control, Standing, train
-from pgzoo.types import Spec
+from pgzoo.types import Spec, Steps
 from pgzoo.video import need_extra
 
 __all__ = ["Resumption", "choose_backend", "compose", "look", "make_plan", "run", "run_config", "versions"]
@@ -123,6 +124,7 @@ def make_plan(config: RunConfig, catalog: Catalog, group: str = "") -> Plan:
     with _blamed(f'policy "{config.policy.name}"'):
         factory = catalog.get("policy", config.policy.name).load()
         policy = make_policy(factory, config.policy.settings, spec, needs, config.normalize_obs)
+    env_states = tuple(entry.load()() for entry in catalog.entries("env_state"))
     group = group or f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
     return Plan(
         config=config,
@@ -134,8 +136,9 @@ def make_plan(config: RunConfig, catalog: Catalog, group: str = "") -> Plan:
         backend=backend,
         group=group,
         needs=needs,
-        env_states=tuple(entry.load()() for entry in catalog.entries("env_state")),
+        env_states=env_states,
         run_keys=tuple(f"{group}-s{seed}" for seed in config.seeds),
+        forgets=isinstance(collection, Steps) or forgetful(request._replace(states=env_states)),
     )
 
 
@@ -145,6 +148,17 @@ def look(request: EnvRequest) -> Spec:
     try:
         _, first = env.reset(seed=0)
         return make_spec(env.observation_space, env.action_space, masked=allowed(env, first) is not None)
+    finally:
+        env.close()
+
+
+def forgetful(request: EnvRequest) -> bool:
+    """Make one environment and try whether a reset by a seed forgets the episodes before."""
+    env = make_single(request)
+    try:
+        return forgets(env, request.states)
+    except Exception:  # whatever it raises it will raise in the run, too
+        return True
     finally:
         env.close()
 
@@ -200,7 +214,8 @@ def run_config(
             if listener is not None:  # a listener may have nothing to do in this run
                 add_listener(manager, entry.name, listener)
                 listeners[entry.name] = listener
-        control.keep = _Keeper(plan, home, listeners)
+        told = resumption is not None and not resumption.standing.exact
+        control.keep = _Keeper(plan, home, listeners, told)
         with _stop_on_signals(control, aloud=progress != "none"):
             for event in chain([started], events):
                 outcome.take(event)
@@ -226,11 +241,12 @@ class _Keeper:
         plan = self.plan
         if not (standing.exact or self.told or "failed" in standing.statuses):
             self.told = True
-            _log.warning(
-                "%s can't be saved in the middle of an episode: if this run is cut off and resumed, open episodes "
-                "begin anew, and its numbers are no longer those of a run that was never left.",
-                plan.config.env,
-            )
+            if plan.forgets:
+                what = "can't be saved in the middle of an episode: if this run is cut off and resumed, open episodes "
+                what += "begin anew, and"
+            else:
+                what = "doesn't show the same after each reset by one seed: if this run is cut off and resumed,"
+            _log.warning("%s %s its numbers are no longer those of a run that was never left.", plan.config.env, what)
         for member in members:
             recent = standing.state.recent[member]
             key = plan.run_keys[member]

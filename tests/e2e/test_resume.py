@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from program import Folder
 
@@ -36,4 +38,7 @@ def test_a_run_is_prolonged_and_had_again(shared: Folder) -> None:
     assert err.startswith("torch was 1.0 and is ") and err.endswith(": the numbers may differ in the last bits.\n")
     (told,) = json.loads(shared.pgzoo("repro", key, "--json", code=1)[0])
     assert (told["equal"], told["first"]["step"], told["until"]) == (False, 900, None)
-    assert told["first"]["then"] - told["first"]["now"] == 1.0 and told["unlike"]
+    assert told["first"]["then"] - told["first"]["now"] == pytest.approx(1.0) and told["unlike"]
+
+    _, err = shared.pgzoo("resume", key, "--gamma", "0.5", code=2)
+    assert "--gamma can't be given" in err and "Only --total-steps may change." in err

@@ -20,8 +20,9 @@ from program import eventually
 
 from pgzoo import checkpoint
 from pgzoo.config import Layer
+from pgzoo.envs.state import Attributes
 from pgzoo.errors import CheckpointError, RunFailed, StoreError, UsageError
-from pgzoo.registry import Catalog
+from pgzoo.registry import Catalog, PluginInfo, Registry, discover
 from pgzoo.repro import differences, repro
 from pgzoo.result import Result
 from pgzoo.resume import resume
@@ -251,6 +252,20 @@ def test_all_but_the_open_episodes_is_kept(trained: Train, home: Home, catalog: 
         assert x.keys() == y.keys() and all(torch.equal(x[leaf], y[leaf]) for leaf in x), name
     for name in ("env_steps", "episodes", "updates", "recent"):
         assert np.array_equal(getattr(a, name), getattr(b, name)), name
+
+
+def test_a_plugin_makes_its_environment_exact(home: Home) -> None:
+    """What docs/resume.md shows: an `env_state` of the plugin, here the attributes of a class."""
+    catalog = discover(inline=False)
+    registry = Registry(PluginInfo("mine", "entry point", "mine", "mine", "1.0"))
+    registry.env_state("corridor", lambda: Attributes({"pgzoo.testing.probes:Corridor": ("cell",)}))
+    catalog.add(registry.plugin, object(), registry.entries.values())
+    settings = A2C | {"env": "pgzoo/Corridor-v0", "total_steps": 600, "checkpoint_every": 200}
+    whole = run_config(compose(Layer(settings, ".".join), catalog), catalog)
+    *_, before, _ = checkpoints(home, whole)
+    kept = checkpoint.load(before)
+    assert kept.about["resume"] == "exact" and kept.state.environments is not None
+    assert parameters(again(catalog, home, whole.group, from_step=kept.env_steps)) == parameters(whole)
 
 
 def test_an_environment_that_remembers_is_not_called_exact(

@@ -108,7 +108,10 @@ def test_ui_serves_the_store_until_interrupted(embedded: Place) -> None:
         with urllib.request.urlopen(where, timeout=30) as answer:
             assert answer.read().startswith(b"episode,env_step,return,length\n1,10,1.0,10\n")
         os.kill(program.pid, signal.SIGINT)
-        assert program.wait(timeout=20) == 0
+        try:
+            assert program.wait(timeout=20) == 0
+        finally:  # it takes its server along
+            program.terminate()
         assert "Stopped." in program.stderr.read()
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(f"{base}/health", timeout=2)

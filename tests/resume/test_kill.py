@@ -220,6 +220,7 @@ def test_a_run_that_was_killed_in_its_last_evaluation_gets_it(folder: Folder) ->
     assert modes == [[("sampled", 2000), ("greedy", 2000)]] * 2
 
 
+@pytest.mark.slow
 def test_a_plateau_is_found_where_a_run_that_was_never_left_finds_it(folder: Folder) -> None:
     """What the stop rule remembers is of before the kill: with this step size there is nothing but chance."""
     run = [*options("a2c", 100_000, *WORLDS["CartPole-v1"]), "--learning-rate", "1e-9", "--stop-on-plateau", "3000"]

@@ -38,8 +38,10 @@ class Cutter:
         sequences: bool,
         needs: frozenset[str],
         extra: dict[str, Tensor] | None = None,
+        few_sizes: bool = False,
     ) -> None:
-        """Every leaf of `extra` is `[S, T, N, ...]`."""
+        """Every leaf of `extra` is `[S, T, N, ...]`; with `few_sizes` batches are padded to one of a few lengths."""
+        self._few_sizes = few_sizes
         members, steps, num_envs = trajectory.valid.shape
         self.members, self.num_envs = members, num_envs
         self.sequences = sequences
@@ -95,8 +97,10 @@ class Cutter:
             yield self._cut([rows[len(rows) * k // count : len(rows) * (k + 1) // count] for rows in shuffled])
 
     def _cut(self, chosen: list[NDArray[np.int64]]) -> Batch:
-        longest = max(1, *(len(rows) for rows in chosen))
-        index = np.zeros((self.members, -(-longest // self._align) * self._align), np.int64)
+        parts = -(-max(1, *(len(rows) for rows in chosen)) // self._align)
+        if self._few_sizes:
+            parts = 1 << (parts - 1).bit_length()
+        index = np.zeros((self.members, parts * self._align), np.int64)
         present = np.zeros(index.shape, np.float32)
         for row, rows in enumerate(chosen):
             index[row, : len(rows)], present[row, : len(rows)] = rows, 1.0

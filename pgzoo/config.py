@@ -238,6 +238,11 @@ class RunConfig(Settings):
         PositiveInt,
         Field(description="CPU threads for torch; more seldom help, and may cost a seed its being the same alone"),
     ] = 1
+    compile: Annotated[
+        Literal["auto", "on", "off"],
+        Field(description="compile the gradient step; auto: where a run is long enough to gain by it"),
+    ] = "auto"
+    profile: Annotated[bool, Field(description="tell where the time went, and keep it with the run")] = False
     video: Annotated[bool, Field(description="record an evaluation episode as MP4")] = False
     policy: Component
     estimator: Component
@@ -280,7 +285,7 @@ class RunConfig(Settings):
         return {key: value for key, value in self.nested().items() if key not in UNLOGGED and value is not None}
 
 
-UNLOGGED = frozenset({"seeds", "name", "tags", "experiment", "tracking_uri", "video", "checkpoint_every"})
+UNLOGGED = frozenset({"seeds", "name", "tags", "experiment", "tracking_uri", "video", "checkpoint_every", "profile"})
 """Run keys that don't change what is learned, or that a run bears elsewhere."""
 
 RUN_KEYS = frozenset(RunConfig.model_fields) - {"settings"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pgzoo import gradients, rollout
 from pgzoo.batches import Cutter
+from pgzoo.compiling import Compiled
 from pgzoo.config import AlgorithmConfig
 from pgzoo.errors import UnfitError
 from pgzoo.events import EvaluationMode
@@ -23,12 +24,13 @@ from pgzoo.ops.acting import state_size
 from pgzoo.ops.members import freeze, map_leaves
 from pgzoo.ops.nets import ROW_ALIGN, ROW_BLOCK
 from pgzoo.ops.normalize import reward_buffers, scale_rewards, take_in_rewards
-from pgzoo.ops.optim import NO_OPTIMIZER, clip_by_member_norm, flatten, make_optimizer, unflatten
+from pgzoo.ops.optim import NO_OPTIMIZER, flatten, make_optimizer, unflatten
 from pgzoo.plan import POLICY, Plan, PolicyView, named, own
 from pgzoo.protocols import VectorEnv
 from pgzoo.reports import Report, Stopwatch
 from pgzoo.rollout import Finished, Greedy, Noise
 from pgzoo.seeding import generator, reset_seeds
+from pgzoo.stepping import After, Before, InnerStep, inner_step, stack_metrics
 from pgzoo.types import (
     RECENT,
     Batch,
@@ -49,7 +51,15 @@ from pgzoo.types import (
 
 __all__ = ["Engine", "Plan", "default_loop", "default_update", "named"]
 
+MANY_LOSSES = 8
+"""An algorithm with more losses than so many makes them anew each time; they aren't worth compiling."""
+
 NO_LIMIT = np.iinfo(np.int64).max
+
+
+class _Past(NamedTuple):
+    params: Params
+    trajectory: Trajectory
 
 
 class Engine:
@@ -69,6 +79,8 @@ class Engine:
         self.cancelled: Callable[[], bool] = lambda: False
         """Asked at every step of an environment; true ends the collection or evaluation that is under way."""
         self.watch = Stopwatch("collect", "estimate", "update", "track", "compile", "evaluate")
+        self.laps = {"environment": 0.0, "acting": 0.0}
+        """Seconds of collecting that went into stepping environments and into choosing actions."""
         self._seeds = plan.config.seeds
         self._envs: VectorEnv | None = None
         self._evaluation_envs: VectorEnv | None = None
@@ -76,6 +88,10 @@ class Engine:
         by_gradient = isinstance(settings, AlgorithmConfig)
         self._optimizer = make_optimizer(settings.optimizer, settings.optimizer_eps) if by_gradient else NO_OPTIMIZER
         self._settings = {k: self._expand(v) for k, v in (dict(settings) | {"gamma": plan.config.gamma}).items()}
+        self._steps: dict[tuple[LossFunction, str], InnerStep] = {}
+        compiled = plan.config.compile == "on"
+        self._look_back = Compiled(self._hindsight, self.watch) if compiled else self._hindsight
+        self._flat: tuple[Params, Tensor] = {}, torch.empty(0)
         self._estimator_takes, self._estimator_extra = self._bind_estimator()
         self._taking_up = state is not None
         self._seen: Trajectory | None = None
@@ -170,6 +186,7 @@ class Engine:
                 window,
                 # a window is played to its end: environments can't go back to where it began
                 self.cancelled if window is None else lambda: False,
+                self.laps,
             )
         kept = None if window is None else freeze(state.active, collector, at)
         state = state._replace(collector=kept, environments=None)
@@ -189,7 +206,9 @@ class Engine:
             envs = self._open()
             at = rollout.begin(envs, plan.policy, self._resets(state, "reset").reshape(-1, 1))
             quota = np.repeat(state.active, n)[:, None].astype(np.int64)
-            apart, finished, _ = rollout.collect(envs, plan.policy, params, Greedy(), at, quota, None, self.cancelled)
+            apart, finished, _ = rollout.collect(
+                envs, plan.policy, params, Greedy(), at, quota, None, self.cancelled, self.laps
+            )
 
         def together(leaf: Tensor) -> Tensor:  # [S * N, T, 1, ...] -> [S, T, N, ...]
             return leaf.reshape(members, n, *leaf.shape[1:]).squeeze(3).transpose(1, 2)
@@ -203,13 +222,18 @@ class Engine:
         """What these parameters say of a trajectory, in one pass without gradients: values, log-probabilities."""
         params = state.params | state.buffers
         with self.watch.phase("estimate", f'policy "{self.plan.config.policy.name}"'), torch.no_grad():
-            if trajectory.state is not None:
-                inputs = Inputs(trajectory.obs, trajectory.action_mask, trajectory.state, trajectory.starts)
-                output = self.policy.apply(params, inputs)
-            else:
-                output = self._apply_to_rows(params, trajectory)
-            dist = output.dist.map(lambda leaf: leaf[:, :-1])
-            return Hindsight(output.value, dist.log_prob(trajectory.actions), dist)
+            found: Hindsight = self._look_back(_Past(params, trajectory))
+            return found
+
+    def _hindsight(self, past: _Past) -> Hindsight:
+        params, trajectory = past
+        if trajectory.state is not None:
+            inputs = Inputs(trajectory.obs, trajectory.action_mask, trajectory.state, trajectory.starts)
+            output = self.policy.apply(params, inputs)
+        else:
+            output = self._apply_to_rows(params, trajectory)
+        dist = output.dist.map(lambda leaf: leaf[:, :-1])
+        return Hindsight(output.value, dist.log_prob(trajectory.actions), dist)
 
     def estimate(
         self,
@@ -263,6 +287,7 @@ class Engine:
             sequences=bool(state_size(self.plan.policy)),
             needs=self.plan.needs,
             extra=extra,
+            few_sizes=self.plan.config.compile == "on" and not isinstance(self.plan.collection, Steps),
         )
 
     def batch(self, trajectory: Trajectory, targets: Targets, hindsight: Hindsight | None = None) -> Batch:
@@ -318,30 +343,27 @@ class Engine:
         """
         if not state.params:
             return state
-        result, gradient = self.gradient(loss, state, batch, only)
-        if result.halt is not None:
-            self._halted = self._halted | result.halt
-        max_norm = self._settings["max_grad_norm"]
-        with torch.no_grad():
-            clipped, norm = clip_by_member_norm(gradient, None if max_norm is None else max_norm.reshape(-1))
+        going = self._going(state)
+        tensors, rate = self._tensors(state), self.learning_rate(state)
+        known, vector = self._flat
+        if known is not state.params:  # not where the last step led
             vector = flatten(state.params.values())
-            moved, optimizer = self._optimizer.step(vector, clipped, state.optimizer, self.learning_rate(state))
-            if only:
-                mask = flatten(torch.full_like(v[:1], k.startswith(only)) for k, v in state.params.items()) > 0
-                moved = torch.where(mask, moved, vector)
-                optimizer = {
-                    k: torch.where(mask, v, state.optimizer[k]) if v.ndim == 2 else v for k, v in optimizer.items()
-                }
-        metrics = {**result.metrics, f"optim/{only.replace('.', '_')}grad_norm": norm}
-        if not only:
-            metrics["loss/total"] = result.value
-        return self.move(state, moved, optimizer, batch=batch, value=result.value, gradient=gradient, metrics=metrics)
+        before = Before(vector, state.optimizer, state.buffers, batch, tensors, rate, going)
+        after = self._inner(loss, only, before, state.params)
+        if after.halt is not None:
+            self._halted = self._halted | after.halt
+            going = going & ~after.halt
+        self.report.add(after.names, after.metrics, going)
+        self._note_failures(
+            going & ~after.finite, batch, state.params, after.value, after.gradient, after.norm, after.reached
+        )
+        self._flat = unflatten(after.vector, state.params), after.vector
+        return state._replace(params=self._flat[0], optimizer=after.optimizer)
 
     def move(
         self,
         state: TrainState,
         vector: Tensor,
-        optimizer: Params | None = None,
         *,
         batch: Batch,
         value: Tensor,
@@ -356,18 +378,11 @@ class Engine:
         norm = gradient.square().sum(1)
         reach = vector.abs().amax(1) if vector.shape[1] else norm
         finite = torch.isfinite(value) & torch.isfinite(norm) & torch.isfinite(reach)
-        going = torch.from_numpy(state.active) & ~self._halted
-        self.report.add(metrics, going)
+        going = self._going(state)
+        self.report.add(tuple(metrics), stack_metrics(metrics), going)
+        self._note_failures(going & ~finite, batch, state.params, value, gradient, norm, vector)
         params = unflatten(vector, state.params)
-        for row in np.flatnonzero((going & ~finite).numpy()):
-            slopes = unflatten(gradient, state.params)
-            first = [] if self._seen is None else [("rewards", self._seen.rewards)]
-            self.failures[int(row)] = gradients.first_bad(
-                int(row), first, batch, state.params, value, slopes, norm, params
-            )
-        moving = (going & finite).numpy()
-        state = state._replace(params=freeze(moving, params, state.params))
-        return state if optimizer is None else state._replace(optimizer=freeze(moving, optimizer, state.optimizer))
+        return state._replace(params=freeze((going & finite).numpy(), params, state.params))
 
     def place(self, state: TrainState, vector: Tensor) -> TrainState:
         """Put the parameters of the active members at `vector [S, P]`; one that is not finite has failed."""
@@ -381,8 +396,7 @@ class Engine:
 
     def hyper(self, state: TrainState) -> Hyper:
         """The algorithm's settings as a loss sees them."""
-        remaining = torch.from_numpy(1.0 - state.progress).float().reshape(-1, 1, 1)
-        return Hyper(self._settings | {"remaining": remaining})
+        return Hyper(self._settings | self._tensors(state))
 
     def learning_rate(self, state: TrainState) -> Tensor:
         """The step size `[S]` under the schedule, by how much of its run each member has done."""
@@ -434,6 +448,34 @@ class Engine:
         for envs in (self._envs, self._evaluation_envs):
             if envs is not None:
                 envs.close()
+
+    def _inner(self, loss: LossFunction, only: str, before: Before, like: Params) -> After:
+        """Take the inner step, compiled where the run is to be; each loss has a step of its own."""
+        compiled = self.plan.config.compile == "on"
+        step = self._steps.get((loss, only))
+        if step is None:
+            settings = {name: value for name, value in self._settings.items() if not isinstance(value, Tensor)}
+            step = inner_step(loss, self.policy, like, settings, self._optimizer, only, padded=not compiled)
+            if compiled and len(self._steps) < MANY_LOSSES:
+                step = self._steps[loss, only] = Compiled(step, self.watch)
+        return step(before)
+
+    def _going(self, state: TrainState) -> Tensor:
+        return torch.from_numpy(state.active) & ~self._halted
+
+    def _note_failures(self, bad: Tensor, batch: Batch, params: Params, *found: Tensor) -> None:
+        """Name for every member in `bad [S]` the first tensor that isn't finite."""
+        value, gradient, norm, reached = found
+        for row in np.flatnonzero(bad.numpy()):
+            first = [] if self._seen is None else [("rewards", self._seen.rewards)]
+            slopes, after = unflatten(gradient, params), unflatten(reached, params)
+            self.failures[int(row)] = gradients.first_bad(int(row), first, batch, params, value, slopes, norm, after)
+
+    def _tensors(self, state: TrainState) -> Params:
+        """The settings that are tensors, and how much of its run each member has before it."""
+        remaining = torch.from_numpy(1.0 - state.progress).float().reshape(-1, 1, 1)
+        tensors = {name: value for name, value in self._settings.items() if isinstance(value, Tensor)}
+        return tensors | {"remaining": remaining}
 
     def _progress(self, state: TrainState) -> NDArray[np.float64]:
         c, done = self.plan.config, np.zeros(len(self._seeds))

@@ -7,7 +7,7 @@ member (`[S]`); ragged per-member data is a tuple of S arrays. A later version m
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class RunEnded:
     """The run is over, one status and one reason per member.
 
     `timing` is in seconds, by phase; "loop" is the training loop without evaluations. `state` holds the last
-    parameters.
+    parameters. `laps` are the parts of collecting: "environment" and "acting"; the rest of it is storing.
     """
 
     env_steps: Ints
@@ -120,6 +120,14 @@ class RunEnded:
     reasons: tuple[str, ...]
     timing: Mapping[str, float]
     state: TrainState
+    laps: Mapping[str, float] = field(default_factory=dict)
+
+    def profile(self) -> dict[str, float]:
+        """Where the time went, in seconds, collecting in its parts."""
+        parts = dict(self.laps)
+        parts["storing"] = max(self.timing["collect"] - sum(parts.values()), 0.0)
+        others = {phase: seconds for phase, seconds in self.timing.items() if phase not in ("collect", "loop")}
+        return {f"collect/{part}": seconds for part, seconds in parts.items()} | others
 
 
 Event = RunStarted | EpisodesFinished | UpdateDone | Evaluated | CheckpointSaved | RunEnded

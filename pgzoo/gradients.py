@@ -6,12 +6,14 @@ Members don't depend on each other: the gradient of the sum of their losses is e
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from operator import itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pgzoo.ops.losses import sums_in_any_order
 from pgzoo.ops.members import join, map_leaves
 from pgzoo.ops.nets import ROW_BLOCK
 from pgzoo.ops.optim import flatten, unflatten
@@ -27,23 +29,33 @@ LossFunction = Callable[[Any, Params, Batch, Hyper], Loss | Tensor]
 
 
 def gradient(
-    loss: LossFunction, policy: Any, params: Params, buffers: Params, batch: Batch, hyper: Hyper, only: str = ""
+    loss: LossFunction,
+    policy: Any,
+    params: Params,
+    buffers: Params,
+    batch: Batch,
+    hyper: Hyper,
+    only: str = "",
+    *,
+    padded: bool = True,
 ) -> tuple[Loss, Tensor]:
     """Differentiate `loss`: what it gives, and each member's gradient end to end, `[S, P]`.
 
     The gradient is 0 for parameters whose names don't begin with `only`.
 
     Members are taken in groups whose intermediate results stay in the processor's cache, each with no more padding than
-    its own longest member needs. As members don't depend on each other, neither do the numbers.
+    its own longest member needs. As members don't depend on each other, neither do the numbers. Unless it is
+    `padded`, a batch is taken as it is, and summed in any order.
     """
     parts = []
-    groups = _groups(batch)
+    groups = _groups(batch) if padded else [(slice(None), batch.weights.shape[-1])]
     for rows, columns in groups:
         part = batch if len(groups) == 1 else _cut_group(batch, rows, columns)
         leaves = {name: value[rows].detach() for name, value in params.items()}
         learned = [leaf.requires_grad_() for name, leaf in leaves.items() if name.startswith(only)]
         everything = leaves | {name: value[rows] for name, value in buffers.items()}
-        found = loss(policy, everything, part, hyper if len(groups) == 1 else Hyper.rows(hyper, rows))
+        with nullcontext() if padded else sums_in_any_order():
+            found = loss(policy, everything, part, hyper if len(groups) == 1 else Hyper.rows(hyper, rows))
         result = found if isinstance(found, Loss) else Loss(found, {})
         _check_shape("a loss", result.value, part.weights.shape[:1])
         for name, metric in result.metrics.items():

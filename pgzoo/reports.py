@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -52,15 +52,19 @@ class Report:
     """The metrics of one update: means over its gradient steps, per member over those that it took."""
 
     def __init__(self) -> None:
-        self._totals: dict[str, tuple[Tensor, Tensor]] = {}
+        self._totals: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}
 
-    def add(self, metrics: Mapping[str, Tensor], counts: Tensor) -> None:
-        """Add metrics `[S]` of the members in `counts [S]` (bool)."""
-        for name, value in metrics.items():
-            value = torch.where(counts, value.detach().double(), 0.0)
-            total, count = self._totals.get(name, (0.0, 0))
-            self._totals[name] = total + value, count + counts.long()
+    def add(self, names: tuple[str, ...], values: Tensor, counts: Tensor) -> None:
+        """Add metrics `values [M, S]` of the members in `counts [S]` (bool)."""
+        values = torch.where(counts, values, 0.0)
+        total, count = self._totals.get(names, (0.0, 0))
+        self._totals[names] = total + values, count + counts.long()
 
     def means(self) -> dict[str, NDArray[np.float64]]:
         """Each metric, `[S]`; NaN for a member that has none."""
-        return {name: (total / count).numpy() for name, (total, count) in self._totals.items()}
+        sums: dict[str, tuple[Tensor, Tensor]] = {}
+        for names, (totals, count) in self._totals.items():  # losses of several kinds share some metrics
+            for name, total in zip(names, totals, strict=True):
+                so_far, times = sums.get(name, (0.0, 0))
+                sums[name] = so_far + total, times + count
+        return {name: (total / count).numpy() for name, (total, count) in sums.items()}

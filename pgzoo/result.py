@@ -114,6 +114,7 @@ class Result:
             "steps_per_second": self.speed,
             "seeds": [run.to_dict() for run in self.runs],
             "timing": {phase: seconds for phase, seconds in self.timing.items() if phase != "loop"},
+            **({"profile": self.ended.profile()} if self.plan.config.profile else {}),
         }
 
     def to_frame(self) -> pd.DataFrame:

@@ -31,6 +31,9 @@ __all__ = ["resume"]
 
 _log = logging.getLogger("pgzoo")
 
+EARLIER = Layer({"compile": "off"}, ".".join)
+"""What held for runs that were begun before there was a setting for it."""
+
 
 def resume(
     found: Sequence[Found],
@@ -140,7 +143,7 @@ def _config(
         layer = _yaml(one)
         if layer is None:
             continue
-        now = resolve([layer], catalog).flat()
+        now = resolve([EARLIER, layer], catalog).flat()
         if total_steps is None and "total_steps" in layer.values:  # the last that was asked for
             over["total_steps"] = layer.values["total_steps"]
         for key in sorted(was.keys() | now.keys()):
@@ -156,11 +159,11 @@ def _told(found: Sequence[Found], checkpoints: Sequence[Checkpoint | None]) -> d
     """What the settings were when the run was left, or when it began."""
     for kept in checkpoints:
         if kept is not None:
-            return dict(kept.about["config"])
+            return {**EARLIER.values, **kept.about["config"]}
     layer = _yaml(found[0])
     if layer is None:
         raise CheckpointError(f"Run {found[0].name} ({found[0].run_key}) was cut off before it began. Start a new one.")
-    return dict(layer.values)
+    return {**EARLIER.values, **layer.values}
 
 
 def _yaml(found: Found) -> Layer | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -111,12 +112,14 @@ def collect(
     quota: NDArray[np.int64],
     window: int | None,
     cancelled: Callable[[], bool] = lambda: False,
+    laps: dict[str, float] | None = None,
 ) -> tuple[Trajectory, Finished, Collector]:
     """Step on from `at` until every environment has finished `quota [S, N]` episodes, or for `window` steps.
 
     An environment that has its quota (0 for members that are not active) stands still. Where there is no window, the
     last member may play far longer than most: each time half of the members are done, the others go on alone.
-    Returns what was seen, the episodes that ended, and where a next window goes on from.
+    Returns what was seen, the episodes that ended, and where a next window goes on from. To the `laps` "acting" and
+    "environment" the seconds are added that these took.
 
     Raises:
         RunFailed: there is no window, and an episode has no end.
@@ -131,15 +134,20 @@ def collect(
     columns = np.arange(rows)  # where on the tape the rows belong that still play
     playing, everybody = bool(live.any()), True
     tape, t = None, 0
+    clock, acting, stepping = time.perf_counter, 0.0, 0.0
     while playing and t < limit:
         if cancelled():
             raise Cancelled
         by_member = (members, num_envs)
         allowed = None if mask is None else mask.reshape(*by_member, -1)
         seen = ActorInputs(obs.reshape(*by_member, *obs.shape[1:]), allowed, state, starts.reshape(by_member))
+        begun = clock()
         drawn, state = actor(seen, noise[t])
         actions = drawn.reshape(members * num_envs, *drawn.shape[2:])
-        step = envs.step(policy.to_env(actions), live)
+        taken = policy.to_env(actions)
+        chosen = clock()
+        step = envs.step(taken, live)
+        acting, stepping = acting + chosen - begun, stepping + clock() - chosen
         valid = live & ~ended
         if tape is None:  # room for one observation more than steps: the last one
             like = step._asdict() | {"obs": obs, "actions": actions, "valid": valid}
@@ -182,6 +190,9 @@ def collect(
             f"An episode has not ended after {EPISODE_LIMIT:,} steps. This algorithm collects whole episodes: "
             "limit them with --max-episode-steps."
         )
+    if laps is not None:
+        laps["acting"] += acting
+        laps["environment"] += stepping
     tape.arrays["obs"][t, columns] = obs
     if mask is not None:
         tape.arrays["action_mask"][t, columns] = mask

@@ -24,23 +24,26 @@ import numpy as np
 
 from pgzoo import checkpoint, tracking
 from pgzoo.bundle import make_policy, make_spec
-from pgzoo.config import Layer, RunConfig, read_yaml, resolve
+from pgzoo.config import AlgorithmConfig, Layer, RunConfig, read_yaml, resolve
 from pgzoo.envs import info
 from pgzoo.envs.single import allowed, make_single
 from pgzoo.envs.state import forgets
 from pgzoo.errors import ConfigError, PgzooError, PluginError, RunFailed, UnfitError
 from pgzoo.ops.members import select
 from pgzoo.plan import Plan
-from pgzoo.protocols import EnvBackend, EnvRequest, RunContext
+from pgzoo.protocols import EnvBackend, EnvRequest, Policy, RunContext
 from pgzoo.registry import Catalog, add_listener, discover, listener_manager, relay
 from pgzoo.result import Outcome, Result
 from pgzoo.training import Control, Standing, train
-from pgzoo.types import Spec, Steps
+from pgzoo.types import Collection, Spec, Steps
 from pgzoo.video import need_extra
 
 __all__ = ["Resumption", "choose_backend", "compose", "look", "make_plan", "run", "run_config", "versions"]
 
 _log = logging.getLogger("pgzoo")
+
+WORTH_COMPILING = 10_000
+"""Gradient steps of a seed from which on compiling them pays, even if nothing of it was kept by an earlier run."""
 
 
 def run(
@@ -124,6 +127,7 @@ def make_plan(config: RunConfig, catalog: Catalog, group: str = "") -> Plan:
     with _blamed(f'policy "{config.policy.name}"'):
         factory = catalog.get("policy", config.policy.name).load()
         policy = make_policy(factory, config.policy.settings, spec, needs, config.normalize_obs)
+    config = config.model_copy(update={"compile": _compile(config, policy, collection)})
     env_states = tuple(entry.load()() for entry in catalog.entries("env_state"))
     group = group or f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
     return Plan(
@@ -198,6 +202,7 @@ def run_config(
     home = tracking.Home.find()
     uri = tracking.resolve_uri(config.tracking_uri, home)
     tracking.check_store(uri, home)
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home.root / "compiled"))
     begun = int(resumption.standing.state.env_steps.sum()) if resumption else 0
     control, outcome, failure = Control(), Outcome(begun), None
     events = train(plan, control, resumption.standing if resumption else None)
@@ -338,6 +343,21 @@ def tags(plan: Plan, catalog: Catalog, command: str) -> dict[str, str]:
     except (OSError, subprocess.TimeoutExpired):
         pass  # no git here
     return found
+
+
+def _compile(config: RunConfig, policy: Policy, collection: Collection) -> str:
+    """Resolve `auto`: on where a seed takes so many gradient steps that compiling pays, of a policy made for it.
+
+    Never by the number of seeds, or by what remains of a run.
+    """
+    if config.compile != "auto":
+        return config.compile
+    settings: Any = config.settings
+    if not (isinstance(settings, AlgorithmConfig) and isinstance(collection, Steps) and config.total_steps):
+        return "off"
+    updates = config.total_steps / (collection.count * config.num_envs)
+    steps = updates * getattr(settings, "epochs", 1) * getattr(settings, "minibatches", 1)
+    return "on" if steps >= WORTH_COMPILING and getattr(policy, "compiles", False) else "off"
 
 
 def choose_backend(name: str, catalog: Catalog, request: EnvRequest) -> EnvBackend:

@@ -151,6 +151,8 @@ class _Run:
             self.statuses = ["finished" if status == "running" else status for status in standing.statuses]
         self.reasons = list(standing.reasons) if standing else [""] * members
         self.kept = time.perf_counter()
+        self.unkept = np.zeros(members, np.bool_)
+        """Who has ended, or was cut off, since the last checkpoint."""
         self.loop_seconds = 0.0
 
     def loop(self) -> Iterator[Event]:
@@ -171,14 +173,14 @@ class _Run:
                 if isinstance(broken, RunFailed):
                     raise
                 ctx.state = before._replace(active=self._still_active(before, 0.0))
-                yield from self.keep(np.flatnonzero(before.active))
+                self.unkept |= before.active
                 break
             if over:
                 raise RunFailed(f'The loop of algorithm "{c.algorithm}" ended before its members did.')
             state, finished = ctx.end_update(before)
             with watch.phase("track"):
                 yield EpisodesFinished(index, state.env_steps, finished.returns, finished.lengths)
-            self.loop_seconds = time.perf_counter() - started - watch.seconds["evaluate"]
+            self.loop_seconds = self._elapsed(started)
             active = before.active
             ctx.state = state._replace(
                 updates=before.updates + active, active=self._still_active(state, self.loop_seconds)
@@ -189,7 +191,8 @@ class _Run:
             yield from self._evaluate_if_due(before.env_steps)
             yield from self._keep_if_due(before, ended)
             index += 1
-        self.loop_seconds = time.perf_counter() - started - watch.seconds["evaluate"]
+        self.loop_seconds = self._elapsed(started)
+        yield from self.keep(np.flatnonzero(self.unkept))
         sound = np.array([status != "failed" for status in self.statuses])
         if self.control.interrupted:
             deadline = time.perf_counter() + PATIENCE
@@ -197,6 +200,11 @@ class _Run:
         if sound.any():
             yield from self._evaluate(sound, final=True)
         self._interrupt_finished()
+
+    def _elapsed(self, started: float) -> float:
+        """Seconds of training since then: without evaluating and compiling."""
+        apart = self.ctx.watch.seconds["evaluate"] + self.ctx.watch.seconds["compile"]
+        return time.perf_counter() - started - apart
 
     def _evaluate_if_due(self, before: NDArray[np.int64]) -> Iterator[Event]:
         """Evaluate members whose last update crossed a multiple of `eval_every`, or all if asked to."""
@@ -209,32 +217,38 @@ class _Run:
             yield from self._evaluate(due, final=False)
 
     def _keep_if_due(self, before: TrainState, ended: NDArray[np.bool_]) -> Iterator[Event]:
-        """Keep members that have ended or crossed a multiple of `checkpoint_every`; without one, all now and then."""
+        """Keep members that have crossed a multiple of `checkpoint_every`; without one, all now and then.
+
+        Those that have ended don't change any more: they are kept with the next that are due, or after the loop.
+        """
         every, steps = self.plan.config.checkpoint_every, self.ctx.state.env_steps
-        due = ended.copy()
+        self.unkept |= ended
+        due = np.zeros_like(ended)
         if every:
             due |= before.active & (steps // every > before.env_steps // every)
         elif every is None and time.perf_counter() - self.kept > KEEP_EVERY:
             due |= before.active
         if self.control.checkpoint_due:
             self.control.checkpoint_due, due = False, np.ones_like(due)
-        yield from self.keep(np.flatnonzero(due))
+        if due.any():
+            with self.ctx.watch.phase("track"):
+                yield from self.keep(np.flatnonzero(due | self.unkept))
+            self.unkept[:] = False
 
     def keep(self, members: Iterable[int], *, whole: bool = True) -> Iterator[Event]:
         """Write checkpoints of these members, if anybody keeps them; without environments if not `whole`."""
         chosen = tuple(int(member) for member in members)
         if self.control.keep is None or not chosen:
             return
-        with self.ctx.watch.phase("track"):
-            state = self.ctx.snapshot() if whole else self.ctx.state
-            both = zip(state.active, self.statuses, strict=True)
-            statuses: tuple[StandingStatus, ...] = tuple(
-                "running" if active and whole else status for active, status in both
-            )
-            standing = Standing(state, statuses, tuple(self.reasons), self.plan.forgets)
-            self.control.keep(standing, chosen)
-            self.kept = time.perf_counter()
-            yield CheckpointSaved(self.ctx.state.env_steps, chosen, standing.exact)
+        state = self.ctx.snapshot() if whole else self.ctx.state
+        both = zip(state.active, self.statuses, strict=True)
+        statuses: tuple[StandingStatus, ...] = tuple(
+            "running" if active and whole else status for active, status in both
+        )
+        standing = Standing(state, statuses, tuple(self.reasons), self.plan.forgets)
+        self.control.keep(standing, chosen)
+        self.kept = time.perf_counter()
+        yield CheckpointSaved(self.ctx.state.env_steps, chosen, standing.exact)
 
     def _evaluate(self, active: NDArray[np.bool_], *, final: bool) -> Iterator[Event]:
         modes: tuple[EvaluationMode, ...] = ("sampled", "greedy") if final else ("sampled",)
@@ -286,5 +300,7 @@ class _Run:
 
     def ended(self) -> RunEnded:
         """The last event."""
-        timing = self.ctx.watch.seconds | {"loop": self.loop_seconds}
-        return RunEnded(self.ctx.state.env_steps, tuple(self.statuses), tuple(self.reasons), timing, self.ctx.state)
+        ctx, timing = self.ctx, self.ctx.watch.seconds | {"loop": self.loop_seconds}
+        return RunEnded(
+            ctx.state.env_steps, tuple(self.statuses), tuple(self.reasons), timing, ctx.state, laps=ctx.laps
+        )

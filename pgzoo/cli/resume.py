@@ -56,6 +56,8 @@ def command(
     result = resume(found, catalog, total_steps=steps, from_step=from_step, command=typed(), progress=progress)
     if not as_json:
         summary.print_result(result)
+        if result.plan.config.profile:
+            summary.print_profile(result)
     result = summary.ship(result)
     if as_json:
         summary.print_json(result)

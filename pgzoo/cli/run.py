@@ -182,6 +182,8 @@ def _train(ctx: click.Context, /, preset: str, file: str | None, no_progress: bo
     result = run_config(config, catalog, command=typed(), progress=progress)
     if not as_json:
         summary.print_result(result)
+        if result.plan.config.profile:
+            summary.print_profile(result)
     result = summary.ship(result)
     if as_json:
         summary.print_json(result)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pgzoo.result import Result
 
-__all__ = ["print_json", "print_result", "print_way_on", "ship"]
+__all__ = ["print_json", "print_profile", "print_result", "print_way_on", "ship"]
 
 COLOURS = {"finished": "green", "stopped": "yellow", "failed": "red", "interrupted": "yellow"}
 
@@ -57,6 +57,21 @@ def print_result(result: Result) -> None:
     if len(result.runs) > 1:
         out.print("[dim]The last row is over the means of the seeds.[/]")
     out.print()
+
+
+def print_profile(result: Result) -> None:
+    """Print where the time of training and evaluating went, by share."""
+    from rich.table import Table
+
+    parts = result.ended.profile()
+    total = sum(parts.values()) or 1.0
+    table = Table(box=None, pad_edge=False, header_style="bold", title="Where the time went", title_justify="left")
+    for name in ("phase", "seconds", "share"):
+        table.add_column(name, justify="left" if name == "phase" else "right")
+    for phase, seconds in parts.items():
+        table.add_row(phase, f"{seconds:.2f}", f"{seconds / total:.1%}")
+    _console().print(table)
+    click.echo()
 
 
 def ship(result: Result) -> Result:

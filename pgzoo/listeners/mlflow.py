@@ -73,6 +73,7 @@ def create(context: RunContext) -> MlflowListener:
         config.log_every,
         eval_every=config.eval_every,
         total_steps=config.total_steps,
+        profile=config.profile,
         resumed=context.resumed,
     )
 
@@ -177,6 +178,7 @@ class MlflowListener:
         *,
         eval_every: int = 0,
         total_steps: int | None = None,
+        profile: bool = False,
         resumed: tuple[Mapping[str, Any], ...] = (),
     ) -> None:
         """Report through `session`, which the caller closes; a point each `log_every` environment steps.
@@ -186,7 +188,7 @@ class MlflowListener:
         if log_every < 1:
             raise ValueError(f"log_every must be at least 1, not {log_every}")
         self.session, self.description, self.log_every = session, description, log_every
-        self._eval_every, self._total_steps = eval_every, total_steps
+        self._eval_every, self._total_steps, self._profile = eval_every, total_steps, profile
         self._resumed = resumed
         self.journals: list[Journal] = []
         """One per member, in the order of the event's seeds; empty until the run has started."""
@@ -291,6 +293,8 @@ class MlflowListener:
             }
             if best.solved_at >= 0:
                 summary["summary/steps_to_solve"] = float(best.solved_at)
+            if self._profile:
+                summary |= {f"profile/{part}": seconds for part, seconds in event.profile().items()}
             journal.record(episodes=self._episodes[member])
             journal.summary(step, summary)
             journal.tags({"pgzoo.status": event.statuses[member]})

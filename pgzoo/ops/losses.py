@@ -2,12 +2,14 @@
 
 Batches are padded, and how much depends on the longest episode of any member. Sums along a contiguous axis change in
 their last bit with its length, so a member would not be what it is alone. A running sum does not: zeros after the
-end change nothing.
+end change nothing. It takes longer, so batches of one size for everybody may be summed in any order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -24,6 +26,7 @@ __all__ = [
     "kl_estimate",
     "log_mean_exp",
     "standardise",
+    "sums_in_any_order",
     "value_loss",
     "weighted_max",
     "weighted_mean",
@@ -32,15 +35,31 @@ __all__ = [
 ]
 
 
+_any_order = ContextVar("_any_order", default=False)
+
+
+@contextmanager
+def sums_in_any_order() -> Iterator[None]:
+    """Within this, sums depend in their last bit on how much padding there is, and are faster."""
+    token = _any_order.set(True)
+    try:
+        yield
+    finally:
+        _any_order.reset(token)
+
+
 def weighted_sum(x: Tensor, weights: Tensor) -> Tensor:
     """Sum of `weights * x` over the last two axes: `[S, T, B] -> [S]`, whatever the padding."""
-    return (x * weights).flatten(-2).cumsum(-1)[..., -1]
+    return _sum(x * weights)
 
 
 def weighted_mean(x: Tensor, weights: Tensor) -> Tensor:
     """Mean of `x` over weighted rows, `[S, T, B] -> [S]`; 0 for a member without any."""
-    total = weights.flatten(-2).cumsum(-1)[..., -1]
-    return weighted_sum(x, weights) / total.clamp(min=1.0)
+    return weighted_sum(x, weights) / _sum(weights).clamp(min=1.0)
+
+
+def _sum(x: Tensor) -> Tensor:
+    return x.sum((-2, -1)) if _any_order.get() else x.flatten(-2).cumsum(-1)[..., -1]
 
 
 def weighted_std(x: Tensor, weights: Tensor) -> Tensor:

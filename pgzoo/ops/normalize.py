@@ -74,6 +74,7 @@ class NormalizedPolicy:
         if not isinstance(space, gym.spaces.Box):
             raise UnfitError(f"Observations of {spec.original_space} are categories; leave out --normalize-obs.")
         self.policy, self.shape = policy, space.shape
+        self.compiles = getattr(policy, "compiles", False)
         self.noise, self.noise_size, self.state_size = policy.noise, policy.noise_size, state_size(policy)
 
     def init(self, rng: np.random.Generator) -> Params:

@@ -49,6 +49,8 @@ class MLP:
     critic is needed it is a network of the same kind, or one more output of the policy's layers.
     """
 
+    compiles = True
+
     def __init__(self, config: LinearConfig, spec: Spec, needs: frozenset[str]) -> None:
         wide = config if isinstance(config, MLPConfig) else MLPConfig(hidden=(), **config.model_dump())
         who = f'policy "{"mlp" if wide is config else "linear"}"'

@@ -452,3 +452,13 @@ def test_a_metric_of_another_shape_is_the_algorithms_fault(plan: MakePlan) -> No
 
     with pytest.raises(ValueError, match=r"metric odd is one number per member.*\[2, 1\]"):
         ctx.step(loss, state, batch)
+
+
+def test_a_profile_tells_of_collecting_in_its_parts(play: Play) -> None:
+    ended = play(total_steps=300, num_envs=2)[-1]
+    assert isinstance(ended, RunEnded)
+    profile = ended.profile()
+    assert list(profile)[:3] == ["collect/environment", "collect/acting", "collect/storing"]
+    assert all(seconds > 0 for phase, seconds in profile.items() if phase.startswith("collect/"))
+    assert sum(list(profile.values())[:3]) == pytest.approx(ended.timing["collect"])
+    assert set(profile) - set(list(profile)[:3]) == {"estimate", "update", "track", "compile", "evaluate"}

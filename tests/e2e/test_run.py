@@ -147,3 +147,14 @@ def test_the_bar_in_a_terminal(folder: Folder) -> None:
     assert re.search(r"━ +\d+% \d:\d\d:\d\d mean return [\d.]+ +[\d,]+ steps/s", text), text
     assert text.index("greedy mean") < text.index("Shipping to MLflow") < text.index("pgzoo ui")
     assert max(len(line) for part in text.partition("Trained")[0].splitlines() for line in part.split("\r")) <= 80
+
+
+def test_a_profile_is_printed_and_kept_with_the_run(folder: Folder) -> None:
+    short = ("reinforce", "--env", "CartPole-v1", "--total-steps", "2000", "--eval-episodes", "4", "--profile")
+    out, _ = folder.pgzoo("run", *short, "--name", "seen")
+    for part in ("collect/environment", "collect/acting", "collect/storing", "update", "track"):
+        assert re.search(rf"^{part} +\d+\.\d\d +\d+\.\d%$", out, re.M), out
+    answer = folder.run(*short)
+    assert list(answer["profile"])[:2] == ["collect/environment", "collect/acting"]
+    kept = folder.ask(f"client.get_run({answer['seeds'][0]['run_id']!r}).data.metrics")
+    assert kept["profile/collect/environment"] == pytest.approx(answer["profile"]["collect/environment"])

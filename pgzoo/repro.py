@@ -88,7 +88,7 @@ def differences(found: Found) -> list[str]:
     ]
     if (at := _cut(legs)) is not None:
         more = legs[at + 1].total_steps
-        how = "its open episodes begun anew" if more == legs[at].total_steps else f"prolonged to {more:,} steps"
+        how = "its open episodes begun anew" if more == legs[at].total_steps else f"resumed with --total-steps {more}"
         told.append(
             f"{found.name} was cut off at step {legs[at].reached:,} and {how}: it is compared up to there, "
             "for what came then can't be had again."

@@ -311,7 +311,10 @@ def test_a_prolonged_run_is_had_again_in_the_same_legs(trained: Train, home: Hom
 
 @pytest.mark.parametrize(
     ("env", "more", "how"),
-    [("CartPole-v1", 1200, "resumed with --total-steps 1200"), ("probe/Corridor-v0", None, "its open episodes begun anew")],
+    [
+        ("CartPole-v1", 1200, "resumed with --total-steps 1200"),
+        ("probe/Corridor-v0", None, "its open episodes begun anew"),
+    ],
 )
 def test_what_cannot_be_had_again_is_said_first(
     trained: Train, home: Home, catalog: Catalog, env: str, more: int | None, how: str

@@ -22,7 +22,8 @@ class Plan:
     """Everything a run needs, as plain objects: resolved once, by `runner.make_plan` or by hand.
 
     What differs between the `members` is in their own configs alone; `config` has of it what the first one has.
-    `needs` are those of the algorithm (see `types.Need`), `env_states` save and restore environments.
+    `needs` are those of the algorithm (see `types.Need`), `env_states` save and restore environments. `forgets` says
+    whether a reset by a seed leaves nothing of the episodes before.
     """
 
     config: RunConfig
@@ -36,6 +37,7 @@ class Plan:
     members: tuple[Member, ...]
     needs: frozenset[str] = frozenset()
     env_states: tuple[EnvState, ...] = ()
+    forgets: bool = True
 
     @property
     def seeds(self) -> tuple[int, ...]:

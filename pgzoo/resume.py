@@ -82,6 +82,7 @@ def resume(
         state._replace(active=np.array(again)),
         tuple("running" if a else status for a, status in zip(again, told, strict=True)),  # type: ignore[misc]
         tuple("" if a else str(c.about["reason"]) for a, c in zip(again, checkpoints, strict=True)),
+        forgets=all(c.about["resume"] == "exact" for c in checkpoints if c.state.collector is None),
     )
     listeners = tuple(c.about["listeners"] for c in checkpoints)
     resumption = Resumption(found[0].group, members, standing, listeners)
@@ -202,4 +203,8 @@ def _tell_what_differs(checkpoints: Sequence[Checkpoint]) -> None:
                 now.get(name),
             )
     if any(c.about["resume"] != "exact" for c in checkpoints):
-        _log.warning("These environments can't go on in the middle of an episode: episodes that were open begin anew.")
+        if any(c.state.collector is not None for c in checkpoints):
+            what = "can't go on in the middle of an episode: episodes that were open begin anew"
+        else:
+            what = "don't show the same after each reset by one seed: the numbers are others from here on"
+        _log.warning("These environments %s.", what)

@@ -27,6 +27,7 @@ from pgzoo.bundle import make_policy, make_spec
 from pgzoo.config import AlgorithmConfig, Layer, RunConfig, read_yaml, resolve
 from pgzoo.envs import info
 from pgzoo.envs.single import allowed, make_single
+from pgzoo.envs.state import forgets
 from pgzoo.errors import ConfigError, EnvError, PgzooError, PluginError, RunFailed, UnfitError
 from pgzoo.events import Event
 from pgzoo.launching import Relay, Resumption
@@ -145,6 +146,7 @@ def make_plan(config: RunConfig, catalog: Catalog, group: str = "", members: Seq
     settled = {"backend": name, "compile": _compile(config, policy, collection)}
     config = config.model_copy(update=settled)
     members = tuple(replace(member, config=member.config.model_copy(update=settled)) for member in members)
+    env_states = tuple(entry.load()() for entry in catalog.entries("env_state"))
     group = group or f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
     return Plan(
         config=config,
@@ -157,7 +159,8 @@ def make_plan(config: RunConfig, catalog: Catalog, group: str = "", members: Seq
         group=group,
         members=members,
         needs=needs,
-        env_states=tuple(entry.load()() for entry in catalog.entries("env_state")),
+        env_states=env_states,
+        forgets=isinstance(collection, Steps) or forgetful(request._replace(states=env_states)),
     )
 
 
@@ -176,6 +179,15 @@ def look(request: EnvRequest, backend: EnvBackend | None = None) -> Spec:
         return make_spec(env.observation_space, env.action_space, masked=allowed(env, first) is not None)
     finally:
         env.close()
+
+
+def forgetful(request: EnvRequest) -> bool:
+    """Make one environment and try whether a reset by a seed forgets the episodes before."""
+    try:
+        with closing(make_single(request)) as env:
+            return forgets(env, request.states)
+    except Exception:  # whatever it raises it will raise in the run, too
+        return True
 
 
 def _of_settings(value: Any, config: RunConfig) -> Any:
@@ -242,7 +254,8 @@ def run_config(
         if elsewhere:
             elsewhere.session = session
         else:
-            control.keep = _Keeper(plan, home, listeners)
+            told = resumption is not None and not resumption.standing.exact
+            control.keep = _Keeper(plan, home, listeners, told)
         with _stop_on_signals(control, aloud=progress != "none", deaf=post is not None), closing(events):
             for event in chain([started], events):
                 outcome.take(event)
@@ -296,12 +309,14 @@ class _Keeper:
         plan = self.plan
         if not (standing.exact or self.told or "failed" in standing.statuses):
             self.told = True
-            _log.warning(
-                "%s can't be saved in the middle of an episode on backend %s: if this run is cut off and resumed, open "
-                "episodes begin anew, and its numbers are no longer those of a run that was never left.",
-                plan.config.env,
-                plan.config.backend,
-            )
+            if plan.forgets:
+                what = (
+                    f"can't be saved in the middle of an episode on backend {plan.config.backend}: if this run is cut "
+                )
+                what += "off and resumed, open episodes begin anew, and"
+            else:
+                what = "doesn't show the same after each reset by one seed: if this run is cut off and resumed,"
+            _log.warning("%s %s its numbers are no longer those of a run that was never left.", plan.config.env, what)
         for member in members:
             recent = standing.state.recent[member]
             key = plan.run_keys[member]

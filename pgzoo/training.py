@@ -59,18 +59,19 @@ class Stop:
 class Standing:
     """Where a run stands that goes on: its state, and the end that each member has come to, if any.
 
-    A member that is active has the status "running", unless a component of the run has failed.
+    A member that is active has the status "running", unless a component of the run has failed. `forgets` as in a plan.
     """
 
     state: TrainState
     statuses: tuple[StandingStatus, ...]
     reasons: tuple[str, ...]
+    forgets: bool = True
 
     @property
     def exact(self) -> bool:
         """Whether a run that goes on from here is, bit for bit, one that was never left."""
         if self.state.collector is None:
-            return True
+            return self.forgets or not self.state.updates.any()
         told = self.state.environments or (None,) * len(self.statuses)
         return all(rows is not None or n == 0 for rows, n in zip(told, self.state.updates, strict=True))
 
@@ -244,7 +245,7 @@ class _Run:
         statuses: tuple[StandingStatus, ...] = tuple(
             "running" if active and whole else status for active, status in both
         )
-        standing = Standing(state, statuses, tuple(self.reasons))
+        standing = Standing(state, statuses, tuple(self.reasons), self.plan.forgets)
         self.control.keep(standing, chosen)
         self.kept = time.perf_counter()
         yield CheckpointSaved(self.ctx.state.env_steps, chosen, standing.exact)

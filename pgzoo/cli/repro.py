@@ -19,23 +19,25 @@ __all__ = ["command"]
 def command(ctx: click.Context, run_id: str, imports: tuple[str, ...], blocked: tuple[str, ...], as_json: bool) -> None:
     """Run a run again and report the first difference: an MLflow run id, a run key, a group or a name.
 
-    Versions that differ are said first; the number of threads is among its settings. What the second run reports is
-    compared, step by step, with what the first one did, and then deleted. The exit code is 1 if they differ.
+    What can't be equal is said first, such as versions that differ; the number of threads is among its settings. A run
+    that was prolonged is run in the same legs. What the second run reports is compared, step by step, with what the
+    first one did, and then deleted. The exit code is 1 if they differ.
     """
     from pgzoo.repro import differences, repro
     from pgzoo.tracking import Home, find
 
     catalog = open_catalog(blocked=blocked, imports=imports)
     found = find(run_id, Home.find())
-    unlike = differences(found[0])
+    unlike = list(dict.fromkeys(what for one in found for what in differences(one)))
     for what in unlike:
-        click.echo(f"{what}: the numbers may differ in the last bits.", err=True)
+        click.echo(what, err=True)
     results = [repro(one, catalog) for one in found]
     if as_json:
         print_json([asdict(r) | {"equal": r.first is None, "unlike": unlike} for r in results])
     for result in [] if as_json else results:
         if result.first is None:
-            click.echo(f"{result.run_key}: all {result.compared:,} values are equal, bit for bit.")
+            upto = "" if result.until is None else f" up to step {result.until:,}"
+            click.echo(f"{result.run_key}: all {result.compared:,} values{upto} are equal, bit for bit.")
         else:
             d = result.first
             then, now = ("nothing" if value is None else repr(value) for value in (d.then, d.now))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import math
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +19,12 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.utils.env_checker import data_equivalence
 
+from pgzoo.envs.single import allowed
 from pgzoo.protocols import EnvState
 
-__all__ = ["Attributes", "MuJoCo", "classic_control", "decode", "encode", "restore", "save", "toy_text"]
+__all__ = ["Attributes", "MuJoCo", "classic_control", "decode", "encode", "forgets", "restore", "save", "toy_text"]
 
 LIMIT = 64 * 2**20
 """Bytes of the greatest array."""
@@ -135,6 +138,45 @@ def restore(env: gym.Env[Any, Any], state: Any, states: Sequence[EnvState]) -> N
     env.unwrapped._np_random = decode(state["generator"])
     env.unwrapped._np_random_seed = decode(state["seed"])
     adapter.put(env, decode(state["state"]))
+
+
+TRIES, TRIED_STEPS, TRIED_SECONDS = 8, 50, 1.0
+"""Episodes that are played twice, how long each, and how long all of it may take."""
+
+
+def forgets(env: gym.Env[Any, Any], states: Sequence[EnvState]) -> bool:
+    """Whether a reset by a seed forgets the episodes before, so that they can't be seen in what follows.
+
+    True for an environment whose state is known. Any other is tried: an episode begun from one seed, again after
+    another, and the same actions taken. What shows in no try isn't found.
+    """
+    if any(one.fits(env) for one in states):
+        return True
+    deadline = time.perf_counter() + TRIED_SECONDS
+    for seed in range(TRIES):
+        first = list(_played(env, seed, deadline))
+        for _ in _played(env, seed + TRIES, deadline):  # something to remember
+            pass
+        again = _played(env, seed, deadline)
+        if not all(data_equivalence(*both, exact=True) for both in zip(first, again, strict=False)):
+            return False
+        if time.perf_counter() > deadline:
+            break
+    return True
+
+
+def _played(env: gym.Env[Any, Any], seed: int, deadline: float) -> Iterator[tuple[Any, ...]]:
+    """What an episode shows from a seed, with actions from the same, until it ends or is long enough."""
+    obs, info = env.reset(seed=seed)
+    env.action_space.seed(seed)
+    yield (obs,)
+    for _ in range(TRIED_STEPS):
+        mask = allowed(env, info) if isinstance(env.action_space, gym.spaces.Discrete) else None
+        action = env.action_space.sample(None if mask is None else mask.astype(np.int8))
+        obs, reward, terminated, truncated, info = env.step(action)
+        yield obs, reward, terminated, truncated
+        if terminated or truncated or time.perf_counter() > deadline:
+            return
 
 
 @dataclass(frozen=True)

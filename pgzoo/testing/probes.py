@@ -14,7 +14,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
-__all__ = ["PROBES", "SPACES", "AnySpaces", "Bandit", "Corridor", "Scripted", "Target"]
+__all__ = ["PROBES", "SPACES", "AnySpaces", "Bandit", "Corridor", "Rut", "Scripted", "Target"]
 
 SPACES: dict[str, gym.Space[Any]] = {
     "vector": Box(-1.0, 1.0, (3,)),
@@ -135,8 +135,32 @@ class Corridor(gym.Env[Any, Any]):
         return self.cell, -1.0, self.cell == 5, False, {}
 
 
+class Rut(gym.Env[Any, Any]):
+    """Ten steps of random numbers from the seed; but each episode leaves a trace that all that follow show."""
+
+    observation_space = Box(-np.inf, np.inf, (2,))
+    action_space = Discrete(2)
+
+    depth = 0.0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode."""
+        super().reset(seed=seed)
+        self.t = 0
+        return self._obs(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Take one step."""
+        self.t += 1
+        self.depth = 0.9 * self.depth + float(action)
+        return self._obs(), float(action), self.t == 10, False, {}
+
+    def _obs(self) -> Any:
+        return np.array([self.np_random.normal(), self.depth], np.float32)
+
+
 PROBES: dict[str, type[gym.Env[Any, Any]]] = {
-    f"pgzoo/{probe.__name__}-v0": probe for probe in (Scripted, AnySpaces, Bandit, Target, Corridor)
+    f"pgzoo/{probe.__name__}-v0": probe for probe in (Scripted, AnySpaces, Bandit, Target, Corridor, Rut)
 }
 """The probes by id."""
 

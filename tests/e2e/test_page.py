@@ -11,7 +11,9 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -142,6 +144,22 @@ def test_the_video_of_a_run_plays(page: Page) -> None:
     page.browser.wait(f"{video}.ended || {video}.currentTime > 1")
     assert page.browser.js(f"{video}.error") is None
     page.keep("video")
+
+
+def test_the_model_of_a_run_has_its_scores_and_a_signature(page: Page, zoo: Zoo) -> None:
+    query = "SELECT model_id FROM logged_models WHERE source_run_id = ? AND status = 2"
+    with closing(sqlite3.connect(zoo[0].path / "mlflow.db")) as store:
+        [(model,)] = store.execute(query, [page.ids["ppo s0"]]).fetchall()
+    address = f"{page.server}/#/experiments/{page.experiment}/models/{model}"
+    page.browser.open(address)
+    said = page.browser.wait_for("ppo-s0", "Metrics (4)", "eval/greedy_return_mean", "Parameters (3)", "CartPole-v1")
+    assert "Ready" in said and page.ids["ppo s0"] in said
+    page.browser.open(f"{address}/artifacts")
+    page.browser.wait_for("serving_input_example.json")
+    page.browser.click("MLmodel")
+    said = page.browser.wait_for("signature:", "mlflow.pyfunc")
+    assert '"shape": [-1, 4]' in said
+    page.keep("model")
 
 
 def test_runs_are_compared_side_by_side(page: Page) -> None:

@@ -224,6 +224,10 @@ def test_a_film_of_a_run_plays(trained: Trained, tmp_path: Path) -> None:
         with imageio.get_reader(film["file"]) as reader:
             frames = sum(1 for _ in reader)
         assert frames == sum(film["returns"]) + 2  # CartPole pays 1 a step; and the last picture of each
+    bundle = folder.path / ".pgzoo" / "runs" / answer["seeds"][1]["run_key"] / "artifacts" / "policy"
+    [film] = json.loads(folder.pgzoo("video", str(bundle), *options)[0])
+    assert film["file"] == str(file) and file.is_file()
+    assert film["returns"] == films[1]["returns"]  # the modes, in the same episodes
     _, err = folder.pgzoo("video", answer["group"], "--out", "film.avi", code=2)
     assert "give a name that ends in .mp4" in err
 

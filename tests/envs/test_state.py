@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import time
 from collections import deque
 from typing import Any
 
@@ -18,6 +19,7 @@ from pgzoo.envs import state
 from pgzoo.envs.native import NativeBackend
 from pgzoo.envs.sync import SyncBackend
 from pgzoo.protocols import EnvRequest
+from pgzoo.testing.probes import Corridor
 
 STATES = (state.classic_control(), state.toy_text(), state.MuJoCo())
 IDS = "CartPole-v1 Pendulum-v1 Acrobot-v1 MountainCar-v0 MountainCarContinuous-v0 FrozenLake-v1 Blackjack-v1 Taxi-v4"
@@ -26,6 +28,9 @@ ROBOTS = (
 )
 NO_MUJOCO = pytest.mark.skipif(
     importlib.util.find_spec("mujoco") is None, reason="needs mujoco: pip install 'pgzoo[mujoco]'"
+)
+NO_BOX2D = pytest.mark.skipif(
+    importlib.util.find_spec("Box2D") is None, reason="needs Box2D: pip install 'pgzoo[box2d]'"
 )
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 ARRAYS = hnp.arrays(st.sampled_from(["f4", "f8", "i8", "u1", "?", "U3"]), hnp.array_shapes(min_dims=0, min_side=0))
@@ -127,7 +132,7 @@ def going_on_equals(backend: Any, what: EnvRequest, cut: int, steps: int = 300) 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     "env",
-    [*IDS.split(), *(pytest.param(f"{name}-v5", marks=NO_MUJOCO) for name in [*ROBOTS.split(), "Swimmer", "Walker2d"])],
+    [*IDS.split(), *(pytest.param(f"{name}-v5", marks=NO_MUJOCO) for name in [*ROBOTS.split(), "Walker2d"])],
 )
 @pytest.mark.parametrize("cut", [0, 1, 50, 51])
 def test_an_environment_goes_on_bit_for_bit(env: str, cut: int) -> None:
@@ -158,6 +163,40 @@ def test_an_environment_that_nobody_knows_has_no_state() -> None:
     envs = SyncBackend().open(EnvRequest("probe/Corridor-v0", {}, None, 2, STATES))
     envs.reset(np.array([1, 2]))
     assert envs.save() is None
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("env", "forgets"),
+    [
+        ("CartPole-v1", True),
+        ("probe/AnySpaces-v0", True),
+        ("probe/Trap-v0", True),
+        ("probe/Rut-v0", False),
+        pytest.param("LunarLander-v3", True, marks=NO_BOX2D),
+        pytest.param("BipedalWalker-v3", False, marks=NO_BOX2D),  # its world is made once, and remembers
+    ],
+)
+def test_whether_a_reset_forgets_is_found_by_trying(env: str, forgets: bool) -> None:
+    assert state.forgets(gym.make(env, disable_env_checker=True), ()) is forgets
+
+
+def test_an_environment_whose_state_is_known_is_not_tried() -> None:
+    class Broken(gym.Env[Any, Any]):
+        """Nobody may step it."""
+
+    assert state.forgets(Broken(), (state.Attributes({state._path(Broken()): ()}),))
+
+
+def test_a_slow_environment_is_not_tried_for_long() -> None:
+    class Slow(Corridor):
+        def step(self, action: Any) -> Any:
+            time.sleep(0.05)
+            return super().step(action)
+
+    begun = time.perf_counter()
+    assert state.forgets(Slow(), ())
+    assert time.perf_counter() - begun < 2 * state.TRIED_SECONDS
 
 
 def test_a_state_of_other_wrappers_is_refused() -> None:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
-import os
 import random
-import subprocess
-import sys
+import signal
+import sqlite3
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from program import Folder, eventually
 from safetensors.torch import load_file
 
 from pgzoo import checkpoint
-from pgzoo.registry import discover
+from pgzoo.registry import Entry, discover
+from pgzoo.tracking.ledger import Ledger
 
+GRID = 100
+"""Steps between two points of a curve."""
 STEPS = {"HalfCheetah-v5": 1600, "Acrobot-v1": 6000, "MountainCar-v0": 6000}
 WORLDS = {
     "CartPole-v1, native": ("--env", "CartPole-v1", "--backend", "native"),
@@ -29,8 +34,8 @@ WORLDS = {
     "FrozenLake-v1": ("--env", "FrozenLake-v1"),
     "HalfCheetah-v5": ("--env", "HalfCheetah-v5", "--max-episode-steps", "100"),
 }
-DISCRETE = ("CartPole-v1, native", "CartPole-v1", "Acrobot-v1", "MountainCar-v0", "FrozenLake-v1")
-BUILT_INS = [e.name for e in discover(inline=False).entries("algorithm") if e.plugin.source == "built-in"]
+BOX_ACTIONS = ("Pendulum-v1", "HalfCheetah-v5")
+BUILT_INS = {e.name: e for e in discover(inline=False).entries("algorithm") if e.plugin.source == "built-in"}
 QUICK = [
     ("ppo", "CartPole-v1, native"),
     ("a2c", "CartPole-v1"),
@@ -38,59 +43,70 @@ QUICK = [
     ("reinforce", "FrozenLake-v1"),
     ("a2c", "MountainCar-v0"),
 ]
-OTHERS = [(a, w) for a in BUILT_INS for w in WORLDS if (a, w) not in QUICK]
+
+
+def fits(algorithm: Entry, world: str) -> bool:
+    """Whether the algorithm takes such actions, by what the listing says of it."""
+    return world in BOX_ACTIONS or not algorithm.facts.get("actions", "").startswith("Box")
+
+
+OTHERS = [(a, w) for a, entry in BUILT_INS.items() for w in WORLDS if fits(entry, w) and (a, w) not in QUICK]
+NO_BOX2D = pytest.mark.skipif(
+    importlib.util.find_spec("Box2D") is None, reason="needs Box2D: pip install 'pgzoo[box2d]'"
+)
 NO_MUJOCO = pytest.mark.skipif(
     importlib.util.find_spec("mujoco") is None, reason="needs mujoco: pip install 'pgzoo[mujoco]'"
 )
 
 
-def pgzoo(home: Path, *args: str) -> subprocess.Popen[str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PGZOO_"))}
-    return subprocess.Popen(
-        [sys.executable, "-m", "pgzoo", *args, "--no-progress"],
-        env=environment | {"PGZOO_HOME": str(home), "MLFLOW_DISABLE_TELEMETRY": "true"},
-        cwd=home.parent,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+Runs = list[Path]
+"""The folders of the runs that one command started, one per seed."""
 
 
-def finish(child: subprocess.Popen[str]) -> str:
-    _, err = child.communicate(timeout=170)
-    assert child.returncode == 0, err
-    return err
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
+    """One working directory for all: making a store takes seconds."""
+    folder = Folder(tmp_path_factory.mktemp("killed"))
+    yield folder
+    folder.close()
+
+
+def all_runs(folder: Folder) -> Runs:
+    return sorted(folder.path.glob(".pgzoo/runs/*"))
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
 
 
 def curve(run: Path) -> list[Any]:
     """All points, in the order in which they were written; times are no part of the law."""
     points: list[Any] = []
-    for line in (run / "journal.jsonl").read_text().splitlines():
-        record = json.loads(line)
+    for record in records(run):
         if record["t"] in ("update", "evaluation"):
             metrics = {k: v for k, v in record.get("m", {}).items() if not k.startswith("time/")}
             points.append((record.get("steps", record.get("step")), record.get("mode"), record.get("e"), metrics))
     return points
 
 
-def in_mlflow(home: Path) -> dict[str, list[tuple[str, int, float]]]:
-    """Every point of every run in the store, by seed."""
-    code = (
-        "import json, warnings; warnings.simplefilter('ignore')\nfrom mlflow import MlflowClient\n"
-        f"client = MlflowClient('sqlite:///{home}/mlflow.db')\n"
-        "runs = client.search_runs([e.experiment_id for e in client.search_experiments()])\n"
-        "print(json.dumps({r.data.params['seed']: sorted((m, p.step, p.value) for m in r.data.metrics\n"
-        "    if not m.startswith('time/') for p in client.get_metric_history(r.info.run_id, m)) for r in runs}))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+def in_mlflow(runs: Runs) -> list[list[tuple[Any, ...]]]:
+    """Every row of every curve in the store, once all is shipped."""
+    eventually(lambda: all(Ledger.read(run).closed for run in runs), 120)
+    with contextlib.closing(sqlite3.connect(runs[0].parents[2] / "mlflow.db")) as store:
+        return [
+            store.execute(
+                "SELECT r.status, m.key, m.step, m.value FROM metrics m JOIN runs r ON r.run_uuid = m.run_uuid "
+                "JOIN tags t ON t.run_uuid = m.run_uuid AND t.key = 'pgzoo.run_key' "
+                "WHERE t.value = ? AND m.key NOT LIKE 'time/%' ORDER BY m.key, m.step, m.value",
+                [run.name],
+            ).fetchall()
+            for run in runs
+        ]
 
 
-def assert_law(whole: Path, cut: Path) -> None:
-    a, b = sorted((whole / "runs").iterdir()), sorted((cut / "runs").iterdir())
-    assert len(a) == len(b) > 0
-    for one, other in zip(a, b, strict=True):
+def assert_law(whole: Runs, cut: Runs) -> None:
+    """Equal parameters, counters and curves, here and in MLflow."""
+    for one, other in zip(whole, cut, strict=True):
         p, q = (load_file(run / "artifacts/policy/policy.safetensors") for run in (one, other))
         assert p.keys() == q.keys() and all(torch.equal(p[name], q[name]) for name in p)
         ends = [checkpoint.latest(run / checkpoint.FOLDER_NAME) for run in (one, other)]
@@ -99,46 +115,83 @@ def assert_law(whole: Path, cut: Path) -> None:
             x, y = (getattr(end.state, tree) for end in ends)
             assert x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x), tree
         assert curve(one) == curve(other)
-        points = [step for steps, mode, _, m in curve(other) if mode is None and "loss/total" in m for step in steps]
-        assert points == sorted(set(points))
+    assert in_mlflow(whole) == in_mlflow(cut)
 
 
-def check(algorithm: str, world: str, tmp_path: Path, seed: int, *, mlflow: bool = False) -> None:
-    steps = str(STEPS.get(world, 4000))
-    run = ["run", algorithm, *WORLDS[world], "--seeds", "0,1", "--total-steps", steps, "--log-every", "100"]
-    run += ["--checkpoint-every", "200", "--eval-every", "1000", "--eval-episodes", "2", "--threads", "1"]
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    finish(pgzoo(whole, *run))
-    rng = random.Random(f"{algorithm} {world} {seed}")
-    child, until = pgzoo(cut, *run), rng.uniform(0.0, 0.9) * int(steps)
+def assert_unbroken(runs: Runs, steps: int) -> None:
+    """No point twice and none missing, here and in MLflow."""
+    for run, shipped in zip(runs, in_mlflow(runs), strict=True):
+        end = checkpoint.latest(run / checkpoint.FOLDER_NAME).env_steps
+        points = [step for r in records(run) if r["t"] == "update" and r.get("m") for step in r["steps"]]
+        assert end >= steps and points == [*range(GRID, end + 1, GRID), min(end, steps)]  # and its summary
+        assert {status for status, *_ in shipped} == {"FINISHED"}
+        assert len({(name, step) for _, name, step, _ in shipped}) == len(shipped) > 2 * len(points)
 
-    def reached() -> bool:
-        found = [path for folder in cut.glob("runs/*/checkpoints") for path in checkpoint.paths(folder)]
-        return any(int(path.name.removeprefix("step-")) >= until for path in found)
+
+def options(algorithm: str, steps: int, *more: str) -> list[str]:
+    run = ["run", algorithm, *more, "--seeds", "0,1", "--num-envs", "4", "--total-steps", str(steps)]
+    run += ["--log-every", str(GRID), "--eval-every", "1000", "--eval-episodes", "2", "--checkpoint-every", "200"]
+    settings = BUILT_INS[algorithm].load_config().model_fields
+    if "rollout_steps" in settings and settings["rollout_steps"].default > 32:  # else two updates would be all
+        run += ["--rollout-steps", "32"]
+    return run
+
+
+def train(folder: Folder, run: list[str]) -> Runs:
+    """A run that is left alone."""
+    group = folder.parse(folder.pgzoo(*run, "--json")[0])["group"]
+    return [one for one in all_runs(folder) if one.name.startswith(group)]
+
+
+def kill(folder: Folder, run: list[str], due: Callable[[Runs], bool], delay: float = 0.0) -> tuple[Runs, str]:
+    """Start a run and kill it when it is due, or a little later; return it and what it told the user."""
+    before = set(all_runs(folder))
+    child = folder.start(*run)
+
+    def runs() -> Runs:
+        return sorted(set(all_runs(folder)) - before)
 
     deadline = time.monotonic() + 120
-    while not reached() and child.poll() is None:
+    while not due(runs()) and child.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.002)
+    time.sleep(delay)
     child.kill()
-    child.communicate()
-    group = next((cut / "runs").iterdir()).name.rpartition("-s")[0]
-    finish(pgzoo(cut, "resume", group))
+    _, said = child.communicate()
+    assert child.returncode == -signal.SIGKILL
+    return runs(), said
+
+
+def at_random(steps: float, chance: random.Random) -> dict[str, Any]:
+    """At any moment before so many steps are done, in the middle of whatever it does then."""
+    until = chance.uniform(0.0, steps)
+
+    def due(runs: Runs) -> bool:
+        kept = (path for run in runs for path in checkpoint.paths(run / checkpoint.FOLDER_NAME))
+        return any(int(path.name.removeprefix("step-")) >= until for path in kept)
+
+    return {"due": due, "delay": chance.uniform(0.0, 0.05)}
+
+
+def resume(folder: Folder, runs: Runs, *more: str) -> str:
+    """Go on with all seeds of a run; return what it told the user."""
+    return folder.pgzoo("resume", runs[0].name.rpartition("-s")[0], *more)[1]
+
+
+def check(algorithm: str, world: str, folder: Folder, chance: random.Random) -> None:
+    steps = STEPS.get(world, 4000)
+    run = options(algorithm, steps, *WORLDS[world])
+    whole = train(folder, run)
+    cut, _ = kill(folder, run, **at_random(0.9 * steps, chance))
+    resume(folder, cut)
+    assert len(cut) == 2
+    assert_unbroken(cut, steps)
     assert_law(whole, cut)
-    if mlflow:
-        finish_sync(whole, cut)
-        assert in_mlflow(whole) == in_mlflow(cut)
-
-
-def finish_sync(*homes: Path) -> None:
-    for home in homes:
-        environment = os.environ | {"PGZOO_HOME": str(home)}
-        subprocess.run([sys.executable, "-m", "pgzoo", "sync"], env=environment, check=True, capture_output=True)
 
 
 @pytest.mark.parametrize(("algorithm", "world"), QUICK)
-def test_a_killed_run_goes_on_as_if_it_had_never_been_left(algorithm: str, world: str, tmp_path: Path) -> None:
-    check(algorithm, world, tmp_path, 0, mlflow=world == "CartPole-v1")
+def test_a_killed_run_goes_on_as_if_it_had_never_been_left(algorithm: str, world: str, folder: Folder) -> None:
+    check(algorithm, world, folder, random.Random(f"{algorithm} {world} 0"))
 
 
 @pytest.mark.slow
@@ -146,5 +199,72 @@ def test_a_killed_run_goes_on_as_if_it_had_never_been_left(algorithm: str, world
     ("algorithm", "world"),
     [pytest.param(a, w, marks=[NO_MUJOCO] if w == "HalfCheetah-v5" else []) for a, w in OTHERS],
 )
-def test_every_algorithm_obeys_on_every_world(algorithm: str, world: str, tmp_path: Path) -> None:
-    check(algorithm, world, tmp_path, 1)
+def test_every_algorithm_obeys_on_every_world(algorithm: str, world: str, folder: Folder) -> None:
+    check(algorithm, world, folder, random.Random(f"{algorithm} {world} 1"))
+
+
+def test_a_run_that_was_killed_in_its_last_evaluation_gets_it(folder: Folder) -> None:
+    run = [*options("a2c", 1000, *WORLDS["CartPole-v1"]), "--eval-every", "0", "--eval-episodes", "2000"]
+    whole = train(folder, run)
+
+    def trained(runs: Runs) -> bool:
+        kept = [checkpoint.paths(run / checkpoint.FOLDER_NAME) for run in runs]
+        return bool(kept) and all(p and checkpoint.load(p[-1]).about["status"] == "finished" for p in kept)
+
+    cut, _ = kill(folder, run, trained)
+    assert not [r for one in cut for r in records(one) if r["t"] in ("evaluation", "end")]
+    resume(folder, cut)
+    assert_unbroken(cut, 1000)
+    assert_law(whole, cut)
+    modes = [[(r["mode"], len(r["returns"])) for r in records(one) if r["t"] == "evaluation"] for one in cut]
+    assert modes == [[("sampled", 2000), ("greedy", 2000)]] * 2
+
+
+@pytest.mark.slow
+def test_a_plateau_is_found_where_a_run_that_was_never_left_finds_it(folder: Folder) -> None:
+    """What the stop rule remembers is of before the kill: with this step size there is nothing but chance."""
+    run = [*options("a2c", 100_000, *WORLDS["CartPole-v1"]), "--learning-rate", "1e-9", "--stop-on-plateau", "3000"]
+    whole = train(folder, run)
+    cut, _ = kill(folder, run, **at_random(3000, random.Random(5)))
+    resume(folder, cut)
+    assert_law(whole, cut)
+    ends = [r["reason"] for one in cut for r in records(one) if r["t"] == "end"]
+    assert ends == ["3,000 steps gave no better mean return of 100 episodes"] * 2
+
+
+PROBES = ("--import", "pgzoo.testing.probes")
+OPEN = "can't be saved in the middle of an episode", "episodes that were open begin anew"
+REMEMBERS = ("doesn't show the same after each reset by one seed", "don't show the same after each reset by one seed")
+WEAKER = [
+    pytest.param("a2c", ("--env", "pgzoo/AnySpaces-v0", *PROBES), OPEN, id="an environment of one's own"),
+    pytest.param("reinforce", ("--env", "pgzoo/Rut-v0", *PROBES), REMEMBERS, id="one that remembers"),
+    pytest.param("a2c", ("--env", "CartPole-v1", "--backend", "async"), OPEN, id="async", marks=pytest.mark.slow),
+    pytest.param("a2c", ("--env", "LunarLander-v3"), OPEN, id="LunarLander", marks=[pytest.mark.slow, NO_BOX2D]),
+    pytest.param(
+        "reinforce",
+        ("--env", "BipedalWalker-v3", "--max-episode-steps", "100"),
+        REMEMBERS,
+        id="BipedalWalker",
+        marks=[pytest.mark.slow, NO_BOX2D],
+    ),
+]
+
+
+@pytest.mark.parametrize(("algorithm", "world", "told"), WEAKER)
+def test_where_an_environment_cannot_be_saved_all_else_is_kept(
+    algorithm: str, world: tuple[str, ...], told: tuple[str, str], folder: Folder
+) -> None:
+    """Up to the kill it is the run that was never left, and then no point is missing. The user is told once."""
+    run = options(algorithm, 2000, *world)
+    whole = train(folder, run)
+    cut, said = kill(folder, run, **at_random(1500, random.Random(3)))
+    assert said.count(told[0]) == 1
+    kept = [checkpoint.latest(one / checkpoint.FOLDER_NAME) for one in cut]
+    assert {one.about["resume"] for one in kept} == {"episode-boundary"}
+    before = [curve(one) for one in cut]
+    said = resume(folder, cut, *(PROBES if PROBES[1] in world else ()))
+    assert (said.count(told[1]), said.count(told[0])) == (1, 0)
+    assert_unbroken(cut, 2000)
+    for alone, one, written, at in zip(whole, cut, before, kept, strict=True):
+        assert curve(one)[: len(written)] == written == curve(alone)[: len(written)]
+        assert max(step for steps, *_ in written if steps for step in steps) >= at.env_steps // GRID * GRID

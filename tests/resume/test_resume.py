@@ -7,6 +7,8 @@ import json
 import logging
 import pickle
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,16 +16,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from program import eventually
 
 from pgzoo import checkpoint
 from pgzoo.config import Layer
+from pgzoo.envs.state import Attributes
 from pgzoo.errors import CheckpointError, RunFailed, StoreError, UsageError
-from pgzoo.registry import Catalog
-from pgzoo.repro import repro
+from pgzoo.registry import Catalog, PluginInfo, Registry, discover
+from pgzoo.repro import differences, repro
 from pgzoo.result import Result
 from pgzoo.resume import resume
 from pgzoo.runner import compose, run_config
 from pgzoo.tracking import Home, find
+from pgzoo.tracking.journal import records
 from pgzoo.tracking.locks import lock
 
 Train = Callable[..., Result]
@@ -161,17 +166,19 @@ def test_a_pickle_in_place_of_the_tensors_executes_nothing(trained: Train, home:
 
 
 def test_a_run_that_is_being_written_is_left_alone(
-    trained: Train, home: Home, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+    home: Home, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = trained()
     monkeypatch.setattr("pgzoo.resume.LOCK_WAIT", 0.1)
-    held = lock(home.runs / whole.runs[0].run_key / "lock", timeout=1)
-    assert held is not None
-    try:
-        with pytest.raises(StoreError, match="being written by another process"):
-            again(catalog, home, whole.group, total_steps=900)
-    finally:
-        held.release()
+    options = "--env CartPole-v1 --total-steps 1e9 --checkpoint-every 1000 --no-progress"
+    with subprocess.Popen([sys.executable, "-m", "pgzoo", "run", "a2c", *options.split()]) as trainer:
+        try:
+            eventually(lambda: list(home.runs.glob("*/checkpoints/step-*")))
+            (run,) = home.runs.iterdir()
+            with pytest.raises(StoreError, match="being written by another process"):
+                again(catalog, home, run.name, total_steps=900)
+            assert trainer.poll() is None
+        finally:
+            trainer.kill()
 
 
 def test_fewer_steps_than_are_done_are_refused(trained: Train, home: Home, catalog: Catalog) -> None:
@@ -188,19 +195,30 @@ def test_a_component_that_fails_leaves_a_checkpoint(trained: Train, home: Home, 
     assert checkpoint.latest(run / checkpoint.FOLDER_NAME).about["status"] == "failed"
 
 
-def test_a_full_disk_costs_the_checkpoint_and_not_the_run(
-    trained: Train, home: Home, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+SMALL_FILES = """
+import json, resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (32_768, resource.RLIM_INFINITY))
+from pgzoo.config import Layer
+from pgzoo.registry import discover
+from pgzoo.runner import compose, run_config
+catalog = discover(inline=False)
+result = run_config(compose(Layer(json.loads(sys.argv[1]), ".".join), catalog), catalog)
+print(result.group, result.status)
+"""
+"""Trains where no file may be larger than 32 KiB: the journal fits, a checkpoint doesn't."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of a file's size can only be set on Linux")
+def test_a_full_disk_costs_the_checkpoint_and_not_the_run(trained: Train, home: Home) -> None:
     whole = trained()
-
-    def full(handle: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.os, "fsync", full)
-        poor = trained()
-    assert parameters(poor) == parameters(whole) and not checkpoints(home, poor)
-    assert "can't be kept: No space left on device" in caplog.text
+    settings = json.dumps(A2C | {"total_steps": 600, "checkpoint_every": 200})
+    child = subprocess.run([sys.executable, "-c", SMALL_FILES, settings], capture_output=True, text=True, check=True)
+    group, status = child.stdout.split()
+    assert status == "finished" and "can't be kept: File too large. Training goes on." in child.stderr
+    poor, well = home.runs / f"{group}-s0", home.runs / whole.runs[0].run_key
+    assert not list((poor / checkpoint.FOLDER_NAME).iterdir())
+    told = [[r for r, _ in records(run) if r and r["t"] == "evaluation"] for run in (poor, well)]
+    assert [r["returns"] for r in told[0]] == [r["returns"] for r in told[1]] != []
 
 
 def test_who_runs_an_environment_that_cannot_be_saved_is_told_once(
@@ -212,9 +230,58 @@ def test_who_runs_an_environment_that_cannot_be_saved_is_told_once(
     *_, before, _ = checkpoints(home, whole)
     kept = checkpoint.load(before)
     assert kept.about["resume"] == "episode-boundary"
+    caplog.clear()
     done = again(catalog, home, whole.group, from_step=kept.env_steps)
-    assert done.status == "finished" and done.runs[0].env_steps >= 1000  # the weaker law: all but the open episodes
+    assert [r.message for r in caplog.records] == [
+        "These environments can't go on in the middle of an episode: episodes that were open begin anew."
+    ]
+    assert done.status == "finished" and done.runs[0].env_steps >= 1000
     assert (done.ended.state.updates == whole.ended.state.updates).all()
+
+
+def test_all_but_the_open_episodes_is_kept(trained: Train, home: Home, catalog: Catalog) -> None:
+    """Where no episode is open, and each begins alike, nothing else is left in which the runs could differ."""
+    window = {"rollout_steps": 6, "normalize_obs": True, "normalize_reward": True, "stop_on_plateau": 10**6}
+    whole = trained(env="probe/Bandit-v0", **window)
+    *_, before, _ = checkpoints(home, whole)
+    kept = checkpoint.load(before)
+    assert kept.about["resume"] == "episode-boundary" and kept.state.environments is None
+    a, b = whole.ended.state, again(catalog, home, whole.group, from_step=kept.env_steps).ended.state
+    for name in ("params", "buffers", "optimizer"):
+        x, y = getattr(a, name), getattr(b, name)
+        assert x.keys() == y.keys() and all(torch.equal(x[leaf], y[leaf]) for leaf in x), name
+    for name in ("env_steps", "episodes", "updates", "recent"):
+        assert np.array_equal(getattr(a, name), getattr(b, name)), name
+
+
+def test_a_plugin_makes_its_environment_exact(home: Home) -> None:
+    """What docs/resume.md shows: an `env_state` of the plugin, here the attributes of a class."""
+    catalog = discover(inline=False)
+    registry = Registry(PluginInfo("mine", "entry point", "mine", "mine", "1.0"))
+    registry.env_state("corridor", lambda: Attributes({"pgzoo.testing.probes:Corridor": ("cell",)}))
+    catalog.add(registry.plugin, object(), registry.entries.values())
+    settings = A2C | {"env": "pgzoo/Corridor-v0", "total_steps": 600, "checkpoint_every": 200}
+    whole = run_config(compose(Layer(settings, ".".join), catalog), catalog)
+    *_, before, _ = checkpoints(home, whole)
+    kept = checkpoint.load(before)
+    assert kept.about["resume"] == "exact" and kept.state.environments is not None
+    assert parameters(again(catalog, home, whole.group, from_step=kept.env_steps)) == parameters(whole)
+
+
+def test_an_environment_that_remembers_is_not_called_exact(
+    trained: Train, home: Home, catalog: Catalog, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "pgzoo")
+    settings = {"algorithm": "reinforce", "num_envs": 2, "checkpoint_every": 100, "total_steps": 300}
+    for env, promised in (("probe/Rut-v0", "episode-boundary"), ("probe/Corridor-v0", "exact")):
+        caplog.clear()
+        whole = trained(**settings, env=env)
+        *_, before, last = checkpoints(home, whole)
+        assert {checkpoint.load(path).about["resume"] for path in (before, last)} == {promised}
+        assert caplog.text.count("doesn't show the same after each reset by one seed") == (env == "probe/Rut-v0")
+        caplog.clear()
+        again(catalog, home, whole.group, from_step=checkpoint.load(before).env_steps)
+        assert len(caplog.records) == (env == "probe/Rut-v0")
 
 
 def test_a_run_can_be_had_again_and_a_difference_is_found(trained: Train, home: Home, catalog: Catalog) -> None:
@@ -229,6 +296,42 @@ def test_a_run_can_be_had_again_and_a_difference_is_found(trained: Train, home: 
     journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
     other = repro(found, catalog)
     assert other.first is not None and (other.first.step, other.first.metric) == (300, "loss/value")
+
+
+def test_a_prolonged_run_is_had_again_in_the_same_legs(trained: Train, home: Home, catalog: Catalog) -> None:
+    settings = {"log_every": 100, "learning_rate_schedule": "linear"}
+    short = trained(**settings)
+    longer = again(catalog, home, short.group, total_steps=1200)
+    assert parameters(longer) != parameters(trained(**settings, total_steps=1200))  # the step size was another
+    (found,) = find(short.group, home)
+    assert differences(found) == []
+    same = repro(found, catalog)
+    assert same.first is None and same.until is None and same.compared > 20
+
+
+@pytest.mark.parametrize(
+    ("env", "more", "how"),
+    [
+        ("CartPole-v1", 1200, "resumed with --total-steps 1200"),
+        ("probe/Corridor-v0", None, "its open episodes begun anew"),
+    ],
+)
+def test_what_cannot_be_had_again_is_said_first(
+    trained: Train, home: Home, catalog: Catalog, env: str, more: int | None, how: str
+) -> None:
+    whole = trained(env=env, log_every=100, learning_rate_schedule="linear", checkpoint_every=100)
+    (found,) = find(whole.group, home)
+    assert found.path is not None
+    journal = found.path / "journal.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    points = [k for k, line in enumerate(lines) if json.loads(line).get("steps") == [300]]
+    journal.write_text("".join(lines[: points[0] + 1]))  # as if it had been cut off here
+    *_, before, _, _ = checkpoints(home, whole)
+    again(catalog, home, whole.group, from_step=checkpoint.load(before).env_steps, total_steps=more)
+    (said,) = differences(found)
+    assert f"was cut off at step 300 and {how}: it is compared up to there" in said
+    same = repro(found, catalog)
+    assert same.first is None and same.until == 300
 
 
 def test_a_checkpoint_of_the_first_release_goes_on(trained: Train, home: Home, catalog: Catalog) -> None:

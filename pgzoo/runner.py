@@ -309,14 +309,17 @@ class _Keeper:
         plan = self.plan
         if not (standing.exact or self.told or "failed" in standing.statuses):
             self.told = True
+            what, then = "doesn't show the same after each reset by one seed", ""
             if plan.forgets:
-                what = (
-                    f"can't be saved in the middle of an episode on backend {plan.config.backend}: if this run is cut "
-                )
-                what += "off and resumed, open episodes begin anew, and"
-            else:
-                what = "doesn't show the same after each reset by one seed: if this run is cut off and resumed,"
-            _log.warning("%s %s its numbers are no longer those of a run that was never left.", plan.config.env, what)
+                what = f"can't be saved in the middle of an episode on backend {plan.config.backend}"
+                then = " open episodes begin anew, and"
+            _log.warning(
+                "%s %s: if this run is cut off and resumed,%s its numbers are no longer those of a run that was never "
+                "left.",
+                plan.config.env,
+                what,
+                then,
+            )
         for member in members:
             recent = standing.state.recent[member]
             key = plan.run_keys[member]

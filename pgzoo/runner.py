@@ -55,7 +55,7 @@ __all__ = [
 
 _log = logging.getLogger("pgzoo")
 
-WORTH_COMPILING = 10_000
+WORTH_COMPILING = 30_000
 """Gradient steps of a seed from which on compiling them pays, even if nothing of it was kept by an earlier run."""
 
 

@@ -203,7 +203,7 @@ def configure(catalog: Catalog) -> Configure:
     """Return `configure(**settings)`: settings over the defaults, resolved."""
 
     def resolved(algorithm: str = "reinforce", env: str = "CartPole-v1", **settings: Any) -> RunConfig:
-        given = {"algorithm": algorithm, "env": env, "eval_episodes": 4, **settings}
+        given = {"algorithm": algorithm, "env": env, "eval_episodes": 4, "compile": "off", **settings}
         return resolve([Layer(given, ".".join)], catalog)
 
     return resolved

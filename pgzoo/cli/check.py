@@ -49,7 +49,7 @@ def _tasks(name: str, catalog: Catalog) -> Iterator[Task]:
         raise UnknownName(f'No plugin or component "{name}".{did_you_mean(name, known)} See: pgzoo plugins')
     for plugin in plugins or {entry.plugin.name: entry.plugin for entry in entries}.values():
         yield from ((plugin.name, called, task) for called, task in check_plugin(plugin, catalog))
-    for entry in entries or [entry for entry in everything if entry.plugin in plugins]:
+    for entry in [entry for entry in everything if entry.plugin in plugins or entry in entries]:
         yield from ((f"{entry.kind} {entry.name}", called, task) for called, task in check_component(entry, catalog))
 
 

@@ -127,7 +127,7 @@ def test_compiled_whole_episodes_come_in_few_sizes(plan: MakePlan) -> None:
 def test_auto_goes_by_the_gradient_steps_of_a_seed(
     settings: dict[str, Any], expected: str, seeds: tuple[int, ...], plan: MakePlan
 ) -> None:
-    config: RunConfig = plan(**settings, seeds=seeds).config
+    config: RunConfig = plan(**{"compile": "auto", **settings}, seeds=seeds).config
     assert config.compile == expected
     assert config.flat()["compile"] == expected
 

@@ -17,11 +17,13 @@ from pgzoo.analysis.selection import Catalogue
 from pgzoo.config import Layer, resolve
 from pgzoo.errors import ConfigError
 from pgzoo.registry import Catalog
-from pgzoo.repro import points, repro
+from pgzoo.repro import points as points_of
+from pgzoo.repro import repro
 from pgzoo.result import Result
 from pgzoo.resume import resume
 from pgzoo.runner import compose, run_config
 from pgzoo.tracking import Home, find
+from pgzoo.tracking.journal import records
 from pgzoo.tracking.ledger import start_of
 from pgzoo.tracking.locks import lock
 
@@ -54,6 +56,10 @@ def trained(home: Home, catalog: Catalog) -> Train:
         return result
 
     return train
+
+
+def points(run: Path) -> dict[Any, float]:
+    return points_of(record for record, _ in records(run) if record)
 
 
 def row(result: Result, seed: int = 2) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 import gymnasium as gym
@@ -22,6 +23,8 @@ from pgzoo.policies.module import module_policy
 from pgzoo.registry import Catalog, PluginInfo, Registry, discover
 from pgzoo.runner import make_plan
 from pgzoo.testing.probes import PROBES, Bandit, Corridor
+from pgzoo.tracking import Home
+from pgzoo.tracking.locks import lock
 from pgzoo.training import Control, train
 from pgzoo.types import Batch, Episodes, Hyper, Params, Steps, TrainState, Trajectory
 
@@ -231,3 +234,14 @@ def last_state(play: Play) -> Callable[..., TrainState]:
         return ended.state
 
     return state
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+    """A home of the test's own, in which nobody ships: what is looked at lies here."""
+    monkeypatch.setenv("PGZOO_HOME", str(tmp_path))
+    found = Home.find()
+    shipping = lock(found.uploader_lock, timeout=1)
+    assert shipping is not None
+    yield found
+    shipping.release()

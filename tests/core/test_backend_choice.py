@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +15,6 @@ from pgzoo.protocols import EnvRequest
 from pgzoo.registry import Catalog, PluginInfo, Registry, discover
 from pgzoo.runner import choose_backend, compose, look, make_plan, run_config
 from pgzoo.tracking import Home
-from pgzoo.tracking.locks import lock
 
 
 class Crowd(SyncBackend):
@@ -47,17 +44,6 @@ def catalog() -> Catalog:
     registry.env_backend("old", Old)
     found.add(info, object(), registry.entries.values())
     return found
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
-    """A home of the test's own, in which nobody ships."""
-    monkeypatch.setenv("PGZOO_HOME", str(tmp_path))
-    found = Home.find()
-    shipping = lock(found.uploader_lock, timeout=1)
-    assert shipping is not None
-    yield found
-    shipping.release()
 
 
 def chosen(catalog: Catalog, **given: Any) -> str:

@@ -26,24 +26,12 @@ from pgzoo.result import Result
 from pgzoo.resume import resume
 from pgzoo.runner import compose, run_config
 from pgzoo.tracking import Home, find, records
-from pgzoo.tracking.locks import lock
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds workers in /proc")
 
 PPO = {"algorithm": "ppo", "env": "CartPole-v1", "num_envs": 4, "rollout_steps": 32, "eval_episodes": 3}
 PPO |= {"log_every": 200, "seeds": (5, 3), "total_steps": 3000, "epochs": 2}
 Train = Callable[..., Result]
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
-    """A home of the test's own, in which nobody ships: what is looked at lies here."""
-    monkeypatch.setenv("PGZOO_HOME", str(tmp_path))
-    found = Home.find()
-    shipping = lock(found.uploader_lock, timeout=1)
-    assert shipping is not None
-    yield found
-    shipping.release()
 
 
 @pytest.fixture

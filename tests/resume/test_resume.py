@@ -9,7 +9,7 @@ import pickle
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +29,11 @@ from pgzoo.resume import resume
 from pgzoo.runner import compose, run_config
 from pgzoo.tracking import Home, find
 from pgzoo.tracking.journal import records
-from pgzoo.tracking.locks import lock
 
 Train = Callable[..., Result]
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 A2C = {"algorithm": "a2c", "env": "CartPole-v1", "backend": "sync", "num_envs": 2, "eval_episodes": 2}
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
-    """A home of the test's own, in which nobody ships: what is looked at lies here."""
-    monkeypatch.setenv("PGZOO_HOME", str(tmp_path))
-    found = Home.find()
-    shipping = lock(found.uploader_lock, timeout=1)
-    assert shipping is not None
-    yield found
-    shipping.release()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +25,11 @@ from pgzoo.runner import compose, run_config
 from pgzoo.tracking import Home, find
 from pgzoo.tracking.journal import records
 from pgzoo.tracking.ledger import start_of
-from pgzoo.tracking.locks import lock
 
 Train = Callable[..., Result]
 A2C = {"algorithm": "a2c", "env": "CartPole-v1", "backend": "sync", "num_envs": 2, "eval_episodes": 2}
 GRID = {"seeds": (0, 2), "sweep_axis": {"learning_rate": (1e-4, 3e-4), "estimator.lam": (0.9, 1.0)}}
 MINE = {"learning_rate": 3e-4, "estimator.lam": 0.9}
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
-    """A home of the test's own, in which nobody ships: what is looked at lies here."""
-    monkeypatch.setenv("PGZOO_HOME", str(tmp_path))
-    found = Home.find()
-    shipping = lock(found.uploader_lock, timeout=1)
-    assert shipping is not None
-    yield found
-    shipping.release()
 
 
 @pytest.fixture

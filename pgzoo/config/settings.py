@@ -22,6 +22,7 @@ __all__ = [
     "LearningRate",
     "LearningRateSchedule",
     "MaxGradNorm",
+    "MinibatchConfig",
     "Minibatches",
     "NormalizeAdvantages",
     "OptimizerEps",
@@ -107,3 +108,12 @@ class ActorCriticConfig(AlgorithmConfig):
     value_coef: ValueCoef = 0.5
     entropy_coef: EntropyCoef = 0.0
     max_grad_norm: MaxGradNorm = 0.5
+
+
+class MinibatchConfig(ActorCriticConfig):
+    """Base of the settings of an actor-critic that goes through a collection several times, in minibatches."""
+
+    learning_rate_schedule: LearningRateSchedule = "linear"
+    epochs: Epochs = 10
+    minibatches: Minibatches = 4
+    normalize_advantages: NormalizeAdvantages = True

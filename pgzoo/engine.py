@@ -81,7 +81,8 @@ class Engine:
         self._compiled = plan.config.compile == "on"
         self._steps: dict[tuple[LossFunction, str], InnerStep] = {}
         self._updates: dict[LossFunction, Callable[[Collected], After]] = {}
-        self._look_back = self._made(look_back(plan, self.policy))
+        self._looking_back = look_back(plan, self.policy, padded=not self._compiled)
+        self._look_back = self._made(self._looking_back)
         self._estimator = bind_estimator(plan, self._settings["gamma"])
         self._flat: tuple[Params, Tensor] = {}, torch.empty(0)
         self._field = Field(plan, taking_up=state is not None)
@@ -317,7 +318,7 @@ class Engine:
 
         update = self._updates.get(loss)
         if update is None:
-            look = look_back(self.plan, self.policy) if self.wants_hindsight else None
+            look = self._looking_back if self.wants_hindsight else None
             whole = in_one_piece(look, self._estimator, cut, self._fresh_step(loss, "", state.params), state.params)
             update = self._updates[loss] = self._made(whole)
         going = self._going(state)

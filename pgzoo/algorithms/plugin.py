@@ -173,8 +173,8 @@ def pgzoo_register(registry: Any) -> None:
         algorithm="ppo",
         env="CartPole-v1",
         auto=True,
-        summary="half the epochs, at four times the step size: solved in fewer gradient steps",
-        settings={"learning_rate": 4e-3, "epochs": 5},
+        summary="fewer epochs at a larger step size: solved in fewer gradient steps",
+        settings={"learning_rate": 7e-3, "epochs": 3},
     )
     registry.preset(
         "ppo-pendulum",

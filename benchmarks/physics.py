@@ -85,9 +85,9 @@ def raw(env: str, backend: str = "auto", rows: int = ROWS, seconds: float = 3.0)
     """Step environments by random actions, and count the steps that are steps."""
     import numpy as np
 
+    from pgzoo.envs.choice import choose_backend
     from pgzoo.protocols import EnvRequest
     from pgzoo.registry import discover
-    from pgzoo.runner import choose_backend
 
     request = EnvRequest(env, {}, None, rows)
     name, chosen = choose_backend(backend, discover(inline=False), request)

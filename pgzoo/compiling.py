@@ -1,19 +1,28 @@
 """Compile a pure function of trees of tensors.
 
-It is traced once for each combination of shapes that it meets, gradients and all, and what was traced is handed to
-torch's compiler. Nothing but the tensors that go in is looked at again, so a call costs microseconds of checking where
-`torch.compile`, which guards everything that a function has seen, costs as much as a small network's arithmetic.
+For each combination of shapes that it meets it is run once and written down, operation by operation, gradients and all.
+A digest of that names what torch's compiler made of it, a library in the cache: where it lies there, it is loaded
+without asking the compiler anything, in milliseconds; else it is traced and compiled ahead of time. Nothing but the
+tensors that go in is looked at again, so a call costs microseconds of checking where `torch.compile`, which guards
+everything that a function has seen, costs as much as a small network's arithmetic.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
+import tempfile
 import warnings
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from pgzoo.ops.members import map_leaves
 from pgzoo.reports import Stopwatch
@@ -22,8 +31,8 @@ __all__ = ["Compiled"]
 
 _log = logging.getLogger("pgzoo")
 
-OPTIONS = {
-    "cpp_wrapper": True,  # calls between kernels cost as much as the kernels of a small network
+OPTIONS: dict[str, Any] = {
+    "aot_inductor.compile_wrapper_opt_level": "O0",  # what calls the kernels: a second less to compile, no slower
     "compile_threads": 1,  # no pool of processes for one graph
     "cpp.use_decompose_tanh": "1",  # by a sigmoid: a quarter of the time, and the same to rounding
 }
@@ -31,7 +40,7 @@ OPTIONS = {
 _HOLE = object()
 """Where a tensor goes in the tree of a result."""
 
-Leaves = Callable[..., Any]
+Leaves = Callable[[list[Tensor]], list[Tensor]]
 
 
 class Compiled:
@@ -63,27 +72,103 @@ class Compiled:
                 _say_once(next(iter(str(error).strip().splitlines()), type(error).__name__))
                 return self.function(tree)
         run, shape_of_result = made
-        results = iter(run(*leaves))
+        results = iter(run(leaves))
         return map_leaves(lambda leaf: next(results) if leaf is _HOLE else leaf, shape_of_result)
 
     def _make(self, tree: Any, leaves: list[Tensor]) -> tuple[Leaves, Any]:
-        """Trace and compile for leaves of these shapes; return it with the result's tree, tensors marked by `_HOLE`."""
-        import torch._inductor
-        from torch.fx.experimental.proxy_tensor import make_fx
-
+        """Find or make the library for leaves of these shapes; the result's tree has `_HOLE` for its tensors."""
         shape_of_result: Any = None
 
-        def flat(*traced: Tensor) -> list[Tensor]:
+        def flat(*leaves: Tensor) -> list[Tensor]:
             nonlocal shape_of_result
-            pieces = iter(traced)
+            pieces = iter(leaves)
             result = self.function(map_leaves(lambda _: next(pieces), tree))
             shape_of_result = map_leaves(lambda leaf: _HOLE if isinstance(leaf, Tensor) else leaf, result)
             return _leaves(result)
 
-        with warnings.catch_warnings(), torch._inductor.config.patch(OPTIONS):
+        leaves = [leaf.detach() for leaf in leaves]  # one tensor in two places is two from here on
+        library = _cache() / f"{_digest(flat, leaves)}.so"
+        if not library.exists():
+            _compile(flat, leaves, library)
+        return torch._C._aoti.AOTIModelContainerRunnerCpu(str(library), 1).run, shape_of_result
+
+
+class _Protocol(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Writes down every operation that torch carries out; tensors go by the order in which they appeared."""
+
+    def __init__(self, leaves: list[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.digest = hashlib.sha256()
+        self._known: dict[int, tuple[int, Tensor]] = {}  # holds them, so that no other gets the id of one that is gone
+        self._take(leaves)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # to hide from it, torch would first import it: a second
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Write it down, and carry it out."""
+        kwargs = kwargs or {}
+        self.write(str(operation), args, kwargs)
+        result = operation(*args, **kwargs)
+        self._take(result)
+        return result
+
+    def write(self, *things: Any) -> None:
+        """Add to the digest. A tensor that came from nowhere is a constant, and counts by what is in it."""
+        self.digest.update(repr(tree_map_only(Tensor, self._name, things)).encode())
+
+    def _name(self, tensor: Tensor) -> str:
+        if id(tensor) not in self._known:
+            self._take(tensor)
+            self.digest.update(tensor.detach().contiguous().numpy().tobytes())
+        return f"t{self._known[id(tensor)][0]}"
+
+    def _take(self, made: Any) -> None:
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor) and id(tensor) not in self._known:
+                self._known[id(tensor)] = len(self._known), tensor
+                self.digest.update(repr((tensor.shape, tensor.stride(), tensor.dtype, tensor.device)).encode())
+
+
+def _digest(flat: Callable[..., list[Tensor]], leaves: list[Tensor]) -> str:
+    """A name for what `flat` does with leaves like these, and for what the compiler makes of it here."""
+    protocol = _Protocol(leaves)
+    machine = torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
+    protocol.write(torch.__version__, machine, OPTIONS)
+    with protocol:
+        results = flat(*leaves)
+    protocol.write(results)
+    return protocol.digest.hexdigest()[:32]
+
+
+def _compile(flat: Callable[..., list[Tensor]], leaves: list[Tensor], library: Path) -> None:
+    """Trace, and let torch's compiler make the library."""
+    import torch._inductor as inductor
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    with tempfile.TemporaryDirectory(dir=library.parent) as workshop:
+        made = Path(workshop, library.name)
+        options = {**OPTIONS, "aot_inductor.output_path": str(made)}
+        with warnings.catch_warnings(), inductor.config.patch(options):
             warnings.simplefilter("ignore")  # of torch about itself
             graph = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*leaves)
-            return torch._inductor.compile(graph, list[Any](leaves)), shape_of_result
+            inductor.aot_compile(graph, tuple(leaves))
+        made.replace(library)
+
+
+def _cache() -> Path:
+    """The folder for what was compiled; where nobody has named one, one that is nobody else's."""
+    folder = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or _own_folder())
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@cache
+def _own_folder() -> str:
+    return tempfile.mkdtemp()
 
 
 @cache

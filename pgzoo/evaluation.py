@@ -13,10 +13,10 @@ from pgzoo import rollout
 from pgzoo.bundle import DESCRIPTION, TENSORS, LoadedPolicy, load_policy
 from pgzoo.config import read_yaml
 from pgzoo.envs import info
+from pgzoo.envs.choice import choose_backend, look
 from pgzoo.errors import ConfigError, UnfitError, UsageError
 from pgzoo.events import EvaluationMode
 from pgzoo.protocols import EnvRequest
-from pgzoo.runner import choose_backend, look
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

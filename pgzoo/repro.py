@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from pgzoo import checkpoint
 from pgzoo.config import Layer, read_yaml, resolve
 from pgzoo.errors import CheckpointError, StoreError, UsageError
+from pgzoo.provenance import versions
 from pgzoo.resume import resume
-from pgzoo.runner import run_config, versions
+from pgzoo.runner import run_config
 from pgzoo.tracking.home import Home
 from pgzoo.tracking.journal import Record, records
 from pgzoo.tracking.locks import lock

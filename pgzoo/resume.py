@@ -16,7 +16,8 @@ from pgzoo.config import Layer, RunConfig, read_yaml, resolve
 from pgzoo.engine import Engine
 from pgzoo.errors import CheckpointError, StoreError, UsageError
 from pgzoo.launching import Resumption
-from pgzoo.runner import make_plan, run_config, versions
+from pgzoo.provenance import versions
+from pgzoo.runner import make_plan, run_config
 from pgzoo.sweep import SWEEP, Member, Setting, read
 from pgzoo.tracking.journal import LOCK_WAIT
 from pgzoo.tracking.ledger import start_of

@@ -8,50 +8,34 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import signal
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from itertools import chain
 from typing import Any
 
-import numpy as np
-
-from pgzoo import checkpoint, tracking
-from pgzoo.bundle import make_policy, make_spec
+from pgzoo import tracking
+from pgzoo.bundle import make_policy
 from pgzoo.config import AlgorithmConfig, Layer, RunConfig, read_yaml, resolve
 from pgzoo.envs import info
-from pgzoo.envs.single import allowed, make_single
-from pgzoo.envs.state import forgets
-from pgzoo.errors import ConfigError, EnvError, PgzooError, PluginError, RunFailed, UnfitError
+from pgzoo.envs.choice import choose_backend, forgetful, look
+from pgzoo.errors import ConfigError, PgzooError, PluginError, RunFailed
 from pgzoo.events import Event
+from pgzoo.interrupts import stop_on_signals
+from pgzoo.keeping import Keeper
 from pgzoo.launching import Relay, Resumption
-from pgzoo.ops.members import select
 from pgzoo.plan import Plan
-from pgzoo.protocols import EnvBackend, EnvRequest, Policy, RunContext
+from pgzoo.protocols import EnvRequest, Policy, RunContext
+from pgzoo.provenance import tags
 from pgzoo.registry import Catalog, Entry, add_listener, discover, listener_manager, relay
 from pgzoo.result import Outcome, Result
 from pgzoo.sweep import Member
-from pgzoo.training import Control, Standing, train
-from pgzoo.types import Collection, Spec, Steps
+from pgzoo.training import Control, train
+from pgzoo.types import Collection, Steps
 from pgzoo.video import need_extra
 
-__all__ = [
-    "Post",
-    "choose_backend",
-    "compose",
-    "foreign_backends",
-    "look",
-    "make_plan",
-    "run",
-    "run_config",
-    "versions",
-]
+__all__ = ["Post", "compose", "make_plan", "run", "run_config"]
 
 _log = logging.getLogger("pgzoo")
 
@@ -164,32 +148,6 @@ def make_plan(config: RunConfig, catalog: Catalog, group: str = "", members: Seq
     )
 
 
-def look(request: EnvRequest, backend: EnvBackend | None = None) -> Spec:
-    """Make one environment and see what it shows and takes: gymnasium's, or the backend's where there is none."""
-    if backend is not None and getattr(backend, "foreign", False):
-        envs = backend.open(request._replace(rows=1))
-        try:
-            envs.reset(np.zeros(1, np.int64))
-            return make_spec(envs.observation_space, envs.action_space, masked=envs.action_mask is not None)
-        finally:
-            envs.close()
-    env = make_single(request, flatten=False)
-    try:
-        _, first = env.reset(seed=0)
-        return make_spec(env.observation_space, env.action_space, masked=allowed(env, first) is not None)
-    finally:
-        env.close()
-
-
-def forgetful(request: EnvRequest) -> bool:
-    """Make one environment and try whether a reset by a seed forgets the episodes before."""
-    try:
-        with closing(make_single(request)) as env:
-            return forgets(env, request.states)
-    except Exception:  # whatever it raises it will raise in the run, too
-        return True
-
-
 def _of_settings(value: Any, config: RunConfig) -> Any:
     """What an algorithm says outright, or by a function of its settings."""
     return value(config.settings) if callable(value) else value
@@ -255,8 +213,8 @@ def run_config(
             elsewhere.session = session
         else:
             told = resumption is not None and not resumption.standing.exact
-            control.keep = _Keeper(plan, home, listeners, told)
-        with _stop_on_signals(control, aloud=progress != "none", deaf=post is not None), closing(events):
+            control.keep = Keeper(plan, home.runs, listeners, told)
+        with stop_on_signals(control, aloud=progress != "none", deaf=post is not None), closing(events):
             for event in chain([started], events):
                 outcome.take(event)
                 relay(manager, event)
@@ -295,61 +253,6 @@ def _tell_of(backend: Entry, env: str) -> None:
         )
 
 
-@dataclass
-class _Keeper:
-    """Writes the checkpoints of a run; says once if they won't resume exactly."""
-
-    plan: Plan
-    home: tracking.Home
-    listeners: Mapping[str, Any]
-    told: bool = False
-
-    def __call__(self, standing: Standing, members: tuple[int, ...]) -> None:
-        """Write a checkpoint for each of these members. A full disk costs the checkpoint, not the run."""
-        plan = self.plan
-        if not (standing.exact or self.told or "failed" in standing.statuses):
-            self.told = True
-            what, then = "doesn't show the same after each reset by one seed", ""
-            if plan.forgets:
-                what = f"can't be saved in the middle of an episode on backend {plan.config.backend}"
-                then = " open episodes begin anew, and"
-            _log.warning(
-                "%s %s: if this run is cut off and resumed,%s its numbers are no longer those of a run that was never "
-                "left.",
-                plan.config.env,
-                what,
-                then,
-            )
-        for member in members:
-            recent = standing.state.recent[member]
-            key = plan.run_keys[member]
-            about = {
-                "run_key": key,
-                "group": plan.group,
-                "status": standing.statuses[member],
-                "reason": standing.reasons[member],
-                "resume": "exact" if standing.exact else "episode-boundary",
-                "config": plan.members[member].config.nested(),
-                "versions": versions(),
-                "listeners": {
-                    name: snapshot(member)
-                    for name, of in self.listeners.items()
-                    if (snapshot := getattr(of, "snapshot", None))
-                },
-            }
-            one = select(standing.state, [member])
-            score = float(np.nanmean(recent)) if np.isfinite(recent).any() else None
-            try:
-                checkpoint.save(self.home.runs / key / checkpoint.FOLDER_NAME, one, about, score=score)
-            except OSError as error:
-                _log.warning("The checkpoint of run %s can't be kept: %s. Training goes on.", key, error.strerror)
-
-
-def versions() -> dict[str, str]:
-    """The versions on which the numbers of a run depend."""
-    return {name: version(name) for name in ("pgzoo", "torch", "gymnasium", "numpy")}
-
-
 @contextmanager
 def _blamed(who: str) -> Iterator[None]:
     """Say whose code it was that raised while it was made."""
@@ -359,57 +262,6 @@ def _blamed(who: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise PluginError(f"{who} can't be made: {type(error).__name__}: {error}") from error
-
-
-@contextmanager
-def _stop_on_signals(control: Control, aloud: bool, deaf: bool) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM ends the run in order; the second at once. A worker is deaf to Ctrl-C: it is told."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    names = (signal.SIGTERM,) if deaf else (signal.SIGINT, signal.SIGTERM)
-    before = {name: signal.getsignal(name) for name in names}
-
-    def stop(number: int, _: object) -> None:
-        for name in names:
-            signal.signal(name, _interrupt)
-        control.stop(reason=f"interrupted by {signal.Signals(number).name}", status="interrupted")
-        if aloud:  # by the system call: the signal may have come in the middle of a print
-            clear = "\r\x1b[K" if sys.stderr.isatty() else ""
-            os.write(2, f"{clear}Stopping, and keeping what there is. Once more ends at once.\n".encode())
-
-    for name in names:
-        signal.signal(name, stop)
-    try:
-        yield
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
-
-
-def _interrupt(number: int, _: object) -> None:
-    raise KeyboardInterrupt
-
-
-def tags(plan: Plan, catalog: Catalog, command: str) -> dict[str, str]:
-    """What every run of a command tells of where it came from."""
-    found = {
-        "mlflow.source.name": command or f"pgzoo run {plan.config.algorithm}",
-        "mlflow.source.type": "LOCAL",
-        "pgzoo.version": version("pgzoo"),
-        "torch.version": version("torch"),
-        "gymnasium.version": version("gymnasium"),
-        "cpu.threads": str(plan.config.threads),
-        **{f"plugin.{p.name}": p.origin for p in catalog.plugins if p.status == "ok" and p.source != "built-in"},
-        **plan.config.tags,
-    }
-    try:
-        git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
-        if git.returncode == 0:
-            found["mlflow.source.git.commit"] = git.stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):
-        pass  # no git here
-    return found
 
 
 def _compile(config: RunConfig, policy: Policy, collection: Collection) -> str:
@@ -425,38 +277,3 @@ def _compile(config: RunConfig, policy: Policy, collection: Collection) -> str:
     updates = config.total_steps / (collection.count * config.num_envs)
     steps = updates * getattr(settings, "epochs", 1) * getattr(settings, "minibatches", 1)
     return "on" if steps >= WORTH_COMPILING and getattr(policy, "compiles", False) else "off"
-
-
-def choose_backend(name: str, catalog: Catalog, request: EnvRequest) -> tuple[str, EnvBackend]:
-    """Return a backend that runs the environment, with its name.
-
-    `auto` takes the first that says of itself that it is to be preferred, else sync. The request is that of one member:
-    the choice doesn't depend on the number of seeds.
-
-    Raises:
-        EnvError: gymnasium can't make the environment. A backend that can is named, and only taken if it is asked for.
-        UnfitError: the named backend can't run it.
-    """
-    backend: EnvBackend = catalog.get("env_backend", "sync" if name == "auto" else name).load()()
-    if not getattr(backend, "foreign", False):
-        try:
-            info.check(request.id, request.kwargs)
-        except EnvError as error:
-            ways = " or ".join(f"--backend {way}" for way in foreign_backends(catalog, request))
-            said = str(error)
-            raise EnvError(f"{said.removesuffix('.')}. As it is, it runs with {ways}." if ways else said) from error
-    if name == "auto":
-        for entry in catalog.entries("env_backend"):
-            other = entry.load()()
-            if hasattr(other, "preferred") and other.preferred(request) and not other.fits(request):
-                return entry.name, other
-        return "sync", backend
-    if reason := backend.fits(request):
-        raise UnfitError(f'Backend "{name}" can\'t run {request.id}: {reason}. Use --backend auto.')
-    return name, backend
-
-
-def foreign_backends(catalog: Catalog, request: EnvRequest) -> list[str]:
-    """The names of the backends that run an environment which gymnasium can't make."""
-    backends = {entry.name: entry.load()() for entry in catalog.entries("env_backend")}
-    return [name for name, one in backends.items() if getattr(one, "foreign", False) and not one.fits(request)]

@@ -100,8 +100,8 @@ def inner_step(
             if not only:
                 metrics["loss/total"] = result.value
             held = {
-                name: torch.where(per_member(moving, leaf), leaf, before.optimizer[name])
-                for name, leaf in remembered.items()
+                name: torch.where(per_member(moving, leaf), remembered[name], leaf)
+                for name, leaf in before.optimizer.items()  # in that order, so that the next step looks the same
             }
             return After(
                 vector=torch.where(moving.unsqueeze(1), reached, before.vector),

@@ -218,6 +218,20 @@ def plan(configure: Configure, catalog: Catalog) -> MakePlan:
     return lambda *args, **settings: make_plan(configure(*args, **settings), catalog)
 
 
+@pytest.fixture
+def engine(plan: MakePlan) -> Iterator[Callable[..., Engine]]:
+    """Return `engine(**settings)`, closed afterwards."""
+    made: list[Engine] = []
+
+    def make(*args: Any, **settings: Any) -> Engine:
+        made.append(Engine(plan(*args, **settings)))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
 @pytest.fixture(scope="session")
 def play(plan: MakePlan) -> Play:
     """Return `play(**settings)`: all events of a run."""

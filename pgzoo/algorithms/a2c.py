@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pgzoo.config import ActorCriticConfig, LearningRate, NormalizeAdvantages, OptimizerName, RolloutSteps
-from pgzoo.ops.losses import explained_variance, standardise, value_loss, weighted_mean
+from pgzoo.ops.losses import actor_critic_loss, standardise, weighted_mean
 from pgzoo.types import Batch, Hyper, Loss, Need, Params, Steps
 
 
@@ -47,14 +47,4 @@ class A2C:
         output, weights = policy.apply(params, batch.inputs), batch.weights
         advantage = standardise(batch.advantages, weights) if hyper.normalize_advantages else batch.advantages
         policy_loss = -weighted_mean(output.dist.log_prob(batch.actions) * advantage, weights)
-        critic_loss = value_loss(output.value, batch.returns, weights)
-        entropy = weighted_mean(output.dist.entropy(), weights)
-        return Loss(
-            policy_loss + hyper.value_coef.flatten() * critic_loss - hyper.entropy_coef.flatten() * entropy,
-            {
-                "loss/policy": policy_loss,
-                "loss/value": critic_loss,
-                "policy/entropy": entropy,
-                "value/explained_variance": explained_variance(batch.values, batch.returns, weights),
-            },
-        )
+        return actor_critic_loss(policy_loss, output, batch, hyper)

@@ -8,26 +8,14 @@ from typing import Annotated, Any, ClassVar
 import torch
 from pydantic import Field
 
-from pgzoo.config import (
-    ActorCriticConfig,
-    Epochs,
-    LearningRate,
-    LearningRateSchedule,
-    Minibatches,
-    NormalizeAdvantages,
-)
-from pgzoo.ops.losses import explained_variance, standardise, value_loss, weighted_mean
+from pgzoo.config import MinibatchConfig
+from pgzoo.ops.losses import actor_critic_loss, standardise, weighted_mean
 from pgzoo.types import Batch, Hyper, Loss, Need, Params, Steps
 
 
-class AWRConfig(ActorCriticConfig):
+class AWRConfig(MinibatchConfig):
     """Settings of `awr`."""
 
-    learning_rate: LearningRate = 1e-3
-    learning_rate_schedule: LearningRateSchedule = "linear"
-    epochs: Epochs = 10
-    minibatches: Minibatches = 4
-    normalize_advantages: NormalizeAdvantages = True
     beta: Annotated[float, Field(gt=0, description="temperature: the lower, the more the best actions count")] = 1.0
     max_weight: Annotated[float, Field(gt=0, description="no action counts for more than so many")] = 20.0
 
@@ -59,14 +47,4 @@ class AWR:
         advantage = standardise(batch.advantages, weights) if hyper.normalize_advantages else batch.advantages
         counts = torch.minimum((advantage / hyper.beta).exp(), hyper.max_weight)
         policy_loss = -weighted_mean(counts * output.dist.log_prob(batch.actions), weights)
-        critic_loss = value_loss(output.value, batch.returns, weights)
-        entropy = weighted_mean(output.dist.entropy(), weights)
-        return Loss(
-            policy_loss + hyper.value_coef.flatten() * critic_loss - hyper.entropy_coef.flatten() * entropy,
-            {
-                "loss/policy": policy_loss,
-                "loss/value": critic_loss,
-                "policy/entropy": entropy,
-                "value/explained_variance": explained_variance(batch.values, batch.returns, weights),
-            },
-        )
+        return actor_critic_loss(policy_loss, output, batch, hyper)

@@ -5,25 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pgzoo.config import (
-    ActorCriticConfig,
-    EntropyCoef,
-    Epochs,
-    LearningRate,
-    LearningRateSchedule,
-    Minibatches,
-    NormalizeAdvantages,
-    RolloutSteps,
-)
-from pgzoo.ops.losses import explained_variance, standardise, value_loss, weighted_mean
+from pgzoo.config import EntropyCoef, Epochs, MinibatchConfig, Minibatches, NormalizeAdvantages, RolloutSteps
+from pgzoo.ops.losses import actor_critic_loss, standardise, weighted_mean
 from pgzoo.types import Batch, Hyper, Loss, Need, Params, Steps, TrainState, Trajectory
 
 
-class IMPALAConfig(ActorCriticConfig):
+class IMPALAConfig(MinibatchConfig):
     """Settings of `impala`."""
 
-    learning_rate: LearningRate = 1e-3
-    learning_rate_schedule: LearningRateSchedule = "linear"
     rollout_steps: RolloutSteps = 20
     entropy_coef: EntropyCoef = 0.01
     epochs: Epochs = 2
@@ -70,14 +59,4 @@ class IMPALA:
         output, weights = policy.apply(params, batch.inputs), batch.weights
         advantage = standardise(batch.advantages, weights) if hyper.normalize_advantages else batch.advantages
         policy_loss = -weighted_mean(output.dist.log_prob(batch.actions) * advantage, weights)
-        critic_loss = value_loss(output.value, batch.returns, weights)
-        entropy = weighted_mean(output.dist.entropy(), weights)
-        return Loss(
-            policy_loss + hyper.value_coef.flatten() * critic_loss - hyper.entropy_coef.flatten() * entropy,
-            {
-                "loss/policy": policy_loss,
-                "loss/value": critic_loss,
-                "policy/entropy": entropy,
-                "value/explained_variance": explained_variance(batch.values, batch.returns, weights),
-            },
-        )
+        return actor_critic_loss(policy_loss, output, batch, hyper)

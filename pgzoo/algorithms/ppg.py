@@ -10,22 +10,12 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from pgzoo.config import (
-    ActorCriticConfig,
-    ClipRange,
-    Epochs,
-    LearningRate,
-    LearningRateSchedule,
-    Minibatches,
-    NormalizeAdvantages,
-    OptimizerEps,
-    RolloutSteps,
-)
+from pgzoo.config import ClipRange, Epochs, LearningRate, MinibatchConfig, OptimizerEps, RolloutSteps
 from pgzoo.ops.acting import state_size
 from pgzoo.ops.losses import (
+    actor_critic_loss,
     clip_fraction,
     clipped_surrogate,
-    explained_variance,
     kl_estimate,
     standardise,
     value_loss,
@@ -37,16 +27,13 @@ STORED = ("obs", "valid", "starts", "action_mask", "state")
 """What the auxiliary phase needs of a trajectory: what the policy saw."""
 
 
-class PPGConfig(ActorCriticConfig):
+class PPGConfig(MinibatchConfig):
     """Settings of `ppg`."""
 
     learning_rate: LearningRate = 2e-3
-    learning_rate_schedule: LearningRateSchedule = "linear"
     optimizer_eps: OptimizerEps = 1e-5
     rollout_steps: RolloutSteps = 32
     epochs: Epochs = 1
-    minibatches: Minibatches = 4
-    normalize_advantages: NormalizeAdvantages = True
     clip_range: ClipRange = 0.2
     policy_phases: Annotated[PositiveInt, Field(description="updates of the policy between two auxiliary phases")] = 16
     aux_epochs: Annotated[PositiveInt, Field(description="times that an auxiliary phase goes through them all")] = 6
@@ -134,19 +121,11 @@ class PPG:
         log_ratio = output.dist.log_prob(batch.actions) - batch.log_probs
         ratio = log_ratio.exp()
         policy_loss = -weighted_mean(clipped_surrogate(ratio, advantage, hyper.clip_range), weights)
-        critic_loss = value_loss(output.value, batch.returns, weights)
-        entropy = weighted_mean(output.dist.entropy(), weights)
-        return Loss(
-            policy_loss + hyper.value_coef.flatten() * critic_loss - hyper.entropy_coef.flatten() * entropy,
-            {
-                "loss/policy": policy_loss,
-                "loss/value": critic_loss,
-                "policy/entropy": entropy,
-                "policy/kl": kl_estimate(log_ratio, weights),
-                "policy/clip_fraction": clip_fraction(ratio, hyper.clip_range, weights),
-                "value/explained_variance": explained_variance(batch.values, batch.returns, weights),
-            },
-        )
+        moved = {
+            "policy/kl": kl_estimate(log_ratio, weights),
+            "policy/clip_fraction": clip_fraction(ratio, hyper.clip_range, weights),
+        }
+        return actor_critic_loss(policy_loss, output, batch, hyper, moved)
 
     def auxiliary_loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
         """Both values' errors, and the distance from the policy as it was; nothing for a member that isn't due."""

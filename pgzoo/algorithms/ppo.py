@@ -8,17 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from pgzoo.config import (
-    ActorCriticConfig,
-    ClipRange,
-    Epochs,
-    LearningRate,
-    LearningRateSchedule,
-    Minibatches,
-    NormalizeAdvantages,
-    OptimizerEps,
-    Static,
-)
+from pgzoo.config import ClipRange, MinibatchConfig, OptimizerEps, Static
 from pgzoo.ops.losses import (
     clip_fraction,
     clipped_surrogate,
@@ -31,15 +21,10 @@ from pgzoo.ops.losses import (
 from pgzoo.types import Batch, Hyper, Kept, Loss, Need, Params, Steps, TrainState, Trajectory
 
 
-class PPOConfig(ActorCriticConfig):
+class PPOConfig(MinibatchConfig):
     """Settings of `ppo`."""
 
-    learning_rate: LearningRate = 1e-3
-    learning_rate_schedule: LearningRateSchedule = "linear"
     optimizer_eps: OptimizerEps = 1e-5
-    epochs: Epochs = 10
-    minibatches: Minibatches = 4
-    normalize_advantages: NormalizeAdvantages = True
     clip_range: ClipRange = 0.2
     clip_range_schedule: Annotated[
         Literal["constant", "linear"], Field(description="keep the clip range, or anneal it to 0 at the last step")

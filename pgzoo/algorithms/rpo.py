@@ -9,39 +9,24 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from pgzoo.config import (
-    ActorCriticConfig,
-    ClipRange,
-    Epochs,
-    LearningRate,
-    LearningRateSchedule,
-    Minibatches,
-    NormalizeAdvantages,
-    OptimizerEps,
-    RolloutSteps,
-)
+from pgzoo.config import ClipRange, MinibatchConfig, Minibatches, OptimizerEps, RolloutSteps
 from pgzoo.ops.losses import (
+    actor_critic_loss,
     clip_fraction,
     clipped_surrogate,
-    explained_variance,
     kl_estimate,
     standardise,
-    value_loss,
     weighted_mean,
 )
 from pgzoo.types import Batch, Hyper, Loss, Need, Params, Steps, TrainState, Trajectory
 
 
-class RPOConfig(ActorCriticConfig):
+class RPOConfig(MinibatchConfig):
     """Settings of `rpo`."""
 
-    learning_rate: LearningRate = 1e-3
-    learning_rate_schedule: LearningRateSchedule = "linear"
     optimizer_eps: OptimizerEps = 1e-5
     rollout_steps: RolloutSteps = 512
-    epochs: Epochs = 10
     minibatches: Minibatches = 8
-    normalize_advantages: NormalizeAdvantages = True
     clip_range: ClipRange = 0.2
     alpha: Annotated[float, Field(ge=0, description="the mean is moved by at most so much, before any rescaling")] = 0.5
 
@@ -90,20 +75,12 @@ class RPO:
         advantage = standardise(batch.advantages, weights) if hyper.normalize_advantages else batch.advantages
 
         assert batch.extra is not None
-        shifted = output.dist.shift(hyper.alpha[..., None] * batch.extra["noise"])
-        log_ratio = shifted.log_prob(batch.actions) - batch.log_probs
+        output = output._replace(dist=output.dist.shift(hyper.alpha[..., None] * batch.extra["noise"]))
+        log_ratio = output.dist.log_prob(batch.actions) - batch.log_probs
         ratio = log_ratio.exp()
         policy_loss = -weighted_mean(clipped_surrogate(ratio, advantage, hyper.clip_range), weights)
-        critic_loss = value_loss(output.value, batch.returns, weights)
-        entropy = weighted_mean(shifted.entropy(), weights)
-        return Loss(
-            policy_loss + hyper.value_coef.flatten() * critic_loss - hyper.entropy_coef.flatten() * entropy,
-            {
-                "loss/policy": policy_loss,
-                "loss/value": critic_loss,
-                "policy/entropy": entropy,
-                "policy/kl": kl_estimate(log_ratio, weights),
-                "policy/clip_fraction": clip_fraction(ratio, hyper.clip_range, weights),
-                "value/explained_variance": explained_variance(batch.values, batch.returns, weights),
-            },
-        )
+        moved = {
+            "policy/kl": kl_estimate(log_ratio, weights),
+            "policy/clip_fraction": clip_fraction(ratio, hyper.clip_range, weights),
+        }
+        return actor_critic_loss(policy_loss, output, batch, hyper, moved)

@@ -7,35 +7,15 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from pgzoo.config import (
-    ActorCriticConfig,
-    Epochs,
-    LearningRate,
-    LearningRateSchedule,
-    Minibatches,
-    NormalizeAdvantages,
-    OptimizerEps,
-)
-from pgzoo.ops.losses import (
-    clip_fraction,
-    explained_variance,
-    kl_estimate,
-    standardise,
-    value_loss,
-    weighted_mean,
-)
+from pgzoo.config import MinibatchConfig, OptimizerEps
+from pgzoo.ops.losses import actor_critic_loss, clip_fraction, kl_estimate, standardise, weighted_mean
 from pgzoo.types import Batch, Hyper, Loss, Need, Params, Steps
 
 
-class SPOConfig(ActorCriticConfig):
+class SPOConfig(MinibatchConfig):
     """Settings of `spo`."""
 
-    learning_rate: LearningRate = 1e-3
-    learning_rate_schedule: LearningRateSchedule = "linear"
     optimizer_eps: OptimizerEps = 1e-5
-    epochs: Epochs = 10
-    minibatches: Minibatches = 4
-    normalize_advantages: NormalizeAdvantages = True
     ratio_range: Annotated[float, Field(gt=0, description="how far from 1 the ratio gains most")] = 0.2
 
 
@@ -70,16 +50,8 @@ class SPO:
         ratio = log_ratio.exp()
         surrogate = ratio * advantage - advantage.abs() / (2 * hyper.ratio_range) * (ratio - 1) ** 2
         policy_loss = -weighted_mean(surrogate, weights)
-        critic_loss = value_loss(output.value, batch.returns, weights)
-        entropy = weighted_mean(output.dist.entropy(), weights)
-        return Loss(
-            policy_loss + hyper.value_coef.flatten() * critic_loss - hyper.entropy_coef.flatten() * entropy,
-            {
-                "loss/policy": policy_loss,
-                "loss/value": critic_loss,
-                "policy/entropy": entropy,
-                "policy/kl": kl_estimate(log_ratio, weights),
-                "policy/clip_fraction": clip_fraction(ratio, hyper.ratio_range, weights),
-                "value/explained_variance": explained_variance(batch.values, batch.returns, weights),
-            },
-        )
+        moved = {
+            "policy/kl": kl_estimate(log_ratio, weights),
+            "policy/clip_fraction": clip_fraction(ratio, hyper.ratio_range, weights),
+        }
+        return actor_critic_loss(policy_loss, output, batch, hyper, moved)

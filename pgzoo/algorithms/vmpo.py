@@ -10,15 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from pgzoo.config import (
-    ActorCriticConfig,
-    Epochs,
-    LearningRate,
-    LearningRateSchedule,
-    Minibatches,
-    NormalizeAdvantages,
-    Static,
-)
+from pgzoo.config import MinibatchConfig, Static
 from pgzoo.ops.losses import (
     apart,
     explained_variance,
@@ -31,14 +23,9 @@ from pgzoo.ops.losses import (
 from pgzoo.types import Batch, Hyper, Kept, Loss, Need, Params, Steps
 
 
-class VMPOConfig(ActorCriticConfig):
+class VMPOConfig(MinibatchConfig):
     """Settings of `vmpo`."""
 
-    learning_rate: LearningRate = 1e-3
-    learning_rate_schedule: LearningRateSchedule = "linear"
-    epochs: Epochs = 10
-    minibatches: Minibatches = 4
-    normalize_advantages: NormalizeAdvantages = True
     eta_init: Annotated[float, Static, Field(gt=0, description="first temperature of the advantages")] = 1.0
     alpha_init: Annotated[float, Static, Field(gt=0, description="first weight of the KL")] = 5.0
     eps_eta: Annotated[float, Field(gt=0, description="how far, in KL, the weights may be from equal ones")] = 0.02

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pgzoo.errors import StoreError, UnknownName, UsageError, did_you_mean
 from pgzoo.tracking.home import Home, display_uri, resolve_uri
 from pgzoo.tracking.journal import Record, records
-from pgzoo.tracking.ledger import in_training, journal_folders, read_json, start_of
+from pgzoo.tracking.ledger import identity, in_training, journal_folders, read_json, start_of
 from pgzoo.tracking.lookup import ask
 
 __all__ = ["COMPARISON", "Catalogue", "Kind", "Progress", "Run", "load"]
@@ -209,22 +209,12 @@ def choose(selector: str, runs: Sequence[Run]) -> tuple[Kind, list[Run]]:
 
 
 def from_journal(folder: Path, start: Record) -> Run:
-    shipped = read_json(folder / "run.json")
     return Run(
-        run_key=start["key"],
-        run_id=shipped.get("run_id"),
-        name=start["name"],
-        group=start["group"],
-        seed=start["seed"],
-        algorithm=start["algorithm"],
-        env=start["env"],
-        experiment=start["experiment"],
+        **identity(folder, start, read_json(folder / "run.json")),
         tracking_uri=start["uri"],
         status="",  # known once it is loaded
-        started=start["ts"],
         params=start["params"],
         tags=start["tags"],
-        path=folder,
     )
 
 

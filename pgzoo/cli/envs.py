@@ -71,10 +71,10 @@ def _list(every: bool, as_json: bool) -> None:
 
 
 def _describe(env_id: str, catalog: Catalog, as_json: bool) -> bool:
+    from pgzoo.envs.choice import choose_backend, foreign_backends
     from pgzoo.envs.info import describe
     from pgzoo.errors import EnvError
     from pgzoo.protocols import EnvRequest
-    from pgzoo.runner import choose_backend, foreign_backends
 
     info, request = describe(env_id), EnvRequest(env_id, {}, None, rows=8)
     fitting, auto = foreign_backends(catalog, request), None

@@ -7,7 +7,6 @@ import sys
 import click
 
 from pgzoo.cli.common import json_option, open_catalog, plugin_options, typed
-from pgzoo.cli.run import EXIT_CODES
 
 __all__ = ["command"]
 
@@ -67,18 +66,7 @@ def command(
         command=typed(),
         progress=progress,
     )
-    if not as_json:
-        summary.print_result(result)
-        if result.plan.config.profile:
-            summary.print_profile(result)
-    result = summary.ship(result)
-    if as_json:
-        summary.print_json(result)
-    else:
-        summary.print_way_on(result)
-    if result.error:
-        raise result.error
-    ctx.exit(EXIT_CODES.get(result.status, 0))
+    summary.conclude(ctx, result, as_json)
 
 
 def _whole(ctx: click.Context, text: str) -> int:

@@ -20,7 +20,6 @@ SKIPPED = ("algorithm", "env", "policy", "estimator", "settings")
 """Fields of the run that are options of another kind."""
 
 UNNAMED = ("auto", "none")
-EXIT_CODES = {"failed": 1, "interrupted": 130}
 
 
 class RunGroup(click.Group):
@@ -180,18 +179,7 @@ def _train(ctx: click.Context, /, preset: str, file: str | None, no_progress: bo
         click.echo(f"Note: {config.env} has a newer version, {version}.", err=True)
     progress = "none" if no_progress else "bar" if sys.stderr.isatty() else "plain"
     result = run_config(config, catalog, command=typed(), progress=progress)
-    if not as_json:
-        summary.print_result(result)
-        if result.plan.config.profile:
-            summary.print_profile(result)
-    result = summary.ship(result)
-    if as_json:
-        summary.print_json(result)
-    else:
-        summary.print_way_on(result)
-    if result.error:
-        raise result.error
-    ctx.exit(EXIT_CODES.get(result.status, 0))
+    summary.conclude(ctx, result, as_json)
 
 
 def _seed(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:

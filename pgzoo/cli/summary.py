@@ -18,18 +18,39 @@ if TYPE_CHECKING:
     from pgzoo.events import MemberStatus
     from pgzoo.result import Result, SeedResult
 
-__all__ = ["print_json", "print_profile", "print_result", "print_way_on", "ship"]
+__all__ = ["conclude"]
 
 COLOURS = {"finished": "green", "stopped": "yellow", "failed": "red", "interrupted": "yellow"}
+EXIT_CODES = {"failed": 1, "interrupted": 130}
 
 
-def print_json(result: Result) -> None:
+def conclude(ctx: click.Context, result: Result, as_json: bool) -> None:
+    """Show the result, ship it, say where to go on, and leave with its exit code.
+
+    Raises:
+        RunFailed: what the run failed of.
+    """
+    if not as_json:
+        _print_result(result)
+        if result.plan.config.profile:
+            _print_profile(result)
+    result = _ship(result)
+    if as_json:
+        _print_json(result)
+    else:
+        _print_way_on(result)
+    if result.error:
+        raise result.error
+    ctx.exit(EXIT_CODES.get(result.status, 0))
+
+
+def _print_json(result: Result) -> None:
     """Print the result as one line of JSON on stdout; what a user must know as well goes to stderr."""
     _warn(result)
     click.echo(json.dumps(result.to_dict(), allow_nan=False))
 
 
-def print_result(result: Result) -> None:
+def _print_result(result: Result) -> None:
     """Print a row per seed and one over the seeds; of a sweep, one per setting."""
     from rich.table import Table
 
@@ -90,7 +111,7 @@ def _coloured(status: MemberStatus) -> str:
     return f"[{COLOURS[status]}]{status}[/]"
 
 
-def print_profile(result: Result) -> None:
+def _print_profile(result: Result) -> None:
     """Print where the time of training and evaluating went, by share."""
     from rich.table import Table
 
@@ -105,7 +126,7 @@ def print_profile(result: Result) -> None:
     click.echo()
 
 
-def ship(result: Result) -> Result:
+def _ship(result: Result) -> Result:
     """Wait a little while the runs are shipped. Ctrl-C goes on without."""
     from rich.console import Console
 
@@ -118,7 +139,7 @@ def ship(result: Result) -> Result:
         return result.settled(0)
 
 
-def print_way_on(result: Result) -> None:
+def _print_way_on(result: Result) -> None:
     """Print the speed, where the runs are and what to type next."""
     from pgzoo.tracking import display_uri
 

@@ -7,7 +7,7 @@ end change nothing. It takes longer, so batches of one size for everybody may be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgzoo.types import Batch, Hyper, Loss, Params
+from pgzoo.types import Batch, Hyper, Loss, Output, Params
 
 __all__ = [
+    "actor_critic_loss",
     "apart",
     "clip_fraction",
     "clipped_surrogate",
@@ -124,6 +125,30 @@ def critic_loss(policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss
     loss = value_loss(policy.apply(params, batch.inputs).value, batch.returns, batch.weights)
     explained = explained_variance(batch.values, batch.returns, batch.weights)
     return Loss(loss, {"loss/value": loss, "value/explained_variance": explained})
+
+
+def actor_critic_loss(
+    policy_loss: Tensor, output: Output, batch: Batch, hyper: Hyper, metrics: Mapping[str, Tensor] = {}
+) -> Loss:
+    """A policy's loss beside its critic's and the bonus, with `metrics` among those that every actor-critic has.
+
+    L = L_π + c_V ½ E[(V - G)²] - c_H E[H(π)]
+
+    Shapes: `policy_loss` and `metrics` are `[S]`. Source: Mnih et al. (2016), Asynchronous methods for deep
+    reinforcement learning, section 4.
+    """
+    error = value_loss(output.value, batch.returns, batch.weights)
+    entropy = weighted_mean(output.dist.entropy(), batch.weights)
+    return Loss(
+        policy_loss + hyper.value_coef.flatten() * error - hyper.entropy_coef.flatten() * entropy,
+        {
+            "loss/policy": policy_loss,
+            "loss/value": error,
+            "policy/entropy": entropy,
+            **metrics,
+            "value/explained_variance": explained_variance(batch.values, batch.returns, batch.weights),
+        },
+    )
 
 
 def kl_estimate(log_ratio: Tensor, weights: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ __all__ = [
     "Ledger",
     "Pending",
     "Summary",
+    "identity",
     "journal_folders",
     "pending",
     "read_json",
@@ -149,6 +150,17 @@ def journal_folders(home: Home) -> list[Path]:
 def start_of(folder: Path) -> Record | None:
     """Return the start record of a run's journal, or None if it was never written."""
     return next((r for r, _ in records(folder, limit=0) if r and r["t"] == "start"), None)
+
+
+def identity(folder: Path, start: Record, shipped: Mapping[str, Any]) -> dict[str, Any]:
+    """Return who a run is: by the start record of its journal, and by what was shipped of it (`run.json`)."""
+    named = {key: start[key] for key in ("name", "group", "seed", "algorithm", "env", "experiment")}
+    return named | {
+        "run_key": start["key"],
+        "run_id": shipped.get("run_id"),
+        "started": start["ts"],
+        "path": folder,
+    }
 
 
 def read_json(path: Path) -> dict[str, Any]:

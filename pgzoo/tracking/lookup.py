@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pgzoo.errors import StoreError, UnknownName, did_you_mean
 from pgzoo.tracking.home import Home, display_uri, resolve_uri
 from pgzoo.tracking.journal import artifact_path, check_run_key, write_atomically
-from pgzoo.tracking.ledger import journal_folders, read_json, start_of
+from pgzoo.tracking.ledger import identity, journal_folders, read_json, start_of
 
 if TYPE_CHECKING:
     from pgzoo.tracking.store import Store
@@ -110,17 +110,8 @@ def local_run(folder: Path, home: Home) -> Found | None:
     if start is None:
         return None
     return Found(
-        run_key=start["key"],
-        run_id=shipped.get("run_id"),
-        name=start["name"],
-        group=start["group"],
-        seed=start["seed"],
-        algorithm=start["algorithm"],
-        env=start["env"],
-        experiment=start["experiment"],
+        **identity(folder, start, shipped),
         tracking_uri=str(shipped.get("tracking_uri") or start["uri"]),
-        path=folder,
-        started=start["ts"],
         home=home,
     )
 

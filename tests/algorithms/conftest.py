@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from pgzoo.engine import Engine
 from pgzoo.ops.distributions import Categorical
 from pgzoo.types import Batch, Hyper, Inputs, Loss, Output, Params
 
@@ -95,17 +94,3 @@ def judge(plan: Callable[..., Any]) -> Judge:
         return Judged(Loss(*(v.detach() if isinstance(v, Tensor) else v for v in result)), gradients)
 
     return judged
-
-
-@pytest.fixture
-def engine(plan: Callable[..., Any]) -> Any:
-    """Return `engine(**settings)`, closed afterwards."""
-    made: list[Engine] = []
-
-    def make(*args: Any, **settings: Any) -> Engine:
-        made.append(Engine(plan(*args, **settings)))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()

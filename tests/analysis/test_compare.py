@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -85,7 +84,8 @@ def keys(*selectors: str, **options: Any) -> list[list[str]]:
     return [[run.run_key for run in side.runs] for side in pgzoo.compare(*selectors, **options).sides]
 
 
-def test_every_kind_of_selector(train: Train) -> None:
+def test_every_kind_of_selector(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pgzoo.analysis.selection.ask", None)  # whoever asks a store fails
     train("g1", [1, 2, 3], name="mine", tags={"study": "x y"}, experiment="apart")
     train("g2", [1, 2, 3], algorithm="ppo", params={"gamma": "0.9"})
     train("g3", [4], algorithm="a2c")
@@ -94,7 +94,6 @@ def test_every_kind_of_selector(train: Train) -> None:
         assert keys(selector, "g3")[0] == ours, selector
     assert keys("g1-s1", "mine s2", "ppo") == [["g1-s1"], ["g1-s2"], ["g2-s0", "g2-s1", "g2-s2"]]
     assert pgzoo.compare("apart", "a2c").sides[0].kind == "experiment"
-    assert "mlflow" not in sys.modules
 
 
 def test_a_result_is_a_selector(train: Train) -> None:

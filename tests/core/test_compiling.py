@@ -151,7 +151,33 @@ def test_the_cache_lies_in_the_home_and_a_missing_compiler_costs_one_line(tmp_pa
     said = run("without", CXX="/there/is/no/compiler", PATH="/nowhere")
     assert len([line for line in said.splitlines() if "can't be compiled and runs as it is" in line]) == 1
     assert "can't be compiled" not in run("with")
-    assert list((tmp_path / "with").rglob("*.so"))
+    made = sorted((tmp_path / "with" / "compiled").glob("*.so"))
+    assert len(made) == 2  # the step, and what looks back
+    # what lies there is loaded as it is, by name: nobody asks for a compiler
+    assert "can't be compiled" not in run("with", CXX="/there/is/no/compiler", PATH="/nowhere")
+    assert sorted((tmp_path / "with" / "compiled").glob("*.so")) == made
+
+
+def test_a_tensor_that_is_given_twice_may_be_two_in_the_next_call() -> None:
+    compiled = Compiled(lambda point: Slope(2 * point.x, 3 * point.more["y"], "both"), Stopwatch("compile"))
+    one, two = torch.ones(1, 2), torch.zeros(1, 2)
+    for y in (one, two):
+        found = compiled(Point(one, {"y": y}))
+        assert torch.equal(found.slope, 2 * one) and torch.equal(found.value, 3 * y)
+
+
+def test_another_constant_is_another_library(cache: Path) -> None:
+    def plus(constant: float) -> Callable[[Point], Slope]:
+        return lambda point: Slope(point.x + torch.tensor([constant]), point.x * 2, "plus")
+
+    point = Point(torch.ones(1, 2), {})
+    before = set(cache.glob("*.so"))
+    assert [Compiled(plus(c), Stopwatch("compile"))(point).slope.tolist() for c in (1.0, 3.0, 1.0)] == [
+        [[2.0, 2.0]],
+        [[4.0, 4.0]],
+        [[2.0, 2.0]],
+    ]
+    assert len(set(cache.glob("*.so")) - before) == 2
 
 
 def test_metrics_of_a_compiled_update_are_those_of_the_eager_one(plan: MakePlan) -> None:

@@ -20,20 +20,6 @@ from pgzoo.types import Batch, Episodes, Hyper, Kept, Loss, Need, Params, Steps,
 MakePlan = Callable[..., Any]
 
 
-@pytest.fixture
-def engine(plan: MakePlan) -> Any:
-    """Return `engine(**settings)`, closed afterwards."""
-    made: list[Engine] = []
-
-    def make(*args: Any, **settings: Any) -> Engine:
-        made.append(Engine(plan(*args, **settings)))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
-
-
 def collected(ctx: Engine) -> tuple[TrainState, Trajectory]:
     state, trajectory = ctx.collect(ctx.state)
     return state, trajectory

@@ -9,7 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pgzoo.ops.distributions import Categorical
 from pgzoo.ops.losses import (
+    actor_critic_loss,
     apart,
     clip_fraction,
     clipped_surrogate,
@@ -19,6 +21,7 @@ from pgzoo.ops.losses import (
     weighted_std,
     weighted_sum,
 )
+from pgzoo.types import Batch, Hyper, Inputs, Output
 
 X = torch.tensor([[[1.0, 2.0, 6.0, 99.0]], [[5.0, 99.0, 99.0, 99.0]], [[99.0] * 4]])
 W = torch.tensor([[[1.0, 1.0, 1.0, 0.0]], [[1.0, 0.0, 0.0, 0.0]], [[0.0] * 4]])
@@ -82,3 +85,32 @@ def test_a_surrogate_is_clipped_only_where_it_would_gain() -> None:
     found = clipped_surrogate(ratio, advantages, torch.full((1, 1, 1), 0.2))
     assert found.flatten().tolist() == pytest.approx([1.1, 1.2, 0.5, -0.8, -1.5])
     assert clip_fraction(ratio, torch.full((1, 1, 1), 0.2), torch.ones_like(ratio)).item() == pytest.approx(4 / 5)
+
+
+def test_an_actor_critics_loss_has_half_its_critics_error_and_lacks_the_bonus() -> None:
+    def row(*values: float) -> torch.Tensor:
+        return torch.tensor([[values]])
+
+    batch = Batch(
+        inputs=Inputs(row(0, 0, 0)),
+        actions=row(0, 0, 0),
+        timestep=row(0, 0, 0),
+        advantages=row(0, 0, 0),
+        returns=row(1, 3, 99),
+        weights=row(1, 1, 0),
+        values=row(1, 2, 0),
+    )
+    hyper = Hyper({"value_coef": row(0.5), "entropy_coef": row(0.1)})
+    output = Output(Categorical(torch.zeros(1, 1, 3, 2)), value=row(3, 1, 0))
+    found = actor_critic_loss(torch.tensor([2.0]), output, batch, hyper, {"policy/kl": torch.tensor([7.0])})
+    # errors 2 and -2, a coin's entropy; G - V is 0 and 1, and G varies four times as much
+    assert found.value.item() == pytest.approx(2 + 0.5 * 2 - 0.1 * math.log(2))
+    assert {name: metric.item() for name, metric in found.metrics.items()} == pytest.approx(
+        {
+            "loss/policy": 2,
+            "loss/value": 2,
+            "policy/entropy": math.log(2),
+            "policy/kl": 7,
+            "value/explained_variance": 3 / 4,
+        }
+    )

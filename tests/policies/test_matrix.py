@@ -18,6 +18,7 @@ from pgzoo.events import Event, RunEnded
 from pgzoo.ops.acting import actor_for, state_size
 from pgzoo.ops.draws import draw_noise
 from pgzoo.registry import Catalog
+from pgzoo.testing.probes import SPACES
 from pgzoo.types import ActorInputs, Inputs, Params
 
 Build = Callable[..., Any]
@@ -31,19 +32,6 @@ POLICIES: dict[str, dict[str, Any]] = {
     "net": {},
     "net-vmap": {},
     "uniform": {},
-}
-SPACES: dict[str, gym.Space[Any]] = {
-    "vector": Box(-1.0, 1.0, (3,)),
-    "one": Box(-2.0, 2.0, (1,)),
-    "matrix": Box(-1.0, 1.0, (2, 3)),
-    "wide": Box(-np.inf, np.inf, (2,), np.float64),
-    "discrete": Discrete(3),
-    "shifted": Discrete(3, start=-1),
-    "pair": Discrete(2),
-    "multi-discrete": gym.spaces.MultiDiscrete([2, 3]),
-    "multi-binary": gym.spaces.MultiBinary(4),
-    "tuple": gym.spaces.Tuple((Discrete(2), Box(-1.0, 1.0, (2,)))),
-    "dict": gym.spaces.Dict({"place": Discrete(3), "speed": Box(-1.0, 1.0, (1,))}),
 }
 STEPS, ENVS, MEMBERS = 4, 3, 2
 

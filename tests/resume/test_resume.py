@@ -33,21 +33,6 @@ from pgzoo.tracking.journal import records
 Train = Callable[..., Result]
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-A2C = {"algorithm": "a2c", "env": "CartPole-v1", "backend": "sync", "num_envs": 2, "eval_episodes": 2}
-
-
-@pytest.fixture
-def trained(home: Home, catalog: Catalog) -> Callable[..., Result]:
-    """Return `trained(**settings)`."""
-
-    def train(**settings: Any) -> Result:
-        given = A2C | {"total_steps": 600, "checkpoint_every": 200} | settings
-        result = run_config(compose(Layer(given, ".".join), catalog), catalog)
-        if result.error:
-            raise result.error
-        return result
-
-    return train
 
 
 def checkpoints(home: Home, result: Result, member: int = 0) -> list[Path]:
@@ -197,10 +182,11 @@ print(result.group, result.status)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit of a file's size can only be set on Linux")
-def test_a_full_disk_costs_the_checkpoint_and_not_the_run(trained: Train, home: Home) -> None:
+def test_a_full_disk_costs_the_checkpoint_and_not_the_run(trained: Train, home: Home, short: dict[str, Any]) -> None:
     whole = trained()
-    settings = json.dumps(A2C | {"total_steps": 600, "checkpoint_every": 200})
-    child = subprocess.run([sys.executable, "-c", SMALL_FILES, settings], capture_output=True, text=True, check=True)
+    child = subprocess.run(
+        [sys.executable, "-c", SMALL_FILES, json.dumps(short)], capture_output=True, text=True, check=True
+    )
     group, status = child.stdout.split()
     assert status == "finished" and "can't be kept: File too large. Training goes on." in child.stderr
     poor, well = home.runs / f"{group}-s0", home.runs / whole.runs[0].run_key
@@ -242,14 +228,13 @@ def test_all_but_the_open_episodes_is_kept(trained: Train, home: Home, catalog: 
         assert np.array_equal(getattr(a, name), getattr(b, name)), name
 
 
-def test_a_plugin_makes_its_environment_exact(home: Home) -> None:
+def test_a_plugin_makes_its_environment_exact(home: Home, short: dict[str, Any]) -> None:
     """What docs/resume.md shows: an `env_state` of the plugin, here the attributes of a class."""
     catalog = discover(inline=False)
     registry = Registry(PluginInfo("mine", "entry point", "mine", "mine", "1.0"))
     registry.env_state("corridor", lambda: Attributes({"pgzoo.testing.probes:Corridor": ("cell",)}))
     catalog.add(registry.plugin, object(), registry.entries.values())
-    settings = A2C | {"env": "pgzoo/Corridor-v0", "total_steps": 600, "checkpoint_every": 200}
-    whole = run_config(compose(Layer(settings, ".".join), catalog), catalog)
+    whole = run_config(compose(Layer(short | {"env": "pgzoo/Corridor-v0"}, ".".join), catalog), catalog)
     *_, before, _ = checkpoints(home, whole)
     kept = checkpoint.load(before)
     assert kept.about["resume"] == "exact" and kept.state.environments is not None

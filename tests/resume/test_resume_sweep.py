@@ -21,29 +21,13 @@ from pgzoo.repro import points as points_of
 from pgzoo.repro import repro
 from pgzoo.result import Result
 from pgzoo.resume import resume
-from pgzoo.runner import compose, run_config
 from pgzoo.tracking import Home, find
 from pgzoo.tracking.journal import records
 from pgzoo.tracking.ledger import start_of
 
 Train = Callable[..., Result]
-A2C = {"algorithm": "a2c", "env": "CartPole-v1", "backend": "sync", "num_envs": 2, "eval_episodes": 2}
 GRID = {"seeds": (0, 2), "sweep_axis": {"learning_rate": (1e-4, 3e-4), "estimator.lam": (0.9, 1.0)}}
 MINE = {"learning_rate": 3e-4, "estimator.lam": 0.9}
-
-
-@pytest.fixture
-def trained(home: Home, catalog: Catalog) -> Train:
-    """Return `trained(**settings)`."""
-
-    def train(**settings: Any) -> Result:
-        given = A2C | {"total_steps": 600, "checkpoint_every": 200} | settings
-        result = run_config(compose(Layer(given, ".".join), catalog), catalog)
-        if result.error:
-            raise result.error
-        return result
-
-    return train
 
 
 def points(run: Path) -> dict[Any, float]:

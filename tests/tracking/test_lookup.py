@@ -46,12 +46,12 @@ def keys(ref: str, home: Home) -> list[str]:
     return [found.run_key for found in find(ref, home)]
 
 
-def test_every_kind_of_reference(home: Home) -> None:
+def test_every_kind_of_reference(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pgzoo.tracking.lookup.ask", None)  # whoever asks a store fails
     assert keys("f" * 32, home) == ["g1-1"]
     assert keys("g1-0", home) == ["g1-0"]
     assert keys("g1", home) == ["g1-0", "g1-1", "g1-10"]
     assert keys("mine", home) == ["g3-0", "g3-1", "g3-10"]
-    assert "mlflow" not in sys.modules
 
 
 def test_a_name_means_the_newest_that_bears_it(home: Home) -> None:

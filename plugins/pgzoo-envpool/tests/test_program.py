@@ -15,11 +15,12 @@ import torch
 
 from pgzoo import checkpoint
 from pgzoo.config import Layer
+from pgzoo.envs.choice import choose_backend
 from pgzoo.errors import EnvError
 from pgzoo.events import Evaluated, RunEnded
 from pgzoo.protocols import EnvRequest
 from pgzoo.registry import discover
-from pgzoo.runner import choose_backend, compose, make_plan
+from pgzoo.runner import compose, make_plan
 from pgzoo.training import Control, train
 
 MUJOCO = importlib.util.find_spec("mujoco") is not None

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from pgzoo.config import Layer
+from pgzoo.envs.choice import choose_backend, look
 from pgzoo.envs.native import NativeBackend
 from pgzoo.envs.sync import SyncBackend
 from pgzoo.errors import EnvError
 from pgzoo.protocols import EnvRequest
 from pgzoo.registry import Catalog, PluginInfo, Registry, discover
-from pgzoo.runner import choose_backend, compose, look, make_plan, run_config
+from pgzoo.runner import compose, make_plan, run_config
 from pgzoo.tracking import Home
 
 

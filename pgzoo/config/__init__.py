@@ -1,0 +1,77 @@
+"""Settings: one source for the command line, YAML files, Python keywords and what is logged.
+
+A run's settings have one nested form everywhere:
+
+    algorithm: reinforce            # run keys and the algorithm's own keys side by side
+    env: CartPole-v1
+    seeds: [0, 1, 2]
+    learning_rate: 0.01
+    policy: {name: mlp, hidden: [64, 64]}
+    estimator: reward-to-go         # a component may be just its name
+
+Layers of settings are laid over each other (pgzoo's defaults < the algorithm's < preset < file < options), and
+the result is validated once, before anything is created.
+"""
+
+from pgzoo.config.files import read_yaml
+from pgzoo.config.layers import Layer, check_keys, look_up, resolve, resolve_component
+from pgzoo.config.run import Component, RunConfig
+from pgzoo.config.settings import (
+    ActionConfig,
+    ActorCriticConfig,
+    AlgorithmConfig,
+    CGSteps,
+    ClipRange,
+    ComponentConfig,
+    CriticSteps,
+    Damping,
+    EntropyCoef,
+    Epochs,
+    LearningRate,
+    LearningRateSchedule,
+    MaxGradNorm,
+    MinibatchConfig,
+    Minibatches,
+    NormalizeAdvantages,
+    OptimizerEps,
+    OptimizerName,
+    RolloutSteps,
+    SearchConfig,
+    Settings,
+    Static,
+    ValueCoef,
+)
+
+__all__ = [
+    "ActionConfig",
+    "ActorCriticConfig",
+    "AlgorithmConfig",
+    "CGSteps",
+    "ClipRange",
+    "Component",
+    "ComponentConfig",
+    "CriticSteps",
+    "Damping",
+    "EntropyCoef",
+    "Epochs",
+    "Layer",
+    "LearningRate",
+    "LearningRateSchedule",
+    "MaxGradNorm",
+    "MinibatchConfig",
+    "Minibatches",
+    "NormalizeAdvantages",
+    "OptimizerEps",
+    "OptimizerName",
+    "RolloutSteps",
+    "RunConfig",
+    "SearchConfig",
+    "Settings",
+    "Static",
+    "ValueCoef",
+    "check_keys",
+    "look_up",
+    "read_yaml",
+    "resolve",
+    "resolve_component",
+]

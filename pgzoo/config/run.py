@@ -1,0 +1,265 @@
+"""Everything that decides a run, as one frozen model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SerializeAsAny,
+    field_validator,
+    model_validator,
+)
+
+from pgzoo.config.settings import ComponentConfig, Settings
+from pgzoo.config.validation import validate
+from pgzoo.errors import ConfigError
+from pgzoo.sweep import Member, Setting, grid
+
+__all__ = ["MERGED", "RESERVED", "RUN_KEYS", "Component", "RunConfig", "overridden"]
+
+
+class Component(Settings):
+    """A policy or an estimator: its name and its own settings."""
+
+    name: str
+    settings: SerializeAsAny[ComponentConfig]
+
+    def nested(self) -> dict[str, Any]:
+        """Return the user's form, `{"name": ..., **settings}`."""
+        return {"name": self.name, **self.settings.model_dump(mode="json")}
+
+
+def _count_or_list(value: Any) -> Any:
+    """Read `10` (how many) or `3,5,8` (which); used for seeds."""
+    if isinstance(value, str):
+        text = value.strip()
+        value = [part for part in text.split(",") if part.strip()] if "," in text else text
+    if isinstance(value, str | int) and not isinstance(value, bool):
+        try:
+            count = int(value)
+        except ValueError:
+            raise ValueError("give a count (10: seeds 0 to 9) or a list (3,5,8)") from None
+        if count < 1:
+            raise ValueError("give at least one seed")
+        return tuple(range(count))
+    return value
+
+
+class RunConfig(Settings):
+    """Everything that decides a run, fully resolved. Build it with `resolve`."""
+
+    algorithm: Annotated[str, Field(description="what learns (pgzoo algorithms)")]
+    env: Annotated[str, Field(description="gymnasium id of the environment (pgzoo envs)", min_length=1)]
+    seeds: Annotated[
+        tuple[NonNegativeInt, ...],
+        Field(description="how many (10: 0 to 9) or which (3,5,8); default: seed 0", min_length=1),
+    ] = (0,)
+    sweep_axis: Annotated[
+        dict[str, tuple[float, ...]],
+        Field(description="train every seed with each of these values, in one batch; repeat for a grid"),
+    ] = {}
+    total_steps: Annotated[
+        PositiveInt | None, Field(description="environment steps per seed; ends with the first update at or past it")
+    ] = None
+    total_episodes: Annotated[
+        PositiveInt | None, Field(description="episodes per seed; ends with the first update at or past it")
+    ] = None
+    num_envs: Annotated[PositiveInt, Field(description="environments side by side, per seed")] = 8
+    gamma: Annotated[float, Field(ge=0, le=1, description="discount factor")] = 0.99
+    env_kwargs: Annotated[dict[str, Any], Field(description="keyword for the environment, K=V; repeat for more")] = {}
+    max_episode_steps: Annotated[
+        PositiveInt | None, Field(description="truncate episodes here; default: the environment's own limit")
+    ] = None
+    normalize_obs: Annotated[
+        bool, Field(description="shift and scale observations to mean 0 and deviation 1; part of the policy")
+    ] = False
+    normalize_reward: Annotated[
+        bool, Field(description="divide rewards by the deviation of the discounted return, for learning alone")
+    ] = False
+    backend: Annotated[
+        str, Field(description="how environments run: auto, sync, async, native, or a plugin's; see pgzoo envs ID")
+    ] = "auto"
+    eval_every: Annotated[
+        NonNegativeInt, Field(description="evaluate each time so many steps are taken; 0: only at the end")
+    ] = 0
+    eval_episodes: Annotated[PositiveInt, Field(description="episodes of an evaluation, sampled and again greedy")] = (
+        100
+    )
+    checkpoint_every: Annotated[
+        NonNegativeInt | None,
+        Field(description="keep a checkpoint each time so many steps are taken; 0: only at the end; default: by time"),
+    ] = None
+    stop_at: Annotated[
+        float | None, Field(description="stop a seed when its last 100 training episodes have this mean return")
+    ] = None
+    stop_on_plateau: Annotated[
+        PositiveInt | None,
+        Field(
+            description="stop a seed when so many steps gave no better mean return of its last 100 training episodes"
+        ),
+    ] = None
+    max_minutes: Annotated[PositiveFloat | None, Field(description="stop every seed after so many minutes")] = None
+    log_every: Annotated[PositiveInt, Field(description="environment steps between two points of a curve")] = 1000
+    experiment: Annotated[
+        str | None, Field(description="MLflow experiment; default: MLFLOW_EXPERIMENT_NAME or pgzoo/ENV")
+    ] = None
+    name: Annotated[str | None, Field(description="name of the runs; default: the algorithm's")] = None
+    tags: Annotated[dict[str, str], Field(description="MLflow tag, K=V; repeat for more")] = {}
+    tracking_uri: Annotated[
+        str | None, Field(description="MLflow store; default: MLFLOW_TRACKING_URI or ./mlflow.db")
+    ] = None
+    threads: Annotated[
+        PositiveInt,
+        Field(description="CPU threads for torch; more seldom help, and may cost a seed its being the same alone"),
+    ] = 1
+    launcher: Annotated[
+        str,
+        Field(description="where seeds are trained: local, all in this process; processes, shared out among several"),
+    ] = "local"
+    workers: Annotated[
+        PositiveInt | None, Field(description="how many processes a launcher starts; default: one for each CPU core")
+    ] = None
+    compile: Annotated[
+        Literal["auto", "on", "off"],
+        Field(description="compile the gradient step; auto: where a run is long enough to gain by it"),
+    ] = "auto"
+    profile: Annotated[bool, Field(description="tell where the time went, and keep it with the run")] = False
+    video: Annotated[bool, Field(description="record an evaluation episode as MP4")] = False
+    policy: Component
+    estimator: Component
+    settings: SerializeAsAny[Settings]
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _read_seeds(cls, value: Any) -> Any:
+        return _count_or_list(value)
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct_seeds(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value:
+            raise ValueError("give at least one seed")
+        if len(set(value)) < len(value):
+            raise ValueError("a seed is given twice; the same seed gives the same run")
+        return value
+
+    @field_validator("sweep_axis")
+    @classmethod
+    def _distinct_values(cls, axes: dict[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
+        for key, values in axes.items():
+            if not values:
+                raise ValueError(f"{key} has no value; give one or more, such as {key}=0.1,0.2")
+            if len(set(values)) < len(values):
+                raise ValueError(f"{key} has a value twice; the same setting gives the same run")
+        return axes
+
+    @model_validator(mode="after")
+    def _has_an_end(self) -> RunConfig:
+        if self.total_steps is None and self.total_episodes is None:
+            raise ValueError("the run has no end: give total_steps or total_episodes")
+        return self
+
+    def nested(self) -> dict[str, Any]:
+        """Return the user's form, ready for YAML: `resolve` gives the same config for it."""
+        own = _told(self, exclude={"policy", "estimator", "settings"}) | _told(self.settings)
+        estimator = self.estimator.nested()
+        for key in self.sweep_axis or ("sweep_axis",):  # what is swept has no one value
+            part, name = (estimator, key.partition(".")[2]) if "." in key else (own, key)
+            part.pop(name, None)
+        return own | {"policy": self.policy.nested(), "estimator": estimator}
+
+    def flat(self) -> dict[str, str]:
+        """Return what is logged as parameters: dotted keys, always the same ones for the same components."""
+        return dict(_flatten(self._decisive()))
+
+    def at(self, setting: Setting) -> RunConfig:
+        """Return the config of a run of this setting alone. Raises ConfigError."""
+        if not setting and not self.sweep_axis:
+            return self
+        errors: list[str] = []
+        config = overridden(self, setting, errors)
+        if config is None:
+            raise ConfigError("\n".join(errors))
+        return config
+
+    def member(self, seed: int, setting: Setting) -> Member:
+        """Return the member of a seed and a setting. Raises ConfigError."""
+        return Member(self.at(setting).model_copy(update={"seeds": (seed,)}), setting)
+
+    def members(self) -> tuple[Member, ...]:
+        """Return every seed with each setting of the sweep, setting by setting."""
+        return tuple(self.member(seed, setting) for setting in grid(self.sweep_axis) for seed in self.seeds)
+
+    def setting_hash(self) -> str:
+        """Return a name for the setting: equal for runs that differ in nothing but seeds and labels."""
+        return hashlib.sha256(json.dumps(self._decisive(), sort_keys=True).encode()).hexdigest()[:12]
+
+    def _decisive(self) -> dict[str, Any]:
+        return {key: value for key, value in self.nested().items() if key not in UNLOGGED and value is not None}
+
+
+UNLOGGED = frozenset(
+    {
+        "seeds",
+        "sweep_axis",
+        "name",
+        "tags",
+        "experiment",
+        "tracking_uri",
+        "video",
+        "checkpoint_every",
+        "profile",
+        "launcher",
+        "workers",
+    }
+)
+"""Run keys that don't change what is learned, or that a run bears elsewhere."""
+
+MERGED = ("env_kwargs", "tags", "sweep_axis")
+"""Mappings, of which layers may give some keys each."""
+
+RUN_KEYS = frozenset(RunConfig.model_fields) - {"settings"}
+RESERVED = frozenset(
+    {"seed", "settings", "preset", "config", "json", "env_kwarg", "tag", "import", "no_plugin", "no_progress"}
+)
+
+
+def _told(settings: Settings, **kwargs: Any) -> dict[str, Any]:
+    """Settings as JSON has them. None is told only where it was given: it may take the place of a default."""
+    values = settings.model_dump(mode="json", **kwargs)
+    return {key: value for key, value in values.items() if value is not None or key in settings.model_fields_set}
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def overridden(config: RunConfig, setting: Setting, errors: list[str], where: str = "") -> RunConfig | None:
+    """Validate a config with some settings overridden; None, and a line per mistake, where it isn't valid."""
+
+    def laid(settings: Settings, over: Mapping[str, Any], prefix: str = "") -> Any:
+        def origin(key: str) -> str:
+            return f"{where}{prefix}{key}"
+
+        given = {key: getattr(settings, key) for key in settings.model_fields_set}
+        return validate(type(settings), {**given, **over}, origin, errors)
+
+    of_run = {key: value for key, value in setting.items() if key in RUN_KEYS}
+    of_estimator = {key.removeprefix("estimator."): value for key, value in setting.items() if "." in key}
+    own = {key: value for key, value in setting.items() if key not in RUN_KEYS and "." not in key}
+    settings, estimator = laid(config.settings, own), laid(config.estimator.settings, of_estimator, "estimator.")
+    if settings is None or estimator is None:
+        return None
+    component = config.estimator.model_copy(update={"settings": estimator})
+    return laid(config, {**of_run, "sweep_axis": {}, "settings": settings, "estimator": component})  # type: ignore[no-any-return]

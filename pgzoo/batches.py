@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from pgzoo.ops.members import map_leaves
 from pgzoo.ops.nets import ROW_ALIGN, ROW_BLOCK
 from pgzoo.types import Batch, Hindsight, Inputs, Targets, Trajectory
 
-__all__ = ["Cutter"]
+__all__ = ["Cutter", "side_by_side"]
 
 Order = Callable[[int, int], NDArray[np.int64]]
 """`order(member, n)`: a permutation of n rows of a member."""
@@ -41,7 +42,7 @@ class Cutter:
         few_sizes: bool = False,
     ) -> None:
         """Every leaf of `extra` is `[S, T, N, ...]`; with `few_sizes` batches are padded to one of a few lengths."""
-        self._few_sizes = few_sizes
+        self._few_sizes, self._in_order = few_sizes, None
         members, steps, num_envs = trajectory.valid.shape
         self.members, self.num_envs = members, num_envs
         self.sequences = sequences
@@ -69,6 +70,7 @@ class Cutter:
             self._rows: list[NDArray[np.int64]] = [np.arange(num_envs)] * members
             self._align = ROW_ALIGN
             return
+        self._in_order = everything if window else None
         # rows lie in memory by time, then member, then environment
         self._leaves = map_leaves(_by_time, everything)
         if window:
@@ -78,7 +80,11 @@ class Cutter:
 
     def whole(self) -> Batch:
         """Everything in one batch, in the order of time."""
-        return self._cut(self._rows)
+        if self._in_order is None:
+            return self._cut(self._rows)
+        batch: Batch = map_leaves(partial(side_by_side, align=self._align), self._in_order)
+        batch.weights[..., self._in_order.weights[0].numel() :] = 0.0
+        return batch
 
     def minibatches(self, order: Order, count: int) -> Iterator[Batch]:
         """Go through everything once, in `count` minibatches. A single one keeps the order of time.
@@ -131,6 +137,15 @@ class Cutter:
         batch: Batch = map_leaves(cut, self._leaves)
         state = None if self._state is None else self._state[member, env]
         return batch._replace(inputs=batch.inputs._replace(state=state))
+
+
+def side_by_side(leaf: Tensor, align: int) -> Tensor:
+    """`[S, T, N, ...] -> [S, 1, B, ...]` by time; the first row again and again fills up a multiple of `align`."""
+    rows = leaf.flatten(1, 2)
+    extra = -rows.shape[1] % align
+    if extra:
+        rows = torch.cat([rows, rows[:, :1].expand(-1, extra, *rows.shape[2:])], dim=1)
+    return rows.unsqueeze(1)
 
 
 def _by_time(leaf: Tensor) -> Any:

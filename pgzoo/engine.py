@@ -2,46 +2,40 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pgzoo import gradients, rollout
+from pgzoo import gradients, plateau, rollout
 from pgzoo.batches import Cutter
 from pgzoo.compiling import Compiled
-from pgzoo.config import AlgorithmConfig, RunConfig
-from pgzoo.errors import UnfitError
+from pgzoo.config import AlgorithmConfig
+from pgzoo.estimating import Past, bind_estimator, look_back
 from pgzoo.events import EvaluationMode
+from pgzoo.field import Field
 from pgzoo.gradients import LossFunction
 from pgzoo.ops.acting import state_size
 from pgzoo.ops.members import freeze, map_leaves
-from pgzoo.ops.nets import ROW_ALIGN, ROW_BLOCK
-from pgzoo.ops.normalize import reward_buffers, scale_rewards, take_in_rewards
+from pgzoo.ops.normalize import reward_buffers, take_in_rewards
 from pgzoo.ops.optim import NO_OPTIMIZER, flatten, make_optimizer, unflatten
 from pgzoo.plan import POLICY, Plan, PolicyView, named, own
-from pgzoo.protocols import VectorEnv
 from pgzoo.reports import Report, Stopwatch
 from pgzoo.rollout import Finished, Greedy, Noise
-from pgzoo.seeding import generator, reset_seeds
-from pgzoo.stepping import After, Before, InnerStep, inner_step, stack_metrics
+from pgzoo.seeding import generator
+from pgzoo.stepping import After, Before, Collected, InnerStep, in_one_piece, inner_step, stack_metrics
 from pgzoo.types import (
     RECENT,
     Batch,
-    Collector,
     Episodes,
     Hindsight,
     Hyper,
-    Inputs,
     Kept,
     Loss,
-    Output,
     Params,
     Steps,
     Targets,
@@ -54,12 +48,10 @@ __all__ = ["Engine", "Plan", "default_loop", "default_update", "named"]
 MANY_LOSSES = 8
 """An algorithm with more losses than so many makes them anew each time; they aren't worth compiling."""
 
+SHORT_WINDOW = 32
+"""Steps of a window up to which an update is compiled as one piece: the compiler unrolls what goes along time."""
+
 NO_LIMIT = np.iinfo(np.int64).max
-
-
-class _Past(NamedTuple):
-    params: Params
-    trajectory: Trajectory
 
 
 class Engine:
@@ -82,18 +74,17 @@ class Engine:
         self.laps = {"environment": 0.0, "acting": 0.0}
         """Seconds of collecting that went into stepping environments and into choosing actions."""
         self._seeds = plan.seeds
-        self._envs: VectorEnv | None = None
-        self._evaluation_envs: VectorEnv | None = None
         settings: Any = plan.config.settings
         by_gradient = isinstance(settings, AlgorithmConfig)
         self._optimizer = make_optimizer(settings.optimizer, settings.optimizer_eps) if by_gradient else NO_OPTIMIZER
-        self._settings = self._expanded(lambda config: dict(config.settings) | {"gamma": config.gamma})
+        self._settings = plan.spread(lambda config: dict(config.settings) | {"gamma": config.gamma})
+        self._compiled = plan.config.compile == "on"
         self._steps: dict[tuple[LossFunction, str], InnerStep] = {}
-        compiled = plan.config.compile == "on"
-        self._look_back = Compiled(self._hindsight, self.watch) if compiled else self._hindsight
+        self._updates: dict[LossFunction, Callable[[Collected], After]] = {}
+        self._look_back = self._made(look_back(plan, self.policy))
+        self._estimator = bind_estimator(plan, self._settings["gamma"])
         self._flat: tuple[Params, Tensor] = {}, torch.empty(0)
-        self._estimator_takes, self._estimator_extra = self._bind_estimator()
-        self._taking_up = state is not None
+        self._field = Field(plan, taking_up=state is not None)
         self._seen: Trajectory | None = None
         self._finished: list[Finished] = []
         self._halted = torch.zeros(len(self._seeds), dtype=torch.bool)
@@ -120,18 +111,13 @@ class Engine:
             obs = self._seen.obs[:, : self._seen.valid.shape[1]]
             state = state._replace(buffers=state.buffers | named(absorb(own(mine), obs, self._seen.valid)))
         if self.plan.config.stop_on_plateau is not None:
-            state = state._replace(buffers=state.buffers | _with_best(state))
+            state = state._replace(buffers=state.buffers | plateau.with_best(state))
         members = range(len(self._seeds))
         returns = tuple(np.concatenate([np.zeros(0), *(f.returns[s] for f in self._finished)]) for s in members)
         lengths = tuple(
             np.concatenate([np.zeros(0, np.int64), *(f.lengths[s] for f in self._finished)]) for s in members
         )
         return freeze(before.active, state, before), Finished(returns, lengths)
-
-    def stagnant(self, state: TrainState, row: int) -> int:
-        """Steps since the mean return of a member's last 100 training episodes was better than ever; 0 before any."""
-        best, at = (state.buffers[name][row] for name in BEST)
-        return int(state.env_steps[row] - int(at)) if best > -torch.inf else 0
 
     # the pieces of an update, in the order in which they are used
 
@@ -144,8 +130,7 @@ class Engine:
         if plan.config.normalize_reward:
             buffers |= reward_buffers(plan.config.num_envs)
         if plan.config.stop_on_plateau is not None:
-            best = torch.full((), -torch.inf, dtype=torch.float64)
-            buffers |= dict(zip(BEST, (best, torch.zeros((), dtype=torch.int64)), strict=True))
+            buffers |= plateau.begin()
         kept: Kept = plan.algorithm.init(self) if hasattr(plan.algorithm, "init") else Kept({}, {})
         params |= _for_all(kept.params, members)
         zeros = np.zeros(members, np.int64)
@@ -167,20 +152,16 @@ class Engine:
         plan, num_envs = self.plan, self.plan.config.num_envs
         state = state._replace(progress=self._progress(state))
         with self._collecting():
-            envs = self._open()
-            kind = plan.collection
+            envs, kind = self._field.training(), plan.collection
             episodes, window = (kind.per_env, None) if isinstance(kind, Episodes) else (NO_LIMIT, kind.count)
             at = None if window is None else state.collector
-            if at is None:
-                at = rollout.begin(envs, plan.policy, self._resets(state, "reset"))
-            elif self._taking_up:
-                at = self._take_up(envs, state, at)
+            at = self._field.begin(state) if at is None else self._field.go_on(state, at)
             quota = np.where(state.active, episodes, 0)
             trajectory, finished, collector = rollout.collect(
                 envs,
                 plan.policy,
                 plan.policy_params(state),
-                Noise(plan.policy, [self.rng("act", s, state) for s in range(len(self._seeds))], num_envs),
+                Noise(plan.policy, [self.rng("act", s, state) for s in range(len(self._seeds))], num_envs, window),
                 at,
                 np.broadcast_to(quota[:, None], at.ended.shape),
                 window,
@@ -203,8 +184,7 @@ class Engine:
         shared = {k: v.unsqueeze(1).expand(-1, n, *v.shape[1:]) for k, v in (state.params | state.buffers).items()}
         params = {k: v.flatten(0, 1).contiguous() for k, v in own(shared | candidates).items()}
         with self._collecting():
-            envs = self._open()
-            at = rollout.begin(envs, plan.policy, self._resets(state, "reset").reshape(-1, 1))
+            envs, at = self._field.training(), self._field.begin_apart(state)
             quota = np.repeat(state.active, n)[:, None].astype(np.int64)
             apart, finished, _ = rollout.collect(
                 envs, plan.policy, params, Greedy(), at, quota, None, self.cancelled, self.laps
@@ -222,18 +202,8 @@ class Engine:
         """What these parameters say of a trajectory, in one pass without gradients: values, log-probabilities."""
         params = state.params | state.buffers
         with self.watch.phase("estimate", f'policy "{self.plan.config.policy.name}"'), torch.no_grad():
-            found: Hindsight = self._look_back(_Past(params, trajectory))
-            return found
-
-    def _hindsight(self, past: _Past) -> Hindsight:
-        params, trajectory = past
-        if trajectory.state is not None:
-            inputs = Inputs(trajectory.obs, trajectory.action_mask, trajectory.state, trajectory.starts)
-            output = self.policy.apply(params, inputs)
-        else:
-            output = self._apply_to_rows(params, trajectory)
-        dist = output.dist.map(lambda leaf: leaf[:, :-1])
-        return Hindsight(output.value, dist.log_prob(trajectory.actions), dist)
+            hindsight: Hindsight = self._look_back(Past(params, trajectory))
+            return hindsight
 
     def estimate(
         self,
@@ -246,30 +216,13 @@ class Engine:
 
         `behaviour [S, T, N]` are the log-probabilities under whatever acted, if that wasn't the policy of `hindsight`.
         """
-        available = {name: getattr(trajectory, name) for name in TOLD} | self._estimator_extra
-        if self.plan.config.normalize_reward:
-            available["rewards"] = scale_rewards(state.buffers, trajectory.rewards)
-        values = None
-        if hindsight is not None:
-            available["log_rhos"] = hindsight.log_probs - (hindsight.log_probs if behaviour is None else behaviour)
-            if hindsight.values is not None:
-                values = available["values"] = hindsight.values[:, :-1]
-                available["next_values"] = hindsight.values[:, 1:]
-        takes = [name for name in self._estimator_takes if name in available]
         with self.watch.phase("estimate", f'estimator "{self.plan.config.estimator.name}"'):
-            estimate = self.plan.estimator(**{name: available[name] for name in takes})
-        if isinstance(estimate, tuple):
-            advantages, returns = estimate
-        else:
-            advantages = returns = estimate
-            if values is not None:
-                advantages = torch.where(trajectory.valid, returns - values, 0.0)
-        return Targets(advantages, returns, trajectory.valid.float())
+            return self._estimator(self._estimator.tensors, state.buffers, trajectory, hindsight, behaviour)
 
     @property
     def wants_hindsight(self) -> bool:
         """Whether anybody asks what the policy that collected says of the trajectory."""
-        return bool(self.plan.needs & {"value", "log_probs", "old"}) or "log_rhos" in self._estimator_takes
+        return bool(self.plan.needs & {"value", "log_probs", "old"}) or "log_rhos" in self._estimator.takes
 
     def cutter(
         self,
@@ -287,7 +240,7 @@ class Engine:
             sequences=bool(state_size(self.plan.policy)),
             needs=self.plan.needs,
             extra=extra,
-            few_sizes=self.plan.config.compile == "on" and not isinstance(self.plan.collection, Steps),
+            few_sizes=self._compiled and not isinstance(self.plan.collection, Steps),
         )
 
     def batch(self, trajectory: Trajectory, targets: Targets, hindsight: Hindsight | None = None) -> Batch:
@@ -344,21 +297,38 @@ class Engine:
         if not state.params:
             return state
         going = self._going(state)
-        tensors, rate = self._tensors(state), self.learning_rate(state)
-        known, vector = self._flat
-        if known is not state.params:  # not where the last step led
-            vector = flatten(state.params.values())
-        before = Before(vector, state.optimizer, state.buffers, batch, tensors, rate, going)
-        after = self._inner(loss, only, before, state.params)
-        if after.halt is not None:
-            self._halted = self._halted | after.halt
-            going = going & ~after.halt
-        self.report.add(after.names, after.metrics, going)
-        self._note_failures(
-            going & ~after.finite, batch, state.params, after.value, after.gradient, after.norm, after.reached
-        )
-        self._flat = unflatten(after.vector, state.params), after.vector
-        return state._replace(params=self._flat[0], optimizer=after.optimizer)
+        after = self._inner(loss, only, self._before(state, batch, going), state.params)
+        return self._taken(state, after, going, lambda: batch)
+
+    @property
+    def steps_in_one_piece(self) -> bool:
+        """Whether an update of one gradient step is best compiled as a whole: of a window so short that it's cheap."""
+        kind, settings = self.plan.collection, self.plan.config.settings
+        short = isinstance(kind, Steps) and kind.count <= SHORT_WINDOW and not state_size(self.plan.policy)
+        return self._compiled and short and getattr(settings, "epochs", 1) == getattr(settings, "minibatches", 1) == 1
+
+    def step_in_one_piece(self, loss: LossFunction, state: TrainState, trajectory: Trajectory) -> TrainState:
+        """Look back, estimate, make a batch of everything and take one step on `loss`, as one compiled function."""
+        if not state.params:
+            return state
+
+        def cut(*collected: Any) -> Batch:
+            return self.cutter(*collected).whole()
+
+        update = self._updates.get(loss)
+        if update is None:
+            look = look_back(self.plan, self.policy) if self.wants_hindsight else None
+            whole = in_one_piece(look, self._estimator, cut, self._fresh_step(loss, "", state.params), state.params)
+            update = self._updates[loss] = self._made(whole)
+        going = self._going(state)
+        before = self._before(state, None, going)
+        after = update(Collected(before, trajectory, self._estimator.tensors))
+
+        def batch() -> Batch:
+            hindsight = self.hindsight(state, trajectory) if self.wants_hindsight else None
+            return self.batch(trajectory, self.estimate(state, trajectory, hindsight), hindsight)
+
+        return self._taken(state, after, going, batch)
 
     def move(
         self,
@@ -380,7 +350,7 @@ class Engine:
         finite = torch.isfinite(value) & torch.isfinite(norm) & torch.isfinite(reach)
         going = self._going(state)
         self.report.add(tuple(metrics), stack_metrics(metrics), going)
-        self._note_failures(going & ~finite, batch, state.params, value, gradient, norm, vector)
+        self._note_failures(going & ~finite, lambda: batch, state.params, value, gradient, norm, vector)
         params = unflatten(vector, state.params)
         return state._replace(params=freeze((going & finite).numpy(), params, state.params))
 
@@ -411,13 +381,7 @@ class Engine:
 
     def snapshot(self) -> TrainState:
         """The state with all that a later run needs to go on from here, bit for bit if the environments allow it."""
-        if self.state.collector is None or self._taking_up:
-            return self.state
-        save = getattr(self._envs, "save", None)
-        rows = save() if save else None
-        n = self.plan.config.num_envs
-        cut = None if rows is None else tuple(rows[k : k + n] for k in range(0, len(rows), n))
-        return self.state._replace(environments=cut)
+        return self._field.snapshot(self.state)
 
     def evaluate(self, state: TrainState, active: NDArray[np.bool_], mode: EvaluationMode) -> Finished:
         """Play the evaluation episodes of the active members on environments of their own.
@@ -427,13 +391,10 @@ class Engine:
         it is cancelled, the rounds that are complete count.
         """
         c, plan = self.plan.config, self.plan
-        count = min(plan.backend.width, c.eval_episodes)
         with self.watch.phase("evaluate", f'environment "{c.env}"'):
-            if self._evaluation_envs is None:
-                self._evaluation_envs = plan.backend.open(plan.request(count))
             return rollout.evaluate(
-                self._evaluation_envs,
-                count,
+                self._field.evaluation(),
+                self._field.evaluation_width,
                 plan.policy,
                 plan.policy_params(state),
                 seeds=self._seeds,
@@ -445,31 +406,56 @@ class Engine:
 
     def close(self) -> None:
         """Close the environments."""
-        for envs in (self._envs, self._evaluation_envs):
-            if envs is not None:
-                envs.close()
+        self._field.close()
+
+    def _made(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """A pure function as the run is to have it: compiled or as it is."""
+        return Compiled(function, self.watch) if self._compiled else function
+
+    def _before(self, state: TrainState, batch: Batch | None, going: Tensor) -> Before:
+        known, vector = self._flat
+        if known is not state.params:  # not where the last step led
+            vector = flatten(state.params.values())
+        rate = self.learning_rate(state)
+        return Before(vector, state.optimizer, state.buffers, batch, self._tensors(state), rate, going)
+
+    def _taken(self, state: TrainState, after: After, going: Tensor, batch: Callable[[], Batch]) -> TrainState:
+        """Note what came of a step, and go to where it led."""
+        if after.halt is not None:
+            self._halted = self._halted | after.halt
+            going = going & ~after.halt
+        self.report.add(after.names, after.metrics, going)
+        bad = going & ~after.finite
+        self._note_failures(bad, batch, state.params, after.value, after.gradient, after.norm, after.reached)
+        self._flat = unflatten(after.vector, state.params), after.vector
+        return state._replace(params=self._flat[0], optimizer=after.optimizer)
 
     def _inner(self, loss: LossFunction, only: str, before: Before, like: Params) -> After:
-        """Take the inner step, compiled where the run is to be; each loss has a step of its own."""
-        compiled = self.plan.config.compile == "on"
+        """Take the inner step; each loss has one of its own."""
         step = self._steps.get((loss, only))
         if step is None:
-            settings = {name: value for name, value in self._settings.items() if not isinstance(value, Tensor)}
-            step = inner_step(loss, self.policy, like, settings, self._optimizer, only, padded=not compiled)
-            if compiled and len(self._steps) < MANY_LOSSES:
-                step = self._steps[loss, only] = Compiled(step, self.watch)
+            step = self._fresh_step(loss, only, like)
+            if self._compiled and len(self._steps) < MANY_LOSSES:
+                step = self._steps[loss, only] = self._made(step)
         return step(before)
+
+    def _fresh_step(self, loss: LossFunction, only: str, like: Params) -> InnerStep:
+        settings = {name: value for name, value in self._settings.items() if not isinstance(value, Tensor)}
+        return inner_step(loss, self.policy, like, settings, self._optimizer, only, padded=not self._compiled)
 
     def _going(self, state: TrainState) -> Tensor:
         return torch.from_numpy(state.active) & ~self._halted
 
-    def _note_failures(self, bad: Tensor, batch: Batch, params: Params, *found: Tensor) -> None:
+    def _note_failures(self, bad: Tensor, batch: Callable[[], Batch], params: Params, *found: Tensor) -> None:
         """Name for every member in `bad [S]` the first tensor that isn't finite."""
         value, gradient, norm, reached = found
+        if not bad.any():
+            return
+        seen = batch()
         for row in np.flatnonzero(bad.numpy()):
             first = [] if self._seen is None else [("rewards", self._seen.rewards)]
             slopes, after = unflatten(gradient, params), unflatten(reached, params)
-            self.failures[int(row)] = gradients.first_bad(int(row), first, batch, params, value, slopes, norm, after)
+            self.failures[int(row)] = gradients.first_bad(int(row), first, seen, params, value, slopes, norm, after)
 
     def _tensors(self, state: TrainState) -> Params:
         """The settings that are tensors, and how much of its run each member has before it."""
@@ -485,23 +471,6 @@ class Engine:
             done = np.maximum(done, state.episodes / c.total_episodes)
         return np.minimum(done, 1.0)
 
-    def _resets(self, state: TrainState, stream: str) -> NDArray[np.int64]:
-        n = self.plan.config.num_envs
-        pairs = zip(self._seeds, state.updates, strict=True)
-        return np.stack([reset_seeds(seed, stream, n, int(update)) for seed, update in pairs])
-
-    def _take_up(self, envs: VectorEnv, state: TrainState, at: Collector) -> Collector:
-        """Put the environments where they stood; for members of which that isn't known, open episodes begin anew."""
-        self._taking_up = False
-        n, told = self.plan.config.num_envs, state.environments or (None,) * len(self._seeds)
-        fresh = state.updates == 0  # who hasn't begun begins as in a run that was never left
-        seeds = np.where(fresh[:, None], self._resets(state, "reset"), self._resets(state, "resume"))
-        begun = rollout.begin(envs, self.plan.policy, seeds)
-        known = np.array([rows is not None for rows in told])
-        if known.any():
-            envs.restore([row for rows in told for row in rows or [None] * n])  # type: ignore[attr-defined]
-        return freeze(known, at, begun)
-
     @contextmanager
     def _collecting(self) -> Iterator[None]:
         """Time a collection. What overflows in it is found in the update that follows, and named."""
@@ -512,89 +481,27 @@ class Engine:
         ):
             yield
 
-    def _open(self) -> VectorEnv:
-        if self._envs is None:
-            self._envs = self.plan.backend.open(self.plan.request(self.plan.config.num_envs))
-        return self._envs
-
     def _counted(self, state: TrainState, trajectory: Trajectory, finished: Finished) -> TrainState:
         """Count what was collected, and keep it for the end of the update."""
         self._seen = trajectory
         self._finished.append(finished)
-        state = state._replace(
-            env_steps=state.env_steps + trajectory.valid.sum((-2, -1)).numpy(),
-            episodes=state.episodes + np.array([len(r) for r in finished.returns], np.int64),
-            recent=np.stack(
-                [
-                    np.concatenate([known, new])[-RECENT:]
-                    for known, new in zip(state.recent, finished.returns, strict=True)
-                ]
-            ),
-        )
+        state = state._replace(env_steps=state.env_steps + trajectory.valid.sum((-2, -1)).numpy())
+        if any(map(len, finished.returns)):
+            both = zip(state.recent, finished.returns, strict=True)
+            state = state._replace(
+                episodes=state.episodes + np.array([len(r) for r in finished.returns], np.int64),
+                recent=np.stack([np.concatenate([known, new])[-RECENT:] for known, new in both]),
+            )
         if self.plan.config.normalize_reward:
             known = take_in_rewards(state.buffers, trajectory, self._settings["gamma"].reshape(-1, 1, 1))
             state = state._replace(buffers=freeze(state.active, known, state.buffers))
         return state
 
-    def _apply_to_rows(self, params: Params, trajectory: Trajectory) -> Output:
-        """Apply a policy without memory to every step and environment, `[S, T+1, N]`, by rows of a batch's size."""
-        _, steps, n = trajectory.starts.shape
-        rows = steps * n
-        align = ROW_ALIGN if isinstance(self.plan.collection, Steps) else ROW_BLOCK
-        extra = -rows % align
-
-        def lay(leaf: Tensor) -> Tensor:  # [S, T+1, N, ...] -> [S, 1, rows, ...]
-            return F.pad(leaf.flatten(1, 2), (0, 0) * (leaf.ndim - 3) + (0, extra)).unsqueeze(1)
-
-        def lift(leaf: Tensor) -> Tensor:
-            return leaf[:, 0, :rows].reshape(len(leaf), steps, n, *leaf.shape[3:])
-
-        mask = None if trajectory.action_mask is None else lay(trajectory.action_mask)
-        output = self.policy.apply(params, Inputs(lay(trajectory.obs), mask))
-        return Output(output.dist.map(lift), None if output.value is None else lift(output.value))
-
-    def _expanded(self, settings: Callable[[RunConfig], dict[str, Any]]) -> dict[str, Any]:
-        """Floats as `[S, 1, 1]`, each member's own; all else is the same for everybody."""
-        each = [settings(member.config) for member in self.plan.members]
-        return {
-            name: torch.tensor([own[name] for own in each]).reshape(-1, 1, 1) if isinstance(value, float) else value
-            for name, value in each[0].items()
-        }
-
-    def _bind_estimator(self) -> tuple[list[str], dict[str, Any]]:
-        """Which of what there is the estimator takes. Raises UnfitError where it asks for something else."""
-        c, plan = self.plan.config, self.plan
-        name = f'Estimator "{c.estimator.name}"'
-        extra = self._expanded(lambda config: dict(config.estimator.settings)) | {"gamma": self._settings["gamma"]}
-        known = {*TOLD, "log_rhos", *extra} | (VALUES if "value" in plan.needs else frozenset())
-        parameters = inspect.signature(plan.estimator).parameters.values()
-        asked = [p.name for p in parameters if p.default is p.empty and p.name not in known]
-        if set(asked) & VALUES:
-            raise UnfitError(
-                f'{name} needs the values of a critic, and algorithm "{c.algorithm}" trains none. Choose an algorithm '
-                "that does (pgzoo algorithms) or another estimator (pgzoo estimators)."
-            )
-        if asked:
-            raise UnfitError(
-                f"{name} asks for {', '.join(asked)}, which nobody in this run gives. "
-                f"There are: {', '.join(sorted(known))}."
-            )
-        if getattr(plan.estimator, "whole_episodes", False) and isinstance(plan.collection, Steps):
-            raise UnfitError(
-                f'{name} needs whole episodes, and algorithm "{c.algorithm}" collects windows of '
-                f"{plan.collection.count} steps. Choose another estimator (pgzoo estimators)."
-            )
-        return [p.name for p in parameters], extra
-
-
-VALUES = frozenset({"values", "next_values"})
-
-TOLD = [name for name in Trajectory._fields if name not in ("action_mask", "state")]
-"""What an estimator may take of a trajectory."""
-
 
 def default_update(ctx: Engine, state: TrainState, trajectory: Trajectory) -> TrainState:
     """What an algorithm that gives only a loss gets: gradient steps on everything that was collected."""
+    if ctx.steps_in_one_piece:
+        return ctx.step_in_one_piece(ctx.plan.algorithm.loss, state, trajectory)
     hindsight = ctx.hindsight(state, trajectory) if ctx.wants_hindsight else None
     targets = ctx.estimate(state, trajectory, hindsight)
     for batch in ctx.minibatches(state, trajectory, targets, hindsight):
@@ -609,20 +516,6 @@ def default_loop(ctx: Engine) -> Iterator[None]:
         ctx.state, trajectory = ctx.collect(ctx.state)
         ctx.state = update(ctx, ctx.state, trajectory)
         yield
-
-
-BEST = ("stop.best", "stop.best_at")
-"""What a stop rule remembers of a member: the best mean return of 100 episodes, and the step that gave it."""
-
-
-def _with_best(state: TrainState) -> Params:
-    means = torch.tensor([float(recent.mean()) for recent in state.recent], dtype=torch.float64)
-    best, at = (state.buffers[name] for name in BEST)
-    better = means > best  # never where it is NaN: there were fewer episodes
-    return {
-        BEST[0]: torch.where(better, means, best),
-        BEST[1]: torch.where(better, torch.from_numpy(state.env_steps), at),
-    }
 
 
 def _for_all(one: Params, members: int) -> Params:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from pgzoo.config import RunConfig
 from pgzoo.protocols import Algorithm, EnvBackend, EnvRequest, EnvState, Policy
 from pgzoo.sweep import Member
@@ -54,6 +56,14 @@ class Plan:
         c = self.config
         rows = len(self.members) * envs_per_member
         return EnvRequest(c.env, c.env_kwargs, c.max_episode_steps, rows, self.env_states)
+
+    def spread(self, settings: Callable[[RunConfig], dict[str, Any]]) -> dict[str, Any]:
+        """Settings with floats as `[S, 1, 1]`, each member's own; all else is the same for everybody."""
+        each = [settings(member.config) for member in self.members]
+        return {
+            name: torch.tensor([own[name] for own in each]).reshape(-1, 1, 1) if isinstance(value, float) else value
+            for name, value in each[0].items()
+        }
 
     def policy_params(self, state: TrainState) -> Params:
         """What the policy acts with, under its own names: its parameters and buffers, and its critic's."""

@@ -57,14 +57,19 @@ class Report:
     def add(self, names: tuple[str, ...], values: Tensor, counts: Tensor) -> None:
         """Add metrics `values [M, S]` of the members in `counts [S]` (bool)."""
         values = torch.where(counts, values, 0.0)
-        total, count = self._totals.get(names, (0.0, 0))
-        self._totals[names] = total + values, count + counts.long()
+        known = self._totals.get(names)
+        if known is None:
+            self._totals[names] = values, counts.long()
+        else:
+            self._totals[names] = known[0] + values, known[1] + counts
 
     def means(self) -> dict[str, NDArray[np.float64]]:
         """Each metric, `[S]`; NaN for a member that has none."""
-        sums: dict[str, tuple[Tensor, Tensor]] = {}
-        for names, (totals, count) in self._totals.items():  # losses of several kinds share some metrics
-            for name, total in zip(names, totals, strict=True):
-                so_far, times = sums.get(name, (0.0, 0))
-                sums[name] = so_far + total, times + count
-        return {name: (total / count).numpy() for name, (total, count) in sums.items()}
+        sums: dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]] = {}
+        for names, (totals, counts) in self._totals.items():  # losses of several kinds share some metrics
+            count = counts.numpy()
+            for name, total in zip(names, totals.numpy(), strict=True):
+                so_far = sums.get(name)
+                sums[name] = (total, count) if so_far is None else (so_far[0] + total, so_far[1] + count)
+        with np.errstate(invalid="ignore"):
+            return {name: total / count for name, (total, count) in sums.items()}

@@ -46,18 +46,22 @@ class Noise:
     depend on how long another plays.
     """
 
-    def __init__(self, policy: Policy, generators: list[np.random.Generator], num_envs: int) -> None:
+    def __init__(
+        self, policy: Policy, generators: list[np.random.Generator], num_envs: int, steps: int | None = None
+    ) -> None:
+        """For so many `steps`, where that is known."""
         self._generators = generators
-        self._shape = (NOISE_BLOCK, num_envs, policy.noise_size)
+        self._shape = (min(NOISE_BLOCK, steps or NOISE_BLOCK), num_envs, policy.noise_size)
         self._kind = policy.noise
         self._block: Array = np.empty(0)
 
     def __getitem__(self, t: int) -> Array:
         """Noise of step t; steps must be asked for in order."""
-        if t % NOISE_BLOCK == 0:
+        k = t % self._shape[0]
+        if k == 0:
             draws = [draw_noise(self._kind, generator, self._shape) for generator in self._generators]
             self._block = np.stack(draws, axis=1)  # [block, S, N, K]
-        return self._block[t % NOISE_BLOCK]  # type: ignore[no-any-return]
+        return self._block[k]  # type: ignore[no-any-return]
 
     def select(self, members: NDArray[np.int64]) -> None:
         """Draw for these members alone from here on."""

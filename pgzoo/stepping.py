@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from pgzoo import gradients
+from pgzoo.estimating import Estimator, Past
 from pgzoo.gradients import LossFunction
 from pgzoo.ops.members import per_member
 from pgzoo.ops.optim import Optimizer, clip_by_member_norm, flatten, unflatten
-from pgzoo.types import Batch, Hyper, Params
+from pgzoo.types import Batch, Hindsight, Hyper, Params, Targets, Trajectory
 
-__all__ = ["After", "Before", "InnerStep", "inner_step", "stack_metrics"]
+__all__ = ["After", "Before", "Collected", "InnerStep", "in_one_piece", "inner_step", "stack_metrics"]
 
 
 class Before(NamedTuple):
@@ -30,7 +31,7 @@ class Before(NamedTuple):
     vector: Tensor
     optimizer: Params
     buffers: Params
-    batch: Batch
+    batch: Batch | None
     hyper: Params
     learning_rate: Tensor
     going: Tensor
@@ -77,6 +78,7 @@ def inner_step(
     """
 
     def step(before: Before) -> After:
+        assert before.batch is not None
         params, hyper = unflatten(before.vector, like), Hyper({**settings, **before.hyper})
         result, gradient = gradients.gradient(
             loss, policy, params, before.buffers, before.batch, hyper, only, padded=padded
@@ -117,6 +119,38 @@ def inner_step(
             )
 
     return step
+
+
+class Collected(NamedTuple):
+    """What a whole update starts from: a step's start, the batch of which is yet to be made, and what to make it of.
+
+    `given` are the estimator's settings that are tensors.
+    """
+
+    before: Before
+    trajectory: Trajectory
+    given: Params
+
+
+def in_one_piece(
+    look_back: Callable[[Past], Hindsight] | None,
+    estimate: Estimator,
+    cut: Callable[[Trajectory, Targets, Hindsight | None], Batch],
+    step: InnerStep,
+    like: Params,
+) -> Callable[[Collected], After]:
+    """Return an update of one gradient step as one function: look back, estimate, make the batch, step."""
+
+    def update(collected: Collected) -> After:
+        before, trajectory, given = collected
+        with torch.no_grad():
+            past = Past(unflatten(before.vector, like) | before.buffers, trajectory)
+            hindsight = look_back(past) if look_back else None
+            targets = estimate(given, before.buffers, trajectory, hindsight)
+            batch = cut(trajectory, targets, hindsight)
+        return step(before._replace(batch=batch))
+
+    return update
 
 
 def stack_metrics(metrics: Mapping[str, Tensor]) -> Tensor:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pgzoo import plateau
 from pgzoo.engine import Engine, default_loop
 from pgzoo.errors import RunFailed
 from pgzoo.events import (
@@ -276,7 +277,7 @@ class _Run:
                 end(row, "finished", f"{c.total_episodes:,} episodes are done")
             if c.stop_at is not None and recent >= c.stop_at:
                 end(row, "stopped", f"the mean return of {RECENT} episodes reached {c.stop_at:g}")
-            if c.stop_on_plateau is not None and self.ctx.stagnant(state, row) >= c.stop_on_plateau:
+            if c.stop_on_plateau is not None and plateau.stagnant(state, row) >= c.stop_on_plateau:
                 end(row, "stopped", f"{c.stop_on_plateau:,} steps gave no better mean return of {RECENT} episodes")
             if c.max_minutes is not None and seconds >= 60 * c.max_minutes:
                 end(row, "stopped", f"{c.max_minutes:g} minutes are over")

@@ -23,7 +23,7 @@ from pgzoo.types import TrainState
 
 MakePlan = Callable[..., Plan]
 LastState = Callable[..., TrainState]
-SMALL: dict[str, Any] = {"num_envs": 2, "total_steps": 60, "policy": {"name": "mlp", "hidden": (8,)}}
+SMALL: dict[str, Any] = {"num_envs": 2, "total_steps": 50, "policy": {"name": "mlp", "hidden": (8,)}}
 
 
 @pytest.fixture(autouse=True)
@@ -82,9 +82,9 @@ def test_what_cannot_be_traced_runs_as_it_is_and_that_is_said_once(caplog: pytes
 
 @pytest.mark.parametrize("algorithm", ["ppo", "a2c"])
 def test_a_compiled_update_is_the_same_to_rounding(algorithm: str, last_state: LastState) -> None:
-    more = {"epochs": 2, "minibatches": 2} if algorithm == "ppo" else {}
+    more = {"epochs": 2, "minibatches": 2} if algorithm == "ppo" else {}  # a2c's is compiled in one piece
     both = [
-        last_state(algorithm, seeds=(1, 2), rollout_steps=48, compile=how, **more, **SMALL) for how in ("off", "on")
+        last_state(algorithm, seeds=(1, 2), rollout_steps=30, compile=how, **more, **SMALL) for how in ("off", "on")
     ]
     assert list(both[0].updates) == list(both[1].updates) == [1, 1]
     for name, value in both[0].params.items():
@@ -92,9 +92,9 @@ def test_a_compiled_update_is_the_same_to_rounding(algorithm: str, last_state: L
 
 
 def test_compiled_a_member_is_the_same_among_two_and_among_four(last_state: LastState) -> None:
-    settings = {**SMALL, "total_steps": 400, "rollout_steps": 48, "compile": "on"}
+    settings = {**SMALL, "total_steps": 300, "rollout_steps": 30, "compile": "on"}
     two, four = (last_state("a2c", seeds=seeds, **settings) for seeds in ((3, 7), (1, 7, 2, 3)))
-    assert list(two.updates) == [5, 5]
+    assert list(two.updates) == [6, 6]
     for name, value in two.params.items():
         assert torch.equal(value[0], four.params[name][3])
         assert torch.equal(value[1], four.params[name][1])
@@ -152,7 +152,7 @@ def test_the_cache_lies_in_the_home_and_a_missing_compiler_costs_one_line(tmp_pa
     assert len([line for line in said.splitlines() if "can't be compiled and runs as it is" in line]) == 1
     assert "can't be compiled" not in run("with")
     made = sorted((tmp_path / "with" / "compiled").glob("*.so"))
-    assert len(made) == 2  # the step, and what looks back
+    assert len(made) == 1  # an update in one piece
     # what lies there is loaded as it is, by name: nobody asks for a compiler
     assert "can't be compiled" not in run("with", CXX="/there/is/no/compiler", PATH="/nowhere")
     assert sorted((tmp_path / "with" / "compiled").glob("*.so")) == made
@@ -185,7 +185,7 @@ def test_metrics_of_a_compiled_update_are_those_of_the_eager_one(plan: MakePlan)
 
     means = []
     for how in ("off", "on"):
-        ctx = Engine(plan("a2c", seeds=(4,), rollout_steps=48, compile=how, **SMALL))
+        ctx = Engine(plan("a2c", seeds=(1, 2), rollout_steps=30, compile=how, **SMALL))
         ctx.begin_update()
         state, trajectory = ctx.collect(ctx.state)
         default_update(ctx, state, trajectory)

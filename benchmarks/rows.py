@@ -19,12 +19,14 @@ class Row:
 
     Rows without a `peer` are ours: what all others are compared with. A cold row starts without anything that was
     compiled before; for the others there is a run before the first round, so that what is compiled lies in a cache.
+    A row is measured in `at_least` so many rounds, however few are asked for.
     """
 
     title: str
     commands: tuple[str, ...]
     peer: str = ""
     cold: bool = False
+    at_least: int = 0
 
     @property
     def ours(self) -> bool:
@@ -49,14 +51,15 @@ def measure(
     found = kept.rows.setdefault(section, {})
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
         folder, warm = Path(place), set[str]()
-        for index in range(rounds):
+        for index in range(max(rounds, *(row.at_least for row in rows))):
             for row in rows:
-                if len(found.get(row.title, [])) > index or not (row.ours or row.peer in peers):
+                wanted = max(rounds, row.at_least) if row.ours or row.peer in peers else 0
+                if len(found.get(row.title, [])) > index or index >= wanted:
                     continue
                 if not row.cold and row.title not in warm:
                     prepare(row, folder)
                     warm.add(row.title)
-                print(f"{section}, round {index + 1}/{rounds}: {row.title}", file=sys.stderr, flush=True)
+                print(f"{section}, round {index + 1}/{wanted}: {row.title}", file=sys.stderr, flush=True)
                 kept.add(section, row.title, once(row, index, folder))
                 print(told(found[row.title][-1]), file=sys.stderr, flush=True)
     there = [row for row in rows if row.title in found]

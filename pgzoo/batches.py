@@ -89,7 +89,7 @@ class Cutter:
         if self._in_order is None:
             return self._cut(self._rows)
         batch: Batch = map_leaves(partial(side_by_side, align=self._align), self._in_order)
-        batch.weights[..., self._in_order.weights[0].numel() :] = 0.0
+        batch.weights[..., self._in_order.weights.shape[1:].numel() :] = 0.0
         return batch
 
     def minibatches(self, order: Order, count: int) -> Iterator[Batch]:

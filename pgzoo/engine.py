@@ -81,9 +81,11 @@ class Engine:
         self._optimizer = make_optimizer(settings.optimizer, settings.optimizer_eps) if by_gradient else NO_OPTIMIZER
         self._settings = plan.spread(lambda config: dict(config.settings) | {"gamma": config.gamma})
         self._compiled = plan.config.compile == "on"
+        self._padded = self.device.type == "cpu" and not self._compiled
         self._steps: dict[tuple[LossFunction, str], InnerStep] = {}
         self._updates: dict[LossFunction, Callable[[Collected], After]] = {}
-        self._look_back = self._made(look_back(plan, self.policy))
+        self._looking_back = look_back(plan, self.policy, padded=self._padded)
+        self._look_back = self._made(self._looking_back)
         self._estimator = bind_estimator(plan, self._settings["gamma"])
         self._flat: tuple[Params, Tensor] = {}, torch.empty(0)
         self._field = Field(plan, taking_up=state is not None)
@@ -333,7 +335,7 @@ class Engine:
 
         update = self._updates.get(loss)
         if update is None:
-            look = look_back(self.plan, self.policy) if self.wants_hindsight else None
+            look = self._looking_back if self.wants_hindsight else None
             whole = in_one_piece(look, self._estimator, cut, self._fresh_step(loss, "", state.params), state.params)
             update = self._updates[loss] = self._made(whole)
         going = self._going(state)
@@ -460,8 +462,7 @@ class Engine:
 
     def _fresh_step(self, loss: LossFunction, only: str, like: Params) -> InnerStep:
         settings = {name: value for name, value in self._settings.items() if not isinstance(value, Tensor)}
-        padded = self.device.type == "cpu" and not self._compiled
-        return inner_step(loss, self.policy, like, settings, self._optimizer, only, padded=padded)
+        return inner_step(loss, self.policy, like, settings, self._optimizer, only, padded=self._padded)
 
     def _there(self, tree: Tree) -> Tree:
         """What was made here, where the state lies."""

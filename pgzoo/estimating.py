@@ -16,6 +16,7 @@ from pgzoo.batches import side_by_side
 from pgzoo.errors import UnfitError
 from pgzoo.ops.nets import ROW_ALIGN, ROW_BLOCK
 from pgzoo.ops.normalize import scale_rewards
+from pgzoo.ops.order import sums_in_any_order
 from pgzoo.plan import Plan, PolicyView
 from pgzoo.types import Hindsight, Inputs, Output, Params, Steps, Targets, Trajectory
 
@@ -34,16 +35,17 @@ class Past(NamedTuple):
     trajectory: Trajectory
 
 
-def look_back(plan: Plan, policy: PolicyView) -> Callable[[Past], Hindsight]:
-    """Return what evaluates the policy at every step, in one pass."""
+def look_back(plan: Plan, policy: PolicyView, *, padded: bool = True) -> Callable[[Past], Hindsight]:
+    """Return what evaluates the policy at every step, in one pass; `padded` as for the inner step."""
 
     def evaluate(past: Past) -> Hindsight:
         params, trajectory = past
-        if trajectory.state is not None:
-            inputs = Inputs(trajectory.obs, trajectory.action_mask, trajectory.state, trajectory.starts)
-            output = policy.apply(params, inputs)
-        else:
-            output = by_rows(params, trajectory)
+        with sums_in_any_order(not padded):
+            if trajectory.state is not None:
+                inputs = Inputs(trajectory.obs, trajectory.action_mask, trajectory.state, trajectory.starts)
+                output = policy.apply(params, inputs)
+            else:
+                output = by_rows(params, trajectory)
         dist = output.dist.map(lambda leaf: leaf[:, :-1])
         return Hindsight(output.value, dist.log_prob(trajectory.actions), dist)
 

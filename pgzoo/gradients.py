@@ -6,17 +6,16 @@ Members don't depend on each other: the gradient of the sum of their losses is e
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pgzoo.ops.losses import sums_in_any_order
 from pgzoo.ops.members import join, map_leaves, per_member
 from pgzoo.ops.nets import ROW_BLOCK
 from pgzoo.ops.optim import flatten, unflatten
+from pgzoo.ops.order import sums_in_any_order
 from pgzoo.types import Batch, Hyper, Loss, Params
 
 __all__ = ["Evidence", "gradient", "hessian_product"]
@@ -54,7 +53,7 @@ def gradient(
         leaves = {name: value[rows].detach() for name, value in params.items()}
         learned = [leaf.requires_grad_() for name, leaf in leaves.items() if name.startswith(only)]
         everything = leaves | {name: value[rows] for name, value in buffers.items()}
-        with nullcontext() if padded else sums_in_any_order():
+        with sums_in_any_order(not padded):
             found = loss(policy, everything, part, hyper if len(groups) == 1 else Hyper.rows(hyper, rows))
         result = found if isinstance(found, Loss) else Loss(found, {})
         _check_shape("a loss", result.value, part.weights.shape[:1])

@@ -88,7 +88,8 @@ def inner_step(
             clipped, norm = clip_by_member_norm(gradient, None if limit is None else limit.reshape(-1))
             reached, remembered = optimizer.step(before.vector, clipped, before.optimizer, before.learning_rate)
             if only:
-                mine = flatten(torch.full_like(leaf[:1], name.startswith(only)) for name, leaf in like.items()) > 0
+                moved = {name: float(name.startswith(only)) for name in like}
+                mine = flatten(torch.full((1, *p.shape[1:]), moved[n], device=p.device) for n, p in like.items()) > 0
                 reached = torch.where(mine, reached, before.vector)
                 remembered = {
                     name: torch.where(mine, leaf, before.optimizer[name]) if leaf.ndim == 2 else leaf

@@ -12,7 +12,7 @@ sys.path.append(str(ROOT / "benchmarks"))  # last: tests/faults is another than 
 
 from page import put, ratios, spread, table  # noqa: E402
 from processes import Kept, Outcome, outcome_of, words_of  # noqa: E402
-from rows import Row, comparison  # noqa: E402
+from rows import Row, comparison, measure  # noqa: E402
 
 
 def outcome(env_steps: int, training: float, whole: float, returned: float | None = 100.0) -> Outcome:
@@ -75,6 +75,17 @@ def test_a_run_of_pgzoo_and_a_peers_are_read_alike() -> None:
     for line in (ours, theirs):
         read = outcome_of(line, whole=6.0, peak=1.0)
         assert (read.env_steps, read.training, read.compiling, read.whole, read.returned) == (10, 2.0, 3.0, 6.0, 150.0)
+
+
+def test_a_row_may_want_more_rounds_than_are_asked_for_and_who_is_not_asked_for_is_left_out(tmp_path: Path) -> None:
+    say = 'python -c "print(\'{\\"env_steps\\": {seed}}\')"'
+    rows = [Row("ours", (say,), at_least=3), Row("theirs", (say,), peer="x"), Row("absent", (say,), peer="y")]
+    there, found = measure("section", rows, 2, ("x",), Kept(None))
+    assert [row.title for row in there] == ["ours", "theirs"]
+    assert {name: [one.env_steps for one in outcomes] for name, outcomes in found.items()} == {
+        "ours": [0, 1, 2],
+        "theirs": [0, 1],
+    }
 
 
 def test_what_was_kept_is_there_again(tmp_path: Path) -> None:

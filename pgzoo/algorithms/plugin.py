@@ -169,6 +169,14 @@ def pgzoo_register(registry: Any) -> None:
         },
     )
     registry.preset(
+        "ppo-cartpole",
+        algorithm="ppo",
+        env="CartPole-v1",
+        auto=True,
+        summary="fewer epochs at a larger step size: solved in fewer gradient steps",
+        settings={"learning_rate": 7e-3, "epochs": 3},
+    )
+    registry.preset(
         "ppo-pendulum",
         algorithm="ppo",
         env="Pendulum-v1",

@@ -7,14 +7,13 @@ end change nothing. It takes longer, so batches of one size for everybody may be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pgzoo.ops.order import any_order
 from pgzoo.types import Batch, Hyper, Loss, Output, Params
 
 __all__ = [
@@ -27,26 +26,12 @@ __all__ = [
     "kl_estimate",
     "log_mean_exp",
     "standardise",
-    "sums_in_any_order",
     "value_loss",
     "weighted_max",
     "weighted_mean",
     "weighted_std",
     "weighted_sum",
 ]
-
-
-_any_order = ContextVar("_any_order", default=False)
-
-
-@contextmanager
-def sums_in_any_order() -> Iterator[None]:
-    """Within this, sums depend in their last bit on how much padding there is, and are faster."""
-    token = _any_order.set(True)
-    try:
-        yield
-    finally:
-        _any_order.reset(token)
 
 
 def weighted_sum(x: Tensor, weights: Tensor) -> Tensor:
@@ -60,7 +45,7 @@ def weighted_mean(x: Tensor, weights: Tensor) -> Tensor:
 
 
 def _sum(x: Tensor) -> Tensor:
-    return x.sum((-2, -1)) if _any_order.get() else x.flatten(-2).cumsum(-1)[..., -1]
+    return x.sum((-2, -1)) if any_order() else x.flatten(-2).cumsum(-1)[..., -1]
 
 
 def weighted_std(x: Tensor, weights: Tensor) -> Tensor:

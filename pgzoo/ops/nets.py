@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pgzoo.ops.order import any_order
 from pgzoo.types import Array, Params
 
 __all__ = [
@@ -137,6 +138,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     what is left over beside them would be added in another order. They choose by the address of their result as well;
     so where the matrices of a stack don't all begin at a multiple of 64 bytes, zeros are added until they do. A product
     of width 1 takes another kernel for S = 1 than for more, so it is spelled out.
+
+    Where sums may go in any order (compiled, that is), the bias is left to whatever comes next, and narrow products are
+    widened to a whole vector: their kernels are slower than those of 16 columns.
     """
     members, rows, fan_in = x.shape
     width = weight.shape[-1]
@@ -145,14 +149,16 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if rows % ROW_ALIGN:  # no training batch: gradients of these are their caller's business
         return torch.baddbmm(bias.unsqueeze(-2), x, weight)
     count = 1 if rows % ROW_BLOCK else rows // ROW_BLOCK
-    if extra := -width % (16 // math.gcd(fan_in, 16)):
+    apart = any_order()
+    if extra := -width % (16 if apart else 16 // math.gcd(fan_in, 16)):
         weight, bias = F.pad(weight, (0, extra)), F.pad(bias, (0, extra))
     if count > 1:
         x = x.reshape(members * count, rows // count, fan_in)
         lanes = -(-count // SUM_LANES) * SUM_LANES
         weight = weight.unsqueeze(1).expand(-1, lanes, -1, -1)[:, :count].flatten(0, 1)
         bias = bias.unsqueeze(1).expand(-1, lanes, -1)[:, :count].flatten(0, 1)
-    product = torch.baddbmm(bias.unsqueeze(-2), x, weight).view(members, rows, -1)
+    wide = bias.unsqueeze(-2)
+    product = (torch.bmm(x, weight) + wide if apart else torch.baddbmm(wide, x, weight)).view(members, rows, -1)
     return product[..., :width].contiguous() if extra else product
 
 

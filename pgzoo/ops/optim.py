@@ -46,7 +46,7 @@ def flatten(leaves: Iterable[Tensor]) -> Tensor:
 
 def unflatten(vector: Tensor, like: Params) -> Params:
     """Cut `[S, P]` into leaves of the names and shapes of `like`; they are views."""
-    sizes = [leaf[0].numel() for leaf in like.values()]
+    sizes = [leaf.shape[1:].numel() for leaf in like.values()]
     pieces = vector.split_with_sizes(sizes, dim=1)
     return {name: piece.view(leaf.shape) for (name, leaf), piece in zip(like.items(), pieces, strict=True)}
 

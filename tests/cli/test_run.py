@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
+import pgzoo
 from pgzoo.cli import main
 from pgzoo.config import RunConfig
 from pgzoo.errors import UsageError

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from pgzoo.config import Layer
 from pgzoo.events import Evaluated, Event, RunEnded
+from pgzoo.registry import Catalog
+from pgzoo.runner import compose, make_plan
+from pgzoo.training import train
 
 Play = Callable[..., list[Event]]
 
@@ -57,3 +62,13 @@ def test_a_number_and_how_sure_it_is_are_learned(play: Play) -> None:
 
 def test_cartpole_is_balanced_by_every_seed(play: Play) -> None:
     assert min(final(play(seeds=3, eval_episodes=100))) >= 400
+
+
+def test_ppo_as_it_ships_solves_cartpole_in_80_000_steps(catalog: Catalog) -> None:
+    asked = {"algorithm": "ppo", "env": "CartPole-v1", "seeds": 5, "stop_at": 475.0, "eval_episodes": 20}
+    events = list(train(make_plan(compose(Layer(asked, ".".join), catalog), catalog)))
+    ended = events[-1]
+    assert isinstance(ended, RunEnded)
+    assert ended.statuses == ("stopped",) * 5  # the last 100 training episodes have that mean
+    assert np.median(ended.env_steps) <= 80_000
+    assert min(final(events, "greedy")) >= 475

@@ -117,7 +117,7 @@ class RunConfig(Settings):
     ] = None
     device: Annotated[
         Literal["cpu", "cuda"],
-        Field(description="where policies act and learn; cuda pays for large networks or many seeds, if at all"),
+        Field(description="where policies act and learn; cuda is for large networks or many seeds"),
     ] = "cpu"
     threads: Annotated[
         PositiveInt,

@@ -22,7 +22,7 @@ from pgzoo import rollout
 from pgzoo.batches import Cutter
 from pgzoo.engine import Engine, default_loop, default_update
 from pgzoo.errors import UnfitError
-from pgzoo.gradients import largest
+from pgzoo.gradients import Evidence, largest
 from pgzoo.ops.acting import ApplyActor, actor_for
 from pgzoo.ops.members import freeze, moved, nobody
 from pgzoo.ops.returns import retrace
@@ -232,6 +232,22 @@ def test_what_turned_bad_is_named_the_same_at_the_end_of_an_update(
     *_, blind = play("sick", **given)
     assert looking.statuses == blind.statuses == ("finished", "failed", "finished")
     assert looking.reasons == blind.reasons and looking.reasons[1]
+
+
+def test_of_several_steps_each_member_is_judged_by_the_last_that_it_failed_in() -> None:
+    one, like = torch.ones(2), {"w": torch.ones(2, 1)}
+
+    def step(bad: list[bool], value: list[float], norm: list[float]) -> Evidence:
+        vector = torch.ones(2, 1)
+        return Evidence(
+            torch.tensor(bad), one, one, vector, torch.tensor(value), vector, torch.tensor(norm), vector.clone()
+        )
+
+    first = step([True, True], [torch.nan, torch.nan], [1.0, 1.0])
+    found = step([False, True], [1.0, 1.0], [1.0, torch.inf]).over(first)
+    assert found.bad.tolist() == [True, True]
+    assert [found.first(row, None, like) for row in (0, 1)] == ["loss: NaN", "norm of the gradient: infinite"]
+    assert found.first(0, torch.tensor([[torch.inf], [1.0]]), like) == "rewards: infinite"
 
 
 def test_the_largest_number_in_size_tells_nan_from_infinite() -> None:

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?= reinforce --env CartPole-v1
 
-.PHONY: run test test-all test-envpool check fix docs bench bench-backends bench-peers bench-physics results faults lock clean
+.PHONY: run test test-all test-envpool check fix docs bench bench-backends bench-device bench-peers bench-physics results faults lock clean
 
 run: $(VENV)/.ready
 	$(BIN)/pgzoo run $(ARGS)
@@ -35,6 +35,9 @@ bench: $(VENV)/.ready
 
 bench-peers: $(VENV)/.ready
 	$(BIN)/python benchmarks/performance.py $(ARGS_PEERS)
+
+bench-device: $(VENV)/.ready
+	$(BIN)/python benchmarks/device.py
 
 results: $(VENV)/.ready
 	$(BIN)/python benchmarks/results.py

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pgzoo.ops.members import map_leaves
+from pgzoo.ops.members import map_leaves, moved
 from pgzoo.ops.nets import ROW_ALIGN, ROW_BLOCK
 from pgzoo.types import Batch, Hindsight, Inputs, Targets, Trajectory
 
@@ -40,10 +40,15 @@ class Cutter:
         needs: frozenset[str],
         extra: dict[str, Tensor] | None = None,
         few_sizes: bool = False,
+        valid: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Every leaf of `extra` is `[S, T, N, ...]`; with `few_sizes` batches are padded to one of a few lengths."""
+        """Every leaf of `extra` is `[S, T, N, ...]`; with `few_sizes` batches are padded to one of a few lengths.
+
+        `valid` is the trajectory's, for whoever has it at hand where that lies on another device.
+        """
         self._few_sizes, self._in_order = few_sizes, None
         members, steps, num_envs = trajectory.valid.shape
+        self._device = trajectory.valid.device
         self.members, self.num_envs = members, num_envs
         self.sequences = sequences
         self._everything: Batch | None = None
@@ -76,7 +81,8 @@ class Cutter:
         if window:
             self._rows, self._align = [np.arange(steps * num_envs)] * members, ROW_ALIGN
         else:
-            self._rows, self._align = [np.flatnonzero(valid) for valid in trajectory.valid.numpy()], ROW_BLOCK
+            known = trajectory.valid.cpu().numpy() if valid is None else valid
+            self._rows, self._align = [np.flatnonzero(rows) for rows in known], ROW_BLOCK
 
     def whole(self) -> Batch:
         """Everything in one batch, in the order of time."""
@@ -113,13 +119,13 @@ class Cutter:
         batch = self._sequences(index) if self.sequences else self._single_steps(index)
         if present.all():
             return batch
-        return batch._replace(weights=batch.weights * torch.from_numpy(present).unsqueeze(1))
+        return batch._replace(weights=batch.weights * self._there(present).unsqueeze(1))
 
     def _single_steps(self, index: NDArray[np.int64]) -> Batch:
         """Rows `t * N + n` of each member, `[S, B] -> [S, 1, B, ...]`."""
         member = np.arange(self.members)[:, None]
         n = self.num_envs
-        flat = torch.from_numpy(((index // n * self.members + member) * n + index % n).ravel())
+        flat = self._there(((index // n * self.members + member) * n + index % n).ravel())
 
         def cut(leaf: Tensor) -> Tensor:
             return leaf.index_select(0, flat).reshape(self.members, 1, -1, *leaf.shape[1:])
@@ -129,7 +135,7 @@ class Cutter:
 
     def _sequences(self, index: NDArray[np.int64]) -> Batch:
         """Environments n of each member, `[S, B] -> [S, T, B, ...]`."""
-        member, env = torch.arange(self.members).unsqueeze(1), torch.from_numpy(index)
+        member, env = torch.arange(self.members, device=self._device).unsqueeze(1), self._there(index)
 
         def cut(leaf: Tensor) -> Tensor:
             return leaf[member, :, env].transpose(1, 2)  # [S, B, T, ...] -> [S, T, B, ...]
@@ -137,6 +143,9 @@ class Cutter:
         batch: Batch = map_leaves(cut, self._leaves)
         state = None if self._state is None else self._state[member, env]
         return batch._replace(inputs=batch.inputs._replace(state=state))
+
+    def _there(self, array: NDArray[Any]) -> Tensor:
+        return moved(torch.from_numpy(array), self._device)
 
 
 def side_by_side(leaf: Tensor, align: int) -> Tensor:

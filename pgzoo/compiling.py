@@ -90,7 +90,10 @@ class Compiled:
         library = _cache() / f"{_digest(flat, leaves)}.so"
         if not library.exists():
             _compile(flat, leaves, library)
-        return torch._C._aoti.AOTIModelContainerRunnerCpu(str(library), 1).run, shape_of_result
+        aoti, device = torch._C._aoti, _device(leaves)
+        if device.type == "cpu":
+            return aoti.AOTIModelContainerRunnerCpu(str(library), 1).run, shape_of_result
+        return aoti.AOTIModelContainerRunnerCuda(str(library), 1, str(device)).run, shape_of_result
 
 
 class _Protocol(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -123,7 +126,7 @@ class _Protocol(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _name(self, tensor: Tensor) -> str:
         if id(tensor) not in self._known:
             self._take(tensor)
-            self.digest.update(tensor.detach().contiguous().numpy().tobytes())
+            self.digest.update(tensor.detach().contiguous().cpu().numpy().tobytes())
         return f"t{self._known[id(tensor)][0]}"
 
     def _take(self, made: Any) -> None:
@@ -136,7 +139,9 @@ class _Protocol(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _digest(flat: Callable[..., list[Tensor]], leaves: list[Tensor]) -> str:
     """A name for what `flat` does with leaves like these, and for what the compiler makes of it here."""
     protocol = _Protocol(leaves)
-    machine = torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
+    machine: tuple[Any, ...] = torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
+    if _device(leaves).type == "cuda":
+        machine += (torch.version.cuda, torch.cuda.get_device_capability())
     protocol.write(torch.__version__, machine, OPTIONS)
     with protocol:
         results = flat(*leaves)
@@ -157,6 +162,11 @@ def _compile(flat: Callable[..., list[Tensor]], leaves: list[Tensor], library: P
             graph = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*leaves)
             inductor.aot_compile(graph, tuple(leaves))
         made.replace(library)
+
+
+def _device(leaves: list[Tensor]) -> torch.device:
+    """Where all of them lie."""
+    return leaves[0].device
 
 
 def _cache() -> Path:

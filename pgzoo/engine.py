@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,9 +18,9 @@ from pgzoo.config import AlgorithmConfig
 from pgzoo.estimating import Past, bind_estimator, look_back
 from pgzoo.events import EvaluationMode
 from pgzoo.field import Field
-from pgzoo.gradients import LossFunction
+from pgzoo.gradients import Evidence, LossFunction
 from pgzoo.ops.acting import state_size
-from pgzoo.ops.members import freeze, map_leaves
+from pgzoo.ops.members import freeze, map_leaves, moved, nobody
 from pgzoo.ops.normalize import reward_buffers, take_in_rewards
 from pgzoo.ops.optim import NO_OPTIMIZER, flatten, make_optimizer, unflatten
 from pgzoo.plan import POLICY, Plan, PolicyView, named, own
@@ -45,6 +45,8 @@ from pgzoo.types import (
 
 __all__ = ["Engine", "Plan", "default_loop", "default_update", "named"]
 
+Tree = TypeVar("Tree")
+
 MANY_LOSSES = 8
 """An algorithm with more losses than so many makes them anew each time; they aren't worth compiling."""
 
@@ -66,30 +68,34 @@ class Engine:
         self.policy = PolicyView(plan)
         self.report = Report()
         """What the current update reports."""
-        self.failures: dict[int, str] = {}
-        """Members that turned non-finite, with the first bad tensor."""
         self.cancelled: Callable[[], bool] = lambda: False
         """Asked at every step of an environment; true ends the collection or evaluation that is under way."""
         self.watch = Stopwatch("collect", "estimate", "update", "track", "compile", "evaluate")
         self.laps = {"environment": 0.0, "acting": 0.0}
         """Seconds of collecting that went into stepping environments and into choosing actions."""
+        self.device = torch.device(plan.config.device)
+        """Where the state, and what was collected, lie while they are learned from."""
         self._seeds = plan.seeds
         settings: Any = plan.config.settings
         by_gradient = isinstance(settings, AlgorithmConfig)
         self._optimizer = make_optimizer(settings.optimizer, settings.optimizer_eps) if by_gradient else NO_OPTIMIZER
         self._settings = plan.spread(lambda config: dict(config.settings) | {"gamma": config.gamma})
         self._compiled = plan.config.compile == "on"
+        self._padded = self.device.type == "cpu" and not self._compiled
         self._steps: dict[tuple[LossFunction, str], InnerStep] = {}
         self._updates: dict[LossFunction, Callable[[Collected], After]] = {}
-        self._looking_back = look_back(plan, self.policy, padded=not self._compiled)
+        self._looking_back = look_back(plan, self.policy, padded=self._padded)
         self._look_back = self._made(self._looking_back)
         self._estimator = bind_estimator(plan, self._settings["gamma"])
         self._flat: tuple[Params, Tensor] = {}, torch.empty(0)
         self._field = Field(plan, taking_up=state is not None)
         self._seen: Trajectory | None = None
+        self._valid: NDArray[np.bool_] | None = None  # that of `_seen`, here
         self._finished: list[Finished] = []
-        self._halted = torch.zeros(len(self._seeds), dtype=torch.bool)
-        self.state = self.init() if state is None else state
+        self._halted = self._none()
+        self._failures: dict[int, str] = {}
+        self._evidence: Evidence | None = None
+        self.state = self._there(self.init() if state is None else state)
         """Where the run stands; a loop moves it on."""
 
     # the life of a run
@@ -101,10 +107,12 @@ class Engine:
     def begin_update(self) -> None:
         """Forget what the update before reported."""
         self.report, self._finished, self._seen = Report(), [], None
-        self._halted = torch.zeros(len(self._seeds), dtype=torch.bool)
+        self._halted = self._none()
 
     def end_update(self, before: TrainState) -> tuple[TrainState, Finished]:
         """Let the policy take in what was seen, hold who is frozen; return the state and the episodes that ended."""
+        with self.watch.phase("update"):
+            self._name_failures()
         state = self.state
         absorb = getattr(self.plan.policy, "absorb", None)
         if absorb and self._seen is not None:
@@ -119,6 +127,12 @@ class Engine:
             np.concatenate([np.zeros(0, np.int64), *(f.lengths[s] for f in self._finished)]) for s in members
         )
         return freeze(before.active, state, before), Finished(returns, lengths)
+
+    @property
+    def failures(self) -> Mapping[int, str]:
+        """Members that turned non-finite, with the first bad tensor. A look waits for what was begun on the device."""
+        self._name_failures()
+        return self._failures
 
     # the pieces of an update, in the order in which they are used
 
@@ -172,7 +186,7 @@ class Engine:
             )
         kept = None if window is None else freeze(state.active, collector, at)
         state = state._replace(collector=kept, environments=None)
-        return self._counted(state, trajectory, finished), trajectory
+        return self._counted(state, trajectory, finished)
 
     def play(self, state: TrainState, candidates: Params) -> tuple[TrainState, NDArray[np.float64]]:
         """Let every environment play one episode by the modes of a policy of its own; return the returns `[S, N]`.
@@ -183,7 +197,7 @@ class Engine:
         plan, members, n = self.plan, len(self._seeds), self.plan.config.num_envs
         state = state._replace(progress=self._progress(state))
         shared = {k: v.unsqueeze(1).expand(-1, n, *v.shape[1:]) for k, v in (state.params | state.buffers).items()}
-        params = {k: v.flatten(0, 1).contiguous() for k, v in own(shared | candidates).items()}
+        params = {k: v.flatten(0, 1).contiguous() for k, v in own(shared | self._there(candidates)).items()}
         with self._collecting():
             envs, at = self._field.training(), self._field.begin_apart(state)
             quota = np.repeat(state.active, n)[:, None].astype(np.int64)
@@ -197,7 +211,7 @@ class Engine:
         trajectory = map_leaves(together, apart._replace(state=None))
         returns = np.array([r[0] if len(r) else np.nan for r in finished.returns]).reshape(members, n)
         merged = rollout.joined([Finished(finished.returns[k::n], finished.lengths[k::n]) for k in range(n)], members)
-        return self._counted(state, trajectory, merged), returns
+        return self._counted(state, trajectory, merged)[0], returns
 
     def hindsight(self, state: TrainState, trajectory: Trajectory) -> Hindsight:
         """What these parameters say of a trajectory, in one pass without gradients: values, log-probabilities."""
@@ -233,6 +247,7 @@ class Engine:
         extra: dict[str, Tensor] | None = None,
     ) -> Cutter:
         """Make ready to cut batches; leaves of `extra` are `[S, T, N, ...]`."""
+        known = self._seen is not None and trajectory.valid is self._seen.valid
         return Cutter(
             trajectory,
             targets,
@@ -240,8 +255,9 @@ class Engine:
             window=isinstance(self.plan.collection, Steps),
             sequences=bool(state_size(self.plan.policy)),
             needs=self.plan.needs,
-            extra=extra,
+            extra=self._there(extra),
             few_sizes=self._compiled and not isinstance(self.plan.collection, Steps),
+            valid=self._valid if known else None,
         )
 
     def batch(self, trajectory: Trajectory, targets: Targets, hindsight: Hindsight | None = None) -> Batch:
@@ -263,7 +279,7 @@ class Engine:
 
         The rows of each member are shuffled anew in every epoch. `epochs` numbers them for an algorithm that does
         something between two; default: all that the setting `epochs` says. It ends early once no active member goes
-        on (see `Loss.halt`).
+        on (see `Loss.halt`), where that can be seen without waiting for a device.
         """
         settings = self.plan.config.settings
         parts = getattr(settings, "minibatches", 1) if count is None else count
@@ -274,13 +290,14 @@ class Engine:
                 return self.rng("shuffle", member, state, epoch).permutation(n)
 
             for batch in cutter.minibatches(order, parts):
-                if bool((self._halted | ~torch.from_numpy(state.active)).all()):
+                if nobody(self._going(state)):
                     return
                 yield batch
 
     def gradient(self, loss: LossFunction, state: TrainState, batch: Batch, only: str = "") -> tuple[Loss, Tensor]:
         """Differentiate `loss` on a batch; see `gradients.gradient`."""
-        return gradients.gradient(loss, self.policy, state.params, state.buffers, batch, self.hyper(state), only)
+        everything = state.params, state.buffers, batch, self.hyper(state)
+        return gradients.gradient(loss, self.policy, *everything, only, padded=self.device.type == "cpu")
 
     def hvp(
         self, scalar: Callable[..., Tensor], state: TrainState, batch: Batch, only: str = ""
@@ -352,8 +369,8 @@ class Engine:
         going = self._going(state)
         self.report.add(tuple(metrics), stack_metrics(metrics), going)
         self._note_failures(going & ~finite, lambda: batch, state.params, value, gradient, norm, vector)
-        params = unflatten(vector, state.params)
-        return state._replace(params=freeze((going & finite).numpy(), params, state.params))
+        vector = torch.where((going & finite).unsqueeze(1), vector, flatten(state.params.values()))
+        return state._replace(params=unflatten(vector, state.params))
 
     def place(self, state: TrainState, vector: Tensor) -> TrainState:
         """Put the parameters of the active members at `vector [S, P]`; one that is not finite has failed."""
@@ -362,8 +379,8 @@ class Engine:
         for row in np.flatnonzero(moving):
             bad = next((name for name, value in params.items() if not torch.isfinite(value[row]).all()), None)
             if bad is not None:
-                self.failures[int(row)], moving[row] = f"parameter {bad}: not finite", False
-        return state._replace(params=freeze(moving, params, state.params))
+                self._failures[int(row)], moving[row] = f"parameter {bad}: not finite", False
+        return state._replace(params=freeze(moving, self._there(params), state.params))
 
     def hyper(self, state: TrainState) -> Hyper:
         """The algorithm's settings as a loss sees them."""
@@ -374,15 +391,18 @@ class Engine:
         base: Tensor = self._settings["learning_rate"].reshape(-1)
         if self._settings["learning_rate_schedule"] == "constant":
             return base
-        return base * torch.from_numpy(1.0 - state.progress).float()
+        return base * self._there(torch.from_numpy(1.0 - state.progress).float())
 
     def rng(self, stream: str, member: int, state: TrainState, *index: int) -> np.random.Generator:
         """A generator of its own for this stream, member and update, and what else tells its uses apart."""
         return generator(self._seeds[member], stream, int(state.updates[member]), *index)
 
-    def snapshot(self) -> TrainState:
-        """The state with all that a later run needs to go on from here, bit for bit if the environments allow it."""
-        return self._field.snapshot(self.state)
+    def snapshot(self, *, environments: bool = True) -> TrainState:
+        """The state as it leaves the engine: in the processor's memory, wherever it is computed with.
+
+        With `environments` there is all in it that a later run needs to go on from here, bit for bit if they allow it.
+        """
+        return moved(self._field.snapshot(self.state) if environments else self.state, torch.device("cpu"))
 
     def evaluate(self, state: TrainState, active: NDArray[np.bool_], mode: EvaluationMode) -> Finished:
         """Play the evaluation episodes of the active members on environments of their own.
@@ -442,25 +462,37 @@ class Engine:
 
     def _fresh_step(self, loss: LossFunction, only: str, like: Params) -> InnerStep:
         settings = {name: value for name, value in self._settings.items() if not isinstance(value, Tensor)}
-        return inner_step(loss, self.policy, like, settings, self._optimizer, only, padded=not self._compiled)
+        return inner_step(loss, self.policy, like, settings, self._optimizer, only, padded=self._padded)
+
+    def _there(self, tree: Tree) -> Tree:
+        """What was made here, where the state lies."""
+        return tree if self.device.type == "cpu" else moved(tree, self.device)
+
+    def _none(self) -> Tensor:
+        return torch.zeros(len(self._seeds), dtype=torch.bool, device=self.device)
 
     def _going(self, state: TrainState) -> Tensor:
-        return torch.from_numpy(state.active) & ~self._halted
+        return self._there(torch.from_numpy(state.active)) & ~self._halted
 
     def _note_failures(self, bad: Tensor, batch: Callable[[], Batch], params: Params, *found: Tensor) -> None:
-        """Name for every member in `bad [S]` the first tensor that isn't finite."""
-        value, gradient, norm, reached = found
-        if not bad.any():
+        """Keep of every member in `bad [S]` what shows which tensor isn't finite: to look now might mean to wait."""
+        if not nobody(bad):
+            fresh = Evidence.of(bad, batch(), params, *found)
+            self._evidence = fresh if self._evidence is None else fresh.over(self._evidence)
+
+    def _name_failures(self) -> None:
+        """Name for every member that turned non-finite the first tensor that did: one look for a whole update."""
+        evidence, self._evidence = self._evidence, None
+        if evidence is None or not evidence.bad.any():
             return
-        seen = batch()
-        for row in np.flatnonzero(bad.numpy()):
-            first = [] if self._seen is None else [("rewards", self._seen.rewards)]
-            slopes, after = unflatten(gradient, params), unflatten(reached, params)
-            self.failures[int(row)] = gradients.first_bad(int(row), first, seen, params, value, slopes, norm, after)
+        evidence = moved(evidence, torch.device("cpu"))
+        rewards = None if self._seen is None else self._seen.rewards
+        for row in np.flatnonzero(evidence.bad.numpy()):
+            self._failures[int(row)] = evidence.first(int(row), rewards, self.state.params)
 
     def _tensors(self, state: TrainState) -> Params:
         """The settings that are tensors, and how much of its run each member has before it."""
-        remaining = torch.from_numpy(1.0 - state.progress).float().reshape(-1, 1, 1)
+        remaining = self._there(torch.from_numpy(1.0 - state.progress).float().reshape(-1, 1, 1))
         tensors = {name: value for name, value in self._settings.items() if isinstance(value, Tensor)}
         return tensors | {"remaining": remaining}
 
@@ -482,11 +514,12 @@ class Engine:
         ):
             yield
 
-    def _counted(self, state: TrainState, trajectory: Trajectory, finished: Finished) -> TrainState:
-        """Count what was collected, and keep it for the end of the update."""
-        self._seen = trajectory
-        self._finished.append(finished)
+    def _counted(self, state: TrainState, trajectory: Trajectory, finished: Finished) -> tuple[TrainState, Trajectory]:
+        """Count what was collected, bring it where the state lies, and keep it for the end of the update."""
         state = state._replace(env_steps=state.env_steps + trajectory.valid.sum((-2, -1)).numpy())
+        self._valid = trajectory.valid.numpy()
+        self._seen = trajectory = self._there(trajectory)
+        self._finished.append(finished)
         if any(map(len, finished.returns)):
             both = zip(state.recent, finished.returns, strict=True)
             state = state._replace(
@@ -496,7 +529,7 @@ class Engine:
         if self.plan.config.normalize_reward:
             known = take_in_rewards(state.buffers, trajectory, self._settings["gamma"].reshape(-1, 1, 1))
             state = state._replace(buffers=freeze(state.active, known, state.buffers))
-        return state
+        return state, trajectory
 
 
 def default_update(ctx: Engine, state: TrainState, trajectory: Trajectory) -> TrainState:

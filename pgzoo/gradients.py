@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pgzoo.ops.members import join, map_leaves
+from pgzoo.ops.members import join, map_leaves, per_member
 from pgzoo.ops.nets import ROW_BLOCK
 from pgzoo.ops.optim import flatten, unflatten
 from pgzoo.ops.order import sums_in_any_order
 from pgzoo.types import Batch, Hyper, Loss, Params
 
-__all__ = ["first_bad", "gradient", "hessian_product"]
+__all__ = ["Evidence", "gradient", "hessian_product"]
 
 GROUP_ROWS = 4096
 """Rows that are differentiated at once: with 64 hidden units, a megabyte for each intermediate result."""
@@ -133,29 +133,55 @@ def _groups(batch: Batch) -> list[tuple[slice, int]]:
     return [*groups, (slice(first, len(needed)), longest)]
 
 
-def first_bad(
-    row: int,
-    first: list[tuple[str, Tensor]],
-    batch: Batch,
-    before: Params,
-    loss: Tensor,
-    gradients: Params,
-    norm: Tensor,
-    after: Params,
-) -> str:
-    """Name the first tensor of a member that is not finite, in the order of the computation; `first` come before."""
-    candidates: list[tuple[str, Tensor]] = [
-        *first,
-        ("observations", batch.inputs.obs),
-        ("advantages", batch.advantages),
-        *((f"parameter {name}", value) for name, value in before.items()),
-        ("loss", loss),
-        *((f"gradient of {name}", value) for name, value in gradients.items()),
-        ("norm of the gradient", norm),
-        *((f"parameter {name}", value) for name, value in after.items()),
-    ]
-    for name, value in candidates:
-        if not torch.isfinite(value[row]).all():
-            kind = "NaN" if torch.isnan(value[row]).any() else "infinite"
-            return f"{name}: {kind}"
-    raise AssertionError("called for a member that is finite")
+class Evidence(NamedTuple):
+    """What a step came upon, of the members in `bad [S]`, which it left non-finite; in the order of the computation.
+
+    `obs` and `advantages` are the largest of the batch in size, `[S]`; `before`, `gradient` and `reached` are `[S, P]`.
+    """
+
+    bad: Tensor
+    obs: Tensor
+    advantages: Tensor
+    before: Tensor
+    value: Tensor
+    gradient: Tensor
+    norm: Tensor
+    reached: Tensor
+
+    @classmethod
+    def of(
+        cls, bad: Tensor, batch: Batch, params: Params, value: Tensor, gradient: Tensor, norm: Tensor, reached: Tensor
+    ) -> Evidence:
+        """That of a step from `params` on a batch."""
+        before = flatten(params.values())
+        return cls(bad, largest(batch.inputs.obs), largest(batch.advantages), before, value, gradient, norm, reached)
+
+    def over(self, earlier: Evidence) -> Evidence:
+        """Keep of the members that aren't bad here what was found earlier."""
+        found: Evidence = map_leaves(lambda new, old: torch.where(per_member(self.bad, new), new, old), self, earlier)
+        return found
+
+    def first(self, row: int, rewards: Tensor | None, like: Params) -> str:
+        """Name the first tensor of a member that is not finite; `rewards` come before all others."""
+        parts = (unflatten(vector, like) for vector in (self.before, self.gradient, self.reached))
+        before, gradient, reached = parts
+        candidates: list[tuple[str, Tensor]] = [
+            *([] if rewards is None else [("rewards", rewards)]),
+            ("observations", self.obs),
+            ("advantages", self.advantages),
+            *((f"parameter {name}", value) for name, value in before.items()),
+            ("loss", self.value),
+            *((f"gradient of {name}", value) for name, value in gradient.items()),
+            ("norm of the gradient", self.norm),
+            *((f"parameter {name}", value) for name, value in reached.items()),
+        ]
+        for name, value in candidates:
+            if not torch.isfinite(value[row]).all():
+                kind = "NaN" if torch.isnan(value[row]).any() else "infinite"
+                return f"{name}: {kind}"
+        raise AssertionError("called for a member that is finite")
+
+
+def largest(x: Tensor) -> Tensor:
+    """The largest of `x [S, ...]` in size, `[S]`: NaN where anything is, infinite where anything else is."""
+    return x.abs().flatten(1).amax(1) if x.is_floating_point() else torch.zeros(len(x), device=x.device)

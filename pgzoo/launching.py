@@ -280,5 +280,6 @@ class Relay:
         if self.unkept:
             engine = Engine(self.plan)
             engine.close()
-            found = [s or select(engine.state, [row]) for row, s in enumerate(found)]
+            state = engine.snapshot(environments=False)
+            found = [s or select(state, [row]) for row, s in enumerate(found)]
         return checkpoint.assemble([state for state in found if state is not None])

@@ -61,7 +61,9 @@ class Plan:
         """Settings with floats as `[S, 1, 1]`, each member's own; all else is the same for everybody."""
         each = [settings(member.config) for member in self.members]
         return {
-            name: torch.tensor([own[name] for own in each]).reshape(-1, 1, 1) if isinstance(value, float) else value
+            name: torch.tensor([own[name] for own in each], device=self.config.device).reshape(-1, 1, 1)
+            if isinstance(value, float)
+            else value
             for name, value in each[0].items()
         }
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from pgzoo.ops.members import moved
 from pgzoo.types import Params, TrainState
 
 __all__ = ["begin", "stagnant", "with_best"]
@@ -21,16 +24,17 @@ def begin() -> Params:
 
 def with_best(state: TrainState) -> Params:
     """What it remembers after an update."""
-    means = torch.tensor([float(recent.mean()) for recent in state.recent], dtype=torch.float64)
     best, at = (state.buffers[name] for name in BEST)
+    means = torch.tensor([float(recent.mean()) for recent in state.recent], dtype=torch.float64)
+    means, steps = moved(means, best.device), moved(torch.from_numpy(state.env_steps), at.device)
     better = means > best  # never where it is NaN: there were fewer episodes
     return {
         BEST[0]: torch.where(better, means, best),
-        BEST[1]: torch.where(better, torch.from_numpy(state.env_steps), at),
+        BEST[1]: torch.where(better, steps, at),
     }
 
 
-def stagnant(state: TrainState, row: int) -> int:
-    """Steps since the mean return of a member's last 100 training episodes was better than ever; 0 before any."""
-    best, at = (state.buffers[name][row] for name in BEST)
-    return int(state.env_steps[row] - int(at)) if best > -torch.inf else 0
+def stagnant(state: TrainState) -> NDArray[np.int64]:
+    """Steps `[S]` since the mean return of the last 100 training episodes was better than ever; 0 before any."""
+    best, at = (state.buffers[name].cpu().numpy() for name in BEST)
+    return np.where(best > -np.inf, state.env_steps - at, 0)

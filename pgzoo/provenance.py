@@ -6,6 +6,8 @@ import subprocess
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+import torch
+
 from pgzoo.plan import Plan
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ def tags(plan: Plan, catalog: Catalog, command: str) -> dict[str, str]:
         "torch.version": version("torch"),
         "gymnasium.version": version("gymnasium"),
         "cpu.threads": str(plan.config.threads),
+        **({"gpu": torch.cuda.get_device_name()} if plan.config.device == "cuda" else {}),
         **{f"plugin.{p.name}": p.origin for p in catalog.plugins if p.status == "ok" and p.source != "built-in"},
         **plan.config.tags,
     }

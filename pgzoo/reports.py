@@ -64,11 +64,11 @@ class Report:
             self._totals[names] = known[0] + values, known[1] + counts
 
     def means(self) -> dict[str, NDArray[np.float64]]:
-        """Each metric, `[S]`; NaN for a member that has none."""
+        """Each metric, `[S]`; NaN for a member that has none. On another device it is waited for."""
         sums: dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]] = {}
         for names, (totals, counts) in self._totals.items():  # losses of several kinds share some metrics
-            count = counts.numpy()
-            for name, total in zip(names, totals.numpy(), strict=True):
+            count = counts.cpu().numpy()
+            for name, total in zip(names, totals.cpu().numpy(), strict=True):
                 so_far = sums.get(name)
                 sums[name] = (total, count) if so_far is None else (so_far[0] + total, so_far[1] + count)
         with np.errstate(invalid="ignore"):

@@ -120,7 +120,7 @@ def _load(found: Found, from_step: int | None) -> Checkpoint | None:
 
 def _beginning(found: Found, member: Member, catalog: Catalog) -> Checkpoint:
     """What a checkpoint of a run before its first update would say."""
-    state = Engine(make_plan(member.config, catalog, found.group, (member,))).state
+    state = Engine(make_plan(member.config, catalog, found.group, (member,))).snapshot(environments=False)
     about = {"status": "running", "reason": "", "resume": "exact", "versions": {}, "listeners": {}}
     return Checkpoint(found.path or Path(), state, about)
 

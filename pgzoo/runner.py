@@ -15,12 +15,14 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
+import torch
+
 from pgzoo import tracking
 from pgzoo.bundle import make_policy
 from pgzoo.config import AlgorithmConfig, Layer, RunConfig, read_yaml, resolve
 from pgzoo.envs import info
 from pgzoo.envs.choice import choose_backend, forgetful, look
-from pgzoo.errors import ConfigError, PgzooError, PluginError, RunFailed
+from pgzoo.errors import ConfigError, PgzooError, PluginError, RunFailed, UsageError
 from pgzoo.events import Event
 from pgzoo.interrupts import stop_on_signals
 from pgzoo.keeping import Keeper
@@ -112,9 +114,11 @@ def make_plan(config: RunConfig, catalog: Catalog, group: str = "", members: Seq
     The `members` are those that the config has, or some others that differ from it in no more than a sweep may.
 
     Raises:
+        UsageError: torch can't compute on the device here.
         EnvError: the environment can't be made here.
         UnfitError: a component doesn't fit another.
     """
+    _check_device(config.device)
     members = tuple(members) or config.members()
     request = EnvRequest(config.env, config.env_kwargs, config.max_episode_steps, config.num_envs)  # of one member
     name, backend = choose_backend(config.backend, catalog, request)
@@ -250,6 +254,17 @@ def _tell_of(backend: Entry, env: str) -> None:
         _log.warning(
             "%s runs on backend %s of plugin %s, which auto takes for it; gymnasium's own: --backend sync",
             *(env, backend.name, backend.plugin),
+        )
+
+
+def _check_device(device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        built = torch.version.cuda or torch.version.hip
+        why = "finds no GPU here" if built else "was built without CUDA"
+        remedy = "see what nvidia-smi says" if built else "install a torch with CUDA"
+        raise UsageError(
+            f"The run is for --device cuda, and torch {torch.__version__} {why}. "
+            f"Start one with --device cpu, or {remedy}."
         )
 
 

@@ -241,7 +241,7 @@ class _Run:
         chosen = tuple(int(member) for member in members)
         if self.control.keep is None or not chosen:
             return
-        state = self.ctx.snapshot() if whole else self.ctx.state
+        state = self.ctx.snapshot(environments=whole)
         both = zip(state.active, self.statuses, strict=True)
         statuses: tuple[StandingStatus, ...] = tuple(
             "running" if active and whole else status for active, status in both
@@ -269,6 +269,7 @@ class _Run:
 
         for row, reason in self.ctx.failures.items():
             end(row, "failed", reason)
+        stagnant = np.zeros_like(state.env_steps) if c.stop_on_plateau is None else plateau.stagnant(state)
         for row in range(len(active)):
             recent = float(state.recent[row].mean())  # NaN before there were so many
             if c.total_steps is not None and state.env_steps[row] >= c.total_steps:
@@ -277,7 +278,7 @@ class _Run:
                 end(row, "finished", f"{c.total_episodes:,} episodes are done")
             if c.stop_at is not None and recent >= c.stop_at:
                 end(row, "stopped", f"the mean return of {RECENT} episodes reached {c.stop_at:g}")
-            if c.stop_on_plateau is not None and plateau.stagnant(state, row) >= c.stop_on_plateau:
+            if c.stop_on_plateau is not None and stagnant[row] >= c.stop_on_plateau:
                 end(row, "stopped", f"{c.stop_on_plateau:,} steps gave no better mean return of {RECENT} episodes")
             if c.max_minutes is not None and seconds >= 60 * c.max_minutes:
                 end(row, "stopped", f"{c.max_minutes:g} minutes are over")
@@ -302,6 +303,5 @@ class _Run:
     def ended(self) -> RunEnded:
         """The last event."""
         ctx, timing = self.ctx, self.ctx.watch.seconds | {"loop": self.loop_seconds}
-        return RunEnded(
-            ctx.state.env_steps, tuple(self.statuses), tuple(self.reasons), timing, ctx.state, laps=ctx.laps
-        )
+        state = ctx.snapshot(environments=False)
+        return RunEnded(state.env_steps, tuple(self.statuses), tuple(self.reasons), timing, state, laps=ctx.laps)

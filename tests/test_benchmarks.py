@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "benchmarks"))  # last: tests/faults is another than benchmarks/faults.py
@@ -99,3 +101,13 @@ def test_programs_are_found_from_any_folder() -> None:
     assert words[:3] == ["taskset", "-c", "1"]
     assert words[3:5] == [str(ROOT / "build/peers/sb3/bin/python"), str(ROOT / "benchmarks/peers/sb3.py")]
     assert words_of("pgzoo run ppo") == [sys.executable, "-m", "pgzoo", "run", "ppo"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, and measuring it takes long")
+def test_without_a_gpu_nothing_is_measured_and_the_page_stays() -> None:
+    page = (ROOT / "docs" / "performance.md").read_bytes()
+    words = [sys.executable, str(ROOT / "benchmarks" / "device.py")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr == f"There is no GPU that torch {torch.__version__} can use: nothing was measured.\n"
+    assert (ROOT / "docs" / "performance.md").read_bytes() == page

@@ -50,7 +50,7 @@ class ARS:
     def search(self, ctx: Any, state: TrainState) -> TrainState:
         """Try all directions, go along the best."""
         settings = [member.config.settings for member in ctx.plan.members]
-        center = flatten(state.params.values()).numpy()
+        center = flatten(state.params.values()).cpu().numpy()
         members, size = center.shape
         count = ctx.plan.config.num_envs // 2
         top = min(settings[0].top or count, count)

@@ -54,7 +54,8 @@ class CEM:
     def generation(self, ctx: Any, state: TrainState) -> TrainState:
         """Draw, play, and fit the Gaussian to the elite."""
         count = ctx.plan.config.num_envs
-        mean, std = flatten(state.params.values()).double().numpy(), state.buffers["cem.std"].numpy()
+        mean = flatten(state.params.values()).double().cpu().numpy()
+        std = state.buffers["cem.std"].cpu().numpy()
         members, size = mean.shape
         noise = np.stack([ctx.rng("candidates", s, state).standard_normal((count, size)) for s in range(members)])
         candidates = (mean[:, None] + std[:, None] * noise).astype(np.float32)
@@ -68,4 +69,5 @@ class CEM:
             extra = settings.extra_std * max(0.0, 1.0 - 2.0 * state.progress[member])
             fresh[member], spread[member] = elite.mean(0), np.sqrt(elite.var(0) + extra**2)
         state = ctx.place(state, torch.from_numpy(fresh.astype(np.float32)))
-        return state._replace(buffers=state.buffers | {"cem.std": torch.from_numpy(spread)})
+        kept = torch.from_numpy(spread).to(state.buffers["cem.std"].device)
+        return state._replace(buffers=state.buffers | {"cem.std": kept})

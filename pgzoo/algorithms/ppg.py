@@ -103,15 +103,16 @@ class PPG:
     def _auxiliary_phase(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
         """Steps of the members that have all their windows."""
         settings, windows = ctx.plan.config.settings, state.buffers["ppg.windows"]
-        due = windows == settings.policy_phases
-        if not (due & torch.from_numpy(state.active)).any():
+        due = (state.updates + 1) % settings.policy_phases == 0  # known without a look at `windows`
+        if not (due & state.active).any():
             return state
         seen, targets = _everything(state.buffers, trajectory, settings.policy_phases)
         epochs = range(settings.epochs, settings.epochs + settings.aux_epochs)
         old = ctx.hindsight(state, seen)
         for batch in ctx.minibatches(state, seen, targets, old, epochs=epochs, count=settings.aux_minibatches):
             state = ctx.step(self.auxiliary_loss, state, batch)
-        return state._replace(buffers=state.buffers | {"ppg.windows": torch.where(due, 0, windows)})
+        left = torch.where(windows == settings.policy_phases, 0, windows)
+        return state._replace(buffers=state.buffers | {"ppg.windows": left})
 
     def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
         """The clipped surrogate, the critic's error and the bonus."""

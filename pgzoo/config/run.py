@@ -115,6 +115,10 @@ class RunConfig(Settings):
     tracking_uri: Annotated[
         str | None, Field(description="MLflow store; default: MLFLOW_TRACKING_URI or ./mlflow.db")
     ] = None
+    device: Annotated[
+        Literal["cpu", "cuda"],
+        Field(description="where policies act and learn; cuda is for large networks or many seeds"),
+    ] = "cpu"
     threads: Annotated[
         PositiveInt,
         Field(description="CPU threads for torch; more seldom help, and may cost a seed its being the same alone"),

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pgzoo.ops.members import moved
 from pgzoo.protocols import Actor, Policy
 from pgzoo.types import ActorInputs, Array, Inputs, Params
 
@@ -14,8 +15,8 @@ __all__ = ["ApplyActor", "actor_for", "state_size"]
 
 
 def actor_for(policy: Policy, params: Params) -> Actor:
-    """Return the policy's own actor, or one that goes through `apply`."""
-    own = getattr(policy, "actor", None)
+    """Return the policy's own actor, or one that goes through `apply`, as all do with parameters on another device."""
+    own = getattr(policy, "actor", None) if _device(params).type == "cpu" else None
     actor: Actor = own(params) if own else ApplyActor(policy, params)
     return actor
 
@@ -26,10 +27,10 @@ def state_size(policy: Policy) -> int:
 
 
 class ApplyActor:
-    """Acts by the policy's `apply` and its distribution's `draw` and `mode`."""
+    """Acts by the policy's `apply`, where the parameters lie, and by its distribution's `draw` and `mode`, in numpy."""
 
     def __init__(self, policy: Policy, params: Params) -> None:
-        self.policy, self.params = policy, params
+        self.policy, self.params, self.device = policy, params, _device(params)
 
     def __call__(self, seen: ActorInputs, noise: Array | None) -> tuple[Array, Array | None]:
         """`obs [S, N, *O]`, `noise [S, N, K]` or None -> actions `[S, N, *A]`, memory `[S, N, M]` or None."""
@@ -38,9 +39,13 @@ class ApplyActor:
             return None if leaf is None else torch.from_numpy(np.ascontiguousarray(leaf[:, None]))  # [S, 1, N, ...]
 
         state = None if seen.state is None else torch.from_numpy(seen.state)
-        inputs = Inputs(step(seen.obs), step(seen.action_mask), state, step(seen.starts))
+        inputs = moved(Inputs(step(seen.obs), step(seen.action_mask), state, step(seen.starts)), self.device)
         with torch.no_grad():
             output = self.policy.apply(self.params, inputs)
         dist: Any = output.dist
         actions = dist.mode() if noise is None else dist.draw(noise[:, None])
-        return actions[:, 0], None if output.state is None else output.state.numpy()
+        return actions[:, 0], None if output.state is None else output.state.cpu().numpy()
+
+
+def _device(params: Params) -> torch.device:
+    return next((value.device for value in params.values()), torch.device("cpu"))

@@ -37,10 +37,18 @@ __all__ = ["Bernoulli", "Beta", "Categorical", "DiagonalGaussian", "MultiCategor
 LOG_2 = math.log(2)
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
-_NODES = torch.linspace(-4.5, 4.5, 32)
-_WEIGHTS = torch.softmax(-0.5 * _NODES.double().square(), 0).float()
-"""E[f(z)] of a standard normal z by the trapezoidal rule, which converges exponentially for an analytic f (Trefethen &
-Weideman 2014, section 5). On the flank of a wide Gaussian it needs half as many nodes as Gauss-Hermite."""
+
+def _quadrature(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Nodes z and weights of E[f(z)] for a standard normal z, by the trapezoidal rule.
+
+    It converges exponentially for an analytic f (Trefethen & Weideman 2014, section 5). On the flank of a wide Gaussian
+    it needs half as many nodes as Gauss-Hermite.
+    """
+    nodes = torch.linspace(-4.5, 4.5, 32, device=device)
+    return nodes, torch.softmax(-0.5 * nodes.double().square(), 0).float()
+
+
+_QUADRATURE = _quadrature(torch.device("cpu"))
 
 _EDGE = 1e-6
 """Beta's density vanishes at 0 and 1, and a float32 gets there: so far inside, its logarithm is taken."""
@@ -212,8 +220,10 @@ class TanhGaussian:
 
     def entropy(self) -> Tensor:
         """Differential entropy H(u) + E[log(1 - tanh² u)], `[...]`; within 1e-3 per dimension for σ up to 3."""
-        u = self.mean.unsqueeze(-1) + self.log_std.exp().unsqueeze(-1) * _NODES
-        return self._normal.entropy() + (_log_slope_of_tanh(u) * _WEIGHTS).sum(-1).sum(-1)
+        device = self.mean.device
+        nodes, weights = _QUADRATURE if device.type == "cpu" else _quadrature(device)
+        u = self.mean.unsqueeze(-1) + self.log_std.exp().unsqueeze(-1) * nodes
+        return self._normal.entropy() + (_log_slope_of_tanh(u) * weights).sum(-1).sum(-1)
 
     def kl(self, other: TanhGaussian) -> Tensor:
         """KL(self || other), that of the normals, since both are squashed by one bijection, `[...]`."""

@@ -7,6 +7,7 @@ its owner can read) a plain tuple with one entry per member.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["freeze", "join", "map_leaves", "per_member", "select"]
+__all__ = ["freeze", "join", "map_leaves", "moved", "nobody", "per_member", "select"]
 
 Tree = TypeVar("Tree")
 
@@ -59,11 +60,14 @@ def freeze(active: NDArray[np.bool_], new: Tree, old: Tree) -> Tree:
     """Return `new` for active members and `old`, bit for bit, for the others."""
     if active.all():
         return new
-    mask = torch.from_numpy(active)
+
+    @cache
+    def mask(device: torch.device) -> Tensor:
+        return moved(torch.from_numpy(active), device)
 
     def choose(fresh: Any, stale: Any) -> Any:
         if isinstance(fresh, Tensor):
-            return torch.where(per_member(mask, fresh), fresh, stale)
+            return torch.where(per_member(mask(fresh.device), fresh), fresh, stale)
         if type(fresh) is tuple:
             return tuple(f if a else s for f, s, a in zip(fresh, stale, active, strict=True))
         return np.where(active.reshape(-1, *[1] * (fresh.ndim - 1)), fresh, stale)
@@ -74,3 +78,22 @@ def freeze(active: NDArray[np.bool_], new: Tree, old: Tree) -> Tree:
 def per_member(values: Tensor, like: Tensor) -> Tensor:
     """Reshape `values` (`[S]`, or `[S, 1, 1]`) so that it broadcasts over a leaf `[S, ...]`."""
     return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def moved(tree: Tree, device: torch.device) -> Tree:
+    """Return the tree with its tensors on `device`; nobody waits for what goes up, only for what comes back."""
+
+    def move(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or leaf.device.type == device.type:
+            return leaf
+        if device.type == "cpu":
+            return leaf.cpu()
+        ready = leaf.pin_memory() if torch.cuda.is_available() else leaf  # from other memory a copy is waited for
+        return ready.to(device, non_blocking=True)
+
+    return cast(Tree, map_leaves(move, tree))
+
+
+def nobody(members: Tensor) -> bool:
+    """Whether there is none in `members [S]` (bool), where a look is free: on another device it would be waited for."""
+    return members.device.type == "cpu" and not members.any()

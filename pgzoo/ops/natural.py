@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pgzoo.ops.losses import weighted_mean
+from pgzoo.ops.members import nobody
 from pgzoo.types import Batch, Hyper, Params
 
 __all__ = ["backtrack", "conjugate_gradient", "damped", "mean_kl", "natural_step"]
@@ -48,7 +49,7 @@ def conjugate_gradient(product: Product, target: Tensor, steps: int, tolerance: 
     enough = tolerance * square
     for _ in range(steps):
         going = square > enough
-        if not going.any():
+        if nobody(going):
             break
         along = product(direction)
         length = torch.where(going, square / _dot(direction, along), 0.0)[:, None]
@@ -83,15 +84,15 @@ def backtrack(
     and how many places each tried `[S]`.
     """
     place = start
-    found = torch.zeros(len(start), dtype=torch.bool)
-    tried = torch.zeros(len(start), dtype=torch.long)
+    found = torch.zeros(len(start), dtype=torch.bool, device=start.device)
+    tried = torch.zeros(len(start), dtype=torch.long, device=start.device)
     for j in range(tries):
         candidate = start + shrink**j * step
         tried = tried + ~found
         fresh = accept(candidate) & ~found
         place = torch.where(fresh[:, None], candidate, place)
         found = found | fresh
-        if found.all():
+        if nobody(~found):
             break
     return place, found, tried
 

@@ -70,13 +70,13 @@ def clip_by_member_norm(gradient: Tensor, max_norm: Tensor | None) -> tuple[Tens
 def _init(*slots: str) -> Callable[[Tensor], Params]:
     def init(vector: Tensor) -> Params:
         state = {slot: torch.zeros_like(vector) for slot in slots}
-        return {"step": torch.zeros(len(vector)), **state}
+        return {"step": vector.new_zeros(len(vector)), **state}
 
     return init
 
 
 def _adam_init(vector: Tensor) -> Params:
-    share = torch.zeros(len(vector), 1, dtype=torch.float64)
+    share = vector.new_zeros(len(vector), 1, dtype=torch.float64)
     return _init("mean", "square")(vector) | {"filled1": share, "filled2": share}
 
 

@@ -49,7 +49,8 @@ class Tabular:
     def apply(self, params: Params, inputs: Inputs) -> Output:
         """Distribution and values of a batch: obs `[S, T, B]`."""
         table, obs = params["table"], inputs.obs
-        first = torch.arange(len(table)).mul(self.states).sub(self.first).reshape(-1, 1, 1)  # of each member's rows
+        member = torch.arange(len(table), device=table.device)
+        first = member.mul(self.states).sub(self.first).reshape(-1, 1, 1)  # of each member's rows
         rows = (obs + first).flatten()
 
         def look_up(table: Tensor) -> Tensor:  # [S, states, ...] -> [S, T, B, ...]

@@ -42,8 +42,8 @@ class Uniform:
 
     def apply(self, params: Params, inputs: Inputs) -> Output:
         """The same distribution everywhere: obs `[S, T, B, *O]`."""
-        outputs = torch.full((*inputs.obs.shape[:3], self.head.outputs), self.output)
-        return Output(self.head.distribution(outputs, {"log_std": self.log_std}, inputs.action_mask))
+        outputs = torch.full((*inputs.obs.shape[:3], self.head.outputs), self.output, device=inputs.obs.device)
+        return Output(self.head.distribution(outputs, {"log_std": self.log_std.to(outputs.device)}, inputs.action_mask))
 
     def actor(self, params: Params) -> UniformActor:
         """Draw."""

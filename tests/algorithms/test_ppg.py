@@ -99,6 +99,6 @@ def test_memory_and_masks_are_stored_too(engine: Any) -> None:
 def test_members_with_windows_of_different_number_have_their_phases_apart(engine: Any) -> None:
     ctx = engine("ppg", seeds=2, minibatches=1, aux_epochs=2, aux_minibatches=2, **SMALL)
     late = ctx.state.buffers | {"ppg.windows": torch.tensor([2, 1])}
-    state, _ = updated(ctx, ctx.state._replace(buffers=late))
+    state, _ = updated(ctx, ctx.state._replace(buffers=late, updates=np.array([2, 1])))
     assert state.optimizer["step"].tolist() == [5, 1]
     assert state.buffers["ppg.windows"].tolist() == [0, 2]

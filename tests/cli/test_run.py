@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
+import pgzoo
 from pgzoo.cli import main
 from pgzoo.config import RunConfig
 from pgzoo.errors import UsageError
@@ -163,6 +165,23 @@ def test_a_folder_that_cannot_be_written(home: str, here: Path, tmp_path: Path) 
     done = run(*CARTPOLE, env={"PGZOO_HOME": home.format(file=tmp_path / "file")})
     assert done.exit_code == 2 and "Can't write to pgzoo's folder" in done.stderr
     assert "set PGZOO_HOME to a folder that you may write to" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("built", "message"),
+    [(None, "was built without CUDA. Start one with --device cpu, or install"), ("12.8", "finds no GPU here.")],
+)
+def test_a_gpu_that_is_not_there(built: str | None, message: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", built)
+    done = run(*CARTPOLE, "--device", "cuda")
+    assert done.exit_code == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1
+    with pytest.raises(UsageError, match="The run is for --device cuda"):
+        pgzoo.run("reinforce", env="CartPole-v1", total_steps=10, device="cuda")
+    assert "'gpu' is not one of 'cpu', 'cuda'" in run(*CARTPOLE, "--device", "gpu").stderr
+    with pytest.raises(UsageError, match="device: must be 'cpu' or 'cuda'"):
+        pgzoo.run("reinforce", env="CartPole-v1", total_steps=10, device="gpu")
+    assert not list(here.iterdir())
 
 
 def test_an_extra_that_is_not_installed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

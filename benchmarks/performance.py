@@ -51,6 +51,7 @@ class Choice:
     steps: int
     rounds: int
     seeds: int
+    sizes: tuple[str, ...]
     kept: Kept
 
 
@@ -208,8 +209,8 @@ GROWTH: dict[str, Sequence[Any]] = {
 def growth(choice: Choice) -> str:
     """How cost grows with everything that can grow, from the PPO work on."""
     parts = []
-    for name, values in GROWTH.items():
-        rows = [Row(title, (command,)) for value in values for title, command in untracked(name, value)]
+    for name in choice.sizes:
+        rows = [Row(title, (command,)) for value in GROWTH[name] for title, command in untracked(name, value)]
         rows, found = measure("growth", rows, 1, choice.peers, choice.kept)
         lines = [
             [
@@ -265,20 +266,22 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help=f"in time-to-solve: seeds, of ours {OUR_SEEDS} or more")
     parser.add_argument("--steps", type=int, default=200_000, help="of one seed; a quarter for each of many")
     parser.add_argument("--seeds", type=int, default=32, help="where there are many")
+    parser.add_argument("--sizes", metavar="SIZE,...", default=",".join(GROWTH), help="those that grow; default: all")
     parser.add_argument("--out", type=Path, default=PAGE)
     parser.add_argument("--keep", type=Path, metavar="FILE", help="add to what was measured before")
     options = parser.parse_args()
     only = [] if options.only == "none" else options.only.split(",")
-    for given, known in ((only, LIBRARIES), (options.sections.split(","), SECTIONS)):
+    sections, sizes = options.sections.split(","), options.sizes.split(",")
+    for given, known in ((only, LIBRARIES), (sections, SECTIONS), (sizes, GROWTH)):
         if unknown := set(given) - set(known):
             parser.error(f"no {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     missing = {name: reason for name in only if (reason := install(name))}
     for name, reason in missing.items():
         print(f"{name} doesn't install: {reason}", file=sys.stderr, flush=True)
     peers = tuple(name for name in only if name not in missing)
-    choice = Choice(peers, options.steps, options.rounds, options.seeds, Kept(options.keep))
+    choice = Choice(peers, options.steps, options.rounds, options.seeds, tuple(sizes), Kept(options.keep))
     absent = "".join(f"\n\n{LIBRARIES[name].title} could not be installed: `{why}`" for name, why in missing.items())
-    for section in options.sections.split(","):
+    for section in sections:
         load = os.getloadavg()[0]
         text = SECTIONS[section](choice)
         made_by = f"python benchmarks/performance.py {' '.join(shown(section, options))}"
@@ -291,6 +294,8 @@ def shown(section: str, options: argparse.Namespace) -> list[str]:
     words = ["--sections", section, "--rounds", str(options.rounds)]
     if set(options.only.split(",")) != set(LIBRARIES):
         words += ["--only", options.only]
+    if section == "growth" and set(options.sizes.split(",")) != set(GROWTH):
+        words += ["--sizes", options.sizes]
     if options.keep:
         words += ["--keep", options.keep.name]
     return words

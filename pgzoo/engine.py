@@ -397,6 +397,10 @@ class Engine:
         """A generator of its own for this stream, member and update, and what else tells its uses apart."""
         return generator(self._seeds[member], stream, int(state.updates[member]), *index)
 
+    def hold(self, members: NDArray[np.bool_]) -> None:
+        """Members have ended; whatever the others do, a later run of theirs goes on from here."""
+        self._field.hold(self.state, members)
+
     def snapshot(self, *, environments: bool = True) -> TrainState:
         """The state as it leaves the engine: in the processor's memory, wherever it is computed with.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,6 +24,7 @@ class Field:
         """With `taking_up`, a run goes on from a checkpoint."""
         self.plan, self.taking_up = plan, taking_up
         self.evaluation_width = min(plan.backend.width, plan.config.eval_episodes)
+        self._held: dict[int, Any] = {}
         self._training: VectorEnv | None = None
         self._evaluation: VectorEnv | None = None
 
@@ -63,17 +66,26 @@ class Field:
             self.training().restore(  # type: ignore[attr-defined]
                 [row for rows in told for row in rows or [None] * n]
             )
+        self._held = {member: told[member] for member in np.flatnonzero(~state.active).tolist()}
         return freeze(known, at, begun)
 
+    def hold(self, state: TrainState, members: NDArray[np.bool_]) -> None:
+        """Remember where the environments of these members stand, who have ended: the others' steps move them on."""
+        saved = self.snapshot(state).environments
+        if saved is not None:
+            self._held |= {member: saved[member] for member in np.flatnonzero(members).tolist()}
+
     def snapshot(self, state: TrainState) -> TrainState:
-        """The state with where its environments stand, if they can be saved."""
+        """The state with where its environments stand, or stood when a member ended, if they can be saved."""
         if state.collector is None or self.taking_up:
             return state
         save = getattr(self._training, "save", None)
         rows = save() if save else None
         n = self.plan.config.num_envs
-        cut = None if rows is None else tuple(rows[k : k + n] for k in range(0, len(rows), n))
-        return state._replace(environments=cut)
+        if rows is None:
+            return state._replace(environments=None)
+        cut = enumerate(rows[k : k + n] for k in range(0, len(rows), n))
+        return state._replace(environments=tuple(self._held.get(member, now) for member, now in cut))
 
     def close(self) -> None:
         """Close all of them."""

@@ -222,6 +222,8 @@ class _Run:
 
         Those that have ended don't change any more: they are kept with the next that are due, or after the loop.
         """
+        if ended.any() and self.ctx.running():
+            self.ctx.hold(ended)
         every, steps = self.plan.config.checkpoint_every, self.ctx.state.env_steps
         self.unkept |= ended
         due = np.zeros_like(ended)

@@ -61,6 +61,18 @@ def test_a_run_goes_on_for_longer(trained: Train, home: Home, catalog: Catalog) 
     assert longer.speed == pytest.approx((longer.env_steps - short.env_steps) / longer.timing["loop"])
 
 
+@pytest.mark.parametrize("backend", ["native", "sync"])
+def test_who_ended_before_the_others_goes_on_from_there(
+    backend: str, trained: Train, home: Home, catalog: Catalog
+) -> None:
+    settings = {"backend": backend, "seeds": (0, 1, 2, 3), "rollout_steps": 16, "checkpoint_every": 10_000}
+    settings |= {"learning_rate_schedule": "constant"}
+    short = trained(**settings, total_steps=616)
+    assert len(set(short.ended.state.updates.tolist())) > 1  # some stood still while others went on
+    longer = again(catalog, home, short.group, total_steps=1200)
+    assert parameters(longer) == parameters(trained(**settings, total_steps=1200))
+
+
 def test_seeds_at_different_stages_go_on_together(trained: Train, home: Home, catalog: Catalog) -> None:
     whole = trained(seeds=(0, 1, 2))
     shutil.rmtree(checkpoints(home, whole, 0)[-1])

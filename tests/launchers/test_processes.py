@@ -208,7 +208,7 @@ def test_a_script_needs_no_guard_and_workers_know_the_same_plugins(tmp_path: Pat
 
 
 LONG = ("ppo", "--env", "CartPole-v1", "--seeds", "2", "--launcher", "processes", "--workers", "2", "--json")
-LONG += ("--total-steps", "1e9", "--log-every", "200", "--eval-episodes", "100000")
+LONG += ("--total-steps", "1e9", "--log-every", "200", "--eval-episodes", "100000", "--compile", "off")
 
 
 @pytest.fixture

@@ -154,7 +154,7 @@ def test_a_run_that_is_being_written_is_left_alone(
     home: Home, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pgzoo.resume.LOCK_WAIT", 0.1)
-    options = "--env CartPole-v1 --total-steps 1e9 --checkpoint-every 1000 --no-progress"
+    options = "--env CartPole-v1 --compile off --total-steps 1e9 --checkpoint-every 1000 --no-progress"
     with subprocess.Popen([sys.executable, "-m", "pgzoo", "run", "a2c", *options.split()]) as trainer:
         try:
             eventually(lambda: list(home.runs.glob("*/checkpoints/step-*")))

@@ -40,9 +40,9 @@ class Field:
             self._evaluation = self.plan.backend.open(self.plan.request(self.evaluation_width))
         return self._evaluation
 
-    def begin(self, state: TrainState, stream: str = "reset") -> Collector:
+    def begin(self, state: TrainState) -> Collector:
         """Reset every environment, each member's from its own stream."""
-        return rollout.begin(self.training(), self.plan.policy, self._seeds(state, stream))
+        return rollout.begin(self.training(), self.plan.policy, self._seeds(state, "reset"))
 
     def begin_apart(self, state: TrainState) -> Collector:
         """Reset every environment, to be played by a policy of its own: `[S * N, 1]`."""
@@ -70,7 +70,10 @@ class Field:
         return freeze(known, at, begun)
 
     def hold(self, state: TrainState, members: NDArray[np.bool_]) -> None:
-        """Remember where the environments of these members stand, who have ended: the others' steps move them on."""
+        """Remember where the environments of these members stand, who have ended.
+
+        A backend may move rows on that aren't live: what they return is never read.
+        """
         saved = self.snapshot(state).environments
         if saved is not None:
             self._held |= {member: saved[member] for member in np.flatnonzero(members).tolist()}
@@ -81,9 +84,9 @@ class Field:
             return state
         save = getattr(self._training, "save", None)
         rows = save() if save else None
-        n = self.plan.config.num_envs
         if rows is None:
             return state._replace(environments=None)
+        n = self.plan.config.num_envs
         cut = enumerate(rows[k : k + n] for k in range(0, len(rows), n))
         return state._replace(environments=tuple(self._held.get(member, now) for member, now in cut))
 

@@ -26,10 +26,10 @@ import work
 from page import ratios, spread, table
 
 from pgzoo.config import Layer
-from pgzoo.events import RunStarted, UpdateDone
 from pgzoo.registry import discover
-from pgzoo.runner import compose, make_plan
-from pgzoo.training import train
+from pgzoo.runs.runner import compose, make_plan
+from pgzoo.training.events import RunStarted, UpdateDone
+from pgzoo.training.loop import train
 
 ROUNDS = 5
 FLOORS = {"reinforce": 12.0, "ppo": 1.4}

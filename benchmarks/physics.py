@@ -88,8 +88,8 @@ def raw(env: str, backend: str = "auto", rows: int = ROWS, seconds: float = 3.0)
     import numpy as np
 
     from pgzoo.envs.choice import choose_backend
-    from pgzoo.protocols import EnvRequest
     from pgzoo.registry import discover
+    from pgzoo.types import EnvRequest
 
     request = EnvRequest(env, {}, None, rows)
     name, chosen = choose_backend(backend, discover(inline=False), request)

@@ -10,10 +10,10 @@ import sys
 from typing import Any
 
 from pgzoo.config import Layer
-from pgzoo.events import Evaluated, RunEnded
 from pgzoo.registry import discover
-from pgzoo.runner import compose, make_plan
-from pgzoo.training import train
+from pgzoo.runs.runner import compose, make_plan
+from pgzoo.training.events import Evaluated, RunEnded
+from pgzoo.training.loop import train
 
 
 def main() -> None:

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pgzoo.analysis.compare import Comparison, compare
-    from pgzoo.bundle import LoadedPolicy, load_policy
     from pgzoo.config import AlgorithmConfig, ComponentConfig, RunConfig
     from pgzoo.errors import PgzooError
-    from pgzoo.plan import Plan
+    from pgzoo.export.bundle import LoadedPolicy, load_policy
+    from pgzoo.markers import hookimpl
     from pgzoo.policies.module import module_policy
-    from pgzoo.registry import hookimpl
-    from pgzoo.result import Result
-    from pgzoo.runner import run
-    from pgzoo.training import Control, train
+    from pgzoo.runs.result import Result
+    from pgzoo.runs.runner import run
+    from pgzoo.training.loop import Control, train
+    from pgzoo.training.plan import Plan
     from pgzoo.types import Batch, Episodes, Hyper, Inputs, Loss, Output, Steps
 
 _HOMES = {
@@ -27,24 +27,24 @@ _HOMES = {
     "Batch": "pgzoo.types",
     "Comparison": "pgzoo.analysis.compare",
     "ComponentConfig": "pgzoo.config",
-    "Control": "pgzoo.training",
+    "Control": "pgzoo.training.loop",
     "Episodes": "pgzoo.types",
     "Hyper": "pgzoo.types",
     "Inputs": "pgzoo.types",
-    "LoadedPolicy": "pgzoo.bundle",
+    "LoadedPolicy": "pgzoo.export.bundle",
     "Loss": "pgzoo.types",
     "Output": "pgzoo.types",
     "PgzooError": "pgzoo.errors",
-    "Plan": "pgzoo.plan",
-    "Result": "pgzoo.result",
+    "Plan": "pgzoo.training.plan",
+    "Result": "pgzoo.runs.result",
     "RunConfig": "pgzoo.config",
     "Steps": "pgzoo.types",
     "compare": "pgzoo.analysis.compare",
-    "hookimpl": "pgzoo.registry",
-    "load_policy": "pgzoo.bundle",
+    "hookimpl": "pgzoo.markers",
+    "load_policy": "pgzoo.export.bundle",
     "module_policy": "pgzoo.policies.module",
-    "run": "pgzoo.runner",
-    "train": "pgzoo.training",
+    "run": "pgzoo.runs.runner",
+    "train": "pgzoo.training.loop",
 }
 
 __all__ = [

@@ -2,41 +2,43 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, ClassVar, Protocol
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pgzoo.types import ActorInputs, Array, Batch, Collection, Hyper, Inputs, Loss, Need, Output, Params, Spec
-
-if TYPE_CHECKING:
-    from pgzoo.config import RunConfig
-    from pgzoo.ops.draws import NoiseKind
-    from pgzoo.plan import Plan
-    from pgzoo.tracking import Session
+from pgzoo.types import (
+    ActorInputs,
+    Array,
+    Batch,
+    Collection,
+    EnvRequest,
+    Hyper,
+    Inputs,
+    LaunchRequest,
+    Loss,
+    Need,
+    NoiseKind,
+    Output,
+    Params,
+    Spec,
+    StepResult,
+    WorkerMessage,
+)
 
 __all__ = [
     "Actor",
     "Algorithm",
     "EnvBackend",
-    "EnvRequest",
     "EnvState",
-    "Job",
     "Launcher",
-    "Part",
     "Policy",
     "PolicyFactory",
     "ReturnEstimator",
-    "RunContext",
-    "StepResult",
     "VectorEnv",
-    "Word",
 ]
 
 
@@ -54,28 +56,6 @@ class EnvState(Protocol):
     def put(self, env: gym.Env[Any, Any], state: Any) -> None:
         """Put an environment that was reset once where another stood; it then goes on bit for bit as that one."""
         ...
-
-
-class EnvRequest(NamedTuple):
-    """Which environment, and how many copies: `rows` = members times environments per member.
-
-    `states` are what may save and restore one.
-    """
-
-    id: str
-    kwargs: Mapping[str, Any]
-    max_episode_steps: int | None
-    rows: int
-    states: tuple[EnvState, ...] = ()
-
-
-class StepResult(NamedTuple):
-    """`obs [rows, *O]`, `rewards [rows]`, `terminated [rows]` and `truncated [rows]`."""
-
-    obs: Array
-    rewards: Array
-    terminated: NDArray[np.bool_]
-    truncated: NDArray[np.bool_]
 
 
 class VectorEnv(Protocol):
@@ -227,72 +207,10 @@ class Algorithm(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class RunContext:
-    """What the factory of a listener is given, once per run, before it starts.
-
-    The factory returns an object with event hooks, or None if it has nothing to do in this run. `progress` is how to
-    show it: "bar", "plain" or "none". `resumed` is empty for a fresh run; else it has what the listener of this name
-    gave as `snapshot(member)` for each member's checkpoint, empty where it gave nothing.
-    """
-
-    plan: Plan
-    session: Session
-    command: str
-    tags: Mapping[str, str]
-    progress: str
-    resumed: tuple[Mapping[str, Any], ...] = ()
-
-    @property
-    def experiment(self) -> str:
-        """The MLflow experiment of the run."""
-        c = self.plan.config
-        return c.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or f"pgzoo/{c.env}"
-
-    def artifact(self, member: int, path: str, data: bytes | Path) -> None:
-        """Keep a file with a member's run, between RunStarted and RunEnded; it is shipped to MLflow."""
-        self.session.journals[self.plan.run_keys[member]].artifact(path, data)
-
-
-class Part(NamedTuple):
-    """Some seeds of a run, for a worker of their own. `order` is a line of JSON: all that this worker must know."""
-
-    seeds: tuple[int, ...]
-    order: str
-
-
-class Word(NamedTuple):
-    """What is heard of the worker of a part (an index).
-
-    `kind` is "line" for a line that it wrote to its standard output, "aside" for one on standard error, and "gone" when
-    it has ended; then `text` says how.
-    """
-
-    part: int
-    kind: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Job:
-    """A run that a launcher may carry out in other processes.
-
-    `split(count)` shares the seeds out among at most so many parts. `command` starts a worker, in this folder and with
-    this environment: it reads its order from standard input and writes lines to standard output. `wishes()` is asked
-    several times a second; the lines that it returns go to the standard input of every worker. A worker whose input
-    ends stops in order, as interrupted: so it must stay open while this process lives, and no longer.
-    """
-
-    config: RunConfig
-    command: tuple[str, ...]
-    split: Callable[[int], tuple[Part, ...]]
-    wishes: Callable[[], Sequence[str]]
-
-
 class Launcher(Protocol):
     """What a plugin registers as a launcher: a class or function, called once per run."""
 
-    def __call__(self, job: Job) -> Generator[Word] | None:
+    def __call__(self, job: LaunchRequest) -> Generator[WorkerMessage] | None:
         """Return None if the seeds are to be trained in this process, as one computation; nothing is started before.
 
         Else a generator that splits the job, starts a worker for each part, and yields what is heard until all have

@@ -7,7 +7,7 @@ seed, so that there is one shape rule and no special case.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -17,6 +17,8 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     import gymnasium as gym
+
+    from pgzoo.config import RunConfig
 
 Params = dict[str, Tensor]
 """Named tensors; every leaf has the member axis first: `[S, ...]`."""
@@ -59,6 +61,8 @@ class Episodes:
 
 
 Collection = Steps | Episodes
+
+NoiseKind = Literal["uniform", "normal", "logistic"]
 
 RECENT = 100
 """Training episodes over which a stop rule takes its mean."""
@@ -274,3 +278,60 @@ class Hyper:
 
     def __getattr__(self, name: str) -> Any:  # only reached for names that are missing
         raise AttributeError(f'no setting "{name}"; there are: {", ".join(sorted(self.__dict__))}')
+
+
+class EnvRequest(NamedTuple):
+    """Which environment, and how many copies: `rows` = members times environments per member.
+
+    `states` (see `protocols.EnvState`) may save and restore one.
+    """
+
+    id: str
+    kwargs: Mapping[str, Any]
+    max_episode_steps: int | None
+    rows: int
+    states: tuple[Any, ...] = ()
+
+
+class StepResult(NamedTuple):
+    """`obs [rows, *O]`, `rewards [rows]`, `terminated [rows]` and `truncated [rows]`."""
+
+    obs: Array
+    rewards: Array
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+
+
+class Shard(NamedTuple):
+    """Some seeds of a run, for a worker of their own. `spec` is a line of JSON: all that this worker must know."""
+
+    seeds: tuple[int, ...]
+    spec: str
+
+
+class WorkerMessage(NamedTuple):
+    """What is heard of the worker of a part (an index).
+
+    `kind` is "line" for a line that it wrote to its standard output, "aside" for one on standard error, and "gone" when
+    it has ended; then `text` says how.
+    """
+
+    shard: int
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
+class LaunchRequest:
+    """A run that a launcher may carry out in other processes.
+
+    `split(count)` shares the seeds out among at most so many parts. `command` starts a worker, in this folder and with
+    this environment: it reads its order from standard input and writes lines to standard output. `commands()` is asked
+    several times a second; the lines that it returns go to the standard input of every worker. A worker whose input
+    ends stops in order, as interrupted: so it must stay open while this process lives, and no longer.
+    """
+
+    config: RunConfig
+    command: tuple[str, ...]
+    split: Callable[[int], tuple[Shard, ...]]
+    commands: Callable[[], Sequence[str]]

@@ -14,18 +14,19 @@ from gymnasium.spaces import Box, Discrete
 from pydantic import Field
 from torch import Tensor, nn
 
-from pgzoo.config import ActionConfig, AlgorithmConfig, Layer, RunConfig, resolve
-from pgzoo.engine import Engine
-from pgzoo.events import Event, RunEnded
+from pgzoo.config import ActionConfig, AlgorithmConfig, Layer, RunConfig
 from pgzoo.ops.losses import weighted_mean
-from pgzoo.plan import Plan
 from pgzoo.policies.module import module_policy
 from pgzoo.registry import Catalog, PluginInfo, Registry, discover
-from pgzoo.runner import make_plan
+from pgzoo.runs.resolve import resolve
+from pgzoo.runs.runner import make_plan
 from pgzoo.testing.probes import PROBES, Bandit, Corridor
 from pgzoo.tracking import Home
 from pgzoo.tracking.locks import lock
-from pgzoo.training import Control, train
+from pgzoo.training.engine import Engine
+from pgzoo.training.events import Event, RunEnded
+from pgzoo.training.loop import Control, train
+from pgzoo.training.plan import Plan
 from pgzoo.types import Batch, Episodes, Hyper, Params, Steps, TrainState, Trajectory
 
 torch.set_num_threads(1)  # what a run computes with; more threads sum in another order

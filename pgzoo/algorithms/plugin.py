@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pgzoo.registry import hookimpl
+from pgzoo.markers import hookimpl
 
 
 @hookimpl

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pgzoo.analysis.blocks import Block, Profile, Side, across, final_score, within
 from pgzoo.analysis.caveats import caveats, check_distinct, finished, narrowed, settings_apart
@@ -21,7 +21,6 @@ from pgzoo.tracking.home import Home, display_uri
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pgzoo.result import Result
 
 __all__ = ["Comparison", "compare"]
 
@@ -122,8 +121,17 @@ class Comparison:
         }
 
 
+class Grouped(Protocol):
+    """What one command started, such as a `Result`."""
+
+    @property
+    def group(self) -> str:
+        """The name of the group."""
+        ...
+
+
 def compare(
-    *selectors: str | Result,
+    *selectors: str | Grouped,
     env: str | Sequence[str] | None = None,
     metric: str | None = None,
     tracking_uri: str | None = None,

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from pgzoo.analysis.plots import GRID, INK, MUTED, dress
 from pgzoo.analysis.statistics import Estimate
 from pgzoo.analysis.wording import centre, interval
+from pgzoo.tracking.plots import GRID, INK, MUTED, dress
 
 if TYPE_CHECKING:
     from pgzoo.analysis.blocks import Block, Curve, Profile

@@ -74,7 +74,7 @@ def _describe(env_id: str, catalog: Catalog, as_json: bool) -> bool:
     from pgzoo.envs.choice import choose_backend, foreign_backends
     from pgzoo.envs.info import describe
     from pgzoo.errors import EnvError
-    from pgzoo.protocols import EnvRequest
+    from pgzoo.types import EnvRequest
 
     info, request = describe(env_id), EnvRequest(env_id, {}, None, rows=8)
     fitting, auto = foreign_backends(catalog, request), None

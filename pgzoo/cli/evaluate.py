@@ -9,7 +9,7 @@ import click
 from pgzoo.cli.common import json_option, open_catalog, plugin_options, print_json, print_table, progress_option
 
 if TYPE_CHECKING:
-    from pgzoo.events import EvaluationMode
+    from pgzoo.training.events import EvaluationMode
 
 __all__ = ["command"]
 
@@ -45,7 +45,7 @@ def command(
     that numbers can be compared. They are played in parallel environments, as many in each, so that short ones
     aren't favoured.
     """
-    from pgzoo.evaluation import evaluate_policy, find_policies, place
+    from pgzoo.play.evaluation import evaluate_policy, find_policies, place
     from pgzoo.tracking import Home
 
     catalog = open_catalog(blocked=blocked, imports=imports)

@@ -10,7 +10,7 @@ import click
 from pgzoo.cli.common import json_option, open_catalog, plugin_options, print_json, progress_option
 
 if TYPE_CHECKING:
-    from pgzoo.export import Format
+    from pgzoo.export.formats import Format
 
 __all__ = ["command"]
 
@@ -51,8 +51,8 @@ def command(
     A run is named by its MLflow run id, run key, group or name. An ONNX graph is compared with the policy before it
     is written.
     """
-    from pgzoo.evaluation import find_policies
-    from pgzoo.export import export
+    from pgzoo.export.formats import export
+    from pgzoo.play.evaluation import find_policies
     from pgzoo.tracking import Home
 
     catalog = open_catalog(blocked=blocked, imports=imports)

@@ -23,7 +23,7 @@ def command(ctx: click.Context, run_id: str, imports: tuple[str, ...], blocked: 
     that was prolonged is run in the same legs. What the second run reports is compared, step by step, with what the
     first one did, and then deleted. The exit code is 1 if they differ.
     """
-    from pgzoo.repro import differences, repro
+    from pgzoo.runs.reproduce import differences, repro
     from pgzoo.tracking import Home, find
 
     catalog = open_catalog(blocked=blocked, imports=imports)

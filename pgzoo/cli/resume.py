@@ -43,7 +43,7 @@ def command(
     gets what is missing, such as its evaluation.
     """
     from pgzoo.cli import summary
-    from pgzoo.resume import resume
+    from pgzoo.runs.resume import resume
     from pgzoo.tracking import Home, find
 
     if others:

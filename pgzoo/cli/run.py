@@ -91,7 +91,9 @@ def _algorithm_of(args: Sequence[str]) -> str | None:
 def _command_for(name: str, catalog: Catalog, args: Sequence[str]) -> click.Command:
     """Build the command of one algorithm: an option for each setting of the components that these arguments choose."""
     from pgzoo.cli.options import GroupedCommand, GroupedOption, options
-    from pgzoo.config import AlgorithmConfig, ComponentConfig, RunConfig, check_keys, look_up
+    from pgzoo.config import AlgorithmConfig, ComponentConfig, RunConfig
+    from pgzoo.registry.components import look_up
+    from pgzoo.runs.resolve import check_keys
 
     entry = look_up(catalog, "algorithm", name, _where_named("algorithm", name, args))
     target, settings = entry.load(), entry.load_config() or AlgorithmConfig
@@ -168,7 +170,7 @@ def _train(ctx: click.Context, /, preset: str, file: str | None, no_progress: bo
     from pgzoo.cli.options import given, where
     from pgzoo.config import Layer
     from pgzoo.envs.info import newer
-    from pgzoo.runner import compose, run_config
+    from pgzoo.runs.runner import compose, run_config
 
     if ctx.params.get("seed") is not None and ctx.params.get("seeds") is not None:
         raise click.UsageError("--seed and --seeds exclude each other.", ctx)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from pgzoo.events import MemberStatus
-    from pgzoo.result import Result, SeedResult
+    from pgzoo.runs.result import Result, SeedResult
+    from pgzoo.training.events import MemberStatus
 
 __all__ = ["conclude"]
 
@@ -90,7 +90,7 @@ def _add_seeds(table: Table, result: Result) -> None:
 
 
 def _add_settings(table: Table, result: Result) -> None:
-    from pgzoo.result import BADNESS
+    from pgzoo.runs.result import BADNESS
 
     settings = {tuple(run.settings.values()): run.settings for run in result.runs}
     for values, setting in sorted(settings.items()):
@@ -176,7 +176,7 @@ def _statistics(values: ArrayLike, ddof: int) -> list[str]:
 
 def _warn(result: Result) -> None:
     """Say on stderr which seeds came to another end than planned, and what is still under way."""
-    from pgzoo.sweep import told
+    from pgzoo.config.sweep import told
     from pgzoo.tracking import Home, display_uri, pending
     from pgzoo.tracking.ledger import plural
 

@@ -43,11 +43,11 @@ def command(
     A run is named by its MLflow run id, run key, group or name. The episodes are the first episodes of an
     evaluation.
     """
-    from pgzoo import video
     from pgzoo.errors import UsageError
-    from pgzoo.evaluation import find_policies, place
-    from pgzoo.seeding import generator
+    from pgzoo.play import video
+    from pgzoo.play.evaluation import find_policies, place
     from pgzoo.tracking import Home
+    from pgzoo.training.seeding import generator
 
     video.need_extra("pgzoo video")
     if out is not None and not out.absolute().parent.is_dir():

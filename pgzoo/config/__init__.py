@@ -13,9 +13,8 @@ Layers of settings are laid over each other (pgzoo's defaults < the algorithm's 
 the result is validated once, before anything is created.
 """
 
-from pgzoo.config.files import read_yaml
-from pgzoo.config.layers import Layer, check_keys, look_up, resolve, resolve_component
-from pgzoo.config.run import Component, RunConfig
+from pgzoo.config.files import Layer, read_yaml
+from pgzoo.config.run import Component, Member, RunConfig
 from pgzoo.config.settings import (
     ActionConfig,
     ActorCriticConfig,
@@ -58,6 +57,7 @@ __all__ = [
     "LearningRate",
     "LearningRateSchedule",
     "MaxGradNorm",
+    "Member",
     "MinibatchConfig",
     "Minibatches",
     "NormalizeAdvantages",
@@ -69,9 +69,5 @@ __all__ = [
     "Settings",
     "Static",
     "ValueCoef",
-    "check_keys",
-    "look_up",
     "read_yaml",
-    "resolve",
-    "resolve_component",
 ]

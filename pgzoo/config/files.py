@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pgzoo.config.layers import Layer
 from pgzoo.errors import ConfigError
 
-__all__ = ["read_yaml"]
+__all__ = ["Layer", "read_yaml"]
 
 TEXT = "tag:yaml.org,2002:str"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Settings from one place. `where(path)` says, for a message, where the key at `path` was given."""
+
+    values: Mapping[str, Any]
+    where: Callable[[tuple[str, ...]], str]
 
 
 def read_yaml(path: str | Path) -> Layer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -18,11 +19,11 @@ from pydantic import (
 )
 
 from pgzoo.config.settings import ComponentConfig, Settings
+from pgzoo.config.sweep import Setting, grid, told
 from pgzoo.config.validation import validate
 from pgzoo.errors import ConfigError
-from pgzoo.sweep import Member, Setting, grid
 
-__all__ = ["MERGED", "RESERVED", "RUN_KEYS", "Component", "RunConfig", "overridden"]
+__all__ = ["MERGED", "RESERVED", "RUN_KEYS", "Component", "Member", "RunConfig", "overridden"]
 
 
 class Component(Settings):
@@ -207,6 +208,29 @@ class RunConfig(Settings):
 
     def _decisive(self) -> dict[str, Any]:
         return {key: value for key, value in self.nested().items() if key not in UNLOGGED and value is not None}
+
+
+@dataclass(frozen=True)
+class Member:
+    """A seed with its own overrides of the settings; `config` is that of its run alone."""
+
+    config: RunConfig
+    overrides: Setting = field(default_factory=dict)
+
+    @property
+    def seed(self) -> int:
+        """What all its random streams come from."""
+        return self.config.seeds[0]
+
+    @property
+    def label(self) -> str:
+        """What its run is called after the algorithm: `s3`, `learning_rate=0.0003 s3`."""
+        return f"{told(self.overrides)} s{self.seed}".strip()
+
+    def run_key(self, group: str) -> str:
+        """Return the key of its run, unlike every other member's."""
+        own = "".join(f"{key}-{value}-".replace("+", "") for key, value in self.overrides.items())
+        return f"{group}-{own}s{self.seed}"
 
 
 UNLOGGED = frozenset(

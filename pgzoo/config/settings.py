@@ -6,8 +6,6 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-from pgzoo.sweep import Static
-
 __all__ = [
     "ActionConfig",
     "ActorCriticConfig",
@@ -33,6 +31,14 @@ __all__ = [
     "Static",
     "ValueCoef",
 ]
+
+
+class Static:
+    """Marks a float setting that Python reads as one number for all members: `Annotated[float, Static, Field(...)]`.
+
+    Every other float of an algorithm or an estimator may differ between members: a loss and an estimator find it as a
+    tensor `[S, 1, 1]`, and code that works member by member in `ctx.plan.members[s].config.settings`.
+    """
 
 
 class Settings(BaseModel):

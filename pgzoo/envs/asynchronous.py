@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgzoo.envs.single import allowed, make, recipe
-from pgzoo.protocols import EnvRequest, StepResult
-from pgzoo.types import Array
+from pgzoo.types import Array, EnvRequest, StepResult
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec

@@ -2,26 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from pgzoo.bundle import make_spec
 from pgzoo.envs import info
 from pgzoo.envs.single import allowed, make_single
+from pgzoo.envs.spec import make_spec
 from pgzoo.envs.state import forgets
 from pgzoo.errors import EnvError, UnfitError
-from pgzoo.protocols import EnvBackend, EnvRequest
-from pgzoo.types import Spec
-
-if TYPE_CHECKING:
-    from pgzoo.registry import Catalog
+from pgzoo.protocols import EnvBackend
+from pgzoo.types import EnvRequest, Spec
 
 __all__ = ["choose_backend", "foreign_backends", "forgetful", "look"]
 
 
-def choose_backend(name: str, catalog: Catalog, request: EnvRequest) -> tuple[str, EnvBackend]:
+class BackendEntry(Protocol):
+    """A registered backend: `load()` imports its class."""
+
+    @property
+    def name(self) -> str:
+        """Its name, as in `--backend NAME`."""
+        ...
+
+    def load(self) -> Any:
+        """Return the class."""
+        ...
+
+
+class BackendCatalog(Protocol):
+    """What choosing a backend needs of the plugin catalog."""
+
+    def get(self, kind: Literal["env_backend"], name: str) -> BackendEntry:
+        """Return the backend of this name. Raises UnknownName."""
+        ...
+
+    def entries(self, kind: Literal["env_backend"]) -> Iterable[BackendEntry]:
+        """Return all backends."""
+        ...
+
+
+def choose_backend(name: str, catalog: BackendCatalog, request: EnvRequest) -> tuple[str, EnvBackend]:
     """Return a backend that runs the environment, with its name.
 
     `auto` takes the first that says of itself that it is to be preferred, else sync. The request is that of one member:
@@ -50,7 +73,7 @@ def choose_backend(name: str, catalog: Catalog, request: EnvRequest) -> tuple[st
     return name, backend
 
 
-def foreign_backends(catalog: Catalog, request: EnvRequest) -> list[str]:
+def foreign_backends(catalog: BackendCatalog, request: EnvRequest) -> list[str]:
     """The names of the backends that run an environment which gymnasium can't make."""
     backends = {entry.name: entry.load()() for entry in catalog.entries("env_backend")}
     return [name for name, one in backends.items() if getattr(one, "foreign", False) and not one.fits(request)]

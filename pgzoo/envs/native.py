@@ -11,8 +11,7 @@ import numpy as np
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from numpy.typing import NDArray
 
-from pgzoo.protocols import EnvRequest, StepResult
-from pgzoo.types import Array
+from pgzoo.types import Array, EnvRequest, StepResult
 
 __all__ = ["NativeBackend"]
 

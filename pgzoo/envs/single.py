@@ -15,7 +15,7 @@ from pgzoo.envs.info import find
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
 
-    from pgzoo.protocols import EnvRequest
+    from pgzoo.types import EnvRequest
 
 __all__ = ["allowed", "make", "make_single", "recipe"]
 

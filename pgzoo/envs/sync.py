@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from pgzoo.envs import state
 from pgzoo.envs.single import allowed, make_single
-from pgzoo.protocols import EnvRequest, StepResult
-from pgzoo.types import Array
+from pgzoo.types import Array, EnvRequest, StepResult
 
 __all__ = ["SyncBackend"]
 

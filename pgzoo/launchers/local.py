@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pgzoo.errors import ConfigError
-from pgzoo.protocols import Job
+from pgzoo.types import LaunchRequest
 
 __all__ = ["launch"]
 
 
-def launch(job: Job) -> None:
+def launch(request: LaunchRequest) -> None:
     """Start nothing. Raises ConfigError for a number of processes to start."""
-    if job.config.workers is not None:
+    if request.config.workers is not None:
         raise ConfigError("--workers: this launcher trains all seeds in one process. Add: --launcher processes")

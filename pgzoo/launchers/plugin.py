@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from pgzoo.registry import Registry, hookimpl
+from typing import Any
+
+from pgzoo.markers import hookimpl
 
 
 @hookimpl
-def pgzoo_register(registry: Registry) -> None:
+def pgzoo_register(registry: Any) -> None:
     """Register by dotted name, so that listing them imports nothing heavy."""
     registry.launcher("local", "pgzoo.launchers.local:launch", summary="all seeds in this process, as one computation")
     registry.launcher("processes", "pgzoo.launchers.processes:launch", summary="seeds shared out among processes")

@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO
 
-from pgzoo.protocols import Job, Word
+from pgzoo.types import LaunchRequest, WorkerMessage
 
 __all__ = ["cores", "launch"]
 
@@ -23,11 +23,11 @@ DRAIN = 2.0
 """Seconds for what a worker that has ended still had to say: a child of its own may hold the pipes open."""
 
 
-def launch(job: Job) -> Generator[Word] | None:
+def launch(request: LaunchRequest) -> Generator[WorkerMessage] | None:
     """Start `workers` processes, by default one for each core that `threads` leaves; none if one would do."""
-    config = job.config
+    config = request.config
     count = min(config.workers or cores() // config.threads, len(config.seeds))
-    return _heard(job, count) if count > 1 else None
+    return _heard(request, count) if count > 1 else None
 
 
 def cores() -> int:
@@ -38,7 +38,7 @@ def cores() -> int:
 class _Worker:
     """A process, and threads that read what it says."""
 
-    def __init__(self, index: int, command: Sequence[str], heard: queue.SimpleQueue[Word]) -> None:
+    def __init__(self, index: int, command: Sequence[str], heard: queue.SimpleQueue[WorkerMessage]) -> None:
         with _no_interrupt():
             self.process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
@@ -61,7 +61,7 @@ class _Worker:
             for line in lines:
                 self.process.stdin.write(line.encode() + b"\n")
 
-    def check(self) -> Word | None:
+    def check(self) -> WorkerMessage | None:
         """Return the last word once the process has ended and all that it said is read."""
         if self.gone or self.process.poll() is None:
             return None
@@ -69,7 +69,7 @@ class _Worker:
         if any(reader.is_alive() for reader in self._readers) and time.monotonic() - self._ended < DRAIN:
             return None
         self.gone = True
-        return Word(self.index, "gone", _reason(self.process))
+        return WorkerMessage(self.index, "gone", _reason(self.process))
 
     def kill(self) -> None:
         """End it at once, if it lives."""
@@ -81,17 +81,17 @@ class _Worker:
                 pipe.close()
 
 
-def _heard(job: Job, count: int) -> Generator[Word]:
-    heard: queue.SimpleQueue[Word] = queue.SimpleQueue()
+def _heard(request: LaunchRequest, count: int) -> Generator[WorkerMessage]:
+    heard: queue.SimpleQueue[WorkerMessage] = queue.SimpleQueue()
     workers: list[_Worker] = []
     try:
-        for index, part in enumerate(job.split(count)):
-            workers.append(_Worker(index, job.command, heard))
-            workers[-1].tell([part.order])
+        for index, shard in enumerate(request.split(count)):
+            workers.append(_Worker(index, request.command, heard))
+            workers[-1].tell([shard.spec])
         while not all(worker.gone for worker in workers):
-            wishes = job.wishes()
+            commands = request.commands()
             for worker in workers:
-                worker.tell(wishes)
+                worker.tell(commands)
             with suppress(queue.Empty):
                 yield heard.get(timeout=ASK_EVERY)
                 while True:
@@ -106,10 +106,10 @@ def _heard(job: Job, count: int) -> Generator[Word]:
             worker.kill()
 
 
-def _read(index: int, kind: str, pipe: IO[bytes], heard: queue.SimpleQueue[Word]) -> None:
+def _read(index: int, kind: str, pipe: IO[bytes], heard: queue.SimpleQueue[WorkerMessage]) -> None:
     with suppress(OSError, ValueError):  # closed under our hands
         for line in pipe:
-            heard.put(Word(index, kind, line.decode(errors="replace").rstrip("\r\n")))
+            heard.put(WorkerMessage(index, kind, line.decode(errors="replace").rstrip("\r\n")))
 
 
 def _reason(process: subprocess.Popen[bytes]) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import yaml
 
-from pgzoo.bundle import pack
-from pgzoo.events import RunEnded, RunStarted
-from pgzoo.protocols import RunContext
-from pgzoo.registry import hookimpl
+from pgzoo.export.bundle import pack
+from pgzoo.markers import hookimpl
+from pgzoo.runs.context import RunContext
+from pgzoo.training.events import RunEnded, RunStarted
 
 __all__ = ["create"]
 

@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pgzoo.config import Member
+from pgzoo.config.sweep import SWEEP, told
 from pgzoo.envs.info import threshold
-from pgzoo.registry import hookimpl
-from pgzoo.sweep import SWEEP, Member, told
+from pgzoo.markers import hookimpl
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pgzoo.events import EpisodesFinished, Evaluated, RunEnded, RunStarted, UpdateDone
-    from pgzoo.protocols import RunContext
+    from pgzoo.runs.context import RunContext
     from pgzoo.tracking import EndStatus, Journal, Session
+    from pgzoo.training.events import EpisodesFinished, Evaluated, RunEnded, RunStarted, UpdateDone
 
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]

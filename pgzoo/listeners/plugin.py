@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pgzoo.registry import Registry, hookimpl
+from pgzoo.markers import hookimpl
+from pgzoo.registry import Registry
 
 
 @hookimpl

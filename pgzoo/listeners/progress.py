@@ -8,10 +8,10 @@ from collections import deque
 
 import numpy as np
 
-from pgzoo.events import EpisodesFinished, RunEnded, RunStarted, UpdateDone
-from pgzoo.protocols import RunContext
-from pgzoo.registry import hookimpl
-from pgzoo.sweep import told
+from pgzoo.config.sweep import told
+from pgzoo.markers import hookimpl
+from pgzoo.runs.context import RunContext
+from pgzoo.training.events import EpisodesFinished, RunEnded, RunStarted, UpdateDone
 
 __all__ = ["create"]
 

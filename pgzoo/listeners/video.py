@@ -5,13 +5,13 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from pgzoo.bundle import LoadedPolicy
-from pgzoo.events import RunEnded
+from pgzoo.export.bundle import LoadedPolicy
+from pgzoo.markers import hookimpl
 from pgzoo.ops.members import select
-from pgzoo.protocols import RunContext
-from pgzoo.registry import hookimpl
-from pgzoo.seeding import generator
-from pgzoo.video import record
+from pgzoo.play.video import record
+from pgzoo.runs.context import RunContext
+from pgzoo.training.events import RunEnded
+from pgzoo.training.seeding import generator
 
 __all__ = ["create"]
 

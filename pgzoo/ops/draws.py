@@ -7,15 +7,12 @@ ends of a distribution are; an action of probability 0 is not drawn even then.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
-from pgzoo.types import Array
+from pgzoo.types import Array, NoiseKind
 
 __all__ = [
-    "NoiseKind",
     "draw_beta",
     "draw_bits",
     "draw_categorical",
@@ -27,8 +24,6 @@ __all__ = [
     "mode_of_categorical",
     "mode_of_multi_categorical",
 ]
-
-NoiseKind = Literal["uniform", "normal", "logistic"]
 
 _FAR = np.array(-1e8, np.float32), np.array(1e8, np.float32)
 """Beyond all logits but those of forbidden actions."""

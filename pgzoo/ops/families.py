@@ -16,7 +16,6 @@ from torch import Tensor
 from pgzoo.errors import UnfitError, did_you_mean
 from pgzoo.ops.distributions import Bernoulli, Beta, Categorical, DiagonalGaussian, MultiCategorical, TanhGaussian
 from pgzoo.ops.draws import (
-    NoiseKind,
     draw_beta,
     draw_bits,
     draw_categorical,
@@ -27,7 +26,7 @@ from pgzoo.ops.draws import (
     mode_of_categorical,
     mode_of_multi_categorical,
 )
-from pgzoo.types import Array, Distribution
+from pgzoo.types import Array, Distribution, NoiseKind
 
 __all__ = ["DistributionName", "Family", "family_for", "masked"]
 

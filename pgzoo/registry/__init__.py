@@ -3,8 +3,9 @@
 Importing this package imports pluggy and nothing heavier.
 """
 
+from pgzoo.markers import hookimpl
 from pgzoo.registry.catalog import KINDS, Catalog, Entry, Kind, PluginInfo, Preset, Registry
-from pgzoo.registry.hookspecs import hookimpl, hookspec
+from pgzoo.registry.hookspecs import hookspec
 from pgzoo.registry.listeners import add_listener, listener_manager, relay
 from pgzoo.registry.manager import API_VERSION, discover
 

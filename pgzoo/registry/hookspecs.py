@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pluggy import HookimplMarker, HookspecMarker
+from pluggy import HookspecMarker
 
 if TYPE_CHECKING:
-    from pgzoo.events import CheckpointSaved, EpisodesFinished, Evaluated, RunEnded, RunStarted, UpdateDone
     from pgzoo.registry.catalog import Registry
+    from pgzoo.training.events import CheckpointSaved, EpisodesFinished, Evaluated, RunEnded, RunStarted, UpdateDone
 
-__all__ = ["PROJECT", "hookimpl", "hookspec"]
+__all__ = ["PROJECT", "hookspec"]
 
 PROJECT = "pgzoo"
 hookspec = HookspecMarker(PROJECT)
-hookimpl = HookimplMarker(PROJECT)
 
 
 @hookspec

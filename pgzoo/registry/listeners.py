@@ -6,10 +6,10 @@ import logging
 
 import pluggy
 
-from pgzoo import events
 from pgzoo.errors import PluginError
 from pgzoo.registry import hooks
 from pgzoo.registry.catalog import Catalog
+from pgzoo.training import events
 
 __all__ = ["add_listener", "listener_manager", "relay"]
 

@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from pgzoo.config import AlgorithmConfig, Layer, RunConfig, Settings, check_keys, resolve
-from pgzoo.engine import Engine, default_loop
+from pgzoo.config import AlgorithmConfig, Layer, RunConfig, Settings
+from pgzoo.config.sweep import Setting, sweepable, told
 from pgzoo.errors import ConfigError, UnfitError
-from pgzoo.events import RunEnded
-from pgzoo.plan import Plan
-from pgzoo.runner import make_plan
-from pgzoo.sweep import Setting, sweepable, told
+from pgzoo.runs.resolve import check_keys, resolve
+from pgzoo.runs.runner import make_plan
 from pgzoo.testing import probes  # noqa: F401  registers the environments
 from pgzoo.testing.subject import Check, NotApplicable, Subject, called, generators_untouched
-from pgzoo.training import train
+from pgzoo.training.engine import Engine, default_loop
+from pgzoo.training.events import RunEnded
+from pgzoo.training.loop import train
+from pgzoo.training.plan import Plan
 from pgzoo.types import TrainState
 
 __all__ = ["CHECKS"]

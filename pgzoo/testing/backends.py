@@ -10,10 +10,10 @@ import gymnasium as gym
 import numpy as np
 
 from pgzoo.envs.single import make_single
-from pgzoo.protocols import EnvBackend, EnvRequest, VectorEnv
+from pgzoo.protocols import EnvBackend, VectorEnv
 from pgzoo.testing import probes  # noqa: F401  registers the environments
 from pgzoo.testing.subject import Check, NotApplicable, Subject, called
-from pgzoo.types import Array
+from pgzoo.types import Array, EnvRequest
 
 __all__ = ["CHECKS"]
 

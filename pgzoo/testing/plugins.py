@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pgzoo.config import Layer
 from pgzoo.registry import KINDS, Entry
 from pgzoo.registry.manager import HEAVY
-from pgzoo.runner import compose
+from pgzoo.runs.runner import compose
 from pgzoo.testing.subject import Check, NotApplicable, Subject, called
 
 __all__ = ["CHECKS"]

@@ -14,15 +14,18 @@ import torch
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Text
 from torch import Tensor
 
-from pgzoo.bundle import load_policy, make_policy, make_spec, pack
-from pgzoo.config import Component, ComponentConfig, resolve_component
+from pgzoo.config import Component, ComponentConfig
+from pgzoo.envs.spec import make_spec
 from pgzoo.errors import UnfitError
+from pgzoo.export.bundle import load_policy, pack
 from pgzoo.ops.acting import ApplyActor, actor_for, state_size
 from pgzoo.ops.draws import draw_noise
 from pgzoo.ops.members import map_leaves, select
 from pgzoo.ops.nets import ROW_BLOCK
 from pgzoo.protocols import Policy
+from pgzoo.registry.components import resolve_component
 from pgzoo.testing.subject import Check, NotApplicable, Subject, called, generators_untouched, same_bits
+from pgzoo.training.plan import make_policy
 from pgzoo.types import ActorInputs, Array, Inputs, Output, Params, Spec
 
 __all__ = ["CHECKS"]
@@ -320,7 +323,10 @@ def masks(subject: Subject) -> None:
 def saved(subject: Subject) -> None:
     """It comes back from its files as it was."""
     for case in _cases(subject):
-        with tempfile.TemporaryDirectory() as folder, subject.doing("to be saved and loaded", "See pgzoo.bundle."):
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            subject.doing("to be saved and loaded", "See export.bundle."),
+        ):
             for name, data in pack(case.component, case.spec, case.policy, case.params, 1).items():
                 (Path(folder) / name).write_bytes(data)
             loaded = load_policy(folder, subject.catalog)

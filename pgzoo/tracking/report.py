@@ -64,7 +64,7 @@ def write_report(folder: Path) -> list[str]:
 
     A run without an episode gets no learning curve, one without an evaluation no histogram.
     """
-    from pgzoo.analysis import plots
+    from pgzoo.tracking import plots
 
     run = read_history(folder)
     title = f"{run.start.get('algorithm', '?')} on {run.start.get('env', '?')}"

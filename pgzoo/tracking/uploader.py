@@ -238,7 +238,7 @@ class Shipment:
         rows = [row for r in evaluations for row in metric_rows(r)]
         try:
             with tempfile.TemporaryDirectory() as scratch:
-                from pgzoo.mlmodel import write_model
+                from pgzoo.export.mlflow_model import write_model
 
                 run, folder = self._run(store), Path(scratch) / "model"
                 start = next(r for r, _ in records(self.folder) if r and r["t"] == "start")

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pgzoo.engine import Engine
 from pgzoo.ops.distributions import Categorical
+from pgzoo.training.engine import Engine
 from pgzoo.types import Batch, Hyper, Inputs, Loss, Output, Params, Trajectory
 
 MakePlan = Callable[..., Any]

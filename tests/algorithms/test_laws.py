@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pgzoo.events import Evaluated, Event, RunEnded
+from pgzoo.training.events import Evaluated, Event, RunEnded
 
 Play = Callable[..., list[Event]]
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pgzoo.engine import Engine
-from pgzoo.events import RunEnded, UpdateDone
 from pgzoo.ops.natural import mean_kl
+from pgzoo.training.engine import Engine
+from pgzoo.training.events import RunEnded, UpdateDone
 from pgzoo.types import Batch, TrainState
 
 MakePlan = Callable[..., Any]

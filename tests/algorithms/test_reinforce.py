@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pgzoo.engine import Engine
 from pgzoo.ops.distributions import Categorical
+from pgzoo.training.engine import Engine
 from pgzoo.types import Batch, Hyper, Inputs, Output, Params
 
 MakePlan = Callable[..., Any]
@@ -125,7 +125,7 @@ def test_what_is_reported_is_the_loss_without_the_bonus(plan: MakePlan) -> None:
 def test_the_preset_takes_the_notebooks_own_steps(catalog: Any) -> None:
     """Its loop, literally, for five episodes: weigh, `-sum(weight * log p)`, Adam."""
     from pgzoo.config import Layer
-    from pgzoo.runner import compose, make_plan
+    from pgzoo.runs.runner import compose, make_plan
 
     given = {"algorithm": "reinforce", "env": "CartPole-v1", "eval_episodes": 1}
     one = make_plan(compose(Layer(given, ".".join), catalog, preset="notebook"), catalog)
@@ -167,7 +167,7 @@ def test_the_preset_takes_the_notebooks_own_steps(catalog: Any) -> None:
 
 def test_the_notebooks_set_up_is_the_preset(catalog: Any) -> None:
     from pgzoo.config import Layer
-    from pgzoo.runner import compose
+    from pgzoo.runs.runner import compose
 
     config = compose(Layer({"algorithm": "reinforce", "env": "CartPole-v1"}, ".".join), catalog, preset="notebook")
     assert (config.num_envs, config.total_episodes, config.total_steps) == (1, 1000, None)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pgzoo.engine import Engine
+from pgzoo.training.engine import Engine
 
 # of four rows the better half are the first and the last; the fifth is padding
 ROWS: dict[str, Any] = {

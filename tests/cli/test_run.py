@@ -189,7 +189,7 @@ def test_an_extra_that_is_not_installed(here: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.delitem(sys.modules, "gymnasium.envs.box2d", raising=False)
     done = run("reinforce", "--env", "LunarLander-v3")
     assert done.exit_code == 2 and 'Install it: pip install "pgzoo[box2d]"' in done.stderr
-    monkeypatch.setattr("pgzoo.video.present", lambda extra: False)
+    monkeypatch.setattr("pgzoo.play.video.present", lambda extra: False)
     done = run(*CARTPOLE, "--video")
     assert done.exit_code == 2 and 'Install it: pip install "pgzoo[video]"' in done.stderr
     assert not list(here.iterdir())
@@ -206,7 +206,7 @@ def configured(here: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             taken.append(config)
             raise UsageError("enough")
 
-        monkeypatch.setattr("pgzoo.runner.run_config", take)
+        monkeypatch.setattr("pgzoo.runs.runner.run_config", take)
         done = run(*arguments)
         assert "enough" in done.stderr, done.stderr
         return taken[0]

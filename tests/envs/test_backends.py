@@ -12,7 +12,8 @@ from pgzoo.envs.asynchronous import AsyncBackend
 from pgzoo.envs.native import NativeBackend
 from pgzoo.envs.single import make_single
 from pgzoo.envs.sync import SyncBackend
-from pgzoo.protocols import EnvBackend, EnvRequest, VectorEnv
+from pgzoo.protocols import EnvBackend, VectorEnv
+from pgzoo.types import EnvRequest
 
 BACKENDS: dict[str, EnvBackend] = {"sync": SyncBackend(), "native": NativeBackend(), "async": AsyncBackend()}
 CHEAP = ["sync", "native"]

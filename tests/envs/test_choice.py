@@ -12,10 +12,10 @@ from pgzoo.envs.choice import choose_backend, look
 from pgzoo.envs.native import NativeBackend
 from pgzoo.envs.sync import SyncBackend
 from pgzoo.errors import EnvError
-from pgzoo.protocols import EnvRequest
 from pgzoo.registry import Catalog, PluginInfo, Registry, discover
-from pgzoo.runner import compose, make_plan, run_config
+from pgzoo.runs.runner import compose, make_plan, run_config
 from pgzoo.tracking import Home
+from pgzoo.types import EnvRequest
 
 
 class Crowd(SyncBackend):

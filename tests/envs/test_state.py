@@ -18,8 +18,8 @@ from hypothesis.extra import numpy as hnp
 from pgzoo.envs import state
 from pgzoo.envs.native import NativeBackend
 from pgzoo.envs.sync import SyncBackend
-from pgzoo.protocols import EnvRequest
 from pgzoo.testing.probes import Corridor
+from pgzoo.types import EnvRequest
 
 STATES = (state.classic_control(), state.toy_text(), state.MuJoCo())
 IDS = "CartPole-v1 Pendulum-v1 Acrobot-v1 MountainCar-v0 MountainCarContinuous-v0 FrozenLake-v1 Blackjack-v1 Taxi-v4"

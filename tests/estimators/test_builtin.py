@@ -11,9 +11,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from pgzoo.config import resolve_component
 from pgzoo.errors import ConfigError
 from pgzoo.registry import Catalog, Entry, PluginInfo, Registry
+from pgzoo.registry.components import resolve_component
 from pgzoo.types import Trajectory
 
 PAGE = (Path(__file__).parents[2] / "docs" / "estimators.md").read_text(encoding="utf-8")

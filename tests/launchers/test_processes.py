@@ -17,15 +17,15 @@ from typing import Any
 import pytest
 from program import PGZOO, Folder, eventually
 
-from pgzoo import checkpoint
 from pgzoo.config import Layer
 from pgzoo.errors import ConfigError, UnknownName
 from pgzoo.launchers.processes import cores
 from pgzoo.registry import Catalog, discover
-from pgzoo.result import Result
-from pgzoo.resume import resume
-from pgzoo.runner import compose, run_config
+from pgzoo.runs.result import Result
+from pgzoo.runs.resume import resume
+from pgzoo.runs.runner import compose, run_config
 from pgzoo.tracking import Home, find, records
+from pgzoo.training import checkpoint
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds workers in /proc")
 
@@ -54,7 +54,7 @@ def workers(parent: int) -> list[int]:
     for children in Path(f"/proc/{parent}/task").glob("*/children"):
         for pid in map(int, children.read_text().split()):
             with contextlib.suppress(OSError):
-                if b"pgzoo.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                if b"pgzoo.launchers.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
                     found.append(pid)
     return found
 
@@ -152,7 +152,7 @@ def test_resumed_seeds_may_be_shared_out_otherwise(trained: Train, home: Home) -
 
 def test_one_worker_or_one_seed_stays_here(trained: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("subprocess.Popen", None)  # whoever starts a process fails
-    monkeypatch.setattr("pgzoo.runner.tags", lambda *_: {})
+    monkeypatch.setattr("pgzoo.runs.runner.tags", lambda *_: {})
     assert trained(workers=1, total_steps=200).status == "finished"
     assert trained(seeds=(4,), total_steps=200).status == "finished"
 

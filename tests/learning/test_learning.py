@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from pgzoo.config import Layer
-from pgzoo.events import Evaluated, Event, RunEnded
 from pgzoo.registry import Catalog
-from pgzoo.runner import compose, make_plan
-from pgzoo.training import train
+from pgzoo.runs.runner import compose, make_plan
+from pgzoo.training.events import Evaluated, Event, RunEnded
+from pgzoo.training.loop import train
 
 Play = Callable[..., list[Event]]
 

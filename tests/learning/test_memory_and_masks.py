@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from pgzoo.events import EpisodesFinished, Evaluated, Event, RunEnded
+from pgzoo.training.events import EpisodesFinished, Evaluated, Event, RunEnded
 from pgzoo.types import Inputs
 
 Play = Callable[..., list[Event]]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pgzoo.events import Evaluated, Event, RunEnded
+from pgzoo.training.events import Evaluated, Event, RunEnded
 
 Play = Callable[..., list[Event]]
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pgzoo.gradients import hessian_product
 from pgzoo.ops.distributions import Categorical
 from pgzoo.ops.natural import backtrack, conjugate_gradient, damped, mean_kl, natural_step
+from pgzoo.training.gradients import hessian_product
 from pgzoo.types import Batch, Hyper, Inputs, Output, Params
 
 

@@ -11,14 +11,14 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
 
-from pgzoo.bundle import make_spec
-from pgzoo.config import resolve_component
+from pgzoo.envs.spec import make_spec
 from pgzoo.errors import UnfitError
-from pgzoo.events import Event, RunEnded
 from pgzoo.ops.acting import actor_for, state_size
 from pgzoo.ops.draws import draw_noise
 from pgzoo.registry import Catalog
+from pgzoo.registry.components import resolve_component
 from pgzoo.testing.probes import SPACES
+from pgzoo.training.events import Event, RunEnded
 from pgzoo.types import ActorInputs, Inputs, Params
 
 Build = Callable[..., Any]

@@ -11,10 +11,10 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
-from pgzoo.bundle import make_spec
-from pgzoo.config import resolve_component
+from pgzoo.envs.spec import make_spec
 from pgzoo.errors import UnfitError
 from pgzoo.registry import Catalog
+from pgzoo.registry.components import resolve_component
 from pgzoo.types import ActorInputs, Inputs, Params
 
 OBSERVATIONS = {

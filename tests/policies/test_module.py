@@ -17,7 +17,7 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor, nn
 
 import pgzoo
-from pgzoo.bundle import make_spec
+from pgzoo.envs.spec import make_spec
 from pgzoo.errors import UnfitError
 from pgzoo.ops.nets import ROW_BLOCK
 from pgzoo.types import Inputs

@@ -10,9 +10,9 @@ from typing import Any, get_args
 
 import pytest
 
-from pgzoo import events
 from pgzoo.errors import PluginError
 from pgzoo.registry import Catalog, PluginInfo, Registry, add_listener, hookimpl, listener_manager, relay
+from pgzoo.training import events
 
 EVENTS: dict[str, Any] = {
     f"pgzoo_{'_'.join(re.findall('[A-Z][a-z]+', event.__name__)).lower()}": event(*[None] * len(fields(event)))

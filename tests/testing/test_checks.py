@@ -19,19 +19,20 @@ from pgzoo.errors import UnfitError
 from pgzoo.ops import returns
 from pgzoo.ops.losses import weighted_mean
 from pgzoo.policies.mlp import MLP, MLPActor, MLPConfig
-from pgzoo.protocols import EnvRequest, StepResult
 from pgzoo.registry import Catalog, Kind, PluginInfo, Registry, discover
 from pgzoo.testing.checks import CHECKS, PLUGIN_CHECKS, CheckFailed, NotApplicable, Subject, check_component
 from pgzoo.types import (
     ActorInputs,
     Array,
     Batch,
+    EnvRequest,
     Hyper,
     Inputs,
     Loss,
     Output,
     Params,
     Spec,
+    StepResult,
     Steps,
     TrainState,
     Trajectory,

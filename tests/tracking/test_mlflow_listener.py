@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pgzoo.events import EpisodesFinished, Evaluated, RunEnded, RunStarted, UpdateDone
 from pgzoo.listeners.mlflow import BestMean, MlflowListener, RunDescription, StepGrid
 from pgzoo.tracking import Home, Session
+from pgzoo.training.events import EpisodesFinished, Evaluated, RunEnded, RunStarted, UpdateDone
 
 ABOUT = RunDescription("little", "Corridor-v0", "pgzoo/Corridor-v0", params={"gamma": "0.99"})
 NONE: Any = None

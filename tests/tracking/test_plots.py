@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from pgzoo.analysis.plots import evaluation_histogram, learning_curve, moving_average
+from pgzoo.tracking.plots import evaluation_histogram, learning_curve, moving_average
 
 
 def labels(figure: Figure) -> list[str]:

@@ -13,7 +13,7 @@ from pgzoo_envpool.backend import EnvpoolBackend, EnvpoolEnvs
 from pgzoo.envs.single import make_single
 from pgzoo.envs.sync import SyncBackend
 from pgzoo.errors import UsageError
-from pgzoo.protocols import EnvRequest, StepResult
+from pgzoo.types import EnvRequest, StepResult
 
 BACKEND = EnvpoolBackend()
 

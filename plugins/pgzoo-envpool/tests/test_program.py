@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 import torch
 
-from pgzoo import checkpoint
 from pgzoo.config import Layer
 from pgzoo.envs.choice import choose_backend
 from pgzoo.errors import EnvError
-from pgzoo.events import Evaluated, RunEnded
-from pgzoo.protocols import EnvRequest
 from pgzoo.registry import discover
-from pgzoo.runner import compose, make_plan
-from pgzoo.training import Control, train
+from pgzoo.runs.runner import compose, make_plan
+from pgzoo.training import checkpoint
+from pgzoo.training.events import Evaluated, RunEnded
+from pgzoo.training.loop import Control, train
+from pgzoo.types import EnvRequest
 
 MUJOCO = importlib.util.find_spec("mujoco") is not None
 QUICK = ("--num-envs", "8", "--eval-episodes", "4", "--max-episode-steps", "40", "--no-progress")

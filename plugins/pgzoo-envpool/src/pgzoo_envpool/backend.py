@@ -20,8 +20,7 @@ from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 
 from pgzoo.errors import UsageError
-from pgzoo.protocols import EnvRequest, StepResult
-from pgzoo.types import Array
+from pgzoo.types import Array, EnvRequest, StepResult
 
 __all__ = ["EnvpoolBackend", "EnvpoolEnvs"]
 

@@ -19,8 +19,8 @@ from pgzoo.registry import hookimpl
 from pgzoo.tracking import records
 
 if TYPE_CHECKING:
-    from pgzoo.events import RunEnded
-    from pgzoo.protocols import RunContext
+    from pgzoo.runs.context import RunContext
+    from pgzoo.training.events import RunEnded
 
 __all__ = ["EventFile", "TensorBoard", "create"]
 
@@ -149,7 +149,7 @@ class EventFile:
         self.writer.add_text("description", start["tags"].get("mlflow.note.content", start["name"]), walltime=began)
 
     def _draw(self) -> None:
-        from pgzoo.analysis.plots import learning_curve
+        from pgzoo.tracking.plots import learning_curve
 
         start = self._start
         threshold = start["tags"].get("pgzoo.reward_threshold")

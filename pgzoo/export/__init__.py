@@ -1,0 +1,1 @@
+"""A policy as files: the bundle, ONNX, MLflow models."""

@@ -1,0 +1,305 @@
+"""A policy as two files that anybody can read: tensors in safetensors, all else in JSON. No code, no pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from pgzoo.envs.spec import make_spec
+from pgzoo.errors import ConfigError, PgzooError
+from pgzoo.export import spaces
+from pgzoo.ops.acting import actor_for, state_size
+from pgzoo.ops.draws import draw_noise
+from pgzoo.ops.members import select
+from pgzoo.ops.normalize import NormalizedPolicy
+from pgzoo.protocols import Policy
+from pgzoo.training.plan import make_policy
+from pgzoo.types import ActorInputs, Array, EnvRequest, Params, Spec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pgzoo.config import Component
+    from pgzoo.registry import Catalog
+
+__all__ = ["LoadedPolicy", "load_policy", "pack"]
+
+SCHEMA = 1
+CRITIC = "critic."
+TENSORS, DESCRIPTION = "policy.safetensors", "policy.json"
+LONGEST = 2**26
+"""Bytes of a description: more are not read."""
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+DTYPES |= {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8}
+DTYPES |= {"U8": torch.uint8, "BOOL": torch.bool}
+
+
+class LoadedPolicy:
+    """One member's policy, ready to act. Make it with `load_policy`, or take it from a run's result.
+
+    `env` says in which environment it learned, if that is known.
+    """
+
+    def __init__(
+        self, component: Component, spec: Spec, policy: Policy, params: Params, env: EnvRequest | None = None
+    ) -> None:
+        self.component, self.spec, self.policy, self.params, self.env = component, spec, policy, params, env
+        self._actor = actor_for(policy, params)
+        self._rng = np.random.default_rng()
+        self._state: Array | None = None
+
+    @property
+    def memory(self) -> int:
+        """How many numbers it remembers from step to step; 0 without memory."""
+        return state_size(self.policy)
+
+    def reset(self) -> None:
+        """Begin an episode: a policy with memory forgets. One without needs no reset."""
+        self._state = None
+
+    def act(
+        self,
+        obs: Any,
+        *,
+        deterministic: bool = False,
+        rng: np.random.Generator | None = None,
+        action_mask: Any = None,
+    ) -> Any:
+        """Choose an action for one observation of the environment, or an array of actions for a stack of them.
+
+        Observations that are flattened (Tuple, Dict and the like) come one at a time. A policy with memory remembers
+        from call to call until `reset`. `action_mask` says what is allowed now, `[K]` or a stack of such.
+
+        Actions are sampled, with `rng` where it is given; `deterministic` takes the mode.
+
+        Raises:
+            ValueError: the observation has another shape than the environment's, or a policy with memory is given more
+                or fewer of them than it remembers.
+        """
+        original, space = self.spec.original_space, self.spec.observation_space
+        if original != space:
+            flat = gym.spaces.flatten(original, obs)
+            obs = flat
+        obs = np.asarray(obs, dtype=space.dtype)
+        shape = space.shape or ()
+        if obs.shape != shape and obs.shape[1:] != shape:
+            raise ValueError(f"expected an observation of shape {shape}, or a stack of them; got {obs.shape}")
+        rows = obs.reshape(-1, *shape)
+        if self._state is not None and len(self._state) != len(rows):
+            raise ValueError(f"{len(rows)} observations for a memory of {len(self._state)}; call reset() to begin anew")
+        noise = None
+        if not deterministic:
+            noise = draw_noise(self.policy.noise, rng or self._rng, (len(rows), self.policy.noise_size))
+        mask = None if action_mask is None else np.asarray(action_mask, np.bool_).reshape(len(rows), -1)
+        actions, self._state = self.step(rows, self._state, action_mask=mask, noise=noise)
+        return actions[0] if obs.shape == shape else actions
+
+    def step(
+        self,
+        obs: Array,
+        state: Array | None = None,
+        *,
+        action_mask: NDArray[np.bool_] | None = None,
+        noise: Array | None = None,
+    ) -> tuple[Array, Array | None]:
+        """Act and keep nothing: `obs [N, *O]` as the policy sees them (flat) -> actions `[N, *A]`, memory `[N, M]`.
+
+        `state` is the memory after the step before, None where an episode begins. Without `noise` (as the policy's
+        `noise_size` asks for, `[N, K]`) it takes the mode.
+        """
+        starts = np.full((1, len(obs)), state is None)
+        if state is None and self.memory:
+            state = np.zeros((len(obs), self.memory), np.float32)
+
+        def member(leaf: Array | None) -> Array | None:
+            return None if leaf is None else leaf[None]
+
+        drawn, after = self._actor(ActorInputs(obs[None], member(action_mask), member(state), starts), member(noise))
+        return self.policy.to_env(drawn[0]), None if after is None else after[0]
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the two files into `folder` (made if it isn't there) and return it."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in pack(self.component, self.spec, self.policy, self.params, 0, self.env).items():
+            (folder / name).write_bytes(data)
+        return folder
+
+
+def pack(
+    component: Component, spec: Spec, policy: Policy, params: Params, member: int, env: EnvRequest | None = None
+) -> dict[str, bytes]:
+    """Return the files of one member's policy, by name; `params` are `[S, ...]`, under the policy's own names.
+
+    Its critic is left out: it is of no use for acting.
+    """
+    from safetensors.torch import save
+
+    acting = {name: value for name, value in params.items() if not name.startswith(CRITIC)}
+    one = {name: value.detach().contiguous() for name, value in select(acting, [member]).items()}
+    description = {
+        "schema": SCHEMA,
+        "pgzoo": version("pgzoo"),
+        "policy": component.nested(),
+        "normalize_obs": isinstance(policy, NormalizedPolicy),
+        "masked": spec.masked,
+        "memory": state_size(policy),
+        "observation_space": spaces.to_json(spec.original_space),
+        "action_space": spaces.to_json(spec.action_space),
+    }
+    if env is not None:
+        description["env"] = {"id": env.id, "kwargs": dict(env.kwargs), "max_episode_steps": env.max_episode_steps}
+    return {TENSORS: save(one), DESCRIPTION: (json.dumps(description, indent=2) + "\n").encode()}
+
+
+def load_policy(path: str | Path, catalog: Catalog | None = None) -> LoadedPolicy:
+    """Load a policy from its folder, or from one of its two files.
+
+    The policy's class comes from an installed plugin, never from the files. What they say of sizes is compared with
+    what the policy needs before any of it is made.
+
+    Raises:
+        ConfigError: the files are missing, damaged, or of a newer schema.
+        UnknownName: no installed plugin gives a policy of that name.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    nonsense: tuple[type[Exception], ...] = (*NONSENSE, SafetensorError)
+    path = Path(path)
+    folder = path if path.is_dir() else path.parent
+    try:
+        described = _read_description(folder)
+        if catalog is None:
+            from pgzoo.registry import discover
+
+            catalog = discover()
+        component, spec, policy = _make(described, catalog)
+        with safe_open(str(folder / TENSORS), "pt") as file:
+            _check_tensors(policy, file)
+            params = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        _check_numbers(params, policy)
+        return LoadedPolicy(component, spec, policy, params, described.env)
+    except PgzooError as error:
+        if isinstance(error, _Damaged):
+            raise ConfigError(f"The policy in {folder} is damaged: {error}") from error
+        raise
+    except OSError as error:
+        raise ConfigError(f"No policy in {folder}: {error.strerror or error}: {error.filename or TENSORS}.") from error
+    except nonsense as error:
+        raise ConfigError(f"The policy in {folder} is damaged: {type(error).__name__}: {error}.") from error
+
+
+NONSENSE: tuple[type[Exception], ...] = (ValueError, KeyError, TypeError, AttributeError, AssertionError, IndexError)
+NONSENSE += (OverflowError, RecursionError, MemoryError, RuntimeError)
+"""What plain Python, numpy, gymnasium and torch raise for data that make no sense."""
+
+
+class _Damaged(ConfigError):
+    """Files that don't fit each other."""
+
+
+class _Description(NamedTuple):
+    policy: Any
+    normalize_obs: bool
+    spec: Spec
+    env: EnvRequest | None
+
+
+def _read_description(folder: Path) -> _Description:
+    with (folder / DESCRIPTION).open("rb") as file:
+        text = file.read(LONGEST + 1)
+    if len(text) > LONGEST:
+        raise _Damaged(f"{DESCRIPTION} is longer than {LONGEST:,} bytes.")
+    said = json.loads(text.decode())
+    if said["schema"] > SCHEMA:
+        raise ConfigError(
+            f"{folder} was written by pgzoo {said['pgzoo']}, in a newer form than this version reads. "
+            "Upgrade: pip install -U pgzoo"
+        )
+    original, action_space = (spaces.from_json(said[key]) for key in ("observation_space", "action_space"))
+    if gym.spaces.flatdim(original) > spaces.LARGEST:
+        raise _Damaged(f"an observation of more than {spaces.LARGEST:,} numbers is not believed.")
+    spec = make_spec(original, action_space, masked=bool(said.get("masked")))
+    env = None
+    if (where := said.get("env")) is not None:
+        limit, kwargs = where["max_episode_steps"], where["kwargs"]
+        if not (isinstance(where["id"], str) and isinstance(kwargs, dict) and (limit is None or type(limit) is int)):
+            raise _Damaged("its environment is no id with keywords.")
+        env = EnvRequest(where["id"], kwargs, limit, 1)
+    return _Description(said["policy"], bool(said.get("normalize_obs")), spec, env)
+
+
+def _make(said: _Description, catalog: Catalog) -> tuple[Component, Spec, Policy]:
+    from pgzoo.registry.components import resolve_component
+
+    component, factory = resolve_component("policy", said.policy, catalog)
+    return component, said.spec, make_policy(factory, component.settings, said.spec, frozenset(), said.normalize_obs)
+
+
+class _Sparing(np.random.Generator):
+    """Draws no more than so many numbers: what a file says of sizes must not fill the memory."""
+
+    left = 0
+
+    def _take(self, size: Any) -> None:
+        self.left -= prod(size) if isinstance(size, tuple) else int(size or 1)
+        if self.left < 0:
+            raise _Damaged(f"{DESCRIPTION} describes a larger policy than {TENSORS} holds: it needs tensors of more.")
+
+    def standard_normal(self, size: Any = None, *args: Any, **kwargs: Any) -> Any:
+        self._take(size)
+        return super().standard_normal(size, *args, **kwargs)
+
+    def random(self, size: Any = None, *args: Any, **kwargs: Any) -> Any:
+        self._take(size)
+        return super().random(size, *args, **kwargs)
+
+    def uniform(self, low: Any = 0.0, high: Any = 1.0, size: Any = None) -> Any:
+        self._take(size)
+        return super().uniform(low, high, size)
+
+    def normal(self, loc: Any = 0.0, scale: Any = 1.0, size: Any = None) -> Any:
+        self._take(size)
+        return super().normal(loc, scale, size)
+
+
+def _check_tensors(policy: Policy, file: Any) -> None:
+    """Compare names, shapes and types of what a file declares with what the policy needs; loads nothing."""
+    declared = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    found = {name: (DTYPES.get(part.get_dtype()), tuple(part.get_shape()[1:])) for name, part in declared.items()}
+    rng = _Sparing(np.random.PCG64(0))
+    rng.left = 2**20 + 4 * sum(prod(shape) for _, shape in found.values())
+    try:
+        with torch.device("meta"):  # tensors without memory
+            needed = policy.init(rng) | getattr(policy, "buffers", dict)()
+    except (RuntimeError, NotImplementedError):  # a plugin's policy that computes with what it makes
+        needed = policy.init(rng) | getattr(policy, "buffers", dict)()
+    expected = {name: (value.dtype, tuple(value.shape)) for name, value in needed.items()}
+    members = {tuple(part.get_shape()[:1]) for part in declared.values()} - {(1,)}
+    if expected != found or members:
+        odd = sorted(set(expected.items()) ^ set(found.items()), key=str)
+        shown = ", ".join(f"{name} {tuple(shape)}" for name, (_, shape) in odd[:4])
+        raise _Damaged(
+            f"it needs tensors {_said(expected)}, the file has {_said(found)}; they differ in {shown or 'their rank'}."
+        )
+
+
+def _said(tensors: Mapping[str, tuple[torch.dtype | None, tuple[int, ...]]]) -> str:
+    return ", ".join(f"{k} {list(shape)} {str(of).removeprefix('torch.')}" for k, (of, shape) in tensors.items())
+
+
+def _check_numbers(params: Params, policy: Policy) -> None:
+    """A policy whose numbers are no numbers would act, and nobody would notice."""
+    buffers: Params = getattr(policy, "buffers", dict)()  # a plugin's may hold infinities, a mask's for one
+    for name, value in params.items():
+        bad = value.isnan() if name in buffers else ~value.isfinite()
+        if value.is_floating_point() and bool(bad.any()):
+            raise _Damaged(f"the tensor {name} has numbers that aren't finite.")

@@ -1,0 +1,37 @@
+"""What an MLflow server runs of a policy. Imported by the stub of a served model and by nobody else."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pgzoo.export.bundle import LoadedPolicy, load_policy
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # it misses type hints, and has none for arrays
+    from mlflow.pyfunc.model import PythonModel
+
+    class PolicyModel(PythonModel):
+        """Answers observations with the modes of a policy; keeps nothing from one request to the next."""
+
+        policy: LoadedPolicy
+
+        def load_context(self, context: Any) -> None:
+            """Load the bundle. Raises ConfigError as `load_policy` does."""
+            self.policy = load_policy(Path(context.artifacts["policy"]))
+
+        def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def] # mlflow wants its own or none
+            """`[N, *O]`, histories `[N, T, *O]` for a policy with memory -> actions `[N, *A]`; see `mlmodel`."""
+            mask = None
+            if isinstance(model_input, dict):
+                mask, model_input = np.asarray(model_input["action_mask"], np.bool_), model_input["obs"]
+            obs = np.asarray(model_input, self.policy.spec.observation_space.dtype)
+            if not self.policy.memory:
+                return self.policy.step(obs, action_mask=mask)[0]
+            state = actions = None
+            for t in range(obs.shape[1]):
+                actions, state = self.policy.step(obs[:, t], state, action_mask=mask)
+            return actions

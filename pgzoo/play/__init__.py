@@ -1,0 +1,1 @@
+"""A policy at work without learning: evaluation and video."""

@@ -1,0 +1,75 @@
+"""Names and settings of one component: looked up among the plugins, and validated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pgzoo.config import Component, ComponentConfig, Layer
+from pgzoo.config.validation import validate
+from pgzoo.errors import ConfigError, UnknownName, did_you_mean
+from pgzoo.registry.catalog import Catalog, Entry, Kind
+
+__all__ = ["component", "component_values", "look_up", "resolve_component"]
+
+
+def look_up(catalog: Catalog, kind: Kind, name: str, where: str) -> Entry:
+    """Look a name up; one that is unknown is told with the line of the file that it stands on."""
+    try:
+        return catalog.get(kind, name)
+    except UnknownName as error:
+        raise UnknownName(f"{where}: {error}" if ", line " in where else str(error)) from None
+
+
+def resolve_component(
+    kind: Literal["policy", "estimator"], named: str | Mapping[str, Any], catalog: Catalog
+) -> tuple[Component, Any]:
+    """Return one component, and its class or function, from its nested form.
+
+    Raises:
+        UnknownName, ConfigError: as `resolve`.
+    """
+    errors: list[str] = []
+    found = component(kind, [Layer({kind: named}, ".".join)], catalog, errors)
+    if found is None or errors:
+        raise ConfigError("\n".join(errors))
+    return found, catalog.get(kind, found.name).load()
+
+
+def component(
+    kind: Literal["policy", "estimator"], layers: Sequence[Layer], catalog: Catalog, errors: list[str]
+) -> Component | None:
+    """Resolve a policy or an estimator. A layer that names another one drops the settings of those below it."""
+    values: dict[str, Any] = {}
+    source: dict[str, Layer] = {}
+    for layer in layers:
+        part = component_values(layer.values, kind)
+        if "name" in part and part["name"] != values.get("name"):
+            values, source = {}, {}
+        values.update(part)
+        source.update(dict.fromkeys(part, layer))
+    name = values.pop("name", None)
+    if not isinstance(name, str):
+        raise ConfigError(f"{kind} needs a name. See: pgzoo {'policies' if kind == 'policy' else 'estimators'}")
+    where = source["name"].where((kind,)) if "name" in source else kind
+    model = look_up(catalog, kind, name, where).load_config() or ComponentConfig
+
+    def origin(key: str) -> str:
+        return source[key].where((kind, key)) if key in source else f"{kind}.{key}"
+
+    for key in [key for key in values if key not in model.model_fields]:
+        values.pop(key)
+        hint = did_you_mean(key, model.model_fields)
+        errors.append(f'{origin(key)}: {kind} "{name}" has no setting of that name.{hint}')
+    settings = validate(model, values, origin, errors)
+    return None if settings is None else Component(name=name, settings=settings)
+
+
+def component_values(layer: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Return a component's part of a layer as a mapping; a bare name becomes `{"name": name}`."""
+    part = layer.get(key, {})
+    if part is None or isinstance(part, str):
+        return {} if part is None else {"name": part}
+    if not isinstance(part, Mapping):
+        raise ConfigError(f"{key} is a name or a mapping with a name, not {part!r}.")
+    return dict(part)

@@ -1,0 +1,43 @@
+"""Where a run comes from: the versions of what its numbers depend on, its plugins, its command, its commit."""
+
+from __future__ import annotations
+
+import subprocess
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import torch
+
+from pgzoo.training.plan import Plan
+
+if TYPE_CHECKING:
+    from pgzoo.registry import Catalog
+
+__all__ = ["tags", "versions"]
+
+
+def versions() -> dict[str, str]:
+    """The versions on which the numbers of a run depend."""
+    return {name: version(name) for name in ("pgzoo", "torch", "gymnasium", "numpy")}
+
+
+def tags(plan: Plan, catalog: Catalog, command: str) -> dict[str, str]:
+    """What every run of a command tells of where it came from."""
+    found = {
+        "mlflow.source.name": command or f"pgzoo run {plan.config.algorithm}",
+        "mlflow.source.type": "LOCAL",
+        "pgzoo.version": version("pgzoo"),
+        "torch.version": version("torch"),
+        "gymnasium.version": version("gymnasium"),
+        "cpu.threads": str(plan.config.threads),
+        **({"gpu": torch.cuda.get_device_name()} if plan.config.device == "cuda" else {}),
+        **{f"plugin.{p.name}": p.origin for p in catalog.plugins if p.status == "ok" and p.source != "built-in"},
+        **plan.config.tags,
+    }
+    try:
+        git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+        if git.returncode == 0:
+            found["mlflow.source.git.commit"] = git.stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        pass  # no git here
+    return found

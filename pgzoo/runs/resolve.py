@@ -1,0 +1,130 @@
+"""Layers of settings, laid over each other and validated: the one way to a `RunConfig`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from pgzoo.config import AlgorithmConfig, Component, Layer, RunConfig
+from pgzoo.config.run import MERGED, RESERVED, RUN_KEYS, overridden
+from pgzoo.config.sweep import grid, sweepable
+from pgzoo.config.validation import validate
+from pgzoo.errors import ConfigError, did_you_mean
+from pgzoo.registry import Catalog, Entry
+from pgzoo.registry.components import component, component_values, look_up
+
+__all__ = ["check_keys", "resolve"]
+
+
+def resolve(layers: Sequence[Layer], catalog: Catalog) -> RunConfig:
+    """Lay `layers` over the defaults, the first lowest, and validate the result.
+
+    Raises:
+        UnknownName: no such algorithm, policy, estimator or backend.
+        ConfigError: an unknown key or a bad value, each with where it was given.
+    """
+    named = next((layer for layer in reversed(layers) if "algorithm" in layer.values), None)
+    algorithm = named.values["algorithm"] if named else None
+    if named is None or not isinstance(algorithm, str):
+        raise ConfigError("No algorithm is given. Name one: pgzoo run ALGO --env ID. See: pgzoo algorithms")
+    entry = look_up(catalog, "algorithm", algorithm, named.where(("algorithm",)))
+    target, settings_model = entry.load(), entry.load_config() or AlgorithmConfig
+    check_keys(entry, settings_model)
+    defaults = {"estimator": target.estimator, "policy": "mlp", **getattr(target, "defaults", {})}
+    layers = [Layer(defaults, lambda path: f'default of algorithm "{entry.name}"'), *layers]
+
+    errors: list[str] = []
+    components = {kind: component(kind, layers, catalog, errors) for kind in ("policy", "estimator")}
+    merged, origin = _merge(layers, settings_model)
+    own = {key: merged.pop(key) for key in list(merged) if key in settings_model.model_fields}
+    known = RUN_KEYS | set(settings_model.model_fields)
+    for key in [key for key in merged if key not in known]:
+        merged.pop(key)
+        errors.append(
+            f"{origin(key)}: no setting of that name.{did_you_mean(key, known)} See: pgzoo run {algorithm} --help"
+        )
+    settings = validate(settings_model, own, origin, errors)
+    placeholders = {kind: part or Component.model_construct() for kind, part in components.items()}
+    run = {**merged, **placeholders, "settings": settings or AlgorithmConfig()}
+    config = validate(RunConfig, run, origin, errors)
+    if errors:
+        raise ConfigError("\n".join(errors))
+    if config.sweep_axis:
+        config = _swept(config, origin("sweep_axis"))
+    if config.backend != "auto":
+        catalog.get("env_backend", config.backend)
+    assert isinstance(config, RunConfig)
+    return config
+
+
+def _merge(layers: Sequence[Layer], settings_model: type[BaseModel]) -> tuple[dict[str, Any], Callable[[str], str]]:
+    """Lay the flat keys over each other; mappings (env_kwargs, tags, sweep_axis) are merged key by key."""
+    merged: dict[str, Any] = {}
+    source: dict[str, tuple[Layer, str]] = {}
+    for layer in layers:
+        values = {key: value for key, value in layer.values.items() if key not in ("policy", "estimator")}
+        said = dict.fromkeys(values, "")
+        if "seed" in values:
+            if "seeds" in values:
+                raise ConfigError(f"{layer.where(('seed',))}: seed and seeds exclude each other.")
+            values["seeds"], said["seeds"] = (values.pop("seed"),), "seed"
+        for key, value in values.items():
+            if key in MERGED and isinstance(value, Mapping):
+                value = {**merged.get(key, {}), **value}
+            merged[key], source[key] = value, (layer, said[key] or key)
+        # a layer that sets one of the two ends takes the place of a lower layer's other end
+        for end, other in (("total_episodes", "total_steps"), ("total_steps", "total_episodes")):
+            if values.get(end) is not None and other not in values:
+                merged.pop(other, None)
+        if isinstance(axes := merged.get("sweep_axis"), Mapping):
+            merged["sweep_axis"] = _without_given(axes, layer)
+
+    def origin(key: str) -> str:
+        layer, name = source.get(key, (None, key))
+        return layer.where((name,)) if layer else name
+
+    return merged, origin
+
+
+def _without_given(axes: Mapping[str, Any], layer: Layer) -> dict[str, Any]:
+    """Lay a layer over axes: where it gives one value, that takes the place of a lower layer's axis."""
+    own = layer.values.get("sweep_axis")
+    given = {*layer.values, *(f"estimator.{key}" for key in component_values(layer.values, "estimator"))}
+    if both := sorted(given & set(own if isinstance(own, Mapping) else ())):
+        raise ConfigError(f"{layer.where(('sweep_axis',))}: {both[0]} is given one value as well; leave out either.")
+    return {key: values for key, values in axes.items() if key not in given}
+
+
+def _swept(config: RunConfig, where: str) -> RunConfig:
+    """Return the config with the first setting of its sweep, once all of them are valid.
+
+    Raises:
+        ConfigError: a key can't be swept, or a value isn't valid.
+    """
+    known = sweepable(type(config.settings), type(config.estimator.settings))
+    others = RUN_KEYS | set(type(config.settings).model_fields) | set(config.flat())
+    errors = []
+    for key in [key for key in config.sweep_axis if key not in known]:
+        why = "has one value for all members." if key in others else f"is no setting.{did_you_mean(key, known)}"
+        errors.append(f'{where}: "{key}" {why}')
+    if errors:
+        errors[-1] += f" What may differ between members: {', '.join(known)}."
+    else:
+        for setting in grid(config.sweep_axis):
+            overridden(config, setting, errors, f"{where}: ")
+    if errors:
+        raise ConfigError("\n".join(dict.fromkeys(errors)))
+    axes = config.sweep_axis
+    return config.at(next(grid(axes))).model_copy(update={"sweep_axis": axes})
+
+
+def check_keys(entry: Entry, model: type[BaseModel]) -> None:
+    """Raise ConfigError if an algorithm has a setting with the name of a run key or of an option of the program."""
+    clash = sorted(set(model.model_fields) & (RUN_KEYS | RESERVED))
+    if clash:
+        raise ConfigError(
+            f'Algorithm "{entry.name}" of plugin {entry.plugin} has a setting named {", ".join(clash)}, '
+            "which belongs to the run. Its author must rename it."
+        )

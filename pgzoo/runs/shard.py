@@ -1,0 +1,65 @@
+"""One shard of a run, trained in a worker process: names and settings arrive as plain data.
+
+python -c "from pgzoo.runs.shard import main; main()"
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pgzoo.launchers import worker
+
+if TYPE_CHECKING:
+    from pgzoo.training.events import Event
+    from pgzoo.training.loop import Control
+
+__all__ = ["main", "worker_command"]
+
+
+def worker_command() -> tuple[str, ...]:
+    """Return the command that starts a worker with this process's import path."""
+    boot = f"import sys; sys.path[:] = {sys.path!r}; from pgzoo.runs.shard import main; main()"
+    return sys.executable, "-P", "-c", boot
+
+
+def main() -> None:
+    """Train the shard that standard input names."""
+    worker.main(train_shard)
+
+
+def train_shard(shard: Mapping[str, Any], control: Control, pipe: worker.Pipe) -> None:
+    """Resolve the shard's settings, train its seeds, and send every shared event and the end to `pipe`."""
+    from pgzoo.config import Layer
+    from pgzoo.errors import PgzooError
+    from pgzoo.launchers.protocol import SHARED_EVENTS, encode, load_resume_point
+    from pgzoo.registry import discover
+    from pgzoo.runs.resolve import resolve
+    from pgzoo.runs.runner import WorkerContext, run_config
+
+    def send(event: Event) -> None:
+        if isinstance(event, SHARED_EVENTS):
+            pipe.put(encode(event))
+
+    try:
+        catalog = discover(blocked=shard["blocked"], imports=shard["imports"])
+        given = dict(shard["config"])
+        axes = {"sweep_axis": given.pop("sweep_axis", {})}  # laid over the first member's values
+        config = resolve([Layer(given, ".".join), Layer(axes, ".".join)], catalog)
+        resume_point = load_resume_point(shard["group"], config, shard["resume"]) if shard["resume"] else None
+        context = WorkerContext(shard["group"], control, send)
+        result = run_config(config, catalog, command=shard["command"], resume_point=resume_point, worker=context)
+    except PgzooError as error:
+        pipe.say("refused", text=str(error))
+        return
+    pipe.say(
+        "ended",
+        statuses=[run.status for run in result.runs],
+        reasons=[run.reason for run in result.runs],
+        env_steps=[run.env_steps for run in result.runs],
+        timing=dict(result.timing),
+        lost=result.pending.lost,
+        dropped=result.pending.dropped,
+        failure=str(result.error) if result.error else None,
+    )

@@ -1,0 +1,206 @@
+"""Compile a pure function of trees of tensors.
+
+For each combination of shapes that it meets it is run once and written down, operation by operation, gradients and all.
+A digest of that names what torch's compiler made of it, a library in the cache: where it lies there, it is loaded
+without asking the compiler anything, in milliseconds; else it is traced and compiled ahead of time. Nothing but the
+tensors that go in is looked at again, so a call costs microseconds of checking where `torch.compile`, which guards
+everything that a function has seen, costs as much as a small network's arithmetic.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from pgzoo.ops.members import map_leaves
+from pgzoo.training.metrics import Stopwatch
+
+__all__ = ["Compiled"]
+
+_log = logging.getLogger("pgzoo")
+
+OPTIONS: dict[str, Any] = {
+    "aot_inductor.compile_wrapper_opt_level": "O0",  # what calls the kernels: a second less to compile, no slower
+    "compile_threads": 1,  # no pool of processes for one graph
+    "cpp.use_decompose_tanh": "1",  # by a sigmoid: a quarter of the time, and the same to rounding
+}
+
+_HOLE = object()
+"""Where a tensor goes in the tree of a result."""
+
+Leaves = Callable[[list[Tensor]], list[Tensor]]
+
+
+class Compiled:
+    """The same function, compiled; as it is where that can't be done, which is said once.
+
+    Its argument is a tree (see `ops.members`), its result a NamedTuple; leaves that are no tensors are taken to be the
+    same in every call.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], watch: Stopwatch) -> None:
+        """Time spent compiling is charged to the watch's phase "compile"."""
+        self.function, self.watch = function, watch
+        self._made: dict[Any, tuple[Leaves, Any]] = {}
+        self._failed = False
+
+    def __call__(self, tree: Any) -> Any:
+        """What the function gives for `tree`."""
+        if self._failed:
+            return self.function(tree)
+        leaves = _leaves(tree)
+        shapes = tuple((leaf.shape, leaf.stride(), leaf.dtype) for leaf in leaves)
+        made = self._made.get(shapes)
+        if made is None:
+            try:
+                with self.watch.phase("compile"):
+                    made = self._made[shapes] = self._make(tree, leaves)
+            except Exception as error:  # whatever a compiler may stumble over, the function itself is sound
+                self._failed = True
+                _say_once(next(iter(str(error).strip().splitlines()), type(error).__name__))
+                return self.function(tree)
+        run, shape_of_result = made
+        results = iter(run(leaves))
+        return map_leaves(lambda leaf: next(results) if leaf is _HOLE else leaf, shape_of_result)
+
+    def _make(self, tree: Any, leaves: list[Tensor]) -> tuple[Leaves, Any]:
+        """Find or make the library for leaves of these shapes; the result's tree has `_HOLE` for its tensors."""
+        shape_of_result: Any = None
+
+        def flat(*leaves: Tensor) -> list[Tensor]:
+            nonlocal shape_of_result
+            pieces = iter(leaves)
+            result = self.function(map_leaves(lambda _: next(pieces), tree))
+            shape_of_result = map_leaves(lambda leaf: _HOLE if isinstance(leaf, Tensor) else leaf, result)
+            return _leaves(result)
+
+        leaves = [leaf.detach() for leaf in leaves]  # one tensor in two places is two from here on
+        library = _cache() / f"{_digest(flat, leaves)}.so"
+        if not library.exists():
+            _compile(flat, leaves, library)
+        aoti, device = torch._C._aoti, _device(leaves)
+        if device.type == "cpu":
+            return aoti.AOTIModelContainerRunnerCpu(str(library), 1).run, shape_of_result
+        return aoti.AOTIModelContainerRunnerCuda(str(library), 1, str(device)).run, shape_of_result
+
+
+class _Protocol(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Writes down every operation that torch carries out; tensors go by the order in which they appeared."""
+
+    def __init__(self, leaves: list[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.digest = hashlib.sha256()
+        self._known: dict[int, tuple[int, Tensor]] = {}  # holds them, so that no other gets the id of one that is gone
+        self._take(leaves)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # to hide from it, torch would first import it: a second
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Write it down, and carry it out."""
+        kwargs = kwargs or {}
+        self.write(str(operation), args, kwargs)
+        result = operation(*args, **kwargs)
+        self._take(result)
+        return result
+
+    def write(self, *things: Any) -> None:
+        """Add to the digest. A tensor that came from nowhere is a constant, and counts by what is in it."""
+        self.digest.update(repr(tree_map_only(Tensor, self._name, things)).encode())
+
+    def _name(self, tensor: Tensor) -> str:
+        if id(tensor) not in self._known:
+            self._take(tensor)
+            self.digest.update(tensor.detach().contiguous().cpu().numpy().tobytes())
+        return f"t{self._known[id(tensor)][0]}"
+
+    def _take(self, made: Any) -> None:
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor) and id(tensor) not in self._known:
+                self._known[id(tensor)] = len(self._known), tensor
+                self.digest.update(repr((tensor.shape, tensor.stride(), tensor.dtype, tensor.device)).encode())
+
+
+def _digest(flat: Callable[..., list[Tensor]], leaves: list[Tensor]) -> str:
+    """A name for what `flat` does with leaves like these, and for what the compiler makes of it here."""
+    protocol = _Protocol(leaves)
+    machine: tuple[Any, ...] = torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
+    if _device(leaves).type == "cuda":
+        machine += (torch.version.cuda, torch.cuda.get_device_capability())
+    protocol.write(torch.__version__, machine, OPTIONS)
+    with protocol:
+        results = flat(*leaves)
+    protocol.write(results)
+    return protocol.digest.hexdigest()[:32]
+
+
+def _compile(flat: Callable[..., list[Tensor]], leaves: list[Tensor], library: Path) -> None:
+    """Trace, and let torch's compiler make the library."""
+    import torch._inductor as inductor
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    with tempfile.TemporaryDirectory(dir=library.parent) as workshop:
+        made = Path(workshop, library.name)
+        options = {**OPTIONS, "aot_inductor.output_path": str(made)}
+        with warnings.catch_warnings(), inductor.config.patch(options):
+            warnings.simplefilter("ignore")  # of torch about itself
+            graph = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*leaves)
+            inductor.aot_compile(graph, tuple(leaves))
+        made.replace(library)
+
+
+def _device(leaves: list[Tensor]) -> torch.device:
+    """Where all of them lie."""
+    return leaves[0].device
+
+
+def _cache() -> Path:
+    """The folder for what was compiled; where nobody has named one, one that is nobody else's."""
+    folder = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or _own_folder())
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@cache
+def _own_folder() -> str:
+    return tempfile.mkdtemp()
+
+
+@cache
+def _say_once(reason: str) -> None:
+    _log.warning("The update can't be compiled and runs as it is: %s", reason)
+
+
+def _leaves(tree: Any) -> list[Tensor]:
+    """The tensors of a tree, in the order of `map_leaves`, which builds as it goes and takes three times as long."""
+    found: list[Tensor] = []
+
+    def visit(node: Any) -> None:
+        if isinstance(node, Tensor):
+            found.append(node)
+        elif isinstance(node, dict):
+            for child in node.values():
+                visit(child)
+        elif isinstance(node, tuple) and hasattr(node, "_fields"):
+            for child in node:
+                visit(child)
+        elif hasattr(node, "map"):  # a distribution
+            node.map(found.append)
+
+    visit(tree)
+    return found

@@ -1,0 +1,75 @@
+"""What a run tells of itself while it goes on: where the time went, and the metrics of an update."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pgzoo.errors import RunFailed
+from pgzoo.training.rollout import Cancelled
+
+__all__ = ["Report", "Stopwatch"]
+
+
+class Stopwatch:
+    """Charges wall time to phases; a phase inside another is not charged to the outer one."""
+
+    def __init__(self, *phases: str) -> None:
+        self.seconds = dict.fromkeys(phases, 0.0)
+        self._current = ""
+        self._since = 0.0
+
+    @contextmanager
+    def phase(self, name: str, who: str = "") -> Iterator[None]:
+        """Time a phase. Where `who` is given, an exception becomes RunFailed and says whose code was running."""
+        outer = self._switch(name)
+        try:
+            yield
+        except (RunFailed, Cancelled):
+            raise
+        except Exception as error:
+            if not who:
+                raise
+            raise RunFailed(f"{who} raised {type(error).__name__}: {error}") from error
+        finally:
+            self._switch(outer)
+
+    def _switch(self, name: str) -> str:
+        now = time.perf_counter()
+        if self._current:
+            self.seconds[self._current] += now - self._since
+        outer, self._current, self._since = self._current, name, now
+        return outer
+
+
+class Report:
+    """The metrics of one update: means over its gradient steps, per member over those that it took."""
+
+    def __init__(self) -> None:
+        self._totals: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}
+
+    def add(self, names: tuple[str, ...], values: Tensor, counts: Tensor) -> None:
+        """Add metrics `values [M, S]` of the members in `counts [S]` (bool)."""
+        values = torch.where(counts, values, 0.0)
+        known = self._totals.get(names)
+        if known is None:
+            self._totals[names] = values, counts.long()
+        else:
+            self._totals[names] = known[0] + values, known[1] + counts
+
+    def means(self) -> dict[str, NDArray[np.float64]]:
+        """Each metric, `[S]`; NaN for a member that has none. On another device it is waited for."""
+        sums: dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]] = {}
+        for names, (totals, counts) in self._totals.items():  # losses of several kinds share some metrics
+            count = counts.cpu().numpy()
+            for name, total in zip(names, totals.cpu().numpy(), strict=True):
+                so_far = sums.get(name)
+                sums[name] = (total, count) if so_far is None else (so_far[0] + total, so_far[1] + count)
+        with np.errstate(invalid="ignore"):
+            return {name: total / count for name, (total, count) in sums.items()}

@@ -1,0 +1,101 @@
+"""A plan: everything a run needs, resolved into plain objects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pgzoo.config import Member, RunConfig
+from pgzoo.ops.normalize import NormalizedPolicy
+from pgzoo.protocols import Algorithm, EnvBackend, EnvState, Policy
+from pgzoo.types import Collection, EnvRequest, Inputs, Output, Params, Spec, TrainState
+
+__all__ = ["POLICY", "Plan", "PolicyView", "make_policy", "named", "own"]
+
+POLICY_NEEDS = frozenset({"value", "aux_value", "shift"})
+
+POLICY, CRITIC = "policy.", "critic."
+"""Under which the policy's and its critic's tensors lie among all of a member's."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a run needs, as plain objects: resolved once, by `runner.make_plan` or by hand.
+
+    What differs between the `members` is in their own configs alone; `config` has of it what the first one has.
+    `needs` are those of the algorithm (see `types.Need`), `env_states` save and restore environments. `forgets` says
+    whether a reset by a seed leaves nothing of the episodes before.
+    """
+
+    config: RunConfig
+    spec: Spec
+    algorithm: Algorithm
+    policy: Policy
+    estimator: Callable[..., Any]
+    collection: Collection
+    backend: EnvBackend
+    group: str
+    members: tuple[Member, ...]
+    needs: frozenset[str] = frozenset()
+    env_states: tuple[EnvState, ...] = ()
+    forgets: bool = True
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The members' seeds."""
+        return tuple(member.seed for member in self.members)
+
+    @property
+    def run_keys(self) -> tuple[str, ...]:
+        """The keys of the members' runs."""
+        return tuple(member.run_key(self.group) for member in self.members)
+
+    def request(self, envs_per_member: int) -> EnvRequest:
+        """What to ask the backend for."""
+        c = self.config
+        rows = len(self.members) * envs_per_member
+        return EnvRequest(c.env, c.env_kwargs, c.max_episode_steps, rows, self.env_states)
+
+    def spread(self, settings: Callable[[RunConfig], dict[str, Any]]) -> dict[str, Any]:
+        """Settings with floats as `[S, 1, 1]`, each member's own; all else is the same for everybody."""
+        each = [settings(member.config) for member in self.members]
+        return {
+            name: torch.tensor([own[name] for own in each], device=self.config.device).reshape(-1, 1, 1)
+            if isinstance(value, float)
+            else value
+            for name, value in each[0].items()
+        }
+
+    def policy_params(self, state: TrainState) -> Params:
+        """What the policy acts with, under its own names: its parameters and buffers, and its critic's."""
+        return own(state.params | state.buffers)
+
+
+def own(params: Params) -> Params:
+    """The policy's among all tensors, under its own names."""
+    return {k.removeprefix(POLICY): v for k, v in params.items() if k.startswith((POLICY, CRITIC))}
+
+
+def named(params: Params) -> Params:
+    """The policy's tensors under the names that they have among all."""
+    return {k if k.startswith(CRITIC) else POLICY + k: v for k, v in params.items()}
+
+
+class PolicyView:
+    """The policy as a loss sees it: it finds its own parameters among all of them."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def apply(self, params: Params, inputs: Inputs) -> Output:
+        """Evaluate a batch with the policy's part of `params`."""
+        return self._plan.policy.apply(own(params), inputs)
+
+
+def make_policy(factory: Any, settings: Any, spec: Spec, needs: frozenset[str], normalize_obs: bool) -> Policy:
+    """Build a policy by its factory. Raises UnfitError where it doesn't fit."""
+    policy: Policy = factory(settings, spec, needs & POLICY_NEEDS)
+    return NormalizedPolicy(policy, spec) if normalize_obs else policy

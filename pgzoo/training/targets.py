@@ -1,0 +1,133 @@
+"""What a trajectory is worth: what the policy says of it in hindsight, and what the estimator makes of its rewards.
+
+Both are pure functions of tensors, so that they run as they are, compiled, or as a part of an update in one piece.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pgzoo.errors import UnfitError
+from pgzoo.ops.nets import ROW_ALIGN, ROW_BLOCK
+from pgzoo.ops.normalize import scale_rewards
+from pgzoo.ops.order import sums_in_any_order
+from pgzoo.training.minibatches import side_by_side
+from pgzoo.training.plan import Plan, PolicyView
+from pgzoo.types import Hindsight, Inputs, Output, Params, Steps, Targets, Trajectory
+
+__all__ = ["Estimator", "Past", "bind_estimator", "look_back"]
+
+VALUES = frozenset({"values", "next_values"})
+
+TOLD = [name for name in Trajectory._fields if name not in ("action_mask", "state")]
+"""What an estimator may take of a trajectory."""
+
+
+class Past(NamedTuple):
+    """What was collected, and the parameters and buffers that collected it."""
+
+    params: Params
+    trajectory: Trajectory
+
+
+def look_back(plan: Plan, policy: PolicyView, *, padded: bool = True) -> Callable[[Past], Hindsight]:
+    """Return what evaluates the policy at every step, in one pass; `padded` as for the inner step."""
+
+    def evaluate(past: Past) -> Hindsight:
+        params, trajectory = past
+        with sums_in_any_order(not padded):
+            if trajectory.state is not None:
+                inputs = Inputs(trajectory.obs, trajectory.action_mask, trajectory.state, trajectory.starts)
+                output = policy.apply(params, inputs)
+            else:
+                output = by_rows(params, trajectory)
+        dist = output.dist.map(lambda leaf: leaf[:, :-1])
+        return Hindsight(output.value, dist.log_prob(trajectory.actions), dist)
+
+    def by_rows(params: Params, trajectory: Trajectory) -> Output:
+        """A policy without memory sees rows side by side, as many as make a batch."""
+        _, steps, n = trajectory.starts.shape
+        align = ROW_ALIGN if isinstance(plan.collection, Steps) else ROW_BLOCK
+
+        def lift(leaf: Tensor) -> Tensor:
+            return leaf[:, 0, : steps * n].reshape(len(leaf), steps, n, *leaf.shape[3:])
+
+        mask = None if trajectory.action_mask is None else side_by_side(trajectory.action_mask, align)
+        output = policy.apply(params, Inputs(side_by_side(trajectory.obs, align), mask))
+        return Output(output.dist.map(lift), None if output.value is None else lift(output.value))
+
+    return evaluate
+
+
+class Estimator(NamedTuple):
+    """An estimator with the names of what it takes, and those of its settings that are tensors, `[S, 1, 1]`."""
+
+    function: Callable[..., Any]
+    takes: frozenset[str]
+    settings: Mapping[str, Any]
+    tensors: Params
+    normalize_reward: bool
+
+    def __call__(
+        self,
+        tensors: Params,
+        buffers: Params,
+        trajectory: Trajectory,
+        hindsight: Hindsight | None,
+        behaviour: Tensor | None = None,
+    ) -> Targets:
+        """Turn rewards into advantages and returns, `[S, T, N]`."""
+        available: dict[str, Any] = {name: getattr(trajectory, name) for name in TOLD} | {**self.settings, **tensors}
+        if self.normalize_reward:
+            available["rewards"] = scale_rewards(buffers, trajectory.rewards)
+        values = None
+        if hindsight is not None:
+            available["log_rhos"] = hindsight.log_probs - (hindsight.log_probs if behaviour is None else behaviour)
+            if hindsight.values is not None:
+                values = available["values"] = hindsight.values[:, :-1]
+                available["next_values"] = hindsight.values[:, 1:]
+        estimate = self.function(**{name: value for name, value in available.items() if name in self.takes})
+        if isinstance(estimate, tuple):
+            advantages, returns = estimate
+        else:
+            advantages = returns = estimate
+            if values is not None:
+                advantages = torch.where(trajectory.valid, returns - values, 0.0)
+        return Targets(advantages, returns, trajectory.valid.float())
+
+
+def bind_estimator(plan: Plan, gamma: Tensor) -> Estimator:
+    """Return the plan's estimator with its settings. Raises UnfitError where it asks for what nobody gives."""
+    c = plan.config
+    name = f'Estimator "{c.estimator.name}"'
+    settings = plan.spread(lambda config: dict(config.estimator.settings)) | {"gamma": gamma}
+    known = {*TOLD, "log_rhos", *settings} | (VALUES if "value" in plan.needs else frozenset())
+    parameters = inspect.signature(plan.estimator).parameters.values()
+    asked = [p.name for p in parameters if p.default is p.empty and p.name not in known]
+    if set(asked) & VALUES:
+        raise UnfitError(
+            f'{name} needs the values of a critic, and algorithm "{c.algorithm}" trains none. Choose an algorithm '
+            "that does (pgzoo algorithms) or another estimator (pgzoo estimators)."
+        )
+    if asked:
+        raise UnfitError(
+            f"{name} asks for {', '.join(asked)}, which nobody in this run gives. "
+            f"There are: {', '.join(sorted(known))}."
+        )
+    if getattr(plan.estimator, "whole_episodes", False) and isinstance(plan.collection, Steps):
+        raise UnfitError(
+            f'{name} needs whole episodes, and algorithm "{c.algorithm}" collects windows of '
+            f"{plan.collection.count} steps. Choose another estimator (pgzoo estimators)."
+        )
+    return Estimator(
+        function=plan.estimator,
+        takes=frozenset(p.name for p in parameters),
+        settings={name: value for name, value in settings.items() if not isinstance(value, Tensor)},
+        tensors={name: value for name, value in settings.items() if isinstance(value, Tensor)},
+        normalize_reward=c.normalize_reward,
+    )

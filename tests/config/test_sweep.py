@@ -1,0 +1,203 @@
+"""Populations of settings: every member of a grid is what it is alone, to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgzoo.config import Layer
+from pgzoo.config.sweep import grid, read, told
+from pgzoo.errors import ConfigError
+from pgzoo.registry import Catalog
+from pgzoo.runs.resolve import resolve
+from pgzoo.runs.result import Result
+from pgzoo.training.engine import Engine
+from pgzoo.training.events import Evaluated, Event, RunEnded
+from pgzoo.types import TrainState
+
+Configure = Callable[..., Any]
+MakePlan = Callable[..., Any]
+Play = Callable[..., list[Event]]
+Run = Callable[..., Result]
+
+PPO: dict[str, Any] = {"algorithm": "ppo", "num_envs": 3, "rollout_steps": 32, "epochs": 2, "total_steps": 400}
+
+
+# what a sweep is
+
+
+def test_members_are_the_settings_times_the_seeds(configure: Configure) -> None:
+    axes = {"learning_rate": (1e-4, 3e-4), "estimator.lam": (0.9,)}
+    members = configure("ppo", seeds=(0, 2), sweep_axis=axes).members()
+    assert [(m.seed, dict(m.overrides)) for m in members] == [
+        (0, {"learning_rate": 1e-4, "estimator.lam": 0.9}),
+        (2, {"learning_rate": 1e-4, "estimator.lam": 0.9}),
+        (0, {"learning_rate": 3e-4, "estimator.lam": 0.9}),
+        (2, {"learning_rate": 3e-4, "estimator.lam": 0.9}),
+    ]
+    assert members[3].label == "learning_rate=0.0003 estimator.lam=0.9 s2"
+    assert members[3].run_key("g") == "g-learning_rate-0.0003-estimator.lam-0.9-s2"
+
+
+def test_without_a_sweep_members_differ_in_their_seeds_alone(configure: Configure) -> None:
+    config = configure("ppo", seeds=(3, 8))
+    assert [(m.label, m.run_key("g"), m.overrides) for m in config.members()] == [
+        ("s3", "g-s3", {}),
+        ("s8", "g-s8", {}),
+    ]
+    assert "sweep_axis" not in config.nested()
+
+
+@pytest.mark.parametrize(
+    ("key", "alone"),
+    [
+        ("learning_rate", {"learning_rate": 3e-4}),
+        ("target_kl", {"target_kl": 3e-4}),
+        ("gamma", {"gamma": 3e-4}),
+        ("estimator.lam", {"estimator": {"lam": 3e-4}}),
+    ],
+)
+def test_a_member_is_configured_as_its_run_alone(configure: Configure, key: str, alone: Mapping[str, Any]) -> None:
+    _, member = configure("ppo", seeds=(2,), sweep_axis={key: (0.5, 3e-4)}).members()
+    config = configure("ppo", seeds=(2,), **alone)
+    assert member.config == config and member.config.nested() == config.nested()
+    assert member.config.setting_hash() == config.setting_hash() and member.config.flat() == config.flat()
+
+
+def test_what_a_config_says_of_its_sweep_makes_it_again(configure: Configure, catalog: Catalog) -> None:
+    config = configure("ppo", seeds=2, sweep_axis={"learning_rate": ["1e-4", 3e-4], "gamma": (0.9,)})
+    text = yaml.safe_dump(config.nested())
+    assert resolve([Layer(yaml.safe_load(text), ".".join)], catalog).members() == config.members()
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["gamma", "a_b", "estimator.lam"]), st.floats(allow_nan=False, allow_infinity=False)
+    )
+)
+def test_what_is_told_of_a_setting_can_be_read(setting: dict[str, float]) -> None:
+    assert read(told(setting)) == setting
+
+
+@given(
+    st.dictionaries(st.text("ab", min_size=1), st.lists(st.floats(allow_nan=False), min_size=1, max_size=3), max_size=3)
+)
+def test_a_grid_has_every_combination_once(axes: dict[str, list[float]]) -> None:
+    expected = 1
+    for values in axes.values():
+        expected *= len(values)
+    settings = list(grid(axes))
+    assert len(settings) == expected
+    for key, values in axes.items():
+        assert {setting[key] for setting in settings} == set(values)
+
+
+# layers
+
+
+def composed(*layers: Mapping[str, Any], catalog: Catalog) -> Any:
+    base = {"algorithm": "ppo", "env": "CartPole-v1"}
+    return resolve([Layer(layer, ".".join) for layer in (base, *layers)], catalog)
+
+
+def test_axes_of_several_layers_multiply(catalog: Catalog) -> None:
+    axes = [{"sweep_axis": {"gamma": [0.8, 0.9]}}, {"sweep_axis": {"gamma": [0.5], "learning_rate": [0.1, 0.2]}}]
+    assert composed(*axes, catalog=catalog).sweep_axis == {"gamma": (0.5,), "learning_rate": (0.1, 0.2)}
+
+
+@pytest.mark.parametrize("given", [{"gamma": 0.5}, {"estimator": {"lam": 0.5}}])
+def test_one_value_takes_the_place_of_a_lower_axis(catalog: Catalog, given: Mapping[str, Any]) -> None:
+    axes = {"gamma": [0.8, 0.9], "estimator.lam": [0.1, 0.2]}
+    config = composed({"sweep_axis": axes}, given, catalog=catalog)
+    (left,) = config.sweep_axis
+    assert left == ("estimator.lam" if "gamma" in given else "gamma")
+    assert composed(given, {"sweep_axis": axes}, catalog=catalog).sweep_axis.keys() == axes.keys()
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ({"sweep_axis": {"learnin_rate": [1]}}, 'is no setting. Did you mean "learning_rate"?'),
+        ({"sweep_axis": {"learnin_rate": [1]}}, "What may differ between members: learning_rate, max_grad_norm, "),
+        ({"sweep_axis": {"epochs": [1, 2]}}, '"epochs" has one value for all members.'),
+        ({"sweep_axis": {"kl_coef": [0.1, 0.2]}}, '"kl_coef" has one value for all members.'),
+        ({"sweep_axis": {"optimizer_eps": [0.1]}}, '"optimizer_eps" has one value for all members.'),
+        ({"sweep_axis": {"policy.log_std": [0.1]}}, '"policy.log_std" has one value for all members.'),
+        ({"sweep_axis": {"gamma": [0.9, 1.5]}}, "gamma: must be less than or equal to 1 (got 1.5)"),
+        ({"sweep_axis": {"learning_rate": [-1]}}, "learning_rate: must be greater than 0 (got -1.0)"),
+        ({"sweep_axis": {"estimator.lam": [2]}}, "estimator.lam: must be less than or equal to 1 (got 2.0)"),
+        ({"sweep_axis": {"target_kl": ["none", 0.1]}}, "must be a valid number (got 'none')"),
+        ({"sweep_axis": {"gamma": []}}, "gamma has no value"),
+        ({"sweep_axis": {"gamma": [0.5, 0.5]}}, "gamma has a value twice"),
+        ({"sweep_axis": 3}, "must be a valid dictionary"),
+        ({"sweep_axis": {"gamma": [0.5]}, "gamma": 0.9}, "gamma is given one value as well"),
+    ],
+)
+def test_bad_axes_are_refused(catalog: Catalog, layer: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        composed(layer, catalog=catalog)
+    assert str(caught.value).startswith("sweep_axis") and message in str(caught.value)
+
+
+# the law
+
+
+def bits(state: TrainState, row: int) -> dict[str, bytes]:
+    leaves = state.params | state.buffers | {f"optimizer {name}": value for name, value in state.optimizer.items()}
+    return {name: value[row].numpy().tobytes() for name, value in leaves.items()}
+
+
+def ended(events: list[Event]) -> RunEnded:
+    assert isinstance(events[-1], RunEnded)
+    return events[-1]
+
+
+AXES: list[tuple[dict[str, Any], dict[str, tuple[float, ...]]]] = [
+    (PPO, {"learning_rate": (1e-4, 3e-4, 1e-3)}),
+    (PPO, {"gamma": (0.9, 0.99)}),
+    (PPO | {"normalize_reward": True}, {"gamma": (0.5, 0.99), "estimator.lam": (0.0, 0.95)}),
+    (PPO, {"max_grad_norm": (0.01, 0.5), "target_kl": (1e-4, 1.0), "clip_value": (0.1, 0.3), "dual_clip": (1.5, 3.0)}),
+    (PPO | {"policy": "gru", "learning_rate": 0.01}, {"clip_range": (0.01, 0.1, 0.3)}),
+    ({"algorithm": "reinforce", "total_steps": 1500, "gamma_t": True}, {"gamma": (0.9, 0.99, 1.0)}),
+    ({"algorithm": "impala", "total_steps": 600}, {"estimator.rho_bar": (0.5, 1.0), "estimator.c_bar": (0.5, 1.0)}),
+    ({"algorithm": "trpo", "rollout_steps": 40, "total_steps": 800, "critic_steps": 2}, {"max_kl": (0.001, 0.1)}),
+    ({"algorithm": "ars", "total_steps": 1000, "num_envs": 8}, {"noise_std": (0.05, 0.5), "learning_rate": (0.1, 0.2)}),
+    ({"algorithm": "cem", "total_steps": 1000, "num_envs": 8}, {"elite": (0.1, 0.5), "extra_std": (0.0, 0.5)}),
+]
+
+
+@pytest.mark.parametrize(("settings", "axes"), AXES, ids=lambda x: ",".join(x))
+def test_a_member_of_a_grid_is_what_it_is_alone(
+    play: Play, settings: dict[str, Any], axes: dict[str, tuple[float, ...]]
+) -> None:
+    settings = settings | {"eval_episodes": 3}
+    seeds = (0, 7, 2)
+    among = play(seeds=seeds, sweep_axis=axes, **settings)
+    setting = list(grid(axes))[-1]
+    row = (len(list(grid(axes))) - 1) * len(seeds) + seeds.index(7)
+    nested: dict[str, Any] = {key: value for key, value in setting.items() if "." not in key}
+    if len(nested) < len(setting):
+        nested["estimator"] = {k.partition(".")[2]: v for k, v in setting.items() if "." in k}
+    alone = play(seeds=(7,), **settings, **nested)
+    a, b = ended(alone).state, ended(among).state
+    assert a.updates[0] == b.updates[row] > 2 and a.env_steps[0] == b.env_steps[row]
+    assert bits(a, 0) == bits(b, row)
+    assert bits(b, row) != bits(b, seeds.index(7))
+    for one, many in zip(alone[-3:-1], among[-3:-1], strict=True):
+        assert isinstance(one, Evaluated) and isinstance(many, Evaluated)
+        assert one.returns[0].tolist() == many.returns[row].tolist()
+
+
+def test_seeds_share_their_streams_between_settings(plan: MakePlan) -> None:
+    engine = Engine(plan(seeds=(4, 5), sweep_axis={"learning_rate": (0.1, 0.2)}, total_steps=10))
+    try:
+        params = engine.state.params["policy.weight.0"]
+        assert params[0].equal(params[2]) and params[1].equal(params[3]) and not params[0].equal(params[1])
+        assert engine.learning_rate(engine.state).tolist() == pytest.approx([0.1, 0.1, 0.2, 0.2])
+    finally:
+        engine.close()

@@ -1,0 +1,446 @@
+"""A policy as two files: what is loaded acts as what was saved, and damage is told."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import pickle
+import resource
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+import pgzoo
+from pgzoo.errors import ConfigError, UnknownName, UsageError
+from pgzoo.export import spaces as as_json
+from pgzoo.export.bundle import LoadedPolicy, load_policy
+from pgzoo.play.evaluation import place
+from pgzoo.registry import Catalog
+from pgzoo.types import Inputs
+
+Make = Callable[..., LoadedPolicy]
+MLP = {"name": "mlp", "hidden": [5], "init": "default"}
+
+
+OBSERVATIONS: list[gym.Space[Any]] = [
+    Box(-1.0, 1.0, (3,)),
+    Box(-np.inf, np.inf, (2, 2), np.float64),
+    Box(np.array([-1.0, -np.inf], np.float32), np.array([np.inf, 2.5], np.float32)),
+    Discrete(4),
+    Discrete(4, start=-2),
+    MultiDiscrete([2, 3]),
+    MultiBinary(3),
+    Tuple((Discrete(2), Box(-1.0, 1.0, (2,)))),
+    Dict({"a": Discrete(3), "b": Box(-1.0, 1.0, (1,))}),
+    Dict(OrderedDict([("z", Box(-1.0, 1.0, (1,))), ("a", Box(-1.0, 1.0, (2,)))])),
+]
+ACTIONS: list[gym.Space[Any]] = [
+    Discrete(3),
+    Discrete(2, start=5),
+    MultiDiscrete([2, 3], start=[1, -1]),
+    MultiBinary(2),
+    Box(-2.0, 2.0, (1,)),
+    Box(-1.0, 1.0, (2, 3)),
+]
+
+
+@pytest.mark.parametrize("observation", OBSERVATIONS, ids=str)
+def test_what_is_loaded_acts_as_what_was_saved(
+    make: Make, catalog: Catalog, tmp_path: Path, observation: gym.Space[Any]
+) -> None:
+    for action in ACTIONS:
+        saved = make(observation, action)
+        loaded = load_policy(saved.save(tmp_path), catalog)
+        assert loaded.spec == saved.spec
+        observation.seed(0)
+        for _ in range(5):
+            obs = observation.sample()
+            acts = [policy.act(obs, rng=np.random.default_rng(1)) for policy in (saved, loaded)]
+            best = [policy.act(obs, deterministic=True) for policy in (saved, loaded)]
+            assert np.array_equal(*acts) and np.array_equal(*best)
+            assert action.contains(acts[0]) and action.contains(best[0])
+
+
+KINDS: dict[str, tuple[gym.Space[Any], dict[str, Any], bool]] = {
+    "linear": (Box(-1.0, 1.0, (3,)), {"name": "linear"}, False),
+    "tabular": (Discrete(4, start=-2), {"name": "tabular"}, False),
+    "gru": (Box(-1.0, 1.0, (3,)), {"name": "gru", "hidden": [5], "memory": 7}, False),
+    "lstm, normalised": (Box(-1.0, 1.0, (3,)), {"name": "lstm", "hidden": [], "memory": 3}, True),
+    "mlp, normalised": (Box(-1.0, 1.0, (2, 2), np.float64), MLP, True),
+    "net, normalised": (Box(-1.0, 1.0, (2, 2)), {"name": "net", "distribution": "auto"}, True),
+    "uniform": (Box(-1.0, 1.0, (3,)), {"name": "uniform"}, False),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("masked", [False, True])
+def test_every_kind_of_policy_plays_an_episode_as_it_did_before_it_was_saved(
+    make: Make, catalog: Catalog, tmp_path: Path, kind: str, masked: bool
+) -> None:
+    observation, policy, normalize_obs = KINDS[kind]
+    saved = make(observation, Discrete(3), policy, masked=masked, normalize_obs=normalize_obs)
+    loaded = load_policy(saved.save(tmp_path), catalog)
+    assert loaded.spec == saved.spec and loaded.spec.masked == masked
+    assert not [name for name in loaded.params if name.startswith("critic.")]
+    observation.seed(0)
+    views = [observation.sample() for _ in range(6)]
+    mask = np.array([1, 0, 1]) if masked else None
+
+    def play(policy: LoadedPolicy) -> list[int]:
+        rng = np.random.default_rng(1)
+        policy.reset()
+        return [int(policy.act(obs, rng=rng, action_mask=mask)) for obs in views * 4]
+
+    first = play(saved)
+    assert play(loaded) == first == play(saved)
+    assert len(set(first)) > 1
+    assert not masked or 1 not in first
+
+
+@pytest.mark.parametrize("name", ["gru", "lstm"])
+def test_a_loaded_policy_remembers_until_it_is_reset(make: Make, name: str) -> None:
+    policy = make(Box(-1.0, 1.0, (3,)), Box(-9.0, 9.0, (1,)), {"name": name, "memory": 7})
+    obs, others = np.ones(3, np.float32), np.zeros((4, 3), np.float32)
+
+    def best(seen: Any) -> Any:
+        return policy.act(seen, deterministic=True)
+
+    first, second = best(obs), best(obs)
+    assert first != second  # the same observation, another memory
+    policy.reset()
+    assert (best(obs), best(obs)) == (first, second)
+    with pytest.raises(ValueError, match=r"4 observations for a memory of 1; call reset\(\)"):
+        best(others)
+    policy.reset()
+    assert best(np.stack([obs, *others]))[0] == pytest.approx(first)  # a memory for each of a stack
+    assert best(np.stack([obs, *others]))[0] == pytest.approx(second)
+
+
+@pytest.mark.parametrize("observation", [Box(-1.0, 1.0, (3,)), Box(-1.0, 1.0, (3, 3)), Discrete(4)], ids=str)
+def test_one_observation_gives_one_action_and_a_stack_a_stack(make: Make, observation: gym.Space[Any]) -> None:
+    policy = make(observation, Box(-1.0, 1.0, (2,)))
+    stack = np.array([observation.sample() for _ in range(7)])
+    assert policy.act(stack[0]).shape == (2,)
+    assert policy.act(stack).shape == (7, 2)
+    assert np.allclose(policy.act(stack, deterministic=True)[3], policy.act(stack[3], deterministic=True))
+    assert policy.act(stack[:1]).shape == (1, 2)
+    assert policy.act(stack[:0]).shape == (0, 2)
+
+
+@pytest.mark.parametrize("obs", [[1.0], [[1.0]], 1.0, np.zeros((2, 2, 3))])
+def test_an_observation_of_another_shape_is_refused(make: Make, obs: Any) -> None:
+    with pytest.raises(ValueError, match=r"expected an observation of shape \(3,\), or a stack of them; got"):
+        make(Box(-1.0, 1.0, (3,)), Discrete(2)).act(obs)
+
+
+def test_actions_are_sampled_from_the_policy(make: Make) -> None:
+    policy, obs = make(Box(-1.0, 1.0, (3,)), Discrete(3)), np.array([[0.3, -0.5, 0.9]] * 20_000, np.float32)
+    share = np.bincount(policy.act(obs, rng=np.random.default_rng(0)), minlength=3) / len(obs)
+    dist: Any = policy.policy.apply(policy.params, Inputs(torch.from_numpy(obs[None, None, :1]))).dist
+    assert share == pytest.approx(torch.softmax(dist.logits, -1).flatten().tolist(), abs=0.015)
+
+
+# spaces
+
+floats = st.floats(allow_nan=False, width=32)
+boxes = (
+    st.tuples(floats, floats)
+    .filter(lambda b: b[0] != np.inf and b[1] != -np.inf)
+    .map(lambda bounds: Box(np.float32(min(bounds)), np.float32(max(bounds)), (2,)))
+)
+whole = st.sampled_from([np.uint8, np.int32, np.int64]).map(
+    lambda dtype: Box(np.iinfo(dtype).min, np.iinfo(dtype).max, (2, 1), dtype)
+)
+simple = st.one_of(
+    boxes,
+    whole,
+    st.builds(Discrete, st.integers(1, 9), start=st.integers(-9, 9)),
+    st.lists(st.integers(1, 5), min_size=1, max_size=3).map(MultiDiscrete),
+    st.integers(1, 5).map(MultiBinary),
+    st.just(MultiBinary([2, 3])),
+)
+spaces = st.recursive(
+    simple,
+    lambda inner: st.one_of(
+        st.lists(inner, min_size=1, max_size=3).map(Tuple),
+        st.dictionaries(st.text(min_size=1, max_size=3), inner, min_size=1, max_size=3).map(
+            lambda parts: Dict(list(parts.items()))
+        ),
+    ),
+    max_leaves=5,
+)
+
+
+@given(space=spaces)
+@settings(deadline=None, max_examples=150)
+def test_a_space_comes_back_through_json(space: gym.Space[Any]) -> None:
+    back = as_json.from_json(json.loads(json.dumps(as_json.to_json(space), allow_nan=False)))
+    assert back == space and back.dtype == space.dtype
+    if isinstance(space, Dict):
+        assert list(back) == list(space)  # flattening goes by the order
+
+
+def test_a_space_that_cannot_be_written_is_refused() -> None:
+    with pytest.raises(ConfigError, match="can't be saved for the space Text"):
+        as_json.to_json(gym.spaces.Text(4))
+
+
+# damage
+
+
+@pytest.fixture
+def folder(make: Make, tmp_path: Path) -> Path:
+    return make(Box(-1.0, 1.0, (3,)), Discrete(2)).save(tmp_path / "policy")
+
+
+def rewritten(folder: Path, catalog: Catalog, change: Mapping[str, Any]) -> str:
+    """What is said of a description that was changed."""
+    file = folder / "policy.json"
+    said = json.loads(file.read_text())
+    for key, value in change.items():
+        said[key] = said[key] | value if key == "action_space" else value
+    file.write_text(json.dumps(said))
+    return refusal(folder, catalog, UsageError)
+
+
+def refusal(folder: Path, catalog: Catalog, kind: type[Exception] = ConfigError) -> str:
+    with pytest.raises(kind) as caught:
+        load_policy(folder, catalog)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["policy.json", "policy.safetensors"])
+def test_a_policy_may_be_named_by_one_of_its_files(folder: Path, catalog: Catalog, name: str) -> None:
+    assert load_policy(folder / name, catalog).component.name == "mlp"
+
+
+@pytest.mark.parametrize("name", ["policy.json", "policy.safetensors"])
+def test_a_file_that_is_missing_is_named(folder: Path, catalog: Catalog, name: str) -> None:
+    (folder / name).unlink()
+    message = refusal(folder, catalog)
+    assert message.startswith(f"No policy in {folder}: No such file") and name in message
+
+
+@pytest.mark.parametrize("name", ["policy.json", "policy.safetensors"])
+@pytest.mark.parametrize("damage", [b"", b"\xff\xfe nonsense", b"[1, 2]", b"{}", b"null"])
+def test_a_file_that_is_damaged_is_told(folder: Path, catalog: Catalog, name: str, damage: bytes) -> None:
+    (folder / name).write_bytes(damage)
+    assert refusal(folder, catalog).startswith(f"The policy in {folder} is damaged: ")
+
+
+def test_half_a_file_is_damage(folder: Path, catalog: Catalog) -> None:
+    file = folder / "policy.safetensors"
+    file.write_bytes(file.read_bytes()[:-9])
+    assert "is damaged" in refusal(folder, catalog)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"schema": 99}, "Upgrade: pip install -U pgzoo"),
+        ({"schema": "one"}, "is damaged"),
+        ({"action_space": {"type": "Discrete", "n": 0, "start": 0}}, "is damaged"),
+        ({"action_space": {"type": "Sphere"}}, "is damaged: ValueError: unknown space 'Sphere'"),
+        ({"action_space": 3}, "is damaged"),
+        ({"action_space": {"type": "Discrete", "n": 5, "start": 0}}, "it needs tensors"),
+        ({"policy": {"name": "mlp", "hiden": [5]}}, 'Did you mean "hidden"?'),
+        ({"policy": {"name": "mlp", "hidden": [6]}}, "it needs tensors"),
+    ],
+    ids=str,
+)
+def test_a_description_that_does_not_fit_is_refused(
+    folder: Path, catalog: Catalog, change: dict[str, Any], said: str
+) -> None:
+    file = folder / "policy.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    assert said in refusal(folder, catalog)
+
+
+# malice
+
+
+class Bomb:
+    """A pickle that, when it is loaded, makes a folder."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize("name", ["policy.json", "policy.safetensors"])
+def test_a_pickle_under_another_name_is_not_executed(folder: Path, catalog: Catalog, tmp_path: Path, name: str) -> None:
+    bomb, mark = pickle.dumps(Bomb(tmp_path / "executed")), tmp_path / "executed"
+    (folder / name).write_bytes(bomb)
+    assert "is damaged" in refusal(folder, catalog) and not mark.exists()
+    pickle.loads(bomb)  # it would have gone off
+    assert mark.exists()
+
+
+def test_a_file_of_torch_is_not_executed(folder: Path, catalog: Catalog, tmp_path: Path) -> None:
+    torch.save({"weight.0": torch.zeros(1), "bomb": Bomb(tmp_path / "executed")}, folder / "policy.safetensors")
+    assert "is damaged" in refusal(folder, catalog) and not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"policy": {"name": "../../../../etc/passwd"}},
+        {"policy": {"name": "os:system"}},
+        {"policy": "/etc/passwd"},
+        {"policy": {"name": "mlp", "../settings": [5]}},
+    ],
+    ids=str,
+)
+def test_a_name_is_looked_up_and_never_a_path_or_a_module(
+    folder: Path, catalog: Catalog, change: dict[str, Any]
+) -> None:
+    message = rewritten(folder, catalog, change)
+    assert message.startswith("No policy") or "has no setting of that name" in message
+
+
+def test_the_environment_of_a_policy_is_not_imported(
+    folder: Path, catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "trojan.py").write_text(f"import os; os.mkdir({str(tmp_path / 'executed')!r})")
+    monkeypatch.syspath_prepend(tmp_path)
+    file, env = folder / "policy.json", {"id": "trojan:Horse-v0", "kwargs": {}, "max_episode_steps": None}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"env": env}))
+    loaded = load_policy(folder, catalog)
+    assert loaded.env is not None and loaded.env.id == "trojan:Horse-v0"
+    with pytest.raises(UsageError, match=r'in module "trojan".* add --import trojan'):
+        place(loaded)
+    assert not (tmp_path / "executed").exists()
+
+
+HUGE = 10**9
+TOO_LARGE: list[dict[str, Any]] = [
+    {"policy": {"name": "mlp", "hidden": [HUGE]}},
+    {"policy": {"name": "mlp", "hidden": [30_000, 30_000]}},
+    {"policy": {"name": "gru", "memory": HUGE}},
+    {"policy": {"name": "lstm", "memory": 30_000}},
+    {"policy": {"name": "mlp", "hidden": [5], "init": "orthogonal"}, "action_space": {"n": HUGE}},
+    {"action_space": {"type": "Discrete", "n": 2**24, "start": 0}},
+    {"observation_space": {"type": "Discrete", "n": HUGE, "start": 0}},
+    {"observation_space": {"type": "Discrete", "n": 2**24, "start": 0}},
+    {"observation_space": {"type": "Box", "shape": [HUGE], "dtype": "float32", "low": [0], "high": [1]}},
+    {"observation_space": {"type": "Box", "shape": [2**12, 2**12, 2], "dtype": "uint8", "low": [0], "high": [1]}},
+    {"observation_space": {"type": "Box", "shape": [-1], "dtype": "float32", "low": [0], "high": [1]}},
+    {"observation_space": {"type": "Box", "shape": [1], "dtype": "V2000000000", "low": [0], "high": [1]}},
+    {"observation_space": {"type": "MultiBinary", "shape": [HUGE, HUGE]}},
+    {"observation_space": {"type": "MultiDiscrete", "nvec": [HUGE, HUGE], "start": [0, 0]}},
+    {"observation_space": {"type": "Tuple", "spaces": [{"type": "MultiBinary", "shape": [2**23]}] * 9}},
+    {
+        "policy": {"name": "tabular"},
+        "observation_space": {"type": "Discrete", "n": 2**24, "start": 0},
+        "action_space": {"type": "Discrete", "n": 2**24, "start": 0},
+    },
+]
+
+
+@pytest.mark.parametrize("change", TOO_LARGE, ids=lambda change: str(change)[:60])
+def test_a_size_that_is_only_claimed_is_refused_before_the_memory_is_full(
+    folder: Path, catalog: Catalog, change: dict[str, Any]
+) -> None:
+    before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    assert "is damaged" in rewritten(folder, catalog, change)
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * (1 if sys.platform == "darwin" else 1024)
+    assert grown < 400e6 and time.monotonic() - begin < 20
+
+
+def test_a_space_within_spaces_within_spaces_is_refused(folder: Path, catalog: Catalog) -> None:
+    file, deep = folder / "policy.json", 100_000
+    said = json.loads(file.read_text())
+    nested = '{"type": "Tuple", "spaces": [' * deep + "]}" * deep
+    file.write_text(json.dumps(said | {"observation_space": "?"}).replace('"?"', nested))
+    assert "is damaged: RecursionError" in refusal(folder, catalog)
+
+
+def test_a_description_longer_than_any_is_not_read(folder: Path, catalog: Catalog) -> None:
+    with (folder / "policy.json").open("wb") as file:
+        file.truncate(10 * 2**40)
+    assert "is longer than" in refusal(folder, catalog)
+
+
+def header(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Rewrite what the tensor file declares."""
+    file = folder / "policy.safetensors"
+    data = file.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    declared = json.loads(data[8 : 8 + size])
+    change(declared)
+    text = json.dumps(declared).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors: tensors["weight.0"].update(shape=[1, 2**40, 2**20]),
+        lambda tensors: tensors["weight.0"].update(shape=[2**63, 2**63]),
+        lambda tensors: tensors["weight.0"].update(data_offsets=[0, 2**60]),
+        lambda tensors: tensors["weight.0"].update(shape=[1, 5, 3]),
+        lambda tensors: tensors["weight.0"].update(dtype="I32"),
+        lambda tensors: tensors["weight.0"].update(dtype="X7"),
+        lambda tensors: tensors.update({"../../weight.9": tensors.pop("weight.0")}),
+        lambda tensors: tensors.pop("weight.0"),
+    ],
+)
+def test_tensors_other_than_the_policy_needs_are_refused(folder: Path, catalog: Catalog, change: Any) -> None:
+    header(folder, change)
+    assert "is damaged" in refusal(folder, catalog)
+
+
+def test_a_header_longer_than_its_file_is_refused(folder: Path, catalog: Catalog) -> None:
+    file = folder / "policy.safetensors"
+    file.write_bytes((2**62).to_bytes(8, "little") + file.read_bytes()[8:])
+    assert "is damaged" in refusal(folder, catalog)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int32, torch.bool])
+def test_numbers_of_another_type_are_refused(folder: Path, catalog: Catalog, dtype: torch.dtype) -> None:
+    tensors = {name: value.to(dtype) for name, value in load_policy(folder, catalog).params.items()}
+    save_file(tensors, folder / "policy.safetensors")
+    assert f"the file has bias.0 [5] {str(dtype).removeprefix('torch.')}" in refusal(folder, catalog)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_none_are_refused(folder: Path, catalog: Catalog, bad: float) -> None:
+    tensors = dict(load_policy(folder, catalog).params)
+    tensors["weight.1"] = tensors["weight.1"].clone()
+    tensors["weight.1"][0, 2, 1] = bad
+    save_file(tensors, folder / "policy.safetensors")
+    assert "the tensor weight.1 has numbers that aren't finite" in refusal(folder, catalog)
+
+
+def test_a_policy_of_a_plugin_that_is_not_here_is_refused(folder: Path, catalog: Catalog) -> None:
+    file = folder / "policy.json"
+    file.write_text(file.read_text().replace('"mlp"', '"transformer"'))
+    assert 'No policy "transformer"' in refusal(folder, catalog, UnknownName)
+
+
+def test_nothing_here_can_execute_what_a_file_holds() -> None:
+    """No module imports a serialiser that runs code, nor loads tensors by torch's."""
+    unsafe = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+    for file in Path(str(pgzoo.__file__)).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = {alias.name.partition(".")[0] for alias in node.names}
+                names |= {(getattr(node, "module", None) or "").partition(".")[0]}
+                assert not names & unsafe, file
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "torch":
+                assert node.attr not in ("load", "save"), file

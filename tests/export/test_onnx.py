@@ -1,0 +1,103 @@
+"""A policy as an ONNX graph: it acts as the policy does, for any number of observations, or it is not written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
+
+from pgzoo.errors import UnfitError, UsageError
+from pgzoo.export import onnx
+from pgzoo.export.bundle import LoadedPolicy
+from pgzoo.export.formats import export
+from pgzoo.extras import install_hint, present
+
+Make = Callable[..., LoadedPolicy]
+
+POINT = Box(-1.0, 1.0, (3,))
+HALF = Box(np.array([-1.0, -np.inf], np.float32), np.array([np.inf, 2.5], np.float32))
+needs_onnx = pytest.mark.skipif(not present("onnx"), reason=f"needs the extra onnx: {install_hint('onnx')}")
+
+CASES: dict[str, tuple[gym.Space[Any], gym.Space[Any], dict[str, Any]]] = {
+    "mlp": (POINT, Discrete(3, start=5), {}),
+    "mlp, normalised, clipped": (Box(-9.0, 9.0, (2, 2), np.float64), HALF, {"normalize_obs": True}),
+    "tabular": (Discrete(4, start=-2), MultiDiscrete([2, 3], start=[1, -1]), {"policy": {"name": "tabular"}}),
+    "flattened": (Dict({"a": Discrete(3), "b": Box(-1.0, 1.0, (2,))}), MultiBinary(3), {}),
+    "rescaled": (POINT, Box(-2.0, 5.0, (2,)), {"policy": {"name": "linear", "rescale": True}}),
+    "tanh": (POINT, Box(-2.0, 5.0, (2, 2)), {"policy": {"name": "linear", "distribution": "tanh", "state_std": True}}),
+    "beta": (POINT, Box(-2.0, 5.0, (2,)), {"policy": {"name": "linear", "distribution": "beta"}}),
+    "masked": (POINT, Discrete(4), {"masked": True}),
+    "gru": (POINT, Discrete(3), {"policy": {"name": "gru", "memory": 7}}),
+    "lstm, masked, normalised": (
+        POINT,
+        Discrete(3),
+        {"policy": {"name": "lstm", "memory": 3}, "masked": True, "normalize_obs": True},
+    ),
+    "module": (Box(-1.0, 1.0, (2, 2)), Discrete(3), {"policy": {"name": "net", "distribution": "auto"}}),
+    "uniform": (POINT, Box(-2.0, 5.0, (2,)), {"policy": {"name": "uniform"}}),
+}
+
+
+@needs_onnx
+@pytest.mark.parametrize("case", CASES)
+def test_the_graph_acts_as_the_policy_does(make: Make, tmp_path: Path, case: str) -> None:
+    import onnxruntime
+
+    observation, action, options = CASES[case]
+    policy = make(observation, action, **options)
+    file = export(policy, tmp_path, "onnx") / "policy.onnx"
+    session = onnxruntime.InferenceSession(file)
+    names = ["obs", *(["action_mask"] if policy.spec.masked else []), *(["state", "starts"] if policy.memory else [])]
+    assert [put.name for put in session.get_inputs()] == names
+    outputs = [put.name for put in session.get_outputs()]
+    assert outputs[0] == "action" and (outputs[-1] == "next_state") == bool(policy.memory)
+    assert {put.shape[0] for put in session.get_inputs()} == {"N"}
+    space = policy.spec.observation_space
+    space.seed(3)
+    for count in (1, 5, 16, 257):
+        state, kept = None, np.zeros((count, policy.memory), np.float32)
+        for t in range(3):
+            obs = np.stack([space.sample() for _ in range(count)])
+            fed = {"obs": obs}
+            if policy.spec.masked:
+                fed["action_mask"] = np.arange(count * action.n).reshape(count, -1) % 3 != 1  # type: ignore[attr-defined]
+            if policy.memory:
+                fed |= {"state": kept, "starts": np.full(count, t == 0)}
+            found = session.run(None, fed)
+            actions, state = policy.step(obs, state, action_mask=fed.get("action_mask"))
+            assert found[0].dtype == actions.dtype and found[0].shape == actions.shape
+            assert np.allclose(found[0], actions, rtol=1e-4, atol=1e-5)
+            if policy.memory:
+                kept = found[-1]
+                assert state is not None and np.allclose(kept, state, rtol=1e-4, atol=1e-5)
+
+
+@needs_onnx
+def test_a_graph_that_gives_other_numbers_is_not_written(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = onnx.mode
+    monkeypatch.setattr(onnx, "mode", lambda dist, policy: right(dist, policy) + 1)
+    with pytest.raises(UnfitError, match="onnxruntime gives other actions than the policy; nothing was written"):
+        export(make(POINT, Discrete(3)), tmp_path / "to", "onnx")
+    assert not (tmp_path / "to").exists()
+
+
+@needs_onnx
+def test_numbers_other_than_torch_s_are_found(make: Make, tmp_path: Path) -> None:
+    policy, other = make(POINT, Discrete(3)), make(POINT, Discrete(3))
+    data = (export(policy, tmp_path, "onnx") / "policy.onnx").read_bytes()
+    other.params = {name: value + 0.01 for name, value in policy.params.items()}
+    with pytest.raises(UnfitError, match="onnxruntime gives another logits than torch"):
+        onnx._check(other, onnx.Graph(other), data, np.random.default_rng(0))
+
+
+def test_without_the_extra_the_command_is_told(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx, "present", lambda extra: False)
+    with pytest.raises(UsageError, match=r'Install it: pip install "pgzoo\[onnx\]"'):
+        export(make(POINT, Discrete(3)), tmp_path, "onnx")

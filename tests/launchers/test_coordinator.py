@@ -1,0 +1,180 @@
+"""A run in parts, without processes: who gets which seeds, and what becomes of what workers tell."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgzoo.errors import RunFailed, UsageError
+from pgzoo.launchers.coordinator import Coordinator
+from pgzoo.launchers.protocol import decode, encode, split
+from pgzoo.tracking import Home
+from pgzoo.training.events import CheckpointSaved, EpisodesFinished, Evaluated, Event, RunEnded, RunStarted, UpdateDone
+from pgzoo.training.loop import Control
+from pgzoo.training.plan import Plan
+from pgzoo.types import LaunchRequest, WorkerMessage
+
+
+def test_seeds_are_shared_out_evenly_and_in_order() -> None:
+    assert split(5, 2) == [[0, 1, 2], [3, 4]]
+    assert split(8, 3) == [[0, 1, 2], [3, 4, 5], [6, 7]]
+    assert split(2, 4) == [[0], [1]]
+
+
+@given(members=st.integers(1, 60), count=st.integers(1, 20))
+def test_every_seed_has_one_worker_and_no_worker_is_idle(members: int, count: int) -> None:
+    parts = split(members, count)
+    assert [row for rows in parts for row in rows] == list(range(members))
+    sizes = [len(rows) for rows in parts]
+    assert min(sizes) >= 1 and max(sizes) - min(sizes) <= 1 and len(parts) == min(count, members)
+
+
+def steps(*values: int) -> Any:
+    return np.array(values, dtype=np.int64)
+
+
+def test_what_a_worker_tells_concerns_its_own_seeds() -> None:
+    at = steps(10, 20, 30)
+    told = EpisodesFinished(4, steps(33, 25), (np.array([1.0, 0.1]), np.zeros(0)), (steps(3, 4), steps()))
+    event = decode(json.loads(encode(told)), [2, 1], at)
+    assert isinstance(event, EpisodesFinished) and event.update == 4
+    assert event.env_steps.tolist() == at.tolist() == [10, 25, 33]
+    assert [r.tolist() for r in event.returns] == [[], [], [1.0, 0.1]]
+    assert [n.tolist() for n in event.lengths] == [[], [], [3, 4]]
+    at[0] = 99
+    assert event.env_steps[0] == 10  # an event is frozen
+
+
+def test_metrics_and_flags_of_other_seeds_are_left_out() -> None:
+    metrics = {"loss/total": np.array([0.1, np.inf])}
+    told = UpdateDone(0, steps(5, 6), np.array([True, True]), np.array([False, True]), metrics)
+    event = decode(json.loads(encode(told)), [0, 2], steps(0, 7, 0))
+    assert isinstance(event, UpdateDone)
+    assert event.active.tolist() == [True, False, True] and event.ended.tolist() == [False, False, True]
+    assert event.metrics["loss/total"].tolist()[::2] == [0.1, np.inf] and np.isnan(event.metrics["loss/total"][1])
+    saved = decode(json.loads(encode(CheckpointSaved(steps(5, 6), (1,), True))), [0, 2], steps(0, 7, 0))
+    assert isinstance(saved, CheckpointSaved) and saved.members == (2,) and saved.exact
+    played = Evaluated(steps(5), np.array([True]), "greedy", True, (np.array([2.5]),), (steps(9),))
+    told_again = decode(json.loads(encode(played)), [1], steps(1, 2))
+    assert isinstance(told_again, Evaluated) and told_again.final and told_again.mode == "greedy"
+    assert told_again.active.tolist() == [False, True] and told_again.returns[1].tolist() == [2.5]
+
+
+def test_what_is_no_event_is_refused() -> None:
+    with pytest.raises(ValueError, match="no event: Nonsense"):
+        decode({"t": "Nonsense", "env_steps": [1]}, [0], steps(0))
+
+
+def ended(*, loop: float = 1.0, seeds: int = 1, status: str = "finished", failure: str | None = None) -> str:
+    told = {"statuses": [status] * seeds, "reasons": ["so"] * seeds, "env_steps": [100] * seeds}
+    return json.dumps({"t": "ended", **told, "timing": {"loop": loop}, "lost": 0, "dropped": 0, "failure": failure})
+
+
+Relayed = Callable[..., list[Event]]
+
+
+@pytest.fixture
+def relayed(plan: Callable[..., Plan], tmp_path: Path) -> Relayed:
+    """Return `relayed(words)`: the events of a run of seeds 4, 7 and 9 in two parts, whose workers say these words."""
+
+    def run(words: Sequence[WorkerMessage], events: list[Event] | None = None) -> list[Event]:
+        def launch(job: LaunchRequest) -> Generator[WorkerMessage]:
+            assert [part.seeds for part in job.split(2)] == [(4, 7), (9,)]
+            yield from words
+
+        home = Home.find({"PGZOO_HOME": str(tmp_path)})
+        relay = Coordinator(plan(seeds=(4, 7, 9)), Control(), home, worker=(), spec={"imports": []})
+        heard = [] if events is None else events
+        assert relay.launch(launch)
+        for event in relay.events():
+            heard.append(event)
+        return heard
+
+    return run
+
+
+def last(events: list[Event]) -> RunEnded:
+    event = events[-1]
+    assert isinstance(event, RunEnded) and isinstance(events[0], RunStarted)
+    return event
+
+
+def test_the_end_is_put_together_and_the_slowest_worker_gives_the_time(relayed: Relayed) -> None:
+    words = [
+        WorkerMessage(1, "line", ended(loop=3.0)),
+        WorkerMessage(1, "gone", ""),
+        WorkerMessage(0, "line", ended(seeds=2, loop=2.0)),
+    ]
+    end = last(relayed([*words, WorkerMessage(0, "gone", "")]))
+    assert end.statuses == ("finished",) * 3 and end.env_steps.tolist() == [100] * 3 and end.timing == {"loop": 3.0}
+
+
+def test_a_worker_that_dies_costs_its_own_seeds_alone(relayed: Relayed) -> None:
+    played = encode(EpisodesFinished(0, steps(40, 50), (np.zeros(0),) * 2, (steps(),) * 2))
+    words = [
+        WorkerMessage(0, "line", played),
+        WorkerMessage(0, "gone", "killed"),
+        WorkerMessage(1, "line", ended()),
+        WorkerMessage(1, "gone", ""),
+    ]
+    end = last(relayed(words))
+    assert end.statuses == ("failed", "failed", "finished") and end.reasons == ("killed", "killed", "so")
+    assert end.env_steps.tolist() == [40, 50, 100]
+
+
+def test_a_component_that_raises_in_one_worker_fails_that_one(relayed: Relayed) -> None:
+    failed = WorkerMessage(1, "line", ended(status="failed", failure="boom"))
+    words = [
+        WorkerMessage(0, "line", ended(seeds=2)),
+        WorkerMessage(0, "gone", ""),
+        failed,
+        WorkerMessage(1, "gone", ""),
+    ]
+    assert last(relayed(words)).statuses == ("finished", "finished", "failed")
+
+
+def test_a_component_that_raises_everywhere_fails_the_run(relayed: Relayed) -> None:
+    words = [WorkerMessage(part, "line", ended(seeds=2 - part, status="failed", failure="boom")) for part in (0, 1)]
+    events: list[Event] = []
+    with pytest.raises(RunFailed, match="boom"):
+        relayed([*words, WorkerMessage(0, "gone", ""), WorkerMessage(1, "gone", "")], events)
+    assert last(events).statuses == ("failed",) * 3
+
+
+def test_an_order_that_every_worker_refuses_is_a_usage_error(relayed: Relayed) -> None:
+    refusal = json.dumps({"t": "refused", "text": "no such thing"})
+    words = [
+        word
+        for part in (0, 1)
+        for word in (WorkerMessage(part, "line", refusal), WorkerMessage(part, "gone", "exit code 0"))
+    ]
+    with pytest.raises(UsageError, match="no such thing"):
+        relayed(words)
+
+
+def test_a_warning_that_two_workers_have_is_said_once(
+    relayed: Relayed, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = json.dumps({"t": "log", "level": logging.WARNING, "text": "100% full"})
+    words = [
+        word
+        for part in (0, 1)
+        for word in (WorkerMessage(part, "line", log), WorkerMessage(part, "aside", "an env says hello"))
+    ]
+    ends = [
+        WorkerMessage(0, "line", ended(seeds=2)),
+        WorkerMessage(0, "gone", ""),
+        WorkerMessage(1, "line", ended()),
+        WorkerMessage(1, "gone", ""),
+    ]
+    relayed([*words, WorkerMessage(0, "aside", "an env says hello"), *ends])
+    assert [record.message for record in caplog.records] == ["100% full"]
+    assert capsys.readouterr().err == "an env says hello\n" * 2  # one worker alone may repeat itself

@@ -1,0 +1,34 @@
+"""Short runs, to be left and resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pgzoo.config import Layer
+from pgzoo.registry import Catalog
+from pgzoo.runs.result import Result
+from pgzoo.runs.runner import compose, run_config
+from pgzoo.tracking import Home
+
+
+@pytest.fixture
+def short() -> dict[str, Any]:
+    """Settings of a run that is soon over and keeps three checkpoints."""
+    a2c = {"algorithm": "a2c", "env": "CartPole-v1", "backend": "sync", "num_envs": 2, "eval_episodes": 2}
+    return a2c | {"total_steps": 600, "checkpoint_every": 200}
+
+
+@pytest.fixture
+def trained(home: Home, catalog: Catalog, short: dict[str, Any]) -> Callable[..., Result]:
+    """Return `trained(**settings)`: a short run, with other settings where they are given."""
+
+    def train(**settings: Any) -> Result:
+        result = run_config(compose(Layer(short | settings, ".".join), catalog), catalog)
+        if result.error:
+            raise result.error
+        return result
+
+    return train

@@ -1,0 +1,342 @@
+"""Settings: which of several wins, what is refused and with which words, and that they come back as they were."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pgzoo.config import Layer, RunConfig, read_yaml
+from pgzoo.errors import ConfigError, UnknownName
+from pgzoo.registry import Catalog, PluginInfo, Registry
+from pgzoo.runs.resolve import resolve
+from pgzoo.runs.runner import compose
+from pgzoo.types import Steps
+
+Resolve = Callable[..., RunConfig]
+BASE = {"algorithm": "reinforce", "env": "CartPole-v1"}
+
+
+@pytest.fixture
+def laid(catalog: Catalog) -> Resolve:
+    """Return `laid(lowest, ..., highest)`: layers over what a run can't do without."""
+    return lambda *layers: resolve([Layer(layer, ".".join) for layer in (BASE, *layers)], catalog)
+
+
+def refusal(call: Callable[[], Any], kind: type[Exception] = ConfigError) -> str:
+    with pytest.raises(kind) as caught:
+        call()
+    return str(caught.value)
+
+
+# precedence
+
+
+def test_each_layer_wins_over_those_below(laid: Resolve) -> None:
+    assert laid().num_envs == 24  # the algorithm's
+    assert laid({"num_envs": 3}).num_envs == 3
+    assert laid({"num_envs": 3, "gamma": 0.5}, {"num_envs": 4}).num_envs == 4
+    assert laid({"num_envs": 3, "gamma": 0.5}, {"num_envs": 4}).gamma == 0.5
+
+
+def test_defaults_preset_file_and_options_come_in_that_order(catalog: Catalog, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("env: CartPole-v1\nlearning_rate: 0.5\ngamma: 0.7\n")
+    options = Layer({"algorithm": "reinforce", "gamma": 0.3}, ".".join)
+    config = compose(options, catalog, preset="notebook", file=str(file))
+    assert config.gamma == 0.3  # option over file over preset
+    assert config.settings.learning_rate == 0.5  # file over preset
+    assert config.num_envs == 1 and config.estimator.name == "notebook"  # preset over the algorithm's defaults
+    assert config.log_every == 1000  # pgzoo's default
+
+
+def test_a_file_may_name_its_preset_and_an_option_another(catalog: Catalog, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("algorithm: reinforce\nenv: CartPole-v1\npreset: notebook\n")
+    assert compose(Layer({}, ".".join), catalog, file=str(file)).eval_episodes == 1000
+    assert compose(Layer({}, ".".join), catalog, file=str(file), preset="none").eval_episodes == 100
+
+
+def test_mappings_are_merged_key_by_key(laid: Resolve) -> None:
+    config = laid({"env_kwargs": {"a": 1, "b": 2}, "tags": {"x": "1"}}, {"env_kwargs": {"b": 3}})
+    assert config.env_kwargs == {"a": 1, "b": 3} and config.tags == {"x": "1"}
+
+
+def test_the_end_that_is_given_last_is_the_end(laid: Resolve) -> None:
+    assert laid().total_steps is not None and laid().total_episodes is None
+    config = laid({"total_episodes": 5})
+    assert (config.total_steps, config.total_episodes) == (None, 5)
+    config = laid({"total_episodes": 5}, {"total_steps": 7})
+    assert (config.total_steps, config.total_episodes) == (7, None)
+    config = laid({"total_episodes": 5, "total_steps": 7})
+    assert (config.total_steps, config.total_episodes) == (7, 5)
+
+
+# components
+
+
+@pytest.mark.parametrize("form", ["mlp", {"name": "mlp"}])
+def test_a_component_is_a_name_or_a_mapping(laid: Resolve, form: Any) -> None:
+    assert laid({"policy": form}).policy.name == "mlp"
+
+
+def test_settings_of_a_component_are_merged_as_long_as_its_name_stays(laid: Resolve) -> None:
+    config = laid({"policy": {"name": "mlp", "hidden": [3]}}, {"policy": {"activation": "elu"}}, {"policy": "mlp"})
+    policy: Any = config.policy.settings
+    assert policy.hidden == (3,) and policy.activation == "elu"
+
+
+def test_another_component_drops_the_settings_of_the_one_before(catalog: Catalog) -> None:
+    registry = Registry(PluginInfo("other", "entry point", "other", "zoo-other", "1.0"))
+    registry.policy("plain", object)
+    mixed = Catalog(list(catalog.plugins), dict(catalog.objects), dict(catalog._entries))
+    mixed.add(registry.plugin, object(), registry.entries.values())
+    layers = [Layer(layer, ".".join) for layer in (BASE, {"policy": {"hidden": [3]}}, {"policy": "plain"})]
+    assert resolve(layers, mixed).policy.nested() == {"name": "plain"}
+
+
+@pytest.mark.parametrize("form", [3, ["mlp"], True])
+def test_other_forms_of_a_component_are_refused(laid: Resolve, form: Any) -> None:
+    assert refusal(lambda: laid({"policy": form})) == f"policy is a name or a mapping with a name, not {form!r}."
+
+
+# seeds
+
+
+@pytest.mark.parametrize(
+    ("given", "seeds"),
+    [
+        ({"seeds": 3}, (0, 1, 2)),
+        ({"seeds": "3"}, (0, 1, 2)),
+        ({"seeds": "3,5,8"}, (3, 5, 8)),
+        ({"seeds": "3,"}, (3,)),
+        ({"seeds": [3, 5]}, (3, 5)),
+        ({"seeds": (4,)}, (4,)),
+        ({"seed": 7}, (7,)),
+        ({}, (0,)),
+    ],
+)
+def test_seeds_are_a_count_or_a_list(laid: Resolve, given: Any, seeds: tuple[int, ...]) -> None:
+    assert laid(given).seeds == seeds
+
+
+@pytest.mark.parametrize("seeds", [0, -1, "x", "1,x", [], [1, 1], [-1], 2.5, True, "1,1"])
+def test_other_seeds_are_refused(laid: Resolve, seeds: Any) -> None:
+    assert refusal(lambda: laid({"seeds": seeds})).startswith("seeds")
+
+
+def test_one_seed_and_several_exclude_each_other(laid: Resolve) -> None:
+    assert refusal(lambda: laid({"seed": 3, "seeds": 10})) == "seed: seed and seeds exclude each other."
+    assert laid({"seeds": 10}, {"seed": 3}).seeds == (3,)
+
+
+@pytest.mark.parametrize("seed", [-4, "x", None])
+def test_a_bad_seed_is_named_as_it_was_given(laid: Resolve, seed: Any) -> None:
+    assert refusal(lambda: laid({"seed": seed})).startswith("seed: ")
+
+
+# mistakes
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"learning_rat": 1}, 'learning_rat: no setting of that name. Did you mean "learning_rate"?'),
+        ({"policy": {"hiden": [1]}}, 'policy.hiden: policy "mlp" has no setting of that name. Did you mean "hidden"?'),
+        ({"estimator": {"lam": 1}}, 'estimator.lam: estimator "reward-to-go" has no setting of that name.'),
+        ({"gamma": 2}, "gamma: "),
+        ({"learning_rate": "fast"}, "learning_rate: "),
+        ({"learning_rate": float("nan")}, "learning_rate: "),
+        ({"learning_rate": 0}, "learning_rate: "),
+        ({"num_envs": 0}, "num_envs: "),
+        ({"num_envs": 1.5}, "num_envs: "),
+        ({"total_steps": -5}, "total_steps: "),
+        ({"policy": {"hidden": [0]}}, "policy.hidden: "),
+        ({"policy": {"activation": "tanhh"}}, "policy.activation: "),
+        ({"baseline": "median"}, "baseline: "),
+        ({"env": None}, "env: "),
+        ({"tags": {"a": 1}}, "tags: "),
+        ({"total_steps": None}, "the run has no end"),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_named_where_it_stands(laid: Resolve, given: Any, said: str) -> None:
+    message = refusal(lambda: laid(given))
+    assert said in message and "\n" not in message and "pydantic" not in message
+
+
+def test_all_mistakes_are_told_at_once(laid: Resolve) -> None:
+    message = refusal(lambda: laid({"gamma": 2, "num_env": 3, "policy": {"init": "x"}, "baseline": 1}))
+    assert [line.partition(":")[0] for line in sorted(message.split("\n"))] == [
+        "baseline",
+        "gamma",
+        "num_env",
+        "policy.init",
+    ]
+
+
+def test_names_that_nobody_bears_are_met_with_the_nearest(laid: Resolve) -> None:
+    assert 'Did you mean "reinforce"' in refusal(lambda: laid({"algorithm": "reinfroce"}), UnknownName)
+    assert 'Did you mean "mlp"' in refusal(lambda: laid({"policy": "mpl"}), UnknownName)
+    assert 'Did you mean "notebook"' in refusal(lambda: laid({"estimator": "notebok"}), UnknownName)
+    assert 'Did you mean "sync"' in refusal(lambda: laid({"backend": "synk"}), UnknownName)
+
+
+def test_a_run_without_algorithm_or_environment_says_how_to_give_them(catalog: Catalog) -> None:
+    assert "pgzoo run ALGO --env ID" in refusal(lambda: resolve([Layer({"env": "CartPole-v1"}, ".".join)], catalog))
+    assert refusal(lambda: resolve([Layer({"algorithm": "reinforce"}, ".".join)], catalog)).startswith("env is missing")
+
+
+def test_an_algorithm_whose_setting_belongs_to_the_run_is_refused(catalog: Catalog) -> None:
+    from pgzoo.config import AlgorithmConfig
+
+    class Greedy(AlgorithmConfig):
+        gamma: float = 0.5
+
+    class Algorithm:
+        collect, estimator = Steps(8), "reward-to-go"
+
+    registry = Registry(PluginInfo("greedy", "entry point", "greedy", "zoo-greedy", "2.0"))
+    registry.algorithm("greedy", Algorithm, config=Greedy)
+    mixed = Catalog(list(catalog.plugins), dict(catalog.objects), dict(catalog._entries))
+    mixed.add(registry.plugin, object(), registry.entries.values())
+    message = refusal(lambda: resolve([Layer({"algorithm": "greedy", "env": "x"}, ".".join)], mixed))
+    assert message.startswith('Algorithm "greedy" of plugin "greedy" (zoo-greedy 2.0) has a setting named gamma')
+
+
+# files
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Callable[[str], Path]:
+    def write(text: str) -> Path:
+        file = tmp_path / "run.yaml"
+        file.write_text(text)
+        return file
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        ("a: 1\nb: [1, 2\n", 3, "not valid YAML"),
+        ("a: 1\n\nb: 2\na: 3\n", 4, "a is given twice"),
+        ("policy:\n  name: mlp\n  name: mlp\n", 3, "policy.name is given twice"),
+        ("- a\n- b\n", 1, "expected settings"),
+        ("just words\n", 1, "expected settings"),
+        ("a: 1\n\tb: 2\n", 2, "not valid YAML"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_refused_at_its_line(written: Any, text: str, line: int, said: str) -> None:
+    file = written(text)
+    message = refusal(lambda: read_yaml(file))
+    assert message.startswith(f"{file}, line {line}: ") and said in message
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key"),
+    [
+        ("gamma: 2\n", 1, "gamma"),
+        ("# settings\n\nlearning_rat: 1\n", 3, "learning_rat"),
+        ("gamma: 0.9\npolicy:\n  name: mlp\n  hidden: wide\n", 4, "policy.hidden"),
+        ("gamma: 0.9\npolicy: {name: mlp, wdth: 3}\n", 2, "policy.wdth"),
+        ("num_envs: many\n", 1, "num_envs"),
+        ("gamma: 0.9\nseed: -4\n", 2, "seed"),
+    ],
+)
+def test_a_bad_setting_of_a_file_is_named_with_its_line(
+    catalog: Catalog, written: Any, text: str, line: int, key: str
+) -> None:
+    file = written(text)
+    message = refusal(lambda: resolve([Layer(BASE, ".".join), read_yaml(file)], catalog))
+    assert message.startswith(f"{file}, line {line}: {key}")
+
+
+def test_files_that_are_not_there_or_no_text_are_refused(tmp_path: Path) -> None:
+    assert "No such file" in refusal(lambda: read_yaml(tmp_path / "none.yaml"))
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x80")
+    assert "not UTF-8 text" in refusal(lambda: read_yaml(tmp_path / "binary.yaml"))
+
+
+def test_an_empty_file_gives_nothing(written: Any) -> None:
+    assert read_yaml(written("# nothing yet\n")).values == {}
+
+
+def test_numbers_that_yaml_takes_for_words_are_numbers(catalog: Catalog, written: Any) -> None:
+    config = resolve([Layer(BASE, ".".join), read_yaml(written("learning_rate: 1e-3\n"))], catalog)
+    assert config.settings.learning_rate == 1e-3
+
+
+# there and back
+
+
+run_settings = st.fixed_dictionaries(
+    {},
+    optional={
+        "seeds": st.lists(st.integers(0, 99), min_size=1, max_size=4, unique=True),
+        "total_steps": st.integers(1, 10**9),
+        "total_episodes": st.one_of(st.none(), st.integers(1, 10**6)),
+        "num_envs": st.integers(1, 64),
+        "gamma": st.floats(0, 1),
+        "learning_rate": st.floats(1e-9, 10),
+        "max_grad_norm": st.one_of(st.none(), st.floats(1e-3, 10)),
+        "baseline": st.sampled_from(["none", "mean"]),
+        "env_kwargs": st.dictionaries(st.sampled_from(["a", "b"]), st.one_of(st.integers(), st.text(), st.booleans())),
+        "tags": st.dictionaries(st.text(min_size=1), st.text()),
+        "stop_at": st.one_of(st.none(), st.floats(-1e6, 1e6)),
+        "policy": st.fixed_dictionaries(
+            {"name": st.just("mlp")},
+            optional={"hidden": st.lists(st.integers(1, 9), max_size=3), "log_std": st.floats(-3, 3)},
+        ),
+        "estimator": st.sampled_from(["reward-to-go", "total-return", "notebook"]),
+    },
+)
+
+
+@given(chosen=run_settings)
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_config_comes_back_through_json_and_yaml(laid: Resolve, catalog: Catalog, chosen: dict[str, Any]) -> None:
+    config = laid(chosen)
+    for text, read in ((json.dumps(config.nested()), json.loads), (yaml.safe_dump(config.nested()), yaml.safe_load)):
+        again = resolve([Layer(read(text), ".".join)], catalog)
+        assert again == config
+        assert again.setting_hash() == config.setting_hash() and again.flat() == config.flat()
+
+
+def test_a_none_that_took_the_place_of_a_default_comes_back_too(laid: Resolve, catalog: Catalog) -> None:
+    default, without = (laid({"algorithm": "picky", **extra}) for extra in ({}, {"max_grad_norm": None}))
+    assert default.settings.max_grad_norm == 0.5 and without.settings.max_grad_norm is None
+    assert resolve([Layer(without.nested(), ".".join)], catalog) == without
+    assert without.setting_hash() != default.setting_hash()
+
+
+def test_runs_that_differ_in_seeds_and_labels_have_one_setting(laid: Resolve) -> None:
+    labels = {"seeds": 5, "name": "x", "tags": {"a": "b"}, "experiment": "e", "tracking_uri": "sqlite:///x.db"}
+    assert laid(labels).setting_hash() == laid().setting_hash()
+    for change in ({"gamma": 0.5}, {"policy": {"hidden": [3]}}, {"estimator": "notebook"}, {"baseline": "none"}):
+        assert laid(change).setting_hash() != laid().setting_hash()
+
+
+def test_a_setting_has_one_hash_however_it_was_said(laid: Resolve) -> None:
+    said = [{"stop_at": None}, {"gamma": laid().gamma}, {"policy": {"name": "mlp"}}, {"seed": 3}]
+    assert {laid(each).setting_hash() for each in said} == {laid().setting_hash()}
+
+
+def test_flat_settings_have_dotted_names_and_plain_values(laid: Resolve) -> None:
+    flat = laid({"policy": {"hidden": [64, 32]}, "env_kwargs": {"x": {"y": 1}}, "gamma": 0.5}).flat()
+    assert flat["policy.name"] == "mlp" and flat["policy.hidden"] == "64,32" and flat["gamma"] == "0.5"
+    assert flat["env_kwargs.x.y"] == "1" and flat["algorithm"] == "reinforce" and flat["baseline"] == "mean"
+    assert "seeds" not in flat and "tracking_uri" not in flat and "stop_at" not in flat
+    assert all(isinstance(value, str) for value in flat.values())
+
+
+def test_a_config_is_frozen(laid: Resolve) -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        laid().gamma = 0.5

@@ -1,0 +1,330 @@
+"""What resuming refuses, mends and promises, beside the law."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from program import eventually
+
+from pgzoo.config import Layer
+from pgzoo.envs.state import Attributes
+from pgzoo.errors import CheckpointError, RunFailed, StoreError, UsageError
+from pgzoo.registry import Catalog, PluginInfo, Registry, discover
+from pgzoo.runs.reproduce import differences, repro
+from pgzoo.runs.result import Result
+from pgzoo.runs.resume import resume
+from pgzoo.runs.runner import compose, run_config
+from pgzoo.tracking import Home, find
+from pgzoo.tracking.journal import records
+from pgzoo.training import checkpoint
+
+Train = Callable[..., Result]
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def checkpoints(home: Home, result: Result, member: int = 0) -> list[Path]:
+    return checkpoint.paths(home.runs / result.runs[member].run_key / checkpoint.FOLDER_NAME)
+
+
+def again(catalog: Catalog, home: Home, ref: str, **how: Any) -> Result:
+    return resume(find(ref, home), catalog, **how)
+
+
+def parameters(result: Result) -> dict[str, bytes]:
+    return {name: leaf.numpy().tobytes() for name, leaf in result.ended.state.params.items()}
+
+
+def test_the_last_three_and_the_best_are_kept(trained: Train, home: Home) -> None:
+    steps = [int(path.name[5:]) for path in checkpoints(home, trained(total_steps=2000, max_episode_steps=20))]
+    assert len(steps) in (3, 4) and steps[-1] >= 2000
+
+
+def test_a_run_goes_on_for_longer(trained: Train, home: Home, catalog: Catalog) -> None:
+    short = trained(learning_rate_schedule="constant")
+    longer = again(catalog, home, short.group, total_steps=1200)
+    home_of_whole = trained(total_steps=1200, learning_rate_schedule="constant")
+    assert parameters(longer) == parameters(home_of_whole)
+    assert longer.begun == short.env_steps
+    assert longer.speed == pytest.approx((longer.env_steps - short.env_steps) / longer.timing["loop"])
+
+
+@pytest.mark.parametrize("backend", ["native", "sync"])
+def test_who_ended_before_the_others_goes_on_from_there(
+    backend: str, trained: Train, home: Home, catalog: Catalog
+) -> None:
+    settings = {"backend": backend, "seeds": (0, 1, 2, 3), "rollout_steps": 16, "checkpoint_every": 10_000}
+    settings |= {"learning_rate_schedule": "constant"}
+    short = trained(**settings, total_steps=616)
+    assert len(set(short.ended.state.updates.tolist())) > 1  # some stood still while others went on
+    longer = again(catalog, home, short.group, total_steps=1200)
+    assert parameters(longer) == parameters(trained(**settings, total_steps=1200))
+
+
+def test_seeds_at_different_stages_go_on_together(trained: Train, home: Home, catalog: Catalog) -> None:
+    whole = trained(seeds=(0, 1, 2))
+    shutil.rmtree(checkpoints(home, whole, 0)[-1])
+    shutil.rmtree(home.runs / whole.runs[1].run_key / checkpoint.FOLDER_NAME)  # cut off before its first
+    assert parameters(again(catalog, home, whole.group)) == parameters(whole)
+
+
+def test_a_complete_run_stays_as_it_is(trained: Train, home: Home, catalog: Catalog) -> None:
+    whole = trained()
+    journal = home.runs / whole.runs[0].run_key / "journal.jsonl"
+    before = journal.read_text().count('"t":"evaluation"')
+    done = again(catalog, home, whole.group)
+    assert parameters(done) == parameters(whole) and done.env_steps == whole.env_steps
+    assert journal.read_text().count('"t":"evaluation"') == before > 0
+
+
+def test_edited_settings_are_refused_by_name(trained: Train, home: Home, catalog: Catalog) -> None:
+    whole = trained()
+    config = home.runs / whole.runs[0].run_key / "artifacts/config.yaml"
+    config.write_text(config.read_text().replace("gamma: 0.99", "gamma: 0.5"))
+    with pytest.raises(CheckpointError, match=r"gamma = 0\.99, and its config\.yaml now says 0\.5"):
+        again(catalog, home, whole.group)
+
+
+def truncated(path: Path) -> None:
+    file = path / checkpoint.TENSORS
+    file.write_bytes(file.read_bytes()[:-7])
+
+
+def flipped(path: Path) -> None:
+    data = bytearray((path / checkpoint.TENSORS).read_bytes())
+    data[len(data) // 2] ^= 1
+    (path / checkpoint.TENSORS).write_bytes(data)
+
+
+def foreign(path: Path) -> None:
+    (path / checkpoint.DESCRIPTION).write_text('{"model": "somebody else\'s"}')
+
+
+def newer(path: Path) -> None:
+    file = path / checkpoint.DESCRIPTION
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"schema": 99, "pgzoo": "9.0"}))
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [(truncated, "damaged"), (flipped, "damaged"), (foreign, "damaged"), (newer, "written by pgzoo 9.0")],
+)
+def test_a_bad_checkpoint_offers_the_one_before(
+    trained: Train, home: Home, catalog: Catalog, harm: Callable[[Path], None], said: str
+) -> None:
+    whole = trained()
+    *_, before, last = checkpoints(home, whole)
+    harm(last)
+    step = int(before.name[5:])
+    with pytest.raises(CheckpointError, match=f"{said}.*--from-step {step}") as caught:
+        again(catalog, home, whole.group)
+    assert caught.value.exit_code == 2
+    assert parameters(again(catalog, home, whole.group, from_step=step)) == parameters(whole)
+
+
+class Bomb:
+    """What a pickle would run."""
+
+    def __reduce__(self) -> Any:
+        return exec, ("raise SystemExit('executed')",)
+
+
+def test_a_pickle_in_place_of_the_tensors_executes_nothing(trained: Train, home: Home, catalog: Catalog) -> None:
+    whole = trained()
+    last, buffer = checkpoints(home, whole)[-1], io.BytesIO()
+    pickle.dump(Bomb(), buffer)
+    (last / checkpoint.TENSORS).write_bytes(buffer.getvalue())
+    with pytest.raises(CheckpointError, match="damaged"):
+        again(catalog, home, whole.group)
+
+
+def test_a_run_that_is_being_written_is_left_alone(
+    home: Home, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgzoo.resume.LOCK_WAIT", 0.1)
+    options = "--env CartPole-v1 --compile off --total-steps 1e9 --checkpoint-every 1000 --no-progress"
+    with subprocess.Popen([sys.executable, "-m", "pgzoo", "run", "a2c", *options.split()]) as trainer:
+        try:
+            eventually(lambda: list(home.runs.glob("*/checkpoints/step-*")))
+            (run,) = home.runs.iterdir()
+            with pytest.raises(StoreError, match="being written by another process"):
+                again(catalog, home, run.name, total_steps=900)
+            assert trainer.poll() is None
+        finally:
+            trainer.kill()
+
+
+def test_fewer_steps_than_are_done_are_refused(trained: Train, home: Home, catalog: Catalog) -> None:
+    whole = trained()
+    shutil.rmtree(checkpoints(home, whole)[-1])
+    with pytest.raises(UsageError, match="has come to step"):
+        again(catalog, home, whole.group, total_steps=100)
+
+
+def test_a_component_that_fails_leaves_a_checkpoint(trained: Train, home: Home, catalog: Catalog) -> None:
+    with pytest.raises(RunFailed, match="simulator"):
+        trained(env="probe/Faulty-v0", env_kwargs={"patience": 100})
+    (run,) = home.runs.iterdir()
+    assert checkpoint.latest(run / checkpoint.FOLDER_NAME).about["status"] == "failed"
+
+
+SMALL_FILES = """
+import json, resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (32_768, resource.RLIM_INFINITY))
+from pgzoo.config import Layer
+from pgzoo.registry import discover
+from pgzoo.runs.runner import compose, run_config
+catalog = discover(inline=False)
+result = run_config(compose(Layer(json.loads(sys.argv[1]), ".".join), catalog), catalog)
+print(result.group, result.status)
+"""
+"""Trains where no file may be larger than 32 KiB: the journal fits, a checkpoint doesn't."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of a file's size can only be set on Linux")
+def test_a_full_disk_costs_the_checkpoint_and_not_the_run(trained: Train, home: Home, short: dict[str, Any]) -> None:
+    whole = trained()
+    child = subprocess.run(
+        [sys.executable, "-c", SMALL_FILES, json.dumps(short)], capture_output=True, text=True, check=True
+    )
+    group, status = child.stdout.split()
+    assert status == "finished" and "can't be kept: File too large. Training goes on." in child.stderr
+    poor, well = home.runs / f"{group}-s0", home.runs / whole.runs[0].run_key
+    assert not list((poor / checkpoint.FOLDER_NAME).iterdir())
+    told = [[r for r, _ in records(run) if r and r["t"] == "evaluation"] for run in (poor, well)]
+    assert [r["returns"] for r in told[0]] == [r["returns"] for r in told[1]] != []
+
+
+def test_who_runs_an_environment_that_cannot_be_saved_is_told_once(
+    trained: Train, home: Home, catalog: Catalog, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "pgzoo")
+    whole = trained(env="probe/Corridor-v0", total_steps=1000)
+    assert caplog.text.count("can't be saved in the middle of an episode") == 1
+    *_, before, _ = checkpoints(home, whole)
+    kept = checkpoint.load(before)
+    assert kept.about["resume"] == "episode-boundary"
+    caplog.clear()
+    done = again(catalog, home, whole.group, from_step=kept.env_steps)
+    assert [r.message for r in caplog.records] == [
+        "These environments can't go on in the middle of an episode: episodes that were open begin anew."
+    ]
+    assert done.status == "finished" and done.runs[0].env_steps >= 1000
+    assert (done.ended.state.updates == whole.ended.state.updates).all()
+
+
+def test_all_but_the_open_episodes_is_kept(trained: Train, home: Home, catalog: Catalog) -> None:
+    """Where no episode is open, and each begins alike, nothing else is left in which the runs could differ."""
+    window = {"rollout_steps": 6, "normalize_obs": True, "normalize_reward": True, "stop_on_plateau": 10**6}
+    whole = trained(env="probe/Bandit-v0", **window)
+    *_, before, _ = checkpoints(home, whole)
+    kept = checkpoint.load(before)
+    assert kept.about["resume"] == "episode-boundary" and kept.state.environments is None
+    a, b = whole.ended.state, again(catalog, home, whole.group, from_step=kept.env_steps).ended.state
+    for name in ("params", "buffers", "optimizer"):
+        x, y = getattr(a, name), getattr(b, name)
+        assert x.keys() == y.keys() and all(torch.equal(x[leaf], y[leaf]) for leaf in x), name
+    for name in ("env_steps", "episodes", "updates", "recent"):
+        assert np.array_equal(getattr(a, name), getattr(b, name)), name
+
+
+def test_a_plugin_makes_its_environment_exact(home: Home, short: dict[str, Any]) -> None:
+    """What docs/resume.md shows: an `env_state` of the plugin, here the attributes of a class."""
+    catalog = discover(inline=False)
+    registry = Registry(PluginInfo("mine", "entry point", "mine", "mine", "1.0"))
+    registry.env_state("corridor", lambda: Attributes({"pgzoo.testing.probes:Corridor": ("cell",)}))
+    catalog.add(registry.plugin, object(), registry.entries.values())
+    whole = run_config(compose(Layer(short | {"env": "pgzoo/Corridor-v0"}, ".".join), catalog), catalog)
+    *_, before, _ = checkpoints(home, whole)
+    kept = checkpoint.load(before)
+    assert kept.about["resume"] == "exact" and kept.state.environments is not None
+    assert parameters(again(catalog, home, whole.group, from_step=kept.env_steps)) == parameters(whole)
+
+
+def test_an_environment_that_remembers_is_not_called_exact(
+    trained: Train, home: Home, catalog: Catalog, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "pgzoo")
+    settings = {"algorithm": "reinforce", "num_envs": 2, "checkpoint_every": 100, "total_steps": 300}
+    for env, promised in (("probe/Rut-v0", "episode-boundary"), ("probe/Corridor-v0", "exact")):
+        caplog.clear()
+        whole = trained(**settings, env=env)
+        *_, before, last = checkpoints(home, whole)
+        assert {checkpoint.load(path).about["resume"] for path in (before, last)} == {promised}
+        assert caplog.text.count("doesn't show the same after each reset by one seed") == (env == "probe/Rut-v0")
+        caplog.clear()
+        again(catalog, home, whole.group, from_step=checkpoint.load(before).env_steps)
+        assert len(caplog.records) == (env == "probe/Rut-v0")
+
+
+def test_a_run_can_be_had_again_and_a_difference_is_found(trained: Train, home: Home, catalog: Catalog) -> None:
+    whole = trained(log_every=100)
+    (found,) = find(whole.group, home)
+    same = repro(found, catalog)
+    assert same.first is None and same.compared > 10
+    journal = home.runs / found.run_key / "journal.jsonl"
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    record = next(r for r in lines if r["t"] == "update" and r.get("steps") == [300])
+    record["m"]["loss/value"] += 1.0
+    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    other = repro(found, catalog)
+    assert other.first is not None and (other.first.step, other.first.metric) == (300, "loss/value")
+
+
+def test_a_prolonged_run_is_had_again_in_the_same_legs(trained: Train, home: Home, catalog: Catalog) -> None:
+    settings = {"log_every": 100, "learning_rate_schedule": "linear"}
+    short = trained(**settings)
+    longer = again(catalog, home, short.group, total_steps=1200)
+    assert parameters(longer) != parameters(trained(**settings, total_steps=1200))  # the step size was another
+    (found,) = find(short.group, home)
+    assert differences(found) == []
+    same = repro(found, catalog)
+    assert same.first is None and same.until is None and same.compared > 20
+
+
+@pytest.mark.parametrize(
+    ("env", "more", "how"),
+    [
+        ("CartPole-v1", 1200, "resumed with --total-steps 1200"),
+        ("probe/Corridor-v0", None, "its open episodes begun anew"),
+    ],
+)
+def test_what_cannot_be_had_again_is_said_first(
+    trained: Train, home: Home, catalog: Catalog, env: str, more: int | None, how: str
+) -> None:
+    whole = trained(env=env, log_every=100, learning_rate_schedule="linear", checkpoint_every=100)
+    (found,) = find(whole.group, home)
+    assert found.path is not None
+    journal = found.path / "journal.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    points = [k for k, line in enumerate(lines) if json.loads(line).get("steps") == [300]]
+    journal.write_text("".join(lines[: points[0] + 1]))  # as if it had been cut off here
+    *_, before, _, _ = checkpoints(home, whole)
+    again(catalog, home, whole.group, from_step=checkpoint.load(before).env_steps, total_steps=more)
+    (said,) = differences(found)
+    assert f"was cut off at step 300 and {how}: it is compared up to there" in said
+    same = repro(found, catalog)
+    assert same.first is None and same.until == 300
+
+
+def test_a_checkpoint_of_the_first_release_goes_on(trained: Train, home: Home, catalog: Catalog) -> None:
+    (run,) = GOLDEN.iterdir()
+    shutil.copytree(run, home.runs / run.name)
+    kept = checkpoint.latest(home.runs / run.name / checkpoint.FOLDER_NAME)
+    assert kept.about["resume"] == "exact" and kept.env_steps == 104
+    assert torch.isfinite(torch.cat([leaf.flatten() for leaf in kept.state.params.values()])).all()
+    done = again(catalog, home, run.name)
+    assert done.status == "finished" and done.env_steps >= 200 > done.begun == 104
+    assert np.isfinite(done.runs[0].returns).all()

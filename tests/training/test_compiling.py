@@ -1,0 +1,196 @@
+"""The compiled step: the same numbers, from a cache of the home's own, and none where there is no compiler."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pgzoo.config import RunConfig
+from pgzoo.training.compiling import Compiled
+from pgzoo.training.metrics import Stopwatch
+from pgzoo.training.plan import Plan
+from pgzoo.types import TrainState
+
+MakePlan = Callable[..., Plan]
+LastState = Callable[..., TrainState]
+SMALL: dict[str, Any] = {"num_envs": 2, "total_steps": 50, "policy": {"name": "mlp", "hidden": (8,)}}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache for these tests alone."""
+    where = tmp_path_factory.getbasetemp() / "compiled"
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(where))
+    return where
+
+
+class Point(NamedTuple):
+    x: Tensor
+    more: dict[str, Tensor]
+    nothing: Tensor | None = None
+
+
+class Slope(NamedTuple):
+    slope: Tensor
+    value: Tensor
+    name: str
+
+
+def squares(point: Point) -> Slope:
+    """x² + y with its slope, by differentiation."""
+    x = point.x.detach().requires_grad_()
+    value = (x.square() + point.more["y"]).sum(-1)
+    return Slope(torch.autograd.grad(value.sum(), [x])[0], value.detach(), "squares")
+
+
+def test_a_compiled_function_differentiates_and_keeps_the_shape_of_its_result() -> None:
+    watch = Stopwatch("compile")
+    compiled = Compiled(squares, watch)
+    for numbers in ([1.0, 2.0], [3.0, -4.0]):
+        found = compiled(Point(torch.tensor([numbers]), {"y": torch.ones(1, 2)}))
+        assert found.slope.tolist() == [[2 * number for number in numbers]]
+        assert found.value.tolist() == [numbers[0] ** 2 + numbers[1] ** 2 + 2]
+        assert found.name == "squares"
+    assert watch.seconds["compile"] > 0
+    wider = compiled(Point(torch.ones(1, 3), {"y": torch.zeros(1, 3)}))
+    assert wider.value.tolist() == [3.0]
+
+
+def test_what_cannot_be_traced_runs_as_it_is_and_that_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    def undecided(point: Point) -> Slope:
+        return squares(point) if float(point.x.sum()) > 0 else Slope(point.x, point.x, "other")
+
+    compiled = Compiled(undecided, Stopwatch("compile"))
+    with caplog.at_level(logging.WARNING, "pgzoo"):
+        for sign in (1.0, -1.0):
+            point = Point(torch.tensor([[sign]]), {"y": torch.ones(1, 1)})
+            assert compiled(point).name == undecided(point).name
+    assert [record.getMessage()[:47] for record in caplog.records] == [
+        "The update can't be compiled and runs as it is:"
+    ]
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "a2c"])
+def test_a_compiled_update_is_the_same_to_rounding(algorithm: str, last_state: LastState) -> None:
+    more = {"epochs": 2, "minibatches": 2} if algorithm == "ppo" else {}  # a2c's is compiled in one piece
+    both = [
+        last_state(algorithm, seeds=(1, 2), rollout_steps=30, compile=how, **more, **SMALL) for how in ("off", "on")
+    ]
+    assert list(both[0].updates) == list(both[1].updates) == [1, 1]
+    for name, value in both[0].params.items():
+        torch.testing.assert_close(both[1].params[name], value, rtol=0, atol=1e-5)
+
+
+def test_compiled_a_member_is_the_same_among_two_and_among_four(last_state: LastState) -> None:
+    settings = {**SMALL, "total_steps": 300, "rollout_steps": 30, "compile": "on"}
+    two, four = (last_state("a2c", seeds=seeds, **settings) for seeds in ((3, 7), (1, 7, 2, 3)))
+    assert list(two.updates) == [6, 6]
+    for name, value in two.params.items():
+        assert torch.equal(value[0], four.params[name][3])
+        assert torch.equal(value[1], four.params[name][1])
+
+
+def test_compiled_whole_episodes_come_in_few_sizes(plan: MakePlan) -> None:
+    from pgzoo.training.engine import Engine
+
+    ctx = Engine(plan("reinforce", compile="on", seeds=(0,), num_envs=40))
+    _, trajectory = ctx.collect(ctx.state)
+    batch = ctx.batch(trajectory, ctx.estimate(ctx.state, trajectory))
+    columns = batch.weights.shape[-1]
+    assert columns in (256, 512, 1024, 2048)
+    assert int(batch.weights.sum()) == int(trajectory.valid.sum()) > columns // 2 - 256
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"algorithm": "ppo", "total_steps": 100_000}, "off"),  # 98 updates of 40 steps
+        ({"algorithm": "ppo", "total_steps": 1_000_000}, "on"),
+        ({"algorithm": "ppo", "total_steps": 1_000_000, "normalize_obs": True}, "on"),
+        ({"algorithm": "ppo", "total_steps": 1_000_000, "compile": "off"}, "off"),
+        ({"algorithm": "ppo", "total_steps": 1_000_000, "policy": "gru"}, "off"),
+        ({"algorithm": "reinforce", "total_steps": 10_000_000}, "off"),
+        ({"algorithm": "ars", "total_steps": 10_000_000}, "off"),
+    ],
+)
+@pytest.mark.parametrize("seeds", [(0,), tuple(range(32))])
+def test_auto_goes_by_the_gradient_steps_of_a_seed(
+    settings: dict[str, Any], expected: str, seeds: tuple[int, ...], plan: MakePlan
+) -> None:
+    config: RunConfig = plan(**{"compile": "auto", **settings}, seeds=seeds).config
+    assert config.compile == expected
+    assert config.flat()["compile"] == expected
+
+
+def test_the_cache_lies_in_the_home_and_a_missing_compiler_costs_one_line(tmp_path: Path) -> None:
+    short = ["run", "a2c", "--env", "CartPole-v1", "--num-envs", "2", "--total-steps", "60", "--eval-episodes", "1"]
+    short += ["--policy.hidden", "8", "--compile", "on", "--no-progress"]
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("TORCHINDUCTOR", "CXX", "MLFLOW_", "PGZOO_"))}
+
+    def run(home: str, seed: str = "0", **more: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "pgzoo", *short, "--seed", seed],
+            cwd=tmp_path,
+            env={**inherited, "PGZOO_HOME": str(tmp_path / home), **more},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    said = run("without", CXX="/there/is/no/compiler", PATH="/nowhere")
+    assert len([line for line in said.splitlines() if "can't be compiled and runs as it is" in line]) == 1
+    assert "can't be compiled" not in run("with")
+    made = sorted((tmp_path / "with" / "compiled").glob("*.so"))
+    assert len(made) == 1  # an update in one piece
+    # what lies there is loaded as it is, by name, for another seed as well: nobody asks for a compiler
+    assert "can't be compiled" not in run("with", seed="1", CXX="/there/is/no/compiler", PATH="/nowhere")
+    assert sorted((tmp_path / "with" / "compiled").glob("*.so")) == made
+
+
+def test_a_tensor_that_is_given_twice_may_be_two_in_the_next_call() -> None:
+    compiled = Compiled(lambda point: Slope(2 * point.x, 3 * point.more["y"], "both"), Stopwatch("compile"))
+    one, two = torch.ones(1, 2), torch.zeros(1, 2)
+    for y in (one, two):
+        found = compiled(Point(one, {"y": y}))
+        assert torch.equal(found.slope, 2 * one) and torch.equal(found.value, 3 * y)
+
+
+def test_another_constant_is_another_library(cache: Path) -> None:
+    def plus(constant: float) -> Callable[[Point], Slope]:
+        return lambda point: Slope(point.x + torch.tensor([constant]), point.x * 2, "plus")
+
+    point = Point(torch.ones(1, 2), {})
+    before = set(cache.glob("*.so"))
+    assert [Compiled(plus(c), Stopwatch("compile"))(point).slope.tolist() for c in (1.0, 3.0, 1.0)] == [
+        [[2.0, 2.0]],
+        [[4.0, 4.0]],
+        [[2.0, 2.0]],
+    ]
+    assert len(set(cache.glob("*.so")) - before) == 2
+
+
+def test_metrics_of_a_compiled_update_are_those_of_the_eager_one(plan: MakePlan) -> None:
+    from pgzoo.training.engine import Engine, default_update
+
+    means = []
+    for how in ("off", "on"):
+        ctx = Engine(plan("a2c", seeds=(1, 2), rollout_steps=30, compile=how, **SMALL))
+        ctx.begin_update()
+        state, trajectory = ctx.collect(ctx.state)
+        default_update(ctx, state, trajectory)
+        means.append(ctx.report.means())
+    assert list(means[0]) == list(means[1])
+    for name, value in means[0].items():
+        assert np.allclose(value, means[1][name], atol=1e-4), name

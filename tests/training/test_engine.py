@@ -1,0 +1,235 @@
+"""The pieces that an algorithm is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pgzoo.ops.losses import value_loss, weighted_mean
+from pgzoo.ops.optim import flatten, unflatten_candidates
+from pgzoo.training.engine import Engine
+from pgzoo.training.events import RunEnded, UpdateDone
+from pgzoo.training.loop import Control, train
+from pgzoo.types import Batch, Episodes, Hyper, Kept, Loss, Need, Params, Steps, TrainState, Trajectory
+
+MakePlan = Callable[..., Any]
+
+
+def collected(ctx: Engine) -> tuple[TrainState, Trajectory]:
+    state, trajectory = ctx.collect(ctx.state)
+    return state, trajectory
+
+
+# hindsight
+
+
+@pytest.mark.parametrize("critic", ["separate", "shared"])
+def test_hindsight_is_what_the_policy_says_of_each_step(engine: Any, critic: str) -> None:
+    ctx = engine("ppo", seeds=2, num_envs=3, rollout_steps=7, policy={"hidden": (5,), "critic": critic})
+    state, seen = collected(ctx)
+    said = ctx.hindsight(state, seen)
+    assert said.values.shape == (2, 8, 3) and said.log_probs.shape == (2, 7, 3)
+    from pgzoo.types import Inputs
+
+    for t in range(8):
+        output = ctx.policy.apply(state.params, Inputs(seen.obs[:, t : t + 1]))
+        torch.testing.assert_close(said.values[:, t], output.value[:, 0])
+        if t < 7:
+            expected = output.dist.log_prob(seen.actions[:, t : t + 1])[:, 0]
+            torch.testing.assert_close(said.log_probs[:, t], expected)
+
+
+def test_values_of_what_followed_are_those_of_the_next_observation(engine: Any) -> None:
+    """At an end too: the next observation is the true final one."""
+    ctx = engine("a2c", env="probe/Scripted-v0", num_envs=2, rollout_steps=12)
+    state, seen = collected(ctx)
+    values = ctx.hindsight(state, seen).values
+    from pgzoo.types import Inputs
+
+    ends = (seen.terminated | seen.truncated).nonzero()
+    assert len(ends) > 3
+    for member, t, n in ends.tolist():
+        final = seen.obs[member, t + 1, n]
+        assert final[1] == seen.timestep[member, t, n] + 1  # the script counts its steps
+        value = ctx.policy.apply(state.params, Inputs(final[None, None, None])).value
+        torch.testing.assert_close(values[member, t + 1, n], value[0, 0, 0])
+
+
+@pytest.mark.parametrize("minibatches", [1, 4])
+def test_in_the_first_step_the_ratio_is_exactly_one(engine: Any, minibatches: int) -> None:
+    ctx = engine("ppo", seeds=3, minibatches=minibatches, num_envs=8, rollout_steps=128)
+    state, seen = collected(ctx)
+    said = ctx.hindsight(state, seen)
+    batch = next(iter(ctx.minibatches(state, seen, ctx.estimate(state, seen, said), said)))
+    with torch.no_grad():
+        now = ctx.policy.apply(state.params, batch.inputs).dist.log_prob(batch.actions)
+    assert torch.equal(now, batch.log_probs)
+
+
+# estimates
+
+
+def test_a_single_result_is_a_return_from_which_a_critic_is_subtracted(engine: Any) -> None:
+    ctx = engine("a2c", estimator="reward-to-go", seeds=2)
+    state, seen = collected(ctx)
+    said = ctx.hindsight(state, seen)
+    targets = ctx.estimate(state, seen, said)
+    expected = torch.where(seen.valid, targets.returns - said.values[:, :-1], 0.0)
+    assert torch.equal(targets.advantages, expected)
+
+
+# gradients
+
+
+def quadratic(policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Tensor:
+    return weighted_mean(policy.apply(params, batch.inputs).dist.entropy(), batch.weights)
+
+
+def test_the_product_with_the_hessian_is_that_of_the_dense_matrix(engine: Any) -> None:
+    ctx = engine("a2c", seeds=2, num_envs=2, rollout_steps=8, policy={"hidden": (3,)})
+    state, seen = collected(ctx)
+    said = ctx.hindsight(state, seen)
+    batch = ctx.batch(seen, ctx.estimate(state, seen, said), said)
+    product = ctx.hvp(quadratic, state, batch, only="policy.")
+    vector = torch.randn(2, flatten(state.params.values()).shape[1], generator=torch.Generator().manual_seed(1))
+    found = product(vector)
+    names = [name for name in state.params if name.startswith("policy.")]
+    for member in range(2):
+        sizes = [state.params[name][member].numel() for name in names]
+
+        def of(flat: Tensor, member: int = member, sizes: list[int] = sizes) -> Tensor:
+            params = {name: value.clone() for name, value in state.params.items()}
+            for name, piece in zip(names, flat.split(sizes), strict=True):
+                params[name] = torch.cat(
+                    [
+                        piece.reshape(1, *params[name].shape[1:]) if s == member else params[name][s : s + 1]
+                        for s in (0, 1)
+                    ]
+                )
+            return quadratic(ctx.policy, params, batch, ctx.hyper(state))[member]
+
+        start = torch.cat([state.params[name][member].flatten() for name in names])
+        dense = torch.autograd.functional.hessian(of, start)
+        own = len(start)
+        assert all(name.startswith("critic.") for name in list(state.params)[len(names) :])
+        torch.testing.assert_close(found[member, :own], dense @ vector[member, :own], rtol=1e-4, atol=1e-6)
+        assert not found[member, own:].any()
+
+
+def critic_loss(policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Tensor:
+    return value_loss(policy.apply(params, batch.inputs).value, batch.returns, batch.weights)
+
+
+def test_a_step_on_the_critic_alone_leaves_the_policy(engine: Any) -> None:
+    ctx = engine("a2c", seeds=2)
+    state, seen = collected(ctx)
+    said = ctx.hindsight(state, seen)
+    batch = ctx.batch(seen, ctx.estimate(state, seen, said), said)
+    moved = ctx.step(critic_loss, state, batch, only="critic.")
+    for name, value in state.params.items():
+        assert torch.equal(moved.params[name], value) == name.startswith("policy."), name
+    again = ctx.step(critic_loss, moved, batch)
+    assert torch.equal(again.params["policy.weight.0"], state.params["policy.weight.0"])  # its slots are empty too
+
+
+# halting, metrics
+
+
+class Halting:
+    """Member 1 halts in its third step of each update; what a step reports is how many there were."""
+
+    collect, estimator = Steps(8), "reward-to-go"
+    defaults: ClassVar[dict[str, Any]] = {"num_envs": 2, "total_steps": 32}
+
+    def init(self, ctx: Engine) -> Kept:
+        return Kept({}, {"halting.steps": torch.zeros(())})
+
+    def update(self, ctx: Engine, state: TrainState, trajectory: Trajectory) -> TrainState:
+        batch = ctx.batch(trajectory, ctx.estimate(state, trajectory))
+        state = state._replace(buffers={"halting.steps": torch.zeros(2)})
+        for _ in range(5):
+            state = ctx.step(self.loss, state, batch)
+            state = state._replace(buffers={"halting.steps": state.buffers["halting.steps"] + 1})
+        return state
+
+    def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
+        steps = params["halting.steps"]
+        halt = (steps >= 2) & (torch.arange(len(steps)) == 1)
+        return Loss(quadratic(policy, params, batch, hyper), {"halting/steps": steps}, halt)
+
+
+def test_a_member_that_halts_takes_no_further_step_in_this_update(plan: MakePlan, engine: Any) -> None:
+    from dataclasses import replace
+
+    events = list(train(replace(plan("windows", seeds=2, num_envs=2, total_steps=32), algorithm=Halting()), Control()))
+    ended = events[-1]
+    assert isinstance(ended, RunEnded)
+    updates = ended.state.updates.tolist()
+    assert ended.state.optimizer["step"].tolist() == [5 * updates[0], 2 * updates[1]]
+    reports = [event.metrics["halting/steps"].tolist() for event in events if isinstance(event, UpdateDone)]
+    assert reports == [[2.0, 0.5]] * updates[0]  # means over the steps that were taken: 0..4, and 0..1
+
+
+# playing with candidates
+
+
+def test_every_environment_plays_with_a_policy_of_its_own(engine: Any) -> None:
+    """Three arms pay 0.2, 1.0 and 0.5; each candidate's bias chooses one."""
+    ctx = engine("ars", env="probe/Bandit-v0", seeds=2, num_envs=3, policy={"name": "mlp", "hidden": ()})
+    size = flatten(ctx.state.params.values()).shape[1]
+    vectors = torch.zeros(2, 3, size)
+    arms = [[0, 1, 2], [1, 1, 0]]
+    for member, chosen in enumerate(arms):
+        for n, arm in enumerate(chosen):
+            vectors[member, n, 3 + arm] = 1.0
+    state, returns = ctx.play(ctx.state, unflatten_candidates(vectors, ctx.state.params))
+    assert returns.tolist() == [[0.2, 1.0, 0.5], [1.0, 1.0, 0.2]]
+    assert state.env_steps.tolist() == state.episodes.tolist() == [3, 3]
+
+
+def test_members_that_are_not_active_do_not_play(engine: Any) -> None:
+    ctx = engine("ars", env="probe/Bandit-v0", seeds=2, num_envs=2, policy={"name": "mlp", "hidden": ()})
+    size = flatten(ctx.state.params.values()).shape[1]
+    state = ctx.state._replace(active=np.array([False, True]))
+    state, returns = ctx.play(state, unflatten_candidates(torch.zeros(2, 2, size), state.params))
+    assert np.isnan(returns[0]).all() and np.isfinite(returns[1]).all()
+    assert state.env_steps.tolist() == [0, 2]
+
+
+def test_a_vector_that_is_not_finite_fails_its_member_by_name(engine: Any) -> None:
+    ctx = engine("ars", env="probe/Bandit-v0", seeds=2, num_envs=2, policy={"name": "mlp", "hidden": ()})
+    vector = flatten(ctx.state.params.values()) + 1.0
+    vector[1, 0] = torch.nan
+    moved = ctx.place(ctx.state, vector)
+    assert ctx.failures == {1: "parameter policy.weight.0: not finite"}
+    assert torch.equal(moved.params["policy.bias.0"][1], ctx.state.params["policy.bias.0"][1])
+    assert torch.equal(moved.params["policy.bias.0"][0], ctx.state.params["policy.bias.0"][0] + 1.0)
+
+
+# the loop
+
+
+class Stopping:
+    """A loop that ends before its members do."""
+
+    collect, estimator = Episodes(), "reward-to-go"
+    defaults: ClassVar[dict[str, Any]] = {}
+    needs: ClassVar[frozenset[Need]] = frozenset()
+
+    def loop(self, ctx: Engine) -> Any:
+        ctx.state, _ = ctx.collect(ctx.state)
+        yield
+
+
+def test_a_loop_that_ends_too_early_is_told(plan: MakePlan) -> None:
+    from dataclasses import replace
+
+    from pgzoo.errors import RunFailed
+
+    with pytest.raises(RunFailed, match=r'The loop of algorithm "reinforce" ended before its members did'):
+        list(train(replace(plan(), algorithm=Stopping()), Control()))

@@ -1,0 +1,143 @@
+"""What was collected, cut into batches: nothing lost, nothing twice, nothing of another member's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pgzoo.ops.distributions import Categorical
+from pgzoo.training.minibatches import Cutter
+from pgzoo.types import Hindsight, Targets, Trajectory
+
+S, T, N = 2, 3, 5
+NUMBERS = torch.arange(S * T * N).reshape(S, T, N)
+"""Every step bears its own number: member * 15 + t * 5 + n."""
+
+
+def trajectory(valid: torch.Tensor | None = None, memory: bool = False) -> Trajectory:
+    obs = torch.cat([NUMBERS, NUMBERS[:, -1:] + N], 1)[..., None].float()
+    flags = torch.zeros(S, T, N, dtype=torch.bool)
+    starts = torch.zeros(S, T + 1, N, dtype=torch.bool)
+    starts[:, 0], starts[1, 2, 3] = True, True
+    return Trajectory(
+        obs=obs,
+        actions=NUMBERS % 2,
+        rewards=NUMBERS.float(),
+        terminated=flags,
+        truncated=flags,
+        valid=torch.ones_like(flags) if valid is None else valid,
+        starts=starts,
+        timestep=torch.arange(T)[None, :, None].expand(S, T, N),
+        action_mask=torch.stack([obs[..., 0] % 2 == 0, torch.ones(S, T + 1, N, dtype=torch.bool)], -1),
+        state=NUMBERS[:, 0, :, None].float() if memory else None,
+    )
+
+
+HINDSIGHT = Hindsight(
+    values=torch.cat([NUMBERS, NUMBERS[:, :1]], 1).float() + 1000,
+    log_probs=NUMBERS.float() + 2000,
+    dist=Categorical(torch.stack([NUMBERS.float(), -NUMBERS.float()], -1)),
+)
+
+
+def cutter(seen: Trajectory, *, window: bool = True, needs: tuple[str, ...] = ("value",), **kwargs: Any) -> Cutter:
+    targets = Targets(NUMBERS.float(), NUMBERS.float() * 2, seen.valid.float())
+    sequences = seen.state is not None
+    return Cutter(seen, targets, HINDSIGHT, window=window, sequences=sequences, needs=frozenset(needs), **kwargs)
+
+
+def shuffle(member: int, n: int) -> Any:
+    return np.random.default_rng(member).permutation(n)
+
+
+def numbers(batch: Any, member: int) -> list[int]:
+    """The steps in a batch, by the advantages."""
+    return batch.advantages[member][batch.weights[member] > 0].int().tolist()  # type: ignore[no-any-return]
+
+
+def test_a_window_is_whole_rows_in_the_order_of_time_and_padded_to_sixteen() -> None:
+    batch = cutter(trajectory()).whole()
+    assert batch.weights.shape == (S, 1, 16)
+    for member in range(S):
+        assert numbers(batch, member) == list(range(member * 15, member * 15 + 15))
+    assert batch.weights.sum((-2, -1)).tolist() == [15, 15]
+
+
+def test_a_step_that_only_reset_stays_in_a_windows_batch_and_weighs_nothing() -> None:
+    valid = torch.ones(S, T, N, dtype=torch.bool)
+    valid[0, 1, 2] = False
+    batch = cutter(trajectory(valid)).whole()
+    assert batch.weights.shape == (S, 1, 16)
+    assert numbers(batch, 0) == [k for k in range(15) if k != 7]
+
+
+def test_of_whole_episodes_only_valid_steps_are_kept() -> None:
+    valid = torch.ones(S, T, N, dtype=torch.bool)
+    valid[0, 1:, 2:], valid[1, 2, 0] = False, False
+    batch = cutter(trajectory(valid), window=False).whole()
+    assert batch.weights.shape == (S, 1, 256)
+    assert numbers(batch, 0) == [0, 1, 2, 3, 4, 5, 6, 10, 11]
+    assert numbers(batch, 1) == [15 + k for k in range(15) if k != 10]
+
+
+def test_every_leaf_is_cut_alike() -> None:
+    for batch in cutter(trajectory(), needs=("value", "log_probs", "old")).minibatches(shuffle, 3):
+        step = batch.advantages
+        real = batch.weights > 0
+        assert torch.equal(batch.inputs.obs[..., 0][real], step[real])
+        assert torch.equal(batch.inputs.action_mask[..., 0][real], step[real] % 2 == 0)
+        assert torch.equal(batch.actions[real], step[real].long() % 2)
+        assert torch.equal(batch.returns[real], 2 * step[real])
+        assert torch.equal(batch.values[real], step[real] + 1000)
+        assert torch.equal(batch.log_probs[real], step[real] + 2000)
+        assert torch.equal(batch.old.logits[..., 1][real], -step[real])
+        assert torch.equal(batch.timestep[real], (step[real].long() % 15) // 5)
+
+
+def test_what_nobody_needs_is_left_out() -> None:
+    batch = cutter(trajectory(), needs=()).whole()
+    assert batch.log_probs is None and batch.old is None
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 15])
+def test_minibatches_hold_every_step_once(count: int) -> None:
+    batches = list(cutter(trajectory()).minibatches(shuffle, count))
+    assert len(batches) == count
+    for member in range(S):
+        seen = [step for batch in batches for step in numbers(batch, member)]
+        assert sorted(seen) == list(range(member * 15, member * 15 + 15))
+        assert (seen != sorted(seen)) == (count > 1)
+
+
+def test_members_of_different_lengths_are_cut_into_equally_many_parts() -> None:
+    valid = torch.ones(S, T, N, dtype=torch.bool)
+    valid[0, 1:] = False  # 5 steps against 15
+    batches = list(cutter(trajectory(valid), window=False).minibatches(shuffle, 2))
+    assert [[len(numbers(batch, member)) for batch in batches] for member in range(S)] == [[2, 3], [7, 8]]
+
+
+def test_a_policy_with_memory_gets_whole_environments_with_what_it_remembered() -> None:
+    batches = list(cutter(trajectory(memory=True)).minibatches(shuffle, 2))
+    assert [batch.weights.shape for batch in batches] == [(S, T, 16), (S, T, 16)]
+    assert [batch.weights[0, 0].tolist() for batch in batches] == [[1.0] * k + [0.0] * (16 - k) for k in (2, 3)]
+    for batch in batches:
+        first = batch.advantages[:, 0]
+        assert torch.equal(batch.inputs.state[..., 0], first)
+        assert torch.equal(batch.advantages, first[:, None] + torch.arange(T)[None, :, None] * N)
+        assert torch.equal(batch.inputs.starts, (batch.inputs.obs[..., 0] % 15 < 5) | (batch.advantages == 15 + 13))
+    together = [step for batch in batches for step in numbers(batch, 1)]
+    assert sorted(together) == list(range(15, 30))
+
+
+def test_there_are_no_more_minibatches_than_environments_to_cut() -> None:
+    assert len(list(cutter(trajectory(memory=True)).minibatches(shuffle, 99))) == N
+
+
+def test_what_an_algorithm_adds_is_cut_along() -> None:
+    extra = {"noise": torch.stack([NUMBERS, NUMBERS + 1], -1)}
+    batch = next(iter(cutter(trajectory(), extra=extra).minibatches(shuffle, 5)))
+    real = batch.weights > 0
+    assert batch.extra is not None and torch.equal(batch.extra["noise"][..., 1][real], batch.advantages[real] + 1)

@@ -1,0 +1,148 @@
+"""Normalising: which rows count, when the scale moves, and that what is reported is not touched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pgzoo.errors import UnfitError
+from pgzoo.export.bundle import LoadedPolicy, load_policy
+from pgzoo.ops.members import select
+from pgzoo.registry import Catalog
+from pgzoo.training.engine import Engine
+from pgzoo.training.events import EpisodesFinished, Event, RunEnded
+from pgzoo.training.loop import train
+from pgzoo.types import Episodes, Steps, TrainState, Trajectory
+
+MakePlan = Callable[..., Any]
+COLLECTIONS = {"windows": Steps(7), "episodes": Episodes(2)}
+GAMMA = 0.9
+
+
+class Watcher:
+    """Learns nothing, and keeps what there is at each update: the state, the trajectory, the rewards as estimated."""
+
+    estimator = "reward-to-go"
+
+    def __init__(self, collection: Any) -> None:
+        self.collect = collection
+        self.seen: list[tuple[TrainState, Trajectory]] = []
+
+    def update(self, ctx: Engine, state: TrainState, trajectory: Trajectory) -> TrainState:
+        self.seen.append((state, trajectory))
+        return state
+
+
+def watch(plan: MakePlan, collection: str, **settings: Any) -> tuple[Watcher, list[Event], Any]:
+    watcher = Watcher(COLLECTIONS[collection])
+    made = plan("windows", num_envs=3, total_steps=300, seeds=2, gamma=GAMMA, **settings)
+    made = replace(made, algorithm=watcher, collection=watcher.collect)
+    return watcher, list(train(made)), made
+
+
+def last(events: list[Event]) -> TrainState:
+    assert isinstance(events[-1], RunEnded)
+    return events[-1].state
+
+
+@pytest.mark.parametrize("collection", COLLECTIONS)
+@pytest.mark.parametrize("env", ["probe/AnySpaces-v0", "probe/Scripted-v0"])
+def test_the_moments_are_those_of_the_valid_rows_alone(plan: MakePlan, collection: str, env: str) -> None:
+    watcher, events, _ = watch(plan, collection, env=env, normalize_obs=True)
+    assert any(not trajectory.valid.all() for _, trajectory in watcher.seen)  # there are fillers
+    before = last(events).buffers
+    for member in range(2):
+        rows = np.zeros((0, *watcher.seen[0][1].obs.shape[3:]))
+        for state, trajectory in watcher.seen:
+            count = float(state.buffers["policy.norm.count"][member])
+            assert count == len(rows)  # the scale moves after the update, not while it collects
+            if len(rows):
+                np.testing.assert_allclose(
+                    state.buffers["policy.norm.mean"][member], rows.mean(0), rtol=1e-9, atol=1e-9
+                )
+                spread = state.buffers["policy.norm.square"][member] / count
+                np.testing.assert_allclose(spread.sqrt(), rows.std(0), rtol=1e-9, atol=1e-9)
+            if before["policy.norm.count"][member] > count:  # still active
+                steps = trajectory.valid.shape[1]
+                rows = np.concatenate([rows, trajectory.obs[member, :steps][trajectory.valid[member]].double().numpy()])
+        np.testing.assert_allclose(before["policy.norm.mean"][member], rows.mean(0), rtol=1e-9, atol=1e-9)
+
+
+def test_the_scale_is_frozen_in_an_evaluation(plan: MakePlan) -> None:
+    _, _, made = watch(plan, "windows", env="Pendulum-v1", max_episode_steps=20, normalize_obs=True)
+    engine = Engine(made)
+    state, _ = engine.collect(engine.state)
+    kept = {name: value.clone() for name, value in state.buffers.items()}
+    engine.evaluate(state, np.ones(2, np.bool_), "sampled")
+    engine.close()
+    assert all(torch.equal(kept[name], value) for name, value in state.buffers.items())
+    _, often, _ = watch(plan, "windows", env="CartPole-v1", normalize_obs=True, eval_every=20)
+    _, never, _ = watch(plan, "windows", env="CartPole-v1", normalize_obs=True)
+    assert all(torch.equal(value, last(never).buffers[name]) for name, value in last(often).buffers.items())
+
+
+def test_the_scale_is_saved_with_the_policy(plan: MakePlan, catalog: Catalog, tmp_path: Path) -> None:
+    _, events, made = watch(plan, "windows", env="CartPole-v1", normalize_obs=True, policy={"name": "gru", "memory": 8})
+    params = select(made.policy_params(last(events)), [1])
+    saved = LoadedPolicy(made.config.policy, made.spec, made.policy, params)
+    loaded = load_policy(saved.save(tmp_path), catalog)
+    assert float(loaded.params["norm.count"]) >= 300
+    assert all(torch.equal(value, params[name]) for name, value in loaded.params.items())
+    views = np.random.default_rng(0).standard_normal((20, 4)).astype(np.float32)
+    acts = [[int(p.act(v, rng=np.random.default_rng(k))) for k, v in enumerate(views)] for p in (saved, loaded)]
+    assert acts[0] == acts[1] and len(set(acts[0])) == 2
+
+
+def test_categories_have_no_mean(plan: MakePlan) -> None:
+    with pytest.raises(UnfitError, match="are categories; leave out --normalize-obs"):
+        plan("windows", "FrozenLake-v1", normalize_obs=True)
+
+
+class LiteralScale:
+    """The running discounted return, step by step and environment by environment, as a wrapper keeps it."""
+
+    def __init__(self, num_envs: int) -> None:
+        self.running, self.all = np.zeros(num_envs), list[float]()
+
+    def see(self, rewards: Any, valid: Any, starts: Any) -> None:
+        for t in range(len(rewards)):
+            for n in range(rewards.shape[1]):
+                if starts[t, n]:
+                    self.running[n] = 0.0
+                if valid[t, n]:
+                    self.running[n] = rewards[t, n] + GAMMA * self.running[n]
+                    self.all.append(self.running[n])
+
+
+@pytest.mark.parametrize("collection", COLLECTIONS)
+def test_rewards_are_divided_by_the_deviation_of_the_running_return(plan: MakePlan, collection: str) -> None:
+    watcher, _, made = watch(plan, collection, env="probe/AnySpaces-v0", normalize_reward=True)
+    engine, literal = Engine(made), LiteralScale(3)
+    for state, trajectory in watcher.seen[:20]:
+        steps = trajectory.valid.shape[1]
+        rewards = trajectory.rewards[0].numpy()
+        literal.see(rewards, trajectory.valid[0].numpy(), trajectory.starts[0, :steps].numpy())
+        deviation = np.sqrt(np.var(literal.all) + 1e-8)
+        assert float(state.buffers["reward.count"][0]) == len(literal.all)
+        estimated = engine.estimate(state, trajectory).returns[0]
+        expected = np.clip(rewards / deviation, -10, 10)
+        for t in reversed(range(steps - 1)):  # the reward to go, as the estimator has it
+            goes_on = trajectory.valid[0, t] & ~(trajectory.terminated | trajectory.truncated)[0, t]
+            expected[t] += GAMMA * goes_on.numpy() * expected[t + 1]
+        np.testing.assert_allclose(estimated, expected, rtol=1e-4, atol=1e-5)
+    engine.close()
+
+
+def test_reported_returns_are_raw(plan: MakePlan) -> None:
+    """The script pays whatever is done."""
+    reported = []
+    for normalize in (False, True):
+        _, events, _ = watch(plan, "windows", env="probe/Scripted-v0", normalize_reward=normalize)
+        reported.append([r.tolist() for e in events if isinstance(e, EpisodesFinished) for r in e.returns])
+    assert reported[0] == reported[1] and max(max(r, default=0) for r in reported[0]) > 1000

@@ -1,0 +1,47 @@
+"""Randomness by address: streams are disjoint, and neighbours share nothing."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgzoo.training.seeding import EVALUATION_ROOT, generator, reset_seeds, sequence
+
+STREAMS = ("init", "act", "reset", "evaluate", "shuffle")
+
+
+def test_no_two_addresses_share_a_word() -> None:
+    addresses = list(
+        itertools.product((*range(60), 2**31, 2**40, EVALUATION_ROOT), STREAMS, ((), (0,), (1,), (2,), (0, 0)))
+    )
+    words = np.concatenate([sequence(s, name, *index).generate_state(4, np.uint64) for s, name, index in addresses])
+    assert len(np.unique(words)) == 4 * len(addresses)
+
+
+def test_neighbouring_seeds_share_no_environment_seed() -> None:
+    drawn = np.concatenate([reset_seeds(seed, "reset", 16, update) for seed in range(50) for update in range(20)])
+    assert len(np.unique(drawn)) == drawn.size
+
+
+def test_environments_of_the_evaluation_are_none_of_the_training() -> None:
+    training = [reset_seeds(seed, "reset", 64, 0) for seed in (*range(20), EVALUATION_ROOT)]
+    assert not np.isin(reset_seeds(EVALUATION_ROOT, "evaluate", 1000), training).any()
+
+
+@given(st.integers(0, 2**62), st.integers(1, 50), st.integers(0, 50))
+def test_more_environments_leave_the_first_ones_their_seeds(seed: int, count: int, more: int) -> None:
+    assert np.array_equal(reset_seeds(seed, "reset", count, 3), reset_seeds(seed, "reset", count + more, 3)[:count])
+
+
+def test_environment_seeds_are_what_gymnasium_takes() -> None:
+    seeds = reset_seeds(0, "reset", 10_000)
+    assert seeds.dtype == np.int64 and seeds.min() >= 0
+
+
+def test_an_address_always_gives_the_same_generator() -> None:
+    first, again = generator(3, "act", 5), generator(3, "act", 5)
+    assert np.array_equal(first.random(10), again.random(10))
+    assert not np.array_equal(generator(3, "act", 5).random(10), generator(3, "act", 6).random(10))

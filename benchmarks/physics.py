@@ -40,7 +40,7 @@ PPO = (
 )
 """Stable-Baselines3's defaults: 2048 steps an update, minibatches of 64, 10 epochs."""
 NORMALIZED = {"HalfCheetah-v5"}
-"""Where observations and rewards are normalised on both sides, as is usual with MuJoCo."""
+"""Where observations and rewards are normalized on both sides, as is usual with MuJoCo."""
 
 
 def command(env: str, steps: int) -> str:
@@ -161,7 +161,7 @@ Made by `make bench-physics` on {time.strftime("%Y-%m-%d")}: {os.cpu_count()} CP
 {peer_version()}; one torch thread, one envpool thread; {how}.
 
 PPO for {steps:,} steps with Stable-Baselines3's defaults on both sides: eight environments, 2048 steps an update,
-minibatches of 64, 10 epochs, two separate 64x64 tanh networks; on MuJoCo observations and rewards are normalised. Env
+minibatches of 64, 10 epochs, two separate 64x64 tanh networks; on MuJoCo observations and rewards are normalized. Env
 steps per second of training; pgzoo's has tracking in it, and leaves out compiling the step, which is done once. The
 best possible is 1 / (1 / environments alone + 1 / updates alone): as if acting, storing, estimating and tracking took
 no time. Returns are means of 20 episodes of the last policy with sampled actions: learning is real, on both sides.

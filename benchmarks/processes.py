@@ -102,7 +102,7 @@ def outcome_of(told: dict[str, Any], whole: float, peak: float) -> Outcome:
     )
 
 
-class Kept:
+class AlgorithmState:
     """Outcomes by section and row, in a file where one is given, so that a round can be measured at a time."""
 
     def __init__(self, file: Path | None) -> None:

@@ -35,7 +35,7 @@ VARIANTS = {
     "two hidden layers": " --policy.hidden 64,64",
     "tanh": " --policy.activation tanh",
     "no baseline": " --baseline none",
-    "returns not normalised": " --no-normalize-returns",
+    "returns not normalized": " --no-normalize-returns",
 }
 
 

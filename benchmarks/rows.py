@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from page import ratios, spread, table
-from processes import Kept, Outcome, option, run
+from processes import AlgorithmState, Outcome, option, run
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def eager(command: str) -> str:
 
 
 def measure(
-    section: str, rows: Sequence[Row], rounds: int, peers: Sequence[str], kept: Kept
+    section: str, rows: Sequence[Row], rounds: int, peers: Sequence[str], kept: AlgorithmState
 ) -> tuple[list[Row], dict[str, list[Outcome]]]:
     """Run ours and those of `peers` in every round in which they haven't been run; return what there is then of all."""
     found = kept.rows.setdefault(section, {})

@@ -9,7 +9,7 @@ __all__ = ["EXTRAS", "Extra", "install_hint", "present"]
 
 
 class Extra(NamedTuple):
-    """The modules by which an extra is recognised, and what it is for."""
+    """The modules by which an extra is recognized, and what it is for."""
 
     modules: tuple[str, ...]
     purpose: str

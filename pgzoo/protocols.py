@@ -194,7 +194,7 @@ class Algorithm(Protocol):
     Floats among its settings may differ between members: take them from `hyper`, or from the settings of
     `ctx.plan.members[s].config`; mark one that is read as one number for all members as `config.Static`.
 
-    An algorithm that keeps something has init(settings) -> Kept: one member's tensors, without the member axis.
+    An algorithm that keeps tensors of its own has init(ctx) -> AlgorithmState: one member's, without the member axis.
     One that is not meant to learn says `learns = False`.
     """
 

@@ -102,7 +102,7 @@ class Trajectory(NamedTuple):
     state: Tensor | None = None
 
 
-class Hindsight(NamedTuple):
+class PolicyEvaluation(NamedTuple):
     """What a policy says of a trajectory, step by step, without gradients.
 
     Shapes:
@@ -233,7 +233,7 @@ class Collector(NamedTuple):
 class TrainState(NamedTuple):
     """Everything that changes while training; every leaf has the member axis first.
 
-    `params` are learned by gradient, `buffers` otherwise: normalisers, coefficients, what an algorithm keeps. Names
+    `params` are learned by gradient, `buffers` otherwise: normalizers, coefficients, what an algorithm keeps. Names
     begin with `policy.`, `critic.`, `reward.`, `stop.` or the owner's own word.
     `active [S]` is False once a member has reached its steps, met a stop rule or turned non-finite: from then on
     it is frozen, and the others go on unchanged. `progress [S]` is the share of its run, 0 to 1, that a member
@@ -255,7 +255,7 @@ class TrainState(NamedTuple):
     environments: tuple[Any, ...] | None = None
 
 
-class Kept(NamedTuple):
+class AlgorithmState(NamedTuple):
     """What an algorithm keeps beside the policy: `params` are learned by gradient with it, `buffers` are not."""
 
     params: Params

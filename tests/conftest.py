@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pgzoo.config import ActionConfig, AlgorithmConfig, Layer, RunConfig
 from pgzoo.ops.losses import weighted_mean
 from pgzoo.policies.module import module_policy
-from pgzoo.registry import Catalog, PluginInfo, Registry, discover
+from pgzoo.registry import PluginCatalog, PluginInfo, Registry, discover
 from pgzoo.runs.resolve import resolve
 from pgzoo.runs.runner import make_plan
 from pgzoo.testing.probes import PROBES, Bandit, Corridor
@@ -173,7 +173,7 @@ class LeakyConfig(AlgorithmConfig):
 
 
 def build_net(inputs: Any, outputs: int) -> nn.Module:
-    """A module such as a user brings: of odd size, with a normalising layer."""
+    """A module such as a user brings: of odd size, with a normalizing layer."""
     size = inputs if isinstance(inputs, int) else int(np.prod(inputs))
     return nn.Sequential(nn.Flatten(), nn.Linear(size, 5), nn.LayerNorm(5), nn.Tanh(), nn.Linear(5, outputs))
 
@@ -188,7 +188,7 @@ def _register(registry: Registry) -> None:
 
 
 @pytest.fixture(scope="session")
-def catalog() -> Catalog:
+def catalog() -> PluginCatalog:
     """Everything that is installed, and the algorithms above."""
     found = discover(inline=False)
     registry = Registry(PluginInfo("probes", "entry point", "probes.plugin", "zoo-probes", "1.0"))
@@ -203,7 +203,7 @@ Play = Callable[..., list[Event]]
 
 
 @pytest.fixture(scope="session")
-def configure(catalog: Catalog) -> Configure:
+def configure(catalog: PluginCatalog) -> Configure:
     """Return `configure(**settings)`: settings over the defaults, resolved."""
 
     def resolved(algorithm: str = "reinforce", env: str = "CartPole-v1", **settings: Any) -> RunConfig:
@@ -214,7 +214,7 @@ def configure(catalog: Catalog) -> Configure:
 
 
 @pytest.fixture(scope="session")
-def plan(configure: Configure, catalog: Catalog) -> MakePlan:
+def plan(configure: Configure, catalog: PluginCatalog) -> MakePlan:
     """Return `plan(**settings)`."""
     return lambda *args, **settings: make_plan(configure(*args, **settings), catalog)
 

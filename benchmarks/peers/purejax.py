@@ -97,7 +97,7 @@ def loss(params: Params, rows: Rows, advantage: Array, target: Array) -> Array:
 
 
 def advantages_of(rows: Rows, last_value: Array) -> Array:
-    """Generalised advantage estimates [T, N]."""
+    """Generalized advantage estimates [T, N]."""
 
     def back(carry: tuple[Array, Array], row: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
         advantage, next_value = carry

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pgzoo.config import ActorCriticConfig, LearningRate, NormalizeAdvantages, OptimizerName, RolloutSteps
-from pgzoo.ops.losses import actor_critic_loss, standardise, weighted_mean
+from pgzoo.ops.losses import actor_critic_loss, standardize, weighted_mean
 from pgzoo.types import Batch, Hyper, Loss, Need, Params, Steps
 
 
@@ -45,6 +45,6 @@ class A2C:
     def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
         """The score weighted by the advantage, the critic's error and the bonus."""
         output, weights = policy.apply(params, batch.inputs), batch.weights
-        advantage = standardise(batch.advantages, weights) if hyper.normalize_advantages else batch.advantages
+        advantage = standardize(batch.advantages, weights) if hyper.normalize_advantages else batch.advantages
         policy_loss = -weighted_mean(output.dist.log_prob(batch.actions) * advantage, weights)
         return actor_critic_loss(policy_loss, output, batch, hyper)

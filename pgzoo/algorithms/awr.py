@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from pgzoo.config import MinibatchConfig
-from pgzoo.ops.losses import actor_critic_loss, standardise, weighted_mean
+from pgzoo.ops.losses import actor_critic_loss, standardize, weighted_mean
 from pgzoo.types import Batch, Hyper, Loss, Need, Params, Steps
 
 
@@ -44,7 +44,7 @@ class AWR:
     def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
         """The weighted log-likelihood of what was done, the critic's error and the bonus."""
         output, weights = policy.apply(params, batch.inputs), batch.weights
-        advantage = standardise(batch.advantages, weights) if hyper.normalize_advantages else batch.advantages
+        advantage = standardize(batch.advantages, weights) if hyper.normalize_advantages else batch.advantages
         counts = torch.minimum((advantage / hyper.beta).exp(), hyper.max_weight)
         policy_loss = -weighted_mean(counts * output.dist.log_prob(batch.actions), weights)
         return actor_critic_loss(policy_loss, output, batch, hyper)

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from pgzoo.config import SearchConfig, Static
 from pgzoo.ops.optim import flatten, unflatten_candidates
-from pgzoo.types import Episodes, Kept, TrainState
+from pgzoo.types import AlgorithmState, Episodes, TrainState
 
 
 class CEMConfig(SearchConfig):
@@ -39,11 +39,13 @@ class CEM:
     estimator = "reward-to-go"
     defaults: ClassVar[Mapping[str, Any]] = {"policy": "linear", "num_envs": 32, "total_steps": 150_000}
 
-    def init(self, ctx: Any) -> Kept:
+    def init(self, ctx: Any) -> AlgorithmState:
         """Every parameter's deviation."""
         one = ctx.plan.policy.init(np.random.default_rng(0))
         size = sum(value.numel() for value in one.values())
-        return Kept({}, {"cem.std": torch.full((size,), ctx.plan.config.settings.init_std, dtype=torch.float64)})
+        return AlgorithmState(
+            {}, {"cem.std": torch.full((size,), ctx.plan.config.settings.init_std, dtype=torch.float64)}
+        )
 
     def loop(self, ctx: Any) -> Iterator[None]:
         """One generation per round."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pgzoo.config import EntropyCoef, Epochs, MinibatchConfig, Minibatches, NormalizeAdvantages, RolloutSteps
-from pgzoo.ops.losses import actor_critic_loss, standardise, weighted_mean
+from pgzoo.ops.losses import actor_critic_loss, standardize, weighted_mean
 from pgzoo.types import Batch, Hyper, Loss, Need, Params, Steps, TrainState, Trajectory
 
 
@@ -44,12 +44,12 @@ class IMPALA:
 
     def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
         """Several epochs on one collection, each with targets of its own."""
-        now = ctx.hindsight(state, trajectory)
-        behaviour = now.log_probs
+        now = ctx.evaluate_policy(state, trajectory)
+        behavior = now.log_probs
         for epoch in range(ctx.plan.config.settings.epochs):
             if epoch:
-                now = ctx.hindsight(state, trajectory)
-            targets = ctx.estimate(state, trajectory, now, behaviour=behaviour)
+                now = ctx.evaluate_policy(state, trajectory)
+            targets = ctx.estimate(state, trajectory, now, behavior=behavior)
             for batch in ctx.minibatches(state, trajectory, targets, now, epochs=range(epoch, epoch + 1)):
                 state = ctx.step(self.loss, state, batch)
         return state
@@ -57,6 +57,6 @@ class IMPALA:
     def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
         """The score weighted by the advantage, the critic's error and the bonus."""
         output, weights = policy.apply(params, batch.inputs), batch.weights
-        advantage = standardise(batch.advantages, weights) if hyper.normalize_advantages else batch.advantages
+        advantage = standardize(batch.advantages, weights) if hyper.normalize_advantages else batch.advantages
         policy_loss = -weighted_mean(output.dist.log_prob(batch.actions) * advantage, weights)
         return actor_critic_loss(policy_loss, output, batch, hyper)

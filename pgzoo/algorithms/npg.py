@@ -8,16 +8,16 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from pgzoo.config import AlgorithmConfig, CGSteps, CriticSteps, Damping, NormalizeAdvantages, RolloutSteps
-from pgzoo.ops.losses import critic_loss, standardise, weighted_mean
+from pgzoo.ops.losses import critic_loss, standardize, weighted_mean
 from pgzoo.ops.natural import damped, mean_kl, natural_step
 from pgzoo.ops.optim import flatten, unflatten
 from pgzoo.types import Batch, Hyper, Loss, Need, Params, Steps, TrainState, Trajectory
 
 
 class NPGConfig(AlgorithmConfig):
-    """Settings of `npg`; the optimiser is the critic's."""
+    """Settings of `npg`; the optimizer is the critic's."""
 
-    learning_rate: Annotated[float, Field(gt=0, description="step size of the critic's optimiser")] = 1e-2
+    learning_rate: Annotated[float, Field(gt=0, description="step size of the critic's optimizer")] = 1e-2
     rollout_steps: RolloutSteps = 256
     critic_steps: CriticSteps = 10
     normalize_advantages: NormalizeAdvantages = True
@@ -52,8 +52,8 @@ class NPG:
     def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
         """A natural step of the policy, then `critic_steps` of the critic."""
         settings, hyper = ctx.plan.config.settings, ctx.hyper(state)
-        hindsight = ctx.hindsight(state, trajectory)
-        batch = ctx.batch(trajectory, ctx.estimate(state, trajectory, hindsight), hindsight)
+        evaluated = ctx.evaluate_policy(state, trajectory)
+        batch = ctx.batch(trajectory, ctx.estimate(state, trajectory, evaluated), evaluated)
 
         result, gradient = ctx.gradient(self.loss, state, batch, only="policy.")
         fisher = damped(ctx.hvp(mean_kl, state, batch, only="policy."), hyper.damping.flatten())
@@ -70,7 +70,7 @@ class NPG:
     def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
         """The score weighted by the advantage."""
         dist, weights = policy.apply(params, batch.inputs).dist, batch.weights
-        advantage = standardise(batch.advantages, weights) if hyper.normalize_advantages else batch.advantages
+        advantage = standardize(batch.advantages, weights) if hyper.normalize_advantages else batch.advantages
         policy_loss = -weighted_mean(dist.log_prob(batch.actions) * advantage, weights)
         entropy = weighted_mean(dist.entropy(), weights)
         return Loss(policy_loss, {"loss/policy": policy_loss, "policy/entropy": entropy})

@@ -70,7 +70,7 @@ def pgzoo_register(registry: Any) -> None:
         "trpo",
         "pgzoo.algorithms.trpo:TRPO",
         config="pgzoo.algorithms.trpo:TRPOConfig",
-        summary="trust region policy optimisation: natural steps, searched until they hold",
+        summary="trust region policy optimization: natural steps, searched until they hold",
         family="trust region",
         source="Schulman et al. 2015",
     )
@@ -78,7 +78,7 @@ def pgzoo_register(registry: Any) -> None:
         "ppo",
         "pgzoo.algorithms.ppo:PPO",
         config="pgzoo.algorithms.ppo:PPOConfig",
-        summary="proximal policy optimisation: several steps on the same data, clipped",
+        summary="proximal policy optimization: several steps on the same data, clipped",
         family="trust region",
         source="Schulman et al. 2017",
     )

@@ -17,11 +17,11 @@ from pgzoo.ops.losses import (
     clip_fraction,
     clipped_surrogate,
     kl_estimate,
-    standardise,
+    standardize,
     value_loss,
     weighted_mean,
 )
-from pgzoo.types import Batch, Hyper, Kept, Loss, Need, Params, Steps, Targets, TrainState, Trajectory
+from pgzoo.types import AlgorithmState, Batch, Hyper, Loss, Need, Params, Steps, Targets, TrainState, Trajectory
 
 STORED = ("obs", "valid", "starts", "action_mask", "state")
 """What the auxiliary phase needs of a trajectory: what the policy saw."""
@@ -52,7 +52,7 @@ class PPG:
     the value's gradient never disturbs the policy's, and both may see the data a different number of times.
 
     Rewards are scaled by default: the errors of large returns would outweigh the KL, and the auxiliary phase undo the
-    policy. Both phases share one optimiser, its moments too.
+    policy. Both phases share one optimizer, its moments too.
 
     What was collected since the last auxiliary phase lies in the state, window beside window on the axis N.
 
@@ -73,7 +73,7 @@ class PPG:
         """Windows of `rollout_steps`."""
         return Steps(settings.rollout_steps)
 
-    def init(self, ctx: Any) -> Kept:
+    def init(self, ctx: Any) -> AlgorithmState:
         """Room for the windows of `policy_phases` updates, side by side."""
         plan, settings = ctx.plan, ctx.plan.config.settings
         space, steps, columns = plan.spec.observation_space, settings.rollout_steps, self._columns(plan)
@@ -89,11 +89,11 @@ class PPG:
             kept["action_mask"] = torch.ones(steps + 1, columns, gym.spaces.flatdim(plan.spec.action_space)).bool()
         if remembered := state_size(plan.policy):
             kept["state"] = torch.zeros(columns, remembered)
-        return Kept({}, {f"ppg.{name}": value for name, value in kept.items()})
+        return AlgorithmState({}, {f"ppg.{name}": value for name, value in kept.items()})
 
     def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
         """A policy phase; and an auxiliary phase, if it is the last before one."""
-        old = ctx.hindsight(state, trajectory)
+        old = ctx.evaluate_policy(state, trajectory)
         targets = ctx.estimate(state, trajectory, old)
         for batch in ctx.minibatches(state, trajectory, targets, old):
             state = ctx.step(self.loss, state, batch)
@@ -108,7 +108,7 @@ class PPG:
             return state
         seen, targets = _everything(state.buffers, trajectory, settings.policy_phases)
         epochs = range(settings.epochs, settings.epochs + settings.aux_epochs)
-        old = ctx.hindsight(state, seen)
+        old = ctx.evaluate_policy(state, seen)
         for batch in ctx.minibatches(state, seen, targets, old, epochs=epochs, count=settings.aux_minibatches):
             state = ctx.step(self.auxiliary_loss, state, batch)
         left = torch.where(windows == settings.policy_phases, 0, windows)
@@ -117,7 +117,7 @@ class PPG:
     def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
         """The clipped surrogate, the critic's error and the bonus."""
         output, weights = policy.apply(params, batch.inputs), batch.weights
-        advantage = standardise(batch.advantages, weights) if hyper.normalize_advantages else batch.advantages
+        advantage = standardize(batch.advantages, weights) if hyper.normalize_advantages else batch.advantages
 
         log_ratio = output.dist.log_prob(batch.actions) - batch.log_probs
         ratio = log_ratio.exp()

@@ -1,4 +1,4 @@
-"""PPO: proximal policy optimisation."""
+"""PPO: proximal policy optimization."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pgzoo.ops.losses import (
     clipped_surrogate,
     explained_variance,
     kl_estimate,
-    standardise,
+    standardize,
     value_loss,
     weighted_mean,
 )
-from pgzoo.types import Batch, Hyper, Kept, Loss, Need, Params, Steps, TrainState, Trajectory
+from pgzoo.types import AlgorithmState, Batch, Hyper, Loss, Need, Params, Steps, TrainState, Trajectory
 
 
 class PPOConfig(MinibatchConfig):
@@ -71,33 +71,33 @@ class PPO:
 
     def needs(self, settings: PPOConfig) -> set[Need]:
         """The old distribution itself is needed for the penalty alone."""
-        return {"value", "log_probs", "old"} if _penalised(settings) else {"value", "log_probs"}
+        return {"value", "log_probs", "old"} if _penalized(settings) else {"value", "log_probs"}
 
-    def init(self, ctx: Any) -> Kept:
+    def init(self, ctx: Any) -> AlgorithmState:
         """The weight of the penalty is each member's own."""
         settings = ctx.plan.config.settings
-        return Kept({}, {"ppo.kl_coef": torch.tensor(settings.kl_coef)} if _penalised(settings) else {})
+        return AlgorithmState({}, {"ppo.kl_coef": torch.tensor(settings.kl_coef)} if _penalized(settings) else {})
 
     def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
         """Several epochs of gradient steps on one collection."""
         settings = ctx.plan.config.settings
-        old = ctx.hindsight(state, trajectory)
+        old = ctx.evaluate_policy(state, trajectory)
         targets = ctx.estimate(state, trajectory, old)
         for epoch in range(settings.epochs):
             if epoch and settings.recompute_advantages:
-                now = ctx.hindsight(state, trajectory)
+                now = ctx.evaluate_policy(state, trajectory)
                 targets, old = ctx.estimate(state, trajectory, now), old._replace(values=now.values)
             for batch in ctx.minibatches(state, trajectory, targets, old, epochs=range(epoch, epoch + 1)):
                 state = ctx.step(self.loss, state, batch)
         if settings.kl_aim is None:
             return state
-        kl = weighted_mean(old.dist.kl(ctx.hindsight(state, trajectory).dist), targets.weights)
+        kl = weighted_mean(old.dist.kl(ctx.evaluate_policy(state, trajectory).dist), targets.weights)
         return state._replace(buffers=state.buffers | _adapted(state.buffers, kl, settings.kl_aim))
 
     def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
         """The clipped surrogate, the critic's error and the bonus."""
         output, weights, coef = policy.apply(params, batch.inputs), batch.weights, hyper.value_coef.flatten()
-        advantage = standardise(batch.advantages, weights) if hyper.normalize_advantages else batch.advantages
+        advantage = standardize(batch.advantages, weights) if hyper.normalize_advantages else batch.advantages
         clip = hyper.clip_range * (hyper.remaining if hyper.clip_range_schedule == "linear" else 1.0)
 
         log_ratio = output.dist.log_prob(batch.actions) - batch.log_probs
@@ -133,7 +133,7 @@ class PPO:
         )
 
 
-def _penalised(settings: PPOConfig) -> bool:
+def _penalized(settings: PPOConfig) -> bool:
     return settings.kl_coef > 0 or settings.kl_aim is not None
 
 

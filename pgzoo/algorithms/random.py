@@ -15,7 +15,7 @@ class Random:
 
     Only as good as its policy, which is `uniform` unless another is asked for.
 
-    Source: every table of normalised scores has this as its zero, e.g. Mnih et al. (2015), Human-level control through
+    Source: every table of normalized scores has this as its zero, e.g. Mnih et al. (2015), Human-level control through
         deep reinforcement learning.
     """
 

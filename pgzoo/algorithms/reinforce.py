@@ -37,7 +37,7 @@ class Reinforce:
         ∇J(θ) = E[ Σₜ γᵗ (Gₜ - b) ∇ log π(aₜ|sₜ; θ) ]
 
     Gₜ is the return that the estimator gives, b a baseline. Whole episodes are collected, since dropping
-    unfinished ones would favour short ones. The weight γᵗ belongs to the theory and is left out in practice;
+    unfinished ones would favor short ones. The weight γᵗ belongs to the theory and is left out in practice;
     `gamma_t` puts it back.
 
     Shapes: a batch is `[S, 1, B]`, the loss `[S]`.

@@ -15,7 +15,7 @@ from pgzoo.config import (
     NormalizeAdvantages,
     ValueCoef,
 )
-from pgzoo.ops.losses import explained_variance, standardise, value_loss, weighted_mean
+from pgzoo.ops.losses import explained_variance, standardize, value_loss, weighted_mean
 from pgzoo.types import Batch, Episodes, Hyper, Loss, Need, Params
 
 
@@ -58,7 +58,7 @@ class ReinforceBaseline:
     def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
         """The score weighted by what the baseline didn't foresee, the baseline's error and the bonus."""
         output, weights = policy.apply(params, batch.inputs), batch.weights
-        advantage = standardise(batch.advantages, weights) if hyper.normalize_advantages else batch.advantages
+        advantage = standardize(batch.advantages, weights) if hyper.normalize_advantages else batch.advantages
         if hyper.gamma_t:
             advantage = advantage * hyper.gamma**batch.timestep
 

@@ -1,4 +1,4 @@
-"""RPO: robust policy optimisation."""
+"""RPO: robust policy optimization."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pgzoo.ops.losses import (
     clip_fraction,
     clipped_surrogate,
     kl_estimate,
-    standardise,
+    standardize,
     weighted_mean,
 )
 from pgzoo.types import Batch, Hyper, Loss, Need, Params, Steps, TrainState, Trajectory
@@ -58,7 +58,7 @@ class RPO:
 
     def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
         """Several epochs of gradient steps on one collection, each with noise of its own."""
-        old = ctx.hindsight(state, trajectory)
+        old = ctx.evaluate_policy(state, trajectory)
         targets = ctx.estimate(state, trajectory, old)
         members, *shape = trajectory.actions.shape
         for epoch in range(ctx.plan.config.settings.epochs):
@@ -72,7 +72,7 @@ class RPO:
     def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
         """The clipped surrogate of the shifted policy, the critic's error and the bonus."""
         output, weights = policy.apply(params, batch.inputs), batch.weights
-        advantage = standardise(batch.advantages, weights) if hyper.normalize_advantages else batch.advantages
+        advantage = standardize(batch.advantages, weights) if hyper.normalize_advantages else batch.advantages
 
         assert batch.extra is not None
         output = output._replace(dist=output.dist.shift(hyper.alpha[..., None] * batch.extra["noise"]))

@@ -1,4 +1,4 @@
-"""SPO: simple policy optimisation."""
+"""SPO: simple policy optimization."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from pgzoo.config import MinibatchConfig, OptimizerEps
-from pgzoo.ops.losses import actor_critic_loss, clip_fraction, kl_estimate, standardise, weighted_mean
+from pgzoo.ops.losses import actor_critic_loss, clip_fraction, kl_estimate, standardize, weighted_mean
 from pgzoo.types import Batch, Hyper, Loss, Need, Params, Steps
 
 
@@ -42,9 +42,9 @@ class SPO:
         return Steps(settings.rollout_steps)
 
     def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
-        """The penalised surrogate, the critic's error and the bonus."""
+        """The penalized surrogate, the critic's error and the bonus."""
         output, weights = policy.apply(params, batch.inputs), batch.weights
-        advantage = standardise(batch.advantages, weights) if hyper.normalize_advantages else batch.advantages
+        advantage = standardize(batch.advantages, weights) if hyper.normalize_advantages else batch.advantages
 
         log_ratio = output.dist.log_prob(batch.actions) - batch.log_probs
         ratio = log_ratio.exp()

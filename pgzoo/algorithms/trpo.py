@@ -1,4 +1,4 @@
-"""TRPO: trust region policy optimisation."""
+"""TRPO: trust region policy optimization."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from pgzoo.config import AlgorithmConfig, CGSteps, CriticSteps, Damping, NormalizeAdvantages, RolloutSteps, Static
-from pgzoo.ops.losses import critic_loss, standardise, weighted_mean
+from pgzoo.ops.losses import critic_loss, standardize, weighted_mean
 from pgzoo.ops.natural import backtrack, damped, mean_kl, natural_step
 from pgzoo.ops.optim import flatten, unflatten
 from pgzoo.types import Batch, Hyper, Loss, Need, Params, Steps, TrainState, Trajectory
 
 
 class TRPOConfig(AlgorithmConfig):
-    """Settings of `trpo`; the optimiser is the critic's."""
+    """Settings of `trpo`; the optimizer is the critic's."""
 
-    learning_rate: Annotated[float, Field(gt=0, description="step size of the critic's optimiser")] = 1e-2
+    learning_rate: Annotated[float, Field(gt=0, description="step size of the critic's optimizer")] = 1e-2
     rollout_steps: RolloutSteps = 256
     critic_steps: CriticSteps = 10
     normalize_advantages: NormalizeAdvantages = True
@@ -56,8 +56,8 @@ class TRPO:
     def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
         """A step of the policy within the trust region, then `critic_steps` of the critic."""
         settings, hyper = ctx.plan.config.settings, ctx.hyper(state)
-        hindsight = ctx.hindsight(state, trajectory)
-        batch = ctx.batch(trajectory, ctx.estimate(state, trajectory, hindsight), hindsight)
+        evaluated = ctx.evaluate_policy(state, trajectory)
+        batch = ctx.batch(trajectory, ctx.estimate(state, trajectory, evaluated), evaluated)
 
         result, gradient = ctx.gradient(self.loss, state, batch, only="policy.")
         max_kl: Tensor = hyper.max_kl.flatten()
@@ -97,7 +97,7 @@ class TRPO:
     def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
         """Minus the surrogate: the advantage weighted by how much likelier the action has become."""
         dist, weights = policy.apply(params, batch.inputs).dist, batch.weights
-        advantage = standardise(batch.advantages, weights) if hyper.normalize_advantages else batch.advantages
+        advantage = standardize(batch.advantages, weights) if hyper.normalize_advantages else batch.advantages
         ratio = (dist.log_prob(batch.actions) - batch.log_probs).exp()
         policy_loss = -weighted_mean(ratio * advantage, weights)
         entropy = weighted_mean(dist.entropy(), weights)

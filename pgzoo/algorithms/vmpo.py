@@ -1,4 +1,4 @@
-"""V-MPO: on-policy maximum a posteriori policy optimisation."""
+"""V-MPO: on-policy maximum a posteriori policy optimization."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pgzoo.ops.losses import (
     apart,
     explained_variance,
     log_mean_exp,
-    standardise,
+    standardize,
     value_loss,
     weighted_mean,
     weighted_sum,
 )
-from pgzoo.types import Batch, Hyper, Kept, Loss, Need, Params, Steps
+from pgzoo.types import AlgorithmState, Batch, Hyper, Loss, Need, Params, Steps
 
 
 class VMPOConfig(MinibatchConfig):
@@ -55,26 +55,26 @@ class VMPO:
         """Windows of `rollout_steps`."""
         return Steps(settings.rollout_steps)
 
-    def init(self, ctx: Any) -> Kept:
+    def init(self, ctx: Any) -> AlgorithmState:
         """Each member has dual variables of its own."""
         settings = ctx.plan.config.settings
         first = torch.tensor([settings.eta_init, settings.alpha_init])
         eta, alpha = first + torch.log(-torch.expm1(-first))  # the inverse of softplus
-        return Kept({"vmpo.eta": eta, "vmpo.alpha": alpha}, {})
+        return AlgorithmState({"vmpo.eta": eta, "vmpo.alpha": alpha}, {})
 
     def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
         """The weighted likelihood, both duals, the critic's error and the bonus."""
         output, weights = policy.apply(params, batch.inputs), batch.weights
-        advantage = standardise(batch.advantages, weights) if hyper.normalize_advantages else batch.advantages
+        advantage = standardize(batch.advantages, weights) if hyper.normalize_advantages else batch.advantages
         eta, alpha = (apart(F.softplus, params[f"vmpo.{name}"]) for name in ("eta", "alpha"))
         half = _better_half(advantage, weights)
 
         tempered = advantage / eta[:, None, None]
-        log_normaliser = log_mean_exp(tempered, half)
+        log_normalizer = log_mean_exp(tempered, half)
         # E[exp] is a mean, so this psi is a weight per row of the half, and their mean is 1
-        psi = torch.where(half > 0, tempered - log_normaliser[:, None, None], 0.0).detach().exp()
+        psi = torch.where(half > 0, tempered - log_normalizer[:, None, None], 0.0).detach().exp()
         policy_loss = -weighted_mean(psi * output.dist.log_prob(batch.actions), half)
-        eta_loss = eta * (hyper.eps_eta.flatten() + log_normaliser)
+        eta_loss = eta * (hyper.eps_eta.flatten() + log_normalizer)
 
         kl = weighted_mean(batch.old.kl(output.dist), weights)
         alpha_loss = alpha * (hyper.eps_alpha.flatten() - kl.detach()) + alpha.detach() * kl

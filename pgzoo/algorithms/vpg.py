@@ -14,7 +14,7 @@ from pgzoo.config import (
     NormalizeAdvantages,
     RolloutSteps,
 )
-from pgzoo.ops.losses import critic_loss, standardise, weighted_mean
+from pgzoo.ops.losses import critic_loss, standardize, weighted_mean
 from pgzoo.types import Batch, Hyper, Loss, Need, Params, Steps, TrainState, Trajectory
 
 
@@ -57,8 +57,8 @@ class VPG:
 
     def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
         """The policy once, the critic `critic_steps` times."""
-        hindsight = ctx.hindsight(state, trajectory)
-        batch = ctx.batch(trajectory, ctx.estimate(state, trajectory, hindsight), hindsight)
+        evaluated = ctx.evaluate_policy(state, trajectory)
+        batch = ctx.batch(trajectory, ctx.estimate(state, trajectory, evaluated), evaluated)
         state = ctx.step(self.loss, state, batch, only="policy.")
         for _ in range(ctx.plan.config.settings.critic_steps):
             state = ctx.step(critic_loss, state, batch, only="critic.")
@@ -67,7 +67,7 @@ class VPG:
     def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
         """The score weighted by the advantage, and the bonus."""
         dist, weights = policy.apply(params, batch.inputs).dist, batch.weights
-        advantage = standardise(batch.advantages, weights) if hyper.normalize_advantages else batch.advantages
+        advantage = standardize(batch.advantages, weights) if hyper.normalize_advantages else batch.advantages
         policy_loss = -weighted_mean(dist.log_prob(batch.actions) * advantage, weights)
         entropy = weighted_mean(dist.entropy(), weights)
         return Loss(

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgzoo.analysis import statistics
-from pgzoo.analysis.selection import Kind, Run
+from pgzoo.analysis.selection import Run, SelectorKind
 from pgzoo.analysis.statistics import CEILING, FEWEST, Band, Estimate, Scores
 from pgzoo.analysis.wording import plural
 
-__all__ = ["Block", "Curve", "Pair", "Profile", "Side", "Summary", "across", "final_score", "within"]
+__all__ = ["Block", "Curve", "Pair", "Profile", "ScoreSummary", "Side", "across", "final_score", "within"]
 
 Floats: TypeAlias = NDArray[np.float64]
 POINTS = 200
@@ -26,7 +26,7 @@ class Side:
     """What one selector means: runs of distinct seeds, in one or several environments."""
 
     label: str
-    kind: Kind
+    kind: SelectorKind
     runs: tuple[Run, ...]
 
     def on(self, env: str) -> list[Run]:
@@ -35,7 +35,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Summary:
+class ScoreSummary:
     """One kind of score of one side, over its `seeds` (the fewest in any environment)."""
 
     seeds: int
@@ -44,7 +44,7 @@ class Summary:
     median: Estimate
 
     @classmethod
-    def of(cls, scores: Scores) -> Summary:
+    def of(cls, scores: Scores) -> ScoreSummary:
         """Summarise scores, one array `[n]` per environment."""
         few = min(len(x) for x in scores)
         return cls(few, *(statistics.estimate(scores, s) for s in (statistics.iqm, statistics.mean, statistics.median)))
@@ -127,13 +127,13 @@ class Scored:
 
 @dataclass(frozen=True)
 class Block:
-    """The comparison in one environment, or over all of them (`env` is None) on normalised scores."""
+    """The comparison in one environment, or over all of them (`env` is None) on normalized scores."""
 
     env: str | None
     scores: tuple[tuple[Scored, ...], ...]
     """Final scores of each side, one `Scored` per environment."""
-    final: tuple[Summary, ...]
-    area: tuple[Summary, ...]
+    final: tuple[ScoreSummary, ...]
+    area: tuple[ScoreSummary, ...]
     """Area under the curve of each side; empty where a run has one point."""
     pairs: tuple[Pair, ...]
     curves: tuple[Curve, ...] = ()
@@ -170,8 +170,8 @@ def within(sides: Sequence[Side], env: str, score: str) -> Block:
     return Block(
         env,
         scores,
-        tuple(Summary.of([s.values for s in of]) for of in scores),
-        tuple(Summary.of([a]) for a in areas),
+        tuple(ScoreSummary.of([s.values for s in of]) for of in scores),
+        tuple(ScoreSummary.of([a]) for a in areas),
         pairs_of([side.label for side in sides], scores),
         curves,
         areas,
@@ -249,15 +249,15 @@ def across(labels: Sequence[str], blocks: Sequence[Block]) -> tuple[Block, Profi
         tuple(block.scores[side][0].scaled(*s) for block, s in zip(blocks, scales, strict=True))
         for side in range(len(labels))
     )
-    area: tuple[Summary, ...] = ()
+    area: tuple[ScoreSummary, ...] = ()
     if all(block.areas for block in blocks):
         area = tuple(
-            Summary.of(
+            ScoreSummary.of(
                 [(block.areas[i] - zero) / (one - zero) for block, (zero, one) in zip(blocks, scales, strict=True)]
             )
             for i in range(len(labels))
         )
-    final = tuple(Summary.of([s.values for s in of]) for of in scores)
+    final = tuple(ScoreSummary.of([s.values for s in of]) for of in scores)
     lowest = min(float(s.values.min()) for of in scores for s in of)
     thresholds = np.linspace(min(0.0, lowest), 1.0, 101)
     profiles = tuple(statistics.profile([s.values for s in of], thresholds) for of in scores)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 
 from pgzoo.analysis.blocks import Side, final_score
-from pgzoo.analysis.selection import Kind, Run
+from pgzoo.analysis.selection import Run, SelectorKind
 from pgzoo.analysis.statistics import FEWEST
 from pgzoo.analysis.wording import plural, ranges
 from pgzoo.errors import UsageError
@@ -20,7 +20,7 @@ VERSIONS = ("pgzoo.version", "gymnasium.version", "torch.version")
 UNTOLD = ("algorithm", "env", "seed")
 
 
-def narrowed(label: str, kind: Kind, runs: Sequence[Run], warnings: list[str]) -> list[Run]:
+def narrowed(label: str, kind: SelectorKind, runs: Sequence[Run], warnings: list[str]) -> list[Run]:
     """Keep one run of each seed and setting; a name or an algorithm means the newest setting in each environment."""
     kept: list[Run] = []
     for env in sorted({run.env for run in runs}):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pgzoo.analysis.blocks import Block, Profile, Side, across, final_score, within
 from pgzoo.analysis.caveats import caveats, check_distinct, finished, narrowed, settings_apart
-from pgzoo.analysis.selection import Catalogue, Kind, Progress, Run, load
+from pgzoo.analysis.selection import ProgressCallback, Run, RunIndex, SelectorKind, load
 from pgzoo.analysis.statistics import CONFIDENCE
 from pgzoo.errors import UsageError, did_you_mean
 from pgzoo.tracking.home import Home, display_uri
@@ -135,7 +135,7 @@ def compare(
     env: str | Sequence[str] | None = None,
     metric: str | None = None,
     tracking_uri: str | None = None,
-    progress: Progress = lambda what, done, total: None,
+    progress: ProgressCallback = lambda what, done, total: None,
 ) -> Comparison:
     """Compare the runs that two or more selectors mean, or the settings of one sweep, which a group alone means.
 
@@ -148,12 +148,12 @@ def compare(
     StoreError if the tracking store can't be read.
     """
     labels = [selector if isinstance(selector, str) else selector.group for selector in selectors]
-    catalogue = Catalogue(Home.find(), tracking_uri, progress)
-    warnings = catalogue.warnings
-    kinds: dict[str, Kind] = {}
+    catalog = RunIndex(Home.find(), tracking_uri, progress)
+    warnings = catalog.warnings
+    kinds: dict[str, SelectorKind] = {}
     meant: dict[str, list[Run]] = {}
     for label in labels:
-        kinds[label], meant[label] = catalogue.select(label)
+        kinds[label], meant[label] = catalog.select(label)
     if list(kinds.values()) == ["group"]:
         meant = by_title(meant[labels[0]])
         kinds, labels = dict.fromkeys(meant, "name"), list(meant)
@@ -187,8 +187,8 @@ def compare(
         profile=profile,
         differences=settings_apart(sides),
         warnings=tuple(warnings),
-        home=catalogue.home,
-        tracking_uri=catalogue.uri,
+        home=catalog.home,
+        tracking_uri=catalog.uri,
     )
 
 

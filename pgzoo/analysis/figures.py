@@ -13,14 +13,14 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from pgzoo.analysis.statistics import Estimate
-from pgzoo.analysis.wording import centre, interval
+from pgzoo.analysis.wording import center, interval
 from pgzoo.tracking.plots import GRID, INK, MUTED, dress
 
 if TYPE_CHECKING:
     from pgzoo.analysis.blocks import Block, Curve, Profile
     from pgzoo.analysis.compare import Comparison
 
-__all__ = ["COLOURS", "colours", "curves_and_scores"]
+__all__ = ["COLOURS", "colors", "curves_and_scores"]
 
 COLOURS = ("#2563a8", "#d9722e", "#23876b", "#a43f7c", "#86690f", "#5b57c8", "#bf3a3a", "#3f8fb5")
 STROKES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
@@ -28,8 +28,8 @@ FAINT = 30
 """More seeds than these aren't drawn one by one."""
 
 
-def colours(count: int) -> list[str]:
-    """Return a colour for each side; after eight they begin anew, with another stroke."""
+def colors(count: int) -> list[str]:
+    """Return a color for each side; after eight they begin anew, with another stroke."""
     return list(islice(cycle(COLOURS), count))
 
 
@@ -59,7 +59,7 @@ def curves_and_scores(comparison: Comparison, block: Block | None = None) -> Fig
             sample_efficiency(left, one.curves, comparison.labels, comparison.metric)
             heading(left, name, f"{comparison.metric}: IQM over seeds, 95 % band")
         forest(right, one, comparison.labels)
-        heading(right, "", f"{'' if one.env else 'normalised '}final score: IQM, 95 % interval, seeds")
+        heading(right, "", f"{'' if one.env else 'normalized '}final score: IQM, 95 % interval, seeds")
     return figure
 
 
@@ -72,13 +72,13 @@ def sample_efficiency(axes: Axes, curves: Sequence[Curve], labels: Sequence[str]
         axes.set_yticks([])
         axes.text(0.5, 0.5, "one point a run: no curve", transform=axes.transAxes, ha="center", color=MUTED)
         return
-    for place, (curve, label, colour) in enumerate(zip(curves, labels, colours(len(labels)), strict=True)):
+    for place, (curve, label, color) in enumerate(zip(curves, labels, colors(len(labels)), strict=True)):
         stroke = STROKES[place // len(COLOURS) % len(STROKES)]
         if curve.band.method == "none" and len(curve.seeds) > 1:
-            axes.plot(curve.steps, curve.seeds.T, color=colour, linewidth=0.8, alpha=0.35)
-        axes.fill_between(curve.steps, curve.band.low, curve.band.high, color=colour, alpha=0.14, linewidth=0)
+            axes.plot(curve.steps, curve.seeds.T, color=color, linewidth=0.8, alpha=0.35)
+        axes.fill_between(curve.steps, curve.band.low, curve.band.high, color=color, alpha=0.14, linewidth=0)
         name = f"{label}  ({len(curve.seeds)})"
-        axes.plot(curve.steps, curve.band.value, color=colour, linewidth=2, linestyle=stroke, label=name)
+        axes.plot(curve.steps, curve.band.value, color=color, linewidth=2, linestyle=stroke, label=name)
     # a band of few seeds may reach far beyond what was ever seen: the view is of what was
     low = min(float(curve.seeds.min()) for curve in curves)
     high = max(float(curve.seeds.max()) for curve in curves)
@@ -89,13 +89,13 @@ def sample_efficiency(axes: Axes, curves: Sequence[Curve], labels: Sequence[str]
 
 
 def performance_profile(axes: Axes, profile: Profile, labels: Sequence[str]) -> None:
-    """Draw the share of runs above each normalised score."""
-    axes.set_xlabel("normalised score τ: 0 is the beginning of training, 1 the best run")
+    """Draw the share of runs above each normalized score."""
+    axes.set_xlabel("normalized score τ: 0 is the beginning of training, 1 the best run")
     axes.set_ylabel("share of runs above τ")
-    for place, (band, label, colour) in enumerate(zip(profile.bands, labels, colours(len(labels)), strict=True)):
+    for place, (band, label, color) in enumerate(zip(profile.bands, labels, colors(len(labels)), strict=True)):
         stroke = STROKES[place // len(COLOURS) % len(STROKES)]
-        axes.fill_between(profile.thresholds, band.low, band.high, color=colour, alpha=0.14, linewidth=0)
-        axes.plot(profile.thresholds, band.value, color=colour, linewidth=2, linestyle=stroke, label=label)
+        axes.fill_between(profile.thresholds, band.low, band.high, color=color, alpha=0.14, linewidth=0)
+        axes.plot(profile.thresholds, band.value, color=color, linewidth=2, linestyle=stroke, label=label)
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlim(profile.thresholds[0], 1.0)
     legend(axes)
@@ -104,19 +104,19 @@ def performance_profile(axes: Axes, profile: Profile, labels: Sequence[str]) -> 
 def forest(axes: Axes, block: Block, labels: Sequence[str]) -> None:
     """Draw each side's IQM with its interval, over the scores of its seeds."""
     estimates: list[Estimate] = [summary.iqm for summary in block.final]
-    for place, (label, estimate, colour) in enumerate(zip(labels, estimates, colours(len(labels)), strict=True)):
+    for place, (label, estimate, color) in enumerate(zip(labels, estimates, colors(len(labels)), strict=True)):
         scores = np.concatenate([of.values for of in block.scores[place]])
         spread = np.linspace(-0.09, 0.09, len(scores)) if len(scores) > 1 else np.zeros(1)
-        axes.scatter(scores, place + 0.02 + spread, s=17, color=colour, alpha=0.32, linewidths=0, zorder=2)
+        axes.scatter(scores, place + 0.02 + spread, s=17, color=color, alpha=0.32, linewidths=0, zorder=2)
         if estimate.low is not None and estimate.high is not None:
-            axes.plot([estimate.low, estimate.high], [place, place], color=colour, linewidth=2.4, zorder=3)
-        axes.scatter([estimate.value], [place], s=58, color=colour, edgecolor="white", linewidth=1.2, zorder=4)
+            axes.plot([estimate.low, estimate.high], [place, place], color=color, linewidth=2.4, zorder=3)
+        axes.scatter([estimate.value], [place], s=58, color=color, edgecolor="white", linewidth=1.2, zorder=4)
         axes.annotate(
             label, (0, place), (2, 15), xycoords=("axes fraction", "data"), textcoords="offset points",
             fontsize=9.5, color=INK, fontweight="bold",
         ).set_parse_math(False)  # fmt: skip
         axes.annotate(
-            f"{centre(estimate)}  {interval(estimate)}".rstrip(), (1, place), (-2, 15),
+            f"{center(estimate)}  {interval(estimate)}".rstrip(), (1, place), (-2, 15),
             xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=9, color=MUTED, ha="right",
         )  # fmt: skip
     axes.set_ylim(len(labels) - 0.55, -0.75)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgzoo.analysis.report import ENDINGS, render
 from pgzoo.analysis.selection import COMPARISON
-from pgzoo.analysis.wording import centre, interval, percent, percent_interval
+from pgzoo.analysis.wording import center, interval, percent, percent_interval
 from pgzoo.tracking.journal import MAX_PARAM, clean_items, clean_key
 from pgzoo.tracking.lookup import ask
 
@@ -103,7 +103,7 @@ def note(comparison: Comparison) -> str:
         lines += [f"| {block.env or 'all environments'} | seeds | IQM | 95 % |", "|---|---:|---:|---|"]
         for label, final in zip(comparison.labels, block.final, strict=True):
             shown = label.replace("|", "\\|")
-            lines.append(f"| {shown} | {final.seeds} | {centre(final.iqm)} | {interval(final.iqm) or '-'} |")
+            lines.append(f"| {shown} | {final.seeds} | {center(final.iqm)} | {interval(final.iqm) or '-'} |")
         lines.append("")
         for pair in block.pairs:
             chance = f"{percent(pair.improvement.value)} {percent_interval(pair.improvement)}".rstrip()

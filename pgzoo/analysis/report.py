@@ -11,13 +11,13 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from pgzoo.analysis.statistics import FEWEST, MANY, Estimate
-from pgzoo.analysis.wording import centre, interval, number, percent, percent_interval, plural
+from pgzoo.analysis.wording import center, interval, number, percent, percent_interval, plural
 from pgzoo.errors import UsageError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from pgzoo.analysis.blocks import Block, Pair, Summary
+    from pgzoo.analysis.blocks import Block, Pair, ScoreSummary
     from pgzoo.analysis.compare import Comparison
 
 __all__ = ["ENDINGS", "render"]
@@ -75,11 +75,11 @@ def heading(comparison: Comparison) -> str:
 
 
 def tag(comparison: Comparison, label: str) -> str:
-    """Write a side's name beside its colour."""
-    from pgzoo.analysis.figures import colours
+    """Write a side's name beside its color."""
+    from pgzoo.analysis.figures import colors
 
-    colour = colours(len(comparison.labels))[comparison.labels.index(label)]
-    return f'<span class="side"><i style="background:{colour}"></i>{escape(label)}</span>'
+    color = colors(len(comparison.labels))[comparison.labels.index(label)]
+    return f'<span class="side"><i style="background:{color}"></i>{escape(label)}</span>'
 
 
 def section(comparison: Comparison, block: Block) -> str:
@@ -89,7 +89,7 @@ def section(comparison: Comparison, block: Block) -> str:
     note = ""
     if not block.env:
         note = (
-            '<p class="note">Scores are normalised: in each environment 0 is the beginning of training (the mean of '
+            '<p class="note">Scores are normalized: in each environment 0 is the beginning of training (the mean of '
             "all first points) and 1 the best run of this comparison.</p>"
         )
     image = base64.b64encode(drawn(curves_and_scores(comparison, block), "svg")).decode()
@@ -128,7 +128,7 @@ def sentence(text: str) -> str:
 
 
 def signed(estimate: Estimate) -> str:
-    return f"+{centre(estimate)}" if estimate.value > 0 else centre(estimate)
+    return f"+{center(estimate)}" if estimate.value > 0 else center(estimate)
 
 
 def probability_bar(estimate: Estimate) -> str:
@@ -151,9 +151,9 @@ def scores_table(comparison: Comparison, block: Block) -> str:
     return table(head, rows) + "".join(f'<p class="note">{escape(reason)}.</p>' for reason in sorted(reasons))
 
 
-def estimates(summary: Summary) -> list[str]:
+def estimates(summary: ScoreSummary) -> list[str]:
     found = (summary.iqm, summary.mean, summary.median)
-    return [f"<b>{centre(e)}</b><small>{interval(e) or 'no interval'}</small>" for e in found]
+    return [f"<b>{center(e)}</b><small>{interval(e) or 'no interval'}</small>" for e in found]
 
 
 def settings(comparison: Comparison) -> str:

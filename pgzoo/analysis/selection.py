@@ -24,16 +24,16 @@ from pgzoo.tracking.journal import Record, records
 from pgzoo.tracking.ledger import identity, in_training, journal_folders, read_json, start_of
 from pgzoo.tracking.lookup import ask
 
-__all__ = ["COMPARISON", "Catalogue", "Kind", "Progress", "Run", "load"]
+__all__ = ["COMPARISON", "ProgressCallback", "Run", "RunIndex", "SelectorKind", "load"]
 
-Kind: TypeAlias = Literal["run", "group", "name", "algorithm", "tag", "param", "experiment"]
-Progress: TypeAlias = Callable[[str, int, int | None], None]
+SelectorKind: TypeAlias = Literal["run", "group", "name", "algorithm", "tag", "param", "experiment"]
+ProgressCallback: TypeAlias = Callable[[str, int, int | None], None]
 """Told what is being read, how many there are so far, and of how many (None: nobody knows yet)."""
 
 COMPARISON = ("pgzoo.kind", "comparison")
 """The tag of a comparison that was logged; it is no run to compare."""
-KINDS: tuple[Kind, ...] = ("run", "group", "name", "algorithm", "experiment")
-PREFIXED: tuple[Kind, ...] = ("tag", "param")
+KINDS: tuple[SelectorKind, ...] = ("run", "group", "name", "algorithm", "experiment")
+PREFIXED: tuple[SelectorKind, ...] = ("tag", "param")
 """Kinds that a selector names itself: `tag:KEY=VALUE`, `param:KEY=VALUE`."""
 UNQUOTABLE = dict.fromkeys(map(ord, '`"\\'))
 PAGE = 500
@@ -78,7 +78,7 @@ class Run:
         """The name without the seed: the same for all seeds of a setting."""
         return self.name.removesuffix(f" s{self.seed}")
 
-    def answers_to(self, kind: Kind, selector: str) -> bool:
+    def answers_to(self, kind: SelectorKind, selector: str) -> bool:
         """Say whether a selector of this kind means this run."""
         match kind:
             case "run":
@@ -99,17 +99,17 @@ class Run:
                 return key in self.params and same(self.params[key], value)
 
 
-class Catalogue:
+class RunIndex:
     """The runs of a home and of a tracking store, by selector."""
 
-    def __init__(self, home: Home, tracking_uri: str | None, progress: Progress) -> None:
+    def __init__(self, home: Home, tracking_uri: str | None, progress: ProgressCallback) -> None:
         self.home, self.progress = home, progress
         self.uri = resolve_uri(tracking_uri, home)
         # A store that is named is the one that is meant, and may know the runs of other machines.
         self.named = bool((tracking_uri or "").strip() or os.environ.get("MLFLOW_TRACKING_URI", "").strip())
         self.warnings: list[str] = []
 
-    def select(self, selector: str) -> tuple[Kind, list[Run]]:
+    def select(self, selector: str) -> tuple[SelectorKind, list[Run]]:
         """Return what kind of selector this is, and all runs that it means.
 
         Raises UnknownName if it means none, UsageError for a tag or parameter without a value, StoreError if a store
@@ -182,7 +182,7 @@ class Catalogue:
         return sorted(known - {""})
 
 
-def kinds_of(selector: str) -> tuple[Kind, ...]:
+def kinds_of(selector: str) -> tuple[SelectorKind, ...]:
     """What a selector may be, what goes first first."""
     return next(((kind,) for kind in PREFIXED if selector.startswith(f"{kind}:")), KINDS)
 
@@ -201,7 +201,7 @@ def same(one: str, other: str) -> bool:
         return False
 
 
-def choose(selector: str, runs: Sequence[Run]) -> tuple[Kind, list[Run]]:
+def choose(selector: str, runs: Sequence[Run]) -> tuple[SelectorKind, list[Run]]:
     for kind in kinds_of(selector):
         if chosen := [run for run in runs if run.answers_to(kind, selector)]:
             return kind, sorted(chosen, key=lambda run: (run.env, run.seed, run.started))
@@ -229,7 +229,7 @@ def search_experiments(client: Any) -> Iterator[Any]:
 
 
 def queries(
-    client: Any, kind: Kind, selector: str, experiments: Mapping[str, str]
+    client: Any, kind: SelectorKind, selector: str, experiments: Mapping[str, str]
 ) -> Iterator[tuple[str, Sequence[str]]]:
     """Yield the filters, and the experiments to search, that give at least the runs of a selector."""
     quoted = '"' + selector.translate(dict.fromkeys(map(ord, '"%\\'))) + '"'
@@ -296,7 +296,7 @@ def from_store(run: Any, experiments: Mapping[str, str], uri: str) -> Run:
     )
 
 
-def load(runs: Sequence[Run], metric: str, progress: Progress) -> list[Run]:
+def load(runs: Sequence[Run], metric: str, progress: ProgressCallback) -> list[Run]:
     """Return the runs with the curve of `metric`, all metrics' last values and how they ended.
 
     Raises StoreError if the store can't be read.

@@ -211,8 +211,8 @@ def improvement(a: Scores, b: Scores) -> Estimate:
         return Estimate(float(value.mean()), reason=too_few(few))
     limits = [newcombe(p, len(x), len(y)) for p, x, y in zip(value, a, b, strict=True)]
     low, high = (np.linalg.norm(value - side) / len(value) for side in np.array(limits).T)
-    centre = float(value.mean())
-    return Estimate(centre, max(0.0, centre - float(low)), min(1.0, centre + float(high)), "score")
+    center = float(value.mean())
+    return Estimate(center, max(0.0, center - float(low)), min(1.0, center + float(high)), "score")
 
 
 def newcombe(p: float, n: int, m: int) -> tuple[float, float]:
@@ -251,9 +251,9 @@ def paired_improvement(a: ArrayLike, b: ArrayLike) -> Estimate:
     if n < FEWEST:
         return Estimate(p, reason=too_few(n))
     z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
-    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    center = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     reach = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    return Estimate(p, max(0.0, float(centre - reach)), min(1.0, float(centre + reach)), "score")
+    return Estimate(p, max(0.0, float(center - reach)), min(1.0, float(center + reach)), "score")
 
 
 def difference(a: Scores, b: Scores) -> Estimate:

@@ -27,7 +27,7 @@ def interval(estimate: Estimate) -> str:
     return f"[{number(estimate.low, scale)}, {number(estimate.high, scale)}]"
 
 
-def centre(estimate: Estimate) -> str:
+def center(estimate: Estimate) -> str:
     """Write the value, with as many digits as its interval."""
     ends = [abs(x) for x in (estimate.low, estimate.high, estimate.value) if x is not None and math.isfinite(x)]
     return number(estimate.value, max(ends, default=0.0))

@@ -9,7 +9,7 @@ import click
 
 from pgzoo.cli import common
 from pgzoo.errors import UnknownName, did_you_mean
-from pgzoo.registry import KINDS, Catalog
+from pgzoo.registry import KINDS, PluginCatalog
 
 __all__ = ["check"]
 
@@ -37,7 +37,7 @@ def check(ctx: click.Context, name: str, imports: tuple[str, ...], blocked: tupl
     ctx.exit(1 if failed else 0)
 
 
-def _tasks(name: str, catalog: Catalog) -> Iterator[Task]:
+def _tasks(name: str, catalog: PluginCatalog) -> Iterator[Task]:
     """The checks that NAME stands for. Raises UnknownName where it stands for nothing."""
     from pgzoo.testing.checks import check_component, check_plugin
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pgzoo.registry import Catalog, discover
+from pgzoo.registry import PluginCatalog, discover
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -64,7 +64,7 @@ def peek(args: Sequence[str], option: str) -> list[str]:
     return values + [arg.partition("=")[2] for arg in args if arg.startswith(f"{option}=")]
 
 
-def open_catalog(*, blocked: Iterable[str] = (), imports: Iterable[str] = ()) -> Catalog:
+def open_catalog(*, blocked: Iterable[str] = (), imports: Iterable[str] = ()) -> PluginCatalog:
     """Discover all plugins, the inline one too, which is said aloud on stderr. Raises as `discover` does."""
     catalog = discover(blocked=blocked, imports=imports)
     for plugin in catalog.plugins:
@@ -74,7 +74,7 @@ def open_catalog(*, blocked: Iterable[str] = (), imports: Iterable[str] = ()) ->
     return catalog
 
 
-def warn_of_broken(catalog: Catalog, *, inline: bool = False) -> None:
+def warn_of_broken(catalog: PluginCatalog, *, inline: bool = False) -> None:
     """Say on stderr which plugins are broken: the inline one, or those that every command meets."""
     for plugin in catalog.broken:
         if (plugin.source == "inline") == inline:
@@ -99,9 +99,9 @@ def print_json(value: object) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, hint: str = "") -> None:
-    """Print a table: coloured and wrapped in a terminal, else one plain line per row, of any length.
+    """Print a table: colored and wrapped in a terminal, else one plain line per row, of any length.
 
-    A cell may begin with a colour of rich, such as "[green]yes"; any other text is taken as it is.
+    A cell may begin with a color of rich, such as "[green]yes"; any other text is taken as it is.
     """
     _print_table(columns, rows, hint, heading=True)
 
@@ -146,5 +146,5 @@ def _print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], hint: st
 def _cell(text: str) -> Text:
     from rich.text import Text
 
-    colour = re.match(r"\[(green|yellow|red)\]", text)
-    return Text(text[colour.end() :], style=colour[1]) if colour else Text(text)
+    color = re.match(r"\[(green|yellow|red)\]", text)
+    return Text(text[color.end() :], style=color[1]) if color else Text(text)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from pgzoo.analysis.blocks import Block, Summary
+    from pgzoo.analysis.blocks import Block, ScoreSummary
     from pgzoo.analysis.compare import Comparison
 
 __all__ = ["command"]
@@ -95,9 +95,9 @@ def show_block(out: Console, comparison: Comparison, block: Block) -> None:
     """Print scores, areas and pairs in one environment, or over all."""
     from rich.text import Text
 
-    from pgzoo.analysis.wording import centre, interval, percent, percent_interval
+    from pgzoo.analysis.wording import center, interval, percent, percent_interval
 
-    what = "normalised scores: 0 the beginning of training, 1 the best run" if block.env is None else comparison.score
+    what = "normalized scores: 0 the beginning of training, 1 the best run" if block.env is None else comparison.score
     title = Text(f"\n{block.env or f'all {len(comparison.envs)} environments'}", style="bold")
     out.print(title.append(f"  {what}", style="dim"))
     out.print()
@@ -115,21 +115,21 @@ def show_block(out: Console, comparison: Comparison, block: Block) -> None:
             Text(f"{pair.a} > {pair.b}"),
             Text(f"{percent(pair.improvement.value)} {percent_interval(pair.improvement)}".rstrip()),
             paired,
-            Text(f"{sign}{centre(pair.difference)} {interval(pair.difference)}".rstrip()),
+            Text(f"{sign}{center(pair.difference)} {interval(pair.difference)}".rstrip()),
             Text(pair.verdict, style="green" if pair.settled else "yellow"),
         )
     out.print(table)
 
 
-def summary_table(comparison: Comparison, heading: str, summaries: tuple[Summary, ...]) -> Table:
+def summary_table(comparison: Comparison, heading: str, summaries: tuple[ScoreSummary, ...]) -> Table:
     from rich.text import Text
 
-    from pgzoo.analysis.wording import centre, interval
+    from pgzoo.analysis.wording import center, interval
 
     table = plain_table(heading, "seeds", "IQM", "mean", "median")
     for label, summary in zip(comparison.labels, summaries, strict=True):
         cells = [
-            Text(centre(e), style="bold").append(f" {interval(e)}".rstrip(), style="not bold dim")
+            Text(center(e), style="bold").append(f" {interval(e)}".rstrip(), style="not bold dim")
             for e in (summary.iqm, summary.mean, summary.median)
         ]
         table.add_row(Text(label, style="cyan"), str(summary.seeds), *cells)

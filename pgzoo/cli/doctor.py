@@ -15,7 +15,7 @@ import click
 from pgzoo import extras
 from pgzoo.cli import common
 from pgzoo.errors import StoreError
-from pgzoo.registry import Catalog, PluginInfo
+from pgzoo.registry import PluginCatalog, PluginInfo
 
 __all__ = ["Finding", "command"]
 
@@ -62,7 +62,7 @@ def command(ctx: click.Context, imports: tuple[str, ...], blocked: tuple[str, ..
         *_versions(),
         *_machine(),
         *_extras(),
-        *_plugins(catalog, first if isinstance(first, Catalog) else catalog),
+        *_plugins(catalog, first if isinstance(first, PluginCatalog) else catalog),
         *_store(),
     ]
     bad = [finding for finding in findings if finding.state == "bad"]
@@ -103,7 +103,7 @@ def _extras() -> Iterator[Finding]:
             yield Finding("extras", name, "note", f"{extras.install_hint(extra.modules[0])} for {extra.purpose}")
 
 
-def _plugins(catalog: Catalog, first: Catalog) -> Iterator[Finding]:
+def _plugins(catalog: PluginCatalog, first: PluginCatalog) -> Iterator[Finding]:
     """Judge the plugins; what loading took is known from `first`, which found nothing loaded yet."""
     measured = {plugin.name: plugin for plugin in first.plugins if plugin.status == "ok"}
     for plugin in catalog.plugins:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pgzoo.cli import common
-from pgzoo.registry import Catalog
+from pgzoo.registry import PluginCatalog
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
@@ -70,7 +70,7 @@ def _list(every: bool, as_json: bool) -> None:
     common.print_table(("Environment", "Loads", "Max steps", "Threshold", "To do"), rows, hint=hint)
 
 
-def _describe(env_id: str, catalog: Catalog, as_json: bool) -> bool:
+def _describe(env_id: str, catalog: PluginCatalog, as_json: bool) -> bool:
     from pgzoo.envs.choice import choose_backend, foreign_backends
     from pgzoo.envs.info import describe
     from pgzoo.errors import EnvError

@@ -43,7 +43,7 @@ def command(
 
     A run is named by its MLflow run id, run key, group or name. Episodes start as in the run's own evaluations, so
     that numbers can be compared. They are played in parallel environments, as many in each, so that short ones
-    aren't favoured.
+    aren't favored.
     """
     from pgzoo.play.evaluation import evaluate_policy, find_policies, place
     from pgzoo.tracking import Home

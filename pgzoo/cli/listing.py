@@ -8,7 +8,7 @@ import click
 
 from pgzoo.cli import common
 from pgzoo.cli.check import check
-from pgzoo.registry import KINDS, Catalog, Entry, Kind, PluginInfo
+from pgzoo.registry import KINDS, ComponentKind, Entry, PluginCatalog, PluginInfo
 
 __all__ = ["algorithms", "describe", "estimators", "plugins", "policies"]
 
@@ -27,7 +27,7 @@ def describe(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _listing(kind: Kind, about: str, hint: str) -> click.Command:
+def _listing(kind: ComponentKind, about: str, hint: str) -> click.Command:
     """Make the command that lists one kind."""
 
     @click.command(help=about)
@@ -107,7 +107,7 @@ def _list_plugins(imports: tuple[str, ...], blocked: tuple[str, ...], as_json: b
     )
 
 
-def _describe_plugin(plugin: PluginInfo, catalog: Catalog) -> dict[str, Any]:
+def _describe_plugin(plugin: PluginInfo, catalog: PluginCatalog) -> dict[str, Any]:
     return {
         "name": plugin.name,
         "summary": _summary(plugin, catalog),
@@ -123,14 +123,14 @@ def _describe_plugin(plugin: PluginInfo, catalog: Catalog) -> dict[str, Any]:
     }
 
 
-def _offers(plugin: PluginInfo, catalog: Catalog) -> dict[str, list[str]]:
+def _offers(plugin: PluginInfo, catalog: PluginCatalog) -> dict[str, list[str]]:
     found = {
         kind: [entry.name for entry in catalog.entries(kind) if entry.plugin.name == plugin.name] for kind in KINDS
     }
     return {kind: names for kind, names in found.items() if names}
 
 
-def _summary(plugin: PluginInfo, catalog: Catalog) -> str:
+def _summary(plugin: PluginInfo, catalog: PluginCatalog) -> str:
     offers = {kind.replace("_", " "): names for kind, names in _offers(plugin, catalog).items()}
     events = [hook.removeprefix("pgzoo_") for hook in plugin.hooks if hook != "pgzoo_register"]
     parts = {**offers, "hears": events} if events else offers
@@ -138,5 +138,5 @@ def _summary(plugin: PluginInfo, catalog: Catalog) -> str:
 
 
 def _status(plugin: PluginInfo) -> str:
-    colour = {"ok": "green", "broken": "red", "blocked": "yellow"}[plugin.status]
-    return f"[{colour}]{plugin.status}"
+    color = {"ok": "green", "broken": "red", "blocked": "yellow"}[plugin.status]
+    return f"[{color}]{plugin.status}"

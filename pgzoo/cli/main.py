@@ -12,7 +12,7 @@ from click.shell_completion import CompletionItem
 
 from pgzoo.cli import common
 from pgzoo.errors import PgzooError, PluginError
-from pgzoo.registry import Catalog, Entry, discover
+from pgzoo.registry import Entry, PluginCatalog, discover
 
 __all__ = ["main", "program"]
 
@@ -96,12 +96,12 @@ def main() -> None:
         _flush_quietly()
 
 
-def _catalog(ctx: click.Context) -> Catalog:
+def _catalog(ctx: click.Context) -> PluginCatalog:
     """What built-ins and installed plugins offer, found once per process."""
     root = ctx.find_root()
     if root.obj is None:
         root.obj = discover(inline=False)
-    assert isinstance(root.obj, Catalog)
+    assert isinstance(root.obj, PluginCatalog)
     return root.obj
 
 

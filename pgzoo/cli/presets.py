@@ -9,7 +9,7 @@ import click
 from pgzoo.cli import common
 from pgzoo.cli.listing import describe
 from pgzoo.errors import UnknownName
-from pgzoo.registry import Catalog, Entry
+from pgzoo.registry import Entry, PluginCatalog
 
 __all__ = ["command"]
 
@@ -68,7 +68,7 @@ def show(names: tuple[str, ...], imports: tuple[str, ...], blocked: tuple[str, .
     click.echo(yaml.safe_dump(settings, sort_keys=False), nl=False)
 
 
-def _automatic(catalog: Catalog, algorithm: str, env: str) -> Entry:
+def _automatic(catalog: PluginCatalog, algorithm: str, env: str) -> Entry:
     catalog.get("algorithm", algorithm)
     entry = catalog.auto_preset(algorithm, env)
     if entry is None:

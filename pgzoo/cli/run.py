@@ -12,7 +12,7 @@ import click
 from pgzoo.cli.common import json_option, open_catalog, peek, plugin_options, typed
 
 if TYPE_CHECKING:
-    from pgzoo.registry import Catalog, Kind
+    from pgzoo.registry import ComponentKind, PluginCatalog
 
 __all__ = ["command"]
 
@@ -68,7 +68,7 @@ def command() -> None:
     """Train an algorithm on an environment, evaluate it, and log everything to MLflow."""
 
 
-def _catalog(ctx: click.Context) -> Catalog:
+def _catalog(ctx: click.Context) -> PluginCatalog:
     """The catalog with this command's own plugins, made once."""
     if "catalog" not in ctx.meta:
         args = ctx.meta.get("arguments", [])
@@ -88,7 +88,7 @@ def _algorithm_of(args: Sequence[str]) -> str | None:
     return None
 
 
-def _command_for(name: str, catalog: Catalog, args: Sequence[str]) -> click.Command:
+def _command_for(name: str, catalog: PluginCatalog, args: Sequence[str]) -> click.Command:
     """Build the command of one algorithm: an option for each setting of the components that these arguments choose."""
     from pgzoo.cli.options import GroupedCommand, GroupedOption, options
     from pgzoo.config import AlgorithmConfig, ComponentConfig, RunConfig
@@ -107,7 +107,7 @@ def _command_for(name: str, catalog: Catalog, args: Sequence[str]) -> click.Comm
         *options(RunConfig, group="Run", defaults=defaults, skip=SKIPPED),
         *options(settings, group=f"Algorithm {name}", defaults=defaults),
     ]
-    parts: tuple[tuple[Kind, str], ...] = (("policy", "mlp"), ("estimator", target.estimator))
+    parts: tuple[tuple[ComponentKind, str], ...] = (("policy", "mlp"), ("estimator", target.estimator))
     for kind, fallback in parts:
         chosen = _chosen(kind, fallback, defaults, catalog, args)
         component = look_up(catalog, kind, chosen, _where_named(kind, chosen, args))
@@ -140,7 +140,7 @@ def _where_named(kind: str, name: str, args: Sequence[str]) -> str:
     return ""
 
 
-def _chosen(kind: str, fallback: str, defaults: Mapping[str, Any], catalog: Catalog, args: Sequence[str]) -> str:
+def _chosen(kind: str, fallback: str, defaults: Mapping[str, Any], catalog: PluginCatalog, args: Sequence[str]) -> str:
     """Which policy or estimator these arguments come down to."""
     from pgzoo.config import read_yaml
 

@@ -80,7 +80,7 @@ def _add_seeds(table: Table, result: Result) -> None:
     for run in result.runs:
         table.add_row(
             str(run.seed),
-            _coloured(run.status),
+            _colored(run.status),
             f"{run.env_steps:,}",
             *_statistics(run.returns, ddof=0),
             f"{run.greedy_returns.mean():.1f}" if run.greedy_returns.size else "-",
@@ -97,7 +97,7 @@ def _add_settings(table: Table, result: Result) -> None:
         runs = [run for run in result.runs if run.settings == setting]
         status = max((run.status for run in runs), key=BADNESS.index)
         steps = sum(run.env_steps for run in runs)
-        table.add_row(*map(str, values), str(len(runs)), _coloured(status), f"{steps:,}", *_over(runs))
+        table.add_row(*map(str, values), str(len(runs)), _colored(status), f"{steps:,}", *_over(runs))
 
 
 def _over(runs: Sequence[SeedResult]) -> list[str]:
@@ -107,7 +107,7 @@ def _over(runs: Sequence[SeedResult]) -> list[str]:
     return [*_statistics(means, ddof=1), f"{np.mean(greedy):.1f}" if greedy else "-"]
 
 
-def _coloured(status: MemberStatus) -> str:
+def _colored(status: MemberStatus) -> str:
     return f"[{COLOURS[status]}]{status}[/]"
 
 

@@ -67,11 +67,11 @@ class ActionConfig(ComponentConfig):
     ] = False
 
 
-LearningRate = Annotated[float, Field(gt=0, description="step size of the optimiser")]
+LearningRate = Annotated[float, Field(gt=0, description="step size of the optimizer")]
 LearningRateSchedule = Annotated[
     Literal["constant", "linear"], Field(description="keep the step size, or anneal it to 0 at the last step")
 ]
-OptimizerName = Annotated[Literal["adam", "rmsprop", "sgd"], Field(description="first-order optimiser")]
+OptimizerName = Annotated[Literal["adam", "rmsprop", "sgd"], Field(description="first-order optimizer")]
 OptimizerEps = Annotated[
     float | None, Static, Field(gt=0, description="keeps its denominators from 0; default: adam 1e-8, rmsprop 1e-5")
 ]

@@ -46,7 +46,7 @@ def pgzoo_register(registry: Any) -> None:
         "gae",
         "pgzoo.ops.returns:gae",
         config="pgzoo.estimators.settings:GAEConfig",
-        summary="generalised advantage estimation (Schulman et al. 2016)",
+        summary="generalized advantage estimation (Schulman et al. 2016)",
     )
     registry.estimator(
         "v-trace",

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pgzoo.config import Component
-    from pgzoo.registry import Catalog
+    from pgzoo.registry import PluginCatalog
 
 __all__ = ["LoadedPolicy", "load_policy", "pack"]
 
@@ -160,7 +160,7 @@ def pack(
     return {TENSORS: save(one), DESCRIPTION: (json.dumps(description, indent=2) + "\n").encode()}
 
 
-def load_policy(path: str | Path, catalog: Catalog | None = None) -> LoadedPolicy:
+def load_policy(path: str | Path, catalog: PluginCatalog | None = None) -> LoadedPolicy:
     """Load a policy from its folder, or from one of its two files.
 
     The policy's class comes from an installed plugin, never from the files. What they say of sizes is compared with
@@ -237,7 +237,7 @@ def _read_description(folder: Path) -> _Description:
     return _Description(said["policy"], bool(said.get("normalize_obs")), spec, env)
 
 
-def _make(said: _Description, catalog: Catalog) -> tuple[Component, Spec, Policy]:
+def _make(said: _Description, catalog: PluginCatalog) -> tuple[Component, Spec, Policy]:
     from pgzoo.registry.components import resolve_component
 
     component, factory = resolve_component("policy", said.policy, catalog)

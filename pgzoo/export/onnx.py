@@ -3,7 +3,7 @@
     obs [N, *O], (action_mask [N, K]), (state [N, M], starts [N]) -> action [N, *A], its distribution's numbers, (state)
 
 `action` is the mode, as the environment takes it; observations are as the policy sees them: raw, but flattened. A
-normaliser is part of the graph. The batch N is dynamic.
+normalizer is part of the graph. The batch N is dynamic.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from pgzoo.config import Member, RunConfig
 from pgzoo.ops.members import select
 from pgzoo.training import checkpoint
 from pgzoo.training.events import CheckpointSaved, EpisodesFinished, Evaluated, Event, UpdateDone
-from pgzoo.training.loop import Standing
+from pgzoo.training.loop import Progress
 
 __all__ = ["SHARED_EVENTS", "ResumePoint", "decode", "encode", "load_resume_point", "save_resume_point", "split"]
 
@@ -37,7 +37,7 @@ class ResumePoint:
 
     group: str
     members: tuple[Member, ...]
-    standing: Standing
+    standing: Progress
     listeners: tuple[Mapping[str, Any], ...]
 
 
@@ -105,7 +105,7 @@ def save_resume_point(folder: Path, resume_point: ResumePoint, row: int) -> str:
 def load_resume_point(group: str, config: RunConfig, paths: Sequence[str]) -> ResumePoint:
     """Take up members of a run with this config where `save` has left them."""
     kept = [checkpoint.load(Path(path)) for path in paths]
-    standing = Standing(
+    standing = Progress(
         checkpoint.assemble([one.state for one in kept]),
         tuple(one.about["status"] for one in kept),
         tuple(one.about["reason"] for one in kept),

@@ -40,7 +40,7 @@ STATUS: dict[str, EndStatus] = {
     "interrupted": "KILLED",
 }
 WINDOW = 100
-"""Episodes whose mean return counts as the return of a policy in training."""
+"""EpisodeRecord whose mean return counts as the return of a policy in training."""
 
 
 @dataclass(frozen=True)

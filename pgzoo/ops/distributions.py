@@ -30,6 +30,7 @@ from pgzoo.ops.draws import (
     mode_of_categorical,
     mode_of_multi_categorical,
 )
+from pgzoo.ops.elementwise import log_one_minus, sigmoid, softplus
 from pgzoo.types import Array
 
 __all__ = ["Bernoulli", "Beta", "Categorical", "DiagonalGaussian", "MultiCategorical", "TanhGaussian"]
@@ -136,17 +137,17 @@ class Bernoulli:
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """Log-probability of all bits, `[...]`."""
-        return -F.softplus(torch.where(actions > 0, -self.logits, self.logits)).sum(-1)
+        return -softplus(torch.where(actions > 0, -self.logits, self.logits)).sum(-1)
 
     def entropy(self) -> Tensor:
         """Entropy of all bits, `[...]`."""
-        return (F.softplus(self.logits) - self.logits * torch.sigmoid(self.logits)).sum(-1)
+        return (softplus(self.logits) - self.logits * sigmoid(self.logits)).sum(-1)
 
     def kl(self, other: Bernoulli) -> Tensor:
         """KL(self || other), the sum over bits, `[...]`."""
         p, q = self.logits, other.logits
-        ones = torch.sigmoid(p) * (F.softplus(-q) - F.softplus(-p))
-        zeros = torch.sigmoid(-p) * (F.softplus(q) - F.softplus(p))
+        ones = sigmoid(p) * (softplus(-q) - softplus(-p))
+        zeros = sigmoid(-p) * (softplus(q) - softplus(p))
         return (ones + zeros).sum(-1)
 
     def mode(self) -> Array:
@@ -266,20 +267,20 @@ class Beta:
     def log_prob(self, actions: Tensor) -> Tensor:
         """Log-density summed over dimensions, `[...]`; that of 1e-6 or 1 - 1e-6 for an action nearer to an end."""
         x = actions.clamp(_EDGE, 1 - _EDGE)
-        return ((self.alpha - 1) * x.log() + (self.beta - 1) * torch.log1p(-x) - self._log_normaliser).sum(-1)
+        return ((self.alpha - 1) * x.log() + (self.beta - 1) * log_one_minus(x) - self._log_normalizer).sum(-1)
 
     def entropy(self) -> Tensor:
         """Differential entropy log B(α, β) - (α-1) ψ(α) - (β-1) ψ(β) + (α+β-2) ψ(α+β), `[...]`."""
         a, b = self.alpha, self.beta
         total = (a + b - 2) * torch.digamma(a + b)
-        return (self._log_normaliser - (a - 1) * torch.digamma(a) - (b - 1) * torch.digamma(b) + total).sum(-1)
+        return (self._log_normalizer - (a - 1) * torch.digamma(a) - (b - 1) * torch.digamma(b) + total).sum(-1)
 
     def kl(self, other: Beta) -> Tensor:
         """KL(self || other) = Σ log B(α', β')/B(α, β) + (α-α') ψ(α) + (β-β') ψ(β) - (α-α'+β-β') ψ(α+β), `[...]`."""
         a, b = self.alpha, self.beta
         more_a, more_b = a - other.alpha, b - other.beta
         moments = more_a * torch.digamma(a) + more_b * torch.digamma(b) - (more_a + more_b) * torch.digamma(a + b)
-        return (other._log_normaliser - self._log_normaliser + moments).sum(-1)
+        return (other._log_normalizer - self._log_normalizer + moments).sum(-1)
 
     def mode(self) -> Array:
         """(α-1)/(α+β-2), `[..., A]`."""
@@ -294,13 +295,13 @@ class Beta:
         return Beta(fn(self.alpha), fn(self.beta))
 
     @cached_property
-    def _log_normaliser(self) -> Tensor:
+    def _log_normalizer(self) -> Tensor:
         """The logarithm of B(α, β), for each dimension."""
         return torch.lgamma(self.alpha) + torch.lgamma(self.beta) - torch.lgamma(self.alpha + self.beta)
 
 
 def _log_slope_of_tanh(u: Tensor) -> Tensor:
-    return 2 * (LOG_2 - u - F.softplus(-2 * u))
+    return 2 * (LOG_2 - u - softplus(-2 * u))
 
 
 def _array(x: Tensor) -> Array:

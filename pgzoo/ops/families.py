@@ -10,7 +10,6 @@ from typing import Any, Literal, get_args, overload
 import gymnasium as gym
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pgzoo.errors import UnfitError, did_you_mean
@@ -26,6 +25,7 @@ from pgzoo.ops.draws import (
     mode_of_categorical,
     mode_of_multi_categorical,
 )
+from pgzoo.ops.elementwise import softplus
 from pgzoo.types import Array, Distribution, NoiseKind
 
 __all__ = ["DistributionName", "Family", "family_for", "masked"]
@@ -257,7 +257,7 @@ def _beta(space: gym.spaces.Box) -> Family:
         noise_size=size,
         scale_size=0,
         mask_size=0,
-        distribution=lambda outputs, _: Beta(*torch.chunk(1 + F.softplus(outputs), 2, -1)),
+        distribution=lambda outputs, _: Beta(*torch.chunk(1 + softplus(outputs), 2, -1)),
         draw=lambda outputs, _, noise: draw_beta(*_concentrations(outputs), noise),
         mode=lambda outputs: mode_of_beta(*_concentrations(outputs)),
         to_env=partial(_fill, space),

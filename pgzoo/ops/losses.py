@@ -25,7 +25,7 @@ __all__ = [
     "explained_variance",
     "kl_estimate",
     "log_mean_exp",
-    "standardise",
+    "standardize",
     "value_loss",
     "weighted_max",
     "weighted_mean",
@@ -54,7 +54,7 @@ def weighted_std(x: Tensor, weights: Tensor) -> Tensor:
     return weighted_mean((x - mean) ** 2, weights).sqrt()
 
 
-def standardise(x: Tensor, weights: Tensor, eps: float = 1e-8) -> Tensor:
+def standardize(x: Tensor, weights: Tensor, eps: float = 1e-8) -> Tensor:
     """Shift and scale `x` to mean 0 and deviation 1 over each member's own rows: `[S, T, B] -> [S, T, B]`."""
     mean, std = weighted_mean(x, weights), weighted_std(x, weights)
     return (x - mean[..., None, None]) / (std[..., None, None] + eps)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pgzoo.ops import elementwise
 from pgzoo.ops.order import any_order
 from pgzoo.types import Array, Params
 
@@ -56,10 +57,10 @@ ACTIVATIONS: Mapping[str, tuple[Callable[[Tensor], Tensor], Callable[[Array], Ar
     "tanh": (torch.tanh, lambda x: np.tanh(x, out=x), 5 / 3),
     "relu": (torch.relu, lambda x: np.maximum(x, 0.0, out=x), 2**0.5),
     "leaky_relu": (F.leaky_relu, lambda x: np.maximum(x, 0.01 * x), 2**0.5),
-    "elu": (F.elu, lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0.0))), 1.0),
-    "silu": (F.silu, lambda x: x / (1.0 + np.exp(np.minimum(-x, 80.0))), 1.0),
-    "gelu": (lambda x: F.gelu(x, approximate="tanh"), _gelu, 1.0),
-    "softplus": (F.softplus, lambda x: np.logaddexp(x, 0.0), 1.0),
+    "elu": (elementwise.elu, lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0.0))), 1.0),
+    "silu": (elementwise.silu, lambda x: x / (1.0 + np.exp(np.minimum(-x, 80.0))), 1.0),
+    "gelu": (elementwise.gelu, _gelu, 1.0),
+    "softplus": (elementwise.softplus, lambda x: np.logaddexp(x, 0.0), 1.0),
     "identity": (lambda x: x, lambda x: x, 1.0),
 }
 
@@ -69,7 +70,7 @@ def init_mlp(
 ) -> Params:
     """Return the layers of one member's network, `weight.i [in, out]` and `bias.i [out]`.
 
-    `orthogonal` is the initialisation of Saxe et al. (2014) with zero biases and the last layer scaled by
+    `orthogonal` is the initialization of Saxe et al. (2014) with zero biases and the last layer scaled by
     `last_gain`; `default` is torch's own for linear layers, uniform in +-1/sqrt(in) for weights and biases.
     """
     params: Params = {}

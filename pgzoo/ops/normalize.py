@@ -1,4 +1,4 @@
-"""Running means and deviations, and what is normalised by them.
+"""Running means and deviations, and what is normalized by them.
 
 Every sum is a running sum over rows, so that it doesn't depend on how much padding follows (see `ops.losses`).
 """
@@ -21,7 +21,7 @@ from pgzoo.types import ActorInputs, Array, Inputs, Output, Params, Spec, Trajec
 __all__ = ["CLIP", "NormalizedPolicy", "moments", "reward_buffers", "scale_rewards", "take_in", "take_in_rewards"]
 
 CLIP = 10.0
-"""Normalised numbers are cut off here, on either side of 0."""
+"""Normalized numbers are cut off here, on either side of 0."""
 
 EPS = 1e-8
 

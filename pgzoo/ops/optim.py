@@ -1,4 +1,4 @@
-"""Optimisers as pure functions, every member with its own step count.
+"""Optimizers as pure functions, every member with its own step count.
 
 They work on one vector per member, `[S, P]`, not tensor by tensor: a small network's update is a few dozen operations
 on a few thousand numbers, and each operation costs more than its arithmetic. They equal torch's own to
@@ -115,7 +115,7 @@ NO_OPTIMIZER = Optimizer(lambda vector: {}, _sgd)
 
 
 def make_optimizer(name: str, eps: float | None = None) -> Optimizer:
-    """Return an optimiser: "adam", "rmsprop" or "sgd"; `eps` keeps the denominators of the first two from 0."""
+    """Return an optimizer: "adam", "rmsprop" or "sgd"; `eps` keeps the denominators of the first two from 0."""
     match name:
         case "adam":
             return Optimizer(_adam_init, partial(_adam, eps=1e-8 if eps is None else eps))
@@ -123,4 +123,4 @@ def make_optimizer(name: str, eps: float | None = None) -> Optimizer:
             return Optimizer(_init("square"), partial(_rmsprop, eps=1e-5 if eps is None else eps))
         case "sgd":
             return Optimizer(_init(), _sgd)
-    raise ValueError(f"no optimiser {name!r}")
+    raise ValueError(f"no optimizer {name!r}")

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pgzoo.ops.elementwise import sigmoid
 from pgzoo.ops.nets import Init, linear, orthogonal
 from pgzoo.types import Array, Params
 
@@ -43,8 +44,8 @@ def _gru(x: Tensor, h: Tensor, memory: Tensor) -> Tensor:
     Source: Cho et al. (2014), Learning phrase representations using RNN encoder-decoder, in the variant of cuDNN.
     """
     (x_r, x_z, x_n), (h_r, h_z, h_n) = x.chunk(3, -1), h.chunk(3, -1)
-    z = torch.sigmoid(x_z + h_z)
-    candidate = torch.tanh(x_n + torch.sigmoid(x_r + h_r) * h_n)
+    z = sigmoid(x_z + h_z)
+    candidate = torch.tanh(x_n + sigmoid(x_r + h_r) * h_n)
     return candidate + z * (memory - candidate)
 
 
@@ -56,8 +57,8 @@ def _lstm(x: Tensor, h: Tensor, memory: Tensor) -> Tensor:
     Source: Hochreiter & Schmidhuber (1997), Long short-term memory; the forget gate: Gers et al. (2000).
     """
     i, f, g, o = (x + h).chunk(4, -1)
-    cell = torch.sigmoid(f) * memory.chunk(2, -1)[1] + torch.sigmoid(i) * torch.tanh(g)
-    return torch.cat([torch.sigmoid(o) * torch.tanh(cell), cell], -1)
+    cell = sigmoid(f) * memory.chunk(2, -1)[1] + sigmoid(i) * torch.tanh(g)
+    return torch.cat([sigmoid(o) * torch.tanh(cell), cell], -1)
 
 
 def _gru_numpy(x: Array, h: Array, memory: Array) -> Array:

@@ -207,7 +207,7 @@ def gae(
     gamma: Tensor | float,
     lam: Tensor | float,
 ) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimation: TD errors, summed with discount γλ.
+    """Generalized advantage estimation: TD errors, summed with discount γλ.
 
         Aₜ = δₜ + γλ Aₜ₊₁,  δₜ = rₜ + γ V(sₜ₊₁) - V(sₜ)
 
@@ -304,7 +304,7 @@ def upgo(
 
         Gₜ = rₜ + γ (Gₜ₊₁ if rₜ₊₁ + γ V(sₜ₊₂) >= V(sₜ₊₁) else V(sₜ₊₁))
 
-    The policy learns from what went well and is spared later blunders: an optimistic estimate, biased on purpose, so
+    The policy learns from what went well and is spared later blunders: an optimiztic estimate, biased on purpose, so
     the critic learns from the λ-return instead.
 
     Shapes: all `[..., T, N]`; `gamma` and `lam` broadcast. Returns G - V and `td_lambda`. Source: Vinyals et al.
@@ -335,7 +335,7 @@ def notebook(
     timestep: Tensor,
     gamma: Tensor | float,
 ) -> Tensor:
-    """The weighting of a popular teaching notebook; a heuristic that favours early steps of long episodes.
+    """The weighting of a popular teaching notebook; a heuristic that favors early steps of long episodes.
 
     For an episode of length L, with bₜ = rₜ + t read backwards:
 

@@ -21,14 +21,14 @@ from pgzoo.types import EnvRequest
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pgzoo.registry import Catalog
+    from pgzoo.registry import PluginCatalog
     from pgzoo.tracking import Found, Home
 
-__all__ = ["Subject", "evaluate_policy", "find_policies", "place", "policy_of_run"]
+__all__ = ["PlayablePolicy", "evaluate_policy", "find_policies", "place", "policy_of_run"]
 
 
 @dataclass(frozen=True)
-class Subject:
+class PlayablePolicy:
     """A policy, and how to play with it: with the seed and on the backend of its run, where it has one."""
 
     name: str
@@ -38,7 +38,9 @@ class Subject:
     run: Found | None = None
 
 
-def find_policies(ref: str, catalog: Catalog, home: Home, tracking_uri: str | None = None) -> list[Subject]:
+def find_policies(
+    ref: str, catalog: PluginCatalog, home: Home, tracking_uri: str | None = None
+) -> list[PlayablePolicy]:
     """Return the policy in a folder, or those of the runs that `ref` names (see `tracking.find`).
 
     Raises:
@@ -50,11 +52,11 @@ def find_policies(ref: str, catalog: Catalog, home: Home, tracking_uri: str | No
     path = Path(ref)
     folder = path.parent if path.name in (DESCRIPTION, TENSORS) else path
     if (folder / DESCRIPTION).is_file() or (folder.is_dir() and len(path.parts) > 1):
-        return [Subject(folder.resolve().name, load_policy(folder, catalog))]
+        return [PlayablePolicy(folder.resolve().name, load_policy(folder, catalog))]
     return [policy_of_run(found, catalog) for found in find(ref, home, tracking_uri)]
 
 
-def policy_of_run(found: Found, catalog: Catalog) -> Subject:
+def policy_of_run(found: Found, catalog: PluginCatalog) -> PlayablePolicy:
     """Return the last policy of a run, with its environment. Raises StoreError if it has none."""
     said = read_yaml(found.artifact("config.yaml")).values
     folder = found.artifact(f"policy/{DESCRIPTION}").parent
@@ -63,11 +65,11 @@ def policy_of_run(found: Found, catalog: Catalog) -> Subject:
     policy.env = EnvRequest(
         str(said.get("env")), dict(said.get("env_kwargs") or {}), said.get("max_episode_steps"), rows=1
     )
-    return Subject(found.name, policy, found.seed, str(said.get("backend", "auto")), found)
+    return PlayablePolicy(found.name, policy, found.seed, str(said.get("backend", "auto")), found)
 
 
 def place(
-    policy: LoadedPolicy, env: str | None = None, catalog: Catalog | None = None, backend: str = "auto"
+    policy: LoadedPolicy, env: str | None = None, catalog: PluginCatalog | None = None, backend: str = "auto"
 ) -> EnvRequest:
     """Return where to play: in the environment `env`, or where the policy learned; without a `catalog` gymnasium's own.
 
@@ -101,7 +103,7 @@ def place(
 def evaluate_policy(
     policy: LoadedPolicy,
     where: EnvRequest,
-    catalog: Catalog,
+    catalog: PluginCatalog,
     *,
     episodes: int,
     mode: EvaluationMode,

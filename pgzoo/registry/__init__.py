@@ -4,7 +4,7 @@ Importing this package imports pluggy and nothing heavier.
 """
 
 from pgzoo.markers import hookimpl
-from pgzoo.registry.catalog import KINDS, Catalog, Entry, Kind, PluginInfo, Preset, Registry
+from pgzoo.registry.catalog import KINDS, ComponentKind, Entry, PluginCatalog, PluginInfo, Preset, Registry
 from pgzoo.registry.hookspecs import hookspec
 from pgzoo.registry.listeners import add_listener, listener_manager, relay
 from pgzoo.registry.manager import API_VERSION, discover
@@ -12,9 +12,9 @@ from pgzoo.registry.manager import API_VERSION, discover
 __all__ = [
     "API_VERSION",
     "KINDS",
-    "Catalog",
+    "ComponentKind",
     "Entry",
-    "Kind",
+    "PluginCatalog",
     "PluginInfo",
     "Preset",
     "Registry",

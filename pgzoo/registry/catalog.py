@@ -16,16 +16,16 @@ from typing import Any, Literal, get_args
 
 from pgzoo.errors import PluginError, UnknownName, did_you_mean
 
-__all__ = ["KINDS", "Catalog", "Entry", "Kind", "PluginInfo", "Preset", "Registry", "Source", "Status"]
+__all__ = ["KINDS", "ComponentKind", "Entry", "PluginCatalog", "PluginInfo", "Preset", "Registry", "Source", "Status"]
 
-Kind = Literal[
+ComponentKind = Literal[
     "algorithm", "policy", "estimator", "env_backend", "env_state", "listener", "launcher", "preset", "command"
 ]
 Source = Literal["built-in", "entry point", "import", "inline"]
 Status = Literal["ok", "broken", "blocked"]
 
-KINDS: tuple[Kind, ...] = get_args(Kind)
-_LISTED_BY: Mapping[Kind, str] = {
+KINDS: tuple[ComponentKind, ...] = get_args(ComponentKind)
+_LISTED_BY: Mapping[ComponentKind, str] = {
     "algorithm": "pgzoo algorithms",
     "policy": "pgzoo policies",
     "estimator": "pgzoo estimators",
@@ -81,7 +81,7 @@ class Entry:
     `facts` are what the listings say of it beside its summary.
     """
 
-    kind: Kind
+    kind: ComponentKind
     name: str
     target: Any
     config: Any
@@ -122,7 +122,7 @@ class Registry:
 
     def __init__(self, plugin: PluginInfo) -> None:
         self.plugin = plugin
-        self.entries: dict[tuple[Kind, str], Entry] = {}
+        self.entries: dict[tuple[ComponentKind, str], Entry] = {}
 
     def algorithm(
         self,
@@ -198,7 +198,7 @@ class Registry:
 
     def _add(
         self,
-        kind: Kind,
+        kind: ComponentKind,
         name: str,
         target: object,
         config: object,
@@ -218,13 +218,13 @@ class Registry:
 
 
 @dataclass
-class Catalog:
+class PluginCatalog:
     """Everything that the plugins registered. Filled by `discover`; read by everyone else."""
 
     plugins: list[PluginInfo] = field(default_factory=list)
     objects: dict[str, object] = field(default_factory=dict)
     """The plugin objects in use, by plugin name: they may hold event hooks of their own."""
-    _entries: dict[tuple[Kind, str], Entry] = field(default_factory=dict)
+    _entries: dict[tuple[ComponentKind, str], Entry] = field(default_factory=dict)
 
     @property
     def broken(self) -> list[PluginInfo]:
@@ -241,15 +241,15 @@ class Catalog:
         """The modules and files that were imported as plugins."""
         return [plugin.name for plugin in self.plugins if plugin.source == "import" and plugin.status == "ok"]
 
-    def entries(self, kind: Kind) -> list[Entry]:
+    def entries(self, kind: ComponentKind) -> list[Entry]:
         """The entries of a kind, in order of registration."""
         return [entry for entry in self._entries.values() if entry.kind == kind]
 
-    def names(self, kind: Kind) -> list[str]:
+    def names(self, kind: ComponentKind) -> list[str]:
         """The names of a kind, in order of registration."""
         return [entry.name for entry in self.entries(kind)]
 
-    def get(self, kind: Kind, name: str) -> Entry:
+    def get(self, kind: ComponentKind, name: str) -> Entry:
         """Return one entry. Raises UnknownName, which tells of plugins that might have given the name."""
         try:
             return self._entries[kind, name]
@@ -284,7 +284,7 @@ class Catalog:
         presets = (other for other in self.entries("preset") if other.target.auto)
         return next((other for other in presets if (other.target.algorithm, other.target.env) == key), None)
 
-    def _unknown(self, kind: Kind, name: str) -> str:
+    def _unknown(self, kind: ComponentKind, name: str) -> str:
         lines = [f'No {_said(kind)} "{name}".{did_you_mean(name, self.names(kind))}']
         lines[0] += f" See: {_LISTED_BY.get(kind, 'pgzoo plugins')}"
         lines += [f"Plugin {plugin} failed to load: {plugin.error}" for plugin in self.broken]
@@ -315,7 +315,7 @@ def _duplicate(entry: Entry, first: Entry) -> str:
     return f"{clash} Block one: {ways} (or PGZOO_DISABLE_PLUGINS={block[0]})."
 
 
-def _said(kind: Kind) -> str:
+def _said(kind: ComponentKind) -> str:
     return {"env_backend": "environment backend", "env_state": "environment state"}.get(kind, kind)
 
 

@@ -8,12 +8,12 @@ from typing import Any, Literal
 from pgzoo.config import Component, ComponentConfig, Layer
 from pgzoo.config.validation import validate
 from pgzoo.errors import ConfigError, UnknownName, did_you_mean
-from pgzoo.registry.catalog import Catalog, Entry, Kind
+from pgzoo.registry.catalog import ComponentKind, Entry, PluginCatalog
 
 __all__ = ["component", "component_values", "look_up", "resolve_component"]
 
 
-def look_up(catalog: Catalog, kind: Kind, name: str, where: str) -> Entry:
+def look_up(catalog: PluginCatalog, kind: ComponentKind, name: str, where: str) -> Entry:
     """Look a name up; one that is unknown is told with the line of the file that it stands on."""
     try:
         return catalog.get(kind, name)
@@ -22,7 +22,7 @@ def look_up(catalog: Catalog, kind: Kind, name: str, where: str) -> Entry:
 
 
 def resolve_component(
-    kind: Literal["policy", "estimator"], named: str | Mapping[str, Any], catalog: Catalog
+    kind: Literal["policy", "estimator"], named: str | Mapping[str, Any], catalog: PluginCatalog
 ) -> tuple[Component, Any]:
     """Return one component, and its class or function, from its nested form.
 
@@ -37,7 +37,7 @@ def resolve_component(
 
 
 def component(
-    kind: Literal["policy", "estimator"], layers: Sequence[Layer], catalog: Catalog, errors: list[str]
+    kind: Literal["policy", "estimator"], layers: Sequence[Layer], catalog: PluginCatalog, errors: list[str]
 ) -> Component | None:
     """Resolve a policy or an estimator. A layer that names another one drops the settings of those below it."""
     values: dict[str, Any] = {}

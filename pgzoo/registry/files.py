@@ -26,7 +26,7 @@ def run_file(path: Path) -> ModuleType:
     """Run a file as a module under its own name, and again only after it has changed.
 
     The module is findable in `sys.modules`, as pydantic, pickle and gymnasium's "module:attribute" ask for, and its
-    folder is on the import path, as a script's is: for its neighbours, and for processes that environments run in.
+    folder is on the import path, as a script's is: for its neighbors, and for processes that environments run in.
     Raises PluginError if there is no such file or its name is that of another module.
     """
     if not path.is_file():

@@ -8,7 +8,7 @@ import pluggy
 
 from pgzoo.errors import PluginError
 from pgzoo.registry import hooks
-from pgzoo.registry.catalog import Catalog
+from pgzoo.registry.catalog import PluginCatalog
 from pgzoo.training import events
 
 __all__ = ["add_listener", "listener_manager", "relay"]
@@ -24,7 +24,7 @@ _HOOKS: dict[type[events.Event], str] = {
 }
 
 
-def listener_manager(catalog: Catalog | None = None) -> pluggy.PluginManager:
+def listener_manager(catalog: PluginCatalog | None = None) -> pluggy.PluginManager:
     """Return a manager for one run, with the event hooks that plugins of `catalog` implement themselves."""
     manager = hooks.new_manager()
     for name, plugin in (catalog.objects if catalog else {}).items():

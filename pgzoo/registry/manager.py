@@ -22,7 +22,7 @@ from pluggy import PluginManager
 
 from pgzoo.errors import PluginError, UnknownName, did_you_mean
 from pgzoo.registry import files, hooks
-from pgzoo.registry.catalog import Catalog, PluginInfo, Registry, Source, describe_error
+from pgzoo.registry.catalog import PluginCatalog, PluginInfo, Registry, Source, describe_error
 
 __all__ = ["API_VERSION", "BUILT_INS", "DISABLE_VARIABLE", "ENTRY_POINT_GROUP", "INLINE_FILE", "discover"]
 
@@ -57,7 +57,7 @@ def discover(
     imports: Iterable[str] = (),
     inline: bool = True,
     cwd: str | os.PathLike[str] | None = None,
-) -> Catalog:
+) -> PluginCatalog:
     """Find and register all plugins, in order: built-ins, entry points, `imports`, `./pgzoo_plugin.py`.
 
     `blocked` and the variable PGZOO_DISABLE_PLUGINS (separated by commas) name plugins or distributions to
@@ -72,7 +72,7 @@ def discover(
         candidates.append(_file(INLINE_FILE, folder, "inline", INLINE_NAME))
     shut = {_normal(name) for name in os.environ.get(DISABLE_VARIABLE, "").split(",")}
     shut |= _checked(blocked, candidates)
-    catalog = Catalog()
+    catalog = PluginCatalog()
     for candidate in candidates:
         if shut & _handles(candidate.info):
             catalog.plugins.append(replace(candidate.info, status="blocked"))
@@ -81,7 +81,7 @@ def discover(
     return catalog
 
 
-def _admit(candidate: _Candidate, catalog: Catalog) -> None:
+def _admit(candidate: _Candidate, catalog: PluginCatalog) -> None:
     """Load and register one plugin whole. A failure is written down, or raised for an `--import`."""
     absent = [name for name in HEAVY if name not in sys.modules]
     start = time.perf_counter()
@@ -104,7 +104,7 @@ def _admit(candidate: _Candidate, catalog: Catalog) -> None:
         catalog.plugins.append(replace(info, status="broken", error=describe_error(error)))
 
 
-def _join(manager: PluginManager, plugin: object, info: PluginInfo, catalog: Catalog) -> tuple[str, ...]:
+def _join(manager: PluginManager, plugin: object, info: PluginInfo, catalog: PluginCatalog) -> tuple[str, ...]:
     """Let a plugin join; return the hooks that it implements. Raises PluginError if it can't be used here."""
     if taken := next((other for other in catalog.plugins if other.name == info.name), None):
         raise PluginError(

@@ -13,16 +13,16 @@ import numpy as np
 from pgzoo.ops.members import select
 from pgzoo.runs.provenance import versions
 from pgzoo.training import checkpoint
-from pgzoo.training.loop import Standing
+from pgzoo.training.loop import Progress
 from pgzoo.training.plan import Plan
 
-__all__ = ["Keeper"]
+__all__ = ["CheckpointWriter"]
 
 _log = logging.getLogger("pgzoo")
 
 
 @dataclass
-class Keeper:
+class CheckpointWriter:
     """Writes the checkpoints of a run, under its folder among the `runs`; says once if they won't resume exactly."""
 
     plan: Plan
@@ -30,7 +30,7 @@ class Keeper:
     listeners: Mapping[str, Any]
     told: bool = False
 
-    def __call__(self, standing: Standing, members: tuple[int, ...]) -> None:
+    def __call__(self, standing: Progress, members: tuple[int, ...]) -> None:
         """Write a checkpoint for each of these members. A full disk costs the checkpoint, not the run."""
         if not (standing.exact or self.told or "failed" in standing.statuses):
             self._tell()
@@ -43,7 +43,7 @@ class Keeper:
             except OSError as error:
                 _log.warning("The checkpoint of run %s can't be kept: %s. Training goes on.", key, error.strerror)
 
-    def _about(self, standing: Standing, member: int) -> dict[str, Any]:
+    def _about(self, standing: Progress, member: int) -> dict[str, Any]:
         """What is told beside a member's state."""
         plan = self.plan
         snapshots = {name: getattr(of, "snapshot", None) for name, of in self.listeners.items()}

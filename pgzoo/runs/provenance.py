@@ -11,7 +11,7 @@ import torch
 from pgzoo.training.plan import Plan
 
 if TYPE_CHECKING:
-    from pgzoo.registry import Catalog
+    from pgzoo.registry import PluginCatalog
 
 __all__ = ["tags", "versions"]
 
@@ -21,7 +21,7 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("pgzoo", "torch", "gymnasium", "numpy")}
 
 
-def tags(plan: Plan, catalog: Catalog, command: str) -> dict[str, str]:
+def tags(plan: Plan, catalog: PluginCatalog, command: str) -> dict[str, str]:
     """What every run of a command tells of where it came from."""
     found = {
         "mlflow.source.name": command or f"pgzoo run {plan.config.algorithm}",

@@ -24,7 +24,7 @@ from pgzoo.tracking.lookup import find
 from pgzoo.training import checkpoint
 
 if TYPE_CHECKING:
-    from pgzoo.registry import Catalog
+    from pgzoo.registry import PluginCatalog
     from pgzoo.tracking import Found
 
 __all__ = ["Difference", "Repro", "differences", "repro"]
@@ -98,7 +98,7 @@ def differences(found: Found) -> list[str]:
     return told
 
 
-def repro(found: Found, catalog: Catalog) -> Repro:
+def repro(found: Found, catalog: PluginCatalog) -> Repro:
     """Run a run again, in a home of its own that is then deleted, and compare the journals point by point.
 
     Raises:
@@ -124,7 +124,7 @@ def repro(found: Found, catalog: Catalog) -> Repro:
     return Repro(found.run_key, found.seed, len(then), first, until)
 
 
-def _run_again(found: Found, legs: Sequence[Leg], catalog: Catalog) -> list[Record]:
+def _run_again(found: Found, legs: Sequence[Leg], catalog: PluginCatalog) -> list[Record]:
     """What a run writes that goes the same legs, in a home of its own."""
     layer = read_yaml(found.artifact("config.yaml"))
     with tempfile.TemporaryDirectory(prefix="pgzoo-repro-", ignore_cleanup_errors=True) as folder:

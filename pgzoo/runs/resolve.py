@@ -12,13 +12,13 @@ from pgzoo.config.run import MERGED, RESERVED, RUN_KEYS, overridden
 from pgzoo.config.sweep import grid, sweepable
 from pgzoo.config.validation import validate
 from pgzoo.errors import ConfigError, did_you_mean
-from pgzoo.registry import Catalog, Entry
+from pgzoo.registry import Entry, PluginCatalog
 from pgzoo.registry.components import component, component_values, look_up
 
 __all__ = ["check_keys", "resolve"]
 
 
-def resolve(layers: Sequence[Layer], catalog: Catalog) -> RunConfig:
+def resolve(layers: Sequence[Layer], catalog: PluginCatalog) -> RunConfig:
     """Lay `layers` over the defaults, the first lowest, and validate the result.
 
     Raises:

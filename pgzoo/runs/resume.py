@@ -24,10 +24,10 @@ from pgzoo.tracking.locks import lock
 from pgzoo.training import checkpoint
 from pgzoo.training.checkpoint import Checkpoint
 from pgzoo.training.engine import Engine
-from pgzoo.training.loop import Standing
+from pgzoo.training.loop import Progress
 
 if TYPE_CHECKING:
-    from pgzoo.registry import Catalog
+    from pgzoo.registry import PluginCatalog
     from pgzoo.runs.result import Result
     from pgzoo.tracking import Found
 
@@ -41,7 +41,7 @@ EARLIER = Layer({"compile": "off"}, ".".join)
 
 def resume(
     found: Sequence[Found],
-    catalog: Catalog,
+    catalog: PluginCatalog,
     *,
     total_steps: int | None = None,
     from_step: int | None = None,
@@ -81,7 +81,7 @@ def resume(
     again = [
         a or (status == "finished" and _more(config, c)) for a, status, c in zip(again, told, checkpoints, strict=True)
     ]
-    standing = Standing(
+    standing = Progress(
         state._replace(active=np.array(again)),
         tuple("running" if a else status for a, status in zip(again, told, strict=True)),  # type: ignore[misc]
         tuple("" if a else str(c.about["reason"]) for a, c in zip(again, checkpoints, strict=True)),
@@ -120,7 +120,7 @@ def _load(found: Found, from_step: int | None) -> Checkpoint | None:
     return checkpoint.load(steps[from_step]) if from_step in steps else None
 
 
-def _beginning(found: Found, member: Member, catalog: Catalog) -> Checkpoint:
+def _beginning(found: Found, member: Member, catalog: PluginCatalog) -> Checkpoint:
     """What a checkpoint of a run before its first update would say."""
     state = Engine(make_plan(member.config, catalog, found.group, (member,))).snapshot(environments=False)
     about = {"status": "running", "reason": "", "resume": "exact", "versions": {}, "listeners": {}}
@@ -130,7 +130,7 @@ def _beginning(found: Found, member: Member, catalog: Catalog) -> Checkpoint:
 def _config(
     found: Sequence[Found],
     checkpoints: Sequence[Checkpoint | None],
-    catalog: Catalog,
+    catalog: PluginCatalog,
     total_steps: int | None,
     given: Mapping[str, Any],
 ) -> RunConfig:

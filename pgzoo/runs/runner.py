@@ -26,8 +26,8 @@ from pgzoo.launchers.coordinator import Coordinator
 from pgzoo.launchers.protocol import ResumePoint
 from pgzoo.play.video import need_extra
 from pgzoo.protocols import Policy
-from pgzoo.registry import Catalog, Entry, add_listener, discover, listener_manager, relay
-from pgzoo.runs.checkpointing import Keeper
+from pgzoo.registry import Entry, PluginCatalog, add_listener, discover, listener_manager, relay
+from pgzoo.runs.checkpointing import CheckpointWriter
 from pgzoo.runs.context import RunContext
 from pgzoo.runs.provenance import tags
 from pgzoo.runs.resolve import resolve
@@ -78,7 +78,7 @@ def run(
     return result
 
 
-def compose(given: Layer, catalog: Catalog, *, preset: str = "auto", file: str | None = None) -> RunConfig:
+def compose(given: Layer, catalog: PluginCatalog, *, preset: str = "auto", file: str | None = None) -> RunConfig:
     """Lay what was given over the file, that over the preset, that over the defaults.
 
     `preset` is a name, "none", or "auto": the one that a plugin recommends for this algorithm and environment.
@@ -110,7 +110,7 @@ def compose(given: Layer, catalog: Catalog, *, preset: str = "auto", file: str |
     return resolve(layers, catalog)
 
 
-def make_plan(config: RunConfig, catalog: Catalog, group: str = "", members: Sequence[Member] = ()) -> Plan:
+def make_plan(config: RunConfig, catalog: PluginCatalog, group: str = "", members: Sequence[Member] = ()) -> Plan:
     """Turn a resolved config into the objects that `training.train` needs; nothing is created on disk.
 
     The `members` are those that the config has, or some others that differ from it in no more than a sweep may.
@@ -170,7 +170,7 @@ class WorkerContext:
 
 def run_config(
     config: RunConfig,
-    catalog: Catalog,
+    catalog: PluginCatalog,
     *,
     command: str = "",
     progress: str = "none",
@@ -219,7 +219,7 @@ def run_config(
             elsewhere.session = session
         else:
             told = resume_point is not None and not resume_point.standing.exact
-            control.keep = Keeper(plan, home.runs, listeners, told)
+            control.keep = CheckpointWriter(plan, home.runs, listeners, told)
         with stop_on_signals(control, aloud=progress != "none", deaf=worker is not None), closing(events):
             for event in chain([started], events):
                 outcome.take(event)
@@ -237,7 +237,7 @@ def _launch(
     plan: Plan,
     control: Control,
     home: tracking.Home,
-    catalog: Catalog,
+    catalog: PluginCatalog,
     command: str,
     resume_point: ResumePoint | None,
 ) -> Coordinator | None:

@@ -76,7 +76,7 @@ class Rounds:
     def bits(self, member: int) -> dict[str, bytes]:
         """Everything that one member has learned and keeps, to the bit."""
         state = self.engine.state
-        trees = {"parameter ": state.params, "buffer ": state.buffers, "optimiser's ": state.optimizer}
+        trees = {"parameter ": state.params, "buffer ": state.buffers, "optimizer's ": state.optimizer}
         return {
             kind + name: np.ascontiguousarray(leaf[member].numpy()).tobytes()
             for kind, tree in trees.items()
@@ -88,9 +88,9 @@ class Rounds:
 
 
 def documented(subject: Subject) -> None:
-    """The docstring says what is optimised, and after whom."""
+    """The docstring says what is optimized, and after whom."""
     text = inspect.getdoc(subject.component.load()) or ""
-    subject.expect(text, "has no docstring", "Say what it optimises, with the equation and a line `Source: ...`.")
+    subject.expect(text, "has no docstring", "Say what it optimizes, with the equation and a line `Source: ...`.")
     subject.expect("Source:" in text, "doesn't say where it comes from", "Add a line `Source: paper, section`.")
 
 
@@ -169,7 +169,7 @@ def metrics(subject: Subject) -> None:
 
 
 def seed_law(subject: Subject) -> None:
-    """A seed alone is what it is among others: parameters, buffers and optimiser, to the bit."""
+    """A seed alone is what it is among others: parameters, buffers and optimizer, to the bit."""
     for world in _claimed(subject):
         with _rounds(subject, world, (SEED,)) as alone, _rounds(subject, world, (*OTHERS, SEED)) as among:
             alone.update(3)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pgzoo.errors import PgzooError
-from pgzoo.registry import Catalog, Entry, PluginInfo
+from pgzoo.registry import Entry, PluginCatalog, PluginInfo
 
 __all__ = ["Check", "CheckFailed", "NotApplicable", "Subject", "called", "generators_untouched", "same_bits"]
 
@@ -32,7 +32,7 @@ class Subject:
     """A component (or, without `entry`, a plugin) under check, in the catalog that gives what else it takes."""
 
     plugin: PluginInfo
-    catalog: Catalog
+    catalog: PluginCatalog
     entry: Entry | None = None
 
     @property

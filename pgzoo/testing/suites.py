@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import pytest
 
-from pgzoo.registry import Catalog, Kind, discover
+from pgzoo.registry import ComponentKind, PluginCatalog, discover
 from pgzoo.testing.checks import CHECKS, PLUGIN_CHECKS
 from pgzoo.testing.subject import Check, NotApplicable, Subject
 
@@ -31,14 +31,14 @@ class _Suite:
     """What suites share. `name` is the component's; `catalog` may be given other plugins."""
 
     name: ClassVar[str]
-    kind: ClassVar[Kind]
+    kind: ClassVar[ComponentKind]
 
     @pytest.fixture
-    def catalog(self) -> Catalog:
+    def catalog(self) -> PluginCatalog:
         """What is installed. Override it for components that are not."""
         return discover(inline=False)
 
-    def conforms(self, catalog: Catalog, check: str) -> None:
+    def conforms(self, catalog: PluginCatalog, check: str) -> None:
         """Run one check."""
         entry = catalog.get(self.kind, self.name)
         _run(CHECKS[self.kind][check], Subject(entry.plugin, catalog, entry))
@@ -50,7 +50,7 @@ class AlgorithmSuite(_Suite):
     kind = "algorithm"
 
     @_over(CHECKS["algorithm"])
-    def test_algorithm(self, catalog: Catalog, check: str) -> None:
+    def test_algorithm(self, catalog: PluginCatalog, check: str) -> None:
         """It keeps to each clause."""
         self.conforms(catalog, check)
 
@@ -61,7 +61,7 @@ class PolicySuite(_Suite):
     kind = "policy"
 
     @_over(CHECKS["policy"])
-    def test_policy(self, catalog: Catalog, check: str) -> None:
+    def test_policy(self, catalog: PluginCatalog, check: str) -> None:
         """It keeps to each clause."""
         self.conforms(catalog, check)
 
@@ -72,7 +72,7 @@ class EstimatorSuite(_Suite):
     kind = "estimator"
 
     @_over(CHECKS["estimator"])
-    def test_estimator(self, catalog: Catalog, check: str) -> None:
+    def test_estimator(self, catalog: PluginCatalog, check: str) -> None:
         """It keeps to each clause."""
         self.conforms(catalog, check)
 
@@ -83,7 +83,7 @@ class EnvBackendSuite(_Suite):
     kind = "env_backend"
 
     @_over(CHECKS["env_backend"])
-    def test_env_backend(self, catalog: Catalog, check: str) -> None:
+    def test_env_backend(self, catalog: PluginCatalog, check: str) -> None:
         """It keeps to each clause."""
         self.conforms(catalog, check)
 
@@ -92,7 +92,7 @@ class PluginSuite(_Suite):
     """The contract of a plugin as a whole; `name` is that of its entry point."""
 
     @_over(PLUGIN_CHECKS)
-    def test_plugin(self, catalog: Catalog, check: str) -> None:
+    def test_plugin(self, catalog: PluginCatalog, check: str) -> None:
         """It keeps to each clause."""
         plugin = next(plugin for plugin in catalog.plugins if plugin.name == self.name)
         _run(PLUGIN_CHECKS[check], Subject(plugin, catalog))

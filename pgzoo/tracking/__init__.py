@@ -6,20 +6,20 @@ killed. Importing this package loads the standard library and filelock alone.
 """
 
 from pgzoo.tracking.home import Home, check_store, display_uri, resolve_uri
-from pgzoo.tracking.journal import EndStatus, Episodes, Journal, records
-from pgzoo.tracking.ledger import Pending, Summary, pending
+from pgzoo.tracking.journal import EndStatus, EpisodeRecord, Journal, records
+from pgzoo.tracking.ledger import Pending, ShippingSummary, pending
 from pgzoo.tracking.lookup import Found, find
 from pgzoo.tracking.session import Session
 
 __all__ = [
     "EndStatus",
-    "Episodes",
+    "EpisodeRecord",
     "Found",
     "Home",
     "Journal",
     "Pending",
     "Session",
-    "Summary",
+    "ShippingSummary",
     "check_store",
     "display_uri",
     "find",

@@ -30,7 +30,7 @@ from typing import Any, Literal, NamedTuple
 from pgzoo.errors import StoreError
 from pgzoo.tracking.locks import lock
 
-__all__ = ["EndStatus", "Episodes", "Journal", "Record", "Tail", "artifact_path", "clean_key", "records"]
+__all__ = ["EndStatus", "EpisodeRecord", "Journal", "Record", "Tail", "artifact_path", "clean_key", "records"]
 
 Record = dict[str, Any]
 EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
@@ -42,7 +42,7 @@ MAX_PARAM, MAX_TAG, MAX_KEY = 6000, 8000, 250
 MAX_STEP = 2**63 - 1
 
 
-class Episodes(NamedTuple):
+class EpisodeRecord(NamedTuple):
     """Finished episodes: the environment step at which each ended, its return and its length."""
 
     steps: Sequence[int]
@@ -56,7 +56,7 @@ class Tail(NamedTuple):
     metrics: int
     evaluations: Mapping[str, int]
     finals: frozenset[tuple[int, str]]
-    episodes: Episodes
+    episodes: EpisodeRecord
     moment: int = 0
     """The last timestamp."""
 
@@ -91,7 +91,7 @@ class Journal:
         try:
             file = folder / "journal.jsonl"
             self.resumed = file.exists() and trim(file) > 0
-            self.tail = read_tail(folder) if self.resumed else Tail(-1, {}, frozenset(), Episodes([], [], []))
+            self.tail = read_tail(folder) if self.resumed else Tail(-1, {}, frozenset(), EpisodeRecord([], [], []))
             self._fd: int | None = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError as error:
             self._lock.release()
@@ -111,7 +111,7 @@ class Journal:
         self,
         steps: Sequence[int] = (),
         metrics: Mapping[str, float] | None = None,
-        episodes: Episodes | tuple[Sequence[int], Sequence[float], Sequence[int]] | None = None,
+        episodes: EpisodeRecord | tuple[Sequence[int], Sequence[float], Sequence[int]] | None = None,
     ) -> None:
         """Write what one update has to say: `metrics`, the same at each of `steps`, and finished `episodes`.
 
@@ -339,7 +339,7 @@ def trim(file: Path) -> int:
 
 def read_tail(folder: Path) -> Tail:
     metrics, moment, evaluations, finals = -1, 0, dict[str, int](), set[tuple[int, str]]()
-    episodes = Episodes([], [], [])
+    episodes = EpisodeRecord([], [], [])
     for record, _ in records(folder):
         if record is None:
             continue

@@ -18,7 +18,7 @@ from pgzoo.tracking.locks import held
 __all__ = [
     "Ledger",
     "Pending",
-    "Summary",
+    "ShippingSummary",
     "identity",
     "journal_folders",
     "pending",
@@ -86,7 +86,7 @@ class Pending:
 
 
 @dataclass(frozen=True)
-class Summary(Pending):
+class ShippingSummary(Pending):
     """`Pending` for a whole home, with the last error of each store that can't be reached and each refusal."""
 
     errors: Mapping[str, str] = field(default_factory=dict)
@@ -117,7 +117,7 @@ def pending_of(folders: Iterable[Path]) -> Pending:
     return Pending(runs, lines, files, refused)
 
 
-def pending(home: Home) -> Summary:
+def pending(home: Home) -> ShippingSummary:
     """Return what was left behind in this home, and why: the last error of each store."""
     # A run in training isn't left behind, however far the uploader is with it.
     known = journal_folders(home)
@@ -128,7 +128,7 @@ def pending(home: Home) -> Summary:
     if not left and len(folders) == len(known):
         errors = {}  # of runs that were shipped, or thrown away
     refusals = {f.name: r for f in folders if (r := Ledger.read(f).refused)}
-    return Summary(left.runs, left.records, left.files, left.refused, errors=errors, refusals=refusals)
+    return ShippingSummary(left.runs, left.records, left.files, left.refused, errors=errors, refusals=refusals)
 
 
 def in_training(folder: Path) -> bool:

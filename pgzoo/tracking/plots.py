@@ -77,7 +77,7 @@ def evaluation_histogram(
     `sampled` and `greedy` are `[episodes]`; each has a panel, with the same bins, and a line marks its mean.
     """
     groups = [("sampled actions", sampled, BLUE), ("greedy actions", greedy, ORANGE)]
-    groups = [(name, values, colour) for name, values, colour in groups if len(values)]
+    groups = [(name, values, color) for name, values, color in groups if len(values)]
     figure, panels = canvas(title, subtitle, rows=max(1, len(groups)))
     panels[-1].set_xlabel("return per episode")
     if not groups:
@@ -89,11 +89,11 @@ def evaluation_histogram(
         low, high = low - pad, high + pad
     edges = np.linspace(low, high, bins + 1)
     # Panels of their own: greedy actions often give one return over and over, and its bar would dwarf the rest.
-    for axes, (name, values, colour) in zip(panels, groups, strict=True):
-        axes.hist(values, bins=edges.tolist(), color=colour, alpha=0.6, edgecolor="white", linewidth=0.6)
+    for axes, (name, values, color) in zip(panels, groups, strict=True):
+        axes.hist(values, bins=edges.tolist(), color=color, alpha=0.6, edgecolor="white", linewidth=0.6)
         mean = float(np.mean(values))
         label = f"{name}: mean {mean:,.{1 if abs(mean) >= 100 else 3}f}, {len(values):,} episodes"
-        axes.axvline(mean, color=colour, linewidth=1.8, linestyle=(0, (4, 3)), label=label)
+        axes.axvline(mean, color=color, linewidth=1.8, linestyle=(0, (4, 3)), label=label)
         axes.set_ylabel("episodes")
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         axes.margins(y=0.12)

@@ -96,7 +96,7 @@ class Compiled:
         return aoti.AOTIModelContainerRunnerCuda(str(library), 1, str(device)).run, shape_of_result
 
 
-class _Protocol(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class OperationTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes down every operation that torch carries out; tensors go by the order in which they appeared."""
 
     def __init__(self, leaves: list[Tensor]) -> None:
@@ -138,7 +138,7 @@ class _Protocol(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _digest(flat: Callable[..., list[Tensor]], leaves: list[Tensor]) -> str:
     """A name for what `flat` does with leaves like these, and for what the compiler makes of it here."""
-    protocol = _Protocol(leaves)
+    protocol = OperationTrace(leaves)
     machine: tuple[Any, ...] = torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
     if _device(leaves).type == "cuda":
         machine += (torch.version.cuda, torch.cuda.get_device_capability())

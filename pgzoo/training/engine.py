@@ -18,7 +18,7 @@ from pgzoo.ops.normalize import reward_buffers, take_in_rewards
 from pgzoo.ops.optim import NO_OPTIMIZER, flatten, make_optimizer, unflatten
 from pgzoo.training import gradients, plateau, rollout
 from pgzoo.training.compiling import Compiled
-from pgzoo.training.environments import Field
+from pgzoo.training.environments import Environments
 from pgzoo.training.events import EvaluationMode
 from pgzoo.training.gradient_step import After, Before, Collected, InnerStep, in_one_piece, inner_step, stack_metrics
 from pgzoo.training.gradients import Evidence, LossFunction
@@ -27,16 +27,16 @@ from pgzoo.training.minibatches import Cutter
 from pgzoo.training.plan import POLICY, Plan, PolicyView, named, own
 from pgzoo.training.rollout import Finished, Greedy, Noise
 from pgzoo.training.seeding import generator
-from pgzoo.training.targets import Past, bind_estimator, look_back
+from pgzoo.training.targets import EvaluationInputs, bind_estimator, policy_evaluator
 from pgzoo.types import (
     RECENT,
+    AlgorithmState,
     Batch,
     Episodes,
-    Hindsight,
     Hyper,
-    Kept,
     Loss,
     Params,
+    PolicyEvaluation,
     Steps,
     Targets,
     TrainState,
@@ -84,11 +84,11 @@ class Engine:
         self._padded = self.device.type == "cpu" and not self._compiled
         self._steps: dict[tuple[LossFunction, str], InnerStep] = {}
         self._updates: dict[LossFunction, Callable[[Collected], After]] = {}
-        self._looking_back = look_back(plan, self.policy, padded=self._padded)
-        self._look_back = self._made(self._looking_back)
+        self._policy_evaluator = policy_evaluator(plan, self.policy, padded=self._padded)
+        self._evaluate_policy = self._made(self._policy_evaluator)
         self._estimator = bind_estimator(plan, self._settings["gamma"])
         self._flat: tuple[Params, Tensor] = {}, torch.empty(0)
-        self._field = Field(plan, taking_up=state is not None)
+        self._environments = Environments(plan, taking_up=state is not None)
         self._seen: Trajectory | None = None
         self._valid: NDArray[np.bool_] | None = None  # that of `_seen`, here
         self._finished: list[Finished] = []
@@ -146,7 +146,7 @@ class Engine:
             buffers |= reward_buffers(plan.config.num_envs)
         if plan.config.stop_on_plateau is not None:
             buffers |= plateau.begin()
-        kept: Kept = plan.algorithm.init(self) if hasattr(plan.algorithm, "init") else Kept({}, {})
+        kept: AlgorithmState = plan.algorithm.init(self) if hasattr(plan.algorithm, "init") else AlgorithmState({}, {})
         params |= _for_all(kept.params, members)
         zeros = np.zeros(members, np.int64)
         return TrainState(
@@ -167,10 +167,10 @@ class Engine:
         plan, num_envs = self.plan, self.plan.config.num_envs
         state = state._replace(progress=self._progress(state))
         with self._collecting():
-            envs, kind = self._field.training(), plan.collection
+            envs, kind = self._environments.training(), plan.collection
             episodes, window = (kind.per_env, None) if isinstance(kind, Episodes) else (NO_LIMIT, kind.count)
             at = None if window is None else state.collector
-            at = self._field.begin(state) if at is None else self._field.go_on(state, at)
+            at = self._environments.begin(state) if at is None else self._environments.go_on(state, at)
             quota = np.where(state.active, episodes, 0)
             trajectory, finished, collector = rollout.collect(
                 envs,
@@ -199,7 +199,7 @@ class Engine:
         shared = {k: v.unsqueeze(1).expand(-1, n, *v.shape[1:]) for k, v in (state.params | state.buffers).items()}
         params = {k: v.flatten(0, 1).contiguous() for k, v in own(shared | self._there(candidates)).items()}
         with self._collecting():
-            envs, at = self._field.training(), self._field.begin_apart(state)
+            envs, at = self._environments.training(), self._environments.begin_apart(state)
             quota = np.repeat(state.active, n)[:, None].astype(np.int64)
             apart, finished, _ = rollout.collect(
                 envs, plan.policy, params, Greedy(), at, quota, None, self.cancelled, self.laps
@@ -213,29 +213,29 @@ class Engine:
         merged = rollout.joined([Finished(finished.returns[k::n], finished.lengths[k::n]) for k in range(n)], members)
         return self._counted(state, trajectory, merged)[0], returns
 
-    def hindsight(self, state: TrainState, trajectory: Trajectory) -> Hindsight:
+    def evaluate_policy(self, state: TrainState, trajectory: Trajectory) -> PolicyEvaluation:
         """What these parameters say of a trajectory, in one pass without gradients: values, log-probabilities."""
         params = state.params | state.buffers
         with self.watch.phase("estimate", f'policy "{self.plan.config.policy.name}"'), torch.no_grad():
-            hindsight: Hindsight = self._look_back(Past(params, trajectory))
-            return hindsight
+            evaluated: PolicyEvaluation = self._evaluate_policy(EvaluationInputs(params, trajectory))
+            return evaluated
 
     def estimate(
         self,
         state: TrainState,
         trajectory: Trajectory,
-        hindsight: Hindsight | None = None,
-        behaviour: Tensor | None = None,
+        evaluated: PolicyEvaluation | None = None,
+        behavior: Tensor | None = None,
     ) -> Targets:
         """Let the estimator turn rewards into advantages and returns, `[S, T, N]`.
 
-        `behaviour [S, T, N]` are the log-probabilities under whatever acted, if that wasn't the policy of `hindsight`.
+        `behavior [S, T, N]` are the log-probabilities under whatever acted, if that wasn't the policy of `evaluated`.
         """
         with self.watch.phase("estimate", f'estimator "{self.plan.config.estimator.name}"'):
-            return self._estimator(self._estimator.tensors, state.buffers, trajectory, hindsight, behaviour)
+            return self._estimator(self._estimator.tensors, state.buffers, trajectory, evaluated, behavior)
 
     @property
-    def wants_hindsight(self) -> bool:
+    def needs_policy_evaluation(self) -> bool:
         """Whether anybody asks what the policy that collected says of the trajectory."""
         return bool(self.plan.needs & {"value", "log_probs", "old"}) or "log_rhos" in self._estimator.takes
 
@@ -243,7 +243,7 @@ class Engine:
         self,
         trajectory: Trajectory,
         targets: Targets,
-        hindsight: Hindsight | None = None,
+        evaluated: PolicyEvaluation | None = None,
         extra: dict[str, Tensor] | None = None,
     ) -> Cutter:
         """Make ready to cut batches; leaves of `extra` are `[S, T, N, ...]`."""
@@ -251,7 +251,7 @@ class Engine:
         return Cutter(
             trajectory,
             targets,
-            hindsight,
+            evaluated,
             window=isinstance(self.plan.collection, Steps),
             sequences=bool(state_size(self.plan.policy)),
             needs=self.plan.needs,
@@ -260,16 +260,16 @@ class Engine:
             valid=self._valid if known else None,
         )
 
-    def batch(self, trajectory: Trajectory, targets: Targets, hindsight: Hindsight | None = None) -> Batch:
+    def batch(self, trajectory: Trajectory, targets: Targets, evaluated: PolicyEvaluation | None = None) -> Batch:
         """Everything in one batch: each member's rows side by side, `[S, 1, B]`, padded with rows of weight 0."""
-        return self.cutter(trajectory, targets, hindsight).whole()
+        return self.cutter(trajectory, targets, evaluated).whole()
 
     def minibatches(
         self,
         state: TrainState,
         trajectory: Trajectory,
         targets: Targets,
-        hindsight: Hindsight | None = None,
+        evaluated: PolicyEvaluation | None = None,
         *,
         epochs: range | None = None,
         count: int | None = None,
@@ -283,7 +283,7 @@ class Engine:
         """
         settings = self.plan.config.settings
         parts = getattr(settings, "minibatches", 1) if count is None else count
-        cutter = self.cutter(trajectory, targets, hindsight, extra)
+        cutter = self.cutter(trajectory, targets, evaluated, extra)
         for epoch in range(getattr(settings, "epochs", 1)) if epochs is None else epochs:
 
             def order(member: int, n: int, epoch: int = epoch) -> NDArray[np.int64]:
@@ -309,7 +309,7 @@ class Engine:
     def step(self, loss: LossFunction, state: TrainState, batch: Batch, only: str = "") -> TrainState:
         """Take one gradient step on `loss`: clipped per member, frozen where a member is not active or not finite.
 
-        With `only`, nothing but the parameters whose names begin so are moved, and the optimiser counts their steps
+        With `only`, nothing but the parameters whose names begin so are moved, and the optimizer counts their steps
         apart from those of the others. Without any parameters nothing happens.
         """
         if not state.params:
@@ -335,7 +335,7 @@ class Engine:
 
         update = self._updates.get(loss)
         if update is None:
-            look = self._looking_back if self.wants_hindsight else None
+            look = self._policy_evaluator if self.needs_policy_evaluation else None
             whole = in_one_piece(look, self._estimator, cut, self._fresh_step(loss, "", state.params), state.params)
             update = self._updates[loss] = self._made(whole)
         going = self._going(state)
@@ -343,8 +343,8 @@ class Engine:
         after = update(Collected(before, trajectory, self._estimator.tensors))
 
         def batch() -> Batch:
-            hindsight = self.hindsight(state, trajectory) if self.wants_hindsight else None
-            return self.batch(trajectory, self.estimate(state, trajectory, hindsight), hindsight)
+            evaluated = self.evaluate_policy(state, trajectory) if self.needs_policy_evaluation else None
+            return self.batch(trajectory, self.estimate(state, trajectory, evaluated), evaluated)
 
         return self._taken(state, after, going, batch)
 
@@ -399,14 +399,14 @@ class Engine:
 
     def hold(self, members: NDArray[np.bool_]) -> None:
         """Members have ended; whatever the others do, a later run of theirs goes on from here."""
-        self._field.hold(self.state, members)
+        self._environments.hold(self.state, members)
 
     def snapshot(self, *, environments: bool = True) -> TrainState:
         """The state as it leaves the engine: in the processor's memory, wherever it is computed with.
 
         With `environments` there is all in it that a later run needs to go on from here, bit for bit if they allow it.
         """
-        return moved(self._field.snapshot(self.state) if environments else self.state, torch.device("cpu"))
+        return moved(self._environments.snapshot(self.state) if environments else self.state, torch.device("cpu"))
 
     def evaluate(self, state: TrainState, active: NDArray[np.bool_], mode: EvaluationMode) -> Finished:
         """Play the evaluation episodes of the active members on environments of their own.
@@ -418,8 +418,8 @@ class Engine:
         c, plan = self.plan.config, self.plan
         with self.watch.phase("evaluate", f'environment "{c.env}"'):
             return rollout.evaluate(
-                self._field.evaluation(),
-                self._field.evaluation_width,
+                self._environments.evaluation(),
+                self._environments.evaluation_width,
                 plan.policy,
                 plan.policy_params(state),
                 seeds=self._seeds,
@@ -431,7 +431,7 @@ class Engine:
 
     def close(self) -> None:
         """Close the environments."""
-        self._field.close()
+        self._environments.close()
 
     def _made(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """A pure function as the run is to have it: compiled or as it is."""
@@ -540,9 +540,9 @@ def default_update(ctx: Engine, state: TrainState, trajectory: Trajectory) -> Tr
     """What an algorithm that gives only a loss gets: gradient steps on everything that was collected."""
     if ctx.steps_in_one_piece:
         return ctx.step_in_one_piece(ctx.plan.algorithm.loss, state, trajectory)
-    hindsight = ctx.hindsight(state, trajectory) if ctx.wants_hindsight else None
-    targets = ctx.estimate(state, trajectory, hindsight)
-    for batch in ctx.minibatches(state, trajectory, targets, hindsight):
+    evaluated = ctx.evaluate_policy(state, trajectory) if ctx.needs_policy_evaluation else None
+    targets = ctx.estimate(state, trajectory, evaluated)
+    for batch in ctx.minibatches(state, trajectory, targets, evaluated):
         state = ctx.step(ctx.plan.algorithm.loss, state, batch)
     return state
 

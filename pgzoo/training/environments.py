@@ -14,10 +14,10 @@ from pgzoo.training.plan import Plan
 from pgzoo.training.seeding import reset_seeds
 from pgzoo.types import Collector, TrainState
 
-__all__ = ["Field"]
+__all__ = ["Environments"]
 
 
-class Field:
+class Environments:
     """Environments to train in and others to evaluate in, `num_envs` and `evaluation_width` for each member."""
 
     def __init__(self, plan: Plan, *, taking_up: bool) -> None:

@@ -1,6 +1,6 @@
 """The inner step: one pure function of tensors for everybody who learns by gradient.
 
-Differentiate a loss, clip each member's gradient, let the optimiser step, and hold whoever doesn't go along. Nothing
+Differentiate a loss, clip each member's gradient, let the optimizer step, and hold whoever doesn't go along. Nothing
 goes in or out but its argument and its result, so that the same lines run as they are or compiled.
 """
 
@@ -16,8 +16,8 @@ from pgzoo.ops.members import per_member
 from pgzoo.ops.optim import Optimizer, clip_by_member_norm, flatten, unflatten
 from pgzoo.training import gradients
 from pgzoo.training.gradients import LossFunction
-from pgzoo.training.targets import Estimator, Past
-from pgzoo.types import Batch, Hindsight, Hyper, Params, Targets, Trajectory
+from pgzoo.training.targets import Estimator, EvaluationInputs
+from pgzoo.types import Batch, Hyper, Params, PolicyEvaluation, Targets, Trajectory
 
 __all__ = ["After", "Before", "Collected", "InnerStep", "in_one_piece", "inner_step", "stack_metrics"]
 
@@ -73,7 +73,7 @@ def inner_step(
     """Return the step on `loss`, for parameters of the names and shapes of `like`.
 
     `settings` are those that are no tensors. With `only`, nothing but the parameters whose names begin so are moved,
-    and the optimiser counts their steps apart from those of the others. Unless it is `padded`, the batch is taken as it
+    and the optimizer counts their steps apart from those of the others. Unless it is `padded`, the batch is taken as it
     is: in one piece, and summed in whatever order is fastest.
     """
 
@@ -134,9 +134,9 @@ class Collected(NamedTuple):
 
 
 def in_one_piece(
-    look_back: Callable[[Past], Hindsight] | None,
+    policy_evaluator: Callable[[EvaluationInputs], PolicyEvaluation] | None,
     estimate: Estimator,
-    cut: Callable[[Trajectory, Targets, Hindsight | None], Batch],
+    cut: Callable[[Trajectory, Targets, PolicyEvaluation | None], Batch],
     step: InnerStep,
     like: Params,
 ) -> Callable[[Collected], After]:
@@ -145,10 +145,10 @@ def in_one_piece(
     def update(collected: Collected) -> After:
         before, trajectory, given = collected
         with torch.no_grad():
-            past = Past(unflatten(before.vector, like) | before.buffers, trajectory)
-            hindsight = look_back(past) if look_back else None
-            targets = estimate(given, before.buffers, trajectory, hindsight)
-            batch = cut(trajectory, targets, hindsight)
+            past = EvaluationInputs(unflatten(before.vector, like) | before.buffers, trajectory)
+            evaluated = policy_evaluator(past) if policy_evaluator else None
+            targets = estimate(given, before.buffers, trajectory, evaluated)
+            batch = cut(trajectory, targets, evaluated)
         return step(before._replace(batch=batch))
 
     return update

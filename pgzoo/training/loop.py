@@ -33,7 +33,7 @@ from pgzoo.training.plan import Plan
 from pgzoo.training.rollout import Cancelled
 from pgzoo.types import RECENT, TrainState
 
-__all__ = ["Control", "Plan", "Standing", "train"]
+__all__ = ["Control", "Plan", "Progress", "train"]
 
 OVER = object()
 
@@ -44,7 +44,7 @@ PATIENCE = 2.0
 """Seconds for the final evaluation of a run that was interrupted: somebody waits for its end."""
 
 
-StandingStatus = MemberStatus | Literal["running"]
+ProgressStatus = MemberStatus | Literal["running"]
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,14 @@ class Stop:
 
 
 @dataclass(frozen=True)
-class Standing:
+class Progress:
     """Where a run stands that goes on: its state, and the end that each member has come to, if any.
 
     A member that is active has the status "running", unless a component of the run has failed. `forgets` as in a plan.
     """
 
     state: TrainState
-    statuses: tuple[StandingStatus, ...]
+    statuses: tuple[ProgressStatus, ...]
     reasons: tuple[str, ...]
     forgets: bool = True
 
@@ -89,7 +89,7 @@ class Control:
     evaluation_due: bool = False
     checkpoint_due: bool = False
     interrupted: bool = False
-    keep: Callable[[Standing, tuple[int, ...]], None] | None = None
+    keep: Callable[[Progress, tuple[int, ...]], None] | None = None
 
     def stop(
         self, members: tuple[int, ...] | None = None, reason: str = "asked to stop", status: MemberStatus = "stopped"
@@ -112,7 +112,7 @@ class Control:
         return stops
 
 
-def train(plan: Plan, control: Control | None = None, standing: Standing | None = None) -> Generator[Event]:
+def train(plan: Plan, control: Control | None = None, standing: Progress | None = None) -> Generator[Event]:
     """Train every member of the plan to its end, and tell what happens; go on from `standing` where it is given.
 
     Yields RunStarted; EpisodesFinished and UpdateDone for every update; Evaluated where it is due and for the last
@@ -143,7 +143,7 @@ def train(plan: Plan, control: Control | None = None, standing: Standing | None 
 class _Run:
     """What `train` remembers from one event to the next."""
 
-    def __init__(self, plan: Plan, control: Control, standing: Standing | None) -> None:
+    def __init__(self, plan: Plan, control: Control, standing: Progress | None) -> None:
         members = len(plan.members)
         self.plan, self.control, self.ctx = plan, control, Engine(plan, standing.state if standing else None)
         self.ctx.cancelled = lambda: control.interrupted
@@ -245,10 +245,10 @@ class _Run:
             return
         state = self.ctx.snapshot(environments=whole)
         both = zip(state.active, self.statuses, strict=True)
-        statuses: tuple[StandingStatus, ...] = tuple(
+        statuses: tuple[ProgressStatus, ...] = tuple(
             "running" if active and whole else status for active, status in both
         )
-        standing = Standing(state, statuses, tuple(self.reasons), self.plan.forgets)
+        standing = Progress(state, statuses, tuple(self.reasons), self.plan.forgets)
         self.control.keep(standing, chosen)
         self.kept = time.perf_counter()
         yield CheckpointSaved(self.ctx.state.env_steps, chosen, standing.exact)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pgzoo.ops.members import map_leaves, moved
 from pgzoo.ops.nets import ROW_ALIGN, ROW_BLOCK
-from pgzoo.types import Batch, Hindsight, Inputs, Targets, Trajectory
+from pgzoo.types import Batch, Inputs, PolicyEvaluation, Targets, Trajectory
 
 __all__ = ["Cutter", "side_by_side"]
 
@@ -33,7 +33,7 @@ class Cutter:
         self,
         trajectory: Trajectory,
         targets: Targets,
-        hindsight: Hindsight | None,
+        evaluated: PolicyEvaluation | None,
         *,
         window: bool,
         sequences: bool,
@@ -52,8 +52,8 @@ class Cutter:
         self.members, self.num_envs = members, num_envs
         self.sequences = sequences
         self._everything: Batch | None = None
-        told = hindsight and needs & {"log_probs", "old"}
-        values = None if hindsight is None or hindsight.values is None else hindsight.values[:, :steps]
+        told = evaluated and needs & {"log_probs", "old"}
+        values = None if evaluated is None or evaluated.values is None else evaluated.values[:, :steps]
         everything = Batch(
             inputs=Inputs(
                 obs=trajectory.obs[:, :steps],
@@ -66,8 +66,8 @@ class Cutter:
             returns=targets.returns,
             weights=targets.weights,
             values=values,
-            log_probs=hindsight.log_probs if hindsight and told else None,
-            old=hindsight.dist if hindsight and "old" in needs else None,
+            log_probs=evaluated.log_probs if evaluated and told else None,
+            old=evaluated.dist if evaluated and "old" in needs else None,
             extra=extra,
         )
         if sequences:

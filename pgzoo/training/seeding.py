@@ -2,7 +2,7 @@
 
 A generator is made where it is used, from `SeedSequence(seed, spawn_key=(stream, *index))`: acting by update, resets by
 update, evaluation by round. So what one member draws can't depend on how long another plays, an added measurement
-moves nothing, and neighbouring seeds share nothing (unlike `seed + i`).
+moves nothing, and neighboring seeds share nothing (unlike `seed + i`).
 """
 
 from __future__ import annotations

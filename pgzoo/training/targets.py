@@ -1,4 +1,4 @@
-"""What a trajectory is worth: what the policy says of it in hindsight, and what the estimator makes of its rewards.
+"""What a trajectory is worth: what the policy says of it in evaluated, and what the estimator makes of its rewards.
 
 Both are pure functions of tensors, so that they run as they are, compiled, or as a part of an update in one piece.
 """
@@ -18,9 +18,9 @@ from pgzoo.ops.normalize import scale_rewards
 from pgzoo.ops.order import sums_in_any_order
 from pgzoo.training.minibatches import side_by_side
 from pgzoo.training.plan import Plan, PolicyView
-from pgzoo.types import Hindsight, Inputs, Output, Params, Steps, Targets, Trajectory
+from pgzoo.types import Inputs, Output, Params, PolicyEvaluation, Steps, Targets, Trajectory
 
-__all__ = ["Estimator", "Past", "bind_estimator", "look_back"]
+__all__ = ["Estimator", "EvaluationInputs", "bind_estimator", "policy_evaluator"]
 
 VALUES = frozenset({"values", "next_values"})
 
@@ -28,17 +28,19 @@ TOLD = [name for name in Trajectory._fields if name not in ("action_mask", "stat
 """What an estimator may take of a trajectory."""
 
 
-class Past(NamedTuple):
+class EvaluationInputs(NamedTuple):
     """What was collected, and the parameters and buffers that collected it."""
 
     params: Params
     trajectory: Trajectory
 
 
-def look_back(plan: Plan, policy: PolicyView, *, padded: bool = True) -> Callable[[Past], Hindsight]:
+def policy_evaluator(
+    plan: Plan, policy: PolicyView, *, padded: bool = True
+) -> Callable[[EvaluationInputs], PolicyEvaluation]:
     """Return what evaluates the policy at every step, in one pass; `padded` as for the inner step."""
 
-    def evaluate(past: Past) -> Hindsight:
+    def evaluate(past: EvaluationInputs) -> PolicyEvaluation:
         params, trajectory = past
         with sums_in_any_order(not padded):
             if trajectory.state is not None:
@@ -47,7 +49,7 @@ def look_back(plan: Plan, policy: PolicyView, *, padded: bool = True) -> Callabl
             else:
                 output = by_rows(params, trajectory)
         dist = output.dist.map(lambda leaf: leaf[:, :-1])
-        return Hindsight(output.value, dist.log_prob(trajectory.actions), dist)
+        return PolicyEvaluation(output.value, dist.log_prob(trajectory.actions), dist)
 
     def by_rows(params: Params, trajectory: Trajectory) -> Output:
         """A policy without memory sees rows side by side, as many as make a batch."""
@@ -78,19 +80,19 @@ class Estimator(NamedTuple):
         tensors: Params,
         buffers: Params,
         trajectory: Trajectory,
-        hindsight: Hindsight | None,
-        behaviour: Tensor | None = None,
+        evaluated: PolicyEvaluation | None,
+        behavior: Tensor | None = None,
     ) -> Targets:
         """Turn rewards into advantages and returns, `[S, T, N]`."""
         available: dict[str, Any] = {name: getattr(trajectory, name) for name in TOLD} | {**self.settings, **tensors}
         if self.normalize_reward:
             available["rewards"] = scale_rewards(buffers, trajectory.rewards)
         values = None
-        if hindsight is not None:
-            available["log_rhos"] = hindsight.log_probs - (hindsight.log_probs if behaviour is None else behaviour)
-            if hindsight.values is not None:
-                values = available["values"] = hindsight.values[:, :-1]
-                available["next_values"] = hindsight.values[:, 1:]
+        if evaluated is not None:
+            available["log_rhos"] = evaluated.log_probs - (evaluated.log_probs if behavior is None else behavior)
+            if evaluated.values is not None:
+                values = available["values"] = evaluated.values[:, :-1]
+                available["next_values"] = evaluated.values[:, 1:]
         estimate = self.function(**{name: value for name, value in available.items() if name in self.takes})
         if isinstance(estimate, tuple):
             advantages, returns = estimate

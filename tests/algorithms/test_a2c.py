@@ -38,7 +38,7 @@ def test_the_bonus_pushes_towards_the_uniform_policy(judge: Any) -> None:
     assert bonus.tolist() == pytest.approx([*(-0.5 * slope / 2), 0, 0], abs=1e-6)
 
 
-def test_advantages_may_be_standardised(judge: Any) -> None:
+def test_advantages_may_be_standardized(judge: Any) -> None:
     found = judge("a2c", ROWS, normalize_advantages=True).gradients["logits"]
     expected = -np.array(SCORES) * [1, 1, -1, -1] / 2  # (2, -1) has mean 1/2 and deviation 3/2
     assert found == pytest.approx(expected.tolist(), abs=1e-6)

@@ -31,7 +31,7 @@ def test_no_action_counts_for_more_than_the_bound(judge: Any) -> None:
     assert found.gradients["logits"] == pytest.approx((-SCORES * counts / 2).tolist(), rel=1e-5)
 
 
-def test_standardised_advantages_are_what_the_temperature_is_for(judge: Any) -> None:
+def test_standardized_advantages_are_what_the_temperature_is_for(judge: Any) -> None:
     found = judge("awr", ROWS, beta=1.0, value_coef=1.0)
     counts = np.exp([1.0, 1.0, -1.0, -1.0])
     assert found.gradients["logits"] == pytest.approx((-SCORES * counts / 2).tolist(), rel=1e-5)

@@ -83,7 +83,7 @@ def test_the_baseline_goes_towards_the_returns_and_the_advantage_moves_it_not(di
         assert values == pytest.approx([coef * 5 / 3, 0.0])
 
 
-def test_advantages_are_normalised_over_rows_that_count(differentiate: Any) -> None:
+def test_advantages_are_normalized_over_rows_that_count(differentiate: Any) -> None:
     advantages = np.array([3, 0, 2])
     expected = (advantages - advantages.mean()) / advantages.std()
     assert differentiate("reinforce-baseline")[1] == scores(*expected)
@@ -136,10 +136,10 @@ def seen(plan: MakePlan, algorithm: str, **settings: Any) -> tuple[Engine, Any, 
 
 def test_the_advantage_is_the_return_less_the_value(plan: MakePlan) -> None:
     ctx, state, trajectory = seen(plan, "reinforce-baseline", env="probe/Bandit-v0")
-    hindsight = ctx.hindsight(state, trajectory)
-    targets = ctx.estimate(state, trajectory, hindsight)
+    evaluated = ctx.evaluate_policy(state, trajectory)
+    targets = ctx.estimate(state, trajectory, evaluated)
     assert targets.returns[0, 0].tolist() == trajectory.rewards[0, 0].tolist()
-    torch.testing.assert_close(targets.advantages[0, 0], trajectory.rewards[0, 0] - hindsight.values[0, 0])  # type: ignore[index]
+    torch.testing.assert_close(targets.advantages[0, 0], trajectory.rewards[0, 0] - evaluated.values[0, 0])  # type: ignore[index]
 
 
 def test_an_episode_of_rloo_is_judged_against_the_others(plan: MakePlan) -> None:

@@ -26,11 +26,11 @@ def test_each_epochs_targets_are_those_of_the_policy_as_it_is_then(engine: Any) 
     step = ctx.step
     ctx.step = lambda loss, state, batch: step(loss, steps.append((state, batch)) or state, batch)
     ctx.plan.algorithm.update(ctx, state, seen)
-    acted = ctx.hindsight(state, seen).log_probs
+    acted = ctx.evaluate_policy(state, seen).log_probs
     assert len(steps) == 3
     for at, batch in steps:
-        now = ctx.hindsight(at, seen)
-        expected = ctx.estimate(at, seen, now, behaviour=acted)
+        now = ctx.evaluate_policy(at, seen)
+        expected = ctx.estimate(at, seen, now, behavior=acted)
         rows = batch.weights > 0
         assert torch.equal(batch.advantages[rows], expected.advantages[seen.valid])
         assert torch.equal(batch.returns[rows], expected.returns[seen.valid])
@@ -40,10 +40,10 @@ def test_each_epochs_targets_are_those_of_the_policy_as_it_is_then(engine: Any) 
 def test_a_step_that_the_policy_has_left_counts_for_less(engine: Any) -> None:
     ctx = engine("impala", **SMALL)
     state, seen = ctx.collect(ctx.state)
-    now = ctx.hindsight(state, seen)
-    on = ctx.estimate(state, seen, now, behaviour=now.log_probs)
+    now = ctx.evaluate_policy(state, seen)
+    on = ctx.estimate(state, seen, now, behavior=now.log_probs)
     last = seen.valid & (torch.arange(8)[:, None] == 7)  # nothing follows it in the window
-    rarer = ctx.estimate(state, seen, now, behaviour=now.log_probs + np.log(2.0))
-    likelier = ctx.estimate(state, seen, now, behaviour=now.log_probs - np.log(2.0))
+    rarer = ctx.estimate(state, seen, now, behavior=now.log_probs + np.log(2.0))
+    likelier = ctx.estimate(state, seen, now, behavior=now.log_probs - np.log(2.0))
     torch.testing.assert_close(rarer.advantages[last], on.advantages[last] / 2)
     torch.testing.assert_close(likelier.advantages[last], on.advantages[last])  # the weight is at most 1

@@ -72,7 +72,7 @@ PROBES: dict[str, dict[str, Any]] = {
     "awr": FEW,
     "impala": FEW,
 }
-"""Enough steps of the optimiser for a probe, and quick."""
+"""Enough steps of the optimizer for a probe, and quick."""
 
 
 def greedy(events: list[Event]) -> list[float]:

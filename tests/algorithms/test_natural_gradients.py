@@ -45,8 +45,8 @@ def update(plan: MakePlan) -> Callable[..., Update]:
         ctx = Engine(plan(algorithm, **given | settings))
         ctx.begin_update()
         before, trajectory = ctx.collect(ctx.state)
-        hindsight = ctx.hindsight(before, trajectory)
-        batch = ctx.batch(trajectory, ctx.estimate(before, trajectory, hindsight), hindsight)
+        evaluated = ctx.evaluate_policy(before, trajectory)
+        batch = ctx.batch(trajectory, ctx.estimate(before, trajectory, evaluated), evaluated)
         after = ctx.plan.algorithm.update(ctx, before, trajectory)  # type: ignore[attr-defined]
         ctx.close()
         return Update(ctx, before, after, batch)
@@ -138,7 +138,7 @@ def test_who_finds_no_step_keeps_the_policy_to_the_bit_and_fits_the_critic(updat
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_the_critic_takes_its_own_steps_as_an_optimiser_of_its_own_would(update: Any, algorithm: str) -> None:
+def test_the_critic_takes_its_own_steps_as_an_optimizer_of_its_own_would(update: Any, algorithm: str) -> None:
     """Adam over the critic alone, on half the mean squared error; the policy's step counts for nothing in it."""
     settings = {"learning_rate": 0.01, "learning_rate_schedule": "constant", "critic_steps": 7, "seeds": 1}
     seen = update(algorithm, env="CartPole-v1", policy={"hidden": (8,), "activation": "tanh"}, **settings)
@@ -165,8 +165,8 @@ def test_the_policys_adam_counts_its_own_steps_alone(plan: MakePlan) -> None:
     for _ in range(4):
         ctx.begin_update()
         state, trajectory = ctx.collect(state)
-        hindsight = ctx.hindsight(state, trajectory)
-        batch = ctx.batch(trajectory, ctx.estimate(state, trajectory, hindsight), hindsight)
+        evaluated = ctx.evaluate_policy(state, trajectory)
+        batch = ctx.batch(trajectory, ctx.estimate(state, trajectory, evaluated), evaluated)
         loss = ctx.plan.algorithm.loss(ctx.policy, state.params | theirs, batch, ctx.hyper(state)).value  # type: ignore[union-attr]
         optimizer.zero_grad()
         loss.sum().backward()

@@ -109,7 +109,7 @@ def test_a_member_that_moved_too_far_halts_alone(engine: Any) -> None:
             found: Loss = algorithm.loss(policy, params, batch._replace(log_probs=batch.log_probs - age), hyper)
             return found
 
-    old = ctx.hindsight(state, seen)
+    old = ctx.evaluate_policy(state, seen)
     after = state
     for batch in ctx.minibatches(state, seen, ctx.estimate(state, seen, old), old):
         after = ctx.step(Moved().loss, after, batch._replace(advantages=torch.zeros_like(batch.advantages)))
@@ -122,8 +122,8 @@ def test_minibatches_hold_each_valid_row_once_an_epoch_in_an_order_of_its_own(en
     state, seen = ctx.collect(ctx.state)
     assert not seen.valid.all()
     marked = torch.arange(seen.valid.numel()).reshape(seen.valid.shape).float()
-    targets = ctx.estimate(state, seen, ctx.hindsight(state, seen))._replace(advantages=marked)
-    batches = list(ctx.minibatches(state, seen, targets, ctx.hindsight(state, seen)))
+    targets = ctx.estimate(state, seen, ctx.evaluate_policy(state, seen))._replace(advantages=marked)
+    batches = list(ctx.minibatches(state, seen, targets, ctx.evaluate_policy(state, seen)))
     assert len(batches) == 12
     for member in range(2):
         orders = []
@@ -141,7 +141,7 @@ def test_advantages_are_estimated_anew_only_where_asked(engine: Any, anew: bool)
     batches: list[Any] = []
     step = ctx.step
     ctx.step = lambda loss, state, batch: step(loss, state, batches.append(batch) or batch)
-    before = ctx.estimate(state, seen, ctx.hindsight(state, seen))
+    before = ctx.estimate(state, seen, ctx.evaluate_policy(state, seen))
     ctx.plan.algorithm.update(ctx, state, seen)
     assert torch.equal(batches[0].advantages.flatten(), before.advantages.flatten())
     assert torch.equal(batches[1].advantages, batches[0].advantages) is not anew
@@ -162,9 +162,9 @@ def test_the_penalty_grows_where_the_policy_went_too_far_and_shrinks_where_it_ha
 def test_the_penalty_stays_where_the_distance_is_about_right(engine: Any) -> None:
     ctx = engine("ppo", kl_coef=0.25, epochs=2, minibatches=1, **SMALL)
     state, seen = ctx.collect(ctx.state)
-    old = ctx.hindsight(state, seen).dist
+    old = ctx.evaluate_policy(state, seen).dist
     after = ctx.plan.algorithm.update(ctx, state, seen)
-    kl = old.kl(ctx.hindsight(after, seen).dist)[seen.valid].mean().item()
+    kl = old.kl(ctx.evaluate_policy(after, seen).dist)[seen.valid].mean().item()
     again = engine("ppo", kl_coef=0.25, kl_aim=kl, epochs=2, minibatches=1, **SMALL)
     state, seen = again.collect(again.state)
     assert again.plan.algorithm.update(again, state, seen).buffers["ppo.kl_coef"].tolist() == [0.25]

@@ -1,4 +1,4 @@
-"""SPO: its penalised surrogate by hand."""
+"""SPO: its penalized surrogate by hand."""
 
 from __future__ import annotations
 

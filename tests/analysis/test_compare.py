@@ -213,7 +213,7 @@ def test_other_metrics_are_compared_by_their_last_value(train: Train) -> None:
     assert found.save(Path(found.home.root) / "one.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_several_environments_get_a_normalised_whole_and_profiles(train: Train) -> None:
+def test_several_environments_get_a_normalized_whole_and_profiles(train: Train) -> None:
     for env, best in (("CartPole-v1", 500.0), ("Acrobot-v1", -100.0)):
         train(f"a-{env}", [best, best * 1.1, best * 1.2], name="a", env=env)
         train(f"b-{env}", [best, best * 1.1, best * 1.2], name="b", env=env, params={"gamma": "1.0"})
@@ -338,7 +338,7 @@ def test_a_data_frame_has_a_row_for_each_run(train: Train) -> None:
     assert frame[["side", "seed", "score"]].values.tolist() == [["a", 0, 1.0], ["a", 1, 2.0], ["b", 0, 3.0]]
 
 
-def test_many_sides_are_told_apart_by_colour_and_stroke(train: Train, tmp_path: Path) -> None:
+def test_many_sides_are_told_apart_by_color_and_stroke(train: Train, tmp_path: Path) -> None:
     for place in range(10):
         train(f"side{place}", [place, place + 1.0, place + 2.0])
     found = pgzoo.compare(*[f"side{place}" for place in range(10)])

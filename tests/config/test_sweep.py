@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pgzoo.config import Layer
 from pgzoo.config.sweep import grid, read, told
 from pgzoo.errors import ConfigError
-from pgzoo.registry import Catalog
+from pgzoo.registry import PluginCatalog
 from pgzoo.runs.resolve import resolve
 from pgzoo.runs.result import Result
 from pgzoo.training.engine import Engine
@@ -69,7 +69,7 @@ def test_a_member_is_configured_as_its_run_alone(configure: Configure, key: str,
     assert member.config.setting_hash() == config.setting_hash() and member.config.flat() == config.flat()
 
 
-def test_what_a_config_says_of_its_sweep_makes_it_again(configure: Configure, catalog: Catalog) -> None:
+def test_what_a_config_says_of_its_sweep_makes_it_again(configure: Configure, catalog: PluginCatalog) -> None:
     config = configure("ppo", seeds=2, sweep_axis={"learning_rate": ["1e-4", 3e-4], "gamma": (0.9,)})
     text = yaml.safe_dump(config.nested())
     assert resolve([Layer(yaml.safe_load(text), ".".join)], catalog).members() == config.members()
@@ -100,18 +100,18 @@ def test_a_grid_has_every_combination_once(axes: dict[str, list[float]]) -> None
 # layers
 
 
-def composed(*layers: Mapping[str, Any], catalog: Catalog) -> Any:
+def composed(*layers: Mapping[str, Any], catalog: PluginCatalog) -> Any:
     base = {"algorithm": "ppo", "env": "CartPole-v1"}
     return resolve([Layer(layer, ".".join) for layer in (base, *layers)], catalog)
 
 
-def test_axes_of_several_layers_multiply(catalog: Catalog) -> None:
+def test_axes_of_several_layers_multiply(catalog: PluginCatalog) -> None:
     axes = [{"sweep_axis": {"gamma": [0.8, 0.9]}}, {"sweep_axis": {"gamma": [0.5], "learning_rate": [0.1, 0.2]}}]
     assert composed(*axes, catalog=catalog).sweep_axis == {"gamma": (0.5,), "learning_rate": (0.1, 0.2)}
 
 
 @pytest.mark.parametrize("given", [{"gamma": 0.5}, {"estimator": {"lam": 0.5}}])
-def test_one_value_takes_the_place_of_a_lower_axis(catalog: Catalog, given: Mapping[str, Any]) -> None:
+def test_one_value_takes_the_place_of_a_lower_axis(catalog: PluginCatalog, given: Mapping[str, Any]) -> None:
     axes = {"gamma": [0.8, 0.9], "estimator.lam": [0.1, 0.2]}
     config = composed({"sweep_axis": axes}, given, catalog=catalog)
     (left,) = config.sweep_axis
@@ -138,7 +138,7 @@ def test_one_value_takes_the_place_of_a_lower_axis(catalog: Catalog, given: Mapp
         ({"sweep_axis": {"gamma": [0.5]}, "gamma": 0.9}, "gamma is given one value as well"),
     ],
 )
-def test_bad_axes_are_refused(catalog: Catalog, layer: Mapping[str, Any], message: str) -> None:
+def test_bad_axes_are_refused(catalog: PluginCatalog, layer: Mapping[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         composed(layer, catalog=catalog)
     assert str(caught.value).startswith("sweep_axis") and message in str(caught.value)

@@ -12,7 +12,7 @@ from pgzoo.envs.choice import choose_backend, look
 from pgzoo.envs.native import NativeBackend
 from pgzoo.envs.sync import SyncBackend
 from pgzoo.errors import EnvError
-from pgzoo.registry import Catalog, PluginInfo, Registry, discover
+from pgzoo.registry import PluginCatalog, PluginInfo, Registry, discover
 from pgzoo.runs.runner import compose, make_plan, run_config
 from pgzoo.tracking import Home
 from pgzoo.types import EnvRequest
@@ -38,7 +38,7 @@ class Old(NativeBackend):
 
 
 @pytest.fixture
-def catalog() -> Catalog:
+def catalog() -> PluginCatalog:
     found, info = discover(inline=False), PluginInfo("more", "entry point", "more", "pgzoo-more")
     registry = Registry(info)
     registry.env_backend("crowd", Crowd)
@@ -47,20 +47,20 @@ def catalog() -> Catalog:
     return found
 
 
-def chosen(catalog: Catalog, **given: Any) -> str:
+def chosen(catalog: PluginCatalog, **given: Any) -> str:
     config = compose(Layer({"algorithm": "reinforce", "env": "Acrobot-v1", **given}, ".".join), catalog)
     return make_plan(config, catalog).config.backend
 
 
 @pytest.mark.parametrize("seeds", [1, 10])
-def test_auto_goes_by_the_environments_of_one_seed(catalog: Catalog, seeds: int) -> None:
+def test_auto_goes_by_the_environments_of_one_seed(catalog: PluginCatalog, seeds: int) -> None:
     assert chosen(catalog, num_envs=3, seeds=seeds) == "sync"
     assert chosen(catalog, num_envs=4, seeds=seeds) == "crowd"
     assert chosen(catalog, num_envs=4, seeds=seeds, backend="sync") == "sync"
     assert chosen(catalog, num_envs=4, seeds=seeds, env="CartPole-v1") == "native"  # it was registered before
 
 
-def test_an_id_that_gymnasium_refuses_is_run_by_the_backend_that_is_named(catalog: Catalog) -> None:
+def test_an_id_that_gymnasium_refuses_is_run_by_the_backend_that_is_named(catalog: PluginCatalog) -> None:
     request = EnvRequest("Acrobot-v0", {}, None, 4)
     for name in ("auto", "sync", "crowd"):
         with pytest.raises(EnvError, match=r"which replaced it\. As it is, it runs with --backend old\."):
@@ -69,7 +69,7 @@ def test_an_id_that_gymnasium_refuses_is_run_by_the_backend_that_is_named(catalo
     assert name == "old" and look(request, backend).observation_space.shape == (4,)
 
 
-def test_no_backend_is_named_for_an_id_that_none_knows(catalog: Catalog) -> None:
+def test_no_backend_is_named_for_an_id_that_none_knows(catalog: PluginCatalog) -> None:
     with pytest.raises(EnvError) as error:
         choose_backend("auto", catalog, EnvRequest("CartPole-v9", {}, None, 1))
     assert str(error.value).endswith('Use "CartPole-v1", the newest version.')
@@ -77,7 +77,7 @@ def test_no_backend_is_named_for_an_id_that_none_knows(catalog: Catalog) -> None
 
 @pytest.mark.parametrize(("num_envs", "said"), [(4, 1), (2, 0)])
 def test_a_run_says_that_it_took_a_plugins(
-    catalog: Catalog, home: Home, num_envs: int, said: int, caplog: pytest.LogCaptureFixture
+    catalog: PluginCatalog, home: Home, num_envs: int, said: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     given = {"algorithm": "random", "env": "Acrobot-v1", "num_envs": num_envs, "total_steps": 10, "eval_episodes": 1}
     config = compose(Layer({**given, "max_episode_steps": 5}, ".".join), catalog)

@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from pgzoo.errors import ConfigError
-from pgzoo.registry import Catalog, Entry, PluginInfo, Registry
+from pgzoo.registry import Entry, PluginCatalog, PluginInfo, Registry
 from pgzoo.registry.components import resolve_component
 from pgzoo.types import Trajectory
 
@@ -22,17 +22,17 @@ ESTIMATORS, ARGUMENTS = ([row for row in ROWS if len(row) == columns] for column
 NAMES = [row[0].strip("`") for row in ESTIMATORS]
 
 
-def entry(catalog: Catalog, name: str) -> Entry:
+def entry(catalog: PluginCatalog, name: str) -> Entry:
     return catalog.get("estimator", name)
 
 
-def test_the_page_lists_every_estimator(catalog: Catalog) -> None:
+def test_the_page_lists_every_estimator(catalog: PluginCatalog) -> None:
     mine = [e.name for e in catalog.entries("estimator") if e.plugin.name == entry(catalog, "gae").plugin.name]
     assert sorted(NAMES) == sorted(mine)
 
 
 @pytest.mark.parametrize("row", ESTIMATORS, ids=NAMES)
-def test_the_page_says_what_an_estimator_needs_and_its_settings(catalog: Catalog, row: list[str]) -> None:
+def test_the_page_says_what_an_estimator_needs_and_its_settings(catalog: PluginCatalog, row: list[str]) -> None:
     found = entry(catalog, row[0].strip("`"))
     takes = inspect.signature(found.load()).parameters
     words = {"next_values": "critic", "q_values": "action values", "log_rhos": "log-ratios"}
@@ -48,7 +48,7 @@ def test_the_page_says_what_an_estimator_needs_and_its_settings(catalog: Catalog
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_estimator_asks_for_what_the_page_says_can_be_had(catalog: Catalog, name: str) -> None:
+def test_an_estimator_asks_for_what_the_page_says_can_be_had(catalog: PluginCatalog, name: str) -> None:
     given = {argument for row in ARGUMENTS for argument in re.findall(r"`(\w+)`", row[0])}
     assert given >= {*Trajectory._fields} - {"obs", "actions", "action_mask", "state"}
     found = entry(catalog, name)
@@ -71,7 +71,7 @@ def test_an_estimator_asks_for_what_the_page_says_can_be_had(catalog: Catalog, n
         ({"name": "retrace", "lam": float("nan")}, "estimator.lam: must be"),
     ],
 )
-def test_settings_out_of_bounds_are_refused(catalog: Catalog, settings: dict[str, Any], message: str) -> None:
+def test_settings_out_of_bounds_are_refused(catalog: PluginCatalog, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         resolve_component("estimator", settings, catalog)
 

@@ -12,7 +12,7 @@ import torch
 
 from pgzoo.envs.spec import make_spec
 from pgzoo.export.bundle import LoadedPolicy
-from pgzoo.registry import Catalog
+from pgzoo.registry import PluginCatalog
 from pgzoo.registry.components import resolve_component
 from pgzoo.training.plan import make_policy
 
@@ -21,7 +21,7 @@ MLP = {"name": "mlp", "hidden": [5], "init": "default"}
 
 
 @pytest.fixture
-def make(catalog: Catalog) -> Make:
+def make(catalog: PluginCatalog) -> Make:
     """Return `make(observation space, action space)`: a policy with random parameters."""
 
     def loaded(

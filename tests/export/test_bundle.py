@@ -28,7 +28,7 @@ from pgzoo.errors import ConfigError, UnknownName, UsageError
 from pgzoo.export import spaces as as_json
 from pgzoo.export.bundle import LoadedPolicy, load_policy
 from pgzoo.play.evaluation import place
-from pgzoo.registry import Catalog
+from pgzoo.registry import PluginCatalog
 from pgzoo.types import Inputs
 
 Make = Callable[..., LoadedPolicy]
@@ -59,7 +59,7 @@ ACTIONS: list[gym.Space[Any]] = [
 
 @pytest.mark.parametrize("observation", OBSERVATIONS, ids=str)
 def test_what_is_loaded_acts_as_what_was_saved(
-    make: Make, catalog: Catalog, tmp_path: Path, observation: gym.Space[Any]
+    make: Make, catalog: PluginCatalog, tmp_path: Path, observation: gym.Space[Any]
 ) -> None:
     for action in ACTIONS:
         saved = make(observation, action)
@@ -78,9 +78,9 @@ KINDS: dict[str, tuple[gym.Space[Any], dict[str, Any], bool]] = {
     "linear": (Box(-1.0, 1.0, (3,)), {"name": "linear"}, False),
     "tabular": (Discrete(4, start=-2), {"name": "tabular"}, False),
     "gru": (Box(-1.0, 1.0, (3,)), {"name": "gru", "hidden": [5], "memory": 7}, False),
-    "lstm, normalised": (Box(-1.0, 1.0, (3,)), {"name": "lstm", "hidden": [], "memory": 3}, True),
-    "mlp, normalised": (Box(-1.0, 1.0, (2, 2), np.float64), MLP, True),
-    "net, normalised": (Box(-1.0, 1.0, (2, 2)), {"name": "net", "distribution": "auto"}, True),
+    "lstm, normalized": (Box(-1.0, 1.0, (3,)), {"name": "lstm", "hidden": [], "memory": 3}, True),
+    "mlp, normalized": (Box(-1.0, 1.0, (2, 2), np.float64), MLP, True),
+    "net, normalized": (Box(-1.0, 1.0, (2, 2)), {"name": "net", "distribution": "auto"}, True),
     "uniform": (Box(-1.0, 1.0, (3,)), {"name": "uniform"}, False),
 }
 
@@ -88,7 +88,7 @@ KINDS: dict[str, tuple[gym.Space[Any], dict[str, Any], bool]] = {
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("masked", [False, True])
 def test_every_kind_of_policy_plays_an_episode_as_it_did_before_it_was_saved(
-    make: Make, catalog: Catalog, tmp_path: Path, kind: str, masked: bool
+    make: Make, catalog: PluginCatalog, tmp_path: Path, kind: str, masked: bool
 ) -> None:
     observation, policy, normalize_obs = KINDS[kind]
     saved = make(observation, Discrete(3), policy, masked=masked, normalize_obs=normalize_obs)
@@ -206,7 +206,7 @@ def folder(make: Make, tmp_path: Path) -> Path:
     return make(Box(-1.0, 1.0, (3,)), Discrete(2)).save(tmp_path / "policy")
 
 
-def rewritten(folder: Path, catalog: Catalog, change: Mapping[str, Any]) -> str:
+def rewritten(folder: Path, catalog: PluginCatalog, change: Mapping[str, Any]) -> str:
     """What is said of a description that was changed."""
     file = folder / "policy.json"
     said = json.loads(file.read_text())
@@ -216,19 +216,19 @@ def rewritten(folder: Path, catalog: Catalog, change: Mapping[str, Any]) -> str:
     return refusal(folder, catalog, UsageError)
 
 
-def refusal(folder: Path, catalog: Catalog, kind: type[Exception] = ConfigError) -> str:
+def refusal(folder: Path, catalog: PluginCatalog, kind: type[Exception] = ConfigError) -> str:
     with pytest.raises(kind) as caught:
         load_policy(folder, catalog)
     return str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["policy.json", "policy.safetensors"])
-def test_a_policy_may_be_named_by_one_of_its_files(folder: Path, catalog: Catalog, name: str) -> None:
+def test_a_policy_may_be_named_by_one_of_its_files(folder: Path, catalog: PluginCatalog, name: str) -> None:
     assert load_policy(folder / name, catalog).component.name == "mlp"
 
 
 @pytest.mark.parametrize("name", ["policy.json", "policy.safetensors"])
-def test_a_file_that_is_missing_is_named(folder: Path, catalog: Catalog, name: str) -> None:
+def test_a_file_that_is_missing_is_named(folder: Path, catalog: PluginCatalog, name: str) -> None:
     (folder / name).unlink()
     message = refusal(folder, catalog)
     assert message.startswith(f"No policy in {folder}: No such file") and name in message
@@ -236,12 +236,12 @@ def test_a_file_that_is_missing_is_named(folder: Path, catalog: Catalog, name: s
 
 @pytest.mark.parametrize("name", ["policy.json", "policy.safetensors"])
 @pytest.mark.parametrize("damage", [b"", b"\xff\xfe nonsense", b"[1, 2]", b"{}", b"null"])
-def test_a_file_that_is_damaged_is_told(folder: Path, catalog: Catalog, name: str, damage: bytes) -> None:
+def test_a_file_that_is_damaged_is_told(folder: Path, catalog: PluginCatalog, name: str, damage: bytes) -> None:
     (folder / name).write_bytes(damage)
     assert refusal(folder, catalog).startswith(f"The policy in {folder} is damaged: ")
 
 
-def test_half_a_file_is_damage(folder: Path, catalog: Catalog) -> None:
+def test_half_a_file_is_damage(folder: Path, catalog: PluginCatalog) -> None:
     file = folder / "policy.safetensors"
     file.write_bytes(file.read_bytes()[:-9])
     assert "is damaged" in refusal(folder, catalog)
@@ -262,7 +262,7 @@ def test_half_a_file_is_damage(folder: Path, catalog: Catalog) -> None:
     ids=str,
 )
 def test_a_description_that_does_not_fit_is_refused(
-    folder: Path, catalog: Catalog, change: dict[str, Any], said: str
+    folder: Path, catalog: PluginCatalog, change: dict[str, Any], said: str
 ) -> None:
     file = folder / "policy.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
@@ -283,7 +283,9 @@ class Bomb:
 
 
 @pytest.mark.parametrize("name", ["policy.json", "policy.safetensors"])
-def test_a_pickle_under_another_name_is_not_executed(folder: Path, catalog: Catalog, tmp_path: Path, name: str) -> None:
+def test_a_pickle_under_another_name_is_not_executed(
+    folder: Path, catalog: PluginCatalog, tmp_path: Path, name: str
+) -> None:
     bomb, mark = pickle.dumps(Bomb(tmp_path / "executed")), tmp_path / "executed"
     (folder / name).write_bytes(bomb)
     assert "is damaged" in refusal(folder, catalog) and not mark.exists()
@@ -291,7 +293,7 @@ def test_a_pickle_under_another_name_is_not_executed(folder: Path, catalog: Cata
     assert mark.exists()
 
 
-def test_a_file_of_torch_is_not_executed(folder: Path, catalog: Catalog, tmp_path: Path) -> None:
+def test_a_file_of_torch_is_not_executed(folder: Path, catalog: PluginCatalog, tmp_path: Path) -> None:
     torch.save({"weight.0": torch.zeros(1), "bomb": Bomb(tmp_path / "executed")}, folder / "policy.safetensors")
     assert "is damaged" in refusal(folder, catalog) and not (tmp_path / "executed").exists()
 
@@ -307,14 +309,14 @@ def test_a_file_of_torch_is_not_executed(folder: Path, catalog: Catalog, tmp_pat
     ids=str,
 )
 def test_a_name_is_looked_up_and_never_a_path_or_a_module(
-    folder: Path, catalog: Catalog, change: dict[str, Any]
+    folder: Path, catalog: PluginCatalog, change: dict[str, Any]
 ) -> None:
     message = rewritten(folder, catalog, change)
     assert message.startswith("No policy") or "has no setting of that name" in message
 
 
 def test_the_environment_of_a_policy_is_not_imported(
-    folder: Path, catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, catalog: PluginCatalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "trojan.py").write_text(f"import os; os.mkdir({str(tmp_path / 'executed')!r})")
     monkeypatch.syspath_prepend(tmp_path)
@@ -354,7 +356,7 @@ TOO_LARGE: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("change", TOO_LARGE, ids=lambda change: str(change)[:60])
 def test_a_size_that_is_only_claimed_is_refused_before_the_memory_is_full(
-    folder: Path, catalog: Catalog, change: dict[str, Any]
+    folder: Path, catalog: PluginCatalog, change: dict[str, Any]
 ) -> None:
     before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     assert "is damaged" in rewritten(folder, catalog, change)
@@ -362,7 +364,7 @@ def test_a_size_that_is_only_claimed_is_refused_before_the_memory_is_full(
     assert grown < 400e6 and time.monotonic() - begin < 20
 
 
-def test_a_space_within_spaces_within_spaces_is_refused(folder: Path, catalog: Catalog) -> None:
+def test_a_space_within_spaces_within_spaces_is_refused(folder: Path, catalog: PluginCatalog) -> None:
     file, deep = folder / "policy.json", 100_000
     said = json.loads(file.read_text())
     nested = '{"type": "Tuple", "spaces": [' * deep + "]}" * deep
@@ -370,7 +372,7 @@ def test_a_space_within_spaces_within_spaces_is_refused(folder: Path, catalog: C
     assert "is damaged: RecursionError" in refusal(folder, catalog)
 
 
-def test_a_description_longer_than_any_is_not_read(folder: Path, catalog: Catalog) -> None:
+def test_a_description_longer_than_any_is_not_read(folder: Path, catalog: PluginCatalog) -> None:
     with (folder / "policy.json").open("wb") as file:
         file.truncate(10 * 2**40)
     assert "is longer than" in refusal(folder, catalog)
@@ -400,26 +402,26 @@ def header(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
         lambda tensors: tensors.pop("weight.0"),
     ],
 )
-def test_tensors_other_than_the_policy_needs_are_refused(folder: Path, catalog: Catalog, change: Any) -> None:
+def test_tensors_other_than_the_policy_needs_are_refused(folder: Path, catalog: PluginCatalog, change: Any) -> None:
     header(folder, change)
     assert "is damaged" in refusal(folder, catalog)
 
 
-def test_a_header_longer_than_its_file_is_refused(folder: Path, catalog: Catalog) -> None:
+def test_a_header_longer_than_its_file_is_refused(folder: Path, catalog: PluginCatalog) -> None:
     file = folder / "policy.safetensors"
     file.write_bytes((2**62).to_bytes(8, "little") + file.read_bytes()[8:])
     assert "is damaged" in refusal(folder, catalog)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int32, torch.bool])
-def test_numbers_of_another_type_are_refused(folder: Path, catalog: Catalog, dtype: torch.dtype) -> None:
+def test_numbers_of_another_type_are_refused(folder: Path, catalog: PluginCatalog, dtype: torch.dtype) -> None:
     tensors = {name: value.to(dtype) for name, value in load_policy(folder, catalog).params.items()}
     save_file(tensors, folder / "policy.safetensors")
     assert f"the file has bias.0 [5] {str(dtype).removeprefix('torch.')}" in refusal(folder, catalog)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_numbers_that_are_none_are_refused(folder: Path, catalog: Catalog, bad: float) -> None:
+def test_numbers_that_are_none_are_refused(folder: Path, catalog: PluginCatalog, bad: float) -> None:
     tensors = dict(load_policy(folder, catalog).params)
     tensors["weight.1"] = tensors["weight.1"].clone()
     tensors["weight.1"][0, 2, 1] = bad
@@ -427,14 +429,14 @@ def test_numbers_that_are_none_are_refused(folder: Path, catalog: Catalog, bad: 
     assert "the tensor weight.1 has numbers that aren't finite" in refusal(folder, catalog)
 
 
-def test_a_policy_of_a_plugin_that_is_not_here_is_refused(folder: Path, catalog: Catalog) -> None:
+def test_a_policy_of_a_plugin_that_is_not_here_is_refused(folder: Path, catalog: PluginCatalog) -> None:
     file = folder / "policy.json"
     file.write_text(file.read_text().replace('"mlp"', '"transformer"'))
     assert 'No policy "transformer"' in refusal(folder, catalog, UnknownName)
 
 
 def test_nothing_here_can_execute_what_a_file_holds() -> None:
-    """No module imports a serialiser that runs code, nor loads tensors by torch's."""
+    """No module imports a serializer that runs code, nor loads tensors by torch's."""
     unsafe = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
     for file in Path(str(pgzoo.__file__)).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):

@@ -29,7 +29,7 @@ CASES: dict[str, tuple[gym.Space[Any], gym.Space[Any], dict[str, Any]]] = {
     "discrete": (Discrete(4, start=-2), Box(-2.0, 2.0, (2,)), {"policy": {"name": "tabular"}}),
     "flattened": (Dict({"a": Discrete(3), "b": Box(-1.0, 1.0, (2,))}), MultiDiscrete([2, 3], start=[1, -1]), {}),
     "bits": (Box(0, 255, (2, 2), np.uint8), MultiBinary(2), {}),
-    "normalised": (Box(-9.0, 9.0, (2,), np.float64), Box(-1.0, 1.0, (2, 2)), {"normalize_obs": True}),
+    "normalized": (Box(-9.0, 9.0, (2,), np.float64), Box(-1.0, 1.0, (2, 2)), {"normalize_obs": True}),
     "masked": (POINT, MultiDiscrete([2, 3]), {"masked": True}),
     "memory": (POINT, Discrete(3, start=5), {"policy": {"name": "gru", "memory": 7}}),
     "memory, masked": (POINT, Discrete(3), {"policy": {"name": "lstm", "memory": 3}, "masked": True}),

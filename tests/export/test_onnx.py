@@ -25,7 +25,7 @@ needs_onnx = pytest.mark.skipif(not present("onnx"), reason=f"needs the extra on
 
 CASES: dict[str, tuple[gym.Space[Any], gym.Space[Any], dict[str, Any]]] = {
     "mlp": (POINT, Discrete(3, start=5), {}),
-    "mlp, normalised, clipped": (Box(-9.0, 9.0, (2, 2), np.float64), HALF, {"normalize_obs": True}),
+    "mlp, normalized, clipped": (Box(-9.0, 9.0, (2, 2), np.float64), HALF, {"normalize_obs": True}),
     "tabular": (Discrete(4, start=-2), MultiDiscrete([2, 3], start=[1, -1]), {"policy": {"name": "tabular"}}),
     "flattened": (Dict({"a": Discrete(3), "b": Box(-1.0, 1.0, (2,))}), MultiBinary(3), {}),
     "rescaled": (POINT, Box(-2.0, 5.0, (2,)), {"policy": {"name": "linear", "rescale": True}}),
@@ -33,7 +33,7 @@ CASES: dict[str, tuple[gym.Space[Any], gym.Space[Any], dict[str, Any]]] = {
     "beta": (POINT, Box(-2.0, 5.0, (2,)), {"policy": {"name": "linear", "distribution": "beta"}}),
     "masked": (POINT, Discrete(4), {"masked": True}),
     "gru": (POINT, Discrete(3), {"policy": {"name": "gru", "memory": 7}}),
-    "lstm, masked, normalised": (
+    "lstm, masked, normalized": (
         POINT,
         Discrete(3),
         {"policy": {"name": "lstm", "memory": 3}, "masked": True, "normalize_obs": True},

@@ -20,7 +20,7 @@ from program import PGZOO, Folder, eventually
 from pgzoo.config import Layer
 from pgzoo.errors import ConfigError, UnknownName
 from pgzoo.launchers.processes import cores
-from pgzoo.registry import Catalog, discover
+from pgzoo.registry import PluginCatalog, discover
 from pgzoo.runs.result import Result
 from pgzoo.runs.resume import resume
 from pgzoo.runs.runner import compose, run_config
@@ -312,6 +312,6 @@ def test_an_algorithm_that_raises_is_told_once(tmp_path: Path) -> None:
 
 
 def test_launchers_are_listed_with_their_plugin() -> None:
-    catalog: Catalog = discover(inline=False)
+    catalog: PluginCatalog = discover(inline=False)
     assert catalog.names("launcher")[:2] == ["local", "processes"]
     assert all(entry.summary and entry.plugin.name == "pgzoo.launchers" for entry in catalog.entries("launcher")[:2])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pgzoo.config import Layer
-from pgzoo.registry import Catalog
+from pgzoo.registry import PluginCatalog
 from pgzoo.runs.runner import compose, make_plan
 from pgzoo.training.events import Evaluated, Event, RunEnded
 from pgzoo.training.loop import train
@@ -64,7 +64,7 @@ def test_cartpole_is_balanced_by_every_seed(play: Play) -> None:
     assert min(final(play(seeds=3, eval_episodes=100))) >= 400
 
 
-def test_ppo_as_it_ships_solves_cartpole_in_80_000_steps(catalog: Catalog) -> None:
+def test_ppo_as_it_ships_solves_cartpole_in_80_000_steps(catalog: PluginCatalog) -> None:
     asked = {"algorithm": "ppo", "env": "CartPole-v1", "seeds": 5, "stop_at": 475.0, "eval_episodes": 20}
     events = list(train(make_plan(compose(Layer(asked, ".".join), catalog), catalog)))
     ended = events[-1]

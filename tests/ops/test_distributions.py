@@ -21,7 +21,7 @@ SHAPE = (2, 3, 5)
 """S, T, B."""
 
 KINDS: dict[str, tuple[int, Callable[[Tensor], Any]]] = {
-    # name: (numbers that parametrise it, those numbers -> the distribution)
+    # name: (numbers that parametrize it, those numbers -> the distribution)
     "categorical": (4, Categorical),
     "binary choice": (2, Categorical),
     "multi-categorical": (5, lambda x: MultiCategorical(x, (2, 3))),

@@ -16,7 +16,7 @@ from pgzoo.ops.losses import (
     clip_fraction,
     clipped_surrogate,
     log_mean_exp,
-    standardise,
+    standardize,
     weighted_mean,
     weighted_std,
     weighted_sum,
@@ -33,11 +33,11 @@ def test_by_hand() -> None:
     assert weighted_mean(X, W).tolist() == [3, 5, 0]
     # deviations -2, -1, 3: (4 + 1 + 9) / 3
     assert weighted_std(X, W).tolist() == pytest.approx([(14 / 3) ** 0.5, 0, 0])
-    assert standardise(X, W)[0, 0, :3].tolist() == pytest.approx([d / (14 / 3) ** 0.5 for d in (-2, -1, 3)])
+    assert standardize(X, W)[0, 0, :3].tolist() == pytest.approx([d / (14 / 3) ** 0.5 for d in (-2, -1, 3)])
 
 
-def test_one_row_has_no_deviation_and_is_standardised_to_zero() -> None:
-    assert standardise(X, W)[1, 0, 0] == 0
+def test_one_row_has_no_deviation_and_is_standardized_to_zero() -> None:
+    assert standardize(X, W)[1, 0, 0] == 0
 
 
 def test_sequences_are_reduced_over_time_and_rows() -> None:
@@ -54,7 +54,7 @@ def test_rows_without_weight_change_no_bit(rows: int, padding: int, seed: int) -
     longer, longer_weights = torch.cat([x, more], -1), torch.cat([weights, torch.zeros_like(more)], -1)
     for reduce in (weighted_sum, weighted_mean, weighted_std):
         assert torch.equal(reduce(x, weights), reduce(longer, longer_weights))
-    assert torch.equal(standardise(x, weights), standardise(longer, longer_weights)[..., :rows])
+    assert torch.equal(standardize(x, weights), standardize(longer, longer_weights)[..., :rows])
 
 
 def test_gradients_reach_weighted_rows_only() -> None:

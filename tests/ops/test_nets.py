@@ -19,7 +19,7 @@ def stacked(members: int, sizes: tuple[int, ...], **kwargs: Any) -> Params:
     given = {"activation": "tanh", "init": "default", "last_gain": 1.0} | kwargs
     each = [init_mlp(np.random.default_rng(seed), sizes, **given) for seed in range(members)]
     params = {name: torch.stack([one[name] for one in each]) for name in each[0]}
-    return unflatten(flatten(params.values()), params)  # views of one vector, as an optimiser leaves them
+    return unflatten(flatten(params.values()), params)  # views of one vector, as an optimizer leaves them
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The optimisers against torch's own; members against themselves alone."""
+"""The optimizers against torch's own; members against themselves alone."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def walk(name: str, members: int, rates: Tensor, steps: int, pick: slice = slice
 
 
 @pytest.mark.parametrize("name", TORCHS)
-def test_an_optimiser_equals_torchs(name: str) -> None:
+def test_an_optimizer_equals_torchs(name: str) -> None:
     theirs = some(1, 0).requires_grad_()
     optimizer = TORCHS[name]([theirs], lr=1e-2)
     for t in range(300):

@@ -15,7 +15,7 @@ from pgzoo.envs.spec import make_spec
 from pgzoo.errors import UnfitError
 from pgzoo.ops.acting import actor_for, state_size
 from pgzoo.ops.draws import draw_noise
-from pgzoo.registry import Catalog
+from pgzoo.registry import PluginCatalog
 from pgzoo.registry.components import resolve_component
 from pgzoo.testing.probes import SPACES
 from pgzoo.training.events import Event, RunEnded
@@ -37,7 +37,7 @@ STEPS, ENVS, MEMBERS = 4, 3, 2
 
 
 @pytest.fixture
-def build(catalog: Catalog) -> Build:
+def build(catalog: PluginCatalog) -> Build:
     def policy(name: str, observation: str, action: str, needs: Any = ("value",), **settings: Any) -> Any:
         component, factory = resolve_component("policy", {"name": name, **POLICIES[name], **settings}, catalog)
         needed = frozenset() if name == "uniform" else frozenset(needs)
@@ -157,7 +157,7 @@ def test_every_policy_trains_in_every_action_space(play: Callable[..., list[Even
     assert isinstance(last, RunEnded) and last.statuses == ("finished",)
 
 
-def test_images_are_refused_except_by_a_module(build: Build, catalog: Catalog) -> None:
+def test_images_are_refused_except_by_a_module(build: Build, catalog: PluginCatalog) -> None:
     images = make_spec(Box(0, 255, (8, 8, 3), np.uint8), Discrete(2))
     for name in ("mlp", "linear", "gru", "lstm"):
         component, factory = resolve_component("policy", name, catalog)

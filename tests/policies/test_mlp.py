@@ -13,7 +13,7 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 from pgzoo.envs.spec import make_spec
 from pgzoo.errors import UnfitError
-from pgzoo.registry import Catalog
+from pgzoo.registry import PluginCatalog
 from pgzoo.registry.components import resolve_component
 from pgzoo.types import ActorInputs, Inputs, Params
 
@@ -36,7 +36,7 @@ Build = Callable[..., Any]
 
 
 @pytest.fixture
-def build(catalog: Catalog) -> Build:
+def build(catalog: PluginCatalog) -> Build:
     def policy(observation: gym.Space[Any], action: gym.Space[Any], **settings: Any) -> Any:
         component, factory = resolve_component("policy", {"name": "mlp", **settings}, catalog)
         return factory(component.settings, make_spec(observation, action), frozenset())

@@ -115,7 +115,7 @@ class Drawing(nn.Module):
         return out + torch.randn_like(out)
 
 
-class Kept(Drawing):
+class AlgorithmState(Drawing):
     """A buffer and a frozen parameter, which nothing writes."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -160,11 +160,11 @@ def test_what_a_module_shares_no_layers_for_is_refused() -> None:
 
 
 def test_what_a_module_keeps_is_a_constant_that_is_saved() -> None:
-    policy = make(Kept)
+    policy = make(AlgorithmState)
     assert set(policy.init(np.random.default_rng(0))) == {"net.layer.weight"}
     kept = policy.buffers()
     assert set(kept) == {"net.layer.bias", "net.scale"}
-    assert all(torch.equal(value, make(Kept).buffers()[name]) for name, value in kept.items())
+    assert all(torch.equal(value, make(AlgorithmState).buffers()[name]) for name, value in kept.items())
     weight = policy.init(np.random.default_rng(0))["net.layer.weight"]
     obs = torch.ones(1, 1, 1, 3)
     logits = policy.apply({"net.layer.weight": weight[None]} | {k: v[None] for k, v in kept.items()}, Inputs(obs)).dist

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from pgzoo.errors import PluginError, UnknownName
-from pgzoo.registry import KINDS, Catalog, PluginInfo, Registry
+from pgzoo.registry import KINDS, PluginCatalog, PluginInfo, Registry
 
 MINE = PluginInfo("mine", "entry point", "mine.plugin", "zoo-mine", "1.0")
 
 
-def catalog_of(registry: Registry) -> Catalog:
-    catalog = Catalog()
+def catalog_of(registry: Registry) -> PluginCatalog:
+    catalog = PluginCatalog()
     catalog.add(registry.plugin, object(), registry.entries.values())
     return catalog
 
@@ -92,7 +92,7 @@ def test_presets_are_frozen_and_apply_by_environment() -> None:
 
 
 def test_two_presets_that_apply_unasked_clash() -> None:
-    catalog = Catalog()
+    catalog = PluginCatalog()
     for plugin, name in [("one", "a"), ("two", "b")]:
         registry = Registry(PluginInfo(plugin, "entry point", plugin, f"zoo-{plugin}", "1"))
         registry.preset(name, algorithm="reinforce", settings={}, auto=True)

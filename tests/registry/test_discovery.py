@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pgzoo.errors import PluginError, UnknownName
-from pgzoo.registry import API_VERSION, Catalog, PluginInfo, discover
+from pgzoo.registry import API_VERSION, PluginCatalog, PluginInfo, discover
 
 Install = Callable[..., None]
 GOOD = """
@@ -22,7 +22,7 @@ def pgzoo_register(registry):
 PARTS = "class Algorithm: pass\nclass Config: pass\n"
 
 
-def plugin(catalog: Catalog, name: str) -> PluginInfo:
+def plugin(catalog: PluginCatalog, name: str) -> PluginInfo:
     return next(info for info in catalog.plugins if info.name == name)
 
 
@@ -138,7 +138,7 @@ def test_blocking_by_plugin_or_distribution(install: Install, name: str, monkeyp
     assert "zoo_good" not in sys.modules
 
 
-def discover_with(monkeypatch: pytest.MonkeyPatch, disabled: str) -> Catalog:
+def discover_with(monkeypatch: pytest.MonkeyPatch, disabled: str) -> PluginCatalog:
     monkeypatch.setenv("PGZOO_DISABLE_PLUGINS", disabled)
     return discover()
 

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import pytest
 
 from pgzoo.errors import PluginError
-from pgzoo.registry import Catalog, PluginInfo, Registry, add_listener, hookimpl, listener_manager, relay
+from pgzoo.registry import PluginCatalog, PluginInfo, Registry, add_listener, hookimpl, listener_manager, relay
 from pgzoo.training import events
 
 EVENTS: dict[str, Any] = {
@@ -102,7 +102,7 @@ def test_the_argument_may_be_left_out() -> None:
 
 def test_a_plugin_may_hear_events_itself() -> None:
     ear, info = Ear(), PluginInfo("ear", "inline", "ear")
-    catalog = Catalog()
+    catalog = PluginCatalog()
     catalog.add(info, ear, Registry(info).entries.values())
     manager = listener_manager(catalog)
     add_listener(manager, "ear", Ear())  # of the same name

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pgzoo.config import Layer
-from pgzoo.registry import Catalog
+from pgzoo.registry import PluginCatalog
 from pgzoo.runs.result import Result
 from pgzoo.runs.runner import compose, run_config
 from pgzoo.tracking import Home
@@ -22,7 +22,7 @@ def short() -> dict[str, Any]:
 
 
 @pytest.fixture
-def trained(home: Home, catalog: Catalog, short: dict[str, Any]) -> Callable[..., Result]:
+def trained(home: Home, catalog: PluginCatalog, short: dict[str, Any]) -> Callable[..., Result]:
     """Return `trained(**settings)`: a short run, with other settings where they are given."""
 
     def train(**settings: Any) -> Result:

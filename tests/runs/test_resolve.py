@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pgzoo.config import Layer, RunConfig, read_yaml
 from pgzoo.errors import ConfigError, UnknownName
-from pgzoo.registry import Catalog, PluginInfo, Registry
+from pgzoo.registry import PluginCatalog, PluginInfo, Registry
 from pgzoo.runs.resolve import resolve
 from pgzoo.runs.runner import compose
 from pgzoo.types import Steps
@@ -24,7 +24,7 @@ BASE = {"algorithm": "reinforce", "env": "CartPole-v1"}
 
 
 @pytest.fixture
-def laid(catalog: Catalog) -> Resolve:
+def laid(catalog: PluginCatalog) -> Resolve:
     """Return `laid(lowest, ..., highest)`: layers over what a run can't do without."""
     return lambda *layers: resolve([Layer(layer, ".".join) for layer in (BASE, *layers)], catalog)
 
@@ -45,7 +45,7 @@ def test_each_layer_wins_over_those_below(laid: Resolve) -> None:
     assert laid({"num_envs": 3, "gamma": 0.5}, {"num_envs": 4}).gamma == 0.5
 
 
-def test_defaults_preset_file_and_options_come_in_that_order(catalog: Catalog, tmp_path: Path) -> None:
+def test_defaults_preset_file_and_options_come_in_that_order(catalog: PluginCatalog, tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("env: CartPole-v1\nlearning_rate: 0.5\ngamma: 0.7\n")
     options = Layer({"algorithm": "reinforce", "gamma": 0.3}, ".".join)
@@ -56,7 +56,7 @@ def test_defaults_preset_file_and_options_come_in_that_order(catalog: Catalog, t
     assert config.log_every == 1000  # pgzoo's default
 
 
-def test_a_file_may_name_its_preset_and_an_option_another(catalog: Catalog, tmp_path: Path) -> None:
+def test_a_file_may_name_its_preset_and_an_option_another(catalog: PluginCatalog, tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("algorithm: reinforce\nenv: CartPole-v1\npreset: notebook\n")
     assert compose(Layer({}, ".".join), catalog, file=str(file)).eval_episodes == 1000
@@ -92,10 +92,10 @@ def test_settings_of_a_component_are_merged_as_long_as_its_name_stays(laid: Reso
     assert policy.hidden == (3,) and policy.activation == "elu"
 
 
-def test_another_component_drops_the_settings_of_the_one_before(catalog: Catalog) -> None:
+def test_another_component_drops_the_settings_of_the_one_before(catalog: PluginCatalog) -> None:
     registry = Registry(PluginInfo("other", "entry point", "other", "zoo-other", "1.0"))
     registry.policy("plain", object)
-    mixed = Catalog(list(catalog.plugins), dict(catalog.objects), dict(catalog._entries))
+    mixed = PluginCatalog(list(catalog.plugins), dict(catalog.objects), dict(catalog._entries))
     mixed.add(registry.plugin, object(), registry.entries.values())
     layers = [Layer(layer, ".".join) for layer in (BASE, {"policy": {"hidden": [3]}}, {"policy": "plain"})]
     assert resolve(layers, mixed).policy.nested() == {"name": "plain"}
@@ -188,12 +188,12 @@ def test_names_that_nobody_bears_are_met_with_the_nearest(laid: Resolve) -> None
     assert 'Did you mean "sync"' in refusal(lambda: laid({"backend": "synk"}), UnknownName)
 
 
-def test_a_run_without_algorithm_or_environment_says_how_to_give_them(catalog: Catalog) -> None:
+def test_a_run_without_algorithm_or_environment_says_how_to_give_them(catalog: PluginCatalog) -> None:
     assert "pgzoo run ALGO --env ID" in refusal(lambda: resolve([Layer({"env": "CartPole-v1"}, ".".join)], catalog))
     assert refusal(lambda: resolve([Layer({"algorithm": "reinforce"}, ".".join)], catalog)).startswith("env is missing")
 
 
-def test_an_algorithm_whose_setting_belongs_to_the_run_is_refused(catalog: Catalog) -> None:
+def test_an_algorithm_whose_setting_belongs_to_the_run_is_refused(catalog: PluginCatalog) -> None:
     from pgzoo.config import AlgorithmConfig
 
     class Greedy(AlgorithmConfig):
@@ -204,7 +204,7 @@ def test_an_algorithm_whose_setting_belongs_to_the_run_is_refused(catalog: Catal
 
     registry = Registry(PluginInfo("greedy", "entry point", "greedy", "zoo-greedy", "2.0"))
     registry.algorithm("greedy", Algorithm, config=Greedy)
-    mixed = Catalog(list(catalog.plugins), dict(catalog.objects), dict(catalog._entries))
+    mixed = PluginCatalog(list(catalog.plugins), dict(catalog.objects), dict(catalog._entries))
     mixed.add(registry.plugin, object(), registry.entries.values())
     message = refusal(lambda: resolve([Layer({"algorithm": "greedy", "env": "x"}, ".".join)], mixed))
     assert message.startswith('Algorithm "greedy" of plugin "greedy" (zoo-greedy 2.0) has a setting named gamma')
@@ -252,7 +252,7 @@ def test_a_file_that_cannot_be_read_is_refused_at_its_line(written: Any, text: s
     ],
 )
 def test_a_bad_setting_of_a_file_is_named_with_its_line(
-    catalog: Catalog, written: Any, text: str, line: int, key: str
+    catalog: PluginCatalog, written: Any, text: str, line: int, key: str
 ) -> None:
     file = written(text)
     message = refusal(lambda: resolve([Layer(BASE, ".".join), read_yaml(file)], catalog))
@@ -269,7 +269,7 @@ def test_an_empty_file_gives_nothing(written: Any) -> None:
     assert read_yaml(written("# nothing yet\n")).values == {}
 
 
-def test_numbers_that_yaml_takes_for_words_are_numbers(catalog: Catalog, written: Any) -> None:
+def test_numbers_that_yaml_takes_for_words_are_numbers(catalog: PluginCatalog, written: Any) -> None:
     config = resolve([Layer(BASE, ".".join), read_yaml(written("learning_rate: 1e-3\n"))], catalog)
     assert config.settings.learning_rate == 1e-3
 
@@ -302,7 +302,9 @@ run_settings = st.fixed_dictionaries(
 
 @given(chosen=run_settings)
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_config_comes_back_through_json_and_yaml(laid: Resolve, catalog: Catalog, chosen: dict[str, Any]) -> None:
+def test_a_config_comes_back_through_json_and_yaml(
+    laid: Resolve, catalog: PluginCatalog, chosen: dict[str, Any]
+) -> None:
     config = laid(chosen)
     for text, read in ((json.dumps(config.nested()), json.loads), (yaml.safe_dump(config.nested()), yaml.safe_load)):
         again = resolve([Layer(read(text), ".".join)], catalog)
@@ -310,7 +312,7 @@ def test_a_config_comes_back_through_json_and_yaml(laid: Resolve, catalog: Catal
         assert again.setting_hash() == config.setting_hash() and again.flat() == config.flat()
 
 
-def test_a_none_that_took_the_place_of_a_default_comes_back_too(laid: Resolve, catalog: Catalog) -> None:
+def test_a_none_that_took_the_place_of_a_default_comes_back_too(laid: Resolve, catalog: PluginCatalog) -> None:
     default, without = (laid({"algorithm": "picky", **extra}) for extra in ({}, {"max_grad_norm": None}))
     assert default.settings.max_grad_norm == 0.5 and without.settings.max_grad_norm is None
     assert resolve([Layer(without.nested(), ".".join)], catalog) == without

@@ -21,7 +21,7 @@ from program import eventually
 from pgzoo.config import Layer
 from pgzoo.envs.state import Attributes
 from pgzoo.errors import CheckpointError, RunFailed, StoreError, UsageError
-from pgzoo.registry import Catalog, PluginInfo, Registry, discover
+from pgzoo.registry import PluginCatalog, PluginInfo, Registry, discover
 from pgzoo.runs.reproduce import differences, repro
 from pgzoo.runs.result import Result
 from pgzoo.runs.resume import resume
@@ -39,7 +39,7 @@ def checkpoints(home: Home, result: Result, member: int = 0) -> list[Path]:
     return checkpoint.paths(home.runs / result.runs[member].run_key / checkpoint.FOLDER_NAME)
 
 
-def again(catalog: Catalog, home: Home, ref: str, **how: Any) -> Result:
+def again(catalog: PluginCatalog, home: Home, ref: str, **how: Any) -> Result:
     return resume(find(ref, home), catalog, **how)
 
 
@@ -52,7 +52,7 @@ def test_the_last_three_and_the_best_are_kept(trained: Train, home: Home) -> Non
     assert len(steps) in (3, 4) and steps[-1] >= 2000
 
 
-def test_a_run_goes_on_for_longer(trained: Train, home: Home, catalog: Catalog) -> None:
+def test_a_run_goes_on_for_longer(trained: Train, home: Home, catalog: PluginCatalog) -> None:
     short = trained(learning_rate_schedule="constant")
     longer = again(catalog, home, short.group, total_steps=1200)
     home_of_whole = trained(total_steps=1200, learning_rate_schedule="constant")
@@ -63,7 +63,7 @@ def test_a_run_goes_on_for_longer(trained: Train, home: Home, catalog: Catalog) 
 
 @pytest.mark.parametrize("backend", ["native", "sync"])
 def test_who_ended_before_the_others_goes_on_from_there(
-    backend: str, trained: Train, home: Home, catalog: Catalog
+    backend: str, trained: Train, home: Home, catalog: PluginCatalog
 ) -> None:
     settings = {"backend": backend, "seeds": (0, 1, 2, 3), "rollout_steps": 16, "checkpoint_every": 10_000}
     settings |= {"learning_rate_schedule": "constant"}
@@ -73,14 +73,14 @@ def test_who_ended_before_the_others_goes_on_from_there(
     assert parameters(longer) == parameters(trained(**settings, total_steps=1200))
 
 
-def test_seeds_at_different_stages_go_on_together(trained: Train, home: Home, catalog: Catalog) -> None:
+def test_seeds_at_different_stages_go_on_together(trained: Train, home: Home, catalog: PluginCatalog) -> None:
     whole = trained(seeds=(0, 1, 2))
     shutil.rmtree(checkpoints(home, whole, 0)[-1])
     shutil.rmtree(home.runs / whole.runs[1].run_key / checkpoint.FOLDER_NAME)  # cut off before its first
     assert parameters(again(catalog, home, whole.group)) == parameters(whole)
 
 
-def test_a_complete_run_stays_as_it_is(trained: Train, home: Home, catalog: Catalog) -> None:
+def test_a_complete_run_stays_as_it_is(trained: Train, home: Home, catalog: PluginCatalog) -> None:
     whole = trained()
     journal = home.runs / whole.runs[0].run_key / "journal.jsonl"
     before = journal.read_text().count('"t":"evaluation"')
@@ -89,7 +89,7 @@ def test_a_complete_run_stays_as_it_is(trained: Train, home: Home, catalog: Cata
     assert journal.read_text().count('"t":"evaluation"') == before > 0
 
 
-def test_edited_settings_are_refused_by_name(trained: Train, home: Home, catalog: Catalog) -> None:
+def test_edited_settings_are_refused_by_name(trained: Train, home: Home, catalog: PluginCatalog) -> None:
     whole = trained()
     config = home.runs / whole.runs[0].run_key / "artifacts/config.yaml"
     config.write_text(config.read_text().replace("gamma: 0.99", "gamma: 0.5"))
@@ -122,7 +122,7 @@ def newer(path: Path) -> None:
     [(truncated, "damaged"), (flipped, "damaged"), (foreign, "damaged"), (newer, "written by pgzoo 9.0")],
 )
 def test_a_bad_checkpoint_offers_the_one_before(
-    trained: Train, home: Home, catalog: Catalog, harm: Callable[[Path], None], said: str
+    trained: Train, home: Home, catalog: PluginCatalog, harm: Callable[[Path], None], said: str
 ) -> None:
     whole = trained()
     *_, before, last = checkpoints(home, whole)
@@ -141,7 +141,7 @@ class Bomb:
         return exec, ("raise SystemExit('executed')",)
 
 
-def test_a_pickle_in_place_of_the_tensors_executes_nothing(trained: Train, home: Home, catalog: Catalog) -> None:
+def test_a_pickle_in_place_of_the_tensors_executes_nothing(trained: Train, home: Home, catalog: PluginCatalog) -> None:
     whole = trained()
     last, buffer = checkpoints(home, whole)[-1], io.BytesIO()
     pickle.dump(Bomb(), buffer)
@@ -151,7 +151,7 @@ def test_a_pickle_in_place_of_the_tensors_executes_nothing(trained: Train, home:
 
 
 def test_a_run_that_is_being_written_is_left_alone(
-    home: Home, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+    home: Home, catalog: PluginCatalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pgzoo.resume.LOCK_WAIT", 0.1)
     options = "--env CartPole-v1 --compile off --total-steps 1e9 --checkpoint-every 1000 --no-progress"
@@ -166,14 +166,14 @@ def test_a_run_that_is_being_written_is_left_alone(
             trainer.kill()
 
 
-def test_fewer_steps_than_are_done_are_refused(trained: Train, home: Home, catalog: Catalog) -> None:
+def test_fewer_steps_than_are_done_are_refused(trained: Train, home: Home, catalog: PluginCatalog) -> None:
     whole = trained()
     shutil.rmtree(checkpoints(home, whole)[-1])
     with pytest.raises(UsageError, match="has come to step"):
         again(catalog, home, whole.group, total_steps=100)
 
 
-def test_a_component_that_fails_leaves_a_checkpoint(trained: Train, home: Home, catalog: Catalog) -> None:
+def test_a_component_that_fails_leaves_a_checkpoint(trained: Train, home: Home, catalog: PluginCatalog) -> None:
     with pytest.raises(RunFailed, match="simulator"):
         trained(env="probe/Faulty-v0", env_kwargs={"patience": 100})
     (run,) = home.runs.iterdir()
@@ -208,7 +208,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(trained: Train, home: 
 
 
 def test_who_runs_an_environment_that_cannot_be_saved_is_told_once(
-    trained: Train, home: Home, catalog: Catalog, caplog: pytest.LogCaptureFixture
+    trained: Train, home: Home, catalog: PluginCatalog, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "pgzoo")
     whole = trained(env="probe/Corridor-v0", total_steps=1000)
@@ -225,7 +225,7 @@ def test_who_runs_an_environment_that_cannot_be_saved_is_told_once(
     assert (done.ended.state.updates == whole.ended.state.updates).all()
 
 
-def test_all_but_the_open_episodes_is_kept(trained: Train, home: Home, catalog: Catalog) -> None:
+def test_all_but_the_open_episodes_is_kept(trained: Train, home: Home, catalog: PluginCatalog) -> None:
     """Where no episode is open, and each begins alike, nothing else is left in which the runs could differ."""
     window = {"rollout_steps": 6, "normalize_obs": True, "normalize_reward": True, "stop_on_plateau": 10**6}
     whole = trained(env="probe/Bandit-v0", **window)
@@ -254,7 +254,7 @@ def test_a_plugin_makes_its_environment_exact(home: Home, short: dict[str, Any])
 
 
 def test_an_environment_that_remembers_is_not_called_exact(
-    trained: Train, home: Home, catalog: Catalog, caplog: pytest.LogCaptureFixture
+    trained: Train, home: Home, catalog: PluginCatalog, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "pgzoo")
     settings = {"algorithm": "reinforce", "num_envs": 2, "checkpoint_every": 100, "total_steps": 300}
@@ -269,7 +269,7 @@ def test_an_environment_that_remembers_is_not_called_exact(
         assert len(caplog.records) == (env == "probe/Rut-v0")
 
 
-def test_a_run_can_be_had_again_and_a_difference_is_found(trained: Train, home: Home, catalog: Catalog) -> None:
+def test_a_run_can_be_had_again_and_a_difference_is_found(trained: Train, home: Home, catalog: PluginCatalog) -> None:
     whole = trained(log_every=100)
     (found,) = find(whole.group, home)
     same = repro(found, catalog)
@@ -283,7 +283,7 @@ def test_a_run_can_be_had_again_and_a_difference_is_found(trained: Train, home: 
     assert other.first is not None and (other.first.step, other.first.metric) == (300, "loss/value")
 
 
-def test_a_prolonged_run_is_had_again_in_the_same_legs(trained: Train, home: Home, catalog: Catalog) -> None:
+def test_a_prolonged_run_is_had_again_in_the_same_legs(trained: Train, home: Home, catalog: PluginCatalog) -> None:
     settings = {"log_every": 100, "learning_rate_schedule": "linear"}
     short = trained(**settings)
     longer = again(catalog, home, short.group, total_steps=1200)
@@ -302,7 +302,7 @@ def test_a_prolonged_run_is_had_again_in_the_same_legs(trained: Train, home: Hom
     ],
 )
 def test_what_cannot_be_had_again_is_said_first(
-    trained: Train, home: Home, catalog: Catalog, env: str, more: int | None, how: str
+    trained: Train, home: Home, catalog: PluginCatalog, env: str, more: int | None, how: str
 ) -> None:
     whole = trained(env=env, log_every=100, learning_rate_schedule="linear", checkpoint_every=100)
     (found,) = find(whole.group, home)
@@ -319,7 +319,7 @@ def test_what_cannot_be_had_again_is_said_first(
     assert same.first is None and same.until == 300
 
 
-def test_a_checkpoint_of_the_first_release_goes_on(trained: Train, home: Home, catalog: Catalog) -> None:
+def test_a_checkpoint_of_the_first_release_goes_on(trained: Train, home: Home, catalog: PluginCatalog) -> None:
     (run,) = GOLDEN.iterdir()
     shutil.copytree(run, home.runs / run.name)
     kept = checkpoint.latest(home.runs / run.name / checkpoint.FOLDER_NAME)

@@ -15,7 +15,7 @@ from pgzoo.analysis.compare import compare
 from pgzoo.analysis.selection import Catalogue
 from pgzoo.config import Layer
 from pgzoo.errors import ConfigError
-from pgzoo.registry import Catalog
+from pgzoo.registry import PluginCatalog
 from pgzoo.runs.reproduce import points as points_of
 from pgzoo.runs.reproduce import repro
 from pgzoo.runs.resolve import resolve
@@ -52,7 +52,7 @@ def forget_the_last(home: Home, result: Result, member: int) -> None:
     shutil.rmtree(checkpoint.paths(home.runs / result.runs[member].run_key / checkpoint.FOLDER_NAME)[-1])
 
 
-def test_the_records_of_a_member_are_those_of_its_run_alone(trained: Train, home: Home, catalog: Catalog) -> None:
+def test_the_records_of_a_member_are_those_of_its_run_alone(trained: Train, home: Home, catalog: PluginCatalog) -> None:
     many = trained(**GRID)
     mine = many.runs[row(many)]
     alone = trained(seeds=(2,), learning_rate=3e-4, estimator={"lam": 0.9})
@@ -90,7 +90,7 @@ def test_results_tell_each_setting(trained: Train) -> None:
         alone.policy(7)
 
 
-def test_a_member_is_resumed_as_an_ordinary_run(trained: Train, home: Home, catalog: Catalog) -> None:
+def test_a_member_is_resumed_as_an_ordinary_run(trained: Train, home: Home, catalog: PluginCatalog) -> None:
     many = trained(**GRID)
     mine = many.runs[row(many)]
     whole = parameters(many)[mine.run_key]
@@ -102,7 +102,7 @@ def test_a_member_is_resumed_as_an_ordinary_run(trained: Train, home: Home, cata
     assert points(home.runs / mine.run_key) == before
 
 
-def test_a_whole_grid_is_resumed_by_its_group(trained: Train, home: Home, catalog: Catalog) -> None:
+def test_a_whole_grid_is_resumed_by_its_group(trained: Train, home: Home, catalog: PluginCatalog) -> None:
     many = trained(**GRID)
     whole = parameters(many)
     for member in (0, 3, 4, row(many)):
@@ -115,7 +115,7 @@ def test_a_whole_grid_is_resumed_by_its_group(trained: Train, home: Home, catalo
     }
 
 
-def test_a_setting_is_resumed_by_its_name(trained: Train, home: Home, catalog: Catalog) -> None:
+def test_a_setting_is_resumed_by_its_name(trained: Train, home: Home, catalog: PluginCatalog) -> None:
     many = trained(**GRID)
     found = find("a2c learning_rate=0.0003 estimator.lam=0.9", home)
     assert [one.seed for one in found] == [0, 2]
@@ -124,7 +124,7 @@ def test_a_setting_is_resumed_by_its_name(trained: Train, home: Home, catalog: C
     assert parameters(again)[many.runs[row(many)].run_key] == parameters(longer)[longer.runs[row(longer)].run_key]
 
 
-def test_a_member_is_had_again(trained: Train, home: Home, catalog: Catalog) -> None:
+def test_a_member_is_had_again(trained: Train, home: Home, catalog: PluginCatalog) -> None:
     many = trained(**GRID)
     found = repro(find(many.runs[row(many)].run_key, home)[0], catalog)
     assert found.first is None and found.compared > 20

@@ -19,7 +19,7 @@ from pgzoo.errors import UnfitError
 from pgzoo.ops import returns
 from pgzoo.ops.losses import weighted_mean
 from pgzoo.policies.mlp import MLP, MLPActor, MLPConfig
-from pgzoo.registry import Catalog, Kind, PluginInfo, Registry, discover
+from pgzoo.registry import ComponentKind, PluginCatalog, PluginInfo, Registry, discover
 from pgzoo.testing.checks import CHECKS, PLUGIN_CHECKS, CheckFailed, NotApplicable, Subject, check_component
 from pgzoo.types import (
     ActorInputs,
@@ -41,7 +41,7 @@ from pgzoo.types import (
 INFO = PluginInfo("broken", "import", "broken", "pgzoo-broken", "1.0")
 
 
-def failing(kind: Kind, target: Any, **facts: Any) -> dict[str, str]:
+def failing(kind: ComponentKind, target: Any, **facts: Any) -> dict[str, str]:
     """The checks that a component fails, and what they say. Others may take a policy with memory."""
     catalog = discover(inline=False)
     registry = Registry(INFO)
@@ -619,7 +619,7 @@ def test_a_backend_that_breaks_a_clause_fails_that_check(envs: type[SyncEnvs], c
 
 
 def plugin_failing(info: PluginInfo, register: Callable[[Registry], None]) -> dict[str, str]:
-    catalog, registry = Catalog(), Registry(info)
+    catalog, registry = PluginCatalog(), Registry(info)
     register(registry)
     builtin = discover(inline=False)
     for kind in ("algorithm", "policy", "estimator"):

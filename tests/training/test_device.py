@@ -176,8 +176,8 @@ def test_a_loss_that_reads_or_brings_what_lies_elsewhere_would_be_found(
 ) -> None:
     ctx = elsewhere("a2c")
     state, trajectory = ctx.collect(ctx.state)
-    hindsight = ctx.hindsight(state, trajectory)
-    batch = ctx.batch(trajectory, ctx.estimate(state, trajectory, hindsight), hindsight)
+    evaluated = ctx.evaluate_policy(state, trajectory)
+    batch = ctx.batch(trajectory, ctx.estimate(state, trajectory, evaluated), evaluated)
     ctx.close()
     with OneDevice(), pytest.raises((RuntimeError, AssertionError), match=error):
         ctx.step(loss, state, batch)

@@ -15,7 +15,7 @@ from pgzoo.ops.optim import flatten, unflatten_candidates
 from pgzoo.training.engine import Engine
 from pgzoo.training.events import RunEnded, UpdateDone
 from pgzoo.training.loop import Control, train
-from pgzoo.types import Batch, Episodes, Hyper, Kept, Loss, Need, Params, Steps, TrainState, Trajectory
+from pgzoo.types import AlgorithmState, Batch, Episodes, Hyper, Loss, Need, Params, Steps, TrainState, Trajectory
 
 MakePlan = Callable[..., Any]
 
@@ -25,14 +25,14 @@ def collected(ctx: Engine) -> tuple[TrainState, Trajectory]:
     return state, trajectory
 
 
-# hindsight
+# evaluated
 
 
 @pytest.mark.parametrize("critic", ["separate", "shared"])
 def test_hindsight_is_what_the_policy_says_of_each_step(engine: Any, critic: str) -> None:
     ctx = engine("ppo", seeds=2, num_envs=3, rollout_steps=7, policy={"hidden": (5,), "critic": critic})
     state, seen = collected(ctx)
-    said = ctx.hindsight(state, seen)
+    said = ctx.evaluate_policy(state, seen)
     assert said.values.shape == (2, 8, 3) and said.log_probs.shape == (2, 7, 3)
     from pgzoo.types import Inputs
 
@@ -48,7 +48,7 @@ def test_values_of_what_followed_are_those_of_the_next_observation(engine: Any) 
     """At an end too: the next observation is the true final one."""
     ctx = engine("a2c", env="probe/Scripted-v0", num_envs=2, rollout_steps=12)
     state, seen = collected(ctx)
-    values = ctx.hindsight(state, seen).values
+    values = ctx.evaluate_policy(state, seen).values
     from pgzoo.types import Inputs
 
     ends = (seen.terminated | seen.truncated).nonzero()
@@ -64,7 +64,7 @@ def test_values_of_what_followed_are_those_of_the_next_observation(engine: Any) 
 def test_in_the_first_step_the_ratio_is_exactly_one(engine: Any, minibatches: int) -> None:
     ctx = engine("ppo", seeds=3, minibatches=minibatches, num_envs=8, rollout_steps=128)
     state, seen = collected(ctx)
-    said = ctx.hindsight(state, seen)
+    said = ctx.evaluate_policy(state, seen)
     batch = next(iter(ctx.minibatches(state, seen, ctx.estimate(state, seen, said), said)))
     with torch.no_grad():
         now = ctx.policy.apply(state.params, batch.inputs).dist.log_prob(batch.actions)
@@ -77,7 +77,7 @@ def test_in_the_first_step_the_ratio_is_exactly_one(engine: Any, minibatches: in
 def test_a_single_result_is_a_return_from_which_a_critic_is_subtracted(engine: Any) -> None:
     ctx = engine("a2c", estimator="reward-to-go", seeds=2)
     state, seen = collected(ctx)
-    said = ctx.hindsight(state, seen)
+    said = ctx.evaluate_policy(state, seen)
     targets = ctx.estimate(state, seen, said)
     expected = torch.where(seen.valid, targets.returns - said.values[:, :-1], 0.0)
     assert torch.equal(targets.advantages, expected)
@@ -93,7 +93,7 @@ def quadratic(policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Tensor
 def test_the_product_with_the_hessian_is_that_of_the_dense_matrix(engine: Any) -> None:
     ctx = engine("a2c", seeds=2, num_envs=2, rollout_steps=8, policy={"hidden": (3,)})
     state, seen = collected(ctx)
-    said = ctx.hindsight(state, seen)
+    said = ctx.evaluate_policy(state, seen)
     batch = ctx.batch(seen, ctx.estimate(state, seen, said), said)
     product = ctx.hvp(quadratic, state, batch, only="policy.")
     vector = torch.randn(2, flatten(state.params.values()).shape[1], generator=torch.Generator().manual_seed(1))
@@ -128,7 +128,7 @@ def critic_loss(policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Tens
 def test_a_step_on_the_critic_alone_leaves_the_policy(engine: Any) -> None:
     ctx = engine("a2c", seeds=2)
     state, seen = collected(ctx)
-    said = ctx.hindsight(state, seen)
+    said = ctx.evaluate_policy(state, seen)
     batch = ctx.batch(seen, ctx.estimate(state, seen, said), said)
     moved = ctx.step(critic_loss, state, batch, only="critic.")
     for name, value in state.params.items():
@@ -146,8 +146,8 @@ class Halting:
     collect, estimator = Steps(8), "reward-to-go"
     defaults: ClassVar[dict[str, Any]] = {"num_envs": 2, "total_steps": 32}
 
-    def init(self, ctx: Engine) -> Kept:
-        return Kept({}, {"halting.steps": torch.zeros(())})
+    def init(self, ctx: Engine) -> AlgorithmState:
+        return AlgorithmState({}, {"halting.steps": torch.zeros(())})
 
     def update(self, ctx: Engine, state: TrainState, trajectory: Trajectory) -> TrainState:
         batch = ctx.batch(trajectory, ctx.estimate(state, trajectory))

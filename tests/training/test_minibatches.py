@@ -10,7 +10,7 @@ import torch
 
 from pgzoo.ops.distributions import Categorical
 from pgzoo.training.minibatches import Cutter
-from pgzoo.types import Hindsight, Targets, Trajectory
+from pgzoo.types import PolicyEvaluation, Targets, Trajectory
 
 S, T, N = 2, 3, 5
 NUMBERS = torch.arange(S * T * N).reshape(S, T, N)
@@ -36,7 +36,7 @@ def trajectory(valid: torch.Tensor | None = None, memory: bool = False) -> Traje
     )
 
 
-HINDSIGHT = Hindsight(
+HINDSIGHT = PolicyEvaluation(
     values=torch.cat([NUMBERS, NUMBERS[:, :1]], 1).float() + 1000,
     log_probs=NUMBERS.float() + 2000,
     dist=Categorical(torch.stack([NUMBERS.float(), -NUMBERS.float()], -1)),

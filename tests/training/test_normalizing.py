@@ -1,4 +1,4 @@
-"""Normalising: which rows count, when the scale moves, and that what is reported is not touched."""
+"""Normalizing: which rows count, when the scale moves, and that what is reported is not touched."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from pgzoo.errors import UnfitError
 from pgzoo.export.bundle import LoadedPolicy, load_policy
 from pgzoo.ops.members import select
-from pgzoo.registry import Catalog
+from pgzoo.registry import PluginCatalog
 from pgzoo.training.engine import Engine
 from pgzoo.training.events import EpisodesFinished, Event, RunEnded
 from pgzoo.training.loop import train
@@ -87,7 +87,7 @@ def test_the_scale_is_frozen_in_an_evaluation(plan: MakePlan) -> None:
     assert all(torch.equal(value, last(never).buffers[name]) for name, value in last(often).buffers.items())
 
 
-def test_the_scale_is_saved_with_the_policy(plan: MakePlan, catalog: Catalog, tmp_path: Path) -> None:
+def test_the_scale_is_saved_with_the_policy(plan: MakePlan, catalog: PluginCatalog, tmp_path: Path) -> None:
     _, events, made = watch(plan, "windows", env="CartPole-v1", normalize_obs=True, policy={"name": "gru", "memory": 8})
     params = select(made.policy_params(last(events)), [1])
     saved = LoadedPolicy(made.config.policy, made.spec, made.policy, params)

@@ -21,7 +21,9 @@ def test_no_gradient_flows_into_targets(plan: Callable[..., Any]) -> None:
     ctx = Engine(plan("a2c", rollout_steps=5, num_envs=2))
     params = {name: leaf.requires_grad_() for name, leaf in ctx.state.params.items()}
     state, seen = ctx.collect(ctx.state)
-    targets = ctx.estimate(state._replace(params=params), seen, ctx.hindsight(state._replace(params=params), seen))
+    targets = ctx.estimate(
+        state._replace(params=params), seen, ctx.evaluate_policy(state._replace(params=params), seen)
+    )
     ctx.close()
     assert targets.advantages.abs().sum() > 0
     assert not any(leaf.requires_grad for leaf in targets)

@@ -98,10 +98,10 @@ def test_no_policy_breaks_the_law(play: Play, policy: str, algorithm: str) -> No
 @pytest.mark.parametrize("algorithm", ["a2c", "reinforce"])
 @pytest.mark.parametrize("policy", ["mlp", "gru"])
 @pytest.mark.parametrize("world", ["pendulum", "numbers, of other lengths"])
-def test_normalising_does_not_break_the_law(play: Play, policy: str, world: str, algorithm: str) -> None:
+def test_normalizing_does_not_break_the_law(play: Play, policy: str, world: str, algorithm: str) -> None:
     settings = {"num_envs": 3, "total_steps": 400, "eval_episodes": 3} | WORLDS[world]
-    normalised = {"normalize_obs": True, "normalize_reward": True, "policy": {"name": policy, "hidden": (5,)}}
-    assert_equal_alone_and_among(play, 10, algorithm=algorithm, **settings, **normalised)
+    normalized = {"normalize_obs": True, "normalize_reward": True, "policy": {"name": policy, "hidden": (5,)}}
+    assert_equal_alone_and_among(play, 10, algorithm=algorithm, **settings, **normalized)
 
 
 @pytest.mark.parametrize("algorithm", ["a2c", "reinforce"])

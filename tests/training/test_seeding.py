@@ -1,4 +1,4 @@
-"""Randomness by address: streams are disjoint, and neighbours share nothing."""
+"""Randomness by address: streams are disjoint, and neighbors share nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_no_two_addresses_share_a_word() -> None:
     assert len(np.unique(words)) == 4 * len(addresses)
 
 
-def test_neighbouring_seeds_share_no_environment_seed() -> None:
+def test_neighboring_seeds_share_no_environment_seed() -> None:
     drawn = np.concatenate([reset_seeds(seed, "reset", 16, update) for seed in range(50) for update in range(20)])
     assert len(np.unique(drawn)) == drawn.size
 

@@ -24,7 +24,7 @@ def test_it_is_found_by_its_entry_point() -> None:
 
 
 def test_the_loss_by_hand() -> None:
-    """Returns 0, 2, 4 standardise to -1.2247, 0, 1.2247; only the last exceeds a margin of 0.2247."""
+    """Returns 0, 2, 4 standardize to -1.2247, 0, 1.2247; only the last exceeds a margin of 0.2247."""
     log_probs = torch.tensor([[[-1.0, -2.0, -3.0, -9.0]]])
     dist = SimpleNamespace(log_prob=lambda actions: log_probs, entropy=lambda: torch.ones(1, 1, 4))
     policy = SimpleNamespace(apply=lambda params, inputs: SimpleNamespace(dist=dist))

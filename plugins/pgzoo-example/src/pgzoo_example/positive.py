@@ -8,14 +8,14 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from pgzoo.config import AlgorithmConfig
-from pgzoo.ops.losses import standardise, weighted_mean
+from pgzoo.ops.losses import standardize, weighted_mean
 from pgzoo.types import Batch, Episodes, Hyper, Loss, Params
 
 
 class PositiveReinforceConfig(AlgorithmConfig):
     """Settings of `positive-reinforce`; each becomes an option, a YAML key and a logged parameter."""
 
-    learning_rate: Annotated[float, Field(gt=0, description="step size of the optimiser")] = 2e-2
+    learning_rate: Annotated[float, Field(gt=0, description="step size of the optimizer")] = 2e-2
     margin: Annotated[
         float,
         Field(ge=0, description="how many standard deviations above the mean a return must be to count"),
@@ -38,7 +38,7 @@ class PositiveReinforce:
 
     def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
         """Minus the objective whose gradient is the estimate above."""
-        gain = (standardise(batch.advantages, batch.weights) - hyper.margin).clamp(min=0.0)
+        gain = (standardize(batch.advantages, batch.weights) - hyper.margin).clamp(min=0.0)
         dist = policy.apply(params, batch.inputs).dist
         value = -weighted_mean(dist.log_prob(batch.actions) * gain, batch.weights)
         metrics = {

@@ -53,7 +53,7 @@ class CheckpointWriter:
             "status": standing.statuses[member],
             "reason": standing.reasons[member],
             "resume": "exact" if standing.exact else "episode-boundary",
-            "config": plan.members[member].config.nested(),
+            "config": {k: v for k, v in plan.members[member].config.nested().items() if k != "tracking_uri"},
             "versions": versions(),
             "listeners": {name: snapshot(member) for name, snapshot in snapshots.items() if snapshot},
         }

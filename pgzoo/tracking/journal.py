@@ -39,7 +39,6 @@ encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 BACKLOG = 16 * 2**20
 LOCK_WAIT = 5.0
 MAX_PARAM, MAX_TAG, MAX_KEY = 6000, 8000, 250
-MAX_STEP = 2**63 - 1
 
 
 class EpisodeRecord(NamedTuple):
@@ -82,7 +81,9 @@ class Journal:
         self._troubled = False
         self._guard = threading.Lock()
         try:
-            (folder / "artifacts").mkdir(parents=True, exist_ok=True)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
+            (folder / "artifacts").mkdir(exist_ok=True)
             self._lock = lock(folder / "lock", timeout=LOCK_WAIT)
         except OSError as error:
             raise StoreError(f"Can't keep the journal of run {self.key} in {folder}: {error.strerror}.") from error
@@ -92,7 +93,7 @@ class Journal:
             file = folder / "journal.jsonl"
             self.resumed = file.exists() and trim(file) > 0
             self.tail = read_tail(folder) if self.resumed else Tail(-1, {}, frozenset(), EpisodeRecord([], [], []))
-            self._fd: int | None = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            self._fd: int | None = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         except OSError as error:
             self._lock.release()
             raise StoreError(f"Can't write the journal {folder}: {error.strerror}.") from error

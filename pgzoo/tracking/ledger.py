@@ -173,10 +173,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Replace a file by rename, so that a reader sees the old or the new text. Raises OSError."""
+    """Replace a file, private to its owner, by renaming: a reader finds the old text or the new. Raises OSError."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        scratch.write_text(json.dumps(value, indent=1))
+        with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            file.write(json.dumps(value, indent=1))
         os.replace(scratch, path)
     finally:
         with contextlib.suppress(OSError):

@@ -177,7 +177,7 @@ def _statistics(values: ArrayLike, ddof: int) -> list[str]:
 def _warn(result: Result) -> None:
     """Say on stderr which seeds came to another end than planned, and what is still under way."""
     from pgzoo.config.sweep import told
-    from pgzoo.tracking import Home, display_uri, pending
+    from pgzoo.tracking import display_uri, pending
     from pgzoo.tracking.ledger import plural
 
     for run in result.runs:
@@ -192,6 +192,6 @@ def _warn(result: Result) -> None:
         click.echo(f"Lost, as the disk stayed full: {plural(lost, 'record')} of what the run had to say.", err=True)
     if result.pending:
         click.echo(f"Still to be shipped to MLflow: {result.pending}. It goes on in the background.", err=True)
-        if why := pending(Home.find()).errors.get(display_uri(result.tracking_uri)):
+        if why := pending(result.session.home).errors.get(display_uri(result.tracking_uri)):
             click.echo(f"So far: {why}", err=True)
         click.echo("Should it be cut off: pgzoo sync", err=True)

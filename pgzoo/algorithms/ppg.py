@@ -11,7 +11,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from pgzoo.config import ClipRange, Epochs, LearningRate, MinibatchConfig, OptimizerEps, RolloutSteps
-from pgzoo.ops.acting import state_size
+from pgzoo.ops.acting import memory_size
 from pgzoo.ops.losses import (
     actor_critic_loss,
     advantages_of,
@@ -23,7 +23,7 @@ from pgzoo.ops.losses import (
 )
 from pgzoo.types import AlgorithmState, Batch, Hyper, Loss, Need, Params, Targets, TrainState, Trajectory
 
-STORED = ("obs", "valid", "starts", "action_mask", "state")
+STORED = ("obs", "valid", "starts", "action_mask", "memory")
 """The fields of a trajectory that the auxiliary phase needs: the inputs of the policy."""
 
 
@@ -85,8 +85,8 @@ class PPG:
         }
         if plan.spec.masked:
             stored["action_mask"] = torch.ones(steps + 1, columns, gym.spaces.flatdim(plan.spec.action_space)).bool()
-        if size := state_size(plan.policy):
-            stored["state"] = torch.zeros(columns, size)
+        if size := memory_size(plan.policy):
+            stored["memory"] = torch.zeros(columns, size)
         return AlgorithmState({}, {f"ppg.{name}": value for name, value in stored.items()})
 
     def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
@@ -139,7 +139,7 @@ def _store(buffers: Params, trajectory: Trajectory, targets: Targets) -> Params:
     updated = {"ppg.windows": buffers["ppg.windows"] + 1}
     for name, leaf in new.items():
         if leaf is not None:
-            stored, axis = buffers[f"ppg.{name}"], 1 if name == "state" else 2
+            stored, axis = buffers[f"ppg.{name}"], 1 if name == "memory" else 2
             n = leaf.shape[axis]
             kept = stored.narrow(axis, n, stored.shape[axis] - n)
             updated[f"ppg.{name}"] = torch.cat([kept, leaf.to(stored.dtype)], axis)

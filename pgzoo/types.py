@@ -263,14 +263,20 @@ class AlgorithmState(NamedTuple):
 
 
 class Hyper:
-    """An algorithm's settings as a loss sees them: floats are `[S, 1, 1]` tensors, everything else is itself.
+    """An algorithm's settings as a loss sees them: floats are `[S, 1, 1]` tensors, everything else is unchanged.
 
-    Among them are `gamma`, which the run owns, and `remaining`, the share of its run that a member still has before
-    it: what a schedule goes by.
+    `hyper.clip_range` broadcasts over the rows of a batch, `[S, T, B]`; `hyper.per_member.clip_range` is the same
+    setting as `[S]`, to combine with numbers that are already reduced. The settings include the run's `gamma`, and
+    `remaining`, the share of its run that each member has yet to do (1 at the start, 0 at the end), for schedules.
     """
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.__dict__.update(values)
+
+    @property
+    def per_member(self) -> PerMember:
+        """The same settings with floats as `[S]` tensors."""
+        return PerMember(self)
 
     def rows(self, rows: slice) -> Hyper:
         """The settings of some members."""
@@ -278,6 +284,17 @@ class Hyper:
 
     def __getattr__(self, name: str) -> Any:  # only reached for names that are missing
         raise AttributeError(f'no setting "{name}"; there are: {", ".join(sorted(self.__dict__))}')
+
+
+class PerMember:
+    """The settings of a `Hyper` with floats as `[S]` tensors."""
+
+    def __init__(self, hyper: Hyper) -> None:
+        self._hyper = hyper
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._hyper, name)
+        return value.flatten() if isinstance(value, Tensor) else value
 
 
 class EnvRequest(NamedTuple):

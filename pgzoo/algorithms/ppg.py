@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 import gymnasium as gym
+import numpy as np
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
@@ -73,7 +74,7 @@ class PPG:
         """Windows of `rollout_steps`."""
         return Steps(settings.rollout_steps)
 
-    def init(self, ctx: Any) -> AlgorithmState:
+    def init(self, ctx: Any, rng: np.random.Generator) -> AlgorithmState:
         """Room for the windows of `policy_phases` updates, side by side."""
         plan, settings = ctx.plan, ctx.plan.config.settings
         space, steps, columns = plan.spec.observation_space, settings.rollout_steps, self._columns(plan)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 
@@ -73,7 +74,7 @@ class PPO:
         """The old distribution itself is needed for the penalty alone."""
         return {"value", "log_probs", "old"} if _penalized(settings) else {"value", "log_probs"}
 
-    def init(self, ctx: Any) -> AlgorithmState:
+    def init(self, ctx: Any, rng: np.random.Generator) -> AlgorithmState:
         """The weight of the penalty is each member's own."""
         settings = ctx.plan.config.settings
         return AlgorithmState({}, {"ppo.kl_coef": torch.tensor(settings.kl_coef)} if _penalized(settings) else {})

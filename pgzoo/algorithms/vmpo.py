@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -55,7 +56,7 @@ class VMPO:
         """Windows of `rollout_steps`."""
         return Steps(settings.rollout_steps)
 
-    def init(self, ctx: Any) -> AlgorithmState:
+    def init(self, ctx: Any, rng: np.random.Generator) -> AlgorithmState:
         """Each member has dual variables of its own."""
         settings = ctx.plan.config.settings
         first = torch.tensor([settings.eta_init, settings.alpha_init])

@@ -16,13 +16,12 @@ from pgzoo.errors import UnfitError
 from pgzoo.ops.nets import ROW_ALIGN, ROW_BLOCK
 from pgzoo.ops.normalize import scale_rewards
 from pgzoo.ops.order import sums_in_any_order
+from pgzoo.training.added_critic import VALUES
 from pgzoo.training.minibatches import side_by_side
 from pgzoo.training.plan import Plan, PolicyView
 from pgzoo.types import Inputs, Output, Params, PolicyEvaluation, Steps, Targets, Trajectory
 
 __all__ = ["Estimator", "EvaluationInputs", "bind_estimator", "policy_evaluator"]
-
-VALUES = frozenset({"values", "next_values"})
 
 TOLD = [name for name in Trajectory._fields if name not in ("action_mask", "state")]
 """What an estimator may take of a trajectory."""
@@ -113,8 +112,8 @@ def bind_estimator(plan: Plan, gamma: Tensor) -> Estimator:
     asked = [p.name for p in parameters if p.default is p.empty and p.name not in known]
     if set(asked) & VALUES:
         raise UnfitError(
-            f'{name} needs the values of a critic, and algorithm "{c.algorithm}" trains none. Choose an algorithm '
-            "that does (pgzoo algorithms) or another estimator (pgzoo estimators)."
+            f'{name} needs the values of a critic, and algorithm "{c.algorithm}" takes no gradient steps to train one. '
+            "Choose an algorithm that does (pgzoo algorithms) or another estimator (pgzoo estimators)."
         )
     if asked:
         raise UnfitError(

@@ -6,7 +6,6 @@ algorithm's. The critic's loss moves the parameters under `critic.` alone.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -16,23 +15,15 @@ from pgzoo.config import AlgorithmConfig, Settings
 from pgzoo.errors import UnfitError
 from pgzoo.ops.losses import explained_variance, value_loss
 from pgzoo.training.gradients import LossFunction
+from pgzoo.training.targets import requires_values
 from pgzoo.types import Batch, Hyper, Loss, Params
 
-__all__ = ["VALUES", "VALUE_COEF", "also_moved", "refuse_move", "requires_values", "with_critic_loss"]
-
-VALUES = frozenset({"values", "next_values"})
-"""The estimator arguments that come from a critic."""
+__all__ = ["VALUE_COEF", "also_moved", "is_added", "refuse_move", "with_critic_loss"]
 
 VALUE_COEF = 0.5
 """Weight of the added critic's loss where the algorithm has no setting `value_coef`."""
 
 CRITIC = "critic."
-
-
-def requires_values(estimator: Callable[..., Any]) -> bool:
-    """Return whether an estimator can't do without a critic: `values` or `next_values` has no default."""
-    parameters = inspect.signature(estimator).parameters.values()
-    return any(p.name in VALUES and p.default is p.empty for p in parameters)
 
 
 def is_added(estimator: Callable[..., Any], needs: frozenset[str], settings: Settings) -> bool:

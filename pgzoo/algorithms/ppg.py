@@ -12,7 +12,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from pgzoo.config import ClipRange, Epochs, LearningRate, MinibatchConfig, OptimizerEps, RolloutSteps
-from pgzoo.ops.acting import state_size
+from pgzoo.ops.acting import memory_size
 from pgzoo.ops.losses import (
     actor_critic_loss,
     clip_fraction,
@@ -24,7 +24,7 @@ from pgzoo.ops.losses import (
 )
 from pgzoo.types import AlgorithmState, Batch, Hyper, Loss, Need, Params, Steps, Targets, TrainState, Trajectory
 
-STORED = ("obs", "valid", "starts", "action_mask", "state")
+STORED = ("obs", "valid", "starts", "action_mask", "memory")
 """What the auxiliary phase needs of a trajectory: what the policy saw."""
 
 
@@ -88,8 +88,8 @@ class PPG:
         }
         if plan.spec.masked:
             kept["action_mask"] = torch.ones(steps + 1, columns, gym.spaces.flatdim(plan.spec.action_space)).bool()
-        if remembered := state_size(plan.policy):
-            kept["state"] = torch.zeros(columns, remembered)
+        if remembered := memory_size(plan.policy):
+            kept["memory"] = torch.zeros(columns, remembered)
         return AlgorithmState({}, {f"ppg.{name}": value for name, value in kept.items()})
 
     def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
@@ -148,7 +148,7 @@ class PPG:
 def _stored(buffers: Params, trajectory: Trajectory, targets: Targets) -> Params:
     """Put a window behind the others, `[S, T, columns, ...]`; the oldest one leaves."""
     fresh = {name: getattr(trajectory, name) for name in STORED} | {"returns": targets.returns}
-    axes = {"state": 1}
+    axes = {"memory": 1}
     moved = {"ppg.windows": buffers["ppg.windows"] + 1}
     for name, new in fresh.items():
         if new is not None:

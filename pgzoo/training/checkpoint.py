@@ -37,6 +37,8 @@ FOLDER_NAME = "checkpoints"
 FOLDER = re.compile(r"step-(\d{12})")
 TREES = ("params", "buffers", "optimizer")
 ARRAYS = ("active", "env_steps", "episodes", "updates", "progress", "recent")
+RENAMED = {"collector/state": "collector/memory", "buffers/ppg.state": "buffers/ppg.memory"}
+"""Leaves that older checkpoints hold under another name, and their name today."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,8 @@ def load(path: Path) -> Checkpoint:
         if hashlib.sha256(packed).hexdigest() != description["digest"]:
             raise CheckpointError(f"The checkpoint {path} is damaged: {TENSORS} is not what {DESCRIPTION} says it is.")
         found = unpack(packed)
-        state = _state({name: found[name] for name in description["order"]}, description["environments"])
+        tensors = {RENAMED.get(name, name): found[name] for name in description["order"]}
+        state = _state(tensors, description["environments"])
         return Checkpoint(path, state, description["about"])
     except OSError as error:
         raise CheckpointError(f"No checkpoint in {path}: {error.strerror}: {error.filename}.") from error

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 import gymnasium as gym
+import numpy as np
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
@@ -70,7 +71,7 @@ class PPG:
         "normalize_reward": True,
     }
 
-    def init(self, ctx: Any) -> AlgorithmState:
+    def init(self, ctx: Any, rng: np.random.Generator) -> AlgorithmState:
         """Allocate buffers for the rollouts of `policy_phases` updates."""
         plan, settings = ctx.plan, ctx.plan.config.settings
         space, steps = plan.spec.observation_space, settings.rollout_steps

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -73,7 +74,7 @@ class PPO:
         """Only the penalty needs the old distribution itself."""
         return {"value", "log_probs", "old"} if _penalized(settings) else {"value", "log_probs"}
 
-    def init(self, ctx: Any) -> AlgorithmState:
+    def init(self, ctx: Any, rng: np.random.Generator) -> AlgorithmState:
         """Each member has its own weight of the penalty."""
         settings = ctx.plan.config.settings
         return AlgorithmState({}, {"ppo.kl_coef": torch.tensor(settings.kl_coef)} if _penalized(settings) else {})

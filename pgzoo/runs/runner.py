@@ -34,9 +34,10 @@ from pgzoo.runs.resolve import resolve
 from pgzoo.runs.result import Outcome, Result
 from pgzoo.runs.shard import worker_command
 from pgzoo.runs.signals import stop_on_signals
+from pgzoo.training import added_critic
 from pgzoo.training.events import Event
 from pgzoo.training.loop import Control, train
-from pgzoo.training.plan import Plan, make_policy
+from pgzoo.training.plan import Plan, checked_needs, make_policy
 from pgzoo.types import Collection, EnvRequest, Steps
 
 __all__ = ["WorkerContext", "compose", "make_plan", "run", "run_config"]
@@ -128,7 +129,10 @@ def make_plan(config: RunConfig, catalog: PluginCatalog, group: str = "", member
     with _blamed(f'algorithm "{config.algorithm}"'):
         algorithm = catalog.get("algorithm", config.algorithm).load()()
         collection = _of_settings(algorithm.collect, config)
-        needs = frozenset(_of_settings(getattr(algorithm, "needs", frozenset()), config))
+        needs = checked_needs(_of_settings(getattr(algorithm, "needs", frozenset()), config), config.algorithm)
+    estimator = catalog.get("estimator", config.estimator.name).load()
+    if added := added_critic.is_added(estimator, needs, config.settings):
+        needs |= {"value"}
     with _blamed(f'policy "{config.policy.name}"'):
         factory = catalog.get("policy", config.policy.name).load()
         policy = make_policy(factory, config.policy.settings, spec, needs, config.normalize_obs)
@@ -143,12 +147,13 @@ def make_plan(config: RunConfig, catalog: PluginCatalog, group: str = "", member
         spec=spec,
         algorithm=algorithm,
         policy=policy,
-        estimator=catalog.get("estimator", config.estimator.name).load(),
+        estimator=estimator,
         collection=collection,
         backend=backend,
         group=group,
         members=members,
         needs=needs,
+        added_critic=added,
         env_states=env_states,
         forgets=isinstance(collection, Steps) or forgetful(request._replace(states=env_states)),
     )

@@ -34,13 +34,13 @@ def gradient(
     buffers: Params,
     batch: Batch,
     hyper: Hyper,
-    only: str = "",
+    only: str | tuple[str, ...] = "",
     *,
     padded: bool = True,
 ) -> tuple[Loss, Tensor]:
     """Differentiate `loss`: what it gives, and each member's gradient end to end, `[S, P]`.
 
-    The gradient is 0 for parameters whose names don't begin with `only`.
+    The gradient is 0 for parameters whose names don't begin with `only`, or with any of several.
 
     Members are taken in groups whose intermediate results stay in the processor's cache, each with no more padding than
     its own longest member needs. As members don't depend on each other, neither do the numbers. Unless it is

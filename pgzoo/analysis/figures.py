@@ -15,12 +15,10 @@ from pgzoo.analysis.blocks import Block, Curve, Profile
 from pgzoo.analysis.comparison import ComparisonData
 from pgzoo.analysis.statistics import Estimate
 from pgzoo.analysis.wording import center, interval, metric_in_words
-from pgzoo.tracking.plots import GRID, INK, MUTED, dress
+from pgzoo.tracking.plots import COLORS, GRID, INK, MUTED, dress, with_notebook_display
 
-__all__ = ["COLORS", "colors", "curves_and_scores"]
+__all__ = ["colors", "curves_and_scores"]
 
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-"""Okabe & Ito's palette for color-blind readers, without its yellow, which is hard to see on white."""
 STROKES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 
 
@@ -57,7 +55,7 @@ def curves_and_scores(comparison: ComparisonData, block: Block | None = None) ->
         forest(right, one, comparison.labels)
         right.set_xlabel(metric_in_words(comparison.score) if one.env else "normalized final score")
         heading(right, "", "final scores: IQM, 95 % interval, one dot per seed")
-    return figure
+    return with_notebook_display(figure)
 
 
 def sample_efficiency(axes: Axes, curves: Sequence[Curve], labels: Sequence[str], metric: str) -> None:

@@ -146,7 +146,7 @@ def plain_table(first: str, *others: str) -> Table:
 
 
 class Progress:
-    """A line on stderr that says what is being read; called with what, how many, and of how many."""
+    """A progress line on stderr. It is a `ProgressCallback`: call it with what is being read, how many, and the total."""
 
     def __init__(self, hidden: bool) -> None:
         from rich import progress

@@ -124,7 +124,7 @@ class Policy(Protocol):
     """Maps observations to distributions over actions, for all members at once.
 
     `noise` names what one draw consumes, "uniform", "normal" or "logistic", and `noise_size` how many of them. A policy
-    with memory says how many numbers it remembers per environment as `state_size`. One whose `apply` is the same short
+    with memory says how many numbers it remembers per environment as `memory_size`. One whose `apply` is the same short
     sequence of tensor operations for every batch says `compiles = True`.
 
     A policy may also have

@@ -74,7 +74,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Band:
-    """A statistic with its interval at each point of a curve, all `[points]`. Without an interval the limits are NaN."""
+    """A statistic with its interval at each point of a curve, all `[points]`; the limits are NaN if there is none."""
 
     value: Floats
     low: Floats

@@ -146,7 +146,7 @@ def plain_table(first: str, *others: str) -> Table:
 
 
 class Progress:
-    """A progress line on stderr. It is a `ProgressCallback`: call it with what is being read, how many, and the total."""
+    """A progress line on stderr. Call it with what is being read, how many were read, and how many there are."""
 
     def __init__(self, hidden: bool) -> None:
         from rich import progress

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pgzoo import tracking
-from pgzoo.config.sweep import Setting, told
+from pgzoo.config.sweep import Setting, format_setting
 from pgzoo.errors import ConfigError, RunFailed
 from pgzoo.export.bundle import LoadedPolicy
 from pgzoo.ops.members import select
@@ -81,7 +81,7 @@ class SeedResult:
         }
 
     def __repr__(self) -> str:
-        settings = f" {told(self.settings)}" if self.settings else ""
+        settings = f" {format_setting(self.settings)}" if self.settings else ""
         score = f", mean return {self.returns.mean():.1f} ± {self.returns.std():.1f}" if self.returns.size else ""
         greedy = f", greedy {self.greedy_returns.mean():.1f}" if self.greedy_returns.size else ""
         reason = f" ({self.reason})" if self.reason else ""
@@ -194,7 +194,9 @@ class Result:
         for run, history in zip(self.runs, self.histories, strict=True):
             smooth = plots.moving_average(history.returns, min(100, max(1, len(history.returns) // 10)))
             thin = np.unique(np.linspace(0, len(smooth) - 1, min(len(smooth), 300)).astype(int))
-            curves.setdefault(told(run.settings), []).append((np.array(history.steps, np.int64)[thin], smooth[thin]))
+            curves.setdefault(format_setting(run.settings), []).append(
+                (np.array(history.steps, np.int64)[thin], smooth[thin])
+            )
         ylabel = "return of training episodes, moving average"
         return plots.learning_curves(curves, title=self._title, subtitle="thin lines: seeds", ylabel=ylabel)
 
@@ -271,13 +273,11 @@ class Result:
 
     def _row(self, seed: int | None, setting: Setting | None) -> int:
         given = (setting or {}).items()
-        rows = [
-            row for row, run in enumerate(self.runs) if seed in (None, run.seed) and given <= run.settings.items()
-        ]
+        rows = [row for row, run in enumerate(self.runs) if seed in (None, run.seed) and given <= run.settings.items()]
         if len(rows) != 1:
             which = "" if seed is None else f" of seed {seed}"
-            which += f" with {told(dict(given))}" if given else ""
-            known = "; ".join(dict.fromkeys(told(run.settings) for run in self.runs))
+            which += f" with {format_setting(dict(given))}" if given else ""
+            known = "; ".join(dict.fromkeys(format_setting(run.settings) for run in self.runs))
             seeds = ", ".join(map(str, dict.fromkeys(run.seed for run in self.runs)))
             settings = f" Settings: {known}." if known else ""
             what = f"There are {len(rows)} policies{which}; give a seed{' and a setting' * bool(known)}"

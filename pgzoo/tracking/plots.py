@@ -63,7 +63,9 @@ def learning_curve(
         average = moving_average(y, window)
         axes.plot(x, average, color=BLUE, linewidth=2, label=f"mean of the last {window} episodes")
     if threshold is not None:
-        axes.axhline(threshold, color=MUTED, linewidth=1, linestyle=(0, (5, 4)), label=f"threshold {minus(f'{threshold:g}')}")
+        axes.axhline(
+            threshold, color=MUTED, linewidth=1, linestyle=(0, (5, 4)), label=f"threshold {minus(f'{threshold:g}')}"
+        )
     axes.set_xlim(left=0)
     legend(axes)
     return fit(figure)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pgzoo.config import AlgorithmConfig
-from pgzoo.ops.acting import state_size
+from pgzoo.ops.acting import memory_size
 from pgzoo.ops.members import freeze, map_leaves, moved, nobody
 from pgzoo.ops.normalize import reward_buffers, take_in_rewards
 from pgzoo.ops.optim import NO_OPTIMIZER, flatten, make_optimizer, unflatten
@@ -208,7 +208,7 @@ class Engine:
         def together(leaf: Tensor) -> Tensor:  # [S * N, T, 1, ...] -> [S, T, N, ...]
             return leaf.reshape(members, n, *leaf.shape[1:]).squeeze(3).transpose(1, 2)
 
-        trajectory = map_leaves(together, apart._replace(state=None))
+        trajectory = map_leaves(together, apart._replace(memory=None))
         returns = np.array([r[0] if len(r) else np.nan for r in finished.returns]).reshape(members, n)
         merged = rollout.joined([Finished(finished.returns[k::n], finished.lengths[k::n]) for k in range(n)], members)
         return self._counted(state, trajectory, merged)[0], returns
@@ -253,7 +253,7 @@ class Engine:
             targets,
             evaluated,
             window=isinstance(self.plan.collection, Steps),
-            sequences=bool(state_size(self.plan.policy)),
+            sequences=bool(memory_size(self.plan.policy)),
             needs=self.plan.needs,
             extra=self._there(extra),
             few_sizes=self._compiled and not isinstance(self.plan.collection, Steps),
@@ -322,7 +322,7 @@ class Engine:
     def steps_in_one_piece(self) -> bool:
         """Whether an update of one gradient step is best compiled as a whole: of a window so short that it's cheap."""
         kind, settings = self.plan.collection, self.plan.config.settings
-        short = isinstance(kind, Steps) and kind.count <= SHORT_WINDOW and not state_size(self.plan.policy)
+        short = isinstance(kind, Steps) and kind.count <= SHORT_WINDOW and not memory_size(self.plan.policy)
         return self._compiled and short and getattr(settings, "epochs", 1) == getattr(settings, "minibatches", 1) == 1
 
     def step_in_one_piece(self, loss: LossFunction, state: TrainState, trajectory: Trajectory) -> TrainState:

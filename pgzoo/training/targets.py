@@ -24,7 +24,7 @@ __all__ = ["Estimator", "EvaluationInputs", "bind_estimator", "policy_evaluator"
 
 VALUES = frozenset({"values", "next_values"})
 
-TOLD = [name for name in Trajectory._fields if name not in ("action_mask", "state")]
+TOLD = [name for name in Trajectory._fields if name not in ("action_mask", "memory")]
 """What an estimator may take of a trajectory."""
 
 
@@ -43,8 +43,8 @@ def policy_evaluator(
     def evaluate(past: EvaluationInputs) -> PolicyEvaluation:
         params, trajectory = past
         with sums_in_any_order(not padded):
-            if trajectory.state is not None:
-                inputs = Inputs(trajectory.obs, trajectory.action_mask, trajectory.state, trajectory.starts)
+            if trajectory.memory is not None:
+                inputs = Inputs(trajectory.obs, trajectory.action_mask, trajectory.memory, trajectory.starts)
                 output = policy.apply(params, inputs)
             else:
                 output = by_rows(params, trajectory)

@@ -317,7 +317,8 @@ class MlflowListener:
                 summary |= {f"profile/{part}": seconds for part, seconds in event.profile().items()}
             journal.record(episodes=self._episodes[member])
             journal.summary(step, summary)
-            journal.tags({"pgzoo.status": event.statuses[member]})
+            steps = str(int(event.env_steps[member]))
+            journal.tags({"pgzoo.status": event.statuses[member], "pgzoo.env_steps": steps})
             journal.end(STATUS[event.statuses[member]], event.reasons[member])
 
     def _due(self, env_steps: int, final: bool) -> int:

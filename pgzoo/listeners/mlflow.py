@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pgzoo.config import Member
-from pgzoo.config.sweep import SWEEP, told
+from pgzoo.config.sweep import SWEEP, format_setting
 from pgzoo.envs.info import threshold
 from pgzoo.markers import hookimpl
 
@@ -93,7 +93,7 @@ def create(context: RunContext) -> MlflowListener:
 
 def own_of(member: Member) -> Own:
     """What is told of a member alone: its name, all that it was set to, and what of it was swept."""
-    swept = {SWEEP: told(member.overrides)} if member.overrides else {}
+    swept = {SWEEP: format_setting(member.overrides)} if member.overrides else {}
     return Own(member.label, member.config.flat(), {"pgzoo.setting": member.config.setting_hash()} | swept)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pgzoo import tracking
-from pgzoo.config.sweep import Setting, told
+from pgzoo.config.sweep import Setting, format_setting
 from pgzoo.errors import ConfigError, RunFailed
 from pgzoo.export.bundle import LoadedPolicy
 from pgzoo.ops.members import select
@@ -144,8 +144,8 @@ class Result:
         asked = (setting or {}).items()
         rows = [row for row, run in enumerate(self.runs) if run.seed == seed and asked <= run.settings.items()]
         if len(rows) != 1:
-            of = f" with {told(dict(asked))}" if asked else ""
-            known = "; ".join(dict.fromkeys(told(run.settings) for run in self.runs))
+            of = f" with {format_setting(dict(asked))}" if asked else ""
+            known = "; ".join(dict.fromkeys(format_setting(run.settings) for run in self.runs))
             seeds = ", ".join(map(str, dict.fromkeys(run.seed for run in self.runs)))
             settings = f" Settings: {known}." if known else ""
             what = f"seed {seed}{of} means {len(rows)} members" if rows else f"No seed {seed}{of} in this run"

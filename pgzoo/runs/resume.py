@@ -12,7 +12,7 @@ import numpy as np
 
 from pgzoo import tracking
 from pgzoo.config import Layer, Member, RunConfig, read_yaml
-from pgzoo.config.sweep import SWEEP, Setting, read
+from pgzoo.config.sweep import SWEEP, Setting, parse_setting
 from pgzoo.errors import CheckpointError, StoreError, UsageError
 from pgzoo.launchers.protocol import ResumePoint
 from pgzoo.runs.provenance import versions
@@ -167,7 +167,7 @@ def _config(
 def _settings(found: Sequence[Found]) -> list[Setting]:
     """What each run has of its own, if it was one of a sweep: it bears it as a tag."""
     starts = [start_of(one.path) if one.path else None for one in found]
-    return [read(start["tags"].get(SWEEP, "")) if start else {} for start in starts]
+    return [parse_setting(start["tags"].get(SWEEP, "")) if start else {} for start in starts]
 
 
 def _members(found: Sequence[Found], config: RunConfig) -> tuple[Member, ...]:

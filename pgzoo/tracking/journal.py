@@ -19,7 +19,6 @@ import math
 import os
 import posixpath
 import re
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +27,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
 from pgzoo.errors import StoreError
+from pgzoo.files import write_file
 from pgzoo.tracking.locks import lock
 
 __all__ = ["EndStatus", "EpisodeRecord", "Journal", "Record", "Tail", "artifact_path", "clean_key", "records"]
@@ -170,7 +170,7 @@ class Journal:
         """
         target = artifact_path(self.path, path)
         try:
-            write_atomically(target, data if isinstance(data, bytes) else data.read_bytes())
+            write_file(target, data if isinstance(data, bytes) else data.read_bytes())
         except OSError as error:
             self._complain(f"artifact {path} couldn't be kept", error)
         else:
@@ -278,22 +278,6 @@ def artifact_path(folder: Path, path: str) -> Path:
     if not target.is_relative_to(top) or target == top:
         raise ValueError(f"{path!r} isn't an artifact path: it leads out of the run's folder")
     return target
-
-
-def write_atomically(target: Path, data: bytes) -> None:
-    """Write a file that is either whole or not there, also after a power cut. Raises OSError."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fd, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".tmp")
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def records(folder: Path, offset: int = 0, limit: int | None = None) -> Iterator[tuple[Record | None, int]]:

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pgzoo.tracking.journal import Record, artifact_path, records, write_atomically
+from pgzoo.files import write_file
+from pgzoo.tracking.journal import Record, artifact_path, records
 
 __all__ = ["History", "read_history", "write_report"]
 
@@ -97,7 +98,7 @@ def write_report(folder: Path) -> list[str]:
         )
         made["plots/evaluation_histogram.png"] = png(figure)
     for path, data in made.items():
-        write_atomically(artifact_path(folder, path), data)
+        write_file(artifact_path(folder, path), data)
     return list(made)
 
 

@@ -54,7 +54,7 @@ def workers(parent: int) -> list[int]:
     for children in Path(f"/proc/{parent}/task").glob("*/children"):
         for pid in map(int, children.read_text().split()):
             with contextlib.suppress(OSError):
-                if b"pgzoo.launchers.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                if b"pgzoo.runs.shard" in Path(f"/proc/{pid}/cmdline").read_bytes():
                     found.append(pid)
     return found
 

@@ -214,7 +214,7 @@ def test_whoever_never_looks_learns_the_same(
 ) -> None:
     given = {"seeds": 2, "num_envs": 4, "rollout_steps": 32, "total_steps": 400, **settings}
     looking = last_state(algorithm, **given)
-    for module in ("engine", "ops.natural"):
+    for module in ("training.engine", "ops.natural"):
         monkeypatch.setattr(f"pgzoo.{module}.nobody", lambda members: False)
     blind = last_state(algorithm, **given)
     assert looking.updates.tolist() == blind.updates.tolist() and looking.updates.min() > 2

@@ -1,4 +1,4 @@
-"""What a run comes to: a row per seed, where to find it, and the policies."""
+"""The result of a run: a row per seed, where to find it, and the policies."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 __all__ = ["EXIT_WAIT", "Outcome", "Result", "SeedResult"]
 
 EXIT_WAIT = 10.0
-"""Seconds for which the end of a run waits until its records are shipped."""
+"""Seconds that the end of a run waits for the uploader."""
 
 BADNESS: tuple[MemberStatus, ...] = ("finished", "stopped", "interrupted", "failed")
 
 
 @dataclass(frozen=True)
 class SeedResult:
-    """What became of one member. The returns are those of the final evaluation; NaN and None where there was none.
+    """The result of one member. The returns are those of the final evaluation, empty if there was none.
 
-    `settings` are those of its own, in a sweep.
+    `settings` are the values of the swept settings, in a sweep.
     """
 
     seed: int
@@ -72,10 +72,10 @@ class SeedResult:
 
 @dataclass(frozen=True)
 class Result:
-    """What one command gave: a row per seed (of each setting), where to find it, and the policies.
+    """The result of one command: a row per member, where to find it, and the policies.
 
-    `pending` says what isn't shipped to MLflow yet, `error` what made the whole run fail, `begun` how many training
-    steps a resumed run had done before.
+    `pending` counts what isn't shipped to MLflow yet, `error` is what made the whole run fail, and `steps_before` is the
+    number of training steps that a resumed run had done before.
     """
 
     group: str
@@ -87,10 +87,10 @@ class Result:
     pending: tracking.Pending
     ended: RunEnded
     session: tracking.Session
-    begun: int = 0
+    steps_before: int = 0
     error: RunFailed | None = None
-    unkept: frozenset[int] = frozenset()
-    """Members whose last parameters died with their process."""
+    lost_members: frozenset[int] = frozenset()
+    """Members whose worker process died before it wrote a checkpoint; they have no policy."""
 
     @property
     def status(self) -> MemberStatus:
@@ -106,7 +106,7 @@ class Result:
     def speed(self) -> float:
         """Steps per second of the training loop, all seeds together."""
         wall = self.timing["loop"]
-        return (self.env_steps - self.begun) / wall if wall else 0.0
+        return (self.env_steps - self.steps_before) / wall if wall else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""
@@ -127,19 +127,19 @@ class Result:
         }
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row per seed as a data frame; what was swept has a column for each setting."""
+        """Return one row per member as a data frame, with a column for each swept setting."""
         import pandas as pd
 
         rows = [run.to_dict() for run in self.runs]
         return pd.DataFrame([{"seed": row.pop("seed"), **row.pop("settings", {}), **row} for row in rows])
 
     def policy(self, seed: int, setting: Setting | None = None) -> LoadedPolicy:
-        """Return the last policy of a seed, in a sweep that of a setting, such as `{"learning_rate": 3e-4}`.
+        """Return the last policy of a seed; in a sweep, for a setting such as `{"learning_rate": 3e-4}`.
 
-        Of one that died with its process it is that of the last checkpoint.
+        If the worker process of the seed died, it is the policy of the last checkpoint.
 
         Raises:
-            ConfigError: it was not trained, nothing of it was kept, or the setting leaves several.
+            ConfigError: no member has this seed and setting, several have, or its process died before a checkpoint.
         """
         asked = (setting or {}).items()
         rows = [row for row, run in enumerate(self.runs) if run.seed == seed and asked <= run.settings.items()]
@@ -150,13 +150,13 @@ class Result:
             settings = f" Settings: {known}." if known else ""
             what = f"seed {seed}{of} means {len(rows)} members" if rows else f"No seed {seed}{of} in this run"
             raise ConfigError(f"{what}; there are {seeds}.{settings}")
-        if rows[0] in self.unkept:
-            raise ConfigError(f"Seed {seed} has no policy: nothing was kept before its process died.")
+        if rows[0] in self.lost_members:
+            raise ConfigError(f"Seed {seed} has no policy: its process died before it wrote a checkpoint.")
         params = select(self.plan.policy_params(self.ended.state), rows)
         return LoadedPolicy(self.plan.config.policy, self.plan.spec, self.plan.policy, params)
 
     def settled(self, wait: float = EXIT_WAIT) -> Result:
-        """Wait at most so many seconds until all is shipped; return the result with MLflow's ids of the runs."""
+        """Wait at most `wait` seconds for the uploader; return the result with the run ids of MLflow."""
         pending = self.session.close(wait)
         return replace(self, runs=tuple(map(self._identified, self.runs)), pending=pending)
 
@@ -166,15 +166,16 @@ class Result:
 
 
 class Outcome:
-    """Gathers from the events what a result needs."""
+    """Collects from the events what the result needs."""
 
-    def __init__(self, begun: int = 0) -> None:
-        self._begun = begun
+    def __init__(self, steps_before: int = 0) -> None:
+        """Begin. `steps_before` are the training steps of a resumed run before it was resumed."""
+        self._steps_before = steps_before
         self._final: dict[tuple[str, int], Evaluated] = {}
         self._ended: RunEnded | None = None
 
-    def take(self, event: object) -> None:
-        """Remember what matters of an event."""
+    def record(self, event: object) -> None:
+        """Keep the final evaluations and the end of the run."""
         if isinstance(event, Evaluated) and event.final:
             self._final |= {(event.mode, int(row)): event for row in np.flatnonzero(event.active)}
         elif isinstance(event, RunEnded):
@@ -185,9 +186,9 @@ class Outcome:
         context: RunContext,
         pending: tracking.Pending,
         error: RunFailed | None,
-        unkept: frozenset[int] = frozenset(),
+        lost_members: frozenset[int] = frozenset(),
     ) -> Result:
-        """Put the result together once the run has ended."""
+        """Return the result of a run that has ended."""
         plan, session, ended = context.plan, context.session, self._ended
         assert ended is not None, "training always ends with RunEnded"
         empty = np.zeros(0)
@@ -221,7 +222,7 @@ class Outcome:
             pending,
             ended,
             session,
-            self._begun,
+            self._steps_before,
             error,
-            unkept,
+            lost_members,
         )

@@ -447,7 +447,7 @@ class Engine:
 
     def _made(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """A pure function as the run is to have it: compiled or as it is."""
-        return Compiled(function, self.watch) if self._compiled else function
+        return Compiled(function, self.watch, self.plan.compile_cache) if self._compiled else function
 
     def _before(self, state: TrainState, batch: Batch | None, going: Tensor) -> Before:
         known, vector = self._flat

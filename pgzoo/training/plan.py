@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
@@ -45,6 +46,8 @@ class Plan:
     added_critic: bool = False
     env_states: tuple[EnvState, ...] = ()
     forgets: bool = True
+    compile_cache: Path | None = None
+    """Folder for compiled gradient steps; None: that of TORCHINDUCTOR_CACHE_DIR, else a temporary one."""
 
     @property
     def seeds(self) -> tuple[int, ...]:

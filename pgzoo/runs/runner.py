@@ -20,7 +20,7 @@ import torch
 from pgzoo import tracking
 from pgzoo.config import AlgorithmConfig, Layer, Member, RunConfig, read_yaml
 from pgzoo.envs import info
-from pgzoo.envs.choice import choose_backend, forgetful, look
+from pgzoo.envs.choice import choose_backend, inspect_environment, resets_completely
 from pgzoo.errors import ConfigError, PgzooError, PluginError, RunFailed, UsageError
 from pgzoo.launchers.coordinator import Coordinator
 from pgzoo.launchers.protocol import ResumePoint
@@ -124,7 +124,7 @@ def make_plan(config: RunConfig, catalog: PluginCatalog, group: str = "", member
     members = tuple(members) or config.members()
     request = EnvRequest(config.env, config.env_kwargs, config.max_episode_steps, config.num_envs)  # of one member
     name, backend = choose_backend(config.backend, catalog, request)
-    spec = look(request, backend)
+    spec = inspect_environment(request, backend)
     with _blamed(f'algorithm "{config.algorithm}"'):
         algorithm = catalog.get("algorithm", config.algorithm).load()()
         collection = _of_settings(algorithm.collect, config)
@@ -150,7 +150,7 @@ def make_plan(config: RunConfig, catalog: PluginCatalog, group: str = "", member
         members=members,
         needs=needs,
         env_states=env_states,
-        forgets=isinstance(collection, Steps) or forgetful(request._replace(states=env_states)),
+        forgets=isinstance(collection, Steps) or resets_completely(request._replace(states=env_states)),
     )
 
 

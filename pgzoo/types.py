@@ -300,7 +300,8 @@ class PerMember:
 class EnvRequest(NamedTuple):
     """Which environment, and how many copies: `rows` = members times environments per member.
 
-    `states` (see `protocols.EnvState`) may save and restore one.
+    `states` (see `protocols.EnvState`) may save and restore one. `masked` says that the environment is known to send
+    action masks, with some of its steps at least: then `VectorEnv.action_mask` is never None.
     """
 
     id: str
@@ -308,6 +309,7 @@ class EnvRequest(NamedTuple):
     max_episode_steps: int | None
     rows: int
     states: tuple[Any, ...] = ()
+    masked: bool = False
 
 
 class StepResult(NamedTuple):

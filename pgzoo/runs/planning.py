@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from pgzoo.config import AlgorithmConfig, Member, RunConfig
-from pgzoo.envs.choice import choose_backend, forgetful, look
+from pgzoo.envs.choice import choose_backend, inspect_environment, resets_completely
 from pgzoo.errors import PgzooError, PluginError, UsageError
 from pgzoo.protocols import Policy
 from pgzoo.registry import PluginCatalog
@@ -54,7 +54,7 @@ def make_plan(
     members = tuple(members) or config.members()
     request = EnvRequest(config.env, config.env_kwargs, config.max_episode_steps, config.num_envs)  # of one member
     backend_name, backend = choose_backend(config.backend, catalog, request)
-    spec = look(request, backend)
+    spec = inspect_environment(request, backend)
     with name_component(f'algorithm "{config.algorithm}"'):
         algorithm = catalog.get("algorithm", config.algorithm).load()()
         collection = _collection(algorithm, config)
@@ -83,7 +83,7 @@ def make_plan(
         needs=needs,
         added_critic=added,
         env_states=env_states,
-        forgets=isinstance(collection, Steps) or forgetful(request._replace(states=env_states)),
+        forgets=isinstance(collection, Steps) or resets_completely(request._replace(states=env_states)),
         compile_cache=compile_cache,
     )
 

@@ -63,7 +63,7 @@ class Plan:
         """What to ask the backend for."""
         c = self.config
         rows = len(self.members) * envs_per_member
-        return EnvRequest(c.env, c.env_kwargs, c.max_episode_steps, rows, self.env_states)
+        return EnvRequest(c.env, c.env_kwargs, c.max_episode_steps, rows, self.env_states, self.spec.masked)
 
     def spread(self, settings: Callable[[RunConfig], dict[str, Any]]) -> dict[str, Any]:
         """Settings with floats as `[S, 1, 1]`, each member's own; all else is the same for everybody."""

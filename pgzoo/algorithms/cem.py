@@ -39,7 +39,7 @@ class CEM:
     estimator = "reward-to-go"
     defaults: ClassVar[Mapping[str, Any]] = {"policy": "linear", "num_envs": 32, "total_steps": 150_000}
 
-    def init(self, ctx: Any) -> AlgorithmState:
+    def init(self, ctx: Any, rng: np.random.Generator) -> AlgorithmState:
         """Every parameter's deviation."""
         one = ctx.plan.policy.init(np.random.default_rng(0))
         size = sum(value.numel() for value in one.values())

@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from pgzoo.config.settings import ComponentConfig, Settings
-from pgzoo.config.sweep import Setting, grid, told
+from pgzoo.config.sweep import Setting, format_setting, grid
 from pgzoo.config.validation import validate
 from pgzoo.errors import ConfigError
 
@@ -235,7 +235,7 @@ class Member:
     @property
     def label(self) -> str:
         """What its run is called after the algorithm: `s3`, `learning_rate=0.0003 s3`."""
-        return f"{told(self.overrides)} s{self.seed}".strip()
+        return f"{format_setting(self.overrides)} s{self.seed}".strip()
 
     def run_key(self, group: str) -> str:
         """Return the key of its run, unlike every other member's."""

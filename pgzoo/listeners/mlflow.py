@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pgzoo.config import Member
-from pgzoo.config.sweep import SWEEP, told
+from pgzoo.config.sweep import SWEEP, format_setting
 from pgzoo.envs.info import threshold
 from pgzoo.markers import hookimpl
 
@@ -93,7 +93,7 @@ def create(context: RunContext) -> MlflowListener:
 
 def own_of(member: Member) -> Own:
     """What is told of a member alone: its name, all that it was set to, and what of it was swept."""
-    swept = {SWEEP: told(member.overrides)} if member.overrides else {}
+    swept = {SWEEP: format_setting(member.overrides)} if member.overrides else {}
     return Own(member.label, member.config.flat(), {"pgzoo.setting": member.config.setting_hash()} | swept)
 
 
@@ -316,7 +316,8 @@ class MlflowListener:
                 summary |= {f"profile/{part}": seconds for part, seconds in event.profile().items()}
             journal.record(episodes=self._episodes[member])
             journal.summary(step, summary)
-            journal.tags({"pgzoo.status": event.statuses[member]})
+            steps = str(int(event.env_steps[member]))
+            journal.tags({"pgzoo.status": event.statuses[member], "pgzoo.env_steps": steps})
             journal.end(STATUS[event.statuses[member]], event.reasons[member])
 
     def _due(self, env_steps: int, final: bool) -> int:

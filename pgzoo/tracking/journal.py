@@ -20,7 +20,6 @@ import math
 import os
 import posixpath
 import re
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
 from pgzoo.errors import StoreError
+from pgzoo.files import write_file
 from pgzoo.tracking.locks import lock
 
 __all__ = ["EndStatus", "EpisodeRecord", "Journal", "Record", "Tail", "artifact_path", "clean_key", "records"]
@@ -185,7 +185,7 @@ class Journal:
         target = artifact_path(self.path, path)
         try:
             content = data if isinstance(data, bytes) else data.read_bytes()
-            write_atomically(target, content)
+            write_file(target, content)
         except OSError as error:
             self._complain(f"artifact {path} couldn't be kept", error)
         else:
@@ -262,7 +262,7 @@ class Journal:
             copy_descriptor(self._fd, fd)
             os.replace(scratch, self.path / "journal.jsonl")
             for path, content in self._small_artifacts.items():
-                write_atomically(artifact_path(self.path, path), content)
+                write_file(artifact_path(self.path, path), content)
         except OSError as error:
             self._failure = StoreError(
                 f"The journal of run {self.key} was removed from {self.path.parent} while the run was in training, and "
@@ -366,22 +366,6 @@ def artifact_path(folder: Path, path: str) -> Path:
     if not target.is_relative_to(top) or target == top:
         raise ValueError(f"{path!r} isn't an artifact path: it leads out of the run's folder")
     return target
-
-
-def write_atomically(target: Path, data: bytes) -> None:
-    """Write a file that is either whole or not there, also after a power cut. Raises OSError."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fd, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".tmp")
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def records(folder: Path, offset: int = 0, limit: int | None = None) -> Iterator[tuple[Record | None, int]]:

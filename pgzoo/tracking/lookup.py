@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pgzoo.errors import StoreError, UnknownName, did_you_mean
+from pgzoo.files import write_file
 from pgzoo.tracking.home import Home, display_uri, redact, resolve_uri
-from pgzoo.tracking.journal import artifact_path, check_run_key, write_atomically
+from pgzoo.tracking.journal import artifact_path, check_run_key
 from pgzoo.tracking.ledger import identity, journal_folders, read_json, start_of
 from pgzoo.tracking.secrets import reveal_secrets
 
@@ -68,7 +69,7 @@ class Found:
         ask(self.tracking_uri, download, f"artifact {path} of run {self.name} ({self.run_id})")
         if not found:
             raise missing
-        write_atomically(cached, found[0])
+        write_file(cached, found[0])
         return cached
 
 

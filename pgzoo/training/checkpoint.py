@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,6 +22,7 @@ import numpy as np
 import torch
 
 from pgzoo.errors import CheckpointError
+from pgzoo.files import write_folder
 from pgzoo.ops.members import join, map_leaves
 from pgzoo.types import Collector, TrainState
 
@@ -37,6 +36,8 @@ FOLDER_NAME = "checkpoints"
 FOLDER = re.compile(r"step-(\d{12})")
 TREES = ("params", "buffers", "optimizer")
 ARRAYS = ("active", "env_steps", "episodes", "updates", "progress", "recent")
+RENAMED = {"collector/state": "collector/memory", "buffers/ppg.state": "buffers/ppg.memory"}
+"""Leaves that older checkpoints hold under another name, and their name today."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,6 @@ def save(folder: Path, state: TrainState, about: Mapping[str, Any], *, score: fl
     """
     from safetensors.torch import save as pack
 
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: torch.as_tensor(leaf).contiguous() for name, leaf in _leaves(state)}
     packed = pack(tensors)
     description = {
@@ -78,21 +78,7 @@ def save(folder: Path, state: TrainState, about: Mapping[str, Any], *, score: fl
     }
     text = json.dumps(description, allow_nan=False).encode()
     target = folder / f"step-{int(state.env_steps[0]):012d}"
-    fresh = Path(tempfile.mkdtemp(dir=folder, prefix=".new-"))
-    try:
-        for name, data in ((TENSORS, packed), (DESCRIPTION, text)):
-            with (fresh / name).open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        fresh.chmod(0o755)
-        if target.exists():
-            shutil.rmtree(target)
-        fresh.rename(target)
-        _sync(folder)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
+    write_folder(target, {TENSORS: packed, DESCRIPTION: text})
     _prune(folder)
     return target
 
@@ -142,7 +128,8 @@ def load(path: Path) -> Checkpoint:
         if hashlib.sha256(packed).hexdigest() != description["digest"]:
             raise CheckpointError(f"The checkpoint {path} is damaged: {TENSORS} is not what {DESCRIPTION} says it is.")
         found = unpack(packed)
-        state = _state({name: found[name] for name in description["order"]}, description["environments"])
+        tensors = {RENAMED.get(name, name): found[name] for name in description["order"]}
+        state = _state(tensors, description["environments"])
         return Checkpoint(path, state, description["about"])
     except OSError as error:
         raise CheckpointError(f"No checkpoint in {path}: {error.strerror}: {error.filename}.") from error
@@ -200,17 +187,3 @@ def _score(path: Path) -> float | None:
     except (OSError, ValueError, AttributeError):
         return None
     return score if isinstance(score, float) else None
-
-
-def _sync(folder: Path) -> None:
-    """Make a rename last, where the system lets a folder be synced."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)

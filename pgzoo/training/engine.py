@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pgzoo.config import AlgorithmConfig
-from pgzoo.ops.acting import state_size
-from pgzoo.ops.members import freeze, map_leaves, moved, nobody
+from pgzoo.ops.acting import memory_size
+from pgzoo.ops.members import freeze, map_leaves, moved, nobody, stacked
 from pgzoo.ops.normalize import reward_buffers, take_in_rewards
 from pgzoo.ops.optim import NO_OPTIMIZER, flatten, make_optimizer, unflatten
-from pgzoo.training import gradients, plateau, rollout
+from pgzoo.training import added_critic, gradients, plateau, rollout
 from pgzoo.training.compiling import Compiled
 from pgzoo.training.environments import Environments
 from pgzoo.training.events import EvaluationMode
@@ -146,12 +146,12 @@ class Engine:
             buffers |= reward_buffers(plan.config.num_envs)
         if plan.config.stop_on_plateau is not None:
             buffers |= plateau.begin()
-        kept: AlgorithmState = plan.algorithm.init(self) if hasattr(plan.algorithm, "init") else AlgorithmState({}, {})
-        params |= _for_all(kept.params, members)
+        kept = self._algorithm_state()
+        params |= kept.params
         zeros = np.zeros(members, np.int64)
         return TrainState(
             params=params,
-            buffers=_for_all(buffers | kept.buffers, members),
+            buffers=_for_all(buffers, members) | kept.buffers,
             optimizer=self._optimizer.init(flatten(params.values()) if params else torch.zeros(members, 0)),
             collector=None,
             active=np.ones(members, np.bool_),
@@ -161,6 +161,14 @@ class Engine:
             progress=np.zeros(members),
             recent=np.full((members, RECENT), np.nan),
         )
+
+    def _algorithm_state(self) -> AlgorithmState:
+        """Return what the algorithm keeps, each member's made with a generator of its own."""
+        init = getattr(self.plan.algorithm, "init", None)
+        if init is None:
+            return AlgorithmState({}, {})
+        each: list[AlgorithmState] = [init(self, generator(seed, "algorithm")) for seed in self._seeds]
+        return stacked(each)
 
     def collect(self, state: TrainState) -> tuple[TrainState, Trajectory]:
         """Let the policy act; count valid steps and finished episodes of the active members. Raises Cancelled."""
@@ -208,7 +216,7 @@ class Engine:
         def together(leaf: Tensor) -> Tensor:  # [S * N, T, 1, ...] -> [S, T, N, ...]
             return leaf.reshape(members, n, *leaf.shape[1:]).squeeze(3).transpose(1, 2)
 
-        trajectory = map_leaves(together, apart._replace(state=None))
+        trajectory = map_leaves(together, apart._replace(memory=None))
         returns = np.array([r[0] if len(r) else np.nan for r in finished.returns]).reshape(members, n)
         merged = rollout.joined([Finished(finished.returns[k::n], finished.lengths[k::n]) for k in range(n)], members)
         return self._counted(state, trajectory, merged)[0], returns
@@ -231,6 +239,8 @@ class Engine:
 
         `behavior [S, T, N]` are the log-probabilities under whatever acted, if that wasn't the policy of `evaluated`.
         """
+        if evaluated is None and self.plan.added_critic:
+            evaluated = self.evaluate_policy(state, trajectory)
         with self.watch.phase("estimate", f'estimator "{self.plan.config.estimator.name}"'):
             return self._estimator(self._estimator.tensors, state.buffers, trajectory, evaluated, behavior)
 
@@ -253,7 +263,7 @@ class Engine:
             targets,
             evaluated,
             window=isinstance(self.plan.collection, Steps),
-            sequences=bool(state_size(self.plan.policy)),
+            sequences=bool(memory_size(self.plan.policy)),
             needs=self.plan.needs,
             extra=self._there(extra),
             few_sizes=self._compiled and not isinstance(self.plan.collection, Steps),
@@ -322,7 +332,7 @@ class Engine:
     def steps_in_one_piece(self) -> bool:
         """Whether an update of one gradient step is best compiled as a whole: of a window so short that it's cheap."""
         kind, settings = self.plan.collection, self.plan.config.settings
-        short = isinstance(kind, Steps) and kind.count <= SHORT_WINDOW and not state_size(self.plan.policy)
+        short = isinstance(kind, Steps) and kind.count <= SHORT_WINDOW and not memory_size(self.plan.policy)
         return self._compiled and short and getattr(settings, "epochs", 1) == getattr(settings, "minibatches", 1) == 1
 
     def step_in_one_piece(self, loss: LossFunction, state: TrainState, trajectory: Trajectory) -> TrainState:
@@ -363,6 +373,8 @@ class Engine:
         `value [S]` and `gradient [S, P]` are those of the loss on `batch` that led there. A member that is not finite
         has failed; the first bad tensor is named.
         """
+        if self.plan.added_critic:
+            raise added_critic.refuse_move(self.plan.config.algorithm, self.plan.config.estimator.name)
         norm = gradient.square().sum(1)
         reach = vector.abs().amax(1) if vector.shape[1] else norm
         finite = torch.isfinite(value) & torch.isfinite(norm) & torch.isfinite(reach)
@@ -435,7 +447,7 @@ class Engine:
 
     def _made(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """A pure function as the run is to have it: compiled or as it is."""
-        return Compiled(function, self.watch) if self._compiled else function
+        return Compiled(function, self.watch, self.plan.compile_cache) if self._compiled else function
 
     def _before(self, state: TrainState, batch: Batch | None, going: Tensor) -> Before:
         known, vector = self._flat
@@ -466,7 +478,10 @@ class Engine:
 
     def _fresh_step(self, loss: LossFunction, only: str, like: Params) -> InnerStep:
         settings = {name: value for name, value in self._settings.items() if not isinstance(value, Tensor)}
-        return inner_step(loss, self.policy, like, settings, self._optimizer, only, padded=self._padded)
+        also = added_critic.also_moved(only) if self.plan.added_critic else None
+        if also is not None:
+            loss = added_critic.with_critic_loss(loss)
+        return inner_step(loss, self.policy, like, settings, self._optimizer, only, also=also, padded=self._padded)
 
     def _there(self, tree: Tree) -> Tree:
         """What was made here, where the state lies."""

@@ -68,27 +68,29 @@ def inner_step(
     optimizer: Optimizer,
     only: str = "",
     *,
+    also: str | None = None,
     padded: bool = True,
 ) -> InnerStep:
     """Return the step on `loss`, for parameters of the names and shapes of `like`.
 
-    `settings` are those that are no tensors. With `only`, nothing but the parameters whose names begin so are moved,
-    and the optimizer counts their steps apart from those of the others. Unless it is `padded`, the batch is taken as it
-    is: in one piece, and summed in whatever order is fastest.
+    `settings` are those that are no tensors. With `only`, nothing but the parameters whose names begin with it (or
+    with `also`) are moved, and the optimizer counts their steps separately. Unless it is `padded`, the batch is taken
+    in one piece, and summed in whatever order is fastest.
     """
+    prefixes: str | tuple[str, ...] = only if also is None or not only else (only, also)
 
     def step(before: Before) -> After:
         assert before.batch is not None
         params, hyper = unflatten(before.vector, like), Hyper({**settings, **before.hyper})
         result, gradient = gradients.gradient(
-            loss, policy, params, before.buffers, before.batch, hyper, only, padded=padded
+            loss, policy, params, before.buffers, before.batch, hyper, prefixes, padded=padded
         )
         with torch.no_grad():
             limit = hyper.max_grad_norm
             clipped, norm = clip_by_member_norm(gradient, None if limit is None else limit.reshape(-1))
             reached, remembered = optimizer.step(before.vector, clipped, before.optimizer, before.learning_rate)
             if only:
-                moved = {name: float(name.startswith(only)) for name in like}
+                moved = {name: float(name.startswith(prefixes)) for name in like}
                 mine = flatten(torch.full((1, *p.shape[1:]), moved[n], device=p.device) for n, p in like.items()) > 0
                 reached = torch.where(mine, reached, before.vector)
                 remembered = {

@@ -34,13 +34,13 @@ def gradient(
     buffers: Params,
     batch: Batch,
     hyper: Hyper,
-    only: str = "",
+    only: str | tuple[str, ...] = "",
     *,
     padded: bool = True,
 ) -> tuple[Loss, Tensor]:
     """Differentiate `loss`: what it gives, and each member's gradient end to end, `[S, P]`.
 
-    The gradient is 0 for parameters whose names don't begin with `only`.
+    The gradient is 0 for parameters whose names don't begin with `only`, or with any of several.
 
     Members are taken in groups whose intermediate results stay in the processor's cache, each with no more padding than
     its own longest member needs. As members don't depend on each other, neither do the numbers. Unless it is
@@ -107,7 +107,7 @@ def _cut_group(batch: Batch, rows: slice, columns: int) -> Batch:
     part: Batch = map_leaves(itemgetter(rows), batch)
     if columns == batch.weights.shape[-1]:
         return part
-    part = part._replace(inputs=part.inputs._replace(state=None))
+    part = part._replace(inputs=part.inputs._replace(memory=None))
     return map_leaves(lambda leaf: leaf[:, :, :columns], part)  # type: ignore[no-any-return]
 
 
@@ -118,7 +118,7 @@ def _groups(batch: Batch) -> list[tuple[slice, int]]:
         return [(slice(None), weights.shape[-1])]
     groups = []
     steps, width = weights.shape[1:]
-    if batch.inputs.state is not None or width % ROW_BLOCK:  # sequences, and batches of a size of their own
+    if batch.inputs.memory is not None or width % ROW_BLOCK:  # sequences, and batches of a size of their own
         needed = [width] * len(weights)
     else:
         filled = (weights.amax(1) > 0).numpy()

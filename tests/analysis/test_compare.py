@@ -23,6 +23,7 @@ from pgzoo.tracking import Home, Session
 
 Train = Callable[..., None]
 GRID = range(1000, 11_000, 1000)
+UNDETECTABLE = "undecided: needs over 1,000 seeds per side"
 
 
 @pytest.fixture
@@ -154,8 +155,8 @@ def test_unmatched_seeds_are_compared_unpaired(train: Train) -> None:
     found = pgzoo.compare("a", "b")
     (pair,) = found.blocks[0].pairs
     assert (pair.matched, pair.difference.value) == (2, pytest.approx(20 - 101 / 4))
-    assert pair.more_seeds and pair.verdict == f"undecided: {pair.more_seeds} more seeds"
-    assert "seeds differ: a 0-2, b 1-4; means are compared unpaired." in found.warnings
+    assert pair.more_seeds and pair.verdict == f"undecided: needs {pair.more_seeds} more seeds per side"
+    assert "seeds differ: a 0-2, b 1-4; the difference of means is not paired by seed." in found.warnings
 
 
 def test_equal_and_hopeless_pairs_are_called_so(train: Train) -> None:
@@ -163,7 +164,7 @@ def test_equal_and_hopeless_pairs_are_called_so(train: Train) -> None:
     train("b", [500, 500, 500])
     train("c", [0, 1000, 500.1])
     found = pgzoo.compare("a", "b", "c").blocks[0].pairs
-    assert [pair.verdict for pair in found] == ["equal", "undecided: over 1,000 seeds", "undecided: over 1,000 seeds"]
+    assert [pair.verdict for pair in found] == ["equal", UNDETECTABLE, UNDETECTABLE]
 
 
 def test_what_differs_beside_the_algorithm_is_said(train: Train) -> None:
@@ -177,17 +178,17 @@ def test_what_differs_beside_the_algorithm_is_said(train: Train) -> None:
         "gamma differs: a 0.99, b 1.0",
         "env_kwargs.g differs: a none, b 9",
         "pgzoo version differs: a 1, b 2",
-        "b: 2 seeds; no interval below 3.",
-        "c: 3 runs failed, compared as far as it went.",
+        "b: 2 seeds; intervals need at least 3.",
+        "c: 3 runs failed; compared up to the last step.",
         "d: 3 runs killed",
-        "d: 1 run without summary/return_final; the last train/return_mean stands for it.",
+        "d: 1 run without summary/return_final; the last train/return_mean is used instead.",
         "seeds differ: a 0-2, b 0-1, c 0-2, d 0-2",
     ):
         assert any(said in warning for warning in found.warnings), said
     assert found.differences["learning_rate"] == ("0.1", "-", "-", "-")
     assert "eval_episodes" not in found.differences and "seed" not in found.differences
     assert found.blocks[0].final[1].iqm.low is None
-    assert found.blocks[0].pairs[0].verdict == "needs 3 seeds a side"
+    assert found.blocks[0].pairs[0].verdict == "undecided: needs 3 seeds per side"
 
 
 def test_a_run_that_ended_early_keeps_its_last_value(train: Train) -> None:
@@ -210,7 +211,7 @@ def test_other_metrics_are_compared_by_their_last_value(train: Train) -> None:
     assert [s.mean.value for s in found.blocks[0].final] == [-1.0, -1.0]
     found = pgzoo.compare("a", "b", metric="eval/return_mean")  # one point a run: no curve
     assert (found.score, found.blocks[0].curves, found.blocks[0].area) == ("summary/return_final", (), ())
-    assert found.save(Path(found.home.root) / "one.png").read_bytes().startswith(b"\x89PNG")
+    assert found.save(Path(found.data.home.root) / "one.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_several_environments_get_a_normalized_whole_and_profiles(train: Train) -> None:
@@ -230,12 +231,12 @@ def test_several_environments_get_a_normalized_whole_and_profiles(train: Train) 
     assert pgzoo.compare("a", "b", env="Acrobot-v1").overall is None
     assert pgzoo.compare("a", "b", env=["CartPole-v1", "Acrobot-v1"]).envs == ("CartPole-v1", "Acrobot-v1")
     assert any(warning.startswith("CartPole-v1: gamma differs") for warning in found.warnings)
-    assert found.save(found.home.root / "x.png").stat().st_size > 20_000
-    assert "Over 2 environments" in found.save(found.home.root / "x.html").read_text()
+    assert found.save(found.data.home.root / "x.png").stat().st_size > 20_000
+    assert "Over 2 environments" in found.save(found.data.home.root / "x.html").read_text()
 
 
 def test_bad_input_gets_one_error_that_says_what_next(train: Train) -> None:
-    with pytest.raises(UnknownName, match="No run answers to"):
+    with pytest.raises(UnknownName, match="No run matches"):
         pgzoo.compare("a", "b")
     train("first", [1, 2, 3], name="alpha")
     train("second", [1, 2, 3], name="beta")
@@ -247,7 +248,7 @@ def test_bad_input_gets_one_error_that_says_what_next(train: Train) -> None:
         (("alpha", "first"), {}, UsageError, '"alpha" and "first" have 3 runs in common, such as first-s0'),
         (("alpha", "betta"), {}, UnknownName, 'Did you mean "beta"'),
         (("alpha", "tag:x"), {}, UsageError, "write tag:KEY=VALUE"),
-        (("alpha", "tag:x=1"), {}, UnknownName, 'No run answers to "tag:x=1"'),
+        (("alpha", "tag:x=1"), {}, UnknownName, 'No run matches "tag:x=1"'),
         (("alpha", "gamma"), {}, UsageError, "alpha on CartPole-v1; gamma on Acrobot-v1. They have none in common"),
         (("alpha", "beta"), {"env": "CartPole-v0"}, UsageError, 'no run on CartPole-v0.*Did you mean "CartPole-v1"'),
         (("alpha", "beta"), {"metric": "train/return"}, UsageError, 'no.* Did you mean "train/return_mean"'),
@@ -256,7 +257,7 @@ def test_bad_input_gets_one_error_that_says_what_next(train: Train) -> None:
         with pytest.raises(error, match=f"(?is){message}"):
             pgzoo.compare(*selectors, **options)  # type: ignore[arg-type]
     train("fourth", [1, 2, 3], name="beta", env="Acrobot-v1")
-    with pytest.raises(UsageError, match="Choose with --env Acrobot-v1"):
+    with pytest.raises(UsageError, match="Choose one with --env Acrobot-v1"):
         pgzoo.compare("beta", "gamma")
 
 
@@ -325,8 +326,8 @@ def test_the_report_asks_for_nothing_and_believes_nobody(train: Train, tmp_path:
     assert json.loads(data) == json.loads(found.save(tmp_path / "report.json").read_text()) == found.to_dict()
     assert text == found.save(tmp_path / "again.html").read_text()
     assert "<title>&lt;/script&gt;" in text
-    with pytest.raises(UsageError, match=r"written as \.html, \.png, \.json"):
-        found.save(tmp_path / "report.pdf")
+    with pytest.raises(UsageError, match=r"written as \.html, \.png, \.pdf"):
+        found.save(tmp_path / "report.gif")
     with pytest.raises(UsageError, match="Can't write"):
         found.save(tmp_path / "nowhere" / "report.png")
 
@@ -372,16 +373,16 @@ def test_the_command_prints_json_and_warns_aside(train: Train) -> None:
     assert list(answer["comparisons"][0]["final"]) == ["a", "b"]
     assert (answer["run_id"], answer["files"], answer["envs"]) == (None, [], ["CartPole-v1"])
     assert answer["comparisons"][0]["final"]["b"]["iqm"]["low"] is None
-    assert "Warning: b: 2 seeds; no interval below 3." in done.stderr
+    assert "Warning: b: 2 seeds; intervals need at least 3." in done.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "two or more selectors"),
-        (["a", "b"], "No run answers to"),
-        (["a", "b", "--out", "r.pdf"], "give a name that ends in .html, .png, .json"),
-        (["a", "b", "--out", "no/r.html"], "there is no folder no"),
+        (["a", "b"], "No run matches"),
+        (["a", "b", "--out", "r.gif"], "the extension must be one of .html, .png, .pdf"),
+        (["a", "b", "--out", "no/r.html"], "the folder no doesn't exist"),
     ],
 )
 def test_bad_commands_get_one_message(home: Home, arguments: list[str], message: str) -> None:

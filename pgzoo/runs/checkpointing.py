@@ -56,7 +56,7 @@ class CheckpointWriter:
             "status": progress.statuses[member],
             "reason": progress.reasons[member],
             "resume": "exact" if progress.exact else "episode-boundary",
-            "config": plan.members[member].config.nested(),
+            "config": {k: v for k, v in plan.members[member].config.nested().items() if k != "tracking_uri"},
             "versions": versions(),
             "listeners": {name: snapshot(member) for name, snapshot in snapshots.items() if snapshot},
         }

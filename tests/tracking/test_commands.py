@@ -109,7 +109,7 @@ def test_ui_serves_the_store_until_interrupted(embedded: Place) -> None:
             assert answer.read().startswith(b"episode,env_step,return,length\n1,10,1.0,10\n")
         os.kill(program.pid, signal.SIGINT)
         try:
-            assert program.wait(timeout=20) == 0
+            assert program.wait(timeout=120) == 0
         finally:  # it takes its server along
             program.terminate()
         assert "Stopped." in program.stderr.read()

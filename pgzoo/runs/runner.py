@@ -24,6 +24,7 @@ from pgzoo.envs.choice import choose_backend, forgetful, look
 from pgzoo.errors import ConfigError, PgzooError, PluginError, RunFailed, UsageError
 from pgzoo.launchers.coordinator import Coordinator
 from pgzoo.launchers.protocol import ResumePoint
+from pgzoo.ops.acting import memory_size
 from pgzoo.play.video import need_extra
 from pgzoo.protocols import Policy
 from pgzoo.registry import Entry, PluginCatalog, add_listener, discover, listener_manager, relay
@@ -32,6 +33,7 @@ from pgzoo.runs.context import RunContext
 from pgzoo.runs.provenance import tags
 from pgzoo.runs.resolve import resolve
 from pgzoo.runs.result import Outcome, Result
+from pgzoo.runs.rows import check_rows, warn_of_few_rows
 from pgzoo.runs.shard import worker_command
 from pgzoo.runs.signals import stop_on_signals
 from pgzoo.training import added_critic
@@ -136,6 +138,8 @@ def make_plan(config: RunConfig, catalog: PluginCatalog, group: str = "", member
     with _blamed(f'policy "{config.policy.name}"'):
         factory = catalog.get("policy", config.policy.name).load()
         policy = make_policy(factory, config.policy.settings, spec, needs, config.normalize_obs)
+    if not hasattr(algorithm, "loop"):
+        check_rows(config, collection, bool(memory_size(policy)))
     # a run goes on, and is done again, as it was: what was left to be chosen is settled
     settled = {"backend": name, "compile": _compile(config, policy, collection)}
     config = config.model_copy(update=settled)
@@ -195,6 +199,8 @@ def run_config(
         info.check(config.env, config.env_kwargs)  # which draws the pictures, whoever runs the others
     group = worker.group if worker else resume_point.group if resume_point else ""
     plan = make_plan(config, catalog, group, resume_point.members if resume_point else ())
+    if worker is None and not hasattr(plan.algorithm, "loop"):
+        warn_of_few_rows(plan.config, plan.collection, bool(memory_size(plan.policy)))
     if (backend := catalog.get("env_backend", plan.config.backend)).name != config.backend:
         _tell_of(backend, config.env)
     home = tracking.Home.find()

@@ -72,7 +72,7 @@ class ARS:
         state, returns = ctx.play(state, unflatten_candidates(torch.from_numpy(candidates), state.params))
 
         moved = center.copy()
-        for member in np.flatnonzero(state.active):
+        for member in np.flatnonzero(state.active & np.isfinite(returns).all(1)):
             plus, minus = returns[member, :count], returns[member, count : 2 * count]
             best = np.argsort(-np.maximum(plus, minus), kind="stable")[:top]
             deviation = np.concatenate([plus[best], minus[best]]).std() + 1e-8

@@ -10,8 +10,9 @@ import torch
 from pydantic import Field, PositiveInt
 
 from pgzoo.config import LearningRate, SearchConfig
+from pgzoo.errors import UnfitError
 from pgzoo.ops.optim import flatten, unflatten_candidates
-from pgzoo.types import Episodes, TrainState
+from pgzoo.types import AlgorithmState, Episodes, TrainState
 
 
 class ARSConfig(SearchConfig):
@@ -41,6 +42,15 @@ class ARS:
     estimator = "reward-to-go"
     defaults: ClassVar[Mapping[str, Any]] = {"policy": "linear", "num_envs": 16, "total_steps": 100_000}
 
+    def init(self, ctx: Any, rng: np.random.Generator) -> AlgorithmState:
+        """Keep nothing. Raises UnfitError where there are no two environments to try a direction both ways."""
+        if ctx.plan.config.num_envs < 2:
+            raise UnfitError(
+                'Algorithm "ars" plays every direction forward and backward, in an environment each: num_envs must be '
+                "at least 2."
+            )
+        return AlgorithmState({}, {})
+
     def loop(self, ctx: Any) -> Iterator[None]:
         """One step of the search per round."""
         while ctx.running():
@@ -62,7 +72,7 @@ class ARS:
         state, returns = ctx.play(state, unflatten_candidates(torch.from_numpy(candidates), state.params))
 
         moved = center.copy()
-        for member in np.flatnonzero(state.active):
+        for member in np.flatnonzero(state.active & np.isfinite(returns).all(1)):
             plus, minus = returns[member, :count], returns[member, count : 2 * count]
             best = np.argsort(-np.maximum(plus, minus), kind="stable")[:top]
             deviation = np.concatenate([plus[best], minus[best]]).std() + 1e-8

@@ -420,7 +420,8 @@ class Engine:
         for row in np.flatnonzero(moving):
             bad = next((name for name, value in params.items() if not torch.isfinite(value[row]).all()), None)
             if bad is not None:
-                self._failures[int(row)], moving[row] = f"parameter {bad}: not finite", False
+                self._failures.setdefault(int(row), f"parameter {bad}: not finite")
+                moving[row] = False
         return state._replace(params=freeze(moving, self._there(params), state.params))
 
     def hyper(self, state: TrainState) -> Hyper:
@@ -495,8 +496,9 @@ class Engine:
 
     def _taken(self, state: TrainState, after: After, going: Tensor, batch: Callable[[], Batch]) -> TrainState:
         """Note what came of a step, and go to where it led."""
+        going = going & after.rows
         if after.halt is not None:
-            self._halted = self._halted | after.halt
+            self._halted = self._halted | (after.halt & after.rows)
             going = going & ~after.halt
         self.metrics.add(after.names, after.metrics, going)
         bad = going & ~after.finite
@@ -574,6 +576,9 @@ class Engine:
         """Count what was collected, bring it where the state lies, and keep it for the end of the update."""
         state = state._replace(env_steps=state.env_steps + trajectory.valid.sum((-2, -1)).numpy())
         self._valid = trajectory.valid.numpy()
+        # an algorithm may ignore rewards, or rank them: it doesn't turn non-finite by itself
+        bad = gradients.bad_rewards(trajectory.rewards)
+        self._failures.update({row: why for row, why in bad.items() if state.active[row]})
         self._seen = trajectory = self._there(trajectory)
         self._finished.append(finished)
         if any(map(len, finished.returns)):

@@ -39,7 +39,8 @@ class Before(NamedTuple):
 class After(NamedTuple):
     """Where it led.
 
-    `vector` and `optimizer` are moved for members that were going, weren't halted, and are finite in all of this;
+    `rows [S]` (bool) are the members with rows that count in the batch; the others neither step nor report.
+    `vector` and `optimizer` are moved for members that have rows, were going, weren't halted, and are finite;
     `reached [S, P]` is where the parameters would have come. `value`, `norm` (of `gradient [S, P]` before it was
     clipped), `finite` and `halt` are `[S]`, and `metrics [M, S]` are those in `names`.
     """
@@ -51,6 +52,7 @@ class After(NamedTuple):
     gradient: Tensor
     norm: Tensor
     finite: Tensor
+    rows: Tensor
     halt: Tensor | None
     metrics: Tensor
     names: tuple[str, ...]
@@ -97,7 +99,8 @@ def inner_step(
                     for name, leaf in remembered.items()
                 }
             finite = torch.isfinite(result.value) & torch.isfinite(norm) & torch.isfinite(reached.abs().amax(1))
-            moving = before.going & finite
+            rows = (before.batch.weights > 0).any(-1).any(-1)
+            moving = before.going & rows & finite
             if result.halt is not None:
                 moving = moving & ~result.halt
             metrics = {**result.metrics, f"optim/{only.replace('.', '_')}grad_norm": norm}
@@ -115,6 +118,7 @@ def inner_step(
                 gradient=gradient,
                 norm=norm,
                 finite=finite,
+                rows=rows,
                 halt=result.halt,
                 metrics=stack_metrics(metrics),
                 names=tuple(metrics),

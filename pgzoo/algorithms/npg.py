@@ -7,8 +7,15 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from pgzoo.config import AlgorithmConfig, CGSteps, CriticLearningRate, CriticSteps, Damping, NormalizeAdvantages
-from pgzoo.config import RolloutSteps
+from pgzoo.config import (
+    AlgorithmConfig,
+    CGSteps,
+    CriticLearningRate,
+    CriticSteps,
+    Damping,
+    NormalizeAdvantages,
+    RolloutSteps,
+)
 from pgzoo.ops.losses import actor_loss, advantages_of, policy_gradient_loss
 from pgzoo.ops.natural import damped, mean_kl, natural_step
 from pgzoo.ops.optim import flatten, unflatten

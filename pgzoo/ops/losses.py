@@ -98,7 +98,8 @@ def policy_gradient_loss(dist: Distribution, advantages: Tensor, batch: Batch) -
 
 def log_importance_ratio(dist: Distribution, batch: Batch) -> Tensor:
     """Log r, `[S, T, B]`, where r = π(a|s; θ) / π_old(a|s). Needs "log_probs"."""
-    return dist.log_prob(batch.actions) - batch.log_probs
+    log_ratio: Tensor = dist.log_prob(batch.actions) - batch.log_probs
+    return log_ratio
 
 
 def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip_range: Tensor) -> Tensor:

@@ -127,8 +127,8 @@ def make_plan(config: RunConfig, catalog: PluginCatalog, group: str = "", member
     spec = look(request, backend)
     with _blamed(f'algorithm "{config.algorithm}"'):
         algorithm = catalog.get("algorithm", config.algorithm).load()()
-        collection = _of_settings(algorithm.collect, config)
-        needs = frozenset(_of_settings(getattr(algorithm, "needs", frozenset()), config))
+        collection = collection_of(algorithm, config.settings)
+        needs = frozenset(_of_settings(getattr(algorithm, "needs", frozenset()), config.settings))
     with _blamed(f'policy "{config.policy.name}"'):
         factory = catalog.get("policy", config.policy.name).load()
         policy = make_policy(factory, config.policy.settings, spec, needs, config.normalize_obs)
@@ -154,9 +154,25 @@ def make_plan(config: RunConfig, catalog: PluginCatalog, group: str = "", member
     )
 
 
-def _of_settings(value: Any, config: RunConfig) -> Any:
-    """What an algorithm says outright, or by a function of its settings."""
-    return value(config.settings) if callable(value) else value
+def collection_of(algorithm: Any, settings: Any) -> Collection:
+    """Return what an algorithm collects: its `collect`, or else `Steps` of its setting `rollout_steps`.
+
+    Raises:
+        PluginError: it has neither.
+    """
+    if hasattr(algorithm, "collect"):
+        return _of_settings(algorithm.collect, settings)  # type: ignore[no-any-return]
+    if not hasattr(settings, "rollout_steps"):
+        raise PluginError(
+            f"{type(algorithm).__name__} doesn't say what it collects. Give it an attribute `collect`, such as "
+            "Episodes(per_env=1), or a setting `rollout_steps`."
+        )
+    return Steps(settings.rollout_steps)
+
+
+def _of_settings(value: Any, settings: Any) -> Any:
+    """Return an attribute of an algorithm, or its result if it is a function of the settings."""
+    return value(settings) if callable(value) else value
 
 
 @dataclass(frozen=True)

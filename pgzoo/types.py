@@ -214,6 +214,10 @@ class Loss(NamedTuple):
     halt: Tensor | None = None
 
 
+LossFunction = Callable[[Any, Params, Batch, "Hyper"], Loss | Tensor]
+"""`(policy, params, batch, hyper) -> Loss`, or just the value `[S]`; see `protocols.Algorithm.loss`."""
+
+
 class Collector(NamedTuple):
     """What a `Steps` collection carries from one window to the next; arrays are `[S, N, ...]`.
 

@@ -15,9 +15,8 @@ from torch import Tensor
 from pgzoo.ops.members import per_member
 from pgzoo.ops.optim import Optimizer, clip_by_member_norm, flatten, unflatten
 from pgzoo.training import gradients
-from pgzoo.training.gradients import LossFunction
 from pgzoo.training.targets import Estimator, EvaluationInputs
-from pgzoo.types import Batch, Hyper, Params, PolicyEvaluation, Targets, Trajectory
+from pgzoo.types import Batch, Hyper, LossFunction, Params, PolicyEvaluation, Targets, Trajectory
 
 __all__ = ["After", "Before", "Collected", "InnerStep", "in_one_piece", "inner_step", "stack_metrics"]
 

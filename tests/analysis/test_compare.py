@@ -26,14 +26,6 @@ GRID = range(1000, 11_000, 1000)
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setenv("PGZOO_HOME", str(tmp_path))
-    monkeypatch.setattr("pgzoo.tracking.session.ensure_uploader", lambda home: None)
-    return Home.find()
-
-
-@pytest.fixture
 def train(home: Home) -> Train:
     """Return `train(group, scores)`: a journal per seed, whose return rises from 0 to its score in ten points."""
 

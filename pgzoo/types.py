@@ -214,6 +214,10 @@ class Loss(NamedTuple):
     halt: Tensor | None = None
 
 
+LossFunction = Callable[[Any, Params, Batch, "Hyper"], Loss | Tensor]
+"""`(policy, params, batch, hyper) -> Loss`, or just the value `[S]`; see `protocols.Algorithm.loss`."""
+
+
 class Collector(NamedTuple):
     """What a `Steps` collection carries from one window to the next; arrays are `[S, N, ...]`.
 
@@ -345,9 +349,9 @@ class LaunchRequest:
     """A run whose seeds a launcher may train in worker processes.
 
     `config` is the run's config. `split(count)` returns at most `count` shards. `command` starts a worker in the
-    current folder and environment: it reads the shard's `spec` from standard input and writes lines to standard output. Call
-    `commands()` several times a second, and write the lines that it returns to the standard input of every worker. A
-    worker stops as interrupted when its standard input ends: keep it open as long as this process lives, and no longer.
+    current folder and environment: it reads the shard's `spec` from standard input and writes lines to standard output.
+    Call `commands()` several times a second, and write the lines that it returns to the standard input of every worker.
+    A worker stops as interrupted when its standard input ends: keep it open as long as this process lives, and no longer.
     """
 
     config: RunConfig

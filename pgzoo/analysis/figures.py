@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from pgzoo.analysis.blocks import Block, Curve, Profile
 from pgzoo.analysis.comparison import ComparisonData
 from pgzoo.analysis.statistics import Estimate
-from pgzoo.analysis.wording import center, interval, metric_in_words
+from pgzoo.analysis.wording import center, interval, metric_in_words, plural
 from pgzoo.tracking.plots import COLORS, GRID, INK, MUTED, dress, with_notebook_display
 
 __all__ = ["colors", "curves_and_scores"]
@@ -72,7 +72,7 @@ def sample_efficiency(axes: Axes, curves: Sequence[Curve], labels: Sequence[str]
         if curve.band.method == "none" and len(curve.seeds) > 1:
             axes.plot(curve.steps, curve.seeds.T, color=color, linewidth=0.8, alpha=0.35)
         axes.fill_between(curve.steps, curve.band.low, curve.band.high, color=color, alpha=0.14, linewidth=0)
-        name = f"{label}  ({len(curve.seeds)})"
+        name = f"{label} ({plural(len(curve.seeds), 'seed')})"
         axes.plot(curve.steps, curve.band.value, color=color, linewidth=2, linestyle=stroke, label=name)
     # the band of few seeds may reach far beyond all values: scale the axis to the values
     low = min(float(curve.seeds.min()) for curve in curves)

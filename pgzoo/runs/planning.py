@@ -15,8 +15,10 @@ import torch
 from pgzoo.config import AlgorithmConfig, Member, RunConfig
 from pgzoo.envs.choice import choose_backend, inspect_environment, resets_completely
 from pgzoo.errors import PgzooError, PluginError, UsageError
+from pgzoo.ops.acting import memory_size
 from pgzoo.protocols import Policy
 from pgzoo.registry import PluginCatalog
+from pgzoo.runs.rows import check_rows
 from pgzoo.training import added_critic
 from pgzoo.training.plan import Plan, checked_needs, make_policy
 from pgzoo.types import Collection, EnvRequest, Steps
@@ -65,6 +67,8 @@ def make_plan(
     with name_component(f'policy "{config.policy.name}"'):
         factory = catalog.get("policy", config.policy.name).load()
         policy = make_policy(factory, config.policy.settings, spec, needs, config.normalize_obs)
+    if not hasattr(algorithm, "loop"):
+        check_rows(config, collection, bool(memory_size(policy)))
     # The choices are stored in the config, so that `resume` and `repro` make the same ones.
     chosen = {"backend": backend_name, "compile": _choose_compile(config, policy, collection)}
     config = config.model_copy(update=chosen)

@@ -22,6 +22,7 @@ __all__ = [
     "identity",
     "journal_folders",
     "pending",
+    "plural",
     "read_json",
     "start_of",
     "write_json",
@@ -94,7 +95,8 @@ class ShippingSummary(Pending):
 
 
 def plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+    """Format a count as `1 run`, `2 runs`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def pending_of(folders: Iterable[Path]) -> Pending:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pgzoo.config import AlgorithmConfig
+from pgzoo.config import AlgorithmConfig, Member, RunConfig
 from pgzoo.ops.acting import memory_size
 from pgzoo.ops.members import freeze, map_leaves, moved, nobody, stacked
 from pgzoo.ops.normalize import reward_buffers, take_in_rewards
@@ -21,7 +21,7 @@ from pgzoo.training.compiling import Compiled
 from pgzoo.training.environments import Environments
 from pgzoo.training.events import EvaluationMode
 from pgzoo.training.gradient_step import After, Before, Collected, InnerStep, in_one_piece, inner_step, stack_metrics
-from pgzoo.training.gradients import Evidence, LossFunction
+from pgzoo.training.gradients import Evidence, check_shape
 from pgzoo.training.metrics import Report, Stopwatch
 from pgzoo.training.minibatches import Cutter
 from pgzoo.training.plan import POLICY, Plan, PolicyView, named, own
@@ -35,8 +35,10 @@ from pgzoo.types import (
     Episodes,
     Hyper,
     Loss,
+    LossFunction,
     Params,
     PolicyEvaluation,
+    Spec,
     Steps,
     Targets,
     TrainState,
@@ -66,8 +68,8 @@ class Engine:
         """Begin a run, or go on from the `state` of a checkpoint."""
         self.plan = plan
         self.policy = PolicyView(plan)
-        self.report = Report()
-        """What the current update reports."""
+        self.metrics = Report()
+        """The metrics of the current update."""
         self.cancelled: Callable[[], bool] = lambda: False
         """Asked at every step of an environment; true ends the collection or evaluation that is under way."""
         self.watch = Stopwatch("collect", "estimate", "update", "track", "compile", "evaluate")
@@ -98,6 +100,33 @@ class Engine:
         self.state = self._there(self.init() if state is None else state)
         """Where the run stands; a loop moves it on."""
 
+    # what is known of the run
+
+    @property
+    def config(self) -> RunConfig:
+        """The configuration of the run, that of the first member."""
+        return self.plan.config
+
+    @property
+    def settings(self) -> Any:
+        """The algorithm's settings, those of the first member."""
+        return self.plan.config.settings
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The S members, each with its own configuration."""
+        return self.plan.members
+
+    @property
+    def num_envs(self) -> int:
+        """Environments per member."""
+        return self.plan.config.num_envs
+
+    @property
+    def spec(self) -> Spec:
+        """The spaces of the environment."""
+        return self.plan.spec
+
     # the life of a run
 
     def running(self) -> bool:
@@ -106,7 +135,7 @@ class Engine:
 
     def begin_update(self) -> None:
         """Forget what the update before reported."""
-        self.report, self._finished, self._seen = Report(), [], None
+        self.metrics, self._finished, self._seen = Report(), [], None
         self._halted = self._none()
 
     def end_update(self, before: TrainState) -> tuple[TrainState, Finished]:
@@ -379,7 +408,7 @@ class Engine:
         reach = vector.abs().amax(1) if vector.shape[1] else norm
         finite = torch.isfinite(value) & torch.isfinite(norm) & torch.isfinite(reach)
         going = self._going(state)
-        self.report.add(tuple(metrics), stack_metrics(metrics), going)
+        self.metrics.add(tuple(metrics), stack_metrics(metrics), going)
         self._note_failures(going & ~finite, lambda: batch, state.params, value, gradient, norm, vector)
         vector = torch.where((going & finite).unsqueeze(1), vector, flatten(state.params.values()))
         return state._replace(params=unflatten(vector, state.params))
@@ -391,7 +420,8 @@ class Engine:
         for row in np.flatnonzero(moving):
             bad = next((name for name, value in params.items() if not torch.isfinite(value[row]).all()), None)
             if bad is not None:
-                self._failures[int(row)], moving[row] = f"parameter {bad}: not finite", False
+                self._failures.setdefault(int(row), f"parameter {bad}: not finite")
+                moving[row] = False
         return state._replace(params=freeze(moving, self._there(params), state.params))
 
     def hyper(self, state: TrainState) -> Hyper:
@@ -408,6 +438,14 @@ class Engine:
     def rng(self, stream: str, member: int, state: TrainState, *index: int) -> np.random.Generator:
         """A generator of its own for this stream, member and update, and what else tells its uses apart."""
         return generator(self._seeds[member], stream, int(state.updates[member]), *index)
+
+    def report(self, metrics: Mapping[str, Tensor | NDArray[Any]], members: Tensor | None = None) -> None:
+        """Report metrics of this update, `[S]` each, averaged over calls; `members [S]` says for which they count."""
+        values = {name: self._there(torch.as_tensor(value)) for name, value in metrics.items()}
+        for name, value in values.items():
+            check_shape(f"metric {name}", value, (len(self._seeds),))
+        counts = ~self._none() if members is None else members
+        self.metrics.add(tuple(values), stack_metrics(values), counts)
 
     def hold(self, members: NDArray[np.bool_]) -> None:
         """Members have ended; whatever the others do, a later run of theirs goes on from here."""
@@ -458,10 +496,11 @@ class Engine:
 
     def _taken(self, state: TrainState, after: After, going: Tensor, batch: Callable[[], Batch]) -> TrainState:
         """Note what came of a step, and go to where it led."""
+        going = going & after.rows
         if after.halt is not None:
-            self._halted = self._halted | after.halt
+            self._halted = self._halted | (after.halt & after.rows)
             going = going & ~after.halt
-        self.report.add(after.names, after.metrics, going)
+        self.metrics.add(after.names, after.metrics, going)
         bad = going & ~after.finite
         self._note_failures(bad, batch, state.params, after.value, after.gradient, after.norm, after.reached)
         self._flat = unflatten(after.vector, state.params), after.vector
@@ -537,6 +576,9 @@ class Engine:
         """Count what was collected, bring it where the state lies, and keep it for the end of the update."""
         state = state._replace(env_steps=state.env_steps + trajectory.valid.sum((-2, -1)).numpy())
         self._valid = trajectory.valid.numpy()
+        # an algorithm may ignore rewards, or rank them: it doesn't turn non-finite by itself
+        bad = gradients.bad_rewards(trajectory.rewards)
+        self._failures.update({row: why for row, why in bad.items() if state.active[row]})
         self._seen = trajectory = self._there(trajectory)
         self._finished.append(finished)
         if any(map(len, finished.returns)):

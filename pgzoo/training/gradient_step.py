@@ -15,9 +15,8 @@ from torch import Tensor
 from pgzoo.ops.members import per_member
 from pgzoo.ops.optim import Optimizer, clip_by_member_norm, flatten, unflatten
 from pgzoo.training import gradients
-from pgzoo.training.gradients import LossFunction
 from pgzoo.training.targets import Estimator, EvaluationInputs
-from pgzoo.types import Batch, Hyper, Params, PolicyEvaluation, Targets, Trajectory
+from pgzoo.types import Batch, Hyper, LossFunction, Params, PolicyEvaluation, Targets, Trajectory
 
 __all__ = ["After", "Before", "Collected", "InnerStep", "in_one_piece", "inner_step", "stack_metrics"]
 
@@ -40,7 +39,8 @@ class Before(NamedTuple):
 class After(NamedTuple):
     """Where it led.
 
-    `vector` and `optimizer` are moved for members that were going, weren't halted, and are finite in all of this;
+    `rows [S]` (bool) are the members with rows that count in the batch; the others neither step nor report.
+    `vector` and `optimizer` are moved for members that have rows, were going, weren't halted, and are finite;
     `reached [S, P]` is where the parameters would have come. `value`, `norm` (of `gradient [S, P]` before it was
     clipped), `finite` and `halt` are `[S]`, and `metrics [M, S]` are those in `names`.
     """
@@ -52,6 +52,7 @@ class After(NamedTuple):
     gradient: Tensor
     norm: Tensor
     finite: Tensor
+    rows: Tensor
     halt: Tensor | None
     metrics: Tensor
     names: tuple[str, ...]
@@ -98,7 +99,8 @@ def inner_step(
                     for name, leaf in remembered.items()
                 }
             finite = torch.isfinite(result.value) & torch.isfinite(norm) & torch.isfinite(reached.abs().amax(1))
-            moving = before.going & finite
+            rows = (before.batch.weights > 0).any(-1).any(-1)
+            moving = before.going & rows & finite
             if result.halt is not None:
                 moving = moving & ~result.halt
             metrics = {**result.metrics, f"optim/{only.replace('.', '_')}grad_norm": norm}
@@ -116,6 +118,7 @@ def inner_step(
                 gradient=gradient,
                 norm=norm,
                 finite=finite,
+                rows=rows,
                 halt=result.halt,
                 metrics=stack_metrics(metrics),
                 names=tuple(metrics),

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import torch
 
 from pgzoo.config import Member, RunConfig
 from pgzoo.errors import PluginError, did_you_mean
+from pgzoo.ops.acting import memory_size
 from pgzoo.ops.normalize import NormalizedPolicy
 from pgzoo.protocols import Algorithm, EnvBackend, EnvState, Policy
 from pgzoo.types import Collection, EnvRequest, Inputs, Need, Output, Params, Spec, TrainState
@@ -91,10 +93,15 @@ def named(params: Params) -> Params:
 
 
 class PolicyView:
-    """The policy as a loss sees it: it finds its own parameters among all of them."""
+    """Implements `protocols.LearningPolicy`: the policy finds its own parameters among all of a member's."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
+        self.memory_size = memory_size(plan.policy)
+
+    def init(self, rng: np.random.Generator) -> Params:
+        """One member's fresh parameters, under their names in the state."""
+        return named(self._plan.policy.init(rng))
 
     def apply(self, params: Params, inputs: Inputs) -> Output:
         """Evaluate a batch with the policy's part of `params`."""

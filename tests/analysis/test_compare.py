@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import pgzoo
+from pgzoo.analysis.figures import colors
 from pgzoo.analysis.selection import from_store
 from pgzoo.analysis.statistics import estimate
 from pgzoo.analysis.wording import interval
@@ -24,14 +26,6 @@ from pgzoo.tracking import Home, Session
 Train = Callable[..., None]
 GRID = range(1000, 11_000, 1000)
 UNDETECTABLE = "undecided: needs over 1,000 seeds per side"
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setenv("PGZOO_HOME", str(tmp_path))
-    monkeypatch.setattr("pgzoo.tracking.session.ensure_uploader", lambda home: None)
-    return Home.find()
 
 
 @pytest.fixture
@@ -345,6 +339,95 @@ def test_many_sides_are_told_apart_by_color_and_stroke(train: Train, tmp_path: P
     found = pgzoo.compare(*[f"side{place}" for place in range(10)])
     assert len(found.blocks[0].pairs) == 45
     assert found.save(tmp_path / "many.png").stat().st_size > 50_000
+
+
+def test_frames_of_scores_and_pairs_have_the_aggregates(train: Train) -> None:
+    train("a", [400, 500, 480, 490, 470])
+    train("b", [100, 200, 300, 150, 250])
+    found = pgzoo.compare("a", "b")
+    scores = found.to_frame("scores")
+    assert scores[["env", "side", "seeds", "iqm", "mean", "median"]].values.tolist() == [
+        ["CartPole-v1", "a", 5, 480.0, 468.0, 480.0],
+        ["CartPole-v1", "b", 5, 200.0, 200.0, 200.0],
+    ]
+    assert scores.iqm_low[0] == found.blocks[0].final[0].iqm.low
+    assert scores.area_mean[0] == pytest.approx(234)
+    (pair,) = found.to_frame("pairs").to_dict("records")
+    assert (pair["a"], pair["b"], pair["improvement"], pair["difference"]) == ("a", "b", 1.0, 268.0)
+    assert pair["verdict"] == "a is higher"
+    with pytest.raises(UsageError, match='"runs", "scores" and "pairs", not "row"'):
+        found.to_frame("row")  # type: ignore[arg-type]
+
+
+def test_a_notebook_shows_figures_and_scores(train: Train) -> None:
+    train("a", [400, 500, 480])
+    train("b", [100, 200, 300], name="<b>", params={"gamma": "0.5"})
+    found = pgzoo.compare("a", "<b>")
+    page = found._repr_html_()
+    assert "data:image/svg+xml;base64," in page and "a is higher" in page
+    assert "<b><" not in page and "vs <b>" not in page and "&lt;b&gt;" in page
+    assert "gamma differs: a 0.99, &lt;b&gt; 0.5" in page
+    assert found.figure()._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
+    assert repr(found) == "<Comparison a vs <b> on CartPole-v1\n  CartPole-v1: a vs <b>: a is higher>"
+
+
+def test_axes_are_labeled_in_words(train: Train) -> None:
+    train("a", [400, 500, 480])
+    train("b", [100, 200, 300])
+    left, right = pgzoo.compare("a", "b").figure().axes
+    assert (left.get_xlabel(), left.get_ylabel()) == ("environment steps", "mean return of training episodes")
+    assert right.get_xlabel() == "mean return of the final evaluation"
+    figure = pgzoo.compare("a", "b", metric="loss/policy").figure()
+    figure.draw_without_rendering()
+    left, _ = figure.axes
+    assert left.get_ylabel() == "policy loss"
+    assert "−1" in [label.get_text() for label in left.get_yticklabels()]  # a minus sign, not a hyphen
+
+
+def test_files_for_papers(train: Train, tmp_path: Path) -> None:
+    train("a_1", [-400, -500, -480])
+    train("b", [-1100, -1200, -1300], name="b|2")
+    found = pgzoo.compare("a_1", "b|2")
+    assert found.save(tmp_path / "x.pdf").read_bytes().startswith(b"%PDF")
+    assert found.save(tmp_path / "x.pdf").read_bytes() == found.save(tmp_path / "y.pdf").read_bytes()
+    assert "<svg" in found.save(tmp_path / "x.svg").read_text()
+    rows = list(csv.DictReader(found.save(tmp_path / "x.csv").read_text().splitlines()))
+    assert [(row["side"], float(row["iqm"])) for row in rows] == [("a_1", -460.0), ("b|2", -1200.0)]
+    latex = found.save(tmp_path / "x.tex").read_text()
+    assert "a\\_1 & 3 & $-460.0$ $[-591.4, -328.6]$ &" in latex
+    assert "b$|$2 & 3 & $-1{,}200.0$" in latex
+    assert "\\caption{Mean return of the final evaluation on CartPole-v1." in latex
+    markdown = found.save(tmp_path / "x.md").read_text()
+    assert "| b\\|2 | 3 | −1,200.0 [" in markdown and "a_1 is higher" in markdown
+
+
+def test_a_selector_that_pools_algorithms_says_so_first(train: Train) -> None:
+    gae = {"estimator.name": "gae", "normalize_advantages": "True"}
+    train("one", [1, 2, 3], algorithm="ppo", params=gae)
+    train("two", [4, 5, 6], algorithm="a2c", params=gae, seeds=[3, 4, 5])
+    train("three", [7, 8, 9], algorithm="vpg")
+    found = pgzoo.compare("param:estimator=gae", "vpg")
+    assert len(found.sides[0].runs) == 6
+    assert found.warnings[0].startswith("param:estimator=gae POOLS RUNS OF 2 ALGORITHMS (a2c, ppo)")
+    assert len(pgzoo.compare("param:normalize-advantages=true", "vpg").sides[0].runs) == 6
+    assert not [w for w in pgzoo.compare("ppo", "vpg").warnings if "POOLS" in w]
+
+
+DEUTAN = np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]])
+PROTAN = np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]])
+"""How linear RGB looks without green and without red cones (Machado et al. 2009, severity 1)."""
+XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+
+
+@pytest.mark.parametrize("vision", [np.eye(3), DEUTAN, PROTAN], ids=["full", "deuteranopia", "protanopia"])
+def test_colors_differ_for_color_blind_readers(vision: np.ndarray[Any, Any]) -> None:
+    srgb = np.array([[int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)] for color in colors(7)])
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    xyz = (linear @ vision.T).clip(0, 1) @ XYZ.T / XYZ.sum(1)
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    lab = np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], 1)
+    distance = np.linalg.norm(lab[:, None] - lab[None], axis=-1)[np.triu_indices(7, 1)]
+    assert distance.min() > 12  # 2.3 is the smallest difference that people notice
 
 
 def compare(*arguments: str) -> Result:

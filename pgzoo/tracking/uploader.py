@@ -275,7 +275,7 @@ class Uploader:
         self._settled: dict[Path, int] = {}
         self._stores: dict[str, Store] = {}
         self._live_due = self._find_due = 0.0
-        self._retried = self._retry_time()
+        self._retried: int = read_json(home.status_file).get("retried", 0)  # by the uploader before this one
         self._status: dict[str, Any] = {}
 
     def run(self) -> None:
@@ -434,7 +434,7 @@ class Uploader:
         for shipment in self.shipments.values():
             if shipment.backoff.error and not errors[shipment.uri]["error"]:
                 errors[shipment.uri]["error"] = f"run {shipment.folder.name}: {shipment.backoff.error}"
-        status = {"pid": os.getpid(), "stores": errors}
+        status = {"pid": os.getpid(), "retried": self._retried, "stores": errors}
         if status != self._status:
             self._status = status
             with contextlib.suppress(OSError):

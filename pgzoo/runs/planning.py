@@ -121,9 +121,9 @@ def collection_of(algorithm: Any, settings: Any) -> Collection:
     return Steps(settings.rollout_steps)
 
 
-def _evaluate_attribute(attribute: Any, config: RunConfig) -> Any:
+def _evaluate_attribute(attribute: Any, settings: Any) -> Any:
     """Return an attribute of an algorithm, or its value for the settings if it is a function of them."""
-    return attribute(config.settings) if callable(attribute) else attribute
+    return attribute(settings) if callable(attribute) else attribute
 
 
 def _check_device(device: str) -> None:

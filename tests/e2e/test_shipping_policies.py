@@ -207,7 +207,7 @@ def test_a_policy_in_a_folder_plays_the_episodes_of_its_run(trained: Trained, tm
     assert lines[-4].split() == ["run", "episode", "return", "length"]
     assert [line.split()[1] for line in lines[-3:]] == ["1", "2", "3"]
     _, err = folder.pgzoo("evaluate", str(tmp_path / "it"), "--env", "Acrobot-v1", code=2)
-    assert "Error: Acrobot-v1 shows Box" in err and "the policy was made for Box" in err
+    assert "Error: Acrobot-v1 has observations in Box" in err and "the policy was trained with Box" in err
     (tmp_path / "it" / "policy.safetensors").write_bytes(b"\x80\x04.")
     _, err = folder.pgzoo("evaluate", str(tmp_path / "it"), code=2)
     assert err.startswith("Error: The policy in") and "is damaged" in err and len(err.splitlines()) == 1

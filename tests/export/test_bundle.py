@@ -27,7 +27,7 @@ import pgzoo
 from pgzoo.errors import ConfigError, UnknownName, UsageError
 from pgzoo.export import spaces as as_json
 from pgzoo.export.bundle import LoadedPolicy, load_policy
-from pgzoo.play.evaluation import place
+from pgzoo.play.evaluation import environment_for
 from pgzoo.registry import PluginCatalog
 from pgzoo.types import Inputs
 
@@ -325,7 +325,7 @@ def test_the_environment_of_a_policy_is_not_imported(
     loaded = load_policy(folder, catalog)
     assert loaded.env is not None and loaded.env.id == "trojan:Horse-v0"
     with pytest.raises(UsageError, match=r'in module "trojan".* add --import trojan'):
-        place(loaded)
+        environment_for(loaded)
     assert not (tmp_path / "executed").exists()
 
 

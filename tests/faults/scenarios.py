@@ -215,7 +215,8 @@ def judge(
     last = reach or (answer["env_steps"] if answer else max(row[3] for row in told if row[0] == "loss/policy"))
     due = set(range(EVERY, last + 1, EVERY))
     assert len(due) > 10
-    lost = len(told - set(shipped)) + len(due - {row[3] for row in shipped if row[0] == "loss/policy"})
+    lost = len(told - set(shipped))
+    lost += sum(len(due - {row[3] for row in shipped if row[0] == n}) for n in ("loss/policy", "time/steps_per_second"))
     twice = len(shipped) - len({(name, step) for name, _, _, step in shipped})
     return Outcome(status, lost, twice, answer["timing"]["track"] if answer else None, said)
 
@@ -477,6 +478,16 @@ def torn_line(folder: Folder) -> Outcome:
     return judge(run, said, answer=folder.parse(out))
 
 
+def finished_resumed(folder: Folder) -> Outcome:
+    """A run that has ended is resumed twice."""
+    answer, said = Trainer(folder, "--profile").end()
+    run = journal_of(folder)
+    for _ in range(2):
+        said += folder.pgzoo("resume", run.name, "--import", str(HERE / "steady.py"))[1]
+    sync(folder)
+    return judge(run, said, answer=answer)
+
+
 def no_numbers(folder: Folder) -> Outcome:
     answer, said = Trainer(folder).end()
     sync(folder)
@@ -639,6 +650,11 @@ SCENARIOS = (
         "journal with a torn last line, resumed",
         "the line is cut, and written again by what is trained again",
         torn_line,
+    ),
+    Scenario(
+        "finished run resumed twice",
+        "nothing is left to do, and nothing is written again",
+        finished_resumed,
     ),
     Scenario("metrics that are NaN or infinite", "they are left out and counted", no_numbers, says="not finite"),
     Scenario(

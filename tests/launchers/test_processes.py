@@ -130,7 +130,7 @@ def test_a_worker_that_is_killed_costs_its_seed_alone_and_that_can_be_resumed(tr
     assert ends[-1]["status"] == "FAILED" and ends[-1]["reason"] == dead.reason
     assert ends[-2]["tags"] == {"pgzoo.status": "failed"}
     again = resume(find(result.group, home), discover(inline=False))
-    assert again.status == "finished" and again.begun < again.env_steps
+    assert again.status == "finished" and again.steps_before < again.env_steps
     for a, b in zip(again.runs, whole.runs[::-1], strict=True):  # resumed in the order of seeds
         assert bits(home, a.run_key) == bits(home, b.run_key)
         assert curve(home, a.run_key)[-3:] == curve(home, b.run_key)[-3:]

@@ -223,8 +223,8 @@ def test_a_plateau_is_found_where_a_run_that_was_never_left_finds_it(shared: Fol
 
 
 PROBES = ("--import", "pgzoo.testing.probes")
-OPEN = "can't be saved in the middle of an episode", "episodes that were open begin anew"
-REMEMBERS = ("doesn't show the same after each reset by one seed", "don't show the same after each reset by one seed")
+OPEN = "can't be saved in the middle of an episode", "open episodes are restarted"
+REMEMBERS = ("does not start identically after each reset", "do not start identically after each reset")
 WEAKER = [
     pytest.param("a2c", ("--env", "pgzoo/AnySpaces-v0", *PROBES), OPEN, id="an environment of one's own"),
     pytest.param(

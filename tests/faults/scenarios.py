@@ -169,7 +169,7 @@ def ask(uri: str, query: str, *values: Any) -> list[tuple[Any, ...]]:
     """Ask a store's database, without mlflow; `?` stands for a value."""
     file = sqlite_path(uri)
     if file is not None:
-        with contextlib.closing(sqlite3.connect(file, timeout=20)) as database:
+        with contextlib.closing(sqlite3.connect(file, timeout=PATIENCE)) as database:
             return database.execute(query, values).fetchall()
     import psycopg2
 

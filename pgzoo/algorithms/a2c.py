@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from pgzoo.config import ActorCriticConfig, LearningRate, NormalizeAdvantages, OptimizerName, RolloutSteps
 from pgzoo.ops.losses import actor_critic_loss, advantages_of, policy_gradient_loss
+from pgzoo.protocols import LearningPolicy
 from pgzoo.types import Batch, Hyper, Loss, Need, Params
 
 
@@ -39,7 +40,7 @@ class A2C:
         "estimator": {"name": "gae", "lam": 1.0},
     }
 
-    def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
+    def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
         """The policy gradient, the critic's error and the entropy bonus."""
         output = policy.apply(params, batch.inputs)
         policy_loss = policy_gradient_loss(output.dist, advantages_of(batch, hyper), batch)

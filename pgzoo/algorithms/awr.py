@@ -10,6 +10,7 @@ from pydantic import Field
 
 from pgzoo.config import MinibatchConfig
 from pgzoo.ops.losses import actor_critic_loss, advantages_of, weighted_mean
+from pgzoo.protocols import LearningPolicy
 from pgzoo.types import Batch, Hyper, Loss, Need, Params
 
 
@@ -39,7 +40,7 @@ class AWR:
     needs: ClassVar[frozenset[Need]] = frozenset({"value"})
     defaults: ClassVar[Mapping[str, Any]] = {"num_envs": 8, "total_steps": 200_000, "gamma": 0.98}
 
-    def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
+    def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
         """The weighted log-likelihood of the actions, the critic's error and the entropy bonus."""
         output = policy.apply(params, batch.inputs)
         action_weights = torch.minimum((advantages_of(batch, hyper) / hyper.beta).exp(), hyper.max_weight)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from pgzoo.config import EntropyCoef, Epochs, MinibatchConfig, Minibatches, NormalizeAdvantages, RolloutSteps
 from pgzoo.ops.losses import actor_critic_loss, advantages_of, policy_gradient_loss
+from pgzoo.protocols import LearningPolicy, UpdateContext
 from pgzoo.types import Batch, Hyper, Loss, Need, Params, TrainState, Trajectory
 
 
@@ -38,11 +39,11 @@ class IMPALA:
     needs: ClassVar[frozenset[Need]] = frozenset({"value"})
     defaults: ClassVar[Mapping[str, Any]] = {"num_envs": 8, "total_steps": 200_000, "gamma": 0.98}
 
-    def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
+    def update(self, ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -> TrainState:
         """Several epochs on one rollout, with V-trace targets computed again before each."""
         now = ctx.evaluate_policy(state, trajectory)
         behavior = now.log_probs
-        for epoch in range(ctx.plan.config.settings.epochs):
+        for epoch in range(ctx.settings.epochs):
             if epoch:
                 now = ctx.evaluate_policy(state, trajectory)
             targets = ctx.estimate(state, trajectory, now, behavior=behavior)
@@ -50,7 +51,7 @@ class IMPALA:
                 state = ctx.step(self.loss, state, batch)
         return state
 
-    def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
+    def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
         """The policy gradient, the critic's error and the entropy bonus."""
         output = policy.apply(params, batch.inputs)
         policy_loss = policy_gradient_loss(output.dist, advantages_of(batch, hyper), batch)

@@ -7,12 +7,20 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from pgzoo.config import AlgorithmConfig, CGSteps, CriticLearningRate, CriticSteps, Damping, NormalizeAdvantages
-from pgzoo.config import RolloutSteps
+from pgzoo.config import (
+    AlgorithmConfig,
+    CGSteps,
+    CriticLearningRate,
+    CriticSteps,
+    Damping,
+    NormalizeAdvantages,
+    RolloutSteps,
+)
 from pgzoo.ops.losses import actor_loss, advantages_of, policy_gradient_loss
 from pgzoo.ops.natural import damped, mean_kl, natural_step
 from pgzoo.ops.optim import flatten, unflatten
 from pgzoo.ops.updates import fit_critic, whole_batch
+from pgzoo.protocols import LearningPolicy, UpdateContext
 from pgzoo.types import Batch, Hyper, Loss, Need, Params, TrainState, Trajectory
 
 
@@ -48,7 +56,7 @@ class NPG:
     needs: ClassVar[frozenset[Need]] = frozenset({"value", "old"})
     defaults: ClassVar[Mapping[str, Any]] = {"num_envs": 8, "total_steps": 150_000}
 
-    def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
+    def update(self, ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -> TrainState:
         """One natural-gradient step of the policy, then `critic_steps` gradient steps of the critic."""
         hyper, batch = ctx.hyper(state), whole_batch(ctx, state, trajectory)
 
@@ -62,7 +70,7 @@ class NPG:
 
         return fit_critic(ctx, state, batch)
 
-    def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
+    def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
         """Its gradient is minus the policy gradient g."""
         dist = policy.apply(params, batch.inputs).dist
         return actor_loss(policy_gradient_loss(dist, advantages_of(batch, hyper), batch), dist, batch)

@@ -25,17 +25,23 @@ ALGORITHMS = {
     "Monte Carlo": (
         BuiltIn("reinforce", "Reinforce", "Monte Carlo policy gradient", "Williams 1992"),
         BuiltIn(
-            "reinforce-baseline", "ReinforceBaseline", "REINFORCE with a learned value function as the baseline",
+            "reinforce-baseline",
+            "ReinforceBaseline",
+            "REINFORCE with a learned value function as the baseline",
             "Williams 1992; Sutton & Barto 2018",
         ),
         BuiltIn(
-            "rloo", "RLOO", "REINFORCE with the mean return of the other episodes as the baseline",
+            "rloo",
+            "RLOO",
+            "REINFORCE with the mean return of the other episodes as the baseline",
             "Kool et al. 2019; Ahmadian et al. 2024",
         ),
     ),
     "actor-critic": (
         BuiltIn(
-            "vpg", "VPG", "plain policy gradient: one gradient step of the policy, many of the critic",
+            "vpg",
+            "VPG",
+            "plain policy gradient: one gradient step of the policy, many of the critic",
             "Sutton et al. 2000; Achiam 2018",
         ),
         BuiltIn("a2c", "A2C", "synchronous advantage actor-critic", "Mnih et al. 2016"),
@@ -43,13 +49,17 @@ ALGORITHMS = {
     ),
     "trust region": (
         BuiltIn(
-            "npg", "NPG", "natural policy gradient: every step has the same KL divergence",
+            "npg",
+            "NPG",
+            "natural policy gradient: every step has the same KL divergence",
             "Kakade 2001; Rajeswaran et al. 2017",
         ),
         BuiltIn("trpo", "TRPO", "natural-gradient steps with a line search within a KL bound", "Schulman et al. 2015"),
         BuiltIn("ppo", "PPO", "several epochs per rollout with a clipped objective", "Schulman et al. 2017"),
         BuiltIn(
-            "rpo", "RPO", "PPO with noise on the policy's mean in each update, to keep exploring",
+            "rpo",
+            "RPO",
+            "PPO with noise on the policy's mean in each update, to keep exploring",
             "Rahman & Xue 2022",
             actions="Box, gaussian or tanh",
         ),

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 import gymnasium as gym
+import numpy as np
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from pgzoo.config import ClipRange, Epochs, LearningRate, MinibatchConfig, OptimizerEps, RolloutSteps
-from pgzoo.ops.acting import memory_size
 from pgzoo.ops.losses import (
     actor_critic_loss,
     advantages_of,
@@ -21,6 +21,7 @@ from pgzoo.ops.losses import (
     value_loss,
     weighted_mean,
 )
+from pgzoo.protocols import LearningPolicy, UpdateContext
 from pgzoo.types import AlgorithmState, Batch, Hyper, Loss, Need, Params, Targets, TrainState, Trajectory
 
 STORED = ("obs", "valid", "starts", "action_mask", "memory")
@@ -70,11 +71,11 @@ class PPG:
         "normalize_reward": True,
     }
 
-    def init(self, ctx: Any) -> AlgorithmState:
+    def init(self, ctx: UpdateContext, rng: np.random.Generator) -> AlgorithmState:
         """Allocate buffers for the rollouts of `policy_phases` updates."""
-        plan, settings = ctx.plan, ctx.plan.config.settings
-        space, steps = plan.spec.observation_space, settings.rollout_steps
-        columns = settings.policy_phases * plan.config.num_envs
+        space: Any = ctx.spec.observation_space
+        steps = ctx.settings.rollout_steps
+        columns = ctx.settings.policy_phases * ctx.num_envs
         dtype = torch.from_numpy(space.sample()[None]).dtype if space.shape else torch.int64
         stored = {
             "obs": torch.zeros(steps + 1, columns, *space.shape, dtype=dtype),
@@ -83,13 +84,13 @@ class PPG:
             "returns": torch.zeros(steps, columns),
             "windows": torch.tensor(0),
         }
-        if plan.spec.masked:
-            stored["action_mask"] = torch.ones(steps + 1, columns, gym.spaces.flatdim(plan.spec.action_space)).bool()
-        if size := memory_size(plan.policy):
-            stored["memory"] = torch.zeros(columns, size)
+        if ctx.spec.masked:
+            stored["action_mask"] = torch.ones(steps + 1, columns, gym.spaces.flatdim(ctx.spec.action_space)).bool()
+        if ctx.policy.memory_size:
+            stored["memory"] = torch.zeros(columns, ctx.policy.memory_size)
         return AlgorithmState({}, {f"ppg.{name}": value for name, value in stored.items()})
 
-    def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
+    def update(self, ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -> TrainState:
         """A policy phase, and after every `policy_phases` of them an auxiliary phase."""
         old = ctx.evaluate_policy(state, trajectory)
         targets = ctx.estimate(state, trajectory, old)
@@ -98,9 +99,9 @@ class PPG:
         state = state._replace(buffers=state.buffers | _store(state.buffers, trajectory, targets))
         return self._auxiliary_phase(ctx, state, trajectory)
 
-    def _auxiliary_phase(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
+    def _auxiliary_phase(self, ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -> TrainState:
         """Gradient steps on all stored rollouts, for the members that have stored `policy_phases` of them."""
-        settings, windows = ctx.plan.config.settings, state.buffers["ppg.windows"]
+        settings, windows = ctx.settings, state.buffers["ppg.windows"]
         due = (state.updates + 1) % settings.policy_phases == 0  # known without reading `windows` from the device
         if not (due & state.active).any():
             return state
@@ -112,7 +113,7 @@ class PPG:
         remaining = torch.where(windows == settings.policy_phases, 0, windows)
         return state._replace(buffers=state.buffers | {"ppg.windows": remaining})
 
-    def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
+    def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
         """The policy phase: the clipped surrogate, the critic's error and the entropy bonus."""
         output = policy.apply(params, batch.inputs)
         log_ratio = log_importance_ratio(output.dist, batch)
@@ -120,7 +121,7 @@ class PPG:
         metrics = ratio_metrics(log_ratio, hyper.clip_range, batch.weights)
         return actor_critic_loss(-weighted_mean(surrogate, batch.weights), output, batch, hyper, metrics)
 
-    def auxiliary_loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
+    def auxiliary_loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
         """The errors of both value functions and the KL from the old policy. Halts members that are not due."""
         output, weights, coef = policy.apply(params, batch.inputs), batch.weights, hyper.per_member
         aux_loss = value_loss(output.aux_value, batch.returns, weights)

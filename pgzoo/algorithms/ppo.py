@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -19,6 +20,7 @@ from pgzoo.ops.losses import (
     ratio_metrics,
     weighted_mean,
 )
+from pgzoo.protocols import LearningPolicy, UpdateContext
 from pgzoo.types import AlgorithmState, Batch, Hyper, Loss, Need, Params, TrainState, Trajectory
 
 
@@ -73,14 +75,14 @@ class PPO:
         """Only the penalty needs the old distribution itself."""
         return {"value", "log_probs", "old"} if _penalized(settings) else {"value", "log_probs"}
 
-    def init(self, ctx: Any) -> AlgorithmState:
+    def init(self, ctx: UpdateContext, rng: np.random.Generator) -> AlgorithmState:
         """Each member has its own weight of the penalty."""
-        settings = ctx.plan.config.settings
+        settings = ctx.settings
         return AlgorithmState({}, {"ppo.kl_coef": torch.tensor(settings.kl_coef)} if _penalized(settings) else {})
 
-    def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
+    def update(self, ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -> TrainState:
         """Several epochs of gradient steps on one rollout."""
-        settings = ctx.plan.config.settings
+        settings = ctx.settings
         old = ctx.evaluate_policy(state, trajectory)
         targets = ctx.estimate(state, trajectory, old)
         for epoch in range(settings.epochs):
@@ -95,7 +97,7 @@ class PPO:
         kl_coef = adapt_kl_coef(state.buffers["ppo.kl_coef"], kl, settings.kl_aim)
         return state._replace(buffers=state.buffers | {"ppo.kl_coef": kl_coef})
 
-    def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
+    def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
         """The clipped surrogate, the critic's error and the entropy bonus."""
         output, advantages = policy.apply(params, batch.inputs), advantages_of(batch, hyper)
         clip_range = hyper.clip_range * (hyper.remaining if hyper.clip_range_schedule == "linear" else 1.0)

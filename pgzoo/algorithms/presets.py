@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "notebook": dict(
-        algorithm="reinforce",
-        summary="one episode per update, as teaching notebooks do: 4-64-2 network, Adam 1e-3, 1000 episodes",
-        settings={
+    "notebook": {
+        "algorithm": "reinforce",
+        "summary": "one episode per update, as teaching notebooks do: 4-64-2 network, Adam 1e-3, 1000 episodes",
+        "settings": {
             "num_envs": 1,
             "total_episodes": 1000,
             "max_episode_steps": 500,
@@ -25,20 +25,20 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
             "entropy_coef": 0.0,
             "eval_episodes": 1000,
         },
-    ),
-    "ppo-cartpole": dict(
-        algorithm="ppo",
-        env="CartPole-v1",
-        auto=True,
-        summary="fewer epochs at a larger step size: solved in fewer gradient steps",
-        settings={"learning_rate": 7e-3, "epochs": 3},
-    ),
-    "ppo-pendulum": dict(
-        algorithm="ppo",
-        env="Pendulum-v1",
-        auto=True,
-        summary="a short horizon; actions, observations and rewards near 1",
-        settings={
+    },
+    "ppo-cartpole": {
+        "algorithm": "ppo",
+        "env": "CartPole-v1",
+        "auto": True,
+        "summary": "fewer epochs at a larger step size: solved in fewer gradient steps",
+        "settings": {"learning_rate": 7e-3, "epochs": 3},
+    },
+    "ppo-pendulum": {
+        "algorithm": "ppo",
+        "env": "Pendulum-v1",
+        "auto": True,
+        "summary": "a short horizon; actions, observations and rewards near 1",
+        "settings": {
             "total_steps": 200_000,
             "num_envs": 4,
             "rollout_steps": 512,
@@ -48,13 +48,13 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
             "normalize_obs": True,
             "normalize_reward": True,
         },
-    ),
-    "ppo-acrobot": dict(
-        algorithm="ppo",
-        env="Acrobot-v1",
-        auto=True,
-        summary="16 environments, fewer epochs; observations and rewards near 1",
-        settings={
+    },
+    "ppo-acrobot": {
+        "algorithm": "ppo",
+        "env": "Acrobot-v1",
+        "auto": True,
+        "summary": "16 environments, fewer epochs; observations and rewards near 1",
+        "settings": {
             "total_steps": 300_000,
             "num_envs": 16,
             "gamma": 0.99,
@@ -64,5 +64,5 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
             "normalize_obs": True,
             "normalize_reward": True,
         },
-    ),
+    },
 }

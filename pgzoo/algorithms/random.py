@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pgzoo.config import SearchConfig
+from pgzoo.protocols import UpdateContext
 from pgzoo.types import Episodes, TrainState, Trajectory
 
 
@@ -29,6 +30,6 @@ class Random:
     learns = False
     defaults: ClassVar[Mapping[str, Any]] = {"policy": "uniform", "total_steps": 10_000}
 
-    def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
+    def update(self, ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -> TrainState:
         """Return the state unchanged."""
         return state

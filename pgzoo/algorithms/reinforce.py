@@ -9,6 +9,7 @@ from pydantic import Field
 
 from pgzoo.config import AlgorithmConfig, EntropyCoef, GammaT
 from pgzoo.ops.losses import weighted_mean, weighted_std
+from pgzoo.protocols import LearningPolicy
 from pgzoo.types import Batch, Episodes, Hyper, Loss, Params
 
 
@@ -54,7 +55,7 @@ class Reinforce:
         "policy": {"name": "mlp", "hidden": (64,), "activation": "relu"},
     }
 
-    def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
+    def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
         """Its gradient is minus the estimate above; with the entropy bonus."""
         dist = policy.apply(params, batch.inputs).dist
         advantage, weights = batch.advantages, batch.weights

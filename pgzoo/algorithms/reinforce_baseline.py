@@ -15,6 +15,7 @@ from pgzoo.config import (
     ValueCoef,
 )
 from pgzoo.ops.losses import actor_critic_loss, advantages_of, policy_gradient_loss
+from pgzoo.protocols import LearningPolicy
 from pgzoo.types import Batch, Episodes, Hyper, Loss, Need, Params
 
 
@@ -51,7 +52,7 @@ class ReinforceBaseline:
         "policy": {"name": "mlp", "hidden": (64,), "activation": "relu"},
     }
 
-    def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
+    def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
         """The policy gradient, the baseline's error and the entropy bonus."""
         output, advantages = policy.apply(params, batch.inputs), advantages_of(batch, hyper)
         if hyper.gamma_t:

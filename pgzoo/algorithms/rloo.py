@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from pgzoo.config import AlgorithmConfig, EntropyCoef, LearningRate, LearningRateSchedule
 from pgzoo.ops.losses import weighted_mean, weighted_sum
+from pgzoo.protocols import LearningPolicy
 from pgzoo.types import Batch, Episodes, Hyper, Loss, Params
 
 
@@ -35,7 +36,7 @@ class RLOO:
     estimator = "leave-one-out"
     defaults: ClassVar[Mapping[str, Any]] = {"num_envs": 24, "total_steps": 150_000}
 
-    def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
+    def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
         """The policy gradient and the entropy bonus: sums over the steps of an episode, means over episodes."""
         dist, weights = policy.apply(params, batch.inputs).dist, batch.weights
         episodes = weighted_sum((batch.timestep == 0).float(), weights).clamp(min=1.0)

@@ -18,6 +18,7 @@ from pgzoo.ops.losses import (
     ratio_metrics,
     weighted_mean,
 )
+from pgzoo.protocols import LearningPolicy, UpdateContext
 from pgzoo.types import Batch, Hyper, Loss, Need, Params, TrainState, Trajectory
 
 
@@ -54,12 +55,12 @@ class RPO:
         "normalize_reward": True,
     }
 
-    def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
+    def update(self, ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -> TrainState:
         """Several epochs of gradient steps on one rollout, each with new noise."""
         old = ctx.evaluate_policy(state, trajectory)
         targets = ctx.estimate(state, trajectory, old)
         members, *shape = trajectory.actions.shape
-        for epoch in range(ctx.plan.config.settings.epochs):
+        for epoch in range(ctx.settings.epochs):
             generators = [ctx.rng("rpo.shift", member, state, epoch) for member in range(members)]
             noise = np.stack([2 * rng.random(shape, np.float32) - 1 for rng in generators])  # [S, T, N, A]
             extra = {"noise": torch.from_numpy(noise)}
@@ -67,11 +68,12 @@ class RPO:
                 state = ctx.step(self.loss, state, batch)
         return state
 
-    def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
+    def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
         """The clipped surrogate of the policy with a shifted mean, the critic's error and the entropy bonus."""
         assert batch.extra is not None
         output = policy.apply(params, batch.inputs)
-        output = output._replace(dist=output.dist.shift(hyper.alpha[..., None] * batch.extra["noise"]))
+        dist: Any = output.dist
+        output = output._replace(dist=dist.shift(hyper.alpha[..., None] * batch.extra["noise"]))
         log_ratio = log_importance_ratio(output.dist, batch)
         surrogate = clipped_surrogate(log_ratio.exp(), advantages_of(batch, hyper), hyper.clip_range)
         metrics = ratio_metrics(log_ratio, hyper.clip_range, batch.weights)

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from pgzoo.config import MinibatchConfig, OptimizerEps
 from pgzoo.ops.losses import actor_critic_loss, advantages_of, log_importance_ratio, ratio_metrics, weighted_mean
+from pgzoo.protocols import LearningPolicy
 from pgzoo.types import Batch, Hyper, Loss, Need, Params
 
 
@@ -38,7 +39,7 @@ class SPO:
     needs: ClassVar[frozenset[Need]] = frozenset({"value", "log_probs"})
     defaults: ClassVar[Mapping[str, Any]] = {"num_envs": 8, "total_steps": 100_000, "gamma": 0.98}
 
-    def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
+    def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
         """The penalized surrogate, the critic's error and the entropy bonus."""
         output, advantages = policy.apply(params, batch.inputs), advantages_of(batch, hyper)
         log_ratio = log_importance_ratio(output.dist, batch)

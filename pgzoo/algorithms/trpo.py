@@ -23,6 +23,7 @@ from pgzoo.ops.losses import actor_loss, advantages_of, log_importance_ratio, we
 from pgzoo.ops.natural import backtrack, damped, mean_kl, natural_step
 from pgzoo.ops.optim import flatten, unflatten
 from pgzoo.ops.updates import fit_critic, whole_batch
+from pgzoo.protocols import LearningPolicy, UpdateContext
 from pgzoo.types import Batch, Hyper, Loss, Need, Params, TrainState, Trajectory
 
 
@@ -62,9 +63,9 @@ class TRPO:
     needs: ClassVar[frozenset[Need]] = frozenset({"value", "log_probs", "old"})
     defaults: ClassVar[Mapping[str, Any]] = {"num_envs": 8, "total_steps": 150_000}
 
-    def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
+    def update(self, ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -> TrainState:
         """A step of the policy within the trust region, then `critic_steps` gradient steps of the critic."""
-        settings, hyper = ctx.plan.config.settings, ctx.hyper(state)
+        settings, hyper = ctx.settings, ctx.hyper(state)
         batch = whole_batch(ctx, state, trajectory)
         max_kl: Tensor = hyper.per_member.max_kl
 
@@ -99,7 +100,7 @@ class TRPO:
         state = ctx.move(state, vector, batch=batch, value=result.value, gradient=gradient, metrics=metrics)
         return fit_critic(ctx, state, batch)
 
-    def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
+    def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
         """Minus the surrogate objective E[r A]."""
         dist = policy.apply(params, batch.inputs).dist
         ratio = log_importance_ratio(dist, batch).exp()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from pgzoo.config import MinibatchConfig, Static
 from pgzoo.ops.elementwise import softplus
 from pgzoo.ops.losses import actor_critic_loss, advantages_of, log_mean_exp, weighted_mean, weighted_sum
+from pgzoo.protocols import LearningPolicy, UpdateContext
 from pgzoo.types import AlgorithmState, Batch, Hyper, Loss, Need, Params
 
 
@@ -44,14 +46,14 @@ class VMPO:
     needs: ClassVar[frozenset[Need]] = frozenset({"value", "old"})
     defaults: ClassVar[Mapping[str, Any]] = {"num_envs": 8, "total_steps": 200_000, "gamma": 0.98}
 
-    def init(self, ctx: Any) -> AlgorithmState:
+    def init(self, ctx: UpdateContext, rng: np.random.Generator) -> AlgorithmState:
         """Each member has its own dual variables."""
-        settings = ctx.plan.config.settings
+        settings = ctx.settings
         initial = torch.tensor([settings.eta_init, settings.alpha_init])
         eta, alpha = initial + torch.log(-torch.expm1(-initial))  # the inverse of softplus
         return AlgorithmState({"vmpo.eta": eta, "vmpo.alpha": alpha}, {})
 
-    def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
+    def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
         """The weighted likelihood, the losses of both dual variables, the critic's error and the entropy bonus."""
         output, advantages = policy.apply(params, batch.inputs), advantages_of(batch, hyper)
         eta, alpha = softplus(params["vmpo.eta"]), softplus(params["vmpo.alpha"])

@@ -16,6 +16,7 @@ from pgzoo.config import (
 )
 from pgzoo.ops.losses import actor_loss, advantages_of, policy_gradient_loss
 from pgzoo.ops.updates import fit_critic, whole_batch
+from pgzoo.protocols import LearningPolicy, UpdateContext
 from pgzoo.types import Batch, Hyper, Loss, Need, Params, TrainState, Trajectory
 
 
@@ -52,12 +53,12 @@ class VPG:
         "policy": {"name": "mlp", "hidden": (64,), "activation": "relu"},
     }
 
-    def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
+    def update(self, ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -> TrainState:
         """One gradient step of the policy, then `critic_steps` of the critic."""
         batch = whole_batch(ctx, state, trajectory)
         return fit_critic(ctx, ctx.step(self.loss, state, batch, only="policy."), batch)
 
-    def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
+    def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
         """The policy gradient and the entropy bonus."""
         dist = policy.apply(params, batch.inputs).dist
         policy_loss = policy_gradient_loss(dist, advantages_of(batch, hyper), batch)

@@ -9,12 +9,12 @@ same size (`ops.order`), a plain sum is taken instead.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from pgzoo.ops.order import any_order
+from pgzoo.protocols import LearningPolicy
 from pgzoo.types import Batch, Distribution, Hyper, Loss, Metrics, Output, Params
 
 __all__ = [
@@ -98,7 +98,8 @@ def policy_gradient_loss(dist: Distribution, advantages: Tensor, batch: Batch) -
 
 def log_importance_ratio(dist: Distribution, batch: Batch) -> Tensor:
     """Log r, `[S, T, B]`, where r = π(a|s; θ) / π_old(a|s). Needs "log_probs"."""
-    return dist.log_prob(batch.actions) - batch.log_probs
+    log_ratio: Tensor = dist.log_prob(batch.actions) - batch.log_probs
+    return log_ratio
 
 
 def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip_range: Tensor) -> Tensor:
@@ -185,7 +186,7 @@ def actor_loss(
     return Loss(total, {"loss/policy": policy_loss, "policy/entropy": entropy})
 
 
-def critic_loss(policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
+def critic_loss(policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
     """`value_loss` as a loss of its own, for gradient steps of the critic alone.
 
     The explained variance that it reports is that of the values before the first of these steps.

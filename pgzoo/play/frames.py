@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pgzoo.play.evaluation import PlayablePolicy, evaluate_policy, find_policies, place
+from pgzoo.play.evaluation import PlayablePolicy, environment_for, evaluate_policy, find_policies
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,7 +82,7 @@ def evaluate_all(
     rows: list[dict[str, Any]] = []
     for one in policies:
         used = backend or (one.backend if env is None else "auto")
-        where = place(one.policy, env, catalog, used)
+        where = environment_for(one.policy, env, catalog, used)
         drawn = one.seed if seed is None else seed
         returns, lengths = evaluate_policy(
             one.policy, where, catalog, episodes=episodes, mode=mode, seed=drawn, backend=used

@@ -105,9 +105,9 @@ class Result:
     pending: tracking.Pending
     ended: RunEnded
     session: tracking.Session
-    begun: int = 0
+    steps_before: int = 0
     error: RunFailed | None = None
-    unkept: frozenset[int] = frozenset()
+    lost_members: frozenset[int] = frozenset()
     """Rows of `runs` without a policy: their process died before it saved one."""
 
     @property
@@ -124,7 +124,7 @@ class Result:
     def speed(self) -> float:
         """Environment steps per second of the training loop, summed over seeds."""
         wall = self.timing["loop"]
-        return (self.env_steps - self.begun) / wall if wall else 0.0
+        return (self.env_steps - self.steps_before) / wall if wall else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON-serializable dict that `--json` prints."""
@@ -286,7 +286,7 @@ class Result:
         return rows[0]
 
     def _policy(self, row: int) -> LoadedPolicy:
-        if row in self.unkept:
+        if row in self.lost_members:
             raise ConfigError(f"Seed {self.runs[row].seed} has no policy: its process died before it saved one.")
         params = select(self.plan.policy_params(self.ended.state), [row])
         return LoadedPolicy(self.plan.config.policy, self.plan.spec, self.plan.policy, params, self.plan.request(1))
@@ -329,12 +329,13 @@ class Result:
 class Outcome:
     """Collects from the events of a run what its result needs."""
 
-    def __init__(self, begun: int = 0) -> None:
-        self._begun = begun
+    def __init__(self, steps_before: int = 0) -> None:
+        """Begin. `steps_before` are the training steps of a resumed run before it was resumed."""
+        self._steps_before = steps_before
         self._final: dict[tuple[str, int], Evaluated] = {}
         self._ended: RunEnded | None = None
 
-    def take(self, event: object) -> None:
+    def record(self, event: object) -> None:
         """Keep the final evaluations and the end of the run."""
         if isinstance(event, Evaluated) and event.final:
             self._final |= {(event.mode, int(row)): event for row in np.flatnonzero(event.active)}
@@ -346,7 +347,7 @@ class Outcome:
         context: RunContext,
         pending: tracking.Pending,
         error: RunFailed | None,
-        unkept: frozenset[int] = frozenset(),
+        lost_members: frozenset[int] = frozenset(),
     ) -> Result:
         """Return the result; call it after the run has ended."""
         plan, session, ended = context.plan, context.session, self._ended
@@ -382,7 +383,7 @@ class Outcome:
             pending,
             ended,
             session,
-            self._begun,
+            self._steps_before,
             error,
-            unkept,
+            lost_members,
         )

@@ -29,14 +29,6 @@ UNDETECTABLE = "undecided: needs over 1,000 seeds per side"
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setenv("PGZOO_HOME", str(tmp_path))
-    monkeypatch.setattr("pgzoo.tracking.session.ensure_uploader", lambda home: None)
-    return Home.find()
-
-
-@pytest.fixture
 def train(home: Home) -> Train:
     """Return `train(group, scores)`: a journal per seed, whose return rises from 0 to its score in ten points."""
 

@@ -57,7 +57,7 @@ def cli() -> str:
 def algorithms() -> str:
     """Return docs/algorithms.md: summary, equation, source and settings of every algorithm."""
     from pgzoo.registry import discover
-    from pgzoo.runs.runner import collection_of
+    from pgzoo.runs.planning import collection_of
 
     entries = [e for e in discover(inline=False).entries("algorithm") if e.plugin.source == "built-in"]
     rows = [[f"[`{e.name}`](#{e.name})", e.summary, *map(shown, e.facts.values())] for e in entries]

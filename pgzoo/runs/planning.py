@@ -23,7 +23,7 @@ from pgzoo.training import added_critic
 from pgzoo.training.plan import Plan, checked_needs, make_policy
 from pgzoo.types import Collection, EnvRequest, Steps
 
-__all__ = ["make_plan", "name_component"]
+__all__ = ["collection_of", "make_plan", "name_component"]
 
 MIN_COMPILED_STEPS = 30_000
 """Gradient steps per seed from which compiling them saves time, even with an empty cache."""
@@ -59,8 +59,10 @@ def make_plan(
     spec = inspect_environment(request, backend)
     with name_component(f'algorithm "{config.algorithm}"'):
         algorithm = catalog.get("algorithm", config.algorithm).load()()
-        collection = _collection(algorithm, config)
-        needs = checked_needs(_evaluate_attribute(getattr(algorithm, "needs", frozenset()), config), config.algorithm)
+        collection = collection_of(algorithm, config.settings)
+        needs = checked_needs(
+            _evaluate_attribute(getattr(algorithm, "needs", frozenset()), config.settings), config.algorithm
+        )
     estimator = catalog.get("estimator", config.estimator.name).load()
     if added := added_critic.is_added(estimator, needs, config.settings):
         needs |= {"value"}
@@ -107,21 +109,21 @@ def name_component(component: str) -> Iterator[None]:
         raise PluginError(f"{component} can't be made: {type(error).__name__}: {error}") from error
 
 
-def _collection(algorithm: Any, config: RunConfig) -> Collection:
+def collection_of(algorithm: Any, settings: Any) -> Collection:
     """Return what the algorithm collects: its attribute `collect`, else windows of its setting `rollout_steps`."""
     if hasattr(algorithm, "collect"):
-        return _evaluate_attribute(algorithm.collect, config)  # type: ignore[no-any-return]
-    if not hasattr(config.settings, "rollout_steps"):
+        return _evaluate_attribute(algorithm.collect, settings)  # type: ignore[no-any-return]
+    if not hasattr(settings, "rollout_steps"):
         raise PluginError(
             f"{type(algorithm).__name__} doesn't say what it collects. Give it an attribute `collect`, such as "
             "Episodes(per_env=1), or a setting `rollout_steps`."
         )
-    return Steps(config.settings.rollout_steps)
+    return Steps(settings.rollout_steps)
 
 
-def _evaluate_attribute(attribute: Any, config: RunConfig) -> Any:
+def _evaluate_attribute(attribute: Any, settings: Any) -> Any:
     """Return an attribute of an algorithm, or its value for the settings if it is a function of them."""
-    return attribute(config.settings) if callable(attribute) else attribute
+    return attribute(settings) if callable(attribute) else attribute
 
 
 def _check_device(device: str) -> None:

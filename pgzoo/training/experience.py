@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -15,7 +15,7 @@ from pgzoo.training.environments import Environments
 from pgzoo.training.events import EvaluationMode
 from pgzoo.training.metrics import Stopwatch
 from pgzoo.training.plan import Plan, own
-from pgzoo.training.rollout import Finished, Greedy, Noise
+from pgzoo.training.rollout import Behavior, Finished, Greedy, Monitor, Noise
 from pgzoo.training.seeding import generator
 from pgzoo.types import RECENT, Episodes, Params, TrainState, Trajectory
 
@@ -31,16 +31,13 @@ class Experience:
         """With `resuming`, the environments are first put where a checkpoint left them."""
         self.plan, self.watch = plan, watch
         self.environments = Environments(plan, resuming=resuming)
-        self.cancelled: Callable[[], bool] = lambda: False
-        """Asked before every step; True ends the collection of whole episodes, or the evaluation, that is under way."""
-        self.seconds = {"environment": 0.0, "acting": 0.0}
-        """Time spent on stepping environments and on choosing actions, in seconds."""
+        self.monitor = Monitor()
 
     def collect(self, state: TrainState) -> tuple[TrainState, Trajectory, Finished]:
         """Let the policy act as the plan's collection says, a window of steps or whole episodes.
 
         Returns the state with the steps and episodes of the active members counted, the trajectory in the processor's
-        memory, and the episodes that ended. Raises Cancelled where `cancelled` says so during whole episodes.
+        memory, and the episodes that ended. Raises Cancelled if the monitor ends a collection of whole episodes.
         """
         plan, seeds = self.plan, self.plan.seeds
         state = state._replace(progress=self._progress(state))
@@ -51,17 +48,14 @@ class Experience:
             start = self.environments.reset(state) if start is None else self.environments.resume_from(state, start)
             quota = np.where(state.active, episodes, 0)
             generators = [generator(seed, "act", int(n)) for seed, n in zip(seeds, state.updates, strict=True)]
+            noise = Noise(plan.policy, generators, plan.config.num_envs, window)
             trajectory, finished, end = rollout.collect(
                 envs,
-                plan.policy,
-                plan.policy_params(state),
-                Noise(plan.policy, generators, plan.config.num_envs, window),
+                Behavior(plan.policy, plan.policy_params(state), noise),
                 start,
                 np.broadcast_to(quota[:, None], start.ended.shape),
                 window,
-                # a window is always completed: environments can't go back to where it began
-                self.cancelled if window is None else lambda: False,
-                self.seconds,
+                self.monitor,
             )
         collector = None if window is None else freeze(state.active, end, start)
         state = state._replace(collector=collector, environments=None)
@@ -84,7 +78,7 @@ class Experience:
             envs, start = self.environments.training(), self.environments.reset_as_members(state)
             quota = np.repeat(state.active, n)[:, None].astype(np.int64)
             trajectory, finished, _ = rollout.collect(
-                envs, plan.policy, params, Greedy(), start, quota, None, self.cancelled, self.seconds
+                envs, Behavior(plan.policy, params, Greedy()), start, quota, None, self.monitor
             )
 
         def by_member(leaf: Tensor) -> Tensor:  # [S * N, T, 1, ...] -> [S, T, N, ...]
@@ -108,7 +102,7 @@ class Experience:
                 active=active,
                 episodes=c.eval_episodes,
                 mode=mode,
-                cancelled=self.cancelled,
+                cancelled=self.monitor.cancelled,
             )
 
     def _progress(self, state: TrainState) -> NDArray[np.float64]:

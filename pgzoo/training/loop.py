@@ -146,7 +146,7 @@ class _Run:
     def __init__(self, plan: Plan, control: Control, standing: Progress | None) -> None:
         members = len(plan.members)
         self.plan, self.control, self.ctx = plan, control, Engine(plan, standing.state if standing else None)
-        self.ctx.experience.cancelled = lambda: control.interrupted
+        self.ctx.experience.monitor.cancelled = lambda: control.interrupted
         self.statuses: list[MemberStatus] = ["finished"] * members
         if standing:
             self.statuses = ["finished" if status == "running" else status for status in standing.statuses]
@@ -197,7 +197,7 @@ class _Run:
         sound = np.array([status != "failed" for status in self.statuses])
         if self.control.interrupted:
             deadline = time.perf_counter() + PATIENCE
-            ctx.experience.cancelled = lambda: time.perf_counter() > deadline
+            ctx.experience.monitor.cancelled = lambda: time.perf_counter() > deadline
         if sound.any():
             yield from self._evaluate(sound, final=True)
         self._interrupt_finished()
@@ -307,5 +307,10 @@ class _Run:
         ctx, timing = self.ctx, self.ctx.watch.seconds | {"loop": self.loop_seconds}
         state = ctx.snapshot(environments=False)
         return RunEnded(
-            state.env_steps, tuple(self.statuses), tuple(self.reasons), timing, state, laps=ctx.experience.seconds
+            state.env_steps,
+            tuple(self.statuses),
+            tuple(self.reasons),
+            timing,
+            state,
+            laps=ctx.experience.monitor.seconds,
         )

@@ -62,7 +62,9 @@ def elsewhere(plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
         given = {"env": "pgzoo/AnySpaces-v0", "seeds": 2, "num_envs": 4, "total_steps": 10_000, **small, **settings}
         made = plan(algorithm, **given)
         params, collect = made.policy_params(Engine(made).state), rollout.collect
-        monkeypatch.setattr(rollout, "collect", lambda envs, policy, _, *rest: collect(envs, policy, params, *rest))
+        monkeypatch.setattr(
+            rollout, "collect", lambda envs, how, *rest: collect(envs, how._replace(params=params), *rest)
+        )
         return Engine(replace(made, config=made.config.model_copy(update={"device": "meta"})))
 
     return make
@@ -306,7 +308,7 @@ def test_a_gpu_learns_what_the_processor_learns_and_nobody_waits_for_it(
     made = plan(algorithm, **given, total_steps=10_000, **small)
     here = Engine(made)
     params, collect = made.policy_params(here.state), rollout.collect
-    monkeypatch.setattr(rollout, "collect", lambda envs, policy, _, *rest: collect(envs, policy, params, *rest))
+    monkeypatch.setattr(rollout, "collect", lambda envs, how, *rest: collect(envs, how._replace(params=params), *rest))
     there = Engine(replace(made, config=made.config.model_copy(update={"device": "cuda"})))
     found = []
     for ctx in (here, there):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from pgzoo.config import AlgorithmConfig, Layer, RunConfig, Settings
-from pgzoo.config.sweep import Setting, sweepable, told
+from pgzoo.config.sweep import Setting, format_setting, sweepable
 from pgzoo.errors import ConfigError, UnfitError
 from pgzoo.runs.resolve import check_keys, resolve
 from pgzoo.runs.runner import make_plan
@@ -197,7 +197,7 @@ def sweep(subject: Subject) -> None:
             subject,
             some.bits(0),
             grid.bits(0),
-            f"is another among its like than in a sweep, with {told(setting)}",
+            f"is another among its like than in a sweep, with {format_setting(setting)}",
             "Take floats from `hyper`, or per member from ctx.members; mark as `Static` what can't differ.",
         )
 

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pgzoo.config import Member, RunConfig
-from pgzoo.ops.members import freeze, moved
+from pgzoo.ops.members import freeze, moved, stacked
 from pgzoo.ops.normalize import reward_buffers, take_in_rewards
 from pgzoo.ops.optim import flatten
 from pgzoo.training import gradients, plateau
 from pgzoo.training.events import EvaluationMode
 from pgzoo.training.experience import Experience
+from pgzoo.training.failures import bad_rewards
 from pgzoo.training.gradient_step import stack_metrics
 from pgzoo.training.hyperparameters import Hyperparameters
 from pgzoo.training.metrics import Report, Stopwatch
@@ -115,12 +116,12 @@ class Engine:
             buffers |= reward_buffers(plan.config.num_envs)
         if plan.config.stop_on_plateau is not None:
             buffers |= plateau.begin()
-        extra: AlgorithmState = plan.algorithm.init(self) if hasattr(plan.algorithm, "init") else AlgorithmState({}, {})
-        params |= _for_all(extra.params, members)
+        extra = self._algorithm_state()
+        params |= extra.params
         zeros = np.zeros(members, np.int64)
         return TrainState(
             params=params,
-            buffers=_for_all(buffers | extra.buffers, members),
+            buffers=_for_all(buffers, members) | extra.buffers,
             optimizer=self.stepper.optimizer.init(flatten(params.values()) if params else torch.zeros(members, 0)),
             collector=None,
             active=np.ones(members, np.bool_),
@@ -130,6 +131,14 @@ class Engine:
             progress=np.zeros(members),
             recent=np.full((members, RECENT), np.nan),
         )
+
+    def _algorithm_state(self) -> AlgorithmState:
+        """Return what the algorithm keeps; each member's is made with a random generator of its own."""
+        init = getattr(self.plan.algorithm, "init", None)
+        if init is None:
+            return AlgorithmState({}, {})
+        each: list[AlgorithmState] = [init(self, generator(seed, "algorithm")) for seed in self.plan.seeds]
+        return stacked(each)
 
     def begin_update(self) -> None:
         """Start a new record."""
@@ -170,6 +179,10 @@ class Engine:
 
     def _take_in(self, state: TrainState, trajectory: Trajectory, finished: Finished) -> tuple[TrainState, Trajectory]:
         """Bring a trajectory to the device, record it, and let the reward scale learn from it."""
+        # an algorithm that ignores rewards, or ranks them, doesn't turn non-finite itself
+        for row, reason in bad_rewards(trajectory.rewards).items():
+            if state.active[row]:
+                self.record.add_failure(row, reason)
         valid, trajectory = trajectory.valid.numpy(), moved(trajectory, self.device)
         self.record.add_collection(trajectory, valid, finished)
         if self.plan.config.normalize_reward:
@@ -199,6 +212,8 @@ class Engine:
         behavior: Tensor | None = None,
     ) -> Targets:
         """Compute advantages, returns and weights, `[S, T, N]` each."""
+        if evaluated is None and self.plan.added_critic:
+            evaluated = self.evaluate_policy(state, trajectory)
         with self.watch.phase("estimate", f'estimator "{self.plan.config.estimator.name}"'):
             return self._estimator(self._estimator.tensors, state.buffers, trajectory, evaluated, behavior)
 

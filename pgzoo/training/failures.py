@@ -11,7 +11,7 @@ from pgzoo.ops.members import map_leaves, per_member
 from pgzoo.ops.optim import flatten, unflatten
 from pgzoo.types import Batch, Params
 
-__all__ = ["Evidence", "largest"]
+__all__ = ["Evidence", "bad_rewards", "largest"]
 
 
 class Evidence(NamedTuple):
@@ -64,9 +64,21 @@ class Evidence(NamedTuple):
         ]
         for name, value in candidates:
             if not torch.isfinite(value[row]).all():
-                kind = "NaN" if torch.isnan(value[row]).any() else "infinite"
-                return f"{name}: {kind}"
+                return non_finite(name, value[row])
         raise AssertionError(f"every tensor of member {row} is finite")
+
+
+def bad_rewards(rewards: Tensor) -> dict[int, str]:
+    """Return the members whose `rewards [S, T, N]` are not all finite, each with the reason of its failure."""
+    if torch.isfinite(rewards).all():
+        return {}
+    bad = ~torch.isfinite(rewards).all(-1).all(-1)
+    return {int(row): non_finite("rewards", rewards[row]) for row in bad.nonzero().flatten()}
+
+
+def non_finite(name: str, values: Tensor) -> str:
+    """Return the reason of a failure: the name of a tensor, and whether it holds a NaN or only infinities."""
+    return f"{name}: {'NaN' if torch.isnan(values).any() else 'infinite'}"
 
 
 def largest(x: Tensor) -> Tensor:

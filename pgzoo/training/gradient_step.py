@@ -53,13 +53,15 @@ class StepInput(NamedTuple):
 class StepResult(NamedTuple):
     """What a step computed.
 
-    `vector` and `optimizer` have moved for members that took part, weren't halted, and for which everything is finite.
+    `vector` and `optimizer` have moved for members that took part, have rows that count in the batch, weren't halted,
+    and are finite in all of this.
 
     Shapes:
         vector: `[S, P]`, the parameters after the step.
         reached: `[S, P]`, where the parameters of all members would be if everyone had moved.
         gradient: `[S, P]`, before clipping; `norm [S]` is its norm.
         value, finite, halt: `[S]`, the loss, whether everything is finite, and `Loss.halt`.
+        rows: `[S]` bool, the members with rows that count in the batch; the others neither step nor report.
         metrics: `[M, S]`, in the order of `names`.
     """
 
@@ -70,6 +72,7 @@ class StepResult(NamedTuple):
     gradient: Tensor
     norm: Tensor
     finite: Tensor
+    rows: Tensor
     halt: Tensor | None
     metrics: Tensor
     names: tuple[str, ...]
@@ -89,26 +92,28 @@ def inner_step(
     optimizer: Optimizer,
     only: str = "",
     *,
+    also: str | None = None,
     padded: bool = True,
 ) -> InnerStep:
     """Return the step on `loss` for parameters with the names and shapes of `like`.
 
-    `settings` are those that are not tensors. With `only`, the step is limited to parameters whose names begin so, and
-    the optimizer counts their steps separately. See `gradients.gradient` for `padded`.
+    `settings` are those that are not tensors. With `only`, the step is limited to parameters whose names begin with it
+    (or with `also`), and the optimizer counts their steps separately. See `gradients.gradient` for `padded`.
     """
+    prefixes: str | tuple[str, ...] = only if also is None or not only else (only, also)
 
     def step(start: StepInput) -> StepResult:
         assert start.batch is not None
         params, hyper = unflatten(start.vector, like), Hyper({**settings, **start.hyper})
         result, gradient = gradients.gradient(
-            loss, policy, params, start.buffers, start.batch, hyper, only, padded=padded
+            loss, policy, params, start.buffers, start.batch, hyper, prefixes, padded=padded
         )
         with torch.no_grad():
             limit = hyper.max_grad_norm
             clipped, norm = clip_by_member_norm(gradient, None if limit is None else limit.reshape(-1))
             reached, remembered = optimizer.step(start.vector, clipped, start.optimizer, start.learning_rate)
             if only:
-                moved = {name: float(name.startswith(only)) for name in like}
+                moved = {name: float(name.startswith(prefixes)) for name in like}
                 mine = flatten(torch.full((1, *p.shape[1:]), moved[n], device=p.device) for n, p in like.items()) > 0
                 reached = torch.where(mine, reached, start.vector)
                 remembered = {
@@ -116,7 +121,8 @@ def inner_step(
                     for name, leaf in remembered.items()
                 }
             finite = torch.isfinite(result.value) & torch.isfinite(norm) & torch.isfinite(reached.abs().amax(1))
-            moving = start.stepping & finite
+            rows = (start.batch.weights > 0).any(-1).any(-1)
+            moving = start.stepping & rows & finite
             if result.halt is not None:
                 moving = moving & ~result.halt
             metrics = {**result.metrics, f"optim/{only.replace('.', '_')}grad_norm": norm}
@@ -134,6 +140,7 @@ def inner_step(
                 gradient=gradient,
                 norm=norm,
                 finite=finite,
+                rows=rows,
                 halt=result.halt,
                 metrics=stack_metrics(metrics),
                 names=tuple(metrics),

@@ -32,13 +32,13 @@ def gradient(
     buffers: Params,
     batch: Batch,
     hyper: Hyper,
-    only: str = "",
+    only: str | tuple[str, ...] = "",
     *,
     padded: bool = True,
 ) -> tuple[Loss, Tensor]:
     """Return the loss and each member's gradient as one vector, `[S, P]`.
 
-    The gradient is 0 for parameters whose names don't begin with `only`.
+    The gradient is 0 for parameters whose names don't begin with `only`, or with any of several.
 
     With `padded`, members are differentiated in groups small enough that intermediate results stay in the processor's
     cache, each group with no more padding than its longest member needs; no member's numbers depend on the grouping.

@@ -12,6 +12,7 @@ from torch import Tensor
 from pgzoo.config import AlgorithmConfig
 from pgzoo.ops.members import freeze, known_empty, moved
 from pgzoo.ops.optim import NO_OPTIMIZER, flatten, make_optimizer, unflatten
+from pgzoo.training import added_critic
 from pgzoo.training.compiling import Compiled
 from pgzoo.training.gradient_step import (
     CutBatch,
@@ -50,14 +51,14 @@ class Stepper:
         self.device = torch.device(plan.config.device)
         self.compiled = plan.config.compile == "on"
         self.padded = self.device.type == "cpu" and not self.compiled
-        self._policy, self._hyperparameters, self._watch = policy, hyperparameters, watch
+        self._plan, self._policy, self._hyperparameters, self._watch = plan, policy, hyperparameters, watch
         self._steps: dict[tuple[LossFunction, str], InnerStep] = {}
         self._updates: dict[LossFunction, Callable[[UpdateInput], StepResult]] = {}
         self._flat: tuple[Params, Tensor] = {}, torch.empty(0)  # the parameters of the last step, and their vector
 
     def compile(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """Return the function compiled, if this run compiles."""
-        return Compiled(function, self._watch) if self.compiled else function
+        return Compiled(function, self._watch, self._plan.compile_cache) if self.compiled else function
 
     def step(self, record: UpdateRecord, loss: LossFunction, state: TrainState, batch: Batch, only: str) -> TrainState:
         """Take one gradient step; see `protocols.UpdateContext.step`."""
@@ -110,6 +111,8 @@ class Stepper:
         metrics: Mapping[str, Tensor],
     ) -> TrainState:
         """Put the parameters at `vector [S, P]`; see `protocols.UpdateContext.move`."""
+        if self._plan.added_critic:
+            raise added_critic.refuse_move(self._plan.config.algorithm, self._plan.config.estimator.name)
         norm = gradient.square().sum(1)
         reach = vector.abs().amax(1) if vector.shape[1] else norm
         finite = torch.isfinite(value) & torch.isfinite(norm) & torch.isfinite(reach)
@@ -137,7 +140,10 @@ class Stepper:
 
     def _new_step(self, loss: LossFunction, only: str, like: Params) -> InnerStep:
         settings = self._hyperparameters.others
-        return inner_step(loss, self._policy, like, settings, self.optimizer, only, padded=self.padded)
+        also = added_critic.also_moved(only) if self._plan.added_critic else None
+        if also is not None:
+            loss = added_critic.with_critic_loss(loss)
+        return inner_step(loss, self._policy, like, settings, self.optimizer, only, also=also, padded=self.padded)
 
     def _input(self, state: TrainState, batch: Batch | None, stepping: Tensor) -> StepInput:
         known, vector = self._flat
@@ -155,9 +161,10 @@ class Stepper:
         batch: Callable[[], Batch],
     ) -> TrainState:
         """Return the state after a step, and record its metrics and failures."""
-        halted = state.halted
+        halted, stepping = state.halted, stepping & result.rows
         if result.halt is not None:
-            halted = result.halt if halted is None else halted | result.halt
+            halt = result.halt & result.rows
+            halted = halt if halted is None else halted | halt
             stepping = stepping & ~result.halt
         record.metrics.add(result.names, result.metrics, stepping)
         tensors = result.value, result.gradient, result.norm, result.reached

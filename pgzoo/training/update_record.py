@@ -45,8 +45,8 @@ class UpdateRecord:
         return joined(self._finished, members)
 
     def add_failure(self, member: int, reason: str) -> None:
-        """Note that a member has failed."""
-        self._failures[member] = reason
+        """Note that a member has failed; its first reason counts."""
+        self._failures.setdefault(member, reason)
 
     def add_evidence(self, bad: Tensor, batch: Callable[[], Batch], params: Params, *tensors: Tensor) -> None:
         """Keep the tensors of a step that left the members in `bad [S]` non-finite; see `Evidence.of` for the rest.

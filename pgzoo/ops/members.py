@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["freeze", "join", "map_leaves", "moved", "nobody", "per_member", "select", "stacked"]
+__all__ = ["freeze", "join", "known_empty", "map_leaves", "moved", "per_member", "select", "stacked"]
 
 Tree = TypeVar("Tree")
 
@@ -86,7 +86,7 @@ def per_member(values: Tensor, like: Tensor) -> Tensor:
 
 
 def moved(tree: Tree, device: torch.device) -> Tree:
-    """Return the tree with its tensors on `device`; nobody waits for what goes up, only for what comes back."""
+    """Return the tree with its tensors on `device`. Only copies to the processor wait for the device."""
 
     def move(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor) or leaf.device.type == device.type:
@@ -99,6 +99,9 @@ def moved(tree: Tree, device: torch.device) -> Tree:
     return cast(Tree, map_leaves(move, tree))
 
 
-def nobody(members: Tensor) -> bool:
-    """Whether there is none in `members [S]` (bool), where a look is free: on another device it would be waited for."""
+def known_empty(members: Tensor) -> bool:
+    """Return whether no member is marked in `members [S]` (bool), as far as is known without waiting for the device.
+
+    On another device than the processor the answer is always False.
+    """
     return members.device.type == "cpu" and not members.any()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pgzoo.ops.losses import weighted_mean
-from pgzoo.ops.members import nobody
+from pgzoo.ops.members import known_empty
 from pgzoo.protocols import LearningPolicy
 from pgzoo.types import Batch, Hyper, Params
 
@@ -49,7 +49,7 @@ def conjugate_gradient(product: Product, target: Tensor, steps: int, tolerance: 
     enough = tolerance * square
     for _ in range(steps):
         going = square > enough
-        if nobody(going):
+        if known_empty(going):
             break
         along = product(direction)
         length = torch.where(going, square / _dot(direction, along), 0.0)[:, None]
@@ -92,7 +92,7 @@ def backtrack(
         fresh = accept(candidate) & ~found
         place = torch.where(fresh[:, None], candidate, place)
         found = found | fresh
-        if nobody(~found):
+        if known_empty(~found):
             break
     return place, found, tried
 

@@ -168,12 +168,15 @@ def _chosen(kind: str, fallback: str, defaults: Mapping[str, Any], catalog: Plug
 def _train(ctx: click.Context, /, preset: str, file: str | None, no_progress: bool, as_json: bool, **_: Any) -> None:
     from pgzoo.cli import summary
     from pgzoo.cli.options import given, where
-    from pgzoo.config import Layer
+    from pgzoo.config import Layer, read_yaml
     from pgzoo.envs.info import newer
+    from pgzoo.errors import ConfigError
     from pgzoo.runs.runner import compose, run_config
 
     if ctx.params.get("seed") is not None and ctx.params.get("seeds") is not None:
         raise click.UsageError("--seed and --seeds exclude each other.", ctx)
+    if ctx.params.get("env") is None and not (file and read_yaml(file).values.get("env")):
+        raise ConfigError("env is missing: give --env ID. See: pgzoo envs")
     catalog = _catalog(ctx)
     layer = Layer({"algorithm": ctx.info_name, **given(ctx)}, where(ctx))
     config = compose(layer, catalog, preset=preset, file=file)

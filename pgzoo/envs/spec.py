@@ -38,7 +38,7 @@ def check_action_space(space: gym.Space[Any]) -> None:
     """Raise UnfitError for actions that hold nothing to choose, or that a saved policy can't describe."""
     if unknown := _unsupported(space):
         raise UnfitError(
-            f"The action space {space}: {unknown} isn't supported, as no policy can be saved for it; actions can be {SUPPORTED}."
+            f"The action space {space}: {unknown} isn't supported (no policy can be saved for it); use {SUPPORTED}."
         )
     if gym.spaces.flatdim(space) == 0:
         raise UnfitError(f"The action space {space} is empty: there is nothing to choose.")

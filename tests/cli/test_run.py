@@ -91,7 +91,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "seed twice": ((*CARTPOLE, "--seeds", "1,2,1"), "--seeds: a seed is given twice"),
     "what seeds": ((*CARTPOLE, "--seeds", "some"), "--seeds: give a count (10: seeds 0 to 9) or a list (3,5,8)"),
     "pixels": (("reinforce", "--env", "Pixels-v0"), 'policy "mlp" doesn\'t fit the observation space Box(0, 255'),
-    "words": (("reinforce", "--env", "Words-v0"), "Text isn't supported, as no policy can be saved for it"),
+    "words": (("reinforce", "--env", "Words-v0"), "Text isn't supported (no policy can be saved for it)"),
     "backend that can't": (("reinforce", "--env", "Mixed-v0", "--backend", "native"), "Use --backend auto."),
     "preset of another": (
         ("nan", "--import", str(ANIMALS), "--env", "CartPole-v1", "--preset", "notebook"),

@@ -1,4 +1,4 @@
-"""`pgzoo compare SELECTOR SELECTOR ...`: which is better, and how sure that is."""
+"""`pgzoo compare SELECTOR SELECTOR ...`: which runs are better, with statistics over seeds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ __all__ = ["command"]
 
 @click.command("compare", epilog="For example: pgzoo compare reinforce ppo --env CartPole-v1 --out report.html")
 @click.argument("selectors", nargs=-1, metavar="SELECTOR SELECTOR ...")
-@click.option("--env", "envs", multiple=True, metavar="ID", help="Compare here alone; repeat for more.")
+@click.option(
+    "--env", "envs", multiple=True, metavar="ID", help="Only compare runs in this environment; repeat for more."
+)
 @click.option("--metric", metavar="NAME", help="What to compare.  [default: train/return_mean]")
 @click.option(
     "--out",
@@ -140,14 +142,14 @@ def plain_table(first: str, *others: str) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold dim")
-    table.add_column(first, overflow="fold", min_width=16)
+    table.add_column(first, no_wrap=True, overflow="fold", min_width=16)  # a group id stays in one line
     for name in others:
         table.add_column(name, justify="right" if name == "seeds" else "left")
     return table
 
 
 class Progress:
-    """A line on stderr that says what is being read; called with what, how many, and of how many."""
+    """A progress bar on stderr. Call it with what is being read, how many are done, and how many there are."""
 
     def __init__(self, hidden: bool) -> None:
         from rich import progress

@@ -289,9 +289,9 @@ CHECKS: Mapping[str, Check] = checks_by_name(
 
 def _claimed(target: CheckTarget) -> list[str]:
     """Return the kinds of action that the algorithm claims to support."""
-    said = str(target.component.facts.get("actions", "any")).lower()
-    worlds = [world for world, words in WORDS.items() if any(word in said for word in words)]
-    target.expect(worlds, f'is registered with actions="{said}"', 'Use a text with "any", "Discrete" or "Box".')
+    claim = str(target.component.facts.get("actions", "any")).lower()
+    worlds = [world for world, words in WORDS.items() if any(word in claim for word in words)]
+    target.expect(worlds, f'is registered with actions="{claim}"', 'Use a text with "any", "Discrete" or "Box".')
     return worlds
 
 

@@ -105,7 +105,7 @@ class Case:
 
 
 def spaces(target: CheckTarget) -> None:
-    """It is made for at least one pair of spaces, and raises UnfitError with its name for spaces that it doesn't support."""
+    """It supports at least one pair of spaces, and raises UnfitError with its name for others."""
     pairs = [(obs, action) for obs in OBSERVATIONS.values() for action in (*ACTIONS.values(), Text(3))]
     refusals = [_made(target, make_spec(obs, action)) for obs, action in pairs]
     target.expect(
@@ -152,11 +152,11 @@ def output(target: CheckTarget) -> None:
     for case in (*_cases(target), *_cases(target, needs=frozenset({"value"}))):
         steps = STEPS if state_size(case.policy) else 1
         inputs = case.inputs(steps=steps)
-        said, shape = case.apply(inputs), (MEMBERS, steps, ROWS)
+        output, shape = case.apply(inputs), (MEMBERS, steps, ROWS)
         actions = np.stack([case.act(case.seen(), case.noise())] * steps, 1)
-        numbers = {"log-probability": case.log_prob(said, actions), "entropy": said.dist.entropy()}
+        numbers = {"log-probability": case.log_prob(output, actions), "entropy": output.dist.entropy()}
         if "with a critic" in case.where:
-            numbers["value"] = said.value
+            numbers["value"] = output.value
         for name, value in numbers.items():
             target.expect(
                 isinstance(value, Tensor) and tuple(value.shape) == shape and torch.isfinite(value).all(),
@@ -239,15 +239,15 @@ def memory(target: CheckTarget) -> None:
         inputs = case.inputs(steps=steps)
         assert inputs.starts is not None and inputs.state is not None
         inputs.starts[:, 3, ::2] = True
-        said = case.apply(inputs)
+        output = case.apply(inputs)
         target.expect(
-            said.state is not None and tuple(said.state.shape) == (MEMBERS, ROWS, size),
+            output.state is not None and tuple(output.state.shape) == (MEMBERS, ROWS, size),
             f"returns no memory of shape {[MEMBERS, ROWS, size]}, as its state_size says",
             "Return the memory after the last step, [S, B, M].",
         )
         other = case.apply(inputs._replace(state=torch.full_like(inputs.state, 3.0))).state
         target.expect(
-            said.state is not None and other is not None and bitwise_equal(said.state, other),
+            output.state is not None and other is not None and bitwise_equal(output.state, other),
             "keeps its memory across the start of an episode",
             "Where `starts` is True, begin with a memory of zeros.",
         )
@@ -256,9 +256,9 @@ def memory(target: CheckTarget) -> None:
             step = case.apply(Inputs(inputs.obs[:, t : t + 1], None, state, inputs.starts[:, t : t + 1]))
             state = state if step.state is None else step.state
             taken.append(step.dist.entropy())
-        same = said.state is not None and torch.allclose(state, said.state, atol=1e-5)
+        same = output.state is not None and torch.allclose(state, output.state, atol=1e-5)
         target.expect(
-            same and torch.allclose(torch.cat(taken, 1), said.dist.entropy(), atol=1e-5),
+            same and torch.allclose(torch.cat(taken, 1), output.dist.entropy(), atol=1e-5),
             "computes different numbers for a sequence and step by step",
             "Process the T steps in order, and reset the memory where `starts` is True.",
         )
@@ -313,12 +313,12 @@ def masks(target: CheckTarget) -> None:
                 f"takes a masked action, for {case.where}",
                 "Give its logit -1e9: pgzoo.ops.families.",
             )
-        said, allowed = case.apply(case.inputs(rows, mask=mask)), case.act(seen, case.noise(rows))[:, None]
+        output, allowed = case.apply(case.inputs(rows, mask=mask)), case.act(seen, case.noise(rows))[:, None]
         wrong = _forbidden_action(case.spec.action_space, allowed)
         target.expect(
-            torch.isfinite(case.log_prob(said, allowed)).all()
-            and torch.isfinite(said.dist.entropy()).all()
-            and (case.log_prob(said, wrong).exp() == 0).all(),
+            torch.isfinite(case.log_prob(output, allowed)).all()
+            and torch.isfinite(output.dist.entropy()).all()
+            and (case.log_prob(output, wrong).exp() == 0).all(),
             f"gives a masked action a probability above 0 in apply, for {case.where}",
             "Give its logit -1e9, in apply as in the actor.",
         )

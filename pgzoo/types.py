@@ -87,7 +87,7 @@ class Trajectory(NamedTuple):
             and such rows count nowhere: their rewards and flags are zero, the rest is finite and means nothing.
         starts: `[S, T+1, N]` bool, True at the first step of an episode: the policy's memory is reset before it.
         action_mask: `[S, T+1, N, K]` bool, what was allowed; None for an environment that forbids nothing.
-        state: `[S, N, M]`, what the policy remembered before the first step; None for one without memory.
+        memory: `[S, N, M]`, the policy's recurrent state before the first step; None for a policy without memory.
     """
 
     obs: Tensor
@@ -99,7 +99,7 @@ class Trajectory(NamedTuple):
     starts: Tensor
     timestep: Tensor
     action_mask: Tensor | None = None
-    state: Tensor | None = None
+    memory: Tensor | None = None
 
 
 class PolicyEvaluation(NamedTuple):
@@ -133,12 +133,12 @@ class Inputs(NamedTuple):
     Shapes:
         obs: `[S, T, B, *O]`.
         action_mask: `[S, T, B, K]` bool, or None where everything is allowed.
-        state, starts: `[S, B, M]` before the first step and `[S, T, B]` bool, for a policy with memory; else None.
+        memory, starts: `[S, B, M]` before the first step and `[S, T, B]` bool, for a policy with memory; else None.
     """
 
     obs: Tensor
     action_mask: Tensor | None = None
-    state: Tensor | None = None
+    memory: Tensor | None = None
     starts: Tensor | None = None
 
 
@@ -147,7 +147,7 @@ class ActorInputs(NamedTuple):
 
     obs: Array
     action_mask: Array | None = None
-    state: Array | None = None
+    memory: Array | None = None
     starts: NDArray[np.bool_] | None = None
 
 
@@ -194,12 +194,12 @@ class Distribution(Protocol):
 class Output(NamedTuple):
     """What a policy says about a batch of inputs.
 
-    `value` and `aux_value` are `[S, T, B]` where they are needed, `state [S, B, M]` is the memory after the last step.
+    `value` and `aux_value` are `[S, T, B]` where they are needed; `memory [S, B, M]` is that after the last step.
     """
 
     dist: Distribution
     value: Asked = None
-    state: Tensor | None = None
+    memory: Tensor | None = None
     aux_value: Asked = None
 
 
@@ -214,11 +214,15 @@ class Loss(NamedTuple):
     halt: Tensor | None = None
 
 
+LossFunction = Callable[[Any, Params, Batch, "Hyper"], Loss | Tensor]
+"""`(policy, params, batch, hyper) -> Loss`, or just the value `[S]`; see `protocols.Algorithm.loss`."""
+
+
 class Collector(NamedTuple):
     """What a `Steps` collection carries from one window to the next; arrays are `[S, N, ...]`.
 
-    `ended` marks rows whose next step only resets; `timestep` and `returns` are those of the open episodes, `state` is
-    the policy's memory.
+    `ended` marks rows whose next step only resets; `timestep` and `returns` are those of the open episodes,
+    `memory` is the policy's.
     """
 
     obs: Array
@@ -227,7 +231,7 @@ class Collector(NamedTuple):
     timestep: NDArray[np.int64]
     returns: NDArray[np.float64]
     action_mask: NDArray[np.bool_] | None = None
-    state: Array | None = None
+    memory: Array | None = None
 
 
 class TrainState(NamedTuple):
@@ -263,14 +267,20 @@ class AlgorithmState(NamedTuple):
 
 
 class Hyper:
-    """An algorithm's settings as a loss sees them: floats are `[S, 1, 1]` tensors, everything else is itself.
+    """An algorithm's settings as a loss sees them: floats are `[S, 1, 1]` tensors, everything else is unchanged.
 
-    Among them are `gamma`, which the run owns, and `remaining`, the share of its run that a member still has before
-    it: what a schedule goes by.
+    `hyper.clip_range` broadcasts over the rows of a batch, `[S, T, B]`; `hyper.per_member.clip_range` is the same
+    setting as `[S]`, to combine with numbers that are already reduced. The settings include the run's `gamma`, and
+    `remaining`, the share of its run that each member has yet to do (1 at the start, 0 at the end), for schedules.
     """
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.__dict__.update(values)
+
+    @property
+    def per_member(self) -> PerMember:
+        """The same settings with floats as `[S]` tensors."""
+        return PerMember(self)
 
     def rows(self, rows: slice) -> Hyper:
         """The settings of some members."""
@@ -278,6 +288,17 @@ class Hyper:
 
     def __getattr__(self, name: str) -> Any:  # only reached for names that are missing
         raise AttributeError(f'no setting "{name}"; there are: {", ".join(sorted(self.__dict__))}')
+
+
+class PerMember:
+    """The settings of a `Hyper` with floats as `[S]` tensors."""
+
+    def __init__(self, hyper: Hyper) -> None:
+        self._hyper = hyper
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._hyper, name)
+        return value.flatten() if isinstance(value, Tensor) else value
 
 
 class EnvRequest(NamedTuple):
@@ -305,17 +326,17 @@ class StepResult(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """Some seeds of a run, for a worker of their own. `spec` is a line of JSON: all that this worker must know."""
+    """The seeds of a run that one worker trains. `spec` is a line of JSON, the worker's first line of input."""
 
     seeds: tuple[int, ...]
     spec: str
 
 
 class WorkerMessage(NamedTuple):
-    """What is heard of the worker of a part (an index).
+    """A message about the worker of a shard, given by the shard's index.
 
-    `kind` is "line" for a line that it wrote to its standard output, "aside" for one on standard error, and "gone" when
-    it has ended; then `text` says how.
+    `kind` is "stdout" or "stderr" for a line that the worker wrote there, without the line break; or "exited" when the
+    worker has ended, and then `text` says how, for the user. "exited" is the last message about a worker.
     """
 
     shard: int
@@ -325,12 +346,13 @@ class WorkerMessage(NamedTuple):
 
 @dataclass(frozen=True)
 class LaunchRequest:
-    """A run that a launcher may carry out in other processes.
+    """A run whose seeds a launcher may train in worker processes.
 
-    `split(count)` shares the seeds out among at most so many parts. `command` starts a worker, in this folder and with
-    this environment: it reads its order from standard input and writes lines to standard output. `commands()` is asked
-    several times a second; the lines that it returns go to the standard input of every worker. A worker whose input
-    ends stops in order, as interrupted: so it must stay open while this process lives, and no longer.
+    `config` is the run's config. `split(count)` returns at most `count` shards. `command` starts a worker in the
+    current folder and environment: it reads the shard's `spec` from standard input and writes lines to standard output.
+    Call `commands()` several times a second, and write the lines that it returns to the standard input of every
+    worker. A worker stops as interrupted when its standard input ends: keep it open as long as this process lives, and
+    no longer.
     """
 
     config: RunConfig

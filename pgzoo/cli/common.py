@@ -112,7 +112,7 @@ def typed() -> str:
     """Return the command that the user typed, without passwords, for the log of a run."""
     from pgzoo.tracking import display_uri
 
-    words = [option.partition("=") for option in sys.argv[1:]]
+    words = [word.partition("=") if word.startswith("-") else (word, "", "") for word in sys.argv[1:]]
     shown = [f"{name}{sign}{display_uri(value)}" if sign else display_uri(name) for name, sign, value in words]
     return f"pgzoo {shlex.join(shown)}"
 

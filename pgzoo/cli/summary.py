@@ -149,7 +149,7 @@ def _print_next_steps(result: Result) -> None:
     which = result.group if len(result.runs) > 1 else result.runs[0].run_key
     out = _console()
     lines = [
-        f"Trained   {result.env_steps - result.begun:,} steps in {wall:.1f} s ({result.speed:,.0f} steps/s)",
+        f"Trained   {result.env_steps - result.steps_before:,} steps in {wall:.1f} s ({result.speed:,.0f} steps/s)",
         f"MLflow    {display_uri(result.tracking_uri)}",
         f"          experiment {result.experiment}",
         f"          group {result.group}",
@@ -177,13 +177,13 @@ def _statistics(values: ArrayLike, ddof: int) -> list[str]:
 
 def _warn(result: Result) -> None:
     """Print on stderr which seeds didn't finish, and what MLflow hasn't received yet."""
-    from pgzoo.config.sweep import told
+    from pgzoo.config.sweep import format_setting
     from pgzoo.tracking import Home, display_uri, pending
     from pgzoo.tracking.ledger import plural
 
     for run in result.runs:
         if run.status != "finished" and result.error is None:
-            of = f" of {told(run.settings)}" if run.settings else ""
+            of = f" of {format_setting(run.settings)}" if run.settings else ""
             click.echo(f"Seed {run.seed}{of}, {run.status} after {run.env_steps:,} steps: {run.reason}", err=True)
     if any(run.status == "interrupted" for run in result.runs):
         click.echo("Metrics and policies so far are saved.", err=True)

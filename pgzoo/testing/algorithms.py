@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from pgzoo.config import AlgorithmConfig, Layer, RunConfig, Settings
-from pgzoo.config.sweep import Setting, sweepable, told
+from pgzoo.config.sweep import Setting, format_setting, sweepable
 from pgzoo.errors import ConfigError, UnfitError
 from pgzoo.runs.resolve import check_keys, resolve
 from pgzoo.runs.runner import make_plan
@@ -155,7 +155,7 @@ def metrics(target: CheckTarget) -> None:
         reports = []
         for _ in range(3):
             run.update()
-            reports.append(run.engine.report.means())
+            reports.append(run.engine.metrics.means())
     for report in reports:
         for name, values in report.items():
             target.expect(
@@ -197,8 +197,8 @@ def sweep(target: CheckTarget) -> None:
             target,
             some.bits(0),
             grid.bits(0),
-            f"trains a seed differently in a sweep, with {told(setting)}",
-            "Take floats from `hyper`, or per seed from ctx.plan.members; mark settings that can't differ as `Static`.",
+            f"trains a seed differently in a sweep, with {format_setting(setting)}",
+            "Take floats from `hyper`, or per seed from ctx.members; mark settings that can't differ as `Static`.",
         )
 
 

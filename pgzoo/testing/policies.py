@@ -18,7 +18,7 @@ from pgzoo.config import Component, ComponentConfig
 from pgzoo.envs.spec import make_spec
 from pgzoo.errors import UnfitError
 from pgzoo.export.bundle import load_policy, pack
-from pgzoo.ops.acting import ApplyActor, actor_for, state_size
+from pgzoo.ops.acting import ApplyActor, actor_for, memory_size
 from pgzoo.ops.draws import draw_noise
 from pgzoo.ops.members import map_leaves, select
 from pgzoo.ops.nets import ROW_BLOCK
@@ -69,11 +69,11 @@ class Case:
         """Return inputs `[S, T, B, ...]`; episodes begin at the first step."""
         obs = torch.from_numpy(self.obs(MEMBERS, steps, rows))
         allowed = None if mask is None else torch.from_numpy(np.broadcast_to(mask, (*obs.shape[:3], len(mask))).copy())
-        if not state_size(self.policy):
+        if not memory_size(self.policy):
             return Inputs(obs, allowed)
         starts = torch.zeros(MEMBERS, steps, rows, dtype=torch.bool)
         starts[:, 0] = True
-        return Inputs(obs, allowed, torch.zeros(MEMBERS, rows, state_size(self.policy)), starts)
+        return Inputs(obs, allowed, torch.zeros(MEMBERS, rows, memory_size(self.policy)), starts)
 
     def seen(self, rows: int = ROWS, mask: Array | None = None) -> ActorInputs:
         """What an actor sees of the first of these steps."""
@@ -81,7 +81,7 @@ class Case:
         return ActorInputs(
             inputs.obs[:, 0].numpy(),
             None if inputs.action_mask is None else inputs.action_mask[:, 0].numpy(),
-            None if inputs.state is None else inputs.state.numpy(),
+            None if inputs.memory is None else inputs.memory.numpy(),
             None if inputs.starts is None else inputs.starts[:, 0].numpy(),
         )
 
@@ -150,7 +150,7 @@ def init(target: CheckTarget) -> None:
 def output(target: CheckTarget) -> None:
     """For a batch `[S, T, B]`, log-probabilities, entropies and values are finite and have that shape."""
     for case in (*_cases(target), *_cases(target, needs=frozenset({"value"}))):
-        steps = STEPS if state_size(case.policy) else 1
+        steps = STEPS if memory_size(case.policy) else 1
         inputs = case.inputs(steps=steps)
         output, shape = case.apply(inputs), (MEMBERS, steps, ROWS)
         actions = np.stack([case.act(case.seen(), case.noise())] * steps, 1)
@@ -230,33 +230,33 @@ def members(target: CheckTarget) -> None:
 
 
 def memory(target: CheckTarget) -> None:
-    """The memory has `state_size` numbers, is forgotten at a start, and in sequences is what it is step by step."""
-    remembering = [case for case in _cases(target) if state_size(case.policy)]
+    """The memory has `memory_size` numbers, is forgotten at a start, and in sequences is what it is step by step."""
+    remembering = [case for case in _cases(target) if memory_size(case.policy)]
     if not remembering:
         raise NotApplicable("it has no memory")
     for case in remembering:
-        size, steps = state_size(case.policy), 5
+        size, steps = memory_size(case.policy), 5
         inputs = case.inputs(steps=steps)
-        assert inputs.starts is not None and inputs.state is not None
+        assert inputs.starts is not None and inputs.memory is not None
         inputs.starts[:, 3, ::2] = True
         output = case.apply(inputs)
         target.expect(
-            output.state is not None and tuple(output.state.shape) == (MEMBERS, ROWS, size),
-            f"returns no memory of shape {[MEMBERS, ROWS, size]}, as its state_size says",
+            output.memory is not None and tuple(output.memory.shape) == (MEMBERS, ROWS, size),
+            f"returns no memory of shape {[MEMBERS, ROWS, size]}, as its memory_size says",
             "Return the memory after the last step, [S, B, M].",
         )
-        other = case.apply(inputs._replace(state=torch.full_like(inputs.state, 3.0))).state
+        other = case.apply(inputs._replace(memory=torch.full_like(inputs.memory, 3.0))).memory
         target.expect(
-            output.state is not None and other is not None and bitwise_equal(output.state, other),
+            output.memory is not None and other is not None and bitwise_equal(output.memory, other),
             "keeps its memory across the start of an episode",
             "Where `starts` is True, begin with a memory of zeros.",
         )
-        state, taken = inputs.state, []
+        memory, taken = inputs.memory, []
         for t in range(steps):
-            step = case.apply(Inputs(inputs.obs[:, t : t + 1], None, state, inputs.starts[:, t : t + 1]))
-            state = state if step.state is None else step.state
+            step = case.apply(Inputs(inputs.obs[:, t : t + 1], None, memory, inputs.starts[:, t : t + 1]))
+            memory = memory if step.memory is None else step.memory
             taken.append(step.dist.entropy())
-        same = output.state is not None and torch.allclose(state, output.state, atol=1e-5)
+        same = output.memory is not None and torch.allclose(memory, output.memory, atol=1e-5)
         target.expect(
             same and torch.allclose(torch.cat(taken, 1), output.dist.entropy(), atol=1e-5),
             "computes different numbers for a sequence and step by step",
@@ -382,7 +382,7 @@ def _cases(target: CheckTarget, *, masked: bool = False, needs: frozenset[str] =
 
 
 def _first_memory(case: Case, rows: int) -> tuple[Array | None, Any]:
-    size = state_size(case.policy)
+    size = memory_size(case.policy)
     return (np.zeros((1, rows, size), np.float32), np.ones((1, rows), np.bool_)) if size else (None, None)
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from pgzoo.files import write_file
 from pgzoo.tracking.home import Home
 from pgzoo.tracking.journal import Record, records
 from pgzoo.tracking.locks import held
@@ -174,10 +173,4 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Replace a file by rename, so that a reader sees the old or the new text. Raises OSError."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        scratch.write_text(json.dumps(value, indent=1))
-        os.replace(scratch, path)
-    finally:
-        with contextlib.suppress(OSError):
-            scratch.unlink(missing_ok=True)
+    write_file(path, json.dumps(value, indent=1).encode(), durable=False, mode=0o600)

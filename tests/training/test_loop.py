@@ -275,7 +275,7 @@ def test_each_seeds_gradient_is_clipped_by_itself(plan: MakePlan) -> None:
     moved = ctx.step(loss, state, scaled)
     ctx.close()
     lengths = sum((moved.params[n] - state.params[n]).flatten(1).square().sum(1) for n in state.params) ** 0.5
-    norms = torch.from_numpy(ctx.report.means()["optim/grad_norm"]).float()
+    norms = torch.from_numpy(ctx.metrics.means()["optim/grad_norm"]).float()
     assert norms[1] > 0.05 > norms[2]
     torch.testing.assert_close(lengths, norms.clamp(max=0.05), rtol=1e-4, atol=1e-7)
 

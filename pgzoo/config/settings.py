@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationInfo, field_validator
+
+from pgzoo.config.validation import normalize
 
 __all__ = [
     "ActionConfig",
@@ -42,9 +44,14 @@ class Static:
 
 
 class Settings(BaseModel):
-    """Frozen, strict about names, finite numbers only."""
+    """Frozen settings. Unknown names, infinite numbers and NaN are refused; `normalize` reads each value first."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _normalize(cls, value: Any, info: ValidationInfo) -> Any:
+        return normalize(value, cls.model_fields[info.field_name or ""].annotation)
 
 
 class ComponentConfig(Settings):

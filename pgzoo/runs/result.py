@@ -74,8 +74,8 @@ class SeedResult:
 class Result:
     """The result of one command: a row per member, where to find it, and the policies.
 
-    `pending` counts what isn't shipped to MLflow yet, `error` is what made the whole run fail, and `steps_before` is the
-    number of training steps that a resumed run had done before.
+    `pending` counts what isn't shipped to MLflow yet, `error` is what made the whole run fail, and `steps_before` are
+    the training steps that a resumed run had done before.
     """
 
     group: str

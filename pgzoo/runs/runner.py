@@ -106,7 +106,7 @@ def run_config(
         progress: "bar", "plain" or "none".
         resume_point: where to continue a run.
         worker: given in a worker process, which trains one shard; otherwise the run's launcher may start workers.
-        home: where journals, checkpoints and compiled code go; by default that of the environment and working directory.
+        home: where journals, checkpoints and compiled code go; by default `Home.find()`.
 
     Returns:
         the result. A component that raised during training is its `error`.

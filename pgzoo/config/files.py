@@ -88,9 +88,7 @@ def _count_values(node: Any, path: Path, counts: dict[int, int | None]) -> int:
     children = (child for part in parts for child in (part if node.id == "mapping" else (part,)))
     count = counts[id(node)] = 1 + sum(_count_values(child, path, counts) for child in children)
     if count > MAX_VALUES:
-        raise ConfigError(
-            f"{path}, line {node.start_mark.line + 1}: aliases expand to over {MAX_VALUES:,} values."
-        )
+        raise ConfigError(f"{path}, line {node.start_mark.line + 1}: aliases expand to over {MAX_VALUES:,} values.")
     return count
 
 

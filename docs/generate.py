@@ -57,6 +57,7 @@ def cli() -> str:
 def algorithms() -> str:
     """Return the page of all algorithms: what each is, where it comes from, and its settings."""
     from pgzoo.registry import discover
+    from pgzoo.runs.planning import collection_of
 
     entries = [e for e in discover(inline=False).entries("algorithm") if e.plugin.source == "built-in"]
     rows = [[f"[`{e.name}`](#{e.name})", e.summary, *map(said, e.facts.values())] for e in entries]
@@ -69,14 +70,14 @@ def algorithms() -> str:
     for entry in entries:
         target, model = entry.load(), entry.load_config()
         about = inspect.getdoc(target) or ""
-        collects = target.collect if not callable(target.collect) else target().collect(model())
+        collects = collection_of(target(), model())
         defaults = {"estimator": target.estimator} | dict(target.defaults)
         run = ", ".join(
             f"`{k}: {v if isinstance(v, str) else json.dumps(v, default=list)}`"
             for k, v in defaults.items()
             if k not in model.model_fields
         )
-        what = f"windows of {collects.count} steps" if hasattr(collects, "count") else "whole episodes"
+        what = f"rollouts of {collects.count} steps per environment" if hasattr(collects, "count") else "whole episodes"
         parts.append(f"## {entry.name}\n\n```text\n{about}\n```\n\nCollects {what}. Settings of the run: {run}.\n")
         settings = [
             [f"`--{name.replace('_', '-')}`", field.description or "", said(defaults.get(name, field.get_default()))]

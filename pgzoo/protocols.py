@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import gymnasium as gym
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -14,20 +15,27 @@ from pgzoo.types import (
     ActorInputs,
     Array,
     Batch,
-    Collection,
     EnvRequest,
     Hyper,
     Inputs,
     LaunchRequest,
     Loss,
+    LossFunction,
     Need,
     NoiseKind,
     Output,
     Params,
+    PolicyEvaluation,
     Spec,
     StepResult,
+    Targets,
+    TrainState,
+    Trajectory,
     WorkerMessage,
 )
+
+if TYPE_CHECKING:
+    from pgzoo.config import Member, RunConfig
 
 __all__ = [
     "Actor",
@@ -35,10 +43,12 @@ __all__ = [
     "EnvBackend",
     "EnvState",
     "Launcher",
+    "LearningPolicy",
     "Listener",
     "Policy",
     "PolicyFactory",
     "ReturnEstimator",
+    "UpdateContext",
     "VectorEnv",
 ]
 
@@ -125,7 +135,7 @@ class Policy(Protocol):
     """Maps observations to distributions over actions, for all members at once.
 
     `noise` names what one draw consumes, "uniform", "normal" or "logistic", and `noise_size` how many of them. A policy
-    with memory says how many numbers it remembers per environment as `state_size`. One whose `apply` is the same short
+    with memory says how many numbers it remembers per environment as `memory_size`. One whose `apply` is the same short
     sequence of tensor operations for every batch says `compiles = True`.
 
     A policy may also have
@@ -178,6 +188,224 @@ class ReturnEstimator(Protocol):
         ...
 
 
+class LearningPolicy(Protocol):
+    """The policy as an algorithm and its losses see it.
+
+    Unlike `Policy`, it takes all of a member's tensors, `state.params | state.buffers`, and finds its own among them by
+    name.
+    """
+
+    @property
+    def memory_size(self) -> int:
+        """Numbers that the policy remembers per environment, the M of `Trajectory.memory`; 0 without memory."""
+        ...
+
+    def init(self, rng: np.random.Generator) -> Params:
+        """Return one member's fresh parameters under their names in `TrainState.params`, without the member axis."""
+        ...
+
+    def apply(self, params: Params, inputs: Inputs) -> Output:
+        """Evaluate a batch: `params` are all tensors `[S, ...]`, `inputs` are `[S, T, B, ...]`."""
+        ...
+
+
+class UpdateContext(Protocol):
+    """What an algorithm's `init`, `update` and `loop` are given as `ctx`.
+
+    Every method works on all S members at once. None changes a `TrainState`: methods that train return a new one, in
+    which members that are not active are unchanged. A state that you throw away has no effect on later steps, only its
+    metrics stay in the report of the update.
+
+    Shapes: S members, T steps, N environments per member, B rows of a batch, P parameters of a member.
+    """
+
+    state: TrainState
+    """The current state of the run. A loop replaces it in every round; an update is given it and returns the next."""
+
+    # the run
+
+    @property
+    def settings(self) -> Any:
+        """The algorithm's settings, an instance of its config class; those of the first member.
+
+        Floats may differ between members, unless their type is marked as `config.Static`: take them from `hyper`, or
+        from the settings of each of the `members`.
+        """
+        ...
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The S members. `members[s].config.settings` are the algorithm's settings for member s."""
+        ...
+
+    @property
+    def config(self) -> RunConfig:
+        """The configuration of the run: `config.gamma`, `config.total_steps`, ...; that of the first member."""
+        ...
+
+    @property
+    def num_envs(self) -> int:
+        """N, the number of environments per member."""
+        ...
+
+    @property
+    def spec(self) -> Spec:
+        """The observation space and the action space of the environment."""
+        ...
+
+    @property
+    def policy(self) -> LearningPolicy:
+        """The policy. `policy.apply(params, batch.inputs)` takes all parameters and buffers, as in a loss."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the state, and of trajectories, targets and batches."""
+        ...
+
+    def running(self) -> bool:
+        """Return whether any member still trains. A loop asks before every round: `while ctx.running(): ... yield`."""
+        ...
+
+    # experience
+
+    def collect(self, state: TrainState) -> tuple[TrainState, Trajectory]:
+        """Let the policy act in the environments, as the algorithm's `collect` says.
+
+        Returns the state, in which steps and episodes are counted, and the trajectory `[S, T, N, ...]`.
+        """
+        ...
+
+    def play(self, state: TrainState, candidates: Params) -> tuple[TrainState, NDArray[np.float64]]:
+        """Let every environment play one episode with parameters of its own, by the most likely actions.
+
+        `candidates` holds the parameters that differ, under their names in `state.params`, as `[S, N, ...]`. Returns
+        the state, in which steps and episodes are counted, and the undiscounted returns `[S, N]`, NaN for members that
+        are not active.
+        """
+        ...
+
+    def evaluate_policy(self, state: TrainState, trajectory: Trajectory) -> PolicyEvaluation:
+        """Evaluate the policy with the parameters of `state` at every step of a trajectory, without gradients.
+
+        Returns values `[S, T+1, N]` (None without a critic), log-probabilities `[S, T, N]` of the actions that were
+        taken, and the distributions.
+        """
+        ...
+
+    def estimate(
+        self,
+        state: TrainState,
+        trajectory: Trajectory,
+        evaluated: PolicyEvaluation | None = None,
+        behavior: Tensor | None = None,
+    ) -> Targets:
+        """Let the run's return estimator compute advantages, returns and weights, each `[S, T, N]`.
+
+        `evaluated` gives it the critic's values. `behavior [S, T, N]` are the log-probabilities under the policy that
+        acted, for off-policy estimators, where that isn't the policy of `evaluated`.
+        """
+        ...
+
+    # batches
+
+    def batch(self, trajectory: Trajectory, targets: Targets, evaluated: PolicyEvaluation | None = None) -> Batch:
+        """Return everything as one batch: `[S, 1, B]`, or sequences `[S, T, N]` for a policy with memory."""
+        ...
+
+    def minibatches(
+        self,
+        state: TrainState,
+        trajectory: Trajectory,
+        targets: Targets,
+        evaluated: PolicyEvaluation | None = None,
+        *,
+        epochs: range | None = None,
+        count: int | None = None,
+        extra: dict[str, Tensor] | None = None,
+    ) -> Iterator[Batch]:
+        """Yield `count` minibatches per epoch, shuffled per member; by default as the settings say.
+
+        The defaults are the settings `epochs` and `minibatches`, or 1 where the algorithm has none. `epochs` are the
+        indices of the epochs, which the shuffling depends on: an algorithm that calls this several times in an
+        update passes a different range each time. Leaves of `extra` are `[S, T, N, ...]` and come as `batch.extra`.
+        """
+        ...
+
+    # gradient steps
+
+    def step(self, loss: LossFunction, state: TrainState, batch: Batch, only: str = "") -> TrainState:
+        """Return the state after one gradient step on `loss`, clipped to the maximum gradient norm per member.
+
+        A member takes no step if it is not active, if the loss or its gradient is not finite (it fails at the end of
+        the update), or if it was halted (see `Loss.halt`) by this step or by one that led to `state`. With `only`, the
+        step is limited to parameters whose names begin so, e.g. "policy." or "critic.".
+        """
+        ...
+
+    def gradient(self, loss: LossFunction, state: TrainState, batch: Batch, only: str = "") -> tuple[Loss, Tensor]:
+        """Return the loss and its gradient `[S, P]`, 0 for parameters whose names don't begin with `only`.
+
+        The parameters are in the order of `ops.optim.flatten(state.params.values())`.
+        """
+        ...
+
+    def hvp(
+        self, scalar: Callable[..., Tensor], state: TrainState, batch: Batch, only: str = ""
+    ) -> Callable[[Tensor], Tensor]:
+        """Return the function that multiplies vectors `[S, P]` by the Hessian of `scalar`, `[S]` as a loss is."""
+        ...
+
+    def move(
+        self,
+        state: TrainState,
+        vector: Tensor,
+        *,
+        batch: Batch,
+        value: Tensor,
+        gradient: Tensor,
+        metrics: Mapping[str, Tensor],
+    ) -> TrainState:
+        """Return the state with the parameters at `vector [S, P]`, for steps that the algorithm computes itself.
+
+        `value [S]` and `gradient [S, P]` are those of the loss on `batch`. A member for which any of this is not finite
+        keeps its parameters and fails at the end of the update. `metrics`, `[S]` each, are reported as those of a step.
+        """
+        ...
+
+    def place(self, state: TrainState, vector: Tensor) -> TrainState:
+        """Return the state with the parameters at `vector [S, P]`, for algorithms without a gradient.
+
+        A member for which it is not finite keeps its parameters and fails at the end of the update.
+        """
+        ...
+
+    # settings, randomness, metrics
+
+    def hyper(self, state: TrainState) -> Hyper:
+        """Return the settings as a loss sees them: floats are `[S, 1, 1]`."""
+        ...
+
+    def learning_rate(self, state: TrainState) -> Tensor:
+        """Return the learning rate `[S]` of each member under its schedule."""
+        ...
+
+    def rng(self, stream: str, member: int, state: TrainState, *index: int) -> np.random.Generator:
+        """Return a fresh generator for a member in this update; equal arguments give equal numbers.
+
+        `stream` and `index` tell uses within an update from each other.
+        """
+        ...
+
+    def report(self, metrics: Mapping[str, Tensor | NDArray[Any]], members: Tensor | None = None) -> None:
+        """Report metrics of this update, `[S]` each, under slash-grouped names such as "search/best_return".
+
+        A metric that is reported several times in an update is averaged. `members [S]` (bool) says for which members
+        the values count; by default for all.
+        """
+        ...
+
+
 class Algorithm(Protocol):
     """Learns. There are three depths, each the one before with one thing opened.
 
@@ -188,18 +416,18 @@ class Algorithm(Protocol):
     A loss is `[S]`, one number per member. A loop goes `while ctx.running(): ... yield`; what its next round needs lies
     in `ctx.state`, for a yield is where a run may be stopped and taken up again.
 
-    `collect` is how to gather experience, `needs` what is needed for it (see `types.Need`); each may be a function of
-    the algorithm's settings. `estimator` names the default return estimator. `defaults` presets run keys,
-    e.g. `{"num_envs": 8}`. Settings named `epochs` and `minibatches` say how a loss goes through what was collected.
+    `collect` is how to gather experience (without it: windows of the setting `rollout_steps`), `needs` what is needed
+    for it (see `types.Need`); each may be a function of the algorithm's settings. `estimator` names the default return
+    estimator. `defaults` presets run keys, e.g. `{"num_envs": 8}`. Settings named `epochs` and `minibatches` say how a
+    loss goes through what was collected.
 
     Floats among its settings may differ between members: take them from `hyper`, or from the settings of
-    `ctx.plan.members[s].config`; mark one that is read as one number for all members as `config.Static`.
+    `ctx.members[s].config`; mark one that is read as one number for all members as `config.Static`.
 
     An algorithm that keeps tensors of its own has init(ctx) -> AlgorithmState: one member's, without the member axis.
     One that is not meant to learn says `learns = False`.
     """
 
-    collect: Collection | Callable[[Any], Collection]
     estimator: str
     defaults: ClassVar[Mapping[str, Any]]
 
@@ -223,7 +451,7 @@ class Launcher(Protocol):
 class Listener(Protocol):
     """What the factory of a listener returns: an object with any of these event hooks, each marked `@pgzoo.hookimpl`.
 
-    A plugin registers the factory, which takes a `RunContext` and is called once per run. A hook takes `event`, a frozen
+    A plugin registers the factory, which takes a `RunContext` and is called once per run. A hook takes `event`, an
     object from `pgzoo.training.events` (`RunStarted` for `pgzoo_run_started`), or no argument. What it returns is
     ignored. A listener whose hook raises is detached with a warning, and the run continues.
 

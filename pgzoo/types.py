@@ -87,7 +87,7 @@ class Trajectory(NamedTuple):
             and such rows count nowhere: their rewards and flags are zero, the rest is finite and means nothing.
         starts: `[S, T+1, N]` bool, True at the first step of an episode: the policy's memory is reset before it.
         action_mask: `[S, T+1, N, K]` bool, what was allowed; None for an environment that forbids nothing.
-        state: `[S, N, M]`, what the policy remembered before the first step; None for one without memory.
+        memory: `[S, N, M]`, the policy's recurrent state before the first step; None for a policy without memory.
     """
 
     obs: Tensor
@@ -99,7 +99,7 @@ class Trajectory(NamedTuple):
     starts: Tensor
     timestep: Tensor
     action_mask: Tensor | None = None
-    state: Tensor | None = None
+    memory: Tensor | None = None
 
 
 class PolicyEvaluation(NamedTuple):
@@ -133,12 +133,12 @@ class Inputs(NamedTuple):
     Shapes:
         obs: `[S, T, B, *O]`.
         action_mask: `[S, T, B, K]` bool, or None where everything is allowed.
-        state, starts: `[S, B, M]` before the first step and `[S, T, B]` bool, for a policy with memory; else None.
+        memory, starts: `[S, B, M]` before the first step and `[S, T, B]` bool, for a policy with memory; else None.
     """
 
     obs: Tensor
     action_mask: Tensor | None = None
-    state: Tensor | None = None
+    memory: Tensor | None = None
     starts: Tensor | None = None
 
 
@@ -147,7 +147,7 @@ class ActorInputs(NamedTuple):
 
     obs: Array
     action_mask: Array | None = None
-    state: Array | None = None
+    memory: Array | None = None
     starts: NDArray[np.bool_] | None = None
 
 
@@ -194,12 +194,12 @@ class Distribution(Protocol):
 class Output(NamedTuple):
     """What a policy says about a batch of inputs.
 
-    `value` and `aux_value` are `[S, T, B]` where they are needed, `state [S, B, M]` is the memory after the last step.
+    `value` and `aux_value` are `[S, T, B]` where they are needed; `memory [S, B, M]` is that after the last step.
     """
 
     dist: Distribution
     value: Asked = None
-    state: Tensor | None = None
+    memory: Tensor | None = None
     aux_value: Asked = None
 
 
@@ -214,11 +214,15 @@ class Loss(NamedTuple):
     halt: Tensor | None = None
 
 
+LossFunction = Callable[[Any, Params, Batch, "Hyper"], Loss | Tensor]
+"""`(policy, params, batch, hyper) -> Loss`, or just the value `[S]`; see `protocols.Algorithm.loss`."""
+
+
 class Collector(NamedTuple):
     """What a `Steps` collection carries from one window to the next; arrays are `[S, N, ...]`.
 
-    `ended` marks rows whose next step only resets; `timestep` and `returns` are those of the open episodes, `state` is
-    the policy's memory.
+    `ended` marks rows whose next step only resets; `timestep` and `returns` are those of the open episodes,
+    `memory` is the policy's.
     """
 
     obs: Array
@@ -227,7 +231,7 @@ class Collector(NamedTuple):
     timestep: NDArray[np.int64]
     returns: NDArray[np.float64]
     action_mask: NDArray[np.bool_] | None = None
-    state: Array | None = None
+    memory: Array | None = None
 
 
 class TrainState(NamedTuple):
@@ -263,14 +267,20 @@ class AlgorithmState(NamedTuple):
 
 
 class Hyper:
-    """An algorithm's settings as a loss sees them: floats are `[S, 1, 1]` tensors, everything else is itself.
+    """An algorithm's settings as a loss sees them: floats are `[S, 1, 1]` tensors, everything else is unchanged.
 
-    Among them are `gamma`, which the run owns, and `remaining`, the share of its run that a member still has before
-    it: what a schedule goes by.
+    `hyper.clip_range` broadcasts over the rows of a batch, `[S, T, B]`; `hyper.per_member.clip_range` is the same
+    setting as `[S]`, to combine with numbers that are already reduced. The settings include the run's `gamma`, and
+    `remaining`, the share of its run that each member has yet to do (1 at the start, 0 at the end), for schedules.
     """
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.__dict__.update(values)
+
+    @property
+    def per_member(self) -> PerMember:
+        """The same settings with floats as `[S]` tensors."""
+        return PerMember(self)
 
     def rows(self, rows: slice) -> Hyper:
         """The settings of some members."""
@@ -280,10 +290,22 @@ class Hyper:
         raise AttributeError(f'no setting "{name}"; there are: {", ".join(sorted(self.__dict__))}')
 
 
+class PerMember:
+    """The settings of a `Hyper` with floats as `[S]` tensors."""
+
+    def __init__(self, hyper: Hyper) -> None:
+        self._hyper = hyper
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._hyper, name)
+        return value.flatten() if isinstance(value, Tensor) else value
+
+
 class EnvRequest(NamedTuple):
     """Which environment, and how many copies: `rows` = members times environments per member.
 
-    `states` (see `protocols.EnvState`) may save and restore one.
+    `states` (see `protocols.EnvState`) may save and restore one. `masked` says that the environment is known to send
+    action masks, with some of its steps at least: then `VectorEnv.action_mask` is never None.
     """
 
     id: str
@@ -291,6 +313,7 @@ class EnvRequest(NamedTuple):
     max_episode_steps: int | None
     rows: int
     states: tuple[Any, ...] = ()
+    masked: bool = False
 
 
 class StepResult(NamedTuple):

@@ -55,12 +55,6 @@ def pgzoo_register(registry: Any) -> None:
         summary="lambda-return, corrected for another policy's steps (Espeholt et al. 2018)",
     )
     registry.estimator(
-        "retrace",
-        "pgzoo.ops.returns:retrace",
-        config="pgzoo.estimators.settings:RetraceConfig",
-        summary="return of an action, corrected for another policy's steps (Munos et al. 2016)",
-    )
-    registry.estimator(
         "upgo",
         "pgzoo.ops.returns:upgo",
         config="pgzoo.estimators.settings:UPGOConfig",

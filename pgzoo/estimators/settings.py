@@ -35,12 +35,6 @@ class VTraceConfig(ComponentConfig):
     c_bar: Annotated[float, Field(gt=0, description="clip importance weights along the chain of TD errors here")] = 1.0
 
 
-class RetraceConfig(ComponentConfig):
-    """Settings of `retrace`."""
-
-    lam: Annotated[float, Field(ge=0, le=1, description="0 trusts the critic, 1 the rewards")] = 1.0
-
-
 class UPGOConfig(ComponentConfig):
     """Settings of `upgo`."""
 

@@ -16,7 +16,7 @@ import torch
 from pgzoo.envs.spec import make_spec
 from pgzoo.errors import ConfigError, PgzooError
 from pgzoo.export import spaces
-from pgzoo.ops.acting import actor_for, state_size
+from pgzoo.ops.acting import actor_for, memory_size
 from pgzoo.ops.draws import draw_noise
 from pgzoo.ops.members import select
 from pgzoo.ops.normalize import NormalizedPolicy
@@ -54,16 +54,16 @@ class LoadedPolicy:
         self.component, self.spec, self.policy, self.params, self.env = component, spec, policy, params, env
         self._actor = actor_for(policy, params)
         self._rng = np.random.default_rng()
-        self._state: Array | None = None
+        self._memory: Array | None = None
 
     @property
     def memory(self) -> int:
         """How many numbers it remembers from step to step; 0 without memory."""
-        return state_size(self.policy)
+        return memory_size(self.policy)
 
     def reset(self) -> None:
         """Begin an episode: a policy with memory forgets. One without needs no reset."""
-        self._state = None
+        self._memory = None
 
     def act(
         self,
@@ -93,36 +93,38 @@ class LoadedPolicy:
         if obs.shape != shape and obs.shape[1:] != shape:
             raise ValueError(f"expected an observation of shape {shape}, or a stack of them; got {obs.shape}")
         rows = obs.reshape(-1, *shape)
-        if self._state is not None and len(self._state) != len(rows):
-            raise ValueError(f"{len(rows)} observations for a memory of {len(self._state)}; call reset() to begin anew")
+        if self._memory is not None and len(self._memory) != len(rows):
+            raise ValueError(
+                f"{len(rows)} observations for a memory of {len(self._memory)}; call reset() to begin anew"
+            )
         noise = None
         if not deterministic:
             noise = draw_noise(self.policy.noise, rng or self._rng, (len(rows), self.policy.noise_size))
         mask = None if action_mask is None else np.asarray(action_mask, np.bool_).reshape(len(rows), -1)
-        actions, self._state = self.step(rows, self._state, action_mask=mask, noise=noise)
+        actions, self._memory = self.step(rows, self._memory, action_mask=mask, noise=noise)
         return actions[0] if obs.shape == shape else actions
 
     def step(
         self,
         obs: Array,
-        state: Array | None = None,
+        memory: Array | None = None,
         *,
         action_mask: NDArray[np.bool_] | None = None,
         noise: Array | None = None,
     ) -> tuple[Array, Array | None]:
         """Act and keep nothing: `obs [N, *O]` as the policy sees them (flat) -> actions `[N, *A]`, memory `[N, M]`.
 
-        `state` is the memory after the step before, None where an episode begins. Without `noise` (as the policy's
+        `memory` is that after the step before, None where an episode begins. Without `noise` (as the policy's
         `noise_size` asks for, `[N, K]`) it takes the mode.
         """
-        starts = np.full((1, len(obs)), state is None)
-        if state is None and self.memory:
-            state = np.zeros((len(obs), self.memory), np.float32)
+        starts = np.full((1, len(obs)), memory is None)
+        if memory is None and self.memory:
+            memory = np.zeros((len(obs), self.memory), np.float32)
 
         def member(leaf: Array | None) -> Array | None:
             return None if leaf is None else leaf[None]
 
-        drawn, after = self._actor(ActorInputs(obs[None], member(action_mask), member(state), starts), member(noise))
+        drawn, after = self._actor(ActorInputs(obs[None], member(action_mask), member(memory), starts), member(noise))
         return self.policy.to_env(drawn[0]), None if after is None else after[0]
 
     def save(self, folder: str | Path) -> Path:
@@ -151,7 +153,7 @@ def pack(
         "policy": component.nested(),
         "normalize_obs": isinstance(policy, NormalizedPolicy),
         "masked": spec.masked,
-        "memory": state_size(policy),
+        "memory": memory_size(policy),
         "observation_space": spaces.to_json(spec.original_space),
         "action_space": spaces.to_json(spec.action_space),
     }

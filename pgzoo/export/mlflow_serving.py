@@ -31,7 +31,7 @@ with warnings.catch_warnings():
             obs = np.asarray(model_input, self.policy.spec.observation_space.dtype)
             if not self.policy.memory:
                 return self.policy.step(obs, action_mask=mask)[0]
-            state = actions = None
+            memory = actions = None
             for t in range(obs.shape[1]):
-                actions, state = self.policy.step(obs[:, t], state, action_mask=mask)
+                actions, memory = self.policy.step(obs[:, t], memory, action_mask=mask)
             return actions

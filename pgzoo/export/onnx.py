@@ -85,19 +85,19 @@ class Graph(nn.Module):
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Inputs and outputs in the order of their names."""
         given = dict(zip(self.names, inputs, strict=True))
-        mask, state, starts = (given.get(name) for name in ("action_mask", "state", "starts"))
+        mask, memory, starts = (given.get(name) for name in ("action_mask", "state", "starts"))
         output = self.policy.policy.apply(
             self.policy.params,
             Inputs(
                 given["obs"][None, None],
                 None if mask is None else mask[None, None],
-                None if state is None else state[None],
+                None if memory is None else memory[None],
                 None if starts is None else starts[None, None],
             ),
         )
         dist = output.dist.map(lambda leaf: leaf[0, 0])
         action = mode(dist, self.policy)
-        after = () if output.state is None else (output.state[0],)
+        after = () if output.memory is None else (output.memory[0],)
         return action, *numbers(dist).values(), *after
 
     def outputs(self, program: Any) -> list[str]:
@@ -209,8 +209,8 @@ def _check(policy: LoadedPolicy, graph: Graph, data: bytes, rng: np.random.Gener
         for output, a, b in zip(session.get_outputs()[1:], found[1:], known[1:], strict=True):
             if a.shape != b.shape or not np.allclose(a, b, rtol=1e-4, atol=1e-5):
                 raise UnfitError(f"ONNX: onnxruntime gives another {output.name} than torch; nothing was written.")
-        state = fed["state"] * ~fed["starts"][:, None] if policy.memory else None
-        taken, _ = policy.step(fed["obs"], state, action_mask=fed.get("action_mask"))
+        memory = fed["state"] * ~fed["starts"][:, None] if policy.memory else None
+        taken, _ = policy.step(fed["obs"], memory, action_mask=fed.get("action_mask"))
         clear = _clear(known[1], policy)
         a, b = found[0][clear], taken[clear]
         if a.shape != b.shape or a.dtype != b.dtype or not np.allclose(a, b, rtol=1e-4, atol=1e-5):

@@ -11,7 +11,7 @@ from pgzoo.ops.members import moved
 from pgzoo.protocols import Actor, Policy
 from pgzoo.types import ActorInputs, Array, Inputs, Params
 
-__all__ = ["ApplyActor", "actor_for", "state_size"]
+__all__ = ["ApplyActor", "actor_for", "memory_size"]
 
 
 def actor_for(policy: Policy, params: Params) -> Actor:
@@ -21,9 +21,9 @@ def actor_for(policy: Policy, params: Params) -> Actor:
     return actor
 
 
-def state_size(policy: Policy) -> int:
+def memory_size(policy: Policy) -> int:
     """How many numbers a policy remembers per environment; 0 without memory."""
-    return int(getattr(policy, "state_size", 0))
+    return int(getattr(policy, "memory_size", 0))
 
 
 class ApplyActor:
@@ -38,13 +38,13 @@ class ApplyActor:
         def step(leaf: Array | None) -> Any:
             return None if leaf is None else torch.from_numpy(np.ascontiguousarray(leaf[:, None]))  # [S, 1, N, ...]
 
-        state = None if seen.state is None else torch.from_numpy(seen.state)
-        inputs = moved(Inputs(step(seen.obs), step(seen.action_mask), state, step(seen.starts)), self.device)
+        memory = None if seen.memory is None else torch.from_numpy(seen.memory)
+        inputs = moved(Inputs(step(seen.obs), step(seen.action_mask), memory, step(seen.starts)), self.device)
         with torch.no_grad():
             output = self.policy.apply(self.params, inputs)
         dist: Any = output.dist
         actions = dist.mode() if noise is None else dist.draw(noise[:, None])
-        return actions[:, 0], None if output.state is None else output.state.cpu().numpy()
+        return actions[:, 0], None if output.memory is None else output.memory.cpu().numpy()
 
 
 def _device(params: Params) -> torch.device:

@@ -7,13 +7,13 @@ built. A member that is done, or has nothing to do, is left as it is while the o
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from pgzoo.ops.losses import weighted_mean
 from pgzoo.ops.members import nobody
+from pgzoo.protocols import LearningPolicy
 from pgzoo.types import Batch, Hyper, Params
 
 __all__ = ["backtrack", "conjugate_gradient", "damped", "mean_kl", "natural_step"]
@@ -22,7 +22,7 @@ Product = Callable[[Tensor], Tensor]
 """A symmetric matrix for each member, as the product with it: `[S, P] -> [S, P]`."""
 
 
-def mean_kl(policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Tensor:
+def mean_kl(policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Tensor:
     """How far the policy is from the one that collected: `[S]`, in nats.
 
         E[ KL(π_old(·|s) || π(·|s; θ)) ]

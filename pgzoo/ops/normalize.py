@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pgzoo.errors import UnfitError
-from pgzoo.ops.acting import actor_for, state_size
+from pgzoo.ops.acting import actor_for, memory_size
 from pgzoo.ops.returns import reverse_scan
 from pgzoo.protocols import Actor, Policy
 from pgzoo.types import ActorInputs, Array, Inputs, Output, Params, Spec, Trajectory
@@ -73,9 +73,11 @@ class NormalizedPolicy:
         space = spec.observation_space
         if not isinstance(space, gym.spaces.Box):
             raise UnfitError(f"Observations of {spec.original_space} are categories; leave out --normalize-obs.")
+        if space.dtype == np.bool_:
+            raise UnfitError(f"Observations of {spec.original_space} are true or false; leave out --normalize-obs.")
         self.policy, self.shape = policy, space.shape
         self.compiles = getattr(policy, "compiles", False)
-        self.noise, self.noise_size, self.state_size = policy.noise, policy.noise_size, state_size(policy)
+        self.noise, self.noise_size, self.memory_size = policy.noise, policy.noise_size, memory_size(policy)
 
     def init(self, rng: np.random.Generator) -> Params:
         """As the policy within."""

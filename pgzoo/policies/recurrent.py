@@ -29,7 +29,7 @@ class Recurrent:
 
     The memory is reset to zero before the first step of every episode, when it acts as when it learns. A critic, where
     one is needed, is one more output of the same memory: it must remember what the policy does, and a memory of its own
-    would double the most expensive part. The state that goes from step to step is one array `[S, N, state_size]`; an
+    would double the most expensive part. The memory that goes from step to step is one array `[S, N, memory_size]`; an
     LSTM's holds its output and its cell side by side.
     """
 
@@ -38,7 +38,7 @@ class Recurrent:
         self.name, self.cell, self.config, self.needs = name, CELLS[name], config, needs
         self.head, self.encoder = ActionHead(spec, config, needs, who), ObsEncoder(spec.observation_space, who)
         self.noise, self.noise_size, self.to_env = self.head.noise, self.head.noise_size, self.head.to_env
-        self.state_size = self.cell.parts * config.memory
+        self.memory_size = self.cell.parts * config.memory
 
     def init(self, rng: np.random.Generator) -> Params:
         """One member's layers; those on the input end in what it adds to the memory's gates, each gate as if alone."""
@@ -58,13 +58,13 @@ class Recurrent:
         return params
 
     def apply(self, params: Params, inputs: Inputs) -> Output:
-        """Distribution and values of sequences: obs `[S, T, B, *O]`, state `[S, B, M]`, starts `[S, T, B]`.
+        """Distribution and values of sequences: obs `[S, T, B, *O]`, memory `[S, B, M]`, starts `[S, T, B]`.
 
         Environments are filled up to whole vectors, and steps to whole blocks of rows: then products are of the same
         size whatever fills up a sequence at its end.
         """
         c = self.config
-        assert inputs.state is not None and inputs.starts is not None
+        assert inputs.memory is not None and inputs.starts is not None
         steps, envs = (shape := inputs.obs.shape[:3])[1:]
         # rounded up without negative numbers, which ONNX divides otherwise
         wide = (envs + ROW_ALIGN - 1) // ROW_ALIGN * ROW_ALIGN
@@ -78,8 +78,8 @@ class Recurrent:
 
         x = F.pad(self.encoder.encode(inputs.obs), (0, 0, 0, wide - envs))
         x = by_steps(mlp(layers_of(params), by_rows(x), c.activation))
-        state, starts = F.pad(inputs.state, (0, 0, 0, wide - envs)), F.pad(inputs.starts, (0, wide - envs))
-        remembered, state = run(self.cell, x, params["memory.weight"], params["memory.bias"], state, starts)
+        memory, starts = F.pad(inputs.memory, (0, 0, 0, wide - envs)), F.pad(inputs.starts, (0, wide - envs))
+        remembered, memory = run(self.cell, x, params["memory.weight"], params["memory.bias"], memory, starts)
         features = by_rows(remembered)
 
         def read(prefix: str) -> Tensor:
@@ -88,7 +88,7 @@ class Recurrent:
         return Output(
             dist=self.head.distribution(read("head."), params, inputs.action_mask),
             value=read("critic.").reshape(shape) if "value" in self.needs else None,
-            state=state[:, :envs],
+            memory=memory[:, :envs],
             aux_value=read("critic.aux.").reshape(shape) if "aux_value" in self.needs else None,
         )
 
@@ -110,11 +110,11 @@ class RecurrentActor:
     def __call__(self, seen: ActorInputs, noise: Array | None) -> tuple[Array, Array]:
         """`obs [S, N, *O]`, `noise [S, N, K]` or None -> actions `[S, N, *A]` and the memory after, `[S, N, M]`."""
         policy, act = self.policy, self.policy.config.activation
-        assert seen.state is not None and seen.starts is not None
+        assert seen.memory is not None and seen.starts is not None
         x = mlp_numpy(self.layers, policy.encoder.encode_numpy(seen.obs), act)
-        state = run_numpy(policy.cell, x, self.weight, self.bias, seen.state, seen.starts)
-        outputs = mlp_numpy(self.last, state[..., : policy.config.memory], act)
-        return policy.head.choose(outputs, self.log_std, seen.action_mask, noise), state
+        memory = run_numpy(policy.cell, x, self.weight, self.bias, seen.memory, seen.starts)
+        outputs = mlp_numpy(self.last, memory[..., : policy.config.memory], act)
+        return policy.head.choose(outputs, self.log_std, seen.action_mask, noise), memory
 
 
 def gru(config: RecurrentConfig, spec: Spec, needs: frozenset[str]) -> Recurrent:

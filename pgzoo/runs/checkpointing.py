@@ -40,7 +40,7 @@ class CheckpointWriter:
         for member in members:
             recent, key = progress.state.recent[member], self.plan.run_keys[member]
             one, about = select(progress.state, [member]), self._about(progress, member)
-            score = float(np.nanmean(recent)) if np.isfinite(recent).any() else None
+            score = float(np.nanmean(recent)) if np.isfinite(recent).any() and not np.isinf(recent).any() else None
             try:
                 checkpoint.save(self.runs / key / checkpoint.FOLDER_NAME, one, about, score=score)
             except OSError as error:
@@ -56,7 +56,7 @@ class CheckpointWriter:
             "status": progress.statuses[member],
             "reason": progress.reasons[member],
             "resume": "exact" if progress.exact else "episode-boundary",
-            "config": plan.members[member].config.nested(),
+            "config": {k: v for k, v in plan.members[member].config.nested().items() if k != "tracking_uri"},
             "versions": versions(),
             "listeners": {name: snapshot(member) for name, snapshot in snapshots.items() if snapshot},
         }

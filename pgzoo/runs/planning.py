@@ -16,14 +16,17 @@ from typing import Any
 import torch
 
 from pgzoo.config import AlgorithmConfig, Member, RunConfig
-from pgzoo.envs.choice import choose_backend, forgetful, look
+from pgzoo.envs.choice import choose_backend, inspect_environment, resets_completely
 from pgzoo.errors import PgzooError, PluginError, UsageError
+from pgzoo.ops.acting import memory_size
 from pgzoo.protocols import Policy
 from pgzoo.registry import PluginCatalog
-from pgzoo.training.plan import Plan, make_policy
+from pgzoo.runs.rows import check_rows
+from pgzoo.training import added_critic
+from pgzoo.training.plan import Plan, checked_needs, make_policy
 from pgzoo.types import Collection, EnvRequest, Spec, Steps
 
-__all__ = ["make_plan", "name_component"]
+__all__ = ["collection_of", "make_plan", "name_component"]
 
 MIN_COMPILED_STEPS = 30_000
 """Gradient steps per seed from which compiling them saves time, even with an empty cache."""
@@ -59,15 +62,22 @@ def make_plan(
     members = tuple(members) or config.members()
     request = EnvRequest(config.env, config.env_kwargs, config.max_episode_steps, config.num_envs)  # of one member
     backend_name, backend = choose_backend(config.backend, catalog, request)
-    spec = look(request, backend)
+    spec = inspect_environment(request, backend)
     with name_component(f'algorithm "{config.algorithm}"'):
         algorithm = catalog.get("algorithm", config.algorithm).load()()
-        collection = _evaluate_attribute(algorithm.collect, config)
-        needs = frozenset(_evaluate_attribute(getattr(algorithm, "needs", frozenset()), config))
+        collection = collection_of(algorithm, config.settings)
+        needs = checked_needs(
+            _evaluate_attribute(getattr(algorithm, "needs", frozenset()), config.settings), config.algorithm
+        )
+    estimator = catalog.get("estimator", config.estimator.name).load()
+    if added := added_critic.is_added(estimator, needs, config.settings):
+        needs |= {"value"}
     _check_memory(config, spec, len(members))
     with name_component(f'policy "{config.policy.name}"'):
         factory = catalog.get("policy", config.policy.name).load()
         policy = make_policy(factory, config.policy.settings, spec, needs, config.normalize_obs)
+    if not hasattr(algorithm, "loop"):
+        check_rows(config, collection, bool(memory_size(policy)))
     # The choices are stored in the config, so that `resume` and `repro` make the same ones.
     chosen = {"backend": backend_name, "compile": _choose_compile(config, policy, collection)}
     config = config.model_copy(update=chosen)
@@ -78,14 +88,15 @@ def make_plan(
         spec=spec,
         algorithm=algorithm,
         policy=policy,
-        estimator=catalog.get("estimator", config.estimator.name).load(),
+        estimator=estimator,
         collection=collection,
         backend=backend,
         group=group or f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}",
         members=members,
         needs=needs,
+        added_critic=added,
         env_states=env_states,
-        forgets=isinstance(collection, Steps) or forgetful(request._replace(states=env_states)),
+        forgets=isinstance(collection, Steps) or resets_completely(request._replace(states=env_states)),
         compile_cache=compile_cache,
     )
 
@@ -105,9 +116,21 @@ def name_component(component: str) -> Iterator[None]:
         raise PluginError(f"{component} can't be made: {type(error).__name__}: {error}") from error
 
 
-def _evaluate_attribute(attribute: Any, config: RunConfig) -> Any:
+def collection_of(algorithm: Any, settings: Any) -> Collection:
+    """Return what the algorithm collects: its attribute `collect`, else windows of its setting `rollout_steps`."""
+    if hasattr(algorithm, "collect"):
+        return _evaluate_attribute(algorithm.collect, settings)  # type: ignore[no-any-return]
+    if not hasattr(settings, "rollout_steps"):
+        raise PluginError(
+            f"{type(algorithm).__name__} doesn't say what it collects. Give it an attribute `collect`, such as "
+            "Episodes(per_env=1), or a setting `rollout_steps`."
+        )
+    return Steps(settings.rollout_steps)
+
+
+def _evaluate_attribute(attribute: Any, settings: Any) -> Any:
     """Return an attribute of an algorithm, or its value for the settings if it is a function of them."""
-    return attribute(config.settings) if callable(attribute) else attribute
+    return attribute(settings) if callable(attribute) else attribute
 
 
 def _check_device(device: str) -> None:

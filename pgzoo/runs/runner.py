@@ -22,6 +22,7 @@ from pgzoo.envs import info
 from pgzoo.errors import RunFailed
 from pgzoo.launchers.coordinator import Coordinator
 from pgzoo.launchers.protocol import ResumePoint
+from pgzoo.ops.acting import memory_size
 from pgzoo.play.video import need_extra
 from pgzoo.registry import PluginCatalog, add_listener, discover, listener_manager, relay
 from pgzoo.runs.checkpointing import CheckpointWriter
@@ -30,6 +31,7 @@ from pgzoo.runs.planning import make_plan, name_component
 from pgzoo.runs.provenance import tags
 from pgzoo.runs.resolve import compose
 from pgzoo.runs.result import Outcome, Result
+from pgzoo.runs.rows import warn_of_few_rows
 from pgzoo.runs.shard import worker_command
 from pgzoo.runs.signals import stop_on_signals
 from pgzoo.training.events import Event
@@ -106,7 +108,7 @@ def run_config(
         progress: "bar", "plain" or "none".
         resume_point: where to continue a run.
         worker: given in a worker process, which trains one shard; otherwise the run's launcher may start workers.
-        home: where journals, checkpoints and compiled code go; by default `Home.find()`.
+        home: where journals, checkpoints and compiled code go; default: `tracking.Home.find()`.
 
     Returns:
         the result. A component that raised during training is its `error`.
@@ -172,6 +174,8 @@ def _plan(
             "%s runs on backend %s of plugin %s, which auto takes for it; gymnasium's own: --backend sync",
             *(config.env, backend.name, backend.plugin),
         )
+    if worker is None and not hasattr(plan.algorithm, "loop"):
+        warn_of_few_rows(plan.config, plan.collection, bool(memory_size(plan.policy)))
     return plan
 
 

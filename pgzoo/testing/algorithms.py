@@ -155,7 +155,7 @@ def metrics(subject: Subject) -> None:
         reports = []
         for _ in range(3):
             run.update()
-            reports.append(run.engine.report.means())
+            reports.append(run.engine.metrics.means())
     for report in reports:
         for name, values in report.items():
             subject.expect(
@@ -198,7 +198,7 @@ def sweep(subject: Subject) -> None:
             some.bits(0),
             grid.bits(0),
             f"is another among its like than in a sweep, with {format_setting(setting)}",
-            "Take floats from `hyper`, or per member from ctx.plan.members; mark as `Static` what can't differ.",
+            "Take floats from `hyper`, or per member from ctx.members; mark as `Static` what can't differ.",
         )
 
 

@@ -18,7 +18,7 @@ from pgzoo.config import Component, ComponentConfig
 from pgzoo.envs.spec import make_spec
 from pgzoo.errors import UnfitError
 from pgzoo.export.bundle import load_policy, pack
-from pgzoo.ops.acting import ApplyActor, actor_for, state_size
+from pgzoo.ops.acting import ApplyActor, actor_for, memory_size
 from pgzoo.ops.draws import draw_noise
 from pgzoo.ops.members import map_leaves, select
 from pgzoo.ops.nets import ROW_BLOCK
@@ -69,11 +69,11 @@ class Case:
         """Inputs `[S, T, B, ...]`; episodes begin at the first step."""
         obs = torch.from_numpy(self.obs(MEMBERS, steps, rows))
         allowed = None if mask is None else torch.from_numpy(np.broadcast_to(mask, (*obs.shape[:3], len(mask))).copy())
-        if not state_size(self.policy):
+        if not memory_size(self.policy):
             return Inputs(obs, allowed)
         starts = torch.zeros(MEMBERS, steps, rows, dtype=torch.bool)
         starts[:, 0] = True
-        return Inputs(obs, allowed, torch.zeros(MEMBERS, rows, state_size(self.policy)), starts)
+        return Inputs(obs, allowed, torch.zeros(MEMBERS, rows, memory_size(self.policy)), starts)
 
     def seen(self, rows: int = ROWS, mask: Array | None = None) -> ActorInputs:
         """What an actor sees of the first of these steps."""
@@ -81,7 +81,7 @@ class Case:
         return ActorInputs(
             inputs.obs[:, 0].numpy(),
             None if inputs.action_mask is None else inputs.action_mask[:, 0].numpy(),
-            None if inputs.state is None else inputs.state.numpy(),
+            None if inputs.memory is None else inputs.memory.numpy(),
             None if inputs.starts is None else inputs.starts[:, 0].numpy(),
         )
 
@@ -150,7 +150,7 @@ def init(subject: Subject) -> None:
 def output(subject: Subject) -> None:
     """What it says of a batch `[S, T, B]` has this shape: log-probabilities, entropies, values; and the memory."""
     for case in (*_cases(subject), *_cases(subject, needs=frozenset({"value"}))):
-        steps = STEPS if state_size(case.policy) else 1
+        steps = STEPS if memory_size(case.policy) else 1
         inputs = case.inputs(steps=steps)
         said, shape = case.apply(inputs), (MEMBERS, steps, ROWS)
         actions = np.stack([case.act(case.seen(), case.noise())] * steps, 1)
@@ -228,33 +228,33 @@ def members(subject: Subject) -> None:
 
 
 def memory(subject: Subject) -> None:
-    """The memory has `state_size` numbers, is forgotten at a start, and in sequences is what it is step by step."""
-    remembering = [case for case in _cases(subject) if state_size(case.policy)]
+    """The memory has `memory_size` numbers, is forgotten at a start, and in sequences is what it is step by step."""
+    remembering = [case for case in _cases(subject) if memory_size(case.policy)]
     if not remembering:
         raise NotApplicable("it has no memory")
     for case in remembering:
-        size, steps = state_size(case.policy), 5
+        size, steps = memory_size(case.policy), 5
         inputs = case.inputs(steps=steps)
-        assert inputs.starts is not None and inputs.state is not None
+        assert inputs.starts is not None and inputs.memory is not None
         inputs.starts[:, 3, ::2] = True
         said = case.apply(inputs)
         subject.expect(
-            said.state is not None and tuple(said.state.shape) == (MEMBERS, ROWS, size),
-            f"remembers no {[MEMBERS, ROWS, size]}, as its state_size says",
+            said.memory is not None and tuple(said.memory.shape) == (MEMBERS, ROWS, size),
+            f"remembers no {[MEMBERS, ROWS, size]}, as its memory_size says",
             "Return the memory after the last step, [S, B, M].",
         )
-        other = case.apply(inputs._replace(state=torch.full_like(inputs.state, 3.0))).state
+        other = case.apply(inputs._replace(memory=torch.full_like(inputs.memory, 3.0))).memory
         subject.expect(
-            said.state is not None and other is not None and same_bits(said.state, other),
+            said.memory is not None and other is not None and same_bits(said.memory, other),
             "remembers what was before the start of an episode",
             "Where `starts` is True, begin from zeros.",
         )
-        state, taken = inputs.state, []
+        memory, taken = inputs.memory, []
         for t in range(steps):
-            step = case.apply(Inputs(inputs.obs[:, t : t + 1], None, state, inputs.starts[:, t : t + 1]))
-            state = state if step.state is None else step.state
+            step = case.apply(Inputs(inputs.obs[:, t : t + 1], None, memory, inputs.starts[:, t : t + 1]))
+            memory = memory if step.memory is None else step.memory
             taken.append(step.dist.entropy())
-        same = said.state is not None and torch.allclose(state, said.state, atol=1e-5)
+        same = said.memory is not None and torch.allclose(memory, said.memory, atol=1e-5)
         subject.expect(
             same and torch.allclose(torch.cat(taken, 1), said.dist.entropy(), atol=1e-5),
             "is another in a sequence than step by step",
@@ -378,7 +378,7 @@ def _cases(subject: Subject, *, masked: bool = False, needs: frozenset[str] = fr
 
 
 def _first_memory(case: Case, rows: int) -> tuple[Array | None, Any]:
-    size = state_size(case.policy)
+    size = memory_size(case.policy)
     return (np.zeros((1, rows, size), np.float32), np.ones((1, rows), np.bool_)) if size else (None, None)
 
 

@@ -11,17 +11,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pgzoo.config import AlgorithmConfig
-from pgzoo.ops.acting import state_size
-from pgzoo.ops.members import freeze, map_leaves, moved, nobody
+from pgzoo.config import AlgorithmConfig, Member, RunConfig
+from pgzoo.ops.acting import memory_size
+from pgzoo.ops.members import freeze, map_leaves, moved, nobody, stacked
 from pgzoo.ops.normalize import reward_buffers, take_in_rewards
 from pgzoo.ops.optim import NO_OPTIMIZER, flatten, make_optimizer, unflatten
-from pgzoo.training import gradients, plateau, rollout
+from pgzoo.training import added_critic, gradients, plateau, rollout
 from pgzoo.training.compiling import Compiled
 from pgzoo.training.environments import Environments
 from pgzoo.training.events import EvaluationMode
 from pgzoo.training.gradient_step import After, Before, Collected, InnerStep, in_one_piece, inner_step, stack_metrics
-from pgzoo.training.gradients import Evidence, LossFunction
+from pgzoo.training.gradients import Evidence, check_shape
 from pgzoo.training.metrics import Report, Stopwatch
 from pgzoo.training.minibatches import Cutter
 from pgzoo.training.plan import POLICY, Plan, PolicyView, named, own
@@ -35,8 +35,10 @@ from pgzoo.types import (
     Episodes,
     Hyper,
     Loss,
+    LossFunction,
     Params,
     PolicyEvaluation,
+    Spec,
     Steps,
     Targets,
     TrainState,
@@ -66,8 +68,8 @@ class Engine:
         """Begin a run, or go on from the `state` of a checkpoint."""
         self.plan = plan
         self.policy = PolicyView(plan)
-        self.report = Report()
-        """What the current update reports."""
+        self.metrics = Report()
+        """The metrics of the current update."""
         self.cancelled: Callable[[], bool] = lambda: False
         """Asked at every step of an environment; true ends the collection or evaluation that is under way."""
         self.watch = Stopwatch("collect", "estimate", "update", "track", "compile", "evaluate")
@@ -98,6 +100,33 @@ class Engine:
         self.state = self._there(self.init() if state is None else state)
         """Where the run stands; a loop moves it on."""
 
+    # what is known of the run
+
+    @property
+    def config(self) -> RunConfig:
+        """The configuration of the run, that of the first member."""
+        return self.plan.config
+
+    @property
+    def settings(self) -> Any:
+        """The algorithm's settings, those of the first member."""
+        return self.plan.config.settings
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The S members, each with its own configuration."""
+        return self.plan.members
+
+    @property
+    def num_envs(self) -> int:
+        """Environments per member."""
+        return self.plan.config.num_envs
+
+    @property
+    def spec(self) -> Spec:
+        """The spaces of the environment."""
+        return self.plan.spec
+
     # the life of a run
 
     def running(self) -> bool:
@@ -106,7 +135,7 @@ class Engine:
 
     def begin_update(self) -> None:
         """Forget what the update before reported."""
-        self.report, self._finished, self._seen = Report(), [], None
+        self.metrics, self._finished, self._seen = Report(), [], None
         self._halted = self._none()
 
     def end_update(self, before: TrainState) -> tuple[TrainState, Finished]:
@@ -146,12 +175,12 @@ class Engine:
             buffers |= reward_buffers(plan.config.num_envs)
         if plan.config.stop_on_plateau is not None:
             buffers |= plateau.begin()
-        kept: AlgorithmState = plan.algorithm.init(self) if hasattr(plan.algorithm, "init") else AlgorithmState({}, {})
-        params |= _for_all(kept.params, members)
+        kept = self._algorithm_state()
+        params |= kept.params
         zeros = np.zeros(members, np.int64)
         return TrainState(
             params=params,
-            buffers=_for_all(buffers | kept.buffers, members),
+            buffers=_for_all(buffers, members) | kept.buffers,
             optimizer=self._optimizer.init(flatten(params.values()) if params else torch.zeros(members, 0)),
             collector=None,
             active=np.ones(members, np.bool_),
@@ -161,6 +190,14 @@ class Engine:
             progress=np.zeros(members),
             recent=np.full((members, RECENT), np.nan),
         )
+
+    def _algorithm_state(self) -> AlgorithmState:
+        """Return what the algorithm keeps, each member's made with a generator of its own."""
+        init = getattr(self.plan.algorithm, "init", None)
+        if init is None:
+            return AlgorithmState({}, {})
+        each: list[AlgorithmState] = [init(self, generator(seed, "algorithm")) for seed in self._seeds]
+        return stacked(each)
 
     def collect(self, state: TrainState) -> tuple[TrainState, Trajectory]:
         """Let the policy act; count valid steps and finished episodes of the active members. Raises Cancelled."""
@@ -208,7 +245,7 @@ class Engine:
         def together(leaf: Tensor) -> Tensor:  # [S * N, T, 1, ...] -> [S, T, N, ...]
             return leaf.reshape(members, n, *leaf.shape[1:]).squeeze(3).transpose(1, 2)
 
-        trajectory = map_leaves(together, apart._replace(state=None))
+        trajectory = map_leaves(together, apart._replace(memory=None))
         returns = np.array([r[0] if len(r) else np.nan for r in finished.returns]).reshape(members, n)
         merged = rollout.joined([Finished(finished.returns[k::n], finished.lengths[k::n]) for k in range(n)], members)
         return self._counted(state, trajectory, merged)[0], returns
@@ -231,6 +268,8 @@ class Engine:
 
         `behavior [S, T, N]` are the log-probabilities under whatever acted, if that wasn't the policy of `evaluated`.
         """
+        if evaluated is None and self.plan.added_critic:
+            evaluated = self.evaluate_policy(state, trajectory)
         with self.watch.phase("estimate", f'estimator "{self.plan.config.estimator.name}"'):
             return self._estimator(self._estimator.tensors, state.buffers, trajectory, evaluated, behavior)
 
@@ -253,7 +292,7 @@ class Engine:
             targets,
             evaluated,
             window=isinstance(self.plan.collection, Steps),
-            sequences=bool(state_size(self.plan.policy)),
+            sequences=bool(memory_size(self.plan.policy)),
             needs=self.plan.needs,
             extra=self._there(extra),
             few_sizes=self._compiled and not isinstance(self.plan.collection, Steps),
@@ -322,7 +361,7 @@ class Engine:
     def steps_in_one_piece(self) -> bool:
         """Whether an update of one gradient step is best compiled as a whole: of a window so short that it's cheap."""
         kind, settings = self.plan.collection, self.plan.config.settings
-        short = isinstance(kind, Steps) and kind.count <= SHORT_WINDOW and not state_size(self.plan.policy)
+        short = isinstance(kind, Steps) and kind.count <= SHORT_WINDOW and not memory_size(self.plan.policy)
         return self._compiled and short and getattr(settings, "epochs", 1) == getattr(settings, "minibatches", 1) == 1
 
     def step_in_one_piece(self, loss: LossFunction, state: TrainState, trajectory: Trajectory) -> TrainState:
@@ -363,11 +402,13 @@ class Engine:
         `value [S]` and `gradient [S, P]` are those of the loss on `batch` that led there. A member that is not finite
         has failed; the first bad tensor is named.
         """
+        if self.plan.added_critic:
+            raise added_critic.refuse_move(self.plan.config.algorithm, self.plan.config.estimator.name)
         norm = gradient.square().sum(1)
         reach = vector.abs().amax(1) if vector.shape[1] else norm
         finite = torch.isfinite(value) & torch.isfinite(norm) & torch.isfinite(reach)
         going = self._going(state)
-        self.report.add(tuple(metrics), stack_metrics(metrics), going)
+        self.metrics.add(tuple(metrics), stack_metrics(metrics), going)
         self._note_failures(going & ~finite, lambda: batch, state.params, value, gradient, norm, vector)
         vector = torch.where((going & finite).unsqueeze(1), vector, flatten(state.params.values()))
         return state._replace(params=unflatten(vector, state.params))
@@ -379,7 +420,8 @@ class Engine:
         for row in np.flatnonzero(moving):
             bad = next((name for name, value in params.items() if not torch.isfinite(value[row]).all()), None)
             if bad is not None:
-                self._failures[int(row)], moving[row] = f"parameter {bad}: not finite", False
+                self._failures.setdefault(int(row), f"parameter {bad}: not finite")
+                moving[row] = False
         return state._replace(params=freeze(moving, self._there(params), state.params))
 
     def hyper(self, state: TrainState) -> Hyper:
@@ -396,6 +438,14 @@ class Engine:
     def rng(self, stream: str, member: int, state: TrainState, *index: int) -> np.random.Generator:
         """A generator of its own for this stream, member and update, and what else tells its uses apart."""
         return generator(self._seeds[member], stream, int(state.updates[member]), *index)
+
+    def report(self, metrics: Mapping[str, Tensor | NDArray[Any]], members: Tensor | None = None) -> None:
+        """Report metrics of this update, `[S]` each, averaged over calls; `members [S]` says for which they count."""
+        values = {name: self._there(torch.as_tensor(value)) for name, value in metrics.items()}
+        for name, value in values.items():
+            check_shape(f"metric {name}", value, (len(self._seeds),))
+        counts = ~self._none() if members is None else members
+        self.metrics.add(tuple(values), stack_metrics(values), counts)
 
     def hold(self, members: NDArray[np.bool_]) -> None:
         """Members have ended; whatever the others do, a later run of theirs goes on from here."""
@@ -446,10 +496,11 @@ class Engine:
 
     def _taken(self, state: TrainState, after: After, going: Tensor, batch: Callable[[], Batch]) -> TrainState:
         """Note what came of a step, and go to where it led."""
+        going = going & after.rows
         if after.halt is not None:
-            self._halted = self._halted | after.halt
+            self._halted = self._halted | (after.halt & after.rows)
             going = going & ~after.halt
-        self.report.add(after.names, after.metrics, going)
+        self.metrics.add(after.names, after.metrics, going)
         bad = going & ~after.finite
         self._note_failures(bad, batch, state.params, after.value, after.gradient, after.norm, after.reached)
         self._flat = unflatten(after.vector, state.params), after.vector
@@ -466,7 +517,10 @@ class Engine:
 
     def _fresh_step(self, loss: LossFunction, only: str, like: Params) -> InnerStep:
         settings = {name: value for name, value in self._settings.items() if not isinstance(value, Tensor)}
-        return inner_step(loss, self.policy, like, settings, self._optimizer, only, padded=self._padded)
+        also = added_critic.also_moved(only) if self.plan.added_critic else None
+        if also is not None:
+            loss = added_critic.with_critic_loss(loss)
+        return inner_step(loss, self.policy, like, settings, self._optimizer, only, also=also, padded=self._padded)
 
     def _there(self, tree: Tree) -> Tree:
         """What was made here, where the state lies."""
@@ -522,6 +576,9 @@ class Engine:
         """Count what was collected, bring it where the state lies, and keep it for the end of the update."""
         state = state._replace(env_steps=state.env_steps + trajectory.valid.sum((-2, -1)).numpy())
         self._valid = trajectory.valid.numpy()
+        # an algorithm may ignore rewards, or rank them: it doesn't turn non-finite by itself
+        bad = gradients.bad_rewards(trajectory.rewards)
+        self._failures.update({row: why for row, why in bad.items() if state.active[row]})
         self._seen = trajectory = self._there(trajectory)
         self._finished.append(finished)
         if any(map(len, finished.returns)):

@@ -5,7 +5,7 @@ Members don't depend on each other: the gradient of the sum of their losses is e
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -16,15 +16,12 @@ from pgzoo.ops.members import join, map_leaves, per_member
 from pgzoo.ops.nets import ROW_BLOCK
 from pgzoo.ops.optim import flatten, unflatten
 from pgzoo.ops.order import sums_in_any_order
-from pgzoo.types import Batch, Hyper, Loss, Params
+from pgzoo.types import Batch, Hyper, Loss, LossFunction, Params
 
-__all__ = ["Evidence", "gradient", "hessian_product"]
+__all__ = ["Evidence", "bad_rewards", "gradient", "hessian_product"]
 
 GROUP_ROWS = 4096
 """Rows that are differentiated at once: with 64 hidden units, a megabyte for each intermediate result."""
-
-
-LossFunction = Callable[[Any, Params, Batch, Hyper], Loss | Tensor]
 
 
 def gradient(
@@ -34,13 +31,13 @@ def gradient(
     buffers: Params,
     batch: Batch,
     hyper: Hyper,
-    only: str = "",
+    only: str | tuple[str, ...] = "",
     *,
     padded: bool = True,
 ) -> tuple[Loss, Tensor]:
     """Differentiate `loss`: what it gives, and each member's gradient end to end, `[S, P]`.
 
-    The gradient is 0 for parameters whose names don't begin with `only`.
+    The gradient is 0 for parameters whose names don't begin with `only`, or with any of several.
 
     Members are taken in groups whose intermediate results stay in the processor's cache, each with no more padding than
     its own longest member needs. As members don't depend on each other, neither do the numbers. Unless it is
@@ -56,9 +53,9 @@ def gradient(
         with sums_in_any_order(not padded):
             found = loss(policy, everything, part, hyper if len(groups) == 1 else Hyper.rows(hyper, rows))
         result = found if isinstance(found, Loss) else Loss(found, {})
-        _check_shape("a loss", result.value, part.weights.shape[:1])
+        check_shape("a loss", result.value, part.weights.shape[:1])
         for name, metric in result.metrics.items():
-            _check_shape(f"metric {name}", metric, result.value.shape)
+            check_shape(f"metric {name}", metric, result.value.shape)
         gradients = iter(torch.autograd.grad(result.value.sum(), learned, materialize_grads=True))
         pieces = [next(gradients) if leaf.requires_grad else torch.zeros_like(leaf) for leaf in leaves.values()]
         parts.append((map_leaves(Tensor.detach, result), flatten(pieces)))
@@ -97,8 +94,9 @@ def hessian_product(
     return product
 
 
-def _check_shape(what: str, value: Tensor, expected: torch.Size) -> None:
-    if value.shape != expected:
+def check_shape(what: str, value: Tensor, expected: Sequence[int]) -> None:
+    """Raise ValueError if `value` hasn't the shape `[S]` that is expected of a loss or metric."""
+    if tuple(value.shape) != tuple(expected):
         raise ValueError(f"{what} is one number per member, shape {list(expected)}; got {list(value.shape)}")
 
 
@@ -107,7 +105,7 @@ def _cut_group(batch: Batch, rows: slice, columns: int) -> Batch:
     part: Batch = map_leaves(itemgetter(rows), batch)
     if columns == batch.weights.shape[-1]:
         return part
-    part = part._replace(inputs=part.inputs._replace(state=None))
+    part = part._replace(inputs=part.inputs._replace(memory=None))
     return map_leaves(lambda leaf: leaf[:, :, :columns], part)  # type: ignore[no-any-return]
 
 
@@ -118,7 +116,7 @@ def _groups(batch: Batch) -> list[tuple[slice, int]]:
         return [(slice(None), weights.shape[-1])]
     groups = []
     steps, width = weights.shape[1:]
-    if batch.inputs.state is not None or width % ROW_BLOCK:  # sequences, and batches of a size of their own
+    if batch.inputs.memory is not None or width % ROW_BLOCK:  # sequences, and batches of a size of their own
         needed = [width] * len(weights)
     else:
         filled = (weights.amax(1) > 0).numpy()
@@ -177,9 +175,21 @@ class Evidence(NamedTuple):
         ]
         for name, value in candidates:
             if not torch.isfinite(value[row]).all():
-                kind = "NaN" if torch.isnan(value[row]).any() else "infinite"
-                return f"{name}: {kind}"
+                return non_finite(name, value[row])
         raise AssertionError("called for a member that is finite")
+
+
+def bad_rewards(rewards: Tensor) -> dict[int, str]:
+    """Return what is wrong with the `rewards [S, T, N]` of each member that has one that isn't finite."""
+    if torch.isfinite(rewards).all():
+        return {}
+    bad = ~torch.isfinite(rewards).all(-1).all(-1)
+    return {int(row): non_finite("rewards", rewards[row]) for row in bad.nonzero().flatten()}
+
+
+def non_finite(name: str, values: Tensor) -> str:
+    """Return the reason of a failure: the name of a tensor, and whether it holds a NaN or only infinities."""
+    return f"{name}: {'NaN' if torch.isnan(values).any() else 'infinite'}"
 
 
 def largest(x: Tensor) -> Tensor:

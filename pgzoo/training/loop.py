@@ -188,7 +188,7 @@ class _Run:
             )
             with watch.phase("track"):
                 ended = active & ~ctx.state.active
-                yield UpdateDone(index, state.env_steps, active, ended, ctx.report.means())
+                yield UpdateDone(index, state.env_steps, active, ended, ctx.metrics.means())
             yield from self._evaluate_if_due(before.env_steps)
             yield from self._keep_if_due(before, ended)
             index += 1

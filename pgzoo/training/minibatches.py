@@ -71,7 +71,7 @@ class Cutter:
             extra=extra,
         )
         if sequences:
-            self._leaves, self._state = everything, trajectory.state
+            self._leaves, self._memory = everything, trajectory.memory
             self._rows: list[NDArray[np.int64]] = [np.arange(num_envs)] * members
             self._align = ROW_ALIGN
             return
@@ -141,8 +141,8 @@ class Cutter:
             return leaf[member, :, env].transpose(1, 2)  # [S, B, T, ...] -> [S, T, B, ...]
 
         batch: Batch = map_leaves(cut, self._leaves)
-        state = None if self._state is None else self._state[member, env]
-        return batch._replace(inputs=batch.inputs._replace(state=state))
+        memory = None if self._memory is None else self._memory[member, env]
+        return batch._replace(inputs=batch.inputs._replace(memory=memory))
 
     def _there(self, array: NDArray[Any]) -> Tensor:
         return moved(torch.from_numpy(array), self._device)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from pgzoo.errors import RunFailed
-from pgzoo.ops.acting import actor_for, state_size
+from pgzoo.ops.acting import actor_for, memory_size
 from pgzoo.ops.draws import draw_noise
 from pgzoo.ops.members import select
 from pgzoo.protocols import Policy, VectorEnv
@@ -95,7 +95,7 @@ class _Tape:
 def begin(envs: VectorEnv, policy: Policy, seeds: NDArray[np.int64]) -> Collector:
     """Reset every environment from `seeds [S, N]`."""
     obs = envs.reset(seeds.reshape(-1))
-    shape, memory = seeds.shape, state_size(policy)
+    shape, size = seeds.shape, memory_size(policy)
     return Collector(
         obs=obs.reshape(*shape, *obs.shape[1:]),
         ended=np.zeros(shape, np.bool_),
@@ -103,7 +103,7 @@ def begin(envs: VectorEnv, policy: Policy, seeds: NDArray[np.int64]) -> Collecto
         timestep=np.zeros(shape, np.int64),
         returns=np.zeros(shape),
         action_mask=None if envs.action_mask is None else envs.action_mask.reshape(*shape, -1),
-        state=np.zeros((*shape, memory), np.float32) if memory else None,
+        memory=np.zeros((*shape, size), np.float32) if size else None,
     )
 
 
@@ -132,7 +132,7 @@ def collect(
     members, num_envs = at.ended.shape
     rows, limit = members * num_envs, EPISODE_LIMIT if window is None else window
     obs, ended, left = at.obs.reshape(rows, *at.obs.shape[2:]), at.ended.reshape(rows), quota.reshape(rows)
-    mask, state = None if at.action_mask is None else at.action_mask.reshape(rows, -1), at.state
+    mask, memory = None if at.action_mask is None else at.action_mask.reshape(rows, -1), at.memory
     starts = at.starts.reshape(rows)
     live, actor = left > 0, actor_for(policy, params)
     columns = np.arange(rows)  # where on the tape the rows belong that still play
@@ -144,9 +144,9 @@ def collect(
             raise Cancelled
         by_member = (members, num_envs)
         allowed = None if mask is None else mask.reshape(*by_member, -1)
-        seen = ActorInputs(obs.reshape(*by_member, *obs.shape[1:]), allowed, state, starts.reshape(by_member))
+        seen = ActorInputs(obs.reshape(*by_member, *obs.shape[1:]), allowed, memory, starts.reshape(by_member))
         begun = clock()
-        drawn, state = actor(seen, noise[t])
+        drawn, memory = actor(seen, noise[t])
         actions = drawn.reshape(members * num_envs, *drawn.shape[2:])
         taken = policy.to_env(actions)
         chosen = clock()
@@ -183,7 +183,7 @@ def collect(
                         store["action_mask"][t, where], mask = mask, mask[kept]
                     envs, columns, members, everybody = part, columns[kept], len(alive), False
                     obs, ended, left, live = obs[kept], ended[kept], left[kept], live[kept]
-                    starts, state = starts[kept], None if state is None else state[alive]
+                    starts, memory = starts[kept], None if memory is None else memory[alive]
                     params = select(params, alive.tolist())
                     actor = actor_for(policy, params)
                     noise.select(alive)
@@ -202,7 +202,7 @@ def collect(
         tape.arrays["action_mask"][t, columns] = mask
     still_live = np.zeros(rows, np.bool_)
     still_live[columns] = live
-    return _read(tape, t, at, still_live, state if everybody else None)
+    return _read(tape, t, at, still_live, memory if everybody else None)
 
 
 def evaluate(
@@ -248,7 +248,7 @@ def joined(parts: list[Finished], members: int) -> Finished:
 
 
 def _read(
-    tape: _Tape, steps: int, at: Collector, live: NDArray[np.bool_], state: Array | None
+    tape: _Tape, steps: int, at: Collector, live: NDArray[np.bool_], memory: Array | None
 ) -> tuple[Trajectory, Finished, Collector]:
     """Make of the tape what follows from it: masks, times and the episodes that ended."""
     members, num_envs = shape = at.ended.shape
@@ -291,7 +291,7 @@ def _read(
         starts=tensor(starts),
         timestep=tensor(timestep),
         action_mask=tensor(tape.arrays["action_mask"][: steps + 1]) if "action_mask" in tape.arrays else None,
-        state=None if at.state is None else torch.from_numpy(at.state),
+        memory=None if at.memory is None else torch.from_numpy(at.memory),
     )
     open_since = np.maximum(first[-1], 0)
     open_return = (
@@ -305,6 +305,6 @@ def _read(
         timestep=np.where(over, 0, timestep[-1] + 1).reshape(shape),
         returns=np.where(over, 0.0, open_return).reshape(shape),
         action_mask=None if at.action_mask is None else tape.arrays["action_mask"][steps].reshape(*shape, -1).copy(),
-        state=state,
+        memory=memory,
     )
     return trajectory, finished, collector

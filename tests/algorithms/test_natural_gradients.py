@@ -33,7 +33,7 @@ class Update(NamedTuple):
         return state.params["policy.weight.0"][:, 0] + state.params["policy.bias.0"]
 
     def metrics(self) -> dict[str, Any]:
-        return self.ctx.report.means()
+        return self.ctx.metrics.means()
 
 
 @pytest.fixture

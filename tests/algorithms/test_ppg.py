@@ -90,10 +90,10 @@ def test_memory_and_masks_are_stored_too(engine: Any) -> None:
     for _ in range(3):
         state, one = updated(ctx, state)
         seen.append(one)
-    for name, axis in (("state", 1), ("action_mask", 2)):
+    for name, axis in (("memory", 1), ("action_mask", 2)):
         stored = torch.cat([getattr(one, name) for one in seen], axis)
         assert torch.equal(state.buffers[f"ppg.{name}"], stored), name
-    assert state.buffers["ppg.state"].any() and not state.buffers["ppg.action_mask"].all()
+    assert state.buffers["ppg.memory"].any() and not state.buffers["ppg.action_mask"].all()
 
 
 def test_members_with_windows_of_different_number_have_their_phases_apart(engine: Any) -> None:

@@ -154,7 +154,7 @@ def test_the_preset_takes_the_notebooks_own_steps(catalog: Any) -> None:
         discounted /= discounted.max()
         chosen = model(obs).gather(dim=1, index=actions.unsqueeze(1)).squeeze()
         loss = -1 * torch.sum(discounted * torch.log(chosen))
-        assert ctx.report.means()["loss/total"][0] == pytest.approx(loss.item(), rel=1e-5)
+        assert ctx.metrics.means()["loss/total"][0] == pytest.approx(loss.item(), rel=1e-5)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

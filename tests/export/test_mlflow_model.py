@@ -67,9 +67,9 @@ def known(policy: LoadedPolicy, rng: np.random.Generator) -> tuple[Any, Any]:
         mask = np.ones((count, choices), np.bool_)
         mask[:, 1] = rng.random(count) < 0.5
     if policy.memory:
-        state = None
+        memory = None
         for t in range(steps):
-            actions, state = policy.step(views[:, t], state, action_mask=mask)
+            actions, memory = policy.step(views[:, t], memory, action_mask=mask)
     else:
         views = views[:, 0]
         actions, _ = policy.step(views, action_mask=mask)

@@ -60,7 +60,7 @@ def test_the_graph_acts_as_the_policy_does(make: Make, tmp_path: Path, case: str
     space = policy.spec.observation_space
     space.seed(3)
     for count in (1, 5, 16, 257):
-        state, kept = None, np.zeros((count, policy.memory), np.float32)
+        memory, kept = None, np.zeros((count, policy.memory), np.float32)
         for t in range(3):
             obs = np.stack([space.sample() for _ in range(count)])
             fed = {"obs": obs}
@@ -69,12 +69,12 @@ def test_the_graph_acts_as_the_policy_does(make: Make, tmp_path: Path, case: str
             if policy.memory:
                 fed |= {"state": kept, "starts": np.full(count, t == 0)}
             found = session.run(None, fed)
-            actions, state = policy.step(obs, state, action_mask=fed.get("action_mask"))
+            actions, memory = policy.step(obs, memory, action_mask=fed.get("action_mask"))
             assert found[0].dtype == actions.dtype and found[0].shape == actions.shape
             assert np.allclose(found[0], actions, rtol=1e-4, atol=1e-5)
             if policy.memory:
                 kept = found[-1]
-                assert state is not None and np.allclose(kept, state, rtol=1e-4, atol=1e-5)
+                assert memory is not None and np.allclose(kept, memory, rtol=1e-4, atol=1e-5)
 
 
 @needs_onnx

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from pgzoo.ops.distributions import Categorical
 from pgzoo.ops.losses import (
     actor_critic_loss,
-    apart,
     clip_fraction,
     clipped_surrogate,
     log_mean_exp,
@@ -68,16 +67,6 @@ def test_the_log_of_a_mean_of_exponentials_doesnt_overflow_and_sees_weighted_row
     x = torch.tensor([[[1000.0, 1001.0, 5000.0]], [[0.0, 5000.0, 5000.0]]])
     w = torch.tensor([[[1.0, 1.0, 0.0]], [[1.0, 0.0, 0.0]]])
     assert log_mean_exp(x, w).tolist() == pytest.approx([1000 + math.log((1 + math.e) / 2), 0.0])
-
-
-@given(st.integers(1, 70), st.integers(0, 2**31))
-@settings(deadline=None, max_examples=50)
-def test_a_function_of_one_number_per_member_doesnt_see_the_other_members(members: int, seed: int) -> None:
-    x = torch.rand(members, generator=torch.Generator().manual_seed(seed)) + 0.1
-    for fn in (torch.exp, torch.log, torch.nn.functional.softplus):
-        among = apart(fn, x)
-        torch.testing.assert_close(among, fn(x))
-        assert torch.equal(among, torch.cat([apart(fn, one) for one in x.split(1)]))
 
 
 def test_a_surrogate_is_clipped_only_where_it_would_gain() -> None:

@@ -13,7 +13,7 @@ from gymnasium.spaces import Box, Discrete
 
 from pgzoo.envs.spec import make_spec
 from pgzoo.errors import UnfitError
-from pgzoo.ops.acting import actor_for, state_size
+from pgzoo.ops.acting import actor_for, memory_size
 from pgzoo.ops.draws import draw_noise
 from pgzoo.registry import PluginCatalog
 from pgzoo.registry.components import resolve_component
@@ -63,10 +63,10 @@ def agree(policy: Any, space: gym.Space[Any], action: gym.Space[Any]) -> None:
     space.seed(0)
     views = [space.sample() for _ in range(MEMBERS * STEPS * ENVS)]
     obs = np.array(views).reshape(MEMBERS, STEPS, ENVS, *(space.shape or ()))
-    rng, params, memory = np.random.default_rng(1), members(policy), state_size(policy)
+    rng, params, size = np.random.default_rng(1), members(policy), memory_size(policy)
     noise = draw_noise(policy.noise, rng, (MEMBERS, STEPS, ENVS, policy.noise_size))
     starts = rng.random((MEMBERS, STEPS, ENVS)) < 0.4
-    first = rng.standard_normal((MEMBERS, ENVS, memory)).astype(np.float32) if memory else None
+    first = rng.standard_normal((MEMBERS, ENVS, size)).astype(np.float32) if size else None
     mask = None
     if policy.head.family.mask_size:
         mask = rng.random((MEMBERS, STEPS, ENVS, policy.head.family.mask_size)) < 0.7
@@ -78,22 +78,22 @@ def agree(policy: Any, space: gym.Space[Any], action: gym.Space[Any]) -> None:
     def tensor(array: Any) -> Any:
         return None if array is None else torch.from_numpy(array)
 
-    sequence = Inputs(tensor(obs), tensor(mask), tensor(first), tensor(starts) if memory else None)
+    sequence = Inputs(tensor(obs), tensor(mask), tensor(first), tensor(starts) if size else None)
     output = policy.apply(params, sequence)
     dist: Any = output.dist.map(torch.Tensor.detach)
-    actor, state = actor_for(policy, params), first
+    actor, memory = actor_for(policy, params), first
     for t in range(STEPS):
-        seen = ActorInputs(obs[:, t], None if mask is None else mask[:, t], state, starts[:, t])
+        seen = ActorInputs(obs[:, t], None if mask is None else mask[:, t], memory, starts[:, t])
         drawn, after = actor(seen, noise[:, t])
         best, _ = actor(seen, None)
         np.testing.assert_allclose(drawn, dist.draw(noise)[:, t], rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(best, dist.mode()[:, t], rtol=1e-4, atol=1e-5)
         for sample in (*policy.to_env(drawn).reshape(-1, *(action.shape or ())), *policy.to_env(best[0])):
             assert action.contains(sample if action.shape else sample.item() if action.dtype is None else sample)
-        state = after
-    if memory:
-        assert output.state is not None and state is not None
-        np.testing.assert_allclose(state, output.state.detach(), rtol=1e-4, atol=1e-5)
+        memory = after
+    if size:
+        assert output.memory is not None and memory is not None
+        np.testing.assert_allclose(memory, output.memory.detach(), rtol=1e-4, atol=1e-5)
     shape = (MEMBERS, STEPS, ENVS)
     assert torch.isfinite(dist.log_prob(torch.from_numpy(dist.draw(noise)))).all()
     assert dist.log_prob(torch.from_numpy(dist.draw(noise))).shape == dist.entropy().shape == shape

@@ -153,7 +153,7 @@ def test_a_pickle_in_place_of_the_tensors_executes_nothing(trained: Train, home:
 def test_a_run_that_is_being_written_is_left_alone(
     home: Home, catalog: PluginCatalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pgzoo.resume.LOCK_WAIT", 0.1)
+    monkeypatch.setattr("pgzoo.runs.resume.LOCK_WAIT", 0.1)
     options = "--env CartPole-v1 --compile off --total-steps 1e9 --checkpoint-every 1000 --no-progress"
     with subprocess.Popen([sys.executable, "-m", "pgzoo", "run", "a2c", *options.split()]) as trainer:
         try:

@@ -106,7 +106,7 @@ class Raises(Sound):
     boxes = False
 
     def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
-        if late(state) and in_box(ctx) == self.boxes and trajectory.state is None:
+        if late(state) and in_box(ctx) == self.boxes and trajectory.memory is None:
             raise ZeroDivisionError("late")
         return super().update(ctx, state, trajectory)
 
@@ -121,7 +121,7 @@ class Forgetful(Sound):
     """Can't do with memory. Source: none."""
 
     def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
-        if trajectory.state is not None:
+        if trajectory.memory is not None:
             raise RuntimeError("what is this?")
         return super().update(ctx, state, trajectory)
 
@@ -433,22 +433,22 @@ class Herd(Plain):
 class Echo(Plain):
     """Remembers how many steps it has seen, and adds it to what it sees."""
 
-    state_size = 1
+    memory_size = 1
 
     def apply(self, params: Params, inputs: Inputs) -> Output:
-        assert inputs.state is not None and inputs.starts is not None
-        state, seen = inputs.state, []
+        assert inputs.memory is not None and inputs.starts is not None
+        memory, seen = inputs.memory, []
         for t in range(inputs.obs.shape[1]):
-            state = self.forget(state, inputs.starts[:, t, :, None])
+            memory = self.forget(memory, inputs.starts[:, t, :, None])
             obs = inputs.obs[:, t]
             seen.append(
-                obs if self.encoder.categories else obs + state.reshape(*state.shape[:2], *[1] * (obs.ndim - 2))
+                obs if self.encoder.categories else obs + memory.reshape(*memory.shape[:2], *[1] * (obs.ndim - 2))
             )
-            state = state + 1
-        return super().apply(params, inputs._replace(obs=torch.stack(seen, 1)))._replace(state=state)
+            memory = memory + 1
+        return super().apply(params, inputs._replace(obs=torch.stack(seen, 1)))._replace(memory=memory)
 
-    def forget(self, state: Tensor, starts: Tensor) -> Tensor:
-        return torch.where(starts, 0.0, state)
+    def forget(self, memory: Tensor, starts: Tensor) -> Tensor:
+        return torch.where(starts, 0.0, memory)
 
     actor: Any = property()  # acts through apply
 
@@ -456,8 +456,8 @@ class Echo(Plain):
 class Elephant(Echo):
     """Never forgets."""
 
-    def forget(self, state: Tensor, starts: Tensor) -> Tensor:
-        return state
+    def forget(self, memory: Tensor, starts: Tensor) -> Tensor:
+        return memory
 
 
 class Keeping(Plain):

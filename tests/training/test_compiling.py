@@ -190,7 +190,7 @@ def test_metrics_of_a_compiled_update_are_those_of_the_eager_one(plan: MakePlan)
         ctx.begin_update()
         state, trajectory = ctx.collect(ctx.state)
         default_update(ctx, state, trajectory)
-        means.append(ctx.report.means())
+        means.append(ctx.metrics.means())
     assert list(means[0]) == list(means[1])
     for name, value in means[0].items():
         assert np.allclose(value, means[1][name], atol=1e-4), name

@@ -125,15 +125,16 @@ def test_so_it_is_with_every_policy_and_what_may_be_asked_for_beside(
     update(elsewhere(algorithm, **settings))
 
 
+def test_so_it_is_with_retrace_which_no_algorithm_uses_yet() -> None:
+    x, flags = torch.ones(2, 5, 3, device=META), torch.ones(2, 5, 3, dtype=torch.bool, device=META)
+    numbers = dict.fromkeys(("rewards", "q_values", "next_values", "log_rhos"), x)
+    with OneDevice():
+        found = retrace(**numbers, terminated=flags, truncated=flags, valid=flags, gamma=0.9, lam=0.9)
+    assert found.device == META
+
+
 @pytest.mark.parametrize("estimator", CATALOG.names("estimator"))
 def test_so_it_is_with_every_estimator(estimator: str, elsewhere: Elsewhere) -> None:
-    if estimator == "retrace":  # nobody gives it the values of actions
-        x, flags = torch.ones(2, 5, 3, device=META), torch.ones(2, 5, 3, dtype=torch.bool, device=META)
-        numbers = dict.fromkeys(("rewards", "q_values", "next_values", "log_rhos"), x)
-        with OneDevice():
-            found = retrace(**numbers, terminated=flags, truncated=flags, valid=flags, gamma=0.9, lam=0.9)
-        assert found.device == META
-        return
     try:
         ctx = elsewhere("a2c", estimator=estimator)
     except UnfitError:
@@ -214,7 +215,7 @@ def test_whoever_never_looks_learns_the_same(
 ) -> None:
     given = {"seeds": 2, "num_envs": 4, "rollout_steps": 32, "total_steps": 400, **settings}
     looking = last_state(algorithm, **given)
-    for module in ("engine", "ops.natural"):
+    for module in ("training.engine", "ops.natural"):
         monkeypatch.setattr(f"pgzoo.{module}.nobody", lambda members: False)
     blind = last_state(algorithm, **given)
     assert looking.updates.tolist() == blind.updates.tolist() and looking.updates.min() > 2

@@ -32,7 +32,7 @@ def trajectory(valid: torch.Tensor | None = None, memory: bool = False) -> Traje
         starts=starts,
         timestep=torch.arange(T)[None, :, None].expand(S, T, N),
         action_mask=torch.stack([obs[..., 0] % 2 == 0, torch.ones(S, T + 1, N, dtype=torch.bool)], -1),
-        state=NUMBERS[:, 0, :, None].float() if memory else None,
+        memory=NUMBERS[:, 0, :, None].float() if memory else None,
     )
 
 
@@ -45,7 +45,7 @@ HINDSIGHT = PolicyEvaluation(
 
 def cutter(seen: Trajectory, *, window: bool = True, needs: tuple[str, ...] = ("value",), **kwargs: Any) -> Cutter:
     targets = Targets(NUMBERS.float(), NUMBERS.float() * 2, seen.valid.float())
-    sequences = seen.state is not None
+    sequences = seen.memory is not None
     return Cutter(seen, targets, HINDSIGHT, window=window, sequences=sequences, needs=frozenset(needs), **kwargs)
 
 
@@ -125,7 +125,7 @@ def test_a_policy_with_memory_gets_whole_environments_with_what_it_remembered() 
     assert [batch.weights[0, 0].tolist() for batch in batches] == [[1.0] * k + [0.0] * (16 - k) for k in (2, 3)]
     for batch in batches:
         first = batch.advantages[:, 0]
-        assert torch.equal(batch.inputs.state[..., 0], first)
+        assert torch.equal(batch.inputs.memory[..., 0], first)
         assert torch.equal(batch.advantages, first[:, None] + torch.arange(T)[None, :, None] * N)
         assert torch.equal(batch.inputs.starts, (batch.inputs.obs[..., 0] % 15 < 5) | (batch.advantages == 15 + 13))
     together = [step for batch in batches for step in numbers(batch, 1)]

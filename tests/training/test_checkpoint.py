@@ -1,0 +1,57 @@
+"""Checkpoints on their own, without a run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load as unpack
+from safetensors.torch import save as pack
+
+from pgzoo.training import checkpoint
+from pgzoo.types import Collector, TrainState
+
+
+def state_with_memory() -> TrainState:
+    """One member, two environments, a memory of three numbers; and a buffer as PPG keeps it."""
+    return TrainState(
+        params={"policy.weight": torch.ones(1, 4)},
+        buffers={"ppg.memory": torch.full((1, 2, 3), 7.0)},
+        optimizer={},
+        collector=Collector(
+            obs=np.zeros((1, 2, 4), np.float32),
+            ended=np.zeros((1, 2), np.bool_),
+            starts=np.zeros((1, 2), np.bool_),
+            timestep=np.zeros((1, 2), np.int64),
+            returns=np.zeros((1, 2)),
+            memory=np.full((1, 2, 3), 5.0, np.float32),
+        ),
+        active=np.ones(1, np.bool_),
+        env_steps=np.zeros(1, np.int64),
+        episodes=np.zeros(1, np.int64),
+        updates=np.zeros(1, np.int64),
+        progress=np.zeros(1),
+        recent=np.full((1, 100), np.nan),
+    )
+
+
+def test_a_checkpoint_with_the_old_names_of_the_memory_loads(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, state_with_memory(), {})
+    tensors = {  # as it was written before the recurrent state was called "memory"
+        name.replace("collector/memory", "collector/state").replace("ppg.memory", "ppg.state"): leaf
+        for name, leaf in unpack((path / checkpoint.TENSORS).read_bytes()).items()
+    }
+    packed = pack(tensors)
+    description = json.loads((path / checkpoint.DESCRIPTION).read_text())
+    description |= {"order": [*tensors], "digest": hashlib.sha256(packed).hexdigest()}
+    (path / checkpoint.TENSORS).write_bytes(packed)
+    (path / checkpoint.DESCRIPTION).write_text(json.dumps(description))
+    assert {"collector/state", "buffers/ppg.state"} < tensors.keys()
+
+    loaded = checkpoint.load(path).state
+    assert loaded.collector is not None and loaded.collector.memory is not None
+    assert (loaded.collector.memory == 5.0).all()
+    assert loaded.buffers["ppg.memory"].eq(7.0).all()

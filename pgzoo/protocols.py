@@ -44,6 +44,7 @@ __all__ = [
     "EnvState",
     "Launcher",
     "LearningPolicy",
+    "Listener",
     "Policy",
     "PolicyFactory",
     "ReturnEstimator",
@@ -444,4 +445,41 @@ class Launcher(Protocol):
         Otherwise return a generator. Its first `next` splits the request and starts a worker for each shard; the
         generator then yields their messages and returns when all workers have exited. Closing it earlier kills them.
         """
+        ...
+
+
+class Listener(Protocol):
+    """What the factory of a listener returns: an object with any of these event hooks, each marked `@pgzoo.hookimpl`.
+
+    A plugin registers the factory, which takes a `RunContext` and is called once per run. A hook takes `event`, an
+    object from `pgzoo.training.events` (`RunStarted` for `pgzoo_run_started`), or no argument. What it returns is
+    ignored. A listener whose hook raises is detached with a warning, and the run continues.
+
+    A listener may also have
+        snapshot(member) -> Any: plain JSON data for the checkpoint of a member (an index). In a resumed run the factory
+            finds it in `context.resumed[member]`.
+    """
+
+    def pgzoo_run_started(self, event: Any) -> None:
+        """Called once, before anything is collected."""
+        ...
+
+    def pgzoo_episodes_finished(self, event: Any) -> None:
+        """Called after each collection, with the episodes that ended in it, if any."""
+        ...
+
+    def pgzoo_update_done(self, event: Any) -> None:
+        """Called after each update of the parameters, with its metrics."""
+        ...
+
+    def pgzoo_evaluated(self, event: Any) -> None:
+        """Called after each evaluation."""
+        ...
+
+    def pgzoo_checkpoint_saved(self, event: Any) -> None:
+        """Called after checkpoints of some members were written."""
+        ...
+
+    def pgzoo_run_ended(self, event: Any) -> None:
+        """Called once, last, whether the run finished, stopped, failed or was interrupted."""
         ...

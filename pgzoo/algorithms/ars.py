@@ -43,12 +43,14 @@ class ARS:
     defaults: ClassVar[Mapping[str, Any]] = {"policy": "linear", "num_envs": 16, "total_steps": 100_000}
 
     def init(self, ctx: Any, rng: np.random.Generator) -> AlgorithmState:
-        """Keep nothing. Raises UnfitError where there are no two environments to try a direction both ways."""
-        if ctx.plan.config.num_envs < 2:
+        """Keep nothing. Raises UnfitError where a direction can't be tried both ways, or there is nothing to search."""
+        if ctx.num_envs < 2:
             raise UnfitError(
-                'Algorithm "ars" plays every direction forward and backward, in an environment each: num_envs must be '
-                "at least 2."
+                'Algorithm "ars" tries every direction forward and backward, in one environment each: num_envs must '
+                "be at least 2."
             )
+        if not ctx.policy.init(rng):
+            raise UnfitError('Algorithm "ars" searches among parameters, and the policy has none. Choose another one.')
         return AlgorithmState({}, {})
 
     def loop(self, ctx: Any) -> Iterator[None]:

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 
 from pgzoo.config import SearchConfig, Static
+from pgzoo.errors import UnfitError
 from pgzoo.ops.optim import flatten, unflatten_candidates
 from pgzoo.types import AlgorithmState, Episodes, TrainState
 
@@ -43,6 +44,8 @@ class CEM:
         """Every parameter's deviation."""
         one = ctx.plan.policy.init(np.random.default_rng(0))
         size = sum(value.numel() for value in one.values())
+        if not size:
+            raise UnfitError('Algorithm "cem" searches among parameters, and the policy has none. Choose another one.')
         return AlgorithmState(
             {}, {"cem.std": torch.full((size,), ctx.plan.config.settings.init_std, dtype=torch.float64)}
         )

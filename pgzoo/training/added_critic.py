@@ -14,9 +14,8 @@ from torch import Tensor
 from pgzoo.config import AlgorithmConfig, Settings
 from pgzoo.errors import UnfitError
 from pgzoo.ops.losses import explained_variance, value_loss
-from pgzoo.training.gradients import LossFunction
 from pgzoo.training.targets import requires_values
-from pgzoo.types import Batch, Hyper, Loss, Params
+from pgzoo.types import Batch, Hyper, Loss, LossFunction, Params
 
 __all__ = ["VALUE_COEF", "also_moved", "is_added", "refuse_move", "with_critic_loss"]
 

@@ -11,6 +11,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 DOCS = Path(__file__).resolve().parent
 COMMANDS = [
@@ -35,6 +38,37 @@ COMMANDS = [
     "envs",
     "doctor",
 ]
+
+
+REFUSALS = {
+    "windows": "needs whole episodes",
+    "no gradient": "takes no gradient steps",
+    "no parameters": "policy",
+}
+"""What a cell of the page of pairs says for a refusal with these words."""
+
+PAIRS = """# Which pairs train
+
+Made by `make docs`, which starts a run of each pair.
+
+## Algorithms and return estimators
+
+- *trains*: the algorithm learns from what the estimator gives.
+- *trains, critic added*: the estimator requires the values of a critic, and the algorithm learns none by itself: the engine
+  adds one ([estimators](estimators.md#a-critic-where-the-algorithm-has-none)).
+- *not used*: the run starts; the algorithm looks at whole episode returns (or at none) and never asks the estimator.
+- *no: windows*: refused, because the estimator needs whole episodes and the algorithm collects windows of steps.
+- *no: no gradient*: refused, because the estimator requires a critic and the algorithm takes no gradient steps to train one.
+"""
+
+POLICY_PAIRS = """## Algorithms and policies
+
+- *trains*: the algorithm learns the policy.
+- *plays only*: the run starts, but the policy has no parameters or the algorithm doesn't learn.
+- *no: no parameters*: refused, because the algorithm needs a critic or parameters, and the policy has none.
+
+`tabular` fits Discrete observations only. Which action spaces an algorithm takes is said in [algorithms](algorithms.md).
+"""
 
 
 def help_of(command: str) -> str:
@@ -89,6 +123,50 @@ def algorithms() -> str:
     return "\n".join(parts)
 
 
+def pairs() -> str:
+    """Return the page of pairs: which algorithms train with which estimators and policies, and why the others don't."""
+    from pgzoo.registry import discover
+
+    catalog = discover(inline=False)
+
+    def rows(kind: str) -> tuple[list[str], list[list[str]]]:
+        others = [e.name for e in catalog.entries(kind) if e.plugin.source == "built-in"]
+        names = [e.name for e in catalog.entries("algorithm") if e.plugin.source == "built-in"]
+        return ["algorithm", *(f"`{other}`" for other in others)], [
+            [f"`{name}`", *(pair(catalog, name, kind, other) for other in others)] for name in names
+        ]
+
+    return "\n".join([PAIRS, table(*rows("estimator")), POLICY_PAIRS, table(*rows("policy"))])
+
+
+def pair(catalog: Any, algorithm: str, kind: str, other: str) -> str:
+    """Return what comes of an algorithm with an estimator or a policy: start a run, which checks that all fits."""
+    from pgzoo.config import AlgorithmConfig, Layer
+    from pgzoo.errors import UnfitError
+    from pgzoo.runs.resolve import resolve
+    from pgzoo.runs.runner import make_plan
+    from pgzoo.testing import probes
+    from pgzoo.training.loop import train
+
+    assert "pgzoo/AnySpaces-v0" in probes.PROBES
+    action = "one" if "box" in str(catalog.get("algorithm", algorithm).facts["actions"]).lower() else "discrete"
+    world = {"env": "pgzoo/AnySpaces-v0", "env_kwargs": {"observation": "discrete", "action": action}}
+    config = resolve([Layer({"algorithm": algorithm, kind: other, **world, "total_steps": 1}, ".".join)], catalog)
+    try:
+        plan = make_plan(config, catalog)
+        run = train(plan)
+        next(run)
+        run.close()
+    except UnfitError as refusal:
+        return next(f"no: {cell}" for cell, words in REFUSALS.items() if words in str(refusal))
+    if kind == "estimator" and not isinstance(config.settings, AlgorithmConfig):
+        return "not used"
+    learns = getattr(plan.algorithm, "learns", True) and plan.policy.init(np.random.default_rng(0))
+    if kind == "policy" and not learns:
+        return "plays only"
+    return "trains, critic added" if plan.added_critic else "trains"
+
+
 def shown(value: object) -> str:
     """Return a value as it is shown in a table."""
     return {True: "yes", False: "no", None: "none"}[value] if isinstance(value, bool | None) else str(value)
@@ -103,7 +181,11 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 def main() -> int:
     """Write every generated page, or check that it is up to date."""
     stale = []
-    for path, text in {DOCS / "cli.md": cli(), DOCS / "algorithms.md": algorithms()}.items():
+    for path, text in {
+        DOCS / "cli.md": cli(),
+        DOCS / "algorithms.md": algorithms(),
+        DOCS / "pairs.md": pairs(),
+    }.items():
         if path.exists() and path.read_text(encoding="utf-8") == text:
             continue
         stale.append(path.name)

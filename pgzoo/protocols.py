@@ -176,8 +176,9 @@ class ReturnEstimator(Protocol):
     """A pure function from a trajectory to returns or advantages `[S, T, N]`.
 
     It names by keyword what it takes, of: rewards, values, next_values, log_rhos, terminated, truncated, valid, starts,
-    timestep, gamma, and the fields of its config. An argument with a default is passed where the run has it: one
-    that takes `values` gets a critic made.
+    timestep, gamma, and the fields of its config. An argument with a default is passed where the run has it. Where
+    `values` or `next_values` has none, the run has a critic: if the algorithm learns none, the engine adds one and
+    trains it in the algorithm's gradient steps (docs/estimators.md). An algorithm without gradient steps is refused.
 
     A single result is an estimate of the return, from which a run with a critic subtracts its values; a pair is
     (advantages, returns). An estimator that makes no sense of parts of episodes has `whole_episodes = True`.
@@ -424,7 +425,9 @@ class Algorithm(Protocol):
     Floats among its settings may differ between members: take them from `hyper`, or from the settings of
     `ctx.members[s].config`; mark one that is read as one number for all members as `config.Static`.
 
-    An algorithm that keeps tensors of its own has init(ctx) -> AlgorithmState: one member's, without the member axis.
+    An algorithm that keeps tensors of its own has init(ctx, rng) -> AlgorithmState: one member's, without the member
+    axis. It is called once per member, with that member's own numpy generator, so that networks of its own start
+    differently in every seed.
     One that is not meant to learn says `learns = False`.
     """
 

@@ -14,7 +14,6 @@ A function that gives one tensor gives returns; one that gives a pair gives adva
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pgzoo.ops.losses import weighted_sum
@@ -136,11 +135,13 @@ def leave_one_out(
     )
     horizon = rewards.shape[-2]
     time = torch.arange(horizon, device=rewards.device).unsqueeze(-1)
-    first = (valid & (_first_step(starts[..., :horizon, :]) == time)).to(rewards.dtype)
-    total = weighted_sum(returns, first)[..., None, None]
+    first = valid & (_first_step(starts[..., :horizon, :]) == time)
+    # in double precision, sums and differences of float32 returns are exact: equal returns give advantages of exactly 0
+    wide, first = returns.double(), first.double()
+    total = weighted_sum(wide, first)[..., None, None]
     others = weighted_sum(torch.ones_like(first), first)[..., None, None] - 1
-    baseline = (total - returns) / others.clamp(min=1.0)
-    return torch.where(valid, returns - baseline, 0.0), returns
+    advantages = (wide - (total - wide) / others.clamp(min=1.0)).to(returns.dtype)
+    return torch.where(valid, advantages, 0.0), returns
 
 
 leave_one_out.whole_episodes = True  # type: ignore[attr-defined]
@@ -391,6 +392,5 @@ def _td_target(
 
 
 def _ratio(log_rhos: Tensor, valid: Tensor) -> Tensor:
-    """π/μ. Padded to whole vectors, as `exp` may round differently at the end of one."""
-    flat = torch.where(valid, log_rhos, 0.0).flatten()
-    return F.pad(flat, (0, -flat.numel() % 64)).exp()[: flat.numel()].view(log_rhos.shape)
+    """π/μ; 1 where not valid."""
+    return torch.where(valid, log_rhos, 0.0).exp()

@@ -113,7 +113,7 @@ def _is_rounding(mean: Tensor, std: Tensor) -> Tensor:
 
 
 def _unless_trivial(new: Tensor, x: Tensor, mean: Tensor, std: Tensor, weights: Tensor) -> Tensor:
-    """`new`, but 0 for members whose values vary by no more than rounding, and `x` for those with less than two rows."""
+    """`new`; but 0 where values vary by no more than rounding, and `x` where a member has fewer than two rows."""
     new = torch.where(_is_rounding(mean, std)[..., None, None], 0.0, new)
     return torch.where((_sum(weights) < 2)[..., None, None], x, new)
 

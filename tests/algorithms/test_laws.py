@@ -16,7 +16,7 @@ Play = Callable[..., list[Event]]
 
 LADDER: dict[str, dict[str, Any]] = {
     "a2c": {"rollout_steps": 5},
-    "ppo": {"rollout_steps": 24, "epochs": 3, "kl_coef": 0.1, "kl_aim": 0.01, "target_kl": 0.05},
+    "ppo": {"rollout_steps": 24, "epochs": 3, "kl_coef": 0.1, "adaptive_kl_target": 0.01, "target_kl": 0.05},
     "ppo, recomputed": {"rollout_steps": 24, "epochs": 3, "recompute_advantages": True, "clip_value": 0.2},
     "spo": {"rollout_steps": 24, "epochs": 3},
     "ppg": {"rollout_steps": 16, "policy_phases": 3, "aux_epochs": 2, "aux_minibatches": 3},

@@ -113,7 +113,7 @@ def test_an_update_of_any_algorithm_stays_on_its_device_and_nobody_waits_for_it(
         ("ppo", {"env": "probe/Trap-v0"}),
         ("ppo", {"normalize_obs": True, "normalize_reward": True}),
         ("ppo", {"target_kl": 0.01, "clip_value": 0.2, "dual_clip": 2.0, "clip_range_schedule": "linear"}),
-        ("ppo", {"kl_coef": 0.1, "kl_aim": 0.01, "recompute_advantages": True}),
+        ("ppo", {"kl_coef": 0.1, "adaptive_kl_target": 0.01, "recompute_advantages": True}),
         ("a2c", {"learning_rate_schedule": "linear", "optimizer": "adam"}),
         ("reinforce", {"policy": {"name": "gru", "hidden": (5,), "memory": 3}}),
         ("vpg", {"sweep_axis": {"learning_rate": (1e-3, 1e-2)}}),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pgzoo.config import AlgorithmConfig, Member, RunConfig
 from pgzoo.ops.acting import memory_size
-from pgzoo.ops.members import freeze, map_leaves, moved, nobody
+from pgzoo.ops.members import freeze, map_leaves, moved, none_marked
 from pgzoo.ops.normalize import reward_buffers, take_in_rewards
 from pgzoo.ops.optim import NO_OPTIMIZER, flatten, make_optimizer, unflatten
 from pgzoo.training import gradients, plateau, rollout
@@ -319,7 +319,7 @@ class Engine:
                 return self.rng("shuffle", member, state, epoch).permutation(n)
 
             for batch in cutter.minibatches(order, parts):
-                if nobody(self._going(state)):
+                if none_marked(self._going(state)):
                     return
                 yield batch
 
@@ -517,7 +517,7 @@ class Engine:
 
     def _note_failures(self, bad: Tensor, batch: Callable[[], Batch], params: Params, *found: Tensor) -> None:
         """Keep of every member in `bad [S]` what shows which tensor isn't finite: to look now might mean to wait."""
-        if not nobody(bad):
+        if not none_marked(bad):
             fresh = Evidence.of(bad, batch(), params, *found)
             self._evidence = fresh if self._evidence is None else fresh.over(self._evidence)
 

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from pgzoo.errors import UnfitError
 from pgzoo.ops.acting import ApplyActor, actor_for
-from pgzoo.ops.members import freeze, moved, nobody
+from pgzoo.ops.members import freeze, moved, none_marked
 from pgzoo.ops.returns import retrace
 from pgzoo.registry import discover
 from pgzoo.training import rollout
@@ -215,7 +215,7 @@ def test_whoever_never_looks_learns_the_same(
     given = {"seeds": 2, "num_envs": 4, "rollout_steps": 32, "total_steps": 400, **settings}
     looking = last_state(algorithm, **given)
     for module in ("training.engine", "ops.natural"):
-        monkeypatch.setattr(f"pgzoo.{module}.nobody", lambda members: False)
+        monkeypatch.setattr(f"pgzoo.{module}.none_marked", lambda members: False)
     blind = last_state(algorithm, **given)
     assert looking.updates.tolist() == blind.updates.tolist() and looking.updates.min() > 2
     for name, leaf in (looking.params | looking.buffers).items():
@@ -228,7 +228,7 @@ def test_what_turned_bad_is_named_the_same_at_the_end_of_an_update(
 ) -> None:
     given = {"seeds": (1, 2, 3), "total_steps": 600, "organ": organ, "sick_seed": 2, "sick_update": 1}
     *_, looking = play("sick", **given)
-    monkeypatch.setattr("pgzoo.training.engine.nobody", lambda members: False)
+    monkeypatch.setattr("pgzoo.training.engine.none_marked", lambda members: False)
     *_, blind = play("sick", **given)
     assert looking.statuses == blind.statuses == ("finished", "failed", "finished")
     assert looking.reasons == blind.reasons and looking.reasons[1]
@@ -277,7 +277,7 @@ def test_a_tree_is_moved_whole_and_arrays_stay() -> None:
 
 def test_nobody_is_only_told_where_a_look_is_free() -> None:
     none = torch.zeros(3, dtype=torch.bool)
-    assert nobody(none) and not nobody(~none) and not nobody(none.to(META))
+    assert none_marked(none) and not none_marked(~none) and not none_marked(none.to(META))
 
 
 def test_rows_are_cut_where_the_trajectory_lies(engine: Callable[..., Engine]) -> None:

@@ -73,9 +73,7 @@ class NormalizedPolicy:
     def __init__(self, policy: Policy, spec: Spec) -> None:
         space = spec.observation_space
         if not isinstance(space, gym.spaces.Box):
-            raise UnfitError(
-                f"Observations of {spec.original_space} are categories, which can't be normalized; leave out --normalize-obs."
-            )
+            raise UnfitError(f"Observations of {spec.original_space} are categories; leave out --normalize-obs.")
         self.policy, self.shape = policy, space.shape
         self.compiles = getattr(policy, "compiles", False)
         self.noise, self.noise_size, self.memory_size = policy.noise, policy.noise_size, memory_size(policy)

@@ -198,8 +198,8 @@ def _refuse_the_impure(module: nn.Module, rows: Tensor, outputs: int, who: str) 
         if not torch.equal(kept[name], value):
             part = module.get_submodule(name.rpartition(".")[0])
             raise UnfitError(
-                f"{who}: {names[part]} writes its buffer {name.rpartition('.')[2]} while it is evaluated. A policy must "
-                "be a pure function of its parameters: use a layer without running statistics, such as LayerNorm; "
+                f"{who}: {names[part]} writes its buffer {name.rpartition('.')[2]} while it is evaluated. A policy "
+                "must be a pure function of its parameters: use a layer without running statistics, such as LayerNorm; "
                 "--normalize-obs standardizes observations."
             )
     if found.shape != (len(rows), outputs):

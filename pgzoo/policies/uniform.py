@@ -27,7 +27,7 @@ class Uniform:
         who, space = 'policy "uniform"', spec.action_space
         if needs:
             raise UnfitError(
-                f"{who} has no parameters to learn, and the algorithm needs some ({', '.join(sorted(needs))}). "
+                f"{who} has no parameters, and the algorithm needs ones that learn ({', '.join(sorted(needs))}). "
                 "Choose another policy (pgzoo policies) or algorithm."
             )
         bounded = isinstance(space, gym.spaces.Box) and space.is_bounded() and np.issubdtype(space.dtype, np.floating)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from pgzoo.config import Component, ComponentConfig, Layer
+from pgzoo.config.renaming import current_names
 from pgzoo.config.validation import shorten, validate
 from pgzoo.errors import ConfigError, UnknownName, did_you_mean
 from pgzoo.registry.catalog import ComponentKind, Entry, PluginCatalog
@@ -44,22 +46,30 @@ def component(
 
     A layer that names another component drops the settings of the layers below it.
     """
-    values: dict[str, Any] = {}
-    source: dict[str, Layer] = {}
+    parts: list[tuple[Layer, dict[str, Any]]] = []
+    name: Any = None
     for layer in layers:
         part = component_values(layer.values, kind)
-        if "name" in part and part["name"] != values.get("name"):
-            values, source = {}, {}
-        values.update(part)
-        source.update(dict.fromkeys(part, layer))
-    name = values.pop("name", None)
+        if "name" in part and part["name"] != name:
+            name, parts = part["name"], []
+        parts.append((layer, part))
     if not isinstance(name, str):
         raise ConfigError(f"{kind} needs a name. See: pgzoo {'policies' if kind == 'policy' else 'estimators'}")
-    where = source["name"].where((kind,)) if "name" in source else kind
+    naming = next((layer for layer, part in reversed(parts) if "name" in part), None)
+    where = naming.where((kind,)) if naming else kind
     model = look_up(catalog, kind, name, where).load_config() or ComponentConfig
 
+    values: dict[str, Any] = {}
+    source: dict[str, tuple[Layer, str]] = {}
+    for layer, part in parts:
+        current, former = current_names(part, getattr(model, "renamed", {}), partial(_where, layer, kind))
+        values.update(current)
+        source.update({key: (layer, former.get(key, key)) for key in current})
+    del values["name"]
+
     def origin(key: str) -> str:
-        return source[key].where((kind, key)) if key in source else f"{kind}.{key}"
+        layer, name = source.get(key, (None, key))
+        return layer.where((kind, name)) if layer else f"{kind}.{key}"
 
     for key in [key for key in values if key not in model.model_fields]:
         values.pop(key)
@@ -67,6 +77,10 @@ def component(
         errors.append(f'{origin(key)}: {kind} "{name}" has no setting of that name.{hint}')
     settings = validate(model, values, origin, errors)
     return None if settings is None else Component(name=name, settings=settings)
+
+
+def _where(layer: Layer, kind: str, key: str) -> str:
+    return layer.where((kind, key))
 
 
 def component_values(layer: Mapping[str, Any], key: str) -> dict[str, Any]:

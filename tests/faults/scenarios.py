@@ -83,7 +83,7 @@ class Scenario:
 class Trainer:
     """`pgzoo run steady`, held before some of its 150 updates."""
 
-    def __init__(self, folder: Folder, *arguments: str, holds: Sequence[int] = (), **env: str) -> None:
+    def __init__(self, folder: Folder, *arguments: str, holds: Sequence[int] = (), **env: Any) -> None:
         self.folder = folder
         for update in holds:
             self._hold(update).touch()

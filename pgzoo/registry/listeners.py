@@ -1,4 +1,4 @@
-"""Events to listeners, one manager per run. A listener reports: it can't stop a run, not even by raising."""
+"""Pass events to listeners, with one plugin manager per run. A listener can't stop a run, not even by raising."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _HOOKS: dict[type[events.Event], str] = {
 
 
 def listener_manager(catalog: PluginCatalog | None = None) -> pluggy.PluginManager:
-    """Return a manager for one run, with the event hooks that plugins of `catalog` implement themselves."""
+    """Return a manager for one run. The plugins in `catalog` that implement event hooks themselves are registered."""
     manager = hooks.new_manager()
     for name, plugin in (catalog.objects if catalog else {}).items():
         hooks.register(manager, plugin, f"{name} (plugin)")  # a listener may have the name of its plugin
@@ -33,20 +33,21 @@ def listener_manager(catalog: PluginCatalog | None = None) -> pluggy.PluginManag
 
 
 def add_listener(manager: pluggy.PluginManager, name: str, listener: object) -> None:
-    """Let an object with event hooks hear the run.
+    """Register an object with event hooks.
 
-    Raises PluginError if it hears nothing, misspells a hook, or wraps one.
+    Raises:
+        PluginError: it implements no event hook, has a hook that doesn't exist, or wraps one.
     """
     try:
-        heard = hooks.register(manager, listener, name)
-        if not set(heard) & set(_HOOKS.values()):
+        implemented = hooks.register(manager, listener, name)
+        if not set(implemented) & set(_HOOKS.values()):
             raise PluginError("It implements no event hook.")
     except PluginError as error:
         raise PluginError(f'The listener "{name}" is not usable. {error}') from error
 
 
 def relay(manager: pluggy.PluginManager, event: events.Event) -> None:
-    """Tell every listener, each on its own: one that raises is detached with a warning and the run goes on.
+    """Pass an event to every listener. One that raises is detached with a warning, and the run continues.
 
     The warning goes to the logger "pgzoo", with the traceback at level DEBUG.
     """

@@ -54,11 +54,12 @@ Made by `make docs`, which starts a run of each pair.
 ## Algorithms and return estimators
 
 - *trains*: the algorithm learns from what the estimator gives.
-- *trains, critic added*: the estimator requires the values of a critic, and the algorithm learns none by itself: the engine
-  adds one ([estimators](estimators.md#a-critic-where-the-algorithm-has-none)).
+- *trains, critic added*: the estimator requires the values of a critic, and the algorithm learns none by itself: the
+  engine adds one ([estimators](estimators.md#a-critic-where-the-algorithm-has-none)).
 - *not used*: the run starts; the algorithm looks at whole episode returns (or at none) and never asks the estimator.
 - *no: windows*: refused, because the estimator needs whole episodes and the algorithm collects windows of steps.
-- *no: no gradient*: refused, because the estimator requires a critic and the algorithm takes no gradient steps to train one.
+- *no: no gradient*: refused, because the estimator requires a critic and the algorithm takes no gradient steps to
+  train one.
 """
 
 POLICY_PAIRS = """## Algorithms and policies
@@ -67,7 +68,7 @@ POLICY_PAIRS = """## Algorithms and policies
 - *plays only*: the run starts, but the policy has no parameters or the algorithm doesn't learn.
 - *no: no parameters*: refused, because the algorithm needs a critic or parameters, and the policy has none.
 
-`tabular` fits Discrete observations only. Which action spaces an algorithm takes is said in [algorithms](algorithms.md).
+`tabular` fits Discrete observations only. Which actions an algorithm takes is said in [algorithms](algorithms.md).
 """
 
 

@@ -15,7 +15,6 @@ from pgzoo.types import (
     ActorInputs,
     Array,
     Batch,
-    Collection,
     EnvRequest,
     Hyper,
     Inputs,
@@ -45,6 +44,7 @@ __all__ = [
     "EnvState",
     "Launcher",
     "LearningPolicy",
+    "Listener",
     "Policy",
     "PolicyFactory",
     "ReturnEstimator",
@@ -417,12 +417,13 @@ class Algorithm(Protocol):
     A loss is `[S]`, one number per member. A loop goes `while ctx.running(): ... yield`; what its next round needs lies
     in `ctx.state`, for a yield is where a run may be stopped and taken up again.
 
-    `collect` is how to gather experience, `needs` what is needed for it (see `types.Need`); each may be a function of
-    the algorithm's settings. `estimator` names the default return estimator. `defaults` presets run keys,
-    e.g. `{"num_envs": 8}`. Settings named `epochs` and `minibatches` say how a loss goes through what was collected.
+    `collect` is how to gather experience (without it: windows of the setting `rollout_steps`), `needs` what is needed
+    for it (see `types.Need`); each may be a function of the algorithm's settings. `estimator` names the default return
+    estimator. `defaults` presets run keys, e.g. `{"num_envs": 8}`. Settings named `epochs` and `minibatches` say how a
+    loss goes through what was collected.
 
     Floats among its settings may differ between members: take them from `hyper`, or from the settings of
-    `ctx.plan.members[s].config`; mark one that is read as one number for all members as `config.Static`.
+    `ctx.members[s].config`; mark one that is read as one number for all members as `config.Static`.
 
     An algorithm that keeps tensors of its own has init(ctx, rng) -> AlgorithmState: one member's, without the member
     axis. It is called once per member, with that member's own numpy generator, so that networks of its own start
@@ -430,7 +431,6 @@ class Algorithm(Protocol):
     One that is not meant to learn says `learns = False`.
     """
 
-    collect: Collection | Callable[[Any], Collection]
     estimator: str
     defaults: ClassVar[Mapping[str, Any]]
 
@@ -442,10 +442,47 @@ class Algorithm(Protocol):
 class Launcher(Protocol):
     """What a plugin registers as a launcher: a class or function, called once per run."""
 
-    def __call__(self, job: LaunchRequest) -> Generator[WorkerMessage] | None:
-        """Return None if the seeds are to be trained in this process, as one computation; nothing is started before.
+    def __call__(self, request: LaunchRequest) -> Generator[WorkerMessage] | None:
+        """Return None to train all seeds in this process, as one computation.
 
-        Else a generator that splits the job, starts a worker for each part, and yields what is heard until all have
-        gone. Closed before that, it ends them at once.
+        Otherwise return a generator. Its first `next` splits the request and starts a worker for each shard; the
+        generator then yields their messages and returns when all workers have exited. Closing it earlier kills them.
         """
+        ...
+
+
+class Listener(Protocol):
+    """What the factory of a listener returns: an object with any of these event hooks, each marked `@pgzoo.hookimpl`.
+
+    A plugin registers the factory, which takes a `RunContext` and is called once per run. A hook takes `event`, an
+    object from `pgzoo.training.events` (`RunStarted` for `pgzoo_run_started`), or no argument. What it returns is
+    ignored. A listener whose hook raises is detached with a warning, and the run continues.
+
+    A listener may also have
+        snapshot(member) -> Any: plain JSON data for the checkpoint of a member (an index). In a resumed run the factory
+            finds it in `context.resumed[member]`.
+    """
+
+    def pgzoo_run_started(self, event: Any) -> None:
+        """Called once, before anything is collected."""
+        ...
+
+    def pgzoo_episodes_finished(self, event: Any) -> None:
+        """Called after each collection, with the episodes that ended in it, if any."""
+        ...
+
+    def pgzoo_update_done(self, event: Any) -> None:
+        """Called after each update of the parameters, with its metrics."""
+        ...
+
+    def pgzoo_evaluated(self, event: Any) -> None:
+        """Called after each evaluation."""
+        ...
+
+    def pgzoo_checkpoint_saved(self, event: Any) -> None:
+        """Called after checkpoints of some members were written."""
+        ...
+
+    def pgzoo_run_ended(self, event: Any) -> None:
+        """Called once, last, whether the run finished, stopped, failed or was interrupted."""
         ...

@@ -206,7 +206,7 @@ class Output(NamedTuple):
 class Loss(NamedTuple):
     """A loss with something to report: `value [S]`, and `metrics` of `[S]` each (detached).
 
-    Members marked in `halt [S]` (bool) take neither this step nor another in this update.
+    Members marked in `halt [S]` (bool) don't take this step, nor any other of the update that starts from its result.
     """
 
     value: Tensor
@@ -242,8 +242,9 @@ class TrainState(NamedTuple):
     `active [S]` is False once a member has reached its steps, met a stop rule or turned non-finite: from then on
     it is frozen, and the others go on unchanged. `progress [S]` is the share of its run, 0 to 1, that a member
     had done when the current update's collection began; schedules go by it. `recent [S, 100]` are the returns of the
-    last training episodes, the newest last, NaN before there were so many. `environments` is there in a checkpoint
-    alone: per member what its environments need to go on where they stood, as plain data; None where they can't.
+    last training episodes, the newest last, NaN before there were so many. `environments` is set in checkpoints alone:
+    per member its saved environments as plain data, None where they can't be saved. `halted [S]` (bool) marks
+    members that take no further step in the current update (see `Loss.halt`); None at the start of each update.
     """
 
     params: Params
@@ -257,6 +258,7 @@ class TrainState(NamedTuple):
     progress: NDArray[np.float64]
     recent: NDArray[np.float64]
     environments: tuple[Any, ...] | None = None
+    halted: Tensor | None = None
 
 
 class AlgorithmState(NamedTuple):
@@ -267,14 +269,20 @@ class AlgorithmState(NamedTuple):
 
 
 class Hyper:
-    """An algorithm's settings as a loss sees them: floats are `[S, 1, 1]` tensors, everything else is itself.
+    """An algorithm's settings as a loss sees them: floats are `[S, 1, 1]` tensors, everything else is unchanged.
 
-    Among them are `gamma`, which the run owns, and `remaining`, the share of its run that a member still has before
-    it: what a schedule goes by.
+    `hyper.clip_range` broadcasts over the rows of a batch, `[S, T, B]`; `hyper.per_member.clip_range` is the same
+    setting as `[S]`, to combine with numbers that are already reduced. The settings include the run's `gamma`, and
+    `remaining`, the share of its run that each member has yet to do (1 at the start, 0 at the end), for schedules.
     """
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.__dict__.update(values)
+
+    @property
+    def per_member(self) -> PerMember:
+        """The same settings with floats as `[S]` tensors."""
+        return PerMember(self)
 
     def rows(self, rows: slice) -> Hyper:
         """The settings of some members."""
@@ -284,10 +292,22 @@ class Hyper:
         raise AttributeError(f'no setting "{name}"; there are: {", ".join(sorted(self.__dict__))}')
 
 
+class PerMember:
+    """The settings of a `Hyper` with floats as `[S]` tensors."""
+
+    def __init__(self, hyper: Hyper) -> None:
+        self._hyper = hyper
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._hyper, name)
+        return value.flatten() if isinstance(value, Tensor) else value
+
+
 class EnvRequest(NamedTuple):
     """Which environment, and how many copies: `rows` = members times environments per member.
 
-    `states` (see `protocols.EnvState`) may save and restore one.
+    `states` (see `protocols.EnvState`) may save and restore one. `masked` says that the environment is known to send
+    action masks, with some of its steps at least: then `VectorEnv.action_mask` is never None.
     """
 
     id: str
@@ -295,6 +315,7 @@ class EnvRequest(NamedTuple):
     max_episode_steps: int | None
     rows: int
     states: tuple[Any, ...] = ()
+    masked: bool = False
 
 
 class StepResult(NamedTuple):
@@ -307,17 +328,17 @@ class StepResult(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """Some seeds of a run, for a worker of their own. `spec` is a line of JSON: all that this worker must know."""
+    """The seeds of a run that one worker trains. `spec` is a line of JSON, the worker's first line of input."""
 
     seeds: tuple[int, ...]
     spec: str
 
 
 class WorkerMessage(NamedTuple):
-    """What is heard of the worker of a part (an index).
+    """A message about the worker of a shard, given by the shard's index.
 
-    `kind` is "line" for a line that it wrote to its standard output, "aside" for one on standard error, and "gone" when
-    it has ended; then `text` says how.
+    `kind` is "stdout" or "stderr" for a line that the worker wrote there, without the line break; or "exited" when the
+    worker has ended, and then `text` says how, for the user. "exited" is the last message about a worker.
     """
 
     shard: int
@@ -327,12 +348,12 @@ class WorkerMessage(NamedTuple):
 
 @dataclass(frozen=True)
 class LaunchRequest:
-    """A run that a launcher may carry out in other processes.
+    """A run whose seeds a launcher may train in worker processes.
 
-    `split(count)` shares the seeds out among at most so many parts. `command` starts a worker, in this folder and with
-    this environment: it reads its order from standard input and writes lines to standard output. `commands()` is asked
-    several times a second; the lines that it returns go to the standard input of every worker. A worker whose input
-    ends stops in order, as interrupted: so it must stay open while this process lives, and no longer.
+    `split(count)` returns at most `count` shards of the run. `command` starts a worker in the current folder and
+    environment: it reads the shard's `spec` from standard input and writes lines to standard output. Call `commands()`
+    several times a second, and write the lines that it returns to the standard input of every worker. A worker stops as
+    interrupted when its standard input ends: keep it open as long as this process lives, and no longer.
     """
 
     config: RunConfig

@@ -1,4 +1,4 @@
-"""A2C: the advantage actor-critic, in step."""
+"""A2C: advantage actor-critic."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pgzoo.config import ActorCriticConfig, LearningRate, NormalizeAdvantages, OptimizerName, RolloutSteps
-from pgzoo.ops.losses import actor_critic_loss, standardize, weighted_mean
-from pgzoo.types import Batch, Hyper, Loss, Need, Params, Steps
+from pgzoo.ops.losses import actor_critic_loss, advantages_of, policy_gradient_loss
+from pgzoo.protocols import LearningPolicy
+from pgzoo.types import Batch, Hyper, Loss, Need, Params
 
 
 class A2CConfig(ActorCriticConfig):
@@ -20,11 +21,12 @@ class A2CConfig(ActorCriticConfig):
 
 
 class A2C:
-    """A2C: one gradient step for policy and critic after each short window.
+    """A2C: one gradient step of policy and critic after each short rollout.
 
         ∇J(θ) = E[ A ∇ log π(a|s; θ) ],  A an n-step advantage
 
-    It is A3C with its workers in step: one batch of all environments instead of gradients that arrive late.
+    This is the synchronous form of A3C: one batch from all environments in place of the delayed gradients of
+    asynchronous workers.
 
     Shapes: a batch is `[S, T, B]`, the loss `[S]`.
     Source: Mnih et al. (2016), Asynchronous methods for deep reinforcement learning, section 4.
@@ -38,13 +40,8 @@ class A2C:
         "estimator": {"name": "gae", "lam": 1.0},
     }
 
-    def collect(self, settings: A2CConfig) -> Steps:
-        """Windows of `rollout_steps`."""
-        return Steps(settings.rollout_steps)
-
-    def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
-        """The score weighted by the advantage, the critic's error and the bonus."""
-        output, weights = policy.apply(params, batch.inputs), batch.weights
-        advantage = standardize(batch.advantages, weights) if hyper.normalize_advantages else batch.advantages
-        policy_loss = -weighted_mean(output.dist.log_prob(batch.actions) * advantage, weights)
+    def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
+        """The policy gradient, the critic's error and the entropy bonus."""
+        output = policy.apply(params, batch.inputs)
+        policy_loss = policy_gradient_loss(output.dist, advantages_of(batch, hyper), batch)
         return actor_critic_loss(policy_loss, output, batch, hyper)

@@ -12,6 +12,7 @@ from pydantic import Field, PositiveInt
 from pgzoo.config import LearningRate, SearchConfig
 from pgzoo.errors import UnfitError
 from pgzoo.ops.optim import flatten, unflatten_candidates
+from pgzoo.protocols import UpdateContext
 from pgzoo.types import AlgorithmState, Episodes, TrainState
 
 
@@ -19,20 +20,24 @@ class ARSConfig(SearchConfig):
     """Settings of `ars`."""
 
     learning_rate: LearningRate = 0.2
-    noise_std: Annotated[float, Field(gt=0, description="how far candidates are from the policy")] = 0.2
+    noise_std: Annotated[float, Field(gt=0, description="standard deviation of the perturbation of each parameter")] = (
+        0.2
+    )
     top: Annotated[
-        PositiveInt | None, Field(description="directions that count, the best ones; default: all, half of num_envs")
+        PositiveInt | None,
+        Field(description="number of best directions used in a step; default: all of them, half of num_envs"),
     ] = None
 
 
 class ARS:
-    """ARS: walk along random directions, by how much better the one side did than the other.
+    """ARS: finite differences along random directions in the space of parameters.
 
         θ ← θ + α / (b σ) Σₖ [F(θ + νδₖ) - F(θ - νδₖ)] δₖ,  δₖ ~ N(0, I)
 
-    F is the return of one episode of the policy's mode. The sum is over the b directions whose better side did best,
-    and σ is the deviation of their returns. Every two environments try one direction. With `--normalize-obs` it is the
-    paper's V2, without it V1. What is found is a mode: judge it by its likeliest actions, not by sampled ones.
+    F is the return of one episode with the most likely actions. The sum is over the b directions with the largest
+    max(F(θ + νδₖ), F(θ - νδₖ)), and σ is the standard deviation of their returns. Each pair of environments evaluates
+    one direction. With `--normalize-obs` this is V2 of the paper, without it V1. The search optimizes the most likely
+    actions, so look at the greedy evaluation, not the sampled one.
 
     Source: Mania, Guy & Recht (2018), Simple random search of static linear policies is competitive for reinforcement
         learning, algorithm 2.
@@ -42,32 +47,29 @@ class ARS:
     estimator = "reward-to-go"
     defaults: ClassVar[Mapping[str, Any]] = {"policy": "linear", "num_envs": 16, "total_steps": 100_000}
 
-    def init(self, ctx: Any, rng: np.random.Generator) -> AlgorithmState:
-        """Keep nothing. Raises UnfitError where a direction can't be tried both ways, or there is nothing to search."""
+    def init(self, ctx: UpdateContext, rng: np.random.Generator) -> AlgorithmState:
+        """There is nothing to keep; refuse a run in which no direction can be evaluated."""
         if ctx.num_envs < 2:
-            raise UnfitError(
-                'Algorithm "ars" tries every direction forward and backward, in one environment each: num_envs must '
-                "be at least 2."
-            )
+            raise UnfitError("ars evaluates each direction with a pair of environments: give --num-envs 2 or more.")
         if not ctx.policy.init(rng):
             raise UnfitError('Algorithm "ars" searches among parameters, and the policy has none. Choose another one.')
         return AlgorithmState({}, {})
 
-    def loop(self, ctx: Any) -> Iterator[None]:
+    def loop(self, ctx: UpdateContext) -> Iterator[None]:
         """One step of the search per round."""
         while ctx.running():
             ctx.state = self.search(ctx, ctx.state)
             yield
 
-    def search(self, ctx: Any, state: TrainState) -> TrainState:
-        """Try all directions, go along the best."""
-        settings = [member.config.settings for member in ctx.plan.members]
+    def search(self, ctx: UpdateContext, state: TrainState) -> TrainState:
+        """Evaluate all directions, and step along the best of them."""
+        settings: list[Any] = [member.config.settings for member in ctx.members]
         center = flatten(state.params.values()).cpu().numpy()
         members, size = center.shape
-        count = ctx.plan.config.num_envs // 2
-        top = min(settings[0].top or count, count)
+        count = ctx.num_envs // 2
+        top = min(ctx.settings.top or count, count)
         directions = np.stack([ctx.rng("directions", s, state).standard_normal((count, size)) for s in range(members)])
-        steps = np.zeros((members, ctx.plan.config.num_envs, size))
+        steps = np.zeros((members, ctx.num_envs, size))
         steps[:, :count], steps[:, count : 2 * count] = directions, -directions
         noise_std = np.array([own.noise_std for own in settings])[:, None, None]
         candidates = (center[:, None] + noise_std * steps).astype(np.float32)
@@ -77,7 +79,7 @@ class ARS:
         for member in np.flatnonzero(state.active & np.isfinite(returns).all(1)):
             plus, minus = returns[member, :count], returns[member, count : 2 * count]
             best = np.argsort(-np.maximum(plus, minus), kind="stable")[:top]
-            deviation = np.concatenate([plus[best], minus[best]]).std() + 1e-8
-            along = (plus[best] - minus[best]) @ directions[member, best]
-            moved[member] += settings[member].learning_rate / (top * deviation) * along
-        return ctx.place(state, torch.from_numpy(moved))  # type: ignore[no-any-return]
+            std = np.concatenate([plus[best], minus[best]]).std() + 1e-8
+            gradient = (plus[best] - minus[best]) @ directions[member, best]
+            moved[member] += settings[member].learning_rate / (top * std) * gradient
+        return ctx.place(state, torch.from_numpy(moved))

@@ -9,25 +9,28 @@ import torch
 from pydantic import Field
 
 from pgzoo.config import MinibatchConfig
-from pgzoo.ops.losses import actor_critic_loss, standardize, weighted_mean
-from pgzoo.types import Batch, Hyper, Loss, Need, Params, Steps
+from pgzoo.ops.losses import actor_critic_loss, advantages_of, weighted_mean
+from pgzoo.protocols import LearningPolicy
+from pgzoo.types import Batch, Hyper, Loss, Need, Params
 
 
 class AWRConfig(MinibatchConfig):
     """Settings of `awr`."""
 
-    beta: Annotated[float, Field(gt=0, description="temperature: the lower, the more the best actions count")] = 1.0
-    max_weight: Annotated[float, Field(gt=0, description="no action counts for more than so many")] = 20.0
+    beta: Annotated[
+        float, Field(gt=0, description="temperature of the weights exp(A/beta); lower favors the best actions more")
+    ] = 1.0
+    max_weight: Annotated[float, Field(gt=0, description="upper bound of an action's weight")] = 20.0
 
 
 class AWR:
-    """AWR: imitate oneself, and the better an action was the more so.
+    """AWR: regress the policy onto its own actions, weighted by the exponential of their advantages.
 
         L(θ) = -E[ min(exp(A/β), w_max) log π(a|s; θ) ],  A = G - V(s),  G the λ-return
 
-    The weighted regression projects π_old exp(A/β), the best policy within a distance in KL, onto the network: no
-    ratio, no clipping, and no action is ever pushed away. The paper regresses on a replay buffer; this is the on-policy
-    form, several epochs on one collection.
+    π_old exp(A/β) is the best policy within some KL divergence of π_old, and the weighted regression projects it onto
+    the network. There is no ratio and no clipping, and no action's probability is ever pushed down. The paper regresses
+    on a replay buffer; this is the on-policy form, several epochs on each rollout.
 
     Shapes: a batch is `[S, T, B]`, the loss `[S]`.
     Source: Peng et al. (2019), Advantage-weighted regression, algorithm 1 and section 3.3.
@@ -37,14 +40,9 @@ class AWR:
     needs: ClassVar[frozenset[Need]] = frozenset({"value"})
     defaults: ClassVar[Mapping[str, Any]] = {"num_envs": 8, "total_steps": 200_000, "gamma": 0.98}
 
-    def collect(self, settings: AWRConfig) -> Steps:
-        """Windows of `rollout_steps`."""
-        return Steps(settings.rollout_steps)
-
-    def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
-        """The weighted log-likelihood of what was done, the critic's error and the bonus."""
-        output, weights = policy.apply(params, batch.inputs), batch.weights
-        advantage = standardize(batch.advantages, weights) if hyper.normalize_advantages else batch.advantages
-        counts = torch.minimum((advantage / hyper.beta).exp(), hyper.max_weight)
-        policy_loss = -weighted_mean(counts * output.dist.log_prob(batch.actions), weights)
+    def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
+        """The weighted log-likelihood of the actions, the critic's error and the entropy bonus."""
+        output = policy.apply(params, batch.inputs)
+        action_weights = torch.minimum((advantages_of(batch, hyper) / hyper.beta).exp(), hyper.max_weight)
+        policy_loss = -weighted_mean(action_weights * output.dist.log_prob(batch.actions), batch.weights)
         return actor_critic_loss(policy_loss, output, batch, hyper)

@@ -1,4 +1,4 @@
-"""IMPALA: an actor-critic that corrects for the age of its data."""
+"""IMPALA: an actor-critic that corrects for data of an older policy."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pgzoo.config import EntropyCoef, Epochs, MinibatchConfig, Minibatches, NormalizeAdvantages, RolloutSteps
-from pgzoo.ops.losses import actor_critic_loss, standardize, weighted_mean
-from pgzoo.types import Batch, Hyper, Loss, Need, Params, Steps, TrainState, Trajectory
+from pgzoo.ops.losses import actor_critic_loss, advantages_of, policy_gradient_loss
+from pgzoo.protocols import LearningPolicy, UpdateContext
+from pgzoo.types import Batch, Hyper, Loss, Need, Params, TrainState, Trajectory
 
 
 class IMPALAConfig(MinibatchConfig):
@@ -21,13 +22,13 @@ class IMPALAConfig(MinibatchConfig):
 
 
 class IMPALA:
-    """IMPALA: policy and critic learn from V-trace, which reweighs the steps of whichever policy acted.
+    """IMPALA: policy and critic learn from V-trace, which corrects for steps of another policy than the current one.
 
         ∇J(θ) = E[ ρ (r + γ v' - V(s)) ∇ log π(a|s; θ) ],  v the V-trace targets of the critic,  ρ = min(ρ̄, π/μ)
 
-    μ is the policy that acted. Here actor and learner are in step: the first epoch is on-policy, and from the second on
-    the data is as old as the steps since; targets are estimated anew before each. An actor that lags behind would
-    change nothing but the log-probabilities under μ. The weight ρ is in the advantage that the estimator gives.
+    μ is the policy that acted. In the paper, data is old because actors run asynchronously; here actor and learner take
+    turns, and data grows old by repeated use: the first epoch is on-policy, and in each later one the targets are
+    estimated again with the ratio to μ. The estimator includes the weight ρ in the advantages.
 
     Shapes: a batch is `[S, T, B]`, the loss `[S]`.
     Source: Espeholt et al. (2018), IMPALA: scalable distributed deep-RL with importance weighted actor-learner
@@ -38,15 +39,11 @@ class IMPALA:
     needs: ClassVar[frozenset[Need]] = frozenset({"value"})
     defaults: ClassVar[Mapping[str, Any]] = {"num_envs": 8, "total_steps": 200_000, "gamma": 0.98}
 
-    def collect(self, settings: IMPALAConfig) -> Steps:
-        """Windows of `rollout_steps`."""
-        return Steps(settings.rollout_steps)
-
-    def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
-        """Several epochs on one collection, each with targets of its own."""
+    def update(self, ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -> TrainState:
+        """Several epochs on one rollout, with V-trace targets computed again before each."""
         now = ctx.evaluate_policy(state, trajectory)
         behavior = now.log_probs
-        for epoch in range(ctx.plan.config.settings.epochs):
+        for epoch in range(ctx.settings.epochs):
             if epoch:
                 now = ctx.evaluate_policy(state, trajectory)
             targets = ctx.estimate(state, trajectory, now, behavior=behavior)
@@ -54,9 +51,8 @@ class IMPALA:
                 state = ctx.step(self.loss, state, batch)
         return state
 
-    def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
-        """The score weighted by the advantage, the critic's error and the bonus."""
-        output, weights = policy.apply(params, batch.inputs), batch.weights
-        advantage = standardize(batch.advantages, weights) if hyper.normalize_advantages else batch.advantages
-        policy_loss = -weighted_mean(output.dist.log_prob(batch.actions) * advantage, weights)
+    def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
+        """The policy gradient, the critic's error and the entropy bonus."""
+        output = policy.apply(params, batch.inputs)
+        policy_loss = policy_gradient_loss(output.dist, advantages_of(batch, hyper), batch)
         return actor_critic_loss(policy_loss, output, batch, hyper)

@@ -1,4 +1,4 @@
-"""NPG: the natural policy gradient."""
+"""NPG: natural policy gradient."""
 
 from __future__ import annotations
 
@@ -7,34 +7,45 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from pgzoo.config import AlgorithmConfig, CGSteps, CriticSteps, Damping, NormalizeAdvantages, RolloutSteps
-from pgzoo.ops.losses import critic_loss, standardize, weighted_mean
+from pgzoo.config import (
+    AlgorithmConfig,
+    CGSteps,
+    CriticLearningRate,
+    CriticSteps,
+    Damping,
+    NormalizeAdvantages,
+    RolloutSteps,
+)
+from pgzoo.ops.losses import actor_loss, advantages_of, policy_gradient_loss
 from pgzoo.ops.natural import damped, mean_kl, natural_step
 from pgzoo.ops.optim import flatten, unflatten
-from pgzoo.types import Batch, Hyper, Loss, Need, Params, Steps, TrainState, Trajectory
+from pgzoo.ops.updates import fit_critic, whole_batch
+from pgzoo.protocols import LearningPolicy, UpdateContext
+from pgzoo.types import Batch, Hyper, Loss, Need, Params, TrainState, Trajectory
 
 
 class NPGConfig(AlgorithmConfig):
     """Settings of `npg`; the optimizer is the critic's."""
 
-    learning_rate: Annotated[float, Field(gt=0, description="step size of the critic's optimizer")] = 1e-2
+    learning_rate: CriticLearningRate = 1e-2
     rollout_steps: RolloutSteps = 256
     critic_steps: CriticSteps = 10
     normalize_advantages: NormalizeAdvantages = True
     step_kl: Annotated[
-        float, Field(gt=0, description="divergence of an update, by the quadratic model: the policy's step size")
+        float, Field(gt=0, description="KL(old || new) of each policy step in the quadratic model: its step size")
     ] = 0.01
     cg_steps: CGSteps = 10
     damping: Damping = 0.1
 
 
 class NPG:
-    """NPG: steepest ascent where distance is that between policies, not between their parameters.
+    """NPG: steepest ascent where distances are measured between policies, not between their parameters.
 
         θ ← θ + √(2δ / gᵀF⁻¹g) F⁻¹g,  g = E[ A ∇ log π(a|s; θ) ],  F = E[ ∇ log π ∇ log πᵀ ]
 
-    F is the Hessian of KL(π_old || π) at π_old. F⁻¹g is found by conjugate gradient from products with F + λI alone;
-    δ makes every update equally large to the policy. The critic is fitted afterwards, many steps on the same data.
+    F is the Hessian of KL(π_old || π) at π_old. Conjugate gradient finds F⁻¹g from products with F + λI alone. Every
+    update has the same KL divergence δ, up to the error of the quadratic model. The critic is fitted afterwards, with
+    many gradient steps on the same data.
 
     Shapes: a batch is `[S, T, B]`, the loss `[S]`.
     Source: Kakade (2001), A natural policy gradient; Rajeswaran et al. (2017), Towards generalization and simplicity in
@@ -45,32 +56,21 @@ class NPG:
     needs: ClassVar[frozenset[Need]] = frozenset({"value", "old"})
     defaults: ClassVar[Mapping[str, Any]] = {"num_envs": 8, "total_steps": 150_000}
 
-    def collect(self, settings: NPGConfig) -> Steps:
-        """Windows of `rollout_steps`."""
-        return Steps(settings.rollout_steps)
-
-    def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
-        """A natural step of the policy, then `critic_steps` of the critic."""
-        settings, hyper = ctx.plan.config.settings, ctx.hyper(state)
-        evaluated = ctx.evaluate_policy(state, trajectory)
-        batch = ctx.batch(trajectory, ctx.estimate(state, trajectory, evaluated), evaluated)
+    def update(self, ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -> TrainState:
+        """One natural-gradient step of the policy, then `critic_steps` gradient steps of the critic."""
+        hyper, batch = ctx.hyper(state), whole_batch(ctx, state, trajectory)
 
         result, gradient = ctx.gradient(self.loss, state, batch, only="policy.")
-        fisher = damped(ctx.hvp(mean_kl, state, batch, only="policy."), hyper.damping.flatten())
-        step = natural_step(fisher, -gradient, hyper.step_kl.flatten(), settings.cg_steps)
+        fisher = damped(ctx.hvp(mean_kl, state, batch, only="policy."), hyper.per_member.damping)
+        step = natural_step(fisher, -gradient, hyper.per_member.step_kl, hyper.cg_steps)
         vector = flatten(state.params.values()) + step
         kl = mean_kl(ctx.policy, unflatten(vector, state.params) | state.buffers, batch, hyper)
         metrics = {**result.metrics, "policy/kl": kl}
         state = ctx.move(state, vector, batch=batch, value=result.value, gradient=gradient, metrics=metrics)
 
-        for _ in range(settings.critic_steps):
-            state = ctx.step(critic_loss, state, batch, only="critic.")
-        return state
+        return fit_critic(ctx, state, batch)
 
-    def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
-        """The score weighted by the advantage."""
-        dist, weights = policy.apply(params, batch.inputs).dist, batch.weights
-        advantage = standardize(batch.advantages, weights) if hyper.normalize_advantages else batch.advantages
-        policy_loss = -weighted_mean(dist.log_prob(batch.actions) * advantage, weights)
-        entropy = weighted_mean(dist.entropy(), weights)
-        return Loss(policy_loss, {"loss/policy": policy_loss, "policy/entropy": entropy})
+    def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
+        """Its gradient is minus the policy gradient g."""
+        dist = policy.apply(params, batch.inputs).dist
+        return actor_loss(policy_gradient_loss(dist, advantages_of(batch, hyper), batch), dist, batch)

@@ -12,20 +12,20 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from pgzoo.config import ClipRange, Epochs, LearningRate, MinibatchConfig, OptimizerEps, RolloutSteps
-from pgzoo.ops.acting import memory_size
 from pgzoo.ops.losses import (
     actor_critic_loss,
-    clip_fraction,
+    advantages_of,
     clipped_surrogate,
-    kl_estimate,
-    standardize,
+    log_importance_ratio,
+    ratio_metrics,
     value_loss,
     weighted_mean,
 )
-from pgzoo.types import AlgorithmState, Batch, Hyper, Loss, Need, Params, Steps, Targets, TrainState, Trajectory
+from pgzoo.protocols import LearningPolicy, UpdateContext
+from pgzoo.types import AlgorithmState, Batch, Hyper, Loss, Need, Params, Targets, TrainState, Trajectory
 
 STORED = ("obs", "valid", "starts", "action_mask", "memory")
-"""What the auxiliary phase needs of a trajectory: what the policy saw."""
+"""The fields of a trajectory that the auxiliary phase needs: the inputs of the policy."""
 
 
 class PPGConfig(MinibatchConfig):
@@ -36,26 +36,27 @@ class PPGConfig(MinibatchConfig):
     rollout_steps: RolloutSteps = 32
     epochs: Epochs = 1
     clip_range: ClipRange = 0.2
-    policy_phases: Annotated[PositiveInt, Field(description="updates of the policy between two auxiliary phases")] = 16
-    aux_epochs: Annotated[PositiveInt, Field(description="times that an auxiliary phase goes through them all")] = 6
-    aux_minibatches: Annotated[PositiveInt, Field(description="parts of such an epoch, a gradient step each")] = 16
+    policy_phases: Annotated[PositiveInt, Field(description="policy updates between two auxiliary phases")] = 16
+    aux_epochs: Annotated[PositiveInt, Field(description="number of epochs of an auxiliary phase")] = 6
+    aux_minibatches: Annotated[PositiveInt, Field(description="number of minibatches per auxiliary epoch")] = 16
     beta_clone: Annotated[float, Field(ge=0, description="weight of KL(old || new) in the auxiliary phase")] = 1.0
 
 
 class PPG:
-    """PPG: train the policy alone, and now and then teach its layers what the critic knows.
+    """PPG: phases of PPO, and between them auxiliary phases that distill the value function into the policy's layers.
 
-        policy phase:       L(θ) = PPO's clipped surrogate;  L_V = ½ E[(V(s) - G)²] on a critic of its own layers
+        policy phase:       L(θ) = PPO's clipped surrogate;  L_V = ½ E[(V(s) - G)²] on a separate critic network
         auxiliary phase:    L(θ) = ½ E[(V_aux(s; θ) - G)²] + β E[KL(π_old || π)];  L_V again
 
-    V_aux is a second value on the policy's own layers. Every `policy_phases` updates the auxiliary phase goes through
-    all that they collected; π_old is the policy as that phase begins. So the layers are shared in what they learn, yet
-    the value's gradient never disturbs the policy's, and both may see the data a different number of times.
+    V_aux is a second value output on the policy's own layers. After every `policy_phases` updates, the auxiliary phase
+    trains on all data from these updates; π_old is the policy at the start of the phase. In this way policy and value
+    function share features, but gradients of the value loss never interfere with those of the policy loss, and the two
+    may reuse the data a different number of times.
 
-    Rewards are scaled by default: the errors of large returns would outweigh the KL, and the auxiliary phase undo the
-    policy. Both phases share one optimizer, its moments too.
+    Rewards are normalized by default: otherwise the errors of large returns outweigh the KL, and the auxiliary phase
+    undoes what the policy has learned. Both phases use the same optimizer state.
 
-    What was collected since the last auxiliary phase lies in the state, window beside window on the axis N.
+    The data since the last auxiliary phase is kept in the buffers, one rollout after the other along the axis N.
 
     Shapes: a batch is `[S, T, B]`, the losses `[S]`.
     Source: Cobbe et al. (2021), Phasic policy gradient, algorithm 1.
@@ -70,96 +71,87 @@ class PPG:
         "normalize_reward": True,
     }
 
-    def collect(self, settings: PPGConfig) -> Steps:
-        """Windows of `rollout_steps`."""
-        return Steps(settings.rollout_steps)
-
-    def init(self, ctx: Any, rng: np.random.Generator) -> AlgorithmState:
-        """Room for the windows of `policy_phases` updates, side by side."""
-        plan, settings = ctx.plan, ctx.plan.config.settings
-        space, steps, columns = plan.spec.observation_space, settings.rollout_steps, self._columns(plan)
-        kind = torch.from_numpy(space.sample()[None]).dtype if space.shape else torch.int64
-        kept = {
-            "obs": torch.zeros(steps + 1, columns, *space.shape, dtype=kind),
+    def init(self, ctx: UpdateContext, rng: np.random.Generator) -> AlgorithmState:
+        """Allocate buffers for the rollouts of `policy_phases` updates."""
+        space: Any = ctx.spec.observation_space
+        steps = ctx.settings.rollout_steps
+        columns = ctx.settings.policy_phases * ctx.num_envs
+        dtype = torch.from_numpy(space.sample()[None]).dtype if space.shape else torch.int64
+        stored = {
+            "obs": torch.zeros(steps + 1, columns, *space.shape, dtype=dtype),
             "valid": torch.zeros(steps, columns, dtype=torch.bool),
             "starts": torch.zeros(steps + 1, columns, dtype=torch.bool),
             "returns": torch.zeros(steps, columns),
             "windows": torch.tensor(0),
         }
-        if plan.spec.masked:
-            kept["action_mask"] = torch.ones(steps + 1, columns, gym.spaces.flatdim(plan.spec.action_space)).bool()
-        if remembered := memory_size(plan.policy):
-            kept["memory"] = torch.zeros(columns, remembered)
-        return AlgorithmState({}, {f"ppg.{name}": value for name, value in kept.items()})
+        if ctx.spec.masked:
+            stored["action_mask"] = torch.ones(steps + 1, columns, gym.spaces.flatdim(ctx.spec.action_space)).bool()
+        if ctx.policy.memory_size:
+            stored["memory"] = torch.zeros(columns, ctx.policy.memory_size)
+        return AlgorithmState({}, {f"ppg.{name}": value for name, value in stored.items()})
 
-    def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
-        """A policy phase; and an auxiliary phase, if it is the last before one."""
+    def update(self, ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -> TrainState:
+        """A policy phase, and after every `policy_phases` of them an auxiliary phase."""
         old = ctx.evaluate_policy(state, trajectory)
         targets = ctx.estimate(state, trajectory, old)
         for batch in ctx.minibatches(state, trajectory, targets, old):
             state = ctx.step(self.loss, state, batch)
-        state = state._replace(buffers=state.buffers | _stored(state.buffers, trajectory, targets))
+        state = state._replace(buffers=state.buffers | _store(state.buffers, trajectory, targets))
         return self._auxiliary_phase(ctx, state, trajectory)
 
-    def _auxiliary_phase(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
-        """Steps of the members that have all their windows."""
-        settings, windows = ctx.plan.config.settings, state.buffers["ppg.windows"]
-        due = (state.updates + 1) % settings.policy_phases == 0  # known without a look at `windows`
+    def _auxiliary_phase(self, ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -> TrainState:
+        """Gradient steps on all stored rollouts, for the members that have stored `policy_phases` of them."""
+        settings, windows = ctx.settings, state.buffers["ppg.windows"]
+        due = (state.updates + 1) % settings.policy_phases == 0  # known without reading `windows` from the device
         if not (due & state.active).any():
             return state
-        seen, targets = _everything(state.buffers, trajectory, settings.policy_phases)
+        stored, targets = _load(state.buffers, trajectory, settings.policy_phases)
         epochs = range(settings.epochs, settings.epochs + settings.aux_epochs)
-        old = ctx.evaluate_policy(state, seen)
-        for batch in ctx.minibatches(state, seen, targets, old, epochs=epochs, count=settings.aux_minibatches):
+        old = ctx.evaluate_policy(state, stored)
+        for batch in ctx.minibatches(state, stored, targets, old, epochs=epochs, count=settings.aux_minibatches):
             state = ctx.step(self.auxiliary_loss, state, batch)
-        left = torch.where(windows == settings.policy_phases, 0, windows)
-        return state._replace(buffers=state.buffers | {"ppg.windows": left})
+        remaining = torch.where(windows == settings.policy_phases, 0, windows)
+        return state._replace(buffers=state.buffers | {"ppg.windows": remaining})
 
-    def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
-        """The clipped surrogate, the critic's error and the bonus."""
-        output, weights = policy.apply(params, batch.inputs), batch.weights
-        advantage = standardize(batch.advantages, weights) if hyper.normalize_advantages else batch.advantages
+    def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
+        """The policy phase: the clipped surrogate, the critic's error and the entropy bonus."""
+        output = policy.apply(params, batch.inputs)
+        log_ratio = log_importance_ratio(output.dist, batch)
+        surrogate = clipped_surrogate(log_ratio.exp(), advantages_of(batch, hyper), hyper.clip_range)
+        metrics = ratio_metrics(log_ratio, hyper.clip_range, batch.weights)
+        return actor_critic_loss(-weighted_mean(surrogate, batch.weights), output, batch, hyper, metrics)
 
-        log_ratio = output.dist.log_prob(batch.actions) - batch.log_probs
-        ratio = log_ratio.exp()
-        policy_loss = -weighted_mean(clipped_surrogate(ratio, advantage, hyper.clip_range), weights)
-        moved = {
-            "policy/kl": kl_estimate(log_ratio, weights),
-            "policy/clip_fraction": clip_fraction(ratio, hyper.clip_range, weights),
-        }
-        return actor_critic_loss(policy_loss, output, batch, hyper, moved)
-
-    def auxiliary_loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
-        """Both values' errors, and the distance from the policy as it was; nothing for a member that isn't due."""
-        output, weights = policy.apply(params, batch.inputs), batch.weights
+    def auxiliary_loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
+        """The errors of both value functions and the KL from the old policy. Halts members that are not due."""
+        output, weights, coef = policy.apply(params, batch.inputs), batch.weights, hyper.per_member
         aux_loss = value_loss(output.aux_value, batch.returns, weights)
         clone_loss = weighted_mean(batch.old.kl(output.dist), weights)
         critic_loss = value_loss(output.value, batch.returns, weights)
         return Loss(
-            aux_loss + hyper.beta_clone.flatten() * clone_loss + hyper.value_coef.flatten() * critic_loss,
+            aux_loss + coef.beta_clone * clone_loss + coef.value_coef * critic_loss,
             {"ppg/aux_value_loss": aux_loss, "ppg/clone_kl": clone_loss, "ppg/value_loss": critic_loss},
             halt=params["ppg.windows"] < hyper.policy_phases,
         )
 
-    def _columns(self, plan: Any) -> int:
-        return int(plan.config.settings.policy_phases * plan.config.num_envs)
+
+def _store(buffers: Params, trajectory: Trajectory, targets: Targets) -> Params:
+    """Append a rollout to the stored ones along the axis N, `[S, T, columns, ...]`, and drop the oldest."""
+    new = {name: getattr(trajectory, name) for name in STORED} | {"returns": targets.returns}
+    updated = {"ppg.windows": buffers["ppg.windows"] + 1}
+    for name, leaf in new.items():
+        if leaf is not None:
+            stored, axis = buffers[f"ppg.{name}"], 1 if name == "memory" else 2
+            n = leaf.shape[axis]
+            kept = stored.narrow(axis, n, stored.shape[axis] - n)
+            updated[f"ppg.{name}"] = torch.cat([kept, leaf.to(stored.dtype)], axis)
+    return updated
 
 
-def _stored(buffers: Params, trajectory: Trajectory, targets: Targets) -> Params:
-    """Put a window behind the others, `[S, T, columns, ...]`; the oldest one leaves."""
-    fresh = {name: getattr(trajectory, name) for name in STORED} | {"returns": targets.returns}
-    axes = {"memory": 1}
-    moved = {"ppg.windows": buffers["ppg.windows"] + 1}
-    for name, new in fresh.items():
-        if new is not None:
-            known, axis = buffers[f"ppg.{name}"], axes.get(name, 2)
-            n = new.shape[axis]
-            moved[f"ppg.{name}"] = torch.cat([known.narrow(axis, n, known.shape[axis] - n), new.to(known.dtype)], axis)
-    return moved
+def _load(buffers: Params, last: Trajectory, windows: int) -> tuple[Trajectory, Targets]:
+    """All stored rollouts as one trajectory, side by side along N.
 
-
-def _everything(buffers: Params, last: Trajectory, windows: int) -> tuple[Trajectory, Targets]:
-    """All windows as one trajectory with an environment for each; of what isn't stored, the last window's stands in."""
+    Fields that are not stored are copies of those of the last rollout; the auxiliary loss doesn't read them.
+    """
 
     def repeated(leaf: Tensor) -> Tensor:
         return leaf.repeat(1, 1, windows, *[1] * (leaf.ndim - 3))

@@ -1,11 +1,17 @@
-"""Random: what is to be had without learning."""
+"""Random: the score without learning."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from pgzoo.config import SearchConfig
+from pgzoo.protocols import UpdateContext
 from pgzoo.types import Episodes, TrainState, Trajectory
+
+
+class RandomConfig(SearchConfig):
+    """Settings of `random`: none."""
 
 
 class Random:
@@ -13,10 +19,10 @@ class Random:
 
         π(a|s) = 1 / |A|
 
-    Only as good as its policy, which is `uniform` unless another is asked for.
+    The policy is `uniform` unless another is chosen; that policy then acts with its initial parameters.
 
-    Source: every table of normalized scores has this as its zero, e.g. Mnih et al. (2015), Human-level control through
-        deep reinforcement learning.
+    Source: the zero of normalized scores, e.g. Mnih et al. (2015), Human-level control through deep reinforcement
+        learning.
     """
 
     collect = Episodes(per_env=1)
@@ -24,6 +30,6 @@ class Random:
     learns = False
     defaults: ClassVar[Mapping[str, Any]] = {"policy": "uniform", "total_steps": 10_000}
 
-    def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
-        """Nothing."""
+    def update(self, ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -> TrainState:
+        """Return the state unchanged."""
         return state

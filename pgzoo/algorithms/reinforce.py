@@ -1,4 +1,4 @@
-"""REINFORCE: the policy gradient in its first and plainest form."""
+"""REINFORCE: the Monte Carlo policy gradient."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pgzoo.config import AlgorithmConfig
-from pgzoo.ops.losses import weighted_mean, weighted_std
+from pgzoo.config import AlgorithmConfig, EntropyCoef, GammaT
+from pgzoo.ops.losses import center, scale, weighted_mean
+from pgzoo.protocols import LearningPolicy
 from pgzoo.types import Batch, Episodes, Hyper, Loss, Params
 
 
@@ -21,26 +22,24 @@ class ReinforceConfig(AlgorithmConfig):
     normalize_returns: Annotated[bool, Field(description="divide by the standard deviation of the batch's returns")] = (
         True
     )
-    gamma_t: Annotated[
-        bool, Field(description="weight step t by gamma^t, as the gradient of the discounted return demands")
-    ] = False
+    gamma_t: GammaT = False
     average: Annotated[
         Literal["steps", "episodes"],
         Field(description="the loss is a mean over steps, or a sum over steps and a mean over episodes"),
     ] = "steps"
-    entropy_coef: Annotated[float, Field(ge=0, description="weight of an entropy bonus")] = 0.0
+    entropy_coef: EntropyCoef = 0.0
 
 
 class Reinforce:
-    """REINFORCE: follow the score of what was done, weighted by what came of it.
+    """REINFORCE: the Monte Carlo policy gradient.
 
         ∇J(θ) = E[ Σₜ γᵗ (Gₜ - b) ∇ log π(aₜ|sₜ; θ) ]
 
-    Gₜ is the return that the estimator gives, b a baseline. Whole episodes are collected, since dropping
-    unfinished ones would favor short ones. The weight γᵗ belongs to the theory and is left out in practice;
-    `gamma_t` puts it back.
+    Gₜ is the return that the estimator computes, b a baseline. Whole episodes are collected, because leaving out
+    unfinished ones would be biased toward short episodes. Practice leaves out the factor γᵗ of the theory; the setting
+    `gamma_t` includes it.
 
-    Shapes: a batch is `[S, 1, B]`, the loss `[S]`.
+    Shapes: a batch is `[S, T, B]`, the loss `[S]`.
     Source: Williams (1992), Simple statistical gradient-following algorithms, sections 5-6; Sutton & Barto
         (2018), 13.3.
     """
@@ -56,14 +55,14 @@ class Reinforce:
         "policy": {"name": "mlp", "hidden": (64,), "activation": "relu"},
     }
 
-    def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
-        """Minus the objective whose gradient is the estimate above."""
+    def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
+        """Its gradient is minus the estimate above; with the entropy bonus."""
         dist = policy.apply(params, batch.inputs).dist
         advantage, weights = batch.advantages, batch.weights
         if hyper.baseline == "mean":
-            advantage = advantage - weighted_mean(advantage, weights)[:, None, None]
+            advantage = center(advantage, weights)
         if hyper.normalize_returns:
-            advantage = advantage / (weighted_std(advantage, weights)[:, None, None] + 1e-8)
+            advantage = scale(advantage, weights)
         if hyper.gamma_t:
             advantage = advantage * hyper.gamma**batch.timestep
 

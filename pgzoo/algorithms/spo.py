@@ -8,26 +8,28 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from pgzoo.config import MinibatchConfig, OptimizerEps
-from pgzoo.ops.losses import actor_critic_loss, clip_fraction, kl_estimate, standardize, weighted_mean
-from pgzoo.types import Batch, Hyper, Loss, Need, Params, Steps
+from pgzoo.ops.losses import actor_critic_loss, advantages_of, log_importance_ratio, ratio_metrics, weighted_mean
+from pgzoo.protocols import LearningPolicy
+from pgzoo.types import Batch, Hyper, Loss, Need, Params
 
 
 class SPOConfig(MinibatchConfig):
     """Settings of `spo`."""
 
     optimizer_eps: OptimizerEps = 1e-5
-    ratio_range: Annotated[float, Field(gt=0, description="how far from 1 the ratio gains most")] = 0.2
+    ratio_range: Annotated[
+        float, Field(gt=0, description="distance of the probability ratio from 1 at which its objective is largest")
+    ] = 0.2
 
 
 class SPO:
-    """SPO: PPO with a penalty that pulls the ratio back in place of clipping, which only lets go of it.
+    """SPO: PPO with a quadratic penalty on the probability ratio in place of clipping.
 
         L(θ) = E[ r A - |A|/(2ε) (r - 1)² ],  r = π(a|s; θ) / π_old(a|s)
 
-    Each row gains most at r = 1 + ε sign(A), just where PPO's gain ends. Beyond, PPO's gradient is zero, so other rows
-    carry the ratio on; here it points back. It stands in the ladder for the methods since 2023 because it changes one
-    term of PPO, has no further setting, and the ratio's range, PPO's promise, is kept in fact: the paper reports
-    ratios bounded over training, and larger networks that train where PPO's break down.
+    The objective of a row is largest at r = 1 + ε sign(A), where the gain of PPO's ends. Beyond that point PPO's
+    gradient is zero, so the gradients of other rows can carry the ratio further; here the gradient pulls it back. The
+    paper reports ratios that stay bounded over training, also for larger networks with which PPO's do not.
 
     Shapes: a batch is `[S, T, B]`, the loss `[S]`.
     Source: Xie et al. (2025), Simple policy optimization, ICML; arXiv 2401.16025.
@@ -37,21 +39,11 @@ class SPO:
     needs: ClassVar[frozenset[Need]] = frozenset({"value", "log_probs"})
     defaults: ClassVar[Mapping[str, Any]] = {"num_envs": 8, "total_steps": 100_000, "gamma": 0.98}
 
-    def collect(self, settings: SPOConfig) -> Steps:
-        """Windows of `rollout_steps`."""
-        return Steps(settings.rollout_steps)
-
-    def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
-        """The penalized surrogate, the critic's error and the bonus."""
-        output, weights = policy.apply(params, batch.inputs), batch.weights
-        advantage = standardize(batch.advantages, weights) if hyper.normalize_advantages else batch.advantages
-
-        log_ratio = output.dist.log_prob(batch.actions) - batch.log_probs
+    def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
+        """The penalized surrogate, the critic's error and the entropy bonus."""
+        output, advantages = policy.apply(params, batch.inputs), advantages_of(batch, hyper)
+        log_ratio = log_importance_ratio(output.dist, batch)
         ratio = log_ratio.exp()
-        surrogate = ratio * advantage - advantage.abs() / (2 * hyper.ratio_range) * (ratio - 1) ** 2
-        policy_loss = -weighted_mean(surrogate, weights)
-        moved = {
-            "policy/kl": kl_estimate(log_ratio, weights),
-            "policy/clip_fraction": clip_fraction(ratio, hyper.ratio_range, weights),
-        }
-        return actor_critic_loss(policy_loss, output, batch, hyper, moved)
+        surrogate = ratio * advantages - advantages.abs() / (2 * hyper.ratio_range) * (ratio - 1) ** 2
+        metrics = ratio_metrics(log_ratio, hyper.ratio_range, batch.weights)
+        return actor_critic_loss(-weighted_mean(surrogate, batch.weights), output, batch, hyper, metrics)

@@ -1,4 +1,4 @@
-"""VPG: the plain policy gradient with a critic, in the form that Spinning Up teaches."""
+"""VPG: the plain policy gradient with a critic, as Spinning Up teaches it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from pgzoo.config import (
     NormalizeAdvantages,
     RolloutSteps,
 )
-from pgzoo.ops.losses import critic_loss, standardize, weighted_mean
-from pgzoo.types import Batch, Hyper, Loss, Need, Params, Steps, TrainState, Trajectory
+from pgzoo.ops.losses import actor_loss, advantages_of, policy_gradient_loss
+from pgzoo.ops.updates import fit_critic, whole_batch
+from pgzoo.protocols import LearningPolicy, UpdateContext
+from pgzoo.types import Batch, Hyper, Loss, Need, Params, TrainState, Trajectory
 
 
 class VPGConfig(AlgorithmConfig):
@@ -30,12 +32,12 @@ class VPGConfig(AlgorithmConfig):
 
 
 class VPG:
-    """VPG: one step of the policy on everything that was collected, then many of the critic.
+    """VPG: one gradient step of the policy on the whole rollout, then many of the critic.
 
-        ∇J(θ) = E[ A ∇ log π(a|s; θ) ],  then w ← argmin E[ (V(s; w) - G)² ], nearly
+        ∇J(θ) = E[ A ∇ log π(a|s; θ) ],  then w ← argmin E[ (V(s; w) - G)² ], approximately
 
-    The data are the policy's own for one step alone; to fit the critic, a regression, they serve many times. The
-    policy's step comes first, so that its advantages are of the critic that hadn't seen them.
+    The data is on-policy for a single step of the policy only, but the critic's regression may use it many times. The
+    policy's step comes first, so that its advantages use a critic that has not been fitted to the same returns.
 
     Shapes: a batch is `[S, T, B]`, the loss `[S]`.
     Source: Achiam (2018), Spinning Up in deep RL, Vanilla policy gradient; Sutton et al. (2000), Policy gradient
@@ -51,26 +53,13 @@ class VPG:
         "policy": {"name": "mlp", "hidden": (64,), "activation": "relu"},
     }
 
-    def collect(self, settings: VPGConfig) -> Steps:
-        """Windows of `rollout_steps`."""
-        return Steps(settings.rollout_steps)
+    def update(self, ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -> TrainState:
+        """One gradient step of the policy, then `critic_steps` of the critic."""
+        batch = whole_batch(ctx, state, trajectory)
+        return fit_critic(ctx, ctx.step(self.loss, state, batch, only="policy."), batch)
 
-    def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
-        """The policy once, the critic `critic_steps` times."""
-        evaluated = ctx.evaluate_policy(state, trajectory)
-        batch = ctx.batch(trajectory, ctx.estimate(state, trajectory, evaluated), evaluated)
-        state = ctx.step(self.loss, state, batch, only="policy.")
-        for _ in range(ctx.plan.config.settings.critic_steps):
-            state = ctx.step(critic_loss, state, batch, only="critic.")
-        return state
-
-    def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
-        """The score weighted by the advantage, and the bonus."""
-        dist, weights = policy.apply(params, batch.inputs).dist, batch.weights
-        advantage = standardize(batch.advantages, weights) if hyper.normalize_advantages else batch.advantages
-        policy_loss = -weighted_mean(dist.log_prob(batch.actions) * advantage, weights)
-        entropy = weighted_mean(dist.entropy(), weights)
-        return Loss(
-            policy_loss - hyper.entropy_coef.flatten() * entropy,
-            {"loss/policy": policy_loss, "policy/entropy": entropy},
-        )
+    def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
+        """The policy gradient and the entropy bonus."""
+        dist = policy.apply(params, batch.inputs).dist
+        policy_loss = policy_gradient_loss(dist, advantages_of(batch, hyper), batch)
+        return actor_loss(policy_loss, dist, batch, hyper.per_member.entropy_coef)

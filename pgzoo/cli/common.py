@@ -1,13 +1,14 @@
-"""What several commands share: options, opening the catalog aloud, tables and JSON."""
+"""What several commands share: options, opening the plugin catalog, tables and JSON."""
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,8 +26,10 @@ __all__ = [
     "plugin_options",
     "print_facts",
     "print_json",
+    "print_lines",
     "print_table",
     "progress_option",
+    "refuse_repeated",
     "typed",
     "warn_of_broken",
 ]
@@ -40,7 +43,7 @@ def json_option(command: F) -> F:
 
 
 def progress_option(command: F) -> F:
-    """Add `--no-progress`, which every command takes, also one that has no progress to show."""
+    """Add `--no-progress`, which every command takes, even if it has no progress to show."""
     return click.option("--no-progress", is_flag=True, expose_value=False, help="Show no progress.")(command)
 
 
@@ -59,13 +62,34 @@ def plugin_options(command: F) -> F:
 
 
 def peek(args: Sequence[str], option: str) -> list[str]:
-    """The values of an option in arguments that aren't parsed yet: plugins decide what can be parsed."""
+    """Return the values of an option in arguments that aren't parsed yet: plugins decide which options there are."""
     values = [following for arg, following in pairwise(args) if arg == option]
     return values + [arg.partition("=")[2] for arg in args if arg.startswith(f"{option}=")]
 
 
+def refuse_repeated(ctx: click.Context, command: click.Command, args: Sequence[str]) -> None:
+    """Raise UsageError if an option that takes one value is given twice: the first would be ignored."""
+    params = {flag: p for p in command.get_params(ctx) for flag in (*p.opts, *p.secondary_opts)}
+    seen: set[str] = set()
+    left = iter(args)
+    for arg in left:
+        if arg == "--":
+            return
+        flag, equals, _ = arg.partition("=")
+        param = params.get(flag) if flag.startswith("-") else None
+        if not isinstance(param, click.Option):
+            continue
+        if not param.is_flag and not equals:
+            next(left, None)
+        if param.multiple or param.count or not param.name:
+            continue
+        if param.name in seen:
+            raise click.UsageError(f"{flag} is given twice; give one value.", ctx)
+        seen.add(param.name)
+
+
 def open_catalog(*, blocked: Iterable[str] = (), imports: Iterable[str] = ()) -> PluginCatalog:
-    """Discover all plugins, the inline one too, which is said aloud on stderr. Raises as `discover` does."""
+    """Discover all plugins and report the inline one and broken ones on stderr. Raises as `discover` does."""
     catalog = discover(blocked=blocked, imports=imports)
     for plugin in catalog.plugins:
         if plugin.source == "inline" and plugin.status == "ok":
@@ -75,7 +99,7 @@ def open_catalog(*, blocked: Iterable[str] = (), imports: Iterable[str] = ()) ->
 
 
 def warn_of_broken(catalog: PluginCatalog, *, inline: bool = False) -> None:
-    """Say on stderr which plugins are broken: the inline one, or those that every command meets."""
+    """Report broken plugins on stderr: the inline one, or else all others."""
     for plugin in catalog.broken:
         if (plugin.source == "inline") == inline:
             click.echo(
@@ -85,10 +109,10 @@ def warn_of_broken(catalog: PluginCatalog, *, inline: bool = False) -> None:
 
 
 def typed() -> str:
-    """The command as it was typed, without passwords: it is logged."""
+    """Return the command that the user typed, without passwords, for the log of a run."""
     from pgzoo.tracking import display_uri
 
-    words = [option.partition("=") for option in sys.argv[1:]]
+    words = [word.partition("=") if word.startswith("-") else (word, "", "") for word in sys.argv[1:]]
     shown = [f"{name}{sign}{display_uri(value)}" if sign else display_uri(name) for name, sign, value in words]
     return f"pgzoo {shlex.join(shown)}"
 
@@ -101,25 +125,40 @@ def print_json(value: object) -> None:
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, hint: str = "") -> None:
     """Print a table: colored and wrapped in a terminal, else one plain line per row, of any length.
 
-    A cell may begin with a color of rich, such as "[green]yes"; any other text is taken as it is.
+    A cell may begin with a color, such as "[green]yes"; all other text is printed literally.
     """
     _print_table(columns, rows, hint, heading=True)
 
 
+def print_lines(columns: Sequence[str], rows: Iterable[Sequence[str]], *, hint: str = "") -> None:
+    """Print a table with one line per row; the last column ends in an ellipsis where it doesn't fit.
+
+    The width is the terminal's, or COLUMNS; without either rows are printed whole.
+    """
+    _print_table(columns, rows, hint, heading=True, one_line=True)
+
+
 def print_facts(rows: Iterable[Sequence[str]], *, hint: str = "") -> None:
-    """Print pairs of a name and a value, one below the other."""
+    """Print pairs of a name and a value, one pair per row."""
     _print_table(("", ""), rows, hint, heading=False)
 
 
-def _print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], hint: str, heading: bool) -> None:
+def _print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], hint: str, heading: bool, one_line: bool = False
+) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     in_terminal = sys.stdout.isatty()
+    given = os.environ.get("COLUMNS", "") if one_line else ""
+    plain = io.StringIO()
+    console = Console() if in_terminal else Console(file=plain, width=int(given or 2000), color_system=None)
     lines = box.SIMPLE_HEAD if in_terminal and heading else None
     table = Table(box=lines, pad_edge=False, header_style="bold", show_header=heading)
     rows = list(rows)
+    if one_line:
+        rows = list(_shortened(columns, rows, console.width))
     for index, column in enumerate(columns):
         first = index == 0
         number = bool(rows) and all(re.fullmatch(r"-?[\d,]+(\.\d+)?", row[index]) for row in rows)
@@ -127,20 +166,25 @@ def _print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], hint: st
             column,
             style="cyan" if first else None,
             justify="right" if number else "left",
-            no_wrap=first or number,
+            no_wrap=first or number or one_line,
             overflow="fold",
         )
     for row in rows:
         table.add_row(*(_cell(cell) for cell in row))
-    if in_terminal:
-        console = Console()
-        console.print(table)
-        if hint:
-            console.print(hint, style="dim", highlight=False)
-        return
-    plain = io.StringIO()
-    Console(file=plain, width=2000, color_system=None).print(table)
-    click.echo("\n".join(line.rstrip() for line in plain.getvalue().strip("\n").splitlines()))
+    console.print(table)
+    if not in_terminal:
+        click.echo("\n".join(line.rstrip() for line in plain.getvalue().strip("\n").splitlines()))
+    elif hint:
+        console.print(hint, style="dim", highlight=False)
+
+
+def _shortened(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Iterator[Sequence[str]]:
+    """Yield the rows with their last cell cut so that a row fits `width` columns of the terminal."""
+    others = range(len(columns) - 1)
+    taken = sum(max(len(columns[k]), *(len(_cell(row[k])) for row in rows)) for k in others) if rows else 0
+    room = max(1, width - taken - 3 * len(others) - 2)  # what the table needs between columns and at its edges
+    for *cells, last in rows:
+        yield *cells, last if len(last) <= room else f"{last[: room - 1].rstrip()}…"
 
 
 def _cell(text: str) -> Text:

@@ -9,8 +9,8 @@ A run's settings have one nested form everywhere:
     policy: {name: mlp, hidden: [64, 64]}
     estimator: reward-to-go         # a component may be just its name
 
-Layers of settings are laid over each other (pgzoo's defaults < the algorithm's < preset < file < options), and
-the result is validated once, before anything is created.
+Layers of settings are merged (pgzoo's defaults < the algorithm's < preset < file < options: later ones win), and the
+result is validated once, before anything is created.
 """
 
 from pgzoo.config.files import Layer, read_yaml
@@ -22,10 +22,12 @@ from pgzoo.config.settings import (
     CGSteps,
     ClipRange,
     ComponentConfig,
+    CriticLearningRate,
     CriticSteps,
     Damping,
     EntropyCoef,
     Epochs,
+    GammaT,
     LearningRate,
     LearningRateSchedule,
     MaxGradNorm,
@@ -49,10 +51,12 @@ __all__ = [
     "ClipRange",
     "Component",
     "ComponentConfig",
+    "CriticLearningRate",
     "CriticSteps",
     "Damping",
     "EntropyCoef",
     "Epochs",
+    "GammaT",
     "Layer",
     "LearningRate",
     "LearningRateSchedule",

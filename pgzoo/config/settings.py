@@ -1,10 +1,13 @@
-"""What the settings of components are made of: base models, and the fields that several of them share."""
+"""Base models of the settings of components, and the fields that several components share."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationInfo, field_validator
+
+from pgzoo.config.validation import normalize
 
 __all__ = [
     "ActionConfig",
@@ -13,10 +16,12 @@ __all__ = [
     "CGSteps",
     "ClipRange",
     "ComponentConfig",
+    "CriticLearningRate",
     "CriticSteps",
     "Damping",
     "EntropyCoef",
     "Epochs",
+    "GammaT",
     "LearningRate",
     "LearningRateSchedule",
     "MaxGradNorm",
@@ -34,17 +39,29 @@ __all__ = [
 
 
 class Static:
-    """Marks a float setting that Python reads as one number for all members: `Annotated[float, Static, Field(...)]`.
+    """Marks a float setting that must be the same for all members: `Annotated[float, Static, Field(...)]`.
 
-    Every other float of an algorithm or an estimator may differ between members: a loss and an estimator find it as a
-    tensor `[S, 1, 1]`, and code that works member by member in `ctx.plan.members[s].config.settings`.
+    Every other float of an algorithm or an estimator may differ between the members of a sweep. Losses and estimators
+    get it as a tensor `[S, 1, 1]`; code that works on one member at a time reads `ctx.plan.members[s].config.settings`.
     """
 
 
 class Settings(BaseModel):
-    """Frozen, strict about names, finite numbers only."""
+    """Base of all settings: immutable, unknown names are errors, and numbers are finite.
+
+    Each value is first read by `normalize`, so that the command line, YAML and Python take the same forms. `renamed`
+    maps former names of settings to the current ones. A former name is accepted wherever settings are given, with a
+    warning. Remove the entry one release after the renaming.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+    renamed: ClassVar[Mapping[str, str]] = {}
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _normalize(cls, value: Any, info: ValidationInfo) -> Any:
+        return normalize(value, cls.model_fields[info.field_name or ""].annotation)
 
 
 class ComponentConfig(Settings):
@@ -56,38 +73,47 @@ class ActionConfig(ComponentConfig):
 
     distribution: Annotated[
         Literal["auto", "categorical", "multi-categorical", "bernoulli", "gaussian", "tanh", "beta"],
-        Field(description="over actions; auto: what fits the space, gaussian for Box"),
+        Field(description="distribution over actions; auto: the one that fits the action space, gaussian for Box"),
     ] = "auto"
     log_std: Annotated[float, Field(description="initial log standard deviation, for Box actions")] = 0.0
     state_std: Annotated[
-        bool, Field(description="the standard deviation depends on the state, for gaussian and tanh")
+        bool,
+        Field(description="compute the standard deviation from the observation, for gaussian and tanh"),
     ] = False
     rescale: Annotated[
-        bool, Field(description="gaussian actions in [-1, 1] fill the Box, else they are clipped to it")
+        bool, Field(description="map gaussian actions in [-1, 1] onto the Box; otherwise they are only clipped to it")
     ] = False
 
 
-LearningRate = Annotated[float, Field(gt=0, description="step size of the optimizer")]
+LearningRate = Annotated[float, Field(gt=0, description="learning rate")]
+CriticLearningRate = Annotated[float, Field(gt=0, description="learning rate of the critic")]
 LearningRateSchedule = Annotated[
-    Literal["constant", "linear"], Field(description="keep the step size, or anneal it to 0 at the last step")
+    Literal["constant", "linear"], Field(description="keep the learning rate, or anneal it linearly to 0")
 ]
-OptimizerName = Annotated[Literal["adam", "rmsprop", "sgd"], Field(description="first-order optimizer")]
+OptimizerName = Annotated[Literal["adam", "rmsprop", "sgd"], Field(description="optimizer")]
 OptimizerEps = Annotated[
-    float | None, Static, Field(gt=0, description="keeps its denominators from 0; default: adam 1e-8, rmsprop 1e-5")
+    float | None,
+    Static,
+    Field(gt=0, description="epsilon in the optimizer's denominator; default: 1e-8 for adam, 1e-5 for rmsprop"),
 ]
-MaxGradNorm = Annotated[
-    float | None, Field(gt=0, description="clip each seed's gradient to this norm; none: don't clip")
+MaxGradNorm = Annotated[float | None, Field(gt=0, description="maximum gradient norm (per seed); none: no clipping")]
+RolloutSteps = Annotated[PositiveInt, Field(description="steps per environment and update")]
+Epochs = Annotated[PositiveInt, Field(description="number of passes over each rollout")]
+Minibatches = Annotated[PositiveInt, Field(description="number of minibatches per epoch")]
+NormalizeAdvantages = Annotated[
+    bool, Field(description="standardize advantages in each minibatch: mean 0, standard deviation 1")
 ]
-RolloutSteps = Annotated[PositiveInt, Field(description="steps that each environment plays per update")]
-Epochs = Annotated[PositiveInt, Field(description="times that an update goes through what was collected")]
-Minibatches = Annotated[PositiveInt, Field(description="parts that an epoch goes through it in, a gradient step each")]
-NormalizeAdvantages = Annotated[bool, Field(description="shift and scale to mean 0 and deviation 1, per gradient step")]
-ValueCoef = Annotated[float, Field(ge=0, description="weight of the critic's loss, half the squared error")]
-ClipRange = Annotated[float, Field(gt=0, description="how far the ratio may leave 1 and still gain")]
-EntropyCoef = Annotated[float, Field(ge=0, description="weight of an entropy bonus")]
-CriticSteps = Annotated[PositiveInt, Field(description="gradient steps of the critic per update, on everything")]
-CGSteps = Annotated[PositiveInt, Field(description="steps of the conjugate gradient, a Fisher product each")]
-Damping = Annotated[float, Field(ge=0, description="added to the diagonal of the Fisher matrix")]
+ValueCoef = Annotated[float, Field(ge=0, description="weight of the value loss, half the mean squared error")]
+ClipRange = Annotated[
+    float, Field(gt=0, description="clip range of the probability ratio: 1 - clip_range to 1 + clip_range")
+]
+EntropyCoef = Annotated[float, Field(ge=0, description="weight of the entropy bonus")]
+GammaT = Annotated[
+    bool, Field(description="weight step t by gamma^t, as the gradient of the discounted return requires")
+]
+CriticSteps = Annotated[PositiveInt, Field(description="gradient steps of the critic per update, on the whole rollout")]
+CGSteps = Annotated[PositiveInt, Field(description="conjugate gradient iterations, one Fisher-vector product each")]
+Damping = Annotated[float, Field(ge=0, description="multiple of the identity added to the Fisher matrix")]
 
 
 class SearchConfig(Settings):
@@ -95,9 +121,9 @@ class SearchConfig(Settings):
 
 
 class AlgorithmConfig(Settings):
-    """Base of the settings of an algorithm that learns by gradient: what the engine needs to take a gradient step.
+    """Base of the settings of an algorithm that takes gradient steps.
 
-    A default is changed by naming the field again: `learning_rate: LearningRate = 3e-4`.
+    To change a default, declare the field again: `learning_rate: LearningRate = 3e-4`.
     """
 
     learning_rate: LearningRate = 1e-3
@@ -108,7 +134,7 @@ class AlgorithmConfig(Settings):
 
 
 class ActorCriticConfig(AlgorithmConfig):
-    """Base of the settings of an algorithm that collects windows and learns a critic beside the policy."""
+    """Base of the settings of an algorithm that learns policy and critic from rollouts of `rollout_steps`."""
 
     rollout_steps: RolloutSteps = 128
     value_coef: ValueCoef = 0.5
@@ -117,7 +143,7 @@ class ActorCriticConfig(AlgorithmConfig):
 
 
 class MinibatchConfig(ActorCriticConfig):
-    """Base of the settings of an actor-critic that goes through a collection several times, in minibatches."""
+    """Base of the settings of an actor-critic that makes several passes over each rollout, in minibatches."""
 
     learning_rate_schedule: LearningRateSchedule = "linear"
     epochs: Epochs = 10

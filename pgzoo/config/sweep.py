@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from pgzoo.config.settings import Static
 
-__all__ = ["SWEEP", "Setting", "grid", "read", "sweepable", "told"]
+__all__ = ["SWEEP", "Setting", "format_setting", "grid", "parse_setting", "sweepable"]
 
 Setting = Mapping[str, float]
 """Overrides of the settings by dotted keys, such as `{"learning_rate": 3e-4, "estimator.lam": 0.9}`."""
@@ -22,13 +22,13 @@ SWEEP = "pgzoo.config.sweep"
 """The tag that bears what is a run's own in a sweep."""
 
 
-def told(setting: Setting) -> str:
+def format_setting(setting: Setting) -> str:
     """Return `learning_rate=0.0003 gamma=0.9`; empty where nothing is overridden."""
     return " ".join(f"{key}={value}" for key, value in setting.items())
 
 
-def read(text: str) -> Setting:
-    """Read what `told` wrote."""
+def parse_setting(text: str) -> Setting:
+    """Return the setting that `format_setting` wrote as `text`."""
     return {key: float(value) for key, _, value in (part.partition("=") for part in text.split())}
 
 

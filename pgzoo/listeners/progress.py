@@ -8,7 +8,7 @@ from collections import deque
 
 import numpy as np
 
-from pgzoo.config.sweep import told
+from pgzoo.config.sweep import format_setting
 from pgzoo.markers import hookimpl
 from pgzoo.runs.context import RunContext
 from pgzoo.training.events import EpisodesFinished, RunEnded, RunStarted, UpdateDone
@@ -41,7 +41,7 @@ class Watch:
         self.total = goal * len(members)
         self.unit = "episodes" if self.by_episodes else "steps"
         seeds = f"seed {c.seeds[0]}" if len(c.seeds) == 1 else f"{len(c.seeds)} seeds"
-        if (settings := len({told(member.overrides) for member in members})) > 1:
+        if (settings := len({format_setting(member.overrides) for member in members})) > 1:
             seeds = f"{settings} settings, {seeds}"
         self.title = f"{c.algorithm} on {c.env}, {seeds}: {self.total:,} {self.unit}"
         if not self.by_episodes and c.total_episodes is not None:

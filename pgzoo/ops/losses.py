@@ -1,30 +1,38 @@
-"""Reductions over a batch, one number per member, and the losses that several algorithms share.
+"""Reductions over a batch to one number per member, and the terms from which the algorithms build their losses.
 
-Batches are padded, and how much depends on the longest episode of any member. Sums along a contiguous axis change in
-their last bit with its length, so a member would not be what it is alone. A running sum does not: zeros after the
-end change nothing. It takes longer, so batches of one size for everybody may be summed in any order.
+Batches are padded, and the amount of padding depends on the longest episode of any member. torch sums a contiguous axis
+in an order that depends on its length, so a plain sum would give a member other last bits alone than among others.
+A running sum adds in one fixed order, and zeros at its end change nothing. It is slower, so where all batches have the
+same size (`ops.order`), a plain sum is taken instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from pgzoo.ops.order import any_order
-from pgzoo.types import Batch, Hyper, Loss, Output, Params
+from pgzoo.protocols import LearningPolicy
+from pgzoo.types import Batch, Distribution, Hyper, Loss, Metrics, Output, Params
 
 __all__ = [
     "actor_critic_loss",
-    "apart",
+    "actor_loss",
+    "advantages_of",
+    "center",
     "clip_fraction",
     "clipped_surrogate",
+    "clipped_value_loss",
     "critic_loss",
     "explained_variance",
     "kl_estimate",
+    "log_importance_ratio",
     "log_mean_exp",
+    "policy_gradient_loss",
+    "ratio_metrics",
+    "scale",
     "standardize",
     "value_loss",
     "weighted_max",
@@ -33,56 +41,111 @@ __all__ = [
     "weighted_sum",
 ]
 
+# reductions over the rows of a batch
+
 
 def weighted_sum(x: Tensor, weights: Tensor) -> Tensor:
-    """Sum of `weights * x` over the last two axes: `[S, T, B] -> [S]`, whatever the padding."""
+    """Sum of `weights * x` over the last two axes, `[S, T, B] -> [S]`; padding doesn't change a bit of it."""
     return _sum(x * weights)
 
 
 def weighted_mean(x: Tensor, weights: Tensor) -> Tensor:
-    """Mean of `x` over weighted rows, `[S, T, B] -> [S]`; 0 for a member without any."""
+    """Mean of `x` over the rows with weight, `[S, T, B] -> [S]`; 0 for a member without any."""
     return weighted_sum(x, weights) / _sum(weights).clamp(min=1.0)
+
+
+def weighted_std(x: Tensor, weights: Tensor) -> Tensor:
+    """Standard deviation (biased: divided by n) of `x` over the rows with weight, `[S, T, B] -> [S]`."""
+    mean = weighted_mean(x, weights)[..., None, None]
+    return weighted_mean((x - mean) ** 2, weights).sqrt()
+
+
+def weighted_max(x: Tensor, weights: Tensor) -> Tensor:
+    """Maximum of `x` over the rows with weight, `[S, T, B] -> [S]`; minus infinity for a member without any."""
+    return torch.where(weights > 0, x, -torch.inf).amax((-2, -1))
+
+
+def log_mean_exp(x: Tensor, weights: Tensor) -> Tensor:
+    """Log E[exp x] over the rows with weight, `[S, T, B] -> [S]`, without overflow; 0 for a member without any."""
+    has_rows = (weights > 0).any(-1).any(-1)
+    top = torch.where(has_rows, weighted_max(x, weights).detach(), 0.0)
+    above = torch.where(weights > 0, x - top[..., None, None], 0.0)
+    return top + torch.where(has_rows, weighted_mean(above.exp(), weights), 1.0).log()
+
+
+def standardize(x: Tensor, weights: Tensor, eps: float = 1e-8) -> Tensor:
+    """Shift and scale `x` to mean 0 and standard deviation 1 over each member's rows: `[S, T, B] -> [S, T, B]`.
+
+    Values that differ by no more than rounding become exactly 0. A member with fewer than two rows keeps its `x`: one
+    row says nothing about mean and standard deviation.
+    """
+    mean, std = weighted_mean(x, weights), weighted_std(x, weights)
+    scaled = (x - mean[..., None, None]) / (std[..., None, None] + eps)
+    return _unless_trivial(scaled, x, mean, std, weights)
+
+
+def center(x: Tensor, weights: Tensor) -> Tensor:
+    """Subtract each member's mean over its rows: `[S, T, B] -> [S, T, B]`.
+
+    Values that differ by no more than rounding become exactly 0. A member with fewer than two rows keeps its `x`.
+    """
+    mean = weighted_mean(x, weights)
+    return _unless_trivial(x - mean[..., None, None], x, mean, weighted_std(x, weights), weights)
+
+
+def scale(x: Tensor, weights: Tensor, eps: float = 1e-8) -> Tensor:
+    """Divide by each member's standard deviation over its rows: `[S, T, B] -> [S, T, B]`.
+
+    A member with fewer than two rows, or whose values differ by no more than rounding, keeps its `x`.
+    """
+    mean, std = weighted_mean(x, weights), weighted_std(x, weights)
+    divisor = torch.where(_is_rounding(mean, std) | (_sum(weights) < 2), 1.0, std + eps)
+    return x / divisor[..., None, None]
+
+
+ROUNDING = 8 * torch.finfo(torch.float32).eps
+"""A standard deviation below this share of the mean is rounding error: those of sum, mean and differences together."""
+
+
+def _is_rounding(mean: Tensor, std: Tensor) -> Tensor:
+    """Whether values vary by no more than rounding, `[S]`. False for what is not finite, which must stay visible."""
+    return std < ROUNDING * mean.abs()
+
+
+def _unless_trivial(new: Tensor, x: Tensor, mean: Tensor, std: Tensor, weights: Tensor) -> Tensor:
+    """`new`; but 0 where values vary by no more than rounding, and `x` where a member has fewer than two rows."""
+    new = torch.where(_is_rounding(mean, std)[..., None, None], 0.0, new)
+    return torch.where((_sum(weights) < 2)[..., None, None], x, new)
 
 
 def _sum(x: Tensor) -> Tensor:
     return x.sum((-2, -1)) if any_order() else x.flatten(-2).cumsum(-1)[..., -1]
 
 
-def weighted_std(x: Tensor, weights: Tensor) -> Tensor:
-    """Standard deviation (biased: divided by n) of `x` over rows with weight, `[S, T, B] -> [S]`."""
-    mean = weighted_mean(x, weights)[..., None, None]
-    return weighted_mean((x - mean) ** 2, weights).sqrt()
+# terms of a policy's loss
 
 
-def standardize(x: Tensor, weights: Tensor, eps: float = 1e-8) -> Tensor:
-    """Shift and scale `x` to mean 0 and deviation 1 over each member's own rows: `[S, T, B] -> [S, T, B]`."""
-    mean, std = weighted_mean(x, weights), weighted_std(x, weights)
-    return (x - mean[..., None, None]) / (std[..., None, None] + eps)
+def advantages_of(batch: Batch, hyper: Hyper) -> Tensor:
+    """The advantages `[S, T, B]` of a batch, standardized over its rows if the setting `normalize_advantages` is on."""
+    return standardize(batch.advantages, batch.weights) if hyper.normalize_advantages else batch.advantages
 
 
-def weighted_max(x: Tensor, weights: Tensor) -> Tensor:
-    """The largest of `x` over rows with weight, `[S, T, B] -> [S]`; minus infinity for a member without any."""
-    return torch.where(weights > 0, x, -torch.inf).amax((-2, -1))
+def policy_gradient_loss(dist: Distribution, advantages: Tensor, batch: Batch) -> Tensor:
+    """The loss whose gradient is minus the policy gradient, `[S, T, B] -> [S]`.
 
-
-def log_mean_exp(x: Tensor, weights: Tensor) -> Tensor:
-    """Log E[exp x] over rows with weight, `[S, T, B] -> [S]`, without overflow."""
-    top = weighted_max(x, weights).detach()
-    above = torch.where(weights > 0, x - top[..., None, None], 0.0)
-    return top + apart(torch.log, weighted_mean(above.exp(), weights))
-
-
-def apart(fn: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Apply `fn` to one number per member, `[S] -> [S]`, each in vectors of its own.
-
-    exp, log and their like are rounded otherwise at the end of a vector than inside: on `[S]` itself the result of a
-    member would depend on how many there are.
+    L = -E[ A log π(a|s; θ) ]
     """
-    return fn(x.unsqueeze(-1).expand(*x.shape, 64).contiguous())[..., 0]
+    return -weighted_mean(dist.log_prob(batch.actions) * advantages, batch.weights)
+
+
+def log_importance_ratio(dist: Distribution, batch: Batch) -> Tensor:
+    """Log r, `[S, T, B]`, where r = π(a|s; θ) / π_old(a|s). Needs "log_probs"."""
+    log_ratio: Tensor = dist.log_prob(batch.actions) - batch.log_probs
+    return log_ratio
 
 
 def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip_range: Tensor) -> Tensor:
-    """What a policy gains in each row by its ratio to the old one, and gains no more outside of the clip range.
+    """PPO's objective for each row: no gain from moving the ratio out of the clip range.
 
     min(r A, clip(r, 1-ε, 1+ε) A)
 
@@ -93,8 +156,31 @@ def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip_range: Tensor) -> 
 
 
 def clip_fraction(ratio: Tensor, clip_range: Tensor, weights: Tensor) -> Tensor:
-    """Share of the rows whose ratio is outside of the clip range, `[S, T, B] -> [S]`."""
+    """Share of the rows whose ratio is outside the clip range, `[S, T, B] -> [S]`."""
     return weighted_mean(((ratio - 1).abs() > clip_range).float(), weights)
+
+
+def kl_estimate(log_ratio: Tensor, weights: Tensor) -> Tensor:
+    """Estimate KL(old || new) from samples of the old policy, `[S, T, B] -> [S]`; `log_ratio` = log new - log old.
+
+    k₃ = E[(r - 1) - log r],  r = new / old
+
+    The estimate is unbiased, never negative, and has a lower variance than the mean of -log r. Source: Schulman (2020),
+    Approximating KL divergence.
+    """
+    return weighted_mean(torch.expm1(log_ratio) - log_ratio, weights)
+
+
+def ratio_metrics(log_ratio: Tensor, clip_range: Tensor, weights: Tensor) -> Metrics:
+    """How far the policy has moved: the metrics `policy/kl` and `policy/clip_fraction`, `[S]` each."""
+    log_ratio = log_ratio.detach()
+    return {
+        "policy/kl": kl_estimate(log_ratio, weights),
+        "policy/clip_fraction": clip_fraction(log_ratio.exp(), clip_range, weights),
+    }
+
+
+# terms of a critic's loss
 
 
 def value_loss(values: Tensor, returns: Tensor, weights: Tensor) -> Tensor:
@@ -105,27 +191,76 @@ def value_loss(values: Tensor, returns: Tensor, weights: Tensor) -> Tensor:
     return 0.5 * weighted_mean((values - returns) ** 2, weights)
 
 
-def critic_loss(policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
-    """`value_loss` as a loss of its own, for steps of the critic alone. Its metrics are those of the whole fit."""
+def clipped_value_loss(
+    values: Tensor, old_values: Tensor, returns: Tensor, clip_range: Tensor, weights: Tensor
+) -> Tensor:
+    """`value_loss` without a gain from moving a value further than `clip_range` from the old one: `[S, T, B] -> [S]`.
+
+    L = ½ E[max((V - G)², (V_old + clip(V - V_old, -ε, ε) - G)²)]
+    """
+    clipped = old_values + torch.clamp(values - old_values, -clip_range, clip_range)
+    return 0.5 * weighted_mean(torch.maximum((values - returns) ** 2, (clipped - returns) ** 2), weights)
+
+
+def explained_variance(values: Tensor, returns: Tensor, weights: Tensor) -> Tensor:
+    """Share of the variance of the returns that the critic predicts, `[S, T, B] -> [S]`: 1 all of it, 0 none.
+
+    1 - Var[G - V] / Var[G]
+    """
+    variance = weighted_std(returns, weights) ** 2
+    return 1 - weighted_std(returns - values, weights) ** 2 / (variance + 1e-8)
+
+
+# whole losses
+
+
+def actor_loss(
+    policy_loss: Tensor, dist: Distribution, batch: Batch, entropy_coef: Tensor | float | None = None
+) -> Loss:
+    """The loss of a policy that shares no step with a critic, with the metrics of one.
+
+    L = L_π - c_H E[H(π)]
+
+    Shapes: `policy_loss` and `entropy_coef` are `[S]`; without the latter there is no entropy bonus.
+    """
+    entropy = weighted_mean(dist.entropy(), batch.weights)
+    total = policy_loss if entropy_coef is None else policy_loss - entropy_coef * entropy
+    return Loss(total, {"loss/policy": policy_loss, "policy/entropy": entropy})
+
+
+def critic_loss(policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
+    """`value_loss` as a loss of its own, for gradient steps of the critic alone.
+
+    The explained variance that it reports is that of the values before the first of these steps.
+    """
     loss = value_loss(policy.apply(params, batch.inputs).value, batch.returns, batch.weights)
     explained = explained_variance(batch.values, batch.returns, batch.weights)
     return Loss(loss, {"loss/value": loss, "value/explained_variance": explained})
 
 
 def actor_critic_loss(
-    policy_loss: Tensor, output: Output, batch: Batch, hyper: Hyper, metrics: Mapping[str, Tensor] = {}
+    policy_loss: Tensor,
+    output: Output,
+    batch: Batch,
+    hyper: Hyper,
+    metrics: Mapping[str, Tensor] = {},
+    critic: Tensor | None = None,
 ) -> Loss:
-    """A policy's loss beside its critic's and the bonus, with `metrics` among those that every actor-critic has.
+    """The loss of a policy and its critic, which take their gradient steps together, with the metrics of both.
 
-    L = L_π + c_V ½ E[(V - G)²] - c_H E[H(π)]
+        L = L_π + c_V L_V - c_H E[H(π)],  L_V = ½ E[(V - G)²]
 
-    Shapes: `policy_loss` and `metrics` are `[S]`. Source: Mnih et al. (2016), Asynchronous methods for deep
+    c_V and c_H are the settings `value_coef` and `entropy_coef`. `metrics` are reported beside those of every
+    actor-critic, and `critic` takes the place of L_V.
+
+    Shapes: `policy_loss`, `critic` and `metrics` are `[S]`. Source: Mnih et al. (2016), Asynchronous methods for deep
     reinforcement learning, section 4.
     """
-    error = value_loss(output.value, batch.returns, batch.weights)
+    coef = hyper.per_member
+    error = value_loss(output.value, batch.returns, batch.weights) if critic is None else critic
     entropy = weighted_mean(output.dist.entropy(), batch.weights)
     return Loss(
-        policy_loss + hyper.value_coef.flatten() * error - hyper.entropy_coef.flatten() * entropy,
+        policy_loss + coef.value_coef * error - coef.entropy_coef * entropy,
         {
             "loss/policy": policy_loss,
             "loss/value": error,
@@ -134,23 +269,3 @@ def actor_critic_loss(
             "value/explained_variance": explained_variance(batch.values, batch.returns, batch.weights),
         },
     )
-
-
-def kl_estimate(log_ratio: Tensor, weights: Tensor) -> Tensor:
-    """Estimate KL(old || new) from samples of the old policy, `[S, T, B] -> [S]`; `log_ratio` = log new - log old.
-
-    k₃ = E[(r - 1) - log r],  r = new / old
-
-    It is unbiased, never negative, and varies less than the mean of -log r. Source: Schulman (2020), Approximating KL
-    divergence.
-    """
-    return weighted_mean(log_ratio.exp() - 1 - log_ratio, weights)
-
-
-def explained_variance(values: Tensor, returns: Tensor, weights: Tensor) -> Tensor:
-    """How much of the variance of the returns the critic foresees, `[S, T, B] -> [S]`: 1 all of it, 0 none.
-
-    1 - Var[G - V] / Var[G]
-    """
-    spread = weighted_std(returns, weights) ** 2
-    return 1 - weighted_std(returns - values, weights) ** 2 / (spread + 1e-8)

@@ -14,12 +14,12 @@ A line is written by one `write`; what a full disk refuses is kept in memory and
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import posixpath
 import re
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +28,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
 from pgzoo.errors import StoreError
+from pgzoo.files import write_file
 from pgzoo.tracking.locks import lock
 
 __all__ = ["EndStatus", "EpisodeRecord", "Journal", "Record", "Tail", "artifact_path", "clean_key", "records"]
@@ -38,8 +39,9 @@ RUN_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 BACKLOG = 16 * 2**20
 LOCK_WAIT = 5.0
+SMALL = 2**16
+"""Artifacts up to this size, in bytes, are kept in memory, to be written again if they are removed."""
 MAX_PARAM, MAX_TAG, MAX_KEY = 6000, 8000, 250
-MAX_STEP = 2**63 - 1
 
 
 class EpisodeRecord(NamedTuple):
@@ -51,14 +53,19 @@ class EpisodeRecord(NamedTuple):
 
 
 class Tail(NamedTuple):
-    """What a journal already says when it is opened: the last step of each kind, and all episodes."""
+    """What a journal already has when it is opened: the last step of each kind of record, and all episodes."""
 
     metrics: int
+    """The last step of a curve, -1 if there is none."""
     evaluations: Mapping[str, int]
-    finals: frozenset[tuple[int, str]]
+    """The last step of an evaluation, by its mode."""
+    finals: Mapping[tuple[int, str], float]
+    """The mean return of each final evaluation, by its step and mode; NaN where an episode had no finite return."""
+    points: Mapping[str, tuple[int, float]]
+    """The last point (step, value) of each metric."""
     episodes: EpisodeRecord
-    moment: int = 0
-    """The last timestamp."""
+    timestamp: int = 0
+    """The last timestamp, in milliseconds."""
 
 
 class Journal:
@@ -80,9 +87,12 @@ class Journal:
         self._warn = warn
         self._backlog = bytearray()
         self._troubled = False
-        self._guard = threading.Lock()
+        self._failure: StoreError | None = None
+        self._small_artifacts: dict[str, bytes] = {}
+        self._guard = threading.RLock()
         try:
-            (folder / "artifacts").mkdir(parents=True, exist_ok=True)
+            make_private(folder)
+            (folder / "artifacts").mkdir(exist_ok=True)
             self._lock = lock(folder / "lock", timeout=LOCK_WAIT)
         except OSError as error:
             raise StoreError(f"Can't keep the journal of run {self.key} in {folder}: {error.strerror}.") from error
@@ -91,14 +101,14 @@ class Journal:
         try:
             file = folder / "journal.jsonl"
             self.resumed = file.exists() and trim(file) > 0
-            self.tail = read_tail(folder) if self.resumed else Tail(-1, {}, frozenset(), EpisodeRecord([], [], []))
-            self._fd: int | None = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            self.tail = read_tail(folder) if self.resumed else Tail(-1, {}, {}, {}, EpisodeRecord([], [], []))
+            self._fd: int | None = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         except OSError as error:
             self._lock.release()
             raise StoreError(f"Can't write the journal {folder}: {error.strerror}.") from error
         self._finals = self.tail.finals
         self._last_metric, self._last_evaluation = self.tail.metrics, dict(self.tail.evaluations)
-        self._moment = self.tail.moment
+        self._timestamp = self.tail.timestamp
         self._last_episode = self.tail.episodes.steps[-1] if self.tail.episodes.steps else -1
         self._put(start)
 
@@ -158,8 +168,12 @@ class Journal:
         self._put({**line, "returns": kept, "lengths": lengths, "m": metrics})
 
     def summary(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write metrics of the run as a whole, at its last step; they are no points of a curve."""
+        """Write metrics of the run as a whole, at its last step, where no `record` follows.
+
+        A value that the journal already has at this step, as when a finished run is resumed, isn't written again.
+        """
         finite = {clean_key(k): float(v) for k, v in metrics.items() if math.isfinite(v)}
+        finite = {k: v for k, v in finite.items() if self.tail.points.get(k) != (int(step), v)}
         if finite:
             self._put({"t": "update", "ts": now(), "steps": [int(step)], "m": finite})
 
@@ -170,10 +184,13 @@ class Journal:
         """
         target = artifact_path(self.path, path)
         try:
-            write_atomically(target, data if isinstance(data, bytes) else data.read_bytes())
+            content = data if isinstance(data, bytes) else data.read_bytes()
+            write_file(target, content)
         except OSError as error:
             self._complain(f"artifact {path} couldn't be kept", error)
         else:
+            if len(content) <= SMALL:
+                self._small_artifacts[path] = content
             self._put({"t": "artifact", "ts": now(), "path": str(PurePosixPath(path))})
         return target
 
@@ -185,6 +202,7 @@ class Journal:
         """Write the last record and let go of the run. A second call does nothing."""
         if not self.open:
             return
+        self.sync()
         if self.dropped:
             self.tags({"pgzoo.dropped_values": str(self.dropped)})
         self._put({"t": "end", "ts": now(), "status": status, "reason": reason})
@@ -203,9 +221,16 @@ class Journal:
             self._lock.release()
 
     def sync(self) -> None:
-        """Force what was written to the disk; called by the session's keeper, so that training never waits."""
+        """Force what was written to the disk; called by the session's thread, so that training never waits.
+
+        A journal that was removed is written again. Where that fails, the next record raises StoreError.
+        """
         with self._guard:
-            if self._fd is None or not self.dirty:
+            if self._fd is None:
+                return
+            if self._failure is None and self._was_removed():
+                self._write_again()
+            if not self.dirty:
                 return
             self.dirty = False
             try:
@@ -213,8 +238,55 @@ class Journal:
             except OSError as error:
                 self._complain("the journal couldn't be synced", error)
 
+    def _was_removed(self) -> bool:
+        """Say whether the open file is no longer the one that lies in the run's folder."""
+        assert self._fd is not None
+        try:
+            here, there = os.fstat(self._fd), (self.path / "journal.jsonl").stat()
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        return (here.st_ino, here.st_dev) != (there.st_ino, there.st_dev)
+
+    def _write_again(self) -> None:
+        """Copy the removed journal, which can be read as long as it is open, back into its folder."""
+        assert self._fd is not None
+        try:
+            make_private(self.path)
+            taken = lock(self.path / "lock")
+            if taken is None:
+                raise OSError(errno.EBUSY, "another process writes it")
+            scratch = self.path / ".journal.tmp"
+            fd = os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+            copy_descriptor(self._fd, fd)
+            os.replace(scratch, self.path / "journal.jsonl")
+            for path, content in self._small_artifacts.items():
+                write_file(artifact_path(self.path, path), content)
+        except OSError as error:
+            self._failure = StoreError(
+                f"The journal of run {self.key} was removed from {self.path.parent} while the run was in training, and "
+                f"it can't be written again: {error.strerror}. Nothing more of this run would be kept."
+            )
+            self._warn(str(self._failure))
+            return
+        os.close(self._fd)
+        if self._lock is not None:
+            self._lock.release()
+        self._fd, self._lock, self.dirty = fd, taken, True
+        self._warn(
+            f"{self.path.parent} was changed by another program while runs were in training: their journals had been "
+            "removed and were written again. Earlier checkpoints, and files over 64 KiB, are lost."
+        )
+
     def _put(self, record: Record) -> None:
-        self._moment = record["ts"] = max(self._moment, record.get("ts", 0))
+        with self._guard:
+            self._append(record)
+
+    def _append(self, record: Record) -> None:
+        if self._failure is not None:
+            raise self._failure
+        self._timestamp = record["ts"] = max(self._timestamp, record.get("ts", 0))
         line = encode(record).encode() + b"\n"
         if self._fd is None:
             raise RuntimeError(f"the journal of run {self.key} is closed")
@@ -262,6 +334,22 @@ def clean_items(items: Mapping[str, str], limit: int) -> dict[str, str]:
     return {clean_key(k): str(v).encode(errors="replace").decode()[:limit] for k, v in items.items()}
 
 
+def make_private(folder: Path) -> None:
+    """Make a folder, and those above it that are missing, for their owner alone. Raises OSError."""
+    if not folder.parent.exists():
+        make_private(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def copy_descriptor(source: int, target: int) -> None:
+    """Copy a whole open file to another, from its beginning. Raises OSError."""
+    offset = 0
+    while block := os.pread(source, 2**20, offset):
+        offset += len(block)
+        while block:
+            block = block[os.write(target, block) :]
+
+
 def check_run_key(key: str) -> str:
     """Return the key, fit to name a folder. Raises ValueError otherwise."""
     if not RUN_KEY.fullmatch(key):
@@ -278,22 +366,6 @@ def artifact_path(folder: Path, path: str) -> Path:
     if not target.is_relative_to(top) or target == top:
         raise ValueError(f"{path!r} isn't an artifact path: it leads out of the run's folder")
     return target
-
-
-def write_atomically(target: Path, data: bytes) -> None:
-    """Write a file that is either whole or not there, also after a power cut. Raises OSError."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fd, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".tmp")
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def records(folder: Path, offset: int = 0, limit: int | None = None) -> Iterator[tuple[Record | None, int]]:
@@ -338,18 +410,23 @@ def trim(file: Path) -> int:
 
 
 def read_tail(folder: Path) -> Tail:
-    metrics, moment, evaluations, finals = -1, 0, dict[str, int](), set[tuple[int, str]]()
+    """Read what a journal that is resumed already has."""
+    metrics, timestamp, evaluations = -1, 0, dict[str, int]()
+    finals, points = dict[tuple[int, str], float](), dict[str, tuple[int, float]]()
     episodes = EpisodeRecord([], [], [])
     for record, _ in records(folder):
         if record is None:
             continue
-        moment = max(moment, record.get("ts", 0))
+        timestamp = max(timestamp, record.get("ts", 0))
         if record["t"] == "update":
-            metrics = max([metrics, *record.get("steps", ())])
+            steps = record.get("steps", ())
+            metrics = max([metrics, *steps])
+            points |= {name: (steps[-1], value) for name, value in record.get("m", {}).items() if steps}
             for column, values in zip(episodes, record.get("e", ()), strict=False):
                 column.extend(values)  # type: ignore[attr-defined]
         elif record["t"] == "evaluation":
             evaluations[record["mode"]] = max(evaluations.get(record["mode"], -1), record["step"])
             if record["final"]:
-                finals.add((record["step"], record["mode"]))
-    return Tail(metrics, evaluations, frozenset(finals), episodes, moment)
+                name = "eval/return_mean" if record["mode"] == "sampled" else f"eval/{record['mode']}_return_mean"
+                finals[record["step"], record["mode"]] = record.get("m", {}).get(name, math.nan)
+    return Tail(metrics, evaluations, finals, points, episodes, timestamp)

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pgzoo.errors import StoreError, UnknownName, did_you_mean
-from pgzoo.tracking.home import Home, display_uri, resolve_uri
-from pgzoo.tracking.journal import artifact_path, check_run_key, write_atomically
+from pgzoo.files import write_file
+from pgzoo.tracking.home import Home, display_uri, redact, resolve_uri
+from pgzoo.tracking.journal import artifact_path, check_run_key
 from pgzoo.tracking.ledger import identity, journal_folders, read_json, start_of
+from pgzoo.tracking.secrets import reveal_secrets
 
 if TYPE_CHECKING:
     from pgzoo.tracking.store import Store
@@ -31,7 +33,7 @@ class Found:
     algorithm: str
     env: str
     experiment: str
-    tracking_uri: str
+    tracking_uri: str = field(repr=False)  # it may have a password
     path: Path | None
     started: int = 0
     """Milliseconds since 1970."""
@@ -67,7 +69,7 @@ class Found:
         ask(self.tracking_uri, download, f"artifact {path} of run {self.name} ({self.run_id})")
         if not found:
             raise missing
-        write_atomically(cached, found[0])
+        write_file(cached, found[0])
         return cached
 
 
@@ -111,14 +113,14 @@ def local_run(folder: Path, home: Home) -> Found | None:
         return None
     return Found(
         **identity(folder, start, shipped),
-        tracking_uri=str(shipped.get("tracking_uri") or start["uri"]),
+        tracking_uri=reveal_secrets(str(shipped.get("tracking_uri") or start["uri"]), home),
         home=home,
     )
 
 
 def remote_runs(client: Any, ref: str, uri: str, home: Home) -> Iterable[Found]:
     """Ask a store for the runs with this id, key, group or name."""
-    from pgzoo.tracking.store import is_final
+    from pgzoo.tracking.store import check_run_id, is_final
 
     experiments = client.search_experiments()
     names = {e.experiment_id: e.name for e in experiments}
@@ -136,6 +138,7 @@ def remote_runs(client: Any, ref: str, uri: str, home: Home) -> Iterable[Found]:
             break
         runs = list(client.search_runs(list(names), query, order_by=["attributes.start_time DESC"], max_results=1000))
     for run in runs:
+        check_run_id(run.info.run_id)
         tags, params = run.data.tags, run.data.params
         seed = params.get("seed", "0")
         yield Found(
@@ -156,16 +159,18 @@ def remote_runs(client: Any, ref: str, uri: str, home: Home) -> Iterable[Found]:
 
 def ask(uri: str, question: Callable[[Any], object], what: str) -> None:
     """Ask the store; mlflow is imported here at the earliest."""
-    from pgzoo.tracking.store import Store
+    from pgzoo.tracking.http_limits import limited
+    from pgzoo.tracking.store import Store, explain
 
     try:
         store = STORES.get(uri)
         if store is None or store.vanished:
             store = STORES[uri] = Store(uri)
-        question(store.client)
+        with limited():
+            question(store.client)
     except Exception as error:
-        reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
-        raise StoreError(f"Couldn't get {what} from {display_uri(uri)}: {reason}") from error
+        reason = explain(error) or (str(error).splitlines()[0][:300] if str(error) else type(error).__name__)
+        raise StoreError(f"Couldn't get {what} from {display_uri(uri)}: {redact(reason)}") from error
 
 
 STORES: dict[str, Store] = {}

@@ -27,11 +27,13 @@ from pgzoo.tracking.journal import (
     Record,
     check_run_key,
     clean_items,
+    make_private,
     now,
     records,
 )
 from pgzoo.tracking.ledger import Pending, pending_of
 from pgzoo.tracking.locks import held
+from pgzoo.tracking.secrets import hide_secrets
 
 __all__ = ["Session", "ensure_uploader"]
 
@@ -53,9 +55,10 @@ class Session:
         self.journals: dict[str, Journal] = {}
         """The journals opened here, by run key."""
         self._elsewhere: dict[str, Pending] = {}
-        self._warn = warn
+        self._warn_user, self._warned = warn, set[str]()
         try:
-            home.runs.mkdir(parents=True, exist_ok=True)
+            make_private(home.runs)
+            self._public_uri = hide_secrets(tracking_uri, home)
         except OSError as error:
             raise StoreError(f"Can't write to pgzoo's folder {home.root}: {error.strerror}.") from error
         self._closing = threading.Event()
@@ -89,7 +92,7 @@ class Session:
         start: Record = {"t": "start", "ts": now(), "key": run_key, "name": name, "group": self.group}
         start |= {
             "experiment": experiment,
-            "uri": self.tracking_uri,
+            "uri": self._public_uri,
             "seed": int(seed),
             "algorithm": algorithm,
         }
@@ -141,6 +144,12 @@ class Session:
             time.sleep(min(0.1, max(0.0, deadline - moment)))
         return replace(left, lost=lost, dropped=dropped)
 
+    def _warn(self, text: str) -> None:
+        """Warn the user, of the same thing once however many runs it concerns."""
+        if text not in self._warned:
+            self._warned.add(text)
+            self._warn_user(text)
+
     def pending(self) -> Pending:
         """Count what isn't shipped of this session's runs."""
         return pending_of(self.home.runs / key for key in self.journals.keys() | self._elsewhere.keys())
@@ -178,7 +187,7 @@ def ensure_uploader(home: Home) -> None:
         return
     if home.uploader_log.exists() and home.uploader_log.stat().st_size > LOG_LIMIT:
         os.replace(home.uploader_log, home.uploader_log.with_suffix(".log.1"))
-    with home.uploader_log.open("ab") as log:
+    with open(os.open(home.uploader_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
         command = [sys.executable, "-m", "pgzoo.tracking.uploader", str(home.root)]
         # A `mlflow.py` lying in the working directory must not be imported instead of the real one.
         search = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -11,10 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -25,6 +23,7 @@ import numpy as np
 import torch
 
 from pgzoo.errors import CheckpointError
+from pgzoo.files import write_folder
 from pgzoo.ops.members import join, map_leaves
 from pgzoo.types import Collector, TrainState
 
@@ -67,7 +66,6 @@ def save(folder: Path, state: TrainState, about: Mapping[str, Any], *, score: fl
     """
     from safetensors.torch import save as pack
 
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: torch.as_tensor(leaf).contiguous() for name, leaf in _leaves(state)}
     packed = pack(tensors)
     description = {
@@ -81,21 +79,7 @@ def save(folder: Path, state: TrainState, about: Mapping[str, Any], *, score: fl
     }
     text = json.dumps(description, allow_nan=False).encode()
     target = folder / f"step-{int(state.env_steps[0]):012d}"
-    fresh = Path(tempfile.mkdtemp(dir=folder, prefix=".new-"))
-    try:
-        for name, data in ((TENSORS, packed), (DESCRIPTION, text)):
-            with (fresh / name).open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        fresh.chmod(0o755)
-        if target.exists():
-            shutil.rmtree(target)
-        fresh.rename(target)
-        _sync(folder)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
+    write_folder(target, {TENSORS: packed, DESCRIPTION: text})
     _prune(folder)
     return target
 
@@ -150,7 +134,7 @@ def load(path: Path) -> Checkpoint:
         return Checkpoint(path, state, _loose(description["about"]))
     except OSError as error:
         raise CheckpointError(f"No checkpoint in {path}: {error.strerror}: {error.filename}.") from error
-    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise CheckpointError(f"The checkpoint {path} is damaged: {type(error).__name__}: {error}.") from error
 
 
@@ -222,20 +206,6 @@ def _prune(folder: Path) -> None:
 def _score(path: Path) -> float | None:
     try:
         score = json.loads((path / DESCRIPTION).read_text(encoding="utf-8")).get("score")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return None
     return score if isinstance(score, float) else None
-
-
-def _sync(folder: Path) -> None:
-    """Make a rename last, where the system lets a folder be synced."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -47,6 +48,8 @@ class Plan:
     added_critic: bool = False
     env_states: tuple[EnvState, ...] = ()
     forgets: bool = True
+    compile_cache: Path | None = None
+    """Folder for compiled gradient steps; None: that of TORCHINDUCTOR_CACHE_DIR, else a temporary one."""
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -62,7 +65,7 @@ class Plan:
         """What to ask the backend for."""
         c = self.config
         rows = len(self.members) * envs_per_member
-        return EnvRequest(c.env, c.env_kwargs, c.max_episode_steps, rows, self.env_states)
+        return EnvRequest(c.env, c.env_kwargs, c.max_episode_steps, rows, self.env_states, self.spec.masked)
 
     def spread(self, settings: Callable[[RunConfig], dict[str, Any]]) -> dict[str, Any]:
         """Settings with floats as `[S, 1, 1]`, each member's own; all else is the same for everybody."""

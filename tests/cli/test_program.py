@@ -43,7 +43,16 @@ def test_module_and_version() -> None:
         (["plugins", "--jsn"], "No such option '--jsn'. Did you mean '--json'?"),
         (["plugins", "--no-plugin", "nothing"], 'Error: No plugin "nothing" to block.'),
         (["plugins", "--import", "not_there"], "Error: --import not_there failed."),
-        (["algorithms", "surplus"], "unexpected extra argument"),
+        (["algorithms", "reinfroce"], 'No algorithm "reinfroce". Did you mean "reinforce"?'),
+        (["algorithms", "ppo", "surplus"], "unexpected extra argument"),
+        (["presets", "notebok"], 'No preset or algorithm "notebok". Did you mean "notebook"?'),
+        (["presets", "random"], 'There is no preset for algorithm "random".'),
+        (["train"], 'Error: No command "train". Use: pgzoo run ALGO --env ID'),
+        (["enjoy", "x"], 'Error: No command "enjoy". Use: pgzoo video RUN_ID (watch a policy)'),
+        (["plot"], 'Error: No command "plot". Use: pgzoo compare RUN_ID'),
+        (["list"], 'Error: No command "list". Use: pgzoo algorithms, policies'),
+        (["help"], 'Error: No command "help". Use: pgzoo --help'),
+        (["evaluate", "x", "--seed", "1", "--seed=2"], "--seed is given twice; give one value."),
         (["presets", "show"], "Missing argument"),
         (
             ["presets", "show", "a", "b", "c"],
@@ -103,7 +112,7 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     program.stdout.close()
     assert b"Broken" not in program.stderr.read()
     program.stderr.close()
-    program.wait(timeout=30)
+    program.wait(timeout=600)
 
 
 def test_peek_reads_options_before_they_can_be_parsed() -> None:

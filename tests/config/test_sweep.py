@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgzoo.config import Layer
-from pgzoo.config.sweep import grid, read, told
+from pgzoo.config.sweep import format_setting, grid, parse_setting
 from pgzoo.errors import ConfigError
 from pgzoo.registry import PluginCatalog
 from pgzoo.runs.resolve import resolve
@@ -81,7 +81,7 @@ def test_what_a_config_says_of_its_sweep_makes_it_again(configure: Configure, ca
     )
 )
 def test_what_is_told_of_a_setting_can_be_read(setting: dict[str, float]) -> None:
-    assert read(told(setting)) == setting
+    assert parse_setting(format_setting(setting)) == setting
 
 
 @given(

@@ -43,6 +43,13 @@ def test_a_number_has_the_same_bits_in_a_tensor_of_any_size(name: str, size: int
     assert torch.equal(torch.cat([gradient(ours, piece) for piece in pieces]), gradient(ours, X))
 
 
+@pytest.mark.parametrize("function", [torch.exp, torch.log, torch.expm1, torch.tanh])
+@pytest.mark.parametrize("size", [1, 3, 8, 15, 17, 33, 100])
+def test_these_functions_of_torch_need_no_substitute(function: Callable[[Tensor], Tensor], size: int) -> None:
+    x = X + 6.1  # positive
+    assert torch.equal(torch.cat([function(piece.clone()) for piece in x.split(size)]), function(x))
+
+
 @pytest.mark.parametrize("x", [-1e4, -100.0, 100.0, 1e4])
 @pytest.mark.parametrize("name", ["sigmoid", "softplus", "silu", "elu"])
 def test_large_numbers_give_finite_values_and_gradients(name: str, x: float) -> None:

@@ -57,7 +57,7 @@ def cli() -> str:
 def algorithms() -> str:
     """Return the page of all algorithms: what each is, where it comes from, and its settings."""
     from pgzoo.registry import discover
-    from pgzoo.runs.runner import collection_of
+    from pgzoo.runs.planning import collection_of
 
     entries = [e for e in discover(inline=False).entries("algorithm") if e.plugin.source == "built-in"]
     rows = [[f"[`{e.name}`](#{e.name})", e.summary, *map(said, e.facts.values())] for e in entries]

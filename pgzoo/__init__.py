@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pgzoo.errors import PgzooError
     from pgzoo.export.bundle import LoadedPolicy, load_policy
     from pgzoo.markers import hookimpl
+    from pgzoo.play.frames import evaluate
     from pgzoo.policies.module import module_policy
     from pgzoo.runs.result import Result
     from pgzoo.runs.runner import run
@@ -40,6 +41,7 @@ _HOMES = {
     "RunConfig": "pgzoo.config",
     "Steps": "pgzoo.types",
     "compare": "pgzoo.analysis.compare",
+    "evaluate": "pgzoo.play.frames",
     "hookimpl": "pgzoo.markers",
     "load_policy": "pgzoo.export.bundle",
     "module_policy": "pgzoo.policies.module",
@@ -65,6 +67,7 @@ __all__ = [
     "RunConfig",
     "Steps",
     "compare",
+    "evaluate",
     "hookimpl",
     "load_policy",
     "module_policy",

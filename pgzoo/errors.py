@@ -18,6 +18,8 @@ to do next. The tree, with the exit code that the command line gives each:
 from __future__ import annotations
 
 import difflib
+import os
+import traceback
 from collections.abc import Iterable
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "UnknownName",
     "UsageError",
     "did_you_mean",
+    "raised_at",
 ]
 
 
@@ -91,3 +94,23 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if not near:  # a difference of case alone scores low in a short name
         near = [k for k in known if k.lower() == name.lower()]
     return f' Did you mean "{near[0]}"?' if near else ""
+
+
+def raised_at(error: BaseException) -> str:
+    """Return ' (FILE, line N)': the innermost line of code outside of installed packages that raised an error.
+
+    Empty where all of the traceback lies in pgzoo, in Python or in installed packages: then it is no user's own code.
+    """
+    own = os.path.dirname(os.path.abspath(__file__)) + os.sep
+    library = os.path.dirname(os.__file__) + os.sep
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((own, library, "<"))
+        and not {"site-packages", "dist-packages"} & set(frame.filename.split(os.sep))
+    ]
+    if not frames:
+        return ""
+    file = frames[-1].filename
+    shown = os.path.relpath(file) if file.startswith(os.getcwd() + os.sep) else file
+    return f" ({shown}, line {frames[-1].lineno})"

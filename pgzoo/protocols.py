@@ -438,10 +438,10 @@ class Algorithm(Protocol):
 class Launcher(Protocol):
     """What a plugin registers as a launcher: a class or function, called once per run."""
 
-    def __call__(self, job: LaunchRequest) -> Generator[WorkerMessage] | None:
-        """Return None if the seeds are to be trained in this process, as one computation; nothing is started before.
+    def __call__(self, request: LaunchRequest) -> Generator[WorkerMessage] | None:
+        """Return None to train all seeds in this process, as one computation.
 
-        Else a generator that splits the job, starts a worker for each part, and yields what is heard until all have
-        gone. Closed before that, it ends them at once.
+        Otherwise return a generator. Its first `next` splits the request and starts a worker for each shard; the
+        generator then yields their messages and returns when all workers have exited. Closing it earlier kills them.
         """
         ...

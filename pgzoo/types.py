@@ -304,7 +304,8 @@ class PerMember:
 class EnvRequest(NamedTuple):
     """Which environment, and how many copies: `rows` = members times environments per member.
 
-    `states` (see `protocols.EnvState`) may save and restore one.
+    `states` (see `protocols.EnvState`) may save and restore one. `masked` says that the environment is known to send
+    action masks, with some of its steps at least: then `VectorEnv.action_mask` is never None.
     """
 
     id: str
@@ -312,6 +313,7 @@ class EnvRequest(NamedTuple):
     max_episode_steps: int | None
     rows: int
     states: tuple[Any, ...] = ()
+    masked: bool = False
 
 
 class StepResult(NamedTuple):
@@ -324,17 +326,17 @@ class StepResult(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """Some seeds of a run, for a worker of their own. `spec` is a line of JSON: all that this worker must know."""
+    """The seeds of a run that one worker trains. `spec` is a line of JSON, the worker's first line of input."""
 
     seeds: tuple[int, ...]
     spec: str
 
 
 class WorkerMessage(NamedTuple):
-    """What is heard of the worker of a part (an index).
+    """A message about the worker of a shard, given by the shard's index.
 
-    `kind` is "line" for a line that it wrote to its standard output, "aside" for one on standard error, and "gone" when
-    it has ended; then `text` says how.
+    `kind` is "stdout" or "stderr" for a line that the worker wrote there, without the line break; or "exited" when the
+    worker has ended, and then `text` says how, for the user. "exited" is the last message about a worker.
     """
 
     shard: int
@@ -344,12 +346,13 @@ class WorkerMessage(NamedTuple):
 
 @dataclass(frozen=True)
 class LaunchRequest:
-    """A run that a launcher may carry out in other processes.
+    """A run whose seeds a launcher may train in worker processes.
 
-    `split(count)` shares the seeds out among at most so many parts. `command` starts a worker, in this folder and with
-    this environment: it reads its order from standard input and writes lines to standard output. `commands()` is asked
-    several times a second; the lines that it returns go to the standard input of every worker. A worker whose input
-    ends stops in order, as interrupted: so it must stay open while this process lives, and no longer.
+    `config` is the run's config. `split(count)` returns at most `count` shards. `command` starts a worker in the
+    current folder and environment: it reads the shard's `spec` from standard input and writes lines to standard output.
+    Call `commands()` several times a second, and write the lines that it returns to the standard input of every
+    worker. A worker stops as interrupted when its standard input ends: keep it open as long as this process lives, and
+    no longer.
     """
 
     config: RunConfig

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
+from program import Folder
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -253,10 +254,70 @@ def last_state(play: Play) -> Callable[..., TrainState]:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
-    """A home of the test's own, in which nobody ships: what is looked at lies here."""
+    """A home of the test's own, from which no uploader ships: the test holds the uploader's lock."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("PGZOO_HOME", str(tmp_path))
     found = Home.find()
     shipping = lock(found.uploader_lock, timeout=1)
     assert shipping is not None
     yield found
     shipping.release()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Folder]:
+    """A working directory of the test's own, for the real program."""
+    folder = Folder(tmp_path)
+    yield folder
+    folder.close()
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
+    """A working directory for many tests, each with an experiment of its own: making a store takes seconds."""
+    folder = Folder(tmp_path_factory.mktemp("shared"))
+    yield folder
+    folder.close()
+
+
+EXPENSIVE = ("tests/runs/test_kill.py", "tests/e2e", "plugins", "tests/launchers", "tests/tracking", "tests/learning")
+EXPENSIVE += ("tests/training/test_compiling.py", "tests/runs", "tests/faults", "tests/export", "tests/test_readme.py")
+"""Folders and files to begin with, the most expensive first, so that at the end no process waits for another."""
+TOGETHER = {
+    "test_run.py": "trained",
+    "test_shipping_policies.py": "trained",
+    "test_server.py": "server",
+    "test_compare.py": "server",
+    "test_endings.py": "shared",
+    "test_kinds.py": "shared",
+    "test_resume.py": "shared",
+}
+"""Files of tests/e2e that use the same session-wide fixture, and run in the same process of pytest-xdist."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the most expensive tests first; pytest-xdist hands them out in this order."""
+
+    def rank(item: pytest.Item) -> tuple[int, str]:
+        place = next((k for k, start in enumerate(EXPENSIVE) if item.nodeid.startswith(start)), len(EXPENSIVE))
+        return place, group_of(item.nodeid) if place < len(EXPENSIVE) else ""
+
+    items.sort(key=rank)
+
+
+def group_of(nodeid: str) -> str:
+    """Return the name of the tests that one process runs together: a file, or several files with the same fixture."""
+    file = nodeid.partition("::")[0]
+    return TOGETHER.get(file.removeprefix("tests/e2e/"), file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand out files as `--dist loadfile` does, except that files which share an expensive fixture stay together."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByGroup(LoadFileScheduling):  # type: ignore[misc, unused-ignore]
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return ByGroup(config, log)

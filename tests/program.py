@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -13,7 +15,9 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from pgzoo.tracking.ledger import Ledger
 
 PGZOO = [sys.executable, "-m", "pgzoo"]
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -21,8 +25,12 @@ PLUGIN = Path(__file__).parent / "e2e" / "animals.py"
 """Environments and algorithms for these tests, taken in by `--import`."""
 
 
-def eventually(what: Callable[[], Any], seconds: float = 60.0) -> Any:
-    """Return the first truthy answer."""
+PATIENCE = 600.0
+"""Seconds that a test waits for something that must happen: far more than it takes on a busy machine."""
+
+
+def eventually(what: Callable[[], Any], seconds: float = PATIENCE) -> Any:
+    """Call `what` until its answer is truthy, and return that answer; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (answer := what()):
         assert time.monotonic() < deadline, f"still {answer!r} after {seconds} s"
@@ -30,18 +38,31 @@ def eventually(what: Callable[[], Any], seconds: float = 60.0) -> Any:
     return answer
 
 
+def read_until(stream: IO[str] | None, text: str) -> str:
+    """Read the lines of a process's output up to the first one that contains `text`, and return them all."""
+    assert stream is not None
+    lines = []
+    for line in stream:
+        lines.append(line)
+        if text in line:
+            return "".join(lines)
+    raise AssertionError(f"the output ended without {text!r}:\n{''.join(lines)}")
+
+
 class Folder:
-    """A fresh working directory in which somebody types commands."""
+    """A fresh working directory in which commands are run. `close` ends every process that was started there."""
 
     command, plugin = PGZOO, str(PLUGIN)
 
     def __init__(self, path: Path, **env: str) -> None:
         self.path = path
+        self.children: list[subprocess.Popen[str]] = []
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PGZOO_", "COLUMNS"))}
         self.env = {**inherited, **QUIET, **env}
 
-    def start(self, *args: str, **env: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+    def start(self, *args: str, new_session: bool = False, **env: str) -> subprocess.Popen[str]:
+        """Start `pgzoo ARGS`, in a process group of its own if `new_session`."""
+        child = subprocess.Popen(
             [*PGZOO, *args],
             cwd=self.path,
             env={**self.env, **env},
@@ -49,12 +70,15 @@ class Folder:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=new_session,
         )
+        self.children.append(child)
+        return child
 
     def pgzoo(self, *args: str, code: int = 0, **env: str) -> tuple[str, str]:
         """Run a command to its end and return what it wrote to stdout and stderr."""
         child = self.start(*args, **env)
-        out, err = child.communicate(timeout=180)
+        out, err = child.communicate(timeout=PATIENCE)
         assert child.returncode == code, f"{args}: exit code {child.returncode}\n{out}\n{err}"
         assert "Traceback" not in err, err
         return out, err
@@ -62,12 +86,22 @@ class Folder:
     def run(self, *args: str, code: int = 0, **env: str) -> dict[str, Any]:
         """`pgzoo run ARGS --json`: its answer, once all is shipped."""
         answer = self.parse(self.pgzoo("run", *args, "--json", code=code, **env)[0])
-        self.pgzoo("sync", **env)
+        self.sync(**env)
         for seed in answer["seeds"]:  # on a busy machine the answer comes before the run has an id
-            shipped = next(self.path.rglob(f"runs/{seed['run_key']}/run.json"))
-            assert seed["run_id"] in (None, json.loads(shipped.read_text())["run_id"])
-            seed["run_id"] = json.loads(shipped.read_text())["run_id"]
+            run_id = self.run_id(seed["run_key"])
+            assert seed["run_id"] in (None, run_id)
+            seed["run_id"] = run_id
         return answer
+
+    def sync(self, **env: str) -> None:
+        """Ship what isn't in the store yet, with `pgzoo sync`; do nothing if there is nothing to ship."""
+        if not all(Ledger.read(journal.parent).closed for journal in self.path.rglob("runs/*/journal.jsonl")):
+            self.pgzoo("sync", **env)
+
+    def run_id(self, run_key: str) -> str:
+        """Return the id that the tracking store gave a run, once that is shipped."""
+        shipped = next(self.path.rglob(f"runs/{run_key}/run.json"))
+        return str(json.loads(shipped.read_text())["run_id"])
 
     @staticmethod
     def parse(out: str) -> dict[str, Any]:
@@ -95,6 +129,12 @@ class Folder:
         return pids
 
     def close(self) -> None:
+        for child in self.children:
+            child.kill()
+            child.wait()
+            for pipe in (child.stdout, child.stderr):
+                assert pipe is not None
+                pipe.close()
         for pid in self.uploaders():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
@@ -124,10 +164,10 @@ class Server:
                 cwd=self.path,
                 start_new_session=True,
             )
-        eventually(self.up, 90)
+        eventually(self.up)
 
     def up(self) -> bool:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=1):
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=10):
             return True
         return False
 
@@ -139,24 +179,58 @@ class Server:
             self.process = None
 
 
+SESSION = """
+import json, sys, traceback, warnings
+warnings.simplefilter("ignore")
+from mlflow import MlflowClient
+
+def tree(run, path=None):
+    for f in client.list_artifacts(run, path):
+        yield from tree(run, f.path) if f.is_dir else [f.path]
+
+def runs(name):
+    return client.search_runs([client.get_experiment_by_name(name).experiment_id])
+
+def look(run, *metrics):
+    curves = {m: [(p.step, p.value) for p in client.get_metric_history(run.info.run_id, m)] for m in metrics}
+    return dict(name=run.info.run_name, status=run.info.status, id=run.info.run_id, tags=run.data.tags,
+        params=run.data.params, metrics=run.data.metrics, curves=curves, files=sorted(tree(run.info.run_id)))
+
+for line in sys.stdin:
+    uri, code = json.loads(line)
+    try:
+        client = MlflowClient(uri)
+        answer = [eval(code), None]
+    except Exception:
+        answer = [None, traceback.format_exc()]
+    print("answer", json.dumps(answer), flush=True)
+"""
+
+
+@functools.cache
+def mlflow_session() -> subprocess.Popen[str]:
+    """Start the process that asks tracking stores through MlflowClient: importing mlflow takes seconds."""
+    session = subprocess.Popen(
+        [sys.executable, "-c", SESSION],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **QUIET},
+    )
+    assert session.stdin is not None and session.stdout is not None
+    atexit.register(session.wait)
+    atexit.register(session.stdout.close)
+    atexit.register(session.stdin.close)  # the first of the three to be called
+    return session
+
+
 def ask(uri: str, code: str) -> Any:
-    """Evaluate an expression over `client`, an MlflowClient, in a process of its own."""
-    script = (
-        "import json, sys, warnings\nwarnings.simplefilter('ignore')\nfrom mlflow import MlflowClient\n"
-        f"client = MlflowClient({uri!r})\n"
-        "def tree(run, path=None):\n"
-        "    for f in client.list_artifacts(run, path):\n"
-        "        yield from tree(run, f.path) if f.is_dir else [f.path]\n"
-        "def runs(name):\n"
-        "    return client.search_runs([client.get_experiment_by_name(name).experiment_id])\n"
-        "def look(run, *metrics):\n"
-        "    got = {m: [(p.step, p.value) for p in client.get_metric_history(run.info.run_id, m)] for m in metrics}\n"
-        "    return dict(name=run.info.run_name, status=run.info.status, id=run.info.run_id, tags=run.data.tags,\n"
-        "        params=run.data.params, metrics=run.data.metrics, curves=got, files=sorted(tree(run.info.run_id)))\n"
-        f"print(json.dumps({code}))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False, env={**os.environ, **QUIET}
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    """Evaluate an expression over `client`, an MlflowClient of this store, in another process."""
+    session = mlflow_session()
+    assert session.stdin is not None
+    session.stdin.write(json.dumps([uri, code]) + "\n")
+    session.stdin.flush()
+    line = read_until(session.stdout, "answer").splitlines()[-1]
+    answer, error = json.loads(line.removeprefix("answer "))
+    assert error is None, error
+    return answer

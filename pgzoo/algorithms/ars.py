@@ -47,7 +47,7 @@ class ARS:
     estimator = "reward-to-go"
     defaults: ClassVar[Mapping[str, Any]] = {"policy": "linear", "num_envs": 16, "total_steps": 100_000}
 
-    def init(self, ctx: UpdateContext) -> AlgorithmState:
+    def init(self, ctx: UpdateContext, rng: np.random.Generator) -> AlgorithmState:
         """There is nothing to keep; refuse a run in which no direction can be evaluated."""
         if ctx.num_envs < 2:
             raise UnfitError("ars evaluates each direction with a pair of environments: give --num-envs 2 or more.")
@@ -74,7 +74,7 @@ class ARS:
         state, returns = ctx.play(state, unflatten_candidates(torch.from_numpy(candidates), state.params))
 
         moved = center.copy()
-        for member in np.flatnonzero(state.active):
+        for member in np.flatnonzero(state.active & np.isfinite(returns).all(1)):
             plus, minus = returns[member, :count], returns[member, count : 2 * count]
             best = np.argsort(-np.maximum(plus, minus), kind="stable")[:top]
             std = np.concatenate([plus[best], minus[best]]).std() + 1e-8

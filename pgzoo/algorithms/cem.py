@@ -46,7 +46,7 @@ class CEM:
     estimator = "reward-to-go"
     defaults: ClassVar[Mapping[str, Any]] = {"policy": "linear", "num_envs": 32, "total_steps": 150_000}
 
-    def init(self, ctx: UpdateContext) -> AlgorithmState:
+    def init(self, ctx: UpdateContext, rng: np.random.Generator) -> AlgorithmState:
         """The standard deviation of each parameter; the mean is the policy's parameters."""
         params = ctx.policy.init(np.random.default_rng(0))
         size = sum(value.numel() for value in params.values())

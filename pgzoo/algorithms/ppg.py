@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 import gymnasium as gym
+import numpy as np
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
@@ -70,7 +71,7 @@ class PPG:
         "normalize_reward": True,
     }
 
-    def init(self, ctx: UpdateContext) -> AlgorithmState:
+    def init(self, ctx: UpdateContext, rng: np.random.Generator) -> AlgorithmState:
         """Allocate buffers for the rollouts of `policy_phases` updates."""
         space: Any = ctx.spec.observation_space
         steps = ctx.settings.rollout_steps

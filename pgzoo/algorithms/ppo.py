@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -80,7 +81,7 @@ class PPO:
         """Only the penalty needs the old distribution itself."""
         return {"value", "log_probs", "old"} if _penalized(settings) else {"value", "log_probs"}
 
-    def init(self, ctx: UpdateContext) -> AlgorithmState:
+    def init(self, ctx: UpdateContext, rng: np.random.Generator) -> AlgorithmState:
         """Each member has its own weight of the penalty."""
         if not _penalized(ctx.settings):
             return AlgorithmState({}, {})

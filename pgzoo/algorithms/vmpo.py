@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -45,7 +46,7 @@ class VMPO:
     needs: ClassVar[frozenset[Need]] = frozenset({"value", "old"})
     defaults: ClassVar[Mapping[str, Any]] = {"num_envs": 8, "total_steps": 200_000, "gamma": 0.98}
 
-    def init(self, ctx: UpdateContext) -> AlgorithmState:
+    def init(self, ctx: UpdateContext, rng: np.random.Generator) -> AlgorithmState:
         """Each member has its own dual variables."""
         settings = ctx.settings
         initial = torch.tensor([settings.eta_init, settings.alpha_init])

@@ -1,1 +1,1 @@
-"""Looking at results: plots and statistics over seeds."""
+"""Statistics over seeds, and reports that compare runs."""

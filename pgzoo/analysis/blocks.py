@@ -1,4 +1,4 @@
-"""What a comparison is made of: what each side reached and who is ahead, in one environment or over several."""
+"""The numbers of a comparison, in one environment or over several: scores, curves and pairs of sides."""
 
 from __future__ import annotations
 
@@ -12,31 +12,32 @@ from numpy.typing import NDArray
 
 from pgzoo.analysis import statistics
 from pgzoo.analysis.selection import Run, SelectorKind
-from pgzoo.analysis.statistics import CEILING, FEWEST, Band, Estimate, Scores
+from pgzoo.analysis.statistics import MAX_SEEDS, MIN_SEEDS, Band, Estimate, Scores
 from pgzoo.analysis.wording import plural
 
 __all__ = ["Block", "Curve", "Pair", "Profile", "ScoreSummary", "Side", "across", "final_score", "within"]
 
 Floats: TypeAlias = NDArray[np.float64]
 POINTS = 200
+"""Largest number of points of a learning curve."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """What one selector means: runs of distinct seeds, in one or several environments."""
+    """One side of a comparison: the runs that a selector matches, in one or several environments."""
 
     label: str
     kind: SelectorKind
     runs: tuple[Run, ...]
 
     def on(self, env: str) -> list[Run]:
-        """Return the runs in one environment, by seed."""
+        """Return the runs in one environment, sorted by seed."""
         return [run for run in self.runs if run.env == env]
 
 
 @dataclass(frozen=True)
 class ScoreSummary:
-    """One kind of score of one side, over its `seeds` (the fewest in any environment)."""
+    """Statistics of the scores of one side. `seeds` is their number, the smallest one over environments."""
 
     seeds: int
     iqm: Estimate
@@ -45,19 +46,19 @@ class ScoreSummary:
 
     @classmethod
     def of(cls, scores: Scores) -> ScoreSummary:
-        """Summarise scores, one array `[n]` per environment."""
+        """Compute the statistics of scores, one array `[n]` per environment."""
         few = min(len(x) for x in scores)
         return cls(few, *(statistics.estimate(scores, s) for s in (statistics.iqm, statistics.mean, statistics.median)))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain numbers."""
+        """Return a JSON-serializable dict."""
         estimates = {name: getattr(self, name).to_dict() for name in ("iqm", "mean", "median")}
         return {"seeds": self.seeds, **estimates}
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The IQM over seeds along the steps `[points]`; `seeds [n, points]` is what it is of."""
+    """A learning curve: the IQM over seeds at `steps [points]`. `seeds [n, points]` are the curves of the seeds."""
 
     steps: Floats
     band: Band
@@ -66,40 +67,43 @@ class Curve:
 
 @dataclass(frozen=True)
 class Pair:
-    """Side `a` against side `b` in final scores."""
+    """The final scores of side `a` compared with those of side `b`."""
 
     a: str
     b: str
     improvement: Estimate
-    """Probability that a seed of `a` scores higher than one of `b`."""
+    """Probability that a seed of `a` scores higher than a seed of `b`."""
     matched: int
-    """Seeds that both sides have."""
+    """Number of seeds that both sides have."""
     paired: Estimate | None
-    """Share of the matched seeds in which `a` scores higher; None without any."""
+    """Fraction of the matched seeds for which `a` scores higher; None if there are no matched seeds."""
     difference: Estimate
-    """Mean of `a` minus mean of `b`; by seed if all match."""
+    """Mean of `a` minus mean of `b`; paired by seed if all seeds match."""
     more_seeds: int | None
-    """So many more seeds a side may settle it. 0: it is settled. None: too many, or nobody knows."""
+    """Estimated number of additional seeds per side for the interval of the difference to exclude zero.
+
+    0 if it already does; None if more than 1,000 seeds are needed or there is no interval.
+    """
 
     @property
     def settled(self) -> bool:
-        """Whether the interval of the difference leaves zero out."""
+        """Whether the interval of the difference excludes zero."""
         return self.difference.excludes(0.0)
 
     @property
     def verdict(self) -> str:
-        """What can be said: which side is higher, or what it would take to know."""
+        """Which side is higher or, if that is undecided, how many more seeds it takes."""
         if self.settled:
             return f"{self.a if self.difference.value > 0 else self.b} is higher"
         if self.difference.low is None:
-            return f"needs {FEWEST} seeds a side"
+            return f"undecided: needs {MIN_SEEDS} seeds per side"
         if self.more_seeds is None:
             same = self.difference.low == self.difference.high == 0
-            return "equal" if same else f"undecided: over {CEILING:,} seeds"
-        return f"undecided: {plural(self.more_seeds, 'more seed')}"
+            return "equal" if same else f"undecided: needs over {MAX_SEEDS:,} seeds per side"
+        return f"undecided: needs {plural(self.more_seeds, 'more seed')} per side"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain numbers."""
+        """Return a JSON-serializable dict."""
         return {
             "a": self.a,
             "b": self.b,
@@ -115,32 +119,32 @@ class Pair:
 
 @dataclass(frozen=True)
 class Scored:
-    """Scores `[n]` of one side in one environment, with their seeds."""
+    """Scores `[n]` of one side in one environment, and their seeds."""
 
     seeds: tuple[int, ...]
     values: Floats
 
     def scaled(self, zero: float, one: float) -> Scored:
-        """Return the scores on a scale of which two values are 0 and 1."""
+        """Return the scores rescaled linearly: the score `zero` becomes 0, the score `one` becomes 1."""
         return Scored(self.seeds, (self.values - zero) / (one - zero))
 
 
 @dataclass(frozen=True)
 class Block:
-    """The comparison in one environment, or over all of them (`env` is None) on normalized scores."""
+    """The comparison in one environment, or over all environments on normalized scores (then `env` is None)."""
 
     env: str | None
     scores: tuple[tuple[Scored, ...], ...]
     """Final scores of each side, one `Scored` per environment."""
     final: tuple[ScoreSummary, ...]
     area: tuple[ScoreSummary, ...]
-    """Area under the curve of each side; empty where a run has one point."""
+    """Area under the learning curve of each side; empty if there are no curves."""
     pairs: tuple[Pair, ...]
     curves: tuple[Curve, ...] = ()
     areas: tuple[Floats, ...] = ()
 
     def to_dict(self, labels: Sequence[str]) -> dict[str, Any]:
-        """Return plain numbers; curves are left to the plots."""
+        """Return a JSON-serializable dict without the curves."""
         return {
             "env": self.env,
             "final": {label: s.to_dict() for label, s in zip(labels, self.final, strict=True)},
@@ -151,20 +155,20 @@ class Block:
 
 @dataclass(frozen=True)
 class Profile:
-    """Performance profiles of all sides at `thresholds [k]`, over several environments."""
+    """The performance profile of each side over several environments: fractions of runs above `thresholds [k]`."""
 
     thresholds: Floats
     bands: tuple[Band, ...]
 
 
 def final_score(run: Run, score: str) -> float | None:
-    """Return the metric's last value; where it is missing, the last point of the curve stands for it."""
+    """Return the last value of the metric `score`, else the last value of the curve, else None."""
     value = run.metrics.get(score, run.values[-1] if run.values.size else None)
     return float(value) if value is not None and np.isfinite(value) else None
 
 
 def within(sides: Sequence[Side], env: str, score: str) -> Block:
-    """Compare in one environment, in which every side has a final score."""
+    """Compare the sides in one environment, in which each must have a final score."""
     scores = tuple((scored(side.on(env), score),) for side in sides)
     curves, areas = learning([[run for run in side.on(env) if run.steps.size] for side in sides])
     return Block(
@@ -184,9 +188,10 @@ def scored(runs: Sequence[Run], score: str) -> Scored:
 
 
 def learning(sides: Sequence[Sequence[Run]]) -> tuple[tuple[Curve, ...], tuple[Floats, ...]]:
-    """Return each side's curve and areas, over the steps that all sides reached; nothing if that is one point.
+    """Return each side's curve and areas, over the steps that all sides reached; nothing if that is a single point.
 
-    A run that ended before them (stopped, failed, killed) keeps its last value: leaving it out would flatter.
+    A run that ended earlier (stopped, failed, killed) keeps its last value: without it, the curve would be biased
+    towards the runs that survived.
     """
     if not all(sides):
         return (), ()
@@ -211,7 +216,7 @@ def pairs_of(labels: Sequence[str], scores: Sequence[Sequence[Scored]]) -> tuple
 
 
 def pair(a: str, b: str, of_a: Sequence[Scored], of_b: Sequence[Scored]) -> Pair:
-    """Compare the scores of two sides, by seed where seeds match."""
+    """Compare the scores of two sides, paired by seed if all seeds match."""
     x, y = [s.values for s in of_a], [s.values for s in of_b]
     gaps = [matched(s, t) for s, t in zip(of_a, of_b, strict=True)]
     count = sum(map(len, gaps))
@@ -222,8 +227,8 @@ def pair(a: str, b: str, of_a: Sequence[Scored], of_b: Sequence[Scored]) -> Pair
         more = 0
     elif found.low is not None:
         strata = gaps if paired else [*x, *y]
-        deviation = float(np.sqrt(sum(np.var(g, ddof=1) for g in strata))) / len(x)
-        needed = statistics.seeds_to_settle(found.value, deviation, paired=paired)
+        std = float(np.sqrt(sum(np.var(g, ddof=1) for g in strata))) / len(x)
+        needed = statistics.seeds_to_settle(found.value, std, paired=paired)
         more = None if needed is None else max(1, needed - min(map(len, [*x, *y])))
     all_gaps = np.concatenate(gaps)
     by_seed = statistics.paired_improvement(all_gaps, np.zeros(count)) if count else None
@@ -231,7 +236,7 @@ def pair(a: str, b: str, of_a: Sequence[Scored], of_b: Sequence[Scored]) -> Pair
 
 
 def matched(a: Scored, b: Scored) -> Floats:
-    """Return the differences `[n]` over the seeds of both; none if a seed isn't known or stands for several runs."""
+    """Return the differences `[n]` over the seeds that both have; none if a seed is unknown or has several runs."""
     some, others = dict(zip(a.seeds, a.values, strict=True)), dict(zip(b.seeds, b.values, strict=True))
     if min(*some, *others) < 0 or len(some) < len(a.seeds) or len(others) < len(b.seeds):
         return np.zeros(0)
@@ -239,10 +244,10 @@ def matched(a: Scored, b: Scored) -> Floats:
 
 
 def across(labels: Sequence[str], blocks: Sequence[Block]) -> tuple[Block, Profile]:
-    """Compare over several environments, on scores of which 0 is the beginning of training and 1 the best run.
+    """Compare over several environments on normalized scores: 0 is the start of training, 1 the best run.
 
-    The beginning is the mean of all runs' first points; where nothing rose above it, or there are no curves, the
-    worst run is 0.
+    The start of training is the mean of the first points of all curves. If no run improved on it, or there are no
+    curves, 0 is the worst run.
     """
     scales = [scale(block) for block in blocks]
     scores = tuple(

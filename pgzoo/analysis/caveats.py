@@ -1,4 +1,4 @@
-"""What a comparison leaves out or should not be trusted in, as sentences; and what its sides differ in."""
+"""Warnings of a comparison: runs left out, and reasons for which its numbers may mislead."""
 
 from __future__ import annotations
 
@@ -8,20 +8,36 @@ from itertools import combinations
 
 from pgzoo.analysis.blocks import Side, final_score
 from pgzoo.analysis.selection import Run, SelectorKind
-from pgzoo.analysis.statistics import FEWEST
+from pgzoo.analysis.statistics import MIN_SEEDS
 from pgzoo.analysis.wording import plural, ranges
 from pgzoo.errors import UsageError
 
-__all__ = ["caveats", "check_distinct", "finished", "narrowed", "settings_apart"]
+__all__ = ["caveats", "check_distinct", "finished", "newest_setting", "pooled_algorithms", "setting_differences"]
 
 PROTOCOL = ("total_steps", "total_episodes", "stop_at", "max_minutes", "max_episode_steps", "eval_episodes", "gamma")
 """Parameters that should be equal in a comparison of algorithms."""
 VERSIONS = ("pgzoo.version", "gymnasium.version", "torch.version")
-UNTOLD = ("algorithm", "env", "seed")
+SHOWN_ELSEWHERE = ("env", "seed")
 
 
-def narrowed(label: str, kind: SelectorKind, runs: Sequence[Run], warnings: list[str]) -> list[Run]:
-    """Keep one run of each seed and setting; a name or an algorithm means the newest setting in each environment."""
+def pooled_algorithms(sides: Mapping[str, Sequence[Run]]) -> list[str]:
+    """Return a warning for each side whose runs are of several algorithms."""
+    warnings = []
+    for label, runs in sides.items():
+        algorithms = sorted({run.algorithm for run in runs})
+        if len(algorithms) > 1:
+            warnings.append(
+                f"{label} POOLS RUNS OF {len(algorithms)} ALGORITHMS ({', '.join(algorithms)}): its scores mix them. "
+                "To compare algorithms, name each of them as a selector."
+            )
+    return warnings
+
+
+def newest_setting(label: str, kind: SelectorKind, runs: Sequence[Run], warnings: list[str]) -> list[Run]:
+    """Return one run per seed and setting, of a name or an algorithm only the newest setting in each environment.
+
+    Appends to `warnings` what is left out, and which sides have runs with different settings.
+    """
     kept: list[Run] = []
     for env in sorted({run.env for run in runs}):
         here = [run for run in runs if run.env == env]
@@ -31,12 +47,12 @@ def narrowed(label: str, kind: SelectorKind, runs: Sequence[Run], warnings: list
             here = [run for run in here if run.setting == newest]
             older = plural(len({run.setting for run in others}), "older setting")
             warnings.append(
-                f"{label} on {env}: {plural(len(others), 'run')} of {older} left out; name a group to compare another."
+                f"{label} on {env}: {plural(len(others), 'run')} of {older} left out; select a group to compare those."
             )
         elif others:
             count = len({run.setting for run in here})
             warnings.append(f"{label} on {env}: its runs have {count} different settings.")
-        # the same seed with the same setting is the same run again, not another observation
+        # the same seed with the same setting is a repetition of the run, not a new observation
         last = {(run.seed, run.setting) if run.seed >= 0 else run.run_key: run for run in here}
         kept += sorted(last.values(), key=lambda run: (run.seed, run.started))
     return kept
@@ -50,17 +66,17 @@ def check_distinct(sides: Mapping[str, Sequence[Run]]) -> None:
 
 
 def finished(label: str, runs: Sequence[Run], warnings: list[str]) -> tuple[Run, ...]:
-    """Leave out what still runs. Raises UsageError if nothing is left."""
+    """Return the runs that have ended, and warn of the others. Raises UsageError if none has ended."""
     done = tuple(run for run in runs if run.status != "running")
     if len(done) < len(runs):
-        warnings.append(f"{label}: {plural(len(runs) - len(done), 'run')} still in training left out.")
+        warnings.append(f"{label}: {plural(len(runs) - len(done), 'run')} left out, still in training.")
     if not done:
-        raise UsageError(f'Every run of "{label}" is still in training. Wait, or compare others.')
+        raise UsageError(f'Every run of "{label}" is still in training. Wait until they end, or compare other runs.')
     return done
 
 
 def caveats(sides: Sequence[Side], env: str, score: str, metric: str) -> list[str]:
-    """Return why the comparison in one environment isn't one of algorithms alone, or is worth little."""
+    """Return warnings for one environment: differences besides the algorithm, runs that failed, too few seeds."""
     found = []
     on = {side.label: side.on(env) for side in sides}
     kwargs = {key for runs in on.values() for run in runs for key in run.params if key.startswith("env_kwargs.")}
@@ -71,18 +87,18 @@ def caveats(sides: Sequence[Side], env: str, score: str, metric: str) -> list[st
     for label, runs in on.items():
         for status, count in sorted(Counter(run.status for run in runs).items()):
             if status not in ("finished", "stopped"):
-                found.append(f"{label}: {plural(count, 'run')} {status}, compared as far as it went.")
+                found.append(f"{label}: {plural(count, 'run')} {status}; compared up to the last step.")
         missing = sum(score not in run.metrics and final_score(run, score) is not None for run in runs)
         if missing:
-            found.append(f"{label}: {plural(missing, 'run')} without {score}; the last {metric} stands for it.")
+            found.append(f"{label}: {plural(missing, 'run')} without {score}; the last {metric} is used instead.")
         if lost := sum(final_score(run, score) is None for run in runs):
-            found.append(f"{label}: {plural(lost, 'run')} without a final score left out.")
-        if len(runs) - lost < FEWEST:
-            found.append(f"{label}: {plural(len(runs) - lost, 'seed')}; no interval below {FEWEST}.")
+            found.append(f"{label}: {plural(lost, 'run')} left out, no final score.")
+        if len(runs) - lost < MIN_SEEDS:
+            found.append(f"{label}: {plural(len(runs) - lost, 'seed')}; intervals need at least {MIN_SEEDS}.")
     seeds = {label: sorted(run.seed for run in runs) for label, runs in on.items()}
     if len({tuple(s) for s in seeds.values()}) > 1:
         listing = ", ".join(f"{label} {ranges(s)}" for label, s in seeds.items())
-        found.append(f"seeds differ: {listing}; means are compared unpaired.")
+        found.append(f"seeds differ: {listing}; the difference of means is not paired by seed.")
     return found
 
 
@@ -94,11 +110,11 @@ def differing(sides: Mapping[str, Sequence[Run]], what: str, value: Callable[[Ru
     return [f"{what} differs: {listing}."]
 
 
-def settings_apart(sides: Sequence[Side]) -> dict[str, tuple[str, ...]]:
-    """Return the parameters that tell the sides apart, with each side's values."""
-    apart = {}
-    for key in sorted({key for side in sides for run in side.runs for key in run.params} - set(UNTOLD[1:])):
+def setting_differences(sides: Sequence[Side]) -> dict[str, tuple[str, ...]]:
+    """Return the parameters in which the sides differ: the values of each side, by name of the parameter."""
+    differences = {}
+    for key in sorted({key for side in sides for run in side.runs for key in run.params} - set(SHOWN_ELSEWHERE)):
         values = tuple(" | ".join(sorted({r.params.get(key, "-") for r in side.runs})) for side in sides)
         if len(set(values)) > 1:
-            apart[key] = values
-    return apart
+            differences[key] = values
+    return differences

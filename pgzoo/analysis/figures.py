@@ -1,10 +1,9 @@
-"""Figures of a comparison, as pure functions: a `Comparison` in, a matplotlib `Figure` out."""
+"""Figures of a comparison, as pure functions: `ComparisonData` in, a matplotlib `Figure` out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import cycle, islice
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,34 +11,29 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
+from pgzoo.analysis.blocks import Block, Curve, Profile
+from pgzoo.analysis.comparison import ComparisonData
 from pgzoo.analysis.statistics import Estimate
-from pgzoo.analysis.wording import center, interval
-from pgzoo.tracking.plots import GRID, INK, MUTED, dress
+from pgzoo.analysis.wording import center, interval, metric_in_words, plural
+from pgzoo.tracking.plots import COLORS, GRID, INK, MUTED, dress, with_notebook_display
 
-if TYPE_CHECKING:
-    from pgzoo.analysis.blocks import Block, Curve, Profile
-    from pgzoo.analysis.compare import Comparison
+__all__ = ["colors", "curves_and_scores"]
 
-__all__ = ["COLOURS", "colors", "curves_and_scores"]
-
-COLOURS = ("#2563a8", "#d9722e", "#23876b", "#a43f7c", "#86690f", "#5b57c8", "#bf3a3a", "#3f8fb5")
 STROKES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
-FAINT = 30
-"""More seeds than these aren't drawn one by one."""
 
 
 def colors(count: int) -> list[str]:
-    """Return a color for each side; after eight they begin anew, with another stroke."""
-    return list(islice(cycle(COLOURS), count))
+    """Return a color for each side. From the eighth side on they repeat, with another line style."""
+    return list(islice(cycle(COLORS), count))
 
 
-def curves_and_scores(comparison: Comparison, block: Block | None = None) -> Figure:
-    """Draw the curves with their bands beside the final scores with their intervals: a row per environment.
+def curves_and_scores(comparison: ComparisonData, block: Block | None = None) -> Figure:
+    """Draw one row per environment: learning curves with bands on the left, final scores with intervals on the right.
 
-    Where there are several environments, the last row is over all of them: performance profile and IQM. With
-    `block` its row is drawn alone, without a title.
+    With several environments, the last row shows the performance profile and the IQM over all of them. With `block`,
+    only the row of that block is drawn, without a title.
     """
-    shown = [block] if block else [*comparison.blocks, *([comparison.overall] if comparison.overall else [])]
+    shown = [block] if block else comparison.all_blocks
     height = max(3.7, 1.6 + 0.52 * len(comparison.labels)) - (0.3 if block else 0.0)
     figure = Figure(
         figsize=(11, len(shown) * height),
@@ -57,29 +51,30 @@ def curves_and_scores(comparison: Comparison, block: Block | None = None) -> Fig
             heading(left, name, "performance profile, 95 % band")
         else:
             sample_efficiency(left, one.curves, comparison.labels, comparison.metric)
-            heading(left, name, f"{comparison.metric}: IQM over seeds, 95 % band")
+            heading(left, name, "learning curves: IQM over seeds, 95 % band")
         forest(right, one, comparison.labels)
-        heading(right, "", f"{'' if one.env else 'normalized '}final score: IQM, 95 % interval, seeds")
-    return figure
+        right.set_xlabel(metric_in_words(comparison.score) if one.env else "normalized final score")
+        heading(right, "", "final scores: IQM, 95 % interval, one dot per seed")
+    return with_notebook_display(figure)
 
 
 def sample_efficiency(axes: Axes, curves: Sequence[Curve], labels: Sequence[str], metric: str) -> None:
-    """Draw each side's curve; seeds one by one are drawn faintly where there is no band."""
+    """Draw each side's curve with its band. Without a band (fewer than three seeds), draw each seed as a thin line."""
     axes.set_xlabel("environment steps")
-    axes.set_ylabel(metric)
+    axes.set_ylabel(metric_in_words(metric))
     if not curves:
         axes.set_xticks([])
         axes.set_yticks([])
-        axes.text(0.5, 0.5, "one point a run: no curve", transform=axes.transAxes, ha="center", color=MUTED)
+        axes.text(0.5, 0.5, "no curve: one point per run", transform=axes.transAxes, ha="center", color=MUTED)
         return
     for place, (curve, label, color) in enumerate(zip(curves, labels, colors(len(labels)), strict=True)):
-        stroke = STROKES[place // len(COLOURS) % len(STROKES)]
+        stroke = STROKES[place // len(COLORS) % len(STROKES)]
         if curve.band.method == "none" and len(curve.seeds) > 1:
             axes.plot(curve.steps, curve.seeds.T, color=color, linewidth=0.8, alpha=0.35)
         axes.fill_between(curve.steps, curve.band.low, curve.band.high, color=color, alpha=0.14, linewidth=0)
-        name = f"{label}  ({len(curve.seeds)})"
+        name = f"{label} ({plural(len(curve.seeds), 'seed')})"
         axes.plot(curve.steps, curve.band.value, color=color, linewidth=2, linestyle=stroke, label=name)
-    # a band of few seeds may reach far beyond what was ever seen: the view is of what was
+    # the band of few seeds may reach far beyond all values: scale the axis to the values
     low = min(float(curve.seeds.min()) for curve in curves)
     high = max(float(curve.seeds.max()) for curve in curves)
     pad = 0.05 * (high - low) or 1.0
@@ -89,11 +84,11 @@ def sample_efficiency(axes: Axes, curves: Sequence[Curve], labels: Sequence[str]
 
 
 def performance_profile(axes: Axes, profile: Profile, labels: Sequence[str]) -> None:
-    """Draw the share of runs above each normalized score."""
-    axes.set_xlabel("normalized score τ: 0 is the beginning of training, 1 the best run")
-    axes.set_ylabel("share of runs above τ")
+    """Draw the fraction of runs above each normalized score."""
+    axes.set_xlabel("normalized score τ (0: start of training, 1: best run)")
+    axes.set_ylabel("fraction of runs above τ")
     for place, (band, label, color) in enumerate(zip(profile.bands, labels, colors(len(labels)), strict=True)):
-        stroke = STROKES[place // len(COLOURS) % len(STROKES)]
+        stroke = STROKES[place // len(COLORS) % len(STROKES)]
         axes.fill_between(profile.thresholds, band.low, band.high, color=color, alpha=0.14, linewidth=0)
         axes.plot(profile.thresholds, band.value, color=color, linewidth=2, linestyle=stroke, label=label)
     axes.set_ylim(-0.02, 1.02)
@@ -102,7 +97,7 @@ def performance_profile(axes: Axes, profile: Profile, labels: Sequence[str]) -> 
 
 
 def forest(axes: Axes, block: Block, labels: Sequence[str]) -> None:
-    """Draw each side's IQM with its interval, over the scores of its seeds."""
+    """Draw each side's IQM with its interval, and the score of each seed as a dot."""
     estimates: list[Estimate] = [summary.iqm for summary in block.final]
     for place, (label, estimate, color) in enumerate(zip(labels, estimates, colors(len(labels)), strict=True)):
         scores = np.concatenate([of.values for of in block.scores[place]])

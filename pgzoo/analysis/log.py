@@ -1,28 +1,32 @@
-"""A comparison in MLflow: a run of its own beside the runs that it compares, never taken for one of them."""
+"""Logs a comparison to MLflow as a separate run. Its tag keeps selectors from matching it."""
 
 from __future__ import annotations
 
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pgzoo.analysis.report import ENDINGS, render
+from pgzoo.analysis.comparison import ComparisonData
+from pgzoo.analysis.report import render
 from pgzoo.analysis.selection import COMPARISON
-from pgzoo.analysis.wording import center, interval, percent, percent_interval
+from pgzoo.analysis.tables import markdown
 from pgzoo.tracking.journal import MAX_PARAM, clean_items, clean_key
 from pgzoo.tracking.lookup import ask
 
-if TYPE_CHECKING:
-    from pgzoo.analysis.blocks import Block
-    from pgzoo.analysis.compare import Comparison
-
 __all__ = ["log"]
 
+MAX_NOTE = 8000
+LOGGED = (".html", ".png", ".json")
+"""The formats in which the report is kept with the run."""
 
-def log(comparison: Comparison, command: str = "") -> str:
-    """Write the comparison to its tracking store and return the id of the run. Raises StoreError."""
-    experiment = place(comparison)
+
+def log(comparison: ComparisonData, command: str = "") -> str:
+    """Log the numbers and the report to the comparison's tracking store and return the id of the new MLflow run.
+
+    `command` is logged as the source of the run. Raises StoreError if the store can't be written.
+    """
+    experiment = experiment_of(comparison)
     start: dict[str, Any] = {"experiment": experiment}
     if comparison.tracking_uri == comparison.home.default_uri:
         start["artifacts"] = comparison.home.artifacts.as_uri()
@@ -38,7 +42,7 @@ def log(comparison: Comparison, command: str = "") -> str:
             COMPARISON[0]: COMPARISON[1],
             "mlflow.source.name": command or "pgzoo.compare",
             "mlflow.source.type": "LOCAL",
-            "mlflow.note.content": note(comparison),
+            "mlflow.note.content": markdown(comparison)[:MAX_NOTE],
         }
         name = " vs ".join(comparison.labels)
         run_id = store.client.create_run(store.experiment(start), now, tags, run_name=name).info.run_id
@@ -49,7 +53,7 @@ def log(comparison: Comparison, command: str = "") -> str:
             params=[Param(key, value) for key, value in parameters(comparison).items()],
         )
         with tempfile.TemporaryDirectory() as folder:
-            for ending in ENDINGS:
+            for ending in LOGGED:
                 file = Path(folder) / f"report{ending}"
                 file.write_bytes(render(comparison, ending))
                 store.upload(run_id, file, file.name)
@@ -60,22 +64,22 @@ def log(comparison: Comparison, command: str = "") -> str:
     return logged[0]
 
 
-def place(comparison: Comparison) -> str:
-    """Return the experiment of the runs if they share one, else one for comparisons."""
+def experiment_of(comparison: ComparisonData) -> str:
+    """Return the experiment that all runs share, else the experiment `pgzoo/comparisons`."""
     experiments = {run.experiment for side in comparison.sides for run in side.runs}
     return experiments.pop() if len(experiments) == 1 else "pgzoo/comparisons"
 
 
-def parameters(comparison: Comparison) -> dict[str, str]:
-    told = {f"side.{place + 1}": label for place, label in enumerate(comparison.labels)}
-    told |= {"env": ",".join(comparison.envs), "metric": comparison.metric, "score": comparison.score}
-    return clean_items(told, MAX_PARAM)
+def parameters(comparison: ComparisonData) -> dict[str, str]:
+    params = {f"side.{place + 1}": label for place, label in enumerate(comparison.labels)}
+    params |= {"env": ",".join(comparison.envs), "metric": comparison.metric, "score": comparison.score}
+    return clean_items(params, MAX_PARAM)
 
 
-def numbers(comparison: Comparison) -> dict[str, float]:
-    """Return what is logged as metrics: `CartPole-v1/a/iqm`, `CartPole-v1/a vs b/improvement` ..."""
+def numbers(comparison: ComparisonData) -> dict[str, float]:
+    """Return the metrics to log, such as `CartPole-v1/a/iqm` and `CartPole-v1/a vs b/improvement`."""
     found: dict[str, float | None] = {}
-    for block in blocks(comparison):
+    for block in comparison.all_blocks:
         env = block.env or "all environments"
         for label, final in zip(comparison.labels, block.final, strict=True):
             for name in ("iqm", "mean", "median"):
@@ -90,24 +94,3 @@ def numbers(comparison: Comparison) -> dict[str, float]:
             found |= {f"{key}/improvement": pair.improvement.value, f"{key}/difference": pair.difference.value}
             found[f"{key}/settled"] = float(pair.settled)
     return {key: value for key, value in found.items() if value is not None}
-
-
-def blocks(comparison: Comparison) -> list[Block]:
-    return [*comparison.blocks, *([comparison.overall] if comparison.overall else [])]
-
-
-def note(comparison: Comparison) -> str:
-    """Return the comparison as Markdown, which MLflow shows above the run."""
-    lines = [f"**{' vs '.join(comparison.labels)}** on {', '.join(comparison.envs)}", ""]
-    for block in blocks(comparison):
-        lines += [f"| {block.env or 'all environments'} | seeds | IQM | 95 % |", "|---|---:|---:|---|"]
-        for label, final in zip(comparison.labels, block.final, strict=True):
-            shown = label.replace("|", "\\|")
-            lines.append(f"| {shown} | {final.seeds} | {center(final.iqm)} | {interval(final.iqm) or '-'} |")
-        lines.append("")
-        for pair in block.pairs:
-            chance = f"{percent(pair.improvement.value)} {percent_interval(pair.improvement)}".rstrip()
-            lines.append(f"- P({pair.a} > {pair.b}) = {chance}: {pair.verdict}")
-        lines.append("")
-    lines += [f"- {warning}" for warning in comparison.warnings]
-    return "\n".join(lines)[:8000]

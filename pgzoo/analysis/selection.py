@@ -1,7 +1,7 @@
-"""Which runs a comparison is about: selectors, and the runs that they mean, from journals and tracking stores.
+"""Selectors and the runs that they match, from the journals of this machine and from tracking stores.
 
-The journals of this machine are asked first. A tracking store is read page by page where it is named (by
-`--tracking-uri` or `MLFLOW_TRACKING_URI`), and the embedded one where no journal knows a selector.
+Journals are searched first. A tracking store is also searched if it is given by `--tracking-uri` or
+`MLFLOW_TRACKING_URI`; the local store only if a selector matches no journal.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ __all__ = ["COMPARISON", "ProgressCallback", "Run", "RunIndex", "SelectorKind", 
 
 SelectorKind: TypeAlias = Literal["run", "group", "name", "algorithm", "tag", "param", "experiment"]
 ProgressCallback: TypeAlias = Callable[[str, int, int | None], None]
-"""Told what is being read, how many there are so far, and of how many (None: nobody knows yet)."""
+"""Called with what is being read, the number read so far, and the total (None if it is not known)."""
 
 COMPARISON = ("pgzoo.kind", "comparison")
-"""The tag of a comparison that was logged; it is no run to compare."""
+"""The tag of a logged comparison; selectors skip MLflow runs that have it."""
 KINDS: tuple[SelectorKind, ...] = ("run", "group", "name", "algorithm", "experiment")
 PREFIXED: tuple[SelectorKind, ...] = ("tag", "param")
-"""Kinds that a selector names itself: `tag:KEY=VALUE`, `param:KEY=VALUE`."""
-UNQUOTABLE = dict.fromkeys(map(ord, '`"\\'))
+"""Kinds of selectors with a prefix: `tag:KEY=VALUE`, `param:KEY=VALUE`."""
+QUOTES = dict.fromkeys(map(ord, '`"\\'))
 PAGE = 500
 READERS = 8
 STATUS = {"RUNNING": "running", "SCHEDULED": "running", "FINISHED": "finished", "FAILED": "failed", "KILLED": "killed"}
@@ -43,7 +43,7 @@ STATUS = {"RUNNING": "running", "SCHEDULED": "running", "FINISHED": "finished", 
 
 @dataclass(frozen=True)
 class Run:
-    """One seed's run, and of its metrics what a comparison needs once it was loaded."""
+    """The run of one seed. `load` fills in its status, metrics and curve."""
 
     run_key: str
     run_id: str | None
@@ -61,7 +61,7 @@ class Run:
     params: Mapping[str, str] = field(repr=False)
     tags: Mapping[str, str] = field(repr=False)
     path: Path | None = field(default=None, repr=False)
-    """The journal's folder, None where only the tracking store knows the run."""
+    """The folder of its journal; None for a run that is only in the tracking store."""
     metrics: Mapping[str, float] = field(default_factory=dict, repr=False)
     """The last value of each metric."""
     steps: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64), repr=False, compare=False)
@@ -69,17 +69,16 @@ class Run:
 
     @property
     def setting(self) -> str:
-        """What is equal for runs that differ in nothing but the seed."""
-        told = self.tags.get("pgzoo.setting")
-        return told or repr(sorted((k, v) for k, v in self.params.items() if k != "seed"))
+        """A key that is equal for runs that differ only in the seed."""
+        return self.tags.get("pgzoo.setting") or repr(sorted((k, v) for k, v in self.params.items() if k != "seed"))
 
     @property
     def title(self) -> str:
         """The name without the seed: the same for all seeds of a setting."""
         return self.name.removesuffix(f" s{self.seed}")
 
-    def answers_to(self, kind: SelectorKind, selector: str) -> bool:
-        """Say whether a selector of this kind means this run."""
+    def matches(self, kind: SelectorKind, selector: str) -> bool:
+        """Return whether a selector of this kind matches this run."""
         match kind:
             case "run":
                 return selector in (self.run_id, self.run_key)
@@ -96,30 +95,33 @@ class Run:
                 return self.tags.get(key) == value
             case "param":
                 key, value = key_value(selector)
-                return key in self.params and same(self.params[key], value)
+                return any(name in self.params and same(self.params[name], value) for name in param_names(key))
 
 
 class RunIndex:
-    """The runs of a home and of a tracking store, by selector."""
+    """Finds the runs of a home directory and of a tracking store by selector.
+
+    `warnings` collects what could not be searched.
+    """
 
     def __init__(self, home: Home, tracking_uri: str | None, progress: ProgressCallback) -> None:
         self.home, self.progress = home, progress
         self.uri = resolve_uri(tracking_uri, home)
-        # A store that is named is the one that is meant, and may know the runs of other machines.
-        self.named = bool((tracking_uri or "").strip() or os.environ.get("MLFLOW_TRACKING_URI", "").strip())
+        # A store that the user names may have runs of other machines.
+        self.explicit = bool((tracking_uri or "").strip() or os.environ.get("MLFLOW_TRACKING_URI", "").strip())
         self.warnings: list[str] = []
 
     def select(self, selector: str) -> tuple[SelectorKind, list[Run]]:
-        """Return what kind of selector this is, and all runs that it means.
+        """Return the kind of the selector and all runs that it matches.
 
-        Raises UnknownName if it means none, UsageError for a tag or parameter without a value, StoreError if a store
-        can't be asked.
+        Raises UnknownName if it matches none, UsageError for a tag or parameter without a value, StoreError if a
+        store can't be read.
         """
         kinds = kinds_of(selector)
         if kinds[0] in PREFIXED and not key_value(selector)[1]:
-            raise UsageError(f'"{selector}" is no {kinds[0]}: write {kinds[0]}:KEY=VALUE.')
+            raise UsageError(f'"{selector}" has no value: write {kinds[0]}:KEY=VALUE.')
         kind, chosen = choose(selector, self.local)
-        if self.named or (not chosen and self.home.database.exists()):
+        if self.explicit or (not chosen and self.home.database.exists()):
             try:
                 known = {run.run_key for run in self.local}
                 elsewhere = [run for run in self._remote(selector) if run.run_key not in known]
@@ -131,7 +133,7 @@ class RunIndex:
                 kind, chosen = choose(selector, [*self.local, *elsewhere])
         if not chosen:
             raise UnknownName(
-                f'No run answers to "{selector}" in {self.home.root} or {display_uri(self.uri)}.'
+                f'No run matches "{selector}" in {self.home.root} or {display_uri(self.uri)}.'
                 f"{did_you_mean(selector, self._names())} "
                 "Give an algorithm, a group, a name, a run key, an MLflow run id, an experiment, tag:KEY=VALUE or "
                 "param:KEY=VALUE."
@@ -140,31 +142,31 @@ class RunIndex:
 
     @cached_property
     def local(self) -> list[Run]:
-        """The runs of this machine's journals; with a store that was named, those that are shipped there."""
+        """The runs of this machine's journals; if a store is given explicitly, only those that are shipped to it."""
         runs = []
         for folder in journal_folders(self.home):
             start = start_of(folder)
-            if start is not None and not (self.named and start["uri"] != self.uri):
+            if start is not None and not (self.explicit and start["uri"] != self.uri):
                 runs.append(from_journal(folder, start))
         return runs
 
     def _remote(self, selector: str) -> list[Run]:
-        """Ask the store for the runs of the first kind of selector that means any."""
-        found: list[Run] = []
+        """Return the runs of the store that match the selector, of the first kind that matches any."""
+        found: dict[str, Run] = {}
 
         def question(client: Any) -> None:
             names = {e.experiment_id: e.name for e in search_experiments(client)}
             for kind in kinds_of(selector):
                 for query, experiments in queries(client, kind, selector, names):
                     for run in pages(client, query, experiments, lambda n: self.progress("looking for runs", n, None)):
-                        told = from_store(run, names, self.uri)
-                        if told.answers_to(kind, selector) and told.tags.get(COMPARISON[0]) != COMPARISON[1]:
-                            found.append(told)
+                        candidate = from_store(run, names, self.uri)
+                        if candidate.matches(kind, selector) and candidate.tags.get(COMPARISON[0]) != COMPARISON[1]:
+                            found[candidate.run_key] = candidate
                 if found:
                     return
 
         ask(self.uri, question, f'the runs of "{selector}"')
-        return found
+        return list(found.values())
 
     def _names(self) -> list[str]:
         known = {name for r in self.local for name in (r.algorithm, r.group, r.title)}
@@ -174,16 +176,16 @@ class RunIndex:
             names = {e.experiment_id: e.name for e in search_experiments(client)}
             known.update(names.values())
             for run in client.search_runs(list(names), max_results=PAGE) if names else ():
-                told = from_store(run, names, self.uri)
-                known.update((told.algorithm, told.group, told.title))
+                listed = from_store(run, names, self.uri)
+                known.update((listed.algorithm, listed.group, listed.title))
 
-        if self.named or self.home.database.exists():
+        if self.explicit or self.home.database.exists():
             ask(self.uri, question, "the names of runs")
         return sorted(known - {""})
 
 
 def kinds_of(selector: str) -> tuple[SelectorKind, ...]:
-    """What a selector may be, what goes first first."""
+    """Return the kinds that a selector may be, in the order in which they are tried."""
     return next(((kind,) for kind in PREFIXED if selector.startswith(f"{kind}:")), KINDS)
 
 
@@ -193,17 +195,23 @@ def key_value(selector: str) -> tuple[str, str]:
     return key, value
 
 
+def param_names(key: str) -> tuple[str, str]:
+    """Return the names under which a parameter may be logged: `estimator` is logged as `estimator.name`."""
+    name = key.replace("-", "_")
+    return name, f"{name}.name"
+
+
 def same(one: str, other: str) -> bool:
-    """Whether two texts are equal, or numbers that are: 3e-4 is 0.0003."""
+    """Return whether two parameter values are equal as text (ignoring case) or as numbers: 3e-4 equals 0.0003."""
     try:
-        return one == other or float(one) == float(other)
+        return one.lower() == other.lower() or float(one) == float(other)
     except ValueError:
         return False
 
 
 def choose(selector: str, runs: Sequence[Run]) -> tuple[SelectorKind, list[Run]]:
     for kind in kinds_of(selector):
-        if chosen := [run for run in runs if run.answers_to(kind, selector)]:
+        if chosen := [run for run in runs if run.matches(kind, selector)]:
             return kind, sorted(chosen, key=lambda run: (run.env, run.seed, run.started))
     return "run", []
 
@@ -212,7 +220,7 @@ def from_journal(folder: Path, start: Record) -> Run:
     return Run(
         **identity(folder, start, read_json(folder / "run.json")),
         tracking_uri=start["uri"],
-        status="",  # known once it is loaded
+        status="",  # set by `load`
         params=start["params"],
         tags=start["tags"],
     )
@@ -231,7 +239,7 @@ def search_experiments(client: Any) -> Iterator[Any]:
 def queries(
     client: Any, kind: SelectorKind, selector: str, experiments: Mapping[str, str]
 ) -> Iterator[tuple[str, Sequence[str]]]:
-    """Yield the filters, and the experiments to search, that give at least the runs of a selector."""
+    """Yield MLflow filters and the ids of experiments to search, which together return all runs of a selector."""
     quoted = '"' + selector.translate(dict.fromkeys(map(ord, '"%\\'))) + '"'
     match kind:
         case "run":
@@ -250,25 +258,26 @@ def queries(
             if chosen := [i for i, name in experiments.items() if name == selector]:
                 yield "", chosen
         case "tag":
-            key, value = key_value(selector.translate(UNQUOTABLE))
+            key, value = key_value(selector.translate(QUOTES))
             yield f'tags.`{key}` = "{value}"', list(experiments)
         case "param":
-            key, value = key_value(selector.translate(UNQUOTABLE))
-            texts = {value}
+            key, value = key_value(selector.translate(QUOTES))
+            texts = {value, value.capitalize()}  # booleans and None are logged as True, False, None
             with suppress(ValueError):
-                texts.add(str(float(value)))  # as it is logged
-            for text in sorted(texts):
-                yield f'params.`{key}` = "{text}"', list(experiments)
+                texts.add(str(float(value)))
+            for name in param_names(key):
+                for text in sorted(texts):
+                    yield f'params.`{name}` = "{text}"', list(experiments)
 
 
-def pages(client: Any, query: str, experiments: Sequence[str], tell: Callable[[int], None]) -> Iterator[Any]:
-    """Yield the runs that a filter finds, however many, a page at a time."""
+def pages(client: Any, query: str, experiments: Sequence[str], report: Callable[[int], None]) -> Iterator[Any]:
+    """Yield all runs that a filter matches, fetched page by page; calls `report` with their number so far."""
     token, count = None, 0
     while experiments:
         page = client.search_runs(list(experiments), query, max_results=PAGE, page_token=token)
         yield from page
         count += len(page)
-        tell(count)
+        report(count)
         token = page.token
         if not token:
             return
@@ -297,7 +306,7 @@ def from_store(run: Any, experiments: Mapping[str, str], uri: str) -> Run:
 
 
 def load(runs: Sequence[Run], metric: str, progress: ProgressCallback) -> list[Run]:
-    """Return the runs with the curve of `metric`, all metrics' last values and how they ended.
+    """Return the runs with their status, the last value of each metric and the curve of `metric`.
 
     Raises StoreError if the store can't be read.
     """
@@ -316,7 +325,7 @@ def load(runs: Sequence[Run], metric: str, progress: ProgressCallback) -> list[R
                     item[1], {p.step: p.value for p in sorted(points, key=lambda p: p.timestamp)}
                 )
 
-            # one SQLite file gains nothing from many readers, a server far away does
+            # parallel requests help with a remote server, not with an SQLite file
             readers = READERS if elsewhere[0][1].tracking_uri.startswith("http") else 1
             with ThreadPoolExecutor(readers) as pool:
                 for place, run in pool.map(history, elsewhere):

@@ -1,8 +1,8 @@
-"""Statistics over seeds: a run of one seed is one observation, whatever number of episodes it was judged by.
+"""Statistics over seeds. One seed is one observation, however many evaluation episodes its score averages.
 
-Scores are a sequence with one array `[n, ...]` per environment, seeds first: rows are drawn and averaged within an
-environment (a stratum), so environments may have different numbers of seeds. Nothing is random between two calls:
-every resampling begins from the same generator.
+Scores are a sequence with one array `[n, ...]` per environment, where n is the number of seeds. The bootstrap is
+stratified: it resamples seeds within each environment, so environments may have different numbers of seeds. Every
+resampling uses the same fixed random seed, so the same scores always give the same intervals.
 
 Sources: Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice" (what is
 estimated); Student 1908, Welch 1947 and Satterthwaite 1946 (few seeds); Efron 1979 (many); Newcombe 2006, part 2,
@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
-    "CEILING",
+    "BOOTSTRAP_SEEDS",
     "CONFIDENCE",
-    "FEWEST",
-    "MANY",
+    "MAX_SEEDS",
+    "MIN_SEEDS",
     "Band",
     "Estimate",
     "area",
@@ -44,18 +44,18 @@ Statistic: TypeAlias = Callable[[Scores], Floats]
 Method: TypeAlias = Literal["Student t", "bootstrap", "score", "none"]
 
 CONFIDENCE = 0.95
-FEWEST, MANY = 3, 10
-"""Seeds below which there is no interval, and from which on the bootstrap is trusted."""
+MIN_SEEDS, BOOTSTRAP_SEEDS = 3, 10
+"""Fewest seeds for an interval, and fewest seeds for a bootstrap interval."""
 RESAMPLES = 5000
-CEILING = 1000
-"""More seeds than these aren't asked for: such a difference hardly matters."""
+MAX_SEEDS = 1000
+"""Upper limit of `seeds_to_settle`."""
 SEED = 20210830
 CHUNK = 4_000_000
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % interval; `low` and `high` are None where there is none, for the `reason` given."""
+    """A statistic with its 95 % interval. Without an interval, `low` and `high` are None and `reason` says why."""
 
     value: float
     low: float | None = None
@@ -64,17 +64,17 @@ class Estimate:
     reason: str = ""
 
     def excludes(self, value: float) -> bool:
-        """Say whether the interval rules this value out; without an interval nothing is ruled out."""
+        """Return whether `value` lies outside the interval; False if there is no interval."""
         return self.low is not None and self.high is not None and not self.low <= value <= self.high
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain numbers, as `--json` prints them."""
+        """Return a JSON-serializable dict, as printed by `--json`."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Band:
-    """Estimates along a curve: `value`, `low` and `high` are `[points]`; without interval the two are NaN."""
+    """A statistic with its interval at each point of a curve, all `[points]`; the limits are NaN if there is none."""
 
     value: Floats
     low: Floats
@@ -83,9 +83,9 @@ class Band:
 
 
 def iqm(scores: Scores) -> Floats:
-    """Return the interquartile mean: of all scores together, without the lowest and the highest quarter.
+    """Return the interquartile mean: the mean of all scores without the lowest and highest quarter.
 
-    A quarter is rounded down to whole scores, so that the IQM of three is their mean.
+    The number of scores dropped at each end is rounded down, so the IQM of three scores is their mean.
     """
     from scipy import stats
 
@@ -109,11 +109,12 @@ def pooled_mean(scores: Scores) -> Floats:
 
 
 def estimate(scores: Scores, statistic: Statistic = iqm) -> Estimate:
-    """Return a statistic of scores `[n]` per environment with its interval.
+    """Return a statistic of the scores, `[n]` per environment, with its 95 % interval.
 
-    Fewer than 3 seeds give none. Fewer than 10 give `value ± t · SE` (Student t), where SE is `s / sqrt(n)` for the
-    mean and the bootstrap's times `sqrt(n / (n - 1))` for the others; from 10 on the percentiles of the stratified
-    bootstrap are taken, which would be too narrow before. Raises ValueError without scores.
+    With fewer than 3 seeds there is no interval. With 3 to 9 it is `value ± t · SE` (Student t), where SE is
+    `s / sqrt(n)` for the mean, and the bootstrap standard error times `sqrt(n / (n - 1))` for other statistics. With
+    10 or more it is the percentile interval of the stratified bootstrap, which is too narrow for fewer seeds. Raises
+    ValueError if there are no scores.
     """
     found = band(scores, statistic)
     few = min(len(x) for x in scores)
@@ -123,19 +124,19 @@ def estimate(scores: Scores, statistic: Statistic = iqm) -> Estimate:
 
 
 def band(scores: Scores, statistic: Statistic = iqm, resamples: int = RESAMPLES) -> Band:
-    """Return a statistic of scores `[n, ...]` with its pointwise interval, as `estimate` does."""
+    """Return a statistic of scores `[n, ...]` with pointwise intervals, computed as in `estimate`."""
     scores = [np.asarray(x, np.float64) for x in scores]
     few = min((len(x) for x in scores), default=0)
     if not few:
-        raise ValueError("no scores to estimate anything from")
+        raise ValueError("no scores")
     value = statistic(scores)
-    if few < FEWEST:
+    if few < MIN_SEEDS:
         nothing = np.full_like(value, np.nan)
         return Band(value, nothing, nothing, "none")
-    if few >= MANY:
+    if few >= BOOTSTRAP_SEEDS:
         tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
         low, high = over_resamples(scores, statistic, lambda x: np.quantile(x, tails, axis=0), resamples)
-        # percentiles of a skewed statistic may miss it by a hair
+        # the percentiles of a skewed statistic may exclude the statistic itself by a little
         return Band(value, np.minimum(low, value), np.maximum(high, value), "bootstrap")
     variance = np.array([x.var(0, ddof=1) / len(x) for x in scores])  # [environments, ...]
     if statistic is mean or (statistic is iqm and sum(map(len, scores)) < 4):  # the IQM of three is their mean
@@ -148,9 +149,9 @@ def band(scores: Scores, statistic: Statistic = iqm, resamples: int = RESAMPLES)
 
 
 def over_resamples(scores: Scores, statistic: Statistic, reduce: Callable[[Floats], Floats], resamples: int) -> Floats:
-    """Draw seeds with replacement within each environment; reduce the statistics `[resamples, ...]` over axis 0.
+    """Bootstrap: resample seeds within each environment and apply `reduce` to the statistics `[resamples, ...]`.
 
-    The points of a curve share their draws, and are worked through in pieces that fit into memory.
+    All points of a curve use the same resamples. Points are processed in chunks to limit memory.
     """
     rng = np.random.default_rng(SEED)
     draws = [rng.integers(0, len(x), (len(x), resamples)) for x in scores]
@@ -165,7 +166,7 @@ def over_resamples(scores: Scores, statistic: Statistic, reduce: Callable[[Float
 
 
 def freedom(variances: Floats, counts: NDArray[np.int64]) -> Floats:
-    """Return Satterthwaite's degrees of freedom of a sum of means: `variances [k, ...]` of the means, `counts [k]`."""
+    """Return Satterthwaite's degrees of freedom of a sum of k means, given their `variances [k, ...]`."""
     counts = counts.reshape(-1, *[1] * (variances.ndim - 1))
     below = (variances**2 / (counts - 1)).sum(0)
     pooled = np.full_like(below, (counts - 1).sum())
@@ -179,14 +180,13 @@ def t_quantile(level: float, freedom: ArrayLike) -> Any:
 
 
 def too_few(count: int) -> str:
-    seeds = "1 seed says" if count == 1 else f"{count} seeds say"
-    return f"{seeds} nothing about the spread; give {FEWEST} or more"
+    return f"no interval: {count} seed{'' if count == 1 else 's'}, at least {MIN_SEEDS} needed"
 
 
 def area(steps: ArrayLike, values: ArrayLike, begin: float, end: float) -> float:
-    """Return the mean height of a curve between two steps: the area under it, divided by its length.
+    """Return the mean height of a curve between two steps: the area under it divided by `end - begin`.
 
-    `steps [n]` ascend. Between its points the curve is straight, before and behind them it is level.
+    `steps [n]` are ascending. The curve is linear between its points and constant before the first and after the last.
     """
     x, y = np.asarray(steps, np.float64), np.asarray(values, np.float64)
     inner = x[(x > begin) & (x < end)]
@@ -195,19 +195,19 @@ def area(steps: ArrayLike, values: ArrayLike, begin: float, end: float) -> float
 
 
 def wins(a: Floats, b: Floats) -> float:
-    """Return U / (n m): the share of pairs in which `a [n]` is higher than `b [m]`, ties counting half."""
+    """Return U / (n m): the fraction of pairs in which `a [n]` is higher than `b [m]`; ties count half."""
     return float((np.sign(a[:, None] - b[None, :]).mean() + 1) / 2)
 
 
 def improvement(a: Scores, b: Scores) -> Estimate:
-    """Return the probability that a seed of `a` does better than a seed of `b`: the mean over environments of U/(nm).
+    """Return the probability that a seed of `a` scores higher than a seed of `b`: the mean over environments of U/(nm).
 
-    The interval is Newcombe's, which also holds when every seed of one side beats every seed of the other; over
-    several environments the distances to the limits of each are combined as Zou & Donner do.
+    The interval is Newcombe's, which stays valid when every seed of one side beats every seed of the other. For
+    several environments, their intervals are combined with the method of Zou & Donner.
     """
     value = np.array([wins(x, y) for x, y in zip(a, b, strict=True)])
     few = min(min(len(x), len(y)) for x, y in zip(a, b, strict=True))
-    if few < FEWEST:
+    if few < MIN_SEEDS:
         return Estimate(float(value.mean()), reason=too_few(few))
     limits = [newcombe(p, len(x), len(y)) for p, x, y in zip(value, a, b, strict=True)]
     low, high = (np.linalg.norm(value - side) / len(value) for side in np.array(limits).T)
@@ -216,10 +216,10 @@ def improvement(a: Scores, b: Scores) -> Estimate:
 
 
 def newcombe(p: float, n: int, m: int) -> tuple[float, float]:
-    """Return the limits θ at which `|p - θ| = t sqrt(V(θ))`, V being the variance of U/(nm) for exponential scores.
+    """Return the limits θ that solve `|p - θ| = t sqrt(V(θ))`; V is the variance of U/(nm) for exponential scores.
 
-    t is Student's with n + m - 2 degrees of freedom: with the normal's quantile, three seeds a side that all win
-    would rule out chance, which one time in ten gives just that.
+    t is Student's quantile with n + m - 2 degrees of freedom. The normal quantile would be too small for few seeds:
+    with three seeds per side, one side wins all nine pairs by chance one time in ten.
     """
     from scipy import optimize
 
@@ -231,7 +231,7 @@ def newcombe(p: float, n: int, m: int) -> tuple[float, float]:
 
     low = optimize.brentq(excess, 0.0, p) if 0 < p < 1 else p
     high = optimize.brentq(excess, p, 1.0) if 0 < p < 1 else p
-    # at p = 0 or 1 both ends of the bracket are roots: look between them
+    # at p = 0 or 1 both ends of the bracket are roots: search between them
     if p == 1:
         low = optimize.brentq(excess, 0.0, 1 - 1e-9)
     if p == 0:
@@ -240,15 +240,15 @@ def newcombe(p: float, n: int, m: int) -> tuple[float, float]:
 
 
 def paired_improvement(a: ArrayLike, b: ArrayLike) -> Estimate:
-    """Return the share of seeds for which `a` does better than `b`, ties counting half, with Wilson's interval.
+    """Return the fraction of seeds for which `a` scores higher than `b`, with Wilson's interval; ties count half.
 
-    `a` and `b` are `[pairs]`, the same seed at the same place.
+    `a` and `b` are `[pairs]`; the entries at one index are of the same seed.
     """
     from scipy import stats
 
     gap = np.asarray(a, np.float64) - np.asarray(b, np.float64)
     n, p = len(gap), float(np.mean((np.sign(gap) + 1) / 2))
-    if n < FEWEST:
+    if n < MIN_SEEDS:
         return Estimate(p, reason=too_few(n))
     z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
     center = (p + z**2 / (2 * n)) / (1 + z**2 / n)
@@ -257,15 +257,15 @@ def paired_improvement(a: ArrayLike, b: ArrayLike) -> Estimate:
 
 
 def difference(a: Scores, b: Scores) -> Estimate:
-    """Return the difference of the means of unpaired scores: Welch's t below 10 seeds, then the bootstrap.
+    """Return the difference of the means of unpaired scores: Welch's t below 10 seeds, else the bootstrap.
 
-    Of seeds that match, take the differences and `estimate` their mean.
+    For paired scores, pass the differences to `estimate` with the statistic `mean`.
     """
     value = float(mean(a) - mean(b))
     few = min(len(x) for x in (*a, *b))
-    if few < FEWEST:
+    if few < MIN_SEEDS:
         return Estimate(value, reason=too_few(few))
-    if few >= MANY:
+    if few >= BOOTSTRAP_SEEDS:
         strata, count = [*a, *b], len(a)
         tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
         gap = over_resamples(
@@ -278,25 +278,25 @@ def difference(a: Scores, b: Scores) -> Estimate:
     return Estimate(value, value - reach, value + reach, "Student t")
 
 
-def seeds_to_settle(effect: float, deviation: float, *, paired: bool, power: float = 0.8) -> int | None:
-    """Return how many seeds a side it takes to see this difference, or None if more than a thousand.
+def seeds_to_settle(effect: float, std: float, *, paired: bool, power: float = 0.8) -> int | None:
+    """Return the number of seeds per side needed to detect a difference of `effect`, or None if it exceeds 1,000.
 
-    The least n with `t(0.975) + t(power) <= |effect| sqrt(n) / deviation`: the interval of a difference as large as
-    `effect` then leaves zero out with that probability. `deviation` is that of the paired differences, or
-    `sqrt(s_a² + s_b²)`.
+    This is the smallest n with `t(0.975) + t(power) <= |effect| sqrt(n) / std`: with probability `power`, the interval
+    of the difference then excludes zero. `std` is the standard deviation of the paired differences, or
+    `sqrt(s_a² + s_b²)` for unpaired scores.
     """
     if not effect:
         return None
-    n = np.arange(FEWEST, CEILING + 1)
+    n = np.arange(MIN_SEEDS, MAX_SEEDS + 1)
     free = n - 1 if paired else 2 * n - 2
     enough = t_quantile((1 + CONFIDENCE) / 2, free) + t_quantile(power, free) <= abs(effect) * np.sqrt(n) / (
-        deviation or 1e-300
+        std or 1e-300
     )
     return int(n[enough.argmax()]) if enough.any() else None
 
 
 def profile(scores: Scores, thresholds: ArrayLike) -> Band:
-    """Return the performance profile: the share of runs with a score above each of `thresholds [k]`."""
+    """Return the performance profile: the fraction of runs with a score above each of `thresholds [k]`."""
     above = [(np.asarray(x)[:, None] > np.asarray(thresholds)).astype(np.float64) for x in scores]
     found = band(above, pooled_mean, resamples=1000)
     return Band(found.value, np.clip(found.low, 0, 1), np.clip(found.high, 0, 1), found.method)

@@ -1,4 +1,4 @@
-"""How numbers and their intervals are written, in the terminal and in the report alike."""
+"""Text for numbers, intervals and metric names, the same in the terminal, the report and the figures."""
 
 from __future__ import annotations
 
@@ -7,20 +7,52 @@ from collections.abc import Iterable
 
 from pgzoo.analysis.statistics import Estimate
 
-__all__ = ["interval", "number", "percent", "percent_interval", "plural", "ranges"]
+__all__ = [
+    "center",
+    "interval",
+    "metric_in_words",
+    "number",
+    "percent",
+    "percent_interval",
+    "plural",
+    "ranges",
+    "signed",
+]
+
+METRICS = {
+    "train/return_mean": "mean return of training episodes",
+    "train/length_mean": "mean length of training episodes (steps)",
+    "eval/return_mean": "mean return of evaluation episodes, sampled actions",
+    "eval/greedy_return_mean": "mean return of evaluation episodes, greedy actions",
+    "eval/return_std": "standard deviation of evaluation returns",
+    "eval/length_mean": "mean length of evaluation episodes (steps)",
+    "summary/return_final": "mean return of the final evaluation",
+    "loss/policy": "policy loss",
+    "loss/value": "value loss",
+    "loss/total": "total loss",
+    "policy/entropy": "policy entropy (nats)",
+    "policy/kl": "KL divergence from the old policy (nats)",
+    "policy/clip_fraction": "fraction of clipped probability ratios",
+    "value/explained_variance": "explained variance of the critic",
+    "time/steps_per_second": "environment steps per second",
+}
+
+
+def metric_in_words(name: str) -> str:
+    """Return a description of a metric for an axis label; the name itself if pgzoo doesn't know it."""
+    return METRICS.get(name, name)
 
 
 def number(value: float, scale: float | None = None) -> str:
-    """Write a number with one, two or three digits behind the point, as one of size `scale` deserves."""
+    """Format a number with one to three decimals, chosen by the magnitude of `scale` (default: of `value`)."""
     size = abs(value if scale is None else scale)
     digits = 1 if size >= 9.95 else 2 if size >= 0.995 else 3
-    if 0 < size < 0.01:
-        return f"{value:.2e}"
-    return f"{value:,.{digits}f}".replace("-", "−")
+    text = f"{value:.2e}" if 0 < size < 0.01 else f"{value:,.{digits}f}"
+    return text.replace("-", "−")
 
 
 def interval(estimate: Estimate) -> str:
-    """Write `[450.2, 499.9]`, or nothing where there is no interval."""
+    """Format the interval as `[450.2, 499.9]`; an empty string if there is none."""
     if estimate.low is None or estimate.high is None:
         return ""
     scale = max(abs(estimate.value), abs(estimate.low), abs(estimate.high))
@@ -28,25 +60,30 @@ def interval(estimate: Estimate) -> str:
 
 
 def center(estimate: Estimate) -> str:
-    """Write the value, with as many digits as its interval."""
+    """Format the value with as many decimals as its interval."""
     ends = [abs(x) for x in (estimate.low, estimate.high, estimate.value) if x is not None and math.isfinite(x)]
     return number(estimate.value, max(ends, default=0.0))
 
 
+def signed(estimate: Estimate) -> str:
+    """Format the value of a difference, with `+` if it is positive."""
+    return f"+{center(estimate)}" if estimate.value > 0 else center(estimate)
+
+
 def percent(value: float) -> str:
-    """Write `83 %`."""
+    """Format a fraction as `83 %`."""
     return f"{100 * value:.0f} %"
 
 
 def percent_interval(estimate: Estimate) -> str:
-    """Write `[56, 98]`, in per cent, or nothing where there is no interval."""
+    """Format the interval of a fraction as `[56, 98]`, in percent; an empty string if there is none."""
     if estimate.low is None or estimate.high is None:
         return ""
     return f"[{100 * estimate.low:.0f}, {100 * estimate.high:.0f}]"
 
 
 def ranges(numbers: Iterable[int]) -> str:
-    """Write `0-4, 7`."""
+    """Format a set of integers as `0-4, 7`."""
     parts: list[list[int]] = []
     for n in sorted(set(numbers)):
         if parts and n == parts[-1][1] + 1:
@@ -57,5 +94,5 @@ def ranges(numbers: Iterable[int]) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """Write `1 run`, `2 runs`."""
+    """Format a count as `1 run`, `2 runs`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

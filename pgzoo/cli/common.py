@@ -1,9 +1,10 @@
-"""What several commands share: options, opening the catalog aloud, tables and JSON."""
+"""What several commands share: options, opening the plugin catalog, tables and JSON."""
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shlex
 import sys
@@ -25,6 +26,7 @@ __all__ = [
     "plugin_options",
     "print_facts",
     "print_json",
+    "print_lines",
     "print_table",
     "progress_option",
     "typed",
@@ -40,7 +42,7 @@ def json_option(command: F) -> F:
 
 
 def progress_option(command: F) -> F:
-    """Add `--no-progress`, which every command takes, also one that has no progress to show."""
+    """Add `--no-progress`, which every command takes, even if it has no progress to show."""
     return click.option("--no-progress", is_flag=True, expose_value=False, help="Show no progress.")(command)
 
 
@@ -59,13 +61,13 @@ def plugin_options(command: F) -> F:
 
 
 def peek(args: Sequence[str], option: str) -> list[str]:
-    """The values of an option in arguments that aren't parsed yet: plugins decide what can be parsed."""
+    """Return the values of an option in arguments that aren't parsed yet: plugins decide which options there are."""
     values = [following for arg, following in pairwise(args) if arg == option]
     return values + [arg.partition("=")[2] for arg in args if arg.startswith(f"{option}=")]
 
 
 def open_catalog(*, blocked: Iterable[str] = (), imports: Iterable[str] = ()) -> PluginCatalog:
-    """Discover all plugins, the inline one too, which is said aloud on stderr. Raises as `discover` does."""
+    """Discover all plugins and report the inline one and broken ones on stderr. Raises as `discover` does."""
     catalog = discover(blocked=blocked, imports=imports)
     for plugin in catalog.plugins:
         if plugin.source == "inline" and plugin.status == "ok":
@@ -75,7 +77,7 @@ def open_catalog(*, blocked: Iterable[str] = (), imports: Iterable[str] = ()) ->
 
 
 def warn_of_broken(catalog: PluginCatalog, *, inline: bool = False) -> None:
-    """Say on stderr which plugins are broken: the inline one, or those that every command meets."""
+    """Report broken plugins on stderr: the inline one, or else all others."""
     for plugin in catalog.broken:
         if (plugin.source == "inline") == inline:
             click.echo(
@@ -85,10 +87,10 @@ def warn_of_broken(catalog: PluginCatalog, *, inline: bool = False) -> None:
 
 
 def typed() -> str:
-    """The command as it was typed, without passwords: it is logged."""
+    """Return the command that the user typed, without passwords, for the log of a run."""
     from pgzoo.tracking import display_uri
 
-    words = [option.partition("=") for option in sys.argv[1:]]
+    words = [word.partition("=") if word.startswith("-") else (word, "", "") for word in sys.argv[1:]]
     shown = [f"{name}{sign}{display_uri(value)}" if sign else display_uri(name) for name, sign, value in words]
     return f"pgzoo {shlex.join(shown)}"
 
@@ -101,17 +103,27 @@ def print_json(value: object) -> None:
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, hint: str = "") -> None:
     """Print a table: colored and wrapped in a terminal, else one plain line per row, of any length.
 
-    A cell may begin with a color of rich, such as "[green]yes"; any other text is taken as it is.
+    A cell may begin with a color, such as "[green]yes"; all other text is printed literally.
     """
     _print_table(columns, rows, hint, heading=True)
 
 
+def print_lines(columns: Sequence[str], rows: Iterable[Sequence[str]], *, hint: str = "") -> None:
+    """Print a table with one line per row; the last column ends in an ellipsis where it doesn't fit.
+
+    The width is the terminal's, or COLUMNS; without either rows are printed whole.
+    """
+    _print_table(columns, rows, hint, heading=True, one_line=True)
+
+
 def print_facts(rows: Iterable[Sequence[str]], *, hint: str = "") -> None:
-    """Print pairs of a name and a value, one below the other."""
+    """Print pairs of a name and a value, one pair per row."""
     _print_table(("", ""), rows, hint, heading=False)
 
 
-def _print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], hint: str, heading: bool) -> None:
+def _print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], hint: str, heading: bool, one_line: bool = False
+) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -121,14 +133,15 @@ def _print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], hint: st
     table = Table(box=lines, pad_edge=False, header_style="bold", show_header=heading)
     rows = list(rows)
     for index, column in enumerate(columns):
-        first = index == 0
+        first, last = index == 0, index == len(columns) - 1
         number = bool(rows) and all(re.fullmatch(r"-?[\d,]+(\.\d+)?", row[index]) for row in rows)
         table.add_column(
             column,
             style="cyan" if first else None,
             justify="right" if number else "left",
-            no_wrap=first or number,
-            overflow="fold",
+            no_wrap=first or number or one_line,
+            overflow="ellipsis" if one_line else "fold",
+            min_width=max(_cell_width(row[index]) for row in rows) if one_line and rows and not last else None,
         )
     for row in rows:
         table.add_row(*(_cell(cell) for cell in row))
@@ -139,8 +152,14 @@ def _print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], hint: st
             console.print(hint, style="dim", highlight=False)
         return
     plain = io.StringIO()
-    Console(file=plain, width=2000, color_system=None).print(table)
+    width = os.environ.get("COLUMNS", "") if one_line else ""
+    Console(file=plain, width=int(width) if width.isdecimal() else 2000, color_system=None).print(table)
     click.echo("\n".join(line.rstrip() for line in plain.getvalue().strip("\n").splitlines()))
+
+
+def _cell_width(text: str) -> int:
+    """Return how many columns a cell takes, without its color."""
+    return len(_cell(text))
 
 
 def _cell(text: str) -> Text:

@@ -1,4 +1,4 @@
-"""`pgzoo compare SELECTOR SELECTOR ...`: which is better, and how sure that is."""
+"""`pgzoo compare SELECTOR SELECTOR ...`: compare runs, with confidence intervals over seeds."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from pgzoo.analysis.blocks import Block, ScoreSummary
-    from pgzoo.analysis.compare import Comparison
+    from pgzoo.analysis.comparison import ComparisonData
 
 __all__ = ["command"]
 
 
 @click.command("compare", epilog="For example: pgzoo compare reinforce ppo --env CartPole-v1 --out report.html")
 @click.argument("selectors", nargs=-1, metavar="SELECTOR SELECTOR ...")
-@click.option("--env", "envs", multiple=True, metavar="ID", help="Compare here alone; repeat for more.")
-@click.option("--metric", metavar="NAME", help="What to compare.  [default: train/return_mean]")
+@click.option("--env", "envs", multiple=True, metavar="ID", help="Compare in this environment only (repeatable).")
+@click.option("--metric", metavar="NAME", help="Metric of the curves.  [default: train/return_mean]")
 @click.option(
     "--out",
     "files",
     multiple=True,
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write a report: FILE.html, FILE.png or FILE.json; repeat for more.",
+    help="Write FILE.html, .png, .pdf, .svg, .csv, .tex, .md or .json (repeatable).",
 )
-@click.option("--log", is_flag=True, help="Log the comparison to MLflow as a run of its own.")
-@click.option("--tracking-uri", metavar="URI", help="MLflow store; default: MLFLOW_TRACKING_URI or ./mlflow.db")
+@click.option("--log", is_flag=True, help="Log the comparison to MLflow as a separate run.")
+@click.option("--tracking-uri", metavar="URI", help="MLflow store.  [default: MLFLOW_TRACKING_URI or ./mlflow.db]")
 @common.json_option
 @click.option("--no-progress", is_flag=True, help="Show no progress.")
 def command(
@@ -49,9 +49,9 @@ def command(
     """Compare runs with seeds as the unit of replication.
 
     Each SELECTOR is one side: an algorithm, a group, a name, a run key, an MLflow run id, an experiment, tag:KEY=VALUE
-    or param:KEY=VALUE. The group of a sweep, given alone, is a side for each setting. Prints final scores and areas
-    under the curve with their intervals, the probability that one side does better than another, and how many more
-    seeds would settle it.
+    or param:KEY=VALUE. If the only SELECTOR is the group of a sweep, each of its settings is a side. Prints final
+    scores and areas under the learning curve with 95 % intervals and, for each pair of sides, the probability that
+    one scores higher, the difference of means, and how many more seeds it would take to detect that difference.
     """
     from pgzoo.analysis.compare import compare
     from pgzoo.analysis.report import ENDINGS
@@ -59,9 +59,9 @@ def command(
 
     for file in files:
         if file.suffix.lower() not in ENDINGS:
-            raise UsageError(f"--out {file}: give a name that ends in {', '.join(ENDINGS)}.")
+            raise UsageError(f"--out {file}: the extension must be one of {', '.join(ENDINGS)}.")
         if not file.absolute().parent.is_dir():
-            raise UsageError(f"--out {file}: there is no folder {file.parent}.")
+            raise UsageError(f"--out {file}: the folder {file.parent} doesn't exist.")
     with Progress(hidden=no_progress) as progress:
         found = compare(*selectors, env=envs or None, metric=metric, tracking_uri=tracking_uri, progress=progress)
     written = [found.save(file) for file in files]
@@ -70,7 +70,7 @@ def command(
         answer = found.to_dict() | {"files": [str(file) for file in written], "run_id": run_id}
         click.echo(json.dumps(answer, allow_nan=False))
     else:
-        show(found)
+        show(found.data)
         for file in written:
             click.echo(f"Written  {file}")
         if run_id:
@@ -79,25 +79,25 @@ def command(
         click.echo(f"Warning: {warning}", err=True)
 
 
-def show(comparison: Comparison) -> None:
+def show(comparison: ComparisonData) -> None:
     """Print the comparison as tables."""
     from rich.console import Console
 
     out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
-    for block in comparison.blocks:
+    for block in comparison.all_blocks:
         show_block(out, comparison, block)
-    if comparison.overall:
-        show_block(out, comparison, comparison.overall)
-    out.print("\n[dim]Brackets are 95 % intervals over seeds; IQM: the mean without the outer quarters.[/]\n")
+    out.print("\n[dim]Brackets are 95 % intervals over seeds. IQM: mean without the lowest and highest quarter.[/]\n")
 
 
-def show_block(out: Console, comparison: Comparison, block: Block) -> None:
-    """Print scores, areas and pairs in one environment, or over all."""
+def show_block(out: Console, comparison: ComparisonData, block: Block) -> None:
+    """Print scores, areas and pairs in one environment, or over all environments."""
     from rich.text import Text
 
-    from pgzoo.analysis.wording import center, interval, percent, percent_interval
+    from pgzoo.analysis.wording import interval, metric_in_words, percent, percent_interval, signed
 
-    what = "normalized scores: 0 the beginning of training, 1 the best run" if block.env is None else comparison.score
+    what = "normalized scores (0: start of training, 1: best run)"
+    if block.env is not None:
+        what = metric_in_words(comparison.score)
     title = Text(f"\n{block.env or f'all {len(comparison.envs)} environments'}", style="bold")
     out.print(title.append(f"  {what}", style="dim"))
     out.print()
@@ -110,18 +110,17 @@ def show_block(out: Console, comparison: Comparison, block: Block) -> None:
         paired = "-"
         if pair.paired:
             paired = f"{pair.paired.value * pair.matched:g} of {pair.matched}"
-        sign = "+" if pair.difference.value > 0 else ""
         table.add_row(
             Text(f"{pair.a} > {pair.b}"),
             Text(f"{percent(pair.improvement.value)} {percent_interval(pair.improvement)}".rstrip()),
             paired,
-            Text(f"{sign}{center(pair.difference)} {interval(pair.difference)}".rstrip()),
+            Text(f"{signed(pair.difference)} {interval(pair.difference)}".rstrip()),
             Text(pair.verdict, style="green" if pair.settled else "yellow"),
         )
     out.print(table)
 
 
-def summary_table(comparison: Comparison, heading: str, summaries: tuple[ScoreSummary, ...]) -> Table:
+def summary_table(comparison: ComparisonData, heading: str, summaries: tuple[ScoreSummary, ...]) -> Table:
     from rich.text import Text
 
     from pgzoo.analysis.wording import center, interval
@@ -147,7 +146,7 @@ def plain_table(first: str, *others: str) -> Table:
 
 
 class Progress:
-    """A line on stderr that says what is being read; called with what, how many, and of how many."""
+    """A progress line on stderr. Call it with what is being read, how many were read, and how many there are."""
 
     def __init__(self, hidden: bool) -> None:
         from rich import progress

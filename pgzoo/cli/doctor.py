@@ -128,6 +128,7 @@ def _plugin(plugin: PluginInfo, measured: PluginInfo) -> Finding:
 
 def _store() -> Iterator[Finding]:
     from pgzoo.tracking import Home, check_store, display_uri, pending, resolve_uri
+    from pgzoo.tracking.home import broken_databases
 
     home = Home.find()
     uri = resolve_uri(None, home)
@@ -147,6 +148,9 @@ def _store() -> Iterator[Finding]:
         yield Finding("tracking", "not shipped yet", "note", f"runs in training{why}; they go on")
     else:
         yield Finding("tracking", "not shipped yet", "ok", "nothing")
+    for path in broken_databases(uri):
+        detail = "a half-made database without runs, which was set aside; a new one took its place: delete it"
+        yield Finding("tracking", path.name, "note", detail)
     for run, reason in left.refusals.items():
         yield Finding("tracking", run, "note", f"refused by its store: {reason}")
 

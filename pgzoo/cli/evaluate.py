@@ -45,7 +45,7 @@ def command(
     that numbers can be compared. They are played in parallel environments, as many in each, so that short ones
     aren't favored.
     """
-    from pgzoo.play.evaluation import evaluate_policy, find_policies, place
+    from pgzoo.play.evaluation import environment_for, evaluate_policy, find_policies
     from pgzoo.tracking import Home
 
     catalog = open_catalog(blocked=blocked, imports=imports)
@@ -53,7 +53,7 @@ def command(
     rows: list[dict[str, Any]] = []
     for it in find_policies(what, catalog, Home.find(), tracking_uri):
         drawn, how = it.seed if seed is None else seed, backend or (it.backend if env is None else "auto")
-        where = place(it.policy, env, catalog, how)
+        where = environment_for(it.policy, env, catalog, how)
         returns, lengths = evaluate_policy(
             it.policy, where, catalog, episodes=episodes, mode=mode, seed=drawn, backend=how
         )

@@ -1,20 +1,26 @@
-"""`pgzoo algorithms | policies | estimators | plugins [list]`: what is there, and from which plugin."""
+"""`pgzoo algorithms | policies | estimators [NAME]`: one file, as the three commands are one function.
+
+Without NAME each prints a line per component; with NAME it shows one: its settings, where it comes from, what it takes.
+"""
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import click
 
 from pgzoo.cli import common
-from pgzoo.cli.check import check
-from pgzoo.registry import KINDS, ComponentKind, Entry, PluginCatalog, PluginInfo
+from pgzoo.registry import ComponentKind, Entry
 
-__all__ = ["algorithms", "describe", "estimators", "plugins", "policies"]
+__all__ = ["algorithms", "describe", "estimators", "policies", "summary_line"]
+
+FACTS = {"family": "family", "actions": "actions", "recurrent": "memory", "seeds": "seeds", "source": "source"}
+"""Facts that a component may be registered with, and their labels."""
 
 
 def describe(entry: Entry) -> dict[str, Any]:
-    """An entry as the listings show it in JSON."""
+    """Return a component as `--json` shows it in a listing."""
     plugin = entry.plugin
     return {
         "name": entry.name,
@@ -27,116 +33,96 @@ def describe(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _listing(kind: ComponentKind, about: str, hint: str) -> click.Command:
-    """Make the command that lists one kind."""
+def summary_line(entry: Entry) -> str:
+    """Return a component's summary, with the plugin that it comes from unless it is built in."""
+    return entry.summary if entry.plugin.source == "built-in" else f"{entry.summary} ({entry.plugin.origin})"
 
-    @click.command(help=about)
+
+def _listing(kind: ComponentKind, plural: str, help_text: str, prefix: str, use: str) -> click.Command:
+    """Make the command that lists components of one kind, or shows one. `prefix` begins the options of its settings."""
+
+    @click.command(plural, help=help_text)
+    @click.argument("name", required=False, metavar="[NAME]")
     @common.plugin_options
     @common.json_option
     @common.progress_option
-    def command(imports: tuple[str, ...], blocked: tuple[str, ...], as_json: bool) -> None:
-        entries = common.open_catalog(blocked=blocked, imports=imports).entries(kind)
+    def command(name: str | None, imports: tuple[str, ...], blocked: tuple[str, ...], as_json: bool) -> None:
+        catalog = common.open_catalog(blocked=blocked, imports=imports)
+        if name is not None:
+            entry = catalog.get(kind, name)
+            settings = _settings(entry, prefix)
+            if as_json:
+                common.print_json({**describe(entry), "settings": settings})
+            else:
+                _show(entry, settings, use.replace("NAME", name))
+            return
+        entries = catalog.entries(kind)
         if as_json:
             common.print_json([describe(entry) for entry in entries])
             return
-        facts = [fact for fact in FACTS if any(entry.facts.get(fact) for entry in entries)]
-        rows = [
-            (entry.name, entry.summary, *(_said(entry.facts.get(fact)) for fact in facts), entry.plugin.origin)
-            for entry in entries
-        ]
-        common.print_table(("Name", "Summary", *(FACTS[fact] for fact in facts), "From"), rows, hint=hint)
+        rows = [(entry.name, summary_line(entry)) for entry in entries]
+        common.print_lines(("Name", "Summary"), rows, hint=f"Settings and source of one: pgzoo {plural} NAME")
 
     return command
 
 
-PLUGIN_HINT = "More: pgzoo doctor   Whether one keeps to its contract: pgzoo plugins check NAME"
-FACTS = {"family": "Family", "actions": "Actions", "recurrent": "Memory", "seeds": "Seeds", "source": "Source"}
+def _settings(entry: Entry, prefix: str) -> list[dict[str, Any]]:
+    """Return the settings of a component: option, default and description of each."""
+    model = entry.load_config()
+    defaults = getattr(entry.load(), "defaults", {})
+    fields = model.model_fields if model else {}
+    return [
+        {
+            "option": f"--{prefix}{name.replace('_', '-')}",
+            "default": defaults.get(name, field.get_default(call_default_factory=True)),
+            "description": field.description or "",
+        }
+        for name, field in fields.items()
+    ]
 
 
-def _said(fact: object) -> str:
+def _show(entry: Entry, settings: list[dict[str, Any]], use: str) -> None:
+    from pgzoo.cli.options import format_value
+
+    facts = [(label, _format_fact(entry.facts[fact])) for fact, label in FACTS.items() if fact in entry.facts]
+    facts += [("from", entry.plugin.origin)]
+    target = entry.load()
+    if entry.kind == "algorithm":
+        of_run = {"estimator": target.estimator, **getattr(target, "defaults", {})}
+        own = {setting["option"] for setting in settings}
+        shown = {key: value for key, value in of_run.items() if f"--{key.replace('_', '-')}" not in own}
+        facts.append(("defaults", ", ".join(f"{key} {_format_default(value)}" for key, value in shown.items())))
+    common.print_facts([("name", entry.name), ("summary", entry.summary), *facts])
+    if text := inspect.getdoc(target):
+        click.echo(f"\n{text}")
+    if settings:
+        click.echo()
+        rows = [(s["option"], format_value(s["default"]) or "none", s["description"]) for s in settings]
+        common.print_table(("Setting", "Default", "What it is"), rows, hint=use)
+
+
+def _format_fact(fact: object) -> str:
     return {True: "yes", False: "no", None: ""}[fact] if isinstance(fact, bool | None) else str(fact)
 
 
-algorithms = _listing("algorithm", "List the algorithms.", "Options of one: pgzoo run NAME --help")
-policies = _listing("policy", "List the policies.", "Use one: pgzoo run ALGO --policy NAME")
-estimators = _listing("estimator", "List the return estimators.", "Use one: pgzoo run ALGO --estimator NAME")
+def _format_default(value: Any) -> str:
+    from pgzoo.cli.options import format_value
+
+    if isinstance(value, dict):
+        rest = [f"{key} {format_value(part)}" for key, part in value.items() if key != "name"]
+        return f"{value.get('name', '')} ({', '.join(rest)})" if rest else str(value.get("name", ""))
+    return format_value(value)
 
 
-@click.group(invoke_without_command=True)
-@common.plugin_options
-@common.json_option
-@common.progress_option
-@click.pass_context
-def plugins(ctx: click.Context, imports: tuple[str, ...], blocked: tuple[str, ...], as_json: bool) -> None:
-    """List the plugins, or check one."""
-    if ctx.invoked_subcommand is None:
-        _list_plugins(imports, blocked, as_json)
-
-
-@plugins.command("list")
-@common.plugin_options
-@common.json_option
-@common.progress_option
-def list_(imports: tuple[str, ...], blocked: tuple[str, ...], as_json: bool) -> None:
-    """List the plugins: what each offers, and why it isn't in use."""
-    _list_plugins(imports, blocked, as_json)
-
-
-plugins.add_command(check)
-
-
-def _list_plugins(imports: tuple[str, ...], blocked: tuple[str, ...], as_json: bool) -> None:
-    catalog = common.open_catalog(blocked=blocked, imports=imports)
-    if as_json:
-        common.print_json([_describe_plugin(plugin, catalog) for plugin in catalog.plugins])
-        return
-    rows = [
-        (
-            plugin.name,
-            _status(plugin),
-            plugin.source,
-            plugin.origin,
-            plugin.error or _summary(plugin, catalog),
-        )
-        for plugin in catalog.plugins
-    ]
-    common.print_table(
-        ("Name", "Status", "Source", "From", "Offers"),
-        rows,
-        hint=PLUGIN_HINT,
-    )
-
-
-def _describe_plugin(plugin: PluginInfo, catalog: PluginCatalog) -> dict[str, Any]:
-    return {
-        "name": plugin.name,
-        "summary": _summary(plugin, catalog),
-        "distribution": plugin.distribution,
-        "version": plugin.version,
-        "status": plugin.status,
-        "error": plugin.error or None,
-        "source": plugin.source,
-        "module": plugin.module,
-        "seconds": round(plugin.seconds, 4),
-        "offers": _offers(plugin, catalog),
-        "hooks": plugin.hooks,
-    }
-
-
-def _offers(plugin: PluginInfo, catalog: PluginCatalog) -> dict[str, list[str]]:
-    found = {
-        kind: [entry.name for entry in catalog.entries(kind) if entry.plugin.name == plugin.name] for kind in KINDS
-    }
-    return {kind: names for kind, names in found.items() if names}
-
-
-def _summary(plugin: PluginInfo, catalog: PluginCatalog) -> str:
-    offers = {kind.replace("_", " "): names for kind, names in _offers(plugin, catalog).items()}
-    events = [hook.removeprefix("pgzoo_") for hook in plugin.hooks if hook != "pgzoo_register"]
-    parts = {**offers, "hears": events} if events else offers
-    return "; ".join(f"{what}: {', '.join(names)}" for what, names in parts.items())
-
-
-def _status(plugin: PluginInfo) -> str:
-    color = {"ok": "green", "broken": "red", "blocked": "yellow"}[plugin.status]
-    return f"[{color}]{plugin.status}"
+algorithms = _listing(
+    "algorithm", "algorithms", "List the algorithms, or show one: its settings and source.", "",
+    "Train with it: pgzoo run NAME --env ID",
+)  # fmt: skip
+policies = _listing(
+    "policy", "policies", "List the policies, or show one: its settings and source.", "policy.",
+    "Use it: pgzoo run ALGO --env ID --policy NAME",
+)  # fmt: skip
+estimators = _listing(
+    "estimator", "estimators", "List the return estimators, or show one: its settings and source.", "estimator.",
+    "Use it: pgzoo run ALGO --env ID --estimator NAME",
+)  # fmt: skip

@@ -11,7 +11,7 @@ import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-__all__ = ["GroupedCommand", "GroupedOption", "given", "options", "where"]
+__all__ = ["GroupedCommand", "GroupedOption", "format_value", "given", "options", "where"]
 
 REPEATED = ("env_kwargs", "tags", "sweep_axis")
 """Mappings, given as K=V and repeated."""
@@ -96,7 +96,7 @@ def _settings(ctx: click.Context) -> list[GroupedOption]:
 def _option(name: str, field: FieldInfo, group: str, prefix: tuple[str, ...], default: Any) -> GroupedOption:
     flag = SINGULAR.get(name, "--" + ".".join((*prefix, name.replace("_", "-"))))
     path, kind = (*prefix, name), _core(field.annotation)
-    shown = _shown(default)
+    shown = format_value(default)
     about = (field.description or "").rstrip(".")
     help_text = f"{about}  [default: {shown}]" if shown else about
     common: dict[str, Any] = {"group": group, "path": path, "help": help_text, "default": None}
@@ -129,7 +129,8 @@ def _core(annotation: Any) -> Any:
     return annotation
 
 
-def _shown(default: Any) -> str:
+def format_value(default: Any) -> str:
+    """Return a default as a user types it; empty for None and for what isn't given."""
     if default is None or default in ({}, (), (0,)) or type(default).__name__ == "PydanticUndefinedType":
         return ""
     if isinstance(default, tuple | list):

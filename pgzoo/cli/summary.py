@@ -149,7 +149,7 @@ def _print_way_on(result: Result) -> None:
     which = result.group if len(result.runs) > 1 else result.runs[0].run_key
     out = _console()
     lines = [
-        f"Trained   {result.env_steps - result.begun:,} steps in {wall:.1f} s ({result.speed:,.0f} steps/s)",
+        f"Trained   {result.env_steps - result.steps_before:,} steps in {wall:.1f} s ({result.speed:,.0f} steps/s)",
         f"MLflow    {display_uri(result.tracking_uri)}",
         f"          experiment {result.experiment}, group {result.group}",
         f"Next      pgzoo ui{where}",

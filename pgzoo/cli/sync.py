@@ -36,7 +36,7 @@ def command(ctx: click.Context, wait: float, as_json: bool, no_progress: bool) -
     home = tracking.Home.find()
     before = left = tracking.pending(home)
     if before or before.refused:
-        home.poke_file.touch()
+        home.retry_file.touch()
         deadline, checked = time.monotonic() + wait, -10.0
         with Progress(before.records + before.files, hidden=no_progress or as_json) as advance:
             # A refused run gets a moment to be taken up again before it counts as refused for good.

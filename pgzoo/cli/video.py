@@ -45,7 +45,7 @@ def command(
     """
     from pgzoo.errors import UsageError
     from pgzoo.play import video
-    from pgzoo.play.evaluation import find_policies, place
+    from pgzoo.play.evaluation import environment_for, find_policies
     from pgzoo.tracking import Home
     from pgzoo.training.seeding import generator
 
@@ -63,7 +63,7 @@ def command(
             path = out.with_stem(f"{out.stem}-s{it.seed}")
         returns = video.record(
             it.policy,
-            place(it.policy, env),
+            environment_for(it.policy, env),
             path,
             rng=generator(it.seed, "video"),
             episodes=episodes,

@@ -155,6 +155,16 @@ class RunConfig(Settings):
             raise ValueError("a seed is given twice; the same seed gives the same run")
         return value
 
+    @field_validator("name", "experiment", "tags", mode="after")
+    @classmethod
+    def _encodable(cls, value: Any) -> Any:
+        for text in [part for item in value.items() for part in item] if isinstance(value, dict) else [value or ""]:
+            if any("\ud800" <= character <= "\udfff" for character in text):
+                raise ValueError("must be valid UTF-8: no tracking store takes it as it is")
+            if not isinstance(value, dict) and any(ord(character) < 32 or ord(character) == 127 for character in text):
+                raise ValueError("must not contain control characters, such as a line break")
+        return value
+
     @field_validator("sweep_axis")
     @classmethod
     def _distinct_values(cls, axes: dict[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:

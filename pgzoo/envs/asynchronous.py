@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import wait
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.vector.async_vector_env import AsyncState
 from numpy.typing import NDArray
 
-from pgzoo.envs.single import allowed, make, recipe
+from pgzoo.envs.checks import environment_error, mask_size
+from pgzoo.envs.single import recipe
+from pgzoo.envs.sync import late_mask
+from pgzoo.envs.worker import make_checked
+from pgzoo.errors import EnvError
 from pgzoo.types import Array, EnvRequest, StepResult
-
-if TYPE_CHECKING:
-    from gymnasium.envs.registration import EnvSpec
 
 __all__ = ["AsyncBackend"]
 
@@ -25,7 +30,7 @@ class AsyncBackend:
     width = 8
 
     def fits(self, request: EnvRequest) -> str:
-        """Always."""
+        """Return an empty string: it runs every environment."""
         return ""
 
     def open(self, request: EnvRequest) -> AsyncEnvs:
@@ -34,56 +39,76 @@ class AsyncBackend:
 
 
 class AsyncEnvs:
-    """Every row is stepped; its generator is its own."""
+    """Every row is stepped, live or not; each has a generator of its own."""
 
     def __init__(self, request: EnvRequest) -> None:
-        one = functools.partial(_make, *recipe(request))
-        self._envs = gym.vector.AsyncVectorEnv([one] * request.rows, context="spawn")
+        spec, settings = recipe(request)
+        self._id, self._masked, self._rows = spec.id, request.masked, request.rows
+        self._broken = False
+        one = functools.partial(make_checked, os.getpid(), spec, settings)
+        with self._failures_named("its constructor"):
+            self._envs = gym.vector.AsyncVectorEnv([one] * request.rows, context="spawn")
         self.observation_space = self._envs.single_observation_space
         self.action_space = self._envs.single_action_space
         self.action_mask: NDArray[np.bool_] | None = None
 
     def reset(self, seeds: NDArray[np.int64]) -> Array:
         """Begin a new episode in every row from its seed."""
-        obs, info = self._envs.reset(seed=[int(seed) for seed in seeds])
-        self.action_mask = self._allowed(info)
+        with self._failures_named("reset"):
+            obs, info = self._envs.reset(seed=[int(seed) for seed in seeds])
+        masks = self._masks_of(info)
+        self.action_mask = self._everything() if masks is None and self._masked else masks
         return np.asarray(obs)
 
     def step(self, actions: Array, live: NDArray[np.bool_]) -> StepResult:
         """Take one step in every row."""
-        obs, rewards, terminated, truncated, info = self._envs.step(actions)
-        self.action_mask = self._allowed(info)
+        with self._failures_named("step"):
+            obs, rewards, terminated, truncated, info = self._envs.step(actions)
+        masks = self._masks_of(info)
+        if self.action_mask is not None:
+            self.action_mask = self._everything() if masks is None else masks
+        elif masks is not None:
+            raise late_mask(self._id)
         return StepResult(np.asarray(obs), np.asarray(rewards), terminated, truncated)
 
     def select(self, rows: NDArray[np.int64]) -> None:
-        """The processes go on in step."""
-
-    def _allowed(self, info: dict[str, Any]) -> NDArray[np.bool_] | None:
-        """The masks that the processes send along, `[rows, K]`."""
-        mask = info.get("action_mask")
-        return None if mask is None else np.asarray(mask, np.bool_)
+        """Return None: all processes go on stepping together."""
 
     def close(self) -> None:
         """End the processes."""
-        self._envs.close()
+        if not self._broken:
+            with suppress(EnvError), self._failures_named("close"):
+                self._envs.close()
+        if self._broken:
+            self._envs._state = AsyncState.DEFAULT  # the answer that it waits for doesn't come
+            self._envs.close(terminate=True)
 
+    def _masks_of(self, info: dict[str, Any]) -> NDArray[np.bool_] | None:
+        """Return the masks that came with this step, `[rows, K]`, all True in rows without one; None if none came."""
+        if "action_mask" not in info:
+            return None
+        return np.where(info["_action_mask"][:, None], info["action_mask"], True)
 
-class _Telling(gym.Wrapper[Any, Any, Any, Any]):
-    """Sends along which actions are allowed, `[K]`, however the environment says so."""
+    def _everything(self) -> NDArray[np.bool_]:
+        return np.ones((self._rows, mask_size(self.action_space)), np.bool_)
 
-    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        obs, info = self.env.reset(**kwargs)
-        return obs, self._told(info)
+    @contextmanager
+    def _failures_named(self, doing: str) -> Iterator[None]:
+        """Turn what a worker raised, or its death, into one EnvError; gymnasium logs none of it."""
+        level, gym.logger.min_level = gym.logger.min_level, gym.logger.ERROR + 1
+        try:
+            yield
+        except (EOFError, ConnectionError):
+            self._broken = True
+            raise EnvError(f'a process of environment "{self._id}" died in {doing}{self._exit_codes()}.') from None
+        except Exception as error:
+            self._broken = True
+            raise environment_error(self._id, doing, error) from error
+        finally:
+            gym.logger.min_level = level
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        obs, reward, terminated, truncated, info = self.env.step(action)
-        return obs, reward, terminated, truncated, self._told(info)
-
-    def _told(self, info: dict[str, Any]) -> dict[str, Any]:
-        """The mask alone: nobody reads what else there is, and it would go through a pipe."""
-        mask = allowed(self.env, info)
-        return {} if mask is None else {"action_mask": mask}
-
-
-def _make(spec: EnvSpec, settings: Mapping[str, Any]) -> gym.Env[Any, Any]:
-    return _Telling(make(spec, settings))
+    def _exit_codes(self) -> str:
+        processes = self._envs.processes if hasattr(self, "_envs") else []
+        wait([process.sentinel for process in processes], timeout=5.0)  # so that the dead one has an exit code
+        codes = sorted({str(process.exitcode) for process in processes if process.exitcode is not None})
+        return f" (exit code {', '.join(codes)})" if codes else ""

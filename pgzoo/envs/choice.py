@@ -1,22 +1,36 @@
-"""Before a run: which backend plays it, and what one environment of it shows, takes and remembers."""
+"""Before a run: which backend runs the environment, and what one environment of it returns in a few steps."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from contextlib import closing
+from dataclasses import replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from pgzoo.envs import info
-from pgzoo.envs.single import allowed, make_single
-from pgzoo.envs.spec import make_spec
-from pgzoo.envs.state import forgets
+from pgzoo.envs.checks import (
+    blame_environment,
+    check_observation,
+    environment_id,
+    read_reset,
+    read_reward,
+    read_step,
+    sample_action,
+)
+from pgzoo.envs.single import action_mask, make_single
+from pgzoo.envs.spec import check_action_space, make_spec
+from pgzoo.envs.state import reset_is_complete
 from pgzoo.errors import EnvError, UnfitError
 from pgzoo.protocols import EnvBackend
 from pgzoo.types import EnvRequest, Spec
 
-__all__ = ["choose_backend", "foreign_backends", "forgetful", "look"]
+__all__ = ["choose_backend", "foreign_backends", "inspect_environment", "resets_completely"]
+
+PROBE_STEPS = 3
+"""Steps of one environment that are looked at before a run."""
 
 
 class BackendEntry(Protocol):
@@ -47,11 +61,12 @@ class BackendCatalog(Protocol):
 def choose_backend(name: str, catalog: BackendCatalog, request: EnvRequest) -> tuple[str, EnvBackend]:
     """Return a backend that runs the environment, with its name.
 
-    `auto` takes the first that says of itself that it is to be preferred, else sync. The request is that of one member:
+    `auto` takes the first backend whose `preferred(request)` is true, else sync. The request is that of one member:
     the choice doesn't depend on the number of seeds.
 
     Raises:
-        EnvError: gymnasium can't make the environment. A backend that can is named, and only taken if it is asked for.
+        EnvError: gymnasium can't make the environment. The message names the backends that can; they have to be
+            asked for by name.
         UnfitError: the named backend can't run it.
     """
     backend: EnvBackend = catalog.get("env_backend", "sync" if name == "auto" else name).load()()
@@ -60,8 +75,10 @@ def choose_backend(name: str, catalog: BackendCatalog, request: EnvRequest) -> t
             info.check(request.id, request.kwargs)
         except EnvError as error:
             ways = " or ".join(f"--backend {way}" for way in foreign_backends(catalog, request))
-            said = str(error)
-            raise EnvError(f"{said.removesuffix('.')}. As it is, it runs with {ways}." if ways else said) from error
+            message = str(error)
+            raise EnvError(
+                f"{message.removesuffix('.')}. As it is, it runs with {ways}." if ways else message
+            ) from error
     if name == "auto":
         for entry in catalog.entries("env_backend"):
             other = entry.load()()
@@ -74,32 +91,83 @@ def choose_backend(name: str, catalog: BackendCatalog, request: EnvRequest) -> t
 
 
 def foreign_backends(catalog: BackendCatalog, request: EnvRequest) -> list[str]:
-    """The names of the backends that run an environment which gymnasium can't make."""
+    """Return the names of the backends that run this environment without gymnasium (`foreign = True`)."""
     backends = {entry.name: entry.load()() for entry in catalog.entries("env_backend")}
     return [name for name, one in backends.items() if getattr(one, "foreign", False) and not one.fits(request)]
 
 
-def look(request: EnvRequest, backend: EnvBackend | None = None) -> Spec:
-    """Make one environment and see what it shows and takes: gymnasium's, or the backend's where there is none."""
+def inspect_environment(request: EnvRequest, backend: EnvBackend | None = None) -> Spec:
+    """Make one environment, play a reset and a few steps with random actions, and return its specification.
+
+    It is gymnasium's environment, or the backend's where that has its own (`foreign`). What it returns is compared with
+    its spaces. `Spec.masked` is true if it sent an action mask with the reset or with any of the steps.
+
+    Raises:
+        EnvError: it raises, or returns something that doesn't fit its spaces.
+        UnfitError: pgzoo can't use such spaces.
+    """
     if backend is not None and getattr(backend, "foreign", False):
-        envs = backend.open(request._replace(rows=1))
-        try:
-            envs.reset(np.zeros(1, np.int64))
-            return make_spec(envs.observation_space, envs.action_space, masked=envs.action_mask is not None)
-        finally:
-            envs.close()
+        return _inspect_foreign(request, backend)
     env = make_single(request, flatten=False)
+    env_id = environment_id(env)
     try:
-        _, first = env.reset(seed=0)
-        return make_spec(env.observation_space, env.action_space, masked=allowed(env, first) is not None)
+        make_spec(env.observation_space, env.action_space)
+        check_action_space(env.action_space)
+        masked = _probe(env, env_id)
     finally:
-        env.close()
+        with blame_environment(env_id, "close"):
+            env.close()
+    return make_spec(env.observation_space, env.action_space, masked=masked)
 
 
-def forgetful(request: EnvRequest) -> bool:
-    """Make one environment and try whether a reset by a seed forgets the episodes before."""
+def _probe(env: Any, env_id: str) -> bool:
+    """Play a few steps, also over the end of an episode, and return whether a mask was sent."""
+    actions = copy.deepcopy(env.action_space)  # its generator is the environment's own
+    actions.seed(0)
+    with blame_environment(env_id, "reset"):
+        obs, about = read_reset(env_id, env.reset(seed=0))
+        check_observation(env_id, env.observation_space, obs)
+        mask = action_mask(env, about)
+    masked, over = mask is not None, False
+    for _ in range(PROBE_STEPS):
+        with blame_environment(env_id, "reset" if over else "step"):
+            if over:
+                (obs, about), over = read_reset(env_id, env.reset()), False
+            else:
+                obs, reward, ended, cut, about = read_step(env_id, env.step(sample_action(actions, mask)))
+                read_reward(env_id, reward)
+                over = bool(ended or cut)
+            check_observation(env_id, env.observation_space, obs)
+            mask = action_mask(env, about, ended=over)
+        masked |= mask is not None
+    return masked
+
+
+def _inspect_foreign(request: EnvRequest, backend: EnvBackend) -> Spec:
+    with blame_environment(request.id, "its constructor"):
+        envs = backend.open(request._replace(rows=1))
+    try:
+        spec = make_spec(envs.observation_space, envs.action_space)
+        check_action_space(envs.action_space)
+        actions = copy.deepcopy(envs.action_space)
+        actions.seed(0)
+        with blame_environment(request.id, "reset"):
+            check_observation(request.id, envs.observation_space, envs.reset(np.zeros(1, np.int64))[0])
+        for _ in range(PROBE_STEPS):
+            mask = None if envs.action_mask is None else envs.action_mask[0]
+            with blame_environment(request.id, "step"):
+                step = envs.step(np.asarray(sample_action(actions, mask))[None], np.ones(1, np.bool_))
+                check_observation(request.id, envs.observation_space, step.obs[0])
+        return replace(spec, masked=envs.action_mask is not None)
+    finally:
+        with blame_environment(request.id, "close"):
+            envs.close()
+
+
+def resets_completely(request: EnvRequest) -> bool:
+    """Make one environment and return whether a seeded reset leaves nothing of the episodes before (see `state`)."""
     try:
         with closing(make_single(request)) as env:
-            return forgets(env, request.states)
-    except Exception:  # whatever it raises it will raise in the run, too
+            return reset_is_complete(env, request.states)
+    except (Exception, SystemExit):  # the run will raise it too, with a better message
         return True

@@ -1,8 +1,7 @@
 """What is known of an environment id: does it run here, if not why, and what to do about it.
 
-An id alone doesn't tell: old versions stay registered and fail, others need a package, a few need an old one.
-So `describe` and `check` make the environment; gymnasium's warnings about ids are put into one message of
-ours.
+An id isn't enough to know: old versions stay registered and fail, others need a package, a few need an old one.
+So `describe` and `check` make the environment. Gymnasium's warnings about ids are replaced by one message.
 """
 
 from __future__ import annotations
@@ -20,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 from gymnasium.envs import registration
 
-from pgzoo.errors import EnvError, did_you_mean
+from pgzoo.envs.checks import blame_environment
+from pgzoo.errors import EnvError, did_you_mean, raised_at
 from pgzoo.extras import install_hint
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class EnvInfo:
 
 
 def describe(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> EnvInfo:
-    """Make the environment and say what it is. An environment that can't be made is described, not raised."""
+    """Make the environment and return what is known of it; one that can't be made has `runs=False` and a `problem`."""
     spec: EnvSpec | None = None
     facts: dict[str, Any] = {}
     try:
@@ -56,8 +56,8 @@ def describe(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> EnvInf
         facts = _of_spec(spec)
         with _made(env_id, spec, env_kwargs or {}) as env:
             facts |= {
-                "observation_space": _said(env.observation_space),
-                "action_space": _said(env.action_space),
+                "observation_space": _one_line(env.observation_space),
+                "action_space": _one_line(env.action_space),
             }
     except EnvError as error:
         return EnvInfo(env_id, runs=False, problem=str(error), successor=successor(env_id), **facts)
@@ -105,7 +105,7 @@ def find(env_id: str) -> EnvSpec:
 
 
 def successor(env_id: str) -> str | None:
-    """The newest registered version of the same environment, or None if the id is that version or unknown."""
+    """Return the newest registered version of the same environment; None if the id is that version, or unknown."""
     try:
         namespace, name, version = registration.parse_env_id(env_id.rpartition(":")[2])
     except gym.error.Error:
@@ -117,7 +117,7 @@ def successor(env_id: str) -> str | None:
 
 
 def newer(env_id: str) -> str | None:
-    """The newest version of an environment that can be loaded here; None if it can't, as an error will say more."""
+    """Return the newer version of an environment that can be loaded here; None without one."""
     try:
         return None if obstacle(find(env_id)) else successor(env_id)
     except EnvError:
@@ -125,7 +125,7 @@ def newer(env_id: str) -> str | None:
 
 
 def threshold(env_id: str) -> float | None:
-    """The return at which an environment counts as solved; None where nobody says, or gymnasium has no such id."""
+    """Return the return at which an environment counts as solved; None where gymnasium has none."""
     try:
         return find(env_id).reward_threshold
     except EnvError:
@@ -133,38 +133,38 @@ def threshold(env_id: str) -> float | None:
 
 
 def obstacle(spec: EnvSpec) -> str:
-    """Why the environment's code can't be loaded here, or nothing. Cheaper than making it, less sure."""
+    """Return why the environment's code can't be loaded here, or "". Cheaper than making it, and less certain."""
     creator = spec.entry_point
     if callable(creator) and getattr(creator, "__name__", "").startswith(
         "_raise"
-    ):  # gymnasium's mark of what has moved away
+    ):  # gymnasium registers a function of this name for environments that have moved to other packages
         return _after(spec.id) or "not supported by gymnasium itself"
     if not isinstance(creator, str):
         return ""
     try:
         with _quiet():
             registration.load_env_creator(creator)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return _after(spec.id) or _install(error).rpartition("Install it: ")[2] or _phrase(error)
     return ""
 
 
 @contextmanager
 def _made(env_id: str, spec: EnvSpec, kwargs: Mapping[str, Any]) -> Iterator[gym.Env[Any, Any]]:
-    """Make the environment, hand it over and close it. Raises EnvError if that can't be done."""
+    """Make the environment, yield it and close it. Raises EnvError if that can't be done."""
     try:
         with _quiet():
             env = gym.make(spec, disable_env_checker=True, **kwargs)
-    except Exception as error:  # an environment may raise anything
+    except (Exception, SystemExit) as error:  # an environment may raise anything
         raise EnvError(_why_not(env_id, spec, kwargs, error)) from error
     try:
         yield env
     finally:
-        with _quiet():
+        with _quiet(), blame_environment(env_id, "close"):
             env.close()
 
 
-def _why_not(env_id: str, spec: EnvSpec, kwargs: Mapping[str, Any], error: Exception) -> str:
+def _why_not(env_id: str, spec: EnvSpec, kwargs: Mapping[str, Any], error: BaseException) -> str:
     head = f'The environment "{env_id}" can\'t be made here:'
     if unknown := re.search(r"unexpected keyword argument '(\w+)'", str(error)):
         known = _keywords(spec)
@@ -176,11 +176,11 @@ def _why_not(env_id: str, spec: EnvSpec, kwargs: Mapping[str, Any], error: Excep
         return f"{head} {install}" + (f' (its newest version is "{newest}")' if newest else "")
     if newest:
         return f'{head} {_phrase(error)}. Use "{newest}", {_relation(env_id, newest)}.'
-    return f"{head} {_phrase(error)}."
+    return f"{head} {_phrase(error)}{raised_at(error)}."
 
 
 def _install(error: BaseException | None) -> str:
-    """The missing module behind an exception, with the command that brings it."""
+    """Return which module is missing and the command that installs it, or "" for another exception."""
     while error is not None:
         if isinstance(error, ModuleNotFoundError) and error.name:
             command = install_hint(error.name)
@@ -195,23 +195,25 @@ def _import(module: str, what: str) -> None:
             imported = import_module(module)
         if module == "ale_py":  # else every Atari environment prints a banner
             imported.ALEInterface.setLoggerMode(imported.LoggerMode.Error)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         command = install_hint(module) if isinstance(error, ModuleNotFoundError) else ""
         if command:
             raise EnvError(f"The {what} needs {module}. Install it: {command}") from error
-        raise EnvError(f'The module "{module}" of the {what} can\'t be imported: {_phrase(error)}.') from error
+        raise EnvError(
+            f'The module "{module}" of the {what} can\'t be imported: {_phrase(error)}{raised_at(error)}.'
+        ) from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back warnings, whose word on versions our messages say better, and keep stdout for our answer."""
+    """Hide warnings about versions, which the messages here cover, and send what is printed to stderr."""
     with warnings.catch_warnings(), redirect_stdout(sys.stderr):
         warnings.simplefilter("ignore")
         yield
 
 
-def _said(space: gym.Space[Any]) -> str:
-    """A space in one line: numpy pads its arrays for columns."""
+def _one_line(space: gym.Space[Any]) -> str:
+    """Return a space in one line; numpy aligns its arrays in columns."""
     return re.sub(r"\s+", " ", str(space))
 
 
@@ -233,7 +235,7 @@ def _keywords(spec: EnvSpec) -> list[str]:
 
 
 def _nearest(name: str) -> str:
-    """The nearest name; of several versions of it the newest."""
+    """Return " Did you mean ...?" with the newest version of the nearest name."""
     ids = list(registration.registry)
     return did_you_mean(name, [env_id for env_id in ids if successor(env_id) is None])
 

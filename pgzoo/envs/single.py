@@ -10,14 +10,16 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from pgzoo.envs.checks import blame_environment, check_observation, environment_id, read_mask
 from pgzoo.envs.info import find
+from pgzoo.errors import EnvError
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
 
     from pgzoo.types import EnvRequest
 
-__all__ = ["allowed", "make", "make_single", "recipe"]
+__all__ = ["action_mask", "make", "make_single", "recipe"]
 
 
 def make_single(request: EnvRequest, *, flatten: bool = True, **kwargs: Any) -> gym.Env[Any, Any]:
@@ -33,29 +35,50 @@ def recipe(request: EnvRequest) -> tuple[EnvSpec, dict[str, Any]]:
 
 
 def make(spec: EnvSpec, settings: Mapping[str, Any], *, flatten: bool = True) -> gym.Env[Any, Any]:
-    """Make the environment of a specification.
+    """Make the environment of a specification. Raises EnvError if it can't be made.
 
     The checks that gymnasium adds for authors of environments are left out: they cost a fifth of a step.
     """
-    with warnings.catch_warnings():  # what it has to say of versions, `pgzoo.envs.info` has said better
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(), blame_environment(spec.id, "its constructor"):
+        warnings.simplefilter("ignore")  # `pgzoo.envs.info` has a better message on old versions
         env = gym.make(spec, disable_env_checker=True, **settings)
+    for name in ("observation_space", "action_space"):
+        with blame_environment(spec.id, name):
+            space = getattr(env, name)
+        if not isinstance(space, gym.Space):
+            raise EnvError(f'environment "{spec.id}" has {space!r:.60} as its {name}; expected a gymnasium space.')
     if flatten and not isinstance(env.observation_space, gym.spaces.Box | gym.spaces.Discrete):
-        env = gym.wrappers.FlattenObservation(env)
+        env = FlattenObservation(env)
     return env
 
 
-def allowed(env: gym.Env[Any, Any], info: Mapping[str, Any]) -> NDArray[np.bool_] | None:
-    """Return which actions the environment allows now, `[K]`; None for one that doesn't say.
+class FlattenObservation(gym.wrappers.FlattenObservation):  # saved states know it by this name
+    """Gymnasium's wrapper, which checks an observation first: categories out of range would be flattened to others."""
 
-    It says so by `info["action_mask"]` or a method `action_masks()`, and for discrete actions only.
+    def observation(self, observation: Any) -> Any:
+        """Return the observation as a vector. Raises EnvError if it isn't in its space."""
+        check_observation(environment_id(self.env), self.env.observation_space, observation)
+        return super().observation(observation)
+
+
+def action_mask(env: gym.Env[Any, Any], info: Mapping[str, Any], *, ended: bool = False) -> NDArray[np.bool_] | None:
+    """Return which actions the environment allows now, `[K]`; None if it doesn't say, which allows all of them.
+
+    It says so by `info["action_mask"]` or a method `action_masks()`. Actions in a Box can't be forbidden. With `ended`
+    the episode is over, and no action needs to be allowed.
+
+    Raises:
+        EnvError: the mask has another length or type than its actions ask for, or allows nothing.
     """
     if isinstance(env.action_space, gym.spaces.Box):
         return None
     mask = info.get("action_mask")
     if mask is None and env.has_wrapper_attr("action_masks"):
-        mask = env.get_wrapper_attr("action_masks")()
-    if mask is None:
-        return None
-    parts = mask if isinstance(mask, tuple | list) else (mask,)  # one for each component, or all in one
-    return np.concatenate([np.ravel(part) for part in parts]).astype(np.bool_)
+        method = env.get_wrapper_attr("action_masks")
+        if not callable(method):
+            raise EnvError(
+                f'environment "{environment_id(env)}" has an attribute action_masks that is no method '
+                f"({type(method).__name__}); expected a method action_masks() that returns the mask."
+            )
+        mask = method()
+    return None if mask is None else read_mask(environment_id(env), env.action_space, mask, ended=ended)

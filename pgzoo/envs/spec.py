@@ -10,17 +10,41 @@ import numpy as np
 from pgzoo.errors import UnfitError
 from pgzoo.types import Spec
 
-__all__ = ["make_spec"]
+__all__ = ["check_action_space", "make_spec"]
+
+PLAIN = (gym.spaces.Box, gym.spaces.Discrete, gym.spaces.MultiDiscrete, gym.spaces.MultiBinary)
+SUPPORTED = "Box, Discrete, MultiDiscrete, MultiBinary, and Tuple and Dict of them"
 
 
 def make_spec(original: gym.Space[Any], action_space: gym.Space[Any], *, masked: bool = False) -> Spec:
-    """Return the specification of an environment that shows `original`: all but Box and Discrete is flattened.
+    """Return the specification of an environment with these spaces; observations but Box and Discrete are flattened.
 
     Raises:
-        UnfitError: an image is among the parts of a Tuple or Dict; flattened, it would be no image any more.
+        UnfitError: observations are of no fixed size, such as Sequence, Graph and Text; or an image is among the parts
+            of a Tuple or Dict: flattened, it would be no image any more.
     """
+    if unknown := _unsupported(original):
+        raise UnfitError(f"The observation space {original} has a {unknown}; observations can be {SUPPORTED}.")
     parts = original.spaces.values() if isinstance(original, gym.spaces.Dict) else getattr(original, "spaces", ())
     if any(isinstance(part, gym.spaces.Box) and part.dtype == np.uint8 and len(part.shape) == 3 for part in parts):
         raise UnfitError(f"The observation space {original} has images among its parts; no policy takes those yet.")
     plain = isinstance(original, gym.spaces.Box | gym.spaces.Discrete)
     return Spec(original if plain else gym.spaces.flatten_space(original), action_space, original, masked)
+
+
+def check_action_space(space: gym.Space[Any]) -> None:
+    """Raise UnfitError for actions that hold nothing to choose, or that a saved policy can't describe."""
+    if unknown := _unsupported(space):
+        raise UnfitError(
+            f"The action space {space} has a {unknown}, for which no policy can be saved; actions can be {SUPPORTED}."
+        )
+    if gym.spaces.flatdim(space) == 0:
+        raise UnfitError(f"The action space {space} is empty: there is nothing to choose.")
+
+
+def _unsupported(space: gym.Space[Any]) -> str:
+    """The name of a space that isn't supported, or of the first such part; empty if there is none."""
+    if isinstance(space, gym.spaces.Tuple | gym.spaces.Dict):
+        parts = space.spaces.values() if isinstance(space, gym.spaces.Dict) else space.spaces
+        return next((name for part in parts if (name := _unsupported(part))), "")
+    return "" if isinstance(space, PLAIN) else type(space).__name__

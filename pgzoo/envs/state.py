@@ -9,6 +9,7 @@ Nothing that is read back is executed: numbers, text, arrays of them, and contai
 from __future__ import annotations
 
 import base64
+import copy
 import math
 import time
 from collections import deque
@@ -21,10 +22,21 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.utils.env_checker import data_equivalence
 
-from pgzoo.envs.single import allowed
+from pgzoo.envs.checks import sample_action
+from pgzoo.envs.single import action_mask
 from pgzoo.protocols import EnvState
 
-__all__ = ["Attributes", "MuJoCo", "classic_control", "decode", "encode", "forgets", "restore", "save", "toy_text"]
+__all__ = [
+    "Attributes",
+    "MuJoCo",
+    "classic_control",
+    "decode",
+    "encode",
+    "reset_is_complete",
+    "restore",
+    "save",
+    "toy_text",
+]
 
 LIMIT = 64 * 2**20
 """Bytes of the greatest array."""
@@ -141,23 +153,24 @@ def restore(env: gym.Env[Any, Any], state: Any, states: Sequence[EnvState]) -> N
 
 
 TRIES, TRIED_STEPS, TRIED_SECONDS = 8, 50, 1.0
-"""Episodes that are played twice, how long each, and how long all of it may take."""
+"""Pairs of episodes to compare, steps of each, and seconds after which no further pair is begun."""
 
 
-def forgets(env: gym.Env[Any, Any], states: Sequence[EnvState]) -> bool:
-    """Whether a reset by a seed forgets the episodes before, so that they can't be seen in what follows.
+def reset_is_complete(env: gym.Env[Any, Any], states: Sequence[EnvState]) -> bool:
+    """Return whether an episode after a seeded reset depends on the seed alone, and not on the episodes before it.
 
-    True for an environment whose state is known. Any other is tried: an episode begun from one seed, again after
-    another, and the same actions taken. What shows in no try isn't found.
+    True for an environment whose state is known. Any other is tried: an episode is played from a seed, then another
+    one, then the first again with the same actions, and the two are compared. A difference that shows in none of the
+    tries isn't found.
     """
     if any(one.fits(env) for one in states):
         return True
     deadline = time.perf_counter() + TRIED_SECONDS
     for seed in range(TRIES):
-        first = list(_played(env, seed, deadline))
-        for _ in _played(env, seed + TRIES, deadline):  # something to remember
+        first = list(_episode(env, seed, deadline))
+        for _ in _episode(env, seed + TRIES, deadline):  # something to remember
             pass
-        again = _played(env, seed, deadline)
+        again = _episode(env, seed, deadline)
         if not all(data_equivalence(*both, exact=True) for both in zip(first, again, strict=False)):
             return False
         if time.perf_counter() > deadline:
@@ -165,16 +178,14 @@ def forgets(env: gym.Env[Any, Any], states: Sequence[EnvState]) -> bool:
     return True
 
 
-def _played(env: gym.Env[Any, Any], seed: int, deadline: float) -> Iterator[tuple[Any, ...]]:
-    """What an episode shows from a seed, with actions from the same, until it ends or is long enough."""
+def _episode(env: gym.Env[Any, Any], seed: int, deadline: float) -> Iterator[tuple[Any, ...]]:
+    """Yield what reset and steps return from a seed, with actions from the same seed; copied, as buffers are reused."""
     obs, info = env.reset(seed=seed)
     env.action_space.seed(seed)
-    yield (obs,)
+    yield (copy.deepcopy(obs),)
     for _ in range(TRIED_STEPS):
-        mask = allowed(env, info) if isinstance(env.action_space, gym.spaces.Discrete) else None
-        action = env.action_space.sample(None if mask is None else mask.astype(np.int8))
-        obs, reward, terminated, truncated, info = env.step(action)
-        yield obs, reward, terminated, truncated
+        obs, reward, terminated, truncated, info = env.step(sample_action(env.action_space, action_mask(env, info)))
+        yield copy.deepcopy((obs, reward, terminated, truncated))
         if terminated or truncated or time.perf_counter() > deadline:
             return
 

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import Any, SupportsFloat
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
 from pgzoo.envs import state
-from pgzoo.envs.single import allowed, make_single
+from pgzoo.envs.checks import (
+    blame_environment,
+    check_observation,
+    environment_error,
+    environment_id,
+    mask_size,
+    read_reset,
+    read_reward,
+    read_step,
+)
+from pgzoo.envs.single import action_mask, make_single
+from pgzoo.errors import EnvError
 from pgzoo.types import Array, EnvRequest, StepResult
 
-__all__ = ["SyncBackend"]
+__all__ = ["SyncBackend", "late_mask"]
 
 
 class SyncBackend:
@@ -23,7 +34,7 @@ class SyncBackend:
     width = 8
 
     def fits(self, request: EnvRequest) -> str:
-        """Always."""
+        """Return an empty string: it runs every environment."""
         return ""
 
     def open(self, request: EnvRequest) -> SyncEnvs:
@@ -32,11 +43,14 @@ class SyncBackend:
 
 
 class SyncEnvs:
-    """As gymnasium's SyncVectorEnv in NEXT_STEP autoreset, but rows that nobody reads are not stepped."""
+    """Like gymnasium's SyncVectorEnv in NEXT_STEP autoreset, but rows that are not live are not stepped.
+
+    Where the environment sends a mask with some steps only, all actions are allowed in the others.
+    """
 
     def __init__(self, request: EnvRequest) -> None:
         self._envs = [make_single(request) for _ in range(request.rows)]
-        self._states = request.states
+        self._id, self._states, self._masked = environment_id(self._envs[0]), request.states, request.masked
         self.observation_space = self._envs[0].observation_space
         self.action_space = self._envs[0].action_space
         self._discrete = isinstance(self.action_space, gym.spaces.Discrete)
@@ -48,36 +62,63 @@ class SyncEnvs:
         """Begin a new episode in every row from its seed."""
         masks = []
         for row, env in enumerate(self._envs):
-            self._obs[row], info = env.reset(seed=int(seeds[row]))
-            masks.append(allowed(env, info))
-        self.action_mask = None if masks[0] is None else np.array(masks)
+            with blame_environment(self._id, "reset"):
+                obs, info = read_reset(self._id, env.reset(seed=int(seeds[row])))
+                check_observation(self._id, self.observation_space, obs)
+                masks.append(action_mask(env, info))
+            self._obs[row] = obs
+        if self._masked or any(mask is not None for mask in masks):
+            everything = np.ones(mask_size(self.action_space), np.bool_)
+            self.action_mask = np.array([everything if mask is None else mask for mask in masks])
+        else:
+            self.action_mask = None
         self._ended = [False] * len(self._envs)
         return self._obs.copy()
 
     def step(self, actions: Array, live: NDArray[np.bool_]) -> StepResult:
         """Take one step in every live row."""
         rows = len(self._envs)
-        rewards: list[SupportsFloat] = [0.0] * rows
-        terminated, truncated = [False] * rows, [False] * rows
+        rewards, terminated, truncated = [0.0] * rows, [False] * rows, [False] * rows
         chosen = actions.tolist() if self._discrete else actions  # gymnasium checks a Python int far faster
-        obs = self._obs = self._obs.copy()
-        masks = self.action_mask = None if self.action_mask is None else self.action_mask.copy()
-        for row, alive in enumerate(live.tolist()):
-            if not alive:
-                continue
-            if self._ended[row]:
-                (obs[row], info), self._ended[row] = self._envs[row].reset(), False
-            else:
-                obs[row], rewards[row], ended, cut, info = self._envs[row].step(chosen[row])
-                terminated[row], truncated[row], self._ended[row] = ended, cut, ended or cut
-            if masks is not None:
-                masks[row] = allowed(self._envs[row], info)
+        stored = self._obs = self._obs.copy()
+        shape, dtype = stored.shape[1:], stored.dtype
+        if self.action_mask is not None:
+            self.action_mask = self.action_mask.copy()
+        doing = "step"
+        try:
+            for row, alive in enumerate(live.tolist()):
+                if not alive:
+                    continue
+                env = self._envs[row]
+                if self._ended[row]:
+                    doing = "reset"
+                    (obs, info), self._ended[row] = read_reset(self._id, env.reset()), False
+                    doing = "step"
+                else:
+                    obs, reward, ended, cut, info = read_step(self._id, env.step(chosen[row]))
+                    rewards[row] = reward if type(reward) is float else read_reward(self._id, reward)
+                    terminated[row], truncated[row], self._ended[row] = ended, cut, ended or cut
+                if type(obs) is not np.ndarray or obs.dtype is not dtype or obs.shape != shape:
+                    check_observation(self._id, self.observation_space, obs)
+                stored[row] = obs
+                if self.action_mask is not None or info.get("action_mask") is not None:
+                    self._read_mask(row, info)
+        except (Exception, SystemExit) as error:
+            raise environment_error(self._id, doing, error) from error
         return StepResult(
-            obs, np.array(rewards, np.float64), np.array(terminated, np.bool_), np.array(truncated, np.bool_)
+            stored, np.array(rewards, np.float64), np.array(terminated, np.bool_), np.array(truncated, np.bool_)
         )
 
+    def _read_mask(self, row: int, info: Mapping[str, Any]) -> None:
+        """Store which actions a row allows now: all of them if its environment doesn't say."""
+        mask = action_mask(self._envs[row], info, ended=self._ended[row])
+        if self.action_mask is not None:
+            self.action_mask[row] = True if mask is None else mask
+        elif mask is not None:
+            raise late_mask(self._id)
+
     def select(self, rows: NDArray[np.int64]) -> SyncEnvs:
-        """These environments alone."""
+        """Return these environments alone."""
         part = copy.copy(self)
         part._envs, part._ended = [self._envs[row] for row in rows], [self._ended[row] for row in rows]
         part._obs = self._obs[rows]
@@ -85,7 +126,10 @@ class SyncEnvs:
         return part
 
     def save(self) -> list[Any] | None:
-        """Where each row stands: its environment, whether its next step only resets, and what it showed last."""
+        """Return the state of each row: its environment, whether its episode is over, its last observation and mask.
+
+        None if one of the environments can't be saved.
+        """
         rows = [state.save(env, self._states) for env in self._envs]
         if any(row is None for row in rows):
             return None
@@ -97,17 +141,32 @@ class SyncEnvs:
         ]
 
     def restore(self, states: Sequence[Any]) -> None:
-        """Put every row where it stood, but for those of which nothing is known (None)."""
+        """Put every row into the state that `save` returned for it; a row whose state is None stays as it is."""
         for row, saved in enumerate(states):
             if saved is None:
                 continue
             env, self._ended[row], obs, mask = saved
             state.restore(self._envs[row], env, self._states)
             self._obs[row] = state.decode(obs)
-            if self.action_mask is not None:
+            if self.action_mask is not None and mask is not None:
                 self.action_mask[row] = state.decode(mask)
 
     def close(self) -> None:
-        """Close every environment."""
+        """Close every environment; the first error that one raises comes after all are closed."""
+        errors = []
         for env in self._envs:
-            env.close()
+            try:
+                with blame_environment(self._id, "close"):
+                    env.close()
+            except EnvError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+
+def late_mask(env_id: str) -> EnvError:
+    """Return the error of an environment that sends its first action mask in the middle of a run."""
+    return EnvError(
+        f'environment "{env_id}" sent an action mask for the first time after many steps without one. Send '
+        'info["action_mask"] with the observation of reset, all True where every action is allowed.'
+    )

@@ -21,12 +21,6 @@ ESTIMATORS = (
         "VTraceConfig",
         "lambda-return, corrected for another policy's steps (Espeholt et al. 2018)",
     ),
-    (
-        "retrace",
-        "retrace",
-        "RetraceConfig",
-        "return of an action, corrected for another policy's steps (Munos et al. 2016)",
-    ),
     ("upgo", "upgo", "UPGOConfig", "rewards while they exceed the critic's value, then that (Vinyals et al. 2019)"),
 )
 

@@ -43,12 +43,6 @@ class VTraceConfig(ComponentConfig):
     ] = 1.0
 
 
-class RetraceConfig(ComponentConfig):
-    """Settings of `retrace`."""
-
-    lam: Lambda = 1.0
-
-
 class UPGOConfig(ComponentConfig):
     """Settings of `upgo`."""
 

@@ -16,6 +16,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from pgzoo.envs.checks import mask_size
 from pgzoo.export import spaces
 
 __all__ = ["STUB", "write_model"]
@@ -57,7 +58,7 @@ def write_model(bundle: Path, folder: Path, *, model_id: str | None = None, run_
     ]
     fed: Any = example.tolist()
     if said.get("masked"):
-        choices = _choices(acts)
+        choices = mask_size(acts)
         inputs.append(TensorSpec(np.dtype(np.bool_), (-1, choices), "action_mask"))
         fed = {"obs": fed, "action_mask": np.ones((2, choices), np.bool_).tolist()}
     outputs: list[Any] = [TensorSpec(np.dtype(acts.dtype), (-1, *(acts.shape or ())))]
@@ -96,12 +97,3 @@ def write_model(bundle: Path, folder: Path, *, model_id: str | None = None, run_
     )
     model.save(str(folder / "MLmodel"))
     return folder
-
-
-def _choices(space: gym.Space[Any]) -> int:
-    match space:
-        case gym.spaces.Discrete():
-            return int(space.n)
-        case gym.spaces.MultiDiscrete():
-            return int(space.nvec.sum())
-    return int(np.prod(space.shape or ()))

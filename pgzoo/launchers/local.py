@@ -1,4 +1,4 @@
-"""All seeds in this process, as one batched computation."""
+"""Train all seeds in this process, as one batched computation."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ __all__ = ["launch"]
 
 
 def launch(request: LaunchRequest) -> None:
-    """Start nothing. Raises ConfigError for a number of processes to start."""
+    """Start no worker.
+
+    Raises:
+        ConfigError: the run sets `workers`.
+    """
     if request.config.workers is not None:
         raise ConfigError("--workers: this launcher trains all seeds in one process. Add: --launcher processes")

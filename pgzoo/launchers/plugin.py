@@ -11,4 +11,4 @@ from pgzoo.markers import hookimpl
 def pgzoo_register(registry: Any) -> None:
     """Register by dotted name, so that listing them imports nothing heavy."""
     registry.launcher("local", "pgzoo.launchers.local:launch", summary="all seeds in this process, as one computation")
-    registry.launcher("processes", "pgzoo.launchers.processes:launch", summary="seeds shared out among processes")
+    registry.launcher("processes", "pgzoo.launchers.processes:launch", summary="seeds split among processes")

@@ -1,4 +1,4 @@
-"""Seeds shared out among fresh processes of this machine, each a worker that computes with its own threads."""
+"""Split the seeds among new processes on this machine, each with torch threads of its own."""
 
 from __future__ import annotations
 
@@ -16,63 +16,63 @@ from pgzoo.types import LaunchRequest, WorkerMessage
 
 __all__ = ["cores", "launch"]
 
-ASK_EVERY = 0.1
-"""Seconds between two looks at what is wished."""
+POLL_INTERVAL = 0.1
+"""Seconds between two looks for new commands."""
 
-DRAIN = 2.0
-"""Seconds for what a worker that has ended still had to say: a child of its own may hold the pipes open."""
+DRAIN_SECONDS = 2.0
+"""How long to read from a worker that has exited: a child process of its own may keep the pipes open."""
 
 
 def launch(request: LaunchRequest) -> Generator[WorkerMessage] | None:
-    """Start `workers` processes, by default one for each core that `threads` leaves; none if one would do."""
+    """Start `workers` processes, by default one for each `threads` CPU cores; none if one would be enough."""
     config = request.config
     count = min(config.workers or cores() // config.threads, len(config.seeds))
-    return _heard(request, count) if count > 1 else None
+    return _run_workers(request, count) if count > 1 else None
 
 
 def cores() -> int:
-    """How many CPU cores this process may use."""
+    """Return how many CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Worker:
-    """A process, and threads that read what it says."""
+    """A worker process, and the threads that read its output into `messages`."""
 
-    def __init__(self, index: int, command: Sequence[str], heard: queue.SimpleQueue[WorkerMessage]) -> None:
-        with _no_interrupt():
+    def __init__(self, index: int, command: Sequence[str], messages: queue.SimpleQueue[WorkerMessage]) -> None:
+        with _block_terminal_signals():
             self.process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
             )
-        self.index, self.gone = index, False
-        self._ended: float | None = None
+        self.index, self.exited = index, False
+        self._exit_time: float | None = None
         out, err = self.process.stdout, self.process.stderr
         assert out is not None and err is not None
         self._readers = [
-            threading.Thread(target=_read, args=(index, kind, pipe, heard), daemon=True)
-            for kind, pipe in (("line", out), ("aside", err))
+            threading.Thread(target=_read, args=(index, kind, pipe, messages), daemon=True)
+            for kind, pipe in (("stdout", out), ("stderr", err))
         ]
         for reader in self._readers:
             reader.start()
 
-    def tell(self, lines: Iterable[str]) -> None:
-        """Send lines; a worker that has died hears nothing."""
+    def send(self, lines: Iterable[str]) -> None:
+        """Write lines to its standard input, if it is still alive."""
         assert self.process.stdin is not None
         with suppress(OSError):
             for line in lines:
                 self.process.stdin.write(line.encode() + b"\n")
 
-    def check(self) -> WorkerMessage | None:
-        """Return the last word once the process has ended and all that it said is read."""
-        if self.gone or self.process.poll() is None:
+    def poll(self) -> WorkerMessage | None:
+        """Return the message "exited", once, when the process has ended and its output is read; else None."""
+        if self.exited or self.process.poll() is None:
             return None
-        self._ended = self._ended or time.monotonic()
-        if any(reader.is_alive() for reader in self._readers) and time.monotonic() - self._ended < DRAIN:
+        self._exit_time = self._exit_time or time.monotonic()
+        if any(reader.is_alive() for reader in self._readers) and time.monotonic() - self._exit_time < DRAIN_SECONDS:
             return None
-        self.gone = True
-        return WorkerMessage(self.index, "gone", _reason(self.process))
+        self.exited = True
+        return WorkerMessage(self.index, "exited", _exit_reason(self.process))
 
     def kill(self) -> None:
-        """End it at once, if it lives."""
+        """Kill it if it is alive, and close its pipes."""
         self.process.kill()
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
@@ -81,38 +81,38 @@ class _Worker:
                 pipe.close()
 
 
-def _heard(request: LaunchRequest, count: int) -> Generator[WorkerMessage]:
-    heard: queue.SimpleQueue[WorkerMessage] = queue.SimpleQueue()
+def _run_workers(request: LaunchRequest, count: int) -> Generator[WorkerMessage]:
+    messages: queue.SimpleQueue[WorkerMessage] = queue.SimpleQueue()
     workers: list[_Worker] = []
     try:
         for index, shard in enumerate(request.split(count)):
-            workers.append(_Worker(index, request.command, heard))
-            workers[-1].tell([shard.spec])
-        while not all(worker.gone for worker in workers):
+            workers.append(_Worker(index, request.command, messages))
+            workers[-1].send([shard.spec])
+        while not all(worker.exited for worker in workers):
             commands = request.commands()
             for worker in workers:
-                worker.tell(commands)
+                worker.send(commands)
             with suppress(queue.Empty):
-                yield heard.get(timeout=ASK_EVERY)
+                yield messages.get(timeout=POLL_INTERVAL)
                 while True:
-                    yield heard.get_nowait()
+                    yield messages.get_nowait()
             for worker in workers:
-                if (last := worker.check()) is not None:
-                    while not heard.empty():  # its readers are done: nothing of it can come later
-                        yield heard.get()
+                if (last := worker.poll()) is not None:
+                    while not messages.empty():  # the readers of this worker are done: all of its messages are here
+                        yield messages.get()
                     yield last
     finally:
         for worker in workers:
             worker.kill()
 
 
-def _read(index: int, kind: str, pipe: IO[bytes], heard: queue.SimpleQueue[WorkerMessage]) -> None:
-    with suppress(OSError, ValueError):  # closed under our hands
+def _read(index: int, kind: str, pipe: IO[bytes], messages: queue.SimpleQueue[WorkerMessage]) -> None:
+    with suppress(OSError, ValueError):  # `kill` closes the pipe
         for line in pipe:
-            heard.put(WorkerMessage(index, kind, line.decode(errors="replace").rstrip("\r\n")))
+            messages.put(WorkerMessage(index, kind, line.decode(errors="replace").rstrip("\r\n")))
 
 
-def _reason(process: subprocess.Popen[bytes]) -> str:
+def _exit_reason(process: subprocess.Popen[bytes]) -> str:
     code = process.returncode
     if code >= 0:
         return f"its worker process {process.pid} ended with exit code {code}"
@@ -124,12 +124,15 @@ def _reason(process: subprocess.Popen[bytes]) -> str:
 
 
 @contextmanager
-def _no_interrupt() -> Iterator[None]:
-    """What starts meanwhile is born deaf to Ctrl-C, which a terminal sends to all its processes: we pass it on."""
+def _block_terminal_signals() -> Iterator[None]:
+    """Block SIGINT and SIGHUP in processes started meanwhile, until they have handlers (`launchers.worker`).
+
+    A terminal sends both to all of its processes. Workers are stopped by a command instead.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield
     finally:

@@ -1,11 +1,14 @@
-"""What the process that coordinates a run and its workers exchange: lines of JSON, one object each.
+"""What the coordinator of a run and its workers send each other: lines of JSON, one object each.
 
-to a worker       {"config", "rows", "group", "command", "imports", "blocked", "resume"}   the shard, first line
-{"stop": {"rows", "reason", "status"}}       a command, at any time; rows are members of the run
-from a worker     {"t": "EpisodesFinished", ...} and so on                           an event; rows of its own seeds
-{"t": "log", "level", "text"}                                      a warning
-{"t": "refused", "text"}     the shard can't be trained; nothing was created
-{"t": "ended", "statuses", "reasons", "env_steps", "timing", "lost", "dropped", "failure"}
+To a worker, on its standard input:
+    {"config", "rows", "group", "home", "command", "imports", "blocked", "resume"}    the shard; the first line
+    {"stop": {"rows", "reason", "status"}}    stop these members of the run; null for all of them
+
+From a worker, on its standard output:
+    {"t": "EpisodesFinished", ...}            an event (one of `SHARED_EVENTS`) of its own seeds
+    {"t": "log", "level", "text"}             a warning
+    {"t": "refused", "text"}                  the shard can't be trained; nothing was created
+    {"t": "ended", "statuses", "reasons", "env_steps", "timing", "lost", "dropped", "failure"}    the last line
 """
 
 from __future__ import annotations
@@ -33,51 +36,54 @@ SHARED_EVENTS = (EpisodesFinished, UpdateDone, Evaluated, CheckpointSaved)
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """What a run that goes on takes up: its members, where they stand, and what its listeners knew of each."""
+    """Where a run is resumed: its members, their progress, and the snapshots of the listeners for each member."""
 
     group: str
     members: tuple[Member, ...]
-    standing: Progress
+    progress: Progress
     listeners: tuple[Mapping[str, Any], ...]
 
 
 def split(members: int, count: int) -> list[list[int]]:
-    """Share out the rows 0 ... members-1 as evenly as may be: at most `count` parts, in order, none empty."""
+    """Split the rows 0 ... members-1 into at most `count` parts, in order, as equal as possible and none empty."""
     return [rows.tolist() for rows in np.array_split(np.arange(members), min(count, members))]
 
 
 def encode(event: Event) -> str:
-    """An event of a worker as a line of JSON."""
+    """Return a worker's event as a line of JSON."""
     return json.dumps({"t": type(event).__name__, **vars(event)}, default=_plain)
 
 
-def decode(told: Mapping[str, Any], rows: Sequence[int], env_steps: NDArray[np.int64]) -> Event:
-    """Return a worker's event as one of the whole run: `rows` are its members among all.
+def decode(content: Mapping[str, Any], rows: Sequence[int], env_steps: NDArray[np.int64]) -> Event:
+    """Return a worker's event as an event of the whole run.
 
-    `env_steps [S]` is where the others stand, and is brought up to date.
+    `rows` are the members that the worker trains. `env_steps [S]` holds the steps of all members, and is updated.
+
+    Raises:
+        ValueError: it is none of `SHARED_EVENTS`.
     """
-    env_steps[rows] = told["env_steps"]
+    env_steps[rows] = content["env_steps"]
     members, at = len(env_steps), env_steps.copy()
 
     def some(name: str) -> NDArray[np.bool_]:
-        return _spread(told[name], rows, np.zeros(members, bool))
+        return _spread(content[name], rows, np.zeros(members, bool))
 
     def ragged(name: str, dtype: type) -> tuple[NDArray[Any], ...]:
-        of = dict(zip(rows, told[name], strict=True))
+        of = dict(zip(rows, content[name], strict=True))
         return tuple(np.array(of.get(row, ()), dtype) for row in range(members))
 
-    match told["t"]:
+    match content["t"]:
         case "EpisodesFinished":
-            return EpisodesFinished(told["update"], at, ragged("returns", np.float64), ragged("lengths", np.int64))
+            return EpisodesFinished(content["update"], at, ragged("returns", np.float64), ragged("lengths", np.int64))
         case "UpdateDone":
-            metrics = {k: _spread(v, rows, np.full(members, np.nan)) for k, v in told["metrics"].items()}
-            return UpdateDone(told["update"], at, some("active"), some("ended"), metrics)
+            metrics = {k: _spread(v, rows, np.full(members, np.nan)) for k, v in content["metrics"].items()}
+            return UpdateDone(content["update"], at, some("active"), some("ended"), metrics)
         case "Evaluated":
             played = ragged("returns", np.float64), ragged("lengths", np.int64)
-            return Evaluated(at, some("active"), told["mode"], told["final"], *played)
+            return Evaluated(at, some("active"), content["mode"], content["final"], *played)
         case "CheckpointSaved":
-            return CheckpointSaved(at, tuple(rows[member] for member in told["members"]), told["exact"])
-    raise ValueError(f"no event: {told['t']}")
+            return CheckpointSaved(at, tuple(rows[member] for member in content["members"]), content["exact"])
+    raise ValueError(f"no event: {content['t']}")
 
 
 def _plain(value: Any) -> Any:
@@ -90,30 +96,30 @@ def _spread(values: Sequence[Any], rows: Sequence[int], out: NDArray[Any]) -> ND
 
 
 def save_resume_point(folder: Path, resume_point: ResumePoint, row: int) -> str:
-    """Write where a member stands, for the worker that goes on with it; return where."""
-    standing = resume_point.standing
+    """Write the checkpoint from which a worker resumes a member; return its path."""
+    progress = resume_point.progress
     about = {
-        "status": standing.statuses[row],
-        "reason": standing.reasons[row],
+        "status": progress.statuses[row],
+        "reason": progress.reasons[row],
         "listeners": dict(resume_point.listeners[row]),
         "seed": resume_point.members[row].seed,
         "overrides": dict(resume_point.members[row].overrides),
     }
-    return str(checkpoint.save(folder / str(row), select(standing.state, [row]), about))
+    return str(checkpoint.save(folder / str(row), select(progress.state, [row]), about))
 
 
 def load_resume_point(group: str, config: RunConfig, paths: Sequence[str]) -> ResumePoint:
-    """Take up members of a run with this config where `save` has left them."""
-    kept = [checkpoint.load(Path(path)) for path in paths]
-    standing = Progress(
-        checkpoint.assemble([one.state for one in kept]),
-        tuple(one.about["status"] for one in kept),
-        tuple(one.about["reason"] for one in kept),
+    """Return the point from which a worker resumes members that `save_resume_point` wrote."""
+    checkpoints = [checkpoint.load(Path(path)) for path in paths]
+    progress = Progress(
+        checkpoint.assemble([one.state for one in checkpoints]),
+        tuple(one.about["status"] for one in checkpoints),
+        tuple(one.about["reason"] for one in checkpoints),
     )
     members = tuple(
         Member(
             config.at(one.about["overrides"]).model_copy(update={"seeds": (one.about["seed"],)}), one.about["overrides"]
         )
-        for one in kept
+        for one in checkpoints
     )
-    return ResumePoint(group, members, standing, tuple(one.about["listeners"] for one in kept))
+    return ResumePoint(group, members, progress, tuple(one.about["listeners"] for one in checkpoints))

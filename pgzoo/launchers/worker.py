@@ -1,8 +1,7 @@
-"""A process that trains one shard of a run.
+"""A worker process, which trains one shard of a run.
 
-It reads the shard from standard input and writes events to standard output; see `launchers.protocol` for the lines.
-When standard input ends, the process that started this worker is gone: training stops as if interrupted, so that no
-worker is left behind.
+It reads the shard and commands from standard input and writes events to standard output, as `launchers.protocol` says.
+When standard input ends, the process that started this worker has died: the worker stops as if interrupted.
 """
 
 from __future__ import annotations
@@ -23,18 +22,19 @@ __all__ = ["main"]
 
 
 TrainShard = Callable[[Mapping[str, Any], "Control", "Pipe"], None]
-"""`train_shard(shard, control, pipe)`: train it, obey `control`, and write what happens to `pipe`."""
+"""`train_shard(shard, control, pipe)`: train the shard, which `control` may stop, and write its events to `pipe`."""
 
 
 def main(train_shard: TrainShard) -> None:
     """Train the shard that standard input names."""
-    # What environments print must not come between the lines: it goes where errors go.
+    # Standard output is for lines of JSON alone: what environments print goes to standard error.
     pipe = Pipe(os.fdopen(os.dup(1), "wb", buffering=0))
     os.dup2(2, 1)
     if hasattr(signal, "pthread_sigmask"):
-        signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is the launcher's to hear; children hear it again
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    commands = os.fdopen(os.dup(0), "rb", buffering=0)  # a thread may still wait in it when Python ends
+        for number in (signal.SIGINT, signal.SIGHUP):  # handled by the coordinator, which sends a command
+            signal.signal(number, lambda *_: None)  # not SIG_IGN, which child processes would inherit
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGHUP})
+    commands = os.fdopen(os.dup(0), "rb", buffering=0)  # unbuffered: a thread may block in it at exit
     first = commands.readline()
     if not first:
         return
@@ -48,7 +48,7 @@ def main(train_shard: TrainShard) -> None:
 
 
 class Pipe:
-    """Takes lines of any thread; nobody there to read them is no reason to fail."""
+    """Writes lines from any thread. Lines are dropped when the process that reads them has died."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self._lock = file, threading.Lock()
@@ -63,25 +63,25 @@ class Pipe:
         except OSError:
             pass
 
-    def say(self, kind: str, **told: Any) -> None:
-        """Write an object."""
-        self.put(json.dumps({"t": kind, **told}))
+    def send(self, kind: str, **content: Any) -> None:
+        """Write a JSON object with `kind` under the key "t"."""
+        self.put(json.dumps({"t": kind, **content}))
 
 
 class Warnings(logging.Handler):
-    """Sends pgzoo's warnings to the launcher, who says each once."""
+    """Sends pgzoo's warnings to the coordinator, which shows each once."""
 
     def __init__(self, pipe: Pipe) -> None:
         super().__init__(logging.WARNING)
         self._pipe = pipe
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send one."""
-        self._pipe.say("log", level=record.levelno, text=record.getMessage())
+        """Send a record."""
+        self._pipe.send("log", level=record.levelno, text=record.getMessage())
 
 
 def _controlled_by(commands: Iterable[bytes], rows: list[int]) -> Control:
-    """Return a control that obeys the commands read by a thread of its own."""
+    """Return a control that a thread stops as the commands say."""
     from pgzoo.training.loop import Control
 
     control = Control()
@@ -102,6 +102,6 @@ def _obey(commands: Iterable[bytes], control: Control, rows: list[int]) -> None:
         if mine is None or mine:
             control.stop(mine, stop["reason"], stop["status"])
     silence = os.open(os.devnull, os.O_WRONLY)
-    for stream in (1, 2):  # whoever read them is gone
+    for stream in (1, 2):  # the process that read them has died
         os.dup2(silence, stream)
     control.stop(reason="the process that started its worker is gone", status="interrupted")

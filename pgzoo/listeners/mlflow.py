@@ -239,14 +239,13 @@ class MlflowListener:
             )
             self.journals.append(journal)
             before = journal.tail.episodes
-            if journal.resumed:
-                self._timed[0][member] = -1  # how far it had come is known with its first point
             if before.steps:
                 self._best[member].add(np.array(before.steps), np.array(before.returns))
         for member, known in enumerate(self._resumed):
             if known:
-                self._steps[member] = known["env_steps"]
+                self._steps[member] = self._timed[0][member] = known["env_steps"]
                 self._grid.restore(member, known["env_steps"], known["grid"])
+        self._begun = self._steps.copy()
 
     def snapshot(self, member: int) -> dict[str, Any]:
         """What a member's curves have added up since their last point."""
@@ -306,18 +305,19 @@ class MlflowListener:
             if not journal.open:
                 continue
             best, step = self._best[member], self._due(int(event.env_steps[member]), final=True)
-            final = self._final[member]
-            summary = {
-                "summary/return_final": best.latest if math.isnan(final) else float(final),
-                "summary/return_best": best.value,
-            }
+            summary = {"summary/return_best": best.value}
+            if not math.isnan(self._final[member]):
+                summary["summary/return_final"] = float(self._final[member])
+            elif journal.tail.points.get("summary/return_final", (-1,))[0] != step:
+                summary["summary/return_final"] = journal.tail.finals.get((step, "sampled"), best.latest)
             if best.solved_at >= 0:
                 summary["summary/steps_to_solve"] = float(best.solved_at)
-            if self._profile:
+            if self._profile and event.env_steps[member] > self._begun[member]:
                 summary |= {f"profile/{part}": seconds for part, seconds in event.profile().items()}
             journal.record(episodes=self._episodes[member])
             journal.summary(step, summary)
-            journal.tags({"pgzoo.status": event.statuses[member]})
+            steps = str(int(event.env_steps[member]))
+            journal.tags({"pgzoo.status": event.statuses[member], "pgzoo.env_steps": steps})
             journal.end(STATUS[event.statuses[member]], event.reasons[member])
 
     def _due(self, env_steps: int, final: bool) -> int:
@@ -345,7 +345,6 @@ class MlflowListener:
         last_steps, last_times = self._timed
         moment = time.perf_counter()
         for member, (_, means) in points.items():
-            if last_steps[member] >= 0:
-                played, took = env_steps[member] - last_steps[member], moment - last_times[member]
-                means["time/steps_per_second"] = float(played / max(took, 1e-9))
+            played, took = env_steps[member] - last_steps[member], moment - last_times[member]
+            means["time/steps_per_second"] = float(played / max(took, 1e-9))
             last_steps[member], last_times[member] = env_steps[member], moment

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["freeze", "join", "map_leaves", "moved", "none_marked", "per_member", "select"]
+__all__ = ["freeze", "join", "map_leaves", "moved", "none_marked", "per_member", "select", "stacked"]
 
 Tree = TypeVar("Tree")
 
@@ -54,6 +54,11 @@ def join(trees: Sequence[Tree]) -> Tree:
         return np.concatenate(leaves)
 
     return cast(Tree, map_leaves(stack, *trees))
+
+
+def stacked(trees: Sequence[Tree]) -> Tree:
+    """Return one tree of `trees` whose leaves are tensors without the member axis, one tree per member."""
+    return cast(Tree, map_leaves(lambda *leaves: torch.stack(leaves), *trees))
 
 
 def freeze(active: NDArray[np.bool_], new: Tree, old: Tree) -> Tree:

@@ -74,6 +74,8 @@ class NormalizedPolicy:
         space = spec.observation_space
         if not isinstance(space, gym.spaces.Box):
             raise UnfitError(f"Observations of {spec.original_space} are categories; leave out --normalize-obs.")
+        if space.dtype == np.bool_:
+            raise UnfitError(f"Observations of {spec.original_space} are true or false; leave out --normalize-obs.")
         self.policy, self.shape = policy, space.shape
         self.compiles = getattr(policy, "compiles", False)
         self.noise, self.noise_size, self.memory_size = policy.noise, policy.noise_size, memory_size(policy)

@@ -1,4 +1,4 @@
-"""Play with a policy that is there: of a run that is over, or in a folder. Its code comes from installed plugins."""
+"""Play with a trained policy, of a run that has ended or from a folder. Its code comes from installed plugins."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from pgzoo.config import read_yaml
 from pgzoo.envs import info
-from pgzoo.envs.choice import choose_backend, look
+from pgzoo.envs.choice import choose_backend, inspect_environment
 from pgzoo.errors import ConfigError, UnfitError, UsageError
 from pgzoo.export.bundle import DESCRIPTION, TENSORS, LoadedPolicy, load_policy
 from pgzoo.training import rollout
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from pgzoo.registry import PluginCatalog
     from pgzoo.tracking import Found, Home
 
-__all__ = ["PlayablePolicy", "evaluate_policy", "find_policies", "place", "policy_of_run"]
+__all__ = ["PlayablePolicy", "environment_for", "evaluate_policy", "find_policies", "policy_of_run"]
 
 
 @dataclass(frozen=True)
 class PlayablePolicy:
-    """A policy, and how to play with it: with the seed and on the backend of its run, where it has one."""
+    """A policy with its name, and the seed and backend of the run that trained it, if it comes from a run."""
 
     name: str
     policy: LoadedPolicy
@@ -58,51 +58,53 @@ def find_policies(
 
 def policy_of_run(found: Found, catalog: PluginCatalog) -> PlayablePolicy:
     """Return the last policy of a run, with its environment. Raises StoreError if it has none."""
-    said = read_yaml(found.artifact("config.yaml")).values
+    settings = read_yaml(found.artifact("config.yaml")).values
     folder = found.artifact(f"policy/{DESCRIPTION}").parent
     found.artifact(f"policy/{TENSORS}")
     policy = load_policy(folder, catalog)
     policy.env = EnvRequest(
-        str(said.get("env")), dict(said.get("env_kwargs") or {}), said.get("max_episode_steps"), rows=1
+        str(settings.get("env")), dict(settings.get("env_kwargs") or {}), settings.get("max_episode_steps"), rows=1
     )
-    return PlayablePolicy(found.name, policy, found.seed, str(said.get("backend", "auto")), found)
+    return PlayablePolicy(found.name, policy, found.seed, str(settings.get("backend", "auto")), found)
 
 
-def place(
+def environment_for(
     policy: LoadedPolicy, env: str | None = None, catalog: PluginCatalog | None = None, backend: str = "auto"
 ) -> EnvRequest:
-    """Return where to play: in the environment `env`, or where the policy learned; without a `catalog` gymnasium's own.
+    """Return the environment to play in: `env`, or else the one in which the policy was trained.
+
+    Without a `catalog` gymnasium makes it, with one the backend of that name does.
 
     Raises:
-        ConfigError: nobody says where.
-        UsageError: it lies in a module that nobody imported: a policy loads no code.
-        EnvError, UnfitError: it can't be made here, or shows or takes something else than the policy.
+        ConfigError: no environment is given or known.
+        UsageError: the policy's environment is in a module that isn't imported: a policy loads no code.
+        EnvError, UnfitError: it can't be made here, or has other observations or actions than the policy.
     """
-    where = policy.env if env is None else EnvRequest(env, {}, None, 1)
-    if where is None:
-        raise ConfigError("The policy doesn't say in which environment it learned. Name one: --env ID")
-    module, colon, _ = where.id.partition(":")
+    request = policy.env if env is None else EnvRequest(env, {}, None, 1)
+    if request is None:
+        raise ConfigError("The policy doesn't say in which environment it was trained. Name one: --env ID")
+    module, colon, _ = request.id.partition(":")
     if colon and env is None and module not in sys.modules:
         raise UsageError(f'The policy\'s environment is in module "{module}". It loads no code: add --import {module}.')
-    kind = None
+    chosen = None
     if catalog is None:
-        info.check(where.id, where.kwargs)
+        info.check(request.id, request.kwargs)
     else:
-        _, kind = choose_backend(backend, catalog, where)
-    there, own = look(where, kind), policy.spec
+        _, chosen = choose_backend(backend, catalog, request)
+    found, expected = inspect_environment(request, chosen), policy.spec
     pairs = {
-        "shows": (there.original_space, own.original_space),
-        "takes": (there.action_space, own.action_space),
+        "observations": (found.original_space, expected.original_space),
+        "actions": (found.action_space, expected.action_space),
     }
-    for what, (found, known) in pairs.items():
-        if found != known:
-            raise UnfitError(f"{where.id} {what} {found}; the policy was made for {known}.")
-    return where
+    for what, (here, trained) in pairs.items():
+        if here != trained:
+            raise UnfitError(f"{request.id} has {what} in {here}; the policy was trained with {trained}.")
+    return request._replace(masked=found.masked)
 
 
 def evaluate_policy(
     policy: LoadedPolicy,
-    where: EnvRequest,
+    request: EnvRequest,
     catalog: PluginCatalog,
     *,
     episodes: int,
@@ -110,17 +112,17 @@ def evaluate_policy(
     seed: int = 0,
     backend: str = "auto",
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return the returns and lengths of `episodes` episodes, `[episodes]` each, in parallel environments.
+    """Return the returns and lengths of `episodes` episodes, `[episodes]` each, played in parallel environments.
 
-    `where` is what `place` gives. Every environment plays the same number of episodes or one less. With the seed and
-    the number of episodes of a run's final evaluation, these are the same episodes.
+    `request` comes from `environment_for`. Every environment plays the same number of episodes or one less. With the
+    seed and the number of episodes of a run's final evaluation, these are the same episodes.
 
     Raises:
         UnfitError: the backend can't run the environment.
     """
-    _, kind = choose_backend(backend, catalog, where)
-    count = min(kind.width, episodes)
-    envs: Any = kind.open(where._replace(rows=count))
+    _, chosen = choose_backend(backend, catalog, request)
+    count = min(chosen.width, episodes)
+    envs: Any = chosen.open(request._replace(rows=count))
     try:
         played = rollout.evaluate(
             envs,

@@ -1,4 +1,4 @@
-"""Episodes as MP4."""
+"""Record episodes as MP4."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pgzoo.envs.single import allowed, make_single
+from pgzoo.envs.checks import blame_environment, environment_id, read_reset, read_reward, read_step
+from pgzoo.envs.single import action_mask, make_single
 from pgzoo.errors import EnvError, UsageError
 from pgzoo.export.bundle import LoadedPolicy
 from pgzoo.extras import install_hint, present
@@ -18,34 +19,38 @@ from pgzoo.types import EnvRequest
 __all__ = ["need_extra", "record"]
 
 
-def need_extra(who: str) -> None:
-    """Raise UsageError if videos can't be written here; `who` asks for one."""
+def need_extra(feature: str) -> None:
+    """Raise UsageError, naming the feature that needs it, if the extra "video" isn't installed."""
     if not present("video"):
-        raise UsageError(f"{who} needs the extra video. Install it: {install_hint('imageio')}")
+        raise UsageError(f"{feature} needs the extra video. Install it: {install_hint('imageio')}")
 
 
 def record(
     policy: LoadedPolicy,
-    where: EnvRequest,
+    request: EnvRequest,
     path: Path,
     *,
     rng: np.random.Generator,
     episodes: int = 1,
     deterministic: bool = False,
 ) -> list[float]:
-    """Play the first evaluation episodes, one after the other, write their frames to `path`, return their returns.
+    """Play the first evaluation episodes one after the other, write their frames to `path`, and return their returns.
+
+    `request` is the environment, `rng` draws the actions; `deterministic` takes the modes.
 
     Raises:
-        EnvError: the environment draws no pictures.
+        EnvError: the environment can't render frames.
     """
     import imageio.v2 as imageio
 
     for driver in ("SDL_VIDEODRIVER", "SDL_AUDIODRIVER"):
         os.environ.setdefault(driver, "dummy")  # frames are drawn in memory; without a display SDL complains
-    env = make_single(where, flatten=False, render_mode="rgb_array")
+    env = make_single(request, flatten=False, render_mode="rgb_array")
     try:
         if "rgb_array" not in env.metadata.get("render_modes", []):
-            raise EnvError(f"{where.id} draws no pictures: its render modes are {env.metadata.get('render_modes')}.")
+            raise EnvError(
+                f"{request.id} can't render frames: its render modes are {env.metadata.get('render_modes')}."
+            )
         fps = env.metadata.get("render_fps", 30)
         writer: Any = imageio.get_writer(path, format="FFMPEG", fps=fps, codec="libx264", macro_block_size=2)
         with writer:
@@ -56,13 +61,18 @@ def record(
 
 
 def _play(env: Any, policy: LoadedPolicy, seed: int, rng: np.random.Generator, deterministic: bool, show: Any) -> float:
-    total, ended = 0.0, False
+    """Play one episode, pass every frame to `show`, and return the episode's return."""
+    total, ended, env_id = 0.0, False, environment_id(env)
     policy.reset()
-    obs, info = env.reset(seed=seed)
+    with blame_environment(env_id, "reset"):
+        obs, info = read_reset(env_id, env.reset(seed=seed))
     while not ended:
+        with blame_environment(env_id, "render"):
+            show(env.render())
+        action = policy.act(obs, rng=rng, deterministic=deterministic, action_mask=action_mask(env, info))
+        with blame_environment(env_id, "step"):
+            obs, reward, terminated, truncated, info = read_step(env_id, env.step(action))
+        total, ended = total + read_reward(env_id, reward), bool(terminated or truncated)
+    with blame_environment(env_id, "render"):
         show(env.render())
-        action = policy.act(obs, rng=rng, deterministic=deterministic, action_mask=allowed(env, info))
-        obs, reward, terminated, truncated, info = env.step(action)
-        total, ended = total + float(reward), terminated or truncated
-    show(env.render())
     return total

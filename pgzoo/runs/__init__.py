@@ -1,1 +1,1 @@
-"""One run from outside: from names and settings to a result."""
+"""A run from outside: from names and settings to a result."""

@@ -1,4 +1,4 @@
-"""Keeping a run: its checkpoints, and beside each state what it takes to go on from it."""
+"""Write the checkpoints of a run, and beside each state what is needed to resume it."""
 
 from __future__ import annotations
 
@@ -23,50 +23,52 @@ _log = logging.getLogger("pgzoo")
 
 @dataclass
 class CheckpointWriter:
-    """Writes the checkpoints of a run, under its folder among the `runs`; says once if they won't resume exactly."""
+    """Writes checkpoints of the members of a run below `runs`, the folder of all runs.
+
+    `warned` says whether the user knows that a resumed run won't be exact; the warning is shown once.
+    """
 
     plan: Plan
     runs: Path
     listeners: Mapping[str, Any]
-    told: bool = False
+    warned: bool = False
 
-    def __call__(self, standing: Progress, members: tuple[int, ...]) -> None:
-        """Write a checkpoint for each of these members. A full disk costs the checkpoint, not the run."""
-        if not (standing.exact or self.told or "failed" in standing.statuses):
-            self._tell()
+    def __call__(self, progress: Progress, members: tuple[int, ...]) -> None:
+        """Write a checkpoint of each of these members. If the disk is full, warn and go on without it."""
+        if not (progress.exact or self.warned or "failed" in progress.statuses):
+            self._warn_inexact()
         for member in members:
-            recent, key = standing.state.recent[member], self.plan.run_keys[member]
-            one, about = select(standing.state, [member]), self._about(standing, member)
-            score = float(np.nanmean(recent)) if np.isfinite(recent).any() else None
+            recent, key = progress.state.recent[member], self.plan.run_keys[member]
+            one, about = select(progress.state, [member]), self._about(progress, member)
+            score = float(np.nanmean(recent)) if np.isfinite(recent).any() and not np.isinf(recent).any() else None
             try:
                 checkpoint.save(self.runs / key / checkpoint.FOLDER_NAME, one, about, score=score)
             except OSError as error:
-                _log.warning("The checkpoint of run %s can't be kept: %s. Training goes on.", key, error.strerror)
+                _log.warning("The checkpoint of run %s can't be written: %s. Training continues.", key, error.strerror)
 
-    def _about(self, standing: Progress, member: int) -> dict[str, Any]:
-        """What is told beside a member's state."""
+    def _about(self, progress: Progress, member: int) -> dict[str, Any]:
+        """Return what is stored beside a member's state, as plain data."""
         plan = self.plan
-        snapshots = {name: getattr(of, "snapshot", None) for name, of in self.listeners.items()}
+        snapshots = {name: getattr(listener, "snapshot", None) for name, listener in self.listeners.items()}
         return {
             "run_key": plan.run_keys[member],
             "group": plan.group,
-            "status": standing.statuses[member],
-            "reason": standing.reasons[member],
-            "resume": "exact" if standing.exact else "episode-boundary",
-            "config": plan.members[member].config.nested(),
+            "status": progress.statuses[member],
+            "reason": progress.reasons[member],
+            "resume": "exact" if progress.exact else "episode-boundary",
+            "config": {k: v for k, v in plan.members[member].config.nested().items() if k != "tracking_uri"},
             "versions": versions(),
             "listeners": {name: snapshot(member) for name, snapshot in snapshots.items() if snapshot},
         }
 
-    def _tell(self) -> None:
-        """Say what is lost when the run is cut off, and why."""
-        self.told = True
-        what, then = "doesn't show the same after each reset by one seed", ""
+    def _warn_inexact(self) -> None:
+        self.warned = True
+        cause, loss = "does not start identically after each reset with the same seed", ""
         if self.plan.forgets:
-            what = f"can't be saved in the middle of an episode on backend {self.plan.config.backend}"
-            then = " open episodes begin anew, and"
+            cause = f"can't be saved in the middle of an episode on backend {self.plan.config.backend}"
+            loss = " open episodes are restarted, and"
         _log.warning(
-            "%s %s: if this run is cut off and resumed,%s its numbers are no longer those of a run that was never "
-            "left.",
-            *(self.plan.config.env, what, then),
+            "%s %s. If this run is interrupted and resumed,%s its numbers will differ from those of an uninterrupted "
+            "run.",
+            *(self.plan.config.env, cause, loss),
         )

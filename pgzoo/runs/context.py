@@ -1,4 +1,4 @@
-"""What the factory of a listener is given."""
+"""The argument of a listener's factory."""
 
 from __future__ import annotations
 
@@ -16,11 +16,18 @@ __all__ = ["RunContext"]
 
 @dataclass(frozen=True)
 class RunContext:
-    """What the factory of a listener is given, once per run, before it starts.
+    """The argument of a listener's factory, which is called once per run, before training starts.
 
-    The factory returns an object with event hooks, or None if it has nothing to do in this run. `progress` is how to
-    show it: "bar", "plain" or "none". `resumed` is empty for a fresh run; else it has what the listener of this name
-    gave as `snapshot(member)` for each member's checkpoint, empty where it gave nothing.
+    The factory returns an object with event hooks, or None if it has nothing to do in this run.
+
+    Attributes:
+        plan: the plan of the run; its config, members and run keys, among others.
+        session: the tracking session of the run, with a journal for each member.
+        command: what the user typed.
+        tags: what every run of the command is tagged with: versions, plugins, git commit, the user's own tags.
+        progress: how to show progress: "bar", "plain" or "none".
+        resumed: empty for a new run. For a resumed one, the `snapshot(member)` of the listener of this name from each
+            member's checkpoint, or an empty mapping where it gave none.
     """
 
     plan: Plan
@@ -32,10 +39,10 @@ class RunContext:
 
     @property
     def experiment(self) -> str:
-        """The MLflow experiment of the run."""
+        """The name of the MLflow experiment of the run."""
         c = self.plan.config
         return c.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or f"pgzoo/{c.env}"
 
     def artifact(self, member: int, path: str, data: bytes | Path) -> None:
-        """Keep a file with a member's run, between RunStarted and RunEnded; it is shipped to MLflow."""
+        """Store a file with a member's run, to be shipped to MLflow. Call it between RunStarted and RunEnded."""
         self.session.journals[self.plan.run_keys[member]].artifact(path, data)

@@ -1,4 +1,4 @@
-"""Where a run comes from: the versions of what its numbers depend on, its plugins, its command, its commit."""
+"""Where a run comes from: versions, plugins, command and git commit."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["tags", "versions"]
 
 
 def versions() -> dict[str, str]:
-    """The versions on which the numbers of a run depend."""
+    """Return the versions of the distributions that the numbers of a run depend on."""
     return {name: version(name) for name in ("pgzoo", "torch", "gymnasium", "numpy")}
 
 
 def tags(plan: Plan, catalog: PluginCatalog, command: str) -> dict[str, str]:
-    """What every run of a command tells of where it came from."""
+    """Return the MLflow tags that say where the runs of a command come from."""
     found = {
         "mlflow.source.name": command or f"pgzoo run {plan.config.algorithm}",
         "mlflow.source.type": "LOCAL",
@@ -39,5 +39,5 @@ def tags(plan: Plan, catalog: PluginCatalog, command: str) -> dict[str, str]:
         if git.returncode == 0:
             found["mlflow.source.git.commit"] = git.stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
-        pass  # no git here
+        pass  # git is missing or hangs
     return found

@@ -1,11 +1,11 @@
-"""Run a run again and say where the two part, if they do.
+"""Run a finished run again and report the first difference between the two.
 
-A run that was prolonged is run again in the same legs: a step size that is annealed depends on where a leg was to end.
+A run that was resumed with more steps is reproduced in the same legs, because an annealed learning rate depends on the
+`total_steps` of each leg.
 """
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,12 +32,12 @@ __all__ = ["Difference", "Repro", "differences", "repro"]
 TAGS = {"pgzoo": "pgzoo.version", "torch": "torch.version", "gymnasium": "gymnasium.version"}
 
 Point = tuple[int, str, str]
-"""Step, metric, and the mode of an evaluation."""
+"""Step, metric, and the mode of an evaluation ("" elsewhere)."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Where two runs part: a value is None where the run has no such point."""
+    """The first point at which two runs differ. A value is None if the run has no such point."""
 
     step: int
     metric: str
@@ -47,9 +47,14 @@ class Difference:
 
 @dataclass(frozen=True)
 class Repro:
-    """What came of running one seed again: how many points were compared, and the first that differs.
+    """The result of reproducing one seed.
 
-    `until` is the step up to which they were compared; None where that is all of them.
+    Attributes:
+        run_key: the run that was reproduced.
+        seed: its seed.
+        compared: the number of points that were compared.
+        first: the first difference; None if there is none.
+        until: the step up to which points were compared; None for all of them.
     """
 
     run_key: str
@@ -61,99 +66,97 @@ class Repro:
 
 @dataclass(frozen=True)
 class Leg:
-    """What a run wrote in one go, or in several that were cut off and resumed exactly."""
+    """The records of a run with one `total_steps`, written at once or with exact resumes in between."""
 
     total_steps: int | None
-    written: list[Record]
+    records: list[Record]
 
     @property
-    def whole(self) -> bool:
-        """Whether it came to its end."""
-        *_, last = (record for record in self.written if record["t"] in ("start", "end"))
+    def finished(self) -> bool:
+        """Whether the run reached the end of this leg."""
+        *_, last = (record for record in self.records if record["t"] in ("start", "end"))
         return last.get("status") == "FINISHED"
 
     @property
-    def reached(self) -> int:
-        """The last step of which it tells."""
-        return max((step for record in self.written for step in _steps(record)), default=0)
+    def last_step(self) -> int:
+        """The last step in its records."""
+        return max((step for record in self.records for step in _steps(record)), default=0)
 
 
 def differences(found: Found) -> list[str]:
-    """What keeps a run from being had again bit for bit, in sentences. Its threads are among its settings."""
+    """Return, in sentences, why a run may not be reproduced bit for bit: other versions, or an inexact resume."""
     legs = _legs(found)
-    tags: Mapping[str, str] = next((r["tags"] for r in legs[0].written if r["t"] == "start"), {}) if legs else {}
+    tags: Mapping[str, str] = next((r["tags"] for r in legs[0].records if r["t"] == "start"), {}) if legs else {}
     now = versions()
-    told = [
+    reasons = [
         f"{name} was {tags[tag]} and is {now[name]}: the numbers may differ in the last bits."
         for name, tag in TAGS.items()
         if tags.get(tag, now[name]) != now[name]
     ]
-    if (at := _cut(legs)) is not None:
-        more = legs[at + 1].total_steps
-        how = "its open episodes begun anew" if more == legs[at].total_steps else f"resumed with --total-steps {more}"
-        told.append(
-            f"{found.name} was cut off at step {legs[at].reached:,} and {how}: it is compared up to there, "
-            "for what came then can't be had again."
+    if (cut := _first_unfinished(legs)) is not None:
+        total_steps = legs[cut + 1].total_steps
+        same_end = total_steps == legs[cut].total_steps
+        how = "resumed with its open episodes restarted" if same_end else f"resumed with --total-steps {total_steps}"
+        reasons.append(
+            f"{found.name} was interrupted at step {legs[cut].last_step:,} and {how}: it is compared up to that step, "
+            "because what follows can't be reproduced."
         )
-    return told
+    return reasons
 
 
 def repro(found: Found, catalog: PluginCatalog) -> Repro:
-    """Run a run again, in a home of its own that is then deleted, and compare the journals point by point.
+    """Run a run again in a temporary home and compare the two journals point by point.
 
     Raises:
-        StoreError: its journal or `config.yaml` is not here.
-        UsageError: it was cut off, a component of the run isn't installed, or its environment can't be made here.
-        RunFailed: it doesn't come to its end.
+        StoreError: its journal or `config.yaml` is not on this machine.
+        UsageError: it is unfinished, a component of the run isn't installed, or its environment can't be made.
+        RunFailed: a component raised this time.
     """
     legs = _legs(found)
-    if not (legs and legs[-1].whole):
-        raise UsageError(f"Run {found.name} ({found.run_key}) has not come to its end: pgzoo resume {found.run_key}")
-    cut = _cut(legs)
-    again = legs if cut is None else legs[: cut + 1]
-    then = points(record for leg in again for record in leg.written)
-    now = points(_run_again(found, again, catalog))
-    until = None if cut is None else again[-1].reached
+    if not (legs and legs[-1].finished):
+        raise UsageError(f"Run {found.name} ({found.run_key}) is unfinished. Resume it: pgzoo resume {found.run_key}")
+    cut = _first_unfinished(legs)
+    compared = legs if cut is None else legs[: cut + 1]
+    then = points(record for leg in compared for record in leg.records)
+    now = points(_run_again(found, compared, catalog))
+    until = None if cut is None else compared[-1].last_step
     if until is not None:
         now = {point: value for point, value in now.items() if point[0] < until or point in then}
-    parted = sorted(point for point in then.keys() | now.keys() if then.get(point) != now.get(point))
-    if not parted:
+    differing = sorted(point for point in then.keys() | now.keys() if then.get(point) != now.get(point))
+    if not differing:
         return Repro(found.run_key, found.seed, len(then), None, until)
-    step, metric, _ = parted[0]
-    first = Difference(step, metric, then.get(parted[0]), now.get(parted[0]))
+    step, metric, _ = differing[0]
+    first = Difference(step, metric, then.get(differing[0]), now.get(differing[0]))
     return Repro(found.run_key, found.seed, len(then), first, until)
 
 
 def _run_again(found: Found, legs: Sequence[Leg], catalog: PluginCatalog) -> list[Record]:
-    """What a run writes that goes the same legs, in a home of its own."""
+    """Run the same legs in a temporary home; return the records of the journal."""
     layer = read_yaml(found.artifact("config.yaml"))
     with tempfile.TemporaryDirectory(prefix="pgzoo-repro-", ignore_cleanup_errors=True) as folder:
         over = {"seeds": [found.seed], "tracking_uri": f"sqlite:///{folder}/mlflow.db", "video": False}
         over |= {"checkpoint_every": 0, "total_steps": legs[0].total_steps, "launcher": "local", "workers": None}
         config = resolve([layer, Layer(over, ".".join)], catalog)
-        home, before = Home.find({"PGZOO_HOME": folder}), os.environ.get("PGZOO_HOME")
-        os.environ["PGZOO_HOME"] = folder
-        shipping = lock(home.uploader_lock, timeout=1)  # held, so that nobody ships what is only to be compared
+        home = Home.find({"PGZOO_HOME": folder})
+        uploader = lock(home.uploader_lock, timeout=1)  # while this is held, no uploader ships these runs
         try:
-            result = run_config(config, catalog, command="pgzoo repro")
+            result = run_config(config, catalog, command="pgzoo repro", home=home)
             for leg in legs[1:]:
                 if not result.error:
-                    result = resume(find(result.group, home), catalog, total_steps=leg.total_steps)
+                    result = resume(find(result.group, home), catalog, total_steps=leg.total_steps, home=home)
         finally:
-            os.environ.pop("PGZOO_HOME")
-            if before is not None:
-                os.environ["PGZOO_HOME"] = before
-            if shipping is not None:
-                shipping.release()
+            if uploader is not None:
+                uploader.release()
         if result.error:
             raise result.error
         return [record for record, _ in records(home.runs / result.runs[0].run_key) if record]
 
 
 def _legs(found: Found) -> list[Leg]:
-    """The legs of a run; raises StoreError where its journal isn't here.
+    """Return the legs of a run. A new one starts at another `total_steps` and at a resume that wasn't exact.
 
-    Another begins with a new `total_steps`, and where a run that was cut off couldn't go on exactly.
+    Raises:
+        StoreError: the journal is not on this machine.
     """
     if found.path is None:
         raise StoreError(f"The journal of run {found.name} ({found.run_key}) is not on this machine.")
@@ -164,27 +167,27 @@ def _legs(found: Found) -> list[Leg]:
     legs: list[Leg] = []
     for record in (record for record, _ in records(found.path) if record):
         if record["t"] == "start":
-            told = record["params"].get("total_steps", "")
-            asked = int(told) if told.isdigit() else None
-            if not legs or asked != legs[-1].total_steps or not (exact or legs[-1].whole):
-                legs.append(Leg(asked, []))
-        legs[-1].written.append(record)
+            text = record["params"].get("total_steps", "")
+            total_steps = int(text) if text.isdigit() else None
+            if not legs or total_steps != legs[-1].total_steps or not (exact or legs[-1].finished):
+                legs.append(Leg(total_steps, []))
+        legs[-1].records.append(record)
     return legs
 
 
-def _cut(legs: Sequence[Leg]) -> int | None:
-    """The first leg that was cut off, though another follows; None if each before the last had come to its end."""
-    return next((k for k, leg in enumerate(legs[:-1]) if not leg.whole), None)
+def _first_unfinished(legs: Sequence[Leg]) -> int | None:
+    """Return the index of the first leg before the last one that was interrupted; None if there is none."""
+    return next((k for k, leg in enumerate(legs[:-1]) if not leg.finished), None)
 
 
-def points(written: Iterable[Record]) -> dict[Point, float]:
-    """Every value that a run reported, times left out, and the returns of its episodes."""
-    return dict(_points(written))
+def points(journal: Iterable[Record]) -> dict[Point, float]:
+    """Return every metric in a journal, except times, and the returns of its episodes."""
+    return dict(_points(journal))
 
 
-def _points(written: Iterable[Record]) -> Iterator[tuple[Point, float]]:
+def _points(journal: Iterable[Record]) -> Iterator[tuple[Point, float]]:
     episode = 0
-    for record in written:
+    for record in journal:
         if record["t"] not in ("update", "evaluation"):
             continue
         mode: str = record.get("mode", "")
@@ -192,11 +195,11 @@ def _points(written: Iterable[Record]) -> Iterator[tuple[Point, float]]:
         for name, value in values.items():
             if not name.startswith("time/"):
                 yield from (((step, name, mode), value) for step in _steps(record))
-        for step, returned in zip(*record.get("e", ((), ()))[:2], strict=True):
+        for step, episode_return in zip(*record.get("e", ((), ()))[:2], strict=True):
             episode += 1
-            yield (step, f"episode {episode}", ""), returned
+            yield (step, f"episode {episode}", ""), episode_return
 
 
 def _steps(record: Record) -> list[int]:
-    """The steps at which a record's values stand."""
+    """Return the steps to which the values of a record belong."""
     return record.get("steps", [record["step"]] if "step" in record else [])  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Layers of settings, laid over each other and validated: the one way to a `RunConfig`."""
+"""Merge layers of settings and validate them: the only way to a `RunConfig`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pgzoo.config import AlgorithmConfig, Component, Layer, RunConfig
+from pgzoo.config import AlgorithmConfig, Component, Layer, RunConfig, read_yaml
 from pgzoo.config.renaming import with_current_names
 from pgzoo.config.run import MERGED, RESERVED, RUN_KEYS, overridden
 from pgzoo.config.sweep import grid, sweepable
@@ -16,15 +16,48 @@ from pgzoo.errors import ConfigError, did_you_mean
 from pgzoo.registry import Entry, PluginCatalog
 from pgzoo.registry.components import component, component_values, look_up
 
-__all__ = ["check_keys", "resolve"]
+__all__ = ["check_keys", "compose", "resolve"]
+
+
+def compose(given: Layer, catalog: PluginCatalog, *, preset: str = "auto", file: str | None = None) -> RunConfig:
+    """Resolve what the user gave: options over the settings file, over the preset, over the defaults.
+
+    `preset` is a name, "none", or "auto": the preset that a plugin recommends for this algorithm and environment.
+    A preset named in the file counts where `preset` is "auto".
+
+    Raises:
+        ConfigError, UnknownName: as `resolve`; also for a preset of another algorithm or environment.
+    """
+    layers = [read_yaml(file), given] if file else [given]
+    if "preset" in layers[0].values and file:
+        values = dict(layers[0].values)
+        named = values.pop("preset")
+        layers[0] = Layer(values, layers[0].where)
+        preset = str(named) if preset == "auto" else preset
+    if preset == "none":
+        return resolve(layers, catalog)
+    merged = {key: value for layer in layers for key, value in layer.values.items()}
+    if preset == "auto":
+        entry = catalog.auto_preset(str(merged.get("algorithm")), str(merged.get("env")))
+    else:
+        entry = catalog.get("preset", preset)
+        if merged.get("algorithm", entry.target.algorithm) != entry.target.algorithm:
+            raise ConfigError(
+                f'Preset "{preset}" is for algorithm {entry.target.algorithm}, not {merged["algorithm"]}.'
+            )
+        if entry.target.env not in (None, merged.get("env")):
+            raise ConfigError(f'Preset "{preset}" is for {entry.target.env}, not {merged.get("env")}.')
+    if entry is not None:
+        layers.insert(0, Layer(entry.target.settings, lambda path: f'preset "{entry.name}", {".".join(path)}'))
+    return resolve(layers, catalog)
 
 
 def resolve(layers: Sequence[Layer], catalog: PluginCatalog) -> RunConfig:
-    """Lay `layers` over the defaults, the first lowest, and validate the result.
+    """Merge `layers` over the defaults and validate the result; a later layer has precedence over an earlier one.
 
     Raises:
         UnknownName: no such algorithm, policy, estimator or backend.
-        ConfigError: an unknown key or a bad value, each with where it was given.
+        ConfigError: an unknown key or an invalid value. The message has a line for each, with where it was given.
     """
     named = next((layer for layer in reversed(layers) if "algorithm" in layer.values), None)
     algorithm = named.values["algorithm"] if named else None
@@ -62,21 +95,24 @@ def resolve(layers: Sequence[Layer], catalog: PluginCatalog) -> RunConfig:
 
 
 def _merge(layers: Sequence[Layer], settings_model: type[BaseModel]) -> tuple[dict[str, Any], Callable[[str], str]]:
-    """Lay the flat keys over each other; mappings (env_kwargs, tags, sweep_axis) are merged key by key."""
+    """Merge the flat keys; mappings (env_kwargs, tags, sweep_axis) are merged key by key.
+
+    Return the merged values, and a function that says for a key where its value was given.
+    """
     merged: dict[str, Any] = {}
     source: dict[str, tuple[Layer, str]] = {}
     for layer in layers:
         values = {key: value for key, value in layer.values.items() if key not in ("policy", "estimator")}
-        said = dict.fromkeys(values, "")
+        renamed: dict[str, str] = {}
         if "seed" in values:
             if "seeds" in values:
                 raise ConfigError(f"{layer.where(('seed',))}: seed and seeds exclude each other.")
-            values["seeds"], said["seeds"] = (values.pop("seed"),), "seed"
+            values["seeds"], renamed["seeds"] = (values.pop("seed"),), "seed"
         for key, value in values.items():
             if key in MERGED and isinstance(value, Mapping):
                 value = {**merged.get(key, {}), **value}
-            merged[key], source[key] = value, (layer, said[key] or key)
-        # a layer that sets one of the two ends takes the place of a lower layer's other end
+            merged[key], source[key] = value, (layer, renamed.get(key, key))
+        # total_steps in a layer replaces total_episodes of the layers below it, and the other way round
         for end, other in (("total_episodes", "total_steps"), ("total_steps", "total_episodes")):
             if values.get(end) is not None and other not in values:
                 merged.pop(other, None)
@@ -91,7 +127,7 @@ def _merge(layers: Sequence[Layer], settings_model: type[BaseModel]) -> tuple[di
 
 
 def _without_given(axes: Mapping[str, Any], layer: Layer) -> dict[str, Any]:
-    """Lay a layer over axes: where it gives one value, that takes the place of a lower layer's axis."""
+    """Drop the axes whose settings a layer gives a single value: it replaces the axis of a lower layer."""
     own = layer.values.get("sweep_axis")
     given = {*layer.values, *(f"estimator.{key}" for key in component_values(layer.values, "estimator"))}
     if both := sorted(given & set(own if isinstance(own, Mapping) else ())):
@@ -100,10 +136,10 @@ def _without_given(axes: Mapping[str, Any], layer: Layer) -> dict[str, Any]:
 
 
 def _swept(config: RunConfig, where: str) -> RunConfig:
-    """Return the config with the first setting of its sweep, once all of them are valid.
+    """Check every setting of a sweep; return the config with the first one.
 
     Raises:
-        ConfigError: a key can't be swept, or a value isn't valid.
+        ConfigError: a key can't be swept, or a value is invalid.
     """
     known = sweepable(type(config.settings), type(config.estimator.settings))
     others = RUN_KEYS | set(type(config.settings).model_fields) | set(config.flat())
@@ -123,7 +159,11 @@ def _swept(config: RunConfig, where: str) -> RunConfig:
 
 
 def check_keys(entry: Entry, model: type[BaseModel]) -> None:
-    """Raise ConfigError if an algorithm has a setting with the name of a run key or of an option of the program."""
+    """Check the names of an algorithm's settings.
+
+    Raises:
+        ConfigError: one has the name of a run key or of an option of `pgzoo run`.
+    """
     clash = sorted(set(model.model_fields) & (RUN_KEYS | RESERVED))
     if clash:
         raise ConfigError(

@@ -1,9 +1,11 @@
-"""What a run comes to: a row per seed, where to find it, and the policies."""
+"""The result of a run: a row per seed, the training history, and the trained policies."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,26 +16,35 @@ from pgzoo.errors import ConfigError, RunFailed
 from pgzoo.export.bundle import LoadedPolicy
 from pgzoo.ops.members import select
 from pgzoo.runs.context import RunContext
+from pgzoo.runs.display import VideoFile, html_table
 from pgzoo.tracking.lookup import local_run
 from pgzoo.training.events import Evaluated, MemberStatus, RunEnded
 from pgzoo.training.plan import Plan
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+    from pgzoo.tracking.report import History
+    from pgzoo.training.events import EvaluationMode
 
 __all__ = ["EXIT_WAIT", "Outcome", "Result", "SeedResult"]
 
 EXIT_WAIT = 10.0
-"""Seconds for which the end of a run waits until its records are shipped."""
+"""Longest time, in seconds, to wait at the end of a run until its records are in MLflow."""
 
 BADNESS: tuple[MemberStatus, ...] = ("finished", "stopped", "interrupted", "failed")
+MAX_SHOWN = 12
+"""Rows in the repr of a result."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SeedResult:
-    """What became of one member. The returns are those of the final evaluation; NaN and None where there was none.
+    """The result of one seed, in a sweep of one seed and setting.
 
-    `settings` are those of its own, in a sweep.
+    `returns` and `lengths` are `[episodes]`, of the final evaluation with sampled actions; `greedy_returns` is of the
+    one with greedy actions. All are empty without a final evaluation. `settings` are the values that a sweep varied.
     """
 
     seed: int
@@ -48,7 +59,7 @@ class SeedResult:
     settings: Setting = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain numbers, as `--json` prints them."""
+        """Return the JSON-serializable dict that `--json` prints; numbers of a missing evaluation are None."""
         played = bool(self.returns.size) and bool(np.isfinite(self.returns).all())
         greedy = bool(self.greedy_returns.size) and bool(np.isfinite(self.greedy_returns).all())
         swept = {"settings": dict(self.settings)} if self.settings else {}
@@ -69,13 +80,20 @@ class SeedResult:
             "greedy_return_mean": float(self.greedy_returns.mean()) if greedy else None,
         }
 
+    def __repr__(self) -> str:
+        settings = f" {format_setting(self.settings)}" if self.settings else ""
+        score = f", mean return {self.returns.mean():.1f} ± {self.returns.std():.1f}" if self.returns.size else ""
+        greedy = f", greedy {self.greedy_returns.mean():.1f}" if self.greedy_returns.size else ""
+        reason = f" ({self.reason})" if self.reason else ""
+        return f"<seed {self.seed}{settings}: {self.status}{reason}, {self.env_steps:,} steps{score}{greedy}>"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Result:
-    """What one command gave: a row per seed (of each setting), where to find it, and the policies.
+    """What `pgzoo.run` returns: a row per seed (and setting of a sweep), the training history and the policies.
 
-    `pending` says what isn't shipped to MLflow yet, `error` what made the whole run fail, `begun` how many training
-    steps a resumed run had done before.
+    `pending` counts the records that are not in MLflow yet, `error` is the exception that ended the whole run, and
+    `begun` is the number of training steps that a resumed run had done before.
     """
 
     group: str
@@ -87,29 +105,29 @@ class Result:
     pending: tracking.Pending
     ended: RunEnded
     session: tracking.Session
-    begun: int = 0
+    steps_before: int = 0
     error: RunFailed | None = None
-    unkept: frozenset[int] = frozenset()
-    """Members whose last parameters died with their process."""
+    lost_members: frozenset[int] = frozenset()
+    """Rows of `runs` without a policy: their process died before it saved one."""
 
     @property
     def status(self) -> MemberStatus:
-        """The worst of the seeds' statuses."""
+        """The worst status of any seed."""
         return max((run.status for run in self.runs), key=BADNESS.index)
 
     @property
     def env_steps(self) -> int:
-        """Training steps of all seeds together."""
+        """Environment steps in training, summed over seeds."""
         return sum(run.env_steps for run in self.runs)
 
     @property
     def speed(self) -> float:
-        """Steps per second of the training loop, all seeds together."""
+        """Environment steps per second of the training loop, summed over seeds."""
         wall = self.timing["loop"]
-        return (self.env_steps - self.begun) / wall if wall else 0.0
+        return (self.env_steps - self.steps_before) / wall if wall else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the object that `--json` prints."""
+        """Return the JSON-serializable dict that `--json` prints."""
         wall = self.timing["loop"]
         return {
             "group": self.group,
@@ -127,36 +145,179 @@ class Result:
         }
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row per seed as a data frame; what was swept has a column for each setting."""
+        """Return a data frame with one row per seed; a sweep adds a column for each setting that it varied."""
         import pandas as pd
 
         rows = [run.to_dict() for run in self.runs]
         return pd.DataFrame([{"seed": row.pop("seed"), **row.pop("settings", {}), **row} for row in rows])
 
-    def policy(self, seed: int, setting: Setting | None = None) -> LoadedPolicy:
-        """Return the last policy of a seed, in a sweep that of a setting, such as `{"learning_rate": 3e-4}`.
+    @cached_property
+    def histories(self) -> tuple[History, ...]:
+        """The journal of each row of `runs`: its training episodes, metrics and evaluations."""
+        from pgzoo.tracking.report import read_history
 
-        Of one that died with its process it is that of the last checkpoint.
+        return tuple(read_history(self.session.home.runs / run.run_key) for run in self.runs)
+
+    @property
+    def scores(self) -> NDArray[np.float64]:
+        """Mean return of the final evaluation with sampled actions, `[rows]`; NaN without an evaluation."""
+        return np.array([run.returns.mean() if run.returns.size else np.nan for run in self.runs])
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """The learning curves as a data frame: one row per seed and logged step, one column per metric."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            [
+                {"seed": run.seed, **run.settings, "env_step": step, **history.metrics[step]}
+                for run, history in zip(self.runs, self.histories, strict=True)
+                for step in sorted(history.metrics)
+            ]
+        )
+
+    def plot(self) -> Figure:
+        """Return the learning curve as a matplotlib figure, which a notebook displays.
+
+        With one seed it shows each training episode and their moving average, with several seeds the moving average
+        of each seed and their mean, in a sweep in one color per setting.
+        """
+        from pgzoo.tracking import plots
+
+        if len(self.runs) == 1:
+            (history,) = self.histories
+            subtitle = f"seed {self.runs[0].seed} · {len(history.returns):,} training episodes"
+            return plots.learning_curve(
+                history.steps, history.returns, title=self._title, subtitle=subtitle, threshold=history.threshold
+            )
+        curves: dict[str, list[tuple[NDArray[np.int64], NDArray[np.float64]]]] = {}
+        for run, history in zip(self.runs, self.histories, strict=True):
+            smooth = plots.moving_average(history.returns, min(100, max(1, len(history.returns) // 10)))
+            thin = np.unique(np.linspace(0, len(smooth) - 1, min(len(smooth), 300)).astype(int))
+            curves.setdefault(format_setting(run.settings), []).append(
+                (np.array(history.steps, np.int64)[thin], smooth[thin])
+            )
+        ylabel = "return of training episodes, moving average"
+        return plots.learning_curves(curves, title=self._title, subtitle="thin lines: seeds", ylabel=ylabel)
+
+    def policy(self, seed: int | None = None, setting: Setting | None = None) -> LoadedPolicy:
+        """Return the policy with the last parameters of a seed; of a seed whose process died, its last checkpoint.
+
+        `seed` can be left out if the run has one seed. In a sweep, `setting` selects one of its settings, such as
+        `{"learning_rate": 3e-4}`.
 
         Raises:
-            ConfigError: it was not trained, nothing of it was kept, or the setting leaves several.
+            ConfigError: The arguments match no row of `runs`, or several, or no policy was saved.
         """
-        asked = (setting or {}).items()
-        rows = [row for row, run in enumerate(self.runs) if run.seed == seed and asked <= run.settings.items()]
+        return self._policy(self._row(seed, setting))
+
+    def evaluate(
+        self, *, episodes: int = 100, deterministic: bool = False, per_episode: bool = False, env: str | None = None
+    ) -> pd.DataFrame:
+        """Evaluate the policy of every seed again and return a data frame with one row per seed.
+
+        With the number of episodes of the final evaluation, the episodes are the same. See `pgzoo.evaluate`.
+
+        Raises:
+            ConfigError: No policy of a seed was saved.
+            EnvError, UnfitError: The environment `env` can't be created, or has other spaces.
+        """
+        from pgzoo.play.evaluation import PlayablePolicy
+        from pgzoo.play.frames import evaluate_all
+        from pgzoo.registry import discover
+
+        name = self.plan.config.name or self.plan.config.algorithm
+        backend = self.plan.config.backend if env is None else "auto"
+        policies = [
+            PlayablePolicy(f"{name} s{run.seed}", self._policy(row), run.seed, backend)
+            for row, run in enumerate(self.runs)
+        ]
+        mode: EvaluationMode = "greedy" if deterministic else "sampled"
+        return evaluate_all(policies, discover(), episodes=episodes, mode=mode, per_episode=per_episode, env=env)
+
+    def video(
+        self,
+        path: str | Path | None = None,
+        *,
+        seed: int | None = None,
+        setting: Setting | None = None,
+        episodes: int = 1,
+        deterministic: bool = False,
+    ) -> VideoFile:
+        """Record episodes as an MP4 file and return it; a notebook shows it inline.
+
+        `path` defaults to `NAME-sSEED.mp4` in the working directory. `seed` and `setting` select a policy, as in
+        `policy`.
+
+        Raises:
+            ConfigError: As for `policy`.
+            UsageError: The extra `video` is not installed.
+            EnvError: The environment can't render images.
+        """
+        from pgzoo.play.video import need_extra, record
+        from pgzoo.training.seeding import generator
+
+        need_extra("Result.video")
+        row = self._row(seed, setting)
+        run, policy = self.runs[row], self._policy(row)
+        file = Path(path or f"{self.plan.config.name or self.plan.config.algorithm}-s{run.seed}.mp4")
+        returns = record(
+            policy,
+            self.plan.request(1),
+            file,
+            rng=generator(run.seed, "video"),
+            episodes=episodes,
+            deterministic=deterministic,
+        )
+        return VideoFile(file, tuple(returns))
+
+    def _row(self, seed: int | None, setting: Setting | None) -> int:
+        given = (setting or {}).items()
+        rows = [row for row, run in enumerate(self.runs) if seed in (None, run.seed) and given <= run.settings.items()]
         if len(rows) != 1:
-            of = f" with {format_setting(dict(asked))}" if asked else ""
+            which = "" if seed is None else f" of seed {seed}"
+            which += f" with {format_setting(dict(given))}" if given else ""
             known = "; ".join(dict.fromkeys(format_setting(run.settings) for run in self.runs))
             seeds = ", ".join(map(str, dict.fromkeys(run.seed for run in self.runs)))
             settings = f" Settings: {known}." if known else ""
-            what = f"seed {seed}{of} means {len(rows)} members" if rows else f"No seed {seed}{of} in this run"
-            raise ConfigError(f"{what}; there are {seeds}.{settings}")
-        if rows[0] in self.unkept:
-            raise ConfigError(f"Seed {seed} has no policy: nothing was kept before its process died.")
-        params = select(self.plan.policy_params(self.ended.state), rows)
-        return LoadedPolicy(self.plan.config.policy, self.plan.spec, self.plan.policy, params)
+            what = f"There are {len(rows)} policies{which}; give a seed{' and a setting' * bool(known)}"
+            what = what if rows else f"There is no policy{which} in this run"
+            raise ConfigError(f"{what}. Seeds: {seeds}.{settings}")
+        return rows[0]
+
+    def _policy(self, row: int) -> LoadedPolicy:
+        if row in self.lost_members:
+            raise ConfigError(f"Seed {self.runs[row].seed} has no policy: its process died before it saved one.")
+        params = select(self.plan.policy_params(self.ended.state), [row])
+        return LoadedPolicy(self.plan.config.policy, self.plan.spec, self.plan.policy, params, self.plan.request(1))
+
+    @property
+    def _title(self) -> str:
+        return f"{self.plan.config.algorithm} on {self.plan.config.env}"
+
+    @property
+    def _caption(self) -> str:
+        return f"{self._title}: {self.status}, {self.env_steps:,} steps, {self.speed:,.0f} steps/s, group {self.group}"
+
+    def __repr__(self) -> str:
+        rows = [f"  {run}" for run in self.runs[:MAX_SHOWN]]
+        if len(self.runs) > MAX_SHOWN:
+            rows.append(f"  and {len(self.runs) - MAX_SHOWN} more; see .to_frame()")
+        return "\n".join([f"<Result {self._caption}", *rows]) + ">"
+
+    def _repr_html_(self) -> str:
+        head = ["seed", *self.runs[0].settings, "status", "steps", "mean return", "std", "greedy mean return"]
+        rows = []
+        for run in self.runs:
+            numbers = run.to_dict()
+            returns = (numbers[key] for key in ("return_mean", "return_std", "greedy_return_mean"))
+            cells = ["" if value is None else f"{value:,.1f}".replace("-", "−") for value in returns]
+            settings = [str(value) for value in run.settings.values()]
+            rows.append([str(run.seed), *settings, run.status, f"{run.env_steps:,}", *cells])
+        return html_table(self._caption, head, rows)
 
     def settled(self, wait: float = EXIT_WAIT) -> Result:
-        """Wait at most so many seconds until all is shipped; return the result with MLflow's ids of the runs."""
+        """Wait up to `wait` seconds until all records are in MLflow; return the result with the MLflow run ids."""
         pending = self.session.close(wait)
         return replace(self, runs=tuple(map(self._identified, self.runs)), pending=pending)
 
@@ -166,15 +327,16 @@ class Result:
 
 
 class Outcome:
-    """Gathers from the events what a result needs."""
+    """Collects from the events of a run what its result needs."""
 
-    def __init__(self, begun: int = 0) -> None:
-        self._begun = begun
+    def __init__(self, steps_before: int = 0) -> None:
+        """Begin. `steps_before` are the training steps of a resumed run before it was resumed."""
+        self._steps_before = steps_before
         self._final: dict[tuple[str, int], Evaluated] = {}
         self._ended: RunEnded | None = None
 
-    def take(self, event: object) -> None:
-        """Remember what matters of an event."""
+    def record(self, event: object) -> None:
+        """Keep the final evaluations and the end of the run."""
         if isinstance(event, Evaluated) and event.final:
             self._final |= {(event.mode, int(row)): event for row in np.flatnonzero(event.active)}
         elif isinstance(event, RunEnded):
@@ -185,9 +347,9 @@ class Outcome:
         context: RunContext,
         pending: tracking.Pending,
         error: RunFailed | None,
-        unkept: frozenset[int] = frozenset(),
+        lost_members: frozenset[int] = frozenset(),
     ) -> Result:
-        """Put the result together once the run has ended."""
+        """Return the result; call it after the run has ended."""
         plan, session, ended = context.plan, context.session, self._ended
         assert ended is not None, "training always ends with RunEnded"
         empty = np.zeros(0)
@@ -221,7 +383,7 @@ class Outcome:
             pending,
             ended,
             session,
-            self._begun,
+            self._steps_before,
             error,
-            unkept,
+            lost_members,
         )

@@ -1,7 +1,8 @@
-"""Go on with a run that was left: its state from its checkpoints, the code from installed plugins."""
+"""Resume runs: their state comes from their checkpoints, the code from installed plugins."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -36,7 +37,7 @@ __all__ = ["resume"]
 _log = logging.getLogger("pgzoo")
 
 EARLIER = Layer({"compile": "off"}, ".".join)
-"""What held for runs that were begun before there was a setting for it."""
+"""Settings of runs that were started before these settings existed."""
 
 
 def resume(
@@ -49,65 +50,81 @@ def resume(
     workers: int | None = None,
     command: str = "",
     progress: str = "none",
+    home: tracking.Home | None = None,
 ) -> Result:
-    """Go on with runs of one group, all members together, to their end or to another `total_steps`.
+    """Continue runs of one group, all members together, in the same MLflow runs.
 
-    Each goes on from its newest checkpoint, or from the one at `from_step`, in the same MLflow run. Seeds that had come
-    to their end stay there, unless there are more steps to do; what is missing of them (evaluation, artifacts) is made.
-    `launcher` and `workers` take the place of those that the run had.
+    Members that were interrupted or failed continue from their checkpoints. Those that had finished continue only if
+    there are more steps to do; otherwise what is missing of them (evaluation, artifacts) is made.
+
+    Args:
+        found: the runs.
+        catalog: where their components are looked up.
+        total_steps: a new end; by default the run's own.
+        from_step: the step of the checkpoint to continue from; by default the newest. 0 starts again.
+        launcher: replaces the launcher of the run.
+        workers: replaces its number of workers.
+        command: what the user typed, for the tracker.
+        progress: "bar", "plain" or "none".
+        home: where the runs are; by default that of the environment and working directory.
 
     Raises:
-        CheckpointError: there is no checkpoint here, it is damaged, or the settings beside it are not its own.
-        StoreError: another process still writes the run.
-        UsageError: a component of the run isn't installed, or its environment can't be made here.
+        CheckpointError: a checkpoint is missing or damaged, or `config.yaml` differs from the settings of the run.
+        StoreError: another process is still writing a run.
+        UsageError: a component of the run isn't installed, or its environment can't be made.
     """
+    home = home or tracking.Home.find()
     for one in found:
-        _check_alone(one)
-    kept = [_load(one, from_step) for one in found]
-    over: dict[str, Any] = {} if launcher is None else {"launcher": launcher, "workers": None}
-    over |= {} if workers is None else {"workers": workers}
-    config = _config(found, kept, catalog, total_steps, over)
+        _check_unlocked(one)
+    saved = [_load(one, from_step) for one in found]
+    replaced: dict[str, Any] = {} if launcher is None else {"launcher": launcher, "workers": None}
+    replaced |= {} if workers is None else {"workers": workers}
+    config = _config(found, saved, catalog, home, total_steps, replaced)
     members = _members(found, config)
-    each = zip(found, members, kept, strict=True)
-    checkpoints = [_beginning(one, member, catalog) if c is None else c for one, member, c in each]
-    _tell_what_differs(checkpoints)
-    state = checkpoint.assemble([c.state for c in checkpoints])
-    told = [str(c.about["status"]) for c in checkpoints]
-    for one, status, at in zip(found, told, checkpoints, strict=True):
-        if total_steps is not None and status != "finished" and total_steps <= at.env_steps:
-            raise UsageError(f"--total-steps {total_steps}: seed {one.seed} has come to step {at.env_steps} already.")
-    # who failed or was cut off tries again; who is done goes on if there are more steps to do
-    again = [status in ("running", "interrupted", "failed") for status in told]
-    again = [
-        a or (status == "finished" and _more(config, c)) for a, status, c in zip(again, told, checkpoints, strict=True)
+    each = zip(found, members, saved, strict=True)
+    checkpoints = [_initial_checkpoint(one, member, catalog) if c is None else c for one, member, c in each]
+    _warn_inexact(checkpoints)
+    for one, c in zip(found, checkpoints, strict=True):
+        if total_steps is not None and c.about["status"] != "finished" and total_steps <= c.env_steps:
+            raise UsageError(f"--total-steps {total_steps}: seed {one.seed} has already done {c.env_steps} steps.")
+    listeners = tuple(c.about["listeners"] for c in checkpoints)
+    resume_point = ResumePoint(found[0].group, members, _progress(config, checkpoints), listeners)
+    return run_config(config, catalog, command=command, progress=progress, resume_point=resume_point, home=home)
+
+
+def _progress(config: RunConfig, checkpoints: Sequence[Checkpoint]) -> Progress:
+    """Return the progress of all members: those that have steps left to do are active again."""
+    active = [
+        c.about["status"] in ("running", "interrupted", "failed")
+        or (c.about["status"] == "finished" and _has_steps_left(config, c))
+        for c in checkpoints
     ]
-    standing = Progress(
-        state._replace(active=np.array(again)),
-        tuple("running" if a else status for a, status in zip(again, told, strict=True)),  # type: ignore[misc]
-        tuple("" if a else str(c.about["reason"]) for a, c in zip(again, checkpoints, strict=True)),
+    both = list(zip(active, checkpoints, strict=True))
+    return Progress(
+        checkpoint.assemble([c.state for c in checkpoints])._replace(active=np.array(active)),
+        tuple("running" if runs else c.about["status"] for runs, c in both),
+        tuple("" if runs else str(c.about["reason"]) for runs, c in both),
         forgets=all(c.about["resume"] == "exact" for c in checkpoints if c.state.collector is None),
     )
-    listeners = tuple(c.about["listeners"] for c in checkpoints)
-    resume_point = ResumePoint(found[0].group, members, standing, listeners)
-    return run_config(config, catalog, command=command, progress=progress, resume_point=resume_point)
 
 
-def _more(config: RunConfig, at: Checkpoint) -> bool:
+def _has_steps_left(config: RunConfig, at: Checkpoint) -> bool:
     steps, episodes = config.total_steps, config.total_episodes
     return (steps is None or at.env_steps < steps) and (episodes is None or int(at.state.episodes[0]) < episodes)
 
 
-def _check_alone(found: Found) -> None:
+def _check_unlocked(found: Found) -> None:
+    """Raise StoreError if another process is writing the run."""
     if found.path is None:
         return
-    free = lock(found.path / "lock", timeout=LOCK_WAIT)  # the uploader, too, holds it for a moment
+    free = lock(found.path / "lock", timeout=LOCK_WAIT)  # the uploader holds it briefly, too
     if free is None:
         raise StoreError(f"Run {found.run_key} is being written by another process; wait for it to end.")
     free.release()
 
 
 def _load(found: Found, from_step: int | None) -> Checkpoint | None:
-    """Load a run's checkpoint; None if it begins at step 0: it was cut off before the first was due."""
+    """Load the checkpoint of a run; None for a run that starts at step 0, as it was stopped before the first one."""
     if found.path is None:
         raise CheckpointError(f"The checkpoints of run {found.name} ({found.run_key}) are not on this machine.")
     folder = found.path / checkpoint.FOLDER_NAME
@@ -120,9 +137,10 @@ def _load(found: Found, from_step: int | None) -> Checkpoint | None:
     return checkpoint.load(steps[from_step]) if from_step in steps else None
 
 
-def _beginning(found: Found, member: Member, catalog: PluginCatalog) -> Checkpoint:
-    """What a checkpoint of a run before its first update would say."""
-    state = Engine(make_plan(member.config, catalog, found.group, (member,))).snapshot(environments=False)
+def _initial_checkpoint(found: Found, member: Member, catalog: PluginCatalog) -> Checkpoint:
+    """Return what a checkpoint before the first update would hold."""
+    with contextlib.closing(Engine(make_plan(member.config, catalog, found.group, (member,)))) as engine:
+        state = engine.snapshot(environments=False)
     about = {"status": "running", "reason": "", "resume": "exact", "versions": {}, "listeners": {}}
     return Checkpoint(found.path or Path(), state, about)
 
@@ -131,83 +149,93 @@ def _config(
     found: Sequence[Found],
     checkpoints: Sequence[Checkpoint | None],
     catalog: PluginCatalog,
+    home: tracking.Home,
     total_steps: int | None,
-    given: Mapping[str, Any],
+    replaced: Mapping[str, Any],
 ) -> RunConfig:
-    """The settings of the run, with all seeds that go on. Raises CheckpointError where `config.yaml` says otherwise."""
-    told, settings = _told(found, checkpoints), _settings(found)
-    module, colon, _ = str(told.get("env")).partition(":")
+    """Return the settings of the run, for all members that are resumed.
+
+    Raises:
+        CheckpointError: `config.yaml` differs from the settings in the checkpoints.
+        UsageError: the module of the environment isn't imported.
+    """
+    saved, settings = _saved_settings(found, checkpoints), _sweep_settings(found)
+    module, colon, _ = str(saved.get("env")).partition(":")
     if colon and module not in sys.modules:
-        raise UsageError(f'The run\'s environment is in module "{module}". Runs load no code: add --import {module}.')
+        raise UsageError(
+            f'The environment of the run is in module "{module}", and runs don\'t import code. Add: --import {module}'
+        )
     seeds = list(dict.fromkeys(one.seed for one in found))
-    over: dict[str, Any] = {"seeds": seeds, "experiment": found[0].experiment, **given}
+    over: dict[str, Any] = {"seeds": seeds, "experiment": found[0].experiment, **replaced}
     if any(settings):
-        over["sweep_axis"] = {key: list(dict.fromkeys(own[key] for own in settings)) for key in settings[0]}
-    if found[0].tracking_uri != tracking.resolve_uri(None, tracking.Home.find()):
+        over["sweep_axis"] = {key: list(dict.fromkeys(setting[key] for setting in settings)) for key in settings[0]}
+    if found[0].tracking_uri != tracking.resolve_uri(None, home):
         over["tracking_uri"] = found[0].tracking_uri
     if total_steps is not None:
         over["total_steps"] = total_steps
-    left = resolve([Layer(told, ".".join)], catalog)
+    base = resolve([Layer(saved, ".".join)], catalog)
     for one, setting in zip(found, settings, strict=True):
-        layer = _yaml(one)
+        layer = _config_yaml(one)
         if layer is None:
             continue
-        was, now = left.at(setting).flat(), resolve([EARLIER, layer], catalog).flat()
-        if total_steps is None and "total_steps" in layer.values:  # the last that was asked for
+        was, now = base.at(setting).flat(), resolve([EARLIER, layer], catalog).flat()
+        if total_steps is None and "total_steps" in layer.values:  # the end that was last asked for
             over["total_steps"] = layer.values["total_steps"]
         for key in sorted(was.keys() | now.keys()):
             if was.get(key) != now.get(key) and key != "total_steps":
                 raise CheckpointError(
-                    f"Run {one.name} was left with {key} = {was.get(key)}, and its config.yaml now says "
-                    f"{now.get(key)}. A run goes on as it was: put it back, or start a new run."
+                    f"Run {one.name} was trained with {key} = {was.get(key)}, and its config.yaml now says "
+                    f"{now.get(key)}. Only total_steps can change: restore config.yaml, or start a new run."
                 )
-    return resolve([Layer(told, ".".join), Layer(over, lambda path: f"--{path[0].replace('_', '-')}")], catalog)
+    return resolve([Layer(saved, ".".join), Layer(over, lambda path: f"--{path[0].replace('_', '-')}")], catalog)
 
 
-def _settings(found: Sequence[Found]) -> list[Setting]:
-    """What each run has of its own, if it was one of a sweep: it bears it as a tag."""
+def _sweep_settings(found: Sequence[Found]) -> list[Setting]:
+    """Return the swept settings of each run, from its tag; empty for a run that wasn't part of a sweep."""
     starts = [start_of(one.path) if one.path else None for one in found]
     return [parse_setting(start["tags"].get(SWEEP, "")) if start else {} for start in starts]
 
 
 def _members(found: Sequence[Found], config: RunConfig) -> tuple[Member, ...]:
-    """The members as they were; of a sweep there may be fewer than settings times seeds."""
-    return tuple(config.member(one.seed, setting) for one, setting in zip(found, _settings(found), strict=True))
+    """Return the members of the runs; of a sweep they may be fewer than settings times seeds."""
+    return tuple(config.member(one.seed, setting) for one, setting in zip(found, _sweep_settings(found), strict=True))
 
 
-def _told(found: Sequence[Found], checkpoints: Sequence[Checkpoint | None]) -> dict[str, Any]:
-    """What the settings were when the run was left, or when it began."""
-    for kept in checkpoints:
-        if kept is not None:
-            return {**EARLIER.values, **kept.about["config"]}
-    layer = _yaml(found[0])
+def _saved_settings(found: Sequence[Found], checkpoints: Sequence[Checkpoint | None]) -> dict[str, Any]:
+    """Return the settings in a checkpoint of the run, or without one those in its `config.yaml`."""
+    for saved in checkpoints:
+        if saved is not None:
+            return {**EARLIER.values, **saved.about["config"]}
+    layer = _config_yaml(found[0])
     if layer is None:
-        raise CheckpointError(f"Run {found[0].name} ({found[0].run_key}) was cut off before it began. Start a new one.")
+        raise CheckpointError(f"Run {found[0].name} ({found[0].run_key}) ended before it started. Start a new one.")
     return {**EARLIER.values, **layer.values}
 
 
-def _yaml(found: Found) -> Layer | None:
-    """The settings as they lie beside the run, which somebody may have changed."""
+def _config_yaml(found: Found) -> Layer | None:
+    """Return the settings in the `config.yaml` of a run, which the user may have edited; None if there is none."""
     try:
         return read_yaml(found.artifact("config.yaml"))
     except StoreError:
         return None
 
 
-def _tell_what_differs(checkpoints: Sequence[Checkpoint]) -> None:
-    """Say before anything happens what keeps a run from going on bit for bit."""
+def _warn_inexact(checkpoints: Sequence[Checkpoint]) -> None:
+    """Warn if the resumed run won't be bit for bit an uninterrupted one."""
     now = versions()
     for name, was in {k: v for c in checkpoints for k, v in c.about["versions"].items()}.items():
         if now.get(name) != was:
             _log.warning(
-                "The run was left with %s %s, and this is %s: its numbers may differ in the last bits.",
-                name,
-                was,
-                now.get(name),
+                "The run was trained with %s %s, and this is %s: its numbers may differ in the last bits.",
+                *(name, was, now.get(name)),
             )
     if any(c.about["resume"] != "exact" for c in checkpoints):
         if any(c.state.collector is not None for c in checkpoints):
-            what = "can't go on in the middle of an episode: episodes that were open begin anew"
+            _log.warning(
+                "These environments can't be restored in the middle of an episode: open episodes are restarted."
+            )
         else:
-            what = "don't show the same after each reset by one seed: the numbers are others from here on"
-        _log.warning("These environments %s.", what)
+            _log.warning(
+                "These environments do not start identically after each reset with the same seed: "
+                "the numbers will differ from those of an uninterrupted run."
+            )

@@ -1,12 +1,10 @@
-"""One shard of a run, trained in a worker process: names and settings arrive as plain data.
-
-python -c "from pgzoo.runs.shard import main; main()"
-"""
+"""Train one shard of a run in a worker process. Its names and settings arrive as JSON on standard input."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pgzoo.launchers import worker
@@ -30,13 +28,14 @@ def main() -> None:
 
 
 def train_shard(shard: Mapping[str, Any], control: Control, pipe: worker.Pipe) -> None:
-    """Resolve the shard's settings, train its seeds, and send every shared event and the end to `pipe`."""
+    """Resolve the shard's settings, train its seeds, and send the shared events and the end to `pipe`."""
     from pgzoo.config import Layer
     from pgzoo.errors import PgzooError
     from pgzoo.launchers.protocol import SHARED_EVENTS, encode, load_resume_point
     from pgzoo.registry import discover
     from pgzoo.runs.resolve import resolve
     from pgzoo.runs.runner import WorkerContext, run_config
+    from pgzoo.tracking import Home
 
     def send(event: Event) -> None:
         if isinstance(event, SHARED_EVENTS):
@@ -45,15 +44,18 @@ def train_shard(shard: Mapping[str, Any], control: Control, pipe: worker.Pipe) -
     try:
         catalog = discover(blocked=shard["blocked"], imports=shard["imports"])
         given = dict(shard["config"])
-        axes = {"sweep_axis": given.pop("sweep_axis", {})}  # laid over the first member's values
+        axes = {"sweep_axis": given.pop("sweep_axis", {})}  # replace the values of the first member
         config = resolve([Layer(given, ".".join), Layer(axes, ".".join)], catalog)
         resume_point = load_resume_point(shard["group"], config, shard["resume"]) if shard["resume"] else None
         context = WorkerContext(shard["group"], control, send)
-        result = run_config(config, catalog, command=shard["command"], resume_point=resume_point, worker=context)
+        home = Home(*map(Path, shard["home"]))
+        result = run_config(
+            config, catalog, command=shard["command"], resume_point=resume_point, worker=context, home=home
+        )
     except PgzooError as error:
-        pipe.say("refused", text=str(error))
+        pipe.send("refused", text=str(error))
         return
-    pipe.say(
+    pipe.send(
         "ended",
         statuses=[run.status for run in result.runs],
         reasons=[run.reason for run in result.runs],

@@ -1,4 +1,4 @@
-"""How a run hears that it shall end: Ctrl-C and SIGTERM."""
+"""Stop a run on Ctrl-C (SIGINT), SIGTERM, and SIGHUP (a terminal that is closed)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from pgzoo.training.loop import Control
 
@@ -15,30 +15,48 @@ __all__ = ["stop_on_signals"]
 
 
 @contextmanager
-def stop_on_signals(control: Control, aloud: bool, deaf: bool) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM ends the run in order; the second at once. A worker is deaf to Ctrl-C: it is told."""
+def stop_on_signals(control: Control, *, announce: bool, terminal: bool) -> Iterator[None]:
+    """Let signals stop the run while the body runs; the handlers that were there are put back afterwards.
+
+    The first signal stops the run in order: checkpoints are written and the last parameters are evaluated. A second
+    SIGINT or SIGTERM raises KeyboardInterrupt. A second SIGHUP is ignored, because the kernel and the shell may each
+    send one when a terminal is closed. SIGHUP that was ignored before (`nohup`) stays ignored.
+
+    Args:
+        control: receives the stop.
+        announce: write a line to standard error at the first signal.
+        terminal: handle SIGINT and SIGHUP. False in a worker, which a terminal sends these to as well, and which the
+            coordinator stops by a command.
+
+    Outside of the main thread, where Python has no signal handlers, this does nothing.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    names = (signal.SIGTERM,) if deaf else (signal.SIGINT, signal.SIGTERM)
-    before = {name: signal.getsignal(name) for name in names}
+    handled = [signal.SIGTERM]
+    if terminal:
+        handled.append(signal.SIGINT)
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            handled.append(signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in handled}
 
     def stop(number: int, _: object) -> None:
-        for name in names:
-            signal.signal(name, _interrupt)
+        for other in handled:
+            signal.signal(other, signal.SIG_IGN if other not in (signal.SIGINT, signal.SIGTERM) else _interrupt)
         control.stop(reason=f"interrupted by {signal.Signals(number).name}", status="interrupted")
-        if aloud:  # by the system call: the signal may have come in the middle of a print
+        if announce:  # by a system call: the signal may have come in the middle of a print
             clear = "\r\x1b[K" if sys.stderr.isatty() else ""
-            os.write(2, f"{clear}Stopping, and keeping what there is. Once more ends at once.\n".encode())
+            with suppress(OSError):  # the terminal may be gone
+                os.write(2, f"{clear}Stopping, and keeping what there is. Once more ends at once.\n".encode())
 
-    for name in names:
-        signal.signal(name, stop)
     try:
+        for number in handled:
+            signal.signal(number, stop)
         yield
     finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: set by code in C
 
 
 def _interrupt(number: int, _: object) -> None:
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt(f"ended at once by a second signal, {signal.Signals(number).name}")

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from pgzoo.errors import StoreError
 
@@ -17,6 +17,17 @@ __all__ = ["Home", "check_store", "display_uri", "resolve_uri"]
 DATABASES = ("postgresql", "mysql", "mssql")
 SQLITE = re.compile(r"sqlite(\+\w+)?:///(?P<path>[^?]+)(\?.*)?", re.DOTALL)
 SQLITE_MAGIC = b"SQLite format 3\0"
+ACCOUNT = re.compile(r"(\b[a-z][a-z0-9+.-]*://)([^/\s@\"']+(?:@[^/\s@\"']+)*)@", re.IGNORECASE)
+SECRET_PARAMETER = re.compile(
+    r"([?&]\w*(?:password|passwd|pwd|secret|token|odbc_connect)\w*=)[^&\s\"']+", re.IGNORECASE
+)
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+NOT_IN_A_URI = re.compile(r"\?|%[0-9A-Fa-f]{2}")
+"""What is read as the begin of a query, or as one encoded character, so that another file would be opened."""
+PATH_LIMIT, PATH_RESERVE = 4096, 1000
+"""The longest path in bytes, and how much of it the files of a run may need below the home."""
+BROKEN_MARK = ".broken-"
+"""Between the name of a database and the time at which it was set aside as broken."""
 
 
 @dataclass(frozen=True)
@@ -47,28 +58,33 @@ class Home:
 
     @property
     def uploader_lock(self) -> Path:
-        """Held by the uploader while it lives."""
+        """The lock that the uploader process holds."""
         return self.root / "uploader.lock"
 
     @property
     def uploader_log(self) -> Path:
-        """What the uploader met."""
+        """The log of the uploader process."""
         return self.root / "uploader.log"
 
     @property
     def status_file(self) -> Path:
-        """What the uploader last said about each store."""
+        """The uploader's process id and the last error of each store."""
         return self.root / "status.json"
 
     @property
-    def poke_file(self) -> Path:
-        """Touched to make the uploader try again at once, also what it had given up."""
-        return self.root / "poke"
+    def retry_file(self) -> Path:
+        """Touched to make the uploader retry everything at once, refused runs included."""
+        return self.root / "retry"
+
+    @property
+    def secrets_file(self) -> Path:
+        """The tracking URIs that have a password, readable only by their owner."""
+        return self.root / "secrets.json"
 
     @property
     def default_uri(self) -> str:
         """The tracking URI of the embedded store."""
-        return f"sqlite:///{self.database}"
+        return sqlite_uri(self.database)
 
 
 def resolve_uri(option: str | None, home: Home, environ: Mapping[str, str] | None = None) -> str:
@@ -89,16 +105,36 @@ def sqlite_path(uri: str) -> Path | None:
     return Path(found["path"]) if found and found["path"] != ":memory:" else None
 
 
+def sqlite_uri(path: Path) -> str:
+    """Return the URI of an SQLite file."""
+    return f"sqlite:///{path}"
+
+
+def broken_databases(uri: str) -> list[Path]:
+    """Return the databases that were set aside as broken beside the one that `uri` names."""
+    path = sqlite_path(uri)
+    return sorted(path.parent.glob(f"{path.name}{BROKEN_MARK}*")) if path else []
+
+
 def display_uri(uri: str) -> str:
-    """Return the URI without a password, fit for a terminal or a log."""
-    try:
-        parts = urlsplit(uri)
-        if parts.password is None:
-            return uri
-        host = parts.netloc.rpartition("@")[2]
-        return urlunsplit(parts._replace(netloc=f"{parts.username}:***@{host}"))
-    except ValueError:
-        return uri
+    """Return the URI with `***` in place of its secrets, fit for a terminal, a log or a file that others may read.
+
+    Secrets are the password, the user name of an `http(s)` URI without a password (a token), and parameters such as
+    `?password=`.
+    """
+    return redact(uri)
+
+
+def redact(text: str) -> str:
+    """Return a message or a traceback with `***` in place of the secrets of the URIs in it."""
+
+    def hide(found: re.Match[str]) -> str:
+        scheme, account = found.groups()
+        if ":" in account:
+            return f"{scheme}{account.partition(':')[0]}:***@"
+        return f"{scheme}***@" if scheme.lower().startswith("http") else found[0]
+
+    return SECRET_PARAMETER.sub(r"\1***", ACCOUNT.sub(hide, text))
 
 
 def check_store(uri: str, home: Home) -> None:
@@ -106,6 +142,11 @@ def check_store(uri: str, home: Home) -> None:
 
     Contacts no server, and leaves nothing behind.
     """
+    if not_utf8(os.environ.get("MLFLOW_EXPERIMENT_NAME", "")):
+        raise StoreError(
+            "MLFLOW_EXPERIMENT_NAME isn't valid UTF-8, which no tracking store takes. Correct or unset it."
+        )
+    check_path(home, uri)
     check_folder(home.root, "pgzoo's folder", "set PGZOO_HOME to a folder that you may write to")
     scheme = uri.partition(":")[0].partition("+")[0].lower() if ":" in uri else ""
     if scheme in ("http", "https"):
@@ -134,6 +175,34 @@ def check_store(uri: str, home: Home) -> None:
         raise StoreError(
             f'The tracking URI "{display_uri(uri)}" has an unsupported scheme "{scheme}". Supported: http://, '
             f"https://, sqlite:///PATH, {', '.join(f'{d}://' for d in DATABASES)}."
+        )
+
+
+def not_utf8(text: str) -> bool:
+    """Say whether a text has bytes that Python could not decode and that therefore can't be sent as UTF-8."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def check_path(home: Home, uri: str) -> None:
+    """Raise StoreError where the path of the home or of its database is one that files or MLflow can't have."""
+    advice = "Work in another folder, or set PGZOO_HOME to one."
+    root = str(home.root)
+    if len(os.fsencode(root)) > PATH_LIMIT - PATH_RESERVE:
+        raise StoreError(
+            f"The path of pgzoo's folder has {len(os.fsencode(root)):,} bytes; those of the files in it would exceed "
+            f"the system's limit of {PATH_LIMIT:,}. {advice}"
+        )
+    own = uri == home.default_uri
+    for path in (str(home.database if own else sqlite_path(uri) or ""), root, str(home.artifacts) if own else ""):
+        if not_utf8(path):
+            raise StoreError(f"The path {path!a} isn't valid UTF-8, which a tracking store can't keep. {advice}")
+        if found := CONTROL.search(path):
+            raise StoreError(f"The path {path!a} has the control character {found[0]!a}. {advice}")
+    path = str(home.database if own else sqlite_path(uri) or "")
+    if found := NOT_IN_A_URI.search(path):
+        raise StoreError(
+            f'The path of the tracking store, {path}, has "{found[0]}", which means something else in the URI of a '
+            f"database. {advice}"
         )
 
 

@@ -39,7 +39,6 @@ encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 BACKLOG = 16 * 2**20
 LOCK_WAIT = 5.0
 MAX_PARAM, MAX_TAG, MAX_KEY = 6000, 8000, 250
-MAX_STEP = 2**63 - 1
 
 
 class EpisodeRecord(NamedTuple):
@@ -51,14 +50,19 @@ class EpisodeRecord(NamedTuple):
 
 
 class Tail(NamedTuple):
-    """What a journal already says when it is opened: the last step of each kind, and all episodes."""
+    """What a journal already has when it is opened: the last step of each kind of record, and all episodes."""
 
     metrics: int
+    """The last step of a curve, -1 if there is none."""
     evaluations: Mapping[str, int]
-    finals: frozenset[tuple[int, str]]
+    """The last step of an evaluation, by its mode."""
+    finals: Mapping[tuple[int, str], float]
+    """The mean return of each final evaluation, by its step and mode; NaN where an episode had no finite return."""
+    points: Mapping[str, tuple[int, float]]
+    """The last point (step, value) of each metric."""
     episodes: EpisodeRecord
-    moment: int = 0
-    """The last timestamp."""
+    timestamp: int = 0
+    """The last timestamp, in milliseconds."""
 
 
 class Journal:
@@ -82,7 +86,9 @@ class Journal:
         self._troubled = False
         self._guard = threading.Lock()
         try:
-            (folder / "artifacts").mkdir(parents=True, exist_ok=True)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
+            (folder / "artifacts").mkdir(exist_ok=True)
             self._lock = lock(folder / "lock", timeout=LOCK_WAIT)
         except OSError as error:
             raise StoreError(f"Can't keep the journal of run {self.key} in {folder}: {error.strerror}.") from error
@@ -91,14 +97,14 @@ class Journal:
         try:
             file = folder / "journal.jsonl"
             self.resumed = file.exists() and trim(file) > 0
-            self.tail = read_tail(folder) if self.resumed else Tail(-1, {}, frozenset(), EpisodeRecord([], [], []))
-            self._fd: int | None = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            self.tail = read_tail(folder) if self.resumed else Tail(-1, {}, {}, {}, EpisodeRecord([], [], []))
+            self._fd: int | None = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         except OSError as error:
             self._lock.release()
             raise StoreError(f"Can't write the journal {folder}: {error.strerror}.") from error
         self._finals = self.tail.finals
         self._last_metric, self._last_evaluation = self.tail.metrics, dict(self.tail.evaluations)
-        self._moment = self.tail.moment
+        self._timestamp = self.tail.timestamp
         self._last_episode = self.tail.episodes.steps[-1] if self.tail.episodes.steps else -1
         self._put(start)
 
@@ -158,8 +164,12 @@ class Journal:
         self._put({**line, "returns": kept, "lengths": lengths, "m": metrics})
 
     def summary(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write metrics of the run as a whole, at its last step; they are no points of a curve."""
+        """Write metrics of the run as a whole, at its last step, where no `record` follows.
+
+        A value that the journal already has at this step, as when a finished run is resumed, isn't written again.
+        """
         finite = {clean_key(k): float(v) for k, v in metrics.items() if math.isfinite(v)}
+        finite = {k: v for k, v in finite.items() if self.tail.points.get(k) != (int(step), v)}
         if finite:
             self._put({"t": "update", "ts": now(), "steps": [int(step)], "m": finite})
 
@@ -214,7 +224,7 @@ class Journal:
                 self._complain("the journal couldn't be synced", error)
 
     def _put(self, record: Record) -> None:
-        self._moment = record["ts"] = max(self._moment, record.get("ts", 0))
+        self._timestamp = record["ts"] = max(self._timestamp, record.get("ts", 0))
         line = encode(record).encode() + b"\n"
         if self._fd is None:
             raise RuntimeError(f"the journal of run {self.key} is closed")
@@ -322,18 +332,23 @@ def trim(file: Path) -> int:
 
 
 def read_tail(folder: Path) -> Tail:
-    metrics, moment, evaluations, finals = -1, 0, dict[str, int](), set[tuple[int, str]]()
+    """Read what a journal that is resumed already has."""
+    metrics, timestamp, evaluations = -1, 0, dict[str, int]()
+    finals, points = dict[tuple[int, str], float](), dict[str, tuple[int, float]]()
     episodes = EpisodeRecord([], [], [])
     for record, _ in records(folder):
         if record is None:
             continue
-        moment = max(moment, record.get("ts", 0))
+        timestamp = max(timestamp, record.get("ts", 0))
         if record["t"] == "update":
-            metrics = max([metrics, *record.get("steps", ())])
+            steps = record.get("steps", ())
+            metrics = max([metrics, *steps])
+            points |= {name: (steps[-1], value) for name, value in record.get("m", {}).items() if steps}
             for column, values in zip(episodes, record.get("e", ()), strict=False):
                 column.extend(values)  # type: ignore[attr-defined]
         elif record["t"] == "evaluation":
             evaluations[record["mode"]] = max(evaluations.get(record["mode"], -1), record["step"])
             if record["final"]:
-                finals.add((record["step"], record["mode"]))
-    return Tail(metrics, evaluations, frozenset(finals), episodes, moment)
+                name = "eval/return_mean" if record["mode"] == "sampled" else f"eval/{record['mode']}_return_mean"
+                finals[record["step"], record["mode"]] = record.get("m", {}).get(name, math.nan)
+    return Tail(metrics, evaluations, finals, points, episodes, timestamp)

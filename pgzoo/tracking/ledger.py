@@ -173,4 +173,4 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Replace a file by rename, so that a reader sees the old or the new text. Raises OSError."""
-    write_file(path, json.dumps(value, indent=1).encode(), durable=False)
+    write_file(path, json.dumps(value, indent=1).encode(), durable=False, mode=0o600)

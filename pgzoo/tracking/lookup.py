@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from pgzoo.errors import StoreError, UnknownName, did_you_mean
 from pgzoo.files import write_file
-from pgzoo.tracking.home import Home, display_uri, resolve_uri
+from pgzoo.tracking.home import Home, display_uri, redact, resolve_uri
 from pgzoo.tracking.journal import artifact_path, check_run_key
 from pgzoo.tracking.ledger import identity, journal_folders, read_json, start_of
+from pgzoo.tracking.secrets import reveal_secrets
 
 if TYPE_CHECKING:
     from pgzoo.tracking.store import Store
@@ -32,7 +33,7 @@ class Found:
     algorithm: str
     env: str
     experiment: str
-    tracking_uri: str
+    tracking_uri: str = field(repr=False)  # it may have a password
     path: Path | None
     started: int = 0
     """Milliseconds since 1970."""
@@ -112,7 +113,7 @@ def local_run(folder: Path, home: Home) -> Found | None:
         return None
     return Found(
         **identity(folder, start, shipped),
-        tracking_uri=str(shipped.get("tracking_uri") or start["uri"]),
+        tracking_uri=reveal_secrets(str(shipped.get("tracking_uri") or start["uri"]), home),
         home=home,
     )
 
@@ -166,7 +167,7 @@ def ask(uri: str, question: Callable[[Any], object], what: str) -> None:
         question(store.client)
     except Exception as error:
         reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
-        raise StoreError(f"Couldn't get {what} from {display_uri(uri)}: {reason}") from error
+        raise StoreError(f"Couldn't get {what} from {display_uri(uri)}: {redact(reason)}") from error
 
 
 STORES: dict[str, Store] = {}

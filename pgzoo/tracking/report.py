@@ -1,4 +1,4 @@
-"""A run's tables and plots, made from its journal alone, so that a killed run gets them too."""
+"""The tables and plots of a run, made from its journal alone, so that a killed run gets them too."""
 
 from __future__ import annotations
 
@@ -16,36 +16,45 @@ __all__ = ["History", "read_history", "write_report"]
 
 @dataclass
 class History:
-    """What a journal says about a run. Episode columns are `[episodes]`, in the order in which they ended."""
+    """The content of a run's journal. Episode columns are `[episodes]`, in the order in which the episodes ended."""
 
     start: Record = field(default_factory=dict)
     steps: list[int] = field(default_factory=list)
     returns: list[float] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
+    metrics: dict[int, dict[str, float]] = field(default_factory=dict)
+    """Values of the metrics by environment step, without those of the run as a whole (`summary/`, `profile/`)."""
     evaluations: list[Record] = field(default_factory=list)
     end: Record | None = None
+    env_steps: int | None = None
+    """Environment steps when training ended; evaluations are recorded at the step at which they were due."""
 
     @property
     def threshold(self) -> float | None:
-        """The environment's reward threshold, if the trainer told it."""
+        """The environment's reward threshold, if it has one."""
         try:
             return float(self.start["tags"]["pgzoo.reward_threshold"])
         except (KeyError, ValueError):
             return None
 
     def final_returns(self, mode: str) -> list[float]:
-        """Return the finite returns of the last evaluation in this mode, a final one if there is any."""
+        """Return the finite returns of the final evaluation in this mode, else of the last one."""
         of_mode = [e for e in self.evaluations if e["mode"] == mode]
         chosen = [e for e in of_mode if e["final"]] or of_mode
         return [r for r in chosen[-1]["returns"] if r is not None] if chosen else []
 
 
 def read_history(folder: Path) -> History:
-    """Read the journal in a run's folder; what isn't a record is passed over."""
+    """Read the journal in a run's folder; lines that are not valid records are skipped."""
     history = History()
     for record, _ in records(folder):
         if record is None:
             continue
+        if record["t"] in ("update", "evaluation"):
+            found = {k: v for k, v in record.get("m", {}).items() if not k.startswith(("summary/", "profile/"))}
+            for step in record.get("steps", ()) if record["t"] == "update" else (record["step"],):
+                if found:
+                    history.metrics.setdefault(step, {}).update(found)
         if record["t"] == "start":
             history.start, history.end = history.start or record, None
         elif record["t"] == "update" and "e" in record:
@@ -55,17 +64,20 @@ def read_history(folder: Path) -> History:
             history.lengths += lengths
         elif record["t"] == "evaluation":
             history.evaluations.append(record)
+        elif record["t"] == "tags" and record["tags"].get("pgzoo.env_steps", "").isdigit():
+            history.env_steps = int(record["tags"]["pgzoo.env_steps"])
         elif record["t"] == "end":
             history.end = record
     return history
 
 
 def write_report(folder: Path) -> list[str]:
-    """Write the tables and plots of a run below its artifacts and return their artifact paths.
+    """Write the tables and plots of a run as artifacts and return their artifact paths.
 
-    A run without an episode gets no learning curve, one without an evaluation no histogram.
+    A run without training episodes gets no learning curve, a run without evaluations no histogram.
     """
     from pgzoo.tracking import plots
+    from pgzoo.tracking.plots import png_bytes
 
     run = read_history(folder)
     title = f"{run.start.get('algorithm', '?')} on {run.start.get('env', '?')}"
@@ -81,7 +93,7 @@ def write_report(folder: Path) -> list[str]:
             subtitle=f"{seed} · {len(run.steps):,} training episodes",
             threshold=run.threshold,
         )
-        made["plots/learning_curve.png"] = png(figure)
+        made["plots/learning_curve.png"] = png_bytes(figure)
     if run.evaluations:
         made["evaluation.csv"] = table(
             ("env_step", "mode", "final", "episode", "return", "length"),
@@ -92,11 +104,11 @@ def write_report(folder: Path) -> list[str]:
             ),
         )
         sampled, greedy = run.final_returns("sampled"), run.final_returns("greedy")
-        step = run.evaluations[-1]["step"]
+        step = run.env_steps or run.evaluations[-1]["step"]
         figure = plots.evaluation_histogram(
             sampled, greedy, title=title, subtitle=f"{seed} · evaluation after {step:,} environment steps"
         )
-        made["plots/evaluation_histogram.png"] = png(figure)
+        made["plots/evaluation_histogram.png"] = png_bytes(figure)
     for path, data in made.items():
         write_file(artifact_path(folder, path), data)
     return list(made)
@@ -108,12 +120,3 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
     writer.writerow(header)
     writer.writerows(rows)
     return text.getvalue().encode()
-
-
-def png(figure: object) -> bytes:
-    from matplotlib.figure import Figure
-
-    assert isinstance(figure, Figure)
-    data = io.BytesIO()
-    figure.savefig(data, format="png")
-    return data.getvalue()

@@ -32,6 +32,7 @@ from pgzoo.tracking.journal import (
 )
 from pgzoo.tracking.ledger import Pending, pending_of
 from pgzoo.tracking.locks import held
+from pgzoo.tracking.secrets import hide_secrets
 
 __all__ = ["Session", "ensure_uploader"]
 
@@ -55,7 +56,9 @@ class Session:
         self._elsewhere: dict[str, Pending] = {}
         self._warn = warn
         try:
-            home.runs.mkdir(parents=True, exist_ok=True)
+            home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            home.runs.mkdir(mode=0o700, exist_ok=True)
+            self._public_uri = hide_secrets(tracking_uri, home)
         except OSError as error:
             raise StoreError(f"Can't write to pgzoo's folder {home.root}: {error.strerror}.") from error
         self._closing = threading.Event()
@@ -89,7 +92,7 @@ class Session:
         start: Record = {"t": "start", "ts": now(), "key": run_key, "name": name, "group": self.group}
         start |= {
             "experiment": experiment,
-            "uri": self.tracking_uri,
+            "uri": self._public_uri,
             "seed": int(seed),
             "algorithm": algorithm,
         }
@@ -178,7 +181,7 @@ def ensure_uploader(home: Home) -> None:
         return
     if home.uploader_log.exists() and home.uploader_log.stat().st_size > LOG_LIMIT:
         os.replace(home.uploader_log, home.uploader_log.with_suffix(".log.1"))
-    with home.uploader_log.open("ab") as log:
+    with open(os.open(home.uploader_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
         command = [sys.executable, "-m", "pgzoo.tracking.uploader", str(home.root)]
         # A `mlflow.py` lying in the working directory must not be imported instead of the real one.
         search = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]

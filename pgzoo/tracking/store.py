@@ -5,14 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
-import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
-
-from filelock import FileLock
 
 # Before mlflow is imported: fail fast (the uploader retries by itself), print nothing, call nobody.
 os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
@@ -25,7 +21,9 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
-from pgzoo.tracking.home import sqlite_path
+from pgzoo.errors import PgzooError
+from pgzoo.tracking.database import prepare_database
+from pgzoo.tracking.home import redact, sqlite_path
 from pgzoo.tracking.journal import Record, now
 
 __all__ = ["RefusedError", "Store", "is_final", "knows_no_models"]
@@ -137,15 +135,18 @@ class Backoff:
     def succeeded(self) -> None:
         self.__init__()  # type: ignore[misc]
 
-    def hurry(self) -> None:
+    def retry_now(self) -> None:
         self._delay, self._not_before = 0.0, 0.0
 
 
 class Store:
     """A tracking store. Methods raise RefusedError, or whatever mlflow does while the store can't be reached."""
 
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
+    def __init__(self, uri: str, address: str = "") -> None:
+        """Open the store at `address`; its `uri` for messages and files may lack a password. Contacts nobody yet."""
+        self.uri, self._address = uri, address or uri
+        self.successes = 0
+        """How many attempts to ship a run have succeeded."""
         self.failures = 0
         """How often the run that is being shipped has failed in a row; the uploader says so."""
         # a broken file store must not hold up the metrics, nor a trouble with models the files
@@ -155,11 +156,11 @@ class Store:
         self._client: MlflowClient | None = None
         self._experiments: dict[str, str] = {}
 
-    def hurry(self) -> None:
+    def retry_now(self) -> None:
         """Forget the backoff and what is known of experiments, which may have been restored."""
-        self.records.hurry()
-        self.files.hurry()
-        self.models.hurry()
+        self.records.retry_now()
+        self.files.retry_now()
+        self.models.retry_now()
         self._experiments.clear()
 
     @property
@@ -177,9 +178,9 @@ class Store:
         """The client; the embedded database is made or migrated first."""
         if self._client is None:
             if self._file is not None:
-                prepare_sqlite(self._file, self.uri)
+                prepare_database(self._file)
                 self._inode = self._file.stat().st_ino
-            self._client = MlflowClient(self.uri, registry_uri=self.uri)
+            self._client = MlflowClient(self._address, registry_uri=self._address)
         return self._client
 
     def experiment(self, start: Record) -> str:
@@ -332,22 +333,22 @@ class Store:
         """Send all, or all but the poison: halve what is refused until it is one item."""
         try:
             send(some)
-        except MlflowException as error:
+        except (MlflowException, UnicodeError, OverflowError) as error:
             if not is_final(error) and not self._culprit(run_id, error):
                 raise
             if not checked:
                 self._check_run(run_id)
             if len(some) == 1:
-                reject(some[0], error.message)
+                reject(some[0], str(error))
                 return
             half = len(some) // 2
             self._sift(run_id, some[:half], send, reject, True)
             self._sift(run_id, some[half:], send, reject, True)
 
-    def _culprit(self, run_id: str, error: MlflowException) -> bool:
+    def _culprit(self, run_id: str, error: Exception) -> bool:
         """Say whether a batch, and not the store, must be why it failed again and again without a reason."""
         passing = ("timeout", "timed out", "locked", "refused", "unavailable", "full", "disk", "space", "readonly")
-        message = error.message.lower().replace("read-only", "readonly")
+        message = str(error).lower().replace("read-only", "readonly")
         if self.failures < PATIENCE or any(word in message for word in passing):
             return False
         self._check_run(run_id)
@@ -371,7 +372,17 @@ class Store:
 
 def is_final(error: Exception) -> bool:
     """Say whether asking again can't help, because the store understood the request and refuses it."""
-    return isinstance(error, MlflowException) and error.error_code in FINAL
+    return not_encodable(error) or (isinstance(error, MlflowException) and error.error_code in FINAL)
+
+
+def not_encodable(error: BaseException) -> bool:
+    """Say whether a text or a number can't be written in the form that the store asks for, today or ever."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, UnicodeError | OverflowError) or "surrogates not allowed" in str(seen):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 def knows_no_models(error: Exception) -> bool:
@@ -385,8 +396,9 @@ def model_name(start: Record) -> str:
 
 
 def one_line(error: Exception) -> str:
-    """The error without what SQLAlchemy adds: its query and a link."""
-    return f"{type(error).__name__}: {error}".splitlines()[0][:500]
+    """Return the error without the query and the link that SQLAlchemy adds; one of pgzoo's own without its type."""
+    text = str(error) if isinstance(error, PgzooError) else f"{type(error).__name__}: {error}"
+    return redact(text.splitlines()[0])[:500]
 
 
 def plain(error: Exception) -> str:
@@ -406,12 +418,3 @@ def artifact_location(start: Record) -> str | None:
         return None
     folder = "".join(c if c.isalnum() or c in "-_." else "-" for c in start["experiment"]).strip(".-")
     return f"{start['artifacts']}/{folder or 'experiment'}"
-
-
-def prepare_sqlite(path: Path, uri: str) -> None:
-    """Create or migrate the database, alone: two processes migrating at once would break it for good."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock"), timeout=120):
-        MlflowClient(uri).search_experiments(max_results=1)
-        with closing(sqlite3.connect(path)) as database:
-            database.execute("PRAGMA journal_mode=WAL")

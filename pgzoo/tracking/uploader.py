@@ -17,10 +17,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pgzoo.tracking.home import Home, display_uri
+from pgzoo.tracking.home import Home, display_uri, redact
 from pgzoo.tracking.journal import Record, artifact_path, now, records, trim
 from pgzoo.tracking.ledger import Ledger, journal_folders, read_json, write_json
 from pgzoo.tracking.locks import held, lock
+from pgzoo.tracking.secrets import reveal_secrets
 
 if TYPE_CHECKING:
     from pgzoo.tracking.store import Store
@@ -35,20 +36,30 @@ log = logging.getLogger("pgzoo.uploader")
 class Shipment:
     """One run on its way to the store; the ledger on disk is all that must survive."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, home: Home) -> None:
+        from pgzoo.tracking.store import Backoff
+
         self.folder = folder
         self.ledger = Ledger.read(folder)
         starts = [r for r, _ in records(folder) if r and r["t"] == "start"]
-        self.uri: str = starts[-1]["uri"] if starts else ""
+        self.home = home
+        self._set_store(starts[-1]["uri"] if starts else "")
         known = read_json(folder / "run.json")
         # A run that was resumed with another store is shipped there from the beginning.
-        self.run_id: str = known.get("run_id", "") if known.get("tracking_uri") == self.uri else ""
+        same = display_uri(str(known.get("tracking_uri", ""))) == self.uri
+        self.run_id: str = known.get("run_id", "") if same else ""
         if known and not self.run_id:
             self.ledger = Ledger()
         self.last = 0
-        self.failures = 0
+        self.backoff = Backoff()
+        self.successes_elsewhere = 0
+        """How many attempts had succeeded in the run's store when this run failed for the first time in a row."""
         self.alive = True
         self._aside: list[Record] = []
+
+    def _set_store(self, uri: str) -> None:
+        """Take over the URI of a start record: as it is shown, and as the store is reached."""
+        self.uri, self.address = display_uri(uri), reveal_secrets(uri, self.home)
 
     @property
     def size(self) -> int:
@@ -68,13 +79,13 @@ class Shipment:
 
     def refuse(self, reason: str) -> None:
         log.error("%s: %s", self.folder.name, reason)
-        self.ledger.refused = reason
+        self.ledger.refused = redact(reason)
         self.save()
 
     def reject(self, item: Any, reason: str) -> None:
         """Set one item aside that the store refuses, and go on; written down by `save`."""
         log.warning("%s: rejected %s: %s", self.folder.name, str(item)[:200], reason)
-        self._aside.append({"ts": now(), "reason": reason, "record": item})
+        self._aside.append({"ts": now(), "reason": redact(reason), "record": item})
 
     def ship_records(self, store: Store) -> bool:
         """Ship what the journal has to say, for a few seconds at most; True if anything was shipped."""
@@ -134,11 +145,12 @@ class Shipment:
         if record is None:
             self.reject(None, "a line that isn't JSON")
         elif kind == "start":
-            if record["uri"] != self.uri:
+            if display_uri(record["uri"]) != self.uri:
                 # Either an earlier store, which the last start record has replaced, or a new one.
                 later = [r["uri"] for r, _ in records(self.folder) if r and r["t"] == "start"]
-                if later[-1] != self.uri:
-                    self.uri, self.run_id, self.ledger = later[-1], "", Ledger()
+                if display_uri(later[-1]) != self.uri:
+                    self._set_store(later[-1])
+                    self.run_id, self.ledger = "", Ledger()
                     return
             self._open(store, record)
             self.ledger.closed, self.ledger.reported, self.ledger.model = "", False, ""
@@ -263,15 +275,15 @@ class Uploader:
         self._settled: dict[Path, int] = {}
         self._stores: dict[str, Store] = {}
         self._live_due = self._find_due = 0.0
-        self._poked = self._poke()
-        self._told: dict[str, Any] = {}
+        self._retried = self._retry_time()
+        self._status: dict[str, Any] = {}
 
     def run(self) -> None:
         """Ship until everything is settled and has been for a while."""
         needed = time.monotonic()
         while self.home.root.is_dir():
             busy = self.round()
-            self._tell()
+            self._write_status()
             if any(store.vanished for store in self._stores.values()):
                 log.warning("a database was deleted or replaced; a new uploader will open it afresh")
                 return
@@ -316,13 +328,13 @@ class Uploader:
         return busy
 
     def _attempt(self, shipment: Shipment, stage: str) -> bool:
-        from pgzoo.tracking.store import RefusedError, one_line
+        from pgzoo.tracking.store import RefusedError, not_encodable, one_line
 
-        store = self._store(shipment.uri)
+        store = self._store(shipment)
         backoff = {"records": store.records, "files": store.files, "model": store.models}[stage]
-        if not backoff.ready or store.vanished:
+        if not (backoff.ready and shipment.backoff.ready) or store.vanished:
             return False
-        store.failures = shipment.failures
+        store.failures = shipment.backoff.failures
         try:
             if stage == "records":
                 did = shipment.ship_records(store)
@@ -333,7 +345,8 @@ class Uploader:
                 did = shipment.ship_files(store) or did
             if did:
                 backoff.succeeded()
-                shipment.failures = 0
+                shipment.backoff.succeeded()
+                store.successes += 1
             return did
         except RefusedError as error:
             shipment.refuse(str(error))
@@ -341,19 +354,29 @@ class Uploader:
             if not (shipment.folder / "journal.jsonl").exists():  # somebody cleaned up
                 self.shipments.pop(shipment.folder, None)
                 return False
-            backoff.failed(error)
-            shipment.failures += 1
+            if not_encodable(error):
+                shipment.refuse(f"it has a text that isn't valid UTF-8, or too large a number: {one_line(error)}")
+                return False
+            if not shipment.backoff.failures:
+                shipment.successes_elsewhere = store.successes
+            shipment.backoff.failed(error)
+            # Where other runs are shipped meanwhile, the trouble is with this one alone and must not delay them.
+            if store.successes == shipment.successes_elsewhere:
+                backoff.failed(error)
             self.shipments[shipment.folder] = self.shipments.pop(shipment.folder)  # the others go first next time
-            if backoff.failures in (1, 10) or backoff.failures % 100 == 0:
-                log.warning("%s: attempt %d: %s", display_uri(store.uri), backoff.failures, one_line(error))
+            failures = shipment.backoff.failures
+            if failures in (1, 10) or failures % 100 == 0:
+                log.warning("%s: %s: attempt %d: %s", store.uri, shipment.folder.name, failures, one_line(error))
         return False
 
     def _find(self) -> None:
-        if self._poke() != self._poked:
-            self._poked = self._poke()
+        if self._retry_time() != self._retried:
+            self._retried = self._retry_time()
             self._settled.clear()
             for store in self._stores.values():
-                store.hurry()
+                store.retry_now()
+            for shipment in self.shipments.values():
+                shipment.backoff.retry_now()
             for folder in journal_folders(self.home):
                 ledger = Ledger.read(folder)
                 if ledger.refused:
@@ -370,7 +393,7 @@ class Uploader:
                 size = (folder / "journal.jsonl").stat().st_size
                 if self._settled.get(folder) == size:
                     continue
-                shipment = Shipment(folder)
+                shipment = Shipment(folder, self.home)
                 shipment.alive = held(folder / "lock")
                 if shipment.settled:
                     self._settled[folder] = size
@@ -379,30 +402,41 @@ class Uploader:
         # Looking through thousands of old runs must not become the uploader's main occupation.
         self._find_due = time.monotonic() + 20 * (time.monotonic() - begin)
 
-    def _poke(self) -> int:
+    def _retry_time(self) -> int:
+        """Return when `pgzoo sync` last asked to retry everything, 0 if it never did."""
         try:
-            return self.home.poke_file.stat().st_mtime_ns
+            return self.home.retry_file.stat().st_mtime_ns
         except OSError:
             return 0
 
-    def _store(self, uri: str) -> Store:
-        if uri not in self._stores:
+    def _store(self, shipment: Shipment) -> Store:
+        if shipment.address not in self._stores:
             from pgzoo.tracking.store import Store
 
-            self._stores[uri] = Store(uri)
-        return self._stores[uri]
+            self._stores[shipment.address] = Store(shipment.uri, shipment.address)
+        return self._stores[shipment.address]
 
-    def _tell(self) -> None:
+    def _write_status(self) -> None:
         errors = {
-            display_uri(uri): {"error": store.records.error or store.files.error or store.models.error}
-            for uri, store in self._stores.items()
-            if uri
+            store.uri: {"error": store.records.error or store.files.error or store.models.error}
+            for store in self._stores.values()
+            if store.uri
         }
+        for shipment in self.shipments.values():
+            if shipment.backoff.error and not errors[shipment.uri]["error"]:
+                errors[shipment.uri]["error"] = f"run {shipment.folder.name}: {shipment.backoff.error}"
         status = {"pid": os.getpid(), "stores": errors}
-        if status != self._told:
-            self._told = status
+        if status != self._status:
+            self._status = status
             with contextlib.suppress(OSError):
                 write_json(self.home.status_file, status)
+
+
+class RedactingFormatter(logging.Formatter):
+    """Writes log lines and tracebacks without the secrets of the URIs in them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
 
 
 def metric_rows(record: Record) -> list[tuple[str, float, int, int]]:
@@ -422,7 +456,9 @@ def main() -> None:
     if hasattr(os, "nice"):
         with contextlib.suppress(OSError):
             os.nice(10)
-    logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(RedactingFormatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     log.setLevel(logging.INFO)
     log.info("serving %s as process %d", root, os.getpid())
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,8 +58,8 @@ class Checkpoint:
 def save(folder: Path, state: TrainState, about: Mapping[str, Any], *, score: float | None = None) -> Path:
     """Write one member's `state` (S = 1) as a new checkpoint in `folder`; return where.
 
-    `about` is plain JSON. A power cut leaves the checkpoint whole or not there. Of those that are there the last
-    `KEPT` stay, and the one with the greatest `score`.
+    `about` is plain JSON; it may hold numbers that aren't finite. A power cut leaves the checkpoint whole or not
+    there. Of those that are there the last `KEPT` stay, and the one with the greatest `score`.
 
     Raises:
         OSError: the disk is full or can't be written; the checkpoints before are as they were.
@@ -74,7 +75,7 @@ def save(folder: Path, state: TrainState, about: Mapping[str, Any], *, score: fl
         "score": score,
         "order": [name for name, _ in _leaves(state)],
         "environments": None if state.environments is None else state.environments[0],
-        "about": dict(about),
+        "about": _strict(dict(about)),
     }
     text = json.dumps(description, allow_nan=False).encode()
     target = folder / f"step-{int(state.env_steps[0]):012d}"
@@ -130,7 +131,7 @@ def load(path: Path) -> Checkpoint:
         found = unpack(packed)
         tensors = {RENAMED.get(name, name): found[name] for name in description["order"]}
         state = _state(tensors, description["environments"])
-        return Checkpoint(path, state, description["about"])
+        return Checkpoint(path, state, _loose(description["about"]))
     except OSError as error:
         raise CheckpointError(f"No checkpoint in {path}: {error.strerror}: {error.filename}.") from error
     except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
@@ -147,6 +148,27 @@ def assemble(states: Sequence[TrainState]) -> TrainState:
         return join(states)
     blank = map_leaves(np.zeros_like, shown)
     return join([s._replace(collector=s.collector or blank, environments=s.environments or (None,)) for s in states])
+
+
+def _strict(value: Any) -> Any:
+    """Write numbers that JSON doesn't have, NaN and the infinities, as `{"float": "nan"}`."""
+    if isinstance(value, Mapping):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    return {"float": str(value)} if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _loose(value: Any) -> Any:
+    """Read what `_strict` wrote."""
+    if isinstance(value, list):
+        return [_loose(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    text = value.get("float")
+    if len(value) == 1 and text in ("nan", "inf", "-inf"):
+        return float(text)
+    return {key: _loose(item) for key, item in value.items()}
 
 
 def _leaves(state: TrainState) -> Iterator[tuple[str, Any]]:

@@ -14,7 +14,8 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,12 @@ class Compiled:
     same in every call.
     """
 
-    def __init__(self, function: Callable[[Any], Any], watch: Stopwatch) -> None:
-        """Time spent compiling is charged to the watch's phase "compile"."""
-        self.function, self.watch = function, watch
+    def __init__(self, function: Callable[[Any], Any], watch: Stopwatch, folder: Path | None = None) -> None:
+        """Keep compiled libraries in `folder`; None: in that of TORCHINDUCTOR_CACHE_DIR, else in a temporary one.
+
+        Time spent compiling is charged to the watch's phase "compile".
+        """
+        self.function, self.watch, self.folder = function, watch, folder
         self._made: dict[Any, tuple[Leaves, Any]] = {}
         self._failed = False
 
@@ -87,7 +91,7 @@ class Compiled:
             return _leaves(result)
 
         leaves = [leaf.detach() for leaf in leaves]  # one tensor in two places is two from here on
-        library = _cache() / f"{_digest(flat, leaves)}.so"
+        library = _cache(self.folder) / f"{_digest(flat, leaves)}.so"
         if not library.exists():
             _compile(flat, leaves, library)
         aoti, device = torch._C._aoti, _device(leaves)
@@ -151,13 +155,14 @@ def _digest(flat: Callable[..., list[Tensor]], leaves: list[Tensor]) -> str:
 
 def _compile(flat: Callable[..., list[Tensor]], leaves: list[Tensor], library: Path) -> None:
     """Trace, and let torch's compiler make the library."""
-    import torch._inductor as inductor
-    from torch.fx.experimental.proxy_tensor import make_fx
+    with _environment(library.parent):  # torch sets variables where it is imported, too
+        import torch._inductor as inductor
+        from torch.fx.experimental.proxy_tensor import make_fx
 
     with tempfile.TemporaryDirectory(dir=library.parent) as workshop:
         made = Path(workshop, library.name)
         options = {**OPTIONS, "aot_inductor.output_path": str(made)}
-        with warnings.catch_warnings(), inductor.config.patch(options):
+        with _environment(library.parent), warnings.catch_warnings(), inductor.config.patch(options):
             warnings.simplefilter("ignore")  # of torch about itself
             graph = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*leaves)
             inductor.aot_compile(graph, tuple(leaves))
@@ -169,11 +174,24 @@ def _device(leaves: list[Tensor]) -> torch.device:
     return leaves[0].device
 
 
-def _cache() -> Path:
-    """The folder for what was compiled; where nobody has named one, one that is nobody else's."""
-    folder = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or _own_folder())
+@contextmanager
+def _environment(folder: Path) -> Iterator[None]:
+    """Let torch's compiler work in `folder`. Afterwards the process's environment variables are what they were."""
+    before = dict(os.environ)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+def _cache(folder: Path | None) -> Path:
+    """Return `folder`, that of TORCHINDUCTOR_CACHE_DIR, or a temporary one of this process; create it."""
+    folder = folder or Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or _own_folder())
     folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return folder.resolve()
 
 
 @cache

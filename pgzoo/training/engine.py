@@ -13,10 +13,10 @@ from torch import Tensor
 
 from pgzoo.config import AlgorithmConfig, Member, RunConfig
 from pgzoo.ops.acting import memory_size
-from pgzoo.ops.members import freeze, map_leaves, moved, none_marked
+from pgzoo.ops.members import freeze, map_leaves, moved, none_marked, stacked
 from pgzoo.ops.normalize import reward_buffers, take_in_rewards
 from pgzoo.ops.optim import NO_OPTIMIZER, flatten, make_optimizer, unflatten
-from pgzoo.training import gradients, plateau, rollout
+from pgzoo.training import added_critic, gradients, plateau, rollout
 from pgzoo.training.compiling import Compiled
 from pgzoo.training.environments import Environments
 from pgzoo.training.events import EvaluationMode
@@ -175,12 +175,12 @@ class Engine:
             buffers |= reward_buffers(plan.config.num_envs)
         if plan.config.stop_on_plateau is not None:
             buffers |= plateau.begin()
-        kept: AlgorithmState = plan.algorithm.init(self) if hasattr(plan.algorithm, "init") else AlgorithmState({}, {})
-        params |= _for_all(kept.params, members)
+        kept = self._algorithm_state()
+        params |= kept.params
         zeros = np.zeros(members, np.int64)
         return TrainState(
             params=params,
-            buffers=_for_all(buffers | kept.buffers, members),
+            buffers=_for_all(buffers, members) | kept.buffers,
             optimizer=self._optimizer.init(flatten(params.values()) if params else torch.zeros(members, 0)),
             collector=None,
             active=np.ones(members, np.bool_),
@@ -190,6 +190,14 @@ class Engine:
             progress=np.zeros(members),
             recent=np.full((members, RECENT), np.nan),
         )
+
+    def _algorithm_state(self) -> AlgorithmState:
+        """Return what the algorithm keeps, each member's made with a generator of its own."""
+        init = getattr(self.plan.algorithm, "init", None)
+        if init is None:
+            return AlgorithmState({}, {})
+        each: list[AlgorithmState] = [init(self, generator(seed, "algorithm")) for seed in self._seeds]
+        return stacked(each)
 
     def collect(self, state: TrainState) -> tuple[TrainState, Trajectory]:
         """Let the policy act; count valid steps and finished episodes of the active members. Raises Cancelled."""
@@ -260,6 +268,8 @@ class Engine:
 
         `behavior [S, T, N]` are the log-probabilities under whatever acted, if that wasn't the policy of `evaluated`.
         """
+        if evaluated is None and self.plan.added_critic:
+            evaluated = self.evaluate_policy(state, trajectory)
         with self.watch.phase("estimate", f'estimator "{self.plan.config.estimator.name}"'):
             return self._estimator(self._estimator.tensors, state.buffers, trajectory, evaluated, behavior)
 
@@ -392,6 +402,8 @@ class Engine:
         `value [S]` and `gradient [S, P]` are those of the loss on `batch` that led there. A member that is not finite
         has failed; the first bad tensor is named.
         """
+        if self.plan.added_critic:
+            raise added_critic.refuse_move(self.plan.config.algorithm, self.plan.config.estimator.name)
         norm = gradient.square().sum(1)
         reach = vector.abs().amax(1) if vector.shape[1] else norm
         finite = torch.isfinite(value) & torch.isfinite(norm) & torch.isfinite(reach)
@@ -408,7 +420,8 @@ class Engine:
         for row in np.flatnonzero(moving):
             bad = next((name for name, value in params.items() if not torch.isfinite(value[row]).all()), None)
             if bad is not None:
-                self._failures[int(row)], moving[row] = f"parameter {bad}: not finite", False
+                self._failures.setdefault(int(row), f"parameter {bad}: not finite")
+                moving[row] = False
         return state._replace(params=freeze(moving, self._there(params), state.params))
 
     def hyper(self, state: TrainState) -> Hyper:
@@ -472,7 +485,7 @@ class Engine:
 
     def _made(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """A pure function as the run is to have it: compiled or as it is."""
-        return Compiled(function, self.watch) if self._compiled else function
+        return Compiled(function, self.watch, self.plan.compile_cache) if self._compiled else function
 
     def _before(self, state: TrainState, batch: Batch | None, going: Tensor) -> Before:
         known, vector = self._flat
@@ -483,8 +496,9 @@ class Engine:
 
     def _taken(self, state: TrainState, after: After, going: Tensor, batch: Callable[[], Batch]) -> TrainState:
         """Note what came of a step, and go to where it led."""
+        going = going & after.rows
         if after.halt is not None:
-            self._halted = self._halted | after.halt
+            self._halted = self._halted | (after.halt & after.rows)
             going = going & ~after.halt
         self.metrics.add(after.names, after.metrics, going)
         bad = going & ~after.finite
@@ -503,7 +517,10 @@ class Engine:
 
     def _fresh_step(self, loss: LossFunction, only: str, like: Params) -> InnerStep:
         settings = {name: value for name, value in self._settings.items() if not isinstance(value, Tensor)}
-        return inner_step(loss, self.policy, like, settings, self._optimizer, only, padded=self._padded)
+        also = added_critic.also_moved(only) if self.plan.added_critic else None
+        if also is not None:
+            loss = added_critic.with_critic_loss(loss)
+        return inner_step(loss, self.policy, like, settings, self._optimizer, only, also=also, padded=self._padded)
 
     def _there(self, tree: Tree) -> Tree:
         """What was made here, where the state lies."""
@@ -559,6 +576,9 @@ class Engine:
         """Count what was collected, bring it where the state lies, and keep it for the end of the update."""
         state = state._replace(env_steps=state.env_steps + trajectory.valid.sum((-2, -1)).numpy())
         self._valid = trajectory.valid.numpy()
+        # an algorithm may ignore rewards, or rank them: it doesn't turn non-finite by itself
+        bad = gradients.bad_rewards(trajectory.rewards)
+        self._failures.update({row: why for row, why in bad.items() if state.active[row]})
         self._seen = trajectory = self._there(trajectory)
         self._finished.append(finished)
         if any(map(len, finished.returns)):

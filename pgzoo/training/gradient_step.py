@@ -39,7 +39,8 @@ class Before(NamedTuple):
 class After(NamedTuple):
     """Where it led.
 
-    `vector` and `optimizer` are moved for members that were going, weren't halted, and are finite in all of this;
+    `rows [S]` (bool) are the members with rows that count in the batch; the others neither step nor report.
+    `vector` and `optimizer` are moved for members that have rows, were going, weren't halted, and are finite;
     `reached [S, P]` is where the parameters would have come. `value`, `norm` (of `gradient [S, P]` before it was
     clipped), `finite` and `halt` are `[S]`, and `metrics [M, S]` are those in `names`.
     """
@@ -51,6 +52,7 @@ class After(NamedTuple):
     gradient: Tensor
     norm: Tensor
     finite: Tensor
+    rows: Tensor
     halt: Tensor | None
     metrics: Tensor
     names: tuple[str, ...]
@@ -67,27 +69,29 @@ def inner_step(
     optimizer: Optimizer,
     only: str = "",
     *,
+    also: str | None = None,
     padded: bool = True,
 ) -> InnerStep:
     """Return the step on `loss`, for parameters of the names and shapes of `like`.
 
-    `settings` are those that are no tensors. With `only`, nothing but the parameters whose names begin so are moved,
-    and the optimizer counts their steps apart from those of the others. Unless it is `padded`, the batch is taken as it
-    is: in one piece, and summed in whatever order is fastest.
+    `settings` are those that are no tensors. With `only`, nothing but the parameters whose names begin with it (or
+    with `also`) are moved, and the optimizer counts their steps separately. Unless it is `padded`, the batch is taken
+    in one piece, and summed in whatever order is fastest.
     """
+    prefixes: str | tuple[str, ...] = only if also is None or not only else (only, also)
 
     def step(before: Before) -> After:
         assert before.batch is not None
         params, hyper = unflatten(before.vector, like), Hyper({**settings, **before.hyper})
         result, gradient = gradients.gradient(
-            loss, policy, params, before.buffers, before.batch, hyper, only, padded=padded
+            loss, policy, params, before.buffers, before.batch, hyper, prefixes, padded=padded
         )
         with torch.no_grad():
             limit = hyper.max_grad_norm
             clipped, norm = clip_by_member_norm(gradient, None if limit is None else limit.reshape(-1))
             reached, remembered = optimizer.step(before.vector, clipped, before.optimizer, before.learning_rate)
             if only:
-                moved = {name: float(name.startswith(only)) for name in like}
+                moved = {name: float(name.startswith(prefixes)) for name in like}
                 mine = flatten(torch.full((1, *p.shape[1:]), moved[n], device=p.device) for n, p in like.items()) > 0
                 reached = torch.where(mine, reached, before.vector)
                 remembered = {
@@ -95,7 +99,8 @@ def inner_step(
                     for name, leaf in remembered.items()
                 }
             finite = torch.isfinite(result.value) & torch.isfinite(norm) & torch.isfinite(reached.abs().amax(1))
-            moving = before.going & finite
+            rows = (before.batch.weights > 0).any(-1).any(-1)
+            moving = before.going & rows & finite
             if result.halt is not None:
                 moving = moving & ~result.halt
             metrics = {**result.metrics, f"optim/{only.replace('.', '_')}grad_norm": norm}
@@ -113,6 +118,7 @@ def inner_step(
                 gradient=gradient,
                 norm=norm,
                 finite=finite,
+                rows=rows,
                 halt=result.halt,
                 metrics=stack_metrics(metrics),
                 names=tuple(metrics),

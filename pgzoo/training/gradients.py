@@ -18,7 +18,7 @@ from pgzoo.ops.optim import flatten, unflatten
 from pgzoo.ops.order import sums_in_any_order
 from pgzoo.types import Batch, Hyper, Loss, LossFunction, Params
 
-__all__ = ["Evidence", "gradient", "hessian_product"]
+__all__ = ["Evidence", "bad_rewards", "gradient", "hessian_product"]
 
 GROUP_ROWS = 4096
 """Rows that are differentiated at once: with 64 hidden units, a megabyte for each intermediate result."""
@@ -31,13 +31,13 @@ def gradient(
     buffers: Params,
     batch: Batch,
     hyper: Hyper,
-    only: str = "",
+    only: str | tuple[str, ...] = "",
     *,
     padded: bool = True,
 ) -> tuple[Loss, Tensor]:
     """Differentiate `loss`: what it gives, and each member's gradient end to end, `[S, P]`.
 
-    The gradient is 0 for parameters whose names don't begin with `only`.
+    The gradient is 0 for parameters whose names don't begin with `only`, or with any of several.
 
     Members are taken in groups whose intermediate results stay in the processor's cache, each with no more padding than
     its own longest member needs. As members don't depend on each other, neither do the numbers. Unless it is
@@ -175,9 +175,21 @@ class Evidence(NamedTuple):
         ]
         for name, value in candidates:
             if not torch.isfinite(value[row]).all():
-                kind = "NaN" if torch.isnan(value[row]).any() else "infinite"
-                return f"{name}: {kind}"
+                return non_finite(name, value[row])
         raise AssertionError("called for a member that is finite")
+
+
+def bad_rewards(rewards: Tensor) -> dict[int, str]:
+    """Return what is wrong with the `rewards [S, T, N]` of each member that has one that isn't finite."""
+    if torch.isfinite(rewards).all():
+        return {}
+    bad = ~torch.isfinite(rewards).all(-1).all(-1)
+    return {int(row): non_finite("rewards", rewards[row]) for row in bad.nonzero().flatten()}
+
+
+def non_finite(name: str, values: Tensor) -> str:
+    """Return the reason of a failure: the name of a tensor, and whether it holds a NaN or only infinities."""
+    return f"{name}: {'NaN' if torch.isnan(values).any() else 'infinite'}"
 
 
 def largest(x: Tensor) -> Tensor:

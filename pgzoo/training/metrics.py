@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pgzoo.errors import RunFailed
+from pgzoo.errors import EnvError, RunFailed, raised_at
 from pgzoo.training.rollout import Cancelled
 
 __all__ = ["Report", "Stopwatch"]
@@ -36,7 +36,9 @@ class Stopwatch:
         except Exception as error:
             if not who:
                 raise
-            raise RunFailed(f"{who} raised {type(error).__name__}: {error}") from error
+            if isinstance(error, EnvError):  # it names the environment itself
+                raise RunFailed(str(error)) from error
+            raise RunFailed(f"{who} raised {type(error).__name__}: {error}{raised_at(error)}") from error
         finally:
             self._switch(outer)
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import torch
 
 from pgzoo.config import Member, RunConfig
+from pgzoo.errors import PluginError, did_you_mean
 from pgzoo.ops.acting import memory_size
 from pgzoo.ops.normalize import NormalizedPolicy
 from pgzoo.protocols import Algorithm, EnvBackend, EnvState, Policy
-from pgzoo.types import Collection, EnvRequest, Inputs, Output, Params, Spec, TrainState
+from pgzoo.types import Collection, EnvRequest, Inputs, Need, Output, Params, Spec, TrainState
 
-__all__ = ["POLICY", "Plan", "PolicyView", "make_policy", "named", "own"]
+__all__ = ["POLICY", "Plan", "PolicyView", "checked_needs", "make_policy", "named", "own"]
 
 POLICY_NEEDS = frozenset({"value", "aux_value", "shift"})
 
@@ -28,7 +30,8 @@ class Plan:
     """Everything a run needs, as plain objects: resolved once, by `runner.make_plan` or by hand.
 
     What differs between the `members` is in their own configs alone; `config` has of it what the first one has.
-    `needs` are those of the algorithm (see `types.Need`), `env_states` save and restore environments. `forgets` says
+    `needs` are those of the algorithm (see `types.Need`). With `added_critic`, "value" is among them only because the
+    estimator requires it (see `training.added_critic`). `env_states` save and restore environments. `forgets` says
     whether a reset by a seed leaves nothing of the episodes before.
     """
 
@@ -42,8 +45,11 @@ class Plan:
     group: str
     members: tuple[Member, ...]
     needs: frozenset[str] = frozenset()
+    added_critic: bool = False
     env_states: tuple[EnvState, ...] = ()
     forgets: bool = True
+    compile_cache: Path | None = None
+    """Folder for compiled gradient steps; None: that of TORCHINDUCTOR_CACHE_DIR, else a temporary one."""
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -59,7 +65,7 @@ class Plan:
         """What to ask the backend for."""
         c = self.config
         rows = len(self.members) * envs_per_member
-        return EnvRequest(c.env, c.env_kwargs, c.max_episode_steps, rows, self.env_states)
+        return EnvRequest(c.env, c.env_kwargs, c.max_episode_steps, rows, self.env_states, self.spec.masked)
 
     def spread(self, settings: Callable[[RunConfig], dict[str, Any]]) -> dict[str, Any]:
         """Settings with floats as `[S, 1, 1]`, each member's own; all else is the same for everybody."""
@@ -100,6 +106,19 @@ class PolicyView:
     def apply(self, params: Params, inputs: Inputs) -> Output:
         """Evaluate a batch with the policy's part of `params`."""
         return self._plan.policy.apply(own(params), inputs)
+
+
+def checked_needs(needs: Iterable[str], algorithm: str) -> frozenset[str]:
+    """Return what an algorithm needs, as a set. Raises PluginError for a need that doesn't exist."""
+    known = get_args(Need)
+    asked = (needs,) if isinstance(needs, str) else tuple(needs)
+    unknown = next((need for need in asked if need not in known), None)
+    if unknown is not None:
+        raise PluginError(
+            f'Algorithm "{algorithm}" has "{unknown}" among its needs, which doesn\'t exist.'
+            f"{did_you_mean(unknown, known)} There are: {', '.join(known)}."
+        )
+    return frozenset(asked)
 
 
 def make_policy(factory: Any, settings: Any, spec: Spec, needs: frozenset[str], normalize_obs: bool) -> Policy:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pgzoo.config import AlgorithmConfig
 from pgzoo.errors import UnfitError
 from pgzoo.ops.nets import ROW_ALIGN, ROW_BLOCK
 from pgzoo.ops.normalize import scale_rewards
@@ -20,9 +21,10 @@ from pgzoo.training.minibatches import side_by_side
 from pgzoo.training.plan import Plan, PolicyView
 from pgzoo.types import Inputs, Output, Params, PolicyEvaluation, Steps, Targets, Trajectory
 
-__all__ = ["Estimator", "EvaluationInputs", "bind_estimator", "policy_evaluator"]
+__all__ = ["Estimator", "EvaluationInputs", "bind_estimator", "policy_evaluator", "requires_values"]
 
 VALUES = frozenset({"values", "next_values"})
+"""The arguments of an estimator that come from a critic."""
 
 TOLD = [name for name in Trajectory._fields if name not in ("action_mask", "memory")]
 """What an estimator may take of a trajectory."""
@@ -103,6 +105,12 @@ class Estimator(NamedTuple):
         return Targets(advantages, returns, trajectory.valid.float())
 
 
+def requires_values(estimator: Callable[..., Any]) -> bool:
+    """Return whether an estimator can't do without a critic: `values` or `next_values` has no default."""
+    parameters = inspect.signature(estimator).parameters.values()
+    return any(p.name in VALUES and p.default is p.empty for p in parameters)
+
+
 def bind_estimator(plan: Plan, gamma: Tensor) -> Estimator:
     """Return the plan's estimator with its settings. Raises UnfitError where it asks for what nobody gives."""
     c = plan.config
@@ -112,8 +120,9 @@ def bind_estimator(plan: Plan, gamma: Tensor) -> Estimator:
     parameters = inspect.signature(plan.estimator).parameters.values()
     asked = [p.name for p in parameters if p.default is p.empty and p.name not in known]
     if set(asked) & VALUES:
+        why = "trains none" if isinstance(c.settings, AlgorithmConfig) else "takes no gradient steps to train one"
         raise UnfitError(
-            f'{name} needs the values of a critic, and algorithm "{c.algorithm}" trains none. Choose an algorithm '
+            f'{name} needs the values of a critic, and algorithm "{c.algorithm}" {why}. Choose an algorithm '
             "that does (pgzoo algorithms) or another estimator (pgzoo estimators)."
         )
     if asked:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import pgzoo
+from pgzoo.analysis.figures import colors
 from pgzoo.analysis.selection import from_store
 from pgzoo.analysis.statistics import estimate
 from pgzoo.analysis.wording import interval
@@ -23,14 +25,7 @@ from pgzoo.tracking import Home, Session
 
 Train = Callable[..., None]
 GRID = range(1000, 11_000, 1000)
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setenv("PGZOO_HOME", str(tmp_path))
-    monkeypatch.setattr("pgzoo.tracking.session.ensure_uploader", lambda home: None)
-    return Home.find()
+UNDETECTABLE = "undecided: needs over 1,000 seeds per side"
 
 
 @pytest.fixture
@@ -154,8 +149,8 @@ def test_unmatched_seeds_are_compared_unpaired(train: Train) -> None:
     found = pgzoo.compare("a", "b")
     (pair,) = found.blocks[0].pairs
     assert (pair.matched, pair.difference.value) == (2, pytest.approx(20 - 101 / 4))
-    assert pair.more_seeds and pair.verdict == f"undecided: {pair.more_seeds} more seeds"
-    assert "seeds differ: a 0-2, b 1-4; means are compared unpaired." in found.warnings
+    assert pair.more_seeds and pair.verdict == f"undecided: needs {pair.more_seeds} more seeds per side"
+    assert "seeds differ: a 0-2, b 1-4; the difference of means is not paired by seed." in found.warnings
 
 
 def test_equal_and_hopeless_pairs_are_called_so(train: Train) -> None:
@@ -163,7 +158,7 @@ def test_equal_and_hopeless_pairs_are_called_so(train: Train) -> None:
     train("b", [500, 500, 500])
     train("c", [0, 1000, 500.1])
     found = pgzoo.compare("a", "b", "c").blocks[0].pairs
-    assert [pair.verdict for pair in found] == ["equal", "undecided: over 1,000 seeds", "undecided: over 1,000 seeds"]
+    assert [pair.verdict for pair in found] == ["equal", UNDETECTABLE, UNDETECTABLE]
 
 
 def test_what_differs_beside_the_algorithm_is_said(train: Train) -> None:
@@ -177,17 +172,17 @@ def test_what_differs_beside_the_algorithm_is_said(train: Train) -> None:
         "gamma differs: a 0.99, b 1.0",
         "env_kwargs.g differs: a none, b 9",
         "pgzoo version differs: a 1, b 2",
-        "b: 2 seeds; no interval below 3.",
-        "c: 3 runs failed, compared as far as it went.",
+        "b: 2 seeds; intervals need at least 3.",
+        "c: 3 runs failed; compared up to the last step.",
         "d: 3 runs killed",
-        "d: 1 run without summary/return_final; the last train/return_mean stands for it.",
+        "d: 1 run without summary/return_final; the last train/return_mean is used instead.",
         "seeds differ: a 0-2, b 0-1, c 0-2, d 0-2",
     ):
         assert any(said in warning for warning in found.warnings), said
     assert found.differences["learning_rate"] == ("0.1", "-", "-", "-")
     assert "eval_episodes" not in found.differences and "seed" not in found.differences
     assert found.blocks[0].final[1].iqm.low is None
-    assert found.blocks[0].pairs[0].verdict == "needs 3 seeds a side"
+    assert found.blocks[0].pairs[0].verdict == "undecided: needs 3 seeds per side"
 
 
 def test_a_run_that_ended_early_keeps_its_last_value(train: Train) -> None:
@@ -210,7 +205,7 @@ def test_other_metrics_are_compared_by_their_last_value(train: Train) -> None:
     assert [s.mean.value for s in found.blocks[0].final] == [-1.0, -1.0]
     found = pgzoo.compare("a", "b", metric="eval/return_mean")  # one point a run: no curve
     assert (found.score, found.blocks[0].curves, found.blocks[0].area) == ("summary/return_final", (), ())
-    assert found.save(Path(found.home.root) / "one.png").read_bytes().startswith(b"\x89PNG")
+    assert found.save(Path(found.data.home.root) / "one.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_several_environments_get_a_normalized_whole_and_profiles(train: Train) -> None:
@@ -230,12 +225,12 @@ def test_several_environments_get_a_normalized_whole_and_profiles(train: Train) 
     assert pgzoo.compare("a", "b", env="Acrobot-v1").overall is None
     assert pgzoo.compare("a", "b", env=["CartPole-v1", "Acrobot-v1"]).envs == ("CartPole-v1", "Acrobot-v1")
     assert any(warning.startswith("CartPole-v1: gamma differs") for warning in found.warnings)
-    assert found.save(found.home.root / "x.png").stat().st_size > 20_000
-    assert "Over 2 environments" in found.save(found.home.root / "x.html").read_text()
+    assert found.save(found.data.home.root / "x.png").stat().st_size > 20_000
+    assert "Over 2 environments" in found.save(found.data.home.root / "x.html").read_text()
 
 
 def test_bad_input_gets_one_error_that_says_what_next(train: Train) -> None:
-    with pytest.raises(UnknownName, match="No run answers to"):
+    with pytest.raises(UnknownName, match="No run matches"):
         pgzoo.compare("a", "b")
     train("first", [1, 2, 3], name="alpha")
     train("second", [1, 2, 3], name="beta")
@@ -247,7 +242,7 @@ def test_bad_input_gets_one_error_that_says_what_next(train: Train) -> None:
         (("alpha", "first"), {}, UsageError, '"alpha" and "first" have 3 runs in common, such as first-s0'),
         (("alpha", "betta"), {}, UnknownName, 'Did you mean "beta"'),
         (("alpha", "tag:x"), {}, UsageError, "write tag:KEY=VALUE"),
-        (("alpha", "tag:x=1"), {}, UnknownName, 'No run answers to "tag:x=1"'),
+        (("alpha", "tag:x=1"), {}, UnknownName, 'No run matches "tag:x=1"'),
         (("alpha", "gamma"), {}, UsageError, "alpha on CartPole-v1; gamma on Acrobot-v1. They have none in common"),
         (("alpha", "beta"), {"env": "CartPole-v0"}, UsageError, 'no run on CartPole-v0.*Did you mean "CartPole-v1"'),
         (("alpha", "beta"), {"metric": "train/return"}, UsageError, 'no.* Did you mean "train/return_mean"'),
@@ -256,7 +251,7 @@ def test_bad_input_gets_one_error_that_says_what_next(train: Train) -> None:
         with pytest.raises(error, match=f"(?is){message}"):
             pgzoo.compare(*selectors, **options)  # type: ignore[arg-type]
     train("fourth", [1, 2, 3], name="beta", env="Acrobot-v1")
-    with pytest.raises(UsageError, match="Choose with --env Acrobot-v1"):
+    with pytest.raises(UsageError, match="Choose one with --env Acrobot-v1"):
         pgzoo.compare("beta", "gamma")
 
 
@@ -325,8 +320,8 @@ def test_the_report_asks_for_nothing_and_believes_nobody(train: Train, tmp_path:
     assert json.loads(data) == json.loads(found.save(tmp_path / "report.json").read_text()) == found.to_dict()
     assert text == found.save(tmp_path / "again.html").read_text()
     assert "<title>&lt;/script&gt;" in text
-    with pytest.raises(UsageError, match=r"written as \.html, \.png, \.json"):
-        found.save(tmp_path / "report.pdf")
+    with pytest.raises(UsageError, match=r"written as \.html, \.png, \.pdf"):
+        found.save(tmp_path / "report.gif")
     with pytest.raises(UsageError, match="Can't write"):
         found.save(tmp_path / "nowhere" / "report.png")
 
@@ -344,6 +339,95 @@ def test_many_sides_are_told_apart_by_color_and_stroke(train: Train, tmp_path: P
     found = pgzoo.compare(*[f"side{place}" for place in range(10)])
     assert len(found.blocks[0].pairs) == 45
     assert found.save(tmp_path / "many.png").stat().st_size > 50_000
+
+
+def test_frames_of_scores_and_pairs_have_the_aggregates(train: Train) -> None:
+    train("a", [400, 500, 480, 490, 470])
+    train("b", [100, 200, 300, 150, 250])
+    found = pgzoo.compare("a", "b")
+    scores = found.to_frame("scores")
+    assert scores[["env", "side", "seeds", "iqm", "mean", "median"]].values.tolist() == [
+        ["CartPole-v1", "a", 5, 480.0, 468.0, 480.0],
+        ["CartPole-v1", "b", 5, 200.0, 200.0, 200.0],
+    ]
+    assert scores.iqm_low[0] == found.blocks[0].final[0].iqm.low
+    assert scores.area_mean[0] == pytest.approx(234)
+    (pair,) = found.to_frame("pairs").to_dict("records")
+    assert (pair["a"], pair["b"], pair["improvement"], pair["difference"]) == ("a", "b", 1.0, 268.0)
+    assert pair["verdict"] == "a is higher"
+    with pytest.raises(UsageError, match='"runs", "scores" and "pairs", not "row"'):
+        found.to_frame("row")  # type: ignore[arg-type]
+
+
+def test_a_notebook_shows_figures_and_scores(train: Train) -> None:
+    train("a", [400, 500, 480])
+    train("b", [100, 200, 300], name="<b>", params={"gamma": "0.5"})
+    found = pgzoo.compare("a", "<b>")
+    page = found._repr_html_()
+    assert "data:image/svg+xml;base64," in page and "a is higher" in page
+    assert "<b><" not in page and "vs <b>" not in page and "&lt;b&gt;" in page
+    assert "gamma differs: a 0.99, &lt;b&gt; 0.5" in page
+    assert found.figure()._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
+    assert repr(found) == "<Comparison a vs <b> on CartPole-v1\n  CartPole-v1: a vs <b>: a is higher>"
+
+
+def test_axes_are_labeled_in_words(train: Train) -> None:
+    train("a", [400, 500, 480])
+    train("b", [100, 200, 300])
+    left, right = pgzoo.compare("a", "b").figure().axes
+    assert (left.get_xlabel(), left.get_ylabel()) == ("environment steps", "mean return of training episodes")
+    assert right.get_xlabel() == "mean return of the final evaluation"
+    figure = pgzoo.compare("a", "b", metric="loss/policy").figure()
+    figure.draw_without_rendering()
+    left, _ = figure.axes
+    assert left.get_ylabel() == "policy loss"
+    assert "−1" in [label.get_text() for label in left.get_yticklabels()]  # a minus sign, not a hyphen
+
+
+def test_files_for_papers(train: Train, tmp_path: Path) -> None:
+    train("a_1", [-400, -500, -480])
+    train("b", [-1100, -1200, -1300], name="b|2")
+    found = pgzoo.compare("a_1", "b|2")
+    assert found.save(tmp_path / "x.pdf").read_bytes().startswith(b"%PDF")
+    assert found.save(tmp_path / "x.pdf").read_bytes() == found.save(tmp_path / "y.pdf").read_bytes()
+    assert "<svg" in found.save(tmp_path / "x.svg").read_text()
+    rows = list(csv.DictReader(found.save(tmp_path / "x.csv").read_text().splitlines()))
+    assert [(row["side"], float(row["iqm"])) for row in rows] == [("a_1", -460.0), ("b|2", -1200.0)]
+    latex = found.save(tmp_path / "x.tex").read_text()
+    assert "a\\_1 & 3 & $-460.0$ $[-591.4, -328.6]$ &" in latex
+    assert "b$|$2 & 3 & $-1{,}200.0$" in latex
+    assert "\\caption{Mean return of the final evaluation on CartPole-v1." in latex
+    markdown = found.save(tmp_path / "x.md").read_text()
+    assert "| b\\|2 | 3 | −1,200.0 [" in markdown and "a_1 is higher" in markdown
+
+
+def test_a_selector_that_pools_algorithms_says_so_first(train: Train) -> None:
+    gae = {"estimator.name": "gae", "normalize_advantages": "True"}
+    train("one", [1, 2, 3], algorithm="ppo", params=gae)
+    train("two", [4, 5, 6], algorithm="a2c", params=gae, seeds=[3, 4, 5])
+    train("three", [7, 8, 9], algorithm="vpg")
+    found = pgzoo.compare("param:estimator=gae", "vpg")
+    assert len(found.sides[0].runs) == 6
+    assert found.warnings[0].startswith("param:estimator=gae POOLS RUNS OF 2 ALGORITHMS (a2c, ppo)")
+    assert len(pgzoo.compare("param:normalize-advantages=true", "vpg").sides[0].runs) == 6
+    assert not [w for w in pgzoo.compare("ppo", "vpg").warnings if "POOLS" in w]
+
+
+DEUTAN = np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]])
+PROTAN = np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]])
+"""How linear RGB looks without green and without red cones (Machado et al. 2009, severity 1)."""
+XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+
+
+@pytest.mark.parametrize("vision", [np.eye(3), DEUTAN, PROTAN], ids=["full", "deuteranopia", "protanopia"])
+def test_colors_differ_for_color_blind_readers(vision: np.ndarray[Any, Any]) -> None:
+    srgb = np.array([[int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)] for color in colors(7)])
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    xyz = (linear @ vision.T).clip(0, 1) @ XYZ.T / XYZ.sum(1)
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    lab = np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], 1)
+    distance = np.linalg.norm(lab[:, None] - lab[None], axis=-1)[np.triu_indices(7, 1)]
+    assert distance.min() > 12  # 2.3 is the smallest difference that people notice
 
 
 def compare(*arguments: str) -> Result:
@@ -372,16 +456,16 @@ def test_the_command_prints_json_and_warns_aside(train: Train) -> None:
     assert list(answer["comparisons"][0]["final"]) == ["a", "b"]
     assert (answer["run_id"], answer["files"], answer["envs"]) == (None, [], ["CartPole-v1"])
     assert answer["comparisons"][0]["final"]["b"]["iqm"]["low"] is None
-    assert "Warning: b: 2 seeds; no interval below 3." in done.stderr
+    assert "Warning: b: 2 seeds; intervals need at least 3." in done.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "two or more selectors"),
-        (["a", "b"], "No run answers to"),
-        (["a", "b", "--out", "r.pdf"], "give a name that ends in .html, .png, .json"),
-        (["a", "b", "--out", "no/r.html"], "there is no folder no"),
+        (["a", "b"], "No run matches"),
+        (["a", "b", "--out", "r.gif"], "the extension must be one of .html, .png, .pdf"),
+        (["a", "b", "--out", "no/r.html"], "the folder no doesn't exist"),
     ],
 )
 def test_bad_commands_get_one_message(home: Home, arguments: list[str], message: str) -> None:

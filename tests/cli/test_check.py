@@ -24,11 +24,6 @@ def pgzoo_register(registry):
 '''
 
 
-@pytest.fixture(autouse=True)
-def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
 def check(*arguments: str) -> Result:
     words = ["plugins", "check", *arguments]
     return CliRunner().invoke(program, words, prog_name="pgzoo", catch_exceptions=False)

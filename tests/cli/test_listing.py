@@ -17,11 +17,6 @@ def pgzoo(*arguments: str) -> Result:
     return result
 
 
-@pytest.fixture(autouse=True)
-def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("command", "name"),
     [

@@ -103,7 +103,7 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     program.stdout.close()
     assert b"Broken" not in program.stderr.read()
     program.stderr.close()
-    program.wait(timeout=30)
+    program.wait(timeout=600)
 
 
 def test_peek_reads_options_before_they_can_be_parsed() -> None:

@@ -21,7 +21,7 @@ MISSING = "Chromium isn't installed; on Debian and Ubuntu: apt-get install --no-
 class Browser:
     """One page of a browser of its own; a context manager. What isn't there within `patience` seconds is an error."""
 
-    def __init__(self, folder: Path, width: int = 1440, height: int = 1000, patience: float = 90.0) -> None:
+    def __init__(self, folder: Path, width: int = 1440, height: int = 1000, patience: float = 600.0) -> None:
         self.patience, self._count, self._buffer = patience, 0, b""
         self.errors: list[str] = []
         """What the page's scripts threw and nobody caught."""

@@ -2,30 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from program import Folder, Server
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Folder]:
-    """A working directory of the test's own."""
-    folder = Folder(tmp_path)
-    yield folder
-    folder.close()
-
-
-@pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
-    """A working directory for many tests, each with an experiment of its own: making a store takes seconds."""
-    folder = Folder(tmp_path_factory.mktemp("shared"))
-    yield folder
-    folder.close()
+from program import PATIENCE, Folder, Server
 
 
 @pytest.fixture(scope="session")
@@ -41,17 +23,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Folder, 
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Folder, dict[str, str], dict[str, str]]]:
     """A folder in which three algorithms were trained, five seeds each; the commands, and run ids by name."""
     folder, steps = Folder(tmp_path_factory.mktemp("zoo")), os.environ.get("PGZOO_PICTURE_STEPS", "3000")
-    commands, children, ids = {}, {}, {}
+    commands: dict[str, str] = {}
+    children, ids = {}, dict[str, str]()
     for name, more in (("reinforce", ()), ("a2c", ()), ("ppo", ("--video",))):
         options = ("run", name, "--env", "CartPole-v1", "--seeds", "5", "--total-steps", steps, *more, "--json")
         commands[name], children[name] = " ".join(["pgzoo", *options]), folder.start(*options)
     for name, child in children.items():
-        out, err = child.communicate(timeout=300)
+        out, err = child.communicate(timeout=PATIENCE)
         assert child.returncode == 0, err
         ids |= {f"{name} s{seed['seed']}": seed["run_key"] for seed in folder.parse(out)["seeds"]}
-    folder.pgzoo("sync")
-    for name, key in ids.items():
-        ids[name] = json.loads((folder.path / ".pgzoo" / "runs" / key / "run.json").read_text())["run_id"]
+    folder.sync()
+    ids = {name: folder.run_id(key) for name, key in ids.items()}
     yield folder, commands, ids
     folder.close()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,9 +113,7 @@ def test_hundreds_of_runs_are_read_page_by_page(folder: Folder) -> None:
         [sys.executable, "-c", WRITE.format(many=MANY), store], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    begin = time.monotonic()
     answer = folder.parse(folder.pgzoo("compare", "x", "y", "--json", "--tracking-uri", store)[0])
-    assert time.monotonic() - begin < 60
     assert [len(side["runs"]) for side in answer["sides"]] == [MANY, 12]  # a page has 500
     assert [run["seed"] for run in answer["sides"][0]["runs"]] == list(range(MANY))
     (found,) = answer["comparisons"]

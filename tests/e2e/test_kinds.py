@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from program import PATIENCE
 
 if TYPE_CHECKING:
     from program import Folder
@@ -28,22 +29,28 @@ def test_a_video_that_plays(shared: Folder) -> None:
     assert len(frames) > 8 and {(height % 2, width % 2) for height, width, _ in frames} == {(0, 0)}
 
 
-@pytest.mark.parametrize("env", ["Blackjack-v1", "Pendulum-v1", "Mixed-v0", "Bits-v0"])
+SLOW_SPACES = [pytest.param(env, marks=pytest.mark.slow) for env in ("Blackjack-v1", "Bits-v0")]
+"""tests/policies/test_matrix.py has every pair of spaces, without the program."""
+
+
+@pytest.mark.parametrize("env", ["Pendulum-v1", "Mixed-v0", *SLOW_SPACES])
 def test_spaces(env: str, shared: Folder) -> None:
     limit = ("--max-episode-steps", "40", "--eval-episodes", "3")
     child = shared.start(
         "run", "reinforce", "--import", shared.plugin, "--env", env, "--total-steps", "300", *limit, "--json"
     )
-    out, err = child.communicate(timeout=120)
+    out, err = child.communicate(timeout=PATIENCE)
     assert child.returncode == 0, err
     assert shared.parse(out)["seeds"][0]["episodes"] == 3
 
 
 def test_environments_in_processes_of_their_own(shared: Folder) -> None:
     arguments = ("reinforce", "--import", shared.plugin, "--env", "Mixed-v0", "--total-steps", "50", "--seed", "5")
-    few = ("--num-envs", "2", "--eval-episodes", "2")
-    apart = shared.run(*arguments, *few, "--backend", "async")
-    here = shared.run(*arguments, *few, "--backend", "sync")
+    few = ("--num-envs", "2", "--eval-episodes", "1")
+    apart, here = (
+        shared.parse(shared.pgzoo("run", *arguments, *few, "--backend", backend, "--json")[0])
+        for backend in ("async", "sync")
+    )
     assert apart["seeds"][0]["env_steps"] == here["seeds"][0]["env_steps"] >= 50
 
 
@@ -64,6 +71,6 @@ def test_the_inline_plugin_is_named_in_mlflow(folder: Folder) -> None:
     (folder.path / "pgzoo_plugin.py").write_text(Path(folder.plugin).read_text())
     _, err = folder.pgzoo("run", "reinforce", *SHORT)
     assert err.startswith('Loaded ./pgzoo_plugin.py (inline plugin "local")\n')
-    folder.pgzoo("sync")
+    folder.sync()
     with sqlite3.connect(folder.path / "mlflow.db") as store:
         assert store.execute("SELECT value FROM tags WHERE key = 'plugin.local'").fetchone() == ("./pgzoo_plugin.py",)

@@ -21,6 +21,7 @@ from urllib.parse import quote
 
 import pytest
 from browser import CHROMIUM, MISSING, Browser
+from program import PATIENCE
 
 if TYPE_CHECKING:
     from program import Folder
@@ -78,7 +79,7 @@ def page(zoo: Zoo, browser: Browser, tmp_path_factory: pytest.TempPathFactory) -
         yield Page(link, browser, commands, ids, tmp_path_factory.mktemp("screens"))
     finally:
         server.send_signal(signal.SIGTERM)
-        server.communicate(timeout=30)
+        server.communicate(timeout=PATIENCE)
 
 
 def test_the_link_opens_learning_curves_with_a_mean_for_each_algorithm(page: Page) -> None:

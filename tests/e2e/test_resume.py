@@ -18,7 +18,7 @@ def test_a_run_is_prolonged_and_had_again(shared: Folder) -> None:
     key, run_id = answer["seeds"][0]["run_key"], answer["seeds"][0]["run_id"]
     longer = shared.parse(shared.pgzoo("resume", run_id, "--total-steps", "1200", "--json")[0])
     assert (longer["status"], longer["seeds"][0]["run_key"]) == ("finished", key)
-    shared.pgzoo("sync")
+    shared.sync()
 
     (run,) = shared.ask("[look(r, 'loss/value') for r in runs('longer')]")
     assert (run["id"], run["status"], run["params"]["total_steps"]) == (run_id, "FINISHED", "600")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from program import PATIENCE
+
 if TYPE_CHECKING:
     from program import Folder, Server
 
@@ -34,7 +36,7 @@ def test_a_server_that_is_killed_costs_nothing(folder: Folder, server: Server) -
     time.sleep(1.0)
     server.kill()
     try:
-        out, err = child.communicate(timeout=120)
+        out, err = child.communicate(timeout=PATIENCE)
         assert child.returncode == 0, err
         answer = folder.parse(out)
         assert "Still to be shipped to MLflow" in err and "pgzoo sync" in err

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from program import PATIENCE
 
 from pgzoo import load_policy
 
@@ -64,13 +65,13 @@ def served(folder: Folder, model: str) -> Iterator[str]:
     def up() -> bool:
         assert server.poll() is None, written.read_text()
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=1):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=10):
                 return True
         except OSError:
             return False
 
     try:
-        folder.eventually(up, 120)
+        folder.eventually(up)
         yield f"http://127.0.0.1:{port}"
     finally:
         os.killpg(server.pid, signal.SIGKILL)
@@ -81,7 +82,7 @@ def post(address: str, request: Any) -> Any:
     asked = urllib.request.Request(
         f"{address}/invocations", json.dumps(request).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(asked, timeout=30) as answer:
+    with urllib.request.urlopen(asked, timeout=PATIENCE) as answer:
         return json.load(answer)
 
 
@@ -123,7 +124,7 @@ def test_a_model_is_logged_once_whatever_the_uploader_forgets(trained: Trained, 
     folder, answer = trained
     run = answer["seeds"][0]
     before = models(folder, run["run_id"])
-    with closing(sqlite3.connect(folder.path / "mlflow.db", timeout=20)) as store, store:
+    with closing(sqlite3.connect(folder.path / "mlflow.db", timeout=PATIENCE)) as store, store:
         metrics = store.execute("SELECT count(*) FROM metrics").fetchone()
         if died == "before the files were there":
             status, where = "status = 1, status_message = ''", (before[0][0],)
@@ -137,7 +138,7 @@ def test_a_model_is_logged_once_whatever_the_uploader_forgets(trained: Trained, 
     folder.eventually(lambda: json.loads(file.read_text())["model"])
     assert models(folder, run["run_id"]) == before
     assert next(folder.path.rglob(f"models/{before[0][0]}/artifacts/MLmodel")).is_file()
-    with closing(sqlite3.connect(folder.path / "mlflow.db", timeout=20)) as store:
+    with closing(sqlite3.connect(folder.path / "mlflow.db", timeout=PATIENCE)) as store:
         assert store.execute("SELECT count(*) FROM metrics").fetchone() == metrics
         [(links,)] = store.execute("SELECT count(*) FROM inputs WHERE destination_id = ?", (before[0][0],))
         assert links == 1
@@ -158,7 +159,7 @@ class WithoutModels(BaseHTTPRequestHandler):
                 self.behind + self.path, body or None, {"Content-Type": kind}, method=self.command
             )
             try:
-                with urllib.request.urlopen(asked, timeout=30) as answer:
+                with urllib.request.urlopen(asked, timeout=PATIENCE) as answer:
                     status, content = answer.status, answer.read()
             except urllib.error.HTTPError as error:
                 status, content = error.code, error.read()
@@ -206,7 +207,7 @@ def test_a_policy_in_a_folder_plays_the_episodes_of_its_run(trained: Trained, tm
     assert lines[-4].split() == ["run", "episode", "return", "length"]
     assert [line.split()[1] for line in lines[-3:]] == ["1", "2", "3"]
     _, err = folder.pgzoo("evaluate", str(tmp_path / "it"), "--env", "Acrobot-v1", code=2)
-    assert "Error: Acrobot-v1 shows Box" in err and "the policy was made for Box" in err
+    assert "Error: Acrobot-v1 has observations in Box" in err and "the policy was trained with Box" in err
     (tmp_path / "it" / "policy.safetensors").write_bytes(b"\x80\x04.")
     _, err = folder.pgzoo("evaluate", str(tmp_path / "it"), code=2)
     assert err.startswith("Error: The policy in") and "is damaged" in err and len(err.splitlines()) == 1

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pgzoo.config import Layer
-from pgzoo.envs.choice import choose_backend, look
+from pgzoo.envs.choice import choose_backend, inspect_environment
 from pgzoo.envs.native import NativeBackend
 from pgzoo.envs.sync import SyncBackend
 from pgzoo.errors import EnvError
@@ -66,7 +66,7 @@ def test_an_id_that_gymnasium_refuses_is_run_by_the_backend_that_is_named(catalo
         with pytest.raises(EnvError, match=r"which replaced it\. As it is, it runs with --backend old\."):
             choose_backend(name, catalog, request)
     name, backend = choose_backend("old", catalog, request)
-    assert name == "old" and look(request, backend).observation_space.shape == (4,)
+    assert name == "old" and inspect_environment(request, backend).observation_space.shape == (4,)
 
 
 def test_no_backend_is_named_for_an_id_that_none_knows(catalog: PluginCatalog) -> None:

@@ -35,7 +35,7 @@ def test_the_page_lists_every_estimator(catalog: PluginCatalog) -> None:
 def test_the_page_says_what_an_estimator_needs_and_its_settings(catalog: PluginCatalog, row: list[str]) -> None:
     found = entry(catalog, row[0].strip("`"))
     takes = inspect.signature(found.load()).parameters
-    words = {"next_values": "critic", "q_values": "action values", "log_rhos": "log-ratios"}
+    words = {"next_values": "critic", "log_rhos": "log-ratios"}
     needs = [word for name, word in words.items() if name in takes]
     if "next_values" in takes and takes["next_values"].default is None:
         needs = ["critic, if there is one"]
@@ -68,7 +68,7 @@ def test_an_estimator_asks_for_what_the_page_says_can_be_had(catalog: PluginCata
         ({"name": "v-trace", "rho_bar": 0.0}, "estimator.rho_bar: must be greater than 0"),
         ({"name": "v-trace", "c_bar": -1.0}, "estimator.c_bar: must be greater than 0"),
         ({"name": "upgo", "lambda": 0.5}, 'estimator.lambda: estimator "upgo" has no setting of that name.'),
-        ({"name": "retrace", "lam": float("nan")}, "estimator.lam: must be"),
+        ({"name": "upgo", "lam": float("nan")}, "estimator.lam: must be"),
     ],
 )
 def test_settings_out_of_bounds_are_refused(catalog: PluginCatalog, settings: dict[str, Any], message: str) -> None:

@@ -27,7 +27,7 @@ import pgzoo
 from pgzoo.errors import ConfigError, UnknownName, UsageError
 from pgzoo.export import spaces as as_json
 from pgzoo.export.bundle import LoadedPolicy, load_policy
-from pgzoo.play.evaluation import place
+from pgzoo.play.evaluation import environment_for
 from pgzoo.registry import PluginCatalog
 from pgzoo.types import Inputs
 
@@ -325,7 +325,7 @@ def test_the_environment_of_a_policy_is_not_imported(
     loaded = load_policy(folder, catalog)
     assert loaded.env is not None and loaded.env.id == "trojan:Horse-v0"
     with pytest.raises(UsageError, match=r'in module "trojan".* add --import trojan'):
-        place(loaded)
+        environment_for(loaded)
     assert not (tmp_path / "executed").exists()
 
 
@@ -358,10 +358,10 @@ TOO_LARGE: list[dict[str, Any]] = [
 def test_a_size_that_is_only_claimed_is_refused_before_the_memory_is_full(
     folder: Path, catalog: PluginCatalog, change: dict[str, Any]
 ) -> None:
-    before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     assert "is damaged" in rewritten(folder, catalog, change)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * (1 if sys.platform == "darwin" else 1024)
-    assert grown < 400e6 and time.monotonic() - begin < 20
+    assert grown < 400e6 and time.process_time() - begin < 20
 
 
 def test_a_space_within_spaces_within_spaces_is_refused(folder: Path, catalog: PluginCatalog) -> None:

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from program import Folder, Server, eventually
+from program import PATIENCE, Folder, Server, eventually
 
 from pgzoo.tracking import Home
 from pgzoo.tracking.home import sqlite_path
@@ -93,7 +93,7 @@ class Trainer:
     def reach(self, update: int) -> None:
         """Wait until it is held before this update."""
         held = self.folder.path / f"held-{update}"
-        eventually(lambda: held.exists() or self.child.poll() is not None, 120)
+        eventually(lambda: held.exists() or self.child.poll() is not None)
         assert held.exists(), self.child.communicate()
 
     def release(self, update: int) -> None:
@@ -101,7 +101,7 @@ class Trainer:
 
     def end(self) -> tuple[dict[str, Any], str]:
         """Wait for its end; return its answer, and what it told the user."""
-        out, err = self.child.communicate(timeout=240)
+        out, err = self.child.communicate(timeout=PATIENCE)
         assert self.child.returncode == 0, err
         assert "Traceback" not in err, err
         return self.folder.parse(out), err
@@ -180,7 +180,7 @@ def ask(uri: str, query: str, *values: Any) -> list[tuple[Any, ...]]:
 
 def journal_of(folder: Folder) -> Path:
     """The folder of the one run, as soon as it is there."""
-    found = eventually(lambda: list(folder.path.glob(".pgzoo/runs/*/journal.jsonl")), 120)
+    found = eventually(lambda: list(folder.path.glob(".pgzoo/runs/*/journal.jsonl")))
     assert len(found) == 1
     return Path(found[0]).parent
 
@@ -188,13 +188,13 @@ def journal_of(folder: Folder) -> Path:
 def until_shipped(folder: Folder) -> None:
     """Wait until the store has all that the one run has written, so that the fault comes in the midst of it."""
     run = journal_of(folder)
-    eventually(lambda: Ledger.read(run).offset >= (run / "journal.jsonl").stat().st_size, 120)
+    eventually(lambda: Ledger.read(run).offset >= (run / "journal.jsonl").stat().st_size)
 
 
 def until_met(folder: Folder) -> str:
     """Wait until the uploader has met the fault; return what `pgzoo doctor` says of it."""
     status = folder.path / ".pgzoo" / "status.json"
-    eventually(lambda: any(store["error"] for store in read_json(status).get("stores", {}).values()), 120)
+    eventually(lambda: any(store["error"] for store in read_json(status).get("stores", {}).values()))
     found = json.loads(folder.pgzoo("doctor", "--json")[0])["findings"]
     return next(str(one["detail"]) for one in found if one["name"] == "not shipped yet")
 
@@ -215,7 +215,8 @@ def judge(
     last = reach or (answer["env_steps"] if answer else max(row[3] for row in told if row[0] == "loss/policy"))
     due = set(range(EVERY, last + 1, EVERY))
     assert len(due) > 10
-    lost = len(told - set(shipped)) + len(due - {row[3] for row in shipped if row[0] == "loss/policy"})
+    lost = len(told - set(shipped))
+    lost += sum(len(due - {row[3] for row in shipped if row[0] == n}) for n in ("loss/policy", "time/steps_per_second"))
     twice = len(shipped) - len({(name, step) for name, _, _, step in shipped})
     return Outcome(status, lost, twice, answer["timing"]["track"] if answer else None, said)
 
@@ -291,8 +292,8 @@ def trainer_killed(folder: Folder, kills: int = 20) -> Outcome:
     _, _ = Trainer(folder, *steps).end()
     alone = journal_of(folder)
     trainer = Trainer(folder, *steps)
-    victim = eventually(lambda: set((folder.path / ".pgzoo/runs").iterdir()) - {alone}, 120).pop()
-    eventually(lambda: list(victim.glob("checkpoints/step-*")), 120)
+    victim = eventually(lambda: set((folder.path / ".pgzoo/runs").iterdir()) - {alone}).pop()
+    eventually(lambda: list(victim.glob("checkpoints/step-*")))
     chance = random.Random(7)
     child, resume = trainer.child, ("resume", victim.name, "--import", str(HERE / "steady.py"), "--json")
     for kill in range(kills):
@@ -305,7 +306,7 @@ def trainer_killed(folder: Folder, kills: int = 20) -> Outcome:
         child.kill()
         child.communicate()
         child = folder.start(*resume)
-    out, said = child.communicate(timeout=240)
+    out, said = child.communicate(timeout=PATIENCE)
     assert child.returncode == 0, said
     sync(folder)
     assert curves(victim) == curves(alone)
@@ -315,7 +316,7 @@ def trainer_killed(folder: Folder, kills: int = 20) -> Outcome:
 
 def _until_grown(file: Path, size: int) -> None:
     before = file.stat().st_size
-    eventually(lambda: file.stat().st_size > before + size, 120)
+    eventually(lambda: file.stat().st_size > before + size)
 
 
 def curves(run: Path) -> set[tuple[str, int, float]]:
@@ -477,6 +478,16 @@ def torn_line(folder: Folder) -> Outcome:
     return judge(run, said, answer=folder.parse(out))
 
 
+def finished_resumed(folder: Folder) -> Outcome:
+    """A run that has ended is resumed twice."""
+    answer, said = Trainer(folder, "--profile").end()
+    run = journal_of(folder)
+    for _ in range(2):
+        said += folder.pgzoo("resume", run.name, "--import", str(HERE / "steady.py"))[1]
+    sync(folder)
+    return judge(run, said, answer=answer)
+
+
 def no_numbers(folder: Folder) -> Outcome:
     answer, said = Trainer(folder).end()
     sync(folder)
@@ -495,7 +506,7 @@ def artifacts_read_only(folder: Folder) -> Outcome:
     with read_only(artifacts):
         trainer.release(50)
         answer, said = trainer.end()
-        eventually(lambda: Ledger.read(journal_of(folder)).closed, 60)
+        eventually(lambda: Ledger.read(journal_of(folder)).closed)
     assert not list(artifacts.rglob("*.png"))
     sync(folder)
     assert list(artifacts.rglob("learning_curve.png"))
@@ -639,6 +650,11 @@ SCENARIOS = (
         "journal with a torn last line, resumed",
         "the line is cut, and written again by what is trained again",
         torn_line,
+    ),
+    Scenario(
+        "finished run resumed twice",
+        "nothing is left to do, and nothing is written again",
+        finished_resumed,
     ),
     Scenario("metrics that are NaN or infinite", "they are left out and counted", no_numbers, says="not finite"),
     Scenario(

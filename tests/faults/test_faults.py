@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
-from faults.scenarios import SCENARIOS, Scenario
+from faults.scenarios import AWHILE, SCENARIOS, Scenario
 from program import Folder
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Folder]:
-    folder = Folder(tmp_path)
-    yield folder
-    folder.close()
 
 
 @pytest.mark.parametrize(
@@ -27,5 +17,5 @@ def test_a_fault_neither_delays_training_nor_costs_a_point(scenario: Scenario, f
     outcome = scenario.play(folder)
     print(outcome)
     assert (outcome.status, outcome.lost, outcome.twice) == ("FINISHED", 0, 0)
-    assert outcome.delay is None or outcome.delay < 1.0
+    assert outcome.delay is None or outcome.delay < AWHILE
     assert bool(scenario.message(outcome)) == bool(scenario.says)

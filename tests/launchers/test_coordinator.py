@@ -86,15 +86,15 @@ def relayed(plan: Callable[..., Plan], tmp_path: Path) -> Relayed:
     """Return `relayed(words)`: the events of a run of seeds 4, 7 and 9 in two parts, whose workers say these words."""
 
     def run(words: Sequence[WorkerMessage], events: list[Event] | None = None) -> list[Event]:
-        def launch(job: LaunchRequest) -> Generator[WorkerMessage]:
-            assert [part.seeds for part in job.split(2)] == [(4, 7), (9,)]
+        def launch(request: LaunchRequest) -> Generator[WorkerMessage]:
+            assert [part.seeds for part in request.split(2)] == [(4, 7), (9,)]
             yield from words
 
         home = Home.find({"PGZOO_HOME": str(tmp_path)})
-        relay = Coordinator(plan(seeds=(4, 7, 9)), Control(), home, worker=(), spec={"imports": []})
+        coordinator = Coordinator(plan(seeds=(4, 7, 9)), Control(), home, worker=(), spec={"imports": []})
         heard = [] if events is None else events
-        assert relay.launch(launch)
-        for event in relay.events():
+        assert coordinator.launch(launch)
+        for event in coordinator.events():
             heard.append(event)
         return heard
 
@@ -109,21 +109,21 @@ def last(events: list[Event]) -> RunEnded:
 
 def test_the_end_is_put_together_and_the_slowest_worker_gives_the_time(relayed: Relayed) -> None:
     words = [
-        WorkerMessage(1, "line", ended(loop=3.0)),
-        WorkerMessage(1, "gone", ""),
-        WorkerMessage(0, "line", ended(seeds=2, loop=2.0)),
+        WorkerMessage(1, "stdout", ended(loop=3.0)),
+        WorkerMessage(1, "exited", ""),
+        WorkerMessage(0, "stdout", ended(seeds=2, loop=2.0)),
     ]
-    end = last(relayed([*words, WorkerMessage(0, "gone", "")]))
+    end = last(relayed([*words, WorkerMessage(0, "exited", "")]))
     assert end.statuses == ("finished",) * 3 and end.env_steps.tolist() == [100] * 3 and end.timing == {"loop": 3.0}
 
 
 def test_a_worker_that_dies_costs_its_own_seeds_alone(relayed: Relayed) -> None:
     played = encode(EpisodesFinished(0, steps(40, 50), (np.zeros(0),) * 2, (steps(),) * 2))
     words = [
-        WorkerMessage(0, "line", played),
-        WorkerMessage(0, "gone", "killed"),
-        WorkerMessage(1, "line", ended()),
-        WorkerMessage(1, "gone", ""),
+        WorkerMessage(0, "stdout", played),
+        WorkerMessage(0, "exited", "killed"),
+        WorkerMessage(1, "stdout", ended()),
+        WorkerMessage(1, "exited", ""),
     ]
     end = last(relayed(words))
     assert end.statuses == ("failed", "failed", "finished") and end.reasons == ("killed", "killed", "so")
@@ -131,21 +131,21 @@ def test_a_worker_that_dies_costs_its_own_seeds_alone(relayed: Relayed) -> None:
 
 
 def test_a_component_that_raises_in_one_worker_fails_that_one(relayed: Relayed) -> None:
-    failed = WorkerMessage(1, "line", ended(status="failed", failure="boom"))
+    failed = WorkerMessage(1, "stdout", ended(status="failed", failure="boom"))
     words = [
-        WorkerMessage(0, "line", ended(seeds=2)),
-        WorkerMessage(0, "gone", ""),
+        WorkerMessage(0, "stdout", ended(seeds=2)),
+        WorkerMessage(0, "exited", ""),
         failed,
-        WorkerMessage(1, "gone", ""),
+        WorkerMessage(1, "exited", ""),
     ]
     assert last(relayed(words)).statuses == ("finished", "finished", "failed")
 
 
 def test_a_component_that_raises_everywhere_fails_the_run(relayed: Relayed) -> None:
-    words = [WorkerMessage(part, "line", ended(seeds=2 - part, status="failed", failure="boom")) for part in (0, 1)]
+    words = [WorkerMessage(part, "stdout", ended(seeds=2 - part, status="failed", failure="boom")) for part in (0, 1)]
     events: list[Event] = []
     with pytest.raises(RunFailed, match="boom"):
-        relayed([*words, WorkerMessage(0, "gone", ""), WorkerMessage(1, "gone", "")], events)
+        relayed([*words, WorkerMessage(0, "exited", ""), WorkerMessage(1, "exited", "")], events)
     assert last(events).statuses == ("failed",) * 3
 
 
@@ -154,7 +154,7 @@ def test_an_order_that_every_worker_refuses_is_a_usage_error(relayed: Relayed) -
     words = [
         word
         for part in (0, 1)
-        for word in (WorkerMessage(part, "line", refusal), WorkerMessage(part, "gone", "exit code 0"))
+        for word in (WorkerMessage(part, "stdout", refusal), WorkerMessage(part, "exited", "exit code 0"))
     ]
     with pytest.raises(UsageError, match="no such thing"):
         relayed(words)
@@ -167,14 +167,14 @@ def test_a_warning_that_two_workers_have_is_said_once(
     words = [
         word
         for part in (0, 1)
-        for word in (WorkerMessage(part, "line", log), WorkerMessage(part, "aside", "an env says hello"))
+        for word in (WorkerMessage(part, "stdout", log), WorkerMessage(part, "stderr", "an env says hello"))
     ]
     ends = [
-        WorkerMessage(0, "line", ended(seeds=2)),
-        WorkerMessage(0, "gone", ""),
-        WorkerMessage(1, "line", ended()),
-        WorkerMessage(1, "gone", ""),
+        WorkerMessage(0, "stdout", ended(seeds=2)),
+        WorkerMessage(0, "exited", ""),
+        WorkerMessage(1, "stdout", ended()),
+        WorkerMessage(1, "exited", ""),
     ]
-    relayed([*words, WorkerMessage(0, "aside", "an env says hello"), *ends])
+    relayed([*words, WorkerMessage(0, "stderr", "an env says hello"), *ends])
     assert [record.message for record in caplog.records] == ["100% full"]
     assert capsys.readouterr().err == "an env says hello\n" * 2  # one worker alone may repeat itself

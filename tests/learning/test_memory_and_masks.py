@@ -53,8 +53,15 @@ def test_without_memory_nobody_beats_chance(play: Play, plan: Callable[..., Any]
     assert torch.equal(dists[0][1], dists[1][1])
 
 
-@pytest.mark.parametrize("backend", ["sync", "async"])
-@pytest.mark.parametrize("tells", ["info", "method"])
+@pytest.mark.parametrize(
+    ("tells", "backend"),
+    [
+        ("info", "sync"),
+        ("method", "sync"),
+        ("method", "async"),
+        pytest.param("info", "async", marks=pytest.mark.slow),
+    ],
+)
 def test_what_is_forbidden_is_never_done_and_the_task_is_learned(play: Play, tells: str, backend: str) -> None:
     module = sys.modules[type(gym.make("probe/Trap-v0").unwrapped).__module__]
     cloudpickle.register_pickle_by_value(module)  # other processes can't import the tests

@@ -31,7 +31,7 @@ def hello():
 
 
 def pgzoo(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "pgzoo", *arguments], capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, "-m", "pgzoo", *arguments], capture_output=True, text=True, timeout=600)
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ def test_a_run_goes_on_for_longer(trained: Train, home: Home, catalog: PluginCat
     longer = again(catalog, home, short.group, total_steps=1200)
     home_of_whole = trained(total_steps=1200, learning_rate_schedule="constant")
     assert parameters(longer) == parameters(home_of_whole)
-    assert longer.begun == short.env_steps
+    assert longer.steps_before == short.env_steps
     assert longer.speed == pytest.approx((longer.env_steps - short.env_steps) / longer.timing["loop"])
 
 
@@ -200,7 +200,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(trained: Train, home: 
         [sys.executable, "-c", SMALL_FILES, json.dumps(short)], capture_output=True, text=True, check=True
     )
     group, status = child.stdout.split()
-    assert status == "finished" and "can't be kept: File too large. Training goes on." in child.stderr
+    assert status == "finished" and "can't be written: File too large. Training continues." in child.stderr
     poor, well = home.runs / f"{group}-s0", home.runs / whole.runs[0].run_key
     assert not list((poor / checkpoint.FOLDER_NAME).iterdir())
     told = [[r for r, _ in records(run) if r and r["t"] == "evaluation"] for run in (poor, well)]
@@ -219,7 +219,7 @@ def test_who_runs_an_environment_that_cannot_be_saved_is_told_once(
     caplog.clear()
     done = again(catalog, home, whole.group, from_step=kept.env_steps)
     assert [r.message for r in caplog.records] == [
-        "These environments can't go on in the middle of an episode: episodes that were open begin anew."
+        "These environments can't be restored in the middle of an episode: open episodes are restarted."
     ]
     assert done.status == "finished" and done.runs[0].env_steps >= 1000
     assert (done.ended.state.updates == whole.ended.state.updates).all()
@@ -263,7 +263,9 @@ def test_an_environment_that_remembers_is_not_called_exact(
         whole = trained(**settings, env=env)
         *_, before, last = checkpoints(home, whole)
         assert {checkpoint.load(path).about["resume"] for path in (before, last)} == {promised}
-        assert caplog.text.count("doesn't show the same after each reset by one seed") == (env == "probe/Rut-v0")
+        assert caplog.text.count("does not start identically after each reset with the same seed") == (
+            env == "probe/Rut-v0"
+        )
         caplog.clear()
         again(catalog, home, whole.group, from_step=checkpoint.load(before).env_steps)
         assert len(caplog.records) == (env == "probe/Rut-v0")
@@ -298,7 +300,7 @@ def test_a_prolonged_run_is_had_again_in_the_same_legs(trained: Train, home: Hom
     ("env", "more", "how"),
     [
         ("CartPole-v1", 1200, "resumed with --total-steps 1200"),
-        ("probe/Corridor-v0", None, "its open episodes begun anew"),
+        ("probe/Corridor-v0", None, "resumed with its open episodes restarted"),
     ],
 )
 def test_what_cannot_be_had_again_is_said_first(
@@ -314,7 +316,7 @@ def test_what_cannot_be_had_again_is_said_first(
     *_, before, _, _ = checkpoints(home, whole)
     again(catalog, home, whole.group, from_step=checkpoint.load(before).env_steps, total_steps=more)
     (said,) = differences(found)
-    assert f"was cut off at step 300 and {how}: it is compared up to there" in said
+    assert f"was interrupted at step 300 and {how}: it is compared up to that step" in said
     same = repro(found, catalog)
     assert same.first is None and same.until == 300
 
@@ -326,5 +328,5 @@ def test_a_checkpoint_of_the_first_release_goes_on(trained: Train, home: Home, c
     assert kept.about["resume"] == "exact" and kept.env_steps == 104
     assert torch.isfinite(torch.cat([leaf.flatten() for leaf in kept.state.params.values()])).all()
     done = again(catalog, home, run.name)
-    assert done.status == "finished" and done.env_steps >= 200 > done.begun == 104
+    assert done.status == "finished" and done.env_steps >= 200 > done.steps_before == 104
     assert np.isfinite(done.runs[0].returns).all()

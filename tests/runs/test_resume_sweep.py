@@ -98,7 +98,7 @@ def test_a_member_is_resumed_as_an_ordinary_run(trained: Train, home: Home, cata
     forget_the_last(home, many, row(many))
     again = resume(find(mine.run_key, home), catalog)
     assert parameters(again) == {mine.run_key: whole}
-    assert again.runs[0].settings == MINE and again.begun < again.env_steps
+    assert again.runs[0].settings == MINE and again.steps_before < again.env_steps
     assert points(home.runs / mine.run_key) == before
 
 

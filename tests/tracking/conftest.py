@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from program import Server, eventually
+from program import PATIENCE, Server, eventually
 
 from pgzoo.tracking import Home
 from pgzoo.tracking.ledger import read_json
@@ -46,7 +46,7 @@ class Place:
         return child
 
     def result(self, child: subprocess.Popen[str]) -> dict[str, Any]:
-        out, err = child.communicate(timeout=90)
+        out, err = child.communicate(timeout=PATIENCE)
         assert child.returncode == 0, err
         assert err == ""
         answer: dict[str, Any] = json.loads(out.splitlines()[-1])
@@ -54,13 +54,13 @@ class Place:
 
     def pgzoo(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "pgzoo", *arguments]
-        return subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
     def ask(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """Ask the store's database."""
         if not self.database.exists():
             return []
-        with contextlib.closing(sqlite3.connect(self.database, timeout=20)) as database:
+        with contextlib.closing(sqlite3.connect(self.database, timeout=PATIENCE)) as database:
             try:
                 return database.execute(query, values).fetchall()
             except sqlite3.OperationalError:  # no table yet
@@ -86,7 +86,7 @@ class Place:
         return int(read_json(self.home.status_file)["pid"])
 
     @staticmethod
-    def eventually(what: Callable[[], Any], seconds: float = 40.0) -> Any:
+    def eventually(what: Callable[[], Any], seconds: float = PATIENCE) -> Any:
         """Return the first truthy answer."""
         return eventually(what, seconds)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from program import PATIENCE
 
 from pgzoo.cli.ui import deep_link, free_port, last_words
 from pgzoo.errors import StoreError
@@ -74,7 +75,7 @@ def test_an_unreachable_server_is_said(tmp_path: Path) -> None:
 def test_a_broken_store_is_quoted_in_one_line(place: Place) -> None:
     place.database.write_bytes(b"SQLite format 3\0" + bytes(range(256)) * 20)
     child = place.train("waits", updates=2, wait=0)
-    assert child.wait(timeout=60) == 0
+    assert child.wait(timeout=PATIENCE) == 0
     [(store, error)] = place.eventually(lambda: pending(place.home).errors).items()
     assert store == place.home.default_uri
     assert "DatabaseError" in error and "\n" not in error
@@ -105,11 +106,11 @@ def test_ui_serves_the_store_until_interrupted(embedded: Place) -> None:
         run_id = embedded.run("ui")[0]  # type: ignore[index]
         base = f"http://127.0.0.1:{port}"
         where = f"{base}/get-artifact?path=episodes.csv&run_uuid={run_id}"
-        with urllib.request.urlopen(where, timeout=30) as answer:
+        with urllib.request.urlopen(where, timeout=PATIENCE) as answer:
             assert answer.read().startswith(b"episode,env_step,return,length\n1,10,1.0,10\n")
         os.kill(program.pid, signal.SIGINT)
         try:
-            assert program.wait(timeout=20) == 0
+            assert program.wait(timeout=PATIENCE) == 0
         finally:  # it takes its server along
             program.terminate()
         assert "Stopped." in program.stderr.read()

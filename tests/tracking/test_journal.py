@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from program import eventually
 
 from pgzoo.errors import StoreError
 from pgzoo.tracking import Home, Journal, Session
@@ -123,7 +124,7 @@ def test_two_trainers_cannot_write_one_run(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_dead_process_holds_nothing(tmp_path: Path) -> None:
     code = "import sys, time; from pathlib import Path; from pgzoo.tracking.locks import lock\n"
-    code += "mine = lock(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
+    code += "mine = lock(Path(sys.argv[1])); print('held', flush=True); time.sleep(3600)"
     path = tmp_path / "lock"
     child = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
     with child:
@@ -138,17 +139,14 @@ def test_a_dead_process_holds_nothing(tmp_path: Path) -> None:
 def test_a_forked_environment_worker_does_not_keep_the_run_alive(tmp_path: Path) -> None:
     code = "import os, sys, time; from pathlib import Path; from pgzoo.tracking.locks import lock\n"
     code += "mine = lock(Path(sys.argv[1]))\n"
-    code += "child = os.fork()\nif child == 0: time.sleep(60); os._exit(0)\nprint(child, flush=True)\nos._exit(9)"
+    code += "child = os.fork()\nif child == 0: time.sleep(3600); os._exit(0)\nprint(child, flush=True)\nos._exit(9)"
     path = tmp_path / "lock"
     out = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
     assert out.stdout is not None
     worker = int(out.stdout.readline())
     out.wait()
     try:
-        deadline = time.monotonic() + 20  # the worker lets go once it gets to run
-        while held(path) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert not held(path)
+        eventually(lambda: not held(path))  # the worker closes the lock's file once it gets to run
     finally:
         os.kill(worker, 9)
         out.stdout.close()
@@ -294,10 +292,10 @@ def eval_list(text: str) -> list[str]:
 
 def test_a_record_of_ten_metrics_costs_little(journal: Journal) -> None:
     metrics = {f"group/metric_{i}": i / 7 for i in range(10)}
-    begin = time.perf_counter()
+    begin = time.process_time()
     for step in range(2000):
         journal.record([step], metrics, ([step], [1.0], [1]))
-    assert (time.perf_counter() - begin) / 2000 < 1e-3
+    assert (time.process_time() - begin) / 2000 < 1e-3
 
 
 def test_the_documentation_example_runs_as_printed(tmp_path: Path) -> None:
@@ -306,7 +304,7 @@ def test_the_documentation_example_runs_as_printed(tmp_path: Path) -> None:
     code = code.replace("with tracking", "import pgzoo.tracking.session as s; s.ensure_uploader = print\nwith tracking")
     code = code.replace("# leaving", "    session.close(0)\n# leaving")
     env = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")} | {"PGZOO_HOME": str(tmp_path)}
-    subprocess.run([sys.executable, "-c", code], env=env, check=True, stdout=subprocess.DEVNULL, timeout=60)
+    subprocess.run([sys.executable, "-c", code], env=env, check=True, stdout=subprocess.DEVNULL, timeout=600)
     kinds = [r and r["t"] for r, _ in records(tmp_path / "runs" / "my-study-s0")]
     assert kinds == ["start", "update", "artifact", "end"]
 

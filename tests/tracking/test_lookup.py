@@ -105,7 +105,7 @@ def test_an_artifact_of_a_run_of_another_machine_is_downloaded_once(embedded: Pl
     )
     env = {**embedded.env, "PGZOO_HOME": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"Run little s0 \(\w+\) has no artifact policy/policy.json: it ended before .*\n", done.stdout)

@@ -33,7 +33,7 @@ def test_a_learning_curve_shows_episodes_their_mean_and_the_threshold() -> None:
     figure = learning_curve(steps, [s / 4 for s in steps], title="a on $b$_1", subtitle="seed 3", threshold=475.0)
     axes = figure.axes[0]
     assert labels(figure) == ["episode", "mean of the last 20 episodes", "threshold 475"]
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("environment steps", "return per episode")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("environment steps", "return of training episodes")
     line = np.asarray(axes.lines[0].get_ydata())
     assert line[-1] == pytest.approx(np.mean([s / 4 for s in steps[-20:]]))
     draw(figure)

@@ -164,7 +164,7 @@ def test_a_server_that_never_answers_holds_up_no_other_store(place: Place) -> No
 class TestServer:
     def test_without_a_server_the_end_is_not_held_up_and_sync_ships_later(self, remote: Place, server: Server) -> None:
         result = remote.result(remote.train("early", updates=20, wait=0.5))
-        assert result["slowest"] < 0.5
+        assert result["slowest"] < 10  # a request to a dead server would take 15 s
         assert (result["runs"], result["pending"]) == (1, 24)
         outcome = remote.pgzoo("sync", "--wait", "8", "--json")
         assert outcome.returncode == 1
@@ -185,7 +185,7 @@ class TestServer:
         assert child.poll() is None
         server.start()
         result = remote.result(child)
-        assert result["slowest"] < 0.5
+        assert result["slowest"] < 10  # a request to a dead server would take 15 s
         assert result["pending"] == 0
         assert remote.metrics("cut", "a") == steps(200)
         assert remote.metrics("cut", "b") == [(10 * u, -u) for u in range(1, 201)]

@@ -125,15 +125,16 @@ def test_so_it_is_with_every_policy_and_what_may_be_asked_for_beside(
     update(elsewhere(algorithm, **settings))
 
 
+def test_so_it_is_with_retrace_which_no_algorithm_uses_yet() -> None:
+    x, flags = torch.ones(2, 5, 3, device=META), torch.ones(2, 5, 3, dtype=torch.bool, device=META)
+    numbers = dict.fromkeys(("rewards", "q_values", "next_values", "log_rhos"), x)
+    with OneDevice():
+        found = retrace(**numbers, terminated=flags, truncated=flags, valid=flags, gamma=0.9, lam=0.9)
+    assert found.device == META
+
+
 @pytest.mark.parametrize("estimator", CATALOG.names("estimator"))
 def test_so_it_is_with_every_estimator(estimator: str, elsewhere: Elsewhere) -> None:
-    if estimator == "retrace":  # nobody gives it the values of actions
-        x, flags = torch.ones(2, 5, 3, device=META), torch.ones(2, 5, 3, dtype=torch.bool, device=META)
-        numbers = dict.fromkeys(("rewards", "q_values", "next_values", "log_rhos"), x)
-        with OneDevice():
-            found = retrace(**numbers, terminated=flags, truncated=flags, valid=flags, gamma=0.9, lam=0.9)
-        assert found.device == META
-        return
     try:
         ctx = elsewhere("a2c", estimator=estimator)
     except UnfitError:

@@ -146,7 +146,7 @@ class Halting:
     collect, estimator = Steps(8), "reward-to-go"
     defaults: ClassVar[dict[str, Any]] = {"num_envs": 2, "total_steps": 32}
 
-    def init(self, ctx: Engine) -> AlgorithmState:
+    def init(self, ctx: Engine, rng: np.random.Generator) -> AlgorithmState:
         return AlgorithmState({}, {"halting.steps": torch.zeros(())})
 
     def update(self, ctx: Engine, state: TrainState, trajectory: Trajectory) -> TrainState:

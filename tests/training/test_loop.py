@@ -351,21 +351,25 @@ def test_a_run_whose_only_seed_failed_has_nothing_to_evaluate(play: Play) -> Non
 
 def test_an_algorithm_that_raises_fails_the_run_by_name(plan: MakePlan) -> None:
     events, error = listen(plan("boom", seeds=2))
-    assert str(error) == 'algorithm "boom" raised ZeroDivisionError: boom'
+    assert str(error).startswith('algorithm "boom" raised ZeroDivisionError: boom (') and "conftest.py, line" in str(
+        error
+    )
     assert last(events).statuses == ("failed", "failed") and last(events).reasons[0] == str(error)
     assert len(of(UpdateDone, events)) == 2
 
 
 def test_an_environment_that_raises_fails_the_run_by_name(plan: MakePlan) -> None:
     events, error = listen(plan(env="probe/Faulty-v0", env_kwargs={"patience": 5}, num_envs=1))
-    assert str(error) == 'environment "probe/Faulty-v0" or policy "mlp" raised OSError: the simulator is gone'
+    assert str(error).startswith('environment "probe/Faulty-v0" raised OSError: the simulator is gone in step (')
+    assert "conftest.py, line" in str(error)
     assert last(events).statuses == ("failed",)
 
 
 def test_an_environment_that_raises_in_the_last_evaluation_fails_the_run_too(plan: MakePlan) -> None:
     one = plan(env="probe/Faulty-v0", env_kwargs={"patience": 3}, num_envs=1, total_episodes=3, eval_episodes=100)
     events, error = listen(one)
-    assert str(error) == 'environment "probe/Faulty-v0" raised OSError: the simulator is gone'
+    assert str(error).startswith('environment "probe/Faulty-v0" raised OSError: the simulator is gone in step (')
+    assert "conftest.py, line" in str(error)
     assert last(events).statuses == ("failed",) and last(events).reasons == (str(error),)
     assert last(events).state.updates.tolist() == [3]
 

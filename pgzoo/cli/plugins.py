@@ -1,0 +1,90 @@
+"""`pgzoo plugins`: the plugins that were found, and whether each works. `pgzoo plugins check` is in `plugins_check`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from pgzoo.cli import common
+from pgzoo.cli.plugins_check import check
+from pgzoo.registry import KINDS, PluginCatalog, PluginInfo
+
+__all__ = ["command"]
+
+COLORS = {"ok": "green", "broken": "red", "blocked": "yellow"}
+
+
+@click.group("plugins", invoke_without_command=True)
+@common.plugin_options
+@common.json_option
+@common.progress_option
+@click.pass_context
+def command(ctx: click.Context, imports: tuple[str, ...], blocked: tuple[str, ...], as_json: bool) -> None:
+    """List the plugins, or check one."""
+    if ctx.invoked_subcommand is None:
+        _list(imports, blocked, as_json)
+
+
+@command.command("list")
+@common.plugin_options
+@common.json_option
+@common.progress_option
+def list_(imports: tuple[str, ...], blocked: tuple[str, ...], as_json: bool) -> None:
+    """List the plugins: what each offers, or why it isn't in use."""
+    _list(imports, blocked, as_json)
+
+
+command.add_command(check)
+
+
+def _list(imports: tuple[str, ...], blocked: tuple[str, ...], as_json: bool) -> None:
+    catalog = common.open_catalog(blocked=blocked, imports=imports)
+    if as_json:
+        common.print_json([_describe(plugin, catalog) for plugin in catalog.plugins])
+        return
+    rows = [
+        (plugin.name, f"[{COLORS[plugin.status]}]{plugin.status}", plugin.error or _line(plugin, catalog))
+        for plugin in catalog.plugins
+    ]
+    hint = (
+        "All of it: pgzoo plugins --json   Is it loaded quickly: pgzoo doctor   Its contract: pgzoo plugins check NAME"
+    )
+    common.print_lines(("Name", "Status", "Offers"), rows, hint=hint)
+
+
+def _describe(plugin: PluginInfo, catalog: PluginCatalog) -> dict[str, Any]:
+    return {
+        "name": plugin.name,
+        "summary": _summary(plugin, catalog),
+        "distribution": plugin.distribution,
+        "version": plugin.version,
+        "status": plugin.status,
+        "error": plugin.error or None,
+        "source": plugin.source,
+        "module": plugin.module,
+        "seconds": round(plugin.seconds, 4),
+        "offers": _offers(plugin, catalog),
+        "hooks": plugin.hooks,
+    }
+
+
+def _offers(plugin: PluginInfo, catalog: PluginCatalog) -> dict[str, list[str]]:
+    """Return the names of a plugin's components by kind."""
+    found = {
+        kind: [entry.name for entry in catalog.entries(kind) if entry.plugin.name == plugin.name] for kind in KINDS
+    }
+    return {kind: names for kind, names in found.items() if names}
+
+
+def _line(plugin: PluginInfo, catalog: PluginCatalog) -> str:
+    """Return what a plugin offers, with its origin unless it is built in."""
+    summary = _summary(plugin, catalog)
+    return summary if plugin.source == "built-in" else f"{summary} ({plugin.origin})".strip()
+
+
+def _summary(plugin: PluginInfo, catalog: PluginCatalog) -> str:
+    offers = {kind.replace("_", " "): names for kind, names in _offers(plugin, catalog).items()}
+    events = [hook.removeprefix("pgzoo_") for hook in plugin.hooks if hook != "pgzoo_register"]
+    parts = {**offers, "listens to": events} if events else offers
+    return "; ".join(f"{what}: {', '.join(names)}" for what, names in parts.items())

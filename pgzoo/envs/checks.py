@@ -1,0 +1,233 @@
+"""What an environment returns, compared with the spaces that it declares. Imports no torch.
+
+Each function here returns a value that is safe to use, or raises EnvError with one line: which environment, what came,
+what is expected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
+from numpy.typing import NDArray
+
+from pgzoo.errors import EnvError, raised_at
+
+__all__ = [
+    "blame_environment",
+    "check_observation",
+    "environment_error",
+    "environment_id",
+    "mask_size",
+    "read_mask",
+    "read_reset",
+    "read_reward",
+    "read_step",
+    "sample_action",
+]
+
+RESET = "reset(self, *, seed=None, options=None)"
+STEP_RESULT = "(observation, reward, terminated, truncated, info)"
+HINTS = {
+    "keyword argument 'seed'": f" Gymnasium's signature is {RESET}.",
+    "keyword argument 'options'": f" Gymnasium's signature is {RESET}.",
+    "values to unpack": (f" Gymnasium's reset returns (observation, info), and its step {STEP_RESULT}."),
+}
+"""What to do about errors of environments that were written for the old gym: part of the message -> hint."""
+
+
+def environment_id(env: gym.Env[Any, Any]) -> str:
+    """Return the id under which an environment was made, or the name of its class."""
+    return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+
+
+def environment_error(env_id: str, doing: str, error: BaseException) -> EnvError:
+    """Return an EnvError that says what an environment raised, in what, and at which line of its code.
+
+    `doing` is what it was asked for, such as "reset". An EnvError is returned as it is.
+    """
+    if isinstance(error, EnvError):
+        return error
+    hint = next((hint for part, hint in HINTS.items() if part in str(error)), "")
+    text = " ".join(str(error).split()).removesuffix(".")
+    raised = f"raised {type(error).__name__}: {text}".removesuffix(": ")
+    if isinstance(error, SystemExit):
+        raised = f"called sys.exit({'' if error.code is None else repr(error.code)})"
+    return EnvError(f'environment "{env_id}" {raised} in {doing}{raised_at(error)}.{hint}')
+
+
+@contextmanager
+def blame_environment(env_id: str, doing: str) -> Iterator[None]:
+    """Turn whatever an environment raises, `sys.exit` included, into `environment_error`."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        raise environment_error(env_id, doing, error) from error
+
+
+def read_reset(env_id: str, result: Any) -> tuple[Any, Mapping[str, Any]]:
+    """Return the observation and the info of what `reset` returned."""
+    if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping):
+        return result
+    raise EnvError(f'environment "{env_id}" returned {_shown(result)} from reset; expected (observation, info).')
+
+
+def read_step(env_id: str, result: Any) -> tuple[Any, Any, bool, bool, Mapping[str, Any]]:
+    """Return the five parts of what `step` returned."""
+    if isinstance(result, tuple) and len(result) == 5 and isinstance(result[4], Mapping):
+        return result
+    count = f"{len(result)} values" if isinstance(result, tuple) else _shown(result)
+    raise EnvError(f'environment "{env_id}" returned {count} from step; expected {STEP_RESULT}.')
+
+
+def read_reward(env_id: str, reward: Any) -> float:
+    """Return a reward as a float; an array of one number is that number."""
+    if isinstance(reward, float | int | np.number | np.bool_) and not isinstance(reward, np.complexfloating):
+        return float(reward)
+    if isinstance(reward, np.ndarray) and reward.size == 1 and reward.dtype.kind in "fiub":
+        return float(reward.item())
+    raise EnvError(f'environment "{env_id}" returned the reward {_shown(reward)}; expected one number.')
+
+
+def check_observation(env_id: str, space: gym.Space[Any], obs: Any) -> None:
+    """Raise EnvError where an observation isn't in its space: its shape, its type of numbers, or a category.
+
+    Numbers outside the bounds of a Box are allowed, as many environments declare bounds that they don't keep.
+    """
+    if problem := _problem(space, obs):
+        came, expected = problem
+        raise EnvError(
+            f'environment "{env_id}" returned the observation {came}; expected {expected}, '
+            f"as its observation_space {_one_line(space)} says."
+        )
+
+
+def mask_size(space: gym.Space[Any]) -> int:
+    """Return K, the length of an action mask: one entry for each action, or for each choice of each component."""
+    match space:
+        case Discrete():
+            return int(space.n)
+        case MultiDiscrete():
+            return int(space.nvec.sum())
+        case MultiBinary():
+            return int(np.prod(space.shape))
+    return 0
+
+
+def read_mask(env_id: str, space: gym.Space[Any], mask: Any, *, ended: bool = False) -> NDArray[np.bool_]:
+    """Return an action mask `[K]` as bool: True where the action is allowed.
+
+    It is one array, or a tuple or list with one array for each component of the action. With `ended` the episode is
+    over, and nothing needs to be allowed.
+    """
+    size = mask_size(space)
+    head = f'environment "{env_id}" sent the action mask {_shown(mask)}'
+    expected = f"expected bool or 0/1 integers of shape ({size},) for {_one_line(space)}, True or 1 for allowed"
+    parts = mask if isinstance(mask, tuple | list) else (mask,)
+    try:
+        flat = np.concatenate([np.ravel(part) for part in parts]) if len(parts) else np.empty(0)
+    except ValueError:
+        raise EnvError(f"{head}; {expected}.") from None
+    if flat.shape != (size,) or flat.dtype.kind not in "biu":
+        raise EnvError(f"{head}; {expected}.")
+    allowed = flat.astype(np.bool_)
+    if flat.dtype.kind != "b" and not np.array_equal(flat, allowed):
+        raise EnvError(f"{head}; {expected}.")
+    if not ended and not _has_legal_action(space, allowed):
+        raise EnvError(f"{head}, which allows no action although the episode isn't over.")
+    return allowed
+
+
+def sample_action(space: gym.Space[Any], mask: NDArray[np.bool_] | None) -> Any:
+    """Draw a random action that the mask `[K]` allows, from the space's own generator."""
+    if mask is None:
+        return space.sample()
+    match space:
+        case Discrete():
+            return space.sample(mask.astype(np.int8))
+        case MultiDiscrete():
+            return space.sample(tuple(part.astype(np.int8) for part in _components(space, mask)))
+        case MultiBinary():
+            return space.sample() * mask.reshape(space.shape)
+    return space.sample()
+
+
+def _has_legal_action(space: gym.Space[Any], mask: NDArray[np.bool_]) -> bool:
+    if isinstance(space, MultiDiscrete):
+        return all(part.any() for part in _components(space, mask))
+    return isinstance(space, MultiBinary) or bool(mask.any())  # a bit that may not be set is 0
+
+
+def _components(space: MultiDiscrete, mask: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
+    return np.split(mask, np.cumsum(space.nvec.ravel())[:-1])
+
+
+def _problem(space: gym.Space[Any], obs: Any) -> tuple[str, str] | None:
+    """What came and what is expected instead, in words; None if the observation fits."""
+    match space:
+        case Discrete():
+            value = np.asarray(obs) if not isinstance(obs, int) else obs
+            whole = isinstance(value, int) or (value.shape == () and value.dtype.kind in "iu")
+            if not (whole and space.start <= value < space.start + space.n):
+                return _shown(obs), f"a whole number from {space.start} to {space.start + space.n - 1}"
+        case Box() | MultiBinary() | MultiDiscrete():
+            return _array_problem(space, obs)
+        case gym.spaces.Tuple():
+            if not isinstance(obs, tuple | list) or len(obs) != len(space.spaces):
+                return _shown(obs), f"a tuple of {len(space.spaces)}"
+            found = ((f"[{k}]", _problem(part, obs[k])) for k, part in enumerate(space.spaces))
+            return next((_inside(where, problem) for where, problem in found if problem), None)
+        case gym.spaces.Dict():
+            missing = set(space.spaces) - set(obs) if isinstance(obs, Mapping) else set(space.spaces)
+            if missing:
+                return _shown(obs), f"a dict with {', '.join(map(str, sorted(missing, key=str)))}"
+            found = ((f"[{key!r}]", _problem(part, obs[key])) for key, part in space.spaces.items())
+            return next((_inside(where, problem) for where, problem in found if problem), None)
+    return None
+
+
+def _array_problem(space: gym.Space[Any], obs: Any) -> tuple[str, str] | None:
+    try:
+        array = np.asarray(obs)
+    except ValueError:
+        array = np.asarray(None)
+    assert space.dtype is not None
+    expected = f"{space.dtype} of shape {space.shape}"
+    if array.shape != space.shape or array.dtype.kind not in "biuf":
+        return _shown(obs), expected
+    if isinstance(space, MultiDiscrete) and array.dtype.kind in "biu":
+        inside = bool(((array >= space.start) & (array < space.start + space.nvec)).all())
+        return None if inside else (_shown(obs), f"whole numbers below {space.nvec.tolist()}")
+    if isinstance(space, MultiBinary) or space.dtype.kind == "b":
+        fine = array.dtype.kind == "b" or (array.dtype.kind in "iu" and bool(((array == 0) | (array == 1)).all()))
+        return None if fine else (_shown(obs), f"{expected}, all 0 or 1")
+    if array.dtype == space.dtype or space.dtype.kind == "f":
+        return None
+    if array.dtype.kind == "f":
+        return _shown(obs), expected
+    least, greatest = np.iinfo(space.dtype).min, np.iinfo(space.dtype).max
+    if array.size and not (least <= int(array.min()) and int(array.max()) <= greatest):
+        return _shown(obs), f"{expected}, that is numbers from {least} to {greatest}"
+    return None
+
+
+def _inside(where: str, problem: tuple[str, str]) -> tuple[str, str]:
+    return f"{problem[0]} at {where}", problem[1]
+
+
+def _shown(value: Any) -> str:
+    """A value in a few words: arrays with their type and shape."""
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        kind = f"{value.dtype} of shape {value.shape}"
+        return f"{value.tolist()} ({kind})" if value.size <= 8 else kind
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _one_line(space: gym.Space[Any]) -> str:
+    text = " ".join(str(space).split())
+    return text if len(text) <= 120 else f"{text[:117]}..."

@@ -1,0 +1,153 @@
+"""Make a plan: turn a resolved config into the objects that training needs, and decide what it left to `auto`."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pgzoo.config import AlgorithmConfig, Member, RunConfig
+from pgzoo.envs.choice import choose_backend, inspect_environment, resets_completely
+from pgzoo.errors import PgzooError, PluginError, UsageError
+from pgzoo.ops.acting import memory_size
+from pgzoo.protocols import Policy
+from pgzoo.registry import PluginCatalog
+from pgzoo.runs.rows import check_rows
+from pgzoo.training import added_critic
+from pgzoo.training.plan import Plan, checked_needs, make_policy
+from pgzoo.types import Collection, EnvRequest, Steps
+
+__all__ = ["collection_of", "make_plan", "name_component"]
+
+MIN_COMPILED_STEPS = 30_000
+"""Gradient steps per seed from which compiling them saves time, even with an empty cache."""
+
+
+def make_plan(
+    config: RunConfig,
+    catalog: PluginCatalog,
+    group: str = "",
+    members: Sequence[Member] = (),
+    compile_cache: Path | None = None,
+) -> Plan:
+    """Return the plan of a run. Nothing is written to disk.
+
+    Args:
+        config: the resolved settings.
+        catalog: where the components are looked up.
+        group: name of the group of runs; a new one by default.
+        members: the members to train; by default those of `config`. Others may differ from it only in their seeds and
+            in settings that a sweep may vary.
+        compile_cache: folder for compiled gradient steps, see `Plan`.
+
+    Raises:
+        UsageError: torch can't compute on the device.
+        EnvError: the environment can't be made.
+        UnfitError: two components don't fit each other.
+        PluginError: the code of a component raised.
+    """
+    _check_device(config.device)
+    members = tuple(members) or config.members()
+    request = EnvRequest(config.env, config.env_kwargs, config.max_episode_steps, config.num_envs)  # of one member
+    backend_name, backend = choose_backend(config.backend, catalog, request)
+    spec = inspect_environment(request, backend)
+    with name_component(f'algorithm "{config.algorithm}"'):
+        algorithm = catalog.get("algorithm", config.algorithm).load()()
+        collection = collection_of(algorithm, config.settings)
+        needs = checked_needs(
+            _evaluate_attribute(getattr(algorithm, "needs", frozenset()), config.settings), config.algorithm
+        )
+    estimator = catalog.get("estimator", config.estimator.name).load()
+    if added := added_critic.is_added(estimator, needs, config.settings):
+        needs |= {"value"}
+    with name_component(f'policy "{config.policy.name}"'):
+        factory = catalog.get("policy", config.policy.name).load()
+        policy = make_policy(factory, config.policy.settings, spec, needs, config.normalize_obs)
+    if not hasattr(algorithm, "loop"):
+        check_rows(config, collection, bool(memory_size(policy)))
+    # The choices are stored in the config, so that `resume` and `repro` make the same ones.
+    chosen = {"backend": backend_name, "compile": _choose_compile(config, policy, collection)}
+    config = config.model_copy(update=chosen)
+    members = tuple(replace(member, config=member.config.model_copy(update=chosen)) for member in members)
+    env_states = tuple(entry.load()() for entry in catalog.entries("env_state"))
+    return Plan(
+        config=config,
+        spec=spec,
+        algorithm=algorithm,
+        policy=policy,
+        estimator=estimator,
+        collection=collection,
+        backend=backend,
+        group=group or f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}",
+        members=members,
+        needs=needs,
+        added_critic=added,
+        env_states=env_states,
+        forgets=isinstance(collection, Steps) or resets_completely(request._replace(states=env_states)),
+        compile_cache=compile_cache,
+    )
+
+
+@contextmanager
+def name_component(component: str) -> Iterator[None]:
+    """Turn an exception of a component's code into a PluginError that names the component.
+
+    Raises:
+        PluginError: the body raised something that isn't a PgzooError.
+    """
+    try:
+        yield
+    except PgzooError:
+        raise
+    except Exception as error:
+        raise PluginError(f"{component} can't be made: {type(error).__name__}: {error}") from error
+
+
+def collection_of(algorithm: Any, settings: Any) -> Collection:
+    """Return what the algorithm collects: its attribute `collect`, else windows of its setting `rollout_steps`."""
+    if hasattr(algorithm, "collect"):
+        return _evaluate_attribute(algorithm.collect, settings)  # type: ignore[no-any-return]
+    if not hasattr(settings, "rollout_steps"):
+        raise PluginError(
+            f"{type(algorithm).__name__} doesn't say what it collects. Give it an attribute `collect`, such as "
+            "Episodes(per_env=1), or a setting `rollout_steps`."
+        )
+    return Steps(settings.rollout_steps)
+
+
+def _evaluate_attribute(attribute: Any, settings: Any) -> Any:
+    """Return an attribute of an algorithm, or its value for the settings if it is a function of them."""
+    return attribute(settings) if callable(attribute) else attribute
+
+
+def _check_device(device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        built = torch.version.cuda or torch.version.hip
+        why = "finds no GPU here" if built else "was built without CUDA"
+        remedy = "see what nvidia-smi says" if built else "install a torch with CUDA"
+        raise UsageError(
+            f"The run is for --device cuda, and torch {torch.__version__} {why}. "
+            f"Start one with --device cpu, or {remedy}."
+        )
+
+
+def _choose_compile(config: RunConfig, policy: Policy, collection: Collection) -> str:
+    """Return "on" or "off": `auto` is on for a long run of a policy that compiles well.
+
+    The number of seeds and the steps that a resumed run has left play no part, so that a seed computes the same numbers
+    alone and among others, and before and after it is resumed.
+    """
+    if config.compile != "auto":
+        return config.compile
+    settings: Any = config.settings
+    if not (isinstance(settings, AlgorithmConfig) and isinstance(collection, Steps) and config.total_steps):
+        return "off"
+    updates = config.total_steps / (collection.count * config.num_envs)
+    steps = updates * getattr(settings, "epochs", 1) * getattr(settings, "minibatches", 1)
+    return "on" if steps >= MIN_COMPILED_STEPS and getattr(policy, "compiles", False) else "off"

@@ -1,0 +1,173 @@
+"""The SQLite database of a store: created and migrated under another name, so that no interruption breaks it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from filelock import FileLock
+from mlflow.store.db import utils as _utils
+from mlflow.store.tracking import sqlalchemy_store as _sqlalchemy_store
+
+from pgzoo.errors import StoreError
+from pgzoo.tracking.home import BROKEN_MARK, sqlite_uri
+
+__all__ = ["prepare_database"]
+
+logger = logging.getLogger("pgzoo.tracking")
+utils: Any = _utils  # parts of it have no types
+sqlalchemy_store: Any = _sqlalchemy_store
+
+COMPANIONS = ("", "-journal", "-wal", "-shm")
+"""What SQLite appends to the name of a database for the files that belong to it."""
+HALF_MADE = ("already exists", "duplicate column", "no such table", "no such column", "no such index")
+"""Parts of the errors that a migration raises on a database whose creation was interrupted."""
+
+
+def prepare_database(path: Path) -> None:
+    """Make sure that the database at `path` exists and has the schema of the installed MLflow.
+
+    A new database is built beside `path` and renamed when it is complete. An older one is migrated as a copy, which
+    then replaces its content in one transaction. A half-made one without runs, which an interrupted program left
+    behind, is renamed to `NAME.broken-TIME` and made anew. Processes that call this at the same time wait for each
+    other.
+
+    Raises:
+        StoreError: the database was made by a newer MLflow, or it is damaged and has runs.
+        OSError, sqlalchemy.exc.OperationalError: it can't be read or written now (a full disk, a lock).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock"), timeout=120):
+        scratch = path.with_name(f".{path.name}.new")
+        remove(scratch)
+        try:
+            if not path.exists() or not path.stat().st_size:
+                create(path, scratch)
+            elif schema_version(path) != latest_version():
+                migrate(path, scratch)
+        finally:
+            remove(scratch)
+        with closing(sqlite3.connect(path, timeout=20)) as database:
+            database.execute("PRAGMA journal_mode=WAL")
+
+
+def create(path: Path, scratch: Path) -> None:
+    """Build a database as `scratch` and rename it to `path`."""
+    build(scratch)
+    # A log that belonged to an earlier database of this name would be replayed into the new one.
+    set_aside([file for file in companions(path)[1:] if file.exists()], path)
+    with scratch.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(scratch, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the rename itself
+    finally:
+        os.close(folder)
+
+
+def migrate(path: Path, scratch: Path) -> None:
+    """Bring an existing database to the latest schema, or replace it if it is half-made and has no runs."""
+    check_not_newer(path)
+    with closing(sqlite3.connect(path, timeout=20)) as original:
+        before = original.execute("PRAGMA data_version").fetchone()
+        with closing(sqlite3.connect(scratch)) as copy:
+            original.backup(copy)
+        try:
+            build(scratch)
+        except sqlalchemy.exc.OperationalError as error:
+            if not any(part in str(error).lower() for part in HALF_MADE):
+                raise
+            if count_runs(original):
+                raise StoreError(
+                    f"The database {path} is damaged: a migration of its schema was interrupted ({error.orig}). "
+                    "Restore it from a backup; or move it away and run `pgzoo sync`, and it is made anew."
+                ) from error
+            original.close()
+            aside = set_aside([file for file in companions(path) if file.exists()], path)
+            logger.warning(
+                "the database %s was half-made, because a program that created it was interrupted. It had no runs. "
+                "It is now called %s, and a new one is made",
+                *(path, aside.name),
+            )
+            remove(scratch)
+            create(path, scratch)
+            return
+        if original.execute("PRAGMA data_version").fetchone() != before:
+            raise OSError(f"{path} was written while it was being migrated; the migration is tried again")
+        with closing(sqlite3.connect(scratch)) as copy:
+            copy.backup(original)
+
+
+def build(file: Path) -> None:
+    """Create or migrate MLflow's tables in a file that no other process uses, and close it."""
+    url = sqlalchemy.URL.create("sqlite", database=str(file))
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+    if file.exists():
+        utils._upgrade_db(engine)
+    else:
+        utils._initialize_tables(engine)
+    engine.dispose()
+    sqlalchemy_store.SqlAlchemyStore(sqlite_uri(file), "./mlruns").engine.dispose()  # adds the experiment "Default"
+
+
+def schema_version(path: Path) -> str | None:
+    """Return the revision that the database says it has, None if it has no such table."""
+    with closing(sqlite3.connect(path, timeout=20)) as database:
+        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone():
+            return None
+        found = database.execute("SELECT version_num FROM alembic_version").fetchone()
+        return str(found[0]) if found else None
+
+
+def latest_version() -> str:
+    """Return the revision of the installed MLflow's schema."""
+    return str(utils._get_latest_schema_revision())
+
+
+def check_not_newer(path: Path) -> None:
+    """Raise StoreError if the installed MLflow doesn't know the database's schema revision."""
+    version = schema_version(path)
+    if version is None:
+        return
+    try:
+        ScriptDirectory.from_config(utils._get_alembic_config("")).get_revision(version)
+    except CommandError as error:
+        raise StoreError(
+            f"The database {path} was made by a newer MLflow (schema revision {version}). Upgrade mlflow here, or "
+            "choose another --tracking-uri."
+        ) from error
+
+
+def count_runs(database: sqlite3.Connection) -> int:
+    """Return how many runs a database has, 0 if it has no table of runs."""
+    if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchone():
+        return 0
+    return int(database.execute("SELECT COUNT(*) FROM runs").fetchone()[0])
+
+
+def companions(path: Path) -> list[Path]:
+    """Return the database's path and those of the files that SQLite keeps beside it."""
+    return [path.with_name(path.name + suffix) for suffix in COMPANIONS]
+
+
+def set_aside(files: list[Path], path: Path) -> Path:
+    """Rename files of the database `path` so that they no longer count; return the new name of the database."""
+    aside = path.with_name(f"{path.name}{BROKEN_MARK}{time.strftime('%Y%m%d-%H%M%S')}")
+    for file in files:
+        os.replace(file, aside.with_name(aside.name + file.name.removeprefix(path.name)))
+    return aside
+
+
+def remove(path: Path) -> None:
+    """Delete a scratch database, if there is one."""
+    for file in companions(path):
+        file.unlink(missing_ok=True)

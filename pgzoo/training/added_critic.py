@@ -1,0 +1,80 @@
+"""A critic for an algorithm that trains none, added because the run's estimator requires values.
+
+The plan then asks the policy for a value, and every gradient step that moves the policy adds the critic's loss to the
+algorithm's. The critic's loss moves the parameters under `critic.` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from pgzoo.config import AlgorithmConfig, Settings
+from pgzoo.errors import UnfitError
+from pgzoo.ops.losses import explained_variance, value_loss
+from pgzoo.training.targets import requires_values
+from pgzoo.types import Batch, Hyper, Loss, LossFunction, Params
+
+__all__ = ["VALUE_COEF", "also_moved", "is_added", "refuse_move", "with_critic_loss"]
+
+VALUE_COEF = 0.5
+"""Weight of the added critic's loss where the algorithm has no setting `value_coef`."""
+
+CRITIC = "critic."
+
+
+def is_added(estimator: Callable[..., Any], needs: frozenset[str], settings: Settings) -> bool:
+    """Return whether a run gets a critic that its algorithm, with these `needs` and `settings`, doesn't ask for.
+
+    An algorithm without gradient steps can't train one.
+    """
+    return requires_values(estimator) and "value" not in needs and isinstance(settings, AlgorithmConfig)
+
+
+def with_critic_loss(loss: LossFunction) -> LossFunction:
+    """Return `loss` plus the critic's loss, for gradient steps.
+
+        L + c ½ E[(V(s) - G)²]
+
+    c is the setting `value_coef` where the algorithm has it, else `VALUE_COEF`. The gradient of the second term is 0
+    for all parameters but those under `critic.`: the policy learns as if the critic were somebody else's. The metrics
+    `loss/value` and `value/explained_variance` are added to those of `loss`.
+    """
+
+    def total(policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss | Tensor:
+        found = loss(policy, params, batch, hyper)
+        result = found if isinstance(found, Loss) else Loss(found, {})
+        critic = {name: leaf if name.startswith(CRITIC) else leaf.detach() for name, leaf in params.items()}
+        values = policy.apply(critic, batch.inputs).value
+        error = value_loss(values, batch.returns, batch.weights)
+        if result.value.shape != error.shape:
+            return result  # the engine refuses it, with both shapes
+        coef = getattr(hyper, "value_coef", None)
+        before = values.detach() if batch.values is None else batch.values
+        metrics = {
+            "loss/value": error,
+            "value/explained_variance": explained_variance(before, batch.returns, batch.weights),
+        }
+        weighted = (VALUE_COEF if coef is None else coef.flatten()) * error
+        return result._replace(value=result.value + weighted, metrics=metrics | result.metrics)
+
+    return total
+
+
+def also_moved(only: str) -> str | None:
+    """Return which parameters an added critic has in a gradient step limited to `only`; None: it takes no part.
+
+    It learns in steps of everything and in steps of the policy, not in steps of an algorithm's other networks.
+    """
+    return CRITIC if not only or only.startswith("policy.") else None
+
+
+def refuse_move(algorithm: str, estimator: str) -> UnfitError:
+    """Return the error for an algorithm that moves the policy by `ctx.move`, where no critic is trained."""
+    return UnfitError(
+        f'Estimator "{estimator}" needs the values of a critic, and algorithm "{algorithm}" moves its parameters by '
+        'ctx.move, where no critic is trained. It must ask for one itself: needs = {"value"}, and ctx.step on '
+        "ops.losses.critic_loss."
+    )

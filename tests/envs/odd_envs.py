@@ -1,0 +1,168 @@
+"""Environments that don't do what they declare. Workers import this module by itself: it needs pgzoo for nothing."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
+
+
+class EvenMask(gym.Env[Any, Any]):
+    """Ten steps; action 2 pays 1. A mask comes with even steps only, and forbids 0 and 1 there."""
+
+    observation_space = Box(-1.0, 1.0, (1,))
+    action_space = Discrete(4)
+
+    def __init__(self, sends: str = "even", mask: Any = (0, 0, 1, 1)) -> None:
+        self.sends, self.mask = sends, mask
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros(1, np.float32), self._info()
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.t += 1
+        return np.zeros(1, np.float32), float(action == 2), self.t == 10, False, self._info()
+
+    def _info(self) -> dict[str, Any]:
+        sent = {"even": self.t % 2 == 0, "odd": self.t % 2 == 1, "late": self.t >= 8, "always": True}[self.sends]
+        return {"action_mask": np.array(self.mask) if isinstance(self.mask, tuple) else self.mask} if sent else {}
+
+
+class TwoParts(EvenMask):
+    """Two components of an action."""
+
+    action_space = MultiDiscrete([2, 3])
+
+
+class NotAMethod(EvenMask):
+    """Has masks, but no method that returns them."""
+
+    action_masks = np.ones(4, np.bool_)
+
+
+SPACES = {
+    "vector": Box(-1.0, 1.0, (3,)),
+    "whole": Box(0, 10, (1,), np.int32),
+    "pixel": Box(0, 255, (1,), np.uint8),
+    "bits": Box(0, 1, (2,), np.bool_),
+    "category": Discrete(3),
+    "shifted": Discrete(3, start=-1),
+    "pair": gym.spaces.Tuple((Discrete(3), Box(-1.0, 1.0, (1,)))),
+    "named": gym.spaces.Dict({"place": Discrete(3)}),
+    "sequence": gym.spaces.Sequence(Box(-1.0, 1.0, (2,))),
+    "text": gym.spaces.Text(5),
+    "graph": gym.spaces.Graph(Box(-1.0, 1.0, (2,)), None),
+}
+
+
+class Returns(gym.Env[Any, Any]):
+    """Returns what it is told to, from step number `at` on."""
+
+    action_space = Discrete(2)
+
+    def __init__(
+        self, space: str = "vector", obs: Any = (0.0, 0.0, 0.0), dtype: str = "", reward: Any = 1.0, at: int = 0
+    ):
+        self.observation_space, self.odd, self.at, self.reward = SPACES[space], obs, at, reward
+        self.fine = self.observation_space.sample()
+        if dtype:
+            self.odd = np.array(obs, dtype)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        self.t = 0
+        return (self.odd if self.at == 0 else self.fine), {}
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        self.t += 1
+        odd = self.t >= self.at
+        return self.odd if odd else self.fine, self.reward if odd else 1.0, self.t == 50, False, {}
+
+
+class Raises(gym.Env[Any, Any]):
+    """Fails in the way that `how` says, in step `at`."""
+
+    action_space = Discrete(2)
+
+    def __init__(self, how: str, at: int = 1) -> None:
+        self.how, self.at = how, at
+        if how == "constructor":
+            raise KeyError("no such map")
+        if how == "exit in constructor":
+            sys.exit(3)
+
+    @property
+    def observation_space(self) -> Any:  # type: ignore[override]
+        if self.how == "observation_space":
+            raise RuntimeError("not connected")
+        return None if self.how == "no space" else Box(-1.0, 1.0, (2,))
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        self.t = 0
+        if self.how == "reset":
+            raise RuntimeError("no license")
+        obs = np.zeros(2, np.float32)
+        return obs if self.how == "old reset" else (obs, {})
+
+    def step(self, action: Any) -> Any:
+        self.t += 1
+        obs = np.zeros(2, np.float32)
+        if self.how == "old step":
+            return obs, 1.0, False, {}
+        if self.t >= self.at:
+            if self.how == "step":
+                raise ValueError("out of fuel")
+            if self.how == "exit":
+                sys.exit(3)
+            if self.how == "die":
+                os._exit(7)
+        return obs, 1.0, self.t == 50, False, {}
+
+    def close(self) -> None:
+        if self.how == "close":
+            raise OSError("port is busy")
+
+
+class NoSeed(Raises):
+    """Its reset is of the old gym."""
+
+    def __init__(self) -> None:
+        super().__init__("never")
+
+    def reset(self) -> Any:  # type: ignore[override]
+        return super().reset()
+
+
+class Reusing(gym.Env[Any, Any]):
+    """Remembers all its steps, and writes every observation into the same array."""
+
+    observation_space = Box(-np.inf, np.inf, (1,))
+    action_space = Discrete(2)
+
+    def __init__(self) -> None:
+        self.buffer = np.zeros(1, np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        self.t = 0
+        return self.buffer, {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.t += 1
+        self.buffer += 1.0
+        return self.buffer, 0.0, self.t == 5, False, {}
+
+
+class Empty(Returns):
+    """Has nothing to choose."""
+
+    action_space = Box(-1.0, 1.0, (0,))  # type: ignore[assignment]
+
+
+for _class in (EvenMask, TwoParts, NotAMethod, Returns, Raises, NoSeed, Reusing, Empty):
+    if f"odd/{_class.__name__}-v0" not in gym.registry:
+        gym.register(f"odd/{_class.__name__}-v0", f"{__name__}:{_class.__name__}")

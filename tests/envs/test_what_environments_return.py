@@ -1,0 +1,343 @@
+"""What an environment returns is compared with what it declares; nothing is silently altered, and errors name it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # as an importable module: workers start from its name
+
+import odd_envs  # noqa: F401  registers the environments
+
+from pgzoo.envs import state
+from pgzoo.envs.asynchronous import AsyncBackend
+from pgzoo.envs.checks import read_mask, read_reward, sample_action
+from pgzoo.envs.choice import inspect_environment, resets_completely
+from pgzoo.envs.sync import SyncBackend
+from pgzoo.errors import EnvError, UnfitError
+from pgzoo.protocols import EnvBackend, VectorEnv
+from pgzoo.types import EnvRequest
+
+BACKENDS: dict[str, EnvBackend] = {"sync": SyncBackend(), "async": AsyncBackend()}
+NOTHING_FORBIDDEN = [True] * 4
+ONLY_LAST_TWO = [False, False, True, True]
+
+
+def request(env: str, rows: int = 2, masked: bool = False, **kwargs: Any) -> EnvRequest:
+    return EnvRequest(f"odd/{env}-v0", kwargs, None, rows, masked=masked)
+
+
+@pytest.fixture(params=["sync", "async"])
+def opened(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Return `opened(request)` on both backends; what it opened is closed afterwards."""
+    made: list[VectorEnv] = []
+
+    def open_(what: EnvRequest) -> VectorEnv:
+        made.append(BACKENDS[request.param].open(what))
+        return made[-1]
+
+    yield open_
+    for envs in made:
+        envs.close()
+
+
+def stepped(envs: VectorEnv, steps: int, rows: int = 2) -> list[Any]:
+    """The masks of the first row after a reset and after each step."""
+    envs.reset(np.arange(rows))
+    seen = [envs.action_mask]
+    for _ in range(steps):
+        envs.step(np.full(rows, 2), np.ones(rows, np.bool_))
+        seen.append(envs.action_mask)
+    return [None if mask is None else mask[0].tolist() for mask in seen]
+
+
+# masks
+
+
+def test_without_a_mask_everything_is_allowed(opened: Any) -> None:
+    assert stepped(opened(request("EvenMask")), 4) == [
+        *(ONLY_LAST_TWO, NOTHING_FORBIDDEN, ONLY_LAST_TWO, NOTHING_FORBIDDEN, ONLY_LAST_TWO)
+    ]
+
+
+def test_a_mask_that_only_steps_send_is_used(opened: Any) -> None:
+    what = request("EvenMask", sends="odd")
+    masked = inspect_environment(what).masked
+    assert masked
+    envs = opened(what._replace(masked=masked))
+    assert stepped(envs, 3) == [NOTHING_FORBIDDEN, ONLY_LAST_TWO, NOTHING_FORBIDDEN, ONLY_LAST_TWO]
+
+
+def test_a_mask_that_comes_late_is_refused(opened: Any) -> None:
+    what = request("EvenMask", sends="late")
+    assert not inspect_environment(what).masked
+    with pytest.raises(EnvError, match=r'"odd/EvenMask-v0" sent an action mask for the first time after many steps'):
+        stepped(opened(what), 9)
+
+
+def test_rows_without_a_mask_are_free_beside_rows_with_one() -> None:
+    envs: Any = SyncBackend().open(request("EvenMask"))
+    envs._envs[1].unwrapped.sends = "odd"
+    envs.reset(np.arange(2))
+    assert envs.action_mask.tolist() == [ONLY_LAST_TWO, NOTHING_FORBIDDEN]
+
+
+@pytest.mark.parametrize("backend", ["sync", "async"])
+def test_ppo_learns_where_masks_come_now_and_then(backend: str, play: Any) -> None:
+    """The best return is 10: action 2 in every step."""
+    settings = {"num_envs": 4, "total_steps": 6000, "rollout_steps": 64, "learning_rate": 1e-2, "eval_episodes": 10}
+    _, greedy = (e for e in play("ppo", env="odd/EvenMask-v0", backend=backend, **settings) if hasattr(e, "mode"))
+    assert greedy.mode == "greedy" and greedy.returns[0].tolist() == [10.0] * len(greedy.returns[0])
+
+
+BAD_MASKS: dict[str, Any] = {
+    "additive": (0.0, -np.inf, -np.inf, 0.0),
+    "list of legal indices": [2, 3],
+    "too long": (1, 1, 1, 1, 1),
+    "neither 0 nor 1": (0, 2, 1, 1),
+    "text": "2,3",
+}
+
+
+@pytest.mark.parametrize("mask", BAD_MASKS)
+def test_a_mask_of_another_kind_is_refused_with_what_is_expected(mask: str) -> None:
+    what = request("EvenMask", sends="always", mask=BAD_MASKS[mask])
+    expected = (
+        r'"odd/EvenMask-v0" sent the action mask .*; expected bool or 0/1 integers of shape \(4,\) for Discrete\(4\)'
+    )
+    with pytest.raises(EnvError, match=expected) as error:
+        inspect_environment(what)
+    assert "\n" not in str(error.value)
+    with pytest.raises(EnvError, match=expected):
+        SyncBackend().open(what).reset(np.arange(2))
+
+
+def test_a_worker_refuses_a_mask_too() -> None:
+    envs = AsyncBackend().open(request("EvenMask", sends="always", mask=(0, 2, 1, 1)))
+    with pytest.raises(EnvError, match="sent the action mask"):
+        envs.reset(np.arange(2))
+    envs.close()
+
+
+def test_a_mask_that_allows_nothing_is_refused_unless_the_episode_is_over() -> None:
+    nothing = np.zeros(4, np.int8)
+    with pytest.raises(EnvError, match="allows no action although the episode isn't over"):
+        read_mask("x", gym.spaces.Discrete(4), nothing)
+    assert not read_mask("x", gym.spaces.Discrete(4), nothing, ended=True).any()
+    two = gym.spaces.MultiDiscrete([2, 3])
+    with pytest.raises(EnvError, match="allows no action"):
+        read_mask("x", two, [np.array([0, 0]), np.array([1, 1, 0])])
+    assert read_mask("x", two, [np.array([0, 1]), np.array([1, 1, 0])]).tolist() == [False, True, True, True, False]
+
+
+def test_masks_may_be_lists_of_bools_and_of_whole_numbers() -> None:
+    for mask in ([True, False], [1, 0], np.array([1, 0], np.int8), np.array([True, False])):
+        assert read_mask("x", gym.spaces.Discrete(2), mask).tolist() == [True, False]
+
+
+def test_actions_that_are_tried_are_allowed() -> None:
+    space = gym.spaces.MultiDiscrete([2, 3])
+    space.seed(0)
+    mask = np.array([False, True, False, False, True])
+    assert {tuple(sample_action(space, mask).tolist()) for _ in range(20)} == {(1, 2)}
+
+
+def test_masks_that_are_no_method_are_refused() -> None:
+    with pytest.raises(EnvError, match=r"an attribute action_masks that is no method \(ndarray\)"):
+        inspect_environment(request("NotAMethod", sends="late"))
+
+
+# observations and rewards
+
+# space, what is returned, its type, what the message says
+BAD_OBSERVATIONS: dict[str, tuple[str, Any, str, str]] = {
+    "broadcast": (
+        "vector",
+        (0.5,),
+        "float32",
+        r"\[0.5\] \(float32 of shape \(1,\)\); expected float32 of shape \(3,\)",
+    ),
+    "truncated": ("whole", (0.5,), "float64", r"\[0.5\] \(float64 of shape \(1,\)\); expected int32 of shape \(1,\)"),
+    "wrapped": ("pixel", (300,), "int64", r"\[300\] .*; expected uint8 .* numbers from 0 to 255"),
+    "negative": ("pixel", (-1,), "int64", r"\[-1\] .*; expected uint8 .* numbers from 0 to 255"),
+    "not bits": ("bits", (0, 2), "int64", "all 0 or 1"),
+    "words": ("vector", ("a", "b", "c"), "", r"\('a', 'b', 'c'\); expected float32"),
+    "nothing": ("vector", None, "", "None; expected float32"),
+    "out of range": ("category", 3, "", "3; expected a whole number from 0 to 2"),
+    "from the end": ("category", -1, "", "-1; expected a whole number from 0 to 2"),
+    "shifted": ("shifted", 2, "", "2; expected a whole number from -1 to 1"),
+    "half a category": ("category", 0.5, "", "0.5; expected a whole number"),
+    "category in a tuple": (
+        "pair",
+        (3, np.zeros(1, np.float32)),
+        "",
+        r"3 at \[0\]; expected a whole number from 0 to 2",
+    ),
+    "category in a dict": ("named", {"place": -1}, "", r"-1 at \['place'\]; expected a whole number from 0 to 2"),
+    "no such key": ("named", {"spot": 1}, "", "expected a dict with place"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_OBSERVATIONS)
+def test_an_observation_outside_of_its_space_is_refused(name: str) -> None:
+    space, obs, dtype, message = BAD_OBSERVATIONS[name]
+    for at in (0, 2):  # from reset, or from the second step on
+        what = request("Returns", space=space, obs=obs, dtype=dtype, at=at)
+        with pytest.raises(EnvError, match=rf'environment "odd/Returns-v0" returned the observation .*{message}'):
+            inspect_environment(what)
+        envs = SyncBackend().open(what)
+        with pytest.raises(EnvError, match=message):
+            stepped(envs, 3)
+
+
+def test_a_worker_refuses_an_observation_too() -> None:
+    envs = AsyncBackend().open(request("Returns", space="pixel", obs=(300,), dtype="int64", at=2))
+    envs.reset(np.arange(2))
+    envs.step(np.zeros(2, np.int64), np.ones(2, np.bool_))
+    with pytest.raises(EnvError, match="numbers from 0 to 255"):
+        envs.step(np.zeros(2, np.int64), np.ones(2, np.bool_))
+    envs.close()
+
+
+@pytest.mark.parametrize(
+    ("space", "obs", "dtype"),
+    [
+        ("vector", (0.5, 1.0, 2.0), "float64"),
+        ("vector", (1, 2, 3), "int64"),
+        ("pixel", (44,), "int64"),
+        ("bits", (0, 1), "int8"),
+    ],
+)
+def test_an_observation_of_another_type_but_the_same_value_is_taken(
+    space: str, obs: Any, dtype: str, opened: Any
+) -> None:
+    what = request("Returns", space=space, obs=obs, dtype=dtype)
+    inspect_environment(what)
+    assert opened(what).reset(np.arange(2))[0].tolist() == list(obs)
+
+
+def test_a_reward_that_is_an_array_of_one_number_is_that_number(opened: Any) -> None:
+    for reward in (np.array([2.5]), np.array(2.5), np.float32(2.5)):
+        envs = opened(request("Returns", reward=reward, obs=np.zeros(3, np.float32)))
+        envs.reset(np.arange(2))
+        assert envs.step(np.zeros(2, np.int64), np.ones(2, np.bool_)).rewards.tolist() == [2.5, 2.5]
+
+
+@pytest.mark.parametrize("reward", [None, "1.0", np.array([1.0, 2.0]), [1.0], 1j], ids=repr)
+def test_a_reward_that_is_no_number_is_refused(reward: Any) -> None:
+    with pytest.raises(EnvError, match=r'environment "odd/Returns-v0" returned the reward .*; expected one number\.'):
+        inspect_environment(request("Returns", reward=reward, obs=np.zeros(3, np.float32)))
+    with pytest.raises(EnvError, match="expected one number"):
+        read_reward("x", reward)
+
+
+# spaces
+
+
+@pytest.mark.parametrize("space", ["sequence", "text", "graph"])
+def test_observations_without_a_fixed_size_are_refused(space: str) -> None:
+    with pytest.raises(
+        UnfitError, match=rf"The observation space .* has a {space.capitalize()}; observations can be Box"
+    ):
+        inspect_environment(request("Returns", space=space))
+
+
+def test_nothing_to_choose_is_refused() -> None:
+    with pytest.raises(UnfitError, match="is empty: there is nothing to choose"):
+        inspect_environment(request("Empty", obs=np.zeros(3, np.float32)))
+
+
+def test_bits_are_not_normalized(plan: Any) -> None:
+    with pytest.raises(UnfitError, match="are true or false; leave out --normalize-obs"):
+        plan(env="odd/Returns-v0", env_kwargs={"space": "bits", "obs": (0, 1)}, normalize_obs=True)
+
+
+# exceptions
+
+
+BROKEN: dict[str, str] = {
+    "constructor": "raised KeyError: 'no such map' in its constructor (",
+    "exit in constructor": "called sys.exit(3) in its constructor (",
+    "observation_space": "raised RuntimeError: not connected in observation_space (",
+    "no space": "has None as its observation_space; expected a gymnasium space.",
+    "reset": "raised RuntimeError: no license in reset (",
+    "old reset": "returned [0.0, 0.0] (float32 of shape (2,)) from reset; expected (observation, info).",
+    "step": "raised ValueError: out of fuel in step (",
+    "old step": "returned 4 values from step; expected (observation, reward, terminated, truncated, info).",
+    "exit": "called sys.exit(3) in step (",
+    "close": "raised OSError: port is busy in close (",
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_what_an_environment_raises_becomes_one_message_that_names_it(how: str) -> None:
+    with pytest.raises(EnvError) as error:
+        inspect_environment(request("Raises", how=how))
+    message = str(error.value)
+    assert message.startswith(f'environment "odd/Raises-v0" {BROKEN[how]}') and "\n" not in message
+    if message.startswith('environment "odd/Raises-v0" raised'):
+        assert "odd_envs.py, line " in message
+
+
+def test_a_reset_without_a_seed_is_told_gymnasiums_signature() -> None:
+    with pytest.raises(
+        EnvError, match=r"keyword argument 'seed'.* Gymnasium's signature is reset\(self, \*, seed=None"
+    ):
+        inspect_environment(request("NoSeed"))
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("step", "raised ValueError: out of fuel in step (/"),
+        ("exit", "called sys.exit(3) in step"),
+        ("die", "died in step"),
+    ],
+)
+def test_a_worker_that_fails_is_one_message(how: str, message: str, capfd: pytest.CaptureFixture[str]) -> None:
+    envs = AsyncBackend().open(request("Raises", how=how))
+    envs.reset(np.arange(2))
+    with pytest.raises(EnvError) as error:
+        envs.step(np.zeros(2, np.int64), np.ones(2, np.bool_))
+    envs.close()
+    assert message.removesuffix("/") in str(error.value) and '"odd/Raises-v0"' in str(error.value)
+    assert (how != "die") or "(exit code 7" in str(error.value)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def run(tmp_path: Path, *arguments: str, debug: str = "") -> subprocess.CompletedProcess[str]:
+    import os
+
+    environment = os.environ | {"PGZOO_HOME": str(tmp_path / "home"), "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment |= {"PGZOO_DEBUG": debug}
+    command = [sys.executable, "-m", "pgzoo", "run", "reinforce", "--import", "odd_envs", "--no-progress"]
+    command += ["--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db", "--total-steps", "400", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300, check=False
+    )
+
+
+def test_the_command_says_it_once_before_training_and_in_it(tmp_path: Path) -> None:
+    before = run(tmp_path, "--env", "odd/Raises-v0", "--env-kwarg", "how=exit")
+    assert before.returncode == 2 and before.stderr.count("\n") == 1, before.stderr
+    assert before.stderr.startswith('Error: environment "odd/Raises-v0" called sys.exit(3) in step (')
+    during = run(tmp_path, "--env", "odd/Raises-v0", "--env-kwarg", "how=step", "--env-kwarg", "at=40")
+    assert during.returncode == 1 and "Traceback" not in during.stderr
+    assert 'Error: environment "odd/Raises-v0" raised ValueError: out of fuel in step (' in during.stderr
+    debug = run(tmp_path, "--env", "odd/Raises-v0", "--env-kwarg", "how=step", debug="1")
+    assert debug.returncode == 2 and "Traceback" in debug.stderr
+
+
+# what a reset leaves behind
+
+
+def test_an_environment_that_reuses_its_buffer_is_compared_with_copies() -> None:
+    assert not state.reset_is_complete(gym.make("odd/Reusing-v0", disable_env_checker=True), ())
+    assert not resets_completely(request("Reusing", rows=1))

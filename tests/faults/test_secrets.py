@@ -1,0 +1,49 @@
+"""A password in a tracking URI is in none of the files that a run leaves, but one, and in nothing that it prints."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+from program import Folder, Server
+
+MARK = "pa55word-that-is-marked"
+SHORT = ("--total-steps", "500", "--eval-episodes", "2", "--checkpoint-every", "200")
+
+
+def files_with_mark(folder: Path) -> set[str]:
+    found = [path for path in folder.rglob("*") if path.is_file() and MARK.encode() in path.read_bytes()]
+    return {str(path.relative_to(folder)) for path in found}
+
+
+@pytest.mark.parametrize("given", ["option", "environment"])
+def test_a_password_is_kept_in_one_private_file_alone(tmp_path: Path, given: str) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "server").mkdir()
+    folder, server = Folder(tmp_path / "work"), Server(tmp_path / "server")
+    uri = server.uri.replace("http://", f"http://somebody:{MARK}@")
+    arguments = ["run", "reinforce", "--env", "CartPole-v1", *SHORT]
+    if given == "option":
+        arguments += ["--tracking-uri", uri]
+    else:
+        folder.env["MLFLOW_TRACKING_URI"] = uri
+    try:
+        said = [*folder.pgzoo(*arguments), *folder.pgzoo("doctor")]
+        [run] = (folder.path / ".pgzoo" / "runs").iterdir()
+        said += folder.pgzoo("sync", "--wait", "1", code=1)
+        folder.env.pop("MLFLOW_TRACKING_URI", None)  # what was kept must do
+        server.start()
+        said += folder.pgzoo("sync", "--wait", "120")
+        said += folder.pgzoo("resume", run.name, "--total-steps", "800")
+        said += folder.pgzoo("sync", "--wait", "120")
+        said += folder.pgzoo("evaluate", run.name, "--episodes", "1")
+        assert f"http://somebody:***@127.0.0.1:{server.port}" in (run / "journal.jsonl").read_text()
+    finally:
+        folder.close()
+        server.kill()
+    assert MARK not in "".join(said)
+    assert files_with_mark(folder.path) == {".pgzoo/secrets.json"}
+    secrets = folder.path / ".pgzoo" / "secrets.json"
+    assert stat.S_IMODE(secrets.stat().st_mode) == 0o600
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (run, run.parent, run.parents[1])} == {0o700}

@@ -1,0 +1,107 @@
+"""What a result offers in Python and in a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+import pgzoo
+from pgzoo.errors import ConfigError
+from pgzoo.runs.result import Result
+from pgzoo.tracking.report import read_history
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("home")
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setenv("PGZOO_HOME", str(folder))
+        patch.setattr("pgzoo.tracking.session.ensure_uploader", lambda home: None)
+        patch.setattr("pgzoo.runs.result.EXIT_WAIT", 0.0)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def many(home: Path) -> Result:
+    return pgzoo.run("reinforce", env="CartPole-v1", seeds=20, total_steps=3000, eval_episodes=8)
+
+
+@pytest.fixture(scope="module")
+def one(home: Path) -> Result:
+    return pgzoo.run("random", env="CartPole-v1", seed=3, total_steps=1500, eval_episodes=8, name="chance")
+
+
+def test_the_repr_fits_a_screen(many: Result, one: Result) -> None:
+    for text in (repr(many), repr(one)):
+        assert len(text.splitlines()) <= 24 and max(map(len, text.splitlines())) <= 130
+    assert "reinforce on CartPole-v1: finished" in repr(many)
+    assert "and 8 more" in repr(many)
+    assert "seed 3: finished" in repr(one) and f"{one.runs[0].returns.mean():.1f}" in repr(one)
+
+
+def test_a_notebook_shows_a_table(many: Result) -> None:
+    page = many._repr_html_()
+    assert page.count("<tr>") == 21
+    assert f"{many.runs[5].returns.mean():,.1f}" in page
+
+
+def test_scores_and_history_are_those_of_the_journals(many: Result) -> None:
+    assert many.scores.tolist() == [run.returns.mean() for run in many.runs]
+    frame = many.history
+    assert set(frame.seed) == set(range(20))
+    assert {"env_step", "train/return_mean", "loss/policy", "eval/return_mean"} <= set(frame.columns)
+    assert not [name for name in frame.columns if name.startswith("summary/")]
+    last = frame[frame.seed == 5].iloc[-1]
+    assert last["eval/return_mean"] == pytest.approx(many.scores[5])
+
+
+def test_plots_are_figures_that_a_notebook_displays(many: Result, one: Result) -> None:
+    for result, lines in ((many, 21), (one, 1)):
+        figure = result.plot()
+        assert isinstance(figure, Figure)
+        assert len([line for line in figure.axes[0].lines if len(np.asarray(line.get_xdata())) > 2]) == lines
+        assert figure._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
+
+
+def test_a_policy_needs_no_seed_where_there_is_one(many: Result, one: Result) -> None:
+    assert one.policy().act([0.0, 0.0, 0.0, 0.0]) in (0, 1)
+    with pytest.raises(ConfigError, match=r"There are 20 policies; give a seed\. Seeds: 0, 1"):
+        many.policy()
+    with pytest.raises(ConfigError, match="no policy of seed 99 in this run"):
+        many.policy(99)
+
+
+def test_evaluating_again_plays_the_episodes_of_the_final_evaluation(many: Result, one: Result) -> None:
+    frame = many.evaluate(episodes=8)
+    assert frame.seed.tolist() == [run.seed for run in many.runs]
+    assert frame.return_mean.tolist() == many.scores.tolist()
+    episodes = one.evaluate(episodes=8, per_episode=True)
+    assert episodes["return"].tolist() == one.runs[0].returns.tolist()
+    greedy = one.evaluate(episodes=8, deterministic=True)
+    assert greedy.return_mean[0] == one.runs[0].greedy_returns.mean()
+
+
+def test_evaluate_finds_runs_and_folders(one: Result, tmp_path: Path) -> None:
+    frame = pgzoo.evaluate("chance", episodes=8)
+    assert frame[["name", "algorithm", "env", "seed"]].values.tolist() == [["chance s3", "random", "CartPole-v1", 3]]
+    assert frame.return_mean[0] == one.scores[0]
+    folder = one.policy().save(tmp_path / "policy")
+    assert pgzoo.evaluate(folder, episodes=8, seed=3).return_mean[0] == one.scores[0]
+
+
+def test_a_video_is_shown_inline(one: Result, tmp_path: Path) -> None:
+    pytest.importorskip("imageio_ffmpeg")
+    video = one.video(tmp_path / "a.mp4")
+    assert video.path.stat().st_size > 1000
+    assert len(video.returns) == 1
+    assert video._repr_html_().startswith('<video controls src="data:video/mp4;base64,')
+
+
+def test_the_histogram_is_of_the_step_in_the_table(home: Path, many: Result) -> None:
+    for run in many.runs[:3]:
+        assert read_history(home / "runs" / run.run_key).env_steps == run.env_steps

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import os
 import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +24,15 @@ from pgzoo.registry import PluginCatalog
 from pgzoo.runs.rows import check_rows
 from pgzoo.training import added_critic
 from pgzoo.training.plan import Plan, checked_needs, make_policy
-from pgzoo.types import Collection, EnvRequest, Steps
+from pgzoo.types import Collection, EnvRequest, Spec, Steps
 
-__all__ = ["make_plan", "name_component"]
+__all__ = ["collection_of", "make_plan", "name_component"]
 
 MIN_COMPILED_STEPS = 30_000
 """Gradient steps per seed from which compiling them saves time, even with an empty cache."""
+
+BYTES_PER_PARAMETER = 16
+"""Of a parameter, its gradient and the two moments of Adam, in single precision."""
 
 
 def make_plan(
@@ -59,11 +65,14 @@ def make_plan(
     spec = inspect_environment(request, backend)
     with name_component(f'algorithm "{config.algorithm}"'):
         algorithm = catalog.get("algorithm", config.algorithm).load()()
-        collection = _collection(algorithm, config)
-        needs = checked_needs(_evaluate_attribute(getattr(algorithm, "needs", frozenset()), config), config.algorithm)
+        collection = collection_of(algorithm, config.settings)
+        needs = checked_needs(
+            _evaluate_attribute(getattr(algorithm, "needs", frozenset()), config.settings), config.algorithm
+        )
     estimator = catalog.get("estimator", config.estimator.name).load()
     if added := added_critic.is_added(estimator, needs, config.settings):
         needs |= {"value"}
+    _check_memory(config, spec, len(members))
     with name_component(f'policy "{config.policy.name}"'):
         factory = catalog.get("policy", config.policy.name).load()
         policy = make_policy(factory, config.policy.settings, spec, needs, config.normalize_obs)
@@ -107,21 +116,21 @@ def name_component(component: str) -> Iterator[None]:
         raise PluginError(f"{component} can't be made: {type(error).__name__}: {error}") from error
 
 
-def _collection(algorithm: Any, config: RunConfig) -> Collection:
+def collection_of(algorithm: Any, settings: Any) -> Collection:
     """Return what the algorithm collects: its attribute `collect`, else windows of its setting `rollout_steps`."""
     if hasattr(algorithm, "collect"):
-        return _evaluate_attribute(algorithm.collect, config)  # type: ignore[no-any-return]
-    if not hasattr(config.settings, "rollout_steps"):
+        return _evaluate_attribute(algorithm.collect, settings)  # type: ignore[no-any-return]
+    if not hasattr(settings, "rollout_steps"):
         raise PluginError(
             f"{type(algorithm).__name__} doesn't say what it collects. Give it an attribute `collect`, such as "
             "Episodes(per_env=1), or a setting `rollout_steps`."
         )
-    return Steps(config.settings.rollout_steps)
+    return Steps(settings.rollout_steps)
 
 
-def _evaluate_attribute(attribute: Any, config: RunConfig) -> Any:
+def _evaluate_attribute(attribute: Any, settings: Any) -> Any:
     """Return an attribute of an algorithm, or its value for the settings if it is a function of them."""
-    return attribute(config.settings) if callable(attribute) else attribute
+    return attribute(settings) if callable(attribute) else attribute
 
 
 def _check_device(device: str) -> None:
@@ -132,6 +141,22 @@ def _check_device(device: str) -> None:
         raise UsageError(
             f"The run is for --device cuda, and torch {torch.__version__} {why}. "
             f"Start one with --device cpu, or {remedy}."
+        )
+
+
+def _check_memory(config: RunConfig, spec: Spec, members: int) -> None:
+    """Raise UsageError if the hidden layers of the policy can't fit into this machine's memory."""
+    hidden = getattr(config.policy.settings, "hidden", ())
+    if not (isinstance(hidden, tuple) and hidden and hasattr(os, "sysconf")):
+        return
+    sizes = (math.prod(spec.observation_space.shape or (1,)), *hidden)
+    parameters = sum(inputs * outputs for inputs, outputs in pairwise(sizes))
+    needed = parameters * members * BYTES_PER_PARAMETER
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise UsageError(
+            f"policy.hidden: {members} networks of {parameters:,} parameters need {needed / 2**30:,.0f} GiB, "
+            f"and this machine has {memory / 2**30:,.0f} GiB. Choose smaller layers or fewer seeds."
         )
 
 

@@ -38,7 +38,7 @@ from pgzoo.training.events import Event
 from pgzoo.training.loop import Control, train
 from pgzoo.training.plan import Plan
 
-__all__ = ["WorkerContext", "compose", "make_plan", "run", "run_config"]
+__all__ = ["WorkerContext", "compose", "make_plan", "plan", "run", "run_config"]
 
 _log = logging.getLogger("pgzoo")
 
@@ -74,6 +74,27 @@ def run(
     if result.error:
         raise result.error
     return result
+
+
+def plan(
+    algorithm: str | None = None,
+    *,
+    preset: str = "auto",
+    config: str | None = None,
+    imports: Sequence[str] = (),
+    no_plugin: Sequence[str] = (),
+    **settings: Any,
+) -> Plan:
+    """Return the plan of a run for `pgzoo.train`; the arguments are those of `pgzoo.run`.
+
+    Nothing is trained, and nothing is written to disk. Training the plan yields events; it tracks nothing.
+
+    Raises:
+        UsageError: a setting is wrong.
+    """
+    catalog = discover(blocked=no_plugin, imports=imports)
+    given = {"algorithm": algorithm, **settings} if algorithm else settings
+    return make_plan(compose(Layer(given, ".".join), catalog, preset=preset, file=config), catalog)
 
 
 @dataclass(frozen=True)
@@ -138,7 +159,7 @@ def run_config(
                 coordinator.session = session
             else:
                 warned = resume_point is not None and not resume_point.progress.exact
-                control.keep = CheckpointWriter(plan, home.runs, listeners, warned)
+                control.write_checkpoints = CheckpointWriter(plan, home.runs, listeners, warned)
             with stop_on_signals(control, announce=progress != "none", terminal=worker is None):
                 for event in chain([started], events):
                     outcome.record(event)

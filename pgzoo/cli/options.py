@@ -79,6 +79,10 @@ def options(
         if name in skip:
             continue
         yield _option(name, field, group, prefix, defaults.get(name, field.get_default(call_default_factory=True)))
+    for former, name in getattr(model, "renamed", {}).items():
+        option = _option(former, model.model_fields[name], group, prefix, None)
+        option.hidden = True
+        yield option
 
 
 def given(ctx: click.Context) -> dict[str, Any]:

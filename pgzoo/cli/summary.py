@@ -178,7 +178,7 @@ def _statistics(values: ArrayLike, ddof: int) -> list[str]:
 def _warn(result: Result) -> None:
     """Print on stderr which seeds didn't finish, and what MLflow hasn't received yet."""
     from pgzoo.config.sweep import format_setting
-    from pgzoo.tracking import Home, display_uri, pending
+    from pgzoo.tracking import display_uri, pending
     from pgzoo.tracking.ledger import plural
 
     for run in result.runs:
@@ -193,6 +193,6 @@ def _warn(result: Result) -> None:
         click.echo(f"Lost because the disk was full: {plural(lost, 'record')}.", err=True)
     if result.pending:
         click.echo(f"Still to be shipped to MLflow: {result.pending}. It goes on in the background.", err=True)
-        if why := pending(Home.find()).errors.get(display_uri(result.tracking_uri)):
+        if why := pending(result.session.home).errors.get(display_uri(result.tracking_uri)):
             click.echo(f"So far: {why}", err=True)
         click.echo("If it is interrupted: pgzoo sync", err=True)

@@ -350,11 +350,10 @@ class WorkerMessage(NamedTuple):
 class LaunchRequest:
     """A run whose seeds a launcher may train in worker processes.
 
-    `config` is the run's config. `split(count)` returns at most `count` shards. `command` starts a worker in the
-    current folder and environment: it reads the shard's `spec` from standard input and writes lines to standard output.
-    Call `commands()` several times a second, and write the lines that it returns to the standard input of every
-    worker. A worker stops as interrupted when its standard input ends: keep it open as long as this process lives, and
-    no longer.
+    `split(count)` returns at most `count` shards of the run. `command` starts a worker in the current folder and
+    environment: it reads the shard's `spec` from standard input and writes lines to standard output. Call `commands()`
+    several times a second, and write the lines that it returns to the standard input of every worker. A worker stops as
+    interrupted when its standard input ends: keep it open as long as this process lives, and no longer.
     """
 
     config: RunConfig

@@ -27,6 +27,8 @@ from pgzoo.types import AlgorithmState, Batch, Hyper, Loss, Need, Params, TrainS
 class PPOConfig(MinibatchConfig):
     """Settings of `ppo`."""
 
+    renamed: ClassVar[Mapping[str, str]] = {"kl_aim": "adaptive_kl_target"}
+
     optimizer_eps: OptimizerEps = 1e-5
     clip_range: ClipRange = 0.2
     clip_range_schedule: Annotated[
@@ -45,10 +47,14 @@ class PPOConfig(MinibatchConfig):
     kl_coef: Annotated[
         float, Static, Field(ge=0, description="weight of a penalty on KL(old || new); the initial one if it adapts")
     ] = 0.0
-    kl_aim: Annotated[
+    adaptive_kl_target: Annotated[
         float | None,
         Static,
-        Field(gt=0, description="adapt that weight until an update's KL is about this; none: keep it"),
+        Field(
+            gt=0,
+            description="adapt kl_coef (1 at first, unless given) after each update, to bring its KL to this value; "
+            "none: kl_coef is constant",
+        ),
     ] = None
     recompute_advantages: Annotated[bool, Field(description="estimate advantages again before each epoch")] = False
 
@@ -77,8 +83,10 @@ class PPO:
 
     def init(self, ctx: UpdateContext, rng: np.random.Generator) -> AlgorithmState:
         """Each member has its own weight of the penalty."""
-        settings = ctx.settings
-        return AlgorithmState({}, {"ppo.kl_coef": torch.tensor(settings.kl_coef)} if _penalized(settings) else {})
+        if not _penalized(ctx.settings):
+            return AlgorithmState({}, {})
+        # an adaptive weight can't start from 0, which doubling doesn't change
+        return AlgorithmState({}, {"ppo.kl_coef": torch.tensor(ctx.settings.kl_coef or 1.0)})
 
     def update(self, ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -> TrainState:
         """Several epochs of gradient steps on one rollout."""
@@ -91,10 +99,10 @@ class PPO:
                 targets, old = ctx.estimate(state, trajectory, now), old._replace(values=now.values)
             for batch in ctx.minibatches(state, trajectory, targets, old, epochs=range(epoch, epoch + 1)):
                 state = ctx.step(self.loss, state, batch)
-        if settings.kl_aim is None:
+        if settings.adaptive_kl_target is None:
             return state
         kl = weighted_mean(old.dist.kl(ctx.evaluate_policy(state, trajectory).dist), targets.weights)
-        kl_coef = adapt_kl_coef(state.buffers["ppo.kl_coef"], kl, settings.kl_aim)
+        kl_coef = adapt_kl_coef(state.buffers["ppo.kl_coef"], kl, settings.adaptive_kl_target)
         return state._replace(buffers=state.buffers | {"ppo.kl_coef": kl_coef})
 
     def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
@@ -130,4 +138,4 @@ def adapt_kl_coef(coef: Tensor, kl: Tensor, target: float) -> Tensor:
 
 
 def _penalized(settings: PPOConfig) -> bool:
-    return settings.kl_coef > 0 or settings.kl_aim is not None
+    return settings.kl_coef > 0 or settings.adaptive_kl_target is not None

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from pgzoo.config import AlgorithmConfig, EntropyCoef, GammaT
-from pgzoo.ops.losses import weighted_mean, weighted_std
+from pgzoo.ops.losses import center, scale, weighted_mean
 from pgzoo.protocols import LearningPolicy
 from pgzoo.types import Batch, Episodes, Hyper, Loss, Params
 
@@ -60,9 +60,9 @@ class Reinforce:
         dist = policy.apply(params, batch.inputs).dist
         advantage, weights = batch.advantages, batch.weights
         if hyper.baseline == "mean":
-            advantage = advantage - weighted_mean(advantage, weights)[:, None, None]
+            advantage = center(advantage, weights)
         if hyper.normalize_returns:
-            advantage = advantage / (weighted_std(advantage, weights)[:, None, None] + 1e-8)
+            advantage = scale(advantage, weights)
         if hyper.gamma_t:
             advantage = advantage * hyper.gamma**batch.timestep
 

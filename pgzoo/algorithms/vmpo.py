@@ -64,10 +64,11 @@ class VMPO:
         # normalized by a mean, not a sum, so psi has mean 1 over the half, and L_pi is a weighted mean
         psi = torch.where(half > 0, tempered - log_normalizer[:, None, None], 0.0).detach().exp()
         policy_loss = -weighted_mean(psi * output.dist.log_prob(batch.actions), half)
-        eta_loss = eta * (hyper.per_member.eps_eta + log_normalizer)
+        has_rows = batch.weights.amax((-2, -1))  # 1 or 0: without rows the dual variables get no gradient
+        eta_loss = has_rows * eta * (hyper.per_member.eps_eta + log_normalizer)
 
         kl = weighted_mean(batch.old.kl(output.dist), batch.weights)
-        alpha_loss = alpha * (hyper.per_member.eps_alpha - kl.detach()) + alpha.detach() * kl
+        alpha_loss = has_rows * alpha * (hyper.per_member.eps_alpha - kl.detach()) + alpha.detach() * kl
 
         metrics = {"policy/kl": kl, "vmpo/eta": eta, "vmpo/alpha": alpha}
         loss = actor_critic_loss(policy_loss + eta_loss + alpha_loss, output, batch, hyper, metrics)

@@ -6,57 +6,28 @@ from typing import Any
 
 from pgzoo.markers import hookimpl
 
+ESTIMATORS = (
+    # name, function, config, summary
+    ("reward-to-go", "reward_to_go", None, "discounted rewards from each step to the end of its episode"),
+    ("total-return", "total_return", None, "the whole episode's discounted return, at each of its steps"),
+    ("notebook", "notebook", None, "(reward + t) read backwards, discounted and divided by its maximum"),
+    ("leave-one-out", "leave_one_out", None, "return minus the mean of the other episodes' (Kool et al. 2019)"),
+    ("n-step", "n_step", "NStepConfig", "rewards of n steps, then the critic's value"),
+    ("td-lambda", "td_lambda", "TDLambdaConfig", "lambda-return: n-step returns of all n, weighted geometrically"),
+    ("gae", "gae", "GAEConfig", "generalized advantage estimation (Schulman et al. 2016)"),
+    (
+        "v-trace",
+        "v_trace",
+        "VTraceConfig",
+        "lambda-return, corrected for another policy's steps (Espeholt et al. 2018)",
+    ),
+    ("upgo", "upgo", "UPGOConfig", "rewards while they exceed the critic's value, then that (Vinyals et al. 2019)"),
+)
+
 
 @hookimpl
 def pgzoo_register(registry: Any) -> None:
-    """Register by dotted name, so that listing them imports no torch."""
-    registry.estimator(
-        "reward-to-go",
-        "pgzoo.ops.returns:reward_to_go",
-        summary="discounted rewards from each step to the end of its episode",
-    )
-    registry.estimator(
-        "total-return",
-        "pgzoo.ops.returns:total_return",
-        summary="the whole episode's discounted return, at each of its steps",
-    )
-    registry.estimator(
-        "notebook",
-        "pgzoo.ops.returns:notebook",
-        summary="(reward + t) read backwards, discounted and divided by its maximum",
-    )
-    registry.estimator(
-        "leave-one-out",
-        "pgzoo.ops.returns:leave_one_out",
-        summary="an episode's return less the mean of the others' (Kool et al. 2019)",
-    )
-    registry.estimator(
-        "n-step",
-        "pgzoo.ops.returns:n_step",
-        config="pgzoo.estimators.settings:NStepConfig",
-        summary="rewards of n steps, then the critic",
-    )
-    registry.estimator(
-        "td-lambda",
-        "pgzoo.ops.returns:td_lambda",
-        config="pgzoo.estimators.settings:TDLambdaConfig",
-        summary="lambda-return: n-step returns of all n, weighted geometrically",
-    )
-    registry.estimator(
-        "gae",
-        "pgzoo.ops.returns:gae",
-        config="pgzoo.estimators.settings:GAEConfig",
-        summary="generalized advantage estimation (Schulman et al. 2016)",
-    )
-    registry.estimator(
-        "v-trace",
-        "pgzoo.ops.returns:v_trace",
-        config="pgzoo.estimators.settings:VTraceConfig",
-        summary="lambda-return, corrected for another policy's steps (Espeholt et al. 2018)",
-    )
-    registry.estimator(
-        "upgo",
-        "pgzoo.ops.returns:upgo",
-        config="pgzoo.estimators.settings:UPGOConfig",
-        summary="rewards while they beat the critic, then the critic (Vinyals et al. 2019)",
-    )
+    """Register by dotted name, so that listing the estimators doesn't import torch."""
+    for name, function, config, summary in ESTIMATORS:
+        config = config and f"pgzoo.estimators.settings:{config}"
+        registry.estimator(name, f"pgzoo.ops.returns:{function}", config=config, summary=summary)

@@ -1,4 +1,4 @@
-"""Acting with a policy, whether or not it brings a fast way of its own."""
+"""Acting with a policy: through its own fast actor, or through `apply`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["ApplyActor", "actor_for", "memory_size"]
 
 
 def actor_for(policy: Policy, params: Params) -> Actor:
-    """Return the policy's own actor, or one that goes through `apply`, as all do with parameters on another device."""
+    """Return the policy's own actor, or an `ApplyActor` if it has none or its parameters are not on the CPU."""
     own = getattr(policy, "actor", None) if _device(params).type == "cpu" else None
     actor: Actor = own(params) if own else ApplyActor(policy, params)
     return actor
@@ -27,7 +27,7 @@ def memory_size(policy: Policy) -> int:
 
 
 class ApplyActor:
-    """Acts by the policy's `apply`, where the parameters lie, and by its distribution's `draw` and `mode`, in numpy."""
+    """Acts through the policy's `apply`, on the device of its parameters, and its distribution's `draw` or `mode`."""
 
     def __init__(self, policy: Policy, params: Params) -> None:
         self.policy, self.params, self.device = policy, params, _device(params)

@@ -1,11 +1,11 @@
-"""Distributions over actions, as learning sees them: tensors in, log-probabilities in nats out, gradients kept.
+"""Distributions over actions, for learning: differentiable log-probabilities, entropies and divergences, in nats.
 
-Every tensor of a distribution has its full batch shape, `[S, T, B]` and then the distribution's own axis, so `map` may
-cut a batch, or detach it. What acts is the other half, `ops.draws`: `draw` and `mode` only hand over to it.
-`ops.families` ties both to an action space.
+Every tensor of a distribution has the full batch shape `[S, T, B]` followed by the distribution's own axis, so `map`
+can slice or detach a batch. `draw` and `mode` call `ops.draws`, the numpy half for acting; `ops.families` connects both
+to an action space.
 
-Sums over dimensions go along each row alone, and functions along whole tensors: a member's numbers don't depend on who
-else is in the batch, as long as rows are padded to whole vectors.
+Every operation is elementwise or a sum within a row, so a member's numbers don't depend on the other members, as long
+as rows are padded to a multiple of the vector width.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _quadrature(device: torch.device) -> tuple[Tensor, Tensor]:
 _QUADRATURE = _quadrature(torch.device("cpu"))
 
 _EDGE = 1e-6
-"""Beta's density vanishes at 0 and 1, and a float32 gets there: so far inside, its logarithm is taken."""
+"""Actions of Beta are clamped to this distance from 0 and 1, where its log-density is minus infinity."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,7 @@ class Categorical:
         return (log_probs.exp() * (log_probs - other._log_probs)).sum(-1)
 
     def mode(self) -> Array:
-        """The likeliest action, the first of them if there are several, `[...]`."""
+        """The most likely action, `[...]`; of equally likely ones the first."""
         return mode_of_categorical(_array(self.logits))
 
     def draw(self, noise: Array) -> Array:
@@ -113,7 +113,7 @@ class MultiCategorical:
         return torch.stack([p.kl(q) for p, q in zip(self._parts, other._parts, strict=True)]).sum(0)
 
     def mode(self) -> Array:
-        """The likeliest tuple, `[..., len(sizes)]`."""
+        """The most likely tuple, `[..., len(sizes)]`."""
         return mode_of_multi_categorical(_array(self.logits), self.sizes)
 
     def draw(self, noise: Array) -> Array:
@@ -151,7 +151,7 @@ class Bernoulli:
         return (ones + zeros).sum(-1)
 
     def mode(self) -> Array:
-        """The likeliest bits, `[..., K]`."""
+        """The most likely bits, `[..., K]`."""
         return mode_of_bits(_array(self.logits))
 
     def draw(self, noise: Array) -> Array:
@@ -206,8 +206,8 @@ class DiagonalGaussian:
 class TanhGaussian:
     """Independent normals squashed into [-1, 1]: a = tanh(u), u ~ N(μ, σ²).
 
-    Actions are kept as u, `[..., A]`, because atanh of a rounded a is lost near the ends; densities are those of a.
-    log |da/du| = log(1 - tanh² u) is computed as 2 (log 2 - u - softplus(-2u)), which doesn't cancel.
+    Actions are stored as u, `[..., A]`, because atanh of a rounded a is inaccurate near ±1; densities are those of a.
+    log |da/du| = log(1 - tanh² u) is computed as 2 (log 2 - u - softplus(-2u)), which has no cancellation.
 
     Source: Haarnoja et al. (2018), Soft actor-critic, appendix C.
     """
@@ -255,7 +255,7 @@ class TanhGaussian:
 class Beta:
     """Independent Beta(α, β) in (0, 1): concentrations `alpha [..., A]` and `beta [..., A]`, actions `[..., A]`.
 
-    With α, β > 1 there is one mode and the density vanishes at the ends.
+    With α, β > 1 there is one mode, and the density is 0 at both ends.
 
     Source: Chou, Maturana & Scherer (2017), Improving stochastic policy gradients in continuous control with deep
         reinforcement learning using the Beta distribution.
@@ -265,7 +265,7 @@ class Beta:
     beta: Tensor
 
     def log_prob(self, actions: Tensor) -> Tensor:
-        """Log-density summed over dimensions, `[...]`; that of 1e-6 or 1 - 1e-6 for an action nearer to an end."""
+        """Log-density summed over dimensions, `[...]`; actions are clamped to [1e-6, 1 - 1e-6]."""
         x = actions.clamp(_EDGE, 1 - _EDGE)
         return ((self.alpha - 1) * x.log() + (self.beta - 1) * log_one_minus(x) - self._log_normalizer).sum(-1)
 

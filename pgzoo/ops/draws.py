@@ -1,8 +1,8 @@
-"""Noise, and the actions that it becomes: the numpy half of every distribution.
+"""Drawing actions from noise: the numpy half of every distribution.
 
-Each function maps parameters and a block of noise to actions, a pure function, so that whoever holds the noise holds
-the actions. Parameters have their numbers on the last axis, noise one number per choice. Noise may be infinite, as the
-ends of a distribution are; an action of probability 0 is not drawn even then.
+Each function is pure: the parameters of a distribution and a block of noise determine the actions. The last axis of
+parameters holds the numbers of one distribution, that of noise one number per choice. Noise may be infinite; even then
+an action of probability 0 is not drawn.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ __all__ = [
 ]
 
 _FAR = np.array(-1e8, np.float32), np.array(1e8, np.float32)
-"""Beyond all logits but those of forbidden actions."""
+"""Beyond the logits of all actions that are not forbidden."""
 
 
 def draw_noise(kind: NoiseKind, rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Draw what samples are made of, in float32."""
+    """Draw noise of a kind, in float32."""
     if kind == "normal":
         return rng.standard_normal(shape, np.float32)
     uniform = rng.random(shape, np.float32)
     if kind == "uniform":
         return uniform
-    with np.errstate(divide="ignore"):  # a uniform 0 becomes minus infinity, which every difference exceeds
+    with np.errstate(divide="ignore"):  # a uniform 0 becomes minus infinity, less than every logit
         return np.log(uniform / (1.0 - uniform))
 
 
 def draw_categorical(logits: Array, noise: Array) -> NDArray[np.int64]:
     """Draw one of K: `logits [..., K]`, `noise [...]`, which is logistic where K is 2 and else uniform in [0, 1).
 
-    Two actions are the commonest case: logistic noise lies below a difference d with probability sigmoid(d). For more,
-    the cumulative distribution is inverted.
+    For two actions, logistic noise is below the difference d of their logits with probability sigmoid(d). For more
+    actions the cumulative distribution is inverted.
     """
     if logits.shape[-1] == 2:
         return draw_bits(logits[..., 1] - logits[..., 0], noise)
@@ -76,22 +76,22 @@ def draw_beta(alpha: Array, beta: Array, noise: Array) -> NDArray[np.float32]:
 
 
 def mode_of_categorical(logits: Array) -> NDArray[np.int64]:
-    """The likeliest of K: `logits [..., K] -> [...]`."""
+    """The most likely of K: `logits [..., K] -> [...]`."""
     return np.asarray(logits.argmax(-1))
 
 
 def mode_of_multi_categorical(logits: Array, sizes: tuple[int, ...]) -> NDArray[np.int64]:
-    """The likeliest tuple: `logits [..., sum(sizes)] -> [..., len(sizes)]`."""
+    """The most likely tuple: `logits [..., sum(sizes)] -> [..., len(sizes)]`."""
     return np.stack([part.argmax(-1) for part in _split(logits, sizes)], axis=-1)
 
 
 def mode_of_bits(logits: Array) -> NDArray[np.int64]:
-    """The likeliest bits, 0 where both are as likely."""
+    """The most likely bits; 0 where both are equally likely."""
     return (logits > 0).astype(np.int64)
 
 
 def mode_of_beta(alpha: Array, beta: Array) -> NDArray[np.float32]:
-    """(α-1)/(α+β-2), for α, β >= 1; a half where both are 1."""
+    """(α-1)/(α+β-2), for α, β >= 1; ½ where both are 1."""
     tiny = 1e-12
     return np.asarray((alpha - 1 + tiny) / (alpha - 1 + (beta - 1) + 2 * tiny), np.float32)
 

@@ -1,6 +1,6 @@
-"""Elementwise functions that give a number the same bits in a tensor of any size.
+"""Elementwise functions whose result has the same bits in a tensor of any size.
 
-torch computes the last few elements of a tensor, those that don't fill a vector register, with other code than the
+torch computes the last elements of a tensor, those that don't fill a vector register, with different code than the
 rest. For `exp`, `log`, `tanh`, `expm1` and `logsigmoid` both give the same bits. For `sigmoid`, `softplus`, `log1p`,
 `silu`, `gelu` and `elu` they don't on processors with AVX-512, so a seed among others would differ from the seed alone.
 The functions here are built from the first kind only; use them in place of torch's.

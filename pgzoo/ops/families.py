@@ -1,4 +1,4 @@
-"""Which distribution fits which action space, and how its actions get there."""
+"""Which distributions fit an action space, and how their actions are mapped to the environment."""
 
 from __future__ import annotations
 
@@ -33,31 +33,33 @@ __all__ = ["DistributionName", "Family", "family_for", "masked"]
 DistributionName = Literal["auto", "categorical", "multi-categorical", "bernoulli", "gaussian", "tanh", "beta"]
 
 FORBIDDEN = -1e9
-"""The logit of a forbidden action: its probability is exactly 0, and no sum becomes infinite or NaN."""
+"""The logit of a forbidden action. Its probability is exactly 0; being finite, it makes no sum infinite or NaN."""
 
 LOG_STD_RANGE = (-5.0, 2.0)
-"""Where a log standard deviation that depends on the state is kept."""
+"""Range to which a log standard deviation that depends on the state is clamped."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """The distributions that fit one action space.
+    """The distributions that fit one action space, and how their actions are drawn.
 
-    `outputs` numbers come from a network's last layer; a learned `log_std` of size `scale_size` is added where the
-    family has one. `noise` says what one draw needs: `noise_size` uniform, standard normal or logistic numbers.
-    `draw(outputs, log_std, noise)` and `mode(outputs)` work on arrays `[..., outputs]` and give actions as the
-    log-probability wants them; `to_env` turns those into what the environment takes. `mask_size` numbers say which
-    actions are allowed, one per output, where actions can be forbidden; see `masked`.
+    Attributes:
+        name: a `DistributionName`.
+        outputs: K, how many numbers the last layer of a network gives the distribution.
+        noise: kind of the noise that one draw needs: uniform, standard normal or logistic.
+        noise_size: how many such numbers one draw needs.
+        scale_size: size of the learned `log_std`; 0 for a family without one.
+        distribution: `(outputs [S, T, B, K], log_std) -> Distribution`, with gradients.
+        draw: `(outputs [..., K], log_std, noise) -> actions`, on arrays, in the form that `log_prob` takes.
+        mode: `outputs [..., K] -> actions`, the most likely ones.
+        to_env: maps actions to what the environment takes.
     """
 
     name: str
     outputs: int
-    action_shape: tuple[int, ...]
-    action_dtype: torch.dtype
     noise: NoiseKind
     noise_size: int
     scale_size: int
-    mask_size: int
     distribution: Callable[[Tensor, Tensor | None], Distribution]
     draw: Callable[[Array, Array | None, Array], Array]
     mode: Callable[[Array], Array]
@@ -69,10 +71,11 @@ def masked(outputs: Tensor, allowed: Tensor) -> Tensor: ...
 @overload
 def masked(outputs: Array, allowed: Array) -> Array: ...
 def masked(outputs: Tensor | Array, allowed: Tensor | Array) -> Tensor | Array:
-    """Forbid actions: `outputs [..., K]` where `allowed [..., K]` is 1 or True, elsewhere -1e9.
+    """Return `outputs [..., K]` with -1e9 in place of each logit whose action is not allowed.
 
-    A forbidden action, or bit 1, then has probability 0 and no gradient. The mask of a tuple is those of its components
-    one after the other. Each choice must be left at least one action.
+    `allowed [..., K]` is 1 or True for the actions that are allowed. For several choices side by side (MultiDiscrete),
+    the masks of the choices are concatenated; for bits, the mask says whether a bit may be 1. A forbidden action has
+    probability 0 and its logit no gradient. Each choice needs at least one allowed action.
 
     Source: Huang & Ontañón (2022), A closer look at invalid action masking in policy gradient algorithms.
     """
@@ -93,13 +96,13 @@ def family_for(
 
     Args:
         space: the action space.
-        who: the component that asks, for messages.
+        who: the component that asks, for error messages.
         distribution: a `DistributionName`; "auto" is categorical for Discrete, multi-categorical for MultiDiscrete,
             bernoulli for MultiBinary, gaussian for Box.
-        state_std: a gaussian or tanh takes its log_std from the network, beside the mean, instead of learning one that
-            doesn't depend on the state. It is clamped to [-5, 2].
-        rescale: a gaussian's [-1, 1] is mapped linearly onto the Box before actions are clipped; tanh and beta always
-            fill the Box.
+        state_std: take the log standard deviation of a gaussian or tanh from the network, beside the mean, clamped to
+            [-5, 2]. By default it is a learned parameter that doesn't depend on the state.
+        rescale: map [-1, 1] of a gaussian linearly onto the Box before actions are clipped. Actions of tanh and beta
+            are always mapped onto the Box.
 
     Raises:
         UnfitError: the space is none of Discrete, MultiDiscrete, MultiBinary and Box, or the distribution or an option
@@ -108,8 +111,8 @@ def family_for(
     fitting = _fitting(space)
     if not fitting:
         raise UnfitError(
-            f"{who} doesn't fit the action space {space}. It acts in Discrete, flat MultiDiscrete, flat MultiBinary "
-            "and floating-point Box spaces. Choose another policy (pgzoo policies) or another environment."
+            f"{who} doesn't fit the action space {space}. It supports Discrete, flat MultiDiscrete, flat "
+            "MultiBinary and floating-point Box spaces. Choose another policy (pgzoo policies) or another environment."
         )
     name = fitting[0] if distribution == "auto" else distribution
     if name not in get_args(DistributionName):
@@ -141,7 +144,7 @@ def family_for(
 
 
 def _fitting(space: gym.Space[Any]) -> tuple[str, ...]:
-    """The distributions for a space, the default first."""
+    """The distributions that fit a space, the default first."""
     if isinstance(space, gym.spaces.Discrete):
         return ("categorical",)
     if isinstance(space, gym.spaces.MultiDiscrete) and space.nvec.ndim == 1:
@@ -157,12 +160,9 @@ def _categorical(space: gym.spaces.Discrete) -> Family:
     return Family(
         name="categorical",
         outputs=int(space.n),
-        action_shape=(),
-        action_dtype=torch.int64,
         noise="logistic" if space.n == 2 else "uniform",
         noise_size=1,
         scale_size=0,
-        mask_size=int(space.n),
         distribution=lambda outputs, _: Categorical(outputs),
         draw=lambda outputs, _, noise: draw_categorical(outputs, noise[..., 0]),
         mode=mode_of_categorical,
@@ -175,12 +175,9 @@ def _multi_categorical(space: gym.spaces.MultiDiscrete) -> Family:
     return Family(
         name="multi-categorical",
         outputs=sum(sizes),
-        action_shape=(len(sizes),),
-        action_dtype=torch.int64,
         noise="uniform",
         noise_size=len(sizes),
         scale_size=0,
-        mask_size=sum(sizes),
         distribution=lambda outputs, _: MultiCategorical(outputs, sizes),
         draw=lambda outputs, _, noise: draw_multi_categorical(outputs, sizes, noise),
         mode=lambda outputs: mode_of_multi_categorical(outputs, sizes),
@@ -193,12 +190,9 @@ def _bernoulli(space: gym.spaces.MultiBinary) -> Family:
     return Family(
         name="bernoulli",
         outputs=bits,
-        action_shape=(bits,),
-        action_dtype=torch.int64,
         noise="logistic",
         noise_size=bits,
         scale_size=0,
-        mask_size=bits,
         distribution=lambda outputs, _: Bernoulli(outputs),
         draw=lambda outputs, _, noise: draw_bits(outputs, noise),
         mode=mode_of_bits,
@@ -233,12 +227,9 @@ def _gaussian(space: gym.spaces.Box, name: str, *, state_std: bool, rescale: boo
     return Family(
         name=name,
         outputs=2 * size if state_std else size,
-        action_shape=(size,),
-        action_dtype=torch.float32,
         noise="normal",
         noise_size=size,
         scale_size=0 if state_std else size,
-        mask_size=0,
         distribution=distribution,
         draw=draw,
         mode=lambda outputs: outputs[..., :size],
@@ -251,12 +242,9 @@ def _beta(space: gym.spaces.Box) -> Family:
     return Family(
         name="beta",
         outputs=2 * size,
-        action_shape=(size,),
-        action_dtype=torch.float32,
         noise="uniform",
         noise_size=size,
         scale_size=0,
-        mask_size=0,
         distribution=lambda outputs, _: Beta(*torch.chunk(1 + softplus(outputs), 2, -1)),
         draw=lambda outputs, _, noise: draw_beta(*_concentrations(outputs), noise),
         mode=lambda outputs: mode_of_beta(*_concentrations(outputs)),
@@ -265,19 +253,19 @@ def _beta(space: gym.spaces.Box) -> Family:
 
 
 def _concentrations(outputs: Array) -> tuple[Array, Array]:
-    """α and β = 1 + softplus(outputs), as in Chou et al. (2017): above 1, so that there is one mode."""
+    """α and β = 1 + softplus(outputs), as in Chou et al. (2017). Both are above 1, so there is a single mode."""
     alpha, beta = np.split(1 + np.logaddexp(outputs, 0), 2, axis=-1)
     return alpha, beta
 
 
 def _fill(space: gym.spaces.Box, share: Array) -> Array:
-    """Map `share [..., A]` in [0, 1] linearly onto the Box, in double precision whatever the space has."""
+    """Map `share [..., A]` in [0, 1] linearly onto the Box, in double precision for any dtype of the space."""
     low, high = (bound.astype(np.float64).ravel() for bound in (space.low, space.high))
     share = share.astype(np.float64)
     return _shaped(space, low * (1 - share) + high * share)  # high - low may overflow
 
 
 def _shaped(space: gym.spaces.Box, actions: Array) -> Array:
-    """Shape, clip and type actions `[..., A]` for the environment."""
+    """Reshape, clip and cast actions `[..., A]` for the environment."""
     shaped = actions.reshape(*actions.shape[:-1], *space.shape)
     return np.clip(shaped, space.low, space.high).astype(space.dtype)

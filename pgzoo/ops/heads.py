@@ -1,4 +1,4 @@
-"""What stands at the two ends of every built-in policy: how observations go in, and how actions come out."""
+"""Both ends of every built-in policy: observations to vectors, and outputs to distributions over actions."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 __all__ = ["ActionHead", "ObsEncoder"]
 
 TABLE = 1024
-"""So many categories at most are looked up in a table."""
+"""Maximum number of categories that are one-hot encoded by a table."""
 
 
 class ObsEncoder:
-    """Flat numbers from observations: a Box is flattened, a Discrete becomes one-hot. `size` numbers come out.
+    """Encodes observations as vectors of `size` numbers: a Box is flattened, a Discrete one-hot encoded.
 
     Raises:
         UnfitError: the observations are images.
@@ -35,7 +35,7 @@ class ObsEncoder:
         self._one_hot: Array | None = None
         if isinstance(space, gym.spaces.Discrete):
             self.categories, self.first, self.size = int(space.n), int(space.start), int(space.n)
-            # a table of all is the faster way, and square
+            # faster than comparing, but its size grows quadratically
             self._one_hot = np.eye(self.categories, dtype=np.float32) if self.categories <= TABLE else None
         elif isinstance(space, gym.spaces.Box) and not (space.dtype == np.uint8 and len(space.shape) == 3):
             self.size = int(np.prod(space.shape))
@@ -61,10 +61,10 @@ class ObsEncoder:
 
 
 class ActionHead:
-    """Makes of a network's `outputs` numbers a distribution that fits the action space.
+    """Turns the last layer of a network, `outputs` numbers, into a distribution that fits the action space.
 
     Raises:
-        UnfitError: the space and the distribution don't fit, or the algorithm needs what the distribution has not.
+        UnfitError: the distribution doesn't fit the space, or doesn't offer what the algorithm needs.
     """
 
     def __init__(self, spec: Spec, config: ActionConfig, needs: frozenset[str], who: str) -> None:
@@ -84,12 +84,12 @@ class ActionHead:
         self.noise, self.noise_size, self.to_env = self.family.noise, self.family.noise_size, self.family.to_env
 
     def init(self) -> Params:
-        """One member's parameters beside the network: a log standard deviation where it doesn't depend on the state."""
+        """One member's parameters that are not part of the network: a log standard deviation, if it is a parameter."""
         return {"log_std": torch.full((self.family.scale_size,), self.log_std)} if self.family.scale_size else {}
 
     @staticmethod
     def log_std_of(params: Params) -> Array | None:
-        """The parameters of `init` as `choose` takes them: a view `[S, 1, A]`."""
+        """The log standard deviation as `choose` takes it: a view `[S, 1, A]` on the parameter."""
         return params["log_std"].detach().numpy()[:, None] if "log_std" in params else None
 
     def distribution(self, outputs: Tensor, params: Params, action_mask: Tensor | None) -> Distribution:
@@ -100,7 +100,7 @@ class ActionHead:
         return self.family.distribution(outputs, None if log_std is None else log_std[:, None, None])
 
     def choose(self, outputs: Array, log_std: Array | None, action_mask: Array | None, noise: Array | None) -> Array:
-        """Actions `[S, N, *A]` from `outputs [S, N, K]`: drawn with `noise`, the mode without."""
+        """Actions `[S, N, *A]` from `outputs [S, N, K]`: drawn with `noise`, the mode where that is None."""
         if action_mask is not None:
             outputs = masked(outputs, action_mask)
         return self.family.mode(outputs) if noise is None else self.family.draw(outputs, log_std, noise)

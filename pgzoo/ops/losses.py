@@ -21,6 +21,7 @@ __all__ = [
     "actor_critic_loss",
     "actor_loss",
     "advantages_of",
+    "center",
     "clip_fraction",
     "clipped_surrogate",
     "clipped_value_loss",
@@ -31,6 +32,7 @@ __all__ = [
     "log_mean_exp",
     "policy_gradient_loss",
     "ratio_metrics",
+    "scale",
     "standardize",
     "value_loss",
     "weighted_max",
@@ -64,16 +66,56 @@ def weighted_max(x: Tensor, weights: Tensor) -> Tensor:
 
 
 def log_mean_exp(x: Tensor, weights: Tensor) -> Tensor:
-    """Log E[exp x] over the rows with weight, `[S, T, B] -> [S]`, without overflow."""
-    top = weighted_max(x, weights).detach()
+    """Log E[exp x] over the rows with weight, `[S, T, B] -> [S]`, without overflow; 0 for a member without any."""
+    has_rows = (weights > 0).any(-1).any(-1)
+    top = torch.where(has_rows, weighted_max(x, weights).detach(), 0.0)
     above = torch.where(weights > 0, x - top[..., None, None], 0.0)
-    return top + weighted_mean(above.exp(), weights).log()
+    return top + torch.where(has_rows, weighted_mean(above.exp(), weights), 1.0).log()
 
 
 def standardize(x: Tensor, weights: Tensor, eps: float = 1e-8) -> Tensor:
-    """Shift and scale `x` to mean 0 and standard deviation 1 over each member's rows: `[S, T, B] -> [S, T, B]`."""
+    """Shift and scale `x` to mean 0 and standard deviation 1 over each member's rows: `[S, T, B] -> [S, T, B]`.
+
+    Values that differ by no more than rounding become exactly 0. A member with fewer than two rows keeps its `x`: one
+    row says nothing about mean and standard deviation.
+    """
     mean, std = weighted_mean(x, weights), weighted_std(x, weights)
-    return (x - mean[..., None, None]) / (std[..., None, None] + eps)
+    scaled = (x - mean[..., None, None]) / (std[..., None, None] + eps)
+    return _unless_trivial(scaled, x, mean, std, weights)
+
+
+def center(x: Tensor, weights: Tensor) -> Tensor:
+    """Subtract each member's mean over its rows: `[S, T, B] -> [S, T, B]`.
+
+    Values that differ by no more than rounding become exactly 0. A member with fewer than two rows keeps its `x`.
+    """
+    mean = weighted_mean(x, weights)
+    return _unless_trivial(x - mean[..., None, None], x, mean, weighted_std(x, weights), weights)
+
+
+def scale(x: Tensor, weights: Tensor, eps: float = 1e-8) -> Tensor:
+    """Divide by each member's standard deviation over its rows: `[S, T, B] -> [S, T, B]`.
+
+    A member with fewer than two rows, or whose values differ by no more than rounding, keeps its `x`.
+    """
+    mean, std = weighted_mean(x, weights), weighted_std(x, weights)
+    divisor = torch.where(_is_rounding(mean, std) | (_sum(weights) < 2), 1.0, std + eps)
+    return x / divisor[..., None, None]
+
+
+ROUNDING = 8 * torch.finfo(torch.float32).eps
+"""A standard deviation below this share of the mean is rounding error: those of sum, mean and differences together."""
+
+
+def _is_rounding(mean: Tensor, std: Tensor) -> Tensor:
+    """Whether values vary by no more than rounding, `[S]`. False for what is not finite, which must stay visible."""
+    return std < ROUNDING * mean.abs()
+
+
+def _unless_trivial(new: Tensor, x: Tensor, mean: Tensor, std: Tensor, weights: Tensor) -> Tensor:
+    """`new`; but 0 where values vary by no more than rounding, and `x` where a member has fewer than two rows."""
+    new = torch.where(_is_rounding(mean, std)[..., None, None], 0.0, new)
+    return torch.where((_sum(weights) < 2)[..., None, None], x, new)
 
 
 def _sum(x: Tensor) -> Tensor:
@@ -126,7 +168,7 @@ def kl_estimate(log_ratio: Tensor, weights: Tensor) -> Tensor:
     The estimate is unbiased, never negative, and has a lower variance than the mean of -log r. Source: Schulman (2020),
     Approximating KL divergence.
     """
-    return weighted_mean(log_ratio.exp() - 1 - log_ratio, weights)
+    return weighted_mean(torch.expm1(log_ratio) - log_ratio, weights)
 
 
 def ratio_metrics(log_ratio: Tensor, clip_range: Tensor, weights: Tensor) -> Metrics:

@@ -1,7 +1,7 @@
 """The member axis: choose rows, join populations, freeze members.
 
-A tree is a NamedTuple or dict of leaves. A leaf is a tensor or array with the member axis first, or (for what only
-its owner can read) a plain tuple with one entry per member.
+A tree is a NamedTuple or dict of leaves. A leaf is a tensor or array with the member axis first, or a plain tuple with
+one entry of any type per member.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["freeze", "join", "known_empty", "map_leaves", "moved", "per_member", "select", "stacked"]
+__all__ = ["freeze", "join", "map_leaves", "moved", "none_marked", "per_member", "select", "stacked"]
 
 Tree = TypeVar("Tree")
 
@@ -86,22 +86,19 @@ def per_member(values: Tensor, like: Tensor) -> Tensor:
 
 
 def moved(tree: Tree, device: torch.device) -> Tree:
-    """Return the tree with its tensors on `device`. Only copies to the processor wait for the device."""
+    """Return the tree with its tensors on `device`. Only copies to the CPU wait until the device has computed them."""
 
     def move(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor) or leaf.device.type == device.type:
             return leaf
         if device.type == "cpu":
             return leaf.cpu()
-        ready = leaf.pin_memory() if torch.cuda.is_available() else leaf  # from other memory a copy is waited for
+        ready = leaf.pin_memory() if torch.cuda.is_available() else leaf  # a copy from pageable memory would block
         return ready.to(device, non_blocking=True)
 
     return cast(Tree, map_leaves(move, tree))
 
 
-def known_empty(members: Tensor) -> bool:
-    """Return whether no member is marked in `members [S]` (bool), as far as is known without waiting for the device.
-
-    On another device than the processor the answer is always False.
-    """
+def none_marked(members: Tensor) -> bool:
+    """Whether no member is marked in `members [S]` (bool). On a GPU, where reading would wait for it, always False."""
     return members.device.type == "cpu" and not members.any()

@@ -1,7 +1,7 @@
-"""The natural gradient: steps measured by how far they move the policy, not its parameters.
+"""The natural gradient: step sizes measured by the KL divergence between policies, not by the change of parameters.
 
-Vectors are `[S, P]`, a member's parameters end to end, and so are products with its Fisher matrix, which is never
-built. A member that is done, or has nothing to do, is left as it is while the others go on.
+Vectors are `[S, P]`: each member's parameters in one row. The Fisher matrix is never built; only its products with such
+vectors are computed. A member that has converged stays unchanged while the others continue.
 """
 
 from __future__ import annotations
@@ -12,35 +12,35 @@ import torch
 from torch import Tensor
 
 from pgzoo.ops.losses import weighted_mean
-from pgzoo.ops.members import known_empty
+from pgzoo.ops.members import none_marked
 from pgzoo.protocols import LearningPolicy
 from pgzoo.types import Batch, Hyper, Params
 
 __all__ = ["backtrack", "conjugate_gradient", "damped", "mean_kl", "natural_step"]
 
 Product = Callable[[Tensor], Tensor]
-"""A symmetric matrix for each member, as the product with it: `[S, P] -> [S, P]`."""
+"""A function that multiplies `[S, P]` by a symmetric matrix, one for each member: `[S, P] -> [S, P]`."""
 
 
 def mean_kl(policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Tensor:
-    """How far the policy is from the one that collected: `[S]`, in nats.
+    """KL divergence from the policy that collected the data to this one: `[S]`, in nats.
 
         E[ KL(π_old(·|s) || π(·|s; θ)) ]
 
-    Its Hessian at θ_old is the Fisher matrix F of the policy. Needs `old`.
+    Its Hessian at θ_old is the Fisher matrix F of the policy. Needs "old".
     """
     return weighted_mean(batch.old.kl(policy.apply(params, batch.inputs).dist), batch.weights)
 
 
 def damped(product: Product, damping: Tensor) -> Product:
-    """F + λI, with λ `[S]`: invertible where F is not, and shorter steps where it hardly is."""
+    """F + λI, with λ `[S]`: it is invertible also where F is singular or nearly so."""
     return lambda vector: product(vector) + damping[:, None] * vector
 
 
 def conjugate_gradient(product: Product, target: Tensor, steps: int, tolerance: float = 1e-10) -> Tensor:
     """Solve A x = b for each member, A positive definite, by at most `steps` products with A.
 
-    A member is done when |b - A x|² <= `tolerance` |b|².
+    A member has converged when |b - A x|² <= `tolerance` |b|².
 
     Shapes: target b `[S, P]` -> x `[S, P]`. Source: Hestenes & Stiefel (1952), section 3.
     """
@@ -48,25 +48,25 @@ def conjugate_gradient(product: Product, target: Tensor, steps: int, tolerance: 
     square = _dot(residual, residual)
     enough = tolerance * square
     for _ in range(steps):
-        going = square > enough
-        if known_empty(going):
+        active = square > enough
+        if none_marked(active):
             break
-        along = product(direction)
-        length = torch.where(going, square / _dot(direction, along), 0.0)[:, None]
+        curved = product(direction)
+        length = torch.where(active, square / _dot(direction, curved), 0.0)[:, None]
         solution = solution + length * direction
-        residual = residual - length * along
+        residual = residual - length * curved
         before, square = square, _dot(residual, residual)
-        direction = residual + torch.where(going, square / before, 0.0)[:, None] * direction
+        direction = residual + torch.where(active, square / before, 0.0)[:, None] * direction
     return solution
 
 
 def natural_step(product: Product, gradient: Tensor, size: Tensor, steps: int) -> Tensor:
-    """Return the step that gains most among those of the divergence `size [S]`, by the models that F and g are.
+    """Return the step of largest gain at the KL divergence `size [S]`, by the linear model g and the quadratic F.
 
         Δ = √(2δ / xᵀFx) x,  F x = g
 
-    Shapes: gradient g `[S, P]` -> Δ `[S, P]`; 0 for a member whose gradient is. `steps` are those of the conjugate
-    gradient. Source: Schulman et al. (2015), Trust region policy optimization, appendix C.
+    Shapes: gradient g `[S, P]` -> Δ `[S, P]`; 0 for a member whose gradient is 0. `steps` is the number of conjugate
+    gradient iterations. Source: Schulman et al. (2015), Trust region policy optimization, appendix C.
     """
     direction = conjugate_gradient(product, gradient, steps)
     curvature = _dot(direction, product(direction))
@@ -76,25 +76,25 @@ def natural_step(product: Product, gradient: Tensor, size: Tensor, steps: int) -
 def backtrack(
     start: Tensor, step: Tensor, accept: Callable[[Tensor], Tensor], shrink: float, tries: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Walk back from the end of `step`, each member until its place is accepted, else to where it was.
+    """Line search: shorten a step until it is accepted, for each member by itself.
 
-        θ + βʲ Δ,  j = 0, 1, ... the first that `accept: [S, P] -> [S]` (bool) says yes to
+        θ + βʲ Δ,  j = 0, 1, ... the first that `accept: [S, P] -> [S]` (bool) accepts
 
-    Shapes: start θ and step Δ `[S, P]`, `shrink` β. Returns the places `[S, P]`, which members were accepted `[S]`
-    and how many places each tried `[S]`.
+    Shapes: start θ and step Δ `[S, P]`, `shrink` β. Returns the new parameters `[S, P]` (θ for a member without an
+    accepted step), whether a step was accepted `[S]`, and the number of steps tried `[S]`.
     """
-    place = start
+    reached = start
     found = torch.zeros(len(start), dtype=torch.bool, device=start.device)
     tried = torch.zeros(len(start), dtype=torch.long, device=start.device)
     for j in range(tries):
         candidate = start + shrink**j * step
         tried = tried + ~found
-        fresh = accept(candidate) & ~found
-        place = torch.where(fresh[:, None], candidate, place)
-        found = found | fresh
-        if known_empty(~found):
+        accepted = accept(candidate) & ~found
+        reached = torch.where(accepted[:, None], candidate, reached)
+        found = found | accepted
+        if none_marked(~found):
             break
-    return place, found, tried
+    return reached, found, tried
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:

@@ -35,14 +35,14 @@ __all__ = [
 ]
 
 ROW_BLOCK = 256
-"""Batches whose size depends on the others' episodes are padded to a multiple of so many rows, and multiplied in
-blocks of them."""
+"""Batches whose size depends on the longest episode of any member are padded to a multiple of this number of rows, and
+multiplied in blocks of this size."""
 
 SUM_LANES = 4
-"""Sums over an outer axis that go number by number run in so many lanes side by side."""
+"""torch sums over an outer axis in this number of parallel partial sums."""
 
 ROW_ALIGN = 16
-"""Batches of a size of their own are padded to a multiple of so many rows: 64 bytes in every column."""
+"""Batches of fixed size are padded to a multiple of this number of rows: 64 bytes in every column."""
 
 Activation = Literal["tanh", "relu", "leaky_relu", "elu", "silu", "gelu", "softplus", "identity"]
 Init = Literal["orthogonal", "default"]
@@ -53,7 +53,7 @@ def _gelu(x: Array) -> Array:
 
 
 ACTIVATIONS: Mapping[str, tuple[Callable[[Tensor], Tensor], Callable[[Array], Array], float]] = {
-    # name: (torch, numpy, which may write over what it is given, gain of an orthogonal layer before it)
+    # name: (torch, numpy (may overwrite its argument), gain of an orthogonal layer before it)
     "tanh": (torch.tanh, lambda x: np.tanh(x, out=x), 5 / 3),
     "relu": (torch.relu, lambda x: np.maximum(x, 0.0, out=x), 2**0.5),
     "leaky_relu": (F.leaky_relu, lambda x: np.maximum(x, 0.01 * x), 2**0.5),
@@ -89,7 +89,7 @@ def init_mlp(
 
 
 def layers_of(params: Params, prefix: str = "") -> Params:
-    """The layers among a policy's parameters, those under a prefix, as `mlp` takes them."""
+    """Select the layers under a prefix from a policy's parameters, as `mlp` takes them."""
     kinds = (f"{prefix}weight.", f"{prefix}bias.")
     return {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(kinds)}
 
@@ -114,7 +114,7 @@ def mlp(layers: Params, x: Tensor, activation: Activation) -> Tensor:
 
 
 def numpy_layers(params: Mapping[str, Array]) -> list[tuple[Array, Array]]:
-    """Weights `[S, in, out]` and biases `[S, 1, out]` in order, as `mlp_numpy` takes them; no copies."""
+    """Weights `[S, in, out]` and biases `[S, 1, out]` in order, as `mlp_numpy` takes them, without copies."""
     return [(params[f"weight.{i}"], params[f"bias.{i}"][:, None, :]) for i in range(len(params) // 2)]
 
 
@@ -132,26 +132,29 @@ def mlp_numpy(layers: list[tuple[Array, Array]], x: Array, activation: Activatio
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`[S, B, in] @ [S, in, out] + [S, out]`, so computed that a member's gradient doesn't depend on the others.
+    """`[S, B, in] @ [S, in, out] + [S, out]`, in a form in which a member's gradient doesn't depend on the others.
 
-    Kernels choose how to sum over rows by the number of rows, and the padding is part of that number; so rows go
-    through in blocks of one size, and a weight's gradient is the sum of its blocks', as of a whole number of lanes:
-    what is left over beside them would be added in another order. They choose by the address of their result as well;
-    so where the matrices of a stack don't all begin at a multiple of 64 bytes, zeros are added until they do. A product
-    of width 1 takes another kernel for S = 1 than for more, so it is spelled out.
+    Matrix kernels choose their order of summation by three things that depend on the other members:
 
-    Where sums may go in any order (compiled, that is), the bias is left to whatever comes next, and narrow products are
-    widened to a whole vector: their kernels are slower than those of 16 columns.
+    - the number of rows, which includes the padding: so rows are multiplied in blocks of one size, and the gradient of
+      a weight is the sum over a multiple of `SUM_LANES` blocks (the rest of an uneven number would be added in another
+      order);
+    - the alignment of the result: so zeros are appended until each matrix of the stack starts at a multiple of 64
+      bytes;
+    - for width 1, whether S is 1: so this product is an explicit sum.
+
+    Where sums may use any order (in compiled functions), the bias is added separately, which can be fused with the next
+    operation, and narrow products are widened to 16 columns, for which kernels are faster.
     """
     members, rows, fan_in = x.shape
     width = weight.shape[-1]
     if width == 1:
         return (x * weight.transpose(-1, -2)).sum(-1, keepdim=True) + bias.unsqueeze(-2)
-    if rows % ROW_ALIGN:  # no training batch: gradients of these are their caller's business
+    if rows % ROW_ALIGN:  # not a training batch: no guarantee for its gradients
         return torch.baddbmm(bias.unsqueeze(-2), x, weight)
     count = 1 if rows % ROW_BLOCK else rows // ROW_BLOCK
-    apart = any_order()
-    if extra := -width % (16 if apart else 16 // math.gcd(fan_in, 16)):
+    any_sum = any_order()
+    if extra := -width % (16 if any_sum else 16 // math.gcd(fan_in, 16)):
         weight, bias = F.pad(weight, (0, extra)), F.pad(bias, (0, extra))
     if count > 1:
         x = x.reshape(members * count, rows // count, fan_in)
@@ -159,7 +162,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         weight = weight.unsqueeze(1).expand(-1, lanes, -1, -1)[:, :count].flatten(0, 1)
         bias = bias.unsqueeze(1).expand(-1, lanes, -1)[:, :count].flatten(0, 1)
     wide = bias.unsqueeze(-2)
-    product = (torch.bmm(x, weight) + wide if apart else torch.baddbmm(wide, x, weight)).view(members, rows, -1)
+    product = (torch.bmm(x, weight) + wide if any_sum else torch.baddbmm(wide, x, weight)).view(members, rows, -1)
     return product[..., :width].contiguous() if extra else product
 
 

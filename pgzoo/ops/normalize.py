@@ -1,6 +1,6 @@
-"""Running means and deviations, and what is normalized by them.
+"""Running means and standard deviations, and the normalization of observations and rewards by them.
 
-Every sum is a running sum over rows, so that it doesn't depend on how much padding follows (see `ops.losses`).
+Every sum is a running sum over rows, so it doesn't depend on the amount of padding (see `ops.losses`).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from pgzoo.types import ActorInputs, Array, Inputs, Output, Params, Spec, Trajec
 __all__ = ["CLIP", "NormalizedPolicy", "moments", "reward_buffers", "scale_rewards", "take_in", "take_in_rewards"]
 
 CLIP = 10.0
-"""Normalized numbers are cut off here, on either side of 0."""
+"""Normalized numbers are clipped to [-CLIP, CLIP]."""
 
 EPS = 1e-8
 
 
 def moments(*shape: int) -> Params:
-    """Return the moments of nothing yet: `count []`, `mean` and `square` (sum of squared deviations), `shape`."""
+    """Return the moments of no data: `count []`, `mean` and `square` (sum of squared deviations from it), `shape`."""
     zeros = torch.zeros(shape, dtype=torch.float64)
     return {"count": torch.zeros((), dtype=torch.float64), "mean": zeros, "square": zeros}
 
@@ -45,26 +45,27 @@ def take_in(known: Params, x: Tensor, weights: Tensor) -> Params:
     square = ((x - mean.unsqueeze(1)) ** 2 * w).cumsum(1)[:, -1]
     total = (count + new).clamp(min=1.0).reshape(-1, *like)
     n, m = count.reshape(-1, *like), new.reshape(-1, *like)
-    apart = mean - known["mean"]
+    difference = mean - known["mean"]
     return {
         "count": count + new,
-        "mean": known["mean"] + apart * m / total,
-        "square": known["square"] + square + apart * apart * (n * m / total),
+        "mean": known["mean"] + difference * m / total,
+        "square": known["square"] + square + difference * difference * (n * m / total),
     }
 
 
-def _deviation(known: Params) -> Tensor:
-    """Standard deviations, `[S, *D]`; 1 where nothing is known yet."""
+def _std(known: Params) -> Tensor:
+    """Standard deviations, `[S, *D]`; 1 without data."""
     count = known["count"].reshape(-1, *[1] * (known["mean"].ndim - 1))
     variance = known["square"] / count.clamp(min=1.0)
     return torch.where(count > 0, (variance + EPS).sqrt(), 1.0)
 
 
 class NormalizedPolicy:
-    """A policy that sees its observations shifted and scaled to mean 0 and deviation 1, within +-`CLIP`.
+    """A policy with standardized observations (mean 0, standard deviation 1), clipped to +-`CLIP`.
 
-    The moments are buffers of the policy: they can't be lost, left out of what is saved, or move in an evaluation. They
-    change between an update and the next collection, so that a batch is seen as it was acted upon.
+    The running moments are buffers of the policy, so they are saved and exported with it and don't change in
+    evaluations. They are updated between an update and the next collection, so learning sees the same normalized
+    observations as acting did.
     """
 
     PREFIX = "norm."
@@ -80,16 +81,16 @@ class NormalizedPolicy:
         self.noise, self.noise_size, self.memory_size = policy.noise, policy.noise_size, memory_size(policy)
 
     def init(self, rng: np.random.Generator) -> Params:
-        """As the policy within."""
+        """As the wrapped policy."""
         return self.policy.init(rng)
 
     def buffers(self) -> Params:
-        """The moments of observations, and what the policy within keeps."""
+        """The moments of the observations, and the buffers of the wrapped policy."""
         own: Params = getattr(self.policy, "buffers", dict)()
         return own | {self.PREFIX + name: value for name, value in moments(*self.shape).items()}
 
     def absorb(self, buffers: Params, obs: Tensor, valid: Tensor) -> Params:
-        """Take in what was seen: `obs [S, T, N, *O]`, `valid [S, T, N]`."""
+        """Update the moments with observations: `obs [S, T, N, *O]`, `valid [S, T, N]`."""
         known = take_in(self._moments(buffers), obs.flatten(1, 2), valid.flatten(1, 2))
         if hasattr(self.policy, "absorb"):
             buffers = self.policy.absorb(buffers, obs, valid)
@@ -97,24 +98,24 @@ class NormalizedPolicy:
 
     def apply(self, params: Params, inputs: Inputs) -> Output:
         """Evaluate a batch of raw observations."""
-        mean, deviation = self._scale(params)
+        mean, std = self._scale(params)
         at = (slice(None), None, None)
-        obs = ((inputs.obs - mean[at]) / deviation[at]).clamp(-CLIP, CLIP)
+        obs = ((inputs.obs - mean[at]) / std[at]).clamp(-CLIP, CLIP)
         return self.policy.apply(self._rest(params), inputs._replace(obs=obs))
 
     def actor(self, params: Params) -> Actor:
         """Act on raw observations."""
-        mean, deviation = (scale[:, None].numpy() for scale in self._scale(params))
+        mean, std = (scale[:, None].numpy() for scale in self._scale(params))
         inner = actor_for(self.policy, self._rest(params))
 
         def act(seen: ActorInputs, noise: Array | None) -> tuple[Array, Array | None]:
-            obs = np.clip((seen.obs - mean) / deviation, -CLIP, CLIP).astype(np.float32, copy=False)
+            obs = np.clip((seen.obs - mean) / std, -CLIP, CLIP).astype(np.float32, copy=False)
             return inner(seen._replace(obs=obs), noise)
 
         return act
 
     def to_env(self, actions: Array) -> Array:
-        """As the policy within."""
+        """As the wrapped policy."""
         return self.policy.to_env(actions)
 
     def _moments(self, params: Params) -> Params:
@@ -125,22 +126,22 @@ class NormalizedPolicy:
 
     def _scale(self, params: Params) -> tuple[Tensor, Tensor]:
         known = self._moments(params)
-        return known["mean"].float(), _deviation(known).float()
+        return known["mean"].float(), _std(known).float()
 
 
 def reward_buffers(num_envs: int) -> Params:
-    """What a reward scale keeps of one member: moments of the discounted return, and the return of each environment."""
+    """One member's buffers of the reward scale: moments of the discounted return, and each environment's return."""
     return {"reward.return": torch.zeros(num_envs), **{f"reward.{k}": v for k, v in moments().items()}}
 
 
 def take_in_rewards(buffers: Params, seen: Trajectory, gamma: Tensor) -> Params:
-    """Take in the discounted return so far at every step, Rₜ = rₜ + γ Rₜ₋₁ within an episode.
+    """Update the moments with the discounted return so far at every step, Rₜ = rₜ + γ Rₜ₋₁ within an episode.
 
     Source: Engstrom et al. (2020), Implementation matters in deep policy gradients, section 3.
     """
     steps = seen.rewards.shape[-2]
-    goes_on = seen.valid & ~seen.starts[:, :steps]
-    decay = gamma * goes_on.float()
+    continues = seen.valid & ~seen.starts[:, :steps]
+    decay = gamma * continues.float()
     rewards = seen.rewards.clone()
     rewards[:, 0] += decay[:, 0] * buffers["reward.return"]
     returns = reverse_scan(rewards.flip(-2), decay.flip(-2)).flip(-2)
@@ -152,6 +153,6 @@ def take_in_rewards(buffers: Params, seen: Trajectory, gamma: Tensor) -> Params:
 
 
 def scale_rewards(buffers: Params, rewards: Tensor) -> Tensor:
-    """Divide `rewards [S, T, N]` by the deviation of the discounted return; nothing is subtracted."""
+    """Divide `rewards [S, T, N]` by the standard deviation of the discounted return; the mean is not subtracted."""
     known = {name: buffers[f"reward.{name}"] for name in ("count", "mean", "square")}
-    return (rewards / _deviation(known).float()[:, None, None]).clamp(-CLIP, CLIP)
+    return (rewards / _std(known).float()[:, None, None]).clamp(-CLIP, CLIP)

@@ -1,9 +1,8 @@
-"""Optimizers as pure functions, every member with its own step count.
+"""Optimizers as pure functions, with a step count for each member.
 
-They work on one vector per member, `[S, P]`, not tensor by tensor: a small network's update is a few dozen operations
-on a few thousand numbers, and each operation costs more than its arithmetic. They equal torch's own to
-rounding (tested), and exist because the member axis, the freezing of members and a compiled step need an update
-without hidden state.
+They work on one vector per member, `[S, P]`, not on single tensors: for a small network, the overhead of an operation
+exceeds the cost of its arithmetic. They equal torch's optimizers up to rounding (tested). torch's own can't be used
+because the member axis, frozen members and compiled steps need updates without hidden state.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ __all__ = [
 class Optimizer(NamedTuple):
     """`init(vector) -> state`, and `step(vector, gradient, state, learning_rate) -> (vector, state)`.
 
-    Shapes: vectors `[S, P]`, the learning rate `[S]`; the state's leaves are `[S]`, for what is the member's, or
-    `[S, P]`, also as `[S, 1]` where it is the same for all parameters.
+    Shapes: vectors `[S, P]`, the learning rate `[S]`; leaves of the state are `[S]`, or `[S, P]` if they belong to
+    parameters (`[S, 1]` if all parameters share them).
     """
 
     init: Callable[[Tensor], Params]
@@ -40,19 +39,19 @@ class Optimizer(NamedTuple):
 
 
 def flatten(leaves: Iterable[Tensor]) -> Tensor:
-    """Put each member's leaves `[S, ...]` end to end: `[S, P]`."""
+    """Concatenate each member's leaves `[S, ...]` to one vector: `[S, P]`."""
     return torch.cat([leaf.reshape(len(leaf), -1) for leaf in leaves], dim=1)
 
 
 def unflatten(vector: Tensor, like: Params) -> Params:
-    """Cut `[S, P]` into leaves of the names and shapes of `like`; they are views."""
+    """Split `[S, P]` into leaves of the names and shapes of `like`; they are views."""
     sizes = [leaf.shape[1:].numel() for leaf in like.values()]
     pieces = vector.split_with_sizes(sizes, dim=1)
     return {name: piece.view(leaf.shape) for (name, leaf), piece in zip(like.items(), pieces, strict=True)}
 
 
 def unflatten_candidates(vectors: Tensor, like: Params) -> Params:
-    """Cut `[S, N, P]`, N variations of each member, into leaves `[S, N, ...]` of the names and shapes of `like`."""
+    """Split `[S, N, P]`, N variants of each member, into leaves `[S, N, ...]` with the names and shapes of `like`."""
     members, count = vectors.shape[:2]
     wide = {name: leaf.expand(members, *leaf.shape[1:]).repeat_interleave(count, 0) for name, leaf in like.items()}
     flat = unflatten(vectors.flatten(0, 1), wide)
@@ -87,7 +86,7 @@ def _adam(
     beta1, beta2 = 0.9, 0.999
     mean = beta1 * state["mean"] + (1 - beta1) * gradient
     square = beta2 * state["square"] + (1 - beta2) * gradient.square()
-    # 1 - beta^t by recursion: a power is rounded differently at the end of a vector, so it would depend on S
+    # 1 - beta^t by recursion: the rounding of torch's power depends on the position in a tensor, and so on S
     filled1, filled2 = beta1 * state["filled1"] + (1 - beta1), beta2 * state["filled2"] + (1 - beta2)
     scale = learning_rate[:, None] / filled1.float()
     denominator = square.sqrt() / filled2.sqrt().float() + eps
@@ -111,7 +110,7 @@ def _sgd(vector: Tensor, gradient: Tensor, state: Params, learning_rate: Tensor)
 
 
 NO_OPTIMIZER = Optimizer(lambda vector: {}, _sgd)
-"""For who takes no gradient steps: it remembers nothing."""
+"""For algorithms that take no gradient steps: it has no state."""
 
 
 def make_optimizer(name: str, eps: float | None = None) -> Optimizer:

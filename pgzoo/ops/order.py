@@ -1,4 +1,4 @@
-"""Whether numbers may be added in whatever order is fastest, or must be the same however much padding there is."""
+"""Whether sums may use the fastest order of additions, or must have the same bits for any amount of padding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _any_order = ContextVar("_any_order", default=False)
 
 @contextmanager
 def sums_in_any_order(allowed: bool = True) -> Iterator[None]:
-    """Within this, if `allowed`, sums may depend in their last bit on how much padding there is, and are faster."""
+    """In this context, if `allowed`, sums are faster, and their last bits may depend on the amount of padding."""
     token = _any_order.set(allowed)
     try:
         yield
@@ -22,5 +22,5 @@ def sums_in_any_order(allowed: bool = True) -> Iterator[None]:
 
 
 def any_order() -> bool:
-    """Whether that is so here."""
+    """Whether the current context allows sums in any order."""
     return _any_order.get()

@@ -1,8 +1,7 @@
 """Stacked recurrent cells, as pure functions: S members side by side, each with its own weights.
 
-A sequence is `[S, T, B, ...]`, a memory `[S, B, M]`. What the observations add to the gates is one product for all
-steps; what the memory adds is one for each step, of B rows, so that neither the other members nor steps that only
-fill up a sequence are part of it.
+A sequence is `[S, T, B, ...]`, a memory `[S, B, M]`. The inputs' part of the gates is one product for all steps. The
+memory's part is a product of B rows for each step, which depends neither on other members nor on padding steps.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ CellName = Literal["gru", "lstm"]
 
 
 class Cell(NamedTuple):
-    """A kind of memory: `gates` blocks of M numbers go into a step, `parts` of M are remembered.
+    """A kind of cell with M units: a step has `gates` blocks of M gate inputs, the memory `parts` blocks of M numbers.
 
-    `step(x, h, memory)` and `step_numpy` take what the input (`x [S, B, gates * M]`) and the last output
-    (`h [S, B, gates * M]`) add to the gates, and the memory `[S, B, parts * M]`, of which the first M are the output.
+    `step(x, h, memory)` and `step_numpy` take the gate inputs from the observation (`x [S, B, gates * M]`) and from the
+    last output (`h [S, B, gates * M]`), and the memory `[S, B, parts * M]`, of which the first M are the output.
     """
 
     gates: int
@@ -37,7 +36,7 @@ class Cell(NamedTuple):
 
 
 def _gru(x: Tensor, h: Tensor, memory: Tensor) -> Tensor:
-    """Reset r, update z and candidate n; the reset acts on what the memory adds to the candidate.
+    """Reset r, update z and candidate n; the reset gate acts on the memory's part of the candidate.
 
     h' = (1 - z) n + z h,  n = tanh(xₙ + r hₙ)
 
@@ -84,8 +83,8 @@ CELLS: Mapping[CellName, Cell] = {"gru": Cell(3, 1, _gru, _gru_numpy), "lstm": C
 def init_cell(rng: np.random.Generator, name: CellName, memory: int, init: Init) -> Params:
     """One member's recurrent layer, `weight [M, gates * M]` and `bias`.
 
-    `orthogonal` makes each gate's block so, with zero biases; `default` is torch's own for these cells, uniform in
-    +-1/sqrt(M). Either way an LSTM's forget gate begins at 1, open.
+    `orthogonal` makes each gate's block orthogonal, with zero biases; `default` is torch's default for these cells,
+    uniform in +-1/sqrt(M). The bias of an LSTM's forget gate is 1 in both, so that the gate is open at first.
 
     Source of the last: Jozefowicz, Zaremba & Sutskever (2015), An empirical exploration of recurrent network
     architectures, section 2.2.
@@ -104,11 +103,11 @@ def init_cell(rng: np.random.Generator, name: CellName, memory: int, init: Init)
 
 
 def run(cell: Cell, x: Tensor, weight: Tensor, bias: Tensor, memory: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
-    """Go through a sequence: what it outputs at each step, `[S, T, B, M]`, and the memory after the last.
+    """Run a cell over a sequence; return its output at each step, `[S, T, B, M]`, and the memory after the last.
 
     Args:
-        cell: the kind of memory.
-        x: what the inputs add to the gates, `[S, T, B, gates * M]`.
+        cell: the kind of cell.
+        x: the inputs' part of the gates, `[S, T, B, gates * M]`.
         weight: `[S, M, gates * M]`.
         bias: `[S, gates * M]`.
         memory: before the first step, `[S, B, parts * M]`.

@@ -1,20 +1,19 @@
 """Returns and advantages: pure functions over `[..., T, N]`.
 
-Two kinds of end are kept apart: an episode that `terminated` is worth nothing afterwards, one that was
-`truncated` merely stops being watched. Sums over an episode stop at either, and at the edge of the window; rows that
-are not `valid` count as zero, and their results are zero.
+Two kinds of episode ends are distinguished: after `terminated` the value is 0, while `truncated` only means that the
+rest of the episode was not observed. Sums over an episode stop at either, and at the end of the window. Rows that are
+not `valid` count as zero, and their results are zero.
 
-In the equations Vₜ is `values`, the critic's V(sₜ), and V(sₜ₊₁) is `next_values`, which at an end is the value of the
-true final observation. Where an episode terminated, also if it was truncated in the same step, V(sₜ₊₁) is 0; elsewhere
-it is what a sum that stops is bootstrapped from.
+In the equations Vₜ is `values`, the critic's V(sₜ), and V(sₜ₊₁) is `next_values`, which at the end of an
+episode is the value of its true final observation. Where an episode terminated (also if it was truncated in the same
+step), V(sₜ₊₁) is 0; elsewhere sums that stop are bootstrapped from it.
 
-A function that gives one tensor gives returns; one that gives a pair gives advantages, and the critic's target.
+A function that returns one tensor returns returns; one that returns a pair returns advantages and critic targets.
 """
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pgzoo.ops.losses import weighted_sum
@@ -35,18 +34,18 @@ __all__ = [
 
 
 def reverse_scan(x: Tensor, decay: Tensor) -> Tensor:
-    """Solve the backward recursion on which every return rests, along T.
+    """Solve the backward recursion that every return is made of, along T.
 
         yₜ = xₜ + dₜ yₜ₊₁,  y_T = 0
 
-    It doubles its reach each round, so T steps take log2(T) tensor operations instead of T (Hillis & Steele 1986).
+    Each round doubles the number of steps summed, so T steps take log2(T) tensor operations (Hillis & Steele 1986).
 
     Shapes: x, decay `[..., T, N]` -> `[..., T, N]`.
     """
     y, d = x.clone(), decay.clone()
     reach = 1
     while reach < x.shape[-2]:
-        # each right-hand side is computed in full before it is stored
+        # each right-hand side is computed completely before it is stored
         y[..., :-reach, :] += d[..., :-reach, :] * y[..., reach:, :]
         d[..., :-reach, :] = d[..., :-reach, :] * d[..., reach:, :]
         reach *= 2
@@ -66,17 +65,17 @@ def reward_to_go(
 
         Gₜ = rₜ + γ Gₜ₊₁, stopping at the end of the episode or of the window
 
-    Without a critic nothing is bootstrapped: after a truncation, or the edge of a window, the return is what was seen.
-    With `next_values`, V(sₜ₊₁) stands there for Gₜ₊₁.
+    Without a critic there is no bootstrapping: at a truncation or the end of the window, only observed rewards count.
+    With `next_values`, V(sₜ₊₁) takes the place of Gₜ₊₁ there.
 
     Shapes: all `[..., T, N]`; `gamma` broadcasts. Source: Sutton & Barto (2018), eq. 3.9; Pardo et al. (2018), on
     bootstrapping of partial episodes.
     """
-    goes_on = _goes_on(terminated, truncated, valid)
+    continues = _continues(terminated, truncated, valid)
     seen = torch.where(valid, rewards, 0.0)
     if next_values is not None:
-        seen = torch.where(goes_on, seen, _td_target(rewards, next_values, terminated, valid, gamma))
-    return reverse_scan(seen, gamma * goes_on.to(rewards.dtype))
+        seen = torch.where(continues, seen, _td_target(rewards, next_values, terminated, valid, gamma))
+    return reverse_scan(seen, gamma * continues.to(rewards.dtype))
 
 
 def total_return(
@@ -119,16 +118,16 @@ def leave_one_out(
     starts: Tensor,
     gamma: Tensor | float,
 ) -> tuple[Tensor, Tensor]:
-    """Each episode against the member's other episodes, at each of its steps.
+    """The return of each episode minus the mean of the member's other episodes, at each of its steps.
 
         Aₑ = Rₑ - 1/(K-1) Σ_{j≠e} Rⱼ
 
     The K episodes are those of one member, over T and N, and R their total returns: a baseline that needs no critic
-    and leaves the gradient unbiased, as it doesn't depend on the episode's own actions. An only episode has nothing to
-    be compared with: its baseline is 0 and its advantage its return.
+    and leaves the gradient unbiased, because it doesn't depend on the episode's own actions. For a single episode the
+    baseline is 0 and the advantage its return.
 
     Shapes: all `[..., T, N]`, `starts` may have T+1 steps; `gamma` broadcasts. Returns advantages and total returns.
-    The episodes must be whole, which the attribute `whole_episodes` says. Source: Kool et al. (2019); Ahmadian et al.
+    The attribute `whole_episodes` says that it needs whole episodes. Source: Kool et al. (2019); Ahmadian et al.
     (2024), as RLOO.
     """
     returns = total_return(
@@ -136,11 +135,13 @@ def leave_one_out(
     )
     horizon = rewards.shape[-2]
     time = torch.arange(horizon, device=rewards.device).unsqueeze(-1)
-    first = (valid & (_first_step(starts[..., :horizon, :]) == time)).to(rewards.dtype)
-    total = weighted_sum(returns, first)[..., None, None]
+    first = valid & (_first_step(starts[..., :horizon, :]) == time)
+    # in double precision, sums and differences of float32 returns are exact: equal returns give advantages of exactly 0
+    wide, first = returns.double(), first.double()
+    total = weighted_sum(wide, first)[..., None, None]
     others = weighted_sum(torch.ones_like(first), first)[..., None, None] - 1
-    baseline = (total - returns) / others.clamp(min=1.0)
-    return torch.where(valid, returns - baseline, 0.0), returns
+    advantages = (wide - (total - wide) / others.clamp(min=1.0)).to(returns.dtype)
+    return torch.where(valid, advantages, 0.0), returns
 
 
 leave_one_out.whole_episodes = True  # type: ignore[attr-defined]
@@ -156,19 +157,19 @@ def n_step(
     gamma: Tensor | float,
     n: int,
 ) -> Tensor:
-    """Rewards of n steps, then the critic.
+    """Rewards of n steps, then the critic's value.
 
         Gₜ⁽ⁿ⁾ = rₜ + γ Gₜ₊₁⁽ⁿ⁻¹⁾,  Gₜ⁽⁰⁾ = V(sₜ)
 
-    Where the episode or the window ends sooner, so does the sum, bootstrapped there.
+    Where the episode or the window ends earlier, the sum ends there and is bootstrapped.
 
     Shapes: all `[..., T, N]`; `gamma` broadcasts; n >= 1. Source: Sutton & Barto (2018), eq. 7.1.
     """
-    goes_on = _goes_on(terminated, truncated, valid)
+    continues = _continues(terminated, truncated, valid)
     target = _td_target(rewards, next_values, terminated, valid, gamma)
     returns = target
     for _ in range(min(n, rewards.shape[-2]) - 1):
-        returns = torch.where(goes_on, rewards + gamma * _next(returns), target)
+        returns = torch.where(continues, rewards + gamma * _next(returns), target)
     return returns
 
 
@@ -186,14 +187,14 @@ def td_lambda(
 
         Gₜ = rₜ + γ ((1 - λ) V(sₜ₊₁) + λ Gₜ₊₁)
 
-    It equals `gae` + V, but needs no value of the step itself.
+    It equals `gae` + V, but doesn't need V(sₜ).
 
     Shapes: all `[..., T, N]`; `gamma` and `lam` broadcast. Source: Sutton & Barto (2018), eq. 12.2.
     """
-    goes_on = _goes_on(terminated, truncated, valid)
+    continues = _continues(terminated, truncated, valid)
     target = _td_target(rewards, next_values, terminated, valid, gamma)
-    x = torch.where(goes_on, rewards + gamma * (1 - lam) * next_values, target)
-    return reverse_scan(x, gamma * lam * goes_on.to(rewards.dtype))
+    x = torch.where(continues, rewards + gamma * (1 - lam) * next_values, target)
+    return reverse_scan(x, gamma * lam * continues.to(rewards.dtype))
 
 
 def gae(
@@ -211,15 +212,15 @@ def gae(
 
         Aₜ = δₜ + γλ Aₜ₊₁,  δₜ = rₜ + γ V(sₜ₊₁) - V(sₜ)
 
-    The sum stops at an end of either kind. λ = 0 trusts the critic (the TD error), λ = 1 the rewards (the bootstrapped
-    reward-to-go less V).
+    The sum stops at an end of either kind. λ = 0 gives the TD error (low variance, biased by the critic), λ = 1 the
+    bootstrapped reward-to-go minus V (no bias, high variance).
 
     Shapes: all `[..., T, N]`; `gamma` and `lam` broadcast. Returns advantages and A + V, the λ-return. Source: Schulman
     et al. (2016), eq. 16.
     """
-    goes_on = _goes_on(terminated, truncated, valid)
+    continues = _continues(terminated, truncated, valid)
     error = torch.where(valid, _td_target(rewards, next_values, terminated, valid, gamma) - values, 0.0)
-    advantages = reverse_scan(error, gamma * lam * goes_on.to(rewards.dtype))
+    advantages = reverse_scan(error, gamma * lam * continues.to(rewards.dtype))
     return advantages, torch.where(valid, advantages + values, 0.0)
 
 
@@ -243,20 +244,20 @@ def v_trace(
         Aₜ = ρₜ (rₜ + γ vₜ₊₁ - V(sₜ))
         ρₜ = min(ρ̄, π/μ),  cₜ = λ min(c̄, π/μ)
 
-    ρ̄ decides which policy's values are learned (π's where it never clips), c̄ how far they look ahead. vₜ₊₁ is V(sₜ₊₁)
-    where the sum stops. On-policy, with ρ̄, c̄ >= 1, v is the λ-return. The weight ρₜ of the policy gradient is in A.
+    ρ̄ determines which policy's value function is learned (that of π if ρ̄ never clips), c̄ how quickly. vₜ₊₁ is V(sₜ₊₁)
+    where the sum stops. On-policy, with ρ̄, c̄ >= 1, v is the λ-return. A includes the weight ρₜ of the policy gradient.
 
     Shapes: all `[..., T, N]`, `log_rhos` is log π(aₜ|sₜ) - log μ(aₜ|sₜ); `gamma`, `lam`, `rho_bar` and `c_bar`
     broadcast. Returns advantages and v. Source: Espeholt et al. (2018), section 4.1 with remarks 1 and 2, section 4.2.
     """
-    goes_on = _goes_on(terminated, truncated, valid)
+    continues = _continues(terminated, truncated, valid)
     ratio = _ratio(log_rhos, valid)
     rho = ratio.clamp(max=rho_bar)
     c = lam * ratio.clamp(max=c_bar)
     target = _td_target(rewards, next_values, terminated, valid, gamma)
     error = rho * (target - values)
-    returns = torch.where(valid, values + reverse_scan(error, gamma * c * goes_on.to(rewards.dtype)), 0.0)
-    ahead = torch.where(goes_on, rewards + gamma * _next(returns), target)
+    returns = torch.where(valid, values + reverse_scan(error, gamma * c * continues.to(rewards.dtype)), 0.0)
+    ahead = torch.where(continues, rewards + gamma * _next(returns), target)
     return torch.where(valid, rho * (ahead - values), 0.0), returns
 
 
@@ -272,7 +273,7 @@ def retrace(
     gamma: Tensor | float,
     lam: Tensor | float,
 ) -> Tensor:
-    """The return of an action under a policy π from the steps of another, μ: the target of a critic of actions.
+    """The return of an action under a policy π from the steps of another, μ: the target of an action-value function Q.
 
         Gₜ = Q(sₜ, aₜ) + δₜ + γ cₜ₊₁ (Gₜ₊₁ - Q(sₜ₊₁, aₜ₊₁)),  δₜ = rₜ + γ V(sₜ₊₁) - Q(sₜ, aₜ),  cₜ = λ min(1, π/μ)
 
@@ -285,10 +286,10 @@ def retrace(
     Shapes: all `[..., T, N]`, `log_rhos` is log π(aₜ|sₜ) - log μ(aₜ|sₜ); `gamma` and `lam` broadcast. Source: Munos et
     al. (2016), eq. 3.
     """
-    goes_on = _goes_on(terminated, truncated, valid)
+    continues = _continues(terminated, truncated, valid)
     c = lam * _ratio(log_rhos, valid).clamp(max=1.0)
     error = _td_target(rewards, next_values, terminated, valid, gamma) - q_values
-    correction = reverse_scan(error, gamma * _next(c) * goes_on.to(rewards.dtype))
+    correction = reverse_scan(error, gamma * _next(c) * continues.to(rewards.dtype))
     return torch.where(valid, q_values + correction, 0.0)
 
 
@@ -303,18 +304,18 @@ def upgo(
     gamma: Tensor | float,
     lam: Tensor | float,
 ) -> tuple[Tensor, Tensor]:
-    """The upgoing return: rewards as long as things go better than the critic thought, then the critic.
+    """The upgoing return: rewards as long as they exceed the critic's estimate, then the critic's value.
 
         Gₜ = rₜ + γ (Gₜ₊₁ if rₜ₊₁ + γ V(sₜ₊₂) >= V(sₜ₊₁) else V(sₜ₊₁))
 
-    The policy learns from what went well and is spared later blunders: an optimiztic estimate, biased on purpose, so
-    the critic learns from the λ-return instead.
+    The policy learns from good trajectories without being penalized for later mistakes. This estimate is optimistic on
+    purpose, so the critic learns from the λ-return instead.
 
     Shapes: all `[..., T, N]`; `gamma` and `lam` broadcast. Returns G - V and `td_lambda`. Source: Vinyals et al.
     (2019), methods.
     """
     target = _td_target(rewards, next_values, terminated, valid, gamma)
-    goes_up = _goes_on(terminated, truncated, valid) & _next(target >= values)
+    goes_up = _continues(terminated, truncated, valid) & _next(target >= values)
     upgoing = reverse_scan(torch.where(goes_up, rewards, target), gamma * goes_up.to(rewards.dtype))
     returns = td_lambda(
         rewards=rewards,
@@ -344,16 +345,16 @@ def notebook(
 
         wₜ = γᵗ b_{L-1-t} / maxₖ γᵏ b_{L-1-k}
 
-    It is no return of any step (the reward is replaced by the time that was left), but on CartPole, where every
-    reward is 1, it ranks the steps as a return does.
+    This is not a return (it replaces the reward by the time left), but on CartPole, where every reward is 1, it ranks
+    the steps as a return does.
 
     Shapes: all `[..., T, N]`, `starts` may have T+1 steps.
     """
     horizon = rewards.shape[-2]
     time = torch.arange(horizon, device=rewards.device).unsqueeze(-1).expand(rewards.shape)
     first = _first_step(starts[..., :horizon, :])
-    # the last step of t's episode, found from the back; an episode that is still open ends with its last valid row
-    ends = valid & ~_goes_on(terminated, truncated, valid)
+    # the last step of t's episode, found from the back; an unfinished episode ends with its last valid row
+    ends = valid & ~_continues(terminated, truncated, valid)
     last = torch.where(ends, time, horizon).flip(-2).cummin(-2).values.flip(-2).clamp(max=horizon - 1)
     mirrored = (first + last - time).clamp(0, horizon - 1)
     boosted = torch.where(valid, rewards + timestep, 0.0)
@@ -364,7 +365,7 @@ def notebook(
 
 
 def _powers(gamma: Tensor | float, like: Tensor) -> Tensor:
-    """γᵗ along T. Not by `**`, which rounds differently at the end of a vector: it would depend on the padding."""
+    """γᵗ along T. Not by `**`, whose rounding depends on the position in a tensor, and so on the padding."""
     factors = gamma * torch.ones_like(like, dtype=torch.float64)
     factors[..., 0, :] = 1.0
     return factors.cumprod(-2).to(like.dtype)
@@ -376,24 +377,23 @@ def _first_step(starts: Tensor) -> Tensor:
     return torch.where(starts, time, 0).cummax(-2).values
 
 
-def _goes_on(terminated: Tensor, truncated: Tensor, valid: Tensor) -> Tensor:
+def _continues(terminated: Tensor, truncated: Tensor, valid: Tensor) -> Tensor:
     """Whether a step's successor belongs to the same episode and the same window."""
     return valid & ~(terminated | truncated) & _next(valid)
 
 
 def _next(x: Tensor) -> Tensor:
-    """What x is one step later; zero after the last."""
+    """The value of x one step later; zero after the last."""
     return torch.cat([x[..., 1:, :], torch.zeros_like(x[..., :1, :])], dim=-2)
 
 
 def _td_target(
     rewards: Tensor, next_values: Tensor, terminated: Tensor, valid: Tensor, gamma: Tensor | float
 ) -> Tensor:
-    """One reward, then the critic: rₜ + γ V(sₜ₊₁)."""
+    """One reward, then the critic's value: rₜ + γ V(sₜ₊₁)."""
     return torch.where(valid, rewards + gamma * torch.where(terminated, 0.0, next_values), 0.0)
 
 
 def _ratio(log_rhos: Tensor, valid: Tensor) -> Tensor:
-    """π/μ. Padded to whole vectors, as `exp` may round differently at the end of one."""
-    flat = torch.where(valid, log_rhos, 0.0).flatten()
-    return F.pad(flat, (0, -flat.numel() % 64)).exp()[: flat.numel()].view(log_rhos.shape)
+    """π/μ; 1 where not valid."""
+    return torch.where(valid, log_rhos, 0.0).exp()

@@ -17,36 +17,36 @@ from pgzoo.types import ActorInputs, Array, Inputs, Output, Params, Spec
 class LinearConfig(ActionConfig):
     """Settings of the `linear` policy."""
 
-    init: Annotated[Init, Field(description="how weights begin: orthogonal, or torch's default for linear layers")] = (
-        "orthogonal"
-    )
+    init: Annotated[
+        Init, Field(description="initialization of weights: orthogonal, or torch's default for linear layers")
+    ] = "orthogonal"
 
 
 class MLPConfig(LinearConfig):
     """Settings of the `mlp` policy."""
 
-    hidden: Annotated[tuple[PositiveInt, ...], Field(description="widths of the hidden layers; empty: linear")] = (
+    hidden: Annotated[tuple[PositiveInt, ...], Field(description="sizes of the hidden layers; empty: linear")] = (
         64,
         64,
     )
-    activation: Annotated[Activation, Field(description="activation of the hidden layers")] = "tanh"
+    activation: Annotated[Activation, Field(description="activation function of the hidden layers")] = "tanh"
     critic: Annotated[
         Literal["separate", "shared"],
-        Field(description="a critic, where one is needed, has layers of its own or shares the policy's"),
+        Field(description="whether the critic, if there is one, is a separate network or shares the policy's layers"),
     ] = "separate"
     critic_hidden: Annotated[
         tuple[PositiveInt, ...] | None,
-        Field(description="widths of a separate critic's hidden layers; default: hidden"),
+        Field(description="sizes of the hidden layers of a separate critic; default: hidden"),
     ] = None
 
 
 class MLP:
-    """Layers of `hidden` units, then the parameters of a distribution that fits the action space.
+    """A multilayer perceptron whose outputs are the parameters of a distribution that fits the action space.
 
-    Discrete actions get a categorical distribution, MultiDiscrete one for each component, MultiBinary independent bits,
-    Box a diagonal Gaussian unless another is asked for. Their log-probability is that of what was sampled; Box actions
-    are clipped or scaled to the space on their way to the environment. Discrete observations are one-hot. Where a
-    critic is needed it is a network of the same kind, or one more output of the policy's layers.
+    Discrete actions have a categorical distribution, MultiDiscrete ones a categorical for each component, MultiBinary
+    ones independent bits, and Box ones a diagonal Gaussian unless the settings name another. Log-probabilities are
+    those of the samples, before Box actions are clipped or scaled for the environment. Discrete observations are
+    one-hot encoded. A critic is a network of the same kind, or one more output on the policy's hidden layers.
     """
 
     compiles = True
@@ -60,7 +60,7 @@ class MLP:
         self.noise, self.noise_size, self.to_env = self.head.noise, self.head.noise_size, self.head.to_env
 
     def init(self, rng: np.random.Generator) -> Params:
-        """One member's layers, the last one small (0.01) so that the first actions are nearly uniform."""
+        """One member's layers, with small weights (0.01) in the last, so that the first actions are nearly uniform."""
         c, size = self.config, self.encoder.size
         features = c.hidden[-1] if c.hidden else size
 
@@ -99,7 +99,7 @@ class MLP:
 
 
 class MLPActor:
-    """The forward pass in numpy: at a batch of 8 a torch forward is all overhead."""
+    """The forward pass in numpy, without torch's overhead, which dominates for small batches."""
 
     def __init__(self, policy: MLP, params: Params) -> None:
         self.policy, self.log_std = policy, policy.head.log_std_of(params)

@@ -1,4 +1,4 @@
-"""A policy from anybody's `torch.nn.Module`."""
+"""A policy made from any `torch.nn.Module`."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ NET, CRITIC = "net.", "critic.net."
 
 
 def module_policy(build: Build, lift: Lift = "loop") -> Callable[[Any, Spec, frozenset[str]], ModulePolicy]:
-    """Make a policy of a function that builds a module; the result is registered as any policy is.
+    """Make a policy from a function that builds a module; the result is registered like any policy.
 
         registry.policy("my-net", pgzoo.module_policy(build), config=ActionConfig)
 
     Args:
         build: `build(inputs, outputs) -> nn.Module`, of float32 parameters, that maps `[rows, *inputs]` to
-            `[rows, outputs]`, each row by itself. `inputs` is a number for vectors and Discrete observations (which
-            come one-hot), a shape for a Box of more or no dimensions, images among them; all come as float32.
-            It is called for every seed, with torch's generator seeded for it, and again for a critic, with 1 output.
-        lift: how one module serves several seeds. "loop" runs them one after the other; a seed gets the same bits
-            alone and among others. "vmap" runs them as one, which is faster for small modules and many seeds; a seed
-            may then differ in the last bits from what it is alone.
+            `[rows, outputs]`, each row independently. `inputs` is a number for vectors and Discrete observations (which
+            are one-hot encoded), and a shape for any other Box, such as images; all are float32. It is called for every
+            seed, with torch's generator seeded for it, and again with 1 output if there is a critic.
+        lift: how one module serves several seeds. "loop" runs them one after the other, and a seed gets the same bits
+            alone and among others. "vmap" runs them as one batch, which is faster for small modules and many seeds; a
+            seed may then differ in the last bits.
 
-    With `config=ActionConfig` registered, the settings of distributions (`--policy.distribution`) are its options.
+    Register it with `config=ActionConfig` to offer the settings of distributions, such as `--policy.distribution`.
     """
     if lift not in ("loop", "vmap"):
         raise ValueError(f'lift is "loop" or "vmap", not {lift!r}')
@@ -54,9 +54,9 @@ def module_policy(build: Build, lift: Lift = "loop") -> Callable[[Any, Spec, fro
 
 
 class ModulePolicy:
-    """A module between the observations and the parameters of a distribution, with weights from outside.
+    """A module from observations to the parameters of a distribution, called with the weights of each seed.
 
-    Buffers and parameters that don't require a gradient are constants: they are saved, and the same for every seed.
+    Buffers, and parameters that don't require a gradient, are constants: they are saved, and the same for every seed.
 
     Raises:
         UnfitError: the module writes buffers or draws random numbers while it is evaluated, its parameters are not
@@ -83,12 +83,12 @@ class ModulePolicy:
             _refuse_the_impure(module, self._sample(), 1 if prefix == CRITIC else self.head.outputs, who)
 
     def init(self, rng: np.random.Generator) -> Params:
-        """One member's parameters, as `build` draws them; torch's generator is left as it was."""
+        """One member's parameters, as `build` initializes them; the state of torch's generator is restored."""
         params = _learned(self._built(rng, self.head.outputs), NET) | self.head.init()
         return params | (_learned(self._built(rng, 1), CRITIC) if self.critic else {})
 
     def buffers(self) -> Params:
-        """What the module keeps and doesn't learn."""
+        """The module's buffers and frozen parameters."""
         return {name: value for prefix, module in self.modules.items() for name, value in _kept(module, prefix).items()}
 
     def apply(self, params: Params, inputs: Inputs) -> Output:
@@ -107,7 +107,7 @@ class ModulePolicy:
         return ModuleActor(self, params)
 
     def run(self, params: Params, x: Tensor) -> Tensor:
-        """What the module makes of `x [S, rows, *inputs]`: `[S, rows, outputs]`."""
+        """Evaluate the module: `x [S, rows, *inputs] -> [S, rows, outputs]`."""
         return self._run(NET, params, x)
 
     def _run(self, prefix: str, params: Params, x: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ class ModulePolicy:
             return together
         each = []
         for member, rows in enumerate(x):
-            # copies begin where every tensor does: kernels choose by addresses how to sum
+            # copies are aligned: kernels choose their order of summation by addresses
             one = {name: value[member].clone() for name, value in tensors.items()}
             blocks = rows.split(ROW_BLOCK) if rows.shape[0] % ROW_BLOCK == 0 else (rows,)  # len() is no symbol
             each.append(torch.cat([call(one, block.clone()) for block in blocks]))
@@ -140,7 +140,7 @@ class ModulePolicy:
 
 
 class ModuleActor:
-    """The module's forward pass, and the family's draw."""
+    """Acts by the module's forward pass, without gradients."""
 
     def __init__(self, policy: ModulePolicy, params: Params) -> None:
         self.policy, self.log_std = policy, policy.head.log_std_of(params)
@@ -165,7 +165,7 @@ def _kept(module: nn.Module, prefix: str) -> Params:
 
 
 def _refuse_the_impure(module: nn.Module, rows: Tensor, outputs: int, who: str) -> None:
-    """Evaluate the module once, as in training, and see what it does beside that."""
+    """Evaluate the module once, in training mode, and raise UnfitError for side effects or a wrong output."""
     for name, parameter in module.named_parameters():
         if parameter.dtype != torch.float32:
             raise UnfitError(f"{who}: the parameter {name} is {parameter.dtype}; all of them must be float32.")
@@ -191,16 +191,16 @@ def _refuse_the_impure(module: nn.Module, rows: Tensor, outputs: int, who: str) 
             hook.remove()
     if drew:  # the innermost part comes first
         raise UnfitError(
-            f"{who}: {drew[0]} draws random numbers while it is evaluated. What acts and what learns would be two "
-            "policies; leave it out."
+            f"{who}: {drew[0]} draws random numbers while it is evaluated, so the policy that acts and the one "
+            "that learns would differ; leave it out."
         )
     for name, value in module.named_buffers():
         if not torch.equal(kept[name], value):
             part = module.get_submodule(name.rpartition(".")[0])
             raise UnfitError(
-                f"{who}: {names[part]} writes its buffer {name.rpartition('.')[2]} while it is evaluated. A policy is "
-                "a pure function of its parameters: take a layer without running statistics, say LayerNorm; "
-                "--normalize-obs shifts and scales observations."
+                f"{who}: {names[part]} writes its buffer {name.rpartition('.')[2]} while it is evaluated. A policy "
+                "must be a pure function of its parameters: use a layer without running statistics, such as LayerNorm; "
+                "--normalize-obs standardizes observations."
             )
     if found.shape != (len(rows), outputs):
         raise UnfitError(f"{who}: {outputs} outputs were asked for; {len(rows)} rows gave shape {list(found.shape)}.")

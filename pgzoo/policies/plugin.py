@@ -6,42 +6,20 @@ from typing import Any
 
 from pgzoo.markers import hookimpl
 
+POLICIES = (
+    # name, "module:class", config, summary
+    ("mlp", "mlp:MLP", "mlp:MLPConfig", "multilayer perceptron for flat observations; every simple action space"),
+    ("linear", "mlp:MLP", "mlp:LinearConfig", "one linear layer for flat observations"),
+    ("tabular", "tabular:Tabular", "tabular:TabularConfig", "a table with a row for each Discrete observation"),
+    ("gru", "recurrent:gru", "recurrent:RecurrentConfig", "recurrent: gated recurrent units"),
+    ("lstm", "recurrent:lstm", "recurrent:RecurrentConfig", "recurrent: long short-term memory"),
+    ("uniform", "uniform:Uniform", None, "nothing to learn: all allowed actions are equally likely"),
+)
+
 
 @hookimpl
 def pgzoo_register(registry: Any) -> None:
-    """Register by dotted name, so that listing them imports no torch."""
-    registry.policy(
-        "mlp",
-        "pgzoo.policies.mlp:MLP",
-        config="pgzoo.policies.mlp:MLPConfig",
-        summary="multilayer perceptron for flat observations; every simple action space",
-    )
-    registry.policy(
-        "linear",
-        "pgzoo.policies.mlp:MLP",
-        config="pgzoo.policies.mlp:LinearConfig",
-        summary="one linear layer for flat observations",
-    )
-    registry.policy(
-        "tabular",
-        "pgzoo.policies.tabular:Tabular",
-        config="pgzoo.policies.tabular:TabularConfig",
-        summary="a table with a row for each state, for Discrete observations",
-    )
-    registry.policy(
-        "gru",
-        "pgzoo.policies.recurrent:gru",
-        config="pgzoo.policies.recurrent:RecurrentConfig",
-        summary="gated recurrent units: remembers what it has seen in the episode",
-    )
-    registry.policy(
-        "lstm",
-        "pgzoo.policies.recurrent:lstm",
-        config="pgzoo.policies.recurrent:RecurrentConfig",
-        summary="long short-term memory: remembers what it has seen in the episode",
-    )
-    registry.policy(
-        "uniform",
-        "pgzoo.policies.uniform:Uniform",
-        summary="nothing to learn: all allowed actions are as likely",
-    )
+    """Register by dotted name, so that listing the policies doesn't import torch."""
+    for name, target, config, summary in POLICIES:
+        config = config and f"pgzoo.policies.{config}"
+        registry.policy(name, f"pgzoo.policies.{target}", config=config, summary=summary)

@@ -1,4 +1,4 @@
-"""Policies with memory."""
+"""Recurrent policies."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ from pgzoo.types import ActorInputs, Array, Inputs, Output, Params, Spec
 class RecurrentConfig(LinearConfig):
     """Settings of the policies `gru` and `lstm`."""
 
-    hidden: Annotated[tuple[PositiveInt, ...], Field(description="widths of the layers before the memory")] = (64,)
-    memory: Annotated[PositiveInt, Field(description="units of the memory")] = 64
-    activation: Annotated[Activation, Field(description="activation of the layers before the memory")] = "tanh"
+    hidden: Annotated[
+        tuple[PositiveInt, ...], Field(description="sizes of the hidden layers before the recurrent one")
+    ] = (64,)
+    memory: Annotated[PositiveInt, Field(description="number of units of the recurrent layer")] = 64
+    activation: Annotated[Activation, Field(description="activation function of the hidden layers")] = "tanh"
 
 
 class Recurrent:
-    """Layers of `hidden` units, a memory, and on what that puts out the parameters of a distribution.
+    """Hidden layers, a recurrent layer, and on its output the parameters of a distribution over actions.
 
-    The memory is reset to zero before the first step of every episode, when it acts as when it learns. A critic, where
-    one is needed, is one more output of the same memory: it must remember what the policy does, and a memory of its own
-    would double the most expensive part. The memory that goes from step to step is one array `[S, N, memory_size]`; an
-    LSTM's holds its output and its cell side by side.
+    The memory is reset to zero before the first step of every episode, both in acting and in learning. A critic is one
+    more output on the same recurrent layer: it needs the same information, and a separate one would double the most
+    expensive part. The memory is one array `[S, N, memory_size]`; that of an LSTM is its output and its cell state side
+    by side.
     """
 
     def __init__(self, name: CellName, config: RecurrentConfig, spec: Spec, needs: frozenset[str]) -> None:
@@ -41,7 +43,7 @@ class Recurrent:
         self.memory_size = self.cell.parts * config.memory
 
     def init(self, rng: np.random.Generator) -> Params:
-        """One member's layers; those on the input end in what it adds to the memory's gates, each gate as if alone."""
+        """One member's layers. The last before the recurrent layer outputs the inputs' part of its gates."""
         c, gates = self.config, self.cell.gates
 
         def layers(prefix: str, sizes: tuple[int, ...], last_gain: float) -> Params:
@@ -60,13 +62,13 @@ class Recurrent:
     def apply(self, params: Params, inputs: Inputs) -> Output:
         """Distribution and values of sequences: obs `[S, T, B, *O]`, memory `[S, B, M]`, starts `[S, T, B]`.
 
-        Environments are filled up to whole vectors, and steps to whole blocks of rows: then products are of the same
-        size whatever fills up a sequence at its end.
+        Environments are padded to a multiple of `ROW_ALIGN` and rows to one of `ROW_BLOCK`, so that the sizes of matrix
+        products don't depend on the padding of a sequence.
         """
         c = self.config
         assert inputs.memory is not None and inputs.starts is not None
         steps, envs = (shape := inputs.obs.shape[:3])[1:]
-        # rounded up without negative numbers, which ONNX divides otherwise
+        # rounds up without negative numbers, for which ONNX defines division differently
         wide = (envs + ROW_ALIGN - 1) // ROW_ALIGN * ROW_ALIGN
         rows = (steps * wide + ROW_BLOCK - 1) // ROW_BLOCK * ROW_BLOCK
 
@@ -118,10 +120,10 @@ class RecurrentActor:
 
 
 def gru(config: RecurrentConfig, spec: Spec, needs: frozenset[str]) -> Recurrent:
-    """A memory of gated recurrent units."""
+    """A policy with a layer of gated recurrent units."""
     return Recurrent("gru", config, spec, needs)
 
 
 def lstm(config: RecurrentConfig, spec: Spec, needs: frozenset[str]) -> Recurrent:
-    """A long short-term memory."""
+    """A policy with a layer of long short-term memory units."""
     return Recurrent("lstm", config, spec, needs)

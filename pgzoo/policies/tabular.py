@@ -1,4 +1,4 @@
-"""A table with a row for each state."""
+"""A policy that is a table with a row for each state."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class TabularConfig(ActionConfig):
 
 
 class Tabular:
-    """The parameters of a distribution for each state of a Discrete observation space, and a value where one is needed.
+    """A table of distribution parameters, one row for each state of a Discrete observation space, and one of values.
 
-    All entries begin at 0: the first policy is uniform, or standard normal. Nothing is shared between states, so
-    that every algorithm is its textbook form.
+    All entries are 0 at first: the initial policy is uniform, or standard normal. States share no parameters, so every
+    algorithm takes its textbook form.
 
     Source: Sutton & Barto (2018), Reinforcement learning, section 13.1 (softmax in action preferences).
     """
@@ -30,7 +30,7 @@ class Tabular:
         who, space = 'policy "tabular"', spec.observation_space
         if not isinstance(space, gym.spaces.Discrete):
             raise UnfitError(
-                f"{who} doesn't fit the observation space {spec.original_space}: it has a row for each state of a "
+                f"{who} doesn't fit the observation space {spec.original_space}: it needs a "
                 "Discrete one. Choose another policy (pgzoo policies)."
             )
         self.states, self.first, self.needs = int(space.n), int(space.start), needs
@@ -68,7 +68,7 @@ class Tabular:
 
 
 class TabularActor:
-    """Looks rows up in numpy."""
+    """Looks up rows in numpy."""
 
     def __init__(self, policy: Tabular, params: Params) -> None:
         self.policy, self.table = policy, params["table"].detach().numpy()

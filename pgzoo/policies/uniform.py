@@ -1,4 +1,4 @@
-"""A policy that has nothing to learn."""
+"""The uniform random policy, which has nothing to learn."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from pgzoo.errors import UnfitError
 from pgzoo.ops.heads import ActionHead
 from pgzoo.types import ActorInputs, Array, Inputs, Output, Params, Spec
 
-NEVER_MIND = -1e4
-"""Two of these give Beta(1 + softplus, 1 + softplus) = Beta(1, 1), the uniform distribution."""
+BETA_ONE = -1e4
+"""As both outputs, this gives Beta(1 + softplus, 1 + softplus) = Beta(1, 1), the uniform distribution."""
 
 
 class Uniform:
-    """Uniform over the allowed actions, or over a bounded Box. It looks at nothing and has no parameters.
+    """Uniform over the allowed actions, or over a bounded Box. It ignores observations and has no parameters.
 
-    There is no uniform distribution over a Box without bounds: each of its dimensions gets a standard normal, clipped
-    to the bounds that there are. The mode of something uniform is the first allowed action, no bit, the middle
-    of a Box: for a baseline, look at the sampled evaluation.
+    A Box without bounds has no uniform distribution: each dimension gets a standard normal, clipped to the bounds that
+    exist. The mode of a uniform distribution means little (the first allowed action, all bits 0, the middle of a Box),
+    so as a baseline use the sampled evaluation.
     """
 
     def __init__(self, config: ComponentConfig, spec: Spec, needs: frozenset[str]) -> None:
         who, space = 'policy "uniform"', spec.action_space
         if needs:
             raise UnfitError(
-                f"{who} has no parameters, and the algorithm needs something that learns ({', '.join(sorted(needs))}). "
+                f"{who} has no parameters, and the algorithm needs ones that learn ({', '.join(sorted(needs))}). "
                 "Choose another policy (pgzoo policies) or algorithm."
             )
         bounded = isinstance(space, gym.spaces.Box) and space.is_bounded() and np.issubdtype(space.dtype, np.floating)
         self.head = ActionHead(spec, ActionConfig(distribution="beta" if bounded else "auto"), needs, who)
         self.noise, self.noise_size, self.to_env = self.head.noise, self.head.noise_size, self.head.to_env
-        self.output = NEVER_MIND if bounded else 0.0
+        self.output = BETA_ONE if bounded else 0.0
         self.log_std = torch.zeros(1, self.head.family.scale_size)
 
     def init(self, rng: np.random.Generator) -> Params:
-        """Nothing."""
+        """There are no parameters."""
         return {}
 
     def apply(self, params: Params, inputs: Inputs) -> Output:
@@ -46,7 +46,7 @@ class Uniform:
         return Output(self.head.distribution(outputs, {"log_std": self.log_std.to(outputs.device)}, inputs.action_mask))
 
     def actor(self, params: Params) -> UniformActor:
-        """Draw."""
+        """Draw from the same distribution at every step."""
         return UniformActor(self)
 
 

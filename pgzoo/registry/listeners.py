@@ -1,4 +1,8 @@
-"""Events to listeners, one manager per run. A listener reports: it can't stop a run, not even by raising."""
+"""Pass events to listeners, with one plugin manager per run.
+
+A listener reports: it can't stop a run, not even by raising. The exception is one that keeps the record of the run and
+says so with the attribute `required = True`: without its record the run would be lost.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import logging
 
 import pluggy
 
-from pgzoo.errors import PluginError
+from pgzoo.errors import PgzooError, PluginError, RunFailed
 from pgzoo.registry import hooks
 from pgzoo.registry.catalog import PluginCatalog
 from pgzoo.training import events
@@ -25,7 +29,7 @@ _HOOKS: dict[type[events.Event], str] = {
 
 
 def listener_manager(catalog: PluginCatalog | None = None) -> pluggy.PluginManager:
-    """Return a manager for one run, with the event hooks that plugins of `catalog` implement themselves."""
+    """Return a manager for one run. The plugins in `catalog` that implement event hooks themselves are registered."""
     manager = hooks.new_manager()
     for name, plugin in (catalog.objects if catalog else {}).items():
         hooks.register(manager, plugin, f"{name} (plugin)")  # a listener may have the name of its plugin
@@ -33,23 +37,29 @@ def listener_manager(catalog: PluginCatalog | None = None) -> pluggy.PluginManag
 
 
 def add_listener(manager: pluggy.PluginManager, name: str, listener: object) -> None:
-    """Let an object with event hooks hear the run.
+    """Register an object with event hooks.
 
-    Raises PluginError if it hears nothing, misspells a hook, or wraps one.
+    Raises:
+        PluginError: it implements no event hook, has a hook that doesn't exist, or wraps one.
     """
     try:
-        heard = hooks.register(manager, listener, name)
-        if not set(heard) & set(_HOOKS.values()):
+        implemented = hooks.register(manager, listener, name)
+        if not set(implemented) & set(_HOOKS.values()):
             raise PluginError("It implements no event hook.")
     except PluginError as error:
         raise PluginError(f'The listener "{name}" is not usable. {error}') from error
 
 
 def relay(manager: pluggy.PluginManager, event: events.Event) -> None:
-    """Tell every listener, each on its own: one that raises is detached with a warning and the run goes on.
+    """Pass an event to every listener. One that raises is detached with a warning, and the run continues.
 
     The warning goes to the logger "pgzoo", with the traceback at level DEBUG.
+
+    Raises:
+        RunFailed: a `required` listener raised; the other listeners have received the event.
+        PgzooError: one raised this error in `pgzoo_run_started`, before anything was trained.
     """
+    lost: PgzooError | None = None
     caller = getattr(manager.hook, _HOOKS[type(event)])
     for impl in reversed(caller.get_hookimpls()):  # pluggy's own order: the last registered is called first
         try:
@@ -57,5 +67,14 @@ def relay(manager: pluggy.PluginManager, event: events.Event) -> None:
         except Exception as error:
             manager.unregister(impl.plugin)
             what = f"{type(error).__name__}: {error}".removesuffix(": ")
+            if getattr(impl.plugin, "required", False):
+                lost = RunFailed(f'Listener "{impl.plugin_name}", which keeps the record of the run, failed: {what}')
+                if isinstance(error, PgzooError):
+                    starting = isinstance(event, events.RunStarted)
+                    lost = error if starting else RunFailed(str(error))
+                _log.debug("Traceback of listener %s", impl.plugin_name, exc_info=error)
+                continue
             _log.warning('Listener "%s" raised in %s and is detached: %s', impl.plugin_name, caller.name, what)
             _log.debug("Traceback of listener %s", impl.plugin_name, exc_info=error)
+    if lost is not None:
+        raise lost

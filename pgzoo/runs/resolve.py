@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from pgzoo.config import AlgorithmConfig, Component, Layer, RunConfig, read_yaml
+from pgzoo.config.renaming import with_current_names
 from pgzoo.config.run import MERGED, RESERVED, RUN_KEYS, overridden
 from pgzoo.config.sweep import grid, sweepable
 from pgzoo.config.validation import validate
@@ -67,6 +68,7 @@ def resolve(layers: Sequence[Layer], catalog: PluginCatalog) -> RunConfig:
     check_keys(entry, settings_model)
     defaults = {"estimator": target.estimator, "policy": "mlp", **getattr(target, "defaults", {})}
     layers = [Layer(defaults, lambda path: f'default of algorithm "{entry.name}"'), *layers]
+    layers = [with_current_names(layer, (RunConfig, settings_model)) for layer in layers]
 
     errors: list[str] = []
     components = {kind: component(kind, layers, catalog, errors) for kind in ("policy", "estimator")}

@@ -145,6 +145,8 @@ def run_config(
     tracking.check_store(tracking_uri, home)
     control = worker.control if worker else Control()
     coordinator = None if worker else _launch(plan, control, home, catalog, command, resume_point)
+    if not coordinator:
+        tracking.reserve_descriptors(len(plan.members))
     failure: RunFailed | None = None
     with closing(_events(plan, control, coordinator, resume_point)) as events:
         started = next(events)  # the last check that everything fits; from here on files are created
@@ -161,7 +163,11 @@ def run_config(
             with stop_on_signals(control, announce=progress != "none", terminal=worker is None):
                 for event in chain([started], events):
                     outcome.record(event)
-                    relay(manager, event)
+                    try:
+                        relay(manager, event)
+                    except RunFailed as error:  # the record can't be kept any longer: end as soon as possible
+                        failure = error
+                        control.stop(reason=str(error), status="failed")
                     if worker:
                         worker.send(event)
         except RunFailed as error:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pgzoo.config import AlgorithmConfig
-from pgzoo.ops.members import freeze, known_empty, moved
+from pgzoo.ops.members import freeze, moved, none_marked
 from pgzoo.ops.optim import NO_OPTIMIZER, flatten, make_optimizer, unflatten
 from pgzoo.training import added_critic
 from pgzoo.training.compiling import Compiled
@@ -63,7 +63,7 @@ class Stepper:
     def step(self, record: UpdateRecord, loss: LossFunction, state: TrainState, batch: Batch, only: str) -> TrainState:
         """Take one gradient step; see `protocols.UpdateContext.step`."""
         stepping = self._stepping(state)
-        if not state.params or known_empty(stepping):
+        if not state.params or none_marked(stepping):
             return state
         step = self._steps.get((loss, only))
         if step is None:
@@ -85,7 +85,7 @@ class Stepper:
     ) -> TrainState:
         """Evaluate the policy, estimate, make one batch and take one step on it, as one compiled function."""
         stepping = self._stepping(state)
-        if not state.params or known_empty(stepping):
+        if not state.params or none_marked(stepping):
             return state
         update = self._updates.get(loss)
         if update is None:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pgzoo.ops.members import known_empty, moved
+from pgzoo.ops.members import moved, none_marked
 from pgzoo.training.failures import Evidence
 from pgzoo.training.metrics import Report
 from pgzoo.training.rollout import Finished, joined
@@ -53,7 +53,7 @@ class UpdateRecord:
 
         Which tensor it was is found out later, in `failures`, because looking may mean waiting for the device.
         """
-        if not known_empty(bad):
+        if not none_marked(bad):
             fresh = Evidence.of(bad, batch(), params, *tensors)
             self._evidence = fresh if self._evidence is None else fresh.over(self._evidence)
             self._like = params

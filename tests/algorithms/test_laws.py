@@ -7,14 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from pgzoo.training.engine import default_update
 from pgzoo.training.events import Evaluated, Event, RunEnded
 
 Play = Callable[..., list[Event]]
 
 LADDER: dict[str, dict[str, Any]] = {
     "a2c": {"rollout_steps": 5},
-    "ppo": {"rollout_steps": 24, "epochs": 3, "kl_coef": 0.1, "kl_aim": 0.01, "target_kl": 0.05},
+    "ppo": {"rollout_steps": 24, "epochs": 3, "kl_coef": 0.1, "adaptive_kl_target": 0.01, "target_kl": 0.05},
     "ppo, recomputed": {"rollout_steps": 24, "epochs": 3, "recompute_advantages": True, "clip_value": 0.2},
     "spo": {"rollout_steps": 24, "epochs": 3},
     "ppg": {"rollout_steps": 16, "policy_phases": 3, "aux_epochs": 2, "aux_minibatches": 3},
@@ -60,6 +62,17 @@ def test_the_law_holds_for_noise_on_the_mean(play: Play, distribution: str) -> N
 def test_dual_variables_are_the_same_whatever_the_number_of_members(play: Play, members: int) -> None:
     settings = {"rollout_steps": 16, "epochs": 2, "total_steps": 400, "num_envs": 2, "eval_episodes": 1}
     assert_equal_alone_and_among(play, members, algorithm="vmpo", env="probe/Corridor-v0", **settings)
+
+
+@pytest.mark.parametrize("algorithm", ["reinforce", "rloo"])
+@pytest.mark.parametrize("reward", [1e6 + 0.1, -99.3])
+def test_returns_that_are_all_equal_teach_nothing(engine: Any, algorithm: str, reward: float) -> None:
+    """Their rounding errors would: Adam takes steps of the same size for gradients of any size."""
+    ctx = engine(algorithm, env="probe/Bandit-v0", seeds=2, num_envs=24)
+    state, seen = ctx.collect(ctx.state)
+    after = default_update(ctx, state, seen._replace(rewards=torch.full_like(seen.rewards, reward)))
+    for name, value in state.params.items():
+        assert torch.equal(after.params[name], value), name
 
 
 FEW: dict[str, Any] = {"epochs": 4, "minibatches": 2}

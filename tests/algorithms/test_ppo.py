@@ -153,10 +153,17 @@ def test_advantages_are_estimated_anew_only_where_asked(engine: Any, anew: bool)
 def test_the_penalty_grows_where_the_policy_went_too_far_and_shrinks_where_it_hardly_moved(
     engine: Any, aim: float, factor: float
 ) -> None:
-    ctx = engine("ppo", seeds=2, kl_coef=0.25, kl_aim=aim, epochs=2, minibatches=1, **SMALL)
+    ctx = engine("ppo", seeds=2, kl_coef=0.25, adaptive_kl_target=aim, epochs=2, minibatches=1, **SMALL)
     state, seen = ctx.collect(ctx.state)
     assert state.buffers["ppo.kl_coef"].tolist() == [0.25, 0.25]
     assert ctx.plan.algorithm.update(ctx, state, seen).buffers["ppo.kl_coef"].tolist() == [0.25 * factor] * 2
+
+
+def test_an_adaptive_penalty_without_an_initial_weight_starts_from_one(engine: Any) -> None:
+    ctx = engine("ppo", seeds=2, adaptive_kl_target=1e-9, epochs=2, minibatches=1, **SMALL)
+    state, seen = ctx.collect(ctx.state)
+    assert state.buffers["ppo.kl_coef"].tolist() == [1.0, 1.0]
+    assert ctx.plan.algorithm.update(ctx, state, seen).buffers["ppo.kl_coef"].tolist() == [2.0, 2.0]
 
 
 def test_the_penalty_stays_where_the_distance_is_about_right(engine: Any) -> None:
@@ -165,6 +172,6 @@ def test_the_penalty_stays_where_the_distance_is_about_right(engine: Any) -> Non
     old = ctx.evaluate_policy(state, seen).dist
     after = ctx.plan.algorithm.update(ctx, state, seen)
     kl = old.kl(ctx.evaluate_policy(after, seen).dist)[seen.valid].mean().item()
-    again = engine("ppo", kl_coef=0.25, kl_aim=kl, epochs=2, minibatches=1, **SMALL)
+    again = engine("ppo", kl_coef=0.25, adaptive_kl_target=kl, epochs=2, minibatches=1, **SMALL)
     state, seen = again.collect(again.state)
     assert again.plan.algorithm.update(again, state, seen).buffers["ppo.kl_coef"].tolist() == [0.25]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from pgzoo.ops.elementwise import softplus
 from pgzoo.training.engine import Engine
 
 # of four rows the better half are the first and the last; the fifth is padding
@@ -81,7 +82,13 @@ def test_large_advantages_overflow_nothing(judge: Any) -> None:
     assert np.isfinite(found.gradients["logits"] + found.gradients["vmpo.eta"]).all()
 
 
+def test_a_minibatch_without_rows_has_a_loss_of_zero_and_moves_nothing(judge: Any) -> None:
+    found = judge("vmpo", ROWS | {"weights": [0] * 5}, DUALS)
+    assert found.loss.value.item() == 0
+    assert not np.any(np.concatenate(list(found.gradients.values())))
+
+
 def test_each_member_begins_with_the_duals_of_the_settings(engine: Any) -> None:
     ctx: Engine = engine("vmpo", seeds=3, eta_init=0.5, alpha_init=7.0)
     for name, first in (("eta", 0.5), ("alpha", 7.0)):
-        assert torch.nn.functional.softplus(ctx.state.params[f"vmpo.{name}"]).tolist() == pytest.approx([first] * 3)
+        assert softplus(ctx.state.params[f"vmpo.{name}"]).tolist() == pytest.approx([first] * 3)

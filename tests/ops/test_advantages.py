@@ -158,6 +158,14 @@ def test_a_member_is_compared_with_its_own_episodes_alone() -> None:
     assert advantages[:, 0].tolist() == [[-1, 1], [-20, 20]]
 
 
+@given(st.floats(1e-3, 1e9) | st.floats(-1e9, -1e-3), st.integers(2, 64), st.floats(0, 1))
+@settings(deadline=None)
+def test_episodes_of_equal_returns_have_no_advantage(reward: float, episodes: int, gamma: float) -> None:
+    columns = [window("..T", rewards=[reward, 0.5 * reward, reward])] * episodes
+    advantages, _ = estimate(leave_one_out, side_by_side(*columns), gamma=gamma)
+    assert not advantages.any()
+
+
 def test_leave_one_out_says_that_it_needs_whole_episodes() -> None:
     assert vars(leave_one_out) == {"whole_episodes": True}
 

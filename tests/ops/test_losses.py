@@ -12,14 +12,18 @@ from hypothesis import strategies as st
 from pgzoo.ops.distributions import Categorical
 from pgzoo.ops.losses import (
     actor_critic_loss,
+    center,
     clip_fraction,
     clipped_surrogate,
+    kl_estimate,
     log_mean_exp,
+    scale,
     standardize,
     weighted_mean,
     weighted_std,
     weighted_sum,
 )
+from pgzoo.ops.order import sums_in_any_order
 from pgzoo.types import Batch, Hyper, Inputs, Output
 
 X = torch.tensor([[[1.0, 2.0, 6.0, 99.0]], [[5.0, 99.0, 99.0, 99.0]], [[99.0] * 4]])
@@ -35,8 +39,59 @@ def test_by_hand() -> None:
     assert standardize(X, W)[0, 0, :3].tolist() == pytest.approx([d / (14 / 3) ** 0.5 for d in (-2, -1, 3)])
 
 
-def test_one_row_has_no_deviation_and_is_standardized_to_zero() -> None:
-    assert standardize(X, W)[1, 0, 0] == 0
+def test_fewer_than_two_rows_are_not_standardized() -> None:
+    for function in (standardize, center, scale):
+        assert torch.equal(function(X, W)[1:], X[1:])  # members with one row, and with none
+
+
+MAGNITUDES = st.floats(1e-3, 1e9) | st.floats(-1e9, -1e-3)
+
+
+@given(MAGNITUDES, st.integers(2, 2000))
+@settings(deadline=None)
+def test_equal_values_have_no_advantage(value: float, rows: int) -> None:
+    x = torch.full((1, 1, rows), value)
+    for order in (False, True):
+        with sums_in_any_order(order):
+            assert not standardize(x, torch.ones_like(x)).any()
+            assert not center(x, torch.ones_like(x)).any()
+            assert torch.equal(scale(x, torch.ones_like(x)), x)
+
+
+def test_twenty_four_equal_returns_have_no_advantage() -> None:
+    """The mean of 24 times -99.3 isn't -99.3 in single precision, and the difference is all the variance there is."""
+    x = torch.full((1, 1, 24), -99.3)
+    assert not standardize(x, torch.ones_like(x)).any()
+
+
+@given(MAGNITUDES, st.integers(2, 200), st.integers(0, 2**31))
+@settings(deadline=None)
+def test_values_that_vary_are_standardized_at_any_magnitude(size: float, rows: int, seed: int) -> None:
+    x = size * (1 + 0.1 * torch.randn(1, 1, rows, generator=torch.Generator().manual_seed(seed)))
+    found, wide = standardize(x, torch.ones_like(x)).double(), x.double()
+    torch.testing.assert_close(found, (wide - wide.mean()) / wide.std(correction=0), rtol=1e-3, atol=1e-3)
+
+
+def test_what_is_not_finite_stays_visible() -> None:
+    weights = torch.ones(1, 1, 3)
+    for bad in (torch.nan, torch.inf, -torch.inf):
+        x = torch.tensor([[[1.0, 2.0, bad]]])
+        for function in (standardize, center, scale):
+            assert not torch.isfinite(function(x, weights)).all()
+    for function in (standardize, center):
+        assert not torch.isfinite(function(torch.full((1, 1, 3), 3e38), weights)).all()  # their sum overflows
+
+
+@given(st.floats(-5, 5), st.floats(-7, 0))
+@settings(deadline=None)
+def test_an_estimated_kl_is_never_negative(sign: float, exponent: float) -> None:
+    x = torch.full((1, 1, 7), sign * 10.0**exponent)
+    assert kl_estimate(x, torch.ones_like(x)).item() >= 0
+
+
+def test_the_kl_of_a_small_step_doesnt_cancel() -> None:
+    x = torch.full((1, 1, 4), 1e-3)
+    assert kl_estimate(x, torch.ones_like(x)).item() == pytest.approx(0.5e-6 + 1e-9 / 6, rel=1e-3)
 
 
 def test_sequences_are_reduced_over_time_and_rows() -> None:
@@ -53,7 +108,8 @@ def test_rows_without_weight_change_no_bit(rows: int, padding: int, seed: int) -
     longer, longer_weights = torch.cat([x, more], -1), torch.cat([weights, torch.zeros_like(more)], -1)
     for reduce in (weighted_sum, weighted_mean, weighted_std):
         assert torch.equal(reduce(x, weights), reduce(longer, longer_weights))
-    assert torch.equal(standardize(x, weights), standardize(longer, longer_weights)[..., :rows])
+    for function in (standardize, center, scale):
+        assert torch.equal(function(x, weights), function(longer, longer_weights)[..., :rows])
 
 
 def test_gradients_reach_weighted_rows_only() -> None:
@@ -67,6 +123,7 @@ def test_the_log_of_a_mean_of_exponentials_doesnt_overflow_and_sees_weighted_row
     x = torch.tensor([[[1000.0, 1001.0, 5000.0]], [[0.0, 5000.0, 5000.0]]])
     w = torch.tensor([[[1.0, 1.0, 0.0]], [[1.0, 0.0, 0.0]]])
     assert log_mean_exp(x, w).tolist() == pytest.approx([1000 + math.log((1 + math.e) / 2), 0.0])
+    assert log_mean_exp(x, torch.zeros_like(w)).tolist() == [0.0, 0.0]
 
 
 def test_a_surrogate_is_clipped_only_where_it_would_gain() -> None:

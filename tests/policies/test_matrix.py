@@ -68,8 +68,8 @@ def agree(policy: Any, space: gym.Space[Any], action: gym.Space[Any]) -> None:
     starts = rng.random((MEMBERS, STEPS, ENVS)) < 0.4
     first = rng.standard_normal((MEMBERS, ENVS, size)).astype(np.float32) if size else None
     mask = None
-    if policy.head.family.mask_size:
-        mask = rng.random((MEMBERS, STEPS, ENVS, policy.head.family.mask_size)) < 0.7
+    if not isinstance(action, gym.spaces.Box):
+        mask = rng.random((MEMBERS, STEPS, ENVS, policy.head.outputs)) < 0.7
         mask |= ~mask.any(-1, keepdims=True)
         if policy.head.family.name == "multi-categorical":
             mask[..., :2] |= ~mask[..., :2].any(-1, keepdims=True)

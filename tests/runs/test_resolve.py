@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import click
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pgzoo.config import Layer, RunConfig, read_yaml
+from pgzoo.algorithms.ppo import PPOConfig
+from pgzoo.cli.options import given as options_given
+from pgzoo.cli.options import options, where
+from pgzoo.config import ComponentConfig, Layer, RunConfig, read_yaml
+from pgzoo.config.renaming import _warn_once, with_current_names
 from pgzoo.errors import ConfigError, UnknownName
 from pgzoo.registry import PluginCatalog, PluginInfo, Registry
 from pgzoo.runs.resolve import resolve
@@ -342,3 +348,74 @@ def test_flat_settings_have_dotted_names_and_plain_values(laid: Resolve) -> None
 def test_a_config_is_frozen(laid: Resolve) -> None:
     with pytest.raises(ValueError, match="frozen"):
         laid().gamma = 0.5
+
+
+# former names
+
+
+class Shaped(ComponentConfig):
+    """An estimator's settings, of which one was renamed."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"lambda_": "lam"}
+    lam: float = 0.5
+
+
+@pytest.fixture
+def former(catalog: PluginCatalog) -> PluginCatalog:
+    registry = Registry(PluginInfo("shaped", "import", "shaped"))
+    registry.estimator("shaped", "pgzoo.ops.returns:reward_to_go", config=Shaped)
+    own = replace(catalog, plugins=[*catalog.plugins], objects={**catalog.objects}, _entries={**catalog._entries})
+    own.add(registry.plugin, registry, registry.entries.values())
+    _warn_once.cache_clear()
+    return own
+
+
+@pytest.mark.parametrize("source", ["Python", "YAML", "command line"])
+def test_a_former_name_is_taken_with_a_warning_that_says_where_it_was_given(
+    former: PluginCatalog, source: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = {"algorithm": "ppo", "env": "CartPole-v1", "kl_aim": 0.25, "estimator": {"name": "shaped", "lambda_": 0.75}}
+    layer, places = Layer(given, ".".join), ("kl_aim", "estimator.lambda_")
+    if source == "YAML":
+        file = tmp_path / "run.yaml"
+        file.write_text(yaml.safe_dump(given))
+        layer, places = read_yaml(file), (f"{file}, line 6: kl_aim", f"{file}, line 4: estimator.lambda_")
+    elif source == "command line":
+        made = [
+            *options(PPOConfig, group="", defaults={}),
+            *options(Shaped, group="", prefix=("estimator",), defaults={}),
+        ]
+        words = ["--kl-aim", "0.25", "--estimator.lambda-", "0.75"]
+        ctx = click.Command("run", params=made).make_context("run", words)
+        layer = Layer({**given, **options_given(ctx), "estimator": given["estimator"]}, where(ctx))
+        places = ("--kl-aim", "--estimator.lambda-")
+        assert "kl-aim" not in click.Command("run", params=made).get_help(ctx)
+    config = resolve([layer], former)
+    assert isinstance(config.settings, PPOConfig) and isinstance(config.estimator.settings, Shaped)
+    assert config.settings.adaptive_kl_target == 0.25 and config.estimator.settings.lam == 0.75
+    for place, name in zip(places, ("adaptive_kl_target", "lam"), strict=True):
+        assert f'{place}: this setting is now called "{name}"' in caplog.text
+
+
+def test_a_higher_layer_wins_whichever_name_it_uses(former: PluginCatalog) -> None:
+    layers = [{"algorithm": "ppo", "env": "x", "kl_aim": 0.5}, {"adaptive_kl_target": 0.25}]
+    for lower, higher, value in ((*layers, 0.25), (*layers[::-1], 0.5)):
+        config = resolve([Layer(lower, ".".join), Layer(higher, ".".join)], former)
+        assert config.settings.model_dump()["adaptive_kl_target"] == value
+
+
+def test_both_names_at_once_are_refused(former: PluginCatalog) -> None:
+    both = Layer({"algorithm": "ppo", "env": "x", "kl_aim": 0.5, "adaptive_kl_target": 0.5}, ".".join)
+    assert refusal(lambda: resolve([both], former)).startswith(
+        'kl_aim: this is the former name of "adaptive_kl_target"'
+    )
+
+
+def test_a_mistake_under_a_former_name_is_told_by_that_name(former: PluginCatalog) -> None:
+    wrong = Layer({"algorithm": "ppo", "env": "x", "kl_aim": -1}, ".".join)
+    assert refusal(lambda: resolve([wrong], former)) == "kl_aim: must be greater than 0 (got -1)"
+
+
+def test_an_axis_may_be_swept_by_its_former_name() -> None:
+    layer = Layer({"sweep_axis": {"lambda_": (1.0, 2.0)}}, ".".join)
+    assert with_current_names(layer, [Shaped]).values == {"sweep_axis": {"lam": (1.0, 2.0)}}

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from pgzoo.errors import UnfitError
 from pgzoo.ops.acting import ApplyActor, actor_for
-from pgzoo.ops.members import freeze, known_empty, moved
+from pgzoo.ops.members import freeze, moved, none_marked
 from pgzoo.ops.returns import retrace
 from pgzoo.registry import discover
 from pgzoo.training import rollout
@@ -115,7 +115,7 @@ def test_an_update_of_any_algorithm_stays_on_its_device_and_nobody_waits_for_it(
         ("ppo", {"env": "probe/Trap-v0"}),
         ("ppo", {"normalize_obs": True, "normalize_reward": True}),
         ("ppo", {"target_kl": 0.01, "clip_value": 0.2, "dual_clip": 2.0, "clip_range_schedule": "linear"}),
-        ("ppo", {"kl_coef": 0.1, "kl_aim": 0.01, "recompute_advantages": True}),
+        ("ppo", {"kl_coef": 0.1, "adaptive_kl_target": 0.01, "recompute_advantages": True}),
         ("a2c", {"learning_rate_schedule": "linear", "optimizer": "adam"}),
         ("reinforce", {"policy": {"name": "gru", "hidden": (5,), "memory": 3}}),
         ("vpg", {"sweep_axis": {"learning_rate": (1e-3, 1e-2)}}),
@@ -218,7 +218,7 @@ def test_whoever_never_looks_learns_the_same(
     given = {"seeds": 2, "num_envs": 4, "rollout_steps": 32, "total_steps": 400, **settings}
     looking = last_state(algorithm, **given)
     for module in ("training.stepper", "training.update_record", "ops.natural"):
-        monkeypatch.setattr(f"pgzoo.{module}.known_empty", lambda members: False)
+        monkeypatch.setattr(f"pgzoo.{module}.none_marked", lambda members: False)
     blind = last_state(algorithm, **given)
     assert looking.updates.tolist() == blind.updates.tolist() and looking.updates.min() > 2
     for name, leaf in (looking.params | looking.buffers).items():
@@ -232,7 +232,7 @@ def test_what_turned_bad_is_named_the_same_at_the_end_of_an_update(
     given = {"seeds": (1, 2, 3), "total_steps": 600, "organ": organ, "sick_seed": 2, "sick_update": 1}
     *_, looking = play("sick", **given)
     for module in ("stepper", "update_record"):
-        monkeypatch.setattr(f"pgzoo.training.{module}.known_empty", lambda members: False)
+        monkeypatch.setattr(f"pgzoo.training.{module}.none_marked", lambda members: False)
     *_, blind = play("sick", **given)
     assert looking.statuses == blind.statuses == ("finished", "failed", "finished")
     assert looking.reasons == blind.reasons and looking.reasons[1]
@@ -281,7 +281,7 @@ def test_a_tree_is_moved_whole_and_arrays_stay() -> None:
 
 def test_nobody_is_only_told_where_a_look_is_free() -> None:
     none = torch.zeros(3, dtype=torch.bool)
-    assert known_empty(none) and not known_empty(~none) and not known_empty(none.to(META))
+    assert none_marked(none) and not none_marked(~none) and not none_marked(none.to(META))
 
 
 def test_rows_are_cut_where_the_trajectory_lies(engine: Callable[..., Engine]) -> None:

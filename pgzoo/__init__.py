@@ -10,6 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
+
     from pgzoo.analysis.compare import Comparison, compare
     from pgzoo.config import AlgorithmConfig, ComponentConfig, RunConfig
     from pgzoo.errors import PgzooError
@@ -17,8 +19,9 @@ if TYPE_CHECKING:
     from pgzoo.markers import hookimpl
     from pgzoo.play.frames import evaluate
     from pgzoo.policies.module import module_policy
+    from pgzoo.protocols import UpdateContext
     from pgzoo.runs.result import Result
-    from pgzoo.runs.runner import run
+    from pgzoo.runs.runner import plan, run
     from pgzoo.training.loop import Control, train
     from pgzoo.training.plan import Plan
     from pgzoo.types import Batch, Episodes, Hyper, Inputs, Loss, Output, Steps
@@ -40,11 +43,13 @@ _HOMES = {
     "Result": "pgzoo.runs.result",
     "RunConfig": "pgzoo.config",
     "Steps": "pgzoo.types",
+    "UpdateContext": "pgzoo.protocols",
     "compare": "pgzoo.analysis.compare",
     "evaluate": "pgzoo.play.frames",
     "hookimpl": "pgzoo.markers",
     "load_policy": "pgzoo.export.bundle",
     "module_policy": "pgzoo.policies.module",
+    "plan": "pgzoo.runs.runner",
     "run": "pgzoo.runs.runner",
     "train": "pgzoo.training.loop",
 }
@@ -66,17 +71,24 @@ __all__ = [
     "Result",
     "RunConfig",
     "Steps",
+    "UpdateContext",
+    "__version__",
     "compare",
     "evaluate",
     "hookimpl",
     "load_policy",
     "module_policy",
+    "plan",
     "run",
     "train",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version  # the one in pyproject.toml
+
+        return version("pgzoo")
     if name not in _HOMES:
         raise AttributeError(f"module 'pgzoo' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

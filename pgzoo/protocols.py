@@ -44,6 +44,7 @@ __all__ = [
     "EnvState",
     "Launcher",
     "LearningPolicy",
+    "Listener",
     "Policy",
     "PolicyFactory",
     "ReturnEstimator",
@@ -175,8 +176,9 @@ class ReturnEstimator(Protocol):
     """A pure function from a trajectory to returns or advantages `[S, T, N]`.
 
     It names by keyword what it takes, of: rewards, values, next_values, log_rhos, terminated, truncated, valid, starts,
-    timestep, gamma, and the fields of its config. An argument with a default is passed where the run has it: one
-    that takes `values` gets a critic made.
+    timestep, gamma, and the fields of its config. An argument with a default is passed where the run has it. Where
+    `values` or `next_values` has none, the run has a critic: if the algorithm learns none, the engine adds one and
+    trains it in the algorithm's gradient steps (docs/estimators.md). An algorithm without gradient steps is refused.
 
     A single result is an estimate of the return, from which a run with a critic subtracts its values; a pair is
     (advantages, returns). An estimator that makes no sense of parts of episodes has `whole_episodes = True`.
@@ -423,7 +425,9 @@ class Algorithm(Protocol):
     Floats among its settings may differ between members: take them from `hyper`, or from the settings of
     `ctx.members[s].config`; mark one that is read as one number for all members as `config.Static`.
 
-    An algorithm that keeps tensors of its own has init(ctx) -> AlgorithmState: one member's, without the member axis.
+    An algorithm that keeps tensors of its own has init(ctx, rng) -> AlgorithmState: one member's, without the member
+    axis. It is called once per member, with that member's own numpy generator, so that networks of its own start
+    differently in every seed.
     One that is not meant to learn says `learns = False`.
     """
 
@@ -444,4 +448,41 @@ class Launcher(Protocol):
         Otherwise return a generator. Its first `next` splits the request and starts a worker for each shard; the
         generator then yields their messages and returns when all workers have exited. Closing it earlier kills them.
         """
+        ...
+
+
+class Listener(Protocol):
+    """What the factory of a listener returns: an object with any of these event hooks, each marked `@pgzoo.hookimpl`.
+
+    A plugin registers the factory, which takes a `RunContext` and is called once per run. A hook takes `event`, an
+    object from `pgzoo.training.events` (`RunStarted` for `pgzoo_run_started`), or no argument. What it returns is
+    ignored. A listener whose hook raises is detached with a warning, and the run continues.
+
+    A listener may also have
+        snapshot(member) -> Any: plain JSON data for the checkpoint of a member (an index). In a resumed run the factory
+            finds it in `context.resumed[member]`.
+    """
+
+    def pgzoo_run_started(self, event: Any) -> None:
+        """Called once, before anything is collected."""
+        ...
+
+    def pgzoo_episodes_finished(self, event: Any) -> None:
+        """Called after each collection, with the episodes that ended in it, if any."""
+        ...
+
+    def pgzoo_update_done(self, event: Any) -> None:
+        """Called after each update of the parameters, with its metrics."""
+        ...
+
+    def pgzoo_evaluated(self, event: Any) -> None:
+        """Called after each evaluation."""
+        ...
+
+    def pgzoo_checkpoint_saved(self, event: Any) -> None:
+        """Called after checkpoints of some members were written."""
+        ...
+
+    def pgzoo_run_ended(self, event: Any) -> None:
+        """Called once, last, whether the run finished, stopped, failed or was interrupted."""
         ...

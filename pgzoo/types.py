@@ -206,7 +206,7 @@ class Output(NamedTuple):
 class Loss(NamedTuple):
     """A loss with something to report: `value [S]`, and `metrics` of `[S]` each (detached).
 
-    Members marked in `halt [S]` (bool) take neither this step nor another in this update.
+    Members marked in `halt [S]` (bool) don't take this step, nor any other of the update that starts from its result.
     """
 
     value: Tensor
@@ -242,8 +242,9 @@ class TrainState(NamedTuple):
     `active [S]` is False once a member has reached its steps, met a stop rule or turned non-finite: from then on
     it is frozen, and the others go on unchanged. `progress [S]` is the share of its run, 0 to 1, that a member
     had done when the current update's collection began; schedules go by it. `recent [S, 100]` are the returns of the
-    last training episodes, the newest last, NaN before there were so many. `environments` is there in a checkpoint
-    alone: per member what its environments need to go on where they stood, as plain data; None where they can't.
+    last training episodes, the newest last, NaN before there were so many. `environments` is set in checkpoints alone:
+    per member its saved environments as plain data, None where they can't be saved. `halted [S]` (bool) marks
+    members that take no further step in the current update (see `Loss.halt`); None at the start of each update.
     """
 
     params: Params
@@ -257,6 +258,7 @@ class TrainState(NamedTuple):
     progress: NDArray[np.float64]
     recent: NDArray[np.float64]
     environments: tuple[Any, ...] | None = None
+    halted: Tensor | None = None
 
 
 class AlgorithmState(NamedTuple):
@@ -348,11 +350,10 @@ class WorkerMessage(NamedTuple):
 class LaunchRequest:
     """A run whose seeds a launcher may train in worker processes.
 
-    `config` is the run's config. `split(count)` returns at most `count` shards. `command` starts a worker in the
-    current folder and environment: it reads the shard's `spec` from standard input and writes lines to standard output.
-    Call `commands()` several times a second, and write the lines that it returns to the standard input of every
-    worker. A worker stops as interrupted when its standard input ends: keep it open as long as this process lives, and
-    no longer.
+    `split(count)` returns at most `count` shards of the run. `command` starts a worker in the current folder and
+    environment: it reads the shard's `spec` from standard input and writes lines to standard output. Call `commands()`
+    several times a second, and write the lines that it returns to the standard input of every worker. A worker stops as
+    interrupted when its standard input ends: keep it open as long as this process lives, and no longer.
     """
 
     config: RunConfig

@@ -51,6 +51,8 @@ class ARS:
         """There is nothing to keep; refuse a run in which no direction can be evaluated."""
         if ctx.num_envs < 2:
             raise UnfitError("ars evaluates each direction with a pair of environments: give --num-envs 2 or more.")
+        if not ctx.policy.init(rng):
+            raise UnfitError('Algorithm "ars" searches among parameters, and the policy has none. Choose another one.')
         return AlgorithmState({}, {})
 
     def loop(self, ctx: UpdateContext) -> Iterator[None]:

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 
 from pgzoo.config import SearchConfig, Static
+from pgzoo.errors import UnfitError
 from pgzoo.ops.optim import flatten, unflatten_candidates
 from pgzoo.protocols import UpdateContext
 from pgzoo.types import AlgorithmState, Episodes, TrainState
@@ -50,6 +51,8 @@ class CEM:
         """The standard deviation of each parameter; the mean is the policy's parameters."""
         params = ctx.policy.init(np.random.default_rng(0))
         size = sum(value.numel() for value in params.values())
+        if not size:
+            raise UnfitError('Algorithm "cem" searches among parameters, and the policy has none. Choose another one.')
         return AlgorithmState({}, {"cem.std": torch.full((size,), ctx.settings.init_std, dtype=torch.float64)})
 
     def loop(self, ctx: UpdateContext) -> Iterator[None]:

@@ -284,6 +284,9 @@ def pages(client: Any, query: str, experiments: Sequence[str], report: Callable[
 
 
 def from_store(run: Any, experiments: Mapping[str, str], uri: str) -> Run:
+    from pgzoo.tracking.store import check_run_id
+
+    check_run_id(run.info.run_id)
     tags, params = run.data.tags, run.data.params
     experiment = experiments.get(run.info.experiment_id, "")
     seed = params.get("seed", "")

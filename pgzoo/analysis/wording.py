@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 
 from pgzoo.analysis.statistics import Estimate
+from pgzoo.tracking.ledger import plural
 
 __all__ = [
     "center",
@@ -91,8 +92,3 @@ def ranges(numbers: Iterable[int]) -> str:
         else:
             parts.append([n, n])
     return ", ".join(f"{a}-{b}" if b > a else str(a) for a, b in parts)
-
-
-def plural(count: int, noun: str) -> str:
-    """Format a count as `1 run`, `2 runs`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

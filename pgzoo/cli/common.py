@@ -8,7 +8,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,6 +29,7 @@ __all__ = [
     "print_lines",
     "print_table",
     "progress_option",
+    "refuse_repeated",
     "typed",
     "warn_of_broken",
 ]
@@ -64,6 +65,27 @@ def peek(args: Sequence[str], option: str) -> list[str]:
     """Return the values of an option in arguments that aren't parsed yet: plugins decide which options there are."""
     values = [following for arg, following in pairwise(args) if arg == option]
     return values + [arg.partition("=")[2] for arg in args if arg.startswith(f"{option}=")]
+
+
+def refuse_repeated(ctx: click.Context, command: click.Command, args: Sequence[str]) -> None:
+    """Raise UsageError if an option that takes one value is given twice: the first would be ignored."""
+    params = {flag: p for p in command.get_params(ctx) for flag in (*p.opts, *p.secondary_opts)}
+    seen: set[str] = set()
+    left = iter(args)
+    for arg in left:
+        if arg == "--":
+            return
+        flag, equals, _ = arg.partition("=")
+        param = params.get(flag) if flag.startswith("-") else None
+        if not isinstance(param, click.Option):
+            continue
+        if not param.is_flag and not equals:
+            next(left, None)
+        if param.multiple or param.count or not param.name:
+            continue
+        if param.name in seen:
+            raise click.UsageError(f"{flag} is given twice; give one value.", ctx)
+        seen.add(param.name)
 
 
 def open_catalog(*, blocked: Iterable[str] = (), imports: Iterable[str] = ()) -> PluginCatalog:
@@ -129,37 +151,40 @@ def _print_table(
     from rich.table import Table
 
     in_terminal = sys.stdout.isatty()
+    given = os.environ.get("COLUMNS", "") if one_line else ""
+    plain = io.StringIO()
+    console = Console() if in_terminal else Console(file=plain, width=int(given or 2000), color_system=None)
     lines = box.SIMPLE_HEAD if in_terminal and heading else None
     table = Table(box=lines, pad_edge=False, header_style="bold", show_header=heading)
     rows = list(rows)
+    if one_line:
+        rows = list(_shortened(columns, rows, console.width))
     for index, column in enumerate(columns):
-        first, last = index == 0, index == len(columns) - 1
+        first = index == 0
         number = bool(rows) and all(re.fullmatch(r"-?[\d,]+(\.\d+)?", row[index]) for row in rows)
         table.add_column(
             column,
             style="cyan" if first else None,
             justify="right" if number else "left",
             no_wrap=first or number or one_line,
-            overflow="ellipsis" if one_line else "fold",
-            min_width=max(_cell_width(row[index]) for row in rows) if one_line and rows and not last else None,
+            overflow="fold",
         )
     for row in rows:
         table.add_row(*(_cell(cell) for cell in row))
-    if in_terminal:
-        console = Console()
-        console.print(table)
-        if hint:
-            console.print(hint, style="dim", highlight=False)
-        return
-    plain = io.StringIO()
-    width = os.environ.get("COLUMNS", "") if one_line else ""
-    Console(file=plain, width=int(width) if width.isdecimal() else 2000, color_system=None).print(table)
-    click.echo("\n".join(line.rstrip() for line in plain.getvalue().strip("\n").splitlines()))
+    console.print(table)
+    if not in_terminal:
+        click.echo("\n".join(line.rstrip() for line in plain.getvalue().strip("\n").splitlines()))
+    elif hint:
+        console.print(hint, style="dim", highlight=False)
 
 
-def _cell_width(text: str) -> int:
-    """Return how many columns a cell takes, without its color."""
-    return len(_cell(text))
+def _shortened(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Iterator[Sequence[str]]:
+    """Yield the rows with their last cell cut so that a row fits `width` columns of the terminal."""
+    others = range(len(columns) - 1)
+    taken = sum(max(len(columns[k]), *(len(_cell(row[k])) for row in rows)) for k in others) if rows else 0
+    room = max(1, width - taken - 3 * len(others) - 2)  # what the table needs between columns and at its edges
+    for *cells, last in rows:
+        yield *cells, last if len(last) <= room else f"{last[: room - 1].rstrip()}…"
 
 
 def _cell(text: str) -> Text:

@@ -139,7 +139,7 @@ def plain_table(first: str, *others: str) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold dim")
-    table.add_column(first, overflow="fold", min_width=16)
+    table.add_column(first, no_wrap=True, overflow="fold", min_width=16)  # a group id stays in one line
     for name in others:
         table.add_column(name, justify="right" if name == "seeds" else "left")
     return table

@@ -1,4 +1,4 @@
-"""`pgzoo doctor`: is everything here that a run needs? Imports nothing heavy and changes nothing."""
+"""`pgzoo doctor`: check the installation. Imports nothing heavy and changes nothing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _MARKS: dict[State, str] = {"ok": "[green]ok", "note": "[yellow]note", "bad": "[
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at. Only "bad" makes the installation unhealthy."""
+    """One thing that was checked. Only the state "bad" makes the exit code 1."""
 
     section: str
     name: str
@@ -104,7 +104,7 @@ def _extras() -> Iterator[Finding]:
 
 
 def _plugins(catalog: PluginCatalog, first: PluginCatalog) -> Iterator[Finding]:
-    """Judge the plugins; what loading took is known from `first`, which found nothing loaded yet."""
+    """Yield a finding for each plugin. Load times come from `first`, the catalog that imported them first."""
     measured = {plugin.name: plugin for plugin in first.plugins if plugin.status == "ok"}
     for plugin in catalog.plugins:
         yield _plugin(plugin, measured.get(plugin.name, plugin))
@@ -145,7 +145,7 @@ def _store() -> Iterator[Finding]:
     if left:
         yield Finding("tracking", "not shipped yet", "note", f"{left}{why}; run: pgzoo sync")
     elif why:
-        yield Finding("tracking", "not shipped yet", "note", f"runs in training{why}; they go on")
+        yield Finding("tracking", "not shipped yet", "note", f"runs that are still training{why}")
     else:
         yield Finding("tracking", "not shipped yet", "ok", "nothing")
     for path in broken_databases(uri):
@@ -156,7 +156,7 @@ def _store() -> Iterator[Finding]:
 
 
 def _unreached(uri: str) -> str:
-    """Ask an MLflow server for its health. One that is down costs no run anything, so it is a note."""
+    """Return why an MLflow server can't be reached, or "". Runs don't need it while they train, so this is a note."""
     if not uri.startswith(("http://", "https://")):
         return ""
     from urllib.request import urlopen
@@ -165,4 +165,4 @@ def _unreached(uri: str) -> str:
         with urlopen(f"{uri}/health", timeout=3):
             return ""
     except OSError as error:
-        return f": doesn't answer ({getattr(error, 'reason', error)}); runs go on and are shipped later"
+        return f": doesn't answer ({getattr(error, 'reason', error)}); runs work and are shipped later"

@@ -1,4 +1,4 @@
-"""`pgzoo envs`: the environments there are, and what one of them is."""
+"""`pgzoo envs [ID]`: list the registered environments, or describe one and try it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,23 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command()
+def _read_kwargs(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, Any]:
+    from pgzoo.cli.options import read_pairs
+
+    return read_pairs("--env-kwarg")(ctx, param, value)
+
+
+@click.command("envs")
 @click.argument("env_id", required=False, metavar="[ID]")
-@click.option("--all", "every", is_flag=True, help="List also old versions and what can't run here.")
+@click.option("--all", "every", is_flag=True, help="List old versions, too, and environments that can't run here.")
+@click.option(
+    "--env-kwarg",
+    "env_kwargs",
+    multiple=True,
+    metavar="K=V",
+    callback=_read_kwargs,
+    help="Keyword for the environment; repeat for more.",
+)
 @common.plugin_options
 @common.json_option
 @common.progress_option
@@ -31,19 +45,20 @@ def command(
     ctx: click.Context,
     env_id: str | None,
     every: bool,
+    env_kwargs: dict[str, Any],
     imports: tuple[str, ...],
     blocked: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """List environments, or describe ID and try whether it runs here.
 
-    ID may have the form module:EnvId. The list tells whether the code of an environment can be loaded; only a
-    description makes the environment. Exit code 2 if ID can't be made here.
+    ID may have the form module:EnvId. The list only says whether an environment's code can be loaded. With ID one is
+    made and a few steps are played, as `pgzoo run` does before it trains. Exit code 2 if it doesn't run here.
     """
     catalog = common.open_catalog(blocked=blocked, imports=imports)
     if env_id is None:
         _list(every, as_json)
-    elif not _describe(env_id, catalog, as_json):
+    elif not _describe(env_id, env_kwargs, catalog, as_json):
         ctx.exit(2)
 
 
@@ -70,30 +85,32 @@ def _list(every: bool, as_json: bool) -> None:
     common.print_table(("Environment", "Loads", "Max steps", "Threshold", "To do"), rows, hint=hint)
 
 
-def _describe(env_id: str, catalog: PluginCatalog, as_json: bool) -> bool:
-    from pgzoo.envs.choice import choose_backend, foreign_backends
+def _describe(env_id: str, env_kwargs: dict[str, Any], catalog: PluginCatalog, as_json: bool) -> bool:
+    """Print what is known of an environment. Return whether a run would accept it."""
+    from pgzoo.envs.choice import choose_backend, foreign_backends, inspect_environment
     from pgzoo.envs.info import describe
-    from pgzoo.errors import EnvError
+    from pgzoo.errors import EnvError, UnfitError
     from pgzoo.types import EnvRequest
 
-    info, request = describe(env_id), EnvRequest(env_id, {}, None, rows=8)
-    fitting, auto = foreign_backends(catalog, request), None
+    info, request = describe(env_id, env_kwargs), EnvRequest(env_id, env_kwargs, None, rows=8)
+    fitting, auto, masked = foreign_backends(catalog, request), None, False
     try:
-        auto, _ = choose_backend("auto", catalog, request)
+        auto, backend = choose_backend("auto", catalog, request)
         fitting = [entry.name for entry in catalog.entries("env_backend") if not entry.load()().fits(request)]
-    except EnvError as error:
-        info = replace(info, problem=str(error))
+        masked = inspect_environment(request, backend).masked
+    except (EnvError, UnfitError) as error:
+        info = replace(info, runs=False, problem=str(error))
     if as_json:
         about = {"summary": info.problem or "runs here", **asdict(info), "backends": fitting, "auto": auto}
-        common.print_json({"name": info.id, **about})
+        common.print_json({"name": info.id, **about, "action_masks": masked})
     elif info.runs:
-        _print(info, [f"{name} (auto)" if name == auto else name for name in fitting])
+        _print(info, [f"{name} (auto)" if name == auto else name for name in fitting], masked)
     else:
         click.echo(f"Error: {info.problem}", err=True)
     return info.runs
 
 
-def _print(info: EnvInfo, backends: Sequence[str]) -> None:
+def _print(info: EnvInfo, backends: Sequence[str], masked: bool) -> None:
     rows = [
         ("environment", info.id),
         ("runs here", "[green]yes"),
@@ -108,6 +125,8 @@ def _print(info: EnvInfo, backends: Sequence[str]) -> None:
         rows.insert(1, ("newest version", info.successor))
     if info.nondeterministic:
         rows.append(("note", "not deterministic, even with a seed"))
+    if masked:
+        rows.insert(4, ("action masks", "yes"))
     common.print_facts(rows, hint=f"Train on it: pgzoo run reinforce --env {info.id}")
 
 
@@ -130,7 +149,7 @@ def _as_json(spec: EnvSpec, why: str, origins: dict[str, tuple[str | None, str |
 
 
 def _distribution(package: str) -> tuple[str | None, str | None]:
-    """The distribution that a package comes from; trying one of the same name is much the quickest."""
+    """Return the distribution that a package comes from, and its version; one of the same name is tried first."""
     try:
         return package, metadata.version(package)
     except (metadata.PackageNotFoundError, ValueError):

@@ -1,4 +1,4 @@
-"""`pgzoo evaluate RUN_ID`: play with the policies of a run, a group or a name, or with the one in a folder."""
+"""`pgzoo evaluate RUN_ID|FOLDER`: play episodes with the policies of runs, or with the policy in a folder."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["command"]
 @click.option("--episodes", type=click.IntRange(min=1), default=100, show_default=True, help="Episodes per run.")
 @click.option("--deterministic/--stochastic", default=False, help="Take the mode, or sample.  [default: stochastic]")
 @click.option("--per-episode", is_flag=True, help="Show the return and length of every episode.")
-@click.option("--env", metavar="ID", help="Play here instead of where the policy learned.")
-@click.option("--backend", metavar="NAME", help="How environments run.  [default: as in the run, else auto]")
-@click.option("--seed", type=click.IntRange(min=0), help="Of the actions that are drawn.  [default: the run's, else 0]")
+@click.option("--env", metavar="ID", help="Play in this environment instead of the one of the training.")
+@click.option("--backend", metavar="NAME", help="Environment backend.  [default: the run's, else auto]")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed for sampling actions.  [default: the run's, else 0]")
 @click.option("--tracking-uri", metavar="URI", help="MLflow store to ask if the run isn't known on this machine.")
 @progress_option
 @plugin_options
@@ -41,9 +41,9 @@ def command(
 ) -> None:
     """Play episodes with the policy of a run or of a folder.
 
-    A run is named by its MLflow run id, run key, group or name. Episodes start as in the run's own evaluations, so
-    that numbers can be compared. They are played in parallel environments, as many in each, so that short ones
-    aren't favored.
+    A run is named by its MLflow run id, run key, group or name. Episodes start in the same states as in the run's own
+    evaluations, so that numbers can be compared. Every parallel environment plays the same number of episodes, so that
+    short ones aren't favored.
     """
     from pgzoo.play.evaluation import environment_for, evaluate_policy, find_policies
     from pgzoo.tracking import Home
@@ -51,20 +51,21 @@ def command(
     catalog = open_catalog(blocked=blocked, imports=imports)
     mode: EvaluationMode = "greedy" if deterministic else "sampled"
     rows: list[dict[str, Any]] = []
-    for it in find_policies(what, catalog, Home.find(), tracking_uri):
-        drawn, how = it.seed if seed is None else seed, backend or (it.backend if env is None else "auto")
-        where = environment_for(it.policy, env, catalog, how)
+    for found in find_policies(what, catalog, Home.find(), tracking_uri):
+        action_seed = found.seed if seed is None else seed
+        chosen = backend or (found.backend if env is None else "auto")
+        request = environment_for(found.policy, env, catalog, chosen)
         returns, lengths = evaluate_policy(
-            it.policy, where, catalog, episodes=episodes, mode=mode, seed=drawn, backend=how
+            found.policy, request, catalog, episodes=episodes, mode=mode, seed=action_seed, backend=chosen
         )
         rows.append(
             {
-                "run_key": it.run.run_key if it.run else None,
-                "run_id": it.run.run_id if it.run else None,
-                "name": it.name,
-                "algorithm": it.run.algorithm if it.run else None,
-                "env": where.id,
-                "seed": drawn,
+                "run_key": found.run.run_key if found.run else None,
+                "run_id": found.run.run_id if found.run else None,
+                "name": found.name,
+                "algorithm": found.run.algorithm if found.run else None,
+                "env": request.id,
+                "seed": action_seed,
                 "mode": mode,
                 "episodes": len(returns),
                 "return_mean": float(returns.mean()),

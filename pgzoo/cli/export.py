@@ -1,4 +1,4 @@
-"""`pgzoo export RUN_ID --to DIR`: take the policies of a run, a group or a name, or the one in a folder, elsewhere."""
+"""`pgzoo export RUN_ID|FOLDER --to DIR`: write the policies of runs, or the policy in a folder, to other formats."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["command"]
     required=True,
     metavar="DIR",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Where to; with several runs, a folder for each seed is made there.",
+    help="Folder to write to; several runs get a folder each in it.",
 )
 @click.option(
     "--format",
@@ -31,7 +31,7 @@ __all__ = ["command"]
     type=click.Choice(["safetensors", "onnx", "mlflow"]),
     default="safetensors",
     show_default=True,
-    help="What pgzoo loads, a graph (extra onnx), or a model for `mlflow models serve`.",
+    help="pgzoo's own files, an ONNX graph (extra onnx), or a model for `mlflow models serve`.",
 )
 @click.option("--tracking-uri", metavar="URI", help="MLflow store to ask if the run isn't known on this machine.")
 @progress_option
@@ -56,13 +56,13 @@ def command(
     from pgzoo.tracking import Home
 
     catalog = open_catalog(blocked=blocked, imports=imports)
-    subjects = find_policies(what, catalog, Home.find(), tracking_uri)
+    found = find_policies(what, catalog, Home.find(), tracking_uri)
     made = []
-    for it in subjects:
-        to = folder if len(subjects) == 1 else folder / f"s{it.seed}"
-        path = export(it.policy, to, format_)
-        made.append({"name": it.name, "seed": it.seed, "format": format_, "folder": str(path)})
+    for one in found:
+        to = folder if len(found) == 1 else folder / f"s{one.seed}"
+        path = export(one.policy, to, format_)
+        made.append({"name": one.name, "seed": one.seed, "format": format_, "folder": str(path)})
         if not as_json:
-            click.echo(f"{it.name}  {path}")
+            click.echo(f"{one.name}  {path}")
     if as_json:
         print_json(made)

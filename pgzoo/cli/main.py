@@ -1,4 +1,4 @@
-"""The program `pgzoo`: a group of commands that come from plugins and are imported when they are called."""
+"""The program `pgzoo`: a group of commands, each registered by a plugin and imported when it is called."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import click
 from click.shell_completion import CompletionItem
 
 from pgzoo.cli import common
-from pgzoo.errors import PgzooError, PluginError
+from pgzoo.cli.aliases import command_hint
+from pgzoo.errors import PgzooError, PluginError, UnknownName
 from pgzoo.registry import Entry, PluginCatalog, discover
 
 __all__ = ["main", "program"]
@@ -39,12 +40,23 @@ class Program(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command that the arguments name. Raises UnknownName with the nearest one."""
+        """Find the command that the arguments name.
+
+        Raises:
+            UnknownName: there is no such command; with the one that does what other programs call so, or the nearest.
+            UsageError: an option that takes one value is given twice.
+        """
+        names = self.list_commands(ctx)
+        if args[0] not in names and (hint := command_hint(args[0])):
+            raise UnknownName(f'No command "{args[0]}". Use: {hint}')
         _catalog(ctx).get("command", args[0])
-        return super().resolve_command(ctx, args)
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None and not isinstance(command, click.Group):
+            common.refuse_repeated(ctx, command, rest)
+        return name, command, rest
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the commands, those of other distributions apart."""
+        """Write the commands, with those of plugins in a section of their own."""
         entries = _catalog(ctx).entries("command")
         own = [entry for entry in entries if entry.plugin.source == "built-in"]
         for title, group in (
@@ -62,7 +74,10 @@ class Program(click.Group):
         return [CompletionItem(entry.name, help=_help_line(entry)) for entry in found] + options
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command. An error of ours ends the program with one message and its exit code."""
+        """Run the command. A PgzooError ends the program with one message and its exit code.
+
+        With PGZOO_DEBUG=1 the traceback comes before the message.
+        """
         blocked = common.peek(ctx.args, "--no-plugin")
         try:
             if not set(ctx.args) & set(ctx.help_option_names):
@@ -81,7 +96,7 @@ class Program(click.Group):
 @click.command(
     cls=Program,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Start here: pgzoo run reinforce --env CartPole-v1",
+    epilog="Start here: pgzoo run reinforce --env CartPole-v1. PGZOO_DEBUG=1 shows the traceback of an error.",
 )
 @click.version_option(package_name="pgzoo", message="%(prog)s %(version)s")
 def program() -> None:
@@ -97,7 +112,7 @@ def main() -> None:
 
 
 def _catalog(ctx: click.Context) -> PluginCatalog:
-    """What built-ins and installed plugins offer, found once per process."""
+    """Return the catalog of built-in and installed plugins, discovered once per process."""
     root = ctx.find_root()
     if root.obj is None:
         root.obj = discover(inline=False)
@@ -110,7 +125,7 @@ def _help_line(entry: Entry) -> str:
 
 
 def _flush_quietly() -> None:
-    """Write out what is left; a reader that has gone away (`pgzoo envs | head`) is no error."""
+    """Flush stdout. A reader that has closed the pipe (`pgzoo envs | head`) is no error."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:

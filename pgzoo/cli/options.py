@@ -1,4 +1,4 @@
-"""Command-line options made from the models that validate them: one field, one option."""
+"""Command-line options made from the models that validate them, one option for each field."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-__all__ = ["GroupedCommand", "GroupedOption", "format_value", "given", "options", "where"]
+from pgzoo.cli.aliases import option_hint
+from pgzoo.cli.common import refuse_repeated
+
+__all__ = ["GroupedCommand", "GroupedOption", "format_value", "given", "options", "read_pairs", "where"]
 
 REPEATED = ("env_kwargs", "tags", "sweep_axis")
-"""Mappings, given as K=V and repeated."""
+"""Fields that are mappings; their option is K=V and may be repeated."""
 
 NOTHING = object()
-"""What `none` on the command line becomes, until it is a setting's None: click takes None for "not given"."""
+"""What `none` on the command line is read as, until `given` makes it None: for click None means "not given"."""
 
 SINGULAR = {"env_kwargs": "--env-kwarg", "tags": "--tag"}
 LONGEST = 50
@@ -27,7 +30,7 @@ METAVARS = {"seeds": "N|A,B,...", "tracking_uri": "URI", "sweep_axis": "K=A,B,..
 
 
 class GroupedOption(click.Option):
-    """An option that knows its group in the help, and the setting that it gives."""
+    """An option with its group in the help, and the path of its setting, such as ("policy", "hidden")."""
 
     def __init__(self, *args: Any, group: str, path: tuple[str, ...], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -35,7 +38,18 @@ class GroupedOption(click.Option):
 
 
 class GroupedCommand(click.Command):
-    """A command whose help lists options by group."""
+    """A command whose help lists options by group, and that explains options that it doesn't have."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments. Raises UsageError for a repeated option, and for an unknown one with what is meant."""
+        refuse_repeated(ctx, self, args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            known = {flag for param in self.get_params(ctx) for flag in (*param.opts, *param.secondary_opts)}
+            if hint := option_hint(error.option_name, known, f"pgzoo run {ctx.info_name}"):
+                raise click.UsageError(f"No such option '{error.option_name}'. {hint}", ctx) from error
+            raise
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one section per group, in order of first appearance."""
@@ -56,7 +70,11 @@ def options(
     defaults: Mapping[str, Any],
     skip: Sequence[str] = (),
 ) -> Iterator[GroupedOption]:
-    """Yield an option for every field of a model; `defaults` are shown where they differ from the model's own."""
+    """Yield an option for every field of a model but those in `skip`.
+
+    `defaults` take the place of the model's own in the help. `prefix` comes before each name: ("policy",) gives
+    `--policy.hidden`.
+    """
     for name, field in model.model_fields.items():
         if name in skip:
             continue
@@ -68,7 +86,7 @@ def options(
 
 
 def given(ctx: click.Context) -> dict[str, Any]:
-    """Return what the user gave as nested settings, and nothing that was left out."""
+    """Return the settings that the user gave, nested by component; those left out are absent."""
     nested: dict[str, Any] = {}
     for param in _settings(ctx):
         value = ctx.params.get(param.name or "")
@@ -106,7 +124,7 @@ def _option(name: str, field: FieldInfo, group: str, prefix: tuple[str, ...], de
         return GroupedOption([f"{flag}/{off}", identifier], **common)
     if name in REPEATED:
         metavar = METAVARS.get(name, "K=V")
-        return GroupedOption([flag, identifier], multiple=True, metavar=metavar, callback=_pairs(flag), **common)
+        return GroupedOption([flag, identifier], multiple=True, metavar=metavar, callback=read_pairs(flag), **common)
     if typing.get_origin(kind) is Literal:
         choices = [str(a) for a in typing.get_args(kind)]
         if len("|".join(choices)) > LONGEST:  # too wide for the help's first column
@@ -145,19 +163,21 @@ def _comma(ctx: click.Context, param: click.Parameter, value: str | None) -> Any
 
 
 def _none(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
-    """`none` on the command line is None, so that a default can be taken back."""
+    """Read `none` as None, so that a setting with a default can be switched off."""
     return NOTHING if value is not None and value.lower() == "none" else value
 
 
 def _whole(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
-    """Read 1e5 as the whole number that it is; all else is judged by the model."""
+    """Read 1e5 as the whole number 100000; everything else is left to the model's validation."""
     try:
         return int(float(value)) if value is not None and float(value).is_integer() else _none(ctx, param, value)
     except ValueError:
         return _none(ctx, param, value)
 
 
-def _pairs(flag: str) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], dict[str, Any]]:
+def read_pairs(flag: str) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], dict[str, Any]]:
+    """Return a click callback that reads the K=V pairs of a repeated option into a dict."""
+
     def read(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, Any]:
         pairs: dict[str, Any] = {}
         for item in value or ():

@@ -1,4 +1,4 @@
-"""`pgzoo plugins check`: whether a plugin, or a component, keeps to its contract."""
+"""`pgzoo plugins check NAME`: run the conformance checks of a plugin, or of one component."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pgzoo.registry import KINDS, PluginCatalog
 __all__ = ["check"]
 
 Task = tuple[str, str, Callable[[], None]]
-"""Whom a check concerns, its name, and the check."""
+"""The component or plugin that is checked, the name of the check, and the check."""
 
 
 @click.command()
@@ -26,7 +26,7 @@ Task = tuple[str, str, Callable[[], None]]
 def check(ctx: click.Context, name: str, imports: tuple[str, ...], blocked: tuple[str, ...], as_json: bool) -> None:
     """Check plugin NAME and all that it registers, or the component NAME. The exit code is 1 if a check fails."""
     catalog = common.open_catalog(blocked=blocked, imports=imports)
-    found = [_carry_out(*task) for task in _tasks(name, catalog)]
+    found = [_run_check(*task) for task in _tasks(name, catalog)]
     failed = sum(not finding["ok"] for finding in found)
     if as_json:
         common.print_json(found)
@@ -38,7 +38,7 @@ def check(ctx: click.Context, name: str, imports: tuple[str, ...], blocked: tupl
 
 
 def _tasks(name: str, catalog: PluginCatalog) -> Iterator[Task]:
-    """The checks that NAME stands for. Raises UnknownName where it stands for nothing."""
+    """Yield the checks of the plugin or component NAME. Raises UnknownName if there is none of that name."""
     from pgzoo.testing.checks import check_component, check_plugin
 
     everything = [entry for kind in KINDS for entry in catalog.entries(kind)]
@@ -48,12 +48,14 @@ def _tasks(name: str, catalog: PluginCatalog) -> Iterator[Task]:
         known = {*(plugin.name for plugin in catalog.plugins), *(entry.name for entry in everything)}
         raise UnknownName(f'No plugin or component "{name}".{did_you_mean(name, known)} See: pgzoo plugins')
     for plugin in plugins or {entry.plugin.name: entry.plugin for entry in entries}.values():
-        yield from ((plugin.name, called, task) for called, task in check_plugin(plugin, catalog))
+        yield from ((plugin.name, check_name, task) for check_name, task in check_plugin(plugin, catalog))
     for entry in [entry for entry in everything if entry.plugin in plugins or entry in entries]:
-        yield from ((f"{entry.kind} {entry.name}", called, task) for called, task in check_component(entry, catalog))
+        yield from (
+            (f"{entry.kind} {entry.name}", check_name, task) for check_name, task in check_component(entry, catalog)
+        )
 
 
-def _carry_out(component: str, called: str, task: Callable[[], None]) -> dict[str, Any]:
+def _run_check(component: str, check_name: str, task: Callable[[], None]) -> dict[str, Any]:
     from pgzoo.testing.checks import CheckFailed, NotApplicable
 
     ok, message = True, ""
@@ -63,4 +65,4 @@ def _carry_out(component: str, called: str, task: Callable[[], None]) -> dict[st
         message = f"nothing to check: {reason}"
     except CheckFailed as failure:
         ok, message = False, str(failure)
-    return {"check": called, "component": component, "ok": ok, "message": message}
+    return {"check": check_name, "component": component, "ok": ok, "message": message}

@@ -1,4 +1,4 @@
-"""`pgzoo repro RUN_ID`: run it again and report the first difference."""
+"""`pgzoo repro RUN_ID`: repeat a run and report the first difference."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["command"]
 @json_option
 @click.pass_context
 def command(ctx: click.Context, run_id: str, imports: tuple[str, ...], blocked: tuple[str, ...], as_json: bool) -> None:
-    """Run a run again and report the first difference: an MLflow run id, a run key, a group or a name.
+    """Repeat a run and report the first difference. RUN_ID is an MLflow run id, a run key, a group or a name.
 
-    What can't be equal is said first, such as versions that differ; the number of threads is among its settings. A run
-    that was prolonged is run in the same legs. What the second run reports is compared, step by step, with what the
-    first one did, and then deleted. The exit code is 1 if they differ.
+    Differences of the installation, such as other versions, are printed first. A run that was resumed for longer is
+    repeated in the same stages. Its metrics are compared step by step with the first run's, and then deleted. The exit
+    code is 1 if they differ.
     """
     from pgzoo.runs.reproduce import differences, repro
     from pgzoo.tracking import Home, find

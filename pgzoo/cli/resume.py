@@ -1,4 +1,4 @@
-"""`pgzoo resume RUN_ID`: go on with a run that was cut off, or for longer."""
+"""`pgzoo resume RUN_ID`: continue a run that was interrupted, or train it for longer."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["command"]
 
 @click.command("resume", context_settings={"ignore_unknown_options": True})
 @click.argument("run_id")
-@click.option("--total-steps", metavar="N", help="Go on to so many environment steps per seed.")
-@click.option("--from-step", type=click.IntRange(min=0), metavar="N", help="Go on from the checkpoint at this step.")
+@click.option("--total-steps", metavar="N", help="Train until so many environment steps per seed.")
+@click.option("--from-step", type=click.IntRange(min=0), metavar="N", help="Continue from the checkpoint at this step.")
 @click.option("--launcher", metavar="NAME", help="Where to train: local, processes; default: as the run did.")
-@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="How many processes a launcher starts.")
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Number of processes that a launcher starts.")
 @click.option("--tracking-uri", metavar="URI", help="MLflow store to ask if the run isn't known on this machine.")
 @plugin_options
 @json_option
@@ -37,10 +37,10 @@ def command(
     no_progress: bool,
     others: tuple[str, ...],
 ) -> None:
-    """Go on with a run: an MLflow run id, a run key, a group or a name.
+    """Continue a run. RUN_ID is an MLflow run id, a run key, a group or a name.
 
-    It goes on from its last checkpoint, in the same MLflow run, as if it had never been left. A run that is complete
-    gets what is missing, such as its evaluation.
+    It continues from its last checkpoint in the same MLflow run, as if it had never been interrupted. A run whose
+    training is complete gets what is missing, such as its evaluation.
     """
     from pgzoo.cli import summary
     from pgzoo.runs.resume import resume
@@ -48,8 +48,8 @@ def command(
 
     if others:
         raise click.UsageError(
-            f"{others[0]} can't be given: a run goes on with the settings that it had. Only --total-steps may change, "
-            "and where it trains. For other settings start a new run.",
+            f"{others[0]} can't be given: a resumed run keeps its settings. Only --total-steps, --launcher and "
+            "--workers may change. For other settings start a new run.",
             ctx,
         )
     catalog = open_catalog(blocked=blocked, imports=imports)
@@ -70,7 +70,7 @@ def command(
 
 
 def _whole(ctx: click.Context, text: str) -> int:
-    """Read 1e6 as the whole number that it is."""
+    """Read a number of steps such as 1e6."""
     try:
         number = float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""`pgzoo run ALGO`: its options are those of the run, the algorithm, the policy and the estimator."""
+"""`pgzoo run ALGO`: train. Its options are the settings of the run, the algorithm, the policy and the estimator."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 SKIPPED = ("algorithm", "env", "policy", "estimator", "settings")
-"""Fields of the run that are options of another kind."""
+"""Fields of RunConfig that don't become options here: they have options of their own."""
 
 UNNAMED = ("auto", "none")
 
 
 class RunGroup(click.Group):
-    """The algorithms as subcommands. Which options there are depends on the arguments, so those are read ahead."""
+    """The algorithms as subcommands. Their options depend on the components that the arguments name."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Find the algorithm, also in the `--config` file, and put it first."""
@@ -69,7 +69,7 @@ def command() -> None:
 
 
 def _catalog(ctx: click.Context) -> PluginCatalog:
-    """The catalog with this command's own plugins, made once."""
+    """Return the catalog with the plugins that `--import` and `--no-plugin` ask for, made once."""
     if "catalog" not in ctx.meta:
         args = ctx.meta.get("arguments", [])
         ctx.meta["catalog"] = open_catalog(blocked=peek(args, "--no-plugin"), imports=peek(args, "--import"))
@@ -89,7 +89,7 @@ def _algorithm_of(args: Sequence[str]) -> str | None:
 
 
 def _command_for(name: str, catalog: PluginCatalog, args: Sequence[str]) -> click.Command:
-    """Build the command of one algorithm: an option for each setting of the components that these arguments choose."""
+    """Build the command of one algorithm, with an option for each setting of the components that are chosen."""
     from pgzoo.cli.options import GroupedCommand, GroupedOption, options
     from pgzoo.config import AlgorithmConfig, ComponentConfig, RunConfig
     from pgzoo.registry.components import look_up
@@ -102,7 +102,7 @@ def _command_for(name: str, catalog: PluginCatalog, args: Sequence[str]) -> clic
     params: list[click.Parameter] = [
         GroupedOption(["--env", "env"], group="Run", path=("env",), help="gymnasium id (pgzoo envs)", metavar="ID"),
         GroupedOption(
-            ["--seed", "seed"], group="Run", path=("seed",), help="train this one seed", metavar="N", callback=_seed
+            ["--seed", "seed"], group="Run", path=("seed",), help="train this seed only", metavar="N", callback=_seed
         ),
         *options(RunConfig, group="Run", defaults=defaults, skip=SKIPPED),
         *options(settings, group=f"Algorithm {name}", defaults=defaults),
@@ -129,7 +129,7 @@ def _command_for(name: str, catalog: PluginCatalog, args: Sequence[str]) -> clic
 
 
 def _where_named(kind: str, name: str, args: Sequence[str]) -> str:
-    """The line of the `--config` file that gives this name, if one does."""
+    """Return the line of the `--config` file that gives this name, or ""."""
     from pgzoo.config import read_yaml
 
     for path in peek(args, "--config"):
@@ -141,7 +141,7 @@ def _where_named(kind: str, name: str, args: Sequence[str]) -> str:
 
 
 def _chosen(kind: str, fallback: str, defaults: Mapping[str, Any], catalog: PluginCatalog, args: Sequence[str]) -> str:
-    """Which policy or estimator these arguments come down to."""
+    """Return the name of the policy or estimator that the arguments choose."""
     from pgzoo.config import read_yaml
 
     if option := peek(args, f"--{kind}"):
@@ -168,12 +168,15 @@ def _chosen(kind: str, fallback: str, defaults: Mapping[str, Any], catalog: Plug
 def _train(ctx: click.Context, /, preset: str, file: str | None, no_progress: bool, as_json: bool, **_: Any) -> None:
     from pgzoo.cli import summary
     from pgzoo.cli.options import given, where
-    from pgzoo.config import Layer
+    from pgzoo.config import Layer, read_yaml
     from pgzoo.envs.info import newer
+    from pgzoo.errors import ConfigError
     from pgzoo.runs.runner import compose, run_config
 
     if ctx.params.get("seed") is not None and ctx.params.get("seeds") is not None:
         raise click.UsageError("--seed and --seeds exclude each other.", ctx)
+    if ctx.params.get("env") is None and not (file and read_yaml(file).values.get("env")):
+        raise ConfigError("env is missing: give --env ID. See: pgzoo envs")
     catalog = _catalog(ctx)
     layer = Layer({"algorithm": ctx.info_name, **given(ctx)}, where(ctx))
     config = compose(layer, catalog, preset=preset, file=file)
@@ -191,7 +194,7 @@ def _seed(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
 
 
 def _about(target: object, summary: str) -> str:
-    """The help text: the docstring without the shapes, with equations left as they are laid out."""
+    """Return the help text: the docstring without its shapes, with the layout of equations kept."""
     lines = (inspect.getdoc(target) or summary).splitlines()
     blocks = "\n".join(line for line in lines if not line.startswith("Shapes:")).split("\n\n")
     return "\n\n".join(f"\b\n{block}" if block.startswith(" ") else " ".join(block.split()) for block in blocks)

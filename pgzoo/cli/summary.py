@@ -1,4 +1,4 @@
-"""What the end of a run looks like."""
+"""What `pgzoo run` and `pgzoo resume` print at the end of a run."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ EXIT_CODES = {"failed": 1, "interrupted": 130}
 
 
 def conclude(ctx: click.Context, result: Result, as_json: bool) -> None:
-    """Show the result, ship it, say where to go on, and leave with its exit code.
+    """Print the result, wait a little for MLflow, print what to do next, and exit with the run's exit code.
 
     Raises:
-        RunFailed: what the run failed of.
+        RunFailed: the error that ended the run.
     """
     if not as_json:
         _print_result(result)
@@ -38,14 +38,14 @@ def conclude(ctx: click.Context, result: Result, as_json: bool) -> None:
     if as_json:
         _print_json(result)
     else:
-        _print_way_on(result)
+        _print_next_steps(result)
     if result.error:
         raise result.error
     ctx.exit(EXIT_CODES.get(result.status, 0))
 
 
 def _print_json(result: Result) -> None:
-    """Print the result as one line of JSON on stdout; what a user must know as well goes to stderr."""
+    """Print the result as one line of JSON on stdout, and warnings on stderr."""
     _warn(result)
     click.echo(json.dumps(result.to_dict(), allow_nan=False))
 
@@ -101,7 +101,7 @@ def _add_settings(table: Table, result: Result) -> None:
 
 
 def _over(runs: Sequence[SeedResult]) -> list[str]:
-    """Statistics over the means of these runs, and the mean of their greedy returns."""
+    """Return statistics of the mean returns of these runs, and the mean of their greedy returns."""
     greedy = [run.greedy_returns.mean() for run in runs if run.greedy_returns.size]
     means = [run.returns.mean() for run in runs if run.returns.size]
     return [*_statistics(means, ddof=1), f"{np.mean(greedy):.1f}" if greedy else "-"]
@@ -112,7 +112,7 @@ def _colored(status: MemberStatus) -> str:
 
 
 def _print_profile(result: Result) -> None:
-    """Print where the time of training and evaluating went, by share."""
+    """Print how the time of training and evaluation was spent."""
     from rich.table import Table
 
     parts = result.ended.profile()
@@ -127,20 +127,20 @@ def _print_profile(result: Result) -> None:
 
 
 def _ship(result: Result) -> Result:
-    """Wait a little while the runs are shipped. Ctrl-C goes on without."""
+    """Wait a little until MLflow has the runs. Ctrl-C stops waiting."""
     from rich.console import Console
 
     try:
         if not sys.stderr.isatty():
             return result.settled()
-        with Console(stderr=True).status("Shipping to MLflow ... (Ctrl-C: don't wait, it goes on in the background)"):
+        with Console(stderr=True).status("Shipping to MLflow ... (Ctrl-C: continue in the background)"):
             return result.settled()
     except KeyboardInterrupt:
         return result.settled(0)
 
 
-def _print_way_on(result: Result) -> None:
-    """Print the speed, where the runs are and what to type next."""
+def _print_next_steps(result: Result) -> None:
+    """Print the speed, where the runs are, and the next commands."""
     from pgzoo.tracking import display_uri
 
     config, wall = result.plan.config, result.timing["loop"]
@@ -151,7 +151,8 @@ def _print_way_on(result: Result) -> None:
     lines = [
         f"Trained   {result.env_steps - result.steps_before:,} steps in {wall:.1f} s ({result.speed:,.0f} steps/s)",
         f"MLflow    {display_uri(result.tracking_uri)}",
-        f"          experiment {result.experiment}, group {result.group}",
+        f"          experiment {result.experiment}",
+        f"          group {result.group}",
         f"Next      pgzoo ui{where}",
         f"          pgzoo {'compare' if len(settings) > 1 else 'evaluate'} {which}",
     ]
@@ -166,7 +167,7 @@ def _console() -> Console:
 
 
 def _statistics(values: ArrayLike, ddof: int) -> list[str]:
-    """Mean, standard deviation, least and greatest, as far as there are any."""
+    """Return mean, standard deviation, minimum and maximum as text; "-" where there are too few values."""
     x = np.asarray(values, np.float64)
     if not x.size:
         return ["-"] * 4
@@ -175,9 +176,9 @@ def _statistics(values: ArrayLike, ddof: int) -> list[str]:
 
 
 def _warn(result: Result) -> None:
-    """Say on stderr which seeds came to another end than planned, and what is still under way."""
+    """Print on stderr which seeds didn't finish, and what MLflow hasn't received yet."""
     from pgzoo.config.sweep import format_setting
-    from pgzoo.tracking import Home, display_uri, pending
+    from pgzoo.tracking import display_uri, pending
     from pgzoo.tracking.ledger import plural
 
     for run in result.runs:
@@ -189,9 +190,9 @@ def _warn(result: Result) -> None:
     if dropped := result.pending.dropped:
         click.echo(f"Left out of the curves, as not finite (NaN or infinite): {plural(dropped, 'value')}.", err=True)
     if lost := result.pending.lost:
-        click.echo(f"Lost, as the disk stayed full: {plural(lost, 'record')} of what the run had to say.", err=True)
+        click.echo(f"Lost because the disk was full: {plural(lost, 'record')}.", err=True)
     if result.pending:
         click.echo(f"Still to be shipped to MLflow: {result.pending}. It goes on in the background.", err=True)
-        if why := pending(Home.find()).errors.get(display_uri(result.tracking_uri)):
+        if why := pending(result.session.home).errors.get(display_uri(result.tracking_uri)):
             click.echo(f"So far: {why}", err=True)
-        click.echo("Should it be cut off: pgzoo sync", err=True)
+        click.echo("If it is interrupted: pgzoo sync", err=True)

@@ -1,4 +1,4 @@
-"""`pgzoo sync`: ship what an interrupted tracker left behind."""
+"""`pgzoo sync`: send MLflow what it hasn't received yet."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ["command"]
     default=60.0,
     show_default=True,
     type=click.FloatRange(min=0),
-    help="Seconds to wait until all is shipped.",
+    help="Longest time to wait, in seconds.",
 )
 @common.json_option
 @click.option("--no-progress", is_flag=True, help="Show no progress.")
 @click.pass_context
 def command(ctx: click.Context, wait: float, as_json: bool, no_progress: bool) -> None:
-    """Ship the runs that MLflow hasn't got yet.
+    """Send MLflow the runs that it hasn't received yet.
 
-    Retries at once what was waiting, and what a store had refused. Exit code 1 if something is still pending.
+    Retries immediately, including runs that the store has refused. Exit code 1 if something is still pending.
     """
     import time
 
@@ -39,7 +39,7 @@ def command(ctx: click.Context, wait: float, as_json: bool, no_progress: bool) -
         home.retry_file.touch()
         deadline, checked = time.monotonic() + wait, -10.0
         with Progress(before.records + before.files, hidden=no_progress or as_json) as advance:
-            # A refused run gets a moment to be taken up again before it counts as refused for good.
+            # A refused run gets a moment to be retried before it is reported as refused.
             patience = time.monotonic() + min(wait, 5.0 if before.refused else 0.0)
             while left or time.monotonic() < patience:
                 if time.monotonic() - checked > 3.0:
@@ -66,7 +66,7 @@ def command(ctx: click.Context, wait: float, as_json: bool, no_progress: bool) -
         shipped = f"Shipped {plural(max(0, before.records - left.records), 'record')}, {plural(done, 'run')}."
         click.echo(shipped if before or before.refused else "Nothing to ship.")
         if left:
-            click.echo(f"Pending: {left}. The uploader goes on in the background.")
+            click.echo(f"Pending: {left}. Shipping continues in the background.")
         for uri, error in left.errors.items():
             click.echo(f"  {uri}: {error}")
         for run, reason in left.refusals.items():
@@ -75,7 +75,7 @@ def command(ctx: click.Context, wait: float, as_json: bool, no_progress: bool) -
 
 
 class Progress:
-    """A bar on stderr that shows how much of `total` is gone; `advance(left)` moves it."""
+    """A progress bar on stderr; call it with how many of `total` are left."""
 
     def __init__(self, total: int, hidden: bool) -> None:
         from rich import progress

@@ -1,4 +1,4 @@
-"""`pgzoo ui`: MLflow's web interface on this project's runs, opened where they are to be seen."""
+"""`pgzoo ui`: open MLflow's web interface at the learning curves of the newest experiment."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 __all__ = ["command", "deep_link"]
 
 STARTING = 120.0
-"""Seconds after which a server that doesn't answer is given up."""
+"""Seconds to wait for a server's first answer."""
 
 
 @click.command("ui")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on; default: 5000, or the next free one.")
-@click.option("--no-browser", is_flag=True, help="Print the link and open nothing.")
+@click.option("--no-browser", is_flag=True, help="Print the link and don't open a browser.")
 @click.option("--tracking-uri", metavar="URI", help="MLflow store; default: MLFLOW_TRACKING_URI or ./mlflow.db")
 @common.json_option
 @common.progress_option
 def command(host: str, port: int | None, no_browser: bool, tracking_uri: str | None, as_json: bool) -> None:
     """Open the runs in MLflow's web interface.
 
-    Starts a small server for the store and stops it on Ctrl-C. Says so if nothing was trained yet.
+    Starts a small server for the store and stops it on Ctrl-C.
     """
     from pgzoo import tracking
     from pgzoo.errors import StoreError
@@ -52,7 +52,7 @@ def command(host: str, port: int | None, no_browser: bool, tracking_uri: str | N
         return
     check_not_empty(uri, home)
     port = free_port(host, port)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended politely, the server mustn't stay behind
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM must stop the server, too
     server = start_server(uri, home, host, port)
     try:
         base = f"http://{host}:{port}"
@@ -60,7 +60,7 @@ def command(host: str, port: int | None, no_browser: bool, tracking_uri: str | N
         show(base, newest_experiment(base), no_browser, as_json)
         click.echo("Press Ctrl-C to stop.", err=True)
         server.wait()
-        raise StoreError(f"The MLflow server ended by itself; see {home.root / 'ui.log'}.")
+        raise StoreError(f"The MLflow server ended unexpectedly; see {home.root / 'ui.log'}.")
     except KeyboardInterrupt:
         click.echo("Stopped.", err=True)
     finally:
@@ -76,7 +76,7 @@ def deep_link(base: str, experiment: str | None) -> str:
 
 
 def check_not_empty(uri: str, home: Home) -> None:
-    """Raise StoreError, saying what to do first, if the embedded store isn't there yet."""
+    """Raise StoreError if the default store doesn't exist yet; the message says what to do first."""
     from pgzoo import tracking
     from pgzoo.errors import StoreError
     from pgzoo.tracking.home import sqlite_path
@@ -123,7 +123,7 @@ def start_server(uri: str, home: Home, host: str, port: int) -> subprocess.Popen
         "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")]),
     }
     home.root.mkdir(parents=True, exist_ok=True)
-    # The command line is everybody's to read; a database's password isn't.
+    # In the environment, as every user of the machine can read a command line and its passwords.
     where = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_REGISTRY_STORE_URI": uri}
     command = [
         sys.executable,
@@ -150,7 +150,7 @@ def start_server(uri: str, home: Home, host: str, port: int) -> subprocess.Popen
 
 
 def wait_until_up(base: str, server: subprocess.Popen[bytes], home: Home) -> None:
-    """Wait for the server's first answer, showing that something happens. Raises StoreError if it ends or is late."""
+    """Show a spinner until the server answers. Raises StoreError if it ends, or doesn't answer in time."""
     import time
 
     from rich.console import Console
@@ -173,7 +173,7 @@ def wait_until_up(base: str, server: subprocess.Popen[bytes], home: Home) -> Non
 
 
 def last_words(log: str) -> str:
-    """Return the line of a log that says why a server ended: its last exception, else its last line."""
+    """Return the last exception in a log, or else its last line."""
     lines = [line.strip() for line in log.splitlines() if line.strip()] or ["it said nothing"]
     return next((line for line in reversed(lines) if re.match(r"[\w.]+(Error|Exception): ", line)), lines[-1])
 

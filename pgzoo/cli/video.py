@@ -1,4 +1,4 @@
-"""`pgzoo video RUN_ID`: watch the policies of a run, a group or a name, or the one in a folder."""
+"""`pgzoo video RUN_ID|FOLDER`: record episodes with the policies of runs, or with the policy in a folder."""
 
 from __future__ import annotations
 
@@ -20,9 +20,15 @@ __all__ = ["command"]
     type=click.Path(dir_okay=False, path_type=Path),
     help="File to write; several runs add their seeds to its name.  [default: NAME.mp4]",
 )
-@click.option("--episodes", type=click.IntRange(min=1), default=1, show_default=True, help="One after the other.")
+@click.option(
+    "--episodes",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Episodes to record, one after the other.",
+)
 @click.option("--deterministic/--stochastic", default=False, help="Take the mode, or sample.  [default: stochastic]")
-@click.option("--env", metavar="ID", help="Play here instead.")
+@click.option("--env", metavar="ID", help="Play in this environment instead of the one of the training.")
 @click.option("--tracking-uri", metavar="URI", help="MLflow store to ask if the run isn't known on this machine.")
 @progress_option
 @plugin_options
@@ -55,21 +61,21 @@ def command(
     if out is not None and out.suffix.lower() != ".mp4":
         raise UsageError(f"--out {out}: give a name that ends in .mp4.")
     catalog = open_catalog(blocked=blocked, imports=imports)
-    subjects = find_policies(what, catalog, Home.find(), tracking_uri)
+    found = find_policies(what, catalog, Home.find(), tracking_uri)
     written: list[dict[str, Any]] = []
-    for it in subjects:
-        path = out or Path(re.sub(r"[^\w.-]+", "-", it.name) + ".mp4")
-        if out is not None and len(subjects) > 1:
-            path = out.with_stem(f"{out.stem}-s{it.seed}")
+    for one in found:
+        path = out or Path(re.sub(r"[^\w.-]+", "-", one.name) + ".mp4")
+        if out is not None and len(found) > 1:
+            path = out.with_stem(f"{out.stem}-s{one.seed}")
         returns = video.record(
-            it.policy,
-            environment_for(it.policy, env),
+            one.policy,
+            environment_for(one.policy, env),
             path,
-            rng=generator(it.seed, "video"),
+            rng=generator(one.seed, "video"),
             episodes=episodes,
             deterministic=deterministic,
         )
-        written.append({"name": it.name, "seed": it.seed, "file": str(path), "returns": returns})
+        written.append({"name": one.name, "seed": one.seed, "file": str(path), "returns": returns})
         if not as_json:
             click.echo(f"{path}  return {', '.join(f'{r:g}' for r in returns)}")
     if as_json:

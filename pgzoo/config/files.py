@@ -1,4 +1,4 @@
-"""Files of settings, and the line on which each of them stands."""
+"""YAML files of settings, and the line of each setting."""
 
 from __future__ import annotations
 
@@ -11,35 +11,46 @@ from pgzoo.errors import ConfigError
 
 __all__ = ["Layer", "read_yaml"]
 
-TEXT = "tag:yaml.org,2002:str"
+STRING_TAG = "tag:yaml.org,2002:str"
+
+MAX_VALUES = 100_000
+"""Values in a file, with each alias counted as what it stands for."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Settings from one place. `where(path)` says, for a message, where the key at `path` was given."""
+    """Settings from one source, such as a file. `where(path)` says in a message where the key at `path` was given."""
 
     values: Mapping[str, Any]
     where: Callable[[tuple[str, ...]], str]
 
 
 def read_yaml(path: str | Path) -> Layer:
-    """Read a file of settings.
+    """Read a YAML file of settings.
 
     Raises:
-        ConfigError: it can't be read, is no YAML, has a key twice, or isn't a mapping; with the line.
+        ConfigError: the file can't be read, isn't valid YAML, isn't a mapping, has a key twice, is nested too deeply,
+            or has aliases that refer to themselves or stand for too many values. The message names the line.
     """
-    import yaml
-
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        return _parse(path, path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(f"Can't read the settings in {path}: {reason}.") from error
+    except RecursionError:
+        raise ConfigError(f"{path}: the settings are nested too deeply.") from None
+
+
+def _parse(path: Path, text: str) -> Layer:
+    import yaml
+
     try:
         root = yaml.compose(text, yaml.SafeLoader)
+        if root is not None:
+            _count_values(root, path, {})
         values = yaml.safe_load(text)
-    except ValueError as error:  # a date that is none, say
+    except ValueError as error:  # such as a date that doesn't exist
         raise ConfigError(f"{path}: not valid YAML: {error}.") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -49,9 +60,9 @@ def read_yaml(path: str | Path) -> Layer:
         return Layer({}, lambda _: str(path))
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         keys = [key for key, _ in root.value] if isinstance(root, yaml.MappingNode) else []
-        odd = next((key for key in keys if key.tag != TEXT), root)
-        line_of_odd = odd.start_mark.line + 1
-        raise ConfigError(f"{path}, line {line_of_odd}: expected settings as `key: value`, such as `env: CartPole-v1`.")
+        first_invalid = next((key for key in keys if key.tag != STRING_TAG), root)
+        line_number = first_invalid.start_mark.line + 1
+        raise ConfigError(f"{path}, line {line_number}: expected settings as `key: value`, such as `env: CartPole-v1`.")
     lines = dict(_lines(root, (), path))
 
     def where(key: tuple[str, ...]) -> str:
@@ -61,8 +72,28 @@ def read_yaml(path: str | Path) -> Layer:
     return Layer(values, where)
 
 
+def _count_values(node: Any, path: Path, counts: dict[int, int | None]) -> int:
+    """Return how many values a YAML node holds once its aliases are expanded; `counts` are those of other nodes.
+
+    Raises:
+        ConfigError: an alias refers to a node that contains it, or there are more than MAX_VALUES.
+    """
+    if id(node) in counts:
+        count = counts[id(node)]
+        if count is None:
+            raise ConfigError(f"{path}, line {node.start_mark.line + 1}: an alias refers to a value that contains it.")
+        return count
+    counts[id(node)] = None  # being counted
+    parts = node.value if node.id != "scalar" else ()
+    children = (child for part in parts for child in (part if node.id == "mapping" else (part,)))
+    count = counts[id(node)] = 1 + sum(_count_values(child, path, counts) for child in children)
+    if count > MAX_VALUES:
+        raise ConfigError(f"{path}, line {node.start_mark.line + 1}: aliases expand to over {MAX_VALUES:,} values.")
+    return count
+
+
 def _lines(node: Any, prefix: tuple[str, ...], path: Path) -> Iterator[tuple[tuple[str, ...], int]]:
-    """Walk a YAML mapping: key paths and the lines on which they stand."""
+    """Yield the path of each key in a YAML mapping with its line. Raises ConfigError if a key is given twice."""
     seen: set[str] = set()
     for key, value in node.value if node.id == "mapping" else ():
         line = key.start_mark.line + 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -20,7 +21,7 @@ from pydantic import (
 
 from pgzoo.config.settings import ComponentConfig, Settings
 from pgzoo.config.sweep import Setting, format_setting, grid
-from pgzoo.config.validation import validate
+from pgzoo.config.validation import normalize, validate
 from pgzoo.errors import ConfigError
 
 __all__ = ["MERGED", "RESERVED", "RUN_KEYS", "Component", "Member", "RunConfig", "overridden"]
@@ -38,19 +39,25 @@ class Component(Settings):
 
 
 def _count_or_list(value: Any) -> Any:
-    """Read `10` (how many) or `3,5,8` (which); used for seeds."""
-    if isinstance(value, str):
-        text = value.strip()
-        value = [part for part in text.split(",") if part.strip()] if "," in text else text
-    if isinstance(value, str | int) and not isinstance(value, bool):
+    """Read seeds: `10` is how many, `3,5,8` is which."""
+    if isinstance(value, str) and "," in value:
+        value = [part for part in value.split(",") if part.strip()]
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        count = normalize(value, int)
         try:
-            count = int(value)
+            count = count if isinstance(count, float) else int(count)
         except ValueError:
             raise ValueError("give a count (10: seeds 0 to 9) or a list (3,5,8)") from None
         if count < 1:
             raise ValueError("give at least one seed")
-        return tuple(range(count))
+        if count > MAX_MEMBERS:
+            raise ValueError(f"give at most {MAX_MEMBERS:,} seeds")
+        return count if isinstance(count, float) else tuple(range(count))
     return value
+
+
+MAX_MEMBERS = 10_000
+"""Members (seeds times settings of a sweep) of one run."""
 
 
 class RunConfig(Settings):
@@ -179,6 +186,9 @@ class RunConfig(Settings):
     def _has_an_end(self) -> RunConfig:
         if self.total_steps is None and self.total_episodes is None:
             raise ValueError("the run has no end: give total_steps or total_episodes")
+        members = len(self.seeds) * math.prod(len(values) for values in self.sweep_axis.values())
+        if members > MAX_MEMBERS:
+            raise ValueError(f"seeds and sweep_axis give {members:,} members; a run has at most {MAX_MEMBERS:,}")
         return self
 
     def nested(self) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationInfo, field_validator
+
+from pgzoo.config.validation import normalize
 
 __all__ = [
     "ActionConfig",
@@ -47,13 +49,19 @@ class Static:
 class Settings(BaseModel):
     """Base of all settings: immutable, unknown names are errors, and numbers are finite.
 
-    `renamed` maps former names of settings to the current ones. A former name is accepted wherever settings are given
-    (command line, YAML, Python), with a warning. Remove the entry one release after the renaming.
+    Each value is first read by `normalize`, so that the command line, YAML and Python take the same forms. `renamed`
+    maps former names of settings to the current ones. A former name is accepted wherever settings are given, with a
+    warning. Remove the entry one release after the renaming.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
     renamed: ClassVar[Mapping[str, str]] = {}
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _normalize(cls, value: Any, info: ValidationInfo) -> Any:
+        return normalize(value, cls.model_fields[info.field_name or ""].annotation)
 
 
 class ComponentConfig(Settings):

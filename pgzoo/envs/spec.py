@@ -24,7 +24,9 @@ def make_spec(original: gym.Space[Any], action_space: gym.Space[Any], *, masked:
             of a Tuple or Dict: flattened, it would be no image any more.
     """
     if unknown := _unsupported(original):
-        raise UnfitError(f"The observation space {original} has a {unknown}; observations can be {SUPPORTED}.")
+        raise UnfitError(
+            f"The observation space {original}: {unknown} isn't supported; observations can be {SUPPORTED}."
+        )
     parts = original.spaces.values() if isinstance(original, gym.spaces.Dict) else getattr(original, "spaces", ())
     if any(isinstance(part, gym.spaces.Box) and part.dtype == np.uint8 and len(part.shape) == 3 for part in parts):
         raise UnfitError(f"The observation space {original} has images among its parts; no policy takes those yet.")
@@ -36,7 +38,7 @@ def check_action_space(space: gym.Space[Any]) -> None:
     """Raise UnfitError for actions that hold nothing to choose, or that a saved policy can't describe."""
     if unknown := _unsupported(space):
         raise UnfitError(
-            f"The action space {space} has a {unknown}, for which no policy can be saved; actions can be {SUPPORTED}."
+            f"The action space {space}: {unknown} isn't supported (no policy can be saved for it); use {SUPPORTED}."
         )
     if gym.spaces.flatdim(space) == 0:
         raise UnfitError(f"The action space {space} is empty: there is nothing to choose.")

@@ -189,6 +189,9 @@ class BestMean:
 class MlflowListener:
     """Turns the events of a run into journal records, one journal per seed."""
 
+    required = True
+    """The journal is the record of the run: without it, the run must not go on."""
+
     def __init__(
         self,
         session: Session,

@@ -1,4 +1,4 @@
-"""Names and settings of one component: looked up among the plugins, and validated."""
+"""Look up a component by name and validate its settings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pgzoo.config import Component, ComponentConfig, Layer
 from pgzoo.config.renaming import current_names
-from pgzoo.config.validation import validate
+from pgzoo.config.validation import shorten, validate
 from pgzoo.errors import ConfigError, UnknownName, did_you_mean
 from pgzoo.registry.catalog import ComponentKind, Entry, PluginCatalog
 
@@ -16,7 +16,7 @@ __all__ = ["component", "component_values", "look_up", "resolve_component"]
 
 
 def look_up(catalog: PluginCatalog, kind: ComponentKind, name: str, where: str) -> Entry:
-    """Look a name up; one that is unknown is told with the line of the file that it stands on."""
+    """Return the entry of a name. Raises UnknownName, with `where` the name was given if that is a line of a file."""
     try:
         return catalog.get(kind, name)
     except UnknownName as error:
@@ -26,10 +26,11 @@ def look_up(catalog: PluginCatalog, kind: ComponentKind, name: str, where: str) 
 def resolve_component(
     kind: Literal["policy", "estimator"], named: str | Mapping[str, Any], catalog: PluginCatalog
 ) -> tuple[Component, Any]:
-    """Return one component, and its class or function, from its nested form.
+    """Return a component, and its class or function, from its name or a mapping with its name and settings.
 
     Raises:
-        UnknownName, ConfigError: as `resolve`.
+        UnknownName: no plugin offers a component of this name.
+        ConfigError: a setting is unknown or invalid.
     """
     errors: list[str] = []
     found = component(kind, [Layer({kind: named}, ".".join)], catalog, errors)
@@ -41,7 +42,10 @@ def resolve_component(
 def component(
     kind: Literal["policy", "estimator"], layers: Sequence[Layer], catalog: PluginCatalog, errors: list[str]
 ) -> Component | None:
-    """Resolve a policy or an estimator. A layer that names another one drops the settings of those below it."""
+    """Return the policy or estimator of a run, or None after adding its mistakes to `errors`.
+
+    A layer that names another component drops the settings of the layers below it.
+    """
     parts: list[tuple[Layer, dict[str, Any]]] = []
     name: Any = None
     for layer in layers:
@@ -80,10 +84,10 @@ def _where(layer: Layer, kind: str, key: str) -> str:
 
 
 def component_values(layer: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """Return a component's part of a layer as a mapping; a bare name becomes `{"name": name}`."""
+    """Return the settings of a component in a layer as a mapping; a name alone becomes `{"name": name}`."""
     part = layer.get(key, {})
     if part is None or isinstance(part, str):
         return {} if part is None else {"name": part}
     if not isinstance(part, Mapping):
-        raise ConfigError(f"{key} is a name or a mapping with a name, not {part!r}.")
+        raise ConfigError(f"{key} is a name or a mapping with a name, not {shorten(repr(part))}.")
     return dict(part)

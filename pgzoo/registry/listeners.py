@@ -1,4 +1,8 @@
-"""Events to listeners, one manager per run. A listener reports: it can't stop a run, not even by raising."""
+"""Events to listeners, one manager per run.
+
+A listener reports: it can't stop a run, not even by raising. The exception is one that keeps the record of the run and
+says so by an attribute `required = True`: a run without its record is lost.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import logging
 
 import pluggy
 
-from pgzoo.errors import PluginError
+from pgzoo.errors import PgzooError, PluginError, RunFailed
 from pgzoo.registry import hooks
 from pgzoo.registry.catalog import PluginCatalog
 from pgzoo.training import events
@@ -46,10 +50,15 @@ def add_listener(manager: pluggy.PluginManager, name: str, listener: object) -> 
 
 
 def relay(manager: pluggy.PluginManager, event: events.Event) -> None:
-    """Tell every listener, each on its own: one that raises is detached with a warning and the run goes on.
+    """Pass an event to every listener. One that raises is detached with a warning, and the run continues.
 
     The warning goes to the logger "pgzoo", with the traceback at level DEBUG.
+
+    Raises:
+        RunFailed: a `required` listener raised; the other listeners have received the event.
+        PgzooError: one raised this error in `pgzoo_run_started`, before anything was trained.
     """
+    lost: PgzooError | None = None
     caller = getattr(manager.hook, _HOOKS[type(event)])
     for impl in reversed(caller.get_hookimpls()):  # pluggy's own order: the last registered is called first
         try:
@@ -57,5 +66,14 @@ def relay(manager: pluggy.PluginManager, event: events.Event) -> None:
         except Exception as error:
             manager.unregister(impl.plugin)
             what = f"{type(error).__name__}: {error}".removesuffix(": ")
+            if getattr(impl.plugin, "required", False):
+                lost = RunFailed(f'Listener "{impl.plugin_name}", which keeps the record of the run, failed: {what}')
+                if isinstance(error, PgzooError):
+                    starting = isinstance(event, events.RunStarted)
+                    lost = error if starting else RunFailed(str(error))
+                _log.debug("Traceback of listener %s", impl.plugin_name, exc_info=error)
+                continue
             _log.warning('Listener "%s" raised in %s and is detached: %s', impl.plugin_name, caller.name, what)
             _log.debug("Traceback of listener %s", impl.plugin_name, exc_info=error)
+    if lost is not None:
+        raise lost

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import os
 import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +24,15 @@ from pgzoo.registry import PluginCatalog
 from pgzoo.runs.rows import check_rows
 from pgzoo.training import added_critic
 from pgzoo.training.plan import Plan, checked_needs, make_policy
-from pgzoo.types import Collection, EnvRequest, Steps
+from pgzoo.types import Collection, EnvRequest, Spec, Steps
 
 __all__ = ["collection_of", "make_plan", "name_component"]
 
 MIN_COMPILED_STEPS = 30_000
 """Gradient steps per seed from which compiling them saves time, even with an empty cache."""
+
+BYTES_PER_PARAMETER = 16
+"""Of a parameter, its gradient and the two moments of Adam, in single precision."""
 
 
 def make_plan(
@@ -66,6 +72,7 @@ def make_plan(
     estimator = catalog.get("estimator", config.estimator.name).load()
     if added := added_critic.is_added(estimator, needs, config.settings):
         needs |= {"value"}
+    _check_memory(config, spec, len(members))
     with name_component(f'policy "{config.policy.name}"'):
         factory = catalog.get("policy", config.policy.name).load()
         policy = make_policy(factory, config.policy.settings, spec, needs, config.normalize_obs)
@@ -134,6 +141,22 @@ def _check_device(device: str) -> None:
         raise UsageError(
             f"The run is for --device cuda, and torch {torch.__version__} {why}. "
             f"Start one with --device cpu, or {remedy}."
+        )
+
+
+def _check_memory(config: RunConfig, spec: Spec, members: int) -> None:
+    """Raise UsageError if the hidden layers of the policy can't fit into this machine's memory."""
+    hidden = getattr(config.policy.settings, "hidden", ())
+    if not (isinstance(hidden, tuple) and hidden and hasattr(os, "sysconf")):
+        return
+    sizes = (math.prod(spec.observation_space.shape or (1,)), *hidden)
+    parameters = sum(inputs * outputs for inputs, outputs in pairwise(sizes))
+    needed = parameters * members * BYTES_PER_PARAMETER
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise UsageError(
+            f"policy.hidden: {members} networks of {parameters:,} parameters need {needed / 2**30:,.0f} GiB, "
+            f"and this machine has {memory / 2**30:,.0f} GiB. Choose smaller layers or fewer seeds."
         )
 
 

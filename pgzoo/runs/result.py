@@ -93,7 +93,7 @@ class Result:
     """What `pgzoo.run` returns: a row per seed (and setting of a sweep), the training history and the policies.
 
     `pending` counts the records that are not in MLflow yet, `error` is the exception that ended the whole run, and
-    `begun` is the number of training steps that a resumed run had done before.
+    `steps_before` is the number of training steps that a resumed run had done before.
     """
 
     group: str

@@ -66,7 +66,7 @@ def resume(
         workers: replaces its number of workers.
         command: what the user typed, for the tracker.
         progress: "bar", "plain" or "none".
-        home: where the runs are; by default that of the environment and working directory.
+        home: where the runs are; by default `Home.find()`.
 
     Raises:
         CheckpointError: a checkpoint is missing or damaged, or `config.yaml` differs from the settings of the run.

@@ -38,7 +38,7 @@ from pgzoo.training.events import Event
 from pgzoo.training.loop import Control, train
 from pgzoo.training.plan import Plan
 
-__all__ = ["WorkerContext", "compose", "make_plan", "run", "run_config"]
+__all__ = ["WorkerContext", "compose", "make_plan", "plan", "run", "run_config"]
 
 _log = logging.getLogger("pgzoo")
 
@@ -74,6 +74,27 @@ def run(
     if result.error:
         raise result.error
     return result
+
+
+def plan(
+    algorithm: str | None = None,
+    *,
+    preset: str = "auto",
+    config: str | None = None,
+    imports: Sequence[str] = (),
+    no_plugin: Sequence[str] = (),
+    **settings: Any,
+) -> Plan:
+    """Return the plan of a run for `pgzoo.train`; the arguments are those of `pgzoo.run`.
+
+    Nothing is trained, and nothing is written to disk. Training the plan yields events; it tracks nothing.
+
+    Raises:
+        UsageError: a setting is wrong.
+    """
+    catalog = discover(blocked=no_plugin, imports=imports)
+    given = {"algorithm": algorithm, **settings} if algorithm else settings
+    return make_plan(compose(Layer(given, ".".join), catalog, preset=preset, file=config), catalog)
 
 
 @dataclass(frozen=True)
@@ -124,6 +145,8 @@ def run_config(
     tracking.check_store(tracking_uri, home)
     control = worker.control if worker else Control()
     coordinator = None if worker else _launch(plan, control, home, catalog, command, resume_point)
+    if not coordinator:
+        tracking.reserve_descriptors(len(plan.members))
     failure: RunFailed | None = None
     with closing(_events(plan, control, coordinator, resume_point)) as events:
         started = next(events)  # the last check that everything fits; from here on files are created
@@ -136,11 +159,15 @@ def run_config(
                 coordinator.session = session
             else:
                 warned = resume_point is not None and not resume_point.progress.exact
-                control.keep = CheckpointWriter(plan, home.runs, listeners, warned)
+                control.write_checkpoints = CheckpointWriter(plan, home.runs, listeners, warned)
             with stop_on_signals(control, announce=progress != "none", terminal=worker is None):
                 for event in chain([started], events):
                     outcome.record(event)
-                    relay(manager, event)
+                    try:
+                        relay(manager, event)
+                    except RunFailed as error:  # the record can't be kept any longer: end as soon as possible
+                        failure = error
+                        control.stop(reason=str(error), status="failed")
                     if worker:
                         worker.send(event)
         except RunFailed as error:

@@ -1,10 +1,10 @@
-"""The contract of a plugin, executable: probe environments, checks, and suites for pytest.
+"""The conformance kit: a plugin's contract as checks, suites for pytest that run them, and probe environments.
 
     class TestMine(pgzoo.testing.AlgorithmSuite):
         name = "my-algorithm"
 
-Without pytest: `pgzoo plugins check my-algorithm`. Names are imported when they are first used; only the suites need
-pytest.
+Without pytest: `pgzoo plugins check my-algorithm`. Names are imported when they are first used, and only the suites
+need pytest.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""What an algorithm keeps to."""
+"""The checks of algorithms."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pgzoo.errors import ConfigError, UnfitError
 from pgzoo.runs.resolve import check_keys, resolve
 from pgzoo.runs.runner import make_plan
 from pgzoo.testing import probes  # noqa: F401  registers the environments
-from pgzoo.testing.subject import Check, NotApplicable, Subject, called, generators_untouched
+from pgzoo.testing.target import Check, CheckTarget, NotApplicable, checks_by_name, generators_untouched
 from pgzoo.training.engine import Engine, default_loop
 from pgzoo.training.events import RunEnded
 from pgzoo.training.loop import train
@@ -32,24 +32,24 @@ WORLDS: Mapping[str, Mapping[str, Any]] = {
     "box": {"env": "pgzoo/AnySpaces-v0", "env_kwargs": {"action": "one"}},
 }
 WORDS = {"discrete": ("any", "discrete"), "box": ("any", "box", "continuous")}
-"""What the fact `actions` may say of each."""
+"""Words in the fact `actions` that claim each kind of action."""
 
 SMALL: Mapping[str, Any] = {"rollout_steps": 12, "epochs": 2, "minibatches": 2}
-"""For settings of these names: a check is about the contract, not about learning well."""
+"""Values for settings of these names: checks are about the contract, not about learning well."""
 
 SEED, OTHERS = 7, (0, 11, 3, 5, 1, 2, 20)
 METRIC = re.compile(r"[a-z0-9_]+(/[a-z0-9_]+)+")
 
 
 class Rounds:
-    """Trains as `training.train` does, but stops after each update, so that one can look and meddle."""
+    """Trains like `training.train`, one update at a time, so that a check can inspect and change the state."""
 
     def __init__(self, plan: Plan) -> None:
         self.engine = Engine(plan)
         self.rounds = self._loop()
 
     def update(self, count: int = 1) -> None:
-        """Do a number of updates."""
+        """Do `count` updates."""
         engine = self.engine
         for _ in range(count):
             before = engine.state
@@ -62,19 +62,19 @@ class Rounds:
                 raise ArithmeticError(f"a member is no longer finite, {next(iter(engine.failures.values()))}")
 
     def restart(self) -> None:
-        """Go on from the state alone, with another object of the algorithm, as a run that is taken up again does."""
+        """Continue from the state only, with a new instance of the algorithm, like a resumed run."""
         plan = self.engine.plan
         self.engine.plan = replace(plan, algorithm=type(plan.algorithm)())
         self.rounds = self._loop()
 
     def freeze(self, member: int) -> None:
-        """Let a member take no part from here on."""
+        """Mark a seed as ended."""
         active = self.engine.state.active.copy()
         active[member] = False
         self.engine.state = self.engine.state._replace(active=active)
 
     def bits(self, member: int) -> dict[str, bytes]:
-        """Everything that one member has learned and keeps, to the bit."""
+        """Return the bytes of a seed's parameters, buffers, optimizer state and step count, by name."""
         state = self.engine.state
         trees = {"parameter ": state.params, "buffer ": state.buffers, "optimizer's ": state.optimizer}
         return {
@@ -87,188 +87,188 @@ class Rounds:
         return iter(getattr(self.engine.plan.algorithm, "loop", default_loop)(self.engine))
 
 
-def documented(subject: Subject) -> None:
-    """The docstring says what is optimized, and after whom."""
-    text = inspect.getdoc(subject.component.load()) or ""
-    subject.expect(text, "has no docstring", "Say what it optimizes, with the equation and a line `Source: ...`.")
-    subject.expect("Source:" in text, "doesn't say where it comes from", "Add a line `Source: paper, section`.")
+def documented(target: CheckTarget) -> None:
+    """The docstring says what is optimized, and names a source."""
+    text = inspect.getdoc(target.component.load()) or ""
+    target.expect(text, "has no docstring", "Say what it optimizes, with the equation and a line `Source: ...`.")
+    target.expect("Source:" in text, "doesn't name its source", "Add a line `Source: paper, section`.")
 
 
-def settings(subject: Subject) -> None:
-    """Settings are described, bear names of their own, and the defaults are valid."""
-    model = subject.component.load_config()
+def settings(target: CheckTarget) -> None:
+    """Settings have descriptions and names that no run setting has, and the defaults are valid."""
+    model = target.component.load_config()
     if model is not None:
-        subject.expect_described(model, Settings)
-    with subject.doing("to be configured with its defaults", "Mend its `defaults` and its settings."):
-        check_keys(subject.component, model or AlgorithmConfig)
-        resolve([Layer({"algorithm": subject.component.name, **WORLDS["discrete"]}, ".".join)], subject.catalog)
+        target.expect_described(model, Settings)
+    with target.errors_fail_check("to be configured with its defaults", "Correct its `defaults` and its settings."):
+        check_keys(target.component, model or AlgorithmConfig)
+        resolve([Layer({"algorithm": target.component.name, **WORLDS["discrete"]}, ".".join)], target.catalog)
 
 
-def trains_discrete(subject: Subject) -> None:
-    """A whole run on Discrete actions ends well; an algorithm that takes none says so by UnfitError."""
-    _trains(subject, "discrete")
+def trains_discrete(target: CheckTarget) -> None:
+    """A run with Discrete actions finishes, or raises UnfitError if the algorithm doesn't support them."""
+    _trains(target, "discrete")
 
 
-def trains_box(subject: Subject) -> None:
-    """A whole run on Box actions ends well; an algorithm that takes none says so by UnfitError."""
-    _trains(subject, "box")
+def trains_box(target: CheckTarget) -> None:
+    """A run with Box actions finishes, or raises UnfitError if the algorithm doesn't support them."""
+    _trains(target, "box")
 
 
-def trains_memory(subject: Subject) -> None:
-    """A whole run of a policy with memory ends well, where the algorithm doesn't say that it can't (`recurrent`)."""
-    if not subject.component.facts.get("recurrent"):
-        raise NotApplicable("it doesn't train policies with memory")
-    known = [name for name in ("gru", "lstm") if name in subject.catalog.names("policy")]
-    if not known or not _learns(subject):
-        raise NotApplicable("there is no policy with memory" if not known else "it doesn't learn")
+def trains_memory(target: CheckTarget) -> None:
+    """A run with a recurrent policy finishes, if the algorithm is registered with `recurrent=True`."""
+    if not target.component.facts.get("recurrent"):
+        raise NotApplicable("it is registered without recurrent=True")
+    known = [name for name in ("gru", "lstm") if name in target.catalog.names("policy")]
+    if not known or not _learns(target):
+        raise NotApplicable("no recurrent policy is installed" if not known else "it doesn't learn")
     advice = "Reduce over (-2, -1) and keep sequences whole, or register it with recurrent=False."
-    with subject.doing(f'to train policy "{known[0]}"', advice):
-        _whole_run(subject, _plan(subject, _claimed(subject)[0], (SEED, 0), policy=known[0]))
+    with target.errors_fail_check(f'to train policy "{known[0]}"', advice):
+        _whole_run(target, _plan(target, _claimed(target)[0], (SEED, 0), policy=known[0]))
 
 
-def learns(subject: Subject) -> None:
-    """Every parameter of the policy moves, and some of a critic. One that doesn't learn has `learns = False`."""
-    for world in _claimed(subject):
-        with _rounds(subject, world, (SEED, 0)) as run:
+def learns(target: CheckTarget) -> None:
+    """All parameters of the policy change, and some of the critic's. Exempt are algorithms with `learns = False`."""
+    for world in _claimed(target):
+        with _rounds(target, world, (SEED, 0)) as run:
             before = run.engine.state.params
             before = {name: leaf.clone() for name, leaf in before.items()}
             run.update(4)
             moved = {k: not torch.equal(leaf, before[k]) for k, leaf in run.engine.state.params.items()}
-        if not _learns(subject):
-            subject.expect(not any(moved.values()), "says that it doesn't learn, and does", "Remove `learns = False`.")
+        if not _learns(target):
+            target.expect(
+                not any(moved.values()), "has `learns = False` and changes parameters", "Remove `learns = False`."
+            )
             continue
         still = [name for name, moves in moved.items() if name.startswith("policy.") and not moves]
-        subject.expect(
+        target.expect(
             moved and not still,
-            f"leaves parameters where they were, in 4 updates on {world} actions: {', '.join(still) or 'it has none'}",
-            "Return the state that ctx.step gives; one that doesn't learn says so by `learns = False`.",
+            f"doesn't change some parameters in 4 updates with {world} actions: {', '.join(still) or 'it has none'}",
+            "Return the state that ctx.step returns; an algorithm that isn't meant to learn sets `learns = False`.",
         )
         critic = [moves for name, moves in moved.items() if name.startswith("critic.")]
-        subject.expect(
-            not critic or any(critic), "asks for a critic and doesn't train it", 'Leave "value" out of `needs`.'
-        )
+        target.expect(not critic or any(critic), "needs a critic and doesn't train it", 'Leave "value" out of `needs`.')
 
 
-def metrics(subject: Subject) -> None:
-    """Metrics are finite, one number per member, and named by groups."""
-    with _rounds(subject, _claimed(subject)[0], (SEED, 0)) as run:
+def metrics(target: CheckTarget) -> None:
+    """Metrics are finite, one number per seed, with names such as loss/policy."""
+    with _rounds(target, _claimed(target)[0], (SEED, 0)) as run:
         reports = []
         for _ in range(3):
             run.update()
             reports.append(run.engine.metrics.means())
     for report in reports:
         for name, values in report.items():
-            subject.expect(
+            target.expect(
                 METRIC.fullmatch(name), f'reports "{name}"', "Name metrics by a group and a word, such as loss/policy."
             )
-            subject.expect(
+            target.expect(
                 np.shape(values) == (2,) and np.isfinite(values).all(),
-                f"reports {name} = {values} for 2 members",
-                "Report one finite number per member, a tensor [S].",
+                f"reports {name} = {values} for 2 seeds",
+                "Report one finite number per seed, a tensor [S].",
             )
 
 
-def seed_law(subject: Subject) -> None:
-    """A seed alone is what it is among others: parameters, buffers and optimizer, to the bit."""
-    for world in _claimed(subject):
-        with _rounds(subject, world, (SEED,)) as alone, _rounds(subject, world, (*OTHERS, SEED)) as among:
+def seed_law(target: CheckTarget) -> None:
+    """A seed's parameters, buffers and optimizer state are bit-equal alone and in a batch with other seeds."""
+    for world in _claimed(target):
+        with _rounds(target, world, (SEED,)) as alone, _rounds(target, world, (*OTHERS, SEED)) as among:
             alone.update(3)
             among.update(3)
             _expect_equal(
-                subject,
+                target,
                 alone.bits(0),
                 among.bits(len(OTHERS)),
-                f"is another alone than among {len(OTHERS)} others, on {world} actions",
-                "Reduce over rows by pgzoo.ops.losses, never over members, and draw from ctx.rng alone.",
+                f"trains a seed differently alone and among {len(OTHERS)} others, with {world} actions",
+                "Reduce over rows with pgzoo.ops.losses, never over seeds, and draw from ctx.rng only.",
             )
 
 
-def sweep(subject: Subject) -> None:
-    """A member with settings of its own is the same beside one with those settings and beside one with the defaults."""
-    world = _claimed(subject)[0]
-    plan = _plan(subject, world, (SEED, OTHERS[0]))
+def sweep(target: CheckTarget) -> None:
+    """A seed with settings of its own trains the same whether its neighbor has those settings or the defaults."""
+    world = _claimed(target)[0]
+    plan = _plan(target, world, (SEED, OTHERS[0]))
     setting = _moved(plan.config)
-    alike = make_plan(plan.config.at(setting), subject.catalog)
+    alike = make_plan(plan.config.at(setting), target.catalog)
     swept = replace(plan, members=(alike.members[0], plan.members[1]))
-    with _rounds_of(subject, world, alike) as some, _rounds_of(subject, world, swept) as grid:
+    with _rounds_of(target, world, alike) as some, _rounds_of(target, world, swept) as grid:
         some.update(3)
         grid.update(3)
         _expect_equal(
-            subject,
+            target,
             some.bits(0),
             grid.bits(0),
-            f"is another among its like than in a sweep, with {format_setting(setting)}",
-            "Take floats from `hyper`, or per member from ctx.members; mark as `Static` what can't differ.",
+            f"trains a seed differently in a sweep, with {format_setting(setting)}",
+            "Take floats from `hyper`, or per seed from ctx.members; mark settings that can't differ as `Static`.",
         )
 
 
-def frozen(subject: Subject) -> None:
-    """A member that has ended stays as it is, and the others go on as if nothing had happened."""
-    world = _claimed(subject)[0]
-    with _rounds(subject, world, (SEED, 0, 3)) as undisturbed, _rounds(subject, world, (SEED, 0, 3)) as run:
+def frozen(target: CheckTarget) -> None:
+    """A seed that has ended doesn't change any more, and the others train as if it were still active."""
+    world = _claimed(target)[0]
+    with _rounds(target, world, (SEED, 0, 3)) as undisturbed, _rounds(target, world, (SEED, 0, 3)) as run:
         undisturbed.update(3)
         run.update()
         run.freeze(0)
         at_its_end = run.bits(0)
         run.update(2)
         _expect_equal(
-            subject,
+            target,
             at_its_end,
             run.bits(0),
-            "moves a member that has ended",
-            "Write no tensor of the state in place: return a new one.",
+            "changes a seed that has ended",
+            "Don't write into tensors of the state: return new ones.",
         )
         for member in (1, 2):
             _expect_equal(
-                subject,
+                target,
                 undisturbed.bits(member),
                 run.bits(member),
-                "treats members otherwise when another has ended",
-                "Decide for each member by itself: every decision is [S].",
+                "trains seeds differently when another has ended",
+                "Decide for each seed separately: every decision has shape [S].",
             )
 
 
-def evaluation_moves_nothing(subject: Subject) -> None:
-    """An evaluation between two updates changes no bit."""
-    world = _claimed(subject)[0]
-    with _rounds(subject, world, (SEED, 0)) as quiet, _rounds(subject, world, (SEED, 0)) as watched:
+def evaluation_moves_nothing(target: CheckTarget) -> None:
+    """Evaluating between updates changes no bit of the training."""
+    world = _claimed(target)[0]
+    with _rounds(target, world, (SEED, 0)) as quiet, _rounds(target, world, (SEED, 0)) as watched:
         quiet.update(3)
         for _ in range(3):
             watched.engine.evaluate(watched.engine.state, np.ones(2, np.bool_), "sampled")
             watched.update()
         _expect_equal(
-            subject,
+            target,
             quiet.bits(0),
             watched.bits(0),
-            "learns otherwise when it is evaluated",
-            "Keep nothing outside of the state, and draw from ctx.rng alone.",
+            "trains differently when it is evaluated",
+            "Keep nothing outside of the state, and draw from ctx.rng only.",
         )
 
 
-def safe_points(subject: Subject) -> None:
-    """A run that is taken up again after any update, from the state alone, goes on as it would have."""
-    world = _claimed(subject)[0]
-    with _rounds(subject, world, (SEED, 0)) as through, _rounds(subject, world, (SEED, 0)) as restarted:
+def safe_points(target: CheckTarget) -> None:
+    """A run that is resumed after any update, from the state only, continues bit for bit."""
+    world = _claimed(target)[0]
+    with _rounds(target, world, (SEED, 0)) as through, _rounds(target, world, (SEED, 0)) as restarted:
         through.update(4)
         for _ in range(4):
             restarted.update()
             restarted.restart()
         _expect_equal(
-            subject,
+            target,
             through.bits(0),
             restarted.bits(0),
-            "can't be taken up again after an update",
-            "What the next update needs lies in ctx.state, not in a variable of the loop or an attribute.",
+            "continues differently when it is resumed after an update",
+            "Keep what the next update needs in ctx.state, not in a variable of the loop or an attribute.",
         )
 
 
-def generators(subject: Subject) -> None:
-    """Training leaves the global generators alone."""
-    with _rounds(subject, _claimed(subject)[0], (SEED,)) as run, generators_untouched(subject, "while it trains"):
+def generators(target: CheckTarget) -> None:
+    """Training draws from no global random generator."""
+    with _rounds(target, _claimed(target)[0], (SEED,)) as run, generators_untouched(target, "while it trains"):
         run.update(2)
 
 
-CHECKS: Mapping[str, Check] = called(
+CHECKS: Mapping[str, Check] = checks_by_name(
     (
         documented,
         settings,
@@ -287,23 +287,21 @@ CHECKS: Mapping[str, Check] = called(
 )
 
 
-def _claimed(subject: Subject) -> list[str]:
-    """The worlds whose actions the algorithm says it takes."""
-    said = str(subject.component.facts.get("actions", "any")).lower()
-    worlds = [world for world, words in WORDS.items() if any(word in said for word in words)]
-    subject.expect(
-        worlds, f'takes actions "{said}"', 'Say "any", "Discrete" or "Box" in the fact `actions`, in words of your own.'
-    )
+def _claimed(target: CheckTarget) -> list[str]:
+    """Return the kinds of action that the algorithm claims to support."""
+    claim = str(target.component.facts.get("actions", "any")).lower()
+    worlds = [world for world, words in WORDS.items() if any(word in claim for word in words)]
+    target.expect(worlds, f'is registered with actions="{claim}"', 'Use a text with "any", "Discrete" or "Box".')
     return worlds
 
 
-def _learns(subject: Subject) -> bool:
-    return bool(getattr(subject.component.load(), "learns", True))
+def _learns(target: CheckTarget) -> bool:
+    return bool(getattr(target.component.load(), "learns", True))
 
 
-def _plan(subject: Subject, world: str, seeds: tuple[int, ...], **settings: Any) -> Plan:
-    """A small run: few environments, a network of odd sizes where the algorithm takes any."""
-    entry = subject.component
+def _plan(target: CheckTarget, world: str, seeds: tuple[int, ...], **settings: Any) -> Plan:
+    """Return the plan of a small run: few environments, and an mlp of odd sizes unless the algorithm needs another."""
+    entry = target.component
     model = entry.load_config() or AlgorithmConfig
     small = {name: value for name, value in SMALL.items() if name in model.model_fields}
     chosen = getattr(entry.load(), "defaults", {}).get("policy", "mlp")
@@ -320,10 +318,10 @@ def _plan(subject: Subject, world: str, seeds: tuple[int, ...], **settings: Any)
         **settings,
     }
     try:
-        config = resolve([Layer(given, ".".join)], subject.catalog)
+        config = resolve([Layer(given, ".".join)], target.catalog)
     except ConfigError:  # its settings don't go together with small ones
-        config = resolve([Layer({k: v for k, v in given.items() if k not in SMALL}, ".".join)], subject.catalog)
-    return make_plan(config, subject.catalog)
+        config = resolve([Layer({k: v for k, v in given.items() if k not in SMALL}, ".".join)], target.catalog)
+    return make_plan(config, target.catalog)
 
 
 def _moved(config: RunConfig) -> Setting:
@@ -340,16 +338,16 @@ def _moved(config: RunConfig) -> Setting:
 
 
 @contextmanager
-def _rounds(subject: Subject, world: str, seeds: tuple[int, ...]) -> Iterator[Rounds]:
-    with subject.doing(f"to train on {world} actions", f"See the check trains-{world}."):
-        plan = _plan(subject, world, seeds)
-    with _rounds_of(subject, world, plan) as run:
+def _rounds(target: CheckTarget, world: str, seeds: tuple[int, ...]) -> Iterator[Rounds]:
+    with target.errors_fail_check(f"to train on {world} actions", f"See the check trains-{world}."):
+        plan = _plan(target, world, seeds)
+    with _rounds_of(target, world, plan) as run:
         yield run
 
 
 @contextmanager
-def _rounds_of(subject: Subject, world: str, plan: Plan) -> Iterator[Rounds]:
-    with subject.doing(f"to train on {world} actions", f"See the check trains-{world}."):
+def _rounds_of(target: CheckTarget, world: str, plan: Plan) -> Iterator[Rounds]:
+    with target.errors_fail_check(f"to train on {world} actions", f"See the check trains-{world}."):
         threads = torch.get_num_threads()
         torch.set_num_threads(plan.config.threads)  # sums are cut otherwise where there are more
         run = Rounds(plan)
@@ -360,38 +358,42 @@ def _rounds_of(subject: Subject, world: str, plan: Plan) -> Iterator[Rounds]:
             torch.set_num_threads(threads)
 
 
-def _trains(subject: Subject, world: str) -> None:
-    claimed = world in _claimed(subject)
+def _trains(target: CheckTarget, world: str) -> None:
+    claimed = world in _claimed(target)
     advice = "Say in the fact `actions` what it takes, and raise UnfitError for the rest."
-    with subject.doing(f"to train on {world} actions", advice):
+    with target.errors_fail_check(f"to train on {world} actions", advice):
         try:
-            _whole_run(subject, _plan(subject, world, (SEED, 0), total_steps=150))
+            _whole_run(target, _plan(target, world, (SEED, 0), total_steps=150))
         except UnfitError:
             if claimed:
                 raise
 
 
-def _whole_run(subject: Subject, plan: Plan) -> None:
-    """Train to the end; expect it to be a good one."""
+def _whole_run(target: CheckTarget, plan: Plan) -> None:
+    """Train to the end; expect all seeds to finish with finite parameters."""
     if plan.config.total_steps and plan.config.total_steps > 1000:
         plan = replace(plan, config=plan.config.model_copy(update={"total_steps": 150}))
     *_, ended = train(plan)
     assert isinstance(ended, RunEnded)
-    subject.expect(
+    target.expect(
         set(ended.statuses) == {"finished"},
-        f"doesn't come to its end: {ended.reasons[0]}",
+        f"doesn't finish: {ended.reasons[0]}",
         "Look for logarithms of 0 and for differences of infinities.",
     )
-    _expect_finite(subject, ended.state)
+    _expect_finite(target, ended.state)
 
 
-def _expect_finite(subject: Subject, state: TrainState) -> None:
+def _expect_finite(target: CheckTarget, state: TrainState) -> None:
     bad = [k for k, v in (state.params | state.buffers).items() if not torch.isfinite(v).all()]
-    subject.expect(not bad, f"ends with numbers that are not finite: {', '.join(bad)}", "Look where they come from.")
+    target.expect(
+        not bad,
+        f"ends with parameters that are not finite: {', '.join(bad)}",
+        "Look for logarithms of 0 and for differences of infinities.",
+    )
 
 
 def _expect_equal(
-    subject: Subject, one: Mapping[str, bytes], other: Mapping[str, bytes], what: str, advice: str
+    target: CheckTarget, one: Mapping[str, bytes], other: Mapping[str, bytes], what: str, advice: str
 ) -> None:
     apart = [name for name in one if one[name] != other.get(name)]
-    subject.expect(not apart, f"{what} (first difference: {apart[0] if apart else ''})", advice)
+    target.expect(not apart, f"{what} (first difference: {apart[0] if apart else ''})", advice)

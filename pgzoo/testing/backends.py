@@ -1,4 +1,4 @@
-"""What a way to run many environments keeps to."""
+"""The checks of environment backends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from pgzoo.envs.single import make_single
 from pgzoo.protocols import EnvBackend, VectorEnv
 from pgzoo.testing import probes  # noqa: F401  registers the environments
-from pgzoo.testing.subject import Check, NotApplicable, Subject, called
+from pgzoo.testing.target import Check, CheckTarget, NotApplicable, checks_by_name
 from pgzoo.types import Array, EnvRequest
 
 __all__ = ["CHECKS"]
@@ -21,104 +21,112 @@ CANDIDATES = ("CartPole-v1", "pgzoo/AnySpaces-v0", "Pendulum-v1", "FrozenLake-v1
 LIMIT, STEPS = 9, 25
 
 
-def fits(subject: Subject) -> None:
-    """It says by a text what it can't run and why, and shows the spaces of what it can."""
-    with _open(subject, 2) as envs:
-        plain = make_single(_request(subject, 1))
-        subject.expect(
+def fits(target: CheckTarget) -> None:
+    """Its environments have the observation and action space of gymnasium's environment of the same id."""
+    with _open(target, 2) as envs:
+        plain = make_single(_request(target, 1))
+        target.expect(
             (envs.observation_space, envs.action_space) == (plain.observation_space, plain.action_space),
-            "shows other spaces than the environment has",
-            "observation_space and action_space are those of one environment.",
+            "has other spaces than the environment",
+            "Set observation_space and action_space to those of one environment.",
         )
         plain.close()
 
 
-def rows_apart(subject: Subject) -> None:
-    """What a row does depends on its own seed and actions alone, and a seed gives the same again."""
-    with _open(subject, 2) as few, _open(subject, 4) as many:
+def rows_apart(target: CheckTarget) -> None:
+    """A row depends on its own seed and actions only, and the same seed gives the same episode again."""
+    with _open(target, 2) as few, _open(target, 4) as many:
         first, again, among = (_play(envs, rows) for envs, rows in ((few, 2), (few, 2), (many, 4)))
     for name, values in first.items():
-        subject.expect(
+        target.expect(
             np.array_equal(values, again[name]),
-            f"gives other {name} for the same seeds",
-            "reset(seeds) begins everything anew, its random streams too.",
+            f"returns different {name} for the same seeds",
+            "Let reset(seeds) restart everything, including random generators.",
         )
-        subject.expect(
+        target.expect(
             np.array_equal(values, among[name][:, :2]),
-            f"gives a row other {name} when there are more rows",
-            "Give every row a random stream of its own, from its seed.",
+            f"returns different {name} for a row when there are more rows",
+            "Give every row a random generator of its own, seeded with the row's seed.",
         )
 
 
-def next_step(subject: Subject) -> None:
-    """The observation at an end is the final one; the step after it only resets: reward 0, no flags, a fresh start."""
-    with _open(subject, 3) as envs:
+def next_step(target: CheckTarget) -> None:
+    """NEXT_STEP autoreset: an end returns the final observation; the step after it only resets (reward 0, no flags)."""
+    with _open(target, 3) as envs:
         seen = _play(envs, 3)
     over = seen["terminated"] | seen["truncated"]
-    subject.expect(over[:-1].any(), f"ends no episode in {STEPS} steps, with a limit of {LIMIT}", "Heed the limit.")
+    target.expect(
+        over[:-1].any(),
+        f"ends no episode in {STEPS} steps, with a limit of {LIMIT}",
+        "Truncate episodes at max_episode_steps.",
+    )
     after = np.zeros_like(over)
     after[1:] = over[:-1]
-    subject.expect(
+    target.expect(
         not over[after].any() and not seen["rewards"][after].any(),
         "does more than reset in the step after an end",
         "In NEXT_STEP autoreset that step ignores its action, pays 0 and ends nothing.",
     )
     lengths = [np.diff(np.flatnonzero(np.r_[True, column])) for column in over.T]
-    subject.expect(max(map(max, lengths)) <= LIMIT + 1, f"plays longer than {LIMIT} steps", "Heed max_episode_steps.")
+    target.expect(
+        max(map(max, lengths)) <= LIMIT + 1,
+        f"plays episodes of more than {LIMIT} steps",
+        "Truncate episodes at max_episode_steps.",
+    )
     moved = (seen["obs"][1:] != seen["obs"][:-1]).reshape(*over.shape, -1).any(-1)
-    subject.expect(
+    target.expect(
         moved[after].all(),
-        "shows the final observation again instead of a new first one",
-        "The step after an end returns what reset returned.",
+        "returns the final observation again in the step after an end",
+        "That step returns the first observation of the new episode.",
     )
 
 
-def select(subject: Subject) -> None:
-    """Rows that go on without the others see what they would have seen among them."""
+def select(target: CheckTarget) -> None:
+    """Rows that continue alone after `select` return what they would have returned among all rows."""
     half = np.arange(2)
-    with _open(subject, 4) as whole, _open(subject, 4) as envs:
+    with _open(target, 4) as whole, _open(target, 4) as envs:
         expected = _play(whole, 4)
         begin = _play(envs, 4, steps=STEPS // 2)
         part = envs.select(half)
         if part is None:
-            raise NotApplicable("its rows can't be taken apart")
+            raise NotApplicable("its `select` returns None")
         rest = _play(part, 2, first=STEPS // 2)
     for name, values in expected.items():
         seen = np.concatenate([begin[name][:, :2], rest[name]])
-        subject.expect(
+        target.expect(
             np.array_equal(values[:, :2], seen),
-            f"gives rows other {name} once they are selected",
-            "select returns the same environments, in the middle of what they do.",
+            f"returns different {name} for rows once they are selected",
+            "select must return the same environments in their current state.",
         )
 
 
-def close(subject: Subject) -> None:
-    """It can be closed, also before it was ever reset."""
-    with subject.doing("to be closed", "Free what there is, whatever has happened before."):
-        _backend(subject).open(_request(subject, 2)).close()
+def close(target: CheckTarget) -> None:
+    """It can be closed, even before the first reset."""
+    with target.errors_fail_check("to be closed", "Let close work at any time."):
+        _backend(target).open(_request(target, 2)).close()
 
 
-CHECKS: Mapping[str, Check] = called((fits, rows_apart, next_step, select, close))
+CHECKS: Mapping[str, Check] = checks_by_name((fits, rows_apart, next_step, select, close))
 
 
-def _backend(subject: Subject) -> EnvBackend:
-    backend: EnvBackend = subject.component.load()()
+def _backend(target: CheckTarget) -> EnvBackend:
+    backend: EnvBackend = target.component.load()()
     return backend
 
 
-def _request(subject: Subject, rows: int) -> EnvRequest:
+def _request(target: CheckTarget, rows: int) -> EnvRequest:
     for env in CANDIDATES:
         request = EnvRequest(env, {}, LIMIT, rows)
-        if env in gym.registry and not _backend(subject).fits(request):
+        if env in gym.registry and not _backend(target).fits(request):
             return request
     raise NotApplicable(f"it runs none of {', '.join(CANDIDATES)}")
 
 
 @contextmanager
-def _open(subject: Subject, rows: int) -> Iterator[VectorEnv]:
-    request = _request(subject, rows)
-    with subject.doing(f"to run {request.id}", "See pgzoo.protocols.VectorEnv."):
-        envs = _backend(subject).open(request)
+def _open(target: CheckTarget, rows: int) -> Iterator[VectorEnv]:
+    request = _request(target, rows)
+    with target.errors_fail_check(f"to run {request.id}", "See pgzoo.protocols.VectorEnv."):
+        envs = _backend(target).open(request)
         try:
             yield envs
         finally:
@@ -126,7 +134,7 @@ def _open(subject: Subject, rows: int) -> Iterator[VectorEnv]:
 
 
 def _play(envs: VectorEnv, rows: int, *, steps: int = STEPS, first: int = 0) -> dict[str, Array]:
-    """Play the same actions in a row, however many rows there are; from a reset, or on from step `first`."""
+    """Play fixed actions, the same in a row for any number of rows: from a reset, or onward from step `first`."""
     seen: dict[str, list[Any]] = {"obs": []} if first else {"obs": [envs.reset(np.arange(rows) + 10)]}
     drawn = []
     for row in range(rows):

@@ -1,4 +1,4 @@
-"""The contract of a plugin, clause by clause: plain functions, for pytest, the command line or a notebook."""
+"""All conformance checks, as plain functions that pytest, the command line or a notebook can call."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import partial
 
 from pgzoo.registry import ComponentKind, Entry, PluginCatalog, PluginInfo
 from pgzoo.testing import algorithms, backends, estimators, plugins, policies
-from pgzoo.testing.subject import Check, CheckFailed, NotApplicable, Subject
+from pgzoo.testing.target import Check, CheckFailed, CheckTarget, NotApplicable
 
 __all__ = ["CHECKS", "PLUGIN_CHECKS", "CheckFailed", "NotApplicable", "check_component", "check_plugin"]
 
@@ -17,22 +17,22 @@ CHECKS: Mapping[ComponentKind, Mapping[str, Check]] = {
     "estimator": estimators.CHECKS,
     "env_backend": backends.CHECKS,
 }
-"""The checks of a component, by kind and name. Other kinds are looked at with their plugin."""
+"""The checks of components, by kind and name. Components of other kinds are checked with their plugin only."""
 
 PLUGIN_CHECKS: Mapping[str, Check] = plugins.CHECKS
 
 
 def check_component(entry: Entry, catalog: PluginCatalog) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Yield the checks of a component, by name: call each.
+    """Yield each check of a component: its name, and a function without arguments that runs it.
 
-    A check raises CheckFailed, or NotApplicable where there is nothing to look at, or returns.
+    The function returns if the check passes; else it raises CheckFailed, or NotApplicable.
     """
-    subject = Subject(entry.plugin, catalog, entry)
+    target = CheckTarget(entry.plugin, catalog, entry)
     for name, check in CHECKS.get(entry.kind, {}).items():
-        yield name, partial(check, subject)
+        yield name, partial(check, target)
 
 
 def check_plugin(plugin: PluginInfo, catalog: PluginCatalog) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Yield the checks of a plugin as a whole, as `check_component` does; not those of its components."""
+    """Yield the checks of a plugin itself, like `check_component`. The checks of its components aren't among them."""
     for name, check in PLUGIN_CHECKS.items():
-        yield name, partial(check, Subject(plugin, catalog))
+        yield name, partial(check, CheckTarget(plugin, catalog))

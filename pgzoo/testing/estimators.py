@@ -1,4 +1,4 @@
-"""What a return estimator keeps to."""
+"""The checks of return estimators."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pgzoo.config import ComponentConfig
-from pgzoo.testing.subject import Check, NotApplicable, Subject, called, same_bits
+from pgzoo.testing.target import Check, CheckTarget, NotApplicable, bitwise_equal, checks_by_name
 
 __all__ = ["CHECKS"]
 
@@ -23,161 +23,165 @@ KINDS = {"terminated": (True, False), "truncated": (False, True), "terminated an
 GARBAGE = -123.25
 
 
-def keywords(subject: Subject) -> None:
-    """All arguments are keywords that somebody gives; every setting is one of them, and described."""
-    parameters = inspect.signature(subject.component.load()).parameters.values()
+def keywords(target: CheckTarget) -> None:
+    """All arguments are keyword-only and known to pgzoo; every setting is an argument and has a description."""
+    parameters = inspect.signature(target.component.load()).parameters.values()
     loose = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
-    subject.expect(not loose, f"takes {', '.join(loose)} by position", "Begin the signature with `*`.")
-    known = {*_world(), *_settings(subject)}
+    target.expect(not loose, f"takes {', '.join(loose)} as positional arguments", "Begin the signature with `*`.")
+    known = {*_world(), *_settings(target)}
     unknown = [p.name for p in parameters if p.default is p.empty and p.name not in known]
-    subject.expect(
+    target.expect(
         not unknown,
-        f"asks for {', '.join(unknown)}, which no run gives",
-        f"There are: {', '.join(sorted(known))}; give others a default.",
+        f"requires {', '.join(unknown)}, which no run passes",
+        f"A run passes: {', '.join(sorted(known))}; give other arguments a default.",
     )
-    if model := subject.component.load_config():
-        subject.expect_described(model, ComponentConfig)
-    unused = sorted(set(_settings(subject)) - {p.name for p in parameters})
-    subject.expect(not unused, f"has settings that it doesn't take: {', '.join(unused)}", "Remove them.")
+    if model := target.component.load_config():
+        target.expect_described(model, ComponentConfig)
+    unused = sorted(set(_settings(target)) - {p.name for p in parameters})
+    target.expect(not unused, f"has settings that aren't arguments: {', '.join(unused)}", "Remove them.")
 
 
-def shape(subject: Subject) -> None:
-    """A result, or each of a pair, is `[S, T, N]`, also where one of these is 1."""
+def shape(target: CheckTarget) -> None:
+    """The result, or each of a pair, has shape `[S, T, N]`, also if one of these is 1."""
     for sizes in ((2, 9, 3), (1, 9, 3), (2, 1, 3), (2, 9, 1)):
-        for result in _estimates(subject, _world(*sizes)):
-            subject.expect(
+        for result in _estimates(target, _world(*sizes)):
+            target.expect(
                 tuple(result.shape) == sizes and result.dtype == torch.float32,
                 f"gives {result.dtype} {list(result.shape)} for rewards of float32 {list(sizes)}",
                 "Return one tensor, or a pair, of the shape and type of the rewards.",
             )
 
 
-def finite(subject: Subject) -> None:
-    """Results are finite, also where nothing is ever paid, and without a discount."""
+def finite(target: CheckTarget) -> None:
+    """Results are finite, also if all rewards are 0, and for gamma 0 and 1."""
     for change in ({}, {"rewards": 0.0}, {"gamma": 0.0}, {"gamma": 1.0}, {"values": 0.0, "next_values": 0.0}):
         world = _world(2, 17, 3)
         world |= {name: torch.full_like(world[name], value) for name, value in change.items()}
         where = " for " + ", ".join(f"{name} = {value:g}" for name, value in change.items()) if change else ""
-        subject.expect(
-            all(torch.isfinite(result).all() for result in _estimates(subject, world)),
-            f"gives numbers that are not finite{where}",
-            "Guard its divisions.",
+        target.expect(
+            all(torch.isfinite(result).all() for result in _estimates(target, world)),
+            f"returns numbers that are not finite{where}",
+            "Avoid divisions by 0.",
         )
 
 
-def zeros(subject: Subject) -> None:
-    """Rows that are not valid get exactly 0."""
+def zeros(target: CheckTarget) -> None:
+    """The result is exactly 0 in rows that are not valid."""
     world = _world(2, 17, 3)
-    subject.expect(
-        all((result[~world["valid"]] == 0).all() for result in _estimates(subject, world)),
-        "gives something to rows that are not valid",
+    target.expect(
+        all((result[~world["valid"]] == 0).all() for result in _estimates(target, world)),
+        "returns something other than 0 for rows that are not valid",
         "End with torch.where(valid, result, 0.0).",
     )
 
 
-def episodes_apart(subject: Subject) -> None:
-    """What happens in one episode changes nothing in another, whichever way it ended, nor does the filler between.
+def episodes_apart(target: CheckTarget) -> None:
+    """Rewards and values of one episode don't change the estimates of another, nor do those of the reset step between.
 
-    An estimator of whole episodes (`whole_episodes`) may compare them: then this is asked of its returns alone.
+    An estimator of whole episodes (`whole_episodes`) may compare episodes in its advantages, but not in its returns.
     """
     for kind, (terminated, truncated) in KINDS.items():
         world = _two_episodes(terminated, truncated)
         for what, rows in {"the next episode": slice(5, None), "the episode before": slice(0, 4)}.items():
             other = _disturbed(world, rows)
             here = slice(0, 4) if rows.start else slice(5, None)
-            for before, after in zip(_own(subject, world), _own(subject, other), strict=True):
-                subject.expect(
-                    same_bits(before[:, here].contiguous(), after[:, here].contiguous()),
-                    f"lets {what} leak over an end ({kind})",
+            for before, after in zip(_own(target, world), _own(target, other), strict=True):
+                target.expect(
+                    bitwise_equal(before[:, here].contiguous(), after[:, here].contiguous()),
+                    f"lets {what} change the estimates across the end of an episode ({kind})",
                     "Stop sums at terminated | truncated, and where the next row is not valid.",
                 )
 
 
-def bootstrap(subject: Subject) -> None:
-    """The value of a state after a termination counts nowhere, also where the episode was truncated as well."""
-    parameters = inspect.signature(subject.component.load()).parameters
+def bootstrap(target: CheckTarget) -> None:
+    """The value after a terminated step isn't used, even if the episode is truncated in the same step."""
+    parameters = inspect.signature(target.component.load()).parameters
     if "next_values" not in parameters:
         raise NotApplicable("it takes no next_values")
     for kind in ("terminated", "terminated and truncated"):
         world = _two_episodes(*KINDS[kind])
         other = world | {"next_values": torch.where(world["terminated"], GARBAGE, world["next_values"])}
-        for before, after in zip(_estimates(subject, world), _estimates(subject, other), strict=True):
-            subject.expect(
-                same_bits(before, after),
+        for before, after in zip(_estimates(target, world), _estimates(target, other), strict=True):
+            target.expect(
+                bitwise_equal(before, after),
                 f"bootstraps where an episode {kind}",
-                "Use next_values only where not terminated: after the end of the world there is nothing.",
+                "Use next_values only where not terminated.",
             )
 
 
-def padding(subject: Subject) -> None:
-    """Rows that are not valid change no bit, whatever lies in them and however many there are."""
+def padding(target: CheckTarget) -> None:
+    """Rows that are not valid change no bit of the estimates, whatever they contain and however many there are."""
     world = _world(2, 17, 3)
-    for what, other in {"more of them": _padded(world, 6), "what lies in them": _littered(world)}.items():
-        for before, after in zip(_estimates(subject, world), _estimates(subject, other), strict=True):
-            subject.expect(
-                same_bits(before, after[:, :17].contiguous()),
-                f"gives other numbers for {what}, the rows that are not valid",
+    for what, other in {"more of them": _padded(world, 6), "other contents": _littered(world)}.items():
+        for before, after in zip(_estimates(target, world), _estimates(target, other), strict=True):
+            target.expect(
+                bitwise_equal(before, after[:, :17].contiguous()),
+                f"returns different numbers for other rows that are not valid ({what})",
                 "Sum by running sums (pgzoo.ops.losses, pgzoo.ops.returns.reverse_scan), and count valid rows only.",
             )
 
 
-def members(subject: Subject) -> None:
-    """A member's numbers are the same alone and among others, to the bit."""
+def members(target: CheckTarget) -> None:
+    """The estimates of one seed are bit-equal alone and in a batch with other seeds."""
     world = _world(5, 17, 3)
     alone = {k: v[3:4].contiguous() if isinstance(v, Tensor) else v for k, v in world.items()}
-    for one, many in zip(_estimates(subject, alone), _estimates(subject, world), strict=True):
-        subject.expect(
-            same_bits(one, many[3:4].contiguous()),
-            "gives a member other numbers alone than among others",
+    for one, many in zip(_estimates(target, alone), _estimates(target, world), strict=True):
+        target.expect(
+            bitwise_equal(one, many[3:4].contiguous()),
+            "returns different numbers for a seed alone and in a batch with others",
             "Reduce over (-2, -1) at most, never over members.",
         )
 
 
-def pure(subject: Subject) -> None:
-    """It leaves its arguments as they were, and gives the same again."""
+def pure(target: CheckTarget) -> None:
+    """It doesn't change its arguments, and returns the same when called again."""
     world = _world(2, 17, 3)
     before = {k: v.clone() for k, v in world.items()}
-    first, again = (tuple(part for results in _variants(subject, w) for part in results) for w in (world, world))
-    changed = [name for name, value in world.items() if not same_bits(value, before[name])]
-    subject.expect(not changed, f"writes into its arguments: {', '.join(changed)}", "Work on copies.")
-    subject.expect(
-        all(map(same_bits, first, again)), "gives other numbers the second time", "Make it a function of its arguments."
+    first, again = (tuple(part for results in _variants(target, w) for part in results) for w in (world, world))
+    changed = [name for name, value in world.items() if not bitwise_equal(value, before[name])]
+    target.expect(not changed, f"writes into its arguments: {', '.join(changed)}", "Work on copies.")
+    target.expect(
+        all(map(bitwise_equal, first, again)),
+        "returns different numbers when called again",
+        "Let the result depend on the arguments only.",
     )
 
 
-CHECKS: Mapping[str, Check] = called(
+CHECKS: Mapping[str, Check] = checks_by_name(
     (keywords, shape, finite, zeros, episodes_apart, bootstrap, padding, members, pure)
 )
 
 
-def _settings(subject: Subject) -> dict[str, Any]:
-    model = subject.component.load_config()
+def _settings(target: CheckTarget) -> dict[str, Any]:
+    model = target.component.load_config()
     return {} if model is None else dict(model())
 
 
-def _estimates(subject: Subject, world: World) -> tuple[Tensor, ...]:
-    """What the estimator gives for a world, with all that it takes and again with what it must have."""
+def _estimates(target: CheckTarget, world: World) -> tuple[Tensor, ...]:
+    """Return the estimates with all arguments that it takes, and again with the required ones only."""
     copied = {name: value.clone() for name, value in world.items()}
-    return tuple(part for results in _variants(subject, copied) for part in results)
+    return tuple(part for results in _variants(target, copied) for part in results)
 
 
-def _own(subject: Subject, world: World) -> tuple[Tensor, ...]:
-    """What is of an episode alone in the estimates."""
-    compares = getattr(subject.component.load(), "whole_episodes", False)
-    own = (results[1:] if compares and len(results) == 2 else results for results in _variants(subject, world))
+def _own(target: CheckTarget, world: World) -> tuple[Tensor, ...]:
+    """Return the estimates that may depend on one episode only."""
+    compares = getattr(target.component.load(), "whole_episodes", False)
+    own = (results[1:] if compares and len(results) == 2 else results for results in _variants(target, world))
     return tuple(part for results in own for part in results)
 
 
-def _variants(subject: Subject, world: World) -> Iterator[tuple[Tensor, ...]]:
-    estimator: Callable[..., Any] = subject.component.load()
-    given, parameters = world | _settings(subject), inspect.signature(estimator).parameters
+def _variants(target: CheckTarget, world: World) -> Iterator[tuple[Tensor, ...]]:
+    estimator: Callable[..., Any] = target.component.load()
+    given, parameters = world | _settings(target), inspect.signature(estimator).parameters
     everything = [name for name in parameters if name in given]
     necessary = [name for name in everything if parameters[name].default is inspect.Parameter.empty]
     for names in [everything] if everything == necessary else [everything, necessary]:
-        with subject.doing("to estimate", "It must take episodes of any lengths, and windows of one step."):
+        with target.errors_fail_check(
+            "to estimate", "It must work for episodes of any length and for windows of one step."
+        ):
             result = estimator(**{name: given[name] for name in names})
         results = result if isinstance(result, tuple) else (result,)
-        subject.expect(
+        target.expect(
             len(results) in (1, 2) and all(isinstance(part, Tensor) for part in results),
             f"returns {type(result).__name__}",
             "Return one tensor of returns, or a pair (advantages, returns).",
@@ -186,7 +190,7 @@ def _variants(subject: Subject, world: World) -> Iterator[tuple[Tensor, ...]]:
 
 
 def _world(members: int = 2, steps: int = 17, num_envs: int = 3) -> World:
-    """Episodes of random lengths, every kind of end, a filler after each, and nothing once there is no more room."""
+    """Return episodes of random lengths with every kind of end, and a reset step after each."""
     rng = np.random.default_rng(3)
     flags = {name: np.zeros((members, steps, num_envs), np.bool_) for name in ("terminated", "truncated", "valid")}
     for s, n in np.ndindex(members, num_envs):
@@ -207,7 +211,7 @@ def _spans(rng: np.random.Generator, steps: int) -> Iterator[tuple[int, int]]:
 
 
 def _filled(rng: np.random.Generator, **flags: Any) -> World:
-    """Numbers for a world whose ends are given; rewards are 0 where nothing is valid, all else is garbage there."""
+    """Return random numbers for given ends; in rows that are not valid, rewards are 0 and the rest is arbitrary."""
     valid = flags["valid"]
     members, steps, num_envs = valid.shape
     starts = np.zeros((members, steps + 1, num_envs), np.bool_)
@@ -229,7 +233,7 @@ def _filled(rng: np.random.Generator, **flags: Any) -> World:
 
 
 def _two_episodes(terminated: bool, truncated: bool) -> World:
-    """Rows 0-3 an episode, 4 the filler, 5-10 another."""
+    """Return two episodes: steps 0-3 and 5-10, with the reset step 4 between them."""
     valid = np.ones((2, 11, 3), np.bool_)
     valid[:, 4] = False
     ends = np.zeros_like(valid)
@@ -238,7 +242,7 @@ def _two_episodes(terminated: bool, truncated: bool) -> World:
 
 
 def _disturbed(world: World, rows: slice) -> World:
-    """Other numbers in some rows and in the filler."""
+    """Return the world with different numbers in some steps and in the reset step."""
     other = dict(world)
     for name in FLOATS:
         value = world[name].clone()

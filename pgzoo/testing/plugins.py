@@ -1,4 +1,4 @@
-"""What a plugin keeps to as a whole."""
+"""The checks of a plugin itself."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pgzoo.config import Layer
 from pgzoo.registry import KINDS, Entry
 from pgzoo.registry.manager import HEAVY
 from pgzoo.runs.runner import compose
-from pgzoo.testing.subject import Check, NotApplicable, Subject, called
+from pgzoo.testing.target import Check, CheckTarget, NotApplicable, checks_by_name
 
 __all__ = ["CHECKS"]
 
-LOOK = """
+IMPORTED_MODULES = """
 import sys
 from importlib import import_module
 from pgzoo.registry import PluginInfo, Registry
@@ -26,61 +26,63 @@ print(*sys.modules)
 """
 
 
-def registers(subject: Subject) -> None:
-    """It is found and registers without an error."""
-    subject.expect(
-        subject.plugin.status == "ok",
-        f"is {subject.plugin.status}" + (f": {subject.plugin.error}" if subject.plugin.error else ""),
+def registers(target: CheckTarget) -> None:
+    """It is discovered and registers without an error."""
+    target.expect(
+        target.plugin.status == "ok",
+        f"is {target.plugin.status}" + (f": {target.plugin.error}" if target.plugin.error else ""),
         "See: pgzoo plugins",
     )
 
 
-def light(subject: Subject) -> None:
-    """Registering imports nothing that makes every command slow."""
-    if subject.plugin.source == "inline" or subject.plugin.module.endswith(".py"):
-        raise NotApplicable("it is one file, read when it is asked for")
-    words = [sys.executable, "-c", LOOK, subject.plugin.module.partition(":")[0], subject.plugin.source]
+def light(target: CheckTarget) -> None:
+    """Registering imports no heavy package, which would slow down every command."""
+    if target.plugin.source == "inline" or target.plugin.module.endswith(".py"):
+        raise NotApplicable("it is a single file, which is read only when a command asks for it")
+    words = [sys.executable, "-c", IMPORTED_MODULES, target.plugin.module.partition(":")[0], target.plugin.source]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
     last = (done.stderr.strip().splitlines() or [""])[-1]
-    subject.expect(not done.returncode, f"can't be registered by itself: {last}", "See: pgzoo doctor")
+    target.expect(not done.returncode, f"can't be registered by itself: {last}", "See: pgzoo doctor")
     heavy = sorted(set(HEAVY) & set(done.stdout.split()))
-    subject.expect(
+    target.expect(
         not heavy,
         f"imports {', '.join(heavy)} when it registers",
         'Register by strings, "pkg.module:attr", in a module that imports nothing else.',
     )
 
 
-def resolves(subject: Subject) -> None:
-    """Every component, and every model of settings, can be imported."""
-    for entry in _entries(subject):
-        with subject.doing(f'to give {entry.kind} "{entry.name}"', "Mend the name that it is registered under."):
+def resolves(target: CheckTarget) -> None:
+    """Every component and every settings model can be imported."""
+    for entry in _entries(target):
+        with target.errors_fail_check(
+            f'to import {entry.kind} "{entry.name}"', "Correct the dotted name that it is registered with."
+        ):
             entry.load()
             entry.load_config()
 
 
-def summaries(subject: Subject) -> None:
+def summaries(target: CheckTarget) -> None:
     """Every component has a summary for the listings."""
-    silent = [entry.name for entry in _entries(subject) if not entry.summary]
-    subject.expect(
+    silent = [entry.name for entry in _entries(target) if not entry.summary]
+    target.expect(
         not silent, f"gives no summary of {', '.join(silent)}", 'Register with summary="...", or write a docstring.'
     )
 
 
-def presets(subject: Subject) -> None:
+def presets(target: CheckTarget) -> None:
     """Every preset is a valid configuration."""
-    found = [entry for entry in _entries(subject) if entry.kind == "preset"]
+    found = [entry for entry in _entries(target) if entry.kind == "preset"]
     if not found:
         raise NotApplicable("it has no presets")
     for entry in found:
         given = {"algorithm": entry.target.algorithm, "env": entry.target.env or "CartPole-v1"}
-        with subject.doing(f'on preset "{entry.name}"', "Mend its settings."):
-            compose(Layer(given, ".".join), subject.catalog, preset=entry.name)
+        with target.errors_fail_check(f'on preset "{entry.name}"', "Correct its settings."):
+            compose(Layer(given, ".".join), target.catalog, preset=entry.name)
 
 
-CHECKS: Mapping[str, Check] = called((registers, light, resolves, summaries, presets))
+CHECKS: Mapping[str, Check] = checks_by_name((registers, light, resolves, summaries, presets))
 
 
-def _entries(subject: Subject) -> list[Entry]:
-    catalog, name = subject.catalog, subject.plugin.name
+def _entries(target: CheckTarget) -> list[Entry]:
+    catalog, name = target.catalog, target.plugin.name
     return [entry for kind in KINDS for entry in catalog.entries(kind) if entry.plugin.name == name]

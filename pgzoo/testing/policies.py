@@ -1,4 +1,4 @@
-"""What a policy keeps to."""
+"""The checks of policies."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pgzoo.ops.members import map_leaves, select
 from pgzoo.ops.nets import ROW_BLOCK
 from pgzoo.protocols import Policy
 from pgzoo.registry.components import resolve_component
-from pgzoo.testing.subject import Check, NotApplicable, Subject, called, generators_untouched, same_bits
+from pgzoo.testing.target import Check, CheckTarget, NotApplicable, bitwise_equal, checks_by_name, generators_untouched
 from pgzoo.training.plan import make_policy
 from pgzoo.types import ActorInputs, Array, Inputs, Output, Params, Spec
 
@@ -50,7 +50,7 @@ MEMBERS, STEPS, ROWS = 3, 2, 4
 
 @dataclass(frozen=True)
 class Case:
-    """A policy made for an environment, with members' parameters `[S, ...]` and what they see."""
+    """A policy made for some spaces, with parameters `[S, ...]`, and inputs to try it on."""
 
     where: str
     policy: Policy
@@ -59,14 +59,14 @@ class Case:
     params: Params
 
     def obs(self, *shape: int) -> Array:
-        """Observations `[*shape, *O]`, always the same."""
+        """Return random observations `[*shape, *O]`, the same in every call."""
         space = self.spec.observation_space
         space.seed(0)
         each = [space.sample() for _ in range(int(np.prod(shape)))]
         return np.array(each).reshape(*shape, *(space.shape or ()))
 
     def inputs(self, rows: int = ROWS, steps: int = 1, mask: Array | None = None) -> Inputs:
-        """Inputs `[S, T, B, ...]`; episodes begin at the first step."""
+        """Return inputs `[S, T, B, ...]`; episodes begin at the first step."""
         obs = torch.from_numpy(self.obs(MEMBERS, steps, rows))
         allowed = None if mask is None else torch.from_numpy(np.broadcast_to(mask, (*obs.shape[:3], len(mask))).copy())
         if not memory_size(self.policy):
@@ -104,114 +104,116 @@ class Case:
             return output.dist.log_prob(torch.from_numpy(np.ascontiguousarray(actions)))
 
 
-def spaces(subject: Subject) -> None:
-    """It is made for one pair of spaces at least, and refuses others by UnfitError, which names it."""
+def spaces(target: CheckTarget) -> None:
+    """It supports at least one pair of spaces, and raises UnfitError with its name for others."""
     pairs = [(obs, action) for obs in OBSERVATIONS.values() for action in (*ACTIONS.values(), Text(3))]
-    refusals = [_made(subject, make_spec(obs, action)) for obs, action in pairs]
-    subject.expect(
+    refusals = [_made(target, make_spec(obs, action)) for obs, action in pairs]
+    target.expect(
         any(not isinstance(made, UnfitError) for made in refusals),
-        "fits none of the spaces that it was tried on",
-        f"These were observations of {', '.join(OBSERVATIONS)} and actions in {', '.join(ACTIONS)}.",
+        "supports none of the spaces that were tried",
+        f"Tried were observations of {', '.join(OBSERVATIONS)} and actions in {', '.join(ACTIONS)}.",
     )
     for made in refusals:
-        subject.expect(
-            not isinstance(made, UnfitError) or subject.component.name in str(made),
-            f'refuses a space without saying who: "{made}"',
+        target.expect(
+            not isinstance(made, UnfitError) or target.component.name in str(made),
+            f'raises an UnfitError without its name: "{made}"',
             "Begin the message with the policy's name.",
         )
 
 
-def settings(subject: Subject) -> None:
-    """Every setting is described."""
-    model = subject.component.load_config()
+def settings(target: CheckTarget) -> None:
+    """Every setting has a description."""
+    model = target.component.load_config()
     if model is None:
         raise NotApplicable("it has no settings")
-    subject.expect_described(model, ComponentConfig)
+    target.expect_described(model, ComponentConfig)
 
 
-def init(subject: Subject) -> None:
-    """One member's parameters: finite tensors, the same for the same generator, and no other generator is moved."""
-    for case in _cases(subject):
-        with generators_untouched(subject, "in init"):
+def init(target: CheckTarget) -> None:
+    """`init` returns finite tensors, the same for the same generator, and draws from no other generator."""
+    for case in _cases(target):
+        with generators_untouched(target, "in init"):
             one, again = (case.policy.init(np.random.default_rng(5)) for _ in range(2))
         for name, leaf in one.items():
-            subject.expect(
+            target.expect(
                 isinstance(leaf, Tensor) and torch.isfinite(leaf).all(),
-                f"begins with a {name} that is no finite tensor",
-                "Let init return torch tensors, without the member axis.",
+                f"returns from init a {name} that is no finite tensor",
+                "Let init return finite torch tensors, without the seed axis.",
             )
-            subject.expect(
-                same_bits(leaf, again[name]),
-                f"begins with another {name} for the same generator",
-                "Draw from the generator that init is given, and from nothing else.",
+            target.expect(
+                bitwise_equal(leaf, again[name]),
+                f"returns from init a different {name} for the same generator",
+                "Draw only from the generator that init is passed.",
             )
 
 
-def output(subject: Subject) -> None:
-    """What it says of a batch `[S, T, B]` has this shape: log-probabilities, entropies, values; and the memory."""
-    for case in (*_cases(subject), *_cases(subject, needs=frozenset({"value"}))):
+def output(target: CheckTarget) -> None:
+    """For a batch `[S, T, B]`, log-probabilities, entropies and values are finite and have that shape."""
+    for case in (*_cases(target), *_cases(target, needs=frozenset({"value"}))):
         steps = STEPS if memory_size(case.policy) else 1
         inputs = case.inputs(steps=steps)
-        said, shape = case.apply(inputs), (MEMBERS, steps, ROWS)
+        output, shape = case.apply(inputs), (MEMBERS, steps, ROWS)
         actions = np.stack([case.act(case.seen(), case.noise())] * steps, 1)
-        numbers = {"log-probability": case.log_prob(said, actions), "entropy": said.dist.entropy()}
+        numbers = {"log-probability": case.log_prob(output, actions), "entropy": output.dist.entropy()}
         if "with a critic" in case.where:
-            numbers["value"] = said.value
+            numbers["value"] = output.value
         for name, value in numbers.items():
-            subject.expect(
+            target.expect(
                 isinstance(value, Tensor) and tuple(value.shape) == shape and torch.isfinite(value).all(),
-                f"gives no finite {name} of shape {list(shape)} for {case.where}",
-                f"Leaves have the batch shape [S, T, B] first; got {list(getattr(value, 'shape', ()))}.",
+                f"returns no finite {name} of shape {list(shape)} for {case.where}",
+                f"Tensors have the batch shape [S, T, B] first; got {list(getattr(value, 'shape', ()))}.",
             )
 
 
-def pure(subject: Subject) -> None:
-    """`apply` gives the same again, and leaves parameters and inputs as they were."""
-    for case in _cases(subject):
+def pure(target: CheckTarget) -> None:
+    """`apply` returns the same when called again, and changes neither parameters nor inputs."""
+    for case in _cases(target):
         inputs, actions = case.inputs(), case.act(case.seen(), case.noise())[:, None]
         before = {name: leaf.clone() for name, leaf in case.params.items()}
         obs = inputs.obs.clone()
         with torch.no_grad():
             first, again = (case.log_prob(case.policy.apply(case.params, inputs), actions) for _ in range(2))
-        changed = [name for name, leaf in case.params.items() if not same_bits(leaf, before[name])]
-        changed += [] if same_bits(obs, inputs.obs) else ["the observations"]
-        subject.expect(not changed, f"writes into {', '.join(changed)} in apply", "Work on copies.")
-        subject.expect(same_bits(first, again), "says something else the second time", "Keep nothing between calls.")
+        changed = [name for name, leaf in case.params.items() if not bitwise_equal(leaf, before[name])]
+        changed += [] if bitwise_equal(obs, inputs.obs) else ["the observations"]
+        target.expect(not changed, f"writes into {', '.join(changed)} in apply", "Work on copies.")
+        target.expect(
+            bitwise_equal(first, again), "returns something else when called again", "Keep nothing between calls."
+        )
 
 
-def actor(subject: Subject) -> None:
-    """What acts agrees with what learns: the same mode, and the same action for the same noise."""
+def actor(target: CheckTarget) -> None:
+    """The actor agrees with `apply`: the same mode, and the same action for the same noise, up to rounding."""
     compared = 0
-    for case in _cases(subject):
+    for case in _cases(target):
         seen, dist = case.seen(64), case.apply(case.inputs(64)).dist
         if not hasattr(case.policy, "actor") or not (hasattr(dist, "mode") and hasattr(dist, "draw")):
             continue
         compared += 1
         for what, noise in {"mode": None, "sample": case.noise(64)}.items():
             acted, learned = case.act(seen, noise), ApplyActor(case.policy, case.params)(seen, noise)[0]
-            subject.expect(
+            target.expect(
                 acted.shape == learned.shape and np.allclose(acted, learned, rtol=1e-4, atol=1e-5),
-                f"has an actor whose {what} is not that of apply, for {case.where}",
-                "Let both compute the same network; differences of rounding are welcome.",
+                f"has an actor whose {what} differs from that of apply, for {case.where}",
+                "Let both compute the same network; they may differ by rounding.",
             )
     if not compared:
-        raise NotApplicable("it has no actor of its own, or its distributions no mode and draw to compare with")
+        raise NotApplicable("it has no `actor`, or its distributions have no `mode` and `draw` to compare with")
 
 
-def actions(subject: Subject) -> None:
-    """What goes to the environment lies in its action space."""
-    for case in _cases(subject):
+def actions(target: CheckTarget) -> None:
+    """Actions sent to the environment are in its action space."""
+    for case in _cases(target):
         for noise in (None, case.noise(64)):
             sent = case.policy.to_env(case.act(case.seen(64), noise))
             strange = [action for member in sent for action in member if not case.spec.action_space.contains(action)]
-            subject.expect(
+            target.expect(
                 not strange, f"sends {strange[:1]} to {case.spec.action_space}", "Let to_env clip, shift and cast."
             )
 
 
-def members(subject: Subject) -> None:
-    """A member gets the same alone and among others, to the bit, when it acts and when it learns."""
-    for case in _cases(subject):
+def members(target: CheckTarget) -> None:
+    """Actions and log-probabilities of one seed are bit-equal alone and in a batch with other seeds."""
+    for case in _cases(target):
         rows = ROW_BLOCK  # what the engine pads batches to
         inputs, seen, noise = case.inputs(rows), case.seen(), case.noise()
         taken = case.act(case.seen(rows), case.noise(rows))[:, None]
@@ -220,16 +222,16 @@ def members(subject: Subject) -> None:
         alone = one.log_prob(one.apply(map_leaves(lambda leaf: leaf[1:2], inputs)), taken[1:2])
         acted = case.act(seen, noise)[1:2]
         acted_alone = one.act(map_leaves(lambda leaf: leaf[1:2], seen), noise[1:2])
-        subject.expect(
-            same_bits(among, alone) and np.array_equal(acted, acted_alone),
-            f"is another alone than among {MEMBERS}, for {case.where}",
-            "Use the layers of pgzoo.ops.nets, which compute each member as if it were alone.",
+        target.expect(
+            bitwise_equal(among, alone) and np.array_equal(acted, acted_alone),
+            f"computes different numbers for a seed alone and among {MEMBERS}, for {case.where}",
+            "Use the layers of pgzoo.ops.nets, whose results don't depend on the number of seeds.",
         )
 
 
-def memory(subject: Subject) -> None:
+def memory(target: CheckTarget) -> None:
     """The memory has `memory_size` numbers, is forgotten at a start, and in sequences is what it is step by step."""
-    remembering = [case for case in _cases(subject) if memory_size(case.policy)]
+    remembering = [case for case in _cases(target) if memory_size(case.policy)]
     if not remembering:
         raise NotApplicable("it has no memory")
     for case in remembering:
@@ -237,34 +239,34 @@ def memory(subject: Subject) -> None:
         inputs = case.inputs(steps=steps)
         assert inputs.starts is not None and inputs.memory is not None
         inputs.starts[:, 3, ::2] = True
-        said = case.apply(inputs)
-        subject.expect(
-            said.memory is not None and tuple(said.memory.shape) == (MEMBERS, ROWS, size),
-            f"remembers no {[MEMBERS, ROWS, size]}, as its memory_size says",
+        output = case.apply(inputs)
+        target.expect(
+            output.memory is not None and tuple(output.memory.shape) == (MEMBERS, ROWS, size),
+            f"returns no memory of shape {[MEMBERS, ROWS, size]}, as its memory_size says",
             "Return the memory after the last step, [S, B, M].",
         )
         other = case.apply(inputs._replace(memory=torch.full_like(inputs.memory, 3.0))).memory
-        subject.expect(
-            said.memory is not None and other is not None and same_bits(said.memory, other),
-            "remembers what was before the start of an episode",
-            "Where `starts` is True, begin from zeros.",
+        target.expect(
+            output.memory is not None and other is not None and bitwise_equal(output.memory, other),
+            "keeps its memory across the start of an episode",
+            "Where `starts` is True, begin with a memory of zeros.",
         )
         memory, taken = inputs.memory, []
         for t in range(steps):
             step = case.apply(Inputs(inputs.obs[:, t : t + 1], None, memory, inputs.starts[:, t : t + 1]))
             memory = memory if step.memory is None else step.memory
             taken.append(step.dist.entropy())
-        same = said.memory is not None and torch.allclose(memory, said.memory, atol=1e-5)
-        subject.expect(
-            same and torch.allclose(torch.cat(taken, 1), said.dist.entropy(), atol=1e-5),
-            "is another in a sequence than step by step",
-            "Go through T in order, resetting where `starts` is True.",
+        same = output.memory is not None and torch.allclose(memory, output.memory, atol=1e-5)
+        target.expect(
+            same and torch.allclose(torch.cat(taken, 1), output.dist.entropy(), atol=1e-5),
+            "computes different numbers for a sequence and step by step",
+            "Process the T steps in order, and reset the memory where `starts` is True.",
         )
 
 
-def buffers(subject: Subject) -> None:
-    """What it keeps beside its parameters comes through `absorb` in shape, unmoved by rows that are not valid."""
-    keeping = [case for case in _cases(subject) if hasattr(case.policy, "absorb") or hasattr(case.policy, "buffers")]
+def buffers(target: CheckTarget) -> None:
+    """`absorb` returns all buffers in their shapes, and ignores rows that are not valid."""
+    keeping = [case for case in _cases(target) if hasattr(case.policy, "absorb") or hasattr(case.policy, "buffers")]
     if not keeping:
         raise NotApplicable("it has no buffers")
     for case in keeping:
@@ -277,78 +279,80 @@ def buffers(subject: Subject) -> None:
         valid = torch.ones(MEMBERS, 6, ROWS, dtype=torch.bool)
         valid[:, 4:] = False
         after = policy.absorb(kept, obs, valid)
-        subject.expect(
+        target.expect(
             {k: v.shape for k, v in after.items()} == {k: v.shape for k, v in before.items()},
             "changes the names or shapes of its buffers",
-            "absorb returns all of them, as it was given them.",
+            "Let absorb return all buffers, with the same names and shapes.",
         )
-        subject.expect(
-            all(same_bits(leaf, before[name]) for name, leaf in kept.items()), "writes into its buffers", "Copy them."
+        target.expect(
+            all(bitwise_equal(leaf, before[name]) for name, leaf in kept.items()),
+            "writes into its buffers",
+            "Copy them.",
         )
         littered = torch.where(valid.reshape(*valid.shape, *[1] * (obs.ndim - 3)), obs, obs.flip(1))
         again = policy.absorb(before, littered, valid)
-        subject.expect(
-            all(same_bits(leaf, again[name]) for name, leaf in after.items()),
-            "takes in rows that are not valid",
-            "Weigh rows by `valid`.",
+        target.expect(
+            all(bitwise_equal(leaf, again[name]) for name, leaf in after.items()),
+            "updates its buffers with rows that are not valid",
+            "Give those rows weight 0.",
         )
 
 
-def masks(subject: Subject) -> None:
-    """An action that is not allowed is never taken, has probability 0, and leaves everything finite."""
-    maskable = [c for c in _cases(subject, masked=True) if not isinstance(c.spec.action_space, Box)]
+def masks(target: CheckTarget) -> None:
+    """A masked action is never taken and has probability 0; log-probabilities and entropies stay finite."""
+    maskable = [c for c in _cases(target, masked=True) if not isinstance(c.spec.action_space, Box)]
     if not maskable:
-        raise NotApplicable("it has no actions that could be forbidden")
+        raise NotApplicable("it supports no action space that can be masked")
     for case in maskable:
         mask, forbidden = _one_forbidden(case.spec.action_space)
         seen, rows = case.seen(64, mask), 64
         for noise in (None, case.noise(rows)):
             taken = case.act(seen, noise)
-            subject.expect(
+            target.expect(
                 not forbidden(taken).any(),
-                f"takes a forbidden action, for {case.where}",
+                f"takes a masked action, for {case.where}",
                 "Give its logit -1e9: pgzoo.ops.families.",
             )
-        said, allowed = case.apply(case.inputs(rows, mask=mask)), case.act(seen, case.noise(rows))[:, None]
+        output, allowed = case.apply(case.inputs(rows, mask=mask)), case.act(seen, case.noise(rows))[:, None]
         wrong = _forbidden_action(case.spec.action_space, allowed)
-        subject.expect(
-            torch.isfinite(case.log_prob(said, allowed)).all()
-            and torch.isfinite(said.dist.entropy()).all()
-            and (case.log_prob(said, wrong).exp() == 0).all(),
-            f"learns as if a forbidden action could be taken, for {case.where}",
+        target.expect(
+            torch.isfinite(case.log_prob(output, allowed)).all()
+            and torch.isfinite(output.dist.entropy()).all()
+            and (case.log_prob(output, wrong).exp() == 0).all(),
+            f"gives a masked action a probability above 0 in apply, for {case.where}",
             "Give its logit -1e9, in apply as in the actor.",
         )
 
 
-def saved(subject: Subject) -> None:
-    """It comes back from its files as it was."""
-    for case in _cases(subject):
+def saved(target: CheckTarget) -> None:
+    """Saved and loaded, it acts as before."""
+    for case in _cases(target):
         with (
             tempfile.TemporaryDirectory() as folder,
-            subject.doing("to be saved and loaded", "See export.bundle."),
+            target.errors_fail_check("to be saved and loaded", "See export.bundle."),
         ):
             for name, data in pack(case.component, case.spec, case.policy, case.params, 1).items():
                 (Path(folder) / name).write_bytes(data)
-            loaded = load_policy(folder, subject.catalog)
+            loaded = load_policy(folder, target.catalog)
         obs = case.obs(ROWS)
         seen = ActorInputs(obs[None], None, *_first_memory(case, ROWS))
         one = Case(case.where, case.policy, case.component, case.spec, select(case.params, [1]))
         expected = case.policy.to_env(one.act(seen, None)[0])
-        subject.expect(
+        target.expect(
             np.allclose(loaded.act(obs, deterministic=True), expected, rtol=1e-5, atol=1e-6),
-            f"acts otherwise after it was saved and loaded, for {case.where}",
-            "All that it acts by lies in its parameters, buffers and settings.",
+            f"acts differently after it was saved and loaded, for {case.where}",
+            "Keep everything that it acts by in its parameters, buffers and settings.",
         )
 
 
-CHECKS: Mapping[str, Check] = called(
+CHECKS: Mapping[str, Check] = checks_by_name(
     (spaces, settings, init, output, pure, actor, actions, members, memory, buffers, masks, saved)
 )
 
 
-def _made(subject: Subject, spec: Spec, needs: frozenset[str] = frozenset()) -> Policy | UnfitError:
-    component, factory = resolve_component("policy", subject.component.name, subject.catalog)
-    with subject.doing(
+def _made(target: CheckTarget, spec: Spec, needs: frozenset[str] = frozenset()) -> Policy | UnfitError:
+    component, factory = resolve_component("policy", target.component.name, target.catalog)
+    with target.errors_fail_check(
         f"on {spec.observation_space} and {spec.action_space}", "Raise UnfitError for spaces that it can't serve."
     ):
         try:
@@ -357,16 +361,16 @@ def _made(subject: Subject, spec: Spec, needs: frozenset[str] = frozenset()) -> 
             return error
 
 
-def _cases(subject: Subject, *, masked: bool = False, needs: frozenset[str] = frozenset()) -> Iterator[Case]:
-    """The policy on all spaces that it takes; an image is left to those that take nothing smaller."""
-    component, _ = resolve_component("policy", subject.component.name, subject.catalog)
+def _cases(target: CheckTarget, *, masked: bool = False, needs: frozenset[str] = frozenset()) -> Iterator[Case]:
+    """Yield the policy on all spaces that it supports; images are only tried where nothing smaller is supported."""
+    component, _ = resolve_component("policy", target.component.name, target.catalog)
     flat = 0
     for seen, observation in sorted(OBSERVATIONS.items(), key=lambda item: item[0] == "an image"):
         if seen == "an image" and flat:
             continue
         for taken, action in ACTIONS.items():
             spec = make_spec(observation, action, masked=masked)
-            policy = _made(subject, spec, needs)
+            policy = _made(target, spec, needs)
             if isinstance(policy, UnfitError):
                 continue
             flat += 1
@@ -383,7 +387,7 @@ def _first_memory(case: Case, rows: int) -> tuple[Array | None, Any]:
 
 
 def _one_forbidden(space: gym.Space[Any]) -> tuple[Array, Any]:
-    """A mask that forbids the first action (or bit 1 of the first), and what tells it in actions `[..., *A]`."""
+    """Return a mask that forbids the first action (or bit), and a test for it on actions `[..., *A]`."""
     if isinstance(space, Discrete):
         return np.arange(space.n) != 0, lambda taken: taken == 0
     if isinstance(space, MultiDiscrete):
@@ -393,7 +397,7 @@ def _one_forbidden(space: gym.Space[Any]) -> tuple[Array, Any]:
 
 
 def _forbidden_action(space: gym.Space[Any], allowed: Array) -> Array:
-    """The same actions but for what is forbidden."""
+    """Return the actions with the forbidden one in place of the first."""
     wrong = allowed.copy()
     if isinstance(space, Discrete):
         wrong[...] = 0

@@ -1,4 +1,4 @@
-"""Suites for pytest: subclass one, `name` what it is about, and its contract is tested."""
+"""Suites for pytest: subclass one, set `name` to your component, and its contract is tested."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from pgzoo.registry import ComponentKind, PluginCatalog, discover
 from pgzoo.testing.checks import CHECKS, PLUGIN_CHECKS
-from pgzoo.testing.subject import Check, NotApplicable, Subject
+from pgzoo.testing.target import Check, CheckTarget, NotApplicable
 
 __all__ = ["AlgorithmSuite", "EnvBackendSuite", "EstimatorSuite", "PluginSuite", "PolicySuite"]
 
@@ -20,28 +20,28 @@ def _over(names: Iterable[str]) -> Callable[[Test], Test]:
     return pytest.mark.parametrize("check", names)
 
 
-def _run(check: Check, subject: Subject) -> None:
+def _run(check: Check, target: CheckTarget) -> None:
     try:
-        check(subject)
+        check(target)
     except NotApplicable as reason:
         pytest.skip(str(reason))
 
 
 class _Suite:
-    """What suites share. `name` is the component's; `catalog` may be given other plugins."""
+    """What suites share. `name` is the name of the component; override `catalog` to use other plugins."""
 
     name: ClassVar[str]
     kind: ClassVar[ComponentKind]
 
     @pytest.fixture
     def catalog(self) -> PluginCatalog:
-        """What is installed. Override it for components that are not."""
+        """Return the installed plugins. Override it to test a component that isn't installed."""
         return discover(inline=False)
 
     def conforms(self, catalog: PluginCatalog, check: str) -> None:
         """Run one check."""
         entry = catalog.get(self.kind, self.name)
-        _run(CHECKS[self.kind][check], Subject(entry.plugin, catalog, entry))
+        _run(CHECKS[self.kind][check], CheckTarget(entry.plugin, catalog, entry))
 
 
 class AlgorithmSuite(_Suite):
@@ -51,7 +51,7 @@ class AlgorithmSuite(_Suite):
 
     @_over(CHECKS["algorithm"])
     def test_algorithm(self, catalog: PluginCatalog, check: str) -> None:
-        """It keeps to each clause."""
+        """The component passes each check."""
         self.conforms(catalog, check)
 
 
@@ -62,7 +62,7 @@ class PolicySuite(_Suite):
 
     @_over(CHECKS["policy"])
     def test_policy(self, catalog: PluginCatalog, check: str) -> None:
-        """It keeps to each clause."""
+        """The component passes each check."""
         self.conforms(catalog, check)
 
 
@@ -73,7 +73,7 @@ class EstimatorSuite(_Suite):
 
     @_over(CHECKS["estimator"])
     def test_estimator(self, catalog: PluginCatalog, check: str) -> None:
-        """It keeps to each clause."""
+        """The component passes each check."""
         self.conforms(catalog, check)
 
 
@@ -84,7 +84,7 @@ class EnvBackendSuite(_Suite):
 
     @_over(CHECKS["env_backend"])
     def test_env_backend(self, catalog: PluginCatalog, check: str) -> None:
-        """It keeps to each clause."""
+        """The component passes each check."""
         self.conforms(catalog, check)
 
 
@@ -93,6 +93,6 @@ class PluginSuite(_Suite):
 
     @_over(PLUGIN_CHECKS)
     def test_plugin(self, catalog: PluginCatalog, check: str) -> None:
-        """It keeps to each clause."""
+        """The component passes each check."""
         plugin = next(plugin for plugin in catalog.plugins if plugin.name == self.name)
-        _run(PLUGIN_CHECKS[check], Subject(plugin, catalog))
+        _run(PLUGIN_CHECKS[check], CheckTarget(plugin, catalog))

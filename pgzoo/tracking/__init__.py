@@ -8,6 +8,7 @@ killed. Importing this package loads the standard library and filelock alone.
 from pgzoo.tracking.home import Home, check_store, display_uri, resolve_uri
 from pgzoo.tracking.journal import EndStatus, EpisodeRecord, Journal, records
 from pgzoo.tracking.ledger import Pending, ShippingSummary, pending
+from pgzoo.tracking.limits import reserve_descriptors
 from pgzoo.tracking.lookup import Found, find
 from pgzoo.tracking.session import Session
 
@@ -25,5 +26,6 @@ __all__ = [
     "find",
     "pending",
     "records",
+    "reserve_descriptors",
     "resolve_uri",
 ]

@@ -14,6 +14,7 @@ A line is written by one `write`; what a full disk refuses is kept in memory and
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -38,6 +39,8 @@ RUN_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 BACKLOG = 16 * 2**20
 LOCK_WAIT = 5.0
+SMALL = 2**16
+"""Artifacts up to this size, in bytes, are kept in memory, to be written again if they are removed."""
 MAX_PARAM, MAX_TAG, MAX_KEY = 6000, 8000, 250
 
 
@@ -84,10 +87,11 @@ class Journal:
         self._warn = warn
         self._backlog = bytearray()
         self._troubled = False
-        self._guard = threading.Lock()
+        self._failure: StoreError | None = None
+        self._small_artifacts: dict[str, bytes] = {}
+        self._guard = threading.RLock()
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            folder.mkdir(mode=0o700, exist_ok=True)
+            make_private(folder)
             (folder / "artifacts").mkdir(exist_ok=True)
             self._lock = lock(folder / "lock", timeout=LOCK_WAIT)
         except OSError as error:
@@ -98,7 +102,7 @@ class Journal:
             file = folder / "journal.jsonl"
             self.resumed = file.exists() and trim(file) > 0
             self.tail = read_tail(folder) if self.resumed else Tail(-1, {}, {}, {}, EpisodeRecord([], [], []))
-            self._fd: int | None = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            self._fd: int | None = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         except OSError as error:
             self._lock.release()
             raise StoreError(f"Can't write the journal {folder}: {error.strerror}.") from error
@@ -180,10 +184,13 @@ class Journal:
         """
         target = artifact_path(self.path, path)
         try:
-            write_file(target, data if isinstance(data, bytes) else data.read_bytes())
+            content = data if isinstance(data, bytes) else data.read_bytes()
+            write_file(target, content)
         except OSError as error:
             self._complain(f"artifact {path} couldn't be kept", error)
         else:
+            if len(content) <= SMALL:
+                self._small_artifacts[path] = content
             self._put({"t": "artifact", "ts": now(), "path": str(PurePosixPath(path))})
         return target
 
@@ -195,6 +202,7 @@ class Journal:
         """Write the last record and let go of the run. A second call does nothing."""
         if not self.open:
             return
+        self.sync()
         if self.dropped:
             self.tags({"pgzoo.dropped_values": str(self.dropped)})
         self._put({"t": "end", "ts": now(), "status": status, "reason": reason})
@@ -213,9 +221,16 @@ class Journal:
             self._lock.release()
 
     def sync(self) -> None:
-        """Force what was written to the disk; called by the session's keeper, so that training never waits."""
+        """Force what was written to the disk; called by the session's thread, so that training never waits.
+
+        A journal that was removed is written again. Where that fails, the next record raises StoreError.
+        """
         with self._guard:
-            if self._fd is None or not self.dirty:
+            if self._fd is None:
+                return
+            if self._failure is None and self._was_removed():
+                self._write_again()
+            if not self.dirty:
                 return
             self.dirty = False
             try:
@@ -223,7 +238,54 @@ class Journal:
             except OSError as error:
                 self._complain("the journal couldn't be synced", error)
 
+    def _was_removed(self) -> bool:
+        """Say whether the open file is no longer the one that lies in the run's folder."""
+        assert self._fd is not None
+        try:
+            here, there = os.fstat(self._fd), (self.path / "journal.jsonl").stat()
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        return (here.st_ino, here.st_dev) != (there.st_ino, there.st_dev)
+
+    def _write_again(self) -> None:
+        """Copy the removed journal, which can be read as long as it is open, back into its folder."""
+        assert self._fd is not None
+        try:
+            make_private(self.path)
+            taken = lock(self.path / "lock")
+            if taken is None:
+                raise OSError(errno.EBUSY, "another process writes it")
+            scratch = self.path / ".journal.tmp"
+            fd = os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+            copy_descriptor(self._fd, fd)
+            os.replace(scratch, self.path / "journal.jsonl")
+            for path, content in self._small_artifacts.items():
+                write_file(artifact_path(self.path, path), content)
+        except OSError as error:
+            self._failure = StoreError(
+                f"The journal of run {self.key} was removed from {self.path.parent} while the run was in training, and "
+                f"it can't be written again: {error.strerror}. Nothing more of this run would be kept."
+            )
+            self._warn(str(self._failure))
+            return
+        os.close(self._fd)
+        if self._lock is not None:
+            self._lock.release()
+        self._fd, self._lock, self.dirty = fd, taken, True
+        self._warn(
+            f"{self.path.parent} was changed by another program while runs were in training: their journals had been "
+            "removed and were written again. Earlier checkpoints, and files over 64 KiB, are lost."
+        )
+
     def _put(self, record: Record) -> None:
+        with self._guard:
+            self._append(record)
+
+    def _append(self, record: Record) -> None:
+        if self._failure is not None:
+            raise self._failure
         self._timestamp = record["ts"] = max(self._timestamp, record.get("ts", 0))
         line = encode(record).encode() + b"\n"
         if self._fd is None:
@@ -270,6 +332,22 @@ def clean_key(name: str) -> str:
 def clean_items(items: Mapping[str, str], limit: int) -> dict[str, str]:
     # An unpaired surrogate (an undecodable byte of a command line) can't be sent as UTF-8.
     return {clean_key(k): str(v).encode(errors="replace").decode()[:limit] for k, v in items.items()}
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder, and those above it that are missing, for their owner alone. Raises OSError."""
+    if not folder.parent.exists():
+        make_private(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def copy_descriptor(source: int, target: int) -> None:
+    """Copy a whole open file to another, from its beginning. Raises OSError."""
+    offset = 0
+    while block := os.pread(source, 2**20, offset):
+        offset += len(block)
+        while block:
+            block = block[os.write(target, block) :]
 
 
 def check_run_key(key: str) -> str:

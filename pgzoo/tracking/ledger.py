@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import time
 from collections.abc import Iterable, Mapping
@@ -21,6 +22,7 @@ __all__ = [
     "identity",
     "journal_folders",
     "pending",
+    "plural",
     "read_json",
     "start_of",
     "write_json",
@@ -93,7 +95,8 @@ class ShippingSummary(Pending):
 
 
 def plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+    """Format a count as `1 run`, `2 runs`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def pending_of(folders: Iterable[Path]) -> Pending:
@@ -172,5 +175,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Replace a file by rename, so that a reader sees the old or the new text. Raises OSError."""
+    """Replace a file, private to its owner, by renaming: a reader finds the old text or the new.
+
+    Raises OSError, also where the folder doesn't exist: that of a run that was deleted must not come back.
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "its folder is gone", str(path))
     write_file(path, json.dumps(value, indent=1).encode(), durable=False, mode=0o600)

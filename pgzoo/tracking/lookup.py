@@ -120,7 +120,7 @@ def local_run(folder: Path, home: Home) -> Found | None:
 
 def remote_runs(client: Any, ref: str, uri: str, home: Home) -> Iterable[Found]:
     """Ask a store for the runs with this id, key, group or name."""
-    from pgzoo.tracking.store import is_final
+    from pgzoo.tracking.store import check_run_id, is_final
 
     experiments = client.search_experiments()
     names = {e.experiment_id: e.name for e in experiments}
@@ -138,6 +138,7 @@ def remote_runs(client: Any, ref: str, uri: str, home: Home) -> Iterable[Found]:
             break
         runs = list(client.search_runs(list(names), query, order_by=["attributes.start_time DESC"], max_results=1000))
     for run in runs:
+        check_run_id(run.info.run_id)
         tags, params = run.data.tags, run.data.params
         seed = params.get("seed", "0")
         yield Found(
@@ -158,15 +159,17 @@ def remote_runs(client: Any, ref: str, uri: str, home: Home) -> Iterable[Found]:
 
 def ask(uri: str, question: Callable[[Any], object], what: str) -> None:
     """Ask the store; mlflow is imported here at the earliest."""
-    from pgzoo.tracking.store import Store
+    from pgzoo.tracking.http_limits import limited
+    from pgzoo.tracking.store import Store, explain
 
     try:
         store = STORES.get(uri)
         if store is None or store.vanished:
             store = STORES[uri] = Store(uri)
-        question(store.client)
+        with limited():
+            question(store.client)
     except Exception as error:
-        reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+        reason = explain(error) or (str(error).splitlines()[0][:300] if str(error) else type(error).__name__)
         raise StoreError(f"Couldn't get {what} from {display_uri(uri)}: {redact(reason)}") from error
 
 

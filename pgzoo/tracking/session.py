@@ -27,6 +27,7 @@ from pgzoo.tracking.journal import (
     Record,
     check_run_key,
     clean_items,
+    make_private,
     now,
     records,
 )
@@ -54,10 +55,9 @@ class Session:
         self.journals: dict[str, Journal] = {}
         """The journals opened here, by run key."""
         self._elsewhere: dict[str, Pending] = {}
-        self._warn = warn
+        self._warn_user, self._warned = warn, set[str]()
         try:
-            home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            home.runs.mkdir(mode=0o700, exist_ok=True)
+            make_private(home.runs)
             self._public_uri = hide_secrets(tracking_uri, home)
         except OSError as error:
             raise StoreError(f"Can't write to pgzoo's folder {home.root}: {error.strerror}.") from error
@@ -143,6 +143,12 @@ class Session:
                 checked = moment
             time.sleep(min(0.1, max(0.0, deadline - moment)))
         return replace(left, lost=lost, dropped=dropped)
+
+    def _warn(self, text: str) -> None:
+        """Warn the user, of the same thing once however many runs it concerns."""
+        if text not in self._warned:
+            self._warned.add(text)
+            self._warn_user(text)
 
     def pending(self) -> Pending:
         """Count what isn't shipped of this session's runs."""

@@ -21,7 +21,8 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
-from pgzoo.errors import PgzooError
+from pgzoo.errors import PgzooError, StoreError
+from pgzoo.tracking import http_limits  # noqa: F401  (bounds what a server may answer)
 from pgzoo.tracking.database import prepare_database
 from pgzoo.tracking.home import redact, sqlite_path
 from pgzoo.tracking.journal import Record, now
@@ -90,6 +91,11 @@ EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",  # training, not chats: it decides on the pages that are shown
 }
 PLAIN = {
+    r"(?:error code|status code:?|HTTP) 401|UNAUTHENTICATED": "it asks for credentials (401): set "
+    "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
+    r"(?:error code|status code:?|HTTP) 403|PERMISSION_DENIED": "it refuses access with these credentials (403): check "
+    "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
+    r"(?:error code|status code:?|HTTP) 404": "no MLflow server answers at this address (404): check the tracking URI",
     r"connection refused": "no server listens there: connection refused",
     r"name or service not known|failed to resolve|name resolution": "there is no such host",
     r"timed out|timeout": "it doesn't answer: timed out",
@@ -100,6 +106,7 @@ PLAIN = {
     r"read-?only (?:database|file system)": "it can't be written: it is read-only",
 }
 """What an error means, by a pattern of what it says; none of mlflow's is meant for who trains."""
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 MAX_METRICS, MAX_ITEMS = 1000, 100
 PROLONGED = ("total_steps",)
 """Params that a resumed run may have changed: MLflow keeps the first value, and a tag has the last."""
@@ -200,6 +207,8 @@ class Store:
             found = self.client.get_experiment_by_name(name)
             if found is None:
                 raise OSError(f'experiment "{name}" was made and is not there')
+        if found.lifecycle_stage not in ("active", "deleted"):
+            raise StoreError(f'the server\'s answer about the experiment "{name}" is empty. Is it an MLflow server?')
         if found.lifecycle_stage != "active":
             raise RefusedError(
                 f'the experiment "{name}" (id {found.experiment_id}) was deleted in the store; restore it there and '
@@ -235,6 +244,7 @@ class Store:
                 if is_final(error):
                     self.experiment(start)
                 raise
+        check_run_id(run.info.run_id)
         known = run.data.params
         params = {k: v for k, v in start["params"].items() if k not in known}
         tags = dict(start["tags"])
@@ -364,6 +374,7 @@ class Store:
             raise RefusedError(f"the run {run_id} is gone from the store: {error.message}") from error
 
     def _check_alive(self, run: Run) -> None:
+        check_run_id(run.info.run_id)
         if run.info.lifecycle_stage != "active":
             raise RefusedError(
                 f"the run {run.info.run_id} was deleted in the store; restore it there and run `pgzoo sync`"
@@ -372,6 +383,8 @@ class Store:
 
 def is_final(error: Exception) -> bool:
     """Say whether asking again can't help, because the store understood the request and refuses it."""
+    if isinstance(error, MlflowException) and "failed with error code" in error.message:
+        return False  # not in the form in which MLflow answers: a proxy, or another kind of server
     return not_encodable(error) or (isinstance(error, MlflowException) and error.error_code in FINAL)
 
 
@@ -403,9 +416,21 @@ def one_line(error: Exception) -> str:
 
 def plain(error: Exception) -> str:
     """Say in a few words why a store doesn't take what it is sent, or else what was raised."""
+    return explain(error) or one_line(error)
+
+
+def explain(error: Exception) -> str:
+    """Say in a few words what an error of a store means, an empty string if that is not known."""
     text = one_line(error)
     found = ((re.search(pattern, text, re.IGNORECASE), meaning) for pattern, meaning in PLAIN.items())
-    return next((match.expand(meaning) for match, meaning in found if match), text)
+    return next((match.expand(meaning) for match, meaning in found if match), "")
+
+
+def check_run_id(run_id: str) -> str:
+    """Return the id of a run that a server gave. Raises StoreError if it can't be one, as in an empty answer."""
+    if not RUN_ID.fullmatch(str(run_id)):
+        raise StoreError(f"the server gave a run the id {str(run_id)[:80]!r}, which is none. Is it an MLflow server?")
+    return run_id
 
 
 def chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:

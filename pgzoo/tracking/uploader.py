@@ -281,7 +281,8 @@ class Uploader:
     def run(self) -> None:
         """Ship until everything is settled and has been for a while."""
         needed = time.monotonic()
-        while self.home.root.is_dir():
+        lock_file = self._lock_file()
+        while lock_file and self._lock_file() == lock_file:  # else the home was removed, and may have another uploader
             busy = self.round()
             self._write_status()
             if any(store.vanished for store in self._stores.values()):
@@ -401,6 +402,14 @@ class Uploader:
                     self.shipments[folder] = shipment
         # Looking through thousands of old runs must not become the uploader's main occupation.
         self._find_due = time.monotonic() + 20 * (time.monotonic() - begin)
+
+    def _lock_file(self) -> tuple[int, int] | None:
+        """Return what tells the home's lock file from another of its name, None if there is none."""
+        try:
+            found = self.home.uploader_lock.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_dev
 
     def _retry_time(self) -> int:
         """Return when `pgzoo sync` last asked to retry everything, 0 if it never did."""

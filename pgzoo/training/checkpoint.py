@@ -134,7 +134,7 @@ def load(path: Path) -> Checkpoint:
         return Checkpoint(path, state, _loose(description["about"]))
     except OSError as error:
         raise CheckpointError(f"No checkpoint in {path}: {error.strerror}: {error.filename}.") from error
-    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise CheckpointError(f"The checkpoint {path} is damaged: {type(error).__name__}: {error}.") from error
 
 
@@ -206,6 +206,6 @@ def _prune(folder: Path) -> None:
 def _score(path: Path) -> float | None:
     try:
         score = json.loads((path / DESCRIPTION).read_text(encoding="utf-8")).get("score")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return None
     return score if isinstance(score, float) else None

@@ -1,4 +1,4 @@
-"""The environments of a run: opened when they are first needed, put where a checkpoint left them, saved and closed."""
+"""The environments of a run: opened when first needed, restored from a checkpoint, saved, and closed."""
 
 from __future__ import annotations
 
@@ -18,69 +18,69 @@ __all__ = ["Environments"]
 
 
 class Environments:
-    """Environments to train in and others to evaluate in, `num_envs` and `evaluation_width` for each member."""
+    """Environments for training, `num_envs` per member, and others for evaluation, `evaluation_width` per member."""
 
-    def __init__(self, plan: Plan, *, taking_up: bool) -> None:
-        """With `taking_up`, a run goes on from a checkpoint."""
-        self.plan, self.taking_up = plan, taking_up
+    def __init__(self, plan: Plan, *, resuming: bool) -> None:
+        """With `resuming`, the run starts from a checkpoint."""
+        self.plan, self.resuming = plan, resuming
         self.evaluation_width = min(plan.backend.width, plan.config.eval_episodes)
-        self._held: dict[int, Any] = {}
+        self._remembered: dict[int, Any] = {}  # the environments of members that have ended, saved
         self._training: VectorEnv | None = None
         self._evaluation: VectorEnv | None = None
 
     def training(self) -> VectorEnv:
-        """The environments that are learned from."""
+        """Return the environments for training."""
         if self._training is None:
             self._training = self.plan.backend.open(self.plan.request(self.plan.config.num_envs))
         return self._training
 
     def evaluation(self) -> VectorEnv:
-        """Those that are evaluated in."""
+        """Return the environments for evaluation."""
         if self._evaluation is None:
             self._evaluation = self.plan.backend.open(self.plan.request(self.evaluation_width))
         return self._evaluation
 
-    def begin(self, state: TrainState) -> Collector:
-        """Reset every environment, each member's from its own stream."""
+    def reset(self, state: TrainState) -> Collector:
+        """Reset every training environment, each member's from its own random stream."""
         return rollout.begin(self.training(), self.plan.policy, self._seeds(state, "reset"))
 
-    def begin_apart(self, state: TrainState) -> Collector:
-        """Reset every environment, to be played by a policy of its own: `[S * N, 1]`."""
+    def reset_as_members(self, state: TrainState) -> Collector:
+        """Reset every training environment as if each were a member with one environment, `[S * N, 1]`."""
         return rollout.begin(self.training(), self.plan.policy, self._seeds(state, "reset").reshape(-1, 1))
 
-    def go_on(self, state: TrainState, at: Collector) -> Collector:
-        """Where a window goes on from `at`, where the one before ended.
+    def resume_from(self, state: TrainState, at: Collector) -> Collector:
+        """Return where the next window starts, given `at`, where the last one ended.
 
-        Of a run that is taken up, the environments are first put where they stood; for members of which that isn't
-        known, open episodes begin anew.
+        That is `at` itself, except in the first window after a resume: then the environments are restored from the
+        checkpoint, and members whose environments weren't saved start new episodes.
         """
-        if not self.taking_up:
+        if not self.resuming:
             return at
-        self.taking_up = False
-        n, told = self.plan.config.num_envs, state.environments or (None,) * len(state.active)
-        fresh = state.updates == 0  # who hasn't begun begins as in a run that was never left
+        self.resuming = False
+        n, saved = self.plan.config.num_envs, state.environments or (None,) * len(state.active)
+        fresh = state.updates == 0  # members without any update yet start as in a run that was not interrupted
         seeds = np.where(fresh[:, None], self._seeds(state, "reset"), self._seeds(state, "resume"))
         begun = rollout.begin(self.training(), self.plan.policy, seeds)
-        known = np.array([rows is not None for rows in told])
+        known = np.array([rows is not None for rows in saved])
         if known.any():
             self.training().restore(  # type: ignore[attr-defined]
-                [row for rows in told for row in rows or [None] * n]
+                [row for rows in saved for row in rows or [None] * n]
             )
-        self._held = {member: told[member] for member in np.flatnonzero(~state.active).tolist()}
+        self._remembered = {member: saved[member] for member in np.flatnonzero(~state.active).tolist()}
         return freeze(known, at, begun)
 
-    def hold(self, state: TrainState, members: NDArray[np.bool_]) -> None:
-        """Remember where the environments of these members stand, who have ended.
+    def remember(self, state: TrainState, members: NDArray[np.bool_]) -> None:
+        """Save the environments of members `[S]` (bool) that have ended, for later snapshots.
 
-        A backend may move rows on that aren't live: what they return is never read.
+        They can't be saved later: a backend may go on stepping environments of members that are not active.
         """
         saved = self.snapshot(state).environments
         if saved is not None:
-            self._held |= {member: saved[member] for member in np.flatnonzero(members).tolist()}
+            self._remembered |= {member: saved[member] for member in np.flatnonzero(members).tolist()}
 
     def snapshot(self, state: TrainState) -> TrainState:
-        """The state with where its environments stand, or stood when a member ended, if they can be saved."""
-        if state.collector is None or self.taking_up:
+        """Return the state with its environments saved, as they were when their member ended; None if they can't be."""
+        if state.collector is None or self.resuming:
             return state
         save = getattr(self._training, "save", None)
         rows = save() if save else None
@@ -88,10 +88,10 @@ class Environments:
             return state._replace(environments=None)
         n = self.plan.config.num_envs
         cut = enumerate(rows[k : k + n] for k in range(0, len(rows), n))
-        return state._replace(environments=tuple(self._held.get(member, now) for member, now in cut))
+        return state._replace(environments=tuple(self._remembered.get(member, now) for member, now in cut))
 
     def close(self) -> None:
-        """Close all of them."""
+        """Close all environments."""
         for envs in (self._training, self._evaluation):
             if envs is not None:
                 envs.close()

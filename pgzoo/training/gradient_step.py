@@ -1,7 +1,7 @@
-"""The inner step: one pure function of tensors for everybody who learns by gradient.
+"""A gradient step as one pure function of tensors, which runs eagerly or compiled.
 
-Differentiate a loss, clip each member's gradient, let the optimizer step, and hold whoever doesn't go along. Nothing
-goes in or out but its argument and its result, so that the same lines run as they are or compiled.
+It differentiates a loss, clips each member's gradient, lets the optimizer step, and leaves members unchanged that don't
+take part.
 """
 
 from __future__ import annotations
@@ -15,16 +15,30 @@ from torch import Tensor
 from pgzoo.ops.members import per_member
 from pgzoo.ops.optim import Optimizer, clip_by_member_norm, flatten, unflatten
 from pgzoo.training import gradients
-from pgzoo.training.targets import Estimator, EvaluationInputs
+from pgzoo.training.targets import Estimator, EvaluationInputs, Evaluator
 from pgzoo.types import Batch, Hyper, LossFunction, Params, PolicyEvaluation, Targets, Trajectory
 
-__all__ = ["After", "Before", "Collected", "InnerStep", "in_one_piece", "inner_step", "stack_metrics"]
+__all__ = [
+    "CutBatch",
+    "InnerStep",
+    "StepInput",
+    "StepResult",
+    "UpdateInput",
+    "inner_step",
+    "make_batch",
+    "stack_metrics",
+    "whole_update",
+]
 
 
-class Before(NamedTuple):
+class StepInput(NamedTuple):
     """What a step starts from; every leaf is a tensor with the member axis first.
 
-    `vector [S, P]` are the parameters end to end, `hyper` the settings that are tensors, `going [S]` (bool) who steps.
+    Shapes:
+        vector: `[S, P]`, the parameters as one vector.
+        hyper: the settings that are tensors, `[S, 1, 1]`.
+        learning_rate: `[S]`.
+        stepping: `[S]` bool, the members that take part.
     """
 
     vector: Tensor
@@ -33,16 +47,22 @@ class Before(NamedTuple):
     batch: Batch | None
     hyper: Params
     learning_rate: Tensor
-    going: Tensor
+    stepping: Tensor
 
 
-class After(NamedTuple):
-    """Where it led.
+class StepResult(NamedTuple):
+    """What a step computed.
 
-    `rows [S]` (bool) are the members with rows that count in the batch; the others neither step nor report.
-    `vector` and `optimizer` are moved for members that have rows, were going, weren't halted, and are finite;
-    `reached [S, P]` is where the parameters would have come. `value`, `norm` (of `gradient [S, P]` before it was
-    clipped), `finite` and `halt` are `[S]`, and `metrics [M, S]` are those in `names`.
+    `vector` and `optimizer` have moved for members that took part, have rows that count in the batch, weren't halted,
+    and are finite in all of this.
+
+    Shapes:
+        vector: `[S, P]`, the parameters after the step.
+        reached: `[S, P]`, where the parameters of all members would be if everyone had moved.
+        gradient: `[S, P]`, before clipping; `norm [S]` is its norm.
+        value, finite, halt: `[S]`, the loss, whether everything is finite, and `Loss.halt`.
+        rows: `[S]` bool, the members with rows that count in the batch; the others neither step nor report.
+        metrics: `[M, S]`, in the order of `names`.
     """
 
     vector: Tensor
@@ -58,7 +78,10 @@ class After(NamedTuple):
     names: tuple[str, ...]
 
 
-InnerStep = Callable[[Before], After]
+InnerStep = Callable[[StepInput], StepResult]
+
+CutBatch = Callable[[Trajectory, Targets, PolicyEvaluation | None], Batch]
+"""Makes one batch of a whole trajectory."""
 
 
 def inner_step(
@@ -72,47 +95,46 @@ def inner_step(
     also: str | None = None,
     padded: bool = True,
 ) -> InnerStep:
-    """Return the step on `loss`, for parameters of the names and shapes of `like`.
+    """Return the step on `loss` for parameters with the names and shapes of `like`.
 
-    `settings` are those that are no tensors. With `only`, nothing but the parameters whose names begin with it (or
-    with `also`) are moved, and the optimizer counts their steps separately. Unless it is `padded`, the batch is taken
-    in one piece, and summed in whatever order is fastest.
+    `settings` are those that are not tensors. With `only`, the step is limited to parameters whose names begin with it
+    (or with `also`), and the optimizer counts their steps separately. See `gradients.gradient` for `padded`.
     """
     prefixes: str | tuple[str, ...] = only if also is None or not only else (only, also)
 
-    def step(before: Before) -> After:
-        assert before.batch is not None
-        params, hyper = unflatten(before.vector, like), Hyper({**settings, **before.hyper})
+    def step(start: StepInput) -> StepResult:
+        assert start.batch is not None
+        params, hyper = unflatten(start.vector, like), Hyper({**settings, **start.hyper})
         result, gradient = gradients.gradient(
-            loss, policy, params, before.buffers, before.batch, hyper, prefixes, padded=padded
+            loss, policy, params, start.buffers, start.batch, hyper, prefixes, padded=padded
         )
         with torch.no_grad():
             limit = hyper.max_grad_norm
             clipped, norm = clip_by_member_norm(gradient, None if limit is None else limit.reshape(-1))
-            reached, remembered = optimizer.step(before.vector, clipped, before.optimizer, before.learning_rate)
+            reached, remembered = optimizer.step(start.vector, clipped, start.optimizer, start.learning_rate)
             if only:
                 moved = {name: float(name.startswith(prefixes)) for name in like}
                 mine = flatten(torch.full((1, *p.shape[1:]), moved[n], device=p.device) for n, p in like.items()) > 0
-                reached = torch.where(mine, reached, before.vector)
+                reached = torch.where(mine, reached, start.vector)
                 remembered = {
-                    name: torch.where(mine, leaf, before.optimizer[name]) if leaf.ndim == 2 else leaf
+                    name: torch.where(mine, leaf, start.optimizer[name]) if leaf.ndim == 2 else leaf
                     for name, leaf in remembered.items()
                 }
             finite = torch.isfinite(result.value) & torch.isfinite(norm) & torch.isfinite(reached.abs().amax(1))
-            rows = (before.batch.weights > 0).any(-1).any(-1)
-            moving = before.going & rows & finite
+            rows = (start.batch.weights > 0).any(-1).any(-1)
+            moving = start.stepping & rows & finite
             if result.halt is not None:
                 moving = moving & ~result.halt
             metrics = {**result.metrics, f"optim/{only.replace('.', '_')}grad_norm": norm}
             if not only:
                 metrics["loss/total"] = result.value
-            held = {
+            optimizer_state = {
                 name: torch.where(per_member(moving, leaf), remembered[name], leaf)
-                for name, leaf in before.optimizer.items()  # in that order, so that the next step looks the same
+                for name, leaf in start.optimizer.items()  # in this order, which compiled steps depend on
             }
-            return After(
-                vector=torch.where(moving.unsqueeze(1), reached, before.vector),
-                optimizer=held,
+            return StepResult(
+                vector=torch.where(moving.unsqueeze(1), reached, start.vector),
+                optimizer=optimizer_state,
                 reached=reached,
                 value=result.value,
                 gradient=gradient,
@@ -127,38 +149,46 @@ def inner_step(
     return step
 
 
-class Collected(NamedTuple):
-    """What a whole update starts from: a step's start, the batch of which is yet to be made, and what to make it of.
+class UpdateInput(NamedTuple):
+    """What an update of one step starts from: the input of the step without its batch, and what to make the batch of.
 
     `given` are the estimator's settings that are tensors.
     """
 
-    before: Before
+    start: StepInput
     trajectory: Trajectory
     given: Params
 
 
-def in_one_piece(
-    policy_evaluator: Callable[[EvaluationInputs], PolicyEvaluation] | None,
-    estimate: Estimator,
-    cut: Callable[[Trajectory, Targets, PolicyEvaluation | None], Batch],
-    step: InnerStep,
-    like: Params,
-) -> Callable[[Collected], After]:
-    """Return an update of one gradient step as one function: look back, estimate, make the batch, step."""
+def whole_update(
+    evaluator: Evaluator | None, estimator: Estimator, cut: CutBatch, step: InnerStep, like: Params
+) -> Callable[[UpdateInput], StepResult]:
+    """Return an update of one gradient step as one function: evaluate the policy, estimate, make a batch, step."""
 
-    def update(collected: Collected) -> After:
-        before, trajectory, given = collected
-        with torch.no_grad():
-            past = EvaluationInputs(unflatten(before.vector, like) | before.buffers, trajectory)
-            evaluated = policy_evaluator(past) if policy_evaluator else None
-            targets = estimate(given, before.buffers, trajectory, evaluated)
-            batch = cut(trajectory, targets, evaluated)
-        return step(before._replace(batch=batch))
+    def update(collected: UpdateInput) -> StepResult:
+        start, trajectory, given = collected
+        params = unflatten(start.vector, like)
+        batch = make_batch(evaluator, estimator, cut, params, start.buffers, trajectory, given)
+        return step(start._replace(batch=batch))
 
     return update
 
 
+def make_batch(
+    evaluator: Evaluator | None,
+    estimator: Estimator,
+    cut: CutBatch,
+    params: Params,
+    buffers: Params,
+    trajectory: Trajectory,
+    given: Params,
+) -> Batch:
+    """Evaluate the policy on a trajectory if there is an `evaluator`, estimate, and make one batch of everything."""
+    with torch.no_grad():
+        evaluated = evaluator(EvaluationInputs(params | buffers, trajectory)) if evaluator else None
+        return cut(trajectory, estimator(given, buffers, trajectory, evaluated), evaluated)
+
+
 def stack_metrics(metrics: Mapping[str, Tensor]) -> Tensor:
-    """Metrics of `[S]` each as one tensor `[M, S]`, in double precision."""
+    """Stack metrics of `[S]` each into one tensor `[M, S]` of double precision."""
     return torch.stack([value.detach().double() for value in metrics.values()])

@@ -1,27 +1,28 @@
 """Differentiate a loss, for all members at once.
 
-Members don't depend on each other: the gradient of the sum of their losses is each one's own.
+The loss of a member depends on its own parameters alone, so the gradient of the summed losses holds every member's own
+gradient.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pgzoo.ops.members import join, map_leaves, per_member
+from pgzoo.ops.members import join, map_leaves
 from pgzoo.ops.nets import ROW_BLOCK
 from pgzoo.ops.optim import flatten, unflatten
 from pgzoo.ops.order import sums_in_any_order
 from pgzoo.types import Batch, Hyper, Loss, LossFunction, Params
 
-__all__ = ["Evidence", "bad_rewards", "gradient", "hessian_product"]
+__all__ = ["check_shape", "gradient", "hessian_product"]
 
 GROUP_ROWS = 4096
-"""Rows that are differentiated at once: with 64 hidden units, a megabyte for each intermediate result."""
+"""Rows that are differentiated together: with 64 hidden units, each intermediate result takes a megabyte."""
 
 
 def gradient(
@@ -35,13 +36,13 @@ def gradient(
     *,
     padded: bool = True,
 ) -> tuple[Loss, Tensor]:
-    """Differentiate `loss`: what it gives, and each member's gradient end to end, `[S, P]`.
+    """Return the loss and each member's gradient as one vector, `[S, P]`.
 
     The gradient is 0 for parameters whose names don't begin with `only`, or with any of several.
 
-    Members are taken in groups whose intermediate results stay in the processor's cache, each with no more padding than
-    its own longest member needs. As members don't depend on each other, neither do the numbers. Unless it is
-    `padded`, a batch is taken as it is, and summed in any order.
+    With `padded`, members are differentiated in groups small enough that intermediate results stay in the processor's
+    cache, each group with no more padding than its longest member needs; no member's numbers depend on the grouping.
+    Without it, the batch is differentiated as a whole, and sums are taken in whatever order is fastest.
     """
     parts = []
     groups = _groups(batch) if padded else [(slice(None), batch.weights.shape[-1])]
@@ -72,9 +73,9 @@ def hessian_product(
     hyper: Hyper,
     only: str = "",
 ) -> Callable[[Tensor], Tensor]:
-    """Return the product with the Hessian of `scalar`, `[S, P] -> [S, P]`, by differentiating twice.
+    """Return the function that multiplies a vector `[S, P]` by the Hessian of `scalar`, by differentiating twice.
 
-    `scalar` is `[S]`, as a loss is. Rows and columns of parameters whose names don't begin with `only` are 0.
+    `scalar` returns `[S]`, as a loss does. Rows and columns of parameters whose names don't begin with `only` are 0.
 
     Source: Pearlmutter (1994), Fast exact multiplication by the Hessian.
     """
@@ -101,7 +102,7 @@ def check_shape(what: str, value: Tensor, expected: Sequence[int]) -> None:
 
 
 def _cut_group(batch: Batch, rows: slice, columns: int) -> Batch:
-    """Some members' part of a batch, and of that the first columns."""
+    """Return the part of a batch that belongs to the members `rows`, cut to the first `columns` of the axis B."""
     part: Batch = map_leaves(itemgetter(rows), batch)
     if columns == batch.weights.shape[-1]:
         return part
@@ -110,13 +111,13 @@ def _cut_group(batch: Batch, rows: slice, columns: int) -> Batch:
 
 
 def _groups(batch: Batch) -> list[tuple[slice, int]]:
-    """Cut the members into groups of about `GROUP_ROWS` rows; each comes with the columns it needs of `[S, T, B]`."""
+    """Split the members into groups of about `GROUP_ROWS` rows; return each with the columns of B that it needs."""
     weights = batch.weights
     if weights.numel() <= GROUP_ROWS or len(weights) == 1:
         return [(slice(None), weights.shape[-1])]
     groups = []
     steps, width = weights.shape[1:]
-    if batch.inputs.memory is not None or width % ROW_BLOCK:  # sequences, and batches of a size of their own
+    if batch.inputs.memory is not None or width % ROW_BLOCK:  # sequences, and batches that aren't padded to blocks
         needed = [width] * len(weights)
     else:
         filled = (weights.amax(1) > 0).numpy()
@@ -129,69 +130,3 @@ def _groups(batch: Batch) -> list[tuple[slice, int]]:
             first, longest = member, 0
         longest = max(longest, columns)
     return [*groups, (slice(first, len(needed)), longest)]
-
-
-class Evidence(NamedTuple):
-    """What a step came upon, of the members in `bad [S]`, which it left non-finite; in the order of the computation.
-
-    `obs` and `advantages` are the largest of the batch in size, `[S]`; `before`, `gradient` and `reached` are `[S, P]`.
-    """
-
-    bad: Tensor
-    obs: Tensor
-    advantages: Tensor
-    before: Tensor
-    value: Tensor
-    gradient: Tensor
-    norm: Tensor
-    reached: Tensor
-
-    @classmethod
-    def of(
-        cls, bad: Tensor, batch: Batch, params: Params, value: Tensor, gradient: Tensor, norm: Tensor, reached: Tensor
-    ) -> Evidence:
-        """That of a step from `params` on a batch."""
-        before = flatten(params.values())
-        return cls(bad, largest(batch.inputs.obs), largest(batch.advantages), before, value, gradient, norm, reached)
-
-    def over(self, earlier: Evidence) -> Evidence:
-        """Keep of the members that aren't bad here what was found earlier."""
-        found: Evidence = map_leaves(lambda new, old: torch.where(per_member(self.bad, new), new, old), self, earlier)
-        return found
-
-    def first(self, row: int, rewards: Tensor | None, like: Params) -> str:
-        """Name the first tensor of a member that is not finite; `rewards` come before all others."""
-        parts = (unflatten(vector, like) for vector in (self.before, self.gradient, self.reached))
-        before, gradient, reached = parts
-        candidates: list[tuple[str, Tensor]] = [
-            *([] if rewards is None else [("rewards", rewards)]),
-            ("observations", self.obs),
-            ("advantages", self.advantages),
-            *((f"parameter {name}", value) for name, value in before.items()),
-            ("loss", self.value),
-            *((f"gradient of {name}", value) for name, value in gradient.items()),
-            ("norm of the gradient", self.norm),
-            *((f"parameter {name}", value) for name, value in reached.items()),
-        ]
-        for name, value in candidates:
-            if not torch.isfinite(value[row]).all():
-                return non_finite(name, value[row])
-        raise AssertionError("called for a member that is finite")
-
-
-def bad_rewards(rewards: Tensor) -> dict[int, str]:
-    """Return what is wrong with the `rewards [S, T, N]` of each member that has one that isn't finite."""
-    if torch.isfinite(rewards).all():
-        return {}
-    bad = ~torch.isfinite(rewards).all(-1).all(-1)
-    return {int(row): non_finite("rewards", rewards[row]) for row in bad.nonzero().flatten()}
-
-
-def non_finite(name: str, values: Tensor) -> str:
-    """Return the reason of a failure: the name of a tensor, and whether it holds a NaN or only infinities."""
-    return f"{name}: {'NaN' if torch.isnan(values).any() else 'infinite'}"
-
-
-def largest(x: Tensor) -> Tensor:
-    """The largest of `x [S, ...]` in size, `[S]`: NaN where anything is, infinite where anything else is."""
-    return x.abs().flatten(1).amax(1) if x.is_floating_point() else torch.zeros(len(x), device=x.device)

@@ -1,7 +1,6 @@
-"""Train: a generator of events.
+"""Train the members of a plan, as a generator of events.
 
-Plain objects come in (`Plan`), events come out. Nothing here knows of plugins, trackers, the command line or a
-terminal.
+Nothing here knows of plugins, trackers, the command line or a terminal.
 """
 
 from __future__ import annotations
@@ -35,13 +34,13 @@ from pgzoo.types import RECENT, TrainState
 
 __all__ = ["Control", "Plan", "Progress", "train"]
 
-OVER = object()
+LOOP_ENDED = object()
 
-KEEP_EVERY = 30.0
-"""Seconds between two checkpoints where no number of steps is asked for."""
+CHECKPOINT_INTERVAL = 30.0
+"""Seconds between two checkpoints, unless the config sets a number of steps."""
 
-PATIENCE = 2.0
-"""Seconds for the final evaluation of a run that was interrupted: somebody waits for its end."""
+INTERRUPTED_EVALUATION = 2.0
+"""Maximum seconds for the final evaluation of a run that was interrupted, because its user waits for it to end."""
 
 
 ProgressStatus = MemberStatus | Literal["running"]
@@ -49,7 +48,7 @@ ProgressStatus = MemberStatus | Literal["running"]
 
 @dataclass(frozen=True)
 class Stop:
-    """A wish to end members (indices; None: all)."""
+    """A request to end members (indices; None: all)."""
 
     members: tuple[int, ...] | None
     reason: str
@@ -58,9 +57,9 @@ class Stop:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands that goes on: its state, and the end that each member has come to, if any.
+    """How far a run has come, as a checkpoint holds it: its state, and a status and a reason per member.
 
-    A member that is active has the status "running", unless a component of the run has failed. `forgets` as in a plan.
+    The status of an active member is "running", unless a component of the run has failed. For `forgets` see `Plan`.
     """
 
     state: TrainState
@@ -70,59 +69,59 @@ class Progress:
 
     @property
     def exact(self) -> bool:
-        """Whether a run that goes on from here is, bit for bit, one that was never left."""
+        """Whether a run resumed from here equals an uninterrupted run, bit for bit."""
         if self.state.collector is None:
             return self.forgets or not self.state.updates.any()
-        told = self.state.environments or (None,) * len(self.statuses)
-        return all(rows is not None or n == 0 for rows, n in zip(told, self.state.updates, strict=True))
+        saved = self.state.environments or (None,) * len(self.statuses)
+        return all(rows is not None or n == 0 for rows, n in zip(saved, self.state.updates, strict=True))
 
 
 @dataclass
 class Control:
-    """Acts on a run from outside; obeyed at the next safe point, after an update.
+    """Controls a run from outside. Requests take effect after the current update.
 
-    An interruption of the whole run doesn't wait for the end of whole episodes: their collection is given up.
-    `keep(standing, members)` writes checkpoints of these members (indices), when one is due.
+    An interruption of the whole run takes effect sooner: a collection of whole episodes is given up.
+    `write_checkpoints(progress, members)`, if set, is called when checkpoints of members (indices) are due.
     """
 
     stops: list[Stop] = field(default_factory=list)
     evaluation_due: bool = False
     checkpoint_due: bool = False
     interrupted: bool = False
-    keep: Callable[[Progress, tuple[int, ...]], None] | None = None
+    write_checkpoints: Callable[[Progress, tuple[int, ...]], None] | None = None
 
     def stop(
         self, members: tuple[int, ...] | None = None, reason: str = "asked to stop", status: MemberStatus = "stopped"
     ) -> None:
-        """End these members (indices; None: all); their last parameters are evaluated."""
+        """End members (indices; None: all). Their last parameters are evaluated."""
         self.stops.append(Stop(members, reason, status))
         self.interrupted |= members is None and status == "interrupted"
 
     def evaluate(self) -> None:
-        """Evaluate the active members."""
+        """Request an evaluation of all active members."""
         self.evaluation_due = True
 
     def save(self) -> None:
-        """Keep a checkpoint of every member."""
+        """Request a checkpoint of every member."""
         self.checkpoint_due = True
 
     def take_stops(self) -> list[Stop]:
-        """Return the wishes since the last call; one that comes meanwhile is left for the next."""
+        """Return the stop requests since the last call."""
         stops, self.stops = self.stops, []
         return stops
 
 
-def train(plan: Plan, control: Control | None = None, standing: Progress | None = None) -> Generator[Event]:
-    """Train every member of the plan to its end, and tell what happens; go on from `standing` where it is given.
+def train(plan: Plan, control: Control | None = None, resume_from: Progress | None = None) -> Generator[Event]:
+    """Train every member of the plan until it ends, and yield events; start from `resume_from` if it is given.
 
-    Yields RunStarted; EpisodesFinished and UpdateDone for every update; Evaluated where it is due and for the last
-    parameters (sampled, then greedy); CheckpointSaved where one was kept; RunEnded, whatever happened.
+    Yields RunStarted; EpisodesFinished and UpdateDone for every update; Evaluated when an evaluation is due and for the
+    last parameters (sampled, then greedy); CheckpointSaved for every checkpoint; and in any case RunEnded at the end.
 
     Raises:
         RunFailed: a component raised. RunEnded is yielded first.
-        UnfitError: the estimator asks for what nobody gives; before anything is yielded.
+        UnfitError: the estimator needs an argument that the run can't provide. Nothing is yielded before.
     """
-    run = _Run(plan, control or Control(), standing)
+    run = _TrainingRun(plan, control or Control(), resume_from)
     error: RunFailed | None = None
     threads = torch.get_num_threads()
     torch.set_num_threads(plan.config.threads)
@@ -131,7 +130,7 @@ def train(plan: Plan, control: Control | None = None, standing: Progress | None 
     except RunFailed as caught:
         error = caught
         run.fail_all(str(caught))
-        yield from run.keep(range(len(plan.members)), whole=False)
+        yield from run.checkpoint(range(len(plan.members)), failed=True)
     finally:
         torch.set_num_threads(threads)
         run.ctx.close()
@@ -140,24 +139,23 @@ def train(plan: Plan, control: Control | None = None, standing: Progress | None 
         raise error
 
 
-class _Run:
-    """What `train` remembers from one event to the next."""
+class _TrainingRun:
+    """The state of `train` between events: the engine, and the status of every member."""
 
-    def __init__(self, plan: Plan, control: Control, standing: Progress | None) -> None:
+    def __init__(self, plan: Plan, control: Control, resume_from: Progress | None) -> None:
         members = len(plan.members)
-        self.plan, self.control, self.ctx = plan, control, Engine(plan, standing.state if standing else None)
-        self.ctx.cancelled = lambda: control.interrupted
+        self.plan, self.control, self.ctx = plan, control, Engine(plan, resume_from.state if resume_from else None)
+        self.ctx.experience.monitor.cancelled = lambda: control.interrupted
         self.statuses: list[MemberStatus] = ["finished"] * members
-        if standing:
-            self.statuses = ["finished" if status == "running" else status for status in standing.statuses]
-        self.reasons = list(standing.reasons) if standing else [""] * members
-        self.kept = time.perf_counter()
-        self.unkept = np.zeros(members, np.bool_)
-        """Who has ended, or was cut off, since the last checkpoint."""
+        if resume_from:
+            self.statuses = ["finished" if status == "running" else status for status in resume_from.statuses]
+        self.reasons = list(resume_from.reasons) if resume_from else [""] * members
+        self.last_checkpoint = time.perf_counter()
+        self.ended_since_checkpoint = np.zeros(members, np.bool_)
         self.loop_seconds = 0.0
 
     def loop(self) -> Iterator[Event]:
-        """Collect, update, report; and again until nobody is active. Then evaluate."""
+        """Update until no member is active, then evaluate."""
         c, ctx, watch = self.plan.config, self.ctx, self.ctx.watch
         yield RunStarted(c, self.plan.group, self.plan.seeds, self.plan.run_keys)
         started = time.perf_counter()
@@ -168,15 +166,15 @@ class _Run:
             ctx.begin_update()
             try:
                 with watch.phase("update", f'algorithm "{c.algorithm}"'):
-                    over = next(rounds, OVER) is OVER
-            except (Cancelled, RunFailed) as broken:  # the last whole update stands
+                    loop_ended = next(rounds, LOOP_ENDED) is LOOP_ENDED
+            except (Cancelled, RunFailed) as broken:  # go back to the last completed update
                 ctx.state = before
                 if isinstance(broken, RunFailed):
                     raise
                 ctx.state = before._replace(active=self._still_active(before, 0.0))
-                self.unkept |= before.active
+                self.ended_since_checkpoint |= before.active
                 break
-            if over:
+            if loop_ended:
                 raise RunFailed(f'The loop of algorithm "{c.algorithm}" ended before its members did.')
             state, finished = ctx.end_update(before)
             with watch.phase("track"):
@@ -190,25 +188,25 @@ class _Run:
                 ended = active & ~ctx.state.active
                 yield UpdateDone(index, state.env_steps, active, ended, ctx.metrics.means())
             yield from self._evaluate_if_due(before.env_steps)
-            yield from self._keep_if_due(before, ended)
+            yield from self._checkpoint_if_due(before, ended)
             index += 1
         self.loop_seconds = self._elapsed(started)
-        yield from self.keep(np.flatnonzero(self.unkept))
-        sound = np.array([status != "failed" for status in self.statuses])
+        yield from self.checkpoint(np.flatnonzero(self.ended_since_checkpoint))
+        not_failed = np.array([status != "failed" for status in self.statuses])
         if self.control.interrupted:
-            deadline = time.perf_counter() + PATIENCE
-            ctx.cancelled = lambda: time.perf_counter() > deadline
-        if sound.any():
-            yield from self._evaluate(sound, final=True)
+            deadline = time.perf_counter() + INTERRUPTED_EVALUATION
+            ctx.experience.monitor.cancelled = lambda: time.perf_counter() > deadline
+        if not_failed.any():
+            yield from self._evaluate(not_failed, final=True)
         self._interrupt_finished()
 
     def _elapsed(self, started: float) -> float:
-        """Seconds of training since then: without evaluating and compiling."""
-        apart = self.ctx.watch.seconds["evaluate"] + self.ctx.watch.seconds["compile"]
-        return time.perf_counter() - started - apart
+        """Return the seconds of training since `started`, without those spent on evaluating and compiling."""
+        not_training = self.ctx.watch.seconds["evaluate"] + self.ctx.watch.seconds["compile"]
+        return time.perf_counter() - started - not_training
 
     def _evaluate_if_due(self, before: NDArray[np.int64]) -> Iterator[Event]:
-        """Evaluate members whose last update crossed a multiple of `eval_every`, or all if asked to."""
+        """Evaluate members whose last update crossed a multiple of `eval_every`; all if the control requests it."""
         every, steps = self.plan.config.eval_every, self.ctx.state.env_steps
         active = self.ctx.state.active
         due = active & (steps // every > before // every) if every else np.zeros_like(active)
@@ -217,52 +215,55 @@ class _Run:
         if due.any():
             yield from self._evaluate(due, final=False)
 
-    def _keep_if_due(self, before: TrainState, ended: NDArray[np.bool_]) -> Iterator[Event]:
-        """Keep members that have crossed a multiple of `checkpoint_every`; without one, all now and then.
+    def _checkpoint_if_due(self, before: TrainState, ended: NDArray[np.bool_]) -> Iterator[Event]:
+        """Checkpoint members that crossed a multiple of `checkpoint_every`; without it, all active ones at intervals.
 
-        Those that have ended don't change any more: they are kept with the next that are due, or after the loop.
+        Members that ended don't change any more; they are written with the next checkpoint, or after the loop.
         """
         if ended.any() and self.ctx.running():
-            self.ctx.hold(ended)
+            self.ctx.keep_environments_of(ended)
         every, steps = self.plan.config.checkpoint_every, self.ctx.state.env_steps
-        self.unkept |= ended
+        self.ended_since_checkpoint |= ended
         due = np.zeros_like(ended)
         if every:
             due |= before.active & (steps // every > before.env_steps // every)
-        elif every is None and time.perf_counter() - self.kept > KEEP_EVERY:
+        elif every is None and time.perf_counter() - self.last_checkpoint > CHECKPOINT_INTERVAL:
             due |= before.active
         if self.control.checkpoint_due:
             self.control.checkpoint_due, due = False, np.ones_like(due)
         if due.any():
             with self.ctx.watch.phase("track"):
-                yield from self.keep(np.flatnonzero(due | self.unkept))
-            self.unkept[:] = False
+                yield from self.checkpoint(np.flatnonzero(due | self.ended_since_checkpoint))
+            self.ended_since_checkpoint[:] = False
 
-    def keep(self, members: Iterable[int], *, whole: bool = True) -> Iterator[Event]:
-        """Write checkpoints of these members, if anybody keeps them; without environments if not `whole`."""
+    def checkpoint(self, members: Iterable[int], *, failed: bool = False) -> Iterator[Event]:
+        """Write checkpoints of members (indices), if the control does that.
+
+        Where a component has `failed`, they hold the status of every member, and no environments.
+        """
         chosen = tuple(int(member) for member in members)
-        if self.control.keep is None or not chosen:
+        if self.control.write_checkpoints is None or not chosen:
             return
-        state = self.ctx.snapshot(environments=whole)
+        state = self.ctx.snapshot(environments=not failed)
         both = zip(state.active, self.statuses, strict=True)
         statuses: tuple[ProgressStatus, ...] = tuple(
-            "running" if active and whole else status for active, status in both
+            "running" if active and not failed else status for active, status in both
         )
-        standing = Progress(state, statuses, tuple(self.reasons), self.plan.forgets)
-        self.control.keep(standing, chosen)
-        self.kept = time.perf_counter()
-        yield CheckpointSaved(self.ctx.state.env_steps, chosen, standing.exact)
+        progress = Progress(state, statuses, tuple(self.reasons), self.plan.forgets)
+        self.control.write_checkpoints(progress, chosen)
+        self.last_checkpoint = time.perf_counter()
+        yield CheckpointSaved(self.ctx.state.env_steps, chosen, progress.exact)
 
     def _evaluate(self, active: NDArray[np.bool_], *, final: bool) -> Iterator[Event]:
         modes: tuple[EvaluationMode, ...] = ("sampled", "greedy") if final else ("sampled",)
         for mode in modes:
             played = self.ctx.evaluate(self.ctx.state, active, mode)
             if not any(map(len, played.returns)):
-                return  # interrupted
+                return  # cancelled before the first round was completed
             yield Evaluated(self.ctx.state.env_steps, active, mode, final, played.returns, played.lengths)
 
     def _still_active(self, state: TrainState, seconds: float) -> NDArray[np.bool_]:
-        """Freeze members that have come to an end, of whatever kind; the first reason counts."""
+        """Return the members that go on training; note the status and the first reason of those that end."""
         c, active = self.plan.config, state.active.copy()
 
         def end(row: int, status: MemberStatus, reason: str) -> None:
@@ -273,7 +274,7 @@ class _Run:
             end(row, "failed", reason)
         stagnant = np.zeros_like(state.env_steps) if c.stop_on_plateau is None else plateau.stagnant(state)
         for row in range(len(active)):
-            recent = float(state.recent[row].mean())  # NaN before there were so many
+            recent = float(state.recent[row].mean())  # NaN before that many episodes
             if c.total_steps is not None and state.env_steps[row] >= c.total_steps:
                 end(row, "finished", f"{c.total_steps:,} steps are done")
             if c.total_episodes is not None and state.episodes[row] >= c.total_episodes:
@@ -290,20 +291,27 @@ class _Run:
         return active
 
     def _interrupt_finished(self) -> None:
-        """A signal that comes when training is over, in the last evaluation, still interrupts the run."""
+        """Let a signal that arrives after training, in the final evaluation, still mark the run as interrupted."""
         for stop in self.control.take_stops():
             for row, status in enumerate(self.statuses):
                 if stop.status == "interrupted" and status in ("finished", "stopped"):
                     self.statuses[row], self.reasons[row] = stop.status, stop.reason
 
     def fail_all(self, reason: str) -> None:
-        """A component raised: nobody goes on. In the last evaluation that concerns whoever was being evaluated."""
+        """Mark all active members as failed; in the final evaluation, all members that haven't failed before."""
         for row, active in enumerate(self.ctx.state.active):
             if active or (not self.ctx.state.active.any() and self.statuses[row] != "failed"):
                 self.statuses[row], self.reasons[row] = "failed", reason
 
     def ended(self) -> RunEnded:
-        """The last event."""
+        """Return the last event."""
         ctx, timing = self.ctx, self.ctx.watch.seconds | {"loop": self.loop_seconds}
         state = ctx.snapshot(environments=False)
-        return RunEnded(state.env_steps, tuple(self.statuses), tuple(self.reasons), timing, state, laps=ctx.laps)
+        return RunEnded(
+            state.env_steps,
+            tuple(self.statuses),
+            tuple(self.reasons),
+            timing,
+            state,
+            laps=ctx.experience.monitor.seconds,
+        )

@@ -1,9 +1,10 @@
-"""Collect experience: one loop for windows of steps and for whole episodes, for every member at once."""
+"""Act in environments: one loop that collects windows of steps or whole episodes, for every member at once."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -17,46 +18,59 @@ from pgzoo.ops.members import select
 from pgzoo.protocols import Policy, VectorEnv
 from pgzoo.training.events import EvaluationMode
 from pgzoo.training.seeding import EVALUATION_ROOT, generator, reset_seeds
-from pgzoo.types import ActorInputs, Array, Collector, Params, Trajectory
+from pgzoo.types import ActorInputs, Array, Collector, Params, StepResult, Trajectory
 
-__all__ = ["Cancelled", "Finished", "Greedy", "Noise", "begin", "collect", "evaluate", "joined"]
+__all__ = [
+    "Behavior",
+    "Cancelled",
+    "Finished",
+    "Greedy",
+    "Monitor",
+    "Noise",
+    "begin",
+    "collect",
+    "evaluate",
+    "joined",
+]
 
 NOISE_BLOCK = 64
-"""Steps for which noise is drawn at once: drawing for each step alone would cost more than acting."""
+"""Steps for which noise is drawn at once: drawing it for each step would cost more than acting."""
 
 EPISODE_LIMIT = 100_000
-"""An episode longer than this has no end; collecting it would fill the memory."""
+"""Steps after which an episode is taken to be endless; collecting it further would fill the memory."""
+
+EPISODE_CAPACITY = 512
+"""Steps that a collection of whole episodes has room for at first."""
 
 
 class Cancelled(Exception):
-    """Somebody doesn't want to wait for the end of a collection. What it has gathered is lost, nothing else."""
+    """A collection of whole episodes was given up. The steps that it gathered are lost, and nothing else."""
 
 
 class Finished(NamedTuple):
-    """Episodes that ended in a collection: one array per member, in the order in which they ended."""
+    """Returns and lengths of the episodes that ended: one array per member, in the order in which they ended."""
 
     returns: tuple[NDArray[np.float64], ...]
     lengths: tuple[NDArray[np.int64], ...]
 
 
 class Noise:
-    """Noise for the steps of one collection, `[S, N, K]` each, every member from its own generator.
+    """The noise that actions are sampled with, `[S, N, K]` per step, each member's from its own generator.
 
-    Steps are drawn in blocks and each generator is used for this collection alone, so what one member gets doesn't
-    depend on how long another plays.
+    Each generator serves one collection only, so a member's noise doesn't depend on how long the others play.
     """
 
     def __init__(
         self, policy: Policy, generators: list[np.random.Generator], num_envs: int, steps: int | None = None
     ) -> None:
-        """For so many `steps`, where that is known."""
+        """`steps` is the number of steps that will be taken, if it is known."""
         self._generators = generators
         self._shape = (min(NOISE_BLOCK, steps or NOISE_BLOCK), num_envs, policy.noise_size)
         self._kind = policy.noise
         self._block: Array = np.empty(0)
 
     def __getitem__(self, t: int) -> Array:
-        """Noise of step t; steps must be asked for in order."""
+        """Return the noise of step t; steps must be asked for in order."""
         k = t % self._shape[0]
         if k == 0:
             draws = [draw_noise(self._kind, generator, self._shape) for generator in self._generators]
@@ -64,36 +78,43 @@ class Noise:
         return self._block[k]  # type: ignore[no-any-return]
 
     def select(self, members: NDArray[np.int64]) -> None:
-        """Draw for these members alone from here on."""
+        """Draw for these members alone from the next step on."""
         self._generators = [self._generators[member] for member in members]
         self._block = self._block[:, members]
 
 
 class Greedy:
-    """No noise: the actor takes the mode of its distribution."""
+    """In place of `Noise`: actions are the mode of the policy's distribution."""
 
     def __getitem__(self, t: int) -> None:
-        """Nothing, at every step."""
+        """Return None for every step."""
 
     def select(self, members: NDArray[np.int64]) -> None:
-        """Nothing for these members, too."""
+        """Do nothing."""
 
 
-class _Tape:
-    """Growing time-major storage, `[T, rows, ...]` each: a collection's end is known only when it is there."""
+class Behavior(NamedTuple):
+    """How to act: a policy, its parameters (and buffers) under its own names, and the noise to sample with."""
 
-    def __init__(self, capacity: int, **like: Array) -> None:
-        self.arrays = {name: np.zeros((capacity, *array.shape), array.dtype) for name, array in like.items()}
-        self.capacity = capacity
+    policy: Policy
+    params: Params
+    noise: Noise | Greedy
 
-    def grow(self) -> None:
-        """Double the room."""
-        self.arrays = {name: np.concatenate([array, np.zeros_like(array)]) for name, array in self.arrays.items()}
-        self.capacity *= 2
+
+@dataclass
+class Monitor:
+    """Watches collections from outside.
+
+    `cancelled()` is asked before every step; True ends a collection of whole episodes. `seconds` sums up the time spent
+    on choosing actions ("acting") and on stepping environments ("environment").
+    """
+
+    cancelled: Callable[[], bool] = lambda: False
+    seconds: dict[str, float] = field(default_factory=lambda: {"environment": 0.0, "acting": 0.0})
 
 
 def begin(envs: VectorEnv, policy: Policy, seeds: NDArray[np.int64]) -> Collector:
-    """Reset every environment from `seeds [S, N]`."""
+    """Reset every environment with its seed, `seeds [S, N]`, and return where a collection starts."""
     obs = envs.reset(seeds.reshape(-1))
     shape, size = seeds.shape, memory_size(policy)
     return Collector(
@@ -109,100 +130,147 @@ def begin(envs: VectorEnv, policy: Policy, seeds: NDArray[np.int64]) -> Collecto
 
 def collect(
     envs: VectorEnv,
-    policy: Policy,
-    params: Params,
-    noise: Noise | Greedy,
-    at: Collector,
+    behavior: Behavior,
+    start: Collector,
     quota: NDArray[np.int64],
     window: int | None,
-    cancelled: Callable[[], bool] = lambda: False,
-    laps: dict[str, float] | None = None,
+    monitor: Monitor | None = None,
 ) -> tuple[Trajectory, Finished, Collector]:
-    """Step on from `at` until every environment has finished `quota [S, N]` episodes, or for `window` steps.
+    """Act from `start` on for `window` steps, or if that is None until every environment has met its quota.
 
-    An environment that has its quota (0 for members that are not active) stands still. Where there is no window, the
-    last member may play far longer than most: each time half of the members are done, the others go on alone.
-    Returns what was seen, the episodes that ended, and where a next window goes on from. To the `laps` "acting" and
-    "environment" the seconds are added that these took.
+    `quota [S, N]` is the number of episodes that an environment plays; after them it is not stepped any more. Returns
+    the trajectory, the episodes that ended, and where the next window starts.
 
     Raises:
-        RunFailed: there is no window, and an episode has no end.
-        Cancelled: `cancelled()`, asked before every step, says so.
+        RunFailed: there is no window, and an episode doesn't end.
+        Cancelled: there is no window, and the monitor's `cancelled()` said so. A window is always completed, because
+            environments can't go back to where it began.
+        ValueError: every quota is 0.
     """
-    members, num_envs = at.ended.shape
-    rows, limit = members * num_envs, EPISODE_LIMIT if window is None else window
-    obs, ended, left = at.obs.reshape(rows, *at.obs.shape[2:]), at.ended.reshape(rows), quota.reshape(rows)
-    mask, memory = None if at.action_mask is None else at.action_mask.reshape(rows, -1), at.memory
-    starts = at.starts.reshape(rows)
-    live, actor = left > 0, actor_for(policy, params)
-    columns = np.arange(rows)  # where on the tape the rows belong that still play
-    playing, everybody = bool(live.any()), True
-    tape, t = None, 0
-    clock, acting, stepping = time.perf_counter, 0.0, 0.0
-    while playing and t < limit:
-        if cancelled():
-            raise Cancelled
-        by_member = (members, num_envs)
-        allowed = None if mask is None else mask.reshape(*by_member, -1)
-        seen = ActorInputs(obs.reshape(*by_member, *obs.shape[1:]), allowed, memory, starts.reshape(by_member))
-        begun = clock()
-        drawn, memory = actor(seen, noise[t])
-        actions = drawn.reshape(members * num_envs, *drawn.shape[2:])
-        taken = policy.to_env(actions)
-        chosen = clock()
-        step = envs.step(taken, live)
-        acting, stepping = acting + chosen - begun, stepping + clock() - chosen
-        valid = live & ~ended
-        if tape is None:  # room for one observation more than steps: the last one
-            like = step._asdict() | {"obs": obs, "actions": actions, "valid": valid}
-            if mask is not None:
-                like["action_mask"] = mask
-            tape = _Tape(512 if window is None else window + 1, **like)
-        elif t + 1 == tape.capacity:
-            tape.grow()
-        store, where = tape.arrays, slice(None) if everybody else columns
-        store["obs"][t, where], store["actions"][t, where], store["rewards"][t, where] = obs, actions, step.rewards
-        store["terminated"][t, where], store["truncated"][t, where] = step.terminated, step.truncated
-        store["valid"][t, where] = valid
-        if mask is not None:
-            store["action_mask"][t, where], mask = mask, envs.action_mask
-        starts = ended  # who was only reset in this step begins an episode with the next
-        ended = (step.terminated | step.truncated) & valid
-        obs = step.obs
-        t += 1
-        if np.count_nonzero(ended):
-            left = left - ended
-            live = left > 0
-            playing = bool(live.any())
-            if window is None and playing and members > 1:
-                alive = np.flatnonzero(live.reshape(members, num_envs).any(1))
-                kept = (alive[:, None] * num_envs + np.arange(num_envs)).ravel()
-                if 2 * len(alive) <= members and (part := envs.select(kept)) is not None:
-                    store["obs"][t, where] = obs  # what the others saw last
-                    if mask is not None:
-                        store["action_mask"][t, where], mask = mask, mask[kept]
-                    envs, columns, members, everybody = part, columns[kept], len(alive), False
-                    obs, ended, left, live = obs[kept], ended[kept], left[kept], live[kept]
-                    starts, memory = starts[kept], None if memory is None else memory[alive]
-                    params = select(params, alive.tolist())
-                    actor = actor_for(policy, params)
-                    noise.select(alive)
-    if tape is None:
+    monitor, limit = monitor or Monitor(), EPISODE_LIMIT if window is None else window
+    rows = _Rows(envs, behavior, start, quota)
+    if not rows.playing:
         raise ValueError("nothing to collect: no member is active")
-    if window is None and playing:
+    tape = _Tape(EPISODE_CAPACITY if window is None else window + 1)
+    t, clock, acting, stepping = 0, time.perf_counter, 0.0, 0.0
+    while rows.playing and t < limit:
+        if window is None and monitor.cancelled():
+            raise Cancelled
+        began = clock()
+        actions = rows.act(t)
+        env_actions = behavior.policy.to_env(actions)
+        chosen = clock()
+        step = rows.envs.step(env_actions, rows.live)
+        acting, stepping = acting + chosen - began, stepping + clock() - chosen
+        tape.store(t, rows, actions, step)
+        rows.advance(step)
+        t += 1
+        if window is None and rows.playing and rows.episode_ended:
+            rows.drop_finished_members(tape, t)
+    if window is None and rows.playing:
         raise RunFailed(
             f"An episode has not ended after {EPISODE_LIMIT:,} steps. This algorithm collects whole episodes: "
             "limit them with --max-episode-steps."
         )
-    if laps is not None:
-        laps["acting"] += acting
-        laps["environment"] += stepping
-    tape.arrays["obs"][t, columns] = obs
-    if mask is not None:
-        tape.arrays["action_mask"][t, columns] = mask
-    still_live = np.zeros(rows, np.bool_)
-    still_live[columns] = live
-    return _read(tape, t, at, still_live, memory if everybody else None)
+    monitor.seconds["acting"] += acting
+    monitor.seconds["environment"] += stepping
+    tape.store_last(t, rows)
+    return _read(tape, t, start, rows)
+
+
+class _Rows:
+    """The environments that are still stepped, S * N rows, and what is known of each before its next step.
+
+    Where whole episodes are collected, one member may play far longer than the others; then members that have finished
+    are dropped, and `where` says which rows of the tape belong to those that are left.
+    """
+
+    def __init__(self, envs: VectorEnv, behavior: Behavior, start: Collector, quota: NDArray[np.int64]) -> None:
+        self.envs, self.params, self.noise = envs, behavior.params, behavior.noise
+        self.policy, self.actor = behavior.policy, actor_for(behavior.policy, behavior.params)
+        self.shape = start.ended.shape  # S, N
+        rows = start.ended.size
+        self.obs = start.obs.reshape(rows, *start.obs.shape[2:])
+        self.mask = None if start.action_mask is None else start.action_mask.reshape(rows, -1)
+        self.memory = start.memory  # [S, N, M]
+        self.starts, self.ended = start.starts.reshape(rows), start.ended.reshape(rows)
+        self.left = quota.reshape(rows)  # episodes to play
+        self.live = self.left > 0
+        self.valid = self.live & ~self.ended  # whether the next step counts: it doesn't where it only resets
+        self.where: slice | NDArray[np.intp] = slice(None)
+        self.playing, self.episode_ended = bool(self.live.any()), False
+
+    def act(self, t: int) -> Array:
+        """Choose actions for step t, `[rows, *A]`, and let the policy's memory move on."""
+        mask = None if self.mask is None else self.mask.reshape(*self.shape, -1)
+        obs = self.obs.reshape(*self.shape, *self.obs.shape[1:])
+        seen = ActorInputs(obs, mask, self.memory, self.starts.reshape(self.shape))
+        actions, self.memory = self.actor(seen, self.noise[t])
+        return actions.reshape(len(self.obs), *actions.shape[2:])
+
+    def advance(self, step: StepResult) -> None:
+        """Take over what a step returned."""
+        self.starts = self.ended  # rows that were only reset in this step start an episode with the next
+        self.ended = (step.terminated | step.truncated) & self.valid
+        self.obs = step.obs
+        if self.mask is not None:
+            self.mask = self.envs.action_mask
+        self.episode_ended = bool(np.count_nonzero(self.ended))
+        if self.episode_ended:
+            self.left = self.left - self.ended
+            self.live = self.left > 0
+            self.playing = bool(self.live.any())
+        self.valid = self.live & ~self.ended
+
+    def drop_finished_members(self, tape: _Tape, t: int) -> None:
+        """Go on with the members that still play, if these are at most half and the environments can be split."""
+        members, num_envs = self.shape
+        alive = np.flatnonzero(self.live.reshape(self.shape).any(1))
+        if members == 1 or 2 * len(alive) > members:
+            return
+        kept = (alive[:, None] * num_envs + np.arange(num_envs)).ravel()
+        envs = self.envs.select(kept)
+        if envs is None:
+            return
+        tape.store_last(t, self)  # the last observations of members that are dropped
+        self.envs, self.shape = envs, (len(alive), num_envs)
+        self.where = kept if isinstance(self.where, slice) else self.where[kept]
+        self.obs, self.mask = self.obs[kept], None if self.mask is None else self.mask[kept]
+        self.memory = None if self.memory is None else self.memory[alive]
+        self.starts, self.ended, self.valid = self.starts[kept], self.ended[kept], self.valid[kept]
+        self.left, self.live = self.left[kept], self.live[kept]
+        self.params = select(self.params, alive.tolist())
+        self.actor = actor_for(self.policy, self.params)
+        self.noise.select(alive)
+
+
+class _Tape:
+    """Storage for the steps of a collection, `[T, rows, ...]`, which grows as episodes turn out to be long."""
+
+    def __init__(self, capacity: int) -> None:
+        """`capacity` counts steps, with one more for the last observation."""
+        self.capacity = capacity
+        self.arrays: dict[str, Array] = {}
+
+    def store(self, t: int, rows: _Rows, actions: Array, step: StepResult) -> None:
+        """Store step t: what was seen before it, what was done, and what came of it."""
+        leaves = {"obs": rows.obs, "actions": actions, "valid": rows.valid}
+        leaves |= {"rewards": step.rewards, "terminated": step.terminated, "truncated": step.truncated}
+        if rows.mask is not None:
+            leaves["action_mask"] = rows.mask
+        if not self.arrays:
+            self.arrays = {name: np.zeros((self.capacity, *x.shape), x.dtype) for name, x in leaves.items()}
+        elif t + 1 == self.capacity:
+            self.arrays = {name: np.concatenate([x, np.zeros_like(x)]) for name, x in self.arrays.items()}
+            self.capacity *= 2
+        for name, leaf in leaves.items():
+            self.arrays[name][t, rows.where] = leaf
+
+    def store_last(self, t: int, rows: _Rows) -> None:
+        """Store what is seen after the last step."""
+        self.arrays["obs"][t, rows.where] = rows.obs
+        if rows.mask is not None:
+            self.arrays["action_mask"][t, rows.where] = rows.mask
 
 
 def evaluate(
@@ -217,22 +285,23 @@ def evaluate(
     mode: EvaluationMode,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Finished:
-    """Play `episodes` episodes of each active member on `count` environments per member, in rounds of one each.
+    """Play `episodes` episodes per active member in `count` environments each, in rounds of one episode.
 
-    Episode k starts in the same state for every member and algorithm; actions come from the stream of the member's
-    seed. Every environment plays the same number of episodes or one less, so that short ones are not over-sampled:
-    where it is cancelled, the rounds that are complete count.
+    Episode k starts in the same state for every member and algorithm; actions come from a random stream of the member's
+    seed. All environments play the same number of episodes (in the last round, some play none), so that short episodes
+    are not over-represented. If it is cancelled, the episodes of all completed rounds are returned.
     """
     starts = reset_seeds(EVALUATION_ROOT, "evaluate", episodes)
     rounds: list[Finished] = []
     for k in range(0, episodes, count):
-        at = np.resize(starts[k : k + count], count)  # what fills up a shorter last round is not played
+        at = np.resize(starts[k : k + count], count)  # in a shorter last round, surplus environments don't play
         quota = active[:, None] & (k + np.arange(count) < episodes)
         noise = Greedy() if mode == "greedy" else Noise(policy, [generator(s, "evaluate", k) for s in seeds], count)
         try:
             with np.errstate(over="ignore", invalid="ignore"):
                 begun = begin(envs, policy, np.tile(at, (len(seeds), 1)))
-                _, finished, _ = collect(envs, policy, params, noise, begun, quota.astype(np.int64), None, cancelled)
+                behavior = Behavior(policy, params, noise)
+                _, finished, _ = collect(envs, behavior, begun, quota.astype(np.int64), None, Monitor(cancelled))
         except Cancelled:
             break
         rounds.append(finished)
@@ -240,71 +309,109 @@ def evaluate(
 
 
 def joined(parts: list[Finished], members: int) -> Finished:
-    """Return the episodes of several collections, member by member."""
+    """Return the episodes of several collections as one, member by member."""
     return Finished(
         tuple(np.concatenate([np.zeros(0), *(p.returns[s] for p in parts)]) for s in range(members)),
         tuple(np.concatenate([np.zeros(0, np.int64), *(p.lengths[s] for p in parts)]) for s in range(members)),
     )
 
 
-def _read(
-    tape: _Tape, steps: int, at: Collector, live: NDArray[np.bool_], memory: Array | None
-) -> tuple[Trajectory, Finished, Collector]:
-    """Make of the tape what follows from it: masks, times and the episodes that ended."""
-    members, num_envs = shape = at.ended.shape
-    rows = members * num_envs
+class _Timeline(NamedTuple):
+    """What follows from the flags and rewards of a tape, `[T, rows]` each.
+
+    `starts` has T+1 steps. `first` is the index of the first step of each step's episode, negative if that lies before
+    the tape. `reward_sum [T+1, rows]` sums up the rewards before each step.
+    """
+
+    valid: NDArray[np.bool_]
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    rewards: NDArray[np.floating]
+    starts: NDArray[np.bool_]
+    timestep: NDArray[np.int64]
+    first: NDArray[np.int64]
+    reward_sum: NDArray[np.float64]
+
+
+def _read(tape: _Tape, steps: int, start: Collector, rows: _Rows) -> tuple[Trajectory, Finished, Collector]:
+    """Return what a tape of so many steps holds: the trajectory, the episodes that ended, where the next one starts."""
+    live = np.zeros(start.ended.size, np.bool_)
+    live[rows.where] = rows.live
+    line = _timeline(tape, steps, start, live)
+    memory = rows.memory if rows.shape == start.ended.shape else None
+    return _trajectory(tape, line, start), _finished(line, start), _next_start(tape, line, start, memory)
+
+
+def _timeline(tape: _Tape, steps: int, start: Collector, live: NDArray[np.bool_]) -> _Timeline:
+    rows = start.ended.size
     valid = tape.arrays["valid"][:steps]
     terminated, truncated = (tape.arrays[name][:steps] & valid for name in ("terminated", "truncated"))
-    ended = terminated[-1] | truncated[-1]
     rewards = np.where(valid, tape.arrays["rewards"][:steps], 0.0)
     starts = np.empty((steps + 1, rows), np.bool_)
-    starts[0] = at.starts.reshape(rows)
-    starts[1:-1] = valid[1:] & ~valid[:-1]  # episodes are set apart by the step that only resets
-    starts[-1] = live & ~ended & ~valid[-1]
-    # the index of the first step of each step's episode, negative where that lies before the window
-    clock = np.arange(steps)[:, None]
-    before = -at.timestep.reshape(rows)
-    first = np.maximum.accumulate(np.where(starts[:-1], clock, before), axis=0)
-    timestep = np.where(valid, clock - first, 0)
+    starts[0] = start.starts.reshape(rows)
+    starts[1:-1] = valid[1:] & ~valid[:-1]  # between two episodes lies one step that only resets
+    starts[-1] = live & ~(terminated[-1] | truncated[-1]) & ~valid[-1]
+    index = np.arange(steps)[:, None]
+    first = np.maximum.accumulate(np.where(starts[:-1], index, -start.timestep.reshape(rows)), axis=0)
+    return _Timeline(
+        valid=valid,
+        terminated=terminated,
+        truncated=truncated,
+        rewards=rewards,
+        starts=starts,
+        timestep=np.where(valid, index - first, 0),
+        first=first,
+        reward_sum=np.concatenate([np.zeros((1, rows)), np.cumsum(rewards, 0)]),
+    )
 
-    end, row = np.nonzero(terminated | truncated)
-    so_far = np.concatenate([np.zeros((1, rows)), np.cumsum(rewards, 0)])
-    begun = first[end, row]
-    carried = np.where(begun < 0, at.returns.reshape(rows)[row], 0.0)
-    returns = carried + so_far[end + 1, row] - so_far[np.maximum(begun, 0), row]
-    lengths = timestep[end, row] + 1
-    member = row // num_envs
-    finished = Finished(
+
+def _finished(line: _Timeline, start: Collector) -> Finished:
+    """Return the episodes that ended, with the rewards that they got before the tape began."""
+    members, num_envs = start.ended.shape
+    end, row = np.nonzero(line.terminated | line.truncated)
+    first = line.first[end, row]
+    before = np.where(first < 0, start.returns.reshape(-1)[row], 0.0)
+    returns = before + line.reward_sum[end + 1, row] - line.reward_sum[np.maximum(first, 0), row]
+    lengths, member = line.timestep[end, row] + 1, row // num_envs
+    return Finished(
         tuple(returns[member == s] for s in range(members)), tuple(lengths[member == s] for s in range(members))
     )
 
-    def tensor(array: Array) -> torch.Tensor:
-        return torch.from_numpy(array.reshape(len(array), *shape, *array.shape[2:])).transpose(0, 1)
 
-    trajectory = Trajectory(
+def _trajectory(tape: _Tape, line: _Timeline, start: Collector) -> Trajectory:
+    steps = len(line.valid)
+
+    def tensor(array: Array) -> torch.Tensor:  # [T, rows, ...] -> [S, T, N, ...], without a copy
+        return torch.from_numpy(array.reshape(len(array), *start.ended.shape, *array.shape[2:])).transpose(0, 1)
+
+    return Trajectory(
         obs=tensor(tape.arrays["obs"][: steps + 1]),
         actions=tensor(tape.arrays["actions"][:steps]),
-        rewards=tensor(rewards.astype(np.float32)),
-        terminated=tensor(terminated),
-        truncated=tensor(truncated),
-        valid=tensor(valid),
-        starts=tensor(starts),
-        timestep=tensor(timestep),
+        rewards=tensor(line.rewards.astype(np.float32)),
+        terminated=tensor(line.terminated),
+        truncated=tensor(line.truncated),
+        valid=tensor(line.valid),
+        starts=tensor(line.starts),
+        timestep=tensor(line.timestep),
         action_mask=tensor(tape.arrays["action_mask"][: steps + 1]) if "action_mask" in tape.arrays else None,
-        memory=None if at.memory is None else torch.from_numpy(at.memory),
+        memory=None if start.memory is None else torch.from_numpy(start.memory),
     )
-    open_since = np.maximum(first[-1], 0)
-    open_return = (
-        so_far[-1] - so_far[open_since, np.arange(rows)] + np.where(first[-1] < 0, at.returns.reshape(rows), 0)
-    )
-    over = ended | ~valid[-1]
-    collector = Collector(
-        obs=tape.arrays["obs"][steps].reshape(at.obs.shape).copy(),
+
+
+def _next_start(tape: _Tape, line: _Timeline, start: Collector, memory: Array | None) -> Collector:
+    """Return where the next window starts."""
+    shape, rows, steps = start.ended.shape, start.ended.size, len(line.valid)
+    first = line.first[-1]
+    ended = line.terminated[-1] | line.truncated[-1]
+    over = ended | ~line.valid[-1]
+    before = np.where(first < 0, start.returns.reshape(rows), 0)
+    returns = line.reward_sum[-1] - line.reward_sum[np.maximum(first, 0), np.arange(rows)] + before
+    return Collector(
+        obs=tape.arrays["obs"][steps].reshape(start.obs.shape).copy(),
         ended=ended.reshape(shape),
-        starts=starts[-1].reshape(shape),
-        timestep=np.where(over, 0, timestep[-1] + 1).reshape(shape),
-        returns=np.where(over, 0.0, open_return).reshape(shape),
-        action_mask=None if at.action_mask is None else tape.arrays["action_mask"][steps].reshape(*shape, -1).copy(),
+        starts=line.starts[-1].reshape(shape),
+        timestep=np.where(over, 0, line.timestep[-1] + 1).reshape(shape),
+        returns=np.where(over, 0.0, returns).reshape(shape),
+        action_mask=None if start.action_mask is None else tape.arrays["action_mask"][steps].reshape(*shape, -1).copy(),
         memory=memory,
     )
-    return trajectory, finished, collector

@@ -1,6 +1,6 @@
-"""What a trajectory is worth: what the policy says of it in evaluated, and what the estimator makes of its rewards.
+"""Learning targets of a trajectory: evaluate the policy on it, and estimate returns and advantages.
 
-Both are pure functions of tensors, so that they run as they are, compiled, or as a part of an update in one piece.
+Both are pure functions of tensors, which run eagerly, compiled, or as part of a larger compiled function.
 """
 
 from __future__ import annotations
@@ -21,40 +21,48 @@ from pgzoo.training.minibatches import side_by_side
 from pgzoo.training.plan import Plan, PolicyView
 from pgzoo.types import Inputs, Output, Params, PolicyEvaluation, Steps, Targets, Trajectory
 
-__all__ = ["Estimator", "EvaluationInputs", "bind_estimator", "policy_evaluator", "requires_values"]
+__all__ = [
+    "Estimator",
+    "EvaluationInputs",
+    "Evaluator",
+    "bind_estimator",
+    "policy_evaluator",
+    "requires_values",
+]
 
 VALUES = frozenset({"values", "next_values"})
 """The arguments of an estimator that come from a critic."""
 
-TOLD = [name for name in Trajectory._fields if name not in ("action_mask", "memory")]
-"""What an estimator may take of a trajectory."""
+FIELDS = [name for name in Trajectory._fields if name not in ("action_mask", "memory")]
+"""The fields of a trajectory that an estimator may take."""
 
 
 class EvaluationInputs(NamedTuple):
-    """What was collected, and the parameters and buffers that collected it."""
+    """A trajectory, and the parameters and buffers (as one dict) to evaluate on it."""
 
     params: Params
     trajectory: Trajectory
 
 
-def policy_evaluator(
-    plan: Plan, policy: PolicyView, *, padded: bool = True
-) -> Callable[[EvaluationInputs], PolicyEvaluation]:
-    """Return what evaluates the policy at every step, in one pass; `padded` as for the inner step."""
+Evaluator = Callable[[EvaluationInputs], PolicyEvaluation]
 
-    def evaluate(past: EvaluationInputs) -> PolicyEvaluation:
-        params, trajectory = past
+
+def policy_evaluator(plan: Plan, policy: PolicyView, *, padded: bool = True) -> Evaluator:
+    """Return the function that evaluates the policy at every step, in one pass; `padded` as in `gradients.gradient`."""
+
+    def evaluate(inputs: EvaluationInputs) -> PolicyEvaluation:
+        params, trajectory = inputs
         with sums_in_any_order(not padded):
             if trajectory.memory is not None:
-                inputs = Inputs(trajectory.obs, trajectory.action_mask, trajectory.memory, trajectory.starts)
-                output = policy.apply(params, inputs)
+                sequences = Inputs(trajectory.obs, trajectory.action_mask, trajectory.memory, trajectory.starts)
+                output = policy.apply(params, sequences)
             else:
                 output = by_rows(params, trajectory)
         dist = output.dist.map(lambda leaf: leaf[:, :-1])
         return PolicyEvaluation(output.value, dist.log_prob(trajectory.actions), dist)
 
     def by_rows(params: Params, trajectory: Trajectory) -> Output:
-        """A policy without memory sees rows side by side, as many as make a batch."""
+        """Evaluate a policy without memory on all steps as the rows of one padded batch."""
         _, steps, n = trajectory.starts.shape
         align = ROW_ALIGN if isinstance(plan.collection, Steps) else ROW_BLOCK
 
@@ -69,7 +77,11 @@ def policy_evaluator(
 
 
 class Estimator(NamedTuple):
-    """An estimator with the names of what it takes, and those of its settings that are tensors, `[S, 1, 1]`."""
+    """The return estimator of a run, bound to its settings.
+
+    `takes` are the names of its arguments, `tensors` those of its settings that are floats, as `[S, 1, 1]`, `settings`
+    all others.
+    """
 
     function: Callable[..., Any]
     takes: frozenset[str]
@@ -85,8 +97,8 @@ class Estimator(NamedTuple):
         evaluated: PolicyEvaluation | None,
         behavior: Tensor | None = None,
     ) -> Targets:
-        """Turn rewards into advantages and returns, `[S, T, N]`."""
-        available: dict[str, Any] = {name: getattr(trajectory, name) for name in TOLD} | {**self.settings, **tensors}
+        """Return advantages, returns and weights `[S, T, N]`; see `protocols.UpdateContext.estimate`."""
+        available: dict[str, Any] = {name: getattr(trajectory, name) for name in FIELDS} | {**self.settings, **tensors}
         if self.normalize_reward:
             available["rewards"] = scale_rewards(buffers, trajectory.rewards)
         values = None
@@ -112,11 +124,11 @@ def requires_values(estimator: Callable[..., Any]) -> bool:
 
 
 def bind_estimator(plan: Plan, gamma: Tensor) -> Estimator:
-    """Return the plan's estimator with its settings. Raises UnfitError where it asks for what nobody gives."""
+    """Return the plan's estimator with its settings. Raises UnfitError if it needs an argument that the run lacks."""
     c = plan.config
     name = f'Estimator "{c.estimator.name}"'
     settings = plan.spread(lambda config: dict(config.estimator.settings)) | {"gamma": gamma}
-    known = {*TOLD, "log_rhos", *settings} | (VALUES if "value" in plan.needs else frozenset())
+    known = {*FIELDS, "log_rhos", *settings} | (VALUES if "value" in plan.needs else frozenset())
     parameters = inspect.signature(plan.estimator).parameters.values()
     asked = [p.name for p in parameters if p.default is p.empty and p.name not in known]
     if set(asked) & VALUES:

@@ -55,7 +55,9 @@ def test_a_plugin_and_a_component_that_fail(name: str) -> None:
     assert result.exit_code == 1
     failed = [f for f in json.loads(result.stdout) if not f["ok"]]
     assert [(f["component"], f["check"]) for f in failed] == [("estimator leaky", "episodes-apart")]
-    assert 'Estimator "leaky" of plugin "local" (./pgzoo_plugin.py) lets the next episode leak' in failed[0]["message"]
+    assert (
+        'Estimator "leaky" of plugin "local" (./pgzoo_plugin.py) lets the next episode change' in failed[0]["message"]
+    )
     assert "failed  Estimator" in check(name).stdout
 
 

@@ -41,6 +41,23 @@ def test_backends_that_do_not_fit_are_left_out() -> None:
     assert "sync" in info["backends"]
 
 
+def test_it_plays_a_few_steps_with_the_keywords_given() -> None:
+    fine = pgzoo("envs", "probe/Faulty-v0", "--env-kwarg", "patience=9")
+    assert fine.exit_code == 0 and "runs here          yes" in fine.stdout
+    broken = pgzoo("envs", "probe/Faulty-v0", "--env-kwarg", "patience=1", "--json")
+    assert broken.exit_code == 2 and not json.loads(broken.stdout)["runs"]
+    problem = json.loads(broken.stdout)["problem"]
+    assert problem.startswith('environment "probe/Faulty-v0" raised OSError: the simulator is gone in step (')
+    run = pgzoo("run", "reinforce", "--env", "probe/Faulty-v0", "--env-kwarg", "patience=1")
+    assert run.exit_code == 2 and run.stderr == f"Error: {problem}\n"
+
+
+def test_it_says_whether_actions_are_masked() -> None:
+    facts = dict(line.split("  ", 1) for line in pgzoo("envs", "probe/Trap-v0").stdout.splitlines())
+    assert facts["action masks"].strip() == "yes"
+    assert "action masks" not in pgzoo("envs", "CartPole-v1").stdout
+
+
 @pytest.mark.parametrize("as_json", [False, True])
 def test_one_that_does_not_run_here_says_what_to_do(as_json: bool) -> None:
     result = pgzoo("envs", "LunarLander-v2", *(["--json"] if as_json else []))

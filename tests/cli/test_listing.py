@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -36,6 +37,49 @@ def test_each_listing_as_a_table_and_as_json(command: str, name: str) -> None:
     header, *rows = pgzoo(command).stdout.splitlines()
     assert header.startswith(("Name ", "Environment "))
     assert {row.split()[0] for row in rows} == set(entries)
+
+
+@pytest.mark.parametrize("command", ["algorithms", "policies", "estimators", "presets", "plugins"])
+def test_a_row_is_a_line_of_a_narrow_terminal(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = pgzoo(command).stdout.splitlines()
+    monkeypatch.setenv("COLUMNS", "80")
+    narrow = pgzoo(command).stdout.splitlines()
+    assert len(narrow) == len(whole) and max(map(len, narrow)) <= 80
+    assert [row.split()[0] for row in narrow] == [row.split()[0] for row in whole]
+    for row, line in zip(whole[1:], narrow[1:], strict=True):
+        assert line == row or (line.endswith("…") and row.startswith(line.removesuffix("…")))
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "option", "default"),
+    [
+        ("algorithms", "ppo", "--clip-range", 0.2),
+        ("policies", "mlp", "--policy.hidden", [64, 64]),
+        ("estimators", "gae", "--estimator.lam", 0.95),
+    ],
+)
+def test_one_component_is_shown_with_its_settings(command: str, name: str, option: str, default: Any) -> None:
+    described = json.loads(pgzoo(command, name, "--json").stdout)
+    settings = {setting["option"]: setting for setting in described["settings"]}
+    assert described["name"] == name and settings[option]["default"] == default and settings[option]["description"]
+    text = pgzoo(command, name).stdout
+    assert "name" in text and option in text and "pgzoo 0." in text
+    assert ("Source:" in text) == (command != "policies")
+
+
+def test_defaults_of_the_algorithm_win_over_its_models() -> None:
+    lines = pgzoo("algorithms", "ppo").stdout.splitlines()
+    facts = dict(line.split("  ", 1) for line in lines if "  " in line)
+    assert "Schulman et al. 2017" in facts["source"] and "estimator gae, num_envs 8" in facts["defaults"]
+
+
+def test_all_presets_of_an_algorithm() -> None:
+    yaml = pytest.importorskip("yaml")
+    shown = list(yaml.safe_load_all(pgzoo("presets", "ppo").stdout))
+    assert len(shown) > 1 and {settings["algorithm"] for settings in shown} == {"ppo"}
+    assert yaml.safe_load(pgzoo("presets", "notebook").stdout) == yaml.safe_load(
+        pgzoo("presets", "show", "notebook").stdout
+    )
 
 
 def test_a_preset_is_shown_as_a_config_file() -> None:

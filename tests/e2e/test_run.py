@@ -123,7 +123,7 @@ def test_what_a_user_reads(folder: Folder) -> None:
     assert ["seed", "status", "steps", "mean", "std", "min", "max", "greedy", "mean"] in lines
     assert [line[0] for line in lines if line[1:2] == ["finished"]] == ["0", "1"]
     assert any(line[:1] == ["all"] and len(line) == 7 for line in lines)
-    group = re.search(r"experiment pgzoo/CartPole-v1, group (\S+)", out)
+    group = re.search(r"experiment pgzoo/CartPole-v1\n +group (\S+)", out)
     assert group and f"pgzoo evaluate {group[1]}\n" in out and "pgzoo ui\n" in out
     assert f"sqlite:///{folder.path}/moved/mlflow.db" in out
 

@@ -244,7 +244,7 @@ def test_a_reward_that_is_no_number_is_refused(reward: Any) -> None:
 @pytest.mark.parametrize("space", ["sequence", "text", "graph"])
 def test_observations_without_a_fixed_size_are_refused(space: str) -> None:
     with pytest.raises(
-        UnfitError, match=rf"The observation space .* has a {space.capitalize()}; observations can be Box"
+        UnfitError, match=rf"The observation space .* {space.capitalize()} isn't supported; observations can be Box"
     ):
         inspect_environment(request("Returns", space=space))
 

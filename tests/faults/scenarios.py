@@ -83,7 +83,7 @@ class Scenario:
 class Trainer:
     """`pgzoo run steady`, held before some of its 150 updates."""
 
-    def __init__(self, folder: Folder, *arguments: str, holds: Sequence[int] = (), **env: str) -> None:
+    def __init__(self, folder: Folder, *arguments: str, holds: Sequence[int] = (), **env: Any) -> None:
         self.folder = folder
         for update in holds:
             self._hold(update).touch()
@@ -488,6 +488,28 @@ def finished_resumed(folder: Folder) -> Outcome:
     return judge(run, said, answer=answer)
 
 
+def state_removed(folder: Folder) -> Outcome:
+    """Somebody deletes pgzoo's folder, or the whole working directory, while a run is in training."""
+    return _removed(folder, folder.path / ".pgzoo")
+
+
+def working_directory_removed(folder: Folder) -> Outcome:
+    return _removed(folder, folder.path)
+
+
+def _removed(folder: Folder, what: Path) -> Outcome:
+    trainer = Trainer(folder, "--pause", "0.03", "--checkpoint-every", "5000", holds=(50,))
+    trainer.reach(50)
+    until_shipped(folder)
+    run = journal_of(folder)
+    shutil.rmtree(what, ignore_errors=True)
+    if what != folder.path:
+        trainer.release(50)
+    answer, said = trainer.end()
+    sync(folder)
+    return judge(run, said, answer=answer)
+
+
 def no_numbers(folder: Folder) -> Outcome:
     answer, said = Trainer(folder).end()
     sync(folder)
@@ -650,6 +672,18 @@ SCENARIOS = (
         "journal with a torn last line, resumed",
         "the line is cut, and written again by what is trained again",
         torn_line,
+    ),
+    Scenario(
+        "pgzoo's folder deleted during a run",
+        "its journal is written again within a second, from the file that is still open",
+        state_removed,
+        says="had been removed and were written again",
+    ),
+    Scenario(
+        "the working directory deleted during a run",
+        "the same, in a new folder of that name; the store, too, is made again",
+        working_directory_removed,
+        says="had been removed and were written again",
     ),
     Scenario(
         "finished run resumed twice",

@@ -169,7 +169,7 @@ def test_a_run_that_is_being_written_is_left_alone(
 def test_fewer_steps_than_are_done_are_refused(trained: Train, home: Home, catalog: PluginCatalog) -> None:
     whole = trained()
     shutil.rmtree(checkpoints(home, whole)[-1])
-    with pytest.raises(UsageError, match="has come to step"):
+    with pytest.raises(UsageError, match="has already done"):
         again(catalog, home, whole.group, total_steps=100)
 
 

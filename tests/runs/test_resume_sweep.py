@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from pgzoo.analysis.compare import compare
-from pgzoo.analysis.selection import Catalogue
+from pgzoo.analysis.selection import RunIndex
 from pgzoo.config import Layer
 from pgzoo.errors import ConfigError
 from pgzoo.registry import PluginCatalog
@@ -149,4 +149,4 @@ def test_a_parameter_of_a_sweep_is_found_in_a_store(home: Home) -> None:
 
     asked = [query for query, _ in queries(None, "param", "param:learning_rate=3e-4", {"0": "e"})]
     assert asked == ['params.`learning_rate` = "0.0003"', 'params.`learning_rate` = "3e-4"']
-    assert Catalogue(home, None, lambda *_: None).local == []
+    assert RunIndex(home, None, lambda *_: None).local == []

@@ -20,7 +20,7 @@ from pgzoo.ops import returns
 from pgzoo.ops.losses import weighted_mean
 from pgzoo.policies.mlp import MLP, MLPActor, MLPConfig
 from pgzoo.registry import ComponentKind, PluginCatalog, PluginInfo, Registry, discover
-from pgzoo.testing.checks import CHECKS, PLUGIN_CHECKS, CheckFailed, NotApplicable, Subject, check_component
+from pgzoo.testing.checks import CHECKS, PLUGIN_CHECKS, CheckFailed, CheckTarget, NotApplicable, check_component
 from pgzoo.types import (
     ActorInputs,
     Array,
@@ -221,7 +221,7 @@ class Drawing(Sound):
 
 
 ALGORITHMS: list[tuple[type, dict[str, Any], str, str]] = [
-    (Undocumented, {}, "documented", "doesn't say where it comes from"),
+    (Undocumented, {}, "documented", "doesn't name its source"),
     (Sound, {"config": SilentConfig}, "settings", "without a description: loud"),
     (Raises, {}, "trains-discrete", "ZeroDivisionError: late"),
     (RaisesForBoxes, {}, "trains-box", "ZeroDivisionError: late"),
@@ -230,12 +230,12 @@ ALGORITHMS: list[tuple[type, dict[str, Any], str, str]] = [
     (Modest, {}, "learns", "Remove `learns = False`"),
     (Misnamed, {}, "metrics", 'reports "loss"'),
     (Infinite, {}, "metrics", "reports loss/odd = "),
-    (Sociable, {}, "seed-law", "is another alone than among 7 others"),
-    (Stubborn, {}, "sweep", "than in a sweep, with learning_rate=0.0009"),
-    (Mourner, {}, "frozen", "treats members otherwise"),
-    (GraveRobber, {}, "frozen", "moves a member that has ended"),
-    (Shy, {}, "evaluation-moves-nothing", "learns otherwise when it is evaluated"),
-    (Counting, {}, "safe-points", "can't be taken up again"),
+    (Sociable, {}, "seed-law", "trains a seed differently alone and among 7 others"),
+    (Stubborn, {}, "sweep", "trains a seed differently in a sweep, with learning_rate=0.0009"),
+    (Mourner, {}, "frozen", "trains seeds differently"),
+    (GraveRobber, {}, "frozen", "changes a seed that has ended"),
+    (Shy, {}, "evaluation-moves-nothing", "trains differently when it is evaluated"),
+    (Counting, {}, "safe-points", "continues differently when it is resumed"),
     (Local, {}, "safe-points", "not in a variable of the loop"),
     (Drawing, {}, "generators", "global generator of torch"),
 ]
@@ -311,15 +311,27 @@ class UnusedConfig(ComponentConfig):
 
 
 ESTIMATORS: list[tuple[str, Estimator, dict[str, Any], str, str]] = [
-    ("by position", positional, {}, "keywords", "takes rewards by position"),
-    ("unused setting", like_to_go(lambda x, g: x), {"config": UnusedConfig}, "keywords", "doesn't take: lam"),
+    ("by position", positional, {}, "keywords", "takes rewards as positional arguments"),
+    ("unused setting", like_to_go(lambda x, g: x), {"config": UnusedConfig}, "keywords", "aren't arguments: lam"),
     ("squeezed", like_to_go(lambda x, g: x.squeeze(1)), {}, "shape", "[2, 3] for rewards of float32 [2, 1, 3]"),
     ("0 / 0", like_to_go(lambda x, g: x / (g["rewards"] != 0).any()), {}, "finite", "not finite for rewards = 0"),
     ("ones", like_to_go(lambda x, g: torch.where(g["valid"], x, 1.0)), {}, "zeros", "rows that are not valid"),
-    ("leaking", like_to_go(leaking), {}, "episodes-apart", "the next episode leak over an end (terminated)"),
+    (
+        "leaking",
+        like_to_go(leaking),
+        {},
+        "episodes-apart",
+        "lets the next episode change the estimates across the end of an episode (terminated)",
+    ),
     ("bootstrapping", bootstrapping, {}, "bootstrap", "bootstraps where an episode terminated"),
-    ("by length", like_to_go(lambda x, g: x / x.shape[1]), {}, "padding", "other numbers for more of them"),
-    ("by number", like_to_go(lambda x, g: x / x.shape[0]), {}, "members", "other numbers alone"),
+    (
+        "by length",
+        like_to_go(lambda x, g: x / x.shape[1]),
+        {},
+        "padding",
+        "different numbers for other rows that are not valid (more of them)",
+    ),
+    ("by number", like_to_go(lambda x, g: x / x.shape[0]), {}, "members", "different numbers for a seed alone"),
     ("writing", like_to_go(writing), {}, "pure", "writes into its arguments: rewards"),
 ]
 
@@ -339,7 +351,7 @@ def test_an_estimator_that_breaks_a_clause_fails_that_check(
 
 def test_an_estimator_that_asks_for_what_nobody_gives_is_told_what_there_is() -> None:
     assert (
-        "asks for wishes, which no run gives. There are: actions, gamma"
+        "requires wishes, which no run passes. A run passes: actions, gamma"
         in (failing("estimator", greedy_for_more)["keywords"])
     )
 
@@ -511,16 +523,16 @@ Echo.actor = None
 POLICIES: list[tuple[type, dict[str, Any], str, str]] = [
     (Grudging, {}, "spaces", "ValueError: no. Raise UnfitError"),
     (Plain, {"config": type("Silent", (ComponentConfig,), {"__annotations__": {"x": int}, "x": 1})}, "settings", ": x"),
-    (Lucky, {}, "init", "begins with another weight.0"),
+    (Lucky, {}, "init", "returns from init a different weight.0"),
     (Gambler, {}, "init", "global generator of random in init"),
     (Worthless, {}, "output", "no finite value of shape [3, 1, 4]"),
     (Scribbling, {}, "pure", "writes into the observations in apply"),
     (TwoFaced, {}, "actor", "has an actor whose"),
     (Unclipped, {}, "actions", "to Box"),
-    (Herd, {}, "members", "is another alone than among 3"),
-    (Elephant, {}, "memory", "remembers what was before the start"),
-    (Indiscriminate, {}, "buffers", "takes in rows that are not valid"),
-    (Unbridled, {}, "masks", "takes a forbidden action"),
+    (Herd, {}, "members", "computes different numbers for a seed alone and among 3"),
+    (Elephant, {}, "memory", "keeps its memory across the start"),
+    (Indiscriminate, {}, "buffers", "updates its buffers with rows that are not valid"),
+    (Unbridled, {}, "masks", "takes a masked action"),
 ]
 
 
@@ -537,7 +549,7 @@ def test_a_policy_that_breaks_a_clause_fails_that_check(
 
 
 def test_a_policy_that_lives_outside_of_its_parameters_does_not_survive_being_saved() -> None:
-    assert "acts otherwise after it was saved" in failing("policy", Amnesiac)["saved"]
+    assert "acts differently after it was saved" in failing("policy", Amnesiac)["saved"]
 
 
 # environment backends
@@ -599,8 +611,8 @@ class Stuck(Envs):
 
 
 BACKENDS = [
-    (Misshapen, "fits", "shows other spaces"),
-    (Crowded, "rows-apart", "gives a row other rewards when there are more rows"),
+    (Misshapen, "fits", "has other spaces"),
+    (Crowded, "rows-apart", "returns different rewards for a row when there are more rows"),
     (Paying, "next-step", "does more than reset"),
     (Reshuffled, "select", "once they are selected"),
     (Stuck, "close", "OSError: nothing to close"),
@@ -629,7 +641,7 @@ def plugin_failing(info: PluginInfo, register: Callable[[Registry], None]) -> di
     failed = {}
     for name, check in PLUGIN_CHECKS.items():
         try:
-            check(Subject(info, catalog))
+            check(CheckTarget(info, catalog))
         except CheckFailed as failure:
             failed[name] = str(failure)
         except NotApplicable:

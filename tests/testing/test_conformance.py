@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pgzoo.registry import Entry, PluginInfo, discover
-from pgzoo.testing.checks import CHECKS, PLUGIN_CHECKS, NotApplicable, Subject
+from pgzoo.testing.checks import CHECKS, PLUGIN_CHECKS, CheckTarget, NotApplicable
 
 CATALOG = discover(inline=False)
 SLOW = {("env_backend", "async")}
@@ -24,7 +24,7 @@ COMPONENTS = [
 @pytest.mark.parametrize(("entry", "check"), COMPONENTS)
 def test_every_component_keeps_to_its_contract(entry: Entry, check: str) -> None:
     try:
-        CHECKS[entry.kind][check](Subject(entry.plugin, CATALOG, entry))
+        CHECKS[entry.kind][check](CheckTarget(entry.plugin, CATALOG, entry))
     except NotApplicable as reason:
         pytest.skip(str(reason))
 
@@ -33,6 +33,6 @@ def test_every_component_keeps_to_its_contract(entry: Entry, check: str) -> None
 @pytest.mark.parametrize("plugin", CATALOG.plugins, ids=lambda plugin: plugin.name)
 def test_every_plugin_keeps_to_its_contract(plugin: PluginInfo, check: str) -> None:
     try:
-        PLUGIN_CHECKS[check](Subject(plugin, CATALOG))
+        PLUGIN_CHECKS[check](CheckTarget(plugin, CATALOG))
     except NotApplicable as reason:
         pytest.skip(str(reason))

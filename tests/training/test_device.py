@@ -25,7 +25,7 @@ from pgzoo.ops.returns import retrace
 from pgzoo.registry import discover
 from pgzoo.training import rollout
 from pgzoo.training.engine import Engine, default_loop, default_update
-from pgzoo.training.gradients import Evidence, largest
+from pgzoo.training.failures import Evidence, largest
 from pgzoo.training.minibatches import Cutter
 from pgzoo.training.plan import Plan
 from pgzoo.types import Batch, Hyper, Params, Targets
@@ -62,7 +62,9 @@ def elsewhere(plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
         given = {"env": "pgzoo/AnySpaces-v0", "seeds": 2, "num_envs": 4, "total_steps": 10_000, **small, **settings}
         made = plan(algorithm, **given)
         params, collect = made.policy_params(Engine(made).state), rollout.collect
-        monkeypatch.setattr(rollout, "collect", lambda envs, policy, _, *rest: collect(envs, policy, params, *rest))
+        monkeypatch.setattr(
+            rollout, "collect", lambda envs, how, *rest: collect(envs, how._replace(params=params), *rest)
+        )
         return Engine(replace(made, config=made.config.model_copy(update={"device": "meta"})))
 
     return make
@@ -215,7 +217,7 @@ def test_whoever_never_looks_learns_the_same(
 ) -> None:
     given = {"seeds": 2, "num_envs": 4, "rollout_steps": 32, "total_steps": 400, **settings}
     looking = last_state(algorithm, **given)
-    for module in ("training.engine", "ops.natural"):
+    for module in ("training.stepper", "training.update_record", "ops.natural"):
         monkeypatch.setattr(f"pgzoo.{module}.none_marked", lambda members: False)
     blind = last_state(algorithm, **given)
     assert looking.updates.tolist() == blind.updates.tolist() and looking.updates.min() > 2
@@ -229,7 +231,8 @@ def test_what_turned_bad_is_named_the_same_at_the_end_of_an_update(
 ) -> None:
     given = {"seeds": (1, 2, 3), "total_steps": 600, "organ": organ, "sick_seed": 2, "sick_update": 1}
     *_, looking = play("sick", **given)
-    monkeypatch.setattr("pgzoo.training.engine.none_marked", lambda members: False)
+    for module in ("stepper", "update_record"):
+        monkeypatch.setattr(f"pgzoo.training.{module}.none_marked", lambda members: False)
     *_, blind = play("sick", **given)
     assert looking.statuses == blind.statuses == ("finished", "failed", "finished")
     assert looking.reasons == blind.reasons and looking.reasons[1]
@@ -306,7 +309,7 @@ def test_a_gpu_learns_what_the_processor_learns_and_nobody_waits_for_it(
     made = plan(algorithm, **given, total_steps=10_000, **small)
     here = Engine(made)
     params, collect = made.policy_params(here.state), rollout.collect
-    monkeypatch.setattr(rollout, "collect", lambda envs, policy, _, *rest: collect(envs, policy, params, *rest))
+    monkeypatch.setattr(rollout, "collect", lambda envs, how, *rest: collect(envs, how._replace(params=params), *rest))
     there = Engine(replace(made, config=made.config.model_copy(update={"device": "cuda"})))
     found = []
     for ctx in (here, there):

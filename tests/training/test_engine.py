@@ -175,6 +175,72 @@ def test_a_member_that_halts_takes_no_further_step_in_this_update(plan: MakePlan
     assert reports == [[2.0, 0.5]] * updates[0]  # means over the steps that were taken: 0..4, and 0..1
 
 
+class HaltingAtOnce(Halting):
+    """Halts every member in its first step."""
+
+    def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
+        value = quadratic(policy, params, batch, hyper)
+        return Loss(value, {}, torch.ones(len(value), dtype=torch.bool))
+
+
+def test_a_step_whose_state_is_thrown_away_stops_no_other(plan: MakePlan) -> None:
+    ctx = Engine(plan("windows", seeds=2, num_envs=2, total_steps=32))
+    state, trajectory = ctx.collect(ctx.state)
+    batch = ctx.batch(trajectory, ctx.estimate(state, trajectory))
+
+    halted = ctx.step(HaltingAtOnce().loss, state, batch)
+    assert halted.optimizer["step"].tolist() == [0, 0]
+    assert ctx.step(quadratic, halted, batch).optimizer["step"].tolist() == [0, 0]
+    assert ctx.step(quadratic, state, batch).optimizer["step"].tolist() == [1, 1]
+    ctx.close()
+
+
+def test_halts_end_with_the_update(plan: MakePlan) -> None:
+    ctx = Engine(plan("windows", seeds=2, num_envs=2, total_steps=32))
+    before = ctx.state
+    for steps in (1, 2):
+        ctx.begin_update()
+        state, trajectory = ctx.collect(ctx.state)
+        batch = ctx.batch(trajectory, ctx.estimate(state, trajectory))
+        state = ctx.step(quadratic, state, batch)
+        ctx.state = ctx.step(HaltingAtOnce().loss, state, batch)
+        assert ctx.state.halted is not None and ctx.state.halted.all()
+        ctx.state, _ = ctx.end_update(before)
+        assert ctx.state.halted is None and ctx.state.optimizer["step"].tolist() == [steps, steps]
+    ctx.close()
+
+
+# metrics of an algorithm's own
+
+
+class Reporting(Halting):
+    """Reports numbers in its update, besides those of its loss."""
+
+    def update(self, ctx: Engine, state: TrainState, trajectory: Trajectory) -> TrainState:
+        ctx.report({"mine/number": torch.tensor([1.0, 10.0]), "mine/array": np.array([5.0, 6.0])})
+        ctx.report({"mine/number": torch.tensor([3.0, 30.0])}, members=torch.tensor([True, False]))
+        return state
+
+
+def test_an_update_reports_metrics_of_its_own(plan: MakePlan) -> None:
+    from dataclasses import replace
+
+    events = train(replace(plan("windows", seeds=2, num_envs=2, total_steps=32), algorithm=Reporting()), Control())
+    metrics = [event.metrics for event in events if isinstance(event, UpdateDone)]
+    assert metrics
+    for each in metrics:
+        assert {name: value.tolist() for name, value in each.items()} == {
+            "mine/number": [2.0, 10.0],  # means over the calls that count for the member
+            "mine/array": [5.0, 6.0],
+        }
+
+
+def test_a_reported_metric_has_one_number_per_member(plan: MakePlan) -> None:
+    ctx = Engine(plan("windows", seeds=2, num_envs=2, total_steps=32))
+    with pytest.raises(ValueError, match=r"metric mine/number is one number per member, shape \[2\]; got \[3\]"):
+        ctx.report({"mine/number": torch.zeros(3)})
+
+
 # playing with candidates
 
 

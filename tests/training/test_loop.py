@@ -421,7 +421,7 @@ def test_a_setting_may_bear_any_name(plan: MakePlan) -> None:
     """`rows` is also a method of the object that holds the settings."""
     one = plan("windows", seeds=40, total_steps=100)
     ctx = Engine(one)
-    ctx._settings["rows"] = 3
+    ctx.hyperparameters.others["rows"] = 3
     state, trajectory = ctx.collect(ctx.init())
     batch = ctx.batch(trajectory, ctx.estimate(state, trajectory))
     seen: list[int] = []

@@ -14,7 +14,7 @@ import pytest
 
 from pgzoo.envs.sync import SyncBackend
 from pgzoo.errors import RunFailed
-from pgzoo.training.rollout import Finished, Greedy, Noise, begin, collect
+from pgzoo.training.rollout import Behavior, Finished, Greedy, Noise, begin, collect
 from pgzoo.types import Collector, EnvRequest, Trajectory
 
 
@@ -48,7 +48,9 @@ class Scene:
 
     def collect(self, quota: int | list[list[int]], window: int | None) -> tuple[Trajectory, Finished, Collector]:
         per_row = np.broadcast_to(np.array(quota), self.at.ended.shape)
-        trajectory, finished, self.at = collect(self.envs, self.policy, {}, Greedy(), self.at, per_row, window)
+        trajectory, finished, self.at = collect(
+            self.envs, Behavior(self.policy, {}, Greedy()), self.at, per_row, window
+        )
         return trajectory, finished, self.at
 
 
@@ -139,7 +141,7 @@ def test_the_tape_grows_with_the_episode() -> None:
     policy: Any = Counting()
     policy.to_env = lambda actions: np.zeros((1, 1), np.float32)
     at = begin(envs, policy, np.zeros((1, 1), np.int64))
-    seen, finished, _ = collect(envs, policy, {}, Greedy(), at, np.ones((1, 1)), None)
+    seen, finished, _ = collect(envs, Behavior(policy, {}, Greedy()), at, np.ones((1, 1)), None)
     assert seen.rewards.shape == (1, 1300, 1) and finished.lengths[0].tolist() == [1300]
     assert row(seen.actions) == [0, 1] * 650
 

@@ -1,4 +1,4 @@
-"""What is checked, and how a check ends: in silence, with `CheckFailed`, or with `NotApplicable`."""
+"""What the conformance checks share. A check returns if it passes, else it raises `CheckFailed` or `NotApplicable`."""
 
 from __future__ import annotations
 
@@ -16,20 +16,28 @@ from torch import Tensor
 from pgzoo.errors import PgzooError
 from pgzoo.registry import Entry, PluginCatalog, PluginInfo
 
-__all__ = ["Check", "CheckFailed", "NotApplicable", "Subject", "called", "generators_untouched", "same_bits"]
+__all__ = [
+    "Check",
+    "CheckFailed",
+    "CheckTarget",
+    "NotApplicable",
+    "bitwise_equal",
+    "checks_by_name",
+    "generators_untouched",
+]
 
 
 class CheckFailed(AssertionError):
-    """A component doesn't keep to its contract. The message says what, who, and what to do next."""
+    """A component breaks its contract. The message says which component, what is wrong and what to do next."""
 
 
 class NotApplicable(Exception):
-    """A check has nothing to look at: the component doesn't have, or doesn't claim, what it is about."""
+    """A check doesn't apply: the component doesn't have, or doesn't claim to have, what it is about."""
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A component (or, without `entry`, a plugin) under check, in the catalog that gives what else it takes."""
+class CheckTarget:
+    """The component that is checked (a plugin if `entry` is None), and the catalog of what it needs."""
 
     plugin: PluginInfo
     catalog: PluginCatalog
@@ -37,13 +45,13 @@ class Subject:
 
     @property
     def component(self) -> Entry:
-        """The component; for the checks of one."""
+        """The component that is checked. Only for the checks of components."""
         assert self.entry is not None
         return self.entry
 
     @property
     def who(self) -> str:
-        """Name and origin, as messages begin."""
+        """Its kind, name and plugin, as messages begin."""
         if self.entry is None:
             return f"Plugin {self.plugin}"
         kind = self.entry.kind.replace("_", " ")
@@ -55,8 +63,8 @@ class Subject:
             raise CheckFailed(f"{self.who} {what}. {advice}")
 
     @contextmanager
-    def doing(self, what: str, advice: str) -> Iterator[None]:
-        """Turn any exception into CheckFailed: the component raised while it did something."""
+    def errors_fail_check(self, what: str, advice: str) -> Iterator[None]:
+        """Turn any exception into CheckFailed: "NAME fails WHAT: the error"; `what` is such as "to be closed"."""
         try:
             yield
         except (CheckFailed, NotApplicable):
@@ -67,9 +75,13 @@ class Subject:
             raise CheckFailed(f"{self.who} fails {what}: {type(error).__name__}: {error}. {advice}") from error
 
     def expect_described(self, model: Any, base: type) -> None:
-        """Expect a model of settings to derive from pgzoo's base, with a description for every field."""
+        """Expect a settings model to derive from pgzoo's `base` and every field to have a description."""
         fine = inspect.isclass(model) and issubclass(model, base)
-        self.expect(fine, f"has settings that are no {base.__name__}", f"Derive the model from pgzoo.{base.__name__}.")
+        self.expect(
+            fine,
+            f"has settings that don't derive from {base.__name__}",
+            f"Derive the model from pgzoo.{base.__name__}.",
+        )
         silent = [name for name, field in model.model_fields.items() if not field.description]
         self.expect(
             not silent,
@@ -78,18 +90,18 @@ class Subject:
         )
 
 
-Check = Callable[[Subject], None]
-"""One clause of a contract. Its name, with hyphens, is that of the function."""
+Check = Callable[[CheckTarget], None]
+"""One clause of a contract. It is named after its function, with hyphens for underscores."""
 
 
-def called(checks: tuple[Check, ...]) -> Mapping[str, Check]:
-    """Checks by name."""
+def checks_by_name(checks: tuple[Check, ...]) -> Mapping[str, Check]:
+    """Return the checks by name."""
     return {check.__name__.replace("_", "-"): check for check in checks}
 
 
 @contextmanager
-def generators_untouched(subject: Subject, what: str) -> Iterator[None]:
-    """Expect Python's, numpy's and torch's global generators to be afterwards what they were."""
+def generators_untouched(target: CheckTarget, what: str) -> Iterator[None]:
+    """Expect that the global random generators of Python, numpy and torch have the same state afterwards."""
 
     def states() -> dict[str, Any]:
         numpys: Any = np.random.get_state()
@@ -102,13 +114,13 @@ def generators_untouched(subject: Subject, what: str) -> Iterator[None]:
     before = states()
     yield
     moved = [name for name, state in states().items() if state != before[name]]
-    subject.expect(
+    target.expect(
         not moved,
         f"draws from the global generator of {', '.join(moved)} {what}",
-        "Draw from the generator that is given, or from ctx.rng(...): others would move it, and it them.",
+        "Draw from the generator that is passed in, or from ctx.rng(...): a global generator breaks the seed law.",
     )
 
 
-def same_bits(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are equal to the last bit, NaN included."""
+def bitwise_equal(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors have the same shape, type and bits; NaN equals NaN."""
     return one.shape == other.shape and one.dtype == other.dtype and one.numpy().tobytes() == other.numpy().tobytes()

@@ -1,0 +1,89 @@
+"""Bounds on what an HTTP tracking server may answer: the size and duration of an answer, and the number of pages.
+
+Importing this module applies the first two to every request of MLflow's client in this process. `limited` adds bounds
+on all answers to one question.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from mlflow.utils import request_utils as _request_utils
+
+from pgzoo.errors import StoreError
+
+__all__ = ["limited"]
+
+request_utils: Any = _request_utils  # the function that is replaced below isn't part of its interface
+MAX_BYTES, MAX_SECONDS = 64 * 2**20, 60.0
+"""Bounds on one answer."""
+MAX_PAGES, MAX_TOTAL_BYTES = 2000, 2**30
+"""Bounds on all answers to one question."""
+CHUNK = 2**16
+
+
+@dataclass
+class Budget:
+    """What the server has answered to one question so far."""
+
+    pages: int = 0
+    size: int = 0
+
+
+budgets: list[Budget] = []
+"""The question that is being asked, if any; threads that ask parts of it share its budget."""
+
+
+@contextmanager
+def limited() -> Iterator[None]:
+    """Bound the number of pages and bytes that the server may answer within the block. Raises StoreError in it."""
+    budgets.append(Budget())
+    try:
+        yield
+    finally:
+        budgets.pop()
+
+
+def read_bounded(response: Any, *_: Any, **options: Any) -> None:
+    """Read an answer as `requests` would, but give up on one that is too long or takes too long."""
+    if options.get("stream"):  # an artifact, which goes to a file piece by piece
+        return
+    parts: list[bytes] = []
+    size, deadline = 0, time.monotonic() + MAX_SECONDS
+    for part in response.iter_content(CHUNK):
+        parts.append(part)
+        size += len(part)
+        if size > MAX_BYTES or time.monotonic() > deadline:
+            response.close()
+            what = f"{MAX_BYTES >> 20} MiB" if size > MAX_BYTES else f"{MAX_SECONDS:.0f} s"
+            raise StoreError(f"the server's answer doesn't end: given up after {what}. Is it an MLflow server?")
+    response._content, response._content_consumed = b"".join(parts), True
+    if budgets:
+        budget = budgets[-1]
+        budget.size += size
+        budget.pages += b'"next_page_token"' in response._content
+        if budget.pages > MAX_PAGES or budget.size > MAX_TOTAL_BYTES:
+            raise StoreError(
+                f"the server's list doesn't end: given up after {budget.pages:,} pages and {budget.size >> 20} MiB. "
+                "Is it an MLflow server?"
+            )
+
+
+def install() -> None:
+    """Add `read_bounded` to the sessions that MLflow's client makes."""
+    make_session = request_utils._cached_get_request_session
+
+    def make_bounded_session(*args: Any, **kwargs: Any) -> Any:
+        session = make_session(*args, **kwargs)
+        if read_bounded not in session.hooks["response"]:
+            session.hooks["response"].append(read_bounded)
+        return session
+
+    request_utils._cached_get_request_session = make_bounded_session
+
+
+install()

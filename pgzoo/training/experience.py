@@ -1,0 +1,137 @@
+"""Let policies act in the environments of a run: to collect experience, to try candidates, to evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pgzoo.ops.members import freeze, map_leaves
+from pgzoo.training import rollout
+from pgzoo.training.environments import Environments
+from pgzoo.training.events import EvaluationMode
+from pgzoo.training.metrics import Stopwatch
+from pgzoo.training.plan import Plan, own
+from pgzoo.training.rollout import Behavior, Finished, Greedy, Monitor, Noise
+from pgzoo.training.seeding import generator
+from pgzoo.types import RECENT, Episodes, Params, TrainState, Trajectory
+
+__all__ = ["Experience"]
+
+NO_LIMIT = np.iinfo(np.int64).max
+
+
+class Experience:
+    """The environments of a run, and the policy acting in them."""
+
+    def __init__(self, plan: Plan, watch: Stopwatch, *, resuming: bool) -> None:
+        """With `resuming`, the environments are first put where a checkpoint left them."""
+        self.plan, self.watch = plan, watch
+        self.environments = Environments(plan, resuming=resuming)
+        self.monitor = Monitor()
+
+    def collect(self, state: TrainState) -> tuple[TrainState, Trajectory, Finished]:
+        """Let the policy act as the plan's collection says, a window of steps or whole episodes.
+
+        Returns the state with the steps and episodes of the active members counted, the trajectory in the processor's
+        memory, and the episodes that ended. Raises Cancelled if the monitor ends a collection of whole episodes.
+        """
+        plan, seeds = self.plan, self.plan.seeds
+        state = state._replace(progress=self._progress(state))
+        with self._collecting():
+            envs, kind = self.environments.training(), plan.collection
+            episodes, window = (kind.per_env, None) if isinstance(kind, Episodes) else (NO_LIMIT, kind.count)
+            start = None if window is None else state.collector
+            start = self.environments.reset(state) if start is None else self.environments.resume_from(state, start)
+            quota = np.where(state.active, episodes, 0)
+            generators = [generator(seed, "act", int(n)) for seed, n in zip(seeds, state.updates, strict=True)]
+            noise = Noise(plan.policy, generators, plan.config.num_envs, window)
+            trajectory, finished, end = rollout.collect(
+                envs,
+                Behavior(plan.policy, plan.policy_params(state), noise),
+                start,
+                np.broadcast_to(quota[:, None], start.ended.shape),
+                window,
+                self.monitor,
+            )
+        collector = None if window is None else freeze(state.active, end, start)
+        state = state._replace(collector=collector, environments=None)
+        return _counted(state, trajectory, finished), trajectory, finished
+
+    def play(
+        self, state: TrainState, candidates: Params
+    ) -> tuple[TrainState, NDArray[np.float64], Trajectory, Finished]:
+        """Let every environment play one episode by the mode of a policy of its own.
+
+        `candidates` are leaves `[S, N, ...]` of the policy, under the names in the state. Returns what `collect` does,
+        with the returns `[S, N]` after the state; NaN for members that are not active.
+        """
+        plan, members, n = self.plan, len(self.plan.members), self.plan.config.num_envs
+        state = state._replace(progress=self._progress(state))
+        shared = {k: v.unsqueeze(1).expand(-1, n, *v.shape[1:]) for k, v in (state.params | state.buffers).items()}
+        params = {k: v.flatten(0, 1).contiguous() for k, v in own(shared | candidates).items()}
+        with self._collecting():
+            # each environment counts as a member of its own: [S * N, 1]
+            envs, start = self.environments.training(), self.environments.reset_as_members(state)
+            quota = np.repeat(state.active, n)[:, None].astype(np.int64)
+            trajectory, finished, _ = rollout.collect(
+                envs, Behavior(plan.policy, params, Greedy()), start, quota, None, self.monitor
+            )
+
+        def by_member(leaf: Tensor) -> Tensor:  # [S * N, T, 1, ...] -> [S, T, N, ...]
+            return leaf.reshape(members, n, *leaf.shape[1:]).squeeze(3).transpose(1, 2)
+
+        trajectory = map_leaves(by_member, trajectory._replace(memory=None))
+        returns = np.array([r[0] if len(r) else np.nan for r in finished.returns]).reshape(members, n)
+        finished = rollout.joined([Finished(finished.returns[k::n], finished.lengths[k::n]) for k in range(n)], members)
+        return _counted(state, trajectory, finished), returns, trajectory, finished
+
+    def evaluate(self, state: TrainState, active: NDArray[np.bool_], mode: EvaluationMode) -> Finished:
+        """Play the evaluation episodes of the members in `active [S]` in environments kept for that; see `rollout`."""
+        c, plan = self.plan.config, self.plan
+        with self.watch.phase("evaluate", f'environment "{c.env}"'):
+            return rollout.evaluate(
+                self.environments.evaluation(),
+                self.environments.evaluation_width,
+                plan.policy,
+                plan.policy_params(state),
+                seeds=plan.seeds,
+                active=active,
+                episodes=c.eval_episodes,
+                mode=mode,
+                cancelled=self.monitor.cancelled,
+            )
+
+    def _progress(self, state: TrainState) -> NDArray[np.float64]:
+        """Return the share of its run that each member has done, `[S]`, 0 to 1."""
+        c, done = self.plan.config, np.zeros(len(self.plan.members))
+        if c.total_steps is not None:
+            done = np.maximum(done, state.env_steps / c.total_steps)
+        if c.total_episodes is not None:
+            done = np.maximum(done, state.episodes / c.total_episodes)
+        return np.minimum(done, 1.0)
+
+    @contextmanager
+    def _collecting(self) -> Iterator[None]:
+        """Time a collection, without warnings of overflow: the update that follows finds and names what overflowed."""
+        c = self.plan.config
+        with (
+            self.watch.phase("collect", f'environment "{c.env}" or policy "{c.policy.name}"'),
+            np.errstate(over="ignore", invalid="ignore"),
+        ):
+            yield
+
+
+def _counted(state: TrainState, trajectory: Trajectory, finished: Finished) -> TrainState:
+    """Return the state with what was collected counted: steps, episodes, recent returns."""
+    state = state._replace(env_steps=state.env_steps + trajectory.valid.sum((-2, -1)).numpy())
+    if not any(map(len, finished.returns)):
+        return state
+    both = zip(state.recent, finished.returns, strict=True)
+    return state._replace(
+        episodes=state.episodes + np.array([len(r) for r in finished.returns], np.int64),
+        recent=np.stack([np.concatenate([known, new])[-RECENT:] for known, new in both]),
+    )

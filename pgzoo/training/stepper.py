@@ -1,0 +1,173 @@
+"""Gradient steps of a run: the pure step of `gradient_step`, compiled where that pays, applied to a train state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pgzoo.config import AlgorithmConfig
+from pgzoo.ops.members import freeze, moved, none_marked
+from pgzoo.ops.optim import NO_OPTIMIZER, flatten, make_optimizer, unflatten
+from pgzoo.training import added_critic
+from pgzoo.training.compiling import Compiled
+from pgzoo.training.gradient_step import (
+    CutBatch,
+    InnerStep,
+    StepInput,
+    StepResult,
+    UpdateInput,
+    inner_step,
+    make_batch,
+    stack_metrics,
+    whole_update,
+)
+from pgzoo.training.hyperparameters import Hyperparameters
+from pgzoo.training.metrics import Stopwatch
+from pgzoo.training.plan import Plan, PolicyView
+from pgzoo.training.targets import Estimator, Evaluator
+from pgzoo.training.update_record import UpdateRecord
+from pgzoo.types import Batch, LossFunction, Params, TrainState, Trajectory
+
+__all__ = ["Stepper"]
+
+MANY_LOSSES = 8
+"""Beyond so many different losses, a loss is most likely a new function each time, and not worth compiling."""
+
+
+class Stepper:
+    """Moves the parameters of a train state; metrics and failures go to the record of the update.
+
+    Members take no step that are not active, or that were halted on the way to the state that is given.
+    """
+
+    def __init__(self, plan: Plan, policy: PolicyView, hyperparameters: Hyperparameters, watch: Stopwatch) -> None:
+        settings: Any = plan.config.settings
+        by_gradient = isinstance(settings, AlgorithmConfig)
+        self.optimizer = make_optimizer(settings.optimizer, settings.optimizer_eps) if by_gradient else NO_OPTIMIZER
+        self.device = torch.device(plan.config.device)
+        self.compiled = plan.config.compile == "on"
+        self.padded = self.device.type == "cpu" and not self.compiled
+        self._plan, self._policy, self._hyperparameters, self._watch = plan, policy, hyperparameters, watch
+        self._steps: dict[tuple[LossFunction, str], InnerStep] = {}
+        self._updates: dict[LossFunction, Callable[[UpdateInput], StepResult]] = {}
+        self._flat: tuple[Params, Tensor] = {}, torch.empty(0)  # the parameters of the last step, and their vector
+
+    def compile(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """Return the function compiled, if this run compiles."""
+        return Compiled(function, self._watch, self._plan.compile_cache) if self.compiled else function
+
+    def step(self, record: UpdateRecord, loss: LossFunction, state: TrainState, batch: Batch, only: str) -> TrainState:
+        """Take one gradient step; see `protocols.UpdateContext.step`."""
+        stepping = self._stepping(state)
+        if not state.params or none_marked(stepping):
+            return state
+        step = self._steps.get((loss, only))
+        if step is None:
+            step = self._new_step(loss, only, state.params)
+            if self.compiled and len(self._steps) < MANY_LOSSES:
+                step = self._steps[loss, only] = self.compile(step)
+        result = step(self._input(state, batch, stepping))
+        return self._apply(record, state, result, stepping, lambda: batch)
+
+    def whole_update(
+        self,
+        record: UpdateRecord,
+        loss: LossFunction,
+        state: TrainState,
+        trajectory: Trajectory,
+        evaluator: Evaluator | None,
+        estimator: Estimator,
+        cut: CutBatch,
+    ) -> TrainState:
+        """Evaluate the policy, estimate, make one batch and take one step on it, as one compiled function."""
+        stepping = self._stepping(state)
+        if not state.params or none_marked(stepping):
+            return state
+        update = self._updates.get(loss)
+        if update is None:
+            step = self._new_step(loss, "", state.params)
+            update = self.compile(whole_update(evaluator, estimator, cut, step, state.params))
+            self._updates[loss] = update
+        result = update(UpdateInput(self._input(state, None, stepping), trajectory, estimator.tensors))
+
+        def batch() -> Batch:  # only for a member that failed
+            params, buffers = state.params, state.buffers
+            return make_batch(evaluator, estimator, cut, params, buffers, trajectory, estimator.tensors)
+
+        return self._apply(record, state, result, stepping, batch)
+
+    def move(
+        self,
+        record: UpdateRecord,
+        state: TrainState,
+        vector: Tensor,
+        batch: Batch,
+        value: Tensor,
+        gradient: Tensor,
+        metrics: Mapping[str, Tensor],
+    ) -> TrainState:
+        """Put the parameters at `vector [S, P]`; see `protocols.UpdateContext.move`."""
+        if self._plan.added_critic:
+            raise added_critic.refuse_move(self._plan.config.algorithm, self._plan.config.estimator.name)
+        norm = gradient.square().sum(1)
+        reach = vector.abs().amax(1) if vector.shape[1] else norm
+        finite = torch.isfinite(value) & torch.isfinite(norm) & torch.isfinite(reach)
+        stepping = self._stepping(state)
+        record.metrics.add(tuple(metrics), stack_metrics(metrics), stepping)
+        record.add_evidence(stepping & ~finite, lambda: batch, state.params, value, gradient, norm, vector)
+        vector = torch.where((stepping & finite).unsqueeze(1), vector, flatten(state.params.values()))
+        return state._replace(params=unflatten(vector, state.params))
+
+    def place(self, record: UpdateRecord, state: TrainState, vector: Tensor) -> TrainState:
+        """Put the parameters of active members at `vector [S, P]`; see `protocols.UpdateContext.place`."""
+        params = unflatten(vector, state.params)
+        moving = state.active.copy()
+        for row in np.flatnonzero(moving):
+            bad = next((name for name, value in params.items() if not torch.isfinite(value[row]).all()), None)
+            if bad is not None:
+                record.add_failure(int(row), f"parameter {bad}: not finite")
+                moving[row] = False
+        return state._replace(params=freeze(moving, moved(params, self.device), state.params))
+
+    def _stepping(self, state: TrainState) -> Tensor:
+        """Return which members take a step from `state`, `[S]` bool."""
+        active = moved(torch.from_numpy(state.active), self.device)
+        return active if state.halted is None else active & ~state.halted
+
+    def _new_step(self, loss: LossFunction, only: str, like: Params) -> InnerStep:
+        settings = self._hyperparameters.others
+        also = added_critic.also_moved(only) if self._plan.added_critic else None
+        if also is not None:
+            loss = added_critic.with_critic_loss(loss)
+        return inner_step(loss, self._policy, like, settings, self.optimizer, only, also=also, padded=self.padded)
+
+    def _input(self, state: TrainState, batch: Batch | None, stepping: Tensor) -> StepInput:
+        known, vector = self._flat
+        if known is not state.params:  # this state doesn't come from the last step
+            vector = flatten(state.params.values())
+        tensors, rate = self._hyperparameters.tensors_at(state), self._hyperparameters.learning_rate(state)
+        return StepInput(vector, state.optimizer, state.buffers, batch, tensors, rate, stepping)
+
+    def _apply(
+        self,
+        record: UpdateRecord,
+        state: TrainState,
+        result: StepResult,
+        stepping: Tensor,
+        batch: Callable[[], Batch],
+    ) -> TrainState:
+        """Return the state after a step, and record its metrics and failures."""
+        halted, stepping = state.halted, stepping & result.rows
+        if result.halt is not None:
+            halt = result.halt & result.rows
+            halted = halt if halted is None else halted | halt
+            stepping = stepping & ~result.halt
+        record.metrics.add(result.names, result.metrics, stepping)
+        tensors = result.value, result.gradient, result.norm, result.reached
+        record.add_evidence(stepping & ~result.finite, batch, state.params, *tensors)
+        self._flat = unflatten(result.vector, state.params), result.vector
+        return state._replace(params=self._flat[0], optimizer=result.optimizer, halted=halted)

@@ -1,0 +1,133 @@
+"""A tracking server that is broken or hostile costs neither memory nor time without end, and no run."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import resource
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from program import Folder, eventually
+
+from pgzoo.tracking import Home, pending
+
+Answer = Callable[[BaseHTTPRequestHandler], None]
+EXPERIMENTS = {"experiments": [{"experiment_id": "1", "name": "e", "lifecycle_stage": "active"}]}
+COUNTER = itertools.count()
+
+
+@contextlib.contextmanager
+def serving(answer: Answer) -> Iterator[str]:
+    """An HTTP server on loopback that answers every request alike."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            with contextlib.suppress(OSError):
+                answer(self)
+
+        do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def say(handler: BaseHTTPRequestHandler, value: object, status: int = 200) -> None:
+    body = value if isinstance(value, bytes) else json.dumps(value).encode()
+    handler.send_response(status)
+    handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+def endless_body(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(200)
+    handler.end_headers()
+    while True:
+        handler.wfile.write(b'{"experiments": [' * 4096)
+
+
+def endless_pages(handler: BaseHTTPRequestHandler) -> None:
+    say(handler, {"next_page_token": f"page-{next(COUNTER)}"} | EXPERIMENTS)
+
+
+def strange_ids(handler: BaseHTTPRequestHandler) -> None:
+    if "experiments" in handler.path:
+        return say(handler, EXPERIMENTS)
+    info = {"run_id": "../../etc/passwd", "experiment_id": "1", "lifecycle_stage": "active", "run_name": "r"}
+    if "runs/search" in handler.path:
+        return say(handler, {"runs": [{"info": info, "data": {}}]})
+    return say(handler, {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no such run"}, 404)
+
+
+@pytest.mark.parametrize(
+    ("answer", "arguments", "message"),
+    [
+        (endless_body, ("compare", "a", "b"), "the server's answer doesn't end"),
+        (endless_pages, ("compare", "a", "b"), "the server's list doesn't end"),
+        (strange_ids, ("compare", "r"), "which is none"),
+        (strange_ids, ("evaluate", "r"), "which is none"),
+        (lambda handler: say(handler, b"who are you?", 401), ("evaluate", "r"), "MLFLOW_TRACKING_USERNAME"),
+        (lambda handler: say(handler, b"not you", 403), ("evaluate", "r"), "refuses access"),
+        (lambda handler: say(handler, b"nothing here", 404), ("evaluate", "r"), "check the tracking URI"),
+    ],
+    ids=["endless-body", "endless-pages", "ids-compare", "ids-evaluate", "401", "403", "404"],
+)
+def test_a_command_ends_with_one_message(
+    tmp_path: Path, answer: Answer, arguments: tuple[str, ...], message: str
+) -> None:
+    with serving(answer) as uri:
+        _, err = Folder(tmp_path).pgzoo(*arguments, "--tracking-uri", uri, code=2)
+    assert message in err
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 2 * 2**20  # KiB
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (endless_body, "the server's answer doesn't end"),
+        (lambda handler: say(handler, {}), "Is it an MLflow server?"),
+        (lambda handler: say(handler, b"who are you?", 401), "asks for credentials"),
+    ],
+    ids=["endless-body", "empty-answers", "401"],
+)
+def test_a_run_waits_for_a_better_server(tmp_path: Path, answer: Answer, message: str) -> None:
+    code = (
+        "import sys\nfrom pgzoo import tracking\nhome = tracking.Home.find()\n"
+        "session = tracking.Session(home, 'g', sys.argv[1])\n"
+        "journal = session.journal('k', name='n', experiment='e', seed=0, algorithm='a', env='CartPole-v1')\n"
+        "journal.record([1], {'m': 1.0})\njournal.end('FINISHED')\nsession.close(0)\n"
+    )
+    folder, home = Folder(tmp_path), Home.find({}, tmp_path)
+    try:
+        with serving(answer) as uri:
+            subprocess.run([sys.executable, "-c", code, uri], cwd=tmp_path, env=folder.env, check=True, timeout=60)
+            [error] = eventually(lambda: list(pending(home).errors.values()), 120)
+            assert message in error
+            left = pending(home)
+            assert (left.runs, left.refused) == (1, 0)
+            [pid] = folder.uploaders()
+            status = Path(f"/proc/{pid}/status")
+            if status.exists():
+                [peak] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+                assert int(peak.split()[1]) < 2 * 2**20
+    finally:
+        folder.close()

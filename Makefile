@@ -4,16 +4,37 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?= reinforce --env CartPole-v1
 
-.PHONY: run test test-all test-envpool check fix docs bench bench-backends bench-device bench-peers bench-physics results faults lock clean
+.PHONY: run test test-all unit coverage wheels test-envpool check fix docs bench bench-backends bench-device bench-peers bench-physics results faults lock clean
 
 run: $(VENV)/.ready
 	$(BIN)/pgzoo run $(ARGS)
 
+# Two processes share the tests, file by file, in the order that tests/conftest.py gives them.
+PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+UNIT = algorithms config envs estimators ops policies training
+
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS_TEST)
+	$(PYTEST) -m "not slow" $(ARGS_TEST)
 
 test-all: $(VENV)/.ready
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS_TEST)
+	$(PYTEST) $(ARGS_TEST)
+
+# What runs in the test's own process: the loop to work in.
+unit: $(VENV)/.ready
+	$(PYTEST) -m "not slow" $(UNIT:%=tests/%) --ignore tests/training/test_compiling.py $(ARGS_TEST)
+
+# `make test`, measured: Python 3.11 can't measure without slowing the tests down, so it is a target of its own.
+coverage: $(VENV)/.ready
+	$(PYTEST) -m "not slow" --cov --cov-report term $(ARGS_TEST)
+
+# Builds pgzoo and its plugins, and installs them where nothing else is. envpool, which is large, is built only.
+wheels: $(VENV)/.ready
+	rm -rf dist build plugins/*/build $(VENV)-wheels
+	for place in . plugins/*; do $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist $$place || exit 1; done
+	$(PYTHON) -m venv $(VENV)-wheels
+	$(VENV)-wheels/bin/python -m pip install --quiet -c constraints.txt $$(ls dist/*.whl | grep -v envpool)
+	cd $(VENV)-wheels && bin/pgzoo --help && bin/pgzoo algorithms && bin/pgzoo plugins
+	rm -r $(VENV)-wheels
 
 check: $(VENV)/.ready
 	$(BIN)/ruff check .
@@ -43,7 +64,7 @@ results: $(VENV)/.ready
 	$(BIN)/python benchmarks/results.py
 
 faults: $(VENV)/.ready
-	$(BIN)/python benchmarks/faults.py
+	$(BIN)/python benchmarks/reliability.py
 
 # Installs exactly what constraints.txt names; made again when that or pyproject.toml changes.
 $(VENV)/.ready: pyproject.toml constraints.txt plugins/pgzoo-example/pyproject.toml plugins/pgzoo-tensorboard/pyproject.toml

@@ -30,7 +30,7 @@ ROWS = (1, 8, 64)
 
 def rate(env: str, backend: str, rows: int, threads: int, seconds: float, rounds: int) -> float:
     os.environ["PGZOO_ENVPOOL_THREADS"] = str(threads)
-    return statistics.median(raw(env, backend, rows, seconds)["steps_per_second"] for _ in range(rounds))
+    return float(statistics.median(raw(env, backend, rows, seconds)["steps_per_second"] for _ in range(rounds)))
 
 
 def short(steps: float) -> str:

@@ -20,8 +20,7 @@ STEPS = {1: 65_536, 32: 16_384, 256: 4_096}
 """Environment steps of a seed, by the number of seeds: enough updates that the first ones don't count for much."""
 
 HIDDEN = ("64,64", "512,512")
-WAYS = ("--device cpu --compile off", "--device cpu --compile on", "--device cuda --compile off")
-WAYS += ("--device cuda --compile on",)
+WAYS = [f"--device {device} --compile {compiled}" for device in ("cpu", "cuda") for compiled in ("off", "on")]
 COMMAND = (
     "pgzoo run ppo --env CartPole-v1 --preset none --num-envs 8 --rollout-steps 128 --epochs 4 --minibatches 4"
     " --policy.hidden {hidden} --seeds {seeds} --total-steps {steps} --eval-episodes 1 {way} --json"

@@ -68,7 +68,7 @@ def cleanrl_loop() -> float:
     loop = cleanrl.prepare(Namespace(env="CartPole-v1", total_steps=6_144), 0, returns)
     started = time.perf_counter()
     loop()
-    return returns.env_steps / (time.perf_counter() - started)
+    return float(returns.env_steps / (time.perf_counter() - started))
 
 
 PAIRS: dict[str, tuple[Callable[[], float], Callable[[], float]]] = {

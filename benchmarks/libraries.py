@@ -45,12 +45,12 @@ def install(name: str) -> str:
     pins.write_text(f"{TORCH}\n", encoding="utf-8")
     python = folder / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", pins]
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", str(pins)]
     done = subprocess.run([*pip, *LIBRARIES[name].packages], capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line.strip(" │╰─>×") for line in done.stderr.splitlines()]
         told = [line for line in lines if "Error" in line] or [line for line in lines if line] or ["pip failed"]
-        return told[-1]
+        return str(told[-1])
     ready.write_text(wanted, encoding="utf-8")
     return ""
 

@@ -38,7 +38,7 @@ def reinforce(max_episodes: int, seed: int, max_trajectory: int = 500, gamma: fl
             action_probs = model(state)
             action = torch.multinomial(action_probs, 1)
             observation, reward, done, trunc, _ = env.step(action.item())
-            transitions.append((state, action, reward + t))
+            transitions.append((state, action, float(reward) + t))
             if done or trunc:
                 break
         steps += len(transitions)
@@ -49,7 +49,7 @@ def reinforce(max_episodes: int, seed: int, max_trajectory: int = 500, gamma: fl
         prob_batch = model(state_batch).gather(dim=1, index=action_batch).squeeze(1)
         loss = -torch.sum(discount_rewards(reward_batch, gamma) * torch.log(prob_batch))
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return steps, time.perf_counter() - started
 

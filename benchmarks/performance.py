@@ -234,7 +234,7 @@ def growth(choice: Choice) -> str:
 def untracked(name: str, value: Any) -> list[tuple[str, str]]:
     """About ten updates with this size, without tracking: not compiled, and compiled where this pgzoo can."""
     changed: dict[str, Any] = {"policy": {"name": "mlp", "hidden": value}} if name == "hidden" else {name: value}
-    settings = SIZES | changed
+    settings: dict[str, Any] = SIZES | changed
     settings |= {"total_steps": 10 * settings["num_envs"] * settings["rollout_steps"], "eval_episodes": 1}
     ways = {"": "off", ", compiled": "on"} if option("ppo", "--compile") else {"": None}
     shown = f"{value[0]}x{value[1]}" if name == "hidden" else str(value)

@@ -50,7 +50,8 @@ def run(command: str) -> dict[str, Any]:
         subprocess.run(
             [*words[:3], "sync", "--wait", "120"], cwd=folder, env=environment, capture_output=True, check=False
         )
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return answer
 
 
 def per_seed(result: dict[str, Any]) -> str:

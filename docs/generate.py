@@ -68,7 +68,7 @@ POLICY_PAIRS = """## Algorithms and policies
 - *plays only*: the run starts, but the policy has no parameters or the algorithm doesn't learn.
 - *no: no parameters*: refused, because the algorithm needs a critic or parameters, and the policy has none.
 
-`tabular` fits Discrete observations only. Which actions an algorithm takes is said in [algorithms](algorithms.md).
+`tabular` fits Discrete observations only. [Algorithms](algorithms.md) says which action spaces an algorithm takes.
 """
 
 

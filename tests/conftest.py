@@ -280,8 +280,10 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
     folder.close()
 
 
-EXPENSIVE = ("tests/runs/test_kill.py", "tests/e2e", "plugins", "tests/launchers", "tests/tracking", "tests/learning")
-EXPENSIVE += ("tests/training/test_compiling.py", "tests/runs", "tests/faults", "tests/export", "tests/test_readme.py")
+EXPENSIVE = """
+tests/runs/test_kill.py tests/e2e plugins tests/launchers tests/tracking tests/learning tests/training/test_compiling.py
+tests/runs tests/faults tests/export tests/test_readme.py
+""".split()
 """Folders and files to begin with, the most expensive first, so that at the end no process waits for another."""
 TOGETHER = {
     "test_run.py": "trained",

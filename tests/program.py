@@ -60,8 +60,8 @@ class Folder:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PGZOO_", "COLUMNS"))}
         self.env = {**inherited, **QUIET, **env}
 
-    def start(self, *args: str, new_session: bool = False, **env: str) -> subprocess.Popen[str]:
-        """Start `pgzoo ARGS`, in a process group of its own if `new_session`."""
+    def start(self, *args: str, new_session: bool = False, **env: Any) -> subprocess.Popen[str]:
+        """Start `pgzoo ARGS` with these environment variables, in a process group of its own if `new_session`."""
         child = subprocess.Popen(
             [*PGZOO, *args],
             cwd=self.path,
@@ -75,7 +75,7 @@ class Folder:
         self.children.append(child)
         return child
 
-    def pgzoo(self, *args: str, code: int = 0, **env: str) -> tuple[str, str]:
+    def pgzoo(self, *args: str, code: int = 0, **env: Any) -> tuple[str, str]:
         """Run a command to its end and return what it wrote to stdout and stderr."""
         child = self.start(*args, **env)
         out, err = child.communicate(timeout=PATIENCE)
@@ -83,7 +83,7 @@ class Folder:
         assert "Traceback" not in err, err
         return out, err
 
-    def run(self, *args: str, code: int = 0, **env: str) -> dict[str, Any]:
+    def run(self, *args: str, code: int = 0, **env: Any) -> dict[str, Any]:
         """`pgzoo run ARGS --json`: its answer, once all is shipped."""
         answer = self.parse(self.pgzoo("run", *args, "--json", code=code, **env)[0])
         self.sync(**env)
@@ -93,7 +93,7 @@ class Folder:
             seed["run_id"] = run_id
         return answer
 
-    def sync(self, **env: str) -> None:
+    def sync(self, **env: Any) -> None:
         """Ship what isn't in the store yet, with `pgzoo sync`; do nothing if there is nothing to ship."""
         if not all(Ledger.read(journal.parent).closed for journal in self.path.rglob("runs/*/journal.jsonl")):
             self.pgzoo("sync", **env)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "benchmarks"))  # last: tests/faults is another than benchmarks/faults.py
+sys.path.append(str(ROOT / "benchmarks"))
 
 from page import put, ratios, spread, table  # noqa: E402
 from processes import AlgorithmState, Outcome, outcome_of, words_of  # noqa: E402

@@ -91,6 +91,7 @@ def judge(plan: Callable[..., Any]) -> Judge:
         learned = {n: v for n, v in leaves.items() if v.requires_grad}
         found = torch.autograd.grad(result.value.sum(), list(learned.values()), materialize_grads=True)
         gradients = {n: g[0].flatten().tolist() for n, g in zip(learned, found, strict=True)}
-        return Judged(Loss(*(v.detach() if isinstance(v, Tensor) else v for v in result)), gradients)
+        detached: list[Any] = [v.detach() if isinstance(v, Tensor) else v for v in result]
+        return Judged(Loss(*detached), gradients)
 
     return judged

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, cast
 
 import gymnasium as gym
 import numpy as np
@@ -61,8 +61,8 @@ class Slow(Random):
         return self.observation_space.sample(), 1.0, False, False, {}
 
 
-for name, kind in {"Mixed": Mixed, "Bits": Bits, "Pixels": Pixels, "Words": Words, "Slow": Slow}.items():
-    gym.register(f"{name}-v0", kind)
+for kind in (Mixed, Bits, Pixels, Words, Slow):
+    gym.register(f"{kind.__name__}-v0", cast(Any, kind))
 
 
 class Nan:

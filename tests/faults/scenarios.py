@@ -83,7 +83,7 @@ class Scenario:
 class Trainer:
     """`pgzoo run steady`, held before some of its 150 updates."""
 
-    def __init__(self, folder: Folder, *arguments: str, holds: Sequence[int] = (), **env: str) -> None:
+    def __init__(self, folder: Folder, *arguments: str, holds: Sequence[int] = (), **env: Any) -> None:
         self.folder = folder
         for update in holds:
             self._hold(update).touch()
@@ -169,7 +169,7 @@ def ask(uri: str, query: str, *values: Any) -> list[tuple[Any, ...]]:
     """Ask a store's database, without mlflow; `?` stands for a value."""
     file = sqlite_path(uri)
     if file is not None:
-        with contextlib.closing(sqlite3.connect(file, timeout=20)) as database:
+        with contextlib.closing(sqlite3.connect(file, timeout=PATIENCE)) as database:
             return database.execute(query, values).fetchall()
     import psycopg2
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from program import PGZOO, Folder
+from program import PATIENCE, PGZOO, Folder
 
 from pgzoo.tracking.ledger import Ledger, read_json
 
@@ -28,7 +28,7 @@ def test_a_name_that_cannot_be_shipped_is_refused(
 ) -> None:
     env = {key.encode(): value.encode() for key, value in Folder(tmp_path).env.items()} | environ
     command = [*(part.encode() for part in PGZOO), b"run", b"reinforce", b"--env", b"CartPole-v1", *arguments]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, check=False, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, check=False, timeout=PATIENCE)
     assert done.returncode == 2
     assert message in done.stderr.decode()
     assert b"Traceback" not in done.stderr
@@ -47,7 +47,7 @@ def test_a_record_that_can_never_ship_is_named_and_blocks_no_other_run(tmp_path:
     )
     folder = Folder(tmp_path)
     try:
-        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=folder.env, check=True, timeout=60)
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=folder.env, check=True, timeout=PATIENCE)
         out, _ = folder.pgzoo("sync", "--wait", "120", "--json", code=1)
         runs = tmp_path / ".pgzoo" / "runs"
         answer = json.loads(out)

@@ -194,7 +194,7 @@ def test_every_algorithm_obeys_on_every_world(algorithm: str, world: str, shared
 
 
 def test_a_run_that_was_killed_in_its_last_evaluation_gets_it(shared: Folder) -> None:
-    run = [*options("a2c", 1000, *WORLDS["CartPole-v1"]), "--eval-every", "0", "--eval-episodes", "2000"]
+    run = [*options("a2c", 1000, *WORLDS["CartPole-v1"]), "--eval-every", "0", "--eval-episodes", "1000"]
     whole = train(shared, run)
 
     def trained(runs: Runs) -> bool:
@@ -207,7 +207,7 @@ def test_a_run_that_was_killed_in_its_last_evaluation_gets_it(shared: Folder) ->
     assert_unbroken(cut, 1000)
     assert_law(whole, cut)
     modes = [[(r["mode"], len(r["returns"])) for r in records(one) if r["t"] == "evaluation"] for one in cut]
-    assert modes == [[("sampled", 2000), ("greedy", 2000)]] * 2
+    assert modes == [[("sampled", 1000), ("greedy", 1000)]] * 2
 
 
 @pytest.mark.slow

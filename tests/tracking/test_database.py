@@ -16,7 +16,7 @@ PREPARE += "prepare_database(pathlib.Path(sys.argv[1]))"
 
 def prepare(path: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", PREPARE, str(path)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
 
 
 def kill_while_preparing(path: Path) -> Path:
@@ -35,7 +35,7 @@ def has_table(path: Path, name: str) -> bool:
 
 
 def tables(path: Path) -> set[str]:
-    with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=20)) as database:
+    with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=600)) as database:
         return {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
 
 
@@ -70,5 +70,5 @@ def names(folder: Path) -> set[str]:
 
 
 def change(path: Path, statement: str) -> list[tuple[str, ...]]:
-    with contextlib.closing(sqlite3.connect(path, timeout=20)) as database, database:
+    with contextlib.closing(sqlite3.connect(path, timeout=600)) as database, database:
         return database.execute(statement).fetchall()

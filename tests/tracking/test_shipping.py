@@ -138,7 +138,7 @@ class TestEmbeddedStore:
 
     @staticmethod
     def set_stage(place: Place, stage: str) -> None:
-        with closing(sqlite3.connect(place.database, timeout=20)) as database, database:
+        with closing(sqlite3.connect(place.database, timeout=600)) as database, database:
             database.execute("UPDATE experiments SET lifecycle_stage = ? WHERE name = 'pgzoo/Corridor-v0'", (stage,))
 
     def test_a_database_deleted_between_runs_is_made_anew(self, embedded: Place) -> None:

@@ -210,7 +210,9 @@ def _alike(own: gym.Space[Any], other: gym.Space[Any]) -> bool:
     """Whether one can stand for the other: bounds of observations and the width of numbers don't matter."""
     if isinstance(own, Discrete) or isinstance(other, Discrete):
         return own == other
-    return isinstance(other, Box) and own.shape == other.shape and own.dtype.kind == other.dtype.kind
+    if not isinstance(other, Box) or own.dtype is None or other.dtype is None:
+        return False
+    return own.shape == other.shape and own.dtype.kind == other.dtype.kind
 
 
 def _unbounded(space: Any) -> Any:

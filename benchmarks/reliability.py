@@ -1,6 +1,6 @@
 """Play every fault of tests/faults with the real program; writes docs/reliability.md.
 
-make faults                     (or: python benchmarks/faults.py --only server)
+make faults                     (or: python benchmarks/reliability.py --only server)
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT / "tests")  # in place of this folder, whose faults.py is another
+sys.path.append(str(ROOT / "tests"))
 
 from faults.scenarios import SCENARIOS, Scenario  # noqa: E402
 from program import Folder  # noqa: E402

@@ -136,7 +136,7 @@ class Browser:
 
     def screenshot(self, path: Path, **clip: float) -> Path:
         """Write what is seen, or the part `x`, `y`, `width`, `height` of it, as PNG."""
-        area = {"clip": {**clip, "scale": 1}} if clip else {}
+        area: dict[str, Any] = {"clip": {**clip, "scale": 1}} if clip else {}
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png", **area)["data"]))
         return path
 

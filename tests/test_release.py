@@ -1,0 +1,34 @@
+"""What a release says of itself is the same in every file that says it."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def test_the_version_is_that_of_pyproject() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == PROJECT["version"] == metadata.version("pgzoo")
+
+
+def test_ci_runs_every_python_that_the_classifiers_name() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+    named = [name.rpartition(" ")[2] for name in PROJECT["classifiers"] if re.search(r"Python :: 3\.\d+$", name)]
+    assert workflow["jobs"]["test"]["strategy"]["matrix"]["python"] == named
+    assert workflow["permissions"] == {"contents": "read"}
+
+
+def test_constraints_pin_every_dependency() -> None:
+    pinned = {
+        line.partition("==")[0].lower() for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    }
+    wanted = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
+    names = {re.split(r"[\[><=~ ;]", requirement)[0].lower() for requirement in wanted}
+    assert names <= pinned

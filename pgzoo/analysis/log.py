@@ -12,7 +12,7 @@ from pgzoo.analysis.report import render
 from pgzoo.analysis.selection import COMPARISON
 from pgzoo.analysis.tables import markdown
 from pgzoo.tracking.journal import MAX_PARAM, clean_items, clean_key
-from pgzoo.tracking.lookup import ask
+from pgzoo.tracking.lookup import query_store
 
 __all__ = ["log"]
 
@@ -60,7 +60,7 @@ def log(comparison: ComparisonData, command: str = "") -> str:
         store.close_run(run_id, "FINISHED", int(time.time() * 1000))
         logged.append(run_id)
 
-    ask(comparison.tracking_uri, write, f'the comparison into "{experiment}"')
+    query_store(comparison.tracking_uri, write, f'the comparison into "{experiment}"')
     return logged[0]
 
 

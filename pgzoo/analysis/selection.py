@@ -22,7 +22,7 @@ from pgzoo.errors import StoreError, UnknownName, UsageError, did_you_mean
 from pgzoo.tracking.home import Home, display_uri, resolve_uri
 from pgzoo.tracking.journal import Record, records
 from pgzoo.tracking.ledger import identity, in_training, journal_folders, read_json, start_of
-from pgzoo.tracking.lookup import ask
+from pgzoo.tracking.lookup import query_store
 
 __all__ = ["COMPARISON", "ProgressCallback", "Run", "RunIndex", "SelectorKind", "load"]
 
@@ -165,7 +165,7 @@ class RunIndex:
                 if found:
                     return
 
-        ask(self.uri, question, f'the runs of "{selector}"')
+        query_store(self.uri, question, f'the runs of "{selector}"')
         return list(found.values())
 
     def _names(self) -> list[str]:
@@ -180,7 +180,7 @@ class RunIndex:
                 known.update((listed.algorithm, listed.group, listed.title))
 
         if self.explicit or self.home.database.exists():
-            ask(self.uri, question, "the names of runs")
+            query_store(self.uri, question, "the names of runs")
         return sorted(known - {""})
 
 
@@ -335,7 +335,7 @@ def load(runs: Sequence[Run], metric: str, progress: ProgressCallback) -> list[R
                     loaded[place] = run
                     progress("reading runs", len(loaded), len(runs))
 
-        ask(elsewhere[0][1].tracking_uri, question, f"the curves of {metric}")
+        query_store(elsewhere[0][1].tracking_uri, question, f"the curves of {metric}")
     return [loaded[place] for place in range(len(runs))]
 
 

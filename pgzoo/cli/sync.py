@@ -30,7 +30,7 @@ def command(ctx: click.Context, wait: float, as_json: bool, no_progress: bool) -
     import time
 
     from pgzoo import tracking
-    from pgzoo.tracking.ledger import plural
+    from pgzoo.tracking.ledger import plural, read_json
     from pgzoo.tracking.session import ensure_uploader
 
     home = tracking.Home.find()
@@ -39,17 +39,20 @@ def command(ctx: click.Context, wait: float, as_json: bool, no_progress: bool) -
         home.retry_file.touch()
         deadline, checked = time.monotonic() + wait, -10.0
         with Progress(before.records + before.files, hidden=no_progress or as_json) as advance:
-            # A refused run gets a moment to be retried before it is reported as refused.
-            patience = time.monotonic() + min(wait, 5.0 if before.refused else 0.0)
-            while left or time.monotonic() < patience:
+            asked = home.retry_file.stat().st_mtime_ns
+            while True:
+                # A refused run counts as refused again only after the uploader has retried it.
+                retried = not before.refused or read_json(home.status_file).get("retried") == asked
+                left = tracking.pending(home)
+                advance(left.records + left.files)
+                if retried and not left:
+                    break
                 if time.monotonic() - checked > 3.0:
                     ensure_uploader(home)
                     checked = time.monotonic()
                 if time.monotonic() >= deadline:
                     break
                 time.sleep(0.2)
-                left = tracking.pending(home)
-                advance(left.records + left.files)
     done = max(0, before.runs + before.refused - left.runs - left.refused)
     result = {
         "shipped_records": max(0, before.records - left.records),

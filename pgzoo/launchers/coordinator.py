@@ -154,7 +154,7 @@ class Coordinator:
             self._statuses[row], self._reasons[row] = "interrupted" if interrupted else "failed", reason
             if self.session and message.shard not in self._refusals:
                 key = self.plan.run_keys[row]
-                self.session.bury(
+                self.session.close_dead_run(
                     key, "KILLED" if interrupted else "FAILED", reason, {"pgzoo.status": self._statuses[row]}
                 )
                 self.session.watch(key)

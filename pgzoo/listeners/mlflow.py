@@ -40,12 +40,12 @@ STATUS: dict[str, EndStatus] = {
     "interrupted": "KILLED",
 }
 WINDOW = 100
-"""EpisodeRecord whose mean return counts as the return of a policy in training."""
+"""Number of episodes in a moving average of the return."""
 
 
 @dataclass(frozen=True)
-class Own:
-    """What MLflow is told of one member's run alone; `label` is its name after the algorithm's."""
+class MemberDescription:
+    """Parameters and tags of one member's run; `label` follows the algorithm in its name."""
 
     label: str
     params: Mapping[str, str]
@@ -54,7 +54,7 @@ class Own:
 
 @dataclass(frozen=True)
 class RunDescription:
-    """What MLflow is told of a run beside its curves; the same for every member of a command but for `own`."""
+    """Names, parameters and tags of the runs of one command; `own` has those that differ between members."""
 
     algorithm: str
     env: str
@@ -64,7 +64,7 @@ class RunDescription:
     params: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     reward_threshold: float | None = None
-    own: tuple[Own, ...] = ()
+    own: tuple[MemberDescription, ...] = ()
     """In the order of the members; empty where they differ in their seeds alone."""
 
 
@@ -78,7 +78,7 @@ def create(context: RunContext) -> MlflowListener:
         name=config.name or "",
         tags=context.tags,
         reward_threshold=threshold(config.env),
-        own=tuple(map(own_of, context.plan.members)),
+        own=tuple(map(describe_member, context.plan.members)),
     )
     return MlflowListener(
         context.session,
@@ -91,10 +91,12 @@ def create(context: RunContext) -> MlflowListener:
     )
 
 
-def own_of(member: Member) -> Own:
-    """What is told of a member alone: its name, all that it was set to, and what of it was swept."""
+def describe_member(member: Member) -> MemberDescription:
+    """Return a member's label, its settings as parameters, and its swept settings as a tag."""
     swept = {SWEEP: format_setting(member.overrides)} if member.overrides else {}
-    return Own(member.label, member.config.flat(), {"pgzoo.setting": member.config.setting_hash()} | swept)
+    return MemberDescription(
+        member.label, member.config.flat(), {"pgzoo.setting": member.config.setting_hash()} | swept
+    )
 
 
 class StepGrid:
@@ -116,7 +118,7 @@ class StepGrid:
         weight += weights
 
     def cross(self, env_steps: Ints, active: Bools) -> list[tuple[int, list[int], dict[str, float]]]:
-        """Return (member, grid steps, means) for every member that reached a point, and begin anew for it."""
+        """Return (member, grid steps, means) for every member that reached a grid point; its sums restart at zero."""
         point = env_steps // self.every
         crossed = np.flatnonzero(active & (point > self._point))
         if not len(crossed):
@@ -135,11 +137,11 @@ class StepGrid:
         return points
 
     def snapshot(self, member: int) -> dict[str, list[float]]:
-        """What a member has added up since its last point."""
+        """Return a member's sums since its last point."""
         return {name: [float(leaf[member]) for leaf in pair] for name, pair in self._totals.items()}
 
     def restore(self, member: int, env_steps: int, totals: Mapping[str, list[float]]) -> None:
-        """Go on adding up where a member stood."""
+        """Restore a member's sums from a `snapshot`."""
         self._point[member] = env_steps // self.every
         for name, (total, weight) in totals.items():
             leaves = self._totals.setdefault(name, (np.zeros(self._members), np.zeros(self._members)))
@@ -228,7 +230,7 @@ class MlflowListener:
         self._episodes: list[tuple[list[int], list[float], list[int]] | None] = [None] * members
         self._final = np.full(members, np.nan)
         self._timed = np.zeros(members, dtype=np.int64), np.full(members, time.perf_counter())
-        each = about.own or tuple(Own(f"s{seed}", {}, {}) for seed in event.seeds)
+        each = about.own or tuple(MemberDescription(f"s{seed}", {}, {}) for seed in event.seeds)
         for member, (seed, key, own) in enumerate(zip(event.seeds, event.run_keys, each, strict=True)):
             journal = self.session.journal(
                 key,
@@ -251,7 +253,7 @@ class MlflowListener:
         self._begun = self._steps.copy()
 
     def snapshot(self, member: int) -> dict[str, Any]:
-        """What a member's curves have added up since their last point."""
+        """Return a member's step and its sums since the last point of its curves, for a checkpoint."""
         return {"env_steps": int(self._steps[member]), "grid": self._grid.snapshot(member)}
 
     @hookimpl
@@ -266,7 +268,7 @@ class MlflowListener:
             self._grid.add("train/return_mean", returns, counts)
             self._grid.add("train/length_mean", lengths, counts)
             for member in np.flatnonzero(some).tolist():
-                self._take(member, int(event.env_steps[member]), event.returns[member], event.lengths[member])
+                self._assign_steps(member, int(event.env_steps[member]), event.returns[member], event.lengths[member])
         self._steps = np.array(event.env_steps, dtype=np.int64)
 
     @hookimpl
@@ -329,8 +331,8 @@ class MlflowListener:
             return min(env_steps, self._total_steps or env_steps)
         return env_steps // self._eval_every * self._eval_every if self._eval_every else env_steps
 
-    def _take(self, member: int, env_steps: int, returns: Floats, lengths: Ints) -> None:
-        """Give each episode of a collection the step at which it ended, as near as its length tells."""
+    def _assign_steps(self, member: int, env_steps: int, returns: Floats, lengths: Ints) -> None:
+        """Estimate the step at which each episode of a rollout ended from the episodes' lengths."""
         known = self.journals[member].tail.episodes.steps
         begin = min(max(int(self._steps[member]), known[-1] if known else 0), env_steps)
         played = np.cumsum(lengths)

@@ -267,7 +267,7 @@ def _close_journals(session: tracking.Session, plan: Plan, error: BaseException)
     for key in plan.run_keys:
         journal = session.journals.get(key)
         if journal is None:  # written by a worker, if at all
-            session.bury(key, status, reason, labels)
+            session.close_dead_run(key, status, reason, labels)
         elif journal.open:
             journal.tags(labels)
             journal.end(status, reason)

@@ -1,4 +1,4 @@
-"""What has been shipped: one small file per run, written by the uploader and read by everybody."""
+"""What has been shipped: one small file per run, written by the uploader and read by every process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from pgzoo.files import write_file
 from pgzoo.tracking.home import Home
 from pgzoo.tracking.journal import Record, records
-from pgzoo.tracking.locks import held
+from pgzoo.tracking.locks import is_locked
 
 __all__ = [
     "Ledger",
@@ -135,10 +135,10 @@ def pending(home: Home) -> ShippingSummary:
 
 def in_training(folder: Path) -> bool:
     lock = folder / "lock"
-    if not held(lock):
+    if not is_locked(lock):
         return False
     time.sleep(0.005)  # the uploader holds it for an instant when it asks the same
-    return held(lock)
+    return is_locked(lock)
 
 
 def journal_folders(home: Home) -> list[Path]:
@@ -155,7 +155,7 @@ def start_of(folder: Path) -> Record | None:
 
 
 def identity(folder: Path, start: Record, shipped: Mapping[str, Any]) -> dict[str, Any]:
-    """Return who a run is: by the start record of its journal, and by what was shipped of it (`run.json`)."""
+    """Return the fields that identify a run, from its journal's start record and, once shipped, `run.json`."""
     named = {key: start[key] for key in ("name", "group", "seed", "algorithm", "env", "experiment")}
     return named | {
         "run_key": start["key"],

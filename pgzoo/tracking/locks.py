@@ -6,11 +6,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-__all__ = ["held", "lock"]
+__all__ = ["is_locked", "lock"]
 
 
 def lock(path: Path, timeout: float = 0.0) -> FileLock | None:
-    """Return the acquired lock, or None if somebody else still holds it after `timeout` seconds.
+    """Return the acquired lock, or None if another process still holds it after `timeout` seconds.
 
     Raises OSError where the folder can't be written.
     """
@@ -23,8 +23,8 @@ def lock(path: Path, timeout: float = 0.0) -> FileLock | None:
     return mine
 
 
-def held(path: Path) -> bool:
-    """Say whether a living process holds the lock. Two simultaneous callers may both get True once."""
+def is_locked(path: Path) -> bool:
+    """Return whether a living process holds the lock. Of two simultaneous callers, both may once get True wrongly."""
     if not path.exists():
         return False
     try:

@@ -66,7 +66,7 @@ class Found:
                 with tempfile.TemporaryDirectory() as scratch:  # below it, each kind of store has its own layout
                     found.append(Path(client.download_artifacts(self.run_id, path, scratch)).read_bytes())
 
-        ask(self.tracking_uri, download, f"artifact {path} of run {self.name} ({self.run_id})")
+        query_store(self.tracking_uri, download, f"artifact {path} of run {self.name} ({self.run_id})")
         if not found:
             raise missing
         write_file(cached, found[0])
@@ -86,7 +86,7 @@ def find(ref: str, home: Home, tracking_uri: str | None = None) -> list[Found]:
     uri = resolve_uri(tracking_uri, home)
     remote: list[Found] = []
     if uri != home.default_uri or home.database.exists():
-        ask(uri, lambda client: remote.extend(remote_runs(client, ref, uri, home)), f'run "{ref}"')
+        query_store(uri, lambda client: remote.extend(remote_runs(client, ref, uri, home)), f'run "{ref}"')
     if chosen := choose(ref, remote):
         return chosen
     known = {k for f in local for k in (f.name, f.group, f.run_key, f.name.rpartition(" s")[0], f.run_id or f.name)}
@@ -157,8 +157,8 @@ def remote_runs(client: Any, ref: str, uri: str, home: Home) -> Iterable[Found]:
         )
 
 
-def ask(uri: str, question: Callable[[Any], object], what: str) -> None:
-    """Ask the store; mlflow is imported here at the earliest."""
+def query_store(uri: str, question: Callable[[Any], object], what: str) -> None:
+    """Call `question(client)` with a client of the store. Imports mlflow. Raises StoreError; `what` is named in it."""
     from pgzoo.tracking.http_limits import limited
     from pgzoo.tracking.store import Store, explain
 

@@ -1,4 +1,4 @@
-"""A trainer's side of tracking: open journals, and a keeper that syncs them and minds the uploader."""
+"""The trainer's side of tracking: journals, and a thread that syncs them and restarts a missing uploader."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from pgzoo.tracking.journal import (
     records,
 )
 from pgzoo.tracking.ledger import Pending, pending_of
-from pgzoo.tracking.locks import held
+from pgzoo.tracking.locks import is_locked
 from pgzoo.tracking.secrets import hide_secrets
 
 __all__ = ["Session", "ensure_uploader"]
@@ -49,7 +49,7 @@ class Session:
     def __init__(self, home: Home, group: str, tracking_uri: str, warn: Callable[[str], None] = logger.warning) -> None:
         """Open a session of the runs of `group`, shipped to `tracking_uri`.
 
-        `warn` gets a sentence, once per trouble (a full disk). Raises StoreError if the home can't be written.
+        `warn` receives one sentence per problem, such as a full disk. Raises StoreError if the home can't be written.
         """
         self.home, self.group, self.tracking_uri = home, group, tracking_uri
         self.journals: dict[str, Journal] = {}
@@ -62,8 +62,8 @@ class Session:
         except OSError as error:
             raise StoreError(f"Can't write to pgzoo's folder {home.root}: {error.strerror}.") from error
         self._closing = threading.Event()
-        self._keeper = threading.Thread(target=self._keep, name="pgzoo-tracking", daemon=True)
-        self._keeper.start()
+        self._sync_thread = threading.Thread(target=self._sync_journals, name="pgzoo-tracking", daemon=True)
+        self._sync_thread.start()
 
     def journal(
         self,
@@ -77,7 +77,7 @@ class Session:
         params: Mapping[str, str] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> Journal:
-        """Open the journal of a run, or go on with the one that is there (the same run in MLflow).
+        """Open the journal of a run; an existing one is continued, in the same MLflow run.
 
         Raises StoreError if it can't be written or another process writes it, ValueError for an unfit key.
         """
@@ -105,13 +105,16 @@ class Session:
         return journal
 
     def watch(self, run_key: str, *, lost: int = 0, dropped: int = 0) -> None:
-        """Wait for a run that another process writes as for one's own; that one has `lost` and `dropped` so much."""
+        """Also wait, at the end, for a run that another process writes.
+
+        `lost` records and `dropped` metric values of that process are added to the counts of this session.
+        """
         self._elsewhere[run_key] = Pending(lost=lost, dropped=dropped)
 
-    def bury(self, run_key: str, status: EndStatus, reason: str, tags: Mapping[str, str]) -> None:
-        """Write the end of a run whose trainer died without a word; nothing where it had not begun.
+    def close_dead_run(self, run_key: str, status: EndStatus, reason: str, tags: Mapping[str, str]) -> None:
+        """Write the end of a run whose trainer process died; do nothing if the run had not started.
 
-        If a process that the trainer left behind still holds the journal, the uploader closes the run in its time.
+        If another process still holds the journal's lock, the uploader closes the run once that process ends.
         """
         folder = self.home.runs / check_run_key(run_key)
         starts = [record for record, _ in records(folder) if record and record["t"] == "start"]
@@ -126,16 +129,16 @@ class Session:
         journal.end(status, reason)
 
     def close(self, wait: float = 10.0) -> Pending:
-        """Let go of all journals and wait at most `wait` seconds until theirs is shipped.
+        """Release all journals and wait at most `wait` seconds until they are shipped.
 
-        Returns what is still pending (falsy when nothing is); the uploader goes on with it.
+        Returns what is still pending (falsy when nothing is); the uploader continues with it in the background.
         """
         for journal in self.journals.values():
             journal.release()
         self._closing.set()
-        self._keeper.join()
-        told: list[Journal | Pending] = [*self.journals.values(), *self._elsewhere.values()]
-        lost, dropped = sum(of.lost for of in told), sum(of.dropped for of in told)
+        self._sync_thread.join()
+        counted: list[Journal | Pending] = [*self.journals.values(), *self._elsewhere.values()]
+        lost, dropped = sum(run.lost for run in counted), sum(run.dropped for run in counted)
         deadline, checked = time.monotonic() + wait, -CHECK_EVERY
         while (left := self.pending()) and (moment := time.monotonic()) < deadline:
             if moment - checked >= CHECK_EVERY:
@@ -166,7 +169,7 @@ class Session:
         if not self._closing.is_set():
             self.close()
 
-    def _keep(self) -> None:
+    def _sync_journals(self) -> None:
         checked = -CHECK_EVERY
         while True:
             for journal in list(self.journals.values()):
@@ -181,9 +184,9 @@ class Session:
 
 
 def ensure_uploader(home: Home) -> None:
-    """Start the home's uploader unless one lives. Raises OSError if it can't be started."""
+    """Start the home's uploader process unless one is running. Raises OSError if it can't be started."""
     children[:] = [child for child in children if child.poll() is None]
-    if held(home.uploader_lock) or any(Path(str(child.args[-1])) == home.root for child in children):  # type: ignore[index]
+    if is_locked(home.uploader_lock) or any(Path(str(child.args[-1])) == home.root for child in children):  # type: ignore[index]
         return
     if home.uploader_log.exists() and home.uploader_log.stat().st_size > LOG_LIMIT:
         os.replace(home.uploader_log, home.uploader_log.with_suffix(".log.1"))
@@ -207,7 +210,7 @@ def ensure_uploader(home: Home) -> None:
 
 @atexit.register
 def forget_children() -> None:
-    """The uploader outlives us on purpose: keep Popen from calling that a leak."""
+    """Keep Popen from warning about uploader processes, which outlive this process on purpose."""
     for child in children:
         if child.poll() is None:
             child.returncode = 0

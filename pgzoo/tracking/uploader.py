@@ -1,6 +1,6 @@
 """The process that ships a home's journals to MLflow: one per home, `python -m pgzoo.tracking.uploader HOME`.
 
-It outlives the trainers, retries for ever, and leaves when nothing is left to do and no trainer lives.
+It outlives the trainers, retries forever, and exits when everything is shipped and no trainer is running.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pgzoo.tracking.home import Home, display_uri, redact
 from pgzoo.tracking.journal import Record, artifact_path, now, records, trim
 from pgzoo.tracking.ledger import Ledger, journal_folders, read_json, write_json
-from pgzoo.tracking.locks import held, lock
+from pgzoo.tracking.locks import is_locked, lock
 from pgzoo.tracking.secrets import reveal_secrets
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ log = logging.getLogger("pgzoo.uploader")
 
 
 class Shipment:
-    """One run on its way to the store; the ledger on disk is all that must survive."""
+    """The shipping of one run. All state that must survive a restart is in the run's ledger on disk."""
 
     def __init__(self, folder: Path, home: Home) -> None:
         from pgzoo.tracking.store import Backoff
@@ -55,7 +55,7 @@ class Shipment:
         self.successes_elsewhere = 0
         """How many attempts had succeeded in the run's store when this run failed for the first time in a row."""
         self.alive = True
-        self._aside: list[Record] = []
+        self._rejected: list[Record] = []
 
     def _set_store(self, uri: str) -> None:
         """Take over the URI of a start record: as it is shown, and as the store is reached."""
@@ -70,11 +70,11 @@ class Shipment:
         return not self.alive and (bool(self.ledger.refused) or self.ledger.done(self.size))
 
     def save(self) -> None:
-        """Write down what the store has, after what it has refused."""
-        if self._aside:
+        """Write the rejected records to `rejected.jsonl`, then the ledger."""
+        if self._rejected:
             with (self.folder / "rejected.jsonl").open("a") as file:
-                file.writelines(json.dumps(item) + "\n" for item in self._aside)
-            self._aside.clear()
+                file.writelines(json.dumps(item) + "\n" for item in self._rejected)
+            self._rejected.clear()
         self.ledger.write(self.folder)
 
     def refuse(self, reason: str) -> None:
@@ -83,17 +83,17 @@ class Shipment:
         self.save()
 
     def reject(self, item: Any, reason: str) -> None:
-        """Set one item aside that the store refuses, and go on; written down by `save`."""
+        """Set aside one record that the store refuses; `save` writes it to `rejected.jsonl`."""
         log.warning("%s: rejected %s: %s", self.folder.name, str(item)[:200], reason)
-        self._aside.append({"ts": now(), "reason": redact(reason), "record": item})
+        self._rejected.append({"ts": now(), "reason": redact(reason), "record": item})
 
     def ship_records(self, store: Store) -> bool:
-        """Ship what the journal has to say, for a few seconds at most; True if anything was shipped."""
+        """Ship new records of the journal, for a few seconds at most; return whether anything was shipped."""
         # Sampled before the read: what a trainer wrote before it died can't be missed.
-        self.alive = held(self.folder / "lock")
+        self.alive = is_locked(self.folder / "lock")
         begin, before = time.monotonic(), self.ledger.offset
         while time.monotonic() - begin < SLICE:
-            self._aside.clear()  # of an attempt that failed: this one meets them again
+            self._rejected.clear()  # of an attempt that failed: this one meets them again
             rows: list[tuple[str, float, int, int]] = []
             offset, other = self.ledger.offset, None
             for record, behind in records(self.folder, offset, READ):
@@ -129,7 +129,7 @@ class Shipment:
         return self.ledger.offset > before
 
     def _run(self, store: Store) -> str:
-        """Return the run id, for a ledger that was lost with run.json also by looking the run up again."""
+        """Return the run id; where run.json was lost, look the run up by its key."""
         if not self.run_id:
             start = next(r for r, _ in records(self.folder) if r and r["t"] == "start")
             self._open(store, start)
@@ -173,7 +173,7 @@ class Shipment:
         self.ledger.closed = status
 
     def _close_dead(self, store: Store) -> None:
-        """The trainer died without a last word: say so in the store, once everything it wrote is there."""
+        """Close a run whose trainer died, with status KILLED, once all of its records are shipped."""
         if self.ledger.offset < self.size:
             mine = lock(self.folder / "lock")
             if mine is None:  # resumed meanwhile
@@ -184,14 +184,14 @@ class Shipment:
                 mine.release()
             if self.ledger.offset < self.size:
                 return
-        if held(self.folder / "lock"):
+        if is_locked(self.folder / "lock"):
             return
         last = self.last or max((r["ts"] for r, _ in records(self.folder) if r), default=now())
         self._close(store, "KILLED", last, "the trainer died")
         self.save()
 
     def draw(self) -> bool:
-        """Draw the plots and tables of a run that has ended; True if there was something to do."""
+        """Draw the plots and tables of a run that has ended; return whether there was something to do."""
         if not self.ledger.closed or self.ledger.reported or self.ledger.offset < self.size:
             return False
         from pgzoo.tracking.report import write_report
@@ -207,7 +207,7 @@ class Shipment:
         return True
 
     def ship_files(self, store: Store) -> bool:
-        """Upload the artifacts that wait; True if any did."""
+        """Upload the waiting artifacts; return whether there were any."""
         if not self.ledger.files:
             return False
         while self.ledger.files:
@@ -227,7 +227,7 @@ class Shipment:
         return True
 
     def ship_model(self, store: Store) -> bool:
-        """Log the policy of a run that has ended and is shipped, as a model; True if there was something to do."""
+        """Log the policy of a shipped run as an MLflow model; return whether there was something to do."""
         ledger = self.ledger
         if not (ledger.closed and ledger.reported) or ledger.files or ledger.model or ledger.offset < self.size:
             return False
@@ -236,7 +236,7 @@ class Shipment:
         return True
 
     def _log_model(self, store: Store) -> str:
-        """Return the model's id, or why there is none; raise what will pass."""
+        """Return the model's id, or why there is none. Raises errors that a later attempt may not meet."""
         from pgzoo.tracking.store import is_final, knows_no_models
 
         bundle = self.folder / "artifacts" / "policy"
@@ -267,7 +267,7 @@ class Shipment:
 
 
 class Uploader:
-    """Serves every journal of a home; `run` returns when it isn't needed any more."""
+    """Ships every journal of a home; `run` returns when nothing has been left to do for a while."""
 
     def __init__(self, home: Home) -> None:
         self.home = home
@@ -275,11 +275,11 @@ class Uploader:
         self._settled: dict[Path, int] = {}
         self._stores: dict[str, Store] = {}
         self._live_due = self._find_due = 0.0
-        self._retried = self._retry_time()
+        self._retried: int = read_json(home.status_file).get("retried", 0)  # by the uploader before this one
         self._status: dict[str, Any] = {}
 
     def run(self) -> None:
-        """Ship until everything is settled and has been for a while."""
+        """Ship until everything has been shipped for `LINGER` seconds."""
         needed = time.monotonic()
         lock_file = self._lock_file()
         while lock_file and self._lock_file() == lock_file:  # else the home was removed, and may have another uploader
@@ -301,7 +301,7 @@ class Uploader:
         begin = time.monotonic()
         live_turn, busy = begin >= self._live_due, False
         for shipment in list(self.shipments.values()):
-            was_alive = shipment.alive = held(shipment.folder / "lock")
+            was_alive = shipment.alive = is_locked(shipment.folder / "lock")
             if shipment.ledger.refused or (was_alive and not live_turn and shipment.run_id):
                 continue
             if not shipment.uri:
@@ -395,7 +395,7 @@ class Uploader:
                 if self._settled.get(folder) == size:
                     continue
                 shipment = Shipment(folder, self.home)
-                shipment.alive = held(folder / "lock")
+                shipment.alive = is_locked(folder / "lock")
                 if shipment.settled:
                     self._settled[folder] = size
                 else:
@@ -434,7 +434,7 @@ class Uploader:
         for shipment in self.shipments.values():
             if shipment.backoff.error and not errors[shipment.uri]["error"]:
                 errors[shipment.uri]["error"] = f"run {shipment.folder.name}: {shipment.backoff.error}"
-        status = {"pid": os.getpid(), "stores": errors}
+        status = {"pid": os.getpid(), "retried": self._retried, "stores": errors}
         if status != self._status:
             self._status = status
             with contextlib.suppress(OSError):
@@ -456,7 +456,7 @@ def metric_rows(record: Record) -> list[tuple[str, float, int, int]]:
 
 
 def main() -> None:
-    """Become the uploader of the home given on the command line, unless it has one."""
+    """Run the uploader of the home given on the command line, unless one is running."""
     root = Path(sys.argv[1]).resolve()
     home = Home(root, root / "mlflow.db", root / "mlartifacts")
     mine = lock(home.uploader_lock, timeout=2.0)

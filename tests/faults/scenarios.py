@@ -14,6 +14,7 @@ import random
 import re
 import resource
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -488,6 +489,21 @@ def finished_resumed(folder: Folder) -> Outcome:
     return judge(run, said, answer=answer)
 
 
+def killed_making_store(folder: Folder) -> Outcome:
+    """The uploader is killed while it creates the database of a first run."""
+    trainer = Trainer(folder, holds=(1,))
+    scratch, log = folder.path / ".mlflow.db.new", folder.path / ".pgzoo" / "uploader.log"
+    eventually(lambda: scratch.exists() and scratch.stat().st_size, 120)
+    [pid] = re.findall(r"as process (\d+)", log.read_text())
+    os.kill(int(pid), signal.SIGKILL)
+    assert not (folder.path / "mlflow.db").exists()
+    trainer.reach(1)
+    trainer.release(1)
+    answer, said = trainer.end()
+    sync(folder)
+    return judge(journal_of(folder), said, answer=answer)
+
+
 def state_removed(folder: Folder) -> Outcome:
     """Somebody deletes pgzoo's folder, or the whole working directory, while a run is in training."""
     return _removed(folder, folder.path / ".pgzoo")
@@ -672,6 +688,11 @@ SCENARIOS = (
         "journal with a torn last line, resumed",
         "the line is cut, and written again by what is trained again",
         torn_line,
+    ),
+    Scenario(
+        "uploader killed while it makes the SQLite store",
+        "the half-made database has another name; the next uploader deletes it and makes the store",
+        killed_making_store,
     ),
     Scenario(
         "pgzoo's folder deleted during a run",

@@ -19,7 +19,7 @@ from pgzoo.errors import StoreError
 from pgzoo.tracking import Home, Journal, Session
 from pgzoo.tracking.journal import clean_key, records
 from pgzoo.tracking.ledger import Ledger, pending_of
-from pgzoo.tracking.locks import held
+from pgzoo.tracking.locks import is_locked
 
 START = {"t": "start", "ts": 1, "key": "k", "name": "little s0", "uri": "sqlite:////x.db"}
 
@@ -114,12 +114,12 @@ def test_a_line_that_is_no_record_is_told_apart(tmp_path: Path) -> None:
 
 def test_two_trainers_cannot_write_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = open_journal(tmp_path)
-    assert held(tmp_path / "lock")
+    assert is_locked(tmp_path / "lock")
     monkeypatch.setattr("pgzoo.tracking.journal.LOCK_WAIT", 0.1)
     with pytest.raises(StoreError, match="written by another process"):
         open_journal(tmp_path)
     first.release()
-    assert not held(tmp_path / "lock")
+    assert not is_locked(tmp_path / "lock")
 
 
 def test_a_dead_process_holds_nothing(tmp_path: Path) -> None:
@@ -130,9 +130,9 @@ def test_a_dead_process_holds_nothing(tmp_path: Path) -> None:
     with child:
         assert child.stdout is not None
         assert child.stdout.readline() == "held\n"
-        assert held(path)
+        assert is_locked(path)
         child.kill()
-    assert not held(path)
+    assert not is_locked(path)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -146,7 +146,7 @@ def test_a_forked_environment_worker_does_not_keep_the_run_alive(tmp_path: Path)
     worker = int(out.stdout.readline())
     out.wait()
     try:
-        eventually(lambda: not held(path))  # the worker closes the lock's file once it gets to run
+        eventually(lambda: not is_locked(path))  # the worker closes the lock's file once it gets to run
     finally:
         os.kill(worker, 9)
         out.stdout.close()

@@ -47,7 +47,7 @@ def keys(ref: str, home: Home) -> list[str]:
 
 
 def test_every_kind_of_reference(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pgzoo.tracking.lookup.ask", None)  # whoever asks a store fails
+    monkeypatch.setattr("pgzoo.tracking.lookup.query_store", None)  # whoever asks a store fails
     assert keys("f" * 32, home) == ["g1-1"]
     assert keys("g1-0", home) == ["g1-0"]
     assert keys("g1", home) == ["g1-0", "g1-1", "g1-10"]

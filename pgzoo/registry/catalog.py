@@ -1,6 +1,6 @@
-"""What the plugins offer: names to components, each with the plugin that it came from.
+"""The components that plugins offer, by kind and name.
 
-Nothing here imports a component before somebody asks for it: `Entry.load` does.
+A component is imported when it is used: by `Entry.load`.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Entry:
             own = self.plugin.source == "built-in"
             advice = "" if own else f" Mend or reinstall it, or leave it out: --no-plugin {self.plugin.name}"
             raise PluginError(
-                f'The {_said(self.kind)} "{self.name}" of plugin {self.plugin} can\'t be loaded '
+                f'The {_label(self.kind)} "{self.name}" of plugin {self.plugin} can\'t be loaded '
                 f'from "{target}": {describe_error(error)}.{advice}'
             ) from error
 
@@ -206,12 +206,12 @@ class Registry:
         facts: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise PluginError(f"A name has lowercase letters, digits and hyphens; got {name!r} for the {_said(kind)}.")
+            raise PluginError(f"A name has lowercase letters, digits and hyphens; got {name!r} for the {_label(kind)}.")
         if (kind, name) in self.entries:
-            raise PluginError(f'The {_said(kind)} "{name}" is registered twice by this plugin.')
+            raise PluginError(f'The {_label(kind)} "{name}" is registered twice by this plugin.')
         for given in (target, config):
             if isinstance(given, str) and not _TARGET.fullmatch(given):
-                raise PluginError(f'The {_said(kind)} "{name}" is given as {given!r}; it must read "pkg.module:attr".')
+                raise PluginError(f'The {_label(kind)} "{name}" is given as {given!r}; it must read "pkg.module:attr".')
         self.entries[kind, name] = Entry(
             kind, name, target, config, summary or _first_line(target), self.plugin, MappingProxyType(dict(facts))
         )
@@ -285,7 +285,7 @@ class PluginCatalog:
         return next((other for other in presets if (other.target.algorithm, other.target.env) == key), None)
 
     def _unknown(self, kind: ComponentKind, name: str) -> str:
-        lines = [f'No {_said(kind)} "{name}".{did_you_mean(name, self.names(kind))}']
+        lines = [f'No {_label(kind)} "{name}".{did_you_mean(name, self.names(kind))}']
         lines[0] += f" See: {_LISTED_BY.get(kind, 'pgzoo plugins')}"
         lines += [f"Plugin {plugin} failed to load: {plugin.error}" for plugin in self.broken]
         blocked = [str(plugin) for plugin in self.plugins if plugin.status == "blocked"]
@@ -303,7 +303,7 @@ def describe_error(error: BaseException) -> str:
 
 def _duplicate(entry: Entry, first: Entry) -> str:
     if entry.name == first.name:
-        said = _said(entry.kind)
+        said = _label(entry.kind)
         clash = f'The {said} "{entry.name}" of plugin {entry.plugin} is taken by plugin {first.plugin}.'
     else:
         clash = (
@@ -315,7 +315,7 @@ def _duplicate(entry: Entry, first: Entry) -> str:
     return f"{clash} Block one: {ways} (or PGZOO_DISABLE_PLUGINS={block[0]})."
 
 
-def _said(kind: ComponentKind) -> str:
+def _label(kind: ComponentKind) -> str:
     return {"env_backend": "environment backend", "env_state": "environment state"}.get(kind, kind)
 
 

@@ -1,4 +1,4 @@
-"""pluggy managers that know pgzoo's hooks, and a registration that lets no mistake pass in silence."""
+"""Make pluggy managers with pgzoo's hooks, and register plugins with strict checks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""The hooks that a plugin may implement: one to register components, the others to hear of a run.
+"""The hooks that a plugin may implement: one registers components, the others receive the events of a run.
 
-A hook implementation may leave out the argument it doesn't need. Event hooks are in the past tense: they
-report, and nothing they return or raise changes the run.
+A hook implementation may leave out its argument. Nothing that an event hook returns or raises changes the run.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ hookspec = HookspecMarker(PROJECT)
 
 @hookspec
 def pgzoo_register(registry: Registry) -> None:
-    """Register what the plugin brings. Called once per process and plugin, when pgzoo looks for plugins.
+    """Register the plugin's components. Called once per process and plugin, when pgzoo looks for plugins.
 
-    The `registry` is bound to this plugin, so that every component knows where it came from. If the hook
-    raises, nothing of the plugin is registered, the plugin is listed as broken, and everything else works.
+    The `registry` belongs to this plugin, so that error messages can name the plugin of a component. If the hook
+    raises, no component of the plugin is registered, the plugin is listed as broken, and everything else works.
     """
 
 
@@ -51,7 +50,7 @@ def pgzoo_evaluated(event: Evaluated) -> None:
 
 @hookspec
 def pgzoo_checkpoint_saved(event: CheckpointSaved) -> None:
-    """Fires after a checkpoint of some members was kept: now and then, when they end, and when a run is cut off."""
+    """Fires after checkpoints of some members were written: at intervals, when they end, and on interruption."""
 
 
 @hookspec

@@ -1,7 +1,7 @@
-"""Events to listeners, one manager per run.
+"""Pass events to listeners, with one plugin manager per run.
 
 A listener reports: it can't stop a run, not even by raising. The exception is one that keeps the record of the run and
-says so by an attribute `required = True`: a run without its record is lost.
+says so with the attribute `required = True`: without its record the run would be lost.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _HOOKS: dict[type[events.Event], str] = {
 
 
 def listener_manager(catalog: PluginCatalog | None = None) -> pluggy.PluginManager:
-    """Return a manager for one run, with the event hooks that plugins of `catalog` implement themselves."""
+    """Return a manager for one run. The plugins in `catalog` that implement event hooks themselves are registered."""
     manager = hooks.new_manager()
     for name, plugin in (catalog.objects if catalog else {}).items():
         hooks.register(manager, plugin, f"{name} (plugin)")  # a listener may have the name of its plugin
@@ -37,13 +37,14 @@ def listener_manager(catalog: PluginCatalog | None = None) -> pluggy.PluginManag
 
 
 def add_listener(manager: pluggy.PluginManager, name: str, listener: object) -> None:
-    """Let an object with event hooks hear the run.
+    """Register an object with event hooks.
 
-    Raises PluginError if it hears nothing, misspells a hook, or wraps one.
+    Raises:
+        PluginError: it implements no event hook, has a hook that doesn't exist, or wraps one.
     """
     try:
-        heard = hooks.register(manager, listener, name)
-        if not set(heard) & set(_HOOKS.values()):
+        implemented = hooks.register(manager, listener, name)
+        if not set(implemented) & set(_HOOKS.values()):
             raise PluginError("It implements no event hook.")
     except PluginError as error:
         raise PluginError(f'The listener "{name}" is not usable. {error}') from error

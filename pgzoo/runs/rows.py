@@ -81,5 +81,5 @@ def _standardizes(config: RunConfig) -> bool:
 
 def _rows(config: RunConfig, collection: Collection) -> str:
     assert isinstance(collection, Steps)
-    rows = collection.count * config.num_envs
-    return f"{rows} row{'s' * (rows != 1)} ({collection.count} steps of num_envs={config.num_envs})"
+    steps, rows = collection.count, collection.count * config.num_envs
+    return f"{rows} row{'s' * (rows != 1)} ({steps} step{'s' * (steps != 1)} of num_envs={config.num_envs})"

@@ -50,7 +50,7 @@ def test_the_page_says_what_an_estimator_needs_and_its_settings(catalog: PluginC
 @pytest.mark.parametrize("name", NAMES)
 def test_an_estimator_asks_for_what_the_page_says_can_be_had(catalog: PluginCatalog, name: str) -> None:
     given = {argument for row in ARGUMENTS for argument in re.findall(r"`(\w+)`", row[0])}
-    assert given >= {*Trajectory._fields} - {"obs", "actions", "action_mask", "state"}
+    assert given >= {*Trajectory._fields} - {"obs", "actions", "action_mask", "memory"}
     found = entry(catalog, name)
     model = found.load_config()
     parameters = inspect.signature(found.load()).parameters

@@ -1,0 +1,113 @@
+"""Hostile and unusual settings: the same forms everywhere, and one clear error instead of a traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pgzoo.config import Layer, RunConfig, read_yaml
+from pgzoo.errors import CheckpointError, ConfigError, UsageError
+from pgzoo.registry import PluginCatalog
+from pgzoo.runs.resolve import resolve
+from pgzoo.runs.runner import make_plan
+from pgzoo.training import checkpoint
+
+BASE = {"algorithm": "ppo", "env": "CartPole-v1"}
+
+
+def resolved(catalog: PluginCatalog, given: Mapping[str, Any]) -> RunConfig:
+    return resolve([Layer(BASE, ".".join), Layer(given, ".".join)], catalog)
+
+
+@pytest.mark.parametrize("value", [100_000, 100_000.0, "100000", "1e5", " 1e5 ", "100000.0"])
+def test_a_whole_number_may_be_written_as_a_float(catalog: PluginCatalog, tmp_path: Path, value: Any) -> None:
+    given = {"total_steps": value, "num_envs": value, "epochs": value, "policy": {"hidden": [value]}}
+    config = resolved(catalog, given)
+    assert config.total_steps == config.num_envs == config.settings.epochs == 100_000  # type: ignore[attr-defined]
+    assert config.policy.nested()["hidden"] == [100_000] and isinstance(config.total_steps, int)
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(given))
+    assert resolve([Layer(BASE, ".".join), read_yaml(tmp_path / "run.yaml")], catalog) == config
+
+
+def test_large_whole_numbers_are_not_rounded(catalog: PluginCatalog) -> None:
+    assert resolved(catalog, {"total_steps": str(2**53 + 1)}).total_steps == 2**53 + 1
+
+
+@pytest.mark.parametrize("value", [None, "none", "None"])
+def test_none_is_none_where_it_is_allowed(catalog: PluginCatalog, value: Any) -> None:
+    config = resolved(catalog, {"max_grad_norm": value, "checkpoint_every": value, "name": value})
+    assert (config.settings.max_grad_norm, config.checkpoint_every, config.name) == (None, None, None)  # type: ignore[attr-defined]
+    assert resolved(catalog, {"algorithm": "reinforce", "baseline": "none"}).settings.baseline == "none"  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="gamma: must be a valid number"):
+        resolved(catalog, {"gamma": value})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"num_envs": True}, "num_envs: must be a number (got True)"),
+        ({"gamma": True}, "gamma: must be a number (got True)"),
+        ({"total_steps": 1e5 + 0.5}, "total_steps: must be a valid integer, got a number with a fractional part"),
+        ({"total_steps": float("inf")}, "total_steps: "),
+        ({"total_steps": "1e400"}, "total_steps: must be a valid integer (got '1e400')"),
+        ({"seeds": [True, 2]}, "seeds: must be a number"),
+        ({"seeds": 100_000_000}, "seeds: give at most 10,000 seeds (got 100000000)"),
+        ({"seeds": 1e8}, "seeds: give at most 10,000 seeds"),
+        ({"seeds": 5000, "sweep_axis": {"gamma": [0.5, 0.9, 0.99]}}, "seeds and sweep_axis give 15,000 members"),
+        ({"policy": {"hidden": ["wide"] * 100_000}}, "and 99,980 more mistakes"),
+        ({"gamma": "x" * 10**6}, "gamma: must be a valid number"),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_what_cannot_be_is_refused_in_a_short_message(
+    catalog: PluginCatalog, given: Mapping[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolved(catalog, given)
+    assert message in str(caught.value) and len(str(caught.value)) < 10_000
+    assert caught.value.exit_code == 2
+
+
+def test_a_policy_larger_than_the_memory_is_refused(catalog: PluginCatalog) -> None:
+    config = resolved(catalog, {"policy": {"hidden": [1_000_000, 1_000_000]}, "seeds": 3})
+    with pytest.raises(UsageError, match=r"policy.hidden: 3 networks of 1,000,00\d,000,000 parameters need .* GiB"):
+        make_plan(config, catalog)
+
+
+def bomb() -> str:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 10)}]" for k in range(1, 9)]
+    return "\n".join([*lines, "seeds: *a8\n"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("policy: &a\n  name: mlp\n  hidden: *a\n", "line 1: an alias refers to a value that contains it."),
+        ("a: &a [*a]\n", "line 1: an alias refers to a value that contains it."),
+        (f"seeds: {'[' * 5000}{']' * 5000}\n", "the settings are nested too deeply."),
+        (bomb(), "line 5: aliases expand to over 100,000 values."),
+    ],
+    ids=["self", "list", "deep", "bomb"],
+)
+def test_hostile_yaml_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_yaml(tmp_path / "run.yaml")
+    assert str(caught.value).endswith(message) and "\n" not in str(caught.value)
+
+
+def test_an_alias_that_is_used_twice_is_fine(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("policy: {hidden: &h [8, 8]}\nenv_kwargs: {x: *h}\n")
+    assert read_yaml(tmp_path / "run.yaml").values == {"policy": {"hidden": [8, 8]}, "env_kwargs": {"x": [8, 8]}}
+
+
+def test_a_checkpoint_with_deeply_nested_json_is_damaged(tmp_path: Path, last_state: Callable[..., Any]) -> None:
+    path = checkpoint.save(tmp_path, last_state(total_steps=20), {})
+    (path / "state.json").write_text("[" * 100_000 + "]" * 100_000)
+    with pytest.raises(CheckpointError, match="is damaged: RecursionError"):
+        checkpoint.load(path)

@@ -1,4 +1,4 @@
-"""What the parts of pgzoo ask of each other, as protocols: implement the methods, inherit nothing."""
+"""The interfaces between the parts of pgzoo, as protocols: implement the methods, don't inherit."""
 
 from __future__ import annotations
 
@@ -54,32 +54,32 @@ __all__ = [
 
 
 class EnvState(Protocol):
-    """Saves and restores where one environment stands, for a run that goes on later."""
+    """Saves and restores the state of one environment, so that a run can be resumed."""
 
     def fits(self, env: gym.Env[Any, Any]) -> bool:
-        """Whether this one knows all that such an environment keeps beside its generator and its wrappers."""
+        """Return whether this can save everything in `env`, apart from its random generator and its wrappers."""
         ...
 
     def get(self, env: gym.Env[Any, Any]) -> Any:
-        """Return what it keeps as plain data: numbers, text, numpy's arrays, and lists, tuples and dicts of them."""
+        """Return the state of `env` as numbers, strings and numpy arrays, in lists, tuples and dicts."""
         ...
 
     def put(self, env: gym.Env[Any, Any], state: Any) -> None:
-        """Put an environment that was reset once where another stood; it then goes on bit for bit as that one."""
+        """Restore a saved state in an environment that was reset; it then continues as the saved one, bit for bit."""
         ...
 
 
 class VectorEnv(Protocol):
-    """Environments side by side, in NEXT_STEP autoreset.
+    """Parallel environments, one per row, with gymnasium's NEXT_STEP autoreset.
 
-    The observation that comes with an end flag is the true final one; the next step of that row ignores its action and
-    returns the first observation of a new episode, reward 0 and no flags. What one row does depends on its own seed and
-    actions alone, never on how many rows there are. `action_mask [rows, K]` is what each row allows now; it is a new
-    array after every step, and None for an environment that forbids nothing.
+    The observation returned with an end flag is the true final one; the next step of that row ignores its action and
+    returns the first observation of a new episode, reward 0 and no flags. A row depends on its own seed and actions
+    alone, never on the number of rows. `action_mask [rows, K]` holds the actions that each row currently allows; it is
+    a new array after every step, and None for an environment without masks.
 
-    Environments that can be left and taken up again also have
-        save() -> list | None: where each row stands, as plain data; None if that can't be told;
-        restore(states): after a reset, puts every row where it stood; None leaves that row as it is.
+    Environments that can be saved also have
+        save() -> list | None: the state of each row as plain data; None if it can't be saved;
+        restore(states): restore the state of each row after a reset; None leaves that row unchanged.
     """
 
     observation_space: gym.Space[Any]
@@ -87,76 +87,77 @@ class VectorEnv(Protocol):
     action_mask: NDArray[np.bool_] | None
 
     def reset(self, seeds: NDArray[np.int64]) -> Array:
-        """Begin a new episode in every row from its seed, `[rows] -> [rows, *O]`."""
+        """Start a new episode in every row from its seed, `[rows] -> [rows, *O]`."""
         ...
 
     def step(self, actions: Array, live: NDArray[np.bool_]) -> StepResult:
-        """Take one step in every row. What rows outside `live [rows]` return is never read: they may be skipped."""
+        """Take one step in every row. Results of rows outside `live [rows]` are not used: these rows may be skipped."""
         ...
 
     def select(self, rows: NDArray[np.int64]) -> VectorEnv | None:
-        """Return these rows alone, to be stepped in place of the whole until that is reset; None if it can't be."""
+        """Return only these rows, to be stepped instead of all until the next reset; None if that isn't supported."""
         ...
 
     def close(self) -> None:
-        """Free what the environments hold."""
+        """Release the resources of the environments."""
         ...
 
 
 class EnvBackend(Protocol):
-    """A way to run many copies of an environment; more than `width` of them per member gain nothing.
+    """A way to run many copies of an environment. More than `width` copies per member don't make it faster.
 
     A backend may also have
-        preferred(request) -> bool: whether `auto` takes it, where it fits, before `sync`. The rows are those of one
-            member here: the choice must not depend on how many there are;
+        preferred(request) -> bool: whether `auto` chooses it over `sync`, if it fits. `request.rows` are those of one
+            member, because the choice must not depend on the number of members;
         foreign = True: its environments are its own: it also runs ids that gymnasium can't make, if it is named.
     """
 
     width: int
 
     def fits(self, request: EnvRequest) -> str:
-        """Return an empty string if this backend can run the environment, else the reason why not."""
+        """Return an empty string if this backend can run the environment, else the reason why it can't."""
         ...
 
     def open(self, request: EnvRequest) -> VectorEnv:
-        """Make the environments. Box and Discrete observations come as they are, all others flattened."""
+        """Create the environments. Observations other than Box and Discrete are flattened."""
         ...
 
 
 class Actor(Protocol):
-    """Acts without gradients, on arrays."""
+    """Chooses actions without gradients, from numpy arrays."""
 
     def __call__(self, seen: ActorInputs, noise: Array | None) -> tuple[Array, Array | None]:
-        """Choose actions `[S, N, *A]` with `noise [S, N, K]`, the mode where that is None; and the memory after."""
+        """Return actions `[S, N, *A]`, sampled with `noise [S, N, K]` (None: the mode), and the memory afterwards."""
         ...
 
 
 class Policy(Protocol):
     """Maps observations to distributions over actions, for all members at once.
 
-    `noise` names what one draw consumes, "uniform", "normal" or "logistic", and `noise_size` how many of them. A policy
-    with memory says how many numbers it remembers per environment as `memory_size`. One whose `apply` is the same short
-    sequence of tensor operations for every batch says `compiles = True`.
+    `noise` is the distribution of the random numbers that sampling an action takes, and `noise_size` how many it takes.
+    A recurrent policy has `memory_size`, the number of floats that it remembers per environment. A policy whose `apply`
+    is the same short sequence of tensor operations for every batch may set `compiles = True`.
 
     A policy may also have
-        actor(params) -> Actor: acts faster than `apply` does, and agrees with it to rounding;
+        actor(params) -> Actor: acts faster than `apply`, and agrees with it to rounding;
         buffers() -> Params: one member's tensors that are not learned by gradient, without the member axis;
-        absorb(buffers, obs, valid) -> Params: those tensors after an update, given what was seen, `obs [S, T, N, *O]`.
+        absorb(buffers, obs, valid) -> Params: the buffers after an update that collected `obs [S, T, N, *O]`, of which
+            the steps `valid [S, T, N]` count.
     """
 
     noise: NoiseKind
     noise_size: int
 
     def init(self, rng: np.random.Generator) -> Params:
-        """Return one member's fresh parameters, leaves without the member axis; a critic's begin with `critic.`."""
+        """Return one member's initial parameters, without the member axis. Names of a critic's begin with `critic.`."""
         ...
 
     def apply(self, params: Params, inputs: Inputs) -> Output:
-        """Evaluate a batch: parameters (and buffers) `[S, ...]`, inputs `[S, T, B, ...]`. Pure."""
+        """Evaluate a batch, as a pure function: parameters and buffers `[S, ...]`, inputs `[S, T, B, ...]`."""
         ...
 
     def to_env(self, actions: Array) -> Array:
-        """Turn actions `[..., *A]` into what the environment takes (clipped, shifted, reshaped)."""
+        """Convert actions `[..., *A]` to the environment's action space, by clipping, shifting or reshaping."""
         ...
 
 
@@ -164,10 +165,10 @@ class PolicyFactory(Protocol):
     """What a plugin registers as a policy: a class or function."""
 
     def __call__(self, config: Any, spec: Spec, needs: frozenset[Need]) -> Policy:
-        """Build the policy for an environment, with what the algorithm and the estimator need of it.
+        """Return the policy for an environment, with the outputs that the algorithm and the estimator need.
 
         Raises:
-            UnfitError: it can't serve these spaces, or has not what is needed.
+            UnfitError: the policy doesn't support these spaces, or lacks something that is needed.
         """
         ...
 
@@ -202,11 +203,11 @@ class LearningPolicy(Protocol):
         ...
 
     def init(self, rng: np.random.Generator) -> Params:
-        """Return one member's fresh parameters under their names in `TrainState.params`, without the member axis."""
+        """Return one member's initial parameters under their names in `TrainState.params`, without the member axis."""
         ...
 
     def apply(self, params: Params, inputs: Inputs) -> Output:
-        """Evaluate a batch: `params` are all tensors `[S, ...]`, `inputs` are `[S, T, B, ...]`."""
+        """Evaluate a batch: `params` are all of the members' tensors `[S, ...]`, `inputs` are `[S, T, B, ...]`."""
         ...
 
 
@@ -408,14 +409,14 @@ class UpdateContext(Protocol):
 
 
 class Algorithm(Protocol):
-    """Learns. There are three depths, each the one before with one thing opened.
+    """A learning algorithm. It implements one of three methods, from the least work to the most control.
 
         loss(policy, params, batch, hyper) -> Loss | Tensor     the engine does the rest
-        update(ctx, state, trajectory) -> TrainState            the algorithm orders its own gradient steps
-        loop(ctx) -> Iterator[None]                             and collects as it likes
+        update(ctx, state, trajectory) -> TrainState            the algorithm takes its own gradient steps
+        loop(ctx) -> Iterator[None]                             the algorithm also collects
 
-    A loss is `[S]`, one number per member. A loop goes `while ctx.running(): ... yield`; what its next round needs lies
-    in `ctx.state`, for a yield is where a run may be stopped and taken up again.
+    `ctx` is an `UpdateContext`. A loop has the form `while ctx.running(): ... yield`; whatever its next round needs
+    must be in `ctx.state`, because a run may be saved and resumed at any yield.
 
     `collect` is how to gather experience (without it: windows of the setting `rollout_steps`), `needs` what is needed
     for it (see `types.Need`); each may be a function of the algorithm's settings. `estimator` names the default return
@@ -435,7 +436,7 @@ class Algorithm(Protocol):
     defaults: ClassVar[Mapping[str, Any]]
 
     def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss | Tensor:
-        """The loss of a batch, `[S]`, one number per member."""
+        """Return the loss of a batch, `[S]`, one number per member."""
         ...
 
 

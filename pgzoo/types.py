@@ -29,15 +29,15 @@ Metrics = dict[str, Tensor]
 Array = NDArray[Any]
 
 Asked = Any
-"""A tensor (or distribution) where it was asked for, see `Need`; else None."""
+"""A tensor or distribution if the algorithm needs it (see `Need`), else None."""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What one environment shows and takes.
+    """The spaces of an environment.
 
-    `observation_space` is what a policy sees, a Box or Discrete; the environment's `original_space` is another
-    where it was flattened. `masked` says that the environment tells with every observation which actions it allows.
+    `observation_space` is what a policy sees: Box or Discrete. It differs from the environment's `original_space` where
+    that is flattened. `masked` is True for an environment that sends action masks.
     """
 
     observation_space: gym.Space[Any]
@@ -48,14 +48,14 @@ class Spec:
 
 @dataclass(frozen=True)
 class Steps:
-    """Collect a window of `count` steps from every environment; episodes run on from window to window."""
+    """Collect a window of `count` steps from every environment; episodes continue from window to window."""
 
     count: int
 
 
 @dataclass(frozen=True)
 class Episodes:
-    """Let every environment play `per_env` whole episodes, each from a fresh reset."""
+    """Collect `per_env` whole episodes from every environment, each from a fresh reset."""
 
     per_env: int = 1
 
@@ -65,28 +65,28 @@ Collection = Steps | Episodes
 NoiseKind = Literal["uniform", "normal", "logistic"]
 
 RECENT = 100
-"""Training episodes over which a stop rule takes its mean."""
+"""Training episodes over which stop rules take the mean return."""
 
 Need = Literal["value", "aux_value", "shift", "log_probs", "old"]
-"""What an algorithm may ask for beside actions and their log-probabilities.
+"""What an algorithm may need besides a distribution over actions.
 
-Of the policy: "value" (a critic), "aux_value" (a second value, on the policy's own layers), "shift" (a distribution
-whose mean can be moved). Of the engine, in the batch: "log_probs" and "old", the log-probabilities and the
-distribution under the parameters that collected.
+From the policy: "value" (a critic), "aux_value" (a second value, on the policy's own layers), "shift" (a distribution
+whose mean can be moved). In every batch: "log_probs" and "old", the log-probabilities and the distribution under the
+parameters that collected the data.
 """
 
 
 class Trajectory(NamedTuple):
-    """What the world said, and nothing else: raw observations, raw rewards, actions as sampled.
+    """Collected experience, unprocessed: raw observations, raw rewards, actions as sampled.
 
     Shapes:
-        obs: `[S, T+1, N, *O]`. `obs[:, t+1]` is what followed step t; at an end it is the true final observation.
+        obs: `[S, T+1, N, *O]`. `obs[:, t+1]` followed step t; at an episode's end it is the true final observation.
         actions: `[S, T, N, *A]`, before any clipping.
         rewards, timestep: `[S, T, N]`; `timestep` counts steps since the episode began.
-        terminated, truncated, valid: `[S, T, N]` bool. The step after an end only resets: `valid` is False there,
-            and such rows count nowhere: their rewards and flags are zero, the rest is finite and means nothing.
-        starts: `[S, T+1, N]` bool, True at the first step of an episode: the policy's memory is reset before it.
-        action_mask: `[S, T+1, N, K]` bool, what was allowed; None for an environment that forbids nothing.
+        terminated, truncated, valid: `[S, T, N]` bool. `valid` is False for the step after an end, which only resets:
+            its reward and flags are zero, everything else in it is finite and meaningless.
+        starts: `[S, T+1, N]` bool, True at the first step of an episode, before which the policy's memory is reset.
+        action_mask: `[S, T+1, N, K]` bool, the allowed actions; None for an environment without masks.
         memory: `[S, N, M]`, the policy's recurrent state before the first step; None for a policy without memory.
     """
 
@@ -103,10 +103,10 @@ class Trajectory(NamedTuple):
 
 
 class PolicyEvaluation(NamedTuple):
-    """What a policy says of a trajectory, step by step, without gradients.
+    """A policy evaluated at every step of a trajectory, without gradients.
 
     Shapes:
-        values: `[S, T+1, N]`; `values[:, t+1]` is that of what followed step t. None without a critic.
+        values: `[S, T+1, N]`, `values[:, t]` that of `obs[:, t]`; None without a critic.
         log_probs: `[S, T, N]`, of the actions that were taken.
         dist: batch shape `[S, T, N]`.
     """
@@ -117,9 +117,9 @@ class PolicyEvaluation(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """What an estimator makes of a trajectory: `advantages`, `returns`, `weights`, each `[S, T, N]`.
+    """Learning targets: `advantages`, `returns` and `weights`, each `[S, T, N]`.
 
-    `weights` is 1 where a row counts and 0 elsewhere.
+    `weights` is 1 for valid steps and 0 for others.
     """
 
     advantages: Tensor
@@ -128,11 +128,11 @@ class Targets(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What a policy sees.
+    """The inputs of a policy.
 
     Shapes:
         obs: `[S, T, B, *O]`.
-        action_mask: `[S, T, B, K]` bool, or None where everything is allowed.
+        action_mask: `[S, T, B, K]` bool, the allowed actions; None if all are.
         memory, starts: `[S, B, M]` before the first step and `[S, T, B]` bool, for a policy with memory; else None.
     """
 
@@ -143,7 +143,7 @@ class Inputs(NamedTuple):
 
 
 class ActorInputs(NamedTuple):
-    """What an actor sees in one step: arrays as in `Inputs`, without the axis T: `[S, N, ...]`."""
+    """The inputs of an actor in one step: as `Inputs`, as arrays without the axis T, `[S, N, ...]`."""
 
     obs: Array
     action_mask: Array | None = None
@@ -152,11 +152,11 @@ class ActorInputs(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What a loss sees. Leaves are `[S, T, B, ...]`; T = 1 unless a policy needs sequences.
+    """The data of one loss. Leaves are `[S, T, B, ...]`; T = 1 unless the policy needs sequences.
 
-    Rows with weight 0 are padding. Reduce over (-2, -1) to get `[S]`, with `ops.losses`, whose sums don't depend on
-    how much padding there is. `values` (None without a critic), `log_probs` and `old` are what the parameters that
-    collected said, the last two only where the algorithm needs them; `extra` is what it added itself.
+    Rows with weight 0 are padding. Reduce over (-2, -1) to `[S]` with `ops.losses`, whose sums don't depend on the
+    amount of padding. `values` (None without a critic), `log_probs` and `old` come from the parameters that collected
+    the data, the last two only if the algorithm needs them; `extra` are tensors that the algorithm added.
     """
 
     inputs: Inputs
@@ -192,9 +192,9 @@ class Distribution(Protocol):
 
 
 class Output(NamedTuple):
-    """What a policy says about a batch of inputs.
+    """The outputs of a policy for a batch.
 
-    `value` and `aux_value` are `[S, T, B]` where they are needed; `memory [S, B, M]` is that after the last step.
+    `value` and `aux_value` are `[S, T, B]` if needed, else None; `memory [S, B, M]` is that after the last step.
     """
 
     dist: Distribution
@@ -204,7 +204,7 @@ class Output(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """A loss with something to report: `value [S]`, and `metrics` of `[S]` each (detached).
+    """A loss: `value [S]`, and `metrics` of `[S]` each to report.
 
     Members marked in `halt [S]` (bool) don't take this step, nor any other of the update that starts from its result.
     """
@@ -219,9 +219,9 @@ LossFunction = Callable[[Any, Params, Batch, "Hyper"], Loss | Tensor]
 
 
 class Collector(NamedTuple):
-    """What a `Steps` collection carries from one window to the next; arrays are `[S, N, ...]`.
+    """Where the next window of a `Steps` collection starts; arrays are `[S, N, ...]`.
 
-    `ended` marks rows whose next step only resets; `timestep` and `returns` are those of the open episodes,
+    `ended` marks environments whose next step only resets; `timestep` and `returns` are those of unfinished episodes,
     `memory` is the policy's.
     """
 
@@ -237,12 +237,12 @@ class Collector(NamedTuple):
 class TrainState(NamedTuple):
     """Everything that changes while training; every leaf has the member axis first.
 
-    `params` are learned by gradient, `buffers` otherwise: normalizers, coefficients, what an algorithm keeps. Names
-    begin with `policy.`, `critic.`, `reward.`, `stop.` or the owner's own word.
-    `active [S]` is False once a member has reached its steps, met a stop rule or turned non-finite: from then on
-    it is frozen, and the others go on unchanged. `progress [S]` is the share of its run, 0 to 1, that a member
-    had done when the current update's collection began; schedules go by it. `recent [S, 100]` are the returns of the
-    last training episodes, the newest last, NaN before there were so many. `environments` is set in checkpoints alone:
+    `params` are learned by gradient, `buffers` are not: normalizers, coefficients, tensors that an algorithm keeps.
+    Their names begin with `policy.`, `critic.`, `reward.`, `stop.` or a prefix of the algorithm.
+    `active [S]` is False once a member has done its steps, met a stop rule or become non-finite: from then on it is
+    frozen, while the others train on. `progress [S]` is the share of its run, 0 to 1, that a member had done when the
+    current update's collection began; schedules depend on it. `recent [S, 100]` are the returns of the last training
+    episodes, the newest last, NaN before there were that many. `environments` is set in checkpoints alone:
     per member its saved environments as plain data, None where they can't be saved. `halted [S]` (bool) marks
     members that take no further step in the current update (see `Loss.halt`); None at the start of each update.
     """
@@ -262,7 +262,7 @@ class TrainState(NamedTuple):
 
 
 class AlgorithmState(NamedTuple):
-    """What an algorithm keeps beside the policy: `params` are learned by gradient with it, `buffers` are not."""
+    """Tensors of an algorithm besides the policy's: `params` are learned by gradient with it, `buffers` are not."""
 
     params: Params
     buffers: Params
@@ -285,7 +285,7 @@ class Hyper:
         return PerMember(self)
 
     def rows(self, rows: slice) -> Hyper:
-        """The settings of some members."""
+        """Return the settings of the members `rows`."""
         return Hyper({k: v[rows] if isinstance(v, Tensor) else v for k, v in vars(self).items()})
 
     def __getattr__(self, name: str) -> Any:  # only reached for names that are missing

@@ -1,4 +1,4 @@
-"""A policy as two files that anybody can read: tensors in safetensors, all else in JSON. No code, no pickle."""
+"""A policy as two files: tensors in safetensors, everything else in JSON. No code, no pickle."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from pgzoo.envs.checks import mask_size
 from pgzoo.envs.spec import make_spec
 from pgzoo.errors import ConfigError, PgzooError
 from pgzoo.export import spaces
@@ -36,16 +37,16 @@ SCHEMA = 1
 CRITIC = "critic."
 TENSORS, DESCRIPTION = "policy.safetensors", "policy.json"
 LONGEST = 2**26
-"""Bytes of a description: more are not read."""
+"""Longest description that is read, in bytes."""
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 DTYPES |= {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8}
 DTYPES |= {"U8": torch.uint8, "BOOL": torch.bool}
 
 
 class LoadedPolicy:
-    """One member's policy, ready to act. Make it with `load_policy`, or take it from a run's result.
+    """The policy of one seed, ready to act. Make it with `load_policy`, or take it from a run's result.
 
-    `env` says in which environment it learned, if that is known.
+    `env` is the environment in which it was trained, if that is known.
     """
 
     def __init__(
@@ -58,11 +59,11 @@ class LoadedPolicy:
 
     @property
     def memory(self) -> int:
-        """How many numbers it remembers from step to step; 0 without memory."""
+        """Return how many numbers it remembers from step to step; 0 for a policy without memory."""
         return memory_size(self.policy)
 
     def reset(self) -> None:
-        """Begin an episode: a policy with memory forgets. One without needs no reset."""
+        """Begin an episode: clear the memory. A policy without memory needs no reset."""
         self._memory = None
 
     def act(
@@ -81,8 +82,8 @@ class LoadedPolicy:
         Actions are sampled, with `rng` where it is given; `deterministic` takes the mode.
 
         Raises:
-            ValueError: the observation has another shape than the environment's, or a policy with memory is given more
-                or fewer of them than it remembers.
+            ValueError: the observation has another shape than the environment's, the mask isn't `[K]` or `[N, K]` of
+                bool or 0/1 integers, or a policy with memory is given more or fewer observations than it remembers.
         """
         original, space = self.spec.original_space, self.spec.observation_space
         if original != space:
@@ -100,7 +101,7 @@ class LoadedPolicy:
         noise = None
         if not deterministic:
             noise = draw_noise(self.policy.noise, rng or self._rng, (len(rows), self.policy.noise_size))
-        mask = None if action_mask is None else np.asarray(action_mask, np.bool_).reshape(len(rows), -1)
+        mask = None if action_mask is None else self._read_masks(action_mask, len(rows))
         actions, self._memory = self.step(rows, self._memory, action_mask=mask, noise=noise)
         return actions[0] if obs.shape == shape else actions
 
@@ -126,6 +127,16 @@ class LoadedPolicy:
 
         drawn, after = self._actor(ActorInputs(obs[None], member(action_mask), member(memory), starts), member(noise))
         return self.policy.to_env(drawn[0]), None if after is None else after[0]
+
+    def _read_masks(self, mask: Any, rows: int) -> NDArray[np.bool_]:
+        """Return masks `[rows, K]` as bool."""
+        size, given = mask_size(self.spec.action_space), np.asarray(mask)
+        if given.size != rows * size or given.dtype.kind not in "biu" or not np.isin(given, (0, 1)).all():
+            raise ValueError(
+                f"expected an action mask of bool or 0/1 integers with {size} entries for each observation; "
+                f"got {given.dtype} of shape {given.shape}"
+            )
+        return given.reshape(rows, size).astype(np.bool_)
 
     def save(self, folder: str | Path) -> Path:
         """Write the two files into `folder` (made if it isn't there) and return it."""
@@ -205,7 +216,7 @@ NONSENSE += (OverflowError, RecursionError, MemoryError, RuntimeError)
 
 
 class _Damaged(ConfigError):
-    """Files that don't fit each other."""
+    """The two files of a policy contradict each other."""
 
 
 class _Description(NamedTuple):
@@ -247,7 +258,7 @@ def _make(said: _Description, catalog: PluginCatalog) -> tuple[Component, Spec, 
 
 
 class _Sparing(np.random.Generator):
-    """Draws no more than so many numbers: what a file says of sizes must not fill the memory."""
+    """Draws at most `left` numbers: sizes that a damaged file claims must not fill the memory."""
 
     left = 0
 
@@ -299,7 +310,7 @@ def _said(tensors: Mapping[str, tuple[torch.dtype | None, tuple[int, ...]]]) -> 
 
 
 def _check_numbers(params: Params, policy: Policy) -> None:
-    """A policy whose numbers are no numbers would act, and nobody would notice."""
+    """Raise if parameters are NaN or infinite: the policy would act nevertheless, and nobody would notice."""
     buffers: Params = getattr(policy, "buffers", dict)()  # a plugin's may hold infinities, a mask's for one
     for name, value in params.items():
         bad = value.isnan() if name in buffers else ~value.isfinite()

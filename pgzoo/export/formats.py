@@ -1,4 +1,4 @@
-"""Take a policy elsewhere: as the bundle that pgzoo loads, an ONNX graph, or a folder that MLflow serves."""
+"""Export a policy: as the bundle that pgzoo loads, an ONNX graph, or a model that MLflow serves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 def export(policy: LoadedPolicy, folder: str | Path, format: Format = "safetensors") -> Path:
-    """Write a policy into `folder`, which is made, and return it.
+    """Write a policy into `folder`, which is created, and return it.
 
     `safetensors` is what `load_policy` reads. `onnx` is the graph `policy.onnx` (see `export.onnx`). `mlflow` is a
     model for `mlflow models serve -m FOLDER` (see `export.mlflow_model`).

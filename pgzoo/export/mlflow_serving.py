@@ -1,4 +1,4 @@
-"""What an MLflow server runs of a policy. Imported by the stub of a served model and by nobody else."""
+"""The model class that an MLflow server runs. Only the stub in a served model imports it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from pgzoo.export.bundle import LoadedPolicy, load_policy
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # it misses type hints, and has none for arrays
+    warnings.simplefilter("ignore")  # MLflow asks for type hints and supports none for arrays
     from mlflow.pyfunc.model import PythonModel
 
     class PolicyModel(PythonModel):
@@ -24,7 +24,7 @@ with warnings.catch_warnings():
             self.policy = load_policy(Path(context.artifacts["policy"]))
 
         def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def] # mlflow wants its own or none
-            """`[N, *O]`, histories `[N, T, *O]` for a policy with memory -> actions `[N, *A]`; see `mlmodel`."""
+            """`[N, *O]`, histories `[N, T, *O]` for a policy with memory -> actions `[N, *A]`; see `mlflow_model`."""
             mask = None
             if isinstance(model_input, dict):
                 mask, model_input = np.asarray(model_input["action_mask"], np.bool_), model_input["obs"]

@@ -32,10 +32,10 @@ __all__ = ["NAME", "write_onnx"]
 
 NAME = "policy.onnx"
 BATCHES = 1, 3, 64, 300
-"""So many observations at once are tried: one, few, and more than any block of rows."""
+"""Batch sizes that are checked: one, few, and more than any block of rows."""
 TINY = 1e-12
 TIE = 1e-4
-"""Logits that are as near as this may be told apart otherwise by other arithmetic."""
+"""Logits closer than this may be ordered differently by onnxruntime, because of rounding."""
 
 
 def write_onnx(policy: LoadedPolicy, file: Path) -> Path:
@@ -76,7 +76,7 @@ def write_onnx(policy: LoadedPolicy, file: Path) -> Path:
 
 
 class Graph(nn.Module):
-    """What is translated: one step of one member, and its mode as `LoadedPolicy.act` gives it."""
+    """The module that is exported: one step of one seed, and its mode as `LoadedPolicy.act` returns it."""
 
     def __init__(self, policy: LoadedPolicy) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class Graph(nn.Module):
 
 
 def input_names(policy: LoadedPolicy) -> list[str]:
-    """What the graph is fed."""
+    """Return the names of the graph's inputs."""
     masked = ["action_mask"] if policy.spec.masked else []
     return ["obs", *masked, *(["state", "starts"] if policy.memory else [])]
 
@@ -218,7 +218,7 @@ def _check(policy: LoadedPolicy, graph: Graph, data: bytes, rng: np.random.Gener
 
 
 def _clear(outputs: Array, policy: LoadedPolicy) -> Array:
-    """Which rows have no near tie."""
+    """Return which rows have no near tie between actions, `[N]`."""
     match space := policy.spec.action_space:
         case gym.spaces.Discrete():
             parts = [outputs]
@@ -234,7 +234,7 @@ def _clear(outputs: Array, policy: LoadedPolicy) -> Array:
 
 
 def _name_batch(model: Any) -> None:
-    """Give the first axis of everything one name; torch makes one up for each."""
+    """Give the batch axis of all inputs and outputs the same name."""
     for value in (*model.graph.inputs, *model.graph.outputs):
         if value.shape is not None and len(value.shape):
             value.shape[0] = "N"
@@ -242,7 +242,7 @@ def _name_batch(model: Any) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter has much to say that its user can't act on."""
+    """Hide the exporter's warnings and output, which a user can't act on."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""Spaces as JSON. What comes from a file is checked before anything of its size is made. Imports no torch."""
+"""Spaces as JSON. Sizes from a file are checked before memory is allocated. Imports no torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["LARGEST", "from_json", "to_json"]
 
 LARGEST = 2**24
-"""Numbers in an observation or an action, categories one-hot: more are not believed."""
+"""Largest number of values in an observation or action, with categories one-hot."""
 
 DTYPES = frozenset(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)) | {"float32", "float64"}
 
@@ -42,7 +42,7 @@ def to_json(space: gym.Space[Any]) -> dict[str, Any]:
 
 
 def from_json(data: Mapping[str, Any]) -> gym.Space[Any]:
-    """Return the space. Raises ValueError (or what plain Python does with wrong types) for one that makes no sense."""
+    """Return the space. Raises ValueError (or KeyError, TypeError) for data that describe no space."""
     match data["type"]:
         case "Box":
             shape, dtype = _shape(data["shape"]), data["dtype"]
@@ -68,14 +68,14 @@ def from_json(data: Mapping[str, Any]) -> gym.Space[Any]:
 
 
 def _bounds(values: Array) -> list[float | str]:
-    """JSON has no infinity: it is written as a string, which numpy reads back."""
+    """Return bounds as JSON, which has no infinity: that becomes a string, which numpy can read."""
     return [v if np.isfinite(v) else str(v) for v in values.ravel().tolist()]
 
 
 def _shape(sizes: Any) -> tuple[int, ...]:
     shape = tuple(_count(size) for size in sizes)
     if prod(shape) > LARGEST:
-        raise ValueError(f"a shape of {shape!s:.40}; at most {LARGEST:,} numbers are believed")
+        raise ValueError(f"a shape of {shape!s:.40}; at most {LARGEST:,} numbers are accepted")
     return shape
 
 

@@ -1,9 +1,9 @@
-"""A checkpoint: one member's train state as two files that anybody can read, whole or not there.
+"""A checkpoint: one member's train state in two files, written atomically.
 
     state.safetensors   every tensor and array, under the path of its leaf ("params/policy.weight.0")
-    state.json          all else: schema, version, what its owner knows, environments; and the digest of the other file
+    state.json          everything else: schema, version, environments, the caller's data, and the digest of the tensors
 
-No code, no pickle. A folder of checkpoints keeps the last few and the best.
+There is no code and no pickle in it. A folder of checkpoints keeps the last few and the best.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["KEPT", "Checkpoint", "assemble", "latest", "load", "paths", "save"]
 SCHEMA = 1
 TENSORS, DESCRIPTION = "state.safetensors", "state.json"
 KEPT = 3
-"""Checkpoints that a run keeps beside the best one."""
+"""Number of latest checkpoints that a run keeps, besides the best one."""
 FOLDER_NAME = "checkpoints"
 FOLDER = re.compile(r"step-(\d{12})")
 TREES = ("params", "buffers", "optimizer")
@@ -43,7 +43,7 @@ RENAMED = {"collector/state": "collector/memory", "buffers/ppg.state": "buffers/
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One member's state (S = 1) and what its owner wrote beside it."""
+    """One member's state (S = 1), and the data that the caller of `save` added, `about`."""
 
     path: Path
     state: TrainState
@@ -51,12 +51,12 @@ class Checkpoint:
 
     @property
     def env_steps(self) -> int:
-        """Where the member stood."""
+        """Steps that the member had done."""
         return int(self.state.env_steps[0])
 
 
 def save(folder: Path, state: TrainState, about: Mapping[str, Any], *, score: float | None = None) -> Path:
-    """Write one member's `state` (S = 1) as a new checkpoint in `folder`; return where.
+    """Write one member's `state` (S = 1) as a new checkpoint in `folder`; return its path.
 
     `about` is plain JSON; it may hold numbers that aren't finite. A power cut leaves the checkpoint whole or not
     there. Of those that are there the last `KEPT` stay, and the one with the greatest `score`.
@@ -85,7 +85,7 @@ def save(folder: Path, state: TrainState, about: Mapping[str, Any], *, score: fl
 
 
 def paths(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, oldest first."""
+    """Return the paths of the checkpoints in a folder, oldest first."""
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if FOLDER.fullmatch(path.name))
@@ -95,7 +95,7 @@ def latest(folder: Path) -> Checkpoint:
     """Load the newest checkpoint in a folder.
 
     Raises:
-        CheckpointError: there is none, or it is damaged; the message offers the one before.
+        CheckpointError: there is none, or it is damaged; then the message names the one before.
     """
     found = paths(folder)
     if not found:
@@ -139,9 +139,9 @@ def load(path: Path) -> Checkpoint:
 
 
 def assemble(states: Sequence[TrainState]) -> TrainState:
-    """Join members that were kept apart.
+    """Join the states of members that were loaded from separate checkpoints.
 
-    Some may have begun collecting, others not; of some the environments are known.
+    Some may lack a collector, because they haven't collected yet, and some may lack saved environments.
     """
     shown = next((state.collector for state in states if state.collector is not None), None)
     if shown is None:

@@ -1,10 +1,9 @@
-"""Compile a pure function of trees of tensors.
+"""Compile a pure function of trees of tensors, ahead of time.
 
-For each combination of shapes that it meets it is run once and written down, operation by operation, gradients and all.
-A digest of that names what torch's compiler made of it, a library in the cache: where it lies there, it is loaded
-without asking the compiler anything, in milliseconds; else it is traced and compiled ahead of time. Nothing but the
-tensors that go in is looked at again, so a call costs microseconds of checking where `torch.compile`, which guards
-everything that a function has seen, costs as much as a small network's arithmetic.
+For each new combination of input shapes, the function runs once while all of its operations, gradients included, are
+recorded. A digest of the recording names the compiled library in the cache: if it exists, it is loaded within
+milliseconds, otherwise the function is traced and compiled. A call checks only the shapes of its inputs, which takes
+microseconds; `torch.compile` checks guards on everything a function has used, which costs as much as a small network.
 """
 
 from __future__ import annotations
@@ -33,22 +32,22 @@ __all__ = ["Compiled"]
 _log = logging.getLogger("pgzoo")
 
 OPTIONS: dict[str, Any] = {
-    "aot_inductor.compile_wrapper_opt_level": "O0",  # what calls the kernels: a second less to compile, no slower
-    "compile_threads": 1,  # no pool of processes for one graph
-    "cpp.use_decompose_tanh": "1",  # by a sigmoid: a quarter of the time, and the same to rounding
+    "aot_inductor.compile_wrapper_opt_level": "O0",  # of the wrapper: compiles a second faster, runs no slower
+    "compile_threads": 1,  # a process pool isn't worth it for one graph
+    "cpp.use_decompose_tanh": "1",  # tanh from a sigmoid: a quarter of the time, equal to rounding
 }
 
 _HOLE = object()
-"""Where a tensor goes in the tree of a result."""
+"""Stands for a tensor in the tree of a result."""
 
 Leaves = Callable[[list[Tensor]], list[Tensor]]
 
 
 class Compiled:
-    """The same function, compiled; as it is where that can't be done, which is said once.
+    """A compiled function. If compiling fails, it runs the function eagerly, with one warning per process.
 
-    Its argument is a tree (see `ops.members`), its result a NamedTuple; leaves that are no tensors are taken to be the
-    same in every call.
+    Its argument is a tree (see `ops.members`), its result a NamedTuple. Leaves that are not tensors must be the same in
+    every call.
     """
 
     def __init__(self, function: Callable[[Any], Any], watch: Stopwatch, folder: Path | None = None) -> None:
@@ -57,30 +56,30 @@ class Compiled:
         Time spent compiling is charged to the watch's phase "compile".
         """
         self.function, self.watch, self.folder = function, watch, folder
-        self._made: dict[Any, tuple[Leaves, Any]] = {}
+        self._compiled: dict[Any, tuple[Leaves, Any]] = {}
         self._failed = False
 
     def __call__(self, tree: Any) -> Any:
-        """What the function gives for `tree`."""
+        """Return the function's result for `tree`."""
         if self._failed:
             return self.function(tree)
         leaves = _leaves(tree)
         shapes = tuple((leaf.shape, leaf.stride(), leaf.dtype) for leaf in leaves)
-        made = self._made.get(shapes)
-        if made is None:
+        compiled = self._compiled.get(shapes)
+        if compiled is None:
             try:
                 with self.watch.phase("compile"):
-                    made = self._made[shapes] = self._make(tree, leaves)
-            except Exception as error:  # whatever a compiler may stumble over, the function itself is sound
+                    compiled = self._compiled[shapes] = self._compile(tree, leaves)
+            except Exception as error:  # the function still works eagerly, whatever the compiler stumbled over
                 self._failed = True
-                _say_once(next(iter(str(error).strip().splitlines()), type(error).__name__))
+                _warn_once(next(iter(str(error).strip().splitlines()), type(error).__name__))
                 return self.function(tree)
-        run, shape_of_result = made
+        run, shape_of_result = compiled
         results = iter(run(leaves))
         return map_leaves(lambda leaf: next(results) if leaf is _HOLE else leaf, shape_of_result)
 
-    def _make(self, tree: Any, leaves: list[Tensor]) -> tuple[Leaves, Any]:
-        """Find or make the library for leaves of these shapes; the result's tree has `_HOLE` for its tensors."""
+    def _compile(self, tree: Any, leaves: list[Tensor]) -> tuple[Leaves, Any]:
+        """Return the library for leaves of these shapes, and the tree of the result with `_HOLE` for its tensors."""
         shape_of_result: Any = None
 
         def flat(*leaves: Tensor) -> list[Tensor]:
@@ -90,7 +89,7 @@ class Compiled:
             shape_of_result = map_leaves(lambda leaf: _HOLE if isinstance(leaf, Tensor) else leaf, result)
             return _leaves(result)
 
-        leaves = [leaf.detach() for leaf in leaves]  # one tensor in two places is two from here on
+        leaves = [leaf.detach() for leaf in leaves]  # a tensor that occurs twice counts as two tensors
         library = _cache(self.folder) / f"{_digest(flat, leaves)}.so"
         if not library.exists():
             _compile(flat, leaves, library)
@@ -101,22 +100,22 @@ class Compiled:
 
 
 class OperationTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Writes down every operation that torch carries out; tensors go by the order in which they appeared."""
+    """Records every operation that torch executes. Tensors are numbered in the order of their appearance."""
 
     def __init__(self, leaves: list[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.digest = hashlib.sha256()
-        self._known: dict[int, tuple[int, Tensor]] = {}  # holds them, so that no other gets the id of one that is gone
+        self._known: dict[int, tuple[int, Tensor]] = {}  # keeps them alive, so that no id is reused
         self._take(leaves)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # to hide from it, torch would first import it: a second
+        return False  # True would import dynamo, which takes a second
 
     def __torch_dispatch__(
         self, operation: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Write it down, and carry it out."""
+        """Record an operation and execute it."""
         kwargs = kwargs or {}
         self.write(str(operation), args, kwargs)
         result = operation(*args, **kwargs)
@@ -124,7 +123,7 @@ class OperationTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def write(self, *things: Any) -> None:
-        """Add to the digest. A tensor that came from nowhere is a constant, and counts by what is in it."""
+        """Add to the digest. A tensor that no operation made is a constant, and is added by its contents."""
         self.digest.update(repr(tree_map_only(Tensor, self._name, things)).encode())
 
     def _name(self, tensor: Tensor) -> str:
@@ -141,20 +140,20 @@ class OperationTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _digest(flat: Callable[..., list[Tensor]], leaves: list[Tensor]) -> str:
-    """A name for what `flat` does with leaves like these, and for what the compiler makes of it here."""
-    protocol = OperationTrace(leaves)
+    """Return a digest of the operations of `flat` on such leaves, torch's version, the machine and the options."""
+    trace = OperationTrace(leaves)
     machine: tuple[Any, ...] = torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
     if _device(leaves).type == "cuda":
         machine += (torch.version.cuda, torch.cuda.get_device_capability())
-    protocol.write(torch.__version__, machine, OPTIONS)
-    with protocol:
+    trace.write(torch.__version__, machine, OPTIONS)
+    with trace:
         results = flat(*leaves)
-    protocol.write(results)
-    return protocol.digest.hexdigest()[:32]
+    trace.write(results)
+    return trace.digest.hexdigest()[:32]
 
 
 def _compile(flat: Callable[..., list[Tensor]], leaves: list[Tensor], library: Path) -> None:
-    """Trace, and let torch's compiler make the library."""
+    """Trace `flat` and compile it into `library`."""
     with _environment(library.parent):  # torch sets variables where it is imported, too
         import torch._inductor as inductor
         from torch.fx.experimental.proxy_tensor import make_fx
@@ -163,14 +162,14 @@ def _compile(flat: Callable[..., list[Tensor]], leaves: list[Tensor], library: P
         made = Path(workshop, library.name)
         options = {**OPTIONS, "aot_inductor.output_path": str(made)}
         with _environment(library.parent), warnings.catch_warnings(), inductor.config.patch(options):
-            warnings.simplefilter("ignore")  # of torch about itself
+            warnings.simplefilter("ignore")  # torch's deprecation warnings about itself
             graph = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*leaves)
             inductor.aot_compile(graph, tuple(leaves))
         made.replace(library)
 
 
 def _device(leaves: list[Tensor]) -> torch.device:
-    """Where all of them lie."""
+    """Return the device of the leaves, which share one."""
     return leaves[0].device
 
 
@@ -200,12 +199,12 @@ def _own_folder() -> str:
 
 
 @cache
-def _say_once(reason: str) -> None:
+def _warn_once(reason: str) -> None:
     _log.warning("The update can't be compiled and runs as it is: %s", reason)
 
 
 def _leaves(tree: Any) -> list[Tensor]:
-    """The tensors of a tree, in the order of `map_leaves`, which builds as it goes and takes three times as long."""
+    """Return the tensors of a tree in the order of `map_leaves`, which would take three times as long."""
     found: list[Tensor] = []
 
     def visit(node: Any) -> None:

@@ -1,6 +1,6 @@
-"""What happens in a run, as frozen events in the past tense.
+"""Events of a run, named in the past tense.
 
-`training.train` yields them, the runner relays each to the listeners. Arrays are numpy and have one entry per
+`training.loop.train` yields them, the runner relays each to the listeners. Arrays are numpy and have one entry per
 member (`[S]`); ragged per-member data is a tuple of S arrays. A later version may add fields, never remove them.
 """
 
@@ -39,9 +39,9 @@ MemberStatus = Literal["finished", "stopped", "failed", "interrupted"]
 
 @dataclass(frozen=True, eq=False)
 class RunStarted:
-    """The plan is made and everything fits; nothing has been collected.
+    """The run has been planned and checked; nothing has been collected.
 
-    `seeds` and `run_keys` have one entry per member; `group` names what one command started.
+    `seeds` and `run_keys` have one entry per member; `group` identifies the runs that one command started.
     """
 
     config: RunConfig
@@ -52,7 +52,7 @@ class RunStarted:
 
 @dataclass(frozen=True, eq=False)
 class EpisodesFinished:
-    """A collection is over; these episodes ended in it.
+    """An update has been completed; these episodes ended while it collected.
 
     `env_steps [S]` counts valid steps so far; `returns` (undiscounted, raw rewards) and `lengths` hold one
     array per member, empty where no episode ended.
@@ -68,8 +68,8 @@ class EpisodesFinished:
 class UpdateDone:
     """The parameters of the members in `active [S]` have moved once more.
 
-    `metrics` maps a slash-grouped name to `[S]` values; rows outside `active` are meaningless. `ended [S]` marks
-    members for which this was the last update.
+    `metrics` maps slash-grouped names to `[S]` values; values of members that are not active are meaningless.
+    `ended [S]` marks members for which this was the last update.
     """
 
     update: int
@@ -81,9 +81,9 @@ class UpdateDone:
 
 @dataclass(frozen=True, eq=False)
 class Evaluated:
-    """Episodes on separate environments with fixed seeds, for the members in `active [S]`.
+    """The members in `active [S]` were evaluated, in separate environments with fixed seeds.
 
-    `mode` says whether actions were sampled from the policy or its mode was taken; `final` marks the evaluation
+    `mode` says whether actions were sampled ("sampled") or the policy's mode ("greedy"); `final` marks the evaluation
     of the last parameters.
     """
 
@@ -97,9 +97,10 @@ class Evaluated:
 
 @dataclass(frozen=True, eq=False)
 class CheckpointSaved:
-    """The state of the members in `members` (indices) is kept; `exact` says that a resumed run is what this one is.
+    """Checkpoints of `members` (indices) were written.
 
-    It isn't where the environments can't be left and taken up again: then episodes that are open are lost.
+    `exact` says whether a run resumed from them equals an uninterrupted one, bit for bit. It doesn't if the
+    environments can't be saved: then unfinished episodes are lost.
     """
 
     env_steps: Ints
@@ -109,10 +110,11 @@ class CheckpointSaved:
 
 @dataclass(frozen=True, eq=False)
 class RunEnded:
-    """The run is over, one status and one reason per member.
+    """The run has ended, with a status and a reason per member.
 
-    `timing` is in seconds, by phase; "loop" is the training loop without evaluations. `state` holds the last
-    parameters. `laps` are the parts of collecting: "environment" and "acting"; the rest of it is storing.
+    `timing` holds seconds by phase; "loop" is the training loop without evaluations. `state` holds the last parameters.
+    `laps` are the seconds of collecting spent on stepping environments ("environment") and on choosing actions
+    ("acting"); the rest went into storing.
     """
 
     env_steps: Ints
@@ -123,7 +125,7 @@ class RunEnded:
     laps: Mapping[str, float] = field(default_factory=dict)
 
     def profile(self) -> dict[str, float]:
-        """Where the time went, in seconds, collecting in its parts."""
+        """Return the seconds spent on each phase, with collecting split into its parts."""
         parts = dict(self.laps)
         parts["storing"] = max(self.timing["collect"] - sum(parts.values()), 0.0)
         others = {phase: seconds for phase, seconds in self.timing.items() if phase not in ("collect", "loop")}

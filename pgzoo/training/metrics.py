@@ -1,4 +1,4 @@
-"""What a run tells of itself while it goes on: where the time went, and the metrics of an update."""
+"""The wall time of a run by phase, and the metrics of an update."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Report", "Stopwatch"]
 
 
 class Stopwatch:
-    """Charges wall time to phases; a phase inside another is not charged to the outer one."""
+    """Measures wall time by phase. The time of a phase inside another doesn't count for the outer one."""
 
     def __init__(self, *phases: str) -> None:
         self.seconds = dict.fromkeys(phases, 0.0)
@@ -27,7 +27,7 @@ class Stopwatch:
 
     @contextmanager
     def phase(self, name: str, who: str = "") -> Iterator[None]:
-        """Time a phase. Where `who` is given, an exception becomes RunFailed and says whose code was running."""
+        """Time a phase. If `who` is given, an exception in it becomes RunFailed, which names `who` raised it."""
         outer = self._switch(name)
         try:
             yield
@@ -51,7 +51,7 @@ class Stopwatch:
 
 
 class Report:
-    """The metrics of one update: means over its gradient steps, per member over those that it took."""
+    """The metrics of one update: for each member, means over the gradient steps that it took."""
 
     def __init__(self) -> None:
         self._totals: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}
@@ -66,9 +66,9 @@ class Report:
             self._totals[names] = known[0] + values, known[1] + counts
 
     def means(self) -> dict[str, NDArray[np.float64]]:
-        """Each metric, `[S]`; NaN for a member that has none. On another device it is waited for."""
+        """Return the mean of each metric, `[S]`; NaN for a member without a value. Waits for the device."""
         sums: dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]] = {}
-        for names, (totals, counts) in self._totals.items():  # losses of several kinds share some metrics
+        for names, (totals, counts) in self._totals.items():  # different losses may report metrics of the same name
             count = counts.cpu().numpy()
             for name, total in zip(names, totals.cpu().numpy(), strict=True):
                 so_far = sums.get(name)

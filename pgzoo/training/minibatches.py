@@ -1,4 +1,4 @@
-"""Cut what was collected into the batches that a loss sees."""
+"""Cut a trajectory and its targets into batches."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from pgzoo.types import Batch, Inputs, PolicyEvaluation, Targets, Trajectory
 __all__ = ["Cutter", "side_by_side"]
 
 Order = Callable[[int, int], NDArray[np.int64]]
-"""`order(member, n)`: a permutation of n rows of a member."""
+"""`order(member, n)` returns a permutation of n rows for a member."""
 
 
 class Cutter:
-    """Holds a trajectory, ready to be cut. Each member's rows are its own, in an order of its own.
+    """Cuts a trajectory into batches, each member's rows in an order of its own.
 
-    A policy without memory gets rows `[S, 1, B]`: of a window all of them, of whole episodes those that are valid. A
-    policy with memory gets sequences `[S, T, B]`, B whole environments. What fills up a batch has weight 0; there is
-    always a multiple of `ROW_ALIGN` columns.
+    A policy without memory gets steps as rows, `[S, 1, B]`: all steps of a window, the valid ones of whole episodes. A
+    policy with memory gets sequences, `[S, T, B]`, where B are environments. B is padded to a multiple of `ROW_ALIGN`
+    with rows of weight 0.
     """
 
     def __init__(
@@ -42,9 +42,10 @@ class Cutter:
         few_sizes: bool = False,
         valid: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Every leaf of `extra` is `[S, T, N, ...]`; with `few_sizes` batches are padded to one of a few lengths.
+        """`window` says whether the trajectory is a window of steps, `sequences` whether the policy has memory.
 
-        `valid` is the trajectory's, for whoever has it at hand where that lies on another device.
+        Leaves of `extra` are `[S, T, N, ...]`. With `few_sizes`, B is padded to a power-of-two number of blocks, so
+        that a compiled step meets few shapes. `valid` is `trajectory.valid` as an array, if the caller has it.
         """
         self._few_sizes, self._in_order = few_sizes, None
         members, steps, num_envs = trajectory.valid.shape
@@ -52,7 +53,7 @@ class Cutter:
         self.members, self.num_envs = members, num_envs
         self.sequences = sequences
         self._everything: Batch | None = None
-        told = evaluated and needs & {"log_probs", "old"}
+        asked = evaluated and needs & {"log_probs", "old"}
         values = None if evaluated is None or evaluated.values is None else evaluated.values[:, :steps]
         everything = Batch(
             inputs=Inputs(
@@ -66,7 +67,7 @@ class Cutter:
             returns=targets.returns,
             weights=targets.weights,
             values=values,
-            log_probs=evaluated.log_probs if evaluated and told else None,
+            log_probs=evaluated.log_probs if evaluated and asked else None,
             old=evaluated.dist if evaluated and "old" in needs else None,
             extra=extra,
         )
@@ -76,7 +77,7 @@ class Cutter:
             self._align = ROW_ALIGN
             return
         self._in_order = everything if window else None
-        # rows lie in memory by time, then member, then environment
+        # rows are stored by time, then member, then environment
         self._leaves = map_leaves(_by_time, everything)
         if window:
             self._rows, self._align = [np.arange(steps * num_envs)] * members, ROW_ALIGN
@@ -85,7 +86,7 @@ class Cutter:
             self._rows, self._align = [np.flatnonzero(rows) for rows in known], ROW_BLOCK
 
     def whole(self) -> Batch:
-        """Everything in one batch, in the order of time."""
+        """Return everything as one batch, in the order of time."""
         if self._in_order is None:
             return self._cut(self._rows)
         batch: Batch = map_leaves(partial(side_by_side, align=self._align), self._in_order)
@@ -93,9 +94,9 @@ class Cutter:
         return batch
 
     def minibatches(self, order: Order, count: int) -> Iterator[Batch]:
-        """Go through everything once, in `count` minibatches. A single one keeps the order of time.
+        """Yield every row once, in `count` minibatches. A single minibatch keeps the order of time.
 
-        Sequences are cut by environment, so that there are no more minibatches than environments.
+        Sequences are cut by environment, so there are at most as many minibatches as environments.
         """
         if self.sequences:
             count = min(count, self.num_envs)
@@ -119,13 +120,13 @@ class Cutter:
         batch = self._sequences(index) if self.sequences else self._single_steps(index)
         if present.all():
             return batch
-        return batch._replace(weights=batch.weights * self._there(present).unsqueeze(1))
+        return batch._replace(weights=batch.weights * self._to_device(present).unsqueeze(1))
 
     def _single_steps(self, index: NDArray[np.int64]) -> Batch:
-        """Rows `t * N + n` of each member, `[S, B] -> [S, 1, B, ...]`."""
+        """Return steps of each member by their indices `t * N + n`, `[S, B] -> [S, 1, B, ...]`."""
         member = np.arange(self.members)[:, None]
         n = self.num_envs
-        flat = self._there(((index // n * self.members + member) * n + index % n).ravel())
+        flat = self._to_device(((index // n * self.members + member) * n + index % n).ravel())
 
         def cut(leaf: Tensor) -> Tensor:
             return leaf.index_select(0, flat).reshape(self.members, 1, -1, *leaf.shape[1:])
@@ -134,8 +135,8 @@ class Cutter:
         return batch
 
     def _sequences(self, index: NDArray[np.int64]) -> Batch:
-        """Environments n of each member, `[S, B] -> [S, T, B, ...]`."""
-        member, env = torch.arange(self.members, device=self._device).unsqueeze(1), self._there(index)
+        """Return environments of each member by their indices, `[S, B] -> [S, T, B, ...]`."""
+        member, env = torch.arange(self.members, device=self._device).unsqueeze(1), self._to_device(index)
 
         def cut(leaf: Tensor) -> Tensor:
             return leaf[member, :, env].transpose(1, 2)  # [S, B, T, ...] -> [S, T, B, ...]
@@ -144,12 +145,12 @@ class Cutter:
         memory = None if self._memory is None else self._memory[member, env]
         return batch._replace(inputs=batch.inputs._replace(memory=memory))
 
-    def _there(self, array: NDArray[Any]) -> Tensor:
+    def _to_device(self, array: NDArray[Any]) -> Tensor:
         return moved(torch.from_numpy(array), self._device)
 
 
 def side_by_side(leaf: Tensor, align: int) -> Tensor:
-    """`[S, T, N, ...] -> [S, 1, B, ...]` by time; the first row again and again fills up a multiple of `align`."""
+    """Reshape `[S, T, N, ...]` to `[S, 1, B, ...]` in the order of time, padded to a multiple of `align`."""
     rows = leaf.flatten(1, 2)
     extra = -rows.shape[1] % align
     if extra:
@@ -158,5 +159,5 @@ def side_by_side(leaf: Tensor, align: int) -> Tensor:
 
 
 def _by_time(leaf: Tensor) -> Any:
-    """`[S, T, N, ...] -> [T * S * N, ...]`; no copy of what a collection stored."""
+    """Reshape `[S, T, N, ...]` to `[T * S * N, ...]`, the order in which a collection is stored: no copy is made."""
     return leaf.transpose(0, 1).reshape(-1, *leaf.shape[3:])

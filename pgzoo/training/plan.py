@@ -1,4 +1,4 @@
-"""A plan: everything a run needs, resolved into plain objects."""
+"""The plan of a run: everything it needs, as plain objects."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ __all__ = ["POLICY", "Plan", "PolicyView", "checked_needs", "make_policy", "name
 POLICY_NEEDS = frozenset({"value", "aux_value", "shift"})
 
 POLICY, CRITIC = "policy.", "critic."
-"""Under which the policy's and its critic's tensors lie among all of a member's."""
+"""Prefixes of the names of the policy's and its critic's tensors in a `TrainState`."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything a run needs, as plain objects: resolved once, by `runner.make_plan` or by hand.
+    """Everything a run needs, as plain objects, made by `pgzoo.plan` or by hand.
 
-    What differs between the `members` is in their own configs alone; `config` has of it what the first one has.
+    Settings may differ between the `members`; `config` is that of the first one.
     `needs` are those of the algorithm (see `types.Need`). With `added_critic`, "value" is among them only because the
     estimator requires it (see `training.added_critic`). `env_states` save and restore environments. `forgets` says
     whether a reset by a seed leaves nothing of the episodes before.
@@ -53,22 +53,22 @@ class Plan:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The members' seeds."""
+        """The seed of each member."""
         return tuple(member.seed for member in self.members)
 
     @property
     def run_keys(self) -> tuple[str, ...]:
-        """The keys of the members' runs."""
+        """The run key of each member."""
         return tuple(member.run_key(self.group) for member in self.members)
 
     def request(self, envs_per_member: int) -> EnvRequest:
-        """What to ask the backend for."""
+        """Return the environments to request from the backend."""
         c = self.config
         rows = len(self.members) * envs_per_member
         return EnvRequest(c.env, c.env_kwargs, c.max_episode_steps, rows, self.env_states, self.spec.masked)
 
     def spread(self, settings: Callable[[RunConfig], dict[str, Any]]) -> dict[str, Any]:
-        """Settings with floats as `[S, 1, 1]`, each member's own; all else is the same for everybody."""
+        """Return settings with the members' floats as `[S, 1, 1]` tensors; all others are the same for every member."""
         each = [settings(member.config) for member in self.members]
         return {
             name: torch.tensor([own[name] for own in each], device=self.config.device).reshape(-1, 1, 1)
@@ -78,17 +78,17 @@ class Plan:
         }
 
     def policy_params(self, state: TrainState) -> Params:
-        """What the policy acts with, under its own names: its parameters and buffers, and its critic's."""
+        """Return the parameters and buffers of the policy and its critic, under the policy's own names."""
         return own(state.params | state.buffers)
 
 
 def own(params: Params) -> Params:
-    """The policy's among all tensors, under its own names."""
+    """Return the policy's tensors among all of a state's, under the policy's own names."""
     return {k.removeprefix(POLICY): v for k, v in params.items() if k.startswith((POLICY, CRITIC))}
 
 
 def named(params: Params) -> Params:
-    """The policy's tensors under the names that they have among all."""
+    """Return the policy's tensors under the names that they have in a state."""
     return {k if k.startswith(CRITIC) else POLICY + k: v for k, v in params.items()}
 
 
@@ -100,7 +100,7 @@ class PolicyView:
         self.memory_size = memory_size(plan.policy)
 
     def init(self, rng: np.random.Generator) -> Params:
-        """One member's fresh parameters, under their names in the state."""
+        """Return one member's initial parameters, under their names in the state."""
         return named(self._plan.policy.init(rng))
 
     def apply(self, params: Params, inputs: Inputs) -> Output:
@@ -122,6 +122,6 @@ def checked_needs(needs: Iterable[str], algorithm: str) -> frozenset[str]:
 
 
 def make_policy(factory: Any, settings: Any, spec: Spec, needs: frozenset[str], normalize_obs: bool) -> Policy:
-    """Build a policy by its factory. Raises UnfitError where it doesn't fit."""
+    """Build a policy with its factory. Raises UnfitError if it doesn't fit the environment or the needs."""
     policy: Policy = factory(settings, spec, needs & POLICY_NEEDS)
     return NormalizedPolicy(policy, spec) if normalize_obs else policy

@@ -1,4 +1,4 @@
-"""The stop rule for who learns nothing more: how long ago the mean return of 100 episodes was better than ever."""
+"""The stop rule `stop_on_plateau`: how many steps ago the mean return of the last 100 episodes was at its best."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from pgzoo.types import Params, TrainState
 __all__ = ["begin", "stagnant", "with_best"]
 
 BEST = ("stop.best", "stop.best_at")
-"""What it remembers of a member: the best mean return of 100 episodes, and the step that gave it."""
+"""Buffers of the stop rule: the best mean return of 100 episodes, and the step at which it was reached."""
 
 
 def begin() -> Params:
-    """What it remembers at first, of one member."""
+    """Return one member's buffers before the first update."""
     return dict(
         zip(BEST, (torch.full((), -torch.inf, dtype=torch.float64), torch.zeros((), dtype=torch.int64)), strict=True)
     )
 
 
 def with_best(state: TrainState) -> Params:
-    """What it remembers after an update."""
+    """Return the buffers after an update."""
     best, at = (state.buffers[name] for name in BEST)
     means = torch.tensor([float(recent.mean()) for recent in state.recent], dtype=torch.float64)
     means, steps = moved(means, best.device), moved(torch.from_numpy(state.env_steps), at.device)
-    better = means > best  # never where it is NaN: there were fewer episodes
+    better = means > best  # False for NaN, before 100 episodes
     return {
         BEST[0]: torch.where(better, means, best),
         BEST[1]: torch.where(better, steps, at),
@@ -35,6 +35,6 @@ def with_best(state: TrainState) -> Params:
 
 
 def stagnant(state: TrainState) -> NDArray[np.int64]:
-    """Steps `[S]` since the mean return of the last 100 training episodes was better than ever; 0 before any."""
+    """Return the steps `[S]` since the mean return of 100 episodes was at its best; 0 before 100 episodes."""
     best, at = (state.buffers[name].cpu().numpy() for name in BEST)
     return np.where(best > -np.inf, state.env_steps - at, 0)

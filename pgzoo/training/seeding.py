@@ -1,8 +1,8 @@
-"""Randomness is addressed, not consumed.
+"""Random streams by address: a generator is created where it is used, from a seed, a stream and an index.
 
-A generator is made where it is used, from `SeedSequence(seed, spawn_key=(stream, *index))`: acting by update, resets by
-update, evaluation by round. So what one member draws can't depend on how long another plays, an added measurement
-moves nothing, and neighboring seeds share nothing (unlike `seed + i`).
+`SeedSequence(seed, spawn_key=(stream, *index))` gives acting and resets a stream per update, and evaluation one per
+round. So one member's random numbers can't depend on how long another plays, an additional measurement changes no
+random number, and neighboring seeds share none (unlike `seed + i`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 __all__ = ["EVALUATION_ROOT", "generator", "reset_seeds", "sequence"]
 
 EVALUATION_ROOT = 20_151_216
-"""Evaluation episode k starts in the same state for every seed and algorithm: paired comparisons have less noise."""
+"""Seed of evaluation episodes: episode k starts alike for every seed and algorithm, for paired comparisons."""
 
 
 def sequence(seed: int, stream: str, *index: int) -> np.random.SeedSequence:
@@ -24,13 +24,13 @@ def sequence(seed: int, stream: str, *index: int) -> np.random.SeedSequence:
 
 
 def generator(seed: int, stream: str, *index: int) -> np.random.Generator:
-    """Return a generator of its own for an address (about 12 microseconds)."""
+    """Return the generator of an address (takes about 12 microseconds)."""
     return np.random.Generator(np.random.Philox(sequence(seed, stream, *index)))
 
 
 def reset_seeds(seed: int, stream: str, count: int, *index: int) -> NDArray[np.int64]:
     """Return `count` environment seeds, `[count]`, the first ones the same for every `count`.
 
-    They have 32 bits: environments that seed numpy's old generator take no more.
+    They have 32 bits, because environments that use numpy's legacy generator accept no more.
     """
     return sequence(seed, stream, *index).generate_state(count, np.uint32).astype(np.int64)

@@ -88,9 +88,7 @@ def test_what_mlflow_has_of_it(trained: Trained) -> None:
 def test_evaluate_repeats_the_final_evaluation(trained: Trained) -> None:
     folder, answer = trained
     seed = answer["seeds"][0]
-    (row,) = json.loads(
-        folder.pgzoo("evaluate", seed["run_id"], "--json")[0]
-    )  # tests/tracking has other ways to name it
+    (row,) = json.loads(folder.pgzoo("evaluate", seed["run_id"], "--json")[0])
     assert {key: row[key] for key in row if key in SEED_KEYS} == {key: seed[key] for key in SEED_KEYS if key in row}
     rows = json.loads(folder.pgzoo("evaluate", answer["group"], "--deterministic", "--json")[0])
     assert [row["return_mean"] for row in rows] == [seed["greedy_return_mean"] for seed in answer["seeds"]]

@@ -446,3 +446,12 @@ def test_nothing_here_can_execute_what_a_file_holds() -> None:
                 assert not names & unsafe, file
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "torch":
                 assert node.attr not in ("load", "save"), file
+
+
+@pytest.mark.parametrize("mask", [[0.0, -np.inf, 0.0], [0, 2], [1, 1], ["a", "b", "c"]], ids=repr)
+def test_a_mask_of_another_kind_is_refused(make: Any, mask: Any) -> None:
+    policy = make(gym.spaces.Box(-1.0, 1.0, (2,)), gym.spaces.Discrete(3), masked=True)
+    obs = np.zeros(2, np.float32)
+    with pytest.raises(ValueError, match="expected an action mask of bool or 0/1 integers with 3 entries"):
+        policy.act(obs, action_mask=mask)
+    assert policy.act(obs, action_mask=[0, 1, 0]) == 1

@@ -33,7 +33,7 @@ def serving(answer: Answer) -> Iterator[str]:
             with contextlib.suppress(OSError):
                 answer(self)
 
-        do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815 (named by http.server)
+        do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815 (the names are http.server's)
 
         def log_message(self, *_: object) -> None:
             pass

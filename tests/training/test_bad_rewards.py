@@ -18,7 +18,7 @@ from pgzoo.runs.runner import run_config
 from pgzoo.tracking import Home
 from pgzoo.training import checkpoint
 from pgzoo.training.events import EpisodesFinished, RunEnded
-from pgzoo.training.gradients import bad_rewards
+from pgzoo.training.failures import bad_rewards
 
 
 class Burst(gym.Env[Any, Any]):

@@ -118,9 +118,10 @@ def assert_unbroken(runs: Runs, steps: int) -> None:
         assert len({(name, step) for _, name, step, _ in shipped}) == len(shipped) > 2 * len(points)
 
 
-def options(algorithm: str, steps: int, *more: str) -> list[str]:
+def options(algorithm: str, steps: int, *more: str, eval_every: int = 1000, eval_episodes: int = 2) -> list[str]:
     run = ["run", algorithm, *more, "--seeds", "0,1", "--num-envs", "4", "--total-steps", str(steps)]
-    run += ["--log-every", str(GRID), "--eval-every", "1000", "--eval-episodes", "2", "--checkpoint-every", "200"]
+    run += ["--log-every", str(GRID), "--checkpoint-every", "200"]
+    run += ["--eval-every", str(eval_every), "--eval-episodes", str(eval_episodes)]
     settings = BUILT_INS[algorithm].load_config().model_fields
     if "rollout_steps" in settings and settings["rollout_steps"].default > 32:  # else two updates would be all
         run += ["--rollout-steps", "32"]
@@ -194,7 +195,7 @@ def test_every_algorithm_obeys_on_every_world(algorithm: str, world: str, shared
 
 
 def test_a_run_that_was_killed_in_its_last_evaluation_gets_it(shared: Folder) -> None:
-    run = [*options("a2c", 1000, *WORLDS["CartPole-v1"]), "--eval-every", "0", "--eval-episodes", "1000"]
+    run = options("a2c", 1000, *WORLDS["CartPole-v1"], eval_every=0, eval_episodes=1000)
     whole = train(shared, run)
 
     def trained(runs: Runs) -> bool:

@@ -57,6 +57,10 @@ class SeedResult:
     lengths: np.ndarray[Any, np.dtype[np.int64]]
     greedy_returns: np.ndarray[Any, np.dtype[np.float64]]
     settings: Setting = field(default_factory=dict)
+    cut_episodes: int = 0
+    """Evaluation episodes with sampled actions that had not ended after `eval_max_steps` steps."""
+    greedy_cut_episodes: int = 0
+    """As `cut_episodes`, with greedy actions."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON-serializable dict that `--json` prints; numbers of a missing evaluation are None."""
@@ -78,6 +82,8 @@ class SeedResult:
             "length_mean": float(self.lengths.mean()) if played else None,
             "episodes": int(self.returns.size),
             "greedy_return_mean": float(self.greedy_returns.mean()) if greedy else None,
+            "cut_episodes": self.cut_episodes,
+            "greedy_cut_episodes": self.greedy_cut_episodes,
         }
 
     def __repr__(self) -> str:
@@ -228,8 +234,9 @@ class Result:
 
         name = self.plan.config.name or self.plan.config.algorithm
         backend = self.plan.config.backend if env is None else "auto"
+        limit = self.plan.config.eval_max_steps
         policies = [
-            PlayablePolicy(f"{name} s{run.seed}", self._policy(row), run.seed, backend)
+            PlayablePolicy(f"{name} s{run.seed}", self._policy(row), run.seed, backend, max_steps=limit)
             for row, run in enumerate(self.runs)
         ]
         mode: EvaluationMode = "greedy" if deterministic else "sampled"
@@ -358,6 +365,10 @@ class Outcome:
             event = self._final.get((mode, row))
             return empty if event is None else getattr(event, what)[row]
 
+        def cut(mode: str, row: int) -> int:
+            event = self._final.get((mode, row))
+            return 0 if event is None or event.cut is None else int(event.cut[row])
+
         runs = tuple(
             SeedResult(
                 seed=member.seed,
@@ -370,6 +381,8 @@ class Outcome:
                 returns=played("sampled", "returns", row),
                 lengths=played("sampled", "lengths", row),
                 greedy_returns=played("greedy", "returns", row),
+                cut_episodes=cut("sampled", row),
+                greedy_cut_episodes=cut("greedy", row),
             )
             for row, (member, key) in enumerate(zip(plan.members, plan.run_keys, strict=True))
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pgzoo.runs.waiting import ProgressMode
 from pgzoo.tracking import Session
 from pgzoo.training.plan import Plan
 from pgzoo.training.rollout import Activity
@@ -38,7 +39,7 @@ class RunContext:
     session: Session
     command: str
     tags: Mapping[str, str]
-    progress: str
+    progress: ProgressMode
     resumed: tuple[Mapping[str, Any], ...] = ()
     activity: Activity = field(default_factory=Activity)
 

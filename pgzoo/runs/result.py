@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -115,6 +116,8 @@ class Result:
     error: RunFailed | None = None
     lost_members: frozenset[int] = frozenset()
     """Rows of `runs` without a policy: their process died before it saved one."""
+    over: float = 0.0
+    """When training and evaluation were over, by `time.monotonic()`."""
 
     @property
     def status(self) -> MemberStatus:
@@ -323,6 +326,10 @@ class Result:
             rows.append([str(run.seed), *settings, run.status, f"{run.env_steps:,}", *cells])
         return html_table(self._caption, head, rows)
 
+    def format_shipping(self) -> str:
+        """Return what the tracker is doing now, and how much is left to do."""
+        return tracking.format_shipping(self.session.pending(), self.tracking_uri)
+
     def settled(self, wait: float = EXIT_WAIT) -> Result:
         """Wait up to `wait` seconds until all records are in MLflow; return the result with the MLflow run ids."""
         pending = self.session.close(wait)
@@ -341,13 +348,14 @@ class Outcome:
         self._steps_before = steps_before
         self._final: dict[tuple[str, int], Evaluated] = {}
         self._ended: RunEnded | None = None
+        self._over = time.monotonic()
 
     def record(self, event: object) -> None:
         """Keep the final evaluations and the end of the run."""
         if isinstance(event, Evaluated) and event.final:
             self._final |= {(event.mode, int(row)): event for row in np.flatnonzero(event.active)}
         elif isinstance(event, RunEnded):
-            self._ended = event
+            self._ended, self._over = event, time.monotonic()
 
     def result(
         self,
@@ -399,4 +407,5 @@ class Outcome:
             self._steps_before,
             error,
             lost_members,
+            self._over,
         )

@@ -129,9 +129,11 @@ class Waiting:
         from rich.console import Console
         from rich.text import Text
 
-        shown = Text(line, no_wrap=True, overflow="ellipsis")
+        console = Console(stderr=True)
+        shown = Text(line)
+        shown.truncate(console.width - 3, overflow="ellipsis")  # beside the spinner, in one line
         if self._status is None:
-            self._status = Console(stderr=True).status(shown)
+            self._status = console.status(shown)
             self._status.__enter__()
         else:
             self._status.update(shown)  # type: ignore[attr-defined]

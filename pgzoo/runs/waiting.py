@@ -77,6 +77,11 @@ class NotebookLine:
         else:
             self._handle.update(data, raw=True)
 
+    def clear(self) -> None:
+        """Show an empty line in place of a text, if there is one."""
+        if self._handle is not None:
+            self.show("")
+
 
 class Waiting:
     """Shows a text, with the seconds so far, while the body of a `with` statement takes longer than a second.
@@ -107,8 +112,7 @@ class Waiting:
         self._ticker.stop()
         if self._status is not None:
             self._status.__exit__(None, None, None)
-        elif self._mode == "notebook" and time.monotonic() >= self._next:
-            self._notebook.show("")
+        self._notebook.clear()
 
     def _tick(self) -> None:
         now = time.monotonic()

@@ -169,9 +169,10 @@ def _train(ctx: click.Context, /, preset: str, file: str | None, no_progress: bo
     from pgzoo.cli import summary
     from pgzoo.cli.options import given, where
     from pgzoo.config import Layer, read_yaml
-    from pgzoo.envs.info import newer
+    from pgzoo.envs.ids import newer
     from pgzoo.errors import ConfigError
-    from pgzoo.runs.runner import compose, run_config
+    from pgzoo.runs.resolve import compose
+    from pgzoo.runs.runner import run_config
 
     if ctx.params.get("seed") is not None and ctx.params.get("seeds") is not None:
         raise click.UsageError("--seed and --seeds exclude each other.", ctx)

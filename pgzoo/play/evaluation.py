@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pgzoo.config import read_yaml
-from pgzoo.envs import info
+from pgzoo.envs import ids
 from pgzoo.envs.choice import choose_backend, inspect_environment
 from pgzoo.errors import ConfigError, UnfitError, UsageError
 from pgzoo.export.bundle import DESCRIPTION, TENSORS, LoadedPolicy, load_policy
@@ -88,7 +88,7 @@ def environment_for(
         raise UsageError(f'The policy\'s environment is in module "{module}". It loads no code: add --import {module}.')
     chosen = None
     if catalog is None:
-        info.check(request.id, request.kwargs)
+        ids.check(request.id, request.kwargs)
     else:
         _, chosen = choose_backend(backend, catalog, request)
     found, expected = inspect_environment(request, chosen), policy.spec

@@ -20,9 +20,10 @@ from pgzoo.config import Layer
 from pgzoo.errors import ConfigError, UnknownName
 from pgzoo.launchers.processes import cores
 from pgzoo.registry import PluginCatalog, discover
+from pgzoo.runs.resolve import compose
 from pgzoo.runs.result import Result
 from pgzoo.runs.resume import resume
-from pgzoo.runs.runner import compose, run_config
+from pgzoo.runs.runner import run_config
 from pgzoo.tracking import Home, find, records
 from pgzoo.training import checkpoint
 

@@ -24,7 +24,7 @@ from pgzoo.config.sweep import Setting, format_setting, grid
 from pgzoo.config.validation import normalize, validate
 from pgzoo.errors import ConfigError
 
-__all__ = ["MERGED", "RESERVED", "RUN_KEYS", "Component", "Member", "RunConfig", "overridden"]
+__all__ = ["EVAL_MAX_STEPS", "MERGED", "RESERVED", "RUN_KEYS", "Component", "Member", "RunConfig", "overridden"]
 
 
 class Component(Settings):
@@ -55,6 +55,9 @@ def _count_or_list(value: Any) -> Any:
         return count if isinstance(count, float) else tuple(range(count))
     return value
 
+
+EVAL_MAX_STEPS = 100_000
+"""Default of `eval_max_steps`."""
 
 MAX_MEMBERS = 10_000
 """Members (seeds times settings of a sweep) of one run."""
@@ -100,6 +103,9 @@ class RunConfig(Settings):
     eval_episodes: Annotated[PositiveInt, Field(description="episodes of an evaluation, sampled and again greedy")] = (
         100
     )
+    eval_max_steps: Annotated[
+        PositiveInt, Field(description="steps after which an evaluation episode that has not ended is cut")
+    ] = EVAL_MAX_STEPS
     checkpoint_every: Annotated[
         NonNegativeInt | None,
         Field(description="keep a checkpoint each time so many steps are taken; 0: only at the end; default: by time"),

@@ -24,7 +24,7 @@ from pgzoo.training.learner import Learner
 from pgzoo.training.metrics import Report, Stopwatch
 from pgzoo.training.minibatches import Cutter
 from pgzoo.training.plan import POLICY, Plan, PolicyView, named, own
-from pgzoo.training.rollout import Finished
+from pgzoo.training.rollout import Evaluation, Finished
 from pgzoo.training.seeding import generator
 from pgzoo.training.targets import EvaluationInputs, bind_estimator, policy_evaluator
 from pgzoo.training.update_record import UpdateRecord
@@ -173,7 +173,7 @@ class Engine:
         state, returns, trajectory, finished = self.experience.play(state, moved(candidates, self.device))
         return self._take_in(state, trajectory, finished)[0], returns
 
-    def evaluate(self, state: TrainState, active: NDArray[np.bool_], mode: EvaluationMode) -> Finished:
+    def evaluate(self, state: TrainState, active: NDArray[np.bool_], mode: EvaluationMode) -> Evaluation:
         """Play the evaluation episodes of the members in `active [S]`; see `rollout.evaluate`."""
         return self.experience.evaluate(state, active, mode)
 

@@ -84,7 +84,8 @@ class Evaluated:
     """The members in `active [S]` were evaluated, in separate environments with fixed seeds.
 
     `mode` says whether actions were sampled ("sampled") or the policy's mode ("greedy"); `final` marks the evaluation
-    of the last parameters.
+    of the last parameters. `cut [S]` counts the episodes that had not ended after `eval_max_steps` steps: their returns
+    and lengths count up to there. None: no episode was cut.
     """
 
     env_steps: Ints
@@ -93,6 +94,7 @@ class Evaluated:
     final: bool
     returns: tuple[Floats, ...]
     lengths: tuple[Ints, ...]
+    cut: Ints | None = None
 
 
 @dataclass(frozen=True, eq=False)

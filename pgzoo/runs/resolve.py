@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from pgzoo.config import AlgorithmConfig, Component, Layer, RunConfig, read_yaml
+from pgzoo.config.aliases import setting_hint
 from pgzoo.config.renaming import with_current_names
 from pgzoo.config.run import MERGED, RESERVED, RUN_KEYS, overridden
 from pgzoo.config.sweep import grid, sweepable
@@ -78,7 +79,8 @@ def resolve(layers: Sequence[Layer], catalog: PluginCatalog) -> RunConfig:
     for key in [key for key in merged if key not in known]:
         merged.pop(key)
         errors.append(
-            f"{origin(key)}: no setting of that name.{did_you_mean(key, known)} See: pgzoo run {algorithm} --help"
+            f"{origin(key)}: no setting of that name.{setting_hint(key, known | RESERVED) or did_you_mean(key, known)} "
+            f"See: pgzoo run {algorithm} --help"
         )
     settings = validate(settings_model, own, origin, errors)
     placeholders = {kind: part or Component.model_construct() for kind, part in components.items()}

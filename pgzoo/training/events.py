@@ -84,7 +84,8 @@ class Evaluated:
     """The members in `active [S]` were evaluated, in separate environments with fixed seeds.
 
     `mode` says whether actions were sampled ("sampled") or the policy's mode ("greedy"); `final` marks the evaluation
-    of the last parameters.
+    of the last parameters. `state` holds the parameters that were evaluated. It is None in the process that only shows
+    what its workers train. It changes after the event: copy what is to be kept.
     """
 
     env_steps: Ints
@@ -93,6 +94,7 @@ class Evaluated:
     final: bool
     returns: tuple[Floats, ...]
     lengths: tuple[Ints, ...]
+    state: TrainState | None = None
 
 
 @dataclass(frozen=True, eq=False)

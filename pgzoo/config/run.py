@@ -25,7 +25,7 @@ from pgzoo.config.sweep import Setting, format_setting, grid
 from pgzoo.config.validation import normalize, validate
 from pgzoo.errors import ConfigError
 
-__all__ = ["MERGED", "RESERVED", "RUN_KEYS", "Component", "Member", "RunConfig", "overridden"]
+__all__ = ["MERGED", "RESERVED", "RUN_KEYS", "WRAPPER", "Component", "Member", "RunConfig", "overridden"]
 
 
 class Component(Settings):

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pgzoo.config import AlgorithmConfig, Component, Layer, RunConfig, read_yaml
 from pgzoo.config.aliases import setting_hint
 from pgzoo.config.renaming import with_current_names
-from pgzoo.config.run import MERGED, RESERVED, RUN_KEYS, overridden
+from pgzoo.config.run import MERGED, RESERVED, RUN_KEYS, WRAPPER, overridden
 from pgzoo.config.sweep import grid, sweepable
 from pgzoo.config.validation import validate
 from pgzoo.envs.wrappers import import_wrappers
@@ -35,7 +35,7 @@ def compose(given: Layer, catalog: PluginCatalog, *, preset: str = "auto", file:
     """
     if isinstance(wrappers := given.values.get("wrappers"), list | tuple):
         make_importable(Path.cwd())
-        import_wrappers(name for name in wrappers if isinstance(name, str))
+        import_wrappers(name for name in wrappers if isinstance(name, str) and WRAPPER.fullmatch(name))
     layers = [read_yaml(file), given] if file else [given]
     if "preset" in layers[0].values and file:
         values = dict(layers[0].values)

@@ -163,9 +163,10 @@ def _ship(result: Result, progress: ProgressMode) -> Result:
 
 def _print_next_steps(result: Result) -> None:
     """Print the speed, where the runs are, and the next commands."""
-    from pgzoo.tracking import display_uri
+    from pgzoo.tracking import NO_STORE, display_uri
 
     config, wall = result.plan.config, result.timing["loop"]
+    untracked = result.tracking_uri == NO_STORE
     where = f" --tracking-uri {display_uri(result.tracking_uri)}" if config.tracking_uri else ""
     settings = {tuple(run.settings.items()) for run in result.runs}
     which = result.group if len(result.runs) > 1 else result.runs[0].run_key
@@ -173,11 +174,14 @@ def _print_next_steps(result: Result) -> None:
     lines = [
         f"Trained   {result.env_steps - result.steps_before:,} steps in {wall:.1f} s ({result.speed:,.0f} steps/s)",
         f"Time      {_format_time(result)}",
-        f"MLflow    {display_uri(result.tracking_uri)}",
-        f"          experiment {result.experiment}",
+        *(
+            [f"MLflow    none: journals and checkpoints are in {result.session.home.runs}"]
+            if untracked
+            else [f"MLflow    {display_uri(result.tracking_uri)}", f"          experiment {result.experiment}"]
+        ),
         f"          group {result.group}",
-        f"Next      pgzoo ui{where}",
-        f"          pgzoo {'compare' if len(settings) > 1 else 'evaluate'} {which}",
+        *([] if untracked else [f"Next      pgzoo ui{where}"]),
+        f"{'Next' if untracked else '':10}pgzoo {'compare' if len(settings) > 1 else 'evaluate'} {which}",
     ]
     out.print("\n".join(lines), soft_wrap=True, markup=False)
     _warn(result)

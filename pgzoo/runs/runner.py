@@ -206,7 +206,8 @@ def _plan(
         ids.check(config.env, config.env_kwargs)  # frames are drawn by gymnasium's environment, on any backend
     group = worker.group if worker else resume_point.group if resume_point else ""
     compile_cache = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or home.root / "compiled")
-    plan = make_plan(config, catalog, group, resume_point.members if resume_point else (), compile_cache)
+    members = resume_point.members if resume_point else ()
+    plan = make_plan(config, catalog, group, members, compile_cache, resumed=resume_point is not None)
     backend = catalog.get("env_backend", plan.config.backend)
     if backend.name != config.backend and backend.plugin.source != "built-in":
         _log.warning(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from pgzoo.config import RunConfig
+from pgzoo.envs import ids
 from pgzoo.errors import PgzooError
 from pgzoo.play.evaluation import cut_episodes
 from pgzoo.training.events import Evaluated

@@ -117,11 +117,14 @@ class Engine:
         if plan.config.stop_on_plateau is not None:
             buffers |= plateau.begin()
         extra = self._algorithm_state()
+        buffers = _for_all(buffers, members)
+        params |= {name: value.clone() for name, value in plan.initial.items() if name in params}
+        buffers |= {name: value.clone() for name, value in plan.initial.items() if name in buffers}
         params |= extra.params
         zeros = np.zeros(members, np.int64)
         return TrainState(
             params=params,
-            buffers=_for_all(buffers, members) | extra.buffers,
+            buffers=buffers | extra.buffers,
             optimizer=self.learner.optimizer.init(flatten(params.values()) if params else torch.zeros(members, 0)),
             collector=None,
             active=np.ones(members, np.bool_),

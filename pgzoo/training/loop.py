@@ -263,8 +263,8 @@ class _TrainingRun:
             played = self.ctx.evaluate(self.ctx.state, active, mode)
             if not any(map(len, played.returns)):
                 return  # cancelled before the first round was completed
-            cut = played.cut if played.cut.any() else None
-            yield Evaluated(self.ctx.state.env_steps, active, mode, final, played.returns, played.lengths, cut)
+            state, cut = self.ctx.state, played.cut if played.cut.any() else None
+            yield Evaluated(state.env_steps, active, mode, final, played.returns, played.lengths, cut, state)
 
     def _still_active(self, state: TrainState, seconds: float) -> NDArray[np.bool_]:
         """Return the members that go on training; note the status and the first reason of those that end."""

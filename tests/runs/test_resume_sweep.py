@@ -84,7 +84,7 @@ def test_results_tell_each_setting(trained: Train) -> None:
     assert weights.equal(many.ended.state.params["policy.weight.0"][row(many)])
     with pytest.raises(
         ConfigError,
-        match=r"There are 4 policies of seed 2; give a seed and a setting\. Seeds: 0, 2\. Settings: learning_rate=0.0001",
+        match=r"There are 4 policies of seed 2; give a seed and a setting\. Seeds: 0, 2\. Settings: learning_rate=",
     ):
         many.policy(2)
     with pytest.raises(ConfigError, match=r"There is no policy of seed 2 with learning_rate=1\.0"):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pgzoo.cli.common import json_option, open_catalog, plugin_options, print_json, print_table, progress_option
+from pgzoo.cli.common import echo, json_option, open_catalog, plugin_options, print_json, print_table, progress_option
 
 if TYPE_CHECKING:
     from pgzoo.training.events import EvaluationMode
@@ -89,7 +89,7 @@ def command(
         ],
     )
     if per_episode:
-        click.echo()
+        echo()
         print_table(
             ("run", "episode", "return", "length"),
             [

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from pgzoo.cli.common import json_option, open_catalog, plugin_options, print_json
+from pgzoo.cli.common import echo, json_option, open_catalog, plugin_options, print_json
 
 __all__ = ["command"]
 
@@ -30,16 +30,16 @@ def command(ctx: click.Context, run_id: str, imports: tuple[str, ...], blocked: 
     found = find(run_id, Home.find())
     unlike = list(dict.fromkeys(what for one in found for what in differences(one)))
     for what in unlike:
-        click.echo(what, err=True)
+        echo(what, err=True)
     results = [repro(one, catalog) for one in found]
     if as_json:
         print_json([asdict(r) | {"equal": r.first is None, "unlike": unlike} for r in results])
     for result in [] if as_json else results:
         if result.first is None:
             upto = "" if result.until is None else f" up to step {result.until:,}"
-            click.echo(f"{result.run_key}: all {result.compared:,} values{upto} are equal, bit for bit.")
+            echo(f"{result.run_key}: all {result.compared:,} values{upto} are equal, bit for bit.")
         else:
             d = result.first
             then, now = ("nothing" if value is None else repr(value) for value in (d.then, d.now))
-            click.echo(f"{result.run_key}: the first difference is at step {d.step:,}, {d.metric}: {then}, now {now}.")
+            echo(f"{result.run_key}: the first difference is at step {d.step:,}, {d.metric}: {then}, now {now}.")
     ctx.exit(int(any(result.first for result in results)))

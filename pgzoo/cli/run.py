@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pgzoo.cli.common import json_option, open_catalog, peek, plugin_options, typed
+from pgzoo.cli.common import echo, json_option, open_catalog, peek, plugin_options, typed
 
 if TYPE_CHECKING:
     from pgzoo.registry import ComponentKind, PluginCatalog
@@ -182,7 +182,7 @@ def _train(ctx: click.Context, /, preset: str, file: str | None, no_progress: bo
     layer = Layer({"algorithm": ctx.info_name, **given(ctx)}, where(ctx))
     config = compose(layer, catalog, preset=preset, file=file)
     if version := newer(config.env):
-        click.echo(f"Note: {config.env} has a newer version, {version}.", err=True)
+        echo(f"Note: {config.env} has a newer version, {version}.", err=True)
     progress = "none" if no_progress else "bar" if sys.stderr.isatty() else "plain"
     result = run_config(config, catalog, command=typed(), progress=progress)
     summary.conclude(ctx, result, as_json)

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
+from pgzoo.cli import common
+from pgzoo.errors import visible
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
     from rich.console import Console
@@ -47,7 +50,7 @@ def conclude(ctx: click.Context, result: Result, as_json: bool) -> None:
 def _print_json(result: Result) -> None:
     """Print the result as one line of JSON on stdout, and warnings on stderr."""
     _warn(result)
-    click.echo(json.dumps(result.to_dict(), allow_nan=False))
+    common.echo(json.dumps(result.to_dict(), allow_nan=False))
 
 
 def _print_result(result: Result) -> None:
@@ -67,7 +70,7 @@ def _print_result(result: Result) -> None:
     else:
         _add_seeds(table, result)
     out = _console()
-    out.print(f"\n[bold]{config.algorithm} on {config.env}[/]: {judged}\n")
+    out.print(f"\n[bold]{visible(config.algorithm)} on {visible(config.env)}[/]: {judged}\n")
     out.print(table)
     if swept:
         out.print("[dim]Each row is over the means of its seeds.[/]")
@@ -97,7 +100,9 @@ def _add_settings(table: Table, result: Result) -> None:
         runs = [run for run in result.runs if run.settings == setting]
         status = max((run.status for run in runs), key=BADNESS.index)
         steps = sum(run.env_steps for run in runs)
-        table.add_row(*map(str, values), str(len(runs)), _colored(status), f"{steps:,}", *_over(runs))
+        table.add_row(
+            *(visible(str(value)) for value in values), str(len(runs)), _colored(status), f"{steps:,}", *_over(runs)
+        )
 
 
 def _over(runs: Sequence[SeedResult]) -> list[str]:
@@ -123,7 +128,7 @@ def _print_profile(result: Result) -> None:
     for phase, seconds in parts.items():
         table.add_row(phase, f"{seconds:.2f}", f"{seconds / total:.1%}")
     _console().print(table)
-    click.echo()
+    common.echo()
 
 
 def _ship(result: Result) -> Result:
@@ -156,7 +161,7 @@ def _print_next_steps(result: Result) -> None:
         f"Next      pgzoo ui{where}",
         f"          pgzoo {'compare' if len(settings) > 1 else 'evaluate'} {which}",
     ]
-    out.print("\n".join(lines), soft_wrap=True, markup=False)
+    out.print(visible("\n".join(lines)), soft_wrap=True, markup=False)
     _warn(result)
 
 
@@ -184,15 +189,15 @@ def _warn(result: Result) -> None:
     for run in result.runs:
         if run.status != "finished" and result.error is None:
             of = f" of {format_setting(run.settings)}" if run.settings else ""
-            click.echo(f"Seed {run.seed}{of}, {run.status} after {run.env_steps:,} steps: {run.reason}", err=True)
+            common.echo(f"Seed {run.seed}{of}, {run.status} after {run.env_steps:,} steps: {run.reason}", err=True)
     if any(run.status == "interrupted" for run in result.runs):
-        click.echo("Metrics and policies so far are saved.", err=True)
+        common.echo("Metrics and policies so far are saved.", err=True)
     if dropped := result.pending.dropped:
-        click.echo(f"Left out of the curves, as not finite (NaN or infinite): {plural(dropped, 'value')}.", err=True)
+        common.echo(f"Left out of the curves, as not finite (NaN or infinite): {plural(dropped, 'value')}.", err=True)
     if lost := result.pending.lost:
-        click.echo(f"Lost because the disk was full: {plural(lost, 'record')}.", err=True)
+        common.echo(f"Lost because the disk was full: {plural(lost, 'record')}.", err=True)
     if result.pending:
-        click.echo(f"Still to be shipped to MLflow: {result.pending}. It goes on in the background.", err=True)
+        common.echo(f"Still to be shipped to MLflow: {result.pending}. It goes on in the background.", err=True)
         if why := pending(result.session.home).errors.get(display_uri(result.tracking_uri)):
-            click.echo(f"So far: {why}", err=True)
-        click.echo("If it is interrupted: pgzoo sync", err=True)
+            common.echo(f"So far: {why}", err=True)
+        common.echo("If it is interrupted: pgzoo sync", err=True)

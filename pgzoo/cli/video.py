@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from pgzoo.cli.common import json_option, open_catalog, plugin_options, print_json, progress_option
+from pgzoo.cli.common import echo, json_option, open_catalog, plugin_options, print_json, progress_option
 
 __all__ = ["command"]
 
@@ -77,6 +77,6 @@ def command(
         )
         written.append({"name": one.name, "seed": one.seed, "file": str(path), "returns": returns})
         if not as_json:
-            click.echo(f"{path}  return {', '.join(f'{r:g}' for r in returns)}")
+            echo(f"{path}  return {', '.join(f'{r:g}' for r in returns)}")
     if as_json:
         print_json(written)

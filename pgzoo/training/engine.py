@@ -69,7 +69,8 @@ class Engine:
         self.record = UpdateRecord()
         self.hyperparameters = Hyperparameters(plan)
         self.experience = Experience(plan, self.watch, resuming=state is not None)
-        self.learner = Learner(plan, self.policy, self.hyperparameters, self.watch)
+        monitor = self.experience.monitor
+        self.learner = Learner(plan, self.policy, self.hyperparameters, self.watch, lambda: monitor.cancelled())
         self._estimator = bind_estimator(plan, self.hyperparameters.gamma)
         self._evaluator = policy_evaluator(plan, self.policy, padded=self.learner.padded)
         self._compiled_evaluator = self.learner.compile(self._evaluator)

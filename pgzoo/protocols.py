@@ -109,7 +109,9 @@ class EnvBackend(Protocol):
     A backend may also have
         preferred(request) -> bool: whether `auto` chooses it over `sync`, if it fits. `request.rows` are those of one
             member, because the choice must not depend on the number of members;
-        foreign = True: its environments are its own: it also runs ids that gymnasium can't make, if it is named.
+        foreign = True: its environments are its own: it also runs ids that gymnasium can't make, if it is named;
+        wraps = True: it applies `request.wrappers` and `request.frame_stack`. Without it, requests that have them are
+            not passed to the backend.
     """
 
     width: int

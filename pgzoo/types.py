@@ -307,7 +307,9 @@ class EnvRequest(NamedTuple):
     """Which environment, and how many copies: `rows` = members times environments per member.
 
     `states` (see `protocols.EnvState`) may save and restore one. `masked` says that the environment is known to send
-    action masks, with some of its steps at least: then `VectorEnv.action_mask` is never None.
+    action masks, with some of its steps at least: then `VectorEnv.action_mask` is never None. `wrappers`, named
+    `module:Class`, are put around it in this order, and after them one that stacks the last `frame_stack` observations
+    (0: none).
     """
 
     id: str
@@ -316,6 +318,13 @@ class EnvRequest(NamedTuple):
     rows: int
     states: tuple[Any, ...] = ()
     masked: bool = False
+    wrappers: tuple[str, ...] = ()
+    frame_stack: int = 0
+
+    @property
+    def wrapped(self) -> bool:
+        """Whether the run puts wrappers around the environment."""
+        return bool(self.wrappers or self.frame_stack)
 
 
 class StepResult(NamedTuple):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pgzoo.cli.common import (
+    echo,
     json_option,
     open_catalog,
     peek,
@@ -189,12 +190,13 @@ def _train(
     layer = Layer({"algorithm": ctx.info_name, **given(ctx)}, where(ctx))
     with stdout_to_stderr():
         with Waiting("Loading torch and gymnasium", progress):
-            from pgzoo.envs.info import newer
-            from pgzoo.runs.runner import compose, run_config
+            from pgzoo.envs.ids import newer
+            from pgzoo.runs.resolve import compose
+            from pgzoo.runs.runner import run_config
 
             config = compose(layer, catalog, preset=preset, file=file)
         if version := newer(config.env):
-            click.echo(f"Note: {config.env} has a newer version, {version}.", err=True)
+            echo(f"Note: {config.env} has a newer version, {version}.", err=True)
         result = run_config(config, catalog, command=typed(), progress=progress)
     summary.conclude(ctx, result, as_json, progress)
 

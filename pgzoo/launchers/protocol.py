@@ -51,7 +51,8 @@ def split(members: int, count: int) -> list[list[int]]:
 
 def encode(event: Event) -> str:
     """Return a worker's event as a line of JSON."""
-    return json.dumps({"t": type(event).__name__, **vars(event)}, default=_plain)
+    content = {name: value for name, value in vars(event).items() if name != "state"}  # tensors stay with the worker
+    return json.dumps({"t": type(event).__name__, **content}, default=_plain)
 
 
 def decode(content: Mapping[str, Any], rows: Sequence[int], env_steps: NDArray[np.int64]) -> Event:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pgzoo.config import EVAL_MAX_STEPS, read_yaml
-from pgzoo.envs import info
+from pgzoo.envs import ids
 from pgzoo.envs.choice import choose_backend, inspect_environment
 from pgzoo.errors import ConfigError, UnfitError, UsageError
 from pgzoo.export.bundle import DESCRIPTION, TENSORS, LoadedPolicy, load_policy
@@ -83,7 +83,12 @@ def policy_of_run(found: Found, catalog: PluginCatalog) -> PlayablePolicy:
     found.artifact(f"policy/{TENSORS}")
     policy = load_policy(folder, catalog)
     policy.env = EnvRequest(
-        str(settings.get("env")), dict(settings.get("env_kwargs") or {}), settings.get("max_episode_steps"), rows=1
+        str(settings.get("env")),
+        dict(settings.get("env_kwargs") or {}),
+        settings.get("max_episode_steps"),
+        rows=1,
+        wrappers=tuple(settings.get("wrappers") or ()),
+        frame_stack=settings.get("frame_stack") or 0,
     )
     max_steps = int(settings.get("eval_max_steps", EVAL_MAX_STEPS))
     return PlayablePolicy(found.name, policy, found.seed, str(settings.get("backend", "auto")), found, max_steps)
@@ -94,14 +99,19 @@ def environment_for(
 ) -> EnvRequest:
     """Return the environment to play in: `env`, or else the one in which the policy was trained.
 
+    Both have the wrappers of the training, which decide what the policy observes.
+
     Without a `catalog` gymnasium makes it, with one the backend of that name does.
 
     Raises:
         ConfigError: no environment is given or known.
-        UsageError: the policy's environment is in a module that isn't imported: a policy loads no code.
+        UsageError: the policy's environment or a wrapper is in a module that isn't imported: a policy loads no code.
         EnvError, UnfitError: it can't be made here, or has other observations or actions than the policy.
     """
-    request = policy.env if env is None else EnvRequest(env, {}, None, 1)
+    request = policy.env
+    if env is not None:
+        wrappers = (policy.env.wrappers, policy.env.frame_stack) if policy.env else ((), 0)
+        request = EnvRequest(env, {}, None, 1, (), False, *wrappers)
     if request is None:
         raise ConfigError("The policy doesn't say in which environment it was trained. Name one: --env ID")
     module, colon, _ = request.id.partition(":")
@@ -109,7 +119,7 @@ def environment_for(
         raise UsageError(f'The policy\'s environment is in module "{module}". It loads no code: add --import {module}.')
     chosen = None
     if catalog is None:
-        info.check(request.id, request.kwargs)
+        ids.check(request.id, request.kwargs)
     else:
         _, chosen = choose_backend(backend, catalog, request)
     found, expected = inspect_environment(request, chosen), policy.spec

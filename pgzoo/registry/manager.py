@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pluggy import PluginManager
 
-from pgzoo.errors import PluginError, UnknownName, did_you_mean
+from pgzoo.errors import PluginError, UnknownName, UsageError, did_you_mean
 from pgzoo.registry import files, hooks
 from pgzoo.registry.catalog import PluginCatalog, PluginInfo, Registry, Source, describe_error
 
@@ -63,10 +63,11 @@ def discover(
     `blocked` and the variable PGZOO_DISABLE_PLUGINS (separated by commas) name plugins or distributions to
     leave alone; "local" is the inline plugin. `imports` are module names or paths of Python files.
 
-    A plugin that fails is listed as broken and the others work. Raises PluginError if one of `imports` fails,
+    A plugin that fails is listed as broken and the others work; so is an inline plugin that somebody else could have
+    written. Raises PluginError if one of `imports` fails,
     as it was asked for by name, and UnknownName if `blocked` has a name that no plugin bears.
     """
-    folder = Path(cwd or Path.cwd()).resolve()
+    folder = Path(cwd or _working_folder()).resolve()
     candidates = [*_built_ins(), *_entry_points(), *(_import(name, folder) for name in imports)]
     if inline and (folder / INLINE_FILE).is_file():
         candidates.append(_file(INLINE_FILE, folder, "inline", INLINE_NAME))
@@ -79,6 +80,14 @@ def discover(
         else:
             _admit(candidate, catalog)
     return catalog
+
+
+def _working_folder() -> Path:
+    """Return the working directory. Raises UsageError if it was deleted."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise UsageError("The working directory was deleted. Change to another folder: cd") from None
 
 
 def _admit(candidate: _Candidate, catalog: PluginCatalog) -> None:
@@ -160,6 +169,8 @@ def _import(name: str, folder: Path) -> _Candidate:
 
 def _file(path: str, folder: Path, source: Source, name: str) -> _Candidate:
     def load() -> object:
+        if source == "inline":
+            files.check_owned(folder / path)
         files.make_importable(folder)
         return files.run_file((folder / path).resolve())
 

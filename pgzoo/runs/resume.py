@@ -16,9 +16,10 @@ from pgzoo.config import Layer, Member, RunConfig, read_yaml
 from pgzoo.config.sweep import SWEEP, Setting, parse_setting
 from pgzoo.errors import CheckpointError, StoreError, UsageError
 from pgzoo.launchers.protocol import ResumePoint
+from pgzoo.runs.planning import make_plan
 from pgzoo.runs.provenance import versions
 from pgzoo.runs.resolve import resolve
-from pgzoo.runs.runner import make_plan, run_config
+from pgzoo.runs.runner import run_config
 from pgzoo.runs.waiting import ProgressMode
 from pgzoo.tracking.journal import LOCK_WAIT
 from pgzoo.tracking.ledger import start_of

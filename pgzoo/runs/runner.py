@@ -18,17 +18,18 @@ from pluggy import PluginManager
 
 from pgzoo import tracking
 from pgzoo.config import Layer, RunConfig
-from pgzoo.envs import info
+from pgzoo.envs import ids
 from pgzoo.errors import RunFailed
 from pgzoo.launchers.coordinator import Coordinator
 from pgzoo.launchers.protocol import ResumePoint
 from pgzoo.ops.acting import memory_size
 from pgzoo.play.video import need_extra
-from pgzoo.registry import PluginCatalog, add_listener, discover, listener_manager, relay
-from pgzoo.runs.checkpointing import CheckpointWriter
+from pgzoo.registry import PluginCatalog, discover
+from pgzoo.runs.checkpoint_writer import CheckpointWriter
 from pgzoo.runs.context import RunContext
 from pgzoo.runs.planning import make_plan, name_component
 from pgzoo.runs.provenance import tags
+from pgzoo.runs.relay import add_listener, listener_manager, relay
 from pgzoo.runs.resolve import compose
 from pgzoo.runs.result import Outcome, Result
 from pgzoo.runs.rows import warn_of_few_rows
@@ -40,7 +41,7 @@ from pgzoo.training.events import Evaluated, Event
 from pgzoo.training.loop import Control, train
 from pgzoo.training.plan import Plan
 
-__all__ = ["WorkerContext", "compose", "make_plan", "plan", "run", "run_config"]
+__all__ = ["WorkerContext", "plan", "run", "run_config"]
 
 _log = logging.getLogger("pgzoo")
 
@@ -202,10 +203,11 @@ def _plan(
     """Make the plan, and warn if `auto` chose the environment backend of an installed plugin."""
     if config.video:
         need_extra("--video")
-        info.check(config.env, config.env_kwargs)  # frames are drawn by gymnasium's environment, on any backend
+        ids.check(config.env, config.env_kwargs)  # frames are drawn by gymnasium's environment, on any backend
     group = worker.group if worker else resume_point.group if resume_point else ""
     compile_cache = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or home.root / "compiled")
-    plan = make_plan(config, catalog, group, resume_point.members if resume_point else (), compile_cache)
+    members = resume_point.members if resume_point else ()
+    plan = make_plan(config, catalog, group, members, compile_cache, resumed=resume_point is not None)
     backend = catalog.get("env_backend", plan.config.backend)
     if backend.name != config.backend and backend.plugin.source != "built-in":
         _log.warning(

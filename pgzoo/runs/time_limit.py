@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from pgzoo.config import RunConfig
-from pgzoo.envs import info
+from pgzoo.envs import ids
 from pgzoo.errors import PgzooError
 from pgzoo.play.evaluation import cut_episodes
 from pgzoo.training.events import Evaluated
@@ -23,7 +23,7 @@ def has_time_limit(config: RunConfig) -> bool:
     if config.max_episode_steps is not None or config.backend not in ("sync", "async"):
         return True  # other backends have time limits of their own
     try:
-        return info.find(config.env).max_episode_steps is not None
+        return ids.find(config.env).max_episode_steps is not None
     except PgzooError:
         return True
 

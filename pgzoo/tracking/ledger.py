@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pgzoo.files import write_file
-from pgzoo.tracking.home import Home, sqlite_path
+from pgzoo.tracking.home import NO_STORE, Home, sqlite_path
 from pgzoo.tracking.journal import Record, records
 from pgzoo.tracking.locks import is_locked
 
@@ -21,6 +21,7 @@ __all__ = [
     "ShippingSummary",
     "format_shipping",
     "identity",
+    "is_tracked",
     "journal_folders",
     "pending",
     "plural",
@@ -119,6 +120,8 @@ def pending_of(folders: Iterable[Path]) -> Pending:
         ledger = Ledger.read(folder)
         if not size or ledger.done(size):
             continue
+        if not is_tracked(folder):
+            continue
         if ledger.refused:
             refused += 1
             continue
@@ -161,6 +164,12 @@ def journal_folders(home: Home) -> list[Path]:
 def start_of(folder: Path) -> Record | None:
     """Return the start record of a run's journal, or None if it was never written."""
     return next((r for r, _ in records(folder, limit=0) if r and r["t"] == "start"), None)
+
+
+def is_tracked(folder: Path) -> bool:
+    """Return whether a run is to be shipped to a store: all but those that were started with `--tracking-uri none`."""
+    start = start_of(folder)
+    return start is None or start["uri"] != NO_STORE
 
 
 def identity(folder: Path, start: Record, shipped: Mapping[str, Any]) -> dict[str, Any]:

@@ -86,6 +86,9 @@ class Evaluated:
     `mode` says whether actions were sampled ("sampled") or the policy's mode ("greedy"); `final` marks the evaluation
     of the last parameters. `cut [S]` counts the episodes that had not ended after `eval_max_steps` steps: their returns
     and lengths count up to there. None: no episode was cut.
+
+    `state` holds the parameters that were evaluated. It is None in a process that only displays what its workers train.
+    It changes after the event: copy what is to be kept.
     """
 
     env_steps: Ints
@@ -95,6 +98,7 @@ class Evaluated:
     returns: tuple[Floats, ...]
     lengths: tuple[Ints, ...]
     cut: Ints | None = None
+    state: TrainState | None = None
 
 
 @dataclass(frozen=True, eq=False)

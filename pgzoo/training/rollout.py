@@ -47,7 +47,7 @@ EPISODE_CAPACITY = 512
 
 
 class Cancelled(Exception):
-    """A collection of whole episodes was given up. The steps that it gathered are lost, and nothing else."""
+    """A collection of whole episodes, or compiling, was given up. What the update had done is lost, and no more."""
 
 
 class EndlessEpisode(RunFailed):

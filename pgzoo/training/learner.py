@@ -32,19 +32,27 @@ from pgzoo.training.targets import Estimator, Evaluator
 from pgzoo.training.update_record import UpdateRecord
 from pgzoo.types import Batch, LossFunction, Params, TrainState, Trajectory
 
-__all__ = ["Stepper"]
+__all__ = ["Learner"]
 
 MANY_LOSSES = 8
 """Beyond so many different losses, a loss is most likely a new function each time, and not worth compiling."""
 
 
-class Stepper:
+class Learner:
     """Moves the parameters of a train state; metrics and failures go to the record of the update.
 
     Members take no step that are not active, or that were halted on the way to the state that is given.
     """
 
-    def __init__(self, plan: Plan, policy: PolicyView, hyperparameters: Hyperparameters, watch: Stopwatch) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        policy: PolicyView,
+        hyperparameters: Hyperparameters,
+        watch: Stopwatch,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Compiling a step is given up when `cancelled()` turns True."""
         settings: Any = plan.config.settings
         by_gradient = isinstance(settings, AlgorithmConfig)
         self.optimizer = make_optimizer(settings.optimizer, settings.optimizer_eps) if by_gradient else NO_OPTIMIZER
@@ -52,13 +60,14 @@ class Stepper:
         self.compiled = plan.config.compile == "on"
         self.padded = self.device.type == "cpu" and not self.compiled
         self._plan, self._policy, self._hyperparameters, self._watch = plan, policy, hyperparameters, watch
+        self._cancelled = cancelled
         self._steps: dict[tuple[LossFunction, str], InnerStep] = {}
         self._updates: dict[LossFunction, Callable[[UpdateInput], StepResult]] = {}
         self._flat: tuple[Params, Tensor] = {}, torch.empty(0)  # the parameters of the last step, and their vector
 
     def compile(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """Return the function compiled, if this run compiles."""
-        return Compiled(function, self._watch, self._plan.compile_cache) if self.compiled else function
+        return Compiled(function, self._watch, self._plan.compile_cache, self._cancelled) if self.compiled else function
 
     def step(self, record: UpdateRecord, loss: LossFunction, state: TrainState, batch: Batch, only: str) -> TrainState:
         """Take one gradient step; see `protocols.UpdateContext.step`."""

@@ -59,8 +59,8 @@ def main() -> None:
     rows = [line(env, options.seconds, options.rounds) for env in options.envs]
     table = "\n".join(
         [
-                        "| | sync: 1 env | 8 envs | 64 envs | envpool: 1 env | 8 envs | 64 envs | envpool, two threads: 8 envs "
-            "| 64 envs | envpool ÷ sync: 1 env | 8 envs | 64 envs |",
+            "| | sync: 1 env | 8 envs | 64 envs | envpool: 1 env | 8 envs | 64 envs "
+            "| envpool, two threads: 8 envs | 64 envs | envpool ÷ sync: 1 env | 8 envs | 64 envs |",
             f"|---|{'---:|' * 11}",
             *rows,
         ]

@@ -1,6 +1,6 @@
 """Train the members of a plan, as a generator of events.
 
-Nothing here knows of plugins, trackers, the command line or a terminal.
+It is independent of plugins, tracking, the command line and terminals.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run has come, as a checkpoint holds it: its state, and a status and a reason per member.
+    """The state of a run that a checkpoint stores, with a status and a reason per member.
 
     The status of an active member is "running", unless a component of the run has failed. For `forgets` see `Plan`.
     """
@@ -93,7 +93,10 @@ class Control:
     """What the run is doing right now, to be shown by another thread."""
 
     def stop(
-        self, members: tuple[int, ...] | None = None, reason: str = "asked to stop", status: MemberStatus = "stopped"
+        self,
+        members: tuple[int, ...] | None = None,
+        reason: str = "stopped by the caller",
+        status: MemberStatus = "stopped",
     ) -> None:
         """End members (indices; None: all). Their last parameters are evaluated."""
         self.stops.append(Stop(members, reason, status))
@@ -269,7 +272,7 @@ class _TrainingRun:
             yield Evaluated(state.env_steps, active, mode, final, played.returns, played.lengths, cut, state)
 
     def _still_active(self, state: TrainState, seconds: float) -> NDArray[np.bool_]:
-        """Return the members that go on training; note the status and the first reason of those that end."""
+        """Return the members that continue to train; record the status and the first reason of those that end."""
         c, active = self.plan.config, state.active.copy()
 
         def end(row: int, status: MemberStatus, reason: str) -> None:
@@ -282,15 +285,15 @@ class _TrainingRun:
         for row in range(len(active)):
             recent = float(state.recent[row].mean())  # NaN before that many episodes
             if c.total_steps is not None and state.env_steps[row] >= c.total_steps:
-                end(row, "finished", f"{c.total_steps:,} steps are done")
+                end(row, "finished", f"completed {c.total_steps:,} steps")
             if c.total_episodes is not None and state.episodes[row] >= c.total_episodes:
-                end(row, "finished", f"{c.total_episodes:,} episodes are done")
+                end(row, "finished", f"completed {c.total_episodes:,} episodes")
             if c.stop_at is not None and recent >= c.stop_at:
                 end(row, "stopped", f"the mean return of {RECENT} episodes reached {c.stop_at:g}")
             if c.stop_on_plateau is not None and stagnant[row] >= c.stop_on_plateau:
-                end(row, "stopped", f"{c.stop_on_plateau:,} steps gave no better mean return of {RECENT} episodes")
+                end(row, "stopped", f"no better mean return of {RECENT} episodes for {c.stop_on_plateau:,} steps")
             if c.max_minutes is not None and seconds >= 60 * c.max_minutes:
-                end(row, "stopped", f"{c.max_minutes:g} minutes are over")
+                end(row, "stopped", f"reached the limit of {c.max_minutes:g} minutes")
         for stop in self.control.take_stops():
             for row in range(len(active)) if stop.members is None else stop.members:
                 end(row, stop.status, stop.reason)

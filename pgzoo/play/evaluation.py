@@ -14,6 +14,7 @@ from pgzoo.envs import info
 from pgzoo.envs.choice import choose_backend, inspect_environment
 from pgzoo.errors import ConfigError, UnfitError, UsageError
 from pgzoo.export.bundle import DESCRIPTION, TENSORS, LoadedPolicy, load_policy
+from pgzoo.registry.objects import register_env
 from pgzoo.training import rollout
 from pgzoo.training.events import EvaluationMode
 from pgzoo.types import EnvRequest
@@ -100,6 +101,7 @@ def environment_for(
     if catalog is None:
         info.check(request.id, request.kwargs)
     else:
+        register_env(request.id, catalog.imports)
         _, chosen = choose_backend(backend, catalog, request)
     found, expected = inspect_environment(request, chosen), policy.spec
     pairs = {

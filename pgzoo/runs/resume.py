@@ -16,6 +16,7 @@ from pgzoo.config import Layer, Member, RunConfig, read_yaml
 from pgzoo.config.sweep import SWEEP, Setting, parse_setting
 from pgzoo.errors import CheckpointError, StoreError, UsageError
 from pgzoo.launchers.protocol import ResumePoint
+from pgzoo.registry.objects import register_env
 from pgzoo.runs.provenance import versions
 from pgzoo.runs.resolve import resolve
 from pgzoo.runs.runner import make_plan, run_config
@@ -165,6 +166,7 @@ def _config(
         raise UsageError(
             f'The environment of the run is in module "{module}", and runs don\'t import code. Add: --import {module}'
         )
+    register_env(str(saved.get("env")), catalog.imports)
     seeds = list(dict.fromkeys(one.seed for one in found))
     over: dict[str, Any] = {"seeds": seeds, "experiment": found[0].experiment, **replaced}
     if any(settings):

@@ -27,6 +27,7 @@ from pgzoo.play.video import need_extra
 from pgzoo.registry import PluginCatalog, add_listener, discover, listener_manager, relay
 from pgzoo.runs.checkpointing import CheckpointWriter
 from pgzoo.runs.context import RunContext
+from pgzoo.runs.objects import check_objects, register_objects
 from pgzoo.runs.planning import make_plan, name_component
 from pgzoo.runs.provenance import tags
 from pgzoo.runs.resolve import compose
@@ -44,7 +45,7 @@ _log = logging.getLogger("pgzoo")
 
 
 def run(
-    algorithm: str | None = None,
+    algorithm: str | type[Any] | None = None,
     *,
     preset: str = "auto",
     config: str | None = None,
@@ -56,6 +57,10 @@ def run(
     """Train, track and evaluate; the library's `pgzoo run`, with the same names.
 
         pgzoo.run("reinforce", env="CartPole-v1", seeds=4, policy={"name": "mlp", "hidden": (32,)})
+        pgzoo.run(MyAlgorithm, env=lambda: MyEnv(size=5), policy=MyModule)
+
+    Classes, functions and torch modules may stand for names: see `runs.objects.register_objects`. `resume` and `repro`
+    of such a run need the same objects again.
 
     Environment variables, signal handlers, warning filters and torch's threads are the same after the call as before.
 
@@ -64,9 +69,9 @@ def run(
         RunFailed: a component raised; what was tracked until then is kept.
     """
     catalog = discover(blocked=no_plugin, imports=imports)
-    given = {"algorithm": algorithm, **settings} if algorithm else settings
-    layer = Layer(given, ".".join)
-    resolved = compose(layer, catalog, preset=preset, file=config)
+    given, objects = register_objects({"algorithm": algorithm, **settings} if algorithm else settings, catalog)
+    resolved = compose(Layer(given, ".".join), catalog, preset=preset, file=config)
+    check_objects(objects, resolved.launcher)
     shown = given | {key: tracking.display_uri(given[key]) for key in ("tracking_uri",) if given.get(key)}
     call = ", ".join(f"{key}={value!r}" for key, value in shown.items())
     result = run_config(resolved, catalog, command=f"pgzoo.run({call})", progress="bar" if progress else "none")
@@ -77,7 +82,7 @@ def run(
 
 
 def plan(
-    algorithm: str | None = None,
+    algorithm: str | type[Any] | None = None,
     *,
     preset: str = "auto",
     config: str | None = None,
@@ -93,7 +98,7 @@ def plan(
         UsageError: a setting is wrong.
     """
     catalog = discover(blocked=no_plugin, imports=imports)
-    given = {"algorithm": algorithm, **settings} if algorithm else settings
+    given, _ = register_objects({"algorithm": algorithm, **settings} if algorithm else settings, catalog)
     return make_plan(compose(Layer(given, ".".join), catalog, preset=preset, file=config), catalog)
 
 

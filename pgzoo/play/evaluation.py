@@ -53,8 +53,13 @@ def find_policies(
     path = Path(ref)
     folder = path.parent if path.name in (DESCRIPTION, TENSORS) else path
     if (folder / DESCRIPTION).is_file() or (folder.is_dir() and len(path.parts) > 1):
-        return [PlayablePolicy(folder.resolve().name, load_policy(folder, catalog))]
-    return [policy_of_run(found, catalog) for found in find(ref, home, tracking_uri)]
+        playable = [PlayablePolicy(folder.resolve().name, load_policy(folder, catalog))]
+    else:
+        playable = [policy_of_run(found, catalog) for found in find(ref, home, tracking_uri)]
+    for one in playable:
+        if one.policy.env is not None:
+            register_env(one.policy.env.id, catalog.imports)
+    return playable
 
 
 def policy_of_run(found: Found, catalog: PluginCatalog) -> PlayablePolicy:
@@ -101,7 +106,6 @@ def environment_for(
     if catalog is None:
         info.check(request.id, request.kwargs)
     else:
-        register_env(request.id, catalog.imports)
         _, chosen = choose_backend(backend, catalog, request)
     found, expected = inspect_environment(request, chosen), policy.spec
     pairs = {

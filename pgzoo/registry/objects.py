@@ -24,7 +24,6 @@ __all__ = [
     "ObjectKind",
     "components_of",
     "find_imported",
-    "find_object",
     "is_importable",
     "name_object",
     "register_env",

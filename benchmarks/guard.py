@@ -27,7 +27,8 @@ from page import ratios, spread, table
 
 from pgzoo.config import Layer
 from pgzoo.registry import discover
-from pgzoo.runs.runner import compose, make_plan
+from pgzoo.runs.planning import make_plan
+from pgzoo.runs.resolve import compose
 from pgzoo.training.events import RunStarted, UpdateDone
 from pgzoo.training.loop import train
 

@@ -23,7 +23,8 @@ import json, sys, time
 begun = time.perf_counter()
 from pgzoo.config import Layer
 from pgzoo.registry import discover
-from pgzoo.runs.runner import compose, run_config
+from pgzoo.runs.resolve import compose
+from pgzoo.runs.runner import run_config
 from pgzoo.tracking import Home
 from pgzoo.tracking.locks import lock
 home = Home.find(); home.root.mkdir(exist_ok=True)

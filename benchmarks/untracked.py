@@ -11,7 +11,8 @@ from typing import Any
 
 from pgzoo.config import Layer
 from pgzoo.registry import discover
-from pgzoo.runs.runner import compose, make_plan
+from pgzoo.runs.planning import make_plan
+from pgzoo.runs.resolve import compose
 from pgzoo.training.events import Evaluated, RunEnded
 from pgzoo.training.loop import train
 

@@ -144,8 +144,8 @@ def pair(catalog: Any, algorithm: str, kind: str, other: str) -> str:
     """Return what comes of an algorithm with an estimator or a policy: start a run, which checks that all fits."""
     from pgzoo.config import AlgorithmConfig, Layer
     from pgzoo.errors import UnfitError
+    from pgzoo.runs.planning import make_plan
     from pgzoo.runs.resolve import resolve
-    from pgzoo.runs.runner import make_plan
     from pgzoo.testing import probes
     from pgzoo.training.loop import train
 

@@ -19,8 +19,8 @@ from pgzoo.config import ActionConfig, AlgorithmConfig, Layer, RunConfig
 from pgzoo.ops.losses import weighted_mean
 from pgzoo.policies.module import module_policy
 from pgzoo.registry import PluginCatalog, PluginInfo, Registry, discover
+from pgzoo.runs.planning import make_plan
 from pgzoo.runs.resolve import resolve
-from pgzoo.runs.runner import make_plan
 from pgzoo.testing.probes import PROBES, Bandit, Corridor
 from pgzoo.tracking import Home
 from pgzoo.tracking.locks import lock

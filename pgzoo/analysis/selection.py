@@ -197,10 +197,10 @@ def key_value(selector: str) -> tuple[str, str]:
     return key, value
 
 
-def param_names(key: str) -> tuple[str, str]:
+def param_names(key: str) -> tuple[str, ...]:
     """Return the names under which a parameter may be logged: `estimator` is logged as `estimator.name`."""
     name = key.replace("-", "_")
-    return name, f"{name}.name"
+    return (name, f"{name}.name") if name in ("estimator", "policy") else (name,)
 
 
 def same(one: str, other: str) -> bool:

@@ -15,7 +15,7 @@ from pgzoo.registry import PluginCatalog
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
 
-    from pgzoo.envs.info import EnvInfo
+    from pgzoo.envs.ids import EnvInfo
 
 __all__ = ["command"]
 
@@ -65,7 +65,7 @@ def command(
 def _list(every: bool, as_json: bool) -> None:
     from gymnasium.envs.registration import registry
 
-    from pgzoo.envs.info import obstacle, successor
+    from pgzoo.envs.ids import obstacle, successor
 
     found = [(spec, obstacle(spec), successor(spec.id)) for spec in sorted(registry.values(), key=_by_name)]
     shown = [(spec, why) for spec, why, newer in found if every or not (newer or "not supported" in why)]
@@ -88,7 +88,7 @@ def _list(every: bool, as_json: bool) -> None:
 def _describe(env_id: str, env_kwargs: dict[str, Any], catalog: PluginCatalog, as_json: bool) -> bool:
     """Print what is known of an environment. Return whether a run would accept it."""
     from pgzoo.envs.choice import choose_backend, foreign_backends, inspect_environment
-    from pgzoo.envs.info import describe
+    from pgzoo.envs.ids import describe
     from pgzoo.errors import EnvError, UnfitError
     from pgzoo.types import EnvRequest
 

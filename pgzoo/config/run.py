@@ -25,7 +25,17 @@ from pgzoo.config.sweep import Setting, format_setting, grid
 from pgzoo.config.validation import normalize, validate
 from pgzoo.errors import ConfigError
 
-__all__ = ["MERGED", "RESERVED", "RUN_KEYS", "WRAPPER", "Component", "Member", "RunConfig", "overridden"]
+__all__ = [
+    "EVAL_MAX_STEPS",
+    "MERGED",
+    "RESERVED",
+    "RUN_KEYS",
+    "WRAPPER",
+    "Component",
+    "Member",
+    "RunConfig",
+    "overridden",
+]
 
 
 class Component(Settings):
@@ -56,6 +66,9 @@ def _count_or_list(value: Any) -> Any:
         return count if isinstance(count, float) else tuple(range(count))
     return value
 
+
+EVAL_MAX_STEPS = 100_000
+"""Default of `eval_max_steps`."""
 
 WRAPPER = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
@@ -110,6 +123,9 @@ class RunConfig(Settings):
     eval_episodes: Annotated[PositiveInt, Field(description="episodes of an evaluation, sampled and again greedy")] = (
         100
     )
+    eval_max_steps: Annotated[
+        PositiveInt, Field(description="steps after which an evaluation episode that has not ended is cut")
+    ] = EVAL_MAX_STEPS
     save_best: Annotated[
         bool, Field(description="also keep the policy with the best mean return of all evaluations, as policy-best")
     ] = False

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from pgzoo.envs import info
+from pgzoo.envs import ids
 from pgzoo.envs.checks import (
     blame_environment,
     check_observation,
@@ -72,7 +72,7 @@ def choose_backend(name: str, catalog: BackendCatalog, request: EnvRequest) -> t
     backend: EnvBackend = catalog.get("env_backend", "sync" if name == "auto" else name).load()()
     if not getattr(backend, "foreign", False):
         try:
-            info.check(request.id, request.kwargs)
+            ids.check(request.id, request.kwargs)
         except EnvError as error:
             ways = " or ".join(f"--backend {way}" for way in foreign_backends(catalog, request))
             message = str(error)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgzoo.envs.checks import blame_environment, check_observation, environment_id, read_mask
-from pgzoo.envs.info import find
+from pgzoo.envs.ids import find
 from pgzoo.envs.wrappers import Wrap, apply, find_wrappers
 from pgzoo.errors import EnvError
 
@@ -44,7 +44,7 @@ def make(
     The checks that gymnasium adds for authors of environments are left out: they cost a fifth of a step.
     """
     with warnings.catch_warnings(), blame_environment(spec.id, "its constructor"):
-        warnings.simplefilter("ignore")  # `pgzoo.envs.info` has a better message on old versions
+        warnings.simplefilter("ignore")  # `pgzoo.envs.ids` has a better message on old versions
         env = gym.make(spec, disable_env_checker=True, **settings)
     env = apply(env, spec.id, wrappers)
     for name in ("observation_space", "action_space"):

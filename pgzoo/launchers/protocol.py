@@ -81,7 +81,8 @@ def decode(content: Mapping[str, Any], rows: Sequence[int], env_steps: NDArray[n
             return UpdateDone(content["update"], at, some("active"), some("ended"), metrics)
         case "Evaluated":
             played = ragged("returns", np.float64), ragged("lengths", np.int64)
-            return Evaluated(at, some("active"), content["mode"], content["final"], *played)
+            cut = content["cut"] and _spread(content["cut"], rows, np.zeros(members, np.int64))
+            return Evaluated(at, some("active"), content["mode"], content["final"], *played, cut)
         case "CheckpointSaved":
             return CheckpointSaved(at, tuple(rows[member] for member in content["members"]), content["exact"])
     raise ValueError(f"no event: {content['t']}")

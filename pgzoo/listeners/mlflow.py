@@ -16,7 +16,7 @@ import numpy as np
 
 from pgzoo.config import Member
 from pgzoo.config.sweep import SWEEP, format_setting
-from pgzoo.envs.info import threshold
+from pgzoo.envs.ids import threshold
 from pgzoo.markers import hookimpl
 
 if TYPE_CHECKING:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pgzoo.config import read_yaml
-from pgzoo.envs import info
+from pgzoo.config import EVAL_MAX_STEPS, read_yaml
+from pgzoo.envs import ids
 from pgzoo.envs.choice import choose_backend, inspect_environment
 from pgzoo.errors import ConfigError, UnfitError, UsageError
 from pgzoo.export.bundle import DESCRIPTION, TENSORS, LoadedPolicy, load_policy
@@ -25,18 +25,38 @@ if TYPE_CHECKING:
     from pgzoo.registry import PluginCatalog
     from pgzoo.tracking import Found, Home
 
-__all__ = ["PlayablePolicy", "environment_for", "evaluate_policy", "find_policies", "policy_of_run"]
+__all__ = [
+    "PlayablePolicy",
+    "PlayedEpisodes",
+    "cut_episodes",
+    "environment_for",
+    "evaluate_policy",
+    "find_policies",
+    "policy_of_run",
+]
 
 
 @dataclass(frozen=True)
 class PlayablePolicy:
-    """A policy with its name, and the seed and backend of the run that trained it, if it comes from a run."""
+    """A policy with its name, and settings of the run that trained it, if it comes from a run.
+
+    `max_steps` is the number of steps after which that run cuts an evaluation episode.
+    """
 
     name: str
     policy: LoadedPolicy
     seed: int = 0
     backend: str = "auto"
     run: Found | None = None
+    max_steps: int = EVAL_MAX_STEPS
+
+
+class PlayedEpisodes(NamedTuple):
+    """Returns and lengths of episodes, `[episodes]` each, and how many of them were cut by the limit of steps."""
+
+    returns: NDArray[np.float64]
+    lengths: NDArray[np.int64]
+    cut: int
 
 
 def find_policies(
@@ -76,7 +96,8 @@ def policy_of_run(found: Found, catalog: PluginCatalog) -> PlayablePolicy:
         wrappers=tuple(settings.get("wrappers") or ()),
         frame_stack=settings.get("frame_stack") or 0,
     )
-    return PlayablePolicy(found.name, policy, found.seed, str(settings.get("backend", "auto")), found)
+    max_steps = int(settings.get("eval_max_steps", EVAL_MAX_STEPS))
+    return PlayablePolicy(found.name, policy, found.seed, str(settings.get("backend", "auto")), found, max_steps)
 
 
 def environment_for(
@@ -104,7 +125,7 @@ def environment_for(
         raise UsageError(f'The policy\'s environment is in module "{module}". It loads no code: add --import {module}.')
     chosen = None
     if catalog is None:
-        info.check(request.id, request.kwargs)
+        ids.check(request.id, request.kwargs)
     else:
         _, chosen = choose_backend(backend, catalog, request)
     found, expected = inspect_environment(request, chosen), policy.spec
@@ -127,11 +148,14 @@ def evaluate_policy(
     mode: EvaluationMode,
     seed: int = 0,
     backend: str = "auto",
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return the returns and lengths of `episodes` episodes, `[episodes]` each, played in parallel environments.
+    max_steps: int = EVAL_MAX_STEPS,
+    monitor: rollout.Monitor | None = None,
+) -> PlayedEpisodes:
+    """Play `episodes` episodes in parallel environments.
 
     `request` comes from `environment_for`. Every environment plays the same number of episodes or one less. With the
-    seed and the number of episodes of a run's final evaluation, these are the same episodes.
+    seed and the number of episodes of a run's final evaluation, these are the same episodes. An episode that has not
+    ended after `max_steps` steps is cut there. `monitor` counts episodes and steps while they are played.
 
     Raises:
         UnfitError: the backend can't run the environment.
@@ -149,7 +173,14 @@ def evaluate_policy(
             active=np.ones(1, np.bool_),
             episodes=episodes,
             mode=mode,
+            max_steps=max_steps,
+            monitor=monitor,
         )
     finally:
         envs.close()
-    return played.returns[0], played.lengths[0]
+    return PlayedEpisodes(played.returns[0], played.lengths[0], int(played.cut[0]))
+
+
+def cut_episodes(cut: int, episodes: int, max_steps: int) -> str:
+    """Return the sentence that says how many of the evaluation episodes were cut."""
+    return f"{cut:,} of {episodes:,} evaluation episodes had not ended after {max_steps:,} steps and were cut there"

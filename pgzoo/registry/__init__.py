@@ -6,7 +6,6 @@ Importing this package imports pluggy and nothing heavier.
 from pgzoo.markers import hookimpl
 from pgzoo.registry.catalog import KINDS, ComponentKind, Entry, PluginCatalog, PluginInfo, Preset, Registry
 from pgzoo.registry.hookspecs import hookspec
-from pgzoo.registry.listeners import add_listener, listener_manager, relay
 from pgzoo.registry.manager import API_VERSION, discover
 
 __all__ = [
@@ -18,10 +17,7 @@ __all__ = [
     "PluginInfo",
     "Preset",
     "Registry",
-    "add_listener",
     "discover",
     "hookimpl",
     "hookspec",
-    "listener_manager",
-    "relay",
 ]

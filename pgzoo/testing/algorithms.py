@@ -15,8 +15,8 @@ import torch
 from pgzoo.config import AlgorithmConfig, Layer, RunConfig, Settings
 from pgzoo.config.sweep import Setting, format_setting, sweepable
 from pgzoo.errors import ConfigError, UnfitError
+from pgzoo.runs.planning import make_plan
 from pgzoo.runs.resolve import check_keys, resolve
-from pgzoo.runs.runner import make_plan
 from pgzoo.testing import probes  # noqa: F401  registers the environments
 from pgzoo.testing.target import Check, CheckTarget, NotApplicable, checks_by_name, generators_untouched
 from pgzoo.training.engine import Engine, default_loop

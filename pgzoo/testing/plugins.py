@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pgzoo.config import Layer
 from pgzoo.registry import KINDS, Entry
 from pgzoo.registry.manager import HEAVY
-from pgzoo.runs.runner import compose
+from pgzoo.runs.resolve import compose
 from pgzoo.testing.target import Check, CheckTarget, NotApplicable, checks_by_name
 
 __all__ = ["CHECKS"]

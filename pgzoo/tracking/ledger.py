@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pgzoo.files import write_file
-from pgzoo.tracking.home import NO_STORE, Home
+from pgzoo.tracking.home import NO_STORE, Home, sqlite_path
 from pgzoo.tracking.journal import Record, records
 from pgzoo.tracking.locks import is_locked
 
@@ -19,6 +19,7 @@ __all__ = [
     "Ledger",
     "Pending",
     "ShippingSummary",
+    "format_shipping",
     "identity",
     "is_tracked",
     "journal_folders",
@@ -98,6 +99,14 @@ class ShippingSummary(Pending):
 def plural(count: int, noun: str) -> str:
     """Format a count as `1 run`, `2 runs`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def format_shipping(left: Pending, tracking_uri: str) -> str:
+    """Return what the uploader is doing for the store now, such as `Shipping to MLflow: 12 records of 1 run left`."""
+    database = sqlite_path(tracking_uri)
+    if database is not None and not database.exists():
+        return f"Shipping to MLflow: creating the database {database.name}; {left} left"
+    return f"Shipping to MLflow: {left} left" if left else "Shipping to MLflow"
 
 
 def pending_of(folders: Iterable[Path]) -> Pending:

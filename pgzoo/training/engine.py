@@ -20,12 +20,12 @@ from pgzoo.training.experience import Experience
 from pgzoo.training.failures import bad_rewards
 from pgzoo.training.gradient_step import stack_metrics
 from pgzoo.training.hyperparameters import Hyperparameters
+from pgzoo.training.learner import Learner
 from pgzoo.training.metrics import Report, Stopwatch
 from pgzoo.training.minibatches import Cutter
 from pgzoo.training.plan import POLICY, Plan, PolicyView, named, own
-from pgzoo.training.rollout import Finished
+from pgzoo.training.rollout import Evaluation, Finished
 from pgzoo.training.seeding import generator
-from pgzoo.training.stepper import Stepper
 from pgzoo.training.targets import EvaluationInputs, bind_estimator, policy_evaluator
 from pgzoo.training.update_record import UpdateRecord
 from pgzoo.types import (
@@ -56,7 +56,7 @@ class Engine:
     """Collects, estimates, makes batches and takes gradient steps, for all members at once.
 
     What its methods promise to algorithms is in `protocols.UpdateContext`. The work is done by its parts: `experience`
-    (acting in environments), `stepper` (moving parameters), `hyperparameters`, and `record`, which is made anew for
+    (acting in environments), `learner` (moving parameters), `hyperparameters`, and `record`, which is made anew for
     every update.
     """
 
@@ -69,10 +69,10 @@ class Engine:
         self.record = UpdateRecord()
         self.hyperparameters = Hyperparameters(plan)
         self.experience = Experience(plan, self.watch, resuming=state is not None)
-        self.stepper = Stepper(plan, self.policy, self.hyperparameters, self.watch)
+        self.learner = Learner(plan, self.policy, self.hyperparameters, self.watch)
         self._estimator = bind_estimator(plan, self.hyperparameters.gamma)
-        self._evaluator = policy_evaluator(plan, self.policy, padded=self.stepper.padded)
-        self._compiled_evaluator = self.stepper.compile(self._evaluator)
+        self._evaluator = policy_evaluator(plan, self.policy, padded=self.learner.padded)
+        self._compiled_evaluator = self.learner.compile(self._evaluator)
         self.state = moved(self.init() if state is None else state, self.device)
 
     # the run
@@ -125,7 +125,7 @@ class Engine:
         return TrainState(
             params=params,
             buffers=buffers | extra.buffers,
-            optimizer=self.stepper.optimizer.init(flatten(params.values()) if params else torch.zeros(members, 0)),
+            optimizer=self.learner.optimizer.init(flatten(params.values()) if params else torch.zeros(members, 0)),
             collector=None,
             active=np.ones(members, np.bool_),
             env_steps=zeros,
@@ -176,7 +176,7 @@ class Engine:
         state, returns, trajectory, finished = self.experience.play(state, moved(candidates, self.device))
         return self._take_in(state, trajectory, finished)[0], returns
 
-    def evaluate(self, state: TrainState, active: NDArray[np.bool_], mode: EvaluationMode) -> Finished:
+    def evaluate(self, state: TrainState, active: NDArray[np.bool_], mode: EvaluationMode) -> Evaluation:
         """Play the evaluation episodes of the members in `active [S]`; see `rollout.evaluate`."""
         return self.experience.evaluate(state, active, mode)
 
@@ -264,7 +264,7 @@ class Engine:
             sequences=bool(self.policy.memory_size),
             needs=self.plan.needs,
             extra=moved(extra, self.device),
-            few_sizes=self.stepper.compiled and not window,
+            few_sizes=self.learner.compiled and not window,
             valid=self.record.valid if seen is not None and trajectory.valid is seen.valid else None,
         )
 
@@ -272,7 +272,7 @@ class Engine:
 
     def step(self, loss: LossFunction, state: TrainState, batch: Batch, only: str = "") -> TrainState:
         """Take one gradient step on `loss`."""
-        return self.stepper.step(self.record, loss, state, batch, only)
+        return self.learner.step(self.record, loss, state, batch, only)
 
     def gradient(self, loss: LossFunction, state: TrainState, batch: Batch, only: str = "") -> tuple[Loss, Tensor]:
         """Return the loss and its gradient, `[S, P]`."""
@@ -297,11 +297,11 @@ class Engine:
         metrics: Mapping[str, Tensor],
     ) -> TrainState:
         """Put the parameters at `vector [S, P]`, where a step that the algorithm computed leads."""
-        return self.stepper.move(self.record, state, vector, batch, value, gradient, metrics)
+        return self.learner.move(self.record, state, vector, batch, value, gradient, metrics)
 
     def place(self, state: TrainState, vector: Tensor) -> TrainState:
         """Put the parameters at `vector [S, P]`, without a gradient."""
-        return self.stepper.place(self.record, state, vector)
+        return self.learner.place(self.record, state, vector)
 
     @property
     def compiles_whole_updates(self) -> bool:
@@ -309,13 +309,13 @@ class Engine:
         kind, settings = self.plan.collection, self.settings
         short = isinstance(kind, Steps) and kind.count <= SHORT_WINDOW and not self.policy.memory_size
         one_step = getattr(settings, "epochs", 1) == getattr(settings, "minibatches", 1) == 1
-        return self.stepper.compiled and short and one_step
+        return self.learner.compiled and short and one_step
 
     def whole_update(self, state: TrainState, trajectory: Trajectory) -> TrainState:
         """Do what `default_update` does, for one step per update, as one compiled function."""
         evaluator = self._evaluator if self.needs_policy_evaluation else None
         parts = evaluator, self._estimator, self.batch
-        return self.stepper.whole_update(self.record, self.plan.algorithm.loss, state, trajectory, *parts)
+        return self.learner.whole_update(self.record, self.plan.algorithm.loss, state, trajectory, *parts)
 
     # settings, randomness, metrics
 

@@ -84,8 +84,11 @@ class Evaluated:
     """The members in `active [S]` were evaluated, in separate environments with fixed seeds.
 
     `mode` says whether actions were sampled ("sampled") or the policy's mode ("greedy"); `final` marks the evaluation
-    of the last parameters. `state` holds the parameters that were evaluated. It is None in the process that only shows
-    what its workers train. It changes after the event: copy what is to be kept.
+    of the last parameters. `cut [S]` counts the episodes that had not ended after `eval_max_steps` steps: their returns
+    and lengths count up to there. None: no episode was cut.
+
+    `state` holds the parameters that were evaluated. It is None in a process that only displays what its workers train.
+    It changes after the event: copy what is to be kept.
     """
 
     env_steps: Ints
@@ -94,6 +97,7 @@ class Evaluated:
     final: bool
     returns: tuple[Floats, ...]
     lengths: tuple[Ints, ...]
+    cut: Ints | None = None
     state: TrainState | None = None
 
 

@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pgzoo.errors import RunFailed
 from pgzoo.ops.members import freeze, map_leaves
 from pgzoo.training import rollout
 from pgzoo.training.environments import Environments
 from pgzoo.training.events import EvaluationMode
 from pgzoo.training.metrics import Stopwatch
 from pgzoo.training.plan import Plan, own
-from pgzoo.training.rollout import Behavior, Finished, Greedy, Monitor, Noise
+from pgzoo.training.rollout import Behavior, EndlessEpisode, Evaluation, Finished, Greedy, Monitor, Noise
 from pgzoo.training.seeding import generator
 from pgzoo.types import RECENT, Episodes, Params, TrainState, Trajectory
 
@@ -31,7 +32,12 @@ class Experience:
         """With `resuming`, the environments are first put where a checkpoint left them."""
         self.plan, self.watch = plan, watch
         self.environments = Environments(plan, resuming=resuming)
-        self.monitor = Monitor()
+        self.activity = watch.activity
+
+    @property
+    def monitor(self) -> Monitor:
+        """Watches the collections for training."""
+        return self.activity.collecting
 
     def collect(self, state: TrainState) -> tuple[TrainState, Trajectory, Finished]:
         """Let the policy act as the plan's collection says, a window of steps or whole episodes.
@@ -89,9 +95,11 @@ class Experience:
         finished = rollout.joined([Finished(finished.returns[k::n], finished.lengths[k::n]) for k in range(n)], members)
         return _counted(state, trajectory, finished), returns, trajectory, finished
 
-    def evaluate(self, state: TrainState, active: NDArray[np.bool_], mode: EvaluationMode) -> Finished:
+    def evaluate(self, state: TrainState, active: NDArray[np.bool_], mode: EvaluationMode) -> Evaluation:
         """Play the evaluation episodes of the members in `active [S]` in environments kept for that; see `rollout`."""
         c, plan = self.plan.config, self.plan
+        self.activity.evaluating = Monitor(self.monitor.cancelled)
+        self.activity.episodes_due = int(active.sum()) * c.eval_episodes
         with self.watch.phase("evaluate", f'environment "{c.env}"'):
             return rollout.evaluate(
                 self.environments.evaluation(),
@@ -102,7 +110,8 @@ class Experience:
                 active=active,
                 episodes=c.eval_episodes,
                 mode=mode,
-                cancelled=self.monitor.cancelled,
+                max_steps=c.eval_max_steps,
+                monitor=self.activity.evaluating,
             )
 
     def _progress(self, state: TrainState) -> NDArray[np.float64]:
@@ -122,7 +131,13 @@ class Experience:
             self.watch.phase("collect", f'environment "{c.env}" or policy "{c.policy.name}"'),
             np.errstate(over="ignore", invalid="ignore"),
         ):
-            yield
+            try:
+                yield
+            except EndlessEpisode as error:
+                raise RunFailed(
+                    f'Environment "{c.env}": an episode has not ended after {rollout.EPISODE_LIMIT:,} steps, and '
+                    f'algorithm "{c.algorithm}" collects whole episodes. Limit them with --max-episode-steps.'
+                ) from error
 
 
 def _counted(state: TrainState, trajectory: Trajectory, finished: Finished) -> TrainState:

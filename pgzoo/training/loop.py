@@ -29,7 +29,7 @@ from pgzoo.training.events import (
     UpdateDone,
 )
 from pgzoo.training.plan import Plan
-from pgzoo.training.rollout import Cancelled
+from pgzoo.training.rollout import Activity, Cancelled
 from pgzoo.types import RECENT, TrainState
 
 __all__ = ["Control", "Plan", "Progress", "train"]
@@ -89,6 +89,8 @@ class Control:
     checkpoint_due: bool = False
     interrupted: bool = False
     write_checkpoints: Callable[[Progress, tuple[int, ...]], None] | None = None
+    activity: Activity = field(default_factory=Activity)
+    """What the run is doing right now, to be shown by another thread."""
 
     def stop(
         self, members: tuple[int, ...] | None = None, reason: str = "asked to stop", status: MemberStatus = "stopped"
@@ -145,6 +147,7 @@ class _TrainingRun:
     def __init__(self, plan: Plan, control: Control, resume_from: Progress | None) -> None:
         members = len(plan.members)
         self.plan, self.control, self.ctx = plan, control, Engine(plan, resume_from.state if resume_from else None)
+        control.activity = self.ctx.watch.activity
         self.ctx.experience.monitor.cancelled = lambda: control.interrupted
         self.statuses: list[MemberStatus] = ["finished"] * members
         if resume_from:
@@ -260,8 +263,8 @@ class _TrainingRun:
             played = self.ctx.evaluate(self.ctx.state, active, mode)
             if not any(map(len, played.returns)):
                 return  # cancelled before the first round was completed
-            state = self.ctx.state
-            yield Evaluated(state.env_steps, active, mode, final, played.returns, played.lengths, state)
+            state, cut = self.ctx.state, played.cut if played.cut.any() else None
+            yield Evaluated(state.env_steps, active, mode, final, played.returns, played.lengths, cut, state)
 
     def _still_active(self, state: TrainState, seconds: float) -> NDArray[np.bool_]:
         """Return the members that go on training; note the status and the first reason of those that end."""

@@ -125,7 +125,8 @@ def test_what_is_reported_is_the_loss_without_the_bonus(plan: MakePlan) -> None:
 def test_the_preset_takes_the_notebooks_own_steps(catalog: Any) -> None:
     """Its loop, literally, for five episodes: weigh, `-sum(weight * log p)`, Adam."""
     from pgzoo.config import Layer
-    from pgzoo.runs.runner import compose, make_plan
+    from pgzoo.runs.planning import make_plan
+    from pgzoo.runs.resolve import compose
 
     given = {"algorithm": "reinforce", "env": "CartPole-v1", "eval_episodes": 1}
     one = make_plan(compose(Layer(given, ".".join), catalog, preset="notebook"), catalog)
@@ -167,7 +168,7 @@ def test_the_preset_takes_the_notebooks_own_steps(catalog: Any) -> None:
 
 def test_the_notebooks_set_up_is_the_preset(catalog: Any) -> None:
     from pgzoo.config import Layer
-    from pgzoo.runs.runner import compose
+    from pgzoo.runs.resolve import compose
 
     config = compose(Layer({"algorithm": "reinforce", "env": "CartPole-v1"}, ".".join), catalog, preset="notebook")
     assert (config.num_envs, config.total_episodes, config.total_steps) == (1, 1000, None)

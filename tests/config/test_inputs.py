@@ -12,8 +12,8 @@ import yaml
 from pgzoo.config import Layer, RunConfig, read_yaml
 from pgzoo.errors import CheckpointError, ConfigError, UsageError
 from pgzoo.registry import PluginCatalog
+from pgzoo.runs.planning import make_plan
 from pgzoo.runs.resolve import resolve
-from pgzoo.runs.runner import make_plan
 from pgzoo.training import checkpoint
 
 BASE = {"algorithm": "ppo", "env": "CartPole-v1"}

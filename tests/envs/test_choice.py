@@ -13,7 +13,9 @@ from pgzoo.envs.native import NativeBackend
 from pgzoo.envs.sync import SyncBackend
 from pgzoo.errors import EnvError
 from pgzoo.registry import PluginCatalog, PluginInfo, Registry, discover
-from pgzoo.runs.runner import compose, make_plan, run_config
+from pgzoo.runs.planning import make_plan
+from pgzoo.runs.resolve import compose
+from pgzoo.runs.runner import run_config
 from pgzoo.tracking import Home
 from pgzoo.types import EnvRequest
 

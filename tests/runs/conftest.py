@@ -9,8 +9,9 @@ import pytest
 
 from pgzoo.config import Layer
 from pgzoo.registry import PluginCatalog
+from pgzoo.runs.resolve import compose
 from pgzoo.runs.result import Result
-from pgzoo.runs.runner import compose, run_config
+from pgzoo.runs.runner import run_config
 from pgzoo.tracking import Home
 
 

@@ -18,7 +18,8 @@ import pgzoo
 from pgzoo.config import Layer
 from pgzoo.errors import PluginError, RunFailed, UsageError
 from pgzoo.registry import PluginCatalog, PluginInfo, Registry
-from pgzoo.runs.runner import compose, run_config
+from pgzoo.runs.resolve import compose
+from pgzoo.runs.runner import run_config
 from pgzoo.tracking import Home, find, records
 from pgzoo.tracking.locks import lock
 

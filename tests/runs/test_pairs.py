@@ -14,8 +14,8 @@ from gymnasium.spaces import Discrete
 from pgzoo.config import Layer
 from pgzoo.errors import UnfitError
 from pgzoo.registry import discover
+from pgzoo.runs.planning import make_plan
 from pgzoo.runs.resolve import resolve
-from pgzoo.runs.runner import make_plan
 from pgzoo.testing import probes
 from pgzoo.training.engine import Engine
 from pgzoo.training.events import RunEnded, UpdateDone

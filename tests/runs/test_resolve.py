@@ -21,8 +21,7 @@ from pgzoo.config import ComponentConfig, Layer, RunConfig, read_yaml
 from pgzoo.config.renaming import _warn_once, with_current_names
 from pgzoo.errors import ConfigError, UnknownName
 from pgzoo.registry import PluginCatalog, PluginInfo, Registry
-from pgzoo.runs.resolve import resolve
-from pgzoo.runs.runner import compose
+from pgzoo.runs.resolve import compose, resolve
 from pgzoo.types import Steps
 
 Resolve = Callable[..., RunConfig]

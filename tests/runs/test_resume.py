@@ -23,9 +23,10 @@ from pgzoo.envs.state import Attributes
 from pgzoo.errors import CheckpointError, RunFailed, StoreError, UsageError
 from pgzoo.registry import PluginCatalog, PluginInfo, Registry, discover
 from pgzoo.runs.reproduce import differences, repro
+from pgzoo.runs.resolve import compose
 from pgzoo.runs.result import Result
 from pgzoo.runs.resume import resume
-from pgzoo.runs.runner import compose, run_config
+from pgzoo.runs.runner import run_config
 from pgzoo.tracking import Home, find
 from pgzoo.tracking.journal import records
 from pgzoo.training import checkpoint
@@ -185,7 +186,8 @@ import json, resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (32_768, resource.RLIM_INFINITY))
 from pgzoo.config import Layer
 from pgzoo.registry import discover
-from pgzoo.runs.runner import compose, run_config
+from pgzoo.runs.resolve import compose
+from pgzoo.runs.runner import run_config
 catalog = discover(inline=False)
 result = run_config(compose(Layer(json.loads(sys.argv[1]), ".".join), catalog), catalog)
 print(result.group, result.status)

@@ -217,7 +217,7 @@ def test_whoever_never_looks_learns_the_same(
 ) -> None:
     given = {"seeds": 2, "num_envs": 4, "rollout_steps": 32, "total_steps": 400, **settings}
     looking = last_state(algorithm, **given)
-    for module in ("training.stepper", "training.update_record", "ops.natural"):
+    for module in ("training.learner", "training.update_record", "ops.natural"):
         monkeypatch.setattr(f"pgzoo.{module}.none_marked", lambda members: False)
     blind = last_state(algorithm, **given)
     assert looking.updates.tolist() == blind.updates.tolist() and looking.updates.min() > 2
@@ -231,7 +231,7 @@ def test_what_turned_bad_is_named_the_same_at_the_end_of_an_update(
 ) -> None:
     given = {"seeds": (1, 2, 3), "total_steps": 600, "organ": organ, "sick_seed": 2, "sick_update": 1}
     *_, looking = play("sick", **given)
-    for module in ("stepper", "update_record"):
+    for module in ("learner", "update_record"):
         monkeypatch.setattr(f"pgzoo.training.{module}.none_marked", lambda members: False)
     *_, blind = play("sick", **given)
     assert looking.statuses == blind.statuses == ("finished", "failed", "finished")

@@ -17,7 +17,8 @@ from pgzoo.config import Layer
 from pgzoo.envs.choice import choose_backend
 from pgzoo.errors import EnvError
 from pgzoo.registry import discover
-from pgzoo.runs.runner import compose, make_plan
+from pgzoo.runs.planning import make_plan
+from pgzoo.runs.resolve import compose
 from pgzoo.training import checkpoint
 from pgzoo.training.events import Evaluated, RunEnded
 from pgzoo.training.loop import Control, train

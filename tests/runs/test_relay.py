@@ -11,7 +11,8 @@ from typing import Any, get_args
 import pytest
 
 from pgzoo.errors import PluginError
-from pgzoo.registry import PluginCatalog, PluginInfo, Registry, add_listener, hookimpl, listener_manager, relay
+from pgzoo.registry import PluginCatalog, PluginInfo, Registry, hookimpl
+from pgzoo.runs.relay import add_listener, listener_manager, relay
 from pgzoo.training import events
 
 EVENTS: dict[str, Any] = {

@@ -9,17 +9,17 @@ from pathlib import Path
 import gymnasium as gym
 import pytest
 
-from pgzoo.envs import info
+from pgzoo.envs import ids
 from pgzoo.errors import EnvError
 
 
 def test_one_that_runs_gives_its_specification() -> None:
-    spec = info.check("CartPole-v1", {"sutton_barto_reward": True})
+    spec = ids.check("CartPole-v1", {"sutton_barto_reward": True})
     assert (spec.id, spec.max_episode_steps) == ("CartPole-v1", 500)
 
 
 def test_description() -> None:
-    found = info.describe("CartPole-v0")
+    found = ids.describe("CartPole-v0")
     assert found.runs
     assert found.successor == "CartPole-v1"
     assert found.action_space == "Discrete(2)"
@@ -48,10 +48,10 @@ def test_description() -> None:
 )  # fmt: skip
 def test_what_cant_be_made_is_explained(env_id: str, message: str) -> None:
     with pytest.raises(EnvError) as caught:
-        info.check(env_id)
+        ids.check(env_id)
     assert message.format(v=gym.__version__) in str(caught.value)
     assert caught.value.exit_code == 2
-    described = info.describe(env_id)
+    described = ids.describe(env_id)
     assert (described.runs, described.problem) == (False, str(caught.value))
 
 
@@ -67,29 +67,29 @@ def test_a_missing_extra_is_named_with_its_command(
     for name in [name for name in sys.modules if name.startswith(("gymnasium.envs.mujoco", "gymnasium.envs.box2d"))]:
         monkeypatch.delitem(sys.modules, name)
     if env_id in gym.registry:
-        assert info.obstacle(gym.spec(env_id)) == f'pip install "pgzoo[{extra}]"'
+        assert ids.obstacle(gym.spec(env_id)) == f'pip install "pgzoo[{extra}]"'
     with pytest.raises(EnvError, match=rf'needs {module}\. Install it: pip install "pgzoo\[{extra}\]"'):
-        info.check(env_id)
+        ids.check(env_id)
 
 
 def test_a_newer_version_is_told_of_what_can_be_loaded_and_of_nothing_else() -> None:
-    assert info.newer("CartPole-v0") == "CartPole-v1"
-    assert [info.newer(env_id) for env_id in ("CartPole-v1", "LunarLander-v2", "Ant-v2", "Nothing-v0")] == [None] * 4
+    assert ids.newer("CartPole-v0") == "CartPole-v1"
+    assert [ids.newer(env_id) for env_id in ("CartPole-v1", "LunarLander-v2", "Ant-v2", "Nothing-v0")] == [None] * 4
 
 
 def test_the_threshold_of_what_gymnasium_does_not_know_is_nobodys() -> None:
-    said = [info.threshold(env_id) for env_id in ("CartPole-v1", "Pendulum-v1", "LunarLander-v2")]
+    said = [ids.threshold(env_id) for env_id in ("CartPole-v1", "Pendulum-v1", "LunarLander-v2")]
     assert said == [475.0, None, None]
 
 
 def test_an_unknown_keyword_is_named_with_those_there_are() -> None:
     with pytest.raises(EnvError, match=r'no keyword "sutton_reward". Did you mean "sutton_barto_reward"\?'):
-        info.check("CartPole-v1", {"sutton_reward": True})
+        ids.check("CartPole-v1", {"sutton_reward": True})
 
 
 def test_a_wrong_keyword_value_shows_the_error_of_the_environment() -> None:
     with pytest.raises(EnvError, match="\"FrozenLake-v1\" can't be made here: KeyError: '9x9'"):
-        info.check("FrozenLake-v1", {"map_name": "9x9"})
+        ids.check("FrozenLake-v1", {"map_name": "9x9"})
 
 
 def test_environments_of_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,8 +98,8 @@ def test_environments_of_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     try:
-        assert info.check("my_envs:mine/Cart-v0").id == "mine/Cart-v0"
-        assert info.check("mine/Cart-v0", imports=["my_envs"]).id == "mine/Cart-v0"
+        assert ids.check("my_envs:mine/Cart-v0").id == "mine/Cart-v0"
+        assert ids.check("mine/Cart-v0", imports=["my_envs"]).id == "mine/Cart-v0"
     finally:
         gym.registry.pop("mine/Cart-v0", None)
         sys.modules.pop("my_envs", None)
@@ -108,6 +108,6 @@ def test_environments_of_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_nothing_noisy_reaches_the_user(capfd: pytest.CaptureFixture[str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        info.describe("CartPole-v0")
-        info.describe("Ant-v2")
+        ids.describe("CartPole-v0")
+        ids.describe("Ant-v2")
     assert capfd.readouterr() == ("", "")

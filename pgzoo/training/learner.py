@@ -32,13 +32,13 @@ from pgzoo.training.targets import Estimator, Evaluator
 from pgzoo.training.update_record import UpdateRecord
 from pgzoo.types import Batch, LossFunction, Params, TrainState, Trajectory
 
-__all__ = ["Stepper"]
+__all__ = ["Learner"]
 
 MANY_LOSSES = 8
 """Beyond so many different losses, a loss is most likely a new function each time, and not worth compiling."""
 
 
-class Stepper:
+class Learner:
     """Moves the parameters of a train state; metrics and failures go to the record of the update.
 
     Members take no step that are not active, or that were halted on the way to the state that is given.

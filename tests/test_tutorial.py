@@ -16,8 +16,6 @@ from pgzoo.extras import present
 
 NOTEBOOK = Path(__file__).parents[1] / "docs" / "tutorial" / "reinforce-cartpole.ipynb"
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 KEYS = ["group", "experiment", "tracking_uri", "algorithm", "env", "status"]
 KEYS += ["env_steps", "wall_seconds", "steps_per_second", "seeds", "timing"]
 SEED_KEYS = ["seed", "run_key", "run_id", "status", "reason", "env_steps", "return_mean", "return_std"]
-SEED_KEYS += ["return_min", "return_max", "length_mean", "episodes", "greedy_return_mean"]
+SEED_KEYS += ["return_min", "return_max", "length_mean", "episodes", "greedy_return_mean", "cut_episodes"]
+SEED_KEYS += ["greedy_cut_episodes"]
 SHORT = ("--env", "CartPole-v1", "--total-steps", "1000", "--eval-episodes", "8")
 FILES = [
     "config.yaml",

@@ -28,7 +28,7 @@ def command(ctx: click.Context, run_id: str, imports: tuple[str, ...], blocked: 
 
     catalog = open_catalog(blocked=blocked, imports=imports)
     found = find(run_id, Home.find())
-    unlike = list(dict.fromkeys(what for one in found for what in differences(one)))
+    unlike = list(dict.fromkeys(what for one in found for what in differences(one, catalog)))
     for what in unlike:
         echo(what, err=True)
     results = [repro(one, catalog) for one in found]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PlayablePolicy", "environment_for", "evaluate_policy", "find_policies", "policy_of_run"]
 
+_log = logging.getLogger("pgzoo")
+
 
 @dataclass(frozen=True)
 class PlayablePolicy:
@@ -47,13 +50,19 @@ def find_policies(
         ConfigError: the folder's policy is damaged.
         UnknownName, StoreError: there is no such run, it has no policy, or the store can't be reached.
     """
+    from pgzoo.registry.changes import missing_imports
     from pgzoo.tracking import find
+    from pgzoo.tracking.ledger import start_of
 
     path = Path(ref)
     folder = path.parent if path.name in (DESCRIPTION, TENSORS) else path
     if (folder / DESCRIPTION).is_file() or (folder.is_dir() and len(path.parts) > 1):
         return [PlayablePolicy(folder.resolve().name, load_policy(folder, catalog))]
-    return [policy_of_run(found, catalog) for found in find(ref, home, tracking_uri)]
+    runs = find(ref, home, tracking_uri)
+    starts = [start_of(found.path) if found.path else None for found in runs]
+    for sentence in dict.fromkeys(s for start in starts if start for s in missing_imports(start["tags"], catalog)):
+        _log.warning("%s", sentence)
+    return [policy_of_run(found, catalog) for found in runs]
 
 
 def policy_of_run(found: Found, catalog: PluginCatalog) -> PlayablePolicy:

@@ -66,8 +66,8 @@ class Compiled:
     ) -> None:
         """Keep compiled libraries in `folder`; None: in that of TORCHINDUCTOR_CACHE_DIR, else in a temporary one.
 
-        Time spent compiling is charged to the watch's phase "compile". When `cancelled()` turns True, compiling is given
-        up.
+        Time spent compiling is charged to the watch's phase "compile". When `cancelled()` turns True, compiling is
+        given up.
         """
         self.function, self.watch, self.folder, self.cancelled = function, watch, folder, cancelled
         self._compiled: dict[Any, tuple[Leaves, Any]] = {}

@@ -179,8 +179,8 @@ class RunConfig(Settings):
             if (odd := _not_plain(part)) is not None:
                 raise ValueError(
                     f"{key} has a {type(odd).__name__}, and keywords must be plain data (numbers, text, lists, "
-                    "mappings), because they are kept with the run. Register an environment that makes the object itself: "
-                    "gymnasium.register(ID, entry_point=a function that returns the environment)"
+                    "mappings), because they are kept with the run. Register an environment that makes the object "
+                    "itself: gymnasium.register(ID, entry_point=a function that returns the environment)"
                 )
         return value
 
@@ -294,8 +294,8 @@ RESERVED = frozenset(
 def _not_plain(value: Any) -> Any:
     """Return the first part of a value that isn't plain data, or None."""
     if isinstance(value, Mapping):
-        parts = [key for key in value if not isinstance(key, str)] + list(value.values())
-        return next((odd for part in parts if (odd := _not_plain(part)) is not None), None)
+        odd_key = next((key for key in value if not isinstance(key, str)), None)
+        return odd_key or next((odd for part in value.values() if (odd := _not_plain(part)) is not None), None)
     if isinstance(value, list | tuple):
         return next((odd for part in value if (odd := _not_plain(part)) is not None), None)
     return None if value is None or isinstance(value, bool | int | float | str) else value

@@ -219,6 +219,18 @@ class RunConfig(Settings):
                 raise ValueError(f'"{name}" is no wrapper; expected module:Class, such as gymnasium.wrappers:...')
         return names or None
 
+    @field_validator("env_kwargs")
+    @classmethod
+    def _plain_data(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for key, part in value.items():
+            if (odd := _not_plain(part)) is not None:
+                raise ValueError(
+                    f"{key} has a {type(odd).__name__}, and keywords must be plain data (numbers, text, lists, "
+                    "mappings), because they are kept with the run. Register an environment that makes the object "
+                    "itself: gymnasium.register(ID, entry_point=a function that returns the environment)"
+                )
+        return value
+
     @field_validator("sweep_axis")
     @classmethod
     def _distinct_values(cls, axes: dict[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
@@ -339,6 +351,16 @@ RESERVED = frozenset(
         "no_progress",
     }
 )
+
+
+def _not_plain(value: Any) -> Any:
+    """Return the first part of a value that isn't plain data, or None."""
+    if isinstance(value, Mapping):
+        odd_key = next((key for key in value if not isinstance(key, str)), None)
+        return odd_key or next((odd for part in value.values() if (odd := _not_plain(part)) is not None), None)
+    if isinstance(value, list | tuple):
+        return next((odd for part in value if (odd := _not_plain(part)) is not None), None)
+    return None if value is None or isinstance(value, bool | int | float | str) else value
 
 
 def _told(settings: Settings, **kwargs: Any) -> dict[str, Any]:

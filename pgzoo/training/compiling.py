@@ -66,8 +66,8 @@ class Compiled:
     ) -> None:
         """Store compiled libraries in `folder`; None: in TORCHINDUCTOR_CACHE_DIR, or a temporary folder if it isn't set.
 
-        Time spent compiling is charged to the watch's phase "compile". When `cancelled()` turns True, compiling is given
-        up.
+        Time spent compiling is charged to the watch's phase "compile". When `cancelled()` turns True, compiling is
+        given up.
         """
         self.function, self.watch, self.folder, self.cancelled = function, watch, folder, cancelled
         self._compiled: dict[Any, tuple[Leaves, Any]] = {}

@@ -57,7 +57,8 @@ Made by `make docs`, which starts a run of each pair.
 - *trains, critic added*: the estimator requires the values of a critic, and the algorithm has none, so pgzoo adds one
   ([estimators](estimators.md#a-critic-where-the-algorithm-has-none)).
 - *not used*: the run starts, but the algorithm uses whole-episode returns (or none) and never calls the estimator.
-- *no: needs whole episodes*: refused, because the algorithm collects fixed-length rollouts.
+- *no: windows*: refused, because the estimator needs whole episodes and the algorithm collects fixed-length rollouts
+  (windows of steps).
 - *no: no gradient*: refused, because the estimator requires a critic and the algorithm takes no gradient steps to
   train one.
 """

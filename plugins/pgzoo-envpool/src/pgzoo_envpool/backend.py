@@ -106,7 +106,7 @@ class EnvpoolEnvs:
         return self._obs
 
     def step(self, actions: Array, live: NDArray[np.bool_]) -> StepResult:
-        """Take one step in every live row. After a termination envpool resets a row, after a truncation this class does."""
+        """Take one step in every live row. envpool resets a row after a termination, this class after a truncation."""
         cut = self._cut & live
         if not cut.any() and live.all():
             obs, rewards, terminated, _, info = self._pool.step(actions, self._ids)

@@ -66,7 +66,8 @@ Made by `make docs`, which starts a run of each pair.
 POLICY_PAIRS = """## Algorithms and policies
 
 - *trains*: the algorithm learns the policy.
-- *plays only*: the run starts, but nothing is learned, because the policy has no parameters or the algorithm doesn't learn.
+- *plays only*: the run starts, but nothing is learned, because the policy has no parameters or the algorithm doesn't
+  learn.
 - *no: no parameters*: refused, because the algorithm needs a critic or parameters, and the policy has none.
 
 `tabular` fits Discrete observations only. [Algorithms](algorithms.md) says which action spaces an algorithm takes.

@@ -205,6 +205,11 @@ class RunConfig(Settings):
                 raise ValueError("must not contain control characters, such as a line break")
         return value
 
+    @field_validator("wrappers", mode="before")
+    @classmethod
+    def _one_wrapper(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) and value.lower() != "none" else value
+
     @field_validator("wrappers")
     @classmethod
     def _wrapper_names(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:

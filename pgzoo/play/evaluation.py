@@ -14,6 +14,7 @@ from pgzoo.envs import ids
 from pgzoo.envs.choice import choose_backend, inspect_environment
 from pgzoo.errors import ConfigError, UnfitError, UsageError
 from pgzoo.export.bundle import DESCRIPTION, TENSORS, LoadedPolicy, load_policy
+from pgzoo.registry.objects import register_env
 from pgzoo.training import rollout
 from pgzoo.training.events import EvaluationMode
 from pgzoo.types import EnvRequest
@@ -72,8 +73,13 @@ def find_policies(
     path = Path(ref)
     folder = path.parent if path.name in (DESCRIPTION, TENSORS) else path
     if (folder / DESCRIPTION).is_file() or (folder.is_dir() and len(path.parts) > 1):
-        return [PlayablePolicy(folder.resolve().name, load_policy(folder, catalog))]
-    return [policy_of_run(found, catalog) for found in find(ref, home, tracking_uri)]
+        playable = [PlayablePolicy(folder.resolve().name, load_policy(folder, catalog))]
+    else:
+        playable = [policy_of_run(found, catalog) for found in find(ref, home, tracking_uri)]
+    for one in playable:
+        if one.policy.env is not None:
+            register_env(one.policy.env.id, catalog.imports)
+    return playable
 
 
 def policy_of_run(found: Found, catalog: PluginCatalog) -> PlayablePolicy:

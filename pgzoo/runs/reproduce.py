@@ -16,7 +16,7 @@ from pgzoo.errors import CheckpointError, StoreError, UsageError
 from pgzoo.runs.initial import find_sources
 from pgzoo.runs.provenance import versions
 from pgzoo.runs.resolve import resolve
-from pgzoo.runs.resume import resume
+from pgzoo.runs.resume import check_environment, resume
 from pgzoo.runs.runner import run_config
 from pgzoo.tracking.home import Home
 from pgzoo.tracking.journal import Record, records
@@ -140,6 +140,7 @@ def _run_again(found: Found, legs: Sequence[Leg], catalog: PluginCatalog) -> lis
         if ref := layer.values.get("init_from"):
             over["init_from"] = str(find_sources(str(ref), [found.seed])[1][0])
         config = resolve([layer, Layer(over, ".".join)], catalog)
+        check_environment(config.env, catalog)
         home = Home.find({"PGZOO_HOME": folder})
         uploader = lock(home.uploader_lock, timeout=1)  # while this is held, no uploader ships these runs
         try:

@@ -157,7 +157,7 @@ def _print_profile(result: Result) -> None:
 
 def _ship(result: Result, progress: ProgressMode) -> Result:
     """Wait a little until MLflow has the runs. Ctrl-C stops waiting."""
-    hint = " (Ctrl-C: continue in the background)" if progress == "bar" else ""
+    hint = " (Ctrl-C: in the background)" if progress == "bar" else ""
     try:
         with Waiting(lambda: f"{result.format_shipping()}{hint}", progress):
             return result.settled()

@@ -108,7 +108,7 @@ class OperationTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.digest = hashlib.sha256()
         self._known: dict[int, tuple[int, Tensor]] = {}  # keeps them alive, so that no id is reused
-        self._take(leaves)
+        self._number_outputs(leaves)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -121,7 +121,7 @@ class OperationTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         self.write(str(operation), args, kwargs)
         result = operation(*args, **kwargs)
-        self._take(result)
+        self._number_outputs(result)
         return result
 
     def write(self, *things: Any) -> None:
@@ -130,11 +130,11 @@ class OperationTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _name(self, tensor: Tensor) -> str:
         if id(tensor) not in self._known:
-            self._take(tensor)
+            self._number_outputs(tensor)
             self.digest.update(tensor.detach().contiguous().cpu().numpy().tobytes())
         return f"t{self._known[id(tensor)][0]}"
 
-    def _take(self, made: Any) -> None:
+    def _number_outputs(self, made: Any) -> None:
         for tensor in tree_leaves(made):
             if isinstance(tensor, Tensor) and id(tensor) not in self._known:
                 self._known[id(tensor)] = len(self._known), tensor
@@ -190,13 +190,13 @@ def _environment(folder: Path) -> Iterator[None]:
 
 def _cache(folder: Path | None) -> Path:
     """Create and return `folder`; if it is None, TORCHINDUCTOR_CACHE_DIR or a temporary folder of this process."""
-    folder = folder or Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or _own_folder())
+    folder = folder or Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or _temporary_folder())
     folder.mkdir(parents=True, exist_ok=True)
     return folder.resolve()
 
 
 @cache
-def _own_folder() -> str:
+def _temporary_folder() -> str:
     return tempfile.mkdtemp()
 
 

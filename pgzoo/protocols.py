@@ -112,7 +112,9 @@ class EnvBackend(Protocol):
         preferred(request) -> bool: whether `auto` chooses it over `sync`, if it fits. `request.rows` is the number of
             copies of one member, because the choice must not depend on the number of members;
         foreign = True: it creates its own environments, so if it is chosen by name it also runs ids that gymnasium
-            can't create.
+            can't create;
+        wraps = True: it applies `request.wrappers` and `request.frame_stack`. Without it, requests that have them are
+            not passed to the backend.
     """
 
     width: int

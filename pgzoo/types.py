@@ -313,7 +313,9 @@ class EnvRequest(NamedTuple):
     """An environment, and the total number of copies, `rows`.
 
     `states` (see `protocols.EnvState`) may save and restore one. `masked` is True if the environment is known to
-    provide action masks in at least some steps: then `VectorEnv.action_mask` is never None.
+    provide action masks in at least some steps: then `VectorEnv.action_mask` is never None. `wrappers`, named
+    `module:Class`, are applied in this order, and after them one that stacks the last `frame_stack` observations (0:
+    none).
     """
 
     id: str
@@ -322,6 +324,13 @@ class EnvRequest(NamedTuple):
     rows: int
     states: tuple[Any, ...] = ()
     masked: bool = False
+    wrappers: tuple[str, ...] = ()
+    frame_stack: int = 0
+
+    @property
+    def wrapped(self) -> bool:
+        """Whether the run puts wrappers around the environment."""
+        return bool(self.wrappers or self.frame_stack)
 
 
 class StepResult(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import json
 import os
@@ -9,17 +10,21 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from pgzoo.errors import visible
 from pgzoo.registry import PluginCatalog, discover
+from pgzoo.runs.waiting import ProgressMode, progress_mode
 
 if TYPE_CHECKING:
     from rich.text import Text
 
 __all__ = [
+    "echo",
     "json_option",
     "open_catalog",
     "peek",
@@ -28,13 +33,20 @@ __all__ = [
     "print_json",
     "print_lines",
     "print_table",
+    "progress_mode_option",
     "progress_option",
     "refuse_repeated",
+    "stdout_to_stderr",
     "typed",
     "warn_of_broken",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def echo(text: str = "", *, err: bool = False, nl: bool = True) -> None:
+    """Print a line on stdout, or on stderr; characters that act on a terminal are made visible."""
+    click.echo(visible(text), err=err, nl=nl)
 
 
 def json_option(command: F) -> F:
@@ -45,6 +57,37 @@ def json_option(command: F) -> F:
 def progress_option(command: F) -> F:
     """Add `--no-progress`, which every command takes, even if it has no progress to show."""
     return click.option("--no-progress", is_flag=True, expose_value=False, help="Show no progress.")(command)
+
+
+def progress_mode_option(command: F) -> F:
+    """Add `--no-progress` and pass on how to show progress (`progress`)."""
+
+    def read(ctx: click.Context, param: click.Parameter, value: bool) -> ProgressMode:
+        return progress_mode(not value)
+
+    option = click.option("--no-progress", "progress", is_flag=True, callback=read, help="Show no progress.")
+    return option(command)
+
+
+@contextmanager
+def stdout_to_stderr() -> Iterator[None]:
+    """Send whatever is written to stdout to stderr, also by C code and child processes, so that JSON stays alone."""
+    sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+    except OSError:  # there is no stdout
+        yield
+        return
+    try:
+        os.dup2(2, 1)
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.stderr.flush()
+        with suppress(Exception):
+            ctypes.CDLL(None).fflush(None)  # what C code has printed and not yet written
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def plugin_options(command: F) -> F:
@@ -93,7 +136,7 @@ def open_catalog(*, blocked: Iterable[str] = (), imports: Iterable[str] = ()) ->
     catalog = discover(blocked=blocked, imports=imports)
     for plugin in catalog.plugins:
         if plugin.source == "inline" and plugin.status == "ok":
-            click.echo(f'Loaded {plugin.module} (inline plugin "{plugin.name}")', err=True)
+            echo(f'Loaded {plugin.module} (inline plugin "{plugin.name}")', err=True)
     warn_of_broken(catalog, inline=True)
     return catalog
 
@@ -102,7 +145,7 @@ def warn_of_broken(catalog: PluginCatalog, *, inline: bool = False) -> None:
     """Report broken plugins on stderr: the inline one, or else all others."""
     for plugin in catalog.broken:
         if (plugin.source == "inline") == inline:
-            click.echo(
+            echo(
                 f"Warning: plugin {plugin} is broken and left out: {plugin.error} (see: pgzoo plugins)",
                 err=True,
             )
@@ -119,7 +162,7 @@ def typed() -> str:
 
 def print_json(value: object) -> None:
     """Print a value as JSON on stdout."""
-    click.echo(json.dumps(value, indent=2, default=str))
+    echo(json.dumps(value, indent=2, default=str))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, hint: str = "") -> None:
@@ -173,7 +216,7 @@ def _print_table(
         table.add_row(*(_cell(cell) for cell in row))
     console.print(table)
     if not in_terminal:
-        click.echo("\n".join(line.rstrip() for line in plain.getvalue().strip("\n").splitlines()))
+        echo("\n".join(line.rstrip() for line in plain.getvalue().strip("\n").splitlines()))
     elif hint:
         console.print(hint, style="dim", highlight=False)
 
@@ -190,5 +233,6 @@ def _shortened(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int
 def _cell(text: str) -> Text:
     from rich.text import Text
 
+    text = visible(text)
     color = re.match(r"\[(green|yellow|red)\]", text)
     return Text(text[color.end() :], style=color[1]) if color else Text(text)

@@ -66,9 +66,9 @@ def show(names: tuple[str, ...], imports: tuple[str, ...], blocked: tuple[str, .
             **preset.settings,
         }
         if len(found) > 1:
-            click.echo("---")
-        click.echo(f"# {entry.name}: {summary_line(entry)}\n# pgzoo run {preset.algorithm} --preset {entry.name}")
-        click.echo(yaml.safe_dump(settings, sort_keys=False), nl=False)
+            common.echo("---")
+        common.echo(f"# {entry.name}: {summary_line(entry)}\n# pgzoo run {preset.algorithm} --preset {entry.name}")
+        common.echo(yaml.safe_dump(settings, sort_keys=False), nl=False)
 
 
 def _named(catalog: PluginCatalog, name: str) -> list[Entry]:
@@ -81,7 +81,8 @@ def _named(catalog: PluginCatalog, name: str) -> list[Entry]:
     if name in catalog.names("algorithm"):
         raise UnknownName(f'There is no preset for algorithm "{name}". See: pgzoo presets')
     known = [*catalog.names("preset"), *catalog.names("algorithm")]
-    raise UnknownName(f'No preset or algorithm "{name}".{did_you_mean(name, known)} See: pgzoo presets')
+    lines = [f'No preset or algorithm "{name}".{did_you_mean(name, known)} See: pgzoo presets']
+    raise UnknownName("\n".join([*lines, *catalog.absent_plugins()]))
 
 
 def _automatic(catalog: PluginCatalog, algorithm: str, env: str) -> Entry:

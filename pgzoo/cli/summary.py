@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 import numpy as np
+
+from pgzoo.cli import common
+from pgzoo.errors import visible
+from pgzoo.runs.waiting import ProgressMode, Waiting
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -21,10 +28,11 @@ if TYPE_CHECKING:
 __all__ = ["conclude"]
 
 COLOURS = {"finished": "green", "stopped": "yellow", "failed": "red", "interrupted": "yellow"}
+IMPORTED = time.monotonic()
 EXIT_CODES = {"failed": 1, "interrupted": 130}
 
 
-def conclude(ctx: click.Context, result: Result, as_json: bool) -> None:
+def conclude(ctx: click.Context, result: Result, as_json: bool, progress: ProgressMode) -> None:
     """Print the result, wait a little for MLflow, print what to do next, and exit with the run's exit code.
 
     Raises:
@@ -34,7 +42,7 @@ def conclude(ctx: click.Context, result: Result, as_json: bool) -> None:
         _print_result(result)
         if result.plan.config.profile:
             _print_profile(result)
-    result = _ship(result)
+    result = _ship(result, progress)
     if as_json:
         _print_json(result)
     else:
@@ -47,7 +55,7 @@ def conclude(ctx: click.Context, result: Result, as_json: bool) -> None:
 def _print_json(result: Result) -> None:
     """Print the result as one line of JSON on stdout, and warnings on stderr."""
     _warn(result)
-    click.echo(json.dumps(result.to_dict(), allow_nan=False))
+    common.echo(json.dumps(result.to_dict(), allow_nan=False))
 
 
 def _print_result(result: Result) -> None:
@@ -67,13 +75,32 @@ def _print_result(result: Result) -> None:
     else:
         _add_seeds(table, result)
     out = _console()
-    out.print(f"\n[bold]{config.algorithm} on {config.env}[/]: {judged}\n")
+    out.print(f"\n[bold]{visible(config.algorithm)} on {visible(config.env)}[/]: {judged}\n")
     out.print(table)
     if swept:
         out.print("[dim]Each row is over the means of its seeds.[/]")
     elif len(result.runs) > 1:
         out.print("[dim]The last row is over the means of the seeds.[/]")
+    for line in _format_cut(result):
+        out.print(line, markup=False, style="yellow")
     out.print()
+
+
+def _format_cut(result: Result) -> list[str]:
+    """Return a line for each kind of evaluation in which episodes were cut."""
+    limit = result.plan.config.eval_max_steps
+    modes = {
+        "sampled": (sum(run.cut_episodes for run in result.runs), sum(run.returns.size for run in result.runs)),
+        "greedy": (
+            sum(run.greedy_cut_episodes for run in result.runs),
+            sum(run.greedy_returns.size for run in result.runs),
+        ),
+    }
+    return [
+        f"{cut:,} of {count:,} evaluation episodes with {mode} actions were cut at {limit:,} steps (--eval-max-steps)."
+        for mode, (cut, count) in modes.items()
+        if cut
+    ]
 
 
 def _add_seeds(table: Table, result: Result) -> None:
@@ -97,7 +124,9 @@ def _add_settings(table: Table, result: Result) -> None:
         runs = [run for run in result.runs if run.settings == setting]
         status = max((run.status for run in runs), key=BADNESS.index)
         steps = sum(run.env_steps for run in runs)
-        table.add_row(*map(str, values), str(len(runs)), _colored(status), f"{steps:,}", *_over(runs))
+        table.add_row(
+            *(visible(str(value)) for value in values), str(len(runs)), _colored(status), f"{steps:,}", *_over(runs)
+        )
 
 
 def _over(runs: Sequence[SeedResult]) -> list[str]:
@@ -123,17 +152,14 @@ def _print_profile(result: Result) -> None:
     for phase, seconds in parts.items():
         table.add_row(phase, f"{seconds:.2f}", f"{seconds / total:.1%}")
     _console().print(table)
-    click.echo()
+    common.echo()
 
 
-def _ship(result: Result) -> Result:
+def _ship(result: Result, progress: ProgressMode) -> Result:
     """Wait a little until MLflow has the runs. Ctrl-C stops waiting."""
-    from rich.console import Console
-
+    hint = " (Ctrl-C: continue in the background)" if progress == "bar" else ""
     try:
-        if not sys.stderr.isatty():
-            return result.settled()
-        with Console(stderr=True).status("Shipping to MLflow ... (Ctrl-C: continue in the background)"):
+        with Waiting(lambda: f"{result.format_shipping()}{hint}", progress):
             return result.settled()
     except KeyboardInterrupt:
         return result.settled(0)
@@ -141,23 +167,53 @@ def _ship(result: Result) -> Result:
 
 def _print_next_steps(result: Result) -> None:
     """Print the speed, where the runs are, and the next commands."""
-    from pgzoo.tracking import display_uri
+    from pgzoo.tracking import NO_STORE, display_uri
 
     config, wall = result.plan.config, result.timing["loop"]
+    untracked = result.tracking_uri == NO_STORE
     where = f" --tracking-uri {display_uri(result.tracking_uri)}" if config.tracking_uri else ""
     settings = {tuple(run.settings.items()) for run in result.runs}
     which = result.group if len(result.runs) > 1 else result.runs[0].run_key
     out = _console()
     lines = [
         f"Trained   {result.env_steps - result.steps_before:,} steps in {wall:.1f} s ({result.speed:,.0f} steps/s)",
-        f"MLflow    {display_uri(result.tracking_uri)}",
-        f"          experiment {result.experiment}",
+        f"Time      {_format_time(result)}",
+        *(
+            [f"MLflow    none: journals and checkpoints are in {result.session.home.runs}"]
+            if untracked
+            else [f"MLflow    {display_uri(result.tracking_uri)}", f"          experiment {result.experiment}"]
+        ),
         f"          group {result.group}",
-        f"Next      pgzoo ui{where}",
-        f"          pgzoo {'compare' if len(settings) > 1 else 'evaluate'} {which}",
+        *([] if untracked else [f"Next      pgzoo ui{where}"]),
+        f"{'Next' if untracked else '':10}pgzoo {'compare' if len(settings) > 1 else 'evaluate'} {which}",
     ]
-    out.print("\n".join(lines), soft_wrap=True, markup=False)
+    out.print(visible("\n".join(lines)), soft_wrap=True, markup=False)
     _warn(result)
+
+
+def _format_time(result: Result) -> str:
+    """Return how the time since the process started was spent. The parts add up to the whole, but for rounding.
+
+    Imports include everything before training, shipping everything after it.
+    """
+    now, timing = time.monotonic(), result.timing
+    parts = {name: timing.get(name, 0.0) for name in ("compile", "loop", "evaluate")}
+    ship = now - result.over
+    total = process_seconds()
+    rest = total - sum(parts.values()) - ship
+    seconds = {"imports": rest, "compile": parts["compile"], "train": parts["loop"], "evaluate": parts["evaluate"]}
+    listed = " + ".join(f"{name} {value:.1f}" for name, value in {**seconds, "ship": ship}.items())
+    return f"{total:.1f} s = {listed}"
+
+
+def process_seconds() -> float:
+    """Return the seconds since this process started; where the system doesn't say, since this module was imported."""
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        ticks = int(fields[19])  # the 22nd field: when the process started, in clock ticks since the machine did
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError, ValueError, IndexError):
+        return time.monotonic() - IMPORTED
 
 
 def _console() -> Console:
@@ -184,15 +240,15 @@ def _warn(result: Result) -> None:
     for run in result.runs:
         if run.status != "finished" and result.error is None:
             of = f" of {format_setting(run.settings)}" if run.settings else ""
-            click.echo(f"Seed {run.seed}{of}, {run.status} after {run.env_steps:,} steps: {run.reason}", err=True)
+            common.echo(f"Seed {run.seed}{of}, {run.status} after {run.env_steps:,} steps: {run.reason}", err=True)
     if any(run.status == "interrupted" for run in result.runs):
-        click.echo("Metrics and policies so far are saved.", err=True)
+        common.echo("Metrics and policies so far are saved.", err=True)
     if dropped := result.pending.dropped:
-        click.echo(f"Left out of the curves, as not finite (NaN or infinite): {plural(dropped, 'value')}.", err=True)
+        common.echo(f"Left out of the curves, as not finite (NaN or infinite): {plural(dropped, 'value')}.", err=True)
     if lost := result.pending.lost:
-        click.echo(f"Lost because the disk was full: {plural(lost, 'record')}.", err=True)
+        common.echo(f"Lost because the disk was full: {plural(lost, 'record')}.", err=True)
     if result.pending:
-        click.echo(f"Still to be shipped to MLflow: {result.pending}. It goes on in the background.", err=True)
+        common.echo(f"Still to be shipped to MLflow: {result.pending}. It goes on in the background.", err=True)
         if why := pending(result.session.home).errors.get(display_uri(result.tracking_uri)):
-            click.echo(f"So far: {why}", err=True)
-        click.echo("If it is interrupted: pgzoo sync", err=True)
+            common.echo(f"So far: {why}", err=True)
+        common.echo("If it is interrupted: pgzoo sync", err=True)

@@ -169,7 +169,9 @@ def pack(
         "action_space": spaces.to_json(spec.action_space),
     }
     if env is not None:
-        description["env"] = {"id": env.id, "kwargs": dict(env.kwargs), "max_episode_steps": env.max_episode_steps}
+        wrapping = {"wrappers": list(env.wrappers), "frame_stack": env.frame_stack} if env.wrapped else {}
+        limit = {"max_episode_steps": env.max_episode_steps}
+        description["env"] = {"id": env.id, "kwargs": dict(env.kwargs), **limit, **wrapping}
     return {TENSORS: save(one), DESCRIPTION: (json.dumps(description, indent=2) + "\n").encode()}
 
 
@@ -246,7 +248,10 @@ def _read_description(folder: Path) -> _Description:
         limit, kwargs = where["max_episode_steps"], where["kwargs"]
         if not (isinstance(where["id"], str) and isinstance(kwargs, dict) and (limit is None or type(limit) is int)):
             raise _Damaged("its environment is no id with keywords.")
-        env = EnvRequest(where["id"], kwargs, limit, 1)
+        wrappers, frames = where.get("wrappers", []), where.get("frame_stack", 0)
+        if not (isinstance(wrappers, list) and all(isinstance(name, str) for name in wrappers) and type(frames) is int):
+            raise _Damaged("its wrappers are no list of names, or its frame_stack is no number.")
+        env = EnvRequest(where["id"], kwargs, limit, 1, wrappers=tuple(wrappers), frame_stack=frames)
     return _Description(said["policy"], bool(said.get("normalize_obs")), spec, env)
 
 

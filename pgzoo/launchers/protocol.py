@@ -51,7 +51,8 @@ def split(members: int, count: int) -> list[list[int]]:
 
 def encode(event: Event) -> str:
     """Return a worker's event as a line of JSON."""
-    return json.dumps({"type": type(event).__name__, **vars(event)}, default=_plain)
+    content = {name: value for name, value in vars(event).items() if name != "state"}  # tensors stay with the worker
+    return json.dumps({"type": type(event).__name__, **content}, default=_plain)
 
 
 def decode(content: Mapping[str, Any], rows: Sequence[int], env_steps: NDArray[np.int64]) -> Event:
@@ -80,7 +81,8 @@ def decode(content: Mapping[str, Any], rows: Sequence[int], env_steps: NDArray[n
             return UpdateDone(content["update"], at, some("active"), some("ended"), metrics)
         case "Evaluated":
             played = ragged("returns", np.float64), ragged("lengths", np.int64)
-            return Evaluated(at, some("active"), content["mode"], content["final"], *played)
+            cut = content["cut"] and _spread(content["cut"], rows, np.zeros(members, np.int64))
+            return Evaluated(at, some("active"), content["mode"], content["final"], *played, cut)
         case "CheckpointSaved":
             return CheckpointSaved(at, tuple(rows[member] for member in content["members"]), content["exact"])
     raise ValueError(f"not an event: {content['t']}")

@@ -17,10 +17,25 @@ from pgzoo.types import Array, Distribution, Params, Spec
 if TYPE_CHECKING:
     from pgzoo.config import ActionConfig
 
-__all__ = ["ActionHead", "ObsEncoder"]
+__all__ = ["ActionHead", "ObsEncoder", "is_image"]
+
+IMAGE_SIDE, IMAGE_CHANNELS = 16, 4
+"""Minimum height and width of an image in pixels, and maximum number of its channels."""
 
 TABLE = 1024
 """Maximum number of categories that are one-hot encoded by a table."""
+
+
+def is_image(space: gym.Space[Any]) -> bool:
+    """Return whether observations are images: a uint8 Box of three dimensions that is large enough.
+
+    An image has at least 16 x 16 pixels, and 1 to 4 channels in its first or last dimension. Smaller or deeper arrays,
+    such as the one-hot 4 x 4 x 16 board of 2048, are treated as vectors.
+    """
+    if not (isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3):
+        return False
+    layouts = ((space.shape[0], space.shape[1:]), (space.shape[2], space.shape[:2]))
+    return any(channels <= IMAGE_CHANNELS and min(pixels) >= IMAGE_SIDE for channels, pixels in layouts)
 
 
 class ObsEncoder:
@@ -37,7 +52,7 @@ class ObsEncoder:
             self.categories, self.first, self.size = int(space.n), int(space.start), int(space.n)
             # a lookup table is faster than comparing, but its size is quadratic
             self._one_hot = np.eye(self.categories, dtype=np.float32) if self.categories <= TABLE else None
-        elif isinstance(space, gym.spaces.Box) and not (space.dtype == np.uint8 and len(space.shape) == 3):
+        elif isinstance(space, gym.spaces.Box) and not is_image(space):
             self.size = int(np.prod(space.shape))
         else:
             raise UnfitError(

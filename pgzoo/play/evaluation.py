@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pgzoo.config import read_yaml
+from pgzoo.config import EVAL_MAX_STEPS, read_yaml
 from pgzoo.envs import ids
 from pgzoo.envs.choice import choose_backend, inspect_environment
 from pgzoo.errors import ConfigError, UnfitError, UsageError
@@ -24,18 +24,38 @@ if TYPE_CHECKING:
     from pgzoo.registry import PluginCatalog
     from pgzoo.tracking import Found, Home
 
-__all__ = ["PlayablePolicy", "environment_for", "evaluate_policy", "find_policies", "policy_of_run"]
+__all__ = [
+    "PlayablePolicy",
+    "PlayedEpisodes",
+    "cut_episodes",
+    "environment_for",
+    "evaluate_policy",
+    "find_policies",
+    "policy_of_run",
+]
 
 
 @dataclass(frozen=True)
 class PlayablePolicy:
-    """A policy with its name, and the seed and backend of the run that trained it, if it comes from a run."""
+    """A policy with its name, and settings of the run that trained it, if it comes from a run.
+
+    `max_steps` is the number of steps after which that run cuts an evaluation episode.
+    """
 
     name: str
     policy: LoadedPolicy
     seed: int = 0
     backend: str = "auto"
     run: Found | None = None
+    max_steps: int = EVAL_MAX_STEPS
+
+
+class PlayedEpisodes(NamedTuple):
+    """Returns and lengths of episodes, `[episodes]` each, and how many of them were cut by the limit of steps."""
+
+    returns: NDArray[np.float64]
+    lengths: NDArray[np.int64]
+    cut: int
 
 
 def find_policies(
@@ -63,9 +83,15 @@ def policy_of_run(found: Found, catalog: PluginCatalog) -> PlayablePolicy:
     found.artifact(f"policy/{TENSORS}")
     policy = load_policy(folder, catalog)
     policy.env = EnvRequest(
-        str(settings.get("env")), dict(settings.get("env_kwargs") or {}), settings.get("max_episode_steps"), rows=1
+        str(settings.get("env")),
+        dict(settings.get("env_kwargs") or {}),
+        settings.get("max_episode_steps"),
+        rows=1,
+        wrappers=tuple(settings.get("wrappers") or ()),
+        frame_stack=settings.get("frame_stack") or 0,
     )
-    return PlayablePolicy(found.name, policy, found.seed, str(settings.get("backend", "auto")), found)
+    max_steps = int(settings.get("eval_max_steps", EVAL_MAX_STEPS))
+    return PlayablePolicy(found.name, policy, found.seed, str(settings.get("backend", "auto")), found, max_steps)
 
 
 def environment_for(
@@ -73,14 +99,19 @@ def environment_for(
 ) -> EnvRequest:
     """Return the environment to play in: `env`, or else the one in which the policy was trained.
 
+    Both have the wrappers of the training, which decide what the policy observes.
+
     Without a `catalog` gymnasium makes it, with one the backend of that name does.
 
     Raises:
         ConfigError: no environment is given or known.
-        UsageError: the policy's environment is in a module that isn't imported: a policy loads no code.
+        UsageError: the policy's environment or a wrapper is in a module that isn't imported: a policy loads no code.
         EnvError, UnfitError: it can't be made here, or has other observations or actions than the policy.
     """
-    request = policy.env if env is None else EnvRequest(env, {}, None, 1)
+    request = policy.env
+    if env is not None:
+        wrappers = (policy.env.wrappers, policy.env.frame_stack) if policy.env else ((), 0)
+        request = EnvRequest(env, {}, None, 1, (), False, *wrappers)
     if request is None:
         raise ConfigError("The policy doesn't say in which environment it was trained. Name one: --env ID")
     module, colon, _ = request.id.partition(":")
@@ -111,11 +142,14 @@ def evaluate_policy(
     mode: EvaluationMode,
     seed: int = 0,
     backend: str = "auto",
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return the returns and lengths of `episodes` episodes, `[episodes]` each, played in parallel environments.
+    max_steps: int = EVAL_MAX_STEPS,
+    monitor: rollout.Monitor | None = None,
+) -> PlayedEpisodes:
+    """Play `episodes` episodes in parallel environments.
 
     `request` comes from `environment_for`. Every environment plays the same number of episodes or one less. With the
-    seed and the number of episodes of a run's final evaluation, these are the same episodes.
+    seed and the number of episodes of a run's final evaluation, these are the same episodes. An episode that has not
+    ended after `max_steps` steps is cut there. `monitor` counts episodes and steps while they are played.
 
     Raises:
         UnfitError: the backend can't run the environment.
@@ -133,7 +167,14 @@ def evaluate_policy(
             active=np.ones(1, np.bool_),
             episodes=episodes,
             mode=mode,
+            max_steps=max_steps,
+            monitor=monitor,
         )
     finally:
         envs.close()
-    return played.returns[0], played.lengths[0]
+    return PlayedEpisodes(played.returns[0], played.lengths[0], int(played.cut[0]))
+
+
+def cut_episodes(cut: int, episodes: int, max_steps: int) -> str:
+    """Return the sentence that says how many of the evaluation episodes were cut."""
+    return f"{cut:,} of {episodes:,} evaluation episodes had not ended after {max_steps:,} steps and were cut there"

@@ -303,11 +303,15 @@ class PluginCatalog:
     def _unknown(self, kind: ComponentKind, name: str) -> str:
         lines = [f'No {_label(kind)} "{name}".{did_you_mean(name, self.names(kind))}']
         lines[0] += f" See: {_LISTED_BY.get(kind, 'pgzoo plugins')}"
-        lines += [f"Plugin {plugin} failed to load: {plugin.error}" for plugin in self.broken]
+        return "\n".join([*lines, *self.absent_plugins()])
+
+    def absent_plugins(self) -> list[str]:
+        """Return a line for each plugin that failed to load, and one for the blocked ones; any may have the name."""
+        lines = [f"Plugin {plugin} failed to load: {plugin.error}" for plugin in self.broken]
         blocked = [str(plugin) for plugin in self.plugins if plugin.status == "blocked"]
         if blocked:
             lines.append(f"Disabled plugins: {', '.join(blocked)}")
-        return "\n".join(lines)
+        return lines
 
 
 def describe_error(error: BaseException) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pluggy import PluginManager
 
-from pgzoo.errors import PluginError, UnknownName, did_you_mean
+from pgzoo.errors import PluginError, UnknownName, UsageError, did_you_mean
 from pgzoo.registry import files, hooks
 from pgzoo.registry.catalog import PluginCatalog, PluginInfo, Registry, Source, describe_error
 
@@ -62,10 +62,11 @@ def discover(
     `blocked` and the variable PGZOO_DISABLE_PLUGINS (separated by commas) name plugins or distributions not to
     load; "local" is the inline plugin. `imports` are module names or paths of Python files.
 
-    A plugin that fails is listed as broken, and the others are loaded. Raises PluginError if one of `imports` fails,
-    because it was requested by name, and UnknownName if `blocked` names an unknown plugin.
+    A plugin that fails is listed as broken, and the others are loaded; so is an inline plugin that another user could
+    have written. Raises PluginError if one of `imports` fails, because it was requested by name, and UnknownName if
+    `blocked` names an unknown plugin.
     """
-    folder = Path(cwd or Path.cwd()).resolve()
+    folder = Path(cwd or _working_folder()).resolve()
     candidates = [*_built_ins(), *_entry_points(), *(_import(name, folder) for name in imports)]
     if inline and (folder / INLINE_FILE).is_file():
         candidates.append(_file(INLINE_FILE, folder, "inline", INLINE_NAME))
@@ -78,6 +79,14 @@ def discover(
         else:
             _load_and_add(candidate, catalog)
     return catalog
+
+
+def _working_folder() -> Path:
+    """Return the working directory. Raises UsageError if it was deleted."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise UsageError("The working directory was deleted. Change to another folder: cd") from None
 
 
 def _load_and_add(candidate: _Candidate, catalog: PluginCatalog) -> None:
@@ -161,6 +170,8 @@ def _import(name: str, folder: Path) -> _Candidate:
 
 def _file(path: str, folder: Path, source: Source, name: str) -> _Candidate:
     def load() -> object:
+        if source == "inline":
+            files.check_owned(folder / path)
         files.make_importable(folder)
         return files.run_file((folder / path).resolve())
 

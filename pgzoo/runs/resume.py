@@ -20,6 +20,7 @@ from pgzoo.runs.planning import make_plan
 from pgzoo.runs.provenance import versions
 from pgzoo.runs.resolve import resolve
 from pgzoo.runs.runner import run_config
+from pgzoo.runs.waiting import ProgressMode
 from pgzoo.tracking.journal import LOCK_WAIT
 from pgzoo.tracking.ledger import start_of
 from pgzoo.tracking.locks import lock
@@ -50,7 +51,7 @@ def resume(
     launcher: str | None = None,
     workers: int | None = None,
     command: str = "",
-    progress: str = "none",
+    progress: ProgressMode = "none",
     home: tracking.Home | None = None,
 ) -> Result:
     """Continue runs of one group, all members together, in the same MLflow runs.
@@ -66,7 +67,7 @@ def resume(
         launcher: replaces the launcher of the run.
         workers: replaces its number of workers.
         command: what the user typed, for the tracker.
-        progress: "bar", "plain" or "none".
+        progress: how to show progress; see `RunContext`.
         home: where the runs are; by default `Home.find()`.
 
     Raises:

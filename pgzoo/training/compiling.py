@@ -8,10 +8,13 @@ microseconds; `torch.compile` checks guards on everything a function has used, w
 
 from __future__ import annotations
 
+import contextvars
+import ctypes
 import hashlib
 import logging
 import os
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +29,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from pgzoo.ops.members import map_leaves
 from pgzoo.training.metrics import Stopwatch
+from pgzoo.training.rollout import Cancelled
 
 __all__ = ["Compiled"]
 
@@ -40,6 +44,9 @@ OPTIONS: dict[str, Any] = {
 _HOLE = object()
 """Placeholder for a tensor in the tree of a result."""
 
+POLL = 0.1
+"""Seconds between two looks at whether compiling was cancelled."""
+
 Leaves = Callable[[list[Tensor]], list[Tensor]]
 
 
@@ -50,19 +57,24 @@ class Compiled:
     every call.
     """
 
-    def __init__(self, function: Callable[[Any], Any], watch: Stopwatch, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        function: Callable[[Any], Any],
+        watch: Stopwatch,
+        folder: Path | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Store compiled libraries in `folder`.
 
-        None: in TORCHINDUCTOR_CACHE_DIR, or in a temporary folder if it isn't set.
-
-        Time spent compiling is charged to the watch's phase "compile".
+        None: in TORCHINDUCTOR_CACHE_DIR, or in a temporary folder if it isn't set. Time spent compiling is charged to
+        the watch's phase "compile". Compiling is aborted when `cancelled()` returns True.
         """
-        self.function, self.watch, self.folder = function, watch, folder
+        self.function, self.watch, self.folder, self.cancelled = function, watch, folder, cancelled
         self._compiled: dict[Any, tuple[Leaves, Any]] = {}
         self._failed = False
 
     def __call__(self, tree: Any) -> Any:
-        """Return the function's result for `tree`."""
+        """Return the function's result for `tree`. Raises Cancelled if compiling it was given up."""
         if self._failed:
             return self.function(tree)
         leaves = _leaves(tree)
@@ -72,6 +84,8 @@ class Compiled:
             try:
                 with self.watch.phase("compile"):
                     compiled = self._compiled[shapes] = self._compile(tree, leaves)
+            except Cancelled:
+                raise
             except Exception as error:  # the function still works eagerly, regardless of the compiler's error
                 self._failed = True
                 _warn_once(next(iter(str(error).strip().splitlines()), type(error).__name__))
@@ -94,7 +108,7 @@ class Compiled:
         leaves = [leaf.detach() for leaf in leaves]  # a tensor that occurs twice counts as two tensors
         library = _cache(self.folder) / f"{_digest(flat, leaves)}.so"
         if not library.exists():
-            _compile(flat, leaves, library)
+            _in_thread(lambda: _compile(flat, leaves, library), self.cancelled)
         aoti, device = torch._C._aoti, _device(leaves)
         if device.type == "cpu":
             return aoti.AOTIModelContainerRunnerCpu(str(library), 1).run, shape_of_result
@@ -168,6 +182,39 @@ def _compile(flat: Callable[..., list[Tensor]], leaves: list[Tensor], library: P
             graph = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*leaves)
             inductor.aot_compile(graph, tuple(leaves))
         made.replace(library)
+
+
+def _in_thread(work: Callable[[], None], cancelled: Callable[[], bool]) -> None:
+    """Do some work in a thread, and wait for it. Python has to be free to handle signals, as compiling takes minutes.
+
+    Raises:
+        Cancelled: `cancelled()` turned True; the thread is given up.
+        Exception: what the work raised.
+    """
+    errors: list[BaseException] = []
+    threads, context = torch.get_num_threads(), contextvars.copy_context()
+
+    def body() -> None:
+        torch.set_num_threads(threads)  # a new thread has torch's default
+        try:
+            context.run(work)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=body, name="pgzoo-compile", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(POLL)
+            if thread.is_alive() and cancelled():
+                raise Cancelled
+    except BaseException:
+        # raised at the thread's next line of Python; what it waits for, such as a C++ compiler, isn't waited for here
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))
+        thread.join(1.0)
+        raise
+    if errors:
+        raise errors[0]
 
 
 def _device(leaves: list[Tensor]) -> torch.device:

@@ -24,7 +24,7 @@ from pgzoo.training.learner import Learner
 from pgzoo.training.metrics import Stopwatch, UpdateMetrics
 from pgzoo.training.minibatches import Batcher
 from pgzoo.training.plan import POLICY, Plan, PolicyView, policy_tensors, with_state_names
-from pgzoo.training.rollout import FinishedEpisodes
+from pgzoo.training.rollout import Evaluation, FinishedEpisodes
 from pgzoo.training.seeding import generator
 from pgzoo.training.targets import EvaluationInputs, bind_estimator, policy_evaluator
 from pgzoo.training.update_record import UpdateRecord
@@ -68,7 +68,8 @@ class Engine:
         self.record = UpdateRecord()
         self.hyperparameters = Hyperparameters(plan)
         self.interaction = Interaction(plan, self.watch, resuming=state is not None)
-        self.learner = Learner(plan, self.policy, self.hyperparameters, self.watch)
+        monitor = self.interaction.monitor
+        self.learner = Learner(plan, self.policy, self.hyperparameters, self.watch, lambda: monitor.cancelled())
         self._estimator = bind_estimator(plan, self.hyperparameters.gamma)
         self._evaluator = policy_evaluator(plan, self.policy, padded=self.learner.padded)
         self._compiled_evaluator = self.learner.compile(self._evaluator)
@@ -116,11 +117,14 @@ class Engine:
         if plan.config.stop_on_plateau is not None:
             buffers |= plateau.initial_buffers()
         extra = self._algorithm_state()
+        buffers = _for_all(buffers, members)
+        params |= {name: value.clone() for name, value in plan.initial.items() if name in params}
+        buffers |= {name: value.clone() for name, value in plan.initial.items() if name in buffers}
         params |= extra.params
         zeros = np.zeros(members, np.int64)
         return TrainState(
             params=params,
-            buffers=_for_all(buffers, members) | extra.buffers,
+            buffers=buffers | extra.buffers,
             optimizer=self.learner.optimizer.init(flatten(params.values()) if params else torch.zeros(members, 0)),
             collector=None,
             active=np.ones(members, np.bool_),
@@ -171,7 +175,7 @@ class Engine:
         state, returns, trajectory, finished = self.interaction.play(state, to_device(candidates, self.device))
         return self._receive(state, trajectory, finished)[0], returns
 
-    def evaluate(self, state: TrainState, active: NDArray[np.bool_], mode: EvaluationMode) -> FinishedEpisodes:
+    def evaluate(self, state: TrainState, active: NDArray[np.bool_], mode: EvaluationMode) -> Evaluation:
         """Play the evaluation episodes of the members in `active [S]`; see `rollout.evaluate`."""
         return self.interaction.evaluate(state, active, mode)
 

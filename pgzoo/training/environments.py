@@ -60,14 +60,14 @@ class Environments:
         n, saved = self.plan.config.num_envs, state.environments or (None,) * len(state.active)
         fresh = state.updates == 0  # members without any update yet start as in a run that was not interrupted
         seeds = np.where(fresh[:, None], self._seeds(state, "reset"), self._seeds(state, "resume"))
-        begun = rollout.reset_all(self.training(), self.plan.policy, seeds)
+        fresh_start = rollout.reset_all(self.training(), self.plan.policy, seeds)
         known = np.array([rows is not None for rows in saved])
         if known.any():
             self.training().restore(  # type: ignore[attr-defined]
                 [row for rows in saved for row in rows or [None] * n]
             )
         self._saved_ended = {member: saved[member] for member in np.flatnonzero(~state.active).tolist()}
-        return freeze(known, at, begun)
+        return freeze(known, at, fresh_start)
 
     def save_ended(self, state: TrainState, members: NDArray[np.bool_]) -> None:
         """Save the environments of members `[S]` (bool) that have ended, for later snapshots.

@@ -84,7 +84,10 @@ class Evaluated:
     """The members in `active [S]` were evaluated, in separate environments with fixed seeds.
 
     `mode` is "sampled" if actions were sampled, "greedy" if they were the mode of the policy's distribution. `final` is
-    True for the evaluation of the last parameters.
+    True for the evaluation of the last parameters. `cut [S]` counts the episodes that had not ended after
+    `eval_max_steps` steps, whose returns and lengths count up to there; None if no episode was cut. `state` holds the
+    parameters that were evaluated; it changes after the event, so copy what you keep. It is None in a process that only
+    displays what its workers train.
     """
 
     env_steps: Ints
@@ -93,6 +96,8 @@ class Evaluated:
     final: bool
     returns: tuple[Floats, ...]
     lengths: tuple[Ints, ...]
+    cut: Ints | None = None
+    state: TrainState | None = None
 
 
 @dataclass(frozen=True, eq=False)

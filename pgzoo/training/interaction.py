@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pgzoo.errors import RunFailed
 from pgzoo.ops.members import freeze, map_leaves
 from pgzoo.training import rollout
 from pgzoo.training.environments import Environments
 from pgzoo.training.events import EvaluationMode
 from pgzoo.training.metrics import Stopwatch
 from pgzoo.training.plan import Plan, policy_tensors
-from pgzoo.training.rollout import Behavior, FinishedEpisodes, Greedy, Monitor, Noise
+from pgzoo.training.rollout import Behavior, EndlessEpisode, Evaluation, FinishedEpisodes, Greedy, Monitor, Noise
 from pgzoo.training.seeding import generator
 from pgzoo.types import RECENT, Episodes, Params, TrainState, Trajectory
 
@@ -31,7 +32,12 @@ class Interaction:
         """`resuming`: whether the environments are first restored from a checkpoint."""
         self.plan, self.watch = plan, watch
         self.environments = Environments(plan, resuming=resuming)
-        self.monitor = Monitor()
+        self.activity = watch.activity
+
+    @property
+    def monitor(self) -> Monitor:
+        """Watches the collections for training."""
+        return self.activity.collecting
 
     def collect(self, state: TrainState) -> tuple[TrainState, Trajectory, FinishedEpisodes]:
         """Let the policy act for a window of steps or whole episodes, as specified by `plan.collection`.
@@ -91,9 +97,11 @@ class Interaction:
         )
         return _counted(state, trajectory, finished), returns, trajectory, finished
 
-    def evaluate(self, state: TrainState, active: NDArray[np.bool_], mode: EvaluationMode) -> FinishedEpisodes:
+    def evaluate(self, state: TrainState, active: NDArray[np.bool_], mode: EvaluationMode) -> Evaluation:
         """Play the evaluation episodes of the members in `active [S]` in separate environments; see `rollout`."""
         c, plan = self.plan.config, self.plan
+        self.activity.evaluating = Monitor(self.monitor.cancelled)
+        self.activity.episodes_due = int(active.sum()) * c.eval_episodes
         with self.watch.phase("evaluate", f'environment "{c.env}"'):
             return rollout.evaluate(
                 self.environments.evaluation(),
@@ -104,7 +112,8 @@ class Interaction:
                 active=active,
                 episodes=c.eval_episodes,
                 mode=mode,
-                cancelled=self.monitor.cancelled,
+                max_steps=c.eval_max_steps,
+                monitor=self.activity.evaluating,
             )
 
     def _progress(self, state: TrainState) -> NDArray[np.float64]:
@@ -124,7 +133,13 @@ class Interaction:
             self.watch.phase("collect", f'environment "{c.env}" or policy "{c.policy.name}"'),
             np.errstate(over="ignore", invalid="ignore"),
         ):
-            yield
+            try:
+                yield
+            except EndlessEpisode as error:
+                raise RunFailed(
+                    f'Environment "{c.env}": an episode has not ended after {rollout.EPISODE_LIMIT:,} steps, and '
+                    f'algorithm "{c.algorithm}" collects whole episodes. Limit them with --max-episode-steps.'
+                ) from error
 
 
 def _counted(state: TrainState, trajectory: Trajectory, finished: FinishedEpisodes) -> TrainState:

@@ -44,7 +44,15 @@ class Learner:
     Members that are not active or were halted in an earlier step of the update take no step.
     """
 
-    def __init__(self, plan: Plan, policy: PolicyView, hyperparameters: Hyperparameters, watch: Stopwatch) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        policy: PolicyView,
+        hyperparameters: Hyperparameters,
+        watch: Stopwatch,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Compiling a step is given up when `cancelled()` turns True."""
         settings: Any = plan.config.settings
         by_gradient = isinstance(settings, AlgorithmConfig)
         self.optimizer = make_optimizer(settings.optimizer, settings.optimizer_eps) if by_gradient else NO_OPTIMIZER
@@ -52,13 +60,14 @@ class Learner:
         self.compiled = plan.config.compile == "on"
         self.padded = self.device.type == "cpu" and not self.compiled
         self._plan, self._policy, self._hyperparameters, self._watch = plan, policy, hyperparameters, watch
+        self._cancelled = cancelled
         self._steps: dict[tuple[LossFunction, str], GradientStep] = {}
         self._updates: dict[LossFunction, Callable[[UpdateInput], StepResult]] = {}
         self._flat: tuple[Params, Tensor] = {}, torch.empty(0)  # the parameters of the last step, and their vector
 
     def compile(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """Return the function, compiled if the setting `compile` is on."""
-        return Compiled(function, self._watch, self._plan.compile_cache) if self.compiled else function
+        """Return the function compiled, if this run compiles."""
+        return Compiled(function, self._watch, self._plan.compile_cache, self._cancelled) if self.compiled else function
 
     def step(self, record: UpdateRecord, loss: LossFunction, state: TrainState, batch: Batch, only: str) -> TrainState:
         """Take one gradient step; see `protocols.UpdateContext.step`."""

@@ -29,7 +29,7 @@ from pgzoo.training.events import (
     UpdateDone,
 )
 from pgzoo.training.plan import Plan
-from pgzoo.training.rollout import Cancelled
+from pgzoo.training.rollout import Activity, Cancelled
 from pgzoo.types import RECENT, TrainState
 
 __all__ = ["Control", "Plan", "Progress", "train"]
@@ -80,7 +80,7 @@ class Progress:
 class Control:
     """Controls a run from outside. Requests take effect after the current update.
 
-    An interruption of the whole run takes effect sooner: a collection of whole episodes is aborted.
+    An interruption of the whole run takes effect sooner: a collection of whole episodes and compiling are given up.
     `write_checkpoints(progress, members)`, if set, is called when checkpoints of members (indices) are due.
     """
 
@@ -89,6 +89,8 @@ class Control:
     checkpoint_due: bool = False
     interrupted: bool = False
     write_checkpoints: Callable[[Progress, tuple[int, ...]], None] | None = None
+    activity: Activity = field(default_factory=Activity)
+    """What the run is doing right now, to be shown by another thread."""
 
     def stop(
         self,
@@ -133,7 +135,7 @@ def train(plan: Plan, control: Control | None = None, resume_from: Progress | No
     except RunFailed as caught:
         error = caught
         run.fail_all(str(caught))
-        yield from run.checkpoint(range(len(plan.members)), failed=True)
+        yield from run.checkpoint(range(len(plan.members)), failed=True, environments=False)
     finally:
         torch.set_num_threads(threads)
         run.ctx.close()
@@ -148,6 +150,7 @@ class _TrainingRun:
     def __init__(self, plan: Plan, control: Control, resume_from: Progress | None) -> None:
         members = len(plan.members)
         self.plan, self.control, self.ctx = plan, control, Engine(plan, resume_from.state if resume_from else None)
+        control.activity = self.ctx.watch.activity
         self.ctx.interaction.monitor.cancelled = lambda: control.interrupted
         self.statuses: list[MemberStatus] = ["finished"] * members
         if resume_from:
@@ -163,7 +166,7 @@ class _TrainingRun:
         yield RunStarted(c, self.plan.group, self.plan.seeds, self.plan.run_keys)
         started = time.perf_counter()
         rounds = getattr(self.plan.algorithm, "loop", default_loop)(ctx)
-        index = 0
+        index, ahead = 0, False
         while ctx.running():
             before = ctx.state
             ctx.begin_update()
@@ -176,6 +179,7 @@ class _TrainingRun:
                     raise
                 ctx.state = before._replace(active=self._still_active(before, 0.0))
                 self.ended_since_checkpoint |= before.active
+                ahead = before.collector is not None  # the environments have taken the steps of the lost update
                 break
             if loop_ended:
                 raise RunFailed(f'The loop of algorithm "{c.algorithm}" ended before its members did.')
@@ -194,7 +198,7 @@ class _TrainingRun:
             yield from self._checkpoint_if_due(before, ended)
             index += 1
         self.loop_seconds = self._elapsed(started)
-        yield from self.checkpoint(np.flatnonzero(self.ended_since_checkpoint))
+        yield from self.checkpoint(np.flatnonzero(self.ended_since_checkpoint), environments=not ahead)
         not_failed = np.array([status != "failed" for status in self.statuses])
         if self.control.interrupted:
             deadline = time.perf_counter() + INTERRUPTED_EVALUATION
@@ -239,15 +243,16 @@ class _TrainingRun:
                 yield from self.checkpoint(np.flatnonzero(due | self.ended_since_checkpoint))
             self.ended_since_checkpoint[:] = False
 
-    def checkpoint(self, members: Iterable[int], *, failed: bool = False) -> Iterator[Event]:
-        """Write checkpoints of members (indices) if the control has `write_checkpoints`.
+    def checkpoint(self, members: Iterable[int], *, failed: bool = False, environments: bool = True) -> Iterator[Event]:
+        """Write checkpoints of members (indices), if the control does that.
 
-        If a component has `failed`, the checkpoints store the failure status, and no environments.
+        Where a component has `failed`, they hold the status of every member. Without `environments` a resumed run
+        restarts the open episodes.
         """
         chosen = tuple(int(member) for member in members)
         if self.control.write_checkpoints is None or not chosen:
             return
-        state = self.ctx.snapshot(environments=not failed)
+        state = self.ctx.snapshot(environments=environments)
         both = zip(state.active, self.statuses, strict=True)
         statuses: tuple[ProgressStatus, ...] = tuple(
             "running" if active and not failed else status for active, status in both
@@ -263,7 +268,8 @@ class _TrainingRun:
             played = self.ctx.evaluate(self.ctx.state, active, mode)
             if not any(map(len, played.returns)):
                 return  # cancelled before the first round was completed
-            yield Evaluated(self.ctx.state.env_steps, active, mode, final, played.returns, played.lengths)
+            state, cut = self.ctx.state, played.cut if played.cut.any() else None
+            yield Evaluated(state.env_steps, active, mode, final, played.returns, played.lengths, cut, state)
 
     def _still_active(self, state: TrainState, seconds: float) -> NDArray[np.bool_]:
         """Return the members that continue to train; record the status and the first reason of those that end."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pgzoo.errors import EnvError, RunFailed, raised_at
-from pgzoo.training.rollout import Cancelled
+from pgzoo.training.rollout import Activity, Cancelled
 
 __all__ = ["Stopwatch", "UpdateMetrics"]
 
@@ -22,6 +22,8 @@ class Stopwatch:
 
     def __init__(self, *phases: str) -> None:
         self.seconds = dict.fromkeys(phases, 0.0)
+        self.activity = Activity()
+        """Learns of every new phase."""
         self._current = ""
         self._since = 0.0
 
@@ -47,6 +49,7 @@ class Stopwatch:
         if self._current:
             self.seconds[self._current] += now - self._since
         outer, self._current, self._since = self._current, name, now
+        self.activity.phase = name
         return outer
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -54,6 +54,9 @@ class Plan:
     forgets: bool = True
     compile_cache: Path | None = None
 
+    initial: Params = field(default_factory=dict)
+    """Tensors `[S, ...]` of the policy, by their names in the state, with which the run starts instead of new ones."""
+
     @property
     def seeds(self) -> tuple[int, ...]:
         """The seed of each member."""
@@ -68,7 +71,8 @@ class Plan:
         """Return the environments to request from the backend."""
         c = self.config
         rows = len(self.members) * envs_per_member
-        return EnvRequest(c.env, c.env_kwargs, c.max_episode_steps, rows, self.env_states, self.spec.masked)
+        wrappers = tuple(c.wrappers or ()), c.frame_stack or 0
+        return EnvRequest(c.env, c.env_kwargs, c.max_episode_steps, rows, self.env_states, self.spec.masked, *wrappers)
 
     def settings_as_tensors(self, settings: Callable[[RunConfig], dict[str, Any]]) -> dict[str, Any]:
         """Return settings with the members' floats as `[S, 1, 1]` tensors; all others are the same for every member."""

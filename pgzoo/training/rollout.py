@@ -21,8 +21,11 @@ from pgzoo.training.seeding import EVALUATION_ROOT, generator, reset_seeds
 from pgzoo.types import ActorInputs, Array, Collector, Params, StepResult, Trajectory
 
 __all__ = [
+    "Activity",
     "Behavior",
     "Cancelled",
+    "EndlessEpisode",
+    "Evaluation",
     "FinishedEpisodes",
     "Greedy",
     "Monitor",
@@ -37,14 +40,18 @@ NOISE_BLOCK = 64
 """Steps for which noise is drawn at once: drawing it for each step would cost more than acting."""
 
 EPISODE_LIMIT = 100_000
-"""Maximum length of an episode when whole episodes are collected; longer ones raise RunFailed."""
+"""Maximum length of an episode when whole episodes are collected for training; a longer one would fill the memory."""
 
 EPISODE_CAPACITY = 512
 """Initial capacity, in steps, for a collection of whole episodes."""
 
 
 class Cancelled(Exception):
-    """A collection of whole episodes was aborted. Only its steps are lost."""
+    """A collection of whole episodes, or compiling, was aborted. Only the work of the current update is lost."""
+
+
+class EndlessEpisode(RunFailed):
+    """An episode that is collected as a whole has not ended after `EPISODE_LIMIT` steps."""
 
 
 class FinishedEpisodes(NamedTuple):
@@ -52,6 +59,17 @@ class FinishedEpisodes(NamedTuple):
 
     returns: tuple[NDArray[np.float64], ...]
     lengths: tuple[NDArray[np.int64], ...]
+
+
+class Evaluation(NamedTuple):
+    """Returns and lengths of evaluation episodes, one array per member, and how many of them were cut, `[S]`.
+
+    An episode is cut when it reaches the limit of steps; it counts with its return and length up to there.
+    """
+
+    returns: tuple[NDArray[np.float64], ...]
+    lengths: tuple[NDArray[np.int64], ...]
+    cut: NDArray[np.int64]
 
 
 class Noise:
@@ -105,12 +123,31 @@ class Behavior(NamedTuple):
 class Monitor:
     """Watches collections from outside.
 
-    `cancelled()` is called before every step; True aborts a collection of whole episodes. `seconds` sums up the time
-    spent on choosing actions ("acting") and on stepping environments ("environment").
+    `cancelled()` is asked before every step; True ends a collection of whole episodes. `seconds` sums up the time spent
+    on choosing actions ("acting") and on stepping environments ("environment").
+
+    `steps` and `episodes` count while a collection runs, over all members, so that another thread can show them. The
+    steps include those that only reset an environment.
     """
 
     cancelled: Callable[[], bool] = lambda: False
     seconds: dict[str, float] = field(default_factory=lambda: {"environment": 0.0, "acting": 0.0})
+    steps: int = 0
+    episodes: int = 0
+
+
+@dataclass
+class Activity:
+    """What a run is doing right now. The training thread writes it; a display may read it from another thread.
+
+    `phase` is the current phase of the stopwatch, such as "collect", "compile" or "evaluate"; empty before training.
+    `collecting` watches the collections for training, `evaluating` the current evaluation of `episodes_due` episodes.
+    """
+
+    phase: str = ""
+    collecting: Monitor = field(default_factory=Monitor)
+    evaluating: Monitor = field(default_factory=Monitor)
+    episodes_due: int = 0
 
 
 def reset_all(envs: VectorEnv, policy: Policy, seeds: NDArray[np.int64]) -> Collector:
@@ -142,40 +179,51 @@ def collect(
     the trajectory, the episodes that ended, and the start of the next window.
 
     Raises:
-        RunFailed: there is no window, and an episode doesn't end.
+        EndlessEpisode: there is no window, and an episode doesn't end within `EPISODE_LIMIT` steps.
         Cancelled: there is no window, and the monitor's `cancelled()` returned True. A window is always completed,
             because environments can't be rewound.
         ValueError: every quota is 0.
     """
-    monitor, limit = monitor or Monitor(), EPISODE_LIMIT if window is None else window
     rows = _Rows(envs, behavior, start, quota)
+    tape = _Tape(EPISODE_CAPACITY if window is None else window + 1)
+    limit = EPISODE_LIMIT if window is None else window
+    t = _act(rows, tape, limit, monitor or Monitor(), whole_episodes=window is None)
+    if window is None and rows.playing:
+        raise EndlessEpisode(f"An episode has not ended after {t:,} steps. Limit episodes with --max-episode-steps.")
+    tape.store_last(t, rows)
+    return _read(tape, t, start, rows)
+
+
+def _act(rows: _Rows, tape: _Tape, limit: int, monitor: Monitor, *, whole_episodes: bool) -> int:
+    """Act until every environment has met its quota, for `limit` steps at most; return the number of steps.
+
+    Raises:
+        Cancelled: whole episodes are collected, and the monitor's `cancelled()` is true.
+        ValueError: every quota is 0.
+    """
     if not rows.playing:
         raise ValueError("nothing to collect: no member is active")
-    tape = _Tape(EPISODE_CAPACITY if window is None else window + 1)
     t, clock, acting, stepping = 0, time.perf_counter, 0.0, 0.0
     while rows.playing and t < limit:
-        if window is None and monitor.cancelled():
+        if whole_episodes and monitor.cancelled():
             raise Cancelled
         began = clock()
         actions = rows.act(t)
-        env_actions = behavior.policy.to_env(actions)
+        env_actions = rows.policy.to_env(actions)
         chosen = clock()
         step = rows.envs.step(env_actions, rows.live)
         acting, stepping = acting + chosen - began, stepping + clock() - chosen
         tape.store(t, rows, actions, step)
+        monitor.steps += rows.count
         rows.advance(step)
         t += 1
-        if window is None and rows.playing and rows.episode_ended:
-            rows.drop_finished_members(tape, t)
-    if window is None and rows.playing:
-        raise RunFailed(
-            f"An episode hasn't ended after {EPISODE_LIMIT:,} steps. This algorithm collects whole episodes: "
-            "limit them with --max-episode-steps."
-        )
+        if rows.episode_ended:
+            monitor.episodes += int(np.count_nonzero(rows.ended))
+            if whole_episodes and rows.playing:
+                rows.drop_finished_members(tape, t)
     monitor.seconds["acting"] += acting
     monitor.seconds["environment"] += stepping
-    tape.store_last(t, rows)
-    return _read(tape, t, start, rows)
+    return t
 
 
 class _Rows:
@@ -198,7 +246,8 @@ class _Rows:
         self.live = self.left > 0
         self.valid = self.live & ~self.ended  # whether the next step counts: it doesn't where it only resets
         self.where: slice | NDArray[np.intp] = slice(None)
-        self.playing, self.episode_ended = bool(self.live.any()), False
+        self.count = int(np.count_nonzero(self.live))
+        self.playing, self.episode_ended = self.count > 0, False
 
     def act(self, t: int) -> Array:
         """Choose actions for step t, `[rows, *A]`, and update the policy's memory."""
@@ -219,7 +268,8 @@ class _Rows:
         if self.episode_ended:
             self.left = self.left - self.ended
             self.live = self.left > 0
-            self.playing = bool(self.live.any())
+            self.count = int(np.count_nonzero(self.live))
+            self.playing = self.count > 0
         self.valid = self.live & ~self.ended
 
     def drop_finished_members(self, tape: _Tape, t: int) -> None:
@@ -247,17 +297,22 @@ class _Rows:
 class _Tape:
     """Storage for the steps of a collection, `[T, rows, ...]`, which grows for long episodes."""
 
-    def __init__(self, capacity: int) -> None:
-        """`capacity` counts steps, with one more for the last observation."""
-        self.capacity = capacity
+    def __init__(self, capacity: int, *, rewards_only: bool = False) -> None:
+        """`capacity` counts steps, with one more for the last observation.
+
+        With `rewards_only`, observations and actions are not stored: returns and lengths don't need them.
+        """
+        self.capacity, self._rewards_only = capacity, rewards_only
         self.arrays: dict[str, Array] = {}
 
     def store(self, t: int, rows: _Rows, actions: Array, step: StepResult) -> None:
         """Store step t: the observation, the action and the result."""
-        leaves = {"obs": rows.obs, "actions": actions, "valid": rows.valid}
-        leaves |= {"rewards": step.rewards, "terminated": step.terminated, "truncated": step.truncated}
-        if rows.mask is not None:
-            leaves["action_mask"] = rows.mask
+        leaves = {"rewards": step.rewards, "terminated": step.terminated, "truncated": step.truncated}
+        leaves["valid"] = rows.valid
+        if not self._rewards_only:
+            leaves |= {"obs": rows.obs, "actions": actions}
+            if rows.mask is not None:
+                leaves["action_mask"] = rows.mask
         if not self.arrays:
             self.arrays = {name: np.zeros((self.capacity, *x.shape), x.dtype) for name, x in leaves.items()}
         elif t + 1 == self.capacity:
@@ -268,6 +323,8 @@ class _Tape:
 
     def store_last(self, t: int, rows: _Rows) -> None:
         """Store the observations after the last step."""
+        if self._rewards_only:
+            return
         self.arrays["obs"][t, rows.where] = rows.obs
         if rows.mask is not None:
             self.arrays["action_mask"][t, rows.where] = rows.mask
@@ -283,16 +340,20 @@ def evaluate(
     active: NDArray[np.bool_],
     episodes: int,
     mode: EvaluationMode,
-    cancelled: Callable[[], bool] = lambda: False,
-) -> FinishedEpisodes:
+    max_steps: int,
+    monitor: Monitor | None = None,
+) -> Evaluation:
     """Play `episodes` episodes per active member in `count` environments each, in rounds of one episode.
 
     Episode k starts in the same state for every member and algorithm; actions come from a random stream of the member's
     seed. All environments play the same number of episodes (in the last round, some play none), so that short episodes
-    are not over-represented. If it is cancelled, the episodes of all completed rounds are returned.
+    are not over-represented. An episode that has not ended after `max_steps` steps is cut there. If the monitor cancels
+    the evaluation, the episodes of all completed rounds are returned.
     """
+    monitor = monitor or Monitor()
     starts = reset_seeds(EVALUATION_ROOT, "evaluate", episodes)
     rounds: list[FinishedEpisodes] = []
+    cut = np.zeros(len(seeds), np.int64)
     for k in range(0, episodes, count):
         at = np.resize(starts[k : k + count], count)  # in a shorter last round, surplus environments don't play
         quota = active[:, None] & (k + np.arange(count) < episodes)
@@ -300,12 +361,19 @@ def evaluate(
         try:
             with np.errstate(over="ignore", invalid="ignore"):
                 start = reset_all(envs, policy, np.tile(at, (len(seeds), 1)))
-                behavior = Behavior(policy, params, noise)
-                _, finished, _ = collect(envs, behavior, start, quota.astype(np.int64), None, Monitor(cancelled))
+                rows = _Rows(envs, Behavior(policy, params, noise), start, quota.astype(np.int64))
+                tape = _Tape(EPISODE_CAPACITY, rewards_only=True)
+                steps = _act(rows, tape, max_steps, monitor, whole_episodes=True)
         except Cancelled:
             break
-        rounds.append(finished)
-    return concatenate_episodes(rounds, len(seeds))
+        unfinished = np.zeros(quota.size, np.bool_)
+        unfinished[rows.where] = rows.live
+        if rows.playing:
+            tape.arrays["truncated"][steps - 1] |= unfinished
+            monitor.episodes += rows.count
+            cut += unfinished.reshape(quota.shape).sum(1)
+        rounds.append(_finished(_episode_structure(tape, steps, start, unfinished), start))
+    return Evaluation(*concatenate_episodes(rounds, len(seeds)), cut)
 
 
 def concatenate_episodes(parts: list[FinishedEpisodes], members: int) -> FinishedEpisodes:

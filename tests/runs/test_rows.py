@@ -17,6 +17,7 @@ from pgzoo.runs.runner import run_config
 from pgzoo.tracking import Home
 from pgzoo.training.events import UpdateDone
 from pgzoo.training.loop import train
+from pgzoo.training.metrics import UpdateMetrics
 
 
 @pytest.mark.parametrize(

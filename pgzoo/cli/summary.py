@@ -78,9 +78,9 @@ def _print_result(result: Result) -> None:
     out.print(f"\n[bold]{visible(config.algorithm)} on {visible(config.env)}[/]: {judged}\n")
     out.print(table)
     if swept:
-        out.print("[dim]Each row is over the means of its seeds.[/]")
+        out.print("[dim]Statistics are over the mean returns of the seeds.[/]")
     elif len(result.runs) > 1:
-        out.print("[dim]The last row is over the means of the seeds.[/]")
+        out.print("[dim]Statistics in the last row are over the mean returns of the seeds.[/]")
     for line in _format_cut(result):
         out.print(line, markup=False, style="yellow")
     out.print()

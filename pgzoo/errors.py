@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import traceback
 from collections.abc import Iterable
 
@@ -35,7 +36,11 @@ __all__ = [
     "UsageError",
     "did_you_mean",
     "raised_at",
+    "visible",
 ]
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Characters that act on a terminal: control characters but newline and tab, and those that turn text around."""
 
 
 class PgzooError(Exception):
@@ -114,3 +119,11 @@ def raised_at(error: BaseException) -> str:
     file = frames[-1].filename
     shown = os.path.relpath(file) if file.startswith(os.getcwd() + os.sep) else file
     return f" ({shown}, line {frames[-1].lineno})"
+
+
+def visible(text: str) -> str:
+    r"""Return a text in which a terminal finds no commands: control characters become `\x1b` and the like.
+
+    Newlines and tabs stay. Names of runs may come from a server, and end up in a terminal.
+    """
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -1,10 +1,8 @@
-"""What users of SB3, CleanRL and RL Zoo type, and pgzoo's name for it; the table of settings is in `config.aliases`."""
+"""Commands and options of SB3, CleanRL and RL Zoo, and pgzoo's equivalents; `config.aliases` has the table of settings."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-
-from pgzoo.config.aliases import OPTIONS, REMARKS
 
 __all__ = ["COMMANDS", "command_hint", "option_hint"]
 
@@ -39,10 +37,12 @@ COMMANDS: dict[str, str] = {
 
 
 def option_hint(option: str, known: Iterable[str], command: str) -> str:
-    """Return which option of `command` a user means by an unknown one; empty if the table has no such option.
+    """Return a hint which option of `command` replaces an unknown one; empty if the table has no such option.
 
     `known` are the options that the command has, with their hyphens.
     """
+    from pgzoo.config.aliases import OPTIONS, REMARKS  # imports pydantic
+
     typed = option.removeprefix("--").removeprefix("no-").replace("_", "-").lower()
     name = f"--{typed}"
     remark = ""

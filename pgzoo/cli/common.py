@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from pgzoo.errors import visible
 from pgzoo.registry import PluginCatalog, discover
 from pgzoo.runs.waiting import ProgressMode, progress_mode
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 __all__ = [
+    "echo",
     "json_option",
     "open_catalog",
     "peek",
@@ -40,6 +42,11 @@ __all__ = [
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def echo(text: str = "", *, err: bool = False, nl: bool = True) -> None:
+    """Print a line on stdout, or on stderr; characters that act on a terminal are made visible."""
+    click.echo(visible(text), err=err, nl=nl)
 
 
 def json_option(command: F) -> F:
@@ -129,7 +136,7 @@ def open_catalog(*, blocked: Iterable[str] = (), imports: Iterable[str] = ()) ->
     catalog = discover(blocked=blocked, imports=imports)
     for plugin in catalog.plugins:
         if plugin.source == "inline" and plugin.status == "ok":
-            click.echo(f'Loaded {plugin.module} (inline plugin "{plugin.name}")', err=True)
+            echo(f'Loaded {plugin.module} (inline plugin "{plugin.name}")', err=True)
     warn_of_broken(catalog, inline=True)
     return catalog
 
@@ -138,7 +145,7 @@ def warn_of_broken(catalog: PluginCatalog, *, inline: bool = False) -> None:
     """Report broken plugins on stderr: the inline one, or else all others."""
     for plugin in catalog.broken:
         if (plugin.source == "inline") == inline:
-            click.echo(
+            echo(
                 f"Warning: plugin {plugin} is broken and left out: {plugin.error} (see: pgzoo plugins)",
                 err=True,
             )
@@ -155,7 +162,7 @@ def typed() -> str:
 
 def print_json(value: object) -> None:
     """Print a value as JSON on stdout."""
-    click.echo(json.dumps(value, indent=2, default=str))
+    echo(json.dumps(value, indent=2, default=str))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, hint: str = "") -> None:
@@ -209,7 +216,7 @@ def _print_table(
         table.add_row(*(_cell(cell) for cell in row))
     console.print(table)
     if not in_terminal:
-        click.echo("\n".join(line.rstrip() for line in plain.getvalue().strip("\n").splitlines()))
+        echo("\n".join(line.rstrip() for line in plain.getvalue().strip("\n").splitlines()))
     elif hint:
         console.print(hint, style="dim", highlight=False)
 
@@ -226,5 +233,6 @@ def _shortened(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int
 def _cell(text: str) -> Text:
     from rich.text import Text
 
+    text = visible(text)
     color = re.match(r"\[(green|yellow|red)\]", text)
     return Text(text[color.end() :], style=color[1]) if color else Text(text)

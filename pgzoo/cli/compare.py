@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pgzoo.cli import common
+from pgzoo.errors import visible
 from pgzoo.runs.waiting import ProgressMode, Waiting
 
 if TYPE_CHECKING:
@@ -74,15 +75,15 @@ def command(
         run_id = found.log(common.typed()) if log else None
     if as_json:
         answer = found.to_dict() | {"files": [str(file) for file in written], "run_id": run_id}
-        click.echo(json.dumps(answer, allow_nan=False))
+        common.echo(json.dumps(answer, allow_nan=False))
     else:
         show(found.data)
         for file in written:
-            click.echo(f"Written  {file}")
+            common.echo(f"Written  {file}")
         if run_id:
-            click.echo(f"Logged   run {run_id}")
+            common.echo(f"Logged   run {run_id}")
     for warning in found.warnings:
-        click.echo(f"Warning: {warning}", err=True)
+        common.echo(f"Warning: {warning}", err=True)
 
 
 def show(comparison: ComparisonData) -> None:
@@ -104,7 +105,7 @@ def show_block(out: Console, comparison: ComparisonData, block: Block) -> None:
     what = "normalized scores (0: start of training, 1: best run)"
     if block.env is not None:
         what = metric_in_words(comparison.score)
-    title = Text(f"\n{block.env or f'all {len(comparison.envs)} environments'}", style="bold")
+    title = Text(f"\n{visible(block.env or f'all {len(comparison.envs)} environments')}", style="bold")
     out.print(title.append(f"  {what}", style="dim"))
     out.print()
     rows = [("final score", block.final)] + ([("area under curve", block.area)] if block.area else [])
@@ -117,7 +118,7 @@ def show_block(out: Console, comparison: ComparisonData, block: Block) -> None:
         if pair.paired:
             paired = f"{pair.paired.value * pair.matched:g} of {pair.matched}"
         table.add_row(
-            Text(f"{pair.a} > {pair.b}"),
+            Text(visible(f"{pair.a} > {pair.b}")),
             Text(f"{percent(pair.improvement.value)} {percent_interval(pair.improvement)}".rstrip()),
             paired,
             Text(f"{signed(pair.difference)} {interval(pair.difference)}".rstrip()),
@@ -137,7 +138,7 @@ def summary_table(comparison: ComparisonData, heading: str, summaries: tuple[Sco
             Text(center(e), style="bold").append(f" {interval(e)}".rstrip(), style="not bold dim")
             for e in (summary.iqm, summary.mean, summary.median)
         ]
-        table.add_row(Text(label, style="cyan"), str(summary.seeds), *cells)
+        table.add_row(Text(visible(label), style="cyan"), str(summary.seeds), *cells)
     return table
 
 
@@ -162,4 +163,4 @@ class Step:
         if done == total:
             self.text = "Computing intervals"
         else:
-            self.text = f"{what.capitalize()}: {done:,}" + ("" if total is None else f" of {total:,}")
+            self.text = f"{visible(what).capitalize()}: {done:,}" + ("" if total is None else f" of {total:,}")

@@ -106,7 +106,7 @@ def _describe(env_id: str, env_kwargs: dict[str, Any], catalog: PluginCatalog, a
     elif info.runs:
         _print(info, [f"{name} (auto)" if name == auto else name for name in fitting], masked)
     else:
-        click.echo(f"Error: {info.problem}", err=True)
+        common.echo(f"Error: {info.problem}", err=True)
     return info.runs
 
 

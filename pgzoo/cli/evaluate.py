@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pgzoo.cli.common import (
+    echo,
     json_option,
     open_catalog,
     plugin_options,
@@ -92,7 +93,7 @@ def command(
                 )
             if cut:
                 text = f"Warning: {found.name}: {cut_episodes(cut, episodes, limit)} (--max-steps)."
-                click.echo(f"{text} Their returns count up to there.", err=True)
+                echo(f"{text} Their returns count up to there.", err=True)
             rows.append(
                 {
                     "run_key": found.run.run_key if found.run else None,
@@ -125,7 +126,7 @@ def command(
         ],
     )
     if per_episode:
-        click.echo()
+        echo()
         print_table(
             ("run", "episode", "return", "length"),
             [

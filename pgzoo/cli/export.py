@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pgzoo.cli.common import json_option, open_catalog, plugin_options, print_json, progress_mode_option
+from pgzoo.cli.common import echo, json_option, open_catalog, plugin_options, print_json, progress_mode_option
 from pgzoo.runs.waiting import ProgressMode, Waiting
 
 if TYPE_CHECKING:
@@ -67,6 +67,6 @@ def command(
             path = export(one.policy, to, format_)
         made.append({"name": one.name, "seed": one.seed, "format": format_, "folder": str(path)})
         if not as_json:
-            click.echo(f"{one.name}  {path}")
+            echo(f"{one.name}  {path}")
     if as_json:
         print_json(made)

@@ -94,9 +94,9 @@ def _show(entry: Entry, settings: list[dict[str, Any]], use: str) -> None:
         facts.append(("defaults", ", ".join(f"{key} {_format_default(value)}" for key, value in shown.items())))
     common.print_facts([("name", entry.name), ("summary", entry.summary), *facts])
     if text := inspect.getdoc(target):
-        click.echo(f"\n{text}")
+        common.echo(f"\n{text}")
     if settings:
-        click.echo()
+        common.echo()
         rows = [(s["option"], format_value(s["default"]) or "none", s["description"]) for s in settings]
         common.print_table(("Setting", "Default", "What it is"), rows, hint=use)
 

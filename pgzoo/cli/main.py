@@ -10,7 +10,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from pgzoo.cli import common
+from pgzoo.cli import common, output
 from pgzoo.cli.aliases import command_hint
 from pgzoo.errors import PgzooError, PluginError, UnknownName
 from pgzoo.registry import Entry, PluginCatalog, discover
@@ -86,10 +86,10 @@ class Program(click.Group):
         except PgzooError as error:
             if os.environ.get("PGZOO_DEBUG"):
                 traceback.print_exc()
-            click.echo(f"Error: {error}", err=True)
+            common.echo(f"Error: {error}", err=True)
             ctx.exit(error.exit_code)
         except (KeyboardInterrupt, click.Abort):
-            click.echo("Interrupted.", err=True)
+            common.echo("Interrupted.", err=True)
             ctx.exit(INTERRUPTED)
 
 
@@ -105,10 +105,12 @@ def program() -> None:
 
 def main() -> None:
     """Run the program. This is the console script, and what `python -m pgzoo` calls."""
+    out, code = output.guard(), 1
     try:
         program(prog_name="pgzoo")
-    finally:
-        _flush_quietly()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    sys.exit(output.exit_code(code, out))
 
 
 def _catalog(ctx: click.Context) -> PluginCatalog:
@@ -122,11 +124,3 @@ def _catalog(ctx: click.Context) -> PluginCatalog:
 
 def _help_line(entry: Entry) -> str:
     return entry.summary if entry.plugin.source == "built-in" else f"{entry.summary} ({entry.plugin.origin})"
-
-
-def _flush_quietly() -> None:
-    """Flush stdout. A reader that has closed the pipe (`pgzoo envs | head`) is no error."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

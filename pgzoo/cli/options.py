@@ -90,7 +90,7 @@ def given(ctx: click.Context) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for param in _settings(ctx):
         value = ctx.params.get(param.name or "")
-        if value is None or value in ({}, ()):
+        if value is None or value == {} or (param.multiple and not value):
             continue
         at = nested
         for key in param.path[:-1]:

@@ -33,7 +33,7 @@ def check(ctx: click.Context, name: str, imports: tuple[str, ...], blocked: tupl
     else:
         rows = [(f["component"], f["check"], "[green]ok" if f["ok"] else "[red]failed", f["message"]) for f in found]
         common.print_table(("Component", "Check", "Result", "Message"), rows)
-        click.echo(f"{len(found)} checks, {failed or 'none'} failed", err=True)
+        common.echo(f"{len(found)} checks, {failed or 'none'} failed", err=True)
     ctx.exit(1 if failed else 0)
 
 

@@ -66,9 +66,9 @@ def show(names: tuple[str, ...], imports: tuple[str, ...], blocked: tuple[str, .
             **preset.settings,
         }
         if len(found) > 1:
-            click.echo("---")
-        click.echo(f"# {entry.name}: {summary_line(entry)}\n# pgzoo run {preset.algorithm} --preset {entry.name}")
-        click.echo(yaml.safe_dump(settings, sort_keys=False), nl=False)
+            common.echo("---")
+        common.echo(f"# {entry.name}: {summary_line(entry)}\n# pgzoo run {preset.algorithm} --preset {entry.name}")
+        common.echo(yaml.safe_dump(settings, sort_keys=False), nl=False)
 
 
 def _named(catalog: PluginCatalog, name: str) -> list[Entry]:

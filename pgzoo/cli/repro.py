@@ -7,6 +7,7 @@ from dataclasses import asdict
 import click
 
 from pgzoo.cli.common import (
+    echo,
     json_option,
     open_catalog,
     plugin_options,
@@ -46,7 +47,7 @@ def command(
     found = find(run_id, Home.find())
     unlike = list(dict.fromkeys(what for one in found for what in differences(one)))
     for what in unlike:
-        click.echo(what, err=True)
+        echo(what, err=True)
     results = []
     for one in found:
         with stdout_to_stderr(), Waiting(f"Repeating {one.name} ({one.run_key})", progress):
@@ -56,9 +57,9 @@ def command(
     for result in [] if as_json else results:
         if result.first is None:
             upto = "" if result.until is None else f" up to step {result.until:,}"
-            click.echo(f"{result.run_key}: all {result.compared:,} values{upto} are equal, bit for bit.")
+            echo(f"{result.run_key}: all {result.compared:,} values{upto} are equal, bit for bit.")
         else:
             d = result.first
             then, now = ("nothing" if value is None else repr(value) for value in (d.then, d.now))
-            click.echo(f"{result.run_key}: the first difference is at step {d.step:,}, {d.metric}: {then}, now {now}.")
+            echo(f"{result.run_key}: the first difference is at step {d.step:,}, {d.metric}: {then}, now {now}.")
     ctx.exit(int(any(result.first for result in results)))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pgzoo.cli.common import (
+    echo,
     json_option,
     open_catalog,
     peek,
@@ -195,7 +196,7 @@ def _train(
 
             config = compose(layer, catalog, preset=preset, file=file)
         if version := newer(config.env):
-            click.echo(f"Note: {config.env} has a newer version, {version}.", err=True)
+            echo(f"Note: {config.env} has a newer version, {version}.", err=True)
         result = run_config(config, catalog, command=typed(), progress=progress)
     summary.conclude(ctx, result, as_json, progress)
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
+from pgzoo.cli import common
+from pgzoo.errors import visible
 from pgzoo.runs.waiting import ProgressMode, Waiting
 
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ def conclude(ctx: click.Context, result: Result, as_json: bool, progress: Progre
 def _print_json(result: Result) -> None:
     """Print the result as one line of JSON on stdout, and warnings on stderr."""
     _warn(result)
-    click.echo(json.dumps(result.to_dict(), allow_nan=False))
+    common.echo(json.dumps(result.to_dict(), allow_nan=False))
 
 
 def _print_result(result: Result) -> None:
@@ -73,7 +75,7 @@ def _print_result(result: Result) -> None:
     else:
         _add_seeds(table, result)
     out = _console()
-    out.print(f"\n[bold]{config.algorithm} on {config.env}[/]: {judged}\n")
+    out.print(f"\n[bold]{visible(config.algorithm)} on {visible(config.env)}[/]: {judged}\n")
     out.print(table)
     if swept:
         out.print("[dim]Each row is over the means of its seeds.[/]")
@@ -122,7 +124,9 @@ def _add_settings(table: Table, result: Result) -> None:
         runs = [run for run in result.runs if run.settings == setting]
         status = max((run.status for run in runs), key=BADNESS.index)
         steps = sum(run.env_steps for run in runs)
-        table.add_row(*map(str, values), str(len(runs)), _colored(status), f"{steps:,}", *_over(runs))
+        table.add_row(
+            *(visible(str(value)) for value in values), str(len(runs)), _colored(status), f"{steps:,}", *_over(runs)
+        )
 
 
 def _over(runs: Sequence[SeedResult]) -> list[str]:
@@ -148,7 +152,7 @@ def _print_profile(result: Result) -> None:
     for phase, seconds in parts.items():
         table.add_row(phase, f"{seconds:.2f}", f"{seconds / total:.1%}")
     _console().print(table)
-    click.echo()
+    common.echo()
 
 
 def _ship(result: Result, progress: ProgressMode) -> Result:
@@ -183,7 +187,7 @@ def _print_next_steps(result: Result) -> None:
         *([] if untracked else [f"Next      pgzoo ui{where}"]),
         f"{'Next' if untracked else '':10}pgzoo {'compare' if len(settings) > 1 else 'evaluate'} {which}",
     ]
-    out.print("\n".join(lines), soft_wrap=True, markup=False)
+    out.print(visible("\n".join(lines)), soft_wrap=True, markup=False)
     _warn(result)
 
 
@@ -236,15 +240,15 @@ def _warn(result: Result) -> None:
     for run in result.runs:
         if run.status != "finished" and result.error is None:
             of = f" of {format_setting(run.settings)}" if run.settings else ""
-            click.echo(f"Seed {run.seed}{of}, {run.status} after {run.env_steps:,} steps: {run.reason}", err=True)
+            common.echo(f"Seed {run.seed}{of}, {run.status} after {run.env_steps:,} steps: {run.reason}", err=True)
     if any(run.status == "interrupted" for run in result.runs):
-        click.echo("Metrics and policies so far are saved.", err=True)
+        common.echo("Metrics and policies so far are saved.", err=True)
     if dropped := result.pending.dropped:
-        click.echo(f"Left out of the curves, as not finite (NaN or infinite): {plural(dropped, 'value')}.", err=True)
+        common.echo(f"Left out of the curves, as not finite (NaN or infinite): {plural(dropped, 'value')}.", err=True)
     if lost := result.pending.lost:
-        click.echo(f"Lost because the disk was full: {plural(lost, 'record')}.", err=True)
+        common.echo(f"Lost because the disk was full: {plural(lost, 'record')}.", err=True)
     if result.pending:
-        click.echo(f"Still to be shipped to MLflow: {result.pending}. It goes on in the background.", err=True)
+        common.echo(f"Still to be shipped to MLflow: {result.pending}. It goes on in the background.", err=True)
         if why := pending(result.session.home).errors.get(display_uri(result.tracking_uri)):
-            click.echo(f"So far: {why}", err=True)
-        click.echo("If it is interrupted: pgzoo sync", err=True)
+            common.echo(f"So far: {why}", err=True)
+        common.echo("If it is interrupted: pgzoo sync", err=True)

@@ -72,11 +72,11 @@ def command(ctx: click.Context, wait: float, as_json: bool, progress: ProgressMo
         common.print_json(result)
     else:
         shipped = f"Shipped {plural(max(0, before.records - left.records), 'record')}, {plural(done, 'run')}."
-        click.echo(shipped if before or before.refused else "Nothing to ship.")
+        common.echo(shipped if before or before.refused else "Nothing to ship.")
         if left:
-            click.echo(f"Pending: {left}. Shipping continues in the background.")
+            common.echo(f"Pending: {left}. Shipping continues in the background.")
         for uri, error in left.errors.items():
-            click.echo(f"  {uri}: {error}")
+            common.echo(f"  {uri}: {error}")
         for run, reason in left.refusals.items():
-            click.echo(f"Refused: run {run}: {reason}")
+            common.echo(f"Refused: run {run}: {reason}")
     ctx.exit(1 if left or left.refused else 0)

@@ -61,11 +61,11 @@ def command(
         base = f"http://{host}:{port}"
         wait_until_up(base, server, home, progress)
         show(base, newest_experiment(base), no_browser, as_json)
-        click.echo("Press Ctrl-C to stop.", err=True)
+        common.echo("Press Ctrl-C to stop.", err=True)
         server.wait()
         raise StoreError(f"The MLflow server ended unexpectedly; see {home.root / 'ui.log'}.")
     except KeyboardInterrupt:
-        click.echo("Stopped.", err=True)
+        common.echo("Stopped.", err=True)
     finally:
         stop(server)
 
@@ -108,7 +108,7 @@ def free_port(host: str, wanted: int | None) -> int:
                 ) from error
         else:
             if port != candidates[0]:
-                click.echo(f"Port {candidates[0]} is taken; using {port}.", err=True)
+                common.echo(f"Port {candidates[0]} is taken; using {port}.", err=True)
             return port
     raise StoreError(f"No port from 5000 to 5099 is free on {host}. Choose one with --port.")
 
@@ -218,9 +218,9 @@ def show(base: str, experiment: str | None, no_browser: bool, as_json: bool) -> 
 
     link = deep_link(base, experiment)
     if experiment is None:
-        click.echo("There are no runs in this store yet. First: pgzoo run reinforce --env CartPole-v1", err=True)
+        common.echo("There are no runs in this store yet. First: pgzoo run reinforce --env CartPole-v1", err=True)
     shown = display_uri(link)
-    click.echo(json.dumps({"url": shown, "experiment_id": experiment}) if as_json else shown)
+    common.echo(json.dumps({"url": shown, "experiment_id": experiment}) if as_json else shown)
     if not no_browser:
         webbrowser.open(link)
 

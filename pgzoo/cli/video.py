@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from pgzoo.cli.common import (
+    echo,
     json_option,
     open_catalog,
     plugin_options,
@@ -101,7 +102,7 @@ def command(
             )
         written.append({"name": one.name, "seed": one.seed, "file": str(path), "returns": returns})
         if not as_json:
-            click.echo(f"{path}  return {', '.join(f'{r:g}' for r in returns)}")
+            echo(f"{path}  return {', '.join(f'{r:g}' for r in returns)}")
     if as_json:
         print_json(written)
 

@@ -1,4 +1,4 @@
-"""What the coordinator of a run and its workers send each other: lines of JSON, one object each.
+"""The messages between the coordinator of a run and its workers: lines of JSON, one object each.
 
 To a worker, on its standard input:
     {"config", "rows", "group", "home", "command", "imports", "blocked", "resume"}    the shard; the first line
@@ -36,7 +36,7 @@ SHARED_EVENTS = (EpisodesFinished, UpdateDone, Evaluated, CheckpointSaved)
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where a run is resumed: its members, their progress, and the snapshots of the listeners for each member."""
+    """The state from which a run is resumed: members, their progress, and the listeners' snapshots per member."""
 
     group: str
     members: tuple[Member, ...]
@@ -45,7 +45,7 @@ class ResumePoint:
 
 
 def split(members: int, count: int) -> list[list[int]]:
-    """Split the rows 0 ... members-1 into at most `count` parts, in order, as equal as possible and none empty."""
+    """Split the member indices 0 ... members-1 into at most `count` parts, in order, as equal as possible and none empty."""
     return [rows.tolist() for rows in np.array_split(np.arange(members), min(count, members))]
 
 
@@ -85,7 +85,7 @@ def decode(content: Mapping[str, Any], rows: Sequence[int], env_steps: NDArray[n
             return Evaluated(at, some("active"), content["mode"], content["final"], *played, cut)
         case "CheckpointSaved":
             return CheckpointSaved(at, tuple(rows[member] for member in content["members"]), content["exact"])
-    raise ValueError(f"no event: {content['t']}")
+    raise ValueError(f"not an event: {content['t']}")
 
 
 def _plain(value: Any) -> Any:

@@ -12,6 +12,7 @@ from collections import deque
 import numpy as np
 
 from pgzoo.config.sweep import format_setting
+from pgzoo.errors import visible
 from pgzoo.markers import hookimpl
 from pgzoo.runs.context import RunContext
 from pgzoo.runs.time_limit import note_on_evaluation
@@ -56,7 +57,7 @@ class Watch:
         seeds = f"seed {c.seeds[0]}" if len(c.seeds) == 1 else f"{len(c.seeds)} seeds"
         if (settings := len({format_setting(member.overrides) for member in members})) > 1:
             seeds = f"{settings} settings, {seeds}"
-        self.title = f"{c.algorithm} on {c.env}, {seeds}: {self.total:,} {self.unit}"
+        self.title = f"{visible(f'{c.algorithm} on {c.env}')}, {seeds}: {self.total:,} {self.unit}"
         if not self.by_episodes and c.total_episodes is not None:
             self.title += f", or {c.total_episodes * len(members):,} episodes if they come first"
         if note := note_on_evaluation(c):

@@ -3,31 +3,80 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import stat
 import sys
 from pathlib import Path
 from types import ModuleType
 
 from pgzoo.errors import PluginError
 
-__all__ = ["make_importable", "run_file"]
+__all__ = ["check_owned", "make_importable", "run_file"]
 
 _ran: dict[str, tuple[Path, bytes]] = {}
-"""Module name -> the file that was run under it and its content then."""
+"""Module name -> the file that it was loaded from, and the content at that time."""
 
 
 def make_importable(folder: Path) -> None:
-    """Put a folder on the import path, last in line so that it can't hide an installed module."""
+    """Add a folder to the import path, at the end, so that it can't hide an installed module."""
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
         importlib.invalidate_caches()
 
 
-def run_file(path: Path) -> ModuleType:
-    """Run a file as a module under its own name, and again only after it has changed.
+def check_owned(path: Path) -> None:
+    """Refuse a file that somebody else could have written; it is about to be run without being asked for by name.
 
-    The module is findable in `sys.modules`, as pydantic, pickle and gymnasium's "module:attribute" ask for, and its
-    folder is on the import path, as a script's is: for its neighbors, and for processes that environments run in.
-    Raises PluginError if there is no such file or its name is that of another module.
+    The file, its folder, and the file and folder that a link leads to must belong to the user or to root, and nobody
+    else may write to them. A group that is the user's alone counts as the user. Does nothing where files have no
+    owners.
+
+    Raises:
+        PluginError: somebody else could have written it. The message says why, and what to do.
+    """
+    if not hasattr(os, "geteuid"):
+        return
+    for place in dict.fromkeys((path.parent, path, path.resolve().parent, path.resolve())):
+        status = place.stat()
+        if status.st_uid not in (0, os.geteuid()):
+            why = f"{place} belongs to {_user_name(status.st_uid)}"
+            remedy = f"to run a file that you trust, give --import {path.name}"
+        elif status.st_mode & stat.S_IWOTH:
+            why, remedy = f"everybody may write to {place}", f"chmod o-w {place}"
+        elif status.st_mode & stat.S_IWGRP and not _is_private(status.st_gid):
+            why, remedy = f"a group may write to {place}", f"chmod g-w {place}"
+        else:
+            continue
+        raise PluginError(f"It isn't run, because {why}: {remedy}")
+
+
+def _user_name(number: int) -> str:
+    import pwd
+
+    try:
+        return f"user {pwd.getpwuid(number).pw_name}"
+    except KeyError:
+        return f"user {number}"
+
+
+def _is_private(number: int) -> bool:
+    """Return whether a group is the user's own: it has the user's name, and no other members."""
+    import grp
+    import pwd
+
+    try:
+        user, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(number)
+    except KeyError:
+        return False
+    return group.gr_name == user.pw_name and number == user.pw_gid and set(group.gr_mem) <= {user.pw_name}
+
+
+def run_file(path: Path) -> ModuleType:
+    """Run a file as a module named after it, unless it has been run before and not changed since.
+
+    The module is added to `sys.modules`, which pydantic, pickle and gymnasium's "module:attribute" require, and its
+    folder to the import path, so that it can import its neighbors, also in the processes of environments.
+    Raises PluginError if there is no such file or another module has its name.
     """
     if not path.is_file():
         raise PluginError(f"There is no file {path}.")

@@ -8,10 +8,13 @@ microseconds; `torch.compile` checks guards on everything a function has used, w
 
 from __future__ import annotations
 
+import contextvars
+import ctypes
 import hashlib
 import logging
 import os
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,19 +29,23 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from pgzoo.ops.members import map_leaves
 from pgzoo.training.metrics import Stopwatch
+from pgzoo.training.rollout import Cancelled
 
 __all__ = ["Compiled"]
 
 _log = logging.getLogger("pgzoo")
 
 OPTIONS: dict[str, Any] = {
-    "aot_inductor.compile_wrapper_opt_level": "O0",  # of the wrapper: compiles a second faster, runs no slower
+    "aot_inductor.compile_wrapper_opt_level": "O0",  # for the wrapper only: saves a second of compiling
     "compile_threads": 1,  # a process pool isn't worth it for one graph
-    "cpp.use_decompose_tanh": "1",  # tanh from a sigmoid: a quarter of the time, equal to rounding
+    "cpp.use_decompose_tanh": "1",  # tanh by a sigmoid: four times as fast, equal up to rounding
 }
 
 _HOLE = object()
-"""Stands for a tensor in the tree of a result."""
+"""Placeholder for a tensor in the tree of a result."""
+
+POLL = 0.1
+"""Seconds between two looks at whether compiling was cancelled."""
 
 Leaves = Callable[[list[Tensor]], list[Tensor]]
 
@@ -50,17 +57,24 @@ class Compiled:
     every call.
     """
 
-    def __init__(self, function: Callable[[Any], Any], watch: Stopwatch, folder: Path | None = None) -> None:
-        """Keep compiled libraries in `folder`; None: in that of TORCHINDUCTOR_CACHE_DIR, else in a temporary one.
+    def __init__(
+        self,
+        function: Callable[[Any], Any],
+        watch: Stopwatch,
+        folder: Path | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Store compiled libraries in `folder`; None: in TORCHINDUCTOR_CACHE_DIR, or a temporary folder if it isn't set.
 
-        Time spent compiling is charged to the watch's phase "compile".
+        Time spent compiling is charged to the watch's phase "compile". When `cancelled()` turns True, compiling is given
+        up.
         """
-        self.function, self.watch, self.folder = function, watch, folder
+        self.function, self.watch, self.folder, self.cancelled = function, watch, folder, cancelled
         self._compiled: dict[Any, tuple[Leaves, Any]] = {}
         self._failed = False
 
     def __call__(self, tree: Any) -> Any:
-        """Return the function's result for `tree`."""
+        """Return the function's result for `tree`. Raises Cancelled if compiling it was given up."""
         if self._failed:
             return self.function(tree)
         leaves = _leaves(tree)
@@ -70,7 +84,9 @@ class Compiled:
             try:
                 with self.watch.phase("compile"):
                     compiled = self._compiled[shapes] = self._compile(tree, leaves)
-            except Exception as error:  # the function still works eagerly, whatever the compiler stumbled over
+            except Cancelled:
+                raise
+            except Exception as error:  # the function still works eagerly, regardless of the compiler's error
                 self._failed = True
                 _warn_once(next(iter(str(error).strip().splitlines()), type(error).__name__))
                 return self.function(tree)
@@ -92,7 +108,7 @@ class Compiled:
         leaves = [leaf.detach() for leaf in leaves]  # a tensor that occurs twice counts as two tensors
         library = _cache(self.folder) / f"{_digest(flat, leaves)}.so"
         if not library.exists():
-            _compile(flat, leaves, library)
+            _in_thread(lambda: _compile(flat, leaves, library), self.cancelled)
         aoti, device = torch._C._aoti, _device(leaves)
         if device.type == "cpu":
             return aoti.AOTIModelContainerRunnerCpu(str(library), 1).run, shape_of_result
@@ -168,6 +184,39 @@ def _compile(flat: Callable[..., list[Tensor]], leaves: list[Tensor], library: P
         made.replace(library)
 
 
+def _in_thread(work: Callable[[], None], cancelled: Callable[[], bool]) -> None:
+    """Do some work in a thread, and wait for it. Python has to be free to handle signals, as compiling takes minutes.
+
+    Raises:
+        Cancelled: `cancelled()` turned True; the thread is given up.
+        Exception: what the work raised.
+    """
+    errors: list[BaseException] = []
+    threads, context = torch.get_num_threads(), contextvars.copy_context()
+
+    def body() -> None:
+        torch.set_num_threads(threads)  # a new thread has torch's default
+        try:
+            context.run(work)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=body, name="pgzoo-compile", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(POLL)
+            if thread.is_alive() and cancelled():
+                raise Cancelled
+    except BaseException:
+        # raised at the thread's next line of Python; what it waits for, such as a C++ compiler, isn't waited for here
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))
+        thread.join(1.0)
+        raise
+    if errors:
+        raise errors[0]
+
+
 def _device(leaves: list[Tensor]) -> torch.device:
     """Return the device of the leaves, which share one."""
     return leaves[0].device
@@ -175,7 +224,7 @@ def _device(leaves: list[Tensor]) -> torch.device:
 
 @contextmanager
 def _environment(folder: Path) -> Iterator[None]:
-    """Let torch's compiler work in `folder`. Afterwards the process's environment variables are what they were."""
+    """Make torch's compiler use `folder`, and restore the environment variables afterwards."""
     before = dict(os.environ)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
     try:
@@ -187,7 +236,7 @@ def _environment(folder: Path) -> Iterator[None]:
 
 
 def _cache(folder: Path | None) -> Path:
-    """Return `folder`, that of TORCHINDUCTOR_CACHE_DIR, or a temporary one of this process; create it."""
+    """Create and return `folder`; if it is None, TORCHINDUCTOR_CACHE_DIR or a temporary folder of this process."""
     folder = folder or Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or _own_folder())
     folder.mkdir(parents=True, exist_ok=True)
     return folder.resolve()
@@ -200,11 +249,11 @@ def _own_folder() -> str:
 
 @cache
 def _warn_once(reason: str) -> None:
-    _log.warning("The update can't be compiled and runs as it is: %s", reason)
+    _log.warning("The update can't be compiled and runs eagerly: %s", reason)
 
 
 def _leaves(tree: Any) -> list[Tensor]:
-    """Return the tensors of a tree in the order of `map_leaves`, which would take three times as long."""
+    """Return the tensors of a tree in the order of `map_leaves`, which is three times as slow."""
     found: list[Tensor] = []
 
     def visit(node: Any) -> None:

@@ -1,6 +1,6 @@
 """Train the members of a plan, as a generator of events.
 
-Nothing here knows of plugins, trackers, the command line or a terminal.
+It is independent of plugins, tracking, the command line and terminals.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run has come, as a checkpoint holds it: its state, and a status and a reason per member.
+    """The state of a run that a checkpoint stores, with a status and a reason per member.
 
     The status of an active member is "running", unless a component of the run has failed. For `forgets` see `Plan`.
     """
@@ -80,7 +80,7 @@ class Progress:
 class Control:
     """Controls a run from outside. Requests take effect after the current update.
 
-    An interruption of the whole run takes effect sooner: a collection of whole episodes is given up.
+    An interruption of the whole run takes effect sooner: a collection of whole episodes and compiling are given up.
     `write_checkpoints(progress, members)`, if set, is called when checkpoints of members (indices) are due.
     """
 
@@ -93,7 +93,10 @@ class Control:
     """What the run is doing right now, to be shown by another thread."""
 
     def stop(
-        self, members: tuple[int, ...] | None = None, reason: str = "asked to stop", status: MemberStatus = "stopped"
+        self,
+        members: tuple[int, ...] | None = None,
+        reason: str = "stopped by the caller",
+        status: MemberStatus = "stopped",
     ) -> None:
         """End members (indices; None: all). Their last parameters are evaluated."""
         self.stops.append(Stop(members, reason, status))
@@ -132,7 +135,7 @@ def train(plan: Plan, control: Control | None = None, resume_from: Progress | No
     except RunFailed as caught:
         error = caught
         run.fail_all(str(caught))
-        yield from run.checkpoint(range(len(plan.members)), failed=True)
+        yield from run.checkpoint(range(len(plan.members)), failed=True, environments=False)
     finally:
         torch.set_num_threads(threads)
         run.ctx.close()
@@ -163,7 +166,7 @@ class _TrainingRun:
         yield RunStarted(c, self.plan.group, self.plan.seeds, self.plan.run_keys)
         started = time.perf_counter()
         rounds = getattr(self.plan.algorithm, "loop", default_loop)(ctx)
-        index = 0
+        index, ahead = 0, False
         while ctx.running():
             before = ctx.state
             ctx.begin_update()
@@ -176,6 +179,7 @@ class _TrainingRun:
                     raise
                 ctx.state = before._replace(active=self._still_active(before, 0.0))
                 self.ended_since_checkpoint |= before.active
+                ahead = before.collector is not None  # the environments have taken the steps of the lost update
                 break
             if loop_ended:
                 raise RunFailed(f'The loop of algorithm "{c.algorithm}" ended before its members did.')
@@ -194,7 +198,7 @@ class _TrainingRun:
             yield from self._checkpoint_if_due(before, ended)
             index += 1
         self.loop_seconds = self._elapsed(started)
-        yield from self.checkpoint(np.flatnonzero(self.ended_since_checkpoint))
+        yield from self.checkpoint(np.flatnonzero(self.ended_since_checkpoint), environments=not ahead)
         not_failed = np.array([status != "failed" for status in self.statuses])
         if self.control.interrupted:
             deadline = time.perf_counter() + INTERRUPTED_EVALUATION
@@ -239,15 +243,16 @@ class _TrainingRun:
                 yield from self.checkpoint(np.flatnonzero(due | self.ended_since_checkpoint))
             self.ended_since_checkpoint[:] = False
 
-    def checkpoint(self, members: Iterable[int], *, failed: bool = False) -> Iterator[Event]:
+    def checkpoint(self, members: Iterable[int], *, failed: bool = False, environments: bool = True) -> Iterator[Event]:
         """Write checkpoints of members (indices), if the control does that.
 
-        Where a component has `failed`, they hold the status of every member, and no environments.
+        Where a component has `failed`, they hold the status of every member. Without `environments` a resumed run
+        restarts the open episodes.
         """
         chosen = tuple(int(member) for member in members)
         if self.control.write_checkpoints is None or not chosen:
             return
-        state = self.ctx.snapshot(environments=not failed)
+        state = self.ctx.snapshot(environments=environments)
         both = zip(state.active, self.statuses, strict=True)
         statuses: tuple[ProgressStatus, ...] = tuple(
             "running" if active and not failed else status for active, status in both
@@ -267,7 +272,7 @@ class _TrainingRun:
             yield Evaluated(state.env_steps, active, mode, final, played.returns, played.lengths, cut, state)
 
     def _still_active(self, state: TrainState, seconds: float) -> NDArray[np.bool_]:
-        """Return the members that go on training; note the status and the first reason of those that end."""
+        """Return the members that continue to train; record the status and the first reason of those that end."""
         c, active = self.plan.config, state.active.copy()
 
         def end(row: int, status: MemberStatus, reason: str) -> None:
@@ -280,15 +285,15 @@ class _TrainingRun:
         for row in range(len(active)):
             recent = float(state.recent[row].mean())  # NaN before that many episodes
             if c.total_steps is not None and state.env_steps[row] >= c.total_steps:
-                end(row, "finished", f"{c.total_steps:,} steps are done")
+                end(row, "finished", f"completed {c.total_steps:,} steps")
             if c.total_episodes is not None and state.episodes[row] >= c.total_episodes:
-                end(row, "finished", f"{c.total_episodes:,} episodes are done")
+                end(row, "finished", f"completed {c.total_episodes:,} episodes")
             if c.stop_at is not None and recent >= c.stop_at:
                 end(row, "stopped", f"the mean return of {RECENT} episodes reached {c.stop_at:g}")
             if c.stop_on_plateau is not None and stagnant[row] >= c.stop_on_plateau:
-                end(row, "stopped", f"{c.stop_on_plateau:,} steps gave no better mean return of {RECENT} episodes")
+                end(row, "stopped", f"no better mean return of {RECENT} episodes for {c.stop_on_plateau:,} steps")
             if c.max_minutes is not None and seconds >= 60 * c.max_minutes:
-                end(row, "stopped", f"{c.max_minutes:g} minutes are over")
+                end(row, "stopped", f"reached the limit of {c.max_minutes:g} minutes")
         for stop in self.control.take_stops():
             for row in range(len(active)) if stop.members is None else stop.members:
                 end(row, stop.status, stop.reason)

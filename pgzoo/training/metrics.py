@@ -28,19 +28,19 @@ class Stopwatch:
         self._since = 0.0
 
     @contextmanager
-    def phase(self, name: str, who: str = "") -> Iterator[None]:
-        """Time a phase. If `who` is given, an exception in it becomes RunFailed, which names `who` raised it."""
+    def phase(self, name: str, component: str = "") -> Iterator[None]:
+        """Time a phase. If `component` is given, an exception becomes a RunFailed that names the component."""
         outer = self._switch(name)
         try:
             yield
         except (RunFailed, Cancelled):
             raise
         except Exception as error:
-            if not who:
+            if not component:
                 raise
-            if isinstance(error, EnvError):  # it names the environment itself
+            if isinstance(error, EnvError):  # its message already names the environment
                 raise RunFailed(str(error)) from error
-            raise RunFailed(f"{who} raised {type(error).__name__}: {error}{raised_at(error)}") from error
+            raise RunFailed(f"{component} raised {type(error).__name__}: {error}{raised_at(error)}") from error
         finally:
             self._switch(outer)
 
@@ -54,7 +54,7 @@ class Stopwatch:
 
 
 class Report:
-    """The metrics of one update: for each member, means over the gradient steps that it took."""
+    """The metrics of one update: for each member, means over its gradient steps."""
 
     def __init__(self) -> None:
         self._totals: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}

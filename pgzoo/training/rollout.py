@@ -1,4 +1,4 @@
-"""Act in environments: one loop that collects windows of steps or whole episodes, for every member at once."""
+"""The loop that acts in environments: collect windows of steps or whole episodes, for all members at once."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ NOISE_BLOCK = 64
 """Steps for which noise is drawn at once: drawing it for each step would cost more than acting."""
 
 EPISODE_LIMIT = 100_000
-"""Steps after which an episode that is collected for training is taken to be endless: it would fill the memory."""
+"""Maximum length of an episode when whole episodes are collected for training; a longer one would fill the memory."""
 
 EPISODE_CAPACITY = 512
-"""Steps that a collection of whole episodes has room for at first."""
+"""Initial capacity, in steps, for a collection of whole episodes."""
 
 
 class Cancelled(Exception):
-    """A collection of whole episodes was given up. The steps that it gathered are lost, and nothing else."""
+    """A collection of whole episodes, or compiling, was aborted. Only the work of the current update is lost."""
 
 
 class EndlessEpisode(RunFailed):
@@ -55,7 +55,7 @@ class EndlessEpisode(RunFailed):
 
 
 class Finished(NamedTuple):
-    """Returns and lengths of the episodes that ended: one array per member, in the order in which they ended."""
+    """Returns and lengths of finished episodes: one array per member, in the order in which they ended."""
 
     returns: tuple[NDArray[np.float64], ...]
     lengths: tuple[NDArray[np.int64], ...]
@@ -75,7 +75,7 @@ class Evaluation(NamedTuple):
 class Noise:
     """The noise that actions are sampled with, `[S, N, K]` per step, each member's from its own generator.
 
-    Each generator serves one collection only, so a member's noise doesn't depend on how long the others play.
+    Each generator is used for one collection only, so a member's noise doesn't depend on how long the others play.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Noise:
         return self._block[k]  # type: ignore[no-any-return]
 
     def select(self, members: NDArray[np.int64]) -> None:
-        """Draw for these members alone from the next step on."""
+        """Draw noise only for these members from the next step on."""
         self._generators = [self._generators[member] for member in members]
         self._block = self._block[:, members]
 
@@ -151,7 +151,7 @@ class Activity:
 
 
 def begin(envs: VectorEnv, policy: Policy, seeds: NDArray[np.int64]) -> Collector:
-    """Reset every environment with its seed, `seeds [S, N]`, and return where a collection starts."""
+    """Reset every environment with its seed, `seeds [S, N]`, and return the start of a collection."""
     obs = envs.reset(seeds.reshape(-1))
     shape, size = seeds.shape, memory_size(policy)
     return Collector(
@@ -173,15 +173,15 @@ def collect(
     window: int | None,
     monitor: Monitor | None = None,
 ) -> tuple[Trajectory, Finished, Collector]:
-    """Act from `start` on for `window` steps, or if that is None until every environment has met its quota.
+    """Act from `start` for `window` steps, or, if it is None, until every environment has completed its quota.
 
     `quota [S, N]` is the number of episodes that an environment plays; after them it is not stepped any more. Returns
-    the trajectory, the episodes that ended, and where the next window starts.
+    the trajectory, the episodes that ended, and the start of the next window.
 
     Raises:
         EndlessEpisode: there is no window, and an episode doesn't end within `EPISODE_LIMIT` steps.
-        Cancelled: there is no window, and the monitor's `cancelled()` said so. A window is always completed, because
-            environments can't go back to where it began.
+        Cancelled: there is no window, and the monitor's `cancelled()` returned True. A window is always completed,
+            because environments can't be rewound.
         ValueError: every quota is 0.
     """
     rows = _Rows(envs, behavior, start, quota)
@@ -227,10 +227,10 @@ def _act(rows: _Rows, tape: _Tape, limit: int, monitor: Monitor, *, whole_episod
 
 
 class _Rows:
-    """The environments that are still stepped, S * N rows, and what is known of each before its next step.
+    """The environments that are still stepped, S * N rows: their observations, masks and memory before the next step.
 
-    Where whole episodes are collected, one member may play far longer than the others; then members that have finished
-    are dropped, and `where` says which rows of the tape belong to those that are left.
+    When whole episodes are collected, one member may play much longer than the others; then finished members are
+    dropped, and `where` holds the rows of the tape that belong to the remaining ones.
     """
 
     def __init__(self, envs: VectorEnv, behavior: Behavior, start: Collector, quota: NDArray[np.int64]) -> None:
@@ -250,7 +250,7 @@ class _Rows:
         self.playing, self.episode_ended = self.count > 0, False
 
     def act(self, t: int) -> Array:
-        """Choose actions for step t, `[rows, *A]`, and let the policy's memory move on."""
+        """Choose actions for step t, `[rows, *A]`, and update the policy's memory."""
         mask = None if self.mask is None else self.mask.reshape(*self.shape, -1)
         obs = self.obs.reshape(*self.shape, *self.obs.shape[1:])
         seen = ActorInputs(obs, mask, self.memory, self.starts.reshape(self.shape))
@@ -258,7 +258,7 @@ class _Rows:
         return actions.reshape(len(self.obs), *actions.shape[2:])
 
     def advance(self, step: StepResult) -> None:
-        """Take over what a step returned."""
+        """Update the rows with the result of a step."""
         self.starts = self.ended  # rows that were only reset in this step start an episode with the next
         self.ended = (step.terminated | step.truncated) & self.valid
         self.obs = step.obs
@@ -273,7 +273,7 @@ class _Rows:
         self.valid = self.live & ~self.ended
 
     def drop_finished_members(self, tape: _Tape, t: int) -> None:
-        """Go on with the members that still play, if these are at most half and the environments can be split."""
+        """Continue with only the unfinished members, if they are at most half and the backend supports `select`."""
         members, num_envs = self.shape
         alive = np.flatnonzero(self.live.reshape(self.shape).any(1))
         if members == 1 or 2 * len(alive) > members:
@@ -295,7 +295,7 @@ class _Rows:
 
 
 class _Tape:
-    """Storage for the steps of a collection, `[T, rows, ...]`, which grows as episodes turn out to be long."""
+    """Storage for the steps of a collection, `[T, rows, ...]`, which grows for long episodes."""
 
     def __init__(self, capacity: int, *, rewards_only: bool = False) -> None:
         """`capacity` counts steps, with one more for the last observation.
@@ -306,7 +306,7 @@ class _Tape:
         self.arrays: dict[str, Array] = {}
 
     def store(self, t: int, rows: _Rows, actions: Array, step: StepResult) -> None:
-        """Store step t: what was seen before it, what was done, and what came of it."""
+        """Store step t: the observation, the action and the result."""
         leaves = {"rewards": step.rewards, "terminated": step.terminated, "truncated": step.truncated}
         leaves["valid"] = rows.valid
         if not self._rewards_only:
@@ -322,7 +322,7 @@ class _Tape:
             self.arrays[name][t, rows.where] = leaf
 
     def store_last(self, t: int, rows: _Rows) -> None:
-        """Store what is seen after the last step."""
+        """Store the observations after the last step."""
         if self._rewards_only:
             return
         self.arrays["obs"][t, rows.where] = rows.obs
@@ -377,7 +377,7 @@ def evaluate(
 
 
 def joined(parts: list[Finished], members: int) -> Finished:
-    """Return the episodes of several collections as one, member by member."""
+    """Concatenate the episodes of several collections, per member."""
     return Finished(
         tuple(np.concatenate([np.zeros(0), *(p.returns[s] for p in parts)]) for s in range(members)),
         tuple(np.concatenate([np.zeros(0, np.int64), *(p.lengths[s] for p in parts)]) for s in range(members)),
@@ -385,10 +385,10 @@ def joined(parts: list[Finished], members: int) -> Finished:
 
 
 class _Timeline(NamedTuple):
-    """What follows from the flags and rewards of a tape, `[T, rows]` each.
+    """Quantities derived from the flags and rewards of a tape, `[T, rows]` each.
 
-    `starts` has T+1 steps. `first` is the index of the first step of each step's episode, negative if that lies before
-    the tape. `reward_sum [T+1, rows]` sums up the rewards before each step.
+    `starts` has T+1 steps. `first` is the index of the first step of each step's episode, negative if it is before the
+    tape. `reward_sum [T+1, rows]` is the sum of the rewards before each step.
     """
 
     valid: NDArray[np.bool_]
@@ -402,7 +402,7 @@ class _Timeline(NamedTuple):
 
 
 def _read(tape: _Tape, steps: int, start: Collector, rows: _Rows) -> tuple[Trajectory, Finished, Collector]:
-    """Return what a tape of so many steps holds: the trajectory, the episodes that ended, where the next one starts."""
+    """Convert the first `steps` steps of a tape: to the trajectory, the finished episodes, and the next start."""
     live = np.zeros(start.ended.size, np.bool_)
     live[rows.where] = rows.live
     line = _timeline(tape, steps, start, live)
@@ -434,7 +434,7 @@ def _timeline(tape: _Tape, steps: int, start: Collector, live: NDArray[np.bool_]
 
 
 def _finished(line: _Timeline, start: Collector) -> Finished:
-    """Return the episodes that ended, with the rewards that they got before the tape began."""
+    """Return the episodes that ended; their returns include rewards from before the tape."""
     members, num_envs = start.ended.shape
     end, row = np.nonzero(line.terminated | line.truncated)
     first = line.first[end, row]
@@ -467,7 +467,7 @@ def _trajectory(tape: _Tape, line: _Timeline, start: Collector) -> Trajectory:
 
 
 def _next_start(tape: _Tape, line: _Timeline, start: Collector, memory: Array | None) -> Collector:
-    """Return where the next window starts."""
+    """Return the start of the next window."""
     shape, rows, steps = start.ended.shape, start.ended.size, len(line.valid)
     first = line.first[-1]
     ended = line.terminated[-1] | line.truncated[-1]

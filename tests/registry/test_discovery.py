@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -133,7 +136,7 @@ def test_blocking_by_plugin_or_distribution(install: Install, name: str, monkeyp
     install_good(install)
     for catalog in (discover(blocked=[name]), discover_with(monkeypatch, f"nothing, {name}")):
         assert plugin(catalog, "good").status == "blocked"
-        with pytest.raises(UnknownName, match=r'Blocked plugins: "good" \(zoo-good 1.2\)'):
+        with pytest.raises(UnknownName, match=r'Disabled plugins: "good" \(zoo-good 1.2\)'):
             catalog.get("algorithm", "good")
     assert "zoo_good" not in sys.modules
 
@@ -258,3 +261,77 @@ def test_what_a_plugin_prints_keeps_out_of_stdout(install: Install, capsys: pyte
     install("zoo-loud", "1", {"zoo_loud": "print('hi')" + GOOD.format(name="loud")}, loud="zoo_loud")
     assert "loud" in discover().names("algorithm")
     assert capsys.readouterr() == ("", "hi\n")
+
+
+@pytest.mark.parametrize(
+    ("mode_of_file", "mode_of_folder", "why"),
+    [
+        (0o644, 0o755, ""),
+        (0o600, 0o700, ""),
+        (0o666, 0o755, "everybody may write to .*pgzoo_plugin.py: chmod o-w .*pgzoo_plugin.py"),
+        (0o644, 0o777, "everybody may write to .*: chmod o-w"),
+        (0o644, 0o1777, "everybody may write to .*: chmod o-w"),  # anybody may put a file into a folder like /tmp
+    ],
+)
+def test_an_inline_plugin_that_others_can_write_is_not_run(
+    tmp_path: Path, mode_of_file: int, mode_of_folder: int, why: str
+) -> None:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    path = folder / "pgzoo_plugin.py"
+    path.write_text("import pathlib\npathlib.Path(__file__).with_name('ran').touch()\n" + INLINE_HOOK)
+    path.chmod(mode_of_file)
+    folder.chmod(mode_of_folder)
+    (plugin,) = (p for p in discover(cwd=folder).plugins if p.source == "inline")
+    assert (folder / "ran").exists() == (not why)
+    assert plugin.status == ("broken" if why else "ok")
+    assert re.search(why, plugin.error) and "\n" not in plugin.error
+
+
+INLINE_HOOK = """
+import pgzoo
+
+@pgzoo.hookimpl
+def pgzoo_register(registry):
+    pass
+"""
+
+
+@pytest.mark.parametrize("place", ["file", "folder"])
+def test_an_inline_plugin_of_somebody_else_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    path = tmp_path / "pgzoo_plugin.py"
+    path.write_text("raise AssertionError('this must not be run')")
+    other = os.geteuid() + 1
+    real = Path.stat
+
+    def owned(self: Path, **kwargs: Any) -> os.stat_result:
+        found = real(self, **kwargs)
+        mine = self != (path if place == "file" else tmp_path)
+        return found if mine else os.stat_result([*found[:4], other, *found[5:10]])
+
+    monkeypatch.setattr(Path, "stat", owned)
+    (plugin,) = (p for p in discover(cwd=tmp_path).plugins if p.source == "inline")
+    assert plugin.status == "broken" and "belongs to user" in plugin.error
+    assert "--import pgzoo_plugin.py" in plugin.error
+
+
+def test_a_group_counts_as_the_user_if_it_is_the_users_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import grp
+    import pwd
+
+    path = tmp_path / "pgzoo_plugin.py"
+    path.write_text(INLINE_HOOK)
+    path.chmod(0o664)
+    user, number = pwd.getpwuid(os.geteuid()), path.stat().st_gid
+    if number != user.pw_gid:
+        pytest.skip("files get another group here")
+
+    def is_ok(name: str, members: list[str]) -> bool:
+        monkeypatch.setattr(grp, "getgrgid", lambda _: grp.struct_group((name, "x", number, members)))
+        (plugin,) = (p for p in discover(cwd=tmp_path).plugins if p.source == "inline")
+        return plugin.status == "ok" or "a group may write to" not in plugin.error
+
+    assert is_ok(user.pw_name, []) and is_ok(user.pw_name, [user.pw_name])
+    assert not is_ok(user.pw_name, ["somebody"]) and not is_ok("staff", [])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +24,8 @@ from pgzoo.runs.resolve import compose
 from pgzoo.runs.runner import run_config
 from pgzoo.tracking import Home, find, records
 from pgzoo.tracking.locks import lock
+from pgzoo.training import checkpoint
+from pgzoo.training.compiling import Compiled
 
 SHORT: dict[str, Any] = {"env": "CartPole-v1", "num_envs": 2, "total_steps": 60, "eval_episodes": 1}
 SHORT |= {"policy": {"name": "mlp", "hidden": (4,)}}
@@ -117,6 +121,45 @@ def test_compiled_code_goes_to_the_home_of_each_run(tmp_path: Path, monkeypatch:
         assert shipping is not None
         shipping.release()
     assert [library.parent for library in libraries] == [tmp_path / "first/compiled", tmp_path / "second/compiled"]
+
+
+@pytest.mark.parametrize("resumable", [True, False], ids=["first update", "later update"])
+def test_a_signal_while_compiling_ends_the_run_in_order(
+    home: Home, monkeypatch: pytest.MonkeyPatch, catalog: PluginCatalog, resumable: bool
+) -> None:
+    """Compiling that never ends by itself: only the signal ends it, and the run is resumed as if nothing was."""
+    given_up = threading.Event()
+
+    def compile_for_ever(flat: Any, leaves: Any, library: Path) -> None:
+        try:
+            library.with_suffix(".part").touch()
+            os.kill(os.getpid(), signal.SIGTERM)
+            while True:
+                time.sleep(0.01)
+        finally:
+            library.with_suffix(".part").unlink()
+            given_up.set()
+
+    eager = Compiled.__call__
+    calls: list[Any] = []
+
+    def compiled_later(self: Compiled, tree: Any) -> Any:
+        calls.append(tree)
+        return self.function(tree) if len(calls) == 1 and not resumable else eager(self, tree)
+
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    with monkeypatch.context() as patch, unchanged():
+        patch.setattr("pgzoo.training.compiling._compile", compile_for_ever)
+        patch.setattr(Compiled, "__call__", compiled_later)
+        given = {"algorithm": "a2c", **SHORT, "compile": "on", "rollout_steps": 10}
+        result = run_config(compose(Layer(given, ".".join), catalog), catalog)
+    assert given_up.wait(60) and not list((home.root / "compiled").iterdir())
+    assert result.status == "interrupted" and result.runs[0].reason == "interrupted by SIGTERM"
+    *_, last = (record for record, _ in records(home.runs / result.runs[0].run_key) if record)
+    assert (last["t"], last["status"]) == ("end", "KILLED")
+    saved = checkpoint.latest(home.runs / result.runs[0].run_key / "checkpoints")
+    assert saved.about["status"] == "interrupted" and saved.state.updates.tolist() == [0 if resumable else 1]
+    assert (saved.about["resume"] == "exact") == resumable  # environments can't go back to where the update began
 
 
 @pytest.mark.slow

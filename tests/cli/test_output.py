@@ -1,0 +1,84 @@
+"""Outputs that are closed, full or no longer read: training and its record are unharmed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pgzoo.cli import common
+from pgzoo.cli.output import _Visible
+from pgzoo.errors import visible
+from tests.program import Folder
+
+RUN = "run a2c --env CartPole-v1 --total-steps 100 --num-envs 2 --eval-episodes 1 --policy.hidden 4 --compile off"
+
+
+def bash(folder: Folder, arguments: str, redirection: str) -> subprocess.CompletedProcess[str]:
+    """Run `pgzoo ARGUMENTS REDIRECTION` in bash; the exit code is that of pgzoo."""
+    line = f'"{sys.executable}" -m pgzoo {arguments} {redirection}; exit ${{PIPESTATUS[0]}}'
+    return subprocess.run(
+        ["bash", "-c", line], cwd=folder.path, env=folder.env, capture_output=True, text=True, timeout=600
+    )
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "message"),
+    [
+        (">&-", 0, ""),
+        ("2>&-", 0, ""),
+        (">&- 2>&-", 0, ""),
+        ("2>/dev/full", 0, ""),
+        (">/dev/full", 1, "Error: can't write to standard output: No space left on device.\n"),
+        ("| true", 141, ""),
+        ("2>&1 | true", 141, ""),
+    ],
+)
+def test_a_run_survives_the_loss_of_its_output(tmp_path: Path, redirection: str, code: int, message: str) -> None:
+    folder = Folder(tmp_path)
+    try:
+        done = bash(folder, RUN, redirection)
+        assert done.returncode == code and "Traceback" not in done.stderr
+        assert done.stderr.endswith(message)
+        assert len(done.stderr.splitlines()) <= 2  # the title of the progress, and the message
+        (journal,) = tmp_path.rglob("journal.jsonl")
+        assert json.loads(journal.read_text().splitlines()[-1]).get("status") == "FINISHED"
+    finally:
+        folder.close()
+
+
+@pytest.mark.parametrize(("redirection", "code"), [(">&-", 0), (">/dev/full", 1), ("| sleep 0", 141), ("2>&-", 0)])
+def test_a_listing_without_an_output(tmp_path: Path, redirection: str, code: int) -> None:
+    folder = Folder(tmp_path)
+    (tmp_path / "late.py").write_text("import time; time.sleep(1)\n")  # so that the reader is gone
+    done = bash(folder, "plugins --import late.py", redirection)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) == (redirection == ">/dev/full")
+
+
+def test_a_deleted_working_directory_is_one_message(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    line = f'mkdir gone; cd gone; rmdir ../gone; "{sys.executable}" -m pgzoo envs'
+    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, env=folder.env, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "Error: The working directory was deleted. Change to another folder: cd\n"
+
+
+HOSTILE = "a\x1b]0;owned\x07b\x9b2Jc\rd\u202ee"
+SHOWN = r"a\x1b]0;owned\x07b\x9b2Jc\rd\u202ee"
+
+
+def test_what_acts_on_a_terminal_is_made_visible(capsys: pytest.CaptureFixture[str]) -> None:
+    assert visible(HOSTILE) == SHOWN
+    assert visible("two\nlines\tand é, 日本, 🎈") == "two\nlines\tand é, 日本, 🎈"
+    common.echo(HOSTILE)
+    common.echo(HOSTILE, err=True)
+    assert capsys.readouterr() == (f"{SHOWN}\n", f"{SHOWN}\n")
+    common.print_table(("name", "x"), [(HOSTILE, f"[green]{HOSTILE}")])
+    assert capsys.readouterr().out.splitlines()[1].split() == [SHOWN, SHOWN]
+    record = logging.LogRecord("pgzoo", logging.WARNING, "", 0, "Run %s is gone", (HOSTILE,), None)
+    assert _Visible().format(record) == f"Run {SHOWN} is gone"

@@ -1,4 +1,4 @@
-"""Commands and options of SB3, CleanRL and RL Zoo, and pgzoo's equivalents; `config.aliases` has the table of settings."""
+"""Commands and options of SB3, CleanRL and RL Zoo, and pgzoo's equivalents; see `config.aliases` for settings."""
 
 from __future__ import annotations
 

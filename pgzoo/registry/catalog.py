@@ -180,7 +180,7 @@ class Registry:
         self._add("listener", name, target, None, summary, {"display": True} if display else {})
 
     def launcher(self, name: str, target: object, *, summary: str = "") -> None:
-        """Register a launcher, which splits the seeds of a run among processes: `target(request)`, called once per run."""
+        """Register a launcher, which splits the seeds of a run among processes: `target(request)`, once per run."""
         self._add("launcher", name, target, None, summary)
 
     def preset(
@@ -264,7 +264,7 @@ class PluginCatalog:
     def get(self, kind: ComponentKind, name: str) -> Entry:
         """Return one entry.
 
-        A name `module:qualname` is that of an object which was passed to `pgzoo.run`. It is found if the user has
+        A name `module:qualname` is that of an object which was passed to `pgzoo.run`; it is found if the user has
         imported its module.
 
         Raises:

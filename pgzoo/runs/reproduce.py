@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgzoo.config import Layer, read_yaml
 from pgzoo.errors import CheckpointError, StoreError, UsageError
+from pgzoo.registry.changes import changes
 from pgzoo.runs.initial import find_sources
 from pgzoo.runs.provenance import versions
 from pgzoo.runs.resolve import resolve
@@ -84,12 +85,16 @@ class Leg:
         return max((step for record in self.records for step in _steps(record)), default=0)
 
 
-def differences(found: Found) -> list[str]:
-    """Return, in sentences, why a run may not be reproduced bit for bit: other versions, or an inexact resume."""
+def differences(found: Found, catalog: PluginCatalog) -> list[str]:
+    """Return, in sentences, why a run may not be reproduced bit for bit.
+
+    Changed plugins come first, then other versions, then an inexact resume.
+    """
     legs = _legs(found)
     tags: Mapping[str, str] = next((r["tags"] for r in legs[0].records if r["t"] == "start"), {}) if legs else {}
     now = versions()
-    reasons = [
+    reasons = changes(tags, catalog)
+    reasons += [
         f"{name} was {tags[tag]} and is {now[name]}: the numbers may differ in the last bits."
         for name, tag in TAGS.items()
         if tags.get(tag, now[name]) != now[name]

@@ -16,6 +16,7 @@ from pgzoo.config import Layer, Member, RunConfig, read_yaml
 from pgzoo.config.sweep import SWEEP, Setting, parse_setting
 from pgzoo.errors import CheckpointError, StoreError, UsageError
 from pgzoo.launchers.protocol import ResumePoint
+from pgzoo.registry.changes import changes
 from pgzoo.registry.objects import register_env
 from pgzoo.runs.planning import make_plan
 from pgzoo.runs.provenance import versions
@@ -79,6 +80,9 @@ def resume(
     home = home or tracking.Home.find()
     for one in found:
         _check_unlocked(one)
+    starts = [start_of(one.path) if one.path else None for one in found]
+    for sentence in dict.fromkeys(s for start in starts if start for s in changes(start["tags"], catalog)):
+        _log.warning("%s", sentence)
     saved = [_load(one, from_step) for one in found]
     replaced: dict[str, Any] = {} if launcher is None else {"launcher": launcher, "workers": None}
     replaced |= {} if workers is None else {"workers": workers}

@@ -195,6 +195,7 @@ def run_config(
             raise
         finally:
             pending = session.close(0)
+    outcome.warn_of_divergence(plan)
     return outcome.result(context, pending, failure, coordinator.lost_members if coordinator else frozenset())
 
 
@@ -208,7 +209,7 @@ def _plan(
     """Make the plan, and warn if `auto` chose the environment backend of an installed plugin."""
     if config.video:
         need_extra("--video")
-        ids.check(config.env, config.env_kwargs)  # frames are drawn by gymnasium's environment, on any backend
+        ids.check_draws(config.env, config.env_kwargs)  # frames are drawn by gymnasium's environment, on any backend
     group = worker.group if worker else resume_point.group if resume_point else ""
     compile_cache = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or home.root / "compiled")
     members = resume_point.members if resume_point else ()

@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""Commands and options of SB3, CleanRL and RL Zoo, and pgzoo's equivalents; see `config.aliases` for settings."""
-=======
 """Commands and options of SB3, CleanRL and RL Zoo, and what they are called here; settings: `config.aliases`."""
->>>>>>> main
 
 from __future__ import annotations
 

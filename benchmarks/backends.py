@@ -1,4 +1,4 @@
-"""Environments alone, by backend and number of rows; writes the table in docs/backends.md.
+"""Measures the speed of environments without learning, by backend and number of environments; writes docs/backends.md.
 
     make bench-backends             (or: python benchmarks/backends.py)
 
@@ -38,7 +38,7 @@ def short(steps: float) -> str:
 
 
 def line(env: str, seconds: float, rounds: int) -> str:
-    """Steps/s, and how many times those of sync envpool's are with as many rows."""
+    """Return a table row: steps per second of each backend, and the ratio envpool / sync."""
     print(env, file=sys.stderr, flush=True)
     many = (1,) if env == "CarRacing-v3" else ROWS  # one of its steps takes some milliseconds
     plain = {rows: rate(env, "sync", rows, 1, seconds, rounds) for rows in many}
@@ -59,7 +59,8 @@ def main() -> None:
     rows = [line(env, options.seconds, options.rounds) for env in options.envs]
     table = "\n".join(
         [
-            "| | sync, 1 | 8 | 64 | envpool, 1 | 8 | 64 | two threads, 8 | 64 | times sync, 1 | 8 | 64 |",
+            "| | sync: 1 env | 8 envs | 64 envs | envpool: 1 env | 8 envs | 64 envs "
+            "| envpool, two threads: 8 envs | 64 envs | envpool ÷ sync: 1 env | 8 envs | 64 envs |",
             f"|---|{'---:|' * 11}",
             *rows,
         ]
@@ -68,7 +69,7 @@ def main() -> None:
 
 Made by `make bench-backends` on {time.strftime("%Y-%m-%d")}: {os.cpu_count()} CPU cores ({platform.machine()}),
 {versions}. Steps per second with random actions for 1, 8 and 64 environments,
-in one thread where two aren't named.
+in one thread unless the column says two.
 """
     head, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     foot = rest.partition(END)[2]

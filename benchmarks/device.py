@@ -1,8 +1,8 @@
-"""A processor beside a GPU, by number of seeds and size of the networks; writes a section of docs/performance.md.
+"""Compares CPU and GPU, by number of seeds and size of the networks; writes a section of docs/performance.md.
 
     make bench-device               (or: python benchmarks/device.py)
 
-Where torch finds no GPU, one line says so and the page is left as it is.
+Without a GPU that torch can use, it exits with a message and doesn't change the page.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from page import PAGE, put, stamp, table
 from processes import Outcome, run
 
 STEPS = {1: 65_536, 32: 16_384, 256: 4_096}
-"""Environment steps of a seed, by the number of seeds: enough updates that the first ones don't count for much."""
+"""Environment steps per seed, by number of seeds: enough updates that the first ones matter little."""
 
 HIDDEN = ("64,64", "512,512")
 WAYS = [f"--device {device} --compile {compiled}" for device in ("cpu", "cuda") for compiled in ("off", "on")]
@@ -51,8 +51,8 @@ def main() -> None:
                 rows.append(
                     [hidden.replace(",", "x"), str(seeds), *(f"{rate:,.0f}" for rate in found), f"**{ratio:.2f}**"]
                 )
-    head = ["network", "seeds", "cpu", "cpu, compiled", "cuda", "cuda, compiled", "the better of each, cuda / cpu"]
-    text = f"""PPO on CartPole-v1, environment steps per second of training, all seeds together; without compiling.
+    head = ["network", "seeds", "cpu", "cpu, compiled", "cuda", "cuda, compiled", "best cuda / best cpu"]
+    text = f"""PPO on CartPole-v1, environment steps per second of training, summed over seeds; compile time excluded.
 
 {table(head, rows)}
 

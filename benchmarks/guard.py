@@ -1,10 +1,10 @@
-"""A guard against regressions of speed: pgzoo beside frozen loops, in turn in this process, by ratio.
+"""Checks for performance regressions: the speed of pgzoo relative to frozen reference loops, in the same process.
 
     make bench                      (or: python benchmarks/guard.py)
 
-How fast a machine is doesn't matter, since both are as fast as it lets them. The loops are benchmarks/notebook.py for
-REINFORCE and benchmarks/peers/cleanrl.py for PPO: they must not change, or the floors below must be found again. Fails
-if pgzoo is less than so many times as fast.
+The ratio hardly depends on the machine, since both run on the same one. The loops are benchmarks/notebook.py for
+REINFORCE and benchmarks/peers/cleanrl.py for PPO: if they change, the floors below must be measured again. Fails
+if a ratio is below its floor.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from pgzoo.training.loop import train
 
 ROUNDS = 5
 FLOORS = {"reinforce": 12.0, "ppo": 1.4}
-"""Two thirds of what was measured when a floor was last raised, so that noise doesn't reach it."""
+"""Minimum ratios: two thirds of the value measured when they were last raised, to allow for noise."""
 
 
 def pgzoo(algorithm: str, **settings: Any) -> float:
-    """Steps a second of the training loop, without tracking and evaluation, the first update left out."""
+    """Return steps per second of the training loop, without tracking, evaluation and the first update."""
     catalog = discover()
     given = {"algorithm": algorithm, "env": "CartPole-v1", "eval_episodes": 1, **settings}
     plan = make_plan(compose(Layer(given, ".".join), catalog, preset="none"), catalog)
@@ -82,14 +82,14 @@ def main() -> None:
     torch.set_num_threads(1)
     lines, slow = [], []
     for name, (ours, loop) in PAIRS.items():
-        pairs = [(ours(), loop()) for _ in range(ROUNDS)]  # in turn: a machine drifts
+        pairs = [(ours(), loop()) for _ in range(ROUNDS)]  # alternately: the speed of a machine drifts
         found = ratios(*zip(*pairs, strict=True))
         lines.append([name, spread(found), f"{FLOORS[name]:g}"])
         if statistics.median(found) < FLOORS[name]:
             slow.append(name)
-    print(table(["", "times the frozen loop (least to most)", "floor"], lines))
+    print(table(["", "speedup over the frozen loop (minimum to maximum)", "floor"], lines))
     if slow:
-        sys.exit(f"slower than it was: {', '.join(slow)}")
+        sys.exit(f"slower than before: {', '.join(slow)}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""PPO with many seeds on CartPole-v1: all in one process against two; and what it costs to start workers.
+"""PPO with many seeds on CartPole-v1: one process compared with several, and the startup time of workers.
 
 python benchmarks/launchers.py [--seeds 32] [--workers 2] [--steps 20000] [--rounds 2] [--compile off]
 
-Prints a table and, last, one line of JSON. `loop` is the speed of the training loop, `whole` that of everything but the
-wait for MLflow: imports, start of the workers and evaluation included.
+Prints a table and, last, one line of JSON. `loop` is the speed of the training loop, `whole` the total speed including
+imports, the start of the workers and evaluation, but not the wait for MLflow.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pgzoo.runs.runner import run_config
 from pgzoo.tracking import Home
 from pgzoo.tracking.locks import lock
 home = Home.find(); home.root.mkdir(exist_ok=True)
-quiet = lock(home.uploader_lock, timeout=1)  # nobody ships meanwhile
+quiet = lock(home.uploader_lock, timeout=1)  # no uploader runs meanwhile
 catalog = discover(inline=False)
 result = run_config(compose(Layer(json.loads(sys.argv[1]), ".".join), catalog, preset="none"), catalog)
 whole = time.perf_counter() - begun
@@ -40,7 +40,7 @@ print(json.dumps({"loop": told["steps_per_second"], "seconds": told["wall_second
 
 
 def measure(**settings: Any) -> dict[str, Any]:
-    """Train in a process and a home of their own; return what it told."""
+    """Train in a separate process and home; return its results."""
     given = {"algorithm": "ppo", "env": "CartPole-v1", "eval_episodes": 10, "threads": 1} | settings
     with tempfile.TemporaryDirectory() as home:
         environment = {**os.environ, "PGZOO_HOME": home}
@@ -52,7 +52,7 @@ def measure(**settings: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure in turns, and print."""
+    """Measure alternately, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=32)
     parser.add_argument("--workers", type=int, default=2)
@@ -85,7 +85,9 @@ def main() -> None:
     }
     what = f"PPO, {options.seeds} seeds of {options.steps:,} steps, compile {options.compile}"
     print(f"{what}, median of {options.rounds}; {platform.machine()}\n")
-    print("| launcher | loop, steps/s | whole, steps/s | start, s | mean return |\n| --- | --- | --- | --- | --- |")
+    print(
+        "| launcher | training loop, steps/s | total, steps/s | startup, s | mean return |\n| --- | --- | --- | --- | --- |"
+    )
     for way, row in rows.items():
         cells = (
             f"{row['loop']:,.0f}",

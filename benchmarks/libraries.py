@@ -1,4 +1,4 @@
-"""The libraries that pgzoo is measured beside, each from PyPI in an environment of its own."""
+"""The libraries that pgzoo is compared with, each from PyPI in a separate environment."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from page import ROOT
 
 PEERS = ROOT / "build" / "peers"
 TORCH = "torch==2.13.0"
-"""The version for all, as in constraints.txt, so that nobody wins by another."""
+"""The version for all of them, as in constraints.txt, so that it doesn't influence the comparison."""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A library: what it is called, and what pip is asked for."""
+    """A library: its title, and the packages to install."""
 
     title: str
     packages: tuple[str, ...]
@@ -34,7 +34,7 @@ LIBRARIES = {
 
 
 def install(name: str) -> str:
-    """Make a peer's environment where it isn't yet; return why it couldn't be made, or nothing."""
+    """Create a library's environment if necessary; return the reason if that fails, else an empty string."""
     folder, wanted = PEERS / name, " ".join((*LIBRARIES[name].packages, TORCH))
     ready = folder / ".ready"
     if ready.exists() and ready.read_text(encoding="utf-8") == wanted:

@@ -1,6 +1,6 @@
 """The teaching notebook's training loop, as its readers run it: REINFORCE on CartPole-v1, one step at a time.
 
-Nothing of pgzoo is in it. It is the yardstick of `benchmarks/run.py`.
+It doesn't use pgzoo. `benchmarks/run.py` compares pgzoo with it.
 
     python benchmarks/notebook.py --episodes 1000 --seed 0
 """

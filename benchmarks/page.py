@@ -1,4 +1,4 @@
-"""The sections of docs/performance.md that benchmarks write, each its own, and the numbers in them."""
+"""Writes the sections of docs/performance.md, and formats the numbers in them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PAGE = ROOT / "docs" / "performance.md"
 
 
 def put(page: Path, section: str, text: str) -> None:
-    """Put `text` between the markers of `section`, and nothing else anywhere; a new section comes last."""
+    """Replace the text between the markers of `section`, or append the section if it is new."""
     begin, end = f"<!-- section {section} -->\n", f"<!-- end {section} -->\n"
     old = page.read_text(encoding="utf-8") if page.exists() else "# Performance\n"
     before, found, rest = old.partition(begin)
@@ -28,7 +28,7 @@ def put(page: Path, section: str, text: str) -> None:
 
 
 def stamp(made_by: str, load: float | None = None) -> str:
-    """Say when, where, with what and by which command a section was made; `load` is that before it began."""
+    """Return a line with the command, date, machine and versions; `load` is the load average before the command."""
     busy = "" if load is None else f"; load {load:.1f} at the start"
     versions = ", ".join(f"{name} {version(name)}" for name in ("pgzoo", "torch", "numpy", "gymnasium"))
     return (
@@ -38,7 +38,7 @@ def stamp(made_by: str, load: float | None = None) -> str:
 
 
 def processor() -> str:
-    """The processor's name where the system tells it."""
+    """Return the name of the processor if the system reports it, else the architecture."""
     told = Path("/proc/cpuinfo")
     lines = told.read_text(encoding="utf-8").splitlines() if told.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -46,17 +46,17 @@ def processor() -> str:
 
 
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
-    """Ours by theirs, round by round, so that a machine whose speed drifts slows both."""
+    """Return ours / theirs for each round, so that a machine whose speed drifts slows both."""
     return [a / b for a, b in zip(ours, theirs, strict=True)]
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
-    """The median, and from least to most."""
+    """Return the median, with minimum and maximum."""
     least, most = min(values), max(values)
     return f"**{statistics.median(values):.{digits}f}** ({least:.{digits}f} to {most:.{digits}f})"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, numbers to the right."""
+    """Return a Markdown table with numbers aligned to the right."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

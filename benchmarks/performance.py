@@ -1,12 +1,12 @@
-"""Speed, memory and time to learn beside other libraries; writes its sections of docs/performance.md.
+"""Compares speed, memory and time to learn with other libraries; writes sections of docs/performance.md.
 
     make bench-peers ARGS_PEERS="--only sb3,cleanrl --sections one-seed --rounds 3"
     (or: python benchmarks/performance.py ...)
 
-Every peer is installed from PyPI into an environment of its own, build/peers/NAME; one that doesn't install is named
-with the reason. In each round everybody runs once, one after the other, each as a process of its own with one thread,
-so that a machine whose speed drifts slows all. Ratios are taken within a round. With `--keep FILE` what was measured is
-kept there and a later call adds to it, so that a round can be run at a time.
+Every library is installed from PyPI into a separate environment, build/peers/NAME; the page names those that can't be
+installed, with the reason. In each round all run once, one after the other, each as a separate process with one thread,
+so that a machine whose speed drifts slows all. Ratios are taken within a round. `--keep FILE` stores the measurements,
+and a later call with the same file adds to them, so that rounds can be run one at a time.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ WORK = (
     "--learning-rate-schedule linear --gamma 0.99 --estimator.lam 0.95 --clip-range 0.2 --clip-value 0.2 "
     "--entropy-coef 0.01 --value-coef 0.5 --max-grad-norm 0.5 --eval-episodes 10"
 )
-"""The PPO work of benchmarks/peers/work.py, in pgzoo's words."""
+"""The PPO workload of benchmarks/peers/work.py, as options of pgzoo."""
 A2C = "--preset none --num-envs 8 --rollout-steps 5 --eval-episodes 10"
 """Stable-Baselines3's defaults, on eight environments."""
 PPO_RUN, A2C_RUN = f"pgzoo run ppo --env CartPole-v1 {WORK}", f"pgzoo run a2c --env CartPole-v1 {A2C}"
@@ -45,7 +45,7 @@ PPO_RUN, A2C_RUN = f"pgzoo run ppo --env CartPole-v1 {WORK}", f"pgzoo run a2c --
 
 @dataclass(frozen=True)
 class Choice:
-    """What was asked for: which peers that are there, how long, how often, and what was measured before."""
+    """The options: installed peers, steps, rounds, seeds, sizes, and earlier measurements."""
 
     peers: tuple[str, ...]
     steps: int
@@ -67,12 +67,13 @@ def one_seed(choice: Choice) -> str:
     tables = [f"{comparison(rows, found)}\n\n{commands_of(rows)}" for rows, found in parts]
     return (
         f"## One seed\n\nPPO on CartPole-v1, {choice.steps:,} steps: 8 environments x 128 steps, 4 epochs, "
-        "minibatches of 256, two separate networks of 64x64 tanh units, Adam with 2.5e-4 that falls to 0. *Training* "
-        "leaves out imports, compiling, evaluation and the wait at exit; *process* is everything, from the command to "
-        "its exit, tracking and the final evaluation of pgzoo included. The compiled rows find their step in the cache "
-        "of an earlier run. *Return* is the mean of the last 100 training episodes, for pgzoo that of a final "
-        "evaluation with sampled actions. *Ours / this* is how many times as fast ours was in the same round: median "
-        f"(least to most).\n\n{tables[0]}\n\nA2C with Stable-Baselines3's defaults on 8 environments, "
+        "minibatches of 256, two separate networks of 64x64 tanh units, Adam with a learning rate annealed from 2.5e-4 "
+        "to 0. *Training* excludes imports, compiling, evaluation and the wait at exit; *total* is the whole process, "
+        "from the command to its exit, including pgzoo's tracking and final evaluation. The compiled rows load the "
+        "compiled step from the cache of an earlier run. *Return* is the mean of the last 100 training episodes; for "
+        "pgzoo, of a final evaluation with sampled actions. *pgzoo / this* is the speed of pgzoo divided by that of "
+        "the row, measured in the same round: median "
+        f"(minimum to maximum).\n\n{tables[0]}\n\nA2C with Stable-Baselines3's defaults on 8 environments, "
         f"{choice.steps:,} steps:\n\n{tables[1]}"
     )
 
@@ -95,20 +96,20 @@ def many_seeds(choice: Choice) -> str:
     rows.append(Row("Stable-Baselines3, two processes", both, "sb3"))
     rows, found = measure("many-seeds", rows, choice.rounds, choice.peers, choice.kept)
     return (
-        f"## {seeds} seeds\n\nThe same PPO, {choice.steps // 4:,} steps for each of {seeds} seeds; steps of all seeds "
-        "are added up. One core where nothing else is said. *Cold* rows have no cache of what was compiled.\n\n"
+        f"## {seeds} seeds\n\nThe same PPO, {choice.steps // 4:,} steps for each of {seeds} seeds; the steps of all "
+        "seeds are summed. One core unless stated. *Cold*: with an empty compilation cache.\n\n"
         f"{comparison(rows, found)}\n\n{commands_of(rows)}"
     )
 
 
 OUR_SEEDS = 10
-"""Of pgzoo, in time-to-solve; of the others so many as rounds are asked for."""
+"""Seeds of pgzoo in time-to-solve; the others have one per round."""
 TUNED = ("sb3", "sbx")
-"""Peers that have RL Zoo's settings there."""
+"""Peers that use RL Zoo's settings in time-to-solve."""
 
 
 def time_to_solve(choice: Choice) -> str:
-    """How long until CartPole-v1 is solved, one process per seed."""
+    """Measure the time until CartPole-v1 is solved, with one process per seed."""
     ours = "pgzoo run ppo --env CartPole-v1 --stop-at 475 --seed {seed} --eval-episodes 10"
     rows = [Row("pgzoo", (eager(ours),)), *compiled("pgzoo, compiled", ours)]
     rows = [replace(row, at_least=OUR_SEEDS) for row in rows]
@@ -131,16 +132,16 @@ def time_to_solve(choice: Choice) -> str:
                 f"{middle([outcome.whole for outcome in outcomes]):.1f}",
             ]
         )
-    head = ["", "seeds that reach it", "seconds of training", "of compiling", "environment steps", "of the process"]
+    head = ["", "seeds that reach it", "seconds of training", "seconds compiling", "environment steps", "total seconds"]
     zoo = " and ".join(row.title for row in rows if row.peer in TUNED)
-    settings = "pgzoo has the settings that it ships for CartPole-v1 (`pgzoo presets show ppo CartPole-v1`)"
-    settings += f", {zoo} RL Zoo's (100,000 steps)" if zoo else ""
+    settings = "pgzoo uses its preset for CartPole-v1 (`pgzoo presets show ppo CartPole-v1`)"
+    settings += f", {zoo} {'use' if ' and ' in zoo else 'uses'} RL Zoo's settings (100,000 steps)" if zoo else ""
     if any(row.peer and row.peer not in TUNED for row in rows):
-        settings += ", all others the work above with a step size that falls to 0 in 500,000 steps"
+        settings += ", all others use the workload above with a learning rate annealed to 0 over 500,000 steps"
     return (
         "## Time to a mean return of 475\n\nPPO on CartPole-v1 until the last 100 training episodes, with sampled "
-        f"actions, have a mean of 475; medians over the seeds that the table counts, a process each. {settings}. "
-        f"A seed that doesn't get there counts with its whole run.\n\n{table(head, lines)}\n\n{commands_of(rows)}"
+        f"actions, have a mean of 475; medians over the seeds in the table, with one process per seed. {settings}. "
+        f"A seed that doesn't reach 475 counts with its full run time.\n\n{table(head, lines)}\n\n{commands_of(rows)}"
     )
 
 
@@ -171,7 +172,7 @@ def first_update(command: str) -> float:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
         folder = Path(place)
         (folder / "pgzoo_plugin.py").write_text(FIRST_UPDATE, encoding="utf-8")
-        run(f"{command} --total-steps 1024", folder)  # makes the store
+        run(f"{command} --total-steps 1024", folder)  # creates the store
         (folder / "first-update").unlink()
         started = time.monotonic()
         run(f"{command} --total-steps 1024", folder)
@@ -179,7 +180,7 @@ def first_update(command: str) -> float:
 
 
 def start_and_memory(choice: Choice) -> str:
-    """How soon a command is there, and what it weighs."""
+    """Measure startup time and peak memory."""
     lines = []
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
         helps = [run("pgzoo --help", Path(place)).whole for _ in range(5)]
@@ -193,8 +194,8 @@ def start_and_memory(choice: Choice) -> str:
     ]
     weighed.append(Row("Stable-Baselines3, 1 seed", (script("sb3", "--total-steps 20000"),), "sb3"))
     weighed, found = measure("memory", weighed, choice.rounds, choice.peers, choice.kept)
-    lines += [[f"peak memory of the PPO work, MiB: {n}", spread([x.peak for x in found[n]], 0)] for n in found]
-    return f"## Start and memory\n\n{table(['', 'median (least to most)'], lines)}\n\n{commands_of(weighed)}"
+    lines += [[f"peak memory of the PPO workload, MiB: {n}", spread([x.peak for x in found[n]], 0)] for n in found]
+    return f"## Start and memory\n\n{table(['', 'median (minimum to maximum)'], lines)}\n\n{commands_of(weighed)}"
 
 
 SIZES = {"algorithm": "ppo", "env": "CartPole-v1", "num_envs": 8, "rollout_steps": 128, "epochs": 4, "minibatches": 4}
@@ -207,7 +208,7 @@ GROWTH: dict[str, Sequence[Any]] = {
 
 
 def growth(choice: Choice) -> str:
-    """How cost grows with everything that can grow, from the PPO work on."""
+    """Measure the cost of the PPO workload as a function of each size."""
     parts = []
     for name in choice.sizes:
         rows = [Row(title, (command,)) for value in GROWTH[name] for title, command in untracked(name, value)]
@@ -222,17 +223,18 @@ def growth(choice: Choice) -> str:
             ]
             for row in rows
         ]
-        head = [name, "steps/s, all seeds", "us a step: collect", "us a step: update", "seconds of compiling", "MiB"]
+        head = [name, "steps/s, all seeds", "collecting, µs per step", "updating, µs per step"]
+        head += ["seconds compiling", "MiB"]
         parts.append(f"{table(head, lines)}\n\n{commands_of(rows[:1])}")
     return (
-        "## How cost grows\n\nThe PPO work, about ten updates, with one of its sizes changed; measured once, with "
-        "one thread and without tracking. `minibatches` is 4 throughout: they grow with what is collected.\n\n"
+        "## How cost grows\n\nThe PPO workload for about ten updates, with one size varied; measured once, with "
+        "one thread and without tracking. There are always 4 minibatches, so their size grows with the rollout.\n\n"
         + "\n\n".join(parts)
     )
 
 
 def untracked(name: str, value: Any) -> list[tuple[str, str]]:
-    """About ten updates with this size, without tracking: not compiled, and compiled where this pgzoo can."""
+    """Return titles and commands of about ten updates with this size, without tracking: not compiled, and compiled."""
     changed: dict[str, Any] = {"policy": {"name": "mlp", "hidden": value}} if name == "hidden" else {name: value}
     settings: dict[str, Any] = SIZES | changed
     settings |= {"total_steps": 10 * settings["num_envs"] * settings["rollout_steps"], "eval_episodes": 1}
@@ -260,15 +262,26 @@ SECTIONS: dict[str, Callable[[Choice], str]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--only", metavar="PEER,...", default=",".join(LIBRARIES), help="run these, or none; default: all"
+        "--only", metavar="PEER,...", default=",".join(LIBRARIES), help="compare with these, or none; default: all"
     )
-    parser.add_argument("--sections", metavar="SECTION,...", default=",".join(SECTIONS), help="default: all of them")
-    parser.add_argument("--rounds", type=int, default=3, help=f"in time-to-solve: seeds, of ours {OUR_SEEDS} or more")
-    parser.add_argument("--steps", type=int, default=200_000, help="of one seed; a quarter for each of many")
-    parser.add_argument("--seeds", type=int, default=32, help="where there are many")
-    parser.add_argument("--sizes", metavar="SIZE,...", default=",".join(GROWTH), help="those that grow; default: all")
+    parser.add_argument(
+        "--sections", metavar="SECTION,...", default=",".join(SECTIONS), help="sections to write; default: all"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, help=f"rounds; in time-to-solve: seeds, for pgzoo at least {OUR_SEEDS}"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=200_000, help="environment steps with one seed; a quarter of it per seed with many"
+    )
+    parser.add_argument("--seeds", type=int, default=32, help="seeds in the section with many seeds")
+    parser.add_argument(
+        "--sizes",
+        metavar="SIZE,...",
+        default=",".join(GROWTH),
+        help="sizes to vary in the section growth; default: all",
+    )
     parser.add_argument("--out", type=Path, default=PAGE)
-    parser.add_argument("--keep", type=Path, metavar="FILE", help="add to what was measured before")
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="add to the measurements in this file")
     options = parser.parse_args()
     only = [] if options.only == "none" else options.only.split(",")
     sections, sizes = options.sections.split(","), options.sizes.split(",")
@@ -277,7 +290,7 @@ def main() -> None:
             parser.error(f"no {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     missing = {name: reason for name in only if (reason := install(name))}
     for name, reason in missing.items():
-        print(f"{name} doesn't install: {reason}", file=sys.stderr, flush=True)
+        print(f"{name} can't be installed: {reason}", file=sys.stderr, flush=True)
     peers = tuple(name for name in only if name not in missing)
     choice = Choice(peers, options.steps, options.rounds, options.seeds, tuple(sizes), AlgorithmState(options.keep))
     absent = "".join(f"\n\n{LIBRARIES[name].title} could not be installed: `{why}`" for name, why in missing.items())
@@ -290,7 +303,7 @@ def main() -> None:
 
 
 def shown(section: str, options: argparse.Namespace) -> list[str]:
-    """The options that make this section again."""
+    """Return the options that reproduce this section."""
     words = ["--sections", section, "--rounds", str(options.rounds)]
     if set(options.only.split(",")) != set(LIBRARIES):
         words += ["--only", options.only]

@@ -1,17 +1,17 @@
-"""PPO on LunarLander-v3 and HalfCheetah-v5: against the best that is possible, and beside Stable-Baselines3.
+"""PPO on LunarLander-v3 and HalfCheetah-v5: speed compared with an upper bound and with Stable-Baselines3.
 
     make bench-physics              (or: python benchmarks/physics.py --rounds 3 --out docs/performance/physics.md)
 
 Needs pgzoo with the extras box2d and mujoco, and plugins/pgzoo-envpool (`make bench-physics` installs them).
-Stable-Baselines3 gets an environment of its own in build/peers/sb3-physics, made here if it isn't there.
+Stable-Baselines3 is installed into a separate environment, build/peers/sb3-physics, if that doesn't exist.
 
-In each round and for each environment, one after the other, each as a process of its own with one torch thread:
+In each round and for each environment, one after the other, each as a separate process with one torch thread:
 
 1. the environments alone, stepped by random actions on the backend that pgzoo uses;
 2. pgzoo's training, compiled;
 3. Stable-Baselines3's training, with the same settings: its defaults, on eight environments.
 
-With `--keep FILE` what was measured is kept there and a later call of as many steps adds to it: a round at a time.
+`--keep FILE` stores the measurements, and a later call with the same number of steps adds to them.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ PPO = (
     "--learning-rate-schedule constant --gamma 0.99 --estimator.lam 0.95 --clip-range 0.2 "
     "--entropy-coef 0 --value-coef 1 --max-grad-norm 0.5"
 )
-"""Stable-Baselines3's defaults: 2048 steps an update, minibatches of 64, 10 epochs."""
+"""Stable-Baselines3's defaults: 2048 steps per update, minibatches of 64, 10 epochs."""
 NORMALIZED = {"HalfCheetah-v5"}
-"""Where observations and rewards are normalized on both sides, as is usual with MuJoCo."""
+"""Environments whose observations and rewards are normalized on both sides, as is usual with MuJoCo."""
 
 
 def command(env: str, steps: int) -> str:
@@ -84,7 +84,7 @@ def measure(env: str, steps: int, folder: str) -> dict[str, Any]:
 
 
 def raw(env: str, backend: str = "auto", rows: int = ROWS, seconds: float = 3.0) -> dict[str, Any]:
-    """Step environments by random actions, and count the steps that are steps."""
+    """Step environments with random actions; return the backend and the valid steps per second."""
     import numpy as np
 
     from pgzoo.envs.choice import choose_backend
@@ -111,17 +111,17 @@ def raw(env: str, backend: str = "auto", rows: int = ROWS, seconds: float = 3.0)
 
 
 def best(row: dict[str, Any]) -> float:
-    """What collection and update could reach: environments at their raw rate, and nothing but updates beside."""
+    """Return the upper bound of the speed: environments at their raw speed plus updates, and nothing else."""
     return float(1 / (1 / row["raw"] + 1 / row["update"]))
 
 
 def middle(rows: list[dict[str, Any]], value: Any) -> str:
-    """The median of what `value` gives for each round."""
+    """Return the median of `value` over rounds."""
     return f"{statistics.median(map(value, rows)):,.0f}"
 
 
 def spread(rows: list[dict[str, Any]], value: Any, form: str) -> str:
-    """The median, least and greatest of what `value` gives for each round."""
+    """Return median, minimum and maximum of `value` over rounds."""
     values = [value(row) for row in rows]
     shown = (format(x, form) for x in (statistics.median(values), min(values), max(values)))
     return "**{}** ({} to {})".format(*shown)
@@ -129,8 +129,8 @@ def spread(rows: list[dict[str, Any]], value: Any, form: str) -> str:
 
 def table(rounds: list[dict[str, Any]]) -> str:
     lines = [
-        "| | backend | environments alone | updates alone | best possible | pgzoo | share of the best | SB3 | "
-        "times SB3 | return, pgzoo | return, SB3 |",
+        "| | backend | environments alone | updates alone | upper bound | pgzoo | pgzoo ÷ upper bound | SB3 | "
+        "pgzoo ÷ SB3 | return, pgzoo | return, SB3 |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for env in dict.fromkeys(row["env"] for row in rounds):
@@ -160,11 +160,11 @@ Made by `make bench-physics` on {time.strftime("%Y-%m-%d")}: {os.cpu_count()} CP
 {platform.python_version()}, {versions}, Stable-Baselines3
 {peer_version()}; one torch thread, one envpool thread; {how}.
 
-PPO for {steps:,} steps with Stable-Baselines3's defaults on both sides: eight environments, 2048 steps an update,
-minibatches of 64, 10 epochs, two separate 64x64 tanh networks; on MuJoCo observations and rewards are normalized. Env
-steps per second of training; pgzoo's has tracking in it, and leaves out compiling the step, which is done once. The
-best possible is 1 / (1 / environments alone + 1 / updates alone): as if acting, storing, estimating and tracking took
-no time. Returns are means of 20 episodes of the last policy with sampled actions: learning is real, on both sides.
+PPO for {steps:,} steps with Stable-Baselines3's defaults on both sides: eight environments, 2048 steps per update,
+minibatches of 64, 10 epochs, two separate 64x64 tanh networks; on MuJoCo, observations and rewards are normalized. The
+table shows environment steps per second of training; for pgzoo, tracking is included and compiling, which happens once,
+is not. The upper bound is 1 / (1 / environments alone + 1 / updates alone), the speed if acting, storing, estimating and
+tracking took no time. Returns are means over 20 episodes of the final policy with sampled actions.
 
 {table(rounds)}
 
@@ -180,7 +180,7 @@ def peer_version() -> str:
 
 
 def make_peer() -> None:
-    """Install Stable-Baselines3 into an environment of its own, once."""
+    """Install Stable-Baselines3 into a separate environment, once."""
     if (PEER / "bin" / "python").exists():
         return
     alone = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--envs", nargs="+", default=list(ENVS))
-    parser.add_argument("--keep", type=Path, help="add to what was measured before, and keep it here")
+    parser.add_argument("--keep", type=Path, help="add to the measurements in this file")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "performance" / "physics.md")
     parser.add_argument("--raw", metavar="ID", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -214,7 +214,9 @@ def main() -> None:
             if options.keep:
                 options.keep.parent.mkdir(parents=True, exist_ok=True)
                 options.keep.write_text(json.dumps(rounds, indent=1), encoding="utf-8")
-            options.out.parent.mkdir(parents=True, exist_ok=True)  # after each, so that a run cut short leaves a page
+            options.out.parent.mkdir(
+                parents=True, exist_ok=True
+            )  # after each round, so that an interrupted run leaves a page
             options.out.write_text(page(rounds), encoding="utf-8")
     print(table(rounds))
 

@@ -1,4 +1,4 @@
-"""Play every fault of tests/faults with the real program; writes docs/reliability.md.
+"""Runs every scenario of tests/faults with the real program; writes docs/reliability.md.
 
 make faults                     (or: python benchmarks/reliability.py --only server)
 """
@@ -19,32 +19,34 @@ sys.path.append(str(ROOT / "tests"))
 from faults.scenarios import SCENARIOS, Scenario  # noqa: E402
 from program import Folder  # noqa: E402
 
-FAILED = "didn't come through"
-COLUMNS = "| fault | what happens | seconds of training | points lost | points twice | status | the user reads |"
+FAILED = "**failed**"
+COLUMNS = "| fault | what happens | seconds on tracking | points lost | duplicate points | status | message |"
 
 
 def play(scenario: Scenario) -> str:
-    """A row of the table."""
+    """Run a scenario; return its row of the table."""
     if reason := scenario.missing():
-        return f"| {scenario.fault} | {scenario.happens} | | | | not played: {reason} | |"
+        return f"| {scenario.fault} | {scenario.happens} | | | | not run: {reason} | |"
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as path:
         folder = Folder(Path(path))
         try:
             outcome = scenario.play(folder)
         except AssertionError as error:
-            return f"| {scenario.fault} | {scenario.happens} | | | | **{FAILED}**: {str(error)[:80]!r} | |"
+            return f"| {scenario.fault} | {scenario.happens} | | | | {FAILED}: {str(error)[:80]!r} | |"
         finally:
             folder.close()
     message = scenario.message(outcome).replace(path, "...").replace("|", "\\|")
     delay = "" if outcome.delay is None else f"{outcome.delay:.2f}"
-    told = f"`{message}`" if message else "nothing: there is nothing to do"
+    shown = f"`{message}`" if message else "nothing"
     counts = f"{outcome.lost} | {outcome.twice} | {outcome.status}"
-    return f"| {scenario.fault} | {scenario.happens} | {delay} | {counts} | {told} |"
+    return f"| {scenario.fault} | {scenario.happens} | {delay} | {counts} | {shown} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--only", metavar="WORD", default="", help="make only the rows whose scenario has this word")
+    parser.add_argument(
+        "--only", metavar="WORD", default="", help="update only the rows whose scenario name contains this word"
+    )
     only, path = parser.parse_args().only, ROOT / "docs" / "reliability.md"
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     rows = {line.split(" | ")[0].removeprefix("| "): line for line in text.splitlines() if line.startswith("| ")}
@@ -65,28 +67,29 @@ def main() -> None:
 
 PAGE = """# Reliability
 
-What becomes of a run when something breaks around it. Each row is played with the real program: real processes, real
+What happens to a run when something around it fails. Each row is a test with the real program: real processes, real
 servers, a real PostgreSQL, real signals.
 Made by `make faults`, last on {date}: Python {python}, {versions}.
 
-Every run trains for 150 updates of 200 steps with a point of every curve per update (500 updates where the trainer is
-killed). The fault comes in the midst of it, where that makes sense after the store has got a part. Then the store is
-compared with what training had to say, point by point.
+Every run trains for 150 updates of 200 steps and logs a point of every curve per update (500 updates if the trainer is
+killed). The fault is injected during the run, if applicable after the store has received some records. Afterwards, the
+store is compared with the recorded points one by one.
 
-- *seconds of training*: what the training loop gave to tracking in all, checkpoints included; the row of NaN, where
-  nothing breaks, shows what is usual. Of eight runs it is that of the slowest.
-- *points lost*: written to the journal or due on the step grid, and not in the store after `pgzoo sync`.
-- *points twice*: in the store more than once.
-- *status*: that of the MLflow run, at the end.
-- *the user reads*: at the end of the run, or meanwhile from `pgzoo doctor`.
+- *seconds on tracking*: total time that the training loop spent on tracking and checkpoints. The NaN row, in which
+  nothing fails, shows the normal value. For eight runs: the slowest one.
+- *points lost*: points in the journal, or expected on the step grid, that are missing from the store after
+  `pgzoo sync`.
+- *duplicate points*: points that the store contains more than once.
+- *status*: final status of the MLflow run.
+- *message*: what pgzoo prints at the end of the run, or `pgzoo doctor` prints before that.
 
 {table}
 
-The end of a run waits up to ten seconds for what is still to be shipped; then the uploader goes on alone. If a disk
-stays full until a run ends, what still waits in memory is lost, and the run says how many records that are.
+At the end of a run, pgzoo waits up to ten seconds for the upload; then the uploader continues in the background. If a
+disk stays full until a run ends, records that are still in memory are lost, and the run prints their number.
 
-The scenarios are in `tests/faults/scenarios.py`. `make test` plays the short ones, `make test-all` all of them.
-PostgreSQL's row needs `apt-get install postgresql`; those that mount something need root.
+The scenarios are in `tests/faults/scenarios.py`. `make test` runs the short ones, `make test-all` all of them.
+The PostgreSQL scenario needs `apt-get install postgresql`; scenarios that mount a file system need root.
 """
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Learning results of the built-in algorithms; writes docs/results.md.
 
-make results                    (or: python benchmarks/results.py --only ladder)
+make results                    (or: python benchmarks/results.py --only "all algorithms")
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ NOTEBOOK = "pgzoo run reinforce --env CartPole-v1 --preset notebook --seeds 5 --
 MANY = "pgzoo run reinforce --env CartPole-v1 --seeds 60 --json"
 VARIANTS = {
     "the defaults": "",
-    "8 environments, 100,000 steps, step size 0.03": " --num-envs 8 --total-steps 100000 --learning-rate 0.03",
-    "16 environments, 120,000 steps, step size 0.04": " --num-envs 16 --total-steps 120000 --learning-rate 0.04",
+    "8 environments, 100,000 steps, learning rate 0.03": " --num-envs 8 --total-steps 100000 --learning-rate 0.03",
+    "16 environments, 120,000 steps, learning rate 0.04": " --num-envs 16 --total-steps 120000 --learning-rate 0.04",
     "gamma 0.99": " --gamma 0.99",
     "gamma 1": " --gamma 1",
-    "constant step size": " --learning-rate-schedule constant",
+    "constant learning rate": " --learning-rate-schedule constant",
     "two hidden layers": " --policy.hidden 64,64",
     "tanh": " --policy.activation tanh",
     "no baseline": " --baseline none",
@@ -76,7 +76,7 @@ def variants() -> str:
 
 
 def ladder() -> str:
-    """Every algorithm with its own defaults on one task, and the best-known ones on two more."""
+    """Every algorithm with its defaults in one environment, and the best-known ones in two more."""
     listed = json.loads(subprocess.run(
         [sys.executable, "-m", "pgzoo", "algorithms", "--json"], capture_output=True, text=True, check=True
     ).stdout)  # fmt: skip
@@ -120,7 +120,7 @@ OTHERS = {
         ("ppo", "rpo", "random"),
     ),
 }
-"""Another task: a published mean less its deviation, what was published, and who plays."""
+"""Further environments: a published mean minus its standard deviation, the published result, and the algorithms."""
 
 
 def main_job() -> str:
@@ -131,20 +131,21 @@ def main_job() -> str:
 
 
 def notebook() -> str:
-    about = "One episode per update, 1000 episodes, 1000 evaluation episodes, as the notebook has it."
+    about = "One episode per update, 1000 episodes, 1000 evaluation episodes, as in the teaching notebook that "
+    about += "`--preset notebook` reproduces."
     return f"{about}\n\n```sh\n{NOTEBOOK}\n```\n\n{per_seed(run(NOTEBOOK))}"
 
 
 def defaults() -> str:
     tried = "\n".join(MANY + options for options in VARIANTS.values())
-    return f"Sixty seeds each, everything else at its default.\n\n{variants()}\n\n```sh\n{tried}\n```"
+    return f"60 seeds per row; all other settings at their defaults.\n\n{variants()}\n\n```sh\n{tried}\n```"
 
 
 SECTIONS = {
-    "The main job: REINFORCE on CartPole-v1": main_job,
-    "The notebook's setting": notebook,
-    "The ladder": ladder,
-    "What the defaults of REINFORCE rest on": defaults,
+    "REINFORCE on CartPole-v1 with default settings": main_job,
+    "The setup of a teaching notebook": notebook,
+    "All algorithms": ladder,
+    "Ablation of REINFORCE's defaults": defaults,
 }
 
 
@@ -155,7 +156,7 @@ def stamp() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--only", metavar="WORD", default="", help="make only the sections whose title has this word")
+    parser.add_argument("--only", metavar="WORD", default="", help="write only the sections whose title contains this")
     only = parser.parse_args().only.lower()
     path = ROOT / "docs" / "results.md"
     known = dict(part.split("\n", 1) for part in path.read_text(encoding="utf-8").split("\n## ")[1:])
@@ -168,9 +169,9 @@ def main() -> None:
 
 HEADER = """# Learning results
 
-Made by `make results`. Every number is of the **last** parameters, never of the best; returns are means over the
-evaluation episodes, on environments of their own. Other processors and versions give other bits, and so other numbers
-of this kind. Seconds are of a machine that may have had other things to do; docs/performance.md measures speed.
+Made by `make results`. Every number is of the **final** parameters, not of the best ones. Returns are means over the
+evaluation episodes, in separate environments. On other processors or with other versions, results differ in rounding
+and thus in the numbers below. Seconds were measured on a shared machine; docs/performance.md measures speed.
 """
 
 if __name__ == "__main__":

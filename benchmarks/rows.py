@@ -1,4 +1,4 @@
-"""Rows of a table: commands that are measured in turn, and how many times faster ours are than the others'."""
+"""Rows of a table: commands that are measured alternately, and the speed of pgzoo divided by that of the others."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from processes import AlgorithmState, Outcome, option, run
 
 @dataclass(frozen=True)
 class Row:
-    """Commands that run at once; `{seed}` in them is the round's number.
+    """Commands that run in parallel; `{seed}` in them is replaced by the number of the round.
 
-    Rows without a `peer` are ours: what all others are compared with. A cold row starts without anything that was
-    compiled before; for the others there is a run before the first round, so that what is compiled lies in a cache.
-    A row is measured in `at_least` so many rounds, however few are asked for.
+    Rows without a `peer` are pgzoo's, with which all others are compared. A cold row starts with an empty compilation
+    cache; for the others, a run before the first round fills the cache. `at_least` is the minimum number of rounds.
     """
 
     title: str
@@ -34,7 +33,7 @@ class Row:
 
 
 def compiled(title: str, command: str, cold: bool = False) -> list[Row]:
-    """Our row with the step compiled, where this pgzoo can."""
+    """Return the row with the compiled step, if this version of pgzoo has the option."""
     if not option(command.split()[2], "--compile"):
         return []
     return [Row(title, (f"{command} --compile on --json",), cold=cold)]
@@ -47,7 +46,7 @@ def eager(command: str) -> str:
 def measure(
     section: str, rows: Sequence[Row], rounds: int, peers: Sequence[str], kept: AlgorithmState
 ) -> tuple[list[Row], dict[str, list[Outcome]]]:
-    """Run ours and those of `peers` in every round in which they haven't been run; return what there is then of all."""
+    """Measure pgzoo's rows and those of `peers` in every round that is missing; return all rows with outcomes."""
     found = kept.rows.setdefault(section, {})
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
         folder, warm = Path(place), set[str]()
@@ -67,7 +66,7 @@ def measure(
 
 
 def once(row: Row, index: int, folder: Path) -> Outcome:
-    """Run a row; the uploader, if any, has come to its end afterwards."""
+    """Run a row, then wait until the uploader, if any, has finished."""
     commands = tuple(command.replace("{seed}", str(index)) for command in row.commands)
     if row.cold:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
@@ -82,7 +81,7 @@ def settle(row: Row, outcome: Outcome, folder: Path) -> Outcome:
 
 
 def prepare(row: Row, folder: Path) -> None:
-    """Make the store and the caches, which are there when a row is measured."""
+    """Create the store and the caches before a row is measured."""
     command = row.commands[0].replace("{seed}", "0")
     if "pgzoo run" in command and ("--compile on" in command or not (folder / ".pgzoo").exists()):
         settle(row, run(f"{command} --total-steps 2048 --eval-episodes 1", folder), folder)
@@ -109,10 +108,10 @@ def middle(values: Sequence[float]) -> float:
 
 
 def comparison(rows: Sequence[Row], found: dict[str, list[Outcome]]) -> str:
-    """The table of speeds, and how many times faster each of ours is than each of the others."""
+    """Return the table of speeds, with the speed of each pgzoo row divided by that of each other row."""
     ours = [row.title for row in rows if row.ours]
-    head = ["", "steps/s of training", "seconds of compiling", "seconds of the process", "peak MiB", "return"]
-    head += [f"{title} / this{part}" for title in ours for part in ("", ", whole process")]
+    head = ["", "steps/s in training", "seconds compiling", "total seconds", "peak MiB", "return"]
+    head += [f"{title} / this, {part}" for title in ours for part in ("training", "total")]
     lines = []
     for row in rows:
         outcomes = found[row.title]
@@ -140,5 +139,5 @@ def commands_of(rows: Sequence[Row]) -> str:
 
 
 def variants(command: str) -> list[tuple[str, str]]:
-    """Not compiled, and compiled where this pgzoo can."""
+    """Return a command not compiled and, if this version of pgzoo has the option, compiled."""
     return [("pgzoo", eager(command)), *((row.title, row.commands[0]) for row in compiled("pgzoo, compiled", command))]

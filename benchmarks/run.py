@@ -1,9 +1,9 @@
-"""Speed of REINFORCE beside the notebook's loop, measured in turn in one session; a section of docs/performance.md.
+"""Measures the speed of REINFORCE and of a notebook's training loop; writes a section of docs/performance.md.
 
     make bench                      (or: python benchmarks/run.py --rounds 3)
 
 Every row is the median of some rounds; in each round the loop and every pgzoo command run once, one after the other,
-each as a process of its own, so that a machine whose speed drifts slows both. Quote ratios, not digits.
+each as a separate process, so that a machine whose speed drifts slows both. Quote ratios, not absolute numbers.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ ROWS = {
     "the notebook's loop": LOOP,
     "notebook preset, 1 seed": NOTEBOOK,
     "notebook preset, 5 seeds": f"{NOTEBOOK} --seeds 5",
-    "main job, 1 seed": MAIN,
-    "main job, 8 seeds": f"{MAIN} --seeds 8",
-    "main job, 32 seeds": f"{MAIN} --seeds 32",
+    "default settings, 1 seed": MAIN,
+    "default settings, 8 seeds": f"{MAIN} --seeds 8",
+    "default settings, 32 seeds": f"{MAIN} --seeds 32",
 }
 
 
@@ -36,11 +36,11 @@ def measure(rounds: int) -> dict[str, list[Outcome]]:
     for index in range(rounds):
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
             folder = Path(place)
-            run(f"{MAIN} --total-steps 1000", folder)  # makes the store, so that this isn't done beside a measurement
+            run(f"{MAIN} --total-steps 1000", folder)  # creates the store, so that this isn't measured
             for name, command in ROWS.items():
                 print(f"round {index + 1}/{rounds}: {name}", file=sys.stderr, flush=True)
                 results[name].append(run(command, folder))
-                run("pgzoo sync --wait 300 --json", folder)  # the uploader must not run beside the next measurement
+                run("pgzoo sync --wait 300 --json", folder)  # the uploader must not run during the next measurement
     return results
 
 
@@ -75,18 +75,18 @@ def main() -> None:
         "seeds",
         "environment steps",
         "steps/s",
-        "times the loop (least to most)",
-        "tracking, share of the loop",
+        "speedup over the notebook's loop (minimum to maximum)",
+        "tracking",
     ]
     made = table(head, rows(measure(options.rounds)))
     commands = "\n".join(ROWS.values())
-    text = f"""## REINFORCE beside a notebook's loop
+    text = f"""## REINFORCE compared with a notebook's training loop
 
 Training speed, in environment steps per second of the training loop: collecting, estimating, updating and
 tracking, without imports, evaluation and the wait at exit. The loop is `benchmarks/notebook.py`, the training loop of
 a teaching notebook (one environment, one step at a time, torch throughout), which does the same work as the
-`notebook` preset. Seeds of one command train together, as one batched computation, and their steps are added up.
-*Tracking* is its share of the loop. Median of {options.rounds} rounds.
+`notebook` preset. Seeds of one command train together, as one batched computation, and their steps are summed.
+*Tracking* is the fraction of the loop's time spent on tracking. Median of {options.rounds} rounds.
 
 {made}
 

@@ -1,4 +1,4 @@
-"""A run as a library makes it: training alone, with no tracking; its last line is JSON.
+"""Trains through the Python API, without tracking; the last line of output is JSON.
 
 python benchmarks/untracked.py '{"algorithm": "ppo", "env": "CartPole-v1", "seeds": 4, "total_steps": 8192}'
 """

@@ -57,7 +57,7 @@ class EnvState(Protocol):
     """Saves and restores the state of one environment, so that a run can be resumed."""
 
     def fits(self, env: gym.Env[Any, Any]) -> bool:
-        """Return whether this can save everything in `env`, apart from its random generator and its wrappers."""
+        """Return whether this can save everything in `env`, except its random generator and its wrappers."""
         ...
 
     def get(self, env: gym.Env[Any, Any]) -> Any:
@@ -73,8 +73,8 @@ class VectorEnv(Protocol):
     """Parallel environments, one per row, with gymnasium's NEXT_STEP autoreset.
 
     The observation returned with an end flag is the true final one; the next step of that row ignores its action and
-    returns the first observation of a new episode, reward 0 and no flags. A row depends on its own seed and actions
-    alone, never on the number of rows. `action_mask [rows, K]` holds the actions that each row currently allows; it is
+    returns the first observation of a new episode, reward 0 and no flags. A row depends only on its seed and actions,
+    never on the number of rows. `action_mask [rows, K]` holds the actions that each row currently allows; it is
     a new array after every step, and None for an environment without masks.
 
     Environments that can be saved also have
@@ -104,12 +104,17 @@ class VectorEnv(Protocol):
 
 
 class EnvBackend(Protocol):
-    """A way to run many copies of an environment. More than `width` copies per member don't make it faster.
+    """A way to run many copies of an environment.
+
+    `width` is the number of copies per member above which it doesn't get faster.
 
     A backend may also have
-        preferred(request) -> bool: whether `auto` chooses it over `sync`, if it fits. `request.rows` are those of one
-            member, because the choice must not depend on the number of members;
-        foreign = True: its environments are its own: it also runs ids that gymnasium can't make, if it is named.
+        preferred(request) -> bool: whether `auto` chooses it over `sync`, if it fits. `request.rows` is the number of
+            copies of one member, because the choice must not depend on the number of members;
+        foreign = True: it creates its own environments, so if it is chosen by name it also runs ids that gymnasium
+            can't create;
+        wraps = True: it applies `request.wrappers` and `request.frame_stack`. Without it, requests that have them are
+            not passed to the backend.
     """
 
     width: int
@@ -134,22 +139,22 @@ class Actor(Protocol):
 class Policy(Protocol):
     """Maps observations to distributions over actions, for all members at once.
 
-    `noise` is the distribution of the random numbers that sampling an action takes, and `noise_size` how many it takes.
-    A recurrent policy has `memory_size`, the number of floats that it remembers per environment. A policy whose `apply`
-    is the same short sequence of tensor operations for every batch may set `compiles = True`.
+    `noise` is the distribution of the random numbers used to sample an action, and `noise_size` is how many numbers.
+    A recurrent policy has `memory_size`, the number of floats in its memory per environment. A policy whose `apply` is
+    the same short sequence of tensor operations for every batch may set `compiles = True`.
 
     A policy may also have
-        actor(params) -> Actor: acts faster than `apply`, and agrees with it to rounding;
+        actor(params) -> Actor: acts faster than `apply`, with results that are equal up to rounding;
         buffers() -> Params: one member's tensors that are not learned by gradient, without the member axis;
-        absorb(buffers, obs, valid) -> Params: the buffers after an update that collected `obs [S, T, N, *O]`, of which
-            the steps `valid [S, T, N]` count.
+        absorb(buffers, obs, valid) -> Params: updates the buffers with the observations `obs [S, T, N, *O]` of an
+            update, using only those where `valid [S, T, N]` is True.
     """
 
     noise: NoiseKind
     noise_size: int
 
     def init(self, rng: np.random.Generator) -> Params:
-        """Return one member's initial parameters, without the member axis. Names of a critic's begin with `critic.`."""
+        """Return one member's initial parameters, without the member axis; a critic's names start with `critic.`."""
         ...
 
     def apply(self, params: Params, inputs: Inputs) -> Output:
@@ -162,7 +167,7 @@ class Policy(Protocol):
 
 
 class PolicyFactory(Protocol):
-    """What a plugin registers as a policy: a class or function."""
+    """A class or function that a plugin registers as a policy."""
 
     def __call__(self, config: Any, spec: Spec, needs: frozenset[Need]) -> Policy:
         """Return the policy for an environment, with the outputs that the algorithm and the estimator need.
@@ -176,13 +181,14 @@ class PolicyFactory(Protocol):
 class ReturnEstimator(Protocol):
     """A pure function from a trajectory to returns or advantages `[S, T, N]`.
 
-    It names by keyword what it takes, of: rewards, values, next_values, log_rhos, terminated, truncated, valid, starts,
-    timestep, gamma, and the fields of its config. An argument with a default is passed where the run has it. Where
-    `values` or `next_values` has none, the run has a critic: if the algorithm learns none, the engine adds one and
-    trains it in the algorithm's gradient steps (docs/estimators.md). An algorithm without gradient steps is refused.
+    It takes any of these keyword arguments: rewards, values, next_values, log_rhos, terminated, truncated, valid,
+    starts, timestep, gamma, obs, actions, and the fields of its config. An argument with a default is passed if the run
+    provides it. If `values` or `next_values` has no default, the estimator requires a critic: if the algorithm trains
+    none, the engine adds one and trains it in the algorithm's gradient steps (docs/estimators.md). An algorithm without
+    gradient steps raises UnfitError.
 
     A single result is an estimate of the return, from which a run with a critic subtracts its values; a pair is
-    (advantages, returns). An estimator that makes no sense of parts of episodes has `whole_episodes = True`.
+    (advantages, returns). An estimator that needs whole episodes has `whole_episodes = True`.
     """
 
     def __call__(self, **kwargs: Any) -> Tensor | tuple[Tensor, Tensor]:
@@ -193,13 +199,12 @@ class ReturnEstimator(Protocol):
 class LearningPolicy(Protocol):
     """The policy as an algorithm and its losses see it.
 
-    Unlike `Policy`, it takes all of a member's tensors, `state.params | state.buffers`, and finds its own among them by
-    name.
+    Unlike `Policy`, it takes all tensors of the members, `state.params | state.buffers`, and selects its own by name.
     """
 
     @property
     def memory_size(self) -> int:
-        """Numbers that the policy remembers per environment, the M of `Trajectory.memory`; 0 without memory."""
+        """Number of floats in the policy's memory per environment, the M of `Trajectory.memory`; 0 without memory."""
         ...
 
     def init(self, rng: np.random.Generator) -> Params:
@@ -212,17 +217,17 @@ class LearningPolicy(Protocol):
 
 
 class UpdateContext(Protocol):
-    """What an algorithm's `init`, `update` and `loop` are given as `ctx`.
+    """The argument `ctx` of an algorithm's `init`, `update` and `loop`.
 
     Every method works on all S members at once. None changes a `TrainState`: methods that train return a new one, in
-    which members that are not active are unchanged. A state that you throw away has no effect on later steps, only its
-    metrics stay in the report of the update.
+    which members that are not active are unchanged. A discarded state has no effect on later steps; its metrics are
+    still reported.
 
     Shapes: S members, T steps, N environments per member, B rows of a batch, P parameters of a member.
     """
 
     state: TrainState
-    """The current state of the run. A loop replaces it in every round; an update is given it and returns the next."""
+    """The current state of the run. A loop sets it in every round; an update receives it and returns the next."""
 
     # the run
 
@@ -266,23 +271,23 @@ class UpdateContext(Protocol):
         ...
 
     def running(self) -> bool:
-        """Return whether any member still trains. A loop asks before every round: `while ctx.running(): ... yield`."""
+        """Return whether any member still trains. A loop checks it in every round: `while ctx.running(): ... yield`."""
         ...
 
-    # experience
+    # interaction with the environments
 
     def collect(self, state: TrainState) -> tuple[TrainState, Trajectory]:
-        """Let the policy act in the environments, as the algorithm's `collect` says.
+        """Let the policy act in the environments, as specified by the algorithm's `collect`.
 
-        Returns the state, in which steps and episodes are counted, and the trajectory `[S, T, N, ...]`.
+        Returns the state with updated counts of steps and episodes, and the trajectory `[S, T, N, ...]`.
         """
         ...
 
     def play(self, state: TrainState, candidates: Params) -> tuple[TrainState, NDArray[np.float64]]:
-        """Let every environment play one episode with parameters of its own, by the most likely actions.
+        """Play one episode per environment with greedy actions, each with different parameters.
 
         `candidates` holds the parameters that differ, under their names in `state.params`, as `[S, N, ...]`. Returns
-        the state, in which steps and episodes are counted, and the undiscounted returns `[S, N]`, NaN for members that
+        the state with updated counts of steps and episodes, and the undiscounted returns `[S, N]`, NaN for members that
         are not active.
         """
         ...
@@ -302,17 +307,17 @@ class UpdateContext(Protocol):
         evaluated: PolicyEvaluation | None = None,
         behavior: Tensor | None = None,
     ) -> Targets:
-        """Let the run's return estimator compute advantages, returns and weights, each `[S, T, N]`.
+        """Compute advantages, returns and weights with the run's return estimator, each `[S, T, N]`.
 
-        `evaluated` gives it the critic's values. `behavior [S, T, N]` are the log-probabilities under the policy that
-        acted, for off-policy estimators, where that isn't the policy of `evaluated`.
+        `evaluated` has the critic's values. `behavior [S, T, N]`, for off-policy estimators, are the log-probabilities
+        of the actions under the policy that collected them, if it differs from the policy of `evaluated`.
         """
         ...
 
     # batches
 
     def batch(self, trajectory: Trajectory, targets: Targets, evaluated: PolicyEvaluation | None = None) -> Batch:
-        """Return everything as one batch: `[S, 1, B]`, or sequences `[S, T, N]` for a policy with memory."""
+        """Return the whole trajectory as one batch: `[S, 1, B]`, or sequences `[S, T, N]` for a policy with memory."""
         ...
 
     def minibatches(
@@ -326,11 +331,11 @@ class UpdateContext(Protocol):
         count: int | None = None,
         extra: dict[str, Tensor] | None = None,
     ) -> Iterator[Batch]:
-        """Yield `count` minibatches per epoch, shuffled per member; by default as the settings say.
+        """Yield `count` minibatches per epoch, shuffled per member.
 
-        The defaults are the settings `epochs` and `minibatches`, or 1 where the algorithm has none. `epochs` are the
-        indices of the epochs, which the shuffling depends on: an algorithm that calls this several times in an
-        update passes a different range each time. Leaves of `extra` are `[S, T, N, ...]` and come as `batch.extra`.
+        The defaults are the settings `epochs` and `minibatches`, or 1 if the algorithm has none. `epochs` is the range
+        of epoch indices that seed the shuffling: an algorithm that calls this several times in an update passes a
+        different range each time. Leaves of `extra` are `[S, T, N, ...]` and become `batch.extra`.
         """
         ...
 
@@ -341,12 +346,12 @@ class UpdateContext(Protocol):
 
         A member takes no step if it is not active, if the loss or its gradient is not finite (it fails at the end of
         the update), or if it was halted (see `Loss.halt`) by this step or by one that led to `state`. With `only`, the
-        step is limited to parameters whose names begin so, e.g. "policy." or "critic.".
+        step is limited to parameters whose names start with it, e.g. "policy." or "critic.".
         """
         ...
 
     def gradient(self, loss: LossFunction, state: TrainState, batch: Batch, only: str = "") -> tuple[Loss, Tensor]:
-        """Return the loss and its gradient `[S, P]`, 0 for parameters whose names don't begin with `only`.
+        """Return the loss and its gradient `[S, P]`, 0 for parameters whose names don't start with `only`.
 
         The parameters are in the order of `ops.optim.flatten(state.params.values())`.
         """
@@ -355,7 +360,7 @@ class UpdateContext(Protocol):
     def hvp(
         self, scalar: Callable[..., Tensor], state: TrainState, batch: Batch, only: str = ""
     ) -> Callable[[Tensor], Tensor]:
-        """Return the function that multiplies vectors `[S, P]` by the Hessian of `scalar`, `[S]` as a loss is."""
+        """Return the function that multiplies vectors `[S, P]` by the Hessian of `scalar`, which returns `[S]`."""
         ...
 
     def move(
@@ -368,7 +373,7 @@ class UpdateContext(Protocol):
         gradient: Tensor,
         metrics: Mapping[str, Tensor],
     ) -> TrainState:
-        """Return the state with the parameters at `vector [S, P]`, for steps that the algorithm computes itself.
+        """Return the state with the parameters set to `vector [S, P]`, a step that the algorithm computed.
 
         `value [S]` and `gradient [S, P]` are those of the loss on `batch`. A member for which any of this is not finite
         keeps its parameters and fails at the end of the update. `metrics`, `[S]` each, are reported as those of a step.
@@ -376,9 +381,9 @@ class UpdateContext(Protocol):
         ...
 
     def place(self, state: TrainState, vector: Tensor) -> TrainState:
-        """Return the state with the parameters at `vector [S, P]`, for algorithms without a gradient.
+        """Return the state with the parameters set to `vector [S, P]`, for algorithms without a gradient.
 
-        A member for which it is not finite keeps its parameters and fails at the end of the update.
+        A member for which `vector` is not finite keeps its parameters and fails at the end of the update.
         """
         ...
 
@@ -395,41 +400,42 @@ class UpdateContext(Protocol):
     def rng(self, stream: str, member: int, state: TrainState, *index: int) -> np.random.Generator:
         """Return a fresh generator for a member in this update; equal arguments give equal numbers.
 
-        `stream` and `index` tell uses within an update from each other.
+        Use different `stream` names or indices for different purposes within an update.
         """
         ...
 
     def report(self, metrics: Mapping[str, Tensor | NDArray[Any]], members: Tensor | None = None) -> None:
         """Report metrics of this update, `[S]` each, under slash-grouped names such as "search/best_return".
 
-        A metric that is reported several times in an update is averaged. `members [S]` (bool) says for which members
-        the values count; by default for all.
+        A metric that is reported several times in an update is averaged. `members [S]` (bool) marks the members whose
+        values are used; by default all.
         """
         ...
 
 
 class Algorithm(Protocol):
-    """A learning algorithm. It implements one of three methods, from the least work to the most control.
+    """A learning algorithm. It implements one of three methods, from the simplest to the most general.
 
-        loss(policy, params, batch, hyper) -> Loss | Tensor     the engine does the rest
+        loss(policy, params, batch, hyper) -> Loss | Tensor     the engine collects and takes gradient steps
         update(ctx, state, trajectory) -> TrainState            the algorithm takes its own gradient steps
         loop(ctx) -> Iterator[None]                             the algorithm also collects
 
-    `ctx` is an `UpdateContext`. A loop has the form `while ctx.running(): ... yield`; whatever its next round needs
-    must be in `ctx.state`, because a run may be saved and resumed at any yield.
+    `ctx` is an `UpdateContext`. A loop has the form `while ctx.running(): ... yield`; everything that its next round
+    needs must be in `ctx.state`, because a run may be saved and resumed at any yield.
 
-    `collect` is how to gather experience (without it: windows of the setting `rollout_steps`), `needs` what is needed
-    for it (see `types.Need`); each may be a function of the algorithm's settings. `estimator` names the default return
-    estimator. `defaults` presets run keys, e.g. `{"num_envs": 8}`. Settings named `epochs` and `minibatches` say how a
-    loss goes through what was collected.
+    An algorithm may also have
+        collect: `Steps` or `Episodes` to collect per update (default: windows of `rollout_steps` steps);
+        needs: the outputs and data that it requires (see `types.Need`);
+        estimator: the name of the default return estimator;
+        defaults: default values of run settings, e.g. `{"num_envs": 8}`;
+        init(ctx, rng) -> AlgorithmState: additional tensors of one member, without the member axis. It is called once
+            per member, with that member's numpy generator;
+        learns = False: if it doesn't train the policy.
+    `collect` and `needs` may be functions of the algorithm's settings. The settings `epochs` and `minibatches`
+    determine how often, and in how many parts, the default update passes over the collected data.
 
     Floats among its settings may differ between members: take them from `hyper`, or from the settings of
-    `ctx.members[s].config`; mark one that is read as one number for all members as `config.Static`.
-
-    An algorithm that keeps tensors of its own has init(ctx, rng) -> AlgorithmState: one member's, without the member
-    axis. It is called once per member, with that member's own numpy generator, so that networks of its own start
-    differently in every seed.
-    One that is not meant to learn says `learns = False`.
+    `ctx.members[s].config`; mark a setting that is read as one number for all members as `config.Static`.
     """
 
     estimator: str
@@ -441,7 +447,7 @@ class Algorithm(Protocol):
 
 
 class Launcher(Protocol):
-    """What a plugin registers as a launcher: a class or function, called once per run."""
+    """A class or function that a plugin registers as a launcher. It is called once per run."""
 
     def __call__(self, request: LaunchRequest) -> Generator[WorkerMessage] | None:
         """Return None to train all seeds in this process, as one computation.
@@ -456,7 +462,7 @@ class Listener(Protocol):
     """What the factory of a listener returns: an object with any of these event hooks, each marked `@pgzoo.hookimpl`.
 
     A plugin registers the factory, which takes a `RunContext` and is called once per run. A hook takes `event`, an
-    object from `pgzoo.training.events` (`RunStarted` for `pgzoo_run_started`), or no argument. What it returns is
+    object from `pgzoo.training.events` (`RunStarted` for `pgzoo_run_started`), or no argument. Its result is
     ignored. A listener whose hook raises is detached with a warning, and the run continues.
 
     A listener may also have
@@ -469,7 +475,7 @@ class Listener(Protocol):
         ...
 
     def pgzoo_episodes_finished(self, event: Any) -> None:
-        """Called after each collection, with the episodes that ended in it, if any."""
+        """Called after each update, before `pgzoo_update_done`, with the episodes that ended while it collected."""
         ...
 
     def pgzoo_update_done(self, event: Any) -> None:
@@ -485,5 +491,5 @@ class Listener(Protocol):
         ...
 
     def pgzoo_run_ended(self, event: Any) -> None:
-        """Called once, last, whether the run finished, stopped, failed or was interrupted."""
+        """Called once, at the end of a run that finished, stopped, failed or was interrupted."""
         ...

@@ -1,8 +1,10 @@
 """The data of a run, and its shapes.
 
-S members (independent seeds), T steps, N environments per member, B rows of a batch; O observation shape, A action
-shape. Axes of per-step scalars are counted from the right: N is -1, T is -2, S is -3. S always exists, also for one
-seed, so that there is one shape rule and no special case.
+A member is one seed of a run (in a sweep: one seed with one set of settings). All members are trained together, but
+independently of each other.
+
+S members, T steps, N environments per member, B rows of a batch; O observation shape, A action shape. Axes of per-step
+scalars are counted from the right: N is -1, T is -2, S is -3. The axis S is present even for one seed.
 """
 
 from __future__ import annotations
@@ -36,8 +38,8 @@ Asked = Any
 class Spec:
     """The spaces of an environment.
 
-    `observation_space` is what a policy sees: Box or Discrete. It differs from the environment's `original_space` where
-    that is flattened. `masked` is True for an environment that sends action masks.
+    `observation_space`, Box or Discrete, is that of the policy's inputs. It differs from the environment's
+    `original_space` if that is flattened. `masked` is True for an environment that provides action masks.
     """
 
     observation_space: gym.Space[Any]
@@ -65,13 +67,13 @@ Collection = Steps | Episodes
 NoiseKind = Literal["uniform", "normal", "logistic"]
 
 RECENT = 100
-"""Training episodes over which stop rules take the mean return."""
+"""Number of training episodes for the mean return in stop rules."""
 
 Need = Literal["value", "aux_value", "shift", "log_probs", "old"]
 """What an algorithm may need besides a distribution over actions.
 
-From the policy: "value" (a critic), "aux_value" (a second value, on the policy's own layers), "shift" (a distribution
-whose mean can be moved). In every batch: "log_probs" and "old", the log-probabilities and the distribution under the
+From the policy: "value" (a critic), "aux_value" (a second value head that shares the policy's layers), "shift" (a
+distribution whose mean can be shifted). In every batch: "log_probs" and "old", the log-probabilities and the distribution under the
 parameters that collected the data.
 """
 
@@ -82,9 +84,9 @@ class Trajectory(NamedTuple):
     Shapes:
         obs: `[S, T+1, N, *O]`. `obs[:, t+1]` followed step t; at an episode's end it is the true final observation.
         actions: `[S, T, N, *A]`, before any clipping.
-        rewards, timestep: `[S, T, N]`; `timestep` counts steps since the episode began.
+        rewards, timestep: `[S, T, N]`; `timestep` counts steps since the start of the episode.
         terminated, truncated, valid: `[S, T, N]` bool. `valid` is False for the step after an end, which only resets:
-            its reward and flags are zero, everything else in it is finite and meaningless.
+            its reward and flags are zero, all other values are finite and have no meaning.
         starts: `[S, T+1, N]` bool, True at the first step of an episode, before which the policy's memory is reset.
         action_mask: `[S, T+1, N, K]` bool, the allowed actions; None for an environment without masks.
         memory: `[S, N, M]`, the policy's recurrent state before the first step; None for a policy without memory.
@@ -117,7 +119,7 @@ class PolicyEvaluation(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """Learning targets: `advantages`, `returns` and `weights`, each `[S, T, N]`.
+    """Targets for learning: `advantages`, `returns` and `weights`, each `[S, T, N]`.
 
     `weights` is 1 for valid steps and 0 for others.
     """
@@ -143,7 +145,7 @@ class Inputs(NamedTuple):
 
 
 class ActorInputs(NamedTuple):
-    """The inputs of an actor in one step: as `Inputs`, as arrays without the axis T, `[S, N, ...]`."""
+    """The inputs of an actor in one step: like `Inputs`, but arrays without the axis T, `[S, N, ...]`."""
 
     obs: Array
     action_mask: Array | None = None
@@ -152,7 +154,7 @@ class ActorInputs(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """The data of one loss. Leaves are `[S, T, B, ...]`; T = 1 unless the policy needs sequences.
+    """The data of a gradient step. Leaves are `[S, T, B, ...]`; T = 1 unless the policy needs sequences.
 
     Rows with weight 0 are padding. Reduce over (-2, -1) to `[S]` with `ops.losses`, whose sums don't depend on the
     amount of padding. `values` (None without a critic), `log_probs` and `old` come from the parameters that collected
@@ -175,15 +177,15 @@ class Distribution(Protocol):
     """A distribution over actions with batch shape `[S, T, B]`; all its tensors have that shape first."""
 
     def log_prob(self, actions: Tensor) -> Tensor:
-        """Log-density of `actions [S, T, B, *A]`, summed over action dimensions: `[S, T, B]`, in nats."""
+        """Return the log-density of `actions [S, T, B, *A]`, summed over action dimensions: `[S, T, B]`, in nats."""
         ...
 
     def entropy(self) -> Tensor:
-        """Entropy summed over action dimensions: `[S, T, B]`, in nats."""
+        """Return the entropy, summed over action dimensions: `[S, T, B]`, in nats."""
         ...
 
     def kl(self, other: Any) -> Tensor:
-        """Divergence KL(self || other) from another of the same kind: `[S, T, B]`, in nats."""
+        """Return KL(self || other) for another distribution of the same kind: `[S, T, B]`, in nats."""
         ...
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> Distribution:
@@ -204,9 +206,9 @@ class Output(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """A loss: `value [S]`, and `metrics` of `[S]` each to report.
+    """A loss: `value [S]`, and `metrics` to report, `[S]` each.
 
-    Members marked in `halt [S]` (bool) don't take this step, nor any other of the update that starts from its result.
+    Members marked in `halt [S]` (bool) take neither this step nor later ones of the update.
     """
 
     value: Tensor
@@ -237,14 +239,18 @@ class Collector(NamedTuple):
 class TrainState(NamedTuple):
     """Everything that changes while training; every leaf has the member axis first.
 
-    `params` are learned by gradient, `buffers` are not: normalizers, coefficients, tensors that an algorithm keeps.
-    Their names begin with `policy.`, `critic.`, `reward.`, `stop.` or a prefix of the algorithm.
-    `active [S]` is False once a member has done its steps, met a stop rule or become non-finite: from then on it is
-    frozen, while the others train on. `progress [S]` is the share of its run, 0 to 1, that a member had done when the
-    current update's collection began; schedules depend on it. `recent [S, 100]` are the returns of the last training
-    episodes, the newest last, NaN before there were that many. `environments` is set in checkpoints alone:
-    per member its saved environments as plain data, None where they can't be saved. `halted [S]` (bool) marks
-    members that take no further step in the current update (see `Loss.halt`); None at the start of each update.
+    Attributes:
+        params, buffers: tensors that are learned by gradient, and others: normalizers, coefficients, tensors of the
+            algorithm. Names start with `policy.`, `critic.`, `reward.`, `stop.` or a prefix of the algorithm.
+        active: `[S]`; False once a member has completed its steps, met a stop rule or become non-finite. From then on
+            it is frozen, while the others continue to train.
+        progress: `[S]`; the fraction of its run, 0 to 1, that a member has completed at the start of the current
+            update. Schedules depend on it.
+        recent: `[S, 100]`; the returns of the last training episodes, newest last, padded with NaN before 100 episodes.
+        environments: only in checkpoints: the saved environments of each member as plain data; None if they can't be
+            saved.
+        halted: `[S]` bool; members that take no further step in the current update (see `Loss.halt`). None at the start
+            of each update.
     """
 
     params: Params
@@ -272,8 +278,8 @@ class Hyper:
     """An algorithm's settings as a loss sees them: floats are `[S, 1, 1]` tensors, everything else is unchanged.
 
     `hyper.clip_range` broadcasts over the rows of a batch, `[S, T, B]`; `hyper.per_member.clip_range` is the same
-    setting as `[S]`, to combine with numbers that are already reduced. The settings include the run's `gamma`, and
-    `remaining`, the share of its run that each member has yet to do (1 at the start, 0 at the end), for schedules.
+    setting as `[S]`, for values that are already reduced. The settings include the run's `gamma`, and `remaining`, the
+    fraction of its run that each member still has to do (1 at the start, 0 at the end), for schedules.
     """
 
     def __init__(self, values: Mapping[str, Any]) -> None:
@@ -304,10 +310,12 @@ class PerMember:
 
 
 class EnvRequest(NamedTuple):
-    """Which environment, and how many copies: `rows` = members times environments per member.
+    """An environment, and the total number of copies, `rows`.
 
-    `states` (see `protocols.EnvState`) may save and restore one. `masked` says that the environment is known to send
-    action masks, with some of its steps at least: then `VectorEnv.action_mask` is never None.
+    `states` (see `protocols.EnvState`) may save and restore one. `masked` is True if the environment is known to
+    provide action masks in at least some steps: then `VectorEnv.action_mask` is never None. `wrappers`, named
+    `module:Class`, are applied in this order, and after them one that stacks the last `frame_stack` observations (0:
+    none).
     """
 
     id: str
@@ -316,10 +324,17 @@ class EnvRequest(NamedTuple):
     rows: int
     states: tuple[Any, ...] = ()
     masked: bool = False
+    wrappers: tuple[str, ...] = ()
+    frame_stack: int = 0
+
+    @property
+    def wrapped(self) -> bool:
+        """Whether the run puts wrappers around the environment."""
+        return bool(self.wrappers or self.frame_stack)
 
 
 class StepResult(NamedTuple):
-    """`obs [rows, *O]`, `rewards [rows]`, `terminated [rows]` and `truncated [rows]`."""
+    """The result of a step: `obs [rows, *O]`, `rewards [rows]`, `terminated [rows]` and `truncated [rows]`."""
 
     obs: Array
     rewards: Array
@@ -338,7 +353,7 @@ class WorkerMessage(NamedTuple):
     """A message about the worker of a shard, given by the shard's index.
 
     `kind` is "stdout" or "stderr" for a line that the worker wrote there, without the line break; or "exited" when the
-    worker has ended, and then `text` says how, for the user. "exited" is the last message about a worker.
+    worker has ended; `text` then describes how, for the user. "exited" is the last message about a worker.
     """
 
     shard: int
@@ -352,8 +367,8 @@ class LaunchRequest:
 
     `split(count)` returns at most `count` shards of the run. `command` starts a worker in the current folder and
     environment: it reads the shard's `spec` from standard input and writes lines to standard output. Call `commands()`
-    several times a second, and write the lines that it returns to the standard input of every worker. A worker stops as
-    interrupted when its standard input ends: keep it open as long as this process lives, and no longer.
+    several times a second, and write the lines that it returns to the standard input of every worker. When its standard
+    input ends, a worker stops with the status "interrupted": keep it open until this process ends.
     """
 
     config: RunConfig

@@ -38,7 +38,7 @@ def test_ours_is_compared_with_every_other_row_and_not_with_itself() -> None:
         "theirs": [outcome(1000, 5.0, 8.0), outcome(1000, 6.0, 10.0)],
     }
     head, _, ours, theirs = comparison(rows, found).splitlines()
-    assert head.endswith("| ours / this | ours / this, whole process |")
+    assert head.endswith("| ours / this, training | ours / this, total |")
     assert ours == "| ours | 750 | 0.0 | 2.2 | 300 | 100 |  |  |"
     assert theirs == "| theirs | 183 | 0.0 | 9.0 | 300 | 100 | **4.0** (3.0 to 5.0) | **4.0** (4.0 to 4.0) |"
 

@@ -25,7 +25,7 @@ class A2C:
 
         ∇J(θ) = E[ A ∇ log π(a|s; θ) ],  A an n-step advantage
 
-    This is the synchronous form of A3C: one batch from all environments in place of the delayed gradients of
+    This is the synchronous form of A3C: one batch from all environments instead of the delayed gradients of
     asynchronous workers.
 
     Shapes: a batch is `[S, T, B]`, the loss `[S]`.
@@ -41,7 +41,7 @@ class A2C:
     }
 
     def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
-        """The policy gradient, the critic's error and the entropy bonus."""
+        """Return the policy-gradient loss, the critic's loss and the entropy bonus."""
         output = policy.apply(params, batch.inputs)
         policy_loss = policy_gradient_loss(output.dist, advantages_of(batch, hyper), batch)
         return actor_critic_loss(policy_loss, output, batch, hyper)

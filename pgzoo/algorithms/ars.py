@@ -37,7 +37,7 @@ class ARS:
     F is the return of one episode with the most likely actions. The sum is over the b directions with the largest
     max(F(θ + νδₖ), F(θ - νδₖ)), and σ is the standard deviation of their returns. Each pair of environments evaluates
     one direction. With `--normalize-obs` this is V2 of the paper, without it V1. The search optimizes the most likely
-    actions, so look at the greedy evaluation, not the sampled one.
+    actions, so the greedy evaluation is the relevant one.
 
     Source: Mania, Guy & Recht (2018), Simple random search of static linear policies is competitive for reinforcement
         learning, algorithm 2.
@@ -48,20 +48,24 @@ class ARS:
     defaults: ClassVar[Mapping[str, Any]] = {"policy": "linear", "num_envs": 16, "total_steps": 100_000}
 
     def init(self, ctx: UpdateContext, rng: np.random.Generator) -> AlgorithmState:
-        """There is nothing to keep; refuse a run in which no direction can be evaluated."""
+        """Return no tensors; raise UnfitError if no direction can be evaluated."""
         if ctx.num_envs < 2:
-            raise UnfitError("ars evaluates each direction with a pair of environments: give --num-envs 2 or more.")
+            raise UnfitError(
+                'Algorithm "ars" evaluates each direction with a pair of environments. Use --num-envs 2 or more.'
+            )
         if not ctx.policy.init(rng):
-            raise UnfitError('Algorithm "ars" searches among parameters, and the policy has none. Choose another one.')
+            raise UnfitError(
+                'Algorithm "ars" searches in parameter space, but the policy has no parameters. Choose another policy.'
+            )
         return AlgorithmState({}, {})
 
     def loop(self, ctx: UpdateContext) -> Iterator[None]:
-        """One step of the search per round."""
+        """Take one step of the search per round."""
         while ctx.running():
-            ctx.state = self.search(ctx, ctx.state)
+            ctx.state = self.search_step(ctx, ctx.state)
             yield
 
-    def search(self, ctx: UpdateContext, state: TrainState) -> TrainState:
+    def search_step(self, ctx: UpdateContext, state: TrainState) -> TrainState:
         """Evaluate all directions, and step along the best of them."""
         settings: list[Any] = [member.config.settings for member in ctx.members]
         center = flatten(state.params.values()).cpu().numpy()

@@ -41,7 +41,7 @@ class AWR:
     defaults: ClassVar[Mapping[str, Any]] = {"num_envs": 8, "total_steps": 200_000, "gamma": 0.98}
 
     def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
-        """The weighted log-likelihood of the actions, the critic's error and the entropy bonus."""
+        """Return the weighted regression loss, the critic's loss and the entropy bonus."""
         output = policy.apply(params, batch.inputs)
         action_weights = torch.minimum((advantages_of(batch, hyper) / hyper.beta).exp(), hyper.max_weight)
         policy_loss = -weighted_mean(action_weights * output.dist.log_prob(batch.actions), batch.weights)

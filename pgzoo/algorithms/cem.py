@@ -27,7 +27,7 @@ class CEMConfig(SearchConfig):
     ] = 1.0
     extra_std: Annotated[
         float,
-        Field(ge=0, description="standard deviation added to the elite's, annealed to 0 by half of the run"),
+        Field(ge=0, description="extra standard deviation, annealed to 0 over the first half of the run"),
     ] = 0.25
 
 
@@ -48,20 +48,22 @@ class CEM:
     defaults: ClassVar[Mapping[str, Any]] = {"policy": "linear", "num_envs": 32, "total_steps": 150_000}
 
     def init(self, ctx: UpdateContext, rng: np.random.Generator) -> AlgorithmState:
-        """The standard deviation of each parameter; the mean is the policy's parameters."""
+        """Return the standard deviation of each parameter; the mean is the policy's parameters."""
         params = ctx.policy.init(np.random.default_rng(0))
         size = sum(value.numel() for value in params.values())
         if not size:
-            raise UnfitError('Algorithm "cem" searches among parameters, and the policy has none. Choose another one.')
+            raise UnfitError(
+                'Algorithm "cem" searches in parameter space, but the policy has no parameters. Choose another policy.'
+            )
         return AlgorithmState({}, {"cem.std": torch.full((size,), ctx.settings.init_std, dtype=torch.float64)})
 
     def loop(self, ctx: UpdateContext) -> Iterator[None]:
-        """One generation per round."""
+        """Compute one generation per round."""
         while ctx.running():
-            ctx.state = self.generation(ctx, ctx.state)
+            ctx.state = self.next_generation(ctx, ctx.state)
             yield
 
-    def generation(self, ctx: UpdateContext, state: TrainState) -> TrainState:
+    def next_generation(self, ctx: UpdateContext, state: TrainState) -> TrainState:
         """Sample candidates, play an episode with each, and fit the Gaussian to the elite."""
         count = ctx.num_envs
         mean = flatten(state.params.values()).double().cpu().numpy()

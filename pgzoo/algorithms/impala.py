@@ -1,4 +1,4 @@
-"""IMPALA: an actor-critic that corrects for data of an older policy."""
+"""IMPALA: an actor-critic that corrects for off-policy data."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class IMPALAConfig(MinibatchConfig):
 
 
 class IMPALA:
-    """IMPALA: policy and critic learn from V-trace, which corrects for steps of another policy than the current one.
+    """IMPALA: policy and critic learn from V-trace, which corrects for off-policy data.
 
         ∇J(θ) = E[ ρ (r + γ v' - V(s)) ∇ log π(a|s; θ) ],  v the V-trace targets of the critic,  ρ = min(ρ̄, π/μ)
 
-    μ is the policy that acted. In the paper, data is old because actors run asynchronously; here actor and learner take
-    turns, and data grows old by repeated use: the first epoch is on-policy, and in each later one the targets are
+    μ is the policy that collected the data. In the paper, data is off-policy because actors run asynchronously; here it
+    becomes off-policy by repeated use: the first epoch is on-policy, and before each later one the targets are
     estimated again with the ratio to μ. The estimator includes the weight ρ in the advantages.
 
     Shapes: a batch is `[S, T, B]`, the loss `[S]`.
@@ -40,7 +40,7 @@ class IMPALA:
     defaults: ClassVar[Mapping[str, Any]] = {"num_envs": 8, "total_steps": 200_000, "gamma": 0.98}
 
     def update(self, ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -> TrainState:
-        """Several epochs on one rollout, with V-trace targets computed again before each."""
+        """Train for several epochs on one rollout, with V-trace targets recomputed before each."""
         now = ctx.evaluate_policy(state, trajectory)
         behavior = now.log_probs
         for epoch in range(ctx.settings.epochs):
@@ -52,7 +52,7 @@ class IMPALA:
         return state
 
     def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
-        """The policy gradient, the critic's error and the entropy bonus."""
+        """Return the policy-gradient loss, the critic's loss and the entropy bonus."""
         output = policy.apply(params, batch.inputs)
         policy_loss = policy_gradient_loss(output.dist, advantages_of(batch, hyper), batch)
         return actor_critic_loss(policy_loss, output, batch, hyper)

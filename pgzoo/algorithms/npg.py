@@ -25,25 +25,25 @@ from pgzoo.types import Batch, Hyper, Loss, Need, Params, TrainState, Trajectory
 
 
 class NPGConfig(AlgorithmConfig):
-    """Settings of `npg`; the optimizer is the critic's."""
+    """Settings of `npg`; the optimizer settings apply to the critic only."""
 
     learning_rate: CriticLearningRate = 1e-2
     rollout_steps: RolloutSteps = 256
     critic_steps: CriticSteps = 10
     normalize_advantages: NormalizeAdvantages = True
     step_kl: Annotated[
-        float, Field(gt=0, description="KL(old || new) of each policy step in the quadratic model: its step size")
+        float, Field(gt=0, description="step size: KL(old || new) of each policy step, by a quadratic model")
     ] = 0.01
     cg_steps: CGSteps = 10
     damping: Damping = 0.1
 
 
 class NPG:
-    """NPG: steepest ascent where distances are measured between policies, not between their parameters.
+    """NPG: steepest ascent with distances measured between policies, not between parameters.
 
         θ ← θ + √(2δ / gᵀF⁻¹g) F⁻¹g,  g = E[ A ∇ log π(a|s; θ) ],  F = E[ ∇ log π ∇ log πᵀ ]
 
-    F is the Hessian of KL(π_old || π) at π_old. Conjugate gradient finds F⁻¹g from products with F + λI alone. Every
+    F is the Hessian of KL(π_old || π) at π_old. Conjugate gradient computes F⁻¹g from products with F + λI. Every
     update has the same KL divergence δ, up to the error of the quadratic model. The critic is fitted afterwards, with
     many gradient steps on the same data.
 
@@ -57,7 +57,7 @@ class NPG:
     defaults: ClassVar[Mapping[str, Any]] = {"num_envs": 8, "total_steps": 150_000}
 
     def update(self, ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -> TrainState:
-        """One natural-gradient step of the policy, then `critic_steps` gradient steps of the critic."""
+        """Take one natural-gradient step of the policy, then `critic_steps` gradient steps of the critic."""
         hyper, batch = ctx.hyper(state), whole_batch(ctx, state, trajectory)
 
         result, gradient = ctx.gradient(self.loss, state, batch, only="policy.")
@@ -71,6 +71,6 @@ class NPG:
         return fit_critic(ctx, state, batch)
 
     def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
-        """Its gradient is minus the policy gradient g."""
+        """Return the loss whose gradient is minus the policy gradient g."""
         dist = policy.apply(params, batch.inputs).dist
         return actor_loss(policy_gradient_loss(dist, advantages_of(batch, hyper), batch), dist, batch)

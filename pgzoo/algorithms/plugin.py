@@ -9,7 +9,7 @@ from pgzoo.markers import hookimpl
 
 
 class BuiltIn(NamedTuple):
-    """What the listings say of an algorithm of this package.
+    """Metadata of a built-in algorithm for the listings.
 
     Its class `cls` and the model of its settings, `{cls}Config`, are in the module of the same name.
     """
@@ -45,13 +45,15 @@ ALGORITHMS = {
             "Sutton et al. 2000; Achiam 2018",
         ),
         BuiltIn("a2c", "A2C", "synchronous advantage actor-critic", "Mnih et al. 2016"),
-        BuiltIn("impala", "IMPALA", "actor-critic with V-trace corrections for old data", "Espeholt et al. 2018"),
+        BuiltIn(
+            "impala", "IMPALA", "actor-critic with V-trace corrections for off-policy data", "Espeholt et al. 2018"
+        ),
     ),
     "trust region": (
         BuiltIn(
             "npg",
             "NPG",
-            "natural policy gradient: every step has the same KL divergence",
+            "natural policy gradient with a fixed KL step size",
             "Kakade 2001; Rajeswaran et al. 2017",
         ),
         BuiltIn("trpo", "TRPO", "natural-gradient steps with a line search within a KL bound", "Schulman et al. 2015"),
@@ -63,25 +65,25 @@ ALGORITHMS = {
             "Rahman & Xue 2022",
             actions="Box, gaussian or tanh",
         ),
-        BuiltIn("spo", "SPO", "PPO with a quadratic penalty in place of clipping", "Xie et al. 2025"),
+        BuiltIn("spo", "SPO", "PPO with a quadratic penalty instead of clipping", "Xie et al. 2025"),
         BuiltIn("ppg", "PPG", "PPO with auxiliary phases that distill the value function", "Cobbe et al. 2021"),
     ),
     "weighted regression": (
         BuiltIn("vmpo", "VMPO", "fits the better half of the actions within a KL bound", "Song et al. 2020"),
         BuiltIn("awr", "AWR", "on-policy advantage-weighted regression", "Peng et al. 2019"),
     ),
-    "search": (
+    "parameter search": (
         BuiltIn("ars", "ARS", "random search: finite differences in parameter space", "Mania et al. 2018"),
         BuiltIn("cem", "CEM", "cross-entropy method: refits a Gaussian to the best", "Szita & Lőrincz 2006"),
     ),
-    "baseline": (BuiltIn("random", "Random", "acts at random and learns nothing: the score to beat"),),
+    "for comparison": (BuiltIn("random", "Random", "acts at random and learns nothing: the score to beat"),),
 }
-"""By family, in the order of the listings. A new algorithm is a module and a line here."""
+"""The algorithms by family, in the order of the listings. To add one, add a module and a line here."""
 
 
 @hookimpl
 def pgzoo_register(registry: Any) -> None:
-    """Register by dotted name, so that listing the algorithms doesn't import torch."""
+    """Register the algorithms as strings, so that listing them doesn't import torch."""
     for family, algorithms in ALGORITHMS.items():
         for name, cls, summary, source, actions in algorithms:
             target = f"pgzoo.algorithms.{name.replace('-', '_')}:{cls}"

@@ -91,7 +91,7 @@ class PPG:
         return AlgorithmState({}, {f"ppg.{name}": value for name, value in stored.items()})
 
     def update(self, ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -> TrainState:
-        """A policy phase, and after every `policy_phases` of them an auxiliary phase."""
+        """Train a policy phase, and an auxiliary phase after every `policy_phases` of them."""
         old = ctx.evaluate_policy(state, trajectory)
         targets = ctx.estimate(state, trajectory, old)
         for batch in ctx.minibatches(state, trajectory, targets, old):
@@ -100,9 +100,9 @@ class PPG:
         return self._auxiliary_phase(ctx, state, trajectory)
 
     def _auxiliary_phase(self, ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -> TrainState:
-        """Gradient steps on all stored rollouts, for the members that have stored `policy_phases` of them."""
+        """Take gradient steps on all stored rollouts, for members with `policy_phases` stored rollouts."""
         settings, windows = ctx.settings, state.buffers["ppg.windows"]
-        due = (state.updates + 1) % settings.policy_phases == 0  # known without reading `windows` from the device
+        due = (state.updates + 1) % settings.policy_phases == 0  # computed on the CPU: doesn't wait for the device
         if not (due & state.active).any():
             return state
         stored, targets = _load(state.buffers, trajectory, settings.policy_phases)
@@ -114,7 +114,7 @@ class PPG:
         return state._replace(buffers=state.buffers | {"ppg.windows": remaining})
 
     def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
-        """The policy phase: the clipped surrogate, the critic's error and the entropy bonus."""
+        """Return the loss of the policy phase: the clipped surrogate, the critic's loss and the entropy bonus."""
         output = policy.apply(params, batch.inputs)
         log_ratio = log_importance_ratio(output.dist, batch)
         surrogate = clipped_surrogate(log_ratio.exp(), advantages_of(batch, hyper), hyper.clip_range)
@@ -122,7 +122,7 @@ class PPG:
         return actor_critic_loss(-weighted_mean(surrogate, batch.weights), output, batch, hyper, metrics)
 
     def auxiliary_loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
-        """The errors of both value functions and the KL from the old policy. Halts members that are not due."""
+        """Return the losses of both value functions plus the KL from the old policy. Halts members not due."""
         output, weights, coef = policy.apply(params, batch.inputs), batch.weights, hyper.per_member
         aux_loss = value_loss(output.aux_value, batch.returns, weights)
         clone_loss = weighted_mean(batch.old.kl(output.dist), weights)
@@ -148,7 +148,7 @@ def _store(buffers: Params, trajectory: Trajectory, targets: Targets) -> Params:
 
 
 def _load(buffers: Params, last: Trajectory, windows: int) -> tuple[Trajectory, Targets]:
-    """All stored rollouts as one trajectory, side by side along N.
+    """Return all stored rollouts as one trajectory, concatenated along N.
 
     Fields that are not stored are copies of those of the last rollout; the auxiliary loss doesn't read them.
     """

@@ -45,32 +45,33 @@ class PPOConfig(MinibatchConfig):
         float | None, Field(gt=0, description="stop an update early once KL(old || new) exceeds 1.5 times this value")
     ] = None
     kl_coef: Annotated[
-        float, Static, Field(ge=0, description="weight of a penalty on KL(old || new); the initial one if it adapts")
+        float,
+        Static,
+        Field(ge=0, description="weight of a penalty on KL(old || new); the initial weight if it is adaptive"),
     ] = 0.0
     adaptive_kl_target: Annotated[
         float | None,
         Static,
         Field(
             gt=0,
-            description="adapt kl_coef (1 at first, unless given) after each update, to bring its KL to this value; "
-            "none: kl_coef is constant",
+            description="target KL for an adaptive kl_coef (initially 1 unless set); none: kl_coef is constant",
         ),
     ] = None
     recompute_advantages: Annotated[bool, Field(description="estimate advantages again before each epoch")] = False
 
 
 class PPO:
-    """PPO: several epochs on one rollout, with an objective that gives no reason to move the policy far from the old.
+    """PPO: several epochs per rollout, with a clipped objective that removes the incentive to leave the old policy.
 
         L(θ) = E[ min(r A, clip(r, 1-ε, 1+ε) A) ],  r = π(a|s; θ) / π_old(a|s)
 
-    Options: a penalty β KL(π_old || π) instead of or beside the clipping, with an adaptive β; early stopping of an
+    Options: a penalty β KL(π_old || π) instead of or in addition to clipping, with an adaptive β; early stopping of an
     update by its KL; value clipping; dual clipping, max(min(...), c A) where A < 0, which bounds the loss of a bad
     action whose probability has grown; advantages estimated again before each epoch.
 
     Shapes: a batch is `[S, T, B]`, the loss `[S]`.
     Source: Schulman et al. (2017), Proximal policy optimization algorithms, sections 3-5; dual clipping: Ye et al.
-        (2020), Mastering complex control in MOBA games, eq. 5; advantages again: Andrychowicz et al. (2021), What
+        (2020), Mastering complex control in MOBA games, eq. 5; recomputed advantages: Andrychowicz et al. (2021), What
         matters in on-policy reinforcement learning, section 3.5.
     """
 
@@ -78,18 +79,18 @@ class PPO:
     defaults: ClassVar[Mapping[str, Any]] = {"num_envs": 8, "total_steps": 100_000, "gamma": 0.98}
 
     def needs(self, settings: PPOConfig) -> set[Need]:
-        """Only the penalty needs the old distribution itself."""
+        """Return the needs; only the KL penalty needs the old distribution itself."""
         return {"value", "log_probs", "old"} if _penalized(settings) else {"value", "log_probs"}
 
     def init(self, ctx: UpdateContext, rng: np.random.Generator) -> AlgorithmState:
-        """Each member has its own weight of the penalty."""
+        """Return the initial weight of the KL penalty."""
         if not _penalized(ctx.settings):
             return AlgorithmState({}, {})
-        # an adaptive weight can't start from 0, which doubling doesn't change
+        # an adaptive weight can't start at 0, because it is changed by doubling and halving
         return AlgorithmState({}, {"ppo.kl_coef": torch.tensor(ctx.settings.kl_coef or 1.0)})
 
     def update(self, ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -> TrainState:
-        """Several epochs of gradient steps on one rollout."""
+        """Take gradient steps for several epochs on one rollout."""
         settings = ctx.settings
         old = ctx.evaluate_policy(state, trajectory)
         targets = ctx.estimate(state, trajectory, old)
@@ -106,7 +107,7 @@ class PPO:
         return state._replace(buffers=state.buffers | {"ppo.kl_coef": kl_coef})
 
     def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
-        """The clipped surrogate, the critic's error and the entropy bonus."""
+        """Return the clipped surrogate loss, the critic's loss and the entropy bonus."""
         output, advantages = policy.apply(params, batch.inputs), advantages_of(batch, hyper)
         clip_range = hyper.clip_range * (hyper.remaining if hyper.clip_range_schedule == "linear" else 1.0)
 
@@ -129,9 +130,9 @@ class PPO:
 
 
 def adapt_kl_coef(coef: Tensor, kl: Tensor, target: float) -> Tensor:
-    """Double a penalty's weight `[S]` where an update's `kl [S]` was too large, halve it where it was too small.
+    """Double the penalty's weight `[S]` if the `kl [S]` of an update was too large, halve it if it was too small.
 
-    Source: section 4 of the paper.
+    Source: Schulman et al. (2017), section 4.
     """
     adapted = torch.where(kl > 1.5 * target, coef * 2, torch.where(kl < target / 1.5, coef / 2, coef))
     return adapted.clamp(1e-6, 1e6)

@@ -37,7 +37,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "algorithm": "ppo",
         "env": "Pendulum-v1",
         "auto": True,
-        "summary": "a short horizon; actions, observations and rewards near 1",
+        "summary": "a short horizon; rescaled actions, normalized observations and rewards",
         "settings": {
             "total_steps": 200_000,
             "num_envs": 4,
@@ -53,7 +53,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "algorithm": "ppo",
         "env": "Acrobot-v1",
         "auto": True,
-        "summary": "16 environments, fewer epochs; observations and rewards near 1",
+        "summary": "16 environments, fewer epochs; normalized observations and rewards",
         "settings": {
             "total_steps": 300_000,
             "num_envs": 16,

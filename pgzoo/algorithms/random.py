@@ -1,4 +1,4 @@
-"""Random: the score without learning."""
+"""Random: a baseline that doesn't learn."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Random:
 
     The policy is `uniform` unless another is chosen; that policy then acts with its initial parameters.
 
-    Source: the zero of normalized scores, e.g. Mnih et al. (2015), Human-level control through deep reinforcement
+    Source: the random baseline (score 0) of normalized scores, e.g. Mnih et al. (2015), Human-level control through deep reinforcement
         learning.
     """
 

@@ -17,11 +17,11 @@ class ReinforceConfig(AlgorithmConfig):
     """Settings of `reinforce`."""
 
     baseline: Annotated[
-        Literal["none", "mean"], Field(description="subtract nothing, or the mean return of the batch")
+        Literal["none", "mean"], Field(description="baseline: none, or the mean return of the batch")
     ] = "mean"
-    normalize_returns: Annotated[bool, Field(description="divide by the standard deviation of the batch's returns")] = (
-        True
-    )
+    normalize_returns: Annotated[
+        bool, Field(description="divide by the standard deviation of the batch's returns, with any baseline")
+    ] = True
     gamma_t: GammaT = False
     average: Annotated[
         Literal["steps", "episodes"],
@@ -36,7 +36,7 @@ class Reinforce:
         ∇J(θ) = E[ Σₜ γᵗ (Gₜ - b) ∇ log π(aₜ|sₜ; θ) ]
 
     Gₜ is the return that the estimator computes, b a baseline. Whole episodes are collected, because leaving out
-    unfinished ones would be biased toward short episodes. Practice leaves out the factor γᵗ of the theory; the setting
+    unfinished ones would be biased toward short episodes. In practice the factor γᵗ is usually omitted; the setting
     `gamma_t` includes it.
 
     Shapes: a batch is `[S, T, B]`, the loss `[S]`.
@@ -56,7 +56,7 @@ class Reinforce:
     }
 
     def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
-        """Its gradient is minus the estimate above; with the entropy bonus."""
+        """Return minus the policy-gradient objective with an entropy bonus."""
         dist = policy.apply(params, batch.inputs).dist
         advantage, weights = batch.advantages, batch.weights
         if hyper.baseline == "mean":

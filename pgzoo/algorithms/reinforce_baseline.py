@@ -53,7 +53,7 @@ class ReinforceBaseline:
     }
 
     def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
-        """The policy gradient, the baseline's error and the entropy bonus."""
+        """Return the policy-gradient loss, the baseline's loss and the entropy bonus."""
         output, advantages = policy.apply(params, batch.inputs), advantages_of(batch, hyper)
         if hyper.gamma_t:
             advantages = advantages * hyper.gamma**batch.timestep

@@ -37,7 +37,7 @@ class RLOO:
     defaults: ClassVar[Mapping[str, Any]] = {"num_envs": 24, "total_steps": 150_000}
 
     def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
-        """The policy gradient and the entropy bonus: sums over the steps of an episode, means over episodes."""
+        """Return the policy-gradient loss with an entropy bonus: sums over steps, means over episodes."""
         dist, weights = policy.apply(params, batch.inputs).dist, batch.weights
         episodes = weighted_sum((batch.timestep == 0).float(), weights).clamp(min=1.0)
         policy_loss = -weighted_sum(dist.log_prob(batch.actions) * batch.advantages, weights) / episodes

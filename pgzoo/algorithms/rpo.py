@@ -56,7 +56,7 @@ class RPO:
     }
 
     def update(self, ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -> TrainState:
-        """Several epochs of gradient steps on one rollout, each with new noise."""
+        """Take gradient steps for several epochs on one rollout, each with new noise."""
         old = ctx.evaluate_policy(state, trajectory)
         targets = ctx.estimate(state, trajectory, old)
         members, *shape = trajectory.actions.shape
@@ -69,7 +69,7 @@ class RPO:
         return state
 
     def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
-        """The clipped surrogate of the policy with a shifted mean, the critic's error and the entropy bonus."""
+        """Return the clipped surrogate loss with a shifted mean, the critic's loss and the entropy bonus."""
         assert batch.extra is not None
         output = policy.apply(params, batch.inputs)
         dist: Any = output.dist

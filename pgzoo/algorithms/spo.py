@@ -23,7 +23,7 @@ class SPOConfig(MinibatchConfig):
 
 
 class SPO:
-    """SPO: PPO with a quadratic penalty on the probability ratio in place of clipping.
+    """SPO: PPO with a quadratic penalty on the probability ratio instead of clipping.
 
         L(θ) = E[ r A - |A|/(2ε) (r - 1)² ],  r = π(a|s; θ) / π_old(a|s)
 
@@ -40,7 +40,7 @@ class SPO:
     defaults: ClassVar[Mapping[str, Any]] = {"num_envs": 8, "total_steps": 100_000, "gamma": 0.98}
 
     def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
-        """The penalized surrogate, the critic's error and the entropy bonus."""
+        """Return the penalized surrogate loss, the critic's loss and the entropy bonus."""
         output, advantages = policy.apply(params, batch.inputs), advantages_of(batch, hyper)
         log_ratio = log_importance_ratio(output.dist, batch)
         ratio = log_ratio.exp()

@@ -28,7 +28,7 @@ from pgzoo.types import Batch, Hyper, Loss, Need, Params, TrainState, Trajectory
 
 
 class TRPOConfig(AlgorithmConfig):
-    """Settings of `trpo`; the optimizer is the critic's."""
+    """Settings of `trpo`; the optimizer settings apply to the critic only."""
 
     learning_rate: CriticLearningRate = 1e-2
     rollout_steps: RolloutSteps = 256
@@ -64,7 +64,7 @@ class TRPO:
     defaults: ClassVar[Mapping[str, Any]] = {"num_envs": 8, "total_steps": 150_000}
 
     def update(self, ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -> TrainState:
-        """A step of the policy within the trust region, then `critic_steps` gradient steps of the critic."""
+        """Take a policy step within the trust region, then `critic_steps` gradient steps of the critic."""
         settings, hyper = ctx.settings, ctx.hyper(state)
         batch = whole_batch(ctx, state, trajectory)
         max_kl: Tensor = hyper.per_member.max_kl
@@ -74,7 +74,7 @@ class TRPO:
         step = natural_step(fisher, -gradient, max_kl, settings.cg_steps)
 
         def judge(vector: Tensor) -> tuple[Tensor, Tensor]:
-            """The gain of the surrogate objective at these parameters and the KL divergence to them, `[S]` each."""
+            """Return the gain of the surrogate objective and the KL divergence at these parameters, `[S]` each."""
             params = unflatten(vector, state.params) | state.buffers
             gain = result.value - self.loss(ctx.policy, params, batch, hyper).value
             return gain, mean_kl(ctx.policy, params, batch, hyper)
@@ -101,7 +101,7 @@ class TRPO:
         return fit_critic(ctx, state, batch)
 
     def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
-        """Minus the surrogate objective E[r A]."""
+        """Return minus the surrogate objective E[r A]."""
         dist = policy.apply(params, batch.inputs).dist
         ratio = log_importance_ratio(dist, batch).exp()
         return actor_loss(-weighted_mean(ratio * advantages_of(batch, hyper), batch.weights), dist, batch)

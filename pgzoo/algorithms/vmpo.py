@@ -47,14 +47,14 @@ class VMPO:
     defaults: ClassVar[Mapping[str, Any]] = {"num_envs": 8, "total_steps": 200_000, "gamma": 0.98}
 
     def init(self, ctx: UpdateContext, rng: np.random.Generator) -> AlgorithmState:
-        """Each member has its own dual variables."""
+        """Return the initial dual variables."""
         settings = ctx.settings
         initial = torch.tensor([settings.eta_init, settings.alpha_init])
         eta, alpha = initial + torch.log(-torch.expm1(-initial))  # the inverse of softplus
         return AlgorithmState({"vmpo.eta": eta, "vmpo.alpha": alpha}, {})
 
     def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
-        """The weighted likelihood, the losses of both dual variables, the critic's error and the entropy bonus."""
+        """Return the weighted likelihood loss, the losses of both dual variables, the critic's, and the entropy bonus."""
         output, advantages = policy.apply(params, batch.inputs), advantages_of(batch, hyper)
         eta, alpha = softplus(params["vmpo.eta"]), softplus(params["vmpo.alpha"])
         half = better_half(advantages, batch.weights)
@@ -76,9 +76,9 @@ class VMPO:
 
 
 def better_half(advantages: Tensor, weights: Tensor) -> Tensor:
-    """1 for the half of each member's rows that have the largest advantages, `[S, T, B]`; 0 elsewhere.
+    """Return 1 for the half of each member's rows with the largest advantages, else 0, `[S, T, B]`.
 
-    Rows without weight don't count. Of an odd number of rows the middle one is in; of equal advantages the first.
+    Rows without weight don't count. With an odd number of rows the middle one is included; ties are broken by position.
     """
     flat = torch.where(weights > 0, advantages, -torch.inf).flatten(-2)
     rank = flat.argsort(stable=True, dim=-1, descending=True).argsort(-1)

@@ -1,4 +1,4 @@
-"""VPG: the plain policy gradient with a critic, as Spinning Up teaches it."""
+"""VPG: the plain policy gradient with a critic, as in Spinning Up."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ class VPG:
     }
 
     def update(self, ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -> TrainState:
-        """One gradient step of the policy, then `critic_steps` of the critic."""
+        """Take one gradient step of the policy, then `critic_steps` of the critic."""
         batch = whole_batch(ctx, state, trajectory)
         return fit_critic(ctx, ctx.step(self.loss, state, batch, only="policy."), batch)
 
     def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
-        """The policy gradient and the entropy bonus."""
+        """Return the policy-gradient loss with an entropy bonus."""
         dist = policy.apply(params, batch.inputs).dist
         policy_loss = policy_gradient_loss(dist, advantages_of(batch, hyper), batch)
         return actor_loss(policy_loss, dist, batch, hyper.per_member.entropy_coef)

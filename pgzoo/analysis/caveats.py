@@ -14,7 +14,16 @@ from pgzoo.errors import UsageError
 
 __all__ = ["caveats", "check_distinct", "finished", "newest_setting", "pooled_algorithms", "setting_differences"]
 
-PROTOCOL = ("total_steps", "total_episodes", "stop_at", "max_minutes", "max_episode_steps", "eval_episodes", "gamma")
+PROTOCOL = (
+    "total_steps",
+    "total_episodes",
+    "stop_at",
+    "max_minutes",
+    "max_episode_steps",
+    "eval_episodes",
+    "eval_max_steps",
+    "gamma",
+)
 """Parameters that should be equal in a comparison of algorithms."""
 VERSIONS = ("pgzoo.version", "gymnasium.version", "torch.version")
 SHOWN_ELSEWHERE = ("env", "seed")

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgzoo.errors import StoreError, UnknownName, UsageError, did_you_mean
-from pgzoo.tracking.home import Home, display_uri, resolve_uri
+from pgzoo.tracking.home import NO_STORE, Home, display_uri, resolve_uri
 from pgzoo.tracking.journal import Record, records
 from pgzoo.tracking.ledger import identity, in_training, journal_folders, read_json, start_of
 from pgzoo.tracking.lookup import query_store
@@ -108,7 +108,9 @@ class RunIndex:
         self.home, self.progress = home, progress
         self.uri = resolve_uri(tracking_uri, home)
         # A store that the user names may have runs of other machines.
-        self.explicit = bool((tracking_uri or "").strip() or os.environ.get("MLFLOW_TRACKING_URI", "").strip())
+        self.explicit = self.uri != NO_STORE and bool(
+            (tracking_uri or "").strip() or os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+        )
         self.warnings: list[str] = []
 
     def select(self, selector: str) -> tuple[SelectorKind, list[Run]]:
@@ -121,7 +123,7 @@ class RunIndex:
         if kinds[0] in PREFIXED and not key_value(selector)[1]:
             raise UsageError(f'"{selector}" has no value: write {kinds[0]}:KEY=VALUE.')
         kind, chosen = choose(selector, self.local)
-        if self.explicit or (not chosen and self.home.database.exists()):
+        if self.explicit or (not chosen and self.uri != NO_STORE and self.home.database.exists()):
             try:
                 known = {run.run_key for run in self.local}
                 elsewhere = [run for run in self._remote(selector) if run.run_key not in known]
@@ -195,10 +197,10 @@ def key_value(selector: str) -> tuple[str, str]:
     return key, value
 
 
-def param_names(key: str) -> tuple[str, str]:
+def param_names(key: str) -> tuple[str, ...]:
     """Return the names under which a parameter may be logged: `estimator` is logged as `estimator.name`."""
     name = key.replace("-", "_")
-    return name, f"{name}.name"
+    return (name, f"{name}.name") if name in ("estimator", "policy") else (name,)
 
 
 def same(one: str, other: str) -> bool:

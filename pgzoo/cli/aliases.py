@@ -1,103 +1,10 @@
-"""What users of SB3, CleanRL and RL Zoo type, and pgzoo's name for it. One table of options, one of commands."""
+"""Commands and options of SB3, CleanRL and RL Zoo, and what they are called here; settings: `config.aliases`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["COMMANDS", "OPTIONS", "command_hint", "option_hint"]
-
-OPTIONS: dict[str, str] = {
-    # the optimizer
-    "lr": "learning-rate",
-    "step-size": "learning-rate",
-    "anneal-lr": "learning-rate-schedule",
-    "lr-schedule": "learning-rate-schedule",
-    "max-gradient-norm": "max-grad-norm",
-    "grad-clip": "max-grad-norm",
-    "clip-grad": "max-grad-norm",
-    # how much is collected
-    "n-timesteps": "total-steps",
-    "timesteps": "total-steps",
-    "total-timesteps": "total-steps",
-    "num-timesteps": "total-steps",
-    "steps": "total-steps",
-    "max-steps": "total-steps",
-    "episodes": "total-episodes",
-    "n-episodes": "total-episodes",
-    "num-episodes": "total-episodes",
-    "n-envs": "num-envs",
-    "envs": "num-envs",
-    "n-steps": "rollout-steps",
-    "num-steps": "rollout-steps",
-    "horizon": "rollout-steps",
-    "max-episode-length": "max-episode-steps",
-    # the update
-    "n-epochs": "epochs",
-    "num-epochs": "epochs",
-    "update-epochs": "epochs",
-    "num-minibatches": "minibatches",
-    "n-minibatches": "minibatches",
-    "batch-size": "minibatches",
-    "minibatch-size": "minibatches",
-    "clip-coef": "clip-range",
-    "clip-ratio": "clip-range",
-    "clip-eps": "clip-range",
-    "clip-vloss": "clip-value",
-    "clip-range-vf": "clip-value",
-    "ent-coef": "entropy-coef",
-    "entropy-coefficient": "entropy-coef",
-    "vf-coef": "value-coef",
-    "value-loss-coef": "value-coef",
-    "norm-adv": "normalize-advantages",
-    "normalize-advantage": "normalize-advantages",
-    "target-kl-div": "target-kl",
-    # the estimator and the policy
-    "discount": "gamma",
-    "gae-lambda": "estimator.lam",
-    "lam": "estimator.lam",
-    "lambda": "estimator.lam",
-    "net-arch": "policy.hidden",
-    "hidden": "policy.hidden",
-    "hidden-sizes": "policy.hidden",
-    "activation": "policy.activation",
-    "activation-fn": "policy.activation",
-    "normalize": "normalize-obs",
-    "norm-obs": "normalize-obs",
-    "norm-reward": "normalize-reward",
-    # the run
-    "env-id": "env",
-    "environment": "env",
-    "env-kwargs": "env-kwarg",
-    "vec-env": "backend",
-    "random-seed": "seed",
-    "n-seeds": "seeds",
-    "num-seeds": "seeds",
-    "num-threads": "threads",
-    "cuda": "device",
-    "gpu": "device",
-    "eval-freq": "eval-every",
-    "n-eval-episodes": "eval-episodes",
-    "save-freq": "checkpoint-every",
-    "log-interval": "log-every",
-    "exp-name": "name",
-    "run-name": "name",
-    "experiment-name": "experiment",
-    "track": "tracking-uri",
-    "capture-video": "video",
-    "conf-file": "config",
-    "conf": "config",
-    "hyperparams": "config",
-}
-"""Options without their hyphens -> pgzoo's name for the same thing, or the nearest to it."""
-
-REMARKS = {
-    "batch-size": "how many there are, not how large",
-    "minibatch-size": "how many there are, not how large",
-    "cuda": "cpu or cuda",
-    "gpu": "cpu or cuda",
-    "vec-env": "sync, async or native",
-    "anneal-lr": "constant or linear",
-}
+__all__ = ["COMMANDS", "command_hint", "option_hint"]
 
 COMMANDS: dict[str, str] = {
     "train": "pgzoo run ALGO --env ID",
@@ -130,10 +37,12 @@ COMMANDS: dict[str, str] = {
 
 
 def option_hint(option: str, known: Iterable[str], command: str) -> str:
-    """Return which option of `command` a user means by an unknown one; empty if the table has no such option.
+    """Return a hint which option of `command` replaces an unknown one; empty if the table has no such option.
 
     `known` are the options that the command has, with their hyphens.
     """
+    from pgzoo.config.aliases import OPTIONS, REMARKS  # imports pydantic
+
     typed = option.removeprefix("--").removeprefix("no-").replace("_", "-").lower()
     name = f"--{typed}"
     remark = ""

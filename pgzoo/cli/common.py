@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +18,7 @@ import click
 
 from pgzoo.errors import visible
 from pgzoo.registry import PluginCatalog, discover
+from pgzoo.runs.waiting import ProgressMode, progress_mode
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -30,8 +33,10 @@ __all__ = [
     "print_json",
     "print_lines",
     "print_table",
+    "progress_mode_option",
     "progress_option",
     "refuse_repeated",
+    "stdout_to_stderr",
     "typed",
     "warn_of_broken",
 ]
@@ -52,6 +57,37 @@ def json_option(command: F) -> F:
 def progress_option(command: F) -> F:
     """Add `--no-progress`, which every command takes, even if it has no progress to show."""
     return click.option("--no-progress", is_flag=True, expose_value=False, help="Show no progress.")(command)
+
+
+def progress_mode_option(command: F) -> F:
+    """Add `--no-progress` and pass on how to show progress (`progress`)."""
+
+    def read(ctx: click.Context, param: click.Parameter, value: bool) -> ProgressMode:
+        return progress_mode(not value)
+
+    option = click.option("--no-progress", "progress", is_flag=True, callback=read, help="Show no progress.")
+    return option(command)
+
+
+@contextmanager
+def stdout_to_stderr() -> Iterator[None]:
+    """Send whatever is written to stdout to stderr, also by C code and child processes, so that JSON stays alone."""
+    sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+    except OSError:  # there is no stdout
+        yield
+        return
+    try:
+        os.dup2(2, 1)
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.stderr.flush()
+        with suppress(Exception):
+            ctypes.CDLL(None).fflush(None)  # what C code has printed and not yet written
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def plugin_options(command: F) -> F:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import click
 
 from pgzoo.cli import common
 from pgzoo.errors import visible
+from pgzoo.runs.waiting import ProgressMode, Waiting
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,7 +37,7 @@ __all__ = ["command"]
 @click.option("--log", is_flag=True, help="Log the comparison to MLflow as a separate run.")
 @click.option("--tracking-uri", metavar="URI", help="MLflow store.  [default: MLFLOW_TRACKING_URI or ./mlflow.db]")
 @common.json_option
-@click.option("--no-progress", is_flag=True, help="Show no progress.")
+@common.progress_mode_option
 def command(
     selectors: tuple[str, ...],
     envs: tuple[str, ...],
@@ -45,7 +46,7 @@ def command(
     log: bool,
     tracking_uri: str | None,
     as_json: bool,
-    no_progress: bool,
+    progress: ProgressMode,
 ) -> None:
     """Compare runs with seeds as the unit of replication.
 
@@ -63,10 +64,15 @@ def command(
             raise UsageError(f"--out {file}: the extension must be one of {', '.join(ENDINGS)}.")
         if not file.absolute().parent.is_dir():
             raise UsageError(f"--out {file}: the folder {file.parent} doesn't exist.")
-    with Progress(hidden=no_progress) as progress:
-        found = compare(*selectors, env=envs or None, metric=metric, tracking_uri=tracking_uri, progress=progress)
-    written = [found.save(file) for file in files]
-    run_id = found.log(common.typed()) if log else None
+    step = Step("Looking for runs")
+    with Waiting(lambda: step.text, progress):
+        found = compare(*selectors, env=envs or None, metric=metric, tracking_uri=tracking_uri, progress=step.report)
+        written = []
+        for file in files:
+            step.text = f"Writing {file}"
+            written.append(found.save(file))
+        step.text = "Logging the comparison to MLflow"
+        run_id = found.log(common.typed()) if log else None
     if as_json:
         answer = found.to_dict() | {"files": [str(file) for file in written], "run_id": run_id}
         common.echo(json.dumps(answer, allow_nan=False))
@@ -146,31 +152,15 @@ def plain_table(first: str, *others: str) -> Table:
     return table
 
 
-class Progress:
-    """A progress line on stderr. Call it with what is being read, how many were read, and how many there are."""
+class Step:
+    """What the command is doing."""
 
-    def __init__(self, hidden: bool) -> None:
-        from rich import progress
-        from rich.console import Console
+    def __init__(self, text: str) -> None:
+        self.text = text
 
-        console = Console(stderr=True)
-        columns = (
-            progress.TextColumn("{task.description}"),
-            progress.BarColumn(),
-            progress.TextColumn("{task.fields[count]}"),
-        )
-        self._bar = progress.Progress(
-            *columns, console=console, transient=True, disable=hidden or not console.is_terminal
-        )
-        self._task = self._bar.add_task("looking for runs", total=None, count="")
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __call__(self, what: str, done: int, total: int | None) -> None:
-        count = f"{done:,}" if total is None else f"{done:,} of {total:,}"
-        self._bar.update(self._task, description=visible(what), completed=done, total=total, count=count)
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+    def report(self, what: str, done: int, total: int | None) -> None:
+        """Take note of what is being read, how many were read, and how many there are."""
+        if done == total:
+            self.text = "Computing intervals"
+        else:
+            self.text = f"{visible(what).capitalize()}: {done:,}" + ("" if total is None else f" of {total:,}")

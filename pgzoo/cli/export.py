@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pgzoo.cli.common import echo, json_option, open_catalog, plugin_options, print_json, progress_option
+from pgzoo.cli.common import echo, json_option, open_catalog, plugin_options, print_json, progress_mode_option
+from pgzoo.runs.waiting import ProgressMode, Waiting
 
 if TYPE_CHECKING:
     from pgzoo.export.formats import Format
@@ -34,7 +35,7 @@ __all__ = ["command"]
     help="pgzoo's own files, an ONNX graph (extra onnx), or a model for `mlflow models serve`.",
 )
 @click.option("--tracking-uri", metavar="URI", help="MLflow store to ask if the run isn't known on this machine.")
-@progress_option
+@progress_mode_option
 @plugin_options
 @json_option
 def command(
@@ -42,6 +43,7 @@ def command(
     folder: Path,
     format_: Format,
     tracking_uri: str | None,
+    progress: ProgressMode,
     as_json: bool,
     imports: tuple[str, ...],
     blocked: tuple[str, ...],
@@ -51,17 +53,19 @@ def command(
     A run is named by its MLflow run id, run key, group or name. An ONNX graph is compared with the policy before it
     is written.
     """
-    from pgzoo.export.formats import export
-    from pgzoo.export.mlflow_model import source_of_pgzoo
-    from pgzoo.play.evaluation import find_policies
-    from pgzoo.tracking import Home
+    with Waiting("Loading torch and gymnasium", progress):
+        from pgzoo.export.formats import export
+        from pgzoo.export.mlflow_model import source_of_pgzoo
+        from pgzoo.play.evaluation import find_policies
+        from pgzoo.tracking import Home
 
     catalog = open_catalog(blocked=blocked, imports=imports)
     found = find_policies(what, catalog, Home.find(), tracking_uri)
     made = []
-    for one in found:
+    for number, one in enumerate(found, 1):
         to = folder if len(found) == 1 else folder / f"s{one.seed}"
-        path = export(one.policy, to, format_)
+        with Waiting(f"Exporting {one.name} as {format_}: {number} of {len(found)}", progress):
+            path = export(one.policy, to, format_)
         made.append({"name": one.name, "seed": one.seed, "format": format_, "folder": str(path)})
         if not as_json:
             echo(f"{one.name}  {path}")

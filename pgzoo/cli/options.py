@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from pgzoo.cli.aliases import option_hint
 from pgzoo.cli.common import refuse_repeated
+from pgzoo.config.validation import has_own_none
 
 __all__ = ["GroupedCommand", "GroupedOption", "format_value", "given", "options", "read_pairs", "where"]
 
@@ -22,11 +23,10 @@ REPEATED = ("env_kwargs", "tags", "sweep_axis")
 NOTHING = object()
 """What `none` on the command line is read as, until `given` makes it None: for click None means "not given"."""
 
-SINGULAR = {"env_kwargs": "--env-kwarg", "tags": "--tag"}
+SINGULAR = {"env_kwargs": "--env-kwarg", "tags": "--tag", "wrappers": "--wrapper"}
 LONGEST = 50
-METAVARS = {"seeds": "N|A,B,...", "tracking_uri": "URI", "sweep_axis": "K=A,B,..."} | dict.fromkeys(
-    ("backend", "experiment", "launcher", "name"), "NAME"
-)
+METAVARS = {"seeds": "N|A,B,...", "tracking_uri": "URI", "init_from": "RUN_ID|FOLDER", "sweep_axis": "K=A,B,..."}
+METAVARS |= dict.fromkeys(("backend", "experiment", "launcher", "name"), "NAME")
 
 
 class GroupedOption(click.Option):
@@ -90,7 +90,7 @@ def given(ctx: click.Context) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for param in _settings(ctx):
         value = ctx.params.get(param.name or "")
-        if value is None or value == {}:
+        if value is None or value == {} or (param.multiple and not value):
             continue
         at = nested
         for key in param.path[:-1]:
@@ -125,6 +125,8 @@ def _option(name: str, field: FieldInfo, group: str, prefix: tuple[str, ...], de
     if name in REPEATED:
         metavar = METAVARS.get(name, "K=V")
         return GroupedOption([flag, identifier], multiple=True, metavar=metavar, callback=read_pairs(flag), **common)
+    if name == "wrappers":
+        return GroupedOption([flag, identifier], multiple=True, metavar="MODULE:CLASS", **common)
     if typing.get_origin(kind) is Literal:
         choices = [str(a) for a in typing.get_args(kind)]
         if len("|".join(choices)) > LONGEST:  # too wide for the help's first column
@@ -132,6 +134,8 @@ def _option(name: str, field: FieldInfo, group: str, prefix: tuple[str, ...], de
         return GroupedOption([flag, identifier], type=click.Choice(choices), **common)
     if typing.get_origin(kind) is tuple:
         return GroupedOption([flag, identifier], metavar=METAVARS.get(name, "A,B,..."), callback=_comma, **common)
+    if has_own_none(kind):
+        return GroupedOption([flag, identifier], metavar=METAVARS.get(name, "TEXT"), **common)
     metavar = METAVARS.get(name) or {int: "N", float: "X"}.get(kind, "TEXT")
     return GroupedOption([flag, identifier], metavar=metavar, callback=_whole if kind is int else _none, **common)
 

@@ -81,7 +81,8 @@ def _named(catalog: PluginCatalog, name: str) -> list[Entry]:
     if name in catalog.names("algorithm"):
         raise UnknownName(f'There is no preset for algorithm "{name}". See: pgzoo presets')
     known = [*catalog.names("preset"), *catalog.names("algorithm")]
-    raise UnknownName(f'No preset or algorithm "{name}".{did_you_mean(name, known)} See: pgzoo presets')
+    lines = [f'No preset or algorithm "{name}".{did_you_mean(name, known)} See: pgzoo presets']
+    raise UnknownName("\n".join([*lines, *catalog.absent_plugins()]))
 
 
 def _automatic(catalog: PluginCatalog, algorithm: str, env: str) -> Entry:

@@ -6,7 +6,16 @@ from dataclasses import asdict
 
 import click
 
-from pgzoo.cli.common import echo, json_option, open_catalog, plugin_options, print_json
+from pgzoo.cli.common import (
+    echo,
+    json_option,
+    open_catalog,
+    plugin_options,
+    print_json,
+    progress_mode_option,
+    stdout_to_stderr,
+)
+from pgzoo.runs.waiting import ProgressMode, Waiting
 
 __all__ = ["command"]
 
@@ -15,8 +24,16 @@ __all__ = ["command"]
 @click.argument("run_id")
 @plugin_options
 @json_option
+@progress_mode_option
 @click.pass_context
-def command(ctx: click.Context, run_id: str, imports: tuple[str, ...], blocked: tuple[str, ...], as_json: bool) -> None:
+def command(
+    ctx: click.Context,
+    run_id: str,
+    imports: tuple[str, ...],
+    blocked: tuple[str, ...],
+    as_json: bool,
+    progress: ProgressMode,
+) -> None:
     """Repeat a run and report the first difference. RUN_ID is an MLflow run id, a run key, a group or a name.
 
     Differences of the installation, such as other versions, are printed first. A run that was resumed for longer is
@@ -31,7 +48,10 @@ def command(ctx: click.Context, run_id: str, imports: tuple[str, ...], blocked: 
     unlike = list(dict.fromkeys(what for one in found for what in differences(one, catalog)))
     for what in unlike:
         echo(what, err=True)
-    results = [repro(one, catalog) for one in found]
+    results = []
+    for one in found:
+        with stdout_to_stderr(), Waiting(f"Repeating {one.name} ({one.run_key})", progress):
+            results.append(repro(one, catalog))
     if as_json:
         print_json([asdict(r) | {"equal": r.first is None, "unlike": unlike} for r in results])
     for result in [] if as_json else results:

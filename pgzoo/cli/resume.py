@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
-from pgzoo.cli.common import json_option, open_catalog, plugin_options, typed
+from pgzoo.cli.common import (
+    json_option,
+    open_catalog,
+    plugin_options,
+    progress_mode_option,
+    stdout_to_stderr,
+    typed,
+)
+from pgzoo.runs.waiting import ProgressMode, Waiting
 
 __all__ = ["command"]
 
@@ -20,7 +26,7 @@ __all__ = ["command"]
 @click.option("--tracking-uri", metavar="URI", help="MLflow store to ask if the run isn't known on this machine.")
 @plugin_options
 @json_option
-@click.option("--no-progress", is_flag=True, help="Show no progress.")
+@progress_mode_option
 @click.argument("others", nargs=-1, type=click.UNPROCESSED, metavar="")
 @click.pass_context
 def command(
@@ -34,7 +40,7 @@ def command(
     imports: tuple[str, ...],
     blocked: tuple[str, ...],
     as_json: bool,
-    no_progress: bool,
+    progress: ProgressMode,
     others: tuple[str, ...],
 ) -> None:
     """Continue a run. RUN_ID is an MLflow run id, a run key, a group or a name.
@@ -43,7 +49,6 @@ def command(
     training is complete gets what is missing, such as its evaluation.
     """
     from pgzoo.cli import summary
-    from pgzoo.runs.resume import resume
     from pgzoo.tracking import Home, find
 
     if others:
@@ -54,19 +59,21 @@ def command(
         )
     catalog = open_catalog(blocked=blocked, imports=imports)
     found = find(run_id, Home.find(), tracking_uri)
-    progress = "none" if no_progress else "bar" if sys.stderr.isatty() else "plain"
     steps = None if total_steps is None else _whole(ctx, total_steps)
-    result = resume(
-        found,
-        catalog,
-        total_steps=steps,
-        from_step=from_step,
-        launcher=launcher,
-        workers=workers,
-        command=typed(),
-        progress=progress,
-    )
-    summary.conclude(ctx, result, as_json)
+    with stdout_to_stderr():
+        with Waiting("Loading torch and gymnasium", progress):
+            from pgzoo.runs.resume import resume
+        result = resume(
+            found,
+            catalog,
+            total_steps=steps,
+            from_step=from_step,
+            launcher=launcher,
+            workers=workers,
+            command=typed(),
+            progress=progress,
+        )
+    summary.conclude(ctx, result, as_json, progress)
 
 
 def _whole(ctx: click.Context, text: str) -> int:

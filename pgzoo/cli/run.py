@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pgzoo.cli.common import echo, json_option, open_catalog, peek, plugin_options, typed
+from pgzoo.cli.common import (
+    echo,
+    json_option,
+    open_catalog,
+    peek,
+    plugin_options,
+    progress_mode_option,
+    stdout_to_stderr,
+    typed,
+)
+from pgzoo.runs.waiting import ProgressMode, Waiting
 
 if TYPE_CHECKING:
     from pgzoo.registry import ComponentKind, PluginCatalog
@@ -163,16 +172,15 @@ def _chosen(kind: str, fallback: str, defaults: Mapping[str, Any], catalog: Plug
 @click.option("--config", "file", metavar="FILE", help="Settings as YAML; options win over them.")
 @plugin_options
 @json_option
-@click.option("--no-progress", is_flag=True, help="Show no progress.")
+@progress_mode_option
 @click.pass_context
-def _train(ctx: click.Context, /, preset: str, file: str | None, no_progress: bool, as_json: bool, **_: Any) -> None:
+def _train(
+    ctx: click.Context, /, preset: str, file: str | None, progress: ProgressMode, as_json: bool, **_: Any
+) -> None:
     from pgzoo.cli import summary
     from pgzoo.cli.options import given, where
     from pgzoo.config import Layer, read_yaml
-    from pgzoo.envs.ids import newer
     from pgzoo.errors import ConfigError
-    from pgzoo.runs.resolve import compose
-    from pgzoo.runs.runner import run_config
 
     if ctx.params.get("seed") is not None and ctx.params.get("seeds") is not None:
         raise click.UsageError("--seed and --seeds exclude each other.", ctx)
@@ -180,12 +188,17 @@ def _train(ctx: click.Context, /, preset: str, file: str | None, no_progress: bo
         raise ConfigError("env is missing: give --env ID. See: pgzoo envs")
     catalog = _catalog(ctx)
     layer = Layer({"algorithm": ctx.info_name, **given(ctx)}, where(ctx))
-    config = compose(layer, catalog, preset=preset, file=file)
-    if version := newer(config.env):
-        echo(f"Note: {config.env} has a newer version, {version}.", err=True)
-    progress = "none" if no_progress else "bar" if sys.stderr.isatty() else "plain"
-    result = run_config(config, catalog, command=typed(), progress=progress)
-    summary.conclude(ctx, result, as_json)
+    with stdout_to_stderr():
+        with Waiting("Loading torch and gymnasium", progress):
+            from pgzoo.envs.ids import newer
+            from pgzoo.runs.resolve import compose
+            from pgzoo.runs.runner import run_config
+
+            config = compose(layer, catalog, preset=preset, file=file)
+        if version := newer(config.env):
+            echo(f"Note: {config.env} has a newer version, {version}.", err=True)
+        result = run_config(config, catalog, command=typed(), progress=progress)
+    summary.conclude(ctx, result, as_json, progress)
 
 
 def _seed(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:

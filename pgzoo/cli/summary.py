@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -12,6 +15,7 @@ import numpy as np
 
 from pgzoo.cli import common
 from pgzoo.errors import visible
+from pgzoo.runs.waiting import ProgressMode, Waiting
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -24,10 +28,11 @@ if TYPE_CHECKING:
 __all__ = ["conclude"]
 
 COLOURS = {"finished": "green", "stopped": "yellow", "failed": "red", "interrupted": "yellow"}
+IMPORTED = time.monotonic()
 EXIT_CODES = {"failed": 1, "interrupted": 130}
 
 
-def conclude(ctx: click.Context, result: Result, as_json: bool) -> None:
+def conclude(ctx: click.Context, result: Result, as_json: bool, progress: ProgressMode) -> None:
     """Print the result, wait a little for MLflow, print what to do next, and exit with the run's exit code.
 
     Raises:
@@ -37,7 +42,7 @@ def conclude(ctx: click.Context, result: Result, as_json: bool) -> None:
         _print_result(result)
         if result.plan.config.profile:
             _print_profile(result)
-    result = _ship(result)
+    result = _ship(result, progress)
     if as_json:
         _print_json(result)
     else:
@@ -76,7 +81,26 @@ def _print_result(result: Result) -> None:
         out.print("[dim]Each row is over the means of its seeds.[/]")
     elif len(result.runs) > 1:
         out.print("[dim]The last row is over the means of the seeds.[/]")
+    for line in _format_cut(result):
+        out.print(line, markup=False, style="yellow")
     out.print()
+
+
+def _format_cut(result: Result) -> list[str]:
+    """Return a line for each kind of evaluation in which episodes were cut."""
+    limit = result.plan.config.eval_max_steps
+    modes = {
+        "sampled": (sum(run.cut_episodes for run in result.runs), sum(run.returns.size for run in result.runs)),
+        "greedy": (
+            sum(run.greedy_cut_episodes for run in result.runs),
+            sum(run.greedy_returns.size for run in result.runs),
+        ),
+    }
+    return [
+        f"{cut:,} of {count:,} evaluation episodes with {mode} actions were cut at {limit:,} steps (--eval-max-steps)."
+        for mode, (cut, count) in modes.items()
+        if cut
+    ]
 
 
 def _add_seeds(table: Table, result: Result) -> None:
@@ -131,14 +155,11 @@ def _print_profile(result: Result) -> None:
     common.echo()
 
 
-def _ship(result: Result) -> Result:
+def _ship(result: Result, progress: ProgressMode) -> Result:
     """Wait a little until MLflow has the runs. Ctrl-C stops waiting."""
-    from rich.console import Console
-
+    hint = " (Ctrl-C: continue in the background)" if progress == "bar" else ""
     try:
-        if not sys.stderr.isatty():
-            return result.settled()
-        with Console(stderr=True).status("Shipping to MLflow ... (Ctrl-C: continue in the background)"):
+        with Waiting(lambda: f"{result.format_shipping()}{hint}", progress):
             return result.settled()
     except KeyboardInterrupt:
         return result.settled(0)
@@ -146,23 +167,53 @@ def _ship(result: Result) -> Result:
 
 def _print_next_steps(result: Result) -> None:
     """Print the speed, where the runs are, and the next commands."""
-    from pgzoo.tracking import display_uri
+    from pgzoo.tracking import NO_STORE, display_uri
 
     config, wall = result.plan.config, result.timing["loop"]
+    untracked = result.tracking_uri == NO_STORE
     where = f" --tracking-uri {display_uri(result.tracking_uri)}" if config.tracking_uri else ""
     settings = {tuple(run.settings.items()) for run in result.runs}
     which = result.group if len(result.runs) > 1 else result.runs[0].run_key
     out = _console()
     lines = [
         f"Trained   {result.env_steps - result.steps_before:,} steps in {wall:.1f} s ({result.speed:,.0f} steps/s)",
-        f"MLflow    {display_uri(result.tracking_uri)}",
-        f"          experiment {result.experiment}",
+        f"Time      {_format_time(result)}",
+        *(
+            [f"MLflow    none: journals and checkpoints are in {result.session.home.runs}"]
+            if untracked
+            else [f"MLflow    {display_uri(result.tracking_uri)}", f"          experiment {result.experiment}"]
+        ),
         f"          group {result.group}",
-        f"Next      pgzoo ui{where}",
-        f"          pgzoo {'compare' if len(settings) > 1 else 'evaluate'} {which}",
+        *([] if untracked else [f"Next      pgzoo ui{where}"]),
+        f"{'Next' if untracked else '':10}pgzoo {'compare' if len(settings) > 1 else 'evaluate'} {which}",
     ]
     out.print(visible("\n".join(lines)), soft_wrap=True, markup=False)
     _warn(result)
+
+
+def _format_time(result: Result) -> str:
+    """Return how the time since the process started was spent. The parts add up to the whole, but for rounding.
+
+    Imports include everything before training, shipping everything after it.
+    """
+    now, timing = time.monotonic(), result.timing
+    parts = {name: timing.get(name, 0.0) for name in ("compile", "loop", "evaluate")}
+    ship = now - result.over
+    total = process_seconds()
+    rest = total - sum(parts.values()) - ship
+    seconds = {"imports": rest, "compile": parts["compile"], "train": parts["loop"], "evaluate": parts["evaluate"]}
+    listed = " + ".join(f"{name} {value:.1f}" for name, value in {**seconds, "ship": ship}.items())
+    return f"{total:.1f} s = {listed}"
+
+
+def process_seconds() -> float:
+    """Return the seconds since this process started; where the system doesn't say, since this module was imported."""
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        ticks = int(fields[19])  # the 22nd field: when the process started, in clock ticks since the machine did
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError, ValueError, IndexError):
+        return time.monotonic() - IMPORTED
 
 
 def _console() -> Console:

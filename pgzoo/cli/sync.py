@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Self
-
 import click
 
 from pgzoo.cli import common
+from pgzoo.runs.waiting import ProgressMode, Waiting
 
 __all__ = ["command"]
 
@@ -20,9 +19,9 @@ __all__ = ["command"]
     help="Longest time to wait, in seconds.",
 )
 @common.json_option
-@click.option("--no-progress", is_flag=True, help="Show no progress.")
+@common.progress_mode_option
 @click.pass_context
-def command(ctx: click.Context, wait: float, as_json: bool, no_progress: bool) -> None:
+def command(ctx: click.Context, wait: float, as_json: bool, progress: ProgressMode) -> None:
     """Send MLflow the runs that it hasn't received yet.
 
     Retries immediately, including runs that the store has refused. Exit code 1 if something is still pending.
@@ -34,17 +33,23 @@ def command(ctx: click.Context, wait: float, as_json: bool, no_progress: bool) -
     from pgzoo.tracking.session import ensure_uploader
 
     home = tracking.Home.find()
+    uri = tracking.resolve_uri(None, home)
     before = left = tracking.pending(home)
     if before or before.refused:
         home.retry_file.touch()
         deadline, checked = time.monotonic() + wait, -10.0
-        with Progress(before.records + before.files, hidden=no_progress or as_json) as advance:
+
+        def text() -> str:
+            total = before.records + before.files
+            done = max(0, total - left.records - left.files)
+            return f"{tracking.format_shipping(left, uri)}, {done:,} of {total:,} shipped"
+
+        with Waiting(text, progress):
             asked = home.retry_file.stat().st_mtime_ns
             while True:
                 # A refused run counts as refused again only after the uploader has retried it.
                 retried = not before.refused or read_json(home.status_file).get("retried") == asked
                 left = tracking.pending(home)
-                advance(left.records + left.files)
                 if retried and not left:
                     break
                 if time.monotonic() - checked > 3.0:
@@ -75,29 +80,3 @@ def command(ctx: click.Context, wait: float, as_json: bool, no_progress: bool) -
         for run, reason in left.refusals.items():
             common.echo(f"Refused: run {run}: {reason}")
     ctx.exit(1 if left or left.refused else 0)
-
-
-class Progress:
-    """A progress bar on stderr; call it with how many of `total` are left."""
-
-    def __init__(self, total: int, hidden: bool) -> None:
-        from rich import progress
-        from rich.console import Console
-
-        console = Console(stderr=True)
-        columns = (progress.TextColumn("shipping"), progress.BarColumn(), progress.MofNCompleteColumn())
-        self._bar = progress.Progress(
-            *columns, console=console, transient=True, disable=hidden or not console.is_terminal
-        )
-        self._task = self._bar.add_task("shipping", total=total)
-        self._total = total
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __call__(self, left: int) -> None:
-        self._bar.update(self._task, completed=max(0, self._total - left))
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()

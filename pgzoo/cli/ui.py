@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pgzoo.cli import common
+from pgzoo.runs.waiting import ProgressMode, Waiting
 
 if TYPE_CHECKING:
     import subprocess
@@ -31,8 +32,10 @@ STARTING = 120.0
 @click.option("--no-browser", is_flag=True, help="Print the link and don't open a browser.")
 @click.option("--tracking-uri", metavar="URI", help="MLflow store; default: MLFLOW_TRACKING_URI or ./mlflow.db")
 @common.json_option
-@common.progress_option
-def command(host: str, port: int | None, no_browser: bool, tracking_uri: str | None, as_json: bool) -> None:
+@common.progress_mode_option
+def command(
+    host: str, port: int | None, no_browser: bool, tracking_uri: str | None, as_json: bool, progress: ProgressMode
+) -> None:
     """Open the runs in MLflow's web interface.
 
     Starts a small server for the store and stops it on Ctrl-C.
@@ -56,7 +59,7 @@ def command(host: str, port: int | None, no_browser: bool, tracking_uri: str | N
     server = start_server(uri, home, host, port)
     try:
         base = f"http://{host}:{port}"
-        wait_until_up(base, server, home)
+        wait_until_up(base, server, home, progress)
         show(base, newest_experiment(base), no_browser, as_json)
         common.echo("Press Ctrl-C to stop.", err=True)
         server.wait()
@@ -149,17 +152,15 @@ def start_server(uri: str, home: Home, host: str, port: int) -> subprocess.Popen
         )
 
 
-def wait_until_up(base: str, server: subprocess.Popen[bytes], home: Home) -> None:
-    """Show a spinner until the server answers. Raises StoreError if it ends, or doesn't answer in time."""
+def wait_until_up(base: str, server: subprocess.Popen[bytes], home: Home, progress: ProgressMode) -> None:
+    """Show the time until the server answers. Raises StoreError if it ends, or doesn't answer in time."""
     import time
-
-    from rich.console import Console
 
     from pgzoo.errors import StoreError
 
     log = home.root / "ui.log"
     deadline = time.monotonic() + STARTING
-    with Console(stderr=True).status("Starting MLflow's web interface (some seconds) ..."):
+    with Waiting("Starting MLflow's web interface", progress):
         while time.monotonic() < deadline:
             if server.poll() is not None:
                 why = last_words(log.read_text(errors="replace"))

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from pgzoo.cli.common import echo, json_option, open_catalog, plugin_options, print_json, progress_option
+from pgzoo.cli.common import (
+    echo,
+    json_option,
+    open_catalog,
+    plugin_options,
+    print_json,
+    progress_mode_option,
+    stdout_to_stderr,
+)
+from pgzoo.runs.waiting import ProgressMode, Waiting
 
 __all__ = ["command"]
 
@@ -30,7 +40,15 @@ __all__ = ["command"]
 @click.option("--deterministic/--stochastic", default=False, help="Take the mode, or sample.  [default: stochastic]")
 @click.option("--env", metavar="ID", help="Play in this environment instead of the one of the training.")
 @click.option("--tracking-uri", metavar="URI", help="MLflow store to ask if the run isn't known on this machine.")
-@progress_option
+@click.option(
+    "--max-steps",
+    type=click.IntRange(min=1),
+    default=10_000,
+    show_default=True,
+    metavar="N",
+    help="Stop an episode that has not ended after N steps.",
+)
+@progress_mode_option
 @plugin_options
 @json_option
 def command(
@@ -40,6 +58,8 @@ def command(
     deterministic: bool,
     env: str | None,
     tracking_uri: str | None,
+    max_steps: int,
+    progress: ProgressMode,
     as_json: bool,
     imports: tuple[str, ...],
     blocked: tuple[str, ...],
@@ -49,11 +69,12 @@ def command(
     A run is named by its MLflow run id, run key, group or name. The episodes are the first episodes of an
     evaluation.
     """
-    from pgzoo.errors import UsageError
-    from pgzoo.play import video
-    from pgzoo.play.evaluation import environment_for, find_policies
-    from pgzoo.tracking import Home
-    from pgzoo.training.seeding import generator
+    with Waiting("Loading torch and gymnasium", progress):
+        from pgzoo.errors import UsageError
+        from pgzoo.play import video
+        from pgzoo.play.evaluation import environment_for, find_policies
+        from pgzoo.tracking import Home
+        from pgzoo.training.seeding import generator
 
     video.need_extra("pgzoo video")
     if out is not None and not out.absolute().parent.is_dir():
@@ -67,16 +88,35 @@ def command(
         path = out or Path(re.sub(r"[^\w.-]+", "-", one.name) + ".mp4")
         if out is not None and len(found) > 1:
             path = out.with_stem(f"{out.stem}-s{one.seed}")
-        returns = video.record(
-            one.policy,
-            environment_for(one.policy, env),
-            path,
-            rng=generator(one.seed, "video"),
-            episodes=episodes,
-            deterministic=deterministic,
-        )
+        frames = Frames(episodes)
+        with stdout_to_stderr(), Waiting(partial(_progress, path, frames), progress):
+            returns = video.record(
+                one.policy,
+                environment_for(one.policy, env),
+                path,
+                rng=generator(one.seed, "video"),
+                episodes=episodes,
+                deterministic=deterministic,
+                max_steps=max_steps,
+                report=frames.report,
+            )
         written.append({"name": one.name, "seed": one.seed, "file": str(path), "returns": returns})
         if not as_json:
             echo(f"{path}  return {', '.join(f'{r:g}' for r in returns)}")
     if as_json:
         print_json(written)
+
+
+class Frames:
+    """How far a recording is."""
+
+    def __init__(self, episodes: int) -> None:
+        self.episodes, self.episode, self.frames = episodes, 1, 0
+
+    def report(self, episode: int, frames: int) -> None:
+        """Take note of the number of frames of an episode."""
+        self.episode, self.frames = episode, frames
+
+
+def _progress(path: Path, frames: Frames) -> str:
+    return f"Recording {path}: episode {frames.episode:,} of {frames.episodes:,}, {frames.frames:,} frames"

@@ -14,7 +14,7 @@ result is validated once, before anything is created.
 """
 
 from pgzoo.config.files import Layer, read_yaml
-from pgzoo.config.run import Component, Member, RunConfig
+from pgzoo.config.run import EVAL_MAX_STEPS, Component, Member, RunConfig
 from pgzoo.config.settings import (
     ActionConfig,
     ActorCriticConfig,
@@ -44,6 +44,7 @@ from pgzoo.config.settings import (
 )
 
 __all__ = [
+    "EVAL_MAX_STEPS",
     "ActionConfig",
     "ActorCriticConfig",
     "AlgorithmConfig",

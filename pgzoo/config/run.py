@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -24,7 +25,17 @@ from pgzoo.config.sweep import Setting, format_setting, grid
 from pgzoo.config.validation import normalize, validate
 from pgzoo.errors import ConfigError
 
-__all__ = ["MERGED", "RESERVED", "RUN_KEYS", "Component", "Member", "RunConfig", "overridden"]
+__all__ = [
+    "EVAL_MAX_STEPS",
+    "MERGED",
+    "RESERVED",
+    "RUN_KEYS",
+    "WRAPPER",
+    "Component",
+    "Member",
+    "RunConfig",
+    "overridden",
+]
 
 
 class Component(Settings):
@@ -56,6 +67,11 @@ def _count_or_list(value: Any) -> Any:
     return value
 
 
+EVAL_MAX_STEPS = 100_000
+"""Default of `eval_max_steps`."""
+
+WRAPPER = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+
 MAX_MEMBERS = 10_000
 """Members (seeds times settings of a sweep) of one run."""
 
@@ -82,6 +98,13 @@ class RunConfig(Settings):
     num_envs: Annotated[PositiveInt, Field(description="environments side by side, per seed")] = 8
     gamma: Annotated[float, Field(ge=0, le=1, description="discount factor")] = 0.99
     env_kwargs: Annotated[dict[str, Any], Field(description="keyword for the environment, K=V; repeat for more")] = {}
+    wrappers: Annotated[
+        tuple[str, ...] | None,
+        Field(description="gymnasium wrapper around the environment, as module:Class; repeat for more, in order"),
+    ] = None
+    frame_stack: Annotated[
+        int | None, Field(ge=2, description="observe the last N observations, stacked in a new first dimension")
+    ] = None
     max_episode_steps: Annotated[
         PositiveInt | None, Field(description="truncate episodes here; default: the environment's own limit")
     ] = None
@@ -100,6 +123,12 @@ class RunConfig(Settings):
     eval_episodes: Annotated[PositiveInt, Field(description="episodes of an evaluation, sampled and again greedy")] = (
         100
     )
+    eval_max_steps: Annotated[
+        PositiveInt, Field(description="steps after which an evaluation episode that has not ended is cut")
+    ] = EVAL_MAX_STEPS
+    save_best: Annotated[
+        bool, Field(description="also keep the policy with the best mean return of all evaluations, as policy-best")
+    ] = False
     checkpoint_every: Annotated[
         NonNegativeInt | None,
         Field(description="keep a checkpoint each time so many steps are taken; 0: only at the end; default: by time"),
@@ -121,7 +150,8 @@ class RunConfig(Settings):
     name: Annotated[str | None, Field(description="name of the runs; default: the algorithm's")] = None
     tags: Annotated[dict[str, str], Field(description="MLflow tag, K=V; repeat for more")] = {}
     tracking_uri: Annotated[
-        str | None, Field(description="MLflow store; default: MLFLOW_TRACKING_URI or ./mlflow.db")
+        Literal["none"] | str | None,  # "none" is text here: it doesn't mean the default
+        Field(description="MLflow store; none: without MLflow; default: MLFLOW_TRACKING_URI or ./mlflow.db"),
     ] = None
     device: Annotated[
         Literal["cpu", "cuda"],
@@ -144,6 +174,10 @@ class RunConfig(Settings):
     ] = "auto"
     profile: Annotated[bool, Field(description="tell where the time went, and keep it with the run")] = False
     video: Annotated[bool, Field(description="record an evaluation episode as MP4")] = False
+    init_from: Annotated[
+        str | None,
+        Field(description="start with the policy weights and observation normalizer of this run or saved policy"),
+    ] = None
     policy: Component
     estimator: Component
     settings: SerializeAsAny[Settings]
@@ -184,6 +218,19 @@ class RunConfig(Settings):
                 )
         return value
 
+    @field_validator("wrappers", mode="before")
+    @classmethod
+    def _one_wrapper(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) and value.lower() != "none" else value
+
+    @field_validator("wrappers")
+    @classmethod
+    def _wrapper_names(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for name in names or ():
+            if not WRAPPER.fullmatch(name):
+                raise ValueError(f'"{name}" is no wrapper; expected module:Class, such as gymnasium.wrappers:...')
+        return names or None
+
     @field_validator("sweep_axis")
     @classmethod
     def _distinct_values(cls, axes: dict[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
@@ -198,6 +245,8 @@ class RunConfig(Settings):
     def _has_an_end(self) -> RunConfig:
         if self.total_steps is None and self.total_episodes is None:
             raise ValueError("the run has no end: give total_steps or total_episodes")
+        if self.save_best and not self.eval_every:
+            raise ValueError("save_best compares evaluations during training: give eval_every as well")
         members = len(self.seeds) * math.prod(len(values) for values in self.sweep_axis.values())
         if members > MAX_MEMBERS:
             raise ValueError(f"seeds and sweep_axis give {members:,} members; a run has at most {MAX_MEMBERS:,}")
@@ -274,6 +323,7 @@ UNLOGGED = frozenset(
         "experiment",
         "tracking_uri",
         "video",
+        "save_best",
         "checkpoint_every",
         "profile",
         "launcher",
@@ -287,7 +337,19 @@ MERGED = ("env_kwargs", "tags", "sweep_axis")
 
 RUN_KEYS = frozenset(RunConfig.model_fields) - {"settings"}
 RESERVED = frozenset(
-    {"seed", "settings", "preset", "config", "json", "env_kwarg", "tag", "import", "no_plugin", "no_progress"}
+    {
+        "seed",
+        "settings",
+        "preset",
+        "config",
+        "json",
+        "env_kwarg",
+        "tag",
+        "wrapper",
+        "import",
+        "no_plugin",
+        "no_progress",
+    }
 )
 
 

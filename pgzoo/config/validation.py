@@ -6,11 +6,11 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
-__all__ = ["normalize", "shorten", "validate"]
+__all__ = ["has_own_none", "normalize", "shorten", "validate"]
 
 MAX_ERRORS = 20
 """Mistakes that are listed; the rest are counted."""
@@ -49,14 +49,15 @@ def validate(model: Any, values: Mapping[str, Any], origin: Callable[[str], str]
 def normalize(value: Any, annotation: Any) -> Any:
     """Read a value for a field as on the command line, in YAML and in Python alike.
 
-    Where the field is a whole number, 100000.0 and "1e5" are 100000. Where it may be None, "none" is None.
+    Where the field is a whole number, 100000.0 and "1e5" are 100000. Where it may be None, "none" is None, unless
+    the field has "none" among its own values.
 
     Raises:
         ValueError: the field is a number, and the value is True or False.
     """
     annotation, optional = _unwrap(annotation)
     if optional and isinstance(value, str) and value.strip().lower() == "none":
-        return None
+        return "none" if has_own_none(annotation) else None
     if annotation in (int, float) and isinstance(value, bool):
         raise ValueError("must be a number")
     if annotation is int:
@@ -64,6 +65,12 @@ def normalize(value: Any, annotation: Any) -> Any:
     if typing.get_origin(annotation) is tuple and isinstance(value, list | tuple):
         return [normalize(item, typing.get_args(annotation)[0]) for item in value]
     return value
+
+
+def has_own_none(annotation: Any) -> bool:
+    """Return whether the text "none" is a value of the field, rather than another form of None."""
+    kinds = (annotation, *typing.get_args(annotation))
+    return any(typing.get_origin(kind) is Literal and "none" in typing.get_args(kind) for kind in kinds)
 
 
 def shorten(text: str) -> str:

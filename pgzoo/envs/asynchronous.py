@@ -27,7 +27,7 @@ __all__ = ["AsyncBackend"]
 class AsyncBackend:
     """Pays where one step takes a millisecond or more and there are cores to spare; not for small environments."""
 
-    width = 8
+    width, wraps = 8, True
 
     def fits(self, request: EnvRequest) -> str:
         """Return an empty string: it runs every environment."""
@@ -42,10 +42,10 @@ class AsyncEnvs:
     """Every row is stepped, live or not; each has a generator of its own."""
 
     def __init__(self, request: EnvRequest) -> None:
-        spec, settings = recipe(request)
+        spec, settings, wrappers = recipe(request)
         self._id, self._masked, self._rows = spec.id, request.masked, request.rows
         self._broken = False
-        one = functools.partial(make_checked, os.getpid(), spec, settings)
+        one = functools.partial(make_checked, os.getpid(), spec, settings, wrappers)
         with self._failures_named("its constructor"):
             self._envs = gym.vector.AsyncVectorEnv([one] * request.rows, context="spawn")
         self.observation_space = self._envs.single_observation_space

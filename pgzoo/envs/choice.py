@@ -82,18 +82,25 @@ def choose_backend(name: str, catalog: BackendCatalog, request: EnvRequest) -> t
     if name == "auto":
         for entry in catalog.entries("env_backend"):
             other = entry.load()()
-            if hasattr(other, "preferred") and other.preferred(request) and not other.fits(request):
+            if hasattr(other, "preferred") and other.preferred(request) and not unfit(other, request):
                 return entry.name, other
         return "sync", backend
-    if reason := backend.fits(request):
+    if reason := unfit(backend, request):
         raise UnfitError(f'Backend "{name}" can\'t run {request.id}: {reason}. Use --backend auto.')
     return name, backend
+
+
+def unfit(backend: EnvBackend, request: EnvRequest) -> str:
+    """Return why a backend can't run the environment as the run asks for it; empty if it can."""
+    if request.wrapped and not getattr(backend, "wraps", False):
+        return "it can't put wrappers around its environments"
+    return backend.fits(request)
 
 
 def foreign_backends(catalog: BackendCatalog, request: EnvRequest) -> list[str]:
     """Return the names of the backends that run this environment without gymnasium (`foreign = True`)."""
     backends = {entry.name: entry.load()() for entry in catalog.entries("env_backend")}
-    return [name for name, one in backends.items() if getattr(one, "foreign", False) and not one.fits(request)]
+    return [name for name, one in backends.items() if getattr(one, "foreign", False) and not unfit(one, request)]
 
 
 def inspect_environment(request: EnvRequest, backend: EnvBackend | None = None) -> Spec:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pgzoo.envs.checks import blame_environment, check_observation, environment_id, read_mask
 from pgzoo.envs.ids import find
+from pgzoo.envs.wrappers import Wrap, apply, find_wrappers
 from pgzoo.errors import EnvError
 
 if TYPE_CHECKING:
@@ -24,24 +25,28 @@ __all__ = ["action_mask", "make", "make_single", "recipe"]
 
 def make_single(request: EnvRequest, *, flatten: bool = True, **kwargs: Any) -> gym.Env[Any, Any]:
     """Make the environment; Tuple, Dict, MultiDiscrete and MultiBinary observations are flattened to a vector."""
-    spec, settings = recipe(request)
-    return make(spec, {**settings, **kwargs}, flatten=flatten)
+    spec, settings, wrappers = recipe(request)
+    return make(spec, {**settings, **kwargs}, wrappers, flatten=flatten)
 
 
-def recipe(request: EnvRequest) -> tuple[EnvSpec, dict[str, Any]]:
-    """Return what `make` needs: a specification and keywords, also for a process that registers nothing itself."""
+def recipe(request: EnvRequest) -> tuple[EnvSpec, dict[str, Any], tuple[Wrap, ...]]:
+    """Return the arguments of `make`, also for a process that registers and imports nothing itself."""
     limit = {} if request.max_episode_steps is None else {"max_episode_steps": request.max_episode_steps}
-    return find(request.id), {**request.kwargs, **limit}
+    wrappers = find_wrappers(request.wrappers, request.frame_stack)
+    return find(request.id), {**request.kwargs, **limit}, wrappers
 
 
-def make(spec: EnvSpec, settings: Mapping[str, Any], *, flatten: bool = True) -> gym.Env[Any, Any]:
-    """Make the environment of a specification. Raises EnvError if it can't be made.
+def make(
+    spec: EnvSpec, settings: Mapping[str, Any], wrappers: Iterable[Wrap] = (), *, flatten: bool = True
+) -> gym.Env[Any, Any]:
+    """Make the environment of a specification, inside `wrappers`. Raises EnvError if it can't be made.
 
     The checks that gymnasium adds for authors of environments are left out: they cost a fifth of a step.
     """
     with warnings.catch_warnings(), blame_environment(spec.id, "its constructor"):
         warnings.simplefilter("ignore")  # `pgzoo.envs.ids` has a better message on old versions
         env = gym.make(spec, disable_env_checker=True, **settings)
+    env = apply(env, spec.id, wrappers)
     for name in ("observation_space", "action_space"):
         with blame_environment(spec.id, name):
             space = getattr(env, name)

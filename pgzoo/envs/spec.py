@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 
 from pgzoo.errors import UnfitError
+from pgzoo.ops.heads import is_image
 from pgzoo.types import Spec
 
 __all__ = ["check_action_space", "make_spec"]
@@ -28,7 +28,7 @@ def make_spec(original: gym.Space[Any], action_space: gym.Space[Any], *, masked:
             f"The observation space {original}: {unknown} isn't supported; observations can be {SUPPORTED}."
         )
     parts = original.spaces.values() if isinstance(original, gym.spaces.Dict) else getattr(original, "spaces", ())
-    if any(isinstance(part, gym.spaces.Box) and part.dtype == np.uint8 and len(part.shape) == 3 for part in parts):
+    if any(map(is_image, parts)):
         raise UnfitError(f"The observation space {original} has images among its parts; no policy takes those yet.")
     plain = isinstance(original, gym.spaces.Box | gym.spaces.Discrete)
     return Spec(original if plain else gym.spaces.flatten_space(original), action_space, original, masked)

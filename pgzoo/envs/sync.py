@@ -31,7 +31,7 @@ __all__ = ["SyncBackend", "late_mask"]
 class SyncBackend:
     """Runs every environment that gymnasium can make."""
 
-    width = 8
+    width, wraps = 8, True
 
     def fits(self, request: EnvRequest) -> str:
         """Return an empty string: it runs every environment."""

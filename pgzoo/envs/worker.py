@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -18,6 +18,7 @@ from pgzoo.envs.checks import (
     read_step,
 )
 from pgzoo.envs.single import action_mask, make
+from pgzoo.envs.wrappers import Wrap
 from pgzoo.errors import EnvError
 
 if TYPE_CHECKING:
@@ -61,10 +62,12 @@ class _Checked(gym.Wrapper[Any, Any, Any, Any]):
         return {} if mask is None else {"action_mask": mask}
 
 
-def make_checked(main_process: int, spec: EnvSpec, settings: Mapping[str, Any]) -> gym.Env[Any, Any]:
+def make_checked(
+    main_process: int, spec: EnvSpec, settings: Mapping[str, Any], wrappers: Iterable[Wrap]
+) -> gym.Env[Any, Any]:
     """Make the environment in a worker, or once in the main process, which asks for its spaces."""
     try:
-        return _Checked(make(spec, settings))
+        return _Checked(make(spec, settings, wrappers))
     except EnvError as error:
         if os.getpid() == main_process:
             raise

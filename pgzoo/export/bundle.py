@@ -171,7 +171,9 @@ def pack(
         "action_space": spaces.to_json(spec.action_space),
     }
     if env is not None:
-        description["env"] = {"id": env.id, "kwargs": dict(env.kwargs), "max_episode_steps": env.max_episode_steps}
+        wrapping = {"wrappers": list(env.wrappers), "frame_stack": env.frame_stack} if env.wrapped else {}
+        limit = {"max_episode_steps": env.max_episode_steps}
+        description["env"] = {"id": env.id, "kwargs": dict(env.kwargs), **limit, **wrapping}
     return {TENSORS: save(one), DESCRIPTION: (json.dumps(description, indent=2) + "\n").encode()}
 
 
@@ -252,7 +254,10 @@ def _read_description(folder: Path) -> _Description:
             raise _Damaged("its environment is no id with keywords.")
         if len(kwargs) > MOST_KEYS:
             raise _Damaged(f"its environment has {len(kwargs):,} keywords, more than {MOST_KEYS}.")
-        env = EnvRequest(where["id"], kwargs, limit, 1)
+        wrappers, frames = where.get("wrappers", []), where.get("frame_stack", 0)
+        if not (isinstance(wrappers, list) and all(isinstance(name, str) for name in wrappers) and type(frames) is int):
+            raise _Damaged("its wrappers are no list of names, or its frame_stack is no number.")
+        env = EnvRequest(where["id"], kwargs, limit, 1, wrappers=tuple(wrappers), frame_stack=frames)
     return _Description(said["policy"], bool(said.get("normalize_obs")), spec, env)
 
 

@@ -1,1 +1,1 @@
-"""Built-in launchers: where the seeds of a run are trained; registered in `plugin.py`."""
+"""Built-in launchers, which train the seeds of a run in this process or in several; registered in `plugin.py`."""

@@ -33,8 +33,8 @@ _log = logging.getLogger("pgzoo")
 class Coordinator:
     """Splits a run into shards, and merges the messages of their workers.
 
-    A worker that dies fails the seeds of its own shard; the others go on. Set `session` before the first message: it
-    closes the runs of workers that died.
+    If a worker dies, the seeds of its shard fail and the others continue. Set `session` before the first message is
+    received; it is used to close the runs of dead workers.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Coordinator:
         spec: Mapping[str, Any],
         resume_point: ResumePoint | None = None,
     ) -> None:
-        """Prepare. `worker` is the command that starts a worker; `spec` is added to the spec of every shard."""
+        """`worker` is the command that starts a worker; `spec` is added to the spec of every shard."""
         self.session: tracking.Session | None = None
         self.plan, self.control, self.home = plan, control, home
         self.lost_members: frozenset[int] = frozenset()
@@ -66,7 +66,7 @@ class Coordinator:
         self._messages: Generator[WorkerMessage] | None = None
 
     def launch(self, launcher: Launcher) -> bool:
-        """Call the launcher. Return False if all seeds are to be trained in this process. No worker is started yet."""
+        """Call the launcher. Return False if it trains all seeds in this process. It doesn't start workers yet."""
         self._messages = launcher(LaunchRequest(self.plan.config, self._worker, self._split, self._commands))
         return self._messages is not None
 
@@ -90,21 +90,21 @@ class Coordinator:
         return tuple(shards)
 
     def _commands(self) -> list[str]:
-        """Return the stops that were asked for since the last call, as lines for every worker."""
+        """Return the stop requests since the last call, as lines for every worker."""
         return [
             json.dumps({"stop": {"rows": stop.members, "reason": stop.reason, "status": stop.status}})
             for stop in self.control.take_stops()
         ]
 
     def events(self) -> Generator[Event]:
-        """Carry out the run; yield and raise as `training.train` does.
+        """Train the run in the workers; yield the same events as `training.train`.
 
         Raises:
-            UsageError: every worker has refused its shard; nothing was created.
+            UsageError: every worker has rejected its shard; nothing was created.
             RunFailed: a component raised in every worker. RunEnded is yielded first.
         """
         plan = self.plan
-        Engine(plan).close()  # raises what the workers would, before any of them is started
+        Engine(plan).close()  # check here what every worker would check
         yield events.RunStarted(plan.config, plan.group, plan.seeds, plan.run_keys)
         assert self._messages is not None, "call `launch` first, and `events` only if it returned True"
         with self._stack, closing(self._messages):
@@ -160,7 +160,7 @@ class Coordinator:
                 self.session.watch(key)
 
     def _show_once(self, message: WorkerMessage, show: Callable[[str], None]) -> None:
-        """Show a text unless another worker has sent the same; one worker may repeat itself."""
+        """Show a text unless another worker has already sent it."""
         if message.text.strip() and self._first_sender.setdefault(message.text, message.shard) == message.shard:
             show(message.text)
 

@@ -9,6 +9,6 @@ from pgzoo.markers import hookimpl
 
 @hookimpl
 def pgzoo_register(registry: Any) -> None:
-    """Register by dotted name, so that listing them imports nothing heavy."""
+    """Register the launchers as strings, so that listing them imports nothing slow."""
     registry.launcher("local", "pgzoo.launchers.local:launch", summary="all seeds in this process, as one computation")
     registry.launcher("processes", "pgzoo.launchers.processes:launch", summary="seeds split among processes")

@@ -1,4 +1,4 @@
-"""Split the seeds among new processes on this machine, each with torch threads of its own."""
+"""Split the seeds among new processes on this machine, each with its own torch threads."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from pgzoo.types import LaunchRequest, WorkerMessage
 __all__ = ["cores", "launch"]
 
 POLL_INTERVAL = 0.1
-"""Seconds between two looks for new commands."""
+"""Polling interval for new commands, in seconds."""
 
 DRAIN_SECONDS = 2.0
-"""How long to read from a worker that has exited: a child process of its own may keep the pipes open."""
+"""Maximum seconds to read from a worker that has exited: one of its child processes may keep the pipes open."""
 
 
 def launch(request: LaunchRequest) -> Generator[WorkerMessage] | None:
-    """Start `workers` processes, by default one for each `threads` CPU cores; none if one would be enough."""
+    """Start `workers` processes, by default one per `threads` CPU cores. Return None if one would be enough."""
     config = request.config
     count = min(config.workers or cores() // config.threads, len(config.seeds))
     return _run_workers(request, count) if count > 1 else None
 
 
 def cores() -> int:
-    """Return how many CPU cores this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,4 +1,4 @@
-"""What the coordinator of a run and its workers send each other: lines of JSON, one object each.
+"""The messages between the coordinator of a run and its workers: lines of JSON, one object each.
 
 To a worker, on its standard input:
     {"config", "rows", "group", "home", "command", "imports", "blocked", "resume"}    the shard; the first line
@@ -36,7 +36,7 @@ SHARED_EVENTS = (EpisodesFinished, UpdateDone, Evaluated, CheckpointSaved)
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where a run is resumed: its members, their progress, and the snapshots of the listeners for each member."""
+    """The state from which a run is resumed: members, their progress, and the listeners' snapshots per member."""
 
     group: str
     members: tuple[Member, ...]
@@ -45,13 +45,14 @@ class ResumePoint:
 
 
 def split(members: int, count: int) -> list[list[int]]:
-    """Split the rows 0 ... members-1 into at most `count` parts, in order, as equal as possible and none empty."""
+    """Split the member indices 0 ... members-1 into at most `count` parts, in order, as equal as possible and none empty."""
     return [rows.tolist() for rows in np.array_split(np.arange(members), min(count, members))]
 
 
 def encode(event: Event) -> str:
     """Return a worker's event as a line of JSON."""
-    return json.dumps({"t": type(event).__name__, **vars(event)}, default=_plain)
+    content = {name: value for name, value in vars(event).items() if name != "state"}  # tensors stay with the worker
+    return json.dumps({"t": type(event).__name__, **content}, default=_plain)
 
 
 def decode(content: Mapping[str, Any], rows: Sequence[int], env_steps: NDArray[np.int64]) -> Event:
@@ -80,10 +81,11 @@ def decode(content: Mapping[str, Any], rows: Sequence[int], env_steps: NDArray[n
             return UpdateDone(content["update"], at, some("active"), some("ended"), metrics)
         case "Evaluated":
             played = ragged("returns", np.float64), ragged("lengths", np.int64)
-            return Evaluated(at, some("active"), content["mode"], content["final"], *played)
+            cut = content["cut"] and _spread(content["cut"], rows, np.zeros(members, np.int64))
+            return Evaluated(at, some("active"), content["mode"], content["final"], *played, cut)
         case "CheckpointSaved":
             return CheckpointSaved(at, tuple(rows[member] for member in content["members"]), content["exact"])
-    raise ValueError(f"no event: {content['t']}")
+    raise ValueError(f"not an event: {content['t']}")
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """A worker process, which trains one shard of a run.
 
-It reads the shard and commands from standard input and writes events to standard output, as `launchers.protocol` says.
+It reads the shard and commands from standard input and writes events to standard output (see `launchers.protocol`).
 When standard input ends, the process that started this worker has died: the worker stops as if interrupted.
 """
 
@@ -26,7 +26,7 @@ TrainShard = Callable[[Mapping[str, Any], "Control", "Pipe"], None]
 
 
 def main(train_shard: TrainShard) -> None:
-    """Train the shard that standard input names."""
+    """Train the shard described on standard input."""
     # Standard output is for lines of JSON alone: what environments print goes to standard error.
     pipe = Pipe(os.fdopen(os.dup(1), "wb", buffering=0))
     os.dup2(2, 1)
@@ -81,7 +81,7 @@ class Warnings(logging.Handler):
 
 
 def _controlled_by(commands: Iterable[bytes], rows: list[int]) -> Control:
-    """Return a control that a thread stops as the commands say."""
+    """Return a control, and start a thread that executes the commands on it."""
     from pgzoo.training.loop import Control
 
     control = Control()
@@ -102,6 +102,6 @@ def _obey(commands: Iterable[bytes], control: Control, rows: list[int]) -> None:
         if mine is None or mine:
             control.stop(mine, stop["reason"], stop["status"])
     silence = os.open(os.devnull, os.O_WRONLY)
-    for stream in (1, 2):  # the process that read them has died
+    for stream in (1, 2):  # redirect: the reading process has died
         os.dup2(silence, stream)
-    control.stop(reason="the process that started its worker is gone", status="interrupted")
+    control.stop(reason="the process that started the worker has died", status="interrupted")

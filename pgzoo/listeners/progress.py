@@ -1,4 +1,7 @@
-"""Shows how a run gets on: a bar in a terminal, a line now and then elsewhere. Everything goes to stderr."""
+"""Shows how a run gets on: a bar in a terminal, a line that changes in a notebook, lines of text elsewhere.
+
+A thread of its own looks at what the run is doing, so that progress moves within a long collection, too.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from pgzoo.config.sweep import format_setting
 from pgzoo.errors import visible
 from pgzoo.markers import hookimpl
 from pgzoo.runs.context import RunContext
+from pgzoo.runs.time_limit import note_on_evaluation
+from pgzoo.runs.waiting import NotebookLine, Ticker
 from pgzoo.training.events import EpisodesFinished, RunEnded, RunStarted, UpdateDone
 
 __all__ = ["create"]
@@ -19,19 +24,27 @@ __all__ = ["create"]
 LINE_EVERY = 5.0
 """Seconds between two lines where there is no terminal."""
 
+TICK = 0.2
+"""Seconds between two updates of a bar."""
 
-def create(context: RunContext) -> Bar | Lines | None:
+
+def create(context: RunContext) -> Display | None:
     """Make the listener of one run."""
     match context.progress:
         case "bar":
-            return Bar(context)
+            return Display(context, Bar(), TICK)
+        case "notebook":
+            return Display(context, Notebook(), TICK)
         case "plain":
-            return Lines(context)
+            return Display(context, Lines(), LINE_EVERY)
     return None
 
 
 class Watch:
-    """How far a run is, and the mean return of its last 100 episodes a seed."""
+    """How far a run is, and the mean return of its last 100 episodes a seed.
+
+    Between two events the numbers come from `context.activity`, which the training thread updates with every step.
+    """
 
     def __init__(self, context: RunContext) -> None:
         c = context.plan.config
@@ -47,22 +60,35 @@ class Watch:
         self.title = f"{visible(f'{c.algorithm} on {c.env}')}, {seeds}: {self.total:,} {self.unit}"
         if not self.by_episodes and c.total_episodes is not None:
             self.title += f", or {c.total_episodes * len(members):,} episodes if they come first"
+        if note := note_on_evaluation(c):
+            self.title += f"\n{note}"
+        self.activity = context.activity
         self.recent: deque[float] = deque(maxlen=100 * len(members))
-        self.steps = self.episodes = 0
+        self.training = np.ones(len(members), dtype=bool)
+        self._steps = self._episodes = 0  # at the last event
+        self._seen = 0, 0  # the counts of `activity` then
         self._begun: int | None = None if context.resumed else 0  # steps that another process did
+        self._phase, self._since = "", time.perf_counter()
         self.started = time.perf_counter()
 
     def add(self, event: EpisodesFinished) -> None:
         for returns in event.returns:
             self.recent.extend(returns)
-            self.episodes += len(returns)
-        self.steps = int(event.env_steps.sum())
+            self._episodes += len(returns)
+        self._steps = int(event.env_steps.sum())
+        self._seen = self.activity.collecting.steps, self.activity.collecting.episodes
         if self._begun is None:
-            self._begun, self.started = self.steps, time.perf_counter()
+            self._begun, self.started = self._steps, time.perf_counter()
+
+    @property
+    def steps(self) -> int:
+        return self._steps + self.activity.collecting.steps - self._seen[0]
 
     @property
     def done(self) -> int:
-        return min(self.total, self.episodes if self.by_episodes else self.steps)
+        """Steps or episodes that are done, all seeds together."""
+        episodes = self._episodes + self.activity.collecting.episodes - self._seen[1]
+        return min(self.total, episodes if self.by_episodes else self.steps)
 
     @property
     def speed(self) -> float:
@@ -70,22 +96,34 @@ class Watch:
 
     @property
     def text(self) -> str:
-        mean = f"{np.mean(self.recent):.1f}" if self.recent else "-"
+        """What the run is doing: training at some speed, or what keeps it from training."""
+        phase, evaluating = self.activity.phase, self.activity.evaluating
+        if phase != self._phase:
+            self._phase, self._since = phase, time.perf_counter()
+        seconds = time.perf_counter() - self._since
+        if phase == "evaluate":
+            text = f"evaluating: {evaluating.episodes:,} of {self.activity.episodes_due:,} episodes"
+            return text if seconds < LINE_EVERY else f"{text}, {evaluating.steps:,} steps"
+        if phase == "compile":
+            return f"compiling the update ({seconds:.0f} s)"
+        if not self.training.any():
+            return "evaluating and saving"
+        mean = f"{np.mean(list(self.recent)):.1f}" if self.recent else "-"
         return f"mean return {mean}   {self.speed:,.0f} steps/s"
 
 
-class Lines:
-    """A line each few seconds."""
+class Display:
+    """Counts the events of a run, and shows on a screen how far it is."""
 
-    def __init__(self, context: RunContext) -> None:
-        self.watch = Watch(context)
-        self._next = 0.0
+    def __init__(self, context: RunContext, screen: Bar | Notebook | Lines, seconds: float) -> None:
+        self.watch, self.screen = Watch(context), screen
+        self._ticker = Ticker(self._tick, seconds)
 
     @hookimpl
     def pgzoo_run_started(self, event: RunStarted) -> None:
         """Say what begins."""
-        self._say(self.watch.title)
-        self._next = time.monotonic() + LINE_EVERY
+        self.screen.start(self.watch)
+        self._ticker.start()
 
     @hookimpl
     def pgzoo_episodes_finished(self, event: EpisodesFinished) -> None:
@@ -94,23 +132,65 @@ class Lines:
 
     @hookimpl
     def pgzoo_update_done(self, event: UpdateDone) -> None:
-        """Say how far it is, now and then."""
-        if time.monotonic() >= self._next:
-            self._say(f"{self.watch.done:,}/{self.watch.total:,} {self.watch.unit}   {self.watch.text}")
-            self._next = time.monotonic() + LINE_EVERY
+        """Note which members have ended."""
+        self.watch.training &= ~event.ended
 
-    def _say(self, text: str) -> None:
+    @hookimpl
+    def pgzoo_run_ended(self, event: RunEnded) -> None:
+        """Take the display away: the summary follows."""
+        self._ticker.stop()
+        self.screen.stop()
+
+    def _tick(self) -> None:
+        self.screen.show(self.watch)
+
+
+class Lines:
+    """A line each few seconds."""
+
+    def start(self, watch: Watch) -> None:
+        """Say what begins."""
+        self._print(watch.title)
+
+    def show(self, watch: Watch) -> None:
+        """Say how far it is."""
+        self._print(f"{watch.done:,}/{watch.total:,} {watch.unit}   {watch.text}")
+
+    def stop(self) -> None:
+        """Do nothing."""
+
+    def _print(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
+
+
+class Notebook:
+    """A line in the output of a cell."""
+
+    def __init__(self) -> None:
+        self._line, self._title = NotebookLine(), ""
+
+    def start(self, watch: Watch) -> None:
+        """Say what begins."""
+        self._title = watch.title
+        self._line.show(self._title)
+
+    def show(self, watch: Watch) -> None:
+        """Say how far it is."""
+        share = f"{watch.done / watch.total:.0%} of {watch.total:,} {watch.unit}"
+        self._line.show(f"{self._title}\n{share}   {watch.text}")
+
+    def stop(self) -> None:
+        """Leave the title: the result follows."""
+        self._line.show(self._title)
 
 
 class Bar:
     """A rich progress bar."""
 
-    def __init__(self, context: RunContext) -> None:
+    def __init__(self) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-        self.watch = Watch(context)
         self.progress = Progress(
             BarColumn(),
             TaskProgressColumn(),
@@ -119,28 +199,18 @@ class Bar:
             console=Console(stderr=True),
             transient=True,
         )
-        self.task = self.progress.add_task("", total=self.watch.total, text="")
-        self._training = np.zeros(len(context.plan.members), dtype=bool)
+        self.task = self.progress.add_task("", total=None, text="")
 
-    @hookimpl
-    def pgzoo_run_started(self, event: RunStarted) -> None:
+    def start(self, watch: Watch) -> None:
         """Say what begins, and show the bar."""
-        self.progress.console.print(self.watch.title, markup=False, highlight=False)
+        self.progress.console.print(watch.title, markup=False, highlight=False)
+        self.progress.update(self.task, total=watch.total)
         self.progress.start()
 
-    @hookimpl
-    def pgzoo_episodes_finished(self, event: EpisodesFinished) -> None:
-        """Count."""
-        self.watch.add(event)
-
-    @hookimpl
-    def pgzoo_update_done(self, event: UpdateDone) -> None:
+    def show(self, watch: Watch) -> None:
         """Move the bar; rich draws it in a thread of its own, ten times a second."""
-        self._training = (self._training | event.active) & ~event.ended
-        text = self.watch.text if self._training.any() else "evaluating"
-        self.progress.update(self.task, completed=self.watch.done, text=text)
+        self.progress.update(self.task, completed=watch.done, text=watch.text)
 
-    @hookimpl
-    def pgzoo_run_ended(self, event: RunEnded) -> None:
-        """Take the bar away: the summary follows."""
+    def stop(self) -> None:
+        """Take the bar away."""
         self.progress.stop()

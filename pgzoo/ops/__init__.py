@@ -1,1 +1,1 @@
-"""Pure functions on tensors: nothing here prints, logs, reads a flag or knows of a run."""
+"""Pure functions on tensors: no printing, logging, command-line options or run state."""

@@ -1,4 +1,4 @@
-"""Acting with a policy: through its own fast actor, or through `apply`."""
+"""Acting with a policy: by its own fast actor, or by `apply`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def actor_for(policy: Policy, params: Params) -> Actor:
 
 
 def memory_size(policy: Policy) -> int:
-    """How many numbers a policy remembers per environment; 0 without memory."""
+    """Return the number of floats in a policy's memory per environment; 0 without memory."""
     return int(getattr(policy, "memory_size", 0))
 
 
@@ -33,7 +33,7 @@ class ApplyActor:
         self.policy, self.params, self.device = policy, params, _device(params)
 
     def __call__(self, seen: ActorInputs, noise: Array | None) -> tuple[Array, Array | None]:
-        """`obs [S, N, *O]`, `noise [S, N, K]` or None -> actions `[S, N, *A]`, memory `[S, N, M]` or None."""
+        """Return actions `[S, N, *A]` and the memory `[S, N, M]` or None; see `protocols.Actor`."""
 
         def step(leaf: Array | None) -> Any:
             return None if leaf is None else torch.from_numpy(np.ascontiguousarray(leaf[:, None]))  # [S, 1, N, ...]

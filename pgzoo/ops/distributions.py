@@ -40,10 +40,10 @@ LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
 
 def _quadrature(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Nodes z and weights of E[f(z)] for a standard normal z, by the trapezoidal rule.
+    """Return nodes z and weights of E[f(z)] for a standard normal z, by the trapezoidal rule.
 
-    It converges exponentially for an analytic f (Trefethen & Weideman 2014, section 5). On the flank of a wide Gaussian
-    it needs half as many nodes as Gauss-Hermite.
+    It converges exponentially for an analytic f (Trefethen & Weideman 2014, section 5). For a wide Gaussian it needs
+    half as many nodes as Gauss-Hermite quadrature.
     """
     nodes = torch.linspace(-4.5, 4.5, 32, device=device)
     return nodes, torch.softmax(-0.5 * nodes.double().square(), 0).float()
@@ -62,25 +62,25 @@ class Categorical:
     logits: Tensor
 
     def log_prob(self, actions: Tensor) -> Tensor:
-        """Log-probability, `[...]`."""
+        """Return the log-probability, `[...]`."""
         return self._log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
 
     def entropy(self) -> Tensor:
-        """-Σ p log p, `[...]`."""
+        """Return -Σ p log p, `[...]`."""
         log_probs = self._log_probs
         return -(log_probs.exp() * log_probs).sum(-1)
 
     def kl(self, other: Categorical) -> Tensor:
-        """KL(self || other) = Σ p log(p/q), `[...]`."""
+        """Return KL(self || other) = Σ p log(p/q), `[...]`."""
         log_probs = self._log_probs
         return (log_probs.exp() * (log_probs - other._log_probs)).sum(-1)
 
     def mode(self) -> Array:
-        """The most likely action, `[...]`; of equally likely ones the first."""
+        """Return the most likely action, `[...]`; ties are broken by position."""
         return mode_of_categorical(_array(self.logits))
 
     def draw(self, noise: Array) -> Array:
-        """Draw actions from `noise [..., 1]`: logistic where K is 2, else uniform."""
+        """Draw actions from `noise [..., 1]`: logistic if K is 2, else uniform."""
         return draw_categorical(_array(self.logits), noise[..., 0])
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> Categorical:
@@ -94,26 +94,26 @@ class Categorical:
 
 @dataclass(frozen=True, eq=False)
 class MultiCategorical:
-    """Independent categoricals side by side: `logits [..., sum(sizes)]`, actions `[..., len(sizes)]`."""
+    """Independent categorical distributions: concatenated `logits [..., sum(sizes)]`, actions `[..., len(sizes)]`."""
 
     logits: Tensor
     sizes: tuple[int, ...]
 
     def log_prob(self, actions: Tensor) -> Tensor:
-        """Log-probability of the whole tuple, `[...]`."""
+        """Return the log-probability of the whole tuple, `[...]`."""
         parts = [part.log_prob(actions[..., i]) for i, part in enumerate(self._parts)]
         return torch.stack(parts).sum(0)
 
     def entropy(self) -> Tensor:
-        """Entropy of the whole tuple, `[...]`."""
+        """Return the entropy of the whole tuple, `[...]`."""
         return torch.stack([part.entropy() for part in self._parts]).sum(0)
 
     def kl(self, other: MultiCategorical) -> Tensor:
-        """KL(self || other), the sum over components, `[...]`."""
+        """Return KL(self || other), the sum over components, `[...]`."""
         return torch.stack([p.kl(q) for p, q in zip(self._parts, other._parts, strict=True)]).sum(0)
 
     def mode(self) -> Array:
-        """The most likely tuple, `[..., len(sizes)]`."""
+        """Return the most likely tuple, `[..., len(sizes)]`."""
         return mode_of_multi_categorical(_array(self.logits), self.sizes)
 
     def draw(self, noise: Array) -> Array:
@@ -136,22 +136,22 @@ class Bernoulli:
     logits: Tensor
 
     def log_prob(self, actions: Tensor) -> Tensor:
-        """Log-probability of all bits, `[...]`."""
+        """Return the log-probability of all bits, `[...]`."""
         return -softplus(torch.where(actions > 0, -self.logits, self.logits)).sum(-1)
 
     def entropy(self) -> Tensor:
-        """Entropy of all bits, `[...]`."""
+        """Return the entropy of all bits, `[...]`."""
         return (softplus(self.logits) - self.logits * sigmoid(self.logits)).sum(-1)
 
     def kl(self, other: Bernoulli) -> Tensor:
-        """KL(self || other), the sum over bits, `[...]`."""
+        """Return KL(self || other), the sum over bits, `[...]`."""
         p, q = self.logits, other.logits
         ones = sigmoid(p) * (softplus(-q) - softplus(-p))
         zeros = sigmoid(-p) * (softplus(q) - softplus(p))
         return (ones + zeros).sum(-1)
 
     def mode(self) -> Array:
-        """The most likely bits, `[..., K]`."""
+        """Return the most likely bits, `[..., K]`."""
         return mode_of_bits(_array(self.logits))
 
     def draw(self, noise: Array) -> Array:
@@ -171,22 +171,22 @@ class DiagonalGaussian:
     log_std: Tensor
 
     def log_prob(self, actions: Tensor) -> Tensor:
-        """Log-density summed over dimensions, `[...]`."""
+        """Return the log-density summed over dimensions, `[...]`."""
         z = (actions - self.mean) * (-self.log_std).exp()
         return (-0.5 * z.square() - self.log_std - LOG_SQRT_2PI).sum(-1)
 
     def entropy(self) -> Tensor:
-        """Differential entropy, `[...]`."""
+        """Return the differential entropy, `[...]`."""
         return (self.log_std + (0.5 + LOG_SQRT_2PI)).sum(-1)
 
     def kl(self, other: DiagonalGaussian) -> Tensor:
-        """KL(self || other) = Σ ½(r² - 1 + z²) - log r, where r = σ/σ' and z = (μ - μ')/σ', `[...]`."""
+        """Return KL(self || other) = Σ ½(r² - 1 + z²) - log r, where r = σ/σ' and z = (μ - μ')/σ', `[...]`."""
         log_ratio = self.log_std - other.log_std
         z = (self.mean - other.mean) * (-other.log_std).exp()
         return (0.5 * (torch.expm1(2 * log_ratio) + z.square()) - log_ratio).sum(-1)
 
     def mode(self) -> Array:
-        """The mean, `[..., A]`."""
+        """Return the mean, `[..., A]`."""
         return _array(self.mean)
 
     def draw(self, noise: Array) -> Array:
@@ -198,7 +198,7 @@ class DiagonalGaussian:
         return DiagonalGaussian(fn(self.mean), fn(self.log_std))
 
     def shift(self, offset: Tensor) -> DiagonalGaussian:
-        """The same with its mean moved by `offset [..., A]`."""
+        """Return the distribution with its mean shifted by `offset [..., A]`."""
         return DiagonalGaussian(self.mean + offset, self.log_std)
 
 
@@ -216,22 +216,22 @@ class TanhGaussian:
     log_std: Tensor
 
     def log_prob(self, actions: Tensor) -> Tensor:
-        """Log-density of tanh(u) summed over dimensions, `[...]`."""
+        """Return the log-density of tanh(u) summed over dimensions, `[...]`."""
         return self._normal.log_prob(actions) - _log_slope_of_tanh(actions).sum(-1)
 
     def entropy(self) -> Tensor:
-        """Differential entropy H(u) + E[log(1 - tanh² u)], `[...]`; within 1e-3 per dimension for σ up to 3."""
+        """Return the entropy H(u) + E[log(1 - tanh² u)], `[...]`; within 1e-3 per dimension for σ up to 3."""
         device = self.mean.device
         nodes, weights = _QUADRATURE if device.type == "cpu" else _quadrature(device)
         u = self.mean.unsqueeze(-1) + self.log_std.exp().unsqueeze(-1) * nodes
         return self._normal.entropy() + (_log_slope_of_tanh(u) * weights).sum(-1).sum(-1)
 
     def kl(self, other: TanhGaussian) -> Tensor:
-        """KL(self || other), that of the normals, since both are squashed by one bijection, `[...]`."""
+        """Return KL(self || other), `[...]`; it equals that of the normals, because tanh is a bijection."""
         return self._normal.kl(other._normal)
 
     def mode(self) -> Array:
-        """The mean of u, `[..., A]`: tanh of it is the median of a; the mode of a has no closed form."""
+        """Return the mean of u, `[..., A]`: tanh of it is the median of a; the mode of a has no closed form."""
         return self._normal.mode()
 
     def draw(self, noise: Array) -> Array:
@@ -243,7 +243,7 @@ class TanhGaussian:
         return TanhGaussian(fn(self.mean), fn(self.log_std))
 
     def shift(self, offset: Tensor) -> TanhGaussian:
-        """The same with the mean of u moved by `offset [..., A]`."""
+        """Return the distribution with the mean of u shifted by `offset [..., A]`."""
         return TanhGaussian(self.mean + offset, self.log_std)
 
     @cached_property
@@ -265,25 +265,28 @@ class Beta:
     beta: Tensor
 
     def log_prob(self, actions: Tensor) -> Tensor:
-        """Log-density summed over dimensions, `[...]`; actions are clamped to [1e-6, 1 - 1e-6]."""
+        """Return the log-density summed over dimensions, `[...]`; actions are clamped to [1e-6, 1 - 1e-6]."""
         x = actions.clamp(_EDGE, 1 - _EDGE)
         return ((self.alpha - 1) * x.log() + (self.beta - 1) * log_one_minus(x) - self._log_normalizer).sum(-1)
 
     def entropy(self) -> Tensor:
-        """Differential entropy log B(α, β) - (α-1) ψ(α) - (β-1) ψ(β) + (α+β-2) ψ(α+β), `[...]`."""
+        """Return log B(α, β) - (α-1) ψ(α) - (β-1) ψ(β) + (α+β-2) ψ(α+β), `[...]`."""
         a, b = self.alpha, self.beta
         total = (a + b - 2) * torch.digamma(a + b)
         return (self._log_normalizer - (a - 1) * torch.digamma(a) - (b - 1) * torch.digamma(b) + total).sum(-1)
 
     def kl(self, other: Beta) -> Tensor:
-        """KL(self || other) = Σ log B(α', β')/B(α, β) + (α-α') ψ(α) + (β-β') ψ(β) - (α-α'+β-β') ψ(α+β), `[...]`."""
+        """Return KL(self || other), `[...]`.
+
+        Σ log B(α', β')/B(α, β) + (α-α') ψ(α) + (β-β') ψ(β) - (α-α'+β-β') ψ(α+β)
+        """
         a, b = self.alpha, self.beta
         more_a, more_b = a - other.alpha, b - other.beta
         moments = more_a * torch.digamma(a) + more_b * torch.digamma(b) - (more_a + more_b) * torch.digamma(a + b)
         return (other._log_normalizer - self._log_normalizer + moments).sum(-1)
 
     def mode(self) -> Array:
-        """(α-1)/(α+β-2), `[..., A]`."""
+        """Return (α-1)/(α+β-2), `[..., A]`."""
         return mode_of_beta(_array(self.alpha), _array(self.beta))
 
     def draw(self, noise: Array) -> Array:

@@ -1,8 +1,8 @@
 """Drawing actions from noise: the numpy half of every distribution.
 
 Each function is pure: the parameters of a distribution and a block of noise determine the actions. The last axis of
-parameters holds the numbers of one distribution, that of noise one number per choice. Noise may be infinite; even then
-an action of probability 0 is not drawn.
+parameters holds the parameters of one distribution, that of noise one number per choice. Noise may be infinite; even
+then an action of probability 0 is not drawn.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 _FAR = np.array(-1e8, np.float32), np.array(1e8, np.float32)
-"""Beyond the logits of all actions that are not forbidden."""
+"""Larger in absolute value than the logit of any allowed action."""
 
 
 def draw_noise(kind: NoiseKind, rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -41,7 +41,7 @@ def draw_noise(kind: NoiseKind, rng: np.random.Generator, shape: tuple[int, ...]
 
 
 def draw_categorical(logits: Array, noise: Array) -> NDArray[np.int64]:
-    """Draw one of K: `logits [..., K]`, `noise [...]`, which is logistic where K is 2 and else uniform in [0, 1).
+    """Draw one of K: `logits [..., K]`, `noise [...]`, which is logistic if K is 2, else uniform in [0, 1).
 
     For two actions, logistic noise is below the difference d of their logits with probability sigmoid(d). For more
     actions the cumulative distribution is inverted.
@@ -76,22 +76,22 @@ def draw_beta(alpha: Array, beta: Array, noise: Array) -> NDArray[np.float32]:
 
 
 def mode_of_categorical(logits: Array) -> NDArray[np.int64]:
-    """The most likely of K: `logits [..., K] -> [...]`."""
+    """Return the most likely action: `logits [..., K] -> [...]`."""
     return np.asarray(logits.argmax(-1))
 
 
 def mode_of_multi_categorical(logits: Array, sizes: tuple[int, ...]) -> NDArray[np.int64]:
-    """The most likely tuple: `logits [..., sum(sizes)] -> [..., len(sizes)]`."""
+    """Return the most likely tuple: `logits [..., sum(sizes)] -> [..., len(sizes)]`."""
     return np.stack([part.argmax(-1) for part in _split(logits, sizes)], axis=-1)
 
 
 def mode_of_bits(logits: Array) -> NDArray[np.int64]:
-    """The most likely bits; 0 where both are equally likely."""
+    """Return the most likely bits; 0 if both are equally likely."""
     return (logits > 0).astype(np.int64)
 
 
 def mode_of_beta(alpha: Array, beta: Array) -> NDArray[np.float32]:
-    """(α-1)/(α+β-2), for α, β >= 1; ½ where both are 1."""
+    """Return (α-1)/(α+β-2), for α, β >= 1; ½ if both are 1."""
     tiny = 1e-12
     return np.asarray((alpha - 1 + tiny) / (alpha - 1 + (beta - 1) + 2 * tiny), np.float32)
 

@@ -1,4 +1,4 @@
-"""Which distributions fit an action space, and how their actions are mapped to the environment."""
+"""The distributions that fit an action space, and the conversion of their actions for the environment."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ LOG_STD_RANGE = (-5.0, 2.0)
 
 @dataclass(frozen=True)
 class Family:
-    """The distributions that fit one action space, and how their actions are drawn.
+    """A kind of distribution for one action space, and the sampling of its actions.
 
     Attributes:
         name: a `DistributionName`.
-        outputs: K, how many numbers the last layer of a network gives the distribution.
-        noise: kind of the noise that one draw needs: uniform, standard normal or logistic.
-        noise_size: how many such numbers one draw needs.
+        outputs: K, the number of network outputs.
+        noise: kind of noise that sampling an action uses: uniform, standard normal or logistic.
+        noise_size: number of noise values per action.
         scale_size: size of the learned `log_std`; 0 for a family without one.
         distribution: `(outputs [S, T, B, K], log_std) -> Distribution`, with gradients.
         draw: `(outputs [..., K], log_std, noise) -> actions`, on arrays, in the form that `log_prob` takes.
         mode: `outputs [..., K] -> actions`, the most likely ones.
-        to_env: maps actions to what the environment takes.
+        to_env: converts actions to the environment's action space.
     """
 
     name: str
@@ -73,9 +73,9 @@ def masked(outputs: Array, allowed: Array) -> Array: ...
 def masked(outputs: Tensor | Array, allowed: Tensor | Array) -> Tensor | Array:
     """Return `outputs [..., K]` with -1e9 in place of each logit whose action is not allowed.
 
-    `allowed [..., K]` is 1 or True for the actions that are allowed. For several choices side by side (MultiDiscrete),
-    the masks of the choices are concatenated; for bits, the mask says whether a bit may be 1. A forbidden action has
-    probability 0 and its logit no gradient. Each choice needs at least one allowed action.
+    `allowed [..., K]` is 1 or True for the actions that are allowed. For several choices (MultiDiscrete), the masks of
+    the choices are concatenated; for bits, the mask is True if a bit may be 1. A forbidden action has probability 0 and
+    its logit no gradient. Each choice needs at least one allowed action.
 
     Source: Huang & Ontañón (2022), A closer look at invalid action masking in policy gradient algorithms.
     """
@@ -96,7 +96,7 @@ def family_for(
 
     Args:
         space: the action space.
-        who: the component that asks, for error messages.
+        who: the component, for error messages.
         distribution: a `DistributionName`; "auto" is categorical for Discrete, multi-categorical for MultiDiscrete,
             bernoulli for MultiBinary, gaussian for Box.
         state_std: take the log standard deviation of a gaussian or tanh from the network, beside the mean, clamped to
@@ -117,13 +117,15 @@ def family_for(
     name = fitting[0] if distribution == "auto" else distribution
     if name not in get_args(DistributionName):
         hint = did_you_mean(name, fitting)
-        raise UnfitError(f'{who}: no distribution "{name}".{hint} In {space} there are: auto, {", ".join(fitting)}.')
+        raise UnfitError(
+            f'{who}: no distribution "{name}".{hint} For {space}, choose from: auto, {", ".join(fitting)}.'
+        )
     if name not in fitting:
         raise UnfitError(
             f'{who}: the distribution "{name}" doesn\'t fit the action space {space}. These do: {", ".join(fitting)}.'
         )
     if state_std and name not in ("gaussian", "tanh"):
-        raise UnfitError(f'{who}: the distribution "{name}" has no standard deviation; leave out state_std.')
+        raise UnfitError(f'{who}: the distribution "{name}" has no standard deviation; remove state_std.')
     match space:
         case gym.spaces.Discrete():
             return _categorical(space)
@@ -144,7 +146,7 @@ def family_for(
 
 
 def _fitting(space: gym.Space[Any]) -> tuple[str, ...]:
-    """The distributions that fit a space, the default first."""
+    """Return the names of the distributions that fit a space, the default first."""
     if isinstance(space, gym.spaces.Discrete):
         return ("categorical",)
     if isinstance(space, gym.spaces.MultiDiscrete) and space.nvec.ndim == 1:
@@ -253,7 +255,7 @@ def _beta(space: gym.spaces.Box) -> Family:
 
 
 def _concentrations(outputs: Array) -> tuple[Array, Array]:
-    """α and β = 1 + softplus(outputs), as in Chou et al. (2017). Both are above 1, so there is a single mode."""
+    """Return α and β = 1 + softplus(outputs), as in Chou et al. (2017). Both are above 1: there is a single mode."""
     alpha, beta = np.split(1 + np.logaddexp(outputs, 0), 2, axis=-1)
     return alpha, beta
 

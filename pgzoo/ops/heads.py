@@ -1,4 +1,4 @@
-"""Both ends of every built-in policy: observations to vectors, and outputs to distributions over actions."""
+"""The input and output layers of the built-in policies: observations to vectors, outputs to distributions."""
 
 from __future__ import annotations
 
@@ -17,10 +17,25 @@ from pgzoo.types import Array, Distribution, Params, Spec
 if TYPE_CHECKING:
     from pgzoo.config import ActionConfig
 
-__all__ = ["ActionHead", "ObsEncoder"]
+__all__ = ["ActionHead", "ObsEncoder", "is_image"]
+
+IMAGE_SIDE, IMAGE_CHANNELS = 16, 4
+"""Minimum height and width of an image in pixels, and maximum number of its channels."""
 
 TABLE = 1024
 """Maximum number of categories that are one-hot encoded by a table."""
+
+
+def is_image(space: gym.Space[Any]) -> bool:
+    """Return whether observations are images: a uint8 Box of three dimensions that is large enough.
+
+    An image has at least 16 x 16 pixels, and 1 to 4 channels in its first or last dimension. Smaller or deeper arrays,
+    such as the one-hot 4 x 4 x 16 board of 2048, are treated as vectors.
+    """
+    if not (isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3):
+        return False
+    layouts = ((space.shape[0], space.shape[1:]), (space.shape[2], space.shape[:2]))
+    return any(channels <= IMAGE_CHANNELS and min(pixels) >= IMAGE_SIDE for channels, pixels in layouts)
 
 
 class ObsEncoder:
@@ -35,24 +50,24 @@ class ObsEncoder:
         self._one_hot: Array | None = None
         if isinstance(space, gym.spaces.Discrete):
             self.categories, self.first, self.size = int(space.n), int(space.start), int(space.n)
-            # faster than comparing, but its size grows quadratically
+            # a lookup table is faster than comparing, but its size is quadratic
             self._one_hot = np.eye(self.categories, dtype=np.float32) if self.categories <= TABLE else None
-        elif isinstance(space, gym.spaces.Box) and not (space.dtype == np.uint8 and len(space.shape) == 3):
+        elif isinstance(space, gym.spaces.Box) and not is_image(space):
             self.size = int(np.prod(space.shape))
         else:
             raise UnfitError(
-                f"{who} doesn't fit the observation space {space}: it takes flat vectors, not images. "
+                f"{who} doesn't fit the observation space {space}: it supports flat vectors, not images. "
                 "See: pgzoo policies"
             )
 
     def encode(self, obs: Tensor) -> Tensor:
-        """`[S, T, B, *O] -> [S, T, B, size]`."""
+        """Encode a batch: `[S, T, B, *O] -> [S, T, B, size]`."""
         if self.categories:
             return F.one_hot(obs - self.first, self.categories).float()
         return obs.float().reshape(*obs.shape[:3], self.size)
 
     def encode_numpy(self, obs: Array) -> Array:
-        """`[S, N, *O] -> [S, N, size]`."""
+        """Encode arrays for acting: `[S, N, *O] -> [S, N, size]`."""
         if self._one_hot is not None:
             return np.asarray(self._one_hot[obs - self.first])
         if self.categories:
@@ -64,7 +79,7 @@ class ActionHead:
     """Turns the last layer of a network, `outputs` numbers, into a distribution that fits the action space.
 
     Raises:
-        UnfitError: the distribution doesn't fit the space, or doesn't offer what the algorithm needs.
+        UnfitError: the distribution doesn't fit the space or the needs of the algorithm.
     """
 
     def __init__(self, spec: Spec, config: ActionConfig, needs: frozenset[str], who: str) -> None:
@@ -77,30 +92,31 @@ class ActionHead:
         )
         if "shift" in needs and self.family.name not in ("gaussian", "tanh"):
             raise UnfitError(
-                f"The algorithm moves the mean of the policy's distribution, and {who} has a {self.family.name} one. "
+                f"The algorithm shifts the mean of the policy's distribution, but {who} has a {self.family.name} "
+                "distribution, which has no mean to shift. "
                 "Choose Box actions with a gaussian or tanh distribution, or another algorithm."
             )
         self.outputs, self.log_std = self.family.outputs, config.log_std
         self.noise, self.noise_size, self.to_env = self.family.noise, self.family.noise_size, self.family.to_env
 
     def init(self) -> Params:
-        """One member's parameters that are not part of the network: a log standard deviation, if it is a parameter."""
+        """Return one member's `log_std`, if it is learned and state-independent."""
         return {"log_std": torch.full((self.family.scale_size,), self.log_std)} if self.family.scale_size else {}
 
     @staticmethod
     def log_std_of(params: Params) -> Array | None:
-        """The log standard deviation as `choose` takes it: a view `[S, 1, A]` on the parameter."""
+        """Return the log standard deviation for `choose`: a view `[S, 1, A]` on the parameter."""
         return params["log_std"].detach().numpy()[:, None] if "log_std" in params else None
 
     def distribution(self, outputs: Tensor, params: Params, action_mask: Tensor | None) -> Distribution:
-        """`outputs [S, T, B, K]` -> a distribution of batch shape `[S, T, B]`."""
+        """Return the distribution of batch shape `[S, T, B]` for `outputs [S, T, B, K]`."""
         if action_mask is not None:
             outputs = masked(outputs, action_mask)
         log_std = params.get("log_std")
         return self.family.distribution(outputs, None if log_std is None else log_std[:, None, None])
 
     def choose(self, outputs: Array, log_std: Array | None, action_mask: Array | None, noise: Array | None) -> Array:
-        """Actions `[S, N, *A]` from `outputs [S, N, K]`: drawn with `noise`, the mode where that is None."""
+        """Return actions `[S, N, *A]` from `outputs [S, N, K]`: sampled with `noise`, or the mode if it is None."""
         if action_mask is not None:
             outputs = masked(outputs, action_mask)
         return self.family.mode(outputs) if noise is None else self.family.draw(outputs, log_std, noise)

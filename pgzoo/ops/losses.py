@@ -1,9 +1,9 @@
 """Reductions over a batch to one number per member, and the terms from which the algorithms build their losses.
 
 Batches are padded, and the amount of padding depends on the longest episode of any member. torch sums a contiguous axis
-in an order that depends on its length, so a plain sum would give a member other last bits alone than among others.
-A running sum adds in one fixed order, and zeros at its end change nothing. It is slower, so where all batches have the
-same size (`ops.order`), a plain sum is taken instead.
+in an order that depends on its length, so with a plain sum, a member's last bits would depend on the other members.
+A running sum adds in one fixed order, and zeros at its end change nothing. It is slower, so if all batches have the
+same size (`ops.order`), a plain sum is used instead.
 """
 
 from __future__ import annotations
@@ -45,28 +45,28 @@ __all__ = [
 
 
 def weighted_sum(x: Tensor, weights: Tensor) -> Tensor:
-    """Sum of `weights * x` over the last two axes, `[S, T, B] -> [S]`; padding doesn't change a bit of it."""
+    """Return the sum of `weights * x` over T and B, `[S, T, B] -> [S]`; bit-identical for any amount of padding."""
     return _sum(x * weights)
 
 
 def weighted_mean(x: Tensor, weights: Tensor) -> Tensor:
-    """Mean of `x` over the rows with weight, `[S, T, B] -> [S]`; 0 for a member without any."""
+    """Return the mean of `x` over the rows with weight, `[S, T, B] -> [S]`; 0 for a member without any."""
     return weighted_sum(x, weights) / _sum(weights).clamp(min=1.0)
 
 
 def weighted_std(x: Tensor, weights: Tensor) -> Tensor:
-    """Standard deviation (biased: divided by n) of `x` over the rows with weight, `[S, T, B] -> [S]`."""
+    """Return the (biased) standard deviation of `x` over the rows with weight, `[S, T, B] -> [S]`."""
     mean = weighted_mean(x, weights)[..., None, None]
     return weighted_mean((x - mean) ** 2, weights).sqrt()
 
 
 def weighted_max(x: Tensor, weights: Tensor) -> Tensor:
-    """Maximum of `x` over the rows with weight, `[S, T, B] -> [S]`; minus infinity for a member without any."""
+    """Return the maximum of `x` over the rows with weight, `[S, T, B] -> [S]`; -inf for a member without any."""
     return torch.where(weights > 0, x, -torch.inf).amax((-2, -1))
 
 
 def log_mean_exp(x: Tensor, weights: Tensor) -> Tensor:
-    """Log E[exp x] over the rows with weight, `[S, T, B] -> [S]`, without overflow; 0 for a member without any."""
+    """Return log E[exp x] over the rows with weight, `[S, T, B] -> [S]`, without overflow; 0 without such rows."""
     has_rows = (weights > 0).any(-1).any(-1)
     top = torch.where(has_rows, weighted_max(x, weights).detach(), 0.0)
     above = torch.where(weights > 0, x - top[..., None, None], 0.0)
@@ -76,8 +76,8 @@ def log_mean_exp(x: Tensor, weights: Tensor) -> Tensor:
 def standardize(x: Tensor, weights: Tensor, eps: float = 1e-8) -> Tensor:
     """Shift and scale `x` to mean 0 and standard deviation 1 over each member's rows: `[S, T, B] -> [S, T, B]`.
 
-    Values that differ by no more than rounding become exactly 0. A member with fewer than two rows keeps its `x`: one
-    row says nothing about mean and standard deviation.
+    Values that differ by no more than rounding become exactly 0. A member with fewer than two rows keeps its `x`,
+    because a single row has no standard deviation.
     """
     mean, std = weighted_mean(x, weights), weighted_std(x, weights)
     scaled = (x - mean[..., None, None]) / (std[..., None, None] + eps)
@@ -104,16 +104,16 @@ def scale(x: Tensor, weights: Tensor, eps: float = 1e-8) -> Tensor:
 
 
 ROUNDING = 8 * torch.finfo(torch.float32).eps
-"""A standard deviation below this share of the mean is rounding error: those of sum, mean and differences together."""
+"""A standard deviation below this fraction of the mean is considered rounding error."""
 
 
 def _is_rounding(mean: Tensor, std: Tensor) -> Tensor:
-    """Whether values vary by no more than rounding, `[S]`. False for what is not finite, which must stay visible."""
+    """Return whether values vary by no more than rounding, `[S]`. False for non-finite values, to not hide them."""
     return std < ROUNDING * mean.abs()
 
 
 def _unless_trivial(new: Tensor, x: Tensor, mean: Tensor, std: Tensor, weights: Tensor) -> Tensor:
-    """`new`; but 0 where values vary by no more than rounding, and `x` where a member has fewer than two rows."""
+    """Return `new`, but 0 if values vary by no more than rounding, and `x` if a member has fewer than two rows."""
     new = torch.where(_is_rounding(mean, std)[..., None, None], 0.0, new)
     return torch.where((_sum(weights) < 2)[..., None, None], x, new)
 
@@ -126,12 +126,12 @@ def _sum(x: Tensor) -> Tensor:
 
 
 def advantages_of(batch: Batch, hyper: Hyper) -> Tensor:
-    """The advantages `[S, T, B]` of a batch, standardized over its rows if the setting `normalize_advantages` is on."""
+    """Return the advantages `[S, T, B]`, standardized over the batch if `normalize_advantages` is on."""
     return standardize(batch.advantages, batch.weights) if hyper.normalize_advantages else batch.advantages
 
 
 def policy_gradient_loss(dist: Distribution, advantages: Tensor, batch: Batch) -> Tensor:
-    """The loss whose gradient is minus the policy gradient, `[S, T, B] -> [S]`.
+    """Return the loss whose gradient is minus the policy gradient, `[S, T, B] -> [S]`.
 
     L = -E[ A log π(a|s; θ) ]
     """
@@ -139,13 +139,13 @@ def policy_gradient_loss(dist: Distribution, advantages: Tensor, batch: Batch) -
 
 
 def log_importance_ratio(dist: Distribution, batch: Batch) -> Tensor:
-    """Log r, `[S, T, B]`, where r = π(a|s; θ) / π_old(a|s). Needs "log_probs"."""
+    """Return log r, `[S, T, B]`, where r = π(a|s; θ) / π_old(a|s). Needs "log_probs"."""
     log_ratio: Tensor = dist.log_prob(batch.actions) - batch.log_probs
     return log_ratio
 
 
 def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip_range: Tensor) -> Tensor:
-    """PPO's objective for each row: no gain from moving the ratio out of the clip range.
+    """Return PPO's clipped objective for each row: it doesn't increase further outside the clip range.
 
     min(r A, clip(r, 1-ε, 1+ε) A)
 
@@ -156,7 +156,7 @@ def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip_range: Tensor) -> 
 
 
 def clip_fraction(ratio: Tensor, clip_range: Tensor, weights: Tensor) -> Tensor:
-    """Share of the rows whose ratio is outside the clip range, `[S, T, B] -> [S]`."""
+    """Return the fraction of the rows whose ratio is outside the clip range, `[S, T, B] -> [S]`."""
     return weighted_mean(((ratio - 1).abs() > clip_range).float(), weights)
 
 
@@ -172,7 +172,7 @@ def kl_estimate(log_ratio: Tensor, weights: Tensor) -> Tensor:
 
 
 def ratio_metrics(log_ratio: Tensor, clip_range: Tensor, weights: Tensor) -> Metrics:
-    """How far the policy has moved: the metrics `policy/kl` and `policy/clip_fraction`, `[S]` each."""
+    """Return the metrics `policy/kl` and `policy/clip_fraction`, `[S]` each."""
     log_ratio = log_ratio.detach()
     return {
         "policy/kl": kl_estimate(log_ratio, weights),
@@ -184,7 +184,7 @@ def ratio_metrics(log_ratio: Tensor, clip_range: Tensor, weights: Tensor) -> Met
 
 
 def value_loss(values: Tensor, returns: Tensor, weights: Tensor) -> Tensor:
-    """Half the mean squared error of a critic, `[S, T, B] -> [S]`.
+    """Return half the mean squared error of a critic, `[S, T, B] -> [S]`.
 
     L = ½ E[(V - G)²]
     """
@@ -194,8 +194,9 @@ def value_loss(values: Tensor, returns: Tensor, weights: Tensor) -> Tensor:
 def clipped_value_loss(
     values: Tensor, old_values: Tensor, returns: Tensor, clip_range: Tensor, weights: Tensor
 ) -> Tensor:
-    """`value_loss` without a gain from moving a value further than `clip_range` from the old one: `[S, T, B] -> [S]`.
+    """Return PPO's clipped value loss, `[S, T, B] -> [S]`.
 
+    Moving a value more than `clip_range` from the old one doesn't lower the loss.
     L = ½ E[max((V - G)², (V_old + clip(V - V_old, -ε, ε) - G)²)]
     """
     clipped = old_values + torch.clamp(values - old_values, -clip_range, clip_range)
@@ -203,7 +204,7 @@ def clipped_value_loss(
 
 
 def explained_variance(values: Tensor, returns: Tensor, weights: Tensor) -> Tensor:
-    """Share of the variance of the returns that the critic predicts, `[S, T, B] -> [S]`: 1 all of it, 0 none.
+    """Return the fraction of the variance of the returns that the critic explains, `[S, T, B] -> [S]`; at most 1.
 
     1 - Var[G - V] / Var[G]
     """
@@ -217,7 +218,7 @@ def explained_variance(values: Tensor, returns: Tensor, weights: Tensor) -> Tens
 def actor_loss(
     policy_loss: Tensor, dist: Distribution, batch: Batch, entropy_coef: Tensor | float | None = None
 ) -> Loss:
-    """The loss of a policy that shares no step with a critic, with the metrics of one.
+    """Return the loss of a policy without a critic term, with its metrics.
 
     L = L_π - c_H E[H(π)]
 
@@ -229,9 +230,9 @@ def actor_loss(
 
 
 def critic_loss(policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
-    """`value_loss` as a loss of its own, for gradient steps of the critic alone.
+    """Return `value_loss` as a `Loss`, for gradient steps on the critic alone.
 
-    The explained variance that it reports is that of the values before the first of these steps.
+    The reported explained variance is that of the values before the first of these steps.
     """
     loss = value_loss(policy.apply(params, batch.inputs).value, batch.returns, batch.weights)
     explained = explained_variance(batch.values, batch.returns, batch.weights)
@@ -246,12 +247,12 @@ def actor_critic_loss(
     metrics: Mapping[str, Tensor] = {},
     critic: Tensor | None = None,
 ) -> Loss:
-    """The loss of a policy and its critic, which take their gradient steps together, with the metrics of both.
+    """Return the joint loss of a policy and its critic, with the metrics of both.
 
         L = L_π + c_V L_V - c_H E[H(π)],  L_V = ½ E[(V - G)²]
 
-    c_V and c_H are the settings `value_coef` and `entropy_coef`. `metrics` are reported beside those of every
-    actor-critic, and `critic` takes the place of L_V.
+    c_V and c_H are the settings `value_coef` and `entropy_coef`. `metrics` are additional metrics; `critic`, if given,
+    replaces L_V.
 
     Shapes: `policy_loss`, `critic` and `metrics` are `[S]`. Source: Mnih et al. (2016), Asynchronous methods for deep
     reinforcement learning, section 4.

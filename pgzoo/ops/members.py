@@ -1,4 +1,4 @@
-"""The member axis: choose rows, join populations, freeze members.
+"""The member axis: select, concatenate and freeze members. A member is defined in `pgzoo.types`.
 
 A tree is a NamedTuple or dict of leaves. A leaf is a tensor or array with the member axis first, or a plain tuple with
 one entry of any type per member.
@@ -57,7 +57,7 @@ def join(trees: Sequence[Tree]) -> Tree:
 
 
 def stacked(trees: Sequence[Tree]) -> Tree:
-    """Return one tree of `trees` whose leaves are tensors without the member axis, one tree per member."""
+    """Stack `trees` of tensors without the member axis, one per member, into one tree."""
     return cast(Tree, map_leaves(lambda *leaves: torch.stack(leaves), *trees))
 
 
@@ -86,7 +86,7 @@ def per_member(values: Tensor, like: Tensor) -> Tensor:
 
 
 def moved(tree: Tree, device: torch.device) -> Tree:
-    """Return the tree with its tensors on `device`. Only copies to the CPU wait until the device has computed them."""
+    """Return the tree with its tensors on `device`. Copies to the CPU block; copies to the device don't."""
 
     def move(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor) or leaf.device.type == device.type:
@@ -100,5 +100,5 @@ def moved(tree: Tree, device: torch.device) -> Tree:
 
 
 def none_marked(members: Tensor) -> bool:
-    """Whether no member is marked in `members [S]` (bool). On a GPU, where reading would wait for it, always False."""
+    """Return True if no member is marked in `members [S]`. On a GPU always False, to avoid waiting for the device."""
     return members.device.type == "cpu" and not members.any()

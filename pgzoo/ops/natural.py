@@ -23,7 +23,7 @@ Product = Callable[[Tensor], Tensor]
 
 
 def mean_kl(policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Tensor:
-    """KL divergence from the policy that collected the data to this one: `[S]`, in nats.
+    """Return the KL divergence from the policy that collected the data to this one: `[S]`, in nats.
 
         E[ KL(π_old(·|s) || π(·|s; θ)) ]
 
@@ -33,7 +33,7 @@ def mean_kl(policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) 
 
 
 def damped(product: Product, damping: Tensor) -> Product:
-    """F + λI, with λ `[S]`: it is invertible also where F is singular or nearly so."""
+    """Return the product with F + λI, with λ `[S]`: it is invertible even if F is singular."""
     return lambda vector: product(vector) + damping[:, None] * vector
 
 
@@ -61,7 +61,7 @@ def conjugate_gradient(product: Product, target: Tensor, steps: int, tolerance: 
 
 
 def natural_step(product: Product, gradient: Tensor, size: Tensor, steps: int) -> Tensor:
-    """Return the step of largest gain at the KL divergence `size [S]`, by the linear model g and the quadratic F.
+    """Return the step that maximizes the linear model g subject to a quadratic KL model equal to `size [S]`.
 
         Δ = √(2δ / xᵀFx) x,  F x = g
 
@@ -76,7 +76,7 @@ def natural_step(product: Product, gradient: Tensor, size: Tensor, steps: int) -
 def backtrack(
     start: Tensor, step: Tensor, accept: Callable[[Tensor], Tensor], shrink: float, tries: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Line search: shorten a step until it is accepted, for each member by itself.
+    """Search along a line: shorten a step until it is accepted, separately for each member.
 
         θ + βʲ Δ,  j = 0, 1, ... the first that `accept: [S, P] -> [S]` (bool) accepts
 

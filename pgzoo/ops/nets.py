@@ -1,4 +1,4 @@
-"""Stacked networks: one weight tensor `[S, in, out]` serves S members in one batched product."""
+"""Stacked networks: one weight tensor `[S, in, out]` holds the weights of S members, for one batched product."""
 
 from __future__ import annotations
 
@@ -39,10 +39,11 @@ ROW_BLOCK = 256
 multiplied in blocks of this size."""
 
 SUM_LANES = 4
-"""torch sums over an outer axis in this number of parallel partial sums."""
+"""Number of partial sums that torch uses for a reduction over an outer axis."""
 
 ROW_ALIGN = 16
-"""Batches of fixed size are padded to a multiple of this number of rows: 64 bytes in every column."""
+"""Batches of fixed size are padded to a multiple of this number of rows, so that every column has a multiple of 64
+bytes."""
 
 Activation = Literal["tanh", "relu", "leaky_relu", "elu", "silu", "gelu", "softplus", "identity"]
 Init = Literal["orthogonal", "default"]
@@ -53,7 +54,7 @@ def _gelu(x: Array) -> Array:
 
 
 ACTIVATIONS: Mapping[str, tuple[Callable[[Tensor], Tensor], Callable[[Array], Array], float]] = {
-    # name: (torch, numpy (may overwrite its argument), gain of an orthogonal layer before it)
+    # name: (torch, numpy (may overwrite its argument), gain for the orthogonal initialization of the preceding layer)
     "tanh": (torch.tanh, lambda x: np.tanh(x, out=x), 5 / 3),
     "relu": (torch.relu, lambda x: np.maximum(x, 0.0, out=x), 2**0.5),
     "leaky_relu": (F.leaky_relu, lambda x: np.maximum(x, 0.01 * x), 2**0.5),
@@ -114,12 +115,12 @@ def mlp(layers: Params, x: Tensor, activation: Activation) -> Tensor:
 
 
 def numpy_layers(params: Mapping[str, Array]) -> list[tuple[Array, Array]]:
-    """Weights `[S, in, out]` and biases `[S, 1, out]` in order, as `mlp_numpy` takes them, without copies."""
+    """Return weights `[S, in, out]` and biases `[S, 1, out]` in order, for `mlp_numpy`, without copies."""
     return [(params[f"weight.{i}"], params[f"bias.{i}"][:, None, :]) for i in range(len(params) // 2)]
 
 
 def mlp_numpy(layers: list[tuple[Array, Array]], x: Array, activation: Activation) -> Array:
-    """The same in numpy, three to four times faster than torch for small batches: `[S, N, in] -> [S, N, out]`."""
+    """Apply the network in numpy, 3 to 4 times faster than torch for small batches: `[S, N, in] -> [S, N, out]`."""
     act = ACTIVATIONS[activation][1]
     for weight, bias in layers[:-1]:
         x = x @ weight
@@ -132,18 +133,17 @@ def mlp_numpy(layers: list[tuple[Array, Array]], x: Array, activation: Activatio
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`[S, B, in] @ [S, in, out] + [S, out]`, in a form in which a member's gradient doesn't depend on the others.
+    """Return `[S, B, in] @ [S, in, out] + [S, out]`, such that a member's gradient doesn't depend on the others.
 
     Matrix kernels choose their order of summation by three things that depend on the other members:
 
     - the number of rows, which includes the padding: so rows are multiplied in blocks of one size, and the gradient of
-      a weight is the sum over a multiple of `SUM_LANES` blocks (the rest of an uneven number would be added in another
-      order);
+      a weight is the sum over a multiple of `SUM_LANES` blocks (a remainder would be added in a different order);
     - the alignment of the result: so zeros are appended until each matrix of the stack starts at a multiple of 64
       bytes;
     - for width 1, whether S is 1: so this product is an explicit sum.
 
-    Where sums may use any order (in compiled functions), the bias is added separately, which can be fused with the next
+    If sums may use any order (in compiled functions), the bias is added separately, which can be fused with the next
     operation, and narrow products are widened to 16 columns, for which kernels are faster.
     """
     members, rows, fan_in = x.shape
@@ -167,7 +167,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def orthogonal(rng: np.random.Generator, rows: int, columns: int) -> NDArray[np.float64]:
-    """A matrix with orthonormal rows or columns, whichever are fewer, uniformly distributed."""
+    """Return a uniformly distributed matrix with orthonormal rows or columns, whichever are fewer."""
     q, r = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
     q *= np.sign(np.diag(r))
     return q if rows >= columns else q.T

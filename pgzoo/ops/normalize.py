@@ -27,7 +27,7 @@ EPS = 1e-8
 
 
 def moments(*shape: int) -> Params:
-    """Return the moments of no data: `count []`, `mean` and `square` (sum of squared deviations from it), `shape`."""
+    """Return initial moments: `count []`, `mean` and `square` (sum of squared differences from it), `shape`."""
     zeros = torch.zeros(shape, dtype=torch.float64)
     return {"count": torch.zeros((), dtype=torch.float64), "mean": zeros, "square": zeros}
 
@@ -54,7 +54,7 @@ def take_in(known: Params, x: Tensor, weights: Tensor) -> Params:
 
 
 def _std(known: Params) -> Tensor:
-    """Standard deviations, `[S, *D]`; 1 without data."""
+    """Return standard deviations, `[S, *D]`; 1 without data."""
     count = known["count"].reshape(-1, *[1] * (known["mean"].ndim - 1))
     variance = known["square"] / count.clamp(min=1.0)
     return torch.where(count > 0, (variance + EPS).sqrt(), 1.0)
@@ -64,8 +64,8 @@ class NormalizedPolicy:
     """A policy with standardized observations (mean 0, standard deviation 1), clipped to +-`CLIP`.
 
     The running moments are buffers of the policy, so they are saved and exported with it and don't change in
-    evaluations. They are updated between an update and the next collection, so learning sees the same normalized
-    observations as acting did.
+    evaluations. They are updated between an update and the next collection, so acting and learning use the same
+    normalized observations.
     """
 
     PREFIX = "norm."
@@ -73,9 +73,9 @@ class NormalizedPolicy:
     def __init__(self, policy: Policy, spec: Spec) -> None:
         space = spec.observation_space
         if not isinstance(space, gym.spaces.Box):
-            raise UnfitError(f"Observations of {spec.original_space} are categories; leave out --normalize-obs.")
+            raise UnfitError(f"Observations of {spec.original_space} are categories; remove --normalize-obs.")
         if space.dtype == np.bool_:
-            raise UnfitError(f"Observations of {spec.original_space} are true or false; leave out --normalize-obs.")
+            raise UnfitError(f"Observations of {spec.original_space} are boolean; remove --normalize-obs.")
         self.policy, self.shape = policy, space.shape
         self.compiles = getattr(policy, "compiles", False)
         self.noise, self.noise_size, self.memory_size = policy.noise, policy.noise_size, memory_size(policy)
@@ -85,7 +85,7 @@ class NormalizedPolicy:
         return self.policy.init(rng)
 
     def buffers(self) -> Params:
-        """The moments of the observations, and the buffers of the wrapped policy."""
+        """Return the moments of the observations, and the buffers of the wrapped policy."""
         own: Params = getattr(self.policy, "buffers", dict)()
         return own | {self.PREFIX + name: value for name, value in moments(*self.shape).items()}
 
@@ -130,7 +130,7 @@ class NormalizedPolicy:
 
 
 def reward_buffers(num_envs: int) -> Params:
-    """One member's buffers of the reward scale: moments of the discounted return, and each environment's return."""
+    """Return one member's buffers: moments of the discounted return, and the current return of each environment."""
     return {"reward.return": torch.zeros(num_envs), **{f"reward.{k}": v for k, v in moments().items()}}
 
 

@@ -86,7 +86,7 @@ def _adam(
     beta1, beta2 = 0.9, 0.999
     mean = beta1 * state["mean"] + (1 - beta1) * gradient
     square = beta2 * state["square"] + (1 - beta2) * gradient.square()
-    # 1 - beta^t by recursion: the rounding of torch's power depends on the position in a tensor, and so on S
+    # 1 - beta^t by recursion: torch's pow rounds differently depending on the position in a tensor
     filled1, filled2 = beta1 * state["filled1"] + (1 - beta1), beta2 * state["filled2"] + (1 - beta2)
     scale = learning_rate[:, None] / filled1.float()
     denominator = square.sqrt() / filled2.sqrt().float() + eps
@@ -110,7 +110,7 @@ def _sgd(vector: Tensor, gradient: Tensor, state: Params, learning_rate: Tensor)
 
 
 NO_OPTIMIZER = Optimizer(lambda vector: {}, _sgd)
-"""For algorithms that take no gradient steps: it has no state."""
+"""An optimizer without state, for algorithms that take no gradient steps."""
 
 
 def make_optimizer(name: str, eps: float | None = None) -> Optimizer:

@@ -1,4 +1,4 @@
-"""Whether sums may use the fastest order of additions, or must have the same bits for any amount of padding."""
+"""Choose between fast sums and sums that are bit-identical for any amount of padding."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ def sums_in_any_order(allowed: bool = True) -> Iterator[None]:
 
 
 def any_order() -> bool:
-    """Whether the current context allows sums in any order."""
+    """Return whether the current context allows sums in any order."""
     return _any_order.get()

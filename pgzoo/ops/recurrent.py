@@ -1,7 +1,7 @@
-"""Stacked recurrent cells, as pure functions: S members side by side, each with its own weights.
+"""Stacked recurrent cells, as pure functions: S members, each with its own weights.
 
-A sequence is `[S, T, B, ...]`, a memory `[S, B, M]`. The inputs' part of the gates is one product for all steps. The
-memory's part is a product of B rows for each step, which depends neither on other members nor on padding steps.
+A sequence is `[S, T, B, ...]`, a memory `[S, B, M]`. The input part of the gates is computed by one matrix product for
+all steps, the recurrent part by one product of B rows per step. Neither depends on other members or on padding.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ CellName = Literal["gru", "lstm"]
 
 
 class Cell(NamedTuple):
-    """A kind of cell with M units: a step has `gates` blocks of M gate inputs, the memory `parts` blocks of M numbers.
+    """A kind of recurrent cell with M units.
 
-    `step(x, h, memory)` and `step_numpy` take the gate inputs from the observation (`x [S, B, gates * M]`) and from the
-    last output (`h [S, B, gates * M]`), and the memory `[S, B, parts * M]`, of which the first M are the output.
+    `gates` is the number of gates; `parts` is the number of vectors of size M in the memory (GRU 1, LSTM 2).
+    `step(x, h, memory)` and `step_numpy` take the input part of the gates, `x [S, B, gates * M]`, the recurrent part,
+    `h [S, B, gates * M]`, and the memory `[S, B, parts * M]`, of which the first M are the output.
     """
 
     gates: int
@@ -36,7 +37,7 @@ class Cell(NamedTuple):
 
 
 def _gru(x: Tensor, h: Tensor, memory: Tensor) -> Tensor:
-    """Reset r, update z and candidate n; the reset gate acts on the memory's part of the candidate.
+    """Compute reset r, update z and candidate n; the reset gate acts on the recurrent part of the candidate.
 
     h' = (1 - z) n + z h,  n = tanh(xₙ + r hₙ)
 
@@ -49,7 +50,7 @@ def _gru(x: Tensor, h: Tensor, memory: Tensor) -> Tensor:
 
 
 def _lstm(x: Tensor, h: Tensor, memory: Tensor) -> Tensor:
-    """Input i, forget f, candidate g and output o.
+    """Compute input i, forget f, candidate g and output o.
 
     c' = f c + i g,  h' = o tanh(c')
 
@@ -81,12 +82,12 @@ CELLS: Mapping[CellName, Cell] = {"gru": Cell(3, 1, _gru, _gru_numpy), "lstm": C
 
 
 def init_cell(rng: np.random.Generator, name: CellName, memory: int, init: Init) -> Params:
-    """One member's recurrent layer, `weight [M, gates * M]` and `bias`.
+    """Return one member's recurrent layer, `weight [M, gates * M]` and `bias`.
 
     `orthogonal` makes each gate's block orthogonal, with zero biases; `default` is torch's default for these cells,
-    uniform in +-1/sqrt(M). The bias of an LSTM's forget gate is 1 in both, so that the gate is open at first.
+    uniform in +-1/sqrt(M). The bias of an LSTM's forget gate is 1 in both, so that the gate is open initially.
 
-    Source of the last: Jozefowicz, Zaremba & Sutskever (2015), An empirical exploration of recurrent network
+    Source of the forget bias: Jozefowicz, Zaremba & Sutskever (2015), An empirical exploration of recurrent network
     architectures, section 2.2.
     """
     gates = CELLS[name].gates
@@ -107,11 +108,11 @@ def run(cell: Cell, x: Tensor, weight: Tensor, bias: Tensor, memory: Tensor, sta
 
     Args:
         cell: the kind of cell.
-        x: the inputs' part of the gates, `[S, T, B, gates * M]`.
+        x: the input part of the gates, `[S, T, B, gates * M]`.
         weight: `[S, M, gates * M]`.
         bias: `[S, gates * M]`.
         memory: before the first step, `[S, B, parts * M]`.
-        starts: `[S, T, B]`; the memory is reset to zero before each step that begins an episode.
+        starts: `[S, T, B]`; the memory is reset to zero before each step that starts an episode.
     """
     size, keep, outputs = weight.shape[-2], 1.0 - starts.to(x.dtype).unsqueeze(-1), []
     for t in range(x.shape[1]):
@@ -122,6 +123,9 @@ def run(cell: Cell, x: Tensor, weight: Tensor, bias: Tensor, memory: Tensor, sta
 
 
 def run_numpy(cell: Cell, x: Array, weight: Array, bias: Array, memory: Array, starts: Array) -> Array:
-    """One step: the memory `[S, B, parts * M]` after it; `x [S, B, gates * M]`, `starts [S, B]`, `bias [S, 1, ...]`."""
+    """Take one step and return the memory `[S, B, parts * M]`.
+
+    Shapes: `x [S, B, gates * M]`, `starts [S, B]`, `bias [S, 1, gates * M]`.
+    """
     memory = np.where(starts[..., None], np.float32(0), memory)
     return cell.step_numpy(x, memory[..., : weight.shape[-2]] @ weight + bias, memory)

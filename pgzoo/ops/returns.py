@@ -6,9 +6,9 @@ not `valid` count as zero, and their results are zero.
 
 In the equations Vₜ is `values`, the critic's V(sₜ), and V(sₜ₊₁) is `next_values`, which at the end of an
 episode is the value of its true final observation. Where an episode terminated (also if it was truncated in the same
-step), V(sₜ₊₁) is 0; elsewhere sums that stop are bootstrapped from it.
+step), V(sₜ₊₁) is 0; otherwise sums that stop are bootstrapped from it.
 
-A function that returns one tensor returns returns; one that returns a pair returns advantages and critic targets.
+A function with one result computes returns; one with two computes advantages and critic targets.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
 
 
 def reverse_scan(x: Tensor, decay: Tensor) -> Tensor:
-    """Solve the backward recursion that every return is made of, along T.
+    """Solve the backward recursion that all returns use, along T.
 
         yₜ = xₜ + dₜ yₜ₊₁,  y_T = 0
 
@@ -61,12 +61,12 @@ def reward_to_go(
     gamma: Tensor | float,
     next_values: Tensor | None = None,
 ) -> Tensor:
-    """Discounted sum of the rewards from a step to the end of its episode.
+    """Return the discounted sum of the rewards from a step to the end of its episode.
 
         Gₜ = rₜ + γ Gₜ₊₁, stopping at the end of the episode or of the window
 
     Without a critic there is no bootstrapping: at a truncation or the end of the window, only observed rewards count.
-    With `next_values`, V(sₜ₊₁) takes the place of Gₜ₊₁ there.
+    With `next_values`, V(sₜ₊₁) replaces Gₜ₊₁ there.
 
     Shapes: all `[..., T, N]`; `gamma` broadcasts. Source: Sutton & Barto (2018), eq. 3.9; Pardo et al. (2018), on
     bootstrapping of partial episodes.
@@ -88,14 +88,14 @@ def total_return(
     gamma: Tensor | float,
     next_values: Tensor | None = None,
 ) -> Tensor:
-    """The return of the whole episode, at each of its steps.
+    """Compute the return of the whole episode, at each of its steps.
 
         R = Σₜ γᵗ rₜ
 
-    With `next_values` it is bootstrapped as `reward_to_go` is.
+    With `next_values` it is bootstrapped like `reward_to_go`.
 
-    Shapes: all `[..., T, N]`, `starts` may have T+1 steps; `gamma` broadcasts. An episode that began before the window
-    counts from the window's first step. Source: Williams (1992), eq. 11.
+    Shapes: all `[..., T, N]`, `starts` may have T+1 steps; `gamma` broadcasts. An episode that started before the
+    window counts from the window's first step. Source: Williams (1992), eq. 11.
     """
     to_go = reward_to_go(
         rewards=rewards,
@@ -118,7 +118,7 @@ def leave_one_out(
     starts: Tensor,
     gamma: Tensor | float,
 ) -> tuple[Tensor, Tensor]:
-    """The return of each episode minus the mean of the member's other episodes, at each of its steps.
+    """Compute the return of each episode minus the mean of the member's other episodes, at each of its steps.
 
         Aₑ = Rₑ - 1/(K-1) Σ_{j≠e} Rⱼ
 
@@ -127,7 +127,7 @@ def leave_one_out(
     baseline is 0 and the advantage its return.
 
     Shapes: all `[..., T, N]`, `starts` may have T+1 steps; `gamma` broadcasts. Returns advantages and total returns.
-    The attribute `whole_episodes` says that it needs whole episodes. Source: Kool et al. (2019); Ahmadian et al.
+    It needs whole episodes (attribute `whole_episodes`). Source: Kool et al. (2019); Ahmadian et al.
     (2024), as RLOO.
     """
     returns = total_return(
@@ -157,11 +157,11 @@ def n_step(
     gamma: Tensor | float,
     n: int,
 ) -> Tensor:
-    """Rewards of n steps, then the critic's value.
+    """Compute n-step returns: the rewards of n steps, then the critic's value.
 
         Gₜ⁽ⁿ⁾ = rₜ + γ Gₜ₊₁⁽ⁿ⁻¹⁾,  Gₜ⁽⁰⁾ = V(sₜ)
 
-    Where the episode or the window ends earlier, the sum ends there and is bootstrapped.
+    If the episode or the window ends earlier, the sum ends there and is bootstrapped.
 
     Shapes: all `[..., T, N]`; `gamma` broadcasts; n >= 1. Source: Sutton & Barto (2018), eq. 7.1.
     """
@@ -183,7 +183,7 @@ def td_lambda(
     gamma: Tensor | float,
     lam: Tensor | float,
 ) -> Tensor:
-    """The λ-return: the n-step returns of all n, weighted by (1 - λ) λⁿ⁻¹.
+    """Compute the λ-return: the n-step returns of all n, weighted by (1 - λ) λⁿ⁻¹.
 
         Gₜ = rₜ + γ ((1 - λ) V(sₜ₊₁) + λ Gₜ₊₁)
 
@@ -208,12 +208,12 @@ def gae(
     gamma: Tensor | float,
     lam: Tensor | float,
 ) -> tuple[Tensor, Tensor]:
-    """Generalized advantage estimation: TD errors, summed with discount γλ.
+    """Compute generalized advantage estimates: TD errors, summed with discount γλ.
 
         Aₜ = δₜ + γλ Aₜ₊₁,  δₜ = rₜ + γ V(sₜ₊₁) - V(sₜ)
 
-    The sum stops at an end of either kind. λ = 0 gives the TD error (low variance, biased by the critic), λ = 1 the
-    bootstrapped reward-to-go minus V (no bias, high variance).
+    The sum stops at an end of either kind. With λ = 0 it is the TD error (low variance, biased by the critic), with
+    λ = 1 the bootstrapped reward-to-go minus V (unbiased within an episode, high variance).
 
     Shapes: all `[..., T, N]`; `gamma` and `lam` broadcast. Returns advantages and A + V, the λ-return. Source: Schulman
     et al. (2016), eq. 16.
@@ -238,14 +238,14 @@ def v_trace(
     rho_bar: Tensor | float,
     c_bar: Tensor | float,
 ) -> tuple[Tensor, Tensor]:
-    """The λ-return of a policy π from the steps of another, μ, with truncated importance weights.
+    """Compute the off-policy λ-return of a policy π from data collected by μ, with truncated importance weights.
 
         vₜ = V(sₜ) + ρₜ δₜ + γ cₜ (vₜ₊₁ - V(sₜ₊₁)),  δₜ = rₜ + γ V(sₜ₊₁) - V(sₜ)
         Aₜ = ρₜ (rₜ + γ vₜ₊₁ - V(sₜ))
         ρₜ = min(ρ̄, π/μ),  cₜ = λ min(c̄, π/μ)
 
     ρ̄ determines which policy's value function is learned (that of π if ρ̄ never clips), c̄ how quickly. vₜ₊₁ is V(sₜ₊₁)
-    where the sum stops. On-policy, with ρ̄, c̄ >= 1, v is the λ-return. A includes the weight ρₜ of the policy gradient.
+    at the end of the sum. On-policy, with ρ̄, c̄ >= 1, v is the λ-return. A includes the weight ρₜ of the policy gradient.
 
     Shapes: all `[..., T, N]`, `log_rhos` is log π(aₜ|sₜ) - log μ(aₜ|sₜ); `gamma`, `lam`, `rho_bar` and `c_bar`
     broadcast. Returns advantages and v. Source: Espeholt et al. (2018), section 4.1 with remarks 1 and 2, section 4.2.
@@ -273,12 +273,12 @@ def retrace(
     gamma: Tensor | float,
     lam: Tensor | float,
 ) -> Tensor:
-    """The return of an action under a policy π from the steps of another, μ: the target of an action-value function Q.
+    """Compute the off-policy return for an action-value function Q of a policy π, from data collected by μ.
 
         Gₜ = Q(sₜ, aₜ) + δₜ + γ cₜ₊₁ (Gₜ₊₁ - Q(sₜ₊₁, aₜ₊₁)),  δₜ = rₜ + γ V(sₜ₊₁) - Q(sₜ, aₜ),  cₜ = λ min(1, π/μ)
 
-    It is not registered as an estimator: a run has no critic of actions that could give `q_values`. An algorithm that
-    learns one can call it.
+    It is not registered as an estimator, because no critic of a run computes `q_values`. An algorithm that learns Q can
+    call it.
 
     V(sₜ₊₁), the `next_values`, is the mean of Q(sₜ₊₁, ·) under π. As for every return, the advantage is G - V(sₜ), with
     the mean of Q(sₜ, ·) under π for V(sₜ).
@@ -304,7 +304,7 @@ def upgo(
     gamma: Tensor | float,
     lam: Tensor | float,
 ) -> tuple[Tensor, Tensor]:
-    """The upgoing return: rewards as long as they exceed the critic's estimate, then the critic's value.
+    """Compute the upgoing return: rewards as long as they exceed the critic's estimate, then the critic's value.
 
         Gₜ = rₜ + γ (Gₜ₊₁ if rₜ₊₁ + γ V(sₜ₊₂) >= V(sₜ₊₁) else V(sₜ₊₁))
 
@@ -339,9 +339,9 @@ def notebook(
     timestep: Tensor,
     gamma: Tensor | float,
 ) -> Tensor:
-    """The weighting of a popular teaching notebook; a heuristic that favors early steps of long episodes.
+    """Compute the weights of a popular teaching notebook; a heuristic that favors early steps of long episodes.
 
-    For an episode of length L, with bₜ = rₜ + t read backwards:
+    For an episode of length L, with bₜ = rₜ + t in reverse order:
 
         wₜ = γᵗ b_{L-1-t} / maxₖ γᵏ b_{L-1-k}
 
@@ -365,35 +365,35 @@ def notebook(
 
 
 def _powers(gamma: Tensor | float, like: Tensor) -> Tensor:
-    """γᵗ along T. Not by `**`, whose rounding depends on the position in a tensor, and so on the padding."""
+    """Return γᵗ along T. Not by `**`, which rounds differently depending on the position in a tensor."""
     factors = gamma * torch.ones_like(like, dtype=torch.float64)
     factors[..., 0, :] = 1.0
     return factors.cumprod(-2).to(like.dtype)
 
 
 def _first_step(starts: Tensor) -> Tensor:
-    """Index of the first step of each step's episode, `[..., T, N]`; 0 for one that began before the window."""
+    """Return the index of the first step of each step's episode, `[..., T, N]`; 0 if it started before the window."""
     time = torch.arange(starts.shape[-2], device=starts.device).unsqueeze(-1)
     return torch.where(starts, time, 0).cummax(-2).values
 
 
 def _continues(terminated: Tensor, truncated: Tensor, valid: Tensor) -> Tensor:
-    """Whether a step's successor belongs to the same episode and the same window."""
+    """Return whether a step's successor belongs to the same episode and the same window."""
     return valid & ~(terminated | truncated) & _next(valid)
 
 
 def _next(x: Tensor) -> Tensor:
-    """The value of x one step later; zero after the last."""
+    """Return the value of x one step later; zero after the last."""
     return torch.cat([x[..., 1:, :], torch.zeros_like(x[..., :1, :])], dim=-2)
 
 
 def _td_target(
     rewards: Tensor, next_values: Tensor, terminated: Tensor, valid: Tensor, gamma: Tensor | float
 ) -> Tensor:
-    """One reward, then the critic's value: rₜ + γ V(sₜ₊₁)."""
+    """Return one reward plus the critic's value: rₜ + γ V(sₜ₊₁)."""
     return torch.where(valid, rewards + gamma * torch.where(terminated, 0.0, next_values), 0.0)
 
 
 def _ratio(log_rhos: Tensor, valid: Tensor) -> Tensor:
-    """π/μ; 1 where not valid."""
+    """Return π/μ; 1 for steps that are not valid."""
     return torch.where(valid, log_rhos, 0.0).exp()

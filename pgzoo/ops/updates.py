@@ -1,4 +1,4 @@
-"""Pieces of an update that several algorithms share."""
+"""Helper functions for updates, shared by several algorithms."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def whole_batch(ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -
 
 
 def fit_critic(ctx: UpdateContext, state: TrainState, batch: Batch) -> TrainState:
-    """Take `critic_steps` gradient steps (a setting) of the critic alone, each on the whole batch."""
+    """Take `critic_steps` gradient steps (a setting) on the critic alone, each on the whole batch."""
     for _ in range(ctx.settings.critic_steps):
         state = ctx.step(critic_loss, state, batch, only="critic.")
     return state

@@ -6,15 +6,16 @@ import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pgzoo.config import read_yaml
+from pgzoo.config import EVAL_MAX_STEPS, read_yaml
 from pgzoo.envs import ids
 from pgzoo.envs.choice import choose_backend, inspect_environment
 from pgzoo.errors import ConfigError, UnfitError, UsageError
 from pgzoo.export.bundle import DESCRIPTION, TENSORS, LoadedPolicy, load_policy
+from pgzoo.registry.objects import register_env
 from pgzoo.training import rollout
 from pgzoo.training.events import EvaluationMode
 from pgzoo.types import EnvRequest
@@ -25,20 +26,40 @@ if TYPE_CHECKING:
     from pgzoo.registry import PluginCatalog
     from pgzoo.tracking import Found, Home
 
-__all__ = ["PlayablePolicy", "environment_for", "evaluate_policy", "find_policies", "policy_of_run"]
+__all__ = [
+    "PlayablePolicy",
+    "PlayedEpisodes",
+    "cut_episodes",
+    "environment_for",
+    "evaluate_policy",
+    "find_policies",
+    "policy_of_run",
+]
 
 _log = logging.getLogger("pgzoo")
 
 
 @dataclass(frozen=True)
 class PlayablePolicy:
-    """A policy with its name, and the seed and backend of the run that trained it, if it comes from a run."""
+    """A policy with its name, and settings of the run that trained it, if it comes from a run.
+
+    `max_steps` is the number of steps after which that run cuts an evaluation episode.
+    """
 
     name: str
     policy: LoadedPolicy
     seed: int = 0
     backend: str = "auto"
     run: Found | None = None
+    max_steps: int = EVAL_MAX_STEPS
+
+
+class PlayedEpisodes(NamedTuple):
+    """Returns and lengths of episodes, `[episodes]` each, and how many of them were cut by the limit of steps."""
+
+    returns: NDArray[np.float64]
+    lengths: NDArray[np.int64]
+    cut: int
 
 
 def find_policies(
@@ -57,12 +78,17 @@ def find_policies(
     path = Path(ref)
     folder = path.parent if path.name in (DESCRIPTION, TENSORS) else path
     if (folder / DESCRIPTION).is_file() or (folder.is_dir() and len(path.parts) > 1):
-        return [PlayablePolicy(folder.resolve().name, load_policy(folder, catalog))]
-    runs = find(ref, home, tracking_uri)
-    starts = [start_of(found.path) if found.path else None for found in runs]
-    for sentence in dict.fromkeys(s for start in starts if start for s in missing_imports(start["tags"], catalog)):
-        _log.warning("%s", sentence)
-    return [policy_of_run(found, catalog) for found in runs]
+        playable = [PlayablePolicy(folder.resolve().name, load_policy(folder, catalog))]
+    else:
+        runs = find(ref, home, tracking_uri)
+        starts = [start_of(found.path) if found.path else None for found in runs]
+        for sentence in dict.fromkeys(s for start in starts if start for s in missing_imports(start["tags"], catalog)):
+            _log.warning("%s", sentence)
+        playable = [policy_of_run(found, catalog) for found in runs]
+    for one in playable:
+        if one.policy.env is not None:
+            register_env(one.policy.env.id, catalog.imports)
+    return playable
 
 
 def policy_of_run(found: Found, catalog: PluginCatalog) -> PlayablePolicy:
@@ -72,9 +98,15 @@ def policy_of_run(found: Found, catalog: PluginCatalog) -> PlayablePolicy:
     found.artifact(f"policy/{TENSORS}")
     policy = load_policy(folder, catalog)
     policy.env = EnvRequest(
-        str(settings.get("env")), dict(settings.get("env_kwargs") or {}), settings.get("max_episode_steps"), rows=1
+        str(settings.get("env")),
+        dict(settings.get("env_kwargs") or {}),
+        settings.get("max_episode_steps"),
+        rows=1,
+        wrappers=tuple(settings.get("wrappers") or ()),
+        frame_stack=settings.get("frame_stack") or 0,
     )
-    return PlayablePolicy(found.name, policy, found.seed, str(settings.get("backend", "auto")), found)
+    max_steps = int(settings.get("eval_max_steps", EVAL_MAX_STEPS))
+    return PlayablePolicy(found.name, policy, found.seed, str(settings.get("backend", "auto")), found, max_steps)
 
 
 def environment_for(
@@ -82,14 +114,19 @@ def environment_for(
 ) -> EnvRequest:
     """Return the environment to play in: `env`, or else the one in which the policy was trained.
 
+    Both have the wrappers of the training, which decide what the policy observes.
+
     Without a `catalog` gymnasium makes it, with one the backend of that name does.
 
     Raises:
         ConfigError: no environment is given or known.
-        UsageError: the policy's environment is in a module that isn't imported: a policy loads no code.
+        UsageError: the policy's environment or a wrapper is in a module that isn't imported: a policy loads no code.
         EnvError, UnfitError: it can't be made here, or has other observations or actions than the policy.
     """
-    request = policy.env if env is None else EnvRequest(env, {}, None, 1)
+    request = policy.env
+    if env is not None:
+        wrappers = (policy.env.wrappers, policy.env.frame_stack) if policy.env else ((), 0)
+        request = EnvRequest(env, {}, None, 1, (), False, *wrappers)
     if request is None:
         raise ConfigError("The policy doesn't say in which environment it was trained. Name one: --env ID")
     module, colon, _ = request.id.partition(":")
@@ -120,11 +157,14 @@ def evaluate_policy(
     mode: EvaluationMode,
     seed: int = 0,
     backend: str = "auto",
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return the returns and lengths of `episodes` episodes, `[episodes]` each, played in parallel environments.
+    max_steps: int = EVAL_MAX_STEPS,
+    monitor: rollout.Monitor | None = None,
+) -> PlayedEpisodes:
+    """Play `episodes` episodes in parallel environments.
 
     `request` comes from `environment_for`. Every environment plays the same number of episodes or one less. With the
-    seed and the number of episodes of a run's final evaluation, these are the same episodes.
+    seed and the number of episodes of a run's final evaluation, these are the same episodes. An episode that has not
+    ended after `max_steps` steps is cut there. `monitor` counts episodes and steps while they are played.
 
     Raises:
         UnfitError: the backend can't run the environment.
@@ -142,7 +182,14 @@ def evaluate_policy(
             active=np.ones(1, np.bool_),
             episodes=episodes,
             mode=mode,
+            max_steps=max_steps,
+            monitor=monitor,
         )
     finally:
         envs.close()
-    return played.returns[0], played.lengths[0]
+    return PlayedEpisodes(played.returns[0], played.lengths[0], int(played.cut[0]))
+
+
+def cut_episodes(cut: int, episodes: int, max_steps: int) -> str:
+    """Return the sentence that says how many of the evaluation episodes were cut."""
+    return f"{cut:,} of {episodes:,} evaluation episodes had not ended after {max_steps:,} steps and were cut there"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pgzoo.play.evaluation import PlayablePolicy, environment_for, evaluate_policy, find_policies
+from pgzoo.play.evaluation import PlayablePolicy, cut_episodes, environment_for, evaluate_policy, find_policies
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from pgzoo.training.events import EvaluationMode
 
 __all__ = ["evaluate", "evaluate_all"]
+
+_log = logging.getLogger("pgzoo")
 
 
 def evaluate(
@@ -26,6 +29,7 @@ def evaluate(
     env: str | None = None,
     backend: str | None = None,
     seed: int | None = None,
+    max_steps: int | None = None,
     tracking_uri: str | None = None,
     imports: Sequence[str] = (),
     no_plugin: Sequence[str] = (),
@@ -41,6 +45,7 @@ def evaluate(
         env: Evaluate in this environment instead of the one that the policy was trained in.
         backend: How environments run; by default as in the run.
         seed: Seed of the sampled actions; by default the seed of the run.
+        max_steps: Steps after which an episode that has not ended is cut, with a warning; by default as in the run.
         tracking_uri: MLflow store to search if the run is not on this machine.
         imports: Modules or .py files to import first.
         no_plugin: Names of plugins to leave out.
@@ -61,7 +66,15 @@ def evaluate(
     policies = find_policies(str(what), catalog, Home.find(), tracking_uri)
     mode: EvaluationMode = "greedy" if deterministic else "sampled"
     return evaluate_all(
-        policies, catalog, episodes=episodes, mode=mode, per_episode=per_episode, env=env, backend=backend, seed=seed
+        policies,
+        catalog,
+        episodes=episodes,
+        mode=mode,
+        per_episode=per_episode,
+        env=env,
+        backend=backend,
+        seed=seed,
+        max_steps=max_steps,
     )
 
 
@@ -75,6 +88,7 @@ def evaluate_all(
     env: str | None = None,
     backend: str | None = None,
     seed: int | None = None,
+    max_steps: int | None = None,
 ) -> pd.DataFrame:
     """Evaluate each policy and return a data frame with one row per policy or per episode; see `evaluate`."""
     import pandas as pd
@@ -84,9 +98,12 @@ def evaluate_all(
         used = backend or (one.backend if env is None else "auto")
         where = environment_for(one.policy, env, catalog, used)
         drawn = one.seed if seed is None else seed
-        returns, lengths = evaluate_policy(
-            one.policy, where, catalog, episodes=episodes, mode=mode, seed=drawn, backend=used
+        limit = max_steps or one.max_steps
+        returns, lengths, cut = evaluate_policy(
+            one.policy, where, catalog, episodes=episodes, mode=mode, seed=drawn, backend=used, max_steps=limit
         )
+        if cut:
+            _log.warning("%s: %s", one.name, cut_episodes(cut, len(returns), limit))
         known = {
             "name": one.name,
             "algorithm": one.run.algorithm if one.run else None,

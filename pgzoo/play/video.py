@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,12 @@ from pgzoo.extras import install_hint, present
 from pgzoo.training.seeding import EVALUATION_ROOT, reset_seeds
 from pgzoo.types import EnvRequest
 
-__all__ = ["need_extra", "record"]
+__all__ = ["MAX_STEPS", "need_extra", "record"]
+
+_log = logging.getLogger("pgzoo")
+
+MAX_STEPS = 10_000
+"""Steps after which the recording of an episode stops: five minutes and a half at 30 frames per second."""
 
 
 def need_extra(feature: str) -> None:
@@ -33,10 +41,14 @@ def record(
     rng: np.random.Generator,
     episodes: int = 1,
     deterministic: bool = False,
+    max_steps: int = MAX_STEPS,
+    report: Callable[[int, int], None] = lambda episode, frames: None,
 ) -> list[float]:
     """Play the first evaluation episodes one after the other, write their frames to `path`, and return their returns.
 
-    `request` is the environment, `rng` draws the actions; `deterministic` takes the modes.
+    `request` is the environment, `rng` draws the actions; `deterministic` takes the modes. An episode that has not
+    ended after `max_steps` steps is stopped there, with a warning. `report(episode, frames)` is called after every
+    frame; episodes count from 1.
 
     Raises:
         EnvError: the environment can't render frames.
@@ -55,24 +67,49 @@ def record(
         writer: Any = imageio.get_writer(path, format="FFMPEG", fps=fps, codec="libx264", macro_block_size=2)
         with writer:
             seeds = reset_seeds(EVALUATION_ROOT, "evaluate", episodes)
-            return [_play(env, policy, int(seed), rng, deterministic, writer.append_data) for seed in seeds]
+            returns = []
+            for number, seed in enumerate(seeds, 1):
+                total, over = _play(
+                    env, policy, int(seed), rng, deterministic, writer.append_data, max_steps, partial(report, number)
+                )
+                if not over:
+                    _log.warning(
+                        "%s: episode %d had not ended after %s steps; the video stops there",
+                        *(request.id, number, f"{max_steps:,}"),
+                    )
+                returns.append(total)
+            return returns
     finally:
         env.close()
 
 
-def _play(env: Any, policy: LoadedPolicy, seed: int, rng: np.random.Generator, deterministic: bool, show: Any) -> float:
-    """Play one episode, pass every frame to `show`, and return the episode's return."""
-    total, ended, env_id = 0.0, False, environment_id(env)
+def _play(
+    env: Any,
+    policy: LoadedPolicy,
+    seed: int,
+    rng: np.random.Generator,
+    deterministic: bool,
+    show: Callable[[Any], None],
+    max_steps: int,
+    report: Callable[[int], None],
+) -> tuple[float, bool]:
+    """Play one episode and pass every frame to `show`. Return its return, and whether it ended within `max_steps`.
+
+    `report` is called with the number of frames so far.
+    """
+    total, ended, steps, env_id = 0.0, False, 0, environment_id(env)
     policy.reset()
     with blame_environment(env_id, "reset"):
         obs, info = read_reset(env_id, env.reset(seed=seed))
-    while not ended:
+    while not ended and steps < max_steps:
         with blame_environment(env_id, "render"):
             show(env.render())
         action = policy.act(obs, rng=rng, deterministic=deterministic, action_mask=action_mask(env, info))
         with blame_environment(env_id, "step"):
             obs, reward, terminated, truncated, info = read_step(env_id, env.step(action))
         total, ended = total + read_reward(env_id, reward), bool(terminated or truncated)
+        steps += 1
+        report(steps)
     with blame_environment(env_id, "render"):
         show(env.render())
-    return total
+    return total, ended

@@ -43,10 +43,10 @@ class MLPConfig(LinearConfig):
 class MLP:
     """A multilayer perceptron whose outputs are the parameters of a distribution that fits the action space.
 
-    Discrete actions have a categorical distribution, MultiDiscrete ones a categorical for each component, MultiBinary
-    ones independent bits, and Box ones a diagonal Gaussian unless the settings name another. Log-probabilities are
-    those of the samples, before Box actions are clipped or scaled for the environment. Discrete observations are
-    one-hot encoded. A critic is a network of the same kind, or one more output on the policy's hidden layers.
+    Discrete actions have a categorical distribution, MultiDiscrete actions one per component, MultiBinary actions
+    independent bits, and Box actions a diagonal Gaussian unless the settings name another. Log-probabilities are those
+    of the samples, before Box actions are clipped or scaled for the environment. Discrete observations are one-hot
+    encoded. A critic is a separate network of the same kind, or an additional output of the policy's hidden layers.
     """
 
     compiles = True
@@ -60,7 +60,7 @@ class MLP:
         self.noise, self.noise_size, self.to_env = self.head.noise, self.head.noise_size, self.head.to_env
 
     def init(self, rng: np.random.Generator) -> Params:
-        """One member's layers, with small weights (0.01) in the last, so that the first actions are nearly uniform."""
+        """Return one member's layers; the last has small weights (gain 0.01), for nearly uniform first actions."""
         c, size = self.config, self.encoder.size
         features = c.hidden[-1] if c.hidden else size
 
@@ -77,7 +77,7 @@ class MLP:
         return params
 
     def apply(self, params: Params, inputs: Inputs) -> Output:
-        """Distribution and values of a batch: obs `[S, T, B, *O]`."""
+        """Return the distribution and values for a batch: obs `[S, T, B, *O]`."""
         c, shape = self.config, inputs.obs.shape[:3]
         x = self.encoder.encode(inputs.obs).flatten(1, 2)  # [S, T * B, size]
         policy = layers_of(params)
@@ -94,7 +94,7 @@ class MLP:
         )
 
     def actor(self, params: Params) -> MLPActor:
-        """Act through numpy views that share memory with the parameters."""
+        """Return an actor on numpy views that share memory with the parameters."""
         return MLPActor(self, params)
 
 
@@ -106,7 +106,7 @@ class MLPActor:
         self.layers = numpy_layers({name: value.detach().numpy() for name, value in layers_of(params).items()})
 
     def __call__(self, seen: ActorInputs, noise: Array | None) -> tuple[Array, None]:
-        """`obs [S, N, *O]`, `noise [S, N, K]` or None -> actions `[S, N, *A]`."""
+        """Return actions `[S, N, *A]` for `obs [S, N, *O]` and `noise [S, N, K]` or None."""
         policy = self.policy
         outputs = mlp_numpy(self.layers, policy.encoder.encode_numpy(seen.obs), policy.config.activation)
         return policy.head.choose(outputs, self.log_std, seen.action_mask, noise), None

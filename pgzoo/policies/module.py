@@ -33,13 +33,13 @@ def module_policy(build: Build, lift: Lift = "loop") -> Callable[[Any, Spec, fro
         registry.policy("my-net", pgzoo.module_policy(build), config=ActionConfig)
 
     Args:
-        build: `build(inputs, outputs) -> nn.Module`, of float32 parameters, that maps `[rows, *inputs]` to
+        build: `build(inputs, outputs) -> nn.Module`, with float32 parameters, that maps `[rows, *inputs]` to
             `[rows, outputs]`, each row independently. `inputs` is a number for vectors and Discrete observations (which
             are one-hot encoded), and a shape for any other Box, such as images; all are float32. It is called for every
             seed, with torch's generator seeded for it, and again with 1 output if there is a critic.
-        lift: how one module serves several seeds. "loop" runs them one after the other, and a seed gets the same bits
-            alone and among others. "vmap" runs them as one batch, which is faster for small modules and many seeds; a
-            seed may then differ in the last bits.
+        lift: how the module is evaluated for several seeds. "loop" evaluates them one after the other; the results of a
+            seed don't depend on the others. "vmap" evaluates them as one batch, which is faster for small modules and
+            many seeds, but the last bits may depend on the other seeds.
 
     Register it with `config=ActionConfig` to offer the settings of distributions, such as `--policy.distribution`.
     """
@@ -60,13 +60,13 @@ class ModulePolicy:
 
     Raises:
         UnfitError: the module writes buffers or draws random numbers while it is evaluated, its parameters are not
-            float32, or the algorithm needs a second value on the policy's own layers.
+            float32, or the algorithm needs a second value head (aux_value).
     """
 
     def __init__(self, build: Build, lift: Lift, config: Any, spec: Spec, needs: frozenset[str]) -> None:
         who = f"the policy of {getattr(build, '__qualname__', type(build).__name__)}"
         if "aux_value" in needs:
-            raise UnfitError(f"{who} is a module with one output, and the algorithm needs a value on its layers.")
+            raise UnfitError(f"{who} has no second value head, which the algorithm needs (aux_value).")
         self.build, self.lift, self.critic = build, lift, "value" in needs
         space = spec.observation_space
         self.encoder = None
@@ -83,16 +83,16 @@ class ModulePolicy:
             _refuse_the_impure(module, self._sample(), 1 if prefix == CRITIC else self.head.outputs, who)
 
     def init(self, rng: np.random.Generator) -> Params:
-        """One member's parameters, as `build` initializes them; the state of torch's generator is restored."""
+        """Return one member's parameters, as `build` initializes them; the state of torch's generator is restored."""
         params = _learned(self._built(rng, self.head.outputs), NET) | self.head.init()
         return params | (_learned(self._built(rng, 1), CRITIC) if self.critic else {})
 
     def buffers(self) -> Params:
-        """The module's buffers and frozen parameters."""
+        """Return the module's buffers and frozen parameters."""
         return {name: value for prefix, module in self.modules.items() for name, value in _kept(module, prefix).items()}
 
     def apply(self, params: Params, inputs: Inputs) -> Output:
-        """Distribution and values of a batch: obs `[S, T, B, *O]`."""
+        """Return the distribution and values for a batch: obs `[S, T, B, *O]`."""
         obs, shape = inputs.obs, inputs.obs.shape[:3]
         x = self.encoder.encode(obs) if self.encoder else obs.float()
         x = x.flatten(1, 2)
@@ -103,7 +103,7 @@ class ModulePolicy:
         )
 
     def actor(self, params: Params) -> ModuleActor:
-        """Act through the same module, without gradients."""
+        """Return an actor on the same module, without gradients."""
         return ModuleActor(self, params)
 
     def run(self, params: Params, x: Tensor) -> Tensor:
@@ -123,9 +123,9 @@ class ModulePolicy:
             return together
         each = []
         for member, rows in enumerate(x):
-            # copies are aligned: kernels choose their order of summation by addresses
+            # copy to aligned memory, because kernels choose the order of summation by alignment
             one = {name: value[member].clone() for name, value in tensors.items()}
-            blocks = rows.split(ROW_BLOCK) if rows.shape[0] % ROW_BLOCK == 0 else (rows,)  # len() is no symbol
+            blocks = rows.split(ROW_BLOCK) if rows.shape[0] % ROW_BLOCK == 0 else (rows,)  # len() fails in tracing
             each.append(torch.cat([call(one, block.clone()) for block in blocks]))
         return torch.stack(each)
 
@@ -147,7 +147,7 @@ class ModuleActor:
         self.params = {name: value for name, value in params.items() if name.startswith(NET)}
 
     def __call__(self, seen: ActorInputs, noise: Array | None) -> tuple[Array, None]:
-        """`obs [S, N, *O]`, `noise [S, N, K]` or None -> actions `[S, N, *A]`."""
+        """Return actions `[S, N, *A]` for `obs [S, N, *O]` and `noise [S, N, K]` or None."""
         policy = self.policy
         obs = policy.encoder.encode_numpy(seen.obs) if policy.encoder else seen.obs.astype(np.float32)
         with torch.no_grad():
@@ -191,8 +191,8 @@ def _refuse_the_impure(module: nn.Module, rows: Tensor, outputs: int, who: str) 
             hook.remove()
     if drew:  # the innermost part comes first
         raise UnfitError(
-            f"{who}: {drew[0]} draws random numbers while it is evaluated, so the policy that acts and the one "
-            "that learns would differ; leave it out."
+            f"{who}: {drew[0]} draws random numbers while it is evaluated, so acting and learning would use different "
+            "policies. Remove it."
         )
     for name, value in module.named_buffers():
         if not torch.equal(kept[name], value):
@@ -203,4 +203,4 @@ def _refuse_the_impure(module: nn.Module, rows: Tensor, outputs: int, who: str) 
                 "--normalize-obs standardizes observations."
             )
     if found.shape != (len(rows), outputs):
-        raise UnfitError(f"{who}: {outputs} outputs were asked for; {len(rows)} rows gave shape {list(found.shape)}.")
+        raise UnfitError(f"{who}: expected {outputs} outputs; {len(rows)} rows gave shape {list(found.shape)}.")

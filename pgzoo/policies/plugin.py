@@ -8,7 +8,7 @@ from pgzoo.markers import hookimpl
 
 POLICIES = (
     # name, "module:class", config, summary
-    ("mlp", "mlp:MLP", "mlp:MLPConfig", "multilayer perceptron for flat observations; every simple action space"),
+    ("mlp", "mlp:MLP", "mlp:MLPConfig", "multilayer perceptron for flat observations; all non-nested action spaces"),
     ("linear", "mlp:MLP", "mlp:LinearConfig", "one linear layer for flat observations"),
     ("tabular", "tabular:Tabular", "tabular:TabularConfig", "a table with a row for each Discrete observation"),
     ("gru", "recurrent:gru", "recurrent:RecurrentConfig", "recurrent: gated recurrent units"),
@@ -19,7 +19,7 @@ POLICIES = (
 
 @hookimpl
 def pgzoo_register(registry: Any) -> None:
-    """Register by dotted name, so that listing the policies doesn't import torch."""
+    """Register the policies as strings, so that listing them doesn't import torch."""
     for name, target, config, summary in POLICIES:
         config = config and f"pgzoo.policies.{config}"
         registry.policy(name, f"pgzoo.policies.{target}", config=config, summary=summary)

@@ -27,12 +27,12 @@ class RecurrentConfig(LinearConfig):
 
 
 class Recurrent:
-    """Hidden layers, a recurrent layer, and on its output the parameters of a distribution over actions.
+    """Hidden layers, then a recurrent layer whose output determines a distribution over actions.
 
-    The memory is reset to zero before the first step of every episode, both in acting and in learning. A critic is one
-    more output on the same recurrent layer: it needs the same information, and a separate one would double the most
-    expensive part. The memory is one array `[S, N, memory_size]`; that of an LSTM is its output and its cell state side
-    by side.
+    The memory is reset to zero before the first step of every episode, both in acting and in learning. A critic is an
+    additional output of the same recurrent layer: it needs the same information, and a separate one would double the
+    most expensive part. The memory is one array `[S, N, memory_size]`; for an LSTM, the output and the cell state are
+    concatenated.
     """
 
     def __init__(self, name: CellName, config: RecurrentConfig, spec: Spec, needs: frozenset[str]) -> None:
@@ -43,7 +43,7 @@ class Recurrent:
         self.memory_size = self.cell.parts * config.memory
 
     def init(self, rng: np.random.Generator) -> Params:
-        """One member's layers. The last before the recurrent layer outputs the inputs' part of its gates."""
+        """Return one member's layers. The last feedforward layer computes the input part of the gates."""
         c, gates = self.config, self.cell.gates
 
         def layers(prefix: str, sizes: tuple[int, ...], last_gain: float) -> Params:
@@ -60,7 +60,7 @@ class Recurrent:
         return params
 
     def apply(self, params: Params, inputs: Inputs) -> Output:
-        """Distribution and values of sequences: obs `[S, T, B, *O]`, memory `[S, B, M]`, starts `[S, T, B]`.
+        """Return the distribution and values for sequences: obs `[S, T, B, *O]`, memory `[S, B, M]`, starts `[S, T, B]`.
 
         Environments are padded to a multiple of `ROW_ALIGN` and rows to one of `ROW_BLOCK`, so that the sizes of matrix
         products don't depend on the padding of a sequence.
@@ -95,12 +95,12 @@ class Recurrent:
         )
 
     def actor(self, params: Params) -> RecurrentActor:
-        """Act through numpy views that share memory with the parameters."""
+        """Return an actor on numpy views that share memory with the parameters."""
         return RecurrentActor(self, params)
 
 
 class RecurrentActor:
-    """One step in numpy."""
+    """Takes one step in numpy."""
 
     def __init__(self, policy: Recurrent, params: Params) -> None:
         self.policy, self.log_std = policy, policy.head.log_std_of(params)
@@ -110,7 +110,7 @@ class RecurrentActor:
         self.last = [(arrays["head.weight.0"], arrays["head.bias.0"][:, None])]
 
     def __call__(self, seen: ActorInputs, noise: Array | None) -> tuple[Array, Array]:
-        """`obs [S, N, *O]`, `noise [S, N, K]` or None -> actions `[S, N, *A]` and the memory after, `[S, N, M]`."""
+        """Return actions `[S, N, *A]` and the memory `[S, N, M]`, for `obs [S, N, *O]`, `noise [S, N, K]` or None."""
         policy, act = self.policy, self.policy.config.activation
         assert seen.memory is not None and seen.starts is not None
         x = mlp_numpy(self.layers, policy.encoder.encode_numpy(seen.obs), act)
@@ -120,10 +120,10 @@ class RecurrentActor:
 
 
 def gru(config: RecurrentConfig, spec: Spec, needs: frozenset[str]) -> Recurrent:
-    """A policy with a layer of gated recurrent units."""
+    """Return a policy with a layer of gated recurrent units."""
     return Recurrent("gru", config, spec, needs)
 
 
 def lstm(config: RecurrentConfig, spec: Spec, needs: frozenset[str]) -> Recurrent:
-    """A policy with a layer of long short-term memory units."""
+    """Return a policy with a layer of long short-term memory units."""
     return Recurrent("lstm", config, spec, needs)

@@ -20,8 +20,8 @@ class TabularConfig(ActionConfig):
 class Tabular:
     """A table of distribution parameters, one row for each state of a Discrete observation space, and one of values.
 
-    All entries are 0 at first: the initial policy is uniform, or standard normal. States share no parameters, so every
-    algorithm takes its textbook form.
+    All entries are initially 0: the initial policy is uniform, or standard normal. States share no parameters, as in
+    the textbook versions of the algorithms.
 
     Source: Sutton & Barto (2018), Reinforcement learning, section 13.1 (softmax in action preferences).
     """
@@ -38,7 +38,7 @@ class Tabular:
         self.noise, self.noise_size, self.to_env = self.head.noise, self.head.noise_size, self.head.to_env
 
     def init(self, rng: np.random.Generator) -> Params:
-        """One member's tables `[states, outputs]` and `[states]`, all 0."""
+        """Return one member's tables `[states, outputs]` and `[states]`, all 0."""
         params = {"table": torch.zeros(self.states, self.head.outputs)} | self.head.init()
         if "value" in self.needs:
             params["critic.table"] = torch.zeros(self.states)
@@ -47,7 +47,7 @@ class Tabular:
         return params
 
     def apply(self, params: Params, inputs: Inputs) -> Output:
-        """Distribution and values of a batch: obs `[S, T, B]`."""
+        """Return the distribution and values for a batch: obs `[S, T, B]`."""
         table, obs = params["table"], inputs.obs
         member = torch.arange(len(table), device=table.device)
         first = member.mul(self.states).sub(self.first).reshape(-1, 1, 1)  # of each member's rows
@@ -63,7 +63,7 @@ class Tabular:
         )
 
     def actor(self, params: Params) -> TabularActor:
-        """Act through a numpy view that shares memory with the table."""
+        """Return an actor on a numpy view that shares memory with the table."""
         return TabularActor(self, params)
 
 
@@ -76,6 +76,6 @@ class TabularActor:
         self.member = np.arange(len(self.table))[:, None]
 
     def __call__(self, seen: ActorInputs, noise: Array | None) -> tuple[Array, None]:
-        """`obs [S, N]`, `noise [S, N, K]` or None -> actions `[S, N, *A]`."""
+        """Return actions `[S, N, *A]` for `obs [S, N]` and `noise [S, N, K]` or None."""
         outputs = self.table[self.member, seen.obs - self.policy.first]
         return self.policy.head.choose(outputs, self.log_std, seen.action_mask, noise), None

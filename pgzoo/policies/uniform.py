@@ -12,7 +12,7 @@ from pgzoo.ops.heads import ActionHead
 from pgzoo.types import ActorInputs, Array, Inputs, Output, Params, Spec
 
 BETA_ONE = -1e4
-"""As both outputs, this gives Beta(1 + softplus, 1 + softplus) = Beta(1, 1), the uniform distribution."""
+"""With both outputs at this value, the distribution is Beta(1, 1), which is uniform."""
 
 
 class Uniform:
@@ -27,7 +27,7 @@ class Uniform:
         who, space = 'policy "uniform"', spec.action_space
         if needs:
             raise UnfitError(
-                f"{who} has no parameters, and the algorithm needs ones that learn ({', '.join(sorted(needs))}). "
+                f"{who} has no parameters, but the algorithm has to train some ({', '.join(sorted(needs))}). "
                 "Choose another policy (pgzoo policies) or algorithm."
             )
         bounded = isinstance(space, gym.spaces.Box) and space.is_bounded() and np.issubdtype(space.dtype, np.floating)
@@ -37,27 +37,27 @@ class Uniform:
         self.log_std = torch.zeros(1, self.head.family.scale_size)
 
     def init(self, rng: np.random.Generator) -> Params:
-        """There are no parameters."""
+        """Return no parameters."""
         return {}
 
     def apply(self, params: Params, inputs: Inputs) -> Output:
-        """The same distribution everywhere: obs `[S, T, B, *O]`."""
+        """Return the same distribution for all observations: obs `[S, T, B, *O]`."""
         outputs = torch.full((*inputs.obs.shape[:3], self.head.outputs), self.output, device=inputs.obs.device)
         return Output(self.head.distribution(outputs, {"log_std": self.log_std.to(outputs.device)}, inputs.action_mask))
 
     def actor(self, params: Params) -> UniformActor:
-        """Draw from the same distribution at every step."""
+        """Return an actor that samples from the same distribution at every step."""
         return UniformActor(self)
 
 
 class UniformActor:
-    """Draws from the same distribution at every step."""
+    """Samples from the same distribution at every step."""
 
     def __init__(self, policy: Uniform) -> None:
         self.policy = policy
 
     def __call__(self, seen: ActorInputs, noise: Array | None) -> tuple[Array, None]:
-        """`obs [S, N, *O]`, `noise [S, N, K]` or None -> actions `[S, N, *A]`."""
+        """Return actions `[S, N, *A]` for `obs [S, N, *O]` and `noise [S, N, K]` or None."""
         policy = self.policy
         outputs = np.full((*seen.obs.shape[:2], policy.head.outputs), policy.output, np.float32)
         return policy.head.choose(outputs, policy.log_std.numpy(), seen.action_mask, noise), None

@@ -1,6 +1,6 @@
-"""Plugins: the hooks they implement, how they are found, and the catalog of what they offer.
+"""Plugins: their hooks, how they are found, and the catalog of their components.
 
-Importing this package imports pluggy and nothing heavier.
+Of third-party packages, importing this package imports only pluggy.
 """
 
 from pgzoo.markers import hookimpl

@@ -1,6 +1,6 @@
-"""The components that plugins offer, by kind and name.
+"""The components that plugins register, by kind and name.
 
-A component is imported when it is used: by `Entry.load`.
+A component is imported by `Entry.load`, when it is used.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _TARGET = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")
 
 @dataclass(frozen=True)
 class PluginInfo:
-    """A plugin: where it came from and how its registration went.
+    """A plugin: its origin and the result of its registration.
 
-    `module` is what was loaded (a dotted name or a path); `error` says why a plugin is broken; `heavy` names
-    the expensive packages that its registration was the first to import; `hooks` are those it implements.
+    `module` is the loaded module (a dotted name or a path); `error` is the reason why a plugin is broken; `heavy` lists
+    the slow packages that its registration was the first to import; `hooks` are those it implements.
     """
 
     name: str
@@ -57,7 +57,7 @@ class PluginInfo:
 
     @property
     def origin(self) -> str:
-        """Distribution and version, or the file of a plugin that isn't installed."""
+        """The distribution and version, or the file of a plugin that isn't installed."""
         return f"{self.distribution} {self.version}" if self.distribution else self.module
 
     def __str__(self) -> str:
@@ -66,7 +66,7 @@ class PluginInfo:
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings under a name. `env` None fits every environment; `auto` applies it without being asked for."""
+    """Named settings. If `env` is None, they fit every environment; if `auto` is True, they apply by default."""
 
     algorithm: str
     env: str | None
@@ -76,9 +76,9 @@ class Preset:
 
 @dataclass(frozen=True)
 class Entry:
-    """A component by name. `target` and `config` are objects, or "pkg.module:attr" until loaded.
+    """A registered component. `target` and `config` are objects, or strings "pkg.module:attr" until loaded.
 
-    `facts` are what the listings say of it beside its summary.
+    `facts` are shown in the listings besides the summary.
     """
 
     kind: ComponentKind
@@ -90,7 +90,7 @@ class Entry:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def load(self) -> Any:
-        """Return the component, importing it now. Raises PluginError where the import fails."""
+        """Import and return the component. Raises PluginError if the import fails."""
         return self._resolve(self.target)
 
     def load_config(self) -> Any:
@@ -105,7 +105,7 @@ class Entry:
             return attrgetter(attribute)(import_module(module))
         except (Exception, SystemExit) as error:
             own = self.plugin.source == "built-in"
-            advice = "" if own else f" Mend or reinstall it, or leave it out: --no-plugin {self.plugin.name}"
+            advice = "" if own else f" Fix or reinstall the plugin, or disable it: --no-plugin {self.plugin.name}"
             raise PluginError(
                 f'The {_label(self.kind)} "{self.name}" of plugin {self.plugin} can\'t be loaded '
                 f'from "{target}": {describe_error(error)}.{advice}'
@@ -113,11 +113,11 @@ class Entry:
 
 
 class Registry:
-    """What `pgzoo_register` receives: it takes the components of one plugin.
+    """The argument of `pgzoo_register`: registers the components of one plugin.
 
     A `target` or `config` is the object itself or a string "pkg.module:attr", which defers the import until
-    the component is used. A name has lowercase letters, digits and hyphens. Every method raises PluginError
-    for a name or target of another form and for a name that the plugin has given already.
+    the component is used. Names consist of lowercase letters, digits and hyphens. Every method raises PluginError
+    for an invalid name or target, and for a name that the plugin has already registered.
     """
 
     def __init__(self, plugin: PluginInfo) -> None:
@@ -137,40 +137,50 @@ class Registry:
         seeds: str = "native",
         source: str = "",
     ) -> None:
-        """Offer a training algorithm; `config` is the model of its settings.
+        """Register a training algorithm.
 
-        What the listings say of it: its `family`; which `actions` it takes, in words; whether it trains policies with
-        memory; whether `seeds` are trained as one computation ("native") or one after the other ("loop"); and the
-        `source`, a paper.
+        All arguments but `name`, `target` and `config` are only shown in the listings.
+
+        Args:
+            name: its name on the command line.
+            target: the algorithm.
+            config: the model of its settings.
+            summary: one line.
+            family: the heading that it is listed under.
+            actions: the supported action spaces, in words.
+            recurrent: whether it trains policies with memory.
+            seeds: "native" if seeds are trained as one computation, "loop" if one after the other.
+            source: a paper.
         """
         facts = {"family": family, "actions": actions, "recurrent": recurrent, "seeds": seeds, "source": source}
         self._add("algorithm", name, target, config, summary, facts)
 
     def policy(self, name: str, target: object, *, config: object = None, summary: str = "") -> None:
-        """Offer a policy (a network with its distribution); `config` is the model of its settings."""
+        """Register a policy (a network with its distribution); `config` is the model of its settings."""
         self._add("policy", name, target, config, summary)
 
     def estimator(self, name: str, target: object, *, config: object = None, summary: str = "") -> None:
-        """Offer an estimator of returns and advantages; `config` is the model of its settings."""
+        """Register an estimator of returns and advantages; `config` is the model of its settings."""
         self._add("estimator", name, target, config, summary)
 
     def env_backend(self, name: str, target: object, *, summary: str = "") -> None:
-        """Offer a way to run many environments at once."""
+        """Register a way to run many environments at once."""
         self._add("env_backend", name, target, None, summary)
 
     def env_state(self, name: str, target: object, *, summary: str = "") -> None:
-        """Offer a way to save and restore environments of a kind, so that runs on them resume exactly."""
+        """Register a way to save and restore certain environments, so that runs on them resume exactly."""
         self._add("env_state", name, target, None, summary)
 
     def listener(self, name: str, target: object, *, summary: str = "", display: bool = False) -> None:
-        """Offer a listener: `target(context)`, once per run, gives an object with event hooks or None.
+        """Register a listener: `target(context)`, called once per run, returns an object with event hooks or None.
 
-        A `display` shows all seeds of a command in one place; others hear the seeds of the process that trains them.
+        A `display` receives the events of all seeds of a command; other listeners receive those of the seeds trained in
+        their process.
         """
         self._add("listener", name, target, None, summary, {"display": True} if display else {})
 
     def launcher(self, name: str, target: object, *, summary: str = "") -> None:
-        """Offer a launcher, which splits the seeds of a run among processes: `target(request)`, called once per run."""
+        """Register a launcher, which splits the seeds of a run among processes: `target(request)`, called once per run."""
         self._add("launcher", name, target, None, summary)
 
     def preset(
@@ -183,14 +193,14 @@ class Registry:
         summary: str = "",
         auto: bool = False,
     ) -> None:
-        """Offer settings for an algorithm, on one environment or on any; `auto` applies them unasked."""
+        """Register settings for an algorithm, on one environment or on any; with `auto`, they apply by default."""
         preset = Preset(algorithm, env, MappingProxyType(dict(settings)), auto)
         self._add("preset", name, preset, None, summary)
 
     def command(self, name: str, target: object, *, summary: str = "") -> None:
-        """Offer a subcommand of `pgzoo`: `target` is a click command, imported when it is called.
+        """Register a subcommand of `pgzoo`: `target` is a click command, imported when it is called.
 
-        Only an installed plugin can: commands are known before files of the working directory are read.
+        Only an installed plugin can add one: commands are collected before files of the working directory are read.
         """
         if self.plugin.source in ("import", "inline"):
             raise PluginError(f'Only an installed plugin can add a command; "{name}" comes from a file.')
@@ -206,12 +216,14 @@ class Registry:
         facts: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise PluginError(f"A name has lowercase letters, digits and hyphens; got {name!r} for the {_label(kind)}.")
+            raise PluginError(
+                f"Names consist of lowercase letters, digits and hyphens; got {name!r} for the {_label(kind)}."
+            )
         if (kind, name) in self.entries:
             raise PluginError(f'The {_label(kind)} "{name}" is registered twice by this plugin.')
         for given in (target, config):
             if isinstance(given, str) and not _TARGET.fullmatch(given):
-                raise PluginError(f'The {_label(kind)} "{name}" is given as {given!r}; it must read "pkg.module:attr".')
+                raise PluginError(f'The {_label(kind)} "{name}" has the target {given!r}; expected "pkg.module:attr".')
         self.entries[kind, name] = Entry(
             kind, name, target, config, summary or _first_line(target), self.plugin, MappingProxyType(dict(facts))
         )
@@ -219,11 +231,11 @@ class Registry:
 
 @dataclass
 class PluginCatalog:
-    """Everything that the plugins registered. Filled by `discover`; read by everyone else."""
+    """All registered plugins and components. `discover` fills it."""
 
     plugins: list[PluginInfo] = field(default_factory=list)
     objects: dict[str, object] = field(default_factory=dict)
-    """The plugin objects in use, by plugin name: they may hold event hooks of their own."""
+    """The plugin objects in use, by plugin name: they may implement event hooks."""
     _entries: dict[tuple[ComponentKind, str], Entry] = field(default_factory=dict)
 
     @property
@@ -233,7 +245,7 @@ class PluginCatalog:
 
     @property
     def blocked(self) -> list[str]:
-        """The names of the plugins that were left out."""
+        """The names of the disabled plugins."""
         return [plugin.name for plugin in self.plugins if plugin.status == "blocked"]
 
     @property
@@ -242,22 +254,45 @@ class PluginCatalog:
         return [plugin.name for plugin in self.plugins if plugin.source == "import" and plugin.status == "ok"]
 
     def entries(self, kind: ComponentKind) -> list[Entry]:
-        """The entries of a kind, in order of registration."""
+        """Return the entries of a kind, in order of registration."""
         return [entry for entry in self._entries.values() if entry.kind == kind]
 
     def names(self, kind: ComponentKind) -> list[str]:
-        """The names of a kind, in order of registration."""
+        """Return the names of a kind, in order of registration."""
         return [entry.name for entry in self.entries(kind)]
 
     def get(self, kind: ComponentKind, name: str) -> Entry:
-        """Return one entry. Raises UnknownName, which tells of plugins that might have given the name."""
-        try:
-            return self._entries[kind, name]
-        except KeyError:
-            raise UnknownName(self._unknown(kind, name)) from None
+        """Return one entry.
+
+        A name `module:qualname` is that of an object which was passed to `pgzoo.run`; it is found if the user has
+        imported its module.
+
+        Raises:
+            UnknownName: the message lists broken and blocked plugins, which might provide the name.
+        """
+        if (entry := self._entries.get((kind, name))) is not None:
+            return entry
+        if ":" in name and (kind == "algorithm" or kind == "policy"):
+            return self._object(kind, name)
+        raise UnknownName(self._unknown(kind, name))
+
+    def _object(self, kind: Literal["algorithm", "policy"], name: str) -> Entry:
+        from pgzoo.registry.objects import components_of, find_imported
+
+        module = name.partition(":")[0]
+        found = find_imported(name, self.imports)
+        if found is None:
+            raise UnknownName(
+                f'The {kind} "{name}" is a Python object that was passed to pgzoo.run, and it isn\'t here: the files '
+                f"of a run load no code. Import the module that defines it: --import {module}"
+            )
+        target, config = components_of(kind, found)
+        entry = Entry(kind, name, target, config, "", PluginInfo("python", "import", module))
+        self._entries[kind, name] = entry
+        return entry
 
     def auto_preset(self, algorithm: str, env: str) -> Entry | None:
-        """Return the preset that applies unasked; one for this environment goes before one for any."""
+        """Return the preset that applies by default; one for this environment takes precedence."""
         found: dict[str | None, Entry] = {
             entry.target.env: entry
             for entry in self.entries("preset")
@@ -266,7 +301,7 @@ class PluginCatalog:
         return found.get(env) or found.get(None)
 
     def add(self, info: PluginInfo, plugin: object, entries: Iterable[Entry]) -> None:
-        """Take in a plugin whole, or raise PluginError if another plugin has one of its names."""
+        """Add all components of a plugin, or none: raise PluginError if another plugin has one of its names."""
         entries = list(entries)
         for entry in entries:
             if first := self._clash(entry):
@@ -287,15 +322,19 @@ class PluginCatalog:
     def _unknown(self, kind: ComponentKind, name: str) -> str:
         lines = [f'No {_label(kind)} "{name}".{did_you_mean(name, self.names(kind))}']
         lines[0] += f" See: {_LISTED_BY.get(kind, 'pgzoo plugins')}"
-        lines += [f"Plugin {plugin} failed to load: {plugin.error}" for plugin in self.broken]
+        return "\n".join([*lines, *self.absent_plugins()])
+
+    def absent_plugins(self) -> list[str]:
+        """Return a line for each plugin that failed to load, and one for the blocked ones; any may have the name."""
+        lines = [f"Plugin {plugin} failed to load: {plugin.error}" for plugin in self.broken]
         blocked = [str(plugin) for plugin in self.plugins if plugin.status == "blocked"]
         if blocked:
-            lines.append(f"Blocked and not asked: {', '.join(blocked)}")
-        return "\n".join(lines)
+            lines.append(f"Disabled plugins: {', '.join(blocked)}")
+        return lines
 
 
 def describe_error(error: BaseException) -> str:
-    """An exception in one phrase: our own by its message, others with their type."""
+    """Return an exception in one phrase: a PluginError as its message, others with their type."""
     if isinstance(error, PluginError):
         return str(error)
     return f"{type(error).__name__}: {error}".removesuffix(".").removesuffix(": ")
@@ -303,12 +342,12 @@ def describe_error(error: BaseException) -> str:
 
 def _duplicate(entry: Entry, first: Entry) -> str:
     if entry.name == first.name:
-        said = _label(entry.kind)
-        clash = f'The {said} "{entry.name}" of plugin {entry.plugin} is taken by plugin {first.plugin}.'
+        kind = _label(entry.kind)
+        clash = f'The {kind} "{entry.name}" of plugin {entry.plugin} is taken by plugin {first.plugin}.'
     else:
         clash = (
-            f'The preset "{entry.name}" of plugin {entry.plugin} would apply unasked where "{first.name}" '
-            f"of plugin {first.plugin} does."
+            f'The preset "{entry.name}" of plugin {entry.plugin} would be the default preset where "{first.name}" '
+            f"of plugin {first.plugin} is already."
         )
     block = [plugin.name for plugin in (entry.plugin, first.plugin) if plugin.source != "built-in"]
     ways = " or ".join(f"--no-plugin {name}" for name in block)
@@ -320,6 +359,6 @@ def _label(kind: ComponentKind) -> str:
 
 
 def _first_line(target: object) -> str:
-    # Not for instances: they would show the docstring of their class, which describes something else.
+    # not for instances, whose docstring is that of their class
     described = inspect.isclass(target) or inspect.isroutine(target)
     return (inspect.getdoc(target) or "").partition("\n")[0] if described else ""

@@ -16,7 +16,7 @@ __all__ = ["component", "component_values", "look_up", "resolve_component"]
 
 
 def look_up(catalog: PluginCatalog, kind: ComponentKind, name: str, where: str) -> Entry:
-    """Return the entry of a name. Raises UnknownName, with `where` the name was given if that is a line of a file."""
+    """Return the entry of a name. Raises UnknownName; its message includes `where` if that is a line in a file."""
     try:
         return catalog.get(kind, name)
     except UnknownName as error:
@@ -29,7 +29,7 @@ def resolve_component(
     """Return a component, and its class or function, from its name or a mapping with its name and settings.
 
     Raises:
-        UnknownName: no plugin offers a component of this name.
+        UnknownName: no plugin has a component of this name.
         ConfigError: a setting is unknown or invalid.
     """
     errors: list[str] = []
@@ -42,7 +42,7 @@ def resolve_component(
 def component(
     kind: Literal["policy", "estimator"], layers: Sequence[Layer], catalog: PluginCatalog, errors: list[str]
 ) -> Component | None:
-    """Return the policy or estimator of a run, or None after adding its mistakes to `errors`.
+    """Return the policy or estimator of a run, or None after adding its errors to `errors`.
 
     A layer that names another component drops the settings of the layers below it.
     """

@@ -14,11 +14,11 @@ from pgzoo.errors import PluginError
 __all__ = ["check_owned", "make_importable", "run_file"]
 
 _ran: dict[str, tuple[Path, bytes]] = {}
-"""Module name -> the file that was run under it and its content then."""
+"""Module name -> the file that it was loaded from, and the content at that time."""
 
 
 def make_importable(folder: Path) -> None:
-    """Put a folder on the import path, last in line so that it can't hide an installed module."""
+    """Add a folder to the import path, at the end, so that it can't hide an installed module."""
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
         importlib.invalidate_caches()
@@ -72,11 +72,11 @@ def _is_private(number: int) -> bool:
 
 
 def run_file(path: Path) -> ModuleType:
-    """Run a file as a module under its own name, and again only after it has changed.
+    """Run a file as a module named after it, unless it has been run before and not changed since.
 
-    The module is findable in `sys.modules`, as pydantic, pickle and gymnasium's "module:attribute" ask for, and its
-    folder is on the import path, as a script's is: for its neighbors, and for processes that environments run in.
-    Raises PluginError if there is no such file or its name is that of another module.
+    The module is added to `sys.modules`, which pydantic, pickle and gymnasium's "module:attribute" require, and its
+    folder to the import path, so that it can import its neighbors, also in the processes of environments.
+    Raises PluginError if there is no such file or another module has its name.
     """
     if not path.is_file():
         raise PluginError(f"There is no file {path}.")

@@ -26,7 +26,7 @@ def register(manager: pluggy.PluginManager, plugin: object, name: str) -> list[s
     hook doesn't have, a wrapper, and a function with the name of a hook that isn't marked as one.
     """
     if inspect.isclass(plugin):
-        raise PluginError(f"{plugin.__name__} is a class, not an instance: have you forgotten the ()?")
+        raise PluginError(f"{plugin.__name__} is a class, not an instance. Did you forget the ()?")
     try:
         manager.register(plugin, name)
     except pluggy.PluginValidationError as error:
@@ -36,7 +36,7 @@ def register(manager: pluggy.PluginManager, plugin: object, name: str) -> list[s
     for caller in manager.get_hookcallers(plugin) or ():
         own = [impl for impl in caller.get_hookimpls() if impl.plugin is plugin]
         if any(impl.wrapper or impl.hookwrapper for impl in own):
-            raise PluginError(f'"{caller.name}" can\'t be a wrapper: there is nothing to wrap.')
+            raise PluginError(f'"{caller.name}" can\'t be a hook wrapper.')
         if caller.has_spec():
             found.append(caller.name)
         elif not all(impl.optionalhook for impl in own):

@@ -1,6 +1,7 @@
 """The hooks that a plugin may implement: one registers components, the others receive the events of a run.
 
-A hook implementation may leave out its argument. Nothing that an event hook returns or raises changes the run.
+A hook implementation may omit its argument. An event hook can't change the run: its result is ignored, and a listener
+whose hook raises is detached.
 """
 
 from __future__ import annotations
@@ -24,35 +25,35 @@ def pgzoo_register(registry: Registry) -> None:
     """Register the plugin's components. Called once per process and plugin, when pgzoo looks for plugins.
 
     The `registry` belongs to this plugin, so that error messages can name the plugin of a component. If the hook
-    raises, no component of the plugin is registered, the plugin is listed as broken, and everything else works.
+    raises, no component of the plugin is registered and the plugin is listed as broken; others are unaffected.
     """
 
 
 @hookspec
 def pgzoo_run_started(event: RunStarted) -> None:
-    """Fires once per run: the plan is made and everything fits; nothing has been collected."""
+    """Called once per run: all checks have passed and nothing has been collected."""
 
 
 @hookspec
 def pgzoo_episodes_finished(event: EpisodesFinished) -> None:
-    """Fires after each collection, with the episodes that ended in it; there may be none."""
+    """Called after each update, before `pgzoo_update_done`, with the episodes that ended while it collected, if any."""
 
 
 @hookspec
 def pgzoo_update_done(event: UpdateDone) -> None:
-    """Fires after each update of the parameters, with its metrics."""
+    """Called after each update of the parameters, with its metrics."""
 
 
 @hookspec
 def pgzoo_evaluated(event: Evaluated) -> None:
-    """Fires after each evaluation, once per mode (sampled, greedy), and for the final ones."""
+    """Called after each evaluation, once per mode (sampled, greedy)."""
 
 
 @hookspec
 def pgzoo_checkpoint_saved(event: CheckpointSaved) -> None:
-    """Fires after checkpoints of some members were written: at intervals, when they end, and on interruption."""
+    """Called after checkpoints of some members were written: at intervals, when they end, and on interruption."""
 
 
 @hookspec
 def pgzoo_run_ended(event: RunEnded) -> None:
-    """Fires once per run, last, however the run ended: finished, stopped, failed or interrupted."""
+    """Called once per run, at its end: finished, stopped, failed or interrupted."""

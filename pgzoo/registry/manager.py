@@ -1,8 +1,7 @@
-"""Finding plugins: built-ins, entry points, `--import` and `./pgzoo_plugin.py`, each on its own.
+"""Find and register plugins: built-ins, entry points, `--import` and `./pgzoo_plugin.py`.
 
-Every plugin gets a pluggy manager of its own while it registers. So a failure leaves nothing behind, the
-registry that the hook receives knows its plugin, and pluggy's own loader, which lets one bad plugin stop the
-host, isn't needed.
+Every plugin is registered with a separate pluggy manager. So a failed registration has no effect on others, and the
+registry can name the plugin in messages. (pluggy's loader would let one broken plugin stop pgzoo.)
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ HEAVY = ("torch", "mlflow", "gymnasium", "numpy", "pydantic", "matplotlib", "pan
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A plugin that was found and isn't loaded yet."""
+    """A plugin that was found but isn't loaded yet."""
 
     info: PluginInfo
     load: Callable[[], object]
@@ -60,12 +59,12 @@ def discover(
 ) -> PluginCatalog:
     """Find and register all plugins, in order: built-ins, entry points, `imports`, `./pgzoo_plugin.py`.
 
-    `blocked` and the variable PGZOO_DISABLE_PLUGINS (separated by commas) name plugins or distributions to
-    leave alone; "local" is the inline plugin. `imports` are module names or paths of Python files.
+    `blocked` and the variable PGZOO_DISABLE_PLUGINS (separated by commas) name plugins or distributions not to
+    load; "local" is the inline plugin. `imports` are module names or paths of Python files.
 
-    A plugin that fails is listed as broken and the others work; so is an inline plugin that somebody else could have
-    written. Raises PluginError if one of `imports` fails,
-    as it was asked for by name, and UnknownName if `blocked` has a name that no plugin bears.
+    A plugin that fails is listed as broken, and the others are loaded; so is an inline plugin that another user could
+    have written. Raises PluginError if one of `imports` fails, because it was requested by name, and UnknownName if
+    `blocked` names an unknown plugin.
     """
     folder = Path(cwd or _working_folder()).resolve()
     candidates = [*_built_ins(), *_entry_points(), *(_import(name, folder) for name in imports)]
@@ -91,12 +90,12 @@ def _working_folder() -> Path:
 
 
 def _admit(candidate: _Candidate, catalog: PluginCatalog) -> None:
-    """Load and register one plugin whole. A failure is written down, or raised for an `--import`."""
+    """Load and register one plugin. A failure is recorded in the catalog, or raised for an `--import`."""
     absent = [name for name in HEAVY if name not in sys.modules]
     start = time.perf_counter()
     info = candidate.info
     try:
-        with redirect_stdout(sys.stderr):  # what a plugin prints can't spoil a command's JSON
+        with redirect_stdout(sys.stderr):  # keep a plugin's output out of a command's JSON
             plugin = candidate.load()
             if any(plugin is other for other in catalog.objects.values()):
                 return  # `--import` of a module that is installed as a plugin as well
@@ -114,7 +113,7 @@ def _admit(candidate: _Candidate, catalog: PluginCatalog) -> None:
 
 
 def _join(manager: PluginManager, plugin: object, info: PluginInfo, catalog: PluginCatalog) -> tuple[str, ...]:
-    """Let a plugin join; return the hooks that it implements. Raises PluginError if it can't be used here."""
+    """Register the hooks of a plugin and return their names. Raises PluginError if the plugin can't be used."""
     if taken := next((other for other in catalog.plugins if other.name == info.name), None):
         raise PluginError(
             f"The name of the plugin is taken by plugin {taken}. "
@@ -123,11 +122,11 @@ def _join(manager: PluginManager, plugin: object, info: PluginInfo, catalog: Plu
     api = str(getattr(plugin, "pgzoo_api", API_VERSION))
     if api != API_VERSION:
         raise PluginError(
-            f"It is built for plugin API {api}; pgzoo {metadata.version('pgzoo')} has plugin API {API_VERSION}."
+            f"The plugin is built for plugin API {api}; pgzoo {metadata.version('pgzoo')} has plugin API {API_VERSION}."
         )
     found = hooks.register(manager, plugin, info.name)
     if not found and info.source != "import":
-        # An import may be there for the environments that it registers with gymnasium.
+        # an imported module may exist only to register environments
         raise PluginError(f"{info.module} implements no hook of pgzoo, such as pgzoo_register.")
     return tuple(found)
 
@@ -179,7 +178,7 @@ def _file(path: str, folder: Path, source: Source, name: str) -> _Candidate:
 
 
 def _checked(blocked: Iterable[str], candidates: list[_Candidate]) -> set[str]:
-    """The blocked names, made comparable. Raises UnknownName or PluginError for one that can't be blocked."""
+    """Return the normalized blocked names. Raises UnknownName or PluginError for one that can't be blocked."""
     names = {_normal(name): name for name in blocked}
     built_in = {"pgzoo", *(_normal(module.removesuffix(".plugin")) for module in BUILT_INS)}
     known = {INLINE_NAME}.union(*(_handles(candidate.info) for candidate in candidates))
@@ -192,7 +191,7 @@ def _checked(blocked: Iterable[str], candidates: list[_Candidate]) -> set[str]:
 
 
 def _handles(info: PluginInfo) -> set[str]:
-    """The names by which a plugin can be blocked: its own and its distribution's; a built-in has none."""
+    """Return the names by which a plugin can be blocked: its own and its distribution's; none for a built-in."""
     if info.source == "built-in":
         return set()
     return {_normal(name) for name in (info.name, info.distribution) if name}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pgzoo.runs.waiting import ProgressMode
 from pgzoo.tracking import Session
 from pgzoo.training.plan import Plan
+from pgzoo.training.rollout import Activity
 
 __all__ = ["RunContext"]
 
@@ -25,17 +27,21 @@ class RunContext:
         session: the tracking session of the run, with a journal for each member.
         command: what the user typed.
         tags: what every run of the command is tagged with: versions, plugins, git commit, the user's own tags.
-        progress: how to show progress: "bar", "plain" or "none".
+        progress: how to show progress: "bar" in a terminal, "notebook" in a Jupyter notebook, "plain" for lines of
+            text, or "none".
         resumed: empty for a new run. For a resumed one, the `snapshot(member)` of the listener of this name from each
             member's checkpoint, or an empty mapping where it gave none.
+        activity: what the run is doing right now, for a display that looks at it from its own thread. It stays empty
+            where the seeds are trained in other processes.
     """
 
     plan: Plan
     session: Session
     command: str
     tags: Mapping[str, str]
-    progress: str
+    progress: ProgressMode
     resumed: tuple[Mapping[str, Any], ...] = ()
+    activity: Activity = field(default_factory=Activity)
 
     @property
     def experiment(self) -> str:

@@ -21,10 +21,11 @@ from pgzoo.errors import PgzooError, PluginError, UsageError
 from pgzoo.ops.acting import memory_size
 from pgzoo.protocols import Policy
 from pgzoo.registry import PluginCatalog
+from pgzoo.runs.initial import load_initial
 from pgzoo.runs.rows import check_rows
 from pgzoo.training import added_critic
 from pgzoo.training.plan import Plan, checked_needs, make_policy
-from pgzoo.types import Collection, EnvRequest, Spec, Steps
+from pgzoo.types import Collection, EnvRequest, Params, Spec, Steps
 
 __all__ = ["collection_of", "make_plan", "name_component"]
 
@@ -41,6 +42,8 @@ def make_plan(
     group: str = "",
     members: Sequence[Member] = (),
     compile_cache: Path | None = None,
+    *,
+    resumed: bool = False,
 ) -> Plan:
     """Return the plan of a run. Nothing is written to disk.
 
@@ -51,16 +54,25 @@ def make_plan(
         members: the members to train; by default those of `config`. Others may differ from it only in their seeds and
             in settings that a sweep may vary.
         compile_cache: folder for compiled gradient steps, see `Plan`.
+        resumed: whether the state comes from checkpoints; then `init_from` is not loaded.
 
     Raises:
         UsageError: torch can't compute on the device.
         EnvError: the environment can't be made.
-        UnfitError: two components don't fit each other.
+        UnfitError: two components don't fit each other, or the policy of `init_from` doesn't fit.
+        UnknownName, StoreError: the run of `init_from` can't be found, or has no policy.
         PluginError: the code of a component raised.
     """
     _check_device(config.device)
     members = tuple(members) or config.members()
-    request = EnvRequest(config.env, config.env_kwargs, config.max_episode_steps, config.num_envs)  # of one member
+    request = EnvRequest(  # of one member
+        config.env,
+        config.env_kwargs,
+        config.max_episode_steps,
+        config.num_envs,
+        wrappers=tuple(config.wrappers or ()),
+        frame_stack=config.frame_stack or 0,
+    )
     backend_name, backend = choose_backend(config.backend, catalog, request)
     spec = inspect_environment(request, backend)
     with name_component(f'algorithm "{config.algorithm}"'):
@@ -78,8 +90,14 @@ def make_plan(
         policy = make_policy(factory, config.policy.settings, spec, needs, config.normalize_obs)
     if not hasattr(algorithm, "loop"):
         check_rows(config, collection, bool(memory_size(policy)))
+    initial: Params = {}
+    source = config.init_from
+    if source is not None and not resumed:
+        source, initial = load_initial(config, policy, [member.seed for member in members], catalog)
     # The choices are stored in the config, so that `resume` and `repro` make the same ones.
     chosen = {"backend": backend_name, "compile": _choose_compile(config, policy, collection)}
+    if source is not None:
+        chosen["init_from"] = source
     config = config.model_copy(update=chosen)
     members = tuple(replace(member, config=member.config.model_copy(update=chosen)) for member in members)
     env_states = tuple(entry.load()() for entry in catalog.entries("env_state"))
@@ -98,6 +116,7 @@ def make_plan(
         env_states=env_states,
         forgets=isinstance(collection, Steps) or resets_completely(request._replace(states=env_states)),
         compile_cache=compile_cache,
+        initial=initial,
     )
 
 

@@ -33,6 +33,7 @@ def tags(plan: Plan, catalog: PluginCatalog, command: str) -> dict[str, str]:
         "cpu.threads": str(plan.config.threads),
         **({"gpu": torch.cuda.get_device_name()} if plan.config.device == "cuda" else {}),
         **plugin_tags(catalog),
+        **({"pgzoo.init_from": plan.config.init_from} if plan.config.init_from else {}),
         **plan.config.tags,
     }
     try:

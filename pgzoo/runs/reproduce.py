@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from pgzoo.config import Layer, read_yaml
 from pgzoo.errors import CheckpointError, StoreError, UsageError
 from pgzoo.registry.changes import changes
+from pgzoo.runs.initial import find_sources
 from pgzoo.runs.provenance import versions
 from pgzoo.runs.resolve import resolve
-from pgzoo.runs.resume import resume
+from pgzoo.runs.resume import check_environment, resume
 from pgzoo.runs.runner import run_config
 from pgzoo.tracking.home import Home
 from pgzoo.tracking.journal import Record, records
@@ -139,9 +140,12 @@ def _run_again(found: Found, legs: Sequence[Leg], catalog: PluginCatalog) -> lis
     """Run the same legs in a temporary home; return the records of the journal."""
     layer = read_yaml(found.artifact("config.yaml"))
     with tempfile.TemporaryDirectory(prefix="pgzoo-repro-", ignore_cleanup_errors=True) as folder:
-        over = {"seeds": [found.seed], "tracking_uri": f"sqlite:///{folder}/mlflow.db", "video": False}
+        over: dict[str, Any] = {"seeds": [found.seed], "tracking_uri": f"sqlite:///{folder}/mlflow.db", "video": False}
         over |= {"checkpoint_every": 0, "total_steps": legs[0].total_steps, "launcher": "local", "workers": None}
+        if ref := layer.values.get("init_from"):
+            over["init_from"] = str(find_sources(str(ref), [found.seed])[1][0])
         config = resolve([layer, Layer(over, ".".join)], catalog)
+        check_environment(config.env, catalog)
         home = Home.find({"PGZOO_HOME": folder})
         uploader = lock(home.uploader_lock, timeout=1)  # while this is held, no uploader ships these runs
         try:

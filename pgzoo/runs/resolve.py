@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from pgzoo.config import AlgorithmConfig, Component, Layer, RunConfig, read_yaml
+from pgzoo.config.aliases import setting_hint
 from pgzoo.config.renaming import with_current_names
-from pgzoo.config.run import MERGED, RESERVED, RUN_KEYS, overridden
+from pgzoo.config.run import MERGED, RESERVED, RUN_KEYS, WRAPPER, overridden
 from pgzoo.config.sweep import grid, sweepable
 from pgzoo.config.validation import validate
+from pgzoo.envs.wrappers import import_wrappers
 from pgzoo.errors import ConfigError, did_you_mean
 from pgzoo.registry import Entry, PluginCatalog
 from pgzoo.registry.components import component, component_values, look_up
+from pgzoo.registry.files import make_importable
 
 __all__ = ["check_keys", "compose", "resolve"]
 
@@ -27,7 +31,13 @@ def compose(given: Layer, catalog: PluginCatalog, *, preset: str = "auto", file:
 
     Raises:
         ConfigError, UnknownName: as `resolve`; also for a preset of another algorithm or environment.
+        UsageError: the module of a wrapper in `given` can't be imported. Those in the file are not imported.
     """
+    wrappers = given.values.get("wrappers")
+    wrappers = (wrappers,) if isinstance(wrappers, str) else wrappers
+    if isinstance(wrappers, list | tuple):
+        make_importable(Path.cwd())
+        import_wrappers(name for name in wrappers if isinstance(name, str) and WRAPPER.fullmatch(name))
     layers = [read_yaml(file), given] if file else [given]
     if "preset" in layers[0].values and file:
         values = dict(layers[0].values)
@@ -78,7 +88,8 @@ def resolve(layers: Sequence[Layer], catalog: PluginCatalog) -> RunConfig:
     for key in [key for key in merged if key not in known]:
         merged.pop(key)
         errors.append(
-            f"{origin(key)}: no setting of that name.{did_you_mean(key, known)} See: pgzoo run {algorithm} --help"
+            f"{origin(key)}: no setting of that name.{setting_hint(key, known | RESERVED) or did_you_mean(key, known)} "
+            f"See: pgzoo run {algorithm} --help"
         )
     settings = validate(settings_model, own, origin, errors)
     placeholders = {kind: part or Component.model_construct() for kind, part in components.items()}

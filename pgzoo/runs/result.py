@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -60,6 +61,10 @@ class SeedResult:
     lengths: np.ndarray[Any, np.dtype[np.int64]]
     greedy_returns: np.ndarray[Any, np.dtype[np.float64]]
     settings: Setting = field(default_factory=dict)
+    cut_episodes: int = 0
+    """Evaluation episodes with sampled actions that had not ended after `eval_max_steps` steps."""
+    greedy_cut_episodes: int = 0
+    """As `cut_episodes`, with greedy actions."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON-serializable dict that `--json` prints; numbers of a missing evaluation are None."""
@@ -81,6 +86,8 @@ class SeedResult:
             "length_mean": float(self.lengths.mean()) if played else None,
             "episodes": int(self.returns.size),
             "greedy_return_mean": float(self.greedy_returns.mean()) if greedy else None,
+            "cut_episodes": self.cut_episodes,
+            "greedy_cut_episodes": self.greedy_cut_episodes,
         }
 
     def __repr__(self) -> str:
@@ -112,6 +119,8 @@ class Result:
     error: RunFailed | None = None
     lost_members: frozenset[int] = frozenset()
     """Rows of `runs` without a policy: their process died before it saved one."""
+    over: float = 0.0
+    """When training and evaluation were over, by `time.monotonic()`."""
 
     @property
     def status(self) -> MemberStatus:
@@ -231,8 +240,9 @@ class Result:
 
         name = self.plan.config.name or self.plan.config.algorithm
         backend = self.plan.config.backend if env is None else "auto"
+        limit = self.plan.config.eval_max_steps
         policies = [
-            PlayablePolicy(f"{name} s{run.seed}", self._policy(row), run.seed, backend)
+            PlayablePolicy(f"{name} s{run.seed}", self._policy(row), run.seed, backend, max_steps=limit)
             for row, run in enumerate(self.runs)
         ]
         mode: EvaluationMode = "greedy" if deterministic else "sampled"
@@ -319,6 +329,10 @@ class Result:
             rows.append([str(run.seed), *settings, run.status, f"{run.env_steps:,}", *cells])
         return html_table(self._caption, head, rows)
 
+    def format_shipping(self) -> str:
+        """Return what the tracker is doing now, and how much is left to do."""
+        return tracking.format_shipping(self.session.pending(), self.tracking_uri)
+
     def settled(self, wait: float = EXIT_WAIT) -> Result:
         """Wait up to `wait` seconds until all records are in MLflow; return the result with the MLflow run ids."""
         pending = self.session.close(wait)
@@ -342,6 +356,7 @@ class Outcome:
         self._final: dict[tuple[str, int], Evaluated] = {}
         self._ended: RunEnded | None = None
         self._losses: dict[str, Any] = {}
+        self._over = time.monotonic()
 
     def record(self, event: object) -> None:
         """Keep the final evaluations, the last losses and the end of the run."""
@@ -354,7 +369,7 @@ class Outcome:
         if isinstance(event, Evaluated) and event.final:
             self._final |= {(event.mode, int(row)): event for row in np.flatnonzero(event.active)}
         elif isinstance(event, RunEnded):
-            self._ended = event
+            self._ended, self._over = event, time.monotonic()
 
     def warn_of_divergence(self, plan: Plan) -> None:
         """Warn of seeds whose training diverged, though every number in it is finite."""
@@ -383,6 +398,10 @@ class Outcome:
             event = self._final.get((mode, row))
             return empty if event is None else getattr(event, what)[row]
 
+        def cut(mode: str, row: int) -> int:
+            event = self._final.get((mode, row))
+            return 0 if event is None or event.cut is None else int(event.cut[row])
+
         runs = tuple(
             SeedResult(
                 seed=member.seed,
@@ -395,6 +414,8 @@ class Outcome:
                 returns=played("sampled", "returns", row),
                 lengths=played("sampled", "lengths", row),
                 greedy_returns=played("greedy", "returns", row),
+                cut_episodes=cut("sampled", row),
+                greedy_cut_episodes=cut("greedy", row),
             )
             for row, (member, key) in enumerate(zip(plan.members, plan.run_keys, strict=True))
         )
@@ -411,4 +432,5 @@ class Outcome:
             self._steps_before,
             error,
             lost_members,
+            self._over,
         )

@@ -17,10 +17,12 @@ from pgzoo.config.sweep import SWEEP, Setting, parse_setting
 from pgzoo.errors import CheckpointError, StoreError, UsageError
 from pgzoo.launchers.protocol import ResumePoint
 from pgzoo.registry.changes import changes
+from pgzoo.registry.objects import register_env
 from pgzoo.runs.planning import make_plan
 from pgzoo.runs.provenance import versions
 from pgzoo.runs.resolve import resolve
 from pgzoo.runs.runner import run_config
+from pgzoo.runs.waiting import ProgressMode
 from pgzoo.tracking.journal import LOCK_WAIT
 from pgzoo.tracking.ledger import start_of
 from pgzoo.tracking.locks import lock
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from pgzoo.runs.result import Result
     from pgzoo.tracking import Found
 
-__all__ = ["resume"]
+__all__ = ["check_environment", "resume"]
 
 _log = logging.getLogger("pgzoo")
 
@@ -51,7 +53,7 @@ def resume(
     launcher: str | None = None,
     workers: int | None = None,
     command: str = "",
-    progress: str = "none",
+    progress: ProgressMode = "none",
     home: tracking.Home | None = None,
 ) -> Result:
     """Continue runs of one group, all members together, in the same MLflow runs.
@@ -67,7 +69,7 @@ def resume(
         launcher: replaces the launcher of the run.
         workers: replaces its number of workers.
         command: what the user typed, for the tracker.
-        progress: "bar", "plain" or "none".
+        progress: how to show progress; see `RunContext`.
         home: where the runs are; by default `Home.find()`.
 
     Raises:
@@ -165,11 +167,7 @@ def _config(
         UsageError: the module of the environment isn't imported.
     """
     saved, settings = _saved_settings(found, checkpoints), _sweep_settings(found)
-    module, colon, _ = str(saved.get("env")).partition(":")
-    if colon and module not in sys.modules:
-        raise UsageError(
-            f'The environment of the run is in module "{module}", and runs don\'t import code. Add: --import {module}'
-        )
+    check_environment(str(saved.get("env")), catalog)
     seeds = list(dict.fromkeys(one.seed for one in found))
     over: dict[str, Any] = {"seeds": seeds, "experiment": found[0].experiment, **replaced}
     if any(settings):
@@ -193,6 +191,16 @@ def _config(
                     f"{now.get(key)}. Only total_steps can change: restore config.yaml, or start a new run."
                 )
     return resolve([Layer(saved, ".".join), Layer(over, lambda path: f"--{path[0].replace('_', '-')}")], catalog)
+
+
+def check_environment(env_id: str, catalog: PluginCatalog) -> None:
+    """Raise UsageError if the environment of a run is in a module that the user didn't have imported."""
+    module, colon, _ = env_id.partition(":")
+    if colon and module not in sys.modules:
+        raise UsageError(
+            f'The environment of the run is in module "{module}", and runs don\'t import code. Add: --import {module}'
+        )
+    register_env(env_id, catalog.imports)
 
 
 def _sweep_settings(found: Sequence[Found]) -> list[Setting]:

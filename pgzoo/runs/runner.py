@@ -27,6 +27,7 @@ from pgzoo.play.video import need_extra
 from pgzoo.registry import PluginCatalog, discover
 from pgzoo.runs.checkpoint_writer import CheckpointWriter
 from pgzoo.runs.context import RunContext
+from pgzoo.runs.objects import check_objects, register_objects
 from pgzoo.runs.planning import make_plan, name_component
 from pgzoo.runs.provenance import tags
 from pgzoo.runs.relay import add_listener, listener_manager, relay
@@ -35,7 +36,9 @@ from pgzoo.runs.result import Outcome, Result
 from pgzoo.runs.rows import warn_of_few_rows
 from pgzoo.runs.shard import worker_command
 from pgzoo.runs.signals import stop_on_signals
-from pgzoo.training.events import Event
+from pgzoo.runs.time_limit import warn_of_cut_episodes, warn_of_endless_episodes
+from pgzoo.runs.waiting import ProgressMode, Waiting, progress_mode
+from pgzoo.training.events import Evaluated, Event
 from pgzoo.training.loop import Control, train
 from pgzoo.training.plan import Plan
 
@@ -45,19 +48,24 @@ _log = logging.getLogger("pgzoo")
 
 
 def run(
-    algorithm: str | None = None,
+    algorithm: str | type[Any] | None = None,
     *,
     preset: str = "auto",
     config: str | None = None,
     imports: Sequence[str] = (),
     no_plugin: Sequence[str] = (),
-    progress: bool = False,
+    progress: bool | None = None,
     **settings: Any,
 ) -> Result:
     """Train, track and evaluate; the library's `pgzoo run`, with the same names.
 
         pgzoo.run("reinforce", env="CartPole-v1", seeds=4, policy={"name": "mlp", "hidden": (32,)})
+        pgzoo.run(MyAlgorithm, env=lambda: MyEnv(size=5), policy=MyModule)
 
+    Classes, functions and torch modules may stand for names: see `runs.objects.register_objects`. `resume` and `repro`
+    of such a run need the same objects again.
+
+    `progress` says whether to show how far the run is, on stderr; by default in a terminal and in a Jupyter notebook.
     Environment variables, signal handlers, warning filters and torch's threads are the same after the call as before.
 
     Raises:
@@ -65,20 +73,22 @@ def run(
         RunFailed: a component raised; what was tracked until then is kept.
     """
     catalog = discover(blocked=no_plugin, imports=imports)
-    given = {"algorithm": algorithm, **settings} if algorithm else settings
-    layer = Layer(given, ".".join)
-    resolved = compose(layer, catalog, preset=preset, file=config)
+    given, objects = register_objects({"algorithm": algorithm, **settings} if algorithm else settings, catalog)
+    resolved = compose(Layer(given, ".".join), catalog, preset=preset, file=config)
+    check_objects(objects, resolved.launcher)
     shown = given | {key: tracking.display_uri(given[key]) for key in ("tracking_uri",) if given.get(key)}
     call = ", ".join(f"{key}={value!r}" for key, value in shown.items())
-    result = run_config(resolved, catalog, command=f"pgzoo.run({call})", progress="bar" if progress else "none")
-    result = result.settled()
+    mode = progress_mode(progress)
+    result = run_config(resolved, catalog, command=f"pgzoo.run({call})", progress=mode)
+    with Waiting(result.format_shipping, mode):
+        result = result.settled()
     if result.error:
         raise result.error
     return result
 
 
 def plan(
-    algorithm: str | None = None,
+    algorithm: str | type[Any] | None = None,
     *,
     preset: str = "auto",
     config: str | None = None,
@@ -94,7 +104,7 @@ def plan(
         UsageError: a setting is wrong.
     """
     catalog = discover(blocked=no_plugin, imports=imports)
-    given = {"algorithm": algorithm, **settings} if algorithm else settings
+    given, _ = register_objects({"algorithm": algorithm, **settings} if algorithm else settings, catalog)
     return make_plan(compose(Layer(given, ".".join), catalog, preset=preset, file=config), catalog)
 
 
@@ -116,7 +126,7 @@ def run_config(
     catalog: PluginCatalog,
     *,
     command: str = "",
-    progress: str = "none",
+    progress: ProgressMode = "none",
     resume_point: ResumePoint | None = None,
     worker: WorkerContext | None = None,
     home: tracking.Home | None = None,
@@ -127,7 +137,7 @@ def run_config(
         config: the resolved settings.
         catalog: where the components are looked up.
         command: what the user typed, for the tracker.
-        progress: "bar", "plain" or "none".
+        progress: how to show progress; see `RunContext`.
         resume_point: where to continue a run.
         worker: given in a worker process, which trains one shard; otherwise the run's launcher may start workers.
         home: where journals, checkpoints and compiled code go; default: `tracking.Home.find()`.
@@ -141,7 +151,8 @@ def run_config(
         KeyboardInterrupt: a second Ctrl-C or SIGTERM. The runs are closed as interrupted.
     """
     home = home or tracking.Home.find()
-    plan = _plan(config, catalog, home, resume_point, worker)
+    with Waiting(f"Preparing {config.algorithm} on {config.env}", progress):
+        plan = _plan(config, catalog, home, resume_point, worker)
     tracking_uri = tracking.resolve_uri(config.tracking_uri, home)
     tracking.check_store(tracking_uri, home)
     control = worker.control if worker else Control()
@@ -149,12 +160,15 @@ def run_config(
     if not coordinator:
         tracking.reserve_descriptors(len(plan.members))
     failure: RunFailed | None = None
+    warned_of_cut = False
     with closing(_events(plan, control, coordinator, resume_point)) as events:
         started = next(events)  # the last check that everything fits; from here on files are created
         outcome = Outcome(int(resume_point.progress.state.env_steps.sum()) if resume_point else 0)
         session = tracking.Session(home, plan.group, tracking_uri)
         try:
-            context = RunContext(plan, session, command, tags(plan, catalog, command), progress)
+            context = RunContext(
+                plan, session, command, tags(plan, catalog, command), progress, activity=control.activity
+            )
             manager, listeners = _start_listeners(context, catalog, resume_point, coordinator, worker)
             if coordinator:
                 coordinator.session = session
@@ -164,6 +178,8 @@ def run_config(
             with stop_on_signals(control, announce=progress != "none", terminal=worker is None):
                 for event in chain([started], events):
                     outcome.record(event)
+                    if isinstance(event, Evaluated) and not worker and not warned_of_cut:
+                        warned_of_cut = warn_of_cut_episodes(event, plan.config)
                     try:
                         relay(manager, event)
                     except RunFailed as error:  # the record can't be kept any longer: end as soon as possible
@@ -196,7 +212,8 @@ def _plan(
         ids.check_draws(config.env, config.env_kwargs)  # frames are drawn by gymnasium's environment, on any backend
     group = worker.group if worker else resume_point.group if resume_point else ""
     compile_cache = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or home.root / "compiled")
-    plan = make_plan(config, catalog, group, resume_point.members if resume_point else (), compile_cache)
+    members = resume_point.members if resume_point else ()
+    plan = make_plan(config, catalog, group, members, compile_cache, resumed=resume_point is not None)
     backend = catalog.get("env_backend", plan.config.backend)
     if backend.name != config.backend and backend.plugin.source != "built-in":
         _log.warning(
@@ -205,6 +222,8 @@ def _plan(
         )
     if worker is None and not hasattr(plan.algorithm, "loop"):
         warn_of_few_rows(plan.config, plan.collection, bool(memory_size(plan.policy)))
+    if worker is None:
+        warn_of_endless_episodes(plan)
     return plan
 
 

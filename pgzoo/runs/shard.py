@@ -30,6 +30,7 @@ def main() -> None:
 def train_shard(shard: Mapping[str, Any], control: Control, pipe: worker.Pipe) -> None:
     """Resolve the shard's settings, train its seeds, and send the shared events and the end to `pipe`."""
     from pgzoo.config import Layer
+    from pgzoo.envs.wrappers import import_wrappers
     from pgzoo.errors import PgzooError
     from pgzoo.launchers.protocol import SHARED_EVENTS, encode, load_resume_point
     from pgzoo.registry import discover
@@ -46,6 +47,7 @@ def train_shard(shard: Mapping[str, Any], control: Control, pipe: worker.Pipe) -
         given = dict(shard["config"])
         axes = {"sweep_axis": given.pop("sweep_axis", {})}  # replace the values of the first member
         config = resolve([Layer(given, ".".join), Layer(axes, ".".join)], catalog)
+        import_wrappers(config.wrappers or ())  # the command that started this worker has checked them
         resume_point = load_resume_point(shard["group"], config, shard["resume"]) if shard["resume"] else None
         context = WorkerContext(shard["group"], control, send)
         home = Home(*map(Path, shard["home"]))

@@ -1,4 +1,4 @@
-"""The conformance kit: a plugin's contract as checks, suites for pytest that run them, and probe environments.
+"""Checks that a plugin works as pgzoo expects, pytest suites that run them, and probe environments.
 
     class TestMine(pgzoo.testing.AlgorithmSuite):
         name = "my-algorithm"

@@ -32,10 +32,10 @@ WORLDS: Mapping[str, Mapping[str, Any]] = {
     "box": {"env": "pgzoo/AnySpaces-v0", "env_kwargs": {"action": "one"}},
 }
 WORDS = {"discrete": ("any", "discrete"), "box": ("any", "box", "continuous")}
-"""Words in the fact `actions` that claim each kind of action."""
+"""Words in the registered `actions` that stand for each kind of action space."""
 
 SMALL: Mapping[str, Any] = {"rollout_steps": 12, "epochs": 2, "minibatches": 2}
-"""Values for settings of these names: checks are about the contract, not about learning well."""
+"""Values for settings of these names: small, because checks don't test learning performance."""
 
 SEED, OTHERS = 7, (0, 11, 3, 5, 1, 2, 20)
 METRIC = re.compile(r"[a-z0-9_]+(/[a-z0-9_]+)+")
@@ -49,7 +49,7 @@ class Rounds:
         self.rounds = self._loop()
 
     def update(self, count: int = 1) -> None:
-        """Do `count` updates."""
+        """Run `count` updates."""
         engine = self.engine
         for _ in range(count):
             before = engine.state
@@ -88,9 +88,9 @@ class Rounds:
 
 
 def documented(target: CheckTarget) -> None:
-    """The docstring says what is optimized, and names a source."""
+    """The docstring describes the objective, and names a source."""
     text = inspect.getdoc(target.component.load()) or ""
-    target.expect(text, "has no docstring", "Say what it optimizes, with the equation and a line `Source: ...`.")
+    target.expect(text, "has no docstring", "Describe what it optimizes, with the equation and a line `Source: ...`.")
     target.expect("Source:" in text, "doesn't name its source", "Add a line `Source: paper, section`.")
 
 
@@ -136,7 +136,7 @@ def learns(target: CheckTarget) -> None:
             moved = {k: not torch.equal(leaf, before[k]) for k, leaf in run.engine.state.params.items()}
         if not _learns(target):
             target.expect(
-                not any(moved.values()), "has `learns = False` and changes parameters", "Remove `learns = False`."
+                not any(moved.values()), "has `learns = False` but changes parameters", "Remove `learns = False`."
             )
             continue
         still = [name for name, moves in moved.items() if name.startswith("policy.") and not moves]
@@ -146,7 +146,7 @@ def learns(target: CheckTarget) -> None:
             "Return the state that ctx.step returns; an algorithm that isn't meant to learn sets `learns = False`.",
         )
         critic = [moves for name, moves in moved.items() if name.startswith("critic.")]
-        target.expect(not critic or any(critic), "needs a critic and doesn't train it", 'Leave "value" out of `needs`.')
+        target.expect(not critic or any(critic), "needs a critic but doesn't train it", 'Remove "value" from `needs`.')
 
 
 def metrics(target: CheckTarget) -> None:
@@ -184,7 +184,7 @@ def seed_law(target: CheckTarget) -> None:
 
 
 def sweep(target: CheckTarget) -> None:
-    """A seed with settings of its own trains the same whether its neighbor has those settings or the defaults."""
+    """A seed with changed settings trains the same whether another seed has those settings or the defaults."""
     world = _claimed(target)[0]
     plan = _plan(target, world, (SEED, OTHERS[0]))
     setting = _moved(plan.config)
@@ -216,7 +216,7 @@ def frozen(target: CheckTarget) -> None:
             at_its_end,
             run.bits(0),
             "changes a seed that has ended",
-            "Don't write into tensors of the state: return new ones.",
+            "Don't change tensors of the state in place: return new ones.",
         )
         for member in (1, 2):
             _expect_equal(
@@ -319,13 +319,13 @@ def _plan(target: CheckTarget, world: str, seeds: tuple[int, ...], **settings: A
     }
     try:
         config = resolve([Layer(given, ".".join)], target.catalog)
-    except ConfigError:  # its settings don't go together with small ones
+    except ConfigError:  # small sizes are invalid for this algorithm
         config = resolve([Layer({k: v for k, v in given.items() if k not in SMALL}, ".".join)], target.catalog)
     return make_plan(config, target.catalog)
 
 
 def _moved(config: RunConfig) -> Setting:
-    """Another value for each float that may differ between members, as far as it is valid."""
+    """Return a different valid value for each float setting that can be swept."""
     flat = config.flat()
     moved: dict[str, float] = {}
     for key in sweepable(type(config.settings), type(config.estimator.settings)):
@@ -349,7 +349,7 @@ def _rounds(target: CheckTarget, world: str, seeds: tuple[int, ...]) -> Iterator
 def _rounds_of(target: CheckTarget, world: str, plan: Plan) -> Iterator[Rounds]:
     with target.errors_fail_check(f"to train on {world} actions", f"See the check trains-{world}."):
         threads = torch.get_num_threads()
-        torch.set_num_threads(plan.config.threads)  # sums are cut otherwise where there are more
+        torch.set_num_threads(plan.config.threads)  # more threads change the order of summation
         run = Rounds(plan)
         try:
             yield run
@@ -360,7 +360,7 @@ def _rounds_of(target: CheckTarget, world: str, plan: Plan) -> Iterator[Rounds]:
 
 def _trains(target: CheckTarget, world: str) -> None:
     claimed = world in _claimed(target)
-    advice = "Say in the fact `actions` what it takes, and raise UnfitError for the rest."
+    advice = "Register it with the supported `actions`, and raise UnfitError for others."
     with target.errors_fail_check(f"to train on {world} actions", advice):
         try:
             _whole_run(target, _plan(target, world, (SEED, 0), total_steps=150))

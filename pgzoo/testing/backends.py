@@ -27,14 +27,14 @@ def fits(target: CheckTarget) -> None:
         plain = make_single(_request(target, 1))
         target.expect(
             (envs.observation_space, envs.action_space) == (plain.observation_space, plain.action_space),
-            "has other spaces than the environment",
+            "has spaces that differ from those of the environment",
             "Set observation_space and action_space to those of one environment.",
         )
         plain.close()
 
 
 def rows_apart(target: CheckTarget) -> None:
-    """A row depends on its own seed and actions only, and the same seed gives the same episode again."""
+    """A row depends only on its seed and actions, and the same seed and actions produce the same episode."""
     with _open(target, 2) as few, _open(target, 4) as many:
         first, again, among = (_play(envs, rows) for envs, rows in ((few, 2), (few, 2), (many, 4)))
     for name, values in first.items():
@@ -46,7 +46,7 @@ def rows_apart(target: CheckTarget) -> None:
         target.expect(
             np.array_equal(values, among[name][:, :2]),
             f"returns different {name} for a row when there are more rows",
-            "Give every row a random generator of its own, seeded with the row's seed.",
+            "Use a separate random generator for every row, seeded with the row's seed.",
         )
 
 
@@ -65,7 +65,7 @@ def next_step(target: CheckTarget) -> None:
     target.expect(
         not over[after].any() and not seen["rewards"][after].any(),
         "does more than reset in the step after an end",
-        "In NEXT_STEP autoreset that step ignores its action, pays 0 and ends nothing.",
+        "In NEXT_STEP autoreset that step ignores its action, and returns reward 0 and no end flags.",
     )
     lengths = [np.diff(np.flatnonzero(np.r_[True, column])) for column in over.T]
     target.expect(
@@ -82,7 +82,7 @@ def next_step(target: CheckTarget) -> None:
 
 
 def select(target: CheckTarget) -> None:
-    """Rows that continue alone after `select` return what they would have returned among all rows."""
+    """Rows that continue alone after `select` return the same results as among all rows."""
     half = np.arange(2)
     with _open(target, 4) as whole, _open(target, 4) as envs:
         expected = _play(whole, 4)
@@ -134,7 +134,7 @@ def _open(target: CheckTarget, rows: int) -> Iterator[VectorEnv]:
 
 
 def _play(envs: VectorEnv, rows: int, *, steps: int = STEPS, first: int = 0) -> dict[str, Array]:
-    """Play fixed actions, the same in a row for any number of rows: from a reset, or onward from step `first`."""
+    """Play fixed actions per row, after a reset or continuing at step `first`."""
     seen: dict[str, list[Any]] = {"obs": []} if first else {"obs": [envs.reset(np.arange(rows) + 10)]}
     drawn = []
     for row in range(rows):

@@ -1,4 +1,4 @@
-"""All conformance checks, as plain functions that pytest, the command line or a notebook can call."""
+"""All conformance checks, as plain functions for pytest, the command line or a notebook."""
 
 from __future__ import annotations
 

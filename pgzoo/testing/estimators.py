@@ -16,7 +16,7 @@ from pgzoo.testing.target import Check, CheckTarget, NotApplicable, bitwise_equa
 __all__ = ["CHECKS"]
 
 World = dict[str, Any]
-"""What an estimator may take: tensors `[S, T, N]`, `starts` with T+1 steps, and `gamma [S, 1, 1]`."""
+"""The arguments of an estimator: tensors `[S, T, N]`, `starts` with T+1 steps, and `gamma [S, 1, 1]`."""
 
 FLOATS = ("rewards", "values", "next_values", "q_values", "log_rhos")
 KINDS = {"terminated": (True, False), "truncated": (False, True), "terminated and truncated": (True, True)}
@@ -47,7 +47,7 @@ def shape(target: CheckTarget) -> None:
         for result in _estimates(target, _world(*sizes)):
             target.expect(
                 tuple(result.shape) == sizes and result.dtype == torch.float32,
-                f"gives {result.dtype} {list(result.shape)} for rewards of float32 {list(sizes)}",
+                f"returns {result.dtype} {list(result.shape)} for rewards of float32 {list(sizes)}",
                 "Return one tensor, or a pair, of the shape and type of the rewards.",
             )
 
@@ -76,7 +76,7 @@ def zeros(target: CheckTarget) -> None:
 
 
 def episodes_apart(target: CheckTarget) -> None:
-    """Rewards and values of one episode don't change the estimates of another, nor do those of the reset step between.
+    """Rewards and values of one episode, or of a reset step, don't change the estimates of another episode.
 
     An estimator of whole episodes (`whole_episodes`) may compare episodes in its advantages, but not in its returns.
     """
@@ -143,7 +143,7 @@ def pure(target: CheckTarget) -> None:
     target.expect(
         all(map(bitwise_equal, first, again)),
         "returns different numbers when called again",
-        "Let the result depend on the arguments only.",
+        "The result may depend only on the arguments.",
     )
 
 
@@ -242,7 +242,7 @@ def _two_episodes(terminated: bool, truncated: bool) -> World:
 
 
 def _disturbed(world: World, rows: slice) -> World:
-    """Return the world with different numbers in some steps and in the reset step."""
+    """Return the arguments with different numbers in some steps and in the reset step."""
     other = dict(world)
     for name in FLOATS:
         value = world[name].clone()

@@ -36,9 +36,9 @@ def registers(target: CheckTarget) -> None:
 
 
 def light(target: CheckTarget) -> None:
-    """Registering imports no heavy package, which would slow down every command."""
+    """Registering imports no slow package, which would slow down every command."""
     if target.plugin.source == "inline" or target.plugin.module.endswith(".py"):
-        raise NotApplicable("it is a single file, which is read only when a command asks for it")
+        raise NotApplicable("it is a single file, which is read only by commands that name it")
     words = [sys.executable, "-c", IMPORTED_MODULES, target.plugin.module.partition(":")[0], target.plugin.source]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
     last = (done.stderr.strip().splitlines() or [""])[-1]
@@ -65,7 +65,7 @@ def summaries(target: CheckTarget) -> None:
     """Every component has a summary for the listings."""
     silent = [entry.name for entry in _entries(target) if not entry.summary]
     target.expect(
-        not silent, f"gives no summary of {', '.join(silent)}", 'Register with summary="...", or write a docstring.'
+        not silent, f"has no summary for {', '.join(silent)}", 'Register with summary="...", or write a docstring.'
     )
 
 

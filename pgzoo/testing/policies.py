@@ -66,7 +66,7 @@ class Case:
         return np.array(each).reshape(*shape, *(space.shape or ()))
 
     def inputs(self, rows: int = ROWS, steps: int = 1, mask: Array | None = None) -> Inputs:
-        """Return inputs `[S, T, B, ...]`; episodes begin at the first step."""
+        """Return inputs `[S, T, B, ...]`; episodes start at the first step."""
         obs = torch.from_numpy(self.obs(MEMBERS, steps, rows))
         allowed = None if mask is None else torch.from_numpy(np.broadcast_to(mask, (*obs.shape[:3], len(mask))).copy())
         if not memory_size(self.policy):
@@ -76,7 +76,7 @@ class Case:
         return Inputs(obs, allowed, torch.zeros(MEMBERS, rows, memory_size(self.policy)), starts)
 
     def seen(self, rows: int = ROWS, mask: Array | None = None) -> ActorInputs:
-        """What an actor sees of the first of these steps."""
+        """Return the actor's inputs at the first step."""
         inputs = self.inputs(rows, mask=mask)
         return ActorInputs(
             inputs.obs[:, 0].numpy(),
@@ -86,26 +86,26 @@ class Case:
         )
 
     def noise(self, rows: int = ROWS) -> Array:
-        """Noise `[S, N, K]`, always the same."""
+        """Return noise `[S, N, K]`, the same in every call."""
         return draw_noise(self.policy.noise, np.random.default_rng(1), (MEMBERS, rows, self.policy.noise_size))
 
     def act(self, seen: ActorInputs, noise: Array | None) -> Array:
-        """Actions `[S, N, *A]`."""
+        """Return actions `[S, N, *A]`."""
         return actor_for(self.policy, self.params)(seen, noise)[0]
 
     def apply(self, inputs: Inputs) -> Output:
-        """What the policy says of a batch."""
+        """Evaluate the policy on a batch."""
         with torch.no_grad():
             return self.policy.apply(self.params, inputs._replace(obs=inputs.obs.clone()))
 
     def log_prob(self, output: Output, actions: Array) -> Tensor:
-        """Of actions `[S, T, B, *A]`."""
+        """Return the log-probabilities of actions `[S, T, B, *A]`."""
         with torch.no_grad():
             return output.dist.log_prob(torch.from_numpy(np.ascontiguousarray(actions)))
 
 
 def spaces(target: CheckTarget) -> None:
-    """It supports at least one pair of spaces, and raises UnfitError with its name for others."""
+    """It supports at least one pair of spaces, and raises an UnfitError that names the policy for others."""
     pairs = [(obs, action) for obs in OBSERVATIONS.values() for action in (*ACTIONS.values(), Text(3))]
     refusals = [_made(target, make_spec(obs, action)) for obs, action in pairs]
     target.expect(
@@ -117,7 +117,7 @@ def spaces(target: CheckTarget) -> None:
         target.expect(
             not isinstance(made, UnfitError) or target.component.name in str(made),
             f'raises an UnfitError without its name: "{made}"',
-            "Begin the message with the policy's name.",
+            "Start the message with the policy's name.",
         )
 
 
@@ -137,7 +137,7 @@ def init(target: CheckTarget) -> None:
         for name, leaf in one.items():
             target.expect(
                 isinstance(leaf, Tensor) and torch.isfinite(leaf).all(),
-                f"returns from init a {name} that is no finite tensor",
+                f"returns from init a {name} that isn't a finite tensor",
                 "Let init return finite torch tensors, without the seed axis.",
             )
             target.expect(
@@ -160,7 +160,7 @@ def output(target: CheckTarget) -> None:
         for name, value in numbers.items():
             target.expect(
                 isinstance(value, Tensor) and tuple(value.shape) == shape and torch.isfinite(value).all(),
-                f"returns no finite {name} of shape {list(shape)} for {case.where}",
+                f"doesn't return a finite {name} of shape {list(shape)} for {case.where}",
                 f"Tensors have the batch shape [S, T, B] first; got {list(getattr(value, 'shape', ()))}.",
             )
 
@@ -230,7 +230,7 @@ def members(target: CheckTarget) -> None:
 
 
 def memory(target: CheckTarget) -> None:
-    """The memory has `memory_size` numbers, is forgotten at a start, and in sequences is what it is step by step."""
+    """The memory has `memory_size` numbers, is reset at a start, and is the same for a sequence as step by step."""
     remembering = [case for case in _cases(target) if memory_size(case.policy)]
     if not remembering:
         raise NotApplicable("it has no memory")
@@ -242,14 +242,14 @@ def memory(target: CheckTarget) -> None:
         output = case.apply(inputs)
         target.expect(
             output.memory is not None and tuple(output.memory.shape) == (MEMBERS, ROWS, size),
-            f"returns no memory of shape {[MEMBERS, ROWS, size]}, as its memory_size says",
+            f"doesn't return a memory of shape {[MEMBERS, ROWS, size]}, as required by its memory_size",
             "Return the memory after the last step, [S, B, M].",
         )
         other = case.apply(inputs._replace(memory=torch.full_like(inputs.memory, 3.0))).memory
         target.expect(
             output.memory is not None and other is not None and bitwise_equal(output.memory, other),
             "keeps its memory across the start of an episode",
-            "Where `starts` is True, begin with a memory of zeros.",
+            "Reset the memory to zeros where `starts` is True.",
         )
         memory, taken = inputs.memory, []
         for t in range(steps):
@@ -286,7 +286,7 @@ def buffers(target: CheckTarget) -> None:
         )
         target.expect(
             all(bitwise_equal(leaf, before[name]) for name, leaf in kept.items()),
-            "writes into its buffers",
+            "changes its buffers in place",
             "Copy them.",
         )
         littered = torch.where(valid.reshape(*valid.shape, *[1] * (obs.ndim - 3)), obs, obs.flip(1))
@@ -341,7 +341,7 @@ def saved(target: CheckTarget) -> None:
         target.expect(
             np.allclose(loaded.act(obs, deterministic=True), expected, rtol=1e-5, atol=1e-6),
             f"acts differently after it was saved and loaded, for {case.where}",
-            "Keep everything that it acts by in its parameters, buffers and settings.",
+            "Its actions may depend only on parameters, buffers and settings.",
         )
 
 
@@ -353,7 +353,7 @@ CHECKS: Mapping[str, Check] = checks_by_name(
 def _made(target: CheckTarget, spec: Spec, needs: frozenset[str] = frozenset()) -> Policy | UnfitError:
     component, factory = resolve_component("policy", target.component.name, target.catalog)
     with target.errors_fail_check(
-        f"on {spec.observation_space} and {spec.action_space}", "Raise UnfitError for spaces that it can't serve."
+        f"on {spec.observation_space} and {spec.action_space}", "Raise UnfitError for spaces that it doesn't support."
     ):
         try:
             return make_policy(factory, component.settings, spec, needs, normalize_obs=False)
@@ -362,7 +362,7 @@ def _made(target: CheckTarget, spec: Spec, needs: frozenset[str] = frozenset()) 
 
 
 def _cases(target: CheckTarget, *, masked: bool = False, needs: frozenset[str] = frozenset()) -> Iterator[Case]:
-    """Yield the policy on all spaces that it supports; images are only tried where nothing smaller is supported."""
+    """Yield the policy on all spaces that it supports; images are only tried if nothing smaller is supported."""
     component, _ = resolve_component("policy", target.component.name, target.catalog)
     flat = 0
     for seen, observation in sorted(OBSERVATIONS.items(), key=lambda item: item[0] == "an image"):

@@ -1,4 +1,4 @@
-"""Environments whose right answer is known: where learning goes wrong, they say what went wrong.
+"""Probe environments with known solutions; a failure in one points to a specific bug.
 
 They are registered with gymnasium as `pgzoo/NAME-v0`. In a command, `pgzoo.testing.probes:pgzoo/Bandit-v0` imports this
 module first.
@@ -32,9 +32,9 @@ SPACES: dict[str, gym.Space[Any]] = {
 
 
 class Scripted(gym.Env[Any, Any]):
-    """Episode k shows `[k, t]`, pays 10 k + t at step t = 1, 2, ... and ends as the script says.
+    """Episode k has observations `[k, t]`, rewards 10 k + t at step t = 1, 2, ..., and ends as in `SCRIPT`.
 
-    A reset from seed k begins episode k; a reset without seed goes on to the next.
+    A reset with seed k starts episode k; a reset without seed starts the next episode.
     """
 
     SCRIPT = ((3, True, False), (2, False, True), (1, True, True), (4, True, False))
@@ -62,7 +62,7 @@ class Scripted(gym.Env[Any, Any]):
 
 
 class AnySpaces(gym.Env[Any, Any]):
-    """Random observations and lengths; it refuses actions that are not in its space."""
+    """Random observations and episode lengths; raises ValueError for actions that are not in its space."""
 
     def __init__(self, observation: str = "vector", action: str = "pair") -> None:
         self.observation_space, self.action_space = SPACES[observation], SPACES[action]
@@ -89,7 +89,7 @@ class AnySpaces(gym.Env[Any, Any]):
 
 
 class Bandit(gym.Env[Any, Any]):
-    """One step, three arms: they pay 0.2, 1.0 and 0.5."""
+    """One step, three arms with rewards 0.2, 1.0 and 0.5."""
 
     observation_space = Box(-1.0, 1.0, (1,))
     action_space = Discrete(3)
@@ -104,7 +104,7 @@ class Bandit(gym.Env[Any, Any]):
 
 
 class Target(gym.Env[Any, Any]):
-    """One step; the cost is the squared distance of a number from 0.5."""
+    """One step; the reward is minus the squared distance of the action from 0.5."""
 
     observation_space = Box(-1.0, 1.0, (1,))
     action_space = Box(-2.0, 2.0, (1,))
@@ -136,7 +136,7 @@ class Corridor(gym.Env[Any, Any]):
 
 
 class Rut(gym.Env[Any, Any]):
-    """Ten steps of random numbers from the seed; but each episode leaves a trace that all that follow show."""
+    """Ten random steps determined by the seed and, incorrectly, by earlier episodes."""
 
     observation_space = Box(-np.inf, np.inf, (2,))
     action_space = Discrete(2)

@@ -1,4 +1,4 @@
-"""Suites for pytest: subclass one, set `name` to your component, and its contract is tested."""
+"""Suites for pytest: subclass one and set `name` to your component to run all checks on it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _run(check: Check, target: CheckTarget) -> None:
 
 
 class _Suite:
-    """What suites share. `name` is the name of the component; override `catalog` to use other plugins."""
+    """The base of the suites. `name` is the name of the component; override `catalog` to use other plugins."""
 
     name: ClassVar[str]
     kind: ClassVar[ComponentKind]
@@ -45,7 +45,7 @@ class _Suite:
 
 
 class AlgorithmSuite(_Suite):
-    """The contract of an algorithm."""
+    """Checks of an algorithm."""
 
     kind = "algorithm"
 
@@ -56,7 +56,7 @@ class AlgorithmSuite(_Suite):
 
 
 class PolicySuite(_Suite):
-    """The contract of a policy."""
+    """Checks of a policy."""
 
     kind = "policy"
 
@@ -67,7 +67,7 @@ class PolicySuite(_Suite):
 
 
 class EstimatorSuite(_Suite):
-    """The contract of a return estimator."""
+    """Checks of a return estimator."""
 
     kind = "estimator"
 
@@ -78,7 +78,7 @@ class EstimatorSuite(_Suite):
 
 
 class EnvBackendSuite(_Suite):
-    """The contract of an environment backend."""
+    """Checks of an environment backend."""
 
     kind = "env_backend"
 
@@ -89,7 +89,7 @@ class EnvBackendSuite(_Suite):
 
 
 class PluginSuite(_Suite):
-    """The contract of a plugin as a whole; `name` is that of its entry point."""
+    """Checks of a plugin as a whole; `name` is that of its entry point."""
 
     @_over(PLUGIN_CHECKS)
     def test_plugin(self, catalog: PluginCatalog, check: str) -> None:

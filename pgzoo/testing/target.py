@@ -1,4 +1,4 @@
-"""What the conformance checks share. A check returns if it passes, else it raises `CheckFailed` or `NotApplicable`."""
+"""Shared code of the conformance checks. A check returns if it passes, else raises `CheckFailed` or `NotApplicable`."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ __all__ = [
 
 
 class CheckFailed(AssertionError):
-    """A component breaks its contract. The message says which component, what is wrong and what to do next."""
+    """A component fails a conformance check. The message names the component, the problem, and what to do next."""
 
 
 class NotApplicable(Exception):
-    """A check doesn't apply: the component doesn't have, or doesn't claim to have, what it is about."""
+    """A check doesn't apply, because the component doesn't have, or doesn't claim to have, the checked feature."""
 
 
 @dataclass(frozen=True)
 class CheckTarget:
-    """The component that is checked (a plugin if `entry` is None), and the catalog of what it needs."""
+    """The checked component (a plugin if `entry` is None), and the catalog with the components that it needs."""
 
     plugin: PluginInfo
     catalog: PluginCatalog
@@ -51,7 +51,7 @@ class CheckTarget:
 
     @property
     def who(self) -> str:
-        """Its kind, name and plugin, as messages begin."""
+        """The kind, name and plugin, for the start of messages."""
         if self.entry is None:
             return f"Plugin {self.plugin}"
         kind = self.entry.kind.replace("_", " ")
@@ -64,7 +64,7 @@ class CheckTarget:
 
     @contextmanager
     def errors_fail_check(self, what: str, advice: str) -> Iterator[None]:
-        """Turn any exception into CheckFailed: "NAME fails WHAT: the error"; `what` is such as "to be closed"."""
+        """Turn any exception into CheckFailed "NAME fails WHAT: error", for example with WHAT "to be closed"."""
         try:
             yield
         except (CheckFailed, NotApplicable):
@@ -91,7 +91,7 @@ class CheckTarget:
 
 
 Check = Callable[[CheckTarget], None]
-"""One clause of a contract. It is named after its function, with hyphens for underscores."""
+"""A conformance check. It is named after its function, with hyphens for underscores."""
 
 
 def checks_by_name(checks: tuple[Check, ...]) -> Mapping[str, Check]:
@@ -117,7 +117,8 @@ def generators_untouched(target: CheckTarget, what: str) -> Iterator[None]:
     target.expect(
         not moved,
         f"draws from the global generator of {', '.join(moved)} {what}",
-        "Draw from the generator that is passed in, or from ctx.rng(...): a global generator breaks the seed law.",
+        "Draw from the generator that is passed in, or from ctx.rng(...): with a global generator, seeds influence "
+        "each other.",
     )
 
 

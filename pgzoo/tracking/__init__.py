@@ -5,14 +5,15 @@ the tracking store that its start record names, retries for ever, and closes the
 killed. Importing this package loads the standard library and filelock alone.
 """
 
-from pgzoo.tracking.home import Home, check_store, display_uri, resolve_uri
+from pgzoo.tracking.home import NO_STORE, Home, check_store, display_uri, resolve_uri
 from pgzoo.tracking.journal import EndStatus, EpisodeRecord, Journal, records
-from pgzoo.tracking.ledger import Pending, ShippingSummary, pending
+from pgzoo.tracking.ledger import Pending, ShippingSummary, format_shipping, pending
 from pgzoo.tracking.limits import reserve_descriptors
 from pgzoo.tracking.lookup import Found, find
 from pgzoo.tracking.session import Session
 
 __all__ = [
+    "NO_STORE",
     "EndStatus",
     "EpisodeRecord",
     "Found",
@@ -24,6 +25,7 @@ __all__ = [
     "check_store",
     "display_uri",
     "find",
+    "format_shipping",
     "pending",
     "records",
     "reserve_descriptors",

@@ -12,7 +12,10 @@ from urllib.parse import urlsplit
 
 from pgzoo.errors import StoreError
 
-__all__ = ["Home", "check_store", "display_uri", "resolve_uri"]
+__all__ = ["NO_STORE", "Home", "check_store", "display_uri", "resolve_uri"]
+
+NO_STORE = "none"
+"""The tracking URI of runs without MLflow: their journals, checkpoints and artifacts stay on this machine."""
 
 DATABASES = ("postgresql", "mysql", "mssql")
 SQLITE = re.compile(r"sqlite(\+\w+)?:///(?P<path>[^?]+)(\?.*)?", re.DOTALL)
@@ -90,10 +93,12 @@ class Home:
 def resolve_uri(option: str | None, home: Home, environ: Mapping[str, str] | None = None) -> str:
     """Return the tracking URI: the option, else `MLFLOW_TRACKING_URI`, else the home's SQLite store.
 
-    A relative SQLite path is made absolute, since the uploader works in another folder.
+    A relative SQLite path is made absolute, since the uploader works in another folder. "none" means no store.
     """
     environ = os.environ if environ is None else environ
     uri = (option or "").strip() or environ.get("MLFLOW_TRACKING_URI", "").strip() or home.default_uri
+    if uri.lower() == NO_STORE:
+        return NO_STORE
     if (path := sqlite_path(uri)) is not None and not path.is_absolute():
         return uri.replace(f":///{path}", f":///{Path.cwd() / path}", 1)
     return uri.rstrip("/") if uri.startswith(("http://", "https://")) else uri
@@ -148,6 +153,8 @@ def check_store(uri: str, home: Home) -> None:
         )
     check_path(home, uri)
     check_folder(home.root, "pgzoo's folder", "set PGZOO_HOME to a folder that you may write to")
+    if uri == NO_STORE:
+        return
     scheme = uri.partition(":")[0].partition("+")[0].lower() if ":" in uri else ""
     if scheme in ("http", "https"):
         try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pgzoo.files import write_file
-from pgzoo.tracking.home import Home
+from pgzoo.tracking.home import NO_STORE, Home, sqlite_path
 from pgzoo.tracking.journal import Record, records
 from pgzoo.tracking.locks import is_locked
 
@@ -19,7 +19,9 @@ __all__ = [
     "Ledger",
     "Pending",
     "ShippingSummary",
+    "format_shipping",
     "identity",
+    "is_tracked",
     "journal_folders",
     "pending",
     "plural",
@@ -99,6 +101,14 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def format_shipping(left: Pending, tracking_uri: str) -> str:
+    """Return what the uploader is doing for the store now, such as `Shipping to MLflow: 12 records of 1 run left`."""
+    database = sqlite_path(tracking_uri)
+    if database is not None and not database.exists():
+        return f"Shipping to MLflow: creating the database {database.name}; {left} left"
+    return f"Shipping to MLflow: {left} left" if left else "Shipping to MLflow"
+
+
 def pending_of(folders: Iterable[Path]) -> Pending:
     """Count what isn't shipped of these runs."""
     runs = lines = files = refused = 0
@@ -109,6 +119,8 @@ def pending_of(folders: Iterable[Path]) -> Pending:
             continue
         ledger = Ledger.read(folder)
         if not size or ledger.done(size):
+            continue
+        if not is_tracked(folder):
             continue
         if ledger.refused:
             refused += 1
@@ -152,6 +164,12 @@ def journal_folders(home: Home) -> list[Path]:
 def start_of(folder: Path) -> Record | None:
     """Return the start record of a run's journal, or None if it was never written."""
     return next((r for r, _ in records(folder, limit=0) if r and r["t"] == "start"), None)
+
+
+def is_tracked(folder: Path) -> bool:
+    """Return whether a run is to be shipped to a store: all but those that were started with `--tracking-uri none`."""
+    start = start_of(folder)
+    return start is None or start["uri"] != NO_STORE
 
 
 def identity(folder: Path, start: Record, shipped: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgzoo.errors import StoreError, UnknownName, did_you_mean
 from pgzoo.files import write_file
-from pgzoo.tracking.home import Home, display_uri, redact, resolve_uri
+from pgzoo.tracking.home import NO_STORE, Home, display_uri, redact, resolve_uri
 from pgzoo.tracking.journal import artifact_path, check_run_key
 from pgzoo.tracking.ledger import identity, journal_folders, read_json, start_of
 from pgzoo.tracking.secrets import reveal_secrets
@@ -85,13 +85,14 @@ def find(ref: str, home: Home, tracking_uri: str | None = None) -> list[Found]:
         return chosen
     uri = resolve_uri(tracking_uri, home)
     remote: list[Found] = []
-    if uri != home.default_uri or home.database.exists():
+    if uri != NO_STORE and (uri != home.default_uri or home.database.exists()):
         query_store(uri, lambda client: remote.extend(remote_runs(client, ref, uri, home)), f'run "{ref}"')
     if chosen := choose(ref, remote):
         return chosen
     known = {k for f in local for k in (f.name, f.group, f.run_key, f.name.rpartition(" s")[0], f.run_id or f.name)}
+    where = str(home.root) if uri == NO_STORE else f"{home.root} or {display_uri(uri)}"
     raise UnknownName(
-        f'No run "{ref}" in {home.root} or {display_uri(uri)}.{did_you_mean(ref, sorted(known))} '
+        f'No run "{ref}" in {where}.{did_you_mean(ref, sorted(known))} '
         "Give an MLflow run id, a run key, a group or a name."
     )
 

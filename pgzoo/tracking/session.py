@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from pgzoo.errors import StoreError
-from pgzoo.tracking.home import Home, sqlite_path
+from pgzoo.tracking.home import NO_STORE, Home, sqlite_path
 from pgzoo.tracking.journal import (
     MAX_PARAM,
     MAX_TAG,
@@ -47,7 +47,7 @@ class Session:
     """The journals of one command. Starts the uploader, which outlives it; a context manager."""
 
     def __init__(self, home: Home, group: str, tracking_uri: str, warn: Callable[[str], None] = logger.warning) -> None:
-        """Open a session of the runs of `group`, shipped to `tracking_uri`.
+        """Open a session of the runs of `group`, shipped to `tracking_uri`; with "none" they stay on this machine.
 
         `warn` receives one sentence per problem, such as a full disk. Raises StoreError if the home can't be written.
         """
@@ -175,7 +175,7 @@ class Session:
             for journal in list(self.journals.values()):
                 journal.sync()
             # An uploader may crash, or leave just as this trainer comes: only looking again covers both.
-            if time.monotonic() - checked >= CHECK_EVERY:
+            if self.tracking_uri != NO_STORE and time.monotonic() - checked >= CHECK_EVERY:
                 with contextlib.suppress(OSError):
                     ensure_uploader(self.home)
                 checked = time.monotonic()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgzoo.tracking.home import Home, display_uri, redact
 from pgzoo.tracking.journal import Record, artifact_path, now, records, trim
-from pgzoo.tracking.ledger import Ledger, journal_folders, read_json, write_json
+from pgzoo.tracking.ledger import Ledger, is_tracked, journal_folders, read_json, write_json
 from pgzoo.tracking.locks import is_locked, lock
 from pgzoo.tracking.secrets import reveal_secrets
 
@@ -393,6 +393,9 @@ class Uploader:
             with contextlib.suppress(OSError):
                 size = (folder / "journal.jsonl").stat().st_size
                 if self._settled.get(folder) == size:
+                    continue
+                if not is_tracked(folder):
+                    self._settled[folder] = size
                     continue
                 shipment = Shipment(folder, self.home)
                 shipment.alive = is_locked(folder / "lock")

@@ -1,1 +1,1 @@
-"""One run from inside: collect, estimate, update; events come out. Knows no plugins, trackers or terminals."""
+"""The training of a run: collect, estimate, update. Yields events; independent of plugins, tracking and terminals."""

@@ -1,7 +1,7 @@
 """A critic for an algorithm that trains none, added because the run's estimator requires values.
 
-The plan then asks the policy for a value, and every gradient step that moves the policy adds the critic's loss to the
-algorithm's. The critic's loss moves the parameters under `critic.` alone.
+The policy is then created with a value output, and every gradient step on the policy adds the critic's loss to the
+algorithm's. The gradient of the critic's loss is 0 except for parameters whose names start with `critic.`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pgzoo.types import Batch, Hyper, Loss, LossFunction, Params
 __all__ = ["VALUE_COEF", "also_moved", "is_added", "refuse_move", "with_critic_loss"]
 
 VALUE_COEF = 0.5
-"""Weight of the added critic's loss where the algorithm has no setting `value_coef`."""
+"""Weight of the added critic's loss if the algorithm has no setting `value_coef`."""
 
 CRITIC = "critic."
 
@@ -38,9 +38,9 @@ def with_critic_loss(loss: LossFunction) -> LossFunction:
 
         L + c ½ E[(V(s) - G)²]
 
-    c is the setting `value_coef` where the algorithm has it, else `VALUE_COEF`. The gradient of the second term is 0
-    for all parameters but those under `critic.`: the policy learns as if the critic were somebody else's. The metrics
-    `loss/value` and `value/explained_variance` are added to those of `loss`.
+    c is the setting `value_coef` if the algorithm has it, else `VALUE_COEF`. The gradient of the second term is 0 for
+    all parameters except those under `critic.`, so the gradient of the policy is the same as without the critic. The
+    metrics `loss/value` and `value/explained_variance` are added to those of `loss`.
     """
 
     def total(policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss | Tensor:
@@ -50,7 +50,7 @@ def with_critic_loss(loss: LossFunction) -> LossFunction:
         values = policy.apply(critic, batch.inputs).value
         error = value_loss(values, batch.returns, batch.weights)
         if result.value.shape != error.shape:
-            return result  # the engine refuses it, with both shapes
+            return result  # the engine raises an error that shows both shapes
         coef = getattr(hyper, "value_coef", None)
         before = values.detach() if batch.values is None else batch.values
         metrics = {
@@ -64,17 +64,17 @@ def with_critic_loss(loss: LossFunction) -> LossFunction:
 
 
 def also_moved(only: str) -> str | None:
-    """Return which parameters an added critic has in a gradient step limited to `only`; None: it takes no part.
+    """Return the prefix of the critic's parameters if the added critic learns in a step limited to `only`, else None.
 
-    It learns in steps of everything and in steps of the policy, not in steps of an algorithm's other networks.
+    It learns in steps on all parameters and in steps on the policy, not in steps on an algorithm's other networks.
     """
     return CRITIC if not only or only.startswith("policy.") else None
 
 
 def refuse_move(algorithm: str, estimator: str) -> UnfitError:
-    """Return the error for an algorithm that moves the policy by `ctx.move`, where no critic is trained."""
+    """Return the error for an algorithm that updates the policy by `ctx.move`, which trains no added critic."""
     return UnfitError(
-        f'Estimator "{estimator}" needs the values of a critic, and algorithm "{algorithm}" moves its parameters by '
-        'ctx.move, where no critic is trained. It must ask for one itself: needs = {"value"}, and ctx.step on '
-        "ops.losses.critic_loss."
+        f'Estimator "{estimator}" needs the values of a critic, but algorithm "{algorithm}" updates its parameters by '
+        'ctx.move, which trains no added critic. The algorithm must declare needs = {"value"} and train the critic '
+        "with ctx.step on ops.losses.critic_loss."
     )

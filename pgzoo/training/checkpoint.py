@@ -3,7 +3,7 @@
     state.safetensors   every tensor and array, under the path of its leaf ("params/policy.weight.0")
     state.json          everything else: schema, version, environments, the caller's data, and the digest of the tensors
 
-There is no code and no pickle in it. A folder of checkpoints keeps the last few and the best.
+It contains no code and no pickle. A folder of checkpoints keeps the last few and the best.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ FOLDER = re.compile(r"step-(\d{12})")
 TREES = ("params", "buffers", "optimizer")
 ARRAYS = ("active", "env_steps", "episodes", "updates", "progress", "recent")
 RENAMED = {"collector/state": "collector/memory", "buffers/ppg.state": "buffers/ppg.memory"}
-"""Leaves that older checkpoints hold under another name, and their name today."""
+"""Old names of leaves in older checkpoints, and their current names."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One member's state (S = 1), and the data that the caller of `save` added, `about`."""
+    """One member's state (S = 1), and the caller's data, `about`."""
 
     path: Path
     state: TrainState
@@ -51,18 +51,18 @@ class Checkpoint:
 
     @property
     def env_steps(self) -> int:
-        """Steps that the member had done."""
+        """Number of environment steps that the member has taken."""
         return int(self.state.env_steps[0])
 
 
 def save(folder: Path, state: TrainState, about: Mapping[str, Any], *, score: float | None = None) -> Path:
     """Write one member's `state` (S = 1) as a new checkpoint in `folder`; return its path.
 
-    `about` is plain JSON; it may hold numbers that aren't finite. A power cut leaves the checkpoint whole or not
-    there. Of those that are there the last `KEPT` stay, and the one with the greatest `score`.
+    `about` is plain JSON, except that numbers may be non-finite. The write is atomic. The last `KEPT` checkpoints and
+    the one with the highest `score` are kept; others are deleted.
 
     Raises:
-        OSError: the disk is full or can't be written; the checkpoints before are as they were.
+        OSError: the disk is full or can't be written; existing checkpoints are unchanged.
     """
     from safetensors.torch import save as pack
 
@@ -95,7 +95,7 @@ def latest(folder: Path) -> Checkpoint:
     """Load the newest checkpoint in a folder.
 
     Raises:
-        CheckpointError: there is none, or it is damaged; then the message names the one before.
+        CheckpointError: there is none, or it is damaged; the message names the previous one.
     """
     found = paths(folder)
     if not found:
@@ -104,16 +104,16 @@ def latest(folder: Path) -> Checkpoint:
         return load(found[-1])
     except CheckpointError as error:
         if len(found) < 2:
-            raise CheckpointError(f"{error} There is no other; to begin anew: --from-step 0") from error
+            raise CheckpointError(f"{error} There is no other checkpoint. To start over: --from-step 0") from error
         step = int(found[-2].name.removeprefix("step-"))
-        raise CheckpointError(f"{error} The one before is whole as far as it goes: --from-step {step}") from error
+        raise CheckpointError(f"{error} To use the previous checkpoint: --from-step {step}") from error
 
 
 def load(path: Path) -> Checkpoint:
     """Load a checkpoint; nothing in it is executed.
 
     Raises:
-        CheckpointError: it is missing, damaged, foreign, or of a newer schema.
+        CheckpointError: it is missing, damaged, not a checkpoint, or of a newer schema.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load as unpack
@@ -123,11 +123,13 @@ def load(path: Path) -> Checkpoint:
         packed = (path / TENSORS).read_bytes()
         if description["schema"] > SCHEMA:
             raise CheckpointError(
-                f"{path} was written by pgzoo {description['pgzoo']}, in a newer form than this version reads. "
+                f"{path} was written by pgzoo {description['pgzoo']}, in a newer format than this version can read. "
                 "Upgrade: pip install -U pgzoo"
             )
         if hashlib.sha256(packed).hexdigest() != description["digest"]:
-            raise CheckpointError(f"The checkpoint {path} is damaged: {TENSORS} is not what {DESCRIPTION} says it is.")
+            raise CheckpointError(
+                f"The checkpoint {path} is damaged: the digest of {TENSORS} doesn't match {DESCRIPTION}."
+            )
         found = unpack(packed)
         tensors = {RENAMED.get(name, name): found[name] for name in description["order"]}
         state = _state(tensors, description["environments"])
@@ -151,7 +153,7 @@ def assemble(states: Sequence[TrainState]) -> TrainState:
 
 
 def _strict(value: Any) -> Any:
-    """Write numbers that JSON doesn't have, NaN and the infinities, as `{"float": "nan"}`."""
+    """Replace numbers that JSON doesn't have, NaN and the infinities, by mappings such as `{"float": "nan"}`."""
     if isinstance(value, Mapping):
         return {key: _strict(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -160,7 +162,7 @@ def _strict(value: Any) -> Any:
 
 
 def _loose(value: Any) -> Any:
-    """Read what `_strict` wrote."""
+    """Invert `_strict`."""
     if isinstance(value, list):
         return [_loose(item) for item in value]
     if not isinstance(value, dict):

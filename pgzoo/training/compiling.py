@@ -36,13 +36,13 @@ __all__ = ["Compiled"]
 _log = logging.getLogger("pgzoo")
 
 OPTIONS: dict[str, Any] = {
-    "aot_inductor.compile_wrapper_opt_level": "O0",  # of the wrapper: compiles a second faster, runs no slower
+    "aot_inductor.compile_wrapper_opt_level": "O0",  # for the wrapper only: saves a second of compiling
     "compile_threads": 1,  # a process pool isn't worth it for one graph
-    "cpp.use_decompose_tanh": "1",  # tanh from a sigmoid: a quarter of the time, equal to rounding
+    "cpp.use_decompose_tanh": "1",  # tanh by a sigmoid: four times as fast, equal up to rounding
 }
 
 _HOLE = object()
-"""Stands for a tensor in the tree of a result."""
+"""Placeholder for a tensor in the tree of a result."""
 
 POLL = 0.1
 """Seconds between two looks at whether compiling was cancelled."""
@@ -64,7 +64,7 @@ class Compiled:
         folder: Path | None = None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Keep compiled libraries in `folder`; None: in that of TORCHINDUCTOR_CACHE_DIR, else in a temporary one.
+        """Store compiled libraries in `folder`; None: in TORCHINDUCTOR_CACHE_DIR, or a temporary folder if it isn't set.
 
         Time spent compiling is charged to the watch's phase "compile". When `cancelled()` turns True, compiling is
         given up.
@@ -86,7 +86,7 @@ class Compiled:
                     compiled = self._compiled[shapes] = self._compile(tree, leaves)
             except Cancelled:
                 raise
-            except Exception as error:  # the function still works eagerly, whatever the compiler stumbled over
+            except Exception as error:  # the function still works eagerly, regardless of the compiler's error
                 self._failed = True
                 _warn_once(next(iter(str(error).strip().splitlines()), type(error).__name__))
                 return self.function(tree)
@@ -224,7 +224,7 @@ def _device(leaves: list[Tensor]) -> torch.device:
 
 @contextmanager
 def _environment(folder: Path) -> Iterator[None]:
-    """Let torch's compiler work in `folder`. Afterwards the process's environment variables are what they were."""
+    """Make torch's compiler use `folder`, and restore the environment variables afterwards."""
     before = dict(os.environ)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
     try:
@@ -236,7 +236,7 @@ def _environment(folder: Path) -> Iterator[None]:
 
 
 def _cache(folder: Path | None) -> Path:
-    """Return `folder`, that of TORCHINDUCTOR_CACHE_DIR, or a temporary one of this process; create it."""
+    """Create and return `folder`; if it is None, TORCHINDUCTOR_CACHE_DIR or a temporary folder of this process."""
     folder = folder or Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or _own_folder())
     folder.mkdir(parents=True, exist_ok=True)
     return folder.resolve()
@@ -249,11 +249,11 @@ def _own_folder() -> str:
 
 @cache
 def _warn_once(reason: str) -> None:
-    _log.warning("The update can't be compiled and runs as it is: %s", reason)
+    _log.warning("The update can't be compiled and runs eagerly: %s", reason)
 
 
 def _leaves(tree: Any) -> list[Tensor]:
-    """Return the tensors of a tree in the order of `map_leaves`, which would take three times as long."""
+    """Return the tensors of a tree in the order of `map_leaves`, which is three times as slow."""
     found: list[Tensor] = []
 
     def visit(node: Any) -> None:

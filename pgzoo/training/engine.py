@@ -24,7 +24,7 @@ from pgzoo.training.learner import Learner
 from pgzoo.training.metrics import Report, Stopwatch
 from pgzoo.training.minibatches import Cutter
 from pgzoo.training.plan import POLICY, Plan, PolicyView, named, own
-from pgzoo.training.rollout import Finished
+from pgzoo.training.rollout import Evaluation, Finished
 from pgzoo.training.seeding import generator
 from pgzoo.training.targets import EvaluationInputs, bind_estimator, policy_evaluator
 from pgzoo.training.update_record import UpdateRecord
@@ -47,7 +47,7 @@ from pgzoo.types import (
 __all__ = ["Engine", "Plan", "default_loop", "default_update", "named"]
 
 SHORT_WINDOW = 32
-"""Steps of a window up to which a whole update is compiled as one function: compiling unrolls loops over time."""
+"""Maximum window length for compiling a whole update as one function, because compiling unrolls loops over time."""
 
 Update = Callable[["Engine", TrainState, Trajectory], TrainState]
 
@@ -55,9 +55,8 @@ Update = Callable[["Engine", TrainState, Trajectory], TrainState]
 class Engine:
     """Collects, estimates, makes batches and takes gradient steps, for all members at once.
 
-    What its methods promise to algorithms is in `protocols.UpdateContext`. The work is done by its parts: `experience`
-    (acting in environments), `learner` (moving parameters), `hyperparameters`, and `record`, which is made anew for
-    every update.
+    See `protocols.UpdateContext` for its methods. It delegates to `interaction` (acting in environments), `learner`
+    (parameter updates), `hyperparameters`, and `record` (one per update).
     """
 
     def __init__(self, plan: Plan, state: TrainState | None = None) -> None:
@@ -90,7 +89,7 @@ class Engine:
 
     @property
     def members(self) -> tuple[Member, ...]:
-        """The S members, each with a configuration of its own."""
+        """The S members, each with its configuration."""
         return self.plan.members
 
     @property
@@ -118,11 +117,14 @@ class Engine:
         if plan.config.stop_on_plateau is not None:
             buffers |= plateau.begin()
         extra = self._algorithm_state()
+        buffers = _for_all(buffers, members)
+        params |= {name: value.clone() for name, value in plan.initial.items() if name in params}
+        buffers |= {name: value.clone() for name, value in plan.initial.items() if name in buffers}
         params |= extra.params
         zeros = np.zeros(members, np.int64)
         return TrainState(
             params=params,
-            buffers=_for_all(buffers, members) | extra.buffers,
+            buffers=buffers | extra.buffers,
             optimizer=self.learner.optimizer.init(flatten(params.values()) if params else torch.zeros(members, 0)),
             collector=None,
             active=np.ones(members, np.bool_),
@@ -134,7 +136,7 @@ class Engine:
         )
 
     def _algorithm_state(self) -> AlgorithmState:
-        """Return what the algorithm keeps; each member's is made with a random generator of its own."""
+        """Return the algorithm's tensors; those of each member are created with the member's random generator."""
         init = getattr(self.plan.algorithm, "init", None)
         if init is None:
             return AlgorithmState({}, {})
@@ -146,9 +148,9 @@ class Engine:
         self.record = UpdateRecord()
 
     def end_update(self, before: TrainState) -> tuple[TrainState, Finished]:
-        """Return the state after an update that began at `before`, and the episodes that ended in it.
+        """Return the state after an update that started from `before`, and the episodes that ended in it.
 
-        The policy's buffers absorb what was collected; members that were not active in `before` are unchanged.
+        The policy's buffers are updated with the collected data; members not active in `before` are unchanged.
         """
         with self.watch.phase("update"):
             self.record.failures()
@@ -162,25 +164,24 @@ class Engine:
             state = state._replace(buffers=state.buffers | plateau.with_best(state))
         return freeze(before.active, state, before), self.record.finished(len(self.members))
 
-    # experience
-
+    # interaction
     def collect(self, state: TrainState) -> tuple[TrainState, Trajectory]:
         """Let the policy act in the environments. Raises Cancelled."""
         state, trajectory, finished = self.experience.collect(state)
         return self._take_in(state, trajectory, finished)
 
     def play(self, state: TrainState, candidates: Params) -> tuple[TrainState, NDArray[np.float64]]:
-        """Let every environment play one episode with parameters of its own. Raises Cancelled."""
+        """Play one episode per environment with greedy actions, each with different parameters. Raises Cancelled."""
         state, returns, trajectory, finished = self.experience.play(state, moved(candidates, self.device))
         return self._take_in(state, trajectory, finished)[0], returns
 
-    def evaluate(self, state: TrainState, active: NDArray[np.bool_], mode: EvaluationMode) -> Finished:
+    def evaluate(self, state: TrainState, active: NDArray[np.bool_], mode: EvaluationMode) -> Evaluation:
         """Play the evaluation episodes of the members in `active [S]`; see `rollout.evaluate`."""
         return self.experience.evaluate(state, active, mode)
 
     def _take_in(self, state: TrainState, trajectory: Trajectory, finished: Finished) -> tuple[TrainState, Trajectory]:
-        """Bring a trajectory to the device, record it, and let the reward scale learn from it."""
-        # an algorithm that ignores rewards, or ranks them, doesn't turn non-finite itself
+        """Move a trajectory to the device, record it, and update the reward normalizer."""
+        # non-finite rewards wouldn't be noticed with an algorithm that ignores or ranks rewards
         for row, reason in bad_rewards(trajectory.rewards).items():
             if state.active[row]:
                 self.record.add_failure(row, reason)
@@ -221,7 +222,7 @@ class Engine:
     # batches
 
     def batch(self, trajectory: Trajectory, targets: Targets, evaluated: PolicyEvaluation | None = None) -> Batch:
-        """Return everything as one batch."""
+        """Return the whole trajectory as one batch."""
         return self._cutter(trajectory, targets, evaluated).whole()
 
     def minibatches(
@@ -294,16 +295,16 @@ class Engine:
         gradient: Tensor,
         metrics: Mapping[str, Tensor],
     ) -> TrainState:
-        """Put the parameters at `vector [S, P]`, where a step that the algorithm computed leads."""
+        """Set the parameters to `vector [S, P]`, the result of a step computed by the algorithm."""
         return self.learner.move(self.record, state, vector, batch, value, gradient, metrics)
 
     def place(self, state: TrainState, vector: Tensor) -> TrainState:
-        """Put the parameters at `vector [S, P]`, without a gradient."""
+        """Set the parameters to `vector [S, P]`, for algorithms without a gradient."""
         return self.learner.place(self.record, state, vector)
 
     @property
     def compiles_whole_updates(self) -> bool:
-        """Whether `default_update` is compiled as one function: for one step per update, on a short window."""
+        """Whether `default_update` is compiled as one function: if it takes one step per update, on a short window."""
         kind, settings = self.plan.collection, self.settings
         short = isinstance(kind, Steps) and kind.count <= SHORT_WINDOW and not self.policy.memory_size
         one_step = getattr(settings, "epochs", 1) == getattr(settings, "minibatches", 1) == 1
@@ -326,7 +327,7 @@ class Engine:
         return self.hyperparameters.learning_rate(state)
 
     def rng(self, stream: str, member: int, state: TrainState, *index: int) -> np.random.Generator:
-        """Return a fresh generator, addressed by the member's seed, the stream, the update and `index`."""
+        """Return a fresh generator, determined by the member's seed, the stream, the update and `index`."""
         return generator(self.plan.seeds[member], stream, int(state.updates[member]), *index)
 
     def report(self, metrics: Mapping[str, Tensor | NDArray[Any]], members: Tensor | None = None) -> None:
@@ -351,11 +352,11 @@ class Engine:
     # checkpoints, and the end
 
     def keep_environments_of(self, members: NDArray[np.bool_]) -> None:
-        """Save the environments of members `[S]` (bool) that have ended, before the others step on."""
+        """Save the environments of members `[S]` (bool) that have ended, before the others continue."""
         self.experience.environments.remember(self.state, members)
 
     def snapshot(self, *, environments: bool = True) -> TrainState:
-        """Return the state in the processor's memory; with `environments`, all that resuming needs is in it."""
+        """Return the state on the CPU; with `environments`, it contains everything needed for resuming."""
         state = self.experience.environments.snapshot(self.state) if environments else self.state
         return moved(state, torch.device("cpu"))
 
@@ -365,7 +366,7 @@ class Engine:
 
 
 def default_update(ctx: Engine, state: TrainState, trajectory: Trajectory) -> TrainState:
-    """The update of an algorithm that has only a loss: gradient steps on everything that was collected."""
+    """Update as an algorithm with only a loss does: take gradient steps on the collected trajectory."""
     evaluated = ctx.evaluate_policy(state, trajectory) if ctx.needs_policy_evaluation else None
     targets = ctx.estimate(state, trajectory, evaluated)
     for batch in ctx.minibatches(state, trajectory, targets, evaluated):
@@ -374,7 +375,7 @@ def default_update(ctx: Engine, state: TrainState, trajectory: Trajectory) -> Tr
 
 
 def default_loop(ctx: Engine) -> Iterator[None]:
-    """The loop of an algorithm that has none: collect and update, in turn."""
+    """Collect and update in turn, for an algorithm without a `loop`."""
     default = Engine.whole_update if ctx.compiles_whole_updates else default_update
     update: Update = getattr(ctx.plan.algorithm, "update", None) or default
     while ctx.running():

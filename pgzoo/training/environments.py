@@ -21,7 +21,7 @@ class Environments:
     """Environments for training, `num_envs` per member, and others for evaluation, `evaluation_width` per member."""
 
     def __init__(self, plan: Plan, *, resuming: bool) -> None:
-        """With `resuming`, the run starts from a checkpoint."""
+        """`resuming`: whether the run starts from a checkpoint."""
         self.plan, self.resuming = plan, resuming
         self.evaluation_width = min(plan.backend.width, plan.config.eval_episodes)
         self._remembered: dict[int, Any] = {}  # the environments of members that have ended, saved
@@ -72,14 +72,14 @@ class Environments:
     def remember(self, state: TrainState, members: NDArray[np.bool_]) -> None:
         """Save the environments of members `[S]` (bool) that have ended, for later snapshots.
 
-        They can't be saved later: a backend may go on stepping environments of members that are not active.
+        They can't be saved later: a backend may continue to step environments of members that are not active.
         """
         saved = self.snapshot(state).environments
         if saved is not None:
             self._remembered |= {member: saved[member] for member in np.flatnonzero(members).tolist()}
 
     def snapshot(self, state: TrainState) -> TrainState:
-        """Return the state with its environments saved, as they were when their member ended; None if they can't be."""
+        """Return the state with its environments; for ended members as of their end; None if they can't be saved."""
         if state.collector is None or self.resuming:
             return state
         save = getattr(self._training, "save", None)

@@ -1,6 +1,6 @@
 """Events of a run, named in the past tense.
 
-`training.loop.train` yields them, the runner relays each to the listeners. Arrays are numpy and have one entry per
+`training.loop.train` yields them, and the runner passes each to the listeners. Arrays are numpy and have one entry per
 member (`[S]`); ragged per-member data is a tuple of S arrays. A later version may add fields, never remove them.
 """
 
@@ -39,7 +39,7 @@ MemberStatus = Literal["finished", "stopped", "failed", "interrupted"]
 
 @dataclass(frozen=True, eq=False)
 class RunStarted:
-    """The run has been planned and checked; nothing has been collected.
+    """All checks have passed, and nothing has been collected yet.
 
     `seeds` and `run_keys` have one entry per member; `group` identifies the runs that one command started.
     """
@@ -52,10 +52,10 @@ class RunStarted:
 
 @dataclass(frozen=True, eq=False)
 class EpisodesFinished:
-    """An update has been completed; these episodes ended while it collected.
+    """An update has been completed; these episodes ended during its collection.
 
     `env_steps [S]` counts valid steps so far; `returns` (undiscounted, raw rewards) and `lengths` hold one
-    array per member, empty where no episode ended.
+    array per member, empty if no episode ended.
     """
 
     update: int
@@ -66,9 +66,9 @@ class EpisodesFinished:
 
 @dataclass(frozen=True, eq=False)
 class UpdateDone:
-    """The parameters of the members in `active [S]` have moved once more.
+    """The parameters of the members in `active [S]` have been updated.
 
-    `metrics` maps slash-grouped names to `[S]` values; values of members that are not active are meaningless.
+    `metrics` maps slash-grouped names to `[S]` values; values of members that are not active have no meaning.
     `ended [S]` marks members for which this was the last update.
     """
 
@@ -83,8 +83,11 @@ class UpdateDone:
 class Evaluated:
     """The members in `active [S]` were evaluated, in separate environments with fixed seeds.
 
-    `mode` says whether actions were sampled ("sampled") or the policy's mode ("greedy"); `final` marks the evaluation
-    of the last parameters.
+    `mode` is "sampled" if actions were sampled, "greedy" if they were the mode of the policy's distribution. `final` is
+    True for the evaluation of the last parameters. `cut [S]` counts the episodes that had not ended after
+    `eval_max_steps` steps, whose returns and lengths count up to there; None if no episode was cut. `state` holds the
+    parameters that were evaluated; it changes after the event, so copy what you keep. It is None in a process that only
+    displays what its workers train.
     """
 
     env_steps: Ints
@@ -93,14 +96,16 @@ class Evaluated:
     final: bool
     returns: tuple[Floats, ...]
     lengths: tuple[Ints, ...]
+    cut: Ints | None = None
+    state: TrainState | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class CheckpointSaved:
     """Checkpoints of `members` (indices) were written.
 
-    `exact` says whether a run resumed from them equals an uninterrupted one, bit for bit. It doesn't if the
-    environments can't be saved: then unfinished episodes are lost.
+    `exact` is True if a run resumed from them equals an uninterrupted one, bit for bit. It is False if the environments
+    can't be saved: then unfinished episodes are lost.
     """
 
     env_steps: Ints
@@ -114,7 +119,7 @@ class RunEnded:
 
     `timing` holds seconds by phase; "loop" is the training loop without evaluations. `state` holds the last parameters.
     `laps` are the seconds of collecting spent on stepping environments ("environment") and on choosing actions
-    ("acting"); the rest went into storing.
+    ("acting"); the rest was spent on storing.
     """
 
     env_steps: Ints

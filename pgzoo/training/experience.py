@@ -1,4 +1,4 @@
-"""Let policies act in the environments of a run: to collect experience, to try candidates, to evaluate."""
+"""Let policies act in the environments of a run: to collect trajectories, evaluate candidates, and evaluate policies."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pgzoo.errors import RunFailed
 from pgzoo.ops.members import freeze, map_leaves
 from pgzoo.training import rollout
 from pgzoo.training.environments import Environments
 from pgzoo.training.events import EvaluationMode
 from pgzoo.training.metrics import Stopwatch
 from pgzoo.training.plan import Plan, own
-from pgzoo.training.rollout import Behavior, Finished, Greedy, Monitor, Noise
+from pgzoo.training.rollout import Behavior, EndlessEpisode, Evaluation, Finished, Greedy, Monitor, Noise
 from pgzoo.training.seeding import generator
 from pgzoo.types import RECENT, Episodes, Params, TrainState, Trajectory
 
@@ -28,16 +29,21 @@ class Experience:
     """The environments of a run, and the policy acting in them."""
 
     def __init__(self, plan: Plan, watch: Stopwatch, *, resuming: bool) -> None:
-        """With `resuming`, the environments are first put where a checkpoint left them."""
+        """`resuming`: whether the environments are first restored from a checkpoint."""
         self.plan, self.watch = plan, watch
         self.environments = Environments(plan, resuming=resuming)
-        self.monitor = Monitor()
+        self.activity = watch.activity
+
+    @property
+    def monitor(self) -> Monitor:
+        """Watches the collections for training."""
+        return self.activity.collecting
 
     def collect(self, state: TrainState) -> tuple[TrainState, Trajectory, Finished]:
-        """Let the policy act as the plan's collection says, a window of steps or whole episodes.
+        """Let the policy act for a window of steps or whole episodes, as specified by `plan.collection`.
 
-        Returns the state with the steps and episodes of the active members counted, the trajectory in the processor's
-        memory, and the episodes that ended. Raises Cancelled if the monitor ends a collection of whole episodes.
+        Returns the state with the steps and episodes of the active members counted, the trajectory on the CPU, and the
+        episodes that ended. Raises Cancelled if the monitor ends a collection of whole episodes.
         """
         plan, seeds = self.plan, self.plan.seeds
         state = state._replace(progress=self._progress(state))
@@ -64,17 +70,17 @@ class Experience:
     def play(
         self, state: TrainState, candidates: Params
     ) -> tuple[TrainState, NDArray[np.float64], Trajectory, Finished]:
-        """Let every environment play one episode by the mode of a policy of its own.
+        """Play one episode per environment with greedy actions, each with different parameters.
 
-        `candidates` are leaves `[S, N, ...]` of the policy, under the names in the state. Returns what `collect` does,
-        with the returns `[S, N]` after the state; NaN for members that are not active.
+        `candidates` are leaves `[S, N, ...]` of the policy, under the names in the state. Returns the results of
+        `collect`, with the returns `[S, N]` after the state; NaN for members that are not active.
         """
         plan, members, n = self.plan, len(self.plan.members), self.plan.config.num_envs
         state = state._replace(progress=self._progress(state))
         shared = {k: v.unsqueeze(1).expand(-1, n, *v.shape[1:]) for k, v in (state.params | state.buffers).items()}
         params = {k: v.flatten(0, 1).contiguous() for k, v in own(shared | candidates).items()}
         with self._collecting():
-            # each environment counts as a member of its own: [S * N, 1]
+            # each environment is treated as a separate member: [S * N, 1]
             envs, start = self.environments.training(), self.environments.reset_as_members(state)
             quota = np.repeat(state.active, n)[:, None].astype(np.int64)
             trajectory, finished, _ = rollout.collect(
@@ -89,9 +95,11 @@ class Experience:
         finished = rollout.joined([Finished(finished.returns[k::n], finished.lengths[k::n]) for k in range(n)], members)
         return _counted(state, trajectory, finished), returns, trajectory, finished
 
-    def evaluate(self, state: TrainState, active: NDArray[np.bool_], mode: EvaluationMode) -> Finished:
+    def evaluate(self, state: TrainState, active: NDArray[np.bool_], mode: EvaluationMode) -> Evaluation:
         """Play the evaluation episodes of the members in `active [S]` in environments kept for that; see `rollout`."""
         c, plan = self.plan.config, self.plan
+        self.activity.evaluating = Monitor(self.monitor.cancelled)
+        self.activity.episodes_due = int(active.sum()) * c.eval_episodes
         with self.watch.phase("evaluate", f'environment "{c.env}"'):
             return rollout.evaluate(
                 self.environments.evaluation(),
@@ -102,11 +110,12 @@ class Experience:
                 active=active,
                 episodes=c.eval_episodes,
                 mode=mode,
-                cancelled=self.monitor.cancelled,
+                max_steps=c.eval_max_steps,
+                monitor=self.activity.evaluating,
             )
 
     def _progress(self, state: TrainState) -> NDArray[np.float64]:
-        """Return the share of its run that each member has done, `[S]`, 0 to 1."""
+        """Return the fraction of its run that each member has completed, `[S]`, 0 to 1."""
         c, done = self.plan.config, np.zeros(len(self.plan.members))
         if c.total_steps is not None:
             done = np.maximum(done, state.env_steps / c.total_steps)
@@ -116,17 +125,23 @@ class Experience:
 
     @contextmanager
     def _collecting(self) -> Iterator[None]:
-        """Time a collection, without warnings of overflow: the update that follows finds and names what overflowed."""
+        """Time a collection, without overflow warnings: the update finds non-finite tensors and names them."""
         c = self.plan.config
         with (
             self.watch.phase("collect", f'environment "{c.env}" or policy "{c.policy.name}"'),
             np.errstate(over="ignore", invalid="ignore"),
         ):
-            yield
+            try:
+                yield
+            except EndlessEpisode as error:
+                raise RunFailed(
+                    f'Environment "{c.env}": an episode has not ended after {rollout.EPISODE_LIMIT:,} steps, and '
+                    f'algorithm "{c.algorithm}" collects whole episodes. Limit them with --max-episode-steps.'
+                ) from error
 
 
 def _counted(state: TrainState, trajectory: Trajectory, finished: Finished) -> TrainState:
-    """Return the state with what was collected counted: steps, episodes, recent returns."""
+    """Return the state with the collected steps, episodes and recent returns added."""
     state = state._replace(env_steps=state.env_steps + trajectory.valid.sum((-2, -1)).numpy())
     if not any(map(len, finished.returns)):
         return state

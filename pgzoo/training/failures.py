@@ -1,4 +1,4 @@
-"""Find out which tensor of a failed member is not finite, without waiting for the device during an update."""
+"""Find the first non-finite tensor of a failed member, without waiting for the device during an update."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Evidence(NamedTuple):
     """The tensors of a gradient step that left some members non-finite, in the order in which they are computed.
 
     Shapes:
-        bad: `[S]` bool, the members that the step left non-finite. The rest concerns these members alone.
+        bad: `[S]` bool, the members that the step left non-finite; only their values in the other tensors matter.
         obs, advantages: `[S]`, the largest absolute value in the batch.
         before, gradient, reached: `[S, P]`, the parameters before the step, its gradient, and the parameters after it.
         value, norm: `[S]`, the loss and the norm of its gradient.
@@ -37,19 +37,19 @@ class Evidence(NamedTuple):
     def of(
         cls, bad: Tensor, batch: Batch, params: Params, value: Tensor, gradient: Tensor, norm: Tensor, reached: Tensor
     ) -> Evidence:
-        """Return the evidence of a step on `batch` from `params`."""
+        """Return the tensors of a step on `batch` from `params`."""
         before = flatten(params.values())
         return cls(bad, largest(batch.inputs.obs), largest(batch.advantages), before, value, gradient, norm, reached)
 
     def over(self, earlier: Evidence) -> Evidence:
-        """Return this evidence for its bad members, and the `earlier` evidence for all others."""
+        """Return the tensors of this step for its bad members, and those of the `earlier` step for all others."""
         found: Evidence = map_leaves(lambda new, old: torch.where(per_member(self.bad, new), new, old), self, earlier)
         return found
 
     def first(self, row: int, rewards: Tensor | None, like: Params) -> str:
         """Name the first tensor of member `row` that is not finite, such as "loss: NaN".
 
-        `rewards [S, T, N]` are looked at before all others; `like` gives the names and shapes of the parameters.
+        `rewards [S, T, N]` are checked first; `like` has the names and shapes of the parameters.
         """
         before, gradient, reached = (unflatten(vector, like) for vector in (self.before, self.gradient, self.reached))
         candidates: list[tuple[str, Tensor]] = [
@@ -83,5 +83,5 @@ def non_finite(name: str, values: Tensor) -> str:
 
 
 def largest(x: Tensor) -> Tensor:
-    """Return the largest absolute value of `x [S, ...]` per member, `[S]`: NaN if there is any, else inf if any."""
+    """Return the largest absolute value of `x [S, ...]` per member, `[S]`: NaN if there is a NaN, else inf if there is one."""
     return x.abs().flatten(1).amax(1) if x.is_floating_point() else torch.zeros(len(x), device=x.device)

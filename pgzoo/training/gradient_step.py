@@ -1,7 +1,7 @@
-"""A gradient step as one pure function of tensors, which runs eagerly or compiled.
+"""The pure gradient step: a function of tensors, which runs eagerly or compiled.
 
-It differentiates a loss, clips each member's gradient, lets the optimizer step, and leaves members unchanged that don't
-take part.
+It differentiates a loss (`training.gradients`), clips each member's gradient, and applies the optimizer. Members that
+don't take part are unchanged. `training.learner` applies it to a `TrainState`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 
 
 class StepInput(NamedTuple):
-    """What a step starts from; every leaf is a tensor with the member axis first.
+    """The input of a gradient step; every leaf is a tensor with the member axis first.
 
     Shapes:
         vector: `[S, P]`, the parameters as one vector.
@@ -51,17 +51,17 @@ class StepInput(NamedTuple):
 
 
 class StepResult(NamedTuple):
-    """What a step computed.
+    """The result of a gradient step.
 
-    `vector` and `optimizer` have moved for members that took part, have rows that count in the batch, weren't halted,
-    and are finite in all of this.
+    `vector` and `optimizer` are updated for members that take part, have rows with positive weight, aren't halted, and
+    have only finite values.
 
     Shapes:
         vector: `[S, P]`, the parameters after the step.
-        reached: `[S, P]`, where the parameters of all members would be if everyone had moved.
+        reached: `[S, P]`, the parameters after the step for all members, including those that don't take it.
         gradient: `[S, P]`, before clipping; `norm [S]` is its norm.
         value, finite, halt: `[S]`, the loss, whether everything is finite, and `Loss.halt`.
-        rows: `[S]` bool, the members with rows that count in the batch; the others neither step nor report.
+        rows: `[S]` bool, the members with rows of positive weight; the others neither step nor report.
         metrics: `[M, S]`, in the order of `names`.
     """
 
@@ -81,7 +81,7 @@ class StepResult(NamedTuple):
 InnerStep = Callable[[StepInput], StepResult]
 
 CutBatch = Callable[[Trajectory, Targets, PolicyEvaluation | None], Batch]
-"""Makes one batch of a whole trajectory."""
+"""Returns a whole trajectory as one batch."""
 
 
 def inner_step(
@@ -97,7 +97,7 @@ def inner_step(
 ) -> InnerStep:
     """Return the step on `loss` for parameters with the names and shapes of `like`.
 
-    `settings` are those that are not tensors. With `only`, the step is limited to parameters whose names begin with it
+    `settings` are those that are not tensors. With `only`, the step is limited to parameters whose names start with it
     (or with `also`), and the optimizer counts their steps separately. See `gradients.gradient` for `padded`.
     """
     prefixes: str | tuple[str, ...] = only if also is None or not only else (only, also)
@@ -150,7 +150,7 @@ def inner_step(
 
 
 class UpdateInput(NamedTuple):
-    """What an update of one step starts from: the input of the step without its batch, and what to make the batch of.
+    """The input of `whole_update`: the input of the step without its batch, and the data to make the batch from.
 
     `given` are the estimator's settings that are tensors.
     """
@@ -183,7 +183,7 @@ def make_batch(
     trajectory: Trajectory,
     given: Params,
 ) -> Batch:
-    """Evaluate the policy on a trajectory if there is an `evaluator`, estimate, and make one batch of everything."""
+    """Evaluate the policy on a trajectory if there is an `evaluator`, estimate, and return the whole as one batch."""
     with torch.no_grad():
         evaluated = evaluator(EvaluationInputs(params | buffers, trajectory)) if evaluator else None
         return cut(trajectory, estimator(given, buffers, trajectory, evaluated), evaluated)

@@ -1,6 +1,6 @@
-"""Differentiate a loss, for all members at once.
+"""Differentiation of a loss, for all members at once.
 
-The loss of a member depends on its own parameters alone, so the gradient of the summed losses holds every member's own
+The loss of a member depends only on its own parameters, so the gradient of the summed losses consists of every member's
 gradient.
 """
 
@@ -22,7 +22,7 @@ from pgzoo.types import Batch, Hyper, Loss, LossFunction, Params
 __all__ = ["check_shape", "gradient", "hessian_product"]
 
 GROUP_ROWS = 4096
-"""Rows that are differentiated together: with 64 hidden units, each intermediate result takes a megabyte."""
+"""Number of rows differentiated together: with 64 hidden units, each intermediate result takes a megabyte."""
 
 
 def gradient(
@@ -38,11 +38,11 @@ def gradient(
 ) -> tuple[Loss, Tensor]:
     """Return the loss and each member's gradient as one vector, `[S, P]`.
 
-    The gradient is 0 for parameters whose names don't begin with `only`, or with any of several.
+    The gradient is 0 for parameters whose names don't start with `only`, or with any of them if it is a tuple.
 
     With `padded`, members are differentiated in groups small enough that intermediate results stay in the processor's
-    cache, each group with no more padding than its longest member needs; no member's numbers depend on the grouping.
-    Without it, the batch is differentiated as a whole, and sums are taken in whatever order is fastest.
+    cache, each with no more padding than its longest member needs; results don't depend on the grouping. Without it,
+    the batch is differentiated as a whole, and sums use the fastest order.
     """
     parts = []
     groups = _groups(batch) if padded else [(slice(None), batch.weights.shape[-1])]
@@ -75,7 +75,7 @@ def hessian_product(
 ) -> Callable[[Tensor], Tensor]:
     """Return the function that multiplies a vector `[S, P]` by the Hessian of `scalar`, by differentiating twice.
 
-    `scalar` returns `[S]`, as a loss does. Rows and columns of parameters whose names don't begin with `only` are 0.
+    `scalar` returns `[S]`, as a loss does. Rows and columns of parameters whose names don't start with `only` are 0.
 
     Source: Pearlmutter (1994), Fast exact multiplication by the Hessian.
     """
@@ -96,7 +96,7 @@ def hessian_product(
 
 
 def check_shape(what: str, value: Tensor, expected: Sequence[int]) -> None:
-    """Raise ValueError if `value` hasn't the shape `[S]` that is expected of a loss or metric."""
+    """Raise ValueError if `value` doesn't have the shape `[S]` that is expected of a loss or metric."""
     if tuple(value.shape) != tuple(expected):
         raise ValueError(f"{what} is one number per member, shape {list(expected)}; got {list(value.shape)}")
 

@@ -13,7 +13,7 @@ __all__ = ["Hyperparameters"]
 
 
 class Hyperparameters:
-    """Settings that are floats as `[S, 1, 1]` tensors (`tensors`); all others, alike for every member (`others`)."""
+    """Settings that are floats as `[S, 1, 1]` tensors (`tensors`); all others, the same for every member (`others`)."""
 
     def __init__(self, plan: Plan) -> None:
         values = plan.spread(lambda config: dict(config.settings) | {"gamma": config.gamma})
@@ -27,7 +27,7 @@ class Hyperparameters:
         return self.tensors["gamma"]
 
     def tensors_at(self, state: TrainState) -> Params:
-        """Return the settings that are tensors, and `remaining`: the share of its run that a member has before it."""
+        """Return the settings that are tensors, and `remaining`: the fraction of its run that a member has to do."""
         return self.tensors | {"remaining": self._remaining(state).reshape(-1, 1, 1)}
 
     def hyper(self, state: TrainState) -> Hyper:

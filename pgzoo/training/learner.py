@@ -1,4 +1,4 @@
-"""Gradient steps of a run: the pure step of `gradient_step`, compiled where that pays, applied to a train state."""
+"""Apply the pure step of `training.gradient_step`, eagerly or compiled, to a `TrainState`."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from pgzoo.types import Batch, LossFunction, Params, TrainState, Trajectory
 __all__ = ["Learner"]
 
 MANY_LOSSES = 8
-"""Beyond so many different losses, a loss is most likely a new function each time, and not worth compiling."""
+"""Maximum number of compiled losses; with more, the loss is probably a new function in every call."""
 
 
 class Learner:
-    """Moves the parameters of a train state; metrics and failures go to the record of the update.
+    """Updates the parameters of a train state; adds metrics and failures to the record of the update.
 
-    Members take no step that are not active, or that were halted on the way to the state that is given.
+    Members that are not active or were halted in an earlier step of the update take no step.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Learner:
             self._updates[loss] = update
         result = update(UpdateInput(self._input(state, None, stepping), trajectory, estimator.tensors))
 
-        def batch() -> Batch:  # only for a member that failed
+        def batch() -> Batch:  # only needed to find the cause of a failure
             params, buffers = state.params, state.buffers
             return make_batch(evaluator, estimator, cut, params, buffers, trajectory, estimator.tensors)
 
@@ -119,7 +119,7 @@ class Learner:
         gradient: Tensor,
         metrics: Mapping[str, Tensor],
     ) -> TrainState:
-        """Put the parameters at `vector [S, P]`; see `protocols.UpdateContext.move`."""
+        """Set the parameters to `vector [S, P]`; see `protocols.UpdateContext.move`."""
         if self._plan.added_critic:
             raise added_critic.refuse_move(self._plan.config.algorithm, self._plan.config.estimator.name)
         norm = gradient.square().sum(1)
@@ -132,7 +132,7 @@ class Learner:
         return state._replace(params=unflatten(vector, state.params))
 
     def place(self, record: UpdateRecord, state: TrainState, vector: Tensor) -> TrainState:
-        """Put the parameters of active members at `vector [S, P]`; see `protocols.UpdateContext.place`."""
+        """Set the parameters of active members to `vector [S, P]`; see `protocols.UpdateContext.place`."""
         params = unflatten(vector, state.params)
         moving = state.active.copy()
         for row in np.flatnonzero(moving):

@@ -1,6 +1,6 @@
 """Train the members of a plan, as a generator of events.
 
-Nothing here knows of plugins, trackers, the command line or a terminal.
+It is independent of plugins, tracking, the command line and terminals.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pgzoo.training.events import (
     UpdateDone,
 )
 from pgzoo.training.plan import Plan
-from pgzoo.training.rollout import Cancelled
+from pgzoo.training.rollout import Activity, Cancelled
 from pgzoo.types import RECENT, TrainState
 
 __all__ = ["Control", "Plan", "Progress", "train"]
@@ -57,7 +57,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run has come, as a checkpoint holds it: its state, and a status and a reason per member.
+    """The state of a run that a checkpoint stores, with a status and a reason per member.
 
     The status of an active member is "running", unless a component of the run has failed. For `forgets` see `Plan`.
     """
@@ -89,9 +89,14 @@ class Control:
     checkpoint_due: bool = False
     interrupted: bool = False
     write_checkpoints: Callable[[Progress, tuple[int, ...]], None] | None = None
+    activity: Activity = field(default_factory=Activity)
+    """What the run is doing right now, to be shown by another thread."""
 
     def stop(
-        self, members: tuple[int, ...] | None = None, reason: str = "asked to stop", status: MemberStatus = "stopped"
+        self,
+        members: tuple[int, ...] | None = None,
+        reason: str = "stopped by the caller",
+        status: MemberStatus = "stopped",
     ) -> None:
         """End members (indices; None: all). Their last parameters are evaluated."""
         self.stops.append(Stop(members, reason, status))
@@ -145,6 +150,7 @@ class _TrainingRun:
     def __init__(self, plan: Plan, control: Control, resume_from: Progress | None) -> None:
         members = len(plan.members)
         self.plan, self.control, self.ctx = plan, control, Engine(plan, resume_from.state if resume_from else None)
+        control.activity = self.ctx.watch.activity
         self.ctx.experience.monitor.cancelled = lambda: control.interrupted
         self.statuses: list[MemberStatus] = ["finished"] * members
         if resume_from:
@@ -262,10 +268,11 @@ class _TrainingRun:
             played = self.ctx.evaluate(self.ctx.state, active, mode)
             if not any(map(len, played.returns)):
                 return  # cancelled before the first round was completed
-            yield Evaluated(self.ctx.state.env_steps, active, mode, final, played.returns, played.lengths)
+            state, cut = self.ctx.state, played.cut if played.cut.any() else None
+            yield Evaluated(state.env_steps, active, mode, final, played.returns, played.lengths, cut, state)
 
     def _still_active(self, state: TrainState, seconds: float) -> NDArray[np.bool_]:
-        """Return the members that go on training; note the status and the first reason of those that end."""
+        """Return the members that continue to train; record the status and the first reason of those that end."""
         c, active = self.plan.config, state.active.copy()
 
         def end(row: int, status: MemberStatus, reason: str) -> None:
@@ -278,15 +285,15 @@ class _TrainingRun:
         for row in range(len(active)):
             recent = float(state.recent[row].mean())  # NaN before that many episodes
             if c.total_steps is not None and state.env_steps[row] >= c.total_steps:
-                end(row, "finished", f"{c.total_steps:,} steps are done")
+                end(row, "finished", f"completed {c.total_steps:,} steps")
             if c.total_episodes is not None and state.episodes[row] >= c.total_episodes:
-                end(row, "finished", f"{c.total_episodes:,} episodes are done")
+                end(row, "finished", f"completed {c.total_episodes:,} episodes")
             if c.stop_at is not None and recent >= c.stop_at:
                 end(row, "stopped", f"the mean return of {RECENT} episodes reached {c.stop_at:g}")
             if c.stop_on_plateau is not None and stagnant[row] >= c.stop_on_plateau:
-                end(row, "stopped", f"{c.stop_on_plateau:,} steps gave no better mean return of {RECENT} episodes")
+                end(row, "stopped", f"no better mean return of {RECENT} episodes for {c.stop_on_plateau:,} steps")
             if c.max_minutes is not None and seconds >= 60 * c.max_minutes:
-                end(row, "stopped", f"{c.max_minutes:g} minutes are over")
+                end(row, "stopped", f"reached the limit of {c.max_minutes:g} minutes")
         for stop in self.control.take_stops():
             for row in range(len(active)) if stop.members is None else stop.members:
                 end(row, stop.status, stop.reason)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pgzoo.errors import EnvError, RunFailed, raised_at
-from pgzoo.training.rollout import Cancelled
+from pgzoo.training.rollout import Activity, Cancelled
 
 __all__ = ["Report", "Stopwatch"]
 
@@ -22,23 +22,25 @@ class Stopwatch:
 
     def __init__(self, *phases: str) -> None:
         self.seconds = dict.fromkeys(phases, 0.0)
+        self.activity = Activity()
+        """Learns of every new phase."""
         self._current = ""
         self._since = 0.0
 
     @contextmanager
-    def phase(self, name: str, who: str = "") -> Iterator[None]:
-        """Time a phase. If `who` is given, an exception in it becomes RunFailed, which names `who` raised it."""
+    def phase(self, name: str, component: str = "") -> Iterator[None]:
+        """Time a phase. If `component` is given, an exception becomes a RunFailed that names the component."""
         outer = self._switch(name)
         try:
             yield
         except (RunFailed, Cancelled):
             raise
         except Exception as error:
-            if not who:
+            if not component:
                 raise
-            if isinstance(error, EnvError):  # it names the environment itself
+            if isinstance(error, EnvError):  # its message already names the environment
                 raise RunFailed(str(error)) from error
-            raise RunFailed(f"{who} raised {type(error).__name__}: {error}{raised_at(error)}") from error
+            raise RunFailed(f"{component} raised {type(error).__name__}: {error}{raised_at(error)}") from error
         finally:
             self._switch(outer)
 
@@ -47,11 +49,12 @@ class Stopwatch:
         if self._current:
             self.seconds[self._current] += now - self._since
         outer, self._current, self._since = self._current, name, now
+        self.activity.phase = name
         return outer
 
 
 class Report:
-    """The metrics of one update: for each member, means over the gradient steps that it took."""
+    """The metrics of one update: for each member, means over its gradient steps."""
 
     def __init__(self) -> None:
         self._totals: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}

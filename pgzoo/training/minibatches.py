@@ -22,10 +22,10 @@ Order = Callable[[int, int], NDArray[np.int64]]
 
 
 class Cutter:
-    """Cuts a trajectory into batches, each member's rows in an order of its own.
+    """Cuts a trajectory into batches, with a separate order of rows per member.
 
-    A policy without memory gets steps as rows, `[S, 1, B]`: all steps of a window, the valid ones of whole episodes. A
-    policy with memory gets sequences, `[S, T, B]`, where B are environments. B is padded to a multiple of `ROW_ALIGN`
+    For a policy without memory, rows are steps, `[S, 1, B]`: all steps of a window, or the valid steps of whole
+    episodes. For a policy with memory, rows are environments, `[S, T, B]`. B is padded to a multiple of `ROW_ALIGN`
     with rows of weight 0.
     """
 
@@ -42,10 +42,10 @@ class Cutter:
         few_sizes: bool = False,
         valid: NDArray[np.bool_] | None = None,
     ) -> None:
-        """`window` says whether the trajectory is a window of steps, `sequences` whether the policy has memory.
+        """`window`: whether the trajectory is a window of steps. `sequences`: whether the policy has memory.
 
         Leaves of `extra` are `[S, T, N, ...]`. With `few_sizes`, B is padded to a power-of-two number of blocks, so
-        that a compiled step meets few shapes. `valid` is `trajectory.valid` as an array, if the caller has it.
+        that few shapes have to be compiled. `valid` is `trajectory.valid` as an array, if the caller has it.
         """
         self._few_sizes, self._in_order = few_sizes, None
         members, steps, num_envs = trajectory.valid.shape
@@ -86,7 +86,7 @@ class Cutter:
             self._rows, self._align = [np.flatnonzero(rows) for rows in known], ROW_BLOCK
 
     def whole(self) -> Batch:
-        """Return everything as one batch, in the order of time."""
+        """Return the whole trajectory as one batch, in the order of time."""
         if self._in_order is None:
             return self._cut(self._rows)
         batch: Batch = map_leaves(partial(side_by_side, align=self._align), self._in_order)

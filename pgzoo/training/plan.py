@@ -1,9 +1,9 @@
-"""The plan of a run: everything it needs, as plain objects."""
+"""The plan of a run: all of its components and settings, as plain objects."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -27,12 +27,16 @@ POLICY, CRITIC = "policy.", "critic."
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything a run needs, as plain objects, made by `pgzoo.plan` or by hand.
+    """All components and settings of a run, as plain objects; made by `pgzoo.plan` or by hand.
 
-    Settings may differ between the `members`; `config` is that of the first one.
-    `needs` are those of the algorithm (see `types.Need`). With `added_critic`, "value" is among them only because the
-    estimator requires it (see `training.added_critic`). `env_states` save and restore environments. `forgets` says
-    whether a reset by a seed leaves nothing of the episodes before.
+    Attributes:
+        config: the configuration of the first member.
+        members: the seeds (and settings of a sweep) trained together; see `pgzoo.types`.
+        needs: the outputs and data that the algorithm requires (see `types.Need`).
+        added_critic: True if "value" is among the needs only for the estimator (see `training.added_critic`).
+        env_states: save and restore environments.
+        forgets: True if an episode after `reset(seed)` doesn't depend on earlier episodes.
+        compile_cache: folder for compiled gradient steps; None: TORCHINDUCTOR_CACHE_DIR, or a temporary folder.
     """
 
     config: RunConfig
@@ -49,7 +53,9 @@ class Plan:
     env_states: tuple[EnvState, ...] = ()
     forgets: bool = True
     compile_cache: Path | None = None
-    """Folder for compiled gradient steps; None: that of TORCHINDUCTOR_CACHE_DIR, else a temporary one."""
+
+    initial: Params = field(default_factory=dict)
+    """Tensors `[S, ...]` of the policy, by their names in the state, with which the run starts instead of new ones."""
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -65,7 +71,8 @@ class Plan:
         """Return the environments to request from the backend."""
         c = self.config
         rows = len(self.members) * envs_per_member
-        return EnvRequest(c.env, c.env_kwargs, c.max_episode_steps, rows, self.env_states, self.spec.masked)
+        wrappers = tuple(c.wrappers or ()), c.frame_stack or 0
+        return EnvRequest(c.env, c.env_kwargs, c.max_episode_steps, rows, self.env_states, self.spec.masked, *wrappers)
 
     def spread(self, settings: Callable[[RunConfig], dict[str, Any]]) -> dict[str, Any]:
         """Return settings with the members' floats as `[S, 1, 1]` tensors; all others are the same for every member."""
@@ -83,12 +90,12 @@ class Plan:
 
 
 def own(params: Params) -> Params:
-    """Return the policy's tensors among all of a state's, under the policy's own names."""
+    """Return the tensors of the policy and its critic from all tensors of a state, under the policy's own names."""
     return {k.removeprefix(POLICY): v for k, v in params.items() if k.startswith((POLICY, CRITIC))}
 
 
 def named(params: Params) -> Params:
-    """Return the policy's tensors under the names that they have in a state."""
+    """Return the policy's tensors under their names in a state."""
     return {k if k.startswith(CRITIC) else POLICY + k: v for k, v in params.items()}
 
 
@@ -109,14 +116,14 @@ class PolicyView:
 
 
 def checked_needs(needs: Iterable[str], algorithm: str) -> frozenset[str]:
-    """Return what an algorithm needs, as a set. Raises PluginError for a need that doesn't exist."""
+    """Return the needs of an algorithm as a set. Raises PluginError for an unknown one."""
     known = get_args(Need)
     asked = (needs,) if isinstance(needs, str) else tuple(needs)
     unknown = next((need for need in asked if need not in known), None)
     if unknown is not None:
         raise PluginError(
-            f'Algorithm "{algorithm}" has "{unknown}" among its needs, which doesn\'t exist.'
-            f"{did_you_mean(unknown, known)} There are: {', '.join(known)}."
+            f'Algorithm "{algorithm}" declares the unknown need "{unknown}".'
+            f"{did_you_mean(unknown, known)} Choose from: {', '.join(known)}."
         )
     return frozenset(asked)
 

@@ -1,4 +1,4 @@
-"""The stop rule `stop_on_plateau`: how many steps ago the mean return of the last 100 episodes was at its best."""
+"""The stop rule `stop_on_plateau`: stop if the mean return of 100 episodes hasn't improved for a number of steps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BEST = ("stop.best", "stop.best_at")
 
 
 def begin() -> Params:
-    """Return one member's buffers before the first update."""
+    """Return one member's initial buffers."""
     return dict(
         zip(BEST, (torch.full((), -torch.inf, dtype=torch.float64), torch.zeros((), dtype=torch.int64)), strict=True)
     )

@@ -1,4 +1,4 @@
-"""Act in environments: one loop that collects windows of steps or whole episodes, for every member at once."""
+"""The loop that acts in environments: collect windows of steps or whole episodes, for all members at once."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ from pgzoo.training.seeding import EVALUATION_ROOT, generator, reset_seeds
 from pgzoo.types import ActorInputs, Array, Collector, Params, StepResult, Trajectory
 
 __all__ = [
+    "Activity",
     "Behavior",
     "Cancelled",
+    "EndlessEpisode",
+    "Evaluation",
     "Finished",
     "Greedy",
     "Monitor",
@@ -37,27 +40,42 @@ NOISE_BLOCK = 64
 """Steps for which noise is drawn at once: drawing it for each step would cost more than acting."""
 
 EPISODE_LIMIT = 100_000
-"""Steps after which an episode is taken to be endless; collecting it further would fill the memory."""
+"""Maximum length of an episode when whole episodes are collected for training; a longer one would fill the memory."""
 
 EPISODE_CAPACITY = 512
-"""Steps that a collection of whole episodes has room for at first."""
+"""Initial capacity, in steps, for a collection of whole episodes."""
 
 
 class Cancelled(Exception):
-    """A collection of whole episodes, or compiling, was given up. What the update had done is lost, and no more."""
+    """A collection of whole episodes, or compiling, was aborted. Only the work of the current update is lost."""
+
+
+class EndlessEpisode(RunFailed):
+    """An episode that is collected as a whole has not ended after `EPISODE_LIMIT` steps."""
 
 
 class Finished(NamedTuple):
-    """Returns and lengths of the episodes that ended: one array per member, in the order in which they ended."""
+    """Returns and lengths of finished episodes: one array per member, in the order in which they ended."""
 
     returns: tuple[NDArray[np.float64], ...]
     lengths: tuple[NDArray[np.int64], ...]
 
 
+class Evaluation(NamedTuple):
+    """Returns and lengths of evaluation episodes, one array per member, and how many of them were cut, `[S]`.
+
+    An episode is cut when it reaches the limit of steps; it counts with its return and length up to there.
+    """
+
+    returns: tuple[NDArray[np.float64], ...]
+    lengths: tuple[NDArray[np.int64], ...]
+    cut: NDArray[np.int64]
+
+
 class Noise:
     """The noise that actions are sampled with, `[S, N, K]` per step, each member's from its own generator.
 
-    Each generator serves one collection only, so a member's noise doesn't depend on how long the others play.
+    Each generator is used for one collection only, so a member's noise doesn't depend on how long the others play.
     """
 
     def __init__(
@@ -78,7 +96,7 @@ class Noise:
         return self._block[k]  # type: ignore[no-any-return]
 
     def select(self, members: NDArray[np.int64]) -> None:
-        """Draw for these members alone from the next step on."""
+        """Draw noise only for these members from the next step on."""
         self._generators = [self._generators[member] for member in members]
         self._block = self._block[:, members]
 
@@ -107,14 +125,33 @@ class Monitor:
 
     `cancelled()` is asked before every step; True ends a collection of whole episodes. `seconds` sums up the time spent
     on choosing actions ("acting") and on stepping environments ("environment").
+
+    `steps` and `episodes` count while a collection runs, over all members, so that another thread can show them. The
+    steps include those that only reset an environment.
     """
 
     cancelled: Callable[[], bool] = lambda: False
     seconds: dict[str, float] = field(default_factory=lambda: {"environment": 0.0, "acting": 0.0})
+    steps: int = 0
+    episodes: int = 0
+
+
+@dataclass
+class Activity:
+    """What a run is doing right now. The training thread writes it; a display may read it from another thread.
+
+    `phase` is the current phase of the stopwatch, such as "collect", "compile" or "evaluate"; empty before training.
+    `collecting` watches the collections for training, `evaluating` the current evaluation of `episodes_due` episodes.
+    """
+
+    phase: str = ""
+    collecting: Monitor = field(default_factory=Monitor)
+    evaluating: Monitor = field(default_factory=Monitor)
+    episodes_due: int = 0
 
 
 def begin(envs: VectorEnv, policy: Policy, seeds: NDArray[np.int64]) -> Collector:
-    """Reset every environment with its seed, `seeds [S, N]`, and return where a collection starts."""
+    """Reset every environment with its seed, `seeds [S, N]`, and return the start of a collection."""
     obs = envs.reset(seeds.reshape(-1))
     shape, size = seeds.shape, memory_size(policy)
     return Collector(
@@ -136,53 +173,64 @@ def collect(
     window: int | None,
     monitor: Monitor | None = None,
 ) -> tuple[Trajectory, Finished, Collector]:
-    """Act from `start` on for `window` steps, or if that is None until every environment has met its quota.
+    """Act from `start` for `window` steps, or, if it is None, until every environment has completed its quota.
 
     `quota [S, N]` is the number of episodes that an environment plays; after them it is not stepped any more. Returns
-    the trajectory, the episodes that ended, and where the next window starts.
+    the trajectory, the episodes that ended, and the start of the next window.
 
     Raises:
-        RunFailed: there is no window, and an episode doesn't end.
-        Cancelled: there is no window, and the monitor's `cancelled()` said so. A window is always completed, because
-            environments can't go back to where it began.
+        EndlessEpisode: there is no window, and an episode doesn't end within `EPISODE_LIMIT` steps.
+        Cancelled: there is no window, and the monitor's `cancelled()` returned True. A window is always completed,
+            because environments can't be rewound.
         ValueError: every quota is 0.
     """
-    monitor, limit = monitor or Monitor(), EPISODE_LIMIT if window is None else window
     rows = _Rows(envs, behavior, start, quota)
-    if not rows.playing:
-        raise ValueError("nothing to collect: no member is active")
     tape = _Tape(EPISODE_CAPACITY if window is None else window + 1)
-    t, clock, acting, stepping = 0, time.perf_counter, 0.0, 0.0
-    while rows.playing and t < limit:
-        if window is None and monitor.cancelled():
-            raise Cancelled
-        began = clock()
-        actions = rows.act(t)
-        env_actions = behavior.policy.to_env(actions)
-        chosen = clock()
-        step = rows.envs.step(env_actions, rows.live)
-        acting, stepping = acting + chosen - began, stepping + clock() - chosen
-        tape.store(t, rows, actions, step)
-        rows.advance(step)
-        t += 1
-        if window is None and rows.playing and rows.episode_ended:
-            rows.drop_finished_members(tape, t)
+    limit = EPISODE_LIMIT if window is None else window
+    t = _act(rows, tape, limit, monitor or Monitor(), whole_episodes=window is None)
     if window is None and rows.playing:
-        raise RunFailed(
-            f"An episode has not ended after {EPISODE_LIMIT:,} steps. This algorithm collects whole episodes: "
-            "limit them with --max-episode-steps."
-        )
-    monitor.seconds["acting"] += acting
-    monitor.seconds["environment"] += stepping
+        raise EndlessEpisode(f"An episode has not ended after {t:,} steps. Limit episodes with --max-episode-steps.")
     tape.store_last(t, rows)
     return _read(tape, t, start, rows)
 
 
-class _Rows:
-    """The environments that are still stepped, S * N rows, and what is known of each before its next step.
+def _act(rows: _Rows, tape: _Tape, limit: int, monitor: Monitor, *, whole_episodes: bool) -> int:
+    """Act until every environment has met its quota, for `limit` steps at most; return the number of steps.
 
-    Where whole episodes are collected, one member may play far longer than the others; then members that have finished
-    are dropped, and `where` says which rows of the tape belong to those that are left.
+    Raises:
+        Cancelled: whole episodes are collected, and the monitor's `cancelled()` is true.
+        ValueError: every quota is 0.
+    """
+    if not rows.playing:
+        raise ValueError("nothing to collect: no member is active")
+    t, clock, acting, stepping = 0, time.perf_counter, 0.0, 0.0
+    while rows.playing and t < limit:
+        if whole_episodes and monitor.cancelled():
+            raise Cancelled
+        began = clock()
+        actions = rows.act(t)
+        env_actions = rows.policy.to_env(actions)
+        chosen = clock()
+        step = rows.envs.step(env_actions, rows.live)
+        acting, stepping = acting + chosen - began, stepping + clock() - chosen
+        tape.store(t, rows, actions, step)
+        monitor.steps += rows.count
+        rows.advance(step)
+        t += 1
+        if rows.episode_ended:
+            monitor.episodes += int(np.count_nonzero(rows.ended))
+            if whole_episodes and rows.playing:
+                rows.drop_finished_members(tape, t)
+    monitor.seconds["acting"] += acting
+    monitor.seconds["environment"] += stepping
+    return t
+
+
+class _Rows:
+    """The environments that are still stepped, S * N rows: their observations, masks and memory before the next step.
+
+    When whole episodes are collected, one member may play much longer than the others; then finished members are
+    dropped, and `where` holds the rows of the tape that belong to the remaining ones.
     """
 
     def __init__(self, envs: VectorEnv, behavior: Behavior, start: Collector, quota: NDArray[np.int64]) -> None:
@@ -198,10 +246,11 @@ class _Rows:
         self.live = self.left > 0
         self.valid = self.live & ~self.ended  # whether the next step counts: it doesn't where it only resets
         self.where: slice | NDArray[np.intp] = slice(None)
-        self.playing, self.episode_ended = bool(self.live.any()), False
+        self.count = int(np.count_nonzero(self.live))
+        self.playing, self.episode_ended = self.count > 0, False
 
     def act(self, t: int) -> Array:
-        """Choose actions for step t, `[rows, *A]`, and let the policy's memory move on."""
+        """Choose actions for step t, `[rows, *A]`, and update the policy's memory."""
         mask = None if self.mask is None else self.mask.reshape(*self.shape, -1)
         obs = self.obs.reshape(*self.shape, *self.obs.shape[1:])
         seen = ActorInputs(obs, mask, self.memory, self.starts.reshape(self.shape))
@@ -209,7 +258,7 @@ class _Rows:
         return actions.reshape(len(self.obs), *actions.shape[2:])
 
     def advance(self, step: StepResult) -> None:
-        """Take over what a step returned."""
+        """Update the rows with the result of a step."""
         self.starts = self.ended  # rows that were only reset in this step start an episode with the next
         self.ended = (step.terminated | step.truncated) & self.valid
         self.obs = step.obs
@@ -219,11 +268,12 @@ class _Rows:
         if self.episode_ended:
             self.left = self.left - self.ended
             self.live = self.left > 0
-            self.playing = bool(self.live.any())
+            self.count = int(np.count_nonzero(self.live))
+            self.playing = self.count > 0
         self.valid = self.live & ~self.ended
 
     def drop_finished_members(self, tape: _Tape, t: int) -> None:
-        """Go on with the members that still play, if these are at most half and the environments can be split."""
+        """Continue with only the unfinished members, if they are at most half and the backend supports `select`."""
         members, num_envs = self.shape
         alive = np.flatnonzero(self.live.reshape(self.shape).any(1))
         if members == 1 or 2 * len(alive) > members:
@@ -245,19 +295,24 @@ class _Rows:
 
 
 class _Tape:
-    """Storage for the steps of a collection, `[T, rows, ...]`, which grows as episodes turn out to be long."""
+    """Storage for the steps of a collection, `[T, rows, ...]`, which grows for long episodes."""
 
-    def __init__(self, capacity: int) -> None:
-        """`capacity` counts steps, with one more for the last observation."""
-        self.capacity = capacity
+    def __init__(self, capacity: int, *, rewards_only: bool = False) -> None:
+        """`capacity` counts steps, with one more for the last observation.
+
+        With `rewards_only`, observations and actions are not stored: returns and lengths don't need them.
+        """
+        self.capacity, self._rewards_only = capacity, rewards_only
         self.arrays: dict[str, Array] = {}
 
     def store(self, t: int, rows: _Rows, actions: Array, step: StepResult) -> None:
-        """Store step t: what was seen before it, what was done, and what came of it."""
-        leaves = {"obs": rows.obs, "actions": actions, "valid": rows.valid}
-        leaves |= {"rewards": step.rewards, "terminated": step.terminated, "truncated": step.truncated}
-        if rows.mask is not None:
-            leaves["action_mask"] = rows.mask
+        """Store step t: the observation, the action and the result."""
+        leaves = {"rewards": step.rewards, "terminated": step.terminated, "truncated": step.truncated}
+        leaves["valid"] = rows.valid
+        if not self._rewards_only:
+            leaves |= {"obs": rows.obs, "actions": actions}
+            if rows.mask is not None:
+                leaves["action_mask"] = rows.mask
         if not self.arrays:
             self.arrays = {name: np.zeros((self.capacity, *x.shape), x.dtype) for name, x in leaves.items()}
         elif t + 1 == self.capacity:
@@ -267,7 +322,9 @@ class _Tape:
             self.arrays[name][t, rows.where] = leaf
 
     def store_last(self, t: int, rows: _Rows) -> None:
-        """Store what is seen after the last step."""
+        """Store the observations after the last step."""
+        if self._rewards_only:
+            return
         self.arrays["obs"][t, rows.where] = rows.obs
         if rows.mask is not None:
             self.arrays["action_mask"][t, rows.where] = rows.mask
@@ -283,16 +340,20 @@ def evaluate(
     active: NDArray[np.bool_],
     episodes: int,
     mode: EvaluationMode,
-    cancelled: Callable[[], bool] = lambda: False,
-) -> Finished:
+    max_steps: int,
+    monitor: Monitor | None = None,
+) -> Evaluation:
     """Play `episodes` episodes per active member in `count` environments each, in rounds of one episode.
 
     Episode k starts in the same state for every member and algorithm; actions come from a random stream of the member's
     seed. All environments play the same number of episodes (in the last round, some play none), so that short episodes
-    are not over-represented. If it is cancelled, the episodes of all completed rounds are returned.
+    are not over-represented. An episode that has not ended after `max_steps` steps is cut there. If the monitor cancels
+    the evaluation, the episodes of all completed rounds are returned.
     """
+    monitor = monitor or Monitor()
     starts = reset_seeds(EVALUATION_ROOT, "evaluate", episodes)
     rounds: list[Finished] = []
+    cut = np.zeros(len(seeds), np.int64)
     for k in range(0, episodes, count):
         at = np.resize(starts[k : k + count], count)  # in a shorter last round, surplus environments don't play
         quota = active[:, None] & (k + np.arange(count) < episodes)
@@ -300,16 +361,23 @@ def evaluate(
         try:
             with np.errstate(over="ignore", invalid="ignore"):
                 begun = begin(envs, policy, np.tile(at, (len(seeds), 1)))
-                behavior = Behavior(policy, params, noise)
-                _, finished, _ = collect(envs, behavior, begun, quota.astype(np.int64), None, Monitor(cancelled))
+                rows = _Rows(envs, Behavior(policy, params, noise), begun, quota.astype(np.int64))
+                tape = _Tape(EPISODE_CAPACITY, rewards_only=True)
+                steps = _act(rows, tape, max_steps, monitor, whole_episodes=True)
         except Cancelled:
             break
-        rounds.append(finished)
-    return joined(rounds, len(seeds))
+        unfinished = np.zeros(quota.size, np.bool_)
+        unfinished[rows.where] = rows.live
+        if rows.playing:
+            tape.arrays["truncated"][steps - 1] |= unfinished
+            monitor.episodes += rows.count
+            cut += unfinished.reshape(quota.shape).sum(1)
+        rounds.append(_finished(_timeline(tape, steps, begun, unfinished), begun))
+    return Evaluation(*joined(rounds, len(seeds)), cut)
 
 
 def joined(parts: list[Finished], members: int) -> Finished:
-    """Return the episodes of several collections as one, member by member."""
+    """Concatenate the episodes of several collections, per member."""
     return Finished(
         tuple(np.concatenate([np.zeros(0), *(p.returns[s] for p in parts)]) for s in range(members)),
         tuple(np.concatenate([np.zeros(0, np.int64), *(p.lengths[s] for p in parts)]) for s in range(members)),
@@ -317,10 +385,10 @@ def joined(parts: list[Finished], members: int) -> Finished:
 
 
 class _Timeline(NamedTuple):
-    """What follows from the flags and rewards of a tape, `[T, rows]` each.
+    """Quantities derived from the flags and rewards of a tape, `[T, rows]` each.
 
-    `starts` has T+1 steps. `first` is the index of the first step of each step's episode, negative if that lies before
-    the tape. `reward_sum [T+1, rows]` sums up the rewards before each step.
+    `starts` has T+1 steps. `first` is the index of the first step of each step's episode, negative if it is before the
+    tape. `reward_sum [T+1, rows]` is the sum of the rewards before each step.
     """
 
     valid: NDArray[np.bool_]
@@ -334,7 +402,7 @@ class _Timeline(NamedTuple):
 
 
 def _read(tape: _Tape, steps: int, start: Collector, rows: _Rows) -> tuple[Trajectory, Finished, Collector]:
-    """Return what a tape of so many steps holds: the trajectory, the episodes that ended, where the next one starts."""
+    """Convert the first `steps` steps of a tape: to the trajectory, the finished episodes, and the next start."""
     live = np.zeros(start.ended.size, np.bool_)
     live[rows.where] = rows.live
     line = _timeline(tape, steps, start, live)
@@ -366,7 +434,7 @@ def _timeline(tape: _Tape, steps: int, start: Collector, live: NDArray[np.bool_]
 
 
 def _finished(line: _Timeline, start: Collector) -> Finished:
-    """Return the episodes that ended, with the rewards that they got before the tape began."""
+    """Return the episodes that ended; their returns include rewards from before the tape."""
     members, num_envs = start.ended.shape
     end, row = np.nonzero(line.terminated | line.truncated)
     first = line.first[end, row]
@@ -399,7 +467,7 @@ def _trajectory(tape: _Tape, line: _Timeline, start: Collector) -> Trajectory:
 
 
 def _next_start(tape: _Tape, line: _Timeline, start: Collector, memory: Array | None) -> Collector:
-    """Return where the next window starts."""
+    """Return the start of the next window."""
     shape, rows, steps = start.ended.shape, start.ended.size, len(line.valid)
     first = line.first[-1]
     ended = line.terminated[-1] | line.truncated[-1]

@@ -1,8 +1,11 @@
-"""Random streams by address: a generator is created where it is used, from a seed, a stream and an index.
+"""Random streams identified by seed, name and index. A generator is created where it is used.
 
-`SeedSequence(seed, spawn_key=(stream, *index))` gives acting and resets a stream per update, and evaluation one per
-round. So one member's random numbers can't depend on how long another plays, an additional measurement changes no
-random number, and neighboring seeds share none (unlike `seed + i`).
+`SeedSequence(seed, spawn_key=(stream, *index))` provides a stream per update for acting and resets, and one per round
+for evaluation. So one member's random numbers can't depend on how long another plays, an additional evaluation changes
+no random number, and neighboring seeds share none (unlike `seed + i`).
+
+The seed law: the numbers of a member depend only on its own seed and settings. A member gives the same numbers, bit for
+bit, alone or among others, in one process or several.
 """
 
 from __future__ import annotations
@@ -15,21 +18,21 @@ from numpy.typing import NDArray
 __all__ = ["EVALUATION_ROOT", "generator", "reset_seeds", "sequence"]
 
 EVALUATION_ROOT = 20_151_216
-"""Seed of evaluation episodes: episode k starts alike for every seed and algorithm, for paired comparisons."""
+"""Seed of evaluation episodes: episode k starts in the same state for every seed and algorithm."""
 
 
 def sequence(seed: int, stream: str, *index: int) -> np.random.SeedSequence:
-    """Return the seed sequence at an address; streams of different names are disjoint."""
+    """Return the seed sequence of a seed, stream and index; streams of different names are independent."""
     return np.random.SeedSequence(seed, spawn_key=(zlib.crc32(stream.encode()), *index))
 
 
 def generator(seed: int, stream: str, *index: int) -> np.random.Generator:
-    """Return the generator of an address (takes about 12 microseconds)."""
+    """Return the generator of a seed, stream and index (takes about 12 microseconds)."""
     return np.random.Generator(np.random.Philox(sequence(seed, stream, *index)))
 
 
 def reset_seeds(seed: int, stream: str, count: int, *index: int) -> NDArray[np.int64]:
-    """Return `count` environment seeds, `[count]`, the first ones the same for every `count`.
+    """Return `count` environment seeds, `[count]`. A larger `count` appends seeds and doesn't change the first ones.
 
     They have 32 bits, because environments that use numpy's legacy generator accept no more.
     """

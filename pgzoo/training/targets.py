@@ -118,13 +118,13 @@ class Estimator(NamedTuple):
 
 
 def requires_values(estimator: Callable[..., Any]) -> bool:
-    """Return whether an estimator can't do without a critic: `values` or `next_values` has no default."""
+    """Return whether an estimator requires a critic: `values` or `next_values` has no default."""
     parameters = inspect.signature(estimator).parameters.values()
     return any(p.name in VALUES and p.default is p.empty for p in parameters)
 
 
 def bind_estimator(plan: Plan, gamma: Tensor) -> Estimator:
-    """Return the plan's estimator with its settings. Raises UnfitError if it needs an argument that the run lacks."""
+    """Return the plan's estimator with its settings. Raises UnfitError if the run doesn't provide an argument."""
     c = plan.config
     name = f'Estimator "{c.estimator.name}"'
     settings = plan.spread(lambda config: dict(config.estimator.settings)) | {"gamma": gamma}
@@ -134,17 +134,17 @@ def bind_estimator(plan: Plan, gamma: Tensor) -> Estimator:
     if set(asked) & VALUES:
         why = "trains none" if isinstance(c.settings, AlgorithmConfig) else "takes no gradient steps to train one"
         raise UnfitError(
-            f'{name} needs the values of a critic, and algorithm "{c.algorithm}" {why}. Choose an algorithm '
+            f'{name} needs the values of a critic, but algorithm "{c.algorithm}" {why}. Choose an algorithm '
             "that does (pgzoo algorithms) or another estimator (pgzoo estimators)."
         )
     if asked:
         raise UnfitError(
-            f"{name} asks for {', '.join(asked)}, which nobody in this run gives. "
-            f"There are: {', '.join(sorted(known))}."
+            f"{name} requires the argument {', '.join(asked)}, which this run doesn't provide. "
+            f"Available: {', '.join(sorted(known))}."
         )
     if getattr(plan.estimator, "whole_episodes", False) and isinstance(plan.collection, Steps):
         raise UnfitError(
-            f'{name} needs whole episodes, and algorithm "{c.algorithm}" collects windows of '
+            f'{name} needs whole episodes, but algorithm "{c.algorithm}" collects windows of '
             f"{plan.collection.count} steps. Choose another estimator (pgzoo estimators)."
         )
     return Estimator(

@@ -1,4 +1,4 @@
-"""What one update gathers beside the state that it returns."""
+"""Metrics, finished episodes and failures of one update."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ __all__ = ["UpdateRecord"]
 
 
 class UpdateRecord:
-    """Metrics, episodes that ended, the last trajectory, and failures of members. The engine makes one per update.
+    """Metrics, finished episodes, the last trajectory, and failures of members. The engine creates one per update.
 
-    Nothing in it changes what a later step of the update computes.
+    It doesn't affect computations.
     """
 
     def __init__(self) -> None:
         self.metrics = Report()
         self.trajectory: Trajectory | None = None
-        """What was collected last, on the device of the state."""
+        """The last trajectory, on the device of the state."""
         self.valid: NDArray[np.bool_] | None = None
-        """`trajectory.valid` in the processor's memory."""
+        """`trajectory.valid` on the CPU."""
         self._finished: list[Finished] = []
         self._failures: dict[int, str] = {}
         self._evidence: Evidence | None = None
@@ -45,13 +45,13 @@ class UpdateRecord:
         return joined(self._finished, members)
 
     def add_failure(self, member: int, reason: str) -> None:
-        """Note that a member has failed; its first reason counts."""
+        """Record that a member has failed; only its first reason is kept."""
         self._failures.setdefault(member, reason)
 
     def add_evidence(self, bad: Tensor, batch: Callable[[], Batch], params: Params, *tensors: Tensor) -> None:
         """Keep the tensors of a step that left the members in `bad [S]` non-finite; see `Evidence.of` for the rest.
 
-        Which tensor it was is found out later, in `failures`, because looking may mean waiting for the device.
+        The non-finite tensor is determined later, in `failures`, because reading it may wait for the device.
         """
         if not none_marked(bad):
             fresh = Evidence.of(bad, batch(), params, *tensors)

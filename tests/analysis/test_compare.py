@@ -80,7 +80,7 @@ def keys(*selectors: str, **options: Any) -> list[list[str]]:
 
 
 def test_every_kind_of_selector(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pgzoo.analysis.selection.ask", None)  # whoever asks a store fails
+    monkeypatch.setattr("pgzoo.analysis.selection.query_store", None)  # whoever asks a store fails
     train("g1", [1, 2, 3], name="mine", tags={"study": "x y"}, experiment="apart")
     train("g2", [1, 2, 3], algorithm="ppo", params={"gamma": "0.9"})
     train("g3", [4], algorithm="a2c")
@@ -266,7 +266,7 @@ def test_a_server_that_is_down_is_done_without_where_the_journals_suffice(
     def refuse(uri: str, question: object, what: str) -> None:
         raise StoreError(f"Couldn't get {what} from {uri}: refused")
 
-    monkeypatch.setattr("pgzoo.analysis.selection.ask", refuse)
+    monkeypatch.setattr("pgzoo.analysis.selection.query_store", refuse)
     found = pgzoo.compare("a", "b")
     assert found.warnings[0].startswith("Only runs of this machine are compared. Couldn't get the runs of")
     with pytest.raises(StoreError, match="refused"):

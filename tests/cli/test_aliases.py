@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pgzoo.cli.aliases import COMMANDS, OPTIONS, REMARKS, command_hint, option_hint
+from pgzoo.cli.aliases import COMMANDS, command_hint, option_hint
 from pgzoo.cli.run import _command_for
+from pgzoo.config.aliases import OPTIONS, REMARKS
 from pgzoo.registry import PluginCatalog
 
 

@@ -45,7 +45,7 @@ class Bits(Random):
 
 
 class Pixels(Random):
-    observation_space = spaces.Box(0, 255, (8, 8, 3), np.uint8)
+    observation_space = spaces.Box(0, 255, (16, 16, 3), np.uint8)
 
 
 class Words(Random):

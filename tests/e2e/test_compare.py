@@ -102,7 +102,7 @@ def test_a_logged_comparison_is_a_run_and_never_compared(two: Two, tmp_path: Pat
     elsewhere, store = type(folder)(tmp_path), f"sqlite:///{folder.path}/mlflow.db"
     for selector in (answer["run_id"], "a vs b"):
         _, err = elsewhere.pgzoo("compare", selector, "b", "--tracking-uri", store, code=2)
-        assert f'No run answers to "{selector}"' in err
+        assert f'No run matches "{selector}"' in err
     whole = elsewhere.pgzoo("compare", "compared", "reinforce", "--tracking-uri", store, code=2)[1]
     assert "runs in common" in whole
 

@@ -1,7 +1,7 @@
-"""What may go wrong while a run is tracked, played with the real program; for the tests and for `make faults`.
+"""Faults that may occur while a run is tracked, tested with the real program; for the tests and for `make faults`.
 
-Each scenario trains `steady.py` in a folder of its own, brings the fault about, lets it pass where it can, ships what
-is left with `pgzoo sync`, and compares the store with what training had to say.
+Each scenario trains `steady.py` in a separate folder, injects the fault, ends it if possible, uploads the rest with
+`pgzoo sync`, and compares the store with the points that training recorded.
 """
 
 from __future__ import annotations
@@ -606,50 +606,50 @@ def linux() -> str:
 
 SCENARIOS = (
     Scenario(
-        "MLflow server killed, and started again",
-        "the uploader tries again until the server is back, and goes on behind the last confirmed record",
+        "MLflow server killed and restarted",
+        "the uploader retries until the server is back, and continues after the last confirmed record",
         server_restarted,
         says="connection refused",
         slow=True,
     ),
     Scenario(
-        "MLflow server not there",
-        "the run ends after ten more seconds and says what is pending; `pgzoo sync` ships it later",
+        "no MLflow server",
+        "the run ends after ten more seconds and prints what is pending; `pgzoo sync` uploads it later",
         server_never_there,
         says="So far: no server listens there",
         slow=True,
     ),
     Scenario(
-        "MLflow server accepts and never answers",
-        "as if it weren't there",
+        "MLflow server accepts connections and never responds",
+        "as without a server",
         server_hanging,
         says="So far: it doesn't answer",
         slow=True,
     ),
     Scenario(
-        "PostgreSQL behind the server stopped, and started again",
+        "PostgreSQL database of the server stopped and restarted",
         "as if the server had been killed",
         postgres_restarted,
         says="it answers with error 503",
         missing=Postgres.missing,
     ),
     Scenario(
-        "trainer killed 20 times, and resumed each time",
-        "it goes on from its last checkpoint in the same MLflow run; all curves are those of a run that was left alone",
+        "trainer killed 20 times and resumed each time",
+        "it continues from its last checkpoint in the same MLflow run; all curves equal those of an uninterrupted run",
         trainer_killed,
         slow=True,
     ),
     Scenario(
         "disk full for a while: journal, checkpoints, store",
-        "records wait in memory for room, checkpoints are left out, the uploader tries again",
+        "records are kept in memory until there is space, checkpoints are skipped, the uploader retries",
         disk_full,
         says=r"No space left on device\. Training goes on\.",
         slow=True,
         missing=no_mount,
     ),
     Scenario(
-        "disk of the store alone full for a while",
-        "the uploader tries again, and takes no record for one that the store refuses",
+        "disk of the store full for a while",
+        "the uploader retries, and doesn't mistake the failure for a rejected record",
         store_disk_full,
         says="its disk is full",
         slow=True,
@@ -657,41 +657,43 @@ SCENARIOS = (
     ),
     Scenario(
         "disk of the MLflow server full for a while",
-        "the same, though the server doesn't say why it fails",
+        "the same, although the server doesn't report why it fails",
         server_disk_full,
         says="it answers with error 50[03]",
         slow=True,
         missing=no_mount,
     ),
     Scenario(
-        "no file may grow for a while: journal, checkpoints, store",
-        "as if the disk were full",
+        "file size limit reached for a while: journal, checkpoints, store",
+        "as with a full disk",
         file_size_limited,
         says=r"File too large\. Training goes on\.",
         missing=linux,
     ),
     Scenario(
         "SQLite store locked by another program for 30 s",
-        "the uploader tries again",
+        "the uploader retries",
         store_locked,
         says="Still to be shipped to MLflow",
         slow=True,
     ),
     Scenario(
         "eight runs at once on a fresh store",
-        "one uploader makes the store and ships all of them",
+        "one uploader creates the store and uploads all of them",
         eight_at_once,
         slow=True,
     ),
-    Scenario("clock steps back by an hour", "timestamps stand still until the clock has caught up", clock_back),
     Scenario(
-        "journal with a torn last line, resumed",
-        "the line is cut, and written again by what is trained again",
+        "clock steps back by an hour", "timestamps keep their last value until the clock has caught up", clock_back
+    ),
+    Scenario(
+        "journal with an incomplete last line, resumed",
+        "the incomplete line is removed, and written again when its update is repeated",
         torn_line,
     ),
     Scenario(
-        "uploader killed while it makes the SQLite store",
-        "the half-made database has another name; the next uploader deletes it and makes the store",
+        "uploader killed while it creates the SQLite store",
+        "the incomplete database has a temporary name; the next uploader deletes it and creates the store",
         killed_making_store,
     ),
     Scenario(
@@ -702,19 +704,19 @@ SCENARIOS = (
     ),
     Scenario(
         "the working directory deleted during a run",
-        "the same, in a new folder of that name; the store, too, is made again",
+        "the same, in a new folder with the same name; the store is created again, too",
         working_directory_removed,
         says="had been removed and were written again",
     ),
     Scenario(
         "finished run resumed twice",
-        "nothing is left to do, and nothing is written again",
+        "there is nothing to train, and nothing is written again",
         finished_resumed,
     ),
     Scenario("metrics that are NaN or infinite", "they are left out and counted", no_numbers, says="not finite"),
     Scenario(
         "artifact folder of the store read-only",
-        "metrics and status arrive; the files do once the folder can be written",
+        "metrics and status are uploaded; the files follow when the folder is writable",
         artifacts_read_only,
         says="So far: it can't be written",
         slow=True,

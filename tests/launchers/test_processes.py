@@ -134,7 +134,8 @@ def test_a_worker_that_is_killed_costs_its_seed_alone_and_that_can_be_resumed(tr
     assert again.status == "finished" and again.steps_before < again.env_steps
     for a, b in zip(again.runs, whole.runs[::-1], strict=True):  # resumed in the order of seeds
         assert bits(home, a.run_key) == bits(home, b.run_key)
-        assert curve(home, a.run_key)[-3:] == curve(home, b.run_key)[-3:]
+        ours, theirs = curve(home, a.run_key), curve(home, b.run_key)  # a finished seed writes its summary only once
+        assert [p for p in ours if isinstance(p, tuple)][-3:] == [p for p in theirs if isinstance(p, tuple)][-3:]
 
 
 def test_resumed_seeds_may_be_shared_out_otherwise(trained: Train, home: Home) -> None:

@@ -136,7 +136,7 @@ def test_blocking_by_plugin_or_distribution(install: Install, name: str, monkeyp
     install_good(install)
     for catalog in (discover(blocked=[name]), discover_with(monkeypatch, f"nothing, {name}")):
         assert plugin(catalog, "good").status == "blocked"
-        with pytest.raises(UnknownName, match=r'Blocked and not asked: "good" \(zoo-good 1.2\)'):
+        with pytest.raises(UnknownName, match=r'Disabled plugins: "good" \(zoo-good 1.2\)'):
             catalog.get("algorithm", "good")
     assert "zoo_good" not in sys.modules
 

@@ -76,7 +76,7 @@ def test_a_plugin_may_only_listen(install: Install) -> None:
     source = "from pgzoo.registry import hookimpl\n@hookimpl\ndef pgzoo_run_ended(event): pass\n"
     install("zoo-ear", "1", {"zoo_ear": source}, ear="zoo_ear")
     found = {entry["name"]: entry for entry in json.loads(pgzoo("plugins", "--json").stdout)}
-    assert found["ear"]["summary"] == "hears: run_ended"
+    assert found["ear"]["summary"] == "listens to: run_ended"
 
 
 @pytest.mark.usefixtures("plugins")
@@ -100,4 +100,5 @@ def test_doctor_finds_the_broken_plugin() -> None:
 def test_an_unknown_name_mentions_what_might_have_given_it() -> None:
     done = pgzoo("presets", "show", "mien")
     assert done.returncode == 2
-    assert 'Error: No preset "mien". See: pgzoo presets\nPlugin "bad" (zoo-bad 0.3) failed to load' in done.stderr
+    assert 'Error: No preset or algorithm "mien".' in done.stderr
+    assert 'See: pgzoo presets\nPlugin "bad" (zoo-bad 0.3) failed to load' in done.stderr

@@ -82,11 +82,14 @@ def test_results_tell_each_setting(trained: Train) -> None:
     assert json.loads(json.dumps(many.to_dict())) == many.to_dict()
     weights = many.policy(2, MINE).params["weight.0"][0]
     assert weights.equal(many.ended.state.params["policy.weight.0"][row(many)])
-    with pytest.raises(ConfigError, match=r"seed 2 means 4 members; there are 0, 2\. Settings: learning_rate=0.0001"):
+    with pytest.raises(
+        ConfigError,
+        match=r"There are 4 policies of seed 2; give a seed and a setting\. Seeds: 0, 2\. Settings: learning_rate=",
+    ):
         many.policy(2)
-    with pytest.raises(ConfigError, match=r"No seed 2 with learning_rate=1\.0"):
+    with pytest.raises(ConfigError, match=r"There is no policy of seed 2 with learning_rate=1\.0"):
         many.policy(2, {"learning_rate": 1.0})
-    with pytest.raises(ConfigError, match=r"No seed 7 in this run; there are 0\.$"):
+    with pytest.raises(ConfigError, match=r"There is no policy of seed 7 in this run\. Seeds: 0\.$"):
         alone.policy(7)
 
 

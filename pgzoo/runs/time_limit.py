@@ -1,0 +1,59 @@
+"""What is said of environments without a time limit, whose episodes may never end."""
+
+from __future__ import annotations
+
+import logging
+
+from pgzoo.config import RunConfig
+from pgzoo.envs import ids
+from pgzoo.errors import PgzooError
+from pgzoo.play.evaluation import cut_episodes
+from pgzoo.training.events import Evaluated
+from pgzoo.training.plan import Plan
+from pgzoo.training.rollout import EPISODE_LIMIT
+from pgzoo.types import Episodes
+
+__all__ = ["has_time_limit", "note_on_evaluation", "warn_of_cut_episodes", "warn_of_endless_episodes"]
+
+_log = logging.getLogger("pgzoo")
+
+
+def has_time_limit(config: RunConfig) -> bool:
+    """Return False if nothing is known to end an episode after some number of steps but the environment itself."""
+    if config.max_episode_steps is not None or config.backend not in ("sync", "async"):
+        return True  # other backends have time limits of their own
+    try:
+        return ids.find(config.env).max_episode_steps is not None
+    except PgzooError:
+        return True
+
+
+def warn_of_endless_episodes(plan: Plan) -> None:
+    """Warn where whole episodes are collected for training, and nothing limits how long they are."""
+    c = plan.config
+    if isinstance(plan.collection, Episodes) and not has_time_limit(c):
+        _log.warning(
+            '%s has no time limit, and algorithm "%s" collects whole episodes. If one has not ended after %s steps, '
+            "the run fails. Limit them with --max-episode-steps.",
+            *(c.env, c.algorithm, f"{EPISODE_LIMIT:,}"),
+        )
+
+
+def note_on_evaluation(config: RunConfig) -> str:
+    """Return a note on how the evaluation ends in an environment without a time limit; "" for all others."""
+    if has_time_limit(config):
+        return ""
+    limit = f"evaluation episodes are cut after {config.eval_max_steps:,} steps (--eval-max-steps)"
+    return f"{config.env} has no time limit: {limit}."
+
+
+def warn_of_cut_episodes(event: Evaluated, config: RunConfig) -> bool:
+    """Warn if evaluation episodes were cut; return whether that is so."""
+    if event.cut is None:
+        return False
+    played = cut_episodes(int(event.cut.sum()), sum(map(len, event.returns)), config.eval_max_steps)
+    how = "sampled actions" if event.mode == "sampled" else "greedy actions"
+    _log.warning(
+        "%s: %s (%s). Their returns count up to there. To play longer: --eval-max-steps", config.env, played, how
+    )
+    return True

@@ -73,8 +73,8 @@ Need = Literal["value", "aux_value", "shift", "log_probs", "old"]
 """What an algorithm may need besides a distribution over actions.
 
 From the policy: "value" (a critic), "aux_value" (a second value head that shares the policy's layers), "shift" (a
-distribution whose mean can be shifted). In every batch: "log_probs" and "old", the log-probabilities and the distribution under the
-parameters that collected the data.
+distribution whose mean can be shifted). In every batch: "log_probs" and "old", the log-probabilities and the
+distribution under the parameters that collected the data.
 """
 
 

@@ -21,8 +21,8 @@ class Random:
 
     The policy is `uniform` unless another is chosen; that policy then acts with its initial parameters.
 
-    Source: the random baseline (score 0) of normalized scores, e.g. Mnih et al. (2015), Human-level control through deep reinforcement
-        learning.
+    Source: the random baseline (score 0) of normalized scores, e.g. Mnih et al. (2015), Human-level control through
+        deep reinforcement learning.
     """
 
     collect = Episodes(per_env=1)

@@ -54,7 +54,7 @@ class VMPO:
         return AlgorithmState({"vmpo.eta": eta, "vmpo.alpha": alpha}, {})
 
     def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
-        """Return the weighted likelihood loss, the losses of both dual variables, the critic's, and the entropy bonus."""
+        """Return the weighted likelihood loss, both dual losses, the critic's loss and the entropy bonus."""
         output, advantages = policy.apply(params, batch.inputs), advantages_of(batch, hyper)
         eta, alpha = softplus(params["vmpo.eta"]), softplus(params["vmpo.alpha"])
         half = better_half(advantages, batch.weights)

@@ -125,7 +125,7 @@ class Coordinator:
     def _receive(self, message: WorkerMessage, content: dict[str, Any]) -> Event | None:
         """Handle a line of a worker's standard output. Return the event that it holds, if any."""
         rows = self._rows_of_shard[message.shard]
-        match content["t"]:
+        match content["type"]:
             case "log":
                 warning = message._replace(text=content["text"])
                 self._show_once(warning, lambda text: _log.log(content["level"], "%s", text))

@@ -5,10 +5,10 @@ To a worker, on its standard input:
     {"stop": {"rows", "reason", "status"}}    stop these members of the run; null for all of them
 
 From a worker, on its standard output:
-    {"t": "EpisodesFinished", ...}            an event (one of `SHARED_EVENTS`) of its own seeds
-    {"t": "log", "level", "text"}             a warning
-    {"t": "refused", "text"}                  the shard can't be trained; nothing was created
-    {"t": "ended", "statuses", "reasons", "env_steps", "timing", "lost", "dropped", "failure"}    the last line
+    {"type": "EpisodesFinished", ...}            an event (one of `SHARED_EVENTS`) of its own seeds
+    {"type": "log", "level", "text"}             a warning
+    {"type": "refused", "text"}                  the shard can't be trained; nothing was created
+    {"type": "ended", "statuses", "reasons", "env_steps", "timing", "lost", "dropped", "failure"}    the last line
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ class ResumePoint:
 
 
 def split(members: int, count: int) -> list[list[int]]:
-    """Split the member indices 0 ... members-1 into at most `count` parts, in order, as equal as possible and none empty."""
+    """Split the indices 0 ... members-1 into at most `count` parts, in order, as equal as possible and none empty."""
     return [rows.tolist() for rows in np.array_split(np.arange(members), min(count, members))]
 
 
 def encode(event: Event) -> str:
     """Return a worker's event as a line of JSON."""
     content = {name: value for name, value in vars(event).items() if name != "state"}  # tensors stay with the worker
-    return json.dumps({"t": type(event).__name__, **content}, default=_plain)
+    return json.dumps({"type": type(event).__name__, **content}, default=_plain)
 
 
 def decode(content: Mapping[str, Any], rows: Sequence[int], env_steps: NDArray[np.int64]) -> Event:
@@ -73,7 +73,7 @@ def decode(content: Mapping[str, Any], rows: Sequence[int], env_steps: NDArray[n
         of = dict(zip(rows, content[name], strict=True))
         return tuple(np.array(of.get(row, ()), dtype) for row in range(members))
 
-    match content["t"]:
+    match content["type"]:
         case "EpisodesFinished":
             return EpisodesFinished(content["update"], at, ragged("returns", np.float64), ragged("lengths", np.int64))
         case "UpdateDone":

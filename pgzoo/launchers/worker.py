@@ -40,7 +40,7 @@ def main(train_shard: TrainShard) -> None:
         return
     try:
         shard = json.loads(first)
-        control = _controlled_by(commands, shard["rows"])
+        control = _start_control(commands, shard["rows"])
         _send_warnings(pipe)
         train_shard(shard, control, pipe)
     except KeyboardInterrupt:
@@ -64,11 +64,11 @@ class Pipe:
             pass
 
     def send(self, kind: str, **content: Any) -> None:
-        """Write a JSON object with `kind` under the key "t"."""
-        self.put(json.dumps({"t": kind, **content}))
+        """Write a JSON object with `kind` under the key "type"."""
+        self.put(json.dumps({"type": kind, **content}))
 
 
-class Warnings(logging.Handler):
+class WarningForwarder(logging.Handler):
     """Sends pgzoo's warnings to the coordinator, which shows each once."""
 
     def __init__(self, pipe: Pipe) -> None:
@@ -80,22 +80,24 @@ class Warnings(logging.Handler):
         self._pipe.send("log", level=record.levelno, text=record.getMessage())
 
 
-def _controlled_by(commands: Iterable[bytes], rows: list[int]) -> Control:
+def _start_control(commands: Iterable[bytes], rows: list[int]) -> Control:
     """Return a control, and start a thread that executes the commands on it."""
     from pgzoo.training.loop import Control
 
     control = Control()
-    threading.Thread(target=_obey, args=(commands, control, rows), name="pgzoo-commands", daemon=True).start()
+    threading.Thread(
+        target=_execute_commands, args=(commands, control, rows), name="pgzoo-commands", daemon=True
+    ).start()
     return control
 
 
 def _send_warnings(pipe: Pipe) -> None:
     logger = logging.getLogger("pgzoo")
-    logger.addHandler(Warnings(pipe))
+    logger.addHandler(WarningForwarder(pipe))
     logger.propagate = False
 
 
-def _obey(commands: Iterable[bytes], control: Control, rows: list[int]) -> None:
+def _execute_commands(commands: Iterable[bytes], control: Control, rows: list[int]) -> None:
     for line in commands:
         stop = json.loads(line)["stop"]
         mine = None if stop["rows"] is None else tuple(rows.index(row) for row in stop["rows"] if row in rows)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pgzoo.ops.members import moved
+from pgzoo.ops.members import to_device
 from pgzoo.protocols import Actor, Policy
 from pgzoo.types import ActorInputs, Array, Inputs, Params
 
@@ -39,7 +39,7 @@ class ApplyActor:
             return None if leaf is None else torch.from_numpy(np.ascontiguousarray(leaf[:, None]))  # [S, 1, N, ...]
 
         memory = None if seen.memory is None else torch.from_numpy(seen.memory)
-        inputs = moved(Inputs(step(seen.obs), step(seen.action_mask), memory, step(seen.starts)), self.device)
+        inputs = to_device(Inputs(step(seen.obs), step(seen.action_mask), memory, step(seen.starts)), self.device)
         with torch.no_grad():
             output = self.policy.apply(self.params, inputs)
         dist: Any = output.dist

@@ -81,7 +81,7 @@ def standardize(x: Tensor, weights: Tensor, eps: float = 1e-8) -> Tensor:
     """
     mean, std = weighted_mean(x, weights), weighted_std(x, weights)
     scaled = (x - mean[..., None, None]) / (std[..., None, None] + eps)
-    return _unless_trivial(scaled, x, mean, std, weights)
+    return _handle_degenerate(scaled, x, mean, std, weights)
 
 
 def center(x: Tensor, weights: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ def center(x: Tensor, weights: Tensor) -> Tensor:
     Values that differ by no more than rounding become exactly 0. A member with fewer than two rows keeps its `x`.
     """
     mean = weighted_mean(x, weights)
-    return _unless_trivial(x - mean[..., None, None], x, mean, weighted_std(x, weights), weights)
+    return _handle_degenerate(x - mean[..., None, None], x, mean, weighted_std(x, weights), weights)
 
 
 def scale(x: Tensor, weights: Tensor, eps: float = 1e-8) -> Tensor:
@@ -112,7 +112,7 @@ def _is_rounding(mean: Tensor, std: Tensor) -> Tensor:
     return std < ROUNDING * mean.abs()
 
 
-def _unless_trivial(new: Tensor, x: Tensor, mean: Tensor, std: Tensor, weights: Tensor) -> Tensor:
+def _handle_degenerate(new: Tensor, x: Tensor, mean: Tensor, std: Tensor, weights: Tensor) -> Tensor:
     """Return `new`, but 0 if values vary by no more than rounding, and `x` if a member has fewer than two rows."""
     new = torch.where(_is_rounding(mean, std)[..., None, None], 0.0, new)
     return torch.where((_sum(weights) < 2)[..., None, None], x, new)

@@ -15,7 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["freeze", "join", "map_leaves", "moved", "none_marked", "per_member", "select", "stacked"]
+__all__ = [
+    "concat_members",
+    "freeze",
+    "map_leaves",
+    "per_member",
+    "select",
+    "stack_members",
+    "surely_empty",
+    "to_device",
+]
 
 Tree = TypeVar("Tree")
 
@@ -43,7 +52,7 @@ def select(tree: Tree, rows: Sequence[int]) -> Tree:
     return cast(Tree, map_leaves(pick, tree))
 
 
-def join(trees: Sequence[Tree]) -> Tree:
+def concat_members(trees: Sequence[Tree]) -> Tree:
     """Return one tree with the members of all `trees`, in that order."""
 
     def stack(*leaves: Any) -> Any:
@@ -56,7 +65,7 @@ def join(trees: Sequence[Tree]) -> Tree:
     return cast(Tree, map_leaves(stack, *trees))
 
 
-def stacked(trees: Sequence[Tree]) -> Tree:
+def stack_members(trees: Sequence[Tree]) -> Tree:
     """Stack `trees` of tensors without the member axis, one per member, into one tree."""
     return cast(Tree, map_leaves(lambda *leaves: torch.stack(leaves), *trees))
 
@@ -68,7 +77,7 @@ def freeze(active: NDArray[np.bool_], new: Tree, old: Tree) -> Tree:
 
     @cache
     def mask(device: torch.device) -> Tensor:
-        return moved(torch.from_numpy(active), device)
+        return to_device(torch.from_numpy(active), device)
 
     def choose(fresh: Any, stale: Any) -> Any:
         if isinstance(fresh, Tensor):
@@ -85,7 +94,7 @@ def per_member(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
-def moved(tree: Tree, device: torch.device) -> Tree:
+def to_device(tree: Tree, device: torch.device) -> Tree:
     """Return the tree with its tensors on `device`. Copies to the CPU block; copies to the device don't."""
 
     def move(leaf: Any) -> Any:
@@ -99,6 +108,6 @@ def moved(tree: Tree, device: torch.device) -> Tree:
     return cast(Tree, map_leaves(move, tree))
 
 
-def none_marked(members: Tensor) -> bool:
+def surely_empty(members: Tensor) -> bool:
     """Return True if no member is marked in `members [S]`. On a GPU always False, to avoid waiting for the device."""
     return members.device.type == "cpu" and not members.any()

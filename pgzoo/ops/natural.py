@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pgzoo.ops.losses import weighted_mean
-from pgzoo.ops.members import none_marked
+from pgzoo.ops.members import surely_empty
 from pgzoo.protocols import LearningPolicy
 from pgzoo.types import Batch, Hyper, Params
 
@@ -49,7 +49,7 @@ def conjugate_gradient(product: Product, target: Tensor, steps: int, tolerance: 
     enough = tolerance * square
     for _ in range(steps):
         active = square > enough
-        if none_marked(active):
+        if surely_empty(active):
             break
         curved = product(direction)
         length = torch.where(active, square / _dot(direction, curved), 0.0)[:, None]
@@ -92,7 +92,7 @@ def backtrack(
         accepted = accept(candidate) & ~found
         reached = torch.where(accepted[:, None], candidate, reached)
         found = found | accepted
-        if none_marked(~found):
+        if surely_empty(~found):
             break
     return reached, found, tried
 

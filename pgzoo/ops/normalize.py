@@ -18,7 +18,15 @@ from pgzoo.ops.returns import reverse_scan
 from pgzoo.protocols import Actor, Policy
 from pgzoo.types import ActorInputs, Array, Inputs, Output, Params, Spec, Trajectory
 
-__all__ = ["CLIP", "NormalizedPolicy", "moments", "reward_buffers", "scale_rewards", "take_in", "take_in_rewards"]
+__all__ = [
+    "CLIP",
+    "NormalizedPolicy",
+    "moments",
+    "reward_buffers",
+    "scale_rewards",
+    "update_moments",
+    "update_reward_moments",
+]
 
 CLIP = 10.0
 """Normalized numbers are clipped to [-CLIP, CLIP]."""
@@ -32,7 +40,7 @@ def moments(*shape: int) -> Params:
     return {"count": torch.zeros((), dtype=torch.float64), "mean": zeros, "square": zeros}
 
 
-def take_in(known: Params, x: Tensor, weights: Tensor) -> Params:
+def update_moments(known: Params, x: Tensor, weights: Tensor) -> Params:
     """Merge the rows of `x [S, R, *D]` with `weights [S, R]` of 0 or 1 into moments with leaves `[S, *D]`.
 
     Source: Chan, Golub & LeVeque (1983), Algorithms for computing the sample variance, eq. 1.5.
@@ -91,7 +99,7 @@ class NormalizedPolicy:
 
     def absorb(self, buffers: Params, obs: Tensor, valid: Tensor) -> Params:
         """Update the moments with observations: `obs [S, T, N, *O]`, `valid [S, T, N]`."""
-        known = take_in(self._moments(buffers), obs.flatten(1, 2), valid.flatten(1, 2))
+        known = update_moments(self._moments(buffers), obs.flatten(1, 2), valid.flatten(1, 2))
         if hasattr(self.policy, "absorb"):
             buffers = self.policy.absorb(buffers, obs, valid)
         return buffers | {self.PREFIX + name: value for name, value in known.items()}
@@ -134,7 +142,7 @@ def reward_buffers(num_envs: int) -> Params:
     return {"reward.return": torch.zeros(num_envs), **{f"reward.{k}": v for k, v in moments().items()}}
 
 
-def take_in_rewards(buffers: Params, seen: Trajectory, gamma: Tensor) -> Params:
+def update_reward_moments(buffers: Params, seen: Trajectory, gamma: Tensor) -> Params:
     """Update the moments with the discounted return so far at every step, Rₜ = rₜ + γ Rₜ₋₁ within an episode.
 
     Source: Engstrom et al. (2020), Implementation matters in deep policy gradients, section 3.
@@ -146,7 +154,7 @@ def take_in_rewards(buffers: Params, seen: Trajectory, gamma: Tensor) -> Params:
     rewards[:, 0] += decay[:, 0] * buffers["reward.return"]
     returns = reverse_scan(rewards.flip(-2), decay.flip(-2)).flip(-2)
     known = {name: buffers[f"reward.{name}"] for name in ("count", "mean", "square")}
-    known = take_in(known, returns.flatten(1), seen.valid.flatten(1))
+    known = update_moments(known, returns.flatten(1), seen.valid.flatten(1))
     fresh: dict[str, Any] = {f"reward.{name}": value for name, value in known.items()}
     is_open = seen.valid[:, -1] & ~(seen.terminated | seen.truncated)[:, -1]
     return buffers | fresh | {"reward.return": torch.where(is_open, returns[:, -1], 0.0)}

@@ -245,7 +245,7 @@ def v_trace(
         ρₜ = min(ρ̄, π/μ),  cₜ = λ min(c̄, π/μ)
 
     ρ̄ determines which policy's value function is learned (that of π if ρ̄ never clips), c̄ how quickly. vₜ₊₁ is V(sₜ₊₁)
-    at the end of the sum. On-policy, with ρ̄, c̄ >= 1, v is the λ-return. A includes the weight ρₜ of the policy gradient.
+    at the end of the sum. On-policy, with ρ̄, c̄ >= 1, v is the λ-return. A includes the policy gradient's weight ρₜ.
 
     Shapes: all `[..., T, N]`, `log_rhos` is log π(aₜ|sₜ) - log μ(aₜ|sₜ); `gamma`, `lam`, `rho_bar` and `c_bar`
     broadcast. Returns advantages and v. Source: Espeholt et al. (2018), section 4.1 with remarks 1 and 2, section 4.2.

@@ -52,10 +52,10 @@ class MLP:
     compiles = True
 
     def __init__(self, config: LinearConfig, spec: Spec, needs: frozenset[str]) -> None:
-        wide = config if isinstance(config, MLPConfig) else MLPConfig(hidden=(), **config.model_dump())
-        who = f'policy "{"mlp" if wide is config else "linear"}"'
-        self.config, self.needs = wide, needs
-        self.head = ActionHead(spec, wide, needs, who)
+        mlp_config = config if isinstance(config, MLPConfig) else MLPConfig(hidden=(), **config.model_dump())
+        who = f'policy "{"mlp" if mlp_config is config else "linear"}"'
+        self.config, self.needs = mlp_config, needs
+        self.head = ActionHead(spec, mlp_config, needs, who)
         self.encoder = ObsEncoder(spec.observation_space, who)
         self.noise, self.noise_size, self.to_env = self.head.noise, self.head.noise_size, self.head.to_env
 
@@ -83,8 +83,8 @@ class MLP:
         policy = layers_of(params)
         features = trunk(policy, x, c.activation)
 
-        def value(prefix: str, on: Tensor) -> Tensor:
-            return mlp(layers_of(params, prefix), on, c.activation).reshape(shape)
+        def value(prefix: str, features: Tensor) -> Tensor:
+            return mlp(layers_of(params, prefix), features, c.activation).reshape(shape)
 
         outputs = last_layer(policy, features).reshape(*shape, self.head.outputs)
         return Output(

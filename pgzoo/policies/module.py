@@ -80,7 +80,7 @@ class ModulePolicy:
         if self.critic:
             self.modules[CRITIC] = self._built(np.random.default_rng(1), 1)
         for prefix, module in self.modules.items():
-            _refuse_the_impure(module, self._sample(), 1 if prefix == CRITIC else self.head.outputs, who)
+            _check_pure(module, self._sample(), 1 if prefix == CRITIC else self.head.outputs, who)
 
     def init(self, rng: np.random.Generator) -> Params:
         """Return one member's parameters, as `build` initializes them; the state of torch's generator is restored."""
@@ -89,7 +89,9 @@ class ModulePolicy:
 
     def buffers(self) -> Params:
         """Return the module's buffers and frozen parameters."""
-        return {name: value for prefix, module in self.modules.items() for name, value in _kept(module, prefix).items()}
+        return {
+            name: value for prefix, module in self.modules.items() for name, value in _constants(module, prefix).items()
+        }
 
     def apply(self, params: Params, inputs: Inputs) -> Output:
         """Return the distribution and values for a batch: obs `[S, T, B, *O]`."""
@@ -159,12 +161,12 @@ def _learned(module: nn.Module, prefix: str) -> Params:
     return {prefix + name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
 
 
-def _kept(module: nn.Module, prefix: str) -> Params:
+def _constants(module: nn.Module, prefix: str) -> Params:
     frozen = {name: p for name, p in module.named_parameters() if not p.requires_grad}
     return {prefix + name: value.detach().clone() for name, value in (frozen | dict(module.named_buffers())).items()}
 
 
-def _refuse_the_impure(module: nn.Module, rows: Tensor, outputs: int, who: str) -> None:
+def _check_pure(module: nn.Module, rows: Tensor, outputs: int, who: str) -> None:
     """Evaluate the module once, in training mode, and raise UnfitError for side effects or a wrong output."""
     for name, parameter in module.named_parameters():
         if parameter.dtype != torch.float32:

@@ -60,7 +60,7 @@ class Recurrent:
         return params
 
     def apply(self, params: Params, inputs: Inputs) -> Output:
-        """Return the distribution and values for sequences: obs `[S, T, B, *O]`, memory `[S, B, M]`, starts `[S, T, B]`.
+        """Return distribution and values for sequences: obs `[S, T, B, *O]`, memory `[S, B, M]`, starts `[S, T, B]`.
 
         Environments are padded to a multiple of `ROW_ALIGN` and rows to one of `ROW_BLOCK`, so that the sizes of matrix
         products don't depend on the padding of a sequence.
@@ -72,20 +72,20 @@ class Recurrent:
         wide = (envs + ROW_ALIGN - 1) // ROW_ALIGN * ROW_ALIGN
         rows = (steps * wide + ROW_BLOCK - 1) // ROW_BLOCK * ROW_BLOCK
 
-        def by_rows(x: Tensor) -> Tensor:  # [S, T, wide, K] -> [S, rows, K]
+        def flatten_rows(x: Tensor) -> Tensor:  # [S, T, wide, K] -> [S, rows, K]
             return F.pad(x.flatten(1, 2), (0, 0, 0, rows - steps * wide))
 
-        def by_steps(x: Tensor) -> Tensor:
+        def unflatten_steps(x: Tensor) -> Tensor:
             return x[:, : steps * wide].reshape(-1, steps, wide, x.shape[-1])
 
         x = F.pad(self.encoder.encode(inputs.obs), (0, 0, 0, wide - envs))
-        x = by_steps(mlp(layers_of(params), by_rows(x), c.activation))
+        x = unflatten_steps(mlp(layers_of(params), flatten_rows(x), c.activation))
         memory, starts = F.pad(inputs.memory, (0, 0, 0, wide - envs)), F.pad(inputs.starts, (0, wide - envs))
         remembered, memory = run(self.cell, x, params["memory.weight"], params["memory.bias"], memory, starts)
-        features = by_rows(remembered)
+        features = flatten_rows(remembered)
 
         def read(prefix: str) -> Tensor:
-            return by_steps(mlp(layers_of(params, prefix), features, c.activation))[:, :, :envs]
+            return unflatten_steps(mlp(layers_of(params, prefix), features, c.activation))[:, :, :envs]
 
         return Output(
             dist=self.head.distribution(read("head."), params, inputs.action_mask),

@@ -180,7 +180,7 @@ class Registry:
         self._add("listener", name, target, None, summary, {"display": True} if display else {})
 
     def launcher(self, name: str, target: object, *, summary: str = "") -> None:
-        """Register a launcher, which splits the seeds of a run among processes: `target(request)`, called once per run."""
+        """Register a launcher, which splits the seeds of a run among processes: `target(request)`, once per run."""
         self._add("launcher", name, target, None, summary)
 
     def preset(

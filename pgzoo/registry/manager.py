@@ -74,10 +74,10 @@ def discover(
     shut |= _checked(blocked, candidates)
     catalog = PluginCatalog()
     for candidate in candidates:
-        if shut & _handles(candidate.info):
+        if shut & _names_to_block(candidate.info):
             catalog.plugins.append(replace(candidate.info, status="blocked"))
         else:
-            _admit(candidate, catalog)
+            _load_and_add(candidate, catalog)
     return catalog
 
 
@@ -89,7 +89,7 @@ def _working_folder() -> Path:
         raise UsageError("The working directory was deleted. Change to another folder: cd") from None
 
 
-def _admit(candidate: _Candidate, catalog: PluginCatalog) -> None:
+def _load_and_add(candidate: _Candidate, catalog: PluginCatalog) -> None:
     """Load and register one plugin. A failure is recorded in the catalog, or raised for an `--import`."""
     absent = [name for name in HEAVY if name not in sys.modules]
     start = time.perf_counter()
@@ -100,7 +100,7 @@ def _admit(candidate: _Candidate, catalog: PluginCatalog) -> None:
             if any(plugin is other for other in catalog.objects.values()):
                 return  # `--import` of a module that is installed as a plugin as well
             manager = hooks.new_manager()
-            info = replace(info, hooks=_join(manager, plugin, info, catalog))
+            info = replace(info, hooks=_register_hooks(manager, plugin, info, catalog))
             registry = Registry(info)
             manager.hook.pgzoo_register(registry=registry)
         info = _measured(info, start, absent)
@@ -112,7 +112,9 @@ def _admit(candidate: _Candidate, catalog: PluginCatalog) -> None:
         catalog.plugins.append(replace(info, status="broken", error=describe_error(error)))
 
 
-def _join(manager: PluginManager, plugin: object, info: PluginInfo, catalog: PluginCatalog) -> tuple[str, ...]:
+def _register_hooks(
+    manager: PluginManager, plugin: object, info: PluginInfo, catalog: PluginCatalog
+) -> tuple[str, ...]:
     """Register the hooks of a plugin and return their names. Raises PluginError if the plugin can't be used."""
     if taken := next((other for other in catalog.plugins if other.name == info.name), None):
         raise PluginError(
@@ -181,7 +183,7 @@ def _checked(blocked: Iterable[str], candidates: list[_Candidate]) -> set[str]:
     """Return the normalized blocked names. Raises UnknownName or PluginError for one that can't be blocked."""
     names = {_normal(name): name for name in blocked}
     built_in = {"pgzoo", *(_normal(module.removesuffix(".plugin")) for module in BUILT_INS)}
-    known = {INLINE_NAME}.union(*(_handles(candidate.info) for candidate in candidates))
+    known = {INLINE_NAME}.union(*(_names_to_block(candidate.info) for candidate in candidates))
     for normal, name in names.items():
         if normal in built_in:
             raise PluginError(f'The plugin "{name}" is built in and can\'t be blocked.')
@@ -190,7 +192,7 @@ def _checked(blocked: Iterable[str], candidates: list[_Candidate]) -> set[str]:
     return set(names)
 
 
-def _handles(info: PluginInfo) -> set[str]:
+def _names_to_block(info: PluginInfo) -> set[str]:
     """Return the names by which a plugin can be blocked: its own and its distribution's; none for a built-in."""
     if info.source == "built-in":
         return set()

@@ -16,7 +16,7 @@ from pgzoo.ops.normalize import NormalizedPolicy
 from pgzoo.protocols import Policy
 from pgzoo.registry import PluginCatalog
 from pgzoo.tracking import NO_STORE, Home, find
-from pgzoo.training.plan import CRITIC, named
+from pgzoo.training.plan import CRITIC, with_state_names
 from pgzoo.types import Params
 
 __all__ = ["find_sources", "load_initial"]
@@ -69,7 +69,7 @@ def load_initial(config: RunConfig, policy: Policy, seeds: Sequence[int], catalo
     for one in loaded.values():
         _check_fit(one, config, policy)
     each = [loaded[folder].params for folder in folders]
-    return name, named({key: torch.cat([params[key] for params in each]) for key in each[0]})
+    return name, with_state_names({key: torch.cat([params[key] for params in each]) for key in each[0]})
 
 
 def _check_fit(source: LoadedPolicy, config: RunConfig, policy: Policy) -> None:

@@ -355,8 +355,8 @@ class Outcome:
         self._steps_before = steps_before
         self._final: dict[tuple[str, int], Evaluated] = {}
         self._ended: RunEnded | None = None
-        self._losses: dict[str, Any] = {}
         self._over = time.monotonic()
+        self._losses: dict[str, Any] = {}
 
     def record(self, event: object) -> None:
         """Keep the final evaluations, the last losses and the end of the run."""

@@ -228,7 +228,7 @@ def frozen(target: CheckTarget) -> None:
             )
 
 
-def evaluation_moves_nothing(target: CheckTarget) -> None:
+def evaluation_has_no_effect(target: CheckTarget) -> None:
     """Evaluating between updates changes no bit of the training."""
     world = _claimed(target)[0]
     with _rounds(target, world, (SEED, 0)) as quiet, _rounds(target, world, (SEED, 0)) as watched:
@@ -245,7 +245,7 @@ def evaluation_moves_nothing(target: CheckTarget) -> None:
         )
 
 
-def safe_points(target: CheckTarget) -> None:
+def resumable(target: CheckTarget) -> None:
     """A run that is resumed after any update, from the state only, continues bit for bit."""
     world = _claimed(target)[0]
     with _rounds(target, world, (SEED, 0)) as through, _rounds(target, world, (SEED, 0)) as restarted:
@@ -280,8 +280,8 @@ CHECKS: Mapping[str, Check] = checks_by_name(
         seed_law,
         sweep,
         frozen,
-        evaluation_moves_nothing,
-        safe_points,
+        evaluation_has_no_effect,
+        resumable,
         generators,
     )
 )
@@ -395,5 +395,5 @@ def _expect_finite(target: CheckTarget, state: TrainState) -> None:
 def _expect_equal(
     target: CheckTarget, one: Mapping[str, bytes], other: Mapping[str, bytes], what: str, advice: str
 ) -> None:
-    apart = [name for name in one if one[name] != other.get(name)]
-    target.expect(not apart, f"{what} (first difference: {apart[0] if apart else ''})", advice)
+    different = [name for name in one if one[name] != other.get(name)]
+    target.expect(not different, f"{what} (first difference: {different[0] if different else ''})", advice)

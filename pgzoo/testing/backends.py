@@ -33,7 +33,7 @@ def fits(target: CheckTarget) -> None:
         plain.close()
 
 
-def rows_apart(target: CheckTarget) -> None:
+def rows_independent(target: CheckTarget) -> None:
     """A row depends only on its seed and actions, and the same seed and actions produce the same episode."""
     with _open(target, 2) as few, _open(target, 4) as many:
         first, again, among = (_play(envs, rows) for envs, rows in ((few, 2), (few, 2), (many, 4)))
@@ -106,7 +106,7 @@ def close(target: CheckTarget) -> None:
         _backend(target).open(_request(target, 2)).close()
 
 
-CHECKS: Mapping[str, Check] = checks_by_name((fits, rows_apart, next_step, select, close))
+CHECKS: Mapping[str, Check] = checks_by_name((fits, rows_independent, next_step, select, close))
 
 
 def _backend(target: CheckTarget) -> EnvBackend:

@@ -75,7 +75,7 @@ def zeros(target: CheckTarget) -> None:
     )
 
 
-def episodes_apart(target: CheckTarget) -> None:
+def episodes_independent(target: CheckTarget) -> None:
     """Rewards and values of one episode, or of a reset step, don't change the estimates of another episode.
 
     An estimator of whole episodes (`whole_episodes`) may compare episodes in its advantages, but not in its returns.
@@ -83,7 +83,7 @@ def episodes_apart(target: CheckTarget) -> None:
     for kind, (terminated, truncated) in KINDS.items():
         world = _two_episodes(terminated, truncated)
         for what, rows in {"the next episode": slice(5, None), "the episode before": slice(0, 4)}.items():
-            other = _disturbed(world, rows)
+            other = _with_changed_rows(world, rows)
             here = slice(0, 4) if rows.start else slice(5, None)
             for before, after in zip(_own(target, world), _own(target, other), strict=True):
                 target.expect(
@@ -112,7 +112,10 @@ def bootstrap(target: CheckTarget) -> None:
 def padding(target: CheckTarget) -> None:
     """Rows that are not valid change no bit of the estimates, whatever they contain and however many there are."""
     world = _world(2, 17, 3)
-    for what, other in {"more of them": _padded(world, 6), "other contents": _littered(world)}.items():
+    for what, other in {
+        "more of them": _padded(world, 6),
+        "other contents": _with_garbage_in_invalid_rows(world),
+    }.items():
         for before, after in zip(_estimates(target, world), _estimates(target, other), strict=True):
             target.expect(
                 bitwise_equal(before, after[:, :17].contiguous()),
@@ -148,7 +151,7 @@ def pure(target: CheckTarget) -> None:
 
 
 CHECKS: Mapping[str, Check] = checks_by_name(
-    (keywords, shape, finite, zeros, episodes_apart, bootstrap, padding, members, pure)
+    (keywords, shape, finite, zeros, episodes_independent, bootstrap, padding, members, pure)
 )
 
 
@@ -241,7 +244,7 @@ def _two_episodes(terminated: bool, truncated: bool) -> World:
     return _filled(np.random.default_rng(4), valid=valid, terminated=ends & terminated, truncated=ends & truncated)
 
 
-def _disturbed(world: World, rows: slice) -> World:
+def _with_changed_rows(world: World, rows: slice) -> World:
     """Return the arguments with different numbers in some steps and in the reset step."""
     other = dict(world)
     for name in FLOATS:
@@ -261,6 +264,6 @@ def _padded(world: World, rows: int) -> World:
     return {name: pad(name, value) for name, value in world.items()}
 
 
-def _littered(world: World) -> World:
+def _with_garbage_in_invalid_rows(world: World) -> World:
     litter = {name: torch.where(world["valid"], world[name], GARBAGE) for name in FLOATS if name != "rewards"}
     return world | litter

@@ -14,7 +14,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
-__all__ = ["PROBES", "SPACES", "AnySpaces", "Bandit", "Corridor", "Rut", "Scripted", "Target"]
+__all__ = ["PROBES", "SPACES", "AnySpaces", "Bandit", "Corridor", "LeakyReset", "Scripted", "Target"]
 
 SPACES: dict[str, gym.Space[Any]] = {
     "vector": Box(-1.0, 1.0, (3,)),
@@ -135,7 +135,7 @@ class Corridor(gym.Env[Any, Any]):
         return self.cell, -1.0, self.cell == 5, False, {}
 
 
-class Rut(gym.Env[Any, Any]):
+class LeakyReset(gym.Env[Any, Any]):
     """Ten random steps determined by the seed and, incorrectly, by earlier episodes."""
 
     observation_space = Box(-np.inf, np.inf, (2,))
@@ -160,7 +160,7 @@ class Rut(gym.Env[Any, Any]):
 
 
 PROBES: dict[str, type[gym.Env[Any, Any]]] = {
-    f"pgzoo/{probe.__name__}-v0": probe for probe in (Scripted, AnySpaces, Bandit, Target, Corridor, Rut)
+    f"pgzoo/{probe.__name__}-v0": probe for probe in (Scripted, AnySpaces, Bandit, Target, Corridor, LeakyReset)
 }
 """The probes by id."""
 

@@ -17,7 +17,7 @@ from pgzoo.ops.losses import explained_variance, value_loss
 from pgzoo.training.targets import requires_values
 from pgzoo.types import Batch, Hyper, Loss, LossFunction, Params
 
-__all__ = ["VALUE_COEF", "also_moved", "is_added", "refuse_move", "with_critic_loss"]
+__all__ = ["VALUE_COEF", "critic_prefix", "is_added", "move_without_critic_error", "with_critic_loss"]
 
 VALUE_COEF = 0.5
 """Weight of the added critic's loss if the algorithm has no setting `value_coef`."""
@@ -63,7 +63,7 @@ def with_critic_loss(loss: LossFunction) -> LossFunction:
     return total
 
 
-def also_moved(only: str) -> str | None:
+def critic_prefix(only: str) -> str | None:
     """Return the prefix of the critic's parameters if the added critic learns in a step limited to `only`, else None.
 
     It learns in steps on all parameters and in steps on the policy, not in steps on an algorithm's other networks.
@@ -71,7 +71,7 @@ def also_moved(only: str) -> str | None:
     return CRITIC if not only or only.startswith("policy.") else None
 
 
-def refuse_move(algorithm: str, estimator: str) -> UnfitError:
+def move_without_critic_error(algorithm: str, estimator: str) -> UnfitError:
     """Return the error for an algorithm that updates the policy by `ctx.move`, which trains no added critic."""
     return UnfitError(
         f'Estimator "{estimator}" needs the values of a critic, but algorithm "{algorithm}" updates its parameters by '

@@ -24,7 +24,7 @@ import torch
 
 from pgzoo.errors import CheckpointError
 from pgzoo.files import write_folder
-from pgzoo.ops.members import join, map_leaves
+from pgzoo.ops.members import concat_members, map_leaves
 from pgzoo.types import Collector, TrainState
 
 __all__ = ["KEPT", "Checkpoint", "assemble", "latest", "load", "paths", "save"]
@@ -75,7 +75,7 @@ def save(folder: Path, state: TrainState, about: Mapping[str, Any], *, score: fl
         "score": score,
         "order": [name for name, _ in _leaves(state)],
         "environments": None if state.environments is None else state.environments[0],
-        "about": _strict(dict(about)),
+        "about": _encode_non_finite(dict(about)),
     }
     text = json.dumps(description, allow_nan=False).encode()
     target = folder / f"step-{int(state.env_steps[0]):012d}"
@@ -133,7 +133,7 @@ def load(path: Path) -> Checkpoint:
         found = unpack(packed)
         tensors = {RENAMED.get(name, name): found[name] for name in description["order"]}
         state = _state(tensors, description["environments"])
-        return Checkpoint(path, state, _loose(description["about"]))
+        return Checkpoint(path, state, _decode_non_finite(description["about"]))
     except OSError as error:
         raise CheckpointError(f"No checkpoint in {path}: {error.strerror}: {error.filename}.") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
@@ -147,30 +147,32 @@ def assemble(states: Sequence[TrainState]) -> TrainState:
     """
     shown = next((state.collector for state in states if state.collector is not None), None)
     if shown is None:
-        return join(states)
+        return concat_members(states)
     blank = map_leaves(np.zeros_like, shown)
-    return join([s._replace(collector=s.collector or blank, environments=s.environments or (None,)) for s in states])
+    return concat_members(
+        [s._replace(collector=s.collector or blank, environments=s.environments or (None,)) for s in states]
+    )
 
 
-def _strict(value: Any) -> Any:
+def _encode_non_finite(value: Any) -> Any:
     """Replace numbers that JSON doesn't have, NaN and the infinities, by mappings such as `{"float": "nan"}`."""
     if isinstance(value, Mapping):
-        return {key: _strict(item) for key, item in value.items()}
+        return {key: _encode_non_finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
+        return [_encode_non_finite(item) for item in value]
     return {"float": str(value)} if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _loose(value: Any) -> Any:
-    """Invert `_strict`."""
+def _decode_non_finite(value: Any) -> Any:
+    """Invert `_encode_non_finite`."""
     if isinstance(value, list):
-        return [_loose(item) for item in value]
+        return [_decode_non_finite(item) for item in value]
     if not isinstance(value, dict):
         return value
     text = value.get("float")
     if len(value) == 1 and text in ("nan", "inf", "-inf"):
         return float(text)
-    return {key: _loose(item) for key, item in value.items()}
+    return {key: _decode_non_finite(item) for key, item in value.items()}
 
 
 def _leaves(state: TrainState) -> Iterator[tuple[str, Any]]:

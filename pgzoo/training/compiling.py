@@ -64,10 +64,10 @@ class Compiled:
         folder: Path | None = None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Store compiled libraries in `folder`; None: in TORCHINDUCTOR_CACHE_DIR, or a temporary folder if it isn't set.
+        """Store compiled libraries in `folder`.
 
-        Time spent compiling is charged to the watch's phase "compile". When `cancelled()` turns True, compiling is
-        given up.
+        None: in TORCHINDUCTOR_CACHE_DIR, or in a temporary folder if it isn't set. Time spent compiling is charged to
+        the watch's phase "compile". Compiling is aborted when `cancelled()` returns True.
         """
         self.function, self.watch, self.folder, self.cancelled = function, watch, folder, cancelled
         self._compiled: dict[Any, tuple[Leaves, Any]] = {}
@@ -122,7 +122,7 @@ class OperationTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.digest = hashlib.sha256()
         self._known: dict[int, tuple[int, Tensor]] = {}  # keeps them alive, so that no id is reused
-        self._take(leaves)
+        self._number_outputs(leaves)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -135,7 +135,7 @@ class OperationTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         self.write(str(operation), args, kwargs)
         result = operation(*args, **kwargs)
-        self._take(result)
+        self._number_outputs(result)
         return result
 
     def write(self, *things: Any) -> None:
@@ -144,11 +144,11 @@ class OperationTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _name(self, tensor: Tensor) -> str:
         if id(tensor) not in self._known:
-            self._take(tensor)
+            self._number_outputs(tensor)
             self.digest.update(tensor.detach().contiguous().cpu().numpy().tobytes())
         return f"t{self._known[id(tensor)][0]}"
 
-    def _take(self, made: Any) -> None:
+    def _number_outputs(self, made: Any) -> None:
         for tensor in tree_leaves(made):
             if isinstance(tensor, Tensor) and id(tensor) not in self._known:
                 self._known[id(tensor)] = len(self._known), tensor
@@ -237,13 +237,13 @@ def _environment(folder: Path) -> Iterator[None]:
 
 def _cache(folder: Path | None) -> Path:
     """Create and return `folder`; if it is None, TORCHINDUCTOR_CACHE_DIR or a temporary folder of this process."""
-    folder = folder or Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or _own_folder())
+    folder = folder or Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or _temporary_folder())
     folder.mkdir(parents=True, exist_ok=True)
     return folder.resolve()
 
 
 @cache
-def _own_folder() -> str:
+def _temporary_folder() -> str:
     return tempfile.mkdtemp()
 
 

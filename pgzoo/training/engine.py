@@ -11,20 +11,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pgzoo.config import Member, RunConfig
-from pgzoo.ops.members import freeze, moved, stacked
-from pgzoo.ops.normalize import reward_buffers, take_in_rewards
+from pgzoo.ops.members import freeze, stack_members, to_device
+from pgzoo.ops.normalize import reward_buffers, update_reward_moments
 from pgzoo.ops.optim import flatten
 from pgzoo.training import gradients, plateau
 from pgzoo.training.events import EvaluationMode
-from pgzoo.training.experience import Experience
 from pgzoo.training.failures import bad_rewards
 from pgzoo.training.gradient_step import stack_metrics
 from pgzoo.training.hyperparameters import Hyperparameters
+from pgzoo.training.interaction import Interaction
 from pgzoo.training.learner import Learner
-from pgzoo.training.metrics import Report, Stopwatch
-from pgzoo.training.minibatches import Cutter
-from pgzoo.training.plan import POLICY, Plan, PolicyView, named, own
-from pgzoo.training.rollout import Evaluation, Finished
+from pgzoo.training.metrics import Stopwatch, UpdateMetrics
+from pgzoo.training.minibatches import Batcher
+from pgzoo.training.plan import POLICY, Plan, PolicyView, policy_tensors, with_state_names
+from pgzoo.training.rollout import Evaluation, FinishedEpisodes
 from pgzoo.training.seeding import generator
 from pgzoo.training.targets import EvaluationInputs, bind_estimator, policy_evaluator
 from pgzoo.training.update_record import UpdateRecord
@@ -44,7 +44,7 @@ from pgzoo.types import (
     Trajectory,
 )
 
-__all__ = ["Engine", "Plan", "default_loop", "default_update", "named"]
+__all__ = ["Engine", "Plan", "default_loop", "default_update"]
 
 SHORT_WINDOW = 32
 """Maximum window length for compiling a whole update as one function, because compiling unrolls loops over time."""
@@ -67,13 +67,13 @@ class Engine:
         self.watch = Stopwatch("collect", "estimate", "update", "track", "compile", "evaluate")
         self.record = UpdateRecord()
         self.hyperparameters = Hyperparameters(plan)
-        self.experience = Experience(plan, self.watch, resuming=state is not None)
-        monitor = self.experience.monitor
+        self.interaction = Interaction(plan, self.watch, resuming=state is not None)
+        monitor = self.interaction.monitor
         self.learner = Learner(plan, self.policy, self.hyperparameters, self.watch, lambda: monitor.cancelled())
         self._estimator = bind_estimator(plan, self.hyperparameters.gamma)
         self._evaluator = policy_evaluator(plan, self.policy, padded=self.learner.padded)
         self._compiled_evaluator = self.learner.compile(self._evaluator)
-        self.state = moved(self.init() if state is None else state, self.device)
+        self.state = to_device(self.init() if state is None else state, self.device)
 
     # the run
 
@@ -111,11 +111,11 @@ class Engine:
         plan, members = self.plan, len(self.plan.members)
         one = [self.policy.init(generator(seed, "init")) for seed in plan.seeds]
         params = {name: torch.stack([m[name] for m in one]) for name in one[0]}
-        buffers = named(getattr(plan.policy, "buffers", dict)())
+        buffers = with_state_names(getattr(plan.policy, "buffers", dict)())
         if plan.config.normalize_reward:
             buffers |= reward_buffers(plan.config.num_envs)
         if plan.config.stop_on_plateau is not None:
-            buffers |= plateau.begin()
+            buffers |= plateau.initial_buffers()
         extra = self._algorithm_state()
         buffers = _for_all(buffers, members)
         params |= {name: value.clone() for name, value in plan.initial.items() if name in params}
@@ -141,13 +141,13 @@ class Engine:
         if init is None:
             return AlgorithmState({}, {})
         each: list[AlgorithmState] = [init(self, generator(seed, "algorithm")) for seed in self.plan.seeds]
-        return stacked(each)
+        return stack_members(each)
 
     def begin_update(self) -> None:
         """Start a new record."""
         self.record = UpdateRecord()
 
-    def end_update(self, before: TrainState) -> tuple[TrainState, Finished]:
+    def end_update(self, before: TrainState) -> tuple[TrainState, FinishedEpisodes]:
         """Return the state after an update that started from `before`, and the episodes that ended in it.
 
         The policy's buffers are updated with the collected data; members not active in `before` are unchanged.
@@ -157,38 +157,40 @@ class Engine:
         state, seen = self.state._replace(halted=None), self.record.trajectory
         absorb = getattr(self.plan.policy, "absorb", None)
         if absorb and seen is not None:
-            buffers = own({k: v for k, v in state.buffers.items() if k.startswith(POLICY)})
+            buffers = policy_tensors({k: v for k, v in state.buffers.items() if k.startswith(POLICY)})
             absorbed = absorb(buffers, seen.obs[:, : seen.valid.shape[1]], seen.valid)
-            state = state._replace(buffers=state.buffers | named(absorbed))
+            state = state._replace(buffers=state.buffers | with_state_names(absorbed))
         if self.plan.config.stop_on_plateau is not None:
-            state = state._replace(buffers=state.buffers | plateau.with_best(state))
+            state = state._replace(buffers=state.buffers | plateau.update_best(state))
         return freeze(before.active, state, before), self.record.finished(len(self.members))
 
     # interaction
     def collect(self, state: TrainState) -> tuple[TrainState, Trajectory]:
         """Let the policy act in the environments. Raises Cancelled."""
-        state, trajectory, finished = self.experience.collect(state)
-        return self._take_in(state, trajectory, finished)
+        state, trajectory, finished = self.interaction.collect(state)
+        return self._receive(state, trajectory, finished)
 
     def play(self, state: TrainState, candidates: Params) -> tuple[TrainState, NDArray[np.float64]]:
         """Play one episode per environment with greedy actions, each with different parameters. Raises Cancelled."""
-        state, returns, trajectory, finished = self.experience.play(state, moved(candidates, self.device))
-        return self._take_in(state, trajectory, finished)[0], returns
+        state, returns, trajectory, finished = self.interaction.play(state, to_device(candidates, self.device))
+        return self._receive(state, trajectory, finished)[0], returns
 
     def evaluate(self, state: TrainState, active: NDArray[np.bool_], mode: EvaluationMode) -> Evaluation:
         """Play the evaluation episodes of the members in `active [S]`; see `rollout.evaluate`."""
-        return self.experience.evaluate(state, active, mode)
+        return self.interaction.evaluate(state, active, mode)
 
-    def _take_in(self, state: TrainState, trajectory: Trajectory, finished: Finished) -> tuple[TrainState, Trajectory]:
+    def _receive(
+        self, state: TrainState, trajectory: Trajectory, finished: FinishedEpisodes
+    ) -> tuple[TrainState, Trajectory]:
         """Move a trajectory to the device, record it, and update the reward normalizer."""
         # non-finite rewards wouldn't be noticed with an algorithm that ignores or ranks rewards
         for row, reason in bad_rewards(trajectory.rewards).items():
             if state.active[row]:
                 self.record.add_failure(row, reason)
-        valid, trajectory = trajectory.valid.numpy(), moved(trajectory, self.device)
+        valid, trajectory = trajectory.valid.numpy(), to_device(trajectory, self.device)
         self.record.add_collection(trajectory, valid, finished)
         if self.plan.config.normalize_reward:
-            known = take_in_rewards(state.buffers, trajectory, self.hyperparameters.gamma.reshape(-1, 1, 1))
+            known = update_reward_moments(state.buffers, trajectory, self.hyperparameters.gamma.reshape(-1, 1, 1))
             state = state._replace(buffers=freeze(state.active, known, state.buffers))
         return state, trajectory
 
@@ -223,7 +225,7 @@ class Engine:
 
     def batch(self, trajectory: Trajectory, targets: Targets, evaluated: PolicyEvaluation | None = None) -> Batch:
         """Return the whole trajectory as one batch."""
-        return self._cutter(trajectory, targets, evaluated).whole()
+        return self._batcher(trajectory, targets, evaluated).whole()
 
     def minibatches(
         self,
@@ -239,30 +241,30 @@ class Engine:
         """Yield `count` minibatches per epoch, shuffled per member."""
         settings = self.settings
         count = getattr(settings, "minibatches", 1) if count is None else count
-        cutter = self._cutter(trajectory, targets, evaluated, extra)
+        batcher = self._batcher(trajectory, targets, evaluated, extra)
         for epoch in range(getattr(settings, "epochs", 1)) if epochs is None else epochs:
 
             def order(member: int, n: int, epoch: int = epoch) -> NDArray[np.int64]:
                 return self.rng("shuffle", member, state, epoch).permutation(n)
 
-            yield from cutter.minibatches(order, count)
+            yield from batcher.minibatches(order, count)
 
-    def _cutter(
+    def _batcher(
         self,
         trajectory: Trajectory,
         targets: Targets,
         evaluated: PolicyEvaluation | None = None,
         extra: dict[str, Tensor] | None = None,
-    ) -> Cutter:
+    ) -> Batcher:
         window, seen = isinstance(self.plan.collection, Steps), self.record.trajectory
-        return Cutter(
+        return Batcher(
             trajectory,
             targets,
             evaluated,
             window=window,
             sequences=bool(self.policy.memory_size),
             needs=self.plan.needs,
-            extra=moved(extra, self.device),
+            extra=to_device(extra, self.device),
             few_sizes=self.learner.compiled and not window,
             valid=self.record.valid if seen is not None and trajectory.valid is seen.valid else None,
         )
@@ -333,14 +335,14 @@ class Engine:
     def report(self, metrics: Mapping[str, Tensor | NDArray[Any]], members: Tensor | None = None) -> None:
         """Report metrics of this update, `[S]` each, averaged over calls."""
         count = len(self.members)
-        values = {name: moved(torch.as_tensor(value), self.device) for name, value in metrics.items()}
+        values = {name: to_device(torch.as_tensor(value), self.device) for name, value in metrics.items()}
         for name, value in values.items():
             gradients.check_shape(f"metric {name}", value, (count,))
         everyone = torch.ones(count, dtype=torch.bool, device=self.device)
         self.record.metrics.add(tuple(values), stack_metrics(values), everyone if members is None else members)
 
     @property
-    def metrics(self) -> Report:
+    def metrics(self) -> UpdateMetrics:
         """The metrics of the current update."""
         return self.record.metrics
 
@@ -353,16 +355,16 @@ class Engine:
 
     def keep_environments_of(self, members: NDArray[np.bool_]) -> None:
         """Save the environments of members `[S]` (bool) that have ended, before the others continue."""
-        self.experience.environments.remember(self.state, members)
+        self.interaction.environments.save_ended(self.state, members)
 
     def snapshot(self, *, environments: bool = True) -> TrainState:
         """Return the state on the CPU; with `environments`, it contains everything needed for resuming."""
-        state = self.experience.environments.snapshot(self.state) if environments else self.state
-        return moved(state, torch.device("cpu"))
+        state = self.interaction.environments.snapshot(self.state) if environments else self.state
+        return to_device(state, torch.device("cpu"))
 
     def close(self) -> None:
         """Close the environments."""
-        self.experience.environments.close()
+        self.interaction.environments.close()
 
 
 def default_update(ctx: Engine, state: TrainState, trajectory: Trajectory) -> TrainState:

@@ -24,7 +24,7 @@ class Environments:
         """`resuming`: whether the run starts from a checkpoint."""
         self.plan, self.resuming = plan, resuming
         self.evaluation_width = min(plan.backend.width, plan.config.eval_episodes)
-        self._remembered: dict[int, Any] = {}  # the environments of members that have ended, saved
+        self._saved_ended: dict[int, Any] = {}  # the environments of members that have ended, saved
         self._training: VectorEnv | None = None
         self._evaluation: VectorEnv | None = None
 
@@ -42,11 +42,11 @@ class Environments:
 
     def reset(self, state: TrainState) -> Collector:
         """Reset every training environment, each member's from its own random stream."""
-        return rollout.begin(self.training(), self.plan.policy, self._seeds(state, "reset"))
+        return rollout.reset_all(self.training(), self.plan.policy, self._seeds(state, "reset"))
 
     def reset_as_members(self, state: TrainState) -> Collector:
         """Reset every training environment as if each were a member with one environment, `[S * N, 1]`."""
-        return rollout.begin(self.training(), self.plan.policy, self._seeds(state, "reset").reshape(-1, 1))
+        return rollout.reset_all(self.training(), self.plan.policy, self._seeds(state, "reset").reshape(-1, 1))
 
     def resume_from(self, state: TrainState, at: Collector) -> Collector:
         """Return where the next window starts, given `at`, where the last one ended.
@@ -60,23 +60,23 @@ class Environments:
         n, saved = self.plan.config.num_envs, state.environments or (None,) * len(state.active)
         fresh = state.updates == 0  # members without any update yet start as in a run that was not interrupted
         seeds = np.where(fresh[:, None], self._seeds(state, "reset"), self._seeds(state, "resume"))
-        begun = rollout.begin(self.training(), self.plan.policy, seeds)
+        fresh_start = rollout.reset_all(self.training(), self.plan.policy, seeds)
         known = np.array([rows is not None for rows in saved])
         if known.any():
             self.training().restore(  # type: ignore[attr-defined]
                 [row for rows in saved for row in rows or [None] * n]
             )
-        self._remembered = {member: saved[member] for member in np.flatnonzero(~state.active).tolist()}
-        return freeze(known, at, begun)
+        self._saved_ended = {member: saved[member] for member in np.flatnonzero(~state.active).tolist()}
+        return freeze(known, at, fresh_start)
 
-    def remember(self, state: TrainState, members: NDArray[np.bool_]) -> None:
+    def save_ended(self, state: TrainState, members: NDArray[np.bool_]) -> None:
         """Save the environments of members `[S]` (bool) that have ended, for later snapshots.
 
         They can't be saved later: a backend may continue to step environments of members that are not active.
         """
         saved = self.snapshot(state).environments
         if saved is not None:
-            self._remembered |= {member: saved[member] for member in np.flatnonzero(members).tolist()}
+            self._saved_ended |= {member: saved[member] for member in np.flatnonzero(members).tolist()}
 
     def snapshot(self, state: TrainState) -> TrainState:
         """Return the state with its environments; for ended members as of their end; None if they can't be saved."""
@@ -88,7 +88,7 @@ class Environments:
             return state._replace(environments=None)
         n = self.plan.config.num_envs
         cut = enumerate(rows[k : k + n] for k in range(0, len(rows), n))
-        return state._replace(environments=tuple(self._remembered.get(member, now) for member, now in cut))
+        return state._replace(environments=tuple(self._saved_ended.get(member, now) for member, now in cut))
 
     def close(self) -> None:
         """Close all environments."""

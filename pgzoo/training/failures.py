@@ -11,10 +11,10 @@ from pgzoo.ops.members import map_leaves, per_member
 from pgzoo.ops.optim import flatten, unflatten
 from pgzoo.types import Batch, Params
 
-__all__ = ["Evidence", "bad_rewards", "largest"]
+__all__ = ["FailedStep", "bad_rewards", "largest"]
 
 
-class Evidence(NamedTuple):
+class FailedStep(NamedTuple):
     """The tensors of a gradient step that left some members non-finite, in the order in which they are computed.
 
     Shapes:
@@ -36,17 +36,17 @@ class Evidence(NamedTuple):
     @classmethod
     def of(
         cls, bad: Tensor, batch: Batch, params: Params, value: Tensor, gradient: Tensor, norm: Tensor, reached: Tensor
-    ) -> Evidence:
+    ) -> FailedStep:
         """Return the tensors of a step on `batch` from `params`."""
         before = flatten(params.values())
         return cls(bad, largest(batch.inputs.obs), largest(batch.advantages), before, value, gradient, norm, reached)
 
-    def over(self, earlier: Evidence) -> Evidence:
+    def merged_with(self, earlier: FailedStep) -> FailedStep:
         """Return the tensors of this step for its bad members, and those of the `earlier` step for all others."""
-        found: Evidence = map_leaves(lambda new, old: torch.where(per_member(self.bad, new), new, old), self, earlier)
+        found: FailedStep = map_leaves(lambda new, old: torch.where(per_member(self.bad, new), new, old), self, earlier)
         return found
 
-    def first(self, row: int, rewards: Tensor | None, like: Params) -> str:
+    def first_non_finite(self, row: int, rewards: Tensor | None, like: Params) -> str:
         """Name the first tensor of member `row` that is not finite, such as "loss: NaN".
 
         `rewards [S, T, N]` are checked first; `like` has the names and shapes of the parameters.
@@ -83,5 +83,5 @@ def non_finite(name: str, values: Tensor) -> str:
 
 
 def largest(x: Tensor) -> Tensor:
-    """Return the largest absolute value of `x [S, ...]` per member, `[S]`: NaN if there is a NaN, else inf if there is one."""
+    """Return the largest absolute value of `x [S, ...]` per member, `[S]`: NaN before inf."""
     return x.abs().flatten(1).amax(1) if x.is_floating_point() else torch.zeros(len(x), device=x.device)

@@ -19,13 +19,13 @@ from pgzoo.training.targets import Estimator, EvaluationInputs, Evaluator
 from pgzoo.types import Batch, Hyper, LossFunction, Params, PolicyEvaluation, Targets, Trajectory
 
 __all__ = [
-    "CutBatch",
-    "InnerStep",
+    "GradientStep",
+    "MakeBatch",
     "StepInput",
     "StepResult",
     "UpdateInput",
-    "inner_step",
     "make_batch",
+    "make_gradient_step",
     "stack_metrics",
     "whole_update",
 ]
@@ -78,13 +78,13 @@ class StepResult(NamedTuple):
     names: tuple[str, ...]
 
 
-InnerStep = Callable[[StepInput], StepResult]
+GradientStep = Callable[[StepInput], StepResult]
 
-CutBatch = Callable[[Trajectory, Targets, PolicyEvaluation | None], Batch]
+MakeBatch = Callable[[Trajectory, Targets, PolicyEvaluation | None], Batch]
 """Returns a whole trajectory as one batch."""
 
 
-def inner_step(
+def make_gradient_step(
     loss: LossFunction,
     policy: Any,
     like: Params,
@@ -94,7 +94,7 @@ def inner_step(
     *,
     also: str | None = None,
     padded: bool = True,
-) -> InnerStep:
+) -> GradientStep:
     """Return the step on `loss` for parameters with the names and shapes of `like`.
 
     `settings` are those that are not tensors. With `only`, the step is limited to parameters whose names start with it
@@ -161,7 +161,7 @@ class UpdateInput(NamedTuple):
 
 
 def whole_update(
-    evaluator: Evaluator | None, estimator: Estimator, cut: CutBatch, step: InnerStep, like: Params
+    evaluator: Evaluator | None, estimator: Estimator, cut: MakeBatch, step: GradientStep, like: Params
 ) -> Callable[[UpdateInput], StepResult]:
     """Return an update of one gradient step as one function: evaluate the policy, estimate, make a batch, step."""
 
@@ -177,7 +177,7 @@ def whole_update(
 def make_batch(
     evaluator: Evaluator | None,
     estimator: Estimator,
-    cut: CutBatch,
+    cut: MakeBatch,
     params: Params,
     buffers: Params,
     trajectory: Trajectory,

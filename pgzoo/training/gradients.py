@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgzoo.ops.members import join, map_leaves
+from pgzoo.ops.members import concat_members, map_leaves
 from pgzoo.ops.nets import ROW_BLOCK
 from pgzoo.ops.optim import flatten, unflatten
 from pgzoo.ops.order import sums_in_any_order
@@ -61,7 +61,7 @@ def gradient(
         pieces = [next(gradients) if leaf.requires_grad else torch.zeros_like(leaf) for leaf in leaves.values()]
         parts.append((map_leaves(Tensor.detach, result), flatten(pieces)))
     results, vectors = zip(*parts, strict=True)
-    return join(results), torch.cat(vectors)
+    return concat_members(results), torch.cat(vectors)
 
 
 def hessian_product(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pgzoo.ops.members import moved
+from pgzoo.ops.members import to_device
 from pgzoo.training.plan import Plan
 from pgzoo.types import Hyper, Params, TrainState
 
@@ -16,7 +16,7 @@ class Hyperparameters:
     """Settings that are floats as `[S, 1, 1]` tensors (`tensors`); all others, the same for every member (`others`)."""
 
     def __init__(self, plan: Plan) -> None:
-        values = plan.spread(lambda config: dict(config.settings) | {"gamma": config.gamma})
+        values = plan.settings_as_tensors(lambda config: dict(config.settings) | {"gamma": config.gamma})
         self.tensors: Params = {name: value for name, value in values.items() if isinstance(value, Tensor)}
         self.others = {name: value for name, value in values.items() if not isinstance(value, Tensor)}
         self._device = torch.device(plan.config.device)
@@ -42,4 +42,4 @@ class Hyperparameters:
         return base * self._remaining(state)
 
     def _remaining(self, state: TrainState) -> Tensor:
-        return moved(torch.from_numpy(1.0 - state.progress).float(), self._device)
+        return to_device(torch.from_numpy(1.0 - state.progress).float(), self._device)

@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 
 from pgzoo.config import AlgorithmConfig
-from pgzoo.ops.members import freeze, moved, none_marked
+from pgzoo.ops.members import freeze, surely_empty, to_device
 from pgzoo.ops.optim import NO_OPTIMIZER, flatten, make_optimizer, unflatten
 from pgzoo.training import added_critic
 from pgzoo.training.compiling import Compiled
 from pgzoo.training.gradient_step import (
-    CutBatch,
-    InnerStep,
+    GradientStep,
+    MakeBatch,
     StepInput,
     StepResult,
     UpdateInput,
-    inner_step,
     make_batch,
+    make_gradient_step,
     stack_metrics,
     whole_update,
 )
@@ -61,7 +61,7 @@ class Learner:
         self.padded = self.device.type == "cpu" and not self.compiled
         self._plan, self._policy, self._hyperparameters, self._watch = plan, policy, hyperparameters, watch
         self._cancelled = cancelled
-        self._steps: dict[tuple[LossFunction, str], InnerStep] = {}
+        self._steps: dict[tuple[LossFunction, str], GradientStep] = {}
         self._updates: dict[LossFunction, Callable[[UpdateInput], StepResult]] = {}
         self._flat: tuple[Params, Tensor] = {}, torch.empty(0)  # the parameters of the last step, and their vector
 
@@ -72,7 +72,7 @@ class Learner:
     def step(self, record: UpdateRecord, loss: LossFunction, state: TrainState, batch: Batch, only: str) -> TrainState:
         """Take one gradient step; see `protocols.UpdateContext.step`."""
         stepping = self._stepping(state)
-        if not state.params or none_marked(stepping):
+        if not state.params or surely_empty(stepping):
             return state
         step = self._steps.get((loss, only))
         if step is None:
@@ -90,11 +90,11 @@ class Learner:
         trajectory: Trajectory,
         evaluator: Evaluator | None,
         estimator: Estimator,
-        cut: CutBatch,
+        cut: MakeBatch,
     ) -> TrainState:
         """Evaluate the policy, estimate, make one batch and take one step on it, as one compiled function."""
         stepping = self._stepping(state)
-        if not state.params or none_marked(stepping):
+        if not state.params or surely_empty(stepping):
             return state
         update = self._updates.get(loss)
         if update is None:
@@ -121,13 +121,13 @@ class Learner:
     ) -> TrainState:
         """Set the parameters to `vector [S, P]`; see `protocols.UpdateContext.move`."""
         if self._plan.added_critic:
-            raise added_critic.refuse_move(self._plan.config.algorithm, self._plan.config.estimator.name)
+            raise added_critic.move_without_critic_error(self._plan.config.algorithm, self._plan.config.estimator.name)
         norm = gradient.square().sum(1)
         reach = vector.abs().amax(1) if vector.shape[1] else norm
         finite = torch.isfinite(value) & torch.isfinite(norm) & torch.isfinite(reach)
         stepping = self._stepping(state)
         record.metrics.add(tuple(metrics), stack_metrics(metrics), stepping)
-        record.add_evidence(stepping & ~finite, lambda: batch, state.params, value, gradient, norm, vector)
+        record.add_failed_step(stepping & ~finite, lambda: batch, state.params, value, gradient, norm, vector)
         vector = torch.where((stepping & finite).unsqueeze(1), vector, flatten(state.params.values()))
         return state._replace(params=unflatten(vector, state.params))
 
@@ -140,19 +140,21 @@ class Learner:
             if bad is not None:
                 record.add_failure(int(row), f"parameter {bad}: not finite")
                 moving[row] = False
-        return state._replace(params=freeze(moving, moved(params, self.device), state.params))
+        return state._replace(params=freeze(moving, to_device(params, self.device), state.params))
 
     def _stepping(self, state: TrainState) -> Tensor:
         """Return which members take a step from `state`, `[S]` bool."""
-        active = moved(torch.from_numpy(state.active), self.device)
+        active = to_device(torch.from_numpy(state.active), self.device)
         return active if state.halted is None else active & ~state.halted
 
-    def _new_step(self, loss: LossFunction, only: str, like: Params) -> InnerStep:
+    def _new_step(self, loss: LossFunction, only: str, like: Params) -> GradientStep:
         settings = self._hyperparameters.others
-        also = added_critic.also_moved(only) if self._plan.added_critic else None
+        also = added_critic.critic_prefix(only) if self._plan.added_critic else None
         if also is not None:
             loss = added_critic.with_critic_loss(loss)
-        return inner_step(loss, self._policy, like, settings, self.optimizer, only, also=also, padded=self.padded)
+        return make_gradient_step(
+            loss, self._policy, like, settings, self.optimizer, only, also=also, padded=self.padded
+        )
 
     def _input(self, state: TrainState, batch: Batch | None, stepping: Tensor) -> StepInput:
         known, vector = self._flat
@@ -177,6 +179,6 @@ class Learner:
             stepping = stepping & ~result.halt
         record.metrics.add(result.names, result.metrics, stepping)
         tensors = result.value, result.gradient, result.norm, result.reached
-        record.add_evidence(stepping & ~result.finite, batch, state.params, *tensors)
+        record.add_failed_step(stepping & ~result.finite, batch, state.params, *tensors)
         self._flat = unflatten(result.vector, state.params), result.vector
         return state._replace(params=self._flat[0], optimizer=result.optimizer, halted=halted)

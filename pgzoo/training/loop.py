@@ -151,7 +151,7 @@ class _TrainingRun:
         members = len(plan.members)
         self.plan, self.control, self.ctx = plan, control, Engine(plan, resume_from.state if resume_from else None)
         control.activity = self.ctx.watch.activity
-        self.ctx.experience.monitor.cancelled = lambda: control.interrupted
+        self.ctx.interaction.monitor.cancelled = lambda: control.interrupted
         self.statuses: list[MemberStatus] = ["finished"] * members
         if resume_from:
             self.statuses = ["finished" if status == "running" else status for status in resume_from.statuses]
@@ -202,7 +202,7 @@ class _TrainingRun:
         not_failed = np.array([status != "failed" for status in self.statuses])
         if self.control.interrupted:
             deadline = time.perf_counter() + INTERRUPTED_EVALUATION
-            ctx.experience.monitor.cancelled = lambda: time.perf_counter() > deadline
+            ctx.interaction.monitor.cancelled = lambda: time.perf_counter() > deadline
         if not_failed.any():
             yield from self._evaluate(not_failed, final=True)
         self._interrupt_finished()
@@ -281,7 +281,7 @@ class _TrainingRun:
 
         for row, reason in self.ctx.failures.items():
             end(row, "failed", reason)
-        stagnant = np.zeros_like(state.env_steps) if c.stop_on_plateau is None else plateau.stagnant(state)
+        stagnant = np.zeros_like(state.env_steps) if c.stop_on_plateau is None else plateau.steps_since_best(state)
         for row in range(len(active)):
             recent = float(state.recent[row].mean())  # NaN before that many episodes
             if c.total_steps is not None and state.env_steps[row] >= c.total_steps:
@@ -322,5 +322,5 @@ class _TrainingRun:
             tuple(self.reasons),
             timing,
             state,
-            laps=ctx.experience.monitor.seconds,
+            laps=ctx.interaction.monitor.seconds,
         )

@@ -14,7 +14,7 @@ from torch import Tensor
 from pgzoo.errors import EnvError, RunFailed, raised_at
 from pgzoo.training.rollout import Activity, Cancelled
 
-__all__ = ["Report", "Stopwatch"]
+__all__ = ["Stopwatch", "UpdateMetrics"]
 
 
 class Stopwatch:
@@ -53,7 +53,7 @@ class Stopwatch:
         return outer
 
 
-class Report:
+class UpdateMetrics:
     """The metrics of one update: for each member, means over its gradient steps."""
 
     def __init__(self) -> None:

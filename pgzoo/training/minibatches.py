@@ -11,17 +11,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pgzoo.ops.members import map_leaves, moved
+from pgzoo.ops.members import map_leaves, to_device
 from pgzoo.ops.nets import ROW_ALIGN, ROW_BLOCK
 from pgzoo.types import Batch, Inputs, PolicyEvaluation, Targets, Trajectory
 
-__all__ = ["Cutter", "side_by_side"]
+__all__ = ["Batcher", "flatten_steps"]
 
 Order = Callable[[int, int], NDArray[np.int64]]
 """`order(member, n)` returns a permutation of n rows for a member."""
 
 
-class Cutter:
+class Batcher:
     """Cuts a trajectory into batches, with a separate order of rows per member.
 
     For a policy without memory, rows are steps, `[S, 1, B]`: all steps of a window, or the valid steps of whole
@@ -89,7 +89,7 @@ class Cutter:
         """Return the whole trajectory as one batch, in the order of time."""
         if self._in_order is None:
             return self._cut(self._rows)
-        batch: Batch = map_leaves(partial(side_by_side, align=self._align), self._in_order)
+        batch: Batch = map_leaves(partial(flatten_steps, align=self._align), self._in_order)
         batch.weights[..., self._in_order.weights.shape[1:].numel() :] = 0.0
         return batch
 
@@ -146,10 +146,10 @@ class Cutter:
         return batch._replace(inputs=batch.inputs._replace(memory=memory))
 
     def _to_device(self, array: NDArray[Any]) -> Tensor:
-        return moved(torch.from_numpy(array), self._device)
+        return to_device(torch.from_numpy(array), self._device)
 
 
-def side_by_side(leaf: Tensor, align: int) -> Tensor:
+def flatten_steps(leaf: Tensor, align: int) -> Tensor:
     """Reshape `[S, T, N, ...]` to `[S, 1, B, ...]` in the order of time, padded to a multiple of `align`."""
     rows = leaf.flatten(1, 2)
     extra = -rows.shape[1] % align

@@ -17,7 +17,7 @@ from pgzoo.ops.normalize import NormalizedPolicy
 from pgzoo.protocols import Algorithm, EnvBackend, EnvState, Policy
 from pgzoo.types import Collection, EnvRequest, Inputs, Need, Output, Params, Spec, TrainState
 
-__all__ = ["POLICY", "Plan", "PolicyView", "checked_needs", "make_policy", "named", "own"]
+__all__ = ["POLICY", "Plan", "PolicyView", "checked_needs", "make_policy", "policy_tensors", "with_state_names"]
 
 POLICY_NEEDS = frozenset({"value", "aux_value", "shift"})
 
@@ -74,7 +74,7 @@ class Plan:
         wrappers = tuple(c.wrappers or ()), c.frame_stack or 0
         return EnvRequest(c.env, c.env_kwargs, c.max_episode_steps, rows, self.env_states, self.spec.masked, *wrappers)
 
-    def spread(self, settings: Callable[[RunConfig], dict[str, Any]]) -> dict[str, Any]:
+    def settings_as_tensors(self, settings: Callable[[RunConfig], dict[str, Any]]) -> dict[str, Any]:
         """Return settings with the members' floats as `[S, 1, 1]` tensors; all others are the same for every member."""
         each = [settings(member.config) for member in self.members]
         return {
@@ -86,15 +86,15 @@ class Plan:
 
     def policy_params(self, state: TrainState) -> Params:
         """Return the parameters and buffers of the policy and its critic, under the policy's own names."""
-        return own(state.params | state.buffers)
+        return policy_tensors(state.params | state.buffers)
 
 
-def own(params: Params) -> Params:
+def policy_tensors(params: Params) -> Params:
     """Return the tensors of the policy and its critic from all tensors of a state, under the policy's own names."""
     return {k.removeprefix(POLICY): v for k, v in params.items() if k.startswith((POLICY, CRITIC))}
 
 
-def named(params: Params) -> Params:
+def with_state_names(params: Params) -> Params:
     """Return the policy's tensors under their names in a state."""
     return {k if k.startswith(CRITIC) else POLICY + k: v for k, v in params.items()}
 
@@ -108,11 +108,11 @@ class PolicyView:
 
     def init(self, rng: np.random.Generator) -> Params:
         """Return one member's initial parameters, under their names in the state."""
-        return named(self._plan.policy.init(rng))
+        return with_state_names(self._plan.policy.init(rng))
 
     def apply(self, params: Params, inputs: Inputs) -> Output:
         """Evaluate a batch with the policy's part of `params`."""
-        return self._plan.policy.apply(own(params), inputs)
+        return self._plan.policy.apply(policy_tensors(params), inputs)
 
 
 def checked_needs(needs: Iterable[str], algorithm: str) -> frozenset[str]:

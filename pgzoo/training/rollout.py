@@ -26,14 +26,14 @@ __all__ = [
     "Cancelled",
     "EndlessEpisode",
     "Evaluation",
-    "Finished",
+    "FinishedEpisodes",
     "Greedy",
     "Monitor",
     "Noise",
-    "begin",
     "collect",
+    "concatenate_episodes",
     "evaluate",
-    "joined",
+    "reset_all",
 ]
 
 NOISE_BLOCK = 64
@@ -54,7 +54,7 @@ class EndlessEpisode(RunFailed):
     """An episode that is collected as a whole has not ended after `EPISODE_LIMIT` steps."""
 
 
-class Finished(NamedTuple):
+class FinishedEpisodes(NamedTuple):
     """Returns and lengths of finished episodes: one array per member, in the order in which they ended."""
 
     returns: tuple[NDArray[np.float64], ...]
@@ -150,7 +150,7 @@ class Activity:
     episodes_due: int = 0
 
 
-def begin(envs: VectorEnv, policy: Policy, seeds: NDArray[np.int64]) -> Collector:
+def reset_all(envs: VectorEnv, policy: Policy, seeds: NDArray[np.int64]) -> Collector:
     """Reset every environment with its seed, `seeds [S, N]`, and return the start of a collection."""
     obs = envs.reset(seeds.reshape(-1))
     shape, size = seeds.shape, memory_size(policy)
@@ -172,7 +172,7 @@ def collect(
     quota: NDArray[np.int64],
     window: int | None,
     monitor: Monitor | None = None,
-) -> tuple[Trajectory, Finished, Collector]:
+) -> tuple[Trajectory, FinishedEpisodes, Collector]:
     """Act from `start` for `window` steps, or, if it is None, until every environment has completed its quota.
 
     `quota [S, N]` is the number of episodes that an environment plays; after them it is not stepped any more. Returns
@@ -352,7 +352,7 @@ def evaluate(
     """
     monitor = monitor or Monitor()
     starts = reset_seeds(EVALUATION_ROOT, "evaluate", episodes)
-    rounds: list[Finished] = []
+    rounds: list[FinishedEpisodes] = []
     cut = np.zeros(len(seeds), np.int64)
     for k in range(0, episodes, count):
         at = np.resize(starts[k : k + count], count)  # in a shorter last round, surplus environments don't play
@@ -360,8 +360,8 @@ def evaluate(
         noise = Greedy() if mode == "greedy" else Noise(policy, [generator(s, "evaluate", k) for s in seeds], count)
         try:
             with np.errstate(over="ignore", invalid="ignore"):
-                begun = begin(envs, policy, np.tile(at, (len(seeds), 1)))
-                rows = _Rows(envs, Behavior(policy, params, noise), begun, quota.astype(np.int64))
+                start = reset_all(envs, policy, np.tile(at, (len(seeds), 1)))
+                rows = _Rows(envs, Behavior(policy, params, noise), start, quota.astype(np.int64))
                 tape = _Tape(EPISODE_CAPACITY, rewards_only=True)
                 steps = _act(rows, tape, max_steps, monitor, whole_episodes=True)
         except Cancelled:
@@ -372,19 +372,19 @@ def evaluate(
             tape.arrays["truncated"][steps - 1] |= unfinished
             monitor.episodes += rows.count
             cut += unfinished.reshape(quota.shape).sum(1)
-        rounds.append(_finished(_timeline(tape, steps, begun, unfinished), begun))
-    return Evaluation(*joined(rounds, len(seeds)), cut)
+        rounds.append(_finished(_episode_structure(tape, steps, start, unfinished), start))
+    return Evaluation(*concatenate_episodes(rounds, len(seeds)), cut)
 
 
-def joined(parts: list[Finished], members: int) -> Finished:
+def concatenate_episodes(parts: list[FinishedEpisodes], members: int) -> FinishedEpisodes:
     """Concatenate the episodes of several collections, per member."""
-    return Finished(
+    return FinishedEpisodes(
         tuple(np.concatenate([np.zeros(0), *(p.returns[s] for p in parts)]) for s in range(members)),
         tuple(np.concatenate([np.zeros(0, np.int64), *(p.lengths[s] for p in parts)]) for s in range(members)),
     )
 
 
-class _Timeline(NamedTuple):
+class _EpisodeStructure(NamedTuple):
     """Quantities derived from the flags and rewards of a tape, `[T, rows]` each.
 
     `starts` has T+1 steps. `first` is the index of the first step of each step's episode, negative if it is before the
@@ -401,16 +401,16 @@ class _Timeline(NamedTuple):
     reward_sum: NDArray[np.float64]
 
 
-def _read(tape: _Tape, steps: int, start: Collector, rows: _Rows) -> tuple[Trajectory, Finished, Collector]:
+def _read(tape: _Tape, steps: int, start: Collector, rows: _Rows) -> tuple[Trajectory, FinishedEpisodes, Collector]:
     """Convert the first `steps` steps of a tape: to the trajectory, the finished episodes, and the next start."""
     live = np.zeros(start.ended.size, np.bool_)
     live[rows.where] = rows.live
-    line = _timeline(tape, steps, start, live)
+    line = _episode_structure(tape, steps, start, live)
     memory = rows.memory if rows.shape == start.ended.shape else None
     return _trajectory(tape, line, start), _finished(line, start), _next_start(tape, line, start, memory)
 
 
-def _timeline(tape: _Tape, steps: int, start: Collector, live: NDArray[np.bool_]) -> _Timeline:
+def _episode_structure(tape: _Tape, steps: int, start: Collector, live: NDArray[np.bool_]) -> _EpisodeStructure:
     rows = start.ended.size
     valid = tape.arrays["valid"][:steps]
     terminated, truncated = (tape.arrays[name][:steps] & valid for name in ("terminated", "truncated"))
@@ -421,7 +421,7 @@ def _timeline(tape: _Tape, steps: int, start: Collector, live: NDArray[np.bool_]
     starts[-1] = live & ~(terminated[-1] | truncated[-1]) & ~valid[-1]
     index = np.arange(steps)[:, None]
     first = np.maximum.accumulate(np.where(starts[:-1], index, -start.timestep.reshape(rows)), axis=0)
-    return _Timeline(
+    return _EpisodeStructure(
         valid=valid,
         terminated=terminated,
         truncated=truncated,
@@ -433,7 +433,7 @@ def _timeline(tape: _Tape, steps: int, start: Collector, live: NDArray[np.bool_]
     )
 
 
-def _finished(line: _Timeline, start: Collector) -> Finished:
+def _finished(line: _EpisodeStructure, start: Collector) -> FinishedEpisodes:
     """Return the episodes that ended; their returns include rewards from before the tape."""
     members, num_envs = start.ended.shape
     end, row = np.nonzero(line.terminated | line.truncated)
@@ -441,12 +441,12 @@ def _finished(line: _Timeline, start: Collector) -> Finished:
     before = np.where(first < 0, start.returns.reshape(-1)[row], 0.0)
     returns = before + line.reward_sum[end + 1, row] - line.reward_sum[np.maximum(first, 0), row]
     lengths, member = line.timestep[end, row] + 1, row // num_envs
-    return Finished(
+    return FinishedEpisodes(
         tuple(returns[member == s] for s in range(members)), tuple(lengths[member == s] for s in range(members))
     )
 
 
-def _trajectory(tape: _Tape, line: _Timeline, start: Collector) -> Trajectory:
+def _trajectory(tape: _Tape, line: _EpisodeStructure, start: Collector) -> Trajectory:
     steps = len(line.valid)
 
     def tensor(array: Array) -> torch.Tensor:  # [T, rows, ...] -> [S, T, N, ...], without a copy
@@ -466,7 +466,7 @@ def _trajectory(tape: _Tape, line: _Timeline, start: Collector) -> Trajectory:
     )
 
 
-def _next_start(tape: _Tape, line: _Timeline, start: Collector, memory: Array | None) -> Collector:
+def _next_start(tape: _Tape, line: _EpisodeStructure, start: Collector, memory: Array | None) -> Collector:
     """Return the start of the next window."""
     shape, rows, steps = start.ended.shape, start.ended.size, len(line.valid)
     first = line.first[-1]

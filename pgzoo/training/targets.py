@@ -17,7 +17,7 @@ from pgzoo.errors import UnfitError
 from pgzoo.ops.nets import ROW_ALIGN, ROW_BLOCK
 from pgzoo.ops.normalize import scale_rewards
 from pgzoo.ops.order import sums_in_any_order
-from pgzoo.training.minibatches import side_by_side
+from pgzoo.training.minibatches import flatten_steps
 from pgzoo.training.plan import Plan, PolicyView
 from pgzoo.types import Inputs, Output, Params, PolicyEvaluation, Steps, Targets, Trajectory
 
@@ -69,8 +69,8 @@ def policy_evaluator(plan: Plan, policy: PolicyView, *, padded: bool = True) -> 
         def lift(leaf: Tensor) -> Tensor:
             return leaf[:, 0, : steps * n].reshape(len(leaf), steps, n, *leaf.shape[3:])
 
-        mask = None if trajectory.action_mask is None else side_by_side(trajectory.action_mask, align)
-        output = policy.apply(params, Inputs(side_by_side(trajectory.obs, align), mask))
+        mask = None if trajectory.action_mask is None else flatten_steps(trajectory.action_mask, align)
+        output = policy.apply(params, Inputs(flatten_steps(trajectory.obs, align), mask))
         return Output(output.dist.map(lift), None if output.value is None else lift(output.value))
 
     return evaluate
@@ -127,7 +127,7 @@ def bind_estimator(plan: Plan, gamma: Tensor) -> Estimator:
     """Return the plan's estimator with its settings. Raises UnfitError if the run doesn't provide an argument."""
     c = plan.config
     name = f'Estimator "{c.estimator.name}"'
-    settings = plan.spread(lambda config: dict(config.estimator.settings)) | {"gamma": gamma}
+    settings = plan.settings_as_tensors(lambda config: dict(config.estimator.settings)) | {"gamma": gamma}
     known = {*FIELDS, "log_rhos", *settings} | (VALUES if "value" in plan.needs else frozenset())
     parameters = inspect.signature(plan.estimator).parameters.values()
     asked = [p.name for p in parameters if p.default is p.empty and p.name not in known]

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pgzoo.ops.members import moved, none_marked
-from pgzoo.training.failures import Evidence
-from pgzoo.training.metrics import Report
-from pgzoo.training.rollout import Finished, joined
+from pgzoo.ops.members import surely_empty, to_device
+from pgzoo.training.failures import FailedStep
+from pgzoo.training.metrics import UpdateMetrics
+from pgzoo.training.rollout import FinishedEpisodes, concatenate_episodes
 from pgzoo.types import Batch, Params, Trajectory
 
 __all__ = ["UpdateRecord"]
@@ -25,45 +25,45 @@ class UpdateRecord:
     """
 
     def __init__(self) -> None:
-        self.metrics = Report()
+        self.metrics = UpdateMetrics()
         self.trajectory: Trajectory | None = None
         """The last trajectory, on the device of the state."""
         self.valid: NDArray[np.bool_] | None = None
         """`trajectory.valid` on the CPU."""
-        self._finished: list[Finished] = []
+        self._finished: list[FinishedEpisodes] = []
         self._failures: dict[int, str] = {}
-        self._evidence: Evidence | None = None
+        self._failed_step: FailedStep | None = None
         self._like: Params = {}
 
-    def add_collection(self, trajectory: Trajectory, valid: NDArray[np.bool_], finished: Finished) -> None:
+    def add_collection(self, trajectory: Trajectory, valid: NDArray[np.bool_], finished: FinishedEpisodes) -> None:
         """Keep a trajectory and the episodes that ended in it."""
         self.trajectory, self.valid = trajectory, valid
         self._finished.append(finished)
 
-    def finished(self, members: int) -> Finished:
+    def finished(self, members: int) -> FinishedEpisodes:
         """Return all episodes that ended in the update."""
-        return joined(self._finished, members)
+        return concatenate_episodes(self._finished, members)
 
     def add_failure(self, member: int, reason: str) -> None:
         """Record that a member has failed; only its first reason is kept."""
         self._failures.setdefault(member, reason)
 
-    def add_evidence(self, bad: Tensor, batch: Callable[[], Batch], params: Params, *tensors: Tensor) -> None:
-        """Keep the tensors of a step that left the members in `bad [S]` non-finite; see `Evidence.of` for the rest.
+    def add_failed_step(self, bad: Tensor, batch: Callable[[], Batch], params: Params, *tensors: Tensor) -> None:
+        """Keep the tensors of a step that left the members in `bad [S]` non-finite; see `FailedStep.of` for the rest.
 
         The non-finite tensor is determined later, in `failures`, because reading it may wait for the device.
         """
-        if not none_marked(bad):
-            fresh = Evidence.of(bad, batch(), params, *tensors)
-            self._evidence = fresh if self._evidence is None else fresh.over(self._evidence)
+        if not surely_empty(bad):
+            fresh = FailedStep.of(bad, batch(), params, *tensors)
+            self._failed_step = fresh if self._failed_step is None else fresh.merged_with(self._failed_step)
             self._like = params
 
     def failures(self) -> Mapping[int, str]:
         """Return the members that failed, each with the first tensor that is not finite. Waits for the device."""
-        evidence, self._evidence = self._evidence, None
-        if evidence is not None and evidence.bad.any():
-            evidence = moved(evidence, torch.device("cpu"))
+        failed_step, self._failed_step = self._failed_step, None
+        if failed_step is not None and failed_step.bad.any():
+            failed_step = to_device(failed_step, torch.device("cpu"))
             rewards = None if self.trajectory is None else self.trajectory.rewards
-            for row in np.flatnonzero(evidence.bad.numpy()):
-                self._failures[int(row)] = evidence.first(int(row), rewards, self._like)
+            for row in np.flatnonzero(failed_step.bad.numpy()):
+                self._failures[int(row)] = failed_step.first_non_finite(int(row), rewards, self._like)
         return self._failures

@@ -63,5 +63,5 @@ def test_noise_is_drawn_for_each_row_epoch_and_member_between_minus_one_and_one(
     ids=["discrete", "beta"],
 )
 def test_a_policy_without_a_mean_to_move_is_refused(plan: Any, settings: Any) -> None:
-    with pytest.raises(UnfitError, match="moves the mean"):
+    with pytest.raises(UnfitError, match="shifts the mean"):
         plan("rpo", **settings)

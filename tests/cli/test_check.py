@@ -32,7 +32,7 @@ def check(*arguments: str) -> Result:
 def test_a_component_that_keeps_to_its_contract() -> None:
     result = check("gae")
     assert result.exit_code == 0
-    assert "estimator gae     episodes-apart  ok" in result.stdout
+    assert "estimator gae     episodes-independent  ok" in result.stdout
     assert "0 failed" not in result.stdout and result.stderr.endswith("checks, none failed\n")
 
 
@@ -54,7 +54,7 @@ def test_a_plugin_and_a_component_that_fail(name: str) -> None:
     result = check(name, "--json")
     assert result.exit_code == 1
     failed = [f for f in json.loads(result.stdout) if not f["ok"]]
-    assert [(f["component"], f["check"]) for f in failed] == [("estimator leaky", "episodes-apart")]
+    assert [(f["component"], f["check"]) for f in failed] == [("estimator leaky", "episodes-independent")]
     assert (
         'Estimator "leaky" of plugin "local" (./pgzoo_plugin.py) lets the next episode change' in failed[0]["message"]
     )

@@ -172,7 +172,7 @@ def test_an_environment_that_nobody_knows_has_no_state() -> None:
         ("CartPole-v1", True),
         ("probe/AnySpaces-v0", True),
         ("probe/Trap-v0", True),
-        ("probe/Rut-v0", False),
+        ("probe/LeakyReset-v0", False),
         pytest.param("LunarLander-v3", True, marks=NO_BOX2D),
         pytest.param("BipedalWalker-v3", False, marks=NO_BOX2D),  # its world is made once, and remembers
     ],

@@ -255,7 +255,7 @@ def test_nothing_to_choose_is_refused() -> None:
 
 
 def test_bits_are_not_normalized(plan: Any) -> None:
-    with pytest.raises(UnfitError, match="are true or false; leave out --normalize-obs"):
+    with pytest.raises(UnfitError, match="are boolean; remove --normalize-obs"):
         plan(env="odd/Returns-v0", env_kwargs={"space": "bits", "obs": (0, 1)}, normalize_obs=True)
 
 

@@ -69,13 +69,13 @@ def test_metrics_and_flags_of_other_seeds_are_left_out() -> None:
 
 
 def test_what_is_no_event_is_refused() -> None:
-    with pytest.raises(ValueError, match="no event: Nonsense"):
-        decode({"t": "Nonsense", "env_steps": [1]}, [0], steps(0))
+    with pytest.raises(ValueError, match="not an event: Nonsense"):
+        decode({"type": "Nonsense", "env_steps": [1]}, [0], steps(0))
 
 
 def ended(*, loop: float = 1.0, seeds: int = 1, status: str = "finished", failure: str | None = None) -> str:
     told = {"statuses": [status] * seeds, "reasons": ["so"] * seeds, "env_steps": [100] * seeds}
-    return json.dumps({"t": "ended", **told, "timing": {"loop": loop}, "lost": 0, "dropped": 0, "failure": failure})
+    return json.dumps({"type": "ended", **told, "timing": {"loop": loop}, "lost": 0, "dropped": 0, "failure": failure})
 
 
 Relayed = Callable[..., list[Event]]
@@ -150,7 +150,7 @@ def test_a_component_that_raises_everywhere_fails_the_run(relayed: Relayed) -> N
 
 
 def test_an_order_that_every_worker_refuses_is_a_usage_error(relayed: Relayed) -> None:
-    refusal = json.dumps({"t": "refused", "text": "no such thing"})
+    refusal = json.dumps({"type": "refused", "text": "no such thing"})
     words = [
         word
         for part in (0, 1)
@@ -163,7 +163,7 @@ def test_an_order_that_every_worker_refuses_is_a_usage_error(relayed: Relayed) -
 def test_a_warning_that_two_workers_have_is_said_once(
     relayed: Relayed, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    log = json.dumps({"t": "log", "level": logging.WARNING, "text": "100% full"})
+    log = json.dumps({"type": "log", "level": logging.WARNING, "text": "100% full"})
     words = [
         word
         for part in (0, 1)

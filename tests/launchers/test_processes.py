@@ -267,7 +267,7 @@ def test_a_killed_parent_leaves_no_workers_behind(running: Running) -> None:
     child.kill()
     child.communicate()
     eventually(lambda: not any(map(alive, pids)))
-    assert ends(folder) == [("KILLED", "the process that started its worker is gone")] * 2
+    assert ends(folder) == [("KILLED", "the process that started the worker has died")] * 2
     assert len(list(folder.path.glob(".pgzoo/runs/*/checkpoints/step-*"))) >= 2
 
 

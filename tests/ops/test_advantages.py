@@ -133,7 +133,7 @@ def test_by_hand(
     assert [tensor.flatten().tolist() for tensor in found] == expected
 
 
-def side_by_side(*columns: Batch, dim: int = -1) -> Batch:
+def flatten_steps(*columns: Batch, dim: int = -1) -> Batch:
     return {name: torch.cat([column[name] for column in columns], dim) for name in columns[0]}
 
 
@@ -141,7 +141,7 @@ def test_leave_one_out_compares_the_episodes_of_all_environments() -> None:
     # returns 3, 6 and 12: the others' means are 9, 7.5 and 4.5
     left = window("..T_.T", rewards=[1, 2, 4, GARBAGE, 4, 4])
     right = window("..F___", rewards=[6, 0, 24, GARBAGE, GARBAGE, GARBAGE])
-    advantages, returns = estimate(leave_one_out, side_by_side(left, right), gamma=0.5)
+    advantages, returns = estimate(leave_one_out, flatten_steps(left, right), gamma=0.5)
     assert returns[0].T.tolist() == [[3, 3, 3, 0, 6, 6], [12, 12, 12, 0, 0, 0]]
     assert advantages[0].T.tolist() == [[-6, -6, -6, 0, -1.5, -1.5], [7.5, 7.5, 7.5, 0, 0, 0]]
 
@@ -152,9 +152,9 @@ def test_an_only_episode_keeps_its_return() -> None:
 
 
 def test_a_member_is_compared_with_its_own_episodes_alone() -> None:
-    one = side_by_side(window("T", rewards=[1.0]), window("T", rewards=[2.0]))
-    other = side_by_side(window("T", rewards=[10.0]), window("T", rewards=[30.0]))
-    advantages, _ = estimate(leave_one_out, side_by_side(one, other, dim=0), gamma=0.5)
+    one = flatten_steps(window("T", rewards=[1.0]), window("T", rewards=[2.0]))
+    other = flatten_steps(window("T", rewards=[10.0]), window("T", rewards=[30.0]))
+    advantages, _ = estimate(leave_one_out, flatten_steps(one, other, dim=0), gamma=0.5)
     assert advantages[:, 0].tolist() == [[-1, 1], [-20, 20]]
 
 
@@ -162,7 +162,7 @@ def test_a_member_is_compared_with_its_own_episodes_alone() -> None:
 @settings(deadline=None)
 def test_episodes_of_equal_returns_have_no_advantage(reward: float, episodes: int, gamma: float) -> None:
     columns = [window("..T", rewards=[reward, 0.5 * reward, reward])] * episodes
-    advantages, _ = estimate(leave_one_out, side_by_side(*columns), gamma=gamma)
+    advantages, _ = estimate(leave_one_out, flatten_steps(*columns), gamma=gamma)
     assert not advantages.any()
 
 
@@ -188,8 +188,8 @@ def batches(draw: Any, dtype: torch.dtype = torch.float64) -> Batch:
     marks = [draw(column) for _ in range(members * num_envs)]
     longest = max(map(len, marks))
     columns = [window(m.ljust(longest, "_"), draw(st.booleans())) for m in marks]
-    rows = [side_by_side(*columns[s * num_envs : (s + 1) * num_envs]) for s in range(members)]
-    batch = side_by_side(*rows, dim=0)
+    rows = [flatten_steps(*columns[s * num_envs : (s + 1) * num_envs]) for s in range(members)]
+    batch = flatten_steps(*rows, dim=0)
     rng = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
     names = ("rewards", "values", "next_values", "q_values", "log_rhos")
     shape = batch["valid"].shape

@@ -287,7 +287,7 @@ def test_what_fills_a_box_needs_its_bounds(space: Box, options: Any, what: str) 
 
 @pytest.mark.parametrize(("space", "name"), [(Discrete(2), "auto"), (BOX, "beta")])
 def test_a_deviation_where_there_is_none_is_refused(space: gym.Space[Any], name: str) -> None:
-    with pytest.raises(UnfitError, match="has no standard deviation; leave out state_std"):
+    with pytest.raises(UnfitError, match="has no standard deviation; remove state_std"):
         family_for(space, "", distribution=name, state_std=True)
 
 

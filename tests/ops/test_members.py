@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgzoo.ops.members import freeze, join, map_leaves, per_member, select
+from pgzoo.ops.members import concat_members, freeze, map_leaves, per_member, select
 
 
 class Tree(NamedTuple):
@@ -41,7 +41,7 @@ def test_what_is_cut_and_joined_is_what_it_was(data: st.DataObject) -> None:
     members = data.draw(st.integers(1, 6))
     cut = data.draw(st.integers(1, members))
     parts = [part for part in (range(cut), range(cut, members)) if len(part)]
-    assert same(join([select(tree(members), list(part)) for part in parts]), tree(members))
+    assert same(concat_members([select(tree(members), list(part)) for part in parts]), tree(members))
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=8))

@@ -141,7 +141,7 @@ def between(layer: nn.Module) -> Any:
         (lambda inputs, outputs: plain(inputs, outputs).double(), r"0\.weight is torch\.float64"),
         (
             lambda inputs, outputs: nn.Linear(inputs, outputs + 1),
-            r"\d outputs were asked for; 2 rows gave shape \[2, \d\]",
+            r"expected \d outputs; 2 rows gave shape \[2, \d\]",
         ),
     ],
 )

@@ -97,7 +97,7 @@ def test_two_presets_that_apply_unasked_clash() -> None:
         registry = Registry(PluginInfo(plugin, "entry point", plugin, f"zoo-{plugin}", "1"))
         registry.preset(name, algorithm="reinforce", settings={}, auto=True)
         if plugin == "two":
-            with pytest.raises(PluginError, match='would apply unasked where "a" of plugin "one"'):
+            with pytest.raises(PluginError, match='would be the default preset where "a" of plugin "one"'):
                 catalog.add(registry.plugin, object(), registry.entries.values())
             assert catalog.names("preset") == ["a"]
         else:

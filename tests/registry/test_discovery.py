@@ -254,7 +254,7 @@ def test_an_instance_can_be_a_plugin_and_a_class_not(install: Install) -> None:
     install("zoo-object", "1", {"zoo_object": source}, good="zoo_object:plugin", bad="zoo_object:Plugin")
     catalog = discover()
     assert "from-instance" in catalog.names("algorithm")
-    assert "is a class, not an instance: have you forgotten the ()?" in plugin(catalog, "bad").error
+    assert "is a class, not an instance. Did you forget the ()?" in plugin(catalog, "bad").error
 
 
 def test_what_a_plugin_prints_keeps_out_of_stdout(install: Install, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "pairs.md").read_text(encoding="utf
 REASONS = {
     "no: windows": 'Estimator ".*" needs whole episodes, and algorithm ".*" collects windows of 12 steps',
     "no: no gradient": 'Estimator ".*" needs the values of a critic, and algorithm ".*" takes no gradient steps',
-    "no: no parameters": 'policy "uniform" has no parameters|searches among parameters, and the policy has none',
+    "no: no parameters": 'policy "uniform" has no parameters|searches in parameter space',
 }
 
 

@@ -260,17 +260,17 @@ def test_an_environment_that_remembers_is_not_called_exact(
 ) -> None:
     caplog.set_level(logging.WARNING, "pgzoo")
     settings = {"algorithm": "reinforce", "num_envs": 2, "checkpoint_every": 100, "total_steps": 300}
-    for env, promised in (("probe/Rut-v0", "episode-boundary"), ("probe/Corridor-v0", "exact")):
+    for env, promised in (("probe/LeakyReset-v0", "episode-boundary"), ("probe/Corridor-v0", "exact")):
         caplog.clear()
         whole = trained(**settings, env=env)
         *_, before, last = checkpoints(home, whole)
         assert {checkpoint.load(path).about["resume"] for path in (before, last)} == {promised}
         assert caplog.text.count("does not start identically after each reset with the same seed") == (
-            env == "probe/Rut-v0"
+            env == "probe/LeakyReset-v0"
         )
         caplog.clear()
         again(catalog, home, whole.group, from_step=checkpoint.load(before).env_steps)
-        assert len(caplog.records) == (env == "probe/Rut-v0")
+        assert len(caplog.records) == (env == "probe/LeakyReset-v0")
 
 
 def test_a_run_can_be_had_again_and_a_difference_is_found(trained: Train, home: Home, catalog: PluginCatalog) -> None:

@@ -17,7 +17,7 @@ from pgzoo.runs.runner import run_config
 from pgzoo.tracking import Home
 from pgzoo.training.events import UpdateDone
 from pgzoo.training.loop import train
-from pgzoo.training.metrics import Report
+from pgzoo.training.metrics import UpdateMetrics
 
 
 @pytest.mark.parametrize(
@@ -76,12 +76,12 @@ def test_a_search_without_a_second_environment_is_refused_before_it_starts(plan:
     with pytest.raises(UnfitError, match=r"\bars evaluates each direction with a pair of environments"):
         next(train(plan("ars", num_envs=1)))
     for name in ("ars", "cem"):
-        with pytest.raises(UnfitError, match=f'"{name}" searches among parameters, and the policy has none'):
+        with pytest.raises(UnfitError, match=f'"{name}" searches in parameter space, but the policy has no parameters'):
             next(train(plan(name, policy="uniform")))
 
 
 def test_a_report_is_a_mean_over_the_minibatches_that_count() -> None:
-    report = Report()
+    report = UpdateMetrics()
     for value, counts in ((2.0, (True, True)), (0.0, (False, True)), (4.0, (True, False))):
         report.add(("m",), torch.full((1, 2), value, dtype=torch.float64), torch.tensor(counts))
     assert report.means()["m"].tolist() == [3.0, 1.0]
@@ -98,4 +98,4 @@ def test_minibatches_without_valid_rows_are_in_no_mean(play: Callable[..., Any])
 def test_a_minibatch_without_valid_rows_ends_no_member(play: Callable[..., Any]) -> None:
     settings = {"num_envs": 1, "rollout_steps": 8, "minibatches": 8, "epochs": 1, "normalize_advantages": False}
     ended = play("vmpo", "probe/Bandit-v0", total_steps=8, **settings)[-1]
-    assert (ended.statuses, ended.reasons) == (("finished",), ("8 steps are done",))
+    assert (ended.statuses, ended.reasons) == (("finished",), ("completed 8 steps",))

@@ -234,9 +234,9 @@ ALGORITHMS: list[tuple[type, dict[str, Any], str, str]] = [
     (Stubborn, {}, "sweep", "trains a seed differently in a sweep, with learning_rate=0.0009"),
     (Mourner, {}, "frozen", "trains seeds differently"),
     (GraveRobber, {}, "frozen", "changes a seed that has ended"),
-    (Shy, {}, "evaluation-moves-nothing", "trains differently when it is evaluated"),
-    (Counting, {}, "safe-points", "continues differently when it is resumed"),
-    (Local, {}, "safe-points", "not in a variable of the loop"),
+    (Shy, {}, "evaluation-has-no-effect", "trains differently when it is evaluated"),
+    (Counting, {}, "resumable", "continues differently when it is resumed"),
+    (Local, {}, "resumable", "not in a variable of the loop"),
     (Drawing, {}, "generators", "global generator of torch"),
 ]
 
@@ -320,7 +320,7 @@ ESTIMATORS: list[tuple[str, Estimator, dict[str, Any], str, str]] = [
         "leaking",
         like_to_go(leaking),
         {},
-        "episodes-apart",
+        "episodes-independent",
         "lets the next episode change the estimates across the end of an episode (terminated)",
     ),
     ("bootstrapping", bootstrapping, {}, "bootstrap", "bootstraps where an episode terminated"),
@@ -612,7 +612,7 @@ class Stuck(Envs):
 
 BACKENDS = [
     (Misshapen, "fits", "has other spaces"),
-    (Crowded, "rows-apart", "returns different rewards for a row when there are more rows"),
+    (Crowded, "rows-independent", "returns different rewards for a row when there are more rows"),
     (Paying, "next-step", "does more than reset"),
     (Reshuffled, "select", "once they are selected"),
     (Stuck, "close", "OSError: nothing to close"),

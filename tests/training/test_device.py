@@ -20,13 +20,13 @@ from torch.utils._pytree import tree_leaves
 
 from pgzoo.errors import UnfitError
 from pgzoo.ops.acting import ApplyActor, actor_for
-from pgzoo.ops.members import freeze, moved, none_marked
+from pgzoo.ops.members import freeze, surely_empty, to_device
 from pgzoo.ops.returns import retrace
 from pgzoo.registry import discover
 from pgzoo.training import rollout
 from pgzoo.training.engine import Engine, default_loop, default_update
-from pgzoo.training.failures import Evidence, largest
-from pgzoo.training.minibatches import Cutter
+from pgzoo.training.failures import FailedStep, largest
+from pgzoo.training.minibatches import Batcher
 from pgzoo.training.plan import Plan
 from pgzoo.types import Batch, Hyper, Params, Targets
 
@@ -218,7 +218,7 @@ def test_whoever_never_looks_learns_the_same(
     given = {"seeds": 2, "num_envs": 4, "rollout_steps": 32, "total_steps": 400, **settings}
     looking = last_state(algorithm, **given)
     for module in ("training.learner", "training.update_record", "ops.natural"):
-        monkeypatch.setattr(f"pgzoo.{module}.none_marked", lambda members: False)
+        monkeypatch.setattr(f"pgzoo.{module}.surely_empty", lambda members: False)
     blind = last_state(algorithm, **given)
     assert looking.updates.tolist() == blind.updates.tolist() and looking.updates.min() > 2
     for name, leaf in (looking.params | looking.buffers).items():
@@ -232,7 +232,7 @@ def test_what_turned_bad_is_named_the_same_at_the_end_of_an_update(
     given = {"seeds": (1, 2, 3), "total_steps": 600, "organ": organ, "sick_seed": 2, "sick_update": 1}
     *_, looking = play("sick", **given)
     for module in ("learner", "update_record"):
-        monkeypatch.setattr(f"pgzoo.training.{module}.none_marked", lambda members: False)
+        monkeypatch.setattr(f"pgzoo.training.{module}.surely_empty", lambda members: False)
     *_, blind = play("sick", **given)
     assert looking.statuses == blind.statuses == ("finished", "failed", "finished")
     assert looking.reasons == blind.reasons and looking.reasons[1]
@@ -241,9 +241,9 @@ def test_what_turned_bad_is_named_the_same_at_the_end_of_an_update(
 def test_of_several_steps_each_member_is_judged_by_the_last_that_it_failed_in() -> None:
     one, like = torch.ones(2), {"w": torch.ones(2, 1)}
 
-    def step(bad: list[bool], value: list[float], norm: list[float]) -> Evidence:
+    def step(bad: list[bool], value: list[float], norm: list[float]) -> FailedStep:
         vector = torch.ones(2, 1)
-        return Evidence(
+        return FailedStep(
             torch.tensor(bad), one, one, vector, torch.tensor(value), vector, torch.tensor(norm), vector.clone()
         )
 
@@ -274,15 +274,15 @@ def test_a_policy_whose_parameters_lie_elsewhere_acts_by_apply(elsewhere: Elsewh
 
 def test_a_tree_is_moved_whole_and_arrays_stay() -> None:
     tree = Targets(torch.ones(2), torch.ones(2, 3).T, torch.ones(2)), {"array": np.ones(2), "none": None}
-    targets, rest = moved(tree[0], META), moved(tree[1], META)
+    targets, rest = to_device(tree[0], META), to_device(tree[1], META)
     assert {leaf.device for leaf in targets} == {META} and targets.returns.stride() == (1, 3)
     assert isinstance(rest["array"], np.ndarray) and rest["none"] is None
-    assert moved(tree[0], torch.device("cpu")).returns is tree[0].returns
+    assert to_device(tree[0], torch.device("cpu")).returns is tree[0].returns
 
 
 def test_nobody_is_only_told_where_a_look_is_free() -> None:
     none = torch.zeros(3, dtype=torch.bool)
-    assert none_marked(none) and not none_marked(~none) and not none_marked(none.to(META))
+    assert surely_empty(none) and not surely_empty(~none) and not surely_empty(none.to(META))
 
 
 def test_rows_are_cut_where_the_trajectory_lies(engine: Callable[..., Engine]) -> None:
@@ -290,9 +290,9 @@ def test_rows_are_cut_where_the_trajectory_lies(engine: Callable[..., Engine]) -
     state, trajectory = ctx.collect(ctx.state)
     targets = ctx.estimate(state, trajectory)
     told = {"window": False, "sequences": False, "needs": frozenset[str]()}
-    here = Cutter(trajectory, targets, None, **told).whole()  # type: ignore[arg-type]
+    here = Batcher(trajectory, targets, None, **told).whole()  # type: ignore[arg-type]
     known = trajectory.valid.numpy()
-    there = Cutter(moved(trajectory, META), moved(targets, META), None, valid=known, **told).whole()  # type: ignore[arg-type]
+    there = Batcher(to_device(trajectory, META), to_device(targets, META), None, valid=known, **told).whole()  # type: ignore[arg-type]
     assert there.weights.shape == here.weights.shape and there.inputs.obs.device == META
 
 

@@ -106,7 +106,7 @@ def test_timing_adds_up_to_the_loop(play: Play) -> None:
 def test_steps_are_a_threshold_for_each_seed(play: Play) -> None:
     events = play(total_steps=700, seeds=4)
     ended, updates = last(events), of(UpdateDone, events)
-    assert ended.statuses == ("finished",) * 4 and ended.reasons == ("700 steps are done",) * 4
+    assert ended.statuses == ("finished",) * 4 and ended.reasons == ("completed 700 steps",) * 4
     assert (ended.env_steps >= 700).all()
     for row in range(4):
         final = [event for event in updates if event.active[row]][-1]
@@ -122,7 +122,7 @@ def test_windows_end_with_the_first_at_the_threshold(play: Play) -> None:
 
 def test_episodes_are_a_threshold_too(play: Play) -> None:
     ended = last(play(total_episodes=20, seeds=2, num_envs=8))
-    assert ended.state.episodes.tolist() == [24, 24] and ended.reasons[0] == "20 episodes are done"
+    assert ended.state.episodes.tolist() == [24, 24] and ended.reasons[0] == "completed 20 episodes"
 
 
 def test_the_first_of_two_ends_counts(play: Play) -> None:
@@ -150,7 +150,7 @@ def test_a_plateau_is_an_end(plan: MakePlan) -> None:
         assert stops == (step == steps[-1])
     ended = last(events)
     assert ended.statuses == ("stopped",)
-    assert ended.reasons == ("300 steps gave no better mean return of 100 episodes",)
+    assert ended.reasons == ("no better mean return of 100 episodes for 300 steps",)
     assert ended.state.buffers["stop.best"].tolist() == [best] and ended.state.buffers["stop.best_at"].tolist() == [at]
 
 
@@ -170,7 +170,7 @@ def test_before_there_are_enough_episodes_there_is_no_plateau(play: Play) -> Non
 
 def test_time_is_an_end(play: Play) -> None:
     ended = last(play(total_steps=10**9, max_minutes=0.005, eval_episodes=1))
-    assert ended.statuses == ("stopped",) and ended.reasons == ("0.005 minutes are over",)
+    assert ended.statuses == ("stopped",) and ended.reasons == ("reached the limit of 0.005 minutes",)
     assert 0.3 <= ended.timing["loop"] < 3
 
 

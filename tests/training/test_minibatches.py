@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pgzoo.ops.distributions import Categorical
-from pgzoo.training.minibatches import Cutter
+from pgzoo.training.minibatches import Batcher
 from pgzoo.types import PolicyEvaluation, Targets, Trajectory
 
 S, T, N = 2, 3, 5
@@ -43,10 +43,10 @@ HINDSIGHT = PolicyEvaluation(
 )
 
 
-def cutter(seen: Trajectory, *, window: bool = True, needs: tuple[str, ...] = ("value",), **kwargs: Any) -> Cutter:
+def batcher(seen: Trajectory, *, window: bool = True, needs: tuple[str, ...] = ("value",), **kwargs: Any) -> Batcher:
     targets = Targets(NUMBERS.float(), NUMBERS.float() * 2, seen.valid.float())
     sequences = seen.memory is not None
-    return Cutter(seen, targets, HINDSIGHT, window=window, sequences=sequences, needs=frozenset(needs), **kwargs)
+    return Batcher(seen, targets, HINDSIGHT, window=window, sequences=sequences, needs=frozenset(needs), **kwargs)
 
 
 def shuffle(member: int, n: int) -> Any:
@@ -59,7 +59,7 @@ def numbers(batch: Any, member: int) -> list[int]:
 
 
 def test_a_window_is_whole_rows_in_the_order_of_time_and_padded_to_sixteen() -> None:
-    batch = cutter(trajectory()).whole()
+    batch = batcher(trajectory()).whole()
     assert batch.weights.shape == (S, 1, 16)
     for member in range(S):
         assert numbers(batch, member) == list(range(member * 15, member * 15 + 15))
@@ -69,7 +69,7 @@ def test_a_window_is_whole_rows_in_the_order_of_time_and_padded_to_sixteen() -> 
 def test_a_step_that_only_reset_stays_in_a_windows_batch_and_weighs_nothing() -> None:
     valid = torch.ones(S, T, N, dtype=torch.bool)
     valid[0, 1, 2] = False
-    batch = cutter(trajectory(valid)).whole()
+    batch = batcher(trajectory(valid)).whole()
     assert batch.weights.shape == (S, 1, 16)
     assert numbers(batch, 0) == [k for k in range(15) if k != 7]
 
@@ -77,14 +77,14 @@ def test_a_step_that_only_reset_stays_in_a_windows_batch_and_weighs_nothing() ->
 def test_of_whole_episodes_only_valid_steps_are_kept() -> None:
     valid = torch.ones(S, T, N, dtype=torch.bool)
     valid[0, 1:, 2:], valid[1, 2, 0] = False, False
-    batch = cutter(trajectory(valid), window=False).whole()
+    batch = batcher(trajectory(valid), window=False).whole()
     assert batch.weights.shape == (S, 1, 256)
     assert numbers(batch, 0) == [0, 1, 2, 3, 4, 5, 6, 10, 11]
     assert numbers(batch, 1) == [15 + k for k in range(15) if k != 10]
 
 
 def test_every_leaf_is_cut_alike() -> None:
-    for batch in cutter(trajectory(), needs=("value", "log_probs", "old")).minibatches(shuffle, 3):
+    for batch in batcher(trajectory(), needs=("value", "log_probs", "old")).minibatches(shuffle, 3):
         step = batch.advantages
         real = batch.weights > 0
         assert torch.equal(batch.inputs.obs[..., 0][real], step[real])
@@ -98,13 +98,13 @@ def test_every_leaf_is_cut_alike() -> None:
 
 
 def test_what_nobody_needs_is_left_out() -> None:
-    batch = cutter(trajectory(), needs=()).whole()
+    batch = batcher(trajectory(), needs=()).whole()
     assert batch.log_probs is None and batch.old is None
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 15])
 def test_minibatches_hold_every_step_once(count: int) -> None:
-    batches = list(cutter(trajectory()).minibatches(shuffle, count))
+    batches = list(batcher(trajectory()).minibatches(shuffle, count))
     assert len(batches) == count
     for member in range(S):
         seen = [step for batch in batches for step in numbers(batch, member)]
@@ -115,12 +115,12 @@ def test_minibatches_hold_every_step_once(count: int) -> None:
 def test_members_of_different_lengths_are_cut_into_equally_many_parts() -> None:
     valid = torch.ones(S, T, N, dtype=torch.bool)
     valid[0, 1:] = False  # 5 steps against 15
-    batches = list(cutter(trajectory(valid), window=False).minibatches(shuffle, 2))
+    batches = list(batcher(trajectory(valid), window=False).minibatches(shuffle, 2))
     assert [[len(numbers(batch, member)) for batch in batches] for member in range(S)] == [[2, 3], [7, 8]]
 
 
-def test_a_policy_with_memory_gets_whole_environments_with_what_it_remembered() -> None:
-    batches = list(cutter(trajectory(memory=True)).minibatches(shuffle, 2))
+def test_a_policy_with_memory_gets_whole_environments_with_what_it_saved_ended() -> None:
+    batches = list(batcher(trajectory(memory=True)).minibatches(shuffle, 2))
     assert [batch.weights.shape for batch in batches] == [(S, T, 16), (S, T, 16)]
     assert [batch.weights[0, 0].tolist() for batch in batches] == [[1.0] * k + [0.0] * (16 - k) for k in (2, 3)]
     for batch in batches:
@@ -133,11 +133,11 @@ def test_a_policy_with_memory_gets_whole_environments_with_what_it_remembered() 
 
 
 def test_there_are_no_more_minibatches_than_environments_to_cut() -> None:
-    assert len(list(cutter(trajectory(memory=True)).minibatches(shuffle, 99))) == N
+    assert len(list(batcher(trajectory(memory=True)).minibatches(shuffle, 99))) == N
 
 
 def test_what_an_algorithm_adds_is_cut_along() -> None:
     extra = {"noise": torch.stack([NUMBERS, NUMBERS + 1], -1)}
-    batch = next(iter(cutter(trajectory(), extra=extra).minibatches(shuffle, 5)))
+    batch = next(iter(batcher(trajectory(), extra=extra).minibatches(shuffle, 5)))
     real = batch.weights > 0
     assert batch.extra is not None and torch.equal(batch.extra["noise"][..., 1][real], batch.advantages[real] + 1)

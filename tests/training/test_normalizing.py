@@ -100,7 +100,7 @@ def test_the_scale_is_saved_with_the_policy(plan: MakePlan, catalog: PluginCatal
 
 
 def test_categories_have_no_mean(plan: MakePlan) -> None:
-    with pytest.raises(UnfitError, match="are categories; leave out --normalize-obs"):
+    with pytest.raises(UnfitError, match="are categories; remove --normalize-obs"):
         plan("windows", "FrozenLake-v1", normalize_obs=True)
 
 

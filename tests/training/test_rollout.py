@@ -14,7 +14,7 @@ import pytest
 
 from pgzoo.envs.sync import SyncBackend
 from pgzoo.errors import RunFailed
-from pgzoo.training.rollout import Behavior, Finished, Greedy, Noise, begin, collect
+from pgzoo.training.rollout import Behavior, FinishedEpisodes, Greedy, Noise, collect, reset_all
 from pgzoo.types import Collector, EnvRequest, Trajectory
 
 
@@ -43,10 +43,12 @@ class Scene:
     def __init__(self, episodes: list[list[int]]) -> None:
         first = np.array(episodes)
         self.envs = SyncBackend().open(EnvRequest("probe/Scripted-v0", {}, None, first.size))
-        self.at = begin(self.envs, Counting(), first)
+        self.at = reset_all(self.envs, Counting(), first)
         self.policy: Any = Counting()
 
-    def collect(self, quota: int | list[list[int]], window: int | None) -> tuple[Trajectory, Finished, Collector]:
+    def collect(
+        self, quota: int | list[list[int]], window: int | None
+    ) -> tuple[Trajectory, FinishedEpisodes, Collector]:
         per_row = np.broadcast_to(np.array(quota), self.at.ended.shape)
         trajectory, finished, self.at = collect(
             self.envs, Behavior(self.policy, {}, Greedy()), self.at, per_row, window
@@ -140,7 +142,7 @@ def test_the_tape_grows_with_the_episode() -> None:
     envs = SyncBackend().open(EnvRequest("Pendulum-v1", {}, 1300, 1))
     policy: Any = Counting()
     policy.to_env = lambda actions: np.zeros((1, 1), np.float32)
-    at = begin(envs, policy, np.zeros((1, 1), np.int64))
+    at = reset_all(envs, policy, np.zeros((1, 1), np.int64))
     seen, finished, _ = collect(envs, Behavior(policy, {}, Greedy()), at, np.ones((1, 1)), None)
     assert seen.rewards.shape == (1, 1300, 1) and finished.lengths[0].tolist() == [1300]
     assert row(seen.actions) == [0, 1] * 650

@@ -1,4 +1,4 @@
-"""Let policies act in the environments of a run: to collect trajectories, evaluate candidates, and evaluate policies."""
+"""Let policies act in the environments of a run: to collect trajectories, and to evaluate candidates and policies."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from pgzoo.training import rollout
 from pgzoo.training.environments import Environments
 from pgzoo.training.events import EvaluationMode
 from pgzoo.training.metrics import Stopwatch
-from pgzoo.training.plan import Plan, own
-from pgzoo.training.rollout import Behavior, EndlessEpisode, Evaluation, Finished, Greedy, Monitor, Noise
+from pgzoo.training.plan import Plan, policy_tensors
+from pgzoo.training.rollout import Behavior, EndlessEpisode, Evaluation, FinishedEpisodes, Greedy, Monitor, Noise
 from pgzoo.training.seeding import generator
 from pgzoo.types import RECENT, Episodes, Params, TrainState, Trajectory
 
-__all__ = ["Experience"]
+__all__ = ["Interaction"]
 
 NO_LIMIT = np.iinfo(np.int64).max
 
 
-class Experience:
+class Interaction:
     """The environments of a run, and the policy acting in them."""
 
     def __init__(self, plan: Plan, watch: Stopwatch, *, resuming: bool) -> None:
@@ -39,7 +39,7 @@ class Experience:
         """Watches the collections for training."""
         return self.activity.collecting
 
-    def collect(self, state: TrainState) -> tuple[TrainState, Trajectory, Finished]:
+    def collect(self, state: TrainState) -> tuple[TrainState, Trajectory, FinishedEpisodes]:
         """Let the policy act for a window of steps or whole episodes, as specified by `plan.collection`.
 
         Returns the state with the steps and episodes of the active members counted, the trajectory on the CPU, and the
@@ -69,7 +69,7 @@ class Experience:
 
     def play(
         self, state: TrainState, candidates: Params
-    ) -> tuple[TrainState, NDArray[np.float64], Trajectory, Finished]:
+    ) -> tuple[TrainState, NDArray[np.float64], Trajectory, FinishedEpisodes]:
         """Play one episode per environment with greedy actions, each with different parameters.
 
         `candidates` are leaves `[S, N, ...]` of the policy, under the names in the state. Returns the results of
@@ -78,7 +78,7 @@ class Experience:
         plan, members, n = self.plan, len(self.plan.members), self.plan.config.num_envs
         state = state._replace(progress=self._progress(state))
         shared = {k: v.unsqueeze(1).expand(-1, n, *v.shape[1:]) for k, v in (state.params | state.buffers).items()}
-        params = {k: v.flatten(0, 1).contiguous() for k, v in own(shared | candidates).items()}
+        params = {k: v.flatten(0, 1).contiguous() for k, v in policy_tensors(shared | candidates).items()}
         with self._collecting():
             # each environment is treated as a separate member: [S * N, 1]
             envs, start = self.environments.training(), self.environments.reset_as_members(state)
@@ -92,11 +92,13 @@ class Experience:
 
         trajectory = map_leaves(by_member, trajectory._replace(memory=None))
         returns = np.array([r[0] if len(r) else np.nan for r in finished.returns]).reshape(members, n)
-        finished = rollout.joined([Finished(finished.returns[k::n], finished.lengths[k::n]) for k in range(n)], members)
+        finished = rollout.concatenate_episodes(
+            [FinishedEpisodes(finished.returns[k::n], finished.lengths[k::n]) for k in range(n)], members
+        )
         return _counted(state, trajectory, finished), returns, trajectory, finished
 
     def evaluate(self, state: TrainState, active: NDArray[np.bool_], mode: EvaluationMode) -> Evaluation:
-        """Play the evaluation episodes of the members in `active [S]` in environments kept for that; see `rollout`."""
+        """Play the evaluation episodes of the members in `active [S]` in separate environments; see `rollout`."""
         c, plan = self.plan.config, self.plan
         self.activity.evaluating = Monitor(self.monitor.cancelled)
         self.activity.episodes_due = int(active.sum()) * c.eval_episodes
@@ -140,7 +142,7 @@ class Experience:
                 ) from error
 
 
-def _counted(state: TrainState, trajectory: Trajectory, finished: Finished) -> TrainState:
+def _counted(state: TrainState, trajectory: Trajectory, finished: FinishedEpisodes) -> TrainState:
     """Return the state with the collected steps, episodes and recent returns added."""
     state = state._replace(env_steps=state.env_steps + trajectory.valid.sum((-2, -1)).numpy())
     if not any(map(len, finished.returns)):

@@ -86,7 +86,8 @@ def main() -> None:
     what = f"PPO, {options.seeds} seeds of {options.steps:,} steps, compile {options.compile}"
     print(f"{what}, median of {options.rounds}; {platform.machine()}\n")
     print(
-        "| launcher | training loop, steps/s | total, steps/s | startup, s | mean return |\n| --- | --- | --- | --- | --- |"
+        "| launcher | training loop, steps/s | total, steps/s | startup, s | mean return |\n"
+        "| --- | --- | --- | --- | --- |"
     )
     for way, row in rows.items():
         cells = (

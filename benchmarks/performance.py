@@ -25,7 +25,7 @@ from typing import Any
 
 from libraries import LIBRARIES, install, script
 from page import PAGE, put, spread, stamp, table
-from processes import AlgorithmState, Outcome, option, run
+from processes import Measurements, Outcome, option, run
 from rows import Row, commands_of, comparison, compiled, eager, measure, middle, speeds, variants
 
 CORE = (os.cpu_count() or 1) - 1
@@ -52,7 +52,7 @@ class Choice:
     rounds: int
     seeds: int
     sizes: tuple[str, ...]
-    kept: AlgorithmState
+    kept: Measurements
 
 
 def one_seed(choice: Choice) -> str:
@@ -292,7 +292,7 @@ def main() -> None:
     for name, reason in missing.items():
         print(f"{name} can't be installed: {reason}", file=sys.stderr, flush=True)
     peers = tuple(name for name in only if name not in missing)
-    choice = Choice(peers, options.steps, options.rounds, options.seeds, tuple(sizes), AlgorithmState(options.keep))
+    choice = Choice(peers, options.steps, options.rounds, options.seeds, tuple(sizes), Measurements(options.keep))
     absent = "".join(f"\n\n{LIBRARIES[name].title} could not be installed: `{why}`" for name, why in missing.items())
     for section in sections:
         load = os.getloadavg()[0]

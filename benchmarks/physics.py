@@ -163,8 +163,8 @@ Made by `make bench-physics` on {time.strftime("%Y-%m-%d")}: {os.cpu_count()} CP
 PPO for {steps:,} steps with Stable-Baselines3's defaults on both sides: eight environments, 2048 steps per update,
 minibatches of 64, 10 epochs, two separate 64x64 tanh networks; on MuJoCo, observations and rewards are normalized. The
 table shows environment steps per second of training; for pgzoo, tracking is included and compiling, which happens once,
-is not. The upper bound is 1 / (1 / environments alone + 1 / updates alone), the speed if acting, storing, estimating and
-tracking took no time. Returns are means over 20 episodes of the final policy with sampled actions.
+is not. The upper bound is 1 / (1 / environments alone + 1 / updates alone): the speed if acting, storing, estimating
+and tracking took no time. Returns are means over 20 episodes of the final policy with sampled actions.
 
 {table(rounds)}
 

@@ -1,4 +1,4 @@
-"""Commands as benchmarks run them: each a process of its own, timed and weighed."""
+"""Runs the commands of benchmarks as separate processes, and measures time and memory."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from page import ROOT
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command came to; of several at once together.
+    """The result of a command, or the combined result of several that ran in parallel.
 
-    `training` and `compiling` are seconds as the program tells them, `whole` those of the process from start to exit;
-    `peak` is its largest resident set in MiB; `returned` a mean return; `told` its last line.
+    `training` and `compiling` are seconds as reported by the program, `whole` the seconds of the process from start to
+    exit, `peak` its maximum resident set size in MiB, `returned` a mean return, `told` its last line of output, parsed.
     """
 
     env_steps: int
@@ -35,7 +35,7 @@ class Outcome:
 
 
 def words_of(command: str) -> list[str]:
-    """The command's words, programs and files of this repository by their paths, `pgzoo` with this interpreter."""
+    """Split a command; use absolute paths for programs and files of this repository, this interpreter for pgzoo."""
     words = shlex.split(command)
     pinned = 3 if words[0] == "taskset" else 0
     front, words = words[:pinned], words[pinned:]
@@ -45,7 +45,7 @@ def words_of(command: str) -> list[str]:
 
 
 def run(commands: str | tuple[str, ...], folder: Path) -> Outcome:
-    """Run a command, or several at once, in `folder`."""
+    """Run a command, or several in parallel, in `folder`."""
     commands = (commands,) if isinstance(commands, str) else commands
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as place:
@@ -102,8 +102,8 @@ def outcome_of(told: dict[str, Any], whole: float, peak: float) -> Outcome:
     )
 
 
-class AlgorithmState:
-    """Outcomes by section and row, in a file where one is given, so that a round can be measured at a time."""
+class Measurements:
+    """Outcomes by section and row, stored in a file if one is given, so that rounds can be run one at a time."""
 
     def __init__(self, file: Path | None) -> None:
         self.file = file
@@ -122,7 +122,7 @@ class AlgorithmState:
 
 
 def option(algorithm: str, name: str) -> bool:
-    """Whether `pgzoo run ALGORITHM` has an option of that name."""
+    """Return whether `pgzoo run ALGORITHM` has an option of that name."""
     words = [sys.executable, "-m", "pgzoo", "run", algorithm, "--help"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     said = subprocess.run(words, capture_output=True, text=True, check=True, env=environment).stdout

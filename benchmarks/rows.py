@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from page import ratios, spread, table
-from processes import AlgorithmState, Outcome, option, run
+from processes import Measurements, Outcome, option, run
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def eager(command: str) -> str:
 
 
 def measure(
-    section: str, rows: Sequence[Row], rounds: int, peers: Sequence[str], kept: AlgorithmState
+    section: str, rows: Sequence[Row], rounds: int, peers: Sequence[str], kept: Measurements
 ) -> tuple[list[Row], dict[str, list[Outcome]]]:
     """Measure pgzoo's rows and those of `peers` in every round that is missing; return all rows with outcomes."""
     found = kept.rows.setdefault(section, {})

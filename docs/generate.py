@@ -53,11 +53,12 @@ Made by `make docs`, which starts a run of each pair.
 
 ## Algorithms and return estimators
 
-- *trains*: the algorithm learns from what the estimator gives.
-- *trains, critic added*: the estimator requires the values of a critic, and the algorithm learns none by itself: the
-  engine adds one ([estimators](estimators.md#a-critic-where-the-algorithm-has-none)).
-- *not used*: the run starts; the algorithm looks at whole episode returns (or at none) and never asks the estimator.
-- *no: windows*: refused, because the estimator needs whole episodes and the algorithm collects windows of steps.
+- *trains*: the algorithm learns from the estimator's output.
+- *trains, critic added*: the estimator requires the values of a critic, and the algorithm has none, so pgzoo adds one
+  ([estimators](estimators.md#a-critic-where-the-algorithm-has-none)).
+- *not used*: the run starts, but the algorithm uses whole-episode returns (or none) and never calls the estimator.
+- *no: windows*: refused, because the estimator needs whole episodes and the algorithm collects fixed-length rollouts
+  (windows of steps).
 - *no: no gradient*: refused, because the estimator requires a critic and the algorithm takes no gradient steps to
   train one.
 """
@@ -65,7 +66,8 @@ Made by `make docs`, which starts a run of each pair.
 POLICY_PAIRS = """## Algorithms and policies
 
 - *trains*: the algorithm learns the policy.
-- *plays only*: the run starts, but the policy has no parameters or the algorithm doesn't learn.
+- *plays only*: the run starts, but nothing is learned, because the policy has no parameters or the algorithm doesn't
+  learn.
 - *no: no parameters*: refused, because the algorithm needs a critic or parameters, and the policy has none.
 
 `tabular` fits Discrete observations only. [Algorithms](algorithms.md) says which action spaces an algorithm takes.

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "benchmarks"))
 
 from page import put, ratios, spread, table  # noqa: E402
-from processes import AlgorithmState, Outcome, outcome_of, words_of  # noqa: E402
+from processes import Measurements, Outcome, outcome_of, words_of  # noqa: E402
 from rows import Row, comparison, measure  # noqa: E402
 
 
@@ -82,7 +82,7 @@ def test_a_run_of_pgzoo_and_a_peers_are_read_alike() -> None:
 def test_a_row_may_want_more_rounds_than_are_asked_for_and_who_is_not_asked_for_is_left_out(tmp_path: Path) -> None:
     say = 'python -c "print(\'{\\"env_steps\\": {seed}}\')"'
     rows = [Row("ours", (say,), at_least=3), Row("theirs", (say,), peer="x"), Row("absent", (say,), peer="y")]
-    there, found = measure("section", rows, 2, ("x",), AlgorithmState(None))
+    there, found = measure("section", rows, 2, ("x",), Measurements(None))
     assert [row.title for row in there] == ["ours", "theirs"]
     assert {name: [one.env_steps for one in outcomes] for name, outcomes in found.items()} == {
         "ours": [0, 1, 2],
@@ -91,9 +91,9 @@ def test_a_row_may_want_more_rounds_than_are_asked_for_and_who_is_not_asked_for_
 
 
 def test_what_was_kept_is_there_again(tmp_path: Path) -> None:
-    kept = AlgorithmState(tmp_path / "new" / "kept.json")
+    kept = Measurements(tmp_path / "new" / "kept.json")
     kept.add("section", "row", outcome(1, 1.0, 1.0, None))
-    assert AlgorithmState(tmp_path / "new" / "kept.json").rows == {"section": {"row": [outcome(1, 1.0, 1.0, None)]}}
+    assert Measurements(tmp_path / "new" / "kept.json").rows == {"section": {"row": [outcome(1, 1.0, 1.0, None)]}}
 
 
 def test_programs_are_found_from_any_folder() -> None:

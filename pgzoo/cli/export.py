@@ -55,6 +55,7 @@ def command(
     """
     with Waiting("Loading torch and gymnasium", progress):
         from pgzoo.export.formats import export
+        from pgzoo.export.mlflow_model import source_of_pgzoo
         from pgzoo.play.evaluation import find_policies
         from pgzoo.tracking import Home
 
@@ -70,3 +71,5 @@ def command(
             echo(f"{one.name}  {path}")
     if as_json:
         print_json(made)
+    if format_ == "mlflow" and source_of_pgzoo():
+        echo("Note: pgzoo wasn't installed from a package index; requirements.txt says how to install it.", err=True)

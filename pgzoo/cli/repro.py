@@ -45,7 +45,7 @@ def command(
 
     catalog = open_catalog(blocked=blocked, imports=imports)
     found = find(run_id, Home.find())
-    unlike = list(dict.fromkeys(what for one in found for what in differences(one)))
+    unlike = list(dict.fromkeys(what for one in found for what in differences(one, catalog)))
     for what in unlike:
         echo(what, err=True)
     results = []

@@ -78,9 +78,9 @@ def _print_result(result: Result) -> None:
     out.print(f"\n[bold]{visible(config.algorithm)} on {visible(config.env)}[/]: {judged}\n")
     out.print(table)
     if swept:
-        out.print("[dim]Each row is over the means of its seeds.[/]")
+        out.print("[dim]Statistics are over the mean returns of the seeds.[/]")
     elif len(result.runs) > 1:
-        out.print("[dim]The last row is over the means of the seeds.[/]")
+        out.print("[dim]Statistics in the last row are over the mean returns of the seeds.[/]")
     for line in _format_cut(result):
         out.print(line, markup=False, style="yellow")
     out.print()
@@ -157,7 +157,7 @@ def _print_profile(result: Result) -> None:
 
 def _ship(result: Result, progress: ProgressMode) -> Result:
     """Wait a little until MLflow has the runs. Ctrl-C stops waiting."""
-    hint = " (Ctrl-C: continue in the background)" if progress == "bar" else ""
+    hint = " (Ctrl-C: in the background)" if progress == "bar" else ""
     try:
         with Waiting(lambda: f"{result.format_shipping()}{hint}", progress):
             return result.settled()

@@ -55,7 +55,8 @@ def command(
         return
     check_not_empty(uri, home)
     port = free_port(host, port)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM must stop the server, too
+    for number in (signal.SIGTERM, signal.SIGHUP):  # these must stop the server, too
+        signal.signal(number, signal.default_int_handler)
     server = start_server(uri, home, host, port)
     try:
         base = f"http://{host}:{port}"

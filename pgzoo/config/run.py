@@ -1,4 +1,4 @@
-"""Everything that decides a run, as one frozen model."""
+"""All settings of a run, as one frozen model."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ class Component(Settings):
     settings: SerializeAsAny[ComponentConfig]
 
     def nested(self) -> dict[str, Any]:
-        """Return the user's form, `{"name": ..., **settings}`."""
+        """Return the component as in a settings file, `{"name": ..., **settings}`."""
         return {"name": self.name, **self.settings.model_dump(mode="json")}
 
 
 def _count_or_list(value: Any) -> Any:
-    """Read seeds: `10` is how many, `3,5,8` is which."""
+    """Parse seeds: `10` means 0 to 9, `3,5,8` is a list."""
     if isinstance(value, str) and "," in value:
         value = [part for part in value.split(",") if part.strip()]
     if isinstance(value, str | int | float) and not isinstance(value, bool):
@@ -77,13 +77,13 @@ MAX_MEMBERS = 10_000
 
 
 class RunConfig(Settings):
-    """Everything that decides a run, fully resolved. Build it with `resolve`."""
+    """All settings of a run, fully resolved. Create it with `resolve`."""
 
-    algorithm: Annotated[str, Field(description="what learns (pgzoo algorithms)")]
+    algorithm: Annotated[str, Field(description="the algorithm (pgzoo algorithms)")]
     env: Annotated[str, Field(description="gymnasium id of the environment (pgzoo envs)", min_length=1)]
     seeds: Annotated[
         tuple[NonNegativeInt, ...],
-        Field(description="how many (10: 0 to 9) or which (3,5,8); default: seed 0", min_length=1),
+        Field(description="number of seeds (10 means 0 to 9) or a list (3,5,8); default: seed 0", min_length=1),
     ] = (0,)
     sweep_axis: Annotated[
         dict[str, tuple[float, ...]],
@@ -95,9 +95,11 @@ class RunConfig(Settings):
     total_episodes: Annotated[
         PositiveInt | None, Field(description="episodes per seed; ends with the first update at or past it")
     ] = None
-    num_envs: Annotated[PositiveInt, Field(description="environments side by side, per seed")] = 8
+    num_envs: Annotated[PositiveInt, Field(description="parallel environments per seed")] = 8
     gamma: Annotated[float, Field(ge=0, le=1, description="discount factor")] = 0.99
-    env_kwargs: Annotated[dict[str, Any], Field(description="keyword for the environment, K=V; repeat for more")] = {}
+    env_kwargs: Annotated[
+        dict[str, Any], Field(description="keyword argument for the environment, K=V; repeat for more")
+    ] = {}
     wrappers: Annotated[
         tuple[str, ...] | None,
         Field(description="gymnasium wrapper around the environment, as module:Class; repeat for more, in order"),
@@ -109,40 +111,37 @@ class RunConfig(Settings):
         PositiveInt | None, Field(description="truncate episodes here; default: the environment's own limit")
     ] = None
     normalize_obs: Annotated[
-        bool, Field(description="shift and scale observations to mean 0 and deviation 1; part of the policy")
+        bool, Field(description="normalize observations to mean 0 and standard deviation 1; part of the policy")
     ] = False
     normalize_reward: Annotated[
-        bool, Field(description="divide rewards by the deviation of the discounted return, for learning alone")
+        bool, Field(description="divide rewards by the standard deviation of the discounted return (training only)")
     ] = False
     backend: Annotated[
-        str, Field(description="how environments run: auto, sync, async, native, or a plugin's; see pgzoo envs ID")
+        str, Field(description="environment backend: auto, sync, async, native, or a plugin's; see pgzoo envs ID")
     ] = "auto"
     eval_every: Annotated[
-        NonNegativeInt, Field(description="evaluate each time so many steps are taken; 0: only at the end")
+        NonNegativeInt, Field(description="environment steps between evaluations; 0: only at the end")
     ] = 0
-    eval_episodes: Annotated[PositiveInt, Field(description="episodes of an evaluation, sampled and again greedy")] = (
-        100
+    eval_episodes: Annotated[PositiveInt, Field(description="episodes per evaluation and mode (sampled, greedy)")] = 100
+    eval_max_steps: Annotated[PositiveInt, Field(description="maximum number of steps of an evaluation episode")] = (
+        EVAL_MAX_STEPS
     )
-    eval_max_steps: Annotated[
-        PositiveInt, Field(description="steps after which an evaluation episode that has not ended is cut")
-    ] = EVAL_MAX_STEPS
     save_best: Annotated[
-        bool, Field(description="also keep the policy with the best mean return of all evaluations, as policy-best")
+        bool, Field(description="also save the policy with the best mean return in an evaluation, as policy-best")
     ] = False
     checkpoint_every: Annotated[
         NonNegativeInt | None,
-        Field(description="keep a checkpoint each time so many steps are taken; 0: only at the end; default: by time"),
+        Field(description="environment steps between checkpoints; 0: only at the end; default: every 30 seconds"),
     ] = None
     stop_at: Annotated[
-        float | None, Field(description="stop a seed when its last 100 training episodes have this mean return")
+        float | None,
+        Field(description="stop a seed when the mean return of its last 100 training episodes reaches this"),
     ] = None
     stop_on_plateau: Annotated[
         PositiveInt | None,
-        Field(
-            description="stop a seed when so many steps gave no better mean return of its last 100 training episodes"
-        ),
+        Field(description="stop a seed after this many steps without a better mean return of 100 training episodes"),
     ] = None
-    max_minutes: Annotated[PositiveFloat | None, Field(description="stop every seed after so many minutes")] = None
+    max_minutes: Annotated[PositiveFloat | None, Field(description="stop after this many minutes")] = None
     log_every: Annotated[PositiveInt, Field(description="environment steps between two points of a curve")] = 1000
     experiment: Annotated[
         str | None, Field(description="MLflow experiment; default: MLFLOW_EXPERIMENT_NAME or pgzoo/ENV")
@@ -155,24 +154,24 @@ class RunConfig(Settings):
     ] = None
     device: Annotated[
         Literal["cpu", "cuda"],
-        Field(description="where policies act and learn; cuda is for large networks or many seeds"),
+        Field(description="device on which policies act and learn; cuda is for large networks or many seeds"),
     ] = "cpu"
     threads: Annotated[
         PositiveInt,
-        Field(description="CPU threads for torch; more seldom help, and may cost a seed its being the same alone"),
+        Field(description="CPU threads for torch; more rarely help, and can make results depend on other seeds"),
     ] = 1
     launcher: Annotated[
         str,
-        Field(description="where seeds are trained: local, all in this process; processes, shared out among several"),
+        Field(description="where seeds are trained: local, all in this process; processes, over several processes"),
     ] = "local"
     workers: Annotated[
-        PositiveInt | None, Field(description="how many processes a launcher starts; default: one for each CPU core")
+        PositiveInt | None, Field(description="number of processes that the launcher starts; default: one per CPU core")
     ] = None
     compile: Annotated[
         Literal["auto", "on", "off"],
-        Field(description="compile the gradient step; auto: where a run is long enough to gain by it"),
+        Field(description="compile the gradient step; auto: if the run is long enough to benefit"),
     ] = "auto"
-    profile: Annotated[bool, Field(description="tell where the time went, and keep it with the run")] = False
+    profile: Annotated[bool, Field(description="print and log where time was spent")] = False
     video: Annotated[bool, Field(description="record an evaluation episode as MP4")] = False
     init_from: Annotated[
         str | None,
@@ -201,10 +200,15 @@ class RunConfig(Settings):
     def _encodable(cls, value: Any) -> Any:
         for text in [part for item in value.items() for part in item] if isinstance(value, dict) else [value or ""]:
             if any("\ud800" <= character <= "\udfff" for character in text):
-                raise ValueError("must be valid UTF-8: no tracking store takes it as it is")
+                raise ValueError("must be valid UTF-8, which tracking stores require")
             if not isinstance(value, dict) and any(ord(character) < 32 or ord(character) == 127 for character in text):
                 raise ValueError("must not contain control characters, such as a line break")
         return value
+
+    @field_validator("wrappers", mode="before")
+    @classmethod
+    def _one_wrapper(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) and value.lower() != "none" else value
 
     @field_validator("wrappers")
     @classmethod
@@ -213,6 +217,18 @@ class RunConfig(Settings):
             if not WRAPPER.fullmatch(name):
                 raise ValueError(f'"{name}" is no wrapper; expected module:Class, such as gymnasium.wrappers:...')
         return names or None
+
+    @field_validator("env_kwargs")
+    @classmethod
+    def _plain_data(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for key, part in value.items():
+            if (odd := _not_plain(part)) is not None:
+                raise ValueError(
+                    f"{key} has a {type(odd).__name__}, and keywords must be plain data (numbers, text, lists, "
+                    "mappings), because they are kept with the run. Register an environment that makes the object "
+                    "itself: gymnasium.register(ID, entry_point=a function that returns the environment)"
+                )
+        return value
 
     @field_validator("sweep_axis")
     @classmethod
@@ -236,16 +252,16 @@ class RunConfig(Settings):
         return self
 
     def nested(self) -> dict[str, Any]:
-        """Return the user's form, ready for YAML: `resolve` gives the same config for it."""
-        own = _told(self, exclude={"policy", "estimator", "settings"}) | _told(self.settings)
+        """Return the settings as in a settings file; `resolve` converts them back to an equal config."""
+        own = _json(self, exclude={"policy", "estimator", "settings"}) | _json(self.settings)
         estimator = self.estimator.nested()
-        for key in self.sweep_axis or ("sweep_axis",):  # what is swept has no one value
+        for key in self.sweep_axis or ("sweep_axis",):  # a swept setting has several values
             part, name = (estimator, key.partition(".")[2]) if "." in key else (own, key)
             part.pop(name, None)
         return own | {"policy": self.policy.nested(), "estimator": estimator}
 
     def flat(self) -> dict[str, str]:
-        """Return what is logged as parameters: dotted keys, always the same ones for the same components."""
+        """Return the logged parameters, with dotted keys. The keys depend only on the components."""
         return dict(_flatten(self._decisive()))
 
     def at(self, setting: Setting) -> RunConfig:
@@ -267,7 +283,7 @@ class RunConfig(Settings):
         return tuple(self.member(seed, setting) for setting in grid(self.sweep_axis) for seed in self.seeds)
 
     def setting_hash(self) -> str:
-        """Return a name for the setting: equal for runs that differ in nothing but seeds and labels."""
+        """Return a hash of the settings, equal for runs that differ only in seeds and labels."""
         return hashlib.sha256(json.dumps(self._decisive(), sort_keys=True).encode()).hexdigest()[:12]
 
     def _decisive(self) -> dict[str, Any]:
@@ -276,23 +292,23 @@ class RunConfig(Settings):
 
 @dataclass(frozen=True)
 class Member:
-    """A seed with its own overrides of the settings; `config` is that of its run alone."""
+    """One seed, or one seed and setting of a sweep. `config` is the config of the member's run alone."""
 
     config: RunConfig
     overrides: Setting = field(default_factory=dict)
 
     @property
     def seed(self) -> int:
-        """What all its random streams come from."""
+        """The seed from which all random streams of the member are derived."""
         return self.config.seeds[0]
 
     @property
     def label(self) -> str:
-        """What its run is called after the algorithm: `s3`, `learning_rate=0.0003 s3`."""
+        """The part of the run name after the algorithm: `s3`, `learning_rate=0.0003 s3`."""
         return f"{format_setting(self.overrides)} s{self.seed}".strip()
 
     def run_key(self, group: str) -> str:
-        """Return the key of its run, unlike every other member's."""
+        """Return the key of the member's run, which is unique."""
         own = "".join(f"{key}-{value}-".replace("+", "") for key, value in self.overrides.items())
         return f"{group}-{own}s{self.seed}"
 
@@ -313,10 +329,10 @@ UNLOGGED = frozenset(
         "workers",
     }
 )
-"""Run keys that don't change what is learned, or that a run bears elsewhere."""
+"""Settings of the run that aren't logged as parameters: they don't affect learning, or are recorded elsewhere."""
 
 MERGED = ("env_kwargs", "tags", "sweep_axis")
-"""Mappings, of which layers may give some keys each."""
+"""Settings that are mappings; layers are merged key by key."""
 
 RUN_KEYS = frozenset(RunConfig.model_fields) - {"settings"}
 RESERVED = frozenset(
@@ -336,8 +352,18 @@ RESERVED = frozenset(
 )
 
 
-def _told(settings: Settings, **kwargs: Any) -> dict[str, Any]:
-    """Settings as JSON has them. None is told only where it was given: it may take the place of a default."""
+def _not_plain(value: Any) -> Any:
+    """Return the first part of a value that isn't plain data, or None."""
+    if isinstance(value, Mapping):
+        odd_key = next((key for key in value if not isinstance(key, str)), None)
+        return odd_key or next((odd for part in value.values() if (odd := _not_plain(part)) is not None), None)
+    if isinstance(value, list | tuple):
+        return next((odd for part in value if (odd := _not_plain(part)) is not None), None)
+    return None if value is None or isinstance(value, bool | int | float | str) else value
+
+
+def _json(settings: Settings, **kwargs: Any) -> dict[str, Any]:
+    """Return settings as JSON data. None is included only if it was set explicitly, since it may override a default."""
     values = settings.model_dump(mode="json", **kwargs)
     return {key: value for key, value in values.items() if value is not None or key in settings.model_fields_set}
 
@@ -351,7 +377,7 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, s
 
 
 def overridden(config: RunConfig, setting: Setting, errors: list[str], where: str = "") -> RunConfig | None:
-    """Validate a config with some settings overridden; None, and a line per mistake, where it isn't valid."""
+    """Return a config with some settings overridden; if invalid, None, and append a line per mistake to `errors`."""
 
     def laid(settings: Settings, over: Mapping[str, Any], prefix: str = "") -> Any:
         def origin(key: str) -> str:

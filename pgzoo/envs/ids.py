@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from gymnasium.envs.registration import EnvSpec
 
-__all__ = ["EnvInfo", "check", "describe", "find", "newer", "obstacle", "successor", "threshold"]
+__all__ = ["EnvInfo", "check", "check_draws", "describe", "find", "newer", "obstacle", "successor", "threshold"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,24 @@ def check(env_id: str, env_kwargs: Mapping[str, Any] | None = None, imports: Ite
     spec = find(env_id)
     with _made(env_id, spec, env_kwargs or {}):
         return spec
+
+
+def check_draws(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> None:
+    """Make the environment for a video and close it.
+
+    Raises:
+        EnvError: it can't be made here, or can't draw frames.
+    """
+    kwargs = dict(env_kwargs or {})
+    check(env_id, kwargs)
+    try:
+        with _made(env_id, find(env_id), {**kwargs, "render_mode": "rgb_array"}) as env:
+            modes = env.metadata.get("render_modes", ())
+            why = "" if "rgb_array" in modes else f"its render modes are {', '.join(map(str, modes)) or 'none'}"
+    except EnvError as error:
+        why = str(error)
+    if why:
+        raise EnvError(f'The environment "{env_id}" draws no frames for --video, as render_mode="rgb_array": {why}')
 
 
 def find(env_id: str) -> EnvSpec:

@@ -38,6 +38,8 @@ CRITIC = "critic."
 TENSORS, DESCRIPTION = "policy.safetensors", "policy.json"
 LONGEST = 2**26
 """Longest description that is read, in bytes."""
+MOST_KEYS, MOST_TENSORS = 100, 10_000
+"""Most keys of a description, and of its environment's keywords; most tensors of a policy."""
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 DTYPES |= {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8}
 DTYPES |= {"U8": torch.uint8, "BOOL": torch.bool}
@@ -234,6 +236,8 @@ def _read_description(folder: Path) -> _Description:
     if len(text) > LONGEST:
         raise _Damaged(f"{DESCRIPTION} is longer than {LONGEST:,} bytes.")
     said = json.loads(text.decode())
+    if len(said) > MOST_KEYS:
+        raise _Damaged(f"{DESCRIPTION} has {len(said):,} keys, more than {MOST_KEYS}.")
     if said["schema"] > SCHEMA:
         raise ConfigError(
             f"{folder} was written by pgzoo {said['pgzoo']}, in a newer form than this version reads. "
@@ -248,6 +252,8 @@ def _read_description(folder: Path) -> _Description:
         limit, kwargs = where["max_episode_steps"], where["kwargs"]
         if not (isinstance(where["id"], str) and isinstance(kwargs, dict) and (limit is None or type(limit) is int)):
             raise _Damaged("its environment is no id with keywords.")
+        if len(kwargs) > MOST_KEYS:
+            raise _Damaged(f"its environment has {len(kwargs):,} keywords, more than {MOST_KEYS}.")
         wrappers, frames = where.get("wrappers", []), where.get("frame_stack", 0)
         if not (isinstance(wrappers, list) and all(isinstance(name, str) for name in wrappers) and type(frames) is int):
             raise _Damaged("its wrappers are no list of names, or its frame_stack is no number.")
@@ -291,6 +297,8 @@ class _Sparing(np.random.Generator):
 
 def _check_tensors(policy: Policy, file: Any) -> None:
     """Compare names, shapes and types of what a file declares with what the policy needs; loads nothing."""
+    if len(file.keys()) > MOST_TENSORS:
+        raise _Damaged(f"{TENSORS} has {len(file.keys()):,} tensors, more than {MOST_TENSORS:,}.")
     declared = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     found = {name: (DTYPES.get(part.get_dtype()), tuple(part.get_shape()[1:])) for name, part in declared.items()}
     rng = _Sparing(np.random.PCG64(0))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-from importlib.metadata import version
+from importlib.metadata import distribution, version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 from pgzoo.envs.checks import mask_size
 from pgzoo.export import spaces
 
-__all__ = ["STUB", "write_model"]
+__all__ = ["STUB", "source_of_pgzoo", "write_model"]
 
 STUB = '''"""Written by pgzoo, the same for every policy: the policy is in the folder beside it, as data."""
 
@@ -71,7 +71,7 @@ def write_model(bundle: Path, folder: Path, *, model_id: str | None = None, run_
         CODE: STUB,
         EXAMPLE: json.dumps(fed),
         SERVED_EXAMPLE: json.dumps({"inputs": fed}),
-        "requirements.txt": f"pgzoo=={version('pgzoo')}\nmlflow=={version('mlflow')}\n",
+        "requirements.txt": f"{_requirement()}\nmlflow=={version('mlflow')}\n",
         "python_env.yaml": f"python: {platform.python_version()}\ndependencies:\n- -r requirements.txt\n",
     }
     for name, text in texts.items():
@@ -97,3 +97,20 @@ def write_model(bundle: Path, folder: Path, *, model_id: str | None = None, run_
     )
     model.save(str(folder / "MLmodel"))
     return folder
+
+
+def source_of_pgzoo() -> str:
+    """Return where pgzoo was installed from, such as a folder or a repository; "" for a package index."""
+    text = distribution("pgzoo").read_text("direct_url.json")
+    return str(json.loads(text)["url"]) if text else ""
+
+
+def _requirement() -> str:
+    """Return the line on pgzoo in a model's requirements: a version can be pinned only if an index has it."""
+    if not source_of_pgzoo():
+        return f"pgzoo=={version('pgzoo')}"
+    return (
+        f"# pgzoo {version('pgzoo')} was not installed from a package index, so it is not required here.\n"
+        "# Install the same pgzoo before serving with --env-manager local, or replace these lines by the path of its\n"
+        "# wheel (made by: pip wheel --no-deps SOURCE)."
+    )

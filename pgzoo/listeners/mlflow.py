@@ -299,6 +299,7 @@ class MlflowListener:
                 event.final,
                 returns.tolist(),
                 event.lengths[member].tolist(),
+                0 if event.cut is None else int(event.cut[member]),
             )
             if event.mode == "sampled" and event.final and len(returns):
                 self._final[member] = returns.mean()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from pgzoo.envs import ids
 from pgzoo.envs.choice import choose_backend, inspect_environment
 from pgzoo.errors import ConfigError, UnfitError, UsageError
 from pgzoo.export.bundle import DESCRIPTION, TENSORS, LoadedPolicy, load_policy
+from pgzoo.registry.objects import register_env
 from pgzoo.training import rollout
 from pgzoo.training.events import EvaluationMode
 from pgzoo.types import EnvRequest
@@ -33,6 +35,8 @@ __all__ = [
     "find_policies",
     "policy_of_run",
 ]
+
+_log = logging.getLogger("pgzoo")
 
 
 @dataclass(frozen=True)
@@ -67,13 +71,24 @@ def find_policies(
         ConfigError: the folder's policy is damaged.
         UnknownName, StoreError: there is no such run, it has no policy, or the store can't be reached.
     """
+    from pgzoo.registry.changes import missing_imports
     from pgzoo.tracking import find
+    from pgzoo.tracking.ledger import start_of
 
     path = Path(ref)
     folder = path.parent if path.name in (DESCRIPTION, TENSORS) else path
     if (folder / DESCRIPTION).is_file() or (folder.is_dir() and len(path.parts) > 1):
-        return [PlayablePolicy(folder.resolve().name, load_policy(folder, catalog))]
-    return [policy_of_run(found, catalog) for found in find(ref, home, tracking_uri)]
+        playable = [PlayablePolicy(folder.resolve().name, load_policy(folder, catalog))]
+    else:
+        runs = find(ref, home, tracking_uri)
+        starts = [start_of(found.path) if found.path else None for found in runs]
+        for sentence in dict.fromkeys(s for start in starts if start for s in missing_imports(start["tags"], catalog)):
+            _log.warning("%s", sentence)
+        playable = [policy_of_run(found, catalog) for found in runs]
+    for one in playable:
+        if one.policy.env is not None:
+            register_env(one.policy.env.id, catalog.imports)
+    return playable
 
 
 def policy_of_run(found: Found, catalog: PluginCatalog) -> PlayablePolicy:

@@ -264,13 +264,32 @@ class PluginCatalog:
     def get(self, kind: ComponentKind, name: str) -> Entry:
         """Return one entry.
 
+        A name `module:qualname` is that of an object which was passed to `pgzoo.run`; it is found if the user has
+        imported its module.
+
         Raises:
             UnknownName: the message lists broken and blocked plugins, which might provide the name.
         """
-        try:
-            return self._entries[kind, name]
-        except KeyError:
-            raise UnknownName(self._unknown(kind, name)) from None
+        if (entry := self._entries.get((kind, name))) is not None:
+            return entry
+        if ":" in name and (kind == "algorithm" or kind == "policy"):
+            return self._object(kind, name)
+        raise UnknownName(self._unknown(kind, name))
+
+    def _object(self, kind: Literal["algorithm", "policy"], name: str) -> Entry:
+        from pgzoo.registry.objects import components_of, find_imported
+
+        module = name.partition(":")[0]
+        found = find_imported(name, self.imports)
+        if found is None:
+            raise UnknownName(
+                f'The {kind} "{name}" is a Python object that was passed to pgzoo.run, and it isn\'t here: the files '
+                f"of a run load no code. Import the module that defines it: --import {module}"
+            )
+        target, config = components_of(kind, found)
+        entry = Entry(kind, name, target, config, "", PluginInfo("python", "import", module))
+        self._entries[kind, name] = entry
+        return entry
 
     def auto_preset(self, algorithm: str, env: str) -> Entry | None:
         """Return the preset that applies by default; one for this environment takes precedence."""

@@ -23,6 +23,9 @@ __all__ = ["find_sources", "load_initial"]
 
 _log = logging.getLogger("pgzoo")
 
+MAX_SHOWN = 12
+"""Runs that a message names."""
+
 
 def find_sources(ref: str, seeds: Sequence[int], tracking_uri: str | None = None) -> tuple[str, tuple[Path, ...]]:
     """Return a lasting name of the run or folder that `ref` names, and the folder of the policy for each seed.
@@ -41,7 +44,7 @@ def find_sources(ref: str, seeds: Sequence[int], tracking_uri: str | None = None
     chosen = [runs if len(runs) == 1 else [run for run in runs if run.seed == seed] for seed in seeds]
     for seed, found in zip(seeds, chosen, strict=True):
         if len(found) != 1:
-            known = ", ".join(run.run_key for run in runs)
+            known = ", ".join(run.run_key for run in runs[:MAX_SHOWN]) + ", ..." * (len(runs) > MAX_SHOWN)
             raise ConfigError(f"init_from: {ref} has {len(found)} runs of seed {seed}. Name one run of: {known}.")
     folders = []
     for [run] in chosen:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from pgzoo.registry.changes import plugin_tags
 from pgzoo.training.plan import Plan
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def tags(plan: Plan, catalog: PluginCatalog, command: str) -> dict[str, str]:
         "gymnasium.version": version("gymnasium"),
         "cpu.threads": str(plan.config.threads),
         **({"gpu": torch.cuda.get_device_name()} if plan.config.device == "cuda" else {}),
-        **{f"plugin.{p.name}": p.origin for p in catalog.plugins if p.status == "ok" and p.source != "built-in"},
+        **plugin_tags(catalog),
         **({"pgzoo.init_from": plan.config.init_from} if plan.config.init_from else {}),
         **plan.config.tags,
     }

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from pgzoo.config import Layer, read_yaml
 from pgzoo.errors import CheckpointError, StoreError, UsageError
+from pgzoo.registry.changes import changes
 from pgzoo.runs.initial import find_sources
 from pgzoo.runs.provenance import versions
 from pgzoo.runs.resolve import resolve
-from pgzoo.runs.resume import resume
+from pgzoo.runs.resume import check_environment, resume
 from pgzoo.runs.runner import run_config
 from pgzoo.tracking.home import Home
 from pgzoo.tracking.journal import Record, records
@@ -84,12 +85,16 @@ class Leg:
         return max((step for record in self.records for step in _steps(record)), default=0)
 
 
-def differences(found: Found) -> list[str]:
-    """Return, in sentences, why a run may not be reproduced bit for bit: other versions, or an inexact resume."""
+def differences(found: Found, catalog: PluginCatalog) -> list[str]:
+    """Return, in sentences, why a run may not be reproduced bit for bit.
+
+    Changed plugins come first, then other versions, then an inexact resume.
+    """
     legs = _legs(found)
     tags: Mapping[str, str] = next((r["tags"] for r in legs[0].records if r["t"] == "start"), {}) if legs else {}
     now = versions()
-    reasons = [
+    reasons = changes(tags, catalog)
+    reasons += [
         f"{name} was {tags[tag]} and is {now[name]}: the numbers may differ in the last bits."
         for name, tag in TAGS.items()
         if tags.get(tag, now[name]) != now[name]
@@ -140,6 +145,7 @@ def _run_again(found: Found, legs: Sequence[Leg], catalog: PluginCatalog) -> lis
         if ref := layer.values.get("init_from"):
             over["init_from"] = str(find_sources(str(ref), [found.seed])[1][0])
         config = resolve([layer, Layer(over, ".".join)], catalog)
+        check_environment(config.env, catalog)
         home = Home.find({"PGZOO_HOME": folder})
         uploader = lock(home.uploader_lock, timeout=1)  # while this is held, no uploader ships these runs
         try:

@@ -33,7 +33,9 @@ def compose(given: Layer, catalog: PluginCatalog, *, preset: str = "auto", file:
         ConfigError, UnknownName: as `resolve`; also for a preset of another algorithm or environment.
         UsageError: the module of a wrapper in `given` can't be imported. Those in the file are not imported.
     """
-    if isinstance(wrappers := given.values.get("wrappers"), list | tuple):
+    wrappers = given.values.get("wrappers")
+    wrappers = (wrappers,) if isinstance(wrappers, str) else wrappers
+    if isinstance(wrappers, list | tuple):
         make_importable(Path.cwd())
         import_wrappers(name for name in wrappers if isinstance(name, str) and WRAPPER.fullmatch(name))
     layers = [read_yaml(file), given] if file else [given]

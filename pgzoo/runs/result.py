@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from pgzoo.ops.members import select
 from pgzoo.runs.context import RunContext
 from pgzoo.runs.display import VideoFile, html_table
 from pgzoo.tracking.lookup import local_run
-from pgzoo.training.events import Evaluated, MemberStatus, RunEnded
+from pgzoo.training.events import Evaluated, MemberStatus, RunEnded, UpdateDone
 from pgzoo.training.plan import Plan
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from pgzoo.training.events import EvaluationMode
 
 __all__ = ["EXIT_WAIT", "Outcome", "Result", "SeedResult"]
+
+_log = logging.getLogger("pgzoo")
 
 EXIT_WAIT = 10.0
 """Longest time, in seconds, to wait at the end of a run until its records are in MLflow."""
@@ -340,6 +343,10 @@ class Result:
         return replace(run, run_id=found.run_id if found else None)
 
 
+HUGE = 1e15
+"""A loss beyond this is no loss of rewards that anybody uses: the square of returns of thirty million."""
+
+
 class Outcome:
     """Collects from the events of a run what its result needs."""
 
@@ -349,13 +356,31 @@ class Outcome:
         self._final: dict[tuple[str, int], Evaluated] = {}
         self._ended: RunEnded | None = None
         self._over = time.monotonic()
+        self._losses: dict[str, Any] = {}
 
     def record(self, event: object) -> None:
-        """Keep the final evaluations and the end of the run."""
+        """Keep the final evaluations, the last losses and the end of the run."""
+        if isinstance(event, UpdateDone):
+            for name, values in event.metrics.items():
+                if name.startswith("loss/"):
+                    self._losses[name] = np.where(
+                        event.active & np.isfinite(values), values, self._losses.get(name, np.zeros(len(values)))
+                    )
         if isinstance(event, Evaluated) and event.final:
             self._final |= {(event.mode, int(row)): event for row in np.flatnonzero(event.active)}
         elif isinstance(event, RunEnded):
             self._ended, self._over = event, time.monotonic()
+
+    def warn_of_divergence(self, plan: Plan) -> None:
+        """Warn of seeds whose training diverged, though every number in it is finite."""
+        for row, member in enumerate(plan.members):
+            large = [f"{name} is {values[row]:.1e}" for name, values in self._losses.items() if abs(values[row]) > HUGE]
+            if large:
+                _log.warning(
+                    "The training of seed %s has diverged: in its last update, %s. Try a smaller learning rate, or "
+                    "smaller rewards (--normalize-reward).",
+                    *(member.seed, ", ".join(large)),
+                )
 
     def result(
         self,

@@ -16,6 +16,8 @@ from pgzoo.config import Layer, Member, RunConfig, read_yaml
 from pgzoo.config.sweep import SWEEP, Setting, parse_setting
 from pgzoo.errors import CheckpointError, StoreError, UsageError
 from pgzoo.launchers.protocol import ResumePoint
+from pgzoo.registry.changes import changes
+from pgzoo.registry.objects import register_env
 from pgzoo.runs.planning import make_plan
 from pgzoo.runs.provenance import versions
 from pgzoo.runs.resolve import resolve
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from pgzoo.runs.result import Result
     from pgzoo.tracking import Found
 
-__all__ = ["resume"]
+__all__ = ["check_environment", "resume"]
 
 _log = logging.getLogger("pgzoo")
 
@@ -78,6 +80,9 @@ def resume(
     home = home or tracking.Home.find()
     for one in found:
         _check_unlocked(one)
+    starts = [start_of(one.path) if one.path else None for one in found]
+    for sentence in dict.fromkeys(s for start in starts if start for s in changes(start["tags"], catalog)):
+        _log.warning("%s", sentence)
     saved = [_load(one, from_step) for one in found]
     replaced: dict[str, Any] = {} if launcher is None else {"launcher": launcher, "workers": None}
     replaced |= {} if workers is None else {"workers": workers}
@@ -162,11 +167,7 @@ def _config(
         UsageError: the module of the environment isn't imported.
     """
     saved, settings = _saved_settings(found, checkpoints), _sweep_settings(found)
-    module, colon, _ = str(saved.get("env")).partition(":")
-    if colon and module not in sys.modules:
-        raise UsageError(
-            f'The environment of the run is in module "{module}", and runs don\'t import code. Add: --import {module}'
-        )
+    check_environment(str(saved.get("env")), catalog)
     seeds = list(dict.fromkeys(one.seed for one in found))
     over: dict[str, Any] = {"seeds": seeds, "experiment": found[0].experiment, **replaced}
     if any(settings):
@@ -190,6 +191,16 @@ def _config(
                     f"{now.get(key)}. Only total_steps can change: restore config.yaml, or start a new run."
                 )
     return resolve([Layer(saved, ".".join), Layer(over, lambda path: f"--{path[0].replace('_', '-')}")], catalog)
+
+
+def check_environment(env_id: str, catalog: PluginCatalog) -> None:
+    """Raise UsageError if the environment of a run is in a module that the user didn't have imported."""
+    module, colon, _ = env_id.partition(":")
+    if colon and module not in sys.modules:
+        raise UsageError(
+            f'The environment of the run is in module "{module}", and runs don\'t import code. Add: --import {module}'
+        )
+    register_env(env_id, catalog.imports)
 
 
 def _sweep_settings(found: Sequence[Found]) -> list[Setting]:

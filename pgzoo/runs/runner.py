@@ -27,6 +27,7 @@ from pgzoo.play.video import need_extra
 from pgzoo.registry import PluginCatalog, discover
 from pgzoo.runs.checkpoint_writer import CheckpointWriter
 from pgzoo.runs.context import RunContext
+from pgzoo.runs.objects import check_objects, register_objects
 from pgzoo.runs.planning import make_plan, name_component
 from pgzoo.runs.provenance import tags
 from pgzoo.runs.relay import add_listener, listener_manager, relay
@@ -47,7 +48,7 @@ _log = logging.getLogger("pgzoo")
 
 
 def run(
-    algorithm: str | None = None,
+    algorithm: str | type[Any] | None = None,
     *,
     preset: str = "auto",
     config: str | None = None,
@@ -59,6 +60,10 @@ def run(
     """Train, track and evaluate; the library's `pgzoo run`, with the same names.
 
         pgzoo.run("reinforce", env="CartPole-v1", seeds=4, policy={"name": "mlp", "hidden": (32,)})
+        pgzoo.run(MyAlgorithm, env=lambda: MyEnv(size=5), policy=MyModule)
+
+    Classes, functions and torch modules may stand for names: see `runs.objects.register_objects`. `resume` and `repro`
+    of such a run need the same objects again.
 
     `progress` says whether to show how far the run is, on stderr; by default in a terminal and in a Jupyter notebook.
     Environment variables, signal handlers, warning filters and torch's threads are the same after the call as before.
@@ -68,9 +73,9 @@ def run(
         RunFailed: a component raised; what was tracked until then is kept.
     """
     catalog = discover(blocked=no_plugin, imports=imports)
-    given = {"algorithm": algorithm, **settings} if algorithm else settings
-    layer = Layer(given, ".".join)
-    resolved = compose(layer, catalog, preset=preset, file=config)
+    given, objects = register_objects({"algorithm": algorithm, **settings} if algorithm else settings, catalog)
+    resolved = compose(Layer(given, ".".join), catalog, preset=preset, file=config)
+    check_objects(objects, resolved.launcher)
     shown = given | {key: tracking.display_uri(given[key]) for key in ("tracking_uri",) if given.get(key)}
     call = ", ".join(f"{key}={value!r}" for key, value in shown.items())
     mode = progress_mode(progress)
@@ -83,7 +88,7 @@ def run(
 
 
 def plan(
-    algorithm: str | None = None,
+    algorithm: str | type[Any] | None = None,
     *,
     preset: str = "auto",
     config: str | None = None,
@@ -99,7 +104,7 @@ def plan(
         UsageError: a setting is wrong.
     """
     catalog = discover(blocked=no_plugin, imports=imports)
-    given = {"algorithm": algorithm, **settings} if algorithm else settings
+    given, _ = register_objects({"algorithm": algorithm, **settings} if algorithm else settings, catalog)
     return make_plan(compose(Layer(given, ".".join), catalog, preset=preset, file=config), catalog)
 
 
@@ -190,6 +195,7 @@ def run_config(
             raise
         finally:
             pending = session.close(0)
+    outcome.warn_of_divergence(plan)
     return outcome.result(context, pending, failure, coordinator.lost_members if coordinator else frozenset())
 
 
@@ -203,7 +209,7 @@ def _plan(
     """Make the plan, and warn if `auto` chose the environment backend of an installed plugin."""
     if config.video:
         need_extra("--video")
-        ids.check(config.env, config.env_kwargs)  # frames are drawn by gymnasium's environment, on any backend
+        ids.check_draws(config.env, config.env_kwargs)  # frames are drawn by gymnasium's environment, on any backend
     group = worker.group if worker else resume_point.group if resume_point else ""
     compile_cache = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or home.root / "compiled")
     members = resume_point.members if resume_point else ()

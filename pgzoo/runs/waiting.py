@@ -77,6 +77,11 @@ class NotebookLine:
         else:
             self._handle.update(data, raw=True)
 
+    def clear(self) -> None:
+        """Show an empty line in place of a text, if there is one."""
+        if self._handle is not None:
+            self.show("")
+
 
 class Waiting:
     """Shows a text, with the seconds so far, while the body of a `with` statement takes longer than a second.
@@ -107,8 +112,7 @@ class Waiting:
         self._ticker.stop()
         if self._status is not None:
             self._status.__exit__(None, None, None)
-        elif self._mode == "notebook" and time.monotonic() >= self._next:
-            self._notebook.show("")
+        self._notebook.clear()
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -129,9 +133,11 @@ class Waiting:
         from rich.console import Console
         from rich.text import Text
 
-        shown = Text(line, no_wrap=True, overflow="ellipsis")
+        console = Console(stderr=True)
+        shown = Text(line)
+        shown.truncate(console.width - 3, overflow="ellipsis")  # beside the spinner, in one line
         if self._status is None:
-            self._status = Console(stderr=True).status(shown)
+            self._status = console.status(shown)
             self._status.__enter__()
         else:
             self._status.update(shown)  # type: ignore[attr-defined]

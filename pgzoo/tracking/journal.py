@@ -146,8 +146,13 @@ class Journal:
         if len(line) > 2:
             self._put(line)
 
-    def evaluation(self, step: int, mode: str, final: bool, returns: Sequence[float], lengths: Sequence[int]) -> None:
-        """Write one evaluation: its episodes, and as metrics their mean (and, sampled, deviation and length)."""
+    def evaluation(
+        self, step: int, mode: str, final: bool, returns: Sequence[float], lengths: Sequence[int], cut: int = 0
+    ) -> None:
+        """Write one evaluation: its episodes, and as metrics their mean (and, sampled, standard deviation and length).
+
+        `cut` is the number of episodes that were cut by the limit of steps; a metric if there are any.
+        """
         if (int(step), mode) in self._finals or (not final and int(step) <= self._last_evaluation.get(mode, -1)):
             return
         returns, lengths = [float(r) for r in returns], [int(n) for n in lengths]
@@ -162,6 +167,9 @@ class Journal:
                 metrics = {f"eval/{clean_key(mode)}_return_mean": mean}
         else:
             self.dropped += 1
+        if cut:
+            prefix = "eval/" if mode == "sampled" else f"eval/{clean_key(mode)}_"
+            metrics[f"{prefix}cut_episodes"] = float(cut)
         self._last_evaluation[mode] = int(step)
         kept = [r if math.isfinite(r) else None for r in returns]
         line: Record = {"t": "evaluation", "ts": now(), "step": int(step), "mode": mode, "final": bool(final)}

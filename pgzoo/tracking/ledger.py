@@ -105,7 +105,7 @@ def format_shipping(left: Pending, tracking_uri: str) -> str:
     """Return what the uploader is doing for the store now, such as `Shipping to MLflow: 12 records of 1 run left`."""
     database = sqlite_path(tracking_uri)
     if database is not None and not database.exists():
-        return f"Shipping to MLflow: creating the database {database.name}; {left} left"
+        return f"Shipping to MLflow: creating the database; {left} left"
     return f"Shipping to MLflow: {left} left" if left else "Shipping to MLflow"
 
 

@@ -78,7 +78,8 @@ def bad_rewards(rewards: Tensor) -> dict[int, str]:
 
 def non_finite(name: str, values: Tensor) -> str:
     """Return the reason of a failure: the name of a tensor, and whether it holds a NaN or only infinities."""
-    return f"{name}: {'NaN' if torch.isnan(values).any() else 'infinite'}"
+    beyond = "infinite or beyond single precision (3.4e38)" if name == "rewards" else "infinite"
+    return f"{name}: {'NaN' if torch.isnan(values).any() else beyond}"
 
 
 def largest(x: Tensor) -> Tensor:

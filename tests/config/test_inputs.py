@@ -16,6 +16,11 @@ from pgzoo.runs.planning import make_plan
 from pgzoo.runs.resolve import resolve
 from pgzoo.training import checkpoint
 
+
+class Odd:
+    """An object, as a table of prices would be."""
+
+
 BASE = {"algorithm": "ppo", "env": "CartPole-v1"}
 
 
@@ -58,6 +63,9 @@ def test_none_is_none_where_it_is_allowed(catalog: PluginCatalog, value: Any) ->
         ({"seeds": 100_000_000}, "seeds: give at most 10,000 seeds (got 100000000)"),
         ({"seeds": 1e8}, "seeds: give at most 10,000 seeds"),
         ({"seeds": 5000, "sweep_axis": {"gamma": [0.5, 0.9, 0.99]}}, "seeds and sweep_axis give 15,000 members"),
+        ({"env_kwargs": {"df": Odd()}}, "env_kwargs: df has a Odd, and keywords must be plain data"),
+        ({"env_kwargs": {"x": {"y": [1, {"z": Odd()}]}}}, "x has a Odd"),
+        ({"env_kwargs": {"x": {1: 2}}}, "x has a int"),
         ({"policy": {"hidden": ["wide"] * 100_000}}, "and 99,980 more mistakes"),
         ({"gamma": "x" * 10**6}, "gamma: must be a valid number"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import pytest
@@ -111,3 +112,33 @@ def test_nothing_noisy_reaches_the_user(capfd: pytest.CaptureFixture[str]) -> No
         ids.describe("CartPole-v0")
         ids.describe("Ant-v2")
     assert capfd.readouterr() == ("", "")
+
+
+class Blind(gym.Env[Any, Any]):
+    """An environment that draws nothing; `kwargs` may hold a render mode that it doesn't know."""
+
+    observation_space, action_space = gym.spaces.Discrete(2), gym.spaces.Discrete(2)
+
+    def __init__(self, **kwargs: Any) -> None:
+        pass
+
+
+class Deaf(Blind):
+    """An environment without the keyword `render_mode`."""
+
+    def __init__(self) -> None:
+        pass
+
+
+gym.register("probe/Blind-v0", Blind)
+gym.register("probe/Deaf-v0", Deaf)
+
+
+@pytest.mark.parametrize("name", ["Blind", "Deaf"])
+def test_a_video_of_an_environment_that_draws_nothing_is_refused(name: str) -> None:
+    with pytest.raises(EnvError, match=f'"probe/{name}-v0" draws no frames for --video, as render_mode="rgb_array"'):
+        ids.check_draws(f"probe/{name}-v0")
+
+
+def test_a_video_of_an_environment_that_draws_is_not_refused() -> None:
+    ids.check_draws("CartPole-v1")

@@ -146,6 +146,8 @@ def test_what_the_user_names_is_imported_and_what_a_file_names_is_not(module: st
     del sys.modules[module]
     plan = pgzoo.plan("random", env="CartPole-v1", total_steps=10, wrappers=["halving:Half"])
     assert plan.config.flat()["wrappers"] == "halving:Half" and plan.config.backend == "sync"
+    one = pgzoo.plan("random", env="CartPole-v1", total_steps=10, wrappers="halving:Half")
+    assert one.config == plan.config
 
 
 def test_the_settings_of_other_runs_are_unchanged(home: Home) -> None:

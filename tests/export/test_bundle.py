@@ -455,3 +455,13 @@ def test_a_mask_of_another_kind_is_refused(make: Any, mask: Any) -> None:
     with pytest.raises(ValueError, match="expected an action mask of bool or 0/1 integers with 3 entries"):
         policy.act(obs, action_mask=mask)
     assert policy.act(obs, action_mask=[0, 1, 0]) == 1
+
+
+@pytest.mark.parametrize("where", ["", "env"])
+def test_a_million_extra_keys_are_refused(folder: Path, catalog: PluginCatalog, where: str) -> None:
+    said = json.loads((folder / "policy.json").read_text())
+    said.setdefault("env", {"id": "CartPole-v1", "kwargs": {}, "max_episode_steps": None})
+    (said["env"]["kwargs"] if where else said).update({f"x{k}": 0 for k in range(1_000_000)})
+    (folder / "policy.json").write_text(json.dumps(said))
+    with pytest.raises(ConfigError, match=r"is damaged: .* has 1,000,\d\d\d key"):
+        load_policy(folder, catalog)

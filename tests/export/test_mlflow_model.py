@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 import yaml
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
+from packaging.requirements import Requirement
 
 from pgzoo.errors import ConfigError, StoreError
+from pgzoo.export import mlflow_model
 from pgzoo.export.bundle import LoadedPolicy
 from pgzoo.export.formats import export
 from pgzoo.export.mlflow_model import STUB
@@ -138,3 +140,15 @@ def test_an_export_of_no_known_format_or_to_no_folder_is_refused(make: Make, tmp
     for format in ("safetensors", "mlflow"):
         with pytest.raises(StoreError, match="Can't export to"):
             export(policy, tmp_path / "file" / "below", format)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("source", ["", "file:///home/me/pgzoo"])
+def test_only_a_version_that_an_index_has_is_required(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    monkeypatch.setattr(mlflow_model, "source_of_pgzoo", lambda: source)
+    folder = export(make(POINT, Discrete(2)), tmp_path / "model", "mlflow")
+    lines = (folder / "requirements.txt").read_text().splitlines()
+    required = [Requirement(line) for line in lines if not line.startswith("#")]
+    assert [one.name for one in required] == (["mlflow"] if source else ["pgzoo", "mlflow"])
+    assert any("pip wheel --no-deps" in line for line in lines) == bool(source)

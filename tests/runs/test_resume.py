@@ -293,7 +293,7 @@ def test_a_prolonged_run_is_had_again_in_the_same_legs(trained: Train, home: Hom
     longer = again(catalog, home, short.group, total_steps=1200)
     assert parameters(longer) != parameters(trained(**settings, total_steps=1200))  # the step size was another
     (found,) = find(short.group, home)
-    assert differences(found) == []
+    assert differences(found, catalog) == []
     same = repro(found, catalog)
     assert same.first is None and same.until is None and same.compared > 20
 
@@ -317,7 +317,7 @@ def test_what_cannot_be_had_again_is_said_first(
     journal.write_text("".join(lines[: points[0] + 1]))  # as if it had been cut off here
     *_, before, _, _ = checkpoints(home, whole)
     again(catalog, home, whole.group, from_step=checkpoint.load(before).env_steps, total_steps=more)
-    (said,) = differences(found)
+    (said,) = differences(found, catalog)
     assert f"was interrupted at step 300 and {how}: it is compared up to that step" in said
     same = repro(found, catalog)
     assert same.first is None and same.until == 300

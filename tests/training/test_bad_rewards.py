@@ -39,6 +39,7 @@ class Burst(gym.Env[Any, Any]):
         return np.zeros(1, np.float32), self.value if self.bad and self.t == 3 else 1.0, self.t == 5, False, {}
 
 
+BEYOND = "infinite or beyond single precision (3.4e38)"
 gym.register("probe/Burst-v0", Burst)
 
 
@@ -46,10 +47,10 @@ def test_bad_rewards_by_hand() -> None:
     rewards = torch.ones(3, 2, 2)
     assert bad_rewards(rewards) == {}
     rewards[1, 0, 1], rewards[2, 1, 0], rewards[2, 1, 1] = -math.inf, math.nan, math.inf
-    assert bad_rewards(rewards) == {1: "rewards: infinite", 2: "rewards: NaN"}
+    assert bad_rewards(rewards) == {1: "rewards: infinite or beyond single precision (3.4e38)", 2: "rewards: NaN"}
 
 
-@pytest.mark.parametrize(("value", "why"), [("inf", "infinite"), ("-inf", "infinite"), ("nan", "NaN")])
+@pytest.mark.parametrize(("value", "why"), [("inf", BEYOND), ("-inf", BEYOND), ("nan", "NaN")])
 @pytest.mark.parametrize("algorithm", ["reinforce", "cem", "ars", "random"])
 def test_those_seeds_fail_that_saw_one(play: Callable[..., Any], algorithm: str, value: str, why: str) -> None:
     settings = {"env_kwargs": {"value": value}, "num_envs": 4, "total_steps": 600, "eval_episodes": 1}
@@ -94,3 +95,8 @@ def test_a_checkpoint_keeps_numbers_that_json_does_not_have(last_state: Callable
     found = checkpoint.load(path).about
     assert found["grid"] == about["grid"] and math.isnan(found["x"])
     assert (found["float"], found["text"]) == (2.0, "nan")
+
+
+def test_a_finite_reward_beyond_single_precision_is_not_called_infinite(play: Callable[..., Any]) -> None:
+    *_, ended = play("reinforce", "probe/Burst-v0", env_kwargs={"value": "1e300", "share": 1.0}, total_steps=40)
+    assert (ended.statuses, ended.reasons) == (("failed",), (f"rewards: {BEYOND}",))

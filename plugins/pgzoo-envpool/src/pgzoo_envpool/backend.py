@@ -1,6 +1,7 @@
-"""envpool's environments, as pgzoo asks for them: every row its own seed, true final observations, both kinds of end.
+"""An environment backend on envpool, with a seed per row and true final observations.
 
-envpool itself is imported when the first environment is asked for: it takes more than a second.
+It distinguishes termination from truncation. envpool itself is imported when it is first needed, because the import
+takes more than a second.
 """
 
 from __future__ import annotations
@@ -25,51 +26,51 @@ from pgzoo.types import Array, EnvRequest, StepResult
 __all__ = ["EnvpoolBackend", "EnvpoolEnvs"]
 
 PREFERRED = frozenset({"BipedalWalker-v3", "BipedalWalkerHardcore-v3", "LunarLander-v3", "LunarLanderContinuous-v3"})
-"""Where it is faster than `sync` for eight environments and more, and `sync` can't save a state either."""
+"""Environments on which it is faster than `sync` with eight or more copies, and which `sync` can't resume either."""
 
 MANY = 8
-"""Environments of a member from which on it is preferred: handing a step to a thread costs some 40 microseconds."""
+"""Minimum number of environments per member to be preferred: passing a step to a thread costs about 40 µs."""
 
 THREADS = "PGZOO_ENVPOOL_THREADS"
-"""The environment variable that says how many threads step the environments. What they do doesn't depend on it."""
+"""The environment variable with the number of threads. Results don't depend on it."""
 
 NO_LIMIT = np.iinfo(np.int32).max
-"""envpool's own time limit, out of the way: it says that an episode was truncated where it terminated as well."""
+"""A time limit for envpool that is never reached: at its own limit, envpool reports truncation but no termination."""
 
 OF_THE_POOL = frozenset(
     {"base_path", "batch_size", "env_seed", "gym_reset_return_info", "max_episode_steps", "max_num_players", "num_envs"}
     | {"num_threads", "reward_threshold", "seed", "thread_affinity_offset"}
 )
-"""What envpool is configured with beside the keywords of an environment."""
+"""Configuration keys of envpool that aren't keyword arguments of an environment."""
 
 
 class EnvpoolBackend:
-    """Classic control, toy text, Box2D, MuJoCo and more of envpool's, where they show what gymnasium's show.
+    """Classic control, toy text, Box2D, MuJoCo and more from envpool, if their spaces equal gymnasium's.
 
-    It also runs ids that gymnasium has given up, if it is asked for by name.
+    It also runs ids that gymnasium no longer supports, if this backend is selected by name.
     """
 
     width = 8
     foreign = True
 
     def fits(self, request: EnvRequest) -> str:
-        """What envpool knows, with the spaces that gymnasium's environment has, if there is one."""
+        """Return the reason why envpool can't run the environment; an empty string if it can."""
         return _spaces(request)[0]
 
     def preferred(self, request: EnvRequest) -> bool:
-        """Box2D but for CarRacing, eight environments or more of a member: faster, and nothing is given up there."""
+        """Return True for Box2D except CarRacing with at least eight environments per member."""
         return request.id in PREFERRED and request.rows >= MANY
 
     def open(self, request: EnvRequest) -> EnvpoolEnvs:
-        """Make `request.rows` environments; envpool makes them anew at every reset."""
+        """Return `request.rows` environments; every reset recreates them."""
         return EnvpoolEnvs(request)
 
 
 class EnvpoolEnvs:
-    """A pool that is made anew by each reset, for envpool fixes the seeds of its environments when it makes them.
+    """A pool that is recreated by each reset, because envpool sets seeds only at creation.
 
-    That costs 20 to 50 microseconds for each environment, with MuJoCo 2 milliseconds: as much as some 50 steps. The
-    time limit is kept here, so that an episode that terminates in its last step is not said to be truncated alone.
+    That costs 20 to 50 microseconds per environment, or 2 milliseconds with MuJoCo: as much as about 50 steps. This
+    class implements the time limit, so that termination in the last step is reported.
     """
 
     def __init__(self, request: EnvRequest) -> None:
@@ -86,8 +87,8 @@ class EnvpoolEnvs:
         self._obs = np.zeros((request.rows, *(observation_space.shape or ())), observation_space.dtype)
 
     def reset(self, seeds: NDArray[np.int64]) -> Array:
-        """Begin a new episode in every row from its seed."""
-        self._pool = None  # its threads end before others begin
+        """Start a new episode in every row, with the row's seed."""
+        self._pool = None  # stop its threads before new ones start
         envpool = _envpool()
         with _quiet():
             self._pool = envpool.make(
@@ -101,15 +102,15 @@ class EnvpoolEnvs:
             )
             obs, _ = self._pool.reset()
         self._cut = np.zeros(len(self._ids), np.bool_)
-        self._obs = self._shown(obs)
+        self._obs = self._reshaped(obs)
         return self._obs
 
     def step(self, actions: Array, live: NDArray[np.bool_]) -> StepResult:
-        """Take one step in every live row. Where an episode terminated envpool resets, where it was cut off we do."""
+        """Take one step in every live row. envpool resets a row after a termination, this class after a truncation."""
         cut = self._cut & live
         if not cut.any() and live.all():
             obs, rewards, terminated, _, info = self._pool.step(actions, self._ids)
-            self._obs, self._cut = self._shown(obs), info["elapsed_step"] >= self._limit
+            self._obs, self._cut = self._reshaped(obs), info["elapsed_step"] >= self._limit
             return StepResult(self._obs, rewards.astype(np.float64), terminated, self._cut)
         rows = len(live)
         rewards = np.zeros(rows)
@@ -117,33 +118,33 @@ class EnvpoolEnvs:
         self._obs = self._obs.copy()
         if (acting := np.flatnonzero(live & ~cut)).size:
             obs, rewards[acting], terminated[acting], _, info = self._pool.step(actions[acting], self._ids[acting])
-            self._obs[acting] = self._shown(obs)
+            self._obs[acting] = self._reshaped(obs)
             truncated[acting] = info["elapsed_step"] >= self._limit
         if (over := np.flatnonzero(cut)).size:
             obs, _ = self._pool.reset(self._ids[over])
-            self._obs[over] = self._shown(obs)
+            self._obs[over] = self._reshaped(obs)
         self._cut = np.where(live, truncated, self._cut)
         return StepResult(self._obs, rewards, terminated, truncated)
 
     def select(self, rows: NDArray[np.int64]) -> EnvpoolEnvs:
-        """These rows of the pool alone."""
+        """Return only these rows of the pool."""
         part = copy.copy(self)
         part._ids, part._cut, part._obs = self._ids[rows], self._cut[rows], self._obs[rows]
         return part
 
     def close(self) -> None:
-        """End the threads."""
+        """Stop the threads."""
         self._pool = None
 
-    def _shown(self, obs: Array) -> Array:
-        """Observations as the space has them: `[rows, *O]`."""
+    def _reshaped(self, obs: Array) -> Array:
+        """Return observations in the shape `[rows, *O]` and dtype of the space."""
         space = self.observation_space
         return np.asarray(obs).reshape(-1, *(space.shape or ())).astype(space.dtype, copy=False)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back warnings: gymnasium's of envpool's spaces, and of old versions, which pgzoo says better."""
+    """Suppress gymnasium's warnings about envpool's spaces and old versions, for which pgzoo has better messages."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -156,11 +157,11 @@ def _envpool() -> Any:
 
 
 def _threads() -> int:
-    """How many threads step the environments. Raises UsageError where the variable says no such number."""
-    said = os.environ.get(THREADS, "1")
-    if not said.isdecimal() or int(said) < 1:
-        raise UsageError(f"{THREADS}={said}: give a number of threads, at least 1.")
-    return int(said)
+    """Return the number of threads. Raises UsageError if the variable isn't a positive integer."""
+    value = os.environ.get(THREADS, "1")
+    if not value.isdecimal() or int(value) < 1:
+        raise UsageError(f"{THREADS}={value}: give a number of threads, at least 1.")
+    return int(value)
 
 
 def _config(env_id: str, **kwargs: Any) -> dict[str, Any]:
@@ -169,7 +170,7 @@ def _config(env_id: str, **kwargs: Any) -> dict[str, Any]:
 
 
 def _spaces(request: EnvRequest) -> tuple[str, Any, Any]:
-    """Why envpool can't take gymnasium's place, or nothing, and what its environment shows and takes."""
+    """Return the reason why envpool can't run this (or ""), and its observation and action spaces."""
     envpool, env_id, keywords = _envpool(), request.id, dict(request.kwargs)
     if env_id not in envpool.list_all_envs():
         return f"envpool {version('envpool')} has no such environment", None, None
@@ -196,7 +197,7 @@ def _spaces(request: EnvRequest) -> tuple[str, Any, Any]:
 
 
 def _gymnasiums(env_id: str, kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
-    """The spaces of gymnasium's environment of that id; None where it can't be made."""
+    """Return the spaces of gymnasium's environment with that id; None if it can't be created."""
     with _quiet():
         try:
             env: Any = gym.make(env_id, disable_env_checker=True, **kwargs)
@@ -207,7 +208,7 @@ def _gymnasiums(env_id: str, kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
 
 
 def _alike(own: gym.Space[Any], other: gym.Space[Any]) -> bool:
-    """Whether one can stand for the other: bounds of observations and the width of numbers don't matter."""
+    """Return whether two spaces are equal, ignoring bounds of observations and float width."""
     if isinstance(own, Discrete) or isinstance(other, Discrete):
         return own == other
     if not isinstance(other, Box) or own.dtype is None or other.dtype is None:
@@ -216,7 +217,7 @@ def _alike(own: gym.Space[Any], other: gym.Space[Any]) -> bool:
 
 
 def _unbounded(space: Any) -> Any:
-    """The space without bounds that say nothing, such as the greatest and the least number there is."""
+    """Return the space with infinite bounds in place of trivial ones, such as the largest float."""
     if not isinstance(space, Box) or space.dtype.kind != "f":
         return space
     least, greatest = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
@@ -225,7 +226,7 @@ def _unbounded(space: Any) -> Any:
 
 
 def _single(space: Any) -> Any:
-    """Actions in float32, as gymnasium's environments take them."""
+    """Return a float action space in float32, as in gymnasium's environments."""
     if not isinstance(space, Box) or space.dtype.kind != "f":
         return space
     return Box(space.low.astype(np.float32), space.high.astype(np.float32), space.shape, np.float32)

@@ -1,4 +1,4 @@
-"""What the plugin offers, by dotted name: every command of pgzoo imports this, so it is light."""
+"""Registers the plugin's components as strings. Every pgzoo command imports this module, so it must be fast."""
 
 from pgzoo.registry import Registry, hookimpl
 
@@ -11,5 +11,5 @@ def pgzoo_register(registry: Registry) -> None:
     registry.env_backend(
         "envpool",
         "pgzoo_envpool.backend:EnvpoolBackend",
-        summary="in C++ threads; physics and old ids of gymnasium (LunarLander-v2, HalfCheetah-v4 ...)",
+        summary="in C++ threads; physics, and old gymnasium ids (LunarLander-v2, HalfCheetah-v4 ...)",
     )

@@ -1,4 +1,4 @@
-"""What the plugin offers, by dotted name: every command of pgzoo imports this, so it is light."""
+"""Registers the plugin's components as strings. Every pgzoo command imports this module, so it must be fast."""
 
 from pgzoo.registry import Registry, hookimpl
 
@@ -12,5 +12,5 @@ def pgzoo_register(registry: Registry) -> None:
         "positive-reinforce",
         "pgzoo_example.positive:PositiveReinforce",
         config="pgzoo_example.positive:PositiveReinforceConfig",
-        summary="REINFORCE that learns only from what went better than average",
+        summary="REINFORCE that learns only from above-average returns",
     )

@@ -1,4 +1,4 @@
-"""REINFORCE without regrets."""
+"""REINFORCE that learns only from above-average returns."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from pgzoo.types import Batch, Episodes, Hyper, Loss, Params
 class PositiveReinforceConfig(AlgorithmConfig):
     """Settings of `positive-reinforce`; each becomes an option, a YAML key and a logged parameter."""
 
-    learning_rate: Annotated[float, Field(gt=0, description="step size of the optimizer")] = 2e-2
+    learning_rate: Annotated[float, Field(gt=0, description="learning rate of the optimizer")] = 2e-2
     margin: Annotated[
         float,
-        Field(ge=0, description="how many standard deviations above the mean a return must be to count"),
+        Field(ge=0, description="minimum number of standard deviations above the mean for a return to count"),
     ] = 0.0
 
 
 class PositiveReinforce:
-    """Make likelier what went better than the average of the batch, and leave the rest alone.
+    """Increase the probability of actions with above-average returns, and ignore the others.
 
         ∇J(θ) = E[ (Aₜ - m)₊ ∇ log π(aₜ|sₜ; θ) ],    Aₜ = (Gₜ - mean G) / std G
 
@@ -37,7 +37,7 @@ class PositiveReinforce:
     defaults: ClassVar[Mapping[str, Any]] = {"num_envs": 8, "total_steps": 100_000}
 
     def loss(self, policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
-        """Minus the objective whose gradient is the estimate above."""
+        """Return minus the objective."""
         gain = (standardize(batch.advantages, batch.weights) - hyper.margin).clamp(min=0.0)
         dist = policy.apply(params, batch.inputs).dist
         value = -weighted_mean(dist.log_prob(batch.actions) * gain, batch.weights)

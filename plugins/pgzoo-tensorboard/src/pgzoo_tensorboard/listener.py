@@ -1,7 +1,7 @@
-"""Mirrors the journals of a command's runs, from which MLflow is told, into event files of TensorBoard.
+"""Writes the journals of runs, the source of MLflow's data, to TensorBoard event files.
 
-What stands in a journal is what both show: the same names, the same grid of steps, no point twice. A run that is
-taken up again has its event file written anew from the journal, so that nothing is lost that a kill kept from it.
+Both show the same metrics at the same steps. When a run is resumed, its event file is rewritten from the journal, so
+that no record is lost or duplicated.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 __all__ = ["EventFile", "TensorBoard", "create"]
 
 EVERY = 1.0
-"""Seconds between two looks into the journals."""
+"""Polling interval of the journals, in seconds."""
 BINS = 50
 
 
 def create(context: RunContext) -> TensorBoard | None:
-    """Make the listener of one run, if PGZOO_TENSORBOARD names a folder."""
+    """Return the listener of a run; None unless PGZOO_TENSORBOARD names a folder."""
     folder = os.environ.get("PGZOO_TENSORBOARD", "").strip()
     return TensorBoard(context, Path(folder).expanduser()) if folder else None
 
@@ -45,7 +45,7 @@ class TensorBoard:
 
     @hookimpl(trylast=True)
     def pgzoo_run_started(self) -> None:
-        """Begin an event file for each run."""
+        """Create an event file for each run."""
         config = self._context.plan.config
         place = self._folder / plain(config.env) / plain(config.algorithm)
         for key in self._context.plan.run_keys:
@@ -53,13 +53,13 @@ class TensorBoard:
 
     @hookimpl(trylast=True)
     def pgzoo_update_done(self) -> None:
-        """Write what is new, once a second: a run of many short updates has other things to do."""
+        """Write new records, at most once per second to keep the overhead small."""
         if time.monotonic() - self._looked >= EVERY:
             self._follow()
 
     @hookimpl(trylast=True)
     def pgzoo_evaluated(self) -> None:
-        """Write what is new."""
+        """Write new records."""
         self._follow()
 
     @hookimpl(trylast=True)
@@ -76,12 +76,12 @@ class TensorBoard:
 
 
 class EventFile:
-    """The event file of the run whose journal lies in `journal`, written to `folder`."""
+    """The event file in `folder` of the run whose journal is in the folder `journal`."""
 
     def __init__(self, journal: Path, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        for old in folder.glob("events.out.tfevents.*"):  # of this very run: the journal has all of it
+        for old in folder.glob("events.out.tfevents.*"):  # of the same run; the journal contains all of its records
             old.unlink()
         self._journal, self._offset = journal, 0
         self._start: Mapping[str, Any] = {}
@@ -91,17 +91,17 @@ class EventFile:
         self.follow()
 
     def follow(self) -> None:
-        """Write what the journal has more than before, and see that it is in the file."""
-        begin = self._offset
-        for record, end in records(self._journal, begin):
+        """Write new journal records and flush the file."""
+        start = self._offset
+        for record, end in records(self._journal, start):
             if record is not None:
                 self._write(record)
             self._offset = end
-        if self._offset > begin:
+        if self._offset > start:
             self.writer.flush()
 
     def end(self, status: str) -> None:
-        """Close the file."""
+        """Write the status and the learning curve, and close the file."""
         from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
@@ -137,16 +137,16 @@ class EventFile:
             self.writer.add_scalar(name, value, step, walltime=at)
 
     def _describe(self, start: Mapping[str, Any]) -> None:
-        """Say what the run is. Seeds of one command are a group, over which TensorBoard averages.
+        """Write settings and description of the run. TensorBoard averages over the seeds of one command.
 
-        Which settings and metrics there are is left to TensorBoard to find, for other algorithms have others.
+        Settings and metrics aren't declared in advance, because they differ between algorithms.
         """
         from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
         settings = {name: number(value) for name, value in start["params"].items() if name != "seed"}
-        began = start["ts"] / 1000
-        self.writer.file_writer.add_summary(hparams_pb(settings, trial_id=start["group"], start_time_secs=began))
-        self.writer.add_text("description", start["tags"].get("mlflow.note.content", start["name"]), walltime=began)
+        started = start["ts"] / 1000
+        self.writer.file_writer.add_summary(hparams_pb(settings, trial_id=start["group"], start_time_secs=started))
+        self.writer.add_text("description", start["tags"].get("mlflow.note.content", start["name"]), walltime=started)
 
     def _draw(self) -> None:
         from pgzoo.tracking.plots import learning_curve
@@ -164,12 +164,12 @@ class EventFile:
 
 
 def plain(name: str) -> str:
-    """Return a name fit for a folder: `ALE/Pong-v5` is `ALE-Pong-v5`."""
+    """Return a name that is valid for a folder: `ALE-Pong-v5` for `ALE/Pong-v5`."""
     return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "run"
 
 
 def number(value: str) -> float | bool | str:
-    """Return a setting as TensorBoard can sort and filter it: a number or a truth where it is one."""
+    """Return a setting as a number or bool if possible, so that TensorBoard can sort and filter by it."""
     if value in ("True", "False"):
         return value == "True"
     try:

@@ -1,4 +1,4 @@
-"""What the plugin offers, by dotted name: every command of pgzoo imports this, so it is light."""
+"""Registers the plugin's components as strings. Every pgzoo command imports this module, so it must be fast."""
 
 from pgzoo.registry import Registry, hookimpl
 

@@ -1,0 +1,124 @@
+"""Environments whose episodes may never end: evaluations cut them, collections of whole episodes fail by name."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # as an importable module
+
+import endless  # noqa: F401  registers the environments
+
+import pgzoo
+from pgzoo.config import Layer
+from pgzoo.errors import RunFailed
+from pgzoo.registry import PluginCatalog
+from pgzoo.runs.result import Result
+from pgzoo.runs.runner import compose, run_config
+from pgzoo.tracking import Home
+from pgzoo.training.events import Evaluated, Event
+
+A2C = {"algorithm": "a2c", "env": "endless/Endless-v0", "num_envs": 2, "total_steps": 50, "backend": "sync"}
+
+
+@pytest.fixture
+def run(home: Home, catalog: PluginCatalog) -> Callable[..., Result]:
+    """Return `run(**settings)`: a short run of a2c."""
+    return lambda **settings: run_config(compose(Layer(A2C | settings, ".".join), catalog, preset="none"), catalog)
+
+
+def test_episodes_are_cut_at_the_limit_and_count_up_to_there(play: Callable[..., list[Event]]) -> None:
+    settings = {k: v for k, v in A2C.items() if k not in ("algorithm", "env")}
+    events = play("a2c", "endless/Endless-v0", **settings, seeds=[3, 5], eval_episodes=11, eval_max_steps=7)
+    sampled, greedy = (event for event in events if isinstance(event, Evaluated))
+    for event in (sampled, greedy):
+        assert event.cut is not None and event.cut.tolist() == [11, 11]
+        assert [returns.tolist() for returns in event.returns] == [[7.0] * 11] * 2
+        assert [lengths.tolist() for lengths in event.lengths] == [[7] * 11] * 2
+
+
+def test_only_episodes_that_have_not_ended_are_cut(play: Callable[..., list[Event]]) -> None:
+    settings = {k: v for k, v in A2C.items() if k not in ("algorithm", "env")} | {"eval_episodes": 40}
+    some = {"env_kwargs": {"some": True}}
+    events = play("a2c", "endless/Endless-v0", **settings, **some, seeds=2, eval_max_steps=7)
+    event = next(event for event in events if isinstance(event, Evaluated))
+    assert event.cut is not None
+    for returns, lengths, cut in zip(event.returns, event.lengths, event.cut, strict=True):
+        assert returns.tolist() == lengths.tolist() and sorted(set(lengths.tolist())) == [3, 7]
+        assert cut == np.count_nonzero(lengths == 7) and len(returns) == 40
+    never = play("a2c", "endless/Loud-v0", **settings, eval_max_steps=5)  # ends in its fifth step
+    assert all(event.cut is None for event in never if isinstance(event, Evaluated))
+
+
+def test_a_run_with_cut_episodes_is_finished_and_says_so_once(
+    run: Callable[..., Result], caplog: pytest.LogCaptureFixture
+) -> None:
+    result = run(seeds=2, eval_episodes=3, eval_max_steps=7)
+    assert result.status == "finished" and result.error is None
+    assert [run.to_dict()["cut_episodes"] for run in result.runs] == [3, 3]
+    assert [run.to_dict()["greedy_cut_episodes"] for run in result.runs] == [3, 3]
+    assert [run.to_dict()["return_mean"] for run in result.runs] == [7.0, 7.0]
+    said = [record.getMessage() for record in caplog.records if "cut there" in record.getMessage()]
+    assert said == [
+        "endless/Endless-v0: 6 of 6 evaluation episodes had not ended after 7 steps and were cut there (sampled "
+        "actions). Their returns count up to there. To play longer: --eval-max-steps"
+    ]
+    (frame,) = result.evaluate(episodes=2)["return_mean"].unique()  # with the run's own limit
+    assert frame == 7.0
+
+
+def test_a_greedy_policy_that_walks_in_circles_fails_no_run(run: Callable[..., Result]) -> None:
+    result = run(env="CliffWalking-v1", total_steps=200, eval_episodes=2, eval_max_steps=300)
+    (seed,) = result.runs
+    assert seed.status == "finished" and result.error is None
+    assert seed.greedy_cut_episodes == 2 and seed.greedy_returns.tolist() == [-300.0, -300.0]  # -1 a step
+
+
+@pytest.mark.parametrize("algorithm", ["reinforce", "cem"])
+def test_collecting_whole_episodes_names_environment_algorithm_and_setting(
+    run: Callable[..., Result], algorithm: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("pgzoo.training.rollout.EPISODE_LIMIT", 200)
+    result = run(algorithm=algorithm)
+    assert isinstance(result.error, RunFailed) and result.status == "failed"
+    assert str(result.error) == (
+        f'Environment "endless/Endless-v0": an episode has not ended after 200 steps, and algorithm "{algorithm}" '
+        "collects whole episodes. Limit them with --max-episode-steps."
+    )
+    assert caplog.records[0].getMessage().startswith("endless/Endless-v0 has no time limit, and algorithm")
+    caplog.clear()
+    assert run(algorithm=algorithm, max_episode_steps=20, eval_episodes=2).status == "finished"
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING and "limit" in record.message]
+
+
+def test_a_video_of_an_endless_episode_stops(
+    run: Callable[..., Result], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from pgzoo.play.video import record
+
+    result = run(eval_episodes=1, eval_max_steps=5)
+    seen: list[tuple[int, int]] = []
+
+    def report(*counts: int) -> None:
+        seen.append(counts)  # type: ignore[arg-type]
+
+    rng, request = np.random.default_rng(0), result.plan.request(1)
+    returns = record(result.policy(), request, tmp_path / "v.mp4", rng=rng, episodes=2, max_steps=4, report=report)
+    assert returns == [4.0, 4.0]
+    assert seen == [(episode, frames) for episode in (1, 2) for frames in (1, 2, 3, 4)]
+    assert "episode 2 had not ended after 4 steps; the video stops there" in caplog.text
+
+
+def test_a_saved_policy_is_evaluated_up_to_a_limit(
+    run: Callable[..., Result], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(eval_episodes=1, eval_max_steps=5).policy().save(tmp_path / "policy")
+    caplog.clear()
+    frame: Any = pgzoo.evaluate(tmp_path / "policy", episodes=3, max_steps=9)
+    assert frame["return_mean"].tolist() == [9.0] and "3 of 3 evaluation episodes had not ended" in caplog.text

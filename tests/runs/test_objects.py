@@ -1,0 +1,136 @@
+"""Classes, functions and modules in place of names."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import pytest
+import torch
+from torch import nn
+
+import pgzoo
+from pgzoo.algorithms.ppo import PPO
+from pgzoo.errors import ConfigError, UnfitError, UnknownName
+from pgzoo.policies.mlp import MLP
+from pgzoo.registry import discover
+from pgzoo.registry.objects import find_imported, register_env
+from pgzoo.runs.reproduce import repro
+from pgzoo.runs.resume import resume
+from pgzoo.tracking import Home, find
+from pgzoo.training.engine import Engine
+
+SHORT: dict[str, Any] = {"total_steps": 200, "eval_episodes": 2, "tracking_uri": "none", "num_envs": 2}
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The module `given.py`, imported by name."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    yield importlib.import_module("given")
+    sys.modules.pop("given", None)
+    for name in ("Count", "make_short"):
+        gym.registry.pop(name, None)
+
+
+def test_a_run_of_objects(given: Any, home: Home, caplog: pytest.LogCaptureFixture) -> None:
+    result = pgzoo.run(given.Scaled, env=given.make_short, policy=given.Net, scale=2.0, seeds=2, **SHORT)
+    config = result.plan.config
+    assert (config.algorithm, config.env, config.policy.name) == ("given:Scaled", "given:make_short", "given:Net")
+    assert config.name == "Scaled" and config.settings.scale == 2.0 and result.status == "finished"
+    assert all(run.lengths.tolist() == [2, 2] for run in result.runs)
+    assert set(result.policy(1).params) == {
+        f"net.layers.{layer}.{kind}" for layer in (0, 2) for kind in ("weight", "bias")
+    }
+    said = "resume and repro need the same objects again (given:Scaled, given:Net, given:make_short): "
+    assert said + "give them --import given." in caplog.text
+
+
+def test_resume_repro_and_evaluate_find_them_by_their_import(given: Any, home: Home) -> None:
+    result = pgzoo.run(given.Scaled, env=given.Count, policy=given.Net, **SHORT)
+    [found], key = find(result.group, home), result.runs[0].run_key
+    with pytest.raises(UnknownName, match=r'"given:Scaled" is a Python object .* --import given'):
+        resume([found], discover(), total_steps=400)
+    with pytest.raises(UnknownName, match='policy "given:Net" is a Python object'):
+        pgzoo.evaluate(key)
+    gym.registry.pop("Count")
+    catalog = discover(imports=["given"])
+    assert repro(found, catalog).first is None
+    assert resume([found], catalog, total_steps=400).runs[0].env_steps >= 400
+    assert pgzoo.evaluate(key, episodes=2, imports=["given"]).length_mean[0] == 5.0
+
+
+def test_local_objects_run_and_say_that_they_cannot_be_resumed(home: Home, caplog: pytest.LogCaptureFixture) -> None:
+    def build(inputs: int, outputs: int) -> nn.Module:
+        return nn.Linear(inputs, outputs)
+
+    result = pgzoo.run("reinforce", env=lambda: gym.make("CartPole-v1"), policy=build, **SHORT)
+    assert result.status == "finished" and "<locals>.build" in result.plan.config.policy.name
+    assert "and can't find " in caplog.text and "Define them at the top level of a module" in caplog.text
+
+
+def test_a_module_gives_every_seed_its_own_weights(given: Any, home: Home) -> None:
+    net = nn.Linear(4, 2)
+    plan = pgzoo.plan("reinforce", env="CartPole-v1", policy=net, seeds=3, **SHORT)
+    engine = Engine(plan)
+    engine.close()
+    for weights in engine.state.params["policy.net.weight"]:
+        assert torch.equal(weights, net.weight)
+    with pytest.raises(UnfitError, match=r"Linear has 2 outputs, and 1 are needed \(1 for a critic\)"):
+        pgzoo.plan("a2c", env="CartPole-v1", policy=net, **SHORT)
+
+
+def test_what_is_registered_keeps_its_name() -> None:
+    config = pgzoo.plan(PPO, env="CartPole-v1", policy={"name": MLP, "hidden": (8,)}, total_steps=100).config
+    assert config.algorithm == "ppo" and config.policy.name == "mlp" and config.name is None
+    assert config.policy.nested()["hidden"] == [8]
+
+
+class Incomplete:
+    def loss(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"algorithm": 3}, "algorithm: expected a name or a class with a method loss, update or loop"),
+        ({"algorithm": bytes}, "algorithm: expected a name or a class"),
+        ({"algorithm": Incomplete}, "class Incomplete has no attribute estimator"),
+        ({"policy": 3}, "policy: expected a name, a torch module, its class, or a function"),
+        ({"policy": lambda: nn.Linear(1, 1)}, r"must take \(inputs, outputs\)"),
+        ({"env": 3}, "env: expected an id, or a class or function that makes the environment, not int"),
+        ({"wrappers": [type("Local", (gym.Wrapper,), {})]}, "isn't a class at the top level of a module"),
+    ],
+)
+def test_other_objects_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        pgzoo.plan(**({"algorithm": "reinforce", "env": "CartPole-v1", "total_steps": 100} | settings))
+
+
+def test_an_environment_must_be_made_anew() -> None:
+    with pytest.raises(ConfigError, match=r"not an environment \(TimeLimit\).*lambda: MyEnv"):
+        pgzoo.plan("reinforce", env=gym.make("CartPole-v1"), total_steps=100)
+
+
+def test_other_processes_cannot_be_given_objects(given: Any, home: Home) -> None:
+    with pytest.raises(ConfigError, match="launcher processes: its processes can't be given the objects given:Scaled"):
+        pgzoo.run(given.Scaled, env="CartPole-v1", launcher="processes", **SHORT)
+
+
+def test_wrappers_may_be_classes() -> None:
+    plan = pgzoo.plan("random", env="CartPole-v1", total_steps=9, wrappers=[gym.wrappers.FlattenObservation])
+    assert plan.config.wrappers == ("gymnasium.wrappers.transform_observation:FlattenObservation",)
+
+
+@pytest.mark.parametrize("name", ["os:system", "shutil:rmtree", "given:os.system", "given:gym.make"])
+def test_the_name_in_a_file_leads_to_no_other_code(name: str, given: Any) -> None:
+    given.os = __import__("os")
+    assert find_imported(name, ["given"]) is None
+    register_env(name, ["given"])
+    assert name.partition(":")[2] not in gym.registry
+    with pytest.raises(UnknownName, match="is a Python object that was passed"):
+        discover(imports=["given"]).get("policy", name)

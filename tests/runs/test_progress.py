@@ -1,0 +1,91 @@
+"""What a user sees while a command works: a display that moves, and nothing but results on stdout."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from program import PATIENCE, Folder, read_until
+
+ENVS = str(Path(__file__).parent / "endless.py")
+A2C = ("run", "a2c", "--import", ENVS, "--num-envs", "1", "--eval-episodes", "2", "--preset", "none")
+TIMES = (
+    r"Time +([\d.]+) s = imports ([\d.]+) \+ compile ([\d.]+) \+ train ([\d.]+) \+ evaluate ([\d.]+) \+ ship ([\d.]+)"
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Folder]:
+    made = Folder(tmp_path)
+    yield made
+    made.close()
+
+
+def in_terminal(folder: Folder, *args: str) -> str:
+    """Run a command in a pseudo-terminal and return all that it wrote."""
+    pid, terminal = pty.fork()
+    if pid == 0:  # pragma: no cover
+        os.chdir(folder.path)
+        os.environ.update(folder.env, TERM="xterm-256color", COLUMNS="100", LINES="40")
+        os.execv(sys.executable, [*folder.command, *args])
+    seen = b""
+    while select.select([terminal], [], [], PATIENCE)[0]:
+        try:
+            seen += os.read(terminal, 65536)
+        except OSError:  # the other end is closed
+            break
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen.decode())
+
+
+def test_what_an_environment_prints_never_reaches_stdout(folder: Folder) -> None:
+    out, err = folder.pgzoo(*A2C, "--env", "endless/Loud-v0", "--total-steps", "20", "--json", "--no-progress")
+    (line,) = out.splitlines()
+    answer = folder.parse(line)
+    assert answer["status"] == "finished"
+    for said in ("from print", "from os.write", "from puts"):
+        assert said in err
+    out, err = folder.pgzoo("evaluate", answer["group"], "--import", ENVS, "--episodes", "1", "--json", "--no-progress")
+    assert "from" not in out and "from puts" in err
+
+
+def test_the_bar_moves_within_a_collection_and_the_times_add_up(folder: Folder) -> None:
+    slow = ("--env", "endless/Slow-v0", "--total-steps", "60", "--rollout-steps", "60", "--eval-max-steps", "30")
+    seen = in_terminal(folder, *A2C, *slow)
+    assert "endless/Slow-v0 has no time limit: evaluation episodes are cut after 30 steps" in " ".join(seen.split())
+    shares = [int(share) for share in re.findall(r"(\d+)%", seen)]
+    assert {share for share in shares if 0 < share < 100}, seen  # there is one update alone
+    assert shares == sorted(shares)
+    assert "evaluating: 0 of 2 episodes" in seen
+    assert "2 of 2 evaluation episodes with greedy actions were cut at 30 steps (--eval-max-steps)." in seen
+    found = re.search(TIMES, seen)
+    assert found, seen
+    total, *parts = map(float, found.groups())
+    assert sum(parts) == pytest.approx(total, abs=0.051 * len(parts)) and parts[2] > 2.9 and parts[3] > 1.4
+
+
+def test_a_log_gets_lines_within_a_collection_and_none_without_progress(folder: Folder) -> None:
+    long = (*A2C, "--env", "endless/Slow-v0", "--total-steps", "400", "--rollout-steps", "400")
+    child = folder.start(*long)
+    said = read_until(child.stderr, "/400 steps")
+    assert "mean return" in said and "\x1b" not in said
+    child.terminate()
+    out, err = folder.pgzoo(*A2C, "--env", "CartPole-v1", "--total-steps", "20", "--no-progress")
+    assert err == "" and "finished" in out
+
+
+def test_evaluate_and_video_say_how_far_they_are(folder: Folder) -> None:
+    run = folder.parse(folder.pgzoo(*A2C, "--env", "endless/Slow-v0", "--total-steps", "5", "--json")[0])
+    short = ("--import", ENVS, "--episodes", "2", "--max-steps", "30")
+    seen = in_terminal(folder, "evaluate", run["group"], *short)
+    assert re.search(r"Playing a2c s0: 0 of 2 episodes, \d+ steps \(\d+ s\)", seen), seen
+    assert "2 of 2 evaluation episodes had not ended after 30 steps" in " ".join(seen.split())
+    seen = in_terminal(folder, "video", run["group"], *short)
+    assert re.search(r"Recording a2c-s0\.mp4: episode [12] of 2, \d+ frames \(\d+ s\)", seen), seen

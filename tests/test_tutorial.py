@@ -1,0 +1,66 @@
+"""The notebook of the tutorial, executed in a fresh kernel."""
+
+from __future__ import annotations
+
+import base64
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from pgzoo.extras import present
+
+NOTEBOOK = Path(__file__).parents[1] / "docs" / "tutorial" / "reinforce-cartpole.ipynb"
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+    """The outputs of each code cell, by its first line."""
+    folder = tmp_path_factory.mktemp("tutorial")
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PGZOO_", "PYTEST"))}
+    client.execute(env=env | {"PYTHONPATH": str(NOTEBOOK.parents[2])})
+    if kept := os.environ.get("TUTORIAL_OUT"):
+        nbformat.write(notebook, kept)
+    assert not list(folder.rglob("mlflow.db"))
+    return {cell.source.partition("\n")[0]: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
+
+
+def data(cells: dict[str, list[Any]], first_line: str, kind: str) -> list[str]:
+    outputs = cells[next(line for line in cells if line.startswith(first_line))]
+    return [output["data"][kind] for output in outputs if kind in output.get("data", {})]
+
+
+@pytest.mark.parametrize("first_line", ["import gymnasium", "result.plot()", "other = pgzoo.run("])
+def test_every_figure_is_a_picture(cells: dict[str, list[Any]], first_line: str) -> None:
+    [picture] = data(cells, first_line, "image/png")
+    content = base64.b64decode(picture)
+    assert content.startswith(b"\x89PNG")
+    width, height = struct.unpack(">II", content[16:24])
+    assert width >= 300 and height >= 200 and len(content) > 5_000
+
+
+def test_results_and_frames_are_tables(cells: dict[str, list[Any]]) -> None:
+    [table] = data(cells, "import pgzoo", "text/html")
+    assert table.count("<tr>") == 5 and "reinforce on CartPole-v1: finished" in table
+    [frame] = data(cells, "result.evaluate", "text/html")
+    assert frame.count("<tr") == 5 and "greedy" in frame
+    assert data(cells, "comparison.to_frame()", "text/html")
+    [own] = data(cells, "from typing", "text/html")
+    assert "EntropyReinforce on CartPole-v1: finished" in own
+
+
+def test_the_video_is_shown_where_it_can_be_made(cells: dict[str, list[Any]]) -> None:
+    shown = data(cells, "import importlib.util", "text/html")
+    assert any("<video" in page for page in shown) == present("video")
+
+
+def test_no_cell_prints_a_traceback(cells: dict[str, list[Any]]) -> None:
+    for outputs in cells.values():
+        assert not [output for output in outputs if output.output_type == "error"]
+        assert not [o for o in outputs if o.output_type == "stream" and "Traceback" in o.text]

@@ -1,4 +1,4 @@
-"""What users of SB3, CleanRL and RL Zoo type, and pgzoo's name for it. One table of options, one of commands."""
+"""Tables of the options and commands of SB3, CleanRL and RL Zoo, and pgzoo's equivalents."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ COMMANDS: dict[str, str] = {
 
 
 def option_hint(option: str, known: Iterable[str], command: str) -> str:
-    """Return which option of `command` a user means by an unknown one; empty if the table has no such option.
+    """Return a hint for an unknown option; empty if the table has no such option.
 
     `known` are the options that the command has, with their hyphens.
     """
@@ -142,7 +142,7 @@ def option_hint(option: str, known: Iterable[str], command: str) -> str:
             return ""
         name, remark = f"--{OPTIONS[typed]}", f" ({REMARKS[typed]})" if typed in REMARKS else ""
     if name not in known:
-        return f"pgzoo's name for it is {name}{remark}, which {command} doesn't have."
+        return f"The equivalent option is {name}{remark}, but {command} doesn't have it."
     return f"Did you mean {name}{remark}?"
 
 

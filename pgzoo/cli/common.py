@@ -43,7 +43,7 @@ def json_option(command: F) -> F:
 
 
 def progress_option(command: F) -> F:
-    """Add `--no-progress`, which every command takes, even if it has no progress to show."""
+    """Add `--no-progress`, which every command accepts, even one without progress output."""
     return click.option("--no-progress", is_flag=True, expose_value=False, help="Show no progress.")(command)
 
 
@@ -103,7 +103,7 @@ def warn_of_broken(catalog: PluginCatalog, *, inline: bool = False) -> None:
     for plugin in catalog.broken:
         if (plugin.source == "inline") == inline:
             click.echo(
-                f"Warning: plugin {plugin} is broken and left out: {plugin.error} (see: pgzoo plugins)",
+                f"Warning: plugin {plugin} failed to load and is ignored: {plugin.error} (see: pgzoo plugins)",
                 err=True,
             )
 
@@ -123,7 +123,7 @@ def print_json(value: object) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, hint: str = "") -> None:
-    """Print a table: colored and wrapped in a terminal, else one plain line per row, of any length.
+    """Print a table: colored and wrapped in a terminal, otherwise one plain line per row.
 
     A cell may begin with a color, such as "[green]yes"; all other text is printed literally.
     """
@@ -182,7 +182,7 @@ def _shortened(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int
     """Yield the rows with their last cell cut so that a row fits `width` columns of the terminal."""
     others = range(len(columns) - 1)
     taken = sum(max(len(columns[k]), *(len(_cell(row[k])) for row in rows)) for k in others) if rows else 0
-    room = max(1, width - taken - 3 * len(others) - 2)  # what the table needs between columns and at its edges
+    room = max(1, width - taken - 3 * len(others) - 2)  # padding between columns and at the edges
     for *cells, last in rows:
         yield *cells, last if len(last) <= room else f"{last[: room - 1].rstrip()}…"
 

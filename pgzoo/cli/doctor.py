@@ -73,7 +73,7 @@ def command(ctx: click.Context, imports: tuple[str, ...], blocked: tuple[str, ..
         common.print_table(("", "Part", "Name", "Found"), rows)
         names = ", ".join(finding.name for finding in bad)
         waiting = any(f.section == "tracking" and f.state == "note" for f in findings)
-        good = "Nothing is broken; see the notes on tracking." if waiting else "Everything is in order."
+        good = "No problems found; see the notes on tracking." if waiting else "Everything is in order."
         click.secho(f"Broken: {names}." if bad else good, fg="red" if bad else "green")
     ctx.exit(1 if bad else 0)
 
@@ -104,7 +104,7 @@ def _extras() -> Iterator[Finding]:
 
 
 def _plugins(catalog: PluginCatalog, first: PluginCatalog) -> Iterator[Finding]:
-    """Yield a finding for each plugin. Load times come from `first`, the catalog that imported them first."""
+    """Yield a finding for each plugin. Load times come from `first`, in which the plugins were imported."""
     measured = {plugin.name: plugin for plugin in first.plugins if plugin.status == "ok"}
     for plugin in catalog.plugins:
         yield _plugin(plugin, measured.get(plugin.name, plugin))
@@ -116,7 +116,7 @@ def _plugin(plugin: PluginInfo, measured: PluginInfo) -> Finding:
     if plugin.status == "blocked":
         return Finding("plugins", plugin.name, "note", f"{plugin.origin}: blocked")
     took = f"{plugin.origin}: loaded in {1000 * measured.seconds:.0f} ms"
-    if plugin.source not in ("built-in", "entry point"):  # every command loads those, and no other
+    if plugin.source not in ("built-in", "entry point"):  # only these are loaded by every command
         return Finding("plugins", plugin.name, "ok", took)
     if measured.heavy:
         heavy = ", ".join(measured.heavy)
@@ -149,7 +149,7 @@ def _store() -> Iterator[Finding]:
     else:
         yield Finding("tracking", "not shipped yet", "ok", "nothing")
     for path in broken_databases(uri):
-        detail = "a half-made database without runs, which was set aside; a new one took its place: delete it"
+        detail = "an incomplete database without runs, replaced by a new one; you can delete it"
         yield Finding("tracking", path.name, "note", detail)
     for run, reason in left.refusals.items():
         yield Finding("tracking", run, "note", f"refused by its store: {reason}")

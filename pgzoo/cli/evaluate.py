@@ -19,10 +19,10 @@ __all__ = ["command"]
 @click.option("--episodes", type=click.IntRange(min=1), default=100, show_default=True, help="Episodes per run.")
 @click.option("--deterministic/--stochastic", default=False, help="Take the mode, or sample.  [default: stochastic]")
 @click.option("--per-episode", is_flag=True, help="Show the return and length of every episode.")
-@click.option("--env", metavar="ID", help="Play in this environment instead of the one of the training.")
+@click.option("--env", metavar="ID", help="Use this environment instead of the training environment.")
 @click.option("--backend", metavar="NAME", help="Environment backend.  [default: the run's, else auto]")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed for sampling actions.  [default: the run's, else 0]")
-@click.option("--tracking-uri", metavar="URI", help="MLflow store to ask if the run isn't known on this machine.")
+@click.option("--tracking-uri", metavar="URI", help="MLflow store to search if the run isn't on this machine.")
 @progress_option
 @plugin_options
 @json_option
@@ -42,7 +42,7 @@ def command(
     """Play episodes with the policy of a run or of a folder.
 
     A run is named by its MLflow run id, run key, group or name. Episodes start in the same states as in the run's own
-    evaluations, so that numbers can be compared. Every parallel environment plays the same number of episodes, so that
+    evaluations, so that results are comparable. Every parallel environment plays the same number of episodes, so that
     short ones aren't favored.
     """
     from pgzoo.play.evaluation import environment_for, evaluate_policy, find_policies

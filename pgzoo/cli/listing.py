@@ -1,6 +1,6 @@
-"""`pgzoo algorithms | policies | estimators [NAME]`: one file, as the three commands are one function.
+"""`pgzoo algorithms | policies | estimators [NAME]`: one file, because one function makes the three commands.
 
-Without NAME each prints a line per component; with NAME it shows one: its settings, where it comes from, what it takes.
+Without NAME each prints a line per component; with NAME it shows one: its settings, origin and supported spaces.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def summary_line(entry: Entry) -> str:
 
 
 def _listing(kind: ComponentKind, plural: str, help_text: str, prefix: str, use: str) -> click.Command:
-    """Make the command that lists components of one kind, or shows one. `prefix` begins the options of its settings."""
+    """Make the command that lists components of one kind, or shows one. `prefix` is the prefix of its options."""
 
     @click.command(plural, help=help_text)
     @click.argument("name", required=False, metavar="[NAME]")
@@ -98,7 +98,7 @@ def _show(entry: Entry, settings: list[dict[str, Any]], use: str) -> None:
     if settings:
         click.echo()
         rows = [(s["option"], format_value(s["default"]) or "none", s["description"]) for s in settings]
-        common.print_table(("Setting", "Default", "What it is"), rows, hint=use)
+        common.print_table(("Setting", "Default", "Description"), rows, hint=use)
 
 
 def _format_fact(fact: object) -> str:

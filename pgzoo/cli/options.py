@@ -38,7 +38,7 @@ class GroupedOption(click.Option):
 
 
 class GroupedCommand(click.Command):
-    """A command whose help lists options by group, and that explains options that it doesn't have."""
+    """A command whose help lists options by group, and that suggests the right option for an unknown one."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the arguments. Raises UsageError for a repeated option, and for an unknown one with what is meant."""
@@ -70,7 +70,7 @@ def options(
     defaults: Mapping[str, Any],
     skip: Sequence[str] = (),
 ) -> Iterator[GroupedOption]:
-    """Yield an option for every field of a model but those in `skip`.
+    """Yield an option for every field of a model except those in `skip`.
 
     `defaults` take the place of the model's own in the help. `prefix` comes before each name: ("policy",) gives
     `--policy.hidden`.
@@ -148,7 +148,7 @@ def _core(annotation: Any) -> Any:
 
 
 def format_value(default: Any) -> str:
-    """Return a default as a user types it; empty for None and for what isn't given."""
+    """Format a default as it would be typed on the command line; empty for None and for what isn't given."""
     if default is None or default in ({}, (), (0,)) or type(default).__name__ == "PydanticUndefinedType":
         return ""
     if isinstance(default, tuple | list):

@@ -129,7 +129,7 @@ def _command_for(name: str, catalog: PluginCatalog, args: Sequence[str]) -> clic
 
 
 def _where_named(kind: str, name: str, args: Sequence[str]) -> str:
-    """Return the line of the `--config` file that gives this name, or ""."""
+    """Return the file and line of the `--config` file that names this component, or ""."""
     from pgzoo.config import read_yaml
 
     for path in peek(args, "--config"):
@@ -160,7 +160,7 @@ def _chosen(kind: str, fallback: str, defaults: Mapping[str, Any], catalog: Plug
 @click.option(
     "--preset", default="auto", metavar="NAME", help="auto, none or a preset (pgzoo presets).", show_default=True
 )
-@click.option("--config", "file", metavar="FILE", help="Settings as YAML; options win over them.")
+@click.option("--config", "file", metavar="FILE", help="YAML file with settings; command-line options take precedence.")
 @plugin_options
 @json_option
 @click.option("--no-progress", is_flag=True, help="Show no progress.")
@@ -175,7 +175,7 @@ def _train(ctx: click.Context, /, preset: str, file: str | None, no_progress: bo
     from pgzoo.runs.runner import run_config
 
     if ctx.params.get("seed") is not None and ctx.params.get("seeds") is not None:
-        raise click.UsageError("--seed and --seeds exclude each other.", ctx)
+        raise click.UsageError("--seed and --seeds can't be combined.", ctx)
     if ctx.params.get("env") is None and not (file and read_yaml(file).values.get("env")):
         raise ConfigError("env is missing: give --env ID. See: pgzoo envs")
     catalog = _catalog(ctx)
@@ -195,7 +195,7 @@ def _seed(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
 
 
 def _about(target: object, summary: str) -> str:
-    """Return the help text: the docstring without its shapes, with the layout of equations kept."""
+    """Return the help text: the docstring without the line on shapes; equations keep their layout."""
     lines = (inspect.getdoc(target) or summary).splitlines()
     blocks = "\n".join(line for line in lines if not line.startswith("Shapes:")).split("\n\n")
     return "\n\n".join(f"\b\n{block}" if block.startswith(" ") else " ".join(block.split()) for block in blocks)

@@ -25,7 +25,7 @@ EXIT_CODES = {"failed": 1, "interrupted": 130}
 
 
 def conclude(ctx: click.Context, result: Result, as_json: bool) -> None:
-    """Print the result, wait a little for MLflow, print what to do next, and exit with the run's exit code.
+    """Print the result, wait a little for MLflow, suggest the next commands, and exit with the run's exit code.
 
     Raises:
         RunFailed: the error that ended the run.
@@ -51,7 +51,7 @@ def _print_json(result: Result) -> None:
 
 
 def _print_result(result: Result) -> None:
-    """Print a row per seed and one over the seeds; of a sweep, one per setting."""
+    """Print one row per seed and one with statistics over seeds; for a sweep, one row per setting."""
     from rich.table import Table
 
     config = result.plan.config
@@ -70,9 +70,9 @@ def _print_result(result: Result) -> None:
     out.print(f"\n[bold]{config.algorithm} on {config.env}[/]: {judged}\n")
     out.print(table)
     if swept:
-        out.print("[dim]Each row is over the means of its seeds.[/]")
+        out.print("[dim]Statistics are over the mean returns of the seeds.[/]")
     elif len(result.runs) > 1:
-        out.print("[dim]The last row is over the means of the seeds.[/]")
+        out.print("[dim]The last row: statistics over the mean returns of the seeds.[/]")
     out.print()
 
 

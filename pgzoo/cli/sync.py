@@ -78,7 +78,7 @@ def command(ctx: click.Context, wait: float, as_json: bool, no_progress: bool) -
 
 
 class Progress:
-    """A progress bar on stderr; call it with how many of `total` are left."""
+    """A progress bar on stderr; call it with the number of remaining items."""
 
     def __init__(self, total: int, hidden: bool) -> None:
         from rich import progress

@@ -18,7 +18,7 @@ __all__ = ["command"]
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="File to write; several runs add their seeds to its name.  [default: NAME.mp4]",
+    help="File to write; with several runs, the seed is appended to the name.  [default: NAME.mp4]",
 )
 @click.option(
     "--episodes",

@@ -25,7 +25,7 @@ __all__ = ["AsyncBackend"]
 
 
 class AsyncBackend:
-    """Pays where one step takes a millisecond or more and there are cores to spare; not for small environments."""
+    """Worthwhile if a step takes a millisecond or more and several CPU cores are free; not for small environments."""
 
     width = 8
 
@@ -39,7 +39,7 @@ class AsyncBackend:
 
 
 class AsyncEnvs:
-    """Every row is stepped, live or not; each has a generator of its own."""
+    """Every row is stepped, live or not; each row has its own random generator."""
 
     def __init__(self, request: EnvRequest) -> None:
         spec, settings = recipe(request)
@@ -80,7 +80,7 @@ class AsyncEnvs:
             with suppress(EnvError), self._failures_named("close"):
                 self._envs.close()
         if self._broken:
-            self._envs._state = AsyncState.DEFAULT  # the answer that it waits for doesn't come
+            self._envs._state = AsyncState.DEFAULT  # a worker has died: don't wait for its response
             self._envs.close(terminate=True)
 
     def _masks_of(self, info: dict[str, Any]) -> NDArray[np.bool_] | None:
@@ -100,7 +100,7 @@ class AsyncEnvs:
             yield
         except (EOFError, ConnectionError):
             self._broken = True
-            raise EnvError(f'a process of environment "{self._id}" died in {doing}{self._exit_codes()}.') from None
+            raise EnvError(f'a process of environment "{self._id}" died during {doing}{self._exit_codes()}.') from None
         except Exception as error:
             self._broken = True
             raise environment_error(self._id, doing, error) from error

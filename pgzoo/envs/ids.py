@@ -1,6 +1,6 @@
-"""What is known of an environment id: does it run here, if not why, and what to do about it.
+"""Whether an environment id runs on this machine, and if not, why and how to fix it.
 
-An id isn't enough to know: old versions stay registered and fail, others need a package, a few need an old one.
+A registered id may still fail: old versions stay registered, others need a package, a few need an old one.
 So `describe` and `check` make the environment. Gymnasium's warnings about ids are replaced by one message.
 """
 
@@ -33,7 +33,7 @@ __all__ = ["EnvInfo", "check", "describe", "find", "newer", "obstacle", "success
 
 @dataclass(frozen=True)
 class EnvInfo:
-    """An environment as found here. If it doesn't run, `problem` says why and what to do."""
+    """Whether and how an environment runs on this machine. If it doesn't run, `problem` says why and what to do."""
 
     id: str
     runs: bool
@@ -133,7 +133,10 @@ def threshold(env_id: str) -> float | None:
 
 
 def obstacle(spec: EnvSpec) -> str:
-    """Return why the environment's code can't be loaded here, or "". Cheaper than making it, and less certain."""
+    """Return why the environment's code can't be loaded here, or "".
+
+    Faster than creating the environment, but it may miss problems.
+    """
     creator = spec.entry_point
     if callable(creator) and getattr(creator, "__name__", "").startswith(
         "_raise"
@@ -193,7 +196,7 @@ def _import(module: str, what: str) -> None:
     try:
         with _quiet():
             imported = import_module(module)
-        if module == "ale_py":  # else every Atari environment prints a banner
+        if module == "ale_py":  # without this, ale_py prints a banner
             imported.ALEInterface.setLoggerMode(imported.LoggerMode.Error)
     except (Exception, SystemExit) as error:
         command = install_hint(module) if isinstance(error, ModuleNotFoundError) else ""

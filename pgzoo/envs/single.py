@@ -52,8 +52,8 @@ def make(spec: EnvSpec, settings: Mapping[str, Any], *, flatten: bool = True) ->
     return env
 
 
-class FlattenObservation(gym.wrappers.FlattenObservation):  # saved states know it by this name
-    """Gymnasium's wrapper, which checks an observation first: categories out of range would be flattened to others."""
+class FlattenObservation(gym.wrappers.FlattenObservation):  # don't rename: saved states contain the name
+    """Gymnasium's wrapper, with a check: flattening would map out-of-range categories to other categories."""
 
     def observation(self, observation: Any) -> Any:
         """Return the observation as a vector. Raises EnvError if it isn't in its space."""
@@ -77,7 +77,7 @@ def action_mask(env: gym.Env[Any, Any], info: Mapping[str, Any], *, ended: bool 
         method = env.get_wrapper_attr("action_masks")
         if not callable(method):
             raise EnvError(
-                f'environment "{environment_id(env)}" has an attribute action_masks that is no method '
+                f'environment "{environment_id(env)}" has an attribute action_masks that isn\'t a method '
                 f"({type(method).__name__}); expected a method action_masks() that returns the mask."
             )
         mask = method()

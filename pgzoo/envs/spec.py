@@ -1,4 +1,4 @@
-"""What one environment shows and takes."""
+"""The observation and action spaces of an environment."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def make_spec(original: gym.Space[Any], action_space: gym.Space[Any], *, masked:
         )
     parts = original.spaces.values() if isinstance(original, gym.spaces.Dict) else getattr(original, "spaces", ())
     if any(isinstance(part, gym.spaces.Box) and part.dtype == np.uint8 and len(part.shape) == 3 for part in parts):
-        raise UnfitError(f"The observation space {original} has images among its parts; no policy takes those yet.")
+        raise UnfitError(f"The observation space {original} has images among its parts; no policy supports that yet.")
     plain = isinstance(original, gym.spaces.Box | gym.spaces.Discrete)
     return Spec(original if plain else gym.spaces.flatten_space(original), action_space, original, masked)
 
 
 def check_action_space(space: gym.Space[Any]) -> None:
-    """Raise UnfitError for actions that hold nothing to choose, or that a saved policy can't describe."""
+    """Raise UnfitError for an empty action space, or one that can't be saved with a policy."""
     if unknown := _unsupported(space):
         raise UnfitError(
             f"The action space {space}: {unknown} isn't supported (no policy can be saved for it); use {SUPPORTED}."

@@ -152,7 +152,7 @@ class SyncEnvs:
                 self.action_mask[row] = state.decode(mask)
 
     def close(self) -> None:
-        """Close every environment; the first error that one raises comes after all are closed."""
+        """Close every environment; an error is raised only after all have been closed."""
         errors = []
         for env in self._envs:
             try:

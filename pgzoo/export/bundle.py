@@ -59,7 +59,7 @@ class LoadedPolicy:
 
     @property
     def memory(self) -> int:
-        """Return how many numbers it remembers from step to step; 0 for a policy without memory."""
+        """Return the size of its memory; 0 for a policy without memory."""
         return memory_size(self.policy)
 
     def reset(self) -> None:
@@ -77,7 +77,7 @@ class LoadedPolicy:
         """Choose an action for one observation of the environment, or an array of actions for a stack of them.
 
         Observations that are flattened (Tuple, Dict and the like) come one at a time. A policy with memory remembers
-        from call to call until `reset`. `action_mask` says what is allowed now, `[K]` or a stack of such.
+        from call to call until `reset`. `action_mask`: the allowed actions, `[K]` or `[N, K]`.
 
         Actions are sampled, with `rng` where it is given; `deterministic` takes the mode.
 
@@ -113,10 +113,10 @@ class LoadedPolicy:
         action_mask: NDArray[np.bool_] | None = None,
         noise: Array | None = None,
     ) -> tuple[Array, Array | None]:
-        """Act and keep nothing: `obs [N, *O]` as the policy sees them (flat) -> actions `[N, *A]`, memory `[N, M]`.
+        """Return actions `[N, *A]` and memory `[N, M]` for flat observations `[N, *O]`; this object doesn't change.
 
-        `memory` is that after the step before, None where an episode begins. Without `noise` (as the policy's
-        `noise_size` asks for, `[N, K]`) it takes the mode.
+        `memory` is the memory after the previous step; None at the start of an episode. `noise` is `[N, noise_size]`;
+        without it, the actions are the modes.
         """
         starts = np.full((1, len(obs)), memory is None)
         if memory is None and self.memory:
@@ -152,7 +152,7 @@ def pack(
 ) -> dict[str, bytes]:
     """Return the files of one member's policy, by name; `params` are `[S, ...]`, under the policy's own names.
 
-    Its critic is left out: it is of no use for acting.
+    Its critic is left out: it isn't needed for acting.
     """
     from safetensors.torch import save
 
@@ -176,8 +176,8 @@ def pack(
 def load_policy(path: str | Path, catalog: PluginCatalog | None = None) -> LoadedPolicy:
     """Load a policy from its folder, or from one of its two files.
 
-    The policy's class comes from an installed plugin, never from the files. What they say of sizes is compared with
-    what the policy needs before any of it is made.
+    The policy's class comes from an installed plugin, never from the files. Declared sizes are checked before memory is
+    allocated.
 
     Raises:
         ConfigError: the files are missing, damaged, or of a newer schema.
@@ -212,7 +212,7 @@ def load_policy(path: str | Path, catalog: PluginCatalog | None = None) -> Loade
 
 NONSENSE: tuple[type[Exception], ...] = (ValueError, KeyError, TypeError, AttributeError, AssertionError, IndexError)
 NONSENSE += (OverflowError, RecursionError, MemoryError, RuntimeError)
-"""What plain Python, numpy, gymnasium and torch raise for data that make no sense."""
+"""Exceptions of Python, numpy, gymnasium and torch for invalid data."""
 
 
 class _Damaged(ConfigError):
@@ -245,7 +245,7 @@ def _read_description(folder: Path) -> _Description:
     if (where := said.get("env")) is not None:
         limit, kwargs = where["max_episode_steps"], where["kwargs"]
         if not (isinstance(where["id"], str) and isinstance(kwargs, dict) and (limit is None or type(limit) is int)):
-            raise _Damaged("its environment is no id with keywords.")
+            raise _Damaged("the entry for the environment is invalid.")
         env = EnvRequest(where["id"], kwargs, limit, 1)
     return _Description(said["policy"], bool(said.get("normalize_obs")), spec, env)
 
@@ -265,7 +265,7 @@ class _Sparing(np.random.Generator):
     def _take(self, size: Any) -> None:
         self.left -= prod(size) if isinstance(size, tuple) else int(size or 1)
         if self.left < 0:
-            raise _Damaged(f"{DESCRIPTION} describes a larger policy than {TENSORS} holds: it needs tensors of more.")
+            raise _Damaged(f"{DESCRIPTION} describes a larger policy than the tensors in {TENSORS}.")
 
     def standard_normal(self, size: Any = None, *args: Any, **kwargs: Any) -> Any:
         self._take(size)
@@ -293,7 +293,7 @@ def _check_tensors(policy: Policy, file: Any) -> None:
     try:
         with torch.device("meta"):  # tensors without memory
             needed = policy.init(rng) | getattr(policy, "buffers", dict)()
-    except (RuntimeError, NotImplementedError):  # a plugin's policy that computes with what it makes
+    except (RuntimeError, NotImplementedError):  # a plugin's policy that reads values of the tensors it creates
         needed = policy.init(rng) | getattr(policy, "buffers", dict)()
     expected = {name: (value.dtype, tuple(value.shape)) for name, value in needed.items()}
     members = {tuple(part.get_shape()[:1]) for part in declared.values()} - {(1,)}
@@ -310,8 +310,8 @@ def _said(tensors: Mapping[str, tuple[torch.dtype | None, tuple[int, ...]]]) -> 
 
 
 def _check_numbers(params: Params, policy: Policy) -> None:
-    """Raise if parameters are NaN or infinite: the policy would act nevertheless, and nobody would notice."""
-    buffers: Params = getattr(policy, "buffers", dict)()  # a plugin's may hold infinities, a mask's for one
+    """Raise if parameters are NaN or infinite, because the policy would still act, and the error would go unnoticed."""
+    buffers: Params = getattr(policy, "buffers", dict)()  # a plugin's buffers may contain infinities, such as masks
     for name, value in params.items():
         bad = value.isnan() if name in buffers else ~value.isfinite()
         if value.is_floating_point() and bool(bad.any()):

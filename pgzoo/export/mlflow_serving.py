@@ -11,7 +11,7 @@ import numpy as np
 from pgzoo.export.bundle import LoadedPolicy, load_policy
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # MLflow asks for type hints and supports none for arrays
+    warnings.simplefilter("ignore")  # MLflow warns about missing type hints but doesn't support arrays
     from mlflow.pyfunc.model import PythonModel
 
     class PolicyModel(PythonModel):

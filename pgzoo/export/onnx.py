@@ -39,7 +39,7 @@ TIE = 1e-4
 
 
 def write_onnx(policy: LoadedPolicy, file: Path) -> Path:
-    """Write the graph, after onnxruntime has given for it what torch gives, on random observations; return the file.
+    """Write the graph after checking on random observations that onnxruntime and torch agree; return the file.
 
     Raises:
         UsageError: the extra isn't installed.
@@ -58,7 +58,7 @@ def write_onnx(policy: LoadedPolicy, file: Path) -> Path:
                 tuple(torch.from_numpy(x) for x in fed.values()),
                 dynamic_shapes={"inputs": tuple({0: rows} for _ in fed)},
                 strict=False,
-                # layers choose by the number of rows how to sum, and each choice gives the same for every number
+                # layers choose the order of summation by the number of rows; all orders agree up to rounding
                 prefer_deferred_runtime_asserts_over_guards=True,
             )
             names = graph.outputs(program)
@@ -163,7 +163,7 @@ def _dtype(space: gym.Space[Any]) -> torch.dtype:
 
 
 def _sample(policy: LoadedPolicy, rng: np.random.Generator, count: int) -> dict[str, Array]:
-    """Random inputs: observations, what they allow, and a memory that some of them have lost."""
+    """Random inputs: observations, action masks, and a memory that is reset in some rows."""
     space = policy.spec.observation_space
     if isinstance(space, gym.spaces.Discrete):
         obs = rng.integers(space.start, space.start + space.n, count)

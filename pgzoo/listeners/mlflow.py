@@ -60,7 +60,7 @@ class RunDescription:
     env: str
     experiment: str
     name: str = ""
-    """The runs are called `NAME s3`; the algorithm's name if empty."""
+    """Runs are named `NAME s3`; empty: the algorithm's name."""
     params: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     reward_threshold: float | None = None
@@ -100,7 +100,7 @@ def describe_member(member: Member) -> MemberDescription:
 
 
 class StepGrid:
-    """Means of `[S]` values between the multiples of `every` steps, each member at its own pace."""
+    """Means of `[S]` values between the multiples of `every` steps, separately for each member."""
 
     def __init__(self, members: int, every: int) -> None:
         self.every = every
@@ -192,7 +192,7 @@ class MlflowListener:
     """Turns the events of a run into journal records, one journal per seed."""
 
     required = True
-    """The journal is the record of the run: without it, the run must not go on."""
+    """If this listener fails, the run stops, because its records would be lost."""
 
     def __init__(
         self,
@@ -207,7 +207,7 @@ class MlflowListener:
     ) -> None:
         """Report through `session`, which the caller closes; a point each `log_every` environment steps.
 
-        Evaluations, too, stand at the steps at which they were due: multiples of `eval_every`, and `total_steps`.
+        Evaluations are also recorded at their scheduled steps: multiples of `eval_every`, and `total_steps`.
         """
         if log_every < 1:
             raise ValueError(f"log_every must be at least 1, not {log_every}")
@@ -326,7 +326,7 @@ class MlflowListener:
             journal.end(STATUS[event.statuses[member]], event.reasons[member])
 
     def _due(self, env_steps: int, final: bool) -> int:
-        """Return the step of an evaluation: the same for all seeds, or a mean over them would be of one each."""
+        """Return the step of an evaluation: the same for all seeds, so that they can be averaged."""
         if final:
             return min(env_steps, self._total_steps or env_steps)
         return env_steps // self._eval_every * self._eval_every if self._eval_every else env_steps

@@ -1,4 +1,4 @@
-"""Shows how a run gets on: a bar in a terminal, a line now and then elsewhere. Everything goes to stderr."""
+"""Shows the progress of a run: a bar in a terminal, a line now and then elsewhere. Everything goes to stderr."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def create(context: RunContext) -> Bar | Lines | None:
 
 
 class Watch:
-    """How far a run is, and the mean return of its last 100 episodes a seed."""
+    """Number of completed steps, and the mean return of the last 100 episodes per seed."""
 
     def __init__(self, context: RunContext) -> None:
         c = context.plan.config
@@ -74,7 +74,7 @@ class Watch:
 
 
 class Lines:
-    """A line each few seconds."""
+    """Prints a line every few seconds."""
 
     def __init__(self, context: RunContext) -> None:
         self.watch = Watch(context)
@@ -82,7 +82,7 @@ class Lines:
 
     @hookimpl
     def pgzoo_run_started(self, event: RunStarted) -> None:
-        """Say what begins."""
+        """Print the title of the run."""
         self._say(self.watch.title)
         self._next = time.monotonic() + LINE_EVERY
 
@@ -93,7 +93,7 @@ class Lines:
 
     @hookimpl
     def pgzoo_update_done(self, event: UpdateDone) -> None:
-        """Say how far it is, now and then."""
+        """Print progress at intervals."""
         if time.monotonic() >= self._next:
             self._say(f"{self.watch.done:,}/{self.watch.total:,} {self.watch.unit}   {self.watch.text}")
             self._next = time.monotonic() + LINE_EVERY
@@ -141,5 +141,5 @@ class Bar:
 
     @hookimpl
     def pgzoo_run_ended(self, event: RunEnded) -> None:
-        """Take the bar away: the summary follows."""
+        """Remove the bar: the summary follows."""
         self.progress.stop()

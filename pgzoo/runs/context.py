@@ -24,10 +24,10 @@ class RunContext:
         plan: the plan of the run; its config, members and run keys, among others.
         session: the tracking session of the run, with a journal for each member.
         command: what the user typed.
-        tags: what every run of the command is tagged with: versions, plugins, git commit, the user's own tags.
+        tags: tags of every run of the command: versions, plugins, git commit, the user's own tags.
         progress: how to show progress: "bar", "plain" or "none".
         resumed: empty for a new run. For a resumed one, the `snapshot(member)` of the listener of this name from each
-            member's checkpoint, or an empty mapping where it gave none.
+            member's checkpoint, or an empty mapping if it returned none.
     """
 
     plan: Plan
@@ -44,5 +44,5 @@ class RunContext:
         return c.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or f"pgzoo/{c.env}"
 
     def artifact(self, member: int, path: str, data: bytes | Path) -> None:
-        """Store a file with a member's run, to be shipped to MLflow. Call it between RunStarted and RunEnded."""
+        """Store a file with a member's run, to be uploaded. Call it between RunStarted and RunEnded."""
         self.session.journals[self.plan.run_keys[member]].artifact(path, data)

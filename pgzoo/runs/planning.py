@@ -1,4 +1,4 @@
-"""Make a plan: turn a resolved config into the objects that training needs, and decide what it left to `auto`."""
+"""Make a plan: turn a resolved config into the objects that training needs, and resolve settings that are `auto`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MIN_COMPILED_STEPS = 30_000
 """Gradient steps per seed from which compiling them saves time, even with an empty cache."""
 
 BYTES_PER_PARAMETER = 16
-"""Of a parameter, its gradient and the two moments of Adam, in single precision."""
+"""Bytes per parameter: parameter, gradient and two Adam moments in float32."""
 
 
 def make_plan(
@@ -113,7 +113,7 @@ def name_component(component: str) -> Iterator[None]:
     except PgzooError:
         raise
     except Exception as error:
-        raise PluginError(f"{component} can't be made: {type(error).__name__}: {error}") from error
+        raise PluginError(f"{component} can't be created: {type(error).__name__}: {error}") from error
 
 
 def collection_of(algorithm: Any, settings: Any) -> Collection:

@@ -1,4 +1,4 @@
-"""Where a run comes from: versions, plugins, command and git commit."""
+"""Metadata of a run: versions, plugins, command and git commit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["tags", "versions"]
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the distributions that the numbers of a run depend on."""
+    """Return the versions of the distributions that affect the results of a run."""
     return {name: version(name) for name in ("pgzoo", "torch", "gymnasium", "numpy")}
 
 

@@ -110,7 +110,7 @@ def repro(found: Found, catalog: PluginCatalog) -> Repro:
     Raises:
         StoreError: its journal or `config.yaml` is not on this machine.
         UsageError: it is unfinished, a component of the run isn't installed, or its environment can't be made.
-        RunFailed: a component raised this time.
+        RunFailed: a component raised in the repeated run.
     """
     legs = _legs(found)
     if not (legs and legs[-1].finished):

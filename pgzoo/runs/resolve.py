@@ -168,5 +168,5 @@ def check_keys(entry: Entry, model: type[BaseModel]) -> None:
     if clash:
         raise ConfigError(
             f'Algorithm "{entry.name}" of plugin {entry.plugin} has a setting named {", ".join(clash)}, '
-            "which belongs to the run. Its author must rename it."
+            "which is the name of a run setting. The plugin must rename it."
         )

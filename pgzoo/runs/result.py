@@ -41,7 +41,7 @@ MAX_SHOWN = 12
 
 @dataclass(frozen=True, repr=False)
 class SeedResult:
-    """The result of one seed, in a sweep of one seed and setting.
+    """The result of one seed; in a sweep, of one seed and one setting.
 
     `returns` and `lengths` are `[episodes]`, of the final evaluation with sampled actions; `greedy_returns` is of the
     one with greedy actions. All are empty without a final evaluation. `settings` are the values that a sweep varied.
@@ -201,7 +201,7 @@ class Result:
         return plots.learning_curves(curves, title=self._title, subtitle="thin lines: seeds", ylabel=ylabel)
 
     def policy(self, seed: int | None = None, setting: Setting | None = None) -> LoadedPolicy:
-        """Return the policy with the last parameters of a seed; of a seed whose process died, its last checkpoint.
+        """Return the policy with the last parameters of a seed (of the last checkpoint if its process died).
 
         `seed` can be left out if the run has one seed. In a sweep, `setting` selects one of its settings, such as
         `{"learning_rate": 3e-4}`.

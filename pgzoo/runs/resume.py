@@ -56,12 +56,12 @@ def resume(
     """Continue runs of one group, all members together, in the same MLflow runs.
 
     Members that were interrupted or failed continue from their checkpoints. Those that had finished continue only if
-    there are more steps to do; otherwise what is missing of them (evaluation, artifacts) is made.
+    there are more steps to do; otherwise only missing results (evaluation, artifacts) are produced.
 
     Args:
         found: the runs.
         catalog: where their components are looked up.
-        total_steps: a new end; by default the run's own.
+        total_steps: new total number of steps; default: unchanged.
         from_step: the step of the checkpoint to continue from; by default the newest. 0 starts again.
         launcher: replaces the launcher of the run.
         workers: replaces its number of workers.
@@ -180,7 +180,7 @@ def _config(
         if layer is None:
             continue
         was, now = base.at(setting).flat(), resolve([EARLIER, layer], catalog).flat()
-        if total_steps is None and "total_steps" in layer.values:  # the end that was last asked for
+        if total_steps is None and "total_steps" in layer.values:  # keep the last requested number of steps
             over["total_steps"] = layer.values["total_steps"]
         for key in sorted(was.keys() | now.keys()):
             if was.get(key) != now.get(key) and key != "total_steps":
@@ -222,7 +222,7 @@ def _config_yaml(found: Found) -> Layer | None:
 
 
 def _warn_inexact(checkpoints: Sequence[Checkpoint]) -> None:
-    """Warn if the resumed run won't be bit for bit an uninterrupted one."""
+    """Warn if the resumed run won't be bit-identical to an uninterrupted one."""
     now = versions()
     for name, was in {k: v for c in checkpoints for k, v in c.about["versions"].items()}.items():
         if now.get(name) != was:

@@ -1,6 +1,6 @@
-"""The life of a run: resolve, plan, check, start listeners, train, relay events, close.
+"""Carry out a run: resolve, plan, check, start listeners, train, relay events, close.
 
-The only module that knows both the plugins and the training.
+The only module that imports both the plugin registry and training.
 """
 
 from __future__ import annotations
@@ -121,12 +121,12 @@ def run_config(
     worker: WorkerContext | None = None,
     home: tracking.Home | None = None,
 ) -> Result:
-    """Carry out a resolved config. It doesn't wait for the tracker: `Result.settled` does.
+    """Carry out a run. It doesn't wait for the upload to MLflow; `Result.settled` does.
 
     Args:
         config: the resolved settings.
         catalog: where the components are looked up.
-        command: what the user typed, for the tracker.
+        command: the command line, to be recorded with the run.
         progress: "bar", "plain" or "none".
         resume_point: where to continue a run.
         worker: given in a worker process, which trains one shard; otherwise the run's launcher may start workers.
@@ -150,7 +150,7 @@ def run_config(
         tracking.reserve_descriptors(len(plan.members))
     failure: RunFailed | None = None
     with closing(_events(plan, control, coordinator, resume_point)) as events:
-        started = next(events)  # the last check that everything fits; from here on files are created
+        started = next(events)  # raises if components don't fit together; no file is created before this line
         outcome = Outcome(int(resume_point.progress.state.env_steps.sum()) if resume_point else 0)
         session = tracking.Session(home, plan.group, tracking_uri)
         try:
@@ -166,7 +166,7 @@ def run_config(
                     outcome.record(event)
                     try:
                         relay(manager, event)
-                    except RunFailed as error:  # the record can't be kept any longer: end as soon as possible
+                    except RunFailed as error:  # a required listener failed: stop as soon as possible
                         failure = error
                         control.stop(reason=str(error), status="failed")
                     if worker:
@@ -241,8 +241,8 @@ def _start_listeners(
 ) -> tuple[PluginManager, dict[str, Any]]:
     """Build the listeners of this process and register them on a manager of this run; return both.
 
-    Displays show all seeds in one place, the process that the user started. The other listeners follow the seeds that
-    are trained in their own process.
+    Displays run in the process that the user started and receive events of all seeds. Other listeners run where their
+    seeds are trained.
     """
     manager = listener_manager(None if coordinator else catalog)
     listeners: dict[str, Any] = {}

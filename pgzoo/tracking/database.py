@@ -89,7 +89,7 @@ def migrate(path: Path, scratch: Path) -> None:
             if count_runs(original):
                 raise StoreError(
                     f"The database {path} is damaged: a migration of its schema was interrupted ({error.orig}). "
-                    "Restore it from a backup; or move it away and run `pgzoo sync`, and it is made anew."
+                    "Restore it from a backup; or move it away and run `pgzoo sync`, which creates a new one."
                 ) from error
             original.close()
             aside = set_aside([file for file in companions(path) if file.exists()], path)
@@ -120,7 +120,7 @@ def build(file: Path) -> None:
 
 
 def schema_version(path: Path) -> str | None:
-    """Return the revision that the database says it has, None if it has no such table."""
+    """Return the schema revision of the database, None if it has no such table."""
     with closing(sqlite3.connect(path, timeout=20)) as database:
         if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone():
             return None
@@ -160,7 +160,7 @@ def companions(path: Path) -> list[Path]:
 
 
 def set_aside(files: list[Path], path: Path) -> Path:
-    """Rename files of the database `path` so that they no longer count; return the new name of the database."""
+    """Rename files of the database `path` so that they are no longer used; return the new name of the database."""
     aside = path.with_name(f"{path.name}{BROKEN_MARK}{time.strftime('%Y%m%d-%H%M%S')}")
     for file in files:
         os.replace(file, aside.with_name(aside.name + file.name.removeprefix(path.name)))

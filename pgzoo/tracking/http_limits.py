@@ -1,7 +1,7 @@
-"""Bounds on what an HTTP tracking server may answer: the size and duration of an answer, and the number of pages.
+"""Limits on the responses of an HTTP tracking server: the size and duration of a response, and the number of pages.
 
-Importing this module applies the first two to every request of MLflow's client in this process. `limited` adds bounds
-on all answers to one question.
+Importing this module applies the first two to every request of MLflow's client in this process. `limited` adds limits
+on all responses within a block.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ CHUNK = 2**16
 
 @dataclass
 class Budget:
-    """What the server has answered to one question so far."""
+    """Pages and bytes received in the current `limited` block."""
 
     pages: int = 0
     size: int = 0
 
 
 budgets: list[Budget] = []
-"""The question that is being asked, if any; threads that ask parts of it share its budget."""
+"""The budget of the current block, shared by its threads."""
 
 
 @contextmanager

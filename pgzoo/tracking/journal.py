@@ -53,7 +53,7 @@ class EpisodeRecord(NamedTuple):
 
 
 class Tail(NamedTuple):
-    """What a journal already has when it is opened: the last step of each kind of record, and all episodes."""
+    """The content of a reopened journal: the last step of each kind of record, and all episodes."""
 
     metrics: int
     """The last step of a curve, -1 if there is none."""
@@ -83,7 +83,7 @@ class Journal:
         self.dropped = 0
         """Metric values that weren't finite."""
         self.lost = 0
-        """Records that a full disk has cost."""
+        """Number of records lost because the disk was full."""
         self._warn = warn
         self._backlog = bytearray()
         self._troubled = False
@@ -123,14 +123,14 @@ class Journal:
         metrics: Mapping[str, float] | None = None,
         episodes: EpisodeRecord | tuple[Sequence[int], Sequence[float], Sequence[int]] | None = None,
     ) -> None:
-        """Write what one update has to say: `metrics`, the same at each of `steps`, and finished `episodes`.
+        """Write the records of one update: `metrics`, the same at each of `steps`, and finished `episodes`.
 
         Values that aren't finite are left out and counted. Steps that the journal already has (after a resume,
         which repeats them exactly) are left out.
         """
         line: Record = {"t": "update", "ts": now()}
         if metrics:
-            # MLflow would store an infinity as the largest float, and one such point ruins a chart.
+            # MLflow stores infinity as the largest float, which makes charts unreadable.
             finite = {clean_key(k): float(v) for k, v in metrics.items() if math.isfinite(v)}
             self.dropped += len(metrics) - len(finite)
             fresh = [int(s) for s in steps if s > self._last_metric]
@@ -147,7 +147,10 @@ class Journal:
             self._put(line)
 
     def evaluation(self, step: int, mode: str, final: bool, returns: Sequence[float], lengths: Sequence[int]) -> None:
-        """Write one evaluation: its episodes, and as metrics their mean (and, sampled, deviation and length)."""
+        """Write one evaluation: its episodes, and as metrics the mean return.
+
+        For sampled actions, also the standard deviation of the return and the mean length.
+        """
         if (int(step), mode) in self._finals or (not final and int(step) <= self._last_evaluation.get(mode, -1)):
             return
         returns, lengths = [float(r) for r in returns], [int(n) for n in lengths]
@@ -168,7 +171,7 @@ class Journal:
         self._put({**line, "returns": kept, "lengths": lengths, "m": metrics})
 
     def summary(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write metrics of the run as a whole, at its last step, where no `record` follows.
+        """Write metrics of the whole run at its last step; call it after the last `record`.
 
         A value that the journal already has at this step, as when a finished run is resumed, isn't written again.
         """
@@ -180,7 +183,8 @@ class Journal:
     def artifact(self, path: str, data: bytes | Path) -> Path:
         """Keep bytes, or a copy of a file, as the run's artifact `path` (`a/b.txt`), durably and at once.
 
-        Raises ValueError for a path that would leave the artifact folder. A full disk is warned of, not raised.
+        Raises ValueError for a path that would leave the artifact folder. If the disk is full, it logs a warning and
+        doesn't raise.
         """
         target = artifact_path(self.path, path)
         try:
@@ -199,7 +203,7 @@ class Journal:
         self._put({"t": "tags", "ts": now(), "tags": clean_items(tags, MAX_TAG)})
 
     def end(self, status: EndStatus, reason: str = "") -> None:
-        """Write the last record and let go of the run. A second call does nothing."""
+        """Write the last record and release the lock of the run. A second call does nothing."""
         if not self.open:
             return
         self.sync()
@@ -221,7 +225,7 @@ class Journal:
             self._lock.release()
 
     def sync(self) -> None:
-        """Force what was written to the disk; called by the session's thread, so that training never waits.
+        """Flush written records to the disk (fsync); called by the session's thread, so that training never waits.
 
         A journal that was removed is written again. Where that fails, the next record raises StoreError.
         """
@@ -239,7 +243,7 @@ class Journal:
                 self._complain("the journal couldn't be synced", error)
 
     def _was_removed(self) -> bool:
-        """Say whether the open file is no longer the one that lies in the run's folder."""
+        """Return whether the open file is no longer the file in the run's folder."""
         assert self._fd is not None
         try:
             here, there = os.fstat(self._fd), (self.path / "journal.jsonl").stat()
@@ -250,7 +254,7 @@ class Journal:
         return (here.st_ino, here.st_dev) != (there.st_ino, there.st_dev)
 
     def _write_again(self) -> None:
-        """Copy the removed journal, which can be read as long as it is open, back into its folder."""
+        """Copy the removed journal, which is still readable because it is open, back into its folder."""
         assert self._fd is not None
         try:
             make_private(self.path)
@@ -266,7 +270,7 @@ class Journal:
         except OSError as error:
             self._failure = StoreError(
                 f"The journal of run {self.key} was removed from {self.path.parent} while the run was in training, and "
-                f"it can't be written again: {error.strerror}. Nothing more of this run would be kept."
+                f"it can't be written again: {error.strerror}. Further records of this run would be lost."
             )
             self._warn(str(self._failure))
             return
@@ -305,7 +309,7 @@ class Journal:
             return
         self._backlog = bytearray(line[written:])
         while len(self._backlog) > BACKLOG:
-            second = self._backlog.find(b"\n") + 1  # the first line may be half written: it must stay
+            second = self._backlog.find(b"\n") + 1  # keep the first line, which may be partially written
             third = self._backlog.find(b"\n", second) + 1
             if not third:
                 return
@@ -351,14 +355,14 @@ def copy_descriptor(source: int, target: int) -> None:
 
 
 def check_run_key(key: str) -> str:
-    """Return the key, fit to name a folder. Raises ValueError otherwise."""
+    """Return the key if it can be the name of a folder. Raises ValueError otherwise."""
     if not RUN_KEY.fullmatch(key):
         raise ValueError(f"{key!r} can't be a run key: use letters, digits, dots, dashes and underscores")
     return key
 
 
 def artifact_path(folder: Path, path: str) -> Path:
-    """Return where a run's artifact lies. Raises ValueError if that isn't inside its artifact folder."""
+    """Return the path of a run's artifact. Raises ValueError if that isn't inside its artifact folder."""
     pure, top = PurePosixPath(path), (folder / "artifacts").resolve()
     if not pure.parts or pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path or ":" in path:
         raise ValueError(f"{path!r} isn't an artifact path: it must be relative and stay below the run's folder")
@@ -369,7 +373,7 @@ def artifact_path(folder: Path, path: str) -> Path:
 
 
 def records(folder: Path, offset: int = 0, limit: int | None = None) -> Iterator[tuple[Record | None, int]]:
-    """Yield (record, offset behind it) from a byte offset on, up to about `limit` bytes.
+    """Yield (record, offset of the next record), starting at a byte offset, up to about `limit` bytes.
 
     A whole line that isn't a record yields None; a last line without its end isn't yielded.
     """
@@ -392,7 +396,7 @@ def records(folder: Path, offset: int = 0, limit: int | None = None) -> Iterator
 
 
 def trim(file: Path) -> int:
-    """Cut a torn last line; only the holder of the journal's lock may. Returns the size left."""
+    """Remove an incomplete last line. The caller must hold the journal's lock. Returns the new size."""
     with file.open("r+b") as handle:
         size = handle.seek(0, os.SEEK_END)
         end = size

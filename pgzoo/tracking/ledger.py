@@ -43,11 +43,11 @@ class Ledger:
     model: str = ""
     """The id of the logged model, or why there is none; empty until that is known."""
     refused: str = ""
-    """Why the store will never take this run (its experiment was deleted, say); empty when all is well."""
+    """Why the store refuses this run for good, such as a deleted experiment; empty otherwise."""
 
     @classmethod
     def read(cls, folder: Path) -> Ledger:
-        """Return the run's ledger, or a new one: shipping twice does no harm."""
+        """Return the run's ledger, or a new one: uploading twice is harmless."""
         known = {f.name for f in fields(cls)}
         try:
             return cls(**{k: v for k, v in read_json(folder / "ack.json").items() if k in known})
@@ -55,7 +55,7 @@ class Ledger:
             return cls()
 
     def write(self, folder: Path) -> None:
-        """Put it on disk. Raises OSError."""
+        """Write it to disk. Raises OSError."""
         write_json(folder / "ack.json", asdict(self))
 
     def done(self, size: int) -> bool:
@@ -88,7 +88,7 @@ class Pending:
 
 @dataclass(frozen=True)
 class ShippingSummary(Pending):
-    """`Pending` for a whole home, with the last error of each store that can't be reached and each refusal."""
+    """`Pending` for a whole home, plus the last error of each unreachable store and the reason of each refusal."""
 
     errors: Mapping[str, str] = field(default_factory=dict)
     refusals: Mapping[str, str] = field(default_factory=dict)
@@ -120,15 +120,15 @@ def pending_of(folders: Iterable[Path]) -> Pending:
 
 
 def pending(home: Home) -> ShippingSummary:
-    """Return what was left behind in this home, and why: the last error of each store."""
-    # A run in training isn't left behind, however far the uploader is with it.
+    """Return what hasn't been uploaded from this home, and why: the last error of each store."""
+    # A run that is still training doesn't count as pending.
     known = journal_folders(home)
     folders = [folder for folder in known if not in_training(folder)]
     left = pending_of(folders)
     stores: dict[str, Any] = read_json(home.status_file).get("stores", {})
     errors = {uri: str(s["error"]) for uri, s in stores.items() if s.get("error")}
     if not left and len(folders) == len(known):
-        errors = {}  # of runs that were shipped, or thrown away
+        errors = {}  # these errors concern runs that have been uploaded or deleted since
     refusals = {f.name: r for f in folders if (r := Ledger.read(f).refused)}
     return ShippingSummary(left.runs, left.records, left.files, left.refused, errors=errors, refusals=refusals)
 
@@ -137,7 +137,7 @@ def in_training(folder: Path) -> bool:
     lock = folder / "lock"
     if not is_locked(lock):
         return False
-    time.sleep(0.005)  # the uploader holds it for an instant when it asks the same
+    time.sleep(0.005)  # the uploader briefly takes the lock for the same check
     return is_locked(lock)
 
 
@@ -175,9 +175,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Replace a file, private to its owner, by renaming: a reader finds the old text or the new.
+    """Replace a file atomically; it is readable only by its owner.
 
-    Raises OSError, also where the folder doesn't exist: that of a run that was deleted must not come back.
+    Raises OSError, also where the folder doesn't exist: the folder of a deleted run must not be recreated.
     """
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "its folder is gone", str(path))

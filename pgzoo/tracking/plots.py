@@ -154,7 +154,7 @@ def canvas(title: str, subtitle: str, rows: int = 1) -> tuple[Figure, list[Axes]
     panels: list[Axes] = list(figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0])
     top = panels[0]
     heading = top.set_title(title, loc="left", fontsize=13, fontweight="bold", color=INK, pad=24 if subtitle else 12)
-    heading.set_parse_math(False)  # a dollar sign in the name of an environment is no math
+    heading.set_parse_math(False)  # don't interpret a dollar sign in an environment name as math
     if subtitle:
         note = top.annotate(
             subtitle,

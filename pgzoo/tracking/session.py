@@ -148,7 +148,7 @@ class Session:
         return replace(left, lost=lost, dropped=dropped)
 
     def _warn(self, text: str) -> None:
-        """Warn the user, of the same thing once however many runs it concerns."""
+        """Warn the user once per problem, even if it affects several runs."""
         if text not in self._warned:
             self._warned.add(text)
             self._warn_user(text)
@@ -174,7 +174,7 @@ class Session:
         while True:
             for journal in list(self.journals.values()):
                 journal.sync()
-            # An uploader may crash, or leave just as this trainer comes: only looking again covers both.
+            # Check repeatedly: the uploader may crash, or exit at the moment this trainer starts.
             if time.monotonic() - checked >= CHECK_EVERY:
                 with contextlib.suppress(OSError):
                     ensure_uploader(self.home)

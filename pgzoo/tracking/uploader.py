@@ -53,12 +53,12 @@ class Shipment:
         self.last = 0
         self.backoff = Backoff()
         self.successes_elsewhere = 0
-        """How many attempts had succeeded in the run's store when this run failed for the first time in a row."""
+        """The store's count of successful attempts at this run's first consecutive failure."""
         self.alive = True
         self._rejected: list[Record] = []
 
     def _set_store(self, uri: str) -> None:
-        """Take over the URI of a start record: as it is shown, and as the store is reached."""
+        """Set the public URI and the real URI (with password) from a start record."""
         self.uri, self.address = display_uri(uri), reveal_secrets(uri, self.home)
 
     @property
@@ -89,11 +89,11 @@ class Shipment:
 
     def ship_records(self, store: Store) -> bool:
         """Ship new records of the journal, for a few seconds at most; return whether anything was shipped."""
-        # Sampled before the read: what a trainer wrote before it died can't be missed.
+        # Check the lock before reading, so that the last records of a dying trainer aren't missed.
         self.alive = is_locked(self.folder / "lock")
         begin, before = time.monotonic(), self.ledger.offset
         while time.monotonic() - begin < SLICE:
-            self._rejected.clear()  # of an attempt that failed: this one meets them again
+            self._rejected.clear()  # discard rejections of the failed attempt; this attempt finds them again
             rows: list[tuple[str, float, int, int]] = []
             offset, other = self.ledger.offset, None
             for record, behind in records(self.folder, offset, READ):
@@ -187,7 +187,7 @@ class Shipment:
         if is_locked(self.folder / "lock"):
             return
         last = self.last or max((r["ts"] for r, _ in records(self.folder) if r), default=now())
-        self._close(store, "KILLED", last, "the trainer died")
+        self._close(store, "KILLED", last, "the training process died")
         self.save()
 
     def draw(self) -> bool:
@@ -198,7 +198,7 @@ class Shipment:
 
         try:
             made = write_report(self.folder)
-        except Exception:  # a report is worth a line in the log, not a run that never settles
+        except Exception:  # a failed report is logged and doesn't keep the run pending
             log.exception("%s: the report failed", self.folder.name)
             made = []
         self.ledger.files += [path for path in made if path not in self.ledger.files]
@@ -236,7 +236,7 @@ class Shipment:
         return True
 
     def _log_model(self, store: Store) -> str:
-        """Return the model's id, or why there is none. Raises errors that a later attempt may not meet."""
+        """Return the model's id, or why there is none. Raises errors that may be temporary."""
         from pgzoo.tracking.store import is_final, knows_no_models
 
         bundle = self.folder / "artifacts" / "policy"
@@ -256,7 +256,7 @@ class Shipment:
                 start = next(r for r, _ in records(self.folder) if r and r["t"] == "start")
                 write = partial(write_model, bundle, folder, run_id=run)
                 return store.log_model(run, start, digest.hexdigest(), lambda it: write(model_id=it), rows)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:  # a policy of another kind, an old mlflow
+        except (AttributeError, KeyError, TypeError, ValueError) as error:  # an unknown policy format, or an old mlflow
             reason = f"the policy can't be logged as a model: {error!r}"
         except Exception as error:
             if not (is_final(error) or knows_no_models(error)):
@@ -296,7 +296,10 @@ class Uploader:
                 time.sleep(IDLE)
 
     def round(self) -> bool:
-        """Give each run a turn: records first, of all runs, then one run's files or report; True if busy."""
+        """Process every run once and return whether anything was done.
+
+        Records of all runs come first, then the files or the report of one run.
+        """
         self._find()
         begin = time.monotonic()
         live_turn, busy = begin >= self._live_due, False
@@ -314,11 +317,11 @@ class Uploader:
                 continue
             busy |= self._attempt(shipment, "records") and not was_alive
         if live_turn:
-            # A live run isn't in a hurry: leave the processors to the trainer four fifths of the time.
+            # While a run trains, sleep four fifths of the time to leave the CPU to training.
             took = time.monotonic() - begin
             self._live_due = time.monotonic() + min(30.0, max(1.0, 4 * took))
         if not busy:
-            # models last: they are the slowest, and the rest is whole without them
+            # models last: they are the slowest, and everything else is complete without them
             waiting = [s for s in self.shipments.values() if not s.ledger.refused]
             busy = any(self._attempt(s, stage) for stage in ("files", "model") for s in waiting)
         for folder, shipment in list(self.shipments.items()):
@@ -351,8 +354,8 @@ class Uploader:
             return did
         except RefusedError as error:
             shipment.refuse(str(error))
-        except Exception as error:  # mlflow passes on what its database or HTTP library raises
-            if not (shipment.folder / "journal.jsonl").exists():  # somebody cleaned up
+        except Exception as error:  # mlflow doesn't wrap exceptions of its database and HTTP libraries
+            if not (shipment.folder / "journal.jsonl").exists():  # the user deleted the run
                 self.shipments.pop(shipment.folder, None)
                 return False
             if not_encodable(error):
@@ -361,10 +364,10 @@ class Uploader:
             if not shipment.backoff.failures:
                 shipment.successes_elsewhere = store.successes
             shipment.backoff.failed(error)
-            # Where other runs are shipped meanwhile, the trouble is with this one alone and must not delay them.
+            # Where other runs are shipped meanwhile, only this run fails, and it must not delay the others.
             if store.successes == shipment.successes_elsewhere:
                 backoff.failed(error)
-            self.shipments[shipment.folder] = self.shipments.pop(shipment.folder)  # the others go first next time
+            self.shipments[shipment.folder] = self.shipments.pop(shipment.folder)  # move it to the end of the queue
             failures = shipment.backoff.failures
             if failures in (1, 10) or failures % 100 == 0:
                 log.warning("%s: %s: attempt %d: %s", store.uri, shipment.folder.name, failures, one_line(error))
@@ -400,11 +403,11 @@ class Uploader:
                     self._settled[folder] = size
                 else:
                     self.shipments[folder] = shipment
-        # Looking through thousands of old runs must not become the uploader's main occupation.
+        # Looking through thousands of old runs must not take most of the uploader's time.
         self._find_due = time.monotonic() + 20 * (time.monotonic() - begin)
 
     def _lock_file(self) -> tuple[int, int] | None:
-        """Return what tells the home's lock file from another of its name, None if there is none."""
+        """Return the device and inode of the home's lock file, None if there is none."""
         try:
             found = self.home.uploader_lock.stat()
         except OSError:

@@ -91,12 +91,12 @@ OPTIONS: dict[str, str] = {
 """Options without their hyphens -> pgzoo's name for the same thing, or the nearest to it."""
 
 REMARKS = {
-    "batch-size": "how many there are, not how large",
-    "minibatch-size": "how many there are, not how large",
-    "cuda": "cpu or cuda",
-    "gpu": "cpu or cuda",
-    "vec-env": "sync, async or native",
-    "anneal-lr": "constant or linear",
+    "batch-size": "pgzoo sets the number of minibatches, not their size",
+    "minibatch-size": "pgzoo sets the number of minibatches, not their size",
+    "cuda": "takes cpu or cuda",
+    "gpu": "takes cpu or cuda",
+    "vec-env": "takes sync, async or native",
+    "anneal-lr": "takes constant or linear",
 }
 
 COMMANDS: dict[str, str] = {

@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 __all__ = [
+    "command_line",
     "json_option",
     "open_catalog",
-    "peek",
     "plugin_options",
-    "print_facts",
     "print_json",
     "print_lines",
+    "print_pairs",
     "print_table",
     "progress_option",
     "refuse_repeated",
-    "typed",
+    "unparsed_values",
     "warn_of_broken",
 ]
 
@@ -54,15 +54,15 @@ def plugin_options(command: F) -> F:
         "blocked",
         multiple=True,
         metavar="NAME",
-        help='Leave a plugin out; "local" is ./pgzoo_plugin.py.',
+        help='Don\'t load this plugin; "local" is ./pgzoo_plugin.py.',
     )(command)
     return click.option(
         "--import", "imports", multiple=True, metavar="MODULE", help="Import a module or a .py file first."
     )(command)
 
 
-def peek(args: Sequence[str], option: str) -> list[str]:
-    """Return the values of an option in arguments that aren't parsed yet: plugins decide which options there are."""
+def unparsed_values(args: Sequence[str], option: str) -> list[str]:
+    """Return the values of an option in arguments before parsing, because the available options depend on plugins."""
     values = [following for arg, following in pairwise(args) if arg == option]
     return values + [arg.partition("=")[2] for arg in args if arg.startswith(f"{option}=")]
 
@@ -108,7 +108,7 @@ def warn_of_broken(catalog: PluginCatalog, *, inline: bool = False) -> None:
             )
 
 
-def typed() -> str:
+def command_line() -> str:
     """Return the command that the user typed, without passwords, for the log of a run."""
     from pgzoo.tracking import display_uri
 
@@ -125,7 +125,7 @@ def print_json(value: object) -> None:
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, hint: str = "") -> None:
     """Print a table: colored and wrapped in a terminal, otherwise one plain line per row.
 
-    A cell may begin with a color, such as "[green]yes"; all other text is printed literally.
+    A cell may start with a color, such as "[green]yes"; all other text is printed literally.
     """
     _print_table(columns, rows, hint, heading=True)
 
@@ -138,7 +138,7 @@ def print_lines(columns: Sequence[str], rows: Iterable[Sequence[str]], *, hint: 
     _print_table(columns, rows, hint, heading=True, one_line=True)
 
 
-def print_facts(rows: Iterable[Sequence[str]], *, hint: str = "") -> None:
+def print_pairs(rows: Iterable[Sequence[str]], *, hint: str = "") -> None:
     """Print pairs of a name and a value, one pair per row."""
     _print_table(("", ""), rows, hint, heading=False)
 

@@ -51,7 +51,8 @@ def command(
     Each SELECTOR selects one group of runs to compare: an algorithm, a group, a name, a run key, an MLflow run id, an
     experiment, tag:KEY=VALUE or param:KEY=VALUE. If the only SELECTOR is the group of a sweep, its settings are
     compared with each other. Prints final scores and areas under the learning curve with 95 % intervals and, for
-    each pair of groups, the probability that one scores higher, the difference of means, and how many more seeds it would take to detect that difference.
+    each pair of groups, the probability that one scores higher, the difference of means, and how many more seeds
+    are needed to detect that difference.
     """
     from pgzoo.analysis.compare import compare
     from pgzoo.analysis.report import ENDINGS
@@ -62,10 +63,10 @@ def command(
             raise UsageError(f"--out {file}: the extension must be one of {', '.join(ENDINGS)}.")
         if not file.absolute().parent.is_dir():
             raise UsageError(f"--out {file}: the folder {file.parent} doesn't exist.")
-    with Progress(hidden=no_progress) as progress:
+    with ProgressLine(hidden=no_progress) as progress:
         found = compare(*selectors, env=envs or None, metric=metric, tracking_uri=tracking_uri, progress=progress)
     written = [found.save(file) for file in files]
-    run_id = found.log(common.typed()) if log else None
+    run_id = found.log(common.command_line()) if log else None
     if as_json:
         answer = found.to_dict() | {"files": [str(file) for file in written], "run_id": run_id}
         click.echo(json.dumps(answer, allow_nan=False))
@@ -105,7 +106,7 @@ def show_block(out: Console, comparison: ComparisonData, block: Block) -> None:
     for heading, summaries in rows:
         out.print(summary_table(comparison, heading, summaries))
         out.print()
-    table = plain_table("", "P(first higher)", "same seed", "difference of means", "")
+    table = plain_table("", "P(first higher)", "higher with same seed", "difference of means", "")
     for pair in block.pairs:
         paired = "-"
         if pair.paired:
@@ -145,7 +146,7 @@ def plain_table(first: str, *others: str) -> Table:
     return table
 
 
-class Progress:
+class ProgressLine:
     """A progress line on stderr. Call it with what is being read, how many were read, and how many there are."""
 
     def __init__(self, hidden: bool) -> None:

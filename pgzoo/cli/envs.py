@@ -52,7 +52,7 @@ def command(
 ) -> None:
     """List environments, or describe ID and test whether it runs here.
 
-    ID may have the form module:EnvId. The list only says whether an environment's code can be loaded. With ID one is
+    ID may have the form module:EnvId. The list only shows whether an environment's code can be loaded. With ID one is
     made and a few steps are played, as `pgzoo run` does before it trains. Exit code 2 if it doesn't run here.
     """
     catalog = common.open_catalog(blocked=blocked, imports=imports)
@@ -127,7 +127,7 @@ def _print(info: EnvInfo, backends: Sequence[str], masked: bool) -> None:
         rows.append(("note", "not deterministic, even with a seed"))
     if masked:
         rows.insert(4, ("action masks", "yes"))
-    common.print_facts(rows, hint=f"Train on it: pgzoo run reinforce --env {info.id}")
+    common.print_pairs(rows, hint=f"Train on it: pgzoo run reinforce --env {info.id}")
 
 
 def _as_json(spec: EnvSpec, why: str, origins: dict[str, tuple[str | None, str | None]]) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def _listing(kind: ComponentKind, plural: str, help_text: str, prefix: str, use:
             common.print_json([describe(entry) for entry in entries])
             return
         rows = [(entry.name, summary_line(entry)) for entry in entries]
-        common.print_lines(("Name", "Summary"), rows, hint=f"Settings and source of one: pgzoo {plural} NAME")
+        common.print_lines(("Name", "Summary"), rows, hint=f"Details: pgzoo {plural} NAME")
 
     return command
 
@@ -92,7 +92,7 @@ def _show(entry: Entry, settings: list[dict[str, Any]], use: str) -> None:
         own = {setting["option"] for setting in settings}
         shown = {key: value for key, value in of_run.items() if f"--{key.replace('_', '-')}" not in own}
         facts.append(("defaults", ", ".join(f"{key} {_format_default(value)}" for key, value in shown.items())))
-    common.print_facts([("name", entry.name), ("summary", entry.summary), *facts])
+    common.print_pairs([("name", entry.name), ("summary", entry.summary), *facts])
     if text := inspect.getdoc(target):
         click.echo(f"\n{text}")
     if settings:

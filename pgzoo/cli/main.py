@@ -78,7 +78,7 @@ class Program(click.Group):
 
         With PGZOO_DEBUG=1 the traceback comes before the message.
         """
-        blocked = common.peek(ctx.args, "--no-plugin")
+        blocked = common.unparsed_values(ctx.args, "--no-plugin")
         try:
             if not set(ctx.args) & set(ctx.help_option_names):
                 common.warn_of_broken(discover(inline=False, blocked=blocked) if blocked else _catalog(ctx))

@@ -85,13 +85,13 @@ def _named(catalog: PluginCatalog, name: str) -> list[Entry]:
 
 
 def _automatic(catalog: PluginCatalog, algorithm: str, env: str) -> Entry:
-    """Return the preset that a run of `algorithm` in `env` takes by itself. Raises UnknownName if there is none."""
+    """Return the preset that a run of `algorithm` in `env` uses by default. Raises UnknownName if there is none."""
     catalog.get("algorithm", algorithm)
     entry = catalog.auto_preset(algorithm, env)
     if entry is None:
         fitting = [e.name for e in catalog.entries("preset") if e.target.algorithm == algorithm]
-        others = f" By name there are: {', '.join(fitting)}." if fitting else ""
-        raise UnknownName(f'No preset applies by itself to "{algorithm}" on {env}.{others} See: pgzoo presets')
+        others = f" Presets that you can name: {', '.join(fitting)}." if fitting else ""
+        raise UnknownName(f'No preset is applied automatically to "{algorithm}" on {env}.{others} See: pgzoo presets')
     return entry
 
 

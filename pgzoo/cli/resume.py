@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from pgzoo.cli.common import json_option, open_catalog, plugin_options, typed
+from pgzoo.cli.common import command_line, json_option, open_catalog, plugin_options
 
 __all__ = ["command"]
 
@@ -48,7 +48,7 @@ def command(
 
     if others:
         raise click.UsageError(
-            f"{others[0]} can't be given: a resumed run keeps its settings. Only --total-steps, --launcher and "
+            f"{others[0]} can't be changed: a resumed run keeps its settings. Only --total-steps, --launcher and "
             "--workers may change. For other settings start a new run.",
             ctx,
         )
@@ -63,7 +63,7 @@ def command(
         from_step=from_step,
         launcher=launcher,
         workers=workers,
-        command=typed(),
+        command=command_line(),
         progress=progress,
     )
     summary.conclude(ctx, result, as_json)

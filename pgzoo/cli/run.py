@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pgzoo.cli.common import json_option, open_catalog, peek, plugin_options, typed
+from pgzoo.cli.common import command_line, json_option, open_catalog, plugin_options, unparsed_values
 
 if TYPE_CHECKING:
     from pgzoo.registry import ComponentKind, PluginCatalog
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 SKIPPED = ("algorithm", "env", "policy", "estimator", "settings")
-"""Fields of RunConfig that don't become options here: they have options of their own."""
+"""Fields of RunConfig that don't become options here: they have separate options."""
 
-UNNAMED = ("auto", "none")
+NO_PRESET_NAME = ("auto", "none")
 
 
 class RunGroup(click.Group):
@@ -72,7 +72,9 @@ def _catalog(ctx: click.Context) -> PluginCatalog:
     """Return the catalog with the plugins that `--import` and `--no-plugin` ask for, made once."""
     if "catalog" not in ctx.meta:
         args = ctx.meta.get("arguments", [])
-        ctx.meta["catalog"] = open_catalog(blocked=peek(args, "--no-plugin"), imports=peek(args, "--import"))
+        ctx.meta["catalog"] = open_catalog(
+            blocked=unparsed_values(args, "--no-plugin"), imports=unparsed_values(args, "--import")
+        )
     return ctx.meta["catalog"]  # type: ignore[no-any-return]
 
 
@@ -81,7 +83,7 @@ def _algorithm_of(args: Sequence[str]) -> str | None:
         return args[0]
     from pgzoo.config import read_yaml
 
-    for path in peek(args, "--config"):
+    for path in unparsed_values(args, "--config"):
         name = read_yaml(path).values.get("algorithm")
         if isinstance(name, str):
             return name
@@ -132,7 +134,7 @@ def _where_named(kind: str, name: str, args: Sequence[str]) -> str:
     """Return the file and line of the `--config` file that names this component, or ""."""
     from pgzoo.config import read_yaml
 
-    for path in peek(args, "--config"):
+    for path in unparsed_values(args, "--config"):
         layer = read_yaml(path)
         part = layer.values.get(kind)
         if name in (part, part.get("name") if isinstance(part, Mapping) else None):
@@ -144,10 +146,14 @@ def _chosen(kind: str, fallback: str, defaults: Mapping[str, Any], catalog: Plug
     """Return the name of the policy or estimator that the arguments choose."""
     from pgzoo.config import read_yaml
 
-    if option := peek(args, f"--{kind}"):
+    if option := unparsed_values(args, f"--{kind}"):
         return option[-1]
-    layers = [read_yaml(path).values for path in peek(args, "--config")]
-    layers += [catalog.get("preset", name).target.settings for name in peek(args, "--preset") if name not in UNNAMED]
+    layers = [read_yaml(path).values for path in unparsed_values(args, "--config")]
+    layers += [
+        catalog.get("preset", name).target.settings
+        for name in unparsed_values(args, "--preset")
+        if name not in NO_PRESET_NAME
+    ]
     for layer in [*layers, defaults]:
         part = layer.get(kind)
         name = part.get("name") if isinstance(part, Mapping) else part
@@ -167,7 +173,7 @@ def _chosen(kind: str, fallback: str, defaults: Mapping[str, Any], catalog: Plug
 @click.pass_context
 def _train(ctx: click.Context, /, preset: str, file: str | None, no_progress: bool, as_json: bool, **_: Any) -> None:
     from pgzoo.cli import summary
-    from pgzoo.cli.options import given, where
+    from pgzoo.cli.options import given_settings, option_of
     from pgzoo.config import Layer, read_yaml
     from pgzoo.envs.ids import newer
     from pgzoo.errors import ConfigError
@@ -179,12 +185,12 @@ def _train(ctx: click.Context, /, preset: str, file: str | None, no_progress: bo
     if ctx.params.get("env") is None and not (file and read_yaml(file).values.get("env")):
         raise ConfigError("env is missing: give --env ID. See: pgzoo envs")
     catalog = _catalog(ctx)
-    layer = Layer({"algorithm": ctx.info_name, **given(ctx)}, where(ctx))
+    layer = Layer({"algorithm": ctx.info_name, **given_settings(ctx)}, option_of(ctx))
     config = compose(layer, catalog, preset=preset, file=file)
     if version := newer(config.env):
         click.echo(f"Note: {config.env} has a newer version, {version}.", err=True)
     progress = "none" if no_progress else "bar" if sys.stderr.isatty() else "plain"
-    result = run_config(config, catalog, command=typed(), progress=progress)
+    result = run_config(config, catalog, command=command_line(), progress=progress)
     summary.conclude(ctx, result, as_json)
 
 

@@ -34,7 +34,7 @@ def conclude(ctx: click.Context, result: Result, as_json: bool) -> None:
         _print_result(result)
         if result.plan.config.profile:
             _print_profile(result)
-    result = _ship(result)
+    result = _wait_for_upload(result)
     if as_json:
         _print_json(result)
     else:
@@ -57,7 +57,7 @@ def _print_result(result: Result) -> None:
     config = result.plan.config
     played = [run for run in result.runs if run.returns.size]
     count = max((run.returns.size for run in played), default=0)
-    judged = f"returns of the last policy in {count} evaluation episodes" if count else "not evaluated"
+    judged = f"returns of the final policy in {count} evaluation episodes" if count else "not evaluated"
     table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="bold")
     swept = list(config.sweep_axis)
     for name in (*swept, "seeds" if swept else "seed", "status", "steps", "mean", "std", "min", "max", "greedy mean"):
@@ -86,7 +86,7 @@ def _add_seeds(table: Table, result: Result) -> None:
             f"{run.greedy_returns.mean():.1f}" if run.greedy_returns.size else "-",
         )
     if len(result.runs) > 1:
-        table.add_row("all", "", f"{result.env_steps:,}", *_over(result.runs), style="bold")
+        table.add_row("all", "", f"{result.env_steps:,}", *_statistics_over_seeds(result.runs), style="bold")
 
 
 def _add_settings(table: Table, result: Result) -> None:
@@ -97,10 +97,10 @@ def _add_settings(table: Table, result: Result) -> None:
         runs = [run for run in result.runs if run.settings == setting]
         status = max((run.status for run in runs), key=BADNESS.index)
         steps = sum(run.env_steps for run in runs)
-        table.add_row(*map(str, values), str(len(runs)), _colored(status), f"{steps:,}", *_over(runs))
+        table.add_row(*map(str, values), str(len(runs)), _colored(status), f"{steps:,}", *_statistics_over_seeds(runs))
 
 
-def _over(runs: Sequence[SeedResult]) -> list[str]:
+def _statistics_over_seeds(runs: Sequence[SeedResult]) -> list[str]:
     """Return statistics of the mean returns of these runs, and the mean of their greedy returns."""
     greedy = [run.greedy_returns.mean() for run in runs if run.greedy_returns.size]
     means = [run.returns.mean() for run in runs if run.returns.size]
@@ -126,14 +126,14 @@ def _print_profile(result: Result) -> None:
     click.echo()
 
 
-def _ship(result: Result) -> Result:
+def _wait_for_upload(result: Result) -> Result:
     """Wait a little until MLflow has the runs. Ctrl-C stops waiting."""
     from rich.console import Console
 
     try:
         if not sys.stderr.isatty():
             return result.settled()
-        with Console(stderr=True).status("Shipping to MLflow ... (Ctrl-C: continue in the background)"):
+        with Console(stderr=True).status("Uploading to MLflow ... (Ctrl-C: continue in the background)"):
             return result.settled()
     except KeyboardInterrupt:
         return result.settled(0)
@@ -183,16 +183,16 @@ def _warn(result: Result) -> None:
 
     for run in result.runs:
         if run.status != "finished" and result.error is None:
-            of = f" of {format_setting(run.settings)}" if run.settings else ""
-            click.echo(f"Seed {run.seed}{of}, {run.status} after {run.env_steps:,} steps: {run.reason}", err=True)
+            of = f" ({format_setting(run.settings)})" if run.settings else ""
+            click.echo(f"Seed {run.seed}{of} {run.status} after {run.env_steps:,} steps: {run.reason}", err=True)
     if any(run.status == "interrupted" for run in result.runs):
         click.echo("Metrics and policies so far are saved.", err=True)
     if dropped := result.pending.dropped:
-        click.echo(f"Left out of the curves, as not finite (NaN or infinite): {plural(dropped, 'value')}.", err=True)
+        click.echo(f"Omitted from the curves: {plural(dropped, 'value')} that were NaN or infinite.", err=True)
     if lost := result.pending.lost:
         click.echo(f"Lost because the disk was full: {plural(lost, 'record')}.", err=True)
     if result.pending:
-        click.echo(f"Still to be shipped to MLflow: {result.pending}. It goes on in the background.", err=True)
+        click.echo(f"Not yet uploaded to MLflow: {result.pending}. The upload continues in the background.", err=True)
         if why := pending(result.session.home).errors.get(display_uri(result.tracking_uri)):
-            click.echo(f"So far: {why}", err=True)
-        click.echo("If it is interrupted: pgzoo sync", err=True)
+            click.echo(f"Last error: {why}", err=True)
+        click.echo("To resume the upload: pgzoo sync", err=True)

@@ -38,7 +38,7 @@ def command(ctx: click.Context, wait: float, as_json: bool, no_progress: bool) -
     if before or before.refused:
         home.retry_file.touch()
         deadline, checked = time.monotonic() + wait, -10.0
-        with Progress(before.records + before.files, hidden=no_progress or as_json) as advance:
+        with UploadBar(before.records + before.files, hidden=no_progress or as_json) as advance:
             asked = home.retry_file.stat().st_mtime_ns
             while True:
                 # A refused run counts as refused again only after the uploader has retried it.
@@ -66,10 +66,10 @@ def command(ctx: click.Context, wait: float, as_json: bool, no_progress: bool) -
     if as_json:
         common.print_json(result)
     else:
-        shipped = f"Shipped {plural(max(0, before.records - left.records), 'record')}, {plural(done, 'run')}."
-        click.echo(shipped if before or before.refused else "Nothing to ship.")
+        uploaded = f"Uploaded {plural(max(0, before.records - left.records), 'record')}, {plural(done, 'run')}."
+        click.echo(uploaded if before or before.refused else "Nothing to upload.")
         if left:
-            click.echo(f"Pending: {left}. Shipping continues in the background.")
+            click.echo(f"Pending: {left}. The upload continues in the background.")
         for uri, error in left.errors.items():
             click.echo(f"  {uri}: {error}")
         for run, reason in left.refusals.items():
@@ -77,7 +77,7 @@ def command(ctx: click.Context, wait: float, as_json: bool, no_progress: bool) -
     ctx.exit(1 if left or left.refused else 0)
 
 
-class Progress:
+class UploadBar:
     """A progress bar on stderr; call it with the number of remaining items."""
 
     def __init__(self, total: int, hidden: bool) -> None:
@@ -85,11 +85,11 @@ class Progress:
         from rich.console import Console
 
         console = Console(stderr=True)
-        columns = (progress.TextColumn("shipping"), progress.BarColumn(), progress.MofNCompleteColumn())
+        columns = (progress.TextColumn("uploading"), progress.BarColumn(), progress.MofNCompleteColumn())
         self._bar = progress.Progress(
             *columns, console=console, transient=True, disable=hidden or not console.is_terminal
         )
-        self._task = self._bar.add_task("shipping", total=total)
+        self._task = self._bar.add_task("uploading", total=total)
         self._total = total
 
     def __enter__(self) -> Self:

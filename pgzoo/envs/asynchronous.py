@@ -53,7 +53,7 @@ class AsyncEnvs:
         self.action_mask: NDArray[np.bool_] | None = None
 
     def reset(self, seeds: NDArray[np.int64]) -> Array:
-        """Begin a new episode in every row from its seed."""
+        """Start a new episode in every row from its seed."""
         with self._failures_named("reset"):
             obs, info = self._envs.reset(seed=[int(seed) for seed in seeds])
         masks = self._masks_of(info)
@@ -72,7 +72,7 @@ class AsyncEnvs:
         return StepResult(np.asarray(obs), np.asarray(rewards), terminated, truncated)
 
     def select(self, rows: NDArray[np.int64]) -> None:
-        """Return None: all processes go on stepping together."""
+        """Return None: all processes are always stepped together."""
 
     def close(self) -> None:
         """End the processes."""
@@ -109,6 +109,6 @@ class AsyncEnvs:
 
     def _exit_codes(self) -> str:
         processes = self._envs.processes if hasattr(self, "_envs") else []
-        wait([process.sentinel for process in processes], timeout=5.0)  # so that the dead one has an exit code
+        wait([process.sentinel for process in processes], timeout=5.0)  # for the exit codes
         codes = sorted({str(process.exitcode) for process in processes if process.exitcode is not None})
         return f" (exit code {', '.join(codes)})" if codes else ""

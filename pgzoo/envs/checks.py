@@ -1,7 +1,7 @@
 """Validate what an environment returns against its declared spaces. Imports no torch.
 
-Each function here returns a value that is safe to use, or raises EnvError with one line that names the environment, what
-it returned and what is expected.
+Each function here returns a value that is safe to use, or raises EnvError with one line that names the
+environment, what it returned and what is expected.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ HINTS = {
     "keyword argument 'options'": f" Gymnasium's signature is {RESET}.",
     "values to unpack": (f" Gymnasium's reset returns (observation, info), and its step {STEP_RESULT}."),
 }
-"""What to do about errors of environments that were written for the old gym: part of the message -> hint."""
+"""Hints for environments that were written for the old gym API, by a substring of the error message."""
 
 
 def environment_id(env: gym.Env[Any, Any]) -> str:

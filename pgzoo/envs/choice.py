@@ -76,9 +76,7 @@ def choose_backend(name: str, catalog: BackendCatalog, request: EnvRequest) -> t
         except EnvError as error:
             ways = " or ".join(f"--backend {way}" for way in foreign_backends(catalog, request))
             message = str(error)
-            raise EnvError(
-                f"{message.removesuffix('.')}. It can run without that: {ways}." if ways else message
-            ) from error
+            raise EnvError(f"{message.removesuffix('.')}. Or use {ways}." if ways else message) from error
     if name == "auto":
         for entry in catalog.entries("env_backend"):
             other = entry.load()()
@@ -122,7 +120,7 @@ def inspect_environment(request: EnvRequest, backend: EnvBackend | None = None) 
 
 def _probe(env: Any, env_id: str) -> bool:
     """Play a few steps, continuing after the end of an episode, and return whether a mask was sent."""
-    actions = copy.deepcopy(env.action_space)  # its generator is the environment's own
+    actions = copy.deepcopy(env.action_space)  # sampling must not change the environment's generator
     actions.seed(0)
     with blame_environment(env_id, "reset"):
         obs, about = read_reset(env_id, env.reset(seed=0))

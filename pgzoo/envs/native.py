@@ -63,7 +63,7 @@ class NativeCartPole:
         self._streams = np.zeros(rows, np.uint64)
 
     def reset(self, seeds: NDArray[np.int64]) -> Array:
-        """Begin a new episode in every row from its seed."""
+        """Start a new episode in every row from its seed."""
         self._streams = _mix(seeds.astype(np.uint64))
         self._state[:] = _start_states(self._streams)
         self._steps[:], self._ended[:] = 0, False

@@ -62,10 +62,10 @@ class FlattenObservation(gym.wrappers.FlattenObservation):  # don't rename: save
 
 
 def action_mask(env: gym.Env[Any, Any], info: Mapping[str, Any], *, ended: bool = False) -> NDArray[np.bool_] | None:
-    """Return which actions the environment allows now, `[K]`; None if it doesn't say, which allows all of them.
+    """Return which actions the environment allows now, `[K]`; None if it has no mask, which allows all of them.
 
-    It says so by `info["action_mask"]` or a method `action_masks()`. Actions in a Box can't be forbidden. With `ended`
-    the episode is over, and no action needs to be allowed.
+    The mask comes from `info["action_mask"]` or a method `action_masks()`. Actions in a Box can't be forbidden. With
+    `ended`, the episode is over, and no action needs to be allowed.
 
     Raises:
         EnvError: the mask has another length or type than its actions ask for, or allows nothing.

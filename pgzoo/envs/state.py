@@ -1,9 +1,9 @@
 """Save and restore the state of one environment as plain data, so that a run can be resumed.
 
-    what every environment has   its generator and what its wrappers count, by `save` and `restore` here
-    what it has of its own       by the first `protocols.EnvState` that fits; without one it can't be saved
+    common state     random generator and attributes of wrappers: saved by `save` and `restore` here
+    specific state   saved by the first `protocols.EnvState` that fits; without one the environment can't be saved
 
-Nothing that is read back is executed: numbers, text, arrays of them, and containers.
+Saved data are never executed: they are numbers, text, arrays of them, and containers.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ def encode(value: Any, depth: int = DEPTH) -> Any:
 
     Raises:
         TypeError: it is, or holds, something else.
-        ValueError: an array is too large, or containers lie too deep.
+        ValueError: an array is too large, or containers are nested too deeply.
     """
     if depth < 0:
-        raise ValueError("containers lie too deep")
+        raise ValueError("containers are nested too deeply")
     kind, inner = type(value), depth - 1
     if kind in (str, int, bool) or value is None or (kind is float and math.isfinite(value)):
         return value
@@ -78,7 +78,7 @@ def encode(value: Any, depth: int = DEPTH) -> Any:
         state = value.bit_generator.state
         if state["bit_generator"] in GENERATORS:
             return {"generator": encode(state, inner)}
-    raise TypeError(f"{kind.__module__}.{kind.__qualname__} is no plain data")
+    raise TypeError(f"{kind.__module__}.{kind.__qualname__} can't be saved: not plain data")
 
 
 def decode(value: Any, depth: int = DEPTH) -> Any:
@@ -88,7 +88,7 @@ def decode(value: Any, depth: int = DEPTH) -> Any:
         ValueError: the value wasn't produced by `encode`, or is too large.
     """
     if depth < 0:
-        raise ValueError("containers lie too deep")
+        raise ValueError("containers are nested too deeply")
     inner = depth - 1
     if isinstance(value, list):
         return [decode(item, inner) for item in value]
@@ -110,7 +110,7 @@ def decode(value: Any, depth: int = DEPTH) -> Any:
                 return _generator(decode(state, inner))
     except (TypeError, KeyError) as error:
         raise ValueError(f"invalid environment state: {error}") from error
-    raise ValueError(f"no state of an environment: {', '.join(map(str, value))[:100]}")
+    raise ValueError(f"invalid environment state: {', '.join(map(str, value))[:100]}")
 
 
 def save(env: gym.Env[Any, Any], states: Sequence[EnvState]) -> Any:
@@ -119,7 +119,7 @@ def save(env: gym.Env[Any, Any], states: Sequence[EnvState]) -> Any:
     if adapter is None:
         return None
     try:
-        wrappers = [[type(wrapper).__name__, encode(_own(wrapper))] for wrapper in _wrappers(env)]
+        wrappers = [[type(wrapper).__name__, encode(_wrapper_state(wrapper))] for wrapper in _wrappers(env)]
         return {
             "wrappers": wrappers,
             "generator": encode(env.unwrapped._np_random),
@@ -141,10 +141,12 @@ def restore(env: gym.Env[Any, Any], state: Any, states: Sequence[EnvState]) -> N
         raise ValueError("no plugin here can restore such an environment")
     wrappers = list(_wrappers(env))
     if [type(wrapper).__name__ for wrapper in wrappers] != [name for name, _ in state["wrappers"]]:
-        raise ValueError(f"its wrappers were {', '.join(name for name, _ in state['wrappers']) or 'none'}")
-    for wrapper, (name, told) in zip(wrappers, state["wrappers"], strict=True):
-        kept = decode(told)
-        if kept.keys() != _own(wrapper).keys():
+        raise ValueError(
+            f"the saved environment had the wrappers {', '.join(name for name, _ in state['wrappers']) or 'none'}"
+        )
+    for wrapper, (name, saved) in zip(wrappers, state["wrappers"], strict=True):
+        kept = decode(saved)
+        if kept.keys() != _wrapper_state(wrapper).keys():
             raise ValueError(f"its wrapper {name} kept {', '.join(kept)}")
         vars(wrapper).update(kept)
     env.unwrapped._np_random = decode(state["generator"])
@@ -210,7 +212,7 @@ class Attributes:
     def put(self, env: gym.Env[Any, Any], state: Mapping[str, Any]) -> None:
         """Set them. Raises ValueError for one that such an environment doesn't keep."""
         if strange := state.keys() - set(self.names[_path(env)]):
-            raise ValueError(f"{_path(env)} keeps no {', '.join(sorted(strange))}")
+            raise ValueError(f"{_path(env)} has no attribute {', '.join(sorted(strange))}")
         vars(env.unwrapped).update(state)
 
 
@@ -297,19 +299,21 @@ def _wrappers(env: gym.Env[Any, Any]) -> Iterator[gym.Wrapper[Any, Any, Any, Any
 
 
 BASE = {"_saved_kwargs", *vars(gym.Wrapper(gym.Env()))}
-MADE = (FunctionType, BuiltinFunctionType, MethodType, type, gym.Space)
+CONSTANT_TYPES = (FunctionType, BuiltinFunctionType, MethodType, type, gym.Space)
 """What a wrapper is made with and doesn't change."""
 
 
-def _own(wrapper: gym.Wrapper[Any, Any, Any, Any]) -> dict[str, Any]:
+def _wrapper_state(wrapper: gym.Wrapper[Any, Any, Any, Any]) -> dict[str, Any]:
     """What a wrapper keeps: all that every wrapper has, and all that it was made with, left out."""
-    return {name: kept for name, kept in vars(wrapper).items() if name not in BASE and not isinstance(kept, MADE)}
+    return {
+        name: kept for name, kept in vars(wrapper).items() if name not in BASE and not isinstance(kept, CONSTANT_TYPES)
+    }
 
 
 def _pack(value: Any) -> dict[str, Any]:
     array = np.asarray(value)
     if array.dtype.kind not in KINDS:
-        raise TypeError(f"an array of {array.dtype} is no plain data")
+        raise TypeError(f"an array of {array.dtype} can't be saved: not plain data")
     if array.nbytes > LIMIT:
         raise ValueError(f"an array of {array.nbytes:,} bytes is too large")
     data = {"dtype": array.dtype.str, "data": base64.b64encode(array.tobytes()).decode()}
@@ -320,7 +324,7 @@ def _unpack(value: Mapping[str, Any]) -> Any:
     packed = value["scalar"] if "scalar" in value else value["array"]
     dtype = np.dtype(str(packed["dtype"]))
     if dtype.kind not in KINDS or len(packed["data"]) > 2 * LIMIT:
-        raise ValueError(f"no plain data: {dtype}")
+        raise ValueError(f"can't be saved: not plain data: {dtype}")
     array = np.frombuffer(base64.b64decode(packed["data"], validate=True), dtype).copy()
     return array[0] if "scalar" in value else array.reshape(tuple(int(size) for size in packed["shape"]))
 

@@ -36,8 +36,8 @@ __all__ = ["LoadedPolicy", "load_policy", "pack"]
 SCHEMA = 1
 CRITIC = "critic."
 TENSORS, DESCRIPTION = "policy.safetensors", "policy.json"
-LONGEST = 2**26
-"""Longest description that is read, in bytes."""
+MAX_DESCRIPTION_BYTES = 2**26
+"""Maximum size of the description, in bytes."""
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 DTYPES |= {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8}
 DTYPES |= {"U8": torch.uint8, "BOOL": torch.bool}
@@ -63,7 +63,7 @@ class LoadedPolicy:
         return memory_size(self.policy)
 
     def reset(self) -> None:
-        """Begin an episode: clear the memory. A policy without memory needs no reset."""
+        """Start an episode: clear the memory. A policy without memory needs no reset."""
         self._memory = None
 
     def act(
@@ -96,7 +96,7 @@ class LoadedPolicy:
         rows = obs.reshape(-1, *shape)
         if self._memory is not None and len(self._memory) != len(rows):
             raise ValueError(
-                f"{len(rows)} observations for a memory of {len(self._memory)}; call reset() to begin anew"
+                f"got {len(rows)} observations, but the memory is for {len(self._memory)}; call reset() first"
             )
         noise = None
         if not deterministic:
@@ -181,7 +181,7 @@ def load_policy(path: str | Path, catalog: PluginCatalog | None = None) -> Loade
 
     Raises:
         ConfigError: the files are missing, damaged, or of a newer schema.
-        UnknownName: no installed plugin gives a policy of that name.
+        UnknownName: no installed plugin has a policy of that name.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -228,37 +228,41 @@ class _Description(NamedTuple):
 
 def _read_description(folder: Path) -> _Description:
     with (folder / DESCRIPTION).open("rb") as file:
-        text = file.read(LONGEST + 1)
-    if len(text) > LONGEST:
-        raise _Damaged(f"{DESCRIPTION} is longer than {LONGEST:,} bytes.")
-    said = json.loads(text.decode())
-    if said["schema"] > SCHEMA:
+        text = file.read(MAX_DESCRIPTION_BYTES + 1)
+    if len(text) > MAX_DESCRIPTION_BYTES:
+        raise _Damaged(f"{DESCRIPTION} is longer than {MAX_DESCRIPTION_BYTES:,} bytes.")
+    description = json.loads(text.decode())
+    if description["schema"] > SCHEMA:
         raise ConfigError(
-            f"{folder} was written by pgzoo {said['pgzoo']}, in a newer form than this version reads. "
+            f"{folder} was written by pgzoo {description['pgzoo']}, in a newer form than this version reads. "
             "Upgrade: pip install -U pgzoo"
         )
-    original, action_space = (spaces.from_json(said[key]) for key in ("observation_space", "action_space"))
+    original, action_space = (spaces.from_json(description[key]) for key in ("observation_space", "action_space"))
     if gym.spaces.flatdim(original) > spaces.LARGEST:
-        raise _Damaged(f"an observation of more than {spaces.LARGEST:,} numbers is not believed.")
-    spec = make_spec(original, action_space, masked=bool(said.get("masked")))
+        raise _Damaged(f"observations may have at most {spaces.LARGEST:,} numbers.")
+    spec = make_spec(original, action_space, masked=bool(description.get("masked")))
     env = None
-    if (where := said.get("env")) is not None:
+    if (where := description.get("env")) is not None:
         limit, kwargs = where["max_episode_steps"], where["kwargs"]
         if not (isinstance(where["id"], str) and isinstance(kwargs, dict) and (limit is None or type(limit) is int)):
             raise _Damaged("the entry for the environment is invalid.")
         env = EnvRequest(where["id"], kwargs, limit, 1)
-    return _Description(said["policy"], bool(said.get("normalize_obs")), spec, env)
+    return _Description(description["policy"], bool(description.get("normalize_obs")), spec, env)
 
 
-def _make(said: _Description, catalog: PluginCatalog) -> tuple[Component, Spec, Policy]:
+def _make(description: _Description, catalog: PluginCatalog) -> tuple[Component, Spec, Policy]:
     from pgzoo.registry.components import resolve_component
 
-    component, factory = resolve_component("policy", said.policy, catalog)
-    return component, said.spec, make_policy(factory, component.settings, said.spec, frozenset(), said.normalize_obs)
+    component, factory = resolve_component("policy", description.policy, catalog)
+    return (
+        component,
+        description.spec,
+        make_policy(factory, component.settings, description.spec, frozenset(), description.normalize_obs),
+    )
 
 
-class _Sparing(np.random.Generator):
-    """Draws at most `left` numbers: sizes that a damaged file claims must not fill the memory."""
+class _LimitedGenerator(np.random.Generator):
+    """Draws at most `left` numbers, so that sizes in a damaged file can't exhaust memory."""
 
     left = 0
 
@@ -288,7 +292,7 @@ def _check_tensors(policy: Policy, file: Any) -> None:
     """Compare names, shapes and types of what a file declares with what the policy needs; loads nothing."""
     declared = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     found = {name: (DTYPES.get(part.get_dtype()), tuple(part.get_shape()[1:])) for name, part in declared.items()}
-    rng = _Sparing(np.random.PCG64(0))
+    rng = _LimitedGenerator(np.random.PCG64(0))
     rng.left = 2**20 + 4 * sum(prod(shape) for _, shape in found.values())
     try:
         with torch.device("meta"):  # tensors without memory
@@ -300,12 +304,10 @@ def _check_tensors(policy: Policy, file: Any) -> None:
     if expected != found or members:
         odd = sorted(set(expected.items()) ^ set(found.items()), key=str)
         shown = ", ".join(f"{name} {tuple(shape)}" for name, (_, shape) in odd[:4])
-        raise _Damaged(
-            f"it needs tensors {_said(expected)}, the file has {_said(found)}; they differ in {shown or 'their rank'}."
-        )
+        raise _Damaged(f"expected tensors {_listed(expected)}; found {_listed(found)}; differences: {shown or 'rank'}.")
 
 
-def _said(tensors: Mapping[str, tuple[torch.dtype | None, tuple[int, ...]]]) -> str:
+def _listed(tensors: Mapping[str, tuple[torch.dtype | None, tuple[int, ...]]]) -> str:
     return ", ".join(f"{k} {list(shape)} {str(of).removeprefix('torch.')}" for k, (of, shape) in tensors.items())
 
 

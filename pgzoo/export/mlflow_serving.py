@@ -23,7 +23,7 @@ with warnings.catch_warnings():
             """Load the bundle. Raises ConfigError as `load_policy` does."""
             self.policy = load_policy(Path(context.artifacts["policy"]))
 
-        def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def] # mlflow wants its own or none
+        def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def] # mlflow rejects hints
             """`[N, *O]`, histories `[N, T, *O]` for a policy with memory -> actions `[N, *A]`; see `mlflow_model`."""
             mask = None
             if isinstance(model_input, dict):

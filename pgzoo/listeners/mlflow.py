@@ -54,7 +54,7 @@ class MemberDescription:
 
 @dataclass(frozen=True)
 class RunDescription:
-    """Names, parameters and tags of the runs of one command; `own` has those that differ between members."""
+    """Names, parameters and tags of the runs of one command; `members` has what differs between members."""
 
     algorithm: str
     env: str
@@ -64,7 +64,7 @@ class RunDescription:
     params: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     reward_threshold: float | None = None
-    own: tuple[MemberDescription, ...] = ()
+    members: tuple[MemberDescription, ...] = ()
     """In the order of the members; empty where they differ in their seeds alone."""
 
 
@@ -78,7 +78,7 @@ def create(context: RunContext) -> MlflowListener:
         name=config.name or "",
         tags=context.tags,
         reward_threshold=threshold(config.env),
-        own=tuple(map(describe_member, context.plan.members)),
+        members=tuple(map(describe_member, context.plan.members)),
     )
     return MlflowListener(
         context.session,
@@ -149,9 +149,9 @@ class StepGrid:
 
 
 class BestMean:
-    """The best mean return of 100 consecutive episodes of one member, and the step at which it sufficed.
+    """The best mean return of 100 consecutive episodes of one member, and the step at which it reached the threshold.
 
-    Adding only remembers: the training thread has no time, and the sums are wanted once, at the end.
+    `add` only stores the episodes; means are computed once, at the end, to save time during training.
     """
 
     def __init__(self, threshold: float | None) -> None:
@@ -230,7 +230,7 @@ class MlflowListener:
         self._episodes: list[tuple[list[int], list[float], list[int]] | None] = [None] * members
         self._final = np.full(members, np.nan)
         self._timed = np.zeros(members, dtype=np.int64), np.full(members, time.perf_counter())
-        each = about.own or tuple(MemberDescription(f"s{seed}", {}, {}) for seed in event.seeds)
+        each = about.members or tuple(MemberDescription(f"s{seed}", {}, {}) for seed in event.seeds)
         for member, (seed, key, own) in enumerate(zip(event.seeds, event.run_keys, each, strict=True)):
             journal = self.session.journal(
                 key,

@@ -16,10 +16,10 @@ from pgzoo.extras import install_hint, present
 from pgzoo.training.seeding import EVALUATION_ROOT, reset_seeds
 from pgzoo.types import EnvRequest
 
-__all__ = ["need_extra", "record"]
+__all__ = ["record", "require_extra"]
 
 
-def need_extra(feature: str) -> None:
+def require_extra(feature: str) -> None:
     """Raise UsageError, naming the feature that needs it, if the extra "video" isn't installed."""
     if not present("video"):
         raise UsageError(f"{feature} needs the extra video. Install it: {install_hint('imageio')}")

@@ -122,7 +122,7 @@ def collection_of(algorithm: Any, settings: Any) -> Collection:
         return _evaluate_attribute(algorithm.collect, settings)  # type: ignore[no-any-return]
     if not hasattr(settings, "rollout_steps"):
         raise PluginError(
-            f"{type(algorithm).__name__} doesn't say what it collects. Give it an attribute `collect`, such as "
+            f"{type(algorithm).__name__} doesn't declare what it collects. Give it an attribute `collect`, such as "
             "Episodes(per_env=1), or a setting `rollout_steps`."
         )
     return Steps(settings.rollout_steps)
@@ -137,11 +137,8 @@ def _check_device(device: str) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         built = torch.version.cuda or torch.version.hip
         why = "finds no GPU here" if built else "was built without CUDA"
-        remedy = "see what nvidia-smi says" if built else "install a torch with CUDA"
-        raise UsageError(
-            f"The run is for --device cuda, and torch {torch.__version__} {why}. "
-            f"Start one with --device cpu, or {remedy}."
-        )
+        remedy = "check nvidia-smi" if built else "install a torch with CUDA"
+        raise UsageError(f"--device cuda: torch {torch.__version__} {why}. Use --device cpu, or {remedy}.")
 
 
 def _check_memory(config: RunConfig, spec: Spec, members: int) -> None:

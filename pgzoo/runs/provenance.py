@@ -22,7 +22,7 @@ def versions() -> dict[str, str]:
 
 
 def tags(plan: Plan, catalog: PluginCatalog, command: str) -> dict[str, str]:
-    """Return the MLflow tags that say where the runs of a command come from."""
+    """Return the MLflow tags with the versions, plugins, command and git commit of the runs."""
     found = {
         "mlflow.source.name": command or f"pgzoo run {plan.config.algorithm}",
         "mlflow.source.type": "LOCAL",

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pgzoo.tracking.report import History
     from pgzoo.training.events import EvaluationMode
 
-__all__ = ["EXIT_WAIT", "Outcome", "Result", "SeedResult"]
+__all__ = ["EXIT_WAIT", "Result", "ResultBuilder", "SeedResult"]
 
 EXIT_WAIT = 10.0
 """Longest time, in seconds, to wait at the end of a run until its records are in MLflow."""
@@ -254,10 +254,10 @@ class Result:
             UsageError: The extra `video` is not installed.
             EnvError: The environment can't render images.
         """
-        from pgzoo.play.video import need_extra, record
+        from pgzoo.play.video import record, require_extra
         from pgzoo.training.seeding import generator
 
-        need_extra("Result.video")
+        require_extra("Result.video")
         row = self._row(seed, setting)
         run, policy = self.runs[row], self._policy(row)
         file = Path(path or f"{self.plan.config.name or self.plan.config.algorithm}-s{run.seed}.mp4")
@@ -326,11 +326,11 @@ class Result:
         return replace(run, run_id=found.run_id if found else None)
 
 
-class Outcome:
+class ResultBuilder:
     """Collects from the events of a run what its result needs."""
 
     def __init__(self, steps_before: int = 0) -> None:
-        """Begin. `steps_before` are the training steps of a resumed run before it was resumed."""
+        """`steps_before` are the training steps of a resumed run before it was resumed."""
         self._steps_before = steps_before
         self._final: dict[tuple[str, int], Evaluated] = {}
         self._ended: RunEnded | None = None

@@ -125,7 +125,7 @@ def _check_unlocked(found: Found) -> None:
 
 
 def _load(found: Found, from_step: int | None) -> Checkpoint | None:
-    """Load the checkpoint of a run; None for a run that starts at step 0, as it was stopped before the first one."""
+    """Load the checkpoint of a run; None for a run that was stopped before the first one and starts at 0."""
     if found.path is None:
         raise CheckpointError(f"The checkpoints of run {found.name} ({found.run_key}) are not on this machine.")
     folder = found.path / checkpoint.FOLDER_NAME
@@ -185,7 +185,7 @@ def _config(
         for key in sorted(was.keys() | now.keys()):
             if was.get(key) != now.get(key) and key != "total_steps":
                 raise CheckpointError(
-                    f"Run {one.name} was trained with {key} = {was.get(key)}, and its config.yaml now says "
+                    f"Run {one.name} was trained with {key} = {was.get(key)}, but its config.yaml now has "
                     f"{now.get(key)}. Only total_steps can change: restore config.yaml, or start a new run."
                 )
     return resolve([Layer(saved, ".".join), Layer(over, lambda path: f"--{path[0].replace('_', '-')}")], catalog)
@@ -209,7 +209,9 @@ def _saved_settings(found: Sequence[Found], checkpoints: Sequence[Checkpoint | N
             return {**EARLIER.values, **saved.about["config"]}
     layer = _config_yaml(found[0])
     if layer is None:
-        raise CheckpointError(f"Run {found[0].name} ({found[0].run_key}) ended before it started. Start a new one.")
+        raise CheckpointError(
+            f"Run {found[0].name} ({found[0].run_key}) failed before training started. Start a new run."
+        )
     return {**EARLIER.values, **layer.values}
 
 

@@ -23,7 +23,7 @@ from pgzoo.errors import RunFailed
 from pgzoo.launchers.coordinator import Coordinator
 from pgzoo.launchers.protocol import ResumePoint
 from pgzoo.ops.acting import memory_size
-from pgzoo.play.video import need_extra
+from pgzoo.play.video import require_extra
 from pgzoo.registry import PluginCatalog, discover
 from pgzoo.runs.checkpoint_writer import CheckpointWriter
 from pgzoo.runs.context import RunContext
@@ -31,7 +31,7 @@ from pgzoo.runs.planning import make_plan, name_component
 from pgzoo.runs.provenance import tags
 from pgzoo.runs.relay import add_listener, listener_manager, relay
 from pgzoo.runs.resolve import compose
-from pgzoo.runs.result import Outcome, Result
+from pgzoo.runs.result import Result, ResultBuilder
 from pgzoo.runs.rows import warn_of_few_rows
 from pgzoo.runs.shard import worker_command
 from pgzoo.runs.signals import stop_on_signals
@@ -151,7 +151,7 @@ def run_config(
     failure: RunFailed | None = None
     with closing(_events(plan, control, coordinator, resume_point)) as events:
         started = next(events)  # raises if components don't fit together; no file is created before this line
-        outcome = Outcome(int(resume_point.progress.state.env_steps.sum()) if resume_point else 0)
+        outcome = ResultBuilder(int(resume_point.progress.state.env_steps.sum()) if resume_point else 0)
         session = tracking.Session(home, plan.group, tracking_uri)
         try:
             context = RunContext(plan, session, command, tags(plan, catalog, command), progress)
@@ -191,7 +191,7 @@ def _plan(
 ) -> Plan:
     """Make the plan, and warn if `auto` chose the environment backend of an installed plugin."""
     if config.video:
-        need_extra("--video")
+        require_extra("--video")
         ids.check(config.env, config.env_kwargs)  # frames are drawn by gymnasium's environment, on any backend
     group = worker.group if worker else resume_point.group if resume_point else ""
     compile_cache = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or home.root / "compiled")
@@ -199,7 +199,7 @@ def _plan(
     backend = catalog.get("env_backend", plan.config.backend)
     if backend.name != config.backend and backend.plugin.source != "built-in":
         _log.warning(
-            "%s runs on backend %s of plugin %s, which auto takes for it; gymnasium's own: --backend sync",
+            "%s runs on backend %s of plugin %s, chosen by --backend auto. To use gymnasium's: --backend sync",
             *(config.env, backend.name, backend.plugin),
         )
     if worker is None and not hasattr(plan.algorithm, "loop"):

@@ -47,7 +47,9 @@ def stop_on_signals(control: Control, *, announce: bool, terminal: bool) -> Iter
         if announce:  # os.write, because the signal may interrupt a print
             clear = "\r\x1b[K" if sys.stderr.isatty() else ""
             with suppress(OSError):  # the terminal may be gone
-                os.write(2, f"{clear}Stopping, and keeping what there is. Once more ends at once.\n".encode())
+                os.write(
+                    2, f"{clear}Stopping and saving checkpoints. Press Ctrl-C again to quit immediately.\n".encode()
+                )
 
     try:
         for number in handled:
@@ -59,4 +61,4 @@ def stop_on_signals(control: Control, *, announce: bool, terminal: bool) -> Iter
 
 
 def _interrupt(number: int, _: object) -> None:
-    raise KeyboardInterrupt(f"ended at once by a second signal, {signal.Signals(number).name}")
+    raise KeyboardInterrupt(f"quit immediately after a second {signal.Signals(number).name}")

@@ -1,4 +1,4 @@
-"""Where a project's runs live on this machine, and which tracking store they are shipped to."""
+"""Where a project's runs live on this machine, and which tracking store they are uploaded to."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BROKEN_MARK = ".broken-"
 
 @dataclass(frozen=True)
 class Home:
-    """Three places: `root` (journals, checkpoints), the default SQLite `database` and its `artifacts`."""
+    """The folders of a project: `root` (journals, checkpoints), the default SQLite `database` and its `artifacts`."""
 
     root: Path
     database: Path
@@ -182,7 +182,7 @@ def not_utf8(text: str) -> bool:
 
 
 def check_path(home: Home, uri: str) -> None:
-    """Raise StoreError where the path of the home or of its database is one that files or MLflow can't have."""
+    """Raise StoreError if the path of the home or database is too long or has characters that MLflow can't handle."""
     advice = "Work in another folder, or set PGZOO_HOME to one."
     root = str(home.root)
     if len(os.fsencode(root)) > PATH_LIMIT - PATH_RESERVE:

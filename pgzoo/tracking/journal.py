@@ -7,8 +7,8 @@
     {"t": "tags", "ts": ms, "tags": {...}}
     {"t": "end", "ts": ms, "status", "reason"}
 
-The trainer writes the timestamp, so a record that is shipped twice is the same row twice, which MLflow drops. Where
-the clock steps back, the timestamps stand still until it has caught up.
+The trainer writes the timestamp, so a record that is uploaded twice is the same row twice, which MLflow drops. Where
+the clock steps back, timestamps stay constant until it has caught up.
 A line is written by one `write`; what a full disk refuses is kept in memory and tried again with the next line.
 """
 
@@ -31,7 +31,16 @@ from pgzoo.errors import StoreError
 from pgzoo.files import write_file
 from pgzoo.tracking.locks import lock
 
-__all__ = ["EndStatus", "EpisodeRecord", "Journal", "Record", "Tail", "artifact_path", "clean_key", "records"]
+__all__ = [
+    "EndStatus",
+    "EpisodeRecord",
+    "ExistingRecords",
+    "Journal",
+    "Record",
+    "artifact_path",
+    "clean_key",
+    "records",
+]
 
 Record = dict[str, Any]
 EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
@@ -52,7 +61,7 @@ class EpisodeRecord(NamedTuple):
     lengths: Sequence[int]
 
 
-class Tail(NamedTuple):
+class ExistingRecords(NamedTuple):
     """The content of a reopened journal: the last step of each kind of record, and all episodes."""
 
     metrics: int
@@ -101,7 +110,9 @@ class Journal:
         try:
             file = folder / "journal.jsonl"
             self.resumed = file.exists() and trim(file) > 0
-            self.tail = read_tail(folder) if self.resumed else Tail(-1, {}, {}, {}, EpisodeRecord([], [], []))
+            self.tail = (
+                read_tail(folder) if self.resumed else ExistingRecords(-1, {}, {}, {}, EpisodeRecord([], [], []))
+            )
             self._fd: int | None = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         except OSError as error:
             self._lock.release()
@@ -191,7 +202,7 @@ class Journal:
             content = data if isinstance(data, bytes) else data.read_bytes()
             write_file(target, content)
         except OSError as error:
-            self._complain(f"artifact {path} couldn't be kept", error)
+            self._warn_of_error(f"artifact {path} couldn't be kept", error)
         else:
             if len(content) <= SMALL:
                 self._small_artifacts[path] = content
@@ -240,7 +251,7 @@ class Journal:
             try:
                 getattr(os, "fdatasync", os.fsync)(self._fd)
             except OSError as error:
-                self._complain("the journal couldn't be synced", error)
+                self._warn_of_error("the journal couldn't be synced", error)
 
     def _was_removed(self) -> bool:
         """Return whether the open file is no longer the file in the run's folder."""
@@ -301,7 +312,7 @@ class Journal:
             written = os.write(self._fd, line)
         except OSError as error:
             written = 0
-            self._complain("the journal can't be written for now", error)
+            self._warn_of_error("the journal can't be written at the moment", error)
         self.dirty = True
         if written == len(line):
             if self._backlog:
@@ -316,10 +327,10 @@ class Journal:
             del self._backlog[second:third]
             self.lost += 1
 
-    def _complain(self, what: str, error: OSError) -> None:
+    def _warn_of_error(self, what: str, error: OSError) -> None:
         if not self._troubled:
             self._troubled = True
-            self._warn(f"{what} ({self.path}): {error.strerror}. Training goes on.")
+            self._warn(f"{what} ({self.path}): {error.strerror}. Training continues.")
 
 
 def now() -> int:
@@ -413,7 +424,7 @@ def trim(file: Path) -> int:
         return end
 
 
-def read_tail(folder: Path) -> Tail:
+def read_tail(folder: Path) -> ExistingRecords:
     """Read what a journal that is resumed already has."""
     metrics, timestamp, evaluations = -1, 0, dict[str, int]()
     finals, points = dict[tuple[int, str], float](), dict[str, tuple[int, float]]()
@@ -433,4 +444,4 @@ def read_tail(folder: Path) -> Tail:
             if record["final"]:
                 name = "eval/return_mean" if record["mode"] == "sampled" else f"eval/{record['mode']}_return_mean"
                 finals[record["step"], record["mode"]] = record.get("m", {}).get(name, math.nan)
-    return Tail(metrics, evaluations, finals, points, episodes, timestamp)
+    return ExistingRecords(metrics, evaluations, finals, points, episodes, timestamp)

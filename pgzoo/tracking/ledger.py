@@ -1,4 +1,4 @@
-"""What has been shipped: one small file per run, written by the uploader and read by every process."""
+"""What has been uploaded: one small file per run, written by the uploader and read by every process."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = [
 
 @dataclass
 class Ledger:
-    """How far one run has been shipped. `offset` counts bytes of the journal that the store has confirmed."""
+    """The upload state of one run. `offset` counts bytes of the journal that the store has confirmed."""
 
     offset: int = 0
     files: list[str] = field(default_factory=list)
@@ -59,13 +59,13 @@ class Ledger:
         write_json(folder / "ack.json", asdict(self))
 
     def done(self, size: int) -> bool:
-        """Say whether nothing is left to do for a journal of `size` bytes."""
+        """Return whether nothing is left to do for a journal of `size` bytes."""
         return self.offset >= size and bool(self.closed and self.model) and self.reported and not self.files
 
 
 @dataclass(frozen=True)
 class Pending:
-    """What isn't shipped: `runs` with something left, unshipped `records`, and `files` (plots included)."""
+    """What isn't uploaded yet: number of `runs` with something left, of `records`, and of `files` (including plots)."""
 
     runs: int = 0
     records: int = 0
@@ -83,7 +83,7 @@ class Pending:
     def __str__(self) -> str:
         parts = [plural(self.records, "record")] if self.records else []
         parts += [plural(self.files, "file")] if self.files else []
-        return f"{' and '.join(parts) or 'the end'} of {plural(self.runs, 'run')}" if self else "nothing"
+        return f"{' and '.join(parts) or 'the final status'} of {plural(self.runs, 'run')}" if self else "nothing"
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def plural(count: int, noun: str) -> str:
 
 
 def pending_of(folders: Iterable[Path]) -> Pending:
-    """Count what isn't shipped of these runs."""
+    """Count what isn't uploaded yet of these runs."""
     runs = lines = files = refused = 0
     for folder in folders:
         try:
@@ -155,7 +155,7 @@ def start_of(folder: Path) -> Record | None:
 
 
 def identity(folder: Path, start: Record, shipped: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that identify a run, from its journal's start record and, once shipped, `run.json`."""
+    """Return the fields that identify a run, from its journal's start record and, once uploaded, `run.json`."""
     named = {key: start[key] for key in ("name", "group", "seed", "algorithm", "env", "experiment")}
     return named | {
         "run_key": start["key"],

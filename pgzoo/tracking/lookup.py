@@ -161,7 +161,7 @@ def remote_runs(client: Any, ref: str, uri: str, home: Home) -> Iterable[Found]:
 def query_store(uri: str, question: Callable[[Any], object], what: str) -> None:
     """Call `question(client)` with a client of the store. Imports mlflow. Raises StoreError; `what` is named in it."""
     from pgzoo.tracking.http_limits import limited
-    from pgzoo.tracking.store import Store, explain
+    from pgzoo.tracking.store import Store, known_cause
 
     try:
         store = STORES.get(uri)
@@ -170,7 +170,7 @@ def query_store(uri: str, question: Callable[[Any], object], what: str) -> None:
         with limited():
             question(store.client)
     except Exception as error:
-        reason = explain(error) or (str(error).splitlines()[0][:300] if str(error) else type(error).__name__)
+        reason = known_cause(error) or (str(error).splitlines()[0][:300] if str(error) else type(error).__name__)
         raise StoreError(f"Couldn't get {what} from {display_uri(uri)}: {redact(reason)}") from error
 
 

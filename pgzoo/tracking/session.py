@@ -47,7 +47,7 @@ class Session:
     """The journals of one command. Starts the uploader, which outlives it; a context manager."""
 
     def __init__(self, home: Home, group: str, tracking_uri: str, warn: Callable[[str], None] = logger.warning) -> None:
-        """Open a session of the runs of `group`, shipped to `tracking_uri`.
+        """Open a session of the runs of `group`, uploaded to `tracking_uri`.
 
         `warn` receives one sentence per problem, such as a full disk. Raises StoreError if the home can't be written.
         """
@@ -84,7 +84,7 @@ class Session:
         identity = {"algorithm": algorithm, "env": env, "seed": str(seed)}
         labels = {
             "mlflow.user": user(),
-            "mlflow.note.content": note(run_key, self.group, identity, dict(tags or {})),
+            "mlflow.note.content": run_description(run_key, self.group, identity, dict(tags or {})),
             **(tags or {}),
             "pgzoo.run_key": run_key,
             "pgzoo.group": self.group,
@@ -129,7 +129,7 @@ class Session:
         journal.end(status, reason)
 
     def close(self, wait: float = 10.0) -> Pending:
-        """Release all journals and wait at most `wait` seconds until they are shipped.
+        """Release all journals and wait at most `wait` seconds until they are uploaded.
 
         Returns what is still pending (falsy when nothing is); the uploader continues with it in the background.
         """
@@ -154,7 +154,7 @@ class Session:
             self._warn_user(text)
 
     def pending(self) -> Pending:
-        """Count what isn't shipped of this session's runs."""
+        """Count what isn't uploaded yet of this session's runs."""
         return pending_of(self.home.runs / key for key in self.journals.keys() | self._elsewhere.keys())
 
     def __enter__(self) -> Self:
@@ -209,7 +209,7 @@ def ensure_uploader(home: Home) -> None:
 
 
 @atexit.register
-def forget_children() -> None:
+def silence_popen_warnings() -> None:
     """Keep Popen from warning about uploader processes, which outlive this process on purpose."""
     for child in children:
         if child.poll() is None:
@@ -223,7 +223,7 @@ def user() -> str:
         return "unknown"
 
 
-def note(run_key: str, group: str, identity: Mapping[str, str], tags: Mapping[str, str]) -> str:
+def run_description(run_key: str, group: str, identity: Mapping[str, str], tags: Mapping[str, str]) -> str:
     command = f"\n\n    {tags['mlflow.source.name']}" if tags.get("mlflow.source.name") else ""
     title = f"**{identity['algorithm']}** on **{identity['env']}**, seed {identity['seed']}."
     return f"{title}{command}\n\nRun key `{run_key}`, group `{group}`."

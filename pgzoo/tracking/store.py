@@ -104,13 +104,13 @@ PLAIN = {
     r"database is locked": "another program keeps the database locked",
     r"database or disk is full|no space left": "the store's disk is full",
     r"disk i/o error": "the store's files can't be written: disk I/O error",
-    r"read-?only (?:database|file system)": "the store is read-only",
+    r"read-?only (?:database|file system)": "the store can't be written to: it is read-only",
 }
 """User-friendly messages for errors, by a regular expression on the original message."""
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 MAX_METRICS, MAX_ITEMS = 1000, 100
-PROLONGED = ("total_steps",)
-"""Params that a resumed run may have changed: MLflow keeps the first value, and a tag has the last."""
+CHANGEABLE_PARAMS = ("total_steps",)
+"""Params that may change when a run is resumed. MLflow keeps the first value; a tag holds the latest."""
 PROBE = "pgzoo.probe"
 """A tag that is written to test whether the store is writable."""
 PATIENCE = 3
@@ -135,7 +135,7 @@ class Backoff:
         return time.monotonic() >= self._not_before
 
     def failed(self, error: Exception) -> None:
-        self.error = plain(error)
+        self.error = short_message(error)
         self.failures += 1
         self._delay = min(60.0, max(0.5, 2 * self._delay))
         self._not_before = time.monotonic() + self._delay
@@ -154,7 +154,7 @@ class Store:
         """Open the store at `address`; `uri`, used in messages and files, has no password. Makes no connection yet."""
         self.uri, self._address = uri, address or uri
         self.successes = 0
-        """How many attempts to ship a run have succeeded."""
+        """Number of successful attempts to upload records or files of a run."""
         self.failures = 0
         """Consecutive failures of the run being uploaded; set by the uploader."""
         # an unavailable artifact store must not delay metrics, and model errors must not delay artifacts
@@ -250,7 +250,7 @@ class Store:
         params = {k: v for k, v in start["params"].items() if k not in known}
         tags = dict(start["tags"])
         for k, v in start["params"].items():
-            if known.get(k, v) != v and k in PROLONGED:
+            if known.get(k, v) != v and k in CHANGEABLE_PARAMS:
                 tags[f"pgzoo.{k}"] = v
             elif known.get(k, v) != v:
                 reject({"param": k, "value": v}, f"a resumed run can't change a param; it stays {known[k]!r}")
@@ -261,7 +261,7 @@ class Store:
     def metrics(self, run_id: str, rows: Sequence[tuple[str, float, int, int]], reject: Reject) -> None:
         """Log (name, value, timestamp, step) rows; those that the store refuses go to `reject`."""
         for part in chunks(rows, MAX_METRICS):
-            self._sift(
+            self._send_valid(
                 run_id,
                 part,
                 lambda some: self.client.log_batch(run_id, metrics=[Metric(*row) for row in some]),
@@ -271,7 +271,7 @@ class Store:
     def params(self, run_id: str, params: dict[str, str], reject: Reject) -> None:
         """Log params; those that the store refuses go to `reject`."""
         for part in chunks(list(params.items()), MAX_ITEMS):
-            self._sift(
+            self._send_valid(
                 run_id,
                 part,
                 lambda some: self.client.log_batch(run_id, params=[Param(*item) for item in some]),
@@ -281,7 +281,7 @@ class Store:
     def tags(self, run_id: str, tags: dict[str, str], reject: Reject) -> None:
         """Set tags; those that the store refuses go to `reject`."""
         for part in chunks(list(tags.items()), MAX_ITEMS):
-            self._sift(
+            self._send_valid(
                 run_id,
                 part,
                 lambda some: self.client.log_batch(run_id, tags=[RunTag(*item) for item in some]),
@@ -330,10 +330,10 @@ class Store:
         return id_of_it
 
     def close_run(self, run_id: str, status: str, ended: int) -> None:
-        """Give the run its end status and time (ms)."""
+        """Set the end status and end time (ms) of the run."""
         self.client.set_terminated(run_id, status, ended)
 
-    def _sift(
+    def _send_valid(
         self,
         run_id: str,
         some: Sequence[T],
@@ -345,7 +345,7 @@ class Store:
         try:
             send(some)
         except (MlflowException, UnicodeError, OverflowError) as error:
-            if not is_final(error) and not self._culprit(run_id, error):
+            if not is_final(error) and not self._batch_is_invalid(run_id, error):
                 raise
             if not checked:
                 self._check_run(run_id)
@@ -353,10 +353,10 @@ class Store:
                 reject(some[0], str(error))
                 return
             half = len(some) // 2
-            self._sift(run_id, some[:half], send, reject, True)
-            self._sift(run_id, some[half:], send, reject, True)
+            self._send_valid(run_id, some[:half], send, reject, True)
+            self._send_valid(run_id, some[half:], send, reject, True)
 
-    def _culprit(self, run_id: str, error: Exception) -> bool:
+    def _batch_is_invalid(self, run_id: str, error: Exception) -> bool:
         """Return whether the batch rather than the store is the cause of repeated unexplained failures."""
         passing = ("timeout", "timed out", "locked", "refused", "unavailable", "full", "disk", "space", "readonly")
         message = str(error).lower().replace("read-only", "readonly")
@@ -383,7 +383,7 @@ class Store:
 
 
 def is_final(error: Exception) -> bool:
-    """Say whether asking again can't help, because the store understood the request and refuses it."""
+    """Return whether retrying is useless, because the store understood the request and refuses it."""
     if isinstance(error, MlflowException) and "failed with error code" in error.message:
         return False  # not in the form in which MLflow answers: a proxy, or another kind of server
     return not_encodable(error) or (isinstance(error, MlflowException) and error.error_code in FINAL)
@@ -415,13 +415,13 @@ def one_line(error: Exception) -> str:
     return redact(text.splitlines()[0])[:500]
 
 
-def plain(error: Exception) -> str:
-    """Say in a few words why a store doesn't take what it is sent, or else what was raised."""
-    return explain(error) or one_line(error)
+def short_message(error: Exception) -> str:
+    """Return a short description of a store's error: the known cause, otherwise the exception."""
+    return known_cause(error) or one_line(error)
 
 
-def explain(error: Exception) -> str:
-    """Say in a few words what an error of a store means, an empty string if that is not known."""
+def known_cause(error: Exception) -> str:
+    """Return the known cause of a store's error in a few words; an empty string if it isn't known."""
     text = one_line(error)
     found = ((re.search(pattern, text, re.IGNORECASE), meaning) for pattern, meaning in PLAIN.items())
     return next((match.expand(meaning) for match, meaning in found if match), "")

@@ -197,7 +197,7 @@ def until_met(folder: Folder) -> str:
     status = folder.path / ".pgzoo" / "status.json"
     eventually(lambda: any(store["error"] for store in read_json(status).get("stores", {}).values()))
     found = json.loads(folder.pgzoo("doctor", "--json")[0])["findings"]
-    return next(str(one["detail"]) for one in found if one["name"] == "not shipped yet")
+    return next(str(one["detail"]) for one in found if one["name"] == "not uploaded yet")
 
 
 def judge(
@@ -616,14 +616,14 @@ SCENARIOS = (
         "MLflow server not there",
         "the run ends after ten more seconds and says what is pending; `pgzoo sync` ships it later",
         server_never_there,
-        says="So far: no server listens there",
+        says="Last error: no server listens there",
         slow=True,
     ),
     Scenario(
         "MLflow server accepts and never answers",
         "as if it weren't there",
         server_hanging,
-        says="So far: it doesn't answer",
+        says="Last error: it doesn't answer",
         slow=True,
     ),
     Scenario(
@@ -643,7 +643,7 @@ SCENARIOS = (
         "disk full for a while: journal, checkpoints, store",
         "records wait in memory for room, checkpoints are left out, the uploader tries again",
         disk_full,
-        says=r"No space left on device\. Training goes on\.",
+        says=r"No space left on device\. Training continues\.",
         slow=True,
         missing=no_mount,
     ),
@@ -651,7 +651,7 @@ SCENARIOS = (
         "disk of the store alone full for a while",
         "the uploader tries again, and takes no record for one that the store refuses",
         store_disk_full,
-        says="its disk is full",
+        says="the store's disk is full",
         slow=True,
         missing=no_mount,
     ),
@@ -667,14 +667,14 @@ SCENARIOS = (
         "no file may grow for a while: journal, checkpoints, store",
         "as if the disk were full",
         file_size_limited,
-        says=r"File too large\. Training goes on\.",
+        says=r"File too large\. Training continues\.",
         missing=linux,
     ),
     Scenario(
         "SQLite store locked by another program for 30 s",
         "the uploader tries again",
         store_locked,
-        says="Still to be shipped to MLflow",
+        says="Not yet uploaded to MLflow",
         slow=True,
     ),
     Scenario(
@@ -716,7 +716,7 @@ SCENARIOS = (
         "artifact folder of the store read-only",
         "metrics and status arrive; the files do once the folder can be written",
         artifacts_read_only,
-        says="So far: it can't be written",
+        says="Last error: the store can't be written to",
         slow=True,
         missing=binds_root,
     ),

@@ -145,7 +145,7 @@ def test_the_bar_in_a_terminal(folder: Folder) -> None:
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen)
     assert "reinforce on CartPole-v1, seed 0: 60,000 steps" in text
     assert re.search(r"━ +\d+% \d:\d\d:\d\d mean return [\d.]+ +[\d,]+ steps/s", text), text
-    assert text.index("greedy mean") < text.index("Shipping to MLflow") < text.index("pgzoo ui")
+    assert text.index("greedy mean") < text.index("Uploading to MLflow") < text.index("pgzoo ui")
     assert max(len(line) for part in text.partition("Trained")[0].splitlines() for line in part.split("\r")) <= 80
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 __all__ = [
+    "command_line",
     "echo",
     "json_option",
     "open_catalog",
@@ -36,7 +37,6 @@ __all__ = [
     "progress_option",
     "refuse_repeated",
     "stdout_to_stderr",
-    "typed",
     "warn_of_broken",
 ]
 

@@ -73,7 +73,7 @@ def command(
             step.text = f"Writing {file}"
             written.append(found.save(file))
         step.text = "Logging the comparison to MLflow"
-        run_id = found.log(common.typed()) if log else None
+        run_id = found.log(common.command_line()) if log else None
     if as_json:
         answer = found.to_dict() | {"files": [str(file) for file in written], "run_id": run_id}
         common.echo(json.dumps(answer, allow_nan=False))

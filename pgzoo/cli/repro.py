@@ -51,7 +51,7 @@ def command(
     results = []
     for one in found:
         with stdout_to_stderr(), Waiting(f"Repeating {one.name} ({one.run_key})", progress):
-            results.append(repro(one, catalog))
+            results.append(reproduce(one, catalog))
     if as_json:
         print_json([asdict(r) | {"equal": r.first is None, "unlike": unlike} for r in results])
     for result in [] if as_json else results:

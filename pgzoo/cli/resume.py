@@ -5,12 +5,12 @@ from __future__ import annotations
 import click
 
 from pgzoo.cli.common import (
+    command_line,
     json_option,
     open_catalog,
     plugin_options,
     progress_mode_option,
     stdout_to_stderr,
-    typed,
 )
 from pgzoo.runs.waiting import ProgressMode, Waiting
 
@@ -70,7 +70,7 @@ def command(
             from_step=from_step,
             launcher=launcher,
             workers=workers,
-            command=typed(),
+            command=command_line(),
             progress=progress,
         )
     summary.conclude(ctx, result, as_json, progress)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pgzoo.cli.common import (
+    command_line,
     echo,
     json_option,
     open_catalog,
-    peek,
     plugin_options,
     progress_mode_option,
     stdout_to_stderr,
-    typed,
+    unparsed_values,
 )
 from pgzoo.runs.waiting import ProgressMode, Waiting
 
@@ -193,7 +193,7 @@ def _train(
     if ctx.params.get("env") is None and not (file and read_yaml(file).values.get("env")):
         raise ConfigError("env is missing: give --env ID. See: pgzoo envs")
     catalog = _catalog(ctx)
-    layer = Layer({"algorithm": ctx.info_name, **given(ctx)}, where(ctx))
+    layer = Layer({"algorithm": ctx.info_name, **given_settings(ctx)}, option_of(ctx))
     with stdout_to_stderr():
         with Waiting("Loading torch and gymnasium", progress):
             from pgzoo.envs.ids import newer
@@ -203,7 +203,7 @@ def _train(
             config = compose(layer, catalog, preset=preset, file=file)
         if version := newer(config.env):
             echo(f"Note: {config.env} has a newer version, {version}.", err=True)
-        result = run_config(config, catalog, command=typed(), progress=progress)
+        result = run_config(config, catalog, command=command_line(), progress=progress)
     summary.conclude(ctx, result, as_json, progress)
 
 

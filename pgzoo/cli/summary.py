@@ -125,7 +125,11 @@ def _add_settings(table: Table, result: Result) -> None:
         status = max((run.status for run in runs), key=BADNESS.index)
         steps = sum(run.env_steps for run in runs)
         table.add_row(
-            *(visible(str(value)) for value in values), str(len(runs)), _colored(status), f"{steps:,}", *_over(runs)
+            *(visible(str(value)) for value in values),
+            str(len(runs)),
+            _colored(status),
+            f"{steps:,}",
+            *_statistics_over_seeds(runs),
         )
 
 

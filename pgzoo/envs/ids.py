@@ -88,7 +88,7 @@ def check_draws(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> Non
     kwargs = dict(env_kwargs or {})
     check(env_id, kwargs)
     try:
-        with _made(env_id, find(env_id), {**kwargs, "render_mode": "rgb_array"}) as env:
+        with _temporary_env(env_id, find(env_id), {**kwargs, "render_mode": "rgb_array"}) as env:
             modes = env.metadata.get("render_modes", ())
             why = "" if "rgb_array" in modes else f"its render modes are {', '.join(map(str, modes)) or 'none'}"
     except EnvError as error:

@@ -235,10 +235,10 @@ def _read_description(folder: Path) -> _Description:
         text = file.read(LONGEST + 1)
     if len(text) > LONGEST:
         raise _Damaged(f"{DESCRIPTION} is longer than {LONGEST:,} bytes.")
-    said = json.loads(text.decode())
-    if len(said) > MOST_KEYS:
-        raise _Damaged(f"{DESCRIPTION} has {len(said):,} keys, more than {MOST_KEYS}.")
-    if said["schema"] > SCHEMA:
+    description = json.loads(text.decode())
+    if len(description) > MOST_KEYS:
+        raise _Damaged(f"{DESCRIPTION} has {len(description):,} keys, more than {MOST_KEYS}.")
+    if description["schema"] > SCHEMA:
         raise ConfigError(
             f"{folder} was written by pgzoo {description['pgzoo']}, in a newer form than this version reads. "
             "Upgrade: pip install -U pgzoo"
@@ -258,7 +258,7 @@ def _read_description(folder: Path) -> _Description:
         if not (isinstance(wrappers, list) and all(isinstance(name, str) for name in wrappers) and type(frames) is int):
             raise _Damaged("its wrappers are no list of names, or its frame_stack is no number.")
         env = EnvRequest(where["id"], kwargs, limit, 1, wrappers=tuple(wrappers), frame_stack=frames)
-    return _Description(said["policy"], bool(said.get("normalize_obs")), spec, env)
+    return _Description(description["policy"], bool(description.get("normalize_obs")), spec, env)
 
 
 def _make(description: _Description, catalog: PluginCatalog) -> tuple[Component, Spec, Policy]:

@@ -19,7 +19,7 @@ from pgzoo.extras import install_hint, present
 from pgzoo.training.seeding import EVALUATION_ROOT, reset_seeds
 from pgzoo.types import EnvRequest
 
-__all__ = ["MAX_STEPS", "need_extra", "record"]
+__all__ = ["MAX_STEPS", "record", "require_extra"]
 
 _log = logging.getLogger("pgzoo")
 

@@ -90,8 +90,8 @@ def differences(found: Found, catalog: PluginCatalog) -> list[str]:
 
     Changed plugins come first, then other versions, then an inexact resume.
     """
-    legs = _legs(found)
-    tags: Mapping[str, str] = next((r["tags"] for r in legs[0].records if r["t"] == "start"), {}) if legs else {}
+    stages = _stages(found)
+    tags: Mapping[str, str] = next((r["tags"] for r in stages[0].records if r["t"] == "start"), {}) if stages else {}
     now = versions()
     reasons = changes(tags, catalog)
     reasons += [
@@ -141,7 +141,7 @@ def _run_again(found: Found, stages: Sequence[Stage], catalog: PluginCatalog) ->
     layer = read_yaml(found.artifact("config.yaml"))
     with tempfile.TemporaryDirectory(prefix="pgzoo-repro-", ignore_cleanup_errors=True) as folder:
         over: dict[str, Any] = {"seeds": [found.seed], "tracking_uri": f"sqlite:///{folder}/mlflow.db", "video": False}
-        over |= {"checkpoint_every": 0, "total_steps": legs[0].total_steps, "launcher": "local", "workers": None}
+        over |= {"checkpoint_every": 0, "total_steps": stages[0].total_steps, "launcher": "local", "workers": None}
         if ref := layer.values.get("init_from"):
             over["init_from"] = str(find_sources(str(ref), [found.seed])[1][0])
         config = resolve([layer, Layer(over, ".".join)], catalog)

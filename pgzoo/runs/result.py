@@ -347,7 +347,7 @@ HUGE = 1e15
 """A loss beyond this is no loss of rewards that anybody uses: the square of returns of thirty million."""
 
 
-class Outcome:
+class ResultBuilder:
     """Collects from the events of a run what its result needs."""
 
     def __init__(self, steps_before: int = 0) -> None:

@@ -208,7 +208,7 @@ def _plan(
 ) -> Plan:
     """Make the plan, and warn if `auto` chose the environment backend of an installed plugin."""
     if config.video:
-        need_extra("--video")
+        require_extra("--video")
         ids.check_draws(config.env, config.env_kwargs)  # frames are drawn by gymnasium's environment, on any backend
     group = worker.group if worker else resume_point.group if resume_point else ""
     compile_cache = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or home.root / "compiled")

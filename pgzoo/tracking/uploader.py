@@ -401,9 +401,9 @@ class Uploader:
                 if not is_tracked(folder):
                     self._settled[folder] = size
                     continue
-                shipment = Shipment(folder, self.home)
-                shipment.alive = is_locked(folder / "lock")
-                if shipment.settled:
+                upload = RunUpload(folder, self.home)
+                upload.alive = is_locked(folder / "lock")
+                if upload.nothing_to_do:
                     self._settled[folder] = size
                 else:
                     self.uploads[folder] = upload

@@ -294,7 +294,7 @@ def test_a_prolonged_run_is_had_again_in_the_same_legs(trained: Train, home: Hom
     assert parameters(longer) != parameters(trained(**settings, total_steps=1200))  # the step size was another
     (found,) = find(short.group, home)
     assert differences(found, catalog) == []
-    same = repro(found, catalog)
+    same = reproduce(found, catalog)
     assert same.first is None and same.until is None and same.compared > 20
 
 

@@ -104,8 +104,8 @@ def differences(found: Found, catalog: PluginCatalog) -> list[str]:
         same_end = total_steps == stages[cut].total_steps
         how = "resumed with its open episodes restarted" if same_end else f"resumed with --total-steps {total_steps}"
         reasons.append(
-            f"{found.name} was interrupted at step {stages[cut].last_step:,} and {how}: later steps can't be reproduced "
-            "and aren't compared."
+            f"{found.name} was interrupted at step {stages[cut].last_step:,} and {how}: later steps can't be "
+            "reproduced and aren't compared."
         )
     return reasons
 

@@ -78,7 +78,7 @@ def test_a_second_signal_ends_at_once(shared: Folder) -> None:
     journal = shared.eventually(lambda: set(shared.path.glob(".pgzoo/runs/*/journal.jsonl")) - before).pop()
     shared.eventually(lambda: b'"update"' in journal.read_bytes())
     child.send_signal(signal.SIGINT)
-    read_until(child.stderr, "Once more ends at once.")
+    read_until(child.stderr, "Press Ctrl-C again to quit immediately.")
     child.send_signal(signal.SIGINT)  # without it, evaluation would take an hour
     assert child.stderr is not None and child.stderr.read().endswith("Interrupted.\n")
     assert child.wait(PATIENCE) == 130

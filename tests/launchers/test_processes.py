@@ -254,7 +254,7 @@ def test_ctrl_c_ends_all_workers_in_order(running: Running) -> None:
 def test_a_second_ctrl_c_ends_at_once(running: Running) -> None:
     _, child, pids = running
     child.send_signal(signal.SIGINT)
-    before = read_until(child.stderr, "Once more ends at once.")
+    before = read_until(child.stderr, "Press Ctrl-C again to quit immediately.")
     child.send_signal(signal.SIGINT)  # without it, evaluation would take hours
     assert child.stderr is not None
     err = before + child.stderr.read()

@@ -15,7 +15,7 @@ from pgzoo.analysis.blocks import Block, Curve, Profile
 from pgzoo.analysis.comparison import ComparisonData
 from pgzoo.analysis.statistics import Estimate
 from pgzoo.analysis.wording import center, interval, metric_in_words, plural
-from pgzoo.tracking.plots import COLORS, GRID, INK, MUTED, dress, with_notebook_display
+from pgzoo.tracking.plots import COLORS, GRID, INK, MUTED, style_axes, with_notebook_display
 
 __all__ = ["colors", "curves_and_scores"]
 
@@ -43,8 +43,8 @@ def curves_and_scores(comparison: ComparisonData, block: Block | None = None) ->
     )
     panels = figure.subplots(len(shown), 2, width_ratios=(1.75, 1), squeeze=False)
     for (left, right), one in zip(panels, shown, strict=True):
-        dress(left)
-        dress(right)
+        style_axes(left)
+        style_axes(right)
         name = "" if block else one.env or f"{len(comparison.envs)} environments"
         if one.env is None and comparison.profile:
             performance_profile(left, comparison.profile, comparison.labels)

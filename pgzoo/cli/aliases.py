@@ -51,7 +51,7 @@ def option_hint(option: str, known: Iterable[str], command: str) -> str:
             return ""
         name, remark = f"--{OPTIONS[typed]}", f" ({REMARKS[typed]})" if typed in REMARKS else ""
     if name not in known:
-        return f"pgzoo's name for it is {name}{remark}, which {command} doesn't have."
+        return f"The equivalent option is {name}{remark}, but {command} doesn't have it."
     return f"Did you mean {name}{remark}?"
 
 

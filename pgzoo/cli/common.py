@@ -24,20 +24,19 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 __all__ = [
+    "command_line",
     "echo",
     "json_option",
     "open_catalog",
-    "peek",
     "plugin_options",
-    "print_facts",
     "print_json",
     "print_lines",
+    "print_pairs",
     "print_table",
     "progress_mode_option",
     "progress_option",
     "refuse_repeated",
     "stdout_to_stderr",
-    "typed",
     "warn_of_broken",
 ]
 
@@ -55,7 +54,7 @@ def json_option(command: F) -> F:
 
 
 def progress_option(command: F) -> F:
-    """Add `--no-progress`, which every command takes, even if it has no progress to show."""
+    """Add `--no-progress`, which every command accepts, even one without progress output."""
     return click.option("--no-progress", is_flag=True, expose_value=False, help="Show no progress.")(command)
 
 
@@ -97,15 +96,15 @@ def plugin_options(command: F) -> F:
         "blocked",
         multiple=True,
         metavar="NAME",
-        help='Leave a plugin out; "local" is ./pgzoo_plugin.py.',
+        help='Don\'t load this plugin; "local" is ./pgzoo_plugin.py.',
     )(command)
     return click.option(
         "--import", "imports", multiple=True, metavar="MODULE", help="Import a module or a .py file first."
     )(command)
 
 
-def peek(args: Sequence[str], option: str) -> list[str]:
-    """Return the values of an option in arguments that aren't parsed yet: plugins decide which options there are."""
+def unparsed_values(args: Sequence[str], option: str) -> list[str]:
+    """Return the values of an option in arguments before parsing, because the available options depend on plugins."""
     values = [following for arg, following in pairwise(args) if arg == option]
     return values + [arg.partition("=")[2] for arg in args if arg.startswith(f"{option}=")]
 
@@ -151,7 +150,7 @@ def warn_of_broken(catalog: PluginCatalog, *, inline: bool = False) -> None:
             )
 
 
-def typed() -> str:
+def command_line() -> str:
     """Return the command that the user typed, without passwords, for the log of a run."""
     from pgzoo.tracking import display_uri
 
@@ -166,9 +165,9 @@ def print_json(value: object) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, hint: str = "") -> None:
-    """Print a table: colored and wrapped in a terminal, else one plain line per row, of any length.
+    """Print a table: colored and wrapped in a terminal, otherwise one plain line per row.
 
-    A cell may begin with a color, such as "[green]yes"; all other text is printed literally.
+    A cell may start with a color, such as "[green]yes"; all other text is printed literally.
     """
     _print_table(columns, rows, hint, heading=True)
 
@@ -181,7 +180,7 @@ def print_lines(columns: Sequence[str], rows: Iterable[Sequence[str]], *, hint: 
     _print_table(columns, rows, hint, heading=True, one_line=True)
 
 
-def print_facts(rows: Iterable[Sequence[str]], *, hint: str = "") -> None:
+def print_pairs(rows: Iterable[Sequence[str]], *, hint: str = "") -> None:
     """Print pairs of a name and a value, one pair per row."""
     _print_table(("", ""), rows, hint, heading=False)
 
@@ -225,7 +224,7 @@ def _shortened(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int
     """Yield the rows with their last cell cut so that a row fits `width` columns of the terminal."""
     others = range(len(columns) - 1)
     taken = sum(max(len(columns[k]), *(len(_cell(row[k])) for row in rows)) for k in others) if rows else 0
-    room = max(1, width - taken - 3 * len(others) - 2)  # what the table needs between columns and at its edges
+    room = max(1, width - taken - 3 * len(others) - 2)  # padding between columns and at the edges
     for *cells, last in rows:
         yield *cells, last if len(last) <= room else f"{last[: room - 1].rstrip()}…"
 

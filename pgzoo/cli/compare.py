@@ -50,10 +50,11 @@ def command(
 ) -> None:
     """Compare runs with seeds as the unit of replication.
 
-    Each SELECTOR is one side: an algorithm, a group, a name, a run key, an MLflow run id, an experiment, tag:KEY=VALUE
-    or param:KEY=VALUE. If the only SELECTOR is the group of a sweep, each of its settings is a side. Prints final
-    scores and areas under the learning curve with 95 % intervals and, for each pair of sides, the probability that
-    one scores higher, the difference of means, and how many more seeds it would take to detect that difference.
+    Each SELECTOR selects one group of runs to compare: an algorithm, a group, a name, a run key, an MLflow run id, an
+    experiment, tag:KEY=VALUE or param:KEY=VALUE. If the only SELECTOR is the group of a sweep, its settings are
+    compared with each other. Prints final scores and areas under the learning curve with 95 % intervals and, for
+    each pair of groups, the probability that one scores higher, the difference of means, and how many more seeds
+    are needed to detect that difference.
     """
     from pgzoo.analysis.compare import compare
     from pgzoo.analysis.report import ENDINGS
@@ -72,7 +73,7 @@ def command(
             step.text = f"Writing {file}"
             written.append(found.save(file))
         step.text = "Logging the comparison to MLflow"
-        run_id = found.log(common.typed()) if log else None
+        run_id = found.log(common.command_line()) if log else None
     if as_json:
         answer = found.to_dict() | {"files": [str(file) for file in written], "run_id": run_id}
         common.echo(json.dumps(answer, allow_nan=False))
@@ -93,7 +94,7 @@ def show(comparison: ComparisonData) -> None:
     out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     for block in comparison.all_blocks:
         show_block(out, comparison, block)
-    out.print("\n[dim]Brackets are 95 % intervals over seeds. IQM: mean without the lowest and highest quarter.[/]\n")
+    out.print("\n[dim]Brackets are 95 % intervals over seeds. IQM: interquartile mean.[/]\n")
 
 
 def show_block(out: Console, comparison: ComparisonData, block: Block) -> None:
@@ -112,7 +113,7 @@ def show_block(out: Console, comparison: ComparisonData, block: Block) -> None:
     for heading, summaries in rows:
         out.print(summary_table(comparison, heading, summaries))
         out.print()
-    table = plain_table("", "P(first higher)", "same seed", "difference of means", "")
+    table = plain_table("", "P(first higher)", "higher with same seed", "difference of means", "")
     for pair in block.pairs:
         paired = "-"
         if pair.paired:

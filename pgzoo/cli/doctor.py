@@ -73,7 +73,7 @@ def command(ctx: click.Context, imports: tuple[str, ...], blocked: tuple[str, ..
         common.print_table(("", "Part", "Name", "Found"), rows)
         names = ", ".join(finding.name for finding in bad)
         waiting = any(f.section == "tracking" and f.state == "note" for f in findings)
-        good = "Nothing is broken; see the notes on tracking." if waiting else "Everything is in order."
+        good = "No problems found; see the notes on tracking." if waiting else "Everything is in order."
         click.secho(f"Broken: {names}." if bad else good, fg="red" if bad else "green")
     ctx.exit(1 if bad else 0)
 
@@ -104,7 +104,7 @@ def _extras() -> Iterator[Finding]:
 
 
 def _plugins(catalog: PluginCatalog, first: PluginCatalog) -> Iterator[Finding]:
-    """Yield a finding for each plugin. Load times come from `first`, the catalog that imported them first."""
+    """Yield a finding for each plugin. Load times come from `first`, in which the plugins were imported."""
     measured = {plugin.name: plugin for plugin in first.plugins if plugin.status == "ok"}
     for plugin in catalog.plugins:
         yield _plugin(plugin, measured.get(plugin.name, plugin))
@@ -116,11 +116,16 @@ def _plugin(plugin: PluginInfo, measured: PluginInfo) -> Finding:
     if plugin.status == "blocked":
         return Finding("plugins", plugin.name, "note", f"{plugin.origin}: blocked")
     took = f"{plugin.origin}: loaded in {1000 * measured.seconds:.0f} ms"
-    if plugin.source not in ("built-in", "entry point"):  # every command loads those, and no other
+    if plugin.source not in ("built-in", "entry point"):  # only these are loaded by every command
         return Finding("plugins", plugin.name, "ok", took)
     if measured.heavy:
         heavy = ", ".join(measured.heavy)
-        return Finding("plugins", plugin.name, "note", f'{took}, as it imports {heavy}; register by "pkg.module:attr"')
+        return Finding(
+            "plugins",
+            plugin.name,
+            "note",
+            f'{took}, because it imports {heavy}; register components as strings, "pkg.module:attr"',
+        )
     if measured.seconds > SLOW_SECONDS:
         return Finding("plugins", plugin.name, "note", f"{took}, which slows every command down")
     return Finding("plugins", plugin.name, "ok", took)
@@ -137,25 +142,25 @@ def _store() -> Iterator[Finding]:
     except StoreError as error:
         yield Finding("tracking", "store", "bad", str(error))
     else:
-        unreached = _unreached(uri)
+        unreached = _why_unreachable(uri)
         yield Finding("tracking", "store", "note" if unreached else "ok", f"{display_uri(uri)}{unreached}")
     yield Finding("tracking", "folder", "ok", str(home.root))
     left = pending(home)
     why = "".join(f"; {display_uri(store)}: {error}" for store, error in left.errors.items())
     if left:
-        yield Finding("tracking", "not shipped yet", "note", f"{left}{why}; run: pgzoo sync")
+        yield Finding("tracking", "not uploaded yet", "note", f"{left}{why}; run: pgzoo sync")
     elif why:
-        yield Finding("tracking", "not shipped yet", "note", f"runs that are still training{why}")
+        yield Finding("tracking", "not uploaded yet", "note", f"runs that are still training{why}")
     else:
-        yield Finding("tracking", "not shipped yet", "ok", "nothing")
+        yield Finding("tracking", "not uploaded yet", "ok", "nothing")
     for path in broken_databases(uri):
-        detail = "a half-made database without runs, which was set aside; a new one took its place: delete it"
+        detail = "an incomplete database without runs, replaced by a new one; you can delete it"
         yield Finding("tracking", path.name, "note", detail)
     for run, reason in left.refusals.items():
         yield Finding("tracking", run, "note", f"refused by its store: {reason}")
 
 
-def _unreached(uri: str) -> str:
+def _why_unreachable(uri: str) -> str:
     """Return why an MLflow server can't be reached, or "". Runs don't need it while they train, so this is a note."""
     if not uri.startswith(("http://", "https://")):
         return ""
@@ -165,4 +170,6 @@ def _unreached(uri: str) -> str:
         with urlopen(f"{uri}/health", timeout=3):
             return ""
     except OSError as error:
-        return f": doesn't answer ({getattr(error, 'reason', error)}); runs work and are shipped later"
+        return (
+            f": doesn't respond ({getattr(error, 'reason', error)}); you can train now and the runs are uploaded later"
+        )

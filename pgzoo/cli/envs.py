@@ -28,7 +28,7 @@ def _read_kwargs(ctx: click.Context, param: click.Parameter, value: tuple[str, .
 
 @click.command("envs")
 @click.argument("env_id", required=False, metavar="[ID]")
-@click.option("--all", "every", is_flag=True, help="List old versions, too, and environments that can't run here.")
+@click.option("--all", "every", is_flag=True, help="Also list old versions and environments that can't run here.")
 @click.option(
     "--env-kwarg",
     "env_kwargs",
@@ -50,9 +50,9 @@ def command(
     blocked: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """List environments, or describe ID and try whether it runs here.
+    """List environments, or describe ID and test whether it runs here.
 
-    ID may have the form module:EnvId. The list only says whether an environment's code can be loaded. With ID one is
+    ID may have the form module:EnvId. The list only shows whether an environment's code can be loaded. With ID one is
     made and a few steps are played, as `pgzoo run` does before it trains. Exit code 2 if it doesn't run here.
     """
     catalog = common.open_catalog(blocked=blocked, imports=imports)
@@ -81,8 +81,8 @@ def _list(every: bool, as_json: bool) -> None:
     hidden = len(found) - len(shown)
     hint = "Describe one and try it: pgzoo envs ID"
     if hidden:
-        hint += f"   {hidden} old or unsupported ones: --all"
-    common.print_table(("Environment", "Loads", "Max steps", "Threshold", "To do"), rows, hint=hint)
+        hint += f"   {hidden} old or unsupported environments are hidden: --all"
+    common.print_table(("Environment", "Loads", "Max steps", "Threshold", "Fix"), rows, hint=hint)
 
 
 def _describe(env_id: str, env_kwargs: dict[str, Any], catalog: PluginCatalog, as_json: bool) -> bool:
@@ -127,7 +127,7 @@ def _print(info: EnvInfo, backends: Sequence[str], masked: bool) -> None:
         rows.append(("note", "not deterministic, even with a seed"))
     if masked:
         rows.insert(4, ("action masks", "yes"))
-    common.print_facts(rows, hint=f"Train on it: pgzoo run reinforce --env {info.id}")
+    common.print_pairs(rows, hint=f"Train on it: pgzoo run reinforce --env {info.id}")
 
 
 def _as_json(spec: EnvSpec, why: str, origins: dict[str, tuple[str | None, str | None]]) -> dict[str, Any]:
@@ -149,7 +149,10 @@ def _as_json(spec: EnvSpec, why: str, origins: dict[str, tuple[str | None, str |
 
 
 def _distribution(package: str) -> tuple[str | None, str | None]:
-    """Return the distribution that a package comes from, and its version; one of the same name is tried first."""
+    """Return the distribution that a package comes from, and its version.
+
+    A distribution with the name of the package is preferred.
+    """
     try:
         return package, metadata.version(package)
     except (metadata.PackageNotFoundError, ValueError):

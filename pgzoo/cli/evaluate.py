@@ -29,9 +29,13 @@ __all__ = ["command"]
 @click.command("evaluate")
 @click.argument("what", metavar="RUN_ID|FOLDER")
 @click.option("--episodes", type=click.IntRange(min=1), default=100, show_default=True, help="Episodes per run.")
-@click.option("--deterministic/--stochastic", default=False, help="Take the mode, or sample.  [default: stochastic]")
+@click.option(
+    "--deterministic/--stochastic",
+    default=False,
+    help="Take greedy (most likely) actions, or sample.  [default: stochastic]",
+)
 @click.option("--per-episode", is_flag=True, help="Show the return and length of every episode.")
-@click.option("--env", metavar="ID", help="Play in this environment instead of the one of the training.")
+@click.option("--env", metavar="ID", help="Use this environment instead of the training environment.")
 @click.option("--backend", metavar="NAME", help="Environment backend.  [default: the run's, else auto]")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed for sampling actions.  [default: the run's, else 0]")
 @click.option("--tracking-uri", metavar="URI", help="MLflow store to ask if the run isn't known on this machine.")
@@ -62,7 +66,7 @@ def command(
     """Play episodes with the policy of a run or of a folder.
 
     A run is named by its MLflow run id, run key, group or name. Episodes start in the same states as in the run's own
-    evaluations, so that numbers can be compared. Every parallel environment plays the same number of episodes, so that
+    evaluations, so that results are comparable. Every parallel environment plays the same number of episodes, so that
     short ones aren't favored.
     """
     with stdout_to_stderr():

@@ -24,7 +24,7 @@ __all__ = ["command"]
     required=True,
     metavar="DIR",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder to write to; several runs get a folder each in it.",
+    help="Folder to write to; with several runs, one subfolder per run.",
 )
 @click.option(
     "--format",

@@ -1,6 +1,6 @@
-"""`pgzoo algorithms | policies | estimators [NAME]`: one file, as the three commands are one function.
+"""`pgzoo algorithms | policies | estimators [NAME]`: one file, because one function makes the three commands.
 
-Without NAME each prints a line per component; with NAME it shows one: its settings, where it comes from, what it takes.
+Without NAME each prints a line per component; with NAME it shows one: its settings, origin and supported spaces.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def summary_line(entry: Entry) -> str:
 
 
 def _listing(kind: ComponentKind, plural: str, help_text: str, prefix: str, use: str) -> click.Command:
-    """Make the command that lists components of one kind, or shows one. `prefix` begins the options of its settings."""
+    """Make the command that lists components of one kind, or shows one. `prefix` is the prefix of its options."""
 
     @click.command(plural, help=help_text)
     @click.argument("name", required=False, metavar="[NAME]")
@@ -61,7 +61,7 @@ def _listing(kind: ComponentKind, plural: str, help_text: str, prefix: str, use:
             common.print_json([describe(entry) for entry in entries])
             return
         rows = [(entry.name, summary_line(entry)) for entry in entries]
-        common.print_lines(("Name", "Summary"), rows, hint=f"Settings and source of one: pgzoo {plural} NAME")
+        common.print_lines(("Name", "Summary"), rows, hint=f"Details: pgzoo {plural} NAME")
 
     return command
 
@@ -92,13 +92,13 @@ def _show(entry: Entry, settings: list[dict[str, Any]], use: str) -> None:
         own = {setting["option"] for setting in settings}
         shown = {key: value for key, value in of_run.items() if f"--{key.replace('_', '-')}" not in own}
         facts.append(("defaults", ", ".join(f"{key} {_format_default(value)}" for key, value in shown.items())))
-    common.print_facts([("name", entry.name), ("summary", entry.summary), *facts])
+    common.print_pairs([("name", entry.name), ("summary", entry.summary), *facts])
     if text := inspect.getdoc(target):
         common.echo(f"\n{text}")
     if settings:
         common.echo()
         rows = [(s["option"], format_value(s["default"]) or "none", s["description"]) for s in settings]
-        common.print_table(("Setting", "Default", "What it is"), rows, hint=use)
+        common.print_table(("Setting", "Default", "Description"), rows, hint=use)
 
 
 def _format_fact(fact: object) -> str:

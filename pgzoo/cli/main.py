@@ -28,7 +28,7 @@ class Program(click.Group):
         return _catalog(ctx).names("command")
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command. Raises PluginError where that fails or gives something else."""
+        """Import a command. Raises PluginError if the import fails or the object isn't a click command."""
         if cmd_name not in self.list_commands(ctx):
             return None
         entry = _catalog(ctx).get("command", cmd_name)
@@ -43,7 +43,7 @@ class Program(click.Group):
         """Find the command that the arguments name.
 
         Raises:
-            UnknownName: there is no such command; with the one that does what other programs call so, or the nearest.
+            UnknownName: there is no such command; the message suggests the equivalent or the most similar one.
             UsageError: an option that takes one value is given twice.
         """
         names = self.list_commands(ctx)
@@ -56,12 +56,12 @@ class Program(click.Group):
         return name, command, rest
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the commands, with those of plugins in a section of their own."""
+        """Write the commands, with those of plugins in a separate section."""
         entries = _catalog(ctx).entries("command")
         own = [entry for entry in entries if entry.plugin.source == "built-in"]
         for title, group in (
             ("Commands", own),
-            ("Commands of plugins", [e for e in entries if e not in own]),
+            ("Plugin commands", [e for e in entries if e not in own]),
         ):
             if group:
                 with formatter.section(title):
@@ -78,7 +78,7 @@ class Program(click.Group):
 
         With PGZOO_DEBUG=1 the traceback comes before the message.
         """
-        blocked = common.peek(ctx.args, "--no-plugin")
+        blocked = common.unparsed_values(ctx.args, "--no-plugin")
         try:
             if not set(ctx.args) & set(ctx.help_option_names):
                 common.warn_of_broken(discover(inline=False, blocked=blocked) if blocked else _catalog(ctx))

@@ -15,13 +15,13 @@ from pgzoo.cli.aliases import option_hint
 from pgzoo.cli.common import refuse_repeated
 from pgzoo.config.validation import has_own_none
 
-__all__ = ["GroupedCommand", "GroupedOption", "format_value", "given", "options", "read_pairs", "where"]
+__all__ = ["GroupedCommand", "GroupedOption", "format_value", "given_settings", "option_of", "options", "read_pairs"]
 
 REPEATED = ("env_kwargs", "tags", "sweep_axis")
 """Fields that are mappings; their option is K=V and may be repeated."""
 
 NOTHING = object()
-"""What `none` on the command line is read as, until `given` makes it None: for click None means "not given"."""
+"""Placeholder for `none` on the command line; `given_settings` replaces it by None. (click: None means "not given".)"""
 
 SINGULAR = {"env_kwargs": "--env-kwarg", "tags": "--tag", "wrappers": "--wrapper"}
 LONGEST = 50
@@ -38,7 +38,7 @@ class GroupedOption(click.Option):
 
 
 class GroupedCommand(click.Command):
-    """A command whose help lists options by group, and that explains options that it doesn't have."""
+    """A command whose help lists options by group, and that suggests the right option for an unknown one."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the arguments. Raises UsageError for a repeated option, and for an unknown one with what is meant."""
@@ -70,7 +70,7 @@ def options(
     defaults: Mapping[str, Any],
     skip: Sequence[str] = (),
 ) -> Iterator[GroupedOption]:
-    """Yield an option for every field of a model but those in `skip`.
+    """Yield an option for every field of a model except those in `skip`.
 
     `defaults` take the place of the model's own in the help. `prefix` comes before each name: ("policy",) gives
     `--policy.hidden`.
@@ -85,7 +85,7 @@ def options(
         yield option
 
 
-def given(ctx: click.Context) -> dict[str, Any]:
+def given_settings(ctx: click.Context) -> dict[str, Any]:
     """Return the settings that the user gave, nested by component; those left out are absent."""
     nested: dict[str, Any] = {}
     for param in _settings(ctx):
@@ -99,7 +99,7 @@ def given(ctx: click.Context) -> dict[str, Any]:
     return nested
 
 
-def where(ctx: click.Context) -> Callable[[tuple[str, ...]], str]:
+def option_of(ctx: click.Context) -> Callable[[tuple[str, ...]], str]:
     """Return a function that names the option which gave the setting at a path."""
     flags = {param.path: param.opts[0] for param in _settings(ctx)}
     if ctx.params.get("seed") is not None:
@@ -113,7 +113,7 @@ def _settings(ctx: click.Context) -> list[GroupedOption]:
 
 def _option(name: str, field: FieldInfo, group: str, prefix: tuple[str, ...], default: Any) -> GroupedOption:
     flag = SINGULAR.get(name, "--" + ".".join((*prefix, name.replace("_", "-"))))
-    path, kind = (*prefix, name), _core(field.annotation)
+    path, kind = (*prefix, name), _unwrapped_type(field.annotation)
     shown = format_value(default)
     about = (field.description or "").rstrip(".")
     help_text = f"{about}  [default: {shown}]" if shown else about
@@ -140,19 +140,19 @@ def _option(name: str, field: FieldInfo, group: str, prefix: tuple[str, ...], de
     return GroupedOption([flag, identifier], metavar=metavar, callback=_whole if kind is int else _none, **common)
 
 
-def _core(annotation: Any) -> Any:
+def _unwrapped_type(annotation: Any) -> Any:
     """The type beneath Annotated and `| None`."""
     origin = typing.get_origin(annotation)
     if origin is typing.Annotated:
-        return _core(typing.get_args(annotation)[0])
+        return _unwrapped_type(typing.get_args(annotation)[0])
     if origin in (typing.Union, types.UnionType):
         kept = [a for a in typing.get_args(annotation) if a is not type(None)]
-        return _core(kept[0]) if len(kept) == 1 else annotation
+        return _unwrapped_type(kept[0]) if len(kept) == 1 else annotation
     return annotation
 
 
 def format_value(default: Any) -> str:
-    """Return a default as a user types it; empty for None and for what isn't given."""
+    """Format a default as it would be typed on the command line; empty for None and for what isn't given."""
     if default is None or default in ({}, (), (0,)) or type(default).__name__ == "PydanticUndefinedType":
         return ""
     if isinstance(default, tuple | list):

@@ -31,7 +31,7 @@ def command(ctx: click.Context, imports: tuple[str, ...], blocked: tuple[str, ..
 @common.json_option
 @common.progress_option
 def list_(imports: tuple[str, ...], blocked: tuple[str, ...], as_json: bool) -> None:
-    """List the plugins: what each offers, or why it isn't in use."""
+    """List the plugins: their components, or why they aren't loaded."""
     _list(imports, blocked, as_json)
 
 
@@ -47,9 +47,7 @@ def _list(imports: tuple[str, ...], blocked: tuple[str, ...], as_json: bool) -> 
         (plugin.name, f"[{COLORS[plugin.status]}]{plugin.status}", plugin.error or _line(plugin, catalog))
         for plugin in catalog.plugins
     ]
-    hint = (
-        "All of it: pgzoo plugins --json   Is it loaded quickly: pgzoo doctor   Its contract: pgzoo plugins check NAME"
-    )
+    hint = "Details: pgzoo plugins --json   Load times: pgzoo doctor   Conformance checks: pgzoo plugins check NAME"
     common.print_lines(("Name", "Status", "Offers"), rows, hint=hint)
 
 

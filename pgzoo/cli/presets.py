@@ -15,7 +15,7 @@ __all__ = ["command"]
 
 
 class PresetsGroup(click.Group):
-    """A group in which a first argument that is no subcommand is what to show: `presets ppo` is `presets show ppo`."""
+    """A group that passes a first argument that isn't a subcommand to `show`: `presets ppo` is `presets show ppo`."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -47,7 +47,7 @@ def command(ctx: click.Context, imports: tuple[str, ...], blocked: tuple[str, ..
 @common.json_option
 @common.progress_option
 def show(names: tuple[str, ...], imports: tuple[str, ...], blocked: tuple[str, ...], as_json: bool) -> None:
-    """Show the settings of preset NAME, of all presets of ALGO, or of the one that `--preset auto` takes in ENV."""
+    """Show the settings of preset NAME, of all presets of ALGO, or of the one that `--preset auto` chooses for ENV."""
     if len(names) > 2:
         raise click.UsageError("Give the name of a preset, or an algorithm and an environment.")
     catalog = common.open_catalog(blocked=blocked, imports=imports)
@@ -86,13 +86,13 @@ def _named(catalog: PluginCatalog, name: str) -> list[Entry]:
 
 
 def _automatic(catalog: PluginCatalog, algorithm: str, env: str) -> Entry:
-    """Return the preset that a run of `algorithm` in `env` takes by itself. Raises UnknownName if there is none."""
+    """Return the preset that a run of `algorithm` in `env` uses by default. Raises UnknownName if there is none."""
     catalog.get("algorithm", algorithm)
     entry = catalog.auto_preset(algorithm, env)
     if entry is None:
         fitting = [e.name for e in catalog.entries("preset") if e.target.algorithm == algorithm]
-        others = f" By name there are: {', '.join(fitting)}." if fitting else ""
-        raise UnknownName(f'No preset applies by itself to "{algorithm}" on {env}.{others} See: pgzoo presets')
+        others = f" Presets that you can name: {', '.join(fitting)}." if fitting else ""
+        raise UnknownName(f'No preset is applied automatically to "{algorithm}" on {env}.{others} See: pgzoo presets')
     return entry
 
 

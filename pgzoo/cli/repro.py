@@ -36,11 +36,11 @@ def command(
 ) -> None:
     """Repeat a run and report the first difference. RUN_ID is an MLflow run id, a run key, a group or a name.
 
-    Differences of the installation, such as other versions, are printed first. A run that was resumed for longer is
-    repeated in the same stages. Its metrics are compared step by step with the first run's, and then deleted. The exit
-    code is 1 if they differ.
+    Differences in the installation, such as versions, are printed first. A run that was extended by `pgzoo resume` is
+    repeated in the same stages. The metrics of the two runs are compared step by step; the repeated run isn't kept. The
+    exit code is 1 if they differ.
     """
-    from pgzoo.runs.reproduce import differences, repro
+    from pgzoo.runs.reproduce import differences, reproduce
     from pgzoo.tracking import Home, find
 
     catalog = open_catalog(blocked=blocked, imports=imports)
@@ -51,7 +51,7 @@ def command(
     results = []
     for one in found:
         with stdout_to_stderr(), Waiting(f"Repeating {one.name} ({one.run_key})", progress):
-            results.append(repro(one, catalog))
+            results.append(reproduce(one, catalog))
     if as_json:
         print_json([asdict(r) | {"equal": r.first is None, "unlike": unlike} for r in results])
     for result in [] if as_json else results:

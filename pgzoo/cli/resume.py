@@ -5,12 +5,12 @@ from __future__ import annotations
 import click
 
 from pgzoo.cli.common import (
+    command_line,
     json_option,
     open_catalog,
     plugin_options,
     progress_mode_option,
     stdout_to_stderr,
-    typed,
 )
 from pgzoo.runs.waiting import ProgressMode, Waiting
 
@@ -19,7 +19,7 @@ __all__ = ["command"]
 
 @click.command("resume", context_settings={"ignore_unknown_options": True})
 @click.argument("run_id")
-@click.option("--total-steps", metavar="N", help="Train until so many environment steps per seed.")
+@click.option("--total-steps", metavar="N", help="Train up to this number of environment steps per seed.")
 @click.option("--from-step", type=click.IntRange(min=0), metavar="N", help="Continue from the checkpoint at this step.")
 @click.option("--launcher", metavar="NAME", help="Where to train: local, processes; default: as the run did.")
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Number of processes that a launcher starts.")
@@ -45,15 +45,15 @@ def command(
 ) -> None:
     """Continue a run. RUN_ID is an MLflow run id, a run key, a group or a name.
 
-    It continues from its last checkpoint in the same MLflow run, as if it had never been interrupted. A run whose
-    training is complete gets what is missing, such as its evaluation.
+    It continues from its last checkpoint in the same MLflow run, as if it had never been interrupted. If training is
+    complete, only missing steps such as the final evaluation are done.
     """
     from pgzoo.cli import summary
     from pgzoo.tracking import Home, find
 
     if others:
         raise click.UsageError(
-            f"{others[0]} can't be given: a resumed run keeps its settings. Only --total-steps, --launcher and "
+            f"{others[0]} can't be changed: a resumed run keeps its settings. Only --total-steps, --launcher and "
             "--workers may change. For other settings start a new run.",
             ctx,
         )
@@ -70,7 +70,7 @@ def command(
             from_step=from_step,
             launcher=launcher,
             workers=workers,
-            command=typed(),
+            command=command_line(),
             progress=progress,
         )
     summary.conclude(ctx, result, as_json, progress)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pgzoo.cli.common import (
+    command_line,
     echo,
     json_option,
     open_catalog,
-    peek,
     plugin_options,
     progress_mode_option,
     stdout_to_stderr,
-    typed,
+    unparsed_values,
 )
 from pgzoo.runs.waiting import ProgressMode, Waiting
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 SKIPPED = ("algorithm", "env", "policy", "estimator", "settings")
-"""Fields of RunConfig that don't become options here: they have options of their own."""
+"""Fields of RunConfig that don't become options here: they have separate options."""
 
-UNNAMED = ("auto", "none")
+NO_PRESET_NAME = ("auto", "none")
 
 
 class RunGroup(click.Group):
@@ -81,7 +81,9 @@ def _catalog(ctx: click.Context) -> PluginCatalog:
     """Return the catalog with the plugins that `--import` and `--no-plugin` ask for, made once."""
     if "catalog" not in ctx.meta:
         args = ctx.meta.get("arguments", [])
-        ctx.meta["catalog"] = open_catalog(blocked=peek(args, "--no-plugin"), imports=peek(args, "--import"))
+        ctx.meta["catalog"] = open_catalog(
+            blocked=unparsed_values(args, "--no-plugin"), imports=unparsed_values(args, "--import")
+        )
     return ctx.meta["catalog"]  # type: ignore[no-any-return]
 
 
@@ -90,7 +92,7 @@ def _algorithm_of(args: Sequence[str]) -> str | None:
         return args[0]
     from pgzoo.config import read_yaml
 
-    for path in peek(args, "--config"):
+    for path in unparsed_values(args, "--config"):
         name = read_yaml(path).values.get("algorithm")
         if isinstance(name, str):
             return name
@@ -138,10 +140,10 @@ def _command_for(name: str, catalog: PluginCatalog, args: Sequence[str]) -> clic
 
 
 def _where_named(kind: str, name: str, args: Sequence[str]) -> str:
-    """Return the line of the `--config` file that gives this name, or ""."""
+    """Return the file and line of the `--config` file that names this component, or ""."""
     from pgzoo.config import read_yaml
 
-    for path in peek(args, "--config"):
+    for path in unparsed_values(args, "--config"):
         layer = read_yaml(path)
         part = layer.values.get(kind)
         if name in (part, part.get("name") if isinstance(part, Mapping) else None):
@@ -153,10 +155,14 @@ def _chosen(kind: str, fallback: str, defaults: Mapping[str, Any], catalog: Plug
     """Return the name of the policy or estimator that the arguments choose."""
     from pgzoo.config import read_yaml
 
-    if option := peek(args, f"--{kind}"):
+    if option := unparsed_values(args, f"--{kind}"):
         return option[-1]
-    layers = [read_yaml(path).values for path in peek(args, "--config")]
-    layers += [catalog.get("preset", name).target.settings for name in peek(args, "--preset") if name not in UNNAMED]
+    layers = [read_yaml(path).values for path in unparsed_values(args, "--config")]
+    layers += [
+        catalog.get("preset", name).target.settings
+        for name in unparsed_values(args, "--preset")
+        if name not in NO_PRESET_NAME
+    ]
     for layer in [*layers, defaults]:
         part = layer.get(kind)
         name = part.get("name") if isinstance(part, Mapping) else part
@@ -169,7 +175,7 @@ def _chosen(kind: str, fallback: str, defaults: Mapping[str, Any], catalog: Plug
 @click.option(
     "--preset", default="auto", metavar="NAME", help="auto, none or a preset (pgzoo presets).", show_default=True
 )
-@click.option("--config", "file", metavar="FILE", help="Settings as YAML; options win over them.")
+@click.option("--config", "file", metavar="FILE", help="YAML file with settings; command-line options take precedence.")
 @plugin_options
 @json_option
 @progress_mode_option
@@ -178,16 +184,16 @@ def _train(
     ctx: click.Context, /, preset: str, file: str | None, progress: ProgressMode, as_json: bool, **_: Any
 ) -> None:
     from pgzoo.cli import summary
-    from pgzoo.cli.options import given, where
+    from pgzoo.cli.options import given_settings, option_of
     from pgzoo.config import Layer, read_yaml
     from pgzoo.errors import ConfigError
 
     if ctx.params.get("seed") is not None and ctx.params.get("seeds") is not None:
-        raise click.UsageError("--seed and --seeds exclude each other.", ctx)
+        raise click.UsageError("--seed and --seeds can't be combined.", ctx)
     if ctx.params.get("env") is None and not (file and read_yaml(file).values.get("env")):
         raise ConfigError("env is missing: give --env ID. See: pgzoo envs")
     catalog = _catalog(ctx)
-    layer = Layer({"algorithm": ctx.info_name, **given(ctx)}, where(ctx))
+    layer = Layer({"algorithm": ctx.info_name, **given_settings(ctx)}, option_of(ctx))
     with stdout_to_stderr():
         with Waiting("Loading torch and gymnasium", progress):
             from pgzoo.envs.ids import newer
@@ -197,7 +203,7 @@ def _train(
             config = compose(layer, catalog, preset=preset, file=file)
         if version := newer(config.env):
             echo(f"Note: {config.env} has a newer version, {version}.", err=True)
-        result = run_config(config, catalog, command=typed(), progress=progress)
+        result = run_config(config, catalog, command=command_line(), progress=progress)
     summary.conclude(ctx, result, as_json, progress)
 
 
@@ -208,7 +214,7 @@ def _seed(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
 
 
 def _about(target: object, summary: str) -> str:
-    """Return the help text: the docstring without its shapes, with the layout of equations kept."""
+    """Return the help text: the docstring without the line on shapes; equations keep their layout."""
     lines = (inspect.getdoc(target) or summary).splitlines()
     blocks = "\n".join(line for line in lines if not line.startswith("Shapes:")).split("\n\n")
     return "\n\n".join(f"\b\n{block}" if block.startswith(" ") else " ".join(block.split()) for block in blocks)

@@ -59,13 +59,13 @@ def _print_json(result: Result) -> None:
 
 
 def _print_result(result: Result) -> None:
-    """Print a row per seed and one over the seeds; of a sweep, one per setting."""
+    """Print one row per seed and one with statistics over seeds; for a sweep, one row per setting."""
     from rich.table import Table
 
     config = result.plan.config
     played = [run for run in result.runs if run.returns.size]
     count = max((run.returns.size for run in played), default=0)
-    judged = f"returns of the last policy in {count} evaluation episodes" if count else "not evaluated"
+    judged = f"returns of the final policy in {count} evaluation episodes" if count else "not evaluated"
     table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="bold")
     swept = list(config.sweep_axis)
     for name in (*swept, "seeds" if swept else "seed", "status", "steps", "mean", "std", "min", "max", "greedy mean"):
@@ -113,7 +113,7 @@ def _add_seeds(table: Table, result: Result) -> None:
             f"{run.greedy_returns.mean():.1f}" if run.greedy_returns.size else "-",
         )
     if len(result.runs) > 1:
-        table.add_row("all", "", f"{result.env_steps:,}", *_over(result.runs), style="bold")
+        table.add_row("all", "", f"{result.env_steps:,}", *_statistics_over_seeds(result.runs), style="bold")
 
 
 def _add_settings(table: Table, result: Result) -> None:
@@ -125,11 +125,15 @@ def _add_settings(table: Table, result: Result) -> None:
         status = max((run.status for run in runs), key=BADNESS.index)
         steps = sum(run.env_steps for run in runs)
         table.add_row(
-            *(visible(str(value)) for value in values), str(len(runs)), _colored(status), f"{steps:,}", *_over(runs)
+            *(visible(str(value)) for value in values),
+            str(len(runs)),
+            _colored(status),
+            f"{steps:,}",
+            *_statistics_over_seeds(runs),
         )
 
 
-def _over(runs: Sequence[SeedResult]) -> list[str]:
+def _statistics_over_seeds(runs: Sequence[SeedResult]) -> list[str]:
     """Return statistics of the mean returns of these runs, and the mean of their greedy returns."""
     greedy = [run.greedy_returns.mean() for run in runs if run.greedy_returns.size]
     means = [run.returns.mean() for run in runs if run.returns.size]

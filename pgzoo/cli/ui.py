@@ -115,7 +115,7 @@ def free_port(host: str, wanted: int | None) -> int:
 
 
 def start_server(uri: str, home: Home, host: str, port: int) -> subprocess.Popen[bytes]:
-    """Start a server of one worker, without the job runner and telemetry, in a process group of its own."""
+    """Start a server of one worker, without the job runner and telemetry, in a separate process group."""
     import os
     import subprocess
     import sys
@@ -165,7 +165,7 @@ def wait_until_up(base: str, server: subprocess.Popen[bytes], home: Home, progre
         while time.monotonic() < deadline:
             if server.poll() is not None:
                 why = last_words(log.read_text(errors="replace"))
-                raise StoreError(f"The MLflow server didn't start: {why} (all of it in {log})")
+                raise StoreError(f"The MLflow server didn't start: {why} (full log: {log})")
             try:
                 with urllib.request.urlopen(f"{base}/health", timeout=2):
                     return

@@ -28,7 +28,7 @@ __all__ = ["command"]
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="File to write; several runs add their seeds to its name.  [default: NAME.mp4]",
+    help="File to write; with several runs, the seed is appended to the name.  [default: NAME.mp4]",
 )
 @click.option(
     "--episodes",
@@ -37,7 +37,11 @@ __all__ = ["command"]
     show_default=True,
     help="Episodes to record, one after the other.",
 )
-@click.option("--deterministic/--stochastic", default=False, help="Take the mode, or sample.  [default: stochastic]")
+@click.option(
+    "--deterministic/--stochastic",
+    default=False,
+    help="Take greedy (most likely) actions, or sample.  [default: stochastic]",
+)
 @click.option("--env", metavar="ID", help="Play in this environment instead of the one of the training.")
 @click.option("--tracking-uri", metavar="URI", help="MLflow store to ask if the run isn't known on this machine.")
 @click.option(
@@ -76,7 +80,7 @@ def command(
         from pgzoo.tracking import Home
         from pgzoo.training.seeding import generator
 
-    video.need_extra("pgzoo video")
+    video.require_extra("pgzoo video")
     if out is not None and not out.absolute().parent.is_dir():
         raise UsageError(f"--out {out}: there is no folder {out.parent}.")
     if out is not None and out.suffix.lower() != ".mp4":

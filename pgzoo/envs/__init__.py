@@ -1,1 +1,1 @@
-"""Environments: making one, what is known of an id, and the backends that run many (registered in `plugin.py`)."""
+"""Environments: creating them, checking their ids, and the backends (registered in `plugin.py`)."""

@@ -25,7 +25,7 @@ __all__ = ["AsyncBackend"]
 
 
 class AsyncBackend:
-    """Pays where one step takes a millisecond or more and there are cores to spare; not for small environments."""
+    """Worthwhile if a step takes a millisecond or more and several CPU cores are free; not for small environments."""
 
     width, wraps = 8, True
 
@@ -39,7 +39,7 @@ class AsyncBackend:
 
 
 class AsyncEnvs:
-    """Every row is stepped, live or not; each has a generator of its own."""
+    """Every row is stepped, live or not; each row has its own random generator."""
 
     def __init__(self, request: EnvRequest) -> None:
         spec, settings, wrappers = recipe(request)
@@ -53,7 +53,7 @@ class AsyncEnvs:
         self.action_mask: NDArray[np.bool_] | None = None
 
     def reset(self, seeds: NDArray[np.int64]) -> Array:
-        """Begin a new episode in every row from its seed."""
+        """Start a new episode in every row from its seed."""
         with self._failures_named("reset"):
             obs, info = self._envs.reset(seed=[int(seed) for seed in seeds])
         masks = self._masks_of(info)
@@ -72,7 +72,7 @@ class AsyncEnvs:
         return StepResult(np.asarray(obs), np.asarray(rewards), terminated, truncated)
 
     def select(self, rows: NDArray[np.int64]) -> None:
-        """Return None: all processes go on stepping together."""
+        """Return None: all processes are always stepped together."""
 
     def close(self) -> None:
         """End the processes."""
@@ -80,7 +80,7 @@ class AsyncEnvs:
             with suppress(EnvError), self._failures_named("close"):
                 self._envs.close()
         if self._broken:
-            self._envs._state = AsyncState.DEFAULT  # the answer that it waits for doesn't come
+            self._envs._state = AsyncState.DEFAULT  # a worker has died: don't wait for its response
             self._envs.close(terminate=True)
 
     def _masks_of(self, info: dict[str, Any]) -> NDArray[np.bool_] | None:
@@ -100,7 +100,7 @@ class AsyncEnvs:
             yield
         except (EOFError, ConnectionError):
             self._broken = True
-            raise EnvError(f'a process of environment "{self._id}" died in {doing}{self._exit_codes()}.') from None
+            raise EnvError(f'a process of environment "{self._id}" died during {doing}{self._exit_codes()}.') from None
         except Exception as error:
             self._broken = True
             raise environment_error(self._id, doing, error) from error
@@ -109,6 +109,6 @@ class AsyncEnvs:
 
     def _exit_codes(self) -> str:
         processes = self._envs.processes if hasattr(self, "_envs") else []
-        wait([process.sentinel for process in processes], timeout=5.0)  # so that the dead one has an exit code
+        wait([process.sentinel for process in processes], timeout=5.0)  # for the exit codes
         codes = sorted({str(process.exitcode) for process in processes if process.exitcode is not None})
         return f" (exit code {', '.join(codes)})" if codes else ""

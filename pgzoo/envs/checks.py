@@ -1,7 +1,7 @@
-"""What an environment returns, compared with the spaces that it declares. Imports no torch.
+"""Validate what an environment returns against its declared spaces. Imports no torch.
 
-Each function here returns a value that is safe to use, or raises EnvError with one line: which environment, what came,
-what is expected.
+Each function here returns a value that is safe to use, or raises EnvError with one line that names the
+environment, what it returned and what is expected.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ HINTS = {
     "keyword argument 'options'": f" Gymnasium's signature is {RESET}.",
     "values to unpack": (f" Gymnasium's reset returns (observation, info), and its step {STEP_RESULT}."),
 }
-"""What to do about errors of environments that were written for the old gym: part of the message -> hint."""
+"""Hints for environments that were written for the old gym API, by a substring of the error message."""
 
 
 def environment_id(env: gym.Env[Any, Any]) -> str:
@@ -46,7 +46,7 @@ def environment_id(env: gym.Env[Any, Any]) -> str:
 
 
 def environment_error(env_id: str, doing: str, error: BaseException) -> EnvError:
-    """Return an EnvError that says what an environment raised, in what, and at which line of its code.
+    """Return an EnvError that names the exception, the call in which it was raised, and the line.
 
     `doing` is what it was asked for, such as "reset". An EnvError is returned as it is.
     """
@@ -94,9 +94,9 @@ def read_reward(env_id: str, reward: Any) -> float:
 
 
 def check_observation(env_id: str, space: gym.Space[Any], obs: Any) -> None:
-    """Raise EnvError where an observation isn't in its space: its shape, its type of numbers, or a category.
+    """Raise EnvError where an observation isn't in its space: its shape, its dtype, or a category.
 
-    Numbers outside the bounds of a Box are allowed, as many environments declare bounds that they don't keep.
+    Numbers outside the bounds of a Box are allowed, because many environments exceed their declared bounds.
     """
     if problem := _problem(space, obs):
         came, expected = problem
@@ -167,7 +167,7 @@ def _components(space: MultiDiscrete, mask: NDArray[np.bool_]) -> list[NDArray[n
 
 
 def _problem(space: gym.Space[Any], obs: Any) -> tuple[str, str] | None:
-    """What came and what is expected instead, in words; None if the observation fits."""
+    """Return the received and the expected value as text; None if the observation fits."""
     match space:
         case Discrete():
             value = np.asarray(obs) if not isinstance(obs, int) else obs

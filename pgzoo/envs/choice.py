@@ -1,4 +1,4 @@
-"""Before a run: which backend runs the environment, and what one environment of it returns in a few steps."""
+"""Before a run: choose the backend, and inspect one environment for a few steps."""
 
 from __future__ import annotations
 
@@ -76,9 +76,7 @@ def choose_backend(name: str, catalog: BackendCatalog, request: EnvRequest) -> t
         except EnvError as error:
             ways = " or ".join(f"--backend {way}" for way in foreign_backends(catalog, request))
             message = str(error)
-            raise EnvError(
-                f"{message.removesuffix('.')}. As it is, it runs with {ways}." if ways else message
-            ) from error
+            raise EnvError(f"{message.removesuffix('.')}. Or use {ways}." if ways else message) from error
     if name == "auto":
         for entry in catalog.entries("env_backend"):
             other = entry.load()()
@@ -128,8 +126,8 @@ def inspect_environment(request: EnvRequest, backend: EnvBackend | None = None) 
 
 
 def _probe(env: Any, env_id: str) -> bool:
-    """Play a few steps, also over the end of an episode, and return whether a mask was sent."""
-    actions = copy.deepcopy(env.action_space)  # its generator is the environment's own
+    """Play a few steps, continuing after the end of an episode, and return whether a mask was sent."""
+    actions = copy.deepcopy(env.action_space)  # sampling must not change the environment's generator
     actions.seed(0)
     with blame_environment(env_id, "reset"):
         obs, about = read_reset(env_id, env.reset(seed=0))
@@ -172,7 +170,7 @@ def _inspect_foreign(request: EnvRequest, backend: EnvBackend) -> Spec:
 
 
 def resets_completely(request: EnvRequest) -> bool:
-    """Make one environment and return whether a seeded reset leaves nothing of the episodes before (see `state`)."""
+    """Make one environment and return whether a seeded reset erases all effects of earlier episodes (see `state`)."""
     try:
         with closing(make_single(request)) as env:
             return reset_is_complete(env, request.states)

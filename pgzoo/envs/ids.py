@@ -1,6 +1,6 @@
-"""What is known of an environment id: does it run here, if not why, and what to do about it.
+"""Checks whether an environment id runs on this machine, and if not, why and how to fix it.
 
-An id isn't enough to know: old versions stay registered and fail, others need a package, a few need an old one.
+A registered id may still fail: old versions stay registered, others need a package, a few need an old one.
 So `describe` and `check` make the environment. Gymnasium's warnings about ids are replaced by one message.
 """
 
@@ -33,7 +33,7 @@ __all__ = ["EnvInfo", "check", "check_draws", "describe", "find", "newer", "obst
 
 @dataclass(frozen=True)
 class EnvInfo:
-    """An environment as found here. If it doesn't run, `problem` says why and what to do."""
+    """Whether and how an environment runs on this machine. If it doesn't, `problem` is the reason and the fix."""
 
     id: str
     runs: bool
@@ -54,7 +54,7 @@ def describe(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> EnvInf
     try:
         spec = find(env_id)
         facts = _of_spec(spec)
-        with _made(env_id, spec, env_kwargs or {}) as env:
+        with _temporary_env(env_id, spec, env_kwargs or {}) as env:
             facts |= {
                 "observation_space": _one_line(env.observation_space),
                 "action_space": _one_line(env.action_space),
@@ -75,7 +75,7 @@ def check(env_id: str, env_kwargs: Mapping[str, Any] | None = None, imports: Ite
     for module in imports:
         _import(module, f'environment "{env_id}"')
     spec = find(env_id)
-    with _made(env_id, spec, env_kwargs or {}):
+    with _temporary_env(env_id, spec, env_kwargs or {}):
         return spec
 
 
@@ -88,7 +88,7 @@ def check_draws(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> Non
     kwargs = dict(env_kwargs or {})
     check(env_id, kwargs)
     try:
-        with _made(env_id, find(env_id), {**kwargs, "render_mode": "rgb_array"}) as env:
+        with _temporary_env(env_id, find(env_id), {**kwargs, "render_mode": "rgb_array"}) as env:
             modes = env.metadata.get("render_modes", ())
             why = "" if "rgb_array" in modes else f"its render modes are {', '.join(map(str, modes)) or 'none'}"
     except EnvError as error:
@@ -151,24 +151,27 @@ def threshold(env_id: str) -> float | None:
 
 
 def obstacle(spec: EnvSpec) -> str:
-    """Return why the environment's code can't be loaded here, or "". Cheaper than making it, and less certain."""
+    """Return why the environment's code can't be loaded here, or "".
+
+    Faster than creating the environment, but it may miss problems.
+    """
     creator = spec.entry_point
     if callable(creator) and getattr(creator, "__name__", "").startswith(
         "_raise"
     ):  # gymnasium registers a function of this name for environments that have moved to other packages
-        return _after(spec.id) or "not supported by gymnasium itself"
+        return _successor_advice(spec.id) or "not supported by gymnasium itself"
     if not isinstance(creator, str):
         return ""
     try:
         with _quiet():
             registration.load_env_creator(creator)
     except (Exception, SystemExit) as error:
-        return _after(spec.id) or _install(error).rpartition("Install it: ")[2] or _phrase(error)
+        return _successor_advice(spec.id) or _install(error).rpartition("Install it: ")[2] or _one_line_message(error)
     return ""
 
 
 @contextmanager
-def _made(env_id: str, spec: EnvSpec, kwargs: Mapping[str, Any]) -> Iterator[gym.Env[Any, Any]]:
+def _temporary_env(env_id: str, spec: EnvSpec, kwargs: Mapping[str, Any]) -> Iterator[gym.Env[Any, Any]]:
     """Make the environment, yield it and close it. Raises EnvError if that can't be done."""
     try:
         with _quiet():
@@ -193,8 +196,8 @@ def _why_not(env_id: str, spec: EnvSpec, kwargs: Mapping[str, Any], error: BaseE
     if install := _install(error):
         return f"{head} {install}" + (f' (its newest version is "{newest}")' if newest else "")
     if newest:
-        return f'{head} {_phrase(error)}. Use "{newest}", {_relation(env_id, newest)}.'
-    return f"{head} {_phrase(error)}{raised_at(error)}."
+        return f'{head} {_one_line_message(error)}. Use "{newest}", {_relation(env_id, newest)}.'
+    return f"{head} {_one_line_message(error)}{raised_at(error)}."
 
 
 def _install(error: BaseException | None) -> str:
@@ -211,14 +214,14 @@ def _import(module: str, what: str) -> None:
     try:
         with _quiet():
             imported = import_module(module)
-        if module == "ale_py":  # else every Atari environment prints a banner
+        if module == "ale_py":  # without this, ale_py prints a banner
             imported.ALEInterface.setLoggerMode(imported.LoggerMode.Error)
     except (Exception, SystemExit) as error:
         command = install_hint(module) if isinstance(error, ModuleNotFoundError) else ""
         if command:
             raise EnvError(f"The {what} needs {module}. Install it: {command}") from error
         raise EnvError(
-            f'The module "{module}" of the {what} can\'t be imported: {_phrase(error)}{raised_at(error)}.'
+            f'The module "{module}" of the {what} can\'t be imported: {_one_line_message(error)}{raised_at(error)}.'
         ) from error
 
 
@@ -267,7 +270,7 @@ def _relation(env_id: str, newest: str) -> str:
     return "which replaced it" if version is not None and version < (latest or 0) else "the newest version"
 
 
-def _after(env_id: str) -> str:
+def _successor_advice(env_id: str) -> str:
     newest = successor(env_id)
     return f"use {newest}" if newest else ""
 
@@ -276,6 +279,6 @@ def _is_atari(name: str) -> bool:
     return name.startswith("ALE/") or "NoFrameskip-" in name
 
 
-def _phrase(error: BaseException) -> str:
+def _one_line_message(error: BaseException) -> str:
     text = " ".join(str(error).split()).removesuffix(".")
     return text if isinstance(error, gym.error.Error | ImportError) else f"{type(error).__name__}: {text}"

@@ -18,11 +18,11 @@ __all__ = ["NativeBackend"]
 IDS = ("CartPole-v0", "CartPole-v1")
 KEYWORDS = ("sutton_barto_reward",)
 PUSH = np.array([-10.0 / 1.1, 10.0 / 1.1])
-"""What each action's force gives the whole mass, in m/s^2."""
+"""Acceleration of the total mass by each action's force, in m/s²."""
 
 
 class NativeBackend:
-    """CartPole in numpy, to rounding the same as gymnasium's."""
+    """CartPole in numpy, equal to gymnasium's up to rounding."""
 
     width = 128
 
@@ -34,7 +34,7 @@ class NativeBackend:
         return f"it takes no environment keyword {', '.join(unknown)}" if unknown else ""
 
     def preferred(self, request: EnvRequest) -> bool:
-        """Always: it is faster for every number of rows, and can be saved."""
+        """Return True: it is faster for any number of rows, and its state can be saved."""
         return True
 
     def open(self, request: EnvRequest) -> NativeCartPole:
@@ -47,7 +47,7 @@ class NativeCartPole:
     """The cart and pole of Barto, Sutton & Anderson (1983), in float64, by Euler steps of 0.02 s.
 
     gymnasium's own vector version draws all resets from one generator, so that an episode would depend on how many
-    others there are; here every row has its stream. Working in place it takes a third of the time.
+    others there are; here every row has its own random stream. In-place operations make it three times as fast.
     """
 
     def __init__(self, rows: int, max_episode_steps: int, sutton_barto_reward: bool) -> None:
@@ -56,14 +56,14 @@ class NativeCartPole:
         self.action_mask = None
         self._limits = np.array([[plain.x_threshold], [plain.theta_threshold_radians]])
         self._max_episode_steps, self._sutton_barto_reward = max_episode_steps, sutton_barto_reward
-        self._state = np.zeros((2, 2, rows))  # places and speeds, of cart and pole
+        self._state = np.zeros((2, 2, rows))  # positions and velocities of cart and pole
         self._ones = np.ones(rows)
         self._steps = np.zeros(rows, np.int64)
         self._ended = np.zeros(rows, np.bool_)
         self._streams = np.zeros(rows, np.uint64)
 
     def reset(self, seeds: NDArray[np.int64]) -> Array:
-        """Begin a new episode in every row from its seed."""
+        """Start a new episode in every row from its seed."""
         self._streams = _mix(seeds.astype(np.uint64))
         self._state[:] = _start_states(self._streams)
         self._steps[:], self._ended[:] = 0, False
@@ -93,7 +93,7 @@ class NativeCartPole:
         return StepResult(self._observe(), rewards, terminated, truncated)
 
     def select(self, rows: NDArray[np.int64]) -> NativeCartPole:
-        """These rows alone."""
+        """Return only these rows."""
         part = copy.copy(self)
         part._state, part._steps = self._state[:, :, rows], self._steps[rows]
         part._ones = self._ones[rows]
@@ -101,12 +101,12 @@ class NativeCartPole:
         return part
 
     def save(self) -> list[Any]:
-        """Where each row stands: four numbers, a clock, whether it is over, and its stream."""
+        """Return the state of each row: four variables, step count, whether the episode is over, random stream."""
         leaves = (self._state.transpose(2, 0, 1).reshape(-1, 4), self._steps, self._ended, self._streams)
         return [list(row) for row in zip(*(leaf.tolist() for leaf in leaves), strict=True)]
 
     def restore(self, states: Sequence[Any]) -> None:
-        """Put every row where it stood, but for those of which nothing is known (None)."""
+        """Restore every row whose state isn't None."""
         rows = [row for row, saved in enumerate(states) if saved is not None]
         state, steps, ended, streams = zip(*(states[row] for row in rows), strict=True)
         self._state[:, :, rows] = np.array(state, np.float64).reshape(-1, 2, 2).transpose(1, 2, 0)
@@ -114,10 +114,10 @@ class NativeCartPole:
         self._streams[rows] = np.array(streams, np.uint64)
 
     def close(self) -> None:
-        """Nothing to free."""
+        """Do nothing."""
 
     def _observe(self) -> Array:
-        """Place and speed of the cart, angle and speed of the pole: `[rows, 4]`."""
+        """Return position and velocity of the cart, angle and angular velocity of the pole: `[rows, 4]`."""
         return self._state.transpose(2, 1, 0).astype(np.float32).reshape(-1, 4)
 
     def _restart(self, rows: NDArray[np.int64], rewards: Array, *flags: Array) -> None:

@@ -1,4 +1,4 @@
-"""Registers the built-in ways to run many environments, and to save where one stands."""
+"""Registers the built-in environment backends, and the classes that save an environment's state."""
 
 from __future__ import annotations
 

@@ -57,8 +57,8 @@ def make(
     return env
 
 
-class FlattenObservation(gym.wrappers.FlattenObservation):  # saved states know it by this name
-    """Gymnasium's wrapper, which checks an observation first: categories out of range would be flattened to others."""
+class FlattenObservation(gym.wrappers.FlattenObservation):  # don't rename: saved states contain the name
+    """Gymnasium's wrapper, with a check: flattening would map out-of-range categories to other categories."""
 
     def observation(self, observation: Any) -> Any:
         """Return the observation as a vector. Raises EnvError if it isn't in its space."""
@@ -67,10 +67,10 @@ class FlattenObservation(gym.wrappers.FlattenObservation):  # saved states know 
 
 
 def action_mask(env: gym.Env[Any, Any], info: Mapping[str, Any], *, ended: bool = False) -> NDArray[np.bool_] | None:
-    """Return which actions the environment allows now, `[K]`; None if it doesn't say, which allows all of them.
+    """Return which actions the environment allows now, `[K]`; None if it has no mask, which allows all of them.
 
-    It says so by `info["action_mask"]` or a method `action_masks()`. Actions in a Box can't be forbidden. With `ended`
-    the episode is over, and no action needs to be allowed.
+    The mask comes from `info["action_mask"]` or a method `action_masks()`. Actions in a Box can't be forbidden. With
+    `ended`, the episode is over, and no action needs to be allowed.
 
     Raises:
         EnvError: the mask has another length or type than its actions ask for, or allows nothing.
@@ -82,7 +82,7 @@ def action_mask(env: gym.Env[Any, Any], info: Mapping[str, Any], *, ended: bool 
         method = env.get_wrapper_attr("action_masks")
         if not callable(method):
             raise EnvError(
-                f'environment "{environment_id(env)}" has an attribute action_masks that is no method '
+                f'environment "{environment_id(env)}" has an attribute action_masks that isn\'t a method '
                 f"({type(method).__name__}); expected a method action_masks() that returns the mask."
             )
         mask = method()

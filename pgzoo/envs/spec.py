@@ -1,4 +1,4 @@
-"""What one environment shows and takes."""
+"""The observation and action spaces of an environment."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def make_spec(original: gym.Space[Any], action_space: gym.Space[Any], *, masked:
 
 
 def check_action_space(space: gym.Space[Any]) -> None:
-    """Raise UnfitError for actions that hold nothing to choose, or that a saved policy can't describe."""
+    """Raise UnfitError for an empty action space, or one that can't be saved with a policy."""
     if unknown := _unsupported(space):
         raise UnfitError(
             f"The action space {space}: {unknown} isn't supported (no policy can be saved for it); use {SUPPORTED}."

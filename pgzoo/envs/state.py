@@ -1,9 +1,9 @@
-"""Where one environment stands, as plain data, and back: for a run that goes on later.
+"""Save and restore the state of one environment as plain data, so that a run can be resumed.
 
-    what every environment has   its generator and what its wrappers count, by `save` and `restore` here
-    what it has of its own       by the first `protocols.EnvState` that fits; without one it can't be saved
+    common state     random generator and attributes of wrappers: saved by `save` and `restore` here
+    specific state   saved by the first `protocols.EnvState` that fits; without one the environment can't be saved
 
-Nothing that is read back is executed: numbers, text, arrays of them, and containers.
+Saved data are never executed: they are numbers, text, arrays of them, and containers.
 """
 
 from __future__ import annotations
@@ -39,26 +39,26 @@ __all__ = [
 ]
 
 LIMIT = 64 * 2**20
-"""Bytes of the greatest array."""
+"""Maximum size of an array, in bytes."""
 DEPTH = 16
-"""Containers within containers."""
+"""Maximum nesting depth of containers."""
 KINDS = "?biufcSU"
-"""numpy's letters for numbers and text: nothing that holds a reference."""
+"""numpy dtype kinds that are allowed: numbers and strings, no objects."""
 GENERATORS = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
 
 
 def encode(value: Any, depth: int = DEPTH) -> Any:
-    """Return a value as JSON can hold it; `decode` gives it back, bit for bit and of the same type.
+    """Convert a value to JSON-serializable data, which `decode` converts back, bit for bit and of the same type.
 
     Takes None, bool, int, float, str, arrays and scalars of numpy, its generators, and lists, tuples, deques and dicts
     of them.
 
     Raises:
         TypeError: it is, or holds, something else.
-        ValueError: an array is too large, or containers lie too deep.
+        ValueError: an array is too large, or containers are nested too deeply.
     """
     if depth < 0:
-        raise ValueError("containers lie too deep")
+        raise ValueError("containers are nested too deeply")
     kind, inner = type(value), depth - 1
     if kind in (str, int, bool) or value is None or (kind is float and math.isfinite(value)):
         return value
@@ -78,17 +78,17 @@ def encode(value: Any, depth: int = DEPTH) -> Any:
         state = value.bit_generator.state
         if state["bit_generator"] in GENERATORS:
             return {"generator": encode(state, inner)}
-    raise TypeError(f"{kind.__module__}.{kind.__qualname__} is no plain data")
+    raise TypeError(f"{kind.__module__}.{kind.__qualname__} can't be saved: not plain data")
 
 
 def decode(value: Any, depth: int = DEPTH) -> Any:
     """Return what `encode` was given.
 
     Raises:
-        ValueError: it never gave that, or it is too large.
+        ValueError: the value wasn't produced by `encode`, or is too large.
     """
     if depth < 0:
-        raise ValueError("containers lie too deep")
+        raise ValueError("containers are nested too deeply")
     inner = depth - 1
     if isinstance(value, list):
         return [decode(item, inner) for item in value]
@@ -109,42 +109,44 @@ def decode(value: Any, depth: int = DEPTH) -> Any:
             case {"generator": state}:
                 return _generator(decode(state, inner))
     except (TypeError, KeyError) as error:
-        raise ValueError(f"no state of an environment: {error}") from error
-    raise ValueError(f"no state of an environment: {', '.join(map(str, value))[:100]}")
+        raise ValueError(f"invalid environment state: {error}") from error
+    raise ValueError(f"invalid environment state: {', '.join(map(str, value))[:100]}")
 
 
 def save(env: gym.Env[Any, Any], states: Sequence[EnvState]) -> Any:
-    """Return where an environment stands, as JSON can hold it; None if nobody can tell it all."""
+    """Return the state of an environment as JSON-serializable data; None if some of it can't be saved."""
     adapter = next((one for one in states if one.fits(env)), None)
     if adapter is None:
         return None
     try:
-        wrappers = [[type(wrapper).__name__, encode(_own(wrapper))] for wrapper in _wrappers(env)]
+        wrappers = [[type(wrapper).__name__, encode(_wrapper_state(wrapper))] for wrapper in _wrappers(env)]
         return {
             "wrappers": wrappers,
             "generator": encode(env.unwrapped._np_random),
             "seed": encode(env.unwrapped._np_random_seed),
             "state": encode(adapter.get(env)),
         }
-    except (TypeError, ValueError):  # a wrapper or the environment keeps what is no plain data
+    except (TypeError, ValueError):  # the state of a wrapper or of the environment isn't plain data
         return None
 
 
 def restore(env: gym.Env[Any, Any], state: Any, states: Sequence[EnvState]) -> None:
-    """Put a fresh environment, which was reset once, where another stood.
+    """Restore a saved state in a new environment that has been reset once.
 
     Raises:
-        ValueError: that was another environment, or nobody here can read its state.
+        ValueError: the state belongs to another environment, or no plugin can restore it.
     """
     adapter = next((one for one in states if one.fits(env)), None)
     if adapter is None:
         raise ValueError("no plugin here can restore such an environment")
     wrappers = list(_wrappers(env))
     if [type(wrapper).__name__ for wrapper in wrappers] != [name for name, _ in state["wrappers"]]:
-        raise ValueError(f"its wrappers were {', '.join(name for name, _ in state['wrappers']) or 'none'}")
-    for wrapper, (name, told) in zip(wrappers, state["wrappers"], strict=True):
-        kept = decode(told)
-        if kept.keys() != _own(wrapper).keys():
+        raise ValueError(
+            f"the saved environment had the wrappers {', '.join(name for name, _ in state['wrappers']) or 'none'}"
+        )
+    for wrapper, (name, saved) in zip(wrappers, state["wrappers"], strict=True):
+        kept = decode(saved)
+        if kept.keys() != _wrapper_state(wrapper).keys():
             raise ValueError(f"its wrapper {name} kept {', '.join(kept)}")
         vars(wrapper).update(kept)
     env.unwrapped._np_random = decode(state["generator"])
@@ -153,7 +155,7 @@ def restore(env: gym.Env[Any, Any], state: Any, states: Sequence[EnvState]) -> N
 
 
 TRIES, TRIED_STEPS, TRIED_SECONDS = 8, 50, 1.0
-"""Pairs of episodes to compare, steps of each, and seconds after which no further pair is begun."""
+"""Number of pairs of episodes to compare, steps per episode, and the time limit in seconds."""
 
 
 def reset_is_complete(env: gym.Env[Any, Any], states: Sequence[EnvState]) -> bool:
@@ -168,7 +170,7 @@ def reset_is_complete(env: gym.Env[Any, Any], states: Sequence[EnvState]) -> boo
     deadline = time.perf_counter() + TRIED_SECONDS
     for seed in range(TRIES):
         first = list(_episode(env, seed, deadline))
-        for _ in _episode(env, seed + TRIES, deadline):  # something to remember
+        for _ in _episode(env, seed + TRIES, deadline):  # play another episode, which a bad reset would remember
             pass
         again = _episode(env, seed, deadline)
         if not all(data_equivalence(*both, exact=True) for both in zip(first, again, strict=False)):
@@ -192,7 +194,7 @@ def _episode(env: gym.Env[Any, Any], seed: int, deadline: float) -> Iterator[tup
 
 @dataclass(frozen=True)
 class Attributes:
-    """Environments whose state lies in attributes of plain data: for each "module:Class" their names.
+    """Environments whose state is in attributes with plain data: for each "module:Class" their names.
 
     A class derived from one of them may keep more and doesn't fit.
     """
@@ -204,13 +206,13 @@ class Attributes:
         return _path(env) in self.names
 
     def get(self, env: gym.Env[Any, Any]) -> dict[str, Any]:
-        """Return the attributes that are there: before the first episode some aren't."""
+        """Return the attributes that exist; some don't before the first episode."""
         return {name: vars(env.unwrapped)[name] for name in self.names[_path(env)] if name in vars(env.unwrapped)}
 
     def put(self, env: gym.Env[Any, Any], state: Mapping[str, Any]) -> None:
         """Set them. Raises ValueError for one that such an environment doesn't keep."""
         if strange := state.keys() - set(self.names[_path(env)]):
-            raise ValueError(f"{_path(env)} keeps no {', '.join(sorted(strange))}")
+            raise ValueError(f"{_path(env)} has no attribute {', '.join(sorted(strange))}")
         vars(env.unwrapped).update(state)
 
 
@@ -245,9 +247,9 @@ def toy_text() -> Attributes:
 class MuJoCo:
     """gymnasium's own MuJoCo environments, version 5.
 
-    The engine's state at the beginning of a step (positions, speeds, controls, the solver's warm start) isn't all:
-    observations and rewards also read what the step before derived from it, and computing that anew gives numbers a
-    little different, for a step ends by moving on.
+    The engine's state at the beginning of a step (positions, speeds, controls, the solver's warm start) isn't
+    sufficient: observations and rewards also use quantities derived in the previous step. Recomputing them gives
+    slightly different numbers, because a step ends with an integration.
     """
 
     derived: tuple[str, ...] = (
@@ -256,7 +258,7 @@ class MuJoCo:
     )
 
     def fits(self, env: gym.Env[Any, Any]) -> bool:
-        """Whether it is one of theirs."""
+        """Whether `env` is one of gymnasium's MuJoCo environments."""
         module = type(env.unwrapped).__module__
         return module.startswith("gymnasium.envs.mujoco.") and module.endswith("_v5")
 
@@ -277,7 +279,7 @@ class MuJoCo:
         for name in self.derived:
             place = getattr(raw.data, name)
             if np.shape(state[name]) != place.shape:
-                raise ValueError(f"{name} is of another model")
+                raise ValueError(f"{name} has the size of another model")
             place[:] = state[name]
         try:
             mujoco.mj_setState(raw.model, raw.data, state["state"], mujoco.mjtState.mjSTATE_INTEGRATION)
@@ -297,19 +299,21 @@ def _wrappers(env: gym.Env[Any, Any]) -> Iterator[gym.Wrapper[Any, Any, Any, Any
 
 
 BASE = {"_saved_kwargs", *vars(gym.Wrapper(gym.Env()))}
-MADE = (FunctionType, BuiltinFunctionType, MethodType, type, gym.Space)
+CONSTANT_TYPES = (FunctionType, BuiltinFunctionType, MethodType, type, gym.Space)
 """What a wrapper is made with and doesn't change."""
 
 
-def _own(wrapper: gym.Wrapper[Any, Any, Any, Any]) -> dict[str, Any]:
+def _wrapper_state(wrapper: gym.Wrapper[Any, Any, Any, Any]) -> dict[str, Any]:
     """What a wrapper keeps: all that every wrapper has, and all that it was made with, left out."""
-    return {name: kept for name, kept in vars(wrapper).items() if name not in BASE and not isinstance(kept, MADE)}
+    return {
+        name: kept for name, kept in vars(wrapper).items() if name not in BASE and not isinstance(kept, CONSTANT_TYPES)
+    }
 
 
 def _pack(value: Any) -> dict[str, Any]:
     array = np.asarray(value)
     if array.dtype.kind not in KINDS:
-        raise TypeError(f"an array of {array.dtype} is no plain data")
+        raise TypeError(f"an array of {array.dtype} can't be saved: not plain data")
     if array.nbytes > LIMIT:
         raise ValueError(f"an array of {array.nbytes:,} bytes is too large")
     data = {"dtype": array.dtype.str, "data": base64.b64encode(array.tobytes()).decode()}
@@ -320,7 +324,7 @@ def _unpack(value: Mapping[str, Any]) -> Any:
     packed = value["scalar"] if "scalar" in value else value["array"]
     dtype = np.dtype(str(packed["dtype"]))
     if dtype.kind not in KINDS or len(packed["data"]) > 2 * LIMIT:
-        raise ValueError(f"no plain data: {dtype}")
+        raise ValueError(f"can't be saved: not plain data: {dtype}")
     array = np.frombuffer(base64.b64decode(packed["data"], validate=True), dtype).copy()
     return array[0] if "scalar" in value else array.reshape(tuple(int(size) for size in packed["shape"]))
 

@@ -59,7 +59,7 @@ class SyncEnvs:
         self._obs = np.zeros((request.rows, *(self.observation_space.shape or ())), self.observation_space.dtype)
 
     def reset(self, seeds: NDArray[np.int64]) -> Array:
-        """Begin a new episode in every row from its seed."""
+        """Start a new episode in every row from its seed."""
         masks = []
         for row, env in enumerate(self._envs):
             with blame_environment(self._id, "reset"):
@@ -110,7 +110,7 @@ class SyncEnvs:
         )
 
     def _read_mask(self, row: int, info: Mapping[str, Any]) -> None:
-        """Store which actions a row allows now: all of them if its environment doesn't say."""
+        """Store which actions a row allows now: all of them if its environment has no action mask."""
         mask = action_mask(self._envs[row], info, ended=self._ended[row])
         if self.action_mask is not None:
             self.action_mask[row] = True if mask is None else mask
@@ -152,7 +152,7 @@ class SyncEnvs:
                 self.action_mask[row] = state.decode(mask)
 
     def close(self) -> None:
-        """Close every environment; the first error that one raises comes after all are closed."""
+        """Close every environment; an error is raised only after all have been closed."""
         errors = []
         for env in self._envs:
             try:

@@ -1,4 +1,4 @@
-"""One environment in a process of its own, for `asynchronous`. Imports no torch, so that processes start quickly."""
+"""One environment in a separate process, for `asynchronous`. Imports no torch, so that processes start quickly."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["make_checked"]
 
 
 class _Checked(gym.Wrapper[Any, Any, Any, Any]):
-    """Checks what the environment returns before it goes into shared memory, and sends its action mask alone as info.
+    """Checks what the environment returns before it goes into shared memory, and reduces info to the action mask.
 
     Everything that the environment raises becomes an EnvError, which the main process receives.
     """

@@ -61,11 +61,11 @@ class LoadedPolicy:
 
     @property
     def memory(self) -> int:
-        """Return how many numbers it remembers from step to step; 0 for a policy without memory."""
+        """Return the size of its memory; 0 for a policy without memory."""
         return memory_size(self.policy)
 
     def reset(self) -> None:
-        """Begin an episode: clear the memory. A policy without memory needs no reset."""
+        """Start an episode: clear the memory. A policy without memory needs no reset."""
         self._memory = None
 
     def act(
@@ -79,7 +79,7 @@ class LoadedPolicy:
         """Choose an action for one observation of the environment, or an array of actions for a stack of them.
 
         Observations that are flattened (Tuple, Dict and the like) come one at a time. A policy with memory remembers
-        from call to call until `reset`. `action_mask` says what is allowed now, `[K]` or a stack of such.
+        from call to call until `reset`. `action_mask`: the allowed actions, `[K]` or `[N, K]`.
 
         Actions are sampled, with `rng` where it is given; `deterministic` takes the mode.
 
@@ -98,7 +98,7 @@ class LoadedPolicy:
         rows = obs.reshape(-1, *shape)
         if self._memory is not None and len(self._memory) != len(rows):
             raise ValueError(
-                f"{len(rows)} observations for a memory of {len(self._memory)}; call reset() to begin anew"
+                f"got {len(rows)} observations, but the memory is for {len(self._memory)}; call reset() first"
             )
         noise = None
         if not deterministic:
@@ -115,10 +115,10 @@ class LoadedPolicy:
         action_mask: NDArray[np.bool_] | None = None,
         noise: Array | None = None,
     ) -> tuple[Array, Array | None]:
-        """Act and keep nothing: `obs [N, *O]` as the policy sees them (flat) -> actions `[N, *A]`, memory `[N, M]`.
+        """Return actions `[N, *A]` and memory `[N, M]` for flat observations `[N, *O]`; this object doesn't change.
 
-        `memory` is that after the step before, None where an episode begins. Without `noise` (as the policy's
-        `noise_size` asks for, `[N, K]`) it takes the mode.
+        `memory` is the memory after the previous step; None at the start of an episode. `noise` is `[N, noise_size]`;
+        without it, the actions are the modes.
         """
         starts = np.full((1, len(obs)), memory is None)
         if memory is None and self.memory:
@@ -154,7 +154,7 @@ def pack(
 ) -> dict[str, bytes]:
     """Return the files of one member's policy, by name; `params` are `[S, ...]`, under the policy's own names.
 
-    Its critic is left out: it is of no use for acting.
+    Its critic is left out: it isn't needed for acting.
     """
     from safetensors.torch import save
 
@@ -180,12 +180,12 @@ def pack(
 def load_policy(path: str | Path, catalog: PluginCatalog | None = None) -> LoadedPolicy:
     """Load a policy from its folder, or from one of its two files.
 
-    The policy's class comes from an installed plugin, never from the files. What they say of sizes is compared with
-    what the policy needs before any of it is made.
+    The policy's class comes from an installed plugin, never from the files. Declared sizes are checked before memory is
+    allocated.
 
     Raises:
         ConfigError: the files are missing, damaged, or of a newer schema.
-        UnknownName: no installed plugin gives a policy of that name.
+        UnknownName: no installed plugin has a policy of that name.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -216,7 +216,7 @@ def load_policy(path: str | Path, catalog: PluginCatalog | None = None) -> Loade
 
 NONSENSE: tuple[type[Exception], ...] = (ValueError, KeyError, TypeError, AttributeError, AssertionError, IndexError)
 NONSENSE += (OverflowError, RecursionError, MemoryError, RuntimeError)
-"""What plain Python, numpy, gymnasium and torch raise for data that make no sense."""
+"""Exceptions of Python, numpy, gymnasium and torch for invalid data."""
 
 
 class _Damaged(ConfigError):
@@ -235,20 +235,20 @@ def _read_description(folder: Path) -> _Description:
         text = file.read(LONGEST + 1)
     if len(text) > LONGEST:
         raise _Damaged(f"{DESCRIPTION} is longer than {LONGEST:,} bytes.")
-    said = json.loads(text.decode())
-    if len(said) > MOST_KEYS:
-        raise _Damaged(f"{DESCRIPTION} has {len(said):,} keys, more than {MOST_KEYS}.")
-    if said["schema"] > SCHEMA:
+    description = json.loads(text.decode())
+    if len(description) > MOST_KEYS:
+        raise _Damaged(f"{DESCRIPTION} has {len(description):,} keys, more than {MOST_KEYS}.")
+    if description["schema"] > SCHEMA:
         raise ConfigError(
-            f"{folder} was written by pgzoo {said['pgzoo']}, in a newer form than this version reads. "
+            f"{folder} was written by pgzoo {description['pgzoo']}, in a newer form than this version reads. "
             "Upgrade: pip install -U pgzoo"
         )
-    original, action_space = (spaces.from_json(said[key]) for key in ("observation_space", "action_space"))
+    original, action_space = (spaces.from_json(description[key]) for key in ("observation_space", "action_space"))
     if gym.spaces.flatdim(original) > spaces.LARGEST:
-        raise _Damaged(f"an observation of more than {spaces.LARGEST:,} numbers is not believed.")
-    spec = make_spec(original, action_space, masked=bool(said.get("masked")))
+        raise _Damaged(f"observations may have at most {spaces.LARGEST:,} numbers.")
+    spec = make_spec(original, action_space, masked=bool(description.get("masked")))
     env = None
-    if (where := said.get("env")) is not None:
+    if (where := description.get("env")) is not None:
         limit, kwargs = where["max_episode_steps"], where["kwargs"]
         if not (isinstance(where["id"], str) and isinstance(kwargs, dict) and (limit is None or type(limit) is int)):
             raise _Damaged("its environment is no id with keywords.")
@@ -258,25 +258,29 @@ def _read_description(folder: Path) -> _Description:
         if not (isinstance(wrappers, list) and all(isinstance(name, str) for name in wrappers) and type(frames) is int):
             raise _Damaged("its wrappers are no list of names, or its frame_stack is no number.")
         env = EnvRequest(where["id"], kwargs, limit, 1, wrappers=tuple(wrappers), frame_stack=frames)
-    return _Description(said["policy"], bool(said.get("normalize_obs")), spec, env)
+    return _Description(description["policy"], bool(description.get("normalize_obs")), spec, env)
 
 
-def _make(said: _Description, catalog: PluginCatalog) -> tuple[Component, Spec, Policy]:
+def _make(description: _Description, catalog: PluginCatalog) -> tuple[Component, Spec, Policy]:
     from pgzoo.registry.components import resolve_component
 
-    component, factory = resolve_component("policy", said.policy, catalog)
-    return component, said.spec, make_policy(factory, component.settings, said.spec, frozenset(), said.normalize_obs)
+    component, factory = resolve_component("policy", description.policy, catalog)
+    return (
+        component,
+        description.spec,
+        make_policy(factory, component.settings, description.spec, frozenset(), description.normalize_obs),
+    )
 
 
-class _Sparing(np.random.Generator):
-    """Draws at most `left` numbers: sizes that a damaged file claims must not fill the memory."""
+class _LimitedGenerator(np.random.Generator):
+    """Draws at most `left` numbers, so that sizes in a damaged file can't exhaust memory."""
 
     left = 0
 
     def _take(self, size: Any) -> None:
         self.left -= prod(size) if isinstance(size, tuple) else int(size or 1)
         if self.left < 0:
-            raise _Damaged(f"{DESCRIPTION} describes a larger policy than {TENSORS} holds: it needs tensors of more.")
+            raise _Damaged(f"{DESCRIPTION} describes a larger policy than the tensors in {TENSORS}.")
 
     def standard_normal(self, size: Any = None, *args: Any, **kwargs: Any) -> Any:
         self._take(size)
@@ -301,30 +305,28 @@ def _check_tensors(policy: Policy, file: Any) -> None:
         raise _Damaged(f"{TENSORS} has {len(file.keys()):,} tensors, more than {MOST_TENSORS:,}.")
     declared = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     found = {name: (DTYPES.get(part.get_dtype()), tuple(part.get_shape()[1:])) for name, part in declared.items()}
-    rng = _Sparing(np.random.PCG64(0))
+    rng = _LimitedGenerator(np.random.PCG64(0))
     rng.left = 2**20 + 4 * sum(prod(shape) for _, shape in found.values())
     try:
         with torch.device("meta"):  # tensors without memory
             needed = policy.init(rng) | getattr(policy, "buffers", dict)()
-    except (RuntimeError, NotImplementedError):  # a plugin's policy that computes with what it makes
+    except (RuntimeError, NotImplementedError):  # a plugin's policy that reads values of the tensors it creates
         needed = policy.init(rng) | getattr(policy, "buffers", dict)()
     expected = {name: (value.dtype, tuple(value.shape)) for name, value in needed.items()}
     members = {tuple(part.get_shape()[:1]) for part in declared.values()} - {(1,)}
     if expected != found or members:
         odd = sorted(set(expected.items()) ^ set(found.items()), key=str)
         shown = ", ".join(f"{name} {tuple(shape)}" for name, (_, shape) in odd[:4])
-        raise _Damaged(
-            f"it needs tensors {_said(expected)}, the file has {_said(found)}; they differ in {shown or 'their rank'}."
-        )
+        raise _Damaged(f"expected tensors {_listed(expected)}; found {_listed(found)}; differences: {shown or 'rank'}.")
 
 
-def _said(tensors: Mapping[str, tuple[torch.dtype | None, tuple[int, ...]]]) -> str:
+def _listed(tensors: Mapping[str, tuple[torch.dtype | None, tuple[int, ...]]]) -> str:
     return ", ".join(f"{k} {list(shape)} {str(of).removeprefix('torch.')}" for k, (of, shape) in tensors.items())
 
 
 def _check_numbers(params: Params, policy: Policy) -> None:
-    """Raise if parameters are NaN or infinite: the policy would act nevertheless, and nobody would notice."""
-    buffers: Params = getattr(policy, "buffers", dict)()  # a plugin's may hold infinities, a mask's for one
+    """Raise if parameters are NaN or infinite, because the policy would still act, and the error would go unnoticed."""
+    buffers: Params = getattr(policy, "buffers", dict)()  # a plugin's buffers may contain infinities, such as masks
     for name, value in params.items():
         bad = value.isnan() if name in buffers else ~value.isfinite()
         if value.is_floating_point() and bool(bad.any()):

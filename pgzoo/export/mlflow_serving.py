@@ -11,7 +11,7 @@ import numpy as np
 from pgzoo.export.bundle import LoadedPolicy, load_policy
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # MLflow asks for type hints and supports none for arrays
+    warnings.simplefilter("ignore")  # MLflow warns about missing type hints but doesn't support arrays
     from mlflow.pyfunc.model import PythonModel
 
     class PolicyModel(PythonModel):
@@ -23,7 +23,7 @@ with warnings.catch_warnings():
             """Load the bundle. Raises ConfigError as `load_policy` does."""
             self.policy = load_policy(Path(context.artifacts["policy"]))
 
-        def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def] # mlflow wants its own or none
+        def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def] # mlflow rejects hints
             """`[N, *O]`, histories `[N, T, *O]` for a policy with memory -> actions `[N, *A]`; see `mlflow_model`."""
             mask = None
             if isinstance(model_input, dict):

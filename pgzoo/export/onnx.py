@@ -1,6 +1,7 @@
 """A policy as an ONNX graph that needs nothing of pgzoo.
 
-    obs [N, *O], (action_mask [N, K]), (state [N, M], starts [N]) -> action [N, *A], its distribution's numbers, (state)
+    obs [N, *O], (action_mask [N, K]), (state [N, M], starts [N])
+        -> action [N, *A], parameters of its distribution, (state)
 
 `action` is the mode, as the environment takes it; observations are as the policy sees them: raw, but flattened. A
 normalizer is part of the graph. The batch N is dynamic.
@@ -39,12 +40,12 @@ TIE = 1e-4
 
 
 def write_onnx(policy: LoadedPolicy, file: Path) -> Path:
-    """Write the graph, after onnxruntime has given for it what torch gives, on random observations; return the file.
+    """Write the graph after checking on random observations that onnxruntime and torch agree; return the file.
 
     Raises:
         UsageError: the extra isn't installed.
         UnfitError: the policy's distribution is none of pgzoo's, torch can't translate the policy, or what it
-            translated gives other numbers.
+            translated gives different outputs.
     """
     if not present("onnx"):
         raise UsageError(f"ONNX needs the extra onnx. Install it: {install_hint('onnx')}")
@@ -58,7 +59,7 @@ def write_onnx(policy: LoadedPolicy, file: Path) -> Path:
                 tuple(torch.from_numpy(x) for x in fed.values()),
                 dynamic_shapes={"inputs": tuple({0: rows} for _ in fed)},
                 strict=False,
-                # layers choose by the number of rows how to sum, and each choice gives the same for every number
+                # layers choose the order of summation by the number of rows, but each order is right for any number
                 prefer_deferred_runtime_asserts_over_guards=True,
             )
             names = graph.outputs(program)
@@ -98,13 +99,13 @@ class Graph(nn.Module):
         dist = output.dist.map(lambda leaf: leaf[0, 0])
         action = mode(dist, self.policy)
         after = () if output.memory is None else (output.memory[0],)
-        return action, *numbers(dist).values(), *after
+        return action, *parameters(dist).values(), *after
 
     def outputs(self, program: Any) -> list[str]:
         """The names of what `forward` returns."""
         with torch.no_grad():
             dist = self.policy.policy.apply(self.policy.params, _inputs(self.policy)).dist
-        return ["action", *numbers(dist), *(["next_state"] if self.policy.memory else [])]
+        return ["action", *parameters(dist), *(["next_state"] if self.policy.memory else [])]
 
 
 def input_names(policy: LoadedPolicy) -> list[str]:
@@ -113,13 +114,13 @@ def input_names(policy: LoadedPolicy) -> list[str]:
     return ["obs", *masked, *(["state", "starts"] if policy.memory else [])]
 
 
-def numbers(dist: Any) -> dict[str, Tensor]:
-    """The tensors of a distribution, by name."""
+def parameters(dist: Any) -> dict[str, Tensor]:
+    """Return the parameters of a distribution, by name."""
     return {f.name: value for f in fields(dist) if isinstance(value := getattr(dist, f.name), Tensor)}
 
 
 def mode(dist: Any, policy: LoadedPolicy) -> Tensor:
-    """The mode of a distribution `[N]`, as the environment takes it: `Distribution.mode` and `to_env` in torch."""
+    """Return the modes of a distribution `[N]` as environment actions: `Distribution.mode` and `to_env` in torch."""
     space = policy.spec.action_space
     match dist, space:
         case Categorical(), gym.spaces.Discrete():
@@ -141,8 +142,8 @@ def mode(dist: Any, policy: LoadedPolicy) -> Tensor:
                 return _shaped(_fill(0.5 + 0.5 * dist.mean.clamp(-1, 1), space), space)
             return _shaped(dist.mean, space)
     raise UnfitError(
-        f'ONNX: policy "{policy.component.name}" has a distribution of its own, {type(dist).__name__}; only those of '
-        "pgzoo have a mode in torch."
+        f'ONNX: policy "{policy.component.name}" uses the distribution {type(dist).__name__}, which can\'t be '
+        "exported; only pgzoo's distributions can."
     )
 
 
@@ -163,7 +164,7 @@ def _dtype(space: gym.Space[Any]) -> torch.dtype:
 
 
 def _sample(policy: LoadedPolicy, rng: np.random.Generator, count: int) -> dict[str, Array]:
-    """Random inputs: observations, what they allow, and a memory that some of them have lost."""
+    """Random inputs: observations, action masks, and a memory that is reset in some rows."""
     space = policy.spec.observation_space
     if isinstance(space, gym.spaces.Discrete):
         obs = rng.integers(space.start, space.start + space.n, count)
@@ -208,16 +209,16 @@ def _check(policy: LoadedPolicy, graph: Graph, data: bytes, rng: np.random.Gener
             known = [leaf.numpy() for leaf in graph(*map(torch.from_numpy, fed.values()))]
         for output, a, b in zip(session.get_outputs()[1:], found[1:], known[1:], strict=True):
             if a.shape != b.shape or not np.allclose(a, b, rtol=1e-4, atol=1e-5):
-                raise UnfitError(f"ONNX: onnxruntime gives another {output.name} than torch; nothing was written.")
+                raise UnfitError(f"ONNX: onnxruntime and torch disagree on {output.name}; nothing was written.")
         memory = fed["state"] * ~fed["starts"][:, None] if policy.memory else None
         taken, _ = policy.step(fed["obs"], memory, action_mask=fed.get("action_mask"))
-        clear = _clear(known[1], policy)
+        clear = _without_ties(known[1], policy)
         a, b = found[0][clear], taken[clear]
         if a.shape != b.shape or a.dtype != b.dtype or not np.allclose(a, b, rtol=1e-4, atol=1e-5):
-            raise UnfitError("ONNX: onnxruntime gives other actions than the policy; nothing was written.")
+            raise UnfitError("ONNX: onnxruntime chooses other actions than the policy; nothing was written.")
 
 
-def _clear(outputs: Array, policy: LoadedPolicy) -> Array:
+def _without_ties(outputs: Array, policy: LoadedPolicy) -> Array:
     """Return which rows have no near tie between actions, `[N]`."""
     match space := policy.spec.action_space:
         case gym.spaces.Discrete():
@@ -234,7 +235,7 @@ def _clear(outputs: Array, policy: LoadedPolicy) -> Array:
 
 
 def _name_batch(model: Any) -> None:
-    """Give the batch axis of all inputs and outputs the same name."""
+    """Set the same name for the batch axis of all inputs and outputs."""
     for value in (*model.graph.inputs, *model.graph.outputs):
         if value.shape is not None and len(value.shape):
             value.shape[0] = "N"

@@ -42,12 +42,12 @@ def to_json(space: gym.Space[Any]) -> dict[str, Any]:
 
 
 def from_json(data: Mapping[str, Any]) -> gym.Space[Any]:
-    """Return the space. Raises ValueError (or KeyError, TypeError) for data that describe no space."""
+    """Return the space. Raises ValueError (or KeyError, TypeError) for data that don't describe a space."""
     match data["type"]:
         case "Box":
             shape, dtype = _shape(data["shape"]), data["dtype"]
             if dtype not in DTYPES:
-                raise ValueError(f"unknown type of numbers {dtype!r:.40}")
+                raise ValueError(f"unknown dtype {dtype!r:.40}")
             of = np.dtype(dtype)
             low, high = (np.array([*map(of.type, data[key])], of).reshape(shape) for key in ("low", "high"))
             return gym.spaces.Box(low, high, shape, of.type)
@@ -62,7 +62,7 @@ def from_json(data: Mapping[str, Any]) -> gym.Space[Any]:
         case "Tuple":
             return gym.spaces.Tuple([from_json(part) for part in data["spaces"]])
         case "Dict":
-            # as pairs, in the order of the file: flattening goes by it, and a mapping would be sorted
+            # as pairs, because gymnasium sorts a mapping and flattening depends on the order
             return gym.spaces.Dict([(key, from_json(part)) for key, part in data["spaces"].items()])
     raise ValueError(f"unknown space {data['type']!r:.40}")
 

@@ -1,1 +1,1 @@
-"""Built-in listeners: what reports a run to its user."""
+"""Built-in listeners: they report on a run."""

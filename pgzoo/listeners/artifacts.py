@@ -1,4 +1,4 @@
-"""Keeps with each run what it takes to repeat it and to use what it learned."""
+"""Saves `config.yaml` and the policy as artifacts of each run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Artifacts:
         """Write each run's own config: `pgzoo run --config` repeats exactly this run."""
         for row, member in enumerate(self.context.plan.members):
             nested = member.config.nested()
-            nested.pop("tracking_uri", None)  # it may hold a password, and belongs to whoever ran it
+            nested.pop("tracking_uri", None)  # it may contain a password and is specific to the user
             self.context.artifact(row, "config.yaml", yaml.safe_dump(nested, sort_keys=False).encode())
 
     @hookimpl

@@ -54,17 +54,17 @@ class MemberDescription:
 
 @dataclass(frozen=True)
 class RunDescription:
-    """Names, parameters and tags of the runs of one command; `own` has those that differ between members."""
+    """Names, parameters and tags of the runs of one command; `members` has what differs between members."""
 
     algorithm: str
     env: str
     experiment: str
     name: str = ""
-    """The runs are called `NAME s3`; the algorithm's name if empty."""
+    """Runs are named `NAME s3`; empty: the algorithm's name."""
     params: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     reward_threshold: float | None = None
-    own: tuple[MemberDescription, ...] = ()
+    members: tuple[MemberDescription, ...] = ()
     """In the order of the members; empty where they differ in their seeds alone."""
 
 
@@ -78,7 +78,7 @@ def create(context: RunContext) -> MlflowListener:
         name=config.name or "",
         tags=context.tags,
         reward_threshold=threshold(config.env),
-        own=tuple(map(describe_member, context.plan.members)),
+        members=tuple(map(describe_member, context.plan.members)),
     )
     return MlflowListener(
         context.session,
@@ -100,7 +100,7 @@ def describe_member(member: Member) -> MemberDescription:
 
 
 class StepGrid:
-    """Means of `[S]` values between the multiples of `every` steps, each member at its own pace."""
+    """Means of `[S]` values between the multiples of `every` steps, separately for each member."""
 
     def __init__(self, members: int, every: int) -> None:
         self.every = every
@@ -149,9 +149,9 @@ class StepGrid:
 
 
 class BestMean:
-    """The best mean return of 100 consecutive episodes of one member, and the step at which it sufficed.
+    """The best mean return of 100 consecutive episodes of one member, and the step at which it reached the threshold.
 
-    Adding only remembers: the training thread has no time, and the sums are wanted once, at the end.
+    `add` only stores the episodes; means are computed once, at the end, to save time during training.
     """
 
     def __init__(self, threshold: float | None) -> None:
@@ -192,7 +192,7 @@ class MlflowListener:
     """Turns the events of a run into journal records, one journal per seed."""
 
     required = True
-    """The journal is the record of the run: without it, the run must not go on."""
+    """If this listener fails, the run stops, because its records would be lost."""
 
     def __init__(
         self,
@@ -207,7 +207,7 @@ class MlflowListener:
     ) -> None:
         """Report through `session`, which the caller closes; a point each `log_every` environment steps.
 
-        Evaluations, too, stand at the steps at which they were due: multiples of `eval_every`, and `total_steps`.
+        Evaluations are also recorded at their scheduled steps: multiples of `eval_every`, and `total_steps`.
         """
         if log_every < 1:
             raise ValueError(f"log_every must be at least 1, not {log_every}")
@@ -230,7 +230,7 @@ class MlflowListener:
         self._episodes: list[tuple[list[int], list[float], list[int]] | None] = [None] * members
         self._final = np.full(members, np.nan)
         self._timed = np.zeros(members, dtype=np.int64), np.full(members, time.perf_counter())
-        each = about.own or tuple(MemberDescription(f"s{seed}", {}, {}) for seed in event.seeds)
+        each = about.members or tuple(MemberDescription(f"s{seed}", {}, {}) for seed in event.seeds)
         for member, (seed, key, own) in enumerate(zip(event.seeds, event.run_keys, each, strict=True)):
             journal = self.session.journal(
                 key,
@@ -327,7 +327,7 @@ class MlflowListener:
             journal.end(STATUS[event.statuses[member]], event.reasons[member])
 
     def _due(self, env_steps: int, final: bool) -> int:
-        """Return the step of an evaluation: the same for all seeds, or a mean over them would be of one each."""
+        """Return the step of an evaluation: the same for all seeds, so that they can be averaged."""
         if final:
             return min(env_steps, self._total_steps or env_steps)
         return env_steps // self._eval_every * self._eval_every if self._eval_every else env_steps

@@ -19,7 +19,7 @@ from pgzoo.extras import install_hint, present
 from pgzoo.training.seeding import EVALUATION_ROOT, reset_seeds
 from pgzoo.types import EnvRequest
 
-__all__ = ["MAX_STEPS", "need_extra", "record"]
+__all__ = ["MAX_STEPS", "record", "require_extra"]
 
 _log = logging.getLogger("pgzoo")
 
@@ -27,7 +27,7 @@ MAX_STEPS = 10_000
 """Steps after which the recording of an episode stops: five minutes and a half at 30 frames per second."""
 
 
-def need_extra(feature: str) -> None:
+def require_extra(feature: str) -> None:
     """Raise UsageError, naming the feature that needs it, if the extra "video" isn't installed."""
     if not present("video"):
         raise UsageError(f"{feature} needs the extra video. Install it: {install_hint('imageio')}")

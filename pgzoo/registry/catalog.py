@@ -283,8 +283,8 @@ class PluginCatalog:
         found = find_imported(name, self.imports)
         if found is None:
             raise UnknownName(
-                f'The {kind} "{name}" is a Python object that was passed to pgzoo.run, and it isn\'t here: the files '
-                f"of a run load no code. Import the module that defines it: --import {module}"
+                f'No {kind} "{name}". It is a Python object that was passed to pgzoo.run, and the files of a run load '
+                f"no code. Import the module that defines it: --import {module}"
             )
         target, config = components_of(kind, found)
         entry = Entry(kind, name, target, config, "", PluginInfo("python", "import", module))

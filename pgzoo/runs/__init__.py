@@ -1,1 +1,1 @@
-"""A run from outside: from names and settings to a result."""
+"""Start, resume and repeat runs: from settings to a result."""

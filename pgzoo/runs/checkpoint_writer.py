@@ -25,7 +25,7 @@ _log = logging.getLogger("pgzoo")
 class CheckpointWriter:
     """Writes checkpoints of the members of a run below `runs`, the folder of all runs.
 
-    `warned` says whether the user knows that a resumed run won't be exact; the warning is shown once.
+    `warned` is True once the user has been warned that a resumed run won't be exact.
     """
 
     plan: Plan
@@ -34,7 +34,7 @@ class CheckpointWriter:
     warned: bool = False
 
     def __call__(self, progress: Progress, members: tuple[int, ...]) -> None:
-        """Write a checkpoint of each of these members. If the disk is full, warn and go on without it."""
+        """Write a checkpoint of each of these members. If the disk is full, warn and continue without it."""
         if not (progress.exact or self.warned or "failed" in progress.statuses):
             self._warn_inexact()
         for member in members:

@@ -50,5 +50,5 @@ class RunContext:
         return c.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or f"pgzoo/{c.env}"
 
     def artifact(self, member: int, path: str, data: bytes | Path) -> None:
-        """Store a file with a member's run, to be shipped to MLflow. Call it between RunStarted and RunEnded."""
+        """Store a file with a member's run, to be uploaded. Call it between RunStarted and RunEnded."""
         self.session.journals[self.plan.run_keys[member]].artifact(path, data)

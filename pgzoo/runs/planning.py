@@ -1,4 +1,4 @@
-"""Make a plan: turn a resolved config into the objects that training needs, and decide what it left to `auto`."""
+"""Make a plan: turn a resolved config into the objects that training needs, and resolve settings that are `auto`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MIN_COMPILED_STEPS = 30_000
 """Gradient steps per seed from which compiling them saves time, even with an empty cache."""
 
 BYTES_PER_PARAMETER = 16
-"""Of a parameter, its gradient and the two moments of Adam, in single precision."""
+"""Bytes per parameter: parameter, gradient and two Adam moments in float32."""
 
 
 def make_plan(
@@ -132,7 +132,7 @@ def name_component(component: str) -> Iterator[None]:
     except PgzooError:
         raise
     except Exception as error:
-        raise PluginError(f"{component} can't be made: {type(error).__name__}: {error}") from error
+        raise PluginError(f"{component} can't be created: {type(error).__name__}: {error}") from error
 
 
 def collection_of(algorithm: Any, settings: Any) -> Collection:
@@ -141,7 +141,7 @@ def collection_of(algorithm: Any, settings: Any) -> Collection:
         return _evaluate_attribute(algorithm.collect, settings)  # type: ignore[no-any-return]
     if not hasattr(settings, "rollout_steps"):
         raise PluginError(
-            f"{type(algorithm).__name__} doesn't say what it collects. Give it an attribute `collect`, such as "
+            f"{type(algorithm).__name__} doesn't declare what it collects. Give it an attribute `collect`, such as "
             "Episodes(per_env=1), or a setting `rollout_steps`."
         )
     return Steps(settings.rollout_steps)
@@ -156,11 +156,8 @@ def _check_device(device: str) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         built = torch.version.cuda or torch.version.hip
         why = "finds no GPU here" if built else "was built without CUDA"
-        remedy = "see what nvidia-smi says" if built else "install a torch with CUDA"
-        raise UsageError(
-            f"The run is for --device cuda, and torch {torch.__version__} {why}. "
-            f"Start one with --device cpu, or {remedy}."
-        )
+        remedy = "check nvidia-smi" if built else "install a torch with CUDA"
+        raise UsageError(f"--device cuda: torch {torch.__version__} {why}. Use --device cpu, or {remedy}.")
 
 
 def _check_memory(config: RunConfig, spec: Spec, members: int) -> None:

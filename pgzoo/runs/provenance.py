@@ -1,4 +1,4 @@
-"""Where a run comes from: versions, plugins, command and git commit."""
+"""Metadata of a run: versions, plugins, command and git commit."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["tags", "versions"]
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the distributions that the numbers of a run depend on."""
+    """Return the versions of the distributions that affect the results of a run."""
     return {name: version(name) for name in ("pgzoo", "torch", "gymnasium", "numpy")}
 
 
 def tags(plan: Plan, catalog: PluginCatalog, command: str) -> dict[str, str]:
-    """Return the MLflow tags that say where the runs of a command come from."""
+    """Return the MLflow tags with the versions, plugins, command and git commit of the runs."""
     found = {
         "mlflow.source.name": command or f"pgzoo run {plan.config.algorithm}",
         "mlflow.source.type": "LOCAL",

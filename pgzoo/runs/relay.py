@@ -1,7 +1,7 @@
 """Pass events to listeners, with one plugin manager per run.
 
 A listener reports: it can't stop a run, not even by raising. The exception is one that keeps the record of the run and
-says so with the attribute `required = True`: without its record the run would be lost.
+sets `required = True`, because without its records the run would be lost.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Run a finished run again and report the first difference between the two.
 
-A run that was resumed with more steps is reproduced in the same legs, because an annealed learning rate depends on the
-`total_steps` of each leg.
+A run that was resumed with more steps is reproduced in the same stages, because an annealed learning rate depends on
+the `total_steps` of each stage.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pgzoo.registry import PluginCatalog
     from pgzoo.tracking import Found
 
-__all__ = ["Difference", "Repro", "differences", "repro"]
+__all__ = ["Difference", "Reproduction", "differences", "reproduce"]
 
 TAGS = {"pgzoo": "pgzoo.version", "torch": "torch.version", "gymnasium": "gymnasium.version"}
 
@@ -48,7 +48,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Repro:
+class Reproduction:
     """The result of reproducing one seed.
 
     Attributes:
@@ -67,15 +67,15 @@ class Repro:
 
 
 @dataclass(frozen=True)
-class Leg:
-    """The records of a run with one `total_steps`, written at once or with exact resumes in between."""
+class Stage:
+    """The records of a run between changes of `total_steps` or inexact resumes."""
 
     total_steps: int | None
     records: list[Record]
 
     @property
     def finished(self) -> bool:
-        """Whether the run reached the end of this leg."""
+        """Whether the run reached the end of this stage."""
         *_, last = (record for record in self.records if record["t"] in ("start", "end"))
         return last.get("status") == "FINISHED"
 
@@ -90,8 +90,8 @@ def differences(found: Found, catalog: PluginCatalog) -> list[str]:
 
     Changed plugins come first, then other versions, then an inexact resume.
     """
-    legs = _legs(found)
-    tags: Mapping[str, str] = next((r["tags"] for r in legs[0].records if r["t"] == "start"), {}) if legs else {}
+    stages = _stages(found)
+    tags: Mapping[str, str] = next((r["tags"] for r in stages[0].records if r["t"] == "start"), {}) if stages else {}
     now = versions()
     reasons = changes(tags, catalog)
     reasons += [
@@ -99,60 +99,60 @@ def differences(found: Found, catalog: PluginCatalog) -> list[str]:
         for name, tag in TAGS.items()
         if tags.get(tag, now[name]) != now[name]
     ]
-    if (cut := _first_unfinished(legs)) is not None:
-        total_steps = legs[cut + 1].total_steps
-        same_end = total_steps == legs[cut].total_steps
+    if (cut := _first_unfinished(stages)) is not None:
+        total_steps = stages[cut + 1].total_steps
+        same_end = total_steps == stages[cut].total_steps
         how = "resumed with its open episodes restarted" if same_end else f"resumed with --total-steps {total_steps}"
         reasons.append(
-            f"{found.name} was interrupted at step {legs[cut].last_step:,} and {how}: it is compared up to that step, "
-            "because what follows can't be reproduced."
+            f"{found.name} was interrupted at step {stages[cut].last_step:,} and {how}: later steps can't be "
+            "reproduced and aren't compared."
         )
     return reasons
 
 
-def repro(found: Found, catalog: PluginCatalog) -> Repro:
+def reproduce(found: Found, catalog: PluginCatalog) -> Reproduction:
     """Run a run again in a temporary home and compare the two journals point by point.
 
     Raises:
         StoreError: its journal or `config.yaml` is not on this machine.
         UsageError: it is unfinished, a component of the run isn't installed, or its environment can't be made.
-        RunFailed: a component raised this time.
+        RunFailed: a component raised in the repeated run.
     """
-    legs = _legs(found)
-    if not (legs and legs[-1].finished):
+    stages = _stages(found)
+    if not (stages and stages[-1].finished):
         raise UsageError(f"Run {found.name} ({found.run_key}) is unfinished. Resume it: pgzoo resume {found.run_key}")
-    cut = _first_unfinished(legs)
-    compared = legs if cut is None else legs[: cut + 1]
-    then = points(record for leg in compared for record in leg.records)
+    cut = _first_unfinished(stages)
+    compared = stages if cut is None else stages[: cut + 1]
+    then = points(record for stage in compared for record in stage.records)
     now = points(_run_again(found, compared, catalog))
     until = None if cut is None else compared[-1].last_step
     if until is not None:
         now = {point: value for point, value in now.items() if point[0] < until or point in then}
     differing = sorted(point for point in then.keys() | now.keys() if then.get(point) != now.get(point))
     if not differing:
-        return Repro(found.run_key, found.seed, len(then), None, until)
+        return Reproduction(found.run_key, found.seed, len(then), None, until)
     step, metric, _ = differing[0]
     first = Difference(step, metric, then.get(differing[0]), now.get(differing[0]))
-    return Repro(found.run_key, found.seed, len(then), first, until)
+    return Reproduction(found.run_key, found.seed, len(then), first, until)
 
 
-def _run_again(found: Found, legs: Sequence[Leg], catalog: PluginCatalog) -> list[Record]:
-    """Run the same legs in a temporary home; return the records of the journal."""
+def _run_again(found: Found, stages: Sequence[Stage], catalog: PluginCatalog) -> list[Record]:
+    """Run the same stages in a temporary home; return the records of the journal."""
     layer = read_yaml(found.artifact("config.yaml"))
     with tempfile.TemporaryDirectory(prefix="pgzoo-repro-", ignore_cleanup_errors=True) as folder:
         over: dict[str, Any] = {"seeds": [found.seed], "tracking_uri": f"sqlite:///{folder}/mlflow.db", "video": False}
-        over |= {"checkpoint_every": 0, "total_steps": legs[0].total_steps, "launcher": "local", "workers": None}
+        over |= {"checkpoint_every": 0, "total_steps": stages[0].total_steps, "launcher": "local", "workers": None}
         if ref := layer.values.get("init_from"):
             over["init_from"] = str(find_sources(str(ref), [found.seed])[1][0])
         config = resolve([layer, Layer(over, ".".join)], catalog)
         check_environment(config.env, catalog)
         home = Home.find({"PGZOO_HOME": folder})
-        uploader = lock(home.uploader_lock, timeout=1)  # while this is held, no uploader ships these runs
+        uploader = lock(home.uploader_lock, timeout=1)  # while this is held, no uploader uploads these runs
         try:
             result = run_config(config, catalog, command="pgzoo repro", home=home)
-            for leg in legs[1:]:
+            for stage in stages[1:]:
                 if not result.error:
-                    result = resume(find(result.group, home), catalog, total_steps=leg.total_steps, home=home)
+                    result = resume(find(result.group, home), catalog, total_steps=stage.total_steps, home=home)
         finally:
             if uploader is not None:
                 uploader.release()
@@ -161,8 +161,8 @@ def _run_again(found: Found, legs: Sequence[Leg], catalog: PluginCatalog) -> lis
         return [record for record, _ in records(home.runs / result.runs[0].run_key) if record]
 
 
-def _legs(found: Found) -> list[Leg]:
-    """Return the legs of a run. A new one starts at another `total_steps` and at a resume that wasn't exact.
+def _stages(found: Found) -> list[Stage]:
+    """Return the stages of a run. A new one starts at another `total_steps` and at a resume that wasn't exact.
 
     Raises:
         StoreError: the journal is not on this machine.
@@ -173,20 +173,20 @@ def _legs(found: Found) -> list[Leg]:
         exact = checkpoint.latest(found.path / checkpoint.FOLDER_NAME).about["resume"] == "exact"
     except CheckpointError:
         exact = True
-    legs: list[Leg] = []
+    stages: list[Stage] = []
     for record in (record for record, _ in records(found.path) if record):
         if record["t"] == "start":
             text = record["params"].get("total_steps", "")
             total_steps = int(text) if text.isdigit() else None
-            if not legs or total_steps != legs[-1].total_steps or not (exact or legs[-1].finished):
-                legs.append(Leg(total_steps, []))
-        legs[-1].records.append(record)
-    return legs
+            if not stages or total_steps != stages[-1].total_steps or not (exact or stages[-1].finished):
+                stages.append(Stage(total_steps, []))
+        stages[-1].records.append(record)
+    return stages
 
 
-def _first_unfinished(legs: Sequence[Leg]) -> int | None:
-    """Return the index of the first leg before the last one that was interrupted; None if there is none."""
-    return next((k for k, leg in enumerate(legs[:-1]) if not leg.finished), None)
+def _first_unfinished(stages: Sequence[Stage]) -> int | None:
+    """Return the index of the first stage before the last one that was interrupted; None if there is none."""
+    return next((k for k, stage in enumerate(stages[:-1]) if not stage.finished), None)
 
 
 def points(journal: Iterable[Record]) -> dict[Point, float]:

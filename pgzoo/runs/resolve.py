@@ -27,7 +27,7 @@ def compose(given: Layer, catalog: PluginCatalog, *, preset: str = "auto", file:
     """Resolve what the user gave: options over the settings file, over the preset, over the defaults.
 
     `preset` is a name, "none", or "auto": the preset that a plugin recommends for this algorithm and environment.
-    A preset named in the file counts where `preset` is "auto".
+    If `preset` is "auto", a preset named in the file is used.
 
     Raises:
         ConfigError, UnknownName: as `resolve`; also for a preset of another algorithm or environment.
@@ -98,7 +98,7 @@ def resolve(layers: Sequence[Layer], catalog: PluginCatalog) -> RunConfig:
     if errors:
         raise ConfigError("\n".join(errors))
     if config.sweep_axis:
-        config = _swept(config, origin("sweep_axis"))
+        config = _checked_sweep(config, origin("sweep_axis"))
     if config.backend != "auto":
         catalog.get("env_backend", config.backend)
     assert isinstance(config, RunConfig)
@@ -108,7 +108,7 @@ def resolve(layers: Sequence[Layer], catalog: PluginCatalog) -> RunConfig:
 def _merge(layers: Sequence[Layer], settings_model: type[BaseModel]) -> tuple[dict[str, Any], Callable[[str], str]]:
     """Merge the flat keys; mappings (env_kwargs, tags, sweep_axis) are merged key by key.
 
-    Return the merged values, and a function that says for a key where its value was given.
+    Return the merged values, and a function that returns for a key where its value was given.
     """
     merged: dict[str, Any] = {}
     source: dict[str, tuple[Layer, str]] = {}
@@ -117,7 +117,7 @@ def _merge(layers: Sequence[Layer], settings_model: type[BaseModel]) -> tuple[di
         renamed: dict[str, str] = {}
         if "seed" in values:
             if "seeds" in values:
-                raise ConfigError(f"{layer.where(('seed',))}: seed and seeds exclude each other.")
+                raise ConfigError(f"{layer.where(('seed',))}: seed and seeds can't be combined.")
             values["seeds"], renamed["seeds"] = (values.pop("seed"),), "seed"
         for key, value in values.items():
             if key in MERGED and isinstance(value, Mapping):
@@ -138,15 +138,17 @@ def _merge(layers: Sequence[Layer], settings_model: type[BaseModel]) -> tuple[di
 
 
 def _without_given(axes: Mapping[str, Any], layer: Layer) -> dict[str, Any]:
-    """Drop the axes whose settings a layer gives a single value: it replaces the axis of a lower layer."""
+    """Drop the axes that a layer sets to a single value: it replaces the axis of a lower layer."""
     own = layer.values.get("sweep_axis")
     given = {*layer.values, *(f"estimator.{key}" for key in component_values(layer.values, "estimator"))}
     if both := sorted(given & set(own if isinstance(own, Mapping) else ())):
-        raise ConfigError(f"{layer.where(('sweep_axis',))}: {both[0]} is given one value as well; leave out either.")
+        raise ConfigError(
+            f"{layer.where(('sweep_axis',))}: {both[0]} is also given a single value; remove one of them."
+        )
     return {key: values for key, values in axes.items() if key not in given}
 
 
-def _swept(config: RunConfig, where: str) -> RunConfig:
+def _checked_sweep(config: RunConfig, where: str) -> RunConfig:
     """Check every setting of a sweep; return the config with the first one.
 
     Raises:
@@ -156,10 +158,10 @@ def _swept(config: RunConfig, where: str) -> RunConfig:
     others = RUN_KEYS | set(type(config.settings).model_fields) | set(config.flat())
     errors = []
     for key in [key for key in config.sweep_axis if key not in known]:
-        why = "has one value for all members." if key in others else f"is no setting.{did_you_mean(key, known)}"
+        why = "has one value for all members." if key in others else f"isn't a setting.{did_you_mean(key, known)}"
         errors.append(f'{where}: "{key}" {why}')
     if errors:
-        errors[-1] += f" What may differ between members: {', '.join(known)}."
+        errors[-1] += f" Settings that can be swept: {', '.join(known)}."
     else:
         for setting in grid(config.sweep_axis):
             overridden(config, setting, errors, f"{where}: ")
@@ -179,5 +181,5 @@ def check_keys(entry: Entry, model: type[BaseModel]) -> None:
     if clash:
         raise ConfigError(
             f'Algorithm "{entry.name}" of plugin {entry.plugin} has a setting named {", ".join(clash)}, '
-            "which belongs to the run. Its author must rename it."
+            "which is the name of a run setting. The plugin must rename it."
         )

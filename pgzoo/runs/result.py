@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pgzoo.tracking.report import History
     from pgzoo.training.events import EvaluationMode
 
-__all__ = ["EXIT_WAIT", "Outcome", "Result", "SeedResult"]
+__all__ = ["EXIT_WAIT", "Result", "ResultBuilder", "SeedResult"]
 
 _log = logging.getLogger("pgzoo")
 
@@ -45,7 +45,7 @@ MAX_SHOWN = 12
 
 @dataclass(frozen=True, repr=False)
 class SeedResult:
-    """The result of one seed, in a sweep of one seed and setting.
+    """The result of one seed; in a sweep, of one seed and one setting.
 
     `returns` and `lengths` are `[episodes]`, of the final evaluation with sampled actions; `greedy_returns` is of the
     one with greedy actions. All are empty without a final evaluation. `settings` are the values that a sweep varied.
@@ -213,7 +213,7 @@ class Result:
         return plots.learning_curves(curves, title=self._title, subtitle="thin lines: seeds", ylabel=ylabel)
 
     def policy(self, seed: int | None = None, setting: Setting | None = None) -> LoadedPolicy:
-        """Return the policy with the last parameters of a seed; of a seed whose process died, its last checkpoint.
+        """Return the policy with the last parameters of a seed (of the last checkpoint if its process died).
 
         `seed` can be left out if the run has one seed. In a sweep, `setting` selects one of its settings, such as
         `{"learning_rate": 3e-4}`.
@@ -267,10 +267,10 @@ class Result:
             UsageError: The extra `video` is not installed.
             EnvError: The environment can't render images.
         """
-        from pgzoo.play.video import need_extra, record
+        from pgzoo.play.video import record, require_extra
         from pgzoo.training.seeding import generator
 
-        need_extra("Result.video")
+        require_extra("Result.video")
         row = self._row(seed, setting)
         run, policy = self.runs[row], self._policy(row)
         file = Path(path or f"{self.plan.config.name or self.plan.config.algorithm}-s{run.seed}.mp4")
@@ -347,11 +347,11 @@ HUGE = 1e15
 """A loss beyond this is no loss of rewards that anybody uses: the square of returns of thirty million."""
 
 
-class Outcome:
+class ResultBuilder:
     """Collects from the events of a run what its result needs."""
 
     def __init__(self, steps_before: int = 0) -> None:
-        """Begin. `steps_before` are the training steps of a resumed run before it was resumed."""
+        """`steps_before` are the training steps of a resumed run before it was resumed."""
         self._steps_before = steps_before
         self._final: dict[tuple[str, int], Evaluated] = {}
         self._ended: RunEnded | None = None

@@ -59,12 +59,12 @@ def resume(
     """Continue runs of one group, all members together, in the same MLflow runs.
 
     Members that were interrupted or failed continue from their checkpoints. Those that had finished continue only if
-    there are more steps to do; otherwise what is missing of them (evaluation, artifacts) is made.
+    there are more steps to do; otherwise only missing results (evaluation, artifacts) are produced.
 
     Args:
         found: the runs.
         catalog: where their components are looked up.
-        total_steps: a new end; by default the run's own.
+        total_steps: new total number of steps; default: unchanged.
         from_step: the step of the checkpoint to continue from; by default the newest. 0 starts again.
         launcher: replaces the launcher of the run.
         workers: replaces its number of workers.
@@ -131,7 +131,7 @@ def _check_unlocked(found: Found) -> None:
 
 
 def _load(found: Found, from_step: int | None) -> Checkpoint | None:
-    """Load the checkpoint of a run; None for a run that starts at step 0, as it was stopped before the first one."""
+    """Load the checkpoint of a run; None for a run that was stopped before the first one and starts at 0."""
     if found.path is None:
         raise CheckpointError(f"The checkpoints of run {found.name} ({found.run_key}) are not on this machine.")
     folder = found.path / checkpoint.FOLDER_NAME
@@ -182,12 +182,12 @@ def _config(
         if layer is None:
             continue
         was, now = base.at(setting).flat(), resolve([EARLIER, layer], catalog).flat()
-        if total_steps is None and "total_steps" in layer.values:  # the end that was last asked for
+        if total_steps is None and "total_steps" in layer.values:  # keep the last requested number of steps
             over["total_steps"] = layer.values["total_steps"]
         for key in sorted(was.keys() | now.keys()):
             if was.get(key) != now.get(key) and key != "total_steps":
                 raise CheckpointError(
-                    f"Run {one.name} was trained with {key} = {was.get(key)}, and its config.yaml now says "
+                    f"Run {one.name} was trained with {key} = {was.get(key)}, but its config.yaml now has "
                     f"{now.get(key)}. Only total_steps can change: restore config.yaml, or start a new run."
                 )
     return resolve([Layer(saved, ".".join), Layer(over, lambda path: f"--{path[0].replace('_', '-')}")], catalog)
@@ -221,7 +221,9 @@ def _saved_settings(found: Sequence[Found], checkpoints: Sequence[Checkpoint | N
             return {**EARLIER.values, **saved.about["config"]}
     layer = _config_yaml(found[0])
     if layer is None:
-        raise CheckpointError(f"Run {found[0].name} ({found[0].run_key}) ended before it started. Start a new one.")
+        raise CheckpointError(
+            f"Run {found[0].name} ({found[0].run_key}) failed before training started. Start a new run."
+        )
     return {**EARLIER.values, **layer.values}
 
 
@@ -234,7 +236,7 @@ def _config_yaml(found: Found) -> Layer | None:
 
 
 def _warn_inexact(checkpoints: Sequence[Checkpoint]) -> None:
-    """Warn if the resumed run won't be bit for bit an uninterrupted one."""
+    """Warn if the resumed run won't be bit-identical to an uninterrupted one."""
     now = versions()
     for name, was in {k: v for c in checkpoints for k, v in c.about["versions"].items()}.items():
         if now.get(name) != was:

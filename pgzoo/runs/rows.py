@@ -20,9 +20,9 @@ REMEDY = "Lower minibatches, or raise num_envs or rollout_steps"
 
 
 def check_rows(config: RunConfig, collection: Collection, memory: bool) -> None:
-    """Refuse minibatches without rows, and standardized advantages of one row; `memory` is whether the policy has one.
+    """Raise an error for empty minibatches, and for standardized advantages of one row.
 
-    How many rows whole episodes have is not known before they are played: they are not checked.
+    Collections of whole episodes aren't checked, because their number of rows isn't known in advance.
 
     Raises:
         ConfigError: there are more minibatches than rows, or no minibatch has the two rows that standardizing needs.
@@ -39,8 +39,8 @@ def check_rows(config: RunConfig, collection: Collection, memory: bool) -> None:
     if largest < 2 and _standardizes(config):
         cut = f", cut into minibatches={minibatches}" if minibatches > 1 else ""
         raise ConfigError(
-            f"{what}{cut}: one row per gradient step. Standardized advantages of one row are 0, so nothing would be "
-            f"learned. {REMEDY}, or set normalize_advantages to false."
+            f"{what}{cut}: one row per gradient step. The advantage of a single row can't be "
+            f"standardized. {REMEDY}, or set normalize_advantages to false."
         )
 
 
@@ -51,7 +51,7 @@ def few_rows(config: RunConfig, collection: Collection, memory: bool) -> str:
         return ""
     return (
         f'Algorithm "{config.algorithm}": an update collects {_rows(config, collection)}, {sizes[0]} per gradient '
-        f"step. Advantages that are standardized over so few are mostly noise. {REMEDY}."
+        f"step. Advantages standardized over so few rows are mostly noise. {REMEDY}."
     )
 
 

@@ -1,6 +1,6 @@
-"""The life of a run: resolve, plan, check, start listeners, train, relay events, close.
+"""Carry out a run: resolve, plan, check, start listeners, train, relay events, close.
 
-The only module that knows both the plugins and the training.
+The only module that imports both the plugin registry and training.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pgzoo.errors import RunFailed
 from pgzoo.launchers.coordinator import Coordinator
 from pgzoo.launchers.protocol import ResumePoint
 from pgzoo.ops.acting import memory_size
-from pgzoo.play.video import need_extra
+from pgzoo.play.video import require_extra
 from pgzoo.registry import PluginCatalog, discover
 from pgzoo.runs.checkpoint_writer import CheckpointWriter
 from pgzoo.runs.context import RunContext
@@ -32,7 +32,7 @@ from pgzoo.runs.planning import make_plan, name_component
 from pgzoo.runs.provenance import tags
 from pgzoo.runs.relay import add_listener, listener_manager, relay
 from pgzoo.runs.resolve import compose
-from pgzoo.runs.result import Outcome, Result
+from pgzoo.runs.result import Result, ResultBuilder
 from pgzoo.runs.rows import warn_of_few_rows
 from pgzoo.runs.shard import worker_command
 from pgzoo.runs.signals import stop_on_signals
@@ -131,7 +131,7 @@ def run_config(
     worker: WorkerContext | None = None,
     home: tracking.Home | None = None,
 ) -> Result:
-    """Carry out a resolved config. It doesn't wait for the tracker: `Result.settled` does.
+    """Carry out a run. It doesn't wait for the upload to MLflow; `Result.settled` does.
 
     Args:
         config: the resolved settings.
@@ -162,8 +162,8 @@ def run_config(
     failure: RunFailed | None = None
     warned_of_cut = False
     with closing(_events(plan, control, coordinator, resume_point)) as events:
-        started = next(events)  # the last check that everything fits; from here on files are created
-        outcome = Outcome(int(resume_point.progress.state.env_steps.sum()) if resume_point else 0)
+        started = next(events)  # raises if components don't fit together; no file is created before this line
+        outcome = ResultBuilder(int(resume_point.progress.state.env_steps.sum()) if resume_point else 0)
         session = tracking.Session(home, plan.group, tracking_uri)
         try:
             context = RunContext(
@@ -182,7 +182,7 @@ def run_config(
                         warned_of_cut = warn_of_cut_episodes(event, plan.config)
                     try:
                         relay(manager, event)
-                    except RunFailed as error:  # the record can't be kept any longer: end as soon as possible
+                    except RunFailed as error:  # a required listener failed: stop as soon as possible
                         failure = error
                         control.stop(reason=str(error), status="failed")
                     if worker:
@@ -208,7 +208,7 @@ def _plan(
 ) -> Plan:
     """Make the plan, and warn if `auto` chose the environment backend of an installed plugin."""
     if config.video:
-        need_extra("--video")
+        require_extra("--video")
         ids.check_draws(config.env, config.env_kwargs)  # frames are drawn by gymnasium's environment, on any backend
     group = worker.group if worker else resume_point.group if resume_point else ""
     compile_cache = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or home.root / "compiled")
@@ -217,7 +217,7 @@ def _plan(
     backend = catalog.get("env_backend", plan.config.backend)
     if backend.name != config.backend and backend.plugin.source != "built-in":
         _log.warning(
-            "%s runs on backend %s of plugin %s, which auto takes for it; gymnasium's own: --backend sync",
+            "%s runs on backend %s of plugin %s, chosen by --backend auto. To use gymnasium's: --backend sync",
             *(config.env, backend.name, backend.plugin),
         )
     if worker is None and not hasattr(plan.algorithm, "loop"):
@@ -261,8 +261,8 @@ def _start_listeners(
 ) -> tuple[PluginManager, dict[str, Any]]:
     """Build the listeners of this process and register them on a manager of this run; return both.
 
-    Displays show all seeds in one place, the process that the user started. The other listeners follow the seeds that
-    are trained in their own process.
+    Displays run in the process that the user started and receive events of all seeds. Other listeners run where their
+    seeds are trained.
     """
     manager = listener_manager(None if coordinator else catalog)
     listeners: dict[str, Any] = {}

@@ -45,7 +45,7 @@ def train_shard(shard: Mapping[str, Any], control: Control, pipe: worker.Pipe) -
     try:
         catalog = discover(blocked=shard["blocked"], imports=shard["imports"])
         given = dict(shard["config"])
-        axes = {"sweep_axis": given.pop("sweep_axis", {})}  # replace the values of the first member
+        axes = {"sweep_axis": given.pop("sweep_axis", {})}  # each sweep value replaces the setting in the shared config
         config = resolve([Layer(given, ".".join), Layer(axes, ".".join)], catalog)
         import_wrappers(config.wrappers or ())  # the command that started this worker has checked them
         resume_point = load_resume_point(shard["group"], config, shard["resume"]) if shard["resume"] else None

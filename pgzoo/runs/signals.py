@@ -18,15 +18,15 @@ __all__ = ["stop_on_signals"]
 def stop_on_signals(control: Control, *, announce: bool, terminal: bool) -> Iterator[None]:
     """Let signals stop the run while the body runs; the handlers that were there are put back afterwards.
 
-    The first signal stops the run in order: checkpoints are written and the last parameters are evaluated. A second
+    The first signal stops the run cleanly: checkpoints are written and the last parameters are evaluated. A second
     SIGINT or SIGTERM raises KeyboardInterrupt. A second SIGHUP is ignored, because the kernel and the shell may each
     send one when a terminal is closed. SIGHUP that was ignored before (`nohup`) stays ignored.
 
     Args:
         control: receives the stop.
         announce: write a line to standard error at the first signal.
-        terminal: handle SIGINT and SIGHUP. False in a worker, which a terminal sends these to as well, and which the
-            coordinator stops by a command.
+        terminal: handle SIGINT and SIGHUP. False in a worker: the terminal also signals it, but the coordinator stops
+            it by a command.
 
     Outside of the main thread, where Python has no signal handlers, this does nothing.
     """
@@ -44,10 +44,12 @@ def stop_on_signals(control: Control, *, announce: bool, terminal: bool) -> Iter
         for other in handled:
             signal.signal(other, signal.SIG_IGN if other not in (signal.SIGINT, signal.SIGTERM) else _interrupt)
         control.stop(reason=f"interrupted by {signal.Signals(number).name}", status="interrupted")
-        if announce:  # by a system call: the signal may have come in the middle of a print
+        if announce:  # os.write, because the signal may interrupt a print
             clear = "\r\x1b[K" if sys.stderr.isatty() else ""
             with suppress(OSError):  # the terminal may be gone
-                os.write(2, f"{clear}Stopping, and keeping what there is. Once more ends at once.\n".encode())
+                os.write(
+                    2, f"{clear}Stopping and saving checkpoints. Press Ctrl-C again to quit immediately.\n".encode()
+                )
 
     try:
         for number in handled:
@@ -59,4 +61,4 @@ def stop_on_signals(control: Control, *, announce: bool, terminal: bool) -> Iter
 
 
 def _interrupt(number: int, _: object) -> None:
-    raise KeyboardInterrupt(f"ended at once by a second signal, {signal.Signals(number).name}")
+    raise KeyboardInterrupt(f"quit immediately after a second {signal.Signals(number).name}")

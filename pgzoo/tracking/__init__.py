@@ -1,8 +1,8 @@
-"""Tracking that never slows, stops or loses training: a durable journal per run, and one process that ships them.
+"""Tracking that never slows or stops training and loses no records: a journal per run, and one uploader process.
 
-A trainer appends to its journal and imports no mlflow. The uploader process ships every journal of the home to
-the tracking store that its start record names, retries for ever, and closes the run even if the trainer was
-killed. Importing this package loads the standard library and filelock alone.
+A trainer appends to its journal and doesn't import mlflow. The uploader process uploads every journal of the home to
+the tracking store named in its start record, retries forever, and closes the run even if the trainer was
+killed. Importing this package loads the standard library and filelock only.
 """
 
 from pgzoo.tracking.home import NO_STORE, Home, check_store, display_uri, resolve_uri

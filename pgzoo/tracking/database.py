@@ -28,7 +28,7 @@ sqlalchemy_store: Any = _sqlalchemy_store
 
 COMPANIONS = ("", "-journal", "-wal", "-shm")
 """What SQLite appends to the name of a database for the files that belong to it."""
-HALF_MADE = ("already exists", "duplicate column", "no such table", "no such column", "no such index")
+INTERRUPTED_MIGRATION = ("already exists", "duplicate column", "no such table", "no such column", "no such index")
 """Parts of the errors that a migration raises on a database whose creation was interrupted."""
 
 
@@ -36,9 +36,9 @@ def prepare_database(path: Path) -> None:
     """Make sure that the database at `path` exists and has the schema of the installed MLflow.
 
     A new database is built beside `path` and renamed when it is complete. An older one is migrated as a copy, which
-    then replaces its content in one transaction. A half-made one without runs, which an interrupted program left
-    behind, is renamed to `NAME.broken-TIME` and made anew. Processes that call this at the same time wait for each
-    other.
+    then replaces its content in one transaction. An incomplete one without runs, left behind by an interrupted
+    program, is renamed to `NAME.broken-TIME` and created again. Processes that call this at the same time wait for
+    each other.
 
     Raises:
         StoreError: the database was made by a newer MLflow, or it is damaged and has runs.
@@ -63,7 +63,7 @@ def create(path: Path, scratch: Path) -> None:
     """Build a database as `scratch` and rename it to `path`."""
     build(scratch)
     # A log that belonged to an earlier database of this name would be replayed into the new one.
-    set_aside([file for file in companions(path)[1:] if file.exists()], path)
+    set_aside([file for file in database_files(path)[1:] if file.exists()], path)
     with scratch.open("rb") as file:
         os.fsync(file.fileno())
     os.replace(scratch, path)
@@ -84,15 +84,15 @@ def migrate(path: Path, scratch: Path) -> None:
         try:
             build(scratch)
         except sqlalchemy.exc.OperationalError as error:
-            if not any(part in str(error).lower() for part in HALF_MADE):
+            if not any(part in str(error).lower() for part in INTERRUPTED_MIGRATION):
                 raise
             if count_runs(original):
                 raise StoreError(
                     f"The database {path} is damaged: a migration of its schema was interrupted ({error.orig}). "
-                    "Restore it from a backup; or move it away and run `pgzoo sync`, and it is made anew."
+                    "Restore it from a backup; or move it away and run `pgzoo sync`, which creates a new one."
                 ) from error
             original.close()
-            aside = set_aside([file for file in companions(path) if file.exists()], path)
+            aside = set_aside([file for file in database_files(path) if file.exists()], path)
             logger.warning(
                 "the database %s was half-made, because a program that created it was interrupted. It had no runs. "
                 "It is now called %s, and a new one is made",
@@ -120,7 +120,7 @@ def build(file: Path) -> None:
 
 
 def schema_version(path: Path) -> str | None:
-    """Return the revision that the database says it has, None if it has no such table."""
+    """Return the schema revision of the database, None if it has no such table."""
     with closing(sqlite3.connect(path, timeout=20)) as database:
         if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone():
             return None
@@ -154,13 +154,13 @@ def count_runs(database: sqlite3.Connection) -> int:
     return int(database.execute("SELECT COUNT(*) FROM runs").fetchone()[0])
 
 
-def companions(path: Path) -> list[Path]:
+def database_files(path: Path) -> list[Path]:
     """Return the database's path and those of the files that SQLite keeps beside it."""
     return [path.with_name(path.name + suffix) for suffix in COMPANIONS]
 
 
 def set_aside(files: list[Path], path: Path) -> Path:
-    """Rename files of the database `path` so that they no longer count; return the new name of the database."""
+    """Rename files of the database `path` so that they are no longer used; return the new name of the database."""
     aside = path.with_name(f"{path.name}{BROKEN_MARK}{time.strftime('%Y%m%d-%H%M%S')}")
     for file in files:
         os.replace(file, aside.with_name(aside.name + file.name.removeprefix(path.name)))
@@ -169,5 +169,5 @@ def set_aside(files: list[Path], path: Path) -> Path:
 
 def remove(path: Path) -> None:
     """Delete a scratch database, if there is one."""
-    for file in companions(path):
+    for file in database_files(path):
         file.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Where a project's runs live on this machine, and which tracking store they are shipped to."""
+"""Where a project's runs live on this machine, and which tracking store they are uploaded to."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ SECRET_PARAMETER = re.compile(
 )
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 NOT_IN_A_URI = re.compile(r"\?|%[0-9A-Fa-f]{2}")
-"""What is read as the begin of a query, or as one encoded character, so that another file would be opened."""
+"""Parts of a path that a URI parser would read as a query or an escape, and open another file."""
 PATH_LIMIT, PATH_RESERVE = 4096, 1000
-"""The longest path in bytes, and how much of it the files of a run may need below the home."""
+"""Maximum length of a path in bytes, and the length reserved for files below the home."""
 BROKEN_MARK = ".broken-"
-"""Between the name of a database and the time at which it was set aside as broken."""
+"""Separates the name of a broken database from the time at which it was renamed."""
 
 
 @dataclass(frozen=True)
 class Home:
-    """Three places: `root` (journals, checkpoints), the default SQLite `database` and its `artifacts`."""
+    """The folders of a project: `root` (journals, checkpoints), the default SQLite `database` and its `artifacts`."""
 
     root: Path
     database: Path
@@ -148,9 +148,7 @@ def check_store(uri: str, home: Home) -> None:
     Contacts no server, and leaves nothing behind.
     """
     if not_utf8(os.environ.get("MLFLOW_EXPERIMENT_NAME", "")):
-        raise StoreError(
-            "MLFLOW_EXPERIMENT_NAME isn't valid UTF-8, which no tracking store takes. Correct or unset it."
-        )
+        raise StoreError("MLFLOW_EXPERIMENT_NAME isn't valid UTF-8, which no tracking store accepts. Fix or unset it.")
     check_path(home, uri)
     check_folder(home.root, "pgzoo's folder", "set PGZOO_HOME to a folder that you may write to")
     if uri == NO_STORE:
@@ -186,12 +184,12 @@ def check_store(uri: str, home: Home) -> None:
 
 
 def not_utf8(text: str) -> bool:
-    """Say whether a text has bytes that Python could not decode and that therefore can't be sent as UTF-8."""
+    """Return whether a text can't be encoded as UTF-8 (it contains undecodable bytes)."""
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def check_path(home: Home, uri: str) -> None:
-    """Raise StoreError where the path of the home or of its database is one that files or MLflow can't have."""
+    """Raise StoreError if the path of the home or database is too long or has characters that MLflow can't handle."""
     advice = "Work in another folder, or set PGZOO_HOME to one."
     root = str(home.root)
     if len(os.fsencode(root)) > PATH_LIMIT - PATH_RESERVE:
@@ -239,7 +237,7 @@ def check_sqlite(uri: str) -> None:
 
 
 def check_folder(folder: Path, what: str, advice: str) -> None:
-    """Try a nameless file in the folder, or in its nearest ancestor that exists."""
+    """Raise StoreError if no file can be created in the folder or in its nearest existing ancestor."""
     try:
         place = folder
         while not place.exists() and place != place.parent:

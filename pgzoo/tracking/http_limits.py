@@ -1,7 +1,7 @@
-"""Bounds on what an HTTP tracking server may answer: the size and duration of an answer, and the number of pages.
+"""Limits on the responses of an HTTP tracking server: the size and duration of a response, and the number of pages.
 
-Importing this module applies the first two to every request of MLflow's client in this process. `limited` adds bounds
-on all answers to one question.
+Importing this module applies the first two to every request of MLflow's client in this process. `limited` adds limits
+on all responses within a block.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ CHUNK = 2**16
 
 @dataclass
 class Budget:
-    """What the server has answered to one question so far."""
+    """Pages and bytes received in the current `limited` block."""
 
     pages: int = 0
     size: int = 0
 
 
 budgets: list[Budget] = []
-"""The question that is being asked, if any; threads that ask parts of it share its budget."""
+"""The budget of the current block, shared by its threads."""
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def limited() -> Iterator[None]:
 
 
 def read_bounded(response: Any, *_: Any, **options: Any) -> None:
-    """Read an answer as `requests` would, but give up on one that is too long or takes too long."""
+    """Read a response as `requests` would, but give up on one that is too long or takes too long."""
     if options.get("stream"):  # an artifact, which goes to a file piece by piece
         return
     parts: list[bytes] = []
@@ -60,7 +60,9 @@ def read_bounded(response: Any, *_: Any, **options: Any) -> None:
         if size > MAX_BYTES or time.monotonic() > deadline:
             response.close()
             what = f"{MAX_BYTES >> 20} MiB" if size > MAX_BYTES else f"{MAX_SECONDS:.0f} s"
-            raise StoreError(f"the server's answer doesn't end: given up after {what}. Is it an MLflow server?")
+            raise StoreError(
+                f"the server's response is too long: stopped reading after {what}. Is it an MLflow server?"
+            )
     response._content, response._content_consumed = b"".join(parts), True
     if budgets:
         budget = budgets[-1]
@@ -68,8 +70,8 @@ def read_bounded(response: Any, *_: Any, **options: Any) -> None:
         budget.pages += b'"next_page_token"' in response._content
         if budget.pages > MAX_PAGES or budget.size > MAX_TOTAL_BYTES:
             raise StoreError(
-                f"the server's list doesn't end: given up after {budget.pages:,} pages and {budget.size >> 20} MiB. "
-                "Is it an MLflow server?"
+                f"the server's list is too long: stopped reading after {budget.pages:,} pages and "
+                f"{budget.size >> 20} MiB. Is it an MLflow server?"
             )
 
 

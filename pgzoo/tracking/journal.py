@@ -7,8 +7,8 @@
     {"t": "tags", "ts": ms, "tags": {...}}
     {"t": "end", "ts": ms, "status", "reason"}
 
-The trainer writes the timestamp, so a record that is shipped twice is the same row twice, which MLflow drops. Where
-the clock steps back, the timestamps stand still until it has caught up.
+The trainer writes the timestamp, so a record that is uploaded twice is the same row twice, which MLflow drops. Where
+the clock steps back, timestamps stay constant until it has caught up.
 A line is written by one `write`; what a full disk refuses is kept in memory and tried again with the next line.
 """
 
@@ -31,7 +31,16 @@ from pgzoo.errors import StoreError
 from pgzoo.files import write_file
 from pgzoo.tracking.locks import lock
 
-__all__ = ["EndStatus", "EpisodeRecord", "Journal", "Record", "Tail", "artifact_path", "clean_key", "records"]
+__all__ = [
+    "EndStatus",
+    "EpisodeRecord",
+    "ExistingRecords",
+    "Journal",
+    "Record",
+    "artifact_path",
+    "clean_key",
+    "records",
+]
 
 Record = dict[str, Any]
 EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
@@ -52,8 +61,8 @@ class EpisodeRecord(NamedTuple):
     lengths: Sequence[int]
 
 
-class Tail(NamedTuple):
-    """What a journal already has when it is opened: the last step of each kind of record, and all episodes."""
+class ExistingRecords(NamedTuple):
+    """The content of a reopened journal: the last step of each kind of record, and all episodes."""
 
     metrics: int
     """The last step of a curve, -1 if there is none."""
@@ -83,7 +92,7 @@ class Journal:
         self.dropped = 0
         """Metric values that weren't finite."""
         self.lost = 0
-        """Records that a full disk has cost."""
+        """Number of records lost because the disk was full."""
         self._warn = warn
         self._backlog = bytearray()
         self._troubled = False
@@ -101,7 +110,9 @@ class Journal:
         try:
             file = folder / "journal.jsonl"
             self.resumed = file.exists() and trim(file) > 0
-            self.tail = read_tail(folder) if self.resumed else Tail(-1, {}, {}, {}, EpisodeRecord([], [], []))
+            self.tail = (
+                read_tail(folder) if self.resumed else ExistingRecords(-1, {}, {}, {}, EpisodeRecord([], [], []))
+            )
             self._fd: int | None = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         except OSError as error:
             self._lock.release()
@@ -123,14 +134,14 @@ class Journal:
         metrics: Mapping[str, float] | None = None,
         episodes: EpisodeRecord | tuple[Sequence[int], Sequence[float], Sequence[int]] | None = None,
     ) -> None:
-        """Write what one update has to say: `metrics`, the same at each of `steps`, and finished `episodes`.
+        """Write the records of one update: `metrics`, the same at each of `steps`, and finished `episodes`.
 
         Values that aren't finite are left out and counted. Steps that the journal already has (after a resume,
         which repeats them exactly) are left out.
         """
         line: Record = {"t": "update", "ts": now()}
         if metrics:
-            # MLflow would store an infinity as the largest float, and one such point ruins a chart.
+            # MLflow stores infinity as the largest float, which makes charts unreadable.
             finite = {clean_key(k): float(v) for k, v in metrics.items() if math.isfinite(v)}
             self.dropped += len(metrics) - len(finite)
             fresh = [int(s) for s in steps if s > self._last_metric]
@@ -176,7 +187,7 @@ class Journal:
         self._put({**line, "returns": kept, "lengths": lengths, "m": metrics})
 
     def summary(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write metrics of the run as a whole, at its last step, where no `record` follows.
+        """Write metrics of the whole run at its last step; call it after the last `record`.
 
         A value that the journal already has at this step, as when a finished run is resumed, isn't written again.
         """
@@ -188,14 +199,15 @@ class Journal:
     def artifact(self, path: str, data: bytes | Path) -> Path:
         """Keep bytes, or a copy of a file, as the run's artifact `path` (`a/b.txt`), durably and at once.
 
-        Raises ValueError for a path that would leave the artifact folder. A full disk is warned of, not raised.
+        Raises ValueError for a path that would leave the artifact folder. If the disk is full, it logs a warning and
+        doesn't raise.
         """
         target = artifact_path(self.path, path)
         try:
             content = data if isinstance(data, bytes) else data.read_bytes()
             write_file(target, content)
         except OSError as error:
-            self._complain(f"artifact {path} couldn't be kept", error)
+            self._warn_of_error(f"artifact {path} couldn't be kept", error)
         else:
             if len(content) <= SMALL:
                 self._small_artifacts[path] = content
@@ -207,7 +219,7 @@ class Journal:
         self._put({"t": "tags", "ts": now(), "tags": clean_items(tags, MAX_TAG)})
 
     def end(self, status: EndStatus, reason: str = "") -> None:
-        """Write the last record and let go of the run. A second call does nothing."""
+        """Write the last record and release the lock of the run. A second call does nothing."""
         if not self.open:
             return
         self.sync()
@@ -229,7 +241,7 @@ class Journal:
             self._lock.release()
 
     def sync(self) -> None:
-        """Force what was written to the disk; called by the session's thread, so that training never waits.
+        """Flush written records to the disk (fsync); called by the session's thread, so that training never waits.
 
         A journal that was removed is written again. Where that fails, the next record raises StoreError.
         """
@@ -244,10 +256,10 @@ class Journal:
             try:
                 getattr(os, "fdatasync", os.fsync)(self._fd)
             except OSError as error:
-                self._complain("the journal couldn't be synced", error)
+                self._warn_of_error("the journal couldn't be synced", error)
 
     def _was_removed(self) -> bool:
-        """Say whether the open file is no longer the one that lies in the run's folder."""
+        """Return whether the open file is no longer the file in the run's folder."""
         assert self._fd is not None
         try:
             here, there = os.fstat(self._fd), (self.path / "journal.jsonl").stat()
@@ -258,7 +270,7 @@ class Journal:
         return (here.st_ino, here.st_dev) != (there.st_ino, there.st_dev)
 
     def _write_again(self) -> None:
-        """Copy the removed journal, which can be read as long as it is open, back into its folder."""
+        """Copy the removed journal, which is still readable because it is open, back into its folder."""
         assert self._fd is not None
         try:
             make_private(self.path)
@@ -274,7 +286,7 @@ class Journal:
         except OSError as error:
             self._failure = StoreError(
                 f"The journal of run {self.key} was removed from {self.path.parent} while the run was in training, and "
-                f"it can't be written again: {error.strerror}. Nothing more of this run would be kept."
+                f"it can't be written again: {error.strerror}. Further records of this run would be lost."
             )
             self._warn(str(self._failure))
             return
@@ -305,7 +317,7 @@ class Journal:
             written = os.write(self._fd, line)
         except OSError as error:
             written = 0
-            self._complain("the journal can't be written for now", error)
+            self._warn_of_error("the journal can't be written at the moment", error)
         self.dirty = True
         if written == len(line):
             if self._backlog:
@@ -313,17 +325,17 @@ class Journal:
             return
         self._backlog = bytearray(line[written:])
         while len(self._backlog) > BACKLOG:
-            second = self._backlog.find(b"\n") + 1  # the first line may be half written: it must stay
+            second = self._backlog.find(b"\n") + 1  # keep the first line, which may be partially written
             third = self._backlog.find(b"\n", second) + 1
             if not third:
                 return
             del self._backlog[second:third]
             self.lost += 1
 
-    def _complain(self, what: str, error: OSError) -> None:
+    def _warn_of_error(self, what: str, error: OSError) -> None:
         if not self._troubled:
             self._troubled = True
-            self._warn(f"{what} ({self.path}): {error.strerror}. Training goes on.")
+            self._warn(f"{what} ({self.path}): {error.strerror}. Training continues.")
 
 
 def now() -> int:
@@ -359,14 +371,14 @@ def copy_descriptor(source: int, target: int) -> None:
 
 
 def check_run_key(key: str) -> str:
-    """Return the key, fit to name a folder. Raises ValueError otherwise."""
+    """Return the key if it can be the name of a folder. Raises ValueError otherwise."""
     if not RUN_KEY.fullmatch(key):
         raise ValueError(f"{key!r} can't be a run key: use letters, digits, dots, dashes and underscores")
     return key
 
 
 def artifact_path(folder: Path, path: str) -> Path:
-    """Return where a run's artifact lies. Raises ValueError if that isn't inside its artifact folder."""
+    """Return the path of a run's artifact. Raises ValueError if that isn't inside its artifact folder."""
     pure, top = PurePosixPath(path), (folder / "artifacts").resolve()
     if not pure.parts or pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path or ":" in path:
         raise ValueError(f"{path!r} isn't an artifact path: it must be relative and stay below the run's folder")
@@ -377,7 +389,7 @@ def artifact_path(folder: Path, path: str) -> Path:
 
 
 def records(folder: Path, offset: int = 0, limit: int | None = None) -> Iterator[tuple[Record | None, int]]:
-    """Yield (record, offset behind it) from a byte offset on, up to about `limit` bytes.
+    """Yield (record, offset of the next record), starting at a byte offset, up to about `limit` bytes.
 
     A whole line that isn't a record yields None; a last line without its end isn't yielded.
     """
@@ -400,7 +412,7 @@ def records(folder: Path, offset: int = 0, limit: int | None = None) -> Iterator
 
 
 def trim(file: Path) -> int:
-    """Cut a torn last line; only the holder of the journal's lock may. Returns the size left."""
+    """Remove an incomplete last line. The caller must hold the journal's lock. Returns the new size."""
     with file.open("r+b") as handle:
         size = handle.seek(0, os.SEEK_END)
         end = size
@@ -417,7 +429,7 @@ def trim(file: Path) -> int:
         return end
 
 
-def read_tail(folder: Path) -> Tail:
+def read_tail(folder: Path) -> ExistingRecords:
     """Read what a journal that is resumed already has."""
     metrics, timestamp, evaluations = -1, 0, dict[str, int]()
     finals, points = dict[tuple[int, str], float](), dict[str, tuple[int, float]]()
@@ -437,4 +449,4 @@ def read_tail(folder: Path) -> Tail:
             if record["final"]:
                 name = "eval/return_mean" if record["mode"] == "sampled" else f"eval/{record['mode']}_return_mean"
                 finals[record["step"], record["mode"]] = record.get("m", {}).get(name, math.nan)
-    return Tail(metrics, evaluations, finals, points, episodes, timestamp)
+    return ExistingRecords(metrics, evaluations, finals, points, episodes, timestamp)

@@ -1,4 +1,4 @@
-"""What has been shipped: one small file per run, written by the uploader and read by every process."""
+"""What has been uploaded: one small file per run, written by the uploader and read by every process."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = [
 
 @dataclass
 class Ledger:
-    """How far one run has been shipped. `offset` counts bytes of the journal that the store has confirmed."""
+    """The upload state of one run. `offset` counts bytes of the journal that the store has confirmed."""
 
     offset: int = 0
     files: list[str] = field(default_factory=list)
@@ -45,11 +45,11 @@ class Ledger:
     model: str = ""
     """The id of the logged model, or why there is none; empty until that is known."""
     refused: str = ""
-    """Why the store will never take this run (its experiment was deleted, say); empty when all is well."""
+    """Why the store refuses this run for good, such as a deleted experiment; empty otherwise."""
 
     @classmethod
     def read(cls, folder: Path) -> Ledger:
-        """Return the run's ledger, or a new one: shipping twice does no harm."""
+        """Return the run's ledger, or a new one: uploading twice is harmless."""
         known = {f.name for f in fields(cls)}
         try:
             return cls(**{k: v for k, v in read_json(folder / "ack.json").items() if k in known})
@@ -57,17 +57,17 @@ class Ledger:
             return cls()
 
     def write(self, folder: Path) -> None:
-        """Put it on disk. Raises OSError."""
+        """Write it to disk. Raises OSError."""
         write_json(folder / "ack.json", asdict(self))
 
     def done(self, size: int) -> bool:
-        """Say whether nothing is left to do for a journal of `size` bytes."""
+        """Return whether nothing is left to do for a journal of `size` bytes."""
         return self.offset >= size and bool(self.closed and self.model) and self.reported and not self.files
 
 
 @dataclass(frozen=True)
 class Pending:
-    """What isn't shipped: `runs` with something left, unshipped `records`, and `files` (plots included)."""
+    """What isn't uploaded yet: number of `runs` with something left, of `records`, and of `files` (including plots)."""
 
     runs: int = 0
     records: int = 0
@@ -85,12 +85,12 @@ class Pending:
     def __str__(self) -> str:
         parts = [plural(self.records, "record")] if self.records else []
         parts += [plural(self.files, "file")] if self.files else []
-        return f"{' and '.join(parts) or 'the end'} of {plural(self.runs, 'run')}" if self else "nothing"
+        return f"{' and '.join(parts) or 'the final status'} of {plural(self.runs, 'run')}" if self else "nothing"
 
 
 @dataclass(frozen=True)
 class ShippingSummary(Pending):
-    """`Pending` for a whole home, with the last error of each store that can't be reached and each refusal."""
+    """`Pending` for a whole home, plus the last error of each unreachable store and the reason of each refusal."""
 
     errors: Mapping[str, str] = field(default_factory=dict)
     refusals: Mapping[str, str] = field(default_factory=dict)
@@ -110,7 +110,7 @@ def format_shipping(left: Pending, tracking_uri: str) -> str:
 
 
 def pending_of(folders: Iterable[Path]) -> Pending:
-    """Count what isn't shipped of these runs."""
+    """Count what isn't uploaded yet of these runs."""
     runs = lines = files = refused = 0
     for folder in folders:
         try:
@@ -132,15 +132,15 @@ def pending_of(folders: Iterable[Path]) -> Pending:
 
 
 def pending(home: Home) -> ShippingSummary:
-    """Return what was left behind in this home, and why: the last error of each store."""
-    # A run in training isn't left behind, however far the uploader is with it.
+    """Return what hasn't been uploaded from this home, and why: the last error of each store."""
+    # A run that is still training doesn't count as pending.
     known = journal_folders(home)
     folders = [folder for folder in known if not in_training(folder)]
     left = pending_of(folders)
     stores: dict[str, Any] = read_json(home.status_file).get("stores", {})
     errors = {uri: str(s["error"]) for uri, s in stores.items() if s.get("error")}
     if not left and len(folders) == len(known):
-        errors = {}  # of runs that were shipped, or thrown away
+        errors = {}  # these errors concern runs that have been uploaded or deleted since
     refusals = {f.name: r for f in folders if (r := Ledger.read(f).refused)}
     return ShippingSummary(left.runs, left.records, left.files, left.refused, errors=errors, refusals=refusals)
 
@@ -149,7 +149,7 @@ def in_training(folder: Path) -> bool:
     lock = folder / "lock"
     if not is_locked(lock):
         return False
-    time.sleep(0.005)  # the uploader holds it for an instant when it asks the same
+    time.sleep(0.005)  # the uploader briefly takes the lock for the same check
     return is_locked(lock)
 
 
@@ -173,7 +173,7 @@ def is_tracked(folder: Path) -> bool:
 
 
 def identity(folder: Path, start: Record, shipped: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that identify a run, from its journal's start record and, once shipped, `run.json`."""
+    """Return the fields that identify a run, from its journal's start record and, once uploaded, `run.json`."""
     named = {key: start[key] for key in ("name", "group", "seed", "algorithm", "env", "experiment")}
     return named | {
         "run_key": start["key"],
@@ -193,9 +193,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Replace a file, private to its owner, by renaming: a reader finds the old text or the new.
+    """Replace a file atomically; it is readable only by its owner.
 
-    Raises OSError, also where the folder doesn't exist: that of a run that was deleted must not come back.
+    Raises OSError, also where the folder doesn't exist: the folder of a deleted run must not be recreated.
     """
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "its folder is gone", str(path))

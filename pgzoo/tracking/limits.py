@@ -16,7 +16,7 @@ RESERVE = 32
 
 
 def reserve_descriptors(journals: int) -> None:
-    """Make sure that this process can have so many journals open; raise its soft limit where that is too low.
+    """Make sure that this process can have this many journals open; raise its soft limit if that is too low.
 
     Raises StoreError if the hard limit doesn't allow it.
     """
@@ -31,7 +31,7 @@ def reserve_descriptors(journals: int) -> None:
     if hard != resource.RLIM_INFINITY and needed > hard:
         raise StoreError(
             f"{journals} runs need {needed} open files, and the system's limit for this process is {hard}. Raise it "
-            f"(ulimit -n {needed}, or by an administrator), train fewer seeds at once, or share them out among "
-            "processes: --launcher processes."
+            f"(ulimit -n {needed}, or by an administrator), train fewer seeds at once, or distribute them "
+            "among processes: --launcher processes."
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

@@ -1,4 +1,4 @@
-"""OS locks: held by a living process, and released by the kernel when it dies, however it dies."""
+"""File locks, which the kernel releases when the process that holds them ends for any reason."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def lock(path: Path, timeout: float = 0.0) -> FileLock | None:
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether a living process holds the lock. Of two simultaneous callers, both may once get True wrongly."""
+    """Return whether a living process holds the lock. Two simultaneous callers may both get a false True."""
     if not path.exists():
         return False
     try:

@@ -1,4 +1,4 @@
-"""Finding a run by whatever its user remembers: run id, run key, group or name."""
+"""Finding a run by run id, run key, group or name."""
 
 from __future__ import annotations
 
@@ -76,9 +76,10 @@ class Found:
 def find(ref: str, home: Home, tracking_uri: str | None = None) -> list[Found]:
     """Return the runs that `ref` names, by seed: one for a run id or run key, a command's for a group.
 
-    A name means the newest that bears it: `reinforce s3` one run, `reinforce` the seeds of the newest group.
-    This machine's journals are asked first, then the tracking store. Raises UnknownName, and StoreError if the
-    store can't be asked.
+    A name means the newest run or group with this name: `reinforce s3` one run, `reinforce` the seeds of the newest
+    group.
+    Local journals are searched first, then the tracking store. Raises UnknownName, and StoreError if the store is
+    unreachable.
     """
     local = [found for folder in journal_folders(home) if (found := local_run(folder, home))]
     if chosen := choose(ref, local):
@@ -161,7 +162,7 @@ def remote_runs(client: Any, ref: str, uri: str, home: Home) -> Iterable[Found]:
 def query_store(uri: str, question: Callable[[Any], object], what: str) -> None:
     """Call `question(client)` with a client of the store. Imports mlflow. Raises StoreError; `what` is named in it."""
     from pgzoo.tracking.http_limits import limited
-    from pgzoo.tracking.store import Store, explain
+    from pgzoo.tracking.store import Store, known_cause
 
     try:
         store = STORES.get(uri)
@@ -170,9 +171,9 @@ def query_store(uri: str, question: Callable[[Any], object], what: str) -> None:
         with limited():
             question(store.client)
     except Exception as error:
-        reason = explain(error) or (str(error).splitlines()[0][:300] if str(error) else type(error).__name__)
+        reason = known_cause(error) or (str(error).splitlines()[0][:300] if str(error) else type(error).__name__)
         raise StoreError(f"Couldn't get {what} from {display_uri(uri)}: {redact(reason)}") from error
 
 
 STORES: dict[str, Store] = {}
-"""Opening a database costs a second."""
+"""Clients by URI, because opening a database takes a second."""

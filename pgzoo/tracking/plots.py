@@ -47,9 +47,9 @@ def learning_curve(
 
     `steps` and `returns` are `[episodes]`, in the order in which the episodes ended. The average is over `window`
     episodes (default: 100, or a tenth of all episodes if there are fewer than 1000). `threshold` is drawn as a
-    horizontal line: the environment's reward threshold. Without episodes the figure says so.
+    horizontal line: the environment's reward threshold. Without episodes, the figure has a note instead.
     """
-    figure, (axes,) = canvas(title, subtitle)
+    figure, (axes,) = new_figure(title, subtitle)
     axes.set_xlabel("environment steps")
     axes.set_ylabel("return of training episodes")
     x, y = np.asarray(steps, dtype=np.float64), np.asarray(returns, dtype=np.float64)
@@ -68,7 +68,7 @@ def learning_curve(
         )
     axes.set_xlim(left=0)
     legend(axes)
-    return fit(figure)
+    return fit_margins(figure)
 
 
 def learning_curves(
@@ -83,7 +83,7 @@ def learning_curves(
     `curves` maps a label (of a setting, say) to one pair of steps `[points]` and values `[points]` per seed. The mean
     is drawn over the steps that all seeds of the label reached.
     """
-    figure, (axes,) = canvas(title, subtitle)
+    figure, (axes,) = new_figure(title, subtitle)
     axes.set_xlabel("environment steps")
     axes.set_ylabel(ylabel)
     known = {
@@ -106,7 +106,7 @@ def learning_curves(
         axes.plot(grid, mean, color=color, linewidth=2, label=name if len(seeds) > 1 else label or "1 seed")
     axes.set_xlim(left=0)
     legend(axes)
-    return fit(figure)
+    return fit_margins(figure)
 
 
 def evaluation_histogram(
@@ -123,7 +123,7 @@ def evaluation_histogram(
     """
     groups = [("sampled actions", sampled, BLUE), ("greedy actions", greedy, ORANGE)]
     groups = [(name, values, color) for name, values, color in groups if len(values)]
-    figure, panels = canvas(title, subtitle, rows=max(1, len(groups)))
+    figure, panels = new_figure(title, subtitle, rows=max(1, len(groups)))
     panels[-1].set_xlabel("return of evaluation episodes")
     if not groups:
         return empty(figure, panels[0], "no evaluation")
@@ -144,17 +144,17 @@ def evaluation_histogram(
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         axes.margins(y=0.12)
         legend(axes)
-    return fit(figure)
+    return fit_margins(figure)
 
 
-def canvas(title: str, subtitle: str, rows: int = 1) -> tuple[Figure, list[Axes]]:
+def new_figure(title: str, subtitle: str, rows: int = 1) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(8, 4.5 if rows == 1 else 5.2), dpi=132, facecolor="white")
     # Fixed margins: a layout engine draws everything twice, which is slow with a hundred seeds.
     figure.subplots_adjust(left=0.1, right=0.975, bottom=0.12, top=0.855 if subtitle else 0.91, hspace=0.2)
     panels: list[Axes] = list(figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0])
     top = panels[0]
     heading = top.set_title(title, loc="left", fontsize=13, fontweight="bold", color=INK, pad=24 if subtitle else 12)
-    heading.set_parse_math(False)  # a dollar sign in the name of an environment is no math
+    heading.set_parse_math(False)  # don't interpret a dollar sign in an environment name as math
     if subtitle:
         note = top.annotate(
             subtitle,
@@ -167,11 +167,11 @@ def canvas(title: str, subtitle: str, rows: int = 1) -> tuple[Figure, list[Axes]
         )
         note.set_parse_math(False)
     for axes in panels:
-        dress(axes)
+        style_axes(axes)
     return figure, panels
 
 
-def dress(axes: Axes) -> None:
+def style_axes(axes: Axes) -> None:
     """Set the grid, spines, ticks and label colors of a panel."""
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -186,7 +186,7 @@ def dress(axes: Axes) -> None:
     axes.yaxis.label.set_color(INK)
 
 
-def fit(figure: Figure) -> Figure:
+def fit_margins(figure: Figure) -> Figure:
     """Widen the left margin for long tick labels."""
     longest = max(len(thousands(tick)) for axes in figure.axes for tick in axes.get_yticks())
     figure.subplots_adjust(left=max(0.1, 0.055 + 0.0105 * longest))

@@ -27,7 +27,7 @@ class History:
     evaluations: list[Record] = field(default_factory=list)
     end: Record | None = None
     env_steps: int | None = None
-    """Environment steps when training ended; evaluations are recorded at the step at which they were due."""
+    """Environment steps at the end of training. (Evaluations are recorded at their scheduled step.)"""
 
     @property
     def threshold(self) -> float | None:

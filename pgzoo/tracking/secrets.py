@@ -1,4 +1,4 @@
-"""Tracking URIs with a password: files and messages have them without it, one private file has them whole."""
+"""Tracking URIs with a password: removed from files and messages, and stored in one private file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["hide_secrets", "reveal_secrets"]
 
 
 def hide_secrets(uri: str, home: Home) -> str:
-    """Return the URI as journals have it, without its secrets; keep the whole one in the home's secrets file.
+    """Return the URI without its secrets, for journals; store the complete URI in the home's secrets file.
 
     Raises OSError if that file can't be written.
     """
@@ -31,9 +31,9 @@ def hide_secrets(uri: str, home: Home) -> str:
 
 
 def reveal_secrets(public: str, home: Home, environ: Mapping[str, str] | None = None) -> str:
-    """Return the URI with which a store is reached, given the one that `hide_secrets` returned.
+    """Return the real URI for one returned by `hide_secrets`.
 
-    `MLFLOW_TRACKING_URI` comes first, since its password may be newer than the one that was kept.
+    `MLFLOW_TRACKING_URI` takes precedence, because its password may be newer than the stored one.
     """
     environ = os.environ if environ is None else environ
     current = environ.get("MLFLOW_TRACKING_URI", "").strip().rstrip("/")

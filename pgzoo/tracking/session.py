@@ -84,7 +84,7 @@ class Session:
         identity = {"algorithm": algorithm, "env": env, "seed": str(seed)}
         labels = {
             "mlflow.user": user(),
-            "mlflow.note.content": note(run_key, self.group, identity, dict(tags or {})),
+            "mlflow.note.content": run_description(run_key, self.group, identity, dict(tags or {})),
             **(tags or {}),
             "pgzoo.run_key": run_key,
             "pgzoo.group": self.group,
@@ -129,7 +129,7 @@ class Session:
         journal.end(status, reason)
 
     def close(self, wait: float = 10.0) -> Pending:
-        """Release all journals and wait at most `wait` seconds until they are shipped.
+        """Release all journals and wait at most `wait` seconds until they are uploaded.
 
         Returns what is still pending (falsy when nothing is); the uploader continues with it in the background.
         """
@@ -148,13 +148,13 @@ class Session:
         return replace(left, lost=lost, dropped=dropped)
 
     def _warn(self, text: str) -> None:
-        """Warn the user, of the same thing once however many runs it concerns."""
+        """Warn the user once per problem, even if it affects several runs."""
         if text not in self._warned:
             self._warned.add(text)
             self._warn_user(text)
 
     def pending(self) -> Pending:
-        """Count what isn't shipped of this session's runs."""
+        """Count what isn't uploaded yet of this session's runs."""
         return pending_of(self.home.runs / key for key in self.journals.keys() | self._elsewhere.keys())
 
     def __enter__(self) -> Self:
@@ -209,7 +209,7 @@ def ensure_uploader(home: Home) -> None:
 
 
 @atexit.register
-def forget_children() -> None:
+def silence_popen_warnings() -> None:
     """Keep Popen from warning about uploader processes, which outlive this process on purpose."""
     for child in children:
         if child.poll() is None:
@@ -223,7 +223,7 @@ def user() -> str:
         return "unknown"
 
 
-def note(run_key: str, group: str, identity: Mapping[str, str], tags: Mapping[str, str]) -> str:
+def run_description(run_key: str, group: str, identity: Mapping[str, str], tags: Mapping[str, str]) -> str:
     command = f"\n\n    {tags['mlflow.source.name']}" if tags.get("mlflow.source.name") else ""
     title = f"**{identity['algorithm']}** on **{identity['env']}**, seed {identity['seed']}."
     return f"{title}{command}\n\nRun key `{run_key}`, group `{group}`."

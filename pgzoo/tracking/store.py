@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-# Before mlflow is imported: fail fast (the uploader retries by itself), print nothing, call nobody.
+# Before mlflow is imported: fail fast (the uploader retries by itself), print nothing, send no telemetry.
 os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -32,7 +32,8 @@ __all__ = ["RefusedError", "Store", "is_final", "knows_no_models"]
 T = TypeVar("T")
 Reject = Callable[[Any, str], None]
 
-# What asking again can't change. A missing endpoint isn't among them: that is a wrong server, not a wrong record.
+# MLflow error codes after which retrying is useless. ENDPOINT_NOT_FOUND isn't included: it means a wrong server, not a
+# bad record.
 FINAL = {
     "ALREADY_EXISTS",
     "BAD_REQUEST",
@@ -67,8 +68,8 @@ def section(metric: str) -> dict[str, Any]:
 
 
 COLUMNS = ["metrics.`summary/return_final`", "metrics.`summary/return_best`", "params.`total_steps`"]
-# Learning curves come first, wide enough to be read, and beside them how it ended. Of itself the interface begins
-# with `eval`, of which a run may have one point. It adds what isn't named here.
+# Show wide learning curves first and the final returns beside them. By default MLflow starts with `eval`, which may
+# have a single point. MLflow appends all metrics that aren't listed here.
 SHARED_VIEW = {
     "groupBy": {
         "aggregateFunction": "average",
@@ -84,11 +85,11 @@ SHARED_VIEW = {
     ],
     "selectedColumns": COLUMNS,
     "columnOrder": COLUMNS,
-    "columnWidths": dict.fromkeys(COLUMNS, 200),  # of itself it cuts names off that begin alike
+    "columnWidths": dict.fromkeys(COLUMNS, 200),  # the default width truncates names with a common prefix
 }
 EXPERIMENT_TAGS = {
     "mlflow.sharedViewState.pgzoo": json.dumps(SHARED_VIEW),
-    "mlflow.experimentKind": "custom_model_development",  # training, not chats: it decides on the pages that are shown
+    "mlflow.experimentKind": "custom_model_development",  # show MLflow's pages for model training, not those for GenAI
 }
 PLAIN = {
     r"(?:error code|status code:?|HTTP) 401|UNAUTHENTICATED": "it asks for credentials (401): set "
@@ -101,23 +102,23 @@ PLAIN = {
     r"timed out|timeout": "it doesn't answer: timed out",
     r"too many (\d+) error responses": r"it answers with error \1; its own log says why",
     r"database is locked": "another program keeps the database locked",
-    r"database or disk is full|no space left": "its disk is full",
-    r"disk i/o error": "its files can't be written: disk I/O error",
-    r"read-?only (?:database|file system)": "it can't be written: it is read-only",
+    r"database or disk is full|no space left": "the store's disk is full",
+    r"disk i/o error": "the store's files can't be written: disk I/O error",
+    r"read-?only (?:database|file system)": "the store can't be written to: it is read-only",
 }
-"""What an error means, by a pattern of what it says; none of mlflow's is meant for who trains."""
+"""User-friendly messages for errors, by a regular expression on the original message."""
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 MAX_METRICS, MAX_ITEMS = 1000, 100
-PROLONGED = ("total_steps",)
-"""Params that a resumed run may have changed: MLflow keeps the first value, and a tag has the last."""
+CHANGEABLE_PARAMS = ("total_steps",)
+"""Params that may change when a run is resumed. MLflow keeps the first value; a tag holds the latest."""
 PROBE = "pgzoo.probe"
-"""A tag that is written to see whether anything can be."""
+"""A tag that is written to test whether the store is writable."""
 PATIENCE = 3
-"""So many failures of one batch, while the store answers otherwise, make the batch the culprit."""
+"""If a batch fails this many times while the store accepts other requests, the batch is considered invalid."""
 
 
 class RefusedError(Exception):
-    """The store will never take this run, whatever is sent."""
+    """The store will never accept this run."""
 
 
 class Backoff:
@@ -134,7 +135,7 @@ class Backoff:
         return time.monotonic() >= self._not_before
 
     def failed(self, error: Exception) -> None:
-        self.error = plain(error)
+        self.error = short_message(error)
         self.failures += 1
         self._delay = min(60.0, max(0.5, 2 * self._delay))
         self._not_before = time.monotonic() + self._delay
@@ -147,16 +148,16 @@ class Backoff:
 
 
 class Store:
-    """A tracking store. Methods raise RefusedError, or whatever mlflow does while the store can't be reached."""
+    """A tracking store. Methods raise RefusedError, or mlflow's exceptions if the store is unreachable."""
 
     def __init__(self, uri: str, address: str = "") -> None:
-        """Open the store at `address`; its `uri` for messages and files may lack a password. Contacts nobody yet."""
+        """Open the store at `address`; `uri`, used in messages and files, has no password. Makes no connection yet."""
         self.uri, self._address = uri, address or uri
         self.successes = 0
-        """How many attempts to ship a run have succeeded."""
+        """Number of successful attempts to upload records or files of a run."""
         self.failures = 0
-        """How often the run that is being shipped has failed in a row; the uploader says so."""
-        # a broken file store must not hold up the metrics, nor a trouble with models the files
+        """Consecutive failures of the run being uploaded; set by the uploader."""
+        # an unavailable artifact store must not delay metrics, and model errors must not delay artifacts
         self.records, self.files, self.models = Backoff(), Backoff(), Backoff()
         self._file = sqlite_path(uri)
         self._inode = -1
@@ -172,7 +173,7 @@ class Store:
 
     @property
     def vanished(self) -> bool:
-        """Whether the database file was deleted or replaced, in which case this process writes to a ghost."""
+        """Return whether the database file was deleted or replaced (this process still writes to the deleted file)."""
         if self._client is None or self._file is None:
             return False
         try:
@@ -202,11 +203,11 @@ class Store:
             except MlflowException as error:
                 if error.error_code == "INVALID_PARAMETER_VALUE":
                     raise RefusedError(f'the store refuses the experiment name "{name}": {error.message}') from error
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # somebody else was faster
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process created it in the meantime
                     raise
             found = self.client.get_experiment_by_name(name)
             if found is None:
-                raise OSError(f'experiment "{name}" was made and is not there')
+                raise OSError(f'experiment "{name}" was created but can\'t be found')
         if found.lifecycle_stage not in ("active", "deleted"):
             raise StoreError(f'the server\'s answer about the experiment "{name}" is empty. Is it an MLflow server?')
         if found.lifecycle_stage != "active":
@@ -219,7 +220,7 @@ class Store:
                 continue
             try:
                 self.client.set_experiment_tag(found.experiment_id, key, value)
-            except MlflowException as error:  # a courtesy: no server has to know these tags
+            except MlflowException as error:  # these tags are optional: some servers reject them
                 if not is_final(error):
                     raise
         self._experiments[name] = str(found.experiment_id)
@@ -249,7 +250,7 @@ class Store:
         params = {k: v for k, v in start["params"].items() if k not in known}
         tags = dict(start["tags"])
         for k, v in start["params"].items():
-            if known.get(k, v) != v and k in PROLONGED:
+            if known.get(k, v) != v and k in CHANGEABLE_PARAMS:
                 tags[f"pgzoo.{k}"] = v
             elif known.get(k, v) != v:
                 reject({"param": k, "value": v}, f"a resumed run can't change a param; it stays {known[k]!r}")
@@ -260,7 +261,7 @@ class Store:
     def metrics(self, run_id: str, rows: Sequence[tuple[str, float, int, int]], reject: Reject) -> None:
         """Log (name, value, timestamp, step) rows; those that the store refuses go to `reject`."""
         for part in chunks(rows, MAX_METRICS):
-            self._sift(
+            self._send_valid(
                 run_id,
                 part,
                 lambda some: self.client.log_batch(run_id, metrics=[Metric(*row) for row in some]),
@@ -270,7 +271,7 @@ class Store:
     def params(self, run_id: str, params: dict[str, str], reject: Reject) -> None:
         """Log params; those that the store refuses go to `reject`."""
         for part in chunks(list(params.items()), MAX_ITEMS):
-            self._sift(
+            self._send_valid(
                 run_id,
                 part,
                 lambda some: self.client.log_batch(run_id, params=[Param(*item) for item in some]),
@@ -280,7 +281,7 @@ class Store:
     def tags(self, run_id: str, tags: dict[str, str], reject: Reject) -> None:
         """Set tags; those that the store refuses go to `reject`."""
         for part in chunks(list(tags.items()), MAX_ITEMS):
-            self._sift(
+            self._send_valid(
                 run_id,
                 part,
                 lambda some: self.client.log_batch(run_id, tags=[RunTag(*item) for item in some]),
@@ -302,7 +303,7 @@ class Store:
     ) -> str:
         """Log the model in the folder that `write(id)` makes, with metrics (name, value, ts, step); return its id.
 
-        Each part is done once, however often this is called: a policy is told by the `digest` of its files.
+        Each part is done once, however often this is called: a policy is identified by the `digest` of its files.
         """
         experiment, client = self.experiment(start), self.client
         query = f"source_run_id = '{run_id}' AND tags.`pgzoo.policy` = '{digest}'"
@@ -320,7 +321,7 @@ class Store:
         if model.status != LoggedModelStatus.READY:
             client.log_model_artifacts(id_of_it, str(write(id_of_it)))
             client.finalize_logged_model(id_of_it, LoggedModelStatus.READY)
-        if rows:  # the run has these already, and drops what is the same
+        if rows:  # the run already has these metrics; MLflow ignores duplicates
             client.log_batch(run_id, metrics=[Metric(*row, model_id=id_of_it, run_id=run_id) for row in rows])
         outputs = client.get_run(run_id).outputs
         if id_of_it not in [output.model_id for output in (outputs.model_outputs if outputs else ())]:
@@ -329,10 +330,10 @@ class Store:
         return id_of_it
 
     def close_run(self, run_id: str, status: str, ended: int) -> None:
-        """Give the run its end status and time (ms)."""
+        """Set the end status and end time (ms) of the run."""
         self.client.set_terminated(run_id, status, ended)
 
-    def _sift(
+    def _send_valid(
         self,
         run_id: str,
         some: Sequence[T],
@@ -340,11 +341,11 @@ class Store:
         reject: Callable[[T, str], None],
         checked: bool = False,
     ) -> None:
-        """Send all, or all but the poison: halve what is refused until it is one item."""
+        """Send all items; if they are refused, bisect to find and reject the invalid ones."""
         try:
             send(some)
         except (MlflowException, UnicodeError, OverflowError) as error:
-            if not is_final(error) and not self._culprit(run_id, error):
+            if not is_final(error) and not self._batch_is_invalid(run_id, error):
                 raise
             if not checked:
                 self._check_run(run_id)
@@ -352,17 +353,17 @@ class Store:
                 reject(some[0], str(error))
                 return
             half = len(some) // 2
-            self._sift(run_id, some[:half], send, reject, True)
-            self._sift(run_id, some[half:], send, reject, True)
+            self._send_valid(run_id, some[:half], send, reject, True)
+            self._send_valid(run_id, some[half:], send, reject, True)
 
-    def _culprit(self, run_id: str, error: Exception) -> bool:
-        """Say whether a batch, and not the store, must be why it failed again and again without a reason."""
+    def _batch_is_invalid(self, run_id: str, error: Exception) -> bool:
+        """Return whether the batch rather than the store is the cause of repeated unexplained failures."""
         passing = ("timeout", "timed out", "locked", "refused", "unavailable", "full", "disk", "space", "readonly")
         message = str(error).lower().replace("read-only", "readonly")
         if self.failures < PATIENCE or any(word in message for word in passing):
             return False
         self._check_run(run_id)
-        self.client.set_tag(run_id, PROBE, str(now()))  # raises where the store reads and can't write
+        self.client.set_tag(run_id, PROBE, str(now()))  # raises if the store is read-only
         return True
 
     def _check_run(self, run_id: str) -> None:
@@ -382,14 +383,14 @@ class Store:
 
 
 def is_final(error: Exception) -> bool:
-    """Say whether asking again can't help, because the store understood the request and refuses it."""
+    """Return whether retrying is useless, because the store understood the request and refuses it."""
     if isinstance(error, MlflowException) and "failed with error code" in error.message:
         return False  # not in the form in which MLflow answers: a proxy, or another kind of server
     return not_encodable(error) or (isinstance(error, MlflowException) and error.error_code in FINAL)
 
 
 def not_encodable(error: BaseException) -> bool:
-    """Say whether a text or a number can't be written in the form that the store asks for, today or ever."""
+    """Return whether a text or a number can never be encoded for the store."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, UnicodeError | OverflowError) or "surrogates not allowed" in str(seen):
@@ -399,12 +400,12 @@ def not_encodable(error: BaseException) -> bool:
 
 
 def knows_no_models(error: Exception) -> bool:
-    """Say whether the server is of before there were logged models."""
+    """Return whether the server is too old to support logged models."""
     return isinstance(error, MlflowException) and error.error_code in ("ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED")
 
 
 def model_name(start: Record) -> str:
-    """The run's name without what MLflow forbids in a model's."""
+    """Return the run name without characters that MLflow forbids in model names."""
     return re.sub(r"[/:.%\"'\s]+", "-", start["name"]).strip("-")[:200] or "policy"
 
 
@@ -414,13 +415,13 @@ def one_line(error: Exception) -> str:
     return redact(text.splitlines()[0])[:500]
 
 
-def plain(error: Exception) -> str:
-    """Say in a few words why a store doesn't take what it is sent, or else what was raised."""
-    return explain(error) or one_line(error)
+def short_message(error: Exception) -> str:
+    """Return a short description of a store's error: the known cause, otherwise the exception."""
+    return known_cause(error) or one_line(error)
 
 
-def explain(error: Exception) -> str:
-    """Say in a few words what an error of a store means, an empty string if that is not known."""
+def known_cause(error: Exception) -> str:
+    """Return the known cause of a store's error in a few words; an empty string if it isn't known."""
     text = one_line(error)
     found = ((re.search(pattern, text, re.IGNORECASE), meaning) for pattern, meaning in PLAIN.items())
     return next((match.expand(meaning) for match, meaning in found if match), "")
@@ -438,7 +439,7 @@ def chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:
 
 
 def artifact_location(start: Record) -> str | None:
-    """An experiment of an SQLite store keeps its files in its own folder; a server knows where its are."""
+    """Return the folder for the artifacts of an SQLite store's experiment; None for a server, which chooses it."""
     if "artifacts" not in start:
         return None
     folder = "".join(c if c.isalnum() or c in "-_." else "-" for c in start["experiment"]).strip(".-")

@@ -1,6 +1,6 @@
-"""The process that ships a home's journals to MLflow: one per home, `python -m pgzoo.tracking.uploader HOME`.
+"""The process that uploads a home's journals to MLflow: one per home, `python -m pgzoo.tracking.uploader HOME`.
 
-It outlives the trainers, retries forever, and exits when everything is shipped and no trainer is running.
+It outlives the trainers, retries forever, and exits when everything is uploaded and no trainer is running.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Uploader", "main"]
 
-LINGER, IDLE, SLICE = 8.0, 0.3, 2.0
+EXIT_AFTER_IDLE, POLL_INTERVAL, MAX_SECONDS_PER_RUN = 8.0, 0.3, 2.0
 READ = 2**18
 log = logging.getLogger("pgzoo.uploader")
 
 
-class Shipment:
-    """The shipping of one run. All state that must survive a restart is in the run's ledger on disk."""
+class RunUpload:
+    """The upload of one run. All state that must survive a restart is in the run's ledger on disk."""
 
     def __init__(self, folder: Path, home: Home) -> None:
         from pgzoo.tracking.store import Backoff
@@ -45,7 +45,7 @@ class Shipment:
         self.home = home
         self._set_store(starts[-1]["uri"] if starts else "")
         known = read_json(folder / "run.json")
-        # A run that was resumed with another store is shipped there from the beginning.
+        # A run that was resumed with another store is uploaded there from the beginning.
         same = display_uri(str(known.get("tracking_uri", ""))) == self.uri
         self.run_id: str = known.get("run_id", "") if same else ""
         if known and not self.run_id:
@@ -53,12 +53,12 @@ class Shipment:
         self.last = 0
         self.backoff = Backoff()
         self.successes_elsewhere = 0
-        """How many attempts had succeeded in the run's store when this run failed for the first time in a row."""
+        """The store's count of successful attempts at this run's first consecutive failure."""
         self.alive = True
         self._rejected: list[Record] = []
 
     def _set_store(self, uri: str) -> None:
-        """Take over the URI of a start record: as it is shown, and as the store is reached."""
+        """Set the public URI and the real URI (with password) from a start record."""
         self.uri, self.address = display_uri(uri), reveal_secrets(uri, self.home)
 
     @property
@@ -66,7 +66,7 @@ class Shipment:
         return (self.folder / "journal.jsonl").stat().st_size
 
     @property
-    def settled(self) -> bool:
+    def nothing_to_do(self) -> bool:
         return not self.alive and (bool(self.ledger.refused) or self.ledger.done(self.size))
 
     def save(self) -> None:
@@ -77,23 +77,23 @@ class Shipment:
             self._rejected.clear()
         self.ledger.write(self.folder)
 
-    def refuse(self, reason: str) -> None:
+    def refuse_run(self, reason: str) -> None:
         log.error("%s: %s", self.folder.name, reason)
         self.ledger.refused = redact(reason)
         self.save()
 
-    def reject(self, item: Any, reason: str) -> None:
+    def reject_record(self, item: Any, reason: str) -> None:
         """Set aside one record that the store refuses; `save` writes it to `rejected.jsonl`."""
         log.warning("%s: rejected %s: %s", self.folder.name, str(item)[:200], reason)
         self._rejected.append({"ts": now(), "reason": redact(reason), "record": item})
 
-    def ship_records(self, store: Store) -> bool:
-        """Ship new records of the journal, for a few seconds at most; return whether anything was shipped."""
-        # Sampled before the read: what a trainer wrote before it died can't be missed.
+    def upload_records(self, store: Store) -> bool:
+        """Upload new records of the journal, for a few seconds at most; return whether anything was uploaded."""
+        # Check the lock before reading, so that the last records of a dying trainer aren't missed.
         self.alive = is_locked(self.folder / "lock")
         begin, before = time.monotonic(), self.ledger.offset
-        while time.monotonic() - begin < SLICE:
-            self._rejected.clear()  # of an attempt that failed: this one meets them again
+        while time.monotonic() - begin < MAX_SECONDS_PER_RUN:
+            self._rejected.clear()  # discard rejections of the failed attempt; this attempt finds them again
             rows: list[tuple[str, float, int, int]] = []
             offset, other = self.ledger.offset, None
             for record, behind in records(self.folder, offset, READ):
@@ -105,19 +105,19 @@ class Shipment:
                     rows += metric_rows(record)
                     self.last = max(self.last, record["ts"])
                 except (AttributeError, KeyError, TypeError, ValueError) as error:
-                    self.reject(record, f"not a record: {error!r}")
+                    self.reject_record(record, f"not a record: {error!r}")
                 offset = behind
                 if len(rows) >= 1000:
                     break
             if offset == self.ledger.offset:
                 break
             if rows:
-                store.metrics(self._run(store), rows, self.reject)
+                store.metrics(self._run(store), rows, self.reject_record)
             if other is not None:
                 try:
                     self._ship_other(store, other[0])
                 except (KeyError, TypeError, AttributeError) as error:
-                    self.reject(other[0], f"not a record: {error!r}")
+                    self.reject_record(other[0], f"not a record: {error!r}")
             if self.uri != store.uri:
                 return True
             self.ledger.offset = offset
@@ -136,14 +136,14 @@ class Shipment:
         return self.run_id
 
     def _open(self, store: Store, start: Record) -> None:
-        self.run_id, experiment = store.open_run(start, self.reject)
+        self.run_id, experiment = store.open_run(start, self.reject_record)
         identity = {"run_id": self.run_id, "experiment_id": experiment, "tracking_uri": store.uri}
         write_json(self.folder / "run.json", identity)
 
     def _ship_other(self, store: Store, record: Record | None) -> None:
         kind = record["t"] if record else ""
         if record is None:
-            self.reject(None, "a line that isn't JSON")
+            self.reject_record(None, "a line that isn't JSON")
         elif kind == "start":
             if display_uri(record["uri"]) != self.uri:
                 # Either an earlier store, which the last start record has replaced, or a new one.
@@ -155,25 +155,25 @@ class Shipment:
             self._open(store, record)
             self.ledger.closed, self.ledger.reported, self.ledger.model = "", False, ""
         elif kind == "tags":
-            store.tags(self._run(store), record["tags"], self.reject)
+            store.tags(self._run(store), record["tags"], self.reject_record)
         elif kind == "artifact":
             if record["path"] not in self.ledger.files:
                 self.ledger.files.append(record["path"])
         elif kind == "end":
             self._close(store, record["status"], record["ts"], record["reason"])
         else:
-            self.reject(record, f"unknown kind of record {kind!r}")
+            self.reject_record(record, f"unknown kind of record {kind!r}")
         if record is not None:
             self.last = max(self.last, record.get("ts", 0))
 
     def _close(self, store: Store, status: str, ended: int, reason: str) -> None:
         if reason:
-            store.tags(self._run(store), {"pgzoo.end_reason": reason[:8000]}, self.reject)
+            store.tags(self._run(store), {"pgzoo.end_reason": reason[:8000]}, self.reject_record)
         store.close_run(self._run(store), status, ended)
         self.ledger.closed = status
 
     def _close_dead(self, store: Store) -> None:
-        """Close a run whose trainer died, with status KILLED, once all of its records are shipped."""
+        """Close a run whose trainer died, with status KILLED, once all of its records are uploaded."""
         if self.ledger.offset < self.size:
             mine = lock(self.folder / "lock")
             if mine is None:  # resumed meanwhile
@@ -187,7 +187,7 @@ class Shipment:
         if is_locked(self.folder / "lock"):
             return
         last = self.last or max((r["ts"] for r, _ in records(self.folder) if r), default=now())
-        self._close(store, "KILLED", last, "the trainer died")
+        self._close(store, "KILLED", last, "the training process died")
         self.save()
 
     def draw(self) -> bool:
@@ -198,7 +198,7 @@ class Shipment:
 
         try:
             made = write_report(self.folder)
-        except Exception:  # a report is worth a line in the log, not a run that never settles
+        except Exception:  # a failed report is logged and doesn't keep the run pending
             log.exception("%s: the report failed", self.folder.name)
             made = []
         self.ledger.files += [path for path in made if path not in self.ledger.files]
@@ -206,7 +206,7 @@ class Shipment:
         self.save()
         return True
 
-    def ship_files(self, store: Store) -> bool:
+    def upload_files(self, store: Store) -> bool:
         """Upload the waiting artifacts; return whether there were any."""
         if not self.ledger.files:
             return False
@@ -215,19 +215,19 @@ class Shipment:
             try:
                 store.upload(self._run(store), artifact_path(self.folder, name), name)
             except (FileNotFoundError, IsADirectoryError, ValueError) as error:
-                self.reject({"artifact": name}, str(error))
+                self.reject_record({"artifact": name}, str(error))
             except Exception as error:
                 from pgzoo.tracking.store import is_final
 
                 if not is_final(error):
                     raise
-                self.reject({"artifact": name}, str(error))
+                self.reject_record({"artifact": name}, str(error))
             del self.ledger.files[0]
             self.save()
         return True
 
-    def ship_model(self, store: Store) -> bool:
-        """Log the policy of a shipped run as an MLflow model; return whether there was something to do."""
+    def upload_model(self, store: Store) -> bool:
+        """Log the policy of an uploaded run as an MLflow model; return whether there was something to do."""
         ledger = self.ledger
         if not (ledger.closed and ledger.reported) or ledger.files or ledger.model or ledger.offset < self.size:
             return False
@@ -236,7 +236,7 @@ class Shipment:
         return True
 
     def _log_model(self, store: Store) -> str:
-        """Return the model's id, or why there is none. Raises errors that a later attempt may not meet."""
+        """Return the model's id, or why there is none. Raises errors that may be temporary."""
         from pgzoo.tracking.store import is_final, knows_no_models
 
         bundle = self.folder / "artifacts" / "policy"
@@ -256,7 +256,7 @@ class Shipment:
                 start = next(r for r, _ in records(self.folder) if r and r["t"] == "start")
                 write = partial(write_model, bundle, folder, run_id=run)
                 return store.log_model(run, start, digest.hexdigest(), lambda it: write(model_id=it), rows)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:  # a policy of another kind, an old mlflow
+        except (AttributeError, KeyError, TypeError, ValueError) as error:  # an unknown policy format, or an old mlflow
             reason = f"the policy can't be logged as a model: {error!r}"
         except Exception as error:
             if not (is_final(error) or knows_no_models(error)):
@@ -267,11 +267,11 @@ class Shipment:
 
 
 class Uploader:
-    """Ships every journal of a home; `run` returns when nothing has been left to do for a while."""
+    """Uploads every journal of a home; `run` returns when there has been nothing to do for a while."""
 
     def __init__(self, home: Home) -> None:
         self.home = home
-        self.shipments: dict[Path, Shipment] = {}
+        self.uploads: dict[Path, RunUpload] = {}
         self._settled: dict[Path, int] = {}
         self._stores: dict[str, Store] = {}
         self._live_due = self._find_due = 0.0
@@ -279,95 +279,99 @@ class Uploader:
         self._status: dict[str, Any] = {}
 
     def run(self) -> None:
-        """Ship until everything has been shipped for `LINGER` seconds."""
+        """Upload until there has been nothing to upload for `EXIT_AFTER_IDLE` seconds."""
         needed = time.monotonic()
         lock_file = self._lock_file()
-        while lock_file and self._lock_file() == lock_file:  # else the home was removed, and may have another uploader
+        # stop if the home was removed: another uploader may run in its place
+        while lock_file and self._lock_file() == lock_file:
             busy = self.round()
             self._write_status()
             if any(store.vanished for store in self._stores.values()):
                 log.warning("a database was deleted or replaced; a new uploader will open it afresh")
                 return
-            if self.shipments:
+            if self.uploads:
                 needed = time.monotonic()
-            elif time.monotonic() - needed > LINGER:
+            elif time.monotonic() - needed > EXIT_AFTER_IDLE:
                 return
             if not busy:
-                time.sleep(IDLE)
+                time.sleep(POLL_INTERVAL)
 
     def round(self) -> bool:
-        """Give each run a turn: records first, of all runs, then one run's files or report; True if busy."""
+        """Process every run once and return whether anything was done.
+
+        Records of all runs come first, then the files or the report of one run.
+        """
         self._find()
         begin = time.monotonic()
         live_turn, busy = begin >= self._live_due, False
-        for shipment in list(self.shipments.values()):
-            was_alive = shipment.alive = is_locked(shipment.folder / "lock")
-            if shipment.ledger.refused or (was_alive and not live_turn and shipment.run_id):
+        for upload in list(self.uploads.values()):
+            was_alive = upload.alive = is_locked(upload.folder / "lock")
+            if upload.ledger.refused or (was_alive and not live_turn and upload.run_id):
                 continue
-            if not shipment.uri:
+            if not upload.uri:
                 # Its start record may be on the way, or its trainer died before it wrote anything.
-                del self.shipments[shipment.folder]
+                del self.uploads[upload.folder]
                 if not was_alive:
-                    self._settled[shipment.folder] = shipment.size
-                    if shipment.size:
-                        shipment.refuse("its journal has no start record")
+                    self._settled[upload.folder] = upload.size
+                    if upload.size:
+                        upload.refuse_run("its journal has no start record")
                 continue
-            busy |= self._attempt(shipment, "records") and not was_alive
+            busy |= self._attempt(upload, "records") and not was_alive
         if live_turn:
-            # A live run isn't in a hurry: leave the processors to the trainer four fifths of the time.
+            # While a run trains, sleep four fifths of the time to leave the CPU to training.
             took = time.monotonic() - begin
             self._live_due = time.monotonic() + min(30.0, max(1.0, 4 * took))
         if not busy:
-            # models last: they are the slowest, and the rest is whole without them
-            waiting = [s for s in self.shipments.values() if not s.ledger.refused]
+            # models last: they are the slowest, and everything else is complete without them
+            waiting = [s for s in self.uploads.values() if not s.ledger.refused]
             busy = any(self._attempt(s, stage) for stage in ("files", "model") for s in waiting)
-        for folder, shipment in list(self.shipments.items()):
+        for folder, upload in list(self.uploads.items()):
             with contextlib.suppress(FileNotFoundError):
-                if shipment.settled:
-                    self._settled[folder] = shipment.size
-                    del self.shipments[folder]
+                if upload.nothing_to_do:
+                    self._settled[folder] = upload.size
+                    del self.uploads[folder]
         return busy
 
-    def _attempt(self, shipment: Shipment, stage: str) -> bool:
+    def _attempt(self, upload: RunUpload, stage: str) -> bool:
         from pgzoo.tracking.store import RefusedError, not_encodable, one_line
 
-        store = self._store(shipment)
+        store = self._store(upload)
         backoff = {"records": store.records, "files": store.files, "model": store.models}[stage]
-        if not (backoff.ready and shipment.backoff.ready) or store.vanished:
+        if not (backoff.ready and upload.backoff.ready) or store.vanished:
             return False
-        store.failures = shipment.backoff.failures
+        store.failures = upload.backoff.failures
         try:
             if stage == "records":
-                did = shipment.ship_records(store)
+                did = upload.upload_records(store)
             elif stage == "model":
-                did = shipment.ship_model(store)
+                did = upload.upload_model(store)
             else:
-                did = shipment.draw()
-                did = shipment.ship_files(store) or did
+                did = upload.draw()
+                did = upload.upload_files(store) or did
             if did:
                 backoff.succeeded()
-                shipment.backoff.succeeded()
+                upload.backoff.succeeded()
                 store.successes += 1
             return did
         except RefusedError as error:
-            shipment.refuse(str(error))
-        except Exception as error:  # mlflow passes on what its database or HTTP library raises
-            if not (shipment.folder / "journal.jsonl").exists():  # somebody cleaned up
-                self.shipments.pop(shipment.folder, None)
+            upload.refuse_run(str(error))
+        except Exception as error:  # mlflow doesn't wrap exceptions of its database and HTTP libraries
+            if not (upload.folder / "journal.jsonl").exists():  # the user deleted the run
+                self.uploads.pop(upload.folder, None)
                 return False
             if not_encodable(error):
-                shipment.refuse(f"it has a text that isn't valid UTF-8, or too large a number: {one_line(error)}")
+                upload.refuse_run(f"it has a text that isn't valid UTF-8, or too large a number: {one_line(error)}")
                 return False
-            if not shipment.backoff.failures:
-                shipment.successes_elsewhere = store.successes
-            shipment.backoff.failed(error)
-            # Where other runs are shipped meanwhile, the trouble is with this one alone and must not delay them.
-            if store.successes == shipment.successes_elsewhere:
+            if not upload.backoff.failures:
+                upload.successes_elsewhere = store.successes
+            upload.backoff.failed(error)
+            # If other runs are uploaded meanwhile, only this run fails, and it must not delay the others.
+            if store.successes == upload.successes_elsewhere:
                 backoff.failed(error)
-            self.shipments[shipment.folder] = self.shipments.pop(shipment.folder)  # the others go first next time
-            failures = shipment.backoff.failures
+            self.uploads[upload.folder] = self.uploads.pop(upload.folder)  # move it to the end of the queue
+            failures = upload.backoff.failures
             if failures in (1, 10) or failures % 100 == 0:
-                log.warning("%s: %s: attempt %d: %s", store.uri, shipment.folder.name, failures, one_line(error))
+                log.warning("%s: %s: attempt %d: %s", store.uri, upload.folder.name, failures, one_line(error))
         return False
 
     def _find(self) -> None:
@@ -376,19 +380,19 @@ class Uploader:
             self._settled.clear()
             for store in self._stores.values():
                 store.retry_now()
-            for shipment in self.shipments.values():
-                shipment.backoff.retry_now()
+            for upload in self.uploads.values():
+                upload.backoff.retry_now()
             for folder in journal_folders(self.home):
                 ledger = Ledger.read(folder)
                 if ledger.refused:
                     ledger.refused = ""
                     ledger.write(folder)
-                    self.shipments.pop(folder, None)
+                    self.uploads.pop(folder, None)
         begin = time.monotonic()
         if begin < self._find_due:
             return
         for folder in journal_folders(self.home):
-            if folder in self.shipments:
+            if folder in self.uploads:
                 continue
             with contextlib.suppress(OSError):
                 size = (folder / "journal.jsonl").stat().st_size
@@ -397,17 +401,17 @@ class Uploader:
                 if not is_tracked(folder):
                     self._settled[folder] = size
                     continue
-                shipment = Shipment(folder, self.home)
-                shipment.alive = is_locked(folder / "lock")
-                if shipment.settled:
+                upload = RunUpload(folder, self.home)
+                upload.alive = is_locked(folder / "lock")
+                if upload.nothing_to_do:
                     self._settled[folder] = size
                 else:
-                    self.shipments[folder] = shipment
-        # Looking through thousands of old runs must not become the uploader's main occupation.
+                    self.uploads[folder] = upload
+        # Looking through thousands of old runs must not take most of the uploader's time.
         self._find_due = time.monotonic() + 20 * (time.monotonic() - begin)
 
     def _lock_file(self) -> tuple[int, int] | None:
-        """Return what tells the home's lock file from another of its name, None if there is none."""
+        """Return the device and inode of the home's lock file, None if there is none."""
         try:
             found = self.home.uploader_lock.stat()
         except OSError:
@@ -421,12 +425,12 @@ class Uploader:
         except OSError:
             return 0
 
-    def _store(self, shipment: Shipment) -> Store:
-        if shipment.address not in self._stores:
+    def _store(self, upload: RunUpload) -> Store:
+        if upload.address not in self._stores:
             from pgzoo.tracking.store import Store
 
-            self._stores[shipment.address] = Store(shipment.uri, shipment.address)
-        return self._stores[shipment.address]
+            self._stores[upload.address] = Store(upload.uri, upload.address)
+        return self._stores[upload.address]
 
     def _write_status(self) -> None:
         errors = {
@@ -434,9 +438,9 @@ class Uploader:
             for store in self._stores.values()
             if store.uri
         }
-        for shipment in self.shipments.values():
-            if shipment.backoff.error and not errors[shipment.uri]["error"]:
-                errors[shipment.uri]["error"] = f"run {shipment.folder.name}: {shipment.backoff.error}"
+        for upload in self.uploads.values():
+            if upload.backoff.error and not errors[upload.uri]["error"]:
+                errors[upload.uri]["error"] = f"run {upload.folder.name}: {upload.backoff.error}"
         status = {"pid": os.getpid(), "retried": self._retried, "stores": errors}
         if status != self._status:
             self._status = status
@@ -477,7 +481,7 @@ def main() -> None:
         try:
             import pgzoo.tracking.store  # noqa: F401
         except Exception as error:
-            log.exception("mlflow can't be imported; nothing is shipped")
+            log.exception("mlflow can't be imported; nothing is uploaded")
             stores = {"mlflow": {"error": f"mlflow can't be imported: {error}"}}
             write_json(home.status_file, {"pid": os.getpid(), "stores": stores})
             time.sleep(60.0)  # while this process holds the lock, the trainers start no other

@@ -110,4 +110,4 @@ def test_doctor_takes_a_server_that_is_down_as_a_note(monkeypatch: pytest.Monkey
     report = json.loads(pgzoo("doctor", "--json").stdout)
     store = next(finding for finding in report["findings"] if finding["name"] == "store")
     assert store["state"] == "note"
-    assert "doesn't answer" in store["detail"]
+    assert "doesn't respond" in store["detail"]

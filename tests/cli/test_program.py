@@ -61,7 +61,7 @@ def test_module_and_version() -> None:
         (["presets", "show", "notebok"], 'Did you mean "notebook"?'),
         (
             ["presets", "show", "reinforce", "Taxi-v4"],
-            'No preset applies by itself to "reinforce" on Taxi-v4',
+            'No preset is applied automatically to "reinforce" on Taxi-v4',
         ),
     ],
 )
@@ -117,8 +117,8 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
 
 def test_peek_reads_options_before_they_can_be_parsed() -> None:
     args = ["reinforce", "--import", "a", "--no-plugin=b", "--import=c.py", "--import"]
-    assert common.peek(args, "--import") == ["a", "c.py"]
-    assert common.peek(args, "--no-plugin") == ["b"]
+    assert common.unparsed_values(args, "--import") == ["a", "c.py"]
+    assert common.unparsed_values(args, "--no-plugin") == ["b"]
 
 
 def test_completion_offers_commands_without_importing_them() -> None:

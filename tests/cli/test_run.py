@@ -51,15 +51,15 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "empty environment": (("reinforce", "--env", ""), "--env: string should have at least 1 character"),
     "environment keyword": ((*CARTPOLE, "--env-kwarg", "sutton_barto=1"), 'Did you mean "sutton_barto_reward"?'),
     "pair": ((*CARTPOLE, "--env-kwarg", "x"), "'--env-kwarg': expected K=V, got 'x'"),
-    "axis": ((*CARTPOLE, "--sweep-axis", "gama=0.9,1"), '--sweep-axis: "gama" is no setting. Did you mean "gamma"?'),
+    "axis": ((*CARTPOLE, "--sweep-axis", "gama=0.9,1"), '--sweep-axis: "gama" isn\'t a setting. Did you mean "gamma"?'),
     "static axis": (
         (*CARTPOLE, "--sweep-axis", "num-envs=1,2"),
-        '"num_envs" has one value for all members. What may differ between members: learning_rate,',
+        '"num_envs" has one value for all members. Settings that can be swept: learning_rate,',
     ),
     "axis without values": ((*CARTPOLE, "--sweep-axis", "gamma"), "'--sweep-axis': expected K=A,B,..., got 'gamma'"),
     "axis given twice": ((*CARTPOLE, *2 * ("--sweep-axis", "gamma=1")), "gamma is given twice; give all its values"),
     "value of an axis": ((*CARTPOLE, "--sweep-axis", "gamma=0.9,2"), "--sweep-axis: gamma: must be less than or equal"),
-    "axis and value": ((*CARTPOLE, "--sweep-axis", "gamma=0.9", "--gamma", "1"), "gamma is given one value as well"),
+    "axis and value": ((*CARTPOLE, "--sweep-axis", "gamma=0.9", "--gamma", "1"), "gamma is also given a single value"),
     "option": ((*CARTPOLE, "--learnig-rate", "1"), "Did you mean one of: '--learning-rate'"),
     "option of a component": ((*CARTPOLE, "--policy.hiden", "3"), "'--policy.hidden'"),
     "name of other libraries": ((*CARTPOLE, "--lr", "1"), "No such option '--lr'. Did you mean --learning-rate?"),
@@ -69,7 +69,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "setting of others": (
         (*CARTPOLE, "--n-steps", "8"),
-        "pgzoo's name for it is --rollout-steps, which pgzoo run reinforce doesn't have.",
+        "The equivalent option is --rollout-steps, but pgzoo run reinforce doesn't have it.",
     ),
     "option given twice": ((*CARTPOLE, "--gamma", "1", "--gamma=0.9"), "--gamma is given twice; give one value."),
     "flag and its opposite": ((*CARTPOLE, "--gamma-t", "--no-gamma-t"), "--no-gamma-t is given twice"),
@@ -84,7 +84,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "negative": ((*CARTPOLE, "--num-envs", "-1"), "--num-envs: must be greater than 0 (got -1)"),
     "fraction": ((*CARTPOLE, "--num-envs", "1.5"), "--num-envs: must be a valid integer (got '1.5')"),
     "layer": ((*CARTPOLE, "--policy.hidden", "64,x"), "--policy.hidden: must be a valid integer (got 'x')"),
-    "both seeds": ((*CARTPOLE, "--seed", "1", "--seeds", "2"), "--seed and --seeds exclude each other"),
+    "both seeds": ((*CARTPOLE, "--seed", "1", "--seeds", "2"), "--seed and --seeds can't be combined"),
     "seed": ((*CARTPOLE, "--seed", "-1"), "'--seed': expected a whole number, 0 or greater, got '-1'"),
     "half a seed": ((*CARTPOLE, "--seed", "1.5"), "'--seed': expected a whole number, 0 or greater, got '1.5'"),
     "no seeds": ((*CARTPOLE, "--seeds", "0"), "--seeds: give at least one seed"),
@@ -99,7 +99,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "clashing setting": (
         ("clash", "--import", str(ANIMALS), "--env", "CartPole-v1"),
-        "a setting named gamma, which belongs to the run",
+        "a setting named gamma, which is the name of a run setting",
     ),
     "code not there": (("gone", "--import", str(ANIMALS), "--env", "CartPole-v1"), "No module named 'not_there'"),
     "no plugin": ((*CARTPOLE, "--no-plugin", "exmple"), 'No plugin "exmple" to block'),
@@ -187,7 +187,7 @@ def test_a_gpu_that_is_not_there(built: str | None, message: str, here: Path, mo
     monkeypatch.setattr(torch.version, "cuda", built)
     done = run(*CARTPOLE, "--device", "cuda")
     assert done.exit_code == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1
-    with pytest.raises(UsageError, match="The run is for --device cuda"):
+    with pytest.raises(UsageError, match="--device cuda: torch"):
         pgzoo.run("reinforce", env="CartPole-v1", total_steps=10, device="cuda")
     assert "'gpu' is not one of 'cpu', 'cuda'" in run(*CARTPOLE, "--device", "gpu").stderr
     with pytest.raises(UsageError, match="device: must be 'cpu' or 'cuda'"):

@@ -122,8 +122,8 @@ def test_one_value_takes_the_place_of_a_lower_axis(catalog: PluginCatalog, given
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        ({"sweep_axis": {"learnin_rate": [1]}}, 'is no setting. Did you mean "learning_rate"?'),
-        ({"sweep_axis": {"learnin_rate": [1]}}, "What may differ between members: learning_rate, max_grad_norm, "),
+        ({"sweep_axis": {"learnin_rate": [1]}}, 'isn\'t a setting. Did you mean "learning_rate"?'),
+        ({"sweep_axis": {"learnin_rate": [1]}}, "Settings that can be swept: learning_rate, max_grad_norm, "),
         ({"sweep_axis": {"epochs": [1, 2]}}, '"epochs" has one value for all members.'),
         ({"sweep_axis": {"kl_coef": [0.1, 0.2]}}, '"kl_coef" has one value for all members.'),
         ({"sweep_axis": {"optimizer_eps": [0.1]}}, '"optimizer_eps" has one value for all members.'),
@@ -135,7 +135,7 @@ def test_one_value_takes_the_place_of_a_lower_axis(catalog: PluginCatalog, given
         ({"sweep_axis": {"gamma": []}}, "gamma has no value"),
         ({"sweep_axis": {"gamma": [0.5, 0.5]}}, "gamma has a value twice"),
         ({"sweep_axis": 3}, "must be a valid dictionary"),
-        ({"sweep_axis": {"gamma": [0.5]}, "gamma": 0.9}, "gamma is given one value as well"),
+        ({"sweep_axis": {"gamma": [0.5]}, "gamma": 0.9}, "gamma is also given a single value"),
     ],
 )
 def test_bad_axes_are_refused(catalog: PluginCatalog, layer: Mapping[str, Any], message: str) -> None:

@@ -63,7 +63,7 @@ def test_an_interrupted_run_keeps_what_there_is(how: signal.Signals, env: str, s
     out, err = child.communicate(timeout=PATIENCE)
     assert b'"t":"end"' in journal.read_bytes().replace(b" ", b"")
     assert child.returncode == 130 and "Traceback" not in err
-    assert "Stopping, and keeping what there is. Once more ends at once." in err
+    assert "Stopping and saving checkpoints. Press Ctrl-C again to quit immediately." in err
     assert f"interrupted by {how.name}" in err and "Metrics and policies so far are saved." in err
     assert "interrupted" in out and list(journal.parent.glob("checkpoints/step-*/state.safetensors"))
     shared.sync()

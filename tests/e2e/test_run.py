@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 KEYS = ["group", "experiment", "tracking_uri", "algorithm", "env", "status"]
 KEYS += ["env_steps", "wall_seconds", "steps_per_second", "seeds", "timing"]
 SEED_KEYS = ["seed", "run_key", "run_id", "status", "reason", "env_steps", "return_mean", "return_std"]
-SEED_KEYS += ["return_min", "return_max", "length_mean", "episodes", "greedy_return_mean"]
+SEED_KEYS += ["return_min", "return_max", "length_mean", "episodes", "greedy_return_mean", "cut_episodes"]
+SEED_KEYS += ["greedy_cut_episodes"]
 SHORT = ("--env", "CartPole-v1", "--total-steps", "1000", "--eval-episodes", "8")
 FILES = [
     "config.yaml",
@@ -144,7 +145,7 @@ def test_the_bar_in_a_terminal(folder: Folder) -> None:
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen)
     assert "reinforce on CartPole-v1, seed 0: 60,000 steps" in text
     assert re.search(r"━ +\d+% \d:\d\d:\d\d mean return [\d.]+ +[\d,]+ steps/s", text), text
-    assert text.index("greedy mean") < text.index("Shipping to MLflow") < text.index("pgzoo ui")
+    assert text.index("greedy mean") < text.index("Uploading to MLflow") < text.index("pgzoo ui")
     assert max(len(line) for part in text.partition("Trained")[0].splitlines() for line in part.split("\r")) <= 80
 
 

@@ -39,7 +39,7 @@ def test_a_server_that_is_killed_costs_nothing(folder: Folder, server: Server) -
         out, err = child.communicate(timeout=PATIENCE)
         assert child.returncode == 0, err
         answer = folder.parse(out)
-        assert "Still to be shipped to MLflow" in err and "pgzoo sync" in err
+        assert "Not yet uploaded to MLflow" in err and "pgzoo sync" in err
         assert answer["timing"]["track"] < 0.05 * answer["wall_seconds"] + 0.2  # training waited for nobody
         assert sum(answer["timing"].values()) - answer["timing"]["evaluate"] > 0.9 * answer["wall_seconds"]
     finally:

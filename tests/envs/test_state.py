@@ -75,7 +75,7 @@ def test_numbers_that_json_has_not_and_generators_come_back() -> None:
 
 @pytest.mark.parametrize("value", [object(), lambda: 0, np.array([object()]), {1, 2}, np.zeros(1, "i4,i4")])
 def test_what_is_no_plain_data_is_refused(value: Any) -> None:
-    with pytest.raises(TypeError, match="no plain data"):
+    with pytest.raises(TypeError, match="not plain data"):
         state.encode([value])
 
 
@@ -205,7 +205,7 @@ def test_a_state_of_other_wrappers_is_refused() -> None:
     env = gym.make("CartPole-v1", disable_env_checker=True)
     env.reset(seed=1)
     saved = state.save(env, STATES)
-    with pytest.raises(ValueError, match="its wrappers were TimeLimit, OrderEnforcing"):
+    with pytest.raises(ValueError, match="the saved environment had the wrappers TimeLimit, OrderEnforcing"):
         state.restore(env.env, saved, STATES)
     with pytest.raises(ValueError, match="no plugin here"):
         state.restore(env, saved, ())

@@ -150,7 +150,7 @@ def test_actions_that_are_tried_are_allowed() -> None:
 
 
 def test_masks_that_are_no_method_are_refused() -> None:
-    with pytest.raises(EnvError, match=r"an attribute action_masks that is no method \(ndarray\)"):
+    with pytest.raises(EnvError, match=r"an attribute action_masks that isn't a method \(ndarray\)"):
         inspect_environment(request("NotAMethod", sends="late"))
 
 
@@ -298,7 +298,7 @@ def test_a_reset_without_a_seed_is_told_gymnasiums_signature() -> None:
     [
         ("step", "raised ValueError: out of fuel in step (/"),
         ("exit", "called sys.exit(3) in step"),
-        ("die", "died in step"),
+        ("die", "died during step"),
     ],
 )
 def test_a_worker_that_fails_is_one_message(how: str, message: str, capfd: pytest.CaptureFixture[str]) -> None:

@@ -255,9 +255,9 @@ def test_half_a_file_is_damage(folder: Path, catalog: PluginCatalog) -> None:
         ({"action_space": {"type": "Discrete", "n": 0, "start": 0}}, "is damaged"),
         ({"action_space": {"type": "Sphere"}}, "is damaged: ValueError: unknown space 'Sphere'"),
         ({"action_space": 3}, "is damaged"),
-        ({"action_space": {"type": "Discrete", "n": 5, "start": 0}}, "it needs tensors"),
+        ({"action_space": {"type": "Discrete", "n": 5, "start": 0}}, "expected tensors"),
         ({"policy": {"name": "mlp", "hiden": [5]}}, 'Did you mean "hidden"?'),
-        ({"policy": {"name": "mlp", "hidden": [6]}}, "it needs tensors"),
+        ({"policy": {"name": "mlp", "hidden": [6]}}, "expected tensors"),
     ],
     ids=str,
 )
@@ -417,7 +417,7 @@ def test_a_header_longer_than_its_file_is_refused(folder: Path, catalog: PluginC
 def test_numbers_of_another_type_are_refused(folder: Path, catalog: PluginCatalog, dtype: torch.dtype) -> None:
     tensors = {name: value.to(dtype) for name, value in load_policy(folder, catalog).params.items()}
     save_file(tensors, folder / "policy.safetensors")
-    assert f"the file has bias.0 [5] {str(dtype).removeprefix('torch.')}" in refusal(folder, catalog)
+    assert f"found bias.0 [5] {str(dtype).removeprefix('torch.')}" in refusal(folder, catalog)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

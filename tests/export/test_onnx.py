@@ -83,7 +83,7 @@ def test_a_graph_that_gives_other_numbers_is_not_written(
 ) -> None:
     right = onnx.mode
     monkeypatch.setattr(onnx, "mode", lambda dist, policy: right(dist, policy) + 1)
-    with pytest.raises(UnfitError, match="onnxruntime gives other actions than the policy; nothing was written"):
+    with pytest.raises(UnfitError, match="onnxruntime chooses other actions than the policy; nothing was written"):
         export(make(POINT, Discrete(3)), tmp_path / "to", "onnx")
     assert not (tmp_path / "to").exists()
 
@@ -93,7 +93,7 @@ def test_numbers_other_than_torch_s_are_found(make: Make, tmp_path: Path) -> Non
     policy, other = make(POINT, Discrete(3)), make(POINT, Discrete(3))
     data = (export(policy, tmp_path, "onnx") / "policy.onnx").read_bytes()
     other.params = {name: value + 0.01 for name, value in policy.params.items()}
-    with pytest.raises(UnfitError, match="onnxruntime gives another logits than torch"):
+    with pytest.raises(UnfitError, match="onnxruntime and torch disagree on logits"):
         onnx._check(other, onnx.Graph(other), data, np.random.default_rng(0))
 
 

@@ -197,7 +197,7 @@ def until_met(folder: Folder) -> str:
     status = folder.path / ".pgzoo" / "status.json"
     eventually(lambda: any(store["error"] for store in read_json(status).get("stores", {}).values()))
     found = json.loads(folder.pgzoo("doctor", "--json")[0])["findings"]
-    return next(str(one["detail"]) for one in found if one["name"] == "not shipped yet")
+    return next(str(one["detail"]) for one in found if one["name"] == "not uploaded yet")
 
 
 def judge(
@@ -616,14 +616,14 @@ SCENARIOS = (
         "no MLflow server",
         "the run ends after ten more seconds and prints what is pending; `pgzoo sync` uploads it later",
         server_never_there,
-        says="So far: no server listens there",
+        says="Last error: no server listens there",
         slow=True,
     ),
     Scenario(
         "MLflow server accepts connections and never responds",
         "as without a server",
         server_hanging,
-        says="So far: it doesn't answer",
+        says="Last error: it doesn't answer",
         slow=True,
     ),
     Scenario(
@@ -643,7 +643,7 @@ SCENARIOS = (
         "disk full for a while: journal, checkpoints, store",
         "records are kept in memory until there is space, checkpoints are skipped, the uploader retries",
         disk_full,
-        says=r"No space left on device\. Training goes on\.",
+        says=r"No space left on device\. Training continues\.",
         slow=True,
         missing=no_mount,
     ),
@@ -651,7 +651,7 @@ SCENARIOS = (
         "disk of the store full for a while",
         "the uploader retries, and doesn't mistake the failure for a rejected record",
         store_disk_full,
-        says="its disk is full",
+        says="the store's disk is full",
         slow=True,
         missing=no_mount,
     ),
@@ -667,14 +667,14 @@ SCENARIOS = (
         "file size limit reached for a while: journal, checkpoints, store",
         "as with a full disk",
         file_size_limited,
-        says=r"File too large\. Training goes on\.",
+        says=r"File too large\. Training continues\.",
         missing=linux,
     ),
     Scenario(
         "SQLite store locked by another program for 30 s",
         "the uploader retries",
         store_locked,
-        says="Still to be shipped to MLflow",
+        says="Not yet uploaded to MLflow",
         slow=True,
     ),
     Scenario(
@@ -718,7 +718,7 @@ SCENARIOS = (
         "artifact folder of the store read-only",
         "metrics and status are uploaded; the files follow when the folder is writable",
         artifacts_read_only,
-        says="So far: it can't be written",
+        says="Last error: the store can't be written to",
         slow=True,
         missing=binds_root,
     ),

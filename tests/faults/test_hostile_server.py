@@ -81,8 +81,8 @@ def strange_ids(handler: BaseHTTPRequestHandler) -> None:
 @pytest.mark.parametrize(
     ("answer", "arguments", "message"),
     [
-        (endless_body, ("compare", "a", "b"), "the server's answer doesn't end"),
-        (endless_pages, ("compare", "a", "b"), "the server's list doesn't end"),
+        (endless_body, ("compare", "a", "b"), "the server's response is too long"),
+        (endless_pages, ("compare", "a", "b"), "the server's list is too long"),
         (strange_ids, ("compare", "r"), "which is none"),
         (strange_ids, ("evaluate", "r"), "which is none"),
         (lambda handler: say(handler, b"who are you?", 401), ("evaluate", "r"), "MLFLOW_TRACKING_USERNAME"),
@@ -103,7 +103,7 @@ def test_a_command_ends_with_one_message(
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (endless_body, "the server's answer doesn't end"),
+        (endless_body, "the server's response is too long"),
         (lambda handler: say(handler, {}), "Is it an MLflow server?"),
         (lambda handler: say(handler, b"who are you?", 401), "asks for credentials"),
     ],

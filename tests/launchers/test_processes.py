@@ -242,7 +242,7 @@ def test_ctrl_c_ends_all_workers_in_order(running: Running) -> None:
     os.killpg(child.pid, signal.SIGINT)  # as a terminal does: to all of them
     out, err = child.communicate(timeout=PATIENCE)
     assert child.returncode == 130 and "Traceback" not in err
-    assert err.count("Stopping, and keeping what there is. Once more ends at once.") == 1
+    assert err.count("Stopping and saving checkpoints. Press Ctrl-C again to quit immediately.") == 1
     assert [seed["status"] for seed in json.loads(out)["seeds"]] == ["interrupted"] * 2
     assert not any(map(alive, pids)) and len(list(folder.path.glob(".pgzoo/runs/*/checkpoints/step-*"))) >= 2
     assert ends(folder) == [("KILLED", "interrupted by SIGINT")] * 2

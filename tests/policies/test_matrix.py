@@ -158,13 +158,13 @@ def test_every_policy_trains_in_every_action_space(play: Callable[..., list[Even
 
 
 def test_images_are_refused_except_by_a_module(build: Build, catalog: PluginCatalog) -> None:
-    images = make_spec(Box(0, 255, (8, 8, 3), np.uint8), Discrete(2))
+    images = make_spec(Box(0, 255, (16, 16, 3), np.uint8), Discrete(2))
     for name in ("mlp", "linear", "gru", "lstm"):
         component, factory = resolve_component("policy", name, catalog)
         with pytest.raises(UnfitError, match=f'policy "{name}" .*not images'):
             factory(component.settings, images, frozenset())
     component, factory = resolve_component("policy", "net", catalog)
-    assert factory(component.settings, images, frozenset()).inputs == (8, 8, 3)
+    assert factory(component.settings, images, frozenset()).inputs == (16, 16, 3)
 
 
 # the simple ones, by hand

@@ -51,7 +51,7 @@ def test_a_broken_plugin_is_a_warning_and_no_more() -> None:
     assert (found["mine"]["distribution"], found["mine"]["version"]) == ("zoo-good", "1.2")
     assert found["inline"]["plugin"] == "local"
     assert 'Loaded ./pgzoo_plugin.py (inline plugin "local")' in done.stderr
-    assert 'Warning: plugin "bad" (zoo-bad 0.3) is broken and left out: ModuleNotFoundError' in done.stderr
+    assert 'Warning: plugin "bad" (zoo-bad 0.3) failed to load and is ignored: ModuleNotFoundError' in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -82,7 +82,7 @@ def test_a_plugin_may_only_listen(install: Install) -> None:
 @pytest.mark.usefixtures("plugins")
 def test_help_shows_commands_of_plugins_and_reads_no_file_of_the_folder() -> None:
     done = pgzoo("--help")
-    assert "Commands of plugins:\n  hello  Say hello. (zoo-good 1.2)" in done.stdout
+    assert "Plugin commands:\n  hello  Say hello. (zoo-good 1.2)" in done.stdout
     assert done.stderr == ""
     assert pgzoo("hello").stdout == "Hello!\n"
 

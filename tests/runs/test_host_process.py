@@ -101,7 +101,7 @@ def test_a_second_signal_closes_the_runs_as_interrupted(catalog: PluginCatalog, 
     for folder in home.runs.iterdir():
         *_, tags, last = (record for record, _ in records(folder) if record)
         assert (last["t"], last["status"]) == ("end", "KILLED") and tags["tags"] == {"pgzoo.status": "interrupted"}
-        assert last["reason"] == "ended at once by a second signal, SIGINT"
+        assert last["reason"] == "quit immediately after a second SIGINT"
 
 
 def test_compiled_code_goes_to_the_home_of_each_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,9 +53,9 @@ def test_a_run_of_objects(given: Any, home: Home, caplog: pytest.LogCaptureFixtu
 def test_resume_repro_and_evaluate_find_them_by_their_import(given: Any, home: Home) -> None:
     result = pgzoo.run(given.Scaled, env=given.Count, policy=given.Net, **SHORT)
     [found], key = find(result.group, home), result.runs[0].run_key
-    with pytest.raises(UnknownName, match=r'"given:Scaled" is a Python object .* --import given'):
+    with pytest.raises(UnknownName, match=r'No algorithm "given:Scaled"\. It is a .* --import given'):
         resume([found], discover(), total_steps=400)
-    with pytest.raises(UnknownName, match='policy "given:Net" is a Python object'):
+    with pytest.raises(UnknownName, match=r'No policy "given:Net"\. It is a Python object'):
         pgzoo.evaluate(key)
     gym.registry.pop("Count")
     catalog = discover(imports=["given"])
@@ -132,5 +132,5 @@ def test_the_name_in_a_file_leads_to_no_other_code(name: str, given: Any) -> Non
     assert find_imported(name, ["given"]) is None
     register_env(name, ["given"])
     assert name.partition(":")[2] not in gym.registry
-    with pytest.raises(UnknownName, match="is a Python object that was passed"):
+    with pytest.raises(UnknownName, match="It is a Python object that was passed"):
         discover(imports=["given"]).get("policy", name)

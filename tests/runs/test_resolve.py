@@ -137,7 +137,7 @@ def test_other_seeds_are_refused(laid: Resolve, seeds: Any) -> None:
 
 
 def test_one_seed_and_several_exclude_each_other(laid: Resolve) -> None:
-    assert refusal(lambda: laid({"seed": 3, "seeds": 10})) == "seed: seed and seeds exclude each other."
+    assert refusal(lambda: laid({"seed": 3, "seeds": 10})) == "seed: seed and seeds can't be combined."
     assert laid({"seeds": 10}, {"seed": 3}).seeds == (3,)
 
 

@@ -22,7 +22,7 @@ from pgzoo.config import Layer
 from pgzoo.envs.state import Attributes
 from pgzoo.errors import CheckpointError, RunFailed, StoreError, UsageError
 from pgzoo.registry import PluginCatalog, PluginInfo, Registry, discover
-from pgzoo.runs.reproduce import differences, repro
+from pgzoo.runs.reproduce import differences, reproduce
 from pgzoo.runs.resolve import compose
 from pgzoo.runs.result import Result
 from pgzoo.runs.resume import resume
@@ -94,7 +94,7 @@ def test_edited_settings_are_refused_by_name(trained: Train, home: Home, catalog
     whole = trained()
     config = home.runs / whole.runs[0].run_key / "artifacts/config.yaml"
     config.write_text(config.read_text().replace("gamma: 0.99", "gamma: 0.5"))
-    with pytest.raises(CheckpointError, match=r"gamma = 0\.99, and its config\.yaml now says 0\.5"):
+    with pytest.raises(CheckpointError, match=r"gamma = 0\.99, and its config\.yaml now has 0\.5"):
         again(catalog, home, whole.group)
 
 
@@ -276,14 +276,14 @@ def test_an_environment_that_remembers_is_not_called_exact(
 def test_a_run_can_be_had_again_and_a_difference_is_found(trained: Train, home: Home, catalog: PluginCatalog) -> None:
     whole = trained(log_every=100)
     (found,) = find(whole.group, home)
-    same = repro(found, catalog)
+    same = reproduce(found, catalog)
     assert same.first is None and same.compared > 10
     journal = home.runs / found.run_key / "journal.jsonl"
     lines = [json.loads(line) for line in journal.read_text().splitlines()]
     record = next(r for r in lines if r["t"] == "update" and r.get("steps") == [300])
     record["m"]["loss/value"] += 1.0
     journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    other = repro(found, catalog)
+    other = reproduce(found, catalog)
     assert other.first is not None and (other.first.step, other.first.metric) == (300, "loss/value")
 
 
@@ -294,7 +294,7 @@ def test_a_prolonged_run_is_had_again_in_the_same_legs(trained: Train, home: Hom
     assert parameters(longer) != parameters(trained(**settings, total_steps=1200))  # the step size was another
     (found,) = find(short.group, home)
     assert differences(found, catalog) == []
-    same = repro(found, catalog)
+    same = reproduce(found, catalog)
     assert same.first is None and same.until is None and same.compared > 20
 
 
@@ -319,7 +319,7 @@ def test_what_cannot_be_had_again_is_said_first(
     again(catalog, home, whole.group, from_step=checkpoint.load(before).env_steps, total_steps=more)
     (said,) = differences(found, catalog)
     assert f"was interrupted at step 300 and {how}: it is compared up to that step" in said
-    same = repro(found, catalog)
+    same = reproduce(found, catalog)
     assert same.first is None and same.until == 300
 
 

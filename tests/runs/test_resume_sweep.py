@@ -17,7 +17,7 @@ from pgzoo.config import Layer
 from pgzoo.errors import ConfigError
 from pgzoo.registry import PluginCatalog
 from pgzoo.runs.reproduce import points as points_of
-from pgzoo.runs.reproduce import repro
+from pgzoo.runs.reproduce import reproduce
 from pgzoo.runs.resolve import resolve
 from pgzoo.runs.result import Result
 from pgzoo.runs.resume import resume
@@ -129,7 +129,7 @@ def test_a_setting_is_resumed_by_its_name(trained: Train, home: Home, catalog: P
 
 def test_a_member_is_had_again(trained: Train, home: Home, catalog: PluginCatalog) -> None:
     many = trained(**GRID)
-    found = repro(find(many.runs[row(many)].run_key, home)[0], catalog)
+    found = reproduce(find(many.runs[row(many)].run_key, home)[0], catalog)
     assert found.first is None and found.compared > 20
 
 

@@ -26,7 +26,7 @@ from pgzoo.training.metrics import UpdateMetrics
         ({"num_envs": 1, "rollout_steps": 3, "minibatches": 4}, r"3 rows \(3 steps of num_envs=1\), too few for minib"),
         (
             {"num_envs": 1, "rollout_steps": 4, "minibatches": 4},
-            r".*, cut into minibatches=4: one row per .* of one row are 0",
+            r".*, cut into minibatches=4: one row per .* single row can't be standardized",
         ),
         (
             {"num_envs": 1, "rollout_steps": 1, "minibatches": 1},
@@ -68,7 +68,7 @@ def test_a_run_warns_once(
         run_config(few, catalog)
     assert [r.message for r in caplog.records if "per gradient step" in r.message] == [
         'Algorithm "ppo": an update collects 20 rows (20 steps of num_envs=1), 5 per gradient step. Advantages that '
-        "are standardized over so few are mostly noise. Lower minibatches, or raise num_envs or rollout_steps."
+        "standardized over so few rows are mostly noise. Lower minibatches, or raise num_envs or rollout_steps."
     ]
 
 

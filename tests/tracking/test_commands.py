@@ -59,7 +59,7 @@ def test_an_empty_place_is_left_empty(command: str, tmp_path: Path) -> None:
         assert run.returncode == 2
         assert "First: pgzoo run reinforce --env CartPole-v1" in run.stderr
     else:
-        assert (run.returncode, run.stdout) == (0, "Nothing to ship.\n")
+        assert (run.returncode, run.stdout) == (0, "Nothing to upload.\n")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -80,7 +80,7 @@ def test_a_broken_store_is_quoted_in_one_line(place: Place) -> None:
     assert store == place.home.default_uri
     assert "DatabaseError" in error and "\n" not in error
     checked = place.pgzoo("doctor")
-    assert error in checked.stdout and checked.stdout.endswith("Nothing is broken; see the notes on tracking.\n")
+    assert error in checked.stdout and checked.stdout.endswith("No problems found; see the notes on tracking.\n")
     assert checked.returncode == 0
 
 

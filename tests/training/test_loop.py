@@ -376,7 +376,9 @@ def test_an_environment_that_raises_in_the_last_evaluation_fails_the_run_too(pla
 
 def test_an_estimator_that_asks_for_too_much_is_refused_before_anything_happens(plan: MakePlan) -> None:
     one = replace(plan(), estimator=lambda *, rewards, wishes: rewards)
-    with pytest.raises(UnfitError, match=r'Estimator "reward-to-go" requires the argument wishes.*Available: .*rewards'):
+    with pytest.raises(
+        UnfitError, match=r'Estimator "reward-to-go" requires the argument wishes.*Available: .*rewards'
+    ):
         next(train(one))
 
 

@@ -97,7 +97,7 @@ def test_what_gymnasium_refuses_is_run_if_asked_for_and_never_by_itself(env: str
         with pytest.raises(EnvError) as error:
             choose_backend(backend, catalog, EnvRequest(env, {}, None, 1))
         assert f'Use "{successor}"' in str(error.value)
-        assert str(error.value).endswith("As it is, it runs with --backend envpool.")
+        assert str(error.value).endswith("Or use --backend envpool.")
     assert choose_backend("envpool", catalog, EnvRequest(env, {}, None, 1))[0] == "envpool"
 
 
@@ -107,7 +107,7 @@ def test_it_is_named_beside_an_extra_that_is_missing(monkeypatch: pytest.MonkeyP
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(EnvError) as error:
         choose_backend("auto", discover(inline=False), EnvRequest("LunarLander-v3", {}, None, 1))
-    assert str(error.value).endswith('pip install "pgzoo[box2d]". As it is, it runs with --backend envpool.')
+    assert str(error.value).endswith('pip install "pgzoo[box2d]". Or use --backend envpool.')
 
 
 def test_nobody_names_it_for_what_it_does_not_know() -> None:
@@ -168,13 +168,13 @@ def test_an_environment_that_gymnasium_has_given_up_is_learned_and_evaluated(tmp
     run = ("run", "reinforce", "--env", "LunarLander-v2", "--total-steps", "300", *QUICK)
     refused = pgzoo(tmp_path, *run)
     assert refused.returncode == 2
-    assert 'Use "LunarLander-v3", which replaced it. As it is, it runs with --backend envpool.' in refused.stderr
+    assert 'Use "LunarLander-v3", which replaced it. Or use --backend envpool.' in refused.stderr
     (seed,) = answer(pgzoo(tmp_path, *run, "--backend", "envpool", "--json"))["seeds"]
     (again,) = answer(pgzoo(tmp_path, "evaluate", seed["run_key"], "--episodes", "4", "--json"))
     assert again["return_mean"] == pytest.approx(seed["return_mean"])
     assert pgzoo(tmp_path, "export", seed["run_key"], "--to", "policy").returncode == 0
     alone = ("evaluate", "./policy", "--episodes", "4", "--json")
-    assert pgzoo(tmp_path, *alone).stderr.rstrip().endswith("As it is, it runs with --backend envpool.")
+    assert pgzoo(tmp_path, *alone).stderr.rstrip().endswith("Or use --backend envpool.")
     (kept,) = answer(pgzoo(tmp_path, *alone, "--backend", "envpool"))
     assert kept["episodes"] == 4
 
@@ -187,4 +187,4 @@ def test_the_listing_says_which_backends_there_are(tmp_path: Path) -> None:
     assert refused.returncode == 2
     told = json.loads(refused.stdout)
     assert (told["runs"], told["backends"], told["auto"]) == (False, ["envpool"], None)
-    assert told["problem"].endswith('Use "Taxi-v4", which replaced it. As it is, it runs with --backend envpool.')
+    assert told["problem"].endswith('Use "Taxi-v4", which replaced it. Or use --backend envpool.')

@@ -85,7 +85,7 @@ def decode(content: Mapping[str, Any], rows: Sequence[int], env_steps: NDArray[n
             return Evaluated(at, some("active"), content["mode"], content["final"], *played, cut)
         case "CheckpointSaved":
             return CheckpointSaved(at, tuple(rows[member] for member in content["members"]), content["exact"])
-    raise ValueError(f"not an event: {content['t']}")
+    raise ValueError(f"not an event: {content['type']}")
 
 
 def _plain(value: Any) -> Any:

@@ -264,7 +264,7 @@ def test_a_misspelt_distribution_is_guessed() -> None:
         family_for(BOX, 'policy "mlp"', distribution="gausian")
     assert str(caught.value) == (
         'policy "mlp": no distribution "gausian". Did you mean "gaussian"? '
-        "In Box(-1.0, 1.0, (3,), float32) there are: auto, gaussian, tanh, beta."
+        "For Box(-1.0, 1.0, (3,), float32), choose from: auto, gaussian, tanh, beta."
     )
 
 

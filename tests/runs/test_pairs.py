@@ -24,8 +24,8 @@ from pgzoo.training.loop import train
 CATALOG = discover(inline=False)
 PAGE = (Path(__file__).parents[2] / "docs" / "pairs.md").read_text(encoding="utf-8")
 REASONS = {
-    "no: windows": 'Estimator ".*" needs whole episodes, and algorithm ".*" collects windows of 12 steps',
-    "no: no gradient": 'Estimator ".*" needs the values of a critic, and algorithm ".*" takes no gradient steps',
+    "no: windows": 'Estimator ".*" needs whole episodes, but algorithm ".*" collects windows of 12 steps',
+    "no: no gradient": 'Estimator ".*" needs the values of a critic, but algorithm ".*" takes no gradient steps',
     "no: no parameters": 'policy "uniform" has no parameters|searches in parameter space',
 }
 

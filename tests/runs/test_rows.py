@@ -73,7 +73,7 @@ def test_a_run_warns_once(
 
 
 def test_a_search_without_a_second_environment_is_refused_before_it_starts(plan: Callable[..., Any]) -> None:
-    with pytest.raises(UnfitError, match=r"\bars evaluates each direction with a pair of environments"):
+    with pytest.raises(UnfitError, match="evaluates each direction with a pair of environments"):
         next(train(plan("ars", num_envs=1)))
     for name in ("ars", "cem"):
         with pytest.raises(UnfitError, match=f'"{name}" searches in parameter space, but the policy has no parameters'):

@@ -525,7 +525,7 @@ POLICIES: list[tuple[type, dict[str, Any], str, str]] = [
     (Plain, {"config": type("Silent", (ComponentConfig,), {"__annotations__": {"x": int}, "x": 1})}, "settings", ": x"),
     (Lucky, {}, "init", "returns from init a different weight.0"),
     (Gambler, {}, "init", "global generator of random in init"),
-    (Worthless, {}, "output", "no finite value of shape [3, 1, 4]"),
+    (Worthless, {}, "output", "a finite value of shape [3, 1, 4]"),
     (Scribbling, {}, "pure", "writes into the observations in apply"),
     (TwoFaced, {}, "actor", "has an actor whose"),
     (Unclipped, {}, "actions", "to Box"),
@@ -611,7 +611,7 @@ class Stuck(Envs):
 
 
 BACKENDS = [
-    (Misshapen, "fits", "has other spaces"),
+    (Misshapen, "fits", "has spaces that differ"),
     (Crowded, "rows-independent", "returns different rewards for a row when there are more rows"),
     (Paying, "next-step", "does more than reset"),
     (Reshuffled, "select", "once they are selected"),
@@ -668,7 +668,7 @@ FINE = PluginInfo("broken", "entry point", "pgzoo_example.plugin", "pgzoo-broken
             "imports numpy, torch when it registers",
         ),
         (FINE, lambda r: r.estimator("x", "pgzoo.ops.returns:nothing", summary="x"), "resolves", "nothing"),
-        (FINE, lambda r: r.estimator("x", "pgzoo.ops.returns:gae"), "summaries", "gives no summary of x"),
+        (FINE, lambda r: r.estimator("x", "pgzoo.ops.returns:gae"), "summaries", "has no summary for x"),
         (
             FINE,
             lambda r: r.preset("x", algorithm="reinforce", settings={"gama": 1}, summary="x"),

@@ -384,7 +384,7 @@ def test_an_estimator_that_asks_for_too_much_is_refused_before_anything_happens(
 
 def test_an_estimator_that_needs_a_critic_is_refused_where_none_is_trained(plan: MakePlan) -> None:
     one = replace(plan(), estimator=lambda *, rewards, values: rewards)
-    with pytest.raises(UnfitError, match=r'needs the values of a critic, and algorithm "reinforce" trains none'):
+    with pytest.raises(UnfitError, match=r'needs the values of a critic, but algorithm "reinforce" trains none'):
         next(train(one))
 
 

@@ -145,7 +145,7 @@ def warn_of_broken(catalog: PluginCatalog, *, inline: bool = False) -> None:
     for plugin in catalog.broken:
         if (plugin.source == "inline") == inline:
             echo(
-                f"Warning: plugin {plugin} is broken and left out: {plugin.error} (see: pgzoo plugins)",
+                f"Warning: plugin {plugin} failed to load and is ignored: {plugin.error} (see: pgzoo plugins)",
                 err=True,
             )
 

@@ -198,7 +198,7 @@ def _print_next_steps(result: Result) -> None:
 def _format_time(result: Result) -> str:
     """Return how the time since the process started was spent. The parts add up to the whole, but for rounding.
 
-    Imports include everything before training, shipping everything after it.
+    Imports include everything before training, the upload everything after it.
     """
     now, timing = time.monotonic(), result.timing
     parts = {name: timing.get(name, 0.0) for name in ("compile", "loop", "evaluate")}
@@ -206,7 +206,7 @@ def _format_time(result: Result) -> str:
     total = process_seconds()
     rest = total - sum(parts.values()) - ship
     seconds = {"imports": rest, "compile": parts["compile"], "train": parts["loop"], "evaluate": parts["evaluate"]}
-    listed = " + ".join(f"{name} {value:.1f}" for name, value in {**seconds, "ship": ship}.items())
+    listed = " + ".join(f"{name} {value:.1f}" for name, value in {**seconds, "upload": upload}.items())
     return f"{total:.1f} s = {listed}"
 
 
@@ -243,16 +243,16 @@ def _warn(result: Result) -> None:
 
     for run in result.runs:
         if run.status != "finished" and result.error is None:
-            of = f" of {format_setting(run.settings)}" if run.settings else ""
-            common.echo(f"Seed {run.seed}{of}, {run.status} after {run.env_steps:,} steps: {run.reason}", err=True)
+            of = f" ({format_setting(run.settings)})" if run.settings else ""
+            common.echo(f"Seed {run.seed}{of} {run.status} after {run.env_steps:,} steps: {run.reason}", err=True)
     if any(run.status == "interrupted" for run in result.runs):
         common.echo("Metrics and policies so far are saved.", err=True)
     if dropped := result.pending.dropped:
-        common.echo(f"Left out of the curves, as not finite (NaN or infinite): {plural(dropped, 'value')}.", err=True)
+        common.echo(f"Omitted from the curves: {plural(dropped, 'value')} that were NaN or infinite.", err=True)
     if lost := result.pending.lost:
         common.echo(f"Lost because the disk was full: {plural(lost, 'record')}.", err=True)
     if result.pending:
-        common.echo(f"Still to be shipped to MLflow: {result.pending}. It goes on in the background.", err=True)
+        common.echo(f"Not yet uploaded to MLflow: {result.pending}. The upload continues in the background.", err=True)
         if why := pending(result.session.home).errors.get(display_uri(result.tracking_uri)):
-            common.echo(f"So far: {why}", err=True)
-        common.echo("If it is interrupted: pgzoo sync", err=True)
+            common.echo(f"Last error: {why}", err=True)
+        common.echo("To resume the upload: pgzoo sync", err=True)

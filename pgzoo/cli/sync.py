@@ -42,7 +42,7 @@ def command(ctx: click.Context, wait: float, as_json: bool, progress: ProgressMo
         def text() -> str:
             total = before.records + before.files
             done = max(0, total - left.records - left.files)
-            return f"{tracking.format_shipping(left, uri)}, {done:,} of {total:,} shipped"
+            return f"{tracking.format_shipping(left, uri)}, {done:,} of {total:,} uploaded"
 
         with Waiting(text, progress):
             asked = home.retry_file.stat().st_mtime_ns
@@ -71,10 +71,10 @@ def command(ctx: click.Context, wait: float, as_json: bool, progress: ProgressMo
     if as_json:
         common.print_json(result)
     else:
-        shipped = f"Shipped {plural(max(0, before.records - left.records), 'record')}, {plural(done, 'run')}."
-        common.echo(shipped if before or before.refused else "Nothing to ship.")
+        uploaded = f"Uploaded {plural(max(0, before.records - left.records), 'record')}, {plural(done, 'run')}."
+        common.echo(uploaded if before or before.refused else "Nothing to upload.")
         if left:
-            common.echo(f"Pending: {left}. Shipping continues in the background.")
+            common.echo(f"Pending: {left}. The upload continues in the background.")
         for uri, error in left.errors.items():
             common.echo(f"  {uri}: {error}")
         for run, reason in left.refusals.items():

@@ -29,7 +29,7 @@ def make_spec(original: gym.Space[Any], action_space: gym.Space[Any], *, masked:
         )
     parts = original.spaces.values() if isinstance(original, gym.spaces.Dict) else getattr(original, "spaces", ())
     if any(map(is_image, parts)):
-        raise UnfitError(f"The observation space {original} has images among its parts; no policy takes those yet.")
+        raise UnfitError(f"The observation space {original} has images among its parts; no policy supports that yet.")
     plain = isinstance(original, gym.spaces.Box | gym.spaces.Discrete)
     return Spec(original if plain else gym.spaces.flatten_space(original), action_space, original, masked)
 

@@ -102,11 +102,11 @@ def plural(count: int, noun: str) -> str:
 
 
 def format_shipping(left: Pending, tracking_uri: str) -> str:
-    """Return what the uploader is doing for the store now, such as `Shipping to MLflow: 12 records of 1 run left`."""
+    """Return what the uploader is doing for the store now, such as `Uploading to MLflow: 12 records of 1 run left`."""
     database = sqlite_path(tracking_uri)
     if database is not None and not database.exists():
-        return f"Shipping to MLflow: creating the database; {left} left"
-    return f"Shipping to MLflow: {left} left" if left else "Shipping to MLflow"
+        return f"Uploading to MLflow: creating the database; {left} left"
+    return f"Uploading to MLflow: {left} left" if left else "Uploading to MLflow"
 
 
 def pending_of(folders: Iterable[Path]) -> Pending:
@@ -167,7 +167,7 @@ def start_of(folder: Path) -> Record | None:
 
 
 def is_tracked(folder: Path) -> bool:
-    """Return whether a run is to be shipped to a store: all but those that were started with `--tracking-uri none`."""
+    """Return whether a run is uploaded to a store: all but those that were started with `--tracking-uri none`."""
     start = start_of(folder)
     return start is None or start["uri"] != NO_STORE
 

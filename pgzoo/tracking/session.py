@@ -47,7 +47,7 @@ class Session:
     """The journals of one command. Starts the uploader, which outlives it; a context manager."""
 
     def __init__(self, home: Home, group: str, tracking_uri: str, warn: Callable[[str], None] = logger.warning) -> None:
-        """Open a session of the runs of `group`, shipped to `tracking_uri`; with "none" they stay on this machine.
+        """Open a session of the runs of `group`, uploaded to `tracking_uri`; with "none" they stay on this machine.
 
         `warn` receives one sentence per problem, such as a full disk. Raises StoreError if the home can't be written.
         """

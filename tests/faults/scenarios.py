@@ -713,7 +713,7 @@ SCENARIOS = (
         "there is nothing to train, and nothing is written again",
         finished_resumed,
     ),
-    Scenario("metrics that are NaN or infinite", "they are left out and counted", no_numbers, says="not finite"),
+    Scenario("metrics that are NaN or infinite", "they are left out and counted", no_numbers, says="NaN or infinite"),
     Scenario(
         "artifact folder of the store read-only",
         "metrics and status are uploaded; the files follow when the folder is writable",

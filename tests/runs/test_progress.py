@@ -16,7 +16,7 @@ from program import PATIENCE, Folder, read_until
 ENVS = str(Path(__file__).parent / "endless.py")
 A2C = ("run", "a2c", "--import", ENVS, "--num-envs", "1", "--eval-episodes", "2", "--preset", "none")
 TIMES = (
-    r"Time +([\d.]+) s = imports ([\d.]+) \+ compile ([\d.]+) \+ train ([\d.]+) \+ evaluate ([\d.]+) \+ ship ([\d.]+)"
+    r"Time +([\d.]+) s = imports ([\d.]+) \+ compile ([\d.]+) \+ train ([\d.]+) \+ evaluate ([\d.]+) \+ upload ([\d.]+)"
 )
 
 

@@ -20,7 +20,7 @@ def test_nothing_is_shipped_and_everything_else_works(folder: Folder) -> None:
     assert "shipped" not in err
     assert folder.created == {".pgzoo"} and not folder.uploaders()
     assert not list(folder.path.rglob("uploader.*"))
-    assert "Nothing to ship." in folder.pgzoo("sync")[0]
+    assert "Nothing to upload." in folder.pgzoo("sync")[0]
 
     table, _ = folder.pgzoo("evaluate", "reinforce", "--episodes", "2", "--no-progress")
     assert "reinforce s0" in table

@@ -10,7 +10,7 @@ run: $(VENV)/.ready
 	$(BIN)/pgzoo run $(ARGS)
 
 # Two processes share the tests, file by file, in the order that tests/conftest.py gives them.
-PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST = $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 UNIT = algorithms config envs estimators ops policies training
 
 test: $(VENV)/.ready

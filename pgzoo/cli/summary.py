@@ -202,9 +202,9 @@ def _format_time(result: Result) -> str:
     """
     now, timing = time.monotonic(), result.timing
     parts = {name: timing.get(name, 0.0) for name in ("compile", "loop", "evaluate")}
-    ship = now - result.over
+    upload = now - result.over
     total = process_seconds()
-    rest = total - sum(parts.values()) - ship
+    rest = total - sum(parts.values()) - upload
     seconds = {"imports": rest, "compile": parts["compile"], "train": parts["loop"], "evaluate": parts["evaluate"]}
     listed = " + ".join(f"{name} {value:.1f}" for name, value in {**seconds, "upload": upload}.items())
     return f"{total:.1f} s = {listed}"

@@ -180,7 +180,7 @@ def test_a_folder_that_cannot_be_written(home: str, here: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("built", "message"),
-    [(None, "was built without CUDA. Start one with --device cpu, or install"), ("12.8", "finds no GPU here.")],
+    [(None, "was built without CUDA. Use --device cpu, or install"), ("12.8", "finds no GPU here.")],
 )
 def test_a_gpu_that_is_not_there(built: str | None, message: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -122,7 +122,7 @@ def test_a_loaded_policy_remembers_until_it_is_reset(make: Make, name: str) -> N
     assert first != second  # the same observation, another memory
     policy.reset()
     assert (best(obs), best(obs)) == (first, second)
-    with pytest.raises(ValueError, match=r"4 observations for a memory of 1; call reset\(\)"):
+    with pytest.raises(ValueError, match=r"got 4 observations, but the memory is for 1; call reset\(\)"):
         best(others)
     policy.reset()
     assert best(np.stack([obs, *others]))[0] == pytest.approx(first)  # a memory for each of a stack

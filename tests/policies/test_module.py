@@ -153,7 +153,7 @@ def test_a_module_that_is_no_pure_function_is_refused_by_name(build: Any, said: 
 
 
 def test_what_a_module_shares_no_layers_for_is_refused() -> None:
-    with pytest.raises(UnfitError, match="needs a value on its layers"):
+    with pytest.raises(UnfitError, match="has no second value head, which the algorithm needs"):
         make(plain, needs=("aux_value",))
     with pytest.raises(ValueError, match='"loop" or "vmap"'):
         pgzoo.module_policy(plain, lift="pool")  # type: ignore[arg-type]

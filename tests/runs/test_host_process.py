@@ -80,7 +80,7 @@ def test_a_listener_that_cannot_be_made(catalog: PluginCatalog, home: Home) -> N
     registry.listener("broken", broken)
     mixed = PluginCatalog(list(catalog.plugins), dict(catalog.objects), dict(catalog._entries))
     mixed.add(registry.plugin, object(), registry.entries.values())
-    with unchanged(), pytest.raises(PluginError, match='listener "broken" can\'t be made: ValueError: no display'):
+    with unchanged(), pytest.raises(PluginError, match='listener "broken" can\'t be created: ValueError: no display'):
         run_config(compose(Layer({"algorithm": "a2c", **SHORT}, ".".join), mixed), mixed)
     assert not list(home.runs.iterdir())
 

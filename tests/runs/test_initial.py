@@ -15,7 +15,7 @@ import pgzoo
 from pgzoo.config import Layer
 from pgzoo.errors import ConfigError, UnfitError, UnknownName
 from pgzoo.registry import PluginCatalog
-from pgzoo.runs.reproduce import repro
+from pgzoo.runs.reproduce import reproduce
 from pgzoo.runs.result import Result
 from pgzoo.runs.resume import resume
 from pgzoo.runs.runner import compose, make_plan
@@ -82,7 +82,7 @@ def test_it_is_recorded_resumed_and_reproduced(
     assert start is not None
     assert start["params"]["init_from"] == start["tags"]["pgzoo.init_from"] == first.runs[0].run_key
     assert "init_from" not in (start_of(home.runs / first.runs[0].run_key) or {})["params"]
-    assert repro(find(key, home)[0], catalog).first is None
+    assert reproduce(find(key, home)[0], catalog).first is None
 
     longer = resume(find(key, home), catalog, total_steps=900)
     assert longer.runs[0].env_steps >= 900 and longer.plan.config.init_from == first.runs[0].run_key

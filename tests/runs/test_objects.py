@@ -19,7 +19,7 @@ from pgzoo.errors import ConfigError, UnfitError, UnknownName
 from pgzoo.policies.mlp import MLP
 from pgzoo.registry import discover
 from pgzoo.registry.objects import find_imported, register_env
-from pgzoo.runs.reproduce import repro
+from pgzoo.runs.reproduce import reproduce
 from pgzoo.runs.resume import resume
 from pgzoo.tracking import Home, find
 from pgzoo.training.engine import Engine
@@ -59,7 +59,7 @@ def test_resume_repro_and_evaluate_find_them_by_their_import(given: Any, home: H
         pgzoo.evaluate(key)
     gym.registry.pop("Count")
     catalog = discover(imports=["given"])
-    assert repro(found, catalog).first is None
+    assert reproduce(found, catalog).first is None
     assert resume([found], catalog, total_steps=400).runs[0].env_steps >= 400
     assert pgzoo.evaluate(key, episodes=2, imports=["given"]).length_mean[0] == 5.0
 

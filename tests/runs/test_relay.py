@@ -126,7 +126,7 @@ def misspelt(hook: Callable[..., Any]) -> object:
         ),
         (
             type("W", (), {"pgzoo_run_ended": hookimpl(wrapper=True)(lambda self: (yield))})(),
-            "can't be a wrapper",
+            "can't be a hook wrapper",
         ),
     ],
 )

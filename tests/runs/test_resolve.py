@@ -15,8 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pgzoo.algorithms.ppo import PPOConfig
-from pgzoo.cli.options import given as options_given
-from pgzoo.cli.options import options, where
+from pgzoo.cli.options import given_settings, option_of, options
 from pgzoo.config import ComponentConfig, Layer, RunConfig, read_yaml
 from pgzoo.config.renaming import _warn_once, with_current_names
 from pgzoo.errors import ConfigError, UnknownName
@@ -386,7 +385,7 @@ def test_a_former_name_is_taken_with_a_warning_that_says_where_it_was_given(
         ]
         words = ["--kl-aim", "0.25", "--estimator.lambda-", "0.75"]
         ctx = click.Command("run", params=made).make_context("run", words)
-        layer = Layer({**given, **options_given(ctx), "estimator": given["estimator"]}, where(ctx))
+        layer = Layer({**given, **given_settings(ctx), "estimator": given["estimator"]}, option_of(ctx))
         places = ("--kl-aim", "--estimator.lambda-")
         assert "kl-aim" not in click.Command("run", params=made).get_help(ctx)
     config = resolve([layer], former)

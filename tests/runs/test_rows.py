@@ -67,7 +67,7 @@ def test_a_run_warns_once(
     with caplog.at_level(logging.WARNING, "pgzoo"):
         run_config(few, catalog)
     assert [r.message for r in caplog.records if "per gradient step" in r.message] == [
-        'Algorithm "ppo": an update collects 20 rows (20 steps of num_envs=1), 5 per gradient step. Advantages that '
+        'Algorithm "ppo": an update collects 20 rows (20 steps of num_envs=1), 5 per gradient step. Advantages '
         "standardized over so few rows are mostly noise. Lower minibatches, or raise num_envs or rollout_steps."
     ]
 

@@ -248,11 +248,14 @@ def test_of_several_steps_each_member_is_judged_by_the_last_that_it_failed_in() 
         )
 
     first = step([True, True], [torch.nan, torch.nan], [1.0, 1.0])
-    found = step([False, True], [1.0, 1.0], [1.0, torch.inf]).over(first)
+    found = step([False, True], [1.0, 1.0], [1.0, torch.inf]).merged_with(first)
     assert found.bad.tolist() == [True, True]
-    assert [found.first(row, None, like) for row in (0, 1)] == ["loss: NaN", "norm of the gradient: infinite"]
+    assert [found.first_non_finite(row, None, like) for row in (0, 1)] == [
+        "loss: NaN",
+        "norm of the gradient: infinite",
+    ]
     rewards = torch.tensor([[torch.inf], [1.0]])
-    assert found.first(0, rewards, like) == "rewards: infinite or beyond single precision (3.4e38)"
+    assert found.first_non_finite(0, rewards, like) == "rewards: infinite or beyond single precision (3.4e38)"
 
 
 def test_the_largest_number_in_size_tells_nan_from_infinite() -> None:

@@ -119,7 +119,7 @@ def test_members_of_different_lengths_are_cut_into_equally_many_parts() -> None:
     assert [[len(numbers(batch, member)) for batch in batches] for member in range(S)] == [[2, 3], [7, 8]]
 
 
-def test_a_policy_with_memory_gets_whole_environments_with_what_it_saved_ended() -> None:
+def test_a_policy_with_memory_gets_whole_environments_with_its_memory_at_the_start() -> None:
     batches = list(batcher(trajectory(memory=True)).minibatches(shuffle, 2))
     assert [batch.weights.shape for batch in batches] == [(S, T, 16), (S, T, 16)]
     assert [batch.weights[0, 0].tolist() for batch in batches] == [[1.0] * k + [0.0] * (16 - k) for k in (2, 3)]

@@ -23,7 +23,7 @@ test-all: $(VENV)/.ready
 unit: $(VENV)/.ready
 	$(PYTEST) -m "not slow" $(UNIT:%=tests/%) --ignore tests/training/test_compiling.py $(ARGS_TEST)
 
-# `make test`, measured: Python 3.11 can't measure without slowing the tests down, so it is a target of its own.
+# `make test` with coverage, as a separate target because measuring slows the tests down.
 coverage: $(VENV)/.ready
 	$(PYTEST) -m "not slow" --cov --cov-report term $(ARGS_TEST)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -34,7 +35,6 @@ from pgzoo.runs.relay import add_listener, listener_manager, relay
 from pgzoo.runs.resolve import compose
 from pgzoo.runs.result import Result, ResultBuilder
 from pgzoo.runs.rows import warn_of_few_rows
-from pgzoo.runs.shard import worker_command
 from pgzoo.runs.signals import stop_on_signals
 from pgzoo.runs.time_limit import warn_of_cut_episodes, warn_of_endless_episodes
 from pgzoo.runs.waiting import ProgressMode, Waiting, progress_mode
@@ -237,10 +237,16 @@ def _launch(
 ) -> Coordinator | None:
     """Ask the run's launcher for worker processes. Return None if all seeds are trained in this process."""
     spec = {"command": command, "imports": catalog.imports, "blocked": catalog.blocked}
-    coordinator = Coordinator(plan, control, home, worker=worker_command(), spec=spec, resume_point=resume_point)
+    coordinator = Coordinator(plan, control, home, worker=_worker_command(), spec=spec, resume_point=resume_point)
     entry = catalog.get("launcher", plan.config.launcher)
     with name_component(f'launcher "{entry.name}"'):
         return coordinator if coordinator.launch(entry.load()) else None
+
+
+def _worker_command() -> tuple[str, ...]:
+    """Return the command that starts a worker with this process's import path."""
+    boot = f"import sys; sys.path[:] = {sys.path!r}; from pgzoo.runs.shard import main; main()"
+    return sys.executable, "-P", "-c", boot
 
 
 def _events(

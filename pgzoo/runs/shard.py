@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +12,7 @@ if TYPE_CHECKING:
     from pgzoo.training.events import Event
     from pgzoo.training.loop import Control
 
-__all__ = ["main", "worker_command"]
-
-
-def worker_command() -> tuple[str, ...]:
-    """Return the command that starts a worker with this process's import path."""
-    boot = f"import sys; sys.path[:] = {sys.path!r}; from pgzoo.runs.shard import main; main()"
-    return sys.executable, "-P", "-c", boot
+__all__ = ["main"]
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ def test_a_loss_that_is_nan(shared: Folder) -> None:
     answer = shared.parse(out)
     (seed,) = answer["seeds"]
     assert (answer["status"], seed["status"], seed["return_mean"], seed["episodes"]) == ("failed", "failed", None, 0)
-    assert seed["reason"] == "loss: NaN" and "Seed 0, failed after" in err and "loss: NaN" in err
+    assert seed["reason"] == "loss: NaN" and "Seed 0 failed after" in err and "loss: NaN" in err
     shared.sync()
     (run,) = shared.ask("[look(r) for r in runs('nan')]")
     assert run["status"] == "FAILED" and "policy/policy.safetensors" in run["files"] and "episodes.csv" in run["files"]

@@ -170,7 +170,8 @@ def _digest(flat: Callable[..., list[Tensor]], leaves: list[Tensor]) -> str:
 
 def _compile(flat: Callable[..., list[Tensor]], leaves: list[Tensor], library: Path) -> None:
     """Trace `flat` and compile it into `library`."""
-    with _environment(library.parent):  # torch sets variables where it is imported, too
+    # importing torch's compiler sets environment variables, and sympy adds warning filters
+    with _environment(library.parent), warnings.catch_warnings():
         import torch._inductor as inductor
         from torch.fx.experimental.proxy_tensor import make_fx
 

@@ -1,7 +1,7 @@
 """Every error that pgzoo raises on purpose.
 
-A message says what is wrong, who is concerned (with the distribution and version where a plugin is), and what
-to do next. The tree, with the exit code that the command line gives each:
+A message says what is wrong, which component or setting is concerned (for a plugin with its distribution and version),
+and what to do next. The tree, with the exit code of the command line:
 
     PgzooError                 1   anything below
     ├── UsageError             2   the request can't be carried out as written; nothing was created
@@ -9,10 +9,10 @@ to do next. The tree, with the exit code that the command line gives each:
     │   ├── ConfigError        2   an option, a YAML key or a value is wrong
     │   ├── EnvError           2   the environment can't be made here
     │   ├── UnfitError         2   two components don't fit each other
-    │   ├── CheckpointError    2   a checkpoint is missing, damaged, foreign or too new
+    │   ├── CheckpointError    2   a checkpoint is missing, damaged, or written by another program or a newer version
     │   └── StoreError         2   the tracking store or a folder can't be used
     ├── PluginError            2   a plugin is broken, clashes with another or is built for another API
-    └── RunFailed              1   a run began and ended badly (NaN, a component that raised)
+    └── RunFailed              1   a run started and failed (NaN, a component that raised)
 """
 
 from __future__ import annotations
@@ -68,11 +68,11 @@ class EnvError(UsageError):
 
 
 class UnfitError(UsageError):
-    """Two components don't fit each other, say a policy and an action space."""
+    """Two components don't fit each other, such as a policy and an action space."""
 
 
 class CheckpointError(UsageError):
-    """A checkpoint is missing, damaged, foreign or too new, or doesn't fit what it is to continue."""
+    """A checkpoint is missing, damaged, of another program or version, or doesn't match the run to resume."""
 
 
 class StoreError(UsageError):
@@ -86,7 +86,7 @@ class PluginError(PgzooError):
 
 
 class RunFailed(PgzooError):
-    """A run began and ended badly."""
+    """A run started and failed."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

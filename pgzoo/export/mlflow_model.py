@@ -6,6 +6,7 @@ imports neither torch nor the policy's plugin.
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 import shutil
@@ -71,7 +72,7 @@ def write_model(bundle: Path, folder: Path, *, model_id: str | None = None, run_
         CODE: STUB,
         EXAMPLE: json.dumps(fed),
         SERVED_EXAMPLE: json.dumps({"inputs": fed}),
-        "requirements.txt": f"{_requirement()}\nmlflow=={version('mlflow')}\n",
+        "requirements.txt": _requirements(),
         "python_env.yaml": f"python: {platform.python_version()}\ndependencies:\n- -r requirements.txt\n",
     }
     for name, text in texts.items():
@@ -105,8 +106,13 @@ def source_of_pgzoo() -> str:
     return str(json.loads(text)["url"]) if text else ""
 
 
-def _requirement() -> str:
-    """Return the line on pgzoo in a model's requirements: a version can be pinned only if an index has it."""
+@functools.cache
+def _requirements() -> str:
+    """Return the requirements of a model. The version of pgzoo can be pinned only if a package index has it."""
+    return f"{_line_on_pgzoo()}\nmlflow=={version('mlflow')}\n"
+
+
+def _line_on_pgzoo() -> str:
     if not source_of_pgzoo():
         return f"pgzoo=={version('pgzoo')}"
     return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import traceback
@@ -110,7 +111,9 @@ def main() -> None:
         program(prog_name="pgzoo")
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    sys.exit(output.exit_code(code, out))
+    code = output.exit_code(code, out)
+    gc.freeze()  # the process ends now: collecting the compiler's garbage would take two seconds
+    sys.exit(code)
 
 
 def _catalog(ctx: click.Context) -> PluginCatalog:

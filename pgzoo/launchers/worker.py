@@ -6,6 +6,7 @@ When standard input ends, the process that started this worker has died: the wor
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -45,6 +46,8 @@ def main(train_shard: TrainShard) -> None:
         train_shard(shard, control, pipe)
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        gc.freeze()  # the process ends now: collecting the compiler's garbage would take two seconds
 
 
 class Pipe:

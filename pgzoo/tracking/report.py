@@ -120,19 +120,18 @@ def write_report(folder: Path) -> list[str]:
     return list(made)
 
 
-def describe_run(history: History, description: str, run_id: str) -> str:
-    """Return the description of a run that has a learning curve, in Markdown.
+def describe_run(history: History, description: str, page: str) -> str:
+    """Return the description of a run, in Markdown, with its learning curve as a line of bars before `description`.
 
-    It begins with a line of bars, because MLflow's page of a run shows only the first lines until "Show more" is
-    clicked, and ends with the picture.
+    `page` is the address of the run in MLflow's interface. A picture wouldn't fit: the page of a run shows only the
+    first lines of a description, and a wide picture displaces what is beside it.
     """
     means = mean_returns(history.steps, history.returns, BAR_COUNT)
     low, high = min(means), max(means)
     scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
     bars = "".join(BARS[round(scale * (mean - low))] for mean in means)
     legend = f"mean return of training episodes: {means[0]:,.4g} → {means[-1]:,.4g}"
-    picture = f"![Learning curve](get-artifact?path={LEARNING_CURVE}&run_uuid={run_id})"
-    return f"`{bars}` {legend}\n\n{description}\n\n{picture}"
+    return f"`{bars}` {legend} ([plot]({page}/artifacts/{LEARNING_CURVE}))\n\n{description}"
 
 
 def mean_returns(steps: Sequence[int], returns: Sequence[float], count: int) -> list[float]:

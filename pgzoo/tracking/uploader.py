@@ -233,8 +233,9 @@ class RunUpload:
         starts = [r for r, _ in records(self.folder) if r and r["t"] == "start"]
         history, before = read_history(self.folder), starts[-1]["tags"].get(DESCRIPTION)
         if history.returns and before:
-            after = describe_run(history, before, self._run(store))
-            store.replace_tag(self._run(store), DESCRIPTION, before, after)
+            run, experiment = self._run(store), read_json(self.folder / "run.json").get("experiment_id")
+            page = f"#/experiments/{experiment}/runs/{run}"
+            store.replace_tag(run, DESCRIPTION, before, describe_run(history, before, page))
 
     def upload_model(self, store: Store) -> bool:
         """Log the policy of an uploaded run as an MLflow model; return whether there was something to do."""

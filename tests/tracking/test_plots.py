@@ -70,10 +70,8 @@ def test_mean_returns_by_hand() -> None:
 
 def test_the_description_of_a_run_begins_with_its_learning_curve() -> None:
     history = History(steps=[10, 20, 30, 40], returns=[0.0, 3.5, 7.0, 7.0])
-    lines = describe_run(history, "**a** on **b**", "abc").split("\n\n")
-    assert lines == [
-        "`▁▅██` mean return of training episodes: 0 → 7",
-        "**a** on **b**",
-        "![Learning curve](get-artifact?path=plots/learning_curve.png&run_uuid=abc)",
-    ]
+    first, _, rest = describe_run(history, "**a** on **b**", "#/runs/7").partition("\n\n")
+    plot = "[plot](#/runs/7/artifacts/plots/learning_curve.png)"
+    assert first == f"`▁▅██` mean return of training episodes: 0 → 7 ({plot})"
+    assert rest == "**a** on **b**"
     assert describe_run(History(steps=[1, 2], returns=[-4.0, -4.0]), "", "").startswith("`▁▁` ")

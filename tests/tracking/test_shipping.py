@@ -49,7 +49,7 @@ class TestEmbeddedStore:
             assert tags(embedded, key)["pgzoo.group"] == "group"
             description = tags(embedded, key)["mlflow.note.content"]
             assert description.startswith("`▁") and "pgzoo run little" in description
-            assert f"run_uuid={embedded.run(key)[0]}" in description  # type: ignore[index]
+            assert f"/runs/{embedded.run(key)[0]}/artifacts/" in description  # type: ignore[index]
             expected = {"config.yaml", "episodes.csv", "evaluation.csv"}
             expected |= {"plots/learning_curve.png", "plots/evaluation_histogram.png"}
             assert artifacts(embedded, key) == expected

@@ -185,6 +185,7 @@ class _TrainingRun:
                 raise RunFailed(f'The loop of algorithm "{c.algorithm}" ended before its members did.')
             state, finished = ctx.end_update(before)
             with watch.phase("track"):
+                watch.activity.report()
                 yield EpisodesFinished(index, state.env_steps, finished.returns, finished.lengths)
             self.loop_seconds = self._elapsed(started)
             active = before.active

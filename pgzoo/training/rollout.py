@@ -142,12 +142,18 @@ class Activity:
 
     `phase` is the current phase of the stopwatch, such as "collect", "compile" or "evaluate"; empty before training.
     `collecting` watches the collections for training, `evaluating` the current evaluation of `episodes_due` episodes.
+    `reported` are the steps and episodes of `collecting` that events contain already.
     """
 
     phase: str = ""
     collecting: Monitor = field(default_factory=Monitor)
     evaluating: Monitor = field(default_factory=Monitor)
     episodes_due: int = 0
+    reported: tuple[int, int] = (0, 0)
+
+    def report(self) -> None:
+        """Mark what was collected as contained in an event."""
+        self.reported = self.collecting.steps, self.collecting.episodes
 
 
 def reset_all(envs: VectorEnv, policy: Policy, seeds: NDArray[np.int64]) -> Collector:

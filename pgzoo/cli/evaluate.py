@@ -17,6 +17,7 @@ from pgzoo.cli.common import (
     progress_mode_option,
     stdout_to_stderr,
 )
+from pgzoo.cli.completion import complete_run_or_folder
 from pgzoo.runs.waiting import ProgressMode, Waiting
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ __all__ = ["command"]
 
 
 @click.command("evaluate")
-@click.argument("what", metavar="RUN_ID|FOLDER")
+@click.argument("what", metavar="RUN_ID|FOLDER", shell_complete=complete_run_or_folder)
 @click.option("--episodes", type=click.IntRange(min=1), default=100, show_default=True, help="Episodes per run.")
 @click.option(
     "--deterministic/--stochastic",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pgzoo.cli.common import echo, json_option, open_catalog, plugin_options, print_json, progress_mode_option
+from pgzoo.cli.completion import complete_run_or_folder
 from pgzoo.runs.waiting import ProgressMode, Waiting
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ __all__ = ["command"]
 
 
 @click.command("export")
-@click.argument("what", metavar="RUN_ID|FOLDER")
+@click.argument("what", metavar="RUN_ID|FOLDER", shell_complete=complete_run_or_folder)
 @click.option(
     "--to",
     "folder",

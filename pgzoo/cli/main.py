@@ -13,6 +13,7 @@ from click.shell_completion import CompletionItem
 
 from pgzoo.cli import common, output
 from pgzoo.cli.aliases import command_hint
+from pgzoo.cli.completion import VARIABLE, is_completing
 from pgzoo.errors import PgzooError, PluginError, UnknownName
 from pgzoo.registry import Entry, PluginCatalog, discover
 
@@ -107,6 +108,9 @@ def program() -> None:
 def main() -> None:
     """Run the program. This is the console script, and what `python -m pgzoo` calls."""
     out, code = output.guard(), 1
+    if is_completing(os.environ.get(VARIABLE)):  # a message would be written into the line that the user types
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
     try:
         program(prog_name="pgzoo")
     except SystemExit as end:

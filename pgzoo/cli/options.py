@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from pgzoo.cli.aliases import option_hint
 from pgzoo.cli.common import refuse_repeated
+from pgzoo.cli.completion import complete_run_or_folder
 from pgzoo.config.validation import has_own_none
 
 __all__ = ["GroupedCommand", "GroupedOption", "format_value", "given_settings", "option_of", "options", "read_pairs"]
@@ -134,6 +135,8 @@ def _option(name: str, field: FieldInfo, group: str, prefix: tuple[str, ...], de
         return GroupedOption([flag, identifier], type=click.Choice(choices), **common)
     if typing.get_origin(kind) is tuple:
         return GroupedOption([flag, identifier], metavar=METAVARS.get(name, "A,B,..."), callback=_comma, **common)
+    if name == "init_from":
+        common["shell_complete"] = complete_run_or_folder
     if has_own_none(kind):
         return GroupedOption([flag, identifier], metavar=METAVARS.get(name, "TEXT"), **common)
     metavar = METAVARS.get(name) or {int: "N", float: "X"}.get(kind, "TEXT")

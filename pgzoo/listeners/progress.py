@@ -60,7 +60,7 @@ class Watch:
         self.title = f"{visible(f'{c.algorithm} on {c.env}')}, {seeds}: {self.total:,} {self.unit}"
         if not self.by_episodes and c.total_episodes is not None:
             self.title += f", or {c.total_episodes * len(members):,} episodes if they come first"
-        if note := note_on_evaluation(c):
+        if note := note_on_evaluation(context.plan):
             self.title += f"\n{note}"
         self.activity = context.activity
         self.recent: deque[float] = deque(maxlen=100 * len(members))

@@ -246,7 +246,8 @@ class Result:
             for row, run in enumerate(self.runs)
         ]
         mode: EvaluationMode = "greedy" if deterministic else "sampled"
-        return evaluate_all(policies, discover(), episodes=episodes, mode=mode, per_episode=per_episode, env=env)
+        frame = evaluate_all(policies, discover(), episodes=episodes, mode=mode, per_episode=per_episode, env=env)
+        return frame.assign(algorithm=self.plan.config.algorithm) if "algorithm" in frame else frame
 
     def video(
         self,

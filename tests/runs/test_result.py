@@ -84,6 +84,7 @@ def test_evaluating_again_plays_the_episodes_of_the_final_evaluation(many: Resul
     episodes = one.evaluate(episodes=8, per_episode=True)
     assert episodes["return"].tolist() == one.runs[0].returns.tolist()
     greedy = one.evaluate(episodes=8, deterministic=True)
+    assert greedy.algorithm[0] == "random"
     assert greedy.return_mean[0] == one.runs[0].greedy_returns.mean()
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pgzoo.errors import RunFailed
 from pgzoo.training import plateau
+from pgzoo.training.activity import Activity, Cancelled
 from pgzoo.training.engine import Engine, default_loop
 from pgzoo.training.events import (
     CheckpointSaved,
@@ -29,7 +30,6 @@ from pgzoo.training.events import (
     UpdateDone,
 )
 from pgzoo.training.plan import Plan
-from pgzoo.training.rollout import Activity, Cancelled
 from pgzoo.types import RECENT, TrainState
 
 __all__ = ["Control", "Plan", "Progress", "train"]

@@ -22,7 +22,7 @@ TIMES = (
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Folder]:
-    made = Folder(tmp_path)
+    made = Folder(tmp_path, MLFLOW_TRACKING_URI="none")
     yield made
     made.close()
 

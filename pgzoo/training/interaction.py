@@ -46,8 +46,9 @@ class Interaction:
     def collect(self, state: TrainState) -> tuple[TrainState, Trajectory, FinishedEpisodes]:
         """Let the policy act for a window of steps or whole episodes, as specified by `plan.collection`.
 
-        Returns the state with the steps and episodes of the active members counted, the trajectory on the CPU, and the
-        episodes that ended. Raises Cancelled if the monitor ends a collection of whole episodes.
+        Returns the state with its progress set and the steps and episodes of the active members counted, the
+        trajectory on the CPU, and the episodes that ended. Raises Cancelled if the monitor ends a collection of whole
+        episodes.
         """
         plan, seeds = self.plan, self.plan.seeds
         state = state._replace(progress=self._progress(state))
@@ -55,7 +56,7 @@ class Interaction:
             envs, kind = self.environments.training(), plan.collection
             episodes, window = (kind.per_env, None) if isinstance(kind, Episodes) else (NO_LIMIT, kind.count)
             start = None if window is None else state.collector
-            start = self.environments.reset(state) if start is None else self.environments.resume_from(state, start)
+            start = self.environments.reset(state) if start is None else self.environments.window_start(state, start)
             quota = np.where(state.active, episodes, 0)
             generators = [generator(seed, "act", int(n)) for seed, n in zip(seeds, state.updates, strict=True)]
             noise = Noise(plan.policy, generators, plan.config.num_envs, window)

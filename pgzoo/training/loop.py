@@ -152,7 +152,7 @@ class _TrainingRun:
         self.plan, self.control, self.ctx = plan, control, Engine(plan, resume_from.state if resume_from else None)
         control.activity = self.ctx.watch.activity
         self.ctx.interaction.monitor.cancelled = lambda: control.interrupted
-        self.statuses: list[MemberStatus] = ["finished"] * members
+        self.statuses: list[MemberStatus] = ["finished"] * members  # unless something else ends a member
         if resume_from:
             self.statuses = ["finished" if status == "running" else status for status in resume_from.statuses]
         self.reasons = list(resume_from.reasons) if resume_from else [""] * members

@@ -77,9 +77,13 @@ def collect(
     tape.store_last(t, rows.where, rows.obs, rows.mask)
     live = np.zeros(start.ended.size, np.bool_)
     live[rows.where] = rows.live
-    steps = episode_structure(tape, t, start, live)
+    structure = episode_structure(tape, t, start, live)
     memory = rows.memory if rows.shape == start.ended.shape else None
-    return trajectory_of(tape, steps, start), finished_episodes(steps, start), next_start(tape, steps, start, memory)
+    return (
+        trajectory_of(tape, structure, start),
+        finished_episodes(structure, start),
+        next_start(tape, structure, start, memory),
+    )
 
 
 def act(rows: ActiveRows, tape: Tape, limit: int, monitor: Monitor, *, whole_episodes: bool) -> int:

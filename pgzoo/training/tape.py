@@ -114,22 +114,22 @@ def episode_structure(tape: Tape, steps: int, start: Collector, live: NDArray[np
     )
 
 
-def finished_episodes(line: EpisodeStructure, start: Collector) -> FinishedEpisodes:
+def finished_episodes(structure: EpisodeStructure, start: Collector) -> FinishedEpisodes:
     """Return the episodes that ended; their returns include rewards from before the tape."""
     members, num_envs = start.ended.shape
-    end, row = np.nonzero(line.terminated | line.truncated)
-    first = line.first[end, row]
+    end, row = np.nonzero(structure.terminated | structure.truncated)
+    first = structure.first[end, row]
     before = np.where(first < 0, start.returns.reshape(-1)[row], 0.0)
-    returns = before + line.reward_sum[end + 1, row] - line.reward_sum[np.maximum(first, 0), row]
-    lengths, member = line.timestep[end, row] + 1, row // num_envs
+    returns = before + structure.reward_sum[end + 1, row] - structure.reward_sum[np.maximum(first, 0), row]
+    lengths, member = structure.timestep[end, row] + 1, row // num_envs
     return FinishedEpisodes(
         tuple(returns[member == s] for s in range(members)), tuple(lengths[member == s] for s in range(members))
     )
 
 
-def trajectory_of(tape: Tape, line: EpisodeStructure, start: Collector) -> Trajectory:
+def trajectory_of(tape: Tape, structure: EpisodeStructure, start: Collector) -> Trajectory:
     """Return the tape as tensors on the CPU, which share its memory."""
-    steps = len(line.valid)
+    steps = len(structure.valid)
 
     def tensor(array: Array) -> torch.Tensor:  # [T, rows, ...] -> [S, T, N, ...], without a copy
         return torch.from_numpy(array.reshape(len(array), *start.ended.shape, *array.shape[2:])).transpose(0, 1)
@@ -137,30 +137,30 @@ def trajectory_of(tape: Tape, line: EpisodeStructure, start: Collector) -> Traje
     return Trajectory(
         obs=tensor(tape.arrays["obs"][: steps + 1]),
         actions=tensor(tape.arrays["actions"][:steps]),
-        rewards=tensor(line.rewards.astype(np.float32)),
-        terminated=tensor(line.terminated),
-        truncated=tensor(line.truncated),
-        valid=tensor(line.valid),
-        starts=tensor(line.starts),
-        timestep=tensor(line.timestep),
+        rewards=tensor(structure.rewards.astype(np.float32)),
+        terminated=tensor(structure.terminated),
+        truncated=tensor(structure.truncated),
+        valid=tensor(structure.valid),
+        starts=tensor(structure.starts),
+        timestep=tensor(structure.timestep),
         action_mask=tensor(tape.arrays["action_mask"][: steps + 1]) if "action_mask" in tape.arrays else None,
         memory=None if start.memory is None else torch.from_numpy(start.memory),
     )
 
 
-def next_start(tape: Tape, line: EpisodeStructure, start: Collector, memory: Array | None) -> Collector:
+def next_start(tape: Tape, structure: EpisodeStructure, start: Collector, memory: Array | None) -> Collector:
     """Return the start of the next window."""
-    shape, rows, steps = start.ended.shape, start.ended.size, len(line.valid)
-    first = line.first[-1]
-    ended = line.terminated[-1] | line.truncated[-1]
-    over = ended | ~line.valid[-1]
+    shape, rows, steps = start.ended.shape, start.ended.size, len(structure.valid)
+    first = structure.first[-1]
+    ended = structure.terminated[-1] | structure.truncated[-1]
+    over = ended | ~structure.valid[-1]
     before = np.where(first < 0, start.returns.reshape(rows), 0)
-    returns = line.reward_sum[-1] - line.reward_sum[np.maximum(first, 0), np.arange(rows)] + before
+    returns = structure.reward_sum[-1] - structure.reward_sum[np.maximum(first, 0), np.arange(rows)] + before
     return Collector(
         obs=tape.arrays["obs"][steps].reshape(start.obs.shape).copy(),
         ended=ended.reshape(shape),
-        starts=line.starts[-1].reshape(shape),
-        timestep=np.where(over, 0, line.timestep[-1] + 1).reshape(shape),
+        starts=structure.starts[-1].reshape(shape),
+        timestep=np.where(over, 0, structure.timestep[-1] + 1).reshape(shape),
         returns=np.where(over, 0.0, returns).reshape(shape),
         action_mask=None if start.action_mask is None else tape.arrays["action_mask"][steps].reshape(*shape, -1).copy(),
         memory=memory,

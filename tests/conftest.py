@@ -13,6 +13,7 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from program import Folder
 from pydantic import Field
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from pgzoo.config import ActionConfig, AlgorithmConfig, Layer, RunConfig
@@ -31,6 +32,7 @@ from pgzoo.training.plan import Plan
 from pgzoo.types import Batch, Episodes, Hyper, Params, Steps, TrainState, Trajectory
 
 torch.set_num_threads(1)  # what a run computes with; more threads sum in another order
+threadpool_limits(1, user_api="blas")
 
 
 class Faulty(Bandit):

@@ -63,7 +63,8 @@ def run(
     of such a run need the same objects again.
 
     `progress` says whether to show how far the run is, on stderr; by default in a terminal and in a Jupyter notebook.
-    Environment variables, signal handlers, warning filters and torch's threads are the same after the call as before.
+    Environment variables, signal handlers, warning filters and the threads of torch and numpy are the same after the
+    call as before.
 
     Raises:
         UsageError: a setting is wrong; nothing was created.

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pgzoo.errors import RunFailed
@@ -30,6 +29,7 @@ from pgzoo.training.events import (
     UpdateDone,
 )
 from pgzoo.training.plan import Plan
+from pgzoo.training.threads import limit_threads
 from pgzoo.types import RECENT, TrainState
 
 __all__ = ["Control", "Plan", "Progress", "train"]
@@ -128,16 +128,15 @@ def train(plan: Plan, control: Control | None = None, resume_from: Progress | No
     """
     run = _TrainingRun(plan, control or Control(), resume_from)
     error: RunFailed | None = None
-    threads = torch.get_num_threads()
-    torch.set_num_threads(plan.config.threads)
     try:
-        yield from run.loop()
-    except RunFailed as caught:
-        error = caught
-        run.fail_all(str(caught))
-        yield from run.checkpoint(range(len(plan.members)), failed=True, environments=False)
+        with limit_threads(plan.config.threads):
+            try:
+                yield from run.loop()
+            except RunFailed as caught:
+                error = caught
+                run.fail_all(str(caught))
+                yield from run.checkpoint(range(len(plan.members)), failed=True, environments=False)
     finally:
-        torch.set_num_threads(threads)
         run.ctx.close()
     yield run.ended()
     if error:

@@ -71,7 +71,9 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
 
 def test_compare_gives_numbers_and_files(two: Two) -> None:
     folder, a, b = two
-    out, err = folder.pgzoo("compare", "a", "b", "--json", "--out", "r.html", "--out", "r.png", "--out", "r.json")
+    out, err = folder.pgzoo(
+        "compare", "a", "b", "--no-progress", "--json", "--out", "r.html", "--out", "r.png", "--out", "r.json"
+    )
     answer = folder.parse(out)
     assert err == ""
     (found,) = answer["comparisons"]

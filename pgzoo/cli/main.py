@@ -121,7 +121,7 @@ def main() -> None:
 
 
 def _catalog(ctx: click.Context) -> PluginCatalog:
-    """Return the catalog of built-in and installed plugins, discovered once per process."""
+    """Return the catalog of built-in and installed plugins, discovered once; `run` also takes what its options name."""
     root = ctx.find_root()
     if root.obj is None:
         root.obj = discover(inline=False)

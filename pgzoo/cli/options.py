@@ -14,12 +14,10 @@ from pydantic.fields import FieldInfo
 from pgzoo.cli.aliases import option_hint
 from pgzoo.cli.common import refuse_repeated
 from pgzoo.cli.completion import complete_run_or_folder
+from pgzoo.config.run import MERGED
 from pgzoo.config.validation import has_own_none
 
 __all__ = ["GroupedCommand", "GroupedOption", "format_value", "given_settings", "option_of", "options", "read_pairs"]
-
-REPEATED = ("env_kwargs", "tags", "sweep_axis")
-"""Fields that are mappings; their option is K=V and may be repeated."""
 
 NOTHING = object()
 """Placeholder for `none` on the command line; `given_settings` replaces it by None. (click: None means "not given".)"""
@@ -123,7 +121,7 @@ def _option(name: str, field: FieldInfo, group: str, prefix: tuple[str, ...], de
     if kind is bool:
         off = "--" + ".".join((*prefix, "no-" + name.replace("_", "-")))
         return GroupedOption([f"{flag}/{off}", identifier], **common)
-    if name in REPEATED:
+    if name in MERGED:
         metavar = METAVARS.get(name, "K=V")
         return GroupedOption([flag, identifier], multiple=True, metavar=metavar, callback=read_pairs(flag), **common)
     if name == "wrappers":

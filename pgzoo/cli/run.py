@@ -213,6 +213,7 @@ def _chosen(kind: str, fallback: str, defaults: Mapping[str, Any], catalog: Plug
 def _train(
     ctx: click.Context, /, preset: str, file: str | None, progress: ProgressMode, as_json: bool, **_: Any
 ) -> None:
+    """Hold the options and the body that the commands of all algorithms share; it is no command itself."""
     from pgzoo.cli import summary
     from pgzoo.cli.options import given_settings, option_of
     from pgzoo.config import Layer, read_yaml

@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from pgzoo.config import Member, RunConfig
 from pgzoo.ops.members import select
 from pgzoo.training import checkpoint
+from pgzoo.training.activity import Activity
 from pgzoo.training.events import CheckpointSaved, EpisodesFinished, Evaluated, Event, UpdateDone
 from pgzoo.training.loop import Progress
-from pgzoo.training.rollout import Activity
 
 __all__ = [
     "SHARED_EVENTS",

@@ -59,7 +59,7 @@ class Watch:
             seeds = f"{settings} settings, {seeds}"
         self.title = f"{visible(f'{c.algorithm} on {c.env}')}, {seeds}: {self.total:,} {self.unit}"
         if not self.by_episodes and c.total_episodes is not None:
-            self.title += f", or {c.total_episodes * len(members):,} episodes if they come first"
+            self.title += f", or {c.total_episodes * len(members):,} episodes, whichever comes first"
         if note := note_on_evaluation(context.plan):
             self.title += f"\n{note}"
         self.activity = context.activity

@@ -39,13 +39,15 @@ class Spec:
     """The spaces of an environment.
 
     `observation_space`, Box or Discrete, is that of the policy's inputs. It differs from the environment's
-    `original_space` if that is flattened. `masked` is True for an environment that provides action masks.
+    `original_space` if that is flattened. `masked` is True for an environment that provides action masks,
+    `time_limited` for one that is known to truncate episodes after some number of steps.
     """
 
     observation_space: gym.Space[Any]
     action_space: gym.Space[Any]
     original_space: gym.Space[Any]
     masked: bool = False
+    time_limited: bool = False
 
 
 @dataclass(frozen=True)

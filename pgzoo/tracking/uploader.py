@@ -32,6 +32,7 @@ from pgzoo.tracking.ledger import (
     write_json,
 )
 from pgzoo.tracking.locks import is_locked, lock
+from pgzoo.tracking.report import LEARNING_CURVE, describe_run, read_history, write_plots, write_tables
 from pgzoo.tracking.secrets import reveal_secrets
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ EXIT_AFTER_IDLE, POLL_INTERVAL, MAX_SECONDS_PER_RUN = 8.0, 0.3, 2.0
 READ = 2**18
 MAX_PLOTTED = 50
 """In a group of more runs, plots aren't drawn unless `pgzoo sync --plots` asks for them."""
+DESCRIPTION = "mlflow.note.content"
 log = logging.getLogger("pgzoo.uploader")
 
 
@@ -263,8 +265,6 @@ class RunUpload:
         """Write the tables of a run that has ended; return whether there was something to do."""
         if self.ledger.reported or not self.is_complete:
             return False
-        from pgzoo.tracking.report import write_tables
-
         self._add_report(write_tables)
         self.ledger.reported = True
         self.save()
@@ -277,8 +277,6 @@ class RunUpload:
         if self.ledger.plots != WANTED and omit(self.group):
             self.ledger.plots = OMITTED
         else:
-            from pgzoo.tracking.report import write_plots
-
             self._add_report(write_plots)
             self.ledger.plots = DRAWN
         self.save()
@@ -301,6 +299,8 @@ class RunUpload:
                 name = self.ledger.files[0]
                 try:
                     store.upload(self._run(store), artifact_path(self.folder, name), name)
+                    if name == LEARNING_CURVE and self.ledger.plots_settled:
+                        self._describe(store)
                 except (FileNotFoundError, IsADirectoryError, ValueError) as error:
                     self.reject_record({"artifact": name}, str(error))
                 except Exception as error:
@@ -313,6 +313,15 @@ class RunUpload:
         finally:
             self.save()
         return True
+
+    def _describe(self, store: Store) -> None:
+        """Add the learning curve to the run's description, unless a user has edited the description."""
+        starts = [r for r, _ in records(self.folder) if r and r["t"] == "start"]
+        history, before = read_history(self.folder), starts[-1]["tags"].get(DESCRIPTION)
+        if history.returns and before:
+            run, experiment = self._run(store), read_json(self.folder / "run.json").get("experiment_id")
+            page = f"#/experiments/{experiment}/runs/{run}"
+            store.replace_tag(run, DESCRIPTION, before, describe_run(history, before, page))
 
     def upload_model(self, store: Store) -> bool:
         """Log the policy of an uploaded run as an MLflow model; return whether there was something to do."""

@@ -70,18 +70,17 @@ def main() -> None:
 HOSTILE = (
     (
         "too few file descriptors for the number of seeds",
-        "the soft limit is raised; if the hard limit is too low, the run doesn"t start (exit code 2, "
+        "the soft limit is raised; if the hard limit is too low, the run doesn't start (exit code 2, "
         "with the number needed)",
         "`tests/faults/test_descriptors.py`",
     ),
     (
-        "a folder name with `?`, `%2F`, a newline or a byte that isn"t UTF-8; a path of more than 3,000 "
-        "bytes",
+        "a folder name with `?`, `%2F`, a newline or a byte that isn't UTF-8; a path of more than 3,000 bytes",
         "refused before the run, with nothing created; other unusual names work",
         "`tests/faults/test_folders.py`",
     ),
     (
-        "a run name, experiment or tag that isn"t UTF-8",
+        "a run name, experiment or tag that isn't UTF-8",
         "refused on the command line; such a run in an older journal is set aside and reported, and "
         "blocks no other run",
         "`tests/faults/test_names.py`",
@@ -93,7 +92,7 @@ HOSTILE = (
     ),
     (
         "a `pgzoo_plugin.py` that other users can write, or own",
-        "it isn"t executed; one line states why",
+        "it isn't executed; one line states why",
         "`tests/registry/test_discovery.py`",
     ),
     (
@@ -112,8 +111,7 @@ HOSTILE = (
         "`tests/runs/test_signals.py`",
     ),
     (
-        "YAML with aliases to itself, thousands of brackets or an alias bomb; deeply nested JSON in a "
-        "checkpoint",
+        "YAML with aliases to itself, thousands of brackets or an alias bomb; deeply nested JSON in a checkpoint",
         "refused in one short message",
         "`tests/config/test_inputs.py`",
     ),

@@ -7,7 +7,7 @@ on all responses within a block.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +21,8 @@ __all__ = ["limited"]
 request_utils: Any = _request_utils  # the function that is replaced below isn't part of its interface
 MAX_BYTES, MAX_SECONDS = 64 * 2**20, 60.0
 """Bounds on one answer."""
+MAX_ARTIFACT_BYTES, MAX_ARTIFACT_SECONDS = 512 * 2**20, 600.0
+"""Bounds on the download of one artifact."""
 MAX_PAGES, MAX_TOTAL_BYTES = 2000, 2**30
 """Bounds on all answers to one question."""
 CHUNK = 2**16
@@ -28,10 +30,11 @@ CHUNK = 2**16
 
 @dataclass
 class Budget:
-    """Pages and bytes received in the current `limited` block."""
+    """Pages and bytes received in the current `limited` block, and the limit that was exceeded, in words."""
 
     pages: int = 0
     size: int = 0
+    exceeded: str = ""
 
 
 budgets: list[Budget] = []
@@ -41,38 +44,52 @@ budgets: list[Budget] = []
 @contextmanager
 def limited() -> Iterator[None]:
     """Bound the number of pages and bytes that the server may answer within the block. Raises StoreError in it."""
-    budgets.append(Budget())
+    budget = Budget()
+    budgets.append(budget)
     try:
         yield
+    except Exception as error:
+        if budget.exceeded:  # MLflow replaces the errors of a download
+            raise StoreError(budget.exceeded) from error
+        raise
     finally:
         budgets.pop()
 
 
 def read_bounded(response: Any, *_: Any, **options: Any) -> None:
     """Read a response as `requests` would, but give up on one that is too long or takes too long."""
-    if options.get("stream"):  # an artifact, which goes to a file piece by piece
+    read = response.iter_content
+    if options.get("stream"):  # an artifact, which the client writes to a file piece by piece
+        response.iter_content = lambda *sizes, **how: bounded(
+            response, read(*sizes, **how), "file", MAX_ARTIFACT_BYTES, MAX_ARTIFACT_SECONDS
+        )
         return
-    parts: list[bytes] = []
-    size, deadline = 0, time.monotonic() + MAX_SECONDS
-    for part in response.iter_content(CHUNK):
-        parts.append(part)
-        size += len(part)
-        if size > MAX_BYTES or time.monotonic() > deadline:
-            response.close()
-            what = f"{MAX_BYTES >> 20} MiB" if size > MAX_BYTES else f"{MAX_SECONDS:.0f} s"
-            raise StoreError(
-                f"the server's response is too long: stopped reading after {what}. Is it an MLflow server?"
-            )
-    response._content, response._content_consumed = b"".join(parts), True
+    content = b"".join(bounded(response, read(CHUNK), "response", MAX_BYTES, MAX_SECONDS))
+    response._content, response._content_consumed = content, True
     if budgets:
         budget = budgets[-1]
-        budget.size += size
+        budget.size += len(content)
         budget.pages += b'"next_page_token"' in response._content
         if budget.pages > MAX_PAGES or budget.size > MAX_TOTAL_BYTES:
             raise StoreError(
                 f"the server's list is too long: stopped reading after {budget.pages:,} pages and "
                 f"{budget.size >> 20} MiB. Is it an MLflow server?"
             )
+
+
+def bounded(response: Any, parts: Iterable[bytes], what: str, size: int, seconds: float) -> Iterator[bytes]:
+    """Yield the parts of a response. Raises StoreError if they have more than `size` bytes or take too long."""
+    received, deadline = 0, time.monotonic() + seconds
+    for part in parts:
+        received += len(part)
+        if received > size or time.monotonic() > deadline:
+            response.close()
+            limit = f"{size >> 20} MiB" if received > size else f"{seconds:.0f} s"
+            message = f"the server's {what} is too long: stopped reading after {limit}. Is it an MLflow server?"
+            if budgets:
+                budgets[-1].exceeded = message
+            raise StoreError(message)
+        yield part
 
 
 def install() -> None:

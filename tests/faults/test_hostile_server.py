@@ -78,18 +78,34 @@ def strange_ids(handler: BaseHTTPRequestHandler) -> None:
     return say(handler, {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no such run"}, 404)
 
 
+def endless_artifact(handler: BaseHTTPRequestHandler) -> None:
+    run = "0" * 32
+    where = {"artifact_uri": f"mlflow-artifacts:/1/{run}/artifacts", "lifecycle_stage": "active", "run_name": "r"}
+    info = {"run_id": run, "run_uuid": run, "experiment_id": "1", "status": "FINISHED", "start_time": 1} | where
+    tags = [{"key": "pgzoo.run_key", "value": "g-s0"}, {"key": "pgzoo.group", "value": "g"}]
+    found = {"info": info, "data": {"tags": tags, "params": [{"key": "seed", "value": "0"}]}}
+    if "mlflow-artifacts/artifacts?" in handler.path:
+        return say(handler, {"files": [{"path": "config.yaml", "is_dir": False, "file_size": 10}]})
+    if "mlflow-artifacts/artifacts/" in handler.path:
+        return endless_body(handler)
+    if "experiments" in handler.path:
+        return say(handler, EXPERIMENTS)
+    return say(handler, {"runs": [found]} if "runs/search" in handler.path else {"run": found})
+
+
 @pytest.mark.parametrize(
     ("answer", "arguments", "message"),
     [
         (endless_body, ("compare", "a", "b"), "the server's response is too long"),
         (endless_pages, ("compare", "a", "b"), "the server's list is too long"),
+        (endless_artifact, ("evaluate", "r"), "the server's file is too long: stopped reading after 512 MiB"),
         (strange_ids, ("compare", "r"), "which is none"),
         (strange_ids, ("evaluate", "r"), "which is none"),
         (lambda handler: say(handler, b"who are you?", 401), ("evaluate", "r"), "MLFLOW_TRACKING_USERNAME"),
         (lambda handler: say(handler, b"not you", 403), ("evaluate", "r"), "refuses access"),
         (lambda handler: say(handler, b"nothing here", 404), ("evaluate", "r"), "check the tracking URI"),
     ],
-    ids=["endless-body", "endless-pages", "ids-compare", "ids-evaluate", "401", "403", "404"],
+    ids=["endless-body", "endless-pages", "endless-artifact", "ids-compare", "ids-evaluate", "401", "403", "404"],
 )
 def test_a_command_ends_with_one_message(
     tmp_path: Path, answer: Answer, arguments: tuple[str, ...], message: str

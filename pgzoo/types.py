@@ -39,13 +39,16 @@ class Spec:
     """The spaces of an environment.
 
     `observation_space`, Box or Discrete, is that of the policy's inputs. It differs from the environment's
-    `original_space` if that is flattened. `masked` is True for an environment that provides action masks.
+    `original_space` if that is flattened, or packed (`ops.entries.PackedSpace`). `masked` is True for an environment
+    that provides action masks. `dropped` are the entries of its Dict observations that no policy can learn
+    from, such as "mission (Text)"; `original_space` doesn't contain them.
     """
 
     observation_space: gym.Space[Any]
     action_space: gym.Space[Any]
     original_space: gym.Space[Any]
     masked: bool = False
+    dropped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,18 @@ POLICIES = (
     ("tabular", "tabular:Tabular", "tabular:TabularConfig", "a table with a row for each Discrete observation"),
     ("gru", "recurrent:gru", "recurrent:RecurrentConfig", "recurrent: gated recurrent units"),
     ("lstm", "recurrent:lstm", "recurrent:RecurrentConfig", "recurrent: long short-term memory"),
+    (
+        "cnn",
+        "cnn:cnn",
+        "cnn:CNNConfig",
+        "convolutions of the Nature DQN for images, also among other entries of a Dict",
+    ),
+    (
+        "impala-cnn",
+        "cnn:impala_cnn",
+        "cnn:ImpalaCNNConfig",
+        "residual convolutions of IMPALA, for the same observations",
+    ),
     ("uniform", "uniform:Uniform", None, "nothing to learn: all allowed actions are equally likely"),
 )
 

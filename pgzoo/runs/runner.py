@@ -224,6 +224,11 @@ def _plan(
         warn_of_few_rows(plan.config, plan.collection, bool(memory_size(plan.policy)))
     if worker is None:
         warn_of_endless_episodes(plan)
+        if plan.spec.dropped:
+            _log.warning(
+                "%s: no policy can learn from these entries of the observation, so they are left out: %s.",
+                *(config.env, ", ".join(plan.spec.dropped)),
+            )
     return plan
 
 

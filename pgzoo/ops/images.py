@@ -1,7 +1,7 @@
 """Convolutional networks, evaluated member by member.
 
 A convolution of several members at once (one per group of channels) is slower on a CPU than one after the other, and
-its rounding depends on the number of members. So each member's network is evaluated alone, in blocks of `ROW_BLOCK`
+its rounding depends on the number of members. So each member's network is evaluated alone, in blocks of `IMAGE_BLOCK`
 rows: its results and gradients have the same bits alone and among others.
 """
 
@@ -35,6 +35,11 @@ SMALL = ((3, 2), (3, 2), (3, 1))
 TINY = ((3, 1), (3, 1), (3, 1))
 """The same for smaller images, such as the 10 x 10 grids of MinAtar."""
 NATURE_SIDE, SMALL_SIDE = 36, 16
+
+
+IMAGE_BLOCK = 32
+"""Rows that are evaluated together on a CPU; larger blocks are no faster and take more memory. It divides
+`nets.ROW_BLOCK`, to which batches of whole episodes are padded, and which is the size of a block on a GPU."""
 
 
 class Conv(NamedTuple):
@@ -162,7 +167,8 @@ def by_member(network: Any, params: Params, inputs: Mapping[str, Tensor]) -> Ten
         if torch.compiler.is_exporting():
             each.append(network(own, seen))
             continue
-        blocks = zip(*(torch.split(value, ROW_BLOCK) for value in seen.values()), strict=True)
+        size = IMAGE_BLOCK if first.device.type == "cpu" else ROW_BLOCK
+        blocks = zip(*(torch.split(value, size) for value in seen.values()), strict=True)
         each.append(torch.cat([network(own, dict(zip(seen, block, strict=True))) for block in blocks]))
     return torch.stack(each)
 
@@ -189,8 +195,8 @@ class _Image:
         x = pixels.reshape(-1, frames, *image)
         if len(image) == 3 and not self.first:
             x = x.permute(0, 1, 4, 2, 3)
-        x = x.float().reshape(-1, *self.size())
-        return x / divide_by if self.integers else x
+        x = x / divide_by if self.integers else x.float()
+        return x.reshape(-1, *self.size())
 
     def _layout(self) -> tuple[int, tuple[int, ...]]:
         """Return the number of stacked frames, and the shape of one of them, with or without channels."""
@@ -259,13 +265,9 @@ class ImageInputs:
                 parts[VECTOR] = torch.cat([flat[..., start:end] for name, start, end in self._cuts if not name], -1)
         return parts
 
-    def read(self, parts: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Return the images of a block of rows, `[rows, channels, height, width]`, and the vector `[rows, V]` or None.
-
-        Both are float32; images of integers are divided.
-        """
-        images = {name: image.read(parts[name], self._divide_by) for name, image in self._images.items()}
-        return images, parts[VECTOR].float() if VECTOR in parts else None
+    def read(self, parts: Mapping[str, Tensor], name: str) -> Tensor:
+        """Return an image of a block of rows, `[rows, channels, height, width]` in float32; integers are divided."""
+        return self._images[name].read(parts[name], self._divide_by)
 
 
 def _looks_like_image(space: gym.Space[Any], *, alone: bool) -> bool:

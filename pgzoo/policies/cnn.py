@@ -10,6 +10,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from pgzoo.config import ActionConfig
+from pgzoo.ops.entries import VECTOR
 from pgzoo.ops.heads import ActionHead
 from pgzoo.ops.images import ChannelOrder, ImageInputs, StackName, by_member, conv_stack
 from pgzoo.ops.nets import Init, init_mlp, last_layer, layers_of, mlp_numpy, numpy_layers
@@ -132,11 +133,11 @@ class CNN:
 
     def _body(self, params: Params, parts: dict[str, Tensor]) -> Tensor:
         """Return features `[rows, features]` of one member's observations."""
-        images, vector = self.inputs.read(parts)
         joined = [
-            self.stacks[name].apply(params, f"image.{k}.", image) for k, (name, image) in enumerate(images.items())
+            stack.apply(params, f"image.{k}.", self.inputs.read(parts, name))
+            for k, (name, stack) in enumerate(self.stacks.items())
         ]
-        x = torch.cat([*joined, *([] if vector is None else [vector])], 1)
+        x = torch.cat([*joined, parts[VECTOR].float()] if VECTOR in parts else joined, 1)
         for i in range(len(self.config.hidden)):
             x = torch.relu(torch.addmm(params[f"hidden.bias.{i}"], x, params[f"hidden.weight.{i}"]))
         return x

@@ -88,11 +88,11 @@ def test_channels_and_stacked_frames_are_detected(build: Build, shape: tuple[int
     policy = build(pixels(*shape), filters=(2,), hidden=())
     assert policy.inputs.sizes == {"image": size}
     image = torch.from_numpy(pixels(*shape).sample())
-    read, _ = policy.inputs.read({"image": image[None]})
+    read = policy.inputs.read({"image": image[None]}, "image")
     frames = image if len(shape) == 4 else image[None]
     if frames.ndim == 4 and frames.shape[1] >= frames.shape[3]:  # the channels are last
         frames = frames.permute(0, 3, 1, 2)
-    torch.testing.assert_close(read["image"][0], frames.reshape(size).float() / 255)
+    torch.testing.assert_close(read[0], frames.reshape(size).float() / 255)
 
 
 def test_the_order_of_channels_can_be_named(build: Build) -> None:
@@ -158,9 +158,9 @@ def test_only_images_of_integers_are_divided(build: Build) -> None:
         (pixels(4, 4, 2), 10, 5.1),
         (Box(-1, 1, (4, 4, 2)), 255, 51.0),
     ):
-        read, vector = build(space, filters=(1,), divide_by=divide_by).inputs.read({"image": obs})
-        assert vector is None
-        torch.testing.assert_close(read["image"], torch.full((1, 2, 4, 4), expected))
+        inputs = build(space, filters=(1,), divide_by=divide_by).inputs
+        assert inputs.vector_size == 0
+        torch.testing.assert_close(inputs.read({"image": obs}, "image"), torch.full((1, 2, 4, 4), expected))
 
 
 @pytest.mark.parametrize("space", [Box(-1, 1, (3,)), Discrete(4), Dict({"a": Box(-1, 1, (3,)), "b": Discrete(2)})])
@@ -201,10 +201,9 @@ def test_entries_are_packed_as_bytes_and_read_exactly(build: Build) -> None:
     policy = build(CAMERA, filters=(2,), hidden=(4,))
     assert policy.inputs.sizes == {"camera": (1, 16, 16), "map": (2, 5, 5)}
     assert policy.inputs.vector_size == 5
-    parts = policy.inputs.parts(torch.from_numpy(packed)[None, None, None])
-    images, vector = policy.inputs.read({name: value[0] for name, value in parts.items()})
-    assert vector is not None
-    assert vector.tolist() == [[0.0, 0.0, 1.0, np.float32(0.1), np.float32(-3e30)]]
+    parts = {k: v[0] for k, v in policy.inputs.parts(torch.from_numpy(packed)[None, None, None]).items()}
+    images = {name: policy.inputs.read(parts, name) for name in ("camera", "map")}
+    assert parts["vector"].tolist() == [[0.0, 0.0, 1.0, np.float32(0.1), np.float32(-3e30)]]
     torch.testing.assert_close(images["camera"], torch.arange(256.0).reshape(1, 1, 16, 16) / 255)
     torch.testing.assert_close(images["map"], torch.arange(50.0).reshape(1, 5, 5, 2).permute(0, 3, 1, 2) / 255)
 
@@ -216,11 +215,10 @@ def test_small_images_are_read_from_a_flattened_dict(build: Build) -> None:
     policy = build(space, filters=(2,), hidden=(4,), divide_by=10)
     obs = {"direction": 1, "image": np.arange(147, dtype=np.uint8).reshape(7, 7, 3)}
     flat = torch.from_numpy(gym.spaces.flatten(space, obs))[None, None, None]
-    parts = policy.inputs.parts(flat)
-    images, vector = policy.inputs.read({name: value[0] for name, value in parts.items()})
-    assert vector is not None and vector.tolist() == [[0, 1, 0, 0]]
+    parts = {name: value[0] for name, value in policy.inputs.parts(flat).items()}
+    assert parts["vector"].tolist() == [[0, 1, 0, 0]]
     expected = torch.from_numpy(obs["image"]).permute(2, 0, 1)[None].float() / 10
-    torch.testing.assert_close(images["image"], expected)
+    torch.testing.assert_close(policy.inputs.read(parts, "image"), expected)
 
 
 def test_an_environment_packs_and_a_loaded_policy_takes_the_dict(
@@ -264,12 +262,13 @@ def test_only_entries_that_are_no_images_are_normalized(build: Build) -> None:
     batch = torch.from_numpy(obs)[None, None]
     params = stacked(inner) | policy.absorb(buffers, batch, torch.ones(1, 1, 6, dtype=torch.bool))
     seen: list[Any] = []
-    inner.inputs.read = lambda parts, read=inner.inputs.read: seen.append(read(parts)) or seen[-1]
+    inner.inputs.parts = lambda obs, parts=inner.inputs.parts: seen.append(parts(obs)) or seen[-1]
     policy.apply(params, Inputs(batch))
     acted, learned = policy.actor(params)(ActorInputs(obs[None]), None)[0], policy.apply(params, Inputs(batch)).dist
     np.testing.assert_array_equal(acted, learned.mode()[:, 0])
-    images, vector = seen[0]
-    torch.testing.assert_close(images["map"][0, :, 0, 1], torch.tensor([2.0, 3.0]) / 255)
+    parts = {name: value[0] for name, value in seen[0].items()}
+    torch.testing.assert_close(inner.inputs.read(parts, "map")[0, :, 0, 1], torch.tensor([2.0, 3.0]) / 255)
+    vector = parts["vector"]
     torch.testing.assert_close(vector[:, 3:].mean(0), torch.zeros(2), atol=1e-5, rtol=0)
     torch.testing.assert_close(vector[:, 3:].std(0, correction=0), torch.ones(2), atol=1e-3, rtol=0)
 
@@ -317,7 +316,7 @@ BRIGHT: dict[str, Any] = {
     ("name", "options"),
     [
         ("cnn", {"filters": (4, 8), "hidden": (16,)}),
-        ("impala-cnn", {"filters": (4, 4), "hidden": (16,)}),
+        pytest.param("impala-cnn", {"filters": (4, 4), "hidden": (16,)}, marks=pytest.mark.slow),
     ],
 )
 def test_the_bright_side_of_an_image_is_found(play: Any, name: str, options: Any) -> None:

@@ -10,6 +10,7 @@ POLICIES = (
     # name, "module:class", config, summary
     ("mlp", "mlp:MLP", "mlp:MLPConfig", "multilayer perceptron for flat observations; all non-nested action spaces"),
     ("linear", "mlp:MLP", "mlp:LinearConfig", "one linear layer for flat observations"),
+    ("simba", "simba:Simba", "simba:SimbaConfig", "residual blocks with layer normalization for flat observations"),
     ("tabular", "tabular:Tabular", "tabular:TabularConfig", "a table with a row for each Discrete observation"),
     ("gru", "recurrent:gru", "recurrent:RecurrentConfig", "recurrent: gated recurrent units"),
     ("lstm", "recurrent:lstm", "recurrent:RecurrentConfig", "recurrent: long short-term memory"),

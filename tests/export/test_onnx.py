@@ -27,6 +27,8 @@ needs_onnx = pytest.mark.skipif(not present("onnx"), reason=f"needs the extra on
 CASES: dict[str, tuple[gym.Space[Any], gym.Space[Any], dict[str, Any]]] = {
     "mlp": (POINT, Discrete(3, start=5), {}),
     "mlp, normalized, clipped": (Box(-9.0, 9.0, (2, 2), np.float64), HALF, {"normalize_obs": True}),
+    "mlp, layer norm": (POINT, Discrete(3), {"policy": {"name": "mlp", "hidden": [5, 3], "layer_norm": True}}),
+    "simba": (POINT, Discrete(3), {"policy": {"name": "simba", "width": 5}}),
     "tabular": (Discrete(4, start=-2), MultiDiscrete([2, 3], start=[1, -1]), {"policy": {"name": "tabular"}}),
     "flattened": (Dict({"a": Discrete(3), "b": Box(-1.0, 1.0, (2,))}), MultiBinary(3), {}),
     "rescaled": (POINT, Box(-2.0, 5.0, (2,)), {"policy": {"name": "linear", "rescale": True}}),

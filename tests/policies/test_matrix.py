@@ -31,6 +31,7 @@ POLICIES: dict[str, dict[str, Any]] = {
     "lstm": {"hidden": (), "memory": 3, "init": "default"},
     "net": {},
     "net-vmap": {},
+    "simba": {"width": 5, "init": "default"},
     "cnn": {"filters": (3, 2), "hidden": (5,), "init": "default"},
     "impala-cnn": {"filters": (2,), "hidden": (), "init": "default", "critic": "separate"},
     "uniform": {},

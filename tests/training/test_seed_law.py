@@ -85,6 +85,8 @@ POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
     "linear": ("pendulum", {"name": "linear", "state_std": True}),
     "mlp": ("bits", {"name": "mlp", "hidden": (5,)}),
     "mlp, shared": ("pendulum", {"name": "mlp", "hidden": (5,), "critic": "shared", "distribution": "beta"}),
+    "mlp, layer norm": ("pendulum", {"name": "mlp", "hidden": (5, 9), "layer_norm": True}),
+    "simba": ("pendulum", {"name": "simba", "width": 5}),
     "tabular": ("frozen lake", {"name": "tabular"}),
     "gru": ("cartpole", {"name": "gru"}),
     "gru, odd": ("pendulum", {"name": "gru", "hidden": (5,), "memory": 7, "distribution": "tanh"}),

@@ -9,8 +9,9 @@ ARGS ?= reinforce --env CartPole-v1
 run: $(VENV)/.ready
 	$(BIN)/pgzoo run $(ARGS)
 
-# Two processes share the tests, file by file, in the order that tests/conftest.py gives them.
-PYTEST = $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+# Processes share the tests, file by file, in the order that tests/conftest.py gives them. There are more of them than
+# cores, because many tests wait for processes of their own.
+PYTEST = $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 UNIT = algorithms config envs estimators ops policies training
 
 test: $(VENV)/.ready

@@ -13,6 +13,7 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from program import Folder
 from pydantic import Field
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from pgzoo.config import ActionConfig, AlgorithmConfig, Layer, RunConfig
@@ -31,6 +32,7 @@ from pgzoo.training.plan import Plan
 from pgzoo.types import Batch, Episodes, Hyper, Params, Steps, TrainState, Trajectory
 
 torch.set_num_threads(1)  # what a run computes with; more threads sum in another order
+threadpool_limits(1, user_api="blas")
 
 
 class Faulty(Bandit):
@@ -257,6 +259,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     """A home of the test's own, from which no uploader ships: the test holds the uploader's lock."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("PGZOO_HOME", str(tmp_path))
+    monkeypatch.setattr("pgzoo.runs.result.EXIT_WAIT", 0.0)  # nothing is shipped
     found = Home.find()
     shipping = lock(found.uploader_lock, timeout=1)
     assert shipping is not None
@@ -268,6 +271,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
 def folder(tmp_path: Path) -> Iterator[Folder]:
     """A working directory of the test's own, for the real program."""
     folder = Folder(tmp_path)
+    yield folder
+    folder.close()
+
+
+@pytest.fixture
+def untracked(tmp_path: Path) -> Iterator[Folder]:
+    """As `folder`, without a tracking store, and so without an uploader, which costs more than a short run."""
+    folder = Folder(tmp_path, MLFLOW_TRACKING_URI="none")
     yield folder
     folder.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -12,15 +13,29 @@ from pydantic import Field
 from torch import Tensor
 
 from pgzoo.config import AlgorithmConfig, ComponentConfig, Layer, MinibatchConfig, Static
+from pgzoo.envs.sync import SyncBackend, SyncEnvs
 from pgzoo.errors import PluginError, UnfitError
+from pgzoo.ops.acting import ApplyActor
 from pgzoo.ops.losses import weighted_mean
+from pgzoo.policies.tabular import Tabular, TabularConfig
 from pgzoo.registry import PluginInfo, Registry, discover
 from pgzoo.runs.planning import make_plan
 from pgzoo.runs.resolve import resolve
 from pgzoo.testing import probes
 from pgzoo.training.events import RunEnded
 from pgzoo.training.loop import train
-from pgzoo.types import AlgorithmState, Batch, Hyper, Params, Steps
+from pgzoo.types import (
+    ActorInputs,
+    AlgorithmState,
+    Array,
+    Batch,
+    EnvRequest,
+    Hyper,
+    Inputs,
+    Output,
+    Params,
+    Steps,
+)
 
 SEEN: dict[str, Any] = {}
 """What the plugins below were given, by name."""
@@ -117,6 +132,77 @@ def whole(*, rewards: Tensor) -> Tensor:
 whole.whole_episodes = True  # type: ignore[attr-defined]
 
 
+class Tally(Tabular):
+    """A table that counts, in a buffer, how often it saw each state, and acts by an actor of its own."""
+
+    memory_size = 2
+
+    def __init__(self, config: TabularConfig, spec: Any, needs: frozenset[str]) -> None:
+        super().__init__(config, spec, needs)
+        self.to_env = self.converted
+
+    def init(self, rng: np.random.Generator) -> Params:
+        params = super().init(rng)
+        return params | {"table": torch.from_numpy(rng.standard_normal(params["table"].shape)).float()}
+
+    def buffers(self) -> Params:
+        return {"count": torch.zeros(self.states)}
+
+    def absorb(self, buffers: Params, obs: Tensor, valid: Tensor) -> Params:
+        SEEN.setdefault("absorbed", []).append((obs.shape, int(valid.sum())))
+        seen = torch.nn.functional.one_hot(obs, self.states) * valid.unsqueeze(-1)
+        return {"count": buffers["count"] + seen.sum((1, 2))}
+
+    def apply(self, params: Params, inputs: Inputs) -> Output:
+        assert inputs.memory is not None and inputs.starts is not None
+        SEEN.setdefault("steps", set()).add(inputs.obs.shape[1])
+        later = inputs.memory + (~inputs.starts).any(1).unsqueeze(-1)
+        return super().apply(params, inputs)._replace(memory=later)
+
+    def converted(self, actions: Array) -> Array:
+        SEEN["to_env"] = actions.shape
+        return np.asarray(self.head.to_env(actions))
+
+    def actor(self, params: Params) -> Any:
+        by_apply = ApplyActor(self, params)
+
+        def act(seen: ActorInputs, noise: Array | None) -> tuple[Array, Array | None]:
+            SEEN.setdefault("acted", []).append((seen.obs.shape, None if noise is None else noise.shape))
+            actions, _ = by_apply(seen, noise)
+            assert seen.memory is not None and seen.starts is not None
+            SEEN.setdefault("memory", []).append((seen.memory[..., 0].copy(), seen.starts.copy()))
+            return actions, np.where(seen.starts[..., None], 0, seen.memory) + np.float32(1)
+
+        return act
+
+
+class Littered(SyncBackend):
+    """Returns rubbish for rows that are not live, and can't select rows."""
+
+    def open(self, request: EnvRequest) -> Any:
+        envs, step = super().open(request), SyncEnvs.step
+
+        def littered(actions: Array, live: Any) -> Any:
+            found = step(envs, actions, live)
+            SEEN["skipped"] = SEEN.get("skipped", 0) + int((~live).sum())
+            obs, rewards = found.obs.copy(), found.rewards.copy()
+            obs[~live], rewards[~live] = 0, np.nan
+            return found._replace(obs=obs, rewards=rewards, terminated=found.terminated | ~live)
+
+        envs.step = littered  # type: ignore[method-assign]
+        envs.select = lambda rows: None  # type: ignore[assignment, method-assign, return-value]
+        return envs
+
+
+class Unwrapped(SyncBackend):
+    """Doesn't say that it applies wrappers."""
+
+    wraps = False
+
+    def preferred(self, request: EnvRequest) -> bool:
+        return True
+
+
 @pytest.fixture(scope="module")
 def catalog() -> Any:
     assert probes.PROBES
@@ -129,6 +215,9 @@ def catalog() -> Any:
     registry.estimator("boost", boost, config=BoostConfig)
     for name, function in (("pair", pair), ("demanding", demanding), ("whole", whole)):
         registry.estimator(name, function)
+    registry.policy("tally", Tally, config=TabularConfig)
+    registry.env_backend("littered", Littered)
+    registry.env_backend("unwrapped", Unwrapped)
     found.add(registry.plugin, object(), registry.entries.values())
     return found
 
@@ -253,3 +342,45 @@ def test_an_estimator_of_whole_episodes_is_refused_for_windows_alone(plan: Calla
 def test_a_policy_that_has_not_what_is_needed_is_refused_by_name(plan: Callable[..., Any]) -> None:
     with pytest.raises(UnfitError, match=r'policy "uniform" has no parameters'):
         plan("asks", estimator="demanding", policy="uniform")
+
+
+# Policy and Actor
+
+
+def test_buffers_are_each_members_and_absorb_the_valid_observations_of_every_update(plan: Callable[..., Any]) -> None:
+    state = end_of(plan("asks", policy="tally", rollout_steps=12, seeds=2)).state
+    assert [shape for shape, _ in SEEN["absorbed"]] == [(2, 12, 4)] * int(state.updates.max())
+    counts = state.buffers["policy.count"]
+    assert counts.sum(1).tolist() == state.env_steps.tolist() and not torch.equal(counts[0], counts[1])
+    assert counts.sum() == sum(valid for _, valid in SEEN["absorbed"])
+    assert not torch.equal(state.params["policy.table"][0], state.params["policy.table"][1])
+
+
+def test_a_policys_own_actor_acts_with_noise_or_greedily_and_keeps_its_memory(plan: Callable[..., Any]) -> None:
+    end_of(plan("asks", policy="tally", rollout_steps=12, seeds=2))
+    training = [noise for shape, noise in SEEN["acted"] if shape == (2, 4)]
+    assert training and all(noise is not None and noise[:2] == (2, 4) for noise in training)
+    assert [noise for _, noise in SEEN["acted"]][-1] is None, "the last evaluation is greedy"
+    assert len(SEEN["to_env"]) == 1, "actions for the environments are [rows, *A]"
+    for (before, starts), (after, _) in pairwise(SEEN["memory"][:12]):
+        assert np.array_equal(after, np.where(starts, 0, before) + 1)
+    assert 12 in SEEN["steps"], "a policy with memory is trained on sequences"
+
+
+# EnvBackend and VectorEnv
+
+
+def test_results_of_rows_that_are_not_live_are_not_used(plan: Callable[..., Any]) -> None:
+    settings: dict[str, Any] = {"seeds": 2, "num_envs": 3, "total_steps": 200, "eval_episodes": 4}
+    ends = [end_of(plan("reinforce", backend=backend, **settings)) for backend in ("sync", "littered")]
+    assert SEEN["skipped"] > 0
+    for name, value in ends[0].state.params.items():
+        assert torch.equal(value, ends[1].state.params[name]), name
+    assert ends[0].state.env_steps.tolist() == ends[1].state.env_steps.tolist()
+
+
+def test_requests_with_wrappers_do_not_reach_a_backend_that_does_not_apply_them(plan: Callable[..., Any]) -> None:
+    assert plan("asks", backend="auto").config.backend == "unwrapped"
+    assert plan("asks", backend="auto", frame_stack=2, policy="mlp").config.backend == "sync"
+    with pytest.raises(UnfitError, match="it can't put wrappers around"):
+        plan("asks", backend="unwrapped", frame_stack=2, policy="mlp")

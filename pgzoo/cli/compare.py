@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pgzoo.cli import common
+from pgzoo.cli.completion import complete_run
 from pgzoo.errors import visible
 from pgzoo.runs.waiting import ProgressMode, Waiting
 
@@ -24,7 +25,7 @@ __all__ = ["command"]
 
 
 @click.command("compare", epilog="For example: pgzoo compare reinforce ppo --env CartPole-v1 --out report.html")
-@click.argument("selectors", nargs=-1, metavar="SELECTOR SELECTOR ...")
+@click.argument("selectors", nargs=-1, metavar="SELECTOR SELECTOR ...", shell_complete=complete_run)
 @click.option("--env", "envs", multiple=True, metavar="ID", help="Compare in this environment only (repeatable).")
 @click.option("--metric", metavar="NAME", help="Metric of the curves.  [default: train/return_mean]")
 @click.option(

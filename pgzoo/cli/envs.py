@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pgzoo.cli import common
+from pgzoo.cli.completion import complete_env
 from pgzoo.registry import PluginCatalog
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def _read_kwargs(ctx: click.Context, param: click.Parameter, value: tuple[str, .
 
 
 @click.command("envs")
-@click.argument("env_id", required=False, metavar="[ID]")
+@click.argument("env_id", required=False, metavar="[ID]", shell_complete=complete_env)
 @click.option("--all", "every", is_flag=True, help="Also list old versions and environments that can't run here.")
 @click.option(
     "--env-kwarg",

@@ -17,17 +17,18 @@ from pgzoo.cli.common import (
     progress_mode_option,
     stdout_to_stderr,
 )
+from pgzoo.cli.completion import complete_run_or_folder
 from pgzoo.runs.waiting import ProgressMode, Waiting
 
 if TYPE_CHECKING:
+    from pgzoo.training.activity import Monitor
     from pgzoo.training.events import EvaluationMode
-    from pgzoo.training.rollout import Monitor
 
 __all__ = ["command"]
 
 
 @click.command("evaluate")
-@click.argument("what", metavar="RUN_ID|FOLDER")
+@click.argument("what", metavar="RUN_ID|FOLDER", shell_complete=complete_run_or_folder)
 @click.option("--episodes", type=click.IntRange(min=1), default=100, show_default=True, help="Episodes per run.")
 @click.option(
     "--deterministic/--stochastic",
@@ -71,53 +72,32 @@ def command(
     """
     with stdout_to_stderr():
         with Waiting("Loading torch and gymnasium", progress):
-            from pgzoo.play.evaluation import cut_episodes, environment_for, evaluate_policy, find_policies
+            from pgzoo.play.evaluation import evaluate_policy, find_policies
             from pgzoo.tracking import Home
-            from pgzoo.training import rollout
+            from pgzoo.training.activity import Monitor
 
         catalog = open_catalog(blocked=blocked, imports=imports)
         mode: EvaluationMode = "greedy" if deterministic else "sampled"
         rows: list[dict[str, Any]] = []
-        for found in find_policies(what, catalog, Home.find(), tracking_uri):
-            action_seed = found.seed if seed is None else seed
-            chosen = backend or (found.backend if env is None else "auto")
-            request = environment_for(found.policy, env, catalog, chosen)
-            monitor, limit = rollout.Monitor(), max_steps or found.max_steps
-            with Waiting(partial(_progress, found.name, monitor, episodes), progress):
-                returns, lengths, cut = evaluate_policy(
-                    found.policy,
-                    request,
+        for playable in find_policies(what, catalog, Home.find(), tracking_uri):
+            monitor = Monitor()
+            with Waiting(partial(_progress, playable.name, monitor, episodes), progress):
+                played = evaluate_policy(
+                    playable,
                     catalog,
                     episodes=episodes,
                     mode=mode,
-                    seed=action_seed,
-                    backend=chosen,
-                    max_steps=limit,
+                    env=env,
+                    backend=backend,
+                    seed=seed,
+                    max_steps=max_steps,
                     monitor=monitor,
                 )
-            if cut:
-                text = f"Warning: {found.name}: {cut_episodes(cut, episodes, limit)} (--max-steps)."
-                echo(f"{text} Their returns count up to there.", err=True)
-            rows.append(
-                {
-                    "run_key": found.run.run_key if found.run else None,
-                    "run_id": found.run.run_id if found.run else None,
-                    "name": found.name,
-                    "algorithm": found.run.algorithm if found.run else None,
-                    "env": request.id,
-                    "seed": action_seed,
-                    "mode": mode,
-                    "episodes": len(returns),
-                    "return_mean": float(returns.mean()),
-                    "return_std": float(returns.std()),
-                    "return_min": float(returns.min()),
-                    "return_max": float(returns.max()),
-                    "length_mean": float(lengths.mean()),
-                    "cut_episodes": cut,
-                }
-            )
+            if played.warning:
+                echo(f"Warning: {played.warning} (--max-steps). Their returns count up to there.", err=True)
+            rows.append(played.row())
             if per_episode:
-                rows[-1] |= {"returns": returns.tolist(), "lengths": lengths.tolist()}
+                rows[-1] |= {"returns": played.returns.tolist(), "lengths": played.lengths.tolist()}
     if as_json:
         print_json(rows)
         return

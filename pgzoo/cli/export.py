@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from pgzoo.cli.common import echo, json_option, open_catalog, plugin_options, print_json, progress_mode_option
+from pgzoo.cli.completion import complete_run_or_folder
 from pgzoo.runs.waiting import ProgressMode, Waiting
 
 if TYPE_CHECKING:
     from pgzoo.export.formats import Format
+    from pgzoo.registry import PluginInfo
 
 __all__ = ["command"]
 
 
 @click.command("export")
-@click.argument("what", metavar="RUN_ID|FOLDER")
+@click.argument("what", metavar="RUN_ID|FOLDER", shell_complete=complete_run_or_folder)
 @click.option(
     "--to",
     "folder",
@@ -55,7 +58,6 @@ def command(
     """
     with Waiting("Loading torch and gymnasium", progress):
         from pgzoo.export.formats import export
-        from pgzoo.export.mlflow_model import source_of_pgzoo
         from pgzoo.play.evaluation import find_policies
         from pgzoo.tracking import Home
 
@@ -65,11 +67,26 @@ def command(
     for number, one in enumerate(found, 1):
         to = folder if len(found) == 1 else folder / f"s{one.seed}"
         with Waiting(f"Exporting {one.name} as {format_}: {number} of {len(found)}", progress):
-            path = export(one.policy, to, format_)
+            plugin = catalog.get("policy", one.policy.component.name).plugin
+            needed = dict.fromkeys(["pgzoo", *filter(None, [plugin.distribution])])
+            path = export(one.policy, to, format_, distributions=list(needed))
         made.append({"name": one.name, "seed": one.seed, "format": format_, "folder": str(path)})
         if not as_json:
             echo(f"{one.name}  {path}")
+        if format_ == "mlflow":
+            _explain(path, plugin)
     if as_json:
         print_json(made)
-    if format_ == "mlflow" and source_of_pgzoo():
-        echo("Note: pgzoo wasn't installed from a package index; requirements.txt says how to install it.", err=True)
+
+
+def _explain(model: Path, plugin: PluginInfo) -> None:
+    """Say on stderr what a server of the model needs, and how to start one."""
+    lines = (model / "requirements.txt").read_text(encoding="utf-8").split()
+    echo(f"requirements.txt: {', '.join(lines)}", err=True)
+    if not plugin.distribution:
+        echo(
+            f"Note: the policy comes from {plugin.module}, which is in none of them; the server has to find it in its "
+            "working directory.",
+            err=True,
+        )
+    echo(f"Serve it: mlflow models serve -m {shlex.quote(str(model))} --env-manager local --port 5001", err=True)

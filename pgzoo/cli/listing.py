@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from pgzoo.cli import common
+from pgzoo.cli.completion import complete_component
 from pgzoo.registry import ComponentKind, Entry
 
 __all__ = ["algorithms", "describe", "estimators", "policies", "summary_line"]
@@ -42,7 +43,7 @@ def _listing(kind: ComponentKind, plural: str, help_text: str, prefix: str, use:
     """Make the command that lists components of one kind, or shows one. `prefix` is the prefix of its options."""
 
     @click.command(plural, help=help_text)
-    @click.argument("name", required=False, metavar="[NAME]")
+    @click.argument("name", required=False, metavar="[NAME]", shell_complete=complete_component(kind))
     @common.plugin_options
     @common.json_option
     @common.progress_option

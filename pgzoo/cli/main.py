@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import traceback
@@ -12,6 +13,7 @@ from click.shell_completion import CompletionItem
 
 from pgzoo.cli import common, output
 from pgzoo.cli.aliases import command_hint
+from pgzoo.cli.completion import VARIABLE, is_completing
 from pgzoo.errors import PgzooError, PluginError, UnknownName
 from pgzoo.registry import Entry, PluginCatalog, discover
 
@@ -106,15 +108,20 @@ def program() -> None:
 def main() -> None:
     """Run the program. This is the console script, and what `python -m pgzoo` calls."""
     out, code = output.guard(), 1
+    if is_completing(os.environ.get(VARIABLE)):  # a message would be written into the line that the user types
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
     try:
         program(prog_name="pgzoo")
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    sys.exit(output.exit_code(code, out))
+    code = output.exit_code(code, out)
+    gc.freeze()  # the process ends now: collecting the compiler's garbage would take two seconds
+    sys.exit(code)
 
 
 def _catalog(ctx: click.Context) -> PluginCatalog:
-    """Return the catalog of built-in and installed plugins, discovered once per process."""
+    """Return the catalog of built-in and installed plugins, discovered once; `run` also takes what its options name."""
     root = ctx.find_root()
     if root.obj is None:
         root.obj = discover(inline=False)

@@ -13,12 +13,11 @@ from pydantic.fields import FieldInfo
 
 from pgzoo.cli.aliases import option_hint
 from pgzoo.cli.common import refuse_repeated
+from pgzoo.cli.completion import complete_run_or_folder
+from pgzoo.config.run import MERGED
 from pgzoo.config.validation import has_own_none
 
 __all__ = ["GroupedCommand", "GroupedOption", "format_value", "given_settings", "option_of", "options", "read_pairs"]
-
-REPEATED = ("env_kwargs", "tags", "sweep_axis")
-"""Fields that are mappings; their option is K=V and may be repeated."""
 
 NOTHING = object()
 """Placeholder for `none` on the command line; `given_settings` replaces it by None. (click: None means "not given".)"""
@@ -122,7 +121,7 @@ def _option(name: str, field: FieldInfo, group: str, prefix: tuple[str, ...], de
     if kind is bool:
         off = "--" + ".".join((*prefix, "no-" + name.replace("_", "-")))
         return GroupedOption([f"{flag}/{off}", identifier], **common)
-    if name in REPEATED:
+    if name in MERGED:
         metavar = METAVARS.get(name, "K=V")
         return GroupedOption([flag, identifier], multiple=True, metavar=metavar, callback=read_pairs(flag), **common)
     if name == "wrappers":
@@ -134,6 +133,8 @@ def _option(name: str, field: FieldInfo, group: str, prefix: tuple[str, ...], de
         return GroupedOption([flag, identifier], type=click.Choice(choices), **common)
     if typing.get_origin(kind) is tuple:
         return GroupedOption([flag, identifier], metavar=METAVARS.get(name, "A,B,..."), callback=_comma, **common)
+    if name == "init_from":
+        common["shell_complete"] = complete_run_or_folder
     if has_own_none(kind):
         return GroupedOption([flag, identifier], metavar=METAVARS.get(name, "TEXT"), **common)
     metavar = METAVARS.get(name) or {int: "N", float: "X"}.get(kind, "TEXT")

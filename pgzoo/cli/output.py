@@ -36,7 +36,7 @@ class _Output(io.FileIO):
 
 
 def guard() -> _Output:
-    """Let no output stop a command: a run goes on, and is tracked, when its output can't be written.
+    """Let a command continue when its output can't be written, so that a run is trained and tracked to its end.
 
     Descriptors 0 to 2 that are closed lead to the null device, so that no file of a run gets their numbers. Characters
     that act on a terminal are made visible in warnings.

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from pgzoo.cli import common
+from pgzoo.cli.completion import complete_component
 from pgzoo.cli.listing import describe, summary_line
 from pgzoo.errors import UnknownName, did_you_mean
 from pgzoo.registry import Entry, PluginCatalog
@@ -42,7 +43,13 @@ def command(ctx: click.Context, imports: tuple[str, ...], blocked: tuple[str, ..
 
 
 @command.command()
-@click.argument("names", nargs=-1, required=True, metavar="NAME | ALGO [ENV]")
+@click.argument(
+    "names",
+    nargs=-1,
+    required=True,
+    metavar="NAME | ALGO [ENV]",
+    shell_complete=complete_component("preset", "algorithm"),
+)
 @common.plugin_options
 @common.json_option
 @common.progress_option

@@ -15,13 +15,14 @@ from pgzoo.cli.common import (
     progress_mode_option,
     stdout_to_stderr,
 )
+from pgzoo.cli.completion import complete_run
 from pgzoo.runs.waiting import ProgressMode, Waiting
 
 __all__ = ["command"]
 
 
 @click.command("repro")
-@click.argument("run_id")
+@click.argument("run_id", shell_complete=complete_run)
 @plugin_options
 @json_option
 @progress_mode_option

@@ -12,13 +12,14 @@ from pgzoo.cli.common import (
     progress_mode_option,
     stdout_to_stderr,
 )
+from pgzoo.cli.completion import complete_run
 from pgzoo.runs.waiting import ProgressMode, Waiting
 
 __all__ = ["command"]
 
 
 @click.command("resume", context_settings={"ignore_unknown_options": True})
-@click.argument("run_id")
+@click.argument("run_id", shell_complete=complete_run)
 @click.option("--total-steps", metavar="N", help="Train up to this number of environment steps per seed.")
 @click.option("--from-step", type=click.IntRange(min=0), metavar="N", help="Continue from the checkpoint at this step.")
 @click.option("--launcher", metavar="NAME", help="Where to train: local, processes; default: as the run did.")

@@ -18,6 +18,7 @@ from pgzoo.cli.common import (
     stdout_to_stderr,
     unparsed_values,
 )
+from pgzoo.cli.completion import complete_component, complete_env, complete_run_or_folder
 from pgzoo.runs.waiting import ProgressMode, Waiting
 
 if TYPE_CHECKING:
@@ -27,6 +28,15 @@ __all__ = ["command"]
 
 SKIPPED = ("algorithm", "env", "policy", "estimator", "settings")
 """Fields of RunConfig that don't become options here: they have separate options."""
+
+COMPLETED = {
+    "--env": complete_env,
+    "--policy": complete_component("policy"),
+    "--estimator": complete_component("estimator"),
+    "--preset": complete_component("preset"),
+    "--init-from": complete_run_or_folder,
+}
+"""Options whose values a shell completes."""
 
 NO_PRESET_NAME = ("auto", "none")
 
@@ -58,6 +68,10 @@ class RunGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
         """Make the command of one algorithm. Raises UnknownName with the nearest one."""
+        last = next(iter(ctx.meta.get("arguments", [])[-1:]), "")
+        if ctx.resilient_parsing and last in COMPLETED:  # complete a value without importing the algorithm
+            option = click.Option([last], shell_complete=COMPLETED[last])
+            return click.Command(cmd_name, params=[option], context_settings={"ignore_unknown_options": True})
         return _command_for(cmd_name, _catalog(ctx), ctx.meta.get("arguments", []))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -111,7 +125,14 @@ def _command_for(name: str, catalog: PluginCatalog, args: Sequence[str]) -> clic
     check_keys(entry, settings)
     defaults = dict(getattr(target, "defaults", {}))
     params: list[click.Parameter] = [
-        GroupedOption(["--env", "env"], group="Run", path=("env",), help="gymnasium id (pgzoo envs)", metavar="ID"),
+        GroupedOption(
+            ["--env", "env"],
+            group="Run",
+            path=("env",),
+            help="gymnasium id (pgzoo envs)",
+            metavar="ID",
+            shell_complete=complete_env,
+        ),
         GroupedOption(
             ["--seed", "seed"], group="Run", path=("seed",), help="train this seed only", metavar="N", callback=_seed
         ),
@@ -127,7 +148,16 @@ def _command_for(name: str, catalog: PluginCatalog, args: Sequence[str]) -> clic
         group = f"{kind.capitalize()} {chosen}"
         listed = "pgzoo policies" if kind == "policy" else "pgzoo estimators"
         about = f"which {kind} ({listed})  [default: {fallback}]"
-        params.append(GroupedOption([f"--{kind}"], group=group, path=(kind, "name"), metavar="NAME", help=about))
+        params.append(
+            GroupedOption(
+                [f"--{kind}"],
+                group=group,
+                path=(kind, "name"),
+                metavar="NAME",
+                help=about,
+                shell_complete=COMPLETED[f"--{kind}"],
+            )
+        )
         params += options(component.load_config() or ComponentConfig, group=group, prefix=(kind,), defaults=shown)
     return GroupedCommand(
         name,
@@ -183,6 +213,7 @@ def _chosen(kind: str, fallback: str, defaults: Mapping[str, Any], catalog: Plug
 def _train(
     ctx: click.Context, /, preset: str, file: str | None, progress: ProgressMode, as_json: bool, **_: Any
 ) -> None:
+    """Hold the options and the body that the commands of all algorithms share; it is no command itself."""
     from pgzoo.cli import summary
     from pgzoo.cli.options import given_settings, option_of
     from pgzoo.config import Layer, read_yaml

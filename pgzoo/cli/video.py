@@ -18,13 +18,14 @@ from pgzoo.cli.common import (
     progress_mode_option,
     stdout_to_stderr,
 )
+from pgzoo.cli.completion import complete_run_or_folder
 from pgzoo.runs.waiting import ProgressMode, Waiting
 
 __all__ = ["command"]
 
 
 @click.command("video")
-@click.argument("what", metavar="RUN_ID|FOLDER")
+@click.argument("what", metavar="RUN_ID|FOLDER", shell_complete=complete_run_or_folder)
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),

@@ -91,8 +91,8 @@ OPTIONS: dict[str, str] = {
 """Options without their hyphens -> pgzoo's name for the same thing, or the nearest to it."""
 
 REMARKS = {
-    "batch-size": "how many there are, not how large",
-    "minibatch-size": "how many there are, not how large",
+    "batch-size": "the number of minibatches, not their size",
+    "minibatch-size": "the number of minibatches, not their size",
     "cuda": "cpu or cuda",
     "gpu": "cpu or cuda",
     "vec-env": "sync, async or native",

@@ -158,7 +158,7 @@ class RunConfig(Settings):
     ] = "cpu"
     threads: Annotated[
         PositiveInt,
-        Field(description="CPU threads for torch; more rarely help, and can make results depend on other seeds"),
+        Field(description="CPU threads of torch and numpy; more rarely help, and results may depend on other seeds"),
     ] = 1
     launcher: Annotated[
         str,

@@ -109,6 +109,9 @@ class AsyncEnvs:
 
     def _exit_codes(self) -> str:
         processes = self._envs.processes if hasattr(self, "_envs") else []
-        wait([process.sentinel for process in processes], timeout=5.0)  # for the exit codes
+        over = wait([process.sentinel for process in processes], timeout=5.0)
+        for process in processes:
+            if process.sentinel in over:
+                process.join(5.0)  # a sentinel is ready shortly before the exit code is known
         codes = sorted({str(process.exitcode) for process in processes if process.exitcode is not None})
         return f" (exit code {', '.join(codes)})" if codes else ""

@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any, Literal, Protocol
 
+import gymnasium as gym
 import numpy as np
 
 from pgzoo.envs import ids
@@ -122,7 +123,17 @@ def inspect_environment(request: EnvRequest, backend: EnvBackend | None = None) 
     finally:
         with blame_environment(env_id, "close"):
             env.close()
-    return make_spec(env.observation_space, env.action_space, masked=masked)
+    spec = make_spec(env.observation_space, env.action_space, masked=masked)
+    return replace(spec, time_limited=_has_time_limit(env))
+
+
+def _has_time_limit(env: gym.Env[Any, Any]) -> bool:
+    """Return whether gymnasium's wrapper that limits episodes is around the environment."""
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, gym.wrappers.TimeLimit):
+            return True
+        env = env.env
+    return False
 
 
 def _probe(env: Any, env_id: str) -> bool:

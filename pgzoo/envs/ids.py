@@ -220,8 +220,11 @@ def _import(module: str, what: str) -> None:
         command = install_hint(module) if isinstance(error, ModuleNotFoundError) else ""
         if command:
             raise EnvError(f"The {what} needs {module}. Install it: {command}") from error
+        missing = isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
+        advice = f" If it is in the working directory, add: --import {module}" if missing else ""
         raise EnvError(
             f'The module "{module}" of the {what} can\'t be imported: {_one_line_message(error)}{raised_at(error)}.'
+            f"{advice}"
         ) from error
 
 

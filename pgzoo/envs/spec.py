@@ -29,7 +29,7 @@ def make_spec(original: gym.Space[Any], action_space: gym.Space[Any], *, masked:
         raise UnfitError(
             f"The observation space {original}: {unknown} isn't supported; observations can be {SUPPORTED}."
         )
-    return Spec(array_space(original), action_space, original, masked, dropped)
+    return Spec(array_space(original), action_space, original, masked, dropped=dropped)
 
 
 def check_action_space(space: gym.Space[Any]) -> None:

@@ -1,1 +1,1 @@
-"""Built-in return estimators: thin names over `pgzoo.ops.returns`, registered in `plugin.py`."""
+"""Registers the built-in return estimators, which are functions in `pgzoo.ops.returns`, and their settings."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -15,16 +16,18 @@ Format = Literal["safetensors", "onnx", "mlflow"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 
-def export(policy: LoadedPolicy, folder: str | Path, format: Format = "safetensors") -> Path:
+def export(
+    policy: LoadedPolicy, folder: str | Path, format: Format = "safetensors", *, distributions: Sequence[str] = ()
+) -> Path:
     """Write a policy into `folder`, which is created, and return it.
 
     `safetensors` is what `load_policy` reads. `onnx` is the graph `policy.onnx` (see `export.onnx`). `mlflow` is a
-    model for `mlflow models serve -m FOLDER` (see `export.mlflow_model`).
+    model for `mlflow models serve -m FOLDER`, which needs `distributions` (see `export.mlflow_model`).
 
     Raises:
         ConfigError: no such format.
         StoreError: the folder can't be written.
-        UsageError: an extra isn't installed, or the policy doesn't fit the format.
+        UsageError: an extra isn't installed, a wheel can't be built, or the policy doesn't fit the format.
     """
     folder = Path(folder)
     if format not in FORMATS:
@@ -41,6 +44,6 @@ def export(policy: LoadedPolicy, folder: str | Path, format: Format = "safetenso
                 from pgzoo.export.mlflow_model import write_model
 
                 with tempfile.TemporaryDirectory() as scratch:
-                    return write_model(policy.save(scratch), folder)
+                    return write_model(policy.save(scratch), folder, distributions=distributions)
     except OSError as error:
         raise StoreError(f"Can't export to {folder}: {error.strerror or error}.") from error

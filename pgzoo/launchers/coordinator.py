@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +15,7 @@ import numpy as np
 
 from pgzoo import tracking
 from pgzoo.errors import CheckpointError, RunFailed, UsageError
-from pgzoo.launchers.protocol import ResumePoint, decode, save_resume_point, split
+from pgzoo.launchers.protocol import ResumePoint, decode, merge_activities, save_resume_point, split
 from pgzoo.ops.members import select
 from pgzoo.protocols import Launcher
 from pgzoo.training import checkpoint, events
@@ -63,6 +63,8 @@ class Coordinator:
         self._statuses: list[MemberStatus] = ["finished"] * members
         self._reasons = [""] * members
         self._first_sender: dict[str, int] = {}
+        self._activities: dict[int, dict[str, Any]] = {}
+        self._reported: dict[int, Sequence[int]] = {}
         self._messages: Generator[WorkerMessage] | None = None
 
     def launch(self, launcher: Launcher) -> bool:
@@ -129,10 +131,16 @@ class Coordinator:
             case "log":
                 warning = message._replace(text=content["text"])
                 self._show_once(warning, lambda text: _log.log(content["level"], "%s", text))
+            case "activity":
+                self._activities[message.shard] = content
+                self._show_activity()
             case "refused":
                 self._refusals[message.shard] = content["text"]
             case "ended":
                 self._ends[message.shard] = content
+                if message.shard in self._activities:
+                    self._activities[message.shard]["phase"] = ""
+                    self._show_activity()
                 self._env_steps[rows] = content["env_steps"]
                 for row, status, reason in zip(rows, content["statuses"], content["reasons"], strict=True):
                     self._statuses[row], self._reasons[row] = status, reason
@@ -141,8 +149,14 @@ class Coordinator:
                         counts = {name: content[name] if first else 0 for name in ("lost", "dropped")}
                         self.session.watch(self.plan.run_keys[row], **counts)
             case _:
+                if content["type"] == "EpisodesFinished" and message.shard in self._activities:
+                    self._reported[message.shard] = self._activities[message.shard]["collecting"]
+                    self._show_activity()
                 return decode(content, rows, self._env_steps)
         return None
+
+    def _show_activity(self) -> None:
+        merge_activities(self.control.activity, self._activities.values(), self._reported.values())
 
     def _worker_exited(self, message: WorkerMessage) -> None:
         """Mark the seeds of a worker that exited before its run had ended as failed or interrupted."""

@@ -6,6 +6,7 @@ To a worker, on its standard input:
 
 From a worker, on its standard output:
     {"type": "EpisodesFinished", ...}            an event (one of `SHARED_EVENTS`) of its own seeds
+    {"type": "activity", "phase", "collecting", "evaluating", "due"}    what it is doing; pairs are steps and episodes
     {"type": "log", "level", "text"}             a warning
     {"type": "refused", "text"}                  the shard can't be trained; nothing was created
     {"type": "ended", "statuses", "reasons", "env_steps", "timing", "lost", "dropped", "failure"}    the last line
@@ -14,7 +15,7 @@ From a worker, on its standard output:
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,21 @@ from numpy.typing import NDArray
 from pgzoo.config import Member, RunConfig
 from pgzoo.ops.members import select
 from pgzoo.training import checkpoint
+from pgzoo.training.activity import Activity
 from pgzoo.training.events import CheckpointSaved, EpisodesFinished, Evaluated, Event, UpdateDone
 from pgzoo.training.loop import Progress
 
-__all__ = ["SHARED_EVENTS", "ResumePoint", "decode", "encode", "load_resume_point", "save_resume_point", "split"]
+__all__ = [
+    "SHARED_EVENTS",
+    "ResumePoint",
+    "activity_of",
+    "decode",
+    "encode",
+    "load_resume_point",
+    "merge_activities",
+    "save_resume_point",
+    "split",
+]
 
 SHARED_EVENTS = (EpisodesFinished, UpdateDone, Evaluated, CheckpointSaved)
 """The events that workers send; the coordinator makes RunStarted and RunEnded itself."""
@@ -86,6 +98,33 @@ def decode(content: Mapping[str, Any], rows: Sequence[int], env_steps: NDArray[n
         case "CheckpointSaved":
             return CheckpointSaved(at, tuple(rows[member] for member in content["members"]), content["exact"])
     raise ValueError(f"not an event: {content['type']}")
+
+
+def activity_of(activity: Activity) -> dict[str, Any]:
+    """Return the content of the message "activity"."""
+    collecting, evaluating = activity.collecting, activity.evaluating
+    return {
+        "phase": activity.phase,
+        "collecting": (collecting.steps, collecting.episodes),
+        "evaluating": (evaluating.steps, evaluating.episodes),
+        "due": activity.episodes_due,
+    }
+
+
+def merge_activities(
+    whole: Activity, parts: Collection[Mapping[str, Any]], reported: Collection[Sequence[int]]
+) -> None:
+    """Write into `whole` what the workers are doing, from their last messages "activity".
+
+    `reported` are the steps and episodes that the events of each worker contain. The phase is that of all workers; if
+    they differ, it is "collect". It is "" for a worker that has not begun, or has ended.
+    """
+    phases = {part["phase"] for part in parts} - {""}
+    whole.phase = phases.pop() if len(phases) == 1 else "collect"
+    for name, monitor in (("collecting", whole.collecting), ("evaluating", whole.evaluating)):
+        monitor.steps, monitor.episodes = (sum(part[name][place] for part in parts) for place in (0, 1))
+    whole.episodes_due = sum(part["due"] for part in parts)
+    whole.reported = sum(steps for steps, _ in reported), sum(episodes for _, episodes in reported)
 
 
 def _plain(value: Any) -> Any:

@@ -6,20 +6,24 @@ When standard input ends, the process that started this worker has died: the wor
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pgzoo.training.loop import Control
 
-__all__ = ["main"]
+__all__ = ["main", "report_activity"]
 
+ACTIVITY_INTERVAL = 0.5
+"""Seconds between two messages about what a worker is doing."""
 
 TrainShard = Callable[[Mapping[str, Any], "Control", "Pipe"], None]
 """`train_shard(shard, control, pipe)`: train the shard, which `control` may stop, and write its events to `pipe`."""
@@ -45,6 +49,8 @@ def main(train_shard: TrainShard) -> None:
         train_shard(shard, control, pipe)
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        gc.freeze()  # the process ends now: collecting the compiler's garbage would take two seconds
 
 
 class Pipe:
@@ -66,6 +72,33 @@ class Pipe:
     def send(self, kind: str, **content: Any) -> None:
         """Write a JSON object with `kind` under the key "type"."""
         self.put(json.dumps({"type": kind, **content}))
+
+
+@contextmanager
+def report_activity(control: Control, pipe: Pipe) -> Iterator[Callable[[], None]]:
+    """Send what the run is doing every `ACTIVITY_INTERVAL` seconds while the body runs; yield a function that does."""
+    from pgzoo.launchers.protocol import activity_of
+
+    ended, lock, last = threading.Event(), threading.Lock(), activity_of(control.activity)
+
+    def report() -> None:
+        nonlocal last
+        with lock:
+            if (now := activity_of(control.activity)) != last:
+                last = now
+                pipe.send("activity", **now)
+
+    def repeat() -> None:
+        while not ended.wait(ACTIVITY_INTERVAL):
+            report()
+
+    thread = threading.Thread(target=repeat, name="pgzoo-activity", daemon=True)
+    thread.start()
+    try:
+        yield report
+    finally:
+        ended.set()
+        thread.join()
 
 
 class WarningForwarder(logging.Handler):

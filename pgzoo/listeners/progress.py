@@ -59,14 +59,14 @@ class Watch:
             seeds = f"{settings} settings, {seeds}"
         self.title = f"{visible(f'{c.algorithm} on {c.env}')}, {seeds}: {self.total:,} {self.unit}"
         if not self.by_episodes and c.total_episodes is not None:
-            self.title += f", or {c.total_episodes * len(members):,} episodes if they come first"
-        if note := note_on_evaluation(c):
+            self.title += f", or {c.total_episodes * len(members):,} episodes, whichever comes first"
+        if note := note_on_evaluation(context.plan):
             self.title += f"\n{note}"
         self.activity = context.activity
         self.recent: deque[float] = deque(maxlen=100 * len(members))
         self.training = np.ones(len(members), dtype=bool)
         self._steps = self._episodes = 0  # at the last event
-        self._seen = 0, 0  # the counts of `activity` then
+        self._shown = 0
         self._begun: int | None = None if context.resumed else 0  # steps that another process did
         self._phase, self._since = "", time.perf_counter()
         self.started = time.perf_counter()
@@ -76,19 +76,19 @@ class Watch:
             self.recent.extend(returns)
             self._episodes += len(returns)
         self._steps = int(event.env_steps.sum())
-        self._seen = self.activity.collecting.steps, self.activity.collecting.episodes
         if self._begun is None:
             self._begun, self.started = self._steps, time.perf_counter()
 
     @property
     def steps(self) -> int:
-        return self._steps + self.activity.collecting.steps - self._seen[0]
+        return self._steps + self.activity.collecting.steps - self.activity.reported[0]
 
     @property
     def done(self) -> int:
-        """Steps or episodes that are done, all seeds together."""
-        episodes = self._episodes + self.activity.collecting.episodes - self._seen[1]
-        return min(self.total, episodes if self.by_episodes else self.steps)
+        """Steps or episodes that are done, all seeds together. It never decreases."""
+        episodes = self._episodes + self.activity.collecting.episodes - self.activity.reported[1]
+        self._shown = max(self._shown, min(self.total, episodes if self.by_episodes else self.steps))
+        return self._shown
 
     @property
     def speed(self) -> float:

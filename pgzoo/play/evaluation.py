@@ -6,7 +6,7 @@ import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,7 +16,8 @@ from pgzoo.envs.choice import choose_backend, inspect_environment
 from pgzoo.errors import ConfigError, UnfitError, UsageError
 from pgzoo.export.bundle import DESCRIPTION, TENSORS, LoadedPolicy, load_policy
 from pgzoo.registry.objects import register_env
-from pgzoo.training import rollout
+from pgzoo.training.activity import Monitor
+from pgzoo.training.evaluation import evaluate
 from pgzoo.training.events import EvaluationMode
 from pgzoo.types import EnvRequest
 
@@ -54,12 +55,60 @@ class PlayablePolicy:
     max_steps: int = EVAL_MAX_STEPS
 
 
-class PlayedEpisodes(NamedTuple):
-    """Returns and lengths of episodes, `[episodes]` each, and how many of them were cut by the limit of steps."""
+@dataclass(frozen=True)
+class PlayedEpisodes:
+    """Episodes that a policy played: where and how, their returns and lengths, `[episodes]` each.
 
+    `cut` is how many of them were cut because they had not ended after `max_steps` steps.
+    """
+
+    playable: PlayablePolicy
+    env: str
+    seed: int
+    mode: EvaluationMode
+    max_steps: int
     returns: NDArray[np.float64]
     lengths: NDArray[np.int64]
     cut: int
+
+    @property
+    def warning(self) -> str | None:
+        """A sentence that says how many episodes were cut, or None."""
+        if not self.cut:
+            return None
+        return f"{self.playable.name}: {cut_episodes(self.cut, len(self.returns), self.max_steps)}"
+
+    def origin(self) -> dict[str, Any]:
+        """Return which policy played where, as JSON data."""
+        run = self.playable.run
+        return {
+            "run_key": run.run_key if run else None,
+            "run_id": run.run_id if run else None,
+            "name": self.playable.name,
+            "algorithm": run.algorithm if run else None,
+            "env": self.env,
+            "seed": self.seed,
+            "mode": self.mode,
+        }
+
+    def row(self) -> dict[str, Any]:
+        """Return the origin and statistics of the returns and lengths, as JSON data."""
+        return self.origin() | {
+            "episodes": len(self.returns),
+            "return_mean": float(self.returns.mean()),
+            "return_std": float(self.returns.std()),
+            "return_min": float(self.returns.min()),
+            "return_max": float(self.returns.max()),
+            "length_mean": float(self.lengths.mean()),
+            "cut_episodes": self.cut,
+        }
+
+    def episode_rows(self) -> list[dict[str, Any]]:
+        """Return one row per episode: the origin, and the episode's number, return and length."""
+        return [
+            self.origin() | {"episode": number, "return": float(total), "length": int(length)}
+            for number, (total, length) in enumerate(zip(self.returns, self.lengths, strict=True), 1)
+        ]
 
 
 def find_policies(
@@ -149,31 +198,35 @@ def environment_for(
 
 
 def evaluate_policy(
-    policy: LoadedPolicy,
-    request: EnvRequest,
+    playable: PlayablePolicy,
     catalog: PluginCatalog,
     *,
     episodes: int,
     mode: EvaluationMode,
-    seed: int = 0,
-    backend: str = "auto",
-    max_steps: int = EVAL_MAX_STEPS,
-    monitor: rollout.Monitor | None = None,
+    env: str | None = None,
+    backend: str | None = None,
+    seed: int | None = None,
+    max_steps: int | None = None,
+    monitor: Monitor | None = None,
 ) -> PlayedEpisodes:
     """Play `episodes` episodes in parallel environments.
 
-    `request` comes from `environment_for`. Every environment plays the same number of episodes or one less. With the
-    seed and the number of episodes of a run's final evaluation, these are the same episodes. An episode that has not
-    ended after `max_steps` steps is cut there. `monitor` counts episodes and steps while they are played.
+    Every environment plays the same number of episodes or one less. The environment, the backend, the seed of the
+    sampled actions and `max_steps` are by default those of the run that trained the policy; then, with the number of
+    episodes of the run's final evaluation, these are the same episodes. An episode that has not ended after `max_steps`
+    steps is cut there. `monitor` counts episodes and steps while they are played.
 
     Raises:
-        UnfitError: the backend can't run the environment.
+        ConfigError, UsageError, EnvError, UnfitError: as `environment_for`; or the backend can't run the environment.
     """
+    backend = backend or (playable.backend if env is None else "auto")
+    seed, max_steps = playable.seed if seed is None else seed, max_steps or playable.max_steps
+    policy, request = playable.policy, environment_for(playable.policy, env, catalog, backend)
     _, chosen = choose_backend(backend, catalog, request)
     count = min(chosen.width, episodes)
     envs: Any = chosen.open(request._replace(rows=count))
     try:
-        played = rollout.evaluate(
+        played = evaluate(
             envs,
             count,
             policy.policy,
@@ -187,7 +240,9 @@ def evaluate_policy(
         )
     finally:
         envs.close()
-    return PlayedEpisodes(played.returns[0], played.lengths[0], int(played.cut[0]))
+    return PlayedEpisodes(
+        playable, request.id, seed, mode, max_steps, played.returns[0], played.lengths[0], int(played.cut[0])
+    )
 
 
 def cut_episodes(cut: int, episodes: int, max_steps: int) -> str:

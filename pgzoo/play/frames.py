@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pgzoo.play.evaluation import PlayablePolicy, cut_episodes, environment_for, evaluate_policy, find_policies
+from pgzoo.play.evaluation import PlayablePolicy, evaluate_policy, find_policies
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,8 +51,8 @@ def evaluate(
         no_plugin: Names of plugins to leave out.
 
     Returns:
-        One row per policy: name, algorithm, environment, seed, mode and statistics of the returns. With
-        `per_episode`, one row per episode with its return and length.
+        One row per policy: its run, name, algorithm, environment, seed, mode, and statistics of the returns and
+        lengths. With `per_episode`, one row per episode with its return and length.
 
     Raises:
         UnknownName, StoreError: There is no such run, or it has no policy.
@@ -94,38 +94,11 @@ def evaluate_all(
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
-    for one in policies:
-        used = backend or (one.backend if env is None else "auto")
-        where = environment_for(one.policy, env, catalog, used)
-        drawn = one.seed if seed is None else seed
-        limit = max_steps or one.max_steps
-        returns, lengths, cut = evaluate_policy(
-            one.policy, where, catalog, episodes=episodes, mode=mode, seed=drawn, backend=used, max_steps=limit
+    for playable in policies:
+        played = evaluate_policy(
+            playable, catalog, episodes=episodes, mode=mode, env=env, backend=backend, seed=seed, max_steps=max_steps
         )
-        if cut:
-            _log.warning("%s: %s", one.name, cut_episodes(cut, len(returns), limit))
-        known = {
-            "name": one.name,
-            "algorithm": one.run.algorithm if one.run else None,
-            "env": where.id,
-            "seed": drawn,
-            "mode": mode,
-        }
-        if per_episode:
-            rows += [
-                {**known, "episode": number, "return": float(total), "length": int(length)}
-                for number, (total, length) in enumerate(zip(returns, lengths, strict=True), 1)
-            ]
-        else:
-            rows.append(
-                {
-                    **known,
-                    "episodes": len(returns),
-                    "return_mean": float(returns.mean()),
-                    "return_std": float(returns.std()),
-                    "return_min": float(returns.min()),
-                    "return_max": float(returns.max()),
-                    "length_mean": float(lengths.mean()),
-                }
-            )
+        if played.warning:
+            _log.warning("%s", played.warning)
+        rows += played.episode_rows() if per_episode else [played.row()]
     return pd.DataFrame(rows)

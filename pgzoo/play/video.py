@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,10 +56,7 @@ def record(
     """
     import imageio.v2 as imageio
 
-    for driver in ("SDL_VIDEODRIVER", "SDL_AUDIODRIVER"):
-        os.environ.setdefault(driver, "dummy")  # frames are drawn in memory; without a display SDL complains
-    env = make_single(request, flatten=False, render_mode="rgb_array")
-    try:
+    with _without_display(), closing(make_single(request, flatten=False, render_mode="rgb_array")) as env:
         if "rgb_array" not in env.metadata.get("render_modes", []):
             raise EnvError(
                 f"{request.id} can't render frames: its render modes are {env.metadata.get('render_modes')}."
@@ -79,8 +77,18 @@ def record(
                     )
                 returns.append(total)
             return returns
+
+
+@contextmanager
+def _without_display() -> Iterator[None]:
+    """Let SDL (pygame) work without a display or a sound card, as frames are drawn in memory."""
+    added = [name for name in ("SDL_VIDEODRIVER", "SDL_AUDIODRIVER") if name not in os.environ]
+    os.environ.update(dict.fromkeys(added, "dummy"))
+    try:
+        yield
     finally:
-        env.close()
+        for name in added:
+            os.environ.pop(name, None)
 
 
 def _play(

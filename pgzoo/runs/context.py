@@ -10,8 +10,8 @@ from typing import Any
 
 from pgzoo.runs.waiting import ProgressMode
 from pgzoo.tracking import Session
+from pgzoo.training.activity import Activity
 from pgzoo.training.plan import Plan
-from pgzoo.training.rollout import Activity
 
 __all__ = ["RunContext"]
 

@@ -246,7 +246,8 @@ class Result:
             for row, run in enumerate(self.runs)
         ]
         mode: EvaluationMode = "greedy" if deterministic else "sampled"
-        return evaluate_all(policies, discover(), episodes=episodes, mode=mode, per_episode=per_episode, env=env)
+        frame = evaluate_all(policies, discover(), episodes=episodes, mode=mode, per_episode=per_episode, env=env)
+        return frame.assign(algorithm=self.plan.config.algorithm) if "algorithm" in frame else frame
 
     def video(
         self,
@@ -333,9 +334,12 @@ class Result:
         """Return what the tracker is doing now, and how much is left to do."""
         return tracking.format_shipping(self.session.pending(), self.tracking_uri)
 
-    def settled(self, wait: float = EXIT_WAIT) -> Result:
-        """Wait up to `wait` seconds until all records are in MLflow; return the result with the MLflow run ids."""
-        pending = self.session.close(wait)
+    def settled(self, wait: float | None = None) -> Result:
+        """Wait until all records are in MLflow; return the result with the MLflow run ids.
+
+        Wait at most `wait` seconds, by default `EXIT_WAIT`.
+        """
+        pending = self.session.close(EXIT_WAIT if wait is None else wait)
         return replace(self, runs=tuple(map(self._identified, self.runs)), pending=pending)
 
     def _identified(self, run: SeedResult) -> SeedResult:

@@ -1,7 +1,4 @@
-"""Carry out a run: resolve, plan, check, start listeners, train, relay events, close.
-
-The only module that imports both the plugin registry and training.
-"""
+"""Carry out a run: resolve, plan, check, start listeners, train, relay events, close."""
 
 from __future__ import annotations
 
@@ -67,7 +64,8 @@ def run(
     of such a run need the same objects again.
 
     `progress` says whether to show how far the run is, on stderr; by default in a terminal and in a Jupyter notebook.
-    Environment variables, signal handlers, warning filters and torch's threads are the same after the call as before.
+    Environment variables, signal handlers, warning filters and the threads of torch and numpy are the same after the
+    call as before.
 
     Raises:
         UsageError: a setting is wrong; nothing was created.
@@ -132,7 +130,7 @@ def run_config(
     worker: WorkerContext | None = None,
     home: tracking.Home | None = None,
 ) -> Result:
-    """Carry out a run. It doesn't wait for the upload to MLflow; `Result.settled` does.
+    """Carry out a run whose settings are resolved. Don't wait for the upload to MLflow; `Result.settled` does.
 
     Args:
         config: the resolved settings.
@@ -259,7 +257,10 @@ def _worker_command() -> tuple[str, ...]:
 def _events(
     plan: Plan, control: Control, coordinator: Coordinator | None, resume_point: ResumePoint | None
 ) -> Generator[Event]:
-    """Return the events of the run, from the workers of a coordinator or from training in this process."""
+    """Return the events of the run, from the workers of a coordinator or from training in this process.
+
+    Training happens while the events are consumed.
+    """
     if coordinator:
         return coordinator.events()
     return train(plan, control, resume_point.progress if resume_point else None)

@@ -30,8 +30,11 @@ def train_shard(shard: Mapping[str, Any], control: Control, pipe: worker.Pipe) -
     from pgzoo.runs.resolve import resolve
     from pgzoo.runs.runner import WorkerContext, run_config
     from pgzoo.tracking import Home
+    from pgzoo.training.events import EpisodesFinished
 
     def send(event: Event) -> None:
+        if isinstance(event, EpisodesFinished):
+            report()  # first, so that the coordinator knows how much of the activity the event contains
         if isinstance(event, SHARED_EVENTS):
             pipe.put(encode(event))
 
@@ -44,9 +47,10 @@ def train_shard(shard: Mapping[str, Any], control: Control, pipe: worker.Pipe) -
         resume_point = load_resume_point(shard["group"], config, shard["resume"]) if shard["resume"] else None
         context = WorkerContext(shard["group"], control, send)
         home = Home(*map(Path, shard["home"]))
-        result = run_config(
-            config, catalog, command=shard["command"], resume_point=resume_point, worker=context, home=home
-        )
+        with worker.report_activity(control, pipe) as report:
+            result = run_config(
+                config, catalog, command=shard["command"], resume_point=resume_point, worker=context, home=home
+            )
     except PgzooError as error:
         pipe.send("refused", text=str(error))
         return

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 
 from pgzoo.config import RunConfig
-from pgzoo.envs import ids
-from pgzoo.errors import PgzooError
 from pgzoo.play.evaluation import cut_episodes
 from pgzoo.training.events import Evaluated
 from pgzoo.training.plan import Plan
@@ -18,20 +16,18 @@ __all__ = ["has_time_limit", "note_on_evaluation", "warn_of_cut_episodes", "warn
 _log = logging.getLogger("pgzoo")
 
 
-def has_time_limit(config: RunConfig) -> bool:
+def has_time_limit(plan: Plan) -> bool:
     """Return False if nothing is known to end an episode after some number of steps but the environment itself."""
-    if config.max_episode_steps is not None or config.backend not in ("sync", "async"):
+    c = plan.config
+    if c.max_episode_steps is not None or c.backend not in ("sync", "async"):
         return True  # other backends have time limits of their own
-    try:
-        return ids.find(config.env).max_episode_steps is not None
-    except PgzooError:
-        return True
+    return plan.spec.time_limited
 
 
 def warn_of_endless_episodes(plan: Plan) -> None:
     """Warn where whole episodes are collected for training, and nothing limits how long they are."""
     c = plan.config
-    if isinstance(plan.collection, Episodes) and not has_time_limit(c):
+    if isinstance(plan.collection, Episodes) and not has_time_limit(plan):
         _log.warning(
             '%s has no time limit, and algorithm "%s" collects whole episodes. If one has not ended after %s steps, '
             "the run fails. Limit them with --max-episode-steps.",
@@ -39,12 +35,12 @@ def warn_of_endless_episodes(plan: Plan) -> None:
         )
 
 
-def note_on_evaluation(config: RunConfig) -> str:
+def note_on_evaluation(plan: Plan) -> str:
     """Return a note on how the evaluation ends in an environment without a time limit; "" for all others."""
-    if has_time_limit(config):
+    if has_time_limit(plan):
         return ""
-    limit = f"evaluation episodes are cut after {config.eval_max_steps:,} steps (--eval-max-steps)"
-    return f"{config.env} has no time limit: {limit}."
+    limit = f"evaluation episodes are cut after {plan.config.eval_max_steps:,} steps (--eval-max-steps)"
+    return f"{plan.config.env} has no time limit: {limit}."
 
 
 def warn_of_cut_episodes(event: Evaluated, config: RunConfig) -> bool:

@@ -23,6 +23,7 @@ from pgzoo.training.engine import Engine, default_loop
 from pgzoo.training.events import RunEnded
 from pgzoo.training.loop import train
 from pgzoo.training.plan import Plan
+from pgzoo.training.threads import limit_threads
 from pgzoo.types import TrainState
 
 __all__ = ["CHECKS"]
@@ -347,15 +348,15 @@ def _rounds(target: CheckTarget, world: str, seeds: tuple[int, ...]) -> Iterator
 
 @contextmanager
 def _rounds_of(target: CheckTarget, world: str, plan: Plan) -> Iterator[Rounds]:
-    with target.errors_fail_check(f"to train on {world} actions", f"See the check trains-{world}."):
-        threads = torch.get_num_threads()
-        torch.set_num_threads(plan.config.threads)  # more threads change the order of summation
+    with (
+        target.errors_fail_check(f"to train on {world} actions", f"See the check trains-{world}."),
+        limit_threads(plan.config.threads),  # more threads change the order of summation
+    ):
         run = Rounds(plan)
         try:
             yield run
         finally:
             run.engine.close()
-            torch.set_num_threads(threads)
 
 
 def _trains(target: CheckTarget, world: str) -> None:

@@ -362,12 +362,16 @@ def _made(target: CheckTarget, spec: Spec, needs: frozenset[str] = frozenset()) 
 
 
 def _cases(target: CheckTarget, *, masked: bool = False, needs: frozenset[str] = frozenset()) -> Iterator[Case]:
-    """Yield the policy on all spaces that it supports; images are only tried if nothing smaller is supported."""
+    """Yield the policy on the spaces that it supports: one observation space with all actions, the others with one.
+
+    Images are only tried if nothing smaller is supported.
+    """
     component, _ = resolve_component("policy", target.component.name, target.catalog)
     flat = 0
     for seen, observation in sorted(OBSERVATIONS.items(), key=lambda item: item[0] == "an image"):
         if seen == "an image" and flat:
             continue
+        one_action_is_enough = flat > 0
         for taken, action in ACTIONS.items():
             spec = make_spec(observation, action, masked=masked)
             policy = _made(target, spec, needs)
@@ -379,6 +383,8 @@ def _cases(target: CheckTarget, *, masked: bool = False, needs: frozenset[str] =
             params = {name: torch.stack([one[name] for one in each]) for name in each[0]}
             where = f"observations of {seen} and actions in {taken}" + (" with a critic" if needs else "")
             yield Case(where, policy, component, spec, params)
+            if one_action_is_enough:
+                break
 
 
 def _first_memory(case: Case, rows: int) -> tuple[Array | None, Any]:

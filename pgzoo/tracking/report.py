@@ -11,7 +11,13 @@ from pathlib import Path
 from pgzoo.files import write_file
 from pgzoo.tracking.journal import Record, artifact_path, records
 
-__all__ = ["History", "read_history", "write_report"]
+__all__ = ["LEARNING_CURVE", "History", "describe_run", "read_history", "write_report"]
+
+LEARNING_CURVE = "plots/learning_curve.png"
+"""Artifact path of a run's learning curve."""
+
+BARS = "▁▂▃▄▅▆▇█"
+BAR_COUNT = 40
 
 
 @dataclass
@@ -93,7 +99,7 @@ def write_report(folder: Path) -> list[str]:
             subtitle=f"{seed} · {len(run.steps):,} training episodes",
             threshold=run.threshold,
         )
-        made["plots/learning_curve.png"] = png_bytes(figure)
+        made[LEARNING_CURVE] = png_bytes(figure)
     if run.evaluations:
         made["evaluation.csv"] = table(
             ("env_step", "mode", "final", "episode", "return", "length"),
@@ -112,6 +118,31 @@ def write_report(folder: Path) -> list[str]:
     for path, data in made.items():
         write_file(artifact_path(folder, path), data)
     return list(made)
+
+
+def describe_run(history: History, description: str, page: str) -> str:
+    """Return the description of a run, in Markdown, with its learning curve as a line of bars before `description`.
+
+    `page` is the address of the run in MLflow's interface. A picture wouldn't fit: the page of a run shows only the
+    first lines of a description, and a wide picture displaces what is beside it.
+    """
+    means = mean_returns(history.steps, history.returns, BAR_COUNT)
+    low, high = min(means), max(means)
+    scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
+    bars = "".join(BARS[round(scale * (mean - low))] for mean in means)
+    legend = f"mean return of training episodes: {means[0]:,.4g} → {means[-1]:,.4g}"
+    return f"`{bars}` {legend} ([plot]({page}/artifacts/{LEARNING_CURVE}))\n\n{description}"
+
+
+def mean_returns(steps: Sequence[int], returns: Sequence[float], count: int) -> list[float]:
+    """Return the mean return of the episodes that ended in each of at most `count` equal intervals of steps.
+
+    `steps` and `returns` are `[episodes]`, at least one. Intervals in which no episode ended are left out.
+    """
+    intervals: dict[int, list[float]] = {}
+    for step, value in zip(steps, returns, strict=True):
+        intervals.setdefault(min(count - 1, count * step // max(1, steps[-1])), []).append(value)
+    return [sum(values) / len(values) for _, values in sorted(intervals.items())]
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:

@@ -288,6 +288,11 @@ class Store:
                 lambda item, why: reject({"tag": item[0], "value": item[1]}, why),
             )
 
+    def replace_tag(self, run_id: str, key: str, old: str, new: str) -> None:
+        """Set a tag of a run if its value is still `old`."""
+        if self.client.get_run(run_id).data.tags.get(key) == old:
+            self.client.set_tag(run_id, key, new)
+
     def upload(self, run_id: str, file: Path, name: str) -> None:
         """Upload a file as the run's artifact `name`, over what may be there."""
         folder = name.rpartition("/")[0]

@@ -21,6 +21,7 @@ from pgzoo.tracking.home import Home, display_uri, redact
 from pgzoo.tracking.journal import Record, artifact_path, now, records, trim
 from pgzoo.tracking.ledger import Ledger, is_tracked, journal_folders, read_json, write_json
 from pgzoo.tracking.locks import is_locked, lock
+from pgzoo.tracking.report import LEARNING_CURVE, describe_run, read_history, write_report
 from pgzoo.tracking.secrets import reveal_secrets
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ __all__ = ["Uploader", "main"]
 
 EXIT_AFTER_IDLE, POLL_INTERVAL, MAX_SECONDS_PER_RUN = 8.0, 0.3, 2.0
 READ = 2**18
+DESCRIPTION = "mlflow.note.content"
 log = logging.getLogger("pgzoo.uploader")
 
 
@@ -194,8 +196,6 @@ class RunUpload:
         """Draw the plots and tables of a run that has ended; return whether there was something to do."""
         if not self.ledger.closed or self.ledger.reported or self.ledger.offset < self.size:
             return False
-        from pgzoo.tracking.report import write_report
-
         try:
             made = write_report(self.folder)
         except Exception:  # a failed report is logged and doesn't keep the run pending
@@ -214,6 +214,8 @@ class RunUpload:
             name = self.ledger.files[0]
             try:
                 store.upload(self._run(store), artifact_path(self.folder, name), name)
+                if name == LEARNING_CURVE and self.ledger.reported:
+                    self._describe(store)
             except (FileNotFoundError, IsADirectoryError, ValueError) as error:
                 self.reject_record({"artifact": name}, str(error))
             except Exception as error:
@@ -225,6 +227,15 @@ class RunUpload:
             del self.ledger.files[0]
             self.save()
         return True
+
+    def _describe(self, store: Store) -> None:
+        """Add the learning curve to the run's description, unless a user has edited the description."""
+        starts = [r for r, _ in records(self.folder) if r and r["t"] == "start"]
+        history, before = read_history(self.folder), starts[-1]["tags"].get(DESCRIPTION)
+        if history.returns and before:
+            run, experiment = self._run(store), read_json(self.folder / "run.json").get("experiment_id")
+            page = f"#/experiments/{experiment}/runs/{run}"
+            store.replace_tag(run, DESCRIPTION, before, describe_run(history, before, page))
 
     def upload_model(self, store: Store) -> bool:
         """Log the policy of an uploaded run as an MLflow model; return whether there was something to do."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from pgzoo.config import AlgorithmConfig, Settings
 from pgzoo.errors import UnfitError
 from pgzoo.ops.losses import explained_variance, value_loss
+from pgzoo.training.plan import CRITIC, POLICY
 from pgzoo.training.targets import requires_values
 from pgzoo.types import Batch, Hyper, Loss, LossFunction, Params
 
@@ -21,8 +22,6 @@ __all__ = ["VALUE_COEF", "critic_prefix", "is_added", "move_without_critic_error
 
 VALUE_COEF = 0.5
 """Weight of the added critic's loss if the algorithm has no setting `value_coef`."""
-
-CRITIC = "critic."
 
 
 def is_added(estimator: Callable[..., Any], needs: frozenset[str], settings: Settings) -> bool:
@@ -68,7 +67,7 @@ def critic_prefix(only: str) -> str | None:
 
     It learns in steps on all parameters and in steps on the policy, not in steps on an algorithm's other networks.
     """
-    return CRITIC if not only or only.startswith("policy.") else None
+    return CRITIC if not only or only.startswith(POLICY) else None
 
 
 def move_without_critic_error(algorithm: str, estimator: str) -> UnfitError:

@@ -28,8 +28,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from pgzoo.ops.members import map_leaves
+from pgzoo.training.activity import Cancelled
 from pgzoo.training.metrics import Stopwatch
-from pgzoo.training.rollout import Cancelled
 
 __all__ = ["Compiled"]
 

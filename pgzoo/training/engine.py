@@ -15,6 +15,7 @@ from pgzoo.ops.members import freeze, stack_members, to_device
 from pgzoo.ops.normalize import reward_buffers, update_reward_moments
 from pgzoo.ops.optim import flatten
 from pgzoo.training import gradients, plateau
+from pgzoo.training.evaluation import Evaluation
 from pgzoo.training.events import EvaluationMode
 from pgzoo.training.failures import bad_rewards
 from pgzoo.training.gradient_step import stack_metrics
@@ -24,8 +25,8 @@ from pgzoo.training.learner import Learner
 from pgzoo.training.metrics import Stopwatch, UpdateMetrics
 from pgzoo.training.minibatches import Batcher
 from pgzoo.training.plan import POLICY, Plan, PolicyView, policy_tensors, with_state_names
-from pgzoo.training.rollout import Evaluation, FinishedEpisodes
 from pgzoo.training.seeding import generator
+from pgzoo.training.tape import FinishedEpisodes
 from pgzoo.training.targets import EvaluationInputs, bind_estimator, policy_evaluator
 from pgzoo.training.update_record import UpdateRecord
 from pgzoo.types import (
@@ -176,7 +177,7 @@ class Engine:
         return self._receive(state, trajectory, finished)[0], returns
 
     def evaluate(self, state: TrainState, active: NDArray[np.bool_], mode: EvaluationMode) -> Evaluation:
-        """Play the evaluation episodes of the members in `active [S]`; see `rollout.evaluate`."""
+        """Play the evaluation episodes of the members in `active [S]`; see `evaluation.evaluate`."""
         return self.interaction.evaluate(state, active, mode)
 
     def _receive(

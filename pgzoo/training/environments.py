@@ -48,14 +48,14 @@ class Environments:
         """Reset every training environment as if each were a member with one environment, `[S * N, 1]`."""
         return rollout.reset_all(self.training(), self.plan.policy, self._seeds(state, "reset").reshape(-1, 1))
 
-    def resume_from(self, state: TrainState, at: Collector) -> Collector:
-        """Return where the next window starts, given `at`, where the last one ended.
+    def window_start(self, state: TrainState, last: Collector) -> Collector:
+        """Return where the next window starts, given `last`, where the last one ended.
 
-        That is `at` itself, except in the first window after a resume: then the environments are restored from the
+        That is `last` itself, except in the first window after a resume: then the environments are restored from the
         checkpoint, and members whose environments weren't saved start new episodes.
         """
         if not self.resuming:
-            return at
+            return last
         self.resuming = False
         n, saved = self.plan.config.num_envs, state.environments or (None,) * len(state.active)
         fresh = state.updates == 0  # members without any update yet start as in a run that was not interrupted
@@ -67,7 +67,7 @@ class Environments:
                 [row for rows in saved for row in rows or [None] * n]
             )
         self._saved_ended = {member: saved[member] for member in np.flatnonzero(~state.active).tolist()}
-        return freeze(known, at, fresh_start)
+        return freeze(known, last, fresh_start)
 
     def save_ended(self, state: TrainState, members: NDArray[np.bool_]) -> None:
         """Save the environments of members `[S]` (bool) that have ended, for later snapshots.

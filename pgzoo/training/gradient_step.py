@@ -20,14 +20,14 @@ from pgzoo.types import Batch, Hyper, LossFunction, Params, PolicyEvaluation, Ta
 
 __all__ = [
     "GradientStep",
+    "GradientStepResult",
     "MakeBatch",
     "StepInput",
-    "StepResult",
     "UpdateInput",
     "make_batch",
     "make_gradient_step",
+    "make_whole_update",
     "stack_metrics",
-    "whole_update",
 ]
 
 
@@ -50,7 +50,7 @@ class StepInput(NamedTuple):
     stepping: Tensor
 
 
-class StepResult(NamedTuple):
+class GradientStepResult(NamedTuple):
     """The result of a gradient step.
 
     `vector` and `optimizer` are updated for members that take part, have rows with positive weight, aren't halted, and
@@ -78,7 +78,7 @@ class StepResult(NamedTuple):
     names: tuple[str, ...]
 
 
-GradientStep = Callable[[StepInput], StepResult]
+GradientStep = Callable[[StepInput], GradientStepResult]
 
 MakeBatch = Callable[[Trajectory, Targets, PolicyEvaluation | None], Batch]
 """Returns a whole trajectory as one batch."""
@@ -102,7 +102,7 @@ def make_gradient_step(
     """
     prefixes: str | tuple[str, ...] = only if also is None or not only else (only, also)
 
-    def step(start: StepInput) -> StepResult:
+    def step(start: StepInput) -> GradientStepResult:
         assert start.batch is not None
         params, hyper = unflatten(start.vector, like), Hyper({**settings, **start.hyper})
         result, gradient = gradients.gradient(
@@ -132,7 +132,7 @@ def make_gradient_step(
                 name: torch.where(per_member(moving, leaf), remembered[name], leaf)
                 for name, leaf in start.optimizer.items()  # in this order, which compiled steps depend on
             }
-            return StepResult(
+            return GradientStepResult(
                 vector=torch.where(moving.unsqueeze(1), reached, start.vector),
                 optimizer=optimizer_state,
                 reached=reached,
@@ -150,7 +150,7 @@ def make_gradient_step(
 
 
 class UpdateInput(NamedTuple):
-    """The input of `whole_update`: the input of the step without its batch, and the data to make the batch from.
+    """The input of the compiled update: the input of the step without its batch, and the data to make the batch from.
 
     `given` are the estimator's settings that are tensors.
     """
@@ -160,12 +160,12 @@ class UpdateInput(NamedTuple):
     given: Params
 
 
-def whole_update(
+def make_whole_update(
     evaluator: Evaluator | None, estimator: Estimator, cut: MakeBatch, step: GradientStep, like: Params
-) -> Callable[[UpdateInput], StepResult]:
+) -> Callable[[UpdateInput], GradientStepResult]:
     """Return an update of one gradient step as one function: evaluate the policy, estimate, make a batch, step."""
 
-    def update(collected: UpdateInput) -> StepResult:
+    def update(collected: UpdateInput) -> GradientStepResult:
         start, trajectory, given = collected
         params = unflatten(start.vector, like)
         batch = make_batch(evaluator, estimator, cut, params, start.buffers, trajectory, given)

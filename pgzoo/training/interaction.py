@@ -12,12 +12,16 @@ from torch import Tensor
 from pgzoo.errors import RunFailed
 from pgzoo.ops.members import freeze, map_leaves
 from pgzoo.training import rollout
+from pgzoo.training.activity import Monitor
+from pgzoo.training.behavior import Behavior, Greedy, Noise
 from pgzoo.training.environments import Environments
+from pgzoo.training.evaluation import Evaluation, evaluate
 from pgzoo.training.events import EvaluationMode
 from pgzoo.training.metrics import Stopwatch
 from pgzoo.training.plan import Plan, policy_tensors
-from pgzoo.training.rollout import Behavior, EndlessEpisode, Evaluation, FinishedEpisodes, Greedy, Monitor, Noise
+from pgzoo.training.rollout import EndlessEpisode, collect
 from pgzoo.training.seeding import generator
+from pgzoo.training.tape import FinishedEpisodes, concatenate_episodes
 from pgzoo.types import RECENT, Episodes, Params, TrainState, Trajectory
 
 __all__ = ["Interaction"]
@@ -42,8 +46,9 @@ class Interaction:
     def collect(self, state: TrainState) -> tuple[TrainState, Trajectory, FinishedEpisodes]:
         """Let the policy act for a window of steps or whole episodes, as specified by `plan.collection`.
 
-        Returns the state with the steps and episodes of the active members counted, the trajectory on the CPU, and the
-        episodes that ended. Raises Cancelled if the monitor ends a collection of whole episodes.
+        Returns the state with its progress set and the steps and episodes of the active members counted, the
+        trajectory on the CPU, and the episodes that ended. Raises Cancelled if the monitor ends a collection of whole
+        episodes.
         """
         plan, seeds = self.plan, self.plan.seeds
         state = state._replace(progress=self._progress(state))
@@ -51,11 +56,11 @@ class Interaction:
             envs, kind = self.environments.training(), plan.collection
             episodes, window = (kind.per_env, None) if isinstance(kind, Episodes) else (NO_LIMIT, kind.count)
             start = None if window is None else state.collector
-            start = self.environments.reset(state) if start is None else self.environments.resume_from(state, start)
+            start = self.environments.reset(state) if start is None else self.environments.window_start(state, start)
             quota = np.where(state.active, episodes, 0)
             generators = [generator(seed, "act", int(n)) for seed, n in zip(seeds, state.updates, strict=True)]
             noise = Noise(plan.policy, generators, plan.config.num_envs, window)
-            trajectory, finished, end = rollout.collect(
+            trajectory, finished, end = collect(
                 envs,
                 Behavior(plan.policy, plan.policy_params(state), noise),
                 start,
@@ -83,7 +88,7 @@ class Interaction:
             # each environment is treated as a separate member: [S * N, 1]
             envs, start = self.environments.training(), self.environments.reset_as_members(state)
             quota = np.repeat(state.active, n)[:, None].astype(np.int64)
-            trajectory, finished, _ = rollout.collect(
+            trajectory, finished, _ = collect(
                 envs, Behavior(plan.policy, params, Greedy()), start, quota, None, self.monitor
             )
 
@@ -92,18 +97,18 @@ class Interaction:
 
         trajectory = map_leaves(by_member, trajectory._replace(memory=None))
         returns = np.array([r[0] if len(r) else np.nan for r in finished.returns]).reshape(members, n)
-        finished = rollout.concatenate_episodes(
+        finished = concatenate_episodes(
             [FinishedEpisodes(finished.returns[k::n], finished.lengths[k::n]) for k in range(n)], members
         )
         return _counted(state, trajectory, finished), returns, trajectory, finished
 
     def evaluate(self, state: TrainState, active: NDArray[np.bool_], mode: EvaluationMode) -> Evaluation:
-        """Play the evaluation episodes of the members in `active [S]` in separate environments; see `rollout`."""
+        """Play the evaluation episodes of the members in `active [S]` in separate environments; see `evaluate`."""
         c, plan = self.plan.config, self.plan
         self.activity.evaluating = Monitor(self.monitor.cancelled)
         self.activity.episodes_due = int(active.sum()) * c.eval_episodes
         with self.watch.phase("evaluate", f'environment "{c.env}"'):
-            return rollout.evaluate(
+            return evaluate(
                 self.environments.evaluation(),
                 self.environments.evaluation_width,
                 plan.policy,

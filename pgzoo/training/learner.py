@@ -16,14 +16,14 @@ from pgzoo.training import added_critic
 from pgzoo.training.compiling import Compiled
 from pgzoo.training.gradient_step import (
     GradientStep,
+    GradientStepResult,
     MakeBatch,
     StepInput,
-    StepResult,
     UpdateInput,
     make_batch,
     make_gradient_step,
+    make_whole_update,
     stack_metrics,
-    whole_update,
 )
 from pgzoo.training.hyperparameters import Hyperparameters
 from pgzoo.training.metrics import Stopwatch
@@ -62,7 +62,7 @@ class Learner:
         self._plan, self._policy, self._hyperparameters, self._watch = plan, policy, hyperparameters, watch
         self._cancelled = cancelled
         self._steps: dict[tuple[LossFunction, str], GradientStep] = {}
-        self._updates: dict[LossFunction, Callable[[UpdateInput], StepResult]] = {}
+        self._updates: dict[LossFunction, Callable[[UpdateInput], GradientStepResult]] = {}
         self._flat: tuple[Params, Tensor] = {}, torch.empty(0)  # the parameters of the last step, and their vector
 
     def compile(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -99,7 +99,7 @@ class Learner:
         update = self._updates.get(loss)
         if update is None:
             step = self._new_step(loss, "", state.params)
-            update = self.compile(whole_update(evaluator, estimator, cut, step, state.params))
+            update = self.compile(make_whole_update(evaluator, estimator, cut, step, state.params))
             self._updates[loss] = update
         result = update(UpdateInput(self._input(state, None, stepping), trajectory, estimator.tensors))
 
@@ -167,7 +167,7 @@ class Learner:
         self,
         record: UpdateRecord,
         state: TrainState,
-        result: StepResult,
+        result: GradientStepResult,
         stepping: Tensor,
         batch: Callable[[], Batch],
     ) -> TrainState:

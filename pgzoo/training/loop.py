@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pgzoo.errors import RunFailed
 from pgzoo.training import plateau
+from pgzoo.training.activity import Activity, Cancelled
 from pgzoo.training.engine import Engine, default_loop
 from pgzoo.training.events import (
     CheckpointSaved,
@@ -29,7 +29,7 @@ from pgzoo.training.events import (
     UpdateDone,
 )
 from pgzoo.training.plan import Plan
-from pgzoo.training.rollout import Activity, Cancelled
+from pgzoo.training.threads import limit_threads
 from pgzoo.types import RECENT, TrainState
 
 __all__ = ["Control", "Plan", "Progress", "train"]
@@ -128,16 +128,15 @@ def train(plan: Plan, control: Control | None = None, resume_from: Progress | No
     """
     run = _TrainingRun(plan, control or Control(), resume_from)
     error: RunFailed | None = None
-    threads = torch.get_num_threads()
-    torch.set_num_threads(plan.config.threads)
     try:
-        yield from run.loop()
-    except RunFailed as caught:
-        error = caught
-        run.fail_all(str(caught))
-        yield from run.checkpoint(range(len(plan.members)), failed=True, environments=False)
+        with limit_threads(plan.config.threads):
+            try:
+                yield from run.loop()
+            except RunFailed as caught:
+                error = caught
+                run.fail_all(str(caught))
+                yield from run.checkpoint(range(len(plan.members)), failed=True, environments=False)
     finally:
-        torch.set_num_threads(threads)
         run.ctx.close()
     yield run.ended()
     if error:
@@ -152,7 +151,7 @@ class _TrainingRun:
         self.plan, self.control, self.ctx = plan, control, Engine(plan, resume_from.state if resume_from else None)
         control.activity = self.ctx.watch.activity
         self.ctx.interaction.monitor.cancelled = lambda: control.interrupted
-        self.statuses: list[MemberStatus] = ["finished"] * members
+        self.statuses: list[MemberStatus] = ["finished"] * members  # unless something else ends a member
         if resume_from:
             self.statuses = ["finished" if status == "running" else status for status in resume_from.statuses]
         self.reasons = list(resume_from.reasons) if resume_from else [""] * members
@@ -185,6 +184,7 @@ class _TrainingRun:
                 raise RunFailed(f'The loop of algorithm "{c.algorithm}" ended before its members did.')
             state, finished = ctx.end_update(before)
             with watch.phase("track"):
+                watch.activity.report()
                 yield EpisodesFinished(index, state.env_steps, finished.returns, finished.lengths)
             self.loop_seconds = self._elapsed(started)
             active = before.active

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pgzoo.errors import EnvError, RunFailed, raised_at
-from pgzoo.training.rollout import Activity, Cancelled
+from pgzoo.training.activity import Activity, Cancelled
 
 __all__ = ["Stopwatch", "UpdateMetrics"]
 

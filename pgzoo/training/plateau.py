@@ -1,4 +1,4 @@
-"""The stop rule `stop_on_plateau`: stop if the mean return of 100 episodes hasn't improved for a number of steps."""
+"""What `stop_on_plateau` needs: the best mean return of 100 episodes so far, and the steps since. The loop decides."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from pgzoo.ops.members import surely_empty, to_device
 from pgzoo.training.failures import FailedStep
 from pgzoo.training.metrics import UpdateMetrics
-from pgzoo.training.rollout import FinishedEpisodes, concatenate_episodes
+from pgzoo.training.tape import FinishedEpisodes, concatenate_episodes
 from pgzoo.types import Batch, Params, Trajectory
 
 __all__ = ["UpdateRecord"]

@@ -44,7 +44,7 @@ def assert_equal_alone_and_among(play: Play, members: int, **settings: Any) -> N
     assert bits(alone, 0) == bits(among, SEED)
 
 
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("world", ["cartpole", pytest.param("numbers", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", LADDER)
 def test_a_seed_alone_is_what_it_is_among_ten(play: Play, name: str, world: str) -> None:
     settings = WORLDS[world] | LADDER[name] | {"total_steps": 600, "eval_episodes": 1}

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from program import Folder
 
 from pgzoo.cli import common
 from pgzoo.cli.output import _Visible
 from pgzoo.errors import visible
-from tests.program import Folder
 
 RUN = "run a2c --env CartPole-v1 --total-steps 100 --num-envs 2 --eval-episodes 1 --policy.hidden 4 --compile off"
 
@@ -29,26 +29,22 @@ def bash(folder: Folder, arguments: str, redirection: str) -> subprocess.Complet
 @pytest.mark.parametrize(
     ("redirection", "code", "message"),
     [
-        (">&-", 0, ""),
-        ("2>&-", 0, ""),
+        pytest.param(">&-", 0, "", marks=pytest.mark.slow),
+        pytest.param("2>&-", 0, "", marks=pytest.mark.slow),
         (">&- 2>&-", 0, ""),
         ("2>/dev/full", 0, ""),
         (">/dev/full", 1, "Error: can't write to standard output: No space left on device.\n"),
-        ("| true", 141, ""),
+        pytest.param("| true", 141, "", marks=pytest.mark.slow),
         ("2>&1 | true", 141, ""),
     ],
 )
-def test_a_run_survives_the_loss_of_its_output(tmp_path: Path, redirection: str, code: int, message: str) -> None:
-    folder = Folder(tmp_path)
-    try:
-        done = bash(folder, RUN, redirection)
-        assert done.returncode == code and "Traceback" not in done.stderr
-        assert done.stderr.endswith(message)
-        assert done.stderr.count("Error") == bool(message) and "detached" not in done.stderr
-        (journal,) = tmp_path.rglob("journal.jsonl")
-        assert json.loads(journal.read_text().splitlines()[-1]).get("status") == "FINISHED"
-    finally:
-        folder.close()
+def test_a_run_survives_the_loss_of_its_output(untracked: Folder, redirection: str, code: int, message: str) -> None:
+    done = bash(untracked, RUN, redirection)
+    assert done.returncode == code and "Traceback" not in done.stderr
+    assert done.stderr.endswith(message)
+    assert done.stderr.count("Error") == bool(message) and "detached" not in done.stderr
+    (journal,) = untracked.path.rglob("journal.jsonl")
+    assert json.loads(journal.read_text().splitlines()[-1]).get("status") == "FINISHED"
 
 
 @pytest.mark.parametrize(("redirection", "code"), [(">&-", 0), (">/dev/full", 1), ("| sleep 0", 141), ("2>&-", 0)])

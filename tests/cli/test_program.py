@@ -36,6 +36,12 @@ def test_module_and_version() -> None:
     assert done.stdout == f"pgzoo {metadata.version('pgzoo')}\n"
 
 
+def test_the_end_of_the_process_is_not_delayed_by_garbage_collection() -> None:
+    code = "import gc, sys; from pgzoo.cli.main import main\ntry: main()\nfinally: print(gc.get_freeze_count() > 0)"
+    done = subprocess.run([sys.executable, "-c", code, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "True"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -16,7 +16,7 @@ from pgzoo.errors import ConfigError
     [
         ("lr", 'Did you mean "learning_rate"?'),
         ("n_envs", 'Did you mean "num_envs"?'),
-        ("batch_size", 'Did you mean "minibatches"? (how many there are, not how large)'),
+        ("batch_size", 'Did you mean "minibatches"? (the number of minibatches, not their size)'),
         ("gae_lambda", 'Did you mean "lam" of the estimator: estimator={"name": ..., "lam": ...}?'),
         ("random_seed", 'Did you mean "seed"?'),
         ("gama", 'Did you mean "gamma"?'),

@@ -7,7 +7,7 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
-from program import PATIENCE, read_until
+from program import PATIENCE
 
 if TYPE_CHECKING:
     from program import Folder
@@ -70,18 +70,6 @@ def test_an_interrupted_run_keeps_what_there_is(how: signal.Signals, env: str, s
     (run,) = shared.ask(f"[look(r, 'train/return_mean') for r in runs('{how.name}')]")
     assert run["status"] == "KILLED" and "policy/policy.safetensors" in run["files"]
     assert slow or (run["curves"]["train/return_mean"] and "eval/return_mean" in run["metrics"])
-
-
-def test_a_second_signal_ends_at_once(shared: Folder) -> None:
-    before = set(shared.path.glob(".pgzoo/runs/*/journal.jsonl"))
-    child = shared.start("run", "reinforce", *CARTPOLE, "--total-steps", "1e9", "--eval-episodes", "1000000")
-    journal = shared.eventually(lambda: set(shared.path.glob(".pgzoo/runs/*/journal.jsonl")) - before).pop()
-    shared.eventually(lambda: b'"update"' in journal.read_bytes())
-    child.send_signal(signal.SIGINT)
-    read_until(child.stderr, "Press Ctrl-C again to quit immediately.")
-    child.send_signal(signal.SIGINT)  # without it, evaluation would take an hour
-    assert child.stderr is not None and child.stderr.read().endswith("Interrupted.\n")
-    assert child.wait(PATIENCE) == 130
 
 
 def test_a_killed_trainer_loses_nothing(folder: Folder) -> None:

@@ -25,7 +25,7 @@ def test_a_run_is_prolonged_and_had_again(shared: Folder) -> None:
     assert run["tags"]["pgzoo.total_steps"] == "1200"  # a param can't be changed, and this is what it says now
     assert [step for step, _ in run["curves"]["loss/value"]] == list(range(100, 1201, 100))
 
-    out, err = shared.pgzoo("repro", key)
+    out, err = shared.pgzoo("repro", key, "--no-progress")
     assert out.startswith(f"{key}: all ") and out.endswith(" values are equal, bit for bit.\n") and not err
     journal = shared.path / ".pgzoo" / "runs" / key / "journal.jsonl"
     lines = [json.loads(line) for line in journal.read_text().splitlines()]
@@ -33,7 +33,7 @@ def test_a_run_is_prolonged_and_had_again(shared: Folder) -> None:
     record["m"]["loss/value"] += 1.0
     lines[0]["tags"]["torch.version"] = "1.0"
     journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    out, err = shared.pgzoo("repro", key, code=1)
+    out, err = shared.pgzoo("repro", key, "--no-progress", code=1)
     assert f"{key}: the first difference is at step 900, loss/value: " in out
     assert err.startswith("torch was 1.0 and is ") and err.endswith(": the numbers may differ in the last bits.\n")
     (told,) = json.loads(shared.pgzoo("repro", key, "--json", code=1)[0])

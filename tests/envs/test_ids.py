@@ -40,6 +40,7 @@ def test_description() -> None:
         ("Ant-v3", 'moved to the gymnasium-robotics project'),
         ("Ant-v3", 'Use "Ant-v5", which replaced it.'),
         ("GymV21Environment-v0", "shimmy"),
+        ("not_there:Thing-v1", "If it is in the working directory, add: --import not_there"),
         ("nowhere/Thing-v1", 'No imported module registers "nowhere/...": name the one that does with'),
         ("no_module:Thing-v1", 'The module "no_module" of the environment "no_module:Thing-v1"'),
         ("zzzz", 'There is no environment "zzzz" (gymnasium {v}). See: pgzoo envs'),

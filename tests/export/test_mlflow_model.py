@@ -146,9 +146,9 @@ def test_an_export_of_no_known_format_or_to_no_folder_is_refused(make: Make, tmp
 def test_only_a_version_that_an_index_has_is_required(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
-    monkeypatch.setattr(mlflow_model, "source_of_pgzoo", lambda: source)
+    monkeypatch.setattr(mlflow_model, "source_of", lambda distribution: source)
     folder = export(make(POINT, Discrete(2)), tmp_path / "model", "mlflow")
     lines = (folder / "requirements.txt").read_text().splitlines()
     required = [Requirement(line) for line in lines if not line.startswith("#")]
     assert [one.name for one in required] == (["mlflow"] if source else ["pgzoo", "mlflow"])
-    assert any("pip wheel --no-deps" in line for line in lines) == bool(source)
+    assert any("pgzoo export RUN_ID --format mlflow" in line for line in lines) == bool(source)

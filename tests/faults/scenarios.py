@@ -668,6 +668,7 @@ SCENARIOS = (
         "as with a full disk",
         file_size_limited,
         says=r"File too large\. Training continues\.",
+        slow=True,
         missing=linux,
     ),
     Scenario(
@@ -684,7 +685,10 @@ SCENARIOS = (
         slow=True,
     ),
     Scenario(
-        "clock steps back by an hour", "timestamps keep their last value until the clock has caught up", clock_back
+        "clock steps back by an hour",
+        "timestamps keep their last value until the clock has caught up",
+        clock_back,
+        slow=True,
     ),
     Scenario(
         "journal with an incomplete last line, resumed",
@@ -695,6 +699,7 @@ SCENARIOS = (
         "uploader killed while it creates the SQLite store",
         "the incomplete database has a temporary name; the next uploader deletes it and creates the store",
         killed_making_store,
+        slow=True,
     ),
     Scenario(
         "pgzoo's folder deleted during a run",
@@ -707,13 +712,20 @@ SCENARIOS = (
         "the same, in a new folder with the same name; the store is created again, too",
         working_directory_removed,
         says="had been removed and were written again",
+        slow=True,
     ),
     Scenario(
         "finished run resumed twice",
         "there is nothing to train, and nothing is written again",
         finished_resumed,
     ),
-    Scenario("metrics that are NaN or infinite", "they are left out and counted", no_numbers, says="NaN or infinite"),
+    Scenario(
+        "metrics that are NaN or infinite",
+        "they are left out and counted",
+        no_numbers,
+        says="NaN or infinite",
+        slow=True,
+    ),
     Scenario(
         "artifact folder of the store read-only",
         "metrics and status are uploaded; the files follow when the folder is writable",

@@ -17,7 +17,7 @@ def files_with_mark(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in found}
 
 
-@pytest.mark.parametrize("given", ["option", "environment"])
+@pytest.mark.parametrize("given", ["option", pytest.param("environment", marks=pytest.mark.slow)])
 def test_a_password_is_kept_in_one_private_file_alone(tmp_path: Path, given: str) -> None:
     (tmp_path / "work").mkdir()
     (tmp_path / "server").mkdir()

@@ -117,6 +117,41 @@ def test_the_end_is_put_together_and_the_slowest_worker_gives_the_time(relayed: 
     assert end.statuses == ("finished",) * 3 and end.env_steps.tolist() == [100] * 3 and end.timing == {"loop": 3.0}
 
 
+def test_steps_of_a_collection_are_shown_until_an_event_contains_them(
+    plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    def doing(shard: int, phase: str, steps: int, evaluating: int = 0) -> WorkerMessage:
+        content = {"phase": phase, "collecting": (steps, 1), "evaluating": (9, evaluating), "due": 2 * bool(evaluating)}
+        return WorkerMessage(shard, "stdout", json.dumps({"type": "activity", **content}))
+
+    played = encode(EpisodesFinished(0, steps(40, 50), (np.zeros(0),) * 2, (steps(),) * 2))
+    activity, shown = (control := Control()).activity, []
+
+    def launch(request: LaunchRequest) -> Generator[WorkerMessage]:
+        request.split(2)
+        for word in [
+            doing(0, "collect", 30),
+            doing(1, "collect", 20),
+            doing(0, "collect", 90),
+            WorkerMessage(0, "stdout", played),  # these are the 90 steps
+            doing(0, "evaluate", 90, 1),
+            WorkerMessage(1, "stdout", ended()),
+            WorkerMessage(0, "stdout", ended(seeds=2)),
+            WorkerMessage(0, "exited", ""),
+            WorkerMessage(1, "exited", ""),
+        ]:
+            yield word
+            new = activity.collecting.steps - activity.reported[0]
+            shown.append((activity.phase, new, activity.evaluating.episodes, activity.episodes_due))
+
+    home = Home.find({"PGZOO_HOME": str(tmp_path)})
+    coordinator = Coordinator(plan(seeds=(4, 7, 9)), control, home, worker=(), spec={"imports": []})
+    assert coordinator.launch(launch)
+    list(coordinator.events())
+    collecting = [("collect", 30, 0, 0), ("collect", 50, 0, 0), ("collect", 110, 0, 0), ("collect", 20, 0, 0)]
+    assert shown[:6] == [*collecting, ("collect", 20, 1, 2), ("evaluate", 20, 1, 2)]
+
+
 def test_a_worker_that_dies_costs_its_own_seeds_alone(relayed: Relayed) -> None:
     played = encode(EpisodesFinished(0, steps(40, 50), (np.zeros(0),) * 2, (steps(),) * 2))
     words = [

@@ -178,7 +178,7 @@ def test_an_unknown_launcher_is_named_and_nothing_is_created(trained: Train, hom
 SCRIPT = """
 import pgzoo
 result = pgzoo.run("mine", env="Odd-v0", seeds=2, total_steps=600, launcher="processes", workers=2, eval_episodes=2,
-                   imports=["pgzoo_odd"], policy={"name": "mlp", "hidden": (8,)}, tracking_uri="http://127.0.0.1:9")
+                   imports=["pgzoo_odd"], policy={"name": "mlp", "hidden": (8,)}, tracking_uri="none")
 print(sorted(run.status for run in result.runs), result.policy(1).act([0.0]) in (0, 1))
 """
 INLINE = """
@@ -255,6 +255,7 @@ def test_ctrl_c_ends_all_workers_in_order(running: Running) -> None:
     assert [(r["status"], "policy/policy.safetensors" in r["files"]) for r in runs] == [("KILLED", True)] * 2
 
 
+@pytest.mark.slow  # tests/runs/test_signals.py has the same for one signal after the other
 def test_a_second_ctrl_c_ends_at_once(running: Running) -> None:
     _, child, pids = running
     child.send_signal(signal.SIGINT)

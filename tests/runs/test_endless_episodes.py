@@ -8,21 +8,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # as an importable module
 
-import endless  # noqa: F401  registers the environments
+import endless
 
 import pgzoo
 from pgzoo.config import Layer
+from pgzoo.envs.choice import inspect_environment
 from pgzoo.errors import RunFailed
 from pgzoo.registry import PluginCatalog
 from pgzoo.runs.result import Result
 from pgzoo.runs.runner import compose, run_config
 from pgzoo.tracking import Home
 from pgzoo.training.events import Evaluated, Event
+from pgzoo.types import EnvRequest
 
 A2C = {"algorithm": "a2c", "env": "endless/Endless-v0", "num_envs": 2, "total_steps": 50, "backend": "sync"}
 
@@ -122,3 +125,13 @@ def test_a_saved_policy_is_evaluated_up_to_a_limit(
     caplog.clear()
     frame: Any = pgzoo.evaluate(tmp_path / "policy", episodes=3, max_steps=9)
     assert frame["return_mean"].tolist() == [9.0] and "3 of 3 evaluation episodes had not ended" in caplog.text
+
+
+def test_a_time_limit_is_found_also_where_gymnasium_was_told_of_none() -> None:
+    if "endless/Limited-v0" not in gym.registry:
+        gym.register("endless/Limited-v0", entry_point=lambda: gym.wrappers.TimeLimit(endless.Endless(), 9))
+    limited = {
+        env: inspect_environment(EnvRequest(env, {}, None, 1)).time_limited
+        for env in ("endless/Limited-v0", "endless/Endless-v0", "CartPole-v1")
+    }
+    assert limited == {"endless/Limited-v0": True, "endless/Endless-v0": False, "CartPole-v1": True}

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from threadpoolctl import threadpool_info
 
 import pgzoo
 from pgzoo.config import Layer
@@ -36,7 +37,7 @@ def state_of_process() -> dict[str, Any]:
     logger = logging.getLogger("pgzoo")
     return {
         "environment": dict(os.environ),
-        "threads": torch.get_num_threads(),
+        "threads": (torch.get_num_threads(), [library["num_threads"] for library in threadpool_info()]),
         "signals": [signal.getsignal(number) for number in SIGNALS],
         "warnings": list(warnings.filters),
         "logging": (logger.level, logger.propagate, list(logger.handlers)),

@@ -15,6 +15,7 @@ from program import PATIENCE, Folder, read_until
 
 ENVS = str(Path(__file__).parent / "endless.py")
 A2C = ("run", "a2c", "--import", ENVS, "--num-envs", "1", "--eval-episodes", "2", "--preset", "none")
+SHORT = ("--eval-max-steps", "10")
 TIMES = (
     r"Time +([\d.]+) s = imports ([\d.]+) \+ compile ([\d.]+) \+ train ([\d.]+) \+ evaluate ([\d.]+) \+ upload ([\d.]+)"
 )
@@ -22,7 +23,7 @@ TIMES = (
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Folder]:
-    made = Folder(tmp_path)
+    made = Folder(tmp_path, MLFLOW_TRACKING_URI="none")
     yield made
     made.close()
 
@@ -82,7 +83,7 @@ def test_a_log_gets_lines_within_a_collection_and_none_without_progress(folder: 
 
 
 def test_evaluate_and_video_say_how_far_they_are(folder: Folder) -> None:
-    run = folder.parse(folder.pgzoo(*A2C, "--env", "endless/Slow-v0", "--total-steps", "5", "--json")[0])
+    run = folder.parse(folder.pgzoo(*A2C, "--env", "endless/Slow-v0", "--total-steps", "5", *SHORT, "--json")[0])
     short = ("--import", ENVS, "--episodes", "2", "--max-steps", "30")
     seen = in_terminal(folder, "evaluate", run["group"], *short)
     assert re.search(r"Playing a2c s0: 0 of 2 episodes, \d+ steps \(\d+ s\)", seen), seen

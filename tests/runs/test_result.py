@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,6 +84,7 @@ def test_evaluating_again_plays_the_episodes_of_the_final_evaluation(many: Resul
     episodes = one.evaluate(episodes=8, per_episode=True)
     assert episodes["return"].tolist() == one.runs[0].returns.tolist()
     greedy = one.evaluate(episodes=8, deterministic=True)
+    assert greedy.algorithm[0] == "random"
     assert greedy.return_mean[0] == one.runs[0].greedy_returns.mean()
 
 
@@ -96,7 +98,9 @@ def test_evaluate_finds_runs_and_folders(one: Result, tmp_path: Path) -> None:
 
 def test_a_video_is_shown_inline(one: Result, tmp_path: Path) -> None:
     pytest.importorskip("imageio_ffmpeg")
+    before = dict(os.environ)
     video = one.video(tmp_path / "a.mp4")
+    assert dict(os.environ) == before  # SDL's drivers are set only while frames are drawn
     assert video.path.stat().st_size > 1000
     assert len(video.returns) == 1
     assert video._repr_html_().startswith('<video controls src="data:video/mp4;base64,')

@@ -22,7 +22,7 @@ Start = Callable[..., "subprocess.Popen[str]"]
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     """Return `start(*arguments, prefix=())`: the program, training."""
-    folder, children = Folder(tmp_path), []
+    folder, children = Folder(tmp_path, MLFLOW_TRACKING_URI="none"), []
 
     def run(*arguments: str, prefix: tuple[str, ...] = ()) -> subprocess.Popen[str]:
         child = subprocess.Popen(

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from pgzoo.tracking.plots import evaluation_histogram, learning_curve, moving_average
+from pgzoo.tracking.report import History, describe_run, mean_returns
 
 
 def labels(figure: Figure) -> list[str]:
@@ -59,3 +60,18 @@ def test_a_histogram_has_a_panel_for_each_mode() -> None:
     heights = [sum(p.get_height() for p in axes.patches if isinstance(p, Rectangle)) for axes in figure.axes]
     assert heights == [100, 20]
     draw(figure)
+
+
+def test_mean_returns_by_hand() -> None:
+    # Four intervals of 25 steps, of which the second is empty; the last episode belongs to the last interval.
+    assert mean_returns([10, 20, 60, 80, 100], [1.0, 3.0, 7.0, 8.0, 10.0], 4) == [2.0, 7.0, 9.0]
+    assert mean_returns([0], [-5.0], 4) == [-5.0]
+
+
+def test_the_description_of_a_run_begins_with_its_learning_curve() -> None:
+    history = History(steps=[10, 20, 30, 40], returns=[0.0, 3.5, 7.0, 7.0])
+    first, _, rest = describe_run(history, "**a** on **b**", "#/runs/7").partition("\n\n")
+    plot = "[plot](#/runs/7/artifacts/plots/learning_curve.png)"
+    assert first == f"`▁▅██` mean return of training episodes: 0 → 7 ({plot})"
+    assert rest == "**a** on **b**"
+    assert describe_run(History(steps=[1, 2], returns=[-4.0, -4.0]), "", "").startswith("`▁▁` ")

@@ -47,7 +47,9 @@ class TestEmbeddedStore:
             assert embedded.metrics(key, "eval/return_mean") == [(500, 2.0)]
             assert embedded.metrics(key, "eval/return_std") == [(500, 1.0)]
             assert tags(embedded, key)["pgzoo.group"] == "group"
-            assert "pgzoo run little" in tags(embedded, key)["mlflow.note.content"]
+            description = tags(embedded, key)["mlflow.note.content"]
+            assert description.startswith("`▁") and "pgzoo run little" in description
+            assert f"/runs/{embedded.run(key)[0]}/artifacts/" in description  # type: ignore[index]
             expected = {"config.yaml", "episodes.csv", "evaluation.csv"}
             expected |= {"plots/learning_curve.png", "plots/evaluation_histogram.png"}
             assert artifacts(embedded, key) == expected

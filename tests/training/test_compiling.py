@@ -130,6 +130,7 @@ def test_auto_goes_by_the_gradient_steps_of_a_seed(
     assert config.flat()["compile"] == expected
 
 
+@pytest.mark.slow  # tests/runs/test_host_process.py has both without processes of their own
 def test_the_cache_lies_in_the_home_and_a_missing_compiler_costs_one_line(tmp_path: Path) -> None:
     short = ["run", "a2c", "--env", "CartPole-v1", "--num-envs", "2", "--total-steps", "60", "--eval-episodes", "1"]
     short += ["--policy.hidden", "8", "--compile", "on", "--no-progress"]

@@ -23,7 +23,7 @@ from pgzoo.ops.acting import ApplyActor, actor_for
 from pgzoo.ops.members import freeze, surely_empty, to_device
 from pgzoo.ops.returns import retrace
 from pgzoo.registry import discover
-from pgzoo.training import rollout
+from pgzoo.training import interaction
 from pgzoo.training.engine import Engine, default_loop, default_update
 from pgzoo.training.failures import FailedStep, largest
 from pgzoo.training.minibatches import Batcher
@@ -61,9 +61,9 @@ def elsewhere(plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
         small = {key: value for key, value in SMALL.items() if model and key in model.model_fields}
         given = {"env": "pgzoo/AnySpaces-v0", "seeds": 2, "num_envs": 4, "total_steps": 10_000, **small, **settings}
         made = plan(algorithm, **given)
-        params, collect = made.policy_params(Engine(made).state), rollout.collect
+        params, collect = made.policy_params(Engine(made).state), interaction.collect
         monkeypatch.setattr(
-            rollout, "collect", lambda envs, how, *rest: collect(envs, how._replace(params=params), *rest)
+            interaction, "collect", lambda envs, how, *rest: collect(envs, how._replace(params=params), *rest)
         )
         return Engine(replace(made, config=made.config.model_copy(update={"device": "meta"})))
 
@@ -312,8 +312,10 @@ def test_a_gpu_learns_what_the_processor_learns_and_nobody_waits_for_it(
     given = {"env": "pgzoo/AnySpaces-v0", "env_kwargs": {"action": action}, "seeds": 2, "num_envs": 4}
     made = plan(algorithm, **given, total_steps=10_000, **small)
     here = Engine(made)
-    params, collect = made.policy_params(here.state), rollout.collect
-    monkeypatch.setattr(rollout, "collect", lambda envs, how, *rest: collect(envs, how._replace(params=params), *rest))
+    params, collect = made.policy_params(here.state), interaction.collect
+    monkeypatch.setattr(
+        interaction, "collect", lambda envs, how, *rest: collect(envs, how._replace(params=params), *rest)
+    )
     there = Engine(replace(made, config=made.config.model_copy(update={"device": "cuda"})))
     found = []
     for ctx in (here, there):

@@ -14,7 +14,9 @@ import pytest
 
 from pgzoo.envs.sync import SyncBackend
 from pgzoo.errors import RunFailed
-from pgzoo.training.rollout import Behavior, FinishedEpisodes, Greedy, Noise, collect, reset_all
+from pgzoo.training.behavior import Behavior, Greedy, Noise
+from pgzoo.training.rollout import collect, reset_all
+from pgzoo.training.tape import FinishedEpisodes
 from pgzoo.types import Collector, EnvRequest, Trajectory
 
 

@@ -1,0 +1,64 @@
+"""How a policy acts: with which parameters, and with which noise its actions are sampled."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pgzoo.ops.draws import draw_noise
+from pgzoo.protocols import Policy
+from pgzoo.types import Array, Params
+
+__all__ = ["Behavior", "Greedy", "Noise"]
+
+NOISE_BLOCK = 64
+"""Steps for which noise is drawn at once: drawing it for each step would cost more than acting."""
+
+
+class Noise:
+    """The noise that actions are sampled with, `[S, N, K]` per step, each member's from its own generator.
+
+    Each generator is used for one collection only, so a member's noise doesn't depend on how long the others play.
+    """
+
+    def __init__(
+        self, policy: Policy, generators: list[np.random.Generator], num_envs: int, steps: int | None = None
+    ) -> None:
+        """`steps` is the number of steps that will be taken, if it is known."""
+        self._generators = generators
+        self._shape = (min(NOISE_BLOCK, steps or NOISE_BLOCK), num_envs, policy.noise_size)
+        self._kind = policy.noise
+        self._block: Array = np.empty(0)
+
+    def __getitem__(self, t: int) -> Array:
+        """Return the noise of step t; steps must be asked for in order."""
+        k = t % self._shape[0]
+        if k == 0:
+            draws = [draw_noise(self._kind, generator, self._shape) for generator in self._generators]
+            self._block = np.stack(draws, axis=1)  # [block, S, N, K]
+        return self._block[k]  # type: ignore[no-any-return]
+
+    def select(self, members: NDArray[np.int64]) -> None:
+        """Draw noise only for these members from the next step on."""
+        self._generators = [self._generators[member] for member in members]
+        self._block = self._block[:, members]
+
+
+class Greedy:
+    """In place of `Noise`: actions are the mode of the policy's distribution."""
+
+    def __getitem__(self, t: int) -> None:
+        """Return None for every step."""
+
+    def select(self, members: NDArray[np.int64]) -> None:
+        """Do nothing."""
+
+
+class Behavior(NamedTuple):
+    """How to act: a policy, its parameters (and buffers) under its own names, and the noise to sample with."""
+
+    policy: Policy
+    params: Params
+    noise: Noise | Greedy

@@ -1,0 +1,175 @@
+"""The recording of a collection: the steps as they were taken, and what follows from them afterwards."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pgzoo.types import Array, Collector, Trajectory
+
+__all__ = [
+    "EpisodeStructure",
+    "FinishedEpisodes",
+    "RowIndex",
+    "Tape",
+    "concatenate_episodes",
+    "episode_structure",
+    "finished_episodes",
+    "next_start",
+    "trajectory_of",
+]
+
+RowIndex: TypeAlias = slice | NDArray[np.intp]
+"""An index of rows of the tape: all of them, or those of the members that still play."""
+
+EPISODE_CAPACITY = 512
+"""Initial capacity, in steps, for a collection of whole episodes."""
+
+NEEDED_FOR_RETURNS = ("rewards", "terminated", "truncated", "valid")
+"""What is stored when only the returns and lengths of episodes are needed."""
+
+
+class FinishedEpisodes(NamedTuple):
+    """Returns and lengths of finished episodes: one array per member, in the order in which they ended."""
+
+    returns: tuple[NDArray[np.float64], ...]
+    lengths: tuple[NDArray[np.int64], ...]
+
+
+class Tape:
+    """Storage for the steps of a collection, `[T, rows, ...]`, which grows for long episodes."""
+
+    def __init__(self, capacity: int | None = None, *, rewards_only: bool = False) -> None:
+        """`capacity` counts steps, with one more for the last observation; None if their number isn't known.
+
+        With `rewards_only`, observations and actions are not stored: returns and lengths don't need them.
+        """
+        self.capacity, self._rewards_only = capacity or EPISODE_CAPACITY, rewards_only
+        self.arrays: dict[str, Array] = {}
+
+    def store(self, t: int, where: RowIndex, leaves: dict[str, Array]) -> None:
+        """Store the leaves of step t, `[rows, ...]` each, in the rows `where`."""
+        stored = {name: leaf for name, leaf in leaves.items() if not self._rewards_only or name in NEEDED_FOR_RETURNS}
+        if not self.arrays:
+            self.arrays = {name: np.zeros((self.capacity, *x.shape), x.dtype) for name, x in stored.items()}
+        elif t + 1 == self.capacity:
+            self.arrays = {name: np.concatenate([x, np.zeros_like(x)]) for name, x in self.arrays.items()}
+            self.capacity *= 2
+        for name, leaf in stored.items():
+            self.arrays[name][t, where] = leaf
+
+    def store_last(self, t: int, where: RowIndex, obs: Array, mask: Array | None) -> None:
+        """Store the observations and action masks after the last step."""
+        if self._rewards_only:
+            return
+        self.arrays["obs"][t, where] = obs
+        if mask is not None:
+            self.arrays["action_mask"][t, where] = mask
+
+
+class EpisodeStructure(NamedTuple):
+    """Quantities derived from the flags and rewards of a tape, `[T, rows]` each.
+
+    `starts` has T+1 steps. `first` is the index of the first step of each step's episode, negative if it is before the
+    tape. `reward_sum [T+1, rows]` is the sum of the rewards before each step.
+    """
+
+    valid: NDArray[np.bool_]
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    rewards: NDArray[np.floating]
+    starts: NDArray[np.bool_]
+    timestep: NDArray[np.int64]
+    first: NDArray[np.int64]
+    reward_sum: NDArray[np.float64]
+
+
+def episode_structure(tape: Tape, steps: int, start: Collector, live: NDArray[np.bool_]) -> EpisodeStructure:
+    """Derive where episodes start and how far they are, for the first `steps` steps of a tape.
+
+    `start` is the state before the tape; `live [rows]` are the rows that would play on after it.
+    """
+    rows = start.ended.size
+    valid = tape.arrays["valid"][:steps]
+    terminated, truncated = (tape.arrays[name][:steps] & valid for name in ("terminated", "truncated"))
+    rewards = np.where(valid, tape.arrays["rewards"][:steps], 0.0)
+    starts = np.empty((steps + 1, rows), np.bool_)
+    starts[0] = start.starts.reshape(rows)
+    starts[1:-1] = valid[1:] & ~valid[:-1]  # between two episodes lies one step that only resets
+    starts[-1] = live & ~(terminated[-1] | truncated[-1]) & ~valid[-1]
+    index = np.arange(steps)[:, None]
+    first = np.maximum.accumulate(np.where(starts[:-1], index, -start.timestep.reshape(rows)), axis=0)
+    return EpisodeStructure(
+        valid=valid,
+        terminated=terminated,
+        truncated=truncated,
+        rewards=rewards,
+        starts=starts,
+        timestep=np.where(valid, index - first, 0),
+        first=first,
+        reward_sum=np.concatenate([np.zeros((1, rows)), np.cumsum(rewards, 0)]),
+    )
+
+
+def finished_episodes(structure: EpisodeStructure, start: Collector) -> FinishedEpisodes:
+    """Return the episodes that ended; their returns include rewards from before the tape."""
+    members, num_envs = start.ended.shape
+    end, row = np.nonzero(structure.terminated | structure.truncated)
+    first = structure.first[end, row]
+    before = np.where(first < 0, start.returns.reshape(-1)[row], 0.0)
+    returns = before + structure.reward_sum[end + 1, row] - structure.reward_sum[np.maximum(first, 0), row]
+    lengths, member = structure.timestep[end, row] + 1, row // num_envs
+    return FinishedEpisodes(
+        tuple(returns[member == s] for s in range(members)), tuple(lengths[member == s] for s in range(members))
+    )
+
+
+def trajectory_of(tape: Tape, structure: EpisodeStructure, start: Collector) -> Trajectory:
+    """Return the tape as tensors on the CPU, which share its memory."""
+    steps = len(structure.valid)
+
+    def tensor(array: Array) -> torch.Tensor:  # [T, rows, ...] -> [S, T, N, ...], without a copy
+        return torch.from_numpy(array.reshape(len(array), *start.ended.shape, *array.shape[2:])).transpose(0, 1)
+
+    return Trajectory(
+        obs=tensor(tape.arrays["obs"][: steps + 1]),
+        actions=tensor(tape.arrays["actions"][:steps]),
+        rewards=tensor(structure.rewards.astype(np.float32)),
+        terminated=tensor(structure.terminated),
+        truncated=tensor(structure.truncated),
+        valid=tensor(structure.valid),
+        starts=tensor(structure.starts),
+        timestep=tensor(structure.timestep),
+        action_mask=tensor(tape.arrays["action_mask"][: steps + 1]) if "action_mask" in tape.arrays else None,
+        memory=None if start.memory is None else torch.from_numpy(start.memory),
+    )
+
+
+def next_start(tape: Tape, structure: EpisodeStructure, start: Collector, memory: Array | None) -> Collector:
+    """Return the start of the next window."""
+    shape, rows, steps = start.ended.shape, start.ended.size, len(structure.valid)
+    first = structure.first[-1]
+    ended = structure.terminated[-1] | structure.truncated[-1]
+    over = ended | ~structure.valid[-1]
+    before = np.where(first < 0, start.returns.reshape(rows), 0)
+    returns = structure.reward_sum[-1] - structure.reward_sum[np.maximum(first, 0), np.arange(rows)] + before
+    return Collector(
+        obs=tape.arrays["obs"][steps].reshape(start.obs.shape).copy(),
+        ended=ended.reshape(shape),
+        starts=structure.starts[-1].reshape(shape),
+        timestep=np.where(over, 0, structure.timestep[-1] + 1).reshape(shape),
+        returns=np.where(over, 0.0, returns).reshape(shape),
+        action_mask=None if start.action_mask is None else tape.arrays["action_mask"][steps].reshape(*shape, -1).copy(),
+        memory=memory,
+    )
+
+
+def concatenate_episodes(parts: list[FinishedEpisodes], members: int) -> FinishedEpisodes:
+    """Concatenate the episodes of several collections, per member."""
+    return FinishedEpisodes(
+        tuple(np.concatenate([np.zeros(0), *(p.returns[s] for p in parts)]) for s in range(members)),
+        tuple(np.concatenate([np.zeros(0, np.int64), *(p.lengths[s] for p in parts)]) for s in range(members)),
+    )

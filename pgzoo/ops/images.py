@@ -23,7 +23,7 @@ from pgzoo.ops.entries import VECTOR, PackedSpace, entries_of, is_image
 from pgzoo.ops.nets import ROW_BLOCK, Init, orthogonal
 from pgzoo.types import Params, Spec
 
-__all__ = ["ChannelOrder", "Conv", "ImageInputs", "StackName", "by_member", "conv_stack", "init_conv"]
+__all__ = ["ChannelOrder", "Conv", "ImageInputs", "Stack", "StackName", "by_member", "conv_stack", "init_conv"]
 
 ChannelOrder = Literal["auto", "first", "last"]
 StackName = Literal["nature", "impala"]

@@ -49,7 +49,8 @@ def main() -> None:
     )
     only, path = parser.parse_args().only, ROOT / "docs" / "reliability.md"
     text = path.read_text(encoding="utf-8") if path.exists() else ""
-    rows = {line.split(" | ")[0].removeprefix("| "): line for line in text.splitlines() if line.startswith("| ")}
+    first = text.partition("## Hostile inputs")[0]
+    rows = {line.split(" | ")[0].removeprefix("| "): line for line in first.splitlines() if line.startswith("| ")}
     for scenario in SCENARIOS:
         if only in scenario.name or scenario.fault not in rows:
             print(scenario.fault, file=sys.stderr, flush=True)
@@ -60,10 +61,62 @@ def main() -> None:
         python=platform.python_version(),
         versions=", ".join(f"{name} {version(name)}" for name in ("pgzoo", "mlflow", "torch")),
         table="\n".join([COLUMNS, "|---" * 7 + "|", *(rows[scenario.fault] for scenario in SCENARIOS)]),
+        hostile="\n".join(f"| {' | '.join(row)} |" for row in HOSTILE),
     )
     path.write_text(page, encoding="utf-8")
     sys.exit(any(FAILED in row for row in rows.values()))
 
+
+HOSTILE = (
+    (
+        "too few file descriptors for the number of seeds",
+        "the soft limit is raised; if the hard limit is too low, the run doesn't start (exit code 2, "
+        "with the number needed)",
+        "`tests/faults/test_descriptors.py`",
+    ),
+    (
+        "a folder name with `?`, `%2F`, a newline or a byte that isn't UTF-8; a path of more than 3,000 bytes",
+        "refused before the run, with nothing created; other unusual names work",
+        "`tests/faults/test_folders.py`",
+    ),
+    (
+        "a run name, experiment or tag that isn't UTF-8",
+        "refused on the command line; such a run in an older journal is set aside and reported, and "
+        "blocks no other run",
+        "`tests/faults/test_names.py`",
+    ),
+    (
+        "a password in the tracking URI",
+        "it is stored in one file with mode 600, and nothing else contains or prints it",
+        "`tests/faults/test_secrets.py`",
+    ),
+    (
+        "a `pgzoo_plugin.py` that other users can write, or own",
+        "it isn't executed; one line states why",
+        "`tests/registry/test_discovery.py`",
+    ),
+    (
+        "a server with endless responses, endless pages, invalid ids or 401, 403, 404",
+        "commands end with one message; runs stay pending and are retried",
+        "`tests/faults/test_hostile_server.py`",
+    ),
+    (
+        "outputs that are closed, full or no longer read",
+        "training and its record are unharmed",
+        "`tests/cli/test_output.py`",
+    ),
+    (
+        "SIGHUP, or a second Ctrl-C",
+        "the run ends as interrupted; SIGHUP saves a checkpoint",
+        "`tests/runs/test_signals.py`",
+    ),
+    (
+        "YAML with aliases to itself, thousands of brackets or an alias bomb; deeply nested JSON in a checkpoint",
+        "refused in one short message",
+        "`tests/config/test_inputs.py`",
+    ),
+)
+"""Faults that cost no points: what happens, and the test that plays each."""
 
 PAGE = """# Reliability
 
@@ -87,6 +140,14 @@ store is compared with the recorded points one by one.
 
 At the end of a run, pgzoo waits up to ten seconds for the upload; then the uploader continues in the background. If a
 disk stays full until a run ends, records that are still in memory are lost, and the run prints their number.
+
+## Hostile inputs
+
+Faults that cost no points, because the run is refused or goes on without them. Each row is a test of `make test-all`.
+
+| fault | what happens | test |
+|---|---|---|
+{hostile}
 
 The scenarios are in `tests/faults/scenarios.py`. `make test` runs the short ones, `make test-all` all of them.
 The PostgreSQL scenario needs `apt-get install postgresql`; scenarios that mount a file system need root.

@@ -76,7 +76,7 @@ class Home:
 
     @property
     def retry_file(self) -> Path:
-        """Touched to make the uploader retry everything at once, refused runs included."""
+        """Written to make the uploader retry everything at once, refused runs included."""
         return self.root / "retry"
 
     @property

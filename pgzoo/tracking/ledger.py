@@ -16,9 +16,13 @@ from pgzoo.tracking.journal import Record, records
 from pgzoo.tracking.locks import is_locked
 
 __all__ = [
+    "DRAWN",
+    "OMITTED",
+    "WANTED",
     "Ledger",
     "Pending",
     "ShippingSummary",
+    "count_runs",
     "format_shipping",
     "identity",
     "is_tracked",
@@ -29,6 +33,9 @@ __all__ = [
     "start_of",
     "write_json",
 ]
+
+DRAWN, OMITTED, WANTED = "drawn", "omitted", "wanted"
+"""States of a run's plots, in its ledger. The last is also what `pgzoo sync --plots` writes into the retry file."""
 
 
 @dataclass
@@ -41,7 +48,9 @@ class Ledger:
     closed: str = ""
     """The run's end status, once the store knows it."""
     reported: bool = False
-    """Whether the plots and tables were drawn."""
+    """Whether the tables were written."""
+    plots: str = ""
+    """Whether the plots are `DRAWN`, `OMITTED` (the group is large) or `WANTED` all the same; empty until then."""
     model: str = ""
     """The id of the logged model, or why there is none; empty until that is known."""
     refused: str = ""
@@ -62,7 +71,13 @@ class Ledger:
 
     def done(self, size: int) -> bool:
         """Return whether nothing is left to do for a journal of `size` bytes."""
-        return self.offset >= size and bool(self.closed and self.model) and self.reported and not self.files
+        settled = bool(self.closed and self.model) and self.reported and self.plots_settled
+        return settled and self.offset >= size and not self.files
+
+    @property
+    def plots_settled(self) -> bool:
+        """Whether nothing is left to draw."""
+        return self.plots in (DRAWN, OMITTED)
 
 
 @dataclass(frozen=True)
@@ -126,7 +141,7 @@ def pending_of(folders: Iterable[Path]) -> Pending:
             refused += 1
             continue
         runs += 1
-        files += len(ledger.files) + (0 if ledger.model and ledger.offset >= size else 1)
+        files += len(ledger.files) + (0 if ledger.model and ledger.plots_settled and ledger.offset >= size else 1)
         lines += sum(1 for _ in records(folder, ledger.offset))
     return Pending(runs, lines, files, refused)
 
@@ -164,6 +179,12 @@ def journal_folders(home: Home) -> list[Path]:
 def start_of(folder: Path) -> Record | None:
     """Return the start record of a run's journal, or None if it was never written."""
     return next((r for r, _ in records(folder, limit=0) if r and r["t"] == "start"), None)
+
+
+def count_runs(home: Home, group: str) -> int:
+    """Return the number of runs of a group."""
+    starts = map(start_of, journal_folders(home))
+    return sum(start is not None and start.get("group") == group for start in starts)
 
 
 def is_tracked(folder: Path) -> bool:

@@ -153,7 +153,10 @@ def new_figure(title: str, subtitle: str, rows: int = 1) -> tuple[Figure, list[A
     figure.subplots_adjust(left=0.1, right=0.975, bottom=0.12, top=0.855 if subtitle else 0.91, hspace=0.2)
     panels: list[Axes] = list(figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0])
     top = panels[0]
-    heading = top.set_title(title, loc="left", fontsize=13, fontweight="bold", color=INK, pad=24 if subtitle else 12)
+    # With a fixed y, matplotlib doesn't measure all labels to find the place of the title.
+    heading = top.set_title(
+        title, loc="left", fontsize=13, fontweight="bold", color=INK, pad=24 if subtitle else 12, y=1.0
+    )
     heading.set_parse_math(False)  # don't interpret a dollar sign in an environment name as math
     if subtitle:
         note = top.annotate(

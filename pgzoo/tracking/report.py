@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pgzoo.files import write_file
 from pgzoo.tracking.journal import Record, artifact_path, records
 
-__all__ = ["LEARNING_CURVE", "History", "describe_run", "read_history", "write_report"]
+__all__ = ["LEARNING_CURVE", "History", "describe_run", "read_history", "write_plots", "write_tables"]
 
 LEARNING_CURVE = "plots/learning_curve.png"
 """Artifact path of a run's learning curve."""
@@ -77,29 +77,13 @@ def read_history(folder: Path) -> History:
     return history
 
 
-def write_report(folder: Path) -> list[str]:
-    """Write the tables and plots of a run as artifacts and return their artifact paths.
-
-    A run without training episodes gets no learning curve, a run without evaluations no histogram.
-    """
-    from pgzoo.tracking import plots
-    from pgzoo.tracking.plots import png_bytes
-
+def write_tables(folder: Path) -> list[str]:
+    """Write the tables of a run as artifacts and return their artifact paths."""
     run = read_history(folder)
-    title = f"{run.start.get('algorithm', '?')} on {run.start.get('env', '?')}"
-    seed = f"seed {run.start.get('seed', '?')}"
     made: dict[str, bytes] = {}
     if run.returns:
         rows = zip(range(1, len(run.steps) + 1), run.steps, run.returns, run.lengths, strict=True)
         made["episodes.csv"] = table(("episode", "env_step", "return", "length"), rows)
-        figure = plots.learning_curve(
-            run.steps,
-            run.returns,
-            title=title,
-            subtitle=f"{seed} · {len(run.steps):,} training episodes",
-            threshold=run.threshold,
-        )
-        made[LEARNING_CURVE] = png_bytes(figure)
     if run.evaluations:
         made["evaluation.csv"] = table(
             ("env_step", "mode", "final", "episode", "return", "length"),
@@ -109,15 +93,44 @@ def write_report(folder: Path) -> list[str]:
                 for i, (r, n) in enumerate(zip(e["returns"], e["lengths"], strict=True))
             ),
         )
+    return write_artifacts(folder, made)
+
+
+def write_plots(folder: Path) -> list[str]:
+    """Draw the plots of a run as artifacts and return their artifact paths.
+
+    A run without training episodes gets no learning curve, a run without evaluations no histogram.
+    """
+    from pgzoo.tracking import plots
+
+    run = read_history(folder)
+    title = f"{run.start.get('algorithm', '?')} on {run.start.get('env', '?')}"
+    seed = f"seed {run.start.get('seed', '?')}"
+    made: dict[str, bytes] = {}
+    if run.returns:
+        figure = plots.learning_curve(
+            run.steps,
+            run.returns,
+            title=title,
+            subtitle=f"{seed} · {len(run.steps):,} training episodes",
+            threshold=run.threshold,
+        )
+        made[LEARNING_CURVE] = plots.png_bytes(figure)
+    if run.evaluations:
         sampled, greedy = run.final_returns("sampled"), run.final_returns("greedy")
         step = run.env_steps or run.evaluations[-1]["step"]
         figure = plots.evaluation_histogram(
             sampled, greedy, title=title, subtitle=f"{seed} · evaluation after {step:,} environment steps"
         )
-        made["plots/evaluation_histogram.png"] = png_bytes(figure)
-    for path, data in made.items():
-        write_file(artifact_path(folder, path), data)
-    return list(made)
+        made["plots/evaluation_histogram.png"] = plots.png_bytes(figure)
+    return write_artifacts(folder, made)
+
+
+def write_artifacts(folder: Path, files: Mapping[str, bytes]) -> list[str]:
+    # not synced to disk: they can be made again from the journal
+    for path, data in files.items():
+        write_file(artifact_path(folder, path), data, durable=False)
+    return list(files)
 
 
 def describe_run(history: History, description: str, page: str) -> str:

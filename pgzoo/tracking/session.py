@@ -139,12 +139,15 @@ class Session:
         self._sync_thread.join()
         counted: list[Journal | Pending] = [*self.journals.values(), *self._elsewhere.values()]
         lost, dropped = sum(run.lost for run in counted), sum(run.dropped for run in counted)
-        deadline, checked = time.monotonic() + wait, -CHECK_EVERY
+        begun = time.monotonic()
+        deadline, checked = begun + wait, -CHECK_EVERY
         while (left := self.pending()) and (moment := time.monotonic()) < deadline:
             if moment - checked >= CHECK_EVERY:
                 ensure_uploader(self.home)
                 checked = moment
-            time.sleep(min(0.1, max(0.0, deadline - moment)))
+            pause = max(0.1, 4 * (moment - begun))  # counting thousands of runs takes a while
+            time.sleep(min(pause, max(0.0, deadline - moment)))
+            begun = time.monotonic()
         return replace(left, lost=lost, dropped=dropped)
 
     def _warn(self, text: str) -> None:

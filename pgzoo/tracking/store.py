@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import tempfile
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 # Before mlflow is imported: fail fast (the uploader retries by itself), print nothing, send no telemetry.
 os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
@@ -20,15 +24,17 @@ os.environ["MLFLOW_ENABLE_ASYNC_LOGGING"] = "false"
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.utils import file_utils as _file_utils
 
 from pgzoo.errors import PgzooError, StoreError
 from pgzoo.tracking import http_limits  # noqa: F401  (bounds what a server may answer)
 from pgzoo.tracking.database import prepare_database
 from pgzoo.tracking.home import redact, sqlite_path
-from pgzoo.tracking.journal import Record, now
+from pgzoo.tracking.journal import MAX_TAG, Record, now
 
-__all__ = ["RefusedError", "Store", "is_final", "knows_no_models"]
+__all__ = ["OpenedRun", "RefusedError", "Store", "is_final", "knows_no_models"]
 
+file_utils: Any = _file_utils  # parts of it have no types
 T = TypeVar("T")
 Reject = Callable[[Any, str], None]
 
@@ -108,6 +114,8 @@ PLAIN = {
 }
 """User-friendly messages for errors, by a regular expression on the original message."""
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+GROUP = re.compile(r"[A-Za-z0-9._-]{1,200}")
+"""Groups that can be put into a search query as they are."""
 MAX_METRICS, MAX_ITEMS = 1000, 100
 CHANGEABLE_PARAMS = ("total_steps",)
 """Params that may change when a run is resumed. MLflow keeps the first value; a tag holds the latest."""
@@ -147,6 +155,18 @@ class Backoff:
         self._delay, self._not_before = 0.0, 0.0
 
 
+@dataclass(frozen=True)
+class OpenedRun:
+    """A run of the store, and the params and tags of its start record that the store doesn't have yet."""
+
+    run_id: str
+    experiment: str
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    created: bool
+    """Whether the run was created by this call, so that the store has nothing of it yet."""
+
+
 class Store:
     """A tracking store. Methods raise RefusedError, or mlflow's exceptions if the store is unreachable."""
 
@@ -163,6 +183,10 @@ class Store:
         self._inode = -1
         self._client: MlflowClient | None = None
         self._experiments: dict[str, str] = {}
+        self._new_groups: dict[tuple[str, str], set[str] | None] = {}
+        """By (experiment, group): the keys of the runs that were created here; None if the store had some before."""
+        self._artifact_folders: dict[str, Path | None] = {}
+        """The local artifact folder by run id, None where the artifacts are elsewhere."""
 
     def retry_now(self) -> None:
         """Forget the backoff and what is known of experiments, which may have been restored."""
@@ -170,6 +194,7 @@ class Store:
         self.files.retry_now()
         self.models.retry_now()
         self._experiments.clear()
+        self._new_groups.clear()
 
     @property
     def vanished(self) -> bool:
@@ -226,26 +251,22 @@ class Store:
         self._experiments[name] = str(found.experiment_id)
         return self._experiments[name]
 
-    def open_run(self, start: Record, reject: Reject) -> tuple[str, str]:
-        """Return (run id, experiment id) of the run with this key, made if need be. Raises RefusedError."""
+    def open_run(self, start: Record, reject: Reject) -> OpenedRun:
+        """Return the run with this key, created if need be. Raises RefusedError."""
         experiment = self.experiment(start)
-        query = f"tags.`pgzoo.run_key` = '{start['key']}'"
-        runs = self.client.search_runs([experiment], query, run_view_type=ViewType.ALL, max_results=2)
-        if runs:
-            run: Run = runs[0]
-            self._check_alive(run)
-            if run.info.status != "RUNNING":
-                self.client.update_run(run.info.run_id, status="RUNNING")
-        else:
-            key = {"pgzoo.run_key": start["key"]}
+        run = self._find_run(start, experiment)
+        created = run is None
+        if run is None:
+            tags_to_find = identifying_tags(start)
             try:
-                run = self.client.create_run(experiment, start["ts"], key, run_name=start["name"])
+                run = self.client.create_run(experiment, start["ts"], tags_to_find, run_name=start["name"])
             except MlflowException as error:
                 self._experiments.clear()  # deleted since it was looked up?
                 if is_final(error):
                     self.experiment(start)
                 raise
         check_run_id(run.info.run_id)
+        self._keep_artifact_folder(run)
         known = run.data.params
         params = {k: v for k, v in start["params"].items() if k not in known}
         tags = dict(start["tags"])
@@ -254,9 +275,64 @@ class Store:
                 tags[f"pgzoo.{k}"] = v
             elif known.get(k, v) != v:
                 reject({"param": k, "value": v}, f"a resumed run can't change a param; it stays {known[k]!r}")
-        self.params(run.info.run_id, params, reject)
-        self.tags(run.info.run_id, tags, reject)
-        return run.info.run_id, experiment
+        return OpenedRun(run.info.run_id, experiment, params, tags, created)
+
+    def _find_run(self, start: Record, experiment: str) -> Run | None:
+        """Return the run with this key, set to RUNNING; None if there is none. Raises RefusedError if it is deleted.
+
+        A group is searched once: if the store has none of its runs, they aren't searched one by one.
+        """
+        group, key = start["group"], start["key"]
+        if GROUP.fullmatch(group):
+            if (experiment, group) not in self._new_groups:
+                self._new_groups[experiment, group] = None if self._search(experiment, "group", group) else set()
+            created = self._new_groups[experiment, group]
+            if created is not None and key not in created:
+                created.add(key)  # if creating it fails, it is searched the next time: it may exist nevertheless
+                return None
+        runs = self._search(experiment, "run_key", key)
+        if not runs:
+            return None
+        self._check_alive(runs[0])
+        if runs[0].info.status != "RUNNING":
+            self.client.update_run(runs[0].info.run_id, status="RUNNING")
+        return runs[0]
+
+    def _search(self, experiment: str, tag: str, value: str) -> list[Run]:
+        query = f"tags.`pgzoo.{tag}` = '{value}'"
+        return list(self.client.search_runs([experiment], query, run_view_type=ViewType.ALL, max_results=1))
+
+    def log(
+        self,
+        run_id: str,
+        rows: Sequence[tuple[str, float, int, int]],
+        params: Mapping[str, str],
+        tags: Mapping[str, str],
+        reject: Reject,
+    ) -> None:
+        """Log (name, value, timestamp, step) rows, params and tags; those that the store refuses go to `reject`.
+
+        One request, if there are few of them and all are valid.
+        """
+        if not rows and not params and not tags:
+            return
+        if max(len(params), len(tags)) <= MAX_ITEMS and self.failures < PATIENCE:
+            first = rows[: MAX_METRICS - len(params) - len(tags)]
+            try:
+                self.client.log_batch(
+                    run_id,
+                    metrics=[Metric(*row) for row in first],
+                    params=[Param(*item) for item in params.items()],
+                    tags=[RunTag(*item) for item in tags.items()],
+                )
+            except (MlflowException, UnicodeError, OverflowError) as error:
+                if not is_final(error):
+                    raise
+            else:
+                rows, params, tags = rows[len(first) :], {}, {}
+        self.metrics(run_id, rows, reject)
+        self.params(run_id, params, reject)
+        self.tags(run_id, tags, reject)
 
     def metrics(self, run_id: str, rows: Sequence[tuple[str, float, int, int]], reject: Reject) -> None:
         """Log (name, value, timestamp, step) rows; those that the store refuses go to `reject`."""
@@ -268,7 +344,7 @@ class Store:
                 lambda row, why: reject(dict(zip(("metric", "value", "ts", "step"), row, strict=True)), why),
             )
 
-    def params(self, run_id: str, params: dict[str, str], reject: Reject) -> None:
+    def params(self, run_id: str, params: Mapping[str, str], reject: Reject) -> None:
         """Log params; those that the store refuses go to `reject`."""
         for part in chunks(list(params.items()), MAX_ITEMS):
             self._send_valid(
@@ -278,7 +354,7 @@ class Store:
                 lambda item, why: reject({"param": item[0], "value": item[1]}, why),
             )
 
-    def tags(self, run_id: str, tags: dict[str, str], reject: Reject) -> None:
+    def tags(self, run_id: str, tags: Mapping[str, str], reject: Reject) -> None:
         """Set tags; those that the store refuses go to `reject`."""
         for part in chunks(list(tags.items()), MAX_ITEMS):
             self._send_valid(
@@ -294,25 +370,43 @@ class Store:
             self.client.set_tag(run_id, key, new)
 
     def upload(self, run_id: str, file: Path, name: str) -> None:
-        """Upload a file as the run's artifact `name`, over what may be there."""
-        folder = name.rpartition("/")[0]
-        self.client.log_artifact(run_id, str(file), folder or None)
+        """Upload a file as the run's artifact `name`, over what may be there; a local artifact folder gets a copy."""
+        if run_id not in self._artifact_folders:
+            self._keep_artifact_folder(self.client.get_run(run_id))
+        folder = self._artifact_folders[run_id]
+        if folder is None:
+            self.client.log_artifact(run_id, str(file), name.rpartition("/")[0] or None)
+            return
+        target = folder / PurePosixPath(name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target)
+
+    def _keep_artifact_folder(self, run: Run) -> None:
+        self._artifact_folders[run.info.run_id] = self._local_folder(run.info.artifact_uri)
+
+    def _local_folder(self, artifact_uri: str | None) -> Path | None:
+        """Return the folder that a URI names, None unless this process keeps the store itself, as SQLite."""
+        if self._file is None or not artifact_uri or urlsplit(artifact_uri).scheme not in ("", "file"):
+            return None
+        return Path(file_utils.local_file_uri_to_path(artifact_uri))
 
     def log_model(
         self,
         run_id: str,
         start: Record,
         digest: str,
-        write: Callable[[str], Path],
+        write: Callable[[str, Path], object],
         rows: Sequence[tuple[str, float, int, int]],
+        first: bool = False,
     ) -> str:
-        """Log the model in the folder that `write(id)` makes, with metrics (name, value, ts, step); return its id.
+        """Log the model that `write(id, folder)` writes, with metrics (name, value, ts, step); return its id.
 
         Each part is done once, however often this is called: a policy is identified by the `digest` of its files.
+        `first`: the store has no model of this run, so none is searched.
         """
         experiment, client = self.experiment(start), self.client
         query = f"source_run_id = '{run_id}' AND tags.`pgzoo.policy` = '{digest}'"
-        found = client.search_logged_models([experiment], query, max_results=1)
+        found = [] if first else client.search_logged_models([experiment], query, max_results=1)
         tags = {"pgzoo.policy": digest, "pgzoo.run_key": start["key"], "pgzoo.group": start["group"]}
         params = {"algorithm": start["algorithm"], "env": start["env"], "seed": str(start["seed"])}
         model = (
@@ -324,11 +418,17 @@ class Store:
         )
         id_of_it = str(model.model_id)
         if model.status != LoggedModelStatus.READY:
-            client.log_model_artifacts(id_of_it, str(write(id_of_it)))
+            folder = self._local_folder(model.artifact_location)
+            if folder is not None:
+                write(id_of_it, folder)
+            else:
+                with tempfile.TemporaryDirectory() as scratch:
+                    write(id_of_it, Path(scratch) / "model")
+                    client.log_model_artifacts(id_of_it, str(Path(scratch) / "model"))
             client.finalize_logged_model(id_of_it, LoggedModelStatus.READY)
         if rows:  # the run already has these metrics; MLflow ignores duplicates
             client.log_batch(run_id, metrics=[Metric(*row, model_id=id_of_it, run_id=run_id) for row in rows])
-        outputs = client.get_run(run_id).outputs
+        outputs = None if first else client.get_run(run_id).outputs
         if id_of_it not in [output.model_id for output in (outputs.model_outputs if outputs else ())]:
             last = max((step for *_, step in rows), default=0)
             client.log_outputs(run_id, [LoggedModelOutput(id_of_it, last)])
@@ -407,6 +507,11 @@ def not_encodable(error: BaseException) -> bool:
 def knows_no_models(error: Exception) -> bool:
     """Return whether the server is too old to support logged models."""
     return isinstance(error, MlflowException) and error.error_code in ("ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED")
+
+
+def identifying_tags(start: Record) -> dict[str, str]:
+    """Return the tags by which a run is found, which it gets when it is created."""
+    return {"pgzoo.run_key": start["key"], "pgzoo.group": str(start["group"])[:MAX_TAG]}
 
 
 def model_name(start: Record) -> str:

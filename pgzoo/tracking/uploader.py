@@ -7,21 +7,32 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import logging
 import os
 import sys
-import tempfile
 import time
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pgzoo.tracking.home import Home, display_uri, redact
 from pgzoo.tracking.journal import Record, artifact_path, now, records, trim
-from pgzoo.tracking.ledger import Ledger, is_tracked, journal_folders, read_json, write_json
+from pgzoo.tracking.ledger import (
+    DRAWN,
+    OMITTED,
+    WANTED,
+    Ledger,
+    count_runs,
+    is_tracked,
+    journal_folders,
+    read_json,
+    write_json,
+)
 from pgzoo.tracking.locks import is_locked, lock
-from pgzoo.tracking.report import LEARNING_CURVE, describe_run, read_history, write_report
+from pgzoo.tracking.report import LEARNING_CURVE, describe_run, read_history, write_plots, write_tables
 from pgzoo.tracking.secrets import reveal_secrets
 
 if TYPE_CHECKING:
@@ -31,8 +42,45 @@ __all__ = ["Uploader", "main"]
 
 EXIT_AFTER_IDLE, POLL_INTERVAL, MAX_SECONDS_PER_RUN = 8.0, 0.3, 2.0
 READ = 2**18
+MAX_PLOTTED = 50
+"""In a group of more runs, plots aren't drawn unless `pgzoo sync --plots` asks for them."""
 DESCRIPTION = "mlflow.note.content"
 log = logging.getLogger("pgzoo.uploader")
+
+
+@dataclass
+class Batch:
+    """Consecutive records of a journal that are uploaded together."""
+
+    offset: int
+    """Where the next record begins, in bytes."""
+    start: Record | None = None
+    rows: list[tuple[str, float, int, int]] = field(default_factory=list)
+    """Metrics, as (name, value, timestamp, step)."""
+    tags: dict[str, str] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)
+    end: Record | None = None
+    last: int = 0
+    """The latest timestamp."""
+
+    def add(self, record: Record) -> None:
+        """Add a record. Raises AttributeError, KeyError, TypeError or ValueError if it is malformed."""
+        kind, ts = record["t"], record["ts"]
+        self.last = max(self.last, ts)
+        if kind == "start":
+            self.start = {**record, "uri": str(record["uri"])}
+        elif kind in ("update", "evaluation"):
+            self.rows += metric_rows(record)
+        elif kind == "tags":
+            self.tags |= record["tags"].items()
+        elif kind == "artifact":
+            self.files.append(record["path"])
+        elif kind == "end":
+            if record["reason"]:
+                self.tags["pgzoo.end_reason"] = record["reason"][:8000]
+            self.end = {"status": record["status"], "ts": ts}
+        else:
+            raise ValueError(f"unknown kind of record {kind!r}")
 
 
 class RunUpload:
@@ -46,6 +94,9 @@ class RunUpload:
         starts = [r for r, _ in records(folder) if r and r["t"] == "start"]
         self.home = home
         self._set_store(starts[-1]["uri"] if starts else "")
+        self.group = str(starts[-1].get("group", "")) if starts else ""
+        self.created = False
+        """Whether this process created the run in the store and has not yet tried to log its model."""
         known = read_json(folder / "run.json")
         # A run that was resumed with another store is uploaded there from the beginning.
         same = display_uri(str(known.get("tracking_uri", ""))) == self.uri
@@ -96,33 +147,13 @@ class RunUpload:
         begin, before = time.monotonic(), self.ledger.offset
         while time.monotonic() - begin < MAX_SECONDS_PER_RUN:
             self._rejected.clear()  # discard rejections of the failed attempt; this attempt finds them again
-            rows: list[tuple[str, float, int, int]] = []
-            offset, other = self.ledger.offset, None
-            for record, behind in records(self.folder, offset, READ):
-                if record is None or record["t"] not in ("update", "evaluation"):
-                    if not rows:
-                        other, offset = (record,), behind
-                    break
-                try:
-                    rows += metric_rows(record)
-                    self.last = max(self.last, record["ts"])
-                except (AttributeError, KeyError, TypeError, ValueError) as error:
-                    self.reject_record(record, f"not a record: {error!r}")
-                offset = behind
-                if len(rows) >= 1000:
-                    break
-            if offset == self.ledger.offset:
+            batch = self._read_batch()
+            if batch.offset == self.ledger.offset:
                 break
-            if rows:
-                store.metrics(self._run(store), rows, self.reject_record)
-            if other is not None:
-                try:
-                    self._ship_other(store, other[0])
-                except (KeyError, TypeError, AttributeError) as error:
-                    self.reject_record(other[0], f"not a record: {error!r}")
-            if self.uri != store.uri:
+            if batch.start is not None and not self._accept_store(batch.start):
                 return True
-            self.ledger.offset = offset
+            self._upload_batch(store, batch)
+            self.ledger.offset = batch.offset
             self.save()
         else:
             return True
@@ -130,47 +161,72 @@ class RunUpload:
             self._close_dead(store)
         return self.ledger.offset > before
 
+    def _read_batch(self) -> Batch:
+        """Read the records that can be uploaded together: up to the next start or end, or 1000 points of curves."""
+        batch = Batch(self.ledger.offset)
+        for record, behind in records(self.folder, batch.offset, READ):
+            if record is not None and record["t"] == "start" and batch.offset > self.ledger.offset:
+                break  # it may change the store
+            try:
+                if record is None:
+                    self.reject_record(None, "a line that isn't JSON")
+                else:
+                    batch.add(record)
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                self.reject_record(record, f"not a record: {error!r}")
+            batch.offset = behind
+            if batch.end is not None or len(batch.rows) >= 1000:
+                break
+        return batch
+
+    def _upload_batch(self, store: Store, batch: Batch) -> None:
+        params: Mapping[str, str] = {}
+        tags: Mapping[str, str] = {}
+        if batch.start is not None:
+            try:
+                params, tags = self._open(store, batch.start)
+            except (KeyError, TypeError, AttributeError) as error:
+                self.reject_record(batch.start, f"not a record: {error!r}")
+            self.ledger.closed, self.ledger.reported, self.ledger.model, self.ledger.plots = "", False, "", ""
+        elif not self.run_id:
+            params, tags = self._open(store, next(r for r, _ in records(self.folder) if r and r["t"] == "start"))
+        store.log(self.run_id, batch.rows, params, {**tags, **batch.tags}, self.reject_record)
+        self.ledger.files += [path for path in batch.files if path not in self.ledger.files]
+        self.last = max(self.last, batch.last)
+        if batch.end is not None:
+            store.close_run(self.run_id, batch.end["status"], batch.end["ts"])
+            self.ledger.closed = batch.end["status"]
+
+    def _accept_store(self, start: Record) -> bool:
+        """Return whether the run stays in its store; False if `start` moves it to another, from the beginning."""
+        if display_uri(start["uri"]) == self.uri:
+            return True
+        # Either an earlier store, which the last start record has replaced, or a new one.
+        later = [r["uri"] for r, _ in records(self.folder) if r and r["t"] == "start"]
+        if display_uri(later[-1]) == self.uri:
+            return True
+        self._set_store(later[-1])
+        self.run_id, self.ledger = "", Ledger()
+        return False
+
     def _run(self, store: Store) -> str:
         """Return the run id; where run.json was lost, look the run up by its key."""
         if not self.run_id:
             start = next(r for r, _ in records(self.folder) if r and r["t"] == "start")
-            self._open(store, start)
+            params, tags = self._open(store, start)
+            store.log(self.run_id, [], params, tags, self.reject_record)
         return self.run_id
 
-    def _open(self, store: Store, start: Record) -> None:
-        self.run_id, experiment = store.open_run(start, self.reject_record)
-        identity = {"run_id": self.run_id, "experiment_id": experiment, "tracking_uri": store.uri}
+    def _open(self, store: Store, start: Record) -> tuple[Mapping[str, str], Mapping[str, str]]:
+        """Find or create the run; return the params and tags that the store doesn't have yet."""
+        run = store.open_run(start, self.reject_record)
+        self.run_id, self.created = run.run_id, run.created
+        identity = {"run_id": run.run_id, "experiment_id": run.experiment, "tracking_uri": store.uri}
         write_json(self.folder / "run.json", identity)
-
-    def _ship_other(self, store: Store, record: Record | None) -> None:
-        kind = record["t"] if record else ""
-        if record is None:
-            self.reject_record(None, "a line that isn't JSON")
-        elif kind == "start":
-            if display_uri(record["uri"]) != self.uri:
-                # Either an earlier store, which the last start record has replaced, or a new one.
-                later = [r["uri"] for r, _ in records(self.folder) if r and r["t"] == "start"]
-                if display_uri(later[-1]) != self.uri:
-                    self._set_store(later[-1])
-                    self.run_id, self.ledger = "", Ledger()
-                    return
-            self._open(store, record)
-            self.ledger.closed, self.ledger.reported, self.ledger.model = "", False, ""
-        elif kind == "tags":
-            store.tags(self._run(store), record["tags"], self.reject_record)
-        elif kind == "artifact":
-            if record["path"] not in self.ledger.files:
-                self.ledger.files.append(record["path"])
-        elif kind == "end":
-            self._close(store, record["status"], record["ts"], record["reason"])
-        else:
-            self.reject_record(record, f"unknown kind of record {kind!r}")
-        if record is not None:
-            self.last = max(self.last, record.get("ts", 0))
+        return run.params, run.tags
 
     def _close(self, store: Store, status: str, ended: int, reason: str) -> None:
-        if reason:
-            store.tags(self._run(store), {"pgzoo.end_reason": reason[:8000]}, self.reject_record)
+        store.log(self._run(store), [], {}, {"pgzoo.end_reason": reason[:8000]}, self.reject_record)
         store.close_run(self._run(store), status, ended)
         self.ledger.closed = status
 
@@ -192,39 +248,69 @@ class RunUpload:
         self._close(store, "KILLED", last, "the training process died")
         self.save()
 
-    def draw(self) -> bool:
-        """Draw the plots and tables of a run that has ended; return whether there was something to do."""
-        if not self.ledger.closed or self.ledger.reported or self.ledger.offset < self.size:
-            return False
+    @property
+    def is_complete(self) -> bool:
+        """Whether the store has all records of the run, its end included."""
+        return bool(self.ledger.closed) and self.ledger.offset >= self.size
+
+    @property
+    def has_no_new_records(self) -> bool:
+        """Whether the run has ended and everything in its journal is uploaded."""
         try:
-            made = write_report(self.folder)
+            return self.is_complete
+        except OSError:  # the user deleted the run
+            return False
+
+    def write_tables(self) -> bool:
+        """Write the tables of a run that has ended; return whether there was something to do."""
+        if self.ledger.reported or not self.is_complete:
+            return False
+        self._add_report(write_tables)
+        self.ledger.reported = True
+        self.save()
+        return True
+
+    def draw_plots(self, omit: Callable[[str], bool]) -> bool:
+        """Draw the plots of a run that has ended, unless `omit(group)`; return whether there was something to do."""
+        if self.ledger.plots_settled or not self.ledger.reported or not self.is_complete:
+            return False
+        if self.ledger.plots != WANTED and omit(self.group):
+            self.ledger.plots = OMITTED
+        else:
+            self._add_report(write_plots)
+            self.ledger.plots = DRAWN
+        self.save()
+        return True
+
+    def _add_report(self, write: Callable[[Path], list[str]]) -> None:
+        try:
+            made = write(self.folder)
         except Exception:  # a failed report is logged and doesn't keep the run pending
             log.exception("%s: the report failed", self.folder.name)
             made = []
         self.ledger.files += [path for path in made if path not in self.ledger.files]
-        self.ledger.reported = True
-        self.save()
-        return True
 
     def upload_files(self, store: Store) -> bool:
         """Upload the waiting artifacts; return whether there were any."""
         if not self.ledger.files:
             return False
-        while self.ledger.files:
-            name = self.ledger.files[0]
-            try:
-                store.upload(self._run(store), artifact_path(self.folder, name), name)
-                if name == LEARNING_CURVE and self.ledger.reported:
-                    self._describe(store)
-            except (FileNotFoundError, IsADirectoryError, ValueError) as error:
-                self.reject_record({"artifact": name}, str(error))
-            except Exception as error:
-                from pgzoo.tracking.store import is_final
+        try:
+            while self.ledger.files:
+                name = self.ledger.files[0]
+                try:
+                    store.upload(self._run(store), artifact_path(self.folder, name), name)
+                    if name == LEARNING_CURVE and self.ledger.plots_settled:
+                        self._describe(store)
+                except (FileNotFoundError, IsADirectoryError, ValueError) as error:
+                    self.reject_record({"artifact": name}, str(error))
+                except Exception as error:
+                    from pgzoo.tracking.store import is_final
 
-                if not is_final(error):
-                    raise
-                self.reject_record({"artifact": name}, str(error))
-            del self.ledger.files[0]
+                    if not is_final(error):
+                        raise
+                    self.reject_record({"artifact": name}, str(error))
+                del self.ledger.files[0]
+        finally:
             self.save()
         return True
 
@@ -240,7 +326,7 @@ class RunUpload:
     def upload_model(self, store: Store) -> bool:
         """Log the policy of an uploaded run as an MLflow model; return whether there was something to do."""
         ledger = self.ledger
-        if not (ledger.closed and ledger.reported) or ledger.files or ledger.model or ledger.offset < self.size:
+        if ledger.model or not ledger.reported or ledger.files or not self.is_complete:
             return False
         ledger.model = self._log_model(store)
         self.save()
@@ -260,13 +346,16 @@ class RunUpload:
         evaluations = [r for r, _ in records(self.folder) if r and r["t"] == "evaluation" and r.get("final")]
         rows = [row for r in evaluations for row in metric_rows(r)]
         try:
-            with tempfile.TemporaryDirectory() as scratch:
-                from pgzoo.export.mlflow_model import write_model
+            from pgzoo.export.mlflow_model import write_model
 
-                run, folder = self._run(store), Path(scratch) / "model"
-                start = next(r for r, _ in records(self.folder) if r and r["t"] == "start")
-                write = partial(write_model, bundle, folder, run_id=run)
-                return store.log_model(run, start, digest.hexdigest(), lambda it: write(model_id=it), rows)
+            run = self._run(store)
+            start = next(r for r, _ in records(self.folder) if r and r["t"] == "start")
+            first, self.created = self.created, False  # if this attempt fails, the next one searches for what it left
+
+            def write(model_id: str, folder: Path) -> Path:
+                return write_model(bundle, folder, model_id=model_id, run_id=run)
+
+            return store.log_model(run, start, digest.hexdigest(), write, rows, first)
         except (AttributeError, KeyError, TypeError, ValueError) as error:  # an unknown policy format, or an old mlflow
             reason = f"the policy can't be logged as a model: {error!r}"
         except Exception as error:
@@ -285,6 +374,7 @@ class Uploader:
         self.uploads: dict[Path, RunUpload] = {}
         self._settled: dict[Path, int] = {}
         self._stores: dict[str, Store] = {}
+        self._group_sizes: dict[str, int] = {}
         self._live_due = self._find_due = 0.0
         self._retried: int = read_json(home.status_file).get("retried", 0)  # by the uploader before this one
         self._status: dict[str, Any] = {}
@@ -310,12 +400,14 @@ class Uploader:
     def round(self) -> bool:
         """Process every run once and return whether anything was done.
 
-        Records of all runs come first, then the files or the report of one run.
+        Records of all runs come first, then the files, models and plots of some runs, for a second or so.
         """
         self._find()
         begin = time.monotonic()
         live_turn, busy = begin >= self._live_due, False
         for upload in list(self.uploads.values()):
+            if not upload.alive and upload.has_no_new_records:
+                continue
             was_alive = upload.alive = is_locked(upload.folder / "lock")
             if upload.ledger.refused or (was_alive and not live_turn and upload.run_id):
                 continue
@@ -333,9 +425,12 @@ class Uploader:
             took = time.monotonic() - begin
             self._live_due = time.monotonic() + min(30.0, max(1.0, 4 * took))
         if not busy:
-            # models last: they are the slowest, and everything else is complete without them
+            # Plots last: they are the slowest. New records are looked for every second, and come first again.
             waiting = [s for s in self.uploads.values() if not s.ledger.refused]
-            busy = any(self._attempt(s, stage) for stage in ("files", "model") for s in waiting)
+            for stage, upload in itertools.product(("files", "model", "plots"), waiting):
+                busy = self._attempt(upload, stage) or busy
+                if busy and time.monotonic() - begin > 1.0:
+                    break
         for folder, upload in list(self.uploads.items()):
             with contextlib.suppress(FileNotFoundError):
                 if upload.nothing_to_do:
@@ -347,7 +442,7 @@ class Uploader:
         from pgzoo.tracking.store import RefusedError, not_encodable, one_line
 
         store = self._store(upload)
-        backoff = {"records": store.records, "files": store.files, "model": store.models}[stage]
+        backoff = {"records": store.records, "model": store.models}.get(stage, store.files)
         if not (backoff.ready and upload.backoff.ready) or store.vanished:
             return False
         store.failures = upload.backoff.failures
@@ -357,7 +452,7 @@ class Uploader:
             elif stage == "model":
                 did = upload.upload_model(store)
             else:
-                did = upload.draw()
+                did = upload.write_tables() if stage == "files" else upload.draw_plots(self._omit_plots)
                 did = upload.upload_files(store) or did
             if did:
                 backoff.succeeded()
@@ -393,10 +488,12 @@ class Uploader:
                 store.retry_now()
             for upload in self.uploads.values():
                 upload.backoff.retry_now()
+            plots = self._plots_requested()
             for folder in journal_folders(self.home):
                 ledger = Ledger.read(folder)
-                if ledger.refused:
+                if ledger.refused or (plots and ledger.plots == OMITTED):
                     ledger.refused = ""
+                    ledger.plots = WANTED if plots else ledger.plots
                     ledger.write(folder)
                     self.uploads.pop(folder, None)
         begin = time.monotonic()
@@ -418,8 +515,15 @@ class Uploader:
                     self._settled[folder] = size
                 else:
                     self.uploads[folder] = upload
+                    self._group_sizes.pop(upload.group, None)
         # Looking through thousands of old runs must not take most of the uploader's time.
         self._find_due = time.monotonic() + 20 * (time.monotonic() - begin)
+
+    def _omit_plots(self, group: str) -> bool:
+        """Return whether the group has too many runs for drawing the plots of each."""
+        if group not in self._group_sizes:
+            self._group_sizes[group] = count_runs(self.home, group)
+        return self._group_sizes[group] > MAX_PLOTTED
 
     def _lock_file(self) -> tuple[int, int] | None:
         """Return the device and inode of the home's lock file, None if there is none."""
@@ -435,6 +539,13 @@ class Uploader:
             return self.home.retry_file.stat().st_mtime_ns
         except OSError:
             return 0
+
+    def _plots_requested(self) -> bool:
+        """Return whether the last `pgzoo sync` asked for the plots that were omitted."""
+        try:
+            return self.home.retry_file.read_text() == WANTED
+        except OSError:
+            return False
 
     def _store(self, upload: RunUpload) -> Store:
         if upload.address not in self._stores:

@@ -249,6 +249,8 @@ def test_pending_counts_records_until_all_is_done(tmp_path: Path) -> None:
     Ledger(offset=size, closed="FINISHED").write(tmp_path)
     assert str(pending_of([tmp_path])) == "1 file of 1 run"
     Ledger(offset=size, closed="FINISHED", reported=True, model="m-1").write(tmp_path)
+    assert str(pending_of([tmp_path])) == "1 file of 1 run"
+    Ledger(offset=size, closed="FINISHED", reported=True, model="m-1", plots="omitted").write(tmp_path)
     assert not pending_of([tmp_path])
 
 

@@ -13,6 +13,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from program import PATIENCE
+
 from pgzoo.tracking.ledger import Ledger, pending, read_json, write_json
 
 if TYPE_CHECKING:
@@ -150,6 +152,30 @@ class TestEmbeddedStore:
         assert embedded.metrics("after", "a") == steps(5)
 
 
+LARGE_GROUP = """
+from pgzoo import tracking
+home = tracking.Home.find()
+with tracking.Session(home, "large", home.default_uri) as session:
+    for seed in range(51):
+        journal = session.journal(f"r{seed}", name=f"r{seed}", experiment="e", seed=seed, algorithm="a", env="E-v0")
+        if seed < 2:
+            journal.record(episodes=([10], [1.0], [10]))
+        journal.end("FINISHED")
+    session.close(0)
+"""
+
+
+def test_plots_of_a_group_of_more_than_50_runs_are_drawn_on_request(place: Place) -> None:
+    subprocess.run([sys.executable, "-c", LARGE_GROUP], env=place.env, check=True, timeout=PATIENCE)
+    assert place.pgzoo("sync", "--wait", "300").returncode == 0
+    assert {status for (status,) in place.ask("SELECT status FROM runs")} == {"FINISHED"}
+    assert artifacts(place, "r0") == {"episodes.csv"}
+    asked = place.pgzoo("sync", "--wait", "300", "--plots")
+    assert asked.returncode == 0, asked.stderr
+    assert artifacts(place, "r1") == {"episodes.csv", "plots/learning_curve.png"}
+    assert place.pgzoo("sync", "--plots").stdout == "Nothing to upload.\n"
+
+
 def test_a_server_that_never_answers_holds_up_no_other_store(place: Place) -> None:
     place.env["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "2"
     with socket.create_server(("127.0.0.1", 0)) as hole:  # accepts, and says nothing
@@ -209,7 +235,7 @@ class TestServer:
         folder = remote.home.runs / "victim"
         with (folder / "journal.jsonl").open("ab") as file:
             file.write(b'{"t":"update","ts":1,"st')  # what a power cut leaves
-        remote.eventually(lambda: Ledger.read(folder).reported and not Ledger.read(folder).files)
+        remote.eventually(lambda: Ledger.read(folder).plots and not Ledger.read(folder).files)
         written = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
         updates = sum(r["t"] == "update" for r in written)
         assert remote.metrics("victim", "a") == steps(updates)

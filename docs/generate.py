@@ -70,7 +70,8 @@ POLICY_PAIRS = """## Algorithms and policies
   learn.
 - *no: no parameters*: refused, because the algorithm needs a critic or parameters, and the policy has none.
 
-`tabular` fits Discrete observations only. [Algorithms](algorithms.md) says which action spaces an algorithm takes.
+`tabular` fits Discrete observations only, `cnn` and `impala-cnn` only those with an
+image. [Algorithms](algorithms.md) says which action spaces an algorithm takes.
 """
 
 
@@ -153,7 +154,8 @@ def pair(catalog: Any, algorithm: str, kind: str, other: str) -> str:
 
     assert "pgzoo/AnySpaces-v0" in probes.PROBES
     action = "one" if "box" in str(catalog.get("algorithm", algorithm).facts["actions"]).lower() else "discrete"
-    world = {"env": "pgzoo/AnySpaces-v0", "env_kwargs": {"observation": "discrete", "action": action}}
+    observation = "image" if other.endswith("cnn") else "discrete"
+    world = {"env": "pgzoo/AnySpaces-v0", "env_kwargs": {"observation": observation, "action": action}}
     config = resolve([Layer({"algorithm": algorithm, kind: other, **world, "total_steps": 1}, ".".join)], catalog)
     try:
         plan = make_plan(config, catalog)

@@ -39,8 +39,10 @@ class Spec:
     """The spaces of an environment.
 
     `observation_space`, Box or Discrete, is that of the policy's inputs. It differs from the environment's
-    `original_space` if that is flattened. `masked` is True for an environment that provides action masks,
-    `time_limited` for one that is known to truncate episodes after some number of steps.
+    `original_space` if that is flattened, or packed (`ops.entries.PackedSpace`). `masked` is True for an environment
+    that provides action masks, `time_limited` for one that is known to truncate episodes after some number of steps.
+    `dropped` are the entries of its Dict observations that no policy can learn from, such as "mission (Text)";
+    `original_space` doesn't contain them.
     """
 
     observation_space: gym.Space[Any]
@@ -48,6 +50,7 @@ class Spec:
     original_space: gym.Space[Any]
     masked: bool = False
     time_limited: bool = False
+    dropped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

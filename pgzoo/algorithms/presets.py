@@ -65,4 +65,23 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
             "normalize_reward": True,
         },
     },
+    "ppo-pong": {
+        "algorithm": "ppo",
+        "env": "ALE/Pong-v5",
+        "auto": True,
+        "summary": "cnn on four gray frames of 84 x 84 pixels, with the usual settings for Atari; needs opencv-python",
+        "settings": {
+            "policy": "cnn",
+            "env_kwargs": {"frameskip": 1},
+            "wrappers": ("gymnasium.wrappers:AtariPreprocessing",),
+            "frame_stack": 4,
+            "total_steps": 10_000_000,
+            "gamma": 0.99,
+            "learning_rate": 2.5e-4,
+            "epochs": 4,
+            "clip_range": 0.1,
+            "entropy_coef": 0.01,
+            "eval_episodes": 10,
+        },
+    },
 }

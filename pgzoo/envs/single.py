@@ -14,6 +14,7 @@ from pgzoo.envs.checks import blame_environment, check_observation, environment_
 from pgzoo.envs.ids import find
 from pgzoo.envs.wrappers import Wrap, apply, find_wrappers
 from pgzoo.errors import EnvError
+from pgzoo.ops.entries import PackedSpace, array_space, learnable
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
@@ -24,7 +25,7 @@ __all__ = ["action_mask", "make", "make_single", "recipe"]
 
 
 def make_single(request: EnvRequest, *, flatten: bool = True, **kwargs: Any) -> gym.Env[Any, Any]:
-    """Make the environment; Tuple, Dict, MultiDiscrete and MultiBinary observations are flattened to a vector."""
+    """Make the environment; Tuple, Dict, MultiDiscrete and MultiBinary observations become one array (see `spec`)."""
     spec, settings, wrappers = recipe(request)
     return make(spec, {**settings, **kwargs}, wrappers, flatten=flatten)
 
@@ -53,17 +54,40 @@ def make(
         if not isinstance(space, gym.Space):
             raise EnvError(f'environment "{spec.id}" has {space!r:.60} as its {name}; expected a gymnasium space.')
     if flatten and not isinstance(env.observation_space, gym.spaces.Box | gym.spaces.Discrete):
-        env = FlattenObservation(env)
+        space, _ = learnable(env.observation_space)
+        array = array_space(space)
+        env = PackObservation(env, array) if isinstance(array, PackedSpace) else FlattenObservation(env, space)
     return env
 
 
-class FlattenObservation(gym.wrappers.FlattenObservation):  # don't rename: saved states contain the name
-    """Gymnasium's wrapper, with a check: flattening would map out-of-range categories to other categories."""
+class FlattenObservation(gym.ObservationWrapper[Any, Any, Any]):  # don't rename: saved states contain the name
+    """Flattens observations in `space` to a vector.
+
+    It checks them first: flattening would map out-of-range categories to other categories.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], space: gym.Space[Any]) -> None:
+        super().__init__(env)
+        self._space, self.observation_space = space, gym.spaces.flatten_space(space)
 
     def observation(self, observation: Any) -> Any:
         """Return the observation as a vector. Raises EnvError if it isn't in its space."""
-        check_observation(environment_id(self.env), self.env.observation_space, observation)
-        return super().observation(observation)
+        check_observation(environment_id(self.env), self._space, observation)
+        return gym.spaces.flatten(self._space, observation)
+
+
+class PackObservation(gym.ObservationWrapper[Any, Any, Any]):  # don't rename: saved states contain the name
+    """Packs observations that contain images into bytes."""
+
+    def __init__(self, env: gym.Env[Any, Any], packed: PackedSpace) -> None:
+        super().__init__(env)
+        self._packed = packed
+        self.observation_space = gym.spaces.Box(0, 255, self._packed.shape, np.uint8)
+
+    def observation(self, observation: Any) -> Any:
+        """Return the bytes of the observation. Raises EnvError if it isn't in its space."""
+        check_observation(environment_id(self.env), self._packed.original, observation)
+        return self._packed.pack(observation)
 
 
 def action_mask(env: gym.Env[Any, Any], info: Mapping[str, Any], *, ended: bool = False) -> NDArray[np.bool_] | None:

@@ -7,31 +7,29 @@ from typing import Any
 import gymnasium as gym
 
 from pgzoo.errors import UnfitError
-from pgzoo.ops.heads import is_image
+from pgzoo.ops.entries import PLAIN, array_space, learnable
 from pgzoo.types import Spec
 
 __all__ = ["check_action_space", "make_spec"]
 
-PLAIN = (gym.spaces.Box, gym.spaces.Discrete, gym.spaces.MultiDiscrete, gym.spaces.MultiBinary)
 SUPPORTED = "Box, Discrete, MultiDiscrete, MultiBinary, and Tuple and Dict of them"
 
 
 def make_spec(original: gym.Space[Any], action_space: gym.Space[Any], *, masked: bool = False) -> Spec:
     """Return the specification of an environment with these spaces; observations but Box and Discrete are flattened.
 
+    A Dict or Tuple with an image among its entries is packed into bytes, because as floats an image would take four
+    times the memory. Entries of a Dict that no policy can learn from are dropped.
+
     Raises:
-        UnfitError: observations are of no fixed size, such as Sequence, Graph and Text; or an image is among the parts
-            of a Tuple or Dict: flattened, it would be no image any more.
+        UnfitError: observations are of no fixed size, such as Sequence, Graph and Text.
     """
+    original, dropped = learnable(original)
     if unknown := _unsupported(original):
         raise UnfitError(
             f"The observation space {original}: {unknown} isn't supported; observations can be {SUPPORTED}."
         )
-    parts = original.spaces.values() if isinstance(original, gym.spaces.Dict) else getattr(original, "spaces", ())
-    if any(map(is_image, parts)):
-        raise UnfitError(f"The observation space {original} has images among its parts; no policy supports that yet.")
-    plain = isinstance(original, gym.spaces.Box | gym.spaces.Discrete)
-    return Spec(original if plain else gym.spaces.flatten_space(original), action_space, original, masked)
+    return Spec(array_space(original), action_space, original, masked, dropped=dropped)
 
 
 def check_action_space(space: gym.Space[Any]) -> None:

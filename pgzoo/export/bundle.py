@@ -19,6 +19,7 @@ from pgzoo.errors import ConfigError, PgzooError
 from pgzoo.export import spaces
 from pgzoo.ops.acting import actor_for, memory_size
 from pgzoo.ops.draws import draw_noise
+from pgzoo.ops.entries import PackedSpace
 from pgzoo.ops.members import select
 from pgzoo.ops.normalize import NormalizedPolicy
 from pgzoo.protocols import Policy
@@ -89,7 +90,7 @@ class LoadedPolicy:
         """
         original, space = self.spec.original_space, self.spec.observation_space
         if original != space:
-            flat = gym.spaces.flatten(original, obs)
+            flat: Any = gym.spaces.flatten(original, obs) if not isinstance(space, PackedSpace) else space.pack(obs)
             obs = flat
         obs = np.asarray(obs, dtype=space.dtype)
         shape = space.shape or ()

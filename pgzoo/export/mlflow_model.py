@@ -14,12 +14,12 @@ from importlib.metadata import distribution, version
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 
 from pgzoo.envs.checks import mask_size
 from pgzoo.export import spaces
 from pgzoo.export.wheels import requirement, source_of
+from pgzoo.ops.entries import array_space
 
 __all__ = ["STUB", "write_model"]
 
@@ -63,7 +63,7 @@ def write_model(
 
     said = json.loads((bundle / "policy.json").read_text(encoding="utf-8"))
     shown, acts = spaces.from_json(said["observation_space"]), spaces.from_json(said["action_space"])
-    seen = shown if isinstance(shown, gym.spaces.Box | gym.spaces.Discrete) else gym.spaces.flatten_space(shown)
+    seen = array_space(shown)
     seen.seed(0)
     steps = (-1,) if said.get("memory") else ()
     example = np.asarray([seen.sample() for _ in range(2)]).reshape(2, *[1] * len(steps), *(seen.shape or ()))

@@ -4,7 +4,8 @@
         -> action [N, *A], parameters of its distribution, (state)
 
 `action` is the mode, as the environment takes it; observations are as the policy sees them: raw, but flattened. A
-normalizer is part of the graph. The batch N is dynamic.
+Dict or Tuple with images isn't flattened: instead of `obs` there is an input `obs.NAME` for each image, and
+`obs.vector` for all other entries. A normalizer is part of the graph. The batch N is dynamic.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pgzoo.errors import UnfitError, UsageError
 from pgzoo.export.bundle import LoadedPolicy
 from pgzoo.extras import install_hint, present
 from pgzoo.ops.distributions import Bernoulli, Beta, Categorical, DiagonalGaussian, MultiCategorical, TanhGaussian
+from pgzoo.ops.entries import PackedSpace
 from pgzoo.types import Array, Inputs
 
 __all__ = ["NAME", "write_onnx"]
@@ -34,6 +36,8 @@ __all__ = ["NAME", "write_onnx"]
 NAME = "policy.onnx"
 BATCHES = 1, 3, 64, 300
 """Batch sizes that are checked: one, few, and more than any block of rows."""
+OBS = "obs."
+"""Prefix of the inputs for the entries of a Dict or Tuple with images."""
 TINY = 1e-12
 TIE = 1e-4
 """Logits closer than this may be ordered differently by onnxruntime, because of rounding."""
@@ -50,7 +54,7 @@ def write_onnx(policy: LoadedPolicy, file: Path) -> Path:
     if not present("onnx"):
         raise UsageError(f"ONNX needs the extra onnx. Install it: {install_hint('onnx')}")
     graph, rng = Graph(policy).eval(), np.random.default_rng(0)
-    fed = _sample(policy, rng, 3)
+    fed = _inputs_of(policy, _sample(policy, rng, 3), rng)
     rows = torch.export.Dim.DYNAMIC
     with _quiet():
         try:
@@ -87,10 +91,13 @@ class Graph(nn.Module):
         """Inputs and outputs in the order of their names."""
         given = dict(zip(self.names, inputs, strict=True))
         mask, memory, starts = (given.get(name) for name in ("action_mask", "state", "starts"))
+        obs: Any = given["obs"][None, None] if "obs" in given else None
+        if obs is None:
+            obs = {name.removeprefix(OBS): x[None, None] for name, x in given.items() if name.startswith(OBS)}
         output = self.policy.policy.apply(
             self.policy.params,
             Inputs(
-                given["obs"][None, None],
+                obs,
                 None if mask is None else mask[None, None],
                 None if memory is None else memory[None],
                 None if starts is None else starts[None, None],
@@ -111,7 +118,16 @@ class Graph(nn.Module):
 def input_names(policy: LoadedPolicy) -> list[str]:
     """Return the names of the graph's inputs."""
     masked = ["action_mask"] if policy.spec.masked else []
-    return ["obs", *masked, *(["state", "starts"] if policy.memory else [])]
+    return [*_observed(policy), *masked, *(["state", "starts"] if policy.memory else [])]
+
+
+def _observed(policy: LoadedPolicy, obs: Array | None = None) -> dict[str, Any]:
+    """Return the inputs of the graph for observations `[N, *O]` as the policy sees them, by name."""
+    space = policy.spec.observation_space
+    if not isinstance(space, PackedSpace):
+        return {"obs": obs}
+    packed = np.zeros((1, *(space.shape or ())), np.uint8) if obs is None else obs
+    return {OBS + name: np.ascontiguousarray(part) for name, part in space.unpack(packed).items()}
 
 
 def parameters(dist: Any) -> dict[str, Tensor]:
@@ -163,17 +179,21 @@ def _dtype(space: gym.Space[Any]) -> torch.dtype:
     return torch.from_numpy(np.zeros(0, space.dtype)).dtype
 
 
-def _sample(policy: LoadedPolicy, rng: np.random.Generator, count: int) -> dict[str, Array]:
-    """Random inputs: observations, action masks, and a memory that is reset in some rows."""
+def _sample(policy: LoadedPolicy, rng: np.random.Generator, count: int) -> Array:
+    """Return random observations `[N, *O]`, as the policy sees them."""
     space = policy.spec.observation_space
     if isinstance(space, gym.spaces.Discrete):
-        obs = rng.integers(space.start, space.start + space.n, count)
-    elif isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
-        obs = rng.standard_normal((count, *space.shape)).clip(space.low, space.high).astype(space.dtype)
-    else:
-        space.seed(int(rng.integers(2**31)))
-        obs = np.stack([space.sample() for _ in range(count)])
-    fed: dict[str, Array] = {"obs": obs}
+        return rng.integers(space.start, space.start + space.n, count)
+    if isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
+        return rng.standard_normal((count, *space.shape)).clip(space.low, space.high).astype(space.dtype)
+    space.seed(int(rng.integers(2**31)))
+    return np.stack([space.sample() for _ in range(count)])
+
+
+def _inputs_of(policy: LoadedPolicy, obs: Array, rng: np.random.Generator) -> dict[str, Array]:
+    """Return all inputs of the graph: `obs`, random action masks, and a memory that is reset in some rows."""
+    count = len(obs)
+    fed: dict[str, Array] = _observed(policy, obs)
     if policy.spec.masked:
         dist: Any = policy.policy.apply(policy.params, _inputs(policy)).dist
         choices = int(dist.logits.shape[-1])
@@ -203,19 +223,26 @@ def _check(policy: LoadedPolicy, graph: Graph, data: bytes, rng: np.random.Gener
     onnxruntime.set_default_logger_severity(3)
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     for count in BATCHES:
-        fed = _sample(policy, rng, count)
+        obs = _sample(policy, rng, count)
+        fed = _inputs_of(policy, obs, rng)
         found = session.run(None, fed)
         with torch.no_grad():
             known = [leaf.numpy() for leaf in graph(*map(torch.from_numpy, fed.values()))]
         for output, a, b in zip(session.get_outputs()[1:], found[1:], known[1:], strict=True):
-            if a.shape != b.shape or not np.allclose(a, b, rtol=1e-4, atol=1e-5):
+            if a.shape != b.shape or not _close(a, b):
                 raise UnfitError(f"ONNX: onnxruntime and torch disagree on {output.name}; nothing was written.")
         memory = fed["state"] * ~fed["starts"][:, None] if policy.memory else None
-        taken, _ = policy.step(fed["obs"], memory, action_mask=fed.get("action_mask"))
+        taken, _ = policy.step(obs, memory, action_mask=fed.get("action_mask"))
         clear = _without_ties(known[1], policy)
         a, b = found[0][clear], taken[clear]
-        if a.shape != b.shape or a.dtype != b.dtype or not np.allclose(a, b, rtol=1e-4, atol=1e-5):
+        if a.shape != b.shape or a.dtype != b.dtype or not _close(a, b):
             raise UnfitError("ONNX: onnxruntime chooses other actions than the policy; nothing was written.")
+
+
+def _close(found: Array, known: Array) -> bool:
+    """Return whether both agree up to rounding, which is relative to the largest number: sums of large ones cancel."""
+    largest = float(np.abs(known).max(initial=1.0))
+    return np.allclose(found, known, rtol=1e-4, atol=1e-5 * largest)
 
 
 def _without_ties(outputs: Array, policy: LoadedPolicy) -> Array:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pgzoo.errors import UnfitError
+from pgzoo.ops.entries import is_image
 from pgzoo.ops.families import Family, family_for, masked
 from pgzoo.types import Array, Distribution, Params, Spec
 
@@ -19,23 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ActionHead", "ObsEncoder", "is_image"]
 
-IMAGE_SIDE, IMAGE_CHANNELS = 16, 4
-"""Minimum height and width of an image in pixels, and maximum number of its channels."""
-
 TABLE = 1024
 """Maximum number of categories that are one-hot encoded by a table."""
-
-
-def is_image(space: gym.Space[Any]) -> bool:
-    """Return whether observations are images: a uint8 Box of three dimensions that is large enough.
-
-    An image has at least 16 x 16 pixels, and 1 to 4 channels in its first or last dimension. Smaller or deeper arrays,
-    such as the one-hot 4 x 4 x 16 board of 2048, are treated as vectors.
-    """
-    if not (isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3):
-        return False
-    layouts = ((space.shape[0], space.shape[1:]), (space.shape[2], space.shape[:2]))
-    return any(channels <= IMAGE_CHANNELS and min(pixels) >= IMAGE_SIDE for channels, pixels in layouts)
 
 
 class ObsEncoder:
@@ -55,9 +41,10 @@ class ObsEncoder:
         elif isinstance(space, gym.spaces.Box) and not is_image(space):
             self.size = int(np.prod(space.shape))
         else:
+            original = getattr(space, "original", space)
             raise UnfitError(
-                f"{who} doesn't fit the observation space {space}: it supports flat vectors, not images. "
-                "See: pgzoo policies"
+                f"{who} doesn't fit the observation space {original}: it supports flat vectors, not images. "
+                "Use --policy cnn or --policy impala-cnn."
             )
 
     def encode(self, obs: Tensor) -> Tensor:

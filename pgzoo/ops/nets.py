@@ -24,12 +24,17 @@ __all__ = [
     "Activation",
     "Init",
     "init_mlp",
+    "init_norms",
     "last_layer",
+    "layer_norm",
+    "layer_norm_numpy",
     "layers_of",
     "linear",
     "mlp",
     "mlp_numpy",
+    "norms_of",
     "numpy_layers",
+    "numpy_norms",
     "orthogonal",
     "trunk",
 ]
@@ -44,6 +49,9 @@ SUM_LANES = 4
 ROW_ALIGN = 16
 """Batches of fixed size are padded to a multiple of this number of rows, so that every column has a multiple of 64
 bytes."""
+
+NORM_EPS = 1e-5
+"""Added to the variance in layer normalization, as in `torch.nn.LayerNorm`."""
 
 Activation = Literal["tanh", "relu", "leaky_relu", "elu", "silu", "gelu", "softplus", "identity"]
 Init = Literal["orthogonal", "default"]
@@ -89,17 +97,35 @@ def init_mlp(
     return params
 
 
+def init_norms(hidden: tuple[int, ...]) -> Params:
+    """Return one member's layer normalization of hidden layers: `scale.i [size]` of 1 and `shift.i [size]` of 0."""
+    scales = {f"scale.{i}": torch.ones(size) for i, size in enumerate(hidden)}
+    return scales | {f"shift.{i}": torch.zeros(size) for i, size in enumerate(hidden)}
+
+
+def norms_of(params: Params, prefix: str = "") -> Params:
+    """Select the layer normalization under a prefix from a policy's parameters, as `trunk` takes it."""
+    kinds = (f"{prefix}scale.", f"{prefix}shift.")
+    return {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(kinds)}
+
+
 def layers_of(params: Params, prefix: str = "") -> Params:
     """Select the layers under a prefix from a policy's parameters, as `mlp` takes them."""
     kinds = (f"{prefix}weight.", f"{prefix}bias.")
     return {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(kinds)}
 
 
-def trunk(layers: Params, x: Tensor, activation: Activation) -> Tensor:
-    """Apply all layers but the last: `x [S, B, in] -> [S, B, features]`."""
+def trunk(layers: Params, x: Tensor, activation: Activation, norms: Params | None = None) -> Tensor:
+    """Apply all layers but the last: `x [S, B, in] -> [S, B, features]`.
+
+    With `norms` (see `init_norms`), the inputs of each activation function are normalized.
+    """
     act = ACTIVATIONS[activation][0]
     for i in range(len(layers) // 2 - 1):
-        x = act(linear(x, layers[f"weight.{i}"], layers[f"bias.{i}"]))
+        x = linear(x, layers[f"weight.{i}"], layers[f"bias.{i}"])
+        if norms:
+            x = _scaled(layer_norm(x), norms[f"scale.{i}"], norms[f"shift.{i}"])
+        x = act(x)
     return x
 
 
@@ -119,12 +145,21 @@ def numpy_layers(params: Mapping[str, Array]) -> list[tuple[Array, Array]]:
     return [(params[f"weight.{i}"], params[f"bias.{i}"][:, None, :]) for i in range(len(params) // 2)]
 
 
-def mlp_numpy(layers: list[tuple[Array, Array]], x: Array, activation: Activation) -> Array:
+def numpy_norms(params: Mapping[str, Array]) -> list[tuple[Array, Array]]:
+    """Return scales and shifts `[S, 1, size]` in order, for `mlp_numpy`, without copies."""
+    return [(params[f"scale.{i}"][:, None], params[f"shift.{i}"][:, None]) for i in range(len(params) // 2)]
+
+
+def mlp_numpy(
+    layers: list[tuple[Array, Array]], x: Array, activation: Activation, norms: list[tuple[Array, Array]] | None = None
+) -> Array:
     """Apply the network in numpy, 3 to 4 times faster than torch for small batches: `[S, N, in] -> [S, N, out]`."""
     act = ACTIVATIONS[activation][1]
-    for weight, bias in layers[:-1]:
+    for i, (weight, bias) in enumerate(layers[:-1]):
         x = x @ weight
         x += bias
+        if norms:
+            x = layer_norm_numpy(x) * norms[i][0] + norms[i][1]
         x = act(x)
     weight, bias = layers[-1]
     x = x @ weight
@@ -164,6 +199,34 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     wide = bias.unsqueeze(-2)
     product = (torch.bmm(x, weight) + wide if any_sum else torch.baddbmm(wide, x, weight)).view(members, rows, -1)
     return product[..., :width].contiguous() if extra else product
+
+
+def layer_norm(x: Tensor) -> Tensor:
+    """Normalize each row of `x [S, B, size]` to mean 0 and variance 1.
+
+    Source: Ba, Kiros & Hinton (2016), Layer normalization.
+    """
+    return F.layer_norm(x, x.shape[-1:], eps=NORM_EPS)
+
+
+def layer_norm_numpy(x: Array) -> Array:
+    """Normalize each row of `x [S, B, size]` to mean 0 and variance 1."""
+    centered = x - x.mean(-1, keepdims=True)
+    return np.asarray(centered / np.sqrt((centered * centered).mean(-1, keepdims=True) + np.float32(NORM_EPS)))
+
+
+def _scaled(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Return `x [S, B, size] * scale [S, size] + shift [S, size]`, in the blocks of rows of `linear`.
+
+    So the gradients of scale and shift are sums over blocks of one size, and don't depend on the amount of padding.
+    """
+    members, rows, size = x.shape
+    if rows % ROW_BLOCK:
+        return x * scale.unsqueeze(-2) + shift.unsqueeze(-2)
+    count = rows // ROW_BLOCK
+    lanes = -(-count // SUM_LANES) * SUM_LANES
+    scale, shift = (p.unsqueeze(1).expand(-1, lanes, -1)[:, :count].flatten(0, 1).unsqueeze(-2) for p in (scale, shift))
+    return (x.reshape(members * count, ROW_BLOCK, size) * scale + shift).view(members, rows, size)
 
 
 def orthogonal(rng: np.random.Generator, rows: int, columns: int) -> NDArray[np.float64]:

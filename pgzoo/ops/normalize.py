@@ -5,6 +5,7 @@ Every sum is a running sum over rows, so it doesn't depend on the amount of padd
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from pgzoo.errors import UnfitError
 from pgzoo.ops.acting import actor_for, memory_size
+from pgzoo.ops.entries import VECTOR, PackedSpace
 from pgzoo.ops.returns import reverse_scan
 from pgzoo.protocols import Actor, Policy
 from pgzoo.types import ActorInputs, Array, Inputs, Output, Params, Spec, Trajectory
@@ -71,6 +73,9 @@ def _std(known: Params) -> Tensor:
 class NormalizedPolicy:
     """A policy with standardized observations (mean 0, standard deviation 1), clipped to +-`CLIP`.
 
+    The images of a policy with an attribute `image_mask` (which numbers of an observation belong to images, `[*O]`) are
+    not normalized.
+
     The running moments are buffers of the policy, so they are saved and exported with it and don't change in
     evaluations. They are updated between an update and the next collection, so acting and learning use the same
     normalized observations.
@@ -80,11 +85,16 @@ class NormalizedPolicy:
 
     def __init__(self, policy: Policy, spec: Spec) -> None:
         space = spec.observation_space
-        if not isinstance(space, gym.spaces.Box):
+        mask = getattr(policy, "image_mask", None)
+        self.images = None if mask is None or not mask.any() else torch.from_numpy(mask)
+        self.packed = space if isinstance(space, PackedSpace) else None
+        if mask is not None and mask.all():
+            raise UnfitError(f"Observations of {spec.original_space} are images only; remove --normalize-obs.")
+        if not isinstance(space, gym.spaces.Box | PackedSpace):
             raise UnfitError(f"Observations of {spec.original_space} are categories; remove --normalize-obs.")
         if space.dtype == np.bool_:
             raise UnfitError(f"Observations of {spec.original_space} are boolean; remove --normalize-obs.")
-        self.policy, self.shape = policy, space.shape
+        self.policy, self.shape = policy, (self.packed.vector_size,) if self.packed else space.shape or ()
         self.compiles = getattr(policy, "compiles", False)
         self.noise, self.noise_size, self.memory_size = policy.noise, policy.noise_size, memory_size(policy)
 
@@ -99,7 +109,8 @@ class NormalizedPolicy:
 
     def absorb(self, buffers: Params, obs: Tensor, valid: Tensor) -> Params:
         """Update the moments with observations: `obs [S, T, N, *O]`, `valid [S, T, N]`."""
-        known = update_moments(self._moments(buffers), obs.flatten(1, 2), valid.flatten(1, 2))
+        seen = self.packed.unpack(obs)[VECTOR] if self.packed else obs
+        known = update_moments(self._moments(buffers), seen.flatten(1, 2), valid.flatten(1, 2))
         if hasattr(self.policy, "absorb"):
             buffers = self.policy.absorb(buffers, obs, valid)
         return buffers | {self.PREFIX + name: value for name, value in known.items()}
@@ -108,23 +119,39 @@ class NormalizedPolicy:
         """Evaluate a batch of raw observations."""
         mean, std = self._scale(params)
         at = (slice(None), None, None)
-        obs = ((inputs.obs - mean[at]) / std[at]).clamp(-CLIP, CLIP)
-        return self.policy.apply(self._rest(params), inputs._replace(obs=obs))
+
+        def normalize(obs: Tensor) -> Tensor:
+            normalized = ((obs - mean[at]) / std[at]).clamp(-CLIP, CLIP)
+            return normalized if self.images is None else torch.where(self.images.to(obs.device), obs, normalized)
+
+        return self.policy.apply(self._rest(params), inputs._replace(obs=self._with_vector(inputs.obs, normalize)))
 
     def actor(self, params: Params) -> Actor:
         """Act on raw observations."""
         mean, std = (scale[:, None].numpy() for scale in self._scale(params))
         inner = actor_for(self.policy, self._rest(params))
 
+        images = None if self.images is None else self.images.numpy()
+
+        def normalize(obs: Array) -> Array:
+            normalized = np.clip((obs - mean) / std, -CLIP, CLIP).astype(np.float32, copy=False)
+            return normalized if images is None else np.where(images, obs, normalized).astype(np.float32)
+
         def act(seen: ActorInputs, noise: Array | None) -> tuple[Array, Array | None]:
-            obs = np.clip((seen.obs - mean) / std, -CLIP, CLIP).astype(np.float32, copy=False)
-            return inner(seen._replace(obs=obs), noise)
+            return inner(seen._replace(obs=self._with_vector(seen.obs, normalize)), noise)
 
         return act
 
     def to_env(self, actions: Array) -> Array:
         """As the wrapped policy."""
         return self.policy.to_env(actions)
+
+    def _with_vector(self, obs: Any, normalize: Callable[[Any], Any]) -> Any:
+        """Return observations whose numbers, but not those of packed images, are normalized."""
+        if self.packed is None:
+            return normalize(obs)
+        parts = dict(obs) if isinstance(obs, Mapping) else self.packed.unpack(obs)
+        return parts | {VECTOR: normalize(parts[VECTOR])}
 
     def _moments(self, params: Params) -> Params:
         return {name: params[self.PREFIX + name] for name in ("count", "mean", "square")}

@@ -10,7 +10,19 @@ from torch import Tensor
 
 from pgzoo.config import ActionConfig
 from pgzoo.ops.heads import ActionHead, ObsEncoder
-from pgzoo.ops.nets import Activation, Init, init_mlp, last_layer, layers_of, mlp, mlp_numpy, numpy_layers, trunk
+from pgzoo.ops.nets import (
+    Activation,
+    Init,
+    init_mlp,
+    init_norms,
+    last_layer,
+    layers_of,
+    mlp_numpy,
+    norms_of,
+    numpy_layers,
+    numpy_norms,
+    trunk,
+)
 from pgzoo.types import ActorInputs, Array, Inputs, Output, Params, Spec
 
 
@@ -30,6 +42,9 @@ class MLPConfig(LinearConfig):
         64,
     )
     activation: Annotated[Activation, Field(description="activation function of the hidden layers")] = "tanh"
+    layer_norm: Annotated[bool, Field(description="layer normalization of the inputs of each activation function")] = (
+        False
+    )
     critic: Annotated[
         Literal["separate", "shared"],
         Field(description="whether the critic, if there is one, is a separate network or shares the policy's layers"),
@@ -68,10 +83,15 @@ class MLP:
             made = init_mlp(rng, sizes, activation=c.activation, init=c.init, last_gain=last_gain)
             return {prefix + name: value for name, value in made.items()}
 
-        params = layers("", (size, *c.hidden, self.head.outputs), 0.01) | self.head.init()
+        def norms(prefix: str, hidden: tuple[int, ...]) -> Params:
+            return {prefix + name: value for name, value in init_norms(hidden if c.layer_norm else ()).items()}
+
+        params = layers("", (size, *c.hidden, self.head.outputs), 0.01) | norms("", c.hidden) | self.head.init()
         if "value" in self.needs:
             own = c.hidden if c.critic_hidden is None else c.critic_hidden
+            own = () if c.critic == "shared" else own
             params |= layers("critic.", (features, 1) if c.critic == "shared" else (size, *own, 1), 1.0)
+            params |= norms("critic.", own)
         if "aux_value" in self.needs:
             params |= layers("critic.aux.", (features, 1), 1.0)
         return params
@@ -81,10 +101,11 @@ class MLP:
         c, shape = self.config, inputs.obs.shape[:3]
         x = self.encoder.encode(inputs.obs).flatten(1, 2)  # [S, T * B, size]
         policy = layers_of(params)
-        features = trunk(policy, x, c.activation)
+        features = trunk(policy, x, c.activation, norms_of(params))
 
         def value(prefix: str, features: Tensor) -> Tensor:
-            return mlp(layers_of(params, prefix), features, c.activation).reshape(shape)
+            own = layers_of(params, prefix)
+            return last_layer(own, trunk(own, features, c.activation, norms_of(params, prefix))).reshape(shape)
 
         outputs = last_layer(policy, features).reshape(*shape, self.head.outputs)
         return Output(
@@ -104,9 +125,11 @@ class MLPActor:
     def __init__(self, policy: MLP, params: Params) -> None:
         self.policy, self.log_std = policy, policy.head.log_std_of(params)
         self.layers = numpy_layers({name: value.detach().numpy() for name, value in layers_of(params).items()})
+        self.norms = numpy_norms({name: value.detach().numpy() for name, value in norms_of(params).items()})
 
     def __call__(self, seen: ActorInputs, noise: Array | None) -> tuple[Array, None]:
         """Return actions `[S, N, *A]` for `obs [S, N, *O]` and `noise [S, N, K]` or None."""
         policy = self.policy
-        outputs = mlp_numpy(self.layers, policy.encoder.encode_numpy(seen.obs), policy.config.activation)
+        x = policy.encoder.encode_numpy(seen.obs)
+        outputs = mlp_numpy(self.layers, x, policy.config.activation, self.norms)
         return policy.head.choose(outputs, self.log_std, seen.action_mask, noise), None

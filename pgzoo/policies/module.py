@@ -69,6 +69,8 @@ class ModulePolicy:
             raise UnfitError(f"{who} has no second value head, which the algorithm needs (aux_value).")
         self.build, self.lift, self.critic = build, lift, "value" in needs
         space = spec.observation_space
+        if not isinstance(space, gym.spaces.Box | gym.spaces.Discrete):
+            raise UnfitError(f"{who} doesn't fit the observation space {spec.original_space}. Use --policy cnn.")
         self.encoder = None
         if isinstance(space, gym.spaces.Discrete) or (isinstance(space, gym.spaces.Box) and len(space.shape) == 1):
             self.encoder = ObsEncoder(space, who)

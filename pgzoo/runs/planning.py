@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import os
 import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +19,16 @@ from pgzoo.ops.acting import memory_size
 from pgzoo.protocols import Policy
 from pgzoo.registry import PluginCatalog
 from pgzoo.runs.initial import load_initial
+from pgzoo.runs.memory import check_memory
 from pgzoo.runs.rows import check_rows
 from pgzoo.training import added_critic
 from pgzoo.training.plan import Plan, checked_needs, make_policy
-from pgzoo.types import Collection, EnvRequest, Params, Spec, Steps
+from pgzoo.types import Collection, EnvRequest, Params, Steps
 
 __all__ = ["collection_of", "make_plan", "name_component"]
 
 MIN_COMPILED_STEPS = 30_000
 """Gradient steps per seed from which compiling them saves time, even with an empty cache."""
-
-BYTES_PER_PARAMETER = 16
-"""Bytes per parameter: parameter, gradient and two Adam moments in float32."""
 
 
 def make_plan(
@@ -57,7 +52,7 @@ def make_plan(
         resumed: whether the state comes from checkpoints; then `init_from` is not loaded.
 
     Raises:
-        UsageError: torch can't compute on the device.
+        UsageError: torch can't compute on the device, or the run can't fit into this machine's memory.
         EnvError: the environment can't be made.
         UnfitError: two components don't fit each other, or the policy of `init_from` doesn't fit.
         UnknownName, StoreError: the run of `init_from` can't be found, or has no policy.
@@ -84,7 +79,7 @@ def make_plan(
     estimator = catalog.get("estimator", config.estimator.name).load()
     if added := added_critic.is_added(estimator, needs, config.settings):
         needs |= {"value"}
-    _check_memory(config, spec, len(members))
+    check_memory(config, spec, collection, len(members))
     with name_component(f'policy "{config.policy.name}"'):
         factory = catalog.get("policy", config.policy.name).load()
         policy = make_policy(factory, config.policy.settings, spec, needs, config.normalize_obs)
@@ -158,22 +153,6 @@ def _check_device(device: str) -> None:
         why = "finds no GPU here" if built else "was built without CUDA"
         remedy = "check nvidia-smi" if built else "install a torch with CUDA"
         raise UsageError(f"--device cuda: torch {torch.__version__} {why}. Use --device cpu, or {remedy}.")
-
-
-def _check_memory(config: RunConfig, spec: Spec, members: int) -> None:
-    """Raise UsageError if the hidden layers of the policy can't fit into this machine's memory."""
-    hidden = getattr(config.policy.settings, "hidden", ())
-    if not (isinstance(hidden, tuple) and hidden and hasattr(os, "sysconf")):
-        return
-    sizes = (math.prod(spec.observation_space.shape or (1,)), *hidden)
-    parameters = sum(inputs * outputs for inputs, outputs in pairwise(sizes))
-    needed = parameters * members * BYTES_PER_PARAMETER
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > memory:
-        raise UsageError(
-            f"policy.hidden: {members} networks of {parameters:,} parameters need {needed / 2**30:,.0f} GiB, "
-            f"and this machine has {memory / 2**30:,.0f} GiB. Choose smaller layers or fewer seeds."
-        )
 
 
 def _choose_compile(config: RunConfig, policy: Policy, collection: Collection) -> str:

@@ -25,6 +25,7 @@ from pgzoo.play.video import require_extra
 from pgzoo.registry import PluginCatalog, discover
 from pgzoo.runs.checkpoint_writer import CheckpointWriter
 from pgzoo.runs.context import RunContext
+from pgzoo.runs.memory import note_memory
 from pgzoo.runs.objects import check_objects, register_objects
 from pgzoo.runs.planning import make_plan, name_component
 from pgzoo.runs.provenance import tags
@@ -222,6 +223,12 @@ def _plan(
         warn_of_few_rows(plan.config, plan.collection, bool(memory_size(plan.policy)))
     if worker is None:
         warn_of_endless_episodes(plan)
+        note_memory(plan.config, plan.spec, plan.collection, len(plan.members))
+        if plan.spec.dropped:
+            _log.warning(
+                "%s: no policy can learn from these entries of the observation, so they are left out: %s.",
+                *(config.env, ", ".join(plan.spec.dropped)),
+            )
     return plan
 
 

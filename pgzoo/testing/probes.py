@@ -14,7 +14,18 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
-__all__ = ["PROBES", "SPACES", "AnySpaces", "Bandit", "Corridor", "LeakyReset", "Scripted", "Target"]
+__all__ = [
+    "OBSERVATIONS",
+    "PROBES",
+    "SPACES",
+    "AnySpaces",
+    "Bandit",
+    "BrightSide",
+    "Corridor",
+    "LeakyReset",
+    "Scripted",
+    "Target",
+]
 
 SPACES: dict[str, gym.Space[Any]] = {
     "vector": Box(-1.0, 1.0, (3,)),
@@ -29,6 +40,13 @@ SPACES: dict[str, gym.Space[Any]] = {
     "tuple": Tuple((Discrete(2), Box(-1.0, 1.0, (2,)))),
     "dict": Dict({"place": Discrete(3), "speed": Box(-1.0, 1.0, (1,))}),
 }
+
+
+OBSERVATIONS = SPACES | {
+    "image": Box(0, 255, (12, 12, 3), np.uint8),
+    "image-and-vector": Dict({"camera": Box(0, 255, (3, 16, 16), np.uint8), "speed": Box(-1.0, 1.0, (2,))}),
+}
+"""Spaces of observations: all `SPACES`, and others that are no action spaces."""
 
 
 class Scripted(gym.Env[Any, Any]):
@@ -65,7 +83,7 @@ class AnySpaces(gym.Env[Any, Any]):
     """Random observations and episode lengths; raises ValueError for actions that are not in its space."""
 
     def __init__(self, observation: str = "vector", action: str = "pair") -> None:
-        self.observation_space, self.action_space = SPACES[observation], SPACES[action]
+        self.observation_space, self.action_space = OBSERVATIONS[observation], SPACES[action]
         self.observation_space.seed(0)
         self.views = [self.observation_space.sample() for _ in range(50)]
 
@@ -135,6 +153,36 @@ class Corridor(gym.Env[Any, Any]):
         return self.cell, -1.0, self.cell == 5, False, {}
 
 
+class BrightSide(gym.Env[Any, Any]):
+    """One step; the reward is 1 for naming the brighter half of an image (0: left, 1: right), else 0.
+
+    With `entries`, the observation is a Dict of the image and a Discrete "opposite"; if that is 1, the darker half has
+    to be named.
+    """
+
+    action_space = Discrete(2)
+
+    def __init__(self, side: int = 8, entries: bool = False) -> None:
+        image = Box(0, 255, (side, side, 1), np.uint8)
+        self.observation_space = Dict({"image": image, "opposite": Discrete(2)}) if entries else image
+        self.side, self.entries = side, entries
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode."""
+        super().reset(seed=seed)
+        bright, opposite = self.np_random.integers(2), self.np_random.integers(2) if self.entries else 0
+        image = self.np_random.integers(0, 100, (self.side, self.side, 1))
+        half = self.side // 2
+        image[:, half * bright : half * (bright + 1)] += 100
+        self.right, pixels = bright ^ opposite, image.astype(np.uint8)
+        self.obs = {"image": pixels, "opposite": opposite} if self.entries else pixels
+        return self.obs, {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Take one step."""
+        return self.obs, float(action == self.right), True, False, {}
+
+
 class LeakyReset(gym.Env[Any, Any]):
     """Ten random steps determined by the seed and, incorrectly, by earlier episodes."""
 
@@ -160,7 +208,8 @@ class LeakyReset(gym.Env[Any, Any]):
 
 
 PROBES: dict[str, type[gym.Env[Any, Any]]] = {
-    f"pgzoo/{probe.__name__}-v0": probe for probe in (Scripted, AnySpaces, Bandit, Target, Corridor, LeakyReset)
+    f"pgzoo/{probe.__name__}-v0": probe
+    for probe in (Scripted, AnySpaces, Bandit, Target, Corridor, BrightSide, LeakyReset)
 }
 """The probes by id."""
 

@@ -55,6 +55,8 @@ SPACES = {
     "shifted": Discrete(3, start=-1),
     "pair": gym.spaces.Tuple((Discrete(3), Box(-1.0, 1.0, (1,)))),
     "named": gym.spaces.Dict({"place": Discrete(3)}),
+    "mission": gym.spaces.Dict({"mission": gym.spaces.Text(5), "place": Discrete(3)}),
+    "camera": gym.spaces.Dict({"camera": Box(0, 255, (16, 16, 1), np.uint8), "place": Discrete(3)}),
     "sequence": gym.spaces.Sequence(Box(-1.0, 1.0, (2,))),
     "text": gym.spaces.Text(5),
     "graph": gym.spaces.Graph(Box(-1.0, 1.0, (2,)), None),

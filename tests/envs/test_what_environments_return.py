@@ -22,6 +22,7 @@ from pgzoo.envs.checks import read_mask, read_reward, sample_action
 from pgzoo.envs.choice import inspect_environment, resets_completely
 from pgzoo.envs.sync import SyncBackend
 from pgzoo.errors import EnvError, UnfitError
+from pgzoo.ops.entries import PackedSpace
 from pgzoo.protocols import EnvBackend, VectorEnv
 from pgzoo.types import EnvRequest
 
@@ -247,6 +248,29 @@ def test_observations_without_a_fixed_size_are_refused(space: str) -> None:
         UnfitError, match=rf"The observation space .* {space.capitalize()} isn't supported; observations can be Box"
     ):
         inspect_environment(request("Returns", space=space))
+
+
+def test_entries_without_a_fixed_size_are_left_out_of_a_dict(opened: Any) -> None:
+    asked = request("Returns", space="mission", obs={"mission": "go", "place": 1})
+    spec = inspect_environment(asked)
+    assert spec.dropped == ("mission (Text)",)
+    assert spec.original_space == gym.spaces.Dict({"place": gym.spaces.Discrete(3)})
+    assert opened(asked).reset(np.arange(2)).tolist() == [[0, 1, 0]] * 2
+
+
+def test_a_dict_with_an_image_is_packed_on_every_backend(opened: Any) -> None:
+    image = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
+    asked = request("Returns", space="camera", obs={"camera": image, "place": 2})
+    space = inspect_environment(asked).observation_space
+    assert isinstance(space, PackedSpace)
+    envs = opened(asked)
+    first, step = envs.reset(np.arange(2)), envs.step(np.zeros(2, np.int64), np.ones(2, np.bool_))
+    for obs in (first, step.obs):
+        parts = space.unpack(np.asarray(obs))
+        np.testing.assert_array_equal(parts["camera"], [image, image])
+        assert parts["vector"].tolist() == [[0, 0, 1]] * 2
+    with pytest.raises(EnvError, match=r"returned the observation .*uint8 of shape \(3,\).* at \['camera'\]"):
+        inspect_environment(request("Returns", space="camera", obs={"camera": np.zeros(3, np.uint8), "place": 2}))
 
 
 def test_nothing_to_choose_is_refused() -> None:

@@ -16,6 +16,7 @@ from pgzoo.export import onnx
 from pgzoo.export.bundle import LoadedPolicy
 from pgzoo.export.formats import export
 from pgzoo.extras import install_hint, present
+from pgzoo.ops.entries import PackedSpace
 
 Make = Callable[..., LoadedPolicy]
 
@@ -26,6 +27,8 @@ needs_onnx = pytest.mark.skipif(not present("onnx"), reason=f"needs the extra on
 CASES: dict[str, tuple[gym.Space[Any], gym.Space[Any], dict[str, Any]]] = {
     "mlp": (POINT, Discrete(3, start=5), {}),
     "mlp, normalized, clipped": (Box(-9.0, 9.0, (2, 2), np.float64), HALF, {"normalize_obs": True}),
+    "mlp, layer norm": (POINT, Discrete(3), {"policy": {"name": "mlp", "hidden": [5, 3], "layer_norm": True}}),
+    "simba": (POINT, Discrete(3), {"policy": {"name": "simba", "width": 5}}),
     "tabular": (Discrete(4, start=-2), MultiDiscrete([2, 3], start=[1, -1]), {"policy": {"name": "tabular"}}),
     "flattened": (Dict({"a": Discrete(3), "b": Box(-1.0, 1.0, (2,))}), MultiBinary(3), {}),
     "rescaled": (POINT, Box(-2.0, 5.0, (2,)), {"policy": {"name": "linear", "rescale": True}}),
@@ -39,6 +42,16 @@ CASES: dict[str, tuple[gym.Space[Any], gym.Space[Any], dict[str, Any]]] = {
         {"policy": {"name": "lstm", "memory": 3}, "masked": True, "normalize_obs": True},
     ),
     "module": (Box(-1.0, 1.0, (2, 2)), Discrete(3), {"policy": {"name": "net", "distribution": "auto"}}),
+    "cnn": (
+        Box(0, 255, (9, 9, 3), np.uint8),
+        Discrete(3),
+        {"policy": {"name": "cnn", "filters": (3, 2), "hidden": (5,)}},
+    ),
+    "cnn, packed, normalized": (
+        Dict({"camera": Box(0, 255, (1, 16, 16), np.uint8), "speed": Box(-1.0, 1.0, (2,))}),
+        Discrete(3),
+        {"policy": {"name": "impala-cnn", "filters": (2, 2), "hidden": (5,)}, "normalize_obs": True},
+    ),
     "uniform": (POINT, Box(-2.0, 5.0, (2,)), {"policy": {"name": "uniform"}}),
 }
 
@@ -52,7 +65,13 @@ def test_the_graph_acts_as_the_policy_does(make: Make, tmp_path: Path, case: str
     policy = make(observation, action, **options)
     file = export(policy, tmp_path, "onnx") / "policy.onnx"
     session = onnxruntime.InferenceSession(file)
-    names = ["obs", *(["action_mask"] if policy.spec.masked else []), *(["state", "starts"] if policy.memory else [])]
+    packed = isinstance(policy.spec.observation_space, PackedSpace)
+    observed = ["obs.camera", "obs.vector"] if packed else ["obs"]
+    names = [
+        *observed,
+        *(["action_mask"] if policy.spec.masked else []),
+        *(["state", "starts"] if policy.memory else []),
+    ]
     assert [put.name for put in session.get_inputs()] == names
     outputs = [put.name for put in session.get_outputs()]
     assert outputs[0] == "action" and (outputs[-1] == "next_state") == bool(policy.memory)
@@ -64,6 +83,8 @@ def test_the_graph_acts_as_the_policy_does(make: Make, tmp_path: Path, case: str
         for t in range(3):
             obs = np.stack([space.sample() for _ in range(count)])
             fed = {"obs": obs}
+            if packed:
+                fed = {f"obs.{k}": np.ascontiguousarray(v) for k, v in space.unpack(obs).items()}  # type: ignore[attr-defined]
             if policy.spec.masked:
                 fed["action_mask"] = np.arange(count * action.n).reshape(count, -1) % 3 != 1  # type: ignore[attr-defined]
             if policy.memory:

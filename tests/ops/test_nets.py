@@ -8,7 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from pgzoo.ops.nets import ACTIVATIONS, ROW_BLOCK, init_mlp, mlp, mlp_numpy, numpy_layers
+from pgzoo.ops.nets import (
+    ACTIVATIONS,
+    ROW_BLOCK,
+    init_mlp,
+    init_norms,
+    layer_norm,
+    layer_norm_numpy,
+    mlp,
+    mlp_numpy,
+    numpy_layers,
+    numpy_norms,
+    trunk,
+)
 from pgzoo.ops.optim import flatten, unflatten
 from pgzoo.types import Params
 
@@ -103,3 +115,31 @@ def test_default_layers_are_uniform_within_torchs_bounds() -> None:
         size = params[name].abs()
         assert 0.95 * bound < size.max() <= bound
         assert float(size.mean()) == pytest.approx(bound / 2, rel=0.1)
+
+
+def test_layer_normalization_by_hand() -> None:
+    x = torch.tensor([[[1.0, 3.0, 5.0], [2.0, 2.0, 2.0]]])
+    expected = torch.tensor([[[-(1.5**0.5), 0.0, 1.5**0.5], [0.0, 0.0, 0.0]]])  # variance 8/3
+    torch.testing.assert_close(layer_norm(x), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(layer_norm_numpy(x.numpy()), expected, rtol=1e-5, atol=1e-5)
+    layers = {"weight.0": torch.eye(3)[None], "bias.0": torch.zeros(1, 3)}
+    layers |= {"weight.1": torch.eye(3)[None], "bias.1": torch.zeros(1, 3)}
+    norms = {"scale.0": torch.tensor([[1.0, 2.0, 3.0]]), "shift.0": torch.tensor([[0.0, 0.5, -1.0]])}
+    scaled = torch.tensor([[[-(1.5**0.5), 0.5, 3 * 1.5**0.5 - 1], [0.0, 0.5, -1.0]]])
+    torch.testing.assert_close(trunk(layers, x, "identity", norms), scaled, rtol=1e-5, atol=1e-5)
+    acted = mlp_numpy(
+        numpy_layers({k: v.numpy() for k, v in layers.items()}),
+        x.numpy(),
+        "identity",
+        numpy_norms({k: v.numpy() for k, v in norms.items()}),
+    )
+    np.testing.assert_allclose(acted, scaled, rtol=1e-5, atol=1e-5)
+
+
+def test_new_norms_leave_a_normalized_row_unchanged() -> None:
+    assert {name: value.tolist() for name, value in init_norms((2, 1)).items()} == {
+        "scale.0": [1.0, 1.0],
+        "scale.1": [1.0],
+        "shift.0": [0.0, 0.0],
+        "shift.1": [0.0],
+    }

@@ -49,7 +49,8 @@ def given(algorithm: str, **settings: Any) -> dict[str, Any]:
     model = entry.load_config()
     if model and "rollout_steps" in model.model_fields:
         settings["rollout_steps"] = 12
-    world = {"env": "pgzoo/AnySpaces-v0", "env_kwargs": {"observation": "discrete", "action": actions}}
+    observation = "image" if str(settings.get("policy")).endswith("cnn") else "discrete"
+    world = {"env": "pgzoo/AnySpaces-v0", "env_kwargs": {"observation": observation, "action": actions}}
     return {"algorithm": algorithm, **world, "num_envs": 4, "total_steps": 1, "eval_episodes": 1, **settings}
 
 

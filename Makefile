@@ -11,7 +11,7 @@ run: $(VENV)/.ready
 
 # Processes share the tests, file by file, in the order that tests/conftest.py gives them. There are more of them than
 # cores, because many tests wait for processes of their own.
-PYTEST = $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+PYTEST = $(BIN)/python -m pytest -n 5 --dist loadfile --no-loadscope-reorder
 UNIT = algorithms config envs estimators ops policies training
 
 test: $(VENV)/.ready

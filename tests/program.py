@@ -76,8 +76,12 @@ class Folder:
         return child
 
     def pgzoo(self, *args: str, code: int = 0, **env: Any) -> tuple[str, str]:
-        """Run a command to its end and return what it wrote to stdout and stderr."""
-        child = self.start(*args, **env)
+        """Run a command to its end and return what it wrote to stdout and stderr.
+
+        Commands that say what takes long on a busy machine are told not to.
+        """
+        quiet = ["--no-progress"] if args[0] in ("evaluate", "export", "repro", "video") else []
+        child = self.start(*args, *(option for option in quiet if option not in args), **env)
         out, err = child.communicate(timeout=PATIENCE)
         assert child.returncode == code, f"{args}: exit code {child.returncode}\n{out}\n{err}"
         assert "Traceback" not in err, err

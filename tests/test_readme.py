@@ -21,7 +21,8 @@ def test_own_algorithm_is_short_and_runs(tmp_path: Path) -> None:
     example = next(block for block in BLOCKS if block.startswith("# pgzoo_plugin.py"))
     assert len(example.splitlines()) <= 40
     (tmp_path / "pgzoo_plugin.py").write_text(example, encoding="utf-8")
-    options = "--env CartPole-v1 --seeds 2 --total-steps 3000 --eval-episodes 5 --entropy-coef 0.02 --json".split()
+    options = "--env CartPole-v1 --seeds 2 --total-steps 3000 --eval-episodes 5 --entropy-coef 0.02".split()
+    options += "--json --tracking-uri none".split()
     done = subprocess.run(
         [sys.executable, "-m", "pgzoo", "run", "entropy-reinforce", *options],
         cwd=tmp_path,

@@ -93,6 +93,7 @@ def greedy(events: list[Event]) -> list[float]:
     return [float(np.mean(returns)) for returns in event.returns]
 
 
+@pytest.mark.slow  # the corridor is harder
 @pytest.mark.parametrize("algorithm", PROBES)
 def test_the_best_of_three_arms_is_found(play: Play, algorithm: str) -> None:
     settings = {"env": "probe/Bandit-v0", "seeds": 5, "total_steps": 6000, "rollout_steps": 32, "eval_episodes": 5}

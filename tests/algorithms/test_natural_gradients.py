@@ -177,7 +177,9 @@ def test_the_policys_adam_counts_its_own_steps_alone(plan: MakePlan) -> None:
         torch.testing.assert_close(state.params[name], value.detach(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(
+    "algorithm", ["trpo", *(pytest.param(name, marks=pytest.mark.slow) for name in ALGORITHMS if name != "trpo")]
+)
 def test_a_policy_with_memory_is_trained_on_sequences(play: Any, algorithm: str) -> None:
     settings = {"env": "probe/Bandit-v0", "seeds": 2, "num_envs": 8, "rollout_steps": 16, "total_steps": 2500}
     events = play(

@@ -27,13 +27,13 @@ def test_a_loss_that_is_nan(shared: Folder) -> None:
     assert run["status"] == "FAILED" and "policy/policy.safetensors" in run["files"] and "episodes.csv" in run["files"]
 
 
-def test_an_algorithm_that_raises(shared: Folder) -> None:
-    arguments = ("run", "raising", "--import", shared.plugin, "--env", "CartPole-v1", "--json")
-    out, err = shared.pgzoo(*arguments, code=1)
-    assert shared.parse(out)["status"] == "failed"
+def test_an_algorithm_that_raises(untracked: Folder) -> None:
+    arguments = ("run", "raising", "--import", untracked.plugin, "--env", "CartPole-v1", "--json")
+    out, err = untracked.pgzoo(*arguments, code=1)
+    assert untracked.parse(out)["status"] == "failed"
     (error,) = [line for line in err.splitlines() if line.startswith("Error:")]
     assert error.startswith('Error: algorithm "raising" raised ValueError: what a pity')
-    child = shared.start(*arguments, PGZOO_DEBUG="1")
+    child = untracked.start(*arguments, PGZOO_DEBUG="1")
     _, err = child.communicate(timeout=PATIENCE)
     assert child.returncode == 1 and "Traceback" in err and "animals.py" in err
 

@@ -29,21 +29,22 @@ def test_a_video_that_plays(shared: Folder) -> None:
     assert len(frames) > 8 and {(height % 2, width % 2) for height, width, _ in frames} == {(0, 0)}
 
 
-SLOW_SPACES = [pytest.param(env, marks=pytest.mark.slow) for env in ("Blackjack-v1", "Bits-v0")]
+SLOW_SPACES = [pytest.param(env, marks=pytest.mark.slow) for env in ("Pendulum-v1", "Blackjack-v1", "Bits-v0")]
 """tests/policies/test_matrix.py has every pair of spaces, without the program."""
 
 
-@pytest.mark.parametrize("env", ["Pendulum-v1", "Mixed-v0", *SLOW_SPACES])
-def test_spaces(env: str, shared: Folder) -> None:
+@pytest.mark.parametrize("env", ["Mixed-v0", *SLOW_SPACES])
+def test_spaces(env: str, untracked: Folder) -> None:
     limit = ("--max-episode-steps", "40", "--eval-episodes", "3")
-    child = shared.start(
-        "run", "reinforce", "--import", shared.plugin, "--env", env, "--total-steps", "300", *limit, "--json"
+    child = untracked.start(
+        "run", "reinforce", "--import", untracked.plugin, "--env", env, "--total-steps", "300", *limit, "--json"
     )
     out, err = child.communicate(timeout=PATIENCE)
     assert child.returncode == 0, err
-    assert shared.parse(out)["seeds"][0]["episodes"] == 3
+    assert untracked.parse(out)["seeds"][0]["episodes"] == 3
 
 
+@pytest.mark.slow  # tests/envs has it without the program
 def test_environments_in_processes_of_their_own(shared: Folder) -> None:
     arguments = ("reinforce", "--import", shared.plugin, "--env", "Mixed-v0", "--total-steps", "50", "--seed", "5")
     few = ("--num-envs", "2", "--eval-episodes", "1")

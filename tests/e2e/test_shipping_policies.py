@@ -214,6 +214,7 @@ def test_a_policy_in_a_folder_plays_the_episodes_of_its_run(trained: Trained, tm
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # imageio leaves a pipe open
+@pytest.mark.slow
 def test_a_film_of_a_run_plays(trained: Trained, tmp_path: Path) -> None:
     imageio = pytest.importorskip("imageio.v2")
     folder, answer = trained
@@ -233,6 +234,7 @@ def test_a_film_of_a_run_plays(trained: Trained, tmp_path: Path) -> None:
     assert "give a name that ends in .mp4" in err
 
 
+@pytest.mark.slow  # tests/export/test_mlflow_model.py has it in one process
 def test_a_served_folder_needs_no_store(trained: Trained, tmp_path: Path) -> None:
     folder, answer = trained
     folder.pgzoo("export", answer["group"], "--to", str(tmp_path), "--format", "mlflow")

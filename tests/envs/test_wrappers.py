@@ -155,6 +155,7 @@ def test_the_settings_of_other_runs_are_unchanged(home: Home) -> None:
     assert not {"wrappers", "frame_stack", "init_from"} & (plan.config.nested().keys() | plan.config.flat().keys())
 
 
+@pytest.mark.slow  # seven starts of the program
 def test_resume_repro_and_evaluate_need_the_import(folder: Folder) -> None:
     (folder.path / "halving.py").write_text(HALF)
     short = "--total-steps 400 --eval-episodes 2 --no-progress --tracking-uri none".split()

@@ -694,6 +694,7 @@ SCENARIOS = (
         "journal with an incomplete last line, resumed",
         "the incomplete line is removed, and written again when its update is repeated",
         torn_line,
+        slow=True,
     ),
     Scenario(
         "uploader killed while it creates the SQLite store",

@@ -99,10 +99,12 @@ def endless_artifact(handler: BaseHTTPRequestHandler) -> None:
         (endless_body, ("compare", "a", "b"), "the server's response is too long"),
         (endless_pages, ("compare", "a", "b"), "the server's list is too long"),
         (endless_artifact, ("evaluate", "r"), "the server's file is too long: stopped reading after 512 MiB"),
-        (strange_ids, ("compare", "r"), "which is none"),
+        pytest.param(strange_ids, ("compare", "r"), "which is none", marks=pytest.mark.slow),
         (strange_ids, ("evaluate", "r"), "which is none"),
         (lambda handler: say(handler, b"who are you?", 401), ("evaluate", "r"), "MLFLOW_TRACKING_USERNAME"),
-        (lambda handler: say(handler, b"not you", 403), ("evaluate", "r"), "refuses access"),
+        pytest.param(
+            lambda handler: say(handler, b"not you", 403), ("evaluate", "r"), "refuses access", marks=pytest.mark.slow
+        ),
         (lambda handler: say(handler, b"nothing here", 404), ("evaluate", "r"), "check the tracking URI"),
     ],
     ids=["endless-body", "endless-pages", "endless-artifact", "ids-compare", "ids-evaluate", "401", "403", "404"],
@@ -121,7 +123,9 @@ def test_a_command_ends_with_one_message(
     [
         (endless_body, "the server's response is too long"),
         (lambda handler: say(handler, {}), "Is it an MLflow server?"),
-        (lambda handler: say(handler, b"who are you?", 401), "asks for credentials"),
+        pytest.param(
+            lambda handler: say(handler, b"who are you?", 401), "asks for credentials", marks=pytest.mark.slow
+        ),
     ],
     ids=["endless-body", "empty-answers", "401"],
 )

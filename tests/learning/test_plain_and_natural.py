@@ -25,6 +25,7 @@ def final(events: list[Event], mode: str) -> list[float]:
     return [float(returns.mean()) for returns in event.returns]
 
 
+@pytest.mark.slow  # the corridor is harder
 @ALGORITHMS
 def test_the_best_of_three_arms_is_found(play: Play, algorithm: str) -> None:
     settings = {"total_steps": 4000, "policy": {"hidden": ()}, "learning_rate": 0.1, "eval_episodes": 50}

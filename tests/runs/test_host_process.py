@@ -112,6 +112,7 @@ def test_compiled_code_goes_to_the_home_of_each_run(tmp_path: Path, monkeypatch:
         libraries.append(library)
         raise RuntimeError("no compiler in this test")
 
+    monkeypatch.setattr("pgzoo.runs.result.EXIT_WAIT", 0.0)
     monkeypatch.setattr("pgzoo.training.compiling._compile", compile_nothing)
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     for name in ("first", "second"):

@@ -224,7 +224,13 @@ PROBES = ("--import", "pgzoo.testing.probes")
 OPEN = "can't be saved in the middle of an episode", "open episodes are restarted"
 REMEMBERS = ("does not start identically after each reset", "do not start identically after each reset")
 WEAKER = [
-    pytest.param("a2c", ("--env", "pgzoo/AnySpaces-v0", *PROBES), OPEN, id="an environment of one's own"),
+    pytest.param(
+        "a2c",
+        ("--env", "pgzoo/AnySpaces-v0", *PROBES),
+        OPEN,
+        id="an environment of one's own",  # in tests/runs/test_resume.py, too, without a kill
+        marks=pytest.mark.slow,
+    ),
     pytest.param(
         "reinforce",
         ("--env", "pgzoo/LeakyReset-v0", *PROBES),

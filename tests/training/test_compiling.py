@@ -78,7 +78,7 @@ def test_what_cannot_be_traced_runs_as_it_is_and_that_is_said_once(caplog: pytes
     assert [record.getMessage()[:46] for record in caplog.records] == ["The update can't be compiled and runs eagerly:"]
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "a2c"])
+@pytest.mark.parametrize("algorithm", [pytest.param("ppo", marks=pytest.mark.slow), "a2c"])
 def test_a_compiled_update_is_the_same_to_rounding(algorithm: str, last_state: LastState) -> None:
     more = {"epochs": 2, "minibatches": 2} if algorithm == "ppo" else {}  # a2c's is compiled in one piece
     both = [

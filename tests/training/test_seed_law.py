@@ -172,7 +172,9 @@ def test_plain_and_natural_gradients_keep_the_law(play: Play, algorithm: str, wo
     )
 
 
-@pytest.mark.parametrize("algorithm", PLAIN_AND_NATURAL)
+@pytest.mark.parametrize(
+    "algorithm", ["trpo", *(pytest.param(name, marks=pytest.mark.slow) for name in PLAIN_AND_NATURAL if name != "trpo")]
+)
 def test_plain_and_natural_gradients_of_a_memory_keep_the_law(play: Play, algorithm: str) -> None:
     policy = {"name": "gru", "hidden": (9,), "memory": 7}
     settings = {"num_envs": 3, "total_steps": 500, "eval_episodes": 3, "env": "CartPole-v1", "policy": policy}

@@ -37,7 +37,8 @@ def test_the_loss_by_hand() -> None:
 
 
 def test_it_learns(tmp_path: Path) -> None:
-    command = "run positive-reinforce --env CartPole-v1 --total-steps 30000 --eval-episodes 20 --json --no-progress"
+    command = "run positive-reinforce --env CartPole-v1 --total-steps 30000 --eval-episodes 20"
+    command += " --json --no-progress --tracking-uri none"
     done = subprocess.run(
         [sys.executable, "-m", "pgzoo", *command.split()],
         capture_output=True,

@@ -123,6 +123,7 @@ def test_without_a_folder_it_does_nothing(trained: tuple[Path, list[str]]) -> No
     assert set(folder.rglob("events.out.*")) == before
 
 
+@pytest.mark.slow
 def test_a_killed_run_keeps_its_points_and_a_resumed_one_has_each_once(tmp_path: Path) -> None:
     options = ("--total-steps", "400000", "--checkpoint-every", "5000", "--eval-every", "20000")
     child = start(tmp_path, *RUN, *options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ __all__ = ["Layer", "read_yaml"]
 
 STRING_TAG = "tag:yaml.org,2002:str"
 
-MAX_VALUES = 100_000
+MAX_VALUES = 20_000
 """Values in a file, with each alias counted as what it stands for."""
 
 
@@ -46,6 +47,10 @@ def _parse(path: Path, text: str) -> Layer:
     import yaml
 
     try:
+        if len(text) > MAX_VALUES:  # a shorter file can't have as many values
+            nodes = (event for event in yaml.parse(text, yaml.SafeLoader) if isinstance(event, yaml.NodeEvent))
+            if next(islice(nodes, MAX_VALUES, None), None):
+                raise ConfigError(f"{path}: the settings have over {MAX_VALUES:,} values.")
         root = yaml.compose(text, yaml.SafeLoader)
         if root is not None:
             _count_values(root, path, {})

@@ -19,6 +19,7 @@ from pgzoo.types import Array, Params
 
 __all__ = [
     "ACTIVATIONS",
+    "MAX_LAYERS",
     "ROW_ALIGN",
     "ROW_BLOCK",
     "Activation",
@@ -49,6 +50,9 @@ SUM_LANES = 4
 ROW_ALIGN = 16
 """Batches of fixed size are padded to a multiple of this number of rows, so that every column has a multiple of 64
 bytes."""
+
+MAX_LAYERS = 1000
+"""Maximum number of hidden layers or residual blocks that a policy's settings accept."""
 
 NORM_EPS = 1e-5
 """Added to the variance in layer normalization, as in `torch.nn.LayerNorm`."""

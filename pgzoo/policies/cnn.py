@@ -13,10 +13,10 @@ from pgzoo.config import ActionConfig
 from pgzoo.ops.entries import VECTOR
 from pgzoo.ops.heads import ActionHead
 from pgzoo.ops.images import ChannelOrder, ImageInputs, StackName, by_member, conv_stack
-from pgzoo.ops.nets import Init, init_mlp, last_layer, layers_of, mlp_numpy, numpy_layers
+from pgzoo.ops.nets import MAX_LAYERS, Init, init_mlp, last_layer, layers_of, mlp_numpy, numpy_layers
 from pgzoo.types import ActorInputs, Array, Inputs, Output, Params, Spec
 
-Filters = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+Filters = Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=MAX_LAYERS)]
 
 
 class CNNConfig(ActionConfig):
@@ -25,7 +25,10 @@ class CNNConfig(ActionConfig):
     filters: Annotated[Filters, Field(description="number of filters of each convolution")] = (32, 64, 64)
     hidden: Annotated[
         tuple[PositiveInt, ...],
-        Field(description="sizes of the hidden layers after the convolutions; other entries of a Dict join here"),
+        Field(
+            max_length=MAX_LAYERS,
+            description="sizes of the hidden layers after the convolutions; other entries of a Dict join here",
+        ),
     ] = (512,)
     init: Annotated[
         Init, Field(description="initialization of weights: orthogonal, or torch's default for its layers")
@@ -51,7 +54,10 @@ class ImpalaCNNConfig(CNNConfig):
     ] = (16, 32, 32)
     hidden: Annotated[
         tuple[PositiveInt, ...],
-        Field(description="sizes of the hidden layers after the convolutions; other entries of a Dict join here"),
+        Field(
+            max_length=MAX_LAYERS,
+            description="sizes of the hidden layers after the convolutions; other entries of a Dict join here",
+        ),
     ] = (256,)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from pgzoo.config import ActionConfig
 from pgzoo.ops.heads import ActionHead, ObsEncoder
 from pgzoo.ops.nets import (
+    MAX_LAYERS,
     Activation,
     Init,
     init_mlp,
@@ -37,10 +38,10 @@ class LinearConfig(ActionConfig):
 class MLPConfig(LinearConfig):
     """Settings of the `mlp` policy."""
 
-    hidden: Annotated[tuple[PositiveInt, ...], Field(description="sizes of the hidden layers; empty: linear")] = (
-        64,
-        64,
-    )
+    hidden: Annotated[
+        tuple[PositiveInt, ...],
+        Field(max_length=MAX_LAYERS, description="sizes of the hidden layers; empty: linear"),
+    ] = (64, 64)
     activation: Annotated[Activation, Field(description="activation function of the hidden layers")] = "tanh"
     layer_norm: Annotated[bool, Field(description="layer normalization of the inputs of each activation function")] = (
         False
@@ -51,7 +52,7 @@ class MLPConfig(LinearConfig):
     ] = "separate"
     critic_hidden: Annotated[
         tuple[PositiveInt, ...] | None,
-        Field(description="sizes of the hidden layers of a separate critic; default: hidden"),
+        Field(max_length=MAX_LAYERS, description="sizes of the hidden layers of a separate critic; default: hidden"),
     ] = None
 
 

@@ -10,7 +10,17 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from pgzoo.ops.heads import ActionHead, ObsEncoder
-from pgzoo.ops.nets import ROW_ALIGN, ROW_BLOCK, Activation, init_mlp, layers_of, mlp, mlp_numpy, numpy_layers
+from pgzoo.ops.nets import (
+    MAX_LAYERS,
+    ROW_ALIGN,
+    ROW_BLOCK,
+    Activation,
+    init_mlp,
+    layers_of,
+    mlp,
+    mlp_numpy,
+    numpy_layers,
+)
 from pgzoo.ops.recurrent import CELLS, CellName, init_cell, run, run_numpy
 from pgzoo.policies.mlp import LinearConfig
 from pgzoo.types import ActorInputs, Array, Inputs, Output, Params, Spec
@@ -20,7 +30,8 @@ class RecurrentConfig(LinearConfig):
     """Settings of the policies `gru` and `lstm`."""
 
     hidden: Annotated[
-        tuple[PositiveInt, ...], Field(description="sizes of the hidden layers before the recurrent one")
+        tuple[PositiveInt, ...],
+        Field(max_length=MAX_LAYERS, description="sizes of the hidden layers before the recurrent one"),
     ] = (64,)
     memory: Annotated[PositiveInt, Field(description="number of units of the recurrent layer")] = 64
     activation: Annotated[Activation, Field(description="activation function of the hidden layers")] = "tanh"

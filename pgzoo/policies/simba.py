@@ -10,7 +10,16 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from pgzoo.ops.heads import ActionHead, ObsEncoder
-from pgzoo.ops.nets import init_mlp, last_layer, layer_norm, layer_norm_numpy, layers_of, linear, numpy_layers
+from pgzoo.ops.nets import (
+    MAX_LAYERS,
+    init_mlp,
+    last_layer,
+    layer_norm,
+    layer_norm_numpy,
+    layers_of,
+    linear,
+    numpy_layers,
+)
 from pgzoo.policies.mlp import LinearConfig
 from pgzoo.types import ActorInputs, Array, Inputs, Output, Params, Spec
 
@@ -22,11 +31,13 @@ class SimbaConfig(LinearConfig):
     """Settings of the `simba` policy."""
 
     width: Annotated[PositiveInt, Field(description="number of features that each residual block adds to")] = 64
-    blocks: Annotated[NonNegativeInt, Field(description="number of residual blocks of the policy")] = 1
+    blocks: Annotated[NonNegativeInt, Field(le=MAX_LAYERS, description="number of residual blocks of the policy")] = 1
     critic_width: Annotated[
         PositiveInt | None, Field(description="number of features of the critic; default: width")
     ] = None
-    critic_blocks: Annotated[NonNegativeInt, Field(description="number of residual blocks of the critic")] = 2
+    critic_blocks: Annotated[
+        NonNegativeInt, Field(le=MAX_LAYERS, description="number of residual blocks of the critic")
+    ] = 2
 
 
 class Simba:

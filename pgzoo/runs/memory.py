@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +16,7 @@ from pgzoo.config import RunConfig
 from pgzoo.errors import UsageError
 from pgzoo.types import Collection, Spec, Steps
 
-__all__ = ["check_memory", "note_memory", "rollout_bytes"]
+__all__ = ["check_memory", "name_lack_of_memory", "note_memory", "rollout_bytes"]
 
 _log = logging.getLogger("pgzoo")
 
@@ -47,9 +49,28 @@ def check_memory(config: RunConfig, spec: Spec, collection: Collection, members:
     needed = parameters * members * BYTES_PER_PARAMETER
     if needed > memory:
         raise UsageError(
-            f"policy.hidden: {members} networks of {parameters:,} parameters need {_gib(needed)}, "
-            f"and this machine has {_gib(memory)}. Choose smaller layers or fewer seeds."
+            f"policy.hidden: {_plural(members, 'network')} of {_count(parameters)} parameters would need "
+            f"{_gib(needed)}, and this machine has {_gib(memory)}. Choose smaller layers or fewer seeds."
         )
+
+
+@contextmanager
+def name_lack_of_memory() -> Iterator[None]:
+    """Turn a failed allocation, by numpy or by torch, into a UsageError that says what to make smaller.
+
+    Raises:
+        UsageError: the body needs more memory than there is.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        first_line = str(error).partition("\n")[0]
+        if isinstance(error, RuntimeError) and "memory" not in first_line:  # torch has no class of its own for a CPU
+            raise
+        raise UsageError(
+            f"The policy and its environments don't fit into memory: {first_line}. Choose a smaller policy, fewer "
+            "seeds or fewer environments."
+        ) from error
 
 
 def note_memory(config: RunConfig, spec: Spec, collection: Collection, members: int) -> None:
@@ -86,9 +107,9 @@ def _hidden_parameters(config: RunConfig, spec: Spec) -> int:
 
 def _rollouts(config: RunConfig, spec: Spec, collection: Collection, members: int) -> str:
     assert isinstance(collection, Steps)
-    seeds = f"{members} seeds" if members > 1 else "1 seed"
     return (
-        f"Rollouts of {collection.count:,} steps in {config.num_envs:,} environments for {seeds}, with observations of "
+        f"Rollouts of {_count(collection.count)} steps in {_count(config.num_envs)} environments for "
+        f"{_plural(members, 'seed')}, with observations of "
         f"{_observation_bytes(spec):,} bytes, stored once and once more in batches,"
     )
 
@@ -98,5 +119,14 @@ def _machine_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
 
 
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _count(number: int) -> str:
+    """Format a number; one with over 18 digits only by its lower bound, because it may have hundreds."""
+    return f"{number:,}" if number <= 10**18 else "over 10^18"
+
+
 def _gib(size: int) -> str:
-    return f"{size / 2**30:,.0f} GiB" if size >= 10 * 2**30 else f"{size / 2**30:,.1f} GiB"
+    return f"{_count((size + 2**29) // 2**30)} GiB" if size >= 10 * 2**30 else f"{size / 2**30:,.1f} GiB"

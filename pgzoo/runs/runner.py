@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -17,7 +17,7 @@ from pluggy import PluginManager
 from pgzoo import tracking
 from pgzoo.config import Layer, RunConfig
 from pgzoo.envs import ids
-from pgzoo.errors import RunFailed
+from pgzoo.errors import RunFailed, StoreError
 from pgzoo.launchers.coordinator import Coordinator
 from pgzoo.launchers.protocol import ResumePoint
 from pgzoo.ops.acting import memory_size
@@ -25,7 +25,7 @@ from pgzoo.play.video import require_extra
 from pgzoo.registry import PluginCatalog, discover
 from pgzoo.runs.checkpoint_writer import CheckpointWriter
 from pgzoo.runs.context import RunContext
-from pgzoo.runs.memory import note_memory
+from pgzoo.runs.memory import name_lack_of_memory, note_memory
 from pgzoo.runs.objects import check_objects, register_objects
 from pgzoo.runs.planning import make_plan, name_component
 from pgzoo.runs.provenance import tags
@@ -161,7 +161,8 @@ def run_config(
     failure: RunFailed | None = None
     warned_of_cut = False
     with closing(_events(plan, control, coordinator, resume_point)) as events:
-        started = next(events)  # raises if components don't fit together; no file is created before this line
+        with name_lack_of_memory():
+            started = next(events)  # raises if components don't fit together; no file is created before this line
         outcome = ResultBuilder(int(resume_point.progress.state.env_steps.sum()) if resume_point else 0)
         session = tracking.Session(home, plan.group, tracking_uri)
         try:
@@ -186,6 +187,8 @@ def run_config(
                         control.stop(reason=str(error), status="failed")
                     if worker:
                         worker.send(event)
+            if failure and not coordinator:  # the listener that would have written the ends is detached
+                _close_journals(session, plan, failure)
         except RunFailed as error:
             failure = error
         except BaseException as error:
@@ -304,5 +307,6 @@ def _close_journals(session: tracking.Session, plan: Plan, error: BaseException)
         if journal is None:  # written by a worker, if at all
             session.close_dead_run(key, status, reason, labels)
         elif journal.open:
-            journal.tags(labels)
-            journal.end(status, reason)
+            with suppress(StoreError):  # it was removed and can't be written again, which has been reported
+                journal.tags(labels)
+                journal.end(status, reason)

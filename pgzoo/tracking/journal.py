@@ -263,7 +263,7 @@ class Journal:
         assert self._fd is not None
         try:
             here, there = os.fstat(self._fd), (self.path / "journal.jsonl").stat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return True
         except OSError:
             return False
@@ -395,7 +395,7 @@ def records(folder: Path, offset: int = 0, limit: int | None = None) -> Iterator
     """
     try:
         file = (folder / "journal.jsonl").open("rb")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     with file:
         file.seek(offset)

@@ -14,6 +14,8 @@ from pgzoo.errors import CheckpointError, ConfigError, UsageError
 from pgzoo.registry import PluginCatalog
 from pgzoo.runs.planning import make_plan
 from pgzoo.runs.resolve import resolve
+from pgzoo.runs.runner import run_config
+from pgzoo.tracking import Home
 from pgzoo.training import checkpoint
 
 
@@ -67,6 +69,8 @@ def test_none_is_none_where_it_is_allowed(catalog: PluginCatalog, value: Any) ->
         ({"env_kwargs": {"x": {"y": [1, {"z": Odd()}]}}}, "x has a Odd"),
         ({"env_kwargs": {"x": {1: 2}}}, "x has a int"),
         ({"policy": {"hidden": ["wide"] * 100_000}}, "and 99,980 more mistakes"),
+        ({"policy": {"hidden": [8] * 1_000_000}}, "policy.hidden: tuple should have at most 1000 items"),
+        ({"policy": {"name": "simba", "blocks": 10**9}}, "policy.blocks: must be less than or equal to 1000"),
         ({"gamma": "x" * 10**6}, "gamma: must be a valid number"),
     ],
     ids=lambda value: str(value)[:60],
@@ -82,8 +86,28 @@ def test_what_cannot_be_is_refused_in_a_short_message(
 
 def test_a_policy_larger_than_the_memory_is_refused(catalog: PluginCatalog) -> None:
     config = resolved(catalog, {"policy": {"hidden": [1_000_000, 1_000_000]}, "seeds": 3})
-    with pytest.raises(UsageError, match=r"policy.hidden: 3 networks of 1,000,00\d,000,000 parameters need .* GiB"):
+    with pytest.raises(
+        UsageError, match=r"policy.hidden: 3 networks of 1,000,00\d,000,000 parameters would need .* GiB"
+    ):
         make_plan(config, catalog)
+
+
+@pytest.mark.parametrize(
+    "given", [{"policy": {"hidden": [10**400]}}, {"num_envs": 10**400}], ids=["hidden", "num_envs"]
+)
+def test_a_number_of_hundreds_of_digits_is_refused_in_a_short_message(
+    catalog: PluginCatalog, given: Mapping[str, Any]
+) -> None:
+    with pytest.raises(UsageError, match="need over 10\\^18 GiB") as caught:
+        make_plan(resolved(catalog, given), catalog)
+    assert len(str(caught.value)) < 300
+
+
+def test_memory_that_cannot_be_allocated_is_a_usage_error(catalog: PluginCatalog, home: Home) -> None:
+    for policy in ({"critic_hidden": [10**13]}, {"name": "gru", "memory": 10**13}):
+        with pytest.raises(UsageError, match=r"don't fit into memory: Unable to allocate .* Choose a smaller policy"):
+            run_config(resolved(catalog, {"policy": policy}), catalog)
+    assert not home.runs.exists() or not list(home.runs.iterdir())
 
 
 def bomb() -> str:
@@ -98,9 +122,10 @@ def bomb() -> str:
         ("policy: &a\n  name: mlp\n  hidden: *a\n", "line 1: an alias refers to a value that contains it."),
         ("a: &a [*a]\n", "line 1: an alias refers to a value that contains it."),
         (f"seeds: {'[' * 5000}{']' * 5000}\n", "the settings are nested too deeply."),
-        (bomb(), "line 5: aliases expand to over 100,000 values."),
+        (bomb(), "line 5: aliases expand to over 20,000 values."),
+        (f"policy: {{hidden: [{'8, ' * 1_000_000}8]}}\n", "the settings have over 20,000 values."),
     ],
-    ids=["self", "list", "deep", "bomb"],
+    ids=["self", "list", "deep", "bomb", "long"],
 )
 def test_hostile_yaml_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "run.yaml").write_text(text)

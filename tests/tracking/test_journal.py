@@ -110,6 +110,9 @@ def test_a_line_that_is_no_record_is_told_apart(tmp_path: Path) -> None:
     (tmp_path / "journal.jsonl").write_bytes(b'{"t":"a"}\nnonsense\n[1]\n\xff\xfe\n{"t":"b"}\n')
     assert [r and r["t"] for r, _ in records(tmp_path)] == ["a", None, None, None, "b"]
     assert [r and r["t"] for r, _ in records(tmp_path, offset=10)] == [None, None, None, "b"]
+    deep = "[" * 100_000 + "]" * 100_000
+    (tmp_path / "journal.jsonl").write_text(f'{deep}\n{{"t":"b"}}\n')
+    assert [r and r["t"] for r, _ in records(tmp_path)] == [None, "b"]
 
 
 def test_two_trainers_cannot_write_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,8 +258,9 @@ def test_pending_counts_records_until_all_is_done(tmp_path: Path) -> None:
 
 
 def test_a_damaged_ledger_means_shipping_again(tmp_path: Path) -> None:
-    (tmp_path / "ack.json").write_text("{")
-    assert Ledger.read(tmp_path) == Ledger()
+    for damaged in ("{", "[" * 100_000):
+        (tmp_path / "ack.json").write_text(damaged)
+        assert Ledger.read(tmp_path) == Ledger()
 
 
 def test_importing_and_writing_loads_nothing_heavy(tmp_path: Path) -> None:

@@ -263,7 +263,7 @@ class Journal:
         assert self._fd is not None
         try:
             here, there = os.fstat(self._fd), (self.path / "journal.jsonl").stat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return True
         except OSError:
             return False

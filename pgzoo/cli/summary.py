@@ -248,7 +248,8 @@ def _warn(result: Result) -> None:
     if any(run.status == "interrupted" for run in result.runs):
         common.echo("Metrics and policies so far are saved.", err=True)
     if dropped := result.pending.dropped:
-        common.echo(f"Omitted from the curves: {plural(dropped, 'value')} that were NaN or infinite.", err=True)
+        were = "was" if dropped == 1 else "were"
+        common.echo(f"Omitted from the curves: {plural(dropped, 'value')} that {were} NaN or infinite.", err=True)
     if lost := result.pending.lost:
         common.echo(f"Lost because the disk was full: {plural(lost, 'record')}.", err=True)
     if result.pending:

@@ -363,13 +363,12 @@ class ResultBuilder:
         self._losses: dict[str, Any] = {}
 
     def record(self, event: object) -> None:
-        """Keep the final evaluations, the last losses and the end of the run."""
+        """Keep the final evaluations, the largest losses and the end of the run."""
         if isinstance(event, UpdateDone):
             for name, values in event.metrics.items():
                 if name.startswith("loss/"):
-                    self._losses[name] = np.where(
-                        event.active & np.isfinite(values), values, self._losses.get(name, np.zeros(len(values)))
-                    )
+                    sizes = np.where(event.active & np.isfinite(values), np.abs(values), 0.0)
+                    self._losses[name] = np.maximum(sizes, self._losses.get(name, 0.0))
         if isinstance(event, Evaluated) and event.final:
             self._final |= {(event.mode, int(row)): event for row in np.flatnonzero(event.active)}
         elif isinstance(event, RunEnded):
@@ -378,10 +377,10 @@ class ResultBuilder:
     def warn_of_divergence(self, plan: Plan) -> None:
         """Warn of seeds whose training diverged, though every number in it is finite."""
         for row, member in enumerate(plan.members):
-            large = [f"{name} is {values[row]:.1e}" for name, values in self._losses.items() if abs(values[row]) > HUGE]
+            large = [f"{name} reached {size[row]:.1e}" for name, size in self._losses.items() if size[row] > HUGE]
             if large:
                 _log.warning(
-                    "The training of seed %s has diverged: in its last update, %s. Try a smaller learning rate, or "
+                    "The training of seed %s has diverged: %s. Try a smaller learning rate, or "
                     "smaller rewards (--normalize-reward).",
                     *(member.seed, ", ".join(large)),
                 )

@@ -406,7 +406,7 @@ def records(folder: Path, offset: int = 0, limit: int | None = None) -> Iterator
             offset += len(line)
             try:
                 record = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 record = None
             yield (record if isinstance(record, dict) and "t" in record else None), offset
 

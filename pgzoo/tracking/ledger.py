@@ -208,7 +208,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a file, empty if there is none or it can't be read."""
     try:
         value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

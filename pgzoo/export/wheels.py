@@ -13,7 +13,7 @@ import sys
 import tempfile
 import zipfile
 from functools import cache
-from importlib.metadata import Distribution, distribution
+from importlib.metadata import Distribution, distribution, distributions
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -36,13 +36,19 @@ def requirement(name: str, folder: Path) -> str:
         UsageError: the wheel can't be built.
         OSError: it can't be written.
     """
-    installed = distribution(name)
+    installed = _installed(name)
     if not source_of(installed):
         return f"{installed.metadata['Name']}=={installed.version}"
     file, content = _wheel(name)
     (folder / "wheels").mkdir(parents=True, exist_ok=True)
     (folder / "wheels" / file).write_bytes(content)
     return f"wheels/{file}"
+
+
+def _installed(name: str) -> Distribution:
+    """Return an installed distribution; what pip installed, rather than an `.egg-info` in the working directory."""
+    found = list(distributions(name=name))
+    return next((one for one in found if one.read_text("RECORD")), None) or distribution(name)
 
 
 def source_of(installed: Distribution) -> str:
@@ -54,7 +60,7 @@ def source_of(installed: Distribution) -> str:
 @cache
 def _wheel(name: str) -> tuple[str, bytes]:
     """Return the file name and the content of a distribution's wheel."""
-    installed = distribution(name)
+    installed = _installed(name)
     described = json.loads(installed.read_text("direct_url.json") or "{}")
     if not described.get("dir_info", {}).get("editable"):
         return _pack(installed)

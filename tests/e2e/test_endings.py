@@ -72,6 +72,7 @@ def test_an_interrupted_run_keeps_what_there_is(how: signal.Signals, env: str, s
     assert slow or (run["curves"]["train/return_mean"] and "eval/return_mean" in run["metrics"])
 
 
+@pytest.mark.slow  # tests/tracking/test_shipping.py has it with a trainer that does nothing else
 def test_a_killed_trainer_loses_nothing(folder: Folder) -> None:
     child = folder.start("run", "reinforce", *CARTPOLE, "--total-steps", "1e9", "--log-every", "100")
     journal = folder.eventually(lambda: next(folder.path.glob(".pgzoo/runs/*/journal.jsonl"), None))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -68,10 +68,10 @@ def test_the_library_is_silent(shared: Folder) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_the_inline_plugin_is_named_in_mlflow(folder: Folder) -> None:
-    (folder.path / "pgzoo_plugin.py").write_text(Path(folder.plugin).read_text())
-    _, err = folder.pgzoo("run", "reinforce", *SHORT)
+def test_the_inline_plugin_is_named_in_the_record(untracked: Folder) -> None:
+    (untracked.path / "pgzoo_plugin.py").write_text(Path(untracked.plugin).read_text())
+    _, err = untracked.pgzoo("run", "reinforce", *SHORT)
     assert err.startswith('Loaded ./pgzoo_plugin.py (inline plugin "local")\n')
-    folder.sync()
-    with sqlite3.connect(folder.path / "mlflow.db") as store:
-        assert store.execute("SELECT value FROM tags WHERE key = 'plugin.local'").fetchone() == ("./pgzoo_plugin.py",)
+    (journal,) = untracked.path.rglob("journal.jsonl")
+    start = json.loads(journal.read_text().splitlines()[0])
+    assert start["tags"]["plugin.local"].startswith("./pgzoo_plugin.py")

@@ -197,20 +197,15 @@ def test_a_policy_in_a_folder_plays_the_episodes_of_its_run(trained: Trained, tm
     ]
     options = ("--episodes", "100", "--json", "--per-episode")
     [here] = json.loads(folder.pgzoo("evaluate", str(tmp_path / "it"), "--seed", "7", *options)[0])
-    [there] = json.loads(folder.pgzoo("evaluate", run["run_key"], *options)[0])
-    assert here["return_mean"] == there["return_mean"] == run["return_mean"]
-    assert here["returns"] == there["returns"] and here["lengths"] == there["lengths"]
+    assert here["return_mean"] == run["return_mean"]
     assert len(here["returns"]) == 100 and np.mean(here["returns"]) == here["return_mean"]
-    assert (here["env"], here["run_id"], there["run_id"]) == ("CartPole-v1", None, run["run_id"])
+    assert (here["env"], here["run_id"]) == ("CartPole-v1", None)
     out, _ = folder.pgzoo("evaluate", str(tmp_path / "it"), "--episodes", "3", "--per-episode")
     lines = out.splitlines()
     assert lines[-4].split() == ["run", "episode", "return", "length"]
     assert [line.split()[1] for line in lines[-3:]] == ["1", "2", "3"]
     _, err = folder.pgzoo("evaluate", str(tmp_path / "it"), "--env", "Acrobot-v1", code=2)
     assert "Error: Acrobot-v1 has observations in Box" in err and "the policy was trained with Box" in err
-    (tmp_path / "it" / "policy.safetensors").write_bytes(b"\x80\x04.")
-    _, err = folder.pgzoo("evaluate", str(tmp_path / "it"), code=2)
-    assert err.startswith("Error: The policy in") and "is damaged" in err and len(err.splitlines()) == 1
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # imageio leaves a pipe open

@@ -57,7 +57,9 @@ CASES: dict[str, tuple[gym.Space[Any], gym.Space[Any], dict[str, Any]]] = {
 
 
 @needs_onnx
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [case if k % 2 else pytest.param(case, marks=pytest.mark.slow) for k, case in enumerate(CASES)]
+)
 def test_the_graph_acts_as_the_policy_does(make: Make, tmp_path: Path, case: str) -> None:
     import onnxruntime
 

@@ -719,6 +719,7 @@ SCENARIOS = (
         "finished run resumed twice",
         "there is nothing to train, and nothing is written again",
         finished_resumed,
+        slow=True,
     ),
     Scenario(
         "metrics that are NaN or infinite",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import threading
 import time
@@ -103,6 +104,55 @@ def test_a_second_signal_closes_the_runs_as_interrupted(catalog: PluginCatalog, 
         *_, tags, last = (record for record, _ in records(folder) if record)
         assert (last["t"], last["status"]) == ("end", "KILLED") and tags["tags"] == {"pgzoo.status": "interrupted"}
         assert last["reason"] == "quit immediately after a second SIGINT"
+
+
+def with_listener(catalog: PluginCatalog, name: str, listener: object) -> PluginCatalog:
+    registry = Registry(PluginInfo(name, "entry point", name))
+    registry.listener(name, lambda context: listener)
+    mixed = PluginCatalog(list(catalog.plugins), dict(catalog.objects), dict(catalog._entries))
+    mixed.add(registry.plugin, object(), registry.entries.values())
+    return mixed
+
+
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize("required", [True, False])
+def test_a_listener_that_fails_ends_the_run_only_if_it_keeps_the_record(
+    catalog: PluginCatalog, required: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Full:
+        def __init__(self) -> None:
+            self.required = required
+
+        @pgzoo.hookimpl
+        def pgzoo_update_done(self) -> None:
+            raise OSError("no space")
+
+    mixed = with_listener(catalog, "full", Full())
+    result = run_config(compose(Layer({"algorithm": "a2c", **SHORT, "rollout_steps": 10}, ".".join), mixed), mixed)
+    if required:
+        assert result.status == "failed" and str(result.error).startswith('Listener "full", which keeps')
+        assert result.env_steps < SHORT["total_steps"]
+    else:
+        assert result.status == "finished" and result.error is None
+        assert 'Listener "full" raised in pgzoo_update_done and is detached: OSError: no space' in caplog.messages
+
+
+def test_a_removed_journal_that_cannot_be_written_again_fails_the_run(catalog: PluginCatalog, home: Home) -> None:
+    class Vandal:
+        done = False
+
+        @pgzoo.hookimpl
+        def pgzoo_update_done(self) -> None:
+            if not self.done:
+                shutil.rmtree(home.runs)
+                home.runs.write_text("in the way")
+                self.done = True
+
+    mixed = with_listener(catalog, "vandal", Vandal())
+    given = {"algorithm": "a2c", **SHORT, "total_steps": 10**9, "max_minutes": 1.0, "compile": "off"}
+    result = run_config(compose(Layer(given, ".".join), mixed), mixed)
+    assert result.status == "failed"
+    assert "was removed" in str(result.error) and "it can't be written again: " in str(result.error)
 
 
 def test_compiled_code_goes_to_the_home_of_each_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,12 +106,24 @@ HOSTILE = (
         "`tests/cli/test_output.py`",
     ),
     (
+        "a journal removed during a run, with a file in place of its folder",
+        "the run ends as failed (exit code 1) and says that the journal can't be written again",
+        "`tests/runs/test_relay.py`",
+    ),
+    (
+        "the listener that keeps the record raises during a run",
+        "the run ends as failed (exit code 1), and the message names the listener; any other listener is detached "
+        "with a warning",
+        "`tests/runs/test_relay.py`",
+    ),
+    (
         "SIGHUP, or a second Ctrl-C",
         "the run ends as interrupted; SIGHUP saves a checkpoint",
         "`tests/runs/test_signals.py`",
     ),
     (
-        "YAML with aliases to itself, thousands of brackets or an alias bomb; deeply nested JSON in a checkpoint",
+        "YAML with aliases to itself, thousands of brackets, an alias bomb or a million values; deeply nested JSON in a "
+        "checkpoint; numbers of seeds, layers or units that can't fit into memory",
         "refused in one short message",
         "`tests/config/test_inputs.py`",
     ),

@@ -108,13 +108,13 @@ HOSTILE = (
     (
         "a journal removed during a run, with a file in place of its folder",
         "the run ends as failed (exit code 1) and says that the journal can't be written again",
-        "`tests/runs/test_relay.py`",
+        "`tests/runs/test_host_process.py`",
     ),
     (
         "the listener that keeps the record raises during a run",
         "the run ends as failed (exit code 1), and the message names the listener; any other listener is detached "
         "with a warning",
-        "`tests/runs/test_relay.py`",
+        "`tests/runs/test_host_process.py`",
     ),
     (
         "SIGHUP, or a second Ctrl-C",
@@ -122,8 +122,8 @@ HOSTILE = (
         "`tests/runs/test_signals.py`",
     ),
     (
-        "YAML with aliases to itself, thousands of brackets, an alias bomb or a million values; deeply nested JSON in a "
-        "checkpoint; numbers of seeds, layers or units that can't fit into memory",
+        "YAML with aliases to itself, thousands of brackets, an alias bomb or a million values; deeply nested JSON in "
+        "a checkpoint; numbers of seeds, layers or units that can't fit into memory",
         "refused in one short message",
         "`tests/config/test_inputs.py`",
     ),

@@ -150,8 +150,8 @@ def test_a_removed_journal_that_cannot_be_written_again_fails_the_run(catalog: P
 
     mixed = with_listener(catalog, "vandal", Vandal())
     given = {"algorithm": "a2c", **SHORT, "total_steps": 10**9, "max_minutes": 1.0, "compile": "off"}
-    result = run_config(compose(Layer(given, ".".join), mixed), mixed)
-    assert result.status == "failed"
+    result = run_config(compose(Layer(given, ".".join), mixed), mixed).settled()
+    assert result.status == "failed" and isinstance(result.error, RunFailed) and result.error.exit_code == 1
     assert "was removed" in str(result.error) and "it can't be written again: " in str(result.error)
 
 

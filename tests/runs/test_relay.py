@@ -12,10 +12,8 @@ import pytest
 
 from pgzoo.config import Layer
 from pgzoo.errors import PluginError, RunFailed
-from pgzoo.listeners.artifacts import Artifacts
 from pgzoo.listeners.mlflow import MlflowListener
 from pgzoo.registry import PluginCatalog, PluginInfo, Registry, hookimpl
-from pgzoo.runs.context import RunContext
 from pgzoo.runs.relay import add_listener, listener_manager, relay
 from pgzoo.runs.resolve import compose
 from pgzoo.runs.runner import run_config
@@ -101,70 +99,20 @@ def test_a_required_listener_that_raises_fails_the_run_and_the_others_receive_th
     assert not caplog.messages
 
 
-@pytest.mark.parametrize(("listener", "name"), [(MlflowListener, "mlflow"), (Artifacts, "artifacts")])
-def test_only_the_listener_that_keeps_the_record_ends_a_run(
-    listener: type[Any],
-    name: str,
-    catalog: PluginCatalog,
-    home: Home,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+def test_the_journals_are_closed_as_failed_when_their_listener_raises(
+    catalog: PluginCatalog, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: list[events.UpdateDone] = []
+    def fail(self: object) -> None:
+        raise RuntimeError("oh")
 
-    def fail(self: object, event: events.UpdateDone) -> None:
-        calls.append(event)
-        if len(calls) == 2:
-            raise RuntimeError("oh")
-
-    monkeypatch.setattr(listener, "pgzoo_update_done", hookimpl(fail), raising=False)
-    result = run_config(compose(Layer(SHORT, ".".join), catalog), catalog)
-    (run,) = result.runs
-    *_, end = (record for record, _ in records(home.runs / run.run_key) if record)
-    if name == "mlflow":
-        assert isinstance(result.error, RunFailed) and result.error.exit_code == 1
-        assert str(result.error) == 'Listener "mlflow", which keeps the record of the run, failed: RuntimeError: oh'
-        assert run.status == "failed" and run.env_steps < 100
-        assert end["status"] == "FAILED"
-    else:
-        assert result.error is None and run.status == "finished" and run.env_steps >= 100
-        assert 'Listener "artifacts" raised in pgzoo_update_done and is detached: RuntimeError: oh' in caplog.messages
-        assert end["status"] == "FINISHED"
-
-
-@pytest.mark.parametrize("replaced", ["the folder of the run", "the folder of all runs"])
-def test_a_removed_journal_that_cannot_be_written_again_fails_the_run(
-    replaced: str, catalog: PluginCatalog, home: Home
-) -> None:
-    class Vandal:
-        """Replaces a folder by a file after the second update, and syncs the journal as its thread does each second."""
-
-        def __init__(self, context: RunContext) -> None:
-            self.context, self.updates = context, 0
-
-        @hookimpl
-        def pgzoo_update_done(self) -> None:
-            self.updates += 1
-            if self.updates == 2:
-                (journal,) = self.context.session.journals.values()
-                folder = journal.path if replaced == "the folder of the run" else home.runs
-                folder.rename(folder.with_name("moved"))
-                folder.write_text("")
-                journal.sync()
-
-    registry = Registry(PluginInfo("vandal", "entry point", "vandal"))
-    registry.listener("vandal", Vandal)
-    mixed = PluginCatalog(list(catalog.plugins), dict(catalog.objects), dict(catalog._entries))
-    mixed.add(registry.plugin, object(), registry.entries.values())
-    result = run_config(compose(Layer(SHORT, ".".join), mixed), mixed).settled()
-    (run,) = result.runs
-    assert run.status == "failed" and run.env_steps < 100
-    assert isinstance(result.error, RunFailed) and result.error.exit_code == 1
-    assert re.match(
-        f"The journal of run {run.run_key} was removed from .* while the run was in training, and it can't be written "
-        "again: (File exists|Not a directory)",
-        str(result.error),
-    )
+    monkeypatch.setattr(MlflowListener, "pgzoo_update_done", hookimpl(fail))
+    result = run_config(compose(Layer(SHORT | {"seeds": 2}, ".".join), catalog), catalog)
+    reason = 'Listener "mlflow", which keeps the record of the run, failed: RuntimeError: oh'
+    assert isinstance(result.error, RunFailed) and str(result.error) == reason
+    for run in result.runs:
+        *_, tags, end = (record for record, _ in records(home.runs / run.run_key) if record)
+        assert run.status == "failed" and tags["tags"] == {"pgzoo.status": "failed"}
+        assert (end["t"], end["status"], end["reason"]) == ("end", "FAILED", reason)
 
 
 def test_an_error_without_words_is_told_by_its_name(caplog: pytest.LogCaptureFixture) -> None:

@@ -18,7 +18,7 @@ from pgzoo.types import Array, Distribution, Params, Spec
 if TYPE_CHECKING:
     from pgzoo.config import ActionConfig
 
-__all__ = ["ActionHead", "ObsEncoder", "is_image"]
+__all__ = ["ActionHead", "ObsEncoder"]
 
 TABLE = 1024
 """Maximum number of categories that are one-hot encoded by a table."""

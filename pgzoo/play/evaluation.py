@@ -44,7 +44,8 @@ _log = logging.getLogger("pgzoo")
 class PlayablePolicy:
     """A policy with its name, and settings of the run that trained it, if it comes from a run.
 
-    `max_steps` is the number of steps after which that run cuts an evaluation episode.
+    `algorithm` is the one that trained it, and `max_steps` the number of steps after which that run cuts an evaluation
+    episode.
     """
 
     name: str
@@ -53,6 +54,7 @@ class PlayablePolicy:
     backend: str = "auto"
     run: Found | None = None
     max_steps: int = EVAL_MAX_STEPS
+    algorithm: str | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class PlayedEpisodes:
             "run_key": run.run_key if run else None,
             "run_id": run.run_id if run else None,
             "name": self.playable.name,
-            "algorithm": run.algorithm if run else None,
+            "algorithm": self.playable.algorithm,
             "env": self.env,
             "seed": self.seed,
             "mode": self.mode,
@@ -155,7 +157,8 @@ def policy_of_run(found: Found, catalog: PluginCatalog) -> PlayablePolicy:
         frame_stack=settings.get("frame_stack") or 0,
     )
     max_steps = int(settings.get("eval_max_steps", EVAL_MAX_STEPS))
-    return PlayablePolicy(found.name, policy, found.seed, str(settings.get("backend", "auto")), found, max_steps)
+    backend = str(settings.get("backend", "auto"))
+    return PlayablePolicy(found.name, policy, found.seed, backend, found, max_steps, found.algorithm)
 
 
 def environment_for(

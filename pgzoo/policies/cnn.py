@@ -19,17 +19,20 @@ from pgzoo.types import ActorInputs, Array, Inputs, Output, Params, Spec
 Filters = Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=MAX_LAYERS)]
 
 
+Hidden = Annotated[
+    tuple[PositiveInt, ...],
+    Field(
+        max_length=MAX_LAYERS,
+        description="sizes of the hidden layers after the convolutions; other entries of a Dict join here",
+    ),
+]
+
+
 class CNNConfig(ActionConfig):
     """Settings of the `cnn` policy."""
 
     filters: Annotated[Filters, Field(description="number of filters of each convolution")] = (32, 64, 64)
-    hidden: Annotated[
-        tuple[PositiveInt, ...],
-        Field(
-            max_length=MAX_LAYERS,
-            description="sizes of the hidden layers after the convolutions; other entries of a Dict join here",
-        ),
-    ] = (512,)
+    hidden: Hidden = (512,)
     init: Annotated[
         Init, Field(description="initialization of weights: orthogonal, or torch's default for its layers")
     ] = "orthogonal"
@@ -52,13 +55,7 @@ class ImpalaCNNConfig(CNNConfig):
     filters: Annotated[
         Filters, Field(description="number of filters of each section: a convolution and two residual blocks")
     ] = (16, 32, 32)
-    hidden: Annotated[
-        tuple[PositiveInt, ...],
-        Field(
-            max_length=MAX_LAYERS,
-            description="sizes of the hidden layers after the convolutions; other entries of a Dict join here",
-        ),
-    ] = (256,)
+    hidden: Hidden = (256,)
 
 
 class CNN:

@@ -14,6 +14,7 @@ import numpy as np
 
 from pgzoo.config import RunConfig
 from pgzoo.errors import UsageError
+from pgzoo.tracking.ledger import plural
 from pgzoo.types import Collection, Spec, Steps
 
 __all__ = ["check_memory", "name_lack_of_memory", "note_memory", "rollout_bytes"]
@@ -49,7 +50,7 @@ def check_memory(config: RunConfig, spec: Spec, collection: Collection, members:
     needed = parameters * members * BYTES_PER_PARAMETER
     if needed > memory:
         raise UsageError(
-            f"policy.hidden: {_plural(members, 'network')} of {_count(parameters)} parameters would need "
+            f"policy.hidden: {plural(members, 'network')} of {_count(parameters)} parameters would need "
             f"{_gib(needed)}, and this machine has {_gib(memory)}. Choose smaller layers or fewer seeds."
         )
 
@@ -109,7 +110,7 @@ def _rollouts(config: RunConfig, spec: Spec, collection: Collection, members: in
     assert isinstance(collection, Steps)
     return (
         f"Rollouts of {_count(collection.count)} steps in {_count(config.num_envs)} environments for "
-        f"{_plural(members, 'seed')}, with observations of "
+        f"{plural(members, 'seed')}, with observations of "
         f"{_observation_bytes(spec):,} bytes, stored once and once more in batches,"
     )
 
@@ -117,10 +118,6 @@ def _rollouts(config: RunConfig, spec: Spec, collection: Collection, members: in
 def _machine_memory() -> int:
     """Return the bytes of this machine's memory; 0 if that is unknown."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _count(number: int) -> str:

@@ -238,16 +238,21 @@ class Result:
         from pgzoo.play.frames import evaluate_all
         from pgzoo.registry import discover
 
-        name = self.plan.config.name or self.plan.config.algorithm
-        backend = self.plan.config.backend if env is None else "auto"
-        limit = self.plan.config.eval_max_steps
+        c = self.plan.config
+        backend = c.backend if env is None else "auto"
         policies = [
-            PlayablePolicy(f"{name} s{run.seed}", self._policy(row), run.seed, backend, max_steps=limit)
+            PlayablePolicy(
+                f"{c.name or c.algorithm} s{run.seed}",
+                self._policy(row),
+                run.seed,
+                backend,
+                max_steps=c.eval_max_steps,
+                algorithm=c.algorithm,
+            )
             for row, run in enumerate(self.runs)
         ]
         mode: EvaluationMode = "greedy" if deterministic else "sampled"
-        frame = evaluate_all(policies, discover(), episodes=episodes, mode=mode, per_episode=per_episode, env=env)
-        return frame.assign(algorithm=self.plan.config.algorithm) if "algorithm" in frame else frame
+        return evaluate_all(policies, discover(), episodes=episodes, mode=mode, per_episode=per_episode, env=env)
 
     def video(
         self,

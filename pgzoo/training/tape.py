@@ -52,7 +52,7 @@ class Tape:
 
     def store(self, t: int, where: RowIndex, leaves: dict[str, Array]) -> None:
         """Store the leaves of step t, `[rows, ...]` each, in the rows `where`."""
-        stored = {name: leaf for name, leaf in leaves.items() if not self._rewards_only or name in NEEDED_FOR_RETURNS}
+        stored = {name: leaves[name] for name in NEEDED_FOR_RETURNS} if self._rewards_only else leaves
         if not self.arrays:
             self.arrays = {name: np.zeros((self.capacity, *x.shape), x.dtype) for name, x in stored.items()}
         elif t + 1 == self.capacity:

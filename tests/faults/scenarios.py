@@ -32,7 +32,7 @@ from pgzoo.tracking import Home
 from pgzoo.tracking.home import sqlite_path
 from pgzoo.tracking.journal import records
 from pgzoo.tracking.ledger import Ledger, read_json
-from pgzoo.tracking.uploader import metric_rows
+from pgzoo.tracking.run_upload import metric_rows
 
 HERE = Path(__file__).resolve().parent
 EVERY = 200

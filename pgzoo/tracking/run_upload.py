@@ -1,0 +1,357 @@
+"""The upload of one run's journal, files, plots and model to its tracking store."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pgzoo.tracking.home import Home, display_uri, redact
+from pgzoo.tracking.journal import Record, artifact_path, now, records, trim
+from pgzoo.tracking.ledger import DRAWN, OMITTED, WANTED, Ledger, read_json, write_json
+from pgzoo.tracking.locks import is_locked, lock
+from pgzoo.tracking.report import LEARNING_CURVE, describe_run, read_history, write_plots, write_tables
+from pgzoo.tracking.secrets import reveal_secrets
+
+if TYPE_CHECKING:
+    from pgzoo.tracking.store import Store
+
+__all__ = ["RunUpload", "metric_rows"]
+
+MAX_SECONDS_PER_RUN = 2.0
+READ = 2**18
+DESCRIPTION = "mlflow.note.content"
+log = logging.getLogger("pgzoo.uploader")
+
+
+@dataclass
+class Batch:
+    """Consecutive records of a journal that are uploaded together."""
+
+    offset: int
+    """Where the next record begins, in bytes."""
+    start: Record | None = None
+    rows: list[tuple[str, float, int, int]] = field(default_factory=list)
+    """Metrics, as (name, value, timestamp, step)."""
+    tags: dict[str, str] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)
+    end: Record | None = None
+    last: int = 0
+    """The latest timestamp."""
+
+    def add(self, record: Record) -> None:
+        """Add a record. Raises AttributeError, KeyError, TypeError or ValueError if it is malformed."""
+        kind, ts = record["t"], record["ts"]
+        self.last = max(self.last, ts)
+        if kind == "start":
+            self.start = {**record, "uri": str(record["uri"])}
+        elif kind in ("update", "evaluation"):
+            self.rows += metric_rows(record)
+        elif kind == "tags":
+            self.tags |= record["tags"].items()
+        elif kind == "artifact":
+            self.files.append(record["path"])
+        elif kind == "end":
+            if record["reason"]:
+                self.tags["pgzoo.end_reason"] = record["reason"][:8000]
+            self.end = {"status": record["status"], "ts": ts}
+        else:
+            raise ValueError(f"unknown kind of record {kind!r}")
+
+
+class RunUpload:
+    """The upload of one run. All state that must survive a restart is in the run's ledger on disk."""
+
+    def __init__(self, folder: Path, home: Home) -> None:
+        from pgzoo.tracking.store import Backoff
+
+        self.folder = folder
+        self.ledger = Ledger.read(folder)
+        starts = [r for r, _ in records(folder) if r and r["t"] == "start"]
+        self.home = home
+        self._set_store(starts[-1]["uri"] if starts else "")
+        self.group = str(starts[-1].get("group", "")) if starts else ""
+        self.created = False
+        """Whether this process created the run in the store and has not yet tried to log its model."""
+        known = read_json(folder / "run.json")
+        # A run that was resumed with another store is uploaded there from the beginning.
+        same = display_uri(str(known.get("tracking_uri", ""))) == self.uri
+        self.run_id: str = known.get("run_id", "") if same else ""
+        if known and not self.run_id:
+            self.ledger = Ledger()
+        self.last = 0
+        self.backoff = Backoff()
+        self.successes_elsewhere = 0
+        """The store's count of successful attempts at this run's first consecutive failure."""
+        self.alive = True
+        self._rejected: list[Record] = []
+
+    def _set_store(self, uri: str) -> None:
+        """Set the public URI and the real URI (with password) from a start record."""
+        self.uri, self.address = display_uri(uri), reveal_secrets(uri, self.home)
+
+    @property
+    def size(self) -> int:
+        """The size of the journal, in bytes."""
+        return (self.folder / "journal.jsonl").stat().st_size
+
+    @property
+    def nothing_to_do(self) -> bool:
+        """Whether the trainer has ended, and everything is uploaded or the run is refused."""
+        return not self.alive and (bool(self.ledger.refused) or self.ledger.done(self.size))
+
+    def save(self) -> None:
+        """Write the rejected records to `rejected.jsonl`, then the ledger."""
+        if self._rejected:
+            with (self.folder / "rejected.jsonl").open("a") as file:
+                file.writelines(json.dumps(item) + "\n" for item in self._rejected)
+            self._rejected.clear()
+        self.ledger.write(self.folder)
+
+    def refuse_run(self, reason: str) -> None:
+        """Give the run up: the store refuses it for good."""
+        log.error("%s: %s", self.folder.name, reason)
+        self.ledger.refused = redact(reason)
+        self.save()
+
+    def reject_record(self, item: Any, reason: str) -> None:
+        """Set aside one record that the store refuses; `save` writes it to `rejected.jsonl`."""
+        log.warning("%s: rejected %s: %s", self.folder.name, str(item)[:200], reason)
+        self._rejected.append({"ts": now(), "reason": redact(reason), "record": item})
+
+    def upload_records(self, store: Store) -> bool:
+        """Upload new records of the journal, for a few seconds at most; return whether anything was uploaded."""
+        # Check the lock before reading, so that the last records of a dying trainer aren't missed.
+        self.alive = is_locked(self.folder / "lock")
+        begin, before = time.monotonic(), self.ledger.offset
+        while time.monotonic() - begin < MAX_SECONDS_PER_RUN:
+            self._rejected.clear()  # discard rejections of the failed attempt; this attempt finds them again
+            batch = self._read_batch()
+            if batch.offset == self.ledger.offset:
+                break
+            if batch.start is not None and not self._accept_store(batch.start):
+                return True
+            self._upload_batch(store, batch)
+            self.ledger.offset = batch.offset
+            self.save()
+        else:
+            return True
+        if not self.alive and not self.ledger.closed:
+            self._close_dead(store)
+        return self.ledger.offset > before
+
+    def _read_batch(self) -> Batch:
+        """Read the records that can be uploaded together: up to the next start or end, or 1000 points of curves."""
+        batch = Batch(self.ledger.offset)
+        for record, behind in records(self.folder, batch.offset, READ):
+            if record is not None and record["t"] == "start" and batch.offset > self.ledger.offset:
+                break  # it may change the store
+            try:
+                if record is None:
+                    self.reject_record(None, "a line that isn't JSON")
+                else:
+                    batch.add(record)
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                self.reject_record(record, f"not a record: {error!r}")
+            batch.offset = behind
+            if batch.end is not None or len(batch.rows) >= 1000:
+                break
+        return batch
+
+    def _upload_batch(self, store: Store, batch: Batch) -> None:
+        params: Mapping[str, str] = {}
+        tags: Mapping[str, str] = {}
+        if batch.start is not None:
+            try:
+                params, tags = self._open(store, batch.start)
+            except (KeyError, TypeError, AttributeError) as error:
+                self.reject_record(batch.start, f"not a record: {error!r}")
+            self.ledger.closed, self.ledger.reported, self.ledger.model, self.ledger.plots = "", False, "", ""
+        elif not self.run_id:
+            params, tags = self._open(store, next(r for r, _ in records(self.folder) if r and r["t"] == "start"))
+        store.log(self.run_id, batch.rows, params, {**tags, **batch.tags}, self.reject_record)
+        self.ledger.files += [path for path in batch.files if path not in self.ledger.files]
+        self.last = max(self.last, batch.last)
+        if batch.end is not None:
+            store.close_run(self.run_id, batch.end["status"], batch.end["ts"])
+            self.ledger.closed = batch.end["status"]
+
+    def _accept_store(self, start: Record) -> bool:
+        """Return whether the run stays in its store; False if `start` moves it to another, from the beginning."""
+        if display_uri(start["uri"]) == self.uri:
+            return True
+        # Either an earlier store, which the last start record has replaced, or a new one.
+        later = [r["uri"] for r, _ in records(self.folder) if r and r["t"] == "start"]
+        if display_uri(later[-1]) == self.uri:
+            return True
+        self._set_store(later[-1])
+        self.run_id, self.ledger = "", Ledger()
+        return False
+
+    def _run(self, store: Store) -> str:
+        """Return the run id; where run.json was lost, look the run up by its key."""
+        if not self.run_id:
+            start = next(r for r, _ in records(self.folder) if r and r["t"] == "start")
+            params, tags = self._open(store, start)
+            store.log(self.run_id, [], params, tags, self.reject_record)
+        return self.run_id
+
+    def _open(self, store: Store, start: Record) -> tuple[Mapping[str, str], Mapping[str, str]]:
+        """Find or create the run; return the params and tags that the store doesn't have yet."""
+        run = store.open_run(start, self.reject_record)
+        self.run_id, self.created = run.run_id, run.created
+        identity = {"run_id": run.run_id, "experiment_id": run.experiment, "tracking_uri": store.uri}
+        write_json(self.folder / "run.json", identity)
+        return run.params, run.tags
+
+    def _close(self, store: Store, status: str, ended: int, reason: str) -> None:
+        store.log(self._run(store), [], {}, {"pgzoo.end_reason": reason[:8000]}, self.reject_record)
+        store.close_run(self._run(store), status, ended)
+        self.ledger.closed = status
+
+    def _close_dead(self, store: Store) -> None:
+        """Close a run whose trainer died, with status KILLED, once all of its records are uploaded."""
+        if self.ledger.offset < self.size:
+            mine = lock(self.folder / "lock")
+            if mine is None:  # resumed meanwhile
+                return
+            try:
+                trim(self.folder / "journal.jsonl")
+            finally:
+                mine.release()
+            if self.ledger.offset < self.size:
+                return
+        if is_locked(self.folder / "lock"):
+            return
+        last = self.last or max((r["ts"] for r, _ in records(self.folder) if r), default=now())
+        self._close(store, "KILLED", last, "the training process died")
+        self.save()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the store has all records of the run, its end included."""
+        return bool(self.ledger.closed) and self.ledger.offset >= self.size
+
+    @property
+    def has_no_new_records(self) -> bool:
+        """Whether the run has ended and everything in its journal is uploaded."""
+        try:
+            return self.is_complete
+        except OSError:  # the user deleted the run
+            return False
+
+    def write_tables(self) -> bool:
+        """Write the tables of a run that has ended; return whether there was something to do."""
+        if self.ledger.reported or not self.is_complete:
+            return False
+        self._add_report(write_tables)
+        self.ledger.reported = True
+        self.save()
+        return True
+
+    def draw_plots(self, omit: Callable[[str], bool]) -> bool:
+        """Draw the plots of a run that has ended, unless `omit(group)`; return whether there was something to do."""
+        if self.ledger.plots_settled or not self.ledger.reported or not self.is_complete:
+            return False
+        if self.ledger.plots != WANTED and omit(self.group):
+            self.ledger.plots = OMITTED
+        else:
+            self._add_report(write_plots)
+            self.ledger.plots = DRAWN
+        self.save()
+        return True
+
+    def _add_report(self, write: Callable[[Path], list[str]]) -> None:
+        try:
+            made = write(self.folder)
+        except Exception:  # a failed report is logged and doesn't keep the run pending
+            log.exception("%s: the report failed", self.folder.name)
+            made = []
+        self.ledger.files += [path for path in made if path not in self.ledger.files]
+
+    def upload_files(self, store: Store) -> bool:
+        """Upload the waiting artifacts; return whether there were any."""
+        if not self.ledger.files:
+            return False
+        try:
+            while self.ledger.files:
+                name = self.ledger.files[0]
+                try:
+                    store.upload(self._run(store), artifact_path(self.folder, name), name)
+                    if name == LEARNING_CURVE and self.ledger.plots_settled:
+                        self._describe(store)
+                except (FileNotFoundError, IsADirectoryError, ValueError) as error:
+                    self.reject_record({"artifact": name}, str(error))
+                except Exception as error:
+                    from pgzoo.tracking.store import is_final
+
+                    if not is_final(error):
+                        raise
+                    self.reject_record({"artifact": name}, str(error))
+                del self.ledger.files[0]
+        finally:
+            self.save()
+        return True
+
+    def _describe(self, store: Store) -> None:
+        """Add the learning curve to the run's description, unless a user has edited the description."""
+        starts = [r for r, _ in records(self.folder) if r and r["t"] == "start"]
+        history, before = read_history(self.folder), starts[-1]["tags"].get(DESCRIPTION)
+        if history.returns and before:
+            run, experiment = self._run(store), read_json(self.folder / "run.json").get("experiment_id")
+            page = f"#/experiments/{experiment}/runs/{run}"
+            store.replace_tag(run, DESCRIPTION, before, describe_run(history, before, page))
+
+    def upload_model(self, store: Store) -> bool:
+        """Log the policy of an uploaded run as an MLflow model; return whether there was something to do."""
+        ledger = self.ledger
+        if ledger.model or not ledger.reported or ledger.files or not self.is_complete:
+            return False
+        ledger.model = self._log_model(store)
+        self.save()
+        return True
+
+    def _log_model(self, store: Store) -> str:
+        """Return the model's id, or why there is none. Raises errors that may be temporary."""
+        from pgzoo.tracking.store import is_final, knows_no_models
+
+        bundle = self.folder / "artifacts" / "policy"
+        try:
+            digest = hashlib.sha256()
+            for name in ("policy.json", "policy.safetensors"):
+                digest.update((bundle / name).read_bytes())
+        except FileNotFoundError:
+            return "the run kept no policy"
+        evaluations = [r for r, _ in records(self.folder) if r and r["t"] == "evaluation" and r.get("final")]
+        rows = [row for r in evaluations for row in metric_rows(r)]
+        try:
+            from pgzoo.export.mlflow_model import write_model
+
+            run = self._run(store)
+            start = next(r for r, _ in records(self.folder) if r and r["t"] == "start")
+            first, self.created = self.created, False  # if this attempt fails, the next one searches for what it left
+
+            def write(model_id: str, folder: Path) -> Path:
+                return write_model(bundle, folder, model_id=model_id, run_id=run)
+
+            return store.log_model(run, start, digest.hexdigest(), write, rows, first)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:  # an unknown policy format, or an old mlflow
+            reason = f"the policy can't be logged as a model: {error!r}"
+        except Exception as error:
+            if not (is_final(error) or knows_no_models(error)):
+                raise
+            reason = f"the store takes no models: {error}".splitlines()[0]
+        log.warning("%s: %s", self.folder.name, reason)
+        return reason[:500]
+
+
+def metric_rows(record: Record) -> list[tuple[str, float, int, int]]:
+    """Return an update's or evaluation's metrics as (name, value, timestamp, step)."""
+    steps = record.get("steps", ()) if record["t"] == "update" else (record["step"],)
+    ts, metrics = int(record["ts"]), [(str(k), float(v)) for k, v in record.get("m", {}).items()]
+    return [(name, value, ts, int(step)) for step in steps for name, value in metrics]

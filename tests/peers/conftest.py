@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import gymnasium as gym
 import numpy as np
@@ -47,7 +47,7 @@ class Shapes(gym.Env[Any, Any]):
         return np.zeros(SIZE, np.float32), 0.0, False, False, {}
 
 
-gym.register("peers/Shapes-v0", Shapes)
+gym.register("peers/Shapes-v0", cast(Any, Shapes))
 
 
 class Rows(NamedTuple):
@@ -116,7 +116,7 @@ class Oracle:
 
     def gradient(self, rows: Rows) -> tuple[Loss, Params]:
         """Return pgzoo's loss on a batch, and its gradient by the name of the parameter, without the member axis."""
-        result, vector = self.ctx.gradient(self.ctx.plan.algorithm.loss, self.state, self.batch(rows))  # type: ignore[union-attr]
+        result, vector = self.ctx.gradient(self.ctx.plan.algorithm.loss, self.state, self.batch(rows))
         return result, self.named(vector)
 
     def batch(self, rows: Rows) -> Batch:
@@ -132,7 +132,7 @@ class Oracle:
     def named(self, vector: Tensor) -> Params:
         """Split a vector `[1, P]` into parameters without the member axis."""
         sizes = [leaf.numel() for leaf in self.state.params.values()]
-        pieces = vector[0].split(sizes)
+        pieces = torch.split(vector[0], sizes)
         return {n: p.view(v.shape[1:]) for (n, v), p in zip(self.state.params.items(), pieces, strict=True)}
 
     def steps(self) -> Steps:
@@ -147,11 +147,9 @@ class Oracle:
 
     def trajectory(self, steps: Steps) -> Trajectory:
         """Return the steps as pgzoo collects them: after an end there is a step that only resets."""
-        places: list[int] = []  # the index of each valid step in the window
-        for ended in (steps.terminated | steps.truncated).tolist():
-            places.append(places[-1] + 1 + wait if places else 0)
-            wait = int(ended)
-        length = places[-1] + 1
+        ended = (steps.terminated | steps.truncated).long()
+        places = torch.arange(len(ended)) + ended.cumsum(0) - ended  # the index of each valid step in the window
+        length = int(places[-1]) + 1
 
         def spread(value: Tensor, size: int = length) -> Tensor:
             found = value.new_zeros(size, *value.shape[1:])
@@ -159,7 +157,7 @@ class Oracle:
             return found[None, :, None]
 
         obs = spread(steps.obs, length + 1)
-        obs[0, [place + 1 for place in places], 0] = steps.next_obs
+        obs[0, places + 1, 0] = steps.next_obs
         valid = spread(torch.ones(len(places), dtype=torch.bool))
         starts = torch.zeros(1, length + 1, 1, dtype=torch.bool)
         starts[0, 0] = True
@@ -184,7 +182,7 @@ class Oracle:
 
 
 @pytest.fixture
-def oracle(engine: Callable[..., Engine]) -> Iterator[Callable[..., Oracle]]:
+def oracle(engine: Callable[..., Engine]) -> Callable[..., Oracle]:
     """Return `oracle(algorithm, action, **settings)`: two hidden layers of tanh unless `policy` is given."""
 
     def make(algorithm: str, action: str, **settings: Any) -> Oracle:
@@ -193,7 +191,7 @@ def oracle(engine: Callable[..., Engine]) -> Iterator[Callable[..., Oracle]]:
         ctx = engine(algorithm, env="peers/Shapes-v0", env_kwargs={"action": action}, **given | settings)
         return Oracle(ctx, action)
 
-    yield make
+    return make
 
 
 def relative_difference(ours: Params, theirs: Params) -> float:

@@ -24,9 +24,7 @@ class Net(Model):  # type: ignore[misc, unused-ignore]
 
     def __init__(self, oracle: Any, prefix: str, outputs: int) -> None:
         spec = oracle.ctx.spec
-        Model.__init__(
-            self, observation_space=spec.observation_space, action_space=spec.action_space, device="cpu"
-        )
+        Model.__init__(self, observation_space=spec.observation_space, action_space=spec.action_space, device="cpu")
         layers = [nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, outputs)]
         self.prefix, self.layers = prefix, nn.Sequential(*layers).double()
         with torch.no_grad():
@@ -152,13 +150,13 @@ def test_by_default_skrl_does_not_end_an_advantage_at_a_truncation(oracle: Any, 
     ours = oracle("a2c", "discrete", gamma=0.75, estimator={"name": "gae", "lam": 0.5})
     steps = ours.steps()
     rows = rows_of(ours, steps, ours.log_probs(steps.obs, steps.actions))
-    ends, last = ours.values(steps.next_obs), ours.values(steps.next_obs)[-1:]
+    after = ours.values(steps.next_obs)
 
     def returns(bootstrap: bool) -> Tensor:
-        rewards = steps.rewards.double() + (0.75 * ends * steps.truncated if bootstrap else 0.0)
-        given = {"rewards": rewards, "terminated": steps.terminated, "truncated": steps.truncated, "values": rows.values}
+        rewards = steps.rewards.double() + (0.75 * after * steps.truncated if bootstrap else 0.0)
+        ends = {"terminated": steps.terminated, "truncated": steps.truncated}
         settings = {"discount_factor": 0.75, "lambda_coefficient": 0.5, "time_limit_bootstrap": bootstrap}
-        found: Tensor = compute_gae(**given, last_values=last, **settings)[0]
+        found: Tensor = compute_gae(rewards=rewards, values=rows.values, last_values=after[-1:], **ends, **settings)[0]
         return found
 
     assert difference({"returns": rows.returns}, {"returns": returns(True)}) < CLOSE

@@ -106,9 +106,7 @@ def test_ppo_loss_and_gradient(oracle: Any, difference: Any, action: str, clip_v
     settings = {"clip_range": 0.25, "entropy_coef": 0.125, "value_coef": 1.5, "normalize_advantages": False}
     ours = oracle("ppo", action, clip_value=clip_value, **settings)
     rows, peer = ours.rows(), Peer(ours)
-    module = ClipPPOLoss(
-        peer.actor, peer.critic, clip_epsilon=0.25, critic_coeff=0.75, clip_value=clip_value, **COMMON
-    )
+    module = ClipPPOLoss(peer.actor, peer.critic, clip_epsilon=0.25, critic_coeff=0.75, clip_value=clip_value, **COMMON)
     losses, found = peer.gradient(module, rows)
     loss, expected = ours.gradient(rows)
     assert difference(expected, found) < CLOSE

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?= reinforce --env CartPole-v1
 
-.PHONY: run test test-all unit coverage wheels test-envpool test-peers check fix docs bench bench-backends bench-device bench-peers bench-physics results faults lock clean
+.PHONY: run test test-all unit coverage wheels test-envpool test-peers check fix docs bench bench-backends bench-device bench-peers bench-physics results tournament faults lock clean
 
 run: $(VENV)/.ready
 	$(BIN)/pgzoo run $(ARGS)
@@ -63,6 +63,11 @@ bench-device: $(VENV)/.ready
 
 results: $(VENV)/.ready
 	$(BIN)/python benchmarks/results.py
+
+# Takes days; `make tournament PIECE='ppo/*'` runs a part, and finished pieces are kept (docs/tournament.md).
+PIECE ?= *
+tournament: $(VENV)/.envpool
+	set -f; $(BIN)/python benchmarks/tournament.py $(ARGS_TOURNAMENT) $(PIECE)
 
 faults: $(VENV)/.ready
 	$(BIN)/python benchmarks/reliability.py

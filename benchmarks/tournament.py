@@ -25,6 +25,11 @@ import numpy as np
 from page import ROOT, table
 from tournament_page import render
 
+
+class Failed(Exception):
+    """A command failed."""
+
+
 Command = Callable[[str], dict[str, Any]]
 """Runs a `pgzoo run` command and returns the last line of its output."""
 
@@ -214,7 +219,7 @@ def run(command: str) -> dict[str, Any]:
         done = pgzoo(shlex.split(command)[1:], Path(folder))
     lines = done.stdout.strip().splitlines()
     if not lines or done.returncode not in (0, 1):  # 1: some seeds failed
-        raise SystemExit(f"{command} failed:\n{done.stderr}")
+        raise Failed(f"{command} failed:\n{done.stderr}")
     answer: dict[str, Any] = json.loads(lines[-1])
     return answer
 
@@ -239,7 +244,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=PAGE, metavar="FILE", help="the page")
     options = parser.parse_args()
     among, finished, begin = contestants(), Finished(options.keep), time.monotonic()
-    wanted = list(pieces(among, options.pieces, options.fraction))
+    wanted, failed = list(pieces(among, options.pieces, options.fraction)), list[str]()
     if not wanted:
         parser.error(f"no piece matches {' '.join(options.pieces)}; see --list")
     if options.list:
@@ -253,11 +258,16 @@ def main() -> None:
             continue
         try:
             finished.add(play(piece, run))
+        except Failed as error:
+            print(error, file=sys.stderr, flush=True)
+            failed.append(piece.name)
         except KeyboardInterrupt:
             raise SystemExit(
                 f"\n{piece.name} was interrupted; all pieces before it are kept in {options.keep}"
             ) from None
         write(options.out, finished, among)
+    if failed:
+        raise SystemExit(f"These pieces failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def test_finished_pieces_are_kept_and_a_cut_off_line_is_run_again(tmp_path: Path
     assert Finished(file).has(piece) and Finished(file).has(other)
 
 
-def test_an_interrupted_piece_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_piece_that_is_interrupted_or_fails_is_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keep, page = tmp_path / "pieces.jsonl", tmp_path / "page.md"
 
     def interrupted(command: str) -> dict[str, Any]:
@@ -78,9 +78,19 @@ def test_an_interrupted_piece_is_not_kept(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(SystemExit, match="ppo/Acrobot-v1 was interrupted"):
         tournament.main()
     assert list(Finished(keep).found) == ["ppo/CartPole-v1"]
+
+    def failing(command: str) -> dict[str, Any]:
+        if "Acrobot" in command:
+            raise tournament.Failed("no such environment")
+        return trained(command)
+
+    monkeypatch.setattr(tournament, "run", failing)
+    with pytest.raises(SystemExit, match="These pieces failed: ppo/Acrobot-v1"):
+        tournament.main()
+    assert list(Finished(keep).found) == ["ppo/CartPole-v1", "ppo/Pendulum-v1"]
     monkeypatch.setattr(tournament, "run", trained)
     tournament.main()
-    assert list(Finished(keep).found) == ["ppo/CartPole-v1", "ppo/Acrobot-v1", "ppo/Pendulum-v1"]
+    assert sorted(Finished(keep).found) == ["ppo/Acrobot-v1", "ppo/CartPole-v1", "ppo/Pendulum-v1"]
     assert "3 of 6 pieces have been run" in page.read_text(encoding="utf-8")
 
 

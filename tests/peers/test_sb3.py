@@ -120,7 +120,7 @@ def test_advantages_differ_by_the_divisor_of_the_variance(oracle: Any, differenc
 
 
 def test_clipped_values_differ_where_clipping_lowers_the_error(oracle: Any, difference: Any) -> None:
-    """SB3 takes the error of the clipped value, pgzoo the larger one of the two errors (as the PPO paper's code)."""
+    """SB3 takes the error of the clipped value, pgzoo the larger one of the two errors (as OpenAI Baselines)."""
     settings = {"clip_range": 0.25, "normalize_advantages": False, "clip_value": 0.25, "value_coef": 1.0}
     ours = oracle("ppo", "discrete", **settings)
     rows = ours.rows()

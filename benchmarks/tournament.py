@@ -42,7 +42,8 @@ FACTORS, GAMMAS = (0.3, 1.0, 3.0), (0.95, 0.98, 0.995)
 STEP_SIZES = {"trpo": "max_kl", "npg": "step_kl"}
 """The setting that is the step size of the policy, where it isn't `learning_rate`."""
 
-NOT_ON_POLICY = ("ars", "cem", "random")
+NOT_ON_POLICY = ("pqn",)
+"""Algorithms that take gradient steps but have no policy gradient."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,9 @@ ENVIRONMENTS = {
     "LunarLander-v3": Environment(300_000, -180.0, 280.0),
 }
 """The cheapest first: pieces are run in this order."""
+
+BOXES = ("MountainCarContinuous-v0", "Pendulum-v1")
+"""The environments with Box actions; those of the others are Discrete."""
 
 
 @dataclass(frozen=True)
@@ -119,20 +123,34 @@ def joined(values: Sequence[float]) -> str:
 
 
 def contestants() -> list[Contestant]:
-    """Return the built-in on-policy algorithms with the environments whose action space they fit."""
-    from pgzoo.config import Layer
+    """Return the built-in algorithms that take gradient steps, with the environments that they fit."""
+    from pgzoo.config import AlgorithmConfig, Layer
+    from pgzoo.errors import PgzooError
     from pgzoo.registry import discover
+    from pgzoo.runs.planning import make_plan
     from pgzoo.runs.resolve import resolve
 
     catalog, found = discover(inline=False), []
+
+    def configure(name: str, env: str) -> Any:
+        return resolve([Layer({"algorithm": name, "env": env}, ".".join)], catalog)
+
+    def fits(name: str, env: str) -> bool:
+        try:
+            make_plan(configure(name, env), catalog)
+        except PgzooError:
+            return False
+        return True
+
     listed = json.loads(pgzoo(["algorithms", "--json"]).stdout)
     for name in [entry["name"] for entry in listed if entry["source"] == "built-in"]:
-        if name in NOT_ON_POLICY:
+        settings = configure(name, "Pendulum-v1").settings
+        if name in NOT_ON_POLICY or not isinstance(settings, AlgorithmConfig):
             continue
+        boxes, others = fits(name, "Pendulum-v1"), fits(name, "CartPole-v1")
+        envs = tuple(env for env in ENVIRONMENTS if (boxes if env in BOXES else others))
         key = STEP_SIZES.get(name, "learning_rate")
-        settings = resolve([Layer({"algorithm": name, "env": "Pendulum-v1"}, ".".join)], catalog).settings
-        boxes = ("MountainCarContinuous-v0", "Pendulum-v1")  # rpo adds noise to the mean of a Gaussian
-        found.append(Contestant(name, key, getattr(settings, key), boxes if name == "rpo" else tuple(ENVIRONMENTS)))
+        found.append(Contestant(name, key, getattr(settings, key), envs))
     return found
 
 

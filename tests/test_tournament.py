@@ -110,3 +110,11 @@ def test_the_page_says_what_was_not_run(tmp_path: Path) -> None:
     assert cells[3] == f"{100 * (9 / 478 + 9 / 429) / 2:.0f} %"
     assert (cells[4], cells[5]) == ("0.00", "0: none")  # the same setting is best in both
     assert "5 pieces: `ppo/FrozenLake-v1`" in text and "`rpo/Pendulum-v1`" in text.split("## Not run")[1]
+
+
+@pytest.mark.slow
+def test_contestants_take_gradient_steps_and_fit_their_environments() -> None:
+    found = {contestant.name: contestant for contestant in tournament.contestants()}
+    assert {"reinforce", "a2c", "ppo", "trpo"} <= set(found) and not {"random", "cem", "ars"} & set(found)
+    assert found["rpo"].envs == ("MountainCarContinuous-v0", "Pendulum-v1")
+    assert found["trpo"].step_size == "max_kl" and found["trpo"].values == (0.003, 0.01, 0.03)

@@ -198,8 +198,8 @@ def play(piece: Piece, run: Command) -> dict[str, Any]:
     for seed in tuned["seeds"]:
         trials.setdefault(tuple(seed["settings"][key] for key in keys), []).append(seed["return_mean"])
     # a trial with a seed that failed is not chosen
-    means = {values: mean(of) for values, of in trials.items()}
-    chosen = dict(zip(keys, max(means, key=lambda values: means[values]), strict=True))
+    best = max(trials, key=lambda values: mean(trials[values]))
+    chosen = dict(zip(keys, best, strict=True))
     command = piece.final(chosen)
     final = run(command)
     return {

@@ -99,8 +99,8 @@ class SDEConfig(ActionConfig):
     sde_sample_freq: Annotated[
         PositiveInt | None,
         Field(
-            description="number of steps for which gSDE keeps a noise matrix; none: a new one only at the start of each "
-            "rollout"
+            description="number of steps for which gSDE keeps a noise matrix; none: a new one only at the start "
+            "of each rollout"
         ),
     ] = 4
 

@@ -29,6 +29,7 @@ POLICIES: dict[str, dict[str, Any]] = {
     "tabular": {},
     "gru": {"hidden": (5,), "memory": 7, "init": "default"},
     "lstm": {"hidden": (), "memory": 3, "init": "default"},
+    "gtrxl": {"width": 6, "heads": 3, "memory": 3, "blocks": 2, "init": "default"},
     "net": {},
     "net-vmap": {},
     "simba": {"width": 5, "init": "default"},
@@ -84,8 +85,9 @@ def agree(policy: Any, space: gym.Space[Any], action: gym.Space[Any]) -> None:
         return None if array is None else torch.from_numpy(array)
 
     sequence = Inputs(tensor(obs), tensor(mask), tensor(first), tensor(starts) if size else None)
-    output = policy.apply(params, sequence)
-    dist: Any = output.dist.map(torch.Tensor.detach)
+    with torch.no_grad():
+        output = policy.apply(params, sequence)
+    dist: Any = output.dist
     actor, memory = actor_for(policy, params), first
     for t in range(STEPS):
         seen = ActorInputs(obs[:, t], None if mask is None else mask[:, t], memory, starts[:, t])
@@ -98,7 +100,7 @@ def agree(policy: Any, space: gym.Space[Any], action: gym.Space[Any]) -> None:
         memory = after
     if size:
         assert output.memory is not None and memory is not None
-        np.testing.assert_allclose(memory, output.memory.detach(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(memory, output.memory, rtol=1e-4, atol=1e-5)
     shape = (MEMBERS, STEPS, ENVS)
     assert torch.isfinite(dist.log_prob(torch.from_numpy(dist.draw(noise)))).all()
     assert dist.log_prob(torch.from_numpy(dist.draw(noise))).shape == dist.entropy().shape == shape

@@ -211,7 +211,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         weight, bias = F.pad(weight, (0, extra)), F.pad(bias, (0, extra))
     if count > 1:
         x = x.reshape(members * count, rows // count, fan_in)
-        lanes = -(-count // SUM_LANES) * SUM_LANES
+        # rounds up without negative numbers, for which ONNX defines division differently
+        lanes = (count + SUM_LANES - 1) // SUM_LANES * SUM_LANES
         weight = weight.unsqueeze(1).expand(-1, lanes, -1, -1)[:, :count].flatten(0, 1)
         bias = bias.unsqueeze(1).expand(-1, lanes, -1)[:, :count].flatten(0, 1)
     wide = bias.unsqueeze(-2)

@@ -22,7 +22,8 @@ EXPANSION = 4
 """Size of the hidden layer of a block, as a multiple of the block's width."""
 
 CHUNK = ROW_ALIGN
-"""Steps whose attention is computed together. A multiple of `ROW_ALIGN`, so that rows fill whole blocks of `linear`."""
+"""Steps of a sequence whose attention is computed together. With `ROW_ALIGN` steps of a multiple of `ROW_ALIGN`
+environments, rows fill whole blocks of `linear`."""
 
 
 class GTrXLConfig(LinearConfig):
@@ -111,15 +112,15 @@ class GTrXL:
     def apply(self, params: Params, inputs: Inputs) -> Output:
         """Return distribution and values for sequences: obs `[S, T, B, *O]`, memory `[S, B, M]`, starts `[S, T, B]`.
 
-        Steps are padded to a multiple of `CHUNK` and environments to one of `ROW_ALIGN`, so that the sizes of matrix
-        products don't depend on the padding of a sequence.
+        The steps of a sequence are padded to a multiple of `CHUNK`, and environments to one of `ROW_ALIGN`, so that the
+        sizes of matrix products don't depend on the padding of a sequence.
         """
         c = self.config
         assert inputs.memory is not None and inputs.starts is not None
         steps, envs = (shape := inputs.obs.shape[:3])[1:]
         # rounds up without negative numbers, for which ONNX defines division differently
         more = (envs + ROW_ALIGN - 1) // ROW_ALIGN * ROW_ALIGN - envs
-        later = -steps % CHUNK
+        later = -steps % CHUNK if steps > 1 else 0
         memory = F.pad(inputs.memory, (0, 0, 0, more))
         kept = memory[..., :-1].unflatten(-1, (c.blocks, c.memory, c.width))  # [S, B, blocks, M, width]
         seen = _Seen.of(F.pad(inputs.starts, (0, more, 0, later)), memory[..., -1], c.memory)
@@ -166,8 +167,8 @@ class GTrXL:
             # copied, because products choose the order of summation by the layout
             return x.unflatten(-1, (c.heads, -1)).permute(0, 1, 3, 4, 2, 5).contiguous()
 
-        def chunks(x: Tensor) -> Tensor:  # [S, T, B, K] -> [S, chunks, CHUNK, B, K]
-            return x.unflatten(1, (-1, CHUNK))
+        def chunks(x: Tensor) -> Tensor:  # [S, T, B, K] -> [S, chunks, C, B, K]
+            return x.unflatten(1, (-1, seen.chunk))
 
         q = heads(chunks(_layer(params, f"{name}query", queries)))
         wide = F.pad(entries, (0, 0, 0, 0, 0, seen.padding))
@@ -175,17 +176,19 @@ class GTrXL:
         position = heads(chunks(_layer(params, f"{name}position", queries)))  # of the entries from the oldest
         scores = (q @ key.transpose(-1, -2) + _skew(position, key.shape[-2])) * size**-0.5
         weights = torch.softmax(torch.where(seen.visible, scores, FORBIDDEN), -1)
-        attended = weights @ value  # [S, chunks, B, heads, CHUNK, size]
+        attended = weights @ value  # [S, chunks, B, heads, C, size]
         return attended.permute(0, 1, 4, 2, 3, 5).flatten(-2).flatten(1, 2)
 
 
 class _Seen(NamedTuple):
     """Which entries each step may attend to. Entries are the M of the memory, oldest first, then the T steps.
 
+    Steps are in chunks of C, which is `CHUNK`, or 1 for a single step.
+
     Attributes:
         episode: the episode of each entry, `[S, M + T, B]`, counted from the first step; -1 for an entry of the memory
             that holds no step.
-        visible: `[S, chunks, B, 1, CHUNK, L]` bool, for each step of a chunk and each of the L entries of its window.
+        visible: `[S, chunks, B, 1, C, L]` bool, for each step of a chunk and each of the L entries of its window.
         index: the entries of each window, `[chunks * L]`.
         padding: number of entries to append, so that all windows are complete.
     """
@@ -202,18 +205,24 @@ class _Seen(NamedTuple):
         age = torch.arange(memory, 0, -1, device=device).reshape(1, -1, 1)
         kept = torch.where(age <= count.unsqueeze(1), 0, -1)
         episode = torch.cat([kept, starts.long().cumsum(1)], 1)
-        length = -(-(memory + CHUNK) // ROW_ALIGN) * ROW_ALIGN
-        chunks = steps // CHUNK
+        chunk = min(steps, CHUNK)
+        length = -(-(memory + chunk) // ROW_ALIGN) * ROW_ALIGN
+        chunks = steps // chunk
         window = torch.arange(length, device=device)
-        index = (torch.arange(chunks, device=device).unsqueeze(1) * CHUNK + window).flatten()
-        padding = (chunks - 1) * CHUNK + length - memory - steps
+        index = (torch.arange(chunks, device=device).unsqueeze(1) * chunk + window).flatten()
+        padding = (chunks - 1) * chunk + length - memory - steps
         padding += -(memory + steps + padding) % ROW_ALIGN
-        step = torch.arange(CHUNK, device=device).unsqueeze(1)
-        near = (step <= window) & (window <= step + memory)  # [CHUNK, L]
+        step = torch.arange(chunk, device=device).unsqueeze(1)
+        near = (step <= window) & (window <= step + memory)  # [C, L]
         known = F.pad(episode, (0, 0, 0, padding), value=-1).index_select(1, index).unflatten(1, (chunks, length))
-        own = episode[:, memory:].unflatten(1, (chunks, CHUNK))
-        same = own.transpose(2, 3).unsqueeze(-1) == known.transpose(2, 3).unsqueeze(-2)  # [S, chunks, B, CHUNK, L]
+        own = episode[:, memory:].unflatten(1, (chunks, chunk))
+        same = own.transpose(2, 3).unsqueeze(-1) == known.transpose(2, 3).unsqueeze(-2)  # [S, chunks, B, C, L]
         return cls(episode, (same & near).unsqueeze(3), index, padding)
+
+    @property
+    def chunk(self) -> int:
+        """The number C of steps in a chunk."""
+        return self.visible.shape[-2]
 
     def windows(self, entries: Tensor) -> Tensor:
         """Return the windows of all chunks: `[S, M + T + padding, B, K] -> [S, chunks, L, B, K]`."""
@@ -222,7 +231,7 @@ class _Seen(NamedTuple):
 
     def remembered(self, steps: int) -> Tensor:
         """Return which of the last M entries after `steps` steps are of the current episode, `[S, M, B]` of 0 and 1."""
-        memory = self.episode.shape[1] - self.visible.shape[1] * CHUNK
+        memory = self.episode.shape[1] - self.visible.shape[1] * self.chunk
         last = self.episode[:, memory + steps - 1].unsqueeze(1)
         return (self.episode[:, steps : steps + memory] == last).float()
 
@@ -243,9 +252,10 @@ def _gate(params: Params, name: str, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _skew(x: Tensor, length: int) -> Tensor:
-    """Shift row i of `x [..., CHUNK, K]` by i columns to the right, in zeros `[..., CHUNK, length]`."""
+    """Shift row i of `x [..., C, K]` by i columns to the right, in zeros `[..., C, length]`."""
+    chunk = x.shape[-2]
     wide = F.pad(x, (0, length + 1 - x.shape[-1])).flatten(-2)
-    return wide[..., : CHUNK * length].unflatten(-1, (CHUNK, length))
+    return wide[..., : chunk * length].unflatten(-1, (chunk, length))
 
 
 class GTrXLActor:

@@ -437,7 +437,7 @@ def compare(*arguments: str) -> Result:
 def test_the_command_prints_tables(train: Train, tmp_path: Path) -> None:
     train("a", [400, 500, 480, 490, 470])
     train("b", [100, 200, 300, 150, 250])
-    done = compare("a", "b", "--out", str(tmp_path / "r.html"), "--out", str(tmp_path / "r.PNG"))
+    done = compare("a", "b", "--no-progress", "--out", str(tmp_path / "r.html"), "--out", str(tmp_path / "r.PNG"))
     assert done.exit_code == 0, done.output
     iqm = estimate([np.array([400.0, 500, 480, 490, 470])])
     rows = [re.split(r"\s{2,}", line.strip()) for line in done.stdout.splitlines()]
@@ -489,7 +489,7 @@ def test_the_sensitivity_of_a_sweep(train: Train) -> None:
     names = ["lam=0.0 rate=1.0", "lam=0.0 rate=2.0", "lam=1.0 rate=1.0", "lam=1.0 rate=2.0"]
     sweep(train, "A-v1", dict(zip(names, [[-1, 0, 1], [1, 1, 1], [0, 2, 4], [3, 3, 3]], strict=True)))
     sweep(train, "B-v1", dict(zip(names, [[30] * 3, [10] * 3, [20] * 3, [0] * 3], strict=True)))
-    done = compare("--sensitivity", "tag:of=ppo", "--json")
+    done = compare("--sensitivity", "tag:of=ppo", "--json", "--no-progress")
     assert done.exit_code == 0, done.output
     (found,) = json.loads(done.stdout)["sensitivity"]
     assert found["sensitivity"] == pytest.approx(1 / 2.7)

@@ -141,8 +141,8 @@ class Oracle:
         terminated, truncated = torch.zeros(count, dtype=torch.bool), torch.zeros(count, dtype=torch.bool)
         terminated[4], truncated[8] = True, True
         obs, after = self.normal(count, SIZE), self.normal(count, SIZE)
-        goes_on = ~(terminated | truncated)[:-1]
-        after[:-1][goes_on] = obs[1:][goes_on]
+        continues = ~(terminated | truncated)[:-1]
+        after[:-1][continues] = obs[1:][continues]
         return Steps(obs, self.sampled_actions(count), self.normal(count), terminated, truncated, after)
 
     def trajectory(self, steps: Steps) -> Trajectory:

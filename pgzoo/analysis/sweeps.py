@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -104,6 +105,9 @@ def grid_of(algorithm: str, runs: Sequence[Run], score: str, warnings: list[str]
     for env in sorted({run.env for run in runs}):
         here = [run for run in runs if run.env == env]
         warn_of_differences(algorithm, env, here, axes, warnings)
+        for status, count in sorted(Counter(run.status for run in here).items()):
+            if status not in ("finished", "stopped"):
+                warnings.append(f"{algorithm} on {env}: {plural(count, 'run')} {status}; scored at the last step.")
         by_setting = seeds_by_setting(here, lambda run: values_of(settings[run.run_key], axes), score)
         if lost := sum(not any(x is not None for x in of.values()) for of in by_setting.values()):
             warnings.append(f"{algorithm} on {env}: {plural(lost, 'setting')} left out, no final score.")

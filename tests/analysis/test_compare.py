@@ -505,9 +505,11 @@ def test_the_sensitivity_of_a_sweep(train: Train) -> None:
 
 def test_what_misleads_about_a_sensitivity_is_said(train: Train) -> None:
     sweep(train, "A-v1", {"rate=1.0": [1, 2, 3], "rate=2.0": [4]})
+    sweep(train, "A-v1", {"rate=3.0": [1, 2, 3]}, status="failed")
     train("alone", [1, 2, 3])
     done = compare("--sensitivity", "ppo", "--json")
     assert "ppo on A-v1: 1 seed per setting" in done.stderr
+    assert "ppo on A-v1: 3 runs failed; scored at the last step." in done.stderr
     assert "belongs to a sweep" in compare("--sensitivity", "alone").output
     assert "remove --out and --log" in compare("--sensitivity", "ppo", "--log").output
     sweep(train, "A-v1", {"lam=1.0": [1, 2, 3]})

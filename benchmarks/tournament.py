@@ -280,9 +280,7 @@ def main() -> None:
             print(error, file=sys.stderr, flush=True)
             failed.append(piece.name)
         except KeyboardInterrupt:
-            raise SystemExit(
-                f"\n{piece.name} was interrupted; all pieces before it are kept in {options.keep}"
-            ) from None
+            raise SystemExit(f"\n{piece.name} was interrupted; earlier pieces are kept in {options.keep}") from None
         write(options.out, finished, among)
     if failed:
         raise SystemExit(f"These pieces failed: {', '.join(failed)}")

@@ -264,32 +264,23 @@ class PluginCatalog:
     def get(self, kind: ComponentKind, name: str) -> Entry:
         """Return one entry.
 
-        A name `module:qualname` is that of an object which was passed to `pgzoo.run`; it is found if the user has
-        imported its module.
+        A name `module:qualname` is that of a Python object, for example of one which was passed to `pgzoo.run`; it is
+        found if the user has imported its module.
 
         Raises:
             UnknownName: the message lists broken and blocked plugins, which might provide the name.
+            ConfigError: the object of that name can't be used as such a component.
         """
         if (entry := self._entries.get((kind, name))) is not None:
             return entry
-        if ":" in name and (kind == "algorithm" or kind == "policy"):
-            return self._object(kind, name)
+        if ":" in name and (kind == "algorithm" or kind == "policy" or kind == "estimator"):
+            from pgzoo.registry.objects import find_component
+
+            target, config = find_component(kind, name, self.imports)
+            info = PluginInfo("python", "import", name.partition(":")[0])
+            self._entries[kind, name] = Entry(kind, name, target, config, _first_line(target), info)
+            return self._entries[kind, name]
         raise UnknownName(self._unknown(kind, name))
-
-    def _object(self, kind: Literal["algorithm", "policy"], name: str) -> Entry:
-        from pgzoo.registry.objects import components_of, find_imported
-
-        module = name.partition(":")[0]
-        found = find_imported(name, self.imports)
-        if found is None:
-            raise UnknownName(
-                f'No {kind} "{name}". It is a Python object that was passed to pgzoo.run, and the files of a run load '
-                f"no code. Import the module that defines it: --import {module}"
-            )
-        target, config = components_of(kind, found)
-        entry = Entry(kind, name, target, config, "", PluginInfo("python", "import", module))
-        self._entries[kind, name] = entry
-        return entry
 
     def auto_preset(self, algorithm: str, env: str) -> Entry | None:
         """Return the preset that applies by default; one for this environment takes precedence."""
@@ -321,6 +312,8 @@ class PluginCatalog:
 
     def _unknown(self, kind: ComponentKind, name: str) -> str:
         lines = [f'No {_label(kind)} "{name}".{did_you_mean(name, self.names(kind))}']
+        if name.endswith(".py"):
+            return f'No {_label(kind)} "{name}". To use one that a file defines, add its name: {name}:NAME'
         lines[0] += f" See: {_LISTED_BY.get(kind, 'pgzoo plugins')}"
         return "\n".join([*lines, *self.absent_plugins()])
 

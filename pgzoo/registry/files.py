@@ -6,12 +6,12 @@ import importlib.util
 import os
 import stat
 import sys
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import ModuleType
 
 from pgzoo.errors import PluginError
 
-__all__ = ["check_owned", "make_importable", "run_file"]
+__all__ = ["check_owned", "file_of", "make_importable", "module_of", "run_file"]
 
 _ran: dict[str, tuple[Path, bytes]] = {}
 """Module name -> the file that it was loaded from, and the content at that time."""
@@ -69,6 +69,17 @@ def _is_private(number: int) -> bool:
     except KeyError:
         return False
     return group.gr_name == user.pw_name and number == user.pw_gid and set(group.gr_mem) <= {user.pw_name}
+
+
+def module_of(name: str) -> str:
+    """Return the name of the module that `--import NAME` imports; NAME is a module or the path of a file."""
+    return PurePath(name).stem if name.endswith(".py") else name
+
+
+def file_of(module: object) -> tuple[Path, bytes] | None:
+    """Return the file that `run_file` made a module from, and its content at that time; None for other modules."""
+    name = getattr(module, "__name__", "")
+    return _ran.get(name) if sys.modules.get(name) is module else None
 
 
 def run_file(path: Path) -> ModuleType:

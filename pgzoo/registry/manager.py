@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pluggy import PluginManager
 
-from pgzoo.errors import PluginError, UnknownName, UsageError, did_you_mean
+from pgzoo.errors import PluginError, UnknownName, UsageError, did_you_mean, raised_at
 from pgzoo.registry import files, hooks
 from pgzoo.registry.catalog import PluginCatalog, PluginInfo, Registry, Source, describe_error
 
@@ -107,7 +107,8 @@ def _load_and_add(candidate: _Candidate, catalog: PluginCatalog) -> None:
         catalog.add(info, plugin, registry.entries.values())
     except (Exception, SystemExit) as error:  # a plugin may even call sys.exit at import
         if info.source == "import":
-            raise PluginError(f"--import {info.name} failed. {describe_error(error)}") from error
+            what = f"{info.name} can't be run." if info.name.endswith(".py") else f"--import {info.name} failed."
+            raise PluginError(f"{what} {describe_error(error)}{raised_at(error)}") from error
         info = _measured(info, start, absent)
         catalog.plugins.append(replace(info, status="broken", error=describe_error(error)))
 
@@ -175,7 +176,7 @@ def _file(path: str, folder: Path, source: Source, name: str) -> _Candidate:
         files.make_importable(folder)
         return files.run_file((folder / path).resolve())
 
-    shown = path if Path(path).parent != Path() else f"./{path}"
+    shown = path if os.sep in path else f"./{path}"
     return _Candidate(PluginInfo(name, source, shown), load)
 
 

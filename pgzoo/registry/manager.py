@@ -178,7 +178,10 @@ def _entry_point(point: metadata.EntryPoint) -> _Candidate:
     fault = ""
     if not _PLUGIN_NAME.fullmatch(name):
         name = shortened(ascii(name)[1:-1], 40)
-        fault = "The name of an entry point has at most 64 letters, digits, dots, underscores and hyphens."
+        fault = (
+            "The name of an entry point consists of at most 64 ASCII letters, digits, dots, underscores and hyphens. "
+            "The plugin must rename it in its pyproject.toml."
+        )
     elif not point.pattern.match(point.value):
         value = shortened(ascii(point.value), 40)
         fault = f'The entry point {name} = {value} names no module: expected "pkg.module" or "pkg.module:object".'

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from pgzoo.cli import common
-from pgzoo.errors import StoreError, UsageError, did_you_mean
+from pgzoo.errors import StoreError, UsageError
 from pgzoo.registry import ComponentKind, PluginCatalog
 
 __all__ = ["new"]
@@ -83,7 +83,7 @@ def package(name: str, kind: str) -> dict[str, str]:
     """
     if not _NAME.fullmatch(name) or len(name) > LONGEST:
         lower = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-        near = did_you_mean(name, [lower]) if _NAME.fullmatch(lower) and len(lower) <= LONGEST else ""
+        near = f' Did you mean "{lower}"?' if _NAME.fullmatch(lower) and len(lower) <= LONGEST else ""
         raise UsageError(
             f"The name of a plugin starts with a letter and consists of at most {LONGEST} lowercase letters, digits "
             f"and hyphens; got {name[: 2 * LONGEST]!a}.{near}"

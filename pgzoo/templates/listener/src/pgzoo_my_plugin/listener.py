@@ -16,7 +16,7 @@ def create(context: RunContext) -> MyPlugin:
 
 
 class MyPlugin:
-    """Stores the mean return of each evaluation in the artifact my-plugin.json of each seed."""
+    """Stores the mean return of each evaluation in a file of each seed."""
 
     def __init__(self, context: RunContext) -> None:
         self.context = context

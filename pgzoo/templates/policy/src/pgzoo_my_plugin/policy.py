@@ -25,4 +25,4 @@ def build(inputs: int | tuple[int, ...], outputs: int) -> nn.Module:
     )
 
 
-my_plugin = pgzoo.module_policy(build)
+my_plugin = pgzoo.module_policy(build, name="my-plugin")

@@ -173,9 +173,8 @@ def _entry_points() -> list[_Candidate]:
 
 
 def _entry_point(point: metadata.EntryPoint) -> _Candidate:
-    about = point.dist.metadata if point.dist else {}
-    name, distribution, version = point.name, about.get("Name"), about.get("Version")
-    fault = ""
+    distribution, version = _name_and_version(point.dist) if point.dist else (None, None)
+    name, fault = point.name, ""
     if not _PLUGIN_NAME.fullmatch(name):
         name = shortened(ascii(name)[1:-1], 40)
         fault = (
@@ -185,7 +184,7 @@ def _entry_point(point: metadata.EntryPoint) -> _Candidate:
     elif not point.pattern.match(point.value):
         value = shortened(ascii(point.value), 40)
         fault = f'The entry point {name} = {value} names no module: expected "pkg.module" or "pkg.module:object".'
-    info = PluginInfo(name, "entry point", visible(point.value), distribution and visible(distribution), version)
+    info = PluginInfo(name, "entry point", visible(point.value), distribution, version)
     return _Candidate(info, partial(_refuse, fault) if fault else point.load)
 
 
@@ -195,7 +194,8 @@ def _read_each_distribution() -> tuple[list[metadata.EntryPoint], list[_Candidat
     broken: list[_Candidate] = []
     seen: set[str] = set()
     for distribution in metadata.distributions():
-        name = str(distribution.metadata.get("Name", ""))
+        name, version = _name_and_version(distribution)
+        name = name or ""
         if _normal(name) in seen:
             continue
         seen.add(_normal(name))
@@ -203,10 +203,16 @@ def _read_each_distribution() -> tuple[list[metadata.EntryPoint], list[_Candidat
             points += [point for point in distribution.entry_points if point.group == ENTRY_POINT_GROUP]
         except Exception as error:
             if f"[{ENTRY_POINT_GROUP}]" in (distribution.read_text("entry_points.txt") or ""):
-                info = PluginInfo(name, "entry point", "entry_points.txt", name, distribution.metadata.get("Version"))
+                info = PluginInfo(name, "entry point", "entry_points.txt", name, version)
                 fault = f"Its entry_points.txt can't be read: {describe_error(error)}"
                 broken.append(_Candidate(info, partial(_refuse, fault)))
     return points, broken
+
+
+def _name_and_version(distribution: metadata.Distribution) -> tuple[str | None, str | None]:
+    about = distribution.metadata  # each access reads the file
+    name, version = (visible(about[key]) if about and key in about else None for key in ("Name", "Version"))
+    return name, version
 
 
 def _refuse(fault: str) -> object:

@@ -152,8 +152,10 @@ def test_new_packages_install_pass_and_learn_in_a_new_environment(here: Path) ->
         assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    ignore = shutil.ignore_patterns(".*", "build", "*.egg-info", "tests", "benchmarks", "docs", "plugins")
-    shutil.copytree(ROOT, here / "source", ignore=ignore)
+    ignore = shutil.ignore_patterns(".*", "__pycache__")
+    shutil.copytree(ROOT / "pgzoo", here / "source" / "pgzoo", ignore=ignore)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, here / "source")
     run("pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", "dist", "./source")
     run("pip", "install", "--quiet", "--no-deps", *(str(path) for path in (here / "dist").iterdir()))
     for kind in KINDS:
@@ -187,6 +189,7 @@ def _environment(folder: Path) -> tuple[Path, Mapping[str, str]]:
     for old in packages.glob("setuptools*"):  # Python 3.11 brings its own, older than the build needs
         shutil.rmtree(old)
     (packages / "links.pth").write_text(f"{links}\n")
+    (folder / "bin" / "ruff").symlink_to(Path(sysconfig.get_path("scripts")) / "ruff")
     clean = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PGZOO_HOME")}
     variables = {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     return folder / "bin" / "python", {**clean, **variables}

@@ -17,7 +17,7 @@ Task = tuple[str, str, Callable[[], None]]
 """The component or plugin that is checked, the name of the check, and the check."""
 
 
-@click.command()
+@click.command(short_help="Check a plugin or a component.")
 @click.argument("name")
 @common.plugin_options
 @common.json_option

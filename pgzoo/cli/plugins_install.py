@@ -27,7 +27,7 @@ Rows = dict[str, Mapping[str, Any]]
 yes_option = click.option("--yes", "-y", is_flag=True, help="Don't ask for confirmation.")
 
 
-@click.command()
+@click.command(short_help="Install a plugin with pip.")
 @click.argument("what", metavar="NAME|PATH|URL")
 @click.option("--editable", "-e", is_flag=True, help="Use the files in the folder PATH, so that changes take effect.")
 @yes_option
@@ -47,7 +47,7 @@ def install(ctx: click.Context, what: str, editable: bool, yes: bool, as_json: b
     _report(ctx, command, before, _installed(), as_json)
 
 
-@click.command()
+@click.command(short_help="Uninstall a plugin with pip.")
 @click.argument("name")
 @yes_option
 @common.json_option

@@ -38,7 +38,7 @@ LONGEST = 40
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
-@click.command()
+@click.command(short_help="Write a package with a new plugin.")
 @click.argument("name")
 @click.option(
     "--kind", type=click.Choice(list(KINDS)), default="algorithm", show_default=True, help="What the plugin provides."

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ elif target != "zoo-nothing":
 
 
 @pytest.fixture(autouse=True)
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder of packages with a `pip`, and an empty working directory."""
     site, here = tmp_path / "site", tmp_path / "here"
     (site / "pip").mkdir(parents=True)
@@ -45,7 +46,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("PGZOO_DISABLE_PLUGINS", raising=False)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])]))
     monkeypatch.setattr(sys, "path", [str(site), *sys.path])
-    return site
+    yield site
+    sys.modules.pop("zoo_mine", None)
 
 
 def plugins(*arguments: str, answer: str | None = None) -> Result:
@@ -60,7 +62,6 @@ def test_install_and_uninstall_show_the_command_and_what_changes(site: Path, cap
     assert capfd.readouterr() == ("", "pip: install zoo-mine\n")
     again = json.loads(plugins("install", "zoo-mine", "--yes", "--json").stdout)
     assert (again["added"], again["changed"], again["removed"]) == ([], [], [])
-    sys.modules.pop("zoo_mine", None)
     done = plugins("uninstall", "mine", "--yes")
     assert f"{sys.executable} -m pip uninstall --yes zoo-mine\n" in done.stderr
     assert done.stdout == "Removed plugin mine (zoo-mine 1.0): algorithm: mine\n"

@@ -72,7 +72,7 @@ def new(ctx: click.Context, name: str, kind: str, as_json: bool) -> None:
     common.echo("\n".join(f"{folder}/{path}" for path in texts))
     common.echo(f"\nNext      pgzoo plugins install --editable ./{folder}")
     common.echo(f"          {USES[kind].format(name=name)}")
-    common.echo(f"          pytest {folder}")
+    common.echo(f"          pgzoo plugins check {name}")
 
 
 def package(name: str, kind: str) -> dict[str, str]:

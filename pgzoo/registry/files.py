@@ -9,7 +9,7 @@ import sys
 from pathlib import Path, PurePath
 from types import ModuleType
 
-from pgzoo.errors import PluginError
+from pgzoo.errors import PluginError, did_you_mean
 
 __all__ = ["check_owned", "file_of", "make_importable", "module_of", "run_file"]
 
@@ -90,7 +90,8 @@ def run_file(path: Path) -> ModuleType:
     Raises PluginError if there is no such file or another module has its name.
     """
     if not path.is_file():
-        raise PluginError(f"There is no file {path}.")
+        near = did_you_mean(path.name, [other.name for other in path.parent.glob("*.py")])
+        raise PluginError(f"There is no file {path}.{near}")
     name, ran = path.stem, (path, path.read_bytes())
     if name in sys.modules and _ran.get(name) == ran:
         return sys.modules[name]

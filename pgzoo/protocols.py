@@ -215,6 +215,18 @@ class LearningPolicy(Protocol):
         """Evaluate a batch: `params` are all of the members' tensors `[S, ...]`, `inputs` are `[S, T, B, ...]`."""
         ...
 
+    @property
+    def vector_size(self) -> int:
+        """Size of the vectors that `vectors` returns. Raises UnfitError if the observations are images."""
+        ...
+
+    def vectors(self, params: Params, inputs: Inputs) -> Tensor:
+        """Return the observations of a batch as vectors, `[S, T, B, vector_size]`, for an algorithm's own networks.
+
+        A Box is flattened, Discrete observations are one-hot encoded; with `--normalize-obs` they are normalized.
+        """
+        ...
+
 
 class UpdateContext(Protocol):
     """The argument `ctx` of an algorithm's `init`, `update` and `loop`.

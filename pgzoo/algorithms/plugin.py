@@ -66,6 +66,8 @@ ALGORITHMS = {
             actions="Box, gaussian or tanh",
         ),
         BuiltIn("spo", "SPO", "PPO with a quadratic penalty instead of clipping", "Xie et al. 2025"),
+        BuiltIn("ano", "ANO", "PPO with a smooth objective that suppresses outliers", "Zhang et al. 2026"),
+        BuiltIn("bpo", "BPO", "regresses probability ratios onto those of a bounded best policy", "Ao et al. 2026"),
         BuiltIn("ppg", "PPG", "PPO with auxiliary phases that distill the value function", "Cobbe et al. 2021"),
     ),
     "weighted regression": (
@@ -75,6 +77,13 @@ ALGORITHMS = {
     "parameter search": (
         BuiltIn("ars", "ARS", "random search: finite differences in parameter space", "Mania et al. 2018"),
         BuiltIn("cem", "CEM", "cross-entropy method: refits a Gaussian to the best", "Szita & Lőrincz 2006"),
+        BuiltIn(
+            "snes",
+            "SNES",
+            "natural evolution strategies: ascends the natural gradient of a Gaussian over parameters",
+            "Schaul et al. 2011; Wierstra et al. 2014",
+        ),
+        BuiltIn("eggroll", "EGGROLL", "evolution strategies with low-rank perturbations", "Sarkar et al. 2025"),
     ),
     "for comparison": (BuiltIn("random", "Random", "acts at random and learns nothing: the score to beat"),),
 }

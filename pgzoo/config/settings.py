@@ -16,6 +16,7 @@ __all__ = [
     "CGSteps",
     "ClipRange",
     "ComponentConfig",
+    "CriticHidden",
     "CriticLearningRate",
     "CriticSteps",
     "Damping",
@@ -110,6 +111,9 @@ ClipRange = Annotated[
 EntropyCoef = Annotated[float, Field(ge=0, description="weight of the entropy bonus")]
 GammaT = Annotated[
     bool, Field(description="weight step t by gamma^t, as the gradient of the discounted return requires")
+]
+CriticHidden = Annotated[
+    tuple[PositiveInt, ...], Field(description="sizes of the hidden layers of the algorithm's own network")
 ]
 CriticSteps = Annotated[PositiveInt, Field(description="gradient steps of the critic per update, on the whole rollout")]
 CGSteps = Annotated[PositiveInt, Field(description="conjugate gradient iterations, one Fisher-vector product each")]

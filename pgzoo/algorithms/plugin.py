@@ -70,6 +70,15 @@ ALGORITHMS = {
         BuiltIn("bpo", "BPO", "regresses probability ratios onto those of a bounded best policy", "Ao et al. 2026"),
         BuiltIn("ppg", "PPG", "PPO with auxiliary phases that distill the value function", "Cobbe et al. 2021"),
     ),
+    "action values": (
+        BuiltIn(
+            "pqn",
+            "PQN",
+            "Q-learning from parallel environments, without replay or target network",
+            "Gallici et al. 2025",
+            actions="Discrete",
+        ),
+    ),
     "weighted regression": (
         BuiltIn("vmpo", "VMPO", "fits the better half of the actions within a KL bound", "Song et al. 2020"),
         BuiltIn("awr", "AWR", "on-policy advantage-weighted regression", "Peng et al. 2019"),

@@ -73,8 +73,11 @@ class ActionConfig(ComponentConfig):
     """Base of the settings of a policy that ends in one of pgzoo's distributions over actions."""
 
     distribution: Annotated[
-        Literal["auto", "categorical", "multi-categorical", "bernoulli", "gaussian", "tanh", "beta"],
-        Field(description="distribution over actions; auto: the one that fits the action space, gaussian for Box"),
+        Literal["auto", "categorical", "epsilon-greedy", "multi-categorical", "bernoulli", "gaussian", "tanh", "beta"],
+        Field(
+            description="distribution over actions; auto: the one that fits the action space, gaussian for Box; "
+            "epsilon-greedy, for Discrete: the network's outputs are action values"
+        ),
     ] = "auto"
     log_std: Annotated[float, Field(description="initial log standard deviation, for Box actions")] = 0.0
     state_std: Annotated[

@@ -3,7 +3,7 @@
 The policy's critic estimates V(s). An algorithm that learns something else, such as Q(s, a) or a median, has a network
 of its own: it returns the parameters from its `init`, and evaluates the network in its losses.
 
-    init(ctx, rng):   AlgorithmState(init_critic_network(rng, "mine.q.", ctx.policy.vector_size + actions, (64, 64)), {})
+    init(ctx, rng):   AlgorithmState(init_critic_network(rng, "mine.q.", ctx.policy.vector_size + 3, (64, 64)), {})
     loss(...):        critic_network(params, "mine.q.", torch.cat([policy.vectors(params, batch.inputs), actions], -1))
 """
 

@@ -83,27 +83,39 @@ class ActionHead:
                 "distribution, which has no mean to shift. "
                 "Choose Box actions with a gaussian or tanh distribution, or another algorithm."
             )
+        if "action_values" in needs and self.family.name != "epsilon-greedy":
+            raise UnfitError(
+                f"The algorithm learns action values, but {who} has a {self.family.name} distribution. "
+                "Use --policy.distribution epsilon-greedy, which needs Discrete actions, or another algorithm."
+            )
         self.outputs, self.log_std = self.family.outputs, config.log_std
         self.noise, self.noise_size, self.to_env = self.family.noise, self.family.noise_size, self.family.to_env
 
     def init(self) -> Params:
-        """Return one member's `log_std`, if it is learned and state-independent."""
-        return {"log_std": torch.full((self.family.scale_size,), self.log_std)} if self.family.scale_size else {}
+        """Return one member's `log_std`, if it is learned and state-independent, or its `epsilon`, initially 1."""
+        name, size = self.family.scale_name, self.family.scale_size
+        return {name: torch.full((size,), self.log_std if name == "log_std" else 1.0)} if size else {}
 
     @staticmethod
     def log_std_of(params: Params) -> Array | None:
-        """Return the log standard deviation for `choose`: a view `[S, 1, A]` on the parameter."""
-        return params["log_std"].detach().numpy()[:, None] if "log_std" in params else None
+        """Return the log standard deviation, or ε, for `choose`: a view `[S, 1, A]` on the parameter."""
+        scale = _scale_of(params)
+        return None if scale is None else scale.detach().numpy()[:, None]
 
     def distribution(self, outputs: Tensor, params: Params, action_mask: Tensor | None) -> Distribution:
         """Return the distribution of batch shape `[S, T, B]` for `outputs [S, T, B, K]`."""
         if action_mask is not None:
             outputs = masked(outputs, action_mask)
-        log_std = params.get("log_std")
-        return self.family.distribution(outputs, None if log_std is None else log_std[:, None, None])
+        scale = _scale_of(params)
+        return self.family.distribution(outputs, None if scale is None else scale[:, None, None])
 
     def choose(self, outputs: Array, log_std: Array | None, action_mask: Array | None, noise: Array | None) -> Array:
         """Return actions `[S, N, *A]` from `outputs [S, N, K]`: sampled with `noise`, or the mode if it is None."""
         if action_mask is not None:
             outputs = masked(outputs, action_mask)
         return self.family.mode(outputs) if noise is None else self.family.draw(outputs, log_std, noise)
+
+
+def _scale_of(params: Params) -> Tensor | None:
+    """Return the parameter that the family's `distribution` and `draw` take beside the outputs, if there is one."""
+    return next((params[name] for name in ("log_std", "epsilon") if name in params), None)

@@ -27,7 +27,7 @@ from pgzoo.training.minibatches import Batcher
 from pgzoo.training.plan import POLICY, Plan, PolicyView, policy_tensors, with_state_names
 from pgzoo.training.seeding import generator
 from pgzoo.training.tape import FinishedEpisodes
-from pgzoo.training.targets import EvaluationInputs, bind_estimator, policy_evaluator
+from pgzoo.training.targets import VALUE_NEEDS, EvaluationInputs, bind_estimator, policy_evaluator
 from pgzoo.training.update_record import UpdateRecord
 from pgzoo.types import (
     RECENT,
@@ -200,7 +200,7 @@ class Engine:
     @property
     def needs_policy_evaluation(self) -> bool:
         """Whether the algorithm or the estimator needs the policy evaluated on the trajectory."""
-        return bool(self.plan.needs & {"value", "log_probs", "old"}) or "log_rhos" in self._estimator.takes
+        return bool(self.plan.needs & (VALUE_NEEDS | {"log_probs", "old"})) or "log_rhos" in self._estimator.takes
 
     def evaluate_policy(self, state: TrainState, trajectory: Trajectory) -> PolicyEvaluation:
         """Evaluate the policy of `state` at every step of a trajectory, without gradients."""

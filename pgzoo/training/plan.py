@@ -22,7 +22,7 @@ from pgzoo.types import Collection, EnvRequest, Inputs, Need, Output, Params, Sp
 
 __all__ = ["POLICY", "Plan", "PolicyView", "checked_needs", "make_policy", "policy_tensors", "with_state_names"]
 
-POLICY_NEEDS = frozenset({"value", "aux_value", "shift"})
+POLICY_NEEDS = frozenset({"value", "aux_value", "shift", "action_values"})
 
 POLICY, CRITIC = "policy.", "critic."
 """Prefixes of the names of the policy's and its critic's tensors in a `TrainState`."""

@@ -318,11 +318,13 @@ class UpdateContext(Protocol):
         trajectory: Trajectory,
         evaluated: PolicyEvaluation | None = None,
         behavior: Tensor | None = None,
+        bonus: Tensor | None = None,
     ) -> Targets:
         """Compute advantages, returns and weights with the run's return estimator, each `[S, T, N]`.
 
         `evaluated` has the critic's values. `behavior [S, T, N]`, for off-policy estimators, are the log-probabilities
-        of the actions under the policy that collected them, if it differs from the policy of `evaluated`.
+        of the actions under the policy that collected them, if it differs from the policy of `evaluated`. `bonus
+        [S, T, N]`, such as an entropy bonus, is added to the rewards after their normalization.
         """
         ...
 

@@ -19,6 +19,7 @@ class BuiltIn(NamedTuple):
     summary: str
     source: str = ""
     actions: str = "any"
+    recurrent: bool = True
 
 
 ALGORITHMS = {
@@ -72,6 +73,14 @@ ALGORITHMS = {
     ),
     "action values": (
         BuiltIn(
+            "reppo",
+            "REPPO",
+            "follows the gradient of a learned Q with respect to the policy's own actions, within a KL bound",
+            "Voelcker et al. 2025",
+            actions="Box, gaussian or tanh",
+            recurrent=False,
+        ),
+        BuiltIn(
             "pqn",
             "PQN",
             "Q-learning from parallel environments, without replay or target network",
@@ -103,9 +112,9 @@ ALGORITHMS = {
 def pgzoo_register(registry: Any) -> None:
     """Register the algorithms as strings, so that listing them doesn't import torch."""
     for family, algorithms in ALGORITHMS.items():
-        for name, cls, summary, source, actions in algorithms:
+        for name, cls, summary, source, actions, recurrent in algorithms:
             target = f"pgzoo.algorithms.{name.replace('-', '_')}:{cls}"
-            facts = {"family": family, "actions": actions, "source": source}
+            facts = {"family": family, "actions": actions, "source": source, "recurrent": recurrent}
             registry.algorithm(name, target, config=f"{target}Config", summary=summary, **facts)
     for name, preset in PRESETS.items():
         registry.preset(name, **preset)

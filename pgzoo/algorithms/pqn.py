@@ -47,7 +47,7 @@ class PQNConfig(AlgorithmConfig):
 
 
 class PQN:
-    """PQN: Q-learning from parallel environments, with λ-returns and layer normalization, without replay or target network.
+    """PQN: Q-learning from parallel environments, with λ-returns and layer normalization, but no replay or target.
 
         L(θ) = ½ E[ (Q(s, a; θ) - G)² ],  Gₜ = rₜ + γ ((1 - λ) max_a Q(sₜ₊₁, a) + λ Gₜ₊₁)
 

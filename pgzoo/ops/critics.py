@@ -10,9 +10,10 @@ of its own: it returns the parameters from its `init`, and evaluates the network
 from __future__ import annotations
 
 import numpy as np
+import torch.nn.functional as F
 from torch import Tensor
 
-from pgzoo.ops.nets import Activation, init_mlp, init_norms, last_layer, layers_of, norms_of, trunk
+from pgzoo.ops.nets import ROW_ALIGN, Activation, init_mlp, init_norms, last_layer, layers_of, norms_of, trunk
 from pgzoo.types import Params
 
 __all__ = ["critic_network", "init_critic_network"]
@@ -45,4 +46,7 @@ def init_critic_network(
 def critic_network(params: Params, prefix: str, x: Tensor, activation: Activation = "tanh") -> Tensor:
     """Evaluate the network whose parameters are named with `prefix`: `x [S, T, B, size] -> [S, T, B]`."""
     layers, rows = layers_of(params, prefix), x.flatten(1, 2)
-    return last_layer(layers, trunk(layers, rows, activation, norms_of(params, prefix))).reshape(x.shape[:3])
+    count = rows.shape[1]
+    rows = F.pad(rows, (0, 0, 0, -count % ROW_ALIGN))  # batches for gradient steps have this size already
+    outputs = last_layer(layers, trunk(layers, rows, activation, norms_of(params, prefix)))
+    return outputs[:, :count].reshape(x.shape[:3])

@@ -215,12 +215,13 @@ class Engine:
         trajectory: Trajectory,
         evaluated: PolicyEvaluation | None = None,
         behavior: Tensor | None = None,
+        bonus: Tensor | None = None,
     ) -> Targets:
         """Compute advantages, returns and weights, `[S, T, N]` each."""
         if evaluated is None and self.plan.added_critic:
             evaluated = self.evaluate_policy(state, trajectory)
         with self.watch.phase("estimate", f'estimator "{self.plan.config.estimator.name}"'):
-            return self._estimator(self._estimator.tensors, state.buffers, trajectory, evaluated, behavior)
+            return self._estimator(self._estimator.tensors, state.buffers, trajectory, evaluated, behavior, bonus)
 
     # batches
 

@@ -31,7 +31,7 @@ __all__ = [
     "requires_values",
 ]
 
-VALUE_NEEDS = frozenset({"value", "action_values"})
+VALUE_NEEDS = frozenset({"value", "action_values", "own_values"})
 """The needs of an algorithm that has values of states for the estimator."""
 
 VALUES = frozenset({"values", "next_values"})
@@ -103,11 +103,14 @@ class Estimator(NamedTuple):
         trajectory: Trajectory,
         evaluated: PolicyEvaluation | None,
         behavior: Tensor | None = None,
+        bonus: Tensor | None = None,
     ) -> Targets:
         """Return advantages, returns and weights `[S, T, N]`; see `protocols.UpdateContext.estimate`."""
         available: dict[str, Any] = {name: getattr(trajectory, name) for name in FIELDS} | {**self.settings, **tensors}
         if self.normalize_reward:
             available["rewards"] = scale_rewards(buffers, trajectory.rewards)
+        if bonus is not None:
+            available["rewards"] = available["rewards"] + bonus
         values = None
         if evaluated is not None:
             available["log_rhos"] = evaluated.log_probs - (evaluated.log_probs if behavior is None else behavior)

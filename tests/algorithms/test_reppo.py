@@ -100,5 +100,3 @@ def test_policies_that_it_cannot_improve_are_refused(plan: Any, engine: Any) -> 
         plan("reppo", env="probe/Bandit-v0", policy={"name": "mlp", "distribution": "auto", "state_std": False})
     with pytest.raises(UnfitError, match="supports no recurrent policy"):
         engine("reppo", policy="gru", **SMALL)
-
-

@@ -69,7 +69,6 @@ class PQN:
         "total_steps": 200_000,
         "policy": {
             "name": "mlp",
-            "distribution": "epsilon-greedy",
             "hidden": [64, 64],
             "activation": "relu",
             "layer_norm": True,

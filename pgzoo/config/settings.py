@@ -75,8 +75,8 @@ class ActionConfig(ComponentConfig):
     distribution: Annotated[
         Literal["auto", "categorical", "epsilon-greedy", "multi-categorical", "bernoulli", "gaussian", "tanh", "beta"],
         Field(
-            description="distribution over actions; auto: the one that fits the action space, gaussian for Box; "
-            "epsilon-greedy, for Discrete: the network's outputs are action values"
+            description="distribution over actions; auto: the one that fits the action space (gaussian for Box) and "
+            "the algorithm; epsilon-greedy: the outputs of the network are action values"
         ),
     ] = "auto"
     log_std: Annotated[float, Field(description="initial log standard deviation, for Box actions")] = 0.0

@@ -48,7 +48,7 @@ def test_utilities_by_hand() -> None:
 def test_snes_moves_the_mean_and_the_standard_deviations(engine: Any) -> None:
     played = Played([1.0, 4.0, 2.0, 3.0], [5.0, 5.0, 5.0, 5.0])
     settings = {"init_std": 0.5, "mean_rate": 0.7, "std_rate": 0.3}
-    ctx, before, state = one_update(engine, "snes", played, **settings)
+    _, before, state = one_update(engine, "snes", played, **settings)
     after, std = flatten(state.params.values()).numpy(), state.buffers["snes.std"].numpy()
     s = (played.vectors[0] - before[0]) / 0.5
     u = utilities(np.array([1.0, 4.0, 2.0, 3.0]))[:, None]

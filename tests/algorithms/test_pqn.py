@@ -64,6 +64,7 @@ def test_gradient_steps_leave_epsilon_as_it_is(play: Any) -> None:
 
 def test_it_needs_action_values(plan: Any) -> None:
     with pytest.raises(UnfitError, match=r"learns action values, but policy \"mlp\" has a categorical distribution"):
-        plan("pqn", policy={"name": "mlp", "distribution": "auto"}, **SMALL)
+        plan("pqn", policy={"name": "mlp", "distribution": "categorical"}, **SMALL)
+    assert plan("pqn", policy="gru", **SMALL).config.policy.settings.distribution == "epsilon-greedy"
     with pytest.raises(UnfitError, match="doesn't fit the action space"):
         plan("pqn", **(SMALL | {"env": "probe/Target-v0"}))

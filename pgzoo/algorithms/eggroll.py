@@ -78,9 +78,8 @@ class EGGROLL:
         count = ctx.num_envs // 2
         shapes = [tuple(value.shape[1:]) for value in state.params.values()]
         noise = np.zeros((members, ctx.num_envs, size))  # with an odd number, the last environment plays M itself
-        for member in range(members):
-            rng = ctx.rng("perturbations", member, state)
-            noise[member, :count] = perturbations(rng, shapes, count, ctx.settings.rank)
+        for s in range(members):
+            noise[s, :count] = perturbations(ctx.rng("perturbations", s, state), shapes, count, ctx.settings.rank)
         noise[:, count : 2 * count] = -noise[:, :count]
         noise_std = np.array([own.noise_std for own in settings])[:, None, None]
         candidates = (center[:, None] + noise_std * noise).astype(np.float32)
@@ -101,8 +100,8 @@ def perturbations(
     parts = []
     for shape in shapes:
         if len(shape) == 2:
-            a, b = (rng.standard_normal((count, side, rank)) for side in shape)
-            parts.append((a @ b.transpose(0, 2, 1) / np.sqrt(rank)).reshape(count, -1))
+            left, right = (rng.standard_normal((count, side, rank)) for side in shape)
+            parts.append((left @ right.transpose(0, 2, 1) / np.sqrt(rank)).reshape(count, -1))
         else:
             parts.append(rng.standard_normal((count, *shape)).reshape(count, -1))
     return np.concatenate(parts, axis=1)

@@ -26,7 +26,18 @@ from pgzoo.ops.critics import critic_network, init_critic_network
 from pgzoo.ops.distributions import TanhGaussian
 from pgzoo.ops.losses import explained_variance, value_loss, weighted_mean
 from pgzoo.protocols import LearningPolicy, UpdateContext
-from pgzoo.types import AlgorithmState, Batch, Hyper, Inputs, Loss, Need, Params, TrainState, Trajectory
+from pgzoo.types import (
+    AlgorithmState,
+    Batch,
+    Hyper,
+    Inputs,
+    Loss,
+    Need,
+    Params,
+    PolicyEvaluation,
+    TrainState,
+    Trajectory,
+)
 
 Q = "reppo.q."
 """Prefix of the parameters of the Q critic."""
@@ -92,28 +103,33 @@ class REPPO:
     def update(self, ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -> TrainState:
         """Take gradient steps for several epochs on one rollout, with new actions of the policy in each epoch."""
         old = ctx.evaluate_policy(state, trajectory)
-        values, bonus = self.next_values(ctx, state, trajectory)
+        values, bonus = self.values(ctx, state, trajectory, old)
         targets = ctx.estimate(state, trajectory, old._replace(values=values), bonus=bonus)
         for epoch in range(ctx.settings.epochs):
-            extra = {"noise": _noise(ctx, state, trajectory, epoch)}
+            extra = {"noise": _noise(ctx, "reppo.actions", state, trajectory.actions, epoch)}
             for batch in ctx.minibatches(state, trajectory, targets, old, epochs=range(epoch, epoch + 1), extra=extra):
                 state = ctx.step(self.loss, state, batch)
         return state
 
-    def next_values(self, ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -> tuple[Tensor, Tensor]:
-        """Return the values `[S, T+1, N]` for `ctx.estimate`, of which the first is unknown, and the entropy bonus.
+    def values(
+        self, ctx: UpdateContext, state: TrainState, trajectory: Trajectory, old: PolicyEvaluation
+    ) -> tuple[Tensor, Tensor]:
+        """Return the values `[S, T+1, N]` of the states, and the entropy bonus `[S, T, N]` of the steps.
 
-        The value of sₜ₊₁ is Q(sₜ₊₁, a'ₜ₊₁); the bonus `[S, T, N]` of step t is -γ α ln π(a'ₜ₊₁|sₜ₊₁), 0 at termination.
+        The value of sₜ is Q(sₜ, a'ₜ), the bonus of step t is -γ α ln π(a'ₜ₊₁|sₜ₊₁), or 0 at a termination.
         """
         params, obs = state.params | state.buffers, trajectory.obs
-        following = trajectory._replace(obs=torch.cat([obs[:, 1:], obs[:, -1:]], 1))
+        shifted = trajectory._replace(obs=torch.cat([obs[:, 1:], obs[:, -1:]], 1))
+        first: Any = old.dist
+        following: Any = ctx.evaluate_policy(state, shifted).dist
+        mean, log_std = (
+            torch.cat([getattr(first, name)[:, :1], getattr(following, name)], 1) for name in ("mean", "log_std")
+        )
         with torch.no_grad():
-            dist: Any = ctx.evaluate_policy(state, following).dist
-            actions = dist.mean + dist.log_std.exp() * _noise(ctx, state, trajectory).to(ctx.device)
-            q = _q(params, ctx.policy.vectors(params, Inputs(obs[:, 1:])), _bounded(dist, actions))
+            actions = mean + log_std.exp() * _noise(ctx, "reppo.values", state, mean)
+            values = _q(params, ctx.policy.vectors(params, Inputs(obs)), _bounded(first, actions))
             alpha = params["reppo.log_alpha"].exp()[:, None, None]
-            bonus = -ctx.hyper(state).gamma * alpha * dist.log_prob(actions)
-        values = torch.cat([torch.zeros_like(q[:, :1]), q], 1)
+            bonus = -ctx.hyper(state).gamma * alpha * following.log_prob(actions[:, 1:])
         return values, torch.where(trajectory.terminated, 0.0, bonus)
 
     def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
@@ -162,8 +178,8 @@ def _bounded(dist: Any, actions: Tensor) -> Tensor:
     return torch.tanh(actions) if isinstance(dist, TanhGaussian) else actions
 
 
-def _noise(ctx: UpdateContext, state: TrainState, trajectory: Trajectory, *epoch: int) -> Tensor:
-    """Return standard normal noise `[S, T, N, A]`, each member's from its own generator."""
-    members, *shape = trajectory.actions.shape
-    generators = [ctx.rng("reppo.actions", member, state, *epoch) for member in range(members)]
-    return torch.from_numpy(np.stack([rng.standard_normal(shape, np.float32) for rng in generators]))
+def _noise(ctx: UpdateContext, stream: str, state: TrainState, like: Tensor, *index: int) -> Tensor:
+    """Return standard normal noise of the shape of `like [S, ...]`, each member's from its own generator."""
+    members, *shape = like.shape
+    generators = [ctx.rng(stream, member, state, *index) for member in range(members)]
+    return torch.from_numpy(np.stack([rng.standard_normal(shape, np.float32) for rng in generators])).to(ctx.device)

@@ -82,7 +82,7 @@ def test_its_returns_have_the_entropy_bonus_of_the_next_action(engine: Any) -> N
     lam = {"estimator": {"name": "td-lambda", "lam": 1.0}}
     ctx = engine("reppo", seeds=2, gamma=0.9, temperature_init=0.3, policy={"hidden": (4,)}, **lam, **SMALL)
     state, seen = ctx.collect(ctx.state)
-    values, bonus = ctx.plan.algorithm.next_values(ctx, state, seen)
+    values, bonus = ctx.plan.algorithm.values(ctx, state, seen, ctx.evaluate_policy(state, seen))
     returns = ctx.estimate(state, seen, ctx.evaluate_policy(state, seen)._replace(values=values), bonus=bonus).returns
     assert not bonus[seen.terminated].any() and bonus[seen.valid & ~seen.terminated].all()
     last = seen.valid[:, -1] & ~seen.terminated[:, -1]

@@ -206,3 +206,8 @@ def _perturbation(features: Tensor, log_std: Tensor, noise: Array) -> Array:
     """Return the perturbation of actions `[S, T, B, A]` by `noise [S, T, B, L * A]`."""
     scale = log_std.detach()[:, None, None]
     return draw_perturbation(features.cpu().numpy(), scale.cpu().numpy(), noise)
+
+
+def _scale_of(params: Params) -> Tensor | None:
+    """Return the parameter that the family's `distribution` and `draw` take beside the outputs, if there is one."""
+    return next((params[name] for name in ("log_std", "epsilon") if name in params), None)

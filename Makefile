@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?= reinforce --env CartPole-v1
 
-.PHONY: run test test-all unit coverage wheels test-envpool check fix docs bench bench-backends bench-device bench-peers bench-physics results faults lock clean
+.PHONY: run test test-all unit coverage wheels test-envpool check fix docs bench bench-backends bench-device bench-peers bench-physics results environments faults lock clean
 
 run: $(VENV)/.ready
 	$(BIN)/pgzoo run $(ARGS)
@@ -63,6 +63,9 @@ bench-device: $(VENV)/.ready
 
 results: $(VENV)/.ready
 	$(BIN)/python benchmarks/results.py
+
+environments: $(VENV)/.ready
+	$(BIN)/python benchmarks/environments.py $(if $(ROW),--only $(ROW))
 
 faults: $(VENV)/.ready
 	$(BIN)/python benchmarks/reliability.py

@@ -284,4 +284,6 @@ def _is_atari(name: str) -> bool:
 
 def _one_line_message(error: BaseException) -> str:
     text = " ".join(str(error).split()).removesuffix(".")
-    return text if isinstance(error, gym.error.Error | ImportError) else f"{type(error).__name__}: {text}"
+    if isinstance(error, gym.error.Error | ImportError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

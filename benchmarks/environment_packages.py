@@ -225,6 +225,12 @@ PACKAGES = (
         "DeepMind's Behaviour Suite.",
     ),
     Package(
+        "shimmy[gym-v26]",
+        'pip install "shimmy[gym-v26]"',
+        "pgzoo run ppo --env shimmy:GymV26Environment-v0 --env-kwarg env_id=CartPole-v1",
+        "Environments of gym 0.26.",
+    ),
+    Package(
         "bluesky-gym",
         "pip install bluesky-gym",
         "pgzoo run ppo --env DescentEnv-v0 --import bluesky_envs",

@@ -112,9 +112,7 @@ def execute(words: list[str], folder: Path, limit: int, variables: Iterable[str]
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PGZOO_"))}
     kept |= {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"} | dict(word.split("=", 1) for word in variables)
     try:
-        done = subprocess.run(
-            words, cwd=folder, env=kept, capture_output=True, text=True, timeout=limit, check=False
-        )
+        done = subprocess.run(words, cwd=folder, env=kept, capture_output=True, text=True, timeout=limit, check=False)
     except subprocess.TimeoutExpired:
         return Attempt("", f"stopped after {limit} s")
     printed = done.stderr + done.stdout
@@ -245,7 +243,9 @@ def page(kept: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--only", metavar="WORD", help="run the rows whose name contains this, also those with a result")
+    parser.add_argument(
+        "--only", metavar="WORD", help="run the rows whose name contains this, also those with a result"
+    )
     parser.add_argument("--venvs", metavar="FOLDER", type=Path, help="keep the virtual environments here")
     parser.add_argument("--page", action="store_true", help="run nothing, write the page from the results")
     asked = parser.parse_args()
@@ -274,8 +274,8 @@ def versions() -> str:
 
 TEMPLATE = """# Environments
 
-Which environments pgzoo trains in, and what each of them needs.
-Made by `make environments`, which runs every command below and trains for three updates. Rows tried: {dates}; {versions}.
+Which environments pgzoo trains in, and what each of them needs. Made by `make environments`, which runs every command
+below for three updates. Rows tried: {dates}; {versions}.
 
 Every command was run with these options in addition, so that it takes seconds. To learn something, leave them out:
 

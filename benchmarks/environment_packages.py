@@ -95,7 +95,7 @@ class Weighted(mo_gymnasium.wrappers.LinearReward):
         super().__init__(env, weight=np.array([0.7, 0.3]))
 """
 
-OLDER_MUJOCO = "It fails with mujoco 3.12 and later, so an older one is installed."
+OLDER_MUJOCO = "It fails with the newest mujoco, so an older one is installed."
 
 PACKAGES = (
     Package(
@@ -108,8 +108,8 @@ PACKAGES = (
     Package(
         "highway-env",
         "pip install highway-env",
-        "pgzoo run ppo --env highway_env:highway-v0",
-        "The module's name has an underscore.",
+        "pgzoo run ppo --env highway_env:highway-fast-v0",
+        "The module's name has an underscore. `highway-v0` is the same, but takes a second for a few steps.",
     ),
     Package(
         "popgym",

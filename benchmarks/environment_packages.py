@@ -215,8 +215,8 @@ PACKAGES = (
     Package(
         "shimmy[dm-control]",
         'pip install "shimmy[dm-control]" "mujoco<4"',
-        "pgzoo run ppo --env shimmy:dm_control/cartpole-balance-v0",
-        "The DeepMind Control Suite. A Dict of vectors, flattened.",
+        "MUJOCO_GL=egl pgzoo run ppo --env shimmy:dm_control/cartpole-balance-v0",
+        "The DeepMind Control Suite. A Dict of vectors, flattened. Without a display it needs `MUJOCO_GL=egl`.",
     ),
     Package(
         "shimmy[bsuite]",
@@ -234,7 +234,7 @@ PACKAGES = (
         "bluesky-gym",
         "pip install bluesky-gym",
         "pgzoo run ppo --env DescentEnv-v0 --import bluesky_envs",
-        "As for MinAtar: a file of two lines registers the ids.",
+        "As for MinAtar: a file of two lines registers the ids. The package fails with numpy 2.4, also without pgzoo.",
         {"bluesky_envs.py": BLUESKY},
     ),
     Package(

@@ -208,15 +208,16 @@ PACKAGES = (
     Package(
         "stable-retro",
         "pip install stable-retro",
-        "pgzoo run ppo --env Airstriker-v0 --import retro_envs --policy cnn",
-        "Games have no gymnasium ids: a file registers one. Actions are 12 buttons (MultiBinary).",
+        "pgzoo run ppo --env Airstriker-v0 --import retro_envs --policy cnn --backend async",
+        "Games have no gymnasium ids: a file registers one. A process can hold only one game: `--backend async`. "
+        "Actions are 12 buttons (MultiBinary).",
         {"retro_envs.py": RETRO},
     ),
     Package(
         "shimmy[dm-control]",
         'pip install "shimmy[dm-control]" "mujoco<4"',
-        "MUJOCO_GL=egl pgzoo run ppo --env shimmy:dm_control/cartpole-balance-v0",
-        "The DeepMind Control Suite. A Dict of vectors, flattened. Without a display it needs `MUJOCO_GL=egl`.",
+        "pgzoo run ppo --env shimmy:dm_control/cartpole-balance-v0",
+        "The DeepMind Control Suite. A Dict of vectors, flattened.",
     ),
     Package(
         "shimmy[bsuite]",
@@ -227,8 +228,9 @@ PACKAGES = (
     Package(
         "shimmy[gym-v26]",
         'pip install "shimmy[gym-v26]"',
-        "pgzoo run ppo --env shimmy:GymV26Environment-v0 --env-kwarg env_id=CartPole-v1",
-        "Environments of gym 0.26.",
+        "pgzoo run ppo --env shimmy:GymV26Environment-v0 --env-kwarg env_id=CartPole-v1 "
+        "--env-kwarg make_kwargs='{disable_env_checker: true}'",
+        "Environments of gym 0.26. Its checker fails with numpy 2, so it is disabled.",
     ),
     Package(
         "bluesky-gym",

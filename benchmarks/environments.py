@@ -80,7 +80,7 @@ class Overlays:
 
     def python(self, name: str, install: str) -> tuple[Path, str]:
         """Return the interpreter of the environment `name`, and the last lines of pip if it failed."""
-        place = self.folder / name
+        place = self.folder / re.sub(r"\W+", "-", name)  # some packages search their own folder with a glob
         python = place / "bin" / "python"
         if (place / "complete").exists():
             return python, ""

@@ -207,6 +207,8 @@ def package_table(results: dict[str, Any]) -> str:
     lines = ["| package | install and run | what it takes | outcome |", "|---|---|---|---|"]
     for package in PACKAGES:
         result = results.get(package.name)
+        if result and result["command"] != package.command:
+            result = None  # of an earlier version of the row
         outcome = "not run"
         if result:
             outcome = "trains" if result["trains"] else f"refused: {result['error']}"

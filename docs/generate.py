@@ -34,7 +34,10 @@ COMMANDS = [
     "estimators",
     "presets",
     "plugins",
+    "plugins new",
     "plugins check",
+    "plugins install",
+    "plugins uninstall",
     "envs",
     "doctor",
 ]

@@ -300,9 +300,9 @@ preprocessing ([Atari](backends.md#wrappers-and-frame-stacking)). `--backend env
 
 ## Packages from PyPI
 
-Packages were installed next to pgzoo into virtual environments, which some of them shared, with the versions of constraints.txt.
-`module:EnvId` imports the module, which registers its ids. `--import MODULE` does the same for ids that contain no
-module name, and for wrappers.
+Packages were installed next to pgzoo into virtual environments, which some of them shared, with the versions of
+constraints.txt. `module:EnvId` imports the module, which registers its ids. `--import MODULE` does the same for ids
+that contain no module name, and for wrappers.
 
 {packages}
 

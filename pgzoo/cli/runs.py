@@ -13,7 +13,7 @@ import click
 
 from pgzoo.cli import common
 from pgzoo.cli.completion import complete_component, complete_env, complete_run
-from pgzoo.errors import UsageError, visible
+from pgzoo.errors import StoreError, UsageError, visible
 from pgzoo.runs.waiting import ProgressMode, Waiting
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def command(
         return
     from pgzoo.analysis.listing import RunFilter, list_local, list_store
     from pgzoo.tracking import Home, check_store, resolve_uri
-    from pgzoo.tracking.home import NO_STORE
+    from pgzoo.tracking.home import NO_STORE, sqlite_path
 
     begin = int(1000 * (time.time() - seconds(since))) if since else 0
     wanted = RunFilter(algorithm, env, status or "", name, dict(map(key_and_value, tags)), begin)
@@ -85,6 +85,8 @@ def command(
             if uri == NO_STORE:
                 raise UsageError("--tracking-uri none names no store. Without the option, local runs are listed.")
             check_store(uri, home)
+            if (database := sqlite_path(uri)) is not None and not database.exists():
+                raise StoreError(f"There is no tracking store {database}. Correct --tracking-uri.")
             found = list_store(uri, wanted, limit, not seeds, report)
         else:
             found = list_local(home, wanted, limit, not seeds, report)

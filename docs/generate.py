@@ -25,6 +25,8 @@ COMMANDS = [
     "repro",
     "evaluate",
     "video",
+    "runs",
+    "runs delete",
     "export",
     "compare",
     "ui",

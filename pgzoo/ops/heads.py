@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -13,7 +14,7 @@ from torch import Tensor
 from pgzoo.errors import UnfitError
 from pgzoo.ops.entries import is_image
 from pgzoo.ops.families import Family, family_for, masked
-from pgzoo.types import Array, Distribution, Params, Spec
+from pgzoo.types import Array, Distribution, Params, RowPolicy, Spec
 
 if TYPE_CHECKING:
     from pgzoo.config import ActionConfig
@@ -101,6 +102,30 @@ class ActionHead:
             outputs = masked(outputs, action_mask)
         log_std = params.get("log_std")
         return self.family.distribution(outputs, None if log_std is None else log_std[:, None, None])
+
+    def row_policy(
+        self, forward: Callable[..., Any], params: Params, weights: list[Tensor], sizes: list[int], width: int = 1
+    ) -> RowPolicy | None:
+        """Return a policy whose outputs a function of one row computes; None for a family without such a function.
+
+        `weights` are its tensors `[S, ...]`, in the order in which the function takes them, flattened.
+        """
+        choose, bounds = self.family.choose_row, self.family.bounds
+        if choose is None:
+            return None
+        flat = [weight.detach().flatten(1).numpy() for weight in weights]
+        log_std = self.log_std_of(params)
+        return RowPolicy(
+            forward=forward,
+            choose=choose,
+            weights=np.concatenate(flat, 1, dtype=np.float32),
+            sizes=np.array(sizes, np.int64),
+            scale=np.zeros((len(flat[0]), 0), np.float32) if log_std is None else np.exp(log_std[:, 0]),
+            bounds=bounds,
+            stored=self.family.mode(np.zeros(self.outputs, np.float32)),
+            width=width,
+            outputs=self.outputs,
+        )
 
     def choose(self, outputs: Array, log_std: Array | None, action_mask: Array | None, noise: Array | None) -> Array:
         """Return actions `[S, N, *A]` from `outputs [S, N, K]`: sampled with `noise`, or the mode if it is None."""

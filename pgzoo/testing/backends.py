@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from pgzoo.envs.choice import make_backend
 from pgzoo.envs.single import make_single
 from pgzoo.protocols import EnvBackend, VectorEnv
 from pgzoo.testing import probes  # noqa: F401  registers the environments
@@ -110,8 +111,7 @@ CHECKS: Mapping[str, Check] = checks_by_name((fits, rows_independent, next_step,
 
 
 def _backend(target: CheckTarget) -> EnvBackend:
-    backend: EnvBackend = target.component.load()()
-    return backend
+    return make_backend(target.component, target.catalog)
 
 
 def _request(target: CheckTarget, rows: int) -> EnvRequest:

@@ -378,6 +378,7 @@ class RowPolicy(NamedTuple):
 
     Attributes:
         forward: `(obs [O], weights [P], sizes, scratch [2, width], outputs [K])`: computes the outputs of the network.
+            `obs` is float32, a category a whole number.
         choose: `(outputs [K], scale, bounds, noise [R], greedy, stored [A], action [A])`: draws an action, or takes the
             mode; writes it into `stored` as the trajectory holds it, and returns that for the environment: an int for a
             Discrete action space, else `action`. The logits of forbidden actions are -1e9 in `outputs`.
@@ -388,6 +389,8 @@ class RowPolicy(NamedTuple):
         stored: zeros in the shape and dtype in which the trajectory holds one action.
         width: the size of `scratch`, working memory of `forward`.
         outputs: K.
+        moments: `[2, S, O]` float32, mean and standard deviation by which observations are standardized before
+            `forward`; `[2, S, 0]`: they aren't.
     """
 
     forward: Callable[..., Any]
@@ -399,6 +402,7 @@ class RowPolicy(NamedTuple):
     stored: Array
     width: int
     outputs: int
+    moments: NDArray[np.float32]
 
 
 class StepResult(NamedTuple):

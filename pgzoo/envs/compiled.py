@@ -104,8 +104,7 @@ class CompiledEnvs:
     def reset(self, seeds: NDArray[np.int64]) -> Array:
         """Start a new episode in every row from its seed."""
         self._streams[:], self._ended[:] = seeds.astype(np.uint64), True
-        actions = np.zeros((len(seeds), *(self.action_space.shape or ())), self.action_space.dtype)
-        return self.step(actions, np.ones(len(seeds), np.bool_), "reset").obs
+        return self.step(self._actions(len(seeds)), np.ones(len(seeds), np.bool_), "reset").obs
 
     def step(self, actions: Array, live: NDArray[np.bool_], doing: str = "step") -> StepResult:
         """Take one step in every live row."""
@@ -141,9 +140,10 @@ class CompiledEnvs:
         """
         space, rows = self.action_space, len(self._state)
         action = np.zeros(int(np.prod(space.shape or (1,))), space.dtype)
-        working = np.zeros((2, policy.width), np.float32), np.zeros(policy.outputs, np.float32), action
-        shape = policy.weights, policy.sizes, policy.scale, policy.bounds
-        draws = np.zeros((1, rows, 1), np.float32) if noise is None else noise.reshape(count, rows, -1)
+        features = np.zeros(math.prod(self.observation_space.shape or ()), np.float32)
+        working = features, np.zeros((2, policy.width), np.float32), np.zeros(policy.outputs, np.float32), action
+        shape = policy.weights, policy.sizes, policy.scale, policy.bounds, policy.moments
+        draws = np.zeros((1, rows, 1), np.float32) if noise is None else noise.reshape(count, rows, noise.shape[-1])
         obs, actions, allowed = (
             stored[name].reshape(count + 1, rows, math.prod(stored[name].shape[2:]))
             for name in ("obs", "actions", "action_mask")
@@ -158,6 +158,20 @@ class CompiledEnvs:
             return run(*self._rows(), left, *self._settings(), *shape, *working, draws, noise is None, count, *leaves)
         except Exception as error:
             raise environment_error(self._id, "the compiled collector", error) from error
+
+    def compile(self, policy: RowPolicy | None) -> None:
+        """Compile what `reset`, `step` and `collect` run, or load it from the cache."""
+        one = self.select(np.zeros(1, np.int64))  # a row that is neither live nor has episodes left
+        obs = one.step(self._actions(1), np.zeros(1, np.bool_)).obs
+        if policy is not None:
+            like = {"obs": obs, "actions": policy.stored[None], "rewards": np.zeros(1)}
+            like |= {"action_mask": np.zeros((1, self._choices), np.bool_)}
+            like |= {name: np.zeros(1, np.bool_) for name in ("valid", "terminated", "truncated")}
+            stored = {name: np.zeros((2, *leaf.shape), leaf.dtype) for name, leaf in like.items()}
+            one.collect(policy._replace(weights=policy.weights[:1]), np.zeros(1, np.int64), None, 1, stored)
+
+    def _actions(self, rows: int) -> Array:
+        return np.zeros((rows, *(self.action_space.shape or ())), self.action_space.dtype)
 
     def _rows(self) -> tuple[Array, ...]:
         return self._state, self._streams, self._steps, self._ended

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pgzoo.ops.normalize import CLIP
 from pgzoo.types import Array
 
 __all__ = ["collect_rows", "no_mask", "step_rows"]
@@ -126,6 +127,8 @@ def collect_rows(
     sizes: Array,
     scale: Array,
     bounds: Array,
+    moments: Array,
+    features: Array,
     scratch: Array,
     outputs: Array,
     action: Array,
@@ -142,14 +145,15 @@ def collect_rows(
 ) -> tuple[int, int, int]:
     """Act for `count` steps in every row, or until it has played the episodes that it has `left [rows]`.
 
-    The first nine arguments are as in `step_rows`, the next five as in `types.RowPolicy`; `scratch`, `outputs` and
-    `action` are working memory. `noise` is `[count, rows, R]`, or empty if actions are `greedy`. The others are
+    The first nine arguments are as in `step_rows`, the next five as in `types.RowPolicy`; `features`, `scratch`, `outputs`
+    and `action` are working memory. `noise` is `[count, rows, R]`, or empty if actions are `greedy`. The others are
     written, `[count, rows, ...]` each, all 0 before; `obs` and `allowed` have one step more, whose first is given.
 
     Returns the number of steps until no row had episodes left (at most `count`), the sum of the rows' steps, and the
     number of episodes that ended.
     """
     rows, most, total, episodes = len(state), 0, 0, 0
+    clip = np.float32(CLIP)
     for row in range(rows):
         member = row * len(weights) // rows
         over, done, quota = ended[row], 0, left[row]
@@ -161,7 +165,12 @@ def collect_rows(
                 steps[row], over = 0, False
             else:
                 valid[done, row] = True
-                forward(obs[done, row], weights[member], sizes, scratch, outputs)
+                for i in range(len(features)):
+                    features[i] = obs[done, row, i]
+                for i in range(moments.shape[2]):
+                    scaled = (features[i] - moments[0, member, i]) / moments[1, member, i]
+                    features[i] = -clip if scaled < -clip else clip if scaled > clip else scaled
+                forward(features, weights[member], sizes, scratch, outputs)
                 for k in range(allowed.shape[2]):
                     if not allowed[done, row, k]:
                         outputs[k] = FORBIDDEN

@@ -27,7 +27,7 @@ from pgzoo.ops.draws import (
     mode_of_multi_categorical,
 )
 from pgzoo.ops.elementwise import softplus
-from pgzoo.ops.rows import choose_categorical, choose_gaussian
+from pgzoo.ops.rows import choose_categorical, choose_gaussian, choose_rescaled
 from pgzoo.types import Array, Distribution, NoiseKind
 
 __all__ = ["DistributionName", "Family", "family_for", "masked"]
@@ -245,7 +245,7 @@ def _gaussian(space: gym.spaces.Box, name: str, *, state_std: bool, rescale: boo
         draw=draw,
         mode=lambda outputs: outputs[..., :size],
         to_env=to_env,
-        choose_row=None if name == "tanh" or rescale or state_std else choose_gaussian,
+        choose_row=None if name == "tanh" or state_std else choose_rescaled if rescale else choose_gaussian,
         bounds=np.concatenate([space.low, space.high], axis=None, dtype=np.float64),
     )
 

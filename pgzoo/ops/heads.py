@@ -125,6 +125,7 @@ class ActionHead:
             stored=self.family.mode(np.zeros(self.outputs, np.float32)),
             width=width,
             outputs=self.outputs,
+            moments=np.zeros((2, len(flat[0]), 0), np.float32),
         )
 
     def choose(self, outputs: Array, log_std: Array | None, action_mask: Array | None, noise: Array | None) -> Array:

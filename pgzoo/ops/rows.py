@@ -10,7 +10,16 @@ import numpy as np
 
 from pgzoo.types import Array
 
-__all__ = ["CODES", "TANH_LIMIT", "activate", "choose_categorical", "choose_gaussian", "mlp_row", "rational_tanh", "table_row"]
+__all__ = [
+    "CODES",
+    "TANH_LIMIT",
+    "choose_categorical",
+    "choose_gaussian",
+    "choose_rescaled",
+    "mlp_row",
+    "rational_tanh",
+    "table_row",
+]
 
 CODES = {"identity": 0, "tanh": 1, "relu": 2, "leaky_relu": 3}
 """The activation functions that `mlp_row` knows, and the numbers that stand for them in its `sizes`."""
@@ -171,4 +180,20 @@ def choose_gaussian(
         stored[j] = sample
         low, high = bounds[j], bounds[size + j]
         action[j] = low if sample < low else high if sample > high else sample
+    return action
+
+
+def choose_rescaled(
+    outputs: Array, scale: Array, bounds: Array, noise: Array, greedy: bool, stored: Array, action: Array
+) -> Array:
+    """Do what `choose_gaussian` does, but map [-1, 1] onto the action space in place of clipping the sample to it."""
+    size, half, one = len(outputs), np.float32(0.5), np.float32(1.0)
+    for j in range(size):
+        sample = outputs[j] if greedy else outputs[j] + scale[j] * noise[j]
+        stored[j] = sample
+        inside = -one if sample < -one else one if sample > one else sample
+        share = np.float64(half + half * inside)
+        low, high = bounds[j], bounds[size + j]
+        whole = low * (1 - share) + high * share
+        action[j] = low if whole < low else high if whole > high else whole
     return action

@@ -26,7 +26,7 @@ from pgzoo.training.tape import (
 )
 from pgzoo.types import ActorInputs, Array, Collector, Params, RowPolicy, StepResult, Trajectory
 
-__all__ = ["EPISODE_LIMIT", "ActiveRows", "EndlessEpisode", "act", "collect", "reset_all"]
+__all__ = ["EPISODE_LIMIT", "ActiveRows", "EndlessEpisode", "act", "collect", "compiled_policy", "reset_all"]
 
 EPISODE_LIMIT = 100_000
 """Maximum length of an episode when whole episodes are collected for training; a longer one would fill the memory."""

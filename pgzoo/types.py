@@ -360,6 +360,9 @@ class Dynamics:
             environment without action masks.
         reset_randoms, step_randoms: how many random numbers `reset` and `step` take.
         constants: numbers that the functions use, such as settings or a table of transitions: `[C]` float64.
+        draws: `(generator, count)`: the numbers in [0, 1) that correspond to the next `count` random numbers that
+            gymnasium's environment takes from its generator. Like `read`, only for the conformance kit. By default
+            those of `generator.random`, which `generator.uniform` scales.
     """
 
     size: int
@@ -371,6 +374,7 @@ class Dynamics:
     reset_randoms: int = 0
     step_randoms: int = 0
     constants: Array = field(default_factory=lambda: np.zeros(0))
+    draws: Callable[[np.random.Generator, int], Any] = np.random.Generator.random
 
 
 class RowPolicy(NamedTuple):

@@ -14,7 +14,7 @@ import numpy as np
 from pgzoo.ops.normalize import CLIP
 from pgzoo.types import Array
 
-__all__ = ["collect_rows", "no_mask", "step_rows"]
+__all__ = ["apply_rows", "collect_rows", "no_mask", "step_rows"]
 
 FORBIDDEN = np.float32(-1e9)
 """As in `ops.families`."""
@@ -109,6 +109,31 @@ def step_rows(
             steps[row] += 1
             truncated[row] = steps[row] >= limit
             ended[row] = terminated[row] or truncated[row]
+        observe(state[row], obs[row], constants)
+        mask(state[row], allowed[row], constants)
+
+
+def apply_rows(
+    state: Array,
+    resets: Array,
+    reset_random: Array,
+    step_random: Array,
+    constants: Array,
+    actions: Array,
+    obs: Array,
+    rewards: Array,
+    terminated: Array,
+    allowed: Array,
+) -> None:
+    """Reset or step every row with given random numbers, `[rows, R]`, for the conformance kit.
+
+    `resets [rows]` are the rows to reset; the other arguments are as in `step_rows`.
+    """
+    for row in range(len(state)):
+        if resets[row]:
+            reset(state[row], reset_random[row], constants)
+        else:
+            rewards[row], terminated[row] = step(state[row], actions[row], step_random[row], constants)
         observe(state[row], obs[row], constants)
         mask(state[row], allowed[row], constants)
 

@@ -26,15 +26,16 @@ def available() -> bool:
     return present("compiled") and os.environ.get("NUMBA_DISABLE_JIT", "0") == "0"
 
 
-def specialize(template: Function, parts: Mapping[str, Function]) -> Function:
+def specialize(template: Function, parts: Mapping[str, Function], *, interpreted: bool = False) -> Function:
     """Return `template` with the functions `parts` in place of its global names, compiled if numba is there.
 
     It and everything that it calls must be functions of numbers and arrays that numba can compile. It is compiled on
     its first call, or loaded from the folder where numba keeps compiled functions (`__pycache__`, or NUMBA_CACHE_DIR).
     There its name contains a digest of the code of all these functions and of the constants that they use.
+    If `interpreted`, it is not compiled.
     """
     whole = _with_globals(template, parts)
-    if not available():
+    if interpreted or not available():
         return cast(Function, whole)
     digest = hashlib.sha256(repr(list(_describe(whole, set()))).encode()).hexdigest()[:20]
     if digest not in _compiled:

@@ -29,6 +29,7 @@ def dynamics(env: Any) -> Dynamics:
         reset_randoms=4,
         step_randoms=DEALER_CARDS,
         constants=np.array([float(env.natural), float(env.sab)]),
+        draws=lambda generator, count: [(generator.integers(13) + 0.5) / 13 for _ in range(count)],
     )
 
 

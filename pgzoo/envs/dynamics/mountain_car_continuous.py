@@ -11,8 +11,7 @@ from pgzoo.types import Array, Dynamics
 
 __all__ = ["dynamics"]
 
-MIN_POSITION, MAX_POSITION, GOAL, MAX_SPEED, POWER = -1.2, 0.6, 0.45, 0.07, 0.0015
-MAX_FORCE = np.float32(1.0)
+MIN_POSITION, MAX_POSITION, GOAL, MAX_SPEED, MAX_FORCE, POWER = -1.2, 0.6, 0.45, 0.07, 1.0, 0.0015
 
 
 def dynamics(env: Any) -> Dynamics:
@@ -53,7 +52,7 @@ def step(state: Array, action: Array, random: Array, constants: Array) -> tuple[
 def first_step(state: Array, force: Any) -> tuple[float, float]:
     """Return the next position and speed, computed in float64 but for the acceleration."""
     position, speed = state[0], state[1]
-    force = min(max(force, -MAX_FORCE), MAX_FORCE)
+    force = np.float32(min(max(force, -MAX_FORCE), MAX_FORCE))
     speed += np.float64(force * np.float32(POWER) - np.float32(0.0025 * math.cos(3 * position)))
     speed = min(max(speed, -MAX_SPEED), MAX_SPEED)
     position = min(max(position + speed, MIN_POSITION), MAX_POSITION)
@@ -65,8 +64,8 @@ def first_step(state: Array, force: Any) -> tuple[float, float]:
 def later_step(state: Array, force: Any) -> tuple[float, float]:
     """Return the next position and speed, computed in float32."""
     position, speed = np.float32(state[0]), np.float32(state[1])
-    force = min(max(force, -MAX_FORCE), MAX_FORCE)
-    pull = np.float32(0.0025 * math.cos(np.float32(3.0) * position))
+    force = np.float32(min(max(force, -MAX_FORCE), MAX_FORCE))
+    pull = np.float32(0.0025 * math.cos(np.float64(np.float32(3.0) * position)))
     speed = speed + (force * np.float32(POWER) - pull)
     fast = np.float32(MAX_SPEED)
     speed = min(max(speed, -fast), fast)

@@ -11,7 +11,7 @@ from pgzoo.types import Array, Dynamics
 
 __all__ = ["dynamics"]
 
-MAX_SPEED, MAX_TORQUE, DT = 8.0, np.float32(2.0), 0.05
+MAX_SPEED, MAX_TORQUE, DT = 8.0, 2.0, 0.05
 
 
 def dynamics(env: Any) -> Dynamics:
@@ -36,7 +36,7 @@ def reset(state: Array, random: Array, constants: Array) -> None:
 def step(state: Array, action: Array, random: Array, constants: Array) -> tuple[float, bool]:
     """Apply the torque for one step; gymnasium computes what depends on the torque alone in float32."""
     angle, speed = state[0], state[1]
-    torque = min(max(action[0], -MAX_TORQUE), MAX_TORQUE)
+    torque = np.float32(min(max(action[0], -MAX_TORQUE), MAX_TORQUE))
     turned = ((angle + math.pi) % (2 * math.pi)) - math.pi
     costs = turned * turned + 0.1 * (speed * speed) + np.float64(np.float32(0.001) * (torque * torque))
     push = np.float64(np.float32(3.0) * torque)

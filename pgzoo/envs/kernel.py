@@ -85,15 +85,12 @@ def step_rows(
 ) -> None:
     """Take one step in every live row: a reset where the episode has ended.
 
-    Args:
-        state, streams, steps, ended: each row's state `[rows, size]`, random stream, number of steps in the episode, and
-            whether the next step resets; changed in place.
-        live: the rows to step.
-        limit: the maximum length of an episode.
-        constants: those of the dynamics.
-        reset_random, step_random: working memory for random numbers.
-        actions: `[rows]` for a Discrete action space, else `[rows, A]`.
-        obs, rewards, terminated, truncated, allowed: the results, `[rows, ...]`; all flags and rewards are 0 before.
+    The rows are given by `state [rows, size]`, the random stream, the number of steps in the episode, and whether it has
+    `ended`, so that the next step resets; all are changed in place. `live` are the rows to step, `limit` is the maximum
+    length of an episode, `constants` are those of the dynamics. `reset_random` and `step_random` are working memory for
+    random numbers. `actions` are `[rows]` for a Discrete action space, else `[rows, A]`.
+
+    The results are written into the other arguments, `[rows, ...]`, whose rewards and flags are 0 before.
     """
     for row in range(len(state)):
         if not live[row]:
@@ -170,8 +167,8 @@ def collect_rows(
 ) -> tuple[int, int, int]:
     """Act for `count` steps in every row, or until it has played the episodes that it has `left [rows]`.
 
-    The first nine arguments are as in `step_rows`, the next five as in `types.RowPolicy`; `features`, `scratch`, `outputs`
-    and `action` are working memory. `noise` is `[count, rows, R]`, or empty if actions are `greedy`. The others are
+    The first nine arguments are as in `step_rows`, the next five as in `types.RowPolicy`. `features`, `scratch`,
+    `outputs` and `action` are working memory. `noise` is `[count, rows, R]`, or empty if actions are `greedy`. The others are
     written, `[count, rows, ...]` each, all 0 before; `obs` and `allowed` have one step more, whose first is given.
 
     Returns the number of steps until no row had episodes left (at most `count`), the sum of the rows' steps, and the

@@ -31,10 +31,13 @@ def pgzoo_register(registry: Any) -> None:
         "native", "pgzoo.envs.native:NativeBackend", summary="all at once in numpy; CartPole only, many times faster"
     )
     registry.env_backend(
-        "compiled", "pgzoo.envs.compiled:CompiledBackend", summary="compiled dynamics, with the policy in one loop"
+        "compiled",
+        "pgzoo.envs.compiled:CompiledBackend",
+        summary="registered dynamics, compiled with numba together with the policy",
     )
     for name, envs in DYNAMICS.items():
-        registry.dynamics(name, f"pgzoo.envs.dynamics.{name.replace('-', '_')}:dynamics", envs=envs)
+        target = f"pgzoo.envs.dynamics.{name.replace('-', '_')}:dynamics"
+        registry.dynamics(name, target, envs=envs, summary=f"{', '.join(envs)}, compiled")
     registry.env_state("classic-control", "pgzoo.envs.state:classic_control", summary="gymnasium's classic control")
     registry.env_state("toy-text", "pgzoo.envs.state:toy_text", summary="gymnasium's toy text")
     registry.env_state("mujoco", "pgzoo.envs.state:MuJoCo", summary="gymnasium's MuJoCo environments, version 5")

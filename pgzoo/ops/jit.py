@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
 from types import CodeType, FunctionType
 from typing import Any, cast
 
@@ -49,7 +48,8 @@ _compiled: dict[str, Function] = {}
 def _compile(function: Function, digest: str) -> Function:
     import numba
 
-    whole = _with_globals(function, {name: _jit(part) for name, part in _calls(function).items()})
+    done: dict[Function, Function] = {}
+    whole = _with_globals(function, {name: _jit(part, done) for name, part in _calls(function).items()})
     whole.__qualname__ = f"{function.__qualname__}_{digest}"  # numba names its file after it
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     try:
@@ -58,13 +58,14 @@ def _compile(function: Function, digest: str) -> Function:
         return cast(Function, numba.njit(**options)(whole))
 
 
-@cache
-def _jit(function: Function) -> Function:
+def _jit(function: Function, done: dict[Function, Function]) -> Function:
     """Return a function that a compiled one can call; the functions of its module that it calls are treated alike."""
     import numba
 
-    inner = _with_globals(function, {name: _jit(part) for name, part in _calls(function).items()})
-    return cast(Function, numba.njit(error_model="numpy")(inner))
+    if function not in done:
+        inner = _with_globals(function, {name: _jit(part, done) for name, part in _calls(function).items()})
+        done[function] = cast(Function, numba.njit(error_model="numpy")(inner))
+    return done[function]
 
 
 def _with_globals(function: Function, names: Mapping[str, Any]) -> Any:

@@ -143,9 +143,11 @@ class NormalizedPolicy:
         return act
 
     def row_policy(self, params: Params) -> RowPolicy | None:
-        """Return the policy for the compiled collector; None if the wrapped one has none, or for packed observations."""
+        """Return the policy for the compiled collector; None if the wrapped policy has none, or for images."""
         own = getattr(self.policy, "row_policy", None)
-        inner: RowPolicy | None = own(self._rest(params)) if own and self.packed is None and self.images is None else None
+        inner: RowPolicy | None = (
+            own(self._rest(params)) if own and self.packed is None and self.images is None else None
+        )
         if inner is None:
             return None
         return inner._replace(moments=np.stack([scale.flatten(1).numpy() for scale in self._scale(params)]))

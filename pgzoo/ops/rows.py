@@ -27,6 +27,7 @@ CODES = {"identity": 0, "tanh": 1, "relu": 2, "leaky_relu": 3}
 TANH_LIMIT = 9.0
 """From here on, `rational_tanh` is constant: 1 in float32."""
 
+
 def rational_tanh(x: float) -> float:
     """Return tanh(x) for float32 numbers, within 6e-8 of torch.tanh, by a quotient of two polynomials in float64.
 

@@ -19,7 +19,16 @@ from pgzoo.errors import PluginError, UnknownName, did_you_mean
 __all__ = ["KINDS", "ComponentKind", "Entry", "PluginCatalog", "PluginInfo", "Preset", "Registry", "Source", "Status"]
 
 ComponentKind = Literal[
-    "algorithm", "policy", "estimator", "env_backend", "env_state", "dynamics", "listener", "launcher", "preset", "command"
+    "algorithm",
+    "policy",
+    "estimator",
+    "env_backend",
+    "env_state",
+    "dynamics",
+    "listener",
+    "launcher",
+    "preset",
+    "command",
 ]
 Source = Literal["built-in", "entry point", "import", "inline"]
 Status = Literal["ok", "broken", "blocked"]

@@ -12,11 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pgzoo.testing.checks import CheckFailed, NotApplicable, check_component, check_plugin
-    from pgzoo.testing.suites import AlgorithmSuite, EnvBackendSuite, EstimatorSuite, PluginSuite, PolicySuite
+    from pgzoo.testing.suites import (
+        AlgorithmSuite,
+        DynamicsSuite,
+        EnvBackendSuite,
+        EstimatorSuite,
+        PluginSuite,
+        PolicySuite,
+    )
 
 _HOMES = {
     "AlgorithmSuite": "suites",
     "CheckFailed": "checks",
+    "DynamicsSuite": "suites",
     "EnvBackendSuite": "suites",
     "EstimatorSuite": "suites",
     "NotApplicable": "checks",
@@ -29,6 +37,7 @@ _HOMES = {
 __all__ = [
     "AlgorithmSuite",
     "CheckFailed",
+    "DynamicsSuite",
     "EnvBackendSuite",
     "EstimatorSuite",
     "NotApplicable",

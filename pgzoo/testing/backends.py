@@ -139,8 +139,9 @@ def compare_dynamics(
 
     Args:
         factory: what a plugin registers as `dynamics`.
-        env_id: the environment, which `kwargs` are passed to.
+        env_id: the environment.
         steps: the number of steps.
+        **kwargs: keyword arguments of the environment.
 
     Returns:
         the largest difference of the state, the observations, the rewards, the end flags and the action masks, divided

@@ -11,7 +11,7 @@ from pgzoo.registry import ComponentKind, PluginCatalog, discover
 from pgzoo.testing.checks import CHECKS, PLUGIN_CHECKS
 from pgzoo.testing.target import Check, CheckTarget, NotApplicable
 
-__all__ = ["AlgorithmSuite", "EnvBackendSuite", "EstimatorSuite", "PluginSuite", "PolicySuite"]
+__all__ = ["AlgorithmSuite", "DynamicsSuite", "EnvBackendSuite", "EstimatorSuite", "PluginSuite", "PolicySuite"]
 
 Test = Callable[..., None]
 
@@ -84,6 +84,17 @@ class EnvBackendSuite(_Suite):
 
     @_over(CHECKS["env_backend"])
     def test_env_backend(self, catalog: PluginCatalog, check: str) -> None:
+        """The component passes each check."""
+        self.conforms(catalog, check)
+
+
+class DynamicsSuite(_Suite):
+    """Checks of the dynamics of an environment."""
+
+    kind = "dynamics"
+
+    @_over(CHECKS["dynamics"])
+    def test_dynamics(self, catalog: PluginCatalog, check: str) -> None:
         """The component passes each check."""
         self.conforms(catalog, check)
 

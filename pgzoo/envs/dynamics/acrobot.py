@@ -20,9 +20,7 @@ def dynamics(env: Any) -> Dynamics:
     """Return the dynamics of gymnasium's Acrobot-v1."""
     if env.book_or_nips != "book" or env.torque_noise_max != 0.0:
         raise UnfitError("its dynamics are those of the book, without noise")
-    return Dynamics(
-        size=4, reset=reset, step=step, observe=observe, read=lambda env: env.state, reset_randoms=4
-    )
+    return Dynamics(size=4, reset=reset, step=step, observe=observe, read=lambda env: env.state, reset_randoms=4)
 
 
 def reset(state: Array, random: Array, constants: Array) -> None:
@@ -65,9 +63,7 @@ def derivatives(
         + (0.5 + 1.0) * GRAVITY * math.cos(theta1 - PI / 2)
         + phi2
     )
-    rate2 = (torque + d2 / d1 * phi1 - 0.5 * (speed1 * speed1) * math.sin(theta2) - phi2) / (
-        0.25 + 1.0 - d2 * d2 / d1
-    )
+    rate2 = (torque + d2 / d1 * phi1 - 0.5 * (speed1 * speed1) * math.sin(theta2) - phi2) / (0.25 + 1.0 - d2 * d2 / d1)
     rate1 = -(d2 * rate2 + phi1) / d1
     return speed1, speed2, rate1, rate2
 

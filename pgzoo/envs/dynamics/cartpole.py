@@ -42,9 +42,7 @@ def step(state: Array, action: int, random: Array, constants: Array) -> tuple[fl
     force = FORCE if action == 1 else -FORCE
     cosine, sine = math.cos(angle), math.sin(angle)
     temp = (force + POLE_MASS_LENGTH * (spin * spin) * sine) / TOTAL_MASS
-    spin_rate = (GRAVITY * sine - cosine * temp) / (
-        LENGTH * (4.0 / 3.0 - POLE_MASS * (cosine * cosine) / TOTAL_MASS)
-    )
+    spin_rate = (GRAVITY * sine - cosine * temp) / (LENGTH * (4.0 / 3.0 - POLE_MASS * (cosine * cosine) / TOTAL_MASS))
     acceleration = temp - POLE_MASS_LENGTH * spin_rate * cosine / TOTAL_MASS
     x, angle = x + TAU * speed, angle + TAU * spin
     state[0], state[1], state[2], state[3] = x, speed + TAU * acceleration, angle, spin + TAU * spin_rate

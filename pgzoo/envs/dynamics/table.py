@@ -16,8 +16,8 @@ def dynamics(env: Any) -> Dynamics:
     """Return the dynamics of an environment with a table `P`, as gymnasium's toy text environments have.
 
     The constants are the numbers of states S, actions A and outcomes M; the cumulative distribution of the first state,
-    `[S]`; the cumulative distribution of the outcomes, the next states, the rewards and the end flags, `[S, A, M]` each;
-    and the action mask `[S, A]`, if there is one.
+    `[S]`; the cumulative distribution of the outcomes, the next states, the rewards and the end flags, `[S, A, M]`
+    each; and the action mask `[S, A]`, if there is one.
     """
     if getattr(env, "fickle_passenger", False):
         raise UnfitError("its dynamics are without fickle_passenger")

@@ -85,10 +85,10 @@ def step_rows(
 ) -> None:
     """Take one step in every live row: a reset where the episode has ended.
 
-    The rows are given by `state [rows, size]`, the random stream, the number of steps in the episode, and whether it has
-    `ended`, so that the next step resets; all are changed in place. `live` are the rows to step, `limit` is the maximum
-    length of an episode, `constants` are those of the dynamics. `reset_random` and `step_random` are working memory for
-    random numbers. `actions` are `[rows]` for a Discrete action space, else `[rows, A]`.
+    The rows are given by `state [rows, size]`, the random stream, the number of steps in the episode, and whether it
+    has `ended`, so that the next step resets; all are changed in place. `live` are the rows to step, `limit` is the
+    maximum length of an episode, `constants` are those of the dynamics. `reset_random` and `step_random` are working
+    memory for random numbers. `actions` are `[rows]` for a Discrete action space, else `[rows, A]`.
 
     The results are written into the other arguments, `[rows, ...]`, whose rewards and flags are 0 before.
     """
@@ -168,8 +168,8 @@ def collect_rows(
     """Act for `count` steps in every row, or until it has played the episodes that it has `left [rows]`.
 
     The first nine arguments are as in `step_rows`, the next five as in `types.RowPolicy`. `features`, `scratch`,
-    `outputs` and `action` are working memory. `noise` is `[count, rows, R]`, or empty if actions are `greedy`. The others are
-    written, `[count, rows, ...]` each, all 0 before; `obs` and `allowed` have one step more, whose first is given.
+    `outputs` and `action` are working memory. `noise` is `[count, rows, R]`; it is ignored if actions are `greedy`. The
+    others are written, `[count + 1, rows, ...]` each, all 0 before except for the first observations and masks.
 
     Returns the number of steps until no row had episodes left (at most `count`), the sum of the rows' steps, and the
     number of episodes that ended.

@@ -72,7 +72,7 @@ def _with_globals(function: Function, names: Mapping[str, Any]) -> Any:
     """Return a copy of a function that sees other values for some global names."""
     plain = cast(FunctionType, function)
     copy = FunctionType(
-        plain.__code__, plain.__globals__ | names, plain.__name__, plain.__defaults__, plain.__closure__
+        plain.__code__, plain.__globals__ | dict(names), plain.__name__, plain.__defaults__, plain.__closure__
     )
     copy.__qualname__, copy.__module__ = plain.__qualname__, plain.__module__
     return copy

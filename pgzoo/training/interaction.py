@@ -126,7 +126,7 @@ class Interaction:
             )
 
     def _compile(self, state: TrainState) -> None:
-        """Before the first collection, compile the environments if they can be, together with the policy if it can be."""
+        """Compile the environments and the policy, as far as both can be, before the first collection."""
         c = self.plan.config
         envs: Any = self.environments.training()
         if self._compiled or not hasattr(envs, "compile"):

@@ -29,7 +29,7 @@ def dynamics(env: Any) -> Dynamics:
             rows = np.array([[float(value) for value in outcome] for outcome in outcomes]).T
             rows[0] = np.cumsum(rows[0])
             tables[:, state, action, : len(outcomes)] = rows
-    parts = [[states, actions, most], np.cumsum(env.initial_state_distrib), tables.ravel()]
+    parts = [np.array([states, actions, most]), np.cumsum(env.initial_state_distrib), tables.ravel()]
     masked = hasattr(env, "action_mask")
     if masked:
         parts.append(np.array([env.action_mask(state) for state in range(states)], np.float64).ravel())

@@ -6,8 +6,10 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -186,6 +188,20 @@ def test_time_limits_masks_and_unlive_rows_of_single_steps() -> None:
     assert steps[3].rewards[0] == 0 and envs.save()[1] == before[1] and envs.save()[0] != before[0]
 
 
+def test_the_environment_of_the_documentation_has_the_dynamics_that_it_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pgzoo.ops.jit.available", lambda: False)
+    page = (Path(__file__).parents[2] / "docs/backends.md").read_text()
+    code = page.split("### Your own environment")[1].split("```python\n")[1].split("```")[0]
+    names: dict[str, Any] = {"__name__": "pgzoo_plugin"}
+    try:
+        exec(code, names)
+        assert set(compare_dynamics(names["spaceship"], "Spaceship-v0", 300).values()) == {0.0}
+    finally:
+        gym.registry.pop("Spaceship-v0", None)
+
+
 def slope(state: Array, action: Any, random: Array, constants: Array) -> tuple[float, bool]:
     return FACTOR * state[0], False
 
@@ -207,8 +223,6 @@ def test_functions_that_differ_in_a_constant_are_compiled_apart(monkeypatch: pyt
 
 
 def opened_env(*, wrapped: bool = False) -> Any:
-    import gymnasium as gym
-
     env = gym.make("CartPole-v1")
     return env if wrapped else env.unwrapped
 

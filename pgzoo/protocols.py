@@ -150,6 +150,8 @@ class Policy(Protocol):
     the same short sequence of tensor operations for every batch may set `compiles = True`.
 
     A policy may also have
+        noise_steps: the number of steps for which an environment's actions are sampled with the same noise, by default
+            1; None: the whole collection. Every collection starts with new noise;
         actor(params) -> Actor: acts faster than `apply`, with results that are equal up to rounding;
         row_policy(params) -> RowPolicy | None: acts in the compiled loop of the backend `compiled`, with results that
             are equal up to rounding; None if its settings don't allow that. Which of both is returned must not depend
@@ -222,6 +224,18 @@ class LearningPolicy(Protocol):
 
     def apply(self, params: Params, inputs: Inputs) -> Output:
         """Evaluate a batch: `params` are all of the members' tensors `[S, ...]`, `inputs` are `[S, T, B, ...]`."""
+        ...
+
+    @property
+    def vector_size(self) -> int:
+        """Size of the vectors that `vectors` returns. Raises UnfitError if the observations are images."""
+        ...
+
+    def vectors(self, params: Params, inputs: Inputs) -> Tensor:
+        """Return the observations of a batch as vectors, `[S, T, B, vector_size]`, for an algorithm's own networks.
+
+        A Box is flattened, Discrete observations are one-hot encoded; with `--normalize-obs` they are normalized.
+        """
         ...
 
 
@@ -315,11 +329,13 @@ class UpdateContext(Protocol):
         trajectory: Trajectory,
         evaluated: PolicyEvaluation | None = None,
         behavior: Tensor | None = None,
+        bonus: Tensor | None = None,
     ) -> Targets:
         """Compute advantages, returns and weights with the run's return estimator, each `[S, T, N]`.
 
         `evaluated` has the critic's values. `behavior [S, T, N]`, for off-policy estimators, are the log-probabilities
-        of the actions under the policy that collected them, if it differs from the policy of `evaluated`.
+        of the actions under the policy that collected them, if it differs from the policy of `evaluated`. `bonus
+        [S, T, N]`, such as an entropy bonus, is added to the rewards after their normalization.
         """
         ...
 

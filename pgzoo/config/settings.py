@@ -16,6 +16,7 @@ __all__ = [
     "CGSteps",
     "ClipRange",
     "ComponentConfig",
+    "CriticHidden",
     "CriticLearningRate",
     "CriticSteps",
     "Damping",
@@ -31,6 +32,7 @@ __all__ = [
     "OptimizerEps",
     "OptimizerName",
     "RolloutSteps",
+    "SDEConfig",
     "SearchConfig",
     "Settings",
     "Static",
@@ -72,8 +74,11 @@ class ActionConfig(ComponentConfig):
     """Base of the settings of a policy that ends in one of pgzoo's distributions over actions."""
 
     distribution: Annotated[
-        Literal["auto", "categorical", "multi-categorical", "bernoulli", "gaussian", "tanh", "beta"],
-        Field(description="distribution over actions; auto: the one that fits the action space, gaussian for Box"),
+        Literal["auto", "categorical", "epsilon-greedy", "multi-categorical", "bernoulli", "gaussian", "tanh", "beta"],
+        Field(
+            description="distribution over actions; auto: the one that fits the action space (gaussian for Box) and "
+            "the algorithm; epsilon-greedy: the outputs of the network are action values"
+        ),
     ] = "auto"
     log_std: Annotated[float, Field(description="initial log standard deviation, for Box actions")] = 0.0
     state_std: Annotated[
@@ -83,6 +88,25 @@ class ActionConfig(ComponentConfig):
     rescale: Annotated[
         bool, Field(description="map gaussian actions in [-1, 1] onto the Box; otherwise they are only clipped to it")
     ] = False
+
+
+class SDEConfig(ActionConfig):
+    """Base of the settings of a policy that supports generalized state-dependent exploration (gSDE)."""
+
+    sde: Annotated[
+        bool,
+        Field(
+            description="generalized state-dependent exploration (gSDE), for gaussian and tanh: the noise of an action "
+            "is a linear function of the policy's features, by a random matrix that is kept for several steps"
+        ),
+    ] = False
+    sde_sample_freq: Annotated[
+        PositiveInt | None,
+        Field(
+            description="number of steps for which gSDE keeps a noise matrix; none: a new one only at the start "
+            "of each rollout"
+        ),
+    ] = 4
 
 
 LearningRate = Annotated[float, Field(gt=0, description="learning rate")]
@@ -110,6 +134,9 @@ ClipRange = Annotated[
 EntropyCoef = Annotated[float, Field(ge=0, description="weight of the entropy bonus")]
 GammaT = Annotated[
     bool, Field(description="weight step t by gamma^t, as the gradient of the discounted return requires")
+]
+CriticHidden = Annotated[
+    tuple[PositiveInt, ...], Field(description="sizes of the hidden layers of the algorithm's own network")
 ]
 CriticSteps = Annotated[PositiveInt, Field(description="gradient steps of the critic per update, on the whole rollout")]
 CGSteps = Annotated[PositiveInt, Field(description="conjugate gradient iterations, one Fisher-vector product each")]

@@ -15,14 +15,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pgzoo.ops.draws import (
+    FORBIDDEN_BELOW,
     draw_beta,
     draw_bits,
     draw_categorical,
+    draw_epsilon_greedy,
     draw_multi_categorical,
     draw_normal,
     mode_of_beta,
@@ -33,7 +36,7 @@ from pgzoo.ops.draws import (
 from pgzoo.ops.elementwise import log_one_minus, sigmoid, softplus
 from pgzoo.types import Array
 
-__all__ = ["Bernoulli", "Beta", "Categorical", "DiagonalGaussian", "MultiCategorical", "TanhGaussian"]
+__all__ = ["Bernoulli", "Beta", "Categorical", "DiagonalGaussian", "EpsilonGreedy", "MultiCategorical", "TanhGaussian"]
 
 LOG_2 = math.log(2)
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
@@ -90,6 +93,58 @@ class Categorical:
     @cached_property
     def _log_probs(self) -> Tensor:
         return F.log_softmax(self.logits, dim=-1)
+
+
+@dataclass(frozen=True, eq=False)
+class EpsilonGreedy:
+    """One of K actions: with probability ε any allowed one, else the one with the largest value.
+
+    `values [..., K]` are action values Q(s, ·), `epsilon [..., 1]`, actions `[...]` integers from 0. Probabilities have
+    no gradient with respect to the values. The value of a state is the maximum of its action values.
+    """
+
+    values: Tensor
+    epsilon: Tensor
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Return the log-probability, `[...]`; -inf for an action that is never chosen."""
+        return self._probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1).log()
+
+    def entropy(self) -> Tensor:
+        """Return -Σ p log p, `[...]`."""
+        probs = self._probs
+        return -(probs * torch.where(probs > 0, probs, 1.0).log()).sum(-1)
+
+    def kl(self, other: EpsilonGreedy) -> Tensor:
+        """Return KL(self || other) = Σ p log(p/q), `[...]`; inf if the other never chooses an action that this does."""
+        p, q = self._probs, other._probs
+        return torch.where(p > 0, p * (p.log() - q.log()), 0.0).sum(-1)
+
+    def mode(self) -> Array:
+        """Return the action with the largest value, `[...]`; ties are broken by position."""
+        return mode_of_categorical(_array(self.values))
+
+    def draw(self, noise: Array) -> Array:
+        """Draw actions from uniform `noise [..., 2]`."""
+        return draw_epsilon_greedy(_array(self.values), _array(self.epsilon), noise)
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> EpsilonGreedy:
+        """Apply `fn` to each tensor."""
+        return EpsilonGreedy(fn(self.values), fn(self.epsilon))
+
+    def value_of(self, actions: Tensor) -> Tensor:
+        """Return Q(s, a) of actions, `[...]`."""
+        return self.values.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+
+    def state_value(self) -> Tensor:
+        """Return max Q(s, ·), `[...]`."""
+        return self.values.amax(-1)
+
+    @cached_property
+    def _probs(self) -> Tensor:
+        allowed = (self.values > FORBIDDEN_BELOW).to(self.values.dtype)
+        greedy = F.one_hot(self.values.argmax(-1), self.values.shape[-1]).to(self.values.dtype)
+        return self.epsilon * allowed / allowed.sum(-1, keepdim=True) + (1 - self.epsilon) * greedy
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,10 +220,15 @@ class Bernoulli:
 
 @dataclass(frozen=True, eq=False)
 class DiagonalGaussian:
-    """Independent normals: `mean [..., A]` and `log_std [..., A]`; actions `[..., A]`, unclipped."""
+    """Independent normals: `mean [..., A]` and `log_std [..., A]`; actions `[..., A]`, unclipped.
+
+    With `perturbation`, `draw` adds its result for the noise to the mean, instead of the noise times the standard
+    deviation. It applies to this batch only, so `map` and `shift` leave it out.
+    """
 
     mean: Tensor
     log_std: Tensor
+    perturbation: Callable[[Array], Array] | None = None
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """Return the log-density summed over dimensions, `[...]`."""
@@ -190,7 +250,9 @@ class DiagonalGaussian:
         return _array(self.mean)
 
     def draw(self, noise: Array) -> Array:
-        """Draw actions from standard normal `noise [..., A]`."""
+        """Draw actions from standard normal `noise [..., A]`, or from that of the perturbation."""
+        if self.perturbation is not None:
+            return np.asarray(_array(self.mean) + self.perturbation(noise))
         return draw_normal(_array(self.mean), _array(self.log_std), noise)
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> DiagonalGaussian:
@@ -209,11 +271,14 @@ class TanhGaussian:
     Actions are stored as u, `[..., A]`, because atanh of a rounded a is inaccurate near ±1; densities are those of a.
     log |da/du| = log(1 - tanh² u) is computed as 2 (log 2 - u - softplus(-2u)), which has no cancellation.
 
+    `perturbation` as in `DiagonalGaussian`.
+
     Source: Haarnoja et al. (2018), Soft actor-critic, appendix C.
     """
 
     mean: Tensor
     log_std: Tensor
+    perturbation: Callable[[Array], Array] | None = None
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """Return the log-density of tanh(u) summed over dimensions, `[...]`."""
@@ -235,7 +300,7 @@ class TanhGaussian:
         return self._normal.mode()
 
     def draw(self, noise: Array) -> Array:
-        """Draw u from standard normal `noise [..., A]`."""
+        """Draw u from standard normal `noise [..., A]`, or from that of the perturbation."""
         return self._normal.draw(noise)
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> TanhGaussian:
@@ -248,7 +313,7 @@ class TanhGaussian:
 
     @cached_property
     def _normal(self) -> DiagonalGaussian:
-        return DiagonalGaussian(self.mean, self.log_std)
+        return DiagonalGaussian(self.mean, self.log_std, self.perturbation)
 
 
 @dataclass(frozen=True, eq=False)

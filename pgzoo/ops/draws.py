@@ -16,14 +16,19 @@ __all__ = [
     "draw_beta",
     "draw_bits",
     "draw_categorical",
+    "draw_epsilon_greedy",
     "draw_multi_categorical",
     "draw_noise",
     "draw_normal",
+    "draw_perturbation",
     "mode_of_beta",
     "mode_of_bits",
     "mode_of_categorical",
     "mode_of_multi_categorical",
 ]
+
+FORBIDDEN_BELOW = -5e8
+"""The output for an action that is not allowed is below this number (see `ops.families.masked`)."""
 
 _FAR = np.array(-1e8, np.float32), np.array(1e8, np.float32)
 """Larger in absolute value than the logit of any allowed action."""
@@ -51,6 +56,17 @@ def draw_categorical(logits: Array, noise: Array) -> NDArray[np.int64]:
     return _invert_cumulative(logits, noise)
 
 
+def draw_epsilon_greedy(values: Array, epsilon: Array, noise: Array) -> NDArray[np.int64]:
+    """Draw one of K: with probability ε any allowed action, else the one with the largest value.
+
+    Shapes: `values [..., K]`, `epsilon [..., 1]`, uniform `noise [..., 2]`.
+    """
+    allowed = np.cumsum(values > FORBIDDEN_BELOW, -1)  # the number of allowed actions up to each
+    nth = np.floor(noise[..., 1] * allowed[..., -1])[..., None]
+    explored = (allowed > nth).argmax(-1)
+    return np.where(noise[..., 0] < epsilon[..., 0], explored, mode_of_categorical(values))
+
+
 def draw_multi_categorical(logits: Array, sizes: tuple[int, ...], noise: Array) -> NDArray[np.int64]:
     """Draw a tuple: `logits [..., sum(sizes)]`, uniform `noise [..., len(sizes)]`."""
     parts = _split(logits, sizes)
@@ -65,6 +81,15 @@ def draw_bits(logits: Array, noise: Array) -> NDArray[np.int64]:
 def draw_normal(mean: Array, log_std: Array, noise: Array) -> NDArray[np.float32]:
     """Draw independent normals: `mean [..., A]`, `log_std`, which broadcasts over it, standard normal `noise`."""
     return np.asarray(mean + np.exp(log_std) * noise, np.float32)
+
+
+def draw_perturbation(features: Array, log_std: Array, noise: Array) -> NDArray[np.float32]:
+    """Return Σₗ fₗ σₗₐ εₗₐ, `[..., A]`: the perturbation of an action by a matrix of noise.
+
+    Shapes: `features [..., L]`; `log_std [..., L, A]`, which broadcasts; standard normal `noise [..., L * A]`.
+    """
+    matrix = np.exp(log_std) * noise.reshape(*noise.shape[:-1], *log_std.shape[-2:])
+    return np.asarray((features[..., None, :] @ matrix)[..., 0, :], np.float32)
 
 
 def draw_beta(alpha: Array, beta: Array, noise: Array) -> NDArray[np.float32]:

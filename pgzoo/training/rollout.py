@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pgzoo.errors import RunFailed
 from pgzoo.ops import jit
-from pgzoo.ops.acting import actor_for, memory_size
+from pgzoo.ops.acting import actor_for, memory_size, noise_steps
 from pgzoo.ops.members import select
 from pgzoo.protocols import Policy, VectorEnv
 from pgzoo.training.activity import Cancelled, Monitor
@@ -130,7 +130,8 @@ def compiled_policy(envs: VectorEnv, policy: Policy, params: Params) -> RowPolic
     """
     own = getattr(policy, "row_policy", None)
     on_cpu = all(value.device.type == "cpu" for value in params.values())
-    return own(params) if own and hasattr(envs, "collect") and jit.available() and on_cpu else None
+    fits = on_cpu and noise_steps(policy) == 1 and hasattr(envs, "collect") and jit.available()
+    return own(params) if own and fits else None
 
 
 def act_compiled(

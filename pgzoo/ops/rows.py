@@ -69,24 +69,20 @@ def activate(code: int, x: Array, bias: Array) -> None:
 
 def multiply(x: Array, weight: Array, out: Array) -> None:
     """Set `out [n]` to `x [m] @ weight [m * n]`; every sum runs over the inputs in order."""
-    n = len(out)
+    m, n = len(x), len(out)
     for j in range(n):
         out[j] = np.float32(0.0)
-    i, whole = 0, len(x) - 3
-    while i < whole:  # four inputs at a time: a quarter of the loads and stores of `out`
+    for i in range(0, m - 3, 4):  # four inputs at a time: a quarter of the loads and stores of `out`
         a, b, c, d = x[i], x[i + 1], x[i + 2], x[i + 3]
         start = i * n
         one, two = weight[start : start + n], weight[start + n : start + 2 * n]
         three, four = weight[start + 2 * n : start + 3 * n], weight[start + 3 * n : start + 4 * n]
         for j in range(n):
             out[j] = (((out[j] + a * one[j]) + b * two[j]) + c * three[j]) + d * four[j]
-        i += 4
-    while i < len(x):
-        a = x[i]
-        one = weight[i * n : (i + 1) * n]
+    for i in range(m - m % 4, m):
+        a, one = x[i], weight[i * n : (i + 1) * n]
         for j in range(n):
             out[j] += a * one[j]
-        i += 1
 
 
 def mlp_row(obs: Array, weights: Array, sizes: Array, scratch: Array, outputs: Array) -> None:

@@ -211,6 +211,40 @@ def actions(target: CheckTarget) -> None:
             )
 
 
+def rows_independent(target: CheckTarget) -> None:
+    """The outputs for a row of a batch don't depend on the other rows."""
+    for case in _cases(target):
+        inputs, actions = case.inputs(), case.act(case.seen(), case.noise())[:, None]
+        few = inputs._replace(
+            obs=inputs.obs[:, :, :2],
+            memory=None if inputs.memory is None else inputs.memory[:, :2],
+            starts=None if inputs.starts is None else inputs.starts[:, :, :2],
+        )
+        among = case.log_prob(case.apply(inputs), actions)[:, :, :2]
+        target.expect(
+            torch.allclose(case.log_prob(case.apply(few), actions[:, :, :2]), among, rtol=1e-4, atol=1e-5),
+            f"computes different numbers for a row of a batch if the other rows change, for {case.where}",
+            "Rows are steps of different environments, and batches differ between acting and learning, so that the "
+            "probabilities of actions would be wrong. Don't reduce over the axis B: no batch statistics, no centering.",
+        )
+
+
+def acting_has_no_effect(target: CheckTarget) -> None:
+    """Acting changes no parameter and no buffer, and the next action doesn't depend on earlier ones."""
+    for case in _cases(target):
+        before = {name: leaf.clone() for name, leaf in case.params.items()}
+        seen, act = case.seen(), actor_for(case.policy, case.params)
+        other = map_leaves(lambda leaf: np.flip(leaf, 1).copy(), seen)
+        first, _, again = (act(inputs, case.noise())[0].copy() for inputs in (seen, other, seen))
+        changed = [name for name, leaf in case.params.items() if not bitwise_equal(leaf, before[name])]
+        advice = (
+            "Evaluations act, too, and must not change what is trained. Change buffers in `absorb` only, which is "
+            "called once after each update; keep nothing in the actor."
+        )
+        target.expect(not changed, f"changes {', '.join(changed)} when it acts, for {case.where}", advice)
+        target.expect(np.array_equal(first, again), f"acts differently after other actions, for {case.where}", advice)
+
+
 def members(target: CheckTarget) -> None:
     """Actions and log-probabilities of one seed are bit-equal alone and in a batch with other seeds."""
     for case in _cases(target):
@@ -249,7 +283,7 @@ def memory(target: CheckTarget) -> None:
         target.expect(
             output.memory is not None and other is not None and bitwise_equal(output.memory, other),
             "keeps its memory across the start of an episode",
-            "Reset the memory to zeros where `starts` is True.",
+            "It would act on what it saw in an earlier episode. Reset the memory to zeros where `starts` is True.",
         )
         memory, taken = inputs.memory, []
         for t in range(steps):
@@ -346,7 +380,22 @@ def saved(target: CheckTarget) -> None:
 
 
 CHECKS: Mapping[str, Check] = checks_by_name(
-    (spaces, settings, init, output, pure, actor, actions, members, memory, buffers, masks, saved)
+    (
+        spaces,
+        settings,
+        init,
+        output,
+        pure,
+        actor,
+        actions,
+        rows_independent,
+        acting_has_no_effect,
+        members,
+        memory,
+        buffers,
+        masks,
+        saved,
+    )
 )
 
 

@@ -15,8 +15,12 @@ class CenteredBatch:
 
     def __init__(self, config, spec, needs):
         space, actions = spec.observation_space, spec.action_space
-        if not (isinstance(space, Box) and len(space.shape) == 1 and isinstance(actions, Discrete)) or needs:
-            raise UnfitError("centered-batch supports vectors and Discrete actions, and has no critic")
+        if (
+            not (isinstance(space, Box) and len(space.shape) == 1 and isinstance(actions, Discrete))
+            or needs
+            or spec.masked
+        ):
+            raise UnfitError("centered-batch supports vectors and Discrete actions, without masks or a critic")
         self.inputs, self.actions, self.first = space.shape[0], int(actions.n), int(actions.start)
 
     def init(self, rng):

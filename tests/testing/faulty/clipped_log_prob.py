@@ -1,9 +1,12 @@
 """The log-probability is that of the clipped action, not of the sampled one: `sampled-actions`."""
 
 import torch
+from gymnasium.spaces import Box
 
 import pgzoo
+from pgzoo.errors import UnfitError
 from pgzoo.ops.losses import value_loss, weighted_mean
+from pgzoo.types import AlgorithmState
 
 
 class ClippedLogProb:
@@ -13,6 +16,11 @@ class ClippedLogProb:
     estimator = "gae"
     needs = ("value",)
     defaults = {"num_envs": 4, "total_steps": 50_000}
+
+    def init(self, ctx, rng):
+        if not isinstance(ctx.spec.action_space, Box):
+            raise UnfitError("clipped-log-prob trains on Box actions only")
+        return AlgorithmState({}, {})
 
     def update(self, ctx, state, trajectory):
         low, high = (torch.from_numpy(bound) for bound in (ctx.spec.action_space.low, ctx.spec.action_space.high))

@@ -1,10 +1,13 @@
-"""Generate docs/cli.md and docs/algorithms.md from the code; with --check, fail if they are out of date.
+"""Generate docs/cli.md, docs/algorithms.md, docs/pairs.md and the tables of docs/testing.md from the code.
+
+With --check, fail if they are out of date.
 
 python docs/generate.py [--check]
 """
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import os
@@ -172,6 +175,31 @@ def pair(catalog: Any, algorithm: str, kind: str, other: str) -> str:
     return "trains, critic added" if plan.added_critic else "trains"
 
 
+def testing() -> str:
+    """Return docs/testing.md with its tables: the mistakes that the conformance checks find, and all checks."""
+    from pgzoo.testing.checks import CHECKS, DECLARATIONS, PLUGIN_CHECKS
+
+    page = (DOCS / "testing.md").read_text(encoding="utf-8")
+    faulty = sorted((DOCS.parent / "tests" / "testing" / "faulty").glob("*.py"))
+    sentences = [ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "" for path in faulty]
+    faults = [text.removesuffix(".").split(": `") for text in sentences]
+    order = [check for checks in CHECKS.values() for check in checks]
+    faults.sort(key=lambda row: order.index(row[1].rstrip("`")))
+    parts = []
+    for kind, checks in (*CHECKS.items(), ("plugin", PLUGIN_CHECKS)):
+        rows = [[f"`{name}`", (inspect.getdoc(check) or "").partition("\n")[0]] for name, check in checks.items()]
+        title = kind.replace("_", " ").replace("env", "environment")
+        parts.append(f"**{title.capitalize()}**\n\n{table(['check', 'passes if'], rows)}")
+    parts.append(f"`{DECLARATIONS}` passes if each declared exception names a check of the component, with a reason.\n")
+    for name, text in {
+        "faults": table(["mistake", "check"], [[what, f"`{check}"] for what, check in faults]),
+        "checks": "\n".join(parts),
+    }.items():
+        before, _, rest = page.partition(f"<!-- {name} -->")
+        page = f"{before}<!-- {name} -->\n\n{text}\n<!-- end -->{rest.partition('<!-- end -->')[2]}"
+    return page
+
+
 def shown(value: object) -> str:
     """Return a value as it is shown in a table."""
     return {True: "yes", False: "no", None: "none"}[value] if isinstance(value, bool | None) else str(value)
@@ -190,6 +218,7 @@ def main() -> int:
         DOCS / "cli.md": cli(),
         DOCS / "algorithms.md": algorithms(),
         DOCS / "pairs.md": pairs(),
+        DOCS / "testing.md": testing(),
     }.items():
         if path.exists() and path.read_text(encoding="utf-8") == text:
             continue

@@ -129,8 +129,12 @@ def window_edge(target: CheckTarget) -> None:
     """At the end of a window, an unfinished episode is bootstrapped like a truncated one: by gamma * next_values."""
     if "next_values" not in inspect.signature(target.component.load()).parameters:
         raise NotApplicable("it takes no next_values")
-    world = _two_episodes(*KINDS["terminated"])
-    world["terminated"][:, -1] = False
+    valid = np.ones((2, 11, 3), np.bool_)
+    valid[:, [4, 9]] = False
+    terminated = np.zeros_like(valid)
+    terminated[:, [3, 8]] = True
+    # the last episode has one step, so that returns from its start are discounted once, too
+    world = _filled(np.random.default_rng(4), valid=valid, terminated=terminated, truncated=np.zeros_like(valid))
 
     def last(**changes: Tensor) -> list[Tensor]:
         return [part[:, -1] for part in next(_variants(target, world | changes))]

@@ -134,12 +134,13 @@ def _listening(target: CheckTarget) -> Iterator[Any]:
         "eval_episodes": 2,
         "seeds": 2,
     }
-    plan = make_plan(resolve([Layer(given, ".".join)], target.catalog), target.catalog)
     if "events" not in target.remembered:
+        plan = make_plan(resolve([Layer(given, ".".join)], target.catalog), target.catalog)
         *events, end = train(plan)
         assert isinstance(end, RunEnded)
         saved = CheckpointSaved(env_steps=end.env_steps, members=(0, 1), exact=True)
-        target.remembered["events"] = (*events, saved, end)
+        target.remembered.update(plan=plan, events=(*events, saved, end))
+    plan = target.remembered["plan"]
     with tempfile.TemporaryDirectory() as folder:
         session = Session(Home.find({"PGZOO_HOME": folder}), plan.group, "none", lambda text: None)
         try:

@@ -264,7 +264,12 @@ def _tensors(tree: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
             yield from _tensors(part, f"{name}.{key}".removeprefix("."))
     elif hasattr(tree, "map"):  # a distribution
         found: list[Tensor] = []
-        tree.map(lambda leaf: found.append(leaf) or leaf)
+
+        def keep(leaf: Tensor) -> Tensor:
+            found.append(leaf)
+            return leaf
+
+        tree.map(keep)
         yield from ((name, leaf) for leaf in found)
 
 
@@ -280,7 +285,7 @@ def _padded(batch: Batch) -> Batch:
 def _littered(batch: Batch) -> Batch:
     """Return the batch with more rows of weight 0, and other numbers in all rows of weight 0."""
     batch = _padded(batch)
-    changed = {}
+    changed: dict[str, Any] = {}
     for name in ("advantages", "returns", "values", "log_probs"):
         leaf = getattr(batch, name)
         if leaf is not None:

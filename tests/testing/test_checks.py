@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -153,13 +153,6 @@ class Infinite(Sound):
         return self.step(ctx, state, trajectory, **{"loss/odd": torch.full((len(state.active),), torch.inf)})
 
 
-class Sociable(Sound):
-    """Learns by how many there are. Source: none."""
-
-    def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
-        return super().update(ctx, state, trajectory._replace(rewards=trajectory.rewards * len(state.active)))
-
-
 class Stubborn(Sound):
     """Goes by one member's gamma. Source: none."""
 
@@ -174,50 +167,11 @@ class Mourner(Sound):
         return super().update(ctx, state, trajectory) if state.active.all() else state
 
 
-class GraveRobber(Sound):
-    """Writes into what has ended. Source: none."""
-
-    def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
-        for row in np.flatnonzero(~state.active):
-            state.params["policy.bias.0"][row].add_(1.0)
-        return super().update(ctx, state, trajectory)
-
-
 class Shy(Sound):
     """Learns otherwise once it was evaluated. Source: none."""
 
     def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
         return state if ctx.watch.seconds["evaluate"] else super().update(ctx, state, trajectory)
-
-
-class Counting(Sound):
-    """Keeps a count to itself. Source: none."""
-
-    count = 0
-
-    def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
-        self.count += 1
-        return super().update(ctx, state, trajectory._replace(rewards=trajectory.rewards * self.count))
-
-
-class Local(Sound):
-    """Keeps a count in its loop. Source: none."""
-
-    def loop(self, ctx: Any) -> Iterator[None]:
-        count = 0
-        while ctx.running():
-            count += 1
-            ctx.state, trajectory = ctx.collect(ctx.state)
-            ctx.state = self.update(ctx, ctx.state, trajectory._replace(rewards=trajectory.rewards * count))
-            yield
-
-
-class Drawing(Sound):
-    """Draws for nothing. Source: none."""
-
-    def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
-        torch.rand(1)
-        return super().update(ctx, state, trajectory)
 
 
 ALGORITHMS: list[tuple[type, dict[str, Any], str, str]] = [
@@ -230,14 +184,9 @@ ALGORITHMS: list[tuple[type, dict[str, Any], str, str]] = [
     (Modest, {}, "learns", "Remove `learns = False`"),
     (Misnamed, {}, "metrics", 'reports "loss"'),
     (Infinite, {}, "metrics", "reports loss/odd = "),
-    (Sociable, {}, "seed-law", "trains a seed differently alone and among 7 others"),
     (Stubborn, {}, "sweep", "trains a seed differently in a sweep, with learning_rate=0.0009"),
     (Mourner, {}, "frozen", "trains seeds differently"),
-    (GraveRobber, {}, "frozen", "changes a seed that has ended"),
     (Shy, {}, "evaluation-has-no-effect", "trains differently when it is evaluated"),
-    (Counting, {}, "resumable", "continues differently when it is resumed"),
-    (Local, {}, "resumable", "not in a variable of the loop"),
-    (Drawing, {}, "generators", "global generator of torch"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""The advantage is computed in the loss without detach, so the policy's gradient trains the critic: `critic-gradient`."""
+"""The loss computes the advantage from the critic without detach, and so trains the critic: `critic-gradient`."""
 
 import pgzoo
 from pgzoo.ops.losses import value_loss, weighted_mean

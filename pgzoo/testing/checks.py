@@ -87,7 +87,10 @@ CAUSES: Mapping[ComponentKind, Mapping[str, tuple[str, ...]]] = {
             "members": (),
         }.items()
     },
-    "env_backend": dict.fromkeys(("rows-independent", "next-step", "select", "close"), ("fits",)),
+    "env_backend": {
+        "fits": ("close",),
+        **dict.fromkeys(("rows-independent", "next-step", "select"), ("close", "fits")),
+    },
     "listener": dict.fromkeys(("raises-nothing", "returns-promptly", "events-unchanged"), ("creates",)),
 }
 """For each check, those whose failure may be the reason why it fails. Then only the cause is reported."""

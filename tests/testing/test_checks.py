@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -16,11 +17,13 @@ from torch import Tensor
 from pgzoo.config import AlgorithmConfig, ComponentConfig
 from pgzoo.envs.sync import SyncBackend, SyncEnvs
 from pgzoo.errors import UnfitError
+from pgzoo.markers import hookimpl
 from pgzoo.ops import returns
 from pgzoo.ops.losses import weighted_mean
 from pgzoo.policies.mlp import MLP, MLPActor, MLPConfig
 from pgzoo.registry import ComponentKind, PluginCatalog, PluginInfo, Registry, discover
-from pgzoo.testing.checks import CHECKS, PLUGIN_CHECKS, CheckFailed, CheckTarget, NotApplicable, check_component
+from pgzoo.testing.checks import CAUSES, CHECKS, PLUGIN_CHECKS, CheckFailed, CheckTarget, NotApplicable, check_component
+from pgzoo.training.events import UpdateDone
 from pgzoo.types import (
     ActorInputs,
     Array,
@@ -234,7 +237,7 @@ def like_to_go(change: Callable[[Tensor, dict[str, Any]], Any]) -> Estimator:
 
 def leaking(x: Tensor, given: dict[str, Any]) -> Tensor:
     seen = given["rewards"] * given["valid"]
-    return torch.where(given["valid"], seen.flip(1).cumsum(1).flip(1), 0.0)
+    return torch.where(given["valid"], given["gamma"] * seen.flip(1).cumsum(1).flip(1), 0.0)
 
 
 def bootstrapping(
@@ -570,10 +573,55 @@ BACKENDS = [
 
 @pytest.mark.parametrize(("envs", "check", "said"), BACKENDS, ids=lambda x: getattr(x, "__name__", ""))
 def test_a_backend_that_breaks_a_clause_fails_that_check(envs: type[SyncEnvs], check: str, said: str) -> None:
-    failed = failing("env_backend", backend(envs))
-    if envs is Stuck:
-        del failed["fits"]  # which never resets what it opens
-    assert_fails(failed, check, said, 'Env backend "broken"')
+    assert_fails(failing("env_backend", backend(envs)), check, said, 'Env backend "broken"')
+
+
+# listeners
+
+
+class Hearing:
+    """Hears of updates, and of nothing else."""
+
+    @hookimpl
+    def pgzoo_update_done(self, event: UpdateDone) -> None:
+        self.heard(event)
+
+    def heard(self, event: UpdateDone) -> None:
+        pass
+
+
+class Deaf:
+    """Has no hook."""
+
+
+class Fragile(Hearing):
+    """Raises."""
+
+    def heard(self, event: UpdateDone) -> None:
+        raise ConnectionError("no server")
+
+
+class Scrawling(Hearing):
+    """Writes into what it hears."""
+
+    def heard(self, event: UpdateDone) -> None:
+        event.env_steps[:] = 0
+
+
+LISTENERS = [
+    (Deaf, "creates", "It implements no event hook"),
+    (Fragile, "raises-nothing", "ConnectionError: no server in pgzoo_update_done"),
+    (Scrawling, "events-unchanged", "writes into UpdateDone.env_steps"),
+]
+
+
+def test_a_sound_listener_keeps_to_everything() -> None:
+    assert failing("listener", lambda context: Hearing()) == {}
+
+
+@pytest.mark.parametrize(("listener", "check", "said"), LISTENERS, ids=lambda x: getattr(x, "__name__", ""))
+def test_a_listener_that_breaks_a_clause_fails_that_check(listener: type, check: str, said: str) -> None:
+    assert_fails(failing("listener", lambda context: listener()), check, said, 'Listener "broken"')
 
 
 # plugins
@@ -636,11 +684,24 @@ def test_a_plugin_that_breaks_a_clause_fails_that_check(
 
 
 def test_every_check_is_broken_by_somebody() -> None:
+    sources = [path.read_text(encoding="utf-8") for path in (Path(__file__).parent / "faulty").glob("*.py")]
+    faulty = {
+        kind: {source.partition('"""\n')[0].split("`")[1] for source in sources if f"registry.{kind}(" in source}
+        for kind in CHECKS
+    }
     broken = {
         "algorithm": {a[2] for a in ALGORITHMS},
         "estimator": {e[3] for e in ESTIMATORS},
         "policy": {p[2] for p in POLICIES} | {"saved"},
         "env_backend": {b[1] for b in BACKENDS},
+        "listener": {x[1] for x in LISTENERS},
     }
-    assert {kind: set(checks) for kind, checks in CHECKS.items()} == broken
+    assert {kind: set(checks) for kind, checks in CHECKS.items()} == {k: broken[k] | faulty[k] for k in CHECKS}
     assert set(PLUGIN_CHECKS) == {"registers", "light", "resolves", "summaries", "presets"}
+
+
+def test_what_may_be_the_cause_of_a_failure_is_a_check_and_not_in_turn_its_consequence() -> None:
+    for kind, causes in CAUSES.items():
+        for check, others in causes.items():
+            assert {check, *others} <= set(CHECKS[kind])
+            assert not any(check in causes.get(other, ()) for other in others)

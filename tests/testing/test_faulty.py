@@ -81,7 +81,10 @@ def test_the_same_without_the_fault_passes(path: Path) -> None:
 def test_the_example_of_the_readme_passes() -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     names: dict[str, Any] = {}
-    exec(compile(next(block for block in blocks if "pgzoo_register" in block), "README.md", "exec"), names)
+    exec(
+        compile(next(block for block in blocks if "pgzoo_register" in block), "README.md", "exec", dont_inherit=True),
+        names,
+    )
     assert outcomes("readme", names["pgzoo_register"]) == ({}, {})
 
 

@@ -29,7 +29,9 @@ BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 def names_of(words: str, **given: Any) -> dict[str, Any]:
     """Run the code of the page that contains these words, and return its names."""
     names: dict[str, Any] = dict(given)
-    exec(compile(next(block for block in BLOCKS if words in block), "docs/testing.md", "exec"), names)
+    exec(
+        compile(next(block for block in BLOCKS if words in block), "docs/testing.md", "exec", dont_inherit=True), names
+    )
     return names
 
 

@@ -165,6 +165,21 @@ def window_edge(target: CheckTarget) -> None:
         )
 
 
+def rewards(target: CheckTarget) -> None:
+    """Higher rewards in an episode raise its estimates."""
+    world = _two_episodes(*KINDS["terminated"])
+    raised = world["rewards"].clone()
+    raised[:, :4, 0] += 1.0
+    other = world | {"rewards": raised}
+    for before, after in zip(_estimates(target, world), _estimates(target, other), strict=True):
+        target.expect(
+            (after[:, :4, 0].sum(1) > before[:, :4, 0].sum(1)).all(),
+            "doesn't estimate more if all rewards of an episode are higher",
+            "Losses raise the probability of actions with high estimates: look for a wrong sign, and for rewards that "
+            "aren't used.",
+        )
+
+
 def gamma(target: CheckTarget) -> None:
     """The estimates depend on gamma, the discount factor of the run."""
     world = _world(2, 17, 3)
@@ -224,6 +239,7 @@ CHECKS: Mapping[str, Check] = checks_by_name(
         shape,
         finite,
         zeros,
+        rewards,
         gamma,
         episodes_independent,
         bootstrap,

@@ -211,6 +211,44 @@ def actions(target: CheckTarget) -> None:
             )
 
 
+def generators(target: CheckTarget) -> None:
+    """Neither `apply` nor acting draws from a global random generator."""
+    for case in _cases(target):
+        with generators_untouched(target, f"for {case.where}"):
+            case.act(case.seen(), case.noise())
+            case.apply(case.inputs())
+
+
+def sampled_actions(target: CheckTarget) -> None:
+    """Actions outside of a Box are kept as they were sampled, and their log-probabilities are those of the samples."""
+    clipped = [case for case in _cases(target) if isinstance(case.spec.action_space, Box)]
+    if not clipped:
+        raise NotApplicable("it doesn't support Box actions")
+    for case in clipped:
+        rows, space = 256, case.spec.action_space
+        assert isinstance(space, Box)
+        low, high = space.low.ravel(), space.high.ravel()
+        acted = case.act(case.seen(rows), case.noise(rows))
+        flat = acted.reshape(MEMBERS, rows, -1)
+        at_bounds = ((flat == low) | (flat == high)).mean()
+        advice = (
+            "A clipped action has another density than the sample, so the gradient would be wrong. Clip in `to_env` "
+            "only: the sampled action is stored, and the environment gets the clipped one."
+        )
+        target.expect(at_bounds < 0.02, f"clips its actions when it acts, for {case.where}", advice)
+        outside = ((flat < low) | (flat > high)).any(-1)
+        if not outside.any():
+            continue
+        inside = np.clip(flat, low, high).astype(flat.dtype).reshape(acted.shape)
+        output = case.apply(case.inputs(rows))
+        given, changed = (case.log_prob(output, actions[:, None])[:, 0].numpy() for actions in (acted, inside))
+        target.expect(
+            (given[outside] != changed[outside]).any(),
+            f"returns the log-probability of the clipped action, for {case.where}",
+            advice,
+        )
+
+
 def rows_independent(target: CheckTarget) -> None:
     """The outputs for a row of a batch don't depend on the other rows."""
     for case in _cases(target):
@@ -388,6 +426,8 @@ CHECKS: Mapping[str, Check] = checks_by_name(
         pure,
         actor,
         actions,
+        generators,
+        sampled_actions,
         rows_independent,
         acting_has_no_effect,
         members,

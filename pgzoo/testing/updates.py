@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from pgzoo.testing.probes import Bandit, Target
 from pgzoo.testing.rounds import SEED, Rounds, claimed_worlds, open_rounds, trains_policy
 from pgzoo.testing.target import Check, CheckTarget, NotApplicable, bitwise_equal, checks_by_name
 from pgzoo.training.gradients import gradient
-from pgzoo.training.plan import CRITIC
+from pgzoo.training.plan import CRITIC, POLICY
 from pgzoo.types import ActorInputs, Batch, Episodes, Hyper, Loss, LossFunction, Params, Targets, TrainState, Trajectory
 
 __all__ = ["CHECKS"]
@@ -48,12 +49,40 @@ class RecordedStep:
     hyper: Hyper
     only: str
 
-    def results(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the loss `[S]`, its metrics `[S]` and its gradients `[S, ...]` on a batch."""
-        state = self.state
-        found, vector = gradient(self.loss, self.policy, state.params, state.buffers, batch, self.hyper, self.only)
-        gradients = {f"gradient of {k}": v for k, v in unflatten(vector, state.params).items()}
+    def results(self, batch: Batch, *, moved: bool = False) -> dict[str, Tensor]:
+        """Return the loss `[S]`, its metrics `[S]` and its gradients `[S, ...]` on a batch.
+
+        If `moved`, the parameters are others: with the initial ones, the distributions of all rows are nearly equal.
+        """
+        params = self.state.params
+        if moved:
+            rng = torch.Generator().manual_seed(0)
+            params = {k: v + 0.5 * torch.randn(v.shape, generator=rng, dtype=v.dtype) for k, v in params.items()}
+        found, vector = gradient(self.loss, self.policy, params, self.state.buffers, batch, self.hyper, self.only)
+        gradients = {f"gradient of {k}": v for k, v in unflatten(vector, params).items()}
         return {"loss": found.value, **{f"metric {k}": v for k, v in found.metrics.items()}, **gradients}
+
+    def policy_gradient(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the gradients of the policy's parameters on a batch."""
+        found = self.results(batch)
+        return {name: value for name, value in found.items() if name.startswith(f"gradient of {POLICY}")}
+
+
+@dataclass(frozen=True)
+class Updated:
+    """What became of a trajectory: the first gradient step, and the state after it."""
+
+    step: dict[str, Tensor]
+    state: dict[str, bytes]
+
+    def like(self, other: Updated | None) -> bool:
+        """Return whether both are equal up to rounding.
+
+        The states alone can't tell: an optimizer may turn a rounding error of a gradient into a step of full length.
+        """
+        return other is not None and (
+            self.state == other.state or bool(self.step and not _different(self.step, other.step))
+        )
 
 
 @dataclass
@@ -141,17 +170,62 @@ def padding(target: CheckTarget) -> None:
     for step in _recording(target).steps:
         if step.batch.inputs.memory is not None:
             continue
-        expected = step.results(step.batch)
+        expected = step.results(step.batch, moved=True)
         for what, other in {"are added": _padded(step.batch), "contain other numbers": _littered(step.batch)}.items():
-            different = _different(expected, step.results(other))
+            different = _different(expected, step.results(other, moved=True))
             target.expect(not different, f"computes another {different} if rows of weight 0 {what}", advice)
     world = claimed_worlds(target)[0]
-    if (plain := _outcome(target, world, _same)) is not None and plain != _outcome(
-        target, world, _with_other_invalid_steps
-    ):
-        if plain != _outcome(target, world, _same):
-            return  # it is different in every run, which the check seed-law reports
-        target.expect(False, "trains differently if the steps of a trajectory that are not valid change", advice)
+    plain, other = _updated(target, world, _same), _updated(target, world, _with_other_invalid_steps)
+    target.expect(
+        plain is None or plain.like(other) or not plain.like(_updated(target, world, _same)),  # no two runs are equal
+        "trains differently if the steps of a trajectory that are not valid change",
+        advice,
+    )
+
+
+def bootstrap(target: CheckTarget) -> None:
+    """What is observed after a terminated step changes nothing: the episode is over."""
+    world = _world_with_critic(target)
+    plain, other = (_updated(target, world, _with_end("terminated", shift)) for shift in (0.0, 1.0))
+    target.expect(
+        plain is None
+        or plain.like(other)
+        or not plain.like(_updated(target, world, _with_end("terminated", 0.0))),  # no two runs are equal
+        "uses the value of the observation after a terminated step",
+        "Nothing follows a terminal state, so its value is 0. Pass terminated and truncated to ctx.estimate as they "
+        "are in the trajectory, or use the next value only where not terminated.",
+    )
+
+
+def truncation(target: CheckTarget) -> None:
+    """What is observed after a truncated step matters: its value is the rest of the return."""
+    world = _world_with_critic(target)
+    plain, other = (_updated(target, world, _with_end("truncated", shift)) for shift in (0.0, 1.0))
+    target.expect(
+        plain is None or other is None or plain.state != other.state,
+        "doesn't use the value of the observation after a truncated step",
+        "A time limit isn't a failure: taking the rest of the return as 0 there punishes states for being late. Keep "
+        "terminated and truncated apart, as they are in the trajectory; ctx.estimate bootstraps after a truncation.",
+    )
+
+
+def row_advantages(target: CheckTarget) -> None:
+    """Each row's advantage weighs the log-probability of its own action."""
+    steps = [step for step in _recording(target).steps if step.batch.inputs.memory is None]
+    if not steps:
+        raise NotApplicable("it takes no gradient steps on single steps of a trajectory")
+    used = matched = False
+    for step in steps:
+        swapped, none = (step.policy_gradient(change(step.batch)) for change in (_swapped, _without_advantages))
+        ours = step.policy_gradient(step.batch)
+        used |= bool(_different(ours, none))
+        matched |= bool(_different(ours, swapped))
+    target.expect(
+        matched or not used,
+        "has the same gradient if the advantages of two rows are exchanged",
+        "Every advantage is multiplied by every log-probability, because shapes such as [B] and [B, 1] were broadcast "
+        "to [B, B]. Keep the shape [S, T, B] of the batch in all terms, without unsqueeze or squeeze.",
+    )
 
 
 def critic_gradient(target: CheckTarget) -> None:
@@ -200,10 +274,11 @@ def sampled_actions(target: CheckTarget) -> None:
     """Log-probabilities are those of the sampled actions, not of the actions after clipping to the Box."""
     if "box" not in claimed_worlds(target):
         raise NotApplicable("it doesn't support Box actions")
-    if (near := _outcome(target, "box", _with_far_actions(1.0))) is None:
+    near, far = (_updated(target, "box", _with_far_actions(distance)) for distance in (1.0, 2.0))
+    if near is None or far is None:
         raise NotApplicable("it takes no gradient steps on the actions of a trajectory")
     target.expect(
-        near != _outcome(target, "box", _with_far_actions(2.0)),
+        near.state != far.state,
         "trains the same for different sampled actions, if clipping to the Box makes them equal",
         "The policy's density is that of the sample: that of the clipped action is another, and so is its gradient. "
         "Use trajectory.actions and batch.actions without clipping; only the environment gets the clipped action.",
@@ -235,7 +310,18 @@ UPDATES = 8
 """Number of updates in the check `improves`."""
 
 CHECKS: Mapping[str, Check] = checks_by_name(
-    (loss_shape, padding, critic_gradient, inputs_unchanged, in_place, sampled_actions, improves)
+    (
+        loss_shape,
+        padding,
+        bootstrap,
+        truncation,
+        row_advantages,
+        critic_gradient,
+        inputs_unchanged,
+        in_place,
+        sampled_actions,
+        improves,
+    )
 )
 
 
@@ -290,35 +376,74 @@ def _littered(batch: Batch) -> Batch:
         leaf = getattr(batch, name)
         if leaf is not None:
             changed[name] = torch.where(batch.weights > 0, leaf, leaf + 1.0)
+    obs = batch.inputs.obs
+    if obs.is_floating_point():
+        weights = batch.weights.reshape(*batch.weights.shape, *[1] * (obs.ndim - 3))
+        changed["inputs"] = batch.inputs._replace(obs=torch.where(weights > 0, obs, obs + 3.0))
     return batch._replace(**changed)
+
+
+def _swapped(batch: Batch) -> Batch:
+    """Return the batch with the advantages and returns of two rows exchanged, of the most different ones."""
+    low = torch.where(batch.weights > 0, batch.advantages, torch.inf)[:, 0].argmin(1)
+    high = torch.where(batch.weights > 0, batch.advantages, -torch.inf)[:, 0].argmax(1)
+    member = torch.arange(len(low))
+    changed: dict[str, Any] = {}
+    for name in ("advantages", "returns"):
+        leaf = getattr(batch, name).clone()
+        leaf[member, 0, low], leaf[member, 0, high] = leaf[member, 0, high], leaf[member, 0, low]
+        changed[name] = leaf
+    return batch._replace(**changed)
+
+
+def _without_advantages(batch: Batch) -> Batch:
+    """Return the batch with other advantages and returns, in another ratio to each other."""
+    return batch._replace(advantages=-2 * batch.advantages, returns=-2 * batch.returns)
 
 
 def _different(expected: Params, found: Params) -> str:
     """Return the name of the first result that differs by more than rounding, or an empty string."""
     for name, value in expected.items():
         finite = value[value.isfinite()].abs()
-        tolerance = 1e-4 * max(1e-6, float(finite.max()) if len(finite) else 0.0)
+        tolerance = 2e-5 * max(1e-6, float(finite.max()) if len(finite) else 0.0)
         if not torch.allclose(value, found[name], rtol=0.0, atol=tolerance, equal_nan=True):
             return name
     return ""
 
 
-def _outcome(target: CheckTarget, world: str, change: Change) -> dict[str, bytes] | None:
-    """Return a seed's state after the first update with changed trajectories that moves a parameter.
+def _updated(target: CheckTarget, world: str, change: Change) -> Updated | None:
+    """Return what an algorithm does with changed trajectories, up to the first update that moves a parameter.
 
-    None if the algorithm uses no trajectory, or changes no parameter.
+    None if it uses no trajectory, or changes no parameter.
     """
     used = []
 
     def changed(trajectory: Trajectory) -> Trajectory:
-        used.append(True)
+        used.append(trajectory)
         return change(trajectory, isinstance(run.engine.plan.collection, Episodes))
 
     with open_rounds(target, world, (SEED,)) as run:
+        recording = Recording()
+        recording.watch(run)
         run.change_trajectories(changed)
         before = {name: leaf.clone() for name, leaf in run.engine.state.params.items()}
         run.settle(0)
-        return run.bits(0) if used and run.moved(before) else None
+        if not used or not run.moved(before) or used[-1].memory is not None:
+            return None
+        first = recording.steps[0] if recording.steps else None
+        return Updated(first.results(first.batch) if first else {}, run.bits(0))
+
+
+def _world_with_critic(target: CheckTarget) -> str:
+    """Return a kind of actions. Raises NotApplicable if the algorithm doesn't estimate returns with a critic."""
+    if (world := claimed_worlds(target)[0]) and "critic" not in target.remembered:
+        with open_rounds(target, world, (SEED,)) as run:
+            takes = inspect.signature(run.engine.plan.estimator).parameters
+            critic = any(name.startswith(CRITIC) for name in run.engine.state.params)
+            target.remembered["critic"] = critic and "next_values" in takes
+    if not target.remembered["critic"]:
+        raise NotApplicable("it estimates returns without a critic")
+    return world
 
 
 def _same(trajectory: Trajectory, whole_episodes: bool) -> Trajectory:
@@ -339,6 +464,25 @@ def _with_other_invalid_steps(trajectory: Trajectory, whole_episodes: bool) -> T
         last = leaf[:, -1:] if name in ("obs", "actions", "action_mask") else torch.zeros_like(leaf[:, -1:])
         padded[name] = torch.cat([leaf, *[last] * 8], 1)
     return Trajectory(**padded)
+
+
+def _with_end(kind: str, shift: float) -> Change:
+    """Return the function that ends episodes by `terminated` or `truncated`, and shifts their last observations."""
+
+    def change(trajectory: Trajectory, whole_episodes: bool) -> Trajectory:
+        at = min(5, trajectory.valid.shape[1] - 3)
+        ending = trajectory.valid[:, at : at + 3].all(1)  # [S, N]
+        fields = {name: leaf.clone() for name, leaf in _tensors(trajectory)}
+        for name in ("terminated", "truncated"):
+            fields[name][:, at : at + 2] &= ~ending[:, None]
+        fields[kind][:, at] |= ending
+        fields["valid"][:, at + 1] &= ~ending
+        fields["rewards"][:, at + 1] *= ~ending
+        fields["starts"][:, at + 2] |= ending
+        fields["obs"][:, at + 1][ending] += torch.tensor(shift).to(fields["obs"].dtype)
+        return trajectory._replace(**fields)
+
+    return change
 
 
 def _with_far_actions(distance: float) -> Change:

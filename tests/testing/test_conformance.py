@@ -12,10 +12,17 @@ from pgzoo.testing.checks import CHECKS, PLUGIN_CHECKS, CheckTarget, ComponentCh
 CATALOG = discover(inline=False)
 SLOW = {("env_backend", "async")}
 """They start processes."""
+REPRESENTATIVE = {"improves": "ppo"}
+"""Where a check costs much and an algorithm's own tests cover it, one algorithm stands for all but in the slow tests."""
+
+
+def is_slow(kind: ComponentKind, name: str, check: str) -> bool:
+    return (kind, name) in SLOW or REPRESENTATIVE.get(check, name) != name
+
 
 COMPONENTS = [
     pytest.param(
-        entry, check, id=f"{entry.name}-{check}", marks=[pytest.mark.slow] if (kind, entry.name) in SLOW else []
+        entry, check, id=f"{entry.name}-{check}", marks=[pytest.mark.slow] if is_slow(kind, entry.name, check) else []
     )
     for kind, checks in CHECKS.items()
     for entry in CATALOG.entries(kind)

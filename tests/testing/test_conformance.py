@@ -13,7 +13,7 @@ CATALOG = discover(inline=False)
 SLOW = {("env_backend", "async")}
 """They start processes."""
 REPRESENTATIVE = {"improves": "ppo"}
-"""Where a check costs much and an algorithm's own tests cover it, one algorithm stands for all but in the slow tests."""
+"""Expensive checks that an algorithm's own tests cover: one algorithm stands for all, except in slow tests."""
 
 
 def is_slow(kind: ComponentKind, name: str, check: str) -> bool:

@@ -10,6 +10,7 @@ from pgzoo.errors import PluginError, did_you_mean
 from pgzoo.registry import ComponentKind, Entry, PluginCatalog, PluginInfo
 from pgzoo.testing import algorithms, backends, estimators, listeners, plugins, policies, updates
 from pgzoo.testing.target import Check, CheckFailed, CheckTarget, Consequence, KnownException, NotApplicable
+from pgzoo.training.threads import limit_threads
 
 __all__ = [
     "CHECKS",
@@ -155,7 +156,8 @@ class ComponentChecks:
 
     def _run(self, name: str) -> CheckFailed | NotApplicable | None:
         try:
-            self.checks[name](self.target)
+            with limit_threads(1):  # the computations are so small that waking threads would take most of the time
+                self.checks[name](self.target)
         except (CheckFailed, NotApplicable) as found:
             return found
         except Exception as error:

@@ -37,7 +37,10 @@ COMMANDS = [
     "estimators",
     "presets",
     "plugins",
+    "plugins new",
     "plugins check",
+    "plugins install",
+    "plugins uninstall",
     "envs",
     "doctor",
 ]

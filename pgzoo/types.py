@@ -179,7 +179,13 @@ class Batch(NamedTuple):
 
 
 class Distribution(Protocol):
-    """A distribution over actions with batch shape `[S, T, B]`; all its tensors have that shape first."""
+    """A distribution over actions with batch shape `[S, T, B]`; all its tensors have that shape first.
+
+    A policy without a method `actor` acts by two more methods of its distribution, which return numpy arrays
+    `[S, T, B, *A]`:
+        draw(noise) -> Array: actions sampled with `noise [S, T, B, noise_size]`;
+        mode() -> Array: the most likely actions.
+    """
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """Return the log-density of `actions [S, T, B, *A]`, summed over action dimensions: `[S, T, B]`, in nats."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import click
 
 from pgzoo.cli import common
 from pgzoo.errors import UnknownName, did_you_mean
-from pgzoo.registry import KINDS, PluginCatalog
+from pgzoo.registry import KINDS, ComponentKind, PluginCatalog
 
 __all__ = ["check"]
 
@@ -19,20 +19,26 @@ Task = tuple[str, str, Callable[[], None]]
 """The component or plugin that is checked, the name of the check, and the check."""
 
 
-@click.command()
+@click.command(short_help="Check a plugin or a component.")
 @click.argument("name")
 @common.plugin_options
 @common.json_option
 @common.progress_option
 @click.pass_context
-def check(ctx: click.Context, name: str, imports: tuple[str, ...], blocked: tuple[str, ...], as_json: bool) -> None:
+def check(ctx: click.Context, name: str, imports: Sequence[str], blocked: tuple[str, ...], as_json: bool) -> None:
     """Check plugin NAME and all that it registers, or the component NAME. The exit code is 1 if a check fails.
 
-    If the failure of one check is probably the consequence of another, only the cause is reported as failed. A
-    component's attribute known_exceptions = {CHECK: REASON} lists the checks that it fails on purpose.
+    FILE.py:NAME is an algorithm, a policy or an estimator in a file. If the failure of one check is probably the
+    consequence of another, only the cause is reported as failed. A component's attribute known_exceptions = {CHECK:
+    REASON} lists the checks that it fails on purpose.
     """
+    if ".py:" in name:
+        from pgzoo.registry.objects import names_of_references
+
+        [name], imports = names_of_references([name], imports)
     catalog = common.open_catalog(blocked=blocked, imports=imports)
-    found = [_run_check(*task) for task in _tasks(name, catalog)]
+    tasks = _tasks_of_object(name, catalog) if ":" in name else _tasks(name, catalog)
+    found = [_run_check(*task) for task in tasks]
     failed = sum(not finding["ok"] for finding in found)
     if as_json:
         common.print_json(found)
@@ -61,6 +67,29 @@ def _tasks(name: str, catalog: PluginCatalog) -> Iterator[Task]:
         yield from (
             (f"{entry.kind} {entry.name}", check_name, task) for check_name, task in check_component(entry, catalog)
         )
+
+
+def _tasks_of_object(name: str, catalog: PluginCatalog) -> Iterator[Task]:
+    """Yield the checks of the class or function `module:qualname`, as the first kind of component that it can be.
+
+    Raises:
+        ConfigError: it can't be one.
+    """
+    from pgzoo.errors import ConfigError
+    from pgzoo.testing.checks import check_component
+
+    kinds: tuple[ComponentKind, ...] = ("algorithm", "policy", "estimator")
+    errors = []
+    for kind in kinds:
+        try:
+            entry = catalog.get(kind, name)
+        except ConfigError as error:
+            errors.append(error)
+            continue
+        for check_name, task in check_component(entry, catalog):
+            yield f"{kind} {name}", check_name, task
+        return
+    raise errors[0]
 
 
 def _run_check(component: str, check_name: str, task: Callable[[], None]) -> dict[str, Any]:

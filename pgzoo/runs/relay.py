@@ -13,6 +13,7 @@ import pluggy
 from pgzoo.errors import PgzooError, PluginError, RunFailed
 from pgzoo.registry import hooks
 from pgzoo.registry.catalog import PluginCatalog
+from pgzoo.registry.trace import traced
 from pgzoo.training import events
 
 __all__ = ["HOOKS", "add_listener", "listener_manager", "relay"]
@@ -63,7 +64,8 @@ def relay(manager: pluggy.PluginManager, event: events.Event) -> None:
     caller = getattr(manager.hook, HOOKS[type(event)])
     for impl in reversed(caller.get_hookimpls()):  # pluggy's own order: the last registered is called first
         try:
-            impl.function(*[event for _ in impl.argnames])
+            with traced(caller.name, f'listener "{impl.plugin_name}"'):
+                impl.function(*[event for _ in impl.argnames])
         except Exception as error:
             manager.unregister(impl.plugin)
             what = f"{type(error).__name__}: {error}".removesuffix(": ")

@@ -175,7 +175,7 @@ def rewards(target: CheckTarget) -> None:
         target.expect(
             (after[:, :4, 0].sum(1) > before[:, :4, 0].sum(1)).all(),
             "doesn't estimate more if all rewards of an episode are higher",
-            "Losses raise the probability of actions with high estimates: look for a wrong sign, and for rewards that "
+            "Losses raise the probability of actions with high estimates. Look for a wrong sign, and for rewards that "
             "aren't used.",
         )
 

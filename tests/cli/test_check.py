@@ -95,3 +95,13 @@ def test_listing_is_what_plugins_does_unasked() -> None:
     assert [p["name"] for p in json.loads(plugins("list", "--json"))] == [
         p["name"] for p in json.loads(plugins("--json"))
     ]
+
+
+def test_a_function_in_a_file_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "leaks.py").write_text(BROKEN)
+    result = check("./leaks.py:leaky", "--json")
+    assert result.exit_code == 1
+    found = {row["check"]: row for row in json.loads(result.stdout)}
+    assert {row["component"] for row in found.values()} == {"estimator leaks:leaky"}
+    assert not found["episodes-independent"]["ok"] and found["shape"]["ok"]

@@ -19,6 +19,7 @@ from pgzoo.envs.sync import SyncBackend, SyncEnvs
 from pgzoo.errors import UnfitError
 from pgzoo.markers import hookimpl
 from pgzoo.ops import returns
+from pgzoo.ops.distributions import DiagonalGaussian
 from pgzoo.ops.losses import weighted_mean
 from pgzoo.policies.mlp import MLP, MLPActor, MLPConfig
 from pgzoo.registry import ComponentKind, PluginCatalog, PluginInfo, Registry, discover
@@ -424,6 +425,28 @@ class Elephant(Echo):
         return memory
 
 
+class Tossing(Plain):
+    """Tosses a coin that decides nothing."""
+
+    def apply(self, params: Params, inputs: Inputs) -> Output:
+        torch.rand(1)
+        return super().apply(params, inputs)
+
+
+class Clamped(DiagonalGaussian):
+    def log_prob(self, actions: Tensor) -> Tensor:
+        return super().log_prob(actions.clamp(-0.5, 1.0))
+
+
+class Clamping(Plain):
+    """Takes the density of another action than the one sampled."""
+
+    def apply(self, params: Params, inputs: Inputs) -> Output:
+        said = super().apply(params, inputs)
+        dist: Any = said.dist
+        return said._replace(dist=Clamped(dist.mean, dist.log_std)) if isinstance(dist, DiagonalGaussian) else said
+
+
 class Keeping(Plain):
     """Counts rows that it has seen."""
 
@@ -472,6 +495,8 @@ class Amnesiac(Plain):
 
 
 Echo.actor = None
+Tossing.actor = None
+Clamping.actor = None
 POLICIES: list[tuple[type, dict[str, Any], str, str]] = [
     (Grudging, {}, "spaces", "ValueError: no. Raise UnfitError"),
     (Plain, {"config": type("Silent", (ComponentConfig,), {"__annotations__": {"x": int}, "x": 1})}, "settings", ": x"),
@@ -481,6 +506,8 @@ POLICIES: list[tuple[type, dict[str, Any], str, str]] = [
     (Scribbling, {}, "pure", "writes into the observations in apply"),
     (TwoFaced, {}, "actor", "has an actor whose"),
     (Unclipped, {}, "actions", "to Box"),
+    (Tossing, {}, "generators", "draws from the global generator of torch"),
+    (Clamping, {}, "sampled-actions", "returns the log-probability of the clipped action"),
     (Herd, {}, "members", "computes different numbers for a seed alone and among 3"),
     (Elephant, {}, "memory", "keeps its memory across the start"),
     (Indiscriminate, {}, "buffers", "updates its buffers with rows that are not valid"),

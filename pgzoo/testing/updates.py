@@ -66,10 +66,10 @@ def padding(target: CheckTarget) -> None:
             different = first_difference(expected, step.results(other, moved=True))
             target.expect(not different, f"computes another {different} if rows of weight 0 {what}", advice)
     world = claimed_worlds(target)[0]
-    plain, other = updated_with(target, world, same), updated_with(target, world, with_other_invalid_steps)
+    plain, littered_too = updated_with(target, world, same), updated_with(target, world, with_other_invalid_steps)
     target.expect(
         plain is None
-        or plain.like(other)
+        or plain.like(littered_too)
         or not plain.like(updated_with(target, world, same)),  # no two runs are equal
         "trains differently if the steps of a trajectory that are not valid change",
         advice,

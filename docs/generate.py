@@ -49,6 +49,7 @@ COMMANDS = [
 REFUSALS = {
     "windows": "needs whole episodes",
     "no gradient": "takes no gradient steps",
+    "memory": "supports no recurrent policy",
     "no parameters": "policy",
 }
 """What a cell of the page of pairs says for a refusal with these words."""
@@ -75,6 +76,7 @@ POLICY_PAIRS = """## Algorithms and policies
 - *plays only*: the run starts, but nothing is learned, because the policy has no parameters or the algorithm doesn't
   learn.
 - *no: no parameters*: refused, because the algorithm needs a critic or parameters, and the policy has none.
+- *no: memory*: refused, because the algorithm supports no recurrent policy.
 
 `tabular` fits Discrete observations only, `cnn` and `impala-cnn` only those with an
 image. [Algorithms](algorithms.md) says which action spaces an algorithm takes.

@@ -144,7 +144,7 @@ def plan_of(target: CheckTarget, world: str, seeds: tuple[int, ...], **settings:
     small = {name: value for name, value in SMALL.items() if name in model.model_fields}
     chosen = getattr(entry.load(), "defaults", {}).get("policy", "mlp")
     if (chosen if isinstance(chosen, str) else chosen.get("name", "mlp")) == "mlp":
-        small["policy"] = {"name": "mlp", "hidden": (5, 8)}
+        small["policy"] = ({} if isinstance(chosen, str) else dict(chosen)) | {"name": "mlp", "hidden": (5, 8)}
     given = {
         "algorithm": entry.name,
         "num_envs": 4,

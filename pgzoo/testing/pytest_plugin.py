@@ -45,11 +45,12 @@ def pgzoo_play(pgzoo_probes: Mapping[str, type]) -> Callable[..., list[Event]]:
 
     Its arguments are those of `pgzoo.run`. The last event is RunEnded, which has the state and the statuses.
     """
-    import pgzoo
+    from pgzoo.runs.runner import plan
+    from pgzoo.training.loop import train
 
     def play(algorithm: str | type, env: str = "pgzoo/Bandit-v0", **settings: Any) -> list[Event]:
         small: dict[str, Any] = {"total_steps": 1000, "eval_episodes": 2, "seeds": 2}
-        return list(pgzoo.train(pgzoo.plan(algorithm, env=env, **small | settings)))
+        return list(train(plan(algorithm, env=env, **small | settings)))
 
     return play
 

@@ -198,7 +198,11 @@ def test_a_sound_algorithm_keeps_to_everything() -> None:
     assert failing("algorithm", Sound) == {}
 
 
-@pytest.mark.parametrize(("target", "facts", "check", "said"), ALGORITHMS, ids=lambda x: getattr(x, "__name__", ""))
+@pytest.mark.parametrize(
+    ("target", "facts", "check", "said"),
+    [pytest.param(*a, marks=[pytest.mark.slow] if a[0] in (Misnamed, Modest) else []) for a in ALGORITHMS],
+    ids=lambda x: getattr(x, "__name__", ""),
+)
 def test_an_algorithm_that_breaks_a_clause_fails_that_check(
     target: type, facts: dict[str, Any], check: str, said: str
 ) -> None:

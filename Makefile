@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?= reinforce --env CartPole-v1
 
-.PHONY: run test test-all unit coverage wheels test-envpool test-peers check fix docs bench bench-backends bench-device bench-peers bench-physics results tournament faults lock clean
+.PHONY: run test test-all unit coverage wheels test-envpool test-peers check fix docs bench bench-backends bench-device bench-peers bench-physics results tournament environments faults lock clean
 
 run: $(VENV)/.ready
 	$(BIN)/pgzoo run $(ARGS)
@@ -71,6 +71,9 @@ results: $(VENV)/.ready
 PIECE ?= *
 tournament: $(VENV)/.envpool
 	set -f; $(BIN)/python benchmarks/tournament.py $(ARGS_TOURNAMENT) $(PIECE)
+
+environments: $(VENV)/.ready
+	$(BIN)/python benchmarks/environments.py $(if $(ROW),--only $(ROW))
 
 faults: $(VENV)/.ready
 	$(BIN)/python benchmarks/reliability.py

@@ -69,7 +69,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "algorithm": "ppo",
         "env": "ALE/Pong-v5",
         "auto": True,
-        "summary": "cnn on four gray frames of 84 x 84 pixels, with the usual settings for Atari; needs opencv-python",
+        "summary": "cnn on four gray frames of 84 x 84 pixels, with the usual settings for Atari",
         "settings": {
             "policy": "cnn",
             "env_kwargs": {"frameskip": 1},

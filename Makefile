@@ -61,8 +61,9 @@ bench-peers: $(VENV)/.ready
 bench-device: $(VENV)/.ready
 	$(BIN)/python benchmarks/device.py
 
+# Box2D and MuJoCo rows need those packages: pip install -e '.[box2d,mujoco]'
 results: $(VENV)/.ready
-	$(BIN)/python benchmarks/results.py
+	$(BIN)/python benchmarks/results.py $(if $(ROW),--row '$(ROW)')
 
 faults: $(VENV)/.ready
 	$(BIN)/python benchmarks/reliability.py

@@ -195,7 +195,7 @@ def _section(path: str, names: Sequence[str], env: str) -> str:
     if numbers := {int(found[1]): name for name, found in versions.items() if found}:
         return numbers[max(numbers)]
     atari = env.startswith("ALE/") or "NoFrameskip" in env
-    for fallback in (*(("atari",) if atari else ()), "default"):
+    for fallback in ["atari", "default"] if atari else ["default"]:
         if fallback in names:
             return fallback
     raise ConfigError(f'{path} has no section for "{env}". It has: {", ".join(names)}.')

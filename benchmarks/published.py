@@ -19,8 +19,15 @@ SOURCES = {
     "of 3 seeds; the standard deviation is over seeds. MuJoCo `-v4`",
 }
 
-MANY_STEPS = 10_000_000
-"""Rows that train longer than this aren't listed: they don't finish within a day on a desktop computer."""
+LONG_EPISODES = ("Pendulum-v5", "Swimmer-v5", "Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Ant-v5")
+LONG_EPISODES += ("BipedalWalker-v3",)
+"""How the ids of environments end in which good policies play 1000 steps or more; they are evaluated in 20 episodes."""
+
+
+def command(algorithm: str, env: str) -> str:
+    """Return the command that runs a row, or random actions in its environment."""
+    episodes = " --eval-episodes 20" if env.endswith(LONG_EPISODES) else ""
+    return f"pgzoo run {algorithm} --env {env} --seeds 5{episodes}"
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ class Row:
 
     @property
     def command(self) -> str:
-        return f"pgzoo run {self.algorithm} --env {self.env} --seeds 5"
+        return command(self.algorithm, self.env)
 
     def bar(self, random: float) -> float:
         """Return the median greedy return from which the row passes, given that of random actions."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from published import ROWS, SOURCES, ZOO, Row
+from published import ROWS, SOURCES, Row, command
 
 from pgzoo.analysis.statistics import estimate
 from pgzoo.config import Layer, RunConfig
@@ -23,7 +23,7 @@ from pgzoo.runs.resolve import compose, resolve
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "results"
 KEPT = FOLDER / "rows.json"
-SHOWN_APART = ("env", "seeds", "total_steps", "policy.name")
+SHOWN_APART = ("total_steps", "eval_episodes", "policy.name")
 """Settings that the page states elsewhere, or that follow from others."""
 
 HEAD = (
@@ -86,16 +86,18 @@ def run_rows(only: str, run: Callable[[str], dict[str, Any] | None], made: Calla
             again = bool(only) and only in row.name and name == row.name
             if again or (name not in read_kept() and (not only or only in row.name)):
                 settings = config_of(*name.split("/", 1))
-                command = f"pgzoo run {settings.algorithm} --env {settings.env} --seeds 5 --json"
-                if result := run(command):
+                if result := run(f"{command(settings.algorithm, settings.env)} --json"):
                     keep(name, Outcome.of(result, settings.setting_hash(), made()))
                     print(f"{name}: {result['wall_seconds']:.0f} s", file=sys.stderr, flush=True)
 
 
 @cache
 def config_of(algorithm: str, env: str) -> RunConfig:
-    """Return the settings of `pgzoo run ALGORITHM --env ENV --seeds 5`."""
-    return compose(Layer({"algorithm": algorithm, "env": env, "seeds": 5}, ".".join), discover())
+    """Return the settings of the command of a row."""
+    given = {"algorithm": algorithm, "env": env, "seeds": 5}
+    if "--eval-episodes" in (words := command(algorithm, env).split()):
+        given["eval_episodes"] = words[-1]
+    return compose(Layer(given, ".".join), discover())
 
 
 def render() -> str:
@@ -116,7 +118,7 @@ def render() -> str:
 
 INTRODUCTION = """Five seeds per row, trained together by `pgzoo run ALGORITHM --env ENV --seeds 5`: the settings are
 the preset's if there is one (`pgzoo presets ALGORITHM ENV`), and the defaults otherwise. Each seed counts with its mean
-return of 100 evaluation episodes. IQM is the interquartile mean over seeds, with a 95 % interval (Student's t).
+return of 100 evaluation episodes, or 20 (`--eval-episodes 20`) where they have 1000 steps or more. IQM is the interquartile mean over seeds, with a 95 % interval (Student's t).
 
 A row passes if the median over seeds, with greedy actions, is at least *required*: the published mean minus 10 % of its
 distance from the return of random actions, or minus the published standard deviation if that is more. The sources
@@ -239,4 +241,4 @@ def plot(env: str, rows: Sequence[Row], kept: Mapping[str, Outcome]) -> None:
     plt.close(figure)
 
 
-__all__ = ["ZOO", "Outcome", "keep", "read_kept", "render", "run_rows"]
+__all__ = ["Outcome", "keep", "read_kept", "render", "run_rows"]

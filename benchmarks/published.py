@@ -19,8 +19,7 @@ SOURCES = {
     "of 3 seeds; the standard deviation is over seeds. MuJoCo `-v4`",
 }
 
-LONG_EPISODES = ("Pendulum-v5", "Swimmer-v5", "Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Ant-v5")
-LONG_EPISODES += ("BipedalWalker-v3",)
+LONG_EPISODES = ("Pendulum-v5", "Swimmer-v5", "Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Ant-v5", "Walker-v3")
 """How the ids of environments end in which good policies play 1000 steps or more; they are evaluated in 20 episodes."""
 
 

@@ -118,7 +118,8 @@ def render() -> str:
 
 INTRODUCTION = """Five seeds per row, trained together by `pgzoo run ALGORITHM --env ENV --seeds 5`: the settings are
 the preset's if there is one (`pgzoo presets ALGORITHM ENV`), and the defaults otherwise. Each seed counts with its mean
-return of 100 evaluation episodes, or 20 (`--eval-episodes 20`) where they have 1000 steps or more. IQM is the interquartile mean over seeds, with a 95 % interval (Student's t).
+return of 100 evaluation episodes, or of 20 (`--eval-episodes 20`) where they have 1000 steps or more. IQM is the
+interquartile mean over seeds, with a 95 % interval (Student's t).
 
 A row passes if the median over seeds, with greedy actions, is at least *required*: the published mean minus 10 % of its
 distance from the return of random actions, or minus the published standard deviation if that is more. The sources

@@ -33,8 +33,7 @@ def command(algorithm: str, env: str) -> str:
 class Row:
     """An algorithm in an environment, with a published result.
 
-    `theirs` are the settings of the source that produced it, as the arguments of RL Zoo's hyperparameter files; `note`
-    states differences that they don't show.
+    `theirs` are the settings of the source that produced it, as the arguments of RL Zoo's hyperparameter files.
     """
 
     algorithm: str
@@ -44,7 +43,6 @@ class Row:
     steps: float
     source: str = ZOO
     theirs: Mapping[str, Any] = field(default_factory=dict)
-    note: str = ""
 
     @property
     def name(self) -> str:

@@ -17,7 +17,7 @@ from published import ROWS, SOURCES, Row, command
 from pgzoo.analysis.statistics import estimate
 from pgzoo.config import Layer, RunConfig
 from pgzoo.config.rl_zoo import translate
-from pgzoo.registry import discover
+from pgzoo.registry import PluginCatalog, discover
 from pgzoo.runs.resolve import compose, resolve
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -92,12 +92,17 @@ def run_rows(only: str, run: Callable[[str], dict[str, Any] | None], made: Calla
 
 
 @cache
+def catalog() -> PluginCatalog:
+    return discover()
+
+
+@cache
 def config_of(algorithm: str, env: str) -> RunConfig:
     """Return the settings of the command of a row."""
     given = {"algorithm": algorithm, "env": env, "seeds": 5}
     if "--eval-episodes" in (words := command(algorithm, env).split()):
         given["eval_episodes"] = words[-1]
-    return compose(Layer(given, ".".join), discover())
+    return compose(Layer(given, ".".join), catalog())
 
 
 def render() -> str:
@@ -166,7 +171,7 @@ def line(row: Row, kept: Mapping[str, Outcome]) -> str:
         interval(outcome.greedy),
         interval(outcome.sampled),
         f"{np.mean(outcome.env_steps):,.0f}",
-        f"{outcome.seconds:.0f}",
+        f"{outcome.seconds:.{0 if outcome.seconds >= 10 else 1}f}",
         f"{published(row)}, {row.source}",
         f"{row.steps:,.0f}",
         f"{bar:.1f}",
@@ -191,10 +196,10 @@ def differences(row: Row) -> str:
     """Return how pgzoo's settings differ from those of the source."""
     if not row.theirs:
         return f"pgzoo's own settings; see the scripts of {row.source} for its settings."
-    ours, catalog = config_of(row.algorithm, row.env), discover()
+    ours = config_of(row.algorithm, row.env)
     file = Layer({row.env: {"n_timesteps": row.steps, **row.theirs}}, lambda path: f"{row.name}: {'.'.join(path)}")
     layer, translation = translate(row.name, file, row.algorithm, row.env)
-    theirs = resolve([Layer({"algorithm": row.algorithm, "env": row.env}, ".".join), layer], catalog).flat()
+    theirs = resolve([Layer({"algorithm": row.algorithm, "env": row.env}, ".".join), layer], catalog()).flat()
     found = [
         f"{key} {value} ({theirs[key]})"
         for key, value in ours.flat().items()

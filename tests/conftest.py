@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, cast
 
@@ -10,6 +13,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from gymnasium.spaces import Box, Discrete
 from program import Folder
 from pydantic import Field
@@ -265,6 +269,19 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     assert shipping is not None
     yield found
     shipping.release()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give folders an empty database to copy, made once for all processes of pytest-xdist."""
+    shared = tmp_path_factory.getbasetemp().parent
+    made = shared / f"empty-{version('mlflow')}.db"
+    with FileLock(shared / "empty.lock"):
+        if not made.exists():
+            create = "import sys, pathlib, pgzoo.tracking.database as d; d.prepare_database(pathlib.Path(sys.argv[1]))"
+            subprocess.run([sys.executable, "-c", create, str(made)], check=True, capture_output=True)
+    Folder.empty_database = made
+    return made
 
 
 @pytest.fixture

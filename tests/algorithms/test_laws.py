@@ -106,7 +106,13 @@ def test_the_shortest_way_through_a_corridor_is_found(play: Play, algorithm: str
     assert greedy(play(algorithm, learning_rate=0.005, **settings, **PROBES[algorithm])) == [-5.0] * 5
 
 
-@pytest.mark.parametrize("algorithm", [*PROBES, "rpo"])
+GAUSSIAN = ["ppo", "vmpo", "rpo"]
+"""The other algorithms treat Gaussian actions as they treat the categories of the corridor."""
+
+
+@pytest.mark.parametrize(
+    "algorithm", [*GAUSSIAN, *(pytest.param(name, marks=pytest.mark.slow) for name in PROBES if name not in GAUSSIAN)]
+)
 def test_a_number_is_found(play: Play, algorithm: str) -> None:
     settings = {"env": "probe/Target-v0", "seeds": 5, "total_steps": 12_000, "rollout_steps": 32, "eval_episodes": 5}
     few = PROBES.get(algorithm, FEW)

@@ -32,7 +32,7 @@ def bash(folder: Folder, arguments: str, redirection: str) -> subprocess.Complet
         pytest.param(">&-", 0, "", marks=pytest.mark.slow),
         pytest.param("2>&-", 0, "", marks=pytest.mark.slow),
         (">&- 2>&-", 0, ""),
-        ("2>/dev/full", 0, ""),
+        pytest.param("2>/dev/full", 0, "", marks=pytest.mark.slow),
         (">/dev/full", 1, "Error: can't write to standard output: No space left on device.\n"),
         pytest.param("| true", 141, "", marks=pytest.mark.slow),
         ("2>&1 | true", 141, ""),

@@ -21,12 +21,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Folder, 
 
 @pytest.fixture(scope="session")
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Folder, dict[str, str], dict[str, str]]]:
-    """A folder in which three algorithms were trained, five seeds each; the commands, and run ids by name."""
+    """A folder in which three algorithms were trained, three seeds each; the commands, and run ids by name."""
     folder, steps = Folder(tmp_path_factory.mktemp("zoo")), os.environ.get("PGZOO_PICTURE_STEPS", "3000")
     commands: dict[str, str] = {}
     children, ids = {}, dict[str, str]()
     for name, more in (("reinforce", ()), ("a2c", ()), ("ppo", ("--video",))):
-        options = ("run", name, "--env", "CartPole-v1", "--seeds", "5", "--total-steps", steps, *more, "--json")
+        options = ("run", name, "--env", "CartPole-v1", "--seeds", "3", "--total-steps", steps, *more, "--json")
         commands[name], children[name] = " ".join(["pgzoo", *options]), folder.start(*options)
     for name, child in children.items():
         out, err = child.communicate(timeout=PATIENCE)

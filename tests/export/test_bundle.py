@@ -457,7 +457,7 @@ def test_a_mask_of_another_kind_is_refused(make: Any, mask: Any) -> None:
     assert policy.act(obs, action_mask=[0, 1, 0]) == 1
 
 
-@pytest.mark.parametrize("where", ["", "env"])
+@pytest.mark.parametrize("where", ["", pytest.param("env", marks=pytest.mark.slow)])
 def test_a_million_extra_keys_are_refused(folder: Path, catalog: PluginCatalog, where: str) -> None:
     said = json.loads((folder / "policy.json").read_text())
     said.setdefault("env", {"id": "CartPole-v1", "kwargs": {}, "max_episode_steps": None})

@@ -105,7 +105,12 @@ def endless_artifact(handler: BaseHTTPRequestHandler) -> None:
         pytest.param(
             lambda handler: say(handler, b"not you", 403), ("evaluate", "r"), "refuses access", marks=pytest.mark.slow
         ),
-        (lambda handler: say(handler, b"nothing here", 404), ("evaluate", "r"), "check the tracking URI"),
+        pytest.param(
+            lambda handler: say(handler, b"nothing here", 404),
+            ("evaluate", "r"),
+            "check the tracking URI",
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["endless-body", "endless-pages", "endless-artifact", "ids-compare", "ids-evaluate", "401", "403", "404"],
 )

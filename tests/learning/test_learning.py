@@ -25,8 +25,7 @@ def final(events: list[Event], mode: str = "sampled") -> list[float]:
     return [float(returns.mean()) for returns in event.returns]
 
 
-@pytest.mark.parametrize("estimator", ["reward-to-go", "total-return"])
-@pytest.mark.parametrize("baseline", ["none", "mean"])
+@pytest.mark.parametrize(("estimator", "baseline"), [("reward-to-go", "none"), ("total-return", "mean")])
 def test_the_best_of_three_arms_is_found(play: Play, estimator: str, baseline: str) -> None:
     settings = {"env": "probe/Bandit-v0", "num_envs": 16, "seeds": 5, "policy": {"hidden": ()}}
     events = play(

@@ -34,7 +34,11 @@ def test_the_best_of_three_arms_is_found(play: Play, algorithm: str) -> None:
     assert min(final(events, "sampled")) > 0.95
 
 
-@ALGORITHMS
+@pytest.mark.parametrize(
+    "algorithm",
+    # the others are tested on CartPole below
+    [name if name in ("rloo", "npg") else pytest.param(name, marks=pytest.mark.slow) for name in SETTINGS],
+)
 def test_the_shortest_way_through_a_corridor_is_found(play: Play, algorithm: str) -> None:
     settings = {"total_steps": 15_000, "learning_rate": 0.05, "eval_episodes": 50, "policy": {"hidden": ()}}
     events = play(algorithm, env="probe/Corridor-v0", seeds=5, **SETTINGS[algorithm] | settings)
@@ -52,12 +56,12 @@ def test_a_number_and_how_sure_it_is_are_learned(play: Play, algorithm: str) -> 
     assert ended.state.params["policy.log_std"].max() < -1
 
 
-@pytest.mark.parametrize("algorithm", ["reinforce-baseline", "rloo", "vpg"])
+@pytest.mark.parametrize("algorithm", ["reinforce-baseline", pytest.param("rloo", marks=pytest.mark.slow), "vpg"])
 def test_cartpole_is_balanced(play: Play, algorithm: str) -> None:
     assert min(final(play(algorithm, seeds=3, eval_episodes=50), "sampled")) >= 475
 
 
-@pytest.mark.parametrize("algorithm", ["npg", "trpo"])
+@pytest.mark.parametrize("algorithm", [pytest.param("npg", marks=pytest.mark.slow), "trpo"])
 def test_cartpole_is_balanced_by_natural_steps(play: Play, algorithm: str) -> None:
     """A smaller network, to be done sooner."""
     settings = {"policy": {"hidden": (32,)}, "total_steps": 100_000}

@@ -16,6 +16,7 @@ from program import PGZOO, Folder, eventually
 from pgzoo.tracking import records
 
 LONG = ("run", "a2c", "--env", "CartPole-v1", "--total-steps", "1e9", "--log-every", "100", "--compile", "off")
+WORKERS = ("--seeds", "2", "--launcher", "processes", "--workers", "2")
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -51,7 +52,7 @@ def ends(folder: Path) -> list[dict[str, Any]]:
     return [r for f in folder.glob(".pgzoo/runs/*") for r, _ in records(f) if r and r["t"] == "end"]
 
 
-@pytest.mark.parametrize("workers", [(), ("--seeds", "2", "--launcher", "processes", "--workers", "2")])
+@pytest.mark.parametrize("workers", [pytest.param((), marks=pytest.mark.slow), WORKERS])
 def test_a_closed_terminal_stops_a_run_in_order(start: Start, tmp_path: Path, workers: tuple[str, ...]) -> None:
     child = start(*workers)
     os.killpg(child.pid, signal.SIGHUP)  # the kernel and the shell may each send one
@@ -73,7 +74,7 @@ def test_nohup_keeps_a_run_alive(start: Start, tmp_path: Path) -> None:
     assert [end["reason"] for end in ends(tmp_path)] == ["interrupted by SIGTERM"]
 
 
-@pytest.mark.parametrize("workers", [(), ("--seeds", "2", "--launcher", "processes", "--workers", "2")])
+@pytest.mark.parametrize("workers", [(), pytest.param(WORKERS, marks=pytest.mark.slow)])
 def test_a_second_ctrl_c_says_interrupted(start: Start, tmp_path: Path, workers: tuple[str, ...]) -> None:
     child = start("--eval-episodes", "1000000", *workers)
     child.send_signal(signal.SIGINT)

@@ -144,6 +144,8 @@ class Policy(Protocol):
     the same short sequence of tensor operations for every batch may set `compiles = True`.
 
     A policy may also have
+        noise_steps: the number of steps for which an environment's actions are sampled with the same noise, by default
+            1; None: the whole collection. Every collection starts with new noise;
         actor(params) -> Actor: acts faster than `apply`, with results that are equal up to rounding;
         buffers() -> Params: one member's tensors that are not learned by gradient, without the member axis;
         absorb(buffers, obs, valid) -> Params: updates the buffers with the observations `obs [S, T, N, *O]` of an

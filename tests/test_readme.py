@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -20,6 +21,8 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 def test_own_algorithm_is_short_and_runs(tmp_path: Path) -> None:
     example = next(block for block in BLOCKS if block.startswith("# pgzoo_plugin.py"))
     assert len(example.splitlines()) <= 40
+    tutorial = (ROOT / "docs" / "tutorial" / "entropy_reinforce.py").read_text(encoding="utf-8")
+    assert ast.dump(ast.parse(example)) == ast.dump(ast.parse(tutorial))
     (tmp_path / "pgzoo_plugin.py").write_text(example, encoding="utf-8")
     options = "--env CartPole-v1 --seeds 2 --total-steps 3000 --eval-episodes 5 --entropy-coef 0.02".split()
     options += "--json --tracking-uri none".split()

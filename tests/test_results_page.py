@@ -44,9 +44,13 @@ def test_each_row_is_listed_once_and_has_its_differences_stated() -> None:
 
 
 def test_differences_are_between_pgzoos_settings_and_the_sources() -> None:
-    row = Row("ppo", "Pendulum-v1", 0.0, 0.0, 1e5, theirs={"n_envs": 4, "gamma": 0.95, "use_sde": True})
+    row = Row("ppo", "Pendulum-v1", 0.0, 0.0, 1e5, theirs={"n_envs": 4, "gamma": 0.95, "use_sde": True, "seed": 1})
     stated = differences(row)
-    assert "gamma 0.9 (0.95)" in stated and "not available in pgzoo: use_sde" in stated
+    assert (
+        "gamma 0.9 (0.95)" in stated
+        and "policy.sde False (True)" in stated
+        and "not available in pgzoo: seed" in stated
+    )
     assert "num_envs" not in stated
 
 

@@ -16,6 +16,7 @@ Keys that a section leaves out have Stable-Baselines3's default, which may diffe
 from __future__ import annotations
 
 import ast
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -203,40 +204,43 @@ def _section(path: str, names: Sequence[str], env: str) -> str:
 
 def _translate_numbers(rest: dict[str, Any], algorithm: str, found: Translation, where: Callable[[str], str]) -> None:
     """Translate the keys whose values are converted, and remove them from `rest`."""
-
-    def number(key: str, value: Any) -> float:
-        try:
-            if isinstance(value, bool):
-                raise TypeError
-            return float(value)
-        except (TypeError, ValueError):
-            raise ConfigError(f"{where(key)}: must be a number (got {shorten(repr(value))})") from None
-
     for key, setting in (("learning_rate", "learning_rate"), ("clip_range", "clip_range")):
         if key not in rest or (key == "clip_range" and algorithm != "ppo"):
             continue
         text = rest.pop(key)
         linear = isinstance(text, str) and text.startswith("lin_")
-        found.put(setting, number(key, text.removeprefix("lin_") if linear else text), key)
+        found.put(setting, number(text.removeprefix("lin_") if linear else text, where(key)), key)
         if algorithm != "ars":
             found.put(f"{setting}_schedule", "linear" if linear else "constant", key)
         elif linear:
             found.unused.append(f"{key}: its decay")
     if algorithm == "ppo":
-        rows = number("n_envs", found.settings["num_envs"]) * number("n_steps", found.settings["rollout_steps"])
-        size = number("batch_size", rest.pop("batch_size"))
+        rows = number(found.settings["num_envs"], where("n_envs")) * number(
+            found.settings["rollout_steps"], where("n_steps")
+        )
+        size = number(rest.pop("batch_size"), where("batch_size"))
         if size <= 0:
             raise ConfigError(f"{where('batch_size')}: must be greater than 0 (got {size:g})")
         found.put("minibatches", max(1, round(rows / size)), "batch_size")
     if algorithm in ("ppo", "a2c"):  # half the mean squared error in pgzoo, all of it in Stable-Baselines3
-        found.put("value_coef", 2 * number("vf_coef", rest.pop("vf_coef")), "vf_coef")
+        found.put("value_coef", 2 * number(rest.pop("vf_coef"), where("vf_coef")), "vf_coef")
     if algorithm == "a2c":
         found.put("optimizer", "rmsprop" if rest.pop("use_rms_prop") else "adam", "use_rms_prop")
     if algorithm == "trpo":
         found.put("optimizer_eps", 1e-5, "policy")
     if algorithm == "ars":
-        found.put("num_envs", 2 * int(number("n_delta", rest.pop("n_delta"))), "n_delta")
+        found.put("num_envs", 2 * int(number(rest.pop("n_delta"), where("n_delta"))), "n_delta")
         rest.pop("n_envs", None)  # the number of workers, which doesn't change the result
+
+
+def number(value: Any, where: str) -> float:
+    """Return a number, also from its text. Raises ConfigError."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{where}: must be a number (got {shorten(repr(value))})") from None
 
 
 def _translate_normalization(rest: dict[str, Any], found: Translation, where: Callable[[str], str]) -> None:
@@ -284,8 +288,18 @@ def _translate_policy(rest: dict[str, Any], algorithm: str, found: Translation, 
     found.put("policy.name", policy, "policy")
     if policy == "mlp" and algorithm == "ars":  # sb3-contrib's ARS has another default than its other algorithms
         found.put("policy.activation", "relu", "policy")
-    if "log_std_init" in kwargs:
-        found.put("policy.log_std", kwargs.pop("log_std_init"), key)
+    explores = policy in ("mlp", "linear") and bool(rest.get("use_sde"))
+    if explores:
+        del rest["use_sde"]
+        found.put("policy.sde", True, "use_sde")
+        every = number(rest.pop("sde_sample_freq", -1), where("sde_sample_freq"))
+        found.put("policy.sde_sample_freq", int(every) if every > 0 else None, "sde_sample_freq")
+    if "log_std_init" in kwargs or explores:
+        log_std = number(kwargs.pop("log_std_init", 0.0), where(key))
+        features = (dict(_layers(kwargs.get("net_arch"))).get("hidden") or [64])[-1]
+        # with gSDE, pgzoo's log_std is that of the first actions, and Stable-Baselines3's that of each feature's noise
+        scale = 0.5 * math.log(max(1.0, number(features, where(key)))) if explores else 0.0
+        found.put("policy.log_std", log_std + scale, key)
     if isinstance(kwargs.get("ortho_init"), bool):
         found.put("policy.init", "orthogonal" if kwargs.pop("ortho_init") else "default", key)
     if policy == "mlp":
@@ -305,7 +319,11 @@ def _layers(architecture: Any) -> Iterator[tuple[str, list[int]]]:
         architecture = architecture[0]  # the form before Stable-Baselines3 1.8
     if isinstance(architecture, list) and not any(isinstance(size, Mapping) for size in architecture):
         yield "hidden", architecture
-    elif isinstance(architecture, Mapping) and set(architecture) == {"pi", "vf"}:
+    elif (
+        isinstance(architecture, Mapping)
+        and set(architecture) == {"pi", "vf"}
+        and all(isinstance(sizes, list) for sizes in architecture.values())
+    ):
         yield "hidden", architecture["pi"]
         yield "critic_hidden", architecture["vf"]
 

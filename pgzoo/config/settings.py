@@ -31,6 +31,7 @@ __all__ = [
     "OptimizerEps",
     "OptimizerName",
     "RolloutSteps",
+    "SDEConfig",
     "SearchConfig",
     "Settings",
     "Static",
@@ -83,6 +84,25 @@ class ActionConfig(ComponentConfig):
     rescale: Annotated[
         bool, Field(description="map gaussian actions in [-1, 1] onto the Box; otherwise they are only clipped to it")
     ] = False
+
+
+class SDEConfig(ActionConfig):
+    """Base of the settings of a policy that supports generalized state-dependent exploration (gSDE)."""
+
+    sde: Annotated[
+        bool,
+        Field(
+            description="generalized state-dependent exploration (gSDE), for gaussian and tanh: the noise of an action "
+            "is a linear function of the policy's features, by a random matrix that is kept for several steps"
+        ),
+    ] = False
+    sde_sample_freq: Annotated[
+        PositiveInt | None,
+        Field(
+            description="number of steps for which gSDE keeps a noise matrix; none: a new one only at the start "
+            "of each rollout"
+        ),
+    ] = 4
 
 
 LearningRate = Annotated[float, Field(gt=0, description="learning rate")]

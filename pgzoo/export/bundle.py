@@ -17,7 +17,7 @@ from pgzoo.envs.checks import mask_size
 from pgzoo.envs.spec import make_spec
 from pgzoo.errors import ConfigError, PgzooError
 from pgzoo.export import spaces
-from pgzoo.ops.acting import actor_for, memory_size
+from pgzoo.ops.acting import actor_for, memory_size, noise_steps
 from pgzoo.ops.draws import draw_noise
 from pgzoo.ops.entries import PackedSpace
 from pgzoo.ops.members import select
@@ -59,6 +59,8 @@ class LoadedPolicy:
         self._actor = actor_for(policy, params)
         self._rng = np.random.default_rng()
         self._memory: Array | None = None
+        self._noise: Array | None = None
+        self._sampled = 0  # number of actions sampled with this noise
 
     @property
     def memory(self) -> int:
@@ -66,8 +68,8 @@ class LoadedPolicy:
         return memory_size(self.policy)
 
     def reset(self) -> None:
-        """Start an episode: clear the memory. A policy without memory needs no reset."""
-        self._memory = None
+        """Start an episode: clear the memory and a noise matrix that is kept. Other policies need no reset."""
+        self._memory = self._noise = None
 
     def act(
         self,
@@ -103,7 +105,7 @@ class LoadedPolicy:
             )
         noise = None
         if not deterministic:
-            noise = draw_noise(self.policy.noise, rng or self._rng, (len(rows), self.policy.noise_size))
+            noise = self._next_noise(rng or self._rng, len(rows))
         mask = None if action_mask is None else self._read_masks(action_mask, len(rows))
         actions, self._memory = self.step(rows, self._memory, action_mask=mask, noise=noise)
         return actions[0] if obs.shape == shape else actions
@@ -130,6 +132,16 @@ class LoadedPolicy:
 
         drawn, after = self._actor(ActorInputs(obs[None], member(action_mask), member(memory), starts), member(noise))
         return self.policy.to_env(drawn[0]), None if after is None else after[0]
+
+    def _next_noise(self, rng: np.random.Generator, rows: int) -> Array:
+        """Return noise `[rows, K]`: that of the previous action while the policy keeps it, else new noise."""
+        steps = noise_steps(self.policy)
+        kept = self._noise is not None and len(self._noise) == rows and (steps is None or self._sampled < steps)
+        if not kept:
+            self._noise, self._sampled = draw_noise(self.policy.noise, rng, (rows, self.policy.noise_size)), 0
+        self._sampled += 1
+        assert self._noise is not None
+        return self._noise
 
     def _read_masks(self, mask: Any, rows: int) -> NDArray[np.bool_]:
         """Return masks `[rows, K]` as bool."""

@@ -11,7 +11,7 @@ from pgzoo.ops.members import to_device
 from pgzoo.protocols import Actor, Policy
 from pgzoo.types import ActorInputs, Array, Inputs, Params
 
-__all__ = ["ApplyActor", "actor_for", "memory_size"]
+__all__ = ["ApplyActor", "actor_for", "memory_size", "noise_steps"]
 
 
 def actor_for(policy: Policy, params: Params) -> Actor:
@@ -24,6 +24,12 @@ def actor_for(policy: Policy, params: Params) -> Actor:
 def memory_size(policy: Policy) -> int:
     """Return the number of floats in a policy's memory per environment; 0 without memory."""
     return int(getattr(policy, "memory_size", 0))
+
+
+def noise_steps(policy: Policy) -> int | None:
+    """Return for how many steps actions are sampled with the same noise, usually 1; None: in the whole collection."""
+    steps: int | None = getattr(policy, "noise_steps", 1)
+    return steps
 
 
 class ApplyActor:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -165,10 +166,15 @@ class Bernoulli:
 
 @dataclass(frozen=True, eq=False)
 class DiagonalGaussian:
-    """Independent normals: `mean [..., A]` and `log_std [..., A]`; actions `[..., A]`, unclipped."""
+    """Independent normals: `mean [..., A]` and `log_std [..., A]`; actions `[..., A]`, unclipped.
+
+    With `perturbation`, `draw` adds its result for the noise to the mean, instead of the noise times the standard
+    deviation. It applies to this batch only, so `map` and `shift` leave it out.
+    """
 
     mean: Tensor
     log_std: Tensor
+    perturbation: Callable[[Array], Array] | None = None
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """Return the log-density summed over dimensions, `[...]`."""
@@ -190,7 +196,9 @@ class DiagonalGaussian:
         return _array(self.mean)
 
     def draw(self, noise: Array) -> Array:
-        """Draw actions from standard normal `noise [..., A]`."""
+        """Draw actions from standard normal `noise [..., A]`, or from that of the perturbation."""
+        if self.perturbation is not None:
+            return np.asarray(_array(self.mean) + self.perturbation(noise))
         return draw_normal(_array(self.mean), _array(self.log_std), noise)
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> DiagonalGaussian:
@@ -209,11 +217,14 @@ class TanhGaussian:
     Actions are stored as u, `[..., A]`, because atanh of a rounded a is inaccurate near ±1; densities are those of a.
     log |da/du| = log(1 - tanh² u) is computed as 2 (log 2 - u - softplus(-2u)), which has no cancellation.
 
+    `perturbation` as in `DiagonalGaussian`.
+
     Source: Haarnoja et al. (2018), Soft actor-critic, appendix C.
     """
 
     mean: Tensor
     log_std: Tensor
+    perturbation: Callable[[Array], Array] | None = None
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """Return the log-density of tanh(u) summed over dimensions, `[...]`."""
@@ -235,7 +246,7 @@ class TanhGaussian:
         return self._normal.mode()
 
     def draw(self, noise: Array) -> Array:
-        """Draw u from standard normal `noise [..., A]`."""
+        """Draw u from standard normal `noise [..., A]`, or from that of the perturbation."""
         return self._normal.draw(noise)
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> TanhGaussian:
@@ -248,7 +259,7 @@ class TanhGaussian:
 
     @cached_property
     def _normal(self) -> DiagonalGaussian:
-        return DiagonalGaussian(self.mean, self.log_std)
+        return DiagonalGaussian(self.mean, self.log_std, self.perturbation)
 
 
 @dataclass(frozen=True, eq=False)

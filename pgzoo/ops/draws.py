@@ -19,6 +19,7 @@ __all__ = [
     "draw_multi_categorical",
     "draw_noise",
     "draw_normal",
+    "draw_perturbation",
     "mode_of_beta",
     "mode_of_bits",
     "mode_of_categorical",
@@ -65,6 +66,15 @@ def draw_bits(logits: Array, noise: Array) -> NDArray[np.int64]:
 def draw_normal(mean: Array, log_std: Array, noise: Array) -> NDArray[np.float32]:
     """Draw independent normals: `mean [..., A]`, `log_std`, which broadcasts over it, standard normal `noise`."""
     return np.asarray(mean + np.exp(log_std) * noise, np.float32)
+
+
+def draw_perturbation(features: Array, log_std: Array, noise: Array) -> NDArray[np.float32]:
+    """Return Σₗ fₗ σₗₐ εₗₐ, `[..., A]`: the perturbation of an action by a matrix of noise.
+
+    Shapes: `features [..., L]`; `log_std [..., L, A]`, which broadcasts; standard normal `noise [..., L * A]`.
+    """
+    matrix = np.exp(log_std) * noise.reshape(*noise.shape[:-1], *log_std.shape[-2:])
+    return np.asarray((features[..., None, :] @ matrix)[..., 0, :], np.float32)
 
 
 def draw_beta(alpha: Array, beta: Array, noise: Array) -> NDArray[np.float32]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -11,8 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pgzoo.errors import UnfitError
+from pgzoo.ops.distributions import DiagonalGaussian, TanhGaussian
+from pgzoo.ops.draws import draw_perturbation
 from pgzoo.ops.entries import is_image
 from pgzoo.ops.families import Family, family_for, masked
+from pgzoo.ops.nets import ROW_BLOCK, linear
 from pgzoo.types import Array, Distribution, Params, Spec
 
 if TYPE_CHECKING:
@@ -22,6 +28,9 @@ __all__ = ["ActionHead", "ObsEncoder"]
 
 TABLE = 1024
 """Maximum number of categories that are one-hot encoded by a table."""
+
+VARIANCE_EPS = 1e-6
+"""Added to the variance of state-dependent exploration, which is 0 where all features are 0. SB3 adds the same."""
 
 
 class ObsEncoder:
@@ -65,11 +74,25 @@ class ObsEncoder:
 class ActionHead:
     """Turns the last layer of a network, `outputs` numbers, into a distribution that fits the action space.
 
+    With the setting `sde`, the policy explores by generalized state-dependent exploration (gSDE): an action is
+    a = μ(s) + Θᵀ f(s), where the L features f(s) are the inputs of the last layer, and the entries of the matrix
+    Θ [L, A] are normal with mean 0 and learned standard deviations σ. So the distribution of an action is a Gaussian
+    with variance f² @ σ² (plus 1e-6). Its gradient doesn't reach the features.
+
+    A new Θ is sampled at the start of each rollout and every `sde_sample_freq` steps of it, for each environment: an
+    episode that starts during a rollout begins with the current matrix. The initial σ is exp(log_std) / √L, so that
+    `log_std` is the initial log standard deviation of an action if the features are about 1.
+
+    Source: Raffin, Kober & Stulp (2021), Smooth exploration for robotic reinforcement learning, section 3.
+
     Raises:
         UnfitError: the distribution doesn't fit the space or the needs of the algorithm.
     """
 
-    def __init__(self, spec: Spec, config: ActionConfig, needs: frozenset[str], who: str) -> None:
+    def __init__(
+        self, spec: Spec, config: ActionConfig, needs: frozenset[str], who: str, features: int | None = None
+    ) -> None:
+        """`features` is the number L of inputs of the last layer, for a policy that has the setting `sde`."""
         self.family: Family = family_for(
             spec.action_space,
             who,
@@ -85,25 +108,89 @@ class ActionHead:
             )
         self.outputs, self.log_std = self.family.outputs, config.log_std
         self.noise, self.noise_size, self.to_env = self.family.noise, self.family.noise_size, self.family.to_env
+        self.noise_steps: int | None = 1
+        self.sde = features is not None and bool(getattr(config, "sde", False))
+        self.scale_shape: tuple[int, ...] = (self.family.scale_size,)
+        if self.sde:
+            assert features is not None
+            self._check_sde(config, who)
+            self.noise_steps = getattr(config, "sde_sample_freq", None)
+            self.noise_size, self.scale_shape = features * self.outputs, (features, self.outputs)
+            self.log_std -= 0.5 * math.log(features)
 
     def init(self) -> Params:
-        """Return one member's `log_std`, if it is learned and state-independent."""
-        return {"log_std": torch.full((self.family.scale_size,), self.log_std)} if self.family.scale_size else {}
+        """Return one member's `log_std`, if it is learned: `[A]`, or `[L, A]` for state-dependent exploration."""
+        return {"log_std": torch.full(self.scale_shape, self.log_std)} if self.family.scale_size else {}
 
     @staticmethod
     def log_std_of(params: Params) -> Array | None:
-        """Return the log standard deviation for `choose`: a view `[S, 1, A]` on the parameter."""
+        """Return the log standard deviation for `choose`: a view `[S, 1, A]` or `[S, 1, L, A]` on the parameter."""
         return params["log_std"].detach().numpy()[:, None] if "log_std" in params else None
 
-    def distribution(self, outputs: Tensor, params: Params, action_mask: Tensor | None) -> Distribution:
-        """Return the distribution of batch shape `[S, T, B]` for `outputs [S, T, B, K]`."""
+    def distribution(
+        self, outputs: Tensor, params: Params, action_mask: Tensor | None, features: Tensor | None = None
+    ) -> Distribution:
+        """Return the distribution of batch shape `[S, T, B]` for `outputs [S, T, B, K]`.
+
+        `features [S, T, B, L]` are the inputs of the last layer, for state-dependent exploration.
+        """
         if action_mask is not None:
             outputs = masked(outputs, action_mask)
         log_std = params.get("log_std")
-        return self.family.distribution(outputs, None if log_std is None else log_std[:, None, None])
+        if not self.sde:
+            return self.family.distribution(outputs, None if log_std is None else log_std[:, None, None])
+        assert features is not None and log_std is not None
+        features = features.detach()
+        dist = self.family.distribution(outputs, _log_std_of_state(features, log_std))
+        assert isinstance(dist, DiagonalGaussian | TanhGaussian)
+        return replace(dist, perturbation=partial(_perturbation, features, log_std))
 
-    def choose(self, outputs: Array, log_std: Array | None, action_mask: Array | None, noise: Array | None) -> Array:
-        """Return actions `[S, N, *A]` from `outputs [S, N, K]`: sampled with `noise`, or the mode if it is None."""
+    def choose(
+        self,
+        outputs: Array,
+        log_std: Array | None,
+        action_mask: Array | None,
+        noise: Array | None,
+        features: Array | None = None,
+    ) -> Array:
+        """Return actions `[S, N, *A]` from `outputs [S, N, K]`: sampled with `noise`, or the mode if it is None.
+
+        `features [S, N, L]` as in `distribution`.
+        """
         if action_mask is not None:
             outputs = masked(outputs, action_mask)
-        return self.family.mode(outputs) if noise is None else self.family.draw(outputs, log_std, noise)
+        if noise is None:
+            return self.family.mode(outputs)
+        if self.sde:
+            assert features is not None and log_std is not None
+            return np.asarray(outputs + draw_perturbation(features, log_std, noise))
+        return self.family.draw(outputs, log_std, noise)
+
+    def _check_sde(self, config: ActionConfig, who: str) -> None:
+        """Raise UnfitError if the distribution is no Gaussian with a learned standard deviation."""
+        if config.state_std:
+            raise UnfitError(
+                f"{who}: sde and state_std are two ways to make the standard deviation depend on the observation; "
+                "remove one of them."
+            )
+        if self.family.name not in ("gaussian", "tanh"):
+            raise UnfitError(f'{who}: the distribution "{self.family.name}" has no standard deviation; remove sde.')
+
+
+def _log_std_of_state(features: Tensor, log_std: Tensor) -> Tensor:
+    """Return ½ log(f² @ σ² + 1e-6), `[S, T, B, A]`, for `features [S, T, B, L]` and `log_std [S, L, A]`.
+
+    Rows of sequences are padded, so that results don't depend on the length of a sequence (see `ops.nets.linear`).
+    """
+    steps, envs = features.shape[1:3]
+    rows = features.square().flatten(1, 2)
+    if steps > 1:
+        rows = F.pad(rows, (0, 0, 0, -(steps * envs) % ROW_BLOCK))
+    variance = linear(rows, (2 * log_std).exp(), log_std.new_zeros(log_std[:, 0].shape))
+    return 0.5 * (variance[:, : steps * envs] + VARIANCE_EPS).log().reshape(*features.shape[:3], -1)
+
+
+def _perturbation(features: Tensor, log_std: Tensor, noise: Array) -> Array:
+    """Return the perturbation of actions `[S, T, B, A]` by `noise [S, T, B, L * A]`."""
+    scale = log_std.detach()[:, None, None]
+    return draw_perturbation(features.cpu().numpy(), scale.cpu().numpy(), noise)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pgzoo.errors import UnfitError
-from pgzoo.ops.acting import actor_for, memory_size
+from pgzoo.ops.acting import actor_for, memory_size, noise_steps
 from pgzoo.ops.entries import VECTOR, PackedSpace
 from pgzoo.ops.returns import reverse_scan
 from pgzoo.protocols import Actor, Policy
@@ -96,7 +96,8 @@ class NormalizedPolicy:
             raise UnfitError(f"Observations of {spec.original_space} are boolean; remove --normalize-obs.")
         self.policy, self.shape = policy, (self.packed.vector_size,) if self.packed else space.shape or ()
         self.compiles = getattr(policy, "compiles", False)
-        self.noise, self.noise_size, self.memory_size = policy.noise, policy.noise_size, memory_size(policy)
+        self.noise, self.noise_size, self.noise_steps = policy.noise, policy.noise_size, noise_steps(policy)
+        self.memory_size = memory_size(policy)
 
     def init(self, rng: np.random.Generator) -> Params:
         """As the wrapped policy."""

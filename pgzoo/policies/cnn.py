@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from pgzoo.config import ActionConfig
+from pgzoo.config import SDEConfig
 from pgzoo.ops.entries import VECTOR
 from pgzoo.ops.heads import ActionHead
 from pgzoo.ops.images import ChannelOrder, ImageInputs, StackName, by_member, conv_stack
@@ -28,7 +28,7 @@ Hidden = Annotated[
 ]
 
 
-class CNNConfig(ActionConfig):
+class CNNConfig(SDEConfig):
     """Settings of the `cnn` policy."""
 
     filters: Annotated[Filters, Field(description="number of filters of each convolution")] = (32, 64, 64)
@@ -77,13 +77,15 @@ class CNN:
         self.inputs = ImageInputs(spec, who, config.channel_order, config.divide_by)
         self.image_mask = self.inputs.mask
         self.stacks = {key: conv_stack(name, size, config.filters) for key, size in self.inputs.sizes.items()}
-        self.head = ActionHead(spec, config, needs, who)
-        self.noise, self.noise_size, self.to_env = self.head.noise, self.head.noise_size, self.head.to_env
+        joined = self.inputs.vector_size + sum(stack.features for stack in self.stacks.values())
+        self.joined, self.last_size = joined, config.hidden[-1] if config.hidden else joined
+        self.head = ActionHead(spec, config, needs, who, self.last_size)
+        self.noise, self.noise_size, self.noise_steps = self.head.noise, self.head.noise_size, self.head.noise_steps
+        self.to_env = self.head.to_env
 
     def init(self, rng: np.random.Generator) -> Params:
         """Return one member's layers; the last one of the policy has small weights (gain 0.01)."""
-        c, joined = self.config, self.inputs.vector_size + sum(stack.features for stack in self.stacks.values())
-        features = c.hidden[-1] if c.hidden else joined
+        c, joined, features = self.config, self.joined, self.last_size
 
         def layers(prefix: str, sizes: tuple[int, ...], last_gain: float) -> Params:
             new = init_mlp(rng, sizes, activation="relu", init=c.init, last_gain=last_gain)
@@ -119,7 +121,7 @@ class CNN:
             critic = value("critic.", self.features(params, "critic.", parts) if separate else features)
         outputs = last_layer(layers_of(params), features).reshape(*shape, self.head.outputs)
         return Output(
-            dist=self.head.distribution(outputs, params, inputs.action_mask),
+            dist=self.head.distribution(outputs, params, inputs.action_mask, features.reshape(*shape, self.last_size)),
             value=critic,
             aux_value=value("critic.aux.", features) if "aux_value" in self.needs else None,
         )
@@ -162,7 +164,7 @@ class CNNActor:
         with torch.no_grad():
             features = policy.features(self.params, "", policy.inputs.parts(tensors)).numpy()
         outputs = mlp_numpy(self.last, features, "relu")
-        return policy.head.choose(outputs, self.log_std, seen.action_mask, noise), None
+        return policy.head.choose(outputs, self.log_std, seen.action_mask, noise, features), None
 
 
 def _tensors(arrays: dict[str, Array]) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from pgzoo.config import ActionConfig
+from pgzoo.config import SDEConfig
 from pgzoo.ops.heads import ActionHead, ObsEncoder
 from pgzoo.ops.nets import (
     MAX_LAYERS,
@@ -17,17 +17,18 @@ from pgzoo.ops.nets import (
     init_mlp,
     init_norms,
     last_layer,
+    last_layer_numpy,
     layers_of,
-    mlp_numpy,
     norms_of,
     numpy_layers,
     numpy_norms,
     trunk,
+    trunk_numpy,
 )
 from pgzoo.types import ActorInputs, Array, Inputs, Output, Params, Spec
 
 
-class LinearConfig(ActionConfig):
+class LinearConfig(SDEConfig):
     """Settings of the `linear` policy."""
 
     init: Annotated[
@@ -71,14 +72,15 @@ class MLP:
         mlp_config = config if isinstance(config, MLPConfig) else MLPConfig(hidden=(), **config.model_dump())
         who = f'policy "{"mlp" if mlp_config is config else "linear"}"'
         self.config, self.needs = mlp_config, needs
-        self.head = ActionHead(spec, mlp_config, needs, who)
         self.encoder = ObsEncoder(spec.observation_space, who)
-        self.noise, self.noise_size, self.to_env = self.head.noise, self.head.noise_size, self.head.to_env
+        self.features = mlp_config.hidden[-1] if mlp_config.hidden else self.encoder.size
+        self.head = ActionHead(spec, mlp_config, needs, who, self.features)
+        self.noise, self.noise_size, self.noise_steps = self.head.noise, self.head.noise_size, self.head.noise_steps
+        self.to_env = self.head.to_env
 
     def init(self, rng: np.random.Generator) -> Params:
         """Return one member's layers; the last has small weights (gain 0.01), for nearly uniform first actions."""
-        c, size = self.config, self.encoder.size
-        features = c.hidden[-1] if c.hidden else size
+        c, size, features = self.config, self.encoder.size, self.features
 
         def layers(prefix: str, sizes: tuple[int, ...], last_gain: float) -> Params:
             made = init_mlp(rng, sizes, activation=c.activation, init=c.init, last_gain=last_gain)
@@ -110,7 +112,7 @@ class MLP:
 
         outputs = last_layer(policy, features).reshape(*shape, self.head.outputs)
         return Output(
-            dist=self.head.distribution(outputs, params, inputs.action_mask),
+            dist=self.head.distribution(outputs, params, inputs.action_mask, features.reshape(*shape, self.features)),
             value=value("critic.", features if c.critic == "shared" else x) if "value" in self.needs else None,
             aux_value=value("critic.aux.", features) if "aux_value" in self.needs else None,
         )
@@ -131,6 +133,6 @@ class MLPActor:
     def __call__(self, seen: ActorInputs, noise: Array | None) -> tuple[Array, None]:
         """Return actions `[S, N, *A]` for `obs [S, N, *O]` and `noise [S, N, K]` or None."""
         policy = self.policy
-        x = policy.encoder.encode_numpy(seen.obs)
-        outputs = mlp_numpy(self.layers, x, policy.config.activation, self.norms)
-        return policy.head.choose(outputs, self.log_std, seen.action_mask, noise), None
+        features = trunk_numpy(self.layers, policy.encoder.encode_numpy(seen.obs), policy.config.activation, self.norms)
+        outputs = last_layer_numpy(self.layers, features)
+        return policy.head.choose(outputs, self.log_std, seen.action_mask, noise, features), None

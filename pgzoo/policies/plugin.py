@@ -14,6 +14,7 @@ POLICIES = (
     ("tabular", "tabular:Tabular", "tabular:TabularConfig", "a table with a row for each Discrete observation"),
     ("gru", "recurrent:gru", "recurrent:RecurrentConfig", "recurrent: gated recurrent units"),
     ("lstm", "recurrent:lstm", "recurrent:RecurrentConfig", "recurrent: long short-term memory"),
+    ("gtrxl", "gtrxl:GTrXL", "gtrxl:GTrXLConfig", "recurrent: gated transformer over the last steps of the episode"),
     (
         "cnn",
         "cnn:cnn",

@@ -49,8 +49,10 @@ class Recurrent:
     def __init__(self, name: CellName, config: RecurrentConfig, spec: Spec, needs: frozenset[str]) -> None:
         who = f'policy "{name}"'
         self.name, self.cell, self.config, self.needs = name, CELLS[name], config, needs
-        self.head, self.encoder = ActionHead(spec, config, needs, who), ObsEncoder(spec.observation_space, who)
-        self.noise, self.noise_size, self.to_env = self.head.noise, self.head.noise_size, self.head.to_env
+        self.head = ActionHead(spec, config, needs, who, config.memory)
+        self.encoder = ObsEncoder(spec.observation_space, who)
+        self.noise, self.noise_size, self.noise_steps = self.head.noise, self.head.noise_size, self.head.noise_steps
+        self.to_env = self.head.to_env
         self.memory_size = self.cell.parts * config.memory
 
     def init(self, rng: np.random.Generator) -> Params:
@@ -99,7 +101,7 @@ class Recurrent:
             return unflatten_steps(mlp(layers_of(params, prefix), features, c.activation))[:, :, :envs]
 
         return Output(
-            dist=self.head.distribution(read("head."), params, inputs.action_mask),
+            dist=self.head.distribution(read("head."), params, inputs.action_mask, remembered[:, :, :envs]),
             value=read("critic.").reshape(shape) if "value" in self.needs else None,
             memory=memory[:, :envs],
             aux_value=read("critic.aux.").reshape(shape) if "aux_value" in self.needs else None,
@@ -126,8 +128,9 @@ class RecurrentActor:
         assert seen.memory is not None and seen.starts is not None
         x = mlp_numpy(self.layers, policy.encoder.encode_numpy(seen.obs), act)
         memory = run_numpy(policy.cell, x, self.weight, self.bias, seen.memory, seen.starts)
-        outputs = mlp_numpy(self.last, memory[..., : policy.config.memory], act)
-        return policy.head.choose(outputs, self.log_std, seen.action_mask, noise), memory
+        features = memory[..., : policy.config.memory]
+        outputs = mlp_numpy(self.last, features, act)
+        return policy.head.choose(outputs, self.log_std, seen.action_mask, noise, features), memory
 
 
 def gru(config: RecurrentConfig, spec: Spec, needs: frozenset[str]) -> Recurrent:

@@ -55,8 +55,10 @@ class Simba:
     def __init__(self, config: SimbaConfig, spec: Spec, needs: frozenset[str]) -> None:
         who = 'policy "simba"'
         self.config, self.needs = config, needs
-        self.head, self.encoder = ActionHead(spec, config, needs, who), ObsEncoder(spec.observation_space, who)
-        self.noise, self.noise_size, self.to_env = self.head.noise, self.head.noise_size, self.head.to_env
+        self.head = ActionHead(spec, config, needs, who, config.width)
+        self.encoder = ObsEncoder(spec.observation_space, who)
+        self.noise, self.noise_size, self.noise_steps = self.head.noise, self.head.noise_size, self.head.noise_steps
+        self.to_env = self.head.to_env
 
     def init(self, rng: np.random.Generator) -> Params:
         """Return one member's layers; the last has small weights (gain 0.01), for nearly uniform first actions."""
@@ -89,7 +91,7 @@ class Simba:
         if "aux_value" in self.needs:
             aux_value = last_layer(layers_of(params, "critic.aux."), features).reshape(shape)
         outputs = last_layer(policy, features).reshape(*shape, self.head.outputs)
-        dist = self.head.distribution(outputs, params, inputs.action_mask)
+        dist = self.head.distribution(outputs, params, inputs.action_mask, features.reshape(*shape, -1))
         return Output(dist=dist, value=value, aux_value=aux_value)
 
     def actor(self, params: Params) -> SimbaActor:
@@ -114,8 +116,8 @@ class SimbaActor:
         x = layer(0, self.policy.encoder.encode_numpy(seen.obs))
         for i in range(1, len(self.layers) - 1, 2):
             x = x + layer(i + 1, np.maximum(layer(i, layer_norm_numpy(x)), 0))
-        outputs = layer(-1, layer_norm_numpy(x))
-        return self.policy.head.choose(outputs, self.log_std, seen.action_mask, noise), None
+        features = layer_norm_numpy(x)
+        return self.policy.head.choose(layer(-1, features), self.log_std, seen.action_mask, noise, features), None
 
 
 def _features(layers: Params, x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pgzoo.ops.acting import noise_steps
 from pgzoo.ops.draws import draw_noise
 from pgzoo.protocols import Policy
 from pgzoo.types import Array, Params
@@ -20,6 +21,7 @@ NOISE_BLOCK = 64
 class Noise:
     """The noise that actions are sampled with, `[S, N, K]` per step, each member's from its own generator.
 
+    A policy with `noise_steps` other than 1 gets the same noise for that many steps (None: in the whole collection).
     Each generator is used for one collection only, so a member's noise doesn't depend on how long the others play.
     """
 
@@ -28,14 +30,16 @@ class Noise:
     ) -> None:
         """`steps` is the number of steps that will be taken, if it is known."""
         self._generators = generators
-        self._shape = (min(NOISE_BLOCK, steps or NOISE_BLOCK), num_envs, policy.noise_size)
-        self._kind = policy.noise
+        self._kind, self._hold = policy.noise, noise_steps(policy)
+        block = min(NOISE_BLOCK, steps or NOISE_BLOCK) if self._hold == 1 else 1
+        self._shape = (block, num_envs, policy.noise_size)
         self._block: Array = np.empty(0)
 
     def __getitem__(self, t: int) -> Array:
         """Return the noise of step t; steps must be asked for in order."""
-        k = t % self._shape[0]
-        if k == 0:
+        draw, remainder = (0, t) if self._hold is None else divmod(t, self._hold)
+        k = draw % self._shape[0]
+        if k == 0 and remainder == 0:
             draws = [draw_noise(self._kind, generator, self._shape) for generator in self._generators]
             self._block = np.stack(draws, axis=1)  # [block, S, N, K]
         return self._block[k]  # type: ignore[no-any-return]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pgzoo.config import Layer, RunConfig, read_yaml
@@ -95,7 +96,7 @@ def test_one_notice_names_the_section_and_the_keys_that_are_not_used(
     assert (config.normalize_obs, config.normalize_reward, config.settings.learning_rate) == (False, True, 1e-3)
     assert [record.getMessage().partition("ignores them: ")[2] for record in caplog.records] == [
         "normalize.clip_obs, env_wrapper rl_zoo3.wrappers.HistoryWrapper, policy_kwargs activation_fn, "
-        "policy_kwargs optimizer_kwargs, use_sde, sde_sample_freq"
+        "policy_kwargs optimizer_kwargs"
     ]
     caplog.clear()
     composed(catalog, zoo, "CartPole-v0")
@@ -104,7 +105,10 @@ def test_one_notice_names_the_section_and_the_keys_that_are_not_used(
 
 def test_network_of_policy_kwargs(catalog: PluginCatalog, zoo: str) -> None:
     policy = composed(catalog, zoo, "Pendulum-v0").policy.nested()
-    assert (policy["log_std"], policy["init"], policy["activation"]) == (-2.0, "default", "relu")
+    assert (policy["init"], policy["activation"]) == ("default", "relu")
+    assert (policy["sde"], policy["sde_sample_freq"]) == (True, 4)
+    # pgzoo's log_std is that of the sum over the 128 features, Stable-Baselines3's that of each
+    assert policy["log_std"] == pytest.approx(-2 + np.log(128**0.5))
     assert (policy["hidden"], policy["critic_hidden"]) == ([256, 128], [64])
 
 
@@ -123,6 +127,9 @@ def test_atari(catalog: PluginCatalog, zoo: str) -> None:
         ("ars", {"n_delta": 4, "n_top": 1, "delta_std": 0.1}, {"num_envs": 8, "top": 1, "noise_std": 0.1}),
         ("ars", {"policy": "MlpPolicy"}, {"policy": {"name": "mlp", "activation": "relu"}}),
         ("ppo", {"batch_size": 100_000}, {"minibatches": 1}),
+        ("ppo", {"policy_kwargs": "dict(log_std_init=-2)"}, {"policy": {"name": "mlp", "log_std": -2.0}}),
+        ("ppo", {"use_sde": True}, {
+            "policy": {"name": "mlp", "sde": True, "sde_sample_freq": None, "log_std": pytest.approx(np.log(8))}}),
         ("ppo", {"policy_kwargs": "dict(net_arch=[32])"}, {"policy": {"name": "mlp", "hidden": [32]}}),
         ("ppo", {"policy_kwargs": {"net_arch": [32]}}, {"policy": {"name": "mlp", "hidden": [32]}}),
         ("ppo", {"normalize": True, "normalize_kwargs": "dict(norm_reward=False)"}, {"normalize_reward": False}),
@@ -144,6 +151,8 @@ def test_keys_of_each_algorithm(algorithm: str, section: dict[str, Any], setting
         ("ars", {"learning_rate": "lin_0.02", "alive_bonus_offset": -1}, [
             "learning_rate: its decay", "alive_bonus_offset"]),
         ("trpo", {"batch_size": 128}, ["batch_size"]),
+        ("ppo", {"use_sde": True, "policy": "CnnPolicy"}, ["use_sde"]),
+        ("ppo", {"policy_kwargs": "dict(net_arch=dict(pi=64, vf=64))", "use_sde": True}, ["policy_kwargs net_arch"]),
     ],
 )  # fmt: skip
 def test_what_has_no_equivalent_is_listed(algorithm: str, section: dict[str, Any], unused: list[str]) -> None:
@@ -164,6 +173,7 @@ def test_what_has_no_equivalent_is_listed(algorithm: str, section: dict[str, Any
         ({"policy": ["MlpPolicy"]}, "pgzoo has no policy for ['MlpPolicy']"),
         ({"learning_rate": "fast"}, "learning_rate: must be a number (got 'fast')"),
         ({"n_steps": [1]}, "n_steps: must be a number"),
+        ({"policy_kwargs": "dict(log_std_init=[2])"}, "policy_kwargs: must be a number"),
         ({"batch_size": 0}, "batch_size: must be greater than 0"),
     ],
 )

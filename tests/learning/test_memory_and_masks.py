@@ -26,9 +26,17 @@ def evaluated(events: list[Event]) -> tuple[Evaluated, Evaluated]:
     return sampled, greedy
 
 
-@pytest.mark.parametrize("policy", ["gru", "lstm"])
-def test_memory_recalls_what_was_seen_steps_ago(play: Play, policy: str) -> None:
-    sampled, greedy = evaluated(play(**RECALL, policy={"name": policy, "hidden": (), "memory": 16}))
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"name": "gru", "hidden": (), "memory": 16},
+        {"name": "lstm", "hidden": (), "memory": 16},
+        {"name": "gtrxl", "width": 16, "memory": 4},
+    ],
+    ids=lambda policy: str(policy["name"]),
+)
+def test_memory_recalls_what_was_seen_steps_ago(play: Play, policy: dict[str, Any]) -> None:
+    sampled, greedy = evaluated(play(**RECALL, policy=policy))
     assert min(returns.mean() for returns in sampled.returns) > 0.9
     assert all((returns == 1).all() for returns in greedy.returns)
 

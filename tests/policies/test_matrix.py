@@ -29,6 +29,7 @@ POLICIES: dict[str, dict[str, Any]] = {
     "tabular": {},
     "gru": {"hidden": (5,), "memory": 7, "init": "default"},
     "lstm": {"hidden": (), "memory": 3, "init": "default"},
+    "gtrxl": {"width": 6, "heads": 3, "memory": 3, "blocks": 2, "init": "default"},
     "net": {},
     "net-vmap": {},
     "simba": {"width": 5, "init": "default"},
@@ -84,8 +85,9 @@ def agree(policy: Any, space: gym.Space[Any], action: gym.Space[Any]) -> None:
         return None if array is None else torch.from_numpy(array)
 
     sequence = Inputs(tensor(obs), tensor(mask), tensor(first), tensor(starts) if size else None)
-    output = policy.apply(params, sequence)
-    dist: Any = output.dist.map(torch.Tensor.detach)
+    with torch.no_grad():
+        output = policy.apply(params, sequence)
+    dist: Any = output.dist
     actor, memory = actor_for(policy, params), first
     for t in range(STEPS):
         seen = ActorInputs(obs[:, t], None if mask is None else mask[:, t], memory, starts[:, t])
@@ -98,7 +100,7 @@ def agree(policy: Any, space: gym.Space[Any], action: gym.Space[Any]) -> None:
         memory = after
     if size:
         assert output.memory is not None and memory is not None
-        np.testing.assert_allclose(memory, output.memory.detach(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(memory, output.memory, rtol=1e-4, atol=1e-5)
     shape = (MEMBERS, STEPS, ENVS)
     assert torch.isfinite(dist.log_prob(torch.from_numpy(dist.draw(noise)))).all()
     assert dist.log_prob(torch.from_numpy(dist.draw(noise))).shape == dist.entropy().shape == shape
@@ -159,8 +161,22 @@ def test_each_distribution_fits_or_says_why_not(build: Build, policy: str, state
                 agree(made, SPACES[observation], SPACES[action])
 
 
+@pytest.mark.parametrize("policy", ["mlp", "linear", "simba", "gru", "lstm", "gtrxl", "cnn", "impala-cnn"])
+def test_state_dependent_exploration_fits_gaussians_of_every_policy_with_features(build: Build, policy: str) -> None:
+    observation = FIRST.get(policy, "vector")
+    for action in ("vector", "one", "matrix", "wide"):
+        for distribution in ("gaussian",) if action == "wide" else ("gaussian", "tanh"):
+            made = build(policy, observation, action, distribution=distribution, sde=True)
+            assert made.noise_steps == 4
+            agree(made, OBSERVATIONS[observation], SPACES[action])
+    with pytest.raises(UnfitError, match='the distribution "beta" has no standard deviation; remove sde'):
+        build(policy, observation, "vector", distribution="beta", sde=True)
+    with pytest.raises(UnfitError, match=r"sde and state_std are two ways .* remove one of them"):
+        build(policy, observation, "vector", sde=True, state_std=True)
+
+
 @pytest.mark.parametrize("action", [name for name in SPACES if name not in ("tuple", "dict")])
-@pytest.mark.parametrize("policy", ["linear", "tabular", "gru", "lstm", "net-vmap"])
+@pytest.mark.parametrize("policy", ["linear", "tabular", "gru", "lstm", "gtrxl", "net-vmap"])
 def test_every_policy_trains_in_every_action_space(play: Callable[..., list[Event]], policy: str, action: str) -> None:
     spaces = {"observation": "discrete", "action": action}
     settings = {"num_envs": 2, "total_steps": 40, "eval_episodes": 2, "policy": {"name": policy, **POLICIES[policy]}}
@@ -170,7 +186,7 @@ def test_every_policy_trains_in_every_action_space(play: Callable[..., list[Even
 
 def test_images_are_refused_except_by_a_module(build: Build, catalog: PluginCatalog) -> None:
     images = make_spec(Box(0, 255, (16, 16, 3), np.uint8), Discrete(2))
-    for name in ("mlp", "linear", "gru", "lstm"):
+    for name in ("mlp", "linear", "gru", "lstm", "gtrxl"):
         component, factory = resolve_component("policy", name, catalog)
         with pytest.raises(UnfitError, match=f'policy "{name}" .*not images'):
             factory(component.settings, images, frozenset())

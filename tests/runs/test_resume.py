@@ -81,6 +81,23 @@ def test_seeds_at_different_stages_go_on_together(trained: Train, home: Home, ca
     assert parameters(again(catalog, home, whole.group)) == parameters(whole)
 
 
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"name": "mlp", "hidden": (5,), "sde": True, "sde_sample_freq": 3},
+        {"name": "gtrxl", "width": 8, "memory": 6, "sde": True},
+    ],
+    ids=lambda policy: str(policy["name"]),
+)
+def test_kept_noise_and_a_memory_of_steps_go_on_from_a_checkpoint(
+    trained: Train, home: Home, catalog: PluginCatalog, policy: dict[str, Any]
+) -> None:
+    settings = {"env": "Pendulum-v1", "rollout_steps": 10, "max_episode_steps": 25, "policy": policy}
+    whole = trained(**settings)
+    shutil.rmtree(checkpoints(home, whole)[-1])
+    assert parameters(again(catalog, home, whole.group)) == parameters(whole)
+
+
 def test_a_complete_run_stays_as_it_is(trained: Train, home: Home, catalog: PluginCatalog) -> None:
     whole = trained()
     journal = home.runs / whole.runs[0].run_key / "journal.jsonl"

@@ -110,6 +110,8 @@ def test_an_update_of_any_algorithm_stays_on_its_device_and_nobody_waits_for_it(
         ("ppo", {"policy": "linear"}),
         ("ppo", {"policy": {"name": "gru", "hidden": (5,), "memory": 3}}),
         ("ppo", {"policy": {"name": "lstm", "hidden": (5,), "memory": 3}}),
+        ("ppo", {"policy": {"name": "gtrxl", "width": 4, "memory": 3}}),
+        ("ppo", {"env_kwargs": {"action": "vector"}, "policy": {"name": "mlp", "sde": True}}),
         ("ppo", {"policy": "net"}),
         ("ppo", {"policy": "net-vmap"}),
         ("ppo", {"env": "probe/Trap-v0"}),

@@ -1,0 +1,41 @@
+"""The documentation site: every page can be reached, and every link to the code leads to a file."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+SOURCE = "https://github.com/pgzoo/pgzoo/blob/main/"
+PAGES = {path.relative_to(DOCS).as_posix(): path.read_text(encoding="utf-8") for path in DOCS.rglob("*.md")}
+
+
+def pages(nav: list[dict[str, Any]]) -> Iterator[str]:
+    for entry in nav:
+        for target in entry.values():
+            if isinstance(target, str):
+                yield target
+            else:
+                yield from pages(target)
+
+
+def test_every_page_is_in_the_navigation_once() -> None:
+    nav = tomllib.loads((ROOT / "zensical.toml").read_text(encoding="utf-8"))["project"]["nav"]
+    assert sorted(pages(nav)) == sorted(PAGES)
+
+
+def test_links_to_the_code_lead_to_files() -> None:
+    links = {link for text in PAGES.values() for link in re.findall(rf"\({re.escape(SOURCE)}([^)#]+)", text)}
+    assert links
+    assert {link for link in links if not (ROOT / link).exists()} == set()
+
+
+def test_links_within_the_docs_lead_to_files() -> None:
+    for name, text in PAGES.items():
+        for link in re.findall(r"\]\(((?!http)[^)#]+)", text):
+            assert ((DOCS / name).parent / link).resolve().is_relative_to(DOCS), f"{name}: {link}"
+            assert ((DOCS / name).parent / link).exists(), f"{name}: {link}"

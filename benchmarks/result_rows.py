@@ -34,17 +34,17 @@ HEAD = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished row: final evaluation of each seed, and the hash of the settings that it was run with."""
+    """A finished row: the final evaluation of each seed, and the settings of the preset that it was run with."""
 
     greedy: list[float]
     sampled: list[float]
     env_steps: list[int]
     seconds: float
-    settings_hash: str
+    settings: dict[str, Any]
     made: str
 
     @classmethod
-    def of(cls, result: Mapping[str, Any], settings_hash: str, made: str) -> Outcome:
+    def of(cls, result: Mapping[str, Any], settings: dict[str, Any], made: str) -> Outcome:
         """Return the outcome of a run from what `pgzoo run --json` prints."""
         seeds = result["seeds"]
         return cls(
@@ -52,7 +52,7 @@ class Outcome:
             sampled=[round(seed["return_mean"], 4) for seed in seeds],
             env_steps=[seed["env_steps"] for seed in seeds],
             seconds=round(result["wall_seconds"], 1),
-            settings_hash=settings_hash,
+            settings=settings,
             made=made,
         )
 
@@ -85,15 +85,21 @@ def run_rows(only: str, run: Callable[[str], dict[str, Any] | None], made: Calla
         for name in (f"random/{row.env}", row.name):
             again = bool(only) and only in row.name and name == row.name
             if again or (name not in read_kept() and (not only or only in row.name)):
-                settings = config_of(*name.split("/", 1))
-                if result := run(f"{command(settings.algorithm, settings.env)} --json"):
-                    keep(name, Outcome.of(result, settings.setting_hash(), made()))
+                algorithm, _, env = name.partition("/")
+                if result := run(f"{command(algorithm, env)} --json"):
+                    keep(name, Outcome.of(result, preset_of(algorithm, env), made()))
                     print(f"{name}: {result['wall_seconds']:.0f} s", file=sys.stderr, flush=True)
 
 
 @cache
 def catalog() -> PluginCatalog:
     return discover()
+
+
+def preset_of(algorithm: str, env: str) -> dict[str, Any]:
+    """Return the settings of the preset that applies by default, if there is one."""
+    entry = catalog().auto_preset(algorithm, env)
+    return dict(entry.target.settings) if entry else {}
 
 
 @cache
@@ -163,7 +169,7 @@ def environment(env: str, rows: Sequence[Row], kept: Mapping[str, Outcome]) -> s
 def line(row: Row, kept: Mapping[str, Outcome]) -> str:
     outcome, bar = kept[row.name], row.bar(random_of(row.env, kept))
     verdict = "pass" if outcome.median >= bar else "**falls short**"
-    if outcome.settings_hash != config_of(row.algorithm, row.env).setting_hash():
+    if outcome.settings != preset_of(row.algorithm, row.env):
         verdict += ", with earlier settings"
     cells = (
         f"`{row.algorithm}`",

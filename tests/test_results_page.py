@@ -81,9 +81,9 @@ def test_rows_are_run_once_and_kept(folder: Path) -> None:
 
 
 def test_the_page_marks_rows_that_fall_short_and_lists_those_not_run(folder: Path) -> None:
-    settings = result_rows.config_of("a2c", "CartPole-v1").setting_hash()
-    result_rows.keep("random/CartPole-v1", Outcome.of(result([21.0] * 5), "", ""))
-    result_rows.keep("ppo/CartPole-v1", Outcome.of(result([500.0, 500.0, 460.0, 100.0, 90.0]), "of old", ""))
+    settings = result_rows.preset_of("a2c", "CartPole-v1")
+    result_rows.keep("random/CartPole-v1", Outcome.of(result([21.0] * 5), {}, ""))
+    result_rows.keep("ppo/CartPole-v1", Outcome.of(result([500.0, 500.0, 460.0, 100.0, 90.0]), {"gamma": 0.1}, ""))
     result_rows.keep("a2c/CartPole-v1", Outcome.of(result([500.0, 440.0, 440.0, 100.0, 90.0]), settings, ""))
     page = render()
     lines = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}

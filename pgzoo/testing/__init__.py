@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         DynamicsSuite,
         EnvBackendSuite,
         EstimatorSuite,
+        ListenerSuite,
         PluginSuite,
         PolicySuite,
     )
@@ -27,6 +28,7 @@ _HOMES = {
     "DynamicsSuite": "suites",
     "EnvBackendSuite": "suites",
     "EstimatorSuite": "suites",
+    "ListenerSuite": "suites",
     "NotApplicable": "checks",
     "PluginSuite": "suites",
     "PolicySuite": "suites",
@@ -40,6 +42,7 @@ __all__ = [
     "DynamicsSuite",
     "EnvBackendSuite",
     "EstimatorSuite",
+    "ListenerSuite",
     "NotApplicable",
     "PluginSuite",
     "PolicySuite",

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pgzoo.envs.checks import environment_error, environment_id, mask_size
 from pgzoo.envs.kernel import collect_rows, no_mask, step_rows
 from pgzoo.envs.single import make_single
-from pgzoo.errors import UnfitError
+from pgzoo.errors import EnvError, UnfitError
 from pgzoo.ops import jit
 from pgzoo.types import Array, Dynamics, EnvRequest, RowPolicy, StepResult
 
@@ -52,14 +52,14 @@ class CompiledBackend:
     def open(self, request: EnvRequest) -> CompiledEnvs:
         """Make `request.rows` environments."""
         if not jit.available():
-            _say_not_compiled()
+            _warn_not_compiled()
         dynamics, env = _open(self._find(request.id), request)
         limit = request.max_episode_steps or (env.spec.max_episode_steps if env.spec else None) or NO_LIMIT
         return CompiledEnvs(dynamics, env, request.rows, limit)
 
 
 @cache
-def _say_not_compiled() -> None:
+def _warn_not_compiled() -> None:
     _log.warning(
         'numba is not installed: the backend "compiled" runs its environments in Python, many times slower. '
         'Install it: pip install "pgzoo[compiled]"'
@@ -118,7 +118,7 @@ class CompiledEnvs:
             with np.errstate(over="ignore"):  # without numba: the random numbers are made by overflow
                 self._step_rows(*self._rows(), live, *self._settings(), chosen, *out)
         except Exception as error:
-            raise environment_error(self._id, doing, error) from error
+            raise self._error(doing, error) from error
         self.action_mask = allowed if self._choices else None
         return StepResult(obs, rewards, terminated, truncated)
 
@@ -157,7 +157,7 @@ class CompiledEnvs:
         try:
             return run(*self._rows(), left, *self._settings(), *shape, *working, draws, noise is None, count, *leaves)
         except Exception as error:
-            raise environment_error(self._id, "the compiled collector", error) from error
+            raise self._error("the compiled collector", error) from error
 
     def compile(self, policy: RowPolicy | None) -> None:
         """Compile what `reset`, `step` and `collect` run, or load it from the cache."""
@@ -169,6 +169,18 @@ class CompiledEnvs:
             like |= {name: np.zeros(1, np.bool_) for name in ("valid", "terminated", "truncated")}
             stored = {name: np.zeros((2, *leaf.shape), leaf.dtype) for name, leaf in like.items()}
             one.collect(policy._replace(weights=policy.weights[:1]), np.zeros(1, np.int64), None, 1, stored)
+
+    def _error(self, doing: str, error: Exception) -> EnvError:
+        """Return the error to raise: for what numba can't compile, only the reason and the line."""
+        if not type(error).__module__.startswith("numba."):
+            return environment_error(self._id, doing, error)
+        lines = [line.strip() for line in str(error).splitlines()]
+        reasons = (line for line in lines if line and not line.startswith("Failed in nopython mode pipeline"))
+        where = next((f" ({line.removesuffix(':')})" for line in lines if line.startswith("File ")), "")
+        return EnvError(
+            f'environment "{self._id}": numba can\'t compile its dynamics or the policy: '
+            f"{next(reasons, 'no reason given').removesuffix('.')}{where}. See docs/backends.md."
+        )
 
     def _actions(self, rows: int) -> Array:
         return np.zeros((rows, *(self.action_space.shape or ())), self.action_space.dtype)

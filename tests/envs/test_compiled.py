@@ -86,7 +86,7 @@ def test_without_numba_the_same_functions_run_in_python(
 
     expected = None if MISSING else playing()
     monkeypatch.setattr("pgzoo.ops.jit.available", lambda: False)
-    compiled._say_not_compiled.cache_clear()
+    compiled._warn_not_compiled.cache_clear()
     with caplog.at_level(logging.WARNING, "pgzoo"):
         plain, _ = playing(), playing()
     assert [record.getMessage().count("numba is not installed") for record in caplog.records] == [1]
@@ -236,3 +236,20 @@ def test_an_error_of_the_dynamics_names_the_environment(monkeypatch: pytest.Monk
     made = replace(ENVS["CartPole-v1"].load()(opened_env()), reset=outside)
     with pytest.raises(EnvError, match=r'environment "CartPole-v1" raised IndexError.* in reset'):
         compiled.CompiledEnvs(made, opened_env(wrapped=True), 1, 100).reset(np.zeros(1, np.int64))
+
+
+TABLE = {"a": 1.0}
+
+
+def from_a_dict(state: Array, action: Any, random: Array, constants: Array) -> tuple[float, bool]:
+    return TABLE["a"], False
+
+
+@NUMBA
+def test_what_numba_cannot_compile_is_named_in_one_line() -> None:
+    made = replace(ENVS["CartPole-v1"].load()(opened_env()), step=from_a_dict)
+    with pytest.raises(
+        EnvError, match=r"can't compile its dynamics.*'TABLE'.*test_compiled.py\", line \d+\)"
+    ) as caught:
+        compiled.CompiledEnvs(made, opened_env(wrapped=True), 1, 100).reset(np.zeros(1, np.int64))
+    assert len(str(caught.value)) < 400

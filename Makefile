@@ -64,8 +64,9 @@ bench-peers: $(VENV)/.ready
 bench-device: $(VENV)/.ready
 	$(BIN)/python benchmarks/device.py
 
+# Box2D and MuJoCo rows need those packages: pip install -e '.[box2d,mujoco]'
 results: $(VENV)/.ready
-	$(BIN)/python benchmarks/results.py
+	$(BIN)/python benchmarks/results.py $(if $(ROW),--row '$(ROW)')
 
 # Takes days; `make tournament PIECE='ppo/*'` runs a part, and finished pieces are kept (docs/tournament.md).
 PIECE ?= *

@@ -25,8 +25,8 @@ _log = logging.getLogger("pgzoo")
 class CheckpointWriter:
     """Writes checkpoints of the members of a run below `runs`, the folder of all runs.
 
-    `sync` flushes the records of the run with a given key to disk. It comes before the checkpoint, because a resumed run
-    continues from its checkpoint and doesn't write earlier records again.
+    `sync` flushes the records of the run with a given key to disk. It is called before the checkpoint, because a
+    resumed run continues from its checkpoint and doesn't write earlier records again.
     `warned` is True once the user has been warned that a resumed run won't be exact.
     """
 

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from filesystem import Crash, Recorder, crashes
+from filesystem import Crash, Recorder, Rule, crashes
 from gymnasium.spaces import Box, Discrete
 
 from pgzoo.envs.spec import make_spec
 from pgzoo.errors import CheckpointError, ConfigError
 from pgzoo.export.bundle import LoadedPolicy, load_policy
-from pgzoo.files import write_file, write_folder
+from pgzoo.files import make_folder, write_file, write_folder
 from pgzoo.registry import PluginCatalog
 from pgzoo.registry.components import resolve_component
-from pgzoo.runs.result import Result
 from pgzoo.runs.resume import resume
 from pgzoo.runs.runner import run_config
 from pgzoo.tracking import Home, find
 from pgzoo.tracking.journal import Journal, Record, records
-from pgzoo.tracking.ledger import Ledger, pending_of, read_json
+from pgzoo.tracking.ledger import Ledger, pending_of
 from pgzoo.tracking.run_upload import RunUpload
 from pgzoo.tracking.secrets import hide_secrets, reveal_secrets
 from pgzoo.training import checkpoint
@@ -37,11 +38,12 @@ LINES = 6
 
 
 @pytest.fixture
-def recorded(tmp_path: Path) -> Iterator[Recorder]:
-    """A recorder of an empty folder."""
+def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    """A recorder of an empty folder, to be entered. Nothing really waits for the disk, which takes its time."""
+    for name in {"fsync", "fdatasync"} & set(dir(os)):
+        monkeypatch.setattr(os, name, lambda descriptor: None)
     (tmp_path / "real").mkdir()
-    with Recorder(tmp_path / "real") as recorder:
-        yield recorder
+    return Recorder(tmp_path / "real")
 
 
 def lines(folder: Path) -> list[Record]:
@@ -54,9 +56,10 @@ def contents(found: list[Record]) -> list[Record]:
 
 
 def test_a_crash_while_a_file_is_replaced_leaves_the_old_or_the_new(recorded: Recorder, tmp_path: Path) -> None:
-    for data in (b"first", b"second, which is longer"):
-        write_file(recorded.root / "a" / "b" / "file", data)
-        recorded.mark(data)
+    with recorded:
+        for data in (b"first", b"second, which is longer"):
+            write_file(recorded.root / "a" / "b" / "file", data)
+            recorded.mark(data)
     count = 0
     for crash in crashes(recorded.log):
         found = crash.files.get("a/b/file")
@@ -66,14 +69,15 @@ def test_a_crash_while_a_file_is_replaced_leaves_the_old_or_the_new(recorded: Re
         ]
         assert found in allowed, crash.where
         count += 1
-    assert count > 20
+    assert count > 10
 
 
 def test_a_crash_while_a_folder_is_replaced_leaves_the_old_or_the_new(recorded: Recorder, tmp_path: Path) -> None:
     steps = [{"a": b"1", "b": b"2"}, {"a": b"3", "b": b"4", "c": b"5"}]
-    for files in steps:
-        write_folder(recorded.root / "made" / "step", files)
-        recorded.mark(files)
+    with recorded:
+        for files in steps:
+            write_folder(recorded.root / "made" / "step", files)
+            recorded.mark(files)
     for crash in crashes(recorded.log):
 
         def inside(name: str, crash: Crash = crash) -> dict[str, bytes | None]:
@@ -106,7 +110,8 @@ def write_journal(folder: Path, mark: Callable[[int], None]) -> None:
 
 
 def test_a_crash_costs_the_journal_no_durable_record(recorded: Recorder, tmp_path: Path) -> None:
-    write_journal(recorded.root / "home" / "runs" / "k", recorded.mark)
+    with recorded:
+        write_journal(recorded.root / "home" / "runs" / "k", recorded.mark)
     whole = lines(recorded.root / "home" / "runs" / "k")
     count = 0
     for crash in crashes(recorded.log):
@@ -123,7 +128,7 @@ def test_a_crash_costs_the_journal_no_durable_record(recorded: Recorder, tmp_pat
         assert again[-1] == {"t": "end", "status": "FINISHED", "reason": ""}, crash.where
         assert (folder / "artifacts" / "config.yaml").read_bytes() == b"algorithm: a\n"
         count += 1
-    assert count > 50
+    assert count > 30
 
 
 class Server:
@@ -151,7 +156,11 @@ class Server:
         self.status = status
 
 
-def test_a_crash_of_the_machine_uploads_every_point_once(recorded: Recorder, tmp_path: Path) -> None:
+def test_a_crash_of_the_machine_uploads_every_point_once(
+    recorded: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pgzoo.tracking.store", SimpleNamespace(Backoff=object))  # imports no mlflow
+
     def train(folder: Path, home: Home, server: Server, first: int) -> None:
         journal = Journal(folder, dict(START) | {"ts": first}, pytest.fail)
         journal.sync()
@@ -166,7 +175,8 @@ def test_a_crash_of_the_machine_uploads_every_point_once(recorded: Recorder, tmp
         return Home.find({"PGZOO_HOME": str(root)})
 
     home = home_in(recorded.root)
-    train(home.runs / "k", home, Server({}, recorded.mark), 1)
+    with recorded:
+        train(home.runs / "k", home, Server({}, recorded.mark), 1)
     for crash in crashes(recorded.log):
         home = home_in(crash.restore(tmp_path / "later"))
         server = Server(dict(crash.notes[-1]) if crash.notes else {}, lambda _: None)
@@ -186,9 +196,10 @@ def state(step: int) -> TrainState:
 
 def test_a_crash_leaves_the_previous_or_the_new_checkpoint(recorded: Recorder, tmp_path: Path) -> None:
     saves = [(10, "a"), (10, "b"), (20, "a"), (30, "a"), (40, "a"), (50, "a"), (50, "b")]  # some again, after a resume
-    for step, note in saves:
-        checkpoint.save(recorded.root / "run" / "checkpoints", state(step), {"note": note}, score=float(-step))
-        recorded.mark((step, note))
+    with recorded:
+        for step, note in saves:
+            checkpoint.save(recorded.root / "run" / "checkpoints", state(step), {"note": note}, score=float(-step))
+            recorded.mark((step, note))
     for crash in crashes(recorded.log):
         folder = crash.restore(tmp_path / "later") / "run" / "checkpoints"
         done = len(crash.notes)
@@ -209,28 +220,77 @@ def test_a_crash_leaves_the_old_policy_or_the_new(recorded: Recorder, tmp_path: 
     component, factory = resolve_component("policy", {"name": "mlp", "hidden": [2]}, catalog)
     spec = make_spec(Box(-1.0, 1.0, (2,)), Discrete(2))
     policy = make_policy(factory, component.settings, spec, frozenset(), False)
+    leaves = policy.init(np.random.default_rng(0))
     for value in (1.0, 2.0):
-        leaves = policy.init(np.random.default_rng(0))
         params = {name: torch.full((1, *leaf.shape), value) for name, leaf in leaves.items()}
-        LoadedPolicy(component, spec, policy, params).save(recorded.root / "policy")
+        with recorded:
+            LoadedPolicy(component, spec, policy, params).save(recorded.root / "policy")
         recorded.mark(value)
     for crash in crashes(recorded.log):
         folder = crash.restore(tmp_path / "later") / "policy"
-        try:
-            loaded = load_policy(folder, catalog)
-        except ConfigError as error:
-            assert not crash.notes and "No policy in" in str(error), crash.where
+        if not crash.notes and not {"policy/policy.json", "policy/policy.safetensors"} <= crash.files.keys():
+            with pytest.raises(ConfigError, match="No policy in"):
+                load_policy(folder, catalog)
             continue
+        loaded = load_policy(folder, catalog)
         [value] = {float(number) for leaf in loaded.params.values() for number in leaf.flatten()}
         assert value in (crash.notes[-1:] or [1.0]) + ([2.0] if crash.notes else []), crash.where
 
 
 def test_a_crash_forgets_no_password(recorded: Recorder, tmp_path: Path) -> None:
     uris = ["http://me:first@h", "http://me:second@g"]
-    for uri in uris:
-        hide_secrets(uri, Home.find({"PGZOO_HOME": str(recorded.root / "home")}))
-        recorded.mark(uri)
+    with recorded:
+        home = Home.find({"PGZOO_HOME": str(recorded.root / "home")})
+        make_folder(home.runs, 0o700)  # as a session does
+        for uri in uris:
+            hide_secrets(uri, home)
+            recorded.mark(uri)
     for crash in crashes(recorded.log):
         home = Home.find({"PGZOO_HOME": str(crash.restore(tmp_path / "later") / "home")})
         for uri in crash.notes:
             assert reveal_secrets(uri.replace("first", "***").replace("second", "***"), home, {}) == uri, crash.where
+
+
+KILLED_OR_CUT: tuple[Rule, ...] = ("killed", "strict", "torn")
+
+
+def test_a_crash_of_a_run_leaves_no_record_behind_its_checkpoint(
+    recorded: Recorder, tmp_path: Path, configure: Callable[..., Any], catalog: PluginCatalog
+) -> None:
+    """What a resumed run doesn't write again is in its journal; and it can be resumed."""
+    config = configure("a2c", num_envs=2, total_steps=600, checkpoint_every=150, log_every=20, tracking_uri="none")
+    home = Home.find({"PGZOO_HOME": str(recorded.root)})
+    with recorded:
+        whole = run_config(config, catalog, home=home)
+    key = whole.runs[0].run_key
+    points = curves(home.runs / key)
+    assert len(points) > 20
+    seen: dict[int, Crash] = {}
+    for crash in crashes(recorded.log, KILLED_OR_CUT):
+        folder = crash.restore(tmp_path / "later") / "runs" / key
+        kept = checkpoint.paths(folder / checkpoint.FOLDER_NAME)
+        if kept:
+            step = checkpoint.latest(folder / checkpoint.FOLDER_NAME).env_steps
+            expected = {point: value for point, value in points.items() if point[1] <= step}
+            assert expected.items() <= curves(folder).items(), crash.where
+            seen.setdefault(step, crash)
+    assert len(seen) >= 4
+    for crash in list(seen.values())[:2]:
+        home = Home.find({"PGZOO_HOME": str(crash.restore(tmp_path / "later"))})
+        again = resume(find(key, home), catalog, home=home)
+        assert curves(home.runs / key) == points, crash.where
+        for name, leaf in whole.ended.state.params.items():
+            assert torch.equal(leaf, again.ended.state.params[name]), crash.where
+
+
+def curves(folder: Path) -> dict[tuple[str, int], float]:
+    """Return the points of a run's curves, by name and step; each may be there once only."""
+    found: dict[tuple[str, int], float] = {}
+    for record in lines(folder):
+        if record["t"] == "update":
+            for step in record.get("steps", ()):
+                for name, value in record["m"].items():
+                    if not name.startswith(("summary/", "time/", "profile/")):
+                        assert (name, step) not in found
+                        found[name, step] = value
+    return found

@@ -222,7 +222,8 @@ class Recorder:
     def do_open(self, path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
         descriptor: int = self._real["open"](path, flags, mode, dir_fd=dir_fd)
         parts = self._path(path, dir_fd)
-        if parts is not None:
+        unnamed = flags & getattr(os, "O_TMPFILE", 0) & ~getattr(os, "O_DIRECTORY", 0)
+        if parts is not None and not unnamed:
             self._handles += 1
             self._descriptors[descriptor] = (self._handles, str(self.root.joinpath(*parts)), bool(flags & os.O_APPEND))
             self._add("open", self._handles, parts, bool(flags & os.O_TRUNC))
@@ -282,7 +283,7 @@ class Recorder:
 
     def _open_file(self, file: Any, mode: str = "r", buffering: int = -1, *args: Any, **kwargs: Any) -> Any:
         ours = file in self._descriptors if isinstance(file, int) else self._path(file) is not None
-        if not ours or not set(mode) & set("wax+"):
+        if not ours or "opener" in kwargs or not set(mode) & set("wax+"):
             return self._real_open(file, mode, buffering, *args, **kwargs)
         [main] = set(mode) & set("rwax")
         raw = _Raw(file if isinstance(file, int) else os.open(file, FLAGS[main], 0o666), mode)
@@ -311,7 +312,7 @@ class Crash(NamedTuple):
 
 
 def crashes(log: list[Change], rules: tuple[Rule, ...] = RULES) -> Iterator[Crash]:
-    """Yield what a crash before, between and after all changes of the log leaves, each state of files and notes once."""
+    """Yield what a crash before, between and after the changes of the log leaves; equal states once."""
     disk, notes, known = Disk(), list[Any](), set[bytes]()
     for place in range(len(log) + 1):
         for rule in rules:

@@ -6,20 +6,32 @@ A component is imported by `Entry.load`, when it is used.
 from __future__ import annotations
 
 import inspect
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from operator import attrgetter
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from pgzoo.errors import PluginError, UnknownName, did_you_mean, visible
+from pgzoo.registry.presets import Preset, preset_files
 
 __all__ = ["KINDS", "ComponentKind", "Entry", "PluginCatalog", "PluginInfo", "Preset", "Registry", "Source", "Status"]
 
 ComponentKind = Literal[
-    "algorithm", "policy", "estimator", "env_backend", "env_state", "listener", "launcher", "preset", "command"
+    "algorithm",
+    "policy",
+    "estimator",
+    "env_backend",
+    "env_state",
+    "dynamics",
+    "listener",
+    "launcher",
+    "preset",
+    "command",
 ]
 Source = Literal["built-in", "entry point", "import", "inline"]
 Status = Literal["ok", "broken", "blocked"]
@@ -63,16 +75,6 @@ class PluginInfo:
 
     def __str__(self) -> str:
         return f'"{self.name}" ({self.origin})'
-
-
-@dataclass(frozen=True)
-class Preset:
-    """Named settings. If `env` is None, they fit every environment; if `auto` is True, they apply by default."""
-
-    algorithm: str
-    env: str | None
-    settings: Mapping[str, Any]
-    auto: bool = False
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,14 @@ class Registry:
         """Register a way to save and restore certain environments, so that runs on them resume exactly."""
         self._add("env_state", name, target, None, summary)
 
+    def dynamics(self, name: str, target: object, *, envs: Sequence[str], summary: str = "") -> None:
+        """Register the dynamics of the environments with the ids `envs`, for the backend `compiled`.
+
+        `target(env)` returns a `Dynamics` for gymnasium's environment `env` (without its wrappers), which was made with
+        the run's keyword arguments. It raises UnfitError where the dynamics don't fit these arguments.
+        """
+        self._add("dynamics", name, target, None, summary, {"envs": tuple(envs)})
+
     def listener(self, name: str, target: object, *, summary: str = "", display: bool = False) -> None:
         """Register a listener: `target(context)`, called once per run, returns an object with event hooks or None.
 
@@ -197,6 +207,18 @@ class Registry:
         """Register settings for an algorithm, on one environment or on any; with `auto`, they apply by default."""
         preset = Preset(algorithm, env, MappingProxyType(dict(settings)), auto)
         self._add("preset", name, preset, None, summary)
+
+    def presets(self, folder: str | os.PathLike[str]) -> None:
+        """Register a preset for each YAML file below `folder`, at ALGORITHM/ENV.yml or ALGORITHM/NAME.yml.
+
+        `ppo/Pendulum-v1.yml` has the settings of algorithm `ppo` for Pendulum-v1. They apply by default, and the preset
+        is called `ppo-pendulum`: the algorithm and the lowercase environment id, without namespace and version. If a
+        file isn't named after an id with a version, such as `reinforce/notebook.yml`, its settings fit every
+        environment and apply only if the preset, `notebook`, is named. The first line is a comment with the summary.
+        A file is parsed when its settings are used. Raises OSError if one can't be opened.
+        """
+        for file in preset_files(Path(folder)):
+            self._add("preset", file.name, file.preset, None, file.summary)
 
     def command(self, name: str, target: object, *, summary: str = "") -> None:
         """Register a subcommand of `pgzoo`: `target` is a click command, imported when it is called.
@@ -311,6 +333,9 @@ class PluginCatalog:
 
     def _clash(self, entry: Entry) -> Entry | None:
         same_name = self._entries.get((entry.kind, entry.name))
+        if entry.kind == "dynamics" and not same_name:
+            envs = set(entry.facts["envs"])
+            return next((other for other in self.entries("dynamics") if envs & set(other.facts["envs"])), None)
         if same_name or entry.kind != "preset" or not entry.target.auto:
             return same_name
         key = (entry.target.algorithm, entry.target.env)
@@ -353,6 +378,12 @@ def _duplicate(entry: Entry, first: Entry) -> str:
     if entry.name == first.name:
         kind = _label(entry.kind)
         clash = f'The {kind} "{entry.name}" of plugin {entry.plugin} is taken by plugin {first.plugin}.'
+    elif entry.kind == "dynamics":
+        both = ", ".join(sorted(set(entry.facts["envs"]) & set(first.facts["envs"])))
+        clash = (
+            f'The dynamics "{entry.name}" of plugin {entry.plugin} are for {both}, as are the dynamics "{first.name}" '
+            f"of plugin {first.plugin}."
+        )
     else:
         clash = (
             f'The preset "{entry.name}" of plugin {entry.plugin} would be the default preset where "{first.name}" '

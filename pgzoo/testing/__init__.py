@@ -12,13 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pgzoo.testing.checks import CheckFailed, NotApplicable, check_component, check_plugin
-    from pgzoo.testing.suites import AlgorithmSuite, EnvBackendSuite, EstimatorSuite, PluginSuite, PolicySuite
+    from pgzoo.testing.suites import (
+        AlgorithmSuite,
+        DynamicsSuite,
+        EnvBackendSuite,
+        EstimatorSuite,
+        ListenerSuite,
+        PluginSuite,
+        PolicySuite,
+    )
 
 _HOMES = {
     "AlgorithmSuite": "suites",
     "CheckFailed": "checks",
+    "DynamicsSuite": "suites",
     "EnvBackendSuite": "suites",
     "EstimatorSuite": "suites",
+    "ListenerSuite": "suites",
     "NotApplicable": "checks",
     "PluginSuite": "suites",
     "PolicySuite": "suites",
@@ -29,8 +39,10 @@ _HOMES = {
 __all__ = [
     "AlgorithmSuite",
     "CheckFailed",
+    "DynamicsSuite",
     "EnvBackendSuite",
     "EstimatorSuite",
+    "ListenerSuite",
     "NotApplicable",
     "PluginSuite",
     "PolicySuite",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pgzoo.errors import PluginError, UnknownName
+from pgzoo.errors import ConfigError, PluginError, UnknownName
 from pgzoo.registry import KINDS, PluginCatalog, PluginInfo, Registry
 
 MINE = PluginInfo("mine", "entry point", "mine.plugin", "zoo-mine", "1.0")
@@ -25,6 +26,7 @@ def everything() -> Registry:
     registry.estimator("plain", dict)
     registry.env_backend("sync", "json:JSONDecoder")
     registry.env_state("kept", "json:JSONDecoder")
+    registry.dynamics("cart", "json:JSONDecoder", envs=("Cart-v0", "Cart-v1"))
     registry.listener("bar", "json:JSONDecoder")
     registry.launcher("cluster", "json:JSONDecoder")
     registry.preset("small", algorithm="reinforce", settings={"gamma": 0.9})
@@ -91,6 +93,29 @@ def test_presets_are_frozen_and_apply_by_environment() -> None:
     assert catalog.auto_preset("ppo", "CartPole-v1") is None
 
 
+def test_a_folder_of_presets(tmp_path: Path) -> None:
+    for path, text in {
+        "ppo/Pendulum-v1.yml": "# short\ngamma: 0.9\n",
+        "ppo/ALE/Ms_Pacman-v5.yml": "gamma: 0.99\n",
+        "reinforce/small.yml": "# few steps\ntotal_steps: 10\n",
+        "reinforce/broken.yml": "# wrong\ntotal_steps: [\n",
+        "ignored.yml": "",
+    }.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    registry = Registry(MINE)
+    registry.presets(tmp_path)
+    catalog = catalog_of(registry)
+    assert catalog.names("preset") == ["ppo-ms-pacman", "ppo-pendulum", "broken", "small"]
+    pendulum = catalog.get("preset", "ppo-pendulum")
+    assert pendulum.summary == "short"
+    assert pendulum.target.env == "Pendulum-v1" and dict(pendulum.target.settings) == {"gamma": 0.9}
+    assert catalog.auto_preset("ppo", "ALE/Ms_Pacman-v5") == catalog.get("preset", "ppo-ms-pacman")
+    assert catalog.auto_preset("reinforce", "CartPole-v1") is None
+    with pytest.raises(ConfigError, match=r"broken.yml, line \d: not valid YAML"):
+        dict(catalog.get("preset", "broken").target.settings)
+
+
 def test_two_presets_that_apply_unasked_clash() -> None:
     catalog = PluginCatalog()
     for plugin, name in [("one", "a"), ("two", "b")]:
@@ -102,3 +127,10 @@ def test_two_presets_that_apply_unasked_clash() -> None:
             assert catalog.names("preset") == ["a"]
         else:
             catalog.add(registry.plugin, object(), registry.entries.values())
+
+
+def test_two_dynamics_of_one_environment_clash() -> None:
+    catalog, registry = catalog_of(everything()), Registry(PluginInfo("two", "entry point", "two", "zoo-two", "1"))
+    registry.dynamics("other", "json:JSONDecoder", envs=("Cart-v1", "Cart-v2"))
+    with pytest.raises(PluginError, match=r'"other" of plugin "two".* are for Cart-v1, as are the dynamics "cart" of'):
+        catalog.add(registry.plugin, object(), registry.entries.values())

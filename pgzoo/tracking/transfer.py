@@ -6,14 +6,14 @@ import filecmp
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pgzoo.errors import StoreError, UsageError
 from pgzoo.files import write_file
 from pgzoo.tracking.home import Home, sqlite_path
-from pgzoo.tracking.journal import RUN_KEY, encode, make_private
+from pgzoo.tracking.journal import RUN_KEY, Record, encode, make_private
 from pgzoo.tracking.ledger import Ledger
 from pgzoo.tracking.locks import is_locked, lock
 from pgzoo.tracking.secrets import hide_secrets
@@ -122,7 +122,7 @@ def import_run(source: Path, target: Path, uri: str, artifacts: str | None, move
         mine.release()
 
 
-def start_record(line: bytes) -> Mapping[str, object] | None:
+def start_record(line: bytes) -> Record | None:
     """Return the start record that a line of a journal contains, None if it contains another record."""
     if not line.startswith(START):
         return None

@@ -95,9 +95,7 @@ def test_the_steps_of_a_trajectory_as_transitions() -> None:
     obs = torch.arange(6.0).reshape(1, steps + 1, envs, 1)  # step t of environment n is 2t + n
     flags = torch.zeros(1, steps, envs, dtype=torch.bool)
     rewards = torch.arange(4.0).reshape(1, steps, envs)
-    trajectory = Trajectory(
-        obs, torch.zeros(1, steps, envs, 1), rewards, flags, flags, ~flags, flags, rewards.long()
-    )
+    trajectory = Trajectory(obs, torch.zeros(1, steps, envs, 1), rewards, flags, flags, ~flags, flags, rewards.long())
     found = replay.transitions_of(trajectory, trajectory.actions)
     assert found.obs.flatten().tolist() == [0, 1, 2, 3]
     assert found.next_obs.flatten().tolist() == [2, 3, 4, 5]

@@ -109,6 +109,5 @@ def perturbation(mean: Array, std: Array, warm_up: Array, noise: Array) -> Array
 
 
 def _perturbation(mean: Tensor, std: Tensor, warm_up: Tensor, noise: Array) -> Array:
-    return perturbation(*(leaf.detach().cpu().numpy() for leaf in (mean, std, warm_up)), noise)
-
-
+    arrays = (leaf.detach().cpu().numpy() for leaf in (mean, std, warm_up))
+    return perturbation(*arrays, noise=noise)

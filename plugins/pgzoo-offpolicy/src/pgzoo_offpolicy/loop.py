@@ -58,14 +58,14 @@ class Sample(NamedTuple):
         weights: `[S, 1, B]`; 0 for invalid transitions, padding, and all rows of members that don't learn yet.
         noise: `[2, S, 1, B, A]`, two independent standard normal numbers for each action dimension.
         learning: `[S]` bool, the members that take this step.
-        index: `[S]`, the number of gradient steps that each member has had the chance to take before.
+        position: `[S]`, the number of this gradient step, counted from 0 at the start of the run.
     """
 
     transitions: Transitions
     weights: Tensor
     noise: Tensor
     learning: NDArray[np.bool_]
-    index: NDArray[np.int64]
+    position: NDArray[np.int64]
 
 
 Act = Callable[[UpdateContext, TrainState, NDArray[np.bool_]], tuple[TrainState, Trajectory, Tensor]]
@@ -167,5 +167,3 @@ def _samples(ctx: UpdateContext, state: TrainState) -> Iterator[Sample]:
             learning,
             state.updates * steps + k,
         )
-
-

@@ -47,7 +47,8 @@ class SACConfig(OffPolicyConfig):
 class SAC:
     """SAC: off-policy actor-critic that maximizes the return plus the entropy of the policy.
 
-        L_Q = Σᵢ ½ E[ (Qᵢ(s, a) - y)² ],  y = r + γ (minᵢ Q'ᵢ(s', a') - α ln π(a'|s')),  a' ~ π(·|s');  y = r at a termination
+        L_Q = Σᵢ ½ E[ (Qᵢ(s, a) - y)² ],  y = r at a termination, else
+        y = r + γ (minᵢ Q'ᵢ(s', a') - α ln π(a'|s')),  a' ~ π(·|s')
         L_π = E[ α ln π(a|s) - minᵢ Qᵢ(s, a) ],  a = tanh(μ(s) + σ(s) z),  z ~ N(0, I)
         L_α = -ln α E[ ln π(a|s) + H̄ ]
         θ' ← θ' + τ (θ - θ')
@@ -72,7 +73,7 @@ class SAC:
     }
 
     def init(self, ctx: UpdateContext, rng: np.random.Generator) -> AlgorithmState:
-        """Return the critics and ln α, the target networks and the replay buffer. Raises UnfitError; see `check_fit`."""
+        """Return critics, ln α, target networks and replay buffer. Raises UnfitError; see `loop.check_fit`."""
         check_fit(ctx)
         if getattr(ctx.config.policy.settings, "distribution", "") != "tanh":
             raise UnfitError('Algorithm "sac" needs bounded actions with a density: --policy.distribution tanh.')

@@ -140,7 +140,8 @@ class _DeterministicLearner:
             raise UnfitError(f'Algorithm "{name}" needs a deterministic policy: --policy deterministic.')
         params = init_critics(ctx, rng, self.critics)
         followed = select_named(ctx.policy.init(rng) | params, self.followed)  # replaced in the first update
-        return AlgorithmState(params, {self.target: flatten(leaf[None] for leaf in followed.values())[0], **allocate(ctx)})
+        target = flatten(leaf[None] for leaf in followed.values())[0]
+        return AlgorithmState(params, {self.target: target, **allocate(ctx)})
 
     def act(
         self, ctx: UpdateContext, state: TrainState, warming_up: NDArray[np.bool_]
@@ -159,7 +160,7 @@ class _DeterministicLearner:
         """Take one gradient step of the critics and, every `policy_delay` steps, of the policy and the targets."""
         hyper = ctx.hyper(state)
         targets = self.targets(ctx.policy, state, sample, hyper)
-        due = sample.index % getattr(ctx.settings, "policy_delay", 1) == 0
+        due = sample.position % getattr(ctx.settings, "policy_delay", 1) == 0
         for members, loss, only in (
             (sample.learning & ~due, self.critic_loss, self.critics_prefix),
             (sample.learning & due, self.joint_loss, ""),

@@ -109,5 +109,5 @@ def perturbation(mean: Array, std: Array, warm_up: Array, noise: Array) -> Array
 
 
 def _perturbation(mean: Tensor, std: Tensor, warm_up: Tensor, noise: Array) -> Array:
-    arrays = (leaf.detach().cpu().numpy() for leaf in (mean, std, warm_up))
-    return perturbation(*arrays, noise=noise)
+    first, second, third = (leaf.detach().cpu().numpy() for leaf in (mean, std, warm_up))
+    return perturbation(first, second, third, noise)

@@ -20,9 +20,9 @@ test: $(VENV)/.ready
 test-all: $(VENV)/.ready
 	$(PYTEST) $(ARGS_TEST)
 
-# What runs in the test's own process: the loop to work in.
+# The loop to work in: what runs in the test's own process, without tests that train until something is learned.
 unit: $(VENV)/.ready
-	$(PYTEST) -m "not slow" $(UNIT:%=tests/%) --ignore tests/training/test_compiling.py $(ARGS_TEST)
+	$(BIN)/python -m pytest -n 2 -m "not slow and not learning" $(UNIT:%=tests/%) --ignore tests/training/test_compiling.py --ignore tests/training/test_device.py $(ARGS_TEST)
 
 # `make test` with coverage, as a separate target because measuring slows the tests down.
 coverage: $(VENV)/.ready

@@ -32,6 +32,12 @@ from pgzoo_offpolicy.targets import move_targets, select_named, target_params, t
 POLICY = "policy."
 """Prefix of the parameters of the policy."""
 
+KNOWN_EXCEPTIONS = {
+    "sampled-actions": "the critics learn from the clipped actions, which the environment gets; there is no density",
+    "improves": "in the first updates, the policy follows critics that have learned almost nothing",
+}
+"""The conformance checks that a deterministic policy gradient doesn't pass, with the reasons."""
+
 ExplorationNoise = Annotated[
     float, Field(ge=0, description="standard deviation of the noise added to actions in [-1, 1]")
 ]
@@ -72,6 +78,7 @@ class DDPG:
 
     estimator = "reward-to-go"
     defaults: ClassVar[Mapping[str, Any]] = {"num_envs": 1, "total_steps": 50_000, "policy": "deterministic"}
+    known_exceptions: ClassVar[Mapping[str, str]] = KNOWN_EXCEPTIONS
 
     def __init__(self) -> None:
         self._learner = _DeterministicLearner(("ddpg.q.",), "ddpg.target")
@@ -103,6 +110,7 @@ class TD3:
 
     estimator = "reward-to-go"
     defaults: ClassVar[Mapping[str, Any]] = {"num_envs": 1, "total_steps": 50_000, "policy": "deterministic"}
+    known_exceptions: ClassVar[Mapping[str, str]] = KNOWN_EXCEPTIONS
 
     def __init__(self) -> None:
         self._learner = _DeterministicLearner(("td3.q1.", "td3.q2."), "td3.target")

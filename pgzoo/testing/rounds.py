@@ -113,8 +113,8 @@ class Rounds:
     def bits(self, member: int) -> dict[str, bytes]:
         """Return the bytes of a seed's parameters, buffers, optimizer state and step count, by name.
 
-        A number that the optimizer has once for all parameters, `[S, 1]`, is repeated for each, `[S, P]`: the first step
-        that is limited to some parameters does the same.
+        A number that the optimizer has once for all parameters, `[S, 1]`, is repeated for each, `[S, P]`, as in the
+        first step that is limited to some parameters.
         """
         state = self.engine.state
         size = sum(leaf[0].numel() for leaf in state.params.values())

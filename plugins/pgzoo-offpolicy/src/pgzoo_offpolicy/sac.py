@@ -98,7 +98,7 @@ class SAC:
         hyper = ctx.hyper(state)
         targets = self.targets(ctx.policy, state, sample, hyper)
         batch = batch_of(sample, targets, sample.weights, noise=sample.noise[1])
-        state = ctx.step(self.loss, state, batch)
+        state = ctx.step(self.joint_loss, state, batch)
         return move_targets(state, TARGET, Q, hyper.per_member.tau, sample.learning)
 
     @torch.no_grad()
@@ -114,7 +114,7 @@ class SAC:
         soft_values = values - alpha * dist.log_prob(actions)
         return td_target(transitions.rewards, transitions.terminated, soft_values, hyper.gamma)
 
-    def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
+    def joint_loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
         """Return the sum of the losses of the critics, of the policy and of the temperature."""
         assert batch.extra is not None
         weights, vectors = batch.weights, policy.vectors(params, batch.inputs)

@@ -83,11 +83,12 @@ def run_rows(only: str, run: Callable[[str], dict[str, Any] | None], made: Calla
     """
     for row in ROWS:
         for name, settings in ((f"random/{row.env}", given("random", row.env)), (row.name, row.given)):
-            again = bool(only) and only in row.name and name == row.name
-            if again or (name not in read_kept() and (not only or only in row.name)):
-                if result := run(f"{command(settings)} --json"):
-                    keep(name, Outcome.of(result, preset_of(*name.split("/", 1)), made()))
-                    print(f"{name}: {result['wall_seconds']:.0f} s", file=sys.stderr, flush=True)
+            again = bool(only) and name == row.name
+            if only not in row.name or (name in read_kept() and not again):
+                continue
+            if result := run(f"{command(settings)} --json"):
+                keep(name, Outcome.of(result, preset_of(*name.split("/", 1)), made()))
+                print(f"{name}: {result['wall_seconds']:.0f} s", file=sys.stderr, flush=True)
 
 
 @cache

@@ -128,7 +128,7 @@ HEAD = (
     "| algorithm | steps per seed | seeds at {bar} or more | sampled: mean | worst seed | greedy: mean "
     "| seconds, all seeds |\n|---|---:|---:|---:|---:|---:|---:|"
 )
-CONTINUOUS = ("rpo",)
+CONTINUOUS = ("rpo", "reppo")
 """Algorithms that need Box actions."""
 
 OTHERS = {

@@ -5,6 +5,7 @@ python docs/generate.py [--check]
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import os
@@ -34,7 +35,10 @@ COMMANDS = [
     "estimators",
     "presets",
     "plugins",
+    "plugins new",
     "plugins check",
+    "plugins install",
+    "plugins uninstall",
     "envs",
     "doctor",
 ]
@@ -43,6 +47,7 @@ COMMANDS = [
 REFUSALS = {
     "windows": "needs whole episodes",
     "no gradient": "takes no gradient steps",
+    "memory": "supports no recurrent policy",
     "no parameters": "policy",
 }
 """What a cell of the page of pairs says for a refusal with these words."""
@@ -69,6 +74,7 @@ POLICY_PAIRS = """## Algorithms and policies
 - *plays only*: the run starts, but nothing is learned, because the policy has no parameters or the algorithm doesn't
   learn.
 - *no: no parameters*: refused, because the algorithm needs a critic or parameters, and the policy has none.
+- *no: memory*: refused, because the algorithm supports no recurrent policy.
 
 `tabular` fits Discrete observations only, `cnn` and `impala-cnn` only those with an
 image. [Algorithms](algorithms.md) says which action spaces an algorithm takes.
@@ -222,6 +228,31 @@ def pair(catalog: Any, algorithm: str, kind: str, other: str) -> str:
     return "trains, critic added" if plan.added_critic else "trains"
 
 
+def testing() -> str:
+    """Return docs/testing.md with its tables: the mistakes that the conformance checks find, and all checks."""
+    from pgzoo.testing.checks import CHECKS, DECLARATIONS, PLUGIN_CHECKS
+
+    page = (DOCS / "testing.md").read_text(encoding="utf-8")
+    faulty = sorted((DOCS.parent / "tests" / "testing" / "faulty").glob("*.py"))
+    sentences = [ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "" for path in faulty]
+    faults = [text.removesuffix(".").split(": `") for text in sentences]
+    order = [check for checks in CHECKS.values() for check in checks]
+    faults.sort(key=lambda row: order.index(row[1].rstrip("`")))
+    parts = []
+    for kind, checks in (*CHECKS.items(), ("plugin", PLUGIN_CHECKS)):
+        rows = [[f"`{name}`", (inspect.getdoc(check) or "").partition("\n")[0]] for name, check in checks.items()]
+        title = kind.replace("_", " ").replace("env", "environment")
+        parts.append(f"**{title.capitalize()}**\n\n{table(['check', 'passes if'], rows)}")
+    parts.append(f"`{DECLARATIONS}` passes if each declared exception names a check of the component, with a reason.\n")
+    for name, text in {
+        "faults": table(["mistake", "check"], [[what, f"`{check}"] for what, check in faults]),
+        "checks": "\n".join(parts),
+    }.items():
+        before, _, rest = page.partition(f"<!-- {name} -->")
+        page = f"{before}<!-- {name} -->\n\n{text}\n<!-- end -->{rest.partition('<!-- end -->')[2]}"
+    return page
+
+
 def shown(value: object) -> str:
     """Return a value as it is shown in a table."""
     return {True: "yes", False: "no", None: "none"}[value] if isinstance(value, bool | None) else str(value)
@@ -239,7 +270,12 @@ def main() -> int:
     `--check` leaves out docs/pairs.md, which takes two minutes to make: tests/runs/test_pairs.py checks its cells.
     """
     check = "--check" in sys.argv
-    pages = {DOCS / "cli.md": cli(), DOCS / "algorithms.md": algorithms(), DOCS / "presets.md": presets()}
+    pages = {
+        DOCS / "cli.md": cli(),
+        DOCS / "algorithms.md": algorithms(),
+        DOCS / "presets.md": presets(),
+        DOCS / "testing.md": testing(),
+    }
     if not check:
         pages[DOCS / "pairs.md"] = pairs()
     stale = []

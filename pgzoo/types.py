@@ -74,11 +74,13 @@ NoiseKind = Literal["uniform", "normal", "logistic"]
 RECENT = 100
 """Number of training episodes for the mean return in stop rules."""
 
-Need = Literal["value", "aux_value", "shift", "log_probs", "old"]
+Need = Literal["value", "aux_value", "shift", "action_values", "own_values", "log_probs", "old"]
 """What an algorithm may need besides a distribution over actions.
 
 From the policy: "value" (a critic), "aux_value" (a second value head that shares the policy's layers), "shift" (a
-distribution whose mean can be shifted). In every batch: "log_probs" and "old", the log-probabilities and the
+distribution whose mean can be shifted), "action_values" (the distribution "epsilon-greedy", whose parameters are action
+values; the values of states are their maxima). "own_values" declares that the algorithm has a critic of its own, and
+passes its values to `ctx.estimate`. In every batch: "log_probs" and "old", the log-probabilities and the
 distribution under the parameters that collected the data.
 """
 
@@ -179,7 +181,13 @@ class Batch(NamedTuple):
 
 
 class Distribution(Protocol):
-    """A distribution over actions with batch shape `[S, T, B]`; all its tensors have that shape first."""
+    """A distribution over actions with batch shape `[S, T, B]`; all its tensors have that shape first.
+
+    A policy without a method `actor` acts by two more methods of its distribution, which return numpy arrays
+    `[S, T, B, *A]`:
+        draw(noise) -> Array: actions sampled with `noise [S, T, B, noise_size]`;
+        mode() -> Array: the most likely actions.
+    """
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """Return the log-density of `actions [S, T, B, *A]`, summed over action dimensions: `[S, T, B]`, in nats."""

@@ -132,7 +132,11 @@ def refuse_repeated(ctx: click.Context, command: click.Command, args: Sequence[s
 
 def open_catalog(*, blocked: Iterable[str] = (), imports: Iterable[str] = ()) -> PluginCatalog:
     """Discover all plugins and report the inline one and broken ones on stderr. Raises as `discover` does."""
-    catalog = discover(blocked=blocked, imports=imports)
+    blocked = tuple(blocked)
+    context = click.get_current_context(silent=True)
+    first = None if blocked or context is None else context.find_root().obj
+    base = first if isinstance(first, PluginCatalog) else None  # the program has loaded the installed plugins
+    catalog = discover(blocked=blocked, imports=imports, base=base)
     for plugin in catalog.plugins:
         if plugin.source == "inline" and plugin.status == "ok":
             echo(f'Loaded {plugin.module} (inline plugin "{plugin.name}")', err=True)

@@ -25,6 +25,6 @@ def pgzoo_register(registry: Registry) -> None:
     command("policies", "pgzoo.cli.listing:policies", summary="List the policies, or show one.")
     command("estimators", "pgzoo.cli.listing:estimators", summary="List the return estimators, or show one.")
     command("presets", "pgzoo.cli.presets:command", summary="List presets, or show the settings of one.")
-    command("plugins", "pgzoo.cli.plugins:command", summary="List the plugins and whether they work, or check one.")
+    command("plugins", "pgzoo.cli.plugins:command", summary="List, check, write, install or uninstall plugins.")
     command("envs", "pgzoo.cli.envs:command", summary="List environments, or describe one and try it.")
     command("doctor", "pgzoo.cli.doctor:command", summary="Check the installation, the plugins and the store.")

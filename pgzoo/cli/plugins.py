@@ -1,4 +1,4 @@
-"""`pgzoo plugins`: the plugins that were found, and whether each works. `pgzoo plugins check` is in `plugins_check`."""
+"""`pgzoo plugins`: the plugins that were found, and whether each works. Each subcommand has a file of its own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import click
 
 from pgzoo.cli import common
 from pgzoo.cli.plugins_check import check
+from pgzoo.cli.plugins_install import install, uninstall
+from pgzoo.cli.plugins_new import new
 from pgzoo.registry import KINDS, PluginCatalog, PluginInfo
 
 __all__ = ["command"]
@@ -21,7 +23,7 @@ COLORS = {"ok": "green", "broken": "red", "blocked": "yellow"}
 @common.progress_option
 @click.pass_context
 def command(ctx: click.Context, imports: tuple[str, ...], blocked: tuple[str, ...], as_json: bool) -> None:
-    """List the plugins, or check one."""
+    """List, check, write, install or uninstall plugins."""
     if ctx.invoked_subcommand is None:
         _list(imports, blocked, as_json)
 
@@ -35,7 +37,8 @@ def list_(imports: tuple[str, ...], blocked: tuple[str, ...], as_json: bool) -> 
     _list(imports, blocked, as_json)
 
 
-command.add_command(check)
+for subcommand in (check, new, install, uninstall):
+    command.add_command(subcommand)
 
 
 def _list(imports: tuple[str, ...], blocked: tuple[str, ...], as_json: bool) -> None:

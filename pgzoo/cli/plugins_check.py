@@ -2,38 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import click
 
 from pgzoo.cli import common
 from pgzoo.errors import UnknownName, did_you_mean
-from pgzoo.registry import KINDS, PluginCatalog
+from pgzoo.registry import KINDS, ComponentKind, PluginCatalog
 
 __all__ = ["check"]
+
+COLORS = {"ok": "[green]", "failed": "[red]", "exception": "[yellow]", "not run": "[yellow]"}
 
 Task = tuple[str, str, Callable[[], None]]
 """The component or plugin that is checked, the name of the check, and the check."""
 
 
-@click.command()
+@click.command(short_help="Check a plugin or a component.")
 @click.argument("name")
 @common.plugin_options
 @common.json_option
 @common.progress_option
 @click.pass_context
-def check(ctx: click.Context, name: str, imports: tuple[str, ...], blocked: tuple[str, ...], as_json: bool) -> None:
-    """Check plugin NAME and all that it registers, or the component NAME. The exit code is 1 if a check fails."""
+def check(ctx: click.Context, name: str, imports: Sequence[str], blocked: tuple[str, ...], as_json: bool) -> None:
+    """Check plugin NAME and all that it registers, or the component NAME. The exit code is 1 if a check fails.
+
+    FILE.py:NAME is an algorithm, a policy or an estimator in a file. If the failure of one check is probably the
+    consequence of another, only the cause is reported as failed. A component's attribute known_exceptions = {CHECK:
+    REASON} lists the checks that it fails on purpose.
+    """
+    if ".py:" in name:
+        from pgzoo.registry.objects import names_of_references
+
+        [name], imports = names_of_references([name], imports)
     catalog = common.open_catalog(blocked=blocked, imports=imports)
-    found = [_run_check(*task) for task in _tasks(name, catalog)]
+    tasks = _tasks_of_object(name, catalog) if ":" in name else _tasks(name, catalog)
+    found = [_run_check(*task) for task in tasks]
     failed = sum(not finding["ok"] for finding in found)
     if as_json:
         common.print_json(found)
     else:
-        rows = [(f["component"], f["check"], "[green]ok" if f["ok"] else "[red]failed", f["message"]) for f in found]
+        rows = [(f["component"], f["check"], COLORS[f["result"]] + f["result"], f["message"]) for f in found]
         common.print_table(("Component", "Check", "Result", "Message"), rows)
-        common.echo(f"{len(found)} checks, {failed or 'none'} failed", err=True)
+        excepted = sum(finding["result"] == "exception" for finding in found)
+        known = f", {excepted} known exceptions" if excepted else ""
+        common.echo(f"{len(found)} checks, {failed or 'none'} failed{known}", err=True)
     ctx.exit(1 if failed else 0)
 
 
@@ -55,14 +69,42 @@ def _tasks(name: str, catalog: PluginCatalog) -> Iterator[Task]:
         )
 
 
-def _run_check(component: str, check_name: str, task: Callable[[], None]) -> dict[str, Any]:
-    from pgzoo.testing.checks import CheckFailed, NotApplicable
+def _tasks_of_object(name: str, catalog: PluginCatalog) -> Iterator[Task]:
+    """Yield the checks of the class or function `module:qualname`, as the first kind of component that it can be.
 
-    ok, message = True, ""
+    Raises:
+        ConfigError: it can't be one.
+    """
+    from pgzoo.errors import ConfigError
+    from pgzoo.testing.checks import check_component
+
+    kinds: tuple[ComponentKind, ...] = ("algorithm", "policy", "estimator")
+    errors = []
+    for kind in kinds:
+        try:
+            entry = catalog.get(kind, name)
+        except ConfigError as error:
+            errors.append(error)
+            continue
+        for check_name, task in check_component(entry, catalog):
+            yield f"{kind} {name}", check_name, task
+        return
+    raise errors[0]
+
+
+def _run_check(component: str, check_name: str, task: Callable[[], None]) -> dict[str, Any]:
+    from pgzoo.testing.checks import CheckFailed, Consequence, KnownException, NotApplicable
+
+    result, message = "ok", ""
     try:
         task()
+    except KnownException as reason:
+        result, message = "exception", str(reason)
+    except Consequence as reason:
+        result, message = "not run", str(reason)
     except NotApplicable as reason:
         message = f"nothing to check: {reason}"
     except CheckFailed as failure:
-        ok, message = False, str(failure)
-    return {"check": check_name, "component": component, "ok": ok, "message": message}
+        result, message = "failed", str(failure)
+    ok = result != "failed"
+    return {"check": check_name, "component": component, "ok": ok, "result": result, "message": message}

@@ -55,7 +55,7 @@ class RunGroup(click.Group):
         if name is not None:
             rest = list(args)
             if name in rest[:1]:
-                rest = rest[1:]
+                (name, *rest) = _with_files_imported(rest)
             ctx.meta["arguments"] = rest
             args = [name, *rest]
         return super().parse_args(ctx, args)
@@ -87,6 +87,27 @@ class RunGroup(click.Group):
 )
 def command() -> None:
     """Train an algorithm on an environment, evaluate it, and log everything to MLflow."""
+
+
+def _with_files_imported(args: Sequence[str]) -> list[str]:
+    """Replace `FILE.py:NAME` as the algorithm, policy or estimator by `module:NAME`, and add `--import FILE.py`.
+
+    `args` start with the algorithm.
+    """
+    if not any(".py:" in arg for arg in args):
+        return list(args)
+    from pgzoo.registry.objects import names_of_references
+
+    args = list(args)
+    places = {0: ""}  # position -> what comes before the name
+    for kind in ("policy", "estimator"):
+        places |= {k + 1: "" for k, arg in enumerate(args[:-1]) if arg == f"--{kind}"}
+        places |= {k: f"--{kind}=" for k, arg in enumerate(args) if arg.startswith(f"--{kind}=")}
+    given = unparsed_values(args, "--import")
+    names, imports = names_of_references([args[k].removeprefix(before) for k, before in places.items()], given)
+    for (k, before), name in zip(places.items(), names, strict=True):
+        args[k] = before + name
+    return args + [word for path in imports[len(given) :] for word in ("--import", path)]
 
 
 def _catalog(ctx: click.Context) -> PluginCatalog:
@@ -236,7 +257,11 @@ def _train(
     if ctx.params.get("env") is None and not (file and read_yaml(file).values.get("env")):
         raise ConfigError("env is missing: give --env ID. See: pgzoo envs")
     catalog = _catalog(ctx)
-    layer = Layer({"algorithm": ctx.info_name, **given_settings(ctx)}, option_of(ctx))
+    given = given_settings(ctx)
+    algorithm = str(ctx.info_name)
+    if ":" in algorithm and not (file and read_yaml(file).values.get("name")):
+        given.setdefault("name", algorithm.rpartition(":")[2])
+    layer = Layer({"algorithm": algorithm, **given}, option_of(ctx))
     with stdout_to_stderr():
         with Waiting("Loading torch and gymnasium", progress):
             from pgzoo.envs.ids import newer

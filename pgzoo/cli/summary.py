@@ -23,12 +23,15 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from pgzoo.runs.result import Result, SeedResult
+    from pgzoo.tracking.diagnoses import Diagnosis
     from pgzoo.training.events import MemberStatus
 
 __all__ = ["conclude"]
 
 COLOURS = {"finished": "green", "stopped": "yellow", "failed": "red", "interrupted": "yellow"}
 IMPORTED = time.monotonic()
+MAX_DIAGNOSED = 32
+"""Most runs whose journals are read again for the summary."""
 EXIT_CODES = {"failed": 1, "interrupted": 130}
 
 
@@ -81,7 +84,7 @@ def _print_result(result: Result) -> None:
         out.print("[dim]Statistics are over the mean returns of the seeds.[/]")
     elif len(result.runs) > 1:
         out.print("[dim]Statistics in the last row are over the mean returns of the seeds.[/]")
-    for line in _format_cut(result):
+    for line in (*_format_cut(result), *_format_diagnoses(result)):
         out.print(line, markup=False, style="yellow")
     out.print()
 
@@ -101,6 +104,22 @@ def _format_cut(result: Result) -> list[str]:
         for mode, (cut, count) in modes.items()
         if cut
     ]
+
+
+def _format_diagnoses(result: Result) -> list[str]:
+    """Return a line for each kind of finding, with the seeds that have it; none for large groups, which take long."""
+    if len(result.runs) > MAX_DIAGNOSED:
+        return []
+    found: dict[str, list[tuple[int, Diagnosis]]] = {}
+    for run, diagnoses in zip(result.runs, result.diagnoses, strict=True):
+        for diagnosis in diagnoses:
+            found.setdefault(diagnosis.name, []).append((run.seed, diagnosis))
+    lines = []
+    for cases in found.values():
+        seeds = list(dict.fromkeys(seed for seed, _ in cases))
+        which = f"Seed {seeds[0]}" if len(seeds) == 1 else f"Seeds {', '.join(map(str, seeds))}"
+        lines.append(f"{which if len(result.runs) > 1 else 'Note'}: {cases[0][1]}")
+    return lines
 
 
 def _add_seeds(table: Table, result: Result) -> None:

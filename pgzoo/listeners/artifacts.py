@@ -1,4 +1,4 @@
-"""Saves `config.yaml` and the policy as artifacts of each run."""
+"""Saves `config.yaml`, the Python files that the user named, and the policy as artifacts of each run."""
 
 from __future__ import annotations
 
@@ -25,11 +25,14 @@ class Artifacts:
 
     @hookimpl(trylast=True)
     def pgzoo_run_started(self, event: RunStarted) -> None:
-        """Write each run's own config: `pgzoo run --config` repeats exactly this run."""
+        """Write each run's own config: `pgzoo run --config` repeats exactly this run. And the files of a new run."""
+        sources = {} if self.context.resumed else self.context.sources  # a resumed run keeps those that it began with
         for row, member in enumerate(self.context.plan.members):
             nested = member.config.nested()
             nested.pop("tracking_uri", None)  # it may contain a password and is specific to the user
             self.context.artifact(row, "config.yaml", yaml.safe_dump(nested, sort_keys=False).encode())
+            for name, content in sources.items():
+                self.context.artifact(row, f"code/{name}", content)
 
     @hookimpl
     def pgzoo_run_ended(self, event: RunEnded) -> None:

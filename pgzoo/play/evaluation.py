@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,7 @@ import numpy as np
 from pgzoo.config import EVAL_MAX_STEPS, read_yaml
 from pgzoo.envs import ids
 from pgzoo.envs.choice import choose_backend, inspect_environment
-from pgzoo.errors import ConfigError, UnfitError, UsageError
+from pgzoo.errors import ConfigError, UnfitError, UnknownName, UsageError
 from pgzoo.export.bundle import DESCRIPTION, TENSORS, LoadedPolicy, load_policy
 from pgzoo.registry.objects import register_env
 from pgzoo.training.activity import Monitor
@@ -135,11 +137,26 @@ def find_policies(
         starts = [start_of(found.path) if found.path else None for found in runs]
         for sentence in dict.fromkeys(s for start in starts if start for s in missing_imports(start["tags"], catalog)):
             _log.warning("%s", sentence)
-        playable = [policy_of_run(found, catalog) for found in runs]
+        with _missing_plugins_named(runs, catalog):
+            playable = [policy_of_run(found, catalog) for found in runs]
     for one in playable:
         if one.policy.env is not None:
             register_env(one.policy.env.id, catalog.imports)
     return playable
+
+
+@contextmanager
+def _missing_plugins_named(runs: Iterable[Found], catalog: PluginCatalog) -> Iterator[None]:
+    """Add to an UnknownName the plugins of the runs that aren't loaded now, and how to install them."""
+    from pgzoo.registry.changes import missing_plugins
+    from pgzoo.tracking.ledger import start_of
+
+    try:
+        yield
+    except UnknownName as error:
+        starts = [start_of(found.path) if found.path else None for found in runs]
+        sentences = [sentence for start in starts if start for sentence in missing_plugins(start["tags"], catalog)]
+        raise UnknownName("\n".join(dict.fromkeys([str(error), *sentences]))) from None
 
 
 def policy_of_run(found: Found, catalog: PluginCatalog) -> PlayablePolicy:
@@ -224,8 +241,9 @@ def evaluate_policy(
     """
     backend = backend or (playable.backend if env is None else "auto")
     seed, max_steps = playable.seed if seed is None else seed, max_steps or playable.max_steps
-    policy, request = playable.policy, environment_for(playable.policy, env, catalog, backend)
-    _, chosen = choose_backend(backend, catalog, request)
+    with _missing_plugins_named([playable.run] if playable.run else [], catalog):
+        policy, request = playable.policy, environment_for(playable.policy, env, catalog, backend)
+        _, chosen = choose_backend(backend, catalog, request)
     count = min(chosen.width, episodes)
     envs: Any = chosen.open(request._replace(rows=count))
     try:

@@ -27,10 +27,12 @@ Lift = Literal["loop", "vmap"]
 NET, CRITIC = "net.", "critic.net."
 
 
-def module_policy(build: Build, lift: Lift = "loop") -> Callable[[Any, Spec, frozenset[str]], ModulePolicy]:
+def module_policy(
+    build: Build, lift: Lift = "loop", *, name: str = ""
+) -> Callable[[Any, Spec, frozenset[str]], ModulePolicy]:
     """Make a policy from a function that builds a module; the result is registered like any policy.
 
-        registry.policy("my-net", pgzoo.module_policy(build), config=ActionConfig)
+        registry.policy("my-net", pgzoo.module_policy(build, name="my-net"), config=ActionConfig)
 
     Args:
         build: `build(inputs, outputs) -> nn.Module`, with float32 parameters, that maps `[rows, *inputs]` to
@@ -40,6 +42,7 @@ def module_policy(build: Build, lift: Lift = "loop") -> Callable[[Any, Spec, fro
         lift: how the module is evaluated for several seeds. "loop" evaluates them one after the other; the results of a
             seed don't depend on the others. "vmap" evaluates them as one batch, which is faster for small modules and
             many seeds, but the last bits may depend on the other seeds.
+        name: the name under which it is registered, for messages; by default they name the function.
 
     Register it with `config=ActionConfig` to offer the settings of distributions, such as `--policy.distribution`.
     """
@@ -47,7 +50,7 @@ def module_policy(build: Build, lift: Lift = "loop") -> Callable[[Any, Spec, fro
         raise ValueError(f'lift is "loop" or "vmap", not {lift!r}')
 
     def factory(config: Any, spec: Spec, needs: frozenset[str]) -> ModulePolicy:
-        return ModulePolicy(build, lift, config, spec, needs)
+        return ModulePolicy(build, lift, config, spec, needs, name)
 
     factory.__doc__ = build.__doc__ or "A policy made from a torch module."
     return factory
@@ -63,8 +66,10 @@ class ModulePolicy:
             float32, or the algorithm needs a second value head (aux_value).
     """
 
-    def __init__(self, build: Build, lift: Lift, config: Any, spec: Spec, needs: frozenset[str]) -> None:
-        who = f"the policy of {getattr(build, '__qualname__', type(build).__name__)}"
+    def __init__(
+        self, build: Build, lift: Lift, config: Any, spec: Spec, needs: frozenset[str], name: str = ""
+    ) -> None:
+        who = f'policy "{name}"' if name else f"the policy of {getattr(build, '__qualname__', type(build).__name__)}"
         if "aux_value" in needs:
             raise UnfitError(f"{who} has no second value head, which the algorithm needs (aux_value).")
         self.build, self.lift, self.critic = build, lift, "value" in needs

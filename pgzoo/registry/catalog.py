@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-from pgzoo.errors import PluginError, UnknownName, did_you_mean
+from pgzoo.errors import PluginError, UnknownName, did_you_mean, visible
 from pgzoo.registry.presets import Preset, preset_files
 
 __all__ = ["KINDS", "ComponentKind", "Entry", "PluginCatalog", "PluginInfo", "Preset", "Registry", "Source", "Status"]
@@ -35,6 +35,7 @@ _LISTED_BY: Mapping[ComponentKind, str] = {
     "preset": "pgzoo presets",
     "command": "pgzoo --help",
 }
+LONGEST_NAME = 64
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _TARGET = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")
 
@@ -220,17 +221,19 @@ class Registry:
         summary: str,
         facts: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
+        if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name) > LONGEST_NAME:
             raise PluginError(
-                f"Names consist of lowercase letters, digits and hyphens; got {name!r} for the {_label(kind)}."
+                f"Names consist of at most {LONGEST_NAME} lowercase letters, digits and hyphens; got "
+                f"{shortened(ascii(name), 40)} for the {_label(kind)}."
             )
         if (kind, name) in self.entries:
             raise PluginError(f'The {_label(kind)} "{name}" is registered twice by this plugin.')
         for given in (target, config):
             if isinstance(given, str) and not _TARGET.fullmatch(given):
                 raise PluginError(f'The {_label(kind)} "{name}" has the target {given!r}; expected "pkg.module:attr".')
+        summary = visible(" ".join(str(summary or _first_line(target)).split()))
         self.entries[kind, name] = Entry(
-            kind, name, target, config, summary or _first_line(target), self.plugin, MappingProxyType(dict(facts))
+            kind, name, target, config, summary, self.plugin, MappingProxyType(dict(facts))
         )
 
 
@@ -258,6 +261,10 @@ class PluginCatalog:
         """The modules and files that were imported as plugins."""
         return [plugin.name for plugin in self.plugins if plugin.source == "import" and plugin.status == "ok"]
 
+    def copy(self) -> PluginCatalog:
+        """Return a catalog with the same plugins, to which others can be added."""
+        return PluginCatalog(list(self.plugins), dict(self.objects), dict(self._entries))
+
     def entries(self, kind: ComponentKind) -> list[Entry]:
         """Return the entries of a kind, in order of registration."""
         return [entry for entry in self._entries.values() if entry.kind == kind]
@@ -269,32 +276,23 @@ class PluginCatalog:
     def get(self, kind: ComponentKind, name: str) -> Entry:
         """Return one entry.
 
-        A name `module:qualname` is that of an object which was passed to `pgzoo.run`; it is found if the user has
-        imported its module.
+        A name `module:qualname` is that of a Python object, for example of one which was passed to `pgzoo.run`; it is
+        found if the user has imported its module.
 
         Raises:
             UnknownName: the message lists broken and blocked plugins, which might provide the name.
+            ConfigError: the object of that name can't be used as such a component.
         """
         if (entry := self._entries.get((kind, name))) is not None:
             return entry
-        if ":" in name and (kind == "algorithm" or kind == "policy"):
-            return self._object(kind, name)
+        if ":" in name and (kind == "algorithm" or kind == "policy" or kind == "estimator"):
+            from pgzoo.registry.objects import find_component
+
+            target, config = find_component(kind, name, self.imports)
+            info = PluginInfo("python", "import", name.partition(":")[0])
+            self._entries[kind, name] = Entry(kind, name, target, config, _first_line(target), info)
+            return self._entries[kind, name]
         raise UnknownName(self._unknown(kind, name))
-
-    def _object(self, kind: Literal["algorithm", "policy"], name: str) -> Entry:
-        from pgzoo.registry.objects import components_of, find_imported
-
-        module = name.partition(":")[0]
-        found = find_imported(name, self.imports)
-        if found is None:
-            raise UnknownName(
-                f'No {kind} "{name}". It is a Python object that was passed to pgzoo.run, and the files of a run load '
-                f"no code. Import the module that defines it: --import {module}"
-            )
-        target, config = components_of(kind, found)
-        entry = Entry(kind, name, target, config, "", PluginInfo("python", "import", module))
-        self._entries[kind, name] = entry
-        return entry
 
     def auto_preset(self, algorithm: str, env: str) -> Entry | None:
         """Return the preset that applies by default; one for this environment takes precedence."""
@@ -326,6 +324,8 @@ class PluginCatalog:
 
     def _unknown(self, kind: ComponentKind, name: str) -> str:
         lines = [f'No {_label(kind)} "{name}".{did_you_mean(name, self.names(kind))}']
+        if name.endswith(".py"):
+            return f'No {_label(kind)} "{name}". To use one that a file defines, add its name: {name}:NAME'
         lines[0] += f" See: {_LISTED_BY.get(kind, 'pgzoo plugins')}"
         return "\n".join([*lines, *self.absent_plugins()])
 
@@ -339,10 +339,19 @@ class PluginCatalog:
 
 
 def describe_error(error: BaseException) -> str:
-    """Return an exception in one phrase: a PluginError as its message, others with their type."""
+    """Return an exception in one phrase: a PluginError as its message, others with their type, in one line."""
     if isinstance(error, PluginError):
         return str(error)
-    return f"{type(error).__name__}: {error}".removesuffix(".").removesuffix(": ")
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # the code of a plugin may define the exception
+        text = ""
+    return shortened(f"{type(error).__name__}: {text}".removesuffix(".").removesuffix(": "), 500)
+
+
+def shortened(text: str, length: int) -> str:
+    """Return a text, cut to `length` characters if it is longer."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def _duplicate(entry: Entry, first: Entry) -> str:

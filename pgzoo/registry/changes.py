@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from pgzoo.registry.catalog import PluginCatalog, PluginInfo
+from pgzoo.registry.files import module_of
 
-__all__ = ["changes", "missing_imports", "plugin_tags"]
+__all__ = ["changes", "missing_imports", "missing_plugins", "plugin_tags"]
 
 IMPORTS = "pgzoo.imports"
 """Tag with the values of `--import`, separated as in a shell."""
 
 PREFIX, HASH = "plugin.", ".sha256"
+
+_DISTRIBUTION, _VERSION = re.compile(r"\w[\w.-]*", re.ASCII), re.compile(r"[\w.!+-]+", re.ASCII)
+"""Texts from a tag, which can be edited, that are shown as part of a command."""
 
 
 def plugin_tags(catalog: PluginCatalog) -> dict[str, str]:
@@ -34,28 +39,60 @@ def plugin_tags(catalog: PluginCatalog) -> dict[str, str]:
 
 def missing_imports(tags: Mapping[str, str], catalog: PluginCatalog) -> list[str]:
     """Return a sentence if a run was started with `--import`s that weren't given now."""
-    missing = [name for name in _split(tags.get(IMPORTS, "")) if name not in catalog.imports]
+    given = {module_of(name) for name in catalog.imports}
+    missing = [name for name in _split(tags.get(IMPORTS, "")) if module_of(name) not in given]
     if not missing:
         return []
     options = " ".join(f"--import {shlex.quote(name)}" for name in missing)
     return [f"The run was started with {options}, and runs don't import code by themselves: give it again."]
 
 
+def missing_plugins(tags: Mapping[str, str], catalog: PluginCatalog) -> list[str]:
+    """Return a sentence for each plugin of a run, except its `--import`s, that isn't loaded now: what to install."""
+    now, imports = plugin_tags(catalog), _split(tags.get(IMPORTS, ""))
+    return [
+        _missing(name, origin, catalog)
+        for name, origin in _origins(tags).items()
+        if PREFIX + name not in now and name not in imports
+    ]
+
+
 def changes(tags: Mapping[str, str], catalog: PluginCatalog) -> list[str]:
     """Return sentences on plugins that have changed since a run, or are missing now; `tags` are those of the run."""
-    found = missing_imports(tags, catalog)
+    found = missing_imports(tags, catalog) + missing_plugins(tags, catalog)
     now, imports = plugin_tags(catalog), _split(tags.get(IMPORTS, ""))
-    for key, origin in tags.items():
-        name = key.removeprefix(PREFIX)
-        if name == key or key.endswith(HASH) or (name in imports and key not in now):
-            continue
+    same = {module_of(name): name for name in catalog.imports}  # a file may be given by another path
+    for name, origin in _origins(tags).items():
+        current = same.get(module_of(name), name) if name in imports else name
+        key, was = PREFIX + current, tags.get(PREFIX + name + HASH)
         if key not in now:
-            found.append(f'The run was trained with plugin "{name}" ({origin}), which isn\'t loaded now.')
-        elif now[key] != origin:
+            continue
+        if name not in imports and now[key] != origin:
             found.append(f'Plugin "{name}" was {origin} and is {now[key]}: the numbers may differ.')
-        elif tags.get(key + HASH, now.get(key + HASH)) != now.get(key + HASH):
-            found.append(f'Plugin "{name}" ({origin}) has changed since the run was trained: the numbers may differ.')
+        elif was is not None and was != now.get(key + HASH, was):
+            of_file = name in imports and name.endswith(".py")
+            who = name if of_file else f'Plugin "{name}" ({origin})'
+            found.append(f"{who} has changed since the run was trained: the numbers may differ.")
     return found
+
+
+def _origins(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return the plugins of a run by name: the distribution and version, or the file, of each."""
+    names = (key for key in tags if key.startswith(PREFIX) and not key.endswith(HASH))
+    return {key.removeprefix(PREFIX): tags[key] for key in names}
+
+
+def _missing(name: str, origin: str, catalog: PluginCatalog) -> str:
+    sentence = f'The run was trained with plugin "{name}" ({origin}), which isn\'t loaded now'
+    plugin = next((plugin for plugin in catalog.plugins if plugin.name == name), None)
+    distribution, space, version = origin.partition(" ")
+    if plugin is not None and plugin.status == "blocked":
+        return f"{sentence}, because it is disabled."
+    if plugin is not None and plugin.status == "broken":
+        return f"{sentence}, because it fails to load: {plugin.error}"
+    if not space or not _DISTRIBUTION.fullmatch(distribution) or not _VERSION.fullmatch(version):
+        return f"{sentence}."
+    return f"{sentence}. Install it: pgzoo plugins install {distribution}=={version}"
 
 
 def _digest(plugin: PluginInfo, catalog: PluginCatalog) -> str:

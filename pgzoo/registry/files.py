@@ -6,12 +6,12 @@ import importlib.util
 import os
 import stat
 import sys
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import ModuleType
 
-from pgzoo.errors import PluginError
+from pgzoo.errors import PluginError, did_you_mean
 
-__all__ = ["check_owned", "make_importable", "run_file"]
+__all__ = ["check_owned", "file_of", "make_importable", "module_of", "run_file"]
 
 _ran: dict[str, tuple[Path, bytes]] = {}
 """Module name -> the file that it was loaded from, and the content at that time."""
@@ -71,6 +71,17 @@ def _is_private(number: int) -> bool:
     return group.gr_name == user.pw_name and number == user.pw_gid and set(group.gr_mem) <= {user.pw_name}
 
 
+def module_of(name: str) -> str:
+    """Return the name of the module that `--import NAME` imports; NAME is a module or the path of a file."""
+    return PurePath(name).stem if name.endswith(".py") else name
+
+
+def file_of(module: object) -> tuple[Path, bytes] | None:
+    """Return the file that `run_file` made a module from, and its content at that time; None for other modules."""
+    name = getattr(module, "__name__", "")
+    return _ran.get(name) if sys.modules.get(name) is module else None
+
+
 def run_file(path: Path) -> ModuleType:
     """Run a file as a module named after it, unless it has been run before and not changed since.
 
@@ -79,7 +90,8 @@ def run_file(path: Path) -> ModuleType:
     Raises PluginError if there is no such file or another module has its name.
     """
     if not path.is_file():
-        raise PluginError(f"There is no file {path}.")
+        near = did_you_mean(path.name, [other.name for other in path.parent.glob("*.py")])
+        raise PluginError(f"There is no file {path}.{near}")
     name, ran = path.stem, (path, path.read_bytes())
     if name in sys.modules and _ran.get(name) == ran:
         return sys.modules[name]

@@ -1,7 +1,7 @@
 """Find and register plugins: built-ins, entry points, `--import` and `./pgzoo_plugin.py`.
 
-Every plugin is registered with a separate pluggy manager. So a failed registration has no effect on others, and the
-registry can name the plugin in messages. (pluggy's loader would let one broken plugin stop pgzoo.)
+A plugin is alone in the pluggy manager while its components are registered. So a failed registration has no effect on
+others, and the registry can name the plugin in messages. (pluggy's loader would let one broken plugin stop pgzoo.)
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from pathlib import Path
 
 from pluggy import PluginManager
 
-from pgzoo.errors import PluginError, UnknownName, UsageError, did_you_mean
+from pgzoo.errors import PluginError, UnknownName, UsageError, did_you_mean, raised_at, visible
 from pgzoo.registry import files, hooks
-from pgzoo.registry.catalog import PluginCatalog, PluginInfo, Registry, Source, describe_error
+from pgzoo.registry.catalog import PluginCatalog, PluginInfo, Registry, Source, describe_error, shortened
+from pgzoo.registry.trace import traced
+from pgzoo.registry.watch import LoadWatch
 
 __all__ = ["API_VERSION", "BUILT_INS", "DISABLE_VARIABLE", "ENTRY_POINT_GROUP", "INLINE_FILE", "discover"]
 
@@ -39,6 +41,7 @@ BUILT_INS = (
     "pgzoo.launchers.plugin",
     "pgzoo.cli.plugin",
 )
+_PLUGIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 HEAVY = ("torch", "mlflow", "gymnasium", "numpy", "pydantic", "matplotlib", "pandas", "jax", "tensorflow")
 
 
@@ -56,28 +59,34 @@ def discover(
     imports: Iterable[str] = (),
     inline: bool = True,
     cwd: str | os.PathLike[str] | None = None,
+    base: PluginCatalog | None = None,
 ) -> PluginCatalog:
     """Find and register all plugins, in order: built-ins, entry points, `imports`, `./pgzoo_plugin.py`.
 
     `blocked` and the variable PGZOO_DISABLE_PLUGINS (separated by commas) name plugins or distributions not to
-    load; "local" is the inline plugin. `imports` are module names or paths of Python files.
+    load; "local" is the inline plugin. `imports` are module names or paths of Python files. With `base`, a catalog of
+    the built-in and installed plugins, these are not loaded again; it can't be combined with `blocked`.
 
     A plugin that fails is listed as broken, and the others are loaded; so is an inline plugin that another user could
     have written. Raises PluginError if one of `imports` fails, because it was requested by name, and UnknownName if
     `blocked` names an unknown plugin.
     """
     folder = Path(cwd or _working_folder()).resolve()
-    candidates = [*_built_ins(), *_entry_points(), *(_import(name, folder) for name in imports)]
+    candidates = [] if base else [*_built_ins(), *_entry_points()]
+    candidates += [_import(name, folder) for name in imports]
     if inline and (folder / INLINE_FILE).is_file():
         candidates.append(_file(INLINE_FILE, folder, "inline", INLINE_NAME))
     shut = {_normal(name) for name in os.environ.get(DISABLE_VARIABLE, "").split(",")}
     shut |= _checked(blocked, candidates)
-    catalog = PluginCatalog()
-    for candidate in candidates:
-        if shut & _names_to_block(candidate.info):
-            catalog.plugins.append(replace(candidate.info, status="blocked"))
-        else:
-            _load_and_add(candidate, catalog)
+    catalog = base.copy() if base else PluginCatalog()
+    manager = hooks.new_manager()
+    with LoadWatch() as watch:
+        for candidate in candidates:
+            if shut & _names_to_block(candidate.info):
+                catalog.plugins.append(replace(candidate.info, status="blocked"))
+            else:
+                watch.loading(candidate.info)
+                _load_and_add(candidate, catalog, manager)
     return catalog
 
 
@@ -89,27 +98,35 @@ def _working_folder() -> Path:
         raise UsageError("The working directory was deleted. Change to another folder: cd") from None
 
 
-def _load_and_add(candidate: _Candidate, catalog: PluginCatalog) -> None:
-    """Load and register one plugin. A failure is recorded in the catalog, or raised for an `--import`."""
+def _load_and_add(candidate: _Candidate, catalog: PluginCatalog, manager: PluginManager) -> None:
+    """Load and register one plugin. A failure is recorded in the catalog, or raised for an `--import`.
+
+    `manager` has no plugin, before and after.
+    """
     absent = [name for name in HEAVY if name not in sys.modules]
     start = time.perf_counter()
     info = candidate.info
+    plugin: object = None
     try:
         with redirect_stdout(sys.stderr):  # keep a plugin's output out of a command's JSON
             plugin = candidate.load()
             if any(plugin is other for other in catalog.objects.values()):
                 return  # `--import` of a module that is installed as a plugin as well
-            manager = hooks.new_manager()
             info = replace(info, hooks=_register_hooks(manager, plugin, info, catalog))
             registry = Registry(info)
-            manager.hook.pgzoo_register(registry=registry)
+            with traced("pgzoo_register", f"plugin {info}"):
+                manager.hook.pgzoo_register(registry=registry)
         info = _measured(info, start, absent)
         catalog.add(info, plugin, registry.entries.values())
     except (Exception, SystemExit) as error:  # a plugin may even call sys.exit at import
         if info.source == "import":
-            raise PluginError(f"--import {info.name} failed. {describe_error(error)}") from error
+            what = f"{info.name} can't be run." if info.name.endswith(".py") else f"--import {info.name} failed."
+            raise PluginError(f"{what} {describe_error(error)}{raised_at(error)}") from error
         info = _measured(info, start, absent)
         catalog.plugins.append(replace(info, status="broken", error=describe_error(error)))
+    finally:
+        if plugin is not None and manager.is_registered(plugin):
+            manager.unregister(plugin)
 
 
 def _register_hooks(
@@ -146,15 +163,60 @@ def _built_ins() -> Iterator[_Candidate]:
 
 
 def _entry_points() -> list[_Candidate]:
-    found = [
-        _Candidate(PluginInfo(point.name, "entry point", point.value, *_distribution(point)), point.load)
-        for point in metadata.entry_points(group=ENTRY_POINT_GROUP)
-    ]
+    try:
+        points = list(metadata.entry_points(group=ENTRY_POINT_GROUP))
+        broken: list[_Candidate] = []
+    except Exception:  # the metadata of one distribution is damaged; it must not hide the others
+        points, broken = _read_each_distribution()
+    found = [*map(_entry_point, points), *broken]
     return sorted(found, key=lambda candidate: (candidate.info.distribution or "", candidate.info.name))
 
 
-def _distribution(point: metadata.EntryPoint) -> tuple[str | None, str | None]:
-    return (point.dist.name, point.dist.version) if point.dist else (None, None)
+def _entry_point(point: metadata.EntryPoint) -> _Candidate:
+    distribution, version = _name_and_version(point.dist) if point.dist else (None, None)
+    name, fault = point.name, ""
+    if not _PLUGIN_NAME.fullmatch(name):
+        name = shortened(ascii(name)[1:-1], 40)
+        fault = (
+            "The name of an entry point consists of at most 64 ASCII letters, digits, dots, underscores and hyphens. "
+            "The plugin must rename it in its pyproject.toml."
+        )
+    elif not point.pattern.match(point.value):
+        value = shortened(ascii(point.value), 40)
+        fault = f'The entry point {name} = {value} names no module: expected "pkg.module" or "pkg.module:object".'
+    info = PluginInfo(name, "entry point", visible(point.value), distribution, version)
+    return _Candidate(info, partial(_refuse, fault) if fault else point.load)
+
+
+def _read_each_distribution() -> tuple[list[metadata.EntryPoint], list[_Candidate]]:
+    """Return the entry points of all distributions that can be read, and the others that would have some."""
+    points: list[metadata.EntryPoint] = []
+    broken: list[_Candidate] = []
+    seen: set[str] = set()
+    for distribution in metadata.distributions():
+        name, version = _name_and_version(distribution)
+        name = name or ""
+        if _normal(name) in seen:
+            continue
+        seen.add(_normal(name))
+        try:
+            points += [point for point in distribution.entry_points if point.group == ENTRY_POINT_GROUP]
+        except Exception as error:
+            if f"[{ENTRY_POINT_GROUP}]" in (distribution.read_text("entry_points.txt") or ""):
+                info = PluginInfo(name, "entry point", "entry_points.txt", name, version)
+                fault = f"Its entry_points.txt can't be read: {describe_error(error)}"
+                broken.append(_Candidate(info, partial(_refuse, fault)))
+    return points, broken
+
+
+def _name_and_version(distribution: metadata.Distribution) -> tuple[str | None, str | None]:
+    about = distribution.metadata  # each access reads the file
+    name, version = (visible(about[key]) if about and key in about else None for key in ("Name", "Version"))
+    return name, version
+
+
+def _refuse(fault: str) -> object:
+    raise PluginError(fault)
 
 
 def _import(name: str, folder: Path) -> _Candidate:
@@ -175,7 +237,7 @@ def _file(path: str, folder: Path, source: Source, name: str) -> _Candidate:
         files.make_importable(folder)
         return files.run_file((folder / path).resolve())
 
-    shown = path if Path(path).parent != Path() else f"./{path}"
+    shown = path if os.sep in path else f"./{path}"
     return _Candidate(PluginInfo(name, source, shown), load)
 
 

@@ -1,6 +1,7 @@
 """Components that are given as Python objects, instead of by the name under which a plugin registered them.
 
-Such a component is named `module:qualname`. Its name leads back to it in a process that imports its module.
+Such a component is named `module:qualname`. Its name leads back to it in a process that imports its module. A user may
+also write `FILE.py:qualname`, which stands for the same name and an import of the file.
 """
 
 from __future__ import annotations
@@ -8,14 +9,15 @@ from __future__ import annotations
 import copy
 import inspect
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from operator import attrgetter
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
 from pgzoo.config import ActionConfig, Settings
-from pgzoo.errors import ConfigError, UnfitError
+from pgzoo.errors import ConfigError, UnfitError, UnknownName, UsageError, did_you_mean
+from pgzoo.registry.files import module_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,13 +25,45 @@ if TYPE_CHECKING:
 __all__ = [
     "ObjectKind",
     "components_of",
+    "find_component",
     "find_imported",
     "is_importable",
     "name_object",
+    "names_of_references",
     "register_env",
 ]
 
-ObjectKind = Literal["algorithm", "policy"]
+ObjectKind = Literal["algorithm", "policy", "estimator"]
+
+ALGORITHM_METHODS = {
+    "loss": "policy, params, batch, hyper",
+    "update": "ctx, state, trajectory",
+    "loop": "ctx",
+}
+"""The methods of which an algorithm has at least one, and their arguments."""
+
+
+def names_of_references(references: Sequence[Any], imports: Sequence[str]) -> tuple[list[Any], list[str]]:
+    """Replace each `FILE.py:qualname` by `module:qualname`; leave everything else unchanged.
+
+    Returns the names and `imports` with the files added.
+
+    Raises:
+        UsageError: two different files have the same name, so that they would be the same module.
+    """
+    names, found = list[Any](), list(imports)
+    for reference in references:
+        path, colon, attribute = reference.rpartition(":") if isinstance(reference, str) else ("", "", "")
+        if not colon or not path.endswith(".py"):
+            names.append(reference)
+            continue
+        names.append(f"{module_of(path)}:{attribute}")
+        for other in found:
+            if PurePath(other).name == PurePath(path).name and Path(other).resolve() != Path(path).resolve():
+                raise UsageError(f"{other} and {path} would be the same module. Rename one of the files.")
+        if path not in found:
+            found.append(path)
+    return names, found
 
 
 def name_object(thing: Any) -> str:
@@ -64,9 +98,50 @@ def find_imported(name: str, imports: Iterable[str]) -> Any:
 
     A name from the files of a run must not lead to any other module, such as one of Python's own.
     """
+    return find_object(name) if _import_of(name, imports) else None
+
+
+def _import_of(name: str, imports: Iterable[str]) -> str | None:
+    """Return the module or file among `imports` that has the module of a name, or None."""
     module = name.partition(":")[0]
-    asked = any(module == (PurePath(one).stem if one.endswith(".py") else one) for one in imports)
-    return find_object(name) if asked else None
+    return next((one for one in imports if module_of(one) == module), None)
+
+
+def find_component(kind: ObjectKind, name: str, imports: Sequence[str]) -> tuple[Any, Any]:
+    """Return the target and the config model of the component `module:qualname`, in a module that the user imported.
+
+    Raises:
+        UnknownName: the user didn't ask for its module, or the module doesn't define the name.
+        ConfigError: the object can't be used as such a component. The message names its file and line.
+    """
+    module, _, path = name.partition(":")
+    if module.endswith(".py"):
+        raise UnknownName(
+            f'"{name}": a class in a file is named on the command line or in pgzoo.run, because settings files load no '
+            f"code. In a settings file, write {module_of(module)}:{path}, and add: --import {module}"
+        )
+    source = _import_of(name, imports)
+    if source is None:
+        raise UnknownName(
+            f'No {kind} "{name}". It is a Python object that was passed to pgzoo.run, and the files of a run load '
+            f"no code. Import the module that defines it, or its file: --import {module}"
+        )
+    found = find_object(name)
+    if found is None:
+        known = [other for other in vars(sys.modules[module]) if find_object(f"{module}:{other}") is not None]
+        raise UnknownName(f'{source} defines no {kind} "{path}".{did_you_mean(path, known)}')
+    try:
+        return components_of(kind, found)
+    except ConfigError as error:
+        raise ConfigError(f"{source}{_line_of(found)}: {error}") from None
+
+
+def _line_of(thing: Any) -> str:
+    """Return ", line N", where a class or function is defined."""
+    try:
+        return f", line {inspect.getsourcelines(thing)[1]}"
+    except (OSError, TypeError):
+        return ""
 
 
 def register_env(name: str, imports: Iterable[str]) -> None:
@@ -79,18 +154,23 @@ def register_env(name: str, imports: Iterable[str]) -> None:
 
 
 def components_of(kind: ObjectKind, thing: Any) -> tuple[Any, Any]:
-    """Return the target and the config model with which an algorithm or a policy is registered.
+    """Return the target and the config model with which an algorithm, a policy or an estimator is registered.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: the object can't be used as one.
     """
-    if kind == "algorithm":
-        return _algorithm(thing)
-    return _policy(thing)
+    return {"algorithm": _algorithm, "policy": _policy, "estimator": _estimator}[kind](thing)
+
+
+def _estimator(thing: Any) -> tuple[Any, Any]:
+    if not inspect.isfunction(thing):
+        raise ConfigError(f"estimator: expected a function, not {_shown(thing)}. See: docs/estimators.md")
+    return thing, _config(thing)
 
 
 def _algorithm(thing: Any) -> tuple[Any, Any]:
-    if not (inspect.isclass(thing) and any(hasattr(thing, name) for name in ("loss", "update", "loop"))):
+    methods = [name for name in ALGORITHM_METHODS if inspect.isclass(thing) and hasattr(thing, name)]
+    if not methods:
         raise ConfigError(
             f"algorithm: expected a name or a class with a method loss, update or loop, not {_shown(thing)}. "
             "See: pgzoo algorithms"
@@ -100,6 +180,13 @@ def _algorithm(thing: Any) -> tuple[Any, Any]:
             f"algorithm: class {thing.__qualname__} has no attribute estimator, the name of its default return "
             'estimator, such as "reward-to-go".'
         )
+    for name in methods:
+        arguments = ALGORITHM_METHODS[name]
+        bound = isinstance(inspect.getattr_static(thing, name), staticmethod | classmethod)
+        if not _takes(getattr(thing, name), len(arguments.split(",")) + (not bound)):
+            raise ConfigError(
+                f"algorithm: {name} of class {thing.__qualname__} must take the arguments (self, {arguments})."
+            )
     return thing, _config(thing)
 
 

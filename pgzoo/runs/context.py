@@ -33,6 +33,7 @@ class RunContext:
             member's checkpoint, or an empty mapping where it gave none.
         activity: what the run is doing right now, for a display that looks at it from its own thread. It stays empty
             where the seeds are trained in other processes.
+        sources: the Python files that the user named, and `./pgzoo_plugin.py`, by file name.
     """
 
     plan: Plan
@@ -42,6 +43,7 @@ class RunContext:
     progress: ProgressMode
     resumed: tuple[Mapping[str, Any], ...] = ()
     activity: Activity = field(default_factory=Activity)
+    sources: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def experiment(self) -> str:

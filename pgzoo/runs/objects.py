@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -13,14 +13,33 @@ import gymnasium as gym
 from pgzoo.errors import ConfigError
 from pgzoo.registry import PluginCatalog
 from pgzoo.registry.catalog import Entry, PluginInfo
-from pgzoo.registry.objects import ObjectKind, components_of, is_importable, name_object
+from pgzoo.registry.objects import ObjectKind, components_of, is_importable, name_object, names_of_references
 
-__all__ = ["check_objects", "register_objects"]
+__all__ = ["check_objects", "import_files", "register_objects"]
 
 _log = logging.getLogger("pgzoo")
 
 PLUGIN = "python"
 """The name of the plugin to which the objects belong."""
+
+
+def import_files(settings: Mapping[str, Any], imports: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Replace `FILE.py:NAME` as the algorithm, policy or estimator by `module:NAME`, and add the files to the imports.
+
+    Raises:
+        UsageError: two different files have the same name.
+    """
+    kinds = [kind for kind in ("algorithm", "policy", "estimator") if kind in settings]
+    parts = [settings[kind] for kind in kinds]
+    names, found = names_of_references([p.get("name") if isinstance(p, Mapping) else p for p in parts], imports)
+    named = {
+        kind: {**part, "name": name} if isinstance(part, Mapping) else name
+        for kind, part, name in zip(kinds, parts, names, strict=True)
+    }
+    algorithm = named.get("algorithm")
+    if algorithm != settings.get("algorithm"):
+        named.setdefault("name", settings.get("name", str(algorithm).rpartition(":")[2]))
+    return {**settings, **named}, found
 
 
 def register_objects(settings: Mapping[str, Any], catalog: PluginCatalog) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -9,17 +9,25 @@ from typing import TYPE_CHECKING
 import torch
 
 from pgzoo.registry.changes import plugin_tags
+from pgzoo.registry.files import file_of
 from pgzoo.training.plan import Plan
 
 if TYPE_CHECKING:
     from pgzoo.registry import PluginCatalog
 
-__all__ = ["tags", "versions"]
+__all__ = ["sources", "tags", "versions"]
 
 
 def versions() -> dict[str, str]:
     """Return the versions of the distributions that affect the results of a run."""
     return {name: version(name) for name in ("pgzoo", "torch", "gymnasium", "numpy")}
+
+
+def sources(catalog: PluginCatalog) -> dict[str, bytes]:
+    """Return the files that the user imported by path and the inline plugin, by name, with the content that was run."""
+    modules = (catalog.objects.get(plugin.name) for plugin in catalog.plugins if plugin.source in ("import", "inline"))
+    files = (file_of(module) for module in modules)
+    return {path.name: content for path, content in filter(None, files)}
 
 
 def tags(plan: Plan, catalog: PluginCatalog, command: str) -> dict[str, str]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
+    from pgzoo.tracking.diagnoses import Diagnosis
     from pgzoo.tracking.report import History
     from pgzoo.training.events import EvaluationMode
 
@@ -169,6 +170,13 @@ class Result:
         from pgzoo.tracking.report import read_history
 
         return tuple(read_history(self.session.home.runs / run.run_key) for run in self.runs)
+
+    @cached_property
+    def diagnoses(self) -> tuple[list[Diagnosis], ...]:
+        """What the metrics of each row of `runs` say about why it learned little; empty if they look healthy."""
+        from pgzoo.tracking.diagnoses import diagnose
+
+        return tuple(map(diagnose, self.histories))
 
     @property
     def scores(self) -> NDArray[np.float64]:

@@ -26,9 +26,9 @@ from pgzoo.registry import PluginCatalog, discover
 from pgzoo.runs.checkpoint_writer import CheckpointWriter
 from pgzoo.runs.context import RunContext
 from pgzoo.runs.memory import name_lack_of_memory, note_memory
-from pgzoo.runs.objects import check_objects, register_objects
+from pgzoo.runs.objects import check_objects, import_files, register_objects
 from pgzoo.runs.planning import make_plan, name_component
-from pgzoo.runs.provenance import tags
+from pgzoo.runs.provenance import sources, tags
 from pgzoo.runs.relay import add_listener, listener_manager, relay
 from pgzoo.runs.resolve import compose
 from pgzoo.runs.result import Result, ResultBuilder
@@ -60,8 +60,8 @@ def run(
         pgzoo.run("reinforce", env="CartPole-v1", seeds=4, policy={"name": "mlp", "hidden": (32,)})
         pgzoo.run(MyAlgorithm, env=lambda: MyEnv(size=5), policy=MyModule)
 
-    Classes, functions and torch modules may stand for names: see `runs.objects.register_objects`. `resume` and `repro`
-    of such a run need the same objects again.
+    Classes, functions and torch modules may stand for names: see `runs.objects.register_objects`; so may
+    `FILE.py:NAME`, a class or function in a file. `resume` and `repro` of such a run need the same objects again.
 
     `progress` says whether to show how far the run is, on stderr; by default in a terminal and in a Jupyter notebook.
     Environment variables, signal handlers, warning filters and the threads of torch and numpy are the same after the
@@ -71,8 +71,9 @@ def run(
         UsageError: a setting is wrong; nothing was created.
         RunFailed: a component raised; what was tracked until then is kept.
     """
+    named, imports = import_files({"algorithm": algorithm, **settings} if algorithm else settings, imports)
     catalog = discover(blocked=no_plugin, imports=imports)
-    given, objects = register_objects({"algorithm": algorithm, **settings} if algorithm else settings, catalog)
+    given, objects = register_objects(named, catalog)
     resolved = compose(Layer(given, ".".join), catalog, preset=preset, file=config)
     check_objects(objects, resolved.launcher)
     shown = given | {key: tracking.display_uri(given[key]) for key in ("tracking_uri",) if given.get(key)}
@@ -102,8 +103,9 @@ def plan(
     Raises:
         UsageError: a setting is wrong.
     """
+    named, imports = import_files({"algorithm": algorithm, **settings} if algorithm else settings, imports)
     catalog = discover(blocked=no_plugin, imports=imports)
-    given, _ = register_objects({"algorithm": algorithm, **settings} if algorithm else settings, catalog)
+    given, _ = register_objects(named, catalog)
     return make_plan(compose(Layer(given, ".".join), catalog, preset=preset, file=config), catalog)
 
 
@@ -166,8 +168,9 @@ def run_config(
         outcome = ResultBuilder(int(resume_point.progress.state.env_steps.sum()) if resume_point else 0)
         session = tracking.Session(home, plan.group, tracking_uri)
         try:
+            labels = tags(plan, catalog, command)
             context = RunContext(
-                plan, session, command, tags(plan, catalog, command), progress, activity=control.activity
+                plan, session, command, labels, progress, activity=control.activity, sources=sources(catalog)
             )
             manager, listeners = _start_listeners(context, catalog, resume_point, coordinator, worker)
             if coordinator:

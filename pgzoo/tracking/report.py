@@ -133,8 +133,8 @@ def write_artifacts(folder: Path, files: Mapping[str, bytes]) -> list[str]:
     return list(files)
 
 
-def describe_run(history: History, description: str, page: str) -> str:
-    """Return the description of a run, in Markdown, with its learning curve as a line of bars before `description`.
+def describe_run(history: History, description: str, page: str, notes: Sequence[str] = ()) -> str:
+    """Return the description of a run, in Markdown: its learning curve as a line of bars, `description`, and `notes`.
 
     `page` is the address of the run in MLflow's interface. A picture wouldn't fit: the page of a run shows only the
     first lines of a description, and a wide picture displaces what is beside it.
@@ -144,7 +144,8 @@ def describe_run(history: History, description: str, page: str) -> str:
     scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
     bars = "".join(BARS[round(scale * (mean - low))] for mean in means)
     legend = f"mean return of training episodes: {means[0]:,.4g} → {means[-1]:,.4g}"
-    return f"`{bars}` {legend} ([plot]({page}/artifacts/{LEARNING_CURVE}))\n\n{description}"
+    curve = f"`{bars}` {legend} ([plot]({page}/artifacts/{LEARNING_CURVE}))"
+    return "\n\n".join([curve, description, *(f"**Note:** {note}" for note in notes)])
 
 
 def mean_returns(steps: Sequence[int], returns: Sequence[float], count: int) -> list[float]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pgzoo.tracking.diagnoses import diagnose
 from pgzoo.tracking.home import Home, display_uri, redact
 from pgzoo.tracking.journal import Record, artifact_path, now, records, trim
 from pgzoo.tracking.ledger import DRAWN, OMITTED, WANTED, Ledger, read_json, write_json
@@ -305,7 +306,8 @@ class RunUpload:
         if history.returns and before:
             run, experiment = self._run(store), read_json(self.folder / "run.json").get("experiment_id")
             page = f"#/experiments/{experiment}/runs/{run}"
-            store.replace_tag(run, DESCRIPTION, before, describe_run(history, before, page))
+            text = describe_run(history, before, page, [str(diagnosis) for diagnosis in diagnose(history)])
+            store.replace_tag(run, DESCRIPTION, before, text)
 
     def upload_model(self, store: Store) -> bool:
         """Log the policy of an uploaded run as an MLflow model; return whether there was something to do."""

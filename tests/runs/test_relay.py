@@ -83,6 +83,19 @@ def test_a_listener_that_raises_is_detached_and_the_others_hear_on(caplog: pytes
     assert caplog.messages == ['Listener "broken" raised in pgzoo_update_done and is detached: RuntimeError: oh']
 
 
+def test_calls_of_listeners_are_traced(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    manager = listener_manager()
+    add_listener(manager, "ear", Ear())
+    add_listener(manager, "broken", Ear(broken=True))
+    monkeypatch.setenv("PGZOO_TRACE_PLUGINS", "1")
+    relay(manager, EVENTS["pgzoo_update_done"])
+    broken, ear = capsys.readouterr().err.splitlines()
+    assert broken.startswith('[hook] pgzoo_update_done -> listener "broken": ') and broken.endswith(
+        "raised RuntimeError"
+    )
+    assert ear.startswith('[hook] pgzoo_update_done -> listener "ear": ') and ear.endswith(" ms")
+
+
 def test_a_required_listener_that_raises_fails_the_run_and_the_others_receive_the_event(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

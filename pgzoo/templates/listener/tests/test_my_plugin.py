@@ -1,0 +1,5 @@
+import pgzoo.testing
+
+
+class TestMyPlugin(pgzoo.testing.PluginSuite):
+    name = "my-plugin"

@@ -1,0 +1,195 @@
+"""`pgzoo plugins new`: what it writes passes its own tests and the checks of ruff and mypy, and learns."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import venv
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from pgzoo.cli import main
+from pgzoo.cli.plugins_new import KINDS, LONGEST, package
+from pgzoo.errors import UsageError
+from pgzoo.registry import PluginCatalog, discover
+from pgzoo.testing import NotApplicable, check_component, check_plugin
+
+ROOT = Path(__file__).parents[2]
+COSTLY = ("actor", "actions", "members", "pure", "saved")
+"""Checks of a policy that take seconds; the slow test below runs them."""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PGZOO_DISABLE_PLUGINS", raising=False)
+    return tmp_path
+
+
+def new(*arguments: str) -> Result:
+    return CliRunner().invoke(main.program, ["plugins", "new", *arguments], prog_name="pgzoo")
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], PluginCatalog]:
+    """Return a function that makes the plugin in a folder importable, with its entry point, and discovers it."""
+
+    def install(folder: Path) -> PluginCatalog:
+        source = folder.resolve() / "src"
+        project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+        info = source / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: 0.1.0\n")
+        [(name, module)] = project["entry-points"]["pgzoo"].items()
+        (info / "entry_points.txt").write_text(f"[pgzoo]\n{name} = {module}\n")
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(source), os.environ.get("PYTHONPATH", "")]))
+        monkeypatch.syspath_prepend(str(source))
+        return discover(inline=False)
+
+    return install
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_package_passes_its_checks(kind: str, installed: Callable[[Path], PluginCatalog]) -> None:
+    done = new("my-thing", "--kind", kind, "--json")
+    assert done.exit_code == 0, done.output
+    answer = json.loads(done.stdout)
+    folder = Path(answer["folder"])
+    files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    assert sorted(files) == sorted(answer["files"]) and folder.name == "pgzoo-my-thing"
+    assert {"pyproject.toml", "README.md", ".github/workflows/test.yml", "tests/test_my_thing.py"} <= files.keys()
+    for path, file in files.items():
+        text = file.read_text()
+        assert not any(word in text for word in ("my-plugin", "my_plugin", "MyPlugin")), path
+        assert len(text.splitlines()) <= 60 or not path.endswith(".py"), path
+    for words in (["check"], ["format", "--check"]):
+        ruff = subprocess.run([sys.executable, "-m", "ruff", *words, "."], cwd=folder, capture_output=True, text=True)
+        assert ruff.returncode == 0, ruff.stdout
+    catalog = installed(folder)
+    try:
+        entry = catalog.get(KINDS[kind], "my-thing")
+        assert entry.plugin.distribution == "pgzoo-my-thing" and entry.load() is not None
+        checks = [*check_plugin(entry.plugin, catalog)]
+        checks += [] if kind == "listener" else check_component(entry, catalog)
+        ran = 0
+        for name, check in checks:
+            if kind != "policy" or name not in COSTLY:
+                try:
+                    check()
+                    ran += 1
+                except NotApplicable:
+                    pass
+        assert ran >= 4
+    finally:
+        for name in [name for name in sys.modules if name.startswith("pgzoo_my_thing")]:
+            del sys.modules[name]
+
+
+def test_nothing_is_overwritten() -> None:
+    assert new("my-thing").exit_code == 0
+    readme = Path("pgzoo-my-thing/README.md")
+    readme.write_text("mine")
+    done = new("pgzoo-my-thing", "--kind", "policy")  # the prefix may be given
+    assert done.exit_code == 2 and readme.read_text() == "mine"
+    assert "Error: pgzoo-my-thing exists already, so nothing was written. Choose another name." in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "My_Algo",
+            "starts with a letter and consists of at most 40 lowercase letters, digits and hyphens; got 'My_Al",
+        ),
+        ("My_Algo", 'Did you mean "my-algo"?'),
+        ("2step", "starts with a letter"),
+        ("../escape", "starts with a letter"),
+        ("a--b", "starts with a letter"),
+        ("x" * (LONGEST + 1), "at most 40"),
+        ("a\x1b[31m", r"got 'a\x1b[31m'"),
+        ("lambda", 'can\'t be named "lambda", because its code needs the word lambda itself'),
+        ("none", 'can\'t be named "none", because its code needs the word None itself'),
+        ("batch", 'can\'t be named "batch", because its code needs the word Batch itself'),
+        ("ppo", 'There is already algorithm "ppo", from plugin "pgzoo.algorithms"'),
+    ],
+)
+def test_bad_names_are_refused(name: str, message: str, here: Path) -> None:
+    done = new(name)
+    assert done.exit_code == 2 and message in done.stderr and done.stderr.startswith("Error: ")
+    assert not list(here.iterdir())
+
+
+def test_the_longest_name_keeps_the_format(here: Path) -> None:
+    for kind in KINDS:
+        for path, text in package("a" * LONGEST, kind).items():
+            (here / kind / path).parent.mkdir(parents=True, exist_ok=True)
+            (here / kind / path).write_text(text)
+    for words in (["check"], ["format", "--check"]):
+        ruff = subprocess.run([sys.executable, "-m", "ruff", *words, "."], capture_output=True, text=True)
+        assert ruff.returncode == 0, ruff.stdout
+    with pytest.raises(UsageError):
+        package("a" * (LONGEST + 1), "algorithm")
+
+
+@pytest.mark.slow
+def test_new_packages_install_pass_and_learn_in_a_new_environment(here: Path) -> None:
+    """pgzoo is a wheel. No package index is asked: the environment has links to the packages of this one."""
+    python, environment = _environment(here / "env")
+
+    def run(*words: str | Path, cwd: Path = here) -> str:
+        done = subprocess.run(
+            [python, "-m", *words], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    ignore = shutil.ignore_patterns(".*", "__pycache__")
+    shutil.copytree(ROOT / "pgzoo", here / "source" / "pgzoo", ignore=ignore)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, here / "source")
+    run("pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", "dist", "./source")
+    run("pip", "install", "--quiet", "--no-deps", *(str(path) for path in (here / "dist").iterdir()))
+    for kind in KINDS:
+        name = f"my-{kind}"
+        run("pgzoo", "plugins", "new", name, "--kind", kind)
+        shown = run("pgzoo", "plugins", "install", f"./pgzoo-{name}", "--yes")
+        assert f"Added plugin {name} (pgzoo-{name} 0.1.0): {KINDS[kind].replace('_', ' ')}: {name}" in shown
+        folder = here / f"pgzoo-{name}"
+        run("ruff", "check", ".", cwd=folder)
+        run("ruff", "format", "--check", ".", cwd=folder)
+        run("mypy", "--cache-dir", here / "mypy", cwd=folder)
+        run("pytest", "-q", "-p", "no:cacheprovider", cwd=folder)
+    options = "--env CartPole-v1 --eval-episodes 20 --total-steps 60000 --json --no-progress --tracking-uri none"
+    options += " --policy my-policy --backend my-env-backend"
+    result = json.loads(run("pgzoo", "run", "my-algorithm", *options.split()).splitlines()[-1])
+    assert result["seeds"][0]["return_mean"] > 150  # a random policy gets about 22
+    checked = run("pgzoo", "plugins", "check", "my-algorithm")
+    assert "failed" not in checked
+    assert "Removed plugin my-policy" in run("pgzoo", "plugins", "uninstall", "my-policy", "--yes")
+
+
+def _environment(folder: Path) -> tuple[Path, Mapping[str, str]]:
+    """Make an environment with links to the packages of this one except pgzoo; return its Python and its variables."""
+    venv.create(folder, with_pip=True)
+    links = folder / "links"
+    links.mkdir()
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        if not path.name.startswith(("pgzoo", "__editable__", "pip")) and path.suffix != ".pth":
+            (links / path.name).symlink_to(path)
+    [packages] = (folder / "lib").glob("*/site-packages")
+    for old in packages.glob("setuptools*"):  # Python 3.11 brings its own, older than the build needs
+        shutil.rmtree(old)
+    (packages / "links.pth").write_text(f"{links}\n")
+    (folder / "bin" / "ruff").symlink_to(Path(sysconfig.get_path("scripts")) / "ruff")
+    clean = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PGZOO_HOME")}
+    variables = {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    return folder / "bin" / "python", {**clean, **variables}

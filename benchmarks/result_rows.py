@@ -196,9 +196,10 @@ def interval(scores: Sequence[float]) -> str:
 
 
 def differences(row: Row) -> str:
-    """Return how pgzoo's settings differ from those of the source."""
+    """Return how pgzoo's settings differ from those of the source, and the row's remark."""
+    remark = f" Note: {row.remark}." if row.remark else ""
     if not row.theirs:
-        return f"pgzoo's own settings; see the scripts of {row.source} for its settings."
+        return f"pgzoo's own settings; see the scripts of {row.source} for its settings.{remark}"
     ours = config_of(row)
     file = Layer({row.env: {"n_timesteps": row.steps, **row.theirs}}, lambda path: f"{row.name}: {'.'.join(path)}")
     layer, translation = translate(row.name, file, row.algorithm, row.env)
@@ -213,7 +214,7 @@ def differences(row: Row) -> str:
         parts.append(f"the source's value, where it differs, in parentheses: {', '.join(found)}")
     if translation.unused:
         parts.append(f"not available in pgzoo: {', '.join(translation.unused)}")
-    return f"{'; '.join(parts) or 'same settings'}."
+    return f"{'; '.join(parts) or 'same settings'}.{remark}"
 
 
 def same(a: str, b: str) -> bool:

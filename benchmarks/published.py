@@ -40,7 +40,8 @@ class Row:
     """An algorithm in an environment, with a published result.
 
     `theirs` are the settings of the source that produced it, as the arguments of RL Zoo's hyperparameter files.
-    `total_steps` is that of the row if fewer steps than the preset's are enough. `remark` is what a reader should know of the comparison.
+    `total_steps` is that of the row if fewer steps than the preset's are enough. `remark` is what a reader should know
+    of the comparison.
     """
 
     algorithm: str

@@ -371,8 +371,7 @@ def read_journal(run: Run, folder: Path, metric: str) -> Run:
 
 
 def with_curve(run: Run, points: Mapping[int, float]) -> Run:
-    kept = sorted(
-        (int(step), float(value)) for step, value in points.items() if np.isfinite(value) and abs(step) < 2**63
-    )
+    finite = ((int(step), float(value)) for step, value in points.items() if np.isfinite(value))
+    kept = sorted(point for point in finite if abs(point[0]) < 2**63)
     steps, values = zip(*kept, strict=True) if kept else ((), ())
     return replace(run, steps=np.array(steps, np.int64), values=np.array(values, np.float64))

@@ -182,9 +182,7 @@ def seconds(age: str) -> float:
     """Return the seconds of an age such as `2d`. Raises UsageError if it isn't one."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([mhdw])", age.strip())
     if not found:
-        raise UsageError(
-            f'--since "{age}": give a number of minutes, hours, days or weeks, such as 30m, 12h, 2d or 1w.'
-        )
+        raise UsageError(f'--since "{age}": give a number of minutes, hours, days or weeks, such as 30m, 12h, 2d or 1w.')
     return float(found[1]) * UNITS[found[2]]
 
 

@@ -63,7 +63,11 @@ class Ledger:
         types = {f.name: type(getattr(new, f.name)) for f in fields(cls)}
         kept = {k: v for k, v in read_json(folder / "ack.json").items() if k in types}
         fits = all(type(value) is types[key] for key, value in kept.items())
-        if not fits or kept.get("offset", 0) < 0 or not all(isinstance(path, str) for path in kept.get("files", ())):
+        if (
+            not fits
+            or not 0 <= kept.get("offset", 0) < 2**63
+            or not all(isinstance(path, str) for path in kept.get("files", ()))
+        ):
             return new
         return cls(**kept)
 

@@ -73,9 +73,7 @@ def run_folders(source: Path, home: Home) -> list[Path]:
         except OSError:
             continue
         if found and home.runs.exists() and runs.samefile(home.runs):
-            raise UsageError(
-                f"{source} is this home's own folder, whose runs `pgzoo sync` uploads without an argument."
-            )
+            raise UsageError(f"{source} is this home's own folder, whose runs `pgzoo sync` uploads without an argument.")
         if found:
             return found
     raise UsageError(f"{source} contains no runs: give a .pgzoo folder, or a folder that contains `runs` or .pgzoo.")

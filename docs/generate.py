@@ -26,6 +26,8 @@ COMMANDS = [
     "repro",
     "evaluate",
     "video",
+    "runs",
+    "runs delete",
     "export",
     "compare",
     "ui",

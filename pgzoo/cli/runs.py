@@ -93,7 +93,7 @@ def command(
     if as_json:
         common.print_json([run_facts(row[0]) if seeds else group_facts(row) for row in found.rows])
     else:
-        show(found, seeds, "" if searched else f"No runs in {tracking_uri and 'the store' or home.root}.")
+        show(found, seeds, "" if searched else f"No runs in {(tracking_uri and 'the store') or home.root}.")
 
 
 @command.command("delete", short_help="Delete runs that have ended.")
@@ -182,7 +182,9 @@ def seconds(age: str) -> float:
     """Return the seconds of an age such as `2d`. Raises UsageError if it isn't one."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([mhdw])", age.strip())
     if not found:
-        raise UsageError(f'--since "{age}": give a number of minutes, hours, days or weeks, such as 30m, 12h, 2d or 1w.')
+        raise UsageError(
+            f'--since "{age}": give a number of minutes, hours, days or weeks, such as 30m, 12h, 2d or 1w.'
+        )
     return float(found[1]) * UNITS[found[2]]
 
 

@@ -65,7 +65,9 @@ def command(
     home = tracking.Home.find()
     uri = tracking.resolve_uri(tracking_uri, home)
     if folder is None and tracking_uri:
-        raise UsageError("--tracking-uri needs a FOLDER: runs of this machine are uploaded to the store of their start.")
+        raise UsageError(
+            "--tracking-uri needs a FOLDER: runs of this machine are uploaded to the store of their start."
+        )
     imported = None if folder is None else copy_runs(folder, home, uri, bool(tracking_uri), progress)
     before = left = tracking.pending(home)
     plots = plots and any(Ledger.read(folder).plots == OMITTED for folder in journal_folders(home))

@@ -150,7 +150,7 @@ class RunIndex:
         runs = []
         for folder in journal_folders(self.home):
             start = start_of(folder)
-            if start is not None and not (self.explicit and start["uri"] != self.uri):
+            if start is not None and not (self.explicit and start.get("uri") != self.uri):
                 runs.append(from_journal(folder, start))
         return runs
 
@@ -223,10 +223,10 @@ def choose(selector: str, runs: Sequence[Run]) -> tuple[SelectorKind, list[Run]]
 def from_journal(folder: Path, start: Record) -> Run:
     return Run(
         **identity(folder, start, read_json(folder / "run.json")),
-        tracking_uri=start["uri"],
+        tracking_uri=start.get("uri", ""),
         status="",  # set by `load`
-        params=start["params"],
-        tags=start["tags"],
+        params=start.get("params", {}),
+        tags=start.get("tags", {}),
     )
 
 
@@ -393,6 +393,7 @@ def read_journal(run: Run, folder: Path, metric: str) -> Run:
 
 
 def with_curve(run: Run, points: Mapping[int, float]) -> Run:
-    kept = sorted((int(step), float(value)) for step, value in points.items() if np.isfinite(value))
+    finite = ((int(step), float(value)) for step, value in points.items() if np.isfinite(value))
+    kept = sorted(point for point in finite if abs(point[0]) < 2**63)
     steps, values = zip(*kept, strict=True) if kept else ((), ())
     return replace(run, steps=np.array(steps, np.int64), values=np.array(values, np.float64))

@@ -1,0 +1,617 @@
+"""A hyperparameter search: trials that Optuna proposes, and the best of them again on fresh seeds."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import secrets
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pgzoo import tracking
+from pgzoo.config import Layer, RunConfig
+from pgzoo.errors import ConfigError, RunFailed, StoreError, UsageError
+from pgzoo.extras import present
+from pgzoo.registry import PluginCatalog, discover
+from pgzoo.runs.objects import check_objects, import_files, register_objects
+from pgzoo.runs.resolve import compose
+from pgzoo.runs.result import Result
+from pgzoo.runs.waiting import ProgressMode, progress_mode
+from pgzoo.search import preset as preset_file
+from pgzoo.search.display import Display
+from pgzoo.search.report import write_report
+from pgzoo.search.result import Finalist, SweepResult, TrialRow
+from pgzoo.search.space import (
+    Dimension,
+    Range,
+    Space,
+    checked_space,
+    choice_label,
+    configure,
+    parse_search,
+    round_setting,
+    sample,
+)
+from pgzoo.search.trial import RUNGS, Candidate, Objective, Outcome, batches, score, train_batch
+from pgzoo.tracking.locks import is_locked, lock
+
+__all__ = ["PRUNERS", "SAMPLERS", "SearchOptions", "require_optuna", "run_search", "sweep"]
+
+Sampler = Literal["tpe", "random", "grid", "cmaes", "qmc"]
+Pruner = Literal["median", "hyperband", "none"]
+SAMPLERS: tuple[Sampler, ...] = ("tpe", "random", "grid", "cmaes", "qmc")
+PRUNERS: tuple[Pruner, ...] = ("median", "hyperband", "none")
+
+DEFINITION = "pgzoo.definition"
+"""Attribute of a study: what its trials have in common. A study is continued only with the same definition."""
+
+BATCH = 8
+"""Trials that are proposed at once, if some of them can be trained as one batch."""
+
+HOPELESS = 3
+"""Number of failed trials after which a search in which none has finished is given up."""
+
+STUDY_NAME = re.compile(r"\w[\w.-]{0,99}")
+LABELS = ("tags", "name", "experiment", "tracking_uri")
+"""Run settings that may differ when a study is continued."""
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """The options of a search. See `sweep`."""
+
+    space: Sequence[str] | Mapping[str, Any]
+    trials: int = 40
+    objective: Objective = "final"
+    sampler: Sampler = "tpe"
+    pruner: Pruner = "none"
+    storage: str | None = None
+    study: str | None = None
+    max_hours: float | None = None
+    save_preset: str | None = None
+    top: int = 3
+    fresh_seeds: int | None = None
+    batch: int | None = None
+    sampler_seed: int = 0
+
+    def check(self) -> None:
+        """Raise ConfigError for an option that can't be used."""
+        numbers = {"trials": self.trials, "top": self.top, "fresh_seeds": self.fresh_seeds, "batch": self.batch}
+        for name, number in numbers.items():
+            if number is not None and number < 1:
+                raise ConfigError(f"--{name.replace('_', '-')} must be 1 or greater, got {number}.")
+        if self.max_hours is not None and not self.max_hours > 0:
+            raise ConfigError(f"--max-hours must be greater than 0, got {self.max_hours:g}.")
+        for name, value, known in (
+            ("objective", self.objective, ("final", "auc")),
+            ("sampler", self.sampler, SAMPLERS),
+            ("pruner", self.pruner, PRUNERS),
+        ):
+            if value not in known:
+                raise ConfigError(f"--{name} must be one of {', '.join(known)}, got {value!r}.")
+        if self.study is not None and not STUDY_NAME.fullmatch(self.study):
+            raise ConfigError(f"--study {self.study}: use letters, digits, '.', '_' and '-' (100 at most).")
+
+
+def sweep(
+    algorithm: str | type[Any] | None = None,
+    *,
+    search: Sequence[str] | Mapping[str, Any],
+    trials: int = 40,
+    seeds: int | Sequence[int] = 4,
+    objective: Objective = "final",
+    sampler: Sampler = "tpe",
+    pruner: Pruner = "none",
+    storage: str | None = None,
+    study: str | None = None,
+    max_hours: float | None = None,
+    save_preset: str | None = None,
+    top: int = 3,
+    fresh_seeds: int | None = None,
+    batch: int | None = None,
+    sampler_seed: int = 0,
+    preset: str = "auto",
+    config: str | None = None,
+    imports: Sequence[str] = (),
+    no_plugin: Sequence[str] = (),
+    progress: bool | None = None,
+    **settings: Any,
+) -> SweepResult:
+    """Search for good hyperparameters with Optuna; the library's `pgzoo sweep`, with the same names.
+
+        pgzoo.sweep("ppo", env="CartPole-v1", search={"learning_rate": "log:1e-4..3e-3", "estimator": ["gae", "n-step"]})
+
+    The score of a trial is the interquartile mean over its seeds. The best trials are trained again with other seeds,
+    because the best score of many is too high by selection, and the winner is the one with the best new score.
+
+    Args:
+        algorithm: as in `pgzoo.run`, as are all arguments that are not listed here.
+        search: the space by dotted key: a list of choices, "A..B", "log:A..B", or a mapping with low, high and log;
+            or texts as on the command line.
+        trials: number of trials.
+        seeds: seeds of every trial; two or more.
+        objective: "final", the mean return of the final policy, or "auc", the mean height of the learning curve.
+        sampler: how settings are proposed.
+        pruner: which trials are ended early.
+        storage: URL of an Optuna storage; by default a journal file in pgzoo's folder.
+        study: name of the study; one that exists is continued. By default a new one.
+        max_hours: after this many hours no trial is started.
+        save_preset: write the settings of the winner to this file.
+        top: number of trials that are trained again.
+        fresh_seeds: number of other seeds for these; by default twice the number of seeds of a trial.
+        batch: number of trials that are proposed at once; by default 8 if they can be trained together, otherwise 1.
+        sampler_seed: seed of the sampler.
+
+    Raises:
+        UsageError: a setting or the space is wrong, or Optuna isn't installed; nothing was trained.
+        RunFailed: the first trials failed, and none finished.
+    """
+    require_optuna()
+    given_settings = {**settings, "seeds": seeds}
+    named, imports = import_files({"algorithm": algorithm, **given_settings} if algorithm else given_settings, imports)
+    catalog = discover(blocked=no_plugin, imports=imports)
+    given, objects = register_objects(named, catalog)
+    base = compose(Layer(given, ".".join), catalog, preset=preset, file=config)
+    check_objects(objects, base.launcher)
+    options = SearchOptions(
+        space=search,
+        trials=trials,
+        objective=objective,
+        sampler=sampler,
+        pruner=pruner,
+        storage=storage,
+        study=study,
+        max_hours=max_hours,
+        save_preset=save_preset,
+        top=top,
+        fresh_seeds=fresh_seeds,
+        batch=batch,
+        sampler_seed=sampler_seed,
+    )
+    return run_search(options, base, catalog, command="pgzoo.sweep", progress=progress_mode(progress))
+
+
+def require_optuna() -> None:
+    """Raise UsageError if Optuna isn't installed."""
+    if not present("sweep"):
+        raise UsageError('A hyperparameter search needs Optuna, which isn\'t installed: pip install "pgzoo[sweep]"')
+
+
+def run_search(
+    options: SearchOptions,
+    base: RunConfig,
+    catalog: PluginCatalog,
+    *,
+    command: str = "",
+    progress: ProgressMode = "none",
+    home: tracking.Home | None = None,
+) -> SweepResult:
+    """Search from a config whose settings are resolved. See `sweep`.
+
+    An interruption (Ctrl-C) ends the search; finished trials are kept. See `SweepResult.interrupted`.
+
+    Raises:
+        UsageError: an option or the space is wrong; nothing was trained.
+        RunFailed: the first trials failed, and none finished.
+        KeyboardInterrupt: a second Ctrl-C.
+    """
+    require_optuna()
+    options.check()
+    home = home or tracking.Home.find()
+    if len(base.seeds) < 2:
+        raise ConfigError("A trial's score is over several seeds: give --seeds 2 or more.")
+    if base.sweep_axis:
+        raise ConfigError("sweep_axis and search can't be combined: give the values of the axis with --search.")
+    space = checked_space(parse_search(options.space), base, catalog)
+    tracking.check_store(tracking.resolve_uri(base.tracking_uri, home), home)
+    if options.save_preset:
+        preset_file.check_target(options.save_preset)
+    if options.sampler == "grid":
+        space.grid(base)  # raises for a range
+    name = options.study or f"{base.algorithm}-{re.sub(r'[^A-Za-z0-9.]+', '-', base.env)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = home.root / "studies" / name
+    opened = _Study(name, folder, options, space, base)
+    with _said_once(), _worker_lock(folder) as worker:
+        runner = _Search(opened, catalog, command, Display(progress, name, options.trials), worker)
+        return runner.run()
+
+
+class _Study:
+    """An Optuna study, and what is stored in it."""
+
+    def __init__(self, name: str, folder: Path, options: SearchOptions, space: Space, base: RunConfig) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.name, self.folder, self.options, self.space, self.base = name, folder, options, space, base
+        storage = _storage(options.storage, folder)
+        try:
+            study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+        except Exception as error:
+            shown = tracking.display_uri(options.storage or str(folder))
+            raise StoreError(f"The Optuna storage {shown} can't be used: {type(error).__name__}: {error}") from error
+        self.optuna = study
+        self._check_definition()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.sampler = _sampler(options, len(study.get_trials(deepcopy=False)))
+            study.pruner = _pruner(options.pruner)
+        if options.sampler == "grid":
+            self._enqueue_grid()
+
+    def _check_definition(self) -> None:
+        """Store what the trials have in common. Raises ConfigError if the study exists with another definition."""
+        own = {
+            "config": {key: value for key, value in self.base.nested().items() if key not in LABELS},
+            "space": self.space.describe(),
+            "objective": self.options.objective,
+            "statistic": "iqm",
+        }
+        own = json.loads(json.dumps(own))
+        stored = self.optuna.user_attrs.get(DEFINITION)
+        if stored is None:
+            self.optuna.set_user_attr(DEFINITION, own)
+        elif different := list(_differences(stored, own)):
+            raise ConfigError(
+                f"The study {self.name} exists with other settings: {'; '.join(different)}. Its trials couldn't be "
+                "compared with new ones. Choose another --study, or repeat the command that started it."
+            )
+
+    def _enqueue_grid(self) -> None:
+        """Queue those combinations of the grid that aren't in the study yet, up to the number of trials."""
+        known = {trial.user_attrs.get("grid") for trial in self.trials()}
+        for index, setting in enumerate(self.space.grid(self.base)[: self.options.trials]):
+            if index not in known:
+                labels = {key: choice_label(value) for key, value in setting.items()}
+                self.optuna.enqueue_trial(labels, user_attrs={"grid": index})
+
+    def trials(self, *states: str) -> list[Any]:
+        """Return the trials in any of these states; all trials if none is given."""
+        found = self.optuna.get_trials(deepcopy=False)
+        return [trial for trial in found if not states or trial.state.name in states]
+
+    def count(self) -> int:
+        """Return the number of trials that are done or being trained."""
+        return sum(trial.state.name in ("COMPLETE", "PRUNED", "RUNNING") for trial in self.trials())
+
+    def put_back(self, trial: Any) -> None:
+        """Queue a trial again that was interrupted, and mark it as failed. Calling this twice queues it once."""
+        import optuna
+
+        if not any(other.user_attrs.get("repeats") == trial.number for other in self.trials()):
+            kept = {key: value for key, value in trial.user_attrs.items() if key == "grid"}
+            self.optuna.enqueue_trial(trial.params, user_attrs={**kept, "repeats": trial.number})
+        with suppress(ValueError):  # it has ended meanwhile
+            self.optuna.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+
+    def put_back_abandoned(self) -> None:
+        """Queue the trials again whose process was killed. Those of processes on other machines are left alone."""
+        for trial in self.trials("RUNNING"):
+            file = self.folder / "workers" / f"{trial.user_attrs.get('worker', '')}.lock"
+            if file.exists() and not is_locked(file):
+                self.put_back(trial)
+
+    def tell(self, trial: Any, outcome: Outcome) -> None:
+        """Store the end of a trial.
+
+        A failed trial is stored as pruned, because samplers learn from pruned trials that such settings are bad, and
+        ignore failed ones.
+        """
+        import optuna
+
+        for key in ("status", "scores", "reason", "run_keys", "env_steps", "seconds"):
+            trial.set_user_attr(key, getattr(outcome, key))
+        if outcome.status == "finished":
+            self.optuna.tell(trial, outcome.score)
+        else:
+            self.optuna.tell(trial, state=optuna.trial.TrialState.PRUNED)
+
+    def rows(self) -> tuple[TrialRow, ...]:
+        """Return a row for each trial that has ended."""
+        return tuple(
+            TrialRow(
+                trial.number,
+                trial.user_attrs["settings"],
+                trial.user_attrs["status"],
+                score(trial.user_attrs["scores"]) if trial.user_attrs["scores"] else None,
+                tuple(trial.user_attrs["scores"]),
+                trial.user_attrs["reason"],
+                tuple(trial.user_attrs["run_keys"]),
+                trial.user_attrs["env_steps"],
+            )
+            for trial in self.trials("COMPLETE", "PRUNED")
+        )
+
+
+class _Search:
+    """Trains the trials of a study until there are enough, then the best ones with fresh seeds."""
+
+    def __init__(self, study: _Study, catalog: PluginCatalog, command: str, display: Display, worker: str) -> None:
+        self.study, self.catalog, self.command, self.display, self.worker = study, catalog, command, display, worker
+        self.options, self.base = study.options, study.base
+        self._live: dict[int, Any] = {}
+        self._last: Result | None = None
+        hours = self.options.max_hours
+        self._deadline = None if hours is None else time.monotonic() + hours * 3600
+
+    def run(self) -> SweepResult:
+        """Carry out the search. Raises RunFailed if the first trials failed."""
+        study = self.study
+        study.put_back_abandoned()
+        self.display.start(study.rows(), study.count())
+        seeds = self.base.seeds
+        shares = bool(Candidate(0, self.base, tuple(study.space.dimensions)).shared())
+        size = self.options.batch or (BATCH if shares else 1)
+        interrupted = False
+        while not interrupted and (left := self.options.trials - study.count()) > 0 and not self._late():
+            asked = [candidate for _ in range(min(left, size)) if (candidate := self._ask(seeds))]
+            if not asked:
+                break
+            interrupted = not self._train(asked)
+            self._give_up_if_hopeless()
+        finalists: tuple[Finalist, ...] = ()
+        if not interrupted:
+            finalists, interrupted = self._finals()
+        winner = max(finalists, key=lambda finalist: finalist.fresh_score, default=None)
+        result = SweepResult(
+            study=study.name,
+            algorithm=self.base.algorithm,
+            env=self.base.env,
+            objective=self.options.objective,
+            seeds=seeds,
+            trials=study.rows(),
+            finalists=tuple(sorted(finalists, key=lambda finalist: -finalist.fresh_score)),
+            winner=winner,
+            interrupted=interrupted,
+            planned=self.options.trials,
+            folder=study.folder,
+        )
+        if winner and self.options.save_preset:
+            config = configure(self.base, winner.settings, self.catalog)
+            file = preset_file.write(self.options.save_preset, config, winner, result, self.catalog)
+            result = replace(result, preset=file)
+        result = replace(result, files=tuple(write_report(result, study.optuna)))
+        if self._last is not None:
+            with self.display.waiting(self._last.format_shipping):
+                self._last.settled()
+        return result
+
+    def _late(self) -> bool:
+        return self._deadline is not None and time.monotonic() > self._deadline
+
+    def _ask(self, seeds: tuple[int, ...]) -> Candidate | None:
+        """Return the next trial of the study; None if the grid has no more."""
+        if self.options.sampler == "grid" and not self.study.trials("WAITING"):
+            return None
+        trial = self.study.optuna.ask()
+        trial.set_user_attr("worker", self.worker)
+
+        def suggest(key: str, dimension: Dimension) -> Any:
+            if isinstance(dimension, Range):
+                if dimension.whole:
+                    return trial.suggest_int(key, int(dimension.low), int(dimension.high), log=dimension.log)
+                value = trial.suggest_float(key, dimension.low, dimension.high, log=dimension.log)
+                return round_setting(value, dimension)
+            labels = [choice_label(value) for value in dimension.values]
+            return dimension.values[labels.index(trial.suggest_categorical(key, labels))]
+
+        settings = sample(self.study.space, self.base, suggest)
+        trial.set_user_attr("settings", settings)
+        self._live[trial.number] = trial
+        return self._candidate(trial.number, settings, seeds, {})
+
+    def _candidate(
+        self, number: int, settings: Mapping[str, Any], seeds: tuple[int, ...], tags: Mapping[str, str]
+    ) -> Candidate:
+        labels = {**self.base.tags, "pgzoo.study": self.study.name, "pgzoo.trial": str(number), **tags}
+        config = configure(self.base, settings, self.catalog)
+        config = config.model_copy(update={"seeds": seeds, "tags": labels})
+        return Candidate(number, config, tuple(settings))
+
+    def _train(self, asked: Sequence[Candidate]) -> bool:
+        """Train trials and store their ends; return False if the search was interrupted.
+
+        A trial with the settings of an earlier one has that trial's scores: training it again would give the same.
+        """
+        new: dict[str, Candidate] = {}
+        twins: list[tuple[Candidate, str]] = []
+        known = {json.dumps(row.settings, sort_keys=True): row for row in self.study.rows() if row.status == "finished"}
+        for candidate in asked:
+            key = json.dumps(dict(self._live[candidate.number].user_attrs["settings"]), sort_keys=True)
+            if key in known or key in new:
+                twins.append((candidate, key))
+            else:
+                new[key] = candidate
+        outcomes: dict[int, Outcome] = {}
+        for group in batches(list(new.values())):
+            with self.display.training([candidate.number for candidate in group]):
+                done, result = train_batch(
+                    group,
+                    self.options.objective,
+                    self.catalog,
+                    command=self.command,
+                    report=None if self.options.pruner == "none" else self._report,
+                )
+            self._last = result or self._last
+            for outcome in done:
+                if outcome.status != "interrupted":
+                    self._end(outcome)
+                    outcomes[outcome.number] = outcome
+            if any(outcome.status == "interrupted" for outcome in done):
+                for number in list(self._live):
+                    self.study.put_back(self.study.trials()[number])
+                return False
+        for candidate, key in twins:
+            if key in known:
+                row = known[key]
+                twin = Outcome(candidate.number, "finished", row.scores, f"as trial {row.number}", row.run_keys)
+            else:
+                first = outcomes[new[key].number]
+                twin = replace(first, number=candidate.number, reason=first.reason or f"as trial {first.number}")
+            self._end(replace(twin, env_steps=0, seconds=0.0))
+        return True
+
+    def _end(self, outcome: Outcome) -> None:
+        trial = self._live.pop(outcome.number)
+        self.study.tell(trial, outcome)
+        self.display.ended(outcome, trial.user_attrs["settings"])
+
+    def _report(self, number: int, rung: int, so_far: float) -> bool:
+        trial = self._live[number]
+        trial.report(so_far, rung)
+        return bool(trial.should_prune())
+
+    def _give_up_if_hopeless(self) -> None:
+        rows = self.study.rows()
+        failed = [row for row in rows if row.status == "failed"]
+        if len(failed) >= HOPELESS and len(failed) == len(rows):
+            raise RunFailed(
+                f"No trial has finished, and {len(failed)} failed; the last one: {failed[-1].reason} "
+                f"(settings: {failed[-1].format_settings()}). Check the fixed settings with: pgzoo run {self.base.algorithm}"
+            )
+
+    def _finals(self) -> tuple[tuple[Finalist, ...], bool]:
+        """Train the best trials with fresh seeds; return them, and whether this was interrupted.
+
+        Scores that the study has from an earlier call are used again.
+        """
+        count = self.options.fresh_seeds or 2 * len(self.base.seeds)
+        seeds = tuple(range(max(self.base.seeds) + 1, max(self.base.seeds) + 1 + count))
+        best = best_rows(self.study.rows(), self.options.top)
+        stored = self.study.optuna.user_attrs
+        missing = [row for row in best if stored.get(f"fresh.{row.number}", {}).get("seeds") != list(seeds)]
+        tags = {"pgzoo.seeds": "fresh"}
+        interrupted = False
+        for group in batches([self._candidate(row.number, row.settings, seeds, tags) for row in missing]):
+            with self.display.training([candidate.number for candidate in group], fresh=True):
+                done, result = train_batch(group, self.options.objective, self.catalog, command=self.command)
+            self._last = result or self._last
+            for outcome in done:
+                if outcome.status == "finished":
+                    about = {"seeds": seeds, "scores": outcome.scores, "run_keys": outcome.run_keys}
+                    self.study.optuna.set_user_attr(f"fresh.{outcome.number}", about)
+            if interrupted := any(outcome.status == "interrupted" for outcome in done):
+                break
+        stored = self.study.optuna.user_attrs
+        found = [
+            Finalist(row.number, row.settings, row.score or 0.0, tuple(about["scores"]), tuple(about["run_keys"]))
+            for row in best
+            if (about := stored.get(f"fresh.{row.number}")) and about["seeds"] == list(seeds)
+        ]
+        return tuple(found), interrupted
+
+
+def best_rows(rows: Sequence[TrialRow], count: int) -> list[TrialRow]:
+    """Return the `count` finished trials with the best scores, best first, each setting once."""
+    ranked = sorted((row for row in rows if row.score is not None), key=lambda row: (-(row.score or 0.0), row.number))
+    distinct = {json.dumps(row.settings, sort_keys=True): row for row in reversed(ranked)}
+    return [row for row in ranked if row in distinct.values()][:count]
+
+
+def _differences(stored: Mapping[str, Any], own: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key in sorted({*stored, *own}):
+        old, new = stored.get(key), own.get(key)
+        name = key if key in ("objective", "statistic") or prefix else ""
+        if isinstance(old, dict) and isinstance(new, dict):
+            label = "--search " if key == "space" else ""
+            yield from _differences(old, new, f"{prefix}{key}." if prefix else label)
+        elif old != new:
+            yield f"{prefix}{name or key} was {old}, and is {new}"
+
+
+def _storage(url: str | None, folder: Path) -> Any:
+    """Return the Optuna storage of a URL, or the journal file of the study."""
+    import optuna
+
+    if url:
+        return url
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "journal.log"
+    return optuna.storages.JournalStorage(
+        optuna.storages.journal.JournalFileBackend(str(path), lock_obj=_JournalLock(path.with_suffix(".lock")))
+    )
+
+
+class _JournalLock:
+    """The lock of a journal file, which the kernel releases when the process is killed."""
+
+    def __init__(self, path: Path) -> None:
+        from filelock import FileLock
+
+        self._lock = FileLock(path, thread_local=False)
+
+    def acquire(self) -> bool:
+        """Wait for the lock; return True."""
+        self._lock.acquire()
+        return True
+
+    def release(self) -> None:
+        """Release the lock."""
+        self._lock.release()
+
+
+def _sampler(options: SearchOptions, known: int) -> Any:
+    """Return the sampler. Its seed depends on the number of known trials, so that a continued study draws others."""
+    from optuna import samplers
+
+    seed = options.sampler_seed + known
+    match options.sampler:
+        case "random" | "grid":
+            return samplers.RandomSampler(seed=seed)
+        case "cmaes":
+            return samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
+        case "qmc":  # workers share one sequence
+            return samplers.QMCSampler(seed=options.sampler_seed, scramble=True, warn_independent_sampling=False)
+    return samplers.TPESampler(seed=seed)
+
+
+def _pruner(name: Pruner) -> Any:
+    from optuna import pruners
+
+    match name:
+        case "median":
+            return pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2)
+        case "hyperband":
+            return pruners.HyperbandPruner(min_resource=1, max_resource=RUNGS, reduction_factor=3)
+    return pruners.NopPruner()
+
+
+@contextmanager
+def _worker_lock(folder: Path) -> Iterator[str]:
+    """Hold a lock whose name is stored with the trials that this process trains; return that name.
+
+    When the process is killed, the lock is released, and the next one queues its trials again.
+    """
+    name = secrets.token_hex(8)
+    path = folder / "workers" / f"{name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    held = lock(path)
+    try:
+        yield name
+        path.unlink(missing_ok=True)  # after an exception it stays: it tells that the trials were abandoned
+    finally:
+        if held is not None:
+            held.release()
+
+
+@contextmanager
+def _said_once() -> Iterator[None]:
+    """Let the same warning through once, not once per trial."""
+    said: set[str] = set()
+
+    def new(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        return not (text in said or said.add(text))
+
+    log = logging.getLogger("pgzoo")
+    log.addFilter(new)
+    try:
+        yield
+    finally:
+        log.removeFilter(new)

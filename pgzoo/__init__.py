@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pgzoo.protocols import UpdateContext
     from pgzoo.runs.result import Result
     from pgzoo.runs.runner import plan, run
+    from pgzoo.search.result import SweepResult
+    from pgzoo.search.study import sweep
     from pgzoo.training.loop import Control, train
     from pgzoo.training.plan import Plan
     from pgzoo.types import Batch, Episodes, Hyper, Inputs, Loss, Output, Steps
@@ -43,6 +45,7 @@ _HOMES = {
     "Result": "pgzoo.runs.result",
     "RunConfig": "pgzoo.config",
     "Steps": "pgzoo.types",
+    "SweepResult": "pgzoo.search.result",
     "UpdateContext": "pgzoo.protocols",
     "compare": "pgzoo.analysis.compare",
     "evaluate": "pgzoo.play.frames",
@@ -51,6 +54,7 @@ _HOMES = {
     "module_policy": "pgzoo.policies.module",
     "plan": "pgzoo.runs.runner",
     "run": "pgzoo.runs.runner",
+    "sweep": "pgzoo.search.study",
     "train": "pgzoo.training.loop",
 }
 
@@ -71,6 +75,7 @@ __all__ = [
     "Result",
     "RunConfig",
     "Steps",
+    "SweepResult",
     "UpdateContext",
     "__version__",
     "compare",
@@ -80,6 +85,7 @@ __all__ = [
     "module_policy",
     "plan",
     "run",
+    "sweep",
     "train",
 ]
 

@@ -11,7 +11,7 @@ from pgzoo.config.run import UNLOGGED
 from pgzoo.errors import ConfigError, UsageError
 from pgzoo.files import write_file
 from pgzoo.registry import PluginCatalog
-from pgzoo.runs.resolve import resolve
+from pgzoo.runs.resolve import compose
 from pgzoo.search.result import Finalist, SweepResult
 
 __all__ = ["check_target", "contents", "path_of", "write"]
@@ -53,17 +53,22 @@ def write(name: str, config: RunConfig, winner: Finalist, result: SweepResult, c
 
 
 def contents(config: RunConfig, winner: Finalist, catalog: PluginCatalog) -> dict[str, Any]:
-    """Return the algorithm, the environment, the searched settings, and what differs from the algorithm's defaults."""
+    """Return the algorithm, the environment, and the settings with which the file gives the winner's run.
+
+    These are the searched ones, and those that differ from the algorithm's defaults or from the preset that applies to
+    the environment by default, so that the file can take its place or be laid over it.
+    """
     fixed: dict[str, Any] = {"algorithm": config.algorithm, "env": config.env}
     try:
-        plain = resolve([Layer(fixed, ".".join)], catalog).nested()
+        defaults = [compose(Layer(fixed, ".".join), catalog, preset=preset).nested() for preset in ("none", "auto")]
     except ConfigError:  # such as an algorithm without a default number of steps
-        plain = {}
+        defaults = [{}]
     own = config.nested()
     searched = {key.partition(".")[0] for key in winner.settings}
     hidden = UNLOGGED | {"algorithm", "env", "device", "threads", "compile", "backend"}
-    return fixed | {
-        key: value
-        for key, value in own.items()
-        if key not in hidden and value is not None and (key in searched or value != plain.get(key))
-    }
+
+    def is_kept(key: str, value: Any) -> bool:
+        differs = any(value != known.get(key) for known in defaults)
+        return key not in hidden and value is not None and (key in searched or differs)
+
+    return fixed | {key: value for key, value in own.items() if is_kept(key, value)}

@@ -6,25 +6,43 @@ import json
 import math
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
 from pgzoo.config import ComponentConfig, Layer, RunConfig, read_yaml
-from pgzoo.config.run import RUN_KEYS, UNLOGGED
+from pgzoo.config.run import UNLOGGED
 from pgzoo.errors import ConfigError, UnknownName, did_you_mean
 from pgzoo.registry import PluginCatalog
 from pgzoo.runs.resolve import resolve
 
-__all__ = ["Choices", "Dimension", "Range", "Space", "checked_space", "choice_label", "configure", "parse_search", "sample", "value_of"]
+__all__ = [
+    "Choices",
+    "Dimension",
+    "Range",
+    "Space",
+    "checked_space",
+    "choice_label",
+    "configure",
+    "parse_search",
+    "sample",
+    "value_of",
+]
 
 COMPONENTS = ("estimator", "policy")
 """Settings that choose a component. They are sampled first, because other settings may exist for some choices only."""
 
-NOT_SEARCHED = (
-    UNLOGGED
-    | {"algorithm", "env", "seed", "env_kwargs", "device", "threads", "compile", "backend", "init_from"}
-)
+NOT_SEARCHED = UNLOGGED | {
+    "algorithm",
+    "env",
+    "seed",
+    "env_kwargs",
+    "device",
+    "threads",
+    "compile",
+    "backend",
+    "init_from",
+}
 """Run settings that have one value in a whole study."""
 
 DIGITS = 5
@@ -154,7 +172,7 @@ def parse_dimension(value: Any, where: str) -> Dimension:
     if isinstance(value, str) and ".." in value:
         ends = value.strip().removeprefix("log:").split("..")
         if len(ends) == 2:
-            return _range(*ends, value.strip().startswith("log:"), where)
+            return _range(ends[0], ends[1], value.strip().startswith("log:"), where)
         raise ConfigError(f"{where}: expected a range as A..B, got {value!r}.")
     if isinstance(value, str):
         value = [part.strip() for part in value.split("|" if "|" in value else ",") if part.strip()]
@@ -220,21 +238,22 @@ def checked_space(given: Mapping[str, Given], base: RunConfig, catalog: PluginCa
     models = {kind: {name: _model(kind, name, given, catalog) for name in names[kind]} for kind in COMPONENTS}
     for key in sorted(given, key=lambda key: key not in COMPONENTS):
         kind, dot, name = key.partition(".")
-        where, chosen = given[key].where, [{}]
-        if key in NOT_SEARCHED or kind not in COMPONENTS and dot:
+        where = given[key].where
+        chosen: list[dict[str, str]] = [{}]
+        if key in NOT_SEARCHED or (kind not in COMPONENTS and dot):
             errors.append(f"{where}: {key} has one value in a whole study and can't be searched.")
             continue
         if dot:
             having = [owner for owner, model in models[kind].items() if name in model.model_fields]
             if not having:
                 known = {field for model in models[kind].values() for field in model.model_fields}
-                errors.append(f"{where}: {' and '.join(names[kind])} have no setting {name}.{did_you_mean(name, known)}")
+                errors.append(f"{where}: no setting {name} in {', '.join(names[kind])}.{did_you_mean(name, known)}")
                 continue
             owners[key] = frozenset(having)
             chosen = [{kind: owner} for owner in having]
-        dimension = given[key].dimension
-        if isinstance(dimension, Range):
-            dimension = _checked_range(key, dimension, base, models, where, errors)
+        dimension, annotation = given[key].dimension, _annotation(key, base, models)
+        if annotation is not None:  # otherwise the probe names the key that is meant
+            dimension = _typed(dimension, annotation, key, where, errors)
         configs = list(_probes(key, dimension, chosen, base, catalog, where, errors))
         if isinstance(dimension, Choices) and len(configs) == len(dimension.values) * len(chosen):
             values = tuple(value_of(config, key) for config in configs[: len(dimension.values)])
@@ -261,28 +280,30 @@ def _model(kind: str, name: str, given: Mapping[str, Given], catalog: PluginCata
         raise UnknownName(f"{given[kind].where}: {error}" if kind in given else str(error)) from None
 
 
-def _checked_range(
-    key: str,
-    given: Range,
-    base: RunConfig,
-    models: Mapping[str, Mapping[str, type[Any]]],
-    where: str,
-    errors: list[str],
-) -> Range:
-    """Return the range with `whole` set for a whole number; add an error if the setting isn't a number."""
+def _annotation(key: str, base: RunConfig, models: Mapping[str, Mapping[str, type[Any]]]) -> Any:
+    """Return the type of a setting; None if there is no setting of that name."""
     kind, dot, name = key.partition(".")
     candidates = models[kind].values() if dot else (type(base), type(base.settings))
-    field = next((model.model_fields[name if dot else key] for model in candidates
-                  if (name if dot else key) in model.model_fields), None)
-    if field is None:  # the probe names the key that is meant
-        return given
-    kinds = set(_scalar_types(field.annotation))
+    fields = (model.model_fields.get(name if dot else key) for model in candidates)
+    return next((field.annotation for field in fields if field is not None), None)
+
+
+def _typed(dimension: Dimension, annotation: Any, key: str, where: str, errors: list[str]) -> Dimension:
+    """Return the dimension of a setting of this type. Add an error for a range if the setting isn't a number.
+
+    A range of a whole number is marked as `whole`. Where the setting is a list, a single value is a list of one.
+    """
+    if isinstance(dimension, Choices):
+        if typing.get_origin(annotation) is not tuple:
+            return dimension
+        return Choices(tuple(v if isinstance(v, list | tuple) else [v] for v in dimension.values))
+    kinds = set(_scalar_types(annotation))
     if not kinds & {int, float} or bool in kinds:
         errors.append(f"{where}: a range needs a setting that is a number; list the values instead.")
     whole = int in kinds and float not in kinds
-    if whole and not (given.low.is_integer() and given.high.is_integer()):
-        errors.append(f"{where}: {key} is a whole number, and the ends of its range must be, too (got {given}).")
-    return Range(given.low, given.high, given.log, whole)
+    if whole and not (dimension.low.is_integer() and dimension.high.is_integer()):
+        errors.append(f"{where}: {key} is a whole number, and the ends of its range must be, too (got {dimension}).")
+    return replace(dimension, whole=whole)
 
 
 def _scalar_types(annotation: Any) -> Iterator[type]:

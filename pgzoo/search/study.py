@@ -125,13 +125,15 @@ def sweep(
 ) -> SweepResult:
     """Search for good hyperparameters with Optuna; the library's `pgzoo sweep`, with the same names.
 
-        pgzoo.sweep("ppo", env="CartPole-v1", search={"learning_rate": "log:1e-4..3e-3", "estimator": ["gae", "n-step"]})
+        search = {"learning_rate": "log:1e-4..3e-3", "estimator": ["gae", "n-step"]}
+        pgzoo.sweep("ppo", env="CartPole-v1", search=search)
 
     The score of a trial is the interquartile mean over its seeds. The best trials are trained again with other seeds,
     because the best score of many is too high by selection, and the winner is the one with the best new score.
 
-    Args:
-        algorithm: as in `pgzoo.run`, as are all arguments that are not listed here.
+    `algorithm`, `preset`, `config`, `imports`, `no_plugin`, `progress` and `settings` are those of `pgzoo.run`.
+
+    Arguments of the search:
         search: the space by dotted key: a list of choices, "A..B", "log:A..B", or a mapping with low, high and log;
             or texts as on the command line.
         trials: number of trials.
@@ -214,7 +216,9 @@ def run_search(
         preset_file.check_target(options.save_preset)
     if options.sampler == "grid":
         space.grid(base)  # raises for a range
-    name = options.study or f"{base.algorithm}-{re.sub(r'[^A-Za-z0-9.]+', '-', base.env)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = (
+        options.study or f"{base.algorithm}-{re.sub(r'[^A-Za-z0-9.]+', '-', base.env)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    )
     folder = home.root / "studies" / name
     opened = _Study(name, folder, options, space, base)
     with _said_once(), _worker_lock(folder) as worker:
@@ -473,7 +477,8 @@ class _Search:
         if len(failed) >= HOPELESS and len(failed) == len(rows):
             raise RunFailed(
                 f"No trial has finished, and {len(failed)} failed; the last one: {failed[-1].reason} "
-                f"(settings: {failed[-1].format_settings()}). Check the fixed settings with: pgzoo run {self.base.algorithm}"
+                f"(settings: {failed[-1].format_settings()}). Check the fixed settings with "
+                f"pgzoo run {self.base.algorithm}."
             )
 
     def _finals(self) -> tuple[tuple[Finalist, ...], bool]:
@@ -607,7 +612,9 @@ def _said_once() -> Iterator[None]:
 
     def new(record: logging.LogRecord) -> bool:
         text = record.getMessage()
-        return not (text in said or said.add(text))
+        first = text not in said
+        said.add(text)
+        return first
 
     log = logging.getLogger("pgzoo")
     log.addFilter(new)

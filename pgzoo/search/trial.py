@@ -120,9 +120,7 @@ def train_batch(
     watch = Rungs(batch, seeds, control, report) if report else None
     began = time.monotonic()
     try:
-        result = run_config(
-            batch[0].config, catalog, command=command, members=members, control=control, on_event=watch
-        )
+        result = run_config(batch[0].config, catalog, command=command, members=members, control=control, on_event=watch)
     except UsageError as error:
         return [Outcome(one.number, "failed", reason=str(error), error=error) for one in batch], None
     seconds = time.monotonic() - began
@@ -162,7 +160,9 @@ def _outcome(
 def _area(result: Result, row: int) -> float:
     """Return the area under a member's learning curve, divided by its length: the mean height of the curve."""
     history = result.histories[row]
-    curve = {step: values["train/return_mean"] for step, values in history.metrics.items() if "train/return_mean" in values}
+    curve = {
+        step: values["train/return_mean"] for step, values in history.metrics.items() if "train/return_mean" in values
+    }
     steps = sorted(curve)
     end = result.plan.config.total_steps or (steps[-1] if steps else 0)
     return area(steps, [curve[step] for step in steps], 0, end) if steps else float("nan")

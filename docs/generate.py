@@ -21,6 +21,8 @@ COMMANDS = [
     "run",
     "run reinforce",
     "run ppo",
+    "sweep",
+    "sweep ppo",
     "resume",
     "repro",
     "evaluate",

@@ -189,6 +189,8 @@ def _print_result(result: SweepResult) -> None:
         lines.append(f"Continue  the same command with --study {result.study}")
     lines += [f"Study     {result.study}, in {result.folder}"]
     lines += [f"{'Files' if not place else '':10}{file.name}" for place, file in enumerate(result.files)]
+    if result.run_id:
+        lines.append(f"MLflow    run {result.study}; the runs of a trial: tag pgzoo.trial")
     if result.preset:
         run = f"pgzoo run {result.algorithm} --env {result.env} --config {result.preset}"
         lines += [f"Preset    {result.preset}", f"Next      {run}"]

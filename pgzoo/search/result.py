@@ -99,6 +99,7 @@ class SweepResult:
         folder: folder of the study.
         files: tables and plots in it.
         preset: the file with the winner's settings, if one was asked for.
+        run_id: id of the study's MLflow run, if it was logged.
     """
 
     study: str
@@ -114,6 +115,7 @@ class SweepResult:
     folder: Path
     files: tuple[Path, ...] = ()
     preset: Path | None = None
+    run_id: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON-serializable dict that `--json` prints."""
@@ -144,6 +146,7 @@ class SweepResult:
             "folder": str(self.folder),
             "files": [str(file) for file in self.files],
             "preset": str(self.preset) if self.preset else None,
+            "run_id": self.run_id,
         }
 
     def to_frame(self) -> pd.DataFrame:

@@ -25,6 +25,7 @@ from pgzoo.runs.result import Result
 from pgzoo.runs.waiting import ProgressMode, progress_mode
 from pgzoo.search import preset as preset_file
 from pgzoo.search.display import Display
+from pgzoo.search.log import log_study
 from pgzoo.search.report import write_report
 from pgzoo.search.result import Finalist, SweepResult, TrialRow
 from pgzoo.search.space import (
@@ -50,6 +51,9 @@ PRUNERS: tuple[Pruner, ...] = ("median", "hyperband", "none")
 
 DEFINITION = "pgzoo.definition"
 """Attribute of a study: what its trials have in common. A study is continued only with the same definition."""
+
+RUN_ID = "pgzoo.run_id"
+"""Attribute of a study: the id of its MLflow run."""
 
 BATCH = 8
 """Trials that are proposed at once, if some of them can be trained as one batch."""
@@ -222,7 +226,7 @@ def run_search(
     folder = home.root / "studies" / name
     opened = _Study(name, folder, options, space, base)
     with _said_once(), _worker_lock(folder) as worker:
-        runner = _Search(opened, catalog, command, Display(progress, name, options.trials), worker)
+        runner = _Search(opened, catalog, command, Display(progress, name, options.trials), worker, home)
         return runner.run()
 
 
@@ -336,7 +340,16 @@ class _Study:
 class _Search:
     """Trains the trials of a study until there are enough, then the best ones with fresh seeds."""
 
-    def __init__(self, study: _Study, catalog: PluginCatalog, command: str, display: Display, worker: str) -> None:
+    def __init__(
+        self,
+        study: _Study,
+        catalog: PluginCatalog,
+        command: str,
+        display: Display,
+        worker: str,
+        home: tracking.Home,
+    ) -> None:
+        self.home = home
         self.study, self.catalog, self.command, self.display, self.worker = study, catalog, command, display, worker
         self.options, self.base = study.options, study.base
         self._live: dict[int, Any] = {}
@@ -381,6 +394,12 @@ class _Search:
             file = preset_file.write(self.options.save_preset, config, winner, result, self.catalog)
             result = replace(result, preset=file)
         result = replace(result, files=tuple(write_report(result, study.optuna)))
+        if winner:
+            with self.display.waiting(lambda: "Logging the study to MLflow"):
+                run_id = log_study(result, self.base, self.home, self.command, study.optuna.user_attrs.get(RUN_ID))
+            if run_id:
+                study.optuna.set_user_attr(RUN_ID, run_id)
+            result = replace(result, run_id=run_id)
         if self._last is not None:
             with self.display.waiting(self._last.format_shipping):
                 self._last.settled()

@@ -30,49 +30,90 @@ SHOWN = 10
 """Trials in the printed table."""
 
 
+class _SearchOption(click.Option):
+    """An option of the search itself, which the help lists in a section of its own."""
+
+    group = "Search"
+
+
 @click.command("train")
 @click.option(
     "--search",
     "space",
+    cls=_SearchOption,
     multiple=True,
     metavar="K=SPACE|FILE",
     help="Setting to search: K=A..B, K=log:A..B or K=A,B,C; or a YAML file with such lines (repeatable).",
 )
-@click.option("--trials", type=int, default=40, metavar="N", show_default=True, help="Number of trials.")
+@click.option(
+    "--trials", cls=_SearchOption, type=int, default=40, metavar="N", show_default=True, help="Number of trials."
+)
 @click.option(
     "--objective",
+    cls=_SearchOption,
     type=click.Choice(["final", "auc"]),
     default="final",
     show_default=True,
     help="final: mean return of the final policy; auc: mean height of the learning curve.",
 )
 @click.option(
-    "--sampler", type=click.Choice(SAMPLERS), default="tpe", show_default=True, help="How settings are proposed."
+    "--sampler",
+    cls=_SearchOption,
+    type=click.Choice(SAMPLERS),
+    default="tpe",
+    show_default=True,
+    help="How settings are proposed.",
 )
 @click.option(
     "--pruner",
+    cls=_SearchOption,
     type=click.Choice(PRUNERS),
     default="none",
     show_default=True,
     help="End trials early that are worse than others at the same step.",
 )
 @click.option(
-    "--storage", metavar="URL", help="Optuna storage, such as sqlite:///FILE.  [default: a journal file of the study]"
+    "--storage",
+    cls=_SearchOption,
+    metavar="URL",
+    help="Optuna storage, such as sqlite:///FILE.  [default: a journal file of the study]",
 )
-@click.option("--study", metavar="NAME", help="Name of the study; one that exists is continued.  [default: a new one]")
-@click.option("--max-hours", type=float, metavar="H", help="Start no trial after this many hours.")
 @click.option(
-    "--top", type=int, default=3, metavar="N", show_default=True, help="Train the best N trials again on fresh seeds."
+    "--study",
+    cls=_SearchOption,
+    metavar="NAME",
+    help="Name of the study; one that exists is continued.  [default: a new one]",
 )
-@click.option("--fresh-seeds", type=int, metavar="N", help="Number of fresh seeds.  [default: twice --seeds]")
+@click.option("--max-hours", cls=_SearchOption, type=float, metavar="H", help="Start no trial after this many hours.")
+@click.option(
+    "--top",
+    cls=_SearchOption,
+    type=int,
+    default=3,
+    metavar="N",
+    show_default=True,
+    help="Train the best N trials again on fresh seeds.",
+)
+@click.option(
+    "--fresh-seeds", cls=_SearchOption, type=int, metavar="N", help="Number of fresh seeds.  [default: twice --seeds]"
+)
 @click.option(
     "--batch",
+    cls=_SearchOption,
     type=int,
     metavar="N",
     help="Trials that are proposed at once.  [default: 8 if they can be trained together, otherwise 1]",
 )
-@click.option("--sampler-seed", type=int, default=0, metavar="N", show_default=True, help="Seed of the sampler.")
-@click.option("--save-preset", metavar="NAME", help="Write the winner's settings to NAME.yml.")
+@click.option(
+    "--sampler-seed",
+    cls=_SearchOption,
+    type=int,
+    default=0,
+    metavar="N",
+    show_default=True,
+    help="Seed of the sampler.",
+)
+@click.option("--save-preset", cls=_SearchOption, metavar="NAME", help="Write the winner's settings to NAME.yml.")
 @click.option(
     "--preset", default="auto", metavar="NAME", help="auto, none or a preset (pgzoo presets).", show_default=True
 )

@@ -217,6 +217,18 @@ class LearningPolicy(Protocol):
         """Evaluate a batch: `params` are all of the members' tensors `[S, ...]`, `inputs` are `[S, T, B, ...]`."""
         ...
 
+    @property
+    def vector_size(self) -> int:
+        """Size of the vectors that `vectors` returns. Raises UnfitError if the observations are images."""
+        ...
+
+    def vectors(self, params: Params, inputs: Inputs) -> Tensor:
+        """Return the observations of a batch as vectors, `[S, T, B, vector_size]`, for an algorithm's own networks.
+
+        A Box is flattened, Discrete observations are one-hot encoded; with `--normalize-obs` they are normalized.
+        """
+        ...
+
 
 class UpdateContext(Protocol):
     """The argument `ctx` of an algorithm's `init`, `update` and `loop`.
@@ -308,11 +320,13 @@ class UpdateContext(Protocol):
         trajectory: Trajectory,
         evaluated: PolicyEvaluation | None = None,
         behavior: Tensor | None = None,
+        bonus: Tensor | None = None,
     ) -> Targets:
         """Compute advantages, returns and weights with the run's return estimator, each `[S, T, N]`.
 
         `evaluated` has the critic's values. `behavior [S, T, N]`, for off-policy estimators, are the log-probabilities
-        of the actions under the policy that collected them, if it differs from the policy of `evaluated`.
+        of the actions under the policy that collected them, if it differs from the policy of `evaluated`. `bonus
+        [S, T, N]`, such as an entropy bonus, is added to the rewards after their normalization.
         """
         ...
 
@@ -432,7 +446,8 @@ class Algorithm(Protocol):
         defaults: default values of run settings, e.g. `{"num_envs": 8}`;
         init(ctx, rng) -> AlgorithmState: additional tensors of one member, without the member axis. It is called once
             per member, with that member's numpy generator;
-        learns = False: if it doesn't train the policy.
+        learns = False: if it doesn't train the policy;
+        known_exceptions: the conformance checks that it fails on purpose, each with the reason (docs/testing.md).
     `collect` and `needs` may be functions of the algorithm's settings. The settings `epochs` and `minibatches`
     determine how often, and in how many parts, the default update passes over the collected data.
 

@@ -74,11 +74,13 @@ NoiseKind = Literal["uniform", "normal", "logistic"]
 RECENT = 100
 """Number of training episodes for the mean return in stop rules."""
 
-Need = Literal["value", "aux_value", "shift", "log_probs", "old"]
+Need = Literal["value", "aux_value", "shift", "action_values", "own_values", "log_probs", "old"]
 """What an algorithm may need besides a distribution over actions.
 
 From the policy: "value" (a critic), "aux_value" (a second value head that shares the policy's layers), "shift" (a
-distribution whose mean can be shifted). In every batch: "log_probs" and "old", the log-probabilities and the
+distribution whose mean can be shifted), "action_values" (the distribution "epsilon-greedy", whose parameters are action
+values; the values of states are their maxima). "own_values" declares that the algorithm has a critic of its own, and
+passes its values to `ctx.estimate`. In every batch: "log_probs" and "old", the log-probabilities and the
 distribution under the parameters that collected the data.
 """
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from pgzoo.algorithms.presets import PRESETS
 from pgzoo.markers import hookimpl
 
 
@@ -19,6 +19,7 @@ class BuiltIn(NamedTuple):
     summary: str
     source: str = ""
     actions: str = "any"
+    recurrent: bool = True
 
 
 ALGORITHMS = {
@@ -66,7 +67,26 @@ ALGORITHMS = {
             actions="Box, gaussian or tanh",
         ),
         BuiltIn("spo", "SPO", "PPO with a quadratic penalty instead of clipping", "Xie et al. 2025"),
+        BuiltIn("ano", "ANO", "PPO with a smooth objective that suppresses outliers", "Zhang et al. 2026"),
+        BuiltIn("bpo", "BPO", "regresses probability ratios onto those of a bounded best policy", "Ao et al. 2026"),
         BuiltIn("ppg", "PPG", "PPO with auxiliary phases that distill the value function", "Cobbe et al. 2021"),
+    ),
+    "action values": (
+        BuiltIn(
+            "reppo",
+            "REPPO",
+            "follows the gradient of a learned Q with respect to the policy's own actions, within a KL bound",
+            "Voelcker et al. 2025",
+            actions="Box, gaussian or tanh",
+            recurrent=False,
+        ),
+        BuiltIn(
+            "pqn",
+            "PQN",
+            "Q-learning from parallel environments, without replay or target network",
+            "Gallici et al. 2025",
+            actions="Discrete",
+        ),
     ),
     "weighted regression": (
         BuiltIn("vmpo", "VMPO", "fits the better half of the actions within a KL bound", "Song et al. 2020"),
@@ -75,19 +95,28 @@ ALGORITHMS = {
     "parameter search": (
         BuiltIn("ars", "ARS", "random search: finite differences in parameter space", "Mania et al. 2018"),
         BuiltIn("cem", "CEM", "cross-entropy method: refits a Gaussian to the best", "Szita & Lőrincz 2006"),
+        BuiltIn(
+            "snes",
+            "SNES",
+            "natural evolution strategies: ascends the natural gradient of a Gaussian over parameters",
+            "Schaul et al. 2011; Wierstra et al. 2014",
+        ),
+        BuiltIn("eggroll", "EGGROLL", "evolution strategies with low-rank perturbations", "Sarkar et al. 2025"),
     ),
     "for comparison": (BuiltIn("random", "Random", "acts at random and learns nothing: the score to beat"),),
 }
 """The algorithms by family, in the order of the listings. To add one, add a module and a line here."""
+
+PRESETS = Path(__file__).parents[1] / "presets"
+"""Folder of the presets, one file each."""
 
 
 @hookimpl
 def pgzoo_register(registry: Any) -> None:
     """Register the algorithms as strings, so that listing them doesn't import torch."""
     for family, algorithms in ALGORITHMS.items():
-        for name, cls, summary, source, actions in algorithms:
+        for name, cls, summary, source, actions, recurrent in algorithms:
             target = f"pgzoo.algorithms.{name.replace('-', '_')}:{cls}"
-            facts = {"family": family, "actions": actions, "source": source}
+            facts = {"family": family, "actions": actions, "source": source, "recurrent": recurrent}
             registry.algorithm(name, target, config=f"{target}Config", summary=summary, **facts)
-    for name, preset in PRESETS.items():
-        registry.preset(name, **preset)
+    registry.presets(PRESETS)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pgzoo.cli.common import command_line, echo, json_option, plugin_options, progress_mode_option, stdout_to_stderr
-from pgzoo.cli.run import AlgorithmGroup, catalog_of
+from pgzoo.cli.run import AlgorithmGroup, catalog_of, file_options
 from pgzoo.runs.waiting import ProgressMode, Waiting
 
 if TYPE_CHECKING:
@@ -114,10 +114,7 @@ class _SearchOption(click.Option):
     help="Seed of the sampler.",
 )
 @click.option("--save-preset", cls=_SearchOption, metavar="NAME", help="Write the winner's settings to NAME.yml.")
-@click.option(
-    "--preset", default="auto", metavar="NAME", help="auto, none or a preset (pgzoo presets).", show_default=True
-)
-@click.option("--config", "file", metavar="FILE", help="YAML file with settings; command-line options take precedence.")
+@file_options
 @plugin_options
 @json_option
 @progress_mode_option
@@ -233,7 +230,7 @@ def _print_result(result: SweepResult) -> None:
     if result.run_id:
         lines.append(f"MLflow    run {result.study}; the runs of a trial: tag pgzoo.trial")
     if result.preset:
-        run = f"pgzoo run {result.algorithm} --env {result.env} --config {result.preset}"
+        run = f"pgzoo run {result.algorithm} --env {result.env} --preset {result.preset}"
         lines += [f"Preset    {result.preset}", f"Next      {run}"]
     out.print(visible("\n".join(lines)), soft_wrap=True, markup=False)
 

@@ -16,6 +16,7 @@ __all__ = [
     "CGSteps",
     "ClipRange",
     "ComponentConfig",
+    "CriticHidden",
     "CriticLearningRate",
     "CriticSteps",
     "Damping",
@@ -73,8 +74,11 @@ class ActionConfig(ComponentConfig):
     """Base of the settings of a policy that ends in one of pgzoo's distributions over actions."""
 
     distribution: Annotated[
-        Literal["auto", "categorical", "multi-categorical", "bernoulli", "gaussian", "tanh", "beta"],
-        Field(description="distribution over actions; auto: the one that fits the action space, gaussian for Box"),
+        Literal["auto", "categorical", "epsilon-greedy", "multi-categorical", "bernoulli", "gaussian", "tanh", "beta"],
+        Field(
+            description="distribution over actions; auto: the one that fits the action space (gaussian for Box) and "
+            "the algorithm; epsilon-greedy: the outputs of the network are action values"
+        ),
     ] = "auto"
     log_std: Annotated[float, Field(description="initial log standard deviation, for Box actions")] = 0.0
     state_std: Annotated[
@@ -130,6 +134,9 @@ ClipRange = Annotated[
 EntropyCoef = Annotated[float, Field(ge=0, description="weight of the entropy bonus")]
 GammaT = Annotated[
     bool, Field(description="weight step t by gamma^t, as the gradient of the discounted return requires")
+]
+CriticHidden = Annotated[
+    tuple[PositiveInt, ...], Field(description="sizes of the hidden layers of the algorithm's own network")
 ]
 CriticSteps = Annotated[PositiveInt, Field(description="gradient steps of the critic per update, on the whole rollout")]
 CGSteps = Annotated[PositiveInt, Field(description="conjugate gradient iterations, one Fisher-vector product each")]

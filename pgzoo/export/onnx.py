@@ -27,7 +27,15 @@ from torch import Tensor, nn
 from pgzoo.errors import UnfitError, UsageError
 from pgzoo.export.bundle import LoadedPolicy
 from pgzoo.extras import install_hint, present
-from pgzoo.ops.distributions import Bernoulli, Beta, Categorical, DiagonalGaussian, MultiCategorical, TanhGaussian
+from pgzoo.ops.distributions import (
+    Bernoulli,
+    Beta,
+    Categorical,
+    DiagonalGaussian,
+    EpsilonGreedy,
+    MultiCategorical,
+    TanhGaussian,
+)
 from pgzoo.ops.entries import PackedSpace
 from pgzoo.types import Array, Inputs
 
@@ -141,6 +149,8 @@ def mode(dist: Any, policy: LoadedPolicy) -> Tensor:
     match dist, space:
         case Categorical(), gym.spaces.Discrete():
             return dist.logits.argmax(-1) + int(space.start)
+        case EpsilonGreedy(), gym.spaces.Discrete():
+            return dist.values.argmax(-1) + int(space.start)
         case MultiCategorical(), gym.spaces.MultiDiscrete():
             parts = torch.split(dist.logits, list(dist.sizes), -1)
             start = torch.from_numpy(space.start.astype(np.int64))

@@ -21,9 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pgzoo.ops.draws import (
+    FORBIDDEN_BELOW,
     draw_beta,
     draw_bits,
     draw_categorical,
+    draw_epsilon_greedy,
     draw_multi_categorical,
     draw_normal,
     mode_of_beta,
@@ -34,7 +36,7 @@ from pgzoo.ops.draws import (
 from pgzoo.ops.elementwise import log_one_minus, sigmoid, softplus
 from pgzoo.types import Array
 
-__all__ = ["Bernoulli", "Beta", "Categorical", "DiagonalGaussian", "MultiCategorical", "TanhGaussian"]
+__all__ = ["Bernoulli", "Beta", "Categorical", "DiagonalGaussian", "EpsilonGreedy", "MultiCategorical", "TanhGaussian"]
 
 LOG_2 = math.log(2)
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
@@ -91,6 +93,58 @@ class Categorical:
     @cached_property
     def _log_probs(self) -> Tensor:
         return F.log_softmax(self.logits, dim=-1)
+
+
+@dataclass(frozen=True, eq=False)
+class EpsilonGreedy:
+    """One of K actions: with probability ε any allowed one, else the one with the largest value.
+
+    `values [..., K]` are action values Q(s, ·), `epsilon [..., 1]`, actions `[...]` integers from 0. Probabilities have
+    no gradient with respect to the values. The value of a state is the maximum of its action values.
+    """
+
+    values: Tensor
+    epsilon: Tensor
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Return the log-probability, `[...]`; -inf for an action that is never chosen."""
+        return self._probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1).log()
+
+    def entropy(self) -> Tensor:
+        """Return -Σ p log p, `[...]`."""
+        probs = self._probs
+        return -(probs * torch.where(probs > 0, probs, 1.0).log()).sum(-1)
+
+    def kl(self, other: EpsilonGreedy) -> Tensor:
+        """Return KL(self || other) = Σ p log(p/q), `[...]`; inf if the other never chooses an action that this does."""
+        p, q = self._probs, other._probs
+        return torch.where(p > 0, p * (p.log() - q.log()), 0.0).sum(-1)
+
+    def mode(self) -> Array:
+        """Return the action with the largest value, `[...]`; ties are broken by position."""
+        return mode_of_categorical(_array(self.values))
+
+    def draw(self, noise: Array) -> Array:
+        """Draw actions from uniform `noise [..., 2]`."""
+        return draw_epsilon_greedy(_array(self.values), _array(self.epsilon), noise)
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> EpsilonGreedy:
+        """Apply `fn` to each tensor."""
+        return EpsilonGreedy(fn(self.values), fn(self.epsilon))
+
+    def value_of(self, actions: Tensor) -> Tensor:
+        """Return Q(s, a) of actions, `[...]`."""
+        return self.values.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+
+    def state_value(self) -> Tensor:
+        """Return max Q(s, ·), `[...]`."""
+        return self.values.amax(-1)
+
+    @cached_property
+    def _probs(self) -> Tensor:
+        allowed = (self.values > FORBIDDEN_BELOW).to(self.values.dtype)
+        greedy = F.one_hot(self.values.argmax(-1), self.values.shape[-1]).to(self.values.dtype)
+        return self.epsilon * allowed / allowed.sum(-1, keepdim=True) + (1 - self.epsilon) * greedy
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ __all__ = [
     "draw_beta",
     "draw_bits",
     "draw_categorical",
+    "draw_epsilon_greedy",
     "draw_multi_categorical",
     "draw_noise",
     "draw_normal",
@@ -25,6 +26,9 @@ __all__ = [
     "mode_of_categorical",
     "mode_of_multi_categorical",
 ]
+
+FORBIDDEN_BELOW = -5e8
+"""The output for an action that is not allowed is below this number (see `ops.families.masked`)."""
 
 _FAR = np.array(-1e8, np.float32), np.array(1e8, np.float32)
 """Larger in absolute value than the logit of any allowed action."""
@@ -50,6 +54,17 @@ def draw_categorical(logits: Array, noise: Array) -> NDArray[np.int64]:
     if logits.shape[-1] == 2:
         return draw_bits(logits[..., 1] - logits[..., 0], noise)
     return _invert_cumulative(logits, noise)
+
+
+def draw_epsilon_greedy(values: Array, epsilon: Array, noise: Array) -> NDArray[np.int64]:
+    """Draw one of K: with probability ε any allowed action, else the one with the largest value.
+
+    Shapes: `values [..., K]`, `epsilon [..., 1]`, uniform `noise [..., 2]`.
+    """
+    allowed = np.cumsum(values > FORBIDDEN_BELOW, -1)  # the number of allowed actions up to each
+    nth = np.floor(noise[..., 1] * allowed[..., -1])[..., None]
+    explored = (allowed > nth).argmax(-1)
+    return np.where(noise[..., 0] < epsilon[..., 0], explored, mode_of_categorical(values))
 
 
 def draw_multi_categorical(logits: Array, sizes: tuple[int, ...], noise: Array) -> NDArray[np.int64]:

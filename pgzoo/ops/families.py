@@ -13,11 +13,20 @@ import torch
 from torch import Tensor
 
 from pgzoo.errors import UnfitError, did_you_mean
-from pgzoo.ops.distributions import Bernoulli, Beta, Categorical, DiagonalGaussian, MultiCategorical, TanhGaussian
+from pgzoo.ops.distributions import (
+    Bernoulli,
+    Beta,
+    Categorical,
+    DiagonalGaussian,
+    EpsilonGreedy,
+    MultiCategorical,
+    TanhGaussian,
+)
 from pgzoo.ops.draws import (
     draw_beta,
     draw_bits,
     draw_categorical,
+    draw_epsilon_greedy,
     draw_multi_categorical,
     draw_normal,
     mode_of_beta,
@@ -30,7 +39,9 @@ from pgzoo.types import Array, Distribution, NoiseKind
 
 __all__ = ["DistributionName", "Family", "family_for", "masked"]
 
-DistributionName = Literal["auto", "categorical", "multi-categorical", "bernoulli", "gaussian", "tanh", "beta"]
+DistributionName = Literal[
+    "auto", "categorical", "epsilon-greedy", "multi-categorical", "bernoulli", "gaussian", "tanh", "beta"
+]
 
 FORBIDDEN = -1e9
 """The logit of a forbidden action. Its probability is exactly 0; being finite, it makes no sum infinite or NaN."""
@@ -48,11 +59,12 @@ class Family:
         outputs: K, the number of network outputs.
         noise: kind of noise that sampling an action uses: uniform, standard normal or logistic.
         noise_size: number of noise values per action.
-        scale_size: size of the learned `log_std`; 0 for a family without one.
-        distribution: `(outputs [S, T, B, K], log_std) -> Distribution`, with gradients.
-        draw: `(outputs [..., K], log_std, noise) -> actions`, on arrays, in the form that `log_prob` takes.
+        scale_size: size of the parameter `scale_name`, which doesn't depend on the state; 0 for a family without one.
+        distribution: `(outputs [S, T, B, K], scale) -> Distribution`, with gradients.
+        draw: `(outputs [..., K], scale, noise) -> actions`, on arrays, in the form that `log_prob` takes.
         mode: `outputs [..., K] -> actions`, the most likely ones.
         to_env: converts actions to the environment's action space.
+        scale_name: "log_std", which is learned, or "epsilon", which an algorithm sets.
     """
 
     name: str
@@ -64,6 +76,7 @@ class Family:
     draw: Callable[[Array, Array | None, Array], Array]
     mode: Callable[[Array], Array]
     to_env: Callable[[Array], Array]
+    scale_name: str = "log_std"
 
 
 @overload
@@ -128,7 +141,7 @@ def family_for(
         raise UnfitError(f'{who}: the distribution "{name}" has no standard deviation; remove state_std.')
     match space:
         case gym.spaces.Discrete():
-            return _categorical(space)
+            return _epsilon_greedy(space) if name == "epsilon-greedy" else _categorical(space)
         case gym.spaces.MultiDiscrete():
             return _multi_categorical(space)
         case gym.spaces.MultiBinary():
@@ -148,7 +161,7 @@ def family_for(
 def _fitting(space: gym.Space[Any]) -> tuple[str, ...]:
     """Return the names of the distributions that fit a space, the default first."""
     if isinstance(space, gym.spaces.Discrete):
-        return ("categorical",)
+        return ("categorical", "epsilon-greedy")
     if isinstance(space, gym.spaces.MultiDiscrete) and space.nvec.ndim == 1:
         return ("multi-categorical",)
     if isinstance(space, gym.spaces.MultiBinary) and len(space.shape) == 1:
@@ -169,6 +182,29 @@ def _categorical(space: gym.spaces.Discrete) -> Family:
         draw=lambda outputs, _, noise: draw_categorical(outputs, noise[..., 0]),
         mode=mode_of_categorical,
         to_env=lambda actions: actions + space.start if space.start else actions,
+    )
+
+
+def _epsilon_greedy(space: gym.spaces.Discrete) -> Family:
+    def distribution(outputs: Tensor, epsilon: Tensor | None) -> Distribution:
+        assert epsilon is not None
+        return EpsilonGreedy(outputs, epsilon.expand(*outputs.shape[:-1], 1))
+
+    def draw(outputs: Array, epsilon: Array | None, noise: Array) -> Array:
+        assert epsilon is not None
+        return draw_epsilon_greedy(outputs, epsilon, noise)
+
+    return Family(
+        name="epsilon-greedy",
+        outputs=int(space.n),
+        noise="uniform",
+        noise_size=2,
+        scale_size=1,
+        distribution=distribution,
+        draw=draw,
+        mode=mode_of_categorical,
+        to_env=lambda actions: actions + space.start if space.start else actions,
+        scale_name="epsilon",
     )
 
 

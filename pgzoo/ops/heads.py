@@ -106,6 +106,11 @@ class ActionHead:
                 "distribution, which has no mean to shift. "
                 "Choose Box actions with a gaussian or tanh distribution, or another algorithm."
             )
+        if "action_values" in needs and self.family.name != "epsilon-greedy":
+            raise UnfitError(
+                f"The algorithm learns action values, but {who} has a {self.family.name} distribution. "
+                "Use --policy.distribution epsilon-greedy, which needs Discrete actions, or another algorithm."
+            )
         self.outputs, self.log_std = self.family.outputs, config.log_std
         self.noise, self.noise_size, self.to_env = self.family.noise, self.family.noise_size, self.family.to_env
         self.noise_steps: int | None = 1
@@ -119,13 +124,20 @@ class ActionHead:
             self.log_std -= 0.5 * math.log(features)
 
     def init(self) -> Params:
-        """Return one member's `log_std`, if it is learned: `[A]`, or `[L, A]` for state-dependent exploration."""
-        return {"log_std": torch.full(self.scale_shape, self.log_std)} if self.family.scale_size else {}
+        """Return one member's `log_std`, if it is learned, or its `epsilon`, initially 1.
+
+        `log_std` is `[A]`, or `[L, A]` for state-dependent exploration.
+        """
+        if not self.family.scale_size:
+            return {}
+        name = self.family.scale_name
+        return {name: torch.full(self.scale_shape, self.log_std if name == "log_std" else 1.0)}
 
     @staticmethod
     def log_std_of(params: Params) -> Array | None:
-        """Return the log standard deviation for `choose`: a view `[S, 1, A]` or `[S, 1, L, A]` on the parameter."""
-        return params["log_std"].detach().numpy()[:, None] if "log_std" in params else None
+        """Return the log standard deviation, or ε, for `choose`: a view `[S, 1, A]` or `[S, 1, L, A]`."""
+        scale = _scale_of(params)
+        return None if scale is None else scale.detach().numpy()[:, None]
 
     def distribution(
         self, outputs: Tensor, params: Params, action_mask: Tensor | None, features: Tensor | None = None
@@ -136,7 +148,7 @@ class ActionHead:
         """
         if action_mask is not None:
             outputs = masked(outputs, action_mask)
-        log_std = params.get("log_std")
+        log_std = _scale_of(params)
         if not self.sde:
             return self.family.distribution(outputs, None if log_std is None else log_std[:, None, None])
         assert features is not None and log_std is not None
@@ -194,3 +206,8 @@ def _perturbation(features: Tensor, log_std: Tensor, noise: Array) -> Array:
     """Return the perturbation of actions `[S, T, B, A]` by `noise [S, T, B, L * A]`."""
     scale = log_std.detach()[:, None, None]
     return draw_perturbation(features.cpu().numpy(), scale.cpu().numpy(), noise)
+
+
+def _scale_of(params: Params) -> Tensor | None:
+    """Return the parameter that the family's `distribution` and `draw` take beside the outputs, if there is one."""
+    return next((params[name] for name in ("log_std", "epsilon") if name in params), None)

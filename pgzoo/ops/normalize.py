@@ -118,6 +118,10 @@ class NormalizedPolicy:
 
     def apply(self, params: Params, inputs: Inputs) -> Output:
         """Evaluate a batch of raw observations."""
+        return self.policy.apply(self._rest(params), inputs._replace(obs=self.normalize(params, inputs.obs)))
+
+    def normalize(self, params: Params, obs: Any) -> Any:
+        """Return normalized observations `[S, T, B, *O]`; packed ones are unpacked."""
         mean, std = self._scale(params)
         at = (slice(None), None, None)
 
@@ -125,7 +129,7 @@ class NormalizedPolicy:
             normalized = ((obs - mean[at]) / std[at]).clamp(-CLIP, CLIP)
             return normalized if self.images is None else torch.where(self.images.to(obs.device), obs, normalized)
 
-        return self.policy.apply(self._rest(params), inputs._replace(obs=self._with_vector(inputs.obs, normalize)))
+        return self._with_vector(obs, normalize)
 
     def actor(self, params: Params) -> Actor:
         """Act on raw observations."""

@@ -277,8 +277,8 @@ def retrace(
 
         Gₜ = Q(sₜ, aₜ) + δₜ + γ cₜ₊₁ (Gₜ₊₁ - Q(sₜ₊₁, aₜ₊₁)),  δₜ = rₜ + γ V(sₜ₊₁) - Q(sₜ, aₜ),  cₜ = λ min(1, π/μ)
 
-    It is not registered as an estimator, because no critic of a run computes `q_values`. An algorithm that learns Q can
-    call it.
+    It is not registered as an estimator, because no built-in algorithm learns Q from the data of another policy. An
+    algorithm that does can call it.
 
     V(sₜ₊₁), the `next_values`, is the mean of Q(sₜ₊₁, ·) under π. As for every return, the advantage is G - V(sₜ), with
     the mean of Q(sₜ, ·) under π for V(sₜ).

@@ -122,7 +122,7 @@ class GTrXL:
         more = (envs + ROW_ALIGN - 1) // ROW_ALIGN * ROW_ALIGN - envs
         later = -steps % CHUNK if steps > 1 else 0
         memory = F.pad(inputs.memory, (0, 0, 0, more))
-        kept = memory[..., :-1].unflatten(-1, (c.blocks, c.memory, c.width))  # [S, B, blocks, M, width]
+        kept = memory[..., :-1].reshape(*memory.shape[:2], c.blocks, c.memory, c.width)  # [S, B, blocks, M, width]
         seen = _Seen.of(F.pad(inputs.starts, (0, more, 0, later)), memory[..., -1], c.memory)
         x = torch.tanh(_layer(params, "embed", F.pad(self.encoder.encode(inputs.obs), (0, 0, 0, more, 0, later))))
         after = []
@@ -165,10 +165,10 @@ class GTrXL:
 
         def heads(x: Tensor) -> Tensor:  # [S, chunks, steps, B, heads * K] -> [S, chunks, B, heads, steps, K]
             # copied, because products choose the order of summation by the layout
-            return x.unflatten(-1, (c.heads, -1)).permute(0, 1, 3, 4, 2, 5).contiguous()
+            return x.reshape(*x.shape[:-1], c.heads, -1).permute(0, 1, 3, 4, 2, 5).contiguous()
 
         def chunks(x: Tensor) -> Tensor:  # [S, T, B, K] -> [S, chunks, C, B, K]
-            return x.unflatten(1, (-1, seen.chunk))
+            return x.reshape(len(x), -1, seen.chunk, *x.shape[2:])
 
         q = heads(chunks(_layer(params, f"{name}query", queries)))
         wide = F.pad(entries, (0, 0, 0, 0, 0, seen.padding))
@@ -189,13 +189,13 @@ class _Seen(NamedTuple):
         episode: the episode of each entry, `[S, M + T, B]`, counted from the first step; -1 for an entry of the memory
             that holds no step.
         visible: `[S, chunks, B, 1, C, L]` bool, for each step of a chunk and each of the L entries of its window.
-        index: the entries of each window, `[chunks * L]`.
+        gathered: the entries of each window, `[chunks * L]`.
         padding: number of entries to append, so that all windows are complete.
     """
 
     episode: Tensor
     visible: Tensor
-    index: Tensor
+    gathered: Tensor
     padding: int
 
     @classmethod
@@ -214,8 +214,10 @@ class _Seen(NamedTuple):
         padding += -(memory + steps + padding) % ROW_ALIGN
         step = torch.arange(chunk, device=device).unsqueeze(1)
         near = (step <= window) & (window <= step + memory)  # [C, L]
-        known = F.pad(episode, (0, 0, 0, padding), value=-1).index_select(1, index).unflatten(1, (chunks, length))
-        own = episode[:, memory:].unflatten(1, (chunks, chunk))
+        known = (
+            F.pad(episode, (0, 0, 0, padding), value=-1).index_select(1, index).reshape(len(starts), chunks, length, -1)
+        )
+        own = episode[:, memory:].reshape(len(starts), chunks, chunk, -1)
         same = own.transpose(2, 3).unsqueeze(-1) == known.transpose(2, 3).unsqueeze(-2)  # [S, chunks, B, C, L]
         return cls(episode, (same & near).unsqueeze(3), index, padding)
 
@@ -227,7 +229,7 @@ class _Seen(NamedTuple):
     def windows(self, entries: Tensor) -> Tensor:
         """Return the windows of all chunks: `[S, M + T + padding, B, K] -> [S, chunks, L, B, K]`."""
         chunks = self.visible.shape[1]
-        return entries.index_select(1, self.index).unflatten(1, (chunks, -1))
+        return entries.index_select(1, self.gathered).reshape(len(entries), chunks, -1, *entries.shape[2:])
 
     def remembered(self, steps: int) -> Tensor:
         """Return which of the last M entries after `steps` steps are of the current episode, `[S, M, B]` of 0 and 1."""
@@ -238,7 +240,7 @@ class _Seen(NamedTuple):
 
 def _layer(params: Params, name: str, x: Tensor) -> Tensor:
     """Apply a linear layer to `x [S, T, B, in]`."""
-    return linear(x.flatten(1, 2), params[f"{name}.weight"], params[f"{name}.bias"]).unflatten(1, x.shape[1:3])
+    return linear(x.flatten(1, 2), params[f"{name}.weight"], params[f"{name}.bias"]).reshape(*x.shape[:3], -1)
 
 
 def _gate(params: Params, name: str, x: Tensor, y: Tensor) -> Tensor:
@@ -255,7 +257,7 @@ def _skew(x: Tensor, length: int) -> Tensor:
     """Shift row i of `x [..., C, K]` by i columns to the right, in zeros `[..., C, length]`."""
     chunk = x.shape[-2]
     wide = F.pad(x, (0, length + 1 - x.shape[-1])).flatten(-2)
-    return wide[..., : chunk * length].unflatten(-1, (chunk, length))
+    return wide[..., : chunk * length].reshape(*x.shape[:-2], chunk, length)
 
 
 class GTrXLActor:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from pgzoo.config import AlgorithmConfig, Member, RunConfig
+from pgzoo.config import AlgorithmConfig, Component, Member, RunConfig
 from pgzoo.envs.choice import choose_backend, inspect_environment, resets_completely
 from pgzoo.errors import PgzooError, PluginError, UsageError
 from pgzoo.ops.acting import memory_size
@@ -79,6 +79,9 @@ def make_plan(
     estimator = catalog.get("estimator", config.estimator.name).load()
     if added := added_critic.is_added(estimator, needs, config.settings):
         needs |= {"value"}
+    policy_choice = {"policy": _choose_distribution(config.policy, needs)}
+    config = config.model_copy(update=policy_choice)
+    members = tuple(replace(member, config=member.config.model_copy(update=policy_choice)) for member in members)
     check_memory(config, spec, collection, len(members))
     with name_component(f'policy "{config.policy.name}"'):
         factory = catalog.get("policy", config.policy.name).load()
@@ -153,6 +156,14 @@ def _check_device(device: str) -> None:
         why = "finds no GPU here" if built else "was built without CUDA"
         remedy = "check nvidia-smi" if built else "install a torch with CUDA"
         raise UsageError(f"--device cuda: torch {torch.__version__} {why}. Use --device cpu, or {remedy}.")
+
+
+def _choose_distribution(policy: Component, needs: frozenset[str]) -> Component:
+    """Return the policy's settings, in which `auto` is epsilon-greedy for an algorithm that learns action values."""
+    if "action_values" not in needs or getattr(policy.settings, "distribution", None) != "auto":
+        return policy
+    settings = policy.settings.model_copy(update={"distribution": "epsilon-greedy"})
+    return policy.model_copy(update={"settings": settings})
 
 
 def _choose_compile(config: RunConfig, policy: Policy, collection: Collection) -> str:

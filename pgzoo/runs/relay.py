@@ -16,10 +16,10 @@ from pgzoo.registry.catalog import PluginCatalog
 from pgzoo.registry.trace import traced
 from pgzoo.training import events
 
-__all__ = ["add_listener", "listener_manager", "relay"]
+__all__ = ["HOOKS", "add_listener", "listener_manager", "relay"]
 
 _log = logging.getLogger("pgzoo")
-_HOOKS: dict[type[events.Event], str] = {
+HOOKS: dict[type[events.Event], str] = {
     events.RunStarted: "pgzoo_run_started",
     events.EpisodesFinished: "pgzoo_episodes_finished",
     events.UpdateDone: "pgzoo_update_done",
@@ -45,7 +45,7 @@ def add_listener(manager: pluggy.PluginManager, name: str, listener: object) -> 
     """
     try:
         implemented = hooks.register(manager, listener, name)
-        if not set(implemented) & set(_HOOKS.values()):
+        if not set(implemented) & set(HOOKS.values()):
             raise PluginError("It implements no event hook.")
     except PluginError as error:
         raise PluginError(f'The listener "{name}" is not usable. {error}') from error
@@ -61,7 +61,7 @@ def relay(manager: pluggy.PluginManager, event: events.Event) -> None:
         PgzooError: one raised this error in `pgzoo_run_started`, before anything was trained.
     """
     lost: PgzooError | None = None
-    caller = getattr(manager.hook, _HOOKS[type(event)])
+    caller = getattr(manager.hook, HOOKS[type(event)])
     for impl in reversed(caller.get_hookimpls()):  # pluggy's own order: the last registered is called first
         try:
             with traced(caller.name, f'listener "{impl.plugin_name}"'):

@@ -15,7 +15,7 @@ from pgzoo.config import AlgorithmConfig, Settings
 from pgzoo.errors import UnfitError
 from pgzoo.ops.losses import explained_variance, value_loss
 from pgzoo.training.plan import CRITIC, POLICY
-from pgzoo.training.targets import requires_values
+from pgzoo.training.targets import VALUE_NEEDS, requires_values
 from pgzoo.types import Batch, Hyper, Loss, LossFunction, Params
 
 __all__ = ["VALUE_COEF", "critic_prefix", "is_added", "move_without_critic_error", "with_critic_loss"]
@@ -29,7 +29,7 @@ def is_added(estimator: Callable[..., Any], needs: frozenset[str], settings: Set
 
     An algorithm without gradient steps can't train one.
     """
-    return requires_values(estimator) and "value" not in needs and isinstance(settings, AlgorithmConfig)
+    return requires_values(estimator) and not needs & VALUE_NEEDS and isinstance(settings, AlgorithmConfig)
 
 
 def with_critic_loss(loss: LossFunction) -> LossFunction:

@@ -27,7 +27,7 @@ from pgzoo.training.minibatches import Batcher
 from pgzoo.training.plan import POLICY, Plan, PolicyView, policy_tensors, with_state_names
 from pgzoo.training.seeding import generator
 from pgzoo.training.tape import FinishedEpisodes
-from pgzoo.training.targets import EvaluationInputs, bind_estimator, policy_evaluator
+from pgzoo.training.targets import VALUE_NEEDS, EvaluationInputs, bind_estimator, policy_evaluator
 from pgzoo.training.update_record import UpdateRecord
 from pgzoo.types import (
     RECENT,
@@ -200,7 +200,7 @@ class Engine:
     @property
     def needs_policy_evaluation(self) -> bool:
         """Whether the algorithm or the estimator needs the policy evaluated on the trajectory."""
-        return bool(self.plan.needs & {"value", "log_probs", "old"}) or "log_rhos" in self._estimator.takes
+        return bool(self.plan.needs & (VALUE_NEEDS | {"log_probs", "old"})) or "log_rhos" in self._estimator.takes
 
     def evaluate_policy(self, state: TrainState, trajectory: Trajectory) -> PolicyEvaluation:
         """Evaluate the policy of `state` at every step of a trajectory, without gradients."""
@@ -215,12 +215,13 @@ class Engine:
         trajectory: Trajectory,
         evaluated: PolicyEvaluation | None = None,
         behavior: Tensor | None = None,
+        bonus: Tensor | None = None,
     ) -> Targets:
         """Compute advantages, returns and weights, `[S, T, N]` each."""
         if evaluated is None and self.plan.added_critic:
             evaluated = self.evaluate_policy(state, trajectory)
         with self.watch.phase("estimate", f'estimator "{self.plan.config.estimator.name}"'):
-            return self._estimator(self._estimator.tensors, state.buffers, trajectory, evaluated, behavior)
+            return self._estimator(self._estimator.tensors, state.buffers, trajectory, evaluated, behavior, bonus)
 
     # batches
 

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pgzoo.config import Member, RunConfig
 from pgzoo.errors import PluginError, did_you_mean
 from pgzoo.ops.acting import memory_size
+from pgzoo.ops.heads import ObsEncoder
 from pgzoo.ops.normalize import NormalizedPolicy
 from pgzoo.protocols import Algorithm, EnvBackend, EnvState, Policy
 from pgzoo.types import Collection, EnvRequest, Inputs, Need, Output, Params, Spec, TrainState
 
 __all__ = ["POLICY", "Plan", "PolicyView", "checked_needs", "make_policy", "policy_tensors", "with_state_names"]
 
-POLICY_NEEDS = frozenset({"value", "aux_value", "shift"})
+POLICY_NEEDS = frozenset({"value", "aux_value", "shift", "action_values"})
 
 POLICY, CRITIC = "policy.", "critic."
 """Prefixes of the names of the policy's and its critic's tensors in a `TrainState`."""
@@ -113,6 +116,22 @@ class PolicyView:
     def apply(self, params: Params, inputs: Inputs) -> Output:
         """Evaluate a batch with the policy's part of `params`."""
         return self._plan.policy.apply(policy_tensors(params), inputs)
+
+    @property
+    def vector_size(self) -> int:
+        """Size of the vectors that `vectors` returns. Raises UnfitError for images."""
+        return self._encoder.size
+
+    def vectors(self, params: Params, inputs: Inputs) -> Tensor:
+        """Return the observations of a batch as vectors, `[S, T, B, vector_size]`."""
+        obs = inputs.obs
+        if isinstance(self._plan.policy, NormalizedPolicy):
+            obs = self._plan.policy.normalize(policy_tensors(params), obs)
+        return self._encoder.encode(obs)
+
+    @cached_property
+    def _encoder(self) -> ObsEncoder:
+        return ObsEncoder(self._plan.spec.observation_space, f'algorithm "{self._plan.config.algorithm}"')
 
 
 def checked_needs(needs: Iterable[str], algorithm: str) -> frozenset[str]:

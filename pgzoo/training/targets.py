@@ -22,6 +22,7 @@ from pgzoo.training.plan import Plan, PolicyView
 from pgzoo.types import Inputs, Output, Params, PolicyEvaluation, Steps, Targets, Trajectory
 
 __all__ = [
+    "VALUE_NEEDS",
     "Estimator",
     "EvaluationInputs",
     "Evaluator",
@@ -29,6 +30,9 @@ __all__ = [
     "policy_evaluator",
     "requires_values",
 ]
+
+VALUE_NEEDS = frozenset({"value", "action_values", "own_values"})
+"""The needs of an algorithm that has values of states for the estimator."""
 
 VALUES = frozenset({"values", "next_values"})
 """The arguments of an estimator that come from a critic."""
@@ -59,6 +63,9 @@ def policy_evaluator(plan: Plan, policy: PolicyView, *, padded: bool = True) -> 
             else:
                 output = by_rows(params, trajectory)
         dist = output.dist.map(lambda leaf: leaf[:, :-1])
+        if "action_values" in plan.needs:
+            everywhere: Any = output.dist
+            output = output._replace(value=everywhere.state_value())
         return PolicyEvaluation(output.value, dist.log_prob(trajectory.actions), dist)
 
     def by_rows(params: Params, trajectory: Trajectory) -> Output:
@@ -96,11 +103,14 @@ class Estimator(NamedTuple):
         trajectory: Trajectory,
         evaluated: PolicyEvaluation | None,
         behavior: Tensor | None = None,
+        bonus: Tensor | None = None,
     ) -> Targets:
         """Return advantages, returns and weights `[S, T, N]`; see `protocols.UpdateContext.estimate`."""
         available: dict[str, Any] = {name: getattr(trajectory, name) for name in FIELDS} | {**self.settings, **tensors}
         if self.normalize_reward:
             available["rewards"] = scale_rewards(buffers, trajectory.rewards)
+        if bonus is not None:
+            available["rewards"] = available["rewards"] + bonus
         values = None
         if evaluated is not None:
             available["log_rhos"] = evaluated.log_probs - (evaluated.log_probs if behavior is None else behavior)
@@ -128,7 +138,7 @@ def bind_estimator(plan: Plan, gamma: Tensor) -> Estimator:
     c = plan.config
     name = f'Estimator "{c.estimator.name}"'
     settings = plan.settings_as_tensors(lambda config: dict(config.estimator.settings)) | {"gamma": gamma}
-    known = {*FIELDS, "log_rhos", *settings} | (VALUES if "value" in plan.needs else frozenset())
+    known = {*FIELDS, "log_rhos", *settings} | (VALUES if plan.needs & VALUE_NEEDS else frozenset())
     parameters = inspect.signature(plan.estimator).parameters.values()
     asked = [p.name for p in parameters if p.default is p.empty and p.name not in known]
     if set(asked) & VALUES:

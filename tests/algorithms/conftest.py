@@ -28,6 +28,10 @@ class Tabular:
             aux_value=params["aux"][one, inputs.obs],
         )
 
+    def vectors(self, params: Params, inputs: Inputs) -> Tensor:
+        """The states, one-hot."""
+        return torch.nn.functional.one_hot(inputs.obs, 2).float()
+
 
 class Judged(NamedTuple):
     """A loss, and its gradient for each table, of one member."""

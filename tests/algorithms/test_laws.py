@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ LADDER: dict[str, dict[str, Any]] = {
     "ppo": {"rollout_steps": 24, "epochs": 3, "kl_coef": 0.1, "adaptive_kl_target": 0.01, "target_kl": 0.05},
     "ppo, recomputed": {"rollout_steps": 24, "epochs": 3, "recompute_advantages": True, "clip_value": 0.2},
     "spo": {"rollout_steps": 24, "epochs": 3},
+    "ano": {"rollout_steps": 24, "epochs": 3},
+    "bpo": {"rollout_steps": 24, "epochs": 3},
     "ppg": {"rollout_steps": 16, "policy_phases": 3, "aux_epochs": 2, "aux_minibatches": 3},
     "vmpo": {"rollout_steps": 24, "epochs": 3},
     "awr": {"rollout_steps": 24, "epochs": 3},
@@ -29,6 +31,11 @@ WORLDS: dict[str, dict[str, Any]] = {
     "numbers": {"env": "probe/AnySpaces-v0", "env_kwargs": {"action": "matrix"}, "num_envs": 2},
 }
 SEED = 7
+
+
+def slow_for(repeats: tuple[str, ...], names: Iterable[str]) -> list[Any]:
+    """Parameters for all `names`; those in `repeats` are slow tests, because they differ from others by a formula."""
+    return [pytest.param(name, marks=pytest.mark.slow if name in repeats else ()) for name in names]
 
 
 def bits(event: Event, row: int) -> dict[str, bytes]:
@@ -45,17 +52,22 @@ def assert_equal_alone_and_among(play: Play, members: int, **settings: Any) -> N
 
 
 @pytest.mark.parametrize("world", ["cartpole", pytest.param("numbers", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", LADDER)
+@pytest.mark.parametrize("name", slow_for(("ano",), LADDER))
 def test_a_seed_alone_is_what_it_is_among_ten(play: Play, name: str, world: str) -> None:
     settings = WORLDS[world] | LADDER[name] | {"total_steps": 600, "eval_episodes": 1}
     assert_equal_alone_and_among(play, 10, algorithm=name.split(",")[0], **settings)
 
 
-@pytest.mark.parametrize("distribution", ["gaussian", "tanh"])
-def test_the_law_holds_for_noise_on_the_mean(play: Play, distribution: str) -> None:
+@pytest.mark.parametrize(("algorithm", "distribution"), [("rpo", "gaussian"), ("rpo", "tanh"), ("reppo", "tanh")])
+def test_the_law_holds_for_noise_on_the_mean(play: Play, algorithm: str, distribution: str) -> None:
     policy = {"hidden": (7, 5), "distribution": distribution}
-    settings = WORLDS["numbers"] | {"rollout_steps": 24, "epochs": 3, "policy": policy, "total_steps": 600}
-    assert_equal_alone_and_among(play, 10, algorithm="rpo", eval_episodes=1, **settings)
+    settings = WORLDS["numbers"] | {"rollout_steps": 23, "epochs": 3, "policy": policy, "total_steps": 600}
+    assert_equal_alone_and_among(play, 10, algorithm=algorithm, eval_episodes=1, **settings)
+
+
+def test_the_law_holds_for_action_values(play: Play) -> None:
+    settings = WORLDS["cartpole"] | {"rollout_steps": 24, "epochs": 3, "total_steps": 600, "eval_episodes": 1}
+    assert_equal_alone_and_among(play, 10, algorithm="pqn", **settings)
 
 
 @pytest.mark.parametrize("members", [8, 17, 33])
@@ -80,6 +92,8 @@ PROBES: dict[str, dict[str, Any]] = {
     "a2c": {},
     "ppo": FEW,
     "spo": FEW,
+    "ano": FEW,
+    "bpo": FEW,
     "ppg": {"minibatches": 2, "aux_minibatches": 4},
     "vmpo": FEW,
     "awr": FEW,
@@ -94,19 +108,19 @@ def greedy(events: list[Event]) -> list[float]:
 
 
 @pytest.mark.slow  # the corridor is harder
-@pytest.mark.parametrize("algorithm", PROBES)
+@pytest.mark.parametrize("algorithm", [*PROBES, "pqn"])
 def test_the_best_of_three_arms_is_found(play: Play, algorithm: str) -> None:
     settings = {"env": "probe/Bandit-v0", "seeds": 5, "total_steps": 6000, "rollout_steps": 32, "eval_episodes": 5}
-    assert greedy(play(algorithm, learning_rate=0.01, **settings, **PROBES[algorithm])) == [1.0] * 5
+    assert greedy(play(algorithm, learning_rate=0.01, **settings, **PROBES.get(algorithm, FEW))) == [1.0] * 5
 
 
-@pytest.mark.parametrize("algorithm", PROBES)
+@pytest.mark.parametrize("algorithm", slow_for(("ano", "bpo"), [*PROBES, "pqn"]))
 def test_the_shortest_way_through_a_corridor_is_found(play: Play, algorithm: str) -> None:
     settings = {"env": "probe/Corridor-v0", "seeds": 5, "total_steps": 10_000, "rollout_steps": 32, "eval_episodes": 5}
-    assert greedy(play(algorithm, learning_rate=0.005, **settings, **PROBES[algorithm])) == [-5.0] * 5
+    assert greedy(play(algorithm, learning_rate=0.005, **settings, **PROBES.get(algorithm, FEW))) == [-5.0] * 5
 
 
-GAUSSIAN = ["ppo", "vmpo", "rpo"]
+GAUSSIAN = ["ppo", "vmpo", "rpo", "reppo"]
 """The other algorithms treat Gaussian actions as they treat the categories of the corridor."""
 
 

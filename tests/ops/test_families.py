@@ -251,7 +251,7 @@ def test_a_distribution_that_does_not_fit_is_refused_with_those_that_do(distribu
         if default == distribution or (default == "gaussian" and distribution in ("tanh", "beta")):
             assert family_for(space, "", distribution=distribution).name == distribution
             continue
-        fit = "gaussian, tanh, beta" if default == "gaussian" else default
+        fit = {"gaussian": "gaussian, tanh, beta", "categorical": "categorical, epsilon-greedy"}.get(default, default)
         with pytest.raises(UnfitError) as caught:
             family_for(space, 'policy "mlp"', distribution=distribution)
         assert str(caught.value) == (

@@ -78,7 +78,7 @@ def test_a_search_from_the_first_trial_to_the_preset(home: Path) -> None:
     written = yaml.safe_load(result.preset.read_text())
     assert written["learning_rate"] == winner.settings["learning_rate"]
     assert written["estimator"]["name"] == winner.settings["estimator"] and "seeds" not in written
-    repeated = pgzoo.run(config=str(result.preset), seeds=[2, 3, 4], preset="none", tracking_uri="none")
+    repeated = pgzoo.run("ppo", env="CartPole-v1", preset=str(result.preset), seeds=[2, 3, 4], tracking_uri="none")
     assert tuple(float(run.returns.mean()) for run in repeated.runs) == winner.scores
     assert {file.name for file in result.files} >= {"trials.csv", "finalists.csv", "history.png", "slice.png"}
     with (result.folder / "trials.csv").open() as file:
@@ -213,5 +213,5 @@ def test_the_command_prints_the_winner(home: Path) -> None:
         "shrinkage",
         "settings",
     ]
-    assert "Winner    trial" in done.stdout and "pgzoo run ppo --env CartPole-v1 --config p.yml" in done.stdout
+    assert "Winner    trial" in done.stdout and "pgzoo run ppo --env CartPole-v1 --preset p.yml" in done.stdout
     assert "trial   1" in done.stderr and "2 of 2, best" in done.stderr

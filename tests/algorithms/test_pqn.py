@@ -1,0 +1,70 @@
+"""PQN: its loss, its targets and its ε by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pgzoo.errors import UnfitError
+from pgzoo.ops.distributions import EpsilonGreedy
+from pgzoo.ops.returns import td_lambda
+from pgzoo.types import Batch, Hyper, Inputs, Output, Params
+
+SMALL: dict[str, Any] = {"env": "probe/Corridor-v0", "num_envs": 2, "rollout_steps": 8, "minibatches": 2}
+
+
+class Table:
+    """Q of two states and three actions, looked up."""
+
+    def apply(self, params: Params, inputs: Inputs) -> Output:
+        values = params["q"][torch.arange(1)[:, None, None], inputs.obs]
+        return Output(EpsilonGreedy(values, torch.full_like(values[..., :1], 0.1)))
+
+
+def test_only_the_value_of_the_chosen_action_moves_to_its_return(plan: Any) -> None:
+    q = torch.tensor([[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]]).requires_grad_()
+    states, actions = torch.tensor([[[0, 1, 0]]]), torch.tensor([[[2, 0, 1]]])
+    returns, weights = torch.tensor([[[5.0, 1.0, 99.0]]]), torch.tensor([[[1.0, 1.0, 0.0]]])
+    batch = Batch(Inputs(states), actions, torch.zeros_like(actions), returns, returns, weights)
+    params = {"q": q, "policy.epsilon": torch.tensor([[0.1]])}
+    loss = plan("pqn", **SMALL).algorithm.loss(Table(), params, batch, Hyper({}))
+    assert loss.value.tolist() == [(4 + 9) / 4]  # ½ mean of (3 - 5)² and (4 - 1)²
+    (gradient,) = torch.autograd.grad(loss.value.sum(), q)
+    assert gradient[0].tolist() == [[0, 0, -1.0], [1.5, 0, 0]]
+    assert loss.metrics["pqn/epsilon"].item() == pytest.approx(0.1)
+
+
+def test_its_returns_bootstrap_from_the_largest_action_value(engine: Any) -> None:
+    ctx = engine("pqn", seeds=2, gamma=0.9, estimator={"name": "td-lambda", "lam": 0.5}, **SMALL)
+    state, seen = ctx.collect(ctx.state)
+    found = ctx.estimate(state, seen, ctx.evaluate_policy(state, seen)).returns
+    best = ctx.policy.apply(state.params | state.buffers, Inputs(seen.obs)).dist.values.amax(-1)
+    flags = {name: getattr(seen, name) for name in ("rewards", "terminated", "truncated", "valid")}
+    expected = td_lambda(**flags, next_values=best[:, 1:], gamma=0.9, lam=0.5)
+    torch.testing.assert_close(found, expected)
+    ctx.close()
+
+
+def test_epsilon_falls_linearly_and_then_stays(engine: Any) -> None:
+    ctx = engine("pqn", seeds=3, epsilon_start=0.9, epsilon_end=0.1, epsilon_decay=0.5, **SMALL)
+    state = ctx.state._replace(progress=np.array([0.0, 0.25, 0.8]))
+    after = ctx.plan.algorithm.anneal(ctx, state)
+    assert after.params["policy.epsilon"][:, 0].tolist() == pytest.approx([0.9, 0.5, 0.1])
+    ctx.close()
+
+
+def test_gradient_steps_leave_epsilon_as_it_is(play: Any) -> None:
+    ended = play("pqn", seeds=2, total_steps=400, eval_episodes=1, epsilon_start=0.3, epsilon_end=0.3, **SMALL)[-1]
+    assert ended.state.updates[0] > 3
+    assert ended.state.params["policy.epsilon"].tolist() == [[np.float32(0.3)]] * 2
+
+
+def test_it_needs_action_values(plan: Any) -> None:
+    with pytest.raises(UnfitError, match=r"learns action values, but policy \"mlp\" has a categorical distribution"):
+        plan("pqn", policy={"name": "mlp", "distribution": "categorical"}, **SMALL)
+    assert plan("pqn", policy="gru", **SMALL).config.policy.settings.distribution == "epsilon-greedy"
+    with pytest.raises(UnfitError, match="doesn't fit the action space"):
+        plan("pqn", **(SMALL | {"env": "probe/Target-v0"}))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -161,10 +162,36 @@ def test_options_are_checked_before_anything_is_trained(home: Path, options: dic
     assert not list(home.glob(".pgzoo/runs/*"))
 
 
+def test_optuna_is_an_extra(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pgzoo.search.study.present", {"sweep": False}.__getitem__)
+    words = "sweep ppo --env CartPole-v1 --search learning_rate=0.1..0.2 --no-progress"
+    done = CliRunner().invoke(main.program, words.split())
+    assert done.exit_code == 2 and done.stdout == ""
+    assert done.stderr == (
+        'Error: A hyperparameter search needs Optuna, which isn\'t installed: pip install "pgzoo[sweep]"\n'
+    )
+
+
 def test_a_file_that_no_search_wrote_is_not_overwritten(home: Path) -> None:
     (home / "mine.yml").write_text("gamma: 0.9\n")
     with pytest.raises(UsageError, match=r"mine\.yml exists and wasn't written by a search"):
         sweep(save_preset="mine")
+
+
+@pytest.mark.slow
+def test_a_study_is_a_run_in_mlflow(home: Path) -> None:
+    result = sweep(trials=1, top=1, fresh_seeds=2, study="logged", tracking_uri=None)
+    client = mlflow.MlflowClient(f"sqlite:///{home}/mlflow.db")
+    assert result.run_id is not None and result.winner is not None
+    run = client.get_run(result.run_id)
+    assert run.info.run_name == "logged" and run.data.tags["pgzoo.kind"] == "study"
+    assert run.data.metrics["trial/best"] == result.trials[0].score
+    assert run.data.metrics["winner/fresh_score"] == result.winner.fresh_score
+    assert {file.path for file in client.list_artifacts(result.run_id)} == {"trials.csv", "finalists.csv"}
+    query = "tags.`pgzoo.study` = 'logged' and tags.`pgzoo.trial` = '0'"
+    runs = client.search_runs([run.info.experiment_id], query)
+    assert sorted(one.data.tags.get("pgzoo.seeds", "search") for one in runs) == ["fresh"] * 2 + ["search"] * 2
+    assert sweep(trials=1, top=1, fresh_seeds=2, study="logged", tracking_uri=None).run_id == result.run_id
 
 
 @pytest.mark.slow

@@ -32,13 +32,11 @@ class Display:
         self._best: tuple[float, int] | None = None
         self._began = time.monotonic()
 
-    def start(self, rows: Sequence[TrialRow], done: int) -> None:
+    def start(self, rows: Sequence[TrialRow]) -> None:
         """Say what is searched, and what is known from an earlier call."""
-        self._done = self._done_before = done
-        for row in rows:
-            if row.score is not None:
-                self._keep_best(row.score, row.number)
-        known = f": {done} of {self._trials} trials are done" if done else f": {self._trials} trials"
+        self._note(rows)
+        self._done_before = self._done
+        known = f": {self._done} of {self._trials} trials are done" if rows else f": {self._trials} trials"
         self._write(f"Study {self._study}{known}. To continue it later: the same command with --study {self._study}")
 
     def training(self, numbers: Sequence[int], fresh: bool = False) -> AbstractContextManager[Any]:
@@ -51,11 +49,9 @@ class Display:
         """Return a context in which a text is shown where it can be replaced."""
         return Waiting(text, self._mode) if self._mode in ("bar", "notebook") else nullcontext()
 
-    def ended(self, outcome: Outcome, settings: Mapping[str, Any]) -> None:
-        """Write the line of a trial."""
-        self._done += 1
-        if outcome.score is not None:
-            self._keep_best(outcome.score, outcome.number)
+    def ended(self, outcome: Outcome, settings: Mapping[str, Any], rows: Sequence[TrialRow]) -> None:
+        """Write the line of a trial. `rows` are all trials that have ended, also in other processes."""
+        self._note(rows)
         shown = outcome.status if outcome.score is None else f"{outcome.score:.5g}"
         why = f"  ({outcome.reason})" if outcome.reason else ""
         self._write(f"trial {outcome.number:>3}  {shown:>9}  {format_settings(settings)}{why}  [{self.state()}]")
@@ -70,9 +66,9 @@ class Display:
             parts.append(f"about {format_left(per_trial * (self._trials - self._done))} left")
         return ", ".join(parts)
 
-    def _keep_best(self, score: float, number: int) -> None:
-        if self._best is None or score > self._best[0]:
-            self._best = score, number
+    def _note(self, rows: Sequence[TrialRow]) -> None:
+        self._done = len(rows)
+        self._best = max(((row.score, row.number) for row in rows if row.score is not None), default=None)
 
     def _write(self, text: str) -> None:
         if self._mode != "none":

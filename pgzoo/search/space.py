@@ -61,7 +61,7 @@ class Range:
     whole: bool = False
 
     def __str__(self) -> str:
-        return f"{'log:' * self.log}{self.low:g}..{self.high:g}"
+        return f"{'log:' * self.log}{self.low:.12g}..{self.high:.12g}"
 
 
 @dataclass(frozen=True)

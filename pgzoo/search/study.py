@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,6 +45,8 @@ from pgzoo.tracking.locks import is_locked, lock
 
 __all__ = ["PRUNERS", "SAMPLERS", "SearchOptions", "require_optuna", "run_search", "sweep"]
 
+_log = logging.getLogger("pgzoo")
+
 Sampler = Literal["tpe", "random", "grid", "cmaes", "qmc"]
 Pruner = Literal["median", "hyperband", "none"]
 SAMPLERS: tuple[Sampler, ...] = ("tpe", "random", "grid", "cmaes", "qmc")
@@ -62,6 +65,12 @@ HOPELESS = 3
 """Number of failed trials after which a search in which none has finished is given up."""
 
 STUDY_NAME = re.compile(r"\w[\w.-]{0,99}")
+UNNAMED = timedelta(seconds=60)
+"""Longest time between the start of a trial and its worker's name in the study."""
+
+POLL = 1.0
+"""Seconds between two looks at a study in which only other processes still train."""
+
 LABELS = ("tags", "name", "experiment", "tracking_uri")
 """Run settings that may differ when a study is continued."""
 
@@ -246,10 +255,7 @@ class _Study:
             raise StoreError(f"The Optuna storage {shown} can't be used: {type(error).__name__}: {error}") from error
         self.optuna = study
         self._check_definition()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study.sampler = _sampler(options, len(study.get_trials(deepcopy=False)))
-            study.pruner = _pruner(options.pruner)
+        study.pruner = _pruner(options.pruner)
         if options.sampler == "grid":
             self._enqueue_grid()
 
@@ -279,6 +285,21 @@ class _Study:
                 labels = {key: choice_label(value) for key, value in setting.items()}
                 self.optuna.enqueue_trial(labels, user_attrs={"grid": index})
 
+    def start_sampler(self, worker: str) -> None:
+        """Make the sampler of this process.
+
+        Its seed depends on the number of trials, so that a continued study draws other settings, and among several
+        processes on the process.
+        """
+        import optuna
+
+        locks = (self.folder / "workers").glob("*.lock")
+        several = bool(self.trials("RUNNING")) or any(file.stem != worker and is_locked(file) for file in locks)
+        seed = self.options.sampler_seed + len(self.trials()) + (int(worker[:7], 16) if several else 0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self.optuna.sampler = _sampler(self.options, seed)
+
     def trials(self, *states: str) -> list[Any]:
         """Return the trials in any of these states; all trials if none is given."""
         found = self.optuna.get_trials(deepcopy=False)
@@ -301,8 +322,13 @@ class _Study:
     def put_back_abandoned(self) -> None:
         """Queue the trials again whose process was killed. Those of processes on other machines are left alone."""
         for trial in self.trials("RUNNING"):
-            file = self.folder / "workers" / f"{trial.user_attrs.get('worker', '')}.lock"
-            if file.exists() and not is_locked(file):
+            worker = trial.user_attrs.get("worker")
+            if worker is None:  # killed before it stored its name, unless this has happened just now
+                abandoned = datetime.now() - trial.datetime_start > UNNAMED
+            else:
+                file = self.folder / "workers" / f"{worker}.lock"
+                abandoned = file.exists() and not is_locked(file)
+            if abandoned:
                 self.put_back(trial)
 
     def tell(self, trial: Any, outcome: Outcome) -> None:
@@ -361,20 +387,32 @@ class _Search:
         """Carry out the search. Raises RunFailed if the first trials failed."""
         study = self.study
         study.put_back_abandoned()
-        self.display.start(study.rows(), study.count())
+        study.start_sampler(self.worker)
+        self.display.start(study.rows())
         seeds = self.base.seeds
         shares = bool(Candidate(0, self.base, tuple(study.space.dimensions)).shared())
         size = self.options.batch or (BATCH if shares else 1)
         interrupted = False
-        while not interrupted and (left := self.options.trials - study.count()) > 0 and not self._late():
+        while not interrupted:
+            left = 0 if self._late() else self.options.trials - study.count()
             asked = [candidate for _ in range(min(left, size)) if (candidate := self._ask(seeds))]
-            if not asked:
+            if asked:
+                interrupted = not self._train(asked)
+                self._give_up_if_hopeless()
+            elif self._others_train():
+                time.sleep(POLL)
+                study.put_back_abandoned()
+            else:
                 break
-            interrupted = not self._train(asked)
-            self._give_up_if_hopeless()
         finalists: tuple[Finalist, ...] = ()
         if not interrupted:
-            finalists, interrupted = self._finals()
+            with self.display.waiting(lambda: "Waiting for another process that trains the best trials again"):
+                finals = lock(study.folder / "finals.lock", timeout=-1)
+            try:
+                finalists, interrupted = self._finals()
+            finally:
+                if finals is not None:
+                    finals.release()
         winner = max(finalists, key=lambda finalist: finalist.fresh_score, default=None)
         result = SweepResult(
             study=study.name,
@@ -404,6 +442,24 @@ class _Search:
             with self.display.waiting(self._last.format_shipping):
                 self._last.settled()
         return result
+
+    def _others_train(self) -> bool:
+        """Return whether another process is still training a trial of the study.
+
+        Whether a process on another machine lives can't be seen. It is given up, with a warning, after three times the
+        longest duration of a trial so far.
+        """
+        running = self.study.trials("RUNNING")
+        durations = [trial.duration for trial in self.study.trials("COMPLETE", "PRUNED") if trial.duration]
+        patience = 3 * max(durations, default=timedelta()) + UNNAMED
+        for trial in running:
+            file = self.study.folder / "workers" / f"{trial.user_attrs.get('worker', '')}.lock"
+            if file.exists() or datetime.now() - trial.datetime_start < patience:
+                return True
+        if running:
+            numbers = ", ".join(str(trial.number) for trial in running)
+            _log.warning("Trials %s are still running in a process that can't be seen from here; left out.", numbers)
+        return False
 
     def _late(self) -> bool:
         return self._deadline is not None and time.monotonic() > self._deadline
@@ -483,7 +539,7 @@ class _Search:
     def _end(self, outcome: Outcome) -> None:
         trial = self._live.pop(outcome.number)
         self.study.tell(trial, outcome)
-        self.display.ended(outcome, trial.user_attrs["settings"])
+        self.display.ended(outcome, trial.user_attrs["settings"], self.study.rows())
 
     def _report(self, number: int, rung: int, so_far: float) -> bool:
         trial = self._live[number]
@@ -580,11 +636,9 @@ class _JournalLock:
         self._lock.release()
 
 
-def _sampler(options: SearchOptions, known: int) -> Any:
-    """Return the sampler. Its seed depends on the number of known trials, so that a continued study draws others."""
+def _sampler(options: SearchOptions, seed: int) -> Any:
     from optuna import samplers
 
-    seed = options.sampler_seed + known
     match options.sampler:
         case "random" | "grid":
             return samplers.RandomSampler(seed=seed)

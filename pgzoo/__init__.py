@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pgzoo.runs.result import Result
     from pgzoo.runs.runner import plan, run
     from pgzoo.search.result import SweepResult
-    from pgzoo.search.study import sweep
+    from pgzoo.search.runner import sweep
     from pgzoo.training.loop import Control, train
     from pgzoo.training.plan import Plan
     from pgzoo.types import Batch, Episodes, Hyper, Inputs, Loss, Output, Steps
@@ -54,7 +54,7 @@ _HOMES = {
     "module_policy": "pgzoo.policies.module",
     "plan": "pgzoo.runs.runner",
     "run": "pgzoo.runs.runner",
-    "sweep": "pgzoo.search.study",
+    "sweep": "pgzoo.search.runner",
     "train": "pgzoo.training.loop",
 }
 

@@ -149,7 +149,8 @@ def _search(
     with stdout_to_stderr():
         with Waiting("Loading torch and gymnasium", progress):
             from pgzoo.runs.resolve import compose
-            from pgzoo.search.study import SearchOptions, require_optuna, run_search
+            from pgzoo.search.options import SearchOptions, require_optuna
+            from pgzoo.search.runner import run_search
 
             require_optuna()
             config = compose(layer, catalog, preset=preset, file=file)

@@ -163,7 +163,7 @@ def test_options_are_checked_before_anything_is_trained(home: Path, options: dic
 
 
 def test_optuna_is_an_extra(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pgzoo.search.study.present", {"sweep": False}.__getitem__)
+    monkeypatch.setattr("pgzoo.search.options.present", {"sweep": False}.__getitem__)
     words = "sweep ppo --env CartPole-v1 --search learning_rate=0.1..0.2 --no-progress"
     done = CliRunner().invoke(main.program, words.split())
     assert done.exit_code == 2 and done.stdout == ""

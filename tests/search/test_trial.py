@@ -12,8 +12,8 @@ import pytest
 from pgzoo.config import RunConfig
 from pgzoo.registry import PluginCatalog
 from pgzoo.search.result import Finalist, TrialRow
+from pgzoo.search.runner import best_rows
 from pgzoo.search.space import configure as configure_trial
-from pgzoo.search.study import best_rows
 from pgzoo.search.trial import Candidate, Outcome, Rungs, batches, score
 from pgzoo.training.events import EpisodesFinished
 from pgzoo.training.loop import Control

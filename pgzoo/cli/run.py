@@ -43,18 +43,20 @@ COMPLETED = {
 class AlgorithmGroup(click.Group):
     """The algorithms as subcommands. Their options depend on the components that the arguments name.
 
-    `body` has the callback of all subcommands, and options that they have besides the settings.
+    `body` has the callback of all subcommands, and options that they have besides the settings. With an option in
+    `alone`, the group is called without an algorithm.
     """
 
-    def __init__(self, *args: Any, body: click.Command, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, body: click.Command, alone: Sequence[str] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.body = body
+        self.body, self.alone = body, alone
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Find the algorithm, also in the `--config` file, and put it first."""
         helps = [arg for arg in args if arg in ctx.help_option_names]
         name = _algorithm_of(args)
-        if name is None and not helps and args:
+        is_alone = any(arg.partition("=")[0] in self.alone for arg in args)
+        if name is None and not helps and args and not is_alone:
             raise click.UsageError(
                 f"The algorithm comes first: {ctx.command_path} ALGO --env ID; or name it in a --config file. "
                 "See: pgzoo algorithms",

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pgzoo.cli.common import command_line, echo, json_option, plugin_options, progress_mode_option, stdout_to_stderr
+from pgzoo.cli.common import (
+    command_line,
+    echo,
+    json_option,
+    open_catalog,
+    plugin_options,
+    progress_mode_option,
+    stdout_to_stderr,
+)
 from pgzoo.cli.run import AlgorithmGroup, catalog_of, file_options
 from pgzoo.runs.waiting import ProgressMode, Waiting
 
@@ -156,28 +164,70 @@ def _search(
             config = compose(layer, catalog, preset=preset, file=file)
         chosen = SearchOptions(space=space, **{name: others[name] for name in options})
         result = run_search(chosen, config, catalog, command=command_line(), progress=progress)
-    if as_json:
-        echo(json.dumps(result.to_dict(), allow_nan=False))
-    else:
-        _print_result(result)
-    ctx.exit(130 if result.interrupted else 0)
+    _conclude(ctx, result, as_json)
 
 
 @click.command(
     "sweep",
     cls=AlgorithmGroup,
     body=_search,
+    alone=("--join",),
+    invoke_without_command=True,
+    no_args_is_help=True,
     options_metavar="",
     subcommand_metavar="ALGO --env ID --search K=SPACE [OPTIONS]",
     epilog="For example: pgzoo sweep ppo --env CartPole-v1 --search learning_rate=log:1e-4..3e-3 "
     "--search entropy_coef=0,0.001,0.01 --trials 40. See the options of one: pgzoo sweep ppo --help",
 )
-def command() -> None:
+@click.option("--join", "study", metavar="STUDY", help="Train trials of this study, which another process started.")
+@click.option("--storage", metavar="URL", help="With --join: the Optuna storage of the study.")
+@click.option("--tracking-uri", metavar="URI", help="With --join: MLflow store.")
+@plugin_options
+@json_option
+@progress_mode_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    /,
+    study: str | None,
+    storage: str | None,
+    tracking_uri: str | None,
+    imports: tuple[str, ...],
+    blocked: tuple[str, ...],
+    progress: ProgressMode,
+    as_json: bool,
+) -> None:
     """Search for good hyperparameters of an algorithm with Optuna.
 
     A trial trains several seeds, and its score is the interquartile mean over them. The best trials are trained again
     on fresh seeds, and the winner is the one with the best score there. Other settings are given as in `pgzoo run`.
     """
+    if ctx.invoked_subcommand is not None:
+        return
+    if study is None:
+        raise click.UsageError("Give an algorithm, or --join STUDY.", ctx)
+    catalog = open_catalog(imports=imports, blocked=blocked)
+    with stdout_to_stderr():
+        with Waiting("Loading torch and gymnasium", progress):
+            from pgzoo.search.runner import join_study
+        result = join_study(
+            study,
+            catalog,
+            storage=storage,
+            tracking_uri=tracking_uri,
+            command=command_line(),
+            progress=progress,
+        )
+    _conclude(ctx, result, as_json)
+
+
+def _conclude(ctx: click.Context, result: SweepResult, as_json: bool) -> None:
+    """Print the result, and exit with the exit code of the search."""
+    if as_json:
+        echo(json.dumps(result.to_dict(), allow_nan=False))
+    else:
+        _print_result(result)
+    ctx.exit(130 if result.interrupted else 0)
 
 
 def _print_result(result: SweepResult) -> None:

@@ -17,7 +17,7 @@ from pgzoo.config import Layer, RunConfig
 from pgzoo.errors import ConfigError, RunFailed
 from pgzoo.registry import PluginCatalog, discover
 from pgzoo.runs.objects import check_objects, import_files, register_objects
-from pgzoo.runs.resolve import compose
+from pgzoo.runs.resolve import compose, resolve
 from pgzoo.runs.result import Result
 from pgzoo.runs.waiting import ProgressMode, progress_mode
 from pgzoo.search import preset as preset_file
@@ -36,11 +36,11 @@ from pgzoo.search.space import (
     round_setting,
     sample,
 )
-from pgzoo.search.study import RUN_ID, UNNAMED, Study, worker_lock
+from pgzoo.search.study import RUN_ID, UNNAMED, Study, read_study, worker_lock
 from pgzoo.search.trial import Candidate, Objective, Outcome, batches, train_batch
 from pgzoo.tracking.locks import lock
 
-__all__ = ["best_rows", "run_search", "sweep"]
+__all__ = ["best_rows", "join_study", "run_search", "sweep"]
 
 _log = logging.getLogger("pgzoo")
 
@@ -175,6 +175,37 @@ def run_search(
         return runner.run()
 
 
+def join_study(
+    name: str,
+    catalog: PluginCatalog,
+    *,
+    storage: str | None = None,
+    tracking_uri: str | None = None,
+    command: str = "",
+    progress: ProgressMode = "none",
+    home: tracking.Home | None = None,
+) -> SweepResult:
+    """Train trials of a study that another process started, until it has enough of them. See `run_search`.
+
+    The best ones are not trained again; the process that started the study does that.
+
+    Raises:
+        UnknownName: there is no such study.
+        StoreError: the storage can't be used.
+    """
+    require_optuna()
+    home = home or tracking.Home.find()
+    folder = home.root / "studies" / name
+    settings, labels, options = read_study(name, folder, storage)
+    options.check()
+    base = resolve([Layer({**settings, **labels, "tracking_uri": tracking_uri}, ".".join)], catalog)
+    tracking.check_store(tracking.resolve_uri(tracking_uri, home), home)
+    opened = Study(name, folder, options, checked_space(parse_search(options.space), base, catalog), base)
+    with _said_once(), worker_lock(folder) as worker:
+        search = _Search(opened, catalog, command, Display(progress, name, options.trials), worker, home)
+        return search.run(finals=False)
+
+
 class _Search:
     """Trains the trials of a study until there are enough, then the best ones with fresh seeds."""
 
@@ -195,8 +226,8 @@ class _Search:
         hours = self.options.max_hours
         self._deadline = None if hours is None else time.monotonic() + hours * 3600
 
-    def run(self) -> SweepResult:
-        """Carry out the search. Raises RunFailed if the first trials failed."""
+    def run(self, *, finals: bool = True) -> SweepResult:
+        """Carry out the search; without `finals`, only its trials. Raises RunFailed if the first trials failed."""
         study = self.study
         study.put_back_abandoned()
         study.start_sampler(self.worker)
@@ -211,21 +242,21 @@ class _Search:
             if asked:
                 interrupted = not self._train(asked)
                 self._give_up_if_hopeless(HOPELESS)
-            elif self._others_train():
+            elif finals and self._others_train():
                 time.sleep(POLL)
                 study.put_back_abandoned()
             else:
                 break
         finalists: tuple[Finalist, ...] = ()
-        if not interrupted:
+        if not interrupted and finals:
             self._give_up_if_hopeless(1)
             with self.display.waiting(lambda: "Waiting for another process that trains the best trials again"):
-                finals = lock(study.folder / "finals.lock", timeout=-1)
+                held = lock(study.folder / "finals.lock", timeout=-1)
             try:
                 finalists, interrupted = self._finals()
             finally:
-                if finals is not None:
-                    finals.release()
+                if held is not None:
+                    held.release()
         winner = max(finalists, key=lambda finalist: finalist.fresh_score, default=None)
         result = SweepResult(
             study=study.name,

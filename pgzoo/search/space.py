@@ -340,12 +340,12 @@ def _probes(
 
 
 def value_of(config: RunConfig, key: str) -> Any:
-    """Return the value of a setting by its dotted key, as in a settings file."""
+    """Return the value of a setting by its dotted key, as in a settings file; None if that has no such key."""
     kind, dot, name = key.partition(".")
     nested = config.nested()
     if key in COMPONENTS:
         return nested[key]["name"]
-    return nested[kind][name] if dot else nested[key]
+    return (nested[kind] if dot else nested).get(name if dot else key)  # a default of None is left out
 
 
 def choice_label(value: Any) -> Any:

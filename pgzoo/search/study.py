@@ -13,7 +13,7 @@ from typing import Any
 
 from pgzoo import tracking
 from pgzoo.config import RunConfig
-from pgzoo.errors import ConfigError, StoreError
+from pgzoo.errors import ConfigError, StoreError, UnknownName
 from pgzoo.search.options import Pruner, SearchOptions
 from pgzoo.search.result import TrialRow
 from pgzoo.search.space import (
@@ -23,7 +23,7 @@ from pgzoo.search.space import (
 from pgzoo.search.trial import RUNGS, Outcome, score
 from pgzoo.tracking.locks import is_locked, lock
 
-__all__ = ["RUN_ID", "UNNAMED", "Study", "worker_lock"]
+__all__ = ["RUN_ID", "UNNAMED", "Study", "read_study", "worker_lock"]
 
 DEFINITION = "pgzoo.definition"
 """Attribute of a study: what its trials have in common. A study is continued only with the same definition."""
@@ -31,8 +31,15 @@ DEFINITION = "pgzoo.definition"
 RUN_ID = "pgzoo.run_id"
 """Attribute of a study: the id of its MLflow run."""
 
+OPTIONS = "pgzoo.options"
+"""Attribute of a study: options and labels for a process that joins it."""
+
 UNNAMED = timedelta(seconds=60)
 """Longest time between the start of a trial and its worker's name in the study."""
+
+JOINED_LABELS = ("tags", "name", "experiment")
+JOINED_OPTIONS = ("trials", "objective", "sampler", "pruner", "sampler_seed", "batch")
+"""What a process that joins a study takes from it, besides its definition."""
 
 LABELS = ("tags", "name", "experiment", "tracking_uri")
 """Run settings that may differ when a study is continued."""
@@ -54,6 +61,10 @@ class Study:
             raise StoreError(f"The Optuna storage {shown} can't be used: {type(error).__name__}: {error}") from error
         self.optuna = study
         self._check_definition()
+        labels = {key: value for key, value in base.nested().items() if key in JOINED_LABELS}
+        stored = {key: getattr(options, key) for key in JOINED_OPTIONS}
+        if study.user_attrs.get(OPTIONS) != (about := {"options": stored, "labels": labels}):
+            study.set_user_attr(OPTIONS, about)
         study.pruner = _pruner(options.pruner)
         if options.sampler == "grid":
             self._enqueue_grid()
@@ -160,6 +171,36 @@ class Study:
             )
             for trial in self.trials("COMPLETE", "PRUNED")
         )
+
+
+def read_study(name: str, folder: Path, url: str | None) -> tuple[dict[str, Any], dict[str, Any], SearchOptions]:
+    """Return the settings of a study's trials, the labels of their runs, and the options of the search.
+
+    Raises:
+        UnknownName: there is no such study.
+        StoreError: the storage can't be used.
+    """
+    import optuna
+
+    missing = (
+        f"No study {name} in {tracking.display_uri(url) if url else folder.parent}. Give its --storage, if it has one."
+    )
+    if not url and not (folder / "journal.log").exists():
+        raise UnknownName(missing)
+    try:
+        found = optuna.load_study(study_name=name, storage=_storage(url, folder)).user_attrs
+    except KeyError:
+        raise UnknownName(missing) from None
+    except Exception as error:
+        shown = tracking.display_uri(url or str(folder))
+        raise StoreError(f"The Optuna storage {shown} can't be used: {type(error).__name__}: {error}") from error
+    if not {DEFINITION, OPTIONS} <= set(found):
+        raise UnknownName(f"The study {name} wasn't made by pgzoo sweep.")
+    definition, about = found[DEFINITION], found[OPTIONS]
+    options = SearchOptions(
+        [f"{key}={space}" for key, space in definition["space"].items()], study=name, storage=url, **about["options"]
+    )
+    return definition["config"], about["labels"], options
 
 
 def _differences(stored: Mapping[str, Any], own: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

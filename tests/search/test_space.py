@@ -120,6 +120,8 @@ def test_values_have_the_types_of_their_settings(base: RunConfig, catalog: Plugi
     }
     assert next(iter(space.dimensions)) == "estimator"
     assert space.describe()["policy.hidden"] == "32|64,64"
+    again = checked(base, catalog, *(f"{key}={text}" for key, text in space.describe().items()))
+    assert again == space
 
 
 @pytest.mark.parametrize(

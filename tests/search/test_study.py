@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -176,6 +177,24 @@ def test_a_file_that_no_search_wrote_is_not_overwritten(home: Path) -> None:
     (home / "mine.yml").write_text("gamma: 0.9\n")
     with pytest.raises(UsageError, match=r"mine\.yml exists and wasn't written by a search"):
         sweep(save_preset="mine")
+
+
+def test_a_study_is_joined_by_its_name(home: Path) -> None:
+    space = {**SPACE, "policy.hidden": [[4], [4, 4]], "target_kl": ["none", 0.1], "normalize_advantages": [True, False]}
+    begun = sweep(study="shared", search=space, trials=3, max_hours=1e-9, tags={"a": "b"})
+    assert begun.trials == () and begun.winner is None
+    words = ["sweep", "--join", "shared", "--tracking-uri", "none", "--json"]
+    done = CliRunner().invoke(main.program, words)
+    assert done.exit_code == 0, done.output
+    joined = json.loads(done.stdout)
+    assert [row["status"] for row in joined["trials"]] == ["finished"] * 3 and joined["winner"] is None
+    key = joined["trials"][2]["run_keys"][0]
+    config = yaml.safe_load((home / ".pgzoo/runs" / key / "artifacts/config.yaml").read_text())
+    assert config["tags"] == {"a": "b", "pgzoo.study": "shared", "pgzoo.trial": "2"}
+    ended = sweep(study="shared", search=space, trials=3, tags={"a": "b"})
+    assert [list(row.scores) for row in ended.trials] == [row["scores"] for row in joined["trials"]] and ended.winner
+    done = CliRunner().invoke(main.program, ["sweep", "--join", "other"])
+    assert done.exit_code == 2 and "Error: No study other in " in done.stderr
 
 
 @pytest.mark.slow

@@ -111,6 +111,7 @@ def test_rows_without_a_mask_are_free_beside_rows_with_one() -> None:
     assert envs.action_mask.tolist() == [ONLY_LAST_TWO, NOTHING_FORBIDDEN]
 
 
+@pytest.mark.learning
 @pytest.mark.parametrize("backend", ["sync", "async"])
 def test_ppo_learns_where_masks_come_now_and_then(backend: str, play: Any) -> None:
     """The best return is 10: action 2 in every step."""

@@ -22,6 +22,8 @@ COMMANDS = [
     "run",
     "run reinforce",
     "run ppo",
+    "sweep",
+    "sweep ppo",
     "resume",
     "repro",
     "evaluate",

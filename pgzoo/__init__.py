@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pgzoo.protocols import UpdateContext
     from pgzoo.runs.result import Result
     from pgzoo.runs.runner import plan, run
+    from pgzoo.search.result import SweepResult
+    from pgzoo.search.runner import sweep
     from pgzoo.training.loop import Control, train
     from pgzoo.training.plan import Plan
     from pgzoo.types import Batch, Dynamics, Episodes, Hyper, Inputs, Loss, Output, Steps
@@ -44,6 +46,7 @@ _HOMES = {
     "Result": "pgzoo.runs.result",
     "RunConfig": "pgzoo.config",
     "Steps": "pgzoo.types",
+    "SweepResult": "pgzoo.search.result",
     "UpdateContext": "pgzoo.protocols",
     "compare": "pgzoo.analysis.compare",
     "evaluate": "pgzoo.play.frames",
@@ -52,6 +55,7 @@ _HOMES = {
     "module_policy": "pgzoo.policies.module",
     "plan": "pgzoo.runs.runner",
     "run": "pgzoo.runs.runner",
+    "sweep": "pgzoo.search.runner",
     "train": "pgzoo.training.loop",
 }
 
@@ -73,6 +77,7 @@ __all__ = [
     "Result",
     "RunConfig",
     "Steps",
+    "SweepResult",
     "UpdateContext",
     "__version__",
     "compare",
@@ -82,6 +87,7 @@ __all__ = [
     "module_policy",
     "plan",
     "run",
+    "sweep",
     "train",
 ]
 

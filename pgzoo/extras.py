@@ -23,6 +23,7 @@ EXTRAS = {
     "jax": Extra(("jax",), "the phys2d and tabular environments"),
     "video": Extra(("imageio", "imageio_ffmpeg"), "videos of episodes"),
     "onnx": Extra(("onnx", "onnxscript", "onnxruntime"), "policies as ONNX graphs"),
+    "sweep": Extra(("optuna", "cmaes"), "hyperparameter search"),
 }
 _COMMANDS = {m.lower(): f'pip install "pgzoo[{name}]"' for name, extra in EXTRAS.items() for m in extra.modules}
 _COMMANDS |= {

@@ -26,13 +26,15 @@ from pgzoo.tracking.journal import Record, records
 from pgzoo.tracking.ledger import identity, in_training, journal_folders, read_json, start_of
 from pgzoo.tracking.lookup import query_store
 
-__all__ = ["COMPARISON", "ProgressCallback", "Run", "RunIndex", "SelectorKind", "load"]
+__all__ = ["COMPARISON", "KIND", "ProgressCallback", "Run", "RunIndex", "SelectorKind", "load"]
 
 SelectorKind: TypeAlias = Literal["run", "group", "name", "algorithm", "tag", "param", "experiment"]
 ProgressCallback: TypeAlias = Callable[[str, int, int | None], None]
 """Called with what is being read, the number read so far, and the total (None if it is not known)."""
 
-COMPARISON = ("pgzoo.kind", "comparison")
+KIND = "pgzoo.kind"
+"""Tag of MLflow runs that aren't runs of an algorithm: comparisons and studies. Selectors don't match them."""
+COMPARISON = (KIND, "comparison")
 """The tag of a logged comparison; selectors skip MLflow runs that have it."""
 KINDS: tuple[SelectorKind, ...] = ("run", "group", "name", "algorithm", "experiment")
 PREFIXED: tuple[SelectorKind, ...] = ("tag", "param")
@@ -164,7 +166,7 @@ class RunIndex:
                 for query, experiments in queries(client, kind, selector, names):
                     for run in pages(client, query, experiments, lambda n: self.progress("looking for runs", n, None)):
                         candidate = from_store(run, names, self.uri)
-                        if candidate.matches(kind, selector) and candidate.tags.get(COMPARISON[0]) != COMPARISON[1]:
+                        if candidate.matches(kind, selector) and KIND not in candidate.tags:
                             found[candidate.run_key] = candidate
                 if found:
                     return

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 __all__ = [
+    "F",
     "command_line",
     "echo",
     "json_option",

@@ -11,6 +11,7 @@ def pgzoo_register(registry: Registry) -> None:
     """Register the commands that come with pgzoo, in the order of `pgzoo --help`."""
     command = registry.command
     command("run", "pgzoo.cli.run:command", summary="Train an algorithm on an environment.")
+    command("sweep", "pgzoo.cli.sweep:command", summary="Search for good hyperparameters, with Optuna.")
     command(
         "resume", "pgzoo.cli.resume:command", summary="Continue a run that was interrupted, or train it for longer."
     )

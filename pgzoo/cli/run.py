@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pgzoo.cli.common import (
+    F,
     command_line,
     echo,
     json_option,
@@ -24,7 +25,7 @@ from pgzoo.runs.waiting import ProgressMode, Waiting
 if TYPE_CHECKING:
     from pgzoo.registry import ComponentKind, PluginCatalog
 
-__all__ = ["command"]
+__all__ = ["AlgorithmGroup", "catalog_of", "command", "file_options"]
 
 SKIPPED = ("algorithm", "env", "policy", "estimator", "settings")
 """Fields of RunConfig that don't become options here: they have separate options."""
@@ -39,16 +40,25 @@ COMPLETED = {
 """Options whose values a shell completes."""
 
 
-class RunGroup(click.Group):
-    """The algorithms as subcommands. Their options depend on the components that the arguments name."""
+class AlgorithmGroup(click.Group):
+    """The algorithms as subcommands. Their options depend on the components that the arguments name.
+
+    `body` has the callback of all subcommands, and options that they have besides the settings. With an option in
+    `alone`, the group is called without an algorithm.
+    """
+
+    def __init__(self, *args: Any, body: click.Command, alone: Sequence[str] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.body, self.alone = body, alone
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Find the algorithm, also in the `--config` file, and put it first."""
         helps = [arg for arg in args if arg in ctx.help_option_names]
         name = _algorithm_of(args)
-        if name is None and not helps and args:
+        is_alone = any(arg.partition("=")[0] in self.alone for arg in args)
+        if name is None and not helps and args and not is_alone:
             raise click.UsageError(
-                "The algorithm comes first: pgzoo run ALGO --env ID; or name it in a --config file. "
+                f"The algorithm comes first: {ctx.command_path} ALGO --env ID; or name it in a --config file. "
                 "See: pgzoo algorithms",
                 ctx,
             )
@@ -62,7 +72,7 @@ class RunGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names of all algorithms."""
-        return _catalog(ctx).names("algorithm")
+        return catalog_of(ctx).names("algorithm")
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
         """Make the command of one algorithm. Raises UnknownName with the nearest one."""
@@ -70,23 +80,12 @@ class RunGroup(click.Group):
         if ctx.resilient_parsing and last in COMPLETED:  # complete a value without importing the algorithm
             option = click.Option([last], shell_complete=COMPLETED[last])
             return click.Command(cmd_name, params=[option], context_settings={"ignore_unknown_options": True})
-        return _command_for(cmd_name, _catalog(ctx), ctx.meta.get("arguments", []))
+        return _command_for(cmd_name, catalog_of(ctx), ctx.meta.get("arguments", []), self.body)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the algorithms by their summaries; none of them is imported."""
         with formatter.section("Algorithms"):
-            formatter.write_dl([(entry.name, entry.summary) for entry in _catalog(ctx).entries("algorithm")])
-
-
-@click.command(
-    "run",
-    cls=RunGroup,
-    options_metavar="",
-    subcommand_metavar="ALGO --env ID [OPTIONS]",
-    epilog="See the options of one: pgzoo run reinforce --help",
-)
-def command() -> None:
-    """Train an algorithm on an environment, evaluate it, and log everything to MLflow."""
+            formatter.write_dl([(entry.name, entry.summary) for entry in catalog_of(ctx).entries("algorithm")])
 
 
 def _with_files_imported(args: Sequence[str]) -> list[str]:
@@ -110,7 +109,7 @@ def _with_files_imported(args: Sequence[str]) -> list[str]:
     return args + [word for path in imports[len(given) :] for word in ("--import", path)]
 
 
-def _catalog(ctx: click.Context) -> PluginCatalog:
+def catalog_of(ctx: click.Context) -> PluginCatalog:
     """Return the catalog with the plugins that `--import` and `--no-plugin` ask for, made once."""
     if "catalog" not in ctx.meta:
         args = ctx.meta.get("arguments", [])
@@ -132,8 +131,11 @@ def _algorithm_of(args: Sequence[str]) -> str | None:
     return None
 
 
-def _command_for(name: str, catalog: PluginCatalog, args: Sequence[str]) -> click.Command:
-    """Build the command of one algorithm, with an option for each setting of the components that are chosen."""
+def _command_for(name: str, catalog: PluginCatalog, args: Sequence[str], body: click.Command) -> click.Command:
+    """Build the command of one algorithm, with an option for each setting of the components that are chosen.
+
+    A setting with the name of an option of `body` has no option of its own.
+    """
     from pgzoo.cli.options import GroupedCommand, GroupedOption, options
     from pgzoo.config import AlgorithmConfig, ComponentConfig, RunConfig
     from pgzoo.registry.components import look_up
@@ -179,10 +181,11 @@ def _command_for(name: str, catalog: PluginCatalog, args: Sequence[str]) -> clic
             )
         )
         params += options(component.load_config() or ComponentConfig, group=group, prefix=(kind,), defaults=shown)
+    taken = {flag for param in body.params for flag in param.opts}
     return GroupedCommand(
         name,
-        params=[*params, *_train.params],
-        callback=_train.callback,
+        params=[*(param for param in params if not taken & set(param.opts)), *body.params],
+        callback=body.callback,
         help=_about(target, entry.summary),
         options_metavar="--env ID [OPTIONS]",
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -230,15 +233,22 @@ def _presets(algorithm: str, catalog: PluginCatalog, args: Sequence[str]) -> lis
     return [found.layer.values] if found else []
 
 
+def file_options(command: F) -> F:
+    """Add `--preset` (`preset`) and `--config` (`file`)."""
+    command = click.option(
+        "--config", "file", metavar="FILE", help="YAML file with settings; command-line options take precedence."
+    )(command)
+    return click.option(
+        "--preset",
+        default="auto",
+        metavar="NAME|FILE",
+        help="auto, none, a preset (pgzoo presets), or a YAML file of settings or of RL Zoo's hyperparameters.",
+        show_default=True,
+    )(command)
+
+
 @click.command("train")
-@click.option(
-    "--preset",
-    default="auto",
-    metavar="NAME|FILE",
-    help="auto, none, a preset (pgzoo presets), or a YAML file of settings or of RL Zoo's hyperparameters.",
-    show_default=True,
-)
-@click.option("--config", "file", metavar="FILE", help="YAML file with settings; command-line options take precedence.")
+@file_options
 @plugin_options
 @json_option
 @progress_mode_option
@@ -256,7 +266,7 @@ def _train(
         raise click.UsageError("--seed and --seeds can't be combined.", ctx)
     if ctx.params.get("env") is None and not (file and read_yaml(file).values.get("env")):
         raise ConfigError("env is missing: give --env ID. See: pgzoo envs")
-    catalog = _catalog(ctx)
+    catalog = catalog_of(ctx)
     given = given_settings(ctx)
     algorithm = str(ctx.info_name)
     if ":" in algorithm and not (file and read_yaml(file).values.get("name")):
@@ -273,6 +283,18 @@ def _train(
             echo(f"Note: {config.env} has a newer version, {version}.", err=True)
         result = run_config(config, catalog, command=command_line(), progress=progress)
     summary.conclude(ctx, result, as_json, progress)
+
+
+@click.command(
+    "run",
+    cls=AlgorithmGroup,
+    body=_train,
+    options_metavar="",
+    subcommand_metavar="ALGO --env ID [OPTIONS]",
+    epilog="See the options of one: pgzoo run reinforce --help",
+)
+def command() -> None:
+    """Train an algorithm on an environment, evaluate it, and log everything to MLflow."""
 
 
 def _seed(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:

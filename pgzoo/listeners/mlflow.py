@@ -92,10 +92,12 @@ def create(context: RunContext) -> MlflowListener:
 
 
 def describe_member(member: Member) -> MemberDescription:
-    """Return a member's label, its settings as parameters, and its swept settings as a tag."""
+    """Return a member's label, its settings as parameters, and its tags, among them its swept settings."""
     swept = {SWEEP: format_setting(member.overrides)} if member.overrides else {}
     return MemberDescription(
-        member.label, member.config.flat(), {"pgzoo.setting": member.config.setting_hash()} | swept
+        member.label,
+        member.config.flat(),
+        {**member.config.tags, "pgzoo.setting": member.config.setting_hash()} | swept,
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from pluggy import PluginManager
 
 from pgzoo import tracking
-from pgzoo.config import Layer, RunConfig
+from pgzoo.config import Layer, Member, RunConfig
 from pgzoo.envs import ids
 from pgzoo.errors import RunFailed, StoreError
 from pgzoo.launchers.coordinator import Coordinator
@@ -131,6 +131,9 @@ def run_config(
     resume_point: ResumePoint | None = None,
     worker: WorkerContext | None = None,
     home: tracking.Home | None = None,
+    members: Sequence[Member] = (),
+    control: Control | None = None,
+    on_event: Callable[[Event], None] | None = None,
 ) -> Result:
     """Carry out a run whose settings are resolved. Don't wait for the upload to MLflow; `Result.settled` does.
 
@@ -142,6 +145,9 @@ def run_config(
         resume_point: where to continue a run.
         worker: given in a worker process, which trains one shard; otherwise the run's launcher may start workers.
         home: where journals, checkpoints and compiled code go; default: `tracking.Home.find()`.
+        members: the members to train; by default those of `config`. See `make_plan`.
+        control: receives requests to stop members; by default a new one.
+        on_event: called with each event, after the listeners.
 
     Returns:
         the result. A component that raised during training is its `error`.
@@ -153,10 +159,10 @@ def run_config(
     """
     home = home or tracking.Home.find()
     with Waiting(f"Preparing {config.algorithm} on {config.env}", progress):
-        plan = _plan(config, catalog, home, resume_point, worker)
+        plan = _plan(config, catalog, home, resume_point, worker, members)
     tracking_uri = tracking.resolve_uri(config.tracking_uri, home)
     tracking.check_store(tracking_uri, home)
-    control = worker.control if worker else Control()
+    control = worker.control if worker else control or Control()
     coordinator = None if worker else _launch(plan, control, home, catalog, command, resume_point)
     if not coordinator:
         tracking.reserve_descriptors(len(plan.members))
@@ -190,6 +196,8 @@ def run_config(
                         control.stop(reason=str(error), status="failed")
                     if worker:
                         worker.send(event)
+                    if on_event:
+                        on_event(event)
             if failure and not coordinator:  # the listener that would have written the ends is detached
                 _close_journals(session, plan, failure)
         except RunFailed as error:
@@ -210,6 +218,7 @@ def _plan(
     home: tracking.Home,
     resume_point: ResumePoint | None,
     worker: WorkerContext | None,
+    members: Sequence[Member],
 ) -> Plan:
     """Make the plan, and warn if `auto` chose the environment backend of an installed plugin."""
     if config.video:
@@ -217,7 +226,7 @@ def _plan(
         ids.check_draws(config.env, config.env_kwargs)  # frames are drawn by gymnasium's environment, on any backend
     group = worker.group if worker else resume_point.group if resume_point else ""
     compile_cache = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or home.root / "compiled")
-    members = resume_point.members if resume_point else ()
+    members = resume_point.members if resume_point else members
     plan = make_plan(config, catalog, group, members, compile_cache, resumed=resume_point is not None)
     backend = catalog.get("env_backend", plan.config.backend)
     if backend.name != config.backend and backend.plugin.source != "built-in":

@@ -1,0 +1,460 @@
+"""A hyperparameter search: trials that Optuna proposes, and the best of them again on fresh seeds."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from pgzoo import tracking
+from pgzoo.config import Layer, RunConfig
+from pgzoo.errors import ConfigError, RunFailed
+from pgzoo.registry import PluginCatalog, discover
+from pgzoo.runs.objects import check_objects, import_files, register_objects
+from pgzoo.runs.resolve import compose, resolve
+from pgzoo.runs.result import Result
+from pgzoo.runs.waiting import ProgressMode, progress_mode
+from pgzoo.search import preset as preset_file
+from pgzoo.search.display import Display
+from pgzoo.search.log import log_study
+from pgzoo.search.options import Pruner, Sampler, SearchOptions, require_optuna
+from pgzoo.search.report import write_report
+from pgzoo.search.result import Finalist, SweepResult, TrialRow
+from pgzoo.search.space import (
+    Dimension,
+    Range,
+    checked_space,
+    choice_label,
+    configure,
+    parse_search,
+    round_setting,
+    sample,
+)
+from pgzoo.search.study import RUN_ID, UNNAMED, Study, read_study, worker_lock
+from pgzoo.search.trial import Candidate, Objective, Outcome, batches, train_batch
+from pgzoo.tracking.locks import lock
+
+__all__ = ["best_rows", "join_study", "run_search", "sweep"]
+
+_log = logging.getLogger("pgzoo")
+
+BATCH = 8
+"""Trials that are proposed at once, if some of them can be trained as one batch."""
+
+HOPELESS = 3
+"""Number of failed trials after which a search in which none has finished is given up."""
+
+POLL = 1.0
+"""Seconds between two looks at a study in which only other processes still train."""
+
+
+def sweep(
+    algorithm: str | type[Any] | None = None,
+    *,
+    search: Sequence[str] | Mapping[str, Any],
+    trials: int = 40,
+    seeds: int | Sequence[int] = 4,
+    objective: Objective = "final",
+    sampler: Sampler = "tpe",
+    pruner: Pruner = "none",
+    storage: str | None = None,
+    study: str | None = None,
+    max_hours: float | None = None,
+    save_preset: str | None = None,
+    top: int = 3,
+    fresh_seeds: int | None = None,
+    batch: int | None = None,
+    sampler_seed: int = 0,
+    preset: str = "auto",
+    config: str | None = None,
+    imports: Sequence[str] = (),
+    no_plugin: Sequence[str] = (),
+    progress: bool | None = None,
+    **settings: Any,
+) -> SweepResult:
+    """Search for good hyperparameters with Optuna; the library's `pgzoo sweep`, with the same names.
+
+        search = {"learning_rate": "log:1e-4..3e-3", "estimator": ["gae", "n-step"]}
+        pgzoo.sweep("ppo", env="CartPole-v1", search=search)
+
+    The score of a trial is the interquartile mean over its seeds. The best trials are trained again with other seeds,
+    because the best score of many is too high by selection, and the winner is the one with the best new score.
+
+    `algorithm`, `preset`, `config`, `imports`, `no_plugin`, `progress` and `settings` are those of `pgzoo.run`.
+
+    Arguments of the search:
+        search: the space by dotted key: a list of choices, "A..B", "log:A..B", or a mapping with low, high and log;
+            or texts as on the command line.
+        trials: number of trials.
+        seeds: seeds of every trial; two or more.
+        objective: "final", the mean return of the final policy, or "auc", the mean height of the learning curve.
+        sampler: how settings are proposed.
+        pruner: which trials are ended early.
+        storage: URL of an Optuna storage; by default a journal file in pgzoo's folder.
+        study: name of the study; one that exists is continued. By default a new one.
+        max_hours: after this many hours no trial is started.
+        save_preset: write the settings of the winner to this file.
+        top: number of trials that are trained again.
+        fresh_seeds: number of other seeds for these; by default twice the number of seeds of a trial.
+        batch: number of trials that are proposed at once; by default 8 if they can be trained together, otherwise 1.
+        sampler_seed: seed of the sampler.
+
+    Raises:
+        UsageError: a setting or the space is wrong, or Optuna isn't installed; nothing was trained.
+        RunFailed: the first trials failed, and none finished.
+    """
+    require_optuna()
+    given_settings = {**settings, "seeds": seeds}
+    named, imports = import_files({"algorithm": algorithm, **given_settings} if algorithm else given_settings, imports)
+    catalog = discover(blocked=no_plugin, imports=imports)
+    given, objects = register_objects(named, catalog)
+    base = compose(Layer(given, ".".join), catalog, preset=preset, file=config)
+    check_objects(objects, base.launcher)
+    options = SearchOptions(
+        space=search,
+        trials=trials,
+        objective=objective,
+        sampler=sampler,
+        pruner=pruner,
+        storage=storage,
+        study=study,
+        max_hours=max_hours,
+        save_preset=save_preset,
+        top=top,
+        fresh_seeds=fresh_seeds,
+        batch=batch,
+        sampler_seed=sampler_seed,
+    )
+    return run_search(options, base, catalog, command="pgzoo.sweep", progress=progress_mode(progress))
+
+
+def run_search(
+    options: SearchOptions,
+    base: RunConfig,
+    catalog: PluginCatalog,
+    *,
+    command: str = "",
+    progress: ProgressMode = "none",
+    home: tracking.Home | None = None,
+) -> SweepResult:
+    """Search from a config whose settings are resolved. See `sweep`.
+
+    An interruption (Ctrl-C) ends the search; finished trials are kept. See `SweepResult.interrupted`.
+
+    Raises:
+        UsageError: an option or the space is wrong; nothing was trained.
+        RunFailed: the first trials failed, and none finished.
+        KeyboardInterrupt: a second Ctrl-C.
+    """
+    require_optuna()
+    options.check()
+    home = home or tracking.Home.find()
+    if len(base.seeds) < 2:
+        raise ConfigError("A trial's score is over several seeds: give --seeds 2 or more.")
+    if base.sweep_axis:
+        raise ConfigError("sweep_axis and search can't be combined: give the values of the axis with --search.")
+    space = checked_space(parse_search(options.space), base, catalog)
+    tracking.check_store(tracking.resolve_uri(base.tracking_uri, home), home)
+    if options.save_preset:
+        preset_file.check_target(options.save_preset)
+    if options.sampler == "grid":
+        space.grid(base)  # raises for a range
+    name = (
+        options.study or f"{base.algorithm}-{re.sub(r'[^A-Za-z0-9.]+', '-', base.env)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    )
+    folder = home.root / "studies" / name
+    opened = Study(name, folder, options, space, base)
+    with _said_once(), worker_lock(folder) as worker:
+        runner = _Search(opened, catalog, command, Display(progress, name, options.trials), worker, home)
+        return runner.run()
+
+
+def join_study(
+    name: str,
+    catalog: PluginCatalog,
+    *,
+    storage: str | None = None,
+    tracking_uri: str | None = None,
+    command: str = "",
+    progress: ProgressMode = "none",
+    home: tracking.Home | None = None,
+) -> SweepResult:
+    """Train trials of a study that another process started, until it has enough of them. See `run_search`.
+
+    The best ones are not trained again; the process that started the study does that.
+
+    Raises:
+        UnknownName: there is no such study.
+        StoreError: the storage can't be used.
+    """
+    require_optuna()
+    home = home or tracking.Home.find()
+    folder = home.root / "studies" / name
+    settings, labels, options = read_study(name, folder, storage)
+    options.check()
+    base = resolve([Layer({**settings, **labels, "tracking_uri": tracking_uri}, ".".join)], catalog)
+    tracking.check_store(tracking.resolve_uri(tracking_uri, home), home)
+    opened = Study(name, folder, options, checked_space(parse_search(options.space), base, catalog), base)
+    with _said_once(), worker_lock(folder) as worker:
+        search = _Search(opened, catalog, command, Display(progress, name, options.trials), worker, home)
+        return search.run(finals=False)
+
+
+class _Search:
+    """Trains the trials of a study until there are enough, then the best ones with fresh seeds."""
+
+    def __init__(
+        self,
+        study: Study,
+        catalog: PluginCatalog,
+        command: str,
+        display: Display,
+        worker: str,
+        home: tracking.Home,
+    ) -> None:
+        self.home = home
+        self.study, self.catalog, self.command, self.display, self.worker = study, catalog, command, display, worker
+        self.options, self.base = study.options, study.base
+        self._live: dict[int, Any] = {}
+        self._last: Result | None = None
+        hours = self.options.max_hours
+        self._deadline = None if hours is None else time.monotonic() + hours * 3600
+
+    def run(self, *, finals: bool = True) -> SweepResult:
+        """Carry out the search; without `finals`, only its trials. Raises RunFailed if the first trials failed."""
+        study = self.study
+        study.put_back_abandoned()
+        study.start_sampler(self.worker)
+        self.display.start(study.rows())
+        seeds = self.base.seeds
+        shares = bool(Candidate(0, self.base, tuple(study.space.dimensions)).shared())
+        size = self.options.batch or (BATCH if shares else 1)
+        interrupted = False
+        while not interrupted:
+            left = 0 if self._late() else self.options.trials - study.count()
+            asked = [candidate for _ in range(min(left, size)) if (candidate := self._ask(seeds))]
+            if asked:
+                interrupted = not self._train(asked)
+                self._give_up_if_hopeless(HOPELESS)
+            elif finals and self._others_train():
+                time.sleep(POLL)
+                study.put_back_abandoned()
+            else:
+                break
+        finalists: tuple[Finalist, ...] = ()
+        if not interrupted and finals:
+            self._give_up_if_hopeless(1)
+            with self.display.waiting(lambda: "Waiting for another process that trains the best trials again"):
+                held = lock(study.folder / "finals.lock", timeout=-1)
+            try:
+                finalists, interrupted = self._finals()
+            finally:
+                if held is not None:
+                    held.release()
+        winner = max(finalists, key=lambda finalist: finalist.fresh_score, default=None)
+        result = SweepResult(
+            study=study.name,
+            algorithm=self.base.algorithm,
+            env=self.base.env,
+            objective=self.options.objective,
+            seeds=seeds,
+            trials=study.rows(),
+            finalists=tuple(sorted(finalists, key=lambda finalist: -finalist.fresh_score)),
+            winner=winner,
+            interrupted=interrupted,
+            planned=self.options.trials,
+            folder=study.folder,
+        )
+        if winner and self.options.save_preset:
+            config = configure(self.base, winner.settings, self.catalog)
+            file = preset_file.write(self.options.save_preset, config, winner, result, self.catalog)
+            result = replace(result, preset=file)
+        result = replace(result, files=tuple(write_report(result, study.optuna)))
+        if winner:
+            with self.display.waiting(lambda: "Logging the study to MLflow"):
+                run_id = log_study(result, self.base, self.home, self.command, study.optuna.user_attrs.get(RUN_ID))
+            if run_id:
+                study.optuna.set_user_attr(RUN_ID, run_id)
+            result = replace(result, run_id=run_id)
+        if self._last is not None:
+            with self.display.waiting(self._last.format_shipping):
+                self._last.settled()
+        return result
+
+    def _others_train(self) -> bool:
+        """Return whether another process is still training a trial of the study.
+
+        Whether a process on another machine lives can't be seen. It is given up, with a warning, after three times the
+        longest duration of a trial so far.
+        """
+        running = self.study.trials("RUNNING")
+        durations = [trial.duration for trial in self.study.trials("COMPLETE", "PRUNED") if trial.duration]
+        patience = 3 * max(durations, default=timedelta()) + UNNAMED
+        for trial in running:
+            file = self.study.folder / "workers" / f"{trial.user_attrs.get('worker', '')}.lock"
+            if file.exists() or datetime.now() - trial.datetime_start < patience:
+                return True
+        if running:
+            numbers = ", ".join(str(trial.number) for trial in running)
+            _log.warning("Trials %s are still running in a process that can't be seen from here; left out.", numbers)
+        return False
+
+    def _late(self) -> bool:
+        return self._deadline is not None and time.monotonic() > self._deadline
+
+    def _ask(self, seeds: tuple[int, ...]) -> Candidate | None:
+        """Return the next trial of the study; None if the grid has no more."""
+        if self.options.sampler == "grid" and not self.study.trials("WAITING"):
+            return None
+        trial = self.study.optuna.ask()
+        trial.set_user_attr("worker", self.worker)
+
+        def suggest(key: str, dimension: Dimension) -> Any:
+            if isinstance(dimension, Range):
+                if dimension.whole:
+                    return trial.suggest_int(key, int(dimension.low), int(dimension.high), log=dimension.log)
+                value = trial.suggest_float(key, dimension.low, dimension.high, log=dimension.log)
+                return round_setting(value, dimension)
+            labels = [choice_label(value) for value in dimension.values]
+            return dimension.values[labels.index(trial.suggest_categorical(key, labels))]
+
+        settings = sample(self.study.space, self.base, suggest)
+        trial.set_user_attr("settings", settings)
+        self._live[trial.number] = trial
+        return self._candidate(trial.number, settings, seeds, {})
+
+    def _candidate(
+        self, number: int, settings: Mapping[str, Any], seeds: tuple[int, ...], tags: Mapping[str, str]
+    ) -> Candidate:
+        labels = {**self.base.tags, "pgzoo.study": self.study.name, "pgzoo.trial": str(number), **tags}
+        config = configure(self.base, settings, self.catalog)
+        config = config.model_copy(update={"seeds": seeds, "tags": labels})
+        return Candidate(number, config, tuple(settings))
+
+    def _train(self, asked: Sequence[Candidate]) -> bool:
+        """Train trials and store their ends; return False if the search was interrupted.
+
+        A trial with the settings of an earlier one has that trial's scores: training it again would give the same.
+        """
+        new: dict[str, Candidate] = {}
+        twins: list[tuple[Candidate, str]] = []
+        known = {json.dumps(row.settings, sort_keys=True): row for row in self.study.rows() if row.status == "finished"}
+        for candidate in asked:
+            key = json.dumps(dict(self._live[candidate.number].user_attrs["settings"]), sort_keys=True)
+            if key in known or key in new:
+                twins.append((candidate, key))
+            else:
+                new[key] = candidate
+        outcomes: dict[int, Outcome] = {}
+        for group in batches(list(new.values())):
+            with self.display.training([candidate.number for candidate in group]):
+                done, result = train_batch(
+                    group,
+                    self.options.objective,
+                    self.catalog,
+                    command=self.command,
+                    report=None if self.options.pruner == "none" else self._report,
+                )
+            self._last = result or self._last
+            for outcome in done:
+                if outcome.status != "interrupted":
+                    self._end(outcome)
+                    outcomes[outcome.number] = outcome
+            if any(outcome.status == "interrupted" for outcome in done):
+                for number in list(self._live):
+                    self.study.put_back(self.study.trials()[number])
+                return False
+        for candidate, key in twins:
+            if key in known:
+                row = known[key]
+                twin = Outcome(candidate.number, "finished", row.scores, f"as trial {row.number}", row.run_keys)
+            else:
+                first = outcomes[new[key].number]
+                twin = replace(first, number=candidate.number, reason=first.reason or f"as trial {first.number}")
+            self._end(replace(twin, env_steps=0, seconds=0.0))
+        return True
+
+    def _end(self, outcome: Outcome) -> None:
+        trial = self._live.pop(outcome.number)
+        self.study.tell(trial, outcome)
+        self.display.ended(outcome, trial.user_attrs["settings"], self.study.rows())
+
+    def _report(self, number: int, rung: int, so_far: float) -> bool:
+        trial = self._live[number]
+        trial.report(so_far, rung)
+        return bool(trial.should_prune())
+
+    def _give_up_if_hopeless(self, enough: int) -> None:
+        """Raise RunFailed if no trial has finished, and `enough` of them have failed."""
+        rows = self.study.rows()
+        failed = [row for row in rows if row.status == "failed"]
+        if len(failed) >= enough and len(failed) == len(rows):
+            raise RunFailed(
+                f"No trial has finished, and {len(failed)} failed; the last one: {failed[-1].reason} "
+                f"(settings: {failed[-1].format_settings()}). Check the fixed settings with "
+                f"pgzoo run {self.base.algorithm}."
+            )
+
+    def _finals(self) -> tuple[tuple[Finalist, ...], bool]:
+        """Train the best trials with fresh seeds; return them, and whether this was interrupted.
+
+        Scores that the study has from an earlier call are used again.
+        """
+        count = self.options.fresh_seeds or 2 * len(self.base.seeds)
+        seeds = tuple(range(max(self.base.seeds) + 1, max(self.base.seeds) + 1 + count))
+        best = best_rows(self.study.rows(), self.options.top)
+        stored = self.study.optuna.user_attrs
+        missing = [row for row in best if stored.get(f"fresh.{row.number}", {}).get("seeds") != list(seeds)]
+        tags = {"pgzoo.seeds": "fresh"}
+        interrupted = False
+        for group in batches([self._candidate(row.number, row.settings, seeds, tags) for row in missing]):
+            with self.display.training([candidate.number for candidate in group], fresh=True):
+                done, result = train_batch(group, self.options.objective, self.catalog, command=self.command)
+            self._last = result or self._last
+            for outcome in done:
+                if outcome.status == "finished":
+                    about = {"seeds": seeds, "scores": outcome.scores, "run_keys": outcome.run_keys}
+                    self.study.optuna.set_user_attr(f"fresh.{outcome.number}", about)
+                elif outcome.status == "failed":
+                    _log.warning("Trial %s failed on fresh seeds: %s", outcome.number, outcome.reason)
+            if interrupted := any(outcome.status == "interrupted" for outcome in done):
+                break
+        stored = self.study.optuna.user_attrs
+        found = [
+            Finalist(row.number, row.settings, row.score or 0.0, tuple(about["scores"]), tuple(about["run_keys"]))
+            for row in best
+            if (about := stored.get(f"fresh.{row.number}")) and about["seeds"] == list(seeds)
+        ]
+        return tuple(found), interrupted
+
+
+def best_rows(rows: Sequence[TrialRow], count: int) -> list[TrialRow]:
+    """Return the `count` finished trials with the best scores, best first, each setting once."""
+    ranked = sorted((row for row in rows if row.score is not None), key=lambda row: (-(row.score or 0.0), row.number))
+    distinct = {json.dumps(row.settings, sort_keys=True): row for row in reversed(ranked)}
+    return [row for row in ranked if row in distinct.values()][:count]
+
+
+@contextmanager
+def _said_once() -> Iterator[None]:
+    """Let the same warning through once, not once per trial."""
+    said: set[str] = set()
+
+    def new(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        first = text not in said
+        said.add(text)
+        return first
+
+    log = logging.getLogger("pgzoo")
+    log.addFilter(new)
+    try:
+        yield
+    finally:
+        log.removeFilter(new)

@@ -1,0 +1,287 @@
+"""An Optuna study: its storage, its trials, and what is stored with them."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from pgzoo import tracking
+from pgzoo.config import RunConfig
+from pgzoo.errors import ConfigError, StoreError, UnknownName
+from pgzoo.search.options import Pruner, SearchOptions
+from pgzoo.search.result import TrialRow
+from pgzoo.search.space import (
+    Space,
+    choice_label,
+)
+from pgzoo.search.trial import RUNGS, Outcome, score
+from pgzoo.tracking.locks import is_locked, lock
+
+__all__ = ["RUN_ID", "UNNAMED", "Study", "read_study", "worker_lock"]
+
+DEFINITION = "pgzoo.definition"
+"""Attribute of a study: what its trials have in common. A study is continued only with the same definition."""
+
+RUN_ID = "pgzoo.run_id"
+"""Attribute of a study: the id of its MLflow run."""
+
+OPTIONS = "pgzoo.options"
+"""Attribute of a study: options and labels for a process that joins it."""
+
+UNNAMED = timedelta(seconds=60)
+"""Longest time between the start of a trial and its worker's name in the study."""
+
+JOINED_LABELS = ("tags", "name", "experiment")
+JOINED_OPTIONS = ("trials", "objective", "sampler", "pruner", "sampler_seed", "batch")
+"""What a process that joins a study takes from it, besides its definition."""
+
+LABELS = ("tags", "name", "experiment", "tracking_uri")
+"""Run settings that may differ when a study is continued."""
+
+
+class Study:
+    """An Optuna study, and what is stored in it."""
+
+    def __init__(self, name: str, folder: Path, options: SearchOptions, space: Space, base: RunConfig) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.name, self.folder, self.options, self.space, self.base = name, folder, options, space, base
+        storage = _storage(options.storage, folder)
+        try:
+            study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+        except Exception as error:
+            shown = tracking.display_uri(options.storage or str(folder))
+            raise StoreError(f"The Optuna storage {shown} can't be used: {type(error).__name__}: {error}") from error
+        self.optuna = study
+        self._check_definition()
+        labels = {key: value for key, value in base.nested().items() if key in JOINED_LABELS}
+        stored = {key: getattr(options, key) for key in JOINED_OPTIONS}
+        if study.user_attrs.get(OPTIONS) != (about := {"options": stored, "labels": labels}):
+            study.set_user_attr(OPTIONS, about)
+        study.pruner = _pruner(options.pruner)
+        if options.sampler == "grid":
+            self._enqueue_grid()
+
+    def _check_definition(self) -> None:
+        """Store what the trials have in common. Raises ConfigError if the study exists with another definition."""
+        own = {
+            "config": {key: value for key, value in self.base.nested().items() if key not in LABELS},
+            "space": self.space.describe(),
+            "objective": self.options.objective,
+            "statistic": "iqm",
+        }
+        own = json.loads(json.dumps(own))
+        stored = self.optuna.user_attrs.get(DEFINITION)
+        if stored is None:
+            self.optuna.set_user_attr(DEFINITION, own)
+        elif different := list(_differences(stored, own)):
+            raise ConfigError(
+                f"The study {self.name} exists with other settings: {'; '.join(different)}. Its trials couldn't be "
+                "compared with new ones. Choose another --study, or repeat the command that started it."
+            )
+
+    def _enqueue_grid(self) -> None:
+        """Queue those combinations of the grid that aren't in the study yet, up to the number of trials."""
+        known = {trial.user_attrs.get("grid") for trial in self.trials()}
+        for index, setting in enumerate(self.space.grid(self.base)[: self.options.trials]):
+            if index not in known:
+                labels = {key: choice_label(value) for key, value in setting.items()}
+                self.optuna.enqueue_trial(labels, user_attrs={"grid": index})
+
+    def start_sampler(self, worker: str) -> None:
+        """Make the sampler of this process.
+
+        Its seed depends on the number of trials, so that a continued study draws other settings, and among several
+        processes on the process.
+        """
+        import optuna
+
+        locks = (self.folder / "workers").glob("*.lock")
+        several = bool(self.trials("RUNNING")) or any(file.stem != worker and is_locked(file) for file in locks)
+        seed = self.options.sampler_seed + len(self.trials()) + (int(worker[:7], 16) if several else 0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self.optuna.sampler = _sampler(self.options, seed)
+
+    def trials(self, *states: str) -> list[Any]:
+        """Return the trials in any of these states; all trials if none is given."""
+        found = self.optuna.get_trials(deepcopy=False)
+        return [trial for trial in found if not states or trial.state.name in states]
+
+    def count(self) -> int:
+        """Return the number of trials that are done or being trained."""
+        return sum(trial.state.name in ("COMPLETE", "PRUNED", "RUNNING") for trial in self.trials())
+
+    def put_back(self, trial: Any) -> None:
+        """Queue a trial again that was interrupted, and mark it as failed. Calling this twice queues it once."""
+        import optuna
+
+        if not any(other.user_attrs.get("repeats") == trial.number for other in self.trials()):
+            kept = {key: value for key, value in trial.user_attrs.items() if key == "grid"}
+            self.optuna.enqueue_trial(trial.params, user_attrs={**kept, "repeats": trial.number})
+        with suppress(ValueError):  # it has ended meanwhile
+            self.optuna.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+
+    def put_back_abandoned(self) -> None:
+        """Queue the trials again whose process was killed. Those of processes on other machines are left alone."""
+        for trial in self.trials("RUNNING"):
+            worker = trial.user_attrs.get("worker")
+            if worker is None:  # killed before it stored its name, unless this has happened just now
+                abandoned = datetime.now() - trial.datetime_start > UNNAMED
+            else:
+                file = self.folder / "workers" / f"{worker}.lock"
+                abandoned = file.exists() and not is_locked(file)
+            if abandoned:
+                self.put_back(trial)
+
+    def tell(self, trial: Any, outcome: Outcome) -> None:
+        """Store the end of a trial.
+
+        A failed trial is stored as pruned, because samplers learn from pruned trials that such settings are bad, and
+        ignore failed ones.
+        """
+        import optuna
+
+        for key in ("status", "scores", "reason", "run_keys", "env_steps", "seconds"):
+            trial.set_user_attr(key, getattr(outcome, key))
+        if outcome.status == "finished":
+            self.optuna.tell(trial, outcome.score)
+        else:
+            self.optuna.tell(trial, state=optuna.trial.TrialState.PRUNED)
+
+    def rows(self) -> tuple[TrialRow, ...]:
+        """Return a row for each trial that has ended."""
+        return tuple(
+            TrialRow(
+                trial.number,
+                trial.user_attrs["settings"],
+                trial.user_attrs["status"],
+                score(trial.user_attrs["scores"]) if trial.user_attrs["scores"] else None,
+                tuple(trial.user_attrs["scores"]),
+                trial.user_attrs["reason"],
+                tuple(trial.user_attrs["run_keys"]),
+                trial.user_attrs["env_steps"],
+            )
+            for trial in self.trials("COMPLETE", "PRUNED")
+        )
+
+
+def read_study(name: str, folder: Path, url: str | None) -> tuple[dict[str, Any], dict[str, Any], SearchOptions]:
+    """Return the settings of a study's trials, the labels of their runs, and the options of the search.
+
+    Raises:
+        UnknownName: there is no such study.
+        StoreError: the storage can't be used.
+    """
+    import optuna
+
+    missing = (
+        f"No study {name} in {tracking.display_uri(url) if url else folder.parent}. Give its --storage, if it has one."
+    )
+    if not url and not (folder / "journal.log").exists():
+        raise UnknownName(missing)
+    try:
+        found = optuna.load_study(study_name=name, storage=_storage(url, folder)).user_attrs
+    except KeyError:
+        raise UnknownName(missing) from None
+    except Exception as error:
+        shown = tracking.display_uri(url or str(folder))
+        raise StoreError(f"The Optuna storage {shown} can't be used: {type(error).__name__}: {error}") from error
+    if not {DEFINITION, OPTIONS} <= set(found):
+        raise UnknownName(f"The study {name} wasn't made by pgzoo sweep.")
+    definition, about = found[DEFINITION], found[OPTIONS]
+    options = SearchOptions(
+        [f"{key}={space}" for key, space in definition["space"].items()], study=name, storage=url, **about["options"]
+    )
+    return definition["config"], about["labels"], options
+
+
+def _differences(stored: Mapping[str, Any], own: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key in sorted({*stored, *own}):
+        old, new = stored.get(key), own.get(key)
+        name = key if key in ("objective", "statistic") or prefix else ""
+        if isinstance(old, dict) and isinstance(new, dict):
+            label = "--search " if key == "space" else ""
+            yield from _differences(old, new, f"{prefix}{key}." if prefix else label)
+        elif old != new:
+            yield f"{prefix}{name or key} was {old}, and is {new}"
+
+
+def _storage(url: str | None, folder: Path) -> Any:
+    """Return the Optuna storage of a URL, or the journal file of the study."""
+    import optuna
+
+    if url:
+        return url
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "journal.log"
+    return optuna.storages.JournalStorage(
+        optuna.storages.journal.JournalFileBackend(str(path), lock_obj=_JournalLock(path.with_suffix(".lock")))
+    )
+
+
+class _JournalLock:
+    """The lock of a journal file, which the kernel releases when the process is killed."""
+
+    def __init__(self, path: Path) -> None:
+        from filelock import FileLock
+
+        self._lock = FileLock(path, thread_local=False)
+
+    def acquire(self) -> bool:
+        """Wait for the lock; return True."""
+        self._lock.acquire()
+        return True
+
+    def release(self) -> None:
+        """Release the lock."""
+        self._lock.release()
+
+
+def _sampler(options: SearchOptions, seed: int) -> Any:
+    from optuna import samplers
+
+    match options.sampler:
+        case "random" | "grid":
+            return samplers.RandomSampler(seed=seed)
+        case "cmaes":
+            return samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
+        case "qmc":  # workers share one sequence
+            return samplers.QMCSampler(seed=options.sampler_seed, scramble=True, warn_independent_sampling=False)
+    return samplers.TPESampler(seed=seed)
+
+
+def _pruner(name: Pruner) -> Any:
+    from optuna import pruners
+
+    match name:
+        case "median":
+            return pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2)
+        case "hyperband":
+            return pruners.HyperbandPruner(min_resource=1, max_resource=RUNGS, reduction_factor=3)
+    return pruners.NopPruner()
+
+
+@contextmanager
+def worker_lock(folder: Path) -> Iterator[str]:
+    """Hold a lock whose name is stored with the trials that this process trains; return that name.
+
+    When the process is killed, the lock is released, and the next one queues its trials again.
+    """
+    name = secrets.token_hex(8)
+    path = folder / "workers" / f"{name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    held = lock(path)
+    try:
+        yield name
+        path.unlink(missing_ok=True)  # after an exception it stays: it tells that the trials were abandoned
+    finally:
+        if held is not None:
+            held.release()

@@ -1,0 +1,263 @@
+"""A search from its first trial to the winner: batches, twins, continuing, pruning, failures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+import yaml
+from click.testing import CliRunner
+from program import Folder, eventually, read_until
+
+import pgzoo
+from pgzoo import SweepResult
+from pgzoo.cli import main
+from pgzoo.errors import ConfigError, RunFailed, UsageError
+
+pytest.importorskip("optuna", reason="the extra sweep is not installed")
+
+Sweep = Callable[..., SweepResult]
+
+SETTINGS: dict[str, Any] = {
+    "env": "CartPole-v1",
+    "seeds": 2,
+    "total_steps": 128,
+    "num_envs": 2,
+    "rollout_steps": 32,
+    "epochs": 1,
+    "eval_episodes": 2,
+    "policy": {"name": "mlp", "hidden": (8,)},
+    "tracking_uri": "none",
+    "preset": "none",
+}
+SPACE = {"learning_rate": "log:1e-4..1e-1", "entropy_coef": [0, 0.01], "estimator": ["gae", "n-step"]}
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def sweep(**options: Any) -> SweepResult:
+    return pgzoo.sweep("ppo", **{"search": SPACE, "trials": 5, "top": 2, "fresh_seeds": 3, **SETTINGS, **options})
+
+
+def scores(result: SweepResult) -> list[tuple[Any, ...]]:
+    return [(row.number, row.status, row.settings, row.scores) for row in result.trials]
+
+
+def test_a_search_from_the_first_trial_to_the_preset(home: Path) -> None:
+    result = sweep(study="first", save_preset="best")
+    assert [row.number for row in result.trials] == [0, 1, 2, 3, 4] and not result.interrupted
+    assert all(row.status == "finished" and len(row.scores) == 2 for row in result.trials)
+    assert [row.score for row in result.trials] == [sum(row.scores) / 2 for row in result.trials]
+
+    # finalists: the best two on seeds that the search didn't use; the winner is the better one there
+    best = sorted({row.score for row in result.trials if row.score is not None})[-1]
+    assert best in [finalist.search_score for finalist in result.finalists]
+    assert [len(finalist.scores) for finalist in result.finalists] == [3, 3]
+    assert all(key.rpartition("-s")[2] in "234" for key in result.finalists[0].run_keys)
+    assert result.winner == max(result.finalists, key=lambda finalist: finalist.fresh_score)
+
+    # a trial is what `pgzoo.run` gives, and its runs say to which trial they belong
+    row, winner = result.trials[0], result.winner
+    nested = {key: value for key, value in row.settings.items() if "." not in key}
+    alone = pgzoo.run("ppo", **{**SETTINGS, **nested})
+    assert tuple(float(run.returns.mean()) for run in alone.runs) == row.scores
+    config = yaml.safe_load((home / ".pgzoo/runs" / row.run_keys[1] / "artifacts/config.yaml").read_text())
+    assert config["tags"] == {"pgzoo.study": "first", "pgzoo.trial": "0"} and config["seeds"] == [1]
+
+    # the files
+    assert result.preset is not None and winner is not None
+    written = yaml.safe_load(result.preset.read_text())
+    assert written["learning_rate"] == winner.settings["learning_rate"]
+    assert written["estimator"]["name"] == winner.settings["estimator"] and "seeds" not in written
+    repeated = pgzoo.run("ppo", env="CartPole-v1", preset=str(result.preset), seeds=[2, 3, 4], tracking_uri="none")
+    assert tuple(float(run.returns.mean()) for run in repeated.runs) == winner.scores
+    assert {file.name for file in result.files} >= {"trials.csv", "finalists.csv", "history.png", "slice.png"}
+    with (result.folder / "trials.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(one["score"]) for one in rows] == [row.score for row in result.trials]
+    assert rows[0]["estimator"] == row.settings["estimator"]
+
+    # the same command again does nothing, and with more trials only those
+    again = sweep(study="first")
+    assert scores(again) == scores(result) and again.finalists == result.finalists
+    more = sweep(study="first", trials=6)
+    assert scores(more)[:5] == scores(result) and len(more.trials) == 6
+    with pytest.raises(ConfigError, match=r"study first exists with other settings: total_steps was 128, and is 256"):
+        sweep(study="first", total_steps=256)
+    with pytest.raises(ConfigError, match=r"--search learning_rate was log:0\.0001\.\.0\.1, and is 0\.1\.\.0\.2"):
+        sweep(study="first", search=SPACE | {"learning_rate": "0.1..0.2"})
+
+
+def test_trials_in_a_batch_score_as_trials_one_by_one(home: Path) -> None:
+    options: dict[str, Any] = {"sampler": "random", "trials": 3, "top": 1, "fresh_seeds": 2}
+    together, one_by_one = sweep(**options), sweep(**options, batch=1, study="other")
+    assert scores(together) == scores(one_by_one)
+    groups = [{key.partition("-learning")[0] for key in row.run_keys} for row in together.trials]
+    assert len(set.union(*groups)) < 3  # fewer runs than trials
+
+
+def test_a_grid_trains_each_combination_once(home: Path) -> None:
+    space = {"estimator": ["gae", "n-step"], "estimator.lam": [0.9, 1.0]}
+    result = sweep(search=space, sampler="grid", trials=9, top=1, fresh_seeds=2, study="grid")
+    assert [row.settings for row in result.trials] == [
+        {"estimator": "gae", "estimator.lam": 0.9},
+        {"estimator": "gae", "estimator.lam": 1.0},
+        {"estimator": "n-step"},
+    ]
+
+
+def test_a_setting_that_is_drawn_again_is_not_trained_again(home: Path) -> None:
+    result = sweep(search={"estimator": ["gae", "n-step"]}, trials=4, top=1, fresh_seeds=2, sampler="random")
+    trained = [row for row in result.trials if row.env_steps]
+    assert len(trained) <= 2 < len(result.trials)
+    twin = next(row for row in result.trials if not row.env_steps)
+    assert twin.reason == f"as trial {trained[0].number}" or twin.reason == f"as trial {trained[-1].number}"
+    assert twin.scores in [row.scores for row in trained]
+
+
+def test_a_pruned_trial_has_no_score(home: Path) -> None:
+    result = sweep(search={"learning_rate": "log:1e-4..1e-1"}, trials=8, batch=1, pruner="hyperband", total_steps=640)
+    pruned = [row for row in result.trials if row.status == "pruned"]
+    assert pruned and all(row.score is None and row.env_steps < 2 * 640 for row in pruned)
+
+
+def test_a_search_without_a_finished_trial_fails(home: Path) -> None:
+    with pytest.raises(RunFailed, match=r"No trial has finished, and 3 failed; the last one: .*minibatches"):
+        sweep(search={"minibatches": "1000..2000"})
+
+
+def test_the_area_under_the_curve_as_the_objective(home: Path) -> None:
+    result = sweep(objective="auc", trials=1, top=1, fresh_seeds=2, log_every=64)
+    (row,) = result.trials
+    assert row.score is not None and 5 < row.score < 60 and row.score == sum(row.scores) / 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seeds": 1}, "score is over several seeds: give --seeds 2 or more"),
+        ({"sweep_axis": {"gamma": (0.9, 1.0)}}, "sweep_axis and search can't be combined"),
+        ({"trials": 0}, "--trials must be 1 or greater"),
+        ({"max_hours": 0}, "--max-hours must be greater than 0"),
+        ({"sampler": "best"}, "--sampler must be one of tpe, random"),
+        ({"study": "../a"}, "--study ../a: use letters"),
+        ({"save_preset": "nowhere/best"}, "the folder nowhere doesn't exist"),
+        ({"sampler": "grid"}, "the sampler grid tries every combination of given values"),
+        ({"storage": "nonsense://x"}, "The Optuna storage nonsense://x can't be used"),
+    ],
+)
+def test_options_are_checked_before_anything_is_trained(home: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        sweep(**options)
+    assert not list(home.glob(".pgzoo/runs/*"))
+
+
+def test_optuna_is_an_extra(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pgzoo.search.options.present", {"sweep": False}.__getitem__)
+    words = "sweep ppo --env CartPole-v1 --search learning_rate=0.1..0.2 --no-progress"
+    done = CliRunner().invoke(main.program, words.split())
+    assert done.exit_code == 2 and done.stdout == ""
+    assert done.stderr == (
+        'Error: A hyperparameter search needs Optuna, which isn\'t installed: pip install "pgzoo[sweep]"\n'
+    )
+
+
+def test_a_file_that_no_search_wrote_is_not_overwritten(home: Path) -> None:
+    (home / "mine.yml").write_text("gamma: 0.9\n")
+    with pytest.raises(UsageError, match=r"mine\.yml exists and wasn't written by a search"):
+        sweep(save_preset="mine")
+
+
+def test_a_study_is_joined_by_its_name(home: Path) -> None:
+    space = {**SPACE, "policy.hidden": [[4], [4, 4]], "target_kl": ["none", 0.1], "normalize_advantages": [True, False]}
+    begun = sweep(study="shared", search=space, trials=3, max_hours=1e-9, tags={"a": "b"})
+    assert begun.trials == () and begun.winner is None
+    words = ["sweep", "--join", "shared", "--tracking-uri", "none", "--json"]
+    done = CliRunner().invoke(main.program, words)
+    assert done.exit_code == 0, done.output
+    joined = json.loads(done.stdout)
+    assert [row["status"] for row in joined["trials"]] == ["finished"] * 3 and joined["winner"] is None
+    key = joined["trials"][2]["run_keys"][0]
+    config = yaml.safe_load((home / ".pgzoo/runs" / key / "artifacts/config.yaml").read_text())
+    assert config["tags"] == {"a": "b", "pgzoo.study": "shared", "pgzoo.trial": "2"}
+    ended = sweep(study="shared", search=space, trials=3, tags={"a": "b"})
+    assert [list(row.scores) for row in ended.trials] == [row["scores"] for row in joined["trials"]] and ended.winner
+    done = CliRunner().invoke(main.program, ["sweep", "--join", "other"])
+    assert done.exit_code == 2 and "Error: No study other in " in done.stderr
+
+
+@pytest.mark.slow
+def test_a_study_is_a_run_in_mlflow(home: Path) -> None:
+    result = sweep(trials=1, top=1, fresh_seeds=2, study="logged", tracking_uri=None)
+    client = mlflow.MlflowClient(f"sqlite:///{home}/mlflow.db")
+    assert result.run_id is not None and result.winner is not None
+    run = client.get_run(result.run_id)
+    assert run.info.run_name == "logged" and run.data.tags["pgzoo.kind"] == "study"
+    assert run.data.metrics["trial/best"] == result.trials[0].score
+    assert run.data.metrics["winner/fresh_score"] == result.winner.fresh_score
+    assert {file.path for file in client.list_artifacts(result.run_id)} == {"trials.csv", "finalists.csv"}
+    query = "tags.`pgzoo.study` = 'logged' and tags.`pgzoo.trial` = '0'"
+    runs = client.search_runs([run.info.experiment_id], query)
+    assert sorted(one.data.tags.get("pgzoo.seeds", "search") for one in runs) == ["fresh"] * 2 + ["search"] * 2
+    assert sweep(trials=1, top=1, fresh_seeds=2, study="logged", tracking_uri=None).run_id == result.run_id
+
+
+@pytest.mark.slow
+def test_a_killed_search_is_continued(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    words = (
+        "sweep ppo --env CartPole-v1 --search learning_rate=log:1e-4..1e-2 --trials 4 --batch 1 --seeds 2 --top 1 "
+        "--fresh-seeds 2 --total-steps 6000 --eval-episodes 2 --tracking-uri none --study killed --json"
+    ).split()
+    try:
+        child = folder.start(*words)
+        read_until(child.stderr, "trial   0")
+        eventually(lambda: len(list(tmp_path.glob(".pgzoo/runs/*-s?"))) == 4)
+        os.kill(child.pid, signal.SIGKILL)
+        child.communicate()
+
+        child = folder.start(*words)
+        text = read_until(child.stderr, "trial   2")
+        assert "1 of 4 trials are done" in text
+        eventually(lambda: len(list(tmp_path.glob(".pgzoo/runs/*-s?"))) == 8)
+        child.send_signal(signal.SIGINT)
+        out, _ = child.communicate()
+        stopped = folder.parse(out)
+        assert child.returncode == 130 and stopped["interrupted"] and stopped["winner"] is None
+        assert [row["trial"] for row in stopped["trials"]] == [0, 2]
+
+        result = folder.parse(folder.pgzoo(*words)[0])
+    finally:
+        folder.close()
+    rows = {row["trial"]: row for row in result["trials"]}
+    assert [rows[number] for number in (0, 2)] == stopped["trials"]
+    assert len(rows) == 4 and all(row["status"] == "finished" for row in rows.values())
+    assert len({row["settings"]["learning_rate"] for row in rows.values()}) == 4 and result["winner"]
+
+
+def test_the_command_prints_the_winner(home: Path) -> None:
+    words = (
+        "sweep ppo --env CartPole-v1 --preset none --search learning_rate=log:1e-4..1e-2 --trials 2 --seeds 2 --top 1 "
+        "--fresh-seeds 3 --total-steps 128 --num-envs 2 --eval-episodes 2 --tracking-uri none --study s --save-preset p"
+    )
+    done = CliRunner().invoke(main.program, words.split())
+    assert done.exit_code == 0, done.output
+    assert "2 of 2 trials finished, 0 pruned, 0 failed" in done.stdout
+    heads = next(line for line in done.stdout.splitlines() if line.startswith("trial "))
+    assert heads.split("  ")[1:3] == ["in the search", "fresh seeds"] and heads.split()[-2:] == [
+        "shrinkage",
+        "settings",
+    ]
+    assert "Winner    trial" in done.stdout and "pgzoo run ppo --env CartPole-v1 --preset p.yml" in done.stdout
+    assert "trial   1" in done.stderr and "2 of 2, best" in done.stderr

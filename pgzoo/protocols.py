@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import gymnasium as gym
@@ -48,6 +48,7 @@ __all__ = [
     "Policy",
     "PolicyFactory",
     "ReturnEstimator",
+    "RunControl",
     "UpdateContext",
     "VectorEnv",
 ]
@@ -474,12 +475,41 @@ class Launcher(Protocol):
         ...
 
 
+class RunControl(Protocol):
+    """The argument `control` of an event hook and of a callback: asks the run for something.
+
+    It acts on the seeds that are trained in the listener's process: all of them with the launcher `local`, those of one
+    worker with `processes`. A callback of `pgzoo.run` and a listener registered with `display=True` act on all seeds of
+    the run. The methods may be called from any thread.
+    """
+
+    def stop(self, reason: str, members: Sequence[int] | None = None) -> None:
+        """End members (indices; None: all) with the status "stopped" and this reason.
+
+        A stop requested in `pgzoo_episodes_finished` ends the members with the update that has just been completed, one
+        requested in a later hook ends them with the next update. Their last parameters are evaluated and saved as
+        at the end of any run.
+
+        Raises:
+            ValueError: there is no member of such an index.
+        """
+        ...
+
+    def evaluate(self) -> None:
+        """Request an evaluation of all active members after the current update."""
+        ...
+
+    def save(self) -> None:
+        """Request a checkpoint of all members after the current update."""
+        ...
+
+
 class Listener(Protocol):
     """What the factory of a listener returns: an object with any of these event hooks, each marked `@pgzoo.hookimpl`.
 
-    A plugin registers the factory, which takes a `RunContext` and is called once per run. A hook takes `event`, an
-    object from `pgzoo.training.events` (`RunStarted` for `pgzoo_run_started`), or no argument. Its result is
-    ignored. A listener whose hook raises is detached with a warning, and the run continues.
+    A plugin registers the factory, which takes a `RunContext` and is called once per run. A hook may take `event`, an
+    object from `pgzoo.training.events` (`RunStarted` for `pgzoo_run_started`), and `control`, a `RunControl`. Its
+    result is ignored. A listener whose hook raises is detached with a warning, and the run continues.
 
     A listener may also have
         snapshot(member) -> Any: plain JSON data for the checkpoint of a member (an index). In a resumed run the factory

@@ -114,6 +114,8 @@ class EnvBackend(Protocol):
             copies of one member, because the choice must not depend on the number of members;
         foreign = True: it creates its own environments, so if it is chosen by name it also runs ids that gymnasium
             can't create;
+        sends_info = True: it returns the values of `request.info` in `StepResult.info`. Without it, requests that have
+            such keys are not passed to the backend;
         wraps = True: it applies `request.wrappers` and `request.frame_stack`. Without it, requests that have them are
             not passed to the backend.
     """
@@ -185,13 +187,14 @@ class ReturnEstimator(Protocol):
     """A pure function from a trajectory to returns or advantages `[S, T, N]`.
 
     It takes any of these keyword arguments: rewards, values, next_values, log_rhos, terminated, truncated, valid,
-    starts, timestep, gamma, obs, actions, and the fields of its config. An argument with a default is passed if the run
-    provides it. If `values` or `next_values` has no default, the estimator requires a critic: if the algorithm trains
-    none, the engine adds one and trains it in the algorithm's gradient steps (docs/estimators.md). An algorithm without
-    gradient steps raises UnfitError.
+    starts, timestep, gamma, obs, actions, info, and the fields of its config. An argument with a default is passed if
+    the run provides it. If `values` or `next_values` has no default, the estimator requires a critic: if the algorithm
+    trains none, the engine adds one and trains it in the algorithm's gradient steps (docs/estimators.md). An algorithm
+    without gradient steps raises UnfitError.
 
     A single result is an estimate of the return, from which a run with a critic subtracts its values; a pair is
-    (advantages, returns). An estimator that needs whole episodes has `whole_episodes = True`.
+    (advantages, returns). An estimator that needs whole episodes has `whole_episodes = True`. One that needs values of
+    the environment's info has an attribute such as `needs = {"info:cost"}`, and finds them in `info["cost"]`.
     """
 
     def __call__(self, **kwargs: Any) -> Tensor | tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ from pgzoo.runs.initial import load_initial
 from pgzoo.runs.memory import check_memory
 from pgzoo.runs.rows import check_rows
 from pgzoo.training import added_critic
-from pgzoo.training.plan import Plan, checked_needs, make_policy
+from pgzoo.training.plan import Plan, checked_needs, info_keys, make_policy
 from pgzoo.types import Collection, EnvRequest, Params, Steps
 
 __all__ = ["collection_of", "make_plan", "name_component"]
@@ -60,6 +60,13 @@ def make_plan(
     """
     _check_device(config.device)
     members = tuple(members) or config.members()
+    with name_component(f'algorithm "{config.algorithm}"'):
+        algorithm = catalog.get("algorithm", config.algorithm).load()()
+        collection = collection_of(algorithm, config.settings)
+        own_needs = _evaluate_attribute(getattr(algorithm, "needs", frozenset()), config.settings)
+        needs = checked_needs(own_needs, f'Algorithm "{config.algorithm}"')
+    estimator = catalog.get("estimator", config.estimator.name).load()
+    needs |= checked_needs(getattr(estimator, "needs", ()), f'Estimator "{config.estimator.name}"', ())
     request = EnvRequest(  # of one member
         config.env,
         config.env_kwargs,
@@ -67,16 +74,10 @@ def make_plan(
         config.num_envs,
         wrappers=tuple(config.wrappers or ()),
         frame_stack=config.frame_stack or 0,
+        info=info_keys(needs),
     )
     backend_name, backend = choose_backend(config.backend, catalog, request)
     spec = inspect_environment(request, backend)
-    with name_component(f'algorithm "{config.algorithm}"'):
-        algorithm = catalog.get("algorithm", config.algorithm).load()()
-        collection = collection_of(algorithm, config.settings)
-        needs = checked_needs(
-            _evaluate_attribute(getattr(algorithm, "needs", frozenset()), config.settings), config.algorithm
-        )
-    estimator = catalog.get("estimator", config.estimator.name).load()
     if added := added_critic.is_added(estimator, needs, config.settings):
         needs |= {"value"}
     policy_choice = {"policy": _choose_distribution(config.policy, needs)}

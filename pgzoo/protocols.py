@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Actor",
     "Algorithm",
+    "Diagnostic",
     "EnvBackend",
     "EnvState",
     "Launcher",
@@ -259,6 +260,11 @@ class UpdateContext(Protocol):
         ...
 
     @property
+    def algorithm(self) -> Any:
+        """The algorithm itself."""
+        ...
+
+    @property
     def members(self) -> tuple[Member, ...]:
         """The S members. `members[s].config.settings` are the algorithm's settings for member s."""
         ...
@@ -474,6 +480,24 @@ class Launcher(Protocol):
 
         Otherwise return a generator. Its first `next` splits the request and starts a worker for each shard; the
         generator then yields their messages and returns when all workers have exited. Closing it earlier kills them.
+        """
+        ...
+
+
+class Diagnostic(Protocol):
+    """Measures something about the training of a run and changes nothing.
+
+    A plugin registers the class; `--diagnostic NAME` creates it once per run. It may also have
+        fits(plan) -> str: an empty string if it can measure a run with this `Plan`, else the reason why it can't.
+    """
+
+    def measure(self, ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -> Tensor | Mapping[str, Tensor]:
+        """Return one number per member, `[S]`, or several by name.
+
+        They are reported as `diagnostic/NAME`, or `diagnostic/NAME/KEY`. It is called after every K-th update
+        (`--diagnostics-every K`), with the last trajectory of the update and the state that collected it. Of `ctx` it
+        may use what doesn't change the run: the run's properties, `algorithm`, `evaluate_policy`, `estimate`, `batch`,
+        `minibatches`, `gradient`, `hvp`, `hyper`, `learning_rate` and `rng`.
         """
         ...
 

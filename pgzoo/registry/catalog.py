@@ -19,7 +19,16 @@ from pgzoo.errors import PluginError, UnknownName, did_you_mean, visible
 __all__ = ["KINDS", "ComponentKind", "Entry", "PluginCatalog", "PluginInfo", "Preset", "Registry", "Source", "Status"]
 
 ComponentKind = Literal[
-    "algorithm", "policy", "estimator", "env_backend", "env_state", "listener", "launcher", "preset", "command"
+    "algorithm",
+    "policy",
+    "estimator",
+    "env_backend",
+    "env_state",
+    "listener",
+    "diagnostic",
+    "launcher",
+    "preset",
+    "command",
 ]
 Source = Literal["built-in", "entry point", "import", "inline"]
 Status = Literal["ok", "broken", "blocked"]
@@ -29,6 +38,7 @@ _LISTED_BY: Mapping[ComponentKind, str] = {
     "algorithm": "pgzoo algorithms",
     "policy": "pgzoo policies",
     "estimator": "pgzoo estimators",
+    "diagnostic": "pgzoo diagnostics",
     "preset": "pgzoo presets",
     "command": "pgzoo --help",
 }
@@ -179,6 +189,10 @@ class Registry:
         their process.
         """
         self._add("listener", name, target, None, summary, {"display": True} if display else {})
+
+    def diagnostic(self, name: str, target: object, *, summary: str = "") -> None:
+        """Register a diagnostic: a class that measures the training of a run and changes nothing."""
+        self._add("diagnostic", name, target, None, summary)
 
     def launcher(self, name: str, target: object, *, summary: str = "") -> None:
         """Register a launcher, which splits the seeds of a run among processes: `target(request)`, once per run."""

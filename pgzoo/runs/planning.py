@@ -14,9 +14,9 @@ import torch
 
 from pgzoo.config import AlgorithmConfig, Component, Member, RunConfig
 from pgzoo.envs.choice import choose_backend, inspect_environment, resets_completely
-from pgzoo.errors import PgzooError, PluginError, UsageError
+from pgzoo.errors import PgzooError, PluginError, UnfitError, UsageError
 from pgzoo.ops.acting import memory_size
-from pgzoo.protocols import Policy
+from pgzoo.protocols import Diagnostic, Policy
 from pgzoo.registry import PluginCatalog
 from pgzoo.runs.initial import load_initial
 from pgzoo.runs.memory import check_memory
@@ -100,7 +100,7 @@ def make_plan(
     config = config.model_copy(update=chosen)
     members = tuple(replace(member, config=member.config.model_copy(update=chosen)) for member in members)
     env_states = tuple(entry.load()() for entry in catalog.entries("env_state"))
-    return Plan(
+    plan = Plan(
         config=config,
         spec=spec,
         algorithm=algorithm,
@@ -117,6 +117,19 @@ def make_plan(
         compile_cache=compile_cache,
         initial=initial,
     )
+    return replace(plan, diagnostics=_diagnostics(plan, catalog)) if config.diagnostic else plan
+
+
+def _diagnostics(plan: Plan, catalog: PluginCatalog) -> dict[str, Diagnostic]:
+    """Create the diagnostics of a run. Raises UnfitError for one that can't measure it."""
+    found: dict[str, Diagnostic] = {}
+    for name in plan.config.diagnostic:
+        with name_component(f'diagnostic "{name}"'):
+            diagnostic = found[name] = catalog.get("diagnostic", name).load()()
+            reason = diagnostic.fits(plan) if hasattr(diagnostic, "fits") else ""
+        if reason:
+            raise UnfitError(f'Diagnostic "{name}" can\'t measure this run: {reason}.')
+    return found
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from pgzoo.errors import PluginError, did_you_mean
 from pgzoo.ops.acting import memory_size
 from pgzoo.ops.heads import ObsEncoder
 from pgzoo.ops.normalize import NormalizedPolicy
-from pgzoo.protocols import Algorithm, EnvBackend, EnvState, Policy
+from pgzoo.protocols import Algorithm, Diagnostic, EnvBackend, EnvState, Policy
 from pgzoo.types import INFO, Collection, EnvRequest, Inputs, Need, Output, Params, Spec, TrainState
 
 __all__ = [
@@ -47,6 +47,7 @@ class Plan:
         needs: the outputs and data that the algorithm requires (see `types.Need`).
         added_critic: True if "value" is among the needs only for the estimator (see `training.added_critic`).
         env_states: save and restore environments.
+        diagnostics: measured after every `config.diagnostics_every` updates, by name.
         forgets: True if an episode after `reset(seed)` doesn't depend on earlier episodes.
         compile_cache: folder for compiled gradient steps; None: TORCHINDUCTOR_CACHE_DIR, or a temporary folder.
     """
@@ -63,6 +64,7 @@ class Plan:
     needs: frozenset[str] = frozenset()
     added_critic: bool = False
     env_states: tuple[EnvState, ...] = ()
+    diagnostics: Mapping[str, Diagnostic] = field(default_factory=dict)
     forgets: bool = True
     compile_cache: Path | None = None
 

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?= reinforce --env CartPole-v1
 
-.PHONY: run test test-all unit coverage wheels test-envpool check fix docs bench bench-backends bench-device bench-peers bench-physics results faults lock clean
+.PHONY: run test test-all unit coverage wheels test-envpool test-peers check fix docs bench bench-backends bench-device bench-peers bench-physics results tournament environments faults lock clean
 
 run: $(VENV)/.ready
 	$(BIN)/pgzoo run $(ARGS)
@@ -20,9 +20,9 @@ test: $(VENV)/.ready
 test-all: $(VENV)/.ready
 	$(PYTEST) $(ARGS_TEST)
 
-# What runs in the test's own process: the loop to work in.
+# The loop to work in: what runs in the test's own process, without tests that train until something is learned.
 unit: $(VENV)/.ready
-	$(PYTEST) -m "not slow" $(UNIT:%=tests/%) --ignore tests/training/test_compiling.py $(ARGS_TEST)
+	$(BIN)/python -m pytest -n 2 -m "not slow and not learning" $(UNIT:%=tests/%) --ignore tests/training/test_compiling.py --ignore tests/training/test_device.py $(ARGS_TEST)
 
 # `make test` with coverage, as a separate target because measuring slows the tests down.
 coverage: $(VENV)/.ready
@@ -64,8 +64,17 @@ bench-peers: $(VENV)/.ready
 bench-device: $(VENV)/.ready
 	$(BIN)/python benchmarks/device.py
 
+# Box2D and MuJoCo rows need those packages: pip install -e '.[box2d,mujoco]'
 results: $(VENV)/.ready
-	$(BIN)/python benchmarks/results.py
+	$(BIN)/python benchmarks/results.py $(if $(ROW),--row '$(ROW)')
+
+# Takes days; `make tournament PIECE='ppo/*'` runs a part, and finished pieces are kept (docs/tournament.md).
+PIECE ?= *
+tournament: $(VENV)/.envpool
+	set -f; $(BIN)/python benchmarks/tournament.py $(ARGS_TOURNAMENT) $(PIECE)
+
+environments: $(VENV)/.ready
+	$(BIN)/python benchmarks/environments.py $(if $(ROW),--only $(ROW))
 
 faults: $(VENV)/.ready
 	$(BIN)/python benchmarks/reliability.py
@@ -80,6 +89,16 @@ $(VENV)/.ready: pyproject.toml constraints.txt plugins/pgzoo-example/pyproject.t
 # envpool and what it needs are 300 MB to download: installed and tested when asked for.
 test-envpool: $(VENV)/.envpool
 	$(BIN)/python -m pytest plugins/pgzoo-envpool
+
+# Compares losses, gradients and updates with those of other libraries (docs/peers.md), in a venv of their own.
+PEERS = stable-baselines3==2.9.2 sb3-contrib==2.9.2 torchrl==0.14.1 skrl==2.1.1
+test-peers: $(VENV)-peers/.ready
+	$(VENV)-peers/bin/python -m pytest -W default tests/peers $(ARGS_TEST)
+
+$(VENV)-peers/.ready: Makefile pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(VENV)-peers
+	$(VENV)-peers/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' $(PEERS)
+	touch $@
 
 bench-backends: $(VENV)/.envpool
 	$(BIN)/python benchmarks/backends.py

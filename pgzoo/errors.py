@@ -104,20 +104,25 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def raised_at(error: BaseException) -> str:
     """Return ' (FILE, line N)': the innermost line of code outside of installed packages that raised an error.
 
-    Empty where all of the traceback lies in pgzoo, in Python or in installed packages: then it is no user's own code.
+    If all of the traceback lies in pgzoo, in Python or in installed packages, no code of the user's is involved, and
+    the result is empty; but for an error without a message it is the line that raised the error.
     """
     own = os.path.dirname(os.path.abspath(__file__)) + os.sep
     library = os.path.dirname(os.__file__) + os.sep
+    everything = traceback.extract_tb(error.__traceback__)
     frames = [
         frame
-        for frame in traceback.extract_tb(error.__traceback__)
+        for frame in everything
         if not frame.filename.startswith((own, library, "<"))
         and not {"site-packages", "dist-packages"} & set(frame.filename.split(os.sep))
     ]
+    if not frames and not str(error):
+        frames = everything[-1:]
     if not frames:
         return ""
     file = frames[-1].filename
     shown = os.path.relpath(file) if file.startswith(os.getcwd() + os.sep) else file
+    shown = shown.rpartition(f"{os.sep}site-packages{os.sep}")[2]
     return f" ({shown}, line {frames[-1].lineno})"
 
 

@@ -19,14 +19,14 @@ EXTRAS = {
     "box2d": Extra(("Box2D",), "LunarLander, BipedalWalker and CarRacing"),
     "mujoco": Extra(("mujoco",), "HalfCheetah, Ant, Humanoid and the other robots"),
     "atari": Extra(("ale_py",), "Atari games"),
+    "jax": Extra(("jax",), "the phys2d and tabular environments"),
     "video": Extra(("imageio", "imageio_ffmpeg"), "videos of episodes"),
     "onnx": Extra(("onnx", "onnxscript", "onnxruntime"), "policies as ONNX graphs"),
 }
 _COMMANDS = {m.lower(): f'pip install "pgzoo[{name}]"' for name, extra in EXTRAS.items() for m in extra.modules}
 _COMMANDS |= {
-    "jax": 'pip install "gymnasium[jax]"',
     "pygame": 'pip install "gymnasium[classic-control]"',
-    "cv2": 'pip install "gymnasium[other]"',
+    "cv2": "pip install opencv-python-headless",
 }
 
 

@@ -456,7 +456,8 @@ class Algorithm(Protocol):
         defaults: default values of run settings, e.g. `{"num_envs": 8}`;
         init(ctx, rng) -> AlgorithmState: additional tensors of one member, without the member axis. It is called once
             per member, with that member's numpy generator;
-        learns = False: if it doesn't train the policy.
+        learns = False: if it doesn't train the policy;
+        known_exceptions: the conformance checks that it fails on purpose, each with the reason (docs/testing.md).
     `collect` and `needs` may be functions of the algorithm's settings. The settings `epochs` and `minibatches`
     determine how often, and in how many parts, the default update passes over the collected data.
 

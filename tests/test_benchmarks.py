@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,8 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "benchmarks"))
 
+import environments  # noqa: E402
+from environments import outcome_of as outcome_of_id  # noqa: E402
 from page import put, ratios, spread, table  # noqa: E402
 from processes import Measurements, Outcome, outcome_of, words_of  # noqa: E402
 from rows import Row, comparison, measure  # noqa: E402
@@ -111,3 +115,28 @@ def test_without_a_gpu_nothing_is_measured_and_the_page_stays() -> None:
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr == f"There is no GPU that torch {torch.__version__} can use: nothing was measured.\n"
     assert (ROOT / "docs" / "performance.md").read_bytes() == page
+
+
+def test_an_id_that_is_refused_is_said_to_train_only_where_its_replacements_did() -> None:
+    refused = {"trains": False, "error": "There is none.", "successor": "Ant-v5", "successor_trains": True}
+    assert outcome_of_id(refused) == "refused; the error message offers the newer version, which trains"
+    assert "which doesn't train either" in outcome_of_id(refused | {"successor_trains": False})
+    assert outcome_of_id(refused | {"backend": "envpool", "backend_trains": True}).endswith(
+        "; the old id trains with `--backend envpool`"
+    )
+    assert outcome_of_id({"trains": False, "error": "It needs gym."}) == "can't be trained in: It needs gym."
+
+
+def test_the_page_of_environments_is_that_of_the_kept_results_and_tells_of_rows_without_one() -> None:
+    kept = json.loads(environments.KEPT.read_text(encoding="utf-8"))
+    assert environments.page(kept) == environments.PAGE.read_text(encoding="utf-8")
+    del kept["listed"]["CartPole-v1"], kept["packages"]["minigrid"]
+    shown = environments.page(kept)
+    assert "| `CartPole-v1` | not run |" in shown
+    assert re.search(r"^\| minigrid \|.*\| not run \|$", shown, re.MULTILINE)
+
+
+def test_the_constraints_of_a_package_that_a_command_names_with_a_version_are_left_out() -> None:
+    lines = environments.constraints_without(["metaworld", "mujoco<3.9"]).splitlines()
+    assert not [line for line in lines if line.startswith("mujoco")]
+    assert [line for line in lines if line.startswith("numpy==")]

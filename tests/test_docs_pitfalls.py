@@ -1,4 +1,4 @@
-"""Every row of docs/pitfalls.md names a test that exists."""
+"""Every row of docs/pitfalls.md names a test that exists, and conformance checks that exist."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
+
+from pgzoo.testing.checks import CHECKS
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = [
@@ -24,6 +26,15 @@ def test_each_row_names_a_test_that_exists(row: str) -> None:
     assert found
     tree = ast.parse((ROOT / found[1]).read_text(encoding="utf-8"))
     assert found[2] in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"\*kit\*: `([^`]*)`", "\n".join(ROWS)))))
+def test_each_check_of_the_kit_that_is_named_exists(name: str) -> None:
+    assert name in {check for checks in CHECKS.values() for check in checks}
+
+
+def test_the_kit_is_named_with_a_check_only() -> None:
+    assert len(re.findall(r"kit", "\n".join(ROWS))) == len(re.findall(r"\(\*kit\*: `[a-z-]+`\)", "\n".join(ROWS))) > 10
 
 
 def test_there_are_rows() -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from pgzoo.algorithms.presets import PRESETS
 from pgzoo.markers import hookimpl
 
 
@@ -107,6 +107,9 @@ ALGORITHMS = {
 }
 """The algorithms by family, in the order of the listings. To add one, add a module and a line here."""
 
+PRESETS = Path(__file__).parents[1] / "presets"
+"""Folder of the presets, one file each."""
+
 
 @hookimpl
 def pgzoo_register(registry: Any) -> None:
@@ -116,5 +119,4 @@ def pgzoo_register(registry: Any) -> None:
             target = f"pgzoo.algorithms.{name.replace('-', '_')}:{cls}"
             facts = {"family": family, "actions": actions, "source": source, "recurrent": recurrent}
             registry.algorithm(name, target, config=f"{target}Config", summary=summary, **facts)
-    for name, preset in PRESETS.items():
-        registry.preset(name, **preset)
+    registry.presets(PRESETS)

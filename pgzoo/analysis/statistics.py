@@ -30,6 +30,7 @@ __all__ = [
     "difference",
     "estimate",
     "improvement",
+    "interpercentile_range",
     "iqm",
     "mean",
     "median",
@@ -102,6 +103,19 @@ def median(scores: Scores) -> Floats:
     if len(scores) == 1:
         return np.asarray(np.median(scores[0], axis=0))
     return np.asarray(np.median([x.mean(0) for x in scores], axis=0))
+
+
+def interpercentile_range(scores: ArrayLike, low: float, high: float, percent: float = 90) -> float:
+    """Return the min-max interpercentile range of scores `[n]`: the spread from run to run, as a fraction of a scale.
+
+    It is the distance between the 5th and the 95th percentile (for 90 `percent`), each the score of the nearest run,
+    divided by the distance between `low` and `high`, the worst and the best return of the environment.
+
+    Source: Tanaka & Mahmood (2026), Performance variation in deep reinforcement learning.
+    """
+    tail = (100 - percent) / 2
+    below, above = np.percentile(np.asarray(scores, np.float64), [tail, 100 - tail], method="nearest")
+    return float((above - below) / (high - low))
 
 
 def pooled_mean(scores: Scores) -> Floats:

@@ -36,6 +36,12 @@ __all__ = ["command"]
     help="Write FILE.html, .png, .pdf, .svg, .csv, .tex, .md or .json (repeatable).",
 )
 @click.option("--log", is_flag=True, help="Log the comparison to MLflow as a separate run.")
+@click.option(
+    "--sensitivity",
+    "sensitivity",
+    is_flag=True,
+    help="Show the hyperparameter sensitivity of sweeps instead; each SELECTOR selects runs of --sweep-axis.",
+)
 @click.option("--tracking-uri", metavar="URI", help="MLflow store.  [default: MLFLOW_TRACKING_URI or ./mlflow.db]")
 @common.json_option
 @common.progress_mode_option
@@ -45,6 +51,7 @@ def command(
     metric: str | None,
     files: tuple[Path, ...],
     log: bool,
+    sensitivity: bool,
     tracking_uri: str | None,
     as_json: bool,
     progress: ProgressMode,
@@ -56,11 +63,19 @@ def command(
     compared with each other. Prints final scores and areas under the learning curve with 95 % intervals and, for
     each pair of groups, the probability that one scores higher, the difference of means, and how many more seeds
     are needed to detect that difference.
+
+    With --sensitivity, each SELECTOR selects runs of a sweep (pgzoo run --sweep-axis). Prints, for each algorithm, how
+    much its score depends on tuning it for each environment, and how many hyperparameters must be tuned.
     """
     from pgzoo.analysis.compare import compare
     from pgzoo.analysis.report import ENDINGS
     from pgzoo.errors import UsageError
 
+    if sensitivity:
+        if files or log:
+            raise UsageError("--sensitivity prints tables, or all numbers with --json; remove --out and --log.")
+        show_sensitivity(selectors, envs, metric, tracking_uri, as_json, progress)
+        return
     for file in files:
         if file.suffix.lower() not in ENDINGS:
             raise UsageError(f"--out {file}: the extension must be one of {', '.join(ENDINGS)}.")
@@ -84,6 +99,31 @@ def command(
             common.echo(f"Written  {file}")
         if run_id:
             common.echo(f"Logged   run {run_id}")
+    for warning in found.warnings:
+        common.echo(f"Warning: {warning}", err=True)
+
+
+def show_sensitivity(
+    selectors: tuple[str, ...],
+    envs: tuple[str, ...],
+    metric: str | None,
+    tracking_uri: str | None,
+    as_json: bool,
+    progress: ProgressMode,
+) -> None:
+    """Print the hyperparameter sensitivity of the algorithms in one or several sweeps."""
+    from pgzoo.analysis.sweeps import sensitivity
+    from pgzoo.cli.sensitivity import show as show_tables
+
+    step = Step("Looking for runs")
+    with Waiting(lambda: step.text, progress):
+        found = sensitivity(
+            *selectors, env=envs or None, metric=metric, tracking_uri=tracking_uri, progress=step.report
+        )
+    if as_json:
+        common.echo(json.dumps(found.to_dict(), allow_nan=False))
+    else:
+        show_tables(found)
     for warning in found.warnings:
         common.echo(f"Warning: {warning}", err=True)
 

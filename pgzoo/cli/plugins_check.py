@@ -13,6 +13,8 @@ from pgzoo.registry import KINDS, ComponentKind, PluginCatalog
 
 __all__ = ["check"]
 
+COLORS = {"ok": "[green]", "failed": "[red]", "exception": "[yellow]", "not run": "[yellow]"}
+
 Task = tuple[str, str, Callable[[], None]]
 """The component or plugin that is checked, the name of the check, and the check."""
 
@@ -26,7 +28,9 @@ Task = tuple[str, str, Callable[[], None]]
 def check(ctx: click.Context, name: str, imports: Sequence[str], blocked: tuple[str, ...], as_json: bool) -> None:
     """Check plugin NAME and all that it registers, or the component NAME. The exit code is 1 if a check fails.
 
-    FILE.py:NAME is an algorithm, a policy or an estimator in a file.
+    FILE.py:NAME is an algorithm, a policy or an estimator in a file. If the failure of one check is probably the
+    consequence of another, only the cause is reported as failed. A component's attribute known_exceptions = {CHECK:
+    REASON} lists the checks that it fails on purpose.
     """
     if ".py:" in name:
         from pgzoo.registry.objects import names_of_references
@@ -39,9 +43,11 @@ def check(ctx: click.Context, name: str, imports: Sequence[str], blocked: tuple[
     if as_json:
         common.print_json(found)
     else:
-        rows = [(f["component"], f["check"], "[green]ok" if f["ok"] else "[red]failed", f["message"]) for f in found]
+        rows = [(f["component"], f["check"], COLORS[f["result"]] + f["result"], f["message"]) for f in found]
         common.print_table(("Component", "Check", "Result", "Message"), rows)
-        common.echo(f"{len(found)} checks, {failed or 'none'} failed", err=True)
+        excepted = sum(finding["result"] == "exception" for finding in found)
+        known = f", {excepted} known exceptions" if excepted else ""
+        common.echo(f"{len(found)} checks, {failed or 'none'} failed{known}", err=True)
     ctx.exit(1 if failed else 0)
 
 
@@ -87,13 +93,18 @@ def _tasks_of_object(name: str, catalog: PluginCatalog) -> Iterator[Task]:
 
 
 def _run_check(component: str, check_name: str, task: Callable[[], None]) -> dict[str, Any]:
-    from pgzoo.testing.checks import CheckFailed, NotApplicable
+    from pgzoo.testing.checks import CheckFailed, Consequence, KnownException, NotApplicable
 
-    ok, message = True, ""
+    result, message = "ok", ""
     try:
         task()
+    except KnownException as reason:
+        result, message = "exception", str(reason)
+    except Consequence as reason:
+        result, message = "not run", str(reason)
     except NotApplicable as reason:
         message = f"nothing to check: {reason}"
     except CheckFailed as failure:
-        ok, message = False, str(failure)
-    return {"check": check_name, "component": component, "ok": ok, "message": message}
+        result, message = "failed", str(failure)
+    ok = result != "failed"
+    return {"check": check_name, "component": component, "ok": ok, "result": result, "message": message}

@@ -38,8 +38,6 @@ COMPLETED = {
 }
 """Options whose values a shell completes."""
 
-NO_PRESET_NAME = ("auto", "none")
-
 
 class RunGroup(click.Group):
     """The algorithms as subcommands. Their options depend on the components that the arguments name."""
@@ -160,9 +158,10 @@ def _command_for(name: str, catalog: PluginCatalog, args: Sequence[str]) -> clic
         *options(RunConfig, group="Run", defaults=defaults, skip=SKIPPED),
         *options(settings, group=f"Algorithm {name}", defaults=defaults),
     ]
+    presets = _presets(name, catalog, args)
     parts: tuple[tuple[ComponentKind, str], ...] = (("policy", "mlp"), ("estimator", target.estimator))
     for kind, fallback in parts:
-        chosen = _chosen(kind, fallback, defaults, catalog, args)
+        chosen = _chosen(kind, fallback, defaults, presets, args)
         component = look_up(catalog, kind, chosen, _where_named(kind, chosen, args))
         own = defaults.get(kind)
         shown = own if isinstance(own, dict) and own.get("name") == chosen else {}
@@ -202,19 +201,16 @@ def _where_named(kind: str, name: str, args: Sequence[str]) -> str:
     return ""
 
 
-def _chosen(kind: str, fallback: str, defaults: Mapping[str, Any], catalog: PluginCatalog, args: Sequence[str]) -> str:
+def _chosen(
+    kind: str, fallback: str, defaults: Mapping[str, Any], presets: Sequence[Mapping[str, Any]], args: Sequence[str]
+) -> str:
     """Return the name of the policy or estimator that the arguments choose."""
     from pgzoo.config import read_yaml
 
     if option := unparsed_values(args, f"--{kind}"):
         return option[-1]
     layers = [read_yaml(path).values for path in unparsed_values(args, "--config")]
-    layers += [
-        catalog.get("preset", name).target.settings
-        for name in unparsed_values(args, "--preset")
-        if name not in NO_PRESET_NAME
-    ]
-    for layer in [*layers, defaults]:
+    for layer in [*layers, *presets, defaults]:
         part = layer.get(kind)
         name = part.get("name") if isinstance(part, Mapping) else part
         if isinstance(name, str):
@@ -222,9 +218,25 @@ def _chosen(kind: str, fallback: str, defaults: Mapping[str, Any], catalog: Plug
     return fallback
 
 
+def _presets(algorithm: str, catalog: PluginCatalog, args: Sequence[str]) -> list[Mapping[str, Any]]:
+    """Return the settings of the preset that the arguments ask for, which may choose a policy or an estimator."""
+    from pgzoo.config import read_yaml
+    from pgzoo.runs.presets import preset_layer
+
+    in_files = [read_yaml(path).values for path in unparsed_values(args, "--config")[-1:]]
+    envs = [*unparsed_values(args, "--env")[-1:], *(file.get("env") for file in in_files), None]
+    presets = [*unparsed_values(args, "--preset")[-1:], *(str(file["preset"]) for file in in_files if "preset" in file)]
+    found = preset_layer([*presets, "auto"][0], catalog, algorithm, envs[0])
+    return [found.layer.values] if found else []
+
+
 @click.command("train")
 @click.option(
-    "--preset", default="auto", metavar="NAME", help="auto, none or a preset (pgzoo presets).", show_default=True
+    "--preset",
+    default="auto",
+    metavar="NAME|FILE",
+    help="auto, none, a preset (pgzoo presets), or a YAML file of settings or of RL Zoo's hyperparameters.",
+    show_default=True,
 )
 @click.option("--config", "file", metavar="FILE", help="YAML file with settings; command-line options take precedence.")
 @plugin_options

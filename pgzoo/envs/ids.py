@@ -28,7 +28,18 @@ if TYPE_CHECKING:
 
     from gymnasium.envs.registration import EnvSpec
 
-__all__ = ["EnvInfo", "check", "check_draws", "describe", "find", "newer", "obstacle", "successor", "threshold"]
+__all__ = [
+    "EnvInfo",
+    "check",
+    "check_draws",
+    "describe",
+    "find",
+    "missing_package",
+    "newer",
+    "obstacle",
+    "successor",
+    "threshold",
+]
 
 
 @dataclass(frozen=True)
@@ -166,7 +177,11 @@ def obstacle(spec: EnvSpec) -> str:
         with _quiet():
             registration.load_env_creator(creator)
     except (Exception, SystemExit) as error:
-        return _successor_advice(spec.id) or _install(error).rpartition("Install it: ")[2] or _one_line_message(error)
+        return (
+            _successor_advice(spec.id)
+            or missing_package(error).rpartition("Install it: ")[2]
+            or _one_line_message(error)
+        )
     return ""
 
 
@@ -193,14 +208,14 @@ def _why_not(env_id: str, spec: EnvSpec, kwargs: Mapping[str, Any], error: BaseE
             takes = f" It takes: {', '.join(known)}." if known else ""
             return f'{head} it takes no keyword "{unknown[1]}".{did_you_mean(unknown[1], known)}{takes}'
     newest = successor(env_id)
-    if install := _install(error):
+    if install := missing_package(error):
         return f"{head} {install}" + (f' (its newest version is "{newest}")' if newest else "")
     if newest:
         return f'{head} {_one_line_message(error)}. Use "{newest}", {_relation(env_id, newest)}.'
     return f"{head} {_one_line_message(error)}{raised_at(error)}."
 
 
-def _install(error: BaseException | None) -> str:
+def missing_package(error: BaseException | None) -> str:
     """Return which module is missing and the command that installs it, or "" for another exception."""
     while error is not None:
         if isinstance(error, ModuleNotFoundError) and error.name:
@@ -284,4 +299,6 @@ def _is_atari(name: str) -> bool:
 
 def _one_line_message(error: BaseException) -> str:
     text = " ".join(str(error).split()).removesuffix(".")
-    return text if isinstance(error, gym.error.Error | ImportError) else f"{type(error).__name__}: {text}"
+    if isinstance(error, gym.error.Error | ImportError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.spaces import Box, MultiDiscrete
 from numpy.typing import NDArray
 
 from pgzoo.envs.checks import blame_environment, check_observation, environment_id, read_mask
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 
     from pgzoo.types import EnvRequest
 
-__all__ = ["action_mask", "make", "make_single", "recipe"]
+__all__ = ["action_mask", "integer_choices", "make", "make_single", "recipe"]
+
+MAX_CHOICES = 1024
+"""Maximum number of values of each number of an integer Box of actions."""
 
 
 def make_single(request: EnvRequest, *, flatten: bool = True, **kwargs: Any) -> gym.Env[Any, Any]:
@@ -42,6 +46,8 @@ def make(
 ) -> gym.Env[Any, Any]:
     """Make the environment of a specification, inside `wrappers`. Raises EnvError if it can't be made.
 
+    Actions in an integer Box become MultiDiscrete, because policies choose among whole numbers as among categories.
+
     The checks that gymnasium adds for authors of environments are left out: they cost a fifth of a step.
     """
     with warnings.catch_warnings(), blame_environment(spec.id, "its constructor"):
@@ -53,11 +59,40 @@ def make(
             space = getattr(env, name)
         if not isinstance(space, gym.Space):
             raise EnvError(f'environment "{spec.id}" has {space!r:.60} as its {name}; expected a gymnasium space.')
+    choices = integer_choices(env.action_space)
+    if choices is not None:
+        env = IntegerActions(env, choices)
     if flatten and not isinstance(env.observation_space, gym.spaces.Box | gym.spaces.Discrete):
         space, _ = learnable(env.observation_space)
         array = array_space(space)
         env = PackObservation(env, array) if isinstance(array, PackedSpace) else FlattenObservation(env, space)
     return env
+
+
+def integer_choices(space: gym.Space[Any]) -> MultiDiscrete | None:
+    """Return the MultiDiscrete space with the values of an integer Box, a component for each of its numbers.
+
+    None for any other space, and if a number has more than `MAX_CHOICES` values.
+    """
+    if not isinstance(space, Box) or space.dtype is None or space.dtype.kind not in "iu":
+        return None
+    counts = space.high.ravel().astype(np.float64) - space.low.ravel().astype(np.float64) + 1
+    if not counts.size or counts.max() > MAX_CHOICES:
+        return None
+    return MultiDiscrete(counts.astype(np.int64), start=space.low.ravel().astype(np.int64))
+
+
+class IntegerActions(gym.ActionWrapper[Any, Any, Any]):  # don't rename: saved states contain the name
+    """Takes MultiDiscrete actions in place of those of an integer Box."""
+
+    def __init__(self, env: gym.Env[Any, Any], choices: MultiDiscrete) -> None:
+        super().__init__(env)
+        self.action_space = choices
+
+    def action(self, action: Any) -> Any:
+        """Return the action in the shape and dtype of the Box."""
+        box = self.env.action_space
+        return np.asarray(action, box.dtype).reshape(box.shape or ())
 
 
 class FlattenObservation(gym.ObservationWrapper[Any, Any, Any]):  # don't rename: saved states contain the name

@@ -11,6 +11,7 @@ from typing import Any
 
 import gymnasium as gym
 
+from pgzoo.envs.ids import missing_package
 from pgzoo.errors import EnvError, UsageError, raised_at
 
 __all__ = ["Wrap", "apply", "find_wrappers", "import_wrappers"]
@@ -55,6 +56,8 @@ def apply(env: gym.Env[Any, Any], env_id: str, wrappers: Iterable[Wrap]) -> gym.
         try:
             env = wrapper(env)
         except Exception as error:
+            if missing := missing_package(error):
+                raise EnvError(f'wrapper "{name}" can\'t be used here: {missing}.') from error
             raise EnvError(
                 f'wrapper "{name}" can\'t be put around environment "{env_id}": {type(error).__name__}: {error}'
                 f"{raised_at(error)}. A wrapper is called with the environment alone."

@@ -7,7 +7,8 @@ rows: its results and gradients have the same bits alone and among others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal, NamedTuple
@@ -23,7 +24,17 @@ from pgzoo.ops.entries import VECTOR, PackedSpace, entries_of, is_image
 from pgzoo.ops.nets import ROW_BLOCK, Init, orthogonal
 from pgzoo.types import Params, Spec
 
-__all__ = ["ChannelOrder", "Conv", "ImageInputs", "Stack", "StackName", "by_member", "conv_stack", "init_conv"]
+__all__ = [
+    "ChannelOrder",
+    "Conv",
+    "ImageInputs",
+    "Stack",
+    "StackName",
+    "by_member",
+    "conv_stack",
+    "init_conv",
+    "recomputed_in_backward",
+]
 
 ChannelOrder = Literal["auto", "first", "last"]
 StackName = Literal["nature", "impala"]
@@ -171,6 +182,23 @@ def by_member(network: Any, params: Params, inputs: Mapping[str, Tensor]) -> Ten
         blocks = zip(*(torch.split(value, size) for value in seen.values()), strict=True)
         each.append(torch.cat([network(own, dict(zip(seen, block, strict=True))) for block in blocks]))
     return torch.stack(each)
+
+
+@contextmanager
+def recomputed_in_backward(x: Tensor, compute: Callable[[], Tensor]) -> Iterator[None]:
+    """Keep no `x` for the backward pass, which calls `compute` to get the same values again.
+
+    It is for images in float32, which take four times the memory of the pixels.
+    """
+    if torch.compiler.is_compiling():
+        yield
+        return
+    address, shape = x.data_ptr(), x.shape
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda saved: None if saved.data_ptr() == address and saved.shape == shape else saved,
+        lambda kept: compute() if kept is None else kept,
+    ):
+        yield
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from pgzoo.config import SDEConfig
 from pgzoo.ops.entries import VECTOR
 from pgzoo.ops.heads import ActionHead
-from pgzoo.ops.images import ChannelOrder, ImageInputs, StackName, by_member, conv_stack
+from pgzoo.ops.images import ChannelOrder, ImageInputs, StackName, by_member, conv_stack, recomputed_in_backward
 from pgzoo.ops.nets import MAX_LAYERS, Init, init_mlp, last_layer, layers_of, mlp_numpy, numpy_layers
 from pgzoo.types import ActorInputs, Array, Inputs, Output, Params, Spec
 
@@ -138,10 +139,12 @@ class CNN:
 
     def _body(self, params: Params, parts: dict[str, Tensor]) -> Tensor:
         """Return features `[rows, features]` of one member's observations."""
-        joined = [
-            stack.apply(params, f"image.{k}.", self.inputs.read(parts, name))
-            for k, (name, stack) in enumerate(self.stacks.items())
-        ]
+        joined = []
+        for k, (name, stack) in enumerate(self.stacks.items()):
+            read = partial(self.inputs.read, parts, name)
+            image = read()
+            with recomputed_in_backward(image, read):
+                joined.append(stack.apply(params, f"image.{k}.", image))
         x = torch.cat([*joined, parts[VECTOR].float()] if VECTOR in parts else joined, 1)
         for i in range(len(self.config.hidden)):
             x = torch.relu(torch.addmm(params[f"hidden.bias.{i}"], x, params[f"hidden.weight.{i}"]))

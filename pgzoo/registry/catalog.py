@@ -6,15 +6,18 @@ A component is imported by `Entry.load`, when it is used.
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from operator import attrgetter
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from pgzoo.errors import PluginError, UnknownName, did_you_mean, visible
+from pgzoo.registry.presets import Preset, preset_files
 
 __all__ = ["KINDS", "ComponentKind", "Entry", "PluginCatalog", "PluginInfo", "Preset", "Registry", "Source", "Status"]
 
@@ -73,16 +76,6 @@ class PluginInfo:
 
     def __str__(self) -> str:
         return f'"{self.name}" ({self.origin})'
-
-
-@dataclass(frozen=True)
-class Preset:
-    """Named settings. If `env` is None, they fit every environment; if `auto` is True, they apply by default."""
-
-    algorithm: str
-    env: str | None
-    settings: Mapping[str, Any]
-    auto: bool = False
 
 
 @dataclass(frozen=True)
@@ -211,6 +204,18 @@ class Registry:
         """Register settings for an algorithm, on one environment or on any; with `auto`, they apply by default."""
         preset = Preset(algorithm, env, MappingProxyType(dict(settings)), auto)
         self._add("preset", name, preset, None, summary)
+
+    def presets(self, folder: str | os.PathLike[str]) -> None:
+        """Register a preset for each YAML file below `folder`, at ALGORITHM/ENV.yml or ALGORITHM/NAME.yml.
+
+        `ppo/Pendulum-v1.yml` has the settings of algorithm `ppo` for Pendulum-v1. They apply by default, and the preset
+        is called `ppo-pendulum`: the algorithm and the lowercase environment id, without namespace and version. If a
+        file isn't named after an id with a version, such as `reinforce/notebook.yml`, its settings fit every
+        environment and apply only if the preset, `notebook`, is named. The first line is a comment with the summary.
+        A file is parsed when its settings are used. Raises OSError if one can't be opened.
+        """
+        for file in preset_files(Path(folder)):
+            self._add("preset", file.name, file.preset, None, file.summary)
 
     def command(self, name: str, target: object, *, summary: str = "") -> None:
         """Register a subcommand of `pgzoo`: `target` is a click command, imported when it is called.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,18 @@ from pgzoo.errors import ConfigError, did_you_mean
 from pgzoo.registry import Entry, PluginCatalog
 from pgzoo.registry.components import component, component_values, look_up
 from pgzoo.registry.files import make_importable
+from pgzoo.runs.presets import preset_layer
 
 __all__ = ["check_keys", "compose", "resolve"]
+
+_log = logging.getLogger("pgzoo")
 
 
 def compose(given: Layer, catalog: PluginCatalog, *, preset: str = "auto", file: str | None = None) -> RunConfig:
     """Resolve what the user gave: options over the settings file, over the preset, over the defaults.
 
-    `preset` is a name, "none", or "auto": the preset that a plugin recommends for this algorithm and environment.
-    If `preset` is "auto", a preset named in the file is used.
+    `preset` is a name, a YAML file (of settings, or of RL Zoo's hyperparameters), "none", or "auto": the preset that a
+    plugin recommends for this algorithm and environment. If `preset` is "auto", a preset named in the file is used.
 
     Raises:
         ConfigError, UnknownName: as `resolve`; also for a preset of another algorithm or environment.
@@ -44,21 +48,11 @@ def compose(given: Layer, catalog: PluginCatalog, *, preset: str = "auto", file:
         named = values.pop("preset")
         layers[0] = Layer(values, layers[0].where)
         preset = str(named) if preset == "auto" else preset
-    if preset == "none":
-        return resolve(layers, catalog)
     merged = {key: value for layer in layers for key, value in layer.values.items()}
-    if preset == "auto":
-        entry = catalog.auto_preset(str(merged.get("algorithm")), str(merged.get("env")))
-    else:
-        entry = catalog.get("preset", preset)
-        if merged.get("algorithm", entry.target.algorithm) != entry.target.algorithm:
-            raise ConfigError(
-                f'Preset "{preset}" is for algorithm {entry.target.algorithm}, not {merged["algorithm"]}.'
-            )
-        if entry.target.env not in (None, merged.get("env")):
-            raise ConfigError(f'Preset "{preset}" is for {entry.target.env}, not {merged.get("env")}.')
-    if entry is not None:
-        layers.insert(0, Layer(entry.target.settings, lambda path: f'preset "{entry.name}", {".".join(path)}'))
+    if found := preset_layer(preset, catalog, merged.get("algorithm"), merged.get("env")):
+        if found.notice:
+            _log.warning("%s", found.notice)
+        layers.insert(0, found.layer)
     return resolve(layers, catalog)
 
 

@@ -12,13 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pgzoo.testing.checks import CheckFailed, NotApplicable, check_component, check_plugin
-    from pgzoo.testing.suites import AlgorithmSuite, EnvBackendSuite, EstimatorSuite, PluginSuite, PolicySuite
+    from pgzoo.testing.suites import (
+        AlgorithmSuite,
+        EnvBackendSuite,
+        EstimatorSuite,
+        ListenerSuite,
+        PluginSuite,
+        PolicySuite,
+    )
 
 _HOMES = {
     "AlgorithmSuite": "suites",
     "CheckFailed": "checks",
     "EnvBackendSuite": "suites",
     "EstimatorSuite": "suites",
+    "ListenerSuite": "suites",
     "NotApplicable": "checks",
     "PluginSuite": "suites",
     "PolicySuite": "suites",
@@ -31,6 +39,7 @@ __all__ = [
     "CheckFailed",
     "EnvBackendSuite",
     "EstimatorSuite",
+    "ListenerSuite",
     "NotApplicable",
     "PluginSuite",
     "PolicySuite",

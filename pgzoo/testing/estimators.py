@@ -89,7 +89,8 @@ def episodes_independent(target: CheckTarget) -> None:
                 target.expect(
                     bitwise_equal(before[:, here].contiguous(), after[:, here].contiguous()),
                     f"lets {what} change the estimates across the end of an episode ({kind})",
-                    "Stop sums at terminated | truncated, and where the next row is not valid.",
+                    "Rewards of another episode aren't consequences of this one's actions. Stop sums at terminated | "
+                    "truncated, and where the next row is not valid.",
                 )
 
 
@@ -105,8 +106,90 @@ def bootstrap(target: CheckTarget) -> None:
             target.expect(
                 bitwise_equal(before, after),
                 f"bootstraps where an episode {kind}",
-                "Use next_values only where not terminated.",
+                "Nothing follows a terminal state, so its value is 0. Use next_values only where not terminated.",
             )
+
+
+def truncation(target: CheckTarget) -> None:
+    """The value after a truncated step is used, because the episode would have continued."""
+    if "next_values" not in inspect.signature(target.component.load()).parameters:
+        raise NotApplicable("it takes no next_values")
+    world = _two_episodes(*KINDS["truncated"])
+    other = world | {"next_values": world["next_values"] + 1.0}
+    for before, after in zip(next(_variants(target, world)), next(_variants(target, other)), strict=True):
+        target.expect(
+            (before[:, 3] != after[:, 3]).all(),
+            "doesn't bootstrap where an episode was truncated",
+            "A time limit isn't a failure: taking the rest of the return as 0 there punishes states for being late. "
+            "Add gamma * next_values in every step that isn't terminated; terminated and truncated are two flags.",
+        )
+
+
+def window_edge(target: CheckTarget) -> None:
+    """At the end of a window, an unfinished episode is bootstrapped like a truncated one: by gamma * next_values."""
+    if "next_values" not in inspect.signature(target.component.load()).parameters:
+        raise NotApplicable("it takes no next_values")
+    valid = np.ones((2, 11, 3), np.bool_)
+    valid[:, [4, 9]] = False
+    terminated = np.zeros_like(valid)
+    terminated[:, [3, 8]] = True
+    # the last episode has one step, so that returns from its start are discounted once, too
+    world = _filled(np.random.default_rng(4), valid=valid, terminated=terminated, truncated=np.zeros_like(valid))
+
+    def last(**changes: Tensor) -> list[Tensor]:
+        return [part[:, -1] for part in next(_variants(target, world | changes))]
+
+    flagged = world["truncated"].clone()
+    flagged[:, -1] = True
+    advice = (
+        "The last step of a window is followed by more of the same episode, worth gamma * next_values. Treat it like "
+        "every step that isn't terminated."
+    )
+    for open_, cut in zip(last(), last(truncated=flagged), strict=True):
+        target.expect(
+            torch.allclose(open_, cut, rtol=1e-4, atol=1e-5),
+            "estimates the last step of a window differently if the episode is truncated there",
+            advice,
+        )
+    effects = []
+    for gamma in (world["gamma"], world["gamma"] / 2):
+        low, high = last(gamma=gamma), last(gamma=gamma, next_values=world["next_values"] + 1.0)
+        effects.append([b - a for a, b in zip(low, high, strict=True)])
+    for whole, half in zip(*effects, strict=True):
+        target.expect(
+            (whole.abs() > 1e-6).all() and torch.allclose(whole, 2 * half, rtol=1e-3, atol=1e-5),
+            "doesn't discount the value after the last step of a window by gamma"
+            if (whole.abs() > 1e-6).all()
+            else "doesn't bootstrap at the end of a window",
+            advice,
+        )
+
+
+def rewards(target: CheckTarget) -> None:
+    """Higher rewards in an episode raise its estimates."""
+    world = _two_episodes(*KINDS["terminated"])
+    raised = world["rewards"].clone()
+    raised[:, :4, 0] += 1.0
+    other = world | {"rewards": raised}
+    for before, after in zip(_estimates(target, world), _estimates(target, other), strict=True):
+        target.expect(
+            (after[:, :4, 0].sum(1) > before[:, :4, 0].sum(1)).all(),
+            "doesn't estimate more if all rewards of an episode are higher",
+            "Losses raise the probability of actions with high estimates. Look for a wrong sign, and for rewards that "
+            "aren't used.",
+        )
+
+
+def gamma(target: CheckTarget) -> None:
+    """The estimates depend on gamma, the discount factor of the run."""
+    world = _world(2, 17, 3)
+    other = world | {"gamma": world["gamma"] / 2}
+    target.expect(
+        not all(map(bitwise_equal, _estimates(target, world), _estimates(target, other))),
+        "ignores gamma",
+        "The run's --gamma would have no effect, and sweeps over it would compare equal runs. Take gamma as an "
+        "argument and discount by it; an estimator that is undiscounted on purpose declares this exception.",
+    )
 
 
 def padding(target: CheckTarget) -> None:
@@ -151,7 +234,21 @@ def pure(target: CheckTarget) -> None:
 
 
 CHECKS: Mapping[str, Check] = checks_by_name(
-    (keywords, shape, finite, zeros, episodes_independent, bootstrap, padding, members, pure)
+    (
+        keywords,
+        shape,
+        finite,
+        zeros,
+        rewards,
+        gamma,
+        episodes_independent,
+        bootstrap,
+        truncation,
+        window_edge,
+        padding,
+        members,
+        pure,
+    )
 )
 
 

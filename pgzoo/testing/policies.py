@@ -211,6 +211,78 @@ def actions(target: CheckTarget) -> None:
             )
 
 
+def generators(target: CheckTarget) -> None:
+    """Neither `apply` nor acting draws from a global random generator."""
+    for case in _cases(target):
+        with generators_untouched(target, f"for {case.where}"):
+            case.act(case.seen(), case.noise())
+            case.apply(case.inputs())
+
+
+def sampled_actions(target: CheckTarget) -> None:
+    """Actions outside of a Box are kept as they were sampled, and their log-probabilities are those of the samples."""
+    clipped = [case for case in _cases(target) if isinstance(case.spec.action_space, Box)]
+    if not clipped:
+        raise NotApplicable("it doesn't support Box actions")
+    for case in clipped:
+        rows, space = 256, case.spec.action_space
+        assert isinstance(space, Box)
+        low, high = space.low.ravel(), space.high.ravel()
+        acted = case.act(case.seen(rows), case.noise(rows))
+        flat = acted.reshape(MEMBERS, rows, -1)
+        at_bounds = ((flat == low) | (flat == high)).mean()
+        advice = (
+            "A clipped action has another density than the sample, so the gradient would be wrong. Clip in `to_env` "
+            "only: the sampled action is stored, and the environment gets the clipped one."
+        )
+        target.expect(at_bounds < 0.02, f"clips its actions when it acts, for {case.where}", advice)
+        outside = ((flat < low) | (flat > high)).any(-1)
+        if not outside.any():
+            continue
+        inside = np.clip(flat, low, high).astype(flat.dtype).reshape(acted.shape)
+        output = case.apply(case.inputs(rows))
+        given, changed = (case.log_prob(output, actions[:, None])[:, 0].numpy() for actions in (acted, inside))
+        target.expect(
+            (given[outside] != changed[outside]).any(),
+            f"returns the log-probability of the clipped action, for {case.where}",
+            advice,
+        )
+
+
+def rows_independent(target: CheckTarget) -> None:
+    """The outputs for a row of a batch don't depend on the other rows."""
+    for case in _cases(target):
+        inputs, actions = case.inputs(), case.act(case.seen(), case.noise())[:, None]
+        few = inputs._replace(
+            obs=inputs.obs[:, :, :2],
+            memory=None if inputs.memory is None else inputs.memory[:, :2],
+            starts=None if inputs.starts is None else inputs.starts[:, :, :2],
+        )
+        among = case.log_prob(case.apply(inputs), actions)[:, :, :2]
+        target.expect(
+            torch.allclose(case.log_prob(case.apply(few), actions[:, :, :2]), among, rtol=1e-4, atol=1e-5),
+            f"computes different numbers for a row of a batch if the other rows change, for {case.where}",
+            "Rows are steps of different environments, and batches differ between acting and learning, so that the "
+            "probabilities of actions would be wrong. Don't reduce over the axis B: no batch statistics, no centering.",
+        )
+
+
+def acting_has_no_effect(target: CheckTarget) -> None:
+    """Acting changes no parameter and no buffer, and the next action doesn't depend on earlier ones."""
+    for case in _cases(target):
+        before = {name: leaf.clone() for name, leaf in case.params.items()}
+        seen, act = case.seen(), actor_for(case.policy, case.params)
+        other = map_leaves(lambda leaf: np.flip(leaf, 1).copy(), seen)
+        first, _, again = (act(inputs, case.noise())[0].copy() for inputs in (seen, other, seen))
+        changed = [name for name, leaf in case.params.items() if not bitwise_equal(leaf, before[name])]
+        advice = (
+            "Evaluations act, too, and must not change what is trained. Change buffers in `absorb` only, which is "
+            "called once after each update; keep nothing in the actor."
+        )
+        target.expect(not changed, f"changes {', '.join(changed)} when it acts, for {case.where}", advice)
+        target.expect(np.array_equal(first, again), f"acts differently after other actions, for {case.where}", advice)
+
+
 def members(target: CheckTarget) -> None:
     """Actions and log-probabilities of one seed are bit-equal alone and in a batch with other seeds."""
     for case in _cases(target):
@@ -249,7 +321,7 @@ def memory(target: CheckTarget) -> None:
         target.expect(
             output.memory is not None and other is not None and bitwise_equal(output.memory, other),
             "keeps its memory across the start of an episode",
-            "Reset the memory to zeros where `starts` is True.",
+            "It would act on what it saw in an earlier episode. Reset the memory to zeros where `starts` is True.",
         )
         memory, taken = inputs.memory, []
         for t in range(steps):
@@ -346,7 +418,24 @@ def saved(target: CheckTarget) -> None:
 
 
 CHECKS: Mapping[str, Check] = checks_by_name(
-    (spaces, settings, init, output, pure, actor, actions, members, memory, buffers, masks, saved)
+    (
+        spaces,
+        settings,
+        init,
+        output,
+        pure,
+        actor,
+        actions,
+        generators,
+        sampled_actions,
+        rows_independent,
+        acting_has_no_effect,
+        members,
+        memory,
+        buffers,
+        masks,
+        saved,
+    )
 )
 
 

@@ -8,6 +8,7 @@ Source: Jones (2021), Debugging reinforcement learning systems, on probe environ
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import gymnasium as gym
@@ -79,13 +80,20 @@ class Scripted(gym.Env[Any, Any]):
         return np.array([self.episode, self.t], np.float32)
 
 
+@cache
+def _views(observation: str) -> list[Any]:
+    """Return the observations of `AnySpaces`. Sampling them takes longer than some runs."""
+    space = OBSERVATIONS[observation]
+    space.seed(0)
+    return [space.sample() for _ in range(50)]
+
+
 class AnySpaces(gym.Env[Any, Any]):
     """Random observations and episode lengths; raises ValueError for actions that are not in its space."""
 
     def __init__(self, observation: str = "vector", action: str = "pair") -> None:
         self.observation_space, self.action_space = OBSERVATIONS[observation], SPACES[action]
-        self.observation_space.seed(0)
-        self.views = [self.observation_space.sample() for _ in range(50)]
+        self.views = _views(observation)
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode."""

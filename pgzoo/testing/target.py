@@ -6,7 +6,7 @@ import inspect
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ __all__ = [
     "Check",
     "CheckFailed",
     "CheckTarget",
+    "Consequence",
+    "KnownException",
     "NotApplicable",
     "bitwise_equal",
     "checks_by_name",
@@ -35,13 +37,25 @@ class NotApplicable(Exception):
     """A check doesn't apply, because the component doesn't have, or doesn't claim to have, the checked feature."""
 
 
+class KnownException(NotApplicable):
+    """A check fails, and the component declares this exception with a reason; see `checks.ComponentChecks`."""
+
+
+class Consequence(NotApplicable):
+    """A check fails, probably only because another check fails, which the message names."""
+
+
 @dataclass(frozen=True)
 class CheckTarget:
-    """The checked component (a plugin if `entry` is None), and the catalog with the components that it needs."""
+    """The checked component (a plugin if `entry` is None), and the catalog with the components that it needs.
+
+    `remembered` holds what several checks use and is expensive to make.
+    """
 
     plugin: PluginInfo
     catalog: PluginCatalog
     entry: Entry | None = None
+    remembered: dict[str, Any] = field(default_factory=dict)
 
     @property
     def component(self) -> Entry:
@@ -117,11 +131,15 @@ def generators_untouched(target: CheckTarget, what: str) -> Iterator[None]:
     target.expect(
         not moved,
         f"draws from the global generator of {', '.join(moved)} {what}",
-        "Draw from the generator that is passed in, or from ctx.rng(...): with a global generator, seeds influence "
-        "each other.",
+        "With a global generator, seeds influence each other, and a resumed run differs. "
+        "Draw from the generator that is passed in, or from ctx.rng(...).",
     )
 
 
 def bitwise_equal(one: Tensor, other: Tensor) -> bool:
-    """Return whether two tensors have the same shape, type and bits; NaN equals NaN."""
-    return one.shape == other.shape and one.dtype == other.dtype and one.numpy().tobytes() == other.numpy().tobytes()
+    """Return whether two tensors have the same shape, type and bits; NaN equals NaN, and -0.0 equals 0.0."""
+    return one.shape == other.shape and one.dtype == other.dtype and _bits(one) == _bits(other)
+
+
+def _bits(x: Tensor) -> bytes:
+    return (x + 0.0 if x.is_floating_point() else x).detach().numpy().tobytes()  # -0.0 + 0.0 is 0.0

@@ -107,6 +107,7 @@ def greedy(events: list[Event]) -> list[float]:
     return [float(np.mean(returns)) for returns in event.returns]
 
 
+@pytest.mark.learning
 @pytest.mark.slow  # the corridor is harder
 @pytest.mark.parametrize("algorithm", [*PROBES, "pqn"])
 def test_the_best_of_three_arms_is_found(play: Play, algorithm: str) -> None:
@@ -114,6 +115,7 @@ def test_the_best_of_three_arms_is_found(play: Play, algorithm: str) -> None:
     assert greedy(play(algorithm, learning_rate=0.01, **settings, **PROBES.get(algorithm, FEW))) == [1.0] * 5
 
 
+@pytest.mark.learning
 @pytest.mark.parametrize("algorithm", slow_for(("ano", "bpo"), [*PROBES, "pqn"]))
 def test_the_shortest_way_through_a_corridor_is_found(play: Play, algorithm: str) -> None:
     settings = {"env": "probe/Corridor-v0", "seeds": 5, "total_steps": 10_000, "rollout_steps": 32, "eval_episodes": 5}
@@ -124,6 +126,7 @@ GAUSSIAN = ["ppo", "vmpo", "rpo", "reppo"]
 """The other algorithms treat Gaussian actions as they treat the categories of the corridor."""
 
 
+@pytest.mark.learning
 @pytest.mark.parametrize(
     "algorithm", [*GAUSSIAN, *(pytest.param(name, marks=pytest.mark.slow) for name in PROBES if name not in GAUSSIAN)]
 )

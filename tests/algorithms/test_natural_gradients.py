@@ -177,6 +177,7 @@ def test_the_policys_adam_counts_its_own_steps_alone(plan: MakePlan) -> None:
         torch.testing.assert_close(state.params[name], value.detach(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.learning
 @pytest.mark.parametrize(
     "algorithm", ["trpo", *(pytest.param(name, marks=pytest.mark.slow) for name in ALGORITHMS if name != "trpo")]
 )

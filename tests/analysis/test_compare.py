@@ -437,7 +437,7 @@ def compare(*arguments: str) -> Result:
 def test_the_command_prints_tables(train: Train, tmp_path: Path) -> None:
     train("a", [400, 500, 480, 490, 470])
     train("b", [100, 200, 300, 150, 250])
-    done = compare("a", "b", "--out", str(tmp_path / "r.html"), "--out", str(tmp_path / "r.PNG"))
+    done = compare("a", "b", "--no-progress", "--out", str(tmp_path / "r.html"), "--out", str(tmp_path / "r.PNG"))
     assert done.exit_code == 0, done.output
     iqm = estimate([np.array([400.0, 500, 480, 490, 470])])
     rows = [re.split(r"\s{2,}", line.strip()) for line in done.stdout.splitlines()]
@@ -473,3 +473,44 @@ def test_bad_commands_get_one_message(home: Home, arguments: list[str], message:
     assert (done.exit_code, done.stdout) == (2, "")
     assert message in done.stderr and done.stderr.startswith("Error: ")
     assert list(home.root.iterdir()) == [home.uploader_lock]  # the fixture's own file, and nothing else
+
+
+def sweep(train: Train, env: str, scores: dict[str, Sequence[float]], **options: Any) -> None:
+    """Write the runs of a sweep: the scores of the seeds by setting."""
+    for setting, of in scores.items():
+        pairs = dict(part.split("=") for part in setting.split())
+        group = f"{env} {setting}".replace("=", "-").replace(" ", "-")
+        told = {"params": pairs, "tags": {"pgzoo.config.sweep": setting, "of": options.get("algorithm", "ppo")}}
+        train(group, of, env=env, **{"algorithm": "ppo", "name": f"ppo {setting}", **told, **options})
+
+
+def test_the_sensitivity_of_a_sweep(train: Train) -> None:
+    """Scores are means over seeds. The numbers are those of tests/analysis/test_sensitivity.py."""
+    names = ["lam=0.0 rate=1.0", "lam=0.0 rate=2.0", "lam=1.0 rate=1.0", "lam=1.0 rate=2.0"]
+    sweep(train, "A-v1", dict(zip(names, [[-1, 0, 1], [1, 1, 1], [0, 2, 4], [3, 3, 3]], strict=True)))
+    sweep(train, "B-v1", dict(zip(names, [[30] * 3, [10] * 3, [20] * 3, [0] * 3], strict=True)))
+    done = compare("--sensitivity", "tag:of=ppo", "--json", "--no-progress")
+    assert done.exit_code == 0, done.output
+    (found,) = json.loads(done.stdout)["sensitivity"]
+    assert found["sensitivity"] == pytest.approx(1 / 2.7)
+    assert (found["effective_dimensionality"], found["hyperparameters"]) == (2, ["lam", "rate"])
+    assert found["shared_setting"] == {"lam": 1, "rate": 1}
+    assert done.stderr == ""
+    rows = [re.split(r"\s{2,}", line.strip()) for line in compare("--sensitivity", "tag:of=ppo").stdout.splitlines()]
+    assert ["ppo", "A-v1", "4", "0.00", "0.15", "1.50", "2.85", "3.00", "lam=1 rate=2"] in rows
+    assert ["ppo", "2", "1.056", "0.685", "0.370", "2 of 2 (lam, rate)", "lam=1 rate=1"] in rows
+    alone = compare("--sensitivity", "tag:of=ppo", "--env", "A-v1")
+    assert "the sensitivity needs two environments" in alone.stdout
+
+
+def test_what_misleads_about_a_sensitivity_is_said(train: Train) -> None:
+    sweep(train, "A-v1", {"rate=1.0": [1, 2, 3], "rate=2.0": [4]})
+    sweep(train, "A-v1", {"rate=3.0": [1, 2, 3]}, status="failed")
+    train("alone", [1, 2, 3])
+    done = compare("--sensitivity", "ppo", "--json")
+    assert "ppo on A-v1: 1 seed per setting" in done.stderr
+    assert "ppo on A-v1: 3 runs failed; scored at the last step." in done.stderr
+    assert "belongs to a sweep" in compare("--sensitivity", "alone").output
+    assert "remove --out and --log" in compare("--sensitivity", "ppo", "--log").output
+    sweep(train, "A-v1", {"lam=1.0": [1, 2, 3]})
+    assert "some runs sweep" in compare("--sensitivity", "ppo").output

@@ -260,3 +260,10 @@ def test_the_interval_of_an_improvement_covers(seeds: int, shift: float) -> None
         found = improvement([rng.normal(shift, 1, seeds)], [rng.normal(0, 1, seeds)])
         covers.append(found.low <= truth <= found.high)  # type: ignore[operator]
     assert coverage(covers) >= 0.92
+
+
+def test_the_spread_from_run_to_run_by_hand() -> None:
+    """Of 21 runs, 0 to 20, the 5th and 95th percentiles are those with the scores 1 and 19: 18 of 40."""
+    assert statistics.interpercentile_range(np.arange(21.0), -10, 30) == pytest.approx(18 / 40)
+    assert statistics.interpercentile_range([3.0, 3.0, 3.0], 0, 10) == 0
+    assert statistics.interpercentile_range([0.0, 5.0, 10.0], 0, 10, percent=0) == 0  # both are the median

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,22 @@ BROKEN = '''
 import torch
 import pgzoo
 
-def leaky(*, rewards, valid):
+def leaky(*, rewards, valid, gamma):
     """All rewards that are still to come, whoever gets them."""
-    return torch.where(valid, rewards.flip(-2).cumsum(-2).flip(-2), 0.0)
+    return torch.where(valid, gamma * rewards.flip(-2).cumsum(-2).flip(-2), 0.0)
+
+
+def immediate(*, rewards, valid):
+    """The reward of a step, for bandits."""
+    return torch.where(valid, rewards, 0.0)
+
+
+immediate.known_exceptions = {"gamma": "a bandit has one step"}
 
 @pgzoo.hookimpl
 def pgzoo_register(registry):
     registry.estimator("leaky", leaky)
+    registry.estimator("immediate", immediate)
 '''
 
 
@@ -44,6 +54,7 @@ def test_the_plugin_is_checked_with_its_component_and_what_has_nothing_to_check_
         "check": "bootstrap",
         "component": "estimator notebook",
         "ok": True,
+        "result": "ok",
         "message": "nothing to check: it takes no next_values",
     }
 
@@ -58,7 +69,17 @@ def test_a_plugin_and_a_component_that_fail(name: str) -> None:
     assert (
         'Estimator "leaky" of plugin "local" (./pgzoo_plugin.py) lets the next episode change' in failed[0]["message"]
     )
-    assert "failed  Estimator" in check(name).stdout
+    assert re.search(r"failed +Estimator", check(name).stdout)
+
+
+def test_a_known_exception_is_reported_with_its_reason() -> None:
+    Path("pgzoo_plugin.py").write_text(BROKEN)
+    result = check("immediate", "--json")
+    assert result.exit_code == 0
+    (excepted,) = [f for f in json.loads(result.stdout) if f["result"] == "exception"]
+    assert (excepted["check"], excepted["ok"]) == ("gamma", True)
+    assert excepted["message"].startswith('a bandit has one step [Estimator "immediate" of plugin "local"')
+    assert check("immediate").stderr.endswith("checks, none failed, 1 known exceptions\n")
 
 
 def test_a_name_that_nobody_bears() -> None:

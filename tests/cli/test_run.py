@@ -44,6 +44,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "policy": ((*CARTPOLE, "--policy", "mpl"), 'No policy "mpl". Did you mean "mlp"? See: pgzoo policies'),
     "estimator": ((*CARTPOLE, "--estimator", "notebok"), 'No estimator "notebok". Did you mean "notebook"?'),
     "preset": ((*CARTPOLE, "--preset", "notebok"), 'No preset "notebok". Did you mean "notebook"?'),
+    "preset file": ((*CARTPOLE, "--preset", "not_there.yml"), "Can't read the settings in not_there.yml: No such file"),
     "backend": ((*CARTPOLE, "--backend", "natve"), 'No environment backend "natve". Did you mean "native"?'),
     "environment": (("reinforce", "--env", "CartPol-v1"), 'Did you mean "CartPole-v1"? See: pgzoo envs'),
     "old environment": (("reinforce", "--env", "LunarLander-v2"), 'Use "LunarLander-v3", which replaced it.'),

@@ -109,6 +109,22 @@ class Returns(gym.Env[Any, Any]):
         return self.odd if odd else self.fine, self.reward if odd else 1.0, self.t == 50, False, {}
 
 
+class WholeNumbers(gym.Env[Any, Any]):
+    """Takes whole numbers from -1 to 2 in an array of shape (2, 1); the reward is their sum."""
+
+    observation_space = Discrete(1)
+    action_space = Box(-1, 2, (2, 1), np.int32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[int, dict[str, Any]]:
+        super().reset(seed=seed)
+        return 0, {}
+
+    def step(self, action: Any) -> tuple[int, float, bool, bool, dict[str, Any]]:
+        if not self.action_space.contains(action):
+            raise ValueError(f"not an action: {action!r}")
+        return 0, float(action.sum()), False, False, {}
+
+
 class Raises(gym.Env[Any, Any]):
     """Fails in the way that `how` says, in step `at`."""
 
@@ -188,6 +204,6 @@ class Empty(Returns):
     action_space = Box(-1.0, 1.0, (0,))  # type: ignore[assignment]
 
 
-for _class in (EvenMask, TwoParts, NotAMethod, Costly, Returns, Raises, NoSeed, Reusing, Empty):
+for _class in (EvenMask, TwoParts, NotAMethod, Costly, Returns, Raises, NoSeed, Reusing, Empty, WholeNumbers):
     if f"odd/{_class.__name__}-v0" not in gym.registry:
         gym.register(f"odd/{_class.__name__}-v0", f"{__name__}:{_class.__name__}")

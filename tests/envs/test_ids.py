@@ -107,6 +107,23 @@ def test_environments_of_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         sys.modules.pop("my_envs", None)
 
 
+def test_an_error_without_a_message_is_reported_with_the_line_that_raised_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "site-packages" / "mute_envs.py"
+    package.parent.mkdir()
+    package.write_text(
+        "import gymnasium\n\ndef make():\n    raise AssertionError\n\ngymnasium.register('Mute-v0', make)\n"
+    )
+    monkeypatch.syspath_prepend(str(package.parent))
+    try:
+        with pytest.raises(EnvError, match=r"here: AssertionError \(mute_envs.py, line 4\)\.$"):
+            ids.check("mute_envs:Mute-v0")
+    finally:
+        gym.registry.pop("Mute-v0", None)
+        sys.modules.pop("mute_envs", None)
+
+
 def test_nothing_noisy_reaches_the_user(capfd: pytest.CaptureFixture[str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

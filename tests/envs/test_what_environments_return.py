@@ -15,11 +15,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # as an importable module: workers start from its name
 
 import odd_envs  # noqa: F401  registers the environments
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 from pgzoo.envs import state
 from pgzoo.envs.asynchronous import AsyncBackend
 from pgzoo.envs.checks import read_mask, read_reward, sample_action
 from pgzoo.envs.choice import inspect_environment, resets_completely
+from pgzoo.envs.single import integer_choices
 from pgzoo.envs.sync import SyncBackend
 from pgzoo.errors import EnvError, UnfitError
 from pgzoo.ops.entries import PackedSpace
@@ -59,6 +61,25 @@ def stepped(envs: VectorEnv, steps: int, rows: int = 2) -> list[Any]:
     return [None if mask is None else mask[0].tolist() for mask in seen]
 
 
+# actions
+
+
+def test_whole_numbers_are_chosen_component_by_component(opened: Any) -> None:
+    spec = inspect_environment(request("WholeNumbers"))
+    assert spec.action_space == MultiDiscrete([4, 4], start=[-1, -1])
+    envs = opened(request("WholeNumbers"))
+    envs.reset(np.arange(2))
+    actions = np.array([[-1, 2], [2, 2]])
+    assert envs.step(actions, np.ones(2, np.bool_)).rewards.tolist() == [1.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    "space", [Box(-1.0, 1.0, (1,)), Box(0, 2**31 - 1, (1,), np.int32), Box(0, 2**64 - 1, (1,), np.uint64), Discrete(3)]
+)
+def test_other_spaces_and_too_many_whole_numbers_are_no_choices(space: gym.Space[Any]) -> None:
+    assert integer_choices(space) is None
+
+
 # masks
 
 
@@ -90,6 +111,7 @@ def test_rows_without_a_mask_are_free_beside_rows_with_one() -> None:
     assert envs.action_mask.tolist() == [ONLY_LAST_TWO, NOTHING_FORBIDDEN]
 
 
+@pytest.mark.learning
 @pytest.mark.parametrize("backend", ["sync", "async"])
 def test_ppo_learns_where_masks_come_now_and_then(backend: str, play: Any) -> None:
     """The best return is 10: action 2 in every step."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ from pgzoo.envs.spec import make_spec
 from pgzoo.errors import UnfitError
 from pgzoo.export.bundle import load_policy, pack
 from pgzoo.ops.entries import PackedSpace
-from pgzoo.ops.images import conv_stack
+from pgzoo.ops.images import conv_stack, recomputed_in_backward
 from pgzoo.ops.nets import ROW_BLOCK
 from pgzoo.ops.normalize import NormalizedPolicy
 from pgzoo.registry import PluginCatalog
@@ -299,6 +300,19 @@ def test_blocks_of_padding_and_other_members_change_no_bit(build: Build, name: s
     assert all(torch.equal(among[name][1], alone[name][0]) for name in params)
 
 
+def test_the_floats_of_an_image_are_not_kept_for_the_backward_pass() -> None:
+    pixels, weight = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8), torch.rand(3, 1, 3, 3, requires_grad=True)
+    (expected,) = torch.autograd.grad(F.conv2d(pixels / 255, weight).square().sum(), [weight])
+    image = pixels / 255
+    with recomputed_in_backward(image, lambda: pixels / 255):
+        outputs = F.conv2d(image, weight)
+    alive = weakref.ref(image)
+    del image
+    assert alive() is None
+    (slope,) = torch.autograd.grad(outputs.square().sum(), [weight])
+    assert torch.equal(slope, expected)
+
+
 # learning
 
 BRIGHT: dict[str, Any] = {
@@ -312,6 +326,7 @@ BRIGHT: dict[str, Any] = {
 }
 
 
+@pytest.mark.learning
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -327,6 +342,7 @@ def test_the_bright_side_of_an_image_is_found(play: Any, name: str, options: Any
     assert [float(returns.mean()) for returns in evaluated.returns] == [1.0, 1.0]
 
 
+@pytest.mark.learning
 def test_an_image_and_a_category_are_learned_together(play: Any) -> None:
     """The brighter half has to be named, or the darker one, as the other entry says: neither is enough alone."""
     policy = {"name": "cnn", "filters": (4, 8, 8), "hidden": (32,)}

@@ -193,6 +193,7 @@ def test_what_build_is_told_of_the_observations(space: gym.Space[Any], inputs: A
     assert policy.apply(stacked(policy, 1), Inputs(obs)).value.shape == (1, 1, 1)
 
 
+@pytest.mark.learning
 def test_a_module_learns(play: Callable[..., Any]) -> None:
     events = play("a2c", "probe/Bandit-v0", policy="net", total_steps=3000, learning_rate=0.01, eval_episodes=5)
     assert events[-2].returns[0].tolist() == [1.0] * 5

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pgzoo.errors import PluginError, UnknownName
+from pgzoo.errors import ConfigError, PluginError, UnknownName
 from pgzoo.registry import KINDS, PluginCatalog, PluginInfo, Registry
 
 MINE = PluginInfo("mine", "entry point", "mine.plugin", "zoo-mine", "1.0")
@@ -89,6 +90,29 @@ def test_presets_are_frozen_and_apply_by_environment() -> None:
         assert entry is not None
         assert entry.name == name
     assert catalog.auto_preset("ppo", "CartPole-v1") is None
+
+
+def test_a_folder_of_presets(tmp_path: Path) -> None:
+    for path, text in {
+        "ppo/Pendulum-v1.yml": "# short\ngamma: 0.9\n",
+        "ppo/ALE/Ms_Pacman-v5.yml": "gamma: 0.99\n",
+        "reinforce/small.yml": "# few steps\ntotal_steps: 10\n",
+        "reinforce/broken.yml": "# wrong\ntotal_steps: [\n",
+        "ignored.yml": "",
+    }.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    registry = Registry(MINE)
+    registry.presets(tmp_path)
+    catalog = catalog_of(registry)
+    assert catalog.names("preset") == ["ppo-ms-pacman", "ppo-pendulum", "broken", "small"]
+    pendulum = catalog.get("preset", "ppo-pendulum")
+    assert pendulum.summary == "short"
+    assert pendulum.target.env == "Pendulum-v1" and dict(pendulum.target.settings) == {"gamma": 0.9}
+    assert catalog.auto_preset("ppo", "ALE/Ms_Pacman-v5") == catalog.get("preset", "ppo-ms-pacman")
+    assert catalog.auto_preset("reinforce", "CartPole-v1") is None
+    with pytest.raises(ConfigError, match=r"broken.yml, line \d: not valid YAML"):
+        dict(catalog.get("preset", "broken").target.settings)
 
 
 def test_two_presets_that_apply_unasked_clash() -> None:

@@ -116,7 +116,19 @@ def assert_unbroken(runs: Runs, steps: int) -> None:
 
 
 def options(algorithm: str, steps: int, *more: str, eval_every: int = 1000, eval_episodes: int = 2) -> list[str]:
-    run = ["run", algorithm, *more, "--seeds", "0,1", "--num-envs", "4", "--total-steps", str(steps)]
+    run = [
+        "run",
+        algorithm,
+        *more,
+        "--preset",
+        "none",
+        "--seeds",
+        "0,1",
+        "--num-envs",
+        "4",
+        "--total-steps",
+        str(steps),
+    ]
     run += ["--log-every", str(GRID), "--checkpoint-every", "200"]
     run += ["--eval-every", str(eval_every), "--eval-episodes", str(eval_episodes)]
     settings = BUILT_INS[algorithm].load_config().model_fields

@@ -13,6 +13,7 @@ import yaml
 
 from pgzoo.analysis.compare import compare
 from pgzoo.analysis.selection import RunIndex
+from pgzoo.analysis.sweeps import sensitivity
 from pgzoo.config import Layer
 from pgzoo.errors import ConfigError
 from pgzoo.registry import PluginCatalog
@@ -140,6 +141,12 @@ def test_the_settings_of_a_sweep_are_compared(trained: Train) -> None:
     assert found.labels == names and [len(side.runs) for side in found.sides] == [3, 3]
     assert found.differences == {"learning_rate": ("0.0001", "0.0003")}
     assert compare(*names).blocks[0].to_dict(names) == found.blocks[0].to_dict(names)
+    (spread,) = sensitivity(many).algorithms
+    means = [side.mean.value for side in found.blocks[0].final]
+    (env,) = spread.environments
+    assert (env.settings, env.worst, env.best) == (2, min(means), max(means))
+    assert env.best_setting == {"learning_rate": (1e-4, 3e-4)[means.index(max(means))]}
+    assert spread.sensitivity is None and "two environments" in spread.missing[0]
     chosen = compare("param:learning_rate=1e-4", "param:learning_rate=3e-4")
     assert [side.kind for side in chosen.sides] == ["param", "param"]
     assert [[run.run_key for run in side.runs] for side in chosen.sides] == [

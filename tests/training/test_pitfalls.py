@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pgzoo.config import Layer
+from pgzoo.ops.distributions import DiagonalGaussian
 from pgzoo.ops.losses import kl_estimate, value_loss
 from pgzoo.registry import discover
 from pgzoo.runs.resolve import resolve
 from pgzoo.training.engine import Engine
+from pgzoo.training.events import UpdateDone
 
 
 def test_no_gradient_flows_into_targets(plan: Callable[..., Any]) -> None:
@@ -56,3 +60,49 @@ def test_what_was_sampled_is_kept_and_what_is_sent_is_clipped(plan: Callable[...
     _, seen = ctx.collect(ctx.state)
     ctx.close()
     assert seen.actions[seen.valid].abs().max() > 2
+
+
+GAUSSIAN = {"env": "probe/AnySpaces-v0", "env_kwargs": {"action": "one"}, "num_envs": 4}
+
+
+@pytest.mark.parametrize("change", [0.5, -0.5])
+def test_a_kl_penalty_pulls_a_standard_deviation_back(plan: Callable[..., Any], change: float) -> None:
+    """Without advantages, only the penalty moves log σ: d/d(log σ) KL(old || new) = 1 - exp(-2 log(σ/σ_old))."""
+    ctx = Engine(plan("ppo", kl_coef=2.0, rollout_steps=8, **GAUSSIAN))
+    state, seen = ctx.collect(ctx.state)
+    old = ctx.evaluate_policy(state, seen)
+    batch = ctx.batch(seen, ctx.estimate(state, seen, old), old)
+    batch = batch._replace(advantages=torch.zeros_like(batch.advantages))
+    state = state._replace(params=state.params | {"policy.log_std": state.params["policy.log_std"] + change})
+    _, gradient = ctx.gradient(ctx.plan.algorithm.loss, state, batch)
+    ctx.close()
+    place = list(state.params).index("policy.log_std")
+    before = sum(leaf[0].numel() for leaf in list(state.params.values())[:place])
+    assert gradient[0, before].item() == pytest.approx(2.0 * (1 - math.exp(-2 * change)), rel=1e-4)
+
+
+def test_actions_are_sampled_with_the_standard_deviation_itself(plan: Callable[..., Any]) -> None:
+    """4,000 actions: twice the standard deviation, or its square, would be far outside of the 5 %."""
+    ctx = Engine(plan("ppo", rollout_steps=1000, policy={"log_std": -1.0}, **GAUSSIAN))
+    state, seen = ctx.collect(ctx.state)
+    mean: Any = ctx.evaluate_policy(state, seen).dist
+    ctx.close()
+    noise = (seen.actions - mean.mean)[seen.valid]
+    assert noise.std().item() == pytest.approx(math.exp(-1.0), rel=0.05)
+
+
+def test_a_density_has_the_square_of_the_standard_deviation_as_its_variance() -> None:
+    """One standard deviation from the mean, the log-density is 1/2 lower; with the variance for it, 9/2 or 1/18."""
+    dist = DiagonalGaussian(torch.full((1, 1, 2, 1), 5.0), torch.full((1, 1, 2, 1), math.log(3.0)))
+    at_mean, one_away = dist.log_prob(torch.tensor([[[[5.0], [8.0]]]]))[0, 0].tolist()
+    assert at_mean - one_away == pytest.approx(0.5)
+    assert dist.draw(np.ones((1, 1, 2, 1), np.float32))[0, 0, 0, 0] == pytest.approx(8.0)
+
+
+def test_observations_are_normalized_in_every_epoch_of_an_update(play: Callable[..., Any]) -> None:
+    """With steps too small to change a parameter, the ratio stays 1 in all epochs; raw observations would change it."""
+    settings = {"normalize_obs": True, "epochs": 3, "minibatches": 1, "optimizer": "sgd", "learning_rate": 1e-30}
+    events = play("ppo", rollout_steps=32, num_envs=4, total_steps=400, **settings)
+    updates = [event for event in events if isinstance(event, UpdateDone)]
+    assert len(updates) > 2
+    assert all(event.metrics["policy/kl"].tolist() == [0.0] for event in updates)

@@ -1,0 +1,148 @@
+"""Scores of the settings of sweeps, read from runs: what `analysis.sensitivity` is computed from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pgzoo.analysis.blocks import final_score
+from pgzoo.analysis.caveats import finished
+from pgzoo.analysis.compare import CURVE, FINAL, RETURNS, Grouped
+from pgzoo.analysis.selection import ProgressCallback, Run, RunIndex, load
+from pgzoo.analysis.sensitivity import Grid, Sensitivity, Values, analyze
+from pgzoo.analysis.statistics import MIN_SEEDS
+from pgzoo.analysis.wording import plural
+from pgzoo.config.sweep import SWEEP, Setting, parse_setting
+from pgzoo.errors import UsageError
+from pgzoo.tracking.home import Home, display_uri
+
+__all__ = ["SweepAnalysis", "sensitivity"]
+
+IGNORED = ("seed", "env", "algorithm")
+"""Parameters that may differ between the runs of a sweep, besides the swept ones."""
+
+
+@dataclass(frozen=True)
+class SweepAnalysis:
+    """The sensitivity of one or several algorithms, and reasons for which the numbers may mislead."""
+
+    score: str
+    algorithms: tuple[Sensitivity, ...]
+    warnings: tuple[str, ...]
+    tracking_uri: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON-serializable dict that `pgzoo compare --sensitivity --json` prints."""
+        return {
+            "score": self.score,
+            "sensitivity": [found.to_dict() for found in self.algorithms],
+            "warnings": list(self.warnings),
+            "tracking_uri": display_uri(self.tracking_uri),
+        }
+
+
+def sensitivity(
+    *selectors: str | Grouped,
+    env: Sequence[str] | None = None,
+    metric: str | None = None,
+    tracking_uri: str | None = None,
+    progress: ProgressCallback = lambda what, done, total: None,
+) -> SweepAnalysis:
+    """Return the hyperparameter sensitivity of the algorithms in one or several sweeps.
+
+    Args:
+        selectors: Selectors of runs, such as the groups of `pgzoo run --sweep-axis`; groups of the same algorithm in
+            different environments belong together.
+        env: The environments to use; by default all of them.
+        metric: The score is the mean return of the final evaluation for returns, else the last value of the metric.
+        tracking_uri: The MLflow store to read beside the journals of this machine.
+        progress: Called as `progress(what, done, total)` while runs are read.
+
+    Raises:
+        UnknownName: A selector matches no run.
+        UsageError: The runs are not those of sweeps over the same hyperparameters.
+        StoreError: The tracking store can't be read.
+    """
+    index = RunIndex(Home.find(), tracking_uri, progress)
+    labels = [selector if isinstance(selector, str) else selector.group for selector in selectors]
+    if not labels:
+        raise UsageError("Give at least one group of a sweep, such as: pgzoo compare --sensitivity GROUP GROUP")
+    chosen: dict[str, Run] = {}
+    for label in labels:
+        found = [run for run in index.select(label)[1] if SWEEP in run.tags and (not env or run.env in env)]
+        if not found:
+            where = f" in {', '.join(env)}" if env else ""
+            raise UsageError(
+                f'No run of "{label}"{where} belongs to a sweep. Give the group of a run with --sweep-axis KEY=A,B,...'
+            )
+        chosen |= {run.run_key: run for run in found}
+    curve = metric or CURVE
+    score = FINAL if curve in RETURNS else curve
+    warnings = index.warnings
+    runs = finished("the sweep", load(list(chosen.values()), curve, progress), warnings)
+    grids = [
+        grid_of(name, [run for run in runs if run.algorithm == name], score, warnings)
+        for name in sorted({run.algorithm for run in runs})
+    ]
+    return SweepAnalysis(score, analyze(grids), tuple(warnings), index.uri)
+
+
+def grid_of(algorithm: str, runs: Sequence[Run], score: str, warnings: list[str]) -> Grid:
+    """Return the scores of one algorithm's settings, each the mean over its seeds."""
+    settings = {run.run_key: parse_setting(run.tags[SWEEP]) for run in runs}
+    axes = tuple(sorted({key for setting in settings.values() for key in setting}))
+    for run in runs:
+        if lacking := [key for key in axes if key not in settings[run.run_key]]:
+            raise UsageError(
+                f"{algorithm}: some runs sweep {', '.join(lacking)} and others, such as {run.run_key}, don't. "
+                "Give groups with the same --sweep-axis keys."
+            )
+    scores: dict[str, dict[Values, float]] = {}
+    for env in sorted({run.env for run in runs}):
+        here = [run for run in runs if run.env == env]
+        warn_of_differences(algorithm, env, here, axes, warnings)
+        for status, count in sorted(Counter(run.status for run in here).items()):
+            if status not in ("finished", "stopped"):
+                warnings.append(f"{algorithm} on {env}: {plural(count, 'run')} {status}; scored at the last step.")
+        by_setting = seeds_by_setting(here, lambda run: values_of(settings[run.run_key], axes), score)
+        if lost := sum(not any(x is not None for x in of.values()) for of in by_setting.values()):
+            warnings.append(f"{algorithm} on {env}: {plural(lost, 'setting')} left out, no final score.")
+        kept = {k: [x for x in of.values() if x is not None] for k, of in by_setting.items()}
+        scores[env] = {setting: float(np.mean(of)) for setting, of in kept.items() if of}
+        if not scores[env]:
+            raise UsageError(f"No run of {algorithm} on {env} has a final score ({score}).")
+        few = min(len(of) for of in kept.values() if of)
+        if few < MIN_SEEDS:
+            warnings.append(
+                f"{algorithm} on {env}: {plural(few, 'seed')} per setting; the best of several settings is partly luck "
+                "with so few, which makes the sensitivity too large."
+            )
+    return Grid(algorithm, axes, scores)
+
+
+def values_of(setting: Setting, axes: Sequence[str]) -> Values:
+    return tuple(setting[key] for key in axes)
+
+
+def seeds_by_setting(
+    runs: Sequence[Run], values: Callable[[Run], Values], score: str
+) -> dict[Values, dict[int | str, float | None]]:
+    """Return the score of each setting and seed, of the newest run if a seed was trained twice."""
+    found: dict[Values, dict[int | str, float | None]] = {}
+    for run in sorted(runs, key=lambda run: run.started):
+        found.setdefault(values(run), {})[run.seed if run.seed >= 0 else run.run_key] = final_score(run, score)
+    return found
+
+
+def warn_of_differences(
+    algorithm: str, env: str, runs: Sequence[Run], axes: Sequence[str], warnings: list[str]
+) -> None:
+    """Warn of parameters that differ between runs although they weren't swept."""
+    keys = sorted({key for run in runs for key in run.params} - {*IGNORED, *axes})
+    for key in keys:
+        if len(values := sorted({run.params.get(key, "-") for run in runs})) > 1:
+            warnings.append(f"{algorithm} on {env}: {key} is {' and '.join(values)}, but it is not swept.")

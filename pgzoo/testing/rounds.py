@@ -1,0 +1,193 @@
+"""Small training runs that the checks of algorithms inspect and change, one update at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from pgzoo.config import AlgorithmConfig, Layer
+from pgzoo.errors import ConfigError
+from pgzoo.runs.planning import make_plan
+from pgzoo.runs.resolve import resolve
+from pgzoo.testing import probes  # noqa: F401  registers the environments
+from pgzoo.testing.target import CheckTarget
+from pgzoo.training.engine import Engine, default_loop
+from pgzoo.training.plan import Plan
+from pgzoo.training.threads import limit_threads
+from pgzoo.types import TrainState, Trajectory
+
+__all__ = [
+    "OTHERS",
+    "SEED",
+    "SMALL",
+    "WORLDS",
+    "Rounds",
+    "claimed_worlds",
+    "expect_equal",
+    "open_plan",
+    "open_rounds",
+    "plan_of",
+    "trains_policy",
+]
+
+WORLDS: Mapping[str, Mapping[str, Any]] = {
+    "discrete": {"env": "pgzoo/AnySpaces-v0", "env_kwargs": {"action": "discrete"}},
+    "box": {"env": "pgzoo/AnySpaces-v0", "env_kwargs": {"action": "one"}},
+}
+WORDS = {"discrete": ("any", "discrete"), "box": ("any", "box", "continuous")}
+"""Words in the registered `actions` that stand for each kind of action space."""
+
+SMALL: Mapping[str, Any] = {"rollout_steps": 12, "epochs": 2, "minibatches": 2}
+"""Values for settings of these names: small, because checks don't test learning performance."""
+
+SEED, OTHERS = 7, (0, 11, 3, 5, 1, 2, 20)
+WARM_UP = 50
+"""Maximum number of updates in which an algorithm may change no parameter, for example while it fills a buffer."""
+
+
+class Rounds:
+    """Trains like `training.train`, one update at a time, so that a check can inspect and change the state."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.engine = Engine(plan)
+        self.rounds = self._loop()
+
+    def update(self, count: int = 1) -> None:
+        """Run `count` updates."""
+        engine = self.engine
+        for _ in range(count):
+            before = engine.state
+            engine.begin_update()
+            with engine.watch.phase("update", f'algorithm "{engine.plan.config.algorithm}"'):
+                next(self.rounds)
+            state, _ = engine.end_update(before)
+            engine.state = state._replace(updates=before.updates + before.active)
+            if engine.failures:
+                raise ArithmeticError(f"a member is no longer finite, {next(iter(engine.failures.values()))}")
+
+    def settle(self, more: int = 2) -> int:
+        """Update until a parameter changes, and `more` times after that; return the number of updates.
+
+        If no parameter changes in `WARM_UP` updates, or the algorithm doesn't train the policy, it stops there.
+        """
+        before = {name: leaf.clone() for name, leaf in self.engine.state.params.items()}
+        limit = WARM_UP if before and getattr(self.engine.plan.algorithm, "learns", True) else 1
+        count = 0
+        while count < limit and not self.moved(before):
+            self.update()
+            count += 1
+        self.update(more)
+        return count + more
+
+    def moved(self, before: Mapping[str, torch.Tensor]) -> list[str]:
+        """Return the names of the parameters that differ from those of `before`."""
+        return [name for name, leaf in self.engine.state.params.items() if not torch.equal(leaf, before[name])]
+
+    def change_trajectories(self, change: Callable[[Trajectory], Trajectory]) -> None:
+        """Pass every trajectory that is collected from now on through `change`."""
+        collect = self.engine.collect
+
+        def changed(state: TrainState) -> tuple[TrainState, Trajectory]:
+            state, trajectory = collect(state)
+            return state, change(trajectory)
+
+        self.engine.collect = changed  # type: ignore[method-assign]
+
+    def restart(self) -> None:
+        """Continue from the state only, with a new instance of the algorithm, like a resumed run."""
+        plan = self.engine.plan
+        self.engine.plan = replace(plan, algorithm=type(plan.algorithm)())
+        self.rounds = self._loop()
+
+    def freeze(self, member: int) -> None:
+        """Mark a seed as ended."""
+        active = self.engine.state.active.copy()
+        active[member] = False
+        self.engine.state = self.engine.state._replace(active=active)
+
+    def bits(self, member: int) -> dict[str, bytes]:
+        """Return the bytes of a seed's parameters, buffers, optimizer state and step count, by name."""
+        state = self.engine.state
+        trees = {"parameter ": state.params, "buffer ": state.buffers, "optimizer's ": state.optimizer}
+        return {
+            kind + name: np.ascontiguousarray(leaf[member].numpy()).tobytes()
+            for kind, tree in trees.items()
+            for name, leaf in tree.items()
+        } | {"number of steps": state.env_steps[member].tobytes()}
+
+    def _loop(self) -> Iterator[None]:
+        return iter(getattr(self.engine.plan.algorithm, "loop", default_loop)(self.engine))
+
+
+def claimed_worlds(target: CheckTarget) -> list[str]:
+    """Return the kinds of action that the algorithm claims to support."""
+    claim = str(target.component.facts.get("actions", "any")).lower()
+    worlds = [world for world, words in WORDS.items() if any(word in claim for word in words)]
+    target.expect(worlds, f'is registered with actions="{claim}"', 'Use a text with "any", "Discrete" or "Box".')
+    return worlds
+
+
+def trains_policy(target: CheckTarget) -> bool:
+    """Return whether the algorithm claims to train the policy."""
+    return bool(getattr(target.component.load(), "learns", True))
+
+
+def plan_of(target: CheckTarget, world: str, seeds: tuple[int, ...], **settings: Any) -> Plan:
+    """Return the plan of a small run: few environments, and an mlp of odd sizes unless the algorithm needs another."""
+    entry = target.component
+    model = entry.load_config() or AlgorithmConfig
+    small = {name: value for name, value in SMALL.items() if name in model.model_fields}
+    chosen = getattr(entry.load(), "defaults", {}).get("policy", "mlp")
+    if (chosen if isinstance(chosen, str) else chosen.get("name", "mlp")) == "mlp":
+        small["policy"] = ({} if isinstance(chosen, str) else dict(chosen)) | {"name": "mlp", "hidden": (5, 8)}
+    given = {
+        "algorithm": entry.name,
+        "num_envs": 4,
+        "eval_episodes": 2,
+        "total_steps": 100_000,
+        **WORLDS[world],
+        **small,
+        "seeds": seeds,
+        **settings,
+    }
+    try:
+        config = resolve([Layer(given, ".".join)], target.catalog)
+    except ConfigError:  # small sizes are invalid for this algorithm
+        config = resolve([Layer({k: v for k, v in given.items() if k not in SMALL}, ".".join)], target.catalog)
+    return make_plan(config, target.catalog)
+
+
+@contextmanager
+def open_rounds(target: CheckTarget, world: str, seeds: tuple[int, ...], **settings: Any) -> Iterator[Rounds]:
+    """Open a small run of some seeds; an exception in it fails the check."""
+    with target.errors_fail_check(f"to train on {world} actions", f"See the check trains-{world}."):
+        plan = plan_of(target, world, seeds, **settings)
+    with open_plan(target, world, plan) as run:
+        yield run
+
+
+@contextmanager
+def open_plan(target: CheckTarget, world: str, plan: Plan) -> Iterator[Rounds]:
+    """Open the run of a plan; an exception in it fails the check."""
+    with (
+        target.errors_fail_check(f"to train on {world} actions", f"See the check trains-{world}."),
+        limit_threads(plan.config.threads),  # more threads change the order of summation
+    ):
+        run = Rounds(plan)
+        try:
+            yield run
+        finally:
+            run.engine.close()
+
+
+def expect_equal(
+    target: CheckTarget, one: Mapping[str, bytes], other: Mapping[str, bytes], what: str, advice: str
+) -> None:
+    """Expect the same bytes under each name."""
+    different = [name for name in one if one[name] != other.get(name)]
+    target.expect(not different, f"{what} (first difference: {different[0] if different else ''})", advice)

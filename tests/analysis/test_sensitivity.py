@@ -1,0 +1,99 @@
+"""Hyperparameter sensitivity: numbers worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pgzoo.analysis.sensitivity import Grid, Values, analyze
+from pgzoo.errors import UsageError
+
+AXES = ("lam", "rate")
+
+
+def grid(*, algorithm: str = "ppo", **scores: list[float]) -> Grid:
+    """Return a 2 x 2 grid; the scores are of (lam, rate) = (0, 1), (0, 2), (1, 1), (1, 2)."""
+    settings: list[Values] = [(0.0, 1.0), (0.0, 2.0), (1.0, 1.0), (1.0, 2.0)]
+    return Grid(algorithm, AXES, {env: dict(zip(settings, of, strict=True)) for env, of in scores.items()})
+
+
+def scale(values: list[float], score: float) -> float:
+    low, high = np.percentile(values, (5, 95))
+    return float((score - low) / (high - low))
+
+
+def test_sensitivity_by_hand() -> None:
+    """In `a` the settings score 0, 1, 2, 3, in `b` 30, 10, 20, 0, so the best of `a` is the worst of `b`.
+
+    The percentiles of 0, 1, 2, 3 are 0.15 and 2.85. Normalized, `a` is x = -0.15/2.7, 0.85/2.7, 1.85/2.7, 2.85/2.7. `b`
+    is the same in another order: 3, 1, 2, 0. Means over both: (0+3)/2, (1+1)/2, (2+2)/2, (3+0)/2 in the order of the
+    settings: the third is best, with 1.85/2.7.
+    """
+    (found,) = analyze([grid(a=[0, 1, 2, 3], b=[30, 10, 20, 0])])
+    assert found.tuned == pytest.approx(2.85 / 2.7)
+    assert found.shared == pytest.approx(1.85 / 2.7)
+    assert found.sensitivity == pytest.approx(1 / 2.7)
+    assert found.shared_setting == {"lam": 1.0, "rate": 1.0}
+    assert found.missing == ()
+
+
+def test_dimensionality_by_hand() -> None:
+    """h* is (lam, rate) = (1, 1), which scores 2 in both environments.
+
+    Tuning `lam` alone chooses between (0, 1) and (1, 1): 2 in `a`, 3 in `b`. Tuning `rate` alone chooses between (1, 1)
+    and (1, 2): 3 in `a`, 2 in `b`. Both give the mean of 2.85 and 1.85, 82 % of the tuned score: both are needed.
+    """
+    (found,) = analyze([grid(a=[0, 1, 2, 3], b=[30, 10, 20, 0])])
+    assert [len(subset.axes) for subset in found.subsets] == [0, 1, 2]
+    assert [subset.score for subset in found.subsets] == pytest.approx([1.85 / 2.7, 2.35 / 2.7, 2.85 / 2.7])
+    assert found.dimensionality == 2
+
+
+def test_one_hyperparameter_that_matters() -> None:
+    """`rate` decides everything: 1 is best in `a`, 2 in `b`. `lam` hardly changes a score."""
+    (found,) = analyze([grid(a=[10, 0, 10.1, 0.1], b=[0, 10, 0.1, 10.1])])
+    assert found.enough is not None and found.enough.axes == ("rate",)
+    assert found.dimensionality == 1
+
+
+def test_a_setting_that_is_best_everywhere_needs_no_tuning() -> None:
+    (found,) = analyze([grid(a=[0, 1, 2, 3], b=[0, 10, 20, 30])])
+    assert (found.sensitivity, found.dimensionality) == (0.0, 0)
+    assert found.enough is not None and found.enough.axes == ()
+
+
+def test_all_algorithms_together_determine_the_percentiles() -> None:
+    """The second algorithm is ten times better: the scores of the first shrink."""
+    weak, strong = analyze(
+        [grid(a=[0, 1, 2, 3], b=[3, 1, 2, 0]), grid(algorithm="x", a=[0, 10, 20, 30], b=[30, 10, 20, 0])]
+    )
+    pooled = [0.0, 1, 2, 3, 0, 10, 20, 30]
+    assert weak.tuned == pytest.approx(scale(pooled, 3))
+    assert strong.tuned == pytest.approx(scale(pooled, 30))
+    assert weak.sensitivity == pytest.approx(scale(pooled, 3) - scale(pooled, 2))
+
+
+def test_with_one_environment_the_spread_is_what_there_is() -> None:
+    (found,) = analyze([grid(a=[0, 1, 2, 3])])
+    assert (found.sensitivity, found.dimensionality, found.subsets) == (None, None, ())
+    assert "two environments" in found.missing[0]
+    (env,) = found.environments
+    assert (env.settings, env.worst, env.median, env.best) == (4, 0, 1.5, 3)
+    assert (env.low, env.high) == pytest.approx((0.15, 2.85))
+    assert env.best_setting == {"lam": 1.0, "rate": 2.0}
+
+
+def test_what_cannot_be_computed_is_named() -> None:
+    incomplete = Grid("ppo", AXES, {env: {(0.0, 1.0): 1, (0.5, 2.0): 2, (0.7, 3.0): 4} for env in ("a", "b")})
+    (found,) = analyze([incomplete])
+    assert found.sensitivity == 0 and found.dimensionality is None
+    assert "full grid" in found.missing[0]
+    partly = Grid(
+        "ppo", AXES, {"a": {(0.0, 1.0): 1, (0.0, 2.0): 2, (1.0, 2.0): 0}, "b": {(0.0, 1.0): 1, (0.0, 2.0): 2}}
+    )
+    (found,) = analyze([partly])
+    assert "1 setting left out" in found.missing[0]
+    (found,) = analyze([grid(a=[0, 1, 2, 3], b=[30, 10, 20, 0], c=[5, 5, 5, 5])])
+    assert "c left out" in found.missing[0] and found.sensitivity == pytest.approx(1 / 2.7)
+    with pytest.raises(UsageError, match="no setting has a score in all"):
+        analyze([Grid("ppo", AXES, {"a": {(0.0, 1.0): 1}, "b": {(0.0, 2.0): 1}})])

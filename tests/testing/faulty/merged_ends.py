@@ -1,0 +1,20 @@
+"""Both kinds of ends are one flag, so a truncated episode isn't bootstrapped: `truncation`."""
+
+import torch
+
+import pgzoo
+from pgzoo.ops.returns import reverse_scan
+
+
+def estimate(*, rewards, values, next_values, terminated, truncated, valid, gamma):
+    """GAE with lambda = 0.95 (Schulman et al. 2016)."""
+    done = terminated | truncated
+    errors = rewards + gamma * next_values * ~done - values
+    goes_on = valid & ~done
+    advantages = reverse_scan(torch.where(valid, errors, 0.0), 0.95 * gamma * goes_on)
+    return advantages, torch.where(valid, advantages + values, 0.0)
+
+
+@pgzoo.hookimpl
+def pgzoo_register(registry):
+    registry.estimator("merged-ends", estimate)

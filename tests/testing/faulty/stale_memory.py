@@ -1,0 +1,48 @@
+"""The memory isn't reset where an episode starts: `memory`."""
+
+import torch
+from gymnasium.spaces import Box, Discrete
+
+import pgzoo
+from pgzoo.errors import UnfitError
+from pgzoo.ops.distributions import Categorical
+
+
+class StaleMemory:
+    """A linear policy for vectors and Discrete actions."""
+
+    noise, noise_size, memory_size = "uniform", 1, 1
+
+    def __init__(self, config, spec, needs):
+        space, actions = spec.observation_space, spec.action_space
+        if (
+            not (isinstance(space, Box) and len(space.shape) == 1 and isinstance(actions, Discrete))
+            or needs
+            or spec.masked
+        ):
+            raise UnfitError("stale-memory supports vectors and Discrete actions, without masks or a critic")
+        self.inputs, self.actions, self.first = space.shape[0], int(actions.n), int(actions.start)
+
+    def init(self, rng):
+        weights = 0.5 * rng.standard_normal((self.inputs, self.actions))
+        return {"weights": torch.from_numpy(weights).float()}
+
+    def apply(self, params, inputs):
+        memory, logits = inputs.memory, []
+        for t in range(inputs.obs.shape[1]):
+            logits.append(linear(params["weights"], inputs.obs[:, t : t + 1]) * (1 + memory[:, None]))
+            memory = 0.5 * memory + inputs.obs[:, t].mean(-1, keepdim=True)
+        return pgzoo.Output(Categorical(torch.cat(logits, 1)), memory=memory)
+
+    def to_env(self, actions):
+        return actions + self.first
+
+
+def linear(weights, x):
+    """Return x @ weights, row by row: x [S, T, B, I], weights [S, I, K]."""
+    return (x.unsqueeze(-1) * weights[:, None, None]).sum(-2)
+
+
+@pgzoo.hookimpl
+def pgzoo_register(registry):
+    registry.policy("stale-memory", StaleMemory)

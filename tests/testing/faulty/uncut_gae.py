@@ -1,0 +1,20 @@
+"""The sum isn't cut at a truncation and continues in the next episode: `episodes-independent`."""
+
+import torch
+
+import pgzoo
+from pgzoo.ops.returns import reverse_scan
+
+
+def estimate(*, rewards, values, next_values, terminated, truncated, valid, gamma):
+    """GAE with lambda = 0.95 (Schulman et al. 2016)."""
+    errors = rewards + gamma * next_values * ~terminated - values
+    goes_on = ~terminated
+    advantages = reverse_scan(torch.where(valid, errors, 0.0), 0.95 * gamma * goes_on)
+    advantages = torch.where(valid, advantages, 0.0)
+    return advantages, torch.where(valid, advantages + values, 0.0)
+
+
+@pgzoo.hookimpl
+def pgzoo_register(registry):
+    registry.estimator("uncut-gae", estimate)

@@ -1,0 +1,106 @@
+"""The kit reports each of many classic mistakes by exactly one check, and passes the plugins without the mistake."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from pgzoo.registry import PluginCatalog, PluginInfo, Registry, discover
+from pgzoo.testing import listeners
+from pgzoo.testing.checks import CHECKS, CheckFailed, KnownException, NotApplicable, check_component
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+FAULTY = sorted((HERE / "faulty").glob("*.py"))
+CORRECT = sorted((HERE / "correct").glob("*.py"))
+
+
+def load(path: Path) -> ModuleType:
+    spec = spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def register(name: str, hook: Callable[[Registry], None]) -> tuple[Registry, PluginCatalog]:
+    """Return what a plugin registers, and a catalog with it."""
+    registry, catalog = Registry(PluginInfo(name, "import", name, "third-party", "1.0")), discover(inline=False)
+    hook(registry)
+    catalog.add(registry.plugin, object(), registry.entries.values())
+    return registry, catalog
+
+
+def outcomes(name: str, hook: Callable[[Registry], None]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the messages of the failed checks, and of the known exceptions."""
+    registry, catalog = register(name, hook)
+    failed, known = {}, {}
+    for kind, component in registry.entries:
+        for check_name, check in check_component(catalog.get(kind, component), catalog):
+            try:
+                check()
+            except KnownException as reason:
+                known[check_name] = str(reason)
+            except NotApplicable:
+                pass
+            except CheckFailed as failure:
+                failed[check_name] = str(failure)
+    return failed, known
+
+
+def expected(path: Path) -> str:
+    """Return the check that a faulty plugin's docstring names at its end."""
+    found = re.search(r": `([\w-]+)`\.$", (load(path).__doc__ or "").strip())
+    assert found, path
+    return found[1]
+
+
+SLOW = ("neighbor_noise", "lost_state", "termination_bootstrapped")
+"""Faults that another plugin of the folder stands for: the same check reports both."""
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in SLOW else []) for path in FAULTY],
+)
+def test_the_kit_reports_exactly_the_check_of_the_fault(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listeners, "PATIENCE", 0.3)
+    failed, _ = outcomes(path.stem, load(path).pgzoo_register)
+    assert list(failed) == [expected(path)], failed
+    (message,) = failed.values()
+    assert message.startswith(tuple(kind.replace("_", " ").capitalize() for kind in CHECKS))
+    assert message.count(". ") >= 2  # what is wrong, why it matters, what to do
+
+
+@pytest.mark.parametrize("path", CORRECT, ids=lambda path: path.stem)
+def test_the_same_without_the_fault_passes(path: Path) -> None:
+    failed, known = outcomes(path.stem, load(path).pgzoo_register)
+    assert failed == {}
+    assert set(known) == ({"gamma"} if path.stem == "negative_zero" else set())
+
+
+def test_the_example_of_the_readme_passes() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(
+        compile(next(block for block in blocks if "pgzoo_register" in block), "README.md", "exec", dont_inherit=True),
+        names,
+    )
+    assert outcomes("readme", names["pgzoo_register"]) == ({}, {})
+
+
+def test_every_fault_is_listed_in_the_docs_with_its_check() -> None:
+    page = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.+?) \| `([\w-]+)` \|$", page, re.MULTILINE)
+    sentences = [(load(path).__doc__ or "").strip() for path in FAULTY]
+    assert sorted(rows) == sorted(
+        (text.partition(": `")[0].replace("|", "\\|"), expected(path))
+        for text, path in zip(sentences, FAULTY, strict=True)
+    )
+    assert len(FAULTY) >= 20

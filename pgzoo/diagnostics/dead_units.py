@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pgzoo.diagnostics.batches import batch_of, why_no_batch
 from pgzoo.ops.nets import layers_of, norms_of, trunk
 from pgzoo.protocols import UpdateContext
 from pgzoo.types import Params, TrainState, Trajectory
@@ -31,12 +32,11 @@ class DeadUnits:
             return f'it measures the policy "mlp", not "{policy.name}"'
         if policy.settings.activation not in ("relu", "tanh"):
             return f"it measures the activation functions relu and tanh, not {policy.settings.activation}"
-        return "" if policy.settings.hidden else "the policy has no hidden layers"
+        return why_no_batch(plan) if policy.settings.hidden else "the policy has no hidden layers"
 
     def measure(self, ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -> Tensor:
         """Return the fraction of all hidden units, `[S]`."""
-        evaluated = ctx.evaluate_policy(state, trajectory)
-        batch = ctx.batch(trajectory, ctx.estimate(state, trajectory, evaluated), evaluated)
+        batch = batch_of(ctx, state, trajectory)
         activation: Any = ctx.config.policy.settings
         params = state.params | state.buffers
         rows = (batch.weights > 0).flatten(1).unsqueeze(-1)  # [S, B, 1]

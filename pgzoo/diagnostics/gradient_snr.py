@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from pgzoo.diagnostics.batches import why_no_batch
 from pgzoo.protocols import UpdateContext
 from pgzoo.types import Metrics, TrainState, Trajectory
 
@@ -21,13 +22,12 @@ class GradientSNR:
 
     The trajectory is split into K = 8 minibatches (for a policy with memory, at most one per environment), with the
     parameters that collected it. A ratio far below 1 says that single minibatches point in random directions: larger
-    batches or more environments help. It needs an algorithm that consists of a loss.
+    batches or more environments help. It needs an algorithm with a method `loss`.
     """
 
     def fits(self, plan: Any) -> str:
-        """Return an empty string for an algorithm that implements only `loss`, else the reason why it can't measure."""
-        own = [method for method in ("update", "loop") if hasattr(plan.algorithm, method)]
-        return f"the algorithm has a method {own[0]} and takes its own steps" if own else ""
+        """Return an empty string for an algorithm that has a `loss`, else the reason why it can't be measured."""
+        return why_no_batch(plan) if hasattr(plan.algorithm, "loss") else "the algorithm has no method loss"
 
     def measure(self, ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -> Metrics:
         """Return the ratio and the variance, `[S]` each; NaN for a trajectory that has only one minibatch."""

@@ -56,7 +56,7 @@ def test_they_change_no_number_and_obey_the_seed_law(plan: Callable[..., Any], a
         assert set(now) - set(then) == (MEASURED if k % 2 else set())
         for name, value in then.items():
             assert np.array_equal(value, now[name], equal_nan=True)
-        assert all(np.isfinite(now[name]).all() for name in set(now) & MEASURED)
+        assert all(np.isfinite(now[name]).any() for name in set(now) & MEASURED)  # NaN for a seed that has ended
     _, alone = trained(plan(algorithm, seeds=(5,), **settings, **measuring))
     for now, one in zip(found, alone, strict=False):
         for name in set(now) & MEASURED:
@@ -137,8 +137,9 @@ def test_what_it_cannot_measure_is_refused_before_the_run(plan: Callable[..., An
         with pytest.raises(error, match=message):
             plan(*args, **settings)
 
-    refused("gradient-snr.* the algorithm has a method update", "trpo", diagnostic="gradient-snr")
+    refused("gradient-snr.* the algorithm has no method loss", "cem", diagnostic="gradient-snr")
     refused('dead-units.* it measures the policy "mlp", not "gru"', "ppo", diagnostic="dead-units", policy="gru")
+    refused("advantage-skew.* a critic of its own", "bpo", diagnostic=["advantage-skew"])
     policy = {"name": "mlp", "activation": "gelu"}
     refused("dead-units.* not gelu", "ppo", diagnostic=["dead-units"], policy=policy)
     refused('"dead-unit"\\. Did you mean "dead-units"', "ppo", diagnostic=["dead-unit"], error=UnknownName)

@@ -139,7 +139,7 @@ def test_what_it_cannot_measure_is_refused_before_the_run(plan: Callable[..., An
 
     refused("gradient-snr.* the algorithm has no method loss", "cem", diagnostic="gradient-snr")
     refused('dead-units.* it measures the policy "mlp", not "gru"', "ppo", diagnostic="dead-units", policy="gru")
-    refused("advantage-skew.* a critic of its own", "bpo", diagnostic=["advantage-skew"])
+    refused("advantage-skew.* a critic of its own", "reppo", "Pendulum-v1", diagnostic=["advantage-skew"])
     policy = {"name": "mlp", "activation": "gelu"}
     refused("dead-units.* not gelu", "ppo", diagnostic=["dead-units"], policy=policy)
     refused('"dead-unit"\\. Did you mean "dead-units"', "ppo", diagnostic=["dead-unit"], error=UnknownName)

@@ -22,7 +22,12 @@ class FunctionListener:
     """A listener that calls one function with every event."""
 
     def __init__(self, function: Callable[..., object]) -> None:
-        self.call = function if _takes_control(function) else lambda event, _control: function(event)
+        with_control = _takes_control(function)
+
+        def call(event: Event, control: RunControl) -> None:
+            function(*((event, control) if with_control else (event,)))
+
+        self.call = call
 
     @hookimpl
     def pgzoo_run_started(self, event: Event, control: RunControl) -> None:

@@ -27,6 +27,7 @@ def everything() -> Registry:
     registry.env_backend("sync", "json:JSONDecoder")
     registry.env_state("kept", "json:JSONDecoder")
     registry.listener("bar", "json:JSONDecoder")
+    registry.diagnostic("skew", "json:JSONDecoder")
     registry.launcher("cluster", "json:JSONDecoder")
     registry.preset("small", algorithm="reinforce", settings={"gamma": 0.9})
     registry.command("play", "json:JSONDecoder")

@@ -83,7 +83,7 @@ faults: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml constraints.txt plugins/pgzoo-example/pyproject.toml plugins/pgzoo-tensorboard/pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pgzoo needs Python 3.11 or newer, this is %d.%d: make PYTHON=python3.12" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,video,onnx]' -e plugins/pgzoo-example -e plugins/pgzoo-tensorboard
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[compiled,dev,video,onnx]' -e plugins/pgzoo-example -e plugins/pgzoo-tensorboard
 	touch $@
 
 # envpool and what it needs are 300 MB to download: installed and tested when asked for.
@@ -113,7 +113,7 @@ $(VENV)/.envpool: $(VENV)/.ready plugins/pgzoo-envpool/pyproject.toml
 # Writes constraints.txt anew from what the lower bounds in pyproject.toml give today.
 lock:
 	$(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/python -m pip install --quiet -e '.[dev,video,onnx,box2d,mujoco]' -e plugins/pgzoo-tensorboard -e plugins/pgzoo-envpool torch==2.13.0
+	$(VENV)-lock/bin/python -m pip install --quiet -e '.[compiled,dev,video,onnx,box2d,mujoco]' -e plugins/pgzoo-tensorboard -e plugins/pgzoo-envpool torch==2.13.0
 	( echo '# Exact versions that the README'"'"'s commands install; pyproject.toml holds the lower bounds.'; \
 	  echo '# Made by: make lock'; \
 	  $(VENV)-lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu//' ) > constraints.txt

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pgzoo.runs.runner import plan, run
     from pgzoo.training.loop import Control, train
     from pgzoo.training.plan import Plan
-    from pgzoo.types import Batch, Episodes, Hyper, Inputs, Loss, Output, Steps
+    from pgzoo.types import Batch, Dynamics, Episodes, Hyper, Inputs, Loss, Output, Steps
 
 _HOMES = {
     "AlgorithmConfig": "pgzoo.config",
@@ -32,6 +32,7 @@ _HOMES = {
     "Comparison": "pgzoo.analysis.compare",
     "ComponentConfig": "pgzoo.config",
     "Control": "pgzoo.training.loop",
+    "Dynamics": "pgzoo.types",
     "Episodes": "pgzoo.types",
     "Hyper": "pgzoo.types",
     "Inputs": "pgzoo.types",
@@ -60,6 +61,7 @@ __all__ = [
     "Comparison",
     "ComponentConfig",
     "Control",
+    "Dynamics",
     "Episodes",
     "Hyper",
     "Inputs",

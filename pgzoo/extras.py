@@ -19,6 +19,7 @@ EXTRAS = {
     "box2d": Extra(("Box2D",), "LunarLander, BipedalWalker and CarRacing"),
     "mujoco": Extra(("mujoco",), "HalfCheetah, Ant, Humanoid and the other robots"),
     "atari": Extra(("ale_py",), "Atari games"),
+    "compiled": Extra(("numba",), "the environment backend `compiled`"),
     "jax": Extra(("jax",), "the phys2d and tabular environments"),
     "video": Extra(("imageio", "imageio_ffmpeg"), "videos of episodes"),
     "onnx": Extra(("onnx", "onnxscript", "onnxruntime"), "policies as ONNX graphs"),

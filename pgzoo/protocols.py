@@ -82,6 +82,10 @@ class VectorEnv(Protocol):
     Environments that can be saved also have
         save() -> list | None: the state of each row as plain data; None if it can't be saved;
         restore(states): restore the state of each row after a reset; None leaves that row unchanged.
+
+    Environments that can let a policy act in compiled code also have
+        compile(policy): compile what they run, with the policy (`types.RowPolicy`, or None);
+        collect(policy, left, noise, count, stored): act for `count` steps; see `envs.compiled.CompiledEnvs.collect`.
     """
 
     observation_space: gym.Space[Any]
@@ -117,6 +121,8 @@ class EnvBackend(Protocol):
             can't create;
         sends_info = True: it returns the values of `request.info` in `StepResult.info`. Without it, requests that have
             such keys are not passed to the backend;
+        takes_dynamics = True: it is created with a function that returns what is registered as the dynamics of an
+            environment id (see `Registry.dynamics`), or None;
         wraps = True: it applies `request.wrappers` and `request.frame_stack`. Without it, requests that have them are
             not passed to the backend.
     """
@@ -151,6 +157,9 @@ class Policy(Protocol):
         noise_steps: the number of steps for which an environment's actions are sampled with the same noise, by default
             1; None: the whole collection. Every collection starts with new noise;
         actor(params) -> Actor: acts faster than `apply`, with results that are equal up to rounding;
+        row_policy(params) -> RowPolicy | None: acts in the compiled loop of the backend `compiled`, with results that
+            are equal up to rounding; None if its settings don't allow that. Which of both is returned must not depend
+            on the number of members;
         buffers() -> Params: one member's tensors that are not learned by gradient, without the member axis;
         absorb(buffers, obs, valid) -> Params: updates the buffers with the observations `obs [S, T, N, *O]` of an
             update, using only those where `valid [S, T, N]` is True.

@@ -10,7 +10,7 @@ scalars are counted from the right: N is -1, T is -2, S is -3. The axis S is pre
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -356,6 +356,77 @@ class EnvRequest(NamedTuple):
     def wrapped(self) -> bool:
         """Whether the run puts wrappers around the environment."""
         return bool(self.wrappers or self.frame_stack)
+
+
+@dataclass(frozen=True, eq=False)
+class Dynamics:
+    """The dynamics of an environment as plain functions of one row, which the backend `compiled` compiles with numba.
+
+    The functions take numpy arrays and write their results into them. They may use numbers, arrays, `math`, numpy
+    functions of numbers, and functions of their own module that do the same; no other Python objects. Time limits,
+    resets after an end and random numbers are not their business.
+
+    Attributes:
+        size: the number of values of the state, `state [size]` float64.
+        reset: `(state, random, constants)`: sets the state to that of a new episode. `random [reset_randoms]` are
+            independent numbers, uniform in [0, 1).
+        step: `(state, action, random, constants) -> (reward, terminated)`: advances the state by one step. `action` is
+            an int for a Discrete action space, else an array `[A]`; `random [step_randoms]` as for `reset`.
+        observe: `(state, obs, constants)`: writes the observation of a state into `obs [O]`, which has the dtype of
+            the observation space, flattened; a Discrete observation into `obs[0]`.
+        read: `environment -> state`: the state of gymnasium's environment as `size` numbers. Only the conformance kit
+            calls it, to compare both step by step; it isn't compiled.
+        mask: `(state, allowed, constants)`: writes into `allowed [K]` (bool) which actions are allowed; None for an
+            environment without action masks.
+        reset_randoms, step_randoms: how many random numbers `reset` and `step` take.
+        constants: numbers that the functions use, such as settings or a table of transitions: `[C]` float64.
+        draws: `(generator, count)`: the numbers in [0, 1) that correspond to the next `count` random numbers that
+            gymnasium's environment takes from its generator. Like `read`, only for the conformance kit. By default
+            those of `generator.random`, which `generator.uniform` scales.
+    """
+
+    size: int
+    reset: Callable[..., Any]
+    step: Callable[..., Any]
+    observe: Callable[..., Any]
+    read: Callable[[Any], Any]
+    mask: Callable[..., Any] | None = None
+    reset_randoms: int = 0
+    step_randoms: int = 0
+    constants: Array = field(default_factory=lambda: np.zeros(0))
+    draws: Callable[[np.random.Generator, int], Any] = np.random.Generator.random
+
+
+class RowPolicy(NamedTuple):
+    """How a policy acts, as plain functions of one row, which the compiled collector compiles with numba.
+
+    Attributes:
+        forward: `(obs [O], weights [P], sizes, scratch [2, width], outputs [K])`: computes the outputs of the network.
+            `obs` is float32, a category a whole number.
+        choose: `(outputs [K], scale, bounds, noise [R], greedy, stored [A], action [A])`: draws an action, or takes the
+            mode; writes it into `stored` as the trajectory holds it, and returns that for the environment: an int for a
+            Discrete action space, else `action`. The logits of forbidden actions are -1e9 in `outputs`.
+        weights: `[S, P]` float32, each member's parameters.
+        sizes: whole numbers that describe the network to `forward`.
+        scale: `[S, A]` float32, each member's standard deviations, or `[S, 0]`.
+        bounds: of the action space, for `choose`.
+        stored: zeros in the shape and dtype in which the trajectory holds one action.
+        width: the size of `scratch`, working memory of `forward`.
+        outputs: K.
+        moments: `[2, S, O]` float32, mean and standard deviation by which observations are standardized before
+            `forward`; `[2, S, 0]`: they aren't.
+    """
+
+    forward: Callable[..., Any]
+    choose: Callable[..., Any]
+    weights: NDArray[np.float32]
+    sizes: NDArray[np.int64]
+    scale: NDArray[np.float32]
+    bounds: NDArray[np.float64]
+    stored: Array
+    width: int
+    outputs: int
+    moments: NDArray[np.float32]
 
 
 class StepResult(NamedTuple):

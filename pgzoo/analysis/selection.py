@@ -272,11 +272,17 @@ def queries(
                     yield f'params.`{name}` = "{text}"', list(experiments)
 
 
-def pages(client: Any, query: str, experiments: Sequence[str], report: Callable[[int], None]) -> Iterator[Any]:
+def pages(
+    client: Any,
+    query: str,
+    experiments: Sequence[str],
+    report: Callable[[int], None],
+    order_by: Sequence[str] | None = None,
+) -> Iterator[Any]:
     """Yield all runs that a filter matches, fetched page by page; calls `report` with their number so far."""
     token, count = None, 0
     while experiments:
-        page = client.search_runs(list(experiments), query, max_results=PAGE, page_token=token)
+        page = client.search_runs(list(experiments), query, max_results=PAGE, order_by=order_by, page_token=token)
         yield from page
         count += len(page)
         report(count)

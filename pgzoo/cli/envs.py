@@ -90,7 +90,7 @@ def _list(every: bool, as_json: bool) -> None:
 
 def _describe(env_id: str, env_kwargs: dict[str, Any], catalog: PluginCatalog, as_json: bool) -> bool:
     """Print what is known of an environment. Return whether a run would accept it."""
-    from pgzoo.envs.choice import choose_backend, foreign_backends, inspect_environment
+    from pgzoo.envs.choice import choose_backend, foreign_backends, inspect_environment, make_backend
     from pgzoo.envs.ids import describe
     from pgzoo.errors import EnvError, UnfitError
     from pgzoo.types import EnvRequest
@@ -99,7 +99,8 @@ def _describe(env_id: str, env_kwargs: dict[str, Any], catalog: PluginCatalog, a
     fitting, auto, masked = foreign_backends(catalog, request), None, False
     try:
         auto, backend = choose_backend("auto", catalog, request)
-        fitting = [entry.name for entry in catalog.entries("env_backend") if not entry.load()().fits(request)]
+        every = {entry.name: make_backend(entry, catalog) for entry in catalog.entries("env_backend")}
+        fitting = [name for name, one in every.items() if not one.fits(request)]
         masked = inspect_environment(request, backend).masked
     except (EnvError, UnfitError) as error:
         info = replace(info, runs=False, problem=str(error))

@@ -18,6 +18,7 @@ def pgzoo_register(registry: Registry) -> None:
     command("evaluate", "pgzoo.cli.evaluate:command", summary="Play episodes with the policy of a run.")
     command("video", "pgzoo.cli.video:command", summary="Record episodes with the policy of a run.")
     command("compare", "pgzoo.cli.compare:command", summary="Compare runs, with seeds as the unit of replication.")
+    command("runs", "pgzoo.cli.runs:command", summary="List runs, newest first, or delete runs.")
     command("export", "pgzoo.cli.export:command", summary="Export the policy of a run: safetensors, ONNX, MLflow.")
     command("ui", "pgzoo.cli.ui:command", summary="Open the runs in MLflow's web interface.")
     command("sync", "pgzoo.cli.sync:command", summary="Send MLflow what it hasn't received yet.")

@@ -175,6 +175,12 @@ def _print_profile(result: Result) -> None:
     for phase, seconds in parts.items():
         table.add_row(phase, f"{seconds:.2f}", f"{seconds / total:.1%}")
     _console().print(table)
+    config = result.plan.config
+    if config.backend == "compiled" and "collect/compiled" not in parts:
+        common.echo(
+            f'The policy "{config.policy.name}" acts outside of the compiled loop, because numba is not installed, or '
+            "the policy or one of its settings has no compiled form (docs/backends.md)."
+        )
     common.echo()
 
 

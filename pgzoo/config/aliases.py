@@ -98,7 +98,7 @@ REMARKS = {
     "minibatch-size": "the number of minibatches, not their size",
     "cuda": "cpu or cuda",
     "gpu": "cpu or cuda",
-    "vec-env": "sync, async or native",
+    "vec-env": "sync, async, native or compiled",
     "anneal-lr": "constant or linear",
 }
 

@@ -117,7 +117,8 @@ class RunConfig(Settings):
         bool, Field(description="divide rewards by the standard deviation of the discounted return (training only)")
     ] = False
     backend: Annotated[
-        str, Field(description="environment backend: auto, sync, async, native, or a plugin's; see pgzoo envs ID")
+        str,
+        Field(description="environment backend: auto, sync, async, native, compiled, or a plugin's; see pgzoo envs ID"),
     ] = "auto"
     eval_every: Annotated[
         NonNegativeInt, Field(description="environment steps between evaluations; 0: only at the end")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from typing import Any, Literal, Protocol
@@ -29,22 +29,27 @@ from pgzoo.errors import EnvError, UnfitError
 from pgzoo.protocols import EnvBackend
 from pgzoo.types import EnvRequest, Spec
 
-__all__ = ["choose_backend", "foreign_backends", "inspect_environment", "resets_completely"]
+__all__ = ["choose_backend", "foreign_backends", "inspect_environment", "make_backend", "resets_completely"]
 
 PROBE_STEPS = 3
 """Steps of one environment that are looked at before a run."""
 
 
 class BackendEntry(Protocol):
-    """A registered backend: `load()` imports its class."""
+    """A registered backend, or dynamics: `load()` imports the class or function."""
 
     @property
     def name(self) -> str:
         """Its name, as in `--backend NAME`."""
         ...
 
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Of dynamics: `envs`, the ids of the environments that they are for."""
+        ...
+
     def load(self) -> Any:
-        """Return the class."""
+        """Return the class or function."""
         ...
 
 
@@ -55,9 +60,20 @@ class BackendCatalog(Protocol):
         """Return the backend of this name. Raises UnknownName."""
         ...
 
-    def entries(self, kind: Literal["env_backend"]) -> Iterable[BackendEntry]:
-        """Return all backends."""
+    def entries(self, kind: Literal["env_backend", "dynamics"]) -> Iterable[BackendEntry]:
+        """Return all backends, or all dynamics."""
         ...
+
+
+def make_backend(entry: BackendEntry, catalog: BackendCatalog) -> EnvBackend:
+    """Return a new backend; one with `takes_dynamics` gets a function that finds the dynamics of an environment id."""
+    made: Any = entry.load()
+
+    def find(env_id: str) -> Any:
+        plain = env_id.rpartition(":")[2]
+        return next((one.load() for one in catalog.entries("dynamics") if plain in one.facts["envs"]), None)
+
+    return made(find) if getattr(made, "takes_dynamics", False) else made()  # type: ignore[no-any-return]
 
 
 def choose_backend(name: str, catalog: BackendCatalog, request: EnvRequest) -> tuple[str, EnvBackend]:
@@ -71,7 +87,7 @@ def choose_backend(name: str, catalog: BackendCatalog, request: EnvRequest) -> t
             asked for by name.
         UnfitError: the named backend can't run it.
     """
-    backend: EnvBackend = catalog.get("env_backend", "sync" if name == "auto" else name).load()()
+    backend = make_backend(catalog.get("env_backend", "sync" if name == "auto" else name), catalog)
     if not getattr(backend, "foreign", False):
         try:
             ids.check(request.id, request.kwargs)
@@ -81,7 +97,7 @@ def choose_backend(name: str, catalog: BackendCatalog, request: EnvRequest) -> t
             raise EnvError(f"{message.removesuffix('.')}. Or use {ways}." if ways else message) from error
     if name == "auto":
         for entry in catalog.entries("env_backend"):
-            other = entry.load()()
+            other: Any = make_backend(entry, catalog)
             if hasattr(other, "preferred") and other.preferred(request) and not unfit(other, request):
                 return entry.name, other
         return "sync", backend
@@ -102,7 +118,7 @@ def unfit(backend: EnvBackend, request: EnvRequest) -> str:
 
 def foreign_backends(catalog: BackendCatalog, request: EnvRequest) -> list[str]:
     """Return the names of the backends that run this environment without gymnasium (`foreign = True`)."""
-    backends = {entry.name: entry.load()() for entry in catalog.entries("env_backend")}
+    backends = {entry.name: make_backend(entry, catalog) for entry in catalog.entries("env_backend")}
     return [name for name, one in backends.items() if getattr(one, "foreign", False) and not unfit(one, request)]
 
 

@@ -17,6 +17,7 @@ from pgzoo.envs.checks import mask_size
 from pgzoo.envs.spec import make_spec
 from pgzoo.errors import ConfigError, PgzooError
 from pgzoo.export import spaces
+from pgzoo.files import write_file
 from pgzoo.ops.acting import actor_for, memory_size, noise_steps
 from pgzoo.ops.draws import draw_noise
 from pgzoo.ops.entries import PackedSpace
@@ -154,11 +155,13 @@ class LoadedPolicy:
         return given.reshape(rows, size).astype(np.bool_)
 
     def save(self, folder: str | Path) -> Path:
-        """Write the two files into `folder` (made if it isn't there) and return it."""
+        """Write the two files into `folder` (made if it isn't there) and return it.
+
+        Each file is written under a temporary name and renamed, so that a crash leaves the old file or the new one.
+        """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         for name, data in pack(self.component, self.spec, self.policy, self.params, 0, self.env).items():
-            (folder / name).write_bytes(data)
+            write_file(folder / name, data)
         return folder
 
 

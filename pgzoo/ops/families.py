@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, get_args, overload
 
 import gymnasium as gym
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pgzoo.errors import UnfitError, did_you_mean
@@ -35,6 +36,7 @@ from pgzoo.ops.draws import (
     mode_of_multi_categorical,
 )
 from pgzoo.ops.elementwise import softplus
+from pgzoo.ops.rows import choose_categorical, choose_gaussian, choose_rescaled
 from pgzoo.types import Array, Distribution, NoiseKind
 
 __all__ = ["DistributionName", "Family", "family_for", "masked"]
@@ -64,6 +66,9 @@ class Family:
         draw: `(outputs [..., K], scale, noise) -> actions`, on arrays, in the form that `log_prob` takes.
         mode: `outputs [..., K] -> actions`, the most likely ones.
         to_env: converts actions to the environment's action space.
+        choose_row: `draw`, `mode` and `to_env` for one row, as `types.RowPolicy.choose`; None if there is no such
+            function.
+        bounds: of the action space, for `choose_row`.
         scale_name: "log_std", which is learned, or "epsilon", which an algorithm sets.
     """
 
@@ -76,6 +81,8 @@ class Family:
     draw: Callable[[Array, Array | None, Array], Array]
     mode: Callable[[Array], Array]
     to_env: Callable[[Array], Array]
+    choose_row: Callable[..., Any] | None = None
+    bounds: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     scale_name: str = "log_std"
 
 
@@ -182,6 +189,8 @@ def _categorical(space: gym.spaces.Discrete) -> Family:
         draw=lambda outputs, _, noise: draw_categorical(outputs, noise[..., 0]),
         mode=mode_of_categorical,
         to_env=lambda actions: actions + space.start if space.start else actions,
+        choose_row=choose_categorical,
+        bounds=np.array([float(space.start)]),
     )
 
 
@@ -272,6 +281,8 @@ def _gaussian(space: gym.spaces.Box, name: str, *, state_std: bool, rescale: boo
         draw=draw,
         mode=lambda outputs: outputs[..., :size],
         to_env=to_env,
+        choose_row=None if name == "tanh" or state_std else choose_rescaled if rescale else choose_gaussian,
+        bounds=np.concatenate([space.low, space.high], axis=None, dtype=np.float64),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from pgzoo.ops.draws import draw_perturbation
 from pgzoo.ops.entries import is_image
 from pgzoo.ops.families import Family, family_for, masked
 from pgzoo.ops.nets import ROW_BLOCK, linear
-from pgzoo.types import Array, Distribution, Params, Spec
+from pgzoo.types import Array, Distribution, Params, RowPolicy, Spec
 
 if TYPE_CHECKING:
     from pgzoo.config import ActionConfig
@@ -156,6 +157,31 @@ class ActionHead:
         dist = self.family.distribution(outputs, _log_std_of_state(features, log_std))
         assert isinstance(dist, DiagonalGaussian | TanhGaussian)
         return replace(dist, perturbation=partial(_perturbation, features, log_std))
+
+    def row_policy(
+        self, forward: Callable[..., Any], params: Params, weights: list[Tensor], sizes: list[int], width: int = 1
+    ) -> RowPolicy | None:
+        """Return a policy whose outputs a function of one row computes; None for a family without such a function.
+
+        `weights` are its tensors `[S, ...]`, in the order in which the function takes them, flattened.
+        """
+        choose, bounds = self.family.choose_row, self.family.bounds
+        if choose is None or self.sde:
+            return None
+        flat = [weight.detach().flatten(1).numpy() for weight in weights]
+        log_std = self.log_std_of(params)
+        return RowPolicy(
+            forward=forward,
+            choose=choose,
+            weights=np.concatenate(flat, 1, dtype=np.float32),
+            sizes=np.array(sizes, np.int64),
+            scale=np.zeros((len(flat[0]), 0), np.float32) if log_std is None else np.exp(log_std[:, 0]),
+            bounds=bounds,
+            stored=self.family.mode(np.zeros(self.outputs, np.float32)),
+            width=width,
+            outputs=self.outputs,
+            moments=np.zeros((2, len(flat[0]), 0), np.float32),
+        )
 
     def choose(
         self,

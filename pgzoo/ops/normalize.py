@@ -18,7 +18,7 @@ from pgzoo.ops.acting import actor_for, memory_size, noise_steps
 from pgzoo.ops.entries import VECTOR, PackedSpace
 from pgzoo.ops.returns import reverse_scan
 from pgzoo.protocols import Actor, Policy
-from pgzoo.types import ActorInputs, Array, Inputs, Output, Params, Spec, Trajectory
+from pgzoo.types import ActorInputs, Array, Inputs, Output, Params, RowPolicy, Spec, Trajectory
 
 __all__ = [
     "CLIP",
@@ -146,6 +146,16 @@ class NormalizedPolicy:
             return inner(seen._replace(obs=self._with_vector(seen.obs, normalize)), noise)
 
         return act
+
+    def row_policy(self, params: Params) -> RowPolicy | None:
+        """Return the policy for the compiled collector; None if the wrapped policy has none, or for images."""
+        own = getattr(self.policy, "row_policy", None)
+        inner: RowPolicy | None = (
+            own(self._rest(params)) if own and self.packed is None and self.images is None else None
+        )
+        if inner is None:
+            return None
+        return inner._replace(moments=np.stack([scale.flatten(1).numpy() for scale in self._scale(params)]))
 
     def to_env(self, actions: Array) -> Array:
         """As the wrapped policy."""

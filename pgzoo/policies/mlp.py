@@ -25,7 +25,8 @@ from pgzoo.ops.nets import (
     trunk,
     trunk_numpy,
 )
-from pgzoo.types import ActorInputs, Array, Inputs, Output, Params, Spec
+from pgzoo.ops.rows import CODES, mlp_row
+from pgzoo.types import ActorInputs, Array, Inputs, Output, Params, RowPolicy, Spec
 
 
 class LinearConfig(SDEConfig):
@@ -120,6 +121,17 @@ class MLP:
     def actor(self, params: Params) -> MLPActor:
         """Return an actor on numpy views that share memory with the parameters."""
         return MLPActor(self, params)
+
+    def row_policy(self, params: Params) -> RowPolicy | None:
+        """Return the policy for the compiled collector; None with layer normalization or other activation functions."""
+        c, layers = self.config, layers_of(params)
+        if c.layer_norm or c.activation not in CODES:
+            return None
+        count = len(layers) // 2
+        weights = [layers[f"{kind}.{i}"] for i in range(count) for kind in ("weight", "bias")]
+        widths = [self.encoder.size, *c.hidden, self.head.outputs]
+        sizes = [CODES[c.activation], self.encoder.categories, self.encoder.first, *widths]
+        return self.head.row_policy(mlp_row, params, weights, sizes, max(widths))
 
 
 class MLPActor:

@@ -10,7 +10,8 @@ from torch import Tensor
 from pgzoo.config import ActionConfig
 from pgzoo.errors import UnfitError
 from pgzoo.ops.heads import ActionHead
-from pgzoo.types import ActorInputs, Array, Inputs, Output, Params, Spec
+from pgzoo.ops.rows import table_row
+from pgzoo.types import ActorInputs, Array, Inputs, Output, Params, RowPolicy, Spec
 
 
 class TabularConfig(ActionConfig):
@@ -65,6 +66,10 @@ class Tabular:
     def actor(self, params: Params) -> TabularActor:
         """Return an actor on a numpy view that shares memory with the table."""
         return TabularActor(self, params)
+
+    def row_policy(self, params: Params) -> RowPolicy | None:
+        """Return the policy for the compiled collector."""
+        return self.head.row_policy(table_row, params, [params["table"]], [self.states, self.first])
 
 
 class TabularActor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from operator import attrgetter
@@ -27,6 +27,7 @@ ComponentKind = Literal[
     "estimator",
     "env_backend",
     "env_state",
+    "dynamics",
     "listener",
     "diagnostic",
     "launcher",
@@ -174,6 +175,14 @@ class Registry:
     def env_state(self, name: str, target: object, *, summary: str = "") -> None:
         """Register a way to save and restore certain environments, so that runs on them resume exactly."""
         self._add("env_state", name, target, None, summary)
+
+    def dynamics(self, name: str, target: object, *, envs: Sequence[str], summary: str = "") -> None:
+        """Register the dynamics of the environments with the ids `envs`, for the backend `compiled`.
+
+        `target(env)` returns a `Dynamics` for gymnasium's environment `env` (without its wrappers), which was made with
+        the run's keyword arguments. It raises UnfitError where the dynamics don't fit these arguments.
+        """
+        self._add("dynamics", name, target, None, summary, {"envs": tuple(envs)})
 
     def listener(self, name: str, target: object, *, summary: str = "", display: bool = False) -> None:
         """Register a listener: `target(context)`, called once per run, returns an object with event hooks or None.
@@ -330,6 +339,9 @@ class PluginCatalog:
 
     def _clash(self, entry: Entry) -> Entry | None:
         same_name = self._entries.get((entry.kind, entry.name))
+        if entry.kind == "dynamics" and not same_name:
+            envs = set(entry.facts["envs"])
+            return next((other for other in self.entries("dynamics") if envs & set(other.facts["envs"])), None)
         if same_name or entry.kind != "preset" or not entry.target.auto:
             return same_name
         key = (entry.target.algorithm, entry.target.env)
@@ -372,6 +384,12 @@ def _duplicate(entry: Entry, first: Entry) -> str:
     if entry.name == first.name:
         kind = _label(entry.kind)
         clash = f'The {kind} "{entry.name}" of plugin {entry.plugin} is taken by plugin {first.plugin}.'
+    elif entry.kind == "dynamics":
+        both = ", ".join(sorted(set(entry.facts["envs"]) & set(first.facts["envs"])))
+        clash = (
+            f'The dynamics "{entry.name}" of plugin {entry.plugin} are for {both}, as are the dynamics "{first.name}" '
+            f"of plugin {first.plugin}."
+        )
     else:
         clash = (
             f'The preset "{entry.name}" of plugin {entry.plugin} would be the default preset where "{first.name}" '

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,15 @@ _log = logging.getLogger("pgzoo")
 class CheckpointWriter:
     """Writes checkpoints of the members of a run below `runs`, the folder of all runs.
 
+    `sync` flushes the records of the run with a given key to disk. It is called before the checkpoint, because a
+    resumed run continues from its checkpoint and doesn't write earlier records again.
     `warned` is True once the user has been warned that a resumed run won't be exact.
     """
 
     plan: Plan
     runs: Path
     listeners: Mapping[str, Any]
+    sync: Callable[[str], None]
     warned: bool = False
 
     def __call__(self, progress: Progress, members: tuple[int, ...]) -> None:
@@ -41,6 +44,7 @@ class CheckpointWriter:
             recent, key = progress.state.recent[member], self.plan.run_keys[member]
             one, about = select(progress.state, [member]), self._about(progress, member)
             score = float(np.nanmean(recent)) if np.isfinite(recent).any() and not np.isinf(recent).any() else None
+            self.sync(key)
             try:
                 checkpoint.save(self.runs / key / checkpoint.FOLDER_NAME, one, about, score=score)
             except OSError as error:

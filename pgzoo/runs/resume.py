@@ -137,7 +137,7 @@ def _load(found: Found, from_step: int | None) -> Checkpoint | None:
     if found.path is None:
         raise CheckpointError(f"The checkpoints of run {found.name} ({found.run_key}) are not on this machine.")
     folder = found.path / checkpoint.FOLDER_NAME
-    steps = {int(path.name.removeprefix("step-")): path for path in checkpoint.paths(folder)}
+    steps = {checkpoint.step_of(path): path for path in checkpoint.paths(folder)}
     if from_step is None:
         return checkpoint.latest(folder) if steps else None
     if from_step not in steps and from_step != 0:

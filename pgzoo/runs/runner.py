@@ -191,7 +191,7 @@ def run_config(
                 coordinator.session = session
             else:
                 warned = resume_point is not None and not resume_point.progress.exact
-                control.write_checkpoints = CheckpointWriter(plan, home.runs, listeners, warned)
+                control.write_checkpoints = CheckpointWriter(plan, home.runs, listeners, session.sync, warned)
             with stop_on_signals(control, announce=progress != "none", terminal=worker is None):
                 for event in chain([started], events):
                     outcome.record(event)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pgzoo.testing.checks import CheckFailed, NotApplicable, check_component, check_plugin
     from pgzoo.testing.suites import (
         AlgorithmSuite,
+        DynamicsSuite,
         EnvBackendSuite,
         EstimatorSuite,
         ListenerSuite,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AlgorithmSuite": "suites",
     "CheckFailed": "checks",
+    "DynamicsSuite": "suites",
     "EnvBackendSuite": "suites",
     "EstimatorSuite": "suites",
     "ListenerSuite": "suites",
@@ -37,6 +39,7 @@ _HOMES = {
 __all__ = [
     "AlgorithmSuite",
     "CheckFailed",
+    "DynamicsSuite",
     "EnvBackendSuite",
     "EstimatorSuite",
     "ListenerSuite",

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
-from pgzoo.envs.single import make_single
+from pgzoo.envs import kernel
+from pgzoo.envs.checks import mask_size, sample_action
+from pgzoo.envs.choice import make_backend
+from pgzoo.envs.single import action_mask, make_single
+from pgzoo.ops import jit
 from pgzoo.protocols import EnvBackend, VectorEnv
 from pgzoo.testing import probes  # noqa: F401  registers the environments
 from pgzoo.testing.target import Check, CheckTarget, NotApplicable, checks_by_name
-from pgzoo.types import Array, EnvRequest
+from pgzoo.types import Array, Dynamics, EnvRequest
 
-__all__ = ["CHECKS"]
+__all__ = ["CHECKS", "DYNAMICS_CHECKS", "compare_dynamics"]
 
 CANDIDATES = ("CartPole-v1", "pgzoo/AnySpaces-v0", "Pendulum-v1", "FrozenLake-v1")
 LIMIT, STEPS = 9, 25
+TOLERANCE = 1e-6
+INTERPRETED_STEPS, LONGEST_EPISODE = 300, 500
 
 
 def fits(target: CheckTarget) -> None:
@@ -106,12 +113,105 @@ def close(target: CheckTarget) -> None:
         _backend(target).open(_request(target, 2)).close()
 
 
+def equals_gymnasium(target: CheckTarget) -> None:
+    """Dynamics and gymnasium's environment take the same steps from the same states, up to rounding."""
+    for env_id in target.component.facts["envs"]:
+        if env_id not in gym.registry:
+            raise NotApplicable(f"{env_id} isn't registered with gymnasium")
+        with target.errors_fail_check(f"to step {env_id}", "See pgzoo.types.Dynamics."):
+            differences = compare_dynamics(target.component.load(), env_id)
+        for name, difference in differences.items():
+            target.expect(
+                difference <= TOLERANCE,
+                f"differs from {env_id} by {difference:.3g} in {name}",
+                "A step from the same state, with the same action and random numbers, must give the same.",
+            )
+
+
+def compare_dynamics(
+    factory: Callable[[Any], Dynamics], env_id: str, steps: int = 2_000, **kwargs: Any
+) -> dict[str, float]:
+    """Compare dynamics with gymnasium's environment over `steps` random steps, resets included.
+
+    Each step is compared alone, from the state in which gymnasium's environment is, so that rounding can't add up. The
+    dynamics run twice: in Python, which raises an error where a function writes outside an array, and compiled, if
+    numba is installed.
+
+    Args:
+        factory: what a plugin registers as `dynamics`.
+        env_id: the environment.
+        steps: the number of steps.
+        **kwargs: keyword arguments of the environment.
+
+    Returns:
+        the largest difference of the state, the observations, the rewards, the end flags and the action masks, divided
+        by the size of the number where that is above 1. All 0: both are equal, bit for bit.
+    """
+    env = make_single(EnvRequest(env_id, kwargs, None, 1))
+    dynamics = factory(env.unwrapped)
+    seen = _steps_of(env, dynamics, steps)
+    env.close()
+    parts = {"reset": dynamics.reset, "step": dynamics.step, "observe": dynamics.observe}
+    parts["mask"] = dynamics.mask or kernel.no_mask
+    discrete = isinstance(env.action_space, gym.spaces.Discrete)
+    differences: dict[str, float] = {}
+    for interpreted in (True, False):
+        apply = jit.specialize(kernel.apply_rows, parts, interpreted=interpreted)
+        rows = slice(INTERPRETED_STEPS if interpreted else steps)
+        state, actions = seen["state before"][rows].copy(), seen["actions"][rows]
+        found = {name: np.zeros_like(seen[name][rows]) for name in ("observations", "rewards", "end flags", "masks")}
+        inputs = (seen[name][rows] for name in ("resets", "random of reset", "random of step"))
+        actions = actions.astype(np.int64) if discrete else actions.reshape(len(actions), -1)
+        flat = found["observations"].reshape(len(actions), -1), *list(found.values())[1:]
+        with np.errstate(all="ignore"):
+            apply(state, *inputs, np.ascontiguousarray(dynamics.constants, np.float64), actions, *flat)
+        for name, values in (found | {"state": state}).items():
+            expected = seen[name][rows].astype(np.float64)
+            errors = np.abs(values - expected) / np.maximum(np.abs(expected), 1.0)
+            errors = np.where(np.isnan(errors), np.where(np.isnan(values) & np.isnan(expected), 0.0, np.inf), errors)
+            differences[name] = max(differences.get(name, 0.0), float(errors.max(initial=0.0)))
+    return differences
+
+
+def _steps_of(env: Any, dynamics: Dynamics, steps: int) -> dict[str, Array]:
+    """Take random steps in gymnasium's environment and return what each begins with and what it results in."""
+    space = env.action_space
+    space.seed(0)
+    counts = {"random of reset": dynamics.reset_randoms, "random of step": dynamics.step_randoms}
+    allowed = np.zeros(mask_size(space) if dynamics.mask else 0, np.bool_)
+    env.reset(seed=0)
+    seen: dict[str, list[Any]] = {}
+    over, mask, played = True, None, 0
+    for _ in range(steps):
+        before = np.array(dynamics.read(env.unwrapped), np.float64)
+        drawn = {
+            name: np.array(dynamics.draws(copy.deepcopy(env.unwrapped.np_random), count), np.float64)
+            for name, count in counts.items()
+        }
+        action, reward, end = space.sample() if mask is None else sample_action(space, mask), 0.0, False
+        if over:
+            obs, info = env.reset()
+            cut, played = False, 0
+        else:
+            obs, reward, end, cut, info = env.step(action)
+            played += 1
+        mask = action_mask(env, info, ended=end)
+        shown = {"state before": before, "resets": over, "actions": action, "observations": obs, "rewards": reward}
+        shown |= {"state": dynamics.read(env.unwrapped), "end flags": end, "masks": allowed if mask is None else mask}
+        for name, value in (shown | drawn).items():
+            seen.setdefault(name, []).append(np.array(value))
+        over = end or cut or played >= LONGEST_EPISODE
+    kinds = {"rewards": np.float64, "resets": np.bool_, "end flags": np.bool_}
+    kinds |= {"masks": np.bool_, "observations": env.observation_space.dtype, "actions": space.dtype}
+    return {name: np.array(values, kinds.get(name, np.float64)) for name, values in seen.items()}
+
+
 CHECKS: Mapping[str, Check] = checks_by_name((fits, rows_independent, next_step, select, close))
+DYNAMICS_CHECKS: Mapping[str, Check] = checks_by_name((equals_gymnasium,))
 
 
 def _backend(target: CheckTarget) -> EnvBackend:
-    backend: EnvBackend = target.component.load()()
-    return backend
+    return make_backend(target.component, target.catalog)
 
 
 def _request(target: CheckTarget, rows: int) -> EnvRequest:

@@ -30,6 +30,7 @@ CHECKS: Mapping[ComponentKind, Mapping[str, Check]] = {
     "policy": policies.CHECKS,
     "estimator": estimators.CHECKS,
     "env_backend": backends.CHECKS,
+    "dynamics": backends.DYNAMICS_CHECKS,
     "listener": listeners.CHECKS,
 }
 """The checks of components, by kind and name. Components of other kinds are checked with their plugin only."""

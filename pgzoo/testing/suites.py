@@ -12,7 +12,15 @@ from pgzoo.registry import ComponentKind, PluginCatalog, discover
 from pgzoo.testing.checks import CHECKS, DECLARATIONS, PLUGIN_CHECKS, ComponentChecks
 from pgzoo.testing.target import CheckTarget, KnownException, NotApplicable
 
-__all__ = ["AlgorithmSuite", "EnvBackendSuite", "EstimatorSuite", "ListenerSuite", "PluginSuite", "PolicySuite"]
+__all__ = [
+    "AlgorithmSuite",
+    "DynamicsSuite",
+    "EnvBackendSuite",
+    "EstimatorSuite",
+    "ListenerSuite",
+    "PluginSuite",
+    "PolicySuite",
+]
 
 Test = Callable[..., None]
 
@@ -92,6 +100,17 @@ class EnvBackendSuite(_Suite):
 
     @_over([*CHECKS["env_backend"], DECLARATIONS])
     def test_env_backend(self, catalog: PluginCatalog, check: str) -> None:
+        """The component passes each check."""
+        self.conforms(catalog, check)
+
+
+class DynamicsSuite(_Suite):
+    """Checks of the dynamics of an environment."""
+
+    kind = "dynamics"
+
+    @_over([*CHECKS["dynamics"], DECLARATIONS])
+    def test_dynamics(self, catalog: PluginCatalog, check: str) -> None:
         """The component passes each check."""
         self.conforms(catalog, check)
 

@@ -14,6 +14,7 @@ A line is written by one `write`; what a full disk refuses is kept in memory and
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
@@ -28,7 +29,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
 from pgzoo.errors import StoreError
-from pgzoo.files import write_file
+from pgzoo.files import sync_folder, write_file
 from pgzoo.tracking.locks import lock
 
 __all__ = [
@@ -96,6 +97,7 @@ class Journal:
         self._warn = warn
         self._backlog = bytearray()
         self._troubled = False
+        self._name_is_durable = False
         self._failure: StoreError | None = None
         self._small_artifacts: dict[str, bytes] = {}
         self._guard = threading.RLock()
@@ -241,8 +243,10 @@ class Journal:
             self._lock.release()
 
     def sync(self) -> None:
-        """Flush written records to the disk (fsync); called by the session's thread, so that training never waits.
+        """Flush written records to the disk (fsync): afterwards they survive a power cut.
 
+        The session's thread calls it every second, so that training doesn't wait. Training itself calls it before a
+        checkpoint, because a resumed run continues there and doesn't write earlier records again.
         A journal that was removed is written again. Where that fails, the next record raises StoreError.
         """
         with self._guard:
@@ -257,6 +261,10 @@ class Journal:
                 getattr(os, "fdatasync", os.fsync)(self._fd)
             except OSError as error:
                 self._warn_of_error("the journal couldn't be synced", error)
+            if not self._name_is_durable:  # the journal's name, and those of new folders above it
+                self._name_is_durable = True
+                for folder in (self.path, *self.path.parents[:3]):
+                    sync_folder(folder)
 
     def _was_removed(self) -> bool:
         """Return whether the open file is no longer the file in the run's folder."""
@@ -280,7 +288,9 @@ class Journal:
             scratch = self.path / ".journal.tmp"
             fd = os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
             copy_descriptor(self._fd, fd)
+            os.fsync(fd)
             os.replace(scratch, self.path / "journal.jsonl")
+            self._name_is_durable = False
             for path, content in self._small_artifacts.items():
                 write_file(artifact_path(self.path, path), content)
         except OSError as error:
@@ -368,6 +378,16 @@ def copy_descriptor(source: int, target: int) -> None:
         offset += len(block)
         while block:
             block = block[os.write(target, block) :]
+
+
+def sync_journal(folder: Path) -> None:
+    """Flush a run's journal to disk, whichever process wrote it. Does nothing if there is none. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        handle = os.open(folder / "journal.jsonl", os.O_RDONLY)
+        try:
+            getattr(os, "fdatasync", os.fsync)(handle)
+        finally:
+            os.close(handle)
 
 
 def check_run_key(key: str) -> str:

@@ -213,11 +213,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Replace a file atomically; it is readable only by its owner.
+def write_json(path: Path, value: Mapping[str, Any], *, durable: bool = False) -> None:
+    """Replace a file atomically; it is readable only by its owner. With `durable` it survives a power cut.
 
     Raises OSError, also where the folder doesn't exist: the folder of a deleted run must not be recreated.
     """
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "its folder is gone", str(path))
-    write_file(path, json.dumps(value, indent=1).encode(), durable=False, mode=0o600)
+    write_file(path, json.dumps(value, indent=1).encode(), durable=durable, mode=0o600)

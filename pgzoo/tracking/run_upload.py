@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgzoo.tracking.diagnoses import diagnose
 from pgzoo.tracking.home import Home, display_uri, redact
-from pgzoo.tracking.journal import Record, artifact_path, now, records, trim
+from pgzoo.tracking.journal import Record, artifact_path, now, records, sync_journal, trim
 from pgzoo.tracking.ledger import DRAWN, OMITTED, WANTED, Ledger, read_json, write_json
 from pgzoo.tracking.locks import is_locked, lock
 from pgzoo.tracking.report import LEARNING_CURVE, describe_run, read_history, write_plots, write_tables
@@ -83,7 +83,8 @@ class RunUpload:
         # A run that was resumed with another store is uploaded there from the beginning.
         same = display_uri(str(known.get("tracking_uri", ""))) == self.uri
         self.run_id: str = known.get("run_id", "") if same else ""
-        if known and not self.run_id:
+        # A disk that didn't flush what it should have leaves a journal that is shorter than what was uploaded.
+        if (known and not self.run_id) or self.ledger.offset > self.size:
             self.ledger = Ledger()
         self.last = 0
         self.backoff = Backoff()
@@ -137,6 +138,9 @@ class RunUpload:
                 break
             if batch.start is not None and not self._accept_store(batch.start):
                 return True
+            # Otherwise a power cut could take records from the journal that are uploaded. The resumed run writes them
+            # again: with other timestamps, which MLflow takes for other points, and before the offset in the ledger.
+            sync_journal(self.folder)
             self._upload_batch(store, batch)
             self.ledger.offset = batch.offset
             self.save()

@@ -23,7 +23,7 @@ def hide_secrets(uri: str, home: Home) -> str:
         try:
             known = read_json(home.secrets_file)
             if known.get(public) != uri:
-                write_json(home.secrets_file, {**known, public: uri})
+                write_json(home.secrets_file, {**known, public: uri}, durable=True)
         finally:
             if mine is not None:
                 mine.release()

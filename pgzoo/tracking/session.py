@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from pgzoo.errors import StoreError
+from pgzoo.files import make_folder
 from pgzoo.tracking.home import NO_STORE, Home, sqlite_path
 from pgzoo.tracking.journal import (
     MAX_PARAM,
@@ -27,7 +28,6 @@ from pgzoo.tracking.journal import (
     Record,
     check_run_key,
     clean_items,
-    make_private,
     now,
     records,
 )
@@ -57,7 +57,7 @@ class Session:
         self._elsewhere: dict[str, Pending] = {}
         self._warn_user, self._warned = warn, set[str]()
         try:
-            make_private(home.runs)
+            make_folder(home.runs, 0o700)
             self._public_uri = hide_secrets(tracking_uri, home)
         except OSError as error:
             raise StoreError(f"Can't write to pgzoo's folder {home.root}: {error.strerror}.") from error
@@ -103,6 +103,12 @@ class Session:
         journal = Journal(self.home.runs / check_run_key(run_key), start, self._warn)
         self.journals[run_key] = journal
         return journal
+
+    def sync(self, run_key: str) -> None:
+        """Flush the records of a run that were written so far to disk, if this session has its journal."""
+        journal = self.journals.get(run_key)
+        if journal is not None:
+            journal.sync()
 
     def watch(self, run_key: str, *, lost: int = 0, dropped: int = 0) -> None:
         """Also wait, at the end, for a run that another process writes.

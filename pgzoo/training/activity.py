@@ -17,7 +17,8 @@ class Monitor:
     """Watches collections from outside.
 
     `cancelled()` is asked before every step; True ends a collection of whole episodes. `seconds` sums up the time spent
-    on choosing actions ("acting") and on stepping environments ("environment").
+    on choosing actions ("acting"), on stepping environments ("environment"), and in loops that do both in compiled code
+    ("compiled").
 
     `steps` and `episodes` count while a collection runs, over all members, so that another thread can show them. The
     steps include those that only reset an environment.

@@ -12,7 +12,7 @@ from pgzoo.ops.draws import draw_noise
 from pgzoo.protocols import Policy
 from pgzoo.types import Array, Params
 
-__all__ = ["Behavior", "Greedy", "Noise"]
+__all__ = ["NOISE_BLOCK", "Behavior", "Greedy", "Noise"]
 
 NOISE_BLOCK = 64
 """Steps for which noise is drawn at once: drawing it for each step would cost more than acting."""
@@ -44,6 +44,17 @@ class Noise:
             self._block = np.stack(draws, axis=1)  # [block, S, N, K]
         return self._block[k]  # type: ignore[no-any-return]
 
+    def steps(self, t: int, count: int) -> Array:
+        """Return the noise of `count` steps from step t on, `[count, S, N, K]`; t must be a multiple of `NOISE_BLOCK`.
+
+        It is the same noise that these steps have one after the other.
+        """
+        blocks = []
+        for first in range(t, t + count, self._shape[0]):
+            self[first]  # draws a block
+            blocks.append(self._block)
+        return np.concatenate(blocks)[:count]
+
     def select(self, members: NDArray[np.int64]) -> None:
         """Draw noise only for these members from the next step on."""
         self._generators = [self._generators[member] for member in members]
@@ -55,6 +66,9 @@ class Greedy:
 
     def __getitem__(self, t: int) -> None:
         """Return None for every step."""
+
+    def steps(self, t: int, count: int) -> None:
+        """Return None for any number of steps."""
 
     def select(self, members: NDArray[np.int64]) -> None:
         """Do nothing."""

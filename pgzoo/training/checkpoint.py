@@ -12,7 +12,6 @@ import hashlib
 import json
 import math
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -23,18 +22,19 @@ import numpy as np
 import torch
 
 from pgzoo.errors import CheckpointError
-from pgzoo.files import write_folder
+from pgzoo.files import remove_folder, write_folder
 from pgzoo.ops.members import concat_members, map_leaves
 from pgzoo.types import Collector, TrainState
 
-__all__ = ["KEPT", "Checkpoint", "assemble", "latest", "load", "paths", "save"]
+__all__ = ["KEPT", "Checkpoint", "assemble", "latest", "load", "paths", "save", "step_of"]
 
 SCHEMA = 1
 TENSORS, DESCRIPTION = "state.safetensors", "state.json"
 KEPT = 3
 """Number of latest checkpoints that a run keeps, besides the best one."""
 FOLDER_NAME = "checkpoints"
-FOLDER = re.compile(r"step-(\d{12})")
+FOLDER = re.compile(r"step-(\d{12})|\.step-(\d{12})\.old")
+"""A checkpoint, or one that a crash left in the middle of being replaced (see `write_folder`)."""
 TREES = ("params", "buffers", "optimizer")
 ARRAYS = ("active", "env_steps", "episodes", "updates", "progress", "recent")
 RENAMED = {"collector/state": "collector/memory", "buffers/ppg.state": "buffers/ppg.memory"}
@@ -88,7 +88,16 @@ def paths(folder: Path) -> list[Path]:
     """Return the paths of the checkpoints in a folder, oldest first."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if FOLDER.fullmatch(path.name))
+    by_step = {step_of(path): path for path in sorted(folder.iterdir()) if FOLDER.fullmatch(path.name)}
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def step_of(path: Path) -> int:
+    """Return the environment step of a checkpoint, from the name of its folder."""
+    found = FOLDER.fullmatch(path.name)
+    if not found:
+        raise ValueError(f"{path} isn't a checkpoint")
+    return int(found[1] or found[2])
 
 
 def latest(folder: Path) -> Checkpoint:
@@ -105,8 +114,7 @@ def latest(folder: Path) -> Checkpoint:
     except CheckpointError as error:
         if len(found) < 2:
             raise CheckpointError(f"{error} There is no other checkpoint. To start over: --from-step 0") from error
-        step = int(found[-2].name.removeprefix("step-"))
-        raise CheckpointError(f"{error} To use the previous checkpoint: --from-step {step}") from error
+        raise CheckpointError(f"{error} To use the previous checkpoint: --from-step {step_of(found[-2])}") from error
 
 
 def load(path: Path) -> Checkpoint:
@@ -204,7 +212,7 @@ def _prune(folder: Path) -> None:
     best = max(scores, key=lambda path: (scores[path], path.name), default=None)
     for path in found[:-KEPT]:
         if path != best:
-            shutil.rmtree(path, ignore_errors=True)
+            remove_folder(path)
 
 
 def _score(path: Path) -> float | None:

@@ -118,8 +118,8 @@ class RunEnded:
     """The run has ended, with a status and a reason per member.
 
     `timing` holds seconds by phase; "loop" is the training loop without evaluations. `state` holds the last parameters.
-    `laps` are the seconds of collecting spent on stepping environments ("environment") and on choosing actions
-    ("acting"); the rest was spent on storing.
+    `laps` are the seconds of collecting spent on stepping environments ("environment"), on choosing actions ("acting"),
+    and in loops that do both in compiled code ("compiled"); the rest was spent on storing.
     """
 
     env_steps: Ints

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from pgzoo.training.evaluation import Evaluation, evaluate
 from pgzoo.training.events import EvaluationMode
 from pgzoo.training.metrics import Stopwatch
 from pgzoo.training.plan import Plan, policy_tensors
-from pgzoo.training.rollout import EndlessEpisode, collect
+from pgzoo.training.rollout import EndlessEpisode, collect, compiled_policy
 from pgzoo.training.seeding import generator
 from pgzoo.training.tape import FinishedEpisodes, concatenate_episodes
 from pgzoo.types import RECENT, Episodes, Params, TrainState, Trajectory
@@ -37,6 +38,7 @@ class Interaction:
         self.plan, self.watch = plan, watch
         self.environments = Environments(plan, resuming=resuming)
         self.activity = watch.activity
+        self._compiled = False
 
     @property
     def monitor(self) -> Monitor:
@@ -51,6 +53,7 @@ class Interaction:
         episodes.
         """
         plan, seeds = self.plan, self.plan.seeds
+        self._compile(state)
         state = state._replace(progress=self._progress(state))
         with self._collecting():
             envs, kind = self.environments.training(), plan.collection
@@ -81,6 +84,7 @@ class Interaction:
         `collect`, with the returns `[S, N]` after the state; NaN for members that are not active.
         """
         plan, members, n = self.plan, len(self.plan.members), self.plan.config.num_envs
+        self._compile(state)
         state = state._replace(progress=self._progress(state))
         shared = {k: v.unsqueeze(1).expand(-1, n, *v.shape[1:]) for k, v in (state.params | state.buffers).items()}
         params = {k: v.flatten(0, 1).contiguous() for k, v in policy_tensors(shared | candidates).items()}
@@ -120,6 +124,16 @@ class Interaction:
                 max_steps=c.eval_max_steps,
                 monitor=self.activity.evaluating,
             )
+
+    def _compile(self, state: TrainState) -> None:
+        """Compile the environments and the policy, as far as both can be, before the first collection."""
+        c = self.plan.config
+        envs: Any = self.environments.training()
+        if self._compiled or not hasattr(envs, "compile"):
+            return
+        with self.watch.phase("compile", f'environment "{c.env}" or policy "{c.policy.name}"'):
+            envs.compile(compiled_policy(envs, self.plan.policy, self.plan.policy_params(state)))
+        self._compiled = True
 
     def _progress(self, state: TrainState) -> NDArray[np.float64]:
         """Return the fraction of its run that each member has completed, `[S]`, 0 to 1."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pgzoo.errors import RunFailed
-from pgzoo.ops.acting import actor_for, memory_size
+from pgzoo.ops import jit
+from pgzoo.ops.acting import actor_for, memory_size, noise_steps
 from pgzoo.ops.members import select
 from pgzoo.protocols import Policy, VectorEnv
 from pgzoo.training.activity import Cancelled, Monitor
-from pgzoo.training.behavior import Behavior
+from pgzoo.training.behavior import NOISE_BLOCK, Behavior
 from pgzoo.training.tape import (
     FinishedEpisodes,
     RowIndex,
@@ -22,9 +24,9 @@ from pgzoo.training.tape import (
     next_start,
     trajectory_of,
 )
-from pgzoo.types import INFO, ActorInputs, Array, Collector, StepResult, Trajectory
+from pgzoo.types import INFO, ActorInputs, Array, Collector, Params, RowPolicy, StepResult, Trajectory
 
-__all__ = ["EPISODE_LIMIT", "ActiveRows", "EndlessEpisode", "act", "collect", "reset_all"]
+__all__ = ["EPISODE_LIMIT", "ActiveRows", "EndlessEpisode", "act", "collect", "compiled_policy", "reset_all"]
 
 EPISODE_LIMIT = 100_000
 """Maximum length of an episode when whole episodes are collected for training; a longer one would fill the memory."""
@@ -95,6 +97,8 @@ def act(rows: ActiveRows, tape: Tape, limit: int, monitor: Monitor, *, whole_epi
     """
     if not rows.playing:
         raise ValueError("nothing to collect: no member is active")
+    if (policy := compiled_policy(rows.envs, rows.policy, rows.params)) is not None:
+        return act_compiled(rows, policy, tape, limit, monitor, whole_episodes=whole_episodes)
     t, clock, acting, stepping = 0, time.perf_counter, 0.0, 0.0
     while rows.playing and t < limit:
         if whole_episodes and monitor.cancelled():
@@ -115,6 +119,52 @@ def act(rows: ActiveRows, tape: Tape, limit: int, monitor: Monitor, *, whole_epi
                 rows.drop_finished_members(tape, t)
     monitor.seconds["acting"] += acting
     monitor.seconds["environment"] += stepping
+    return t
+
+
+def compiled_policy(envs: VectorEnv, policy: Policy, params: Params) -> RowPolicy | None:
+    """Return the policy for the compiled collector.
+
+    None if the environments aren't compiled, or the policy isn't a function of one row or its parameters are not on the
+    CPU. This doesn't depend on the number of members, because the two ways of acting differ by rounding.
+    """
+    own = getattr(policy, "row_policy", None)
+    on_cpu = all(value.device.type == "cpu" for value in params.values())
+    fits = on_cpu and noise_steps(policy) == 1 and hasattr(envs, "collect") and jit.available()
+    return own(params) if own and fits else None
+
+
+def act_compiled(
+    rows: ActiveRows, policy: RowPolicy, tape: Tape, limit: int, monitor: Monitor, *, whole_episodes: bool
+) -> int:
+    """Do what `act` does in compiled code: a window in one call, whole episodes in calls of `NOISE_BLOCK` steps."""
+    began, t, n = time.perf_counter(), 0, len(rows.obs)
+    envs: Any = rows.envs
+    left, flags = rows.left.astype(np.int64), np.zeros(n, np.bool_)
+    mask = np.zeros((n, 0), np.bool_) if rows.mask is None else rows.mask
+    actions = np.zeros((n, *policy.stored.shape), policy.stored.dtype)
+    like = {"obs": rows.obs, "actions": actions, "rewards": np.zeros(n), "valid": flags}
+    like |= {"terminated": flags, "truncated": flags} | ({} if rows.mask is None else {"action_mask": mask})
+    while rows.playing and t < limit:
+        if whole_episodes and monitor.cancelled():
+            raise Cancelled
+        count = min(NOISE_BLOCK, limit - t) if whole_episodes else limit
+        stored = tape.block(t, count, like)
+        for name, leaf in {"obs": rows.obs, "actions": actions, "action_mask": mask}.items():
+            if name not in stored:  # needed only here
+                stored[name] = np.zeros((count + 1, *leaf.shape), leaf.dtype)
+        stored["obs"][0], stored["action_mask"][0] = rows.obs, mask
+        noise = rows.noise.steps(t, count)
+        steps, total, episodes = envs.collect(policy, left, noise, count, stored)
+        t += steps
+        monitor.steps += total
+        monitor.episodes += episodes
+        rows.obs, mask = stored["obs"][steps], stored["action_mask"][steps]
+        rows.live = left > 0
+        rows.count = int(np.count_nonzero(rows.live))
+        rows.playing = rows.count > 0
+    rows.mask, rows.left = None if rows.mask is None else mask, left
+    monitor.seconds["compiled"] = monitor.seconds.get("compiled", 0.0) + time.perf_counter() - began
     return t
 
 

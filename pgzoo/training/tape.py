@@ -61,6 +61,19 @@ class Tape:
         for name, leaf in stored.items():
             self.arrays[name][t, where] = leaf
 
+    def block(self, t: int, count: int, leaves: dict[str, Array]) -> dict[str, Array]:
+        """Return where the steps from t on are stored, to be written: `[count + 1, rows, ...]`, 0 so far.
+
+        `leaves` has the shapes and dtypes of what is stored of a step, `[rows, ...]` each.
+        """
+        stored = {name: leaves[name] for name in NEEDED_FOR_RETURNS} if self._rewards_only else leaves
+        if not self.arrays:
+            self.arrays = {name: np.zeros((self.capacity, *x.shape), x.dtype) for name, x in stored.items()}
+        while t + count + 1 > self.capacity:
+            self.arrays = {name: np.concatenate([x, np.zeros_like(x)]) for name, x in self.arrays.items()}
+            self.capacity *= 2
+        return {name: x[t : t + count + 1] for name, x in self.arrays.items()}
+
     def store_last(self, t: int, where: RowIndex, obs: Array, mask: Array | None) -> None:
         """Store the observations and action masks after the last step."""
         if self._rewards_only:

@@ -26,6 +26,7 @@ def everything() -> Registry:
     registry.estimator("plain", dict)
     registry.env_backend("sync", "json:JSONDecoder")
     registry.env_state("kept", "json:JSONDecoder")
+    registry.dynamics("cart", "json:JSONDecoder", envs=("Cart-v0", "Cart-v1"))
     registry.listener("bar", "json:JSONDecoder")
     registry.diagnostic("skew", "json:JSONDecoder")
     registry.launcher("cluster", "json:JSONDecoder")
@@ -127,3 +128,10 @@ def test_two_presets_that_apply_unasked_clash() -> None:
             assert catalog.names("preset") == ["a"]
         else:
             catalog.add(registry.plugin, object(), registry.entries.values())
+
+
+def test_two_dynamics_of_one_environment_clash() -> None:
+    catalog, registry = catalog_of(everything()), Registry(PluginInfo("two", "entry point", "two", "zoo-two", "1"))
+    registry.dynamics("other", "json:JSONDecoder", envs=("Cart-v1", "Cart-v2"))
+    with pytest.raises(PluginError, match=r'"other" of plugin "two".* are for Cart-v1, as are the dynamics "cart" of'):
+        catalog.add(registry.plugin, object(), registry.entries.values())

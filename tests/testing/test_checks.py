@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -15,6 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from pgzoo.config import AlgorithmConfig, ComponentConfig
+from pgzoo.envs.dynamics import cartpole
 from pgzoo.envs.sync import SyncBackend, SyncEnvs
 from pgzoo.errors import UnfitError
 from pgzoo.markers import hookimpl
@@ -655,6 +657,30 @@ def test_a_listener_that_breaks_a_clause_fails_that_check(listener: type, check:
     assert_fails(failing("listener", lambda context: listener()), check, said, 'Listener "broken"')
 
 
+# dynamics
+
+
+def late_end(state: Array, action: int, random: Array, constants: Array) -> tuple[float, bool]:
+    return cartpole.step(state, action, random, constants)[0], False
+
+
+def beyond_the_state(state: Array, random: Array, constants: Array) -> None:
+    state[4] = 0.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"), [({"step": late_end}, "by 1 in end flags"), ({"reset": beyond_the_state}, "IndexError")]
+)
+def test_dynamics_that_differ_fail_their_check(changes: Any, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pgzoo.ops.jit.available", lambda: False)  # compiling them would take seconds
+    info, catalog = PluginInfo("broken", "entry point", "broken", "pgzoo-broken", "1.0"), PluginCatalog()
+    registry = Registry(info)
+    registry.dynamics("mine", lambda env: replace(cartpole.dynamics(env), **changes), envs=("CartPole-v1",))
+    catalog.add(info, object(), registry.entries.values())
+    with pytest.raises(CheckFailed, match=f'Dynamics "mine" of plugin "broken".*CartPole-v1.*{said}'):
+        CHECKS["dynamics"]["equals-gymnasium"](CheckTarget(info, catalog, catalog.get("dynamics", "mine")))
+
+
 # plugins
 
 
@@ -725,6 +751,7 @@ def test_every_check_is_broken_by_somebody() -> None:
         "estimator": {e[3] for e in ESTIMATORS},
         "policy": {p[2] for p in POLICIES} | {"saved"},
         "env_backend": {b[1] for b in BACKENDS},
+        "dynamics": {"equals-gymnasium"},
         "listener": {x[1] for x in LISTENERS},
     }
     assert {kind: set(checks) for kind, checks in CHECKS.items()} == {k: broken[k] | faulty[k] for k in CHECKS}

@@ -1,0 +1,185 @@
+"""Measure listing and comparing on a store of many runs, and listing many journals.
+
+    nice -n 15 python benchmarks/store.py [--runs 10000] [--points 1000] [--journals 10000] [--folder DIR] [--keep]
+
+Writes the runs of ten algorithms directly into an SQLite store, because through MLflow it would take hours, then runs
+the commands and prints seconds and the maximum memory of each. A store of 10,000 runs x 1,000 points takes 3 GB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+ALGORITHMS = 10
+SEEDS = 10
+"""Runs of a group."""
+SETTINGS = 40
+"""Parameters of a run, beside algorithm, environment and seed."""
+POINT = ("run_uuid", "key", "value", "timestamp", "step", "is_nan")
+COLUMNS = {
+    "runs": ("run_uuid", "name", "status", "lifecycle_stage", "experiment_id", "start_time", "end_time", "user_id"),
+    "metrics": POINT,
+    "latest_metrics": POINT,
+    "params": ("run_uuid", "key", "value"),
+    "tags": ("run_uuid", "key", "value"),
+}
+Row = tuple[Any, ...]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure pgzoo on a large store.")
+    parser.add_argument("--runs", type=int, default=10_000)
+    parser.add_argument("--points", type=int, default=1_000, help="points of the learning curve of each run")
+    parser.add_argument("--journals", type=int, default=10_000, help="number of local journals")
+    parser.add_argument("--folder", type=Path, help="where to make the store; default: a temporary folder")
+    parser.add_argument("--keep", action="store_true", help="keep the store, and use it if it is already there")
+    options = parser.parse_args()
+    folder = (options.folder or Path(tempfile.mkdtemp(prefix="pgzoo-store-"))).resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        measure(folder, options.runs, options.points, options.journals)
+    finally:
+        if not options.keep:
+            shutil.rmtree(folder)
+
+
+def measure(folder: Path, runs: int, points: int, journals: int) -> None:
+    """Make what is missing in `folder`, run the commands and print a table."""
+    database, local = folder / "mlflow.db", folder / "local"
+    if not database.exists():
+        begin = time.perf_counter()
+        make_store(database, runs, points)
+        print(f"store: {database.stat().st_size / 1e9:.1f} GB in {time.perf_counter() - begin:.0f} s", flush=True)
+    if not local.exists():
+        make_journals(local, journals)
+    uri = f"sqlite:///{database}"
+    half = f"algo{ALGORITHMS // 2}"
+    commands = {
+        f"runs ({journals:,} journals)": ["runs"],
+        "runs --status failed": ["runs", "--status", "failed"],
+        f"runs --tracking-uri ({runs:,} runs)": ["runs", "--tracking-uri", uri],
+        "runs --tracking-uri --algorithm": ["runs", "--tracking-uri", uri, "--algorithm", half],
+        "runs --tracking-uri --limit 0": ["runs", "--tracking-uri", uri, "--limit", "0"],
+        "compare 2 x 500 runs of the store": ["compare", "tag:batch=0-a", "tag:batch=0-b", "--tracking-uri", uri],
+        "compare 2 x 1,000 runs of the store": ["compare", "algo0", "algo1", "--tracking-uri", uri],
+    }
+    print("| command | seconds | memory |\n|---|---|---|")
+    for label, words in commands.items():
+        seconds, megabytes, output = timed(words, local)
+        print(f"| `{label}` | {seconds:.1f} | {megabytes:,.0f} MB |  <!-- {output} -->", flush=True)
+
+
+def timed(words: list[str], home: Path) -> tuple[float, float, str]:
+    """Run a command of pgzoo; return its seconds, its maximum memory in MB and the number of lines of its output."""
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")} | {"PGZOO_HOME": str(home)}
+    begin = time.perf_counter()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "pgzoo", *words, "--no-progress"],
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert child.stdout is not None
+    output = child.stdout.read()
+    _, status, usage = os.wait4(child.pid, 0)
+    if os.waitstatus_to_exitcode(status):
+        sys.exit(f"pgzoo {' '.join(words)} failed:\n{output}")
+    return time.perf_counter() - begin, usage.ru_maxrss / 1024, f"{len(output.splitlines())} lines"
+
+
+def make_store(database: Path, runs: int, points: int) -> None:
+    """Create a database with MLflow's tables and fill it."""
+    scratch = database.with_suffix(".part")
+    code = "import sys; from pgzoo.tracking.store import Store; Store(sys.argv[1]).client.search_experiments()"
+    subprocess.run([sys.executable, "-c", code, f"sqlite:///{scratch}"], check=True, capture_output=True)
+    with closing(sqlite3.connect(scratch)) as store:
+        store.execute("PRAGMA journal_mode = OFF")
+        store.execute("PRAGMA synchronous = OFF")
+        store.execute(
+            "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage, workspace) "
+            "SELECT 7, 'many', artifact_location, 'active', workspace FROM experiments LIMIT 1"
+        )
+        for number in range(runs):
+            rows = run_rows(number, runs, points)
+            for table, names in COLUMNS.items():
+                marks = ", ".join("?" for _ in names)
+                store.executemany(f"INSERT INTO {table} ({', '.join(names)}) VALUES ({marks})", rows[table])
+        store.commit()
+        store.execute("PRAGMA journal_mode = WAL")
+    scratch.rename(database)
+
+
+def run_rows(number: int, runs: int, points: int) -> dict[str, list[Row]]:
+    """Return the rows of one run, by table."""
+    per_algorithm = runs // ALGORITHMS
+    algorithm, seed = f"algo{number // per_algorithm}", number % per_algorithm
+    run, name = hashlib.sha256(str(number).encode()).hexdigest()[:32], f"{algorithm} s{seed}"
+    draw = random.Random(number)
+    begin, level = 1_790_000_000_000 + 60_000 * number, 100.0 + draw.random()
+    curve = [
+        ("train/return_mean", level * step / points, begin + step, 1000 * step, False) for step in range(1, points + 1)
+    ]
+    last = [curve[-1], ("summary/return_final", level, begin + points, 1000 * points, False)]
+    settings = {f"setting_{place}": str(place) for place in range(SETTINGS)}
+    params = {"algorithm": algorithm, "env": "Many-v1", "seed": str(seed), **settings}
+    tags = {
+        "pgzoo.run_key": f"key-{number:06d}",
+        "pgzoo.group": f"group-{number // SEEDS:05d}",
+        "pgzoo.setting": algorithm,
+        "pgzoo.status": "finished",
+        "pgzoo.env_steps": str(1000 * points),
+        "mlflow.runName": name,
+        "batch": f"{number // 1000}-{'ab'[seed % 1000 // 500]}",
+    }
+    return {
+        "runs": [(run, name, "FINISHED", "active", 7, begin, begin + points, "me")],
+        "metrics": [(run, *point) for point in [*curve, last[1]]],
+        "latest_metrics": [(run, *point) for point in last],
+        "params": [(run, *item) for item in params.items()],
+        "tags": [(run, *item) for item in tags.items()],
+    }
+
+
+def make_journals(home: Path, count: int) -> None:
+    """Write the journals of `count` runs that have ended, one in a hundred of them as failed."""
+    for number in range(count):
+        folder = home / "runs" / f"key-{number:06d}"
+        folder.mkdir(parents=True)
+        (folder / "journal.jsonl").write_text("".join(json.dumps(r) + "\n" for r in journal_records(number)))
+
+
+def journal_records(number: int) -> Iterator[dict[str, Any]]:
+    """Yield the records of one run: 100 points of 20 metrics."""
+    ts, seed, failed = 1_790_000_000_000 + 60_000 * number, number % SEEDS, number % 100 == 0
+    key, group = f"key-{number:06d}", f"group-{number // SEEDS:05d}"
+    params = {"algorithm": "ppo", "env": "Many-v1", "seed": str(seed)}
+    params |= {f"setting_{place}": str(place) for place in range(SETTINGS)}
+    start = {"t": "start", "ts": ts, "key": key, "name": f"ppo s{seed}", "group": group, "experiment": "many"}
+    start |= {"uri": "none", "seed": seed, "algorithm": "ppo", "env": "Many-v1", "params": params}
+    yield {**start, "tags": {"pgzoo.run_key": key, "pgzoo.group": group, "mlflow.note.content": "x" * 300}}
+    metrics = {f"train/metric_{place}": place / 7 for place in range(20)}
+    for step in range(1, 101):
+        yield {"t": "update", "ts": ts + step, "steps": [1000 * step], "m": metrics}
+    yield {"t": "update", "ts": ts + 101, "steps": [100_000], "m": {"summary/return_final": float(number % 7)}}
+    status = "failed" if failed else "finished"
+    yield {"t": "tags", "ts": ts + 101, "tags": {"pgzoo.status": status, "pgzoo.env_steps": "100000"}}
+    yield {"t": "end", "ts": ts + 101, "status": status.upper(), "reason": ""}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Compile plain functions of numbers and arrays with numba, if it is installed, and keep the result on disk.
+
+Without numba the functions run as they are, in Python: with the same results, many times slower.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from types import CodeType, FunctionType
+from typing import Any, cast
+
+import numpy as np
+
+from pgzoo.extras import present
+
+__all__ = ["available", "specialize"]
+
+Function = Callable[..., Any]
+
+
+def available() -> bool:
+    """Return whether functions are compiled: numba is installed, and NUMBA_DISABLE_JIT isn't set."""
+    return present("compiled") and os.environ.get("NUMBA_DISABLE_JIT", "0") == "0"
+
+
+def specialize(template: Function, parts: Mapping[str, Function], *, interpreted: bool = False) -> Function:
+    """Return `template` with the functions `parts` in place of its global names, compiled if numba is there.
+
+    It and everything that it calls must be functions of numbers and arrays that numba can compile. It is compiled on
+    its first call, or loaded from the folder where numba keeps compiled functions (`__pycache__`, or NUMBA_CACHE_DIR).
+    There its name contains a digest of the code of all these functions and of the constants that they use.
+    If `interpreted`, it is not compiled.
+    """
+    whole = _with_globals(template, parts)
+    if interpreted or not available():
+        return cast(Function, whole)
+    digest = hashlib.sha256(repr(list(_describe(whole, set()))).encode()).hexdigest()[:20]
+    if digest not in _compiled:
+        _compiled[digest] = _compile(whole, digest)
+    return _compiled[digest]
+
+
+_compiled: dict[str, Function] = {}
+
+
+def _compile(function: Function, digest: str) -> Function:
+    import numba
+
+    done: dict[Function, Function] = {}
+    whole = _with_globals(function, {name: _jit(part, done) for name, part in _calls(function).items()})
+    whole.__qualname__ = f"{function.__qualname__}_{digest}"  # numba names its file after it
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    try:
+        return cast(Function, numba.njit(cache=True, **options)(whole))
+    except RuntimeError:  # no folder can be written to
+        return cast(Function, numba.njit(**options)(whole))
+
+
+def _jit(function: Function, done: dict[Function, Function]) -> Function:
+    """Return a function that a compiled one can call; the functions of its module that it calls are treated alike."""
+    import numba
+
+    if function not in done:
+        inner = _with_globals(function, {name: _jit(part, done) for name, part in _calls(function).items()})
+        done[function] = cast(Function, numba.njit(error_model="numpy")(inner))
+    return done[function]
+
+
+def _with_globals(function: Function, names: Mapping[str, Any]) -> Any:
+    """Return a copy of a function that sees other values for some global names."""
+    plain = cast(FunctionType, function)
+    copy = FunctionType(
+        plain.__code__, plain.__globals__ | dict(names), plain.__name__, plain.__defaults__, plain.__closure__
+    )
+    copy.__qualname__, copy.__module__ = plain.__qualname__, plain.__module__
+    return copy
+
+
+def _calls(function: Function) -> dict[str, Function]:
+    """Return the plain functions among the global names that a function uses."""
+    plain = cast(FunctionType, function)
+    used = {name: plain.__globals__.get(name) for name in plain.__code__.co_names}
+    return {name: value for name, value in used.items() if isinstance(value, FunctionType)}
+
+
+def _describe(function: Function, seen: set[CodeType]) -> Iterator[Any]:
+    """Yield everything that a compiled function depends on: code, constants, and the same of what it calls."""
+    plain = cast(FunctionType, function)
+    if plain.__code__ in seen:
+        return
+    seen.add(plain.__code__)
+    yield from _code(plain.__code__)
+    yield plain.__defaults__
+    closure = [cell.cell_contents for cell in plain.__closure__ or ()]
+    values = [plain.__globals__.get(name) for name in plain.__code__.co_names]
+    for value in (*closure, *values):
+        if isinstance(value, FunctionType):
+            yield from _describe(value, seen)
+        elif isinstance(value, bool | int | float | str | tuple | np.generic):
+            yield repr(value)
+        elif isinstance(value, np.ndarray):
+            yield value.dtype.str, value.shape, value.tobytes()
+
+
+def _code(code: CodeType) -> Iterator[Any]:
+    yield code.co_code, code.co_names, code.co_varnames
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _code(constant)
+        else:
+            yield repr(constant)

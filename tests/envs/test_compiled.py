@@ -1,0 +1,255 @@
+"""The backend `compiled`: its dynamics are gymnasium's, and its loop is that of other backends."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from pgzoo.envs import compiled
+from pgzoo.envs.choice import make_backend
+from pgzoo.envs.native import NativeBackend
+from pgzoo.errors import EnvError
+from pgzoo.ops.rows import rational_tanh
+from pgzoo.registry import discover
+from pgzoo.testing.backends import compare_dynamics
+from pgzoo.training.engine import Engine
+from pgzoo.training.events import RunEnded
+from pgzoo.types import Array, Dynamics, EnvRequest, TrainState
+
+MISSING = find_spec("numba") is None
+NUMBA = pytest.mark.skipif(MISSING, reason="numba is not installed: pgzoo[compiled]")
+CATALOG = discover(inline=False)
+ENVS = {env: entry for entry in CATALOG.entries("dynamics") for env in entry.facts["envs"]}
+ROUNDED = {
+    "Acrobot-v1": {"state": 1e-15},  # gymnasium squares speeds with the power function of the C library
+    "Pendulum-v1": {"rewards": 1e-9},  # and torques, in float32
+}
+"""The environments that differ from gymnasium's by rounding: by how much at most. All others are bit-equal."""
+
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    ("Blackjack-v1", {"sab": False}),
+    ("Blackjack-v1", {"sab": False, "natural": True}),
+    ("CartPole-v1", {"sutton_barto_reward": True}),
+    ("FrozenLake-v1", {"is_slippery": False}),
+    ("FrozenLake-v1", {"desc": ["SFF", "FHF", "FFG"], "success_rate": 0.8}),
+    ("MountainCar-v0", {"goal_velocity": 0.01}),
+    ("MountainCarContinuous-v0", {"goal_velocity": 0.01}),
+    ("Pendulum-v1", {"g": 9.81}),
+    ("Taxi-v4", {"is_rainy": True}),
+]
+
+
+def opened(env: str, rows: int = 3, limit: int | None = None, **kwargs: Any) -> Any:
+    backend = make_backend(CATALOG.get("env_backend", "compiled"), CATALOG)
+    return backend.open(EnvRequest(env, kwargs, limit, rows))
+
+
+@pytest.mark.parametrize("env", ENVS)
+@NUMBA
+def test_dynamics_take_gymnasiums_steps(env: str) -> None:
+    differences = compare_dynamics(ENVS[env].load(), env, 10_000)
+    limits = dict.fromkeys(differences, 0.0) | ROUNDED.get(env, {})
+    assert {name for name, difference in differences.items() if difference > limits[name]} == set()
+
+
+@pytest.mark.parametrize(("env", "kwargs"), [pytest.param(*each, marks=pytest.mark.slow) for each in VARIANTS])
+@NUMBA
+def test_keyword_arguments_reach_the_dynamics(env: str, kwargs: dict[str, Any]) -> None:
+    differences = compare_dynamics(ENVS[env].load(), env, 10_000, **kwargs)
+    limits = dict.fromkeys(differences, 0.0) | ROUNDED.get(env, {})
+    assert {name for name, difference in differences.items() if difference > limits[name]} == set()
+
+
+def test_what_does_not_fit_is_refused_with_the_reason() -> None:
+    backend = make_backend(CATALOG.get("env_backend", "compiled"), CATALOG)
+    assert backend.fits(EnvRequest("CartPole-v1", {}, None, 1)) == ""
+    assert backend.fits(EnvRequest("probe/Corridor-v0", {}, None, 1)) == "no plugin has registered its dynamics"
+    assert "fickle_passenger" in backend.fits(EnvRequest("Taxi-v4", {"fickle_passenger": True}, None, 1))
+
+
+def test_without_numba_the_same_functions_run_in_python(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def playing() -> list[Array]:
+        envs = opened("CartPole-v1", limit=7)
+        seen = [envs.reset(np.arange(3))]
+        return seen + [envs.step(np.array([0, 1, t % 2]), np.ones(3, np.bool_)).obs for t in range(20)]
+
+    expected = None if MISSING else playing()
+    monkeypatch.setattr("pgzoo.ops.jit.available", lambda: False)
+    compiled._warn_not_compiled.cache_clear()
+    with caplog.at_level(logging.WARNING, "pgzoo"):
+        plain, _ = playing(), playing()
+    assert [record.getMessage().count("numba is not installed") for record in caplog.records] == [1]
+    assert expected is None or np.array_equal(expected, plain)
+    starts = NativeBackend().open(EnvRequest("CartPole-v1", {}, None, 3)).reset(np.arange(3))
+    assert np.abs(plain[0]).max() <= 0.05 and np.unique(plain[0]).size == np.unique(starts).size
+
+
+@pytest.mark.parametrize("size", [3, 10_000])
+def test_the_rational_tanh_is_torchs(size: int) -> None:
+    x = np.linspace(-12.0, 12.0, size, dtype=np.float32)
+    ours = np.array([rational_tanh(float(v)) for v in x], np.float32)
+    np.testing.assert_allclose(ours, torch.tanh(torch.from_numpy(x)), rtol=2e-7, atol=6e-8)
+    assert np.abs(ours).max() <= 1.0 and np.isnan(rational_tanh(np.nan))
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "cartpole": {"env": "CartPole-v1", "policy": {"name": "mlp", "hidden": (30, 7)}},
+    "taxi, with masks": {"env": "Taxi-v4", "policy": "mlp", "max_episode_steps": 15},
+    "pendulum, normalized and rescaled": {
+        "env": "Pendulum-v1",
+        "max_episode_steps": 15,
+        "normalize_obs": True,
+        "policy": {"name": "mlp", "rescale": True, "activation": "relu"},
+    },
+    "mountain car, clipped": {"env": "MountainCarContinuous-v0", "max_episode_steps": 15, "policy": "linear"},
+    "frozen lake, a table": {"env": "FrozenLake-v1", "policy": "tabular"},
+}
+SLOW = ["pendulum, normalized and rescaled", "mountain car, clipped", "frozen lake, a table"]
+"""Each takes seconds to compile."""
+
+EACH = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in CASES]
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "reinforce"])
+@pytest.mark.parametrize("case", EACH)
+@NUMBA
+def test_the_compiled_loop_does_what_the_loop_in_python_does(
+    case: str, algorithm: str, engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the same noise, whose rounding decides no action here: then all flags are equal, and numbers up to it."""
+    settings: dict[str, Any] = {"backend": "compiled", "seeds": (0, 1), "num_envs": 3, "total_steps": 100_000}
+    settings |= CASES[case] | ({"rollout_steps": 150} if algorithm == "ppo" else {})
+
+    def collected() -> list[Any]:
+        one = engine(algorithm=algorithm, **settings)
+        state, trajectory = one.collect(one.state)
+        _, later = one.collect(state._replace(updates=state.updates + 1))
+        return [*trajectory[:9], *later[:9]]
+
+    ours = collected()
+    monkeypatch.setattr("pgzoo.training.rollout.compiled_policy", lambda *_: None)
+    theirs = collected()
+    valid = [leaves[5] for leaves in (ours[:9], ours[9:])]
+    assert all(v.any() for v in valid) and (algorithm == "reinforce" or not valid[1].all())
+    for k, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+        if a is None:
+            assert b is None
+            continue
+        assert a.dtype == b.dtype and a.shape == b.shape
+        v = valid[k // 9]
+        counted = a[:, : v.shape[1]][v], b[:, : v.shape[1]][v]
+        torch.testing.assert_close(*counted, rtol=1e-4, atol=1e-4)
+
+
+def last(events: list[Any]) -> TrainState:
+    assert isinstance(events[-1], RunEnded)
+    return events[-1].state
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "reinforce"])
+@NUMBA
+def test_a_seed_alone_is_what_it_is_among_others(algorithm: str, play: Callable[..., list[Any]]) -> None:
+    settings: dict[str, Any] = {"backend": "compiled", "num_envs": 3, "total_steps": 600, "eval_episodes": 5}
+    settings |= {"max_episode_steps": 40, "policy": {"name": "mlp", "hidden": (30, 7)}}
+    settings |= {"rollout_steps": 32} if algorithm == "ppo" else {}
+    one, many = (play(algorithm=algorithm, env="CartPole-v1", seeds=s, **settings) for s in ((3,), (0, 1, 2, 3)))
+    for name, leaf in last(one).params.items():
+        assert torch.equal(leaf[0], last(many).params[name][3]), name
+    assert np.array_equal(one[-2].returns[0], many[-2].returns[3])
+    assert one[-1].laps["compiled"] > 0 and one[-1].laps["acting"] == 0
+
+
+@NUMBA
+def test_other_policies_act_in_python(play: Callable[..., list[Any]]) -> None:
+    settings: dict[str, Any] = {"env": "CartPole-v1", "total_steps": 60, "rollout_steps": 16, "eval_episodes": 1}
+    ended = play(algorithm="ppo", backend="compiled", num_envs=2, policy="gru", **settings)[-1]
+    assert "compiled" not in ended.laps and ended.laps["acting"] > 0
+
+
+@NUMBA
+def test_time_limits_masks_and_unlive_rows_of_single_steps() -> None:
+    envs = opened("Taxi-v4", rows=2, limit=3)
+    obs, live = envs.reset(np.arange(2)), np.array([True, False])
+    assert obs.dtype == np.int64 and envs.action_mask.shape == (2, 6) and envs.action_mask.any(1).all()
+    before = envs.save()
+    steps = [envs.step(np.array([0, 0]), live) for _ in range(4)]
+    assert [step.truncated[0] for step in steps] == [False, False, True, False]
+    assert steps[3].rewards[0] == 0 and envs.save()[1] == before[1] and envs.save()[0] != before[0]
+
+
+def test_the_environment_of_the_documentation_has_the_dynamics_that_it_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pgzoo.ops.jit.available", lambda: False)
+    page = (Path(__file__).parents[2] / "docs/backends.md").read_text()
+    code = page.split("### Your own environment")[1].split("```python\n")[1].split("```")[0]
+    names: dict[str, Any] = {"__name__": "pgzoo_plugin"}
+    try:
+        exec(code, names)
+        assert set(compare_dynamics(names["spaceship"], "Spaceship-v0", 300).values()) == {0.0}
+    finally:
+        gym.registry.pop("Spaceship-v0", None)
+
+
+def slope(state: Array, action: Any, random: Array, constants: Array) -> tuple[float, bool]:
+    return FACTOR * state[0], False
+
+
+FACTOR = 2.0
+
+
+@NUMBA
+def test_functions_that_differ_in_a_constant_are_compiled_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    def reward() -> float:
+        made: Dynamics = replace(ENVS["CartPole-v1"].load()(opened_env()), step=slope)
+        envs = compiled.CompiledEnvs(made, opened_env(wrapped=True), 1, 100)
+        at = envs.reset(np.zeros(1, np.int64))[0, 0]
+        return float(envs.step(np.zeros(1, np.int64), np.ones(1, np.bool_)).rewards[0] / at)
+
+    assert reward() == pytest.approx(2.0)
+    monkeypatch.setitem(slope.__globals__, "FACTOR", 3.0)
+    assert reward() == pytest.approx(3.0)
+
+
+def opened_env(*, wrapped: bool = False) -> Any:
+    env = gym.make("CartPole-v1")
+    return env if wrapped else env.unwrapped
+
+
+def test_an_error_of_the_dynamics_names_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pgzoo.ops.jit.available", lambda: False)
+
+    def outside(state: Array, random: Array, constants: Array) -> None:
+        state[9] = 1.0
+
+    made = replace(ENVS["CartPole-v1"].load()(opened_env()), reset=outside)
+    with pytest.raises(EnvError, match=r'environment "CartPole-v1" raised IndexError.* in reset'):
+        compiled.CompiledEnvs(made, opened_env(wrapped=True), 1, 100).reset(np.zeros(1, np.int64))
+
+
+TABLE = {"a": 1.0}
+
+
+def from_a_dict(state: Array, action: Any, random: Array, constants: Array) -> tuple[float, bool]:
+    return TABLE["a"], False
+
+
+@NUMBA
+def test_what_numba_cannot_compile_is_named_in_one_line() -> None:
+    made = replace(ENVS["CartPole-v1"].load()(opened_env()), step=from_a_dict)
+    with pytest.raises(
+        EnvError, match=r"can't compile its dynamics.*'TABLE'.*test_compiled.py\", line \d+\)"
+    ) as caught:
+        compiled.CompiledEnvs(made, opened_env(wrapped=True), 1, 100).reset(np.zeros(1, np.int64))
+    assert len(str(caught.value)) < 400

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import gymnasium as gym
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Actor",
     "Algorithm",
+    "Diagnostic",
     "EnvBackend",
     "EnvState",
     "Launcher",
@@ -48,6 +49,7 @@ __all__ = [
     "Policy",
     "PolicyFactory",
     "ReturnEstimator",
+    "RunControl",
     "UpdateContext",
     "VectorEnv",
 ]
@@ -117,6 +119,8 @@ class EnvBackend(Protocol):
             copies of one member, because the choice must not depend on the number of members;
         foreign = True: it creates its own environments, so if it is chosen by name it also runs ids that gymnasium
             can't create;
+        sends_info = True: it returns the values of `request.info` in `StepResult.info`. Without it, requests that have
+            such keys are not passed to the backend;
         takes_dynamics = True: it is created with a function that returns what is registered as the dynamics of an
             environment id (see `Registry.dynamics`), or None;
         wraps = True: it applies `request.wrappers` and `request.frame_stack`. Without it, requests that have them are
@@ -193,13 +197,14 @@ class ReturnEstimator(Protocol):
     """A pure function from a trajectory to returns or advantages `[S, T, N]`.
 
     It takes any of these keyword arguments: rewards, values, next_values, log_rhos, terminated, truncated, valid,
-    starts, timestep, gamma, obs, actions, and the fields of its config. An argument with a default is passed if the run
-    provides it. If `values` or `next_values` has no default, the estimator requires a critic: if the algorithm trains
-    none, the engine adds one and trains it in the algorithm's gradient steps (docs/estimators.md). An algorithm without
-    gradient steps raises UnfitError.
+    starts, timestep, gamma, obs, actions, info, and the fields of its config. An argument with a default is passed if
+    the run provides it. If `values` or `next_values` has no default, the estimator requires a critic: if the algorithm
+    trains none, the engine adds one and trains it in the algorithm's gradient steps (docs/estimators.md). An algorithm
+    without gradient steps raises UnfitError.
 
     A single result is an estimate of the return, from which a run with a critic subtracts its values; a pair is
-    (advantages, returns). An estimator that needs whole episodes has `whole_episodes = True`.
+    (advantages, returns). An estimator that needs whole episodes has `whole_episodes = True`. One that needs values of
+    the environment's info has an attribute such as `needs = {"info:cost"}`, and finds them in `info["cost"]`.
     """
 
     def __call__(self, **kwargs: Any) -> Tensor | tuple[Tensor, Tensor]:
@@ -261,6 +266,11 @@ class UpdateContext(Protocol):
         Floats may differ between members, unless their type is marked as `config.Static`: take them from `hyper`, or
         from the settings of each of the `members`.
         """
+        ...
+
+    @property
+    def algorithm(self) -> Any:
+        """The algorithm itself."""
         ...
 
     @property
@@ -486,12 +496,59 @@ class Launcher(Protocol):
         ...
 
 
+class Diagnostic(Protocol):
+    """Measures something about the training of a run and changes nothing.
+
+    A plugin registers the class; `--diagnostic NAME` creates it once per run. It may also have
+        fits(plan) -> str: an empty string if it can measure a run with this `Plan`, else the reason why it can't.
+    """
+
+    def measure(self, ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -> Tensor | Mapping[str, Tensor]:
+        """Return one number per member, `[S]`, or several by name.
+
+        They are reported as `diagnostic/NAME`, or `diagnostic/NAME/KEY`. It is called after every K-th update
+        (`--diagnostics-every K`), with the last trajectory of the update and the state that collected it. Of `ctx` it
+        may use what doesn't change the run: the run's properties, `algorithm`, `evaluate_policy`, `estimate`, `batch`,
+        `minibatches`, `gradient`, `hvp`, `hyper`, `learning_rate` and `rng`.
+        """
+        ...
+
+
+class RunControl(Protocol):
+    """The argument `control` of an event hook and of a callback: asks the run for something.
+
+    It acts on the seeds that are trained in the listener's process: all of them with the launcher `local`, those of one
+    worker with `processes`. A callback of `pgzoo.run` and a listener registered with `display=True` act on all seeds of
+    the run. The methods may be called from any thread.
+    """
+
+    def stop(self, reason: str, members: Sequence[int] | None = None) -> None:
+        """End members (indices; None: all) with the status "stopped" and this reason.
+
+        A stop requested in `pgzoo_episodes_finished` ends the members with the update that has just been completed, one
+        requested in a later hook ends them with the next update. Their last parameters are evaluated and saved as
+        at the end of any run.
+
+        Raises:
+            ValueError: there is no member of such an index.
+        """
+        ...
+
+    def evaluate(self) -> None:
+        """Request an evaluation of all active members after the current update."""
+        ...
+
+    def save(self) -> None:
+        """Request a checkpoint of all members after the current update."""
+        ...
+
+
 class Listener(Protocol):
     """What the factory of a listener returns: an object with any of these event hooks, each marked `@pgzoo.hookimpl`.
 
-    A plugin registers the factory, which takes a `RunContext` and is called once per run. A hook takes `event`, an
-    object from `pgzoo.training.events` (`RunStarted` for `pgzoo_run_started`), or no argument. Its result is
-    ignored. A listener whose hook raises is detached with a warning, and the run continues.
+    A plugin registers the factory, which takes a `RunContext` and is called once per run. A hook may take `event`, an
+    object from `pgzoo.training.events` (`RunStarted` for `pgzoo_run_started`), and `control`, a `RunControl`. Its
+    result is ignored. A listener whose hook raises is detached with a warning, and the run continues.
 
     A listener may also have
         snapshot(member) -> Any: plain JSON data for the checkpoint of a member (an index). In a resumed run the factory

@@ -82,7 +82,13 @@ distribution whose mean can be shifted), "action_values" (the distribution "epsi
 values; the values of states are their maxima). "own_values" declares that the algorithm has a critic of its own, and
 passes its values to `ctx.estimate`. In every batch: "log_probs" and "old", the log-probabilities and the
 distribution under the parameters that collected the data.
+
+A need "info:KEY", such as "info:cost", is a number that the environment returns in the info of every step. It is in
+`trajectory.info[KEY]` and `batch.info[KEY]`.
 """
+
+INFO = "info:"
+"""Prefix of a need that names a value in the info of the environment's steps."""
 
 
 class Trajectory(NamedTuple):
@@ -97,6 +103,8 @@ class Trajectory(NamedTuple):
         starts: `[S, T+1, N]` bool, True at the first step of an episode, before which the policy's memory is reset.
         action_mask: `[S, T+1, N, K]` bool, the allowed actions; None for an environment without masks.
         memory: `[S, N, M]`, the policy's recurrent state before the first step; None for a policy without memory.
+        info: `[S, T, N]` float32, values from the info of each step, by key: those that the run needs ("info:KEY" in
+            `Need`), 0 where `valid` is False; None if it needs none.
     """
 
     obs: Tensor
@@ -109,6 +117,7 @@ class Trajectory(NamedTuple):
     timestep: Tensor
     action_mask: Tensor | None = None
     memory: Tensor | None = None
+    info: dict[str, Tensor] | None = None
 
 
 class PolicyEvaluation(NamedTuple):
@@ -165,7 +174,8 @@ class Batch(NamedTuple):
 
     Rows with weight 0 are padding. Reduce over (-2, -1) to `[S]` with `ops.losses`, whose sums don't depend on the
     amount of padding. `values` (None without a critic), `log_probs` and `old` come from the parameters that collected
-    the data, the last two only if the algorithm needs them; `extra` are tensors that the algorithm added.
+    the data, the last two only if the algorithm needs them; `extra` are tensors that the algorithm added. `info` holds
+    the values of the environment's info that the run needs ("info:KEY" in `Need`), by key.
     """
 
     inputs: Inputs
@@ -178,6 +188,7 @@ class Batch(NamedTuple):
     log_probs: Asked = None
     old: Asked = None
     extra: dict[str, Tensor] | None = None
+    info: dict[str, Tensor] | None = None
 
 
 class Distribution(Protocol):
@@ -328,7 +339,7 @@ class EnvRequest(NamedTuple):
     `states` (see `protocols.EnvState`) may save and restore one. `masked` is True if the environment is known to
     provide action masks in at least some steps: then `VectorEnv.action_mask` is never None. `wrappers`, named
     `module:Class`, are applied in this order, and after them one that stacks the last `frame_stack` observations (0:
-    none).
+    none). `info` are the keys of the info of a step whose values `StepResult.info` has to contain.
     """
 
     id: str
@@ -339,6 +350,7 @@ class EnvRequest(NamedTuple):
     masked: bool = False
     wrappers: tuple[str, ...] = ()
     frame_stack: int = 0
+    info: tuple[str, ...] = ()
 
     @property
     def wrapped(self) -> bool:
@@ -418,12 +430,17 @@ class RowPolicy(NamedTuple):
 
 
 class StepResult(NamedTuple):
-    """The result of a step: `obs [rows, *O]`, `rewards [rows]`, `terminated [rows]` and `truncated [rows]`."""
+    """The result of a step: `obs [rows, *O]`, `rewards [rows]`, `terminated [rows]` and `truncated [rows]`.
+
+    `info` holds the values of the keys `EnvRequest.info`, `[rows]` each, with any value in rows that were only reset;
+    None if there are no such keys.
+    """
 
     obs: Array
     rewards: Array
     terminated: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
+    info: Mapping[str, Array] | None = None
 
 
 class Shard(NamedTuple):

@@ -156,7 +156,9 @@ def _load(buffers: Params, last: Trajectory, windows: int) -> tuple[Trajectory, 
     def repeated(leaf: Tensor) -> Tensor:
         return leaf.repeat(1, 1, windows, *[1] * (leaf.ndim - 3))
 
-    others = {name: repeated(leaf) for name, leaf in last._asdict().items() if name not in STORED}
-    stored = {name: buffers[f"ppg.{name}"] for name in STORED if getattr(last, name) is not None}
+    others: dict[str, Any] = {
+        name: repeated(leaf) for name, leaf in last._asdict().items() if name not in (*STORED, "info")
+    }
+    stored: dict[str, Any] = {name: buffers[f"ppg.{name}"] for name in STORED if getattr(last, name) is not None}
     returns, weights = buffers["ppg.returns"], buffers["ppg.valid"].float()
     return Trajectory(**others, **stored), Targets(torch.zeros_like(returns), returns, weights)

@@ -1,4 +1,4 @@
-"""`pgzoo algorithms | policies | estimators [NAME]`: one file, because one function makes the three commands.
+"""`pgzoo algorithms | policies | estimators | diagnostics [NAME]`: one file, because one function makes the commands.
 
 Without NAME each prints a line per component; with NAME it shows one: its settings, origin and supported spaces.
 """
@@ -14,7 +14,7 @@ from pgzoo.cli import common
 from pgzoo.cli.completion import complete_component
 from pgzoo.registry import ComponentKind, Entry
 
-__all__ = ["algorithms", "describe", "estimators", "policies", "summary_line"]
+__all__ = ["algorithms", "describe", "diagnostics", "estimators", "policies", "summary_line"]
 
 FACTS = {"family": "family", "actions": "actions", "recurrent": "memory", "seeds": "seeds", "source": "source"}
 """Facts that a component may be registered with, and their labels."""
@@ -126,4 +126,8 @@ policies = _listing(
 estimators = _listing(
     "estimator", "estimators", "List the return estimators, or show one: its settings and source.", "estimator.",
     "Use it: pgzoo run ALGO --env ID --estimator NAME",
+)  # fmt: skip
+diagnostics = _listing(
+    "diagnostic", "diagnostics", "List the diagnostics, which measure training without changing it, or show one.", "",
+    "Use it: pgzoo run ALGO --env ID --diagnostic NAME",
 )  # fmt: skip

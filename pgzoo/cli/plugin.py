@@ -26,6 +26,7 @@ def pgzoo_register(registry: Registry) -> None:
     command("algorithms", "pgzoo.cli.listing:algorithms", summary="List the algorithms, or show one.")
     command("policies", "pgzoo.cli.listing:policies", summary="List the policies, or show one.")
     command("estimators", "pgzoo.cli.listing:estimators", summary="List the return estimators, or show one.")
+    command("diagnostics", "pgzoo.cli.listing:diagnostics", summary="List the diagnostics, or show one.")
     command("presets", "pgzoo.cli.presets:command", summary="List presets, or show the settings of one.")
     command("plugins", "pgzoo.cli.plugins:command", summary="List, check, write, install or uninstall plugins.")
     command("envs", "pgzoo.cli.envs:command", summary="List environments, or describe one and try it.")

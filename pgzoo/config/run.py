@@ -144,6 +144,10 @@ class RunConfig(Settings):
     ] = None
     max_minutes: Annotated[PositiveFloat | None, Field(description="stop after this many minutes")] = None
     log_every: Annotated[PositiveInt, Field(description="environment steps between two points of a curve")] = 1000
+    diagnostic: Annotated[
+        tuple[str, ...], Field(description="measure these during training, without changing it (pgzoo diagnostics)")
+    ] = ()
+    diagnostics_every: Annotated[PositiveInt, Field(description="updates between two measurements of diagnostics")] = 10
     experiment: Annotated[
         str | None, Field(description="MLflow experiment; default: MLFLOW_EXPERIMENT_NAME or pgzoo/ENV")
     ] = None
@@ -205,6 +209,11 @@ class RunConfig(Settings):
             if not isinstance(value, dict) and any(ord(character) < 32 or ord(character) == 127 for character in text):
                 raise ValueError("must not contain control characters, such as a line break")
         return value
+
+    @field_validator("diagnostic", mode="before")
+    @classmethod
+    def _one_diagnostic(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
     @field_validator("wrappers", mode="before")
     @classmethod
@@ -326,6 +335,8 @@ UNLOGGED = frozenset(
         "save_best",
         "checkpoint_every",
         "profile",
+        "diagnostic",
+        "diagnostics_every",
         "launcher",
         "workers",
     }

@@ -19,7 +19,7 @@ from pgzoo.envs.single import recipe
 from pgzoo.envs.sync import late_mask
 from pgzoo.envs.worker import make_checked
 from pgzoo.errors import EnvError
-from pgzoo.types import Array, EnvRequest, StepResult
+from pgzoo.types import INFO, Array, EnvRequest, StepResult
 
 __all__ = ["AsyncBackend"]
 
@@ -27,7 +27,7 @@ __all__ = ["AsyncBackend"]
 class AsyncBackend:
     """Worthwhile if a step takes a millisecond or more and several CPU cores are free; not for small environments."""
 
-    width, wraps = 8, True
+    width, wraps, sends_info = 8, True, True
 
     def fits(self, request: EnvRequest) -> str:
         """Return an empty string: it runs every environment."""
@@ -45,7 +45,8 @@ class AsyncEnvs:
         spec, settings, wrappers = recipe(request)
         self._id, self._masked, self._rows = spec.id, request.masked, request.rows
         self._broken = False
-        one = functools.partial(make_checked, os.getpid(), spec, settings, wrappers)
+        self._info_keys = request.info
+        one = functools.partial(make_checked, os.getpid(), spec, settings, wrappers, request.info)
         with self._failures_named("its constructor"):
             self._envs = gym.vector.AsyncVectorEnv([one] * request.rows, context="spawn")
         self.observation_space = self._envs.single_observation_space
@@ -69,7 +70,9 @@ class AsyncEnvs:
             self.action_mask = self._everything() if masks is None else masks
         elif masks is not None:
             raise late_mask(self._id)
-        return StepResult(np.asarray(obs), np.asarray(rewards), terminated, truncated)
+        nothing = np.zeros(self._rows)  # all rows were only reset
+        values = {key: np.asarray(info.get(INFO + key, nothing)) for key in self._info_keys}
+        return StepResult(np.asarray(obs), np.asarray(rewards), terminated, truncated, values or None)
 
     def select(self, rows: NDArray[np.int64]) -> None:
         """Return None: all processes are always stepped together."""

@@ -6,7 +6,7 @@ environment, what it returned and what is expected.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +23,7 @@ __all__ = [
     "environment_error",
     "environment_id",
     "mask_size",
+    "read_info",
     "read_mask",
     "read_reset",
     "read_reward",
@@ -86,11 +87,26 @@ def read_step(env_id: str, result: Any) -> tuple[Any, Any, bool, bool, Mapping[s
 
 def read_reward(env_id: str, reward: Any) -> float:
     """Return a reward as a float; an array of one number is that number."""
-    if isinstance(reward, float | int | np.number | np.bool_) and not isinstance(reward, np.complexfloating):
-        return float(reward)
-    if isinstance(reward, np.ndarray) and reward.size == 1 and reward.dtype.kind in "fiub":
-        return float(reward.item())
-    raise EnvError(f'environment "{env_id}" returned the reward {_shown(reward)}; expected one number.')
+    if (number := _number(reward)) is None:
+        raise EnvError(f'environment "{env_id}" returned the reward {_shown(reward)}; expected one number.')
+    return number
+
+
+def read_info(env_id: str, info: Mapping[str, Any], keys: Iterable[str]) -> list[float]:
+    """Return the values of these keys in the info of a step, as floats."""
+    values = []
+    for key in keys:
+        if key not in info:
+            sent = ", ".join(sorted(map(str, info))) or "nothing"
+            raise EnvError(
+                f'environment "{env_id}" has no info["{key}"] in a step, which the algorithm or the estimator needs '
+                f'("info:{key}"). Its info has: {sent}. The environment must return one number under this key with '
+                "every step."
+            )
+        if (number := _number(info[key])) is None:
+            raise EnvError(f'environment "{env_id}" has info["{key}"] = {_shown(info[key])}; expected one number.')
+        values.append(number)
+    return values
 
 
 def check_observation(env_id: str, space: gym.Space[Any], obs: Any) -> None:
@@ -212,6 +228,15 @@ def _array_problem(space: gym.Space[Any], obs: Any) -> tuple[str, str] | None:
     least, greatest = np.iinfo(space.dtype).min, np.iinfo(space.dtype).max
     if array.size and not (least <= int(array.min()) and int(array.max()) <= greatest):
         return _shown(obs), f"{expected}, that is numbers from {least} to {greatest}"
+    return None
+
+
+def _number(value: Any) -> float | None:
+    """Return a number, or an array of one number, as a float; None for anything else."""
+    if isinstance(value, float | int | np.number | np.bool_) and not isinstance(value, np.complexfloating):
+        return float(value)
+    if isinstance(value, np.ndarray) and value.size == 1 and value.dtype.kind in "fiub":
+        return float(value.item())
     return None
 
 

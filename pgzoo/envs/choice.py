@@ -16,6 +16,7 @@ from pgzoo.envs.checks import (
     blame_environment,
     check_observation,
     environment_id,
+    read_info,
     read_reset,
     read_reward,
     read_step,
@@ -109,6 +110,9 @@ def unfit(backend: EnvBackend, request: EnvRequest) -> str:
     """Return why a backend can't run the environment as the run asks for it; empty if it can."""
     if request.wrapped and not getattr(backend, "wraps", False):
         return "it can't put wrappers around its environments"
+    if request.info and not getattr(backend, "sends_info", False):
+        keys = ", ".join(f'info["{key}"]' for key in request.info)
+        return f"it doesn't return {keys}, which the algorithm or the estimator needs"
     return backend.fits(request)
 
 
@@ -135,7 +139,7 @@ def inspect_environment(request: EnvRequest, backend: EnvBackend | None = None) 
     try:
         make_spec(env.observation_space, env.action_space)
         check_action_space(env.action_space)
-        masked = _probe(env, env_id)
+        masked = _probe(env, env_id, request.info)
     finally:
         with blame_environment(env_id, "close"):
             env.close()
@@ -152,8 +156,11 @@ def _has_time_limit(env: gym.Env[Any, Any]) -> bool:
     return False
 
 
-def _probe(env: Any, env_id: str) -> bool:
-    """Play a few steps, continuing after the end of an episode, and return whether a mask was sent."""
+def _probe(env: Any, env_id: str, info: tuple[str, ...]) -> bool:
+    """Play a few steps, continuing after the end of an episode, and return whether a mask was sent.
+
+    Each step has to return the keys `info` in its info.
+    """
     actions = copy.deepcopy(env.action_space)  # sampling must not change the environment's generator
     actions.seed(0)
     with blame_environment(env_id, "reset"):
@@ -168,6 +175,7 @@ def _probe(env: Any, env_id: str) -> bool:
             else:
                 obs, reward, ended, cut, about = read_step(env_id, env.step(sample_action(actions, mask)))
                 read_reward(env_id, reward)
+                read_info(env_id, about, info)
                 over = bool(ended or cut)
             check_observation(env_id, env.observation_space, obs)
             mask = action_mask(env, about, ended=over)

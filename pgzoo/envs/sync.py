@@ -17,6 +17,7 @@ from pgzoo.envs.checks import (
     environment_error,
     environment_id,
     mask_size,
+    read_info,
     read_reset,
     read_reward,
     read_step,
@@ -31,7 +32,7 @@ __all__ = ["SyncBackend", "late_mask"]
 class SyncBackend:
     """Runs every environment that gymnasium can make."""
 
-    width, wraps = 8, True
+    width, wraps, sends_info = 8, True, True
 
     def fits(self, request: EnvRequest) -> str:
         """Return an empty string: it runs every environment."""
@@ -51,6 +52,7 @@ class SyncEnvs:
     def __init__(self, request: EnvRequest) -> None:
         self._envs = [make_single(request) for _ in range(request.rows)]
         self._id, self._states, self._masked = environment_id(self._envs[0]), request.states, request.masked
+        self._info_keys = request.info
         self.observation_space = self._envs[0].observation_space
         self.action_space = self._envs[0].action_space
         self._discrete = isinstance(self.action_space, gym.spaces.Discrete)
@@ -79,6 +81,7 @@ class SyncEnvs:
         """Take one step in every live row."""
         rows = len(self._envs)
         rewards, terminated, truncated = [0.0] * rows, [False] * rows, [False] * rows
+        values = {key: np.zeros(rows) for key in self._info_keys}
         chosen = actions.tolist() if self._discrete else actions  # gymnasium checks a Python int far faster
         stored = self._obs = self._obs.copy()
         shape, dtype = stored.shape[1:], stored.dtype
@@ -98,6 +101,9 @@ class SyncEnvs:
                     obs, reward, ended, cut, info = read_step(self._id, env.step(chosen[row]))
                     rewards[row] = reward if type(reward) is float else read_reward(self._id, reward)
                     terminated[row], truncated[row], self._ended[row] = ended, cut, ended or cut
+                    if values:
+                        for key, value in zip(values, read_info(self._id, info, values), strict=True):
+                            values[key][row] = value
                 if type(obs) is not np.ndarray or obs.dtype is not dtype or obs.shape != shape:
                     check_observation(self._id, self.observation_space, obs)
                 stored[row] = obs
@@ -105,9 +111,8 @@ class SyncEnvs:
                     self._read_mask(row, info)
         except (Exception, SystemExit) as error:
             raise environment_error(self._id, doing, error) from error
-        return StepResult(
-            stored, np.array(rewards, np.float64), np.array(terminated, np.bool_), np.array(truncated, np.bool_)
-        )
+        flags = np.array(terminated, np.bool_), np.array(truncated, np.bool_)
+        return StepResult(stored, np.array(rewards, np.float64), *flags, values or None)
 
     def _read_mask(self, row: int, info: Mapping[str, Any]) -> None:
         """Store which actions a row allows now: all of them if its environment has no action mask."""

@@ -13,6 +13,7 @@ from pgzoo.envs.checks import (
     blame_environment,
     check_observation,
     environment_id,
+    read_info,
     read_reset,
     read_reward,
     read_step,
@@ -28,14 +29,16 @@ __all__ = ["make_checked"]
 
 
 class _Checked(gym.Wrapper[Any, Any, Any, Any]):
-    """Checks what the environment returns before it goes into shared memory, and reduces info to the action mask.
+    """Checks what the environment returns before it goes into shared memory, and reduces info to what the run needs.
+
+    That is the action mask, and the values of the keys `info` under "info:KEY".
 
     Everything that the environment raises becomes an EnvError, which the main process receives.
     """
 
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
+    def __init__(self, env: gym.Env[Any, Any], info: tuple[str, ...]) -> None:
         super().__init__(env)
-        self._id = environment_id(env)
+        self._id, self._info_keys = environment_id(env), info
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         with blame_environment(self._id, "reset"):
@@ -48,6 +51,8 @@ class _Checked(gym.Wrapper[Any, Any, Any, Any]):
             obs, reward, terminated, truncated, info = read_step(self._id, self.env.step(action))
             check_observation(self._id, self.observation_space, obs)
             sent = self._mask_of(info, ended=bool(terminated or truncated))
+            values = read_info(self._id, info, self._info_keys)
+            sent |= {f"info:{key}": value for key, value in zip(self._info_keys, values, strict=True)}
             return obs, read_reward(self._id, reward), terminated, truncated, sent
 
     def close(self) -> None:
@@ -63,11 +68,11 @@ class _Checked(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def make_checked(
-    main_process: int, spec: EnvSpec, settings: Mapping[str, Any], wrappers: Iterable[Wrap]
+    main_process: int, spec: EnvSpec, settings: Mapping[str, Any], wrappers: Iterable[Wrap], info: tuple[str, ...] = ()
 ) -> gym.Env[Any, Any]:
     """Make the environment in a worker, or once in the main process, which asks for its spaces."""
     try:
-        return _Checked(make(spec, settings, wrappers))
+        return _Checked(make(spec, settings, wrappers), info)
     except EnvError as error:
         if os.getpid() == main_process:
             raise

@@ -92,11 +92,16 @@ class Coordinator:
         return tuple(shards)
 
     def _commands(self) -> list[str]:
-        """Return the stop requests since the last call, as lines for every worker."""
-        return [
-            json.dumps({"stop": {"rows": stop.members, "reason": stop.reason, "status": stop.status}})
-            for stop in self.control.take_stops()
-        ]
+        """Return the requests to the control since the last call, as lines for every worker."""
+        stops = self.control.take_stops()
+        lines = [json.dumps({"stop": {"rows": s.members, "reason": s.reason, "status": s.status}}) for s in stops]
+        if self.control.evaluation_due:
+            self.control.evaluation_due = False
+            lines.append(json.dumps({"evaluate": True}))
+        if self.control.checkpoint_due:
+            self.control.checkpoint_due = False
+            lines.append(json.dumps({"save": True}))
+        return lines
 
     def events(self) -> Generator[Event]:
         """Train the run in the workers; yield the same events as `training.train`.

@@ -3,6 +3,7 @@
 To a worker, on its standard input:
     {"config", "rows", "group", "home", "command", "imports", "blocked", "resume"}    the shard; the first line
     {"stop": {"rows", "reason", "status"}}    stop these members of the run; null for all of them
+    {"evaluate": true}, {"save": true}        evaluate all active members; write checkpoints of all members
 
 From a worker, on its standard output:
     {"type": "EpisodesFinished", ...}            an event (one of `SHARED_EVENTS`) of its own seeds

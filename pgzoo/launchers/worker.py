@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pgzoo.training.loop import Control
 
-__all__ = ["main", "report_activity"]
+__all__ = ["execute_commands", "main", "report_activity"]
 
 ACTIVITY_INTERVAL = 0.5
 """Seconds between two messages about what a worker is doing."""
@@ -119,7 +119,7 @@ def _start_control(commands: Iterable[bytes], rows: list[int]) -> Control:
 
     control = Control()
     threading.Thread(
-        target=_execute_commands, args=(commands, control, rows), name="pgzoo-commands", daemon=True
+        target=execute_commands, args=(commands, control, rows), name="pgzoo-commands", daemon=True
     ).start()
     return control
 
@@ -130,12 +130,18 @@ def _send_warnings(pipe: Pipe) -> None:
     logger.propagate = False
 
 
-def _execute_commands(commands: Iterable[bytes], control: Control, rows: list[int]) -> None:
+def execute_commands(commands: Iterable[bytes], control: Control, rows: list[int]) -> None:
+    """Pass the coordinator's commands on to `control`; `rows` are this worker's members. Stop the run at their end."""
     for line in commands:
-        stop = json.loads(line)["stop"]
-        mine = None if stop["rows"] is None else tuple(rows.index(row) for row in stop["rows"] if row in rows)
-        if mine is None or mine:
-            control.stop(mine, stop["reason"], stop["status"])
+        match json.loads(line):
+            case {"stop": stop}:
+                mine = None if stop["rows"] is None else tuple(rows.index(row) for row in stop["rows"] if row in rows)
+                if mine is None or mine:
+                    control.stop(mine, stop["reason"], stop["status"])
+            case {"evaluate": _}:
+                control.evaluate()
+            case {"save": _}:
+                control.save()
     silence = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):  # redirect: the reading process has died
         os.dup2(silence, stream)

@@ -29,6 +29,7 @@ ComponentKind = Literal[
     "env_state",
     "dynamics",
     "listener",
+    "diagnostic",
     "launcher",
     "preset",
     "command",
@@ -41,6 +42,7 @@ _LISTED_BY: Mapping[ComponentKind, str] = {
     "algorithm": "pgzoo algorithms",
     "policy": "pgzoo policies",
     "estimator": "pgzoo estimators",
+    "diagnostic": "pgzoo diagnostics",
     "preset": "pgzoo presets",
     "command": "pgzoo --help",
 }
@@ -189,6 +191,10 @@ class Registry:
         their process.
         """
         self._add("listener", name, target, None, summary, {"display": True} if display else {})
+
+    def diagnostic(self, name: str, target: object, *, summary: str = "") -> None:
+        """Register a diagnostic: a class that measures the training of a run and changes nothing."""
+        self._add("diagnostic", name, target, None, summary)
 
     def launcher(self, name: str, target: object, *, summary: str = "") -> None:
         """Register a launcher, which splits the seeds of a run among processes: `target(request)`, once per run."""

@@ -38,6 +38,7 @@ BUILT_INS = (
     "pgzoo.estimators.plugin",
     "pgzoo.envs.plugin",
     "pgzoo.listeners.plugin",
+    "pgzoo.diagnostics.plugin",
     "pgzoo.launchers.plugin",
     "pgzoo.cli.plugin",
 )

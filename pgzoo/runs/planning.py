@@ -14,15 +14,15 @@ import torch
 
 from pgzoo.config import AlgorithmConfig, Component, Member, RunConfig
 from pgzoo.envs.choice import choose_backend, inspect_environment, resets_completely
-from pgzoo.errors import PgzooError, PluginError, UsageError
+from pgzoo.errors import PgzooError, PluginError, UnfitError, UsageError
 from pgzoo.ops.acting import memory_size
-from pgzoo.protocols import Policy
+from pgzoo.protocols import Diagnostic, Policy
 from pgzoo.registry import PluginCatalog
 from pgzoo.runs.initial import load_initial
 from pgzoo.runs.memory import check_memory
 from pgzoo.runs.rows import check_rows
 from pgzoo.training import added_critic
-from pgzoo.training.plan import Plan, checked_needs, make_policy
+from pgzoo.training.plan import Plan, checked_needs, info_keys, make_policy
 from pgzoo.types import Collection, EnvRequest, Params, Steps
 
 __all__ = ["collection_of", "make_plan", "name_component"]
@@ -60,6 +60,13 @@ def make_plan(
     """
     _check_device(config.device)
     members = tuple(members) or config.members()
+    with name_component(f'algorithm "{config.algorithm}"'):
+        algorithm = catalog.get("algorithm", config.algorithm).load()()
+        collection = collection_of(algorithm, config.settings)
+        own_needs = _evaluate_attribute(getattr(algorithm, "needs", frozenset()), config.settings)
+        needs = checked_needs(own_needs, f'Algorithm "{config.algorithm}"')
+    estimator = catalog.get("estimator", config.estimator.name).load()
+    needs |= checked_needs(getattr(estimator, "needs", ()), f'Estimator "{config.estimator.name}"', ())
     request = EnvRequest(  # of one member
         config.env,
         config.env_kwargs,
@@ -67,16 +74,10 @@ def make_plan(
         config.num_envs,
         wrappers=tuple(config.wrappers or ()),
         frame_stack=config.frame_stack or 0,
+        info=info_keys(needs),
     )
     backend_name, backend = choose_backend(config.backend, catalog, request)
     spec = inspect_environment(request, backend)
-    with name_component(f'algorithm "{config.algorithm}"'):
-        algorithm = catalog.get("algorithm", config.algorithm).load()()
-        collection = collection_of(algorithm, config.settings)
-        needs = checked_needs(
-            _evaluate_attribute(getattr(algorithm, "needs", frozenset()), config.settings), config.algorithm
-        )
-    estimator = catalog.get("estimator", config.estimator.name).load()
     if added := added_critic.is_added(estimator, needs, config.settings):
         needs |= {"value"}
     policy_choice = {"policy": _choose_distribution(config.policy, needs)}
@@ -99,7 +100,7 @@ def make_plan(
     config = config.model_copy(update=chosen)
     members = tuple(replace(member, config=member.config.model_copy(update=chosen)) for member in members)
     env_states = tuple(entry.load()() for entry in catalog.entries("env_state"))
-    return Plan(
+    plan = Plan(
         config=config,
         spec=spec,
         algorithm=algorithm,
@@ -116,6 +117,19 @@ def make_plan(
         compile_cache=compile_cache,
         initial=initial,
     )
+    return replace(plan, diagnostics=_diagnostics(plan, catalog)) if config.diagnostic else plan
+
+
+def _diagnostics(plan: Plan, catalog: PluginCatalog) -> dict[str, Diagnostic]:
+    """Create the diagnostics of a run. Raises UnfitError for one that can't measure it."""
+    found: dict[str, Diagnostic] = {}
+    for name in plan.config.diagnostic:
+        with name_component(f'diagnostic "{name}"'):
+            diagnostic = found[name] = catalog.get("diagnostic", name).load()()
+            reason = diagnostic.fits(plan) if hasattr(diagnostic, "fits") else ""
+        if reason:
+            raise UnfitError(f'Diagnostic "{name}" can\'t measure this run: {reason}.')
+    return found
 
 
 @contextmanager

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from pgzoo.config import Layer, read_yaml
 from pgzoo.errors import CheckpointError, StoreError, UsageError
+from pgzoo.protocols import RunControl
 from pgzoo.registry.changes import changes
+from pgzoo.runs import callbacks
 from pgzoo.runs.initial import find_sources
 from pgzoo.runs.provenance import versions
 from pgzoo.runs.resolve import resolve
@@ -24,6 +26,7 @@ from pgzoo.tracking.journal import Record, records
 from pgzoo.tracking.locks import lock
 from pgzoo.tracking.lookup import find
 from pgzoo.training import checkpoint
+from pgzoo.training.events import EpisodesFinished, Event
 
 if TYPE_CHECKING:
     from pgzoo.registry import PluginCatalog
@@ -91,9 +94,8 @@ def differences(found: Found, catalog: PluginCatalog) -> list[str]:
     Changed plugins come first, then other versions, then an inexact resume.
     """
     stages = _stages(found)
-    tags: Mapping[str, str] = next((r["tags"] for r in stages[0].records if r["t"] == "start"), {}) if stages else {}
-    now = versions()
-    reasons = changes(tags, catalog)
+    tags, now = _tags(stages), versions()
+    reasons = changes(tags, catalog) + callbacks.warning(tags)
     reasons += [
         f"{name} was {tags[tag]} and is {now[name]}: the numbers may differ in the last bits."
         for name, tag in TAGS.items()
@@ -124,7 +126,10 @@ def reproduce(found: Found, catalog: PluginCatalog) -> Reproduction:
     cut = _first_unfinished(stages)
     compared = stages if cut is None else stages[: cut + 1]
     then = points(record for stage in compared for record in stage.records)
-    now = points(_run_again(found, compared, catalog))
+    with_callbacks = callbacks.TAG in _tags(stages)
+    now = points(_run_again(found, compared, catalog, compared[-1].last_step if with_callbacks else None))
+    if with_callbacks:  # the evaluations that they asked for are missing now
+        then = {point: value for point, value in then.items() if point in now or not point[2]}
     until = None if cut is None else compared[-1].last_step
     if until is not None:
         now = {point: value for point, value in now.items() if point[0] < until or point in then}
@@ -136,8 +141,24 @@ def reproduce(found: Found, catalog: PluginCatalog) -> Reproduction:
     return Reproduction(found.run_key, found.seed, len(then), first, until)
 
 
-def _run_again(found: Found, stages: Sequence[Stage], catalog: PluginCatalog) -> list[Record]:
-    """Run the same stages in a temporary home; return the records of the journal."""
+def _tags(stages: Sequence[Stage]) -> Mapping[str, str]:
+    """Return the tags that the run was started with."""
+    return next((r["tags"] for r in stages[0].records if r["t"] == "start"), {}) if stages else {}
+
+
+def _run_again(
+    found: Found, stages: Sequence[Stage], catalog: PluginCatalog, last_step: int | None = None
+) -> list[Record]:
+    """Run the same stages in a temporary home; return the records of the journal.
+
+    With `last_step`, the run is stopped by its first update that reaches this step, as a callback of the run may have
+    stopped it.
+    """
+
+    def stop(event: Event, control: RunControl) -> None:
+        if last_step is not None and isinstance(event, EpisodesFinished) and event.env_steps[0] >= last_step:
+            control.stop("the run that is repeated ended here")
+
     layer = read_yaml(found.artifact("config.yaml"))
     with tempfile.TemporaryDirectory(prefix="pgzoo-repro-", ignore_cleanup_errors=True) as folder:
         over: dict[str, Any] = {"seeds": [found.seed], "tracking_uri": f"sqlite:///{folder}/mlflow.db", "video": False}
@@ -149,7 +170,8 @@ def _run_again(found: Found, stages: Sequence[Stage], catalog: PluginCatalog) ->
         home = Home.find({"PGZOO_HOME": folder})
         uploader = lock(home.uploader_lock, timeout=1)  # while this is held, no uploader uploads these runs
         try:
-            result = run_config(config, catalog, command="pgzoo repro", home=home)
+            listeners = {} if last_step is None else callbacks.as_listeners([stop])
+            result = run_config(config, catalog, command="pgzoo repro", home=home, callbacks=listeners)
             for stage in stages[1:]:
                 if not result.error:
                     result = resume(find(result.group, home), catalog, total_steps=stage.total_steps, home=home)

@@ -18,6 +18,7 @@ from pgzoo.errors import CheckpointError, StoreError, UsageError
 from pgzoo.launchers.protocol import ResumePoint
 from pgzoo.registry.changes import changes
 from pgzoo.registry.objects import register_env
+from pgzoo.runs import callbacks
 from pgzoo.runs.planning import make_plan
 from pgzoo.runs.provenance import versions
 from pgzoo.runs.resolve import resolve
@@ -81,7 +82,8 @@ def resume(
     for one in found:
         _check_unlocked(one)
     starts = [start_of(one.path) if one.path else None for one in found]
-    for sentence in dict.fromkeys(s for start in starts if start for s in changes(start["tags"], catalog)):
+    tags = [start["tags"] for start in starts if start]
+    for sentence in dict.fromkeys(s for one in tags for s in changes(one, catalog) + callbacks.warning(one)):
         _log.warning("%s", sentence)
     saved = [_load(one, from_step) for one in found]
     replaced: dict[str, Any] = {} if launcher is None else {"launcher": launcher, "workers": None}

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pluggy import PluginManager
@@ -23,13 +24,15 @@ from pgzoo.launchers.protocol import ResumePoint
 from pgzoo.ops.acting import memory_size
 from pgzoo.play.video import require_extra
 from pgzoo.registry import PluginCatalog, discover
+from pgzoo.runs.callbacks import TAG as CALLBACKS_TAG
+from pgzoo.runs.callbacks import as_listeners
 from pgzoo.runs.checkpoint_writer import CheckpointWriter
 from pgzoo.runs.context import RunContext
 from pgzoo.runs.memory import name_lack_of_memory, note_memory
 from pgzoo.runs.objects import check_objects, import_files, register_objects
 from pgzoo.runs.planning import make_plan, name_component
 from pgzoo.runs.provenance import sources, tags
-from pgzoo.runs.relay import add_listener, listener_manager, relay
+from pgzoo.runs.relay import ListenerControl, add_listener, listener_manager, relay
 from pgzoo.runs.resolve import compose
 from pgzoo.runs.result import Result, ResultBuilder
 from pgzoo.runs.rows import warn_of_few_rows
@@ -53,6 +56,7 @@ def run(
     imports: Sequence[str] = (),
     no_plugin: Sequence[str] = (),
     progress: bool | None = None,
+    callbacks: Sequence[Any] = (),
     **settings: Any,
 ) -> Result:
     """Train, track and evaluate; the library's `pgzoo run`, with the same names.
@@ -63,6 +67,10 @@ def run(
     Classes, functions and torch modules may stand for names: see `runs.objects.register_objects`; so may
     `FILE.py:NAME`, a class or function in a file. `resume` and `repro` of such a run need the same objects again.
 
+    `callbacks` are functions of `(event, control)`, called with every event of the run, or objects with event hooks.
+    With `control` they can ask for a stop, an evaluation or a checkpoint (docs/hooks.md). They run in this process with
+    every launcher. `resume` and `repro` don't call them.
+
     `progress` says whether to show how far the run is, on stderr; by default in a terminal and in a Jupyter notebook.
     Environment variables, signal handlers, warning filters and the threads of torch and numpy are the same after the
     call as before.
@@ -71,6 +79,7 @@ def run(
         UsageError: a setting is wrong; nothing was created.
         RunFailed: a component raised; what was tracked until then is kept.
     """
+    listeners = as_listeners(callbacks)
     named, imports = import_files({"algorithm": algorithm, **settings} if algorithm else settings, imports)
     catalog = discover(blocked=no_plugin, imports=imports)
     given, objects = register_objects(named, catalog)
@@ -79,7 +88,7 @@ def run(
     shown = given | {key: tracking.display_uri(given[key]) for key in ("tracking_uri",) if given.get(key)}
     call = ", ".join(f"{key}={value!r}" for key, value in shown.items())
     mode = progress_mode(progress)
-    result = run_config(resolved, catalog, command=f"pgzoo.run({call})", progress=mode)
+    result = run_config(resolved, catalog, command=f"pgzoo.run({call})", progress=mode, callbacks=listeners)
     with Waiting(result.format_shipping, mode):
         result = result.settled()
     if result.error:
@@ -134,6 +143,7 @@ def run_config(
     members: Sequence[Member] = (),
     control: Control | None = None,
     on_event: Callable[[Event], None] | None = None,
+    callbacks: Mapping[str, object] = MappingProxyType({}),
 ) -> Result:
     """Carry out a run whose settings are resolved. Don't wait for the upload to MLflow; `Result.settled` does.
 
@@ -148,6 +158,7 @@ def run_config(
         members: the members to train; by default those of `config`. See `make_plan`.
         control: receives requests to stop members; by default a new one.
         on_event: called with each event, after the listeners.
+        callbacks: additional listeners by name, in the process that the user started.
 
     Returns:
         the result. A component that raised during training is its `error`.
@@ -174,11 +185,14 @@ def run_config(
         outcome = ResultBuilder(int(resume_point.progress.state.env_steps.sum()) if resume_point else 0)
         session = tracking.Session(home, plan.group, tracking_uri)
         try:
-            labels = tags(plan, catalog, command)
+            labels = tags(plan, catalog, command) | ({CALLBACKS_TAG: ", ".join(callbacks)} if callbacks else {})
             context = RunContext(
                 plan, session, command, labels, progress, activity=control.activity, sources=sources(catalog)
             )
             manager, listeners = _start_listeners(context, catalog, resume_point, coordinator, worker)
+            for name, listener in callbacks.items():
+                add_listener(manager, f"{name} (callback)", listener)
+            requests = ListenerControl(control, len(plan.members))
             if coordinator:
                 coordinator.session = session
             else:
@@ -190,7 +204,7 @@ def run_config(
                     if isinstance(event, Evaluated) and not worker and not warned_of_cut:
                         warned_of_cut = warn_of_cut_episodes(event, plan.config)
                     try:
-                        relay(manager, event)
+                        relay(manager, event, requests)
                     except RunFailed as error:  # a required listener failed: stop as soon as possible
                         failure = error
                         control.stop(reason=str(error), status="failed")

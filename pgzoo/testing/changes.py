@@ -92,7 +92,7 @@ def with_end(kind: str, shift: float) -> Change:
     def change(trajectory: Trajectory, whole_episodes: bool) -> Trajectory:
         at = min(5, trajectory.valid.shape[1] - 3)
         ending = trajectory.valid[:, at : at + 3].all(1)  # [S, N]
-        fields = {name: leaf.clone() for name, leaf in named_tensors(trajectory)}
+        fields: dict[str, Any] = {name: leaf.clone() for name, leaf in named_tensors(trajectory)}
         for name in ("terminated", "truncated"):
             fields[name][:, at : at + 2] &= ~ending[:, None]
         fields[kind][:, at] |= ending

@@ -15,13 +15,13 @@ from pgzoo.config import Layer
 from pgzoo.errors import PluginError
 from pgzoo.runs.context import RunContext
 from pgzoo.runs.planning import make_plan
-from pgzoo.runs.relay import HOOKS, add_listener, listener_manager
+from pgzoo.runs.relay import HOOKS, ListenerControl, add_listener, listener_manager
 from pgzoo.runs.resolve import resolve
 from pgzoo.testing import probes  # noqa: F401  registers the environments
 from pgzoo.testing.target import Check, CheckTarget, NotApplicable, checks_by_name
 from pgzoo.tracking import Home, Session
 from pgzoo.training.events import CheckpointSaved, Event, RunEnded
-from pgzoo.training.loop import train
+from pgzoo.training.loop import Control, train
 
 __all__ = ["CHECKS", "PATIENCE"]
 
@@ -33,6 +33,9 @@ SLOW = 0.2
 
 END_PATIENCE = 20.0
 """The same for hooks that are called once."""
+
+SEEDS = 2
+"""The number of seeds of the small run."""
 
 EVERY_UPDATE = ("pgzoo_episodes_finished", "pgzoo_update_done")
 JOURNAL = "mlflow"
@@ -110,11 +113,12 @@ def _call(listener: Any, hook: str, event: Event, errors: list[tuple[str, Except
     """Call a hook in a thread of its own; return whether it returned in time."""
     manager = listener_manager()
     add_listener(manager, "checked", listener)
+    arguments = {"event": event, "control": ListenerControl(Control(), SEEDS)}
 
     def call() -> None:
         for implementation in getattr(manager.hook, hook).get_hookimpls():
             try:
-                implementation.function(*[event for _ in implementation.argnames])
+                implementation.function(*[arguments[name] for name in implementation.argnames])
             except Exception as error:
                 errors.append((hook, error))
 
@@ -143,7 +147,7 @@ def _listening(target: CheckTarget) -> Iterator[Any]:
         "num_envs": 4,
         "total_steps": 12,
         "eval_episodes": 2,
-        "seeds": 2,
+        "seeds": SEEDS,
     }
     if "events" not in target.remembered:
         plan = make_plan(resolve([Layer(given, ".".join)], target.catalog), target.catalog)

@@ -89,6 +89,11 @@ class Engine:
         return self.plan.config.settings
 
     @property
+    def algorithm(self) -> Any:
+        """The algorithm."""
+        return self.plan.algorithm
+
+    @property
     def members(self) -> tuple[Member, ...]:
         """The S members, each with its configuration."""
         return self.plan.members
@@ -193,6 +198,7 @@ class Engine:
         if self.plan.config.normalize_reward:
             known = update_reward_moments(state.buffers, trajectory, self.hyperparameters.gamma.reshape(-1, 1, 1))
             state = state._replace(buffers=freeze(state.active, known, state.buffers))
+        self.record.collected_by = state
         return state, trajectory
 
     # learning targets

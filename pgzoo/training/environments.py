@@ -31,7 +31,8 @@ class Environments:
     def training(self) -> VectorEnv:
         """Return the environments for training."""
         if self._training is None:
-            self._training = self.plan.backend.open(self.plan.request(self.plan.config.num_envs))
+            request = self.plan.request(self.plan.config.num_envs)._replace(info=self.plan.info)
+            self._training = self.plan.backend.open(request)
         return self._training
 
     def evaluation(self) -> VectorEnv:

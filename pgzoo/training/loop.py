@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pgzoo.errors import RunFailed
 from pgzoo.training import plateau
 from pgzoo.training.activity import Activity, Cancelled
+from pgzoo.training.diagnostics import Diagnostics
 from pgzoo.training.engine import Engine, default_loop
 from pgzoo.training.events import (
     CheckpointSaved,
@@ -149,6 +150,7 @@ class _TrainingRun:
     def __init__(self, plan: Plan, control: Control, resume_from: Progress | None) -> None:
         members = len(plan.members)
         self.plan, self.control, self.ctx = plan, control, Engine(plan, resume_from.state if resume_from else None)
+        self.diagnostics = Diagnostics(self.ctx)
         control.activity = self.ctx.watch.activity
         self.ctx.interaction.monitor.cancelled = lambda: control.interrupted
         self.statuses: list[MemberStatus] = ["finished"] * members  # unless something else ends a member
@@ -184,6 +186,7 @@ class _TrainingRun:
                 raise RunFailed(f'The loop of algorithm "{c.algorithm}" ended before its members did.')
             state, finished = ctx.end_update(before)
             with watch.phase("track"):
+                self.diagnostics.measure(before)
                 watch.activity.report()
                 yield EpisodesFinished(index, state.env_steps, finished.returns, finished.lengths)
             self.loop_seconds = self._elapsed(started)

@@ -70,6 +70,7 @@ class Batcher:
             log_probs=evaluated.log_probs if evaluated and asked else None,
             old=evaluated.dist if evaluated and "old" in needs else None,
             extra=extra,
+            info=trajectory.info,
         )
         if sequences:
             self._leaves, self._memory = everything, trajectory.memory

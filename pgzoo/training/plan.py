@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +17,19 @@ from pgzoo.errors import PluginError, did_you_mean
 from pgzoo.ops.acting import memory_size
 from pgzoo.ops.heads import ObsEncoder
 from pgzoo.ops.normalize import NormalizedPolicy
-from pgzoo.protocols import Algorithm, EnvBackend, EnvState, Policy
-from pgzoo.types import Collection, EnvRequest, Inputs, Need, Output, Params, Spec, TrainState
+from pgzoo.protocols import Algorithm, Diagnostic, EnvBackend, EnvState, Policy
+from pgzoo.types import INFO, Collection, EnvRequest, Inputs, Need, Output, Params, Spec, TrainState
 
-__all__ = ["POLICY", "Plan", "PolicyView", "checked_needs", "make_policy", "policy_tensors", "with_state_names"]
+__all__ = [
+    "POLICY",
+    "Plan",
+    "PolicyView",
+    "checked_needs",
+    "info_keys",
+    "make_policy",
+    "policy_tensors",
+    "with_state_names",
+]
 
 POLICY_NEEDS = frozenset({"value", "aux_value", "shift", "action_values"})
 
@@ -38,6 +47,7 @@ class Plan:
         needs: the outputs and data that the algorithm requires (see `types.Need`).
         added_critic: True if "value" is among the needs only for the estimator (see `training.added_critic`).
         env_states: save and restore environments.
+        diagnostics: measured after every `config.diagnostics_every` updates, by name.
         forgets: True if an episode after `reset(seed)` doesn't depend on earlier episodes.
         compile_cache: folder for compiled gradient steps; None: TORCHINDUCTOR_CACHE_DIR, or a temporary folder.
     """
@@ -54,6 +64,7 @@ class Plan:
     needs: frozenset[str] = frozenset()
     added_critic: bool = False
     env_states: tuple[EnvState, ...] = ()
+    diagnostics: Mapping[str, Diagnostic] = field(default_factory=dict)
     forgets: bool = True
     compile_cache: Path | None = None
 
@@ -64,6 +75,11 @@ class Plan:
     def seeds(self) -> tuple[int, ...]:
         """The seed of each member."""
         return tuple(member.seed for member in self.members)
+
+    @property
+    def info(self) -> tuple[str, ...]:
+        """The keys of the environment's info whose values the run needs."""
+        return info_keys(self.needs)
 
     @property
     def run_keys(self) -> tuple[str, ...]:
@@ -134,17 +150,28 @@ class PolicyView:
         return ObsEncoder(self._plan.spec.observation_space, f'algorithm "{self._plan.config.algorithm}"')
 
 
-def checked_needs(needs: Iterable[str], algorithm: str) -> frozenset[str]:
-    """Return the needs of an algorithm as a set. Raises PluginError for an unknown one."""
-    known = get_args(Need)
+def checked_needs(needs: Iterable[str], component: str, known: Sequence[str] = get_args(Need)) -> frozenset[str]:
+    """Return the needs of a component, such as 'Algorithm "ppo"', as a set. Raises PluginError for an unknown one.
+
+    `known` are the needs that it may have besides "info:KEY".
+    """
     asked = (needs,) if isinstance(needs, str) else tuple(needs)
-    unknown = next((need for need in asked if need not in known), None)
+    unknown = next((need for need in asked if need not in known and not _is_info(need)), None)
     if unknown is not None:
         raise PluginError(
-            f'Algorithm "{algorithm}" declares the unknown need "{unknown}".'
-            f"{did_you_mean(unknown, known)} Choose from: {', '.join(known)}."
+            f'{component} declares the unknown need "{unknown}".'
+            f"{did_you_mean(unknown, known)} Choose from: {', '.join([*known, 'info:KEY'])}."
         )
     return frozenset(asked)
+
+
+def info_keys(needs: Iterable[str]) -> tuple[str, ...]:
+    """Return the keys of the environment's info among the needs."""
+    return tuple(sorted(need.removeprefix(INFO) for need in needs if _is_info(need)))
+
+
+def _is_info(need: str) -> bool:
+    return need.startswith(INFO) and need != INFO
 
 
 def make_policy(factory: Any, settings: Any, spec: Spec, needs: frozenset[str], normalize_obs: bool) -> Policy:

@@ -24,7 +24,7 @@ from pgzoo.training.tape import (
     next_start,
     trajectory_of,
 )
-from pgzoo.types import ActorInputs, Array, Collector, Params, RowPolicy, StepResult, Trajectory
+from pgzoo.types import INFO, ActorInputs, Array, Collector, Params, RowPolicy, StepResult, Trajectory
 
 __all__ = ["EPISODE_LIMIT", "ActiveRows", "EndlessEpisode", "act", "collect", "compiled_policy", "reset_all"]
 
@@ -203,6 +203,8 @@ class ActiveRows:
         """Return what is stored of a step, under the names of the tape, `[rows, ...]` each."""
         leaves = {"obs": self.obs, "actions": actions, "rewards": step.rewards, "valid": self.valid}
         leaves |= {"terminated": step.terminated, "truncated": step.truncated}
+        if step.info:
+            leaves |= {INFO + key: values for key, values in step.info.items()}
         return leaves if self.mask is None else leaves | {"action_mask": self.mask}
 
     def advance(self, step: StepResult) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pgzoo.types import Array, Collector, Trajectory
+from pgzoo.types import INFO, Array, Collector, Trajectory
 
 __all__ = [
     "EpisodeStructure",
@@ -147,6 +147,11 @@ def trajectory_of(tape: Tape, structure: EpisodeStructure, start: Collector) -> 
     def tensor(array: Array) -> torch.Tensor:  # [T, rows, ...] -> [S, T, N, ...], without a copy
         return torch.from_numpy(array.reshape(len(array), *start.ended.shape, *array.shape[2:])).transpose(0, 1)
 
+    info = {
+        name.removeprefix(INFO): tensor(np.where(structure.valid, array[:steps], 0.0).astype(np.float32))
+        for name, array in tape.arrays.items()
+        if name.startswith(INFO)
+    }
     return Trajectory(
         obs=tensor(tape.arrays["obs"][: steps + 1]),
         actions=tensor(tape.arrays["actions"][:steps]),
@@ -158,6 +163,7 @@ def trajectory_of(tape: Tape, structure: EpisodeStructure, start: Collector) -> 
         timestep=tensor(structure.timestep),
         action_mask=tensor(tape.arrays["action_mask"][: steps + 1]) if "action_mask" in tape.arrays else None,
         memory=None if start.memory is None else torch.from_numpy(start.memory),
+        info=info or None,
     )
 
 

@@ -37,8 +37,8 @@ VALUE_NEEDS = frozenset({"value", "action_values", "own_values"})
 VALUES = frozenset({"values", "next_values"})
 """The arguments of an estimator that come from a critic."""
 
-FIELDS = [name for name in Trajectory._fields if name not in ("action_mask", "memory")]
-"""The fields of a trajectory that an estimator may take."""
+FIELDS = [name for name in Trajectory._fields if name not in ("action_mask", "memory", "info")]
+"""The fields of a trajectory that an estimator may take in every run."""
 
 
 class EvaluationInputs(NamedTuple):
@@ -109,6 +109,8 @@ class Estimator(NamedTuple):
         available: dict[str, Any] = {name: getattr(trajectory, name) for name in FIELDS} | {**self.settings, **tensors}
         if self.normalize_reward:
             available["rewards"] = scale_rewards(buffers, trajectory.rewards)
+        if trajectory.info is not None:
+            available["info"] = trajectory.info
         if bonus is not None:
             available["rewards"] = available["rewards"] + bonus
         values = None
@@ -139,6 +141,7 @@ def bind_estimator(plan: Plan, gamma: Tensor) -> Estimator:
     name = f'Estimator "{c.estimator.name}"'
     settings = plan.settings_as_tensors(lambda config: dict(config.estimator.settings)) | {"gamma": gamma}
     known = {*FIELDS, "log_rhos", *settings} | (VALUES if plan.needs & VALUE_NEEDS else frozenset())
+    known |= {"info"} if plan.info else set()
     parameters = inspect.signature(plan.estimator).parameters.values()
     asked = [p.name for p in parameters if p.default is p.empty and p.name not in known]
     if set(asked) & VALUES:

@@ -13,7 +13,7 @@ from pgzoo.ops.members import surely_empty, to_device
 from pgzoo.training.failures import FailedStep
 from pgzoo.training.metrics import UpdateMetrics
 from pgzoo.training.tape import FinishedEpisodes, concatenate_episodes
-from pgzoo.types import Batch, Params, Trajectory
+from pgzoo.types import Batch, Params, TrainState, Trajectory
 
 __all__ = ["UpdateRecord"]
 
@@ -30,6 +30,8 @@ class UpdateRecord:
         """The last trajectory, on the device of the state."""
         self.valid: NDArray[np.bool_] | None = None
         """`trajectory.valid` on the CPU."""
+        self.collected_by: TrainState | None = None
+        """The state with whose parameters the last trajectory was collected."""
         self._finished: list[FinishedEpisodes] = []
         self._failures: dict[int, str] = {}
         self._failed_step: FailedStep | None = None

@@ -46,6 +46,29 @@ class NotAMethod(EvenMask):
     action_masks = np.ones(4, np.bool_)
 
 
+class Costly(gym.Env[Any, Any]):
+    """Three steps, each with info["cost"]: ten times the step plus the action; or what `sends` says from step 2 on."""
+
+    observation_space = Box(-1.0, 1.0, (1,))
+    action_space = Discrete(2)
+
+    def __init__(self, sends: Any = "cost") -> None:
+        self.sends = sends
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.t += 1
+        cost: Any = np.float32(10 * self.t + action)
+        info = {"other": 1, "cost": cost if self.sends == "cost" or self.t < 2 else self.sends}
+        if self.sends == "nothing" and self.t == 2:
+            info.pop("cost")
+        return np.zeros(1, np.float32), 1.0, self.t == 3, False, info
+
+
 SPACES = {
     "vector": Box(-1.0, 1.0, (3,)),
     "whole": Box(0, 10, (1,), np.int32),
@@ -181,6 +204,6 @@ class Empty(Returns):
     action_space = Box(-1.0, 1.0, (0,))  # type: ignore[assignment]
 
 
-for _class in (EvenMask, TwoParts, NotAMethod, Returns, Raises, NoSeed, Reusing, Empty, WholeNumbers):
+for _class in (EvenMask, TwoParts, NotAMethod, Costly, Returns, Raises, NoSeed, Reusing, Empty, WholeNumbers):
     if f"odd/{_class.__name__}-v0" not in gym.registry:
         gym.register(f"odd/{_class.__name__}-v0", f"{__name__}:{_class.__name__}")

@@ -387,3 +387,36 @@ def test_the_command_says_it_once_before_training_and_in_it(tmp_path: Path) -> N
 def test_an_environment_that_reuses_its_buffer_is_compared_with_copies() -> None:
     assert not state.reset_is_complete(gym.make("odd/Reusing-v0", disable_env_checker=True), ())
     assert not resets_completely(request("Reusing", rows=1))
+
+
+# values from info
+
+
+def test_values_of_info_come_with_the_steps_that_the_run_reads(opened: Any) -> None:
+    envs = opened(request("Costly")._replace(info=("cost", "other")))
+    envs.reset(np.arange(2))
+    steps = [envs.step(np.array([0, 1]), np.ones(2, np.bool_)) for _ in range(5)]
+    assert [step.info["cost"].tolist() for step in steps] == [[10, 11], [20, 21], [30, 31], [0, 0], [10, 11]]
+    assert [set(step.info) for step in steps] == [{"cost", "other"}] * 5  # the fourth step only resets
+    plain = opened(request("Costly"))
+    plain.reset(np.arange(2))
+    assert plain.step(np.array([0, 1]), np.ones(2, np.bool_)).info is None
+
+
+@pytest.mark.parametrize(
+    ("sends", "message"),
+    [
+        ("nothing", r'environment "odd/Costly-v0" has no info\["cost"\] in a step, which .*Its info has: other\.'),
+        ([1.0, 2.0], r'environment "odd/Costly-v0" has info\["cost"\] = \[1.0, 2.0\]; expected one number\.'),
+    ],
+)
+def test_a_value_that_info_lacks_is_named(opened: Any, sends: Any, message: str) -> None:
+    what = request("Costly", sends=sends)._replace(info=("cost",))
+    envs = opened(what)
+    envs.reset(np.arange(2))
+    envs.step(np.array([0, 1]), np.ones(2, np.bool_))
+    with pytest.raises(EnvError, match=message):
+        envs.step(np.array([0, 1]), np.ones(2, np.bool_))
+    with pytest.raises(EnvError, match=message):
+        inspect_environment(what)
+    assert inspect_environment(what._replace(info=())).observation_space.shape == (1,)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pgzoo.errors import RunFailed, UsageError
 from pgzoo.launchers.coordinator import Coordinator
 from pgzoo.launchers.protocol import decode, encode, split
+from pgzoo.launchers.worker import execute_commands
 from pgzoo.tracking import Home
 from pgzoo.training.events import CheckpointSaved, EpisodesFinished, Evaluated, Event, RunEnded, RunStarted, UpdateDone
 from pgzoo.training.loop import Control
@@ -213,3 +214,27 @@ def test_a_warning_that_two_workers_have_is_said_once(
     relayed([*words, WorkerMessage(0, "stderr", "an env says hello"), *ends])
     assert [record.message for record in caplog.records] == ["100% full"]
     assert capsys.readouterr().err == "an env says hello\n" * 2  # one worker alone may repeat itself
+
+
+def test_what_a_listener_asks_for_reaches_the_workers(
+    plan: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgzoo.launchers.worker.os.dup2", lambda *_: None)  # it would silence this process
+    control = Control()
+    coordinator = Coordinator(
+        plan(seeds=(4, 7, 9)), control, Home.find({"PGZOO_HOME": str(tmp_path)}), worker=(), spec={}
+    )
+    requests: list[LaunchRequest] = []
+    coordinator.launch(lambda request: requests.append(request))
+    assert list(requests[0].commands()) == []
+    control.stop((2,), "enough")
+    control.evaluate()
+    control.save()
+    lines = [line.encode() for line in requests[0].commands()]
+    assert len(lines) == 3 and list(requests[0].commands()) == []
+    for rows, stopped in ([0, 1], []), ([2], [(0,)]):
+        worker = Control()
+        execute_commands(lines, worker, rows)
+        *stops, died = worker.take_stops()
+        assert [stop.members for stop in stops] == stopped and died.status == "interrupted"
+        assert worker.evaluation_due and worker.checkpoint_due

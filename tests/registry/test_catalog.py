@@ -28,6 +28,7 @@ def everything() -> Registry:
     registry.env_state("kept", "json:JSONDecoder")
     registry.dynamics("cart", "json:JSONDecoder", envs=("Cart-v0", "Cart-v1"))
     registry.listener("bar", "json:JSONDecoder")
+    registry.diagnostic("skew", "json:JSONDecoder")
     registry.launcher("cluster", "json:JSONDecoder")
     registry.preset("small", algorithm="reinforce", settings={"gamma": 0.9})
     registry.command("play", "json:JSONDecoder")

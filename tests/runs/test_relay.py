@@ -14,16 +14,19 @@ from pgzoo.config import Layer
 from pgzoo.errors import PluginError, RunFailed
 from pgzoo.listeners.mlflow import MlflowListener
 from pgzoo.registry import PluginCatalog, PluginInfo, Registry, hookimpl
-from pgzoo.runs.relay import add_listener, listener_manager, relay
+from pgzoo.runs.relay import ListenerControl, add_listener, listener_manager, relay
 from pgzoo.runs.resolve import compose
 from pgzoo.runs.runner import run_config
 from pgzoo.tracking import Home, records
 from pgzoo.training import events
+from pgzoo.training.loop import Control
 
 EVENTS: dict[str, Any] = {
     f"pgzoo_{'_'.join(re.findall('[A-Z][a-z]+', event.__name__)).lower()}": event(*[None] * len(fields(event)))
     for event in get_args(events.Event)
 }
+
+CONTROL = ListenerControl(Control(), 1)
 
 SHORT = {"algorithm": "a2c", "env": "CartPole-v1", "num_envs": 2, "total_steps": 100, "eval_episodes": 1}
 SHORT |= {"tracking_uri": "none", "compile": "off"}
@@ -67,7 +70,7 @@ class Ear:
 def test_each_event_fires_its_own_hook(name: str) -> None:
     ear, manager = Ear(), listener_manager()
     add_listener(manager, "ear", ear)
-    relay(manager, EVENTS[name])
+    relay(manager, EVENTS[name], CONTROL)
     assert ear.heard == [(name, EVENTS[name])]
 
 
@@ -77,8 +80,8 @@ def test_a_listener_that_raises_is_detached_and_the_others_hear_on(caplog: pytes
     for name, ear in [("before", before), ("broken", broken), ("after", after)]:
         add_listener(manager, name, ear)
     with caplog.at_level(logging.WARNING, "pgzoo"):
-        relay(manager, EVENTS["pgzoo_update_done"])
-        relay(manager, EVENTS["pgzoo_run_ended"])
+        relay(manager, EVENTS["pgzoo_update_done"], CONTROL)
+        relay(manager, EVENTS["pgzoo_run_ended"], CONTROL)
     assert [len(ear.heard) for ear in (before, broken, after)] == [2, 1, 2]
     assert caplog.messages == ['Listener "broken" raised in pgzoo_update_done and is detached: RuntimeError: oh']
 
@@ -88,7 +91,7 @@ def test_calls_of_listeners_are_traced(monkeypatch: pytest.MonkeyPatch, capsys: 
     add_listener(manager, "ear", Ear())
     add_listener(manager, "broken", Ear(broken=True))
     monkeypatch.setenv("PGZOO_TRACE_PLUGINS", "1")
-    relay(manager, EVENTS["pgzoo_update_done"])
+    relay(manager, EVENTS["pgzoo_update_done"], CONTROL)
     broken, ear = capsys.readouterr().err.splitlines()
     assert broken.startswith('[hook] pgzoo_update_done -> listener "broken": ') and broken.endswith(
         "raised RuntimeError"
@@ -107,7 +110,7 @@ def test_a_required_listener_that_raises_fails_the_run_and_the_others_receive_th
     with pytest.raises(
         RunFailed, match=r'^Listener "keeper", which keeps the record of the run, failed: RuntimeError: oh$'
     ):
-        relay(manager, EVENTS["pgzoo_update_done"])
+        relay(manager, EVENTS["pgzoo_update_done"], CONTROL)
     assert [len(ear.heard) for ear in (before, keeper, after)] == [1, 1, 1]
     assert not caplog.messages
 
@@ -136,7 +139,7 @@ def test_an_error_without_words_is_told_by_its_name(caplog: pytest.LogCaptureFix
 
     manager = listener_manager()
     add_listener(manager, "mute", Mute())
-    relay(manager, EVENTS["pgzoo_run_ended"])
+    relay(manager, EVENTS["pgzoo_run_ended"], CONTROL)
     assert caplog.messages == ['Listener "mute" raised in pgzoo_run_ended and is detached: NotImplementedError']
 
 
@@ -150,7 +153,7 @@ def test_the_argument_may_be_left_out() -> None:
 
     manager = listener_manager()
     add_listener(manager, "bell", Bell())
-    relay(manager, EVENTS["pgzoo_run_ended"])
+    relay(manager, EVENTS["pgzoo_run_ended"], CONTROL)
     assert calls == ["ring"]
 
 
@@ -160,7 +163,7 @@ def test_a_plugin_may_hear_events_itself() -> None:
     catalog.add(info, ear, Registry(info).entries.values())
     manager = listener_manager(catalog)
     add_listener(manager, "ear", Ear())  # of the same name
-    relay(manager, EVENTS["pgzoo_run_started"])
+    relay(manager, EVENTS["pgzoo_run_started"], CONTROL)
     assert len(ear.heard) == 1
 
 

@@ -1,0 +1,33 @@
+"""The skewness of the advantages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pgzoo.diagnostics.batches import batch_of, why_no_batch
+from pgzoo.ops.losses import weighted_mean
+from pgzoo.protocols import UpdateContext
+from pgzoo.types import TrainState, Trajectory
+
+
+class AdvantageSkew:
+    """The skewness of the advantages of an update, E[(A - E[A])³] / Var[A]^1.5, before any standardization.
+
+    It is 0 for a symmetric distribution. A large absolute value says that few steps dominate the update.
+    """
+
+    def fits(self, plan: Any) -> str:
+        """Return why it can't measure the run; an empty string if it can."""
+        return why_no_batch(plan)
+
+    def measure(self, ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -> Tensor:
+        """Return the skewness `[S]`; 0 if all advantages are equal."""
+        batch = batch_of(ctx, state, trajectory)
+        mean = weighted_mean(batch.advantages, batch.weights)
+        centered = batch.advantages - mean[:, None, None]
+        variance = weighted_mean(centered.square(), batch.weights)
+        third = weighted_mean(centered.square() * centered, batch.weights)
+        return torch.where(variance > 0, third / (variance * variance.sqrt()), 0.0)

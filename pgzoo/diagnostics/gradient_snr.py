@@ -1,0 +1,42 @@
+"""The signal-to-noise ratio of the gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from pgzoo.diagnostics.batches import why_no_batch
+from pgzoo.protocols import UpdateContext
+from pgzoo.types import Metrics, TrainState, Trajectory
+
+MINIBATCHES = 8
+"""Number of minibatches between which the variance of the gradient is measured."""
+
+
+class GradientSNR:
+    """The squared norm of the mean gradient, relative to the gradient's variance between minibatches.
+
+        g_k  gradient of the loss on minibatch k, k = 1 ... K
+        ratio = |mean g|² / variance,  variance = Σ_k |g_k - mean g|² / (K - 1)
+
+    The trajectory is split into K = 8 minibatches (for a policy with memory, at most one per environment), with the
+    parameters that collected it. A ratio far below 1 says that single minibatches point in random directions: larger
+    batches or more environments help. It needs an algorithm with a method `loss`.
+    """
+
+    def fits(self, plan: Any) -> str:
+        """Return an empty string for an algorithm that has a `loss`, else the reason why it can't be measured."""
+        return why_no_batch(plan) if hasattr(plan.algorithm, "loss") else "the algorithm has no method loss"
+
+    def measure(self, ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -> Metrics:
+        """Return the ratio and the variance, `[S]` each; NaN for a trajectory that has only one minibatch."""
+        evaluated = ctx.evaluate_policy(state, trajectory)
+        targets = ctx.estimate(state, trajectory, evaluated)
+        loss = ctx.algorithm.loss
+        batches = ctx.minibatches(state, trajectory, targets, evaluated, epochs=range(1), count=MINIBATCHES)
+        gradients = [ctx.gradient(loss, state, batch)[1] for batch in batches]
+        mean = torch.stack(gradients).sum(0) / len(gradients)  # [S, P]
+        noise = torch.stack([(gradient - mean).square() for gradient in gradients]).sum(0)
+        variance = noise.sum(1) / (len(gradients) - 1) if len(gradients) > 1 else noise.sum(1) * torch.nan
+        return {"ratio": mean.square().sum(1) / variance, "variance": variance}

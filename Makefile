@@ -80,10 +80,10 @@ faults: $(VENV)/.ready
 	$(BIN)/python benchmarks/reliability.py
 
 # Installs exactly what constraints.txt names; made again when that or pyproject.toml changes.
-$(VENV)/.ready: pyproject.toml constraints.txt plugins/pgzoo-example/pyproject.toml plugins/pgzoo-tensorboard/pyproject.toml
+$(VENV)/.ready: pyproject.toml constraints.txt $(foreach plugin,example offpolicy tensorboard,plugins/pgzoo-$(plugin)/pyproject.toml)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pgzoo needs Python 3.11 or newer, this is %d.%d: make PYTHON=python3.12" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[compiled,dev,video,onnx]' -e plugins/pgzoo-example -e plugins/pgzoo-tensorboard
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[compiled,dev,video,onnx]' -e plugins/pgzoo-example -e plugins/pgzoo-offpolicy -e plugins/pgzoo-tensorboard
 	touch $@
 
 # envpool and what it needs are 300 MB to download: installed and tested when asked for.

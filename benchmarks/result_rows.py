@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from published import ROWS, SOURCES, Row, command
+from published import ROWS, SOURCES, Row, command, given
 
 from pgzoo.analysis.statistics import estimate
 from pgzoo.config import Layer, RunConfig
@@ -82,13 +82,13 @@ def run_rows(only: str, run: Callable[[str], dict[str, Any] | None], made: Calla
     The return of random actions is measured once per environment.
     """
     for row in ROWS:
-        for name in (f"random/{row.env}", row.name):
-            again = bool(only) and only in row.name and name == row.name
-            if again or (name not in read_kept() and (not only or only in row.name)):
-                algorithm, _, env = name.partition("/")
-                if result := run(f"{command(algorithm, env)} --json"):
-                    keep(name, Outcome.of(result, preset_of(algorithm, env), made()))
-                    print(f"{name}: {result['wall_seconds']:.0f} s", file=sys.stderr, flush=True)
+        for name, settings in ((f"random/{row.env}", given("random", row.env)), (row.name, row.given)):
+            again = bool(only) and name == row.name
+            if only not in row.name or (name in read_kept() and not again):
+                continue
+            if result := run(f"{command(settings)} --json"):
+                keep(name, Outcome.of(result, preset_of(*name.split("/", 1)), made()))
+                print(f"{name}: {result['wall_seconds']:.0f} s", file=sys.stderr, flush=True)
 
 
 @cache
@@ -102,13 +102,9 @@ def preset_of(algorithm: str, env: str) -> dict[str, Any]:
     return dict(entry.target.settings) if entry else {}
 
 
-@cache
-def config_of(algorithm: str, env: str) -> RunConfig:
-    """Return the settings of the command of a row."""
-    given = {"algorithm": algorithm, "env": env, "seeds": 5}
-    if "--eval-episodes" in (words := command(algorithm, env).split()):
-        given["eval_episodes"] = words[-1]
-    return compose(Layer(given, ".".join), catalog())
+def config_of(row: Row) -> RunConfig:
+    """Return all settings of a row."""
+    return compose(Layer(row.given, ".".join), catalog())
 
 
 def render() -> str:
@@ -128,8 +124,9 @@ def render() -> str:
 
 
 INTRODUCTION = """Five seeds per row, trained together by `pgzoo run ALGORITHM --env ENV --seeds 5`: the settings are
-the preset's if there is one (`pgzoo presets ALGORITHM ENV`), and the defaults otherwise. Each seed counts with its mean
-return of 100 evaluation episodes, or of 20 (`--eval-episodes 20`) where they have 1000 steps or more. IQM is the
+the preset's if there is one (`pgzoo presets ALGORITHM ENV`), and the defaults otherwise; where a preset trains longer
+than the row needs, the row's command has `--total-steps`. Each seed counts with its mean return of 100 evaluation
+episodes, or of 20 (`--eval-episodes 20`) where they have 1000 steps or more. IQM is the
 interquartile mean over seeds, with a 95 % interval (Student's t).
 
 A row passes if the median over seeds, with greedy actions, is at least *required*: the published mean minus 10 % of its
@@ -199,10 +196,11 @@ def interval(scores: Sequence[float]) -> str:
 
 
 def differences(row: Row) -> str:
-    """Return how pgzoo's settings differ from those of the source."""
+    """Return how pgzoo's settings differ from those of the source, and the row's remark."""
+    remark = f" Note: {row.remark}." if row.remark else ""
     if not row.theirs:
-        return f"pgzoo's own settings; see the scripts of {row.source} for its settings."
-    ours = config_of(row.algorithm, row.env)
+        return f"pgzoo's own settings; see the scripts of {row.source} for its settings.{remark}"
+    ours = config_of(row)
     file = Layer({row.env: {"n_timesteps": row.steps, **row.theirs}}, lambda path: f"{row.name}: {'.'.join(path)}")
     layer, translation = translate(row.name, file, row.algorithm, row.env)
     theirs = resolve([Layer({"algorithm": row.algorithm, "env": row.env}, ".".join), layer], catalog()).flat()
@@ -216,7 +214,7 @@ def differences(row: Row) -> str:
         parts.append(f"the source's value, where it differs, in parentheses: {', '.join(found)}")
     if translation.unused:
         parts.append(f"not available in pgzoo: {', '.join(translation.unused)}")
-    return f"{'; '.join(parts) or 'same settings'}."
+    return f"{'; '.join(parts) or 'same settings'}.{remark}"
 
 
 def same(a: str, b: str) -> bool:

@@ -26,6 +26,8 @@ COMMANDS = [
     "repro",
     "evaluate",
     "video",
+    "runs",
+    "runs delete",
     "export",
     "compare",
     "ui",
@@ -122,7 +124,7 @@ leaves out have the default of Stable-Baselines3, not pgzoo's. A notice names th
 
 def help_of(command: str) -> str:
     """Return what `pgzoo COMMAND --help` prints at 100 columns, without plugins that are not built in."""
-    environment = os.environ | {"COLUMNS": "100", "PGZOO_DISABLE_PLUGINS": "pgzoo-example"}
+    environment = os.environ | {"COLUMNS": "100", "PGZOO_DISABLE_PLUGINS": "pgzoo-example,pgzoo-offpolicy"}
     words = [sys.executable, "-m", "pgzoo", *command.split(), "--help"]
     done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=DOCS, check=True)
     return done.stdout.rstrip()

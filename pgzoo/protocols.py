@@ -313,6 +313,8 @@ class UpdateContext(Protocol):
         """Let the policy act in the environments, as specified by the algorithm's `collect`.
 
         Returns the state with updated counts of steps and episodes, and the trajectory `[S, T, N, ...]`.
+
+        Call it once per update: the noise of the actions depends only on the seed and the number of the update.
         """
         ...
 

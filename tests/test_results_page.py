@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "benchmarks"))
 
 import result_rows  # noqa: E402
-from published import ROWS, Row  # noqa: E402
+from published import ROWS, Row, command  # noqa: E402
 from result_rows import Outcome, differences, render, run_rows  # noqa: E402
 
 
@@ -41,6 +41,11 @@ def test_each_row_is_listed_once_and_has_its_differences_stated() -> None:
     assert len({row.name for row in ROWS}) == len(ROWS)
     for row in ROWS:
         assert differences(row).endswith(".")
+
+
+def test_the_command_of_a_row() -> None:
+    row = Row("a2c", "Ant-v5", 0.0, 0.0, 1e6, total_steps=500)
+    assert command(row.given) == "pgzoo run a2c --env Ant-v5 --seeds 5 --eval-episodes 20 --total-steps 500"
 
 
 def test_differences_are_between_pgzoos_settings_and_the_sources() -> None:

@@ -17,7 +17,7 @@ from pgzoo.tracking.journal import Record
 from pgzoo.tracking.ledger import in_training, journal_folders, read_json, start_of
 from pgzoo.tracking.lookup import query_store
 
-__all__ = ["STATUSES", "Listing", "ListedRun", "RunFilter", "list_local", "list_store"]
+__all__ = ["STATUSES", "ListedRun", "Listing", "RunFilter", "list_local", "list_store"]
 
 STATUSES = {
     "finished": "FINISHED",

@@ -7,19 +7,21 @@ Journals are searched first. A tracking store is also searched if it is given by
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pgzoo.errors import StoreError, UnknownName, UsageError, did_you_mean
-from pgzoo.tracking.home import NO_STORE, Home, display_uri, resolve_uri
+from pgzoo.tracking.home import NO_STORE, Home, display_uri, resolve_uri, sqlite_path
 from pgzoo.tracking.journal import Record, records
 from pgzoo.tracking.ledger import identity, in_training, journal_folders, read_json, start_of
 from pgzoo.tracking.lookup import query_store
@@ -148,7 +150,7 @@ class RunIndex:
         runs = []
         for folder in journal_folders(self.home):
             start = start_of(folder)
-            if start is not None and not (self.explicit and start["uri"] != self.uri):
+            if start is not None and not (self.explicit and start.get("uri") != self.uri):
                 runs.append(from_journal(folder, start))
         return runs
 
@@ -221,10 +223,10 @@ def choose(selector: str, runs: Sequence[Run]) -> tuple[SelectorKind, list[Run]]
 def from_journal(folder: Path, start: Record) -> Run:
     return Run(
         **identity(folder, start, read_json(folder / "run.json")),
-        tracking_uri=start["uri"],
+        tracking_uri=start.get("uri", ""),
         status="",  # set by `load`
-        params=start["params"],
-        tags=start["tags"],
+        params=start.get("params", {}),
+        tags=start.get("tags", {}),
     )
 
 
@@ -327,7 +329,11 @@ def load(runs: Sequence[Run], metric: str, progress: ProgressCallback) -> list[R
             loaded[place] = read_journal(run, run.path, metric)
             progress("reading runs", len(loaded), len(runs))
     elsewhere = [(place, run) for place, run in enumerate(runs) if run.path is None]
-    if elsewhere:
+    if elsewhere and (database := sqlite_path(elsewhere[0][1].tracking_uri)) is not None:
+        for place, run in read_database(database, elsewhere, metric):
+            loaded[place] = run
+            progress("reading runs", len(loaded), len(runs))
+    elif elsewhere:
 
         def question(client: Any) -> None:
             def history(item: tuple[int, Run]) -> tuple[int, Run]:
@@ -336,7 +342,7 @@ def load(runs: Sequence[Run], metric: str, progress: ProgressCallback) -> list[R
                     item[1], {p.step: p.value for p in sorted(points, key=lambda p: p.timestamp)}
                 )
 
-            # parallel requests help with a remote server, not with an SQLite file
+            # parallel requests help with a remote server
             readers = READERS if elsewhere[0][1].tracking_uri.startswith("http") else 1
             with ThreadPoolExecutor(readers) as pool:
                 for place, run in pool.map(history, elsewhere):
@@ -345,6 +351,22 @@ def load(runs: Sequence[Run], metric: str, progress: ProgressCallback) -> list[R
 
         query_store(elsewhere[0][1].tracking_uri, question, f"the curves of {metric}")
     return [loaded[place] for place in range(len(runs))]
+
+
+def read_database(database: Path, runs: Sequence[tuple[int, Run]], metric: str) -> Iterator[tuple[int, Run]]:
+    """Yield (place, run with the curve of `metric`) from an SQLite store. Raises StoreError.
+
+    MLflow's own query takes a second per run in a store of 10,000 runs, because SQLite searches the index of all points
+    of the metric. The `+` makes it use the index of the run instead.
+    """
+    query = "SELECT step, value FROM metrics WHERE run_uuid = ? AND +key = ? AND NOT is_nan ORDER BY timestamp"
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(database))}?mode=ro", uri=True, timeout=60.0)) as store:
+            for place, run in runs:
+                points = store.execute(query, (run.run_id, metric)) if metric in run.metrics else ()
+                yield place, with_curve(run, dict(points))
+    except sqlite3.Error as error:
+        raise StoreError(f"Couldn't get the curves of {metric} from {database}: {error}") from error
 
 
 def read_journal(run: Run, folder: Path, metric: str) -> Run:
@@ -371,6 +393,7 @@ def read_journal(run: Run, folder: Path, metric: str) -> Run:
 
 
 def with_curve(run: Run, points: Mapping[int, float]) -> Run:
-    kept = sorted((int(step), float(value)) for step, value in points.items() if np.isfinite(value))
+    finite = ((int(step), float(value)) for step, value in points.items() if np.isfinite(value))
+    kept = sorted(point for point in finite if abs(point[0]) < 2**63)
     steps, values = zip(*kept, strict=True) if kept else ((), ())
     return replace(run, steps=np.array(steps, np.int64), values=np.array(values, np.float64))

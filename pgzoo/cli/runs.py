@@ -93,7 +93,7 @@ def command(
     if as_json:
         common.print_json([run_facts(row[0]) if seeds else group_facts(row) for row in found.rows])
     else:
-        show(found, seeds, "" if searched else f"No runs in {tracking_uri and 'the store' or home.root}.")
+        show(found, seeds, "" if searched else f"No runs in {(tracking_uri and 'the store') or home.root}.")
 
 
 @command.command("delete", short_help="Delete runs that have ended.")

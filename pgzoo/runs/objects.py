@@ -33,7 +33,7 @@ def import_files(settings: Mapping[str, Any], imports: Sequence[str]) -> tuple[d
     parts = [settings[kind] for kind in kinds]
     names, found = names_of_references([p.get("name") if isinstance(p, Mapping) else p for p in parts], imports)
     named = {
-        kind: {**part, "name": name} if isinstance(part, Mapping) else name
+        kind: ({**part, "name": name} if "name" in part else part) if isinstance(part, Mapping) else name
         for kind, part, name in zip(kinds, parts, names, strict=True)
     }
     algorithm = named.get("algorithm")

@@ -111,9 +111,17 @@ class Rounds:
         self.engine.state = self.engine.state._replace(active=active)
 
     def bits(self, member: int) -> dict[str, bytes]:
-        """Return the bytes of a seed's parameters, buffers, optimizer state and step count, by name."""
+        """Return the bytes of a seed's parameters, buffers, optimizer state and step count, by name.
+
+        A number that the optimizer has once for all parameters, `[S, 1]`, is repeated for each, `[S, P]`, as in the
+        first step that is limited to some parameters.
+        """
         state = self.engine.state
-        trees = {"parameter ": state.params, "buffer ": state.buffers, "optimizer's ": state.optimizer}
+        size = sum(leaf[0].numel() for leaf in state.params.values())
+        optimizer = {
+            name: leaf.expand(-1, size) if leaf.shape[1:] == (1,) else leaf for name, leaf in state.optimizer.items()
+        }
+        trees = {"parameter ": state.params, "buffer ": state.buffers, "optimizer's ": optimizer}
         return {
             kind + name: np.ascontiguousarray(leaf[member].numpy()).tobytes()
             for kind, tree in trees.items()

@@ -59,11 +59,17 @@ class Ledger:
     @classmethod
     def read(cls, folder: Path) -> Ledger:
         """Return the run's ledger, or a new one: uploading twice is harmless."""
-        known = {f.name for f in fields(cls)}
-        try:
-            return cls(**{k: v for k, v in read_json(folder / "ack.json").items() if k in known})
-        except TypeError:
-            return cls()
+        new = cls()
+        types = {f.name: type(getattr(new, f.name)) for f in fields(cls)}
+        kept = {k: v for k, v in read_json(folder / "ack.json").items() if k in types}
+        fits = all(type(value) is types[key] for key, value in kept.items())
+        if (
+            not fits
+            or not 0 <= kept.get("offset", 0) < 2**63
+            or not all(isinstance(path, str) for path in kept.get("files", ()))
+        ):
+            return new
+        return cls(**kept)
 
     def write(self, folder: Path) -> None:
         """Write it to disk. Raises OSError."""
@@ -152,8 +158,9 @@ def pending(home: Home) -> ShippingSummary:
     known = journal_folders(home)
     folders = [folder for folder in known if not in_training(folder)]
     left = pending_of(folders)
-    stores: dict[str, Any] = read_json(home.status_file).get("stores", {})
-    errors = {uri: str(s["error"]) for uri, s in stores.items() if s.get("error")}
+    stores = read_json(home.status_file).get("stores")
+    named = stores.items() if isinstance(stores, dict) else ()
+    errors = {uri: str(store["error"]) for uri, store in named if isinstance(store, dict) and store.get("error")}
     if not left and len(folders) == len(known):
         errors = {}  # these errors concern runs that have been uploaded or deleted since
     refusals = {f.name: r for f in folders if (r := Ledger.read(f).refused)}
@@ -190,16 +197,18 @@ def count_runs(home: Home, group: str) -> int:
 def is_tracked(folder: Path) -> bool:
     """Return whether a run is uploaded to a store: all but those that were started with `--tracking-uri none`."""
     start = start_of(folder)
-    return start is None or start["uri"] != NO_STORE
+    return start is None or start.get("uri") != NO_STORE
 
 
 def identity(folder: Path, start: Record, shipped: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields that identify a run, from its journal's start record and, once uploaded, `run.json`."""
-    named = {key: start[key] for key in ("name", "group", "seed", "algorithm", "env", "experiment")}
+    named = {key: start.get(key, "") for key in ("name", "group", "algorithm", "env", "experiment")}
+    run_id = shipped.get("run_id")
     return named | {
-        "run_key": start["key"],
-        "run_id": shipped.get("run_id"),
-        "started": start["ts"],
+        "seed": start.get("seed", 0),
+        "run_key": start.get("key", folder.name),
+        "run_id": run_id if isinstance(run_id, str) else None,
+        "started": start.get("ts", 0),
         "path": folder,
     }
 

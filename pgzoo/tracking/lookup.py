@@ -115,7 +115,7 @@ def local_run(folder: Path, home: Home) -> Found | None:
         return None
     return Found(
         **identity(folder, start, shipped),
-        tracking_uri=reveal_secrets(str(shipped.get("tracking_uri") or start["uri"]), home),
+        tracking_uri=reveal_secrets(str(shipped.get("tracking_uri") or start.get("uri", "")), home),
         home=home,
     )
 

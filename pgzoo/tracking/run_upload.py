@@ -75,14 +75,14 @@ class RunUpload:
         self.ledger = Ledger.read(folder)
         starts = [r for r, _ in records(folder) if r and r["t"] == "start"]
         self.home = home
-        self._set_store(starts[-1]["uri"] if starts else "")
+        self._set_store(starts[-1].get("uri", "") if starts else "")
         self.group = str(starts[-1].get("group", "")) if starts else ""
         self.created = False
         """Whether this process created the run in the store and has not yet tried to log its model."""
         known = read_json(folder / "run.json")
         # A run that was resumed with another store is uploaded there from the beginning.
         same = display_uri(str(known.get("tracking_uri", ""))) == self.uri
-        self.run_id: str = known.get("run_id", "") if same else ""
+        self.run_id = str(known.get("run_id", "")) if same else ""
         # A disk that didn't flush what it should have leaves a journal that is shorter than what was uploaded.
         if (known and not self.run_id) or self.ledger.offset > self.size:
             self.ledger = Ledger()
@@ -158,7 +158,7 @@ class RunUpload:
                 break  # it may change the store
             try:
                 if record is None:
-                    self.reject_record(None, "a line that isn't JSON")
+                    self.reject_record(None, "a line that isn't a record")
                 else:
                     batch.add(record)
             except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -233,7 +233,7 @@ class RunUpload:
                 return
         if is_locked(self.folder / "lock"):
             return
-        last = self.last or max((r["ts"] for r, _ in records(self.folder) if r), default=now())
+        last = self.last or max((r.get("ts", 0) for r, _ in records(self.folder) if r), default=now())
         self._close(store, "KILLED", last, "the training process died")
         self.save()
 

@@ -6,14 +6,14 @@ import filecmp
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pgzoo.errors import StoreError, UsageError
 from pgzoo.files import write_file
 from pgzoo.tracking.home import Home, sqlite_path
-from pgzoo.tracking.journal import RUN_KEY, encode, make_private
+from pgzoo.tracking.journal import RUN_KEY, Record, encode, make_private
 from pgzoo.tracking.ledger import Ledger
 from pgzoo.tracking.locks import is_locked, lock
 from pgzoo.tracking.secrets import hide_secrets
@@ -82,7 +82,7 @@ def run_folders(source: Path, home: Home) -> list[Path]:
 
 
 def import_run(source: Path, target: Path, uri: str, artifacts: str | None, move: bool) -> str:
-    """Copy one run and return "new", "grown", "moved" or "unchanged". Raises UsageError if it can't be copied, OSError."""
+    """Copy one run and return "new", "grown", "moved" or "unchanged". Raises UsageError or OSError."""
     if is_locked(source / "lock"):
         raise UsageError("a process of this machine is writing it")
     theirs = (source / "journal.jsonl").read_bytes()
@@ -122,7 +122,7 @@ def import_run(source: Path, target: Path, uri: str, artifacts: str | None, move
         mine.release()
 
 
-def start_record(line: bytes) -> Mapping[str, object] | None:
+def start_record(line: bytes) -> Record | None:
     """Return the start record that a line of a journal contains, None if it contains another record."""
     if not line.startswith(START):
         return None
@@ -136,7 +136,7 @@ def start_record(line: bytes) -> Mapping[str, object] | None:
 def with_store(journal: bytes, uri: str, artifacts: object) -> bytes:
     """Return a journal with another tracking store in its start records.
 
-    The result depends only on the records and the store, so that a longer copy of a journal begins with the shorter one.
+    The result depends only on the records and the store, so a longer copy of a journal begins with the shorter one.
     """
     lines = journal.splitlines(keepends=True)
     for place, line in enumerate(lines):
@@ -149,7 +149,7 @@ def with_store(journal: bytes, uri: str, artifacts: object) -> bytes:
 
 
 def copy_artifacts(source: Path, target: Path, replace: bool) -> None:
-    """Copy the files that `target` lacks and, with `replace`, those that differ. Links aren't followed. Raises OSError."""
+    """Copy the files that `target` lacks and, with `replace`, those that differ, but no links. Raises OSError."""
     target.mkdir(exist_ok=True)
     for file in regular_files(source):
         copy = target / file.relative_to(source)

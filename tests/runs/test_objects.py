@@ -84,6 +84,13 @@ def test_a_module_gives_every_seed_its_own_weights(given: Any, home: Home) -> No
         pgzoo.plan("a2c", env="CartPole-v1", policy=net, **SHORT)
 
 
+def test_the_settings_of_a_component_need_no_name() -> None:
+    given = {"policy": {"hidden": (5,)}, "estimator": {"lam": 0.5}}
+    config = pgzoo.plan("ppo", env="CartPole-v1", **given).config
+    assert (config.policy.name, config.policy.settings.hidden) == ("mlp", (5,))
+    assert (config.estimator.name, config.estimator.settings.lam) == ("gae", 0.5)
+
+
 def test_what_is_registered_keeps_its_name() -> None:
     config = pgzoo.plan(PPO, env="CartPole-v1", policy={"name": MLP, "hidden": (8,)}, total_steps=100).config
     assert config.algorithm == "ppo" and config.policy.name == "mlp" and config.name is None

@@ -1,0 +1,1 @@
+"""Off-policy algorithms for pgzoo: DDPG, TD3 and SAC."""

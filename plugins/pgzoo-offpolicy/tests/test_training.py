@@ -1,0 +1,135 @@
+"""Runs of the algorithms: resumed, alone and among others, on a probe environment, and refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import pgzoo
+from pgzoo.errors import UnfitError
+from pgzoo.registry import discover
+from pgzoo.testing import probes
+from pgzoo.training import checkpoint
+from pgzoo.training.loop import Progress
+from pgzoo.types import TrainState
+
+ALGORITHMS = "ddpg", "td3", "sac"
+SMALL: Mapping[str, Any] = {
+    "learning_starts": 20,
+    "batch_size": 20,
+    "buffer_size": 64,
+    "critic_hidden": (8,),
+    "policy": {"hidden": (8,)},
+    "eval_episodes": 1,
+    "total_steps": 90,
+    "num_envs": 2,
+}
+
+
+def train(algorithm: str, control: pgzoo.Control | None = None, resume: Any = None, **settings: Any) -> TrainState:
+    """Train a small run to its end; return the last state."""
+    plan = pgzoo.plan(algorithm, **{"env": "pgzoo/AnySpaces-v0", "env_kwargs": {"action": "one"}, **SMALL, **settings})
+    *_, ended = pgzoo.train(plan, control, resume)
+    assert set(ended.statuses) == {"finished"}, ended.reasons
+    state: TrainState = ended.state
+    return state
+
+
+def differences(one: TrainState, other: TrainState, rows: tuple[int, int] = (0, 0)) -> list[str]:
+    """Return the names of the tensors that differ between a member of one state and a member of another."""
+    trees = [(getattr(one, tree), getattr(other, tree)) for tree in ("params", "buffers", "optimizer")]
+    return [name for a, b in trees for name in a if not torch.equal(a[name][rows[0]], b[name][rows[1]])]
+
+
+def test_the_plugin_is_found() -> None:
+    catalog = discover(inline=False)
+    for name in ALGORITHMS:
+        assert catalog.get("algorithm", name).plugin.distribution == "pgzoo-offpolicy"
+
+
+@pytest.mark.parametrize("algorithm", ["td3", "sac"])
+def test_a_seed_alone_and_among_others(algorithm: str) -> None:
+    """Episodes end at different steps for each seed; the buffer is overwritten."""
+    alone, among = train(algorithm, seeds=[3]), train(algorithm, seeds=[0, 5, 3])
+    assert alone.env_steps[0] == among.env_steps[2] and differences(alone, among, (0, 2)) == []
+    assert len(differences(among, among, (0, 1))) > 10
+
+
+@pytest.mark.parametrize("algorithm", ["td3", "sac"])
+def test_a_resumed_run_equals_an_uninterrupted_one(algorithm: str, tmp_path: Path) -> None:
+    """From a checkpoint on disk, in the middle of an episode, after the first gradient steps."""
+    written: list[Progress] = []
+    control = pgzoo.Control()
+    control.write_checkpoints = lambda progress, members: written.append(progress)
+    settings = {"env": "Pendulum-v1", "env_kwargs": {}, "seeds": [1, 4], "checkpoint_every": 40}
+    whole = train(algorithm, control, **settings)
+    middle = written[0]
+    assert middle.state.env_steps.tolist() == [40, 40] and middle.exact
+    members = [checkpoint.save(tmp_path / str(row), one, {}) for row, one in enumerate(split(middle.state))]
+    state = checkpoint.assemble([checkpoint.load(path).state for path in members])
+    resumed = train(algorithm, None, Progress(state, middle.statuses, middle.reasons, middle.forgets), **settings)
+    for member in range(2):
+        assert differences(whole, resumed, (member, member)) == []
+    assert (resumed.env_steps == whole.env_steps).all()
+
+
+def split(state: TrainState) -> list[TrainState]:
+    """Return the state of each member, with S = 1."""
+    from pgzoo.ops.members import select
+
+    return [select(state, [row]) for row in range(len(state.active))]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_it_learns_a_probe(algorithm: str) -> None:
+    """The best action is 0.5, with return 0; uniform actions get -1.6 on average, action 0 gets -0.25."""
+    assert "pgzoo/Target-v0" in probes.PROBES
+    plan = pgzoo.plan(
+        algorithm,
+        env="pgzoo/Target-v0",
+        seeds=2,
+        num_envs=8,
+        total_steps=1200,
+        learning_starts=100,
+        batch_size=64,
+        buffer_size=2000,
+        learning_rate=5e-3,
+        tau=0.02,
+        policy={"hidden": (16,)},
+        critic_hidden=(16,),
+        eval_episodes=4,
+    )
+    greedy = [e for e in pgzoo.train(plan) if type(e).__name__ == "Evaluated" and e.mode == "greedy"]
+    means = [float(returns.mean()) for returns in greedy[-1].returns]
+    assert min(means) > -0.05
+
+
+def test_warm_up_actions_are_uniform() -> None:
+    """Of 400 actions in [-2, 2], about a quarter is in each quarter; the policy's own actions are near 0."""
+    settings = {"env": "pgzoo/Target-v0", "env_kwargs": {}, "num_envs": 20, "total_steps": 400, "buffer_size": 1000}
+    stored = train("td3", learning_starts=10**6, **settings).buffers
+    actions = stored["replay.block.actions"][0, :, 0].numpy()
+    valid = stored["replay.block.valid"][0].numpy()
+    counts, _ = np.histogram(actions[valid], 4, (-1, 1))
+    assert counts.min() > 0.15 * valid.sum()
+    assert stored["policy.warm_up"].tolist() == [[0.0]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"algorithm": "td3", "policy": "mlp"}, "--policy deterministic"),
+        ({"algorithm": "sac", "policy": {"distribution": "gaussian"}}, "--policy.distribution tanh"),
+        ({"algorithm": "ddpg", "normalize_reward": True}, "remove --normalize-reward"),
+        ({"algorithm": "td3", "env": "CartPole-v1"}, "supports only Box actions"),
+        ({"algorithm": "ppo", "policy": "deterministic"}, "doesn't provide what the algorithm"),
+    ],
+)
+def test_what_does_not_fit_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UnfitError, match=message):
+        next(pgzoo.train(pgzoo.plan(**{"env": "Pendulum-v1", **settings})))

@@ -1,0 +1,108 @@
+"""Runs copied from another machine, listed and deleted; no store is contacted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from pgzoo.cli import main
+from pgzoo.errors import UsageError
+from pgzoo.tracking import Home, Journal, Session
+from pgzoo.tracking.ledger import start_of
+from pgzoo.tracking.transfer import import_runs
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr("pgzoo.tracking.session.ensure_uploader", lambda home: None)
+    monkeypatch.setenv("PGZOO_HOME", str(tmp_path / "here"))
+    return Home.find()
+
+
+def start(home: Home, group: str, seed: int, algorithm: str = "ppo", **tags: str) -> Journal:
+    """Start a run of a home without a store."""
+    session = Session(home, group, "none")
+    name = f"{algorithm} s{seed}"
+    identity: dict[str, Any] = {"name": name, "experiment": "e", "seed": seed, "algorithm": algorithm, "env": "E-v1"}
+    journal = session.journal(f"{group}-s{seed}", tags=tags, **identity)
+    journal.artifact("config.yaml", b"x: 1\n")
+    journal.record([1000], {"train/return_mean": 1.0})
+    return journal
+
+
+def end(journal: Journal, status: str = "finished") -> None:
+    journal.summary(2000, {"summary/return_final": 10.0 + len(status)})
+    journal.tags({"pgzoo.status": status, "pgzoo.env_steps": "2048"})
+    journal.end("FAILED" if status == "failed" else "FINISHED")
+
+
+def pgzoo(*words: str, code: int = 0) -> Any:
+    result = CliRunner().invoke(main.program, [*words, "--json", "--no-progress"], prog_name="pgzoo")
+    assert result.exit_code == code, result.output
+    return json.loads(result.stdout) if code == 0 else result.stderr
+
+
+def test_a_copied_run_is_taken_once_and_grows(home: Home, tmp_path: Path) -> None:
+    there = Home.find({"PGZOO_HOME": str(tmp_path / "there")})
+    journal, copy, uri = start(there, "g", 0), home.runs / "g-s0" / "journal.jsonl", "http://server"
+    assert "is writing it" in import_runs(there.root, home, uri, False).refused["g-s0"]
+    journal.release()
+    assert import_runs(there.root, home, uri, False).new == 1
+    first = copy.read_bytes()
+    assert start_of(copy.parent)["uri"] == uri  # type: ignore[index]
+    assert (copy.parent / "artifacts" / "config.yaml").read_bytes() == b"x: 1\n"
+    assert import_runs(there.runs, home, "http://other", False).unchanged == 1
+    assert copy.read_bytes() == first
+    with (there.runs / "g-s0" / "journal.jsonl").open("a") as file:
+        file.write('{"t":"end","ts":9,"status":"FINISHED","reason":""}\n{"t":"upd')
+    assert import_runs(there.root, home, uri, False).grown == 1
+    assert copy.read_bytes() == first + b'{"t":"end","ts":9,"status":"FINISHED","reason":""}\n'
+    (copy.parent / "ack.json").write_text("{}")
+    assert import_runs(there.root, home, "http://other", True).moved == 1
+    assert start_of(copy.parent)["uri"] == "http://other"  # type: ignore[index]
+    assert not (copy.parent / "ack.json").exists()
+    (there.runs / "g-s0" / "journal.jsonl").write_bytes(first.replace(b'"ppo"', b'"vpg"'))
+    assert "another run with the same key" in import_runs(there.root, home, uri, True).refused["g-s0"]
+
+
+def test_a_folder_without_runs_and_the_own_home_are_refused(home: Home, tmp_path: Path) -> None:
+    end(start(home, "g", 0))
+    with pytest.raises(UsageError, match="this home's own folder"):
+        import_runs(home.root, home, "http://server", False)
+    with pytest.raises(UsageError, match="contains no runs"):
+        import_runs(tmp_path / "nothing", home, "http://server", False)
+    assert "needs a FOLDER" in pgzoo("sync", "--tracking-uri", "http://server", code=2)
+
+
+def test_runs_are_listed_filtered_and_deleted(home: Home) -> None:
+    end(start(home, "g1", 0, project="a"))
+    end(start(home, "g2", 0, algorithm="vpg"))
+    end(start(home, "g2", 1, algorithm="vpg"), "failed")
+    training = start(home, "g3", 0)
+    rows = {row["group"]: row for row in pgzoo("runs")}
+    assert set(rows) == {"g1", "g2", "g3"}
+    assert rows["g2"]["seeds"] == [0, 1] and rows["g2"]["statuses"] == {"finished": 1, "failed": 1}
+    assert (rows["g1"]["steps"], rows["g1"]["return_final"]) == (2048, 18.0)
+    assert (rows["g3"]["steps"], rows["g3"]["statuses"]) == (1000, {"running": 1})
+    for filters, keys in {
+        ("--algorithm", "vpg"): {"g2-s0", "g2-s1"},
+        ("--status", "failed"): {"g2-s1"},
+        ("--name", "ppo"): {"g1-s0", "g3-s0"},
+        ("--tag", "project=a"): {"g1-s0"},
+        ("--env", "other"): set(),
+        ("--since", "1h"): {"g1-s0", "g2-s0", "g2-s1", "g3-s0"},
+    }.items():
+        assert {row["run_key"] for row in pgzoo("runs", "--seeds", *filters)} == keys, filters
+    assert len(pgzoo("runs", "--limit", "2")) == 2
+    assert "such as 30m" in pgzoo("runs", "--since", "soon", code=2)
+    assert "being written by a process: g3-s0" in pgzoo("runs", "delete", "g1", "g3", "--yes", code=2)
+    assert "--yes" in pgzoo("runs", "delete", "g1", code=2) and (home.runs / "g1-s0").exists()
+    assert pgzoo("runs", "delete", "g1", "g2", "--yes")["deleted_folders"] == 3
+    training.release()
+    assert [path.name for path in home.runs.iterdir()] == ["g3-s0"]
+    assert pgzoo("runs")[0]["statuses"] == {"killed": 1}

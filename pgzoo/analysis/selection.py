@@ -358,7 +358,7 @@ def load(runs: Sequence[Run], metric: str, progress: ProgressCallback) -> list[R
 def read_database(database: Path, runs: Sequence[tuple[int, Run]], metric: str) -> Iterator[tuple[int, Run]]:
     """Yield (place, run with the curve of `metric`) from an SQLite store. Raises StoreError.
 
-    MLflow's own query takes a second per run in a store of 10,000 runs, because SQLite searches the index of all points
+    MLflow's own query is slow in a store of 10,000 runs, because SQLite searches the index of all points
     of the metric. The `+` makes it use the index of the run instead.
     """
     query = "SELECT step, value FROM metrics WHERE run_uuid = ? AND +key = ? AND NOT is_nan ORDER BY timestamp"

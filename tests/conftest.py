@@ -271,23 +271,22 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     shipping.release()
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give folders an empty database to copy, made once for all processes of pytest-xdist."""
+    """A database of MLflow without runs, made once for all processes of pytest-xdist."""
     shared = tmp_path_factory.getbasetemp().parent
     made = shared / f"empty-{version('mlflow')}.db"
     with FileLock(shared / "empty.lock"):
         if not made.exists():
             create = "import sys, pathlib, pgzoo.tracking.database as d; d.prepare_database(pathlib.Path(sys.argv[1]))"
             subprocess.run([sys.executable, "-c", create, str(made)], check=True, capture_output=True)
-    Folder.empty_database = made
     return made
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Folder]:
+def folder(tmp_path: Path, empty_database: Path) -> Iterator[Folder]:
     """A working directory of the test's own, for the real program."""
-    folder = Folder(tmp_path)
+    folder = Folder(tmp_path, empty_database)
     yield folder
     folder.close()
 
@@ -301,9 +300,9 @@ def untracked(tmp_path: Path) -> Iterator[Folder]:
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
+def shared(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Folder]:
     """A working directory for many tests, each with an experiment of its own: making a store takes seconds."""
-    folder = Folder(tmp_path_factory.mktemp("shared"))
+    folder = Folder(tmp_path_factory.mktemp("shared"), empty_database)
     yield folder
     folder.close()
 

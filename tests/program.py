@@ -54,11 +54,10 @@ class Folder:
     """A fresh working directory in which commands are run. `close` ends every process that was started there."""
 
     command, plugin = PGZOO, str(PLUGIN)
-    empty_database: Path | None = None
-    """A database without runs, which a run finds in the folder: creating one costs each test a second."""
 
-    def __init__(self, path: Path, **env: str) -> None:
-        self.path = path
+    def __init__(self, path: Path, database: Path | None = None, **env: str) -> None:
+        """`database` is one without runs, which the first run finds here: creating one costs each test a second."""
+        self.path, self.database = path, database
         self.children: list[subprocess.Popen[str]] = []
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PGZOO_", "COLUMNS"))}
         self.env = {**inherited, **QUIET, **env}
@@ -66,8 +65,9 @@ class Folder:
     def start(self, *args: str, new_session: bool = False, **env: Any) -> subprocess.Popen[str]:
         """Start `pgzoo ARGS` with these environment variables, in a process group of its own if `new_session`."""
         environ = {**self.env, **env}
-        if args[0] == "run" and not environ.keys() & {"MLFLOW_TRACKING_URI", "PGZOO_HOME"}:
-            self._provide_database()
+        elsewhere = "--tracking-uri" in args or environ.keys() & {"MLFLOW_TRACKING_URI", "PGZOO_HOME"}
+        if self.database and args[0] == "run" and not elsewhere and not (self.path / ".pgzoo").exists():
+            shutil.copyfile(self.database, self.path / "mlflow.db")
         child = subprocess.Popen(
             [*PGZOO, *args],
             cwd=self.path,
@@ -80,11 +80,6 @@ class Folder:
         )
         self.children.append(child)
         return child
-
-    def _provide_database(self) -> None:
-        """Copy the empty database into the folder, unless runs were started there before."""
-        if self.empty_database is not None and not (self.path / ".pgzoo").exists():
-            shutil.copyfile(self.empty_database, self.path / "mlflow.db")
 
     def pgzoo(self, *args: str, code: int = 0, **env: Any) -> tuple[str, str]:
         """Run a command to its end and return what it wrote to stdout and stderr.

@@ -182,4 +182,5 @@ def _noise(ctx: UpdateContext, stream: str, state: TrainState, like: Tensor, *in
     """Return standard normal noise of the shape of `like [S, ...]`, each member's from its own generator."""
     members, *shape = like.shape
     generators = [ctx.rng(stream, member, state, *index) for member in range(members)]
-    return torch.from_numpy(np.stack([rng.standard_normal(shape, np.float32) for rng in generators])).to(ctx.device)
+    noise = np.stack([rng.standard_normal(shape, np.float32) for rng in generators])
+    return torch.from_numpy(noise).to(ctx.device, non_blocking=True)

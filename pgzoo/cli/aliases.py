@@ -28,8 +28,7 @@ COMMANDS: dict[str, str] = {
     "restart": "pgzoo resume RUN_ID",
     "reproduce": "pgzoo repro RUN_ID",
     "save": "pgzoo export RUN_ID --to DIR",
-    "sweep": "pgzoo run ALGO --env ID --sweep-axis KEY=A,B,...",
-    "optimize": "pgzoo run ALGO --env ID --sweep-axis KEY=A,B,...",
+    "optimize": "pgzoo sweep ALGO --env ID --search KEY=A,B,...",
     "help": "pgzoo --help",
     "version": "pgzoo --version",
 }

@@ -24,6 +24,8 @@ __all__ = ["CHECKS", "DYNAMICS_CHECKS", "compare_dynamics"]
 
 CANDIDATES = ("CartPole-v1", "pgzoo/AnySpaces-v0", "Pendulum-v1", "FrozenLake-v1")
 LIMIT, STEPS = 9, 25
+FIELDS = ("obs", "rewards", "terminated", "truncated")
+"""The arrays of a step that are compared."""
 TOLERANCE = 1e-6
 INTERPRETED_STEPS, LONGEST_EPISODE = 300, 500
 
@@ -242,6 +244,6 @@ def _play(envs: VectorEnv, rows: int, *, steps: int = STEPS, first: int = 0) -> 
         drawn.append([envs.action_space.sample() for _ in range(STEPS)])
     for t in range(first, STEPS if first else steps):
         step = envs.step(np.array([one[t] for one in drawn]), np.ones(rows, np.bool_))
-        for name, value in step._asdict().items():
+        for name, value in zip(FIELDS, step, strict=False):
             seen.setdefault(name, []).append(np.array(value))
     return {name: np.stack(values) for name, values in seen.items()}

@@ -6,12 +6,13 @@ import pytest
 
 from pgzoo.cli.aliases import COMMANDS, command_hint, option_hint
 from pgzoo.cli.run import _command_for
+from pgzoo.cli.run import command as run_command
 from pgzoo.config.aliases import OPTIONS, REMARKS
 from pgzoo.registry import PluginCatalog
 
 
 def test_every_name_in_the_table_leads_to_an_option_of_ppo(catalog: PluginCatalog) -> None:
-    command = _command_for("ppo", catalog, [])
+    command = _command_for("ppo", catalog, [], run_command.body)
     known = {flag for param in command.params for flag in param.opts}
     for typed, name in OPTIONS.items():
         assert f"--{name}" in known, name

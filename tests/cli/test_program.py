@@ -26,7 +26,7 @@ def test_help_is_light_and_complete() -> None:
     done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
     assert not HEAVY & set(done.stderr.split())
     commands = "run sweep resume repro evaluate video compare runs export ui sync".split()
-    commands += "algorithms policies estimators presets plugins envs doctor".split()
+    commands += "algorithms policies estimators diagnostics presets plugins envs doctor".split()
     listed = done.stdout.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
     assert [line.split()[0] for line in listed] == commands
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,9 +21,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Folder, 
 
 
 @pytest.fixture(scope="session")
-def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Folder, dict[str, str], dict[str, str]]]:
+def zoo(
+    tmp_path_factory: pytest.TempPathFactory, empty_database: Path
+) -> Iterator[tuple[Folder, dict[str, str], dict[str, str]]]:
     """A folder in which three algorithms were trained, three seeds each; the commands, and run ids by name."""
-    folder, steps = Folder(tmp_path_factory.mktemp("zoo")), os.environ.get("PGZOO_PICTURE_STEPS", "3000")
+    folder, steps = (
+        Folder(tmp_path_factory.mktemp("zoo"), empty_database),
+        os.environ.get("PGZOO_PICTURE_STEPS", "3000"),
+    )
     commands: dict[str, str] = {}
     children, ids = {}, dict[str, str]()
     for name, more in (("reinforce", ()), ("a2c", ()), ("ppo", ("--video",))):

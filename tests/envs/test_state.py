@@ -121,7 +121,7 @@ def going_on_equals(backend: Any, what: EnvRequest, cut: int, steps: int = 300) 
     fresh.reset(np.arange(what.rows) + 99)
     fresh.restore(through_json(envs.save()))
     for action in actions[cut:]:
-        for a, b in zip(envs.step(action, live), fresh.step(action, live), strict=True):
+        for a, b in zip(envs.step(action, live)[:4], fresh.step(action, live)[:4], strict=True):
             if a.tobytes() != b.tobytes():
                 return False
         if envs.action_mask is not None and not np.array_equal(envs.action_mask, fresh.action_mask):

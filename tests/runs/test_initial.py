@@ -110,7 +110,7 @@ def test_what_does_not_fit_is_refused_by_name_before_anything_is_created(
         },
         "its policy is mlp, and that of this run is linear": {"policy": "linear"},
         "was trained without normalize_obs, and this run has it": {"normalize_obs": True},
-        "there and .* here": {"env": "Acrobot-v1"},
+        "there and .* here": {"env": "Acrobot-v1", "normalize_obs": False},
     }
     for message, settings in refused.items():
         with pytest.raises(UnfitError, match=message):

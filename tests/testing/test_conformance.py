@@ -42,6 +42,8 @@ def test_every_component_keeps_to_its_contract(entry: Entry, check: str) -> None
     try:
         checks_of(entry.kind, entry.name).run(check)
     except KnownException as reason:
+        if entry.plugin.source != "built-in":
+            pytest.xfail(str(reason))
         pytest.fail(f"a built-in component declares an exception: {reason}")
     except NotApplicable as reason:
         pytest.skip(str(reason))

@@ -230,11 +230,12 @@ class TestServer:
     def test_a_killed_trainer_ends_as_killed_with_all_it_wrote(self, remote: Place) -> None:
         child = remote.train("victim", updates=10_000, pause=0.01)
         remote.eventually(lambda: len(remote.metrics("victim", "a")) > 10)
-        child.kill()
-        child.wait()
         folder = remote.home.runs / "victim"
+        child.send_signal(signal.SIGSTOP)  # while it holds the lock, the run isn't closed
         with (folder / "journal.jsonl").open("ab") as file:
             file.write(b'{"t":"update","ts":1,"st')  # what a power cut leaves
+        child.kill()
+        child.wait()
         remote.eventually(lambda: Ledger.read(folder).plots and not Ledger.read(folder).files)
         written = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
         updates = sum(r["t"] == "update" for r in written)

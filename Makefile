@@ -13,6 +13,7 @@ run: $(VENV)/.ready
 # cores, because many tests wait for processes of their own.
 PYTEST = $(BIN)/python -m pytest -n 5 --dist loadfile --no-loadscope-reorder
 UNIT = algorithms config envs estimators ops policies training
+NOT_UNIT = training/test_compiling.py training/test_device.py envs/test_compiled.py envs/test_what_environments_return.py
 
 test: $(VENV)/.ready
 	$(PYTEST) -m "not slow" $(ARGS_TEST)
@@ -20,9 +21,9 @@ test: $(VENV)/.ready
 test-all: $(VENV)/.ready
 	$(PYTEST) $(ARGS_TEST)
 
-# The loop to work in: what runs in the test's own process, without tests that train until something is learned.
+# The loop to work in: tests that start no process, compile nothing, and don't train until something is learned.
 unit: $(VENV)/.ready
-	$(BIN)/python -m pytest -n 2 -m "not slow and not learning" $(UNIT:%=tests/%) --ignore tests/training/test_compiling.py --ignore tests/training/test_device.py $(ARGS_TEST)
+	$(BIN)/python -m pytest -n 2 -m "not slow and not learning" $(UNIT:%=tests/%) $(NOT_UNIT:%=--ignore tests/%) $(ARGS_TEST)
 
 # `make test` with coverage, as a separate target because measuring slows the tests down.
 coverage: $(VENV)/.ready

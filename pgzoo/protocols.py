@@ -499,7 +499,7 @@ class Launcher(Protocol):
 class Diagnostic(Protocol):
     """Measures something about the training of a run and changes nothing.
 
-    A plugin registers the class; `--diagnostic NAME` creates it once per run. It may also have
+    A plugin registers the class; `--diagnostics NAME` creates it once per run. It may also have
         fits(plan) -> str: an empty string if it can measure a run with this `Plan`, else the reason why it can't.
     """
 

@@ -129,5 +129,5 @@ estimators = _listing(
 )  # fmt: skip
 diagnostics = _listing(
     "diagnostic", "diagnostics", "List the diagnostics, which measure training without changing it, or show one.", "",
-    "Use it: pgzoo run ALGO --env ID --diagnostic NAME",
+    "Use it: pgzoo run ALGO --env ID --diagnostics NAME",
 )  # fmt: skip

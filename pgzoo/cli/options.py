@@ -25,7 +25,7 @@ NOTHING = object()
 SINGULAR = {"env_kwargs": "--env-kwarg", "tags": "--tag", "wrappers": "--wrapper"}
 LONGEST = 50
 METAVARS = {"seeds": "N|A,B,...", "tracking_uri": "URI", "init_from": "RUN_ID|FOLDER", "sweep_axis": "K=A,B,..."}
-METAVARS["diagnostic"] = "NAME,..."
+METAVARS["diagnostics"] = "NAME,..."
 METAVARS |= dict.fromkeys(("backend", "experiment", "launcher", "name"), "NAME")
 
 

@@ -144,7 +144,7 @@ class RunConfig(Settings):
     ] = None
     max_minutes: Annotated[PositiveFloat | None, Field(description="stop after this many minutes")] = None
     log_every: Annotated[PositiveInt, Field(description="environment steps between two points of a curve")] = 1000
-    diagnostic: Annotated[
+    diagnostics: Annotated[
         tuple[str, ...], Field(description="measure these during training, without changing it (pgzoo diagnostics)")
     ] = ()
     diagnostics_every: Annotated[PositiveInt, Field(description="updates between two measurements of diagnostics")] = 10
@@ -210,7 +210,7 @@ class RunConfig(Settings):
                 raise ValueError("must not contain control characters, such as a line break")
         return value
 
-    @field_validator("diagnostic", mode="before")
+    @field_validator("diagnostics", mode="before")
     @classmethod
     def _one_diagnostic(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
@@ -335,7 +335,7 @@ UNLOGGED = frozenset(
         "save_best",
         "checkpoint_every",
         "profile",
-        "diagnostic",
+        "diagnostics",
         "diagnostics_every",
         "launcher",
         "workers",

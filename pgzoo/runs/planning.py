@@ -117,13 +117,13 @@ def make_plan(
         compile_cache=compile_cache,
         initial=initial,
     )
-    return replace(plan, diagnostics=_diagnostics(plan, catalog)) if config.diagnostic else plan
+    return replace(plan, diagnostics=_diagnostics(plan, catalog)) if config.diagnostics else plan
 
 
 def _diagnostics(plan: Plan, catalog: PluginCatalog) -> dict[str, Diagnostic]:
     """Create the diagnostics of a run. Raises UnfitError for one that can't measure it."""
     found: dict[str, Diagnostic] = {}
-    for name in plan.config.diagnostic:
+    for name in plan.config.diagnostics:
         with name_component(f'diagnostic "{name}"'):
             diagnostic = found[name] = catalog.get("diagnostic", name).load()()
             reason = diagnostic.fits(plan) if hasattr(diagnostic, "fits") else ""

@@ -95,7 +95,7 @@ def resolve(layers: Sequence[Layer], catalog: PluginCatalog) -> RunConfig:
         config = _checked_sweep(config, origin("sweep_axis"))
     if config.backend != "auto":
         catalog.get("env_backend", config.backend)
-    for name in config.diagnostic:
+    for name in config.diagnostics:
         catalog.get("diagnostic", name)
     assert isinstance(config, RunConfig)
     return config

@@ -45,7 +45,7 @@ def trained(plan: Any) -> tuple[TrainState, Metrics]:
 def test_they_change_no_number_and_obey_the_seed_law(plan: Callable[..., Any], algorithm: str) -> None:
     settings: dict[str, Any] = {"total_steps": 1500, "num_envs": 4, "normalize_reward": True, "eval_episodes": 1}
     settings |= {"rollout_steps": 64} if algorithm == "ppo" else {}
-    measuring = {"diagnostic": BUILT_IN, "diagnostics_every": 2}
+    measuring = {"diagnostics": BUILT_IN, "diagnostics_every": 2}
     plain, without = trained(plan(algorithm, seeds=(3, 5), **settings))
     state, found = trained(plan(algorithm, seeds=(3, 5), **settings, **measuring))
     for leaves in ("params", "buffers", "optimizer"):
@@ -124,7 +124,7 @@ def test_one_that_meddles_is_left_out_and_changes_nothing(
     settings = configure("a2c", total_steps=400, num_envs=2, rollout_steps=16, eval_episodes=1)
     plain, _ = trained(make_plan(settings, more))
     with caplog.at_level(logging.WARNING, "pgzoo"):
-        meddled = settings.model_copy(update={"diagnostic": ("meddler",), "diagnostics_every": 1})
+        meddled = settings.model_copy(update={"diagnostics": ("meddler",), "diagnostics_every": 1})
         state, metrics = trained(make_plan(meddled, more))
     assert all(torch.equal(value, state.params[name]) for name, value in plain.params.items())
     [warning] = caplog.messages
@@ -137,15 +137,15 @@ def test_what_it_cannot_measure_is_refused_before_the_run(plan: Callable[..., An
         with pytest.raises(error, match=message):
             plan(*args, **settings)
 
-    refused("gradient-snr.* the algorithm has no method loss", "cem", diagnostic="gradient-snr")
-    refused('dead-units.* it measures the policy "mlp", not "gru"', "ppo", diagnostic="dead-units", policy="gru")
-    refused("advantage-skew.* a critic of its own", "reppo", "Pendulum-v1", diagnostic=["advantage-skew"])
+    refused("gradient-snr.* the algorithm has no method loss", "cem", diagnostics="gradient-snr")
+    refused('dead-units.* it measures the policy "mlp", not "gru"', "ppo", diagnostics="dead-units", policy="gru")
+    refused("advantage-skew.* a critic of its own", "reppo", "Pendulum-v1", diagnostics=["advantage-skew"])
     policy = {"name": "mlp", "activation": "gelu"}
-    refused("dead-units.* not gelu", "ppo", diagnostic=["dead-units"], policy=policy)
-    refused('"dead-unit"\\. Did you mean "dead-units"', "ppo", diagnostic=["dead-unit"], error=UnknownName)
+    refused("dead-units.* not gelu", "ppo", diagnostics=["dead-units"], policy=policy)
+    refused('"dead-unit"\\. Did you mean "dead-units"', "ppo", diagnostics=["dead-unit"], error=UnknownName)
     refused("diagnostics_every", "ppo", diagnostics_every=0, error=ConfigError)
 
 
 def test_they_are_no_part_of_the_setting(configure: Callable[..., Any]) -> None:
-    plain, measuring = configure("ppo"), configure("ppo", diagnostic=BUILT_IN)
+    plain, measuring = configure("ppo"), configure("ppo", diagnostics=BUILT_IN)
     assert plain.setting_hash() == measuring.setting_hash() and plain.flat() == measuring.flat()

@@ -11,7 +11,7 @@ from pydantic import Field, PositiveInt
 
 from pgzoo.config import LearningRate, SearchConfig
 from pgzoo.errors import UnfitError
-from pgzoo.ops.optim import flatten, unflatten_candidates
+from pgzoo.ops.optim import count_parameters, flatten, unflatten_candidates
 from pgzoo.protocols import UpdateContext
 from pgzoo.types import AlgorithmState, Episodes, TrainState
 
@@ -53,10 +53,7 @@ class ARS:
             raise UnfitError(
                 'Algorithm "ars" evaluates each direction with a pair of environments. Use --num-envs 2 or more.'
             )
-        if not ctx.policy.init(rng):
-            raise UnfitError(
-                'Algorithm "ars" searches in parameter space, but the policy has no parameters. Choose another policy.'
-            )
+        count_parameters(ctx.policy.init(rng), "ars")
         return AlgorithmState({}, {})
 
     def loop(self, ctx: UpdateContext) -> Iterator[None]:

@@ -10,8 +10,7 @@ import torch
 from pydantic import Field
 
 from pgzoo.config import SearchConfig, Static
-from pgzoo.errors import UnfitError
-from pgzoo.ops.optim import flatten, unflatten_candidates
+from pgzoo.ops.optim import count_parameters, flatten, unflatten_candidates
 from pgzoo.protocols import UpdateContext
 from pgzoo.types import AlgorithmState, Episodes, TrainState
 
@@ -49,12 +48,7 @@ class CEM:
 
     def init(self, ctx: UpdateContext, rng: np.random.Generator) -> AlgorithmState:
         """Return the standard deviation of each parameter; the mean is the policy's parameters."""
-        params = ctx.policy.init(np.random.default_rng(0))
-        size = sum(value.numel() for value in params.values())
-        if not size:
-            raise UnfitError(
-                'Algorithm "cem" searches in parameter space, but the policy has no parameters. Choose another policy.'
-            )
+        size = count_parameters(ctx.policy.init(np.random.default_rng(0)), "cem")
         return AlgorithmState({}, {"cem.std": torch.full((size,), ctx.settings.init_std, dtype=torch.float64)})
 
     def loop(self, ctx: UpdateContext) -> Iterator[None]:

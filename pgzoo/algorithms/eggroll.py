@@ -12,7 +12,7 @@ from pydantic import Field, PositiveInt
 
 from pgzoo.config import LearningRate, SearchConfig
 from pgzoo.errors import UnfitError
-from pgzoo.ops.optim import flatten, unflatten_candidates
+from pgzoo.ops.optim import count_parameters, flatten, unflatten_candidates
 from pgzoo.protocols import UpdateContext
 from pgzoo.types import AlgorithmState, Episodes, TrainState
 
@@ -57,11 +57,7 @@ class EGGROLL:
             raise UnfitError(
                 'Algorithm "eggroll" evaluates each perturbation with a pair of environments. Use --num-envs 2 or more.'
             )
-        if not ctx.policy.init(rng):
-            raise UnfitError(
-                'Algorithm "eggroll" searches in parameter space, but the policy has no parameters. '
-                "Choose another policy."
-            )
+        count_parameters(ctx.policy.init(rng), "eggroll")
         return AlgorithmState({}, {})
 
     def loop(self, ctx: UpdateContext) -> Iterator[None]:

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from pgzoo.config import SearchConfig, Static
 from pgzoo.errors import UnfitError
-from pgzoo.ops.optim import flatten, unflatten_candidates
+from pgzoo.ops.optim import count_parameters, flatten, unflatten_candidates
 from pgzoo.protocols import UpdateContext
 from pgzoo.types import AlgorithmState, Episodes, TrainState
 
@@ -58,11 +58,7 @@ class SNES:
         """Return the standard deviation of each parameter; the mean is the policy's parameters."""
         if ctx.num_envs < 2:
             raise UnfitError('Algorithm "snes" ranks one candidate per environment. Use --num-envs 2 or more.')
-        size = sum(value.numel() for value in ctx.policy.init(np.random.default_rng(0)).values())
-        if not size:
-            raise UnfitError(
-                'Algorithm "snes" searches in parameter space, but the policy has no parameters. Choose another policy.'
-            )
+        size = count_parameters(ctx.policy.init(np.random.default_rng(0)), "snes")
         return AlgorithmState({}, {"snes.std": torch.full((size,), ctx.settings.init_std, dtype=torch.float64)})
 
     def loop(self, ctx: UpdateContext) -> Iterator[None]:

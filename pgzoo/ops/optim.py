@@ -14,12 +14,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pgzoo.errors import UnfitError
 from pgzoo.types import Params
 
 __all__ = [
     "NO_OPTIMIZER",
     "Optimizer",
     "clip_by_member_norm",
+    "count_parameters",
     "flatten",
     "make_optimizer",
     "unflatten",
@@ -48,6 +50,15 @@ def unflatten(vector: Tensor, like: Params) -> Params:
     sizes = [leaf.shape[1:].numel() for leaf in like.values()]
     pieces = vector.split_with_sizes(sizes, dim=1)
     return {name: piece.view(leaf.shape) for (name, leaf), piece in zip(like.items(), pieces, strict=True)}
+
+
+def count_parameters(params: Params, algorithm: str) -> int:
+    """Return the number of parameters that `algorithm` searches through. Raises UnfitError if there are none."""
+    if size := sum(value.numel() for value in params.values()):
+        return size
+    raise UnfitError(
+        f'Algorithm "{algorithm}" searches in parameter space, but the policy has no parameters. Choose another policy.'
+    )
 
 
 def unflatten_candidates(vectors: Tensor, like: Params) -> Params:

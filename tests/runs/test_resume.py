@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,6 @@ from pgzoo.training import checkpoint
 
 Train = Callable[..., Result]
 
-NUMBA = pytest.mark.skipif(find_spec("numba") is None, reason="numba is not installed: pgzoo[compiled]")
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
@@ -64,7 +62,7 @@ def test_a_run_goes_on_for_longer(trained: Train, home: Home, catalog: PluginCat
     assert longer.speed == pytest.approx((longer.env_steps - short.env_steps) / longer.timing["loop"])
 
 
-@pytest.mark.parametrize("backend", ["native", "sync", pytest.param("compiled", marks=NUMBA)])
+@pytest.mark.parametrize("backend", ["native", "sync", "compiled"])
 def test_who_ended_before_the_others_goes_on_from_there(
     backend: str, trained: Train, home: Home, catalog: PluginCatalog
 ) -> None:

@@ -54,7 +54,6 @@ def opened(env: str, rows: int = 3, limit: int | None = None, **kwargs: Any) -> 
 
 
 @pytest.mark.parametrize("env", ENVS)
-@NUMBA
 def test_dynamics_take_gymnasiums_steps(env: str) -> None:
     differences = compare_dynamics(ENVS[env].load(), env, 10_000)
     limits = dict.fromkeys(differences, 0.0) | ROUNDED.get(env, {})
@@ -62,7 +61,6 @@ def test_dynamics_take_gymnasiums_steps(env: str) -> None:
 
 
 @pytest.mark.parametrize(("env", "kwargs"), [pytest.param(*each, marks=pytest.mark.slow) for each in VARIANTS])
-@NUMBA
 def test_keyword_arguments_reach_the_dynamics(env: str, kwargs: dict[str, Any]) -> None:
     differences = compare_dynamics(ENVS[env].load(), env, 10_000, **kwargs)
     limits = dict.fromkeys(differences, 0.0) | ROUNDED.get(env, {})
@@ -170,14 +168,12 @@ def test_a_seed_alone_is_what_it_is_among_others(algorithm: str, play: Callable[
     assert one[-1].laps["compiled"] > 0 and one[-1].laps["acting"] == 0
 
 
-@NUMBA
 def test_other_policies_act_in_python(play: Callable[..., list[Any]]) -> None:
     settings: dict[str, Any] = {"env": "CartPole-v1", "total_steps": 60, "rollout_steps": 16, "eval_episodes": 1}
     ended = play(algorithm="ppo", backend="compiled", num_envs=2, policy="gru", **settings)[-1]
     assert "compiled" not in ended.laps and ended.laps["acting"] > 0
 
 
-@NUMBA
 def test_time_limits_masks_and_unlive_rows_of_single_steps() -> None:
     envs = opened("Taxi-v4", rows=2, limit=3)
     obs, live = envs.reset(np.arange(2)), np.array([True, False])

@@ -69,11 +69,8 @@ class DiscreteSAC:
         check_fit(ctx, gym.spaces.Discrete)
         if getattr(ctx.config.policy.settings, "distribution", "auto") not in ("auto", "categorical"):
             raise UnfitError('Algorithm "sac-discrete" needs a policy with --policy.distribution categorical.')
-        size, hidden, count = (
-            ctx.policy.vector_size,
-            ctx.settings.critic_hidden,
-            gym.spaces.flatdim(ctx.spec.action_space),
-        )
+        size, hidden = ctx.policy.vector_size, ctx.settings.critic_hidden
+        count = gym.spaces.flatdim(ctx.spec.action_space)
         critics: Params = {}
         for prefix in Q:
             critics |= init_critic_network(rng, prefix, size, hidden, outputs=count, activation="relu")
@@ -134,8 +131,8 @@ class DiscreteSAC:
                 "loss/value": q_loss,
                 "policy/entropy": entropy,
                 "value/explained_variance": explained_variance(taken[0].detach(), batch.returns, weights),
-                "sac-discrete/alpha": alpha,
-                "sac-discrete/action_value": weighted_mean(taken[0].detach(), weights),
+                "sac/alpha": alpha,
+                "sac/action_value": weighted_mean(taken[0].detach(), weights),
             },
         )
 

@@ -61,7 +61,7 @@ class DiscreteSAC:
     defaults: ClassVar[Mapping[str, Any]] = {
         "num_envs": 1,
         "total_steps": 50_000,
-        "policy": {"name": "mlp", "distribution": "categorical", "activation": "relu"},
+        "policy": {"name": "mlp", "activation": "relu"},
     }
 
     def init(self, ctx: UpdateContext, rng: np.random.Generator) -> AlgorithmState:

@@ -26,8 +26,9 @@ from pgzoo.testing.rounds import (
     open_rounds,
     plan_of,
     trains_policy,
+    undisturbed,
 )
-from pgzoo.testing.target import Check, CheckTarget, NotApplicable, checks_by_name, generators_untouched
+from pgzoo.testing.target import Check, CheckTarget, NotApplicable, checks_by_name, expect_untouched
 from pgzoo.training.events import RunEnded
 from pgzoo.training.loop import train
 from pgzoo.training.plan import Plan
@@ -79,7 +80,8 @@ def trains_memory(target: CheckTarget) -> None:
         raise NotApplicable("no recurrent policy is installed" if not known else "it doesn't learn")
     advice = "Reduce over (-2, -1) and keep sequences whole, or register it with recurrent=False."
     with target.errors_fail_check(f'to train policy "{known[0]}"', advice):
-        _whole_run(target, plan_of(target, claimed_worlds(target)[0], (SEED, 0), policy=known[0]))
+        small = {"name": known[0], "hidden": (8,), "memory": 8}
+        _whole_run(target, plan_of(target, claimed_worlds(target)[0], (SEED, 0), policy=small))
 
 
 def learns(target: CheckTarget) -> None:
@@ -88,10 +90,9 @@ def learns(target: CheckTarget) -> None:
     No parameter may change in the first updates, for example while a buffer is filled.
     """
     for world in claimed_worlds(target):
-        with open_rounds(target, world, (SEED, 0)) as run:
-            before = {name: leaf.clone() for name, leaf in run.engine.state.params.items()}
-            count = run.settle(3)
-            moved = run.moved(before)
+        run = undisturbed(target, world, (SEED,))
+        count = run.first + 3
+        before, moved = run.parameters, run.moved[count - 1]
         if not trains_policy(target):
             target.expect(not moved, "has `learns = False` but changes parameters", "Remove `learns = False`.")
             continue
@@ -112,12 +113,7 @@ def learns(target: CheckTarget) -> None:
 
 def metrics(target: CheckTarget) -> None:
     """Metrics are finite, one number per seed, with names such as loss/policy."""
-    with open_rounds(target, claimed_worlds(target)[0], (SEED, 0)) as run:
-        reports = []
-        for _ in range(3):
-            run.update()
-            reports.append(run.engine.metrics.means())
-    for report in reports:
+    for report in undisturbed(target, claimed_worlds(target)[0], (SEED, 0)).metrics:
         for name, values in report.items():
             target.expect(
                 METRIC.fullmatch(name), f'reports "{name}"', "Name metrics by a group and a word, such as loss/policy."
@@ -132,9 +128,10 @@ def metrics(target: CheckTarget) -> None:
 def seed_law(target: CheckTarget) -> None:
     """A seed's parameters, buffers and optimizer state are bit-equal alone and in a batch with other seeds."""
     for world in claimed_worlds(target):
-        with open_rounds(target, world, (SEED,)) as alone, open_rounds(target, world, (*OTHERS, SEED)) as among:
-            among.update(alone.settle())
-            one, other = alone.bits(0), among.bits(len(OTHERS))
+        alone = undisturbed(target, world, (SEED,))
+        with open_rounds(target, world, (*OTHERS, SEED)) as among:
+            among.update(alone.first + 2)
+            one, other = alone.after(alone.first + 2, 0), among.bits(len(OTHERS))
         expect_equal(
             target,
             one,
@@ -167,8 +164,9 @@ def sweep(target: CheckTarget) -> None:
 def frozen(target: CheckTarget) -> None:
     """A seed that has ended doesn't change any more, and the others train as if it were still active."""
     world = claimed_worlds(target)[0]
-    with open_rounds(target, world, (SEED, 0, 3)) as undisturbed, open_rounds(target, world, (SEED, 0, 3)) as run:
-        run.update(undisturbed.settle() - 2)
+    others = undisturbed(target, world, (SEED, 0))
+    with open_rounds(target, world, (SEED, 0)) as run:
+        run.update(others.first)
         run.freeze(0)
         at_its_end = run.bits(0)
         run.update(2)
@@ -180,27 +178,27 @@ def frozen(target: CheckTarget) -> None:
             "Its final policy would differ from the one that was evaluated. Don't change tensors of the state in place "
             "(mul_, copy_, x[...] = ...): return a state with new ones, which pgzoo freezes for seeds that have ended.",
         )
-        for member in (1, 2):
-            expect_equal(
-                target,
-                undisturbed.bits(member),
-                run.bits(member),
-                "trains seeds differently when another has ended",
-                "Decide for each seed separately: every decision has shape [S].",
-            )
+        expect_equal(
+            target,
+            others.after(others.first + 2, 1),
+            run.bits(1),
+            "trains seeds differently when another has ended",
+            "Decide for each seed separately: every decision has shape [S].",
+        )
 
 
 def evaluation_has_no_effect(target: CheckTarget) -> None:
     """Evaluating between updates changes no bit of the training."""
     world = claimed_worlds(target)[0]
-    with open_rounds(target, world, (SEED, 0)) as quiet, open_rounds(target, world, (SEED, 0)) as watched:
-        watched.update(quiet.settle() - 3)
+    quiet = undisturbed(target, world, (SEED, 0))
+    with open_rounds(target, world, (SEED, 0)) as watched:
+        watched.update(quiet.first - 1)
         for _ in range(3):
             watched.engine.evaluate(watched.engine.state, np.ones(2, np.bool_), "sampled")
             watched.update()
         expect_equal(
             target,
-            quiet.bits(0),
+            quiet.after(quiet.first + 2, 0),
             watched.bits(0),
             "trains differently when it is evaluated",
             "Keep nothing outside of the state, and draw from ctx.rng only.",
@@ -210,15 +208,14 @@ def evaluation_has_no_effect(target: CheckTarget) -> None:
 def resumable(target: CheckTarget) -> None:
     """A run that is resumed after any update, from the state only, continues bit for bit."""
     world = claimed_worlds(target)[0]
-    with open_rounds(target, world, (SEED, 0)) as through, open_rounds(target, world, (SEED, 0)) as restarted:
-        # a counter may matter only after many rounds, for example for a target network
-        keeps = hasattr(through.engine.plan.algorithm, "loop") or vars(through.engine.plan.algorithm)
-        for _ in range(through.settle(11 if keeps else 3)):
+    through = undisturbed(target, world, (SEED, 0))
+    with open_rounds(target, world, (SEED, 0)) as restarted:
+        for _ in through.bits:
             restarted.update()
             restarted.restart()
         expect_equal(
             target,
-            through.bits(0),
+            through.after(len(through.bits), 0),
             restarted.bits(0),
             "continues differently when it is resumed after an update",
             "A run that is killed and resumed would lose this. Keep what the next update needs in ctx.state (tensors "
@@ -228,11 +225,7 @@ def resumable(target: CheckTarget) -> None:
 
 def generators(target: CheckTarget) -> None:
     """Training draws from no global random generator."""
-    with (
-        open_rounds(target, claimed_worlds(target)[0], (SEED,)) as run,
-        generators_untouched(target, "while it trains"),
-    ):
-        run.update(2)
+    expect_untouched(target, undisturbed(target, claimed_worlds(target)[0], (SEED,)).generators, "while it trains")
 
 
 CHECKS: Mapping[str, Check] = checks_by_name(

@@ -106,7 +106,8 @@ class AnySpaces(gym.Env[Any, Any]):
         """Take one step."""
         if not self.action_space.contains(action):
             raise ValueError(f"{action!r} is not in {self.action_space}")
-        paid = float(np.sum(np.asarray(gym.spaces.flatten(self.action_space, action)) * 1.0))
+        one_hot = isinstance(self.action_space, Discrete)
+        paid = 1.0 if one_hot else float(np.sum(np.asarray(gym.spaces.flatten(self.action_space, action)) * 1.0))
         ends, cut = self.rng.random(2) < (0.06, 0.03)
         return self._obs(), paid + self.rng.normal(), bool(ends), bool(cut), {}
 

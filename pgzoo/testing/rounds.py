@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,9 @@ from pgzoo.errors import ConfigError
 from pgzoo.runs.planning import make_plan
 from pgzoo.runs.resolve import resolve
 from pgzoo.testing import probes  # noqa: F401  registers the environments
-from pgzoo.testing.target import CheckTarget
+from pgzoo.testing.target import CheckTarget, generator_states
 from pgzoo.training.engine import Engine, default_loop
 from pgzoo.training.plan import Plan
-from pgzoo.training.threads import limit_threads
 from pgzoo.types import TrainState, Trajectory
 
 __all__ = [
@@ -27,12 +26,14 @@ __all__ = [
     "SMALL",
     "WORLDS",
     "Rounds",
+    "Undisturbed",
     "claimed_worlds",
     "expect_equal",
     "open_plan",
     "open_rounds",
     "plan_of",
     "trains_policy",
+    "undisturbed",
 ]
 
 WORLDS: Mapping[str, Mapping[str, Any]] = {
@@ -42,7 +43,7 @@ WORLDS: Mapping[str, Mapping[str, Any]] = {
 WORDS = {"discrete": ("any", "discrete"), "box": ("any", "box", "continuous")}
 """Words in the registered `actions` that stand for each kind of action space."""
 
-SMALL: Mapping[str, Any] = {"rollout_steps": 12, "epochs": 2, "minibatches": 2}
+SMALL: Mapping[str, Any] = {"rollout_steps": 12, "epochs": 2, "minibatches": 2, "critic_steps": 2}
 """Values for settings of these names: small, because checks don't test learning performance."""
 
 SEED, OTHERS = 7, (0, 11, 3, 5, 1, 2, 20)
@@ -56,6 +57,8 @@ class Rounds:
     def __init__(self, plan: Plan) -> None:
         self.engine = Engine(plan)
         self.rounds = self._loop()
+        self.each_update: Callable[[], None] = lambda: None
+        """Called after each update."""
 
     def update(self, count: int = 1) -> None:
         """Run `count` updates."""
@@ -69,6 +72,7 @@ class Rounds:
             engine.state = state._replace(updates=before.updates + before.active)
             if engine.failures:
                 raise ArithmeticError(f"a member is no longer finite, {next(iter(engine.failures.values()))}")
+            self.each_update()
 
     def settle(self, more: int = 2) -> int:
         """Update until a parameter changes, and `more` times after that; return the number of updates.
@@ -83,6 +87,12 @@ class Rounds:
             count += 1
         self.update(more)
         return count + more
+
+    @property
+    def keeps_more(self) -> bool:
+        """Whether the algorithm may keep more than the state from update to update: in a loop or in attributes."""
+        algorithm = self.engine.plan.algorithm
+        return hasattr(algorithm, "loop") or bool(vars(algorithm))
 
     def moved(self, before: Mapping[str, torch.Tensor]) -> list[str]:
         """Return the names of the parameters that differ from those of `before`."""
@@ -130,6 +140,58 @@ class Rounds:
 
     def _loop(self) -> Iterator[None]:
         return iter(getattr(self.engine.plan.algorithm, "loop", default_loop)(self.engine))
+
+
+@dataclass
+class Undisturbed:
+    """What a run is after each of its updates if nothing but `Rounds.update` is called.
+
+    The checks share these runs, and compare others with them in which they evaluate, freeze or restart.
+    """
+
+    first: int = 0
+    """Number of updates until a parameter changes; see `Rounds.settle`."""
+    bits: list[list[dict[str, bytes]]] = field(default_factory=list)
+    """For each update the bits of each seed."""
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    """For each update the reported metrics."""
+    moved: list[list[str]] = field(default_factory=list)
+    """For each update the parameters that differ from the initial ones."""
+    parameters: list[str] = field(default_factory=list)
+    """The names of all parameters."""
+    generators: list[str] = field(default_factory=list)
+    """The global random generators that it drew from."""
+
+    def after(self, updates: int, member: int) -> dict[str, bytes]:
+        """Return the bits of a seed after a number of updates."""
+        return self.bits[updates - 1][member]
+
+
+def undisturbed(target: CheckTarget, world: str, seeds: tuple[int, ...]) -> Undisturbed:
+    """Return a run of some seeds, made once for all checks of a component.
+
+    It has three updates more than `Rounds.settle(0)`, and eleven if `Rounds.keeps_more`.
+    """
+    key = f"undisturbed {world} {seeds}"
+    if key not in target.remembered:
+        found = Undisturbed()
+        with open_rounds(target, world, seeds) as run:
+            before = {name: leaf.clone() for name, leaf in run.engine.state.params.items()}
+            found.parameters, states = list(before), generator_states()
+
+            def look() -> None:
+                found.bits.append([run.bits(member) for member in range(len(seeds))])
+                found.metrics.append(run.engine.metrics.means())
+                found.moved.append(run.moved(before))
+
+            run.each_update = look
+            found.first = run.settle(0)
+            # a counter may matter only after many updates, for example for a target network
+            run.update(11 if run.keeps_more and len(seeds) > 1 else 3)
+            found.generators = [name for name, state in generator_states().items() if state != states[name]]
+        target.remembered[key] = found
+    shared: Undisturbed = target.remembered[key]
+    return shared
 
 
 def claimed_worlds(target: CheckTarget) -> list[str]:
@@ -182,10 +244,7 @@ def open_rounds(target: CheckTarget, world: str, seeds: tuple[int, ...], **setti
 @contextmanager
 def open_plan(target: CheckTarget, world: str, plan: Plan) -> Iterator[Rounds]:
     """Open the run of a plan; an exception in it fails the check."""
-    with (
-        target.errors_fail_check(f"to train on {world} actions", f"See the check trains-{world}."),
-        limit_threads(plan.config.threads),  # more threads change the order of summation
-    ):
+    with target.errors_fail_check(f"to train on {world} actions", f"See the check trains-{world}."):
         run = Rounds(plan)
         try:
             yield run

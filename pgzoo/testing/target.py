@@ -25,6 +25,8 @@ __all__ = [
     "NotApplicable",
     "bitwise_equal",
     "checks_by_name",
+    "expect_untouched",
+    "generator_states",
     "generators_untouched",
 ]
 
@@ -117,17 +119,23 @@ def checks_by_name(checks: tuple[Check, ...]) -> Mapping[str, Check]:
 def generators_untouched(target: CheckTarget, what: str) -> Iterator[None]:
     """Expect that the global random generators of Python, numpy and torch have the same state afterwards."""
 
-    def states() -> dict[str, Any]:
-        numpys: Any = np.random.get_state()
-        return {
-            "random": random.getstate(),
-            "numpy.random": (numpys[0], numpys[1].tolist(), *numpys[2:]),
-            "torch": torch.get_rng_state().tolist(),
-        }
-
-    before = states()
+    before = generator_states()
     yield
-    moved = [name for name, state in states().items() if state != before[name]]
+    expect_untouched(target, [name for name, state in generator_states().items() if state != before[name]], what)
+
+
+def generator_states() -> dict[str, Any]:
+    """Return the states of the global random generators of Python, numpy and torch, by name."""
+    numpys: Any = np.random.get_state()
+    return {
+        "random": random.getstate(),
+        "numpy.random": (numpys[0], numpys[1].tobytes(), *numpys[2:]),
+        "torch": torch.get_rng_state().numpy().tobytes(),
+    }
+
+
+def expect_untouched(target: CheckTarget, moved: list[str], what: str) -> None:
+    """Expect that no global random generator was used."""
     target.expect(
         not moved,
         f"draws from the global generator of {', '.join(moved)} {what}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -57,8 +57,6 @@ class Rounds:
     def __init__(self, plan: Plan) -> None:
         self.engine = Engine(plan)
         self.rounds = self._loop()
-        self.each_update: Callable[[], None] = lambda: None
-        """Called after each update."""
 
     def update(self, count: int = 1) -> None:
         """Run `count` updates."""
@@ -72,7 +70,6 @@ class Rounds:
             engine.state = state._replace(updates=before.updates + before.active)
             if engine.failures:
                 raise ArithmeticError(f"a member is no longer finite, {next(iter(engine.failures.values()))}")
-            self.each_update()
 
     def settle(self, more: int = 2) -> int:
         """Update until a parameter changes, and `more` times after that; return the number of updates.
@@ -87,12 +84,6 @@ class Rounds:
             count += 1
         self.update(more)
         return count + more
-
-    @property
-    def keeps_more(self) -> bool:
-        """Whether the algorithm may keep more than the state from update to update: in a loop or in attributes."""
-        algorithm = self.engine.plan.algorithm
-        return hasattr(algorithm, "loop") or bool(vars(algorithm))
 
     def moved(self, before: Mapping[str, torch.Tensor]) -> list[str]:
         """Return the names of the parameters that differ from those of `before`."""
@@ -142,56 +133,54 @@ class Rounds:
         return iter(getattr(self.engine.plan.algorithm, "loop", default_loop)(self.engine))
 
 
-@dataclass
+@dataclass(frozen=True)
 class Undisturbed:
-    """What a run is after each of its updates if nothing but `Rounds.update` is called.
+    """A run in which nothing happens but updates. The checks compare it with runs that they evaluate, freeze, restart.
 
-    The checks share these runs, and compare others with them in which they evaluate, freeze or restart.
+    It has `first` updates until a parameter changes (see `Rounds.settle`), and `updates` altogether.
     """
 
-    first: int = 0
-    """Number of updates until a parameter changes; see `Rounds.settle`."""
-    bits: list[list[dict[str, bytes]]] = field(default_factory=list)
-    """For each update the bits of each seed."""
-    metrics: list[dict[str, Any]] = field(default_factory=list)
-    """For each update the reported metrics."""
-    moved: list[list[str]] = field(default_factory=list)
-    """For each update the parameters that differ from the initial ones."""
-    parameters: list[str] = field(default_factory=list)
-    """The names of all parameters."""
-    generators: list[str] = field(default_factory=list)
-    """The global random generators that it drew from."""
-
-    def after(self, updates: int, member: int) -> dict[str, bytes]:
-        """Return the bits of a seed after a number of updates."""
-        return self.bits[updates - 1][member]
+    first: int
+    updates: int
+    moved: Mapping[str, bool]
+    """For each parameter whether it differs from the initial one after `first + 3` updates."""
+    bits: list[dict[str, bytes]]
+    """The bits of each seed after `first + 2` updates."""
+    final_bits: list[dict[str, bytes]]
+    """The bits of each seed after all updates."""
+    metrics: list[Mapping[str, Any]]
+    """The metrics of each update, from `first` on."""
+    generators: list[str]
+    """The names of the global random generators that were used."""
 
 
 def undisturbed(target: CheckTarget, world: str, seeds: tuple[int, ...]) -> Undisturbed:
     """Return a run of some seeds, made once for all checks of a component.
 
-    It has three updates more than `Rounds.settle(0)`, and eleven if `Rounds.keeps_more`.
+    It continues for three updates after the first one that changes a parameter. Several seeds continue for eleven if
+    the algorithm may keep more than the state: a counter may matter only after many updates, for a target network.
     """
     key = f"undisturbed {world} {seeds}"
     if key not in target.remembered:
-        found = Undisturbed()
         with open_rounds(target, world, seeds) as run:
-            before = {name: leaf.clone() for name, leaf in run.engine.state.params.items()}
-            found.parameters, states = list(before), generator_states()
-
-            def look() -> None:
-                found.bits.append([run.bits(member) for member in range(len(seeds))])
-                found.metrics.append(run.engine.metrics.means())
-                found.moved.append(run.moved(before))
-
-            run.each_update = look
-            found.first = run.settle(0)
-            # a counter may matter only after many updates, for example for a target network
-            run.update(11 if run.keeps_more and len(seeds) > 1 else 3)
-            found.generators = [name for name, state in generator_states().items() if state != states[name]]
-        target.remembered[key] = found
-    shared: Undisturbed = target.remembered[key]
-    return shared
+            before, states = {k: v.clone() for k, v in run.engine.state.params.items()}, generator_states()
+            first, algorithm = run.settle(0), run.engine.plan.algorithm
+            metrics, more = [run.engine.metrics.means()], 3
+            if len(seeds) > 1 and (hasattr(algorithm, "loop") or vars(algorithm)):
+                more = 11
+            bits, moved = [], dict.fromkeys(before, False)
+            for update in range(1, more + 1):
+                run.update()
+                metrics.append(run.engine.metrics.means())
+                if update == 2:
+                    bits = [run.bits(member) for member in range(len(seeds))]
+                if update == 3:
+                    moved |= dict.fromkeys(run.moved(before), True)
+            used = [name for name, state in generator_states().items() if state != states[name]]
+            final = [run.bits(member) for member in range(len(seeds))]
+        target.remembered[key] = Undisturbed(first, first + more, moved, bits, final, metrics, used)
+    found: Undisturbed = target.remembered[key]
+    return found
 
 
 def claimed_worlds(target: CheckTarget) -> list[str]:
@@ -208,28 +197,15 @@ def trains_policy(target: CheckTarget) -> bool:
 
 
 def plan_of(target: CheckTarget, world: str, seeds: tuple[int, ...], **settings: Any) -> Plan:
-    """Return the plan of a small run: few environments, and an mlp of odd sizes unless the algorithm needs another."""
-    entry = target.component
-    model = entry.load_config() or AlgorithmConfig
-    small = {name: value for name, value in SMALL.items() if name in model.model_fields}
-    chosen = getattr(entry.load(), "defaults", {}).get("policy", "mlp")
-    if (chosen if isinstance(chosen, str) else chosen.get("name", "mlp")) == "mlp":
-        small["policy"] = ({} if isinstance(chosen, str) else dict(chosen)) | {"name": "mlp", "hidden": (5, 8)}
-    given = {
-        "algorithm": entry.name,
-        "num_envs": 4,
-        "eval_episodes": 2,
-        "total_steps": 100_000,
-        **WORLDS[world],
-        **small,
-        "seeds": seeds,
-        **settings,
-    }
-    try:
-        config = resolve([Layer(given, ".".join)], target.catalog)
-    except ConfigError:  # small sizes are invalid for this algorithm
-        config = resolve([Layer({k: v for k, v in given.items() if k not in SMALL}, ".".join)], target.catalog)
-    return make_plan(config, target.catalog)
+    """Return the plan of a small run: few environments, and an mlp of odd sizes unless the algorithm needs another.
+
+    A plan is made once for all checks; each call returns it with a new instance of the algorithm.
+    """
+    key = f"plan {world} {seeds} {settings}"
+    if key not in target.remembered:
+        target.remembered[key] = _new_plan(target, world, seeds, **settings)
+    plan: Plan = target.remembered[key]
+    return replace(plan, algorithm=type(plan.algorithm)())
 
 
 @contextmanager
@@ -258,3 +234,27 @@ def expect_equal(
     """Expect the same bytes under each name."""
     different = [name for name in one if one[name] != other.get(name)]
     target.expect(not different, f"{what} (first difference: {different[0] if different else ''})", advice)
+
+
+def _new_plan(target: CheckTarget, world: str, seeds: tuple[int, ...], **settings: Any) -> Plan:
+    entry = target.component
+    model = entry.load_config() or AlgorithmConfig
+    small = {name: value for name, value in SMALL.items() if name in model.model_fields}
+    chosen = getattr(entry.load(), "defaults", {}).get("policy", "mlp")
+    if (chosen if isinstance(chosen, str) else chosen.get("name", "mlp")) == "mlp":
+        small["policy"] = ({} if isinstance(chosen, str) else dict(chosen)) | {"name": "mlp", "hidden": (5, 8)}
+    given = {
+        "algorithm": entry.name,
+        "num_envs": 4,
+        "eval_episodes": 2,
+        "total_steps": 100_000,
+        **WORLDS[world],
+        **small,
+        "seeds": seeds,
+        **settings,
+    }
+    try:
+        config = resolve([Layer(given, ".".join)], target.catalog)
+    except ConfigError:  # small sizes are invalid for this algorithm
+        config = resolve([Layer({k: v for k, v in given.items() if k not in SMALL}, ".".join)], target.catalog)
+    return make_plan(config, target.catalog)

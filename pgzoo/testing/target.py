@@ -57,7 +57,7 @@ class CheckTarget:
     plugin: PluginInfo
     catalog: PluginCatalog
     entry: Entry | None = None
-    remembered: dict[str, Any] = field(default_factory=dict)
+    remembered: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def component(self) -> Entry:
@@ -118,7 +118,6 @@ def checks_by_name(checks: tuple[Check, ...]) -> Mapping[str, Check]:
 @contextmanager
 def generators_untouched(target: CheckTarget, what: str) -> Iterator[None]:
     """Expect that the global random generators of Python, numpy and torch have the same state afterwards."""
-
     before = generator_states()
     yield
     expect_untouched(target, [name for name, state in generator_states().items() if state != before[name]], what)

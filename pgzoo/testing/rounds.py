@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -148,7 +148,7 @@ class Undisturbed:
     """The bits of each seed after `first + 2` updates."""
     final_bits: list[dict[str, bytes]]
     """The bits of each seed after all updates."""
-    metrics: list[Mapping[str, Any]]
+    metrics: Sequence[Mapping[str, Any]]
     """The metrics of each update, from `first` on."""
     generators: list[str]
     """The names of the global random generators that were used."""

@@ -225,20 +225,32 @@ def test_a_killed_run_is_copied_up_to_its_last_record_and_marked_as_failed(tmp_p
     assert copy.exit == 1
 
 
+HEAD = {"t": "start", "ts": 1000, "key": "k", "name": "x s0", "group": "g", "experiment": "pgzoo/x", "algorithm": "a"}
+HEAD |= {"env": "x", "seed": 0, "uri": "", "params": {}, "tags": {}}
+
+
+def line(**record: Any) -> str:
+    return json.dumps(record) + "\n"
+
+
+def update(ts: int, *steps: int) -> str:
+    return line(t="update", ts=ts, steps=steps, m={"a": 0.5})
+
+
+def append(folder: Path, *texts: str) -> None:
+    with (folder / "journal.jsonl").open("a") as journal:
+        journal.write("".join(texts))
+
+
 def test_a_torn_line_is_left_for_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name, value in environment(tmp_path).items():
         monkeypatch.setenv(name, value)
-    head = {"t": "start", "ts": 1000, "key": "k", "name": "x s0", "group": "g", "experiment": "pgzoo/x"}
-    head |= {"algorithm": "a", "env": "x", "seed": 0, "uri": "", "params": {}, "tags": {}}
-    update = {"t": "update", "ts": 2000, "steps": [1000, 2000], "m": {"a": 0.5}}
-    whole, torn = json.dumps(update) + "\n", json.dumps({**update, "ts": 3500, "steps": [3000]})
-    run = RunCopy(tmp_path, "offline")
+    run, torn = RunCopy(tmp_path, "offline"), update(3500, 3000)
     run.follow()  # there is no journal yet
-    (tmp_path / "journal.jsonl").write_text(json.dumps(head) + "\n" + whole + torn[:20])
+    append(tmp_path, line(**HEAD), update(2000, 1000, 2000), torn[:20])
     run.follow()
-    with (tmp_path / "journal.jsonl").open("a") as journal:
-        journal.write(torn[20:] + "\n")
+    append(tmp_path, torn[20:])
     run.finish()
     copy = Copy(tmp_path, "k")
     assert [(row["_timestamp"], row["env_step"], row["a"]) for row in copy.history] == [
@@ -247,6 +259,42 @@ def test_a_torn_line_is_left_for_later(tmp_path: Path, monkeypatch: pytest.Monke
         (3.5, 3000, 0.5),
     ]
     assert copy.exit == 1
+
+
+class Server:
+    """Stands in for wandb's module and for a run that it uploads."""
+
+    def __init__(self, folder: Path) -> None:
+        self.dir, self.modes, self.steps, self.exits = str(folder), [], [], []
+
+    def init(self, **options: Any) -> Server:
+        self.modes.append((options["mode"], options["resume"], options["id"]))
+        return self
+
+    def define_metric(self, name: str, **options: Any) -> None:
+        pass
+
+    def log(self, values: dict[str, Any]) -> None:
+        self.steps.append(values["env_step"])
+
+    def finish(self, exit_code: int) -> None:
+        self.exits.append(exit_code)
+
+
+def test_online_a_resumed_run_is_continued_after_the_last_uploaded_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server(tmp_path)
+    monkeypatch.setattr("wandb.init", server.init)
+    append(tmp_path, line(**HEAD), update(2000, 1000, 2000), line(t="end", ts=2500, status="FINISHED", reason=""))
+    RunCopy(tmp_path, "online").finish()
+    append(tmp_path, line(**HEAD), update(3000, 3000))
+    RunCopy(tmp_path, "online").finish()  # killed: the journal has no end
+    assert server.modes == [("online", "allow", "k")] * 2
+    assert (server.steps, server.exits) == ([1000, 2000, 3000], [0, 1])
+    (tmp_path / "wandb.json").write_text("damaged")
+    RunCopy(tmp_path, "online").finish()
+    assert server.steps[3:] == [1000, 2000, 3000]
 
 
 def test_names_and_numbers() -> None:

@@ -84,6 +84,12 @@ class RunCopy:
                 self._run.save(str(copy), base_path=str(files), policy="end")
         self._run.finish(exit_code=0 if self.status == "FINISHED" else 1)
 
+    def _stored_offset(self) -> int:
+        try:
+            return int(json.loads(self._state.read_text())["offset"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0
+
     def _open(self) -> bool:
         start = next((record for record, _ in records(self.journal) if record and record["t"] == "start"), None)
         if start is None:

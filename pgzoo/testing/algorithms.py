@@ -22,13 +22,14 @@ from pgzoo.testing.rounds import (
     WORLDS,
     claimed_worlds,
     expect_equal,
+    memory_policy,
     open_plan,
     open_rounds,
     plan_of,
     trains_policy,
     undisturbed,
 )
-from pgzoo.testing.target import Check, CheckTarget, NotApplicable, checks_by_name, expect_untouched
+from pgzoo.testing.target import Check, CheckTarget, checks_by_name, expect_untouched
 from pgzoo.training.events import RunEnded
 from pgzoo.training.loop import train
 from pgzoo.training.plan import Plan
@@ -73,15 +74,10 @@ def trains_box(target: CheckTarget) -> None:
 
 def trains_memory(target: CheckTarget) -> None:
     """A run with a recurrent policy finishes, if the algorithm is registered with `recurrent=True`."""
-    if not target.component.facts.get("recurrent"):
-        raise NotApplicable("it is registered without recurrent=True")
-    known = [name for name in ("gru", "lstm") if name in target.catalog.names("policy")]
-    if not known or not trains_policy(target):
-        raise NotApplicable("no recurrent policy is installed" if not known else "it doesn't learn")
+    policy = memory_policy(target)
     advice = "Reduce over (-2, -1) and keep sequences whole, or register it with recurrent=False."
-    with target.errors_fail_check(f'to train policy "{known[0]}"', advice):
-        small = {"name": known[0], "hidden": (8,), "memory": 8}
-        _whole_run(target, plan_of(target, claimed_worlds(target)[0], (SEED, 0), policy=small))
+    with target.errors_fail_check(f'to train policy "{policy["name"]}"', advice):
+        _whole_run(target, plan_of(target, claimed_worlds(target)[0], (SEED, 0), policy=policy))
 
 
 def learns(target: CheckTarget) -> None:

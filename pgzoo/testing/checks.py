@@ -59,6 +59,8 @@ CAUSES: Mapping[ComponentKind, Mapping[str, tuple[str, ...]]] = {
         "row-advantages": (*_TRAINS, "generators", "padding"),
         "critic-gradient": (*_TRAINS, "generators", "padding"),
         "sampled-actions": (*_TRAINS, "generators"),
+        "episode-starts": (*_TRAINS, "generators", "padding", "trains-memory"),
+        "info-values": (*_TRAINS, "generators", "padding"),
         "improves": (*_TRAINS, "learns"),
         "seed-law": (*_TRAINS, "generators", "padding"),
         "sweep": _ALONE,

@@ -15,9 +15,9 @@ from pgzoo.errors import ConfigError
 from pgzoo.runs.planning import make_plan
 from pgzoo.runs.resolve import resolve
 from pgzoo.testing import probes  # noqa: F401  registers the environments
-from pgzoo.testing.target import CheckTarget, generator_states
+from pgzoo.testing.target import CheckTarget, NotApplicable, generator_states
 from pgzoo.training.engine import Engine, default_loop
-from pgzoo.training.plan import Plan
+from pgzoo.training.plan import Plan, info_keys
 from pgzoo.types import TrainState, Trajectory
 
 __all__ = [
@@ -29,6 +29,8 @@ __all__ = [
     "Undisturbed",
     "claimed_worlds",
     "expect_equal",
+    "memory_policy",
+    "needed_info",
     "open_plan",
     "open_rounds",
     "plan_of",
@@ -196,6 +198,24 @@ def trains_policy(target: CheckTarget) -> bool:
     return bool(getattr(target.component.load(), "learns", True))
 
 
+def memory_policy(target: CheckTarget) -> dict[str, Any]:
+    """Return a small recurrent policy. Raises NotApplicable if the algorithm doesn't train such policies."""
+    if not target.component.facts.get("recurrent"):
+        raise NotApplicable("it is registered without recurrent=True")
+    known = [name for name in ("gru", "lstm") if name in target.catalog.names("policy")]
+    if not known or not trains_policy(target):
+        raise NotApplicable("no recurrent policy is installed" if not known else "it doesn't learn")
+    return {"name": known[0], "hidden": (8,), "memory": 8}
+
+
+def needed_info(target: CheckTarget) -> list[str]:
+    """Return the keys of the environment's info that the algorithm needs."""
+    needs = getattr(target.component.load()(), "needs", ())
+    if callable(needs):
+        needs = needs((target.component.load_config() or AlgorithmConfig)())
+    return list(info_keys((needs,) if isinstance(needs, str) else needs))
+
+
 def plan_of(target: CheckTarget, world: str, seeds: tuple[int, ...], **settings: Any) -> Plan:
     """Return the plan of a small run: few environments, and an mlp of odd sizes unless the algorithm needs another.
 
@@ -243,7 +263,7 @@ def _new_plan(target: CheckTarget, world: str, seeds: tuple[int, ...], **setting
     chosen = getattr(entry.load(), "defaults", {}).get("policy", "mlp")
     if (chosen if isinstance(chosen, str) else chosen.get("name", "mlp")) == "mlp":
         small["policy"] = ({} if isinstance(chosen, str) else dict(chosen)) | {"name": "mlp", "hidden": (5, 8)}
-    given = {
+    given: dict[str, Any] = {
         "algorithm": entry.name,
         "num_envs": 4,
         "eval_episodes": 2,
@@ -253,6 +273,8 @@ def _new_plan(target: CheckTarget, world: str, seeds: tuple[int, ...], **setting
         "seeds": seeds,
         **settings,
     }
+    if keys := needed_info(target):
+        given["env_kwargs"] = given["env_kwargs"] | {"info": keys}
     try:
         config = resolve([Layer(given, ".".join)], target.catalog)
     except ConfigError:  # small sizes are invalid for this algorithm

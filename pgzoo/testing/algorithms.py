@@ -23,6 +23,7 @@ from pgzoo.testing.rounds import (
     claimed_worlds,
     expect_equal,
     memory_policy,
+    needs_of,
     open_plan,
     open_rounds,
     plan_of,
@@ -32,7 +33,7 @@ from pgzoo.testing.rounds import (
 from pgzoo.testing.target import Check, CheckTarget, checks_by_name, expect_untouched
 from pgzoo.training.events import RunEnded
 from pgzoo.training.loop import train
-from pgzoo.training.plan import Plan
+from pgzoo.training.plan import Plan, checked_needs
 from pgzoo.types import TrainState
 
 __all__ = ["CHECKS"]
@@ -53,13 +54,19 @@ def documented(target: CheckTarget) -> None:
 
 
 def settings(target: CheckTarget) -> None:
-    """Settings have descriptions and names that no run setting has, and the defaults are valid."""
+    """Settings have descriptions and names that no run setting has; the defaults are valid, and the needs are known."""
     model = target.component.load_config()
     if model is not None:
         target.expect_described(model, Settings)
-    with target.errors_fail_check("to be configured with its defaults", "Correct its `defaults` and its settings."):
+    with target.errors_fail_check(
+        "to be configured with its defaults", "Correct its `defaults`, `needs` and settings."
+    ):
         check_keys(target.component, model or AlgorithmConfig)
-        resolve([Layer({"algorithm": target.component.name, **WORLDS["discrete"]}, ".".join)], target.catalog)
+        checked_needs(needs_of(target), f'algorithm "{target.component.name}"')
+        given: dict[str, object] = {"algorithm": target.component.name, **WORLDS["discrete"]}
+        if not {"total_steps", "total_episodes"} & set(getattr(target.component.load(), "defaults", {})):
+            given["total_steps"] = 1000  # without a default, users have to give it
+        resolve([Layer(given, ".".join)], target.catalog)
 
 
 def trains_discrete(target: CheckTarget) -> None:

@@ -94,6 +94,7 @@ CAUSES: Mapping[ComponentKind, Mapping[str, tuple[str, ...]]] = {
             "bootstrap": ("finite", "members"),
             "rewards": ("padding", "members"),
             "truncation": (),
+            "info-values": (),
             "window-edge": ("gamma", "truncation", "members"),
             "padding": ("finite", "window-edge", "members"),
         }.items()

@@ -31,6 +31,7 @@ __all__ = [
     "expect_equal",
     "memory_policy",
     "needed_info",
+    "needs_of",
     "open_plan",
     "open_rounds",
     "plan_of",
@@ -208,12 +209,17 @@ def memory_policy(target: CheckTarget) -> dict[str, Any]:
     return {"name": known[0], "hidden": (8,), "memory": 8}
 
 
-def needed_info(target: CheckTarget) -> list[str]:
-    """Return the keys of the environment's info that the algorithm needs."""
+def needs_of(target: CheckTarget) -> tuple[str, ...]:
+    """Return the needs of the algorithm, for its default settings."""
     needs = getattr(target.component.load()(), "needs", ())
     if callable(needs):
         needs = needs((target.component.load_config() or AlgorithmConfig)())
-    return list(info_keys((needs,) if isinstance(needs, str) else needs))
+    return (needs,) if isinstance(needs, str) else tuple(needs)
+
+
+def needed_info(target: CheckTarget) -> list[str]:
+    """Return the keys of the environment's info that the algorithm needs."""
+    return list(info_keys(needs_of(target)))
 
 
 def plan_of(target: CheckTarget, world: str, seeds: tuple[int, ...], **settings: Any) -> Plan:

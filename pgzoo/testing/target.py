@@ -86,7 +86,7 @@ class CheckTarget:
         except (CheckFailed, NotApplicable):
             raise
         except PgzooError as error:
-            raise CheckFailed(f"{self.who} fails {what}: {error} {advice}") from error
+            raise CheckFailed(f"{self.who} fails {what}: {str(error).removesuffix('.')}. {advice}") from error
         except Exception as error:
             raise CheckFailed(f"{self.who} fails {what}: {type(error).__name__}: {error}. {advice}") from error
 

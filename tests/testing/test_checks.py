@@ -94,6 +94,12 @@ class Undocumented(Sound):
     """Says nothing of where it comes from."""
 
 
+class Mistyped(Sound):
+    """Needs a critic, misspelt. Source: none."""
+
+    needs = ("valeu",)
+
+
 class SilentConfig(AlgorithmConfig):
     loud: int = 1
 
@@ -184,6 +190,7 @@ class Shy(Sound):
 ALGORITHMS: list[tuple[type, dict[str, Any], str, str]] = [
     (Undocumented, {}, "documented", "doesn't name its source"),
     (Sound, {"config": SilentConfig}, "settings", "without a description: loud"),
+    (Mistyped, {}, "settings", 'Did you mean "value"?'),
     (Raises, {}, "trains-discrete", "ZeroDivisionError: late"),
     (RaisesForBoxes, {}, "trains-box", "ZeroDivisionError: late"),
     (Forgetful, {}, "trains-memory", "what is this?"),
@@ -755,7 +762,9 @@ def test_every_check_is_broken_by_somebody() -> None:
         "dynamics": {"equals-gymnasium"},
         "listener": {x[1] for x in LISTENERS},
     }
-    assert {kind: set(checks) for kind, checks in CHECKS.items()} == {k: broken.get(k, set()) | faulty[k] for k in CHECKS}
+    assert {kind: set(checks) for kind, checks in CHECKS.items()} == {
+        k: broken.get(k, set()) | faulty[k] for k in CHECKS
+    }
     assert set(PLUGIN_CHECKS) == {"registers", "light", "resolves", "summaries", "presets"}
 
 

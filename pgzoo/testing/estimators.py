@@ -205,8 +205,7 @@ def info_values(target: CheckTarget) -> None:
         target.expect(
             not all(map(bitwise_equal, _estimates(target, world), _estimates(target, other))),
             f'needs "info:{key}" and returns the same whatever this value is',
-            f'Environments without it are refused for nothing. Use info["{key}"], of the shape of the rewards, or remove '
-            "it from `needs`.",
+            f'Environments without it are refused for nothing. Use info["{key}"] [S, T, N], or remove it from `needs`.',
         )
 
 

@@ -62,7 +62,7 @@ def expected(path: Path) -> str:
     return found[1]
 
 
-SLOW = ("neighbor_noise", "lost_state", "termination_bootstrapped")
+SLOW = ("neighbor_noise", "lost_state", "shared_rng", "ends_merged_by_algorithm", "termination_bootstrapped")
 """Faults that another plugin of the folder stands for: the same check reports both."""
 
 

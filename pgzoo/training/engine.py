@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pgzoo.config import Member, RunConfig
+from pgzoo.errors import PluginError
 from pgzoo.ops.members import freeze, stack_members, to_device
 from pgzoo.ops.normalize import reward_buffers, update_reward_moments
 from pgzoo.ops.optim import flatten
@@ -147,6 +148,11 @@ class Engine:
         if init is None:
             return AlgorithmState({}, {})
         each: list[AlgorithmState] = [init(self, generator(seed, "algorithm")) for seed in self.plan.seeds]
+        if not isinstance(each[0], AlgorithmState):
+            raise PluginError(
+                f'Algorithm "{self.plan.config.algorithm}" returns a {type(each[0]).__name__} from init; return '
+                "pgzoo.types.AlgorithmState(params, buffers), two dicts of tensors by name."
+            )
         return stack_members(each)
 
     def begin_update(self) -> None:

@@ -44,7 +44,7 @@ check: $(VENV)/.ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python docs/generate.py --check
-	$(BIN)/zensical build --strict
+	PYTHONPATH=docs $(BIN)/zensical build --strict
 
 fix: $(VENV)/.ready
 	$(BIN)/ruff check --fix .
@@ -53,7 +53,7 @@ fix: $(VENV)/.ready
 # The site is written to build/site.
 docs: $(VENV)/.ready
 	$(BIN)/python docs/generate.py
-	$(BIN)/zensical build --strict --clean
+	PYTHONPATH=docs $(BIN)/zensical build --strict --clean
 
 bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/guard.py

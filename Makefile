@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?= reinforce --env CartPole-v1
 
-.PHONY: run test test-all unit coverage wheels test-envpool test-peers check fix docs bench bench-backends bench-device bench-peers bench-physics results tournament environments faults lock clean
+.PHONY: run test test-all unit coverage wheels test-envpool test-peers check fix docs bench bench-backends bench-device bench-peers bench-physics results tournament curves environments faults lock clean
 
 run: $(VENV)/.ready
 	$(BIN)/pgzoo run $(ARGS)
@@ -73,6 +73,10 @@ results: $(VENV)/.ready
 PIECE ?= *
 tournament: $(VENV)/.envpool
 	set -f; $(BIN)/python benchmarks/tournament.py $(ARGS_TOURNAMENT) $(PIECE)
+
+# The curves in docs/algorithms.md: those that are missing, or `make curves ALGORITHMS='ppo a2c'`.
+curves: $(VENV)/.ready
+	$(BIN)/python benchmarks/curves.py $(ALGORITHMS)
 
 environments: $(VENV)/.ready
 	$(BIN)/python benchmarks/environments.py $(if $(ROW),--only $(ROW))

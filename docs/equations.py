@@ -1,8 +1,8 @@
 """Equations in the docs: LaTeX from the plain notation of docstrings, and MathML from the LaTeX of a page.
 
-`to_latex` is used by docs/generate.py: docstrings write equations in Unicode ("θ ← θ + α Σₜ γᵗ rₜ"), pages in LaTeX, which
-GitHub shows. As a Markdown extension, this module writes the MathML of the site, so that a page loads no script and no
-font. Zensical finds it with `PYTHONPATH=docs`.
+Docstrings have equations in Unicode ("θ ← θ + α Σₜ γᵗ rₜ"), and pages in LaTeX, which GitHub shows; `to_latex` converts
+them for docs/generate.py. As a Markdown extension, this module writes the MathML of the site, so that a page loads no
+script and no font. Zensical finds it with `PYTHONPATH=docs`.
 """
 
 from __future__ import annotations

@@ -39,6 +39,7 @@ COMMANDS = [
     "algorithms",
     "policies",
     "estimators",
+    "diagnostics",
     "presets",
     "plugins",
     "plugins new",

@@ -1,4 +1,4 @@
-"""Equations of docstrings as LaTeX, and of pages as MathML; every algorithm and estimator has one, and a linked source."""
+"""Equations of docstrings as LaTeX, and of pages as MathML; each algorithm has one, and a link to its source."""
 
 from __future__ import annotations
 

@@ -14,7 +14,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = Path(__file__).with_name("public_names.txt")
 PAGE = (ROOT / "docs" / "public-api.md").read_text(encoding="utf-8")
-MODULES = [name for row in re.findall(r"^\| (`pgzoo.*?) \|", PAGE, re.MULTILINE) for name in re.findall(r"`(.*?)`", row)]
+MODULES = [
+    name for row in re.findall(r"^\| (`pgzoo.*?) \|", PAGE, re.MULTILINE) for name in re.findall(r"`(.*?)`", row)
+]
 
 
 def public_names(module: str) -> list[str]:
@@ -40,7 +42,7 @@ def all_names() -> list[str]:
 
 def test_the_public_names_are_the_listed_ones() -> None:
     kept, found = KEPT.read_text(encoding="utf-8").splitlines(), all_names()
-    how = "docs/public-api.md says how a public name is removed; `python tests/test_public_names.py` writes the list anew."
+    how = "docs/public-api.md says how a name is removed; `python tests/test_public_names.py` writes the list anew."
     assert found == kept, f"gone: {sorted({*kept} - {*found})}; new: {sorted({*found} - {*kept})}. {how}"
 
 

@@ -68,6 +68,7 @@ def to_latex(equation: str) -> str:
     text = re.sub(r"(\\pi (?:_\{\\text\{\w+\}\})?\([^|()]*)\|", r"\1\\mid ", text)
     text = re.sub(r"\bE(?=\[| \[)", r"\\mathbb{E}", text)
     text = re.sub(r"(?<=\\sim) +([NU])(?=\()", r" \\mathcal{\1}", text)
+    text = re.sub(r"(?<=[\w})]) +(?=\\mathrm)|(?<=\\mathrm\{argmin\}) +|(?<=\\mathrm\{sg\}) +(?=\\)", r"\\,", text)
     return re.sub(r" +(?=[ )^_,;])", "", text).strip()
 
 
@@ -87,7 +88,7 @@ def _latex_of(token: re.Match[str]) -> str:
     if found["word"]:
         first, space, rest = text.partition(" ")
         if first in FUNCTIONS:
-            command = rf"\{first}" if first in TEX else rf"\operatorname{{{first}}}"
+            command = rf"\{first}" if first in TEX else rf"\mathrm{{{first}}}"
             return command + (_text(space + rest) if rest else " ")
         return _text(text)
     return SYMBOLS.get(text, text)
@@ -121,7 +122,8 @@ def to_mathml(latex: str, *, block: bool) -> str:
     from latex2mathml.converter import convert
 
     mathml = convert(latex, display="block" if block else "inline")
-    mathml = re.sub(r"<mo>([A-Za-z]{2,})</mo>", r"<mi>\1</mi>", mathml)
+    letters = r'<mrow>((?:<mi mathvariant="normal">[A-Za-z]</mi>){2,})</mrow>'
+    mathml = re.sub(letters, lambda name: f"<mi>{re.sub('<.*?>', '', name[1])}</mi>", mathml)
     mathml = re.sub(rf"(?<=</mi>|</mn>)(?={NAME}|<msub>{NAME})", SPACE, mathml)
     mathml = re.sub(rf"(?<!<msub>)({NAME})(?=<m(?:i|n|sub|sup|subsup)>)", rf"\1{SPACE}", mathml)
     mathml = mathml.replace("<mi>;</mi>", '<mo separator="true">;</mo>')

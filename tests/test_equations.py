@@ -26,7 +26,7 @@ BLOCK = re.compile(r"\$\$(.+?)\$\$", re.DOTALL)
     [
         ("θ ← θ + α Σₜ γᵗ rₜ", r"\theta \leftarrow \theta + \alpha \sum_{t} \gamma^{t} r_{t}"),
         ("r = π(a|s; θ) / π_old(a|s)", r"r = \pi (a\mid s; \theta) / \pi_{\text{old}}(a\mid s)"),
-        ("E[ KL(π_old || π) ] <= δ", r"\mathbb{E}[ \operatorname{KL} (\pi_{\text{old}} \,\|\, \pi) ] \le \delta"),
+        ("E[ KL(π_old || π) ] <= δ", r"\mathbb{E}[ \mathrm{KL} (\pi_{\text{old}} \,\|\, \pi) ] \le \delta"),
         ("½ G² - 1/(K-1) Σ_{j≠i} Rⱼ", r"\tfrac{1}{2} G^{2} - \tfrac{1}{K-1} \sum_{j\neq i} R_{j}"),
         ("√(2δ / gᵀF⁻¹g) ~ N(0, I)", r"\sqrt{2\delta / g^{T}F^{-1}g} \sim \mathcal{N}(0, I)"),
         ("min(ρ̄, π/μ)", r"\min (\bar{\rho}, \pi /\mu)"),
@@ -74,6 +74,6 @@ def test_every_equation_of_the_docs_can_be_shown() -> None:
 
 def test_functions_keep_their_distance() -> None:
     pytest.importorskip("latex2mathml")
-    page = to_mathml(r"\beta \operatorname{KL} (p) + \log \pi", block=False)
+    page = to_mathml(r"\beta \mathrm{KL} (p) + \log \pi", block=False)
     assert re.search(r"</mi><mspace[^>]*/><mi>KL</mi><mo", page)
     assert re.search(r"<mi>log</mi><mspace[^>]*/><mi>", page)

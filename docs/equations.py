@@ -63,13 +63,23 @@ def to_latex(equation: str) -> str:
         run = re.compile(f"[{characters}]+")
         table = str.maketrans(characters, plain)
         equation = run.sub(lambda found, m=mark, t=table: f"{m}{{{found[0].translate(t)}}}", equation)
-    parts = [_latex_of(token) for token in re.finditer(TOKEN, re.sub(r"\^\{([^}]*)\}", "\x01\\1\x02", equation))]
-    text = "".join(parts).replace("\x01", "^{").replace("\x02", "}")
-    text = re.sub(r"(\\pi (?:_\{\\text\{\w+\}\})?\([^|()]*)\|", r"\1\\mid ", text)
-    text = re.sub(r"\bE(?=\[| \[)", r"\\mathbb{E}", text)
-    text = re.sub(r"(?<=\\sim) +([NU])(?=\()", r" \\mathcal{\1}", text)
-    text = re.sub(r"(?<=[\w})]) +(?=\\mathrm)|(?<=\\mathrm\{argmin\}) +|(?<=\\mathrm\{sg\}) +(?=\\)", r"\\,", text)
-    return re.sub(r" +(?=[ )^_,;])", "", text).strip()
+    # braces of exponents are hidden from the tokens, which read only those of subscripts
+    equation = re.sub(r"\^\{([^}]*)\}", "\x01\\1\x02", equation)
+    text = "".join(_latex_of(token) for token in TOKEN.finditer(equation))
+    text = text.replace("\x01", "^{").replace("\x02", "}")
+    for pattern, latex in CONTEXT.items():
+        text = re.sub(pattern, latex, text)
+    return text.strip()
+
+
+CONTEXT = {
+    r"(\\pi (?:_\{\\text\{\w+\}\})?\([^|()]*)\|": r"\1\\mid ",  # π(a|s)
+    r"\bE(?=\[| \[)": r"\\mathbb{E}",
+    r"(?<=\\sim) +([NU])(?=\()": r" \\mathcal{\1}",
+    r"(?<=[\w})]) +(?=\\mathrm)|(?<=\\mathrm\{argmin\}) +|(?<=\\mathrm\{sg\}) +(?=\\)": r"\\,",
+    r" +(?=[ )^_,;])": "",
+}
+"""What depends on the neighbors, as pattern and replacement: conditions, expectations, distributions, spaces."""
 
 
 def _latex_of(token: re.Match[str]) -> str:

@@ -4,6 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?= reinforce --env CartPole-v1
 
+# Tests start hundreds of Python processes; without cached bytecode, each would compile pgzoo again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run test test-all unit coverage wheels test-envpool test-peers check fix docs bench bench-backends bench-device bench-peers bench-physics results tournament curves environments faults lock clean
 
 run: $(VENV)/.ready

@@ -23,6 +23,8 @@ def draw(algorithm: str) -> None:
     """Train five seeds, and write the plot of the mean over seeds."""
     env = "Pendulum-v1" if algorithm in CONTINUOUS else "CartPole-v1"
     result = pgzoo.run(algorithm, env=env, seeds=SEEDS, preset="none", tracking_uri="none", eval_episodes=1)
+    if result.status != "finished":
+        sys.exit(f"{algorithm}: {result.status}")
     result.plot().savefig(FOLDER / f"{algorithm}.png", dpi=70)
 
 

@@ -309,8 +309,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> It
 
 EXPENSIVE = """
 tests/runs/test_kill.py tests/e2e tests/launchers tests/training/test_compiling.py tests/testing tests/faults
-tests/algorithms/test_laws.py tests/training/test_seed_law.py tests/runs tests/tracking plugins tests/learning tests/envs
-tests/export tests/test_readme.py tests/test_tutorial.py
+tests/algorithms/test_laws.py tests/training/test_seed_law.py tests/runs tests/tracking plugins tests/learning
+tests/envs tests/export tests/test_readme.py tests/test_tutorial.py
 """.split()
 """Folders and files to begin with, the most expensive first, so that at the end no process waits for another."""
 TOGETHER = {

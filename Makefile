@@ -7,7 +7,7 @@ ARGS ?= reinforce --env CartPole-v1
 # Tests start hundreds of Python processes; without cached bytecode, each would compile pgzoo again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test test-all unit coverage wheels test-envpool test-wandb test-peers check audit sbom fix docs bench bench-backends bench-device bench-peers bench-physics results tournament environments faults lock clean
+.PHONY: run test test-all unit coverage wheels test-envpool test-wandb test-peers check audit sbom fix docs bench bench-backends bench-device bench-peers bench-physics results tournament curves environments faults lock clean
 
 run: $(VENV)/.ready
 	$(BIN)/pgzoo run $(ARGS)
@@ -47,7 +47,7 @@ check: $(VENV)/.ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python docs/generate.py --check
-	$(BIN)/zensical build --strict
+	PYTHONPATH=docs $(BIN)/zensical build --strict
 
 # Known vulnerabilities of the pinned versions, asked from PyPI; a version that PyPI does not know is an error.
 audit: $(VENV)-tools/.ready
@@ -74,7 +74,7 @@ fix: $(VENV)/.ready
 # The site is written to build/site.
 docs: $(VENV)/.ready
 	$(BIN)/python docs/generate.py
-	$(BIN)/zensical build --strict --clean
+	PYTHONPATH=docs $(BIN)/zensical build --strict --clean
 
 bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/guard.py
@@ -94,6 +94,10 @@ results: $(VENV)/.ready
 PIECE ?= *
 tournament: $(VENV)/.envpool
 	set -f; $(BIN)/python benchmarks/tournament.py $(ARGS_TOURNAMENT) $(PIECE)
+
+# The curves in docs/algorithms.md: those that are missing, or `make curves ALGORITHMS='ppo a2c'`.
+curves: $(VENV)/.ready
+	$(BIN)/python benchmarks/curves.py $(ALGORITHMS)
 
 environments: $(VENV)/.ready
 	$(BIN)/python benchmarks/environments.py $(if $(ROW),--only $(ROW))

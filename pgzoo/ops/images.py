@@ -196,8 +196,9 @@ def _aligned(value: Tensor) -> Tensor:
 
 
 def _joined(results: Iterator[Tensor], rows: int) -> Tensor:
-    """Concatenate results, each written to its place at once: small ones would lie between the freed memory of large
-    intermediate results, which could then not be used for those of the next block.
+    """Concatenate results with `rows` rows in total, and copy each as soon as it is computed.
+
+    Otherwise these small tensors would lie between large freed ones, whose memory then couldn't be used for the next.
     """
     block = next(results)
     joined, end = block.new_empty(rows, *block.shape[1:]), len(block)

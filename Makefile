@@ -4,7 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?= reinforce --env CartPole-v1
 
-.PHONY: run test test-all unit coverage wheels test-envpool test-peers check fix docs bench bench-backends bench-device bench-peers bench-physics results tournament environments faults lock clean
+# Tests start hundreds of Python processes; without cached bytecode, each would compile pgzoo again.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: run test test-all unit coverage wheels test-envpool test-peers check audit sbom fix docs bench bench-backends bench-device bench-peers bench-physics results tournament environments faults lock clean
 
 run: $(VENV)/.ready
 	$(BIN)/pgzoo run $(ARGS)
@@ -45,6 +48,24 @@ check: $(VENV)/.ready
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python docs/generate.py --check
 	$(BIN)/zensical build --strict
+
+# Known vulnerabilities of the pinned versions, asked from PyPI; a version that PyPI does not know is an error.
+audit: $(VENV)-tools/.ready
+	$(VENV)-tools/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
+
+# A software bill of materials: what `make wheels` built, and everything that a plain installation of it brings.
+sbom: $(VENV)-tools/.ready
+	$(PYTHON) -m venv --clear $(VENV)-sbom
+	$(VENV)-sbom/bin/python -m pip install --quiet -c constraints.txt dist/pgzoo-*.whl
+	$(VENV)-tools/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type library --output-reproducible \
+	  -o dist/pgzoo.cdx.json $(VENV)-sbom/bin/python
+	rm -r $(VENV)-sbom
+
+TOOLS = cyclonedx-bom==7.5.0 pip-audit==2.10.1
+$(VENV)-tools/.ready: Makefile
+	$(PYTHON) -m venv --clear $(VENV)-tools
+	$(VENV)-tools/bin/python -m pip install --quiet --disable-pip-version-check $(TOOLS)
+	touch $@
 
 fix: $(VENV)/.ready
 	$(BIN)/ruff check --fix .

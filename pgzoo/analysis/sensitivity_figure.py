@@ -35,13 +35,17 @@ def sensitivity_figure(grids: Sequence[Grid], results: Sequence[Sensitivity], sc
     )
     parts = figure.add_gridspec(len(envs) + measured, 1)
     for row, env in enumerate(envs):
-        panels = parts[row].subgridspec(1, len(axes_names)).subplots(sharey=True, squeeze=False)[0]
+        inner = parts[row].subgridspec(1, len(axes_names))
+        panels: list[Axes] = []
+        for column in range(len(axes_names)):
+            panels.append(figure.add_subplot(inner[column], sharey=panels[0] if panels else None))
         for column, (panel, name) in enumerate(zip(panels, axes_names, strict=True)):
             over_values(panel, grids, env, name)
             heading(panel, env if column == 0 else "", "line: best; dashed: mean; one dot per setting")
         panels[0].set_ylabel(metric_in_words(score))
     if measured:
-        left, right = parts[len(envs)].subgridspec(1, 2).subplots()
+        inner = parts[len(envs)].subgridspec(1, 2)
+        left, right = figure.add_subplot(inner[0]), figure.add_subplot(inner[1])
         plane(left, results)
         heading(left, plural(len(envs), "environment"), "lower right is better: high score, little to gain from tuning")
         by_number_tuned(right, results)
@@ -66,7 +70,8 @@ def over_values(axes: Axes, grids: Sequence[Grid], env: str, name: str) -> None:
         places = [values.index(value) for value in known]
         for place, value in zip(places, known, strict=True):
             axes.scatter([place] * len(by_value[value]), by_value[value], s=17, color=color, alpha=0.32, linewidths=0)
-        best, mean = ([of(by_value[value]) for value in known] for of in (max, np.mean))
+        best = [max(by_value[value]) for value in known]
+        mean = [float(np.mean(by_value[value])) for value in known]
         axes.plot(places, mean, color=color, linewidth=1.4, linestyle=(0, (5, 2)))
         axes.plot(places, best, color=color, linewidth=2, marker="o", markersize=5, label=grid.algorithm)
     axes.set_xticks(range(len(values)), [f"{value:g}" for value in values])

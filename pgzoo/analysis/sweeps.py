@@ -94,7 +94,8 @@ class SweepAnalysis:
         """
         from pgzoo.analysis.log import log_run
 
-        numbers, params = {}, {"score": self.score}
+        numbers: dict[str, float] = {}
+        params = {"score": self.score}
         for found in self.algorithms:
             known = {"tuned": found.tuned, "shared": found.shared, "sensitivity": found.sensitivity}
             known["effective_dimensionality"] = found.dimensionality

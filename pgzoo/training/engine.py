@@ -256,10 +256,12 @@ class Engine:
         settings = self.settings
         count = getattr(settings, "minibatches", 1) if count is None else count
         batcher = self._batcher(trajectory, targets, evaluated, extra)
+        updates, seeds = state.updates, self.plan.seeds
+        del state  # a generator keeps its arguments, and these parameters are replaced at the first step
         for epoch in range(getattr(settings, "epochs", 1)) if epochs is None else epochs:
 
             def order(member: int, n: int, epoch: int = epoch) -> NDArray[np.int64]:
-                return self.rng("shuffle", member, state, epoch).permutation(n)
+                return generator(seeds[member], "shuffle", int(updates[member]), epoch).permutation(n)
 
             yield from batcher.minibatches(order, count)
 
@@ -397,6 +399,7 @@ def default_loop(ctx: Engine) -> Iterator[None]:
     while ctx.running():
         state, trajectory = ctx.collect(ctx.state)
         ctx.state = update(ctx, state, trajectory)
+        del state, trajectory  # or they would be in memory during the next collection
         yield
 
 

@@ -43,6 +43,7 @@ class Faulty(Bandit):
     """Works until its `patience` steps are over."""
 
     def __init__(self, patience: int) -> None:
+        super().__init__()
         self.left = patience
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:

@@ -23,7 +23,6 @@ __all__ = [
     "clip_by_member_norm",
     "count_parameters",
     "flatten",
-    "in_pieces",
     "make_optimizer",
     "unflatten",
     "unflatten_candidates",

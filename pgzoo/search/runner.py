@@ -18,11 +18,10 @@ from pgzoo.errors import ConfigError, RunFailed
 from pgzoo.registry import PluginCatalog, discover
 from pgzoo.runs.objects import check_objects, import_files, register_objects
 from pgzoo.runs.resolve import compose, resolve
-from pgzoo.runs.result import Result
 from pgzoo.runs.waiting import ProgressMode, progress_mode
 from pgzoo.search import preset as preset_file
 from pgzoo.search.display import Display
-from pgzoo.search.log import log_study
+from pgzoo.search.log import StudyLog
 from pgzoo.search.options import Pruner, Sampler, SearchOptions, require_optuna
 from pgzoo.search.report import write_report
 from pgzoo.search.result import Finalist, SweepResult, TrialRow
@@ -36,8 +35,9 @@ from pgzoo.search.space import (
     round_setting,
     sample,
 )
-from pgzoo.search.study import RUN_ID, UNNAMED, Study, read_study, worker_lock
+from pgzoo.search.study import UNNAMED, Study, read_study, worker_lock
 from pgzoo.search.trial import Candidate, Objective, Outcome, batches, train_batch
+from pgzoo.tracking.ledger import PARENT
 from pgzoo.tracking.locks import lock
 
 __all__ = ["best_rows", "join_study", "run_search", "sweep"]
@@ -170,9 +170,9 @@ def run_search(
     )
     folder = home.root / "studies" / name
     opened = Study(name, folder, options, space, base)
-    with _said_once(), worker_lock(folder) as worker:
-        runner = _Search(opened, catalog, command, Display(progress, name, options.trials), worker, home)
-        return runner.run()
+    display = Display(progress, name, options.trials)
+    with _said_once(), worker_lock(folder) as worker, StudyLog(opened, home, command) as log:
+        return _Search(opened, catalog, command, display, worker, log).run()
 
 
 def join_study(
@@ -201,9 +201,9 @@ def join_study(
     base = resolve([Layer({**settings, **labels, "tracking_uri": tracking_uri}, ".".join)], catalog)
     tracking.check_store(tracking.resolve_uri(tracking_uri, home), home)
     opened = Study(name, folder, options, checked_space(parse_search(options.space), base, catalog), base)
-    with _said_once(), worker_lock(folder) as worker:
-        search = _Search(opened, catalog, command, Display(progress, name, options.trials), worker, home)
-        return search.run(finals=False)
+    display = Display(progress, name, options.trials)
+    with _said_once(), worker_lock(folder) as worker, StudyLog(opened, home, command) as log:
+        return _Search(opened, catalog, command, display, worker, log).run(finals=False)
 
 
 class _Search:
@@ -216,13 +216,12 @@ class _Search:
         command: str,
         display: Display,
         worker: str,
-        home: tracking.Home,
+        log: StudyLog,
     ) -> None:
-        self.home = home
+        self.log = log
         self.study, self.catalog, self.command, self.display, self.worker = study, catalog, command, display, worker
         self.options, self.base = study.options, study.base
         self._live: dict[int, Any] = {}
-        self._last: Result | None = None
         hours = self.options.max_hours
         self._deadline = None if hours is None else time.monotonic() + hours * 3600
 
@@ -231,6 +230,8 @@ class _Search:
         study = self.study
         study.put_back_abandoned()
         study.start_sampler(self.worker)
+        if finals:
+            self.log.open_study()
         self.display.start(study.rows())
         seeds = self.base.seeds
         shares = bool(Candidate(0, self.base, tuple(study.space.dimensions)).shared())
@@ -276,16 +277,11 @@ class _Search:
             file = preset_file.write(self.options.save_preset, config, winner, result, self.catalog)
             result = replace(result, preset=file)
         result = replace(result, files=tuple(write_report(result, study.optuna)))
-        if winner:
-            with self.display.waiting(lambda: "Logging the study to MLflow"):
-                run_id = log_study(result, self.base, self.home, self.command, study.optuna.user_attrs.get(RUN_ID))
-            if run_id:
-                study.optuna.set_user_attr(RUN_ID, run_id)
-            result = replace(result, run_id=run_id)
-        if self._last is not None:
-            with self.display.waiting(self._last.format_shipping):
-                self._last.settled()
-        return result
+        if finals:
+            self.log.open_study()  # the process that wrote the run of the study may have ended
+            self.log.close_study(result)
+        with self.display.waiting(self.log.format_shipping):
+            return replace(result, run_id=self.log.settle())
 
     def _others_train(self) -> bool:
         """Return whether another process is still training a trial of the study.
@@ -327,12 +323,14 @@ class _Search:
         settings = sample(self.study.space, self.base, suggest)
         trial.set_user_attr("settings", settings)
         self._live[trial.number] = trial
+        self.log.trial_started(trial.number, settings)
         return self._candidate(trial.number, settings, seeds, {})
 
     def _candidate(
         self, number: int, settings: Mapping[str, Any], seeds: tuple[int, ...], tags: Mapping[str, str]
     ) -> Candidate:
-        labels = {**self.base.tags, "pgzoo.study": self.study.name, "pgzoo.trial": str(number), **tags}
+        place = {"pgzoo.study": self.study.name, "pgzoo.trial": str(number), PARENT: self.log.trial_key(number)}
+        labels = {**self.base.tags, **place, **tags}
         config = configure(self.base, settings, self.catalog)
         config = config.model_copy(update={"seeds": seeds, "tags": labels})
         return Candidate(number, config, tuple(settings))
@@ -354,14 +352,13 @@ class _Search:
         outcomes: dict[int, Outcome] = {}
         for group in batches(list(new.values())):
             with self.display.training([candidate.number for candidate in group]):
-                done, result = train_batch(
+                done = train_batch(
                     group,
                     self.options.objective,
                     self.catalog,
                     command=self.command,
                     report=None if self.options.pruner == "none" else self._report,
                 )
-            self._last = result or self._last
             for outcome in done:
                 if outcome.status != "interrupted":
                     self._end(outcome)
@@ -369,6 +366,7 @@ class _Search:
             if any(outcome.status == "interrupted" for outcome in done):
                 for number in list(self._live):
                     self.study.put_back(self.study.trials()[number])
+                    self.log.trial_ended(Outcome(number, "interrupted", reason="interrupted"))
                 return False
         for candidate, key in twins:
             if key in known:
@@ -383,6 +381,8 @@ class _Search:
     def _end(self, outcome: Outcome) -> None:
         trial = self._live.pop(outcome.number)
         self.study.tell(trial, outcome)
+        self.log.trial_ended(outcome)
+        self.log.record_progress()
         self.display.ended(outcome, trial.user_attrs["settings"], self.study.rows())
 
     def _report(self, number: int, rung: int, so_far: float) -> bool:
@@ -415,8 +415,7 @@ class _Search:
         interrupted = False
         for group in batches([self._candidate(row.number, row.settings, seeds, tags) for row in missing]):
             with self.display.training([candidate.number for candidate in group], fresh=True):
-                done, result = train_batch(group, self.options.objective, self.catalog, command=self.command)
-            self._last = result or self._last
+                done = train_batch(group, self.options.objective, self.catalog, command=self.command)
             for outcome in done:
                 if outcome.status == "finished":
                     about = {"seeds": seeds, "scores": outcome.scores, "run_keys": outcome.run_keys}

@@ -12,7 +12,7 @@ from pgzoo.errors import StoreError, UnknownName, did_you_mean
 from pgzoo.files import write_file
 from pgzoo.tracking.home import NO_STORE, Home, display_uri, redact, resolve_uri
 from pgzoo.tracking.journal import artifact_path, check_run_key
-from pgzoo.tracking.ledger import identity, journal_folders, read_json, start_of
+from pgzoo.tracking.ledger import KIND, identity, journal_folders, read_json, start_of_seed
 from pgzoo.tracking.secrets import reveal_secrets
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def choose(ref: str, runs: list[Found]) -> list[Found]:
 
 
 def local_run(folder: Path, home: Home) -> Found | None:
-    start, shipped = start_of(folder), read_json(folder / "run.json")
+    start, shipped = start_of_seed(folder), read_json(folder / "run.json")
     if start is None:
         return None
     return Found(
@@ -142,6 +142,8 @@ def remote_runs(client: Any, ref: str, uri: str, home: Home) -> Iterable[Found]:
     for run in runs:
         check_run_id(run.info.run_id)
         tags, params = run.data.tags, run.data.params
+        if KIND in tags:
+            continue
         seed = params.get("seed", "0")
         yield Found(
             run_key=tags.get("pgzoo.run_key", ""),

@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
 from program import Folder, eventually, read_until
 
 import pgzoo
-from pgzoo import SweepResult
+from pgzoo import SweepResult, tracking
+from pgzoo.analysis.listing import RunFilter, list_local, list_store
 from pgzoo.cli import main
-from pgzoo.errors import ConfigError, RunFailed, UsageError
+from pgzoo.errors import ConfigError, RunFailed, UnknownName, UsageError
+from pgzoo.tracking import Home
 
 pytest.importorskip("optuna", reason="the extra sweep is not installed")
 
@@ -73,7 +76,19 @@ def test_a_search_from_the_first_trial_to_the_preset(home: Path) -> None:
     alone = pgzoo.run("ppo", **{**SETTINGS, **nested})
     assert tuple(float(run.returns.mean()) for run in alone.runs) == row.scores
     config = yaml.safe_load((home / ".pgzoo/runs" / row.run_keys[1] / "artifacts/config.yaml").read_text())
+    parent = config["tags"].pop("pgzoo.parent")
     assert config["tags"] == {"pgzoo.study": "first", "pgzoo.trial": "0"} and config["seeds"] == [1]
+
+    # the run of the trial has its settings and scores, that of the study the best score so far
+    start, *middle, _, end = (record for record, _ in tracking.records(home / ".pgzoo/runs" / parent) if record)
+    assert start["params"] == {"algorithm": "ppo", "env": "CartPole-v1"} | {k: str(v) for k, v in row.settings.items()}
+    values = {(name, record["steps"][0]): value for record in middle for name, value in record["m"].items()}
+    assert (values["trial/seed_score", 0], values["trial/seed_score", 1]) == row.scores
+    assert values["trial/score", 0] == row.score and end["status"] == "FINISHED"
+    records = list(tracking.records(home / ".pgzoo/runs" / start["tags"]["pgzoo.parent"]))
+    shown = [record["m"] for record, _ in records if record and "trial/best" in record.get("m", {})]
+    assert [one["trial/best"] for one in shown] == list(np.maximum.accumulate([row.score for row in result.trials]))
+    assert [one["trial/number"] for one in shown] == [0, 1, 2, 3, 4]
 
     # the files
     assert result.preset is not None and winner is not None
@@ -190,7 +205,7 @@ def test_a_study_is_joined_by_its_name(home: Path) -> None:
     assert [row["status"] for row in joined["trials"]] == ["finished"] * 3 and joined["winner"] is None
     key = joined["trials"][2]["run_keys"][0]
     config = yaml.safe_load((home / ".pgzoo/runs" / key / "artifacts/config.yaml").read_text())
-    assert config["tags"] == {"a": "b", "pgzoo.study": "shared", "pgzoo.trial": "2"}
+    assert config["tags"].items() >= {"a": "b", "pgzoo.study": "shared", "pgzoo.trial": "2"}.items()
     ended = sweep(study="shared", search=space, trials=3, tags={"a": "b"})
     assert [list(row.scores) for row in ended.trials] == [row["scores"] for row in joined["trials"]] and ended.winner
     done = CliRunner().invoke(main.program, ["sweep", "--join", "other"])
@@ -209,7 +224,20 @@ def test_a_study_is_a_run_in_mlflow(home: Path) -> None:
     assert {file.path for file in client.list_artifacts(result.run_id)} == {"trials.csv", "finalists.csv"}
     query = "tags.`pgzoo.study` = 'logged' and tags.`pgzoo.trial` = '0'"
     runs = client.search_runs([run.info.experiment_id], query)
+    (trial,) = (one for one in runs if one.data.tags.get("pgzoo.kind") == "trial")
+    assert trial.data.tags["mlflow.parentRunId"] == result.run_id and trial.info.status == "FINISHED"
+    assert trial.data.metrics["trial/score"] == result.trials[0].score
+    assert trial.data.params["learning_rate"] == str(result.trials[0].settings["learning_rate"])
+    runs.remove(trial)
+    assert {one.data.tags["mlflow.parentRunId"] for one in runs} == {trial.info.run_id}
     assert sorted(one.data.tags.get("pgzoo.seeds", "search") for one in runs) == ["fresh"] * 2 + ["search"] * 2
+    # lists and selectors know only the runs of seeds
+    listed = list_store(f"sqlite:///{home}/mlflow.db", RunFilter(), 0, False, lambda *_: None)
+    assert {one.run_id for (one,) in listed.rows} == {one.info.run_id for one in runs}
+    local = list_local(Home.find(), RunFilter(), 0, False, lambda *_: None)
+    assert {one.run_id for (one,) in local.rows} == {one.info.run_id for one in runs}
+    with pytest.raises(UnknownName):
+        tracking.find("logged", Home.find())
     assert sweep(trials=1, top=1, fresh_seeds=2, study="logged", tracking_uri=None).run_id == result.run_id
 
 

@@ -70,7 +70,8 @@ class StudyLog:
         """Write the scores of a trial, the mean learning curve of its seeds, and its end."""
         journal = self._trials.pop(outcome.number)
         for step, value in outcome.curve:
-            journal.record([step], {"train/return_mean": value})
+            # another name than that of the seeds' curves, which MLflow's chart averages per algorithm
+            journal.record([step], {"trial/return_mean": value})
         if outcome.status == "finished":
             for seed, one in zip(self._config.seeds, outcome.scores, strict=True):
                 journal.summary(seed, {"trial/seed_score": one})

@@ -39,7 +39,7 @@ UNNAMED = timedelta(seconds=60)
 """Longest time between the start of a trial and its worker's name in the study."""
 
 JOINED_LABELS = ("tags", "name", "experiment")
-JOINED_OPTIONS = ("trials", "objective", "sampler", "pruner", "sampler_seed", "batch")
+JOINED_OPTIONS = ("trials", "objective", "sampler", "pruner", "sampler_seed", "batch", "jobs")
 """What a process that joins a study takes from it, besides its definition."""
 
 LABELS = ("tags", "name", "experiment", "tracking_uri")

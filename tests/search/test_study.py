@@ -132,6 +132,41 @@ def test_a_grid_trains_each_combination_once(home: Path) -> None:
     ]
 
 
+def test_several_jobs_give_the_same_scores(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    space = {"epochs": [1, 2, 3]}
+    options: dict[str, Any] = {"search": space, "sampler": "grid", "trials": 3, "top": 1, "fresh_seeds": 2}
+    alone, shared = sweep(**options, study="alone"), sweep(**options, jobs=2, study="shared", progress=True)
+    assert scores(shared) == scores(alone)
+    assert shared.winner is not None and alone.winner is not None and shared.winner.scores == alone.winner.scores
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("trial ")]
+    assert len(lines) == 3 and "3 of 3, best " in lines[-1]
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced_and_its_trial_trained_again(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    words = (
+        "sweep ppo --env CartPole-v1 --search epochs=1,2,3,4 --sampler grid --trials 4 --jobs 2 --seeds 2 --top 1 "
+        "--fresh-seeds 2 --total-steps 6000 --eval-episodes 2 --tracking-uri none --study jobs --json"
+    ).split()
+    try:
+        child = folder.start(*words)
+        eventually(lambda: len(list(tmp_path.glob(".pgzoo/runs/*-s?"))) >= 2)
+        workers = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
+        os.kill(int(workers[0]), signal.SIGKILL)
+        read_until(child.stderr, "trial ")
+        child.send_signal(signal.SIGINT)
+        out, _ = child.communicate()
+        stopped = folder.parse(out)
+        assert child.returncode == 130 and stopped["interrupted"]
+        assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+        result = folder.parse(folder.pgzoo(*words)[0])
+    finally:
+        folder.close()
+    assert sorted(row["settings"]["epochs"] for row in result["trials"]) == [1, 2, 3, 4] and result["winner"]
+    assert all(row["status"] == "finished" for row in result["trials"])
+
+
 def test_a_setting_that_is_drawn_again_is_not_trained_again(home: Path) -> None:
     result = sweep(search={"estimator": ["gae", "n-step"]}, trials=4, top=1, fresh_seeds=2, sampler="random")
     trained = [row for row in result.trials if row.env_steps]

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?= reinforce --env CartPole-v1
 
-.PHONY: run test test-all unit coverage wheels test-envpool test-peers check fix docs bench bench-backends bench-device bench-peers bench-physics results tournament environments faults lock clean
+.PHONY: run test test-all unit coverage wheels test-envpool test-ray test-peers check fix docs bench bench-backends bench-device bench-peers bench-physics results tournament environments faults lock clean
 
 run: $(VENV)/.ready
 	$(BIN)/pgzoo run $(ARGS)
@@ -29,12 +29,13 @@ unit: $(VENV)/.ready
 coverage: $(VENV)/.ready
 	$(PYTEST) -m "not slow" --cov --cov-report term $(ARGS_TEST)
 
-# Builds pgzoo and its plugins, and installs them where nothing else is. envpool, which is large, is built only.
+# Builds pgzoo and its plugins, and installs them where nothing else is. The plugins that need envpool or ray, which are
+# large, are built only.
 wheels: $(VENV)/.ready
 	rm -rf dist build plugins/*/build $(VENV)-wheels
 	for place in . plugins/*; do $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist $$place || exit 1; done
 	$(PYTHON) -m venv $(VENV)-wheels
-	$(VENV)-wheels/bin/python -m pip install --quiet -c constraints.txt $$(ls dist/*.whl | grep -v envpool)
+	$(VENV)-wheels/bin/python -m pip install --quiet -c constraints.txt $$(ls dist/*.whl | grep -v -e envpool -e pgzoo_ray)
 	cd $(VENV)-wheels && bin/pgzoo --help && bin/pgzoo algorithms && bin/pgzoo plugins
 	rm -r $(VENV)-wheels
 
@@ -90,6 +91,14 @@ $(VENV)/.ready: pyproject.toml constraints.txt $(foreach plugin,example offpolic
 # envpool and what it needs are 300 MB to download: installed and tested when asked for.
 test-envpool: $(VENV)/.envpool
 	$(BIN)/python -m pytest plugins/pgzoo-envpool
+
+# ray is 80 MB to download: installed and tested when asked for.
+test-ray: $(VENV)/.ray
+	$(BIN)/python -m pytest plugins/pgzoo-ray
+
+$(VENV)/.ray: $(VENV)/.ready plugins/pgzoo-ray/pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e plugins/pgzoo-ray
+	touch $@
 
 # Compares losses, gradients and updates with those of other libraries (docs/peers.md), in a venv of their own.
 PEERS = stable-baselines3==2.9.2 sb3-contrib==2.9.2 torchrl==0.14.1 skrl==2.1.1

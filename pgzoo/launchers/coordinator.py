@@ -69,7 +69,9 @@ class Coordinator:
 
     def launch(self, launcher: Launcher) -> bool:
         """Call the launcher. Return False if it trains all seeds in this process. It doesn't start workers yet."""
-        self._messages = launcher(LaunchRequest(self.plan.config, self._worker, self._split, self._commands, self._restart))
+        self._messages = launcher(
+            LaunchRequest(self.plan.config, self._worker, self._split, self._commands, self._restart)
+        )
         return self._messages is not None
 
     def _split(self, count: int) -> tuple[Shard, ...]:

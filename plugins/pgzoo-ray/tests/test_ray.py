@@ -59,7 +59,9 @@ def assert_equal(one: Result, other: Result) -> None:
         np.testing.assert_array_equal(first.greedy_returns, second.greedy_returns)
     for first, second in zip(one.histories, other.histories, strict=True):
         timed = "time/steps_per_second"
-        curves = [{s: {k: v for k, v in m.items() if k != timed} for s, m in h.metrics.items()} for h in (first, second)]
+        curves = [
+            {s: {k: v for k, v in m.items() if k != timed} for s, m in h.metrics.items()} for h in (first, second)
+        ]
         assert curves[0] == curves[1]
         assert (first.steps, first.returns, first.lengths) == (second.steps, second.returns, second.lengths)
     for name, value in one.ended.state.params.items():
@@ -118,6 +120,5 @@ def test_nodes_with_other_versions_are_refused(home: Home, monkeypatch: pytest.M
 def test_a_cluster_that_cannot_be_reached_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    monkeypatch.setattr(ray, "init", lambda *args, **options: (_ for _ in ()).throw(ConnectionError("no head there")))
-    with pytest.raises(UsageError, match=r"The Ray cluster at 127\.0\.0\.1:1 can't be reached: no head there"):
+    with pytest.raises(UsageError, match=r"The Ray cluster at 127\.0\.0\.1:1 can't be reached: .*Correct RAY_ADDRESS"):
         launcher._connect()

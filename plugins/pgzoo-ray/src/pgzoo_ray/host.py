@@ -36,7 +36,12 @@ class ShardHost:
     """An actor with the worker process of one shard."""
 
     def __init__(
-        self, command: Sequence[str], folder: str, environment: Mapping[str, str | None], probe: str, lines: Sequence[str]
+        self,
+        command: Sequence[str],
+        folder: str,
+        environment: Mapping[str, str | None],
+        probe: str,
+        lines: Sequence[str],
     ) -> None:
         """Start the worker and write `lines` to its standard input.
 
@@ -48,7 +53,9 @@ class ShardHost:
             lines: the spec of the shard, and commands.
         """
         if not Path(probe).exists():
-            raise FileNotFoundError(f"{Path(probe).parent} on {platform.node()} isn't the folder of the calling process")
+            raise FileNotFoundError(
+                f"{Path(probe).parent} on {platform.node()} isn't the folder of the calling process"
+            )
         environ = {**os.environ, **{key: value for key, value in environment.items() if value is not None}}
         for key in [key for key, value in environment.items() if value is None]:
             environ.pop(key, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import tempfile
 import time
 from collections.abc import Generator, Mapping
@@ -29,6 +30,9 @@ PACKAGES = ("gymnasium", "numpy", "torch", "ray")
 
 POLL_INTERVAL = 0.5
 """Longest time, in seconds, between two calls of `LaunchRequest.commands`."""
+
+CONNECT_SECONDS = 10.0
+"""Longest time, in seconds, in which the cluster must accept a connection."""
 
 CHECK_SECONDS = 60.0
 """Longest time, in seconds, in which a node must tell what it has installed."""
@@ -62,6 +66,8 @@ def _connect() -> None:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = os.environ.get("RAY_ADDRESS")
+    if address:
+        _check_reachable(address)
     own = {} if address else {"num_cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None}
     try:
         ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, include_dashboard=None, **own)
@@ -69,6 +75,19 @@ def _connect() -> None:
         where = f"The Ray cluster at {address}" if address else "A Ray cluster on this machine"
         what = "can't be reached" if address else "can't be started"
         raise UsageError(f"{where} {what}: {str(error).strip().splitlines()[0]}") from error
+
+
+def _check_reachable(address: str) -> None:
+    """Raise UsageError if nothing listens at HOST:PORT, because Ray itself would try for minutes."""
+    name, colon, port = address.rpartition("://")[2].rpartition(":")
+    if not (colon and port.isdigit()):  # such as "auto"
+        return
+    try:
+        socket.create_connection((name, int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise UsageError(
+            f"The Ray cluster at {address} can't be reached: {error}. Correct RAY_ADDRESS, or run ray start --head"
+        ) from error
 
 
 def _check_nodes() -> None:

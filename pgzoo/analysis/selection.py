@@ -393,7 +393,9 @@ def read_journal(run: Run, folder: Path, metric: str) -> Run:
 
 
 def with_curve(run: Run, points: Mapping[int, float]) -> Run:
-    finite = ((int(step), float(value)) for step, value in points.items() if np.isfinite(value))
-    kept = sorted(point for point in finite if abs(point[0]) < 2**63)
-    steps, values = zip(*kept, strict=True) if kept else ((), ())
-    return replace(run, steps=np.array(steps, np.int64), values=np.array(values, np.float64))
+    kept = {step: value for step, value in points.items() if abs(step) < 2**63}
+    steps = np.fromiter(kept.keys(), np.int64, len(kept))
+    values = np.fromiter(kept.values(), np.float64, len(kept))
+    order = np.argsort(steps, kind="stable")
+    order = order[np.isfinite(values[order])]
+    return replace(run, steps=steps[order], values=values[order])

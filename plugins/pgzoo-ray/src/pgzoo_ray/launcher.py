@@ -208,4 +208,4 @@ def _all_stopped(commands: list[str]) -> bool:
 def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     cause = getattr(error, "cause", None)
-    return f"its actor was lost ({type(error).__name__}): {cause or (lines[-1] if lines else '')}".rstrip(": ")
+    return f"its actor was lost ({type(error).__name__}): {cause or (lines[-1] if lines else '')}".rstrip(": .")

@@ -43,6 +43,7 @@ class Environments:
 
     def reset(self, state: TrainState) -> Collector:
         """Reset every training environment, each member's from its own random stream."""
+        self.resuming = False  # the run begins here, also if it is resumed without a checkpoint
         return rollout.reset_all(self.training(), self.plan.policy, self._seeds(state, "reset"))
 
     def reset_as_members(self, state: TrainState) -> Collector:

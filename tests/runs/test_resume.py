@@ -74,6 +74,15 @@ def test_who_ended_before_the_others_goes_on_from_there(
     assert parameters(longer) == parameters(trained(**settings, total_steps=1200))
 
 
+@pytest.mark.parametrize("backend", ["native", "sync"])
+def test_a_run_that_was_cut_off_before_its_first_checkpoint_begins_again(
+    backend: str, trained: Train, home: Home, catalog: PluginCatalog
+) -> None:
+    whole = trained(backend=backend)
+    shutil.rmtree(home.runs / whole.runs[0].run_key / checkpoint.FOLDER_NAME)
+    assert parameters(again(catalog, home, whole.group)) == parameters(whole)
+
+
 def test_seeds_at_different_stages_go_on_together(trained: Train, home: Home, catalog: PluginCatalog) -> None:
     whole = trained(seeds=(0, 1, 2))
     shutil.rmtree(checkpoints(home, whole, 0)[-1])

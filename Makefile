@@ -4,7 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?= reinforce --env CartPole-v1
 
-.PHONY: run test test-all unit coverage wheels test-envpool test-peers check fix docs bench bench-backends bench-device bench-peers bench-physics results tournament environments faults lock clean
+# Tests start hundreds of Python processes; without cached bytecode, each would compile pgzoo again.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: run test test-all unit coverage wheels test-envpool test-wandb test-peers check audit sbom fix docs bench bench-backends bench-device bench-peers bench-physics results tournament curves environments faults lock clean
 
 run: $(VENV)/.ready
 	$(BIN)/pgzoo run $(ARGS)
@@ -29,12 +32,12 @@ unit: $(VENV)/.ready
 coverage: $(VENV)/.ready
 	$(PYTEST) -m "not slow" --cov --cov-report term $(ARGS_TEST)
 
-# Builds pgzoo and its plugins, and installs them where nothing else is. envpool, which is large, is built only.
+# Builds pgzoo and its plugins, and installs them where nothing else is. envpool and wandb, which are large, are built only.
 wheels: $(VENV)/.ready
 	rm -rf dist build plugins/*/build $(VENV)-wheels
 	for place in . plugins/*; do $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist $$place || exit 1; done
 	$(PYTHON) -m venv $(VENV)-wheels
-	$(VENV)-wheels/bin/python -m pip install --quiet -c constraints.txt $$(ls dist/*.whl | grep -v envpool)
+	$(VENV)-wheels/bin/python -m pip install --quiet -c constraints.txt $$(ls dist/*.whl | grep -v -e envpool -e wandb)
 	cd $(VENV)-wheels && bin/pgzoo --help && bin/pgzoo algorithms && bin/pgzoo plugins
 	rm -r $(VENV)-wheels
 
@@ -44,7 +47,25 @@ check: $(VENV)/.ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python docs/generate.py --check
-	$(BIN)/zensical build --strict
+	PYTHONPATH=docs $(BIN)/zensical build --strict
+
+# Known vulnerabilities of the pinned versions, asked from PyPI; a version that PyPI does not know is an error.
+audit: $(VENV)-tools/.ready
+	$(VENV)-tools/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
+
+# A software bill of materials: what `make wheels` built, and everything that a plain installation of it brings.
+sbom: $(VENV)-tools/.ready
+	$(PYTHON) -m venv --clear $(VENV)-sbom
+	$(VENV)-sbom/bin/python -m pip install --quiet -c constraints.txt dist/pgzoo-*.whl
+	$(VENV)-tools/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type library --output-reproducible \
+	  -o dist/pgzoo.cdx.json $(VENV)-sbom/bin/python
+	rm -r $(VENV)-sbom
+
+TOOLS = cyclonedx-bom==7.5.0 pip-audit==2.10.1
+$(VENV)-tools/.ready: Makefile
+	$(PYTHON) -m venv --clear $(VENV)-tools
+	$(VENV)-tools/bin/python -m pip install --quiet --disable-pip-version-check $(TOOLS)
+	touch $@
 
 fix: $(VENV)/.ready
 	$(BIN)/ruff check --fix .
@@ -53,7 +74,7 @@ fix: $(VENV)/.ready
 # The site is written to build/site.
 docs: $(VENV)/.ready
 	$(BIN)/python docs/generate.py
-	$(BIN)/zensical build --strict --clean
+	PYTHONPATH=docs $(BIN)/zensical build --strict --clean
 
 bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/guard.py
@@ -74,6 +95,10 @@ PIECE ?= *
 tournament: $(VENV)/.envpool
 	set -f; $(BIN)/python benchmarks/tournament.py $(ARGS_TOURNAMENT) $(PIECE)
 
+# The curves in docs/algorithms.md: those that are missing, or `make curves ALGORITHMS='ppo a2c'`.
+curves: $(VENV)/.ready
+	$(BIN)/python benchmarks/curves.py $(ALGORITHMS)
+
 environments: $(VENV)/.ready
 	$(BIN)/python benchmarks/environments.py $(if $(ROW),--only $(ROW))
 
@@ -90,6 +115,11 @@ $(VENV)/.ready: pyproject.toml constraints.txt $(foreach plugin,example offpolic
 # envpool and what it needs are 300 MB to download: installed and tested when asked for.
 test-envpool: $(VENV)/.envpool
 	$(BIN)/python -m pytest plugins/pgzoo-envpool
+
+# wandb and what it needs are 21 MB to download and 70 MB on disk: installed and tested when asked for.
+test-wandb: $(VENV)/.ready plugins/pgzoo-wandb/pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e plugins/pgzoo-wandb
+	$(BIN)/python -m pytest plugins/pgzoo-wandb $(ARGS_TEST)
 
 # Compares losses, gradients and updates with those of other libraries (docs/peers.md), in a venv of their own.
 PEERS = stable-baselines3==2.9.2 sb3-contrib==2.9.2 torchrl==0.14.1 skrl==2.1.1
@@ -114,7 +144,7 @@ $(VENV)/.envpool: $(VENV)/.ready plugins/pgzoo-envpool/pyproject.toml
 # Writes constraints.txt anew from what the lower bounds in pyproject.toml give today.
 lock:
 	$(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/python -m pip install --quiet -e '.[compiled,dev,video,onnx,sweep,box2d,mujoco]' -e plugins/pgzoo-tensorboard -e plugins/pgzoo-envpool torch==2.13.0
+	$(VENV)-lock/bin/python -m pip install --quiet -e '.[compiled,dev,video,onnx,sweep,box2d,mujoco]' -e plugins/pgzoo-tensorboard -e plugins/pgzoo-envpool -e plugins/pgzoo-wandb torch==2.13.0
 	( echo '# Exact versions that the README'"'"'s commands install; pyproject.toml holds the lower bounds.'; \
 	  echo '# Made by: make lock'; \
 	  $(VENV)-lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu//' ) > constraints.txt

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import NamedTuple
 
-__all__ = ["EXTRAS", "Extra", "install_hint", "present"]
+__all__ = ["EXTRAS", "PLUGINS", "Extra", "install_hint", "present"]
 
 
 class Extra(NamedTuple):
@@ -30,6 +30,16 @@ _COMMANDS |= {
     "pygame": 'pip install "gymnasium[classic-control]"',
     "cv2": "pip install opencv-python-headless",
 }
+
+
+PLUGINS = {
+    ("env_backend", "envpool"): "pgzoo-envpool",
+    ("algorithm", "ddpg"): "pgzoo-offpolicy",
+    ("algorithm", "td3"): "pgzoo-offpolicy",
+    ("algorithm", "sac"): "pgzoo-offpolicy",
+    ("listener", "tensorboard"): "pgzoo-tensorboard",
+}
+"""Components, by kind and name, of plugins that are developed with pgzoo and installed separately."""
 
 
 def install_hint(module: str) -> str:

@@ -43,6 +43,7 @@ class Faulty(Bandit):
     """Works until its `patience` steps are over."""
 
     def __init__(self, patience: int) -> None:
+        super().__init__()
         self.left = patience
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -308,8 +309,9 @@ def shared(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> It
 
 
 EXPENSIVE = """
-tests/runs/test_kill.py tests/e2e plugins tests/launchers tests/tracking tests/learning tests/training/test_compiling.py
-tests/runs tests/faults tests/export tests/test_readme.py
+tests/runs/test_kill.py tests/e2e tests/launchers tests/training/test_compiling.py tests/testing tests/faults
+tests/algorithms/test_laws.py tests/training/test_seed_law.py tests/runs tests/tracking plugins tests/learning
+tests/envs tests/export tests/test_readme.py tests/test_tutorial.py
 """.split()
 """Folders and files to begin with, the most expensive first, so that at the end no process waits for another."""
 TOGETHER = {

@@ -33,3 +33,17 @@ def test_constraints_pin_every_dependency() -> None:
     wanted = PROJECT["dependencies"] + extras["dev"] + extras["docs"]
     names = {re.split(r"[\[><=~ ;]", requirement)[0].lower() for requirement in wanted}
     assert names - {"pgzoo"} <= pinned
+
+
+def test_only_the_job_that_publishes_may_write() -> None:
+    release = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text(encoding="utf-8"))
+    assert release["permissions"] == {"contents": "read"}
+    assert [name for name, job in release["jobs"].items() if "permissions" in job] == ["publish"]
+    steps = release["jobs"]["build"]["steps"] + release["jobs"]["publish"]["steps"]
+    assert "secrets." not in str(release), "publishing needs no stored password"
+    targets = {
+        target for step in steps for target in step.get("run", "").split() if step.get("run", "").startswith("make ")
+    }
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert targets >= {"make", "audit", "wheels", "sbom"}
+    assert all(f"\n{target}:" in makefile for target in targets - {"make"})

@@ -39,3 +39,13 @@ def test_links_within_the_docs_lead_to_files() -> None:
         for link in re.findall(r"\]\(((?!http)[^)#]+)", text):
             assert ((DOCS / name).parent / link).resolve().is_relative_to(DOCS), f"{name}: {link}"
             assert ((DOCS / name).parent / link).exists(), f"{name}: {link}"
+
+
+def test_translated_settings_exist() -> None:
+    rows = re.findall(r"^\| [^|]* \| ([^|]*) \|", PAGES["coming-from.md"], re.MULTILINE)
+    options = {option for row in rows for option in re.findall(r"--([a-z][a-z.-]*)", row)}
+    known = set(re.findall(r"--([a-z][a-z.-]*)", PAGES["cli.md"] + PAGES["algorithms.md"]))
+    for kind, page in (("policy", "policies.md"), ("estimator", "estimators.md")):
+        known |= {f"{kind}.{name.replace('_', '-')}" for name in re.findall(r"`(\w+)`", PAGES[page])}
+    assert len(options) > 20
+    assert options - known == set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from pgzoo.analysis.comparison import ComparisonData
 from pgzoo.analysis.report import render
 from pgzoo.analysis.selection import COMPARISON
 from pgzoo.analysis.tables import markdown
+from pgzoo.tracking.home import Home
 from pgzoo.tracking.journal import MAX_PARAM, clean_items, clean_key
 from pgzoo.tracking.lookup import query_store
 
-__all__ = ["log"]
+__all__ = ["log", "log_run"]
 
 MAX_NOTE = 8000
 LOGGED = (".html", ".png", ".json")
@@ -26,10 +28,42 @@ def log(comparison: ComparisonData, command: str = "") -> str:
 
     `command` is logged as the source of the run. Raises StoreError if the store can't be written.
     """
-    experiment = experiment_of(comparison)
+    return log_run(
+        comparison.tracking_uri,
+        comparison.home,
+        frozenset(run.experiment for side in comparison.sides for run in side.runs),
+        name=" vs ".join(comparison.labels),
+        command=command,
+        note=markdown(comparison),
+        numbers=numbers(comparison),
+        params=parameters(comparison),
+        files={f"report{ending}": render(comparison, ending) for ending in LOGGED},
+    )
+
+
+def log_run(
+    uri: str,
+    home: Home,
+    experiments: frozenset[str],
+    *,
+    name: str,
+    command: str,
+    note: str,
+    numbers: Mapping[str, float],
+    params: Mapping[str, str],
+    files: Mapping[str, bytes],
+) -> str:
+    """Log the result of an analysis as a new MLflow run in the store `uri`, and return its id.
+
+    It is logged to the experiment that all analyzed runs share, else to `pgzoo/comparisons`.
+
+    Raises:
+        StoreError: the store can't be written.
+    """
+    experiment = next(iter(experiments)) if len(experiments) == 1 else "pgzoo/comparisons"
     start: dict[str, Any] = {"experiment": experiment}
-    if comparison.tracking_uri == comparison.home.default_uri:
-        start["artifacts"] = comparison.home.artifacts.as_uri()
+    if uri == home.default_uri:
+        start["artifacts"] = home.artifacts.as_uri()
     logged: list[str] = []
 
     def write(_: Any) -> None:
@@ -37,43 +71,36 @@ def log(comparison: ComparisonData, command: str = "") -> str:
 
         from pgzoo.tracking.store import Store
 
-        store, now = Store(comparison.tracking_uri), int(time.time() * 1000)
+        store, now = Store(uri), int(time.time() * 1000)
         tags = {
             COMPARISON[0]: COMPARISON[1],
             "mlflow.source.name": command or "pgzoo.compare",
             "mlflow.source.type": "LOCAL",
-            "mlflow.note.content": markdown(comparison)[:MAX_NOTE],
+            "mlflow.note.content": note[:MAX_NOTE],
         }
-        name = " vs ".join(comparison.labels)
         run_id = store.client.create_run(store.experiment(start), now, tags, run_name=name).info.run_id
-        metrics = {clean_key(key): value for key, value in numbers(comparison).items()}
+        metrics = {clean_key(key): value for key, value in numbers.items()}
         store.client.log_batch(
             run_id,
             metrics=[Metric(key, float(value), now, 0) for key, value in metrics.items()],
-            params=[Param(key, value) for key, value in parameters(comparison).items()],
+            params=[Param(key, value) for key, value in clean_items(params, MAX_PARAM).items()],
         )
         with tempfile.TemporaryDirectory() as folder:
-            for ending in LOGGED:
-                file = Path(folder) / f"report{ending}"
-                file.write_bytes(render(comparison, ending))
+            for file_name, content in files.items():
+                file = Path(folder) / file_name
+                file.write_bytes(content)
                 store.upload(run_id, file, file.name)
         store.close_run(run_id, "FINISHED", int(time.time() * 1000))
         logged.append(run_id)
 
-    query_store(comparison.tracking_uri, write, f'the comparison into "{experiment}"')
+    query_store(uri, write, f'the comparison into "{experiment}"')
     return logged[0]
-
-
-def experiment_of(comparison: ComparisonData) -> str:
-    """Return the experiment that all runs share, else the experiment `pgzoo/comparisons`."""
-    experiments = {run.experiment for side in comparison.sides for run in side.runs}
-    return experiments.pop() if len(experiments) == 1 else "pgzoo/comparisons"
 
 
 def parameters(comparison: ComparisonData) -> dict[str, str]:
     params = {f"side.{place + 1}": label for place, label in enumerate(comparison.labels)}
     params |= {"env": ",".join(comparison.envs), "metric": comparison.metric, "score": comparison.score}
-    return clean_items(params, MAX_PARAM)
+    return params
 
 
 def numbers(comparison: ComparisonData) -> dict[str, float]:

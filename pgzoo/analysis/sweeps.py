@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,7 +23,12 @@ from pgzoo.config.sweep import SWEEP, Setting, parse_setting
 from pgzoo.errors import UsageError
 from pgzoo.tracking.home import Home, display_uri
 
-__all__ = ["SweepAnalysis", "sensitivity"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["ENDINGS", "SweepAnalysis", "sensitivity"]
+
+ENDINGS = (".png", ".pdf", ".svg", ".json")
 
 IGNORED = ("seed", "env", "algorithm")
 """Parameters that may differ between the runs of a sweep, besides the swept ones."""
@@ -28,12 +36,18 @@ IGNORED = ("seed", "env", "algorithm")
 
 @dataclass(frozen=True)
 class SweepAnalysis:
-    """The sensitivity of one or several algorithms, and reasons for which the numbers may mislead."""
+    """The sensitivity of one or several algorithms, and reasons for which the numbers may mislead.
+
+    `grids` are the scores that `algorithms` was computed from, in the same order; `experiments` those of the runs.
+    """
 
     score: str
     algorithms: tuple[Sensitivity, ...]
     warnings: tuple[str, ...]
     tracking_uri: str
+    grids: tuple[Grid, ...]
+    experiments: frozenset[str]
+    home: Home
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON-serializable dict that `pgzoo compare --sensitivity --json` prints."""
@@ -43,6 +57,62 @@ class SweepAnalysis:
             "warnings": list(self.warnings),
             "tracking_uri": display_uri(self.tracking_uri),
         }
+
+    def figure(self) -> Figure:
+        """Return a matplotlib figure: scores over the values of each hyperparameter, and what tuning gains."""
+        from pgzoo.analysis.sensitivity_figure import sensitivity_figure
+
+        return sensitivity_figure(self.grids, self.algorithms, self.score)
+
+    def render(self, ending: str) -> bytes:
+        """Return the content of a file with one of the extensions `ENDINGS`."""
+        if ending == ".json":
+            return json.dumps(self.to_dict(), allow_nan=False, indent=2).encode()
+        buffer = io.BytesIO()
+        self.figure().savefig(buffer, format=ending[1:])
+        return buffer.getvalue()
+
+    def save(self, path: str | Path) -> Path:
+        """Write the figure (.png, .pdf or .svg) or the numbers (.json), and return the path.
+
+        Raises UsageError for another extension, or if the file can't be written.
+        """
+        path = Path(path)
+        ending = path.suffix.lower()
+        if ending not in ENDINGS:
+            raise UsageError(f"{path}: the extension must be one of {', '.join(ENDINGS)}.")
+        try:
+            path.write_bytes(self.render(ending))
+        except OSError as error:
+            raise UsageError(f"Can't write {path}: {error.strerror}.") from error
+        return path
+
+    def log(self, command: str = "") -> str:
+        """Log the figure and the numbers to MLflow as a separate run, and return its id.
+
+        `command` is logged as the source of the run. Raises StoreError if the store can't be written.
+        """
+        from pgzoo.analysis.log import log_run
+
+        numbers: dict[str, float] = {}
+        params = {"score": self.score}
+        for found in self.algorithms:
+            known = {"tuned": found.tuned, "shared": found.shared, "sensitivity": found.sensitivity}
+            known["effective_dimensionality"] = found.dimensionality
+            numbers |= {f"{found.algorithm}/{name}": float(x) for name, x in known.items() if x is not None}
+            params[f"{found.algorithm}.hyperparameters"] = ",".join(found.axes)
+        names = ", ".join(found.algorithm for found in self.algorithms)
+        return log_run(
+            self.tracking_uri,
+            self.home,
+            self.experiments,
+            name=f"sensitivity of {names}",
+            command=command,
+            note="Hyperparameter sensitivity: see report.png and report.json.",
+            numbers=numbers,
+            params=params,
+            files={f"report{ending}": self.render(ending) for ending in (".png", ".json")},
+        )
 
 
 def sensitivity(
@@ -67,7 +137,8 @@ def sensitivity(
         UsageError: The runs are not those of sweeps over the same hyperparameters.
         StoreError: The tracking store can't be read.
     """
-    index = RunIndex(Home.find(), tracking_uri, progress)
+    home = Home.find()
+    index = RunIndex(home, tracking_uri, progress)
     labels = [selector if isinstance(selector, str) else selector.group for selector in selectors]
     if not labels:
         raise UsageError("Give at least one group of a sweep, such as: pgzoo compare --sensitivity GROUP GROUP")
@@ -88,7 +159,8 @@ def sensitivity(
         grid_of(name, [run for run in runs if run.algorithm == name], score, warnings)
         for name in sorted({run.algorithm for run in runs})
     ]
-    return SweepAnalysis(score, analyze(grids), tuple(warnings), index.uri)
+    experiments = frozenset(run.experiment for run in runs)
+    return SweepAnalysis(score, analyze(grids), tuple(warnings), index.uri, tuple(grids), experiments, home)
 
 
 def grid_of(algorithm: str, runs: Sequence[Run], score: str, warnings: list[str]) -> Grid:

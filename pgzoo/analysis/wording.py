@@ -10,6 +10,7 @@ from pgzoo.tracking.ledger import plural
 
 __all__ = [
     "center",
+    "decimals",
     "interval",
     "metric_in_words",
     "number",
@@ -44,10 +45,15 @@ def metric_in_words(name: str) -> str:
     return METRICS.get(name, name)
 
 
+def decimals(size: float) -> int:
+    """Return the number of decimals, one to three, for numbers of this magnitude."""
+    return 1 if size >= 9.95 else 2 if size >= 0.995 else 3
+
+
 def number(value: float, scale: float | None = None) -> str:
     """Format a number with one to three decimals, chosen by the magnitude of `scale` (default: of `value`)."""
     size = abs(value if scale is None else scale)
-    digits = 1 if size >= 9.95 else 2 if size >= 0.995 else 3
+    digits = decimals(size)
     text = f"{value:.2e}" if 0 < size < 0.01 else f"{value:,.{digits}f}"
     return text.replace("-", "−")
 

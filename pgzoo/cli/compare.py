@@ -65,22 +65,24 @@ def command(
     are needed to detect that difference.
 
     With --sensitivity, each SELECTOR selects runs of a sweep (pgzoo run --sweep-axis). Prints, for each algorithm, how
-    much its score depends on tuning it for each environment, and how many hyperparameters must be tuned.
+    much its score depends on tuning it for each environment, and how many hyperparameters must be tuned. --out FILE.png
+    draws the scores over the values of each hyperparameter.
     """
     from pgzoo.analysis.compare import compare
     from pgzoo.analysis.report import ENDINGS
+    from pgzoo.analysis.sweeps import ENDINGS as SENSITIVITY_ENDINGS
     from pgzoo.errors import UsageError
 
-    if sensitivity:
-        if files or log:
-            raise UsageError("--sensitivity prints tables, or all numbers with --json; remove --out and --log.")
-        show_sensitivity(selectors, envs, metric, tracking_uri, as_json, progress)
-        return
+    endings = SENSITIVITY_ENDINGS if sensitivity else ENDINGS
     for file in files:
-        if file.suffix.lower() not in ENDINGS:
-            raise UsageError(f"--out {file}: the extension must be one of {', '.join(ENDINGS)}.")
+        if file.suffix.lower() not in endings:
+            what = " with --sensitivity" if sensitivity else ""
+            raise UsageError(f"--out {file}: the extension must be one of {', '.join(endings)}{what}.")
         if not file.absolute().parent.is_dir():
             raise UsageError(f"--out {file}: the folder {file.parent} doesn't exist.")
+    if sensitivity:
+        show_sensitivity(selectors, envs, metric, tracking_uri, files, log, as_json, progress)
+        return
     step = Step("Looking for runs")
     with Waiting(lambda: step.text, progress):
         found = compare(*selectors, env=envs or None, metric=metric, tracking_uri=tracking_uri, progress=step.report)
@@ -108,10 +110,12 @@ def show_sensitivity(
     envs: tuple[str, ...],
     metric: str | None,
     tracking_uri: str | None,
+    files: tuple[Path, ...],
+    log: bool,
     as_json: bool,
     progress: ProgressMode,
 ) -> None:
-    """Print the hyperparameter sensitivity of the algorithms in one or several sweeps."""
+    """Show, save and log the hyperparameter sensitivity of the algorithms in one or several sweeps."""
     from pgzoo.analysis.sweeps import sensitivity
     from pgzoo.cli.sensitivity import show as show_tables
 
@@ -120,10 +124,21 @@ def show_sensitivity(
         found = sensitivity(
             *selectors, env=envs or None, metric=metric, tracking_uri=tracking_uri, progress=step.report
         )
+        written = []
+        for file in files:
+            step.text = f"Writing {file}"
+            written.append(found.save(file))
+        step.text = "Logging the sensitivity to MLflow"
+        run_id = found.log(common.command_line()) if log else None
     if as_json:
-        common.echo(json.dumps(found.to_dict(), allow_nan=False))
+        answer = found.to_dict() | {"files": [str(file) for file in written], "run_id": run_id}
+        common.echo(json.dumps(answer, allow_nan=False))
     else:
         show_tables(found)
+        for file in written:
+            common.echo(f"Written  {file}")
+        if run_id:
+            common.echo(f"Logged   run {run_id}")
     for warning in found.warnings:
         common.echo(f"Warning: {warning}", err=True)
 

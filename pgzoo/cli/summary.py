@@ -124,21 +124,23 @@ def _format_diagnoses(result: Result) -> list[str]:
 
 
 def _add_seeds(table: Table, result: Result) -> None:
+    digits = _digits(result)
     for run in result.runs:
         table.add_row(
             str(run.seed),
             _colored(run.status),
             f"{run.env_steps:,}",
-            *_statistics(run.returns, ddof=0),
-            f"{run.greedy_returns.mean():.1f}" if run.greedy_returns.size else "-",
+            *_statistics(run.returns, digits, ddof=0),
+            f"{run.greedy_returns.mean():.{digits}f}" if run.greedy_returns.size else "-",
         )
     if len(result.runs) > 1:
-        table.add_row("all", "", f"{result.env_steps:,}", *_statistics_over_seeds(result.runs), style="bold")
+        table.add_row("all", "", f"{result.env_steps:,}", *_statistics_over_seeds(result.runs, digits), style="bold")
 
 
 def _add_settings(table: Table, result: Result) -> None:
     from pgzoo.runs.result import BADNESS
 
+    digits = _digits(result)
     settings = {tuple(run.settings.values()): run.settings for run in result.runs}
     for values, setting in sorted(settings.items()):
         runs = [run for run in result.runs if run.settings == setting]
@@ -149,15 +151,23 @@ def _add_settings(table: Table, result: Result) -> None:
             str(len(runs)),
             _colored(status),
             f"{steps:,}",
-            *_statistics_over_seeds(runs),
+            *_statistics_over_seeds(runs, digits),
         )
 
 
-def _statistics_over_seeds(runs: Sequence[SeedResult]) -> list[str]:
+def _digits(result: Result) -> int:
+    """Return the number of decimals of returns: one, and more if all of them are small."""
+    from pgzoo.analysis.wording import decimals
+
+    everything = [returns for run in result.runs for returns in (run.returns, run.greedy_returns) if returns.size]
+    return decimals(max((float(np.abs(returns).max()) for returns in everything), default=0.0))
+
+
+def _statistics_over_seeds(runs: Sequence[SeedResult], digits: int) -> list[str]:
     """Return statistics of the mean returns of these runs, and the mean of their greedy returns."""
     greedy = [run.greedy_returns.mean() for run in runs if run.greedy_returns.size]
     means = [run.returns.mean() for run in runs if run.returns.size]
-    return [*_statistics(means, ddof=1), f"{np.mean(greedy):.1f}" if greedy else "-"]
+    return [*_statistics(means, digits, ddof=1), f"{np.mean(greedy):.{digits}f}" if greedy else "-"]
 
 
 def _colored(status: MemberStatus) -> str:
@@ -253,13 +263,13 @@ def _console() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
-def _statistics(values: ArrayLike, ddof: int) -> list[str]:
+def _statistics(values: ArrayLike, digits: int, ddof: int) -> list[str]:
     """Return mean, standard deviation, minimum and maximum as text; "-" where there are too few values."""
     x = np.asarray(values, np.float64)
     if not x.size:
         return ["-"] * 4
-    std = f"{x.std(ddof=ddof):.1f}" if x.size > ddof else "-"
-    return [f"{x.mean():.1f}", std, f"{x.min():.1f}", f"{x.max():.1f}"]
+    std = f"{x.std(ddof=ddof):.{digits}f}" if x.size > ddof else "-"
+    return [f"{x.mean():.{digits}f}", std, f"{x.min():.{digits}f}", f"{x.max():.{digits}f}"]
 
 
 def _warn(result: Result) -> None:

@@ -234,13 +234,13 @@ def _translate_numbers(rest: dict[str, Any], algorithm: str, found: Translation,
 
 
 def number(value: Any, where: str) -> float:
-    """Return a number, also from its text. Raises ConfigError."""
+    """Return a finite number, also from its text. Raises ConfigError."""
     try:
-        if isinstance(value, bool):
-            raise TypeError
-        return float(value)
-    except (TypeError, ValueError):
-        raise ConfigError(f"{where}: must be a number (got {shorten(repr(value))})") from None
+        if not isinstance(value, bool) and math.isfinite(found := float(value)):
+            return found
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ConfigError(f"{where}: must be a finite number (got {shorten(repr(value))})")
 
 
 def _translate_normalization(rest: dict[str, Any], found: Translation, where: Callable[[str], str]) -> None:

@@ -130,7 +130,9 @@ def find(env_id: str) -> EnvSpec:
             f'{_unknown(name)} No imported module registers "{namespace}/...": name the one that does with '
             "--import MODULE. See: pgzoo envs"
         )
-    raise EnvError(f"{_unknown(name)}{_nearest(name)} See: pgzoo envs")
+    nearest = _nearest(name)
+    advice = "" if nearest or ":" in name else f" If another package registers it, name its module: MODULE:{name}."
+    raise EnvError(f"{_unknown(name)}{nearest}{advice} See: pgzoo envs")
 
 
 def successor(env_id: str) -> str | None:

@@ -11,6 +11,7 @@ from collections import deque
 
 import numpy as np
 
+from pgzoo.analysis.wording import decimals
 from pgzoo.config.sweep import format_setting
 from pgzoo.errors import visible
 from pgzoo.markers import hookimpl
@@ -108,7 +109,9 @@ class Watch:
             return f"compiling the update ({seconds:.0f} s)"
         if not self.training.any():
             return "evaluating and saving"
-        mean = f"{np.mean(list(self.recent)):.1f}" if self.recent else "-"
+        mean = "-"
+        if self.recent:
+            mean = f"{np.mean(list(self.recent)):.{decimals(max(map(abs, self.recent)))}f}"
         return f"mean return {mean}   {self.speed:,.0f} steps/s"
 
 

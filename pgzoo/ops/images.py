@@ -53,6 +53,10 @@ IMAGE_BLOCK = 32
 `nets.ROW_BLOCK`, to which batches of whole episodes are padded, and which is the size of a block on a GPU."""
 
 
+ALIGNMENT = 64
+"""Alignment in bytes of the tensors that torch allocates."""
+
+
 class Conv(NamedTuple):
     """A convolution: numbers of input and output channels, kernel `(height, width)`, stride, and zero padding."""
 
@@ -111,7 +115,7 @@ class Stack:
 
         if self.name == "nature":
             for i in range(len(self.convs)):
-                x = torch.relu(conv(i, x))
+                x = torch.relu_(conv(i, x))
             return x.flatten(1)
         for first in range(0, len(self.convs), 5):
             x = F.max_pool2d(conv(first, x), 3, 2, 1)
@@ -171,17 +175,38 @@ def by_member(network: Any, params: Params, inputs: Mapping[str, Tensor]) -> Ten
     """
     first = next(iter(inputs.values()))
     each = []
-    for member in range(first.shape[0]):
-        # copies to aligned memory, because kernels choose the order of summation by alignment
-        own = {name: value[member].clone() for name, value in params.items()}
+    # one `unbind` for all: the gradient of `value[member]` would be as large as the parameters of all members
+    members = zip(*(value.unbind() for value in params.values()), strict=True)
+    for member, values in enumerate(members):
+        own = {name: _aligned(value) for name, value in zip(params, values, strict=True)}
         seen = {name: value[member] for name, value in inputs.items()}
         if torch.compiler.is_exporting():
             each.append(network(own, seen))
             continue
         size = IMAGE_BLOCK if first.device.type == "cpu" else ROW_BLOCK
         blocks = zip(*(torch.split(value, size) for value in seen.values()), strict=True)
-        each.append(torch.cat([network(own, dict(zip(seen, block, strict=True))) for block in blocks]))
+        results = (network(own, dict(zip(seen, block, strict=True))) for block in blocks)
+        each.append(torch.cat(list(results)) if torch.is_grad_enabled() else _joined(results, len(first[member])))
     return torch.stack(each)
+
+
+def _aligned(value: Tensor) -> Tensor:
+    """Return the tensor, copied if it is not aligned: kernels choose the order of summation by alignment."""
+    return value if value.data_ptr() % ALIGNMENT == 0 else value.clone()
+
+
+def _joined(results: Iterator[Tensor], rows: int) -> Tensor:
+    """Concatenate results with `rows` rows in total, and copy each as soon as it is computed.
+
+    Otherwise these small tensors would lie between large freed ones, whose memory then couldn't be used for the next.
+    """
+    block = next(results)
+    joined, end = block.new_empty(rows, *block.shape[1:]), len(block)
+    joined[:end] = block
+    for block in results:
+        joined[end : end + len(block)] = block
+        end += len(block)
+    return joined
 
 
 @contextmanager

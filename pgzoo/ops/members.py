@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import repeat
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -38,9 +39,22 @@ def map_leaves(leaf_fn: Callable[..., Any], *trees: Any) -> Any:
         return {key: map_leaves(leaf_fn, *(tree[key] for tree in trees)) for key in first}
     if isinstance(first, tuple) and hasattr(first, "_fields"):
         return type(first)(*(map_leaves(leaf_fn, *leaves) for leaves in zip(*trees, strict=True)))
-    if len(trees) == 1 and hasattr(first, "map"):  # a distribution
-        return first.map(leaf_fn)
+    if hasattr(first, "map"):  # a distribution
+        others = zip(*map(_tensors_of, trees[1:]), strict=True) if len(trees) > 1 else repeat(())
+        return first.map(lambda leaf: leaf_fn(leaf, *next(others)))
     return leaf_fn(*trees)
+
+
+def _tensors_of(dist: Any) -> list[Tensor]:
+    """Return the tensors of a distribution, in the order in which its `map` visits them."""
+    tensors: list[Tensor] = []
+
+    def visit(leaf: Tensor) -> Tensor:
+        tensors.append(leaf)
+        return leaf
+
+    dist.map(visit)
+    return tensors
 
 
 def select(tree: Tree, rows: Sequence[int]) -> Tree:

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from pgzoo.errors import PluginError, UnknownName, did_you_mean, visible
+from pgzoo.extras import PLUGINS
 from pgzoo.registry.presets import Preset, preset_files
 
 __all__ = ["KINDS", "ComponentKind", "Entry", "PluginCatalog", "PluginInfo", "Preset", "Registry", "Source", "Status"]
@@ -349,6 +350,12 @@ class PluginCatalog:
         return next((other for other in presets if (other.target.algorithm, other.target.env) == key), None)
 
     def _unknown(self, kind: ComponentKind, name: str) -> str:
+        package = PLUGINS.get((kind, name))
+        if package and all(plugin.distribution != package for plugin in self.plugins):
+            return (
+                f'{_label(kind).capitalize()} "{name}" is in the plugin {package}, which is not installed. Install it '
+                f"from a checkout of pgzoo: pip install ./plugins/{package}"
+            )
         lines = [f'No {_label(kind)} "{name}".{did_you_mean(name, self.names(kind))}']
         if name.endswith(".py"):
             return f'No {_label(kind)} "{name}". To use one that a file defines, add its name: {name}:NAME'

@@ -29,8 +29,8 @@ def warn_of_endless_episodes(plan: Plan) -> None:
     c = plan.config
     if isinstance(plan.collection, Episodes) and not has_time_limit(plan):
         _log.warning(
-            '%s has no time limit, and algorithm "%s" collects whole episodes. If one has not ended after %s steps, '
-            "the run fails. Limit them with --max-episode-steps.",
+            '%s declares no time limit, and algorithm "%s" collects whole episodes. If one has not ended after %s '
+            "steps, the run fails. Limit them with --max-episode-steps.",
             *(c.env, c.algorithm, f"{EPISODE_LIMIT:,}"),
         )
 
@@ -40,7 +40,7 @@ def note_on_evaluation(plan: Plan) -> str:
     if has_time_limit(plan):
         return ""
     limit = f"evaluation episodes are cut after {plan.config.eval_max_steps:,} steps (--eval-max-steps)"
-    return f"{plan.config.env} has no time limit: {limit}."
+    return f"{plan.config.env} declares no time limit: {limit}."
 
 
 def warn_of_cut_episodes(event: Evaluated, config: RunConfig) -> bool:

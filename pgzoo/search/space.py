@@ -12,6 +12,7 @@ from typing import Any
 
 from pgzoo.config import ComponentConfig, Layer, RunConfig, read_yaml
 from pgzoo.config.run import UNLOGGED
+from pgzoo.config.validation import shorten
 from pgzoo.errors import ConfigError, UnknownName, did_you_mean
 from pgzoo.registry import PluginCatalog
 from pgzoo.runs.resolve import resolve
@@ -195,8 +196,9 @@ def _listed(text: str) -> Any:
 def _range(low: Any, high: Any, log: bool, where: str) -> Range:
     try:
         found = Range(float(low), float(high), log)
-    except (TypeError, ValueError):
-        raise ConfigError(f"{where}: the ends of a range must be numbers, got {low!r} and {high!r}.") from None
+    except (TypeError, ValueError, OverflowError):
+        ends = f"{shorten(repr(low))} and {shorten(repr(high))}"
+        raise ConfigError(f"{where}: the ends of a range must be numbers, got {ends}.") from None
     if not (math.isfinite(found.low) and math.isfinite(found.high) and found.low < found.high):
         raise ConfigError(f"{where}: a range goes from a smaller to a larger finite number, got {found}.")
     if log and found.low <= 0:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pgzoo.testing.checks import CheckFailed, NotApplicable, check_component, check_plugin
     from pgzoo.testing.suites import (
         AlgorithmSuite,
+        DiagnosticSuite,
         DynamicsSuite,
         EnvBackendSuite,
         EstimatorSuite,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AlgorithmSuite": "suites",
     "CheckFailed": "checks",
+    "DiagnosticSuite": "suites",
     "DynamicsSuite": "suites",
     "EnvBackendSuite": "suites",
     "EstimatorSuite": "suites",
@@ -39,6 +41,7 @@ _HOMES = {
 __all__ = [
     "AlgorithmSuite",
     "CheckFailed",
+    "DiagnosticSuite",
     "DynamicsSuite",
     "EnvBackendSuite",
     "EstimatorSuite",

@@ -22,15 +22,18 @@ from pgzoo.testing.rounds import (
     WORLDS,
     claimed_worlds,
     expect_equal,
+    memory_policy,
+    needs_of,
     open_plan,
     open_rounds,
     plan_of,
     trains_policy,
+    undisturbed,
 )
-from pgzoo.testing.target import Check, CheckTarget, NotApplicable, checks_by_name, generators_untouched
+from pgzoo.testing.target import Check, CheckTarget, checks_by_name, expect_untouched
 from pgzoo.training.events import RunEnded
 from pgzoo.training.loop import train
-from pgzoo.training.plan import Plan
+from pgzoo.training.plan import Plan, checked_needs
 from pgzoo.types import TrainState
 
 __all__ = ["CHECKS"]
@@ -51,13 +54,19 @@ def documented(target: CheckTarget) -> None:
 
 
 def settings(target: CheckTarget) -> None:
-    """Settings have descriptions and names that no run setting has, and the defaults are valid."""
+    """Settings have descriptions and names that no run setting has; the defaults are valid, and the needs are known."""
     model = target.component.load_config()
     if model is not None:
         target.expect_described(model, Settings)
-    with target.errors_fail_check("to be configured with its defaults", "Correct its `defaults` and its settings."):
+    with target.errors_fail_check(
+        "to be configured with its defaults", "Correct its `defaults`, `needs` and settings."
+    ):
         check_keys(target.component, model or AlgorithmConfig)
-        resolve([Layer({"algorithm": target.component.name, **WORLDS["discrete"]}, ".".join)], target.catalog)
+        checked_needs(needs_of(target), f'algorithm "{target.component.name}"')
+        given: dict[str, object] = {"algorithm": target.component.name, **WORLDS["discrete"]}
+        if not {"total_steps", "total_episodes"} & set(getattr(target.component.load(), "defaults", {})):
+            given["total_steps"] = 1000  # without a default, users have to give it
+        resolve([Layer(given, ".".join)], target.catalog)
 
 
 def trains_discrete(target: CheckTarget) -> None:
@@ -72,14 +81,10 @@ def trains_box(target: CheckTarget) -> None:
 
 def trains_memory(target: CheckTarget) -> None:
     """A run with a recurrent policy finishes, if the algorithm is registered with `recurrent=True`."""
-    if not target.component.facts.get("recurrent"):
-        raise NotApplicable("it is registered without recurrent=True")
-    known = [name for name in ("gru", "lstm") if name in target.catalog.names("policy")]
-    if not known or not trains_policy(target):
-        raise NotApplicable("no recurrent policy is installed" if not known else "it doesn't learn")
+    policy = memory_policy(target)
     advice = "Reduce over (-2, -1) and keep sequences whole, or register it with recurrent=False."
-    with target.errors_fail_check(f'to train policy "{known[0]}"', advice):
-        _whole_run(target, plan_of(target, claimed_worlds(target)[0], (SEED, 0), policy=known[0]))
+    with target.errors_fail_check(f'to train policy "{policy["name"]}"', advice):
+        _whole_run(target, plan_of(target, claimed_worlds(target)[0], (SEED, 0), policy=policy))
 
 
 def learns(target: CheckTarget) -> None:
@@ -88,21 +93,19 @@ def learns(target: CheckTarget) -> None:
     No parameter may change in the first updates, for example while a buffer is filled.
     """
     for world in claimed_worlds(target):
-        with open_rounds(target, world, (SEED, 0)) as run:
-            before = {name: leaf.clone() for name, leaf in run.engine.state.params.items()}
-            count = run.settle(3)
-            moved = run.moved(before)
+        run = undisturbed(target, world, (SEED,))
+        moved = [name for name, changed in run.moved.items() if changed]
         if not trains_policy(target):
             target.expect(not moved, "has `learns = False` but changes parameters", "Remove `learns = False`.")
             continue
-        still = [name for name in before if name.startswith("policy.") and name not in moved]
+        still = [name for name, changed in run.moved.items() if name.startswith("policy.") and not changed]
         target.expect(
-            before and not still,
-            f"doesn't change some parameters in {count} updates with {world} actions: "
+            run.moved and not still,
+            f"doesn't change some parameters in {run.first + 3} updates with {world} actions: "
             f"{', '.join(still) or 'it has none'}",
             "Return the state that ctx.step returns; an algorithm that isn't meant to learn sets `learns = False`.",
         )
-        critic = [name for name in before if name.startswith("critic.")]
+        critic = [name for name in run.moved if name.startswith("critic.")]
         target.expect(
             not critic or set(critic) & set(moved),
             "needs a critic but doesn't train it",
@@ -112,12 +115,7 @@ def learns(target: CheckTarget) -> None:
 
 def metrics(target: CheckTarget) -> None:
     """Metrics are finite, one number per seed, with names such as loss/policy."""
-    with open_rounds(target, claimed_worlds(target)[0], (SEED, 0)) as run:
-        reports = []
-        for _ in range(3):
-            run.update()
-            reports.append(run.engine.metrics.means())
-    for report in reports:
+    for report in undisturbed(target, claimed_worlds(target)[0], (SEED, 0)).metrics:
         for name, values in report.items():
             target.expect(
                 METRIC.fullmatch(name), f'reports "{name}"', "Name metrics by a group and a word, such as loss/policy."
@@ -132,9 +130,10 @@ def metrics(target: CheckTarget) -> None:
 def seed_law(target: CheckTarget) -> None:
     """A seed's parameters, buffers and optimizer state are bit-equal alone and in a batch with other seeds."""
     for world in claimed_worlds(target):
-        with open_rounds(target, world, (SEED,)) as alone, open_rounds(target, world, (*OTHERS, SEED)) as among:
-            among.update(alone.settle())
-            one, other = alone.bits(0), among.bits(len(OTHERS))
+        alone = undisturbed(target, world, (SEED,))
+        with open_rounds(target, world, (*OTHERS, SEED)) as among:
+            among.update(alone.first + 2)
+            one, other = alone.bits[0], among.bits(len(OTHERS))
         expect_equal(
             target,
             one,
@@ -167,8 +166,9 @@ def sweep(target: CheckTarget) -> None:
 def frozen(target: CheckTarget) -> None:
     """A seed that has ended doesn't change any more, and the others train as if it were still active."""
     world = claimed_worlds(target)[0]
-    with open_rounds(target, world, (SEED, 0, 3)) as undisturbed, open_rounds(target, world, (SEED, 0, 3)) as run:
-        run.update(undisturbed.settle() - 2)
+    others = undisturbed(target, world, (SEED, 0))
+    with open_rounds(target, world, (SEED, 0)) as run:
+        run.update(others.first)
         run.freeze(0)
         at_its_end = run.bits(0)
         run.update(2)
@@ -180,27 +180,27 @@ def frozen(target: CheckTarget) -> None:
             "Its final policy would differ from the one that was evaluated. Don't change tensors of the state in place "
             "(mul_, copy_, x[...] = ...): return a state with new ones, which pgzoo freezes for seeds that have ended.",
         )
-        for member in (1, 2):
-            expect_equal(
-                target,
-                undisturbed.bits(member),
-                run.bits(member),
-                "trains seeds differently when another has ended",
-                "Decide for each seed separately: every decision has shape [S].",
-            )
+        expect_equal(
+            target,
+            others.bits[1],
+            run.bits(1),
+            "trains seeds differently when another has ended",
+            "Decide for each seed separately: every decision has shape [S].",
+        )
 
 
 def evaluation_has_no_effect(target: CheckTarget) -> None:
     """Evaluating between updates changes no bit of the training."""
     world = claimed_worlds(target)[0]
-    with open_rounds(target, world, (SEED, 0)) as quiet, open_rounds(target, world, (SEED, 0)) as watched:
-        watched.update(quiet.settle() - 3)
+    quiet = undisturbed(target, world, (SEED, 0))
+    with open_rounds(target, world, (SEED, 0)) as watched:
+        watched.update(quiet.first - 1)
         for _ in range(3):
             watched.engine.evaluate(watched.engine.state, np.ones(2, np.bool_), "sampled")
             watched.update()
         expect_equal(
             target,
-            quiet.bits(0),
+            quiet.bits[0],
             watched.bits(0),
             "trains differently when it is evaluated",
             "Keep nothing outside of the state, and draw from ctx.rng only.",
@@ -210,15 +210,14 @@ def evaluation_has_no_effect(target: CheckTarget) -> None:
 def resumable(target: CheckTarget) -> None:
     """A run that is resumed after any update, from the state only, continues bit for bit."""
     world = claimed_worlds(target)[0]
-    with open_rounds(target, world, (SEED, 0)) as through, open_rounds(target, world, (SEED, 0)) as restarted:
-        # a counter may matter only after many rounds, for example for a target network
-        keeps = hasattr(through.engine.plan.algorithm, "loop") or vars(through.engine.plan.algorithm)
-        for _ in range(through.settle(11 if keeps else 3)):
+    through = undisturbed(target, world, (SEED, 0))
+    with open_rounds(target, world, (SEED, 0)) as restarted:
+        for _ in range(through.updates):
             restarted.update()
             restarted.restart()
         expect_equal(
             target,
-            through.bits(0),
+            through.final_bits[0],
             restarted.bits(0),
             "continues differently when it is resumed after an update",
             "A run that is killed and resumed would lose this. Keep what the next update needs in ctx.state (tensors "
@@ -228,11 +227,7 @@ def resumable(target: CheckTarget) -> None:
 
 def generators(target: CheckTarget) -> None:
     """Training draws from no global random generator."""
-    with (
-        open_rounds(target, claimed_worlds(target)[0], (SEED,)) as run,
-        generators_untouched(target, "while it trains"),
-    ):
-        run.update(2)
+    expect_untouched(target, undisturbed(target, claimed_worlds(target)[0], (SEED,)).generators, "while it trains")
 
 
 CHECKS: Mapping[str, Check] = checks_by_name(
@@ -301,7 +296,7 @@ def _trains(target: CheckTarget, world: str) -> None:
     advice = "Register it with the supported `actions`, and raise UnfitError for others."
     with target.errors_fail_check(f"to train on {world} actions", advice):
         try:
-            _whole_run(target, plan_of(target, world, (SEED, 0), total_steps=150))
+            _whole_run(target, plan_of(target, world, (SEED, 0)))
         except UnfitError:
             if claimed:
                 raise
@@ -309,8 +304,7 @@ def _trains(target: CheckTarget, world: str) -> None:
 
 def _whole_run(target: CheckTarget, plan: Plan) -> None:
     """Train to the end; expect all seeds to finish with finite parameters."""
-    if plan.config.total_steps and plan.config.total_steps > 1000:
-        plan = replace(plan, config=plan.config.model_copy(update={"total_steps": 150}))
+    plan = replace(plan, config=plan.config.model_copy(update={"total_steps": 100}))
     *_, ended = train(plan)
     assert isinstance(ended, RunEnded)
     target.expect(

@@ -186,10 +186,11 @@ def _steps_of(env: Any, dynamics: Dynamics, steps: int) -> dict[str, Array]:
     over, mask, played = True, None, 0
     for _ in range(steps):
         before = np.array(dynamics.read(env.unwrapped), np.float64)
-        drawn = {
-            name: np.array(dynamics.draws(copy.deepcopy(env.unwrapped.np_random), count), np.float64)
-            for name, count in counts.items()
-        }
+        drawn = {name: np.zeros(count) for name, count in counts.items()}
+        used = "random of reset" if over else "random of step"
+        if counts[used]:
+            generator = copy.deepcopy(env.unwrapped.np_random)
+            drawn[used] = np.array(dynamics.draws(generator, counts[used]), np.float64)
         action, reward, end = space.sample() if mask is None else sample_action(space, mask), 0.0, False
         if over:
             obs, info = env.reset()

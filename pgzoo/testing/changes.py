@@ -12,6 +12,7 @@ from pgzoo.testing.recording import Change, named_tensors
 from pgzoo.types import Batch, Trajectory
 
 __all__ = [
+    "before_start",
     "littered",
     "padded",
     "same",
@@ -19,6 +20,7 @@ __all__ = [
     "with_end",
     "with_far_actions",
     "with_other_advantages",
+    "with_other_info",
     "with_other_invalid_steps",
 ]
 
@@ -40,6 +42,8 @@ def littered(batch: Batch) -> Batch:
         leaf = getattr(batch, name)
         if leaf is not None:
             changed[name] = torch.where(batch.weights > 0, leaf, leaf + 1.0)
+    if batch.info is not None:
+        changed["info"] = {key: torch.where(batch.weights > 0, leaf, leaf + 1.0) for key, leaf in batch.info.items()}
     obs = batch.inputs.obs
     if obs.is_floating_point():
         weights = batch.weights.reshape(*batch.weights.shape, *[1] * (obs.ndim - 3))
@@ -77,10 +81,15 @@ def with_other_invalid_steps(trajectory: Trajectory, whole_episodes: bool) -> Tr
     """
     valid = trajectory.valid.reshape(*trajectory.valid.shape, *[1] * (trajectory.actions.ndim - 3))
     changed = trajectory._replace(actions=torch.where(valid, trajectory.actions, trajectory.actions.flip(1)))
+    if trajectory.info is not None:
+        info = {key: torch.where(trajectory.valid, leaf, leaf + 1.0) for key, leaf in trajectory.info.items()}
+        changed = changed._replace(info=info)
     if not whole_episodes:
         return changed
     longer = changed._asdict()
-    for name, leaf in named_tensors(changed._replace(memory=None)):
+    if changed.info is not None:
+        longer["info"] = {key: torch.cat([leaf, *[leaf[:, -1:]] * 8], 1) for key, leaf in changed.info.items()}
+    for name, leaf in named_tensors(changed._replace(memory=None, info=None)):
         last = leaf[:, -1:] if name in ("obs", "actions", "action_mask") else torch.zeros_like(leaf[:, -1:])
         longer[name] = torch.cat([leaf, *[last] * 8], 1)
     return Trajectory(**longer)
@@ -103,6 +112,34 @@ def with_end(kind: str, shift: float) -> Change:
         return trajectory._replace(**fields)
 
     return change
+
+
+def with_other_info(key: str, offset: float) -> Change:
+    """Return the function that adds this offset to a value of the environment's info, in all valid steps."""
+
+    def change(trajectory: Trajectory, whole_episodes: bool) -> Trajectory:
+        info = dict(trajectory.info or {})
+        info[key] = torch.where(trajectory.valid, info[key] + offset, info[key])
+        return trajectory._replace(info=info)
+
+    return change
+
+
+def before_start(batch: Batch) -> tuple[Batch, Batch]:
+    """Return two batches of sequences that differ only before the start of an episode in the middle of each sequence.
+
+    The steps before it have weight 0, and other observations and another memory in the second batch.
+    """
+    at, inputs = batch.weights.shape[1] // 2, batch.inputs
+    assert inputs.starts is not None
+    starts, weights = inputs.starts.clone(), batch.weights.clone()
+    starts[:, at] = True
+    weights[:, :at] = 0.0
+    first = batch._replace(inputs=inputs._replace(starts=starts), weights=weights)
+    obs = inputs.obs.clone()
+    obs[:, :at] += torch.tensor(3.0).to(obs.dtype)
+    memory = map_leaves(lambda leaf: leaf + 1.0, inputs.memory)
+    return first, first._replace(inputs=first.inputs._replace(obs=obs, memory=memory))
 
 
 def with_far_actions(distance: float) -> Change:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pgzoo.errors import PluginError, did_you_mean
 from pgzoo.registry import ComponentKind, Entry, PluginCatalog, PluginInfo
-from pgzoo.testing import algorithms, backends, estimators, listeners, plugins, policies, updates
+from pgzoo.testing import algorithms, backends, diagnostics, estimators, listeners, plugins, policies, updates
 from pgzoo.testing.target import Check, CheckFailed, CheckTarget, Consequence, KnownException, NotApplicable
 from pgzoo.training.threads import limit_threads
 
@@ -32,6 +32,7 @@ CHECKS: Mapping[ComponentKind, Mapping[str, Check]] = {
     "env_backend": backends.CHECKS,
     "dynamics": backends.DYNAMICS_CHECKS,
     "listener": listeners.CHECKS,
+    "diagnostic": diagnostics.CHECKS,
 }
 """The checks of components, by kind and name. Components of other kinds are checked with their plugin only."""
 
@@ -58,6 +59,8 @@ CAUSES: Mapping[ComponentKind, Mapping[str, tuple[str, ...]]] = {
         "row-advantages": (*_TRAINS, "generators", "padding"),
         "critic-gradient": (*_TRAINS, "generators", "padding"),
         "sampled-actions": (*_TRAINS, "generators"),
+        "episode-starts": (*_TRAINS, "generators", "padding", "trains-memory"),
+        "info-values": (*_TRAINS, "generators", "padding"),
         "improves": (*_TRAINS, "learns"),
         "seed-law": (*_TRAINS, "generators", "padding"),
         "sweep": _ALONE,
@@ -91,6 +94,7 @@ CAUSES: Mapping[ComponentKind, Mapping[str, tuple[str, ...]]] = {
             "bootstrap": ("finite", "members"),
             "rewards": ("padding", "members"),
             "truncation": (),
+            "info-values": (),
             "window-edge": ("gamma", "truncation", "members"),
             "padding": ("finite", "window-edge", "members"),
         }.items()
@@ -98,6 +102,12 @@ CAUSES: Mapping[ComponentKind, Mapping[str, tuple[str, ...]]] = {
     "env_backend": {
         "fits": ("close",),
         **dict.fromkeys(("rows-independent", "next-step", "select"), ("close", "fits")),
+    },
+    "diagnostic": {
+        "inputs-unchanged": ("measures",),
+        "generators": ("measures",),
+        "changes-nothing": ("measures", "inputs-unchanged", "generators"),
+        "members": ("measures", "inputs-unchanged", "generators", "changes-nothing"),
     },
     "listener": dict.fromkeys(("raises-nothing", "returns-promptly", "events-unchanged"), ("creates",)),
 }

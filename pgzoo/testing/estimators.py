@@ -12,23 +12,26 @@ from torch import Tensor
 
 from pgzoo.config import ComponentConfig
 from pgzoo.testing.target import Check, CheckTarget, NotApplicable, bitwise_equal, checks_by_name
+from pgzoo.training.plan import checked_needs, info_keys
 
 __all__ = ["CHECKS"]
 
 World = dict[str, Any]
 """The arguments of an estimator: tensors `[S, T, N]`, `starts` with T+1 steps, and `gamma [S, 1, 1]`."""
 
-FLOATS = ("rewards", "values", "next_values", "q_values", "log_rhos")
+FLOATS = ("rewards", "values", "next_values", "q_values", "log_rhos", "info")
 KINDS = {"terminated": (True, False), "truncated": (False, True), "terminated and truncated": (True, True)}
 GARBAGE = -123.25
 
 
 def keywords(target: CheckTarget) -> None:
-    """All arguments are keyword-only and known to pgzoo; every setting is an argument and has a description."""
+    """All arguments are keyword-only and known to pgzoo, as are its needs; every setting is a described argument."""
     parameters = inspect.signature(target.component.load()).parameters.values()
     loose = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
     target.expect(not loose, f"takes {', '.join(loose)} as positional arguments", "Begin the signature with `*`.")
-    known = {*_world(), *_settings(target)}
+    with target.errors_fail_check("to declare its needs", "An estimator may need values of the environment's info."):
+        checked_needs(_needs(target), f'estimator "{target.component.name}"', ())
+    known = {*_world(), *_settings(target)} - (set() if _info_keys(target) else {"info"})
     unknown = [p.name for p in parameters if p.default is p.empty and p.name not in known]
     target.expect(
         not unknown,
@@ -192,6 +195,20 @@ def gamma(target: CheckTarget) -> None:
     )
 
 
+def info_values(target: CheckTarget) -> None:
+    """The estimates depend on each value of the environment's info that it needs ("info:KEY")."""
+    if not (keys := _info_keys(target)):
+        raise NotApplicable("it needs no values of the environment's info")
+    world = _world(2, 17, 3)
+    for key in keys:
+        other = world | {f"info:{key}": world["info"] + 10.0}
+        target.expect(
+            not all(map(bitwise_equal, _estimates(target, world), _estimates(target, other))),
+            f'needs "info:{key}" and returns the same whatever this value is',
+            f'Environments without it are refused for nothing. Use info["{key}"] [S, T, N], or remove it from `needs`.',
+        )
+
+
 def padding(target: CheckTarget) -> None:
     """Rows that are not valid change no bit of the estimates, whatever they contain and however many there are."""
     world = _world(2, 17, 3)
@@ -245,11 +262,21 @@ CHECKS: Mapping[str, Check] = checks_by_name(
         bootstrap,
         truncation,
         window_edge,
+        info_values,
         padding,
         members,
         pure,
     )
 )
+
+
+def _needs(target: CheckTarget) -> Any:
+    return getattr(target.component.load(), "needs", ())
+
+
+def _info_keys(target: CheckTarget) -> tuple[str, ...]:
+    needs = _needs(target)
+    return info_keys((needs,) if isinstance(needs, str) else needs)
 
 
 def _settings(target: CheckTarget) -> dict[str, Any]:
@@ -273,6 +300,8 @@ def _own(target: CheckTarget, world: World) -> tuple[Tensor, ...]:
 def _variants(target: CheckTarget, world: World) -> Iterator[tuple[Tensor, ...]]:
     estimator: Callable[..., Any] = target.component.load()
     given, parameters = world | _settings(target), inspect.signature(estimator).parameters
+    info = {key: world.get(f"info:{key}", world["info"]) for key in _info_keys(target)}
+    given = {name: value for name, value in given.items() if name != "info"} | ({"info": info} if info else {})
     everything = [name for name in parameters if name in given]
     necessary = [name for name in everything if parameters[name].default is inspect.Parameter.empty]
     for names in [everything] if everything == necessary else [everything, necessary]:

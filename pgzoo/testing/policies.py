@@ -33,6 +33,7 @@ __all__ = ["CHECKS"]
 OBSERVATIONS: Mapping[str, gym.Space[Any]] = {
     "a vector": Box(-1.0, 1.0, (3,)),
     "a matrix": Box(-1.0, 1.0, (2, 3)),
+    "a small image": Box(0, 255, (36, 36, 3), np.uint8),
     "an image": Box(0, 255, (64, 64, 3), np.uint8),
     "a category": Discrete(5),
     "a category from -2": Discrete(5, start=np.int64(-2)),
@@ -60,10 +61,13 @@ class Case:
 
     def obs(self, *shape: int) -> Array:
         """Return random observations `[*shape, *O]`, the same in every call."""
-        space = self.spec.observation_space
-        space.seed(0)
-        each = [space.sample() for _ in range(int(np.prod(shape)))]
-        return np.array(each).reshape(*shape, *(space.shape or ()))
+        space, rng = self.spec.observation_space, np.random.default_rng(0)
+        if isinstance(space, Discrete):
+            return rng.integers(space.start, space.start + space.n, shape)
+        assert isinstance(space, Box)
+        if np.issubdtype(space.dtype, np.integer):
+            return rng.integers(space.low, space.high + 1, (*shape, *space.shape)).astype(space.dtype)
+        return rng.uniform(space.low, space.high, (*shape, *space.shape)).astype(space.dtype)
 
     def inputs(self, rows: int = ROWS, steps: int = 1, mask: Array | None = None) -> Inputs:
         """Return inputs `[S, T, B, ...]`; episodes start at the first step."""
@@ -453,12 +457,12 @@ def _made(target: CheckTarget, spec: Spec, needs: frozenset[str] = frozenset()) 
 def _cases(target: CheckTarget, *, masked: bool = False, needs: frozenset[str] = frozenset()) -> Iterator[Case]:
     """Yield the policy on the spaces that it supports: one observation space with all actions, the others with one.
 
-    Images are only tried if nothing smaller is supported.
+    Images are only tried if nothing smaller is supported, the larger one only if the small one isn't.
     """
     component, _ = resolve_component("policy", target.component.name, target.catalog)
     flat = 0
-    for seen, observation in sorted(OBSERVATIONS.items(), key=lambda item: item[0] == "an image"):
-        if seen == "an image" and flat:
+    for seen, observation in sorted(OBSERVATIONS.items(), key=lambda item: "image" in item[0]):
+        if "image" in seen and flat:
             continue
         one_action_is_enough = flat > 0
         for taken, action in ACTIONS.items():
@@ -467,10 +471,13 @@ def _cases(target: CheckTarget, *, masked: bool = False, needs: frozenset[str] =
             if isinstance(policy, UnfitError):
                 continue
             flat += 1
-            own: Params = getattr(policy, "buffers", dict)()
-            each = [policy.init(np.random.default_rng(seed)) | own for seed in range(MEMBERS)]
-            params = {name: torch.stack([one[name] for one in each]) for name in each[0]}
             where = f"observations of {seen} and actions in {taken}" + (" with a critic" if needs else "")
+            key = f"initial parameters for {where}{' that are masked' if masked else ''}"
+            if key not in target.remembered:
+                own: Params = getattr(policy, "buffers", dict)()
+                each = [policy.init(np.random.default_rng(seed)) | own for seed in range(MEMBERS)]
+                target.remembered[key] = {name: torch.stack([one[name] for one in each]) for name in each[0]}
+            params = {name: leaf.clone() for name, leaf in target.remembered[key].items()}
             yield Case(where, policy, component, spec, params)
             if one_action_is_enough:
                 break

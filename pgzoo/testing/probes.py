@@ -8,6 +8,7 @@ Source: Jones (2021), Debugging reinforcement learning systems, on probe environ
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -89,11 +90,14 @@ def _views(observation: str) -> list[Any]:
 
 
 class AnySpaces(gym.Env[Any, Any]):
-    """Random observations and episode lengths; raises ValueError for actions that are not in its space."""
+    """Random observations and episode lengths; raises ValueError for actions that are not in its space.
 
-    def __init__(self, observation: str = "vector", action: str = "pair") -> None:
+    The info of a step has a random number between 0 and 1 for each of the keys `info`.
+    """
+
+    def __init__(self, observation: str = "vector", action: str = "pair", info: Sequence[str] = ()) -> None:
         self.observation_space, self.action_space = OBSERVATIONS[observation], SPACES[action]
-        self.views = _views(observation)
+        self.views, self.info = _views(observation), tuple(info)
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode."""
@@ -106,42 +110,50 @@ class AnySpaces(gym.Env[Any, Any]):
         """Take one step."""
         if not self.action_space.contains(action):
             raise ValueError(f"{action!r} is not in {self.action_space}")
-        paid = float(np.sum(np.asarray(gym.spaces.flatten(self.action_space, action)) * 1.0))
+        one_hot = isinstance(self.action_space, Discrete)
+        paid = 1.0 if one_hot else float(np.sum(np.asarray(gym.spaces.flatten(self.action_space, action)) * 1.0))
         ends, cut = self.rng.random(2) < (0.06, 0.03)
-        return self._obs(), paid + self.rng.normal(), bool(ends), bool(cut), {}
+        obs, reward = self._obs(), paid + self.rng.normal()
+        return obs, reward, bool(ends), bool(cut), {key: self.rng.random() for key in self.info}
 
     def _obs(self) -> Any:
         return self.views[self.rng.integers(len(self.views))]
 
 
 class Bandit(gym.Env[Any, Any]):
-    """One step, three arms with rewards 0.2, 1.0 and 0.5."""
+    """One step, three arms with rewards 0.2, 1.0 and 0.5. The info has 0 for each of the keys `info`."""
 
     observation_space = Box(-1.0, 1.0, (1,))
     action_space = Discrete(3)
 
+    def __init__(self, info: Sequence[str] = ()) -> None:
+        self.info = dict.fromkeys(info, 0.0)
+
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode."""
         return np.ones(1, np.float32), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take one step."""
-        return np.ones(1, np.float32), (0.2, 1.0, 0.5)[int(action)], True, False, {}
+        return np.ones(1, np.float32), (0.2, 1.0, 0.5)[int(action)], True, False, dict(self.info)
 
 
 class Target(gym.Env[Any, Any]):
-    """One step; the reward is minus the squared distance of the action from 0.5."""
+    """One step; the reward is minus the squared distance of the action from 0.5. Its info is as in `Bandit`."""
 
     observation_space = Box(-1.0, 1.0, (1,))
     action_space = Box(-2.0, 2.0, (1,))
 
+    def __init__(self, info: Sequence[str] = ()) -> None:
+        self.info = dict.fromkeys(info, 0.0)
+
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode."""
         return np.ones(1, np.float32), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take one step."""
-        return np.ones(1, np.float32), -float((action[0] - 0.5) ** 2), True, False, {}
+        return np.ones(1, np.float32), -float((action[0] - 0.5) ** 2), True, False, dict(self.info)
 
 
 class Corridor(gym.Env[Any, Any]):

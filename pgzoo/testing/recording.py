@@ -144,11 +144,12 @@ class Recording:
         self.changed_parameters += [name for name, leaf, copy in self.parameters if not bitwise_equal(leaf, copy)]
 
 
-def recording_of(target: CheckTarget) -> Recording:
+def recording_of(target: CheckTarget, **settings: Any) -> Recording:
     """Return the record of the first updates, made once for all checks of a component."""
-    if "recording" not in target.remembered:
-        recording = target.remembered["recording"] = Recording()
-        with open_rounds(target, claimed_worlds(target)[0], (SEED, 0)) as run:
+    key = f"recording {settings}" if settings else "recording"
+    if key not in target.remembered:
+        recording = target.remembered[key] = Recording()
+        with open_rounds(target, claimed_worlds(target)[0], (SEED, 0), **settings) as run:
             recording.watch(run)
             before = {name: leaf.clone() for name, leaf in run.engine.state.params.items()}
             for _ in range(1 if not trains_policy(target) else WARM_UP):
@@ -156,7 +157,7 @@ def recording_of(target: CheckTarget) -> Recording:
                 if run.moved(before):
                     break
             recording.update(run)
-    recorded: Recording = target.remembered["recording"]
+    recorded: Recording = target.remembered[key]
     return recorded
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,9 @@ from pgzoo.errors import ConfigError
 from pgzoo.runs.planning import make_plan
 from pgzoo.runs.resolve import resolve
 from pgzoo.testing import probes  # noqa: F401  registers the environments
-from pgzoo.testing.target import CheckTarget
+from pgzoo.testing.target import CheckTarget, NotApplicable, generator_states
 from pgzoo.training.engine import Engine, default_loop
-from pgzoo.training.plan import Plan
-from pgzoo.training.threads import limit_threads
+from pgzoo.training.plan import Plan, info_keys
 from pgzoo.types import TrainState, Trajectory
 
 __all__ = [
@@ -27,12 +26,17 @@ __all__ = [
     "SMALL",
     "WORLDS",
     "Rounds",
+    "Undisturbed",
     "claimed_worlds",
     "expect_equal",
+    "memory_policy",
+    "needed_info",
+    "needs_of",
     "open_plan",
     "open_rounds",
     "plan_of",
     "trains_policy",
+    "undisturbed",
 ]
 
 WORLDS: Mapping[str, Mapping[str, Any]] = {
@@ -42,7 +46,7 @@ WORLDS: Mapping[str, Mapping[str, Any]] = {
 WORDS = {"discrete": ("any", "discrete"), "box": ("any", "box", "continuous")}
 """Words in the registered `actions` that stand for each kind of action space."""
 
-SMALL: Mapping[str, Any] = {"rollout_steps": 12, "epochs": 2, "minibatches": 2}
+SMALL: Mapping[str, Any] = {"rollout_steps": 12, "epochs": 2, "minibatches": 2, "critic_steps": 2}
 """Values for settings of these names: small, because checks don't test learning performance."""
 
 SEED, OTHERS = 7, (0, 11, 3, 5, 1, 2, 20)
@@ -132,6 +136,56 @@ class Rounds:
         return iter(getattr(self.engine.plan.algorithm, "loop", default_loop)(self.engine))
 
 
+@dataclass(frozen=True)
+class Undisturbed:
+    """A run in which nothing happens but updates. The checks compare it with runs that they evaluate, freeze, restart.
+
+    It has `first` updates until a parameter changes (see `Rounds.settle`), and `updates` altogether.
+    """
+
+    first: int
+    updates: int
+    moved: Mapping[str, bool]
+    """For each parameter whether it differs from the initial one after `first + 3` updates."""
+    bits: list[dict[str, bytes]]
+    """The bits of each seed after `first + 2` updates."""
+    final_bits: list[dict[str, bytes]]
+    """The bits of each seed after all updates."""
+    metrics: Sequence[Mapping[str, Any]]
+    """The metrics of each update, from `first` on."""
+    generators: list[str]
+    """The names of the global random generators that were used."""
+
+
+def undisturbed(target: CheckTarget, world: str, seeds: tuple[int, ...]) -> Undisturbed:
+    """Return a run of some seeds, made once for all checks of a component.
+
+    It continues for three updates after the first one that changes a parameter. Several seeds continue for eleven if
+    the algorithm may keep more than the state: a counter may matter only after many updates, for a target network.
+    """
+    key = f"undisturbed {world} {seeds}"
+    if key not in target.remembered:
+        with open_rounds(target, world, seeds) as run:
+            before, states = {k: v.clone() for k, v in run.engine.state.params.items()}, generator_states()
+            first, algorithm = run.settle(0), run.engine.plan.algorithm
+            metrics, more = [run.engine.metrics.means()], 3
+            if len(seeds) > 1 and (hasattr(algorithm, "loop") or vars(algorithm)):
+                more = 11
+            bits, moved = [], dict.fromkeys(before, False)
+            for update in range(1, more + 1):
+                run.update()
+                metrics.append(run.engine.metrics.means())
+                if update == 2:
+                    bits = [run.bits(member) for member in range(len(seeds))]
+                if update == 3:
+                    moved |= dict.fromkeys(run.moved(before), True)
+            used = [name for name, state in generator_states().items() if state != states[name]]
+            final = [run.bits(member) for member in range(len(seeds))]
+        target.remembered[key] = Undisturbed(first, first + more, moved, bits, final, metrics, used)
+    found: Undisturbed = target.remembered[key]
+    return found
+
+
 def claimed_worlds(target: CheckTarget) -> list[str]:
     """Return the kinds of action that the algorithm claims to support."""
     claim = str(target.component.facts.get("actions", "any")).lower()
@@ -145,29 +199,39 @@ def trains_policy(target: CheckTarget) -> bool:
     return bool(getattr(target.component.load(), "learns", True))
 
 
+def memory_policy(target: CheckTarget) -> dict[str, Any]:
+    """Return a small recurrent policy. Raises NotApplicable if the algorithm doesn't train such policies."""
+    if not target.component.facts.get("recurrent"):
+        raise NotApplicable("it is registered without recurrent=True")
+    known = [name for name in ("gru", "lstm") if name in target.catalog.names("policy")]
+    if not known or not trains_policy(target):
+        raise NotApplicable("no recurrent policy is installed" if not known else "it doesn't learn")
+    return {"name": known[0], "hidden": (8,), "memory": 8}
+
+
+def needs_of(target: CheckTarget) -> tuple[str, ...]:
+    """Return the needs of the algorithm, for its default settings."""
+    needs = getattr(target.component.load()(), "needs", ())
+    if callable(needs):
+        needs = needs((target.component.load_config() or AlgorithmConfig)())
+    return (needs,) if isinstance(needs, str) else tuple(needs)
+
+
+def needed_info(target: CheckTarget) -> list[str]:
+    """Return the keys of the environment's info that the algorithm needs."""
+    return list(info_keys(needs_of(target)))
+
+
 def plan_of(target: CheckTarget, world: str, seeds: tuple[int, ...], **settings: Any) -> Plan:
-    """Return the plan of a small run: few environments, and an mlp of odd sizes unless the algorithm needs another."""
-    entry = target.component
-    model = entry.load_config() or AlgorithmConfig
-    small = {name: value for name, value in SMALL.items() if name in model.model_fields}
-    chosen = getattr(entry.load(), "defaults", {}).get("policy", "mlp")
-    if (chosen if isinstance(chosen, str) else chosen.get("name", "mlp")) == "mlp":
-        small["policy"] = ({} if isinstance(chosen, str) else dict(chosen)) | {"name": "mlp", "hidden": (5, 8)}
-    given = {
-        "algorithm": entry.name,
-        "num_envs": 4,
-        "eval_episodes": 2,
-        "total_steps": 100_000,
-        **WORLDS[world],
-        **small,
-        "seeds": seeds,
-        **settings,
-    }
-    try:
-        config = resolve([Layer(given, ".".join)], target.catalog)
-    except ConfigError:  # small sizes are invalid for this algorithm
-        config = resolve([Layer({k: v for k, v in given.items() if k not in SMALL}, ".".join)], target.catalog)
-    return make_plan(config, target.catalog)
+    """Return the plan of a small run: few environments, and an mlp of odd sizes unless the algorithm needs another.
+
+    A plan is made once for all checks; each call returns it with a new instance of the algorithm.
+    """
+    key = f"plan {world} {seeds} {settings}"
+    if key not in target.remembered:
+        target.remembered[key] = _new_plan(target, world, seeds, **settings)
+    plan: Plan = target.remembered[key]
+    return replace(plan, algorithm=type(plan.algorithm)())
 
 
 @contextmanager
@@ -182,10 +246,7 @@ def open_rounds(target: CheckTarget, world: str, seeds: tuple[int, ...], **setti
 @contextmanager
 def open_plan(target: CheckTarget, world: str, plan: Plan) -> Iterator[Rounds]:
     """Open the run of a plan; an exception in it fails the check."""
-    with (
-        target.errors_fail_check(f"to train on {world} actions", f"See the check trains-{world}."),
-        limit_threads(plan.config.threads),  # more threads change the order of summation
-    ):
+    with target.errors_fail_check(f"to train on {world} actions", f"See the check trains-{world}."):
         run = Rounds(plan)
         try:
             yield run
@@ -199,3 +260,29 @@ def expect_equal(
     """Expect the same bytes under each name."""
     different = [name for name in one if one[name] != other.get(name)]
     target.expect(not different, f"{what} (first difference: {different[0] if different else ''})", advice)
+
+
+def _new_plan(target: CheckTarget, world: str, seeds: tuple[int, ...], **settings: Any) -> Plan:
+    entry = target.component
+    model = entry.load_config() or AlgorithmConfig
+    small = {name: value for name, value in SMALL.items() if name in model.model_fields}
+    chosen = getattr(entry.load(), "defaults", {}).get("policy", "mlp")
+    if (chosen if isinstance(chosen, str) else chosen.get("name", "mlp")) == "mlp":
+        small["policy"] = ({} if isinstance(chosen, str) else dict(chosen)) | {"name": "mlp", "hidden": (5, 8)}
+    given: dict[str, Any] = {
+        "algorithm": entry.name,
+        "num_envs": 4,
+        "eval_episodes": 2,
+        "total_steps": 100_000,
+        **WORLDS[world],
+        **small,
+        "seeds": seeds,
+        **settings,
+    }
+    if keys := needed_info(target):
+        given["env_kwargs"] = given["env_kwargs"] | {"info": keys}
+    try:
+        config = resolve([Layer(given, ".".join)], target.catalog)
+    except ConfigError:  # small sizes are invalid for this algorithm
+        config = resolve([Layer({k: v for k, v in given.items() if k not in SMALL}, ".".join)], target.catalog)
+    return make_plan(config, target.catalog)

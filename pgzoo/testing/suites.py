@@ -14,6 +14,7 @@ from pgzoo.testing.target import CheckTarget, KnownException, NotApplicable
 
 __all__ = [
     "AlgorithmSuite",
+    "DiagnosticSuite",
     "DynamicsSuite",
     "EnvBackendSuite",
     "EstimatorSuite",
@@ -111,6 +112,17 @@ class DynamicsSuite(_Suite):
 
     @_over([*CHECKS["dynamics"], DECLARATIONS])
     def test_dynamics(self, catalog: PluginCatalog, check: str) -> None:
+        """The component passes each check."""
+        self.conforms(catalog, check)
+
+
+class DiagnosticSuite(_Suite):
+    """Checks of a diagnostic."""
+
+    kind = "diagnostic"
+
+    @_over([*CHECKS["diagnostic"], DECLARATIONS])
+    def test_diagnostic(self, catalog: PluginCatalog, check: str) -> None:
         """The component passes each check."""
         self.conforms(catalog, check)
 

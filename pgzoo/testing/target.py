@@ -25,6 +25,8 @@ __all__ = [
     "NotApplicable",
     "bitwise_equal",
     "checks_by_name",
+    "expect_untouched",
+    "generator_states",
     "generators_untouched",
 ]
 
@@ -55,7 +57,7 @@ class CheckTarget:
     plugin: PluginInfo
     catalog: PluginCatalog
     entry: Entry | None = None
-    remembered: dict[str, Any] = field(default_factory=dict)
+    remembered: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def component(self) -> Entry:
@@ -84,7 +86,7 @@ class CheckTarget:
         except (CheckFailed, NotApplicable):
             raise
         except PgzooError as error:
-            raise CheckFailed(f"{self.who} fails {what}: {error} {advice}") from error
+            raise CheckFailed(f"{self.who} fails {what}: {str(error).removesuffix('.')}. {advice}") from error
         except Exception as error:
             raise CheckFailed(f"{self.who} fails {what}: {type(error).__name__}: {error}. {advice}") from error
 
@@ -116,18 +118,23 @@ def checks_by_name(checks: tuple[Check, ...]) -> Mapping[str, Check]:
 @contextmanager
 def generators_untouched(target: CheckTarget, what: str) -> Iterator[None]:
     """Expect that the global random generators of Python, numpy and torch have the same state afterwards."""
-
-    def states() -> dict[str, Any]:
-        numpys: Any = np.random.get_state()
-        return {
-            "random": random.getstate(),
-            "numpy.random": (numpys[0], numpys[1].tolist(), *numpys[2:]),
-            "torch": torch.get_rng_state().tolist(),
-        }
-
-    before = states()
+    before = generator_states()
     yield
-    moved = [name for name, state in states().items() if state != before[name]]
+    expect_untouched(target, [name for name, state in generator_states().items() if state != before[name]], what)
+
+
+def generator_states() -> dict[str, Any]:
+    """Return the states of the global random generators of Python, numpy and torch, by name."""
+    numpys: Any = np.random.get_state()
+    return {
+        "random": random.getstate(),
+        "numpy.random": (numpys[0], numpys[1].tobytes(), *numpys[2:]),
+        "torch": torch.get_rng_state().numpy().tobytes(),
+    }
+
+
+def expect_untouched(target: CheckTarget, moved: list[str], what: str) -> None:
+    """Expect that no global random generator was used."""
     target.expect(
         not moved,
         f"draws from the global generator of {', '.join(moved)} {what}",

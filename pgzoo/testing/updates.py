@@ -14,6 +14,7 @@ from torch import Tensor
 from pgzoo.ops.acting import actor_for
 from pgzoo.ops.draws import draw_noise
 from pgzoo.testing.changes import (
+    before_start,
     littered,
     padded,
     same,
@@ -21,11 +22,12 @@ from pgzoo.testing.changes import (
     with_end,
     with_far_actions,
     with_other_advantages,
+    with_other_info,
     with_other_invalid_steps,
 )
 from pgzoo.testing.probes import Bandit, Target
 from pgzoo.testing.recording import first_difference, recording_of, updated_with
-from pgzoo.testing.rounds import SEED, Rounds, claimed_worlds, open_rounds, trains_policy
+from pgzoo.testing.rounds import SEED, Rounds, claimed_worlds, memory_policy, needed_info, open_rounds, trains_policy
 from pgzoo.testing.target import Check, CheckTarget, NotApplicable, checks_by_name
 from pgzoo.training.plan import CRITIC
 from pgzoo.types import ActorInputs
@@ -177,6 +179,41 @@ def sampled_actions(target: CheckTarget) -> None:
     )
 
 
+def episode_starts(target: CheckTarget) -> None:
+    """With a recurrent policy, nothing before the start of an episode changes the loss of the steps after it."""
+    recorded = recording_of(target, policy=memory_policy(target)).steps
+    steps = [step for step in recorded if step.batch.inputs.memory is not None and step.batch.weights.shape[1] > 1]
+    if not steps:
+        raise NotApplicable("it takes no gradient steps on sequences")
+    for step in steps:
+        plain, other = (step.results(batch, moved=True) for batch in before_start(step.batch))
+        different = first_difference(plain, other)
+        target.expect(
+            not different,
+            f"computes another {different} for the steps of an episode if the episode before it changes",
+            "The memory must be reset where an episode starts, as it was when the steps were taken. Pass batch.inputs "
+            "to policy.apply unchanged: it contains the sequence, the memory and `starts`.",
+        )
+
+
+def info_values(target: CheckTarget) -> None:
+    """Each value of the environment's info that it needs ("info:KEY") changes what it learns or reports."""
+    keys = needed_info(target)
+    if not keys:
+        raise NotApplicable("it needs no values of the environment's info")
+    world = claimed_worlds(target)[0]
+    plain = updated_with(target, world, same)
+    if plain is None:
+        raise NotApplicable("it takes no gradient steps on a trajectory")
+    for key in keys:
+        target.expect(
+            any(not plain.like(updated_with(target, world, with_other_info(key, by))) for by in (10.0, -10.0)),
+            f'needs "info:{key}" and trains the same whatever this value is',
+            "Environments without it are refused for nothing. Use trajectory.info or batch.info, or remove it from "
+            "`needs`.",
+        )
+
+
 def improves(target: CheckTarget) -> None:
     """Training raises the mean reward in a problem of one step."""
     if not trains_policy(target):
@@ -212,6 +249,8 @@ CHECKS: Mapping[str, Check] = checks_by_name(
         inputs_unchanged,
         in_place,
         sampled_actions,
+        episode_starts,
+        info_values,
         improves,
     )
 )

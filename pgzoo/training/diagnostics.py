@@ -17,7 +17,7 @@ from pgzoo.training.activity import Cancelled
 from pgzoo.training.engine import Engine
 from pgzoo.types import TrainState
 
-__all__ = ["READS", "Diagnostics", "ReadOnlyContext"]
+__all__ = ["READS", "Diagnostics", "ReadOnlyContext", "copied"]
 
 _log = logging.getLogger("pgzoo")
 
@@ -61,7 +61,7 @@ class Diagnostics:
         record = self._engine.record
         if not due.any() or record.trajectory is None or record.collected_by is None:
             return
-        state = _copied(record.collected_by)
+        state = copied(record.collected_by)
         context = cast(UpdateContext, ReadOnlyContext(self._engine))
         for name, diagnostic in list(self._open.items()):
             try:
@@ -80,7 +80,7 @@ class Diagnostics:
         self._engine.report({f"diagnostic/{name}/{key}".rstrip("/"): value for key, value in metrics.items()}, members)
 
 
-def _copied(state: TrainState) -> TrainState:
+def copied(state: TrainState) -> TrainState:
     """Return a state whose tensors are copies: in-place changes of a diagnostic have no effect on the run."""
     params, buffers = ({k: v.clone() for k, v in part.items()} for part in (state.params, state.buffers))
     return state._replace(params=params, buffers=buffers, collector=None)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pgzoo.config import Member, RunConfig
+from pgzoo.errors import PluginError
 from pgzoo.ops.members import freeze, stack_members, to_device
 from pgzoo.ops.normalize import reward_buffers, update_reward_moments
 from pgzoo.ops.optim import flatten
@@ -147,6 +148,11 @@ class Engine:
         if init is None:
             return AlgorithmState({}, {})
         each: list[AlgorithmState] = [init(self, generator(seed, "algorithm")) for seed in self.plan.seeds]
+        if not isinstance(each[0], AlgorithmState):
+            raise PluginError(
+                f'Algorithm "{self.plan.config.algorithm}" returns a {type(each[0]).__name__} from init; return '
+                "pgzoo.types.AlgorithmState(params, buffers), two dicts of tensors by name."
+            )
         return stack_members(each)
 
     def begin_update(self) -> None:
@@ -250,10 +256,12 @@ class Engine:
         settings = self.settings
         count = getattr(settings, "minibatches", 1) if count is None else count
         batcher = self._batcher(trajectory, targets, evaluated, extra)
+        updates, seeds = state.updates, self.plan.seeds
+        del state  # a generator keeps its arguments, and these parameters are replaced at the first step
         for epoch in range(getattr(settings, "epochs", 1)) if epochs is None else epochs:
 
             def order(member: int, n: int, epoch: int = epoch) -> NDArray[np.int64]:
-                return self.rng("shuffle", member, state, epoch).permutation(n)
+                return generator(seeds[member], "shuffle", int(updates[member]), epoch).permutation(n)
 
             yield from batcher.minibatches(order, count)
 
@@ -391,6 +399,7 @@ def default_loop(ctx: Engine) -> Iterator[None]:
     while ctx.running():
         state, trajectory = ctx.collect(ctx.state)
         ctx.state = update(ctx, state, trajectory)
+        del state, trajectory  # or they would be in memory during the next collection
         yield
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pgzoo.ops.members import per_member
-from pgzoo.ops.optim import Optimizer, clip_by_member_norm, flatten, unflatten
+from pgzoo.ops.optim import Optimizer, clip_by_member_norm, flatten, in_pieces, unflatten
 from pgzoo.training import gradients
 from pgzoo.training.targets import Estimator, EvaluationInputs, Evaluator
 from pgzoo.types import Batch, Hyper, LossFunction, Params, PolicyEvaluation, Targets, Trajectory
@@ -101,6 +101,7 @@ def make_gradient_step(
     (or with `also`), and the optimizer counts their steps separately. See `gradients.gradient` for `padded`.
     """
     prefixes: str | tuple[str, ...] = only if also is None or not only else (only, also)
+    optimizer = in_pieces(optimizer) if padded else optimizer
 
     def step(start: StepInput) -> GradientStepResult:
         assert start.batch is not None
@@ -112,6 +113,7 @@ def make_gradient_step(
             limit = hyper.max_grad_norm
             clipped, norm = clip_by_member_norm(gradient, None if limit is None else limit.reshape(-1))
             reached, remembered = optimizer.step(start.vector, clipped, start.optimizer, start.learning_rate)
+            del clipped
             if only:
                 moved = {name: float(name.startswith(prefixes)) for name in like}
                 mine = flatten(torch.full((1, *p.shape[1:]), moved[n], device=p.device) for n, p in like.items()) > 0
@@ -128,13 +130,15 @@ def make_gradient_step(
             metrics = {**result.metrics, f"optim/{only.replace('.', '_')}grad_norm": norm}
             if not only:
                 metrics["loss/total"] = result.value
-            optimizer_state = {
-                name: torch.where(per_member(moving, leaf), remembered[name], leaf)
-                for name, leaf in start.optimizer.items()  # in this order, which compiled steps depend on
-            }
+            everyone = padded and bool(moving.all())  # reads a tensor, which compiled code can't and a GPU is slow at
+
+            def chosen(new: Tensor, old: Tensor) -> Tensor:
+                return new if everyone else torch.where(per_member(moving, old), new, old)
+
             return GradientStepResult(
-                vector=torch.where(moving.unsqueeze(1), reached, start.vector),
-                optimizer=optimizer_state,
+                vector=chosen(reached, start.vector),
+                # in the order of `start`, which compiled steps depend on
+                optimizer={name: chosen(remembered[name], leaf) for name, leaf in start.optimizer.items()},
                 reached=reached,
                 value=result.value,
                 gradient=gradient,

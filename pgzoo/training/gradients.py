@@ -60,6 +60,8 @@ def gradient(
         gradients = iter(torch.autograd.grad(result.value.sum(), learned, materialize_grads=True))
         pieces = [next(gradients) if leaf.requires_grad else torch.zeros_like(leaf) for leaf in leaves.values()]
         parts.append((map_leaves(Tensor.detach, result), flatten(pieces)))
+    if len(parts) == 1:
+        return parts[0]
     results, vectors = zip(*parts, strict=True)
     return concat_members(results), torch.cat(vectors)
 

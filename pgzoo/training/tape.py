@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+import math
+import mmap
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -27,6 +29,9 @@ RowIndex: TypeAlias = slice | NDArray[np.intp]
 
 EPISODE_CAPACITY = 512
 """Initial capacity, in steps, for a collection of whole episodes."""
+
+OWN_MEMORY = 2**20
+"""Size in bytes from which images are stored in memory of their own."""
 
 NEEDED_FOR_RETURNS = ("rewards", "terminated", "truncated", "valid")
 """What is stored when only the returns and lengths of episodes are needed."""
@@ -54,7 +59,7 @@ class Tape:
         """Store the leaves of step t, `[rows, ...]` each, in the rows `where`."""
         stored = {name: leaves[name] for name in NEEDED_FOR_RETURNS} if self._rewards_only else leaves
         if not self.arrays:
-            self.arrays = {name: np.zeros((self.capacity, *x.shape), x.dtype) for name, x in stored.items()}
+            self.arrays = {name: _zeros((self.capacity, *x.shape), x.dtype) for name, x in stored.items()}
         elif t + 1 == self.capacity:
             self.arrays = {name: np.concatenate([x, np.zeros_like(x)]) for name, x in self.arrays.items()}
             self.capacity *= 2
@@ -68,7 +73,7 @@ class Tape:
         """
         stored = {name: leaves[name] for name in NEEDED_FOR_RETURNS} if self._rewards_only else leaves
         if not self.arrays:
-            self.arrays = {name: np.zeros((self.capacity, *x.shape), x.dtype) for name, x in stored.items()}
+            self.arrays = {name: _zeros((self.capacity, *x.shape), x.dtype) for name, x in stored.items()}
         while t + count + 1 > self.capacity:
             self.arrays = {name: np.concatenate([x, np.zeros_like(x)]) for name, x in self.arrays.items()}
             self.capacity *= 2
@@ -81,6 +86,17 @@ class Tape:
         self.arrays["obs"][t, where] = obs
         if mask is not None:
             self.arrays["action_mask"][t, where] = mask
+
+
+def _zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Return an array of zeros. Images get memory of their own, which the system gets back when they are deleted.
+
+    The next tape wouldn't fit in the memory of the last one, of which smaller arrays would have taken a part.
+    """
+    size = math.prod(shape)
+    if dtype != np.uint8 or size < OWN_MEMORY:
+        return np.zeros(shape, dtype)
+    return np.frombuffer(mmap.mmap(-1, size), np.uint8).reshape(shape)
 
 
 class EpisodeStructure(NamedTuple):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pgzoo.config import AlgorithmConfig
 from pgzoo.errors import UnfitError
+from pgzoo.ops.members import map_leaves
 from pgzoo.ops.nets import ROW_ALIGN, ROW_BLOCK
 from pgzoo.ops.normalize import scale_rewards
 from pgzoo.ops.order import sums_in_any_order
@@ -37,6 +38,9 @@ VALUE_NEEDS = frozenset({"value", "action_values", "own_values"})
 VALUES = frozenset({"values", "next_values"})
 """The arguments of an estimator that come from a critic."""
 
+IMAGE_BYTES = 4096
+"""Size from which observations of bytes count as images."""
+
 FIELDS = [name for name in Trajectory._fields if name not in ("action_mask", "memory", "info")]
 """The fields of a trajectory that an estimator may take in every run."""
 
@@ -52,7 +56,11 @@ Evaluator = Callable[[EvaluationInputs], PolicyEvaluation]
 
 
 def policy_evaluator(plan: Plan, policy: PolicyView, *, padded: bool = True) -> Evaluator:
-    """Return the function that evaluates the policy at every step, in one pass; `padded` as in `gradients.gradient`."""
+    """Return the function that evaluates the policy at every step; `padded` as in `gradients.gradient`.
+
+    It does so in one pass, or with `padded`, if observations are images, in pieces of about `ROW_BLOCK` rows per
+    member, because a pass copies its observations.
+    """
 
     def evaluate(inputs: EvaluationInputs) -> PolicyEvaluation:
         params, trajectory = inputs
@@ -69,18 +77,33 @@ def policy_evaluator(plan: Plan, policy: PolicyView, *, padded: bool = True) -> 
         return PolicyEvaluation(output.value, dist.log_prob(trajectory.actions), dist)
 
     def by_rows(params: Params, trajectory: Trajectory) -> Output:
-        """Evaluate a policy without memory on all steps as the rows of one padded batch."""
+        """Evaluate a policy without memory on steps as the rows of padded batches."""
         _, steps, n = trajectory.starts.shape
         align = ROW_ALIGN if isinstance(plan.collection, Steps) else ROW_BLOCK
+        length = max(1, ROW_BLOCK // n) if padded and _are_images(trajectory.obs) else steps
 
-        def lift(leaf: Tensor) -> Tensor:
-            return leaf[:, 0, : steps * n].reshape(len(leaf), steps, n, *leaf.shape[3:])
+        def piece(first: int) -> Output:
+            count = min(length, steps - first)
 
-        mask = None if trajectory.action_mask is None else flatten_steps(trajectory.action_mask, align)
-        output = policy.apply(params, Inputs(flatten_steps(trajectory.obs, align), mask))
-        return Output(output.dist.map(lift), None if output.value is None else lift(output.value))
+            def rows(leaf: Tensor) -> Tensor:
+                return flatten_steps(leaf[:, first : first + count], align)
+
+            def lift(leaf: Tensor) -> Tensor:
+                return leaf[:, 0, : count * n].reshape(len(leaf), count, n, *leaf.shape[3:])
+
+            mask = None if trajectory.action_mask is None else rows(trajectory.action_mask)
+            output = policy.apply(params, Inputs(rows(trajectory.obs), mask))
+            return Output(output.dist.map(lift), None if output.value is None else lift(output.value))
+
+        outputs = [piece(first) for first in range(0, steps, length)]
+        return outputs[0] if len(outputs) == 1 else map_leaves(lambda *leaves: torch.cat(leaves, 1), *outputs)
 
     return evaluate
+
+
+def _are_images(obs: Tensor) -> bool:
+    """Return whether observations `[S, T, N, *O]` are large arrays of bytes."""
+    return obs.dtype == torch.uint8 and obs.shape[3:].numel() >= IMAGE_BYTES
 
 
 class Estimator(NamedTuple):

@@ -18,6 +18,7 @@ import pgzoo
 from pgzoo.analysis.figures import colors
 from pgzoo.analysis.selection import from_store
 from pgzoo.analysis.statistics import estimate
+from pgzoo.analysis.sweeps import sensitivity
 from pgzoo.analysis.wording import interval
 from pgzoo.cli.main import program
 from pgzoo.errors import StoreError, UnknownName, UsageError
@@ -503,6 +504,27 @@ def test_the_sensitivity_of_a_sweep(train: Train) -> None:
     assert "the sensitivity needs two environments" in alone.stdout
 
 
+def test_the_figure_of_a_sensitivity_is_saved_and_logged(home: Home, train: Train, tmp_path: Path) -> None:
+    for env, low in (("A-v1", 0), ("B-v1", 10)):
+        sweep(train, env, {f"lam={x} rate={y}": [low + x + 2 * y] * 3 for x in (0.0, 1.0) for y in (1.0, 2.0)})
+    sweep(train, "A-v1", {"lam=0.0": [1] * 3, "lam=1.0": [2] * 3}, algorithm="a2c", name="a2c")
+    files = tmp_path / "s.png", tmp_path / "s.json"
+    out = [part for file in files for part in ("--out", str(file))]
+    done = compare("--sensitivity", "tag:of=ppo", "tag:of=a2c", *out, "--log", "--json")
+    assert done.exit_code == 0, done.output
+    answer = json.loads(done.stdout)
+    assert answer["files"] == [str(file) for file in files] and answer["run_id"]
+    assert files[0].read_bytes().startswith(b"\x89PNG")
+    assert json.loads(files[1].read_text())["sensitivity"] == answer["sensitivity"]
+    figure = sensitivity("tag:of=ppo", "tag:of=a2c").figure()
+    labels = [axes.get_xlabel() for axes in figure.axes]
+    assert labels[:4] == ["lam", "rate"] * 2
+    ppo_best = next(line for line in figure.axes[1].get_lines() if line.get_label() == "ppo")
+    assert list(ppo_best.get_ydata()) == [3, 5]
+    refused = compare("--sensitivity", "tag:of=ppo", "--out", str(tmp_path / "s.csv"))
+    assert refused.exit_code == 2 and "must be one of .png, .pdf, .svg, .json with --sensitivity" in refused.stderr
+
+
 def test_what_misleads_about_a_sensitivity_is_said(train: Train) -> None:
     sweep(train, "A-v1", {"rate=1.0": [1, 2, 3], "rate=2.0": [4]})
     sweep(train, "A-v1", {"rate=3.0": [1, 2, 3]}, status="failed")
@@ -511,6 +533,5 @@ def test_what_misleads_about_a_sensitivity_is_said(train: Train) -> None:
     assert "ppo on A-v1: 1 seed per setting" in done.stderr
     assert "ppo on A-v1: 3 runs failed; scored at the last step." in done.stderr
     assert "belongs to a sweep" in compare("--sensitivity", "alone").output
-    assert "remove --out and --log" in compare("--sensitivity", "ppo", "--log").output
     sweep(train, "A-v1", {"lam=1.0": [1, 2, 3]})
     assert "some runs sweep" in compare("--sensitivity", "ppo").output

@@ -171,9 +171,9 @@ def test_what_has_no_equivalent_is_listed(algorithm: str, section: dict[str, Any
         ({"normalize": "yes, please"}, "zoo.yml: X-v1.normalize: expected text"),
         ({"policy": "GnnPolicy"}, "pgzoo has no policy for 'GnnPolicy'"),
         ({"policy": ["MlpPolicy"]}, "pgzoo has no policy for ['MlpPolicy']"),
-        ({"learning_rate": "fast"}, "learning_rate: must be a number (got 'fast')"),
-        ({"n_steps": [1]}, "n_steps: must be a number"),
-        ({"policy_kwargs": "dict(log_std_init=[2])"}, "policy_kwargs: must be a number"),
+        ({"learning_rate": "fast"}, "learning_rate: must be a finite number (got 'fast')"),
+        ({"n_steps": [1]}, "n_steps: must be a finite number"),
+        ({"policy_kwargs": "dict(log_std_init=[2])"}, "policy_kwargs: must be a finite number"),
         ({"batch_size": 0}, "batch_size: must be greater than 0"),
     ],
 )

@@ -43,7 +43,11 @@ def test_description() -> None:
         ("not_there:Thing-v1", "If it is in the working directory, add: --import not_there"),
         ("nowhere/Thing-v1", 'No imported module registers "nowhere/...": name the one that does with'),
         ("no_module:Thing-v1", 'The module "no_module" of the environment "no_module:Thing-v1"'),
-        ("zzzz", 'There is no environment "zzzz" (gymnasium {v}). See: pgzoo envs'),
+        (
+            "zzzz",
+            'There is no environment "zzzz" (gymnasium {v}). If another package registers it, name its module: '
+            "MODULE:zzzz. See: pgzoo envs",
+        ),
         ("not an id", "There is no environment"),
         ("", "There is no environment"),
     ],

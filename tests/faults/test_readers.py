@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from gymnasium.spaces import Box, Discrete
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pgzoo.analysis.selection import from_journal, read_journal
-from pgzoo.config import read_yaml
+from pgzoo.analysis.selection import RunIndex, from_journal, read_journal
+from pgzoo.config import Layer, read_yaml
+from pgzoo.envs.spec import make_spec
 from pgzoo.errors import PgzooError
+from pgzoo.export.bundle import LoadedPolicy, load_policy
+from pgzoo.registry import PluginCatalog, discover
+from pgzoo.registry.components import resolve_component
+from pgzoo.runs.resolve import compose
+from pgzoo.search.space import checked_space, parse_search
 from pgzoo.tracking import Home
 from pgzoo.tracking.journal import read_tail
 from pgzoo.tracking.ledger import Ledger, pending, start_of
 from pgzoo.tracking.lookup import local_run
 from pgzoo.tracking.report import read_history, write_tables
 from pgzoo.training import checkpoint
+from pgzoo.training.plan import make_policy
 from pgzoo.types import TrainState
 
 FEW = settings(
@@ -134,6 +144,98 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, data: st.DataObject) ->
 def test_damaged_yaml_is_refused(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "run.yaml").write_bytes(text)
     refused_or_read(lambda: read_yaml(tmp_path / "run.yaml"))
+
+
+@FEW
+@given(data=st.data())
+def test_a_damaged_policy_is_refused(tmp_path: Path, data: st.DataObject) -> None:
+    component, factory = resolve_component("policy", {"name": "mlp", "hidden": [5]}, plugins())
+    spec = make_spec(Box(-1.0, 1.0, (3,)), Discrete(2))
+    policy = make_policy(factory, component.settings, spec, frozenset({"value"}), False)
+    params = {name: value[None] for name, value in policy.init(np.random.default_rng(3)).items()}
+    folder = LoadedPolicy(component, spec, policy, params).save(tmp_path / "policy")
+    file = folder / data.draw(st.sampled_from(["policy.json", "policy.safetensors"]))
+    before = file.read_bytes()
+    if file.suffix == ".json" and data.draw(st.booleans()):
+        file.write_text(json.dumps(data.draw(damaged(json.loads(before)))))
+    else:
+        file.write_bytes(data.draw(cut_or_flipped(before)))
+    refused_or_read(lambda: load_policy(folder, plugins()).act(np.zeros(3, np.float32)))
+
+
+RL_ZOO = {
+    "CartPole-v1": {
+        "normalize": "{'norm_obs': True, 'norm_reward': False}",
+        "n_envs": 8,
+        "n_timesteps": 1e5,
+        "env_wrapper": [{"rl_zoo3.wrappers.HistoryWrapper": {"horizon": 2}}],
+        "policy_kwargs": "dict(log_std_init=-2, activation_fn=nn.ReLU, net_arch=[dict(pi=[8, 8], vf=[8])])",
+        "learning_rate": "lin_0.001",
+        "batch_size": 64,
+    }
+}
+
+
+@FEW
+@given(file=damaged(RL_ZOO), text=cut_or_flipped(RL_ZOO["CartPole-v1"]["policy_kwargs"].encode()))  # type: ignore[attr-defined]
+@example(file=RL_ZOO, text=b"__import__('os').abort()")
+@example(file=RL_ZOO, text=b"dict(net_arch=[" + b"9" * 5000 + b"])")
+@example(file=RL_ZOO, text=b"-" * 5000 + b"1")
+@example(file={"CartPole-v1": {"learning_rate": "lin_1e999"}}, text=b"")
+@example(file={"CartPole-v1": {"n_envs": 10**400}}, text=b"")
+@example(file={"CartPole-v1": {"n_envs": float("inf")}}, text=b"")
+@example(file={"CartPole-v1": {"batch_size": "nan"}}, text=b"")
+def test_damaged_hyperparameters_of_rl_zoo_are_refused(tmp_path: Path, file: Any, text: bytes) -> None:
+    section = file.get("CartPole-v1") if isinstance(file, dict) else None
+    if isinstance(section, dict) and text:
+        section = section | {"policy_kwargs": text.decode(errors="replace")}
+        file = file | {"CartPole-v1": section}
+    path = tmp_path / "ppo.yml"
+    path.write_text(json.dumps(file))  # JSON is YAML
+    given = Layer({"algorithm": "ppo", "env": "CartPole-v1"}, ".".join)
+    refused_or_read(lambda: compose(given, plugins(), preset=str(path)))
+
+
+KEYS = ("learning_rate", "gamma", "estimator", "policy.hidden", "num_envs", "normalize_obs", "")
+TEXTS = st.text(st.sampled_from("0123456789.,|:=-+e logNainf[]{}\ud800\0é"), max_size=12)
+
+
+@FEW
+@given(key=st.sampled_from(KEYS), text=TEXTS, in_file=st.booleans(), odd=ODD)
+@example(key="learning_rate", text="log:1e-400..1", in_file=False, odd=None)
+@example(key="num_envs", text="1..1e400", in_file=False, odd=None)
+@example(key="policy.hidden", text="64,64|128,128", in_file=False, odd=None)
+@example(key="gamma", text="0.9", in_file=True, odd={"low": [], "high": None})
+@example(key="gamma", text="0.9", in_file=True, odd={"low": 0, "high": 10**400})
+def test_a_search_space_is_read_or_refused(tmp_path: Path, key: str, text: str, in_file: bool, odd: Any) -> None:
+    path = tmp_path / "space.yml"
+    path.write_text(json.dumps({key: odd if odd else text}))
+    search = [str(path) if in_file else f"{key}={text}"]
+    base = compose(Layer({"algorithm": "reinforce", "env": "CartPole-v1"}, ".".join), plugins())
+    refused_or_read(lambda: checked_space(parse_search(search), base, plugins()))
+
+
+@FEW
+@given(selector=st.text(st.sampled_from("abk:=*%'\"\\`;- \0\ud800é(" + "tagparm"), max_size=20))
+@example(selector="tag:pgzoo.status=' OR 1=1 --")
+@example(selector="param:gamma=nan")
+@example(selector="../../etc/passwd")
+def test_a_selector_is_found_or_refused(store: Home, selector: str) -> None:
+    refused_or_read(lambda: RunIndex(store, None, lambda *_: None).select(selector))
+
+
+@pytest.fixture
+def store(home: Home, empty_database: Path) -> Home:
+    """A home with a database, so that a selector also becomes a query."""
+    home.database.parent.mkdir(parents=True, exist_ok=True)
+    home.database.write_bytes(empty_database.read_bytes())
+    return home
+
+
+@functools.cache
+def plugins() -> PluginCatalog:
+    """Return the installed plugins. No fixture, because a failing example would print all of them."""
+    return discover(inline=False)
 
 
 def refused_or_read(read: Callable[[], object]) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pgzoo.ops.optim import clip_by_member_norm, flatten, make_optimizer, unflatten
+from pgzoo.ops.optim import PIECE, clip_by_member_norm, flatten, in_pieces, make_optimizer, unflatten
 
 TORCHS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -85,3 +85,17 @@ def test_what_is_flattened_comes_back() -> None:
     assert vector[1].tolist() == [6, 7, 8, 9, 10, 11, 1]
     back = unflatten(vector, leaves)
     assert all(torch.equal(back[name], leaves[name]) for name in leaves)
+
+
+@pytest.mark.parametrize("name", ["adam", "rmsprop", "sgd"])
+def test_a_large_vector_in_pieces_gets_the_same_bits(name: str) -> None:
+    optimizer, size = make_optimizer(name), PIECE // 2 + 1003
+    vector, rate = torch.randn(3, size), torch.tensor([0.1, 0.01, 0.001])
+    state, other = optimizer.init(vector), optimizer.init(vector)
+    moved = vector
+    for _ in range(2):
+        gradient = torch.randn(3, size)
+        vector, state = optimizer.step(vector, gradient, state, rate)
+        moved, other = in_pieces(optimizer).step(moved, gradient, other, rate)
+    assert torch.equal(moved, vector)
+    assert all(torch.equal(other[key], leaf) for key, leaf in state.items()) and list(other) == list(state)

@@ -30,6 +30,12 @@ def test_each_hook_is_documented(name: str) -> None:
     assert f"### `{name}{signature(HOOKS[name])}`" in PAGE
 
 
+@pytest.mark.parametrize("name", HOOKS)
+def test_each_hook_is_implemented_in_a_test(name: str) -> None:
+    tests = Path(__file__).parents[1].rglob("*.py")
+    assert any(f"def {name}(" in path.read_text(encoding="utf-8") for path in tests)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_each_registry_method_is_documented(name: str) -> None:
     assert inspect.getdoc(METHODS[name])

@@ -94,7 +94,7 @@ def test_collecting_whole_episodes_names_environment_algorithm_and_setting(
         f'Environment "endless/Endless-v0": an episode has not ended after 200 steps, and algorithm "{algorithm}" '
         "collects whole episodes. Limit them with --max-episode-steps."
     )
-    assert caplog.records[0].getMessage().startswith("endless/Endless-v0 has no time limit, and algorithm")
+    assert caplog.records[0].getMessage().startswith("endless/Endless-v0 declares no time limit, and algorithm")
     caplog.clear()
     assert run(algorithm=algorithm, max_episode_steps=20, eval_episodes=2).status == "finished"
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING and "limit" in record.message]

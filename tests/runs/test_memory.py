@@ -72,9 +72,9 @@ print(ended.statuses[0], peak() - before)
 """
 
 
-def test_training_on_128_steps_of_8_atari_games_adds_less_than_300_mib() -> None:
+def test_training_on_128_steps_of_8_atari_games_adds_less_than_270_mib() -> None:
     """The rollout takes 28 MiB; the rest are the activations of 256 rows, and the parameters in several copies."""
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
     status, added = done.stdout.split()
     assert status == "finished"
-    assert float(added) < 300
+    assert float(added) < 270

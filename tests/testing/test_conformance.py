@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 
 import pytest
 
@@ -30,7 +30,7 @@ COMPONENTS = [
 ]
 
 
-@cache
+@lru_cache(maxsize=1)
 def checks_of(kind: ComponentKind, name: str) -> ComponentChecks:
     """The checks of a component share what is expensive to make."""
     entry = CATALOG.get(kind, name)

@@ -15,6 +15,7 @@ from pgzoo.registry import PluginCatalog, PluginInfo, Registry, discover
 from pgzoo.testing import listeners
 from pgzoo.testing.checks import CHECKS, CheckFailed, KnownException, NotApplicable, check_component
 
+INSTALLED = discover(inline=False)
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 FAULTY = sorted((HERE / "faulty").glob("*.py"))
@@ -31,7 +32,7 @@ def load(path: Path) -> ModuleType:
 
 def register(name: str, hook: Callable[[Registry], None]) -> tuple[Registry, PluginCatalog]:
     """Return what a plugin registers, and a catalog with it."""
-    registry, catalog = Registry(PluginInfo(name, "import", name, "third-party", "1.0")), discover(inline=False)
+    registry, catalog = Registry(PluginInfo(name, "import", name, "third-party", "1.0")), INSTALLED.copy()
     hook(registry)
     catalog.add(registry.plugin, object(), registry.entries.values())
     return registry, catalog
@@ -61,7 +62,7 @@ def expected(path: Path) -> str:
     return found[1]
 
 
-SLOW = ("neighbor_noise", "lost_state", "termination_bootstrapped")
+SLOW = ("neighbor_noise", "lost_state", "shared_rng", "ends_merged_by_algorithm", "termination_bootstrapped")
 """Faults that another plugin of the folder stands for: the same check reports both."""
 
 

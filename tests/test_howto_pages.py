@@ -1,0 +1,63 @@
+"""The code of the how-to pages works as it is printed."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import pytest
+
+import pgzoo
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+QUICK: dict[str, Any] = {"tracking_uri": "none", "eval_episodes": 2, "total_steps": 500}
+
+
+def code(page: str, kind: str) -> str:
+    text = (DOCS / page).read_text(encoding="utf-8")
+    found = re.search(rf"```{kind}\n(.*?)```", text, re.DOTALL)
+    assert found
+    return found[1]
+
+
+def test_the_environment_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("corridor.py").write_text(code("custom-environment.md", "python"), encoding="utf-8")
+    result = pgzoo.run("a2c", env="Corridor-v0", imports=["./corridor.py"], env_kwargs={"length": 8}, **QUICK)
+    assert result.runs[0].status == "finished"
+    corridor = gym.make("Corridor-v0", length=3)
+    del gym.registry["Corridor-v0"]
+    assert corridor.observation_space.contains(corridor.reset(seed=0)[0])
+    assert [corridor.step(1)[2] for _ in range(3)][-1]
+
+
+def test_the_network_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my_net.py").write_text(code("custom-network.md", "python"), encoding="utf-8")
+    result = pgzoo.run("a2c", env="CartPole-v1", policy="./my_net.py:residual", seeds=2, **QUICK)
+    assert [run.status for run in result.runs] == ["finished", "finished"]
+    assert any("layer.weight" in name for name in result.policy(seed=1).params)
+
+
+@pytest.mark.slow
+def test_the_script_for_a_cluster_trains_and_then_resumes(tmp_path: Path) -> None:
+    script = code("cluster.md", "sh")
+    short = script.replace("--seed ", "--total-steps 2000 --eval-episodes 2 --seed ")
+    assert short != script
+    environment = os.environ | {
+        "HOME": str(tmp_path),
+        "SLURM_ARRAY_TASK_ID": "3",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    for expected in ("Trained", "3  finished"):
+        done = subprocess.run(
+            ["bash", "-c", short], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0 and expected in done.stdout, done.stderr
+    [run] = (tmp_path / "pgzoo-array" / "3" / "runs").iterdir()
+    assert run.name.endswith("-s3")

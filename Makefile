@@ -7,7 +7,7 @@ ARGS ?= reinforce --env CartPole-v1
 # Tests start hundreds of Python processes; without cached bytecode, each would compile pgzoo again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test test-all unit coverage wheels test-envpool test-wandb test-peers check audit sbom fix docs bench bench-backends bench-device bench-peers bench-physics results tournament curves environments faults lock clean
+.PHONY: run test test-all unit coverage wheels test-envpool test-ray test-wandb test-peers check audit sbom fix docs bench bench-backends bench-device bench-peers bench-physics results tournament curves environments faults lock clean
 
 run: $(VENV)/.ready
 	$(BIN)/pgzoo run $(ARGS)
@@ -32,12 +32,13 @@ unit: $(VENV)/.ready
 coverage: $(VENV)/.ready
 	$(PYTEST) -m "not slow" --cov --cov-report term $(ARGS_TEST)
 
-# Builds pgzoo and its plugins, and installs them where nothing else is. envpool and wandb, which are large, are built only.
+# Builds pgzoo and its plugins, and installs them where nothing else is. The plugins that need envpool, ray or wandb, which
+# are large, are built only.
 wheels: $(VENV)/.ready
 	rm -rf dist build plugins/*/build $(VENV)-wheels
 	for place in . plugins/*; do $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist $$place || exit 1; done
 	$(PYTHON) -m venv $(VENV)-wheels
-	$(VENV)-wheels/bin/python -m pip install --quiet -c constraints.txt $$(ls dist/*.whl | grep -v -e envpool -e wandb)
+	$(VENV)-wheels/bin/python -m pip install --quiet -c constraints.txt $$(ls dist/*.whl | grep -v -e envpool -e pgzoo_ray -e wandb)
 	cd $(VENV)-wheels && bin/pgzoo --help && bin/pgzoo algorithms && bin/pgzoo plugins
 	rm -r $(VENV)-wheels
 
@@ -116,6 +117,14 @@ $(VENV)/.ready: pyproject.toml constraints.txt $(foreach plugin,example offpolic
 test-envpool: $(VENV)/.envpool
 	$(BIN)/python -m pytest plugins/pgzoo-envpool
 
+# ray is 75 MB to download and 240 MB on disk: installed and tested when asked for.
+test-ray: $(VENV)/.ray
+	$(BIN)/python -m pytest plugins/pgzoo-ray
+
+$(VENV)/.ray: $(VENV)/.ready plugins/pgzoo-ray/pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e plugins/pgzoo-ray
+	touch $@
+
 # wandb and what it needs are 21 MB to download and 70 MB on disk: installed and tested when asked for.
 test-wandb: $(VENV)/.ready plugins/pgzoo-wandb/pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e plugins/pgzoo-wandb
@@ -144,7 +153,7 @@ $(VENV)/.envpool: $(VENV)/.ready plugins/pgzoo-envpool/pyproject.toml
 # Writes constraints.txt anew from what the lower bounds in pyproject.toml give today.
 lock:
 	$(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/python -m pip install --quiet -e '.[compiled,dev,video,onnx,sweep,box2d,mujoco]' -e plugins/pgzoo-tensorboard -e plugins/pgzoo-envpool -e plugins/pgzoo-wandb torch==2.13.0
+	$(VENV)-lock/bin/python -m pip install --quiet -e '.[compiled,dev,video,onnx,sweep,box2d,mujoco]' -e plugins/pgzoo-tensorboard -e plugins/pgzoo-envpool -e plugins/pgzoo-ray -e plugins/pgzoo-wandb torch==2.13.0
 	( echo '# Exact versions that the README'"'"'s commands install; pyproject.toml holds the lower bounds.'; \
 	  echo '# Made by: make lock'; \
 	  $(VENV)-lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu//' ) > constraints.txt

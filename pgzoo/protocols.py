@@ -314,7 +314,8 @@ class UpdateContext(Protocol):
 
         Returns the state with updated counts of steps and episodes, and the trajectory `[S, T, N, ...]`.
 
-        Call it once per update: the noise of the actions depends only on the seed and the number of the update.
+        Call it once per update, because the noise of the actions depends only on the seed and the number of the
+        update. To learn after fewer steps, shorten the rollout.
         """
         ...
 
@@ -378,12 +379,27 @@ class UpdateContext(Protocol):
 
     # gradient steps
 
-    def step(self, loss: LossFunction, state: TrainState, batch: Batch, only: str = "") -> TrainState:
+    def step(
+        self,
+        loss: LossFunction,
+        state: TrainState,
+        batch: Batch,
+        only: str = "",
+        learning_rates: Mapping[str, Tensor] | None = None,
+    ) -> TrainState:
         """Return the state after one gradient step on `loss`, clipped to the maximum gradient norm per member.
 
         A member takes no step if it is not active, if the loss or its gradient is not finite (it fails at the end of
-        the update), or if it was halted (see `Loss.halt`) by this step or by one that led to `state`. With `only`, the
-        step is limited to parameters whose names start with it, e.g. "policy." or "critic.".
+        the update), or if it was halted (see `Loss.halt`) by this step or by one that led to `state`.
+
+        Args:
+            loss: the function to minimize.
+            state: the state to start from.
+            batch: the argument of the loss.
+            only: limits the step to parameters whose names start with it, e.g. "policy." or "critic.".
+            learning_rates: learning rates `[S]` of networks, by the start of the names of their parameters, e.g.
+                `{"critic.": rate}`; the first that fits is used. Other parameters have the learning rate of
+                `ctx.learning_rate(state)`.
         """
         ...
 
@@ -441,6 +457,15 @@ class UpdateContext(Protocol):
         """
         ...
 
+    def noise(
+        self, stream: str, state: TrainState, shape: Sequence[int], *index: int, kind: NoiseKind = "normal"
+    ) -> Tensor:
+        """Return random numbers `[S, *shape]`, float32, each member's from `rng(stream, member, state, *index)`.
+
+        `kind` is "normal" (standard normal), "uniform" (in [0, 1)) or "logistic".
+        """
+        ...
+
     def report(self, metrics: Mapping[str, Tensor | NDArray[Any]], members: Tensor | None = None) -> None:
         """Report metrics of this update, `[S]` each, under slash-grouped names such as "search/best_return".
 
@@ -466,7 +491,9 @@ class Algorithm(Protocol):
         estimator: the name of the default return estimator;
         defaults: default values of run settings, e.g. `{"num_envs": 8}`;
         init(ctx, rng) -> AlgorithmState: additional tensors of one member, without the member axis. It is called once
-            per member, with that member's numpy generator;
+            per member, with that member's numpy generator. If it has a parameter named `params`, it also gets the
+            initial parameters of that member's policy, under their names in `TrainState.params`; so a target network
+            can start as a copy of the policy;
         learns = False: if it doesn't train the policy;
         known_exceptions: the conformance checks that it fails on purpose, each with the reason (docs/testing.md).
     `collect` and `needs` may be functions of the algorithm's settings. The settings `epochs` and `minibatches`
@@ -509,7 +536,7 @@ class Diagnostic(Protocol):
         They are reported as `diagnostic/NAME`, or `diagnostic/NAME/KEY`. It is called after every K-th update
         (`--diagnostics-every K`), with the last trajectory of the update and the state that collected it. Of `ctx` it
         may use what doesn't change the run: the run's properties, `algorithm`, `evaluate_policy`, `estimate`, `batch`,
-        `minibatches`, `gradient`, `hvp`, `hyper`, `learning_rate` and `rng`.
+        `minibatches`, `gradient`, `hvp`, `hyper`, `learning_rate`, `rng` and `noise`.
         """
         ...
 

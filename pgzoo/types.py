@@ -470,9 +470,14 @@ class LaunchRequest:
     environment: it reads the shard's `spec` from standard input and writes lines to standard output. Call `commands()`
     several times a second, and write the lines that it returns to the standard input of every worker. When its standard
     input ends, a worker stops with the status "interrupted": keep it open until this process ends.
+
+    `restart(index)` returns a shard again whose worker has died. Another worker that is started with it continues its
+    seeds from their last checkpoints. Instead of a message "exited" about the dead worker, the messages of the new one
+    follow.
     """
 
     config: RunConfig
     command: tuple[str, ...]
     split: Callable[[int], tuple[Shard, ...]]
     commands: Callable[[], Sequence[str]]
+    restart: Callable[[int], Shard]

@@ -106,7 +106,7 @@ class REPPO:
         values, bonus = self.values(ctx, state, trajectory, old)
         targets = ctx.estimate(state, trajectory, old._replace(values=values), bonus=bonus)
         for epoch in range(ctx.settings.epochs):
-            extra = {"noise": _noise(ctx, "reppo.actions", state, trajectory.actions, epoch)}
+            extra = {"noise": ctx.noise("reppo.actions", state, trajectory.actions.shape[1:], epoch)}
             for batch in ctx.minibatches(state, trajectory, targets, old, epochs=range(epoch, epoch + 1), extra=extra):
                 state = ctx.step(self.loss, state, batch)
         return state
@@ -126,7 +126,7 @@ class REPPO:
             torch.cat([getattr(first, name)[:, :1], getattr(following, name)], 1) for name in ("mean", "log_std")
         )
         with torch.no_grad():
-            actions = mean + log_std.exp() * _noise(ctx, "reppo.values", state, mean)
+            actions = mean + log_std.exp() * ctx.noise("reppo.values", state, mean.shape[1:])
             values = _q(params, ctx.policy.vectors(params, Inputs(obs)), _bounded(first, actions))
             alpha = params["reppo.log_alpha"].exp()[:, None, None]
             bonus = -ctx.hyper(state).gamma * alpha * following.log_prob(actions[:, 1:])
@@ -176,11 +176,3 @@ def _q(params: Params, vectors: Tensor, actions: Tensor) -> Tensor:
 def _bounded(dist: Any, actions: Tensor) -> Tensor:
     """Return actions `[S, T, B, A]` as Q takes them; a tanh distribution stores u instead of tanh(u)."""
     return torch.tanh(actions) if isinstance(dist, TanhGaussian) else actions
-
-
-def _noise(ctx: UpdateContext, stream: str, state: TrainState, like: Tensor, *index: int) -> Tensor:
-    """Return standard normal noise of the shape of `like [S, ...]`, each member's from its own generator."""
-    members, *shape = like.shape
-    generators = [ctx.rng(stream, member, state, *index) for member in range(members)]
-    noise = np.stack([rng.standard_normal(shape, np.float32) for rng in generators])
-    return torch.from_numpy(noise).to(ctx.device, non_blocking=True)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-import numpy as np
-import torch
 from pydantic import Field
 
 from pgzoo.config import ClipRange, MinibatchConfig, Minibatches, OptimizerEps, RolloutSteps
@@ -59,11 +57,9 @@ class RPO:
         """Take gradient steps for several epochs on one rollout, each with new noise."""
         old = ctx.evaluate_policy(state, trajectory)
         targets = ctx.estimate(state, trajectory, old)
-        members, *shape = trajectory.actions.shape
         for epoch in range(ctx.settings.epochs):
-            generators = [ctx.rng("rpo.shift", member, state, epoch) for member in range(members)]
-            noise = np.stack([2 * rng.random(shape, np.float32) - 1 for rng in generators])  # [S, T, N, A]
-            extra = {"noise": torch.from_numpy(noise)}
+            uniform = ctx.noise("rpo.shift", state, trajectory.actions.shape[1:], epoch, kind="uniform")
+            extra = {"noise": 2 * uniform - 1}  # [S, T, N, A]
             for batch in ctx.minibatches(state, trajectory, targets, old, epochs=range(epoch, epoch + 1), extra=extra):
                 state = ctx.step(self.loss, state, batch)
         return state

@@ -14,7 +14,7 @@ from typing import Any
 from pgzoo.analysis.selection import STATUS, ProgressCallback, from_store, pages, search_experiments
 from pgzoo.tracking.home import Home
 from pgzoo.tracking.journal import Record
-from pgzoo.tracking.ledger import in_training, journal_folders, read_json, start_of
+from pgzoo.tracking.ledger import KIND, in_training, journal_folders, read_json, start_of_seed
 from pgzoo.tracking.lookup import query_store
 
 __all__ = ["STATUSES", "ListedRun", "Listing", "RunFilter", "list_local", "list_store"]
@@ -112,7 +112,7 @@ def list_local(home: Home, wanted: RunFilter, limit: int, by_group: bool, progre
     """
     candidates: Rows = defaultdict(list)
     for count, folder in enumerate(journal_folders(home), 1):
-        start = start_of(folder)
+        start = start_of_seed(folder)
         if start is not None:
             run = from_start(folder, start)
             if wanted.matches(run, start.get("tags", {})):
@@ -164,6 +164,8 @@ def listed(
     """Yield the runs of a store that match, newest first."""
     for answer in pages(client, query, list(names), report, order_by=["attributes.start_time DESC"]):
         run = from_store(answer, names, uri)
+        if KIND in run.tags:
+            continue
         # The tag is out of date in a run that was resumed after it had ended.
         status = run.tags.get("pgzoo.status", "")
         if STATUSES.get(status) != answer.info.status:

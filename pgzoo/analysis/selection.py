@@ -23,17 +23,15 @@ from numpy.typing import NDArray
 from pgzoo.errors import StoreError, UnknownName, UsageError, did_you_mean
 from pgzoo.tracking.home import NO_STORE, Home, display_uri, resolve_uri, sqlite_path
 from pgzoo.tracking.journal import Record, records
-from pgzoo.tracking.ledger import identity, in_training, journal_folders, read_json, start_of
+from pgzoo.tracking.ledger import KIND, identity, in_training, journal_folders, read_json, start_of_seed
 from pgzoo.tracking.lookup import query_store
 
-__all__ = ["COMPARISON", "KIND", "ProgressCallback", "Run", "RunIndex", "SelectorKind", "load"]
+__all__ = ["COMPARISON", "ProgressCallback", "Run", "RunIndex", "SelectorKind", "load"]
 
 SelectorKind: TypeAlias = Literal["run", "group", "name", "algorithm", "tag", "param", "experiment"]
 ProgressCallback: TypeAlias = Callable[[str, int, int | None], None]
 """Called with what is being read, the number read so far, and the total (None if it is not known)."""
 
-KIND = "pgzoo.kind"
-"""Tag of MLflow runs that aren't runs of an algorithm: comparisons and studies. Selectors don't match them."""
 COMPARISON = (KIND, "comparison")
 """The tag of a logged comparison; selectors skip MLflow runs that have it."""
 KINDS: tuple[SelectorKind, ...] = ("run", "group", "name", "algorithm", "experiment")
@@ -151,7 +149,7 @@ class RunIndex:
         """The runs of this machine's journals; if a store is given explicitly, only those that are shipped to it."""
         runs = []
         for folder in journal_folders(self.home):
-            start = start_of(folder)
+            start = start_of_seed(folder)
             if start is not None and not (self.explicit and start.get("uri") != self.uri):
                 runs.append(from_journal(folder, start))
         return runs
@@ -395,7 +393,9 @@ def read_journal(run: Run, folder: Path, metric: str) -> Run:
 
 
 def with_curve(run: Run, points: Mapping[int, float]) -> Run:
-    finite = ((int(step), float(value)) for step, value in points.items() if np.isfinite(value))
-    kept = sorted(point for point in finite if abs(point[0]) < 2**63)
-    steps, values = zip(*kept, strict=True) if kept else ((), ())
-    return replace(run, steps=np.array(steps, np.int64), values=np.array(values, np.float64))
+    kept = {step: value for step, value in points.items() if abs(step) < 2**63}
+    steps = np.fromiter(kept.keys(), np.int64, len(kept))
+    values = np.fromiter(kept.values(), np.float64, len(kept))
+    order = np.argsort(steps, kind="stable")
+    order = order[np.isfinite(values[order])]
+    return replace(run, steps=steps[order], values=values[order])

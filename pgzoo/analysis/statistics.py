@@ -86,11 +86,13 @@ class Band:
 def iqm(scores: Scores) -> Floats:
     """Return the interquartile mean: the mean of all scores without the lowest and highest quarter.
 
-    The number of scores dropped at each end is rounded down, so the IQM of three scores is their mean.
+    The number of scores dropped at each end is rounded down, so the IQM of three scores is their mean. It is NaN if a
+    score is NaN.
     """
-    from scipy import stats
-
-    return np.asarray(stats.trim_mean(np.concatenate(scores), 0.25, axis=0))
+    pooled = np.concatenate(scores)
+    drop = len(pooled) // 4
+    kept = np.partition(pooled, (drop, len(pooled) - drop - 1), axis=0)[drop : len(pooled) - drop]
+    return np.asarray(np.where(np.isnan(pooled).any(0), np.nan, kept.mean(0)))
 
 
 def mean(scores: Scores) -> Floats:
@@ -188,9 +190,9 @@ def freedom(variances: Floats, counts: NDArray[np.int64]) -> Floats:
 
 
 def t_quantile(level: float, freedom: ArrayLike) -> Any:
-    from scipy import stats
+    from scipy import special  # a fourth of a second faster than scipy.stats, which uses the same function
 
-    return stats.t.ppf(level, freedom)
+    return special.stdtrit(freedom, level)
 
 
 def too_few(count: int) -> str:
@@ -258,13 +260,13 @@ def paired_improvement(a: ArrayLike, b: ArrayLike) -> Estimate:
 
     `a` and `b` are `[pairs]`; the entries at one index are of the same seed.
     """
-    from scipy import stats
+    from scipy import special
 
     gap = np.asarray(a, np.float64) - np.asarray(b, np.float64)
     n, p = len(gap), float(np.mean((np.sign(gap) + 1) / 2))
     if n < MIN_SEEDS:
         return Estimate(p, reason=too_few(n))
-    z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+    z = float(special.ndtri((1 + CONFIDENCE) / 2))
     center = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     reach = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
     return Estimate(p, max(0.0, float(center - reach)), min(1.0, float(center + reach)), "score")

@@ -30,13 +30,13 @@ def is_completing(value: str | None) -> bool:
 def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return the names and groups of this machine's newest runs; run keys if the text fits none of them."""
     from pgzoo.tracking import Home
-    from pgzoo.tracking.ledger import journal_folders, start_of
+    from pgzoo.tracking.ledger import journal_folders, start_of_seed
 
     names: dict[str, str] = {}
     groups: dict[str, str] = {}
     keys: dict[str, str] = {}
     for folder in sorted(journal_folders(Home.find()), key=lambda folder: folder.name, reverse=True)[:NEWEST]:
-        if start := start_of(folder):
+        if start := start_of_seed(folder):
             about = f"{start['algorithm']} on {start['env']}"
             names.setdefault(start["name"].removesuffix(f" s{start['seed']}"), about)
             groups.setdefault(start["group"], about)

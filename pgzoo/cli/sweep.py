@@ -121,6 +121,15 @@ class _SearchOption(click.Option):
     show_default=True,
     help="Seed of the sampler.",
 )
+@click.option(
+    "--jobs",
+    cls=_SearchOption,
+    type=int,
+    default=1,
+    metavar="N",
+    show_default=True,
+    help="Number of processes on this machine that train trials at the same time.",
+)
 @click.option("--save-preset", cls=_SearchOption, metavar="NAME", help="Write the winner's settings to NAME.yml.")
 @file_options
 @plugin_options
@@ -152,7 +161,7 @@ def _search(
     layer = Layer({"algorithm": str(ctx.info_name), **given}, option_of(ctx))
     options = (
         "trials", "objective", "sampler", "pruner", "storage", "study", "max_hours", "save_preset", "top",
-        "fresh_seeds", "batch", "sampler_seed",
+        "fresh_seeds", "batch", "sampler_seed", "jobs",
     )  # fmt: skip
     with stdout_to_stderr():
         with Waiting("Loading torch and gymnasium", progress):
@@ -279,7 +288,7 @@ def _print_result(result: SweepResult) -> None:
     lines += [f"Study     {result.study}, in {result.folder}"]
     lines += [f"{'Files' if not place else '':10}{file.name}" for place, file in enumerate(result.files)]
     if result.run_id:
-        lines.append(f"MLflow    run {result.study}; the runs of a trial: tag pgzoo.trial")
+        lines.append(f"MLflow    run {result.study}; its child runs are the trials")
     if result.preset:
         run = f"pgzoo run {result.algorithm} --env {result.env} --preset {result.preset}"
         lines += [f"Preset    {result.preset}", f"Next      {run}"]

@@ -21,7 +21,7 @@ from pgzoo.protocols import Launcher
 from pgzoo.training import checkpoint, events
 from pgzoo.training.engine import Engine
 from pgzoo.training.events import Event, MemberStatus, RunEnded
-from pgzoo.training.loop import Control
+from pgzoo.training.loop import Control, Progress
 from pgzoo.training.plan import Plan
 from pgzoo.types import LaunchRequest, Shard, TrainState, WorkerMessage
 
@@ -69,7 +69,9 @@ class Coordinator:
 
     def launch(self, launcher: Launcher) -> bool:
         """Call the launcher. Return False if it trains all seeds in this process. It doesn't start workers yet."""
-        self._messages = launcher(LaunchRequest(self.plan.config, self._worker, self._split, self._commands))
+        self._messages = launcher(
+            LaunchRequest(self.plan.config, self._worker, self._split, self._commands, self._restart)
+        )
         return self._messages is not None
 
     def _split(self, count: int) -> tuple[Shard, ...]:
@@ -78,18 +80,44 @@ class Coordinator:
         shares = [{config.seeds[k] for k in share} for share in split(len(config.seeds), count)]
         rows_of_shard = [[row for row, seed in enumerate(self.plan.seeds) if seed in share] for share in shares]
         self._rows_of_shard = [rows for rows in rows_of_shard if rows]  # a resumed sweep may lack some members
-        folder = Path()
+        return tuple(self._shard(rows, resume_point, rows) for rows in self._rows_of_shard)
+
+    def _shard(self, rows: Sequence[int], resume_point: ResumePoint | None, places: Sequence[int]) -> Shard:
+        """Return the shard of some members. `places` are their indices in `resume_point`, if it is given."""
+        seeds = tuple(dict.fromkeys(self.plan.seeds[row] for row in rows))
+        config = self.plan.config.nested() | {"seeds": seeds}
+        spec = {**self._spec, "group": self.plan.group, "config": config, "rows": list(rows), "resume": None}
+        spec["home"] = [str(path) for path in (self.home.root, self.home.database, self.home.artifacts)]
         if resume_point:
             self.home.root.mkdir(parents=True, exist_ok=True)
             folder = Path(self._stack.enter_context(TemporaryDirectory(prefix="parts-", dir=self.home.root)))
-        shards = []
-        for rows in self._rows_of_shard:
-            seeds = tuple(dict.fromkeys(self.plan.seeds[row] for row in rows))
-            spec = {**self._spec, "group": self.plan.group, "config": config.nested() | {"seeds": seeds}, "rows": rows}
-            spec["home"] = [str(path) for path in (self.home.root, self.home.database, self.home.artifacts)]
-            spec["resume"] = [save_resume_point(folder, resume_point, row) for row in rows] if resume_point else None
-            shards.append(Shard(seeds, json.dumps(spec)))
-        return tuple(shards)
+            spec["resume"] = [save_resume_point(folder, resume_point, place) for place in places]
+        return Shard(seeds, json.dumps(spec))
+
+    def _restart(self, index: int) -> Shard:
+        """Return a shard whose worker has died, from the last checkpoints of its members."""
+        rows = self._rows_of_shard[index]
+        self._activities.pop(index, None)
+        if point := self._last_checkpoints(rows):
+            return self._shard(rows, point, range(len(rows)))
+        return self._shard(rows, self._resume_point, rows)
+
+    def _last_checkpoints(self, rows: Sequence[int]) -> ResumePoint | None:
+        """Return the last checkpoints of some members; None unless each of them has one."""
+        try:
+            saved = [
+                checkpoint.latest(self.home.runs / self.plan.run_keys[row] / checkpoint.FOLDER_NAME) for row in rows
+            ]
+        except CheckpointError:
+            return None
+        ended = [one.about["status"] in ("finished", "stopped") for one in saved]
+        progress = Progress(
+            checkpoint.assemble([one.state for one in saved])._replace(active=~np.array(ended)),
+            tuple(one.about["status"] if over else "running" for one, over in zip(saved, ended, strict=True)),
+            tuple(one.about["reason"] if over else "" for one, over in zip(saved, ended, strict=True)),
+        )
+        members = tuple(self.plan.members[row] for row in rows)
+        return ResumePoint(self.plan.group, members, progress, tuple(one.about["listeners"] for one in saved))
 
     def _commands(self) -> list[str]:
         """Return the requests to the control since the last call, as lines for every worker."""

@@ -36,8 +36,8 @@ PIECE = 2**17
 class Optimizer(NamedTuple):
     """`init(vector) -> state`, and `step(vector, gradient, state, learning_rate) -> (vector, state)`.
 
-    Shapes: vectors `[S, P]`, the learning rate `[S]`; leaves of the state are `[S]`, or `[S, P]` if they belong to
-    parameters (`[S, 1]` if all parameters share them).
+    Shapes: vectors `[S, P]`, the learning rate `[S]` or `[S, P]`; leaves of the state are `[S]`, or
+    `[S, P]` if they belong to parameters (`[S, 1]` if all parameters share them).
     """
 
     init: Callable[[Tensor], Params]
@@ -94,6 +94,11 @@ def _adam_init(vector: Tensor) -> Params:
     return _init("mean", "square")(vector) | {"filled1": share, "filled2": share}
 
 
+def _per_parameter(learning_rate: Tensor) -> Tensor:
+    """Return a learning rate `[S]` as `[S, 1]`; one that is `[S, P]` is returned unchanged."""
+    return learning_rate[:, None] if learning_rate.ndim == 1 else learning_rate
+
+
 def _adam(
     vector: Tensor, gradient: Tensor, state: Params, learning_rate: Tensor, *, eps: float
 ) -> tuple[Tensor, Params]:
@@ -103,7 +108,7 @@ def _adam(
     square = beta2 * state["square"] + (1 - beta2) * gradient.square()
     # 1 - beta^t by recursion: torch's pow rounds differently depending on the position in a tensor
     filled1, filled2 = beta1 * state["filled1"] + (1 - beta1), beta2 * state["filled2"] + (1 - beta2)
-    scale = learning_rate[:, None] / filled1.float()
+    scale = _per_parameter(learning_rate) / filled1.float()
     denominator = square.sqrt() / filled2.sqrt().float() + eps
     counts = {"step": state["step"] + 1, "filled1": filled1, "filled2": filled2}
     return vector - scale * mean / denominator, {**counts, "mean": mean, "square": square}
@@ -115,13 +120,13 @@ def _rmsprop(
     """RMSprop (Tieleman & Hinton 2012), alpha = 0.99, eps outside the root."""
     alpha = 0.99
     square = alpha * state["square"] + (1 - alpha) * gradient.square()
-    moved = vector - learning_rate[:, None] * gradient / (square.sqrt() + eps)
+    moved = vector - _per_parameter(learning_rate) * gradient / (square.sqrt() + eps)
     return moved, {"step": state["step"] + 1, "square": square}
 
 
 def _sgd(vector: Tensor, gradient: Tensor, state: Params, learning_rate: Tensor) -> tuple[Tensor, Params]:
     """Plain stochastic gradient descent."""
-    return vector - learning_rate[:, None] * gradient, {"step": state["step"] + 1}
+    return vector - _per_parameter(learning_rate) * gradient, {"step": state["step"] + 1}
 
 
 def in_pieces(optimizer: Optimizer) -> Optimizer:
@@ -141,7 +146,8 @@ def in_pieces(optimizer: Optimizer) -> Optimizer:
         for first in range(0, size, width):
             columns = slice(first, first + width)
             part = {name: leaf[:, columns] if name in split else leaf for name, leaf in state.items()}
-            moved[:, columns], new = optimizer.step(vector[:, columns], gradient[:, columns], part, learning_rate)
+            rate = learning_rate if learning_rate.ndim == 1 else learning_rate[:, columns]
+            moved[:, columns], new = optimizer.step(vector[:, columns], gradient[:, columns], part, rate)
             for name in split:
                 after[name][:, columns] = new[name]
         return moved, {name: after.get(name, leaf) for name, leaf in new.items()}

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from pgzoo.errors import visible
 from pgzoo.runs.waiting import ProgressMode, Waiting
-from pgzoo.search.result import TrialRow, format_settings
-from pgzoo.search.trial import Outcome
+from pgzoo.search.result import TrialRow
 
 __all__ = ["Display", "format_left"]
 
@@ -27,7 +26,7 @@ class Display:
     """Writes a line per trial to stderr; in a terminal or notebook also a line that shows what is being trained."""
 
     def __init__(self, mode: ProgressMode, study: str, trials: int) -> None:
-        self._mode, self._study, self._trials = mode, study, trials
+        self.mode, self._study, self._trials = mode, study, trials
         self._done = self._done_before = 0
         self._best: tuple[float, int] | None = None
         self._began = time.monotonic()
@@ -47,14 +46,14 @@ class Display:
 
     def waiting(self, text: Callable[[], str]) -> AbstractContextManager[Any]:
         """Return a context in which a text is shown where it can be replaced."""
-        return Waiting(text, self._mode) if self._mode in ("bar", "notebook") else nullcontext()
+        return Waiting(text, self.mode) if self.mode in ("bar", "notebook") else nullcontext()
 
-    def ended(self, outcome: Outcome, settings: Mapping[str, Any], rows: Sequence[TrialRow]) -> None:
+    def ended(self, row: TrialRow, rows: Sequence[TrialRow]) -> None:
         """Write the line of a trial. `rows` are all trials that have ended, also in other processes."""
         self._note(rows)
-        shown = outcome.status if outcome.score is None else f"{outcome.score:.5g}"
-        why = f"  ({outcome.reason})" if outcome.reason else ""
-        self._write(f"trial {outcome.number:>3}  {shown:>9}  {format_settings(settings)}{why}  [{self.state()}]")
+        shown = row.status if row.score is None else f"{row.score:.5g}"
+        why = f"  ({row.reason})" if row.reason else ""
+        self._write(f"trial {row.number:>3}  {shown:>9}  {row.format_settings()}{why}  [{self.state()}]")
 
     def state(self) -> str:
         """Return the number of trials that are done, the best score, and the time left."""
@@ -71,5 +70,5 @@ class Display:
         self._best = max(((row.score, row.number) for row in rows if row.score is not None), default=None)
 
     def _write(self, text: str) -> None:
-        if self._mode != "none":
+        if self.mode != "none":
             print(visible(text), file=sys.stderr, flush=True)

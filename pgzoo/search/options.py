@@ -38,10 +38,12 @@ class SearchOptions:
     fresh_seeds: int | None = None
     batch: int | None = None
     sampler_seed: int = 0
+    jobs: int = 1
 
     def check(self) -> None:
         """Raise ConfigError for an option that can't be used."""
         numbers = {"trials": self.trials, "top": self.top, "fresh_seeds": self.fresh_seeds, "batch": self.batch}
+        numbers["jobs"] = self.jobs
         for name, number in numbers.items():
             if number is not None and number < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} must be 1 or greater, got {number}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,11 +19,12 @@ from pgzoo.errors import ConfigError, RunFailed
 from pgzoo.registry import PluginCatalog, discover
 from pgzoo.runs.objects import check_objects, import_files, register_objects
 from pgzoo.runs.resolve import compose, resolve
-from pgzoo.runs.result import Result
+from pgzoo.runs.signals import stop_on_signals
 from pgzoo.runs.waiting import ProgressMode, progress_mode
 from pgzoo.search import preset as preset_file
 from pgzoo.search.display import Display
-from pgzoo.search.log import log_study
+from pgzoo.search.jobs import Workers
+from pgzoo.search.log import StudyLog
 from pgzoo.search.options import Pruner, Sampler, SearchOptions, require_optuna
 from pgzoo.search.report import write_report
 from pgzoo.search.result import Finalist, SweepResult, TrialRow
@@ -36,9 +38,11 @@ from pgzoo.search.space import (
     round_setting,
     sample,
 )
-from pgzoo.search.study import RUN_ID, UNNAMED, Study, read_study, worker_lock
+from pgzoo.search.study import UNNAMED, Study, read_study, worker_lock
 from pgzoo.search.trial import Candidate, Objective, Outcome, batches, train_batch
+from pgzoo.tracking.ledger import PARENT
 from pgzoo.tracking.locks import lock
+from pgzoo.training.loop import Control
 
 __all__ = ["best_rows", "join_study", "run_search", "sweep"]
 
@@ -51,7 +55,10 @@ HOPELESS = 3
 """Number of failed trials after which a search in which none has finished is given up."""
 
 POLL = 1.0
-"""Seconds between two looks at a study in which only other processes still train."""
+"""Seconds between two looks at a study in which only other processes train."""
+
+MAX_CRASHES = 3
+"""Number of worker processes that may end unexpectedly before the search is given up."""
 
 
 def sweep(
@@ -71,6 +78,7 @@ def sweep(
     fresh_seeds: int | None = None,
     batch: int | None = None,
     sampler_seed: int = 0,
+    jobs: int = 1,
     preset: str = "auto",
     config: str | None = None,
     imports: Sequence[str] = (),
@@ -104,6 +112,7 @@ def sweep(
         fresh_seeds: number of other seeds for these; by default twice the number of seeds of a trial.
         batch: number of trials that are proposed at once; by default 8 if they can be trained together, otherwise 1.
         sampler_seed: seed of the sampler.
+        jobs: number of processes on this machine that train trials at the same time.
 
     Raises:
         UsageError: a setting or the space is wrong, or Optuna isn't installed; nothing was trained.
@@ -116,6 +125,11 @@ def sweep(
     given, objects = register_objects(named, catalog)
     base = compose(Layer(given, ".".join), catalog, preset=preset, file=config)
     check_objects(objects, base.launcher)
+    if objects and jobs > 1:
+        raise ConfigError(
+            f"jobs={jobs}: other processes can't be given the objects {', '.join(objects)}. Use jobs=1, or register "
+            "them in a plugin."
+        )
     options = SearchOptions(
         space=search,
         trials=trials,
@@ -130,6 +144,7 @@ def sweep(
         fresh_seeds=fresh_seeds,
         batch=batch,
         sampler_seed=sampler_seed,
+        jobs=jobs,
     )
     return run_search(options, base, catalog, command="pgzoo.sweep", progress=progress_mode(progress))
 
@@ -170,9 +185,9 @@ def run_search(
     )
     folder = home.root / "studies" / name
     opened = Study(name, folder, options, space, base)
-    with _said_once(), worker_lock(folder) as worker:
-        runner = _Search(opened, catalog, command, Display(progress, name, options.trials), worker, home)
-        return runner.run()
+    display = Display(progress, name, options.trials)
+    with _said_once(), worker_lock(folder) as worker, StudyLog(opened, home, command) as log:
+        return _Search(opened, catalog, command, display, worker, log, home).run()
 
 
 def join_study(
@@ -181,13 +196,15 @@ def join_study(
     *,
     storage: str | None = None,
     tracking_uri: str | None = None,
+    max_hours: float | None = None,
     command: str = "",
     progress: ProgressMode = "none",
     home: tracking.Home | None = None,
 ) -> SweepResult:
     """Train trials of a study that another process started, until it has enough of them. See `run_search`.
 
-    The best ones are not trained again; the process that started the study does that.
+    The best ones are not trained again; the process that started the study does that. After `max_hours`, no trial is
+    started.
 
     Raises:
         UnknownName: there is no such study.
@@ -197,13 +214,14 @@ def join_study(
     home = home or tracking.Home.find()
     folder = home.root / "studies" / name
     settings, labels, options = read_study(name, folder, storage)
+    options = replace(options, max_hours=max_hours)
     options.check()
     base = resolve([Layer({**settings, **labels, "tracking_uri": tracking_uri}, ".".join)], catalog)
     tracking.check_store(tracking.resolve_uri(tracking_uri, home), home)
     opened = Study(name, folder, options, checked_space(parse_search(options.space), base, catalog), base)
-    with _said_once(), worker_lock(folder) as worker:
-        search = _Search(opened, catalog, command, Display(progress, name, options.trials), worker, home)
-        return search.run(finals=False)
+    display = Display(progress, name, options.trials)
+    with _said_once(), worker_lock(folder) as worker, StudyLog(opened, home, command) as log:
+        return _Search(opened, catalog, command, display, worker, log, home).run(finals=False)
 
 
 class _Search:
@@ -216,37 +234,27 @@ class _Search:
         command: str,
         display: Display,
         worker: str,
+        log: StudyLog,
         home: tracking.Home,
     ) -> None:
-        self.home = home
+        self.log, self.home = log, home
         self.study, self.catalog, self.command, self.display, self.worker = study, catalog, command, display, worker
         self.options, self.base = study.options, study.base
         self._live: dict[int, Any] = {}
-        self._last: Result | None = None
         hours = self.options.max_hours
         self._deadline = None if hours is None else time.monotonic() + hours * 3600
 
     def run(self, *, finals: bool = True) -> SweepResult:
         """Carry out the search; without `finals`, only its trials. Raises RunFailed if the first trials failed."""
         study = self.study
-        study.put_back_abandoned()
+        with self._exclusively():
+            study.put_back_abandoned()
         study.start_sampler(self.worker)
+        if finals:
+            self.log.open_study()
         self.display.start(study.rows())
-        seeds = self.base.seeds
-        shares = bool(Candidate(0, self.base, tuple(study.space.dimensions)).shared())
-        size = self.options.batch or (BATCH if shares else 1)
-        interrupted = False
-        while not interrupted:
-            left = 0 if self._late() else self.options.trials - study.count()
-            asked = [candidate for _ in range(min(left, size)) if (candidate := self._ask(seeds))]
-            if asked:
-                interrupted = not self._train(asked)
-                self._give_up_if_hopeless(HOPELESS)
-            elif finals and self._others_train():
-                time.sleep(POLL)
-                study.put_back_abandoned()
-            else:
-                break
+        interrupted = self._train_in_workers() if finals and self.options.jobs > 1 else False
+        interrupted = interrupted or self._train_here(finals)
         finalists: tuple[Finalist, ...] = ()
         if not interrupted and finals:
             self._give_up_if_hopeless(1)
@@ -263,7 +271,7 @@ class _Search:
             algorithm=self.base.algorithm,
             env=self.base.env,
             objective=self.options.objective,
-            seeds=seeds,
+            seeds=self.base.seeds,
             trials=study.rows(),
             finalists=tuple(sorted(finalists, key=lambda finalist: -finalist.fresh_score)),
             winner=winner,
@@ -276,16 +284,104 @@ class _Search:
             file = preset_file.write(self.options.save_preset, config, winner, result, self.catalog)
             result = replace(result, preset=file)
         result = replace(result, files=tuple(write_report(result, study.optuna)))
-        if winner:
-            with self.display.waiting(lambda: "Logging the study to MLflow"):
-                run_id = log_study(result, self.base, self.home, self.command, study.optuna.user_attrs.get(RUN_ID))
-            if run_id:
-                study.optuna.set_user_attr(RUN_ID, run_id)
-            result = replace(result, run_id=run_id)
-        if self._last is not None:
-            with self.display.waiting(self._last.format_shipping):
-                self._last.settled()
-        return result
+        if finals:
+            self.log.open_study()  # the process that wrote the run of the study may have ended
+            self.log.close_study(result)
+        with self.display.waiting(self.log.format_shipping):
+            return replace(result, run_id=self.log.settle())
+
+    def _train_here(self, wait: bool) -> bool:
+        """Train trials in this process until there are enough; return whether that was interrupted.
+
+        With `wait`, also wait for those that other processes train.
+        """
+        shares = bool(Candidate(0, self.base, tuple(self.study.space.dimensions)).shared())
+        while True:
+            with self._exclusively():
+                left = self._left()
+                size = self.options.batch or (min(BATCH, math.ceil(left / self.options.jobs)) if shares else 1)
+                asked = [self._ask() for _ in range(min(left, size))]
+            if asked:
+                if not self._train(asked):
+                    return True
+                self._give_up_if_hopeless(HOPELESS)
+            elif wait and self._others_train():
+                time.sleep(POLL)
+                with self._exclusively():
+                    self.study.put_back_abandoned()
+            else:
+                return False
+
+    def _train_in_workers(self) -> bool:
+        """Train trials in worker processes until there are enough; return whether that was interrupted.
+
+        A worker that ends unexpectedly is replaced, and its trial is trained again.
+
+        Raises:
+            RunFailed: several workers ended unexpectedly, or the first trials failed.
+        """
+        crashes: list[str] = []
+        reported = {row.number for row in self.study.rows()}
+        control = Control()
+        mode = self.display.mode
+        with (
+            Workers() as workers,
+            stop_on_signals(control, announce=mode != "none", terminal=True),
+            self.display.waiting(lambda: f"Training in {workers.count} processes; {self.display.state()}"),
+        ):
+            while not control.interrupted:
+                crashes += workers.poll()
+                if len(crashes) >= MAX_CRASHES:
+                    raise RunFailed(
+                        f"{len(crashes)} processes of the search ended unexpectedly. The last: {crashes[-1]}"
+                    )
+                with self._exclusively():
+                    self.study.put_back_abandoned()
+                    left = self._left()
+                for _ in range(min(left, self.options.jobs - workers.count)):
+                    workers.start(self._worker_spec())
+                rows = self.study.rows()
+                for row in rows:
+                    if row.number not in reported:
+                        reported.add(row.number)
+                        self.display.ended(row, rows)
+                        self.log.record_progress()
+                self._give_up_if_hopeless(HOPELESS)
+                if not workers.count:
+                    return False
+                time.sleep(POLL)
+            workers.stop()
+        return True
+
+    def _worker_spec(self) -> dict[str, Any]:
+        """Return the arguments of `search.worker.train_trials`."""
+        return {
+            "study": self.study.name,
+            "storage": self.options.storage,
+            "tracking_uri": self.base.tracking_uri,
+            "max_hours": None if self._deadline is None else max(1e-9, (self._deadline - time.monotonic()) / 3600),
+            "imports": self.catalog.imports,
+            "blocked": self.catalog.blocked,
+            "command": self.command,
+            "home": [str(path) for path in (self.home.root, self.home.database, self.home.artifacts)],
+        }
+
+    @contextmanager
+    def _exclusively(self) -> Iterator[None]:
+        """Keep other processes of this machine from asking for trials meanwhile, so that there are never too many."""
+        held = lock(self.study.folder / "ask.lock", timeout=-1)
+        try:
+            yield
+        finally:
+            if held is not None:
+                held.release()
+
+    def _left(self) -> int:
+        """Return the number of trials that are still to be started."""
+        if self._late():
+            return 0
+        left = max(0, self.options.trials - self.study.count())
+        return min(left, len(self.study.trials("WAITING"))) if self.options.sampler == "grid" else left
 
     def _others_train(self) -> bool:
         """Return whether another process is still training a trial of the study.
@@ -308,10 +404,8 @@ class _Search:
     def _late(self) -> bool:
         return self._deadline is not None and time.monotonic() > self._deadline
 
-    def _ask(self, seeds: tuple[int, ...]) -> Candidate | None:
-        """Return the next trial of the study; None if the grid has no more."""
-        if self.options.sampler == "grid" and not self.study.trials("WAITING"):
-            return None
+    def _ask(self) -> Candidate:
+        """Return the next trial of the study."""
         trial = self.study.optuna.ask()
         trial.set_user_attr("worker", self.worker)
 
@@ -327,12 +421,14 @@ class _Search:
         settings = sample(self.study.space, self.base, suggest)
         trial.set_user_attr("settings", settings)
         self._live[trial.number] = trial
-        return self._candidate(trial.number, settings, seeds, {})
+        self.log.trial_started(trial.number, settings)
+        return self._candidate(trial.number, settings, self.base.seeds, {})
 
     def _candidate(
         self, number: int, settings: Mapping[str, Any], seeds: tuple[int, ...], tags: Mapping[str, str]
     ) -> Candidate:
-        labels = {**self.base.tags, "pgzoo.study": self.study.name, "pgzoo.trial": str(number), **tags}
+        place = {"pgzoo.study": self.study.name, "pgzoo.trial": str(number), PARENT: self.log.trial_key(number)}
+        labels = {**self.base.tags, **place, **tags}
         config = configure(self.base, settings, self.catalog)
         config = config.model_copy(update={"seeds": seeds, "tags": labels})
         return Candidate(number, config, tuple(settings))
@@ -354,14 +450,13 @@ class _Search:
         outcomes: dict[int, Outcome] = {}
         for group in batches(list(new.values())):
             with self.display.training([candidate.number for candidate in group]):
-                done, result = train_batch(
+                done = train_batch(
                     group,
                     self.options.objective,
                     self.catalog,
                     command=self.command,
                     report=None if self.options.pruner == "none" else self._report,
                 )
-            self._last = result or self._last
             for outcome in done:
                 if outcome.status != "interrupted":
                     self._end(outcome)
@@ -369,6 +464,7 @@ class _Search:
             if any(outcome.status == "interrupted" for outcome in done):
                 for number in list(self._live):
                     self.study.put_back(self.study.trials()[number])
+                    self.log.trial_ended(Outcome(number, "interrupted", reason="interrupted"))
                 return False
         for candidate, key in twins:
             if key in known:
@@ -383,7 +479,10 @@ class _Search:
     def _end(self, outcome: Outcome) -> None:
         trial = self._live.pop(outcome.number)
         self.study.tell(trial, outcome)
-        self.display.ended(outcome, trial.user_attrs["settings"], self.study.rows())
+        self.log.trial_ended(outcome)
+        self.log.record_progress()
+        rows = self.study.rows()
+        self.display.ended(next(row for row in rows if row.number == outcome.number), rows)
 
     def _report(self, number: int, rung: int, so_far: float) -> bool:
         trial = self._live[number]
@@ -415,8 +514,7 @@ class _Search:
         interrupted = False
         for group in batches([self._candidate(row.number, row.settings, seeds, tags) for row in missing]):
             with self.display.training([candidate.number for candidate in group], fresh=True):
-                done, result = train_batch(group, self.options.objective, self.catalog, command=self.command)
-            self._last = result or self._last
+                done = train_batch(group, self.options.objective, self.catalog, command=self.command)
             for outcome in done:
                 if outcome.status == "finished":
                     about = {"seeds": seeds, "scores": outcome.scores, "run_keys": outcome.run_keys}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,13 +24,13 @@ from pgzoo.search.space import (
 from pgzoo.search.trial import RUNGS, Outcome, score
 from pgzoo.tracking.locks import is_locked, lock
 
-__all__ = ["RUN_ID", "UNNAMED", "Study", "read_study", "worker_lock"]
+__all__ = ["UNNAMED", "Study", "read_study", "worker_lock"]
 
 DEFINITION = "pgzoo.definition"
 """Attribute of a study: what its trials have in common. A study is continued only with the same definition."""
 
-RUN_ID = "pgzoo.run_id"
-"""Attribute of a study: the id of its MLflow run."""
+GROUP = "pgzoo.group"
+"""Attribute of a study: the group of its run and of the runs of its trials."""
 
 OPTIONS = "pgzoo.options"
 """Attribute of a study: options and labels for a process that joins it."""
@@ -38,7 +39,7 @@ UNNAMED = timedelta(seconds=60)
 """Longest time between the start of a trial and its worker's name in the study."""
 
 JOINED_LABELS = ("tags", "name", "experiment")
-JOINED_OPTIONS = ("trials", "objective", "sampler", "pruner", "sampler_seed", "batch")
+JOINED_OPTIONS = ("trials", "objective", "sampler", "pruner", "sampler_seed", "batch", "jobs")
 """What a process that joins a study takes from it, besides its definition."""
 
 LABELS = ("tags", "name", "experiment", "tracking_uri")
@@ -61,6 +62,9 @@ class Study:
             raise StoreError(f"The Optuna storage {shown} can't be used: {type(error).__name__}: {error}") from error
         self.optuna = study
         self._check_definition()
+        if GROUP not in study.user_attrs:
+            study.set_user_attr(GROUP, f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}")
+        self.group: str = study.user_attrs[GROUP]
         labels = {key: value for key, value in base.nested().items() if key in JOINED_LABELS}
         stored = {key: getattr(options, key) for key in JOINED_OPTIONS}
         if study.user_attrs.get(OPTIONS) != (about := {"options": stored, "labels": labels}):
@@ -155,6 +159,11 @@ class Study:
             self.optuna.tell(trial, outcome.score)
         else:
             self.optuna.tell(trial, state=optuna.trial.TrialState.PRUNED)
+
+    def scores(self) -> list[tuple[int, float]]:
+        """Return the number and the score of each finished trial, in the order in which they finished."""
+        trials = sorted(self.trials("COMPLETE"), key=lambda trial: (trial.datetime_complete, trial.number))
+        return [(trial.number, score(trial.user_attrs["scores"])) for trial in trials]
 
     def rows(self) -> tuple[TrialRow, ...]:
         """Return a row for each trial that has ended."""

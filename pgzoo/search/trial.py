@@ -75,6 +75,8 @@ class Outcome:
     env_steps: int = 0
     seconds: float = 0.0
     """Duration of the batch in which the trial was trained."""
+    curve: tuple[tuple[int, float], ...] = field(default=(), repr=False)
+    """The learning curve: steps, and the mean return of training episodes over all seeds."""
     error: Exception | None = field(default=None, compare=False)
 
     @property
@@ -103,10 +105,10 @@ def train_batch(
     *,
     command: str = "",
     report: Report | None = None,
-) -> tuple[list[Outcome], Result | None]:
-    """Train candidates of one group of `batches` as one run; return their outcomes, and the result of the run.
+) -> list[Outcome]:
+    """Train candidates of one group of `batches` as one run; return their outcomes.
 
-    The result is None if the run was refused, such as for components that don't fit each other.
+    All have failed if the run was refused, such as for components that don't fit each other.
 
     Raises:
         KeyboardInterrupt: a second Ctrl-C.
@@ -122,12 +124,12 @@ def train_batch(
     try:
         result = run_config(batch[0].config, catalog, command=command, members=members, control=control, on_event=watch)
     except UsageError as error:
-        return [Outcome(one.number, "failed", reason=str(error), error=error) for one in batch], None
+        return [Outcome(one.number, "failed", reason=str(error), error=error) for one in batch]
     seconds = time.monotonic() - began
     return [
         _outcome(candidate.number, result, slice(row * seeds, (row + 1) * seeds), objective, watch, seconds)
         for row, candidate in enumerate(batch)
-    ], result
+    ]
 
 
 def _outcome(
@@ -154,15 +156,25 @@ def _outcome(
     ]
     if not np.isfinite(scores).all():
         return Outcome(number, "failed", reason="a seed has no finite score", **known)
-    return Outcome(number, "finished", tuple(scores), **known)
+    return Outcome(number, "finished", tuple(scores), **known, curve=_mean_curve(result, rows))
+
+
+def _mean_curve(result: Result, rows: slice) -> tuple[tuple[int, float], ...]:
+    """Return the learning curve of a trial, with a point at each step at which every seed has one."""
+    curves = [_curve(result, row) for row in range(rows.start, rows.stop)]
+    shared = sorted(set.intersection(*(set(curve) for curve in curves)))
+    return tuple((step, float(np.mean([curve[step] for curve in curves]))) for step in shared)
+
+
+def _curve(result: Result, row: int) -> dict[int, float]:
+    """Return the mean return of a member's training episodes by environment step."""
+    metrics = result.histories[row].metrics
+    return {step: values["train/return_mean"] for step, values in metrics.items() if "train/return_mean" in values}
 
 
 def _area(result: Result, row: int) -> float:
     """Return the area under a member's learning curve, divided by its length: the mean height of the curve."""
-    history = result.histories[row]
-    curve = {
-        step: values["train/return_mean"] for step, values in history.metrics.items() if "train/return_mean" in values
-    }
+    curve = _curve(result, row)
     steps = sorted(curve)
     end = result.plan.config.total_steps or (steps[-1] if steps else 0)
     return area(steps, [curve[step] for step in steps], 0, end) if steps else float("nan")

@@ -113,9 +113,11 @@ class Recording:
             if not isinstance(value, Tensor) or tuple(value.shape) != (len(state.active),):
                 self.shapes.append(f"{list(value.shape) if isinstance(value, Tensor) else type(value).__name__}")
 
-        def watched_step(loss: LossFunction, state: TrainState, batch: Batch, only: str = "") -> TrainState:
+        def watched_step(
+            loss: LossFunction, state: TrainState, batch: Batch, only: str = "", *more: Any, **named: Any
+        ) -> TrainState:
             look(loss, state, batch, only)
-            after: TrainState = step(loss, state, batch, only)
+            after: TrainState = step(loss, state, batch, only, *more, **named)
             self.parameters += [(name, leaf, leaf.clone()) for name, leaf in after.params.items()]
             return after
 

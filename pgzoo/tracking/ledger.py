@@ -17,7 +17,9 @@ from pgzoo.tracking.locks import is_locked
 
 __all__ = [
     "DRAWN",
+    "KIND",
     "OMITTED",
+    "PARENT",
     "WANTED",
     "Ledger",
     "Pending",
@@ -31,11 +33,17 @@ __all__ = [
     "plural",
     "read_json",
     "start_of",
+    "start_of_seed",
     "write_json",
 ]
 
 DRAWN, OMITTED, WANTED = "drawn", "omitted", "wanted"
 """States of a run's plots, in its ledger. The last is also what `pgzoo sync --plots` writes into the retry file."""
+
+KIND = "pgzoo.kind"
+"""Tag of MLflow runs that don't train a seed: comparisons, studies and trials. Selectors and lists skip them."""
+PARENT = "pgzoo.parent"
+"""Tag with the run key of a run's parent. The uploader makes the run a child of this run in MLflow."""
 
 
 @dataclass
@@ -186,6 +194,12 @@ def journal_folders(home: Home) -> list[Path]:
 def start_of(folder: Path) -> Record | None:
     """Return the start record of a run's journal, or None if it was never written."""
     return next((r for r, _ in records(folder, limit=0) if r and r["t"] == "start"), None)
+
+
+def start_of_seed(folder: Path) -> Record | None:
+    """Return the start record of a run that trains a seed; None for a study or a trial, or if it was never written."""
+    start = start_of(folder)
+    return None if start is None or KIND in start.get("tags", {}) else start
 
 
 def count_runs(home: Home, group: str) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pgzoo.tracking.diagnoses import diagnose
 from pgzoo.tracking.home import Home, display_uri, redact
 from pgzoo.tracking.journal import Record, artifact_path, now, records, sync_journal, trim
-from pgzoo.tracking.ledger import DRAWN, OMITTED, WANTED, Ledger, read_json, write_json
+from pgzoo.tracking.ledger import DRAWN, OMITTED, PARENT, WANTED, Ledger, is_tracked, read_json, write_json
 from pgzoo.tracking.locks import is_locked, lock
 from pgzoo.tracking.report import LEARNING_CURVE, describe_run, read_history, write_plots, write_tables
 from pgzoo.tracking.secrets import reveal_secrets
@@ -77,6 +77,7 @@ class RunUpload:
         self.home = home
         self._set_store(starts[-1].get("uri", "") if starts else "")
         self.group = str(starts[-1].get("group", "")) if starts else ""
+        self.parent = str(starts[-1].get("tags", {}).get(PARENT, "")) if starts else ""
         self.created = False
         """Whether this process created the run in the store and has not yet tried to log its model."""
         known = read_json(folder / "run.json")
@@ -130,6 +131,8 @@ class RunUpload:
         """Upload new records of the journal, for a few seconds at most; return whether anything was uploaded."""
         # Check the lock before reading, so that the last records of a dying trainer aren't missed.
         self.alive = is_locked(self.folder / "lock")
+        if not self.run_id and self._parent_comes_first():
+            return False
         begin, before = time.monotonic(), self.ledger.offset
         while time.monotonic() - begin < MAX_SECONDS_PER_RUN:
             self._rejected.clear()  # discard rejections of the failed attempt; this attempt finds them again
@@ -149,6 +152,13 @@ class RunUpload:
         if not self.alive and not self.ledger.closed:
             self._close_dead(store)
         return self.ledger.offset > before
+
+    def _parent_comes_first(self) -> bool:
+        """Return whether this home has the run's parent, and hasn't created it in the store yet."""
+        folder = self.folder.parent / (self.parent or self.folder.name)
+        if not self.parent or not (folder / "journal.jsonl").exists():
+            return False
+        return not (folder / "run.json").exists() and not Ledger.read(folder).refused and is_tracked(folder)
 
     def _read_batch(self) -> Batch:
         """Read the records that can be uploaded together: up to the next start or end, or 1000 points of curves."""
@@ -179,6 +189,11 @@ class RunUpload:
             self.ledger.closed, self.ledger.reported, self.ledger.model, self.ledger.plots = "", False, "", ""
         elif not self.run_id:
             params, tags = self._open(store, next(r for r, _ in records(self.folder) if r and r["t"] == "start"))
+        if self.parent and (batch.start is not None or batch.end is not None):
+            # again at the end, because a parent that another machine uploads may not have been there at the start
+            experiment = str(read_json(self.folder / "run.json").get("experiment_id"))
+            if parent := store.parent(self.parent, experiment):
+                tags = {**tags, "mlflow.parentRunId": parent}
         store.log(self.run_id, batch.rows, params, {**tags, **batch.tags}, self.reject_record)
         self.ledger.files += [path for path in batch.files if path not in self.ledger.files]
         self.last = max(self.last, batch.last)

@@ -71,7 +71,7 @@ class Session:
         *,
         name: str,
         experiment: str,
-        seed: int,
+        seed: int | None,
         algorithm: str,
         env: str,
         params: Mapping[str, str] | None = None,
@@ -79,9 +79,11 @@ class Session:
     ) -> Journal:
         """Open the journal of a run; an existing one is continued, in the same MLflow run.
 
+        `seed` is None for a run that doesn't train a seed, such as a study; its tags must include `pgzoo.kind`.
+
         Raises StoreError if it can't be written or another process writes it, ValueError for an unfit key.
         """
-        identity = {"algorithm": algorithm, "env": env, "seed": str(seed)}
+        identity = {"algorithm": algorithm, "env": env} | ({} if seed is None else {"seed": str(seed)})
         labels = {
             "mlflow.user": user(),
             "mlflow.note.content": run_description(run_key, self.group, identity, dict(tags or {})),
@@ -93,9 +95,9 @@ class Session:
         start |= {
             "experiment": experiment,
             "uri": self._public_uri,
-            "seed": int(seed),
             "algorithm": algorithm,
         }
+        start |= {} if seed is None else {"seed": int(seed)}
         start |= {"env": env, "params": clean_items({**identity, **(params or {})}, MAX_PARAM)}
         start |= {"tags": clean_items(labels, MAX_TAG)}
         if sqlite_path(self.tracking_uri) is not None:
@@ -234,5 +236,6 @@ def user() -> str:
 
 def run_description(run_key: str, group: str, identity: Mapping[str, str], tags: Mapping[str, str]) -> str:
     command = f"\n\n    {tags['mlflow.source.name']}" if tags.get("mlflow.source.name") else ""
-    title = f"**{identity['algorithm']}** on **{identity['env']}**, seed {identity['seed']}."
+    seed = f", seed {identity['seed']}" if "seed" in identity else ""
+    title = f"**{identity['algorithm']}** on **{identity['env']}**{seed}."
     return f"{title}{command}\n\nRun key `{run_key}`, group `{group}`."

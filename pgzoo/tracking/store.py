@@ -185,6 +185,8 @@ class Store:
         self._experiments: dict[str, str] = {}
         self._new_groups: dict[tuple[str, str], set[str] | None] = {}
         """By (experiment, group): the keys of the runs that were created here; None if the store had some before."""
+        self._parents: dict[str, str] = {}
+        """The run ids of parents by run key."""
         self._artifact_folders: dict[str, Path | None] = {}
         """The local artifact folder by run id, None where the artifacts are elsewhere."""
 
@@ -195,6 +197,7 @@ class Store:
         self.models.retry_now()
         self._experiments.clear()
         self._new_groups.clear()
+        self._parents.clear()
 
     @property
     def vanished(self) -> bool:
@@ -276,6 +279,15 @@ class Store:
             elif known.get(k, v) != v:
                 reject({"param": k, "value": v}, f"a resumed run can't change a param; it stays {known[k]!r}")
         return OpenedRun(run.info.run_id, experiment, params, tags, created)
+
+    def parent(self, key: str, experiment: str) -> str:
+        """Return the id of the run with this key, which others name as their parent; empty if it isn't there yet."""
+        if key not in self._parents:
+            runs = self._search(experiment, "run_key", key)
+            if not runs:
+                return ""
+            self._parents[key] = check_run_id(runs[0].info.run_id)
+        return self._parents[key]
 
     def _find_run(self, start: Record, experiment: str) -> Run | None:
         """Return the run with this key, set to RUNNING; None if there is none. Raises RefusedError if it is deleted.

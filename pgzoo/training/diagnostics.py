@@ -24,7 +24,8 @@ _log = logging.getLogger("pgzoo")
 READS = frozenset(
     {
         *("algorithm", "settings", "members", "config", "num_envs", "spec", "policy", "device"),
-        *("evaluate_policy", "estimate", "batch", "minibatches", "gradient", "hvp", "hyper", "learning_rate", "rng"),
+        *("evaluate_policy", "estimate", "batch", "minibatches", "gradient", "hvp", "hyper", "learning_rate"),
+        *("rng", "noise"),
     }
 )
 """What a diagnostic may use of `protocols.UpdateContext`: nothing of it changes the run."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from pgzoo.config import Member, RunConfig
 from pgzoo.errors import PluginError
+from pgzoo.ops.draws import draw_noise
 from pgzoo.ops.members import freeze, stack_members, to_device
 from pgzoo.ops.normalize import reward_buffers, update_reward_moments
 from pgzoo.ops.optim import flatten
@@ -37,6 +39,7 @@ from pgzoo.types import (
     Hyper,
     Loss,
     LossFunction,
+    NoiseKind,
     Params,
     PolicyEvaluation,
     Spec,
@@ -123,10 +126,10 @@ class Engine:
             buffers |= reward_buffers(plan.config.num_envs)
         if plan.config.stop_on_plateau is not None:
             buffers |= plateau.initial_buffers()
-        extra = self._algorithm_state()
         buffers = _for_all(buffers, members)
         params |= {name: value.clone() for name, value in plan.initial.items() if name in params}
         buffers |= {name: value.clone() for name, value in plan.initial.items() if name in buffers}
+        extra = self._algorithm_state(params)
         params |= extra.params
         zeros = np.zeros(members, np.int64)
         return TrainState(
@@ -142,12 +145,19 @@ class Engine:
             recent=np.full((members, RECENT), np.nan),
         )
 
-    def _algorithm_state(self) -> AlgorithmState:
-        """Return the algorithm's tensors; those of each member are created with the member's random generator."""
+    def _algorithm_state(self, params: Params) -> AlgorithmState:
+        """Return the algorithm's tensors; those of each member are created with the member's random generator.
+
+        `params [S, ...]` are the initial parameters of the policy.
+        """
         init = getattr(self.plan.algorithm, "init", None)
         if init is None:
             return AlgorithmState({}, {})
-        each: list[AlgorithmState] = [init(self, generator(seed, "algorithm")) for seed in self.plan.seeds]
+        takes_params = "params" in inspect.signature(init).parameters
+        each: list[AlgorithmState] = []
+        for member, seed in enumerate(self.plan.seeds):
+            own = {"params": {name: leaf[member].clone() for name, leaf in params.items()}} if takes_params else {}
+            each.append(init(self, generator(seed, "algorithm"), **own))
         if not isinstance(each[0], AlgorithmState):
             raise PluginError(
                 f'Algorithm "{self.plan.config.algorithm}" returns a {type(each[0]).__name__} from init; return '
@@ -287,9 +297,16 @@ class Engine:
 
     # gradient steps
 
-    def step(self, loss: LossFunction, state: TrainState, batch: Batch, only: str = "") -> TrainState:
+    def step(
+        self,
+        loss: LossFunction,
+        state: TrainState,
+        batch: Batch,
+        only: str = "",
+        learning_rates: Mapping[str, Tensor] | None = None,
+    ) -> TrainState:
         """Take one gradient step on `loss`."""
-        return self.learner.step(self.record, loss, state, batch, only)
+        return self.learner.step(self.record, loss, state, batch, only, learning_rates or {})
 
     def gradient(self, loss: LossFunction, state: TrainState, batch: Batch, only: str = "") -> tuple[Loss, Tensor]:
         """Return the loss and its gradient, `[S, P]`."""
@@ -347,6 +364,14 @@ class Engine:
     def rng(self, stream: str, member: int, state: TrainState, *index: int) -> np.random.Generator:
         """Return a fresh generator, determined by the member's seed, the stream, the update and `index`."""
         return generator(self.plan.seeds[member], stream, int(state.updates[member]), *index)
+
+    def noise(
+        self, stream: str, state: TrainState, shape: Sequence[int], *index: int, kind: NoiseKind = "normal"
+    ) -> Tensor:
+        """Return random numbers `[S, *shape]`, each member's from its own generator."""
+        generators = (self.rng(stream, member, state, *index) for member in range(len(self.members)))
+        noise = np.stack([draw_noise(kind, generator, tuple(shape)) for generator in generators])
+        return torch.from_numpy(noise).to(self.device, non_blocking=True)
 
     def report(self, metrics: Mapping[str, Tensor | NDArray[Any]], members: Tensor | None = None) -> None:
         """Report metrics of this update, `[S]` each, averaged over calls."""

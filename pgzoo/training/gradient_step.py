@@ -37,7 +37,8 @@ class StepInput(NamedTuple):
     Shapes:
         vector: `[S, P]`, the parameters as one vector.
         hyper: the settings that are tensors, `[S, 1, 1]`.
-        learning_rate: `[S]`.
+        learning_rate: `[S]`, of all parameters whose names start with none of the names in `learning_rates`.
+        learning_rates: `[S]` each.
         stepping: `[S]` bool, the members that take part.
     """
 
@@ -47,6 +48,7 @@ class StepInput(NamedTuple):
     batch: Batch | None
     hyper: Params
     learning_rate: Tensor
+    learning_rates: Params
     stepping: Tensor
 
 
@@ -112,7 +114,8 @@ def make_gradient_step(
         with torch.no_grad():
             limit = hyper.max_grad_norm
             clipped, norm = clip_by_member_norm(gradient, None if limit is None else limit.reshape(-1))
-            reached, remembered = optimizer.step(start.vector, clipped, start.optimizer, start.learning_rate)
+            rate = _rate_of_each(like, start.learning_rate, start.learning_rates)
+            reached, remembered = optimizer.step(start.vector, clipped, start.optimizer, rate)
             del clipped
             if only:
                 moved = {name: float(name.startswith(prefixes)) for name in like}
@@ -151,6 +154,14 @@ def make_gradient_step(
             )
 
     return step
+
+
+def _rate_of_each(like: Params, default: Tensor, rates: Params) -> Tensor:
+    """Return the learning rate of each parameter, `[S, P]`, or `default [S]` if no name has a rate of its own."""
+    if not rates:
+        return default
+    of_leaf = {name: next((rates[prefix] for prefix in rates if name.startswith(prefix)), default) for name in like}
+    return torch.cat([rate[:, None].expand(-1, like[name].shape[1:].numel()) for name, rate in of_leaf.items()], 1)
 
 
 class UpdateInput(NamedTuple):

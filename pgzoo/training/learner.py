@@ -61,7 +61,7 @@ class Learner:
         self.padded = self.device.type == "cpu" and not self.compiled
         self._plan, self._policy, self._hyperparameters, self._watch = plan, policy, hyperparameters, watch
         self._cancelled = cancelled
-        self._steps: dict[tuple[LossFunction, str], GradientStep] = {}
+        self._steps: dict[tuple[LossFunction, str, tuple[str, ...]], GradientStep] = {}
         self._updates: dict[LossFunction, Callable[[UpdateInput], GradientStepResult]] = {}
         self._flat: tuple[Params, Tensor] = {}, torch.empty(0)  # the parameters of the last step, and their vector
 
@@ -69,17 +69,26 @@ class Learner:
         """Return the function compiled, if this run compiles."""
         return Compiled(function, self._watch, self._plan.compile_cache, self._cancelled) if self.compiled else function
 
-    def step(self, record: UpdateRecord, loss: LossFunction, state: TrainState, batch: Batch, only: str) -> TrainState:
+    def step(
+        self,
+        record: UpdateRecord,
+        loss: LossFunction,
+        state: TrainState,
+        batch: Batch,
+        only: str,
+        learning_rates: Mapping[str, Tensor],
+    ) -> TrainState:
         """Take one gradient step; see `protocols.UpdateContext.step`."""
         stepping = self._stepping(state)
         if not state.params or surely_empty(stepping):
             return state
-        step = self._steps.get((loss, only))
+        key = loss, only, tuple(learning_rates)
+        step = self._steps.get(key)
         if step is None:
             step = self._new_step(loss, only, state.params)
             if self.compiled and len(self._steps) < MANY_LOSSES:
-                step = self._steps[loss, only] = self.compile(step)
-        result = step(self._input(state, batch, stepping))
+                step = self._steps[key] = self.compile(step)
+        result = step(self._input(state, batch, stepping)._replace(learning_rates=dict(learning_rates)))
         return self._apply(record, state, result, stepping, lambda: batch)
 
     def whole_update(
@@ -161,7 +170,7 @@ class Learner:
         if known is not state.params:  # this state doesn't come from the last step
             vector = flatten(state.params.values())
         tensors, rate = self._hyperparameters.tensors_at(state), self._hyperparameters.learning_rate(state)
-        return StepInput(vector, state.optimizer, state.buffers, batch, tensors, rate, stepping)
+        return StepInput(vector, state.optimizer, state.buffers, batch, tensors, rate, {}, stepping)
 
     def _apply(
         self,

@@ -13,11 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pgzoo.config import RunConfig
 from pgzoo.errors import RunFailed, UsageError
 from pgzoo.launchers.coordinator import Coordinator
-from pgzoo.launchers.protocol import decode, encode, split
+from pgzoo.launchers.protocol import decode, encode, load_resume_point, split
 from pgzoo.launchers.worker import execute_commands
+from pgzoo.ops.members import select
+from pgzoo.registry import PluginCatalog
+from pgzoo.runs.planning import make_plan
 from pgzoo.tracking import Home
+from pgzoo.training import checkpoint
+from pgzoo.training.engine import Engine
 from pgzoo.training.events import CheckpointSaved, EpisodesFinished, Evaluated, Event, RunEnded, RunStarted, UpdateDone
 from pgzoo.training.loop import Control
 from pgzoo.training.plan import Plan
@@ -100,6 +106,32 @@ def relayed(plan: Callable[..., Plan], tmp_path: Path) -> Relayed:
         return heard
 
     return run
+
+
+def test_a_shard_is_restarted_from_the_last_checkpoints_of_its_seeds(
+    configure: Callable[..., RunConfig], catalog: PluginCatalog, home: Home
+) -> None:
+    config = configure(seeds=(4, 7, 9), total_steps=300, tracking_uri="none")
+    plan = make_plan(config, catalog, "group")
+    requests: list[LaunchRequest] = []
+    coordinator = Coordinator(plan, Control(), home, worker=(), spec={})
+    coordinator.launch(requests.append)  # type: ignore[arg-type]
+    (request,) = requests
+    first, second = request.split(2)
+    assert request.restart(1) == second and json.loads(second.spec)["resume"] is None  # no checkpoint yet
+
+    at = select(Engine(plan).snapshot(environments=False), [2])
+    at.env_steps[:] = 120
+    about = {"status": "running", "reason": "", "resume": "exact", "versions": {}, "listeners": {"a": {"b": 1}}}
+    checkpoint.save(home.runs / plan.run_keys[2] / checkpoint.FOLDER_NAME, at, about)
+    again = request.restart(1)
+    spec = json.loads(again.spec)
+    assert again.seeds == (9,) and spec["rows"] == [2] and spec["config"]["seeds"] == [9]
+    point = load_resume_point("group", config, spec["resume"])
+    assert [member.seed for member in point.members] == [9] and point.listeners == ({"a": {"b": 1}},)
+    assert point.progress.state.env_steps.tolist() == [120] and point.progress.statuses == ("running",)
+    assert request.restart(0) == first  # its seeds have none
+    coordinator._stack.close()  # as `events` does at the end
 
 
 def last(events: list[Event]) -> RunEnded:

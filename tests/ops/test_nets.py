@@ -143,3 +143,18 @@ def test_new_norms_leave_a_normalized_row_unchanged() -> None:
         "shift.0": [0.0, 0.0],
         "shift.1": [0.0],
     }
+
+
+def test_a_critic_with_several_outputs() -> None:
+    """Also with one output, there is an axis for it if `outputs` is given."""
+    from pgzoo.ops.critics import critic_network, init_critic_network
+
+    x = torch.randn(2, 3, 5, 4, generator=torch.Generator().manual_seed(0))
+    for outputs, shape in ((None, (2, 3, 5)), (1, (2, 3, 5, 1)), (6, (2, 3, 5, 6))):
+        one = init_critic_network(np.random.default_rng(0), "q.", 4, (8,), outputs=outputs)
+        params = {name: leaf.expand(2, *leaf.shape) for name, leaf in one.items()}
+        values = critic_network(params, "q.", x, outputs=outputs)
+        assert values.shape == shape
+        hidden = torch.tanh(x @ one["q.weight.0"] + one["q.bias.0"])
+        expected = hidden @ one["q.weight.1"] + one["q.bias.1"]
+        assert torch.allclose(values, expected.reshape(shape), atol=1e-5)

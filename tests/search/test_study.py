@@ -5,21 +5,25 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
 from program import Folder, eventually, read_until
 
 import pgzoo
-from pgzoo import SweepResult
+from pgzoo import SweepResult, tracking
+from pgzoo.analysis.listing import RunFilter, list_local, list_store
 from pgzoo.cli import main
-from pgzoo.errors import ConfigError, RunFailed, UsageError
+from pgzoo.errors import ConfigError, RunFailed, UnknownName, UsageError
+from pgzoo.tracking import Home
 
 pytest.importorskip("optuna", reason="the extra sweep is not installed")
 
@@ -73,7 +77,19 @@ def test_a_search_from_the_first_trial_to_the_preset(home: Path) -> None:
     alone = pgzoo.run("ppo", **{**SETTINGS, **nested})
     assert tuple(float(run.returns.mean()) for run in alone.runs) == row.scores
     config = yaml.safe_load((home / ".pgzoo/runs" / row.run_keys[1] / "artifacts/config.yaml").read_text())
+    parent = config["tags"].pop("pgzoo.parent")
     assert config["tags"] == {"pgzoo.study": "first", "pgzoo.trial": "0"} and config["seeds"] == [1]
+
+    # the run of the trial has its settings and scores, that of the study the best score so far
+    start, *middle, _, end = (record for record, _ in tracking.records(home / ".pgzoo/runs" / parent) if record)
+    assert start["params"] == {"algorithm": "ppo", "env": "CartPole-v1"} | {k: str(v) for k, v in row.settings.items()}
+    values = {(name, record["steps"][0]): value for record in middle for name, value in record["m"].items()}
+    assert (values["trial/seed_score", 0], values["trial/seed_score", 1]) == row.scores
+    assert values["trial/score", 0] == row.score and end["status"] == "FINISHED"
+    records = list(tracking.records(home / ".pgzoo/runs" / start["tags"]["pgzoo.parent"]))
+    shown = [record["m"] for record, _ in records if record and "trial/best" in record.get("m", {})]
+    assert [one["trial/best"] for one in shown] == list(np.maximum.accumulate([row.score for row in result.trials]))
+    assert [one["trial/number"] for one in shown] == [0, 1, 2, 3, 4]
 
     # the files
     assert result.preset is not None and winner is not None
@@ -115,6 +131,41 @@ def test_a_grid_trains_each_combination_once(home: Path) -> None:
         {"estimator": "gae", "estimator.lam": 1.0},
         {"estimator": "n-step"},
     ]
+
+
+def test_several_jobs_give_the_same_scores(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    space = {"epochs": [1, 2, 3]}
+    options: dict[str, Any] = {"search": space, "sampler": "grid", "trials": 3, "top": 1, "fresh_seeds": 2}
+    alone, shared = sweep(**options, study="alone"), sweep(**options, jobs=2, study="shared", progress=True)
+    assert scores(shared) == scores(alone)
+    assert shared.winner is not None and alone.winner is not None and shared.winner.scores == alone.winner.scores
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("trial ")]
+    assert len(lines) == 3 and "3 of 3, best " in lines[-1]
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced_and_its_trial_trained_again(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    words = (
+        "sweep ppo --env CartPole-v1 --search epochs=1,2,3,4 --sampler grid --trials 4 --jobs 2 --seeds 2 --top 1 "
+        "--fresh-seeds 2 --total-steps 6000 --eval-episodes 2 --tracking-uri none --study jobs --json"
+    ).split()
+    try:
+        child = folder.start(*words)
+        eventually(lambda: len(list(tmp_path.glob(".pgzoo/runs/*-s?"))) >= 2)
+        workers = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
+        os.kill(int(workers[0]), signal.SIGKILL)
+        read_until(child.stderr, "trial ")
+        child.send_signal(signal.SIGINT)
+        out, _ = child.communicate()
+        stopped = folder.parse(out)
+        assert child.returncode == 130 and stopped["interrupted"]
+        assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+        result = folder.parse(folder.pgzoo(*words)[0])
+    finally:
+        folder.close()
+    assert sorted(row["settings"]["epochs"] for row in result["trials"]) == [1, 2, 3, 4] and result["winner"]
+    assert all(row["status"] == "finished" for row in result["trials"])
 
 
 def test_a_setting_that_is_drawn_again_is_not_trained_again(home: Path) -> None:
@@ -190,7 +241,7 @@ def test_a_study_is_joined_by_its_name(home: Path) -> None:
     assert [row["status"] for row in joined["trials"]] == ["finished"] * 3 and joined["winner"] is None
     key = joined["trials"][2]["run_keys"][0]
     config = yaml.safe_load((home / ".pgzoo/runs" / key / "artifacts/config.yaml").read_text())
-    assert config["tags"] == {"a": "b", "pgzoo.study": "shared", "pgzoo.trial": "2"}
+    assert config["tags"].items() >= {"a": "b", "pgzoo.study": "shared", "pgzoo.trial": "2"}.items()
     ended = sweep(study="shared", search=space, trials=3, tags={"a": "b"})
     assert [list(row.scores) for row in ended.trials] == [row["scores"] for row in joined["trials"]] and ended.winner
     done = CliRunner().invoke(main.program, ["sweep", "--join", "other"])
@@ -198,19 +249,35 @@ def test_a_study_is_joined_by_its_name(home: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_study_is_a_run_in_mlflow(home: Path) -> None:
+def test_a_study_is_a_run_in_mlflow(home: Path, empty_database: Path) -> None:
+    shutil.copyfile(empty_database, home / "mlflow.db")
     result = sweep(trials=1, top=1, fresh_seeds=2, study="logged", tracking_uri=None)
+    eventually(lambda: not tracking.pending(Home.find()))
     client = mlflow.MlflowClient(f"sqlite:///{home}/mlflow.db")
-    assert result.run_id is not None and result.winner is not None
-    run = client.get_run(result.run_id)
+    experiment = client.get_experiment_by_name("pgzoo/CartPole-v1").experiment_id
+    (run,) = client.search_runs([experiment], "tags.`pgzoo.kind` = 'study'")
+    assert result.run_id in (run.info.run_id, None) and result.winner is not None  # None if the upload took longer
     assert run.info.run_name == "logged" and run.data.tags["pgzoo.kind"] == "study"
     assert run.data.metrics["trial/best"] == result.trials[0].score
     assert run.data.metrics["winner/fresh_score"] == result.winner.fresh_score
-    assert {file.path for file in client.list_artifacts(result.run_id)} == {"trials.csv", "finalists.csv"}
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"trials.csv", "finalists.csv"}
     query = "tags.`pgzoo.study` = 'logged' and tags.`pgzoo.trial` = '0'"
-    runs = client.search_runs([run.info.experiment_id], query)
+    runs = client.search_runs([experiment], query)
+    (trial,) = (one for one in runs if one.data.tags.get("pgzoo.kind") == "trial")
+    assert trial.data.tags["mlflow.parentRunId"] == run.info.run_id and trial.info.status == "FINISHED"
+    assert trial.data.metrics["trial/score"] == result.trials[0].score
+    assert trial.data.params["learning_rate"] == str(result.trials[0].settings["learning_rate"])
+    runs.remove(trial)
+    assert {one.data.tags["mlflow.parentRunId"] for one in runs} == {trial.info.run_id}
     assert sorted(one.data.tags.get("pgzoo.seeds", "search") for one in runs) == ["fresh"] * 2 + ["search"] * 2
-    assert sweep(trials=1, top=1, fresh_seeds=2, study="logged", tracking_uri=None).run_id == result.run_id
+    # lists and selectors know only the runs of seeds
+    listed = list_store(f"sqlite:///{home}/mlflow.db", RunFilter(), 0, False, lambda *_: None)
+    assert {one.run_id for (one,) in listed.rows} == {one.info.run_id for one in runs}
+    local = list_local(Home.find(), RunFilter(), 0, False, lambda *_: None)
+    assert {one.run_id for (one,) in local.rows} == {one.info.run_id for one in runs}
+    with pytest.raises(UnknownName):
+        tracking.find("logged", Home.find())
+    assert sweep(trials=1, top=1, fresh_seeds=2, study="logged", tracking_uri=None).run_id == run.info.run_id
 
 
 @pytest.mark.slow

@@ -299,3 +299,44 @@ def test_a_loop_that_ends_too_early_is_told(plan: MakePlan) -> None:
 
     with pytest.raises(RunFailed, match=r'The loop of algorithm "reinforce" ended before its members did'):
         list(train(replace(plan(), algorithm=Stopping()), Control()))
+
+
+# learning rates of networks, noise, and initial parameters
+
+
+def test_networks_may_have_learning_rates_of_their_own(engine: Any) -> None:
+    """By SGD a step is proportional to the learning rate, which differs between networks and members."""
+    ctx = engine("a2c", seeds=2, optimizer="sgd", learning_rate=0.5, max_grad_norm=None)
+    state, seen = collected(ctx)
+    said = ctx.evaluate_policy(state, seen)
+    batch = ctx.batch(seen, ctx.estimate(state, seen, said), said)
+    plain = ctx.step(ctx.algorithm.loss, state, batch)
+    rates = {"critic.": torch.tensor([0.25, 0.0])}
+    own = ctx.step(ctx.algorithm.loss, state, batch, learning_rates=rates)
+    for name, start in state.params.items():
+        step, expected = own.params[name] - start, plain.params[name] - start
+        if name.startswith("critic."):
+            expected = expected * torch.tensor([0.5, 0.0]).reshape(2, *[1] * (start.ndim - 1))
+        assert torch.allclose(step, expected, atol=1e-6), name
+
+
+def test_noise_of_a_member_does_not_depend_on_the_others(engine: Any) -> None:
+    among, alone = engine("a2c", seeds=[3, 5]), engine("a2c", seeds=[5])
+    for kind in ("normal", "uniform", "logistic"):
+        noise = among.noise("mine", among.state, (4, 3), 2, kind=kind)
+        assert noise.shape == (2, 4, 3) and noise.dtype == torch.float32
+        assert torch.equal(noise[1:], alone.noise("mine", alone.state, (4, 3), 2, kind=kind))
+        assert not torch.equal(noise[0], noise[1])
+    rng = among.rng("mine", 1, among.state)
+    assert torch.equal(among.noise("mine", among.state, (5,))[1], torch.from_numpy(rng.standard_normal(5, np.float32)))
+
+
+def test_init_may_take_the_initial_parameters_of_the_policy(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pgzoo.algorithms.a2c import A2C
+
+    def init(self: Any, ctx: Any, rng: Any, params: Any) -> AlgorithmState:
+        return AlgorithmState({}, {"copy." + name: leaf for name, leaf in params.items()})
+
+    monkeypatch.setattr(A2C, "init", init, raising=False)
+    state = engine("a2c", seeds=2).state
+    assert all(torch.equal(state.buffers["copy." + name], leaf) for name, leaf in state.params.items())

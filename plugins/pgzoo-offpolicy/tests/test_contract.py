@@ -21,5 +21,9 @@ class TestSAC(pgzoo.testing.AlgorithmSuite):
     name = "sac"
 
 
+class TestDiscreteSAC(pgzoo.testing.AlgorithmSuite):
+    name = "sac-discrete"
+
+
 class TestDeterministic(pgzoo.testing.PolicySuite):
     name = "deterministic"

@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pgzoo_offpolicy.loop import Sample
+from pgzoo_offpolicy.loop import Sample, batch_of
 from pgzoo_offpolicy.replay import Transitions
 from pgzoo_offpolicy.sac import SAC
+from pgzoo_offpolicy.sac_discrete import DiscreteSAC
 from pgzoo_offpolicy.targets import move_targets, td_target
 from pgzoo_offpolicy.td3 import DDPG, TD3
 from torch import Tensor
 
-from pgzoo.ops.distributions import DiagonalGaussian, TanhGaussian
+from pgzoo.ops.distributions import Categorical, DiagonalGaussian, TanhGaussian
 from pgzoo.types import Hyper
 
 REWARDS = torch.tensor([[[1.0, 2.0, 3.0, 4.0]]])
@@ -93,6 +94,52 @@ def test_the_targets_of_ddpg() -> None:
     state.buffers["ddpg.target"] = torch.tensor([[0.0, 2.0, 1.0]])
     targets = DDPG()._learner.targets(policy_with(dist), state, sample(3.0), gamma(0.5))
     assert targets.flatten().tolist() == pytest.approx([2.0, 2.0, 4.0, 5.0])
+
+
+def discrete(state: dict[str, Tensor], target: Tensor) -> tuple[Any, Any]:
+    """Return the state and the policy of a test with two actions of probabilities ¼ and ¾, and α = ½."""
+    params = {"sac_discrete.log_alpha": torch.tensor([math.log(0.5)]), **state}
+    logits = torch.tensor([1.0, 3.0]).log().expand(1, 1, 4, 2)
+    return SimpleNamespace(params=params, buffers={"sac_discrete.target": target}), policy_with(Categorical(logits))
+
+
+def two_values(first: tuple[float, float], second: tuple[float, float]) -> dict[str, Tensor]:
+    """Two critics without hidden layers whose values of the two actions are their biases."""
+    both = {"sac_discrete.q1.": first, "sac_discrete.q2.": second}
+    weights = {q + "weight.0": torch.zeros(1, 1, 2) for q in both}
+    return weights | {q + "bias.0": torch.tensor([values]) for q, values in both.items()}
+
+
+ENTROPY = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
+
+
+def test_the_targets_of_discrete_sac() -> None:
+    """The smaller Q' are 1 and 2: V = ¼ 1 + ¾ 2 + ½ H."""
+    target = torch.tensor([[0.0, 0.0, 1.0, 5.0, 0.0, 0.0, 4.0, 2.0]])  # weights and biases of both
+    state, policy = discrete(two_values((9.0, 9.0), (9.0, 9.0)), target)
+    order = [name for name in state.params if ".q" in name]
+    state.params = {name: state.params[name] for name in sorted(order, key=lambda n: (n[:15], "bias" in n))} | {
+        "sac_discrete.log_alpha": state.params["sac_discrete.log_alpha"]
+    }
+    targets = DiscreteSAC().targets(policy, state, sample(0.0), gamma(0.9))
+    value = 1.75 + 0.5 * ENTROPY
+    assert targets.flatten().tolist() == pytest.approx([1 + 0.9 * value, 2.0, 3 + 0.9 * value, 4 + 0.9 * value])
+
+
+def test_the_losses_of_discrete_sac() -> None:
+    """All actions are 1, with Q = 5 and 2; y = 4. The target entropy is ln 2 / 2."""
+    state, policy = discrete(two_values((1.0, 5.0), (4.0, 2.0)), torch.zeros(1, 8))
+    data = sample(0.0)
+    data = data._replace(transitions=data.transitions._replace(actions=torch.ones(1, 1, 4, 1)))
+    batch = batch_of(data, torch.full((1, 1, 4), 4.0), data.weights)
+    log_alpha = state.params["sac_discrete.log_alpha"].requires_grad_()
+    loss = DiscreteSAC().joint_loss(policy, state.params, batch, gamma(0.9, target_entropy=0.5))
+    assert float(loss.metrics["loss/value"]) == pytest.approx(0.5 * 1 + 0.5 * 4)
+    assert float(loss.metrics["loss/policy"]) == pytest.approx(-0.5 * ENTROPY - 1.75)
+    assert float(loss.metrics["policy/entropy"]) == pytest.approx(ENTROPY)
+    loss.value.sum().backward()
+    assert log_alpha.grad is not None
+    assert float(log_alpha.grad) == pytest.approx(ENTROPY - 0.5 * math.log(2))  # a lower temperature follows
 
 
 def test_target_networks_move_only_where_they_should() -> None:

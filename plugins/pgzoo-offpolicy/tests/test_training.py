@@ -18,7 +18,8 @@ from pgzoo.training import checkpoint
 from pgzoo.training.loop import Progress
 from pgzoo.types import TrainState
 
-ALGORITHMS = "ddpg", "td3", "sac"
+CONTINUOUS = "ddpg", "td3", "sac"
+ALGORITHMS = *CONTINUOUS, "sac-discrete"
 SMALL: Mapping[str, Any] = {
     "learning_starts": 20,
     "batch_size": 20,
@@ -33,7 +34,10 @@ SMALL: Mapping[str, Any] = {
 
 def train(algorithm: str, control: pgzoo.Control | None = None, resume: Any = None, **settings: Any) -> TrainState:
     """Train a small run to its end; return the last state."""
-    plan = pgzoo.plan(algorithm, **{"env": "pgzoo/AnySpaces-v0", "env_kwargs": {"action": "one"}, **SMALL, **settings})
+    env = {"env": "pgzoo/AnySpaces-v0", "env_kwargs": {"action": "one"}}
+    if algorithm == "sac-discrete":
+        env = {"env": "CartPole-v1"}
+    plan = pgzoo.plan(algorithm, **{**env, **SMALL, **settings})
     *_, ended = pgzoo.train(plan, control, resume)
     assert set(ended.statuses) == {"finished"}, ended.reasons
     state: TrainState = ended.state
@@ -52,7 +56,7 @@ def test_the_plugin_is_found() -> None:
         assert catalog.get("algorithm", name).plugin.distribution == "pgzoo-offpolicy"
 
 
-@pytest.mark.parametrize("algorithm", ["td3", "sac"])
+@pytest.mark.parametrize("algorithm", ["td3", "sac", "sac-discrete"])
 def test_a_seed_alone_and_among_others(algorithm: str) -> None:
     """Episodes end at different steps for each seed; the buffer is overwritten."""
     alone, among = train(algorithm, seeds=[3]), train(algorithm, seeds=[0, 5, 3])
@@ -60,13 +64,15 @@ def test_a_seed_alone_and_among_others(algorithm: str) -> None:
     assert len(differences(among, among, (0, 1))) > 10
 
 
-@pytest.mark.parametrize("algorithm", ["td3", "sac"])
+@pytest.mark.parametrize("algorithm", ["td3", "sac", "sac-discrete"])
 def test_a_resumed_run_equals_an_uninterrupted_one(algorithm: str, tmp_path: Path) -> None:
     """From a checkpoint on disk, in the middle of an episode, after the first gradient steps."""
     written: list[Progress] = []
     control = pgzoo.Control()
     control.write_checkpoints = lambda progress, members: written.append(progress)
-    settings = {"env": "Pendulum-v1", "env_kwargs": {}, "seeds": [1, 4], "checkpoint_every": 40}
+    settings: dict[str, Any] = {"seeds": [1, 4], "checkpoint_every": 40}
+    if algorithm != "sac-discrete":
+        settings |= {"env": "Pendulum-v1", "env_kwargs": {}}
     whole = train(algorithm, control, **settings)
     middle = written[0]
     assert middle.state.env_steps.tolist() == [40, 40] and middle.exact
@@ -85,7 +91,7 @@ def split(state: TrainState) -> list[TrainState]:
     return [select(state, [row]) for row in range(len(state.active))]
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", CONTINUOUS)
 def test_it_learns_a_probe(algorithm: str) -> None:
     """The best action is 0.5, with return 0; uniform actions get -1.6 on average, action 0 gets -0.25."""
     assert "pgzoo/Target-v0" in probes.PROBES
@@ -109,6 +115,43 @@ def test_it_learns_a_probe(algorithm: str) -> None:
     assert min(means) > -0.05
 
 
+@pytest.mark.slow
+def test_discrete_sac_learns_cartpole() -> None:
+    """A random policy gets 22."""
+    plan = pgzoo.plan(
+        "sac-discrete",
+        env="CartPole-v1",
+        seeds=3,
+        num_envs=4,
+        gradient_steps=2,
+        total_steps=8000,
+        batch_size=64,
+        buffer_size=10_000,
+        target_entropy=0.3,
+        tau=0.01,
+        eval_episodes=5,
+    )
+    greedy = [e for e in pgzoo.train(plan) if type(e).__name__ == "Evaluated" and e.mode == "greedy"]
+    assert min(float(returns.mean()) for returns in greedy[-1].returns) > 120
+
+
+@pytest.mark.parametrize("algorithm", CONTINUOUS)
+def test_target_networks_start_as_copies_and_critics_may_learn_faster(algorithm: str) -> None:
+    """Without gradient steps, nothing has moved; with a tiny learning rate, almost only the critics move."""
+    from pgzoo_offpolicy.targets import select_named
+
+    from pgzoo.ops.optim import flatten
+
+    still = train(algorithm, seeds=[3], learning_starts=10**6)
+    prefixes = ("policy.", "ddpg.", "td3.") if algorithm != "sac" else ("sac.q",)
+    copied = flatten(select_named(still.params, prefixes).values())
+    assert torch.equal(still.buffers[f"{algorithm}.target"], copied)
+    moved = train(algorithm, seeds=[3], learning_rate=1e-12, critic_learning_rate=1e-2)
+    for name, leaf in moved.params.items():
+        change = float((leaf - still.params[name]).abs().max())
+        assert change > 1e-3 if ".q" in name else change < 1e-6, name
+
+
 def test_warm_up_actions_are_uniform() -> None:
     """Of 400 actions in [-2, 2], about a quarter is in each quarter; the policy's own actions are near 0."""
     settings = {"env": "pgzoo/Target-v0", "env_kwargs": {}, "num_envs": 20, "total_steps": 400, "buffer_size": 1000}
@@ -127,6 +170,7 @@ def test_warm_up_actions_are_uniform() -> None:
         ({"algorithm": "sac", "policy": {"distribution": "gaussian"}}, "--policy.distribution tanh"),
         ({"algorithm": "ddpg", "normalize_reward": True}, "remove --normalize-reward"),
         ({"algorithm": "td3", "env": "CartPole-v1"}, "supports only Box actions"),
+        ({"algorithm": "sac-discrete"}, "supports only Discrete actions"),
         ({"algorithm": "ppo", "policy": "deterministic"}, "doesn't provide what the algorithm"),
     ],
 )

@@ -24,10 +24,12 @@ from pgzoo_offpolicy.replay import Transitions
 __all__ = [
     "OffPolicyConfig",
     "Sample",
+    "action_size",
     "action_value",
     "allocate",
     "batch_of",
     "check_fit",
+    "critic_rates",
     "init_critics",
     "off_policy_rounds",
 ]
@@ -46,6 +48,9 @@ class OffPolicyConfig(AlgorithmConfig):
     learning_starts: Annotated[
         int, Field(ge=0, description="environment steps (per seed) before the first gradient step")
     ] = 100
+    critic_learning_rate: Annotated[
+        float | None, Field(gt=0, description="learning rate of the critics; by default that of the policy")
+    ] = None
     tau: Annotated[float, Field(gt=0, le=1, description="step size of the target networks per gradient step")] = 0.005
     critic_hidden: CriticHidden = (64, 64)
 
@@ -75,15 +80,31 @@ Learn = Callable[[UpdateContext, TrainState, Sample], TrainState]
 """Takes one gradient step of each network, and moves the target networks."""
 
 
-def check_fit(ctx: UpdateContext) -> None:
-    """Raise UnfitError for actions other than Box, a recurrent policy, or normalized rewards."""
+def check_fit(ctx: UpdateContext, actions: type[gym.spaces.Space[Any]] = gym.spaces.Box) -> None:
+    """Raise UnfitError for other actions, action masks, a recurrent policy, or normalized rewards."""
     who = f'Algorithm "{ctx.config.algorithm}"'
-    if not isinstance(ctx.spec.action_space, gym.spaces.Box):
-        raise UnfitError(f"{who} supports only Box actions, not {ctx.spec.action_space}. Choose another algorithm.")
+    if not isinstance(ctx.spec.action_space, actions):
+        raise UnfitError(
+            f"{who} supports only {actions.__name__} actions, not {ctx.spec.action_space}. Choose another algorithm."
+        )
+    if ctx.spec.masked:
+        raise UnfitError(f"{who} supports no action masks, because its replay buffer doesn't store them.")
     if ctx.policy.memory_size:
         raise UnfitError(f"{who} supports no recurrent policy: it learns from single transitions.")
     if ctx.config.normalize_reward:
         raise UnfitError(f"{who} learns from rewards as they are; remove --normalize-reward.")
+
+
+def action_size(ctx: UpdateContext) -> int:
+    """Return the number of action dimensions; 1 for Discrete actions, which are stored as their index."""
+    space = ctx.spec.action_space
+    return 1 if isinstance(space, gym.spaces.Discrete) else gym.spaces.flatdim(space)
+
+
+def critic_rates(ctx: UpdateContext, state: TrainState, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
+    """Return the learning rates `[S]` of the critics with these prefixes, if they differ from the policy's."""
+    rate = ctx.hyper(state).critic_learning_rate
+    return {} if rate is None else dict.fromkeys(prefixes, rate.reshape(-1))
 
 
 def allocate(ctx: UpdateContext) -> Params:
@@ -91,7 +112,7 @@ def allocate(ctx: UpdateContext) -> Params:
     space: Any = ctx.spec.observation_space
     obs = torch.from_numpy(np.zeros(space.shape or (), space.dtype))
     written = ctx.settings.rollout_steps * ctx.num_envs
-    return replay.allocate(ctx.settings.buffer_size, written, obs, gym.spaces.flatdim(ctx.spec.action_space))
+    return replay.allocate(ctx.settings.buffer_size, written, obs, action_size(ctx))
 
 
 def init_critics(ctx: UpdateContext, rng: np.random.Generator, prefixes: tuple[str, ...]) -> Params:
@@ -147,14 +168,12 @@ def _samples(ctx: UpdateContext, state: TrainState) -> Iterator[Sample]:
     steps, size = settings.gradient_steps, settings.batch_size
     padded = -(-size // ROW_ALIGN) * ROW_ALIGN
     written = settings.rollout_steps * ctx.num_envs
-    action_size = gym.spaces.flatdim(ctx.spec.action_space)
     counts = replay.stored(state, written)
     slots = np.zeros((steps, len(counts), padded), np.int64)
-    noise = np.zeros((steps, 2, len(counts), 1, padded, action_size), np.float32)
     for member in np.flatnonzero(learning):
         rng = ctx.rng("replay", int(member), state)
         slots[:, member, :size] = rng.integers(0, counts[member], (steps, size))
-        noise[:, :, member] = rng.standard_normal((steps, 2, 1, padded, action_size), np.float32)
+    noise = ctx.noise("replay.noise", state, (steps, 2, 1, padded, action_size(ctx)))
     real = torch.from_numpy(learning[:, None] & (np.arange(padded) < size)).to(ctx.device)
     for k in range(steps):
         found = replay.read(state, written, slots[k])
@@ -163,7 +182,7 @@ def _samples(ctx: UpdateContext, state: TrainState) -> Iterator[Sample]:
         yield Sample(
             transitions,
             weights,
-            torch.from_numpy(noise[k]).to(ctx.device),
+            noise[:, k].transpose(0, 1),
             learning,
             state.updates * steps + k,
         )

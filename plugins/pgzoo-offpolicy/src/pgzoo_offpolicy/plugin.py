@@ -38,6 +38,16 @@ def pgzoo_register(registry: Registry) -> None:
         recurrent=False,
         source="Haarnoja et al. (2018)",
     )
+    registry.algorithm(
+        "sac-discrete",
+        "pgzoo_offpolicy.sac_discrete:DiscreteSAC",
+        config="pgzoo_offpolicy.sac_discrete:DiscreteSACConfig",
+        summary="soft actor-critic for Discrete actions",
+        family="off-policy",
+        actions="Discrete",
+        recurrent=False,
+        source="Christodoulou (2019)",
+    )
     registry.policy(
         "deterministic",
         "pgzoo_offpolicy.deterministic:Deterministic",

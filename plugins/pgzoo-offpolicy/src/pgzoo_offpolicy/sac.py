@@ -24,6 +24,7 @@ from pgzoo_offpolicy.loop import (
     allocate,
     batch_of,
     check_fit,
+    critic_rates,
     init_critics,
     off_policy_rounds,
 )
@@ -98,7 +99,7 @@ class SAC:
         hyper = ctx.hyper(state)
         targets = self.targets(ctx.policy, state, sample, hyper)
         batch = batch_of(sample, targets, sample.weights, noise=sample.noise[1])
-        state = ctx.step(self.joint_loss, state, batch)
+        state = ctx.step(self.joint_loss, state, batch, learning_rates=critic_rates(ctx, state, Q))
         return move_targets(state, TARGET, Q, hyper.per_member.tau, sample.learning)
 
     @torch.no_grad()

@@ -24,6 +24,7 @@ from pgzoo_offpolicy.loop import (
     allocate,
     batch_of,
     check_fit,
+    critic_rates,
     init_critics,
     off_policy_rounds,
 )
@@ -83,9 +84,9 @@ class DDPG:
     def __init__(self) -> None:
         self._learner = _DeterministicLearner(("ddpg.q.",), "ddpg.target")
 
-    def init(self, ctx: UpdateContext, rng: np.random.Generator) -> AlgorithmState:
+    def init(self, ctx: UpdateContext, rng: np.random.Generator, params: Params) -> AlgorithmState:
         """Return the critic, the target networks and the replay buffer. Raises UnfitError; see `loop.check_fit`."""
-        return self._learner.init(ctx, rng)
+        return self._learner.init(ctx, rng, params)
 
     def loop(self, ctx: UpdateContext) -> Iterator[None]:
         """Collect, store and learn, per round."""
@@ -115,9 +116,9 @@ class TD3:
     def __init__(self) -> None:
         self._learner = _DeterministicLearner(("td3.q1.", "td3.q2."), "td3.target")
 
-    def init(self, ctx: UpdateContext, rng: np.random.Generator) -> AlgorithmState:
+    def init(self, ctx: UpdateContext, rng: np.random.Generator, params: Params) -> AlgorithmState:
         """Return the critics, the target networks and the replay buffer. Raises UnfitError; see `loop.check_fit`."""
-        return self._learner.init(ctx, rng)
+        return self._learner.init(ctx, rng, params)
 
     def loop(self, ctx: UpdateContext) -> Iterator[None]:
         """Collect, store and learn, per round."""
@@ -140,23 +141,21 @@ class _DeterministicLearner:
         """Prefixes of the parameters that have target networks."""
         return (POLICY, *self.critics)
 
-    def init(self, ctx: UpdateContext, rng: np.random.Generator) -> AlgorithmState:
-        """Return one member's critics, target networks and replay buffer."""
+    def init(self, ctx: UpdateContext, rng: np.random.Generator, params: Params) -> AlgorithmState:
+        """Return one member's critics, target networks and replay buffer; `params` are the policy's parameters."""
         check_fit(ctx)
         name = ctx.config.algorithm
         if ctx.config.policy.name != "deterministic":
             raise UnfitError(f'Algorithm "{name}" needs a deterministic policy: --policy deterministic.')
-        params = init_critics(ctx, rng, self.critics)
-        followed = select_named(ctx.policy.init(rng) | params, self.followed)  # replaced in the first update
+        critics = init_critics(ctx, rng, self.critics)
+        followed = select_named(params | critics, self.followed)
         target = flatten(leaf[None] for leaf in followed.values())[0]
-        return AlgorithmState(params, {self.target: target, **allocate(ctx)})
+        return AlgorithmState(critics, {self.target: target, **allocate(ctx)})
 
     def act(
         self, ctx: UpdateContext, state: TrainState, warming_up: NDArray[np.bool_]
     ) -> tuple[TrainState, Trajectory, Tensor]:
         """Collect with noise, or with uniform actions for members that are warming up."""
-        ones = torch.ones(len(warming_up), device=ctx.device)
-        state = move_targets(state, self.target, self.followed, ones, state.updates == 0)
         std = ctx.hyper(state).per_member.exploration_noise[:, None]
         warm_up = torch.from_numpy(warming_up[:, None]).to(std)
         buffers = state.buffers | {"policy.noise_std": std, "policy.warm_up": warm_up}
@@ -175,7 +174,9 @@ class _DeterministicLearner:
         ):
             if members.any():
                 mask = torch.from_numpy(members[:, None, None]).to(ctx.device)
-                state = ctx.step(loss, state, batch_of(sample, targets, sample.weights * mask), only)
+                rates = critic_rates(ctx, state, self.critics)
+                batch = batch_of(sample, targets, sample.weights * mask)
+                state = ctx.step(loss, state, batch, only, learning_rates=rates)
         if (moving := sample.learning & due).any():
             state = move_targets(state, self.target, self.followed, hyper.per_member.tau, moving)
         return state

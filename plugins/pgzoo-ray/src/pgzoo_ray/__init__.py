@@ -1,0 +1,1 @@
+"""A launcher for pgzoo that trains the seeds of a run on a Ray cluster."""

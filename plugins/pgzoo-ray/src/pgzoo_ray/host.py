@@ -1,0 +1,142 @@
+"""What runs on the nodes of the cluster. It is sent there by value, so the nodes don't need this package.
+
+It imports the standard library only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import queue
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+__all__ = ["ShardHost", "describe_installation"]
+
+WAIT = 0.2
+"""Longest time, in seconds, that `exchange` waits for a message."""
+
+DRAIN_SECONDS = 2.0
+"""Maximum seconds to read from a worker that has exited: one of its child processes may keep the pipes open."""
+
+DIE_WITH_PARENT = "import ctypes, signal; ctypes.CDLL(None).prctl(1, signal.SIGKILL); "
+"""Code at the start of a worker: Linux kills it when this actor dies. PR_SET_PDEATHSIG is 1."""
+
+
+class ShardHost:
+    """An actor with the worker process of one shard."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        folder: str,
+        environment: Mapping[str, str | None],
+        probe: str,
+        lines: Sequence[str],
+    ) -> None:
+        """Start the worker and write `lines` to its standard input.
+
+        Args:
+            command: starts the worker: a Python interpreter, its options, and last a program as text.
+            folder: the working directory.
+            environment: environment variables to set, or to remove (None).
+            probe: a file in pgzoo's folder, which must be there if the folder is shared.
+            lines: the spec of the shard, and commands.
+        """
+        if not Path(probe).exists():
+            raise FileNotFoundError(
+                f"{Path(probe).parent} on {platform.node()} isn't the folder of the calling process"
+            )
+        environ = {**os.environ, **{key: value for key, value in environment.items() if value is not None}}
+        for key in [key for key, value in environment.items() if value is None]:
+            environ.pop(key, None)
+        start = DIE_WITH_PARENT if platform.system() == "Linux" else ""
+        self._process = subprocess.Popen(
+            [*command[:-1], start + command[-1]],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            cwd=folder,
+            env=environ,
+        )
+        self._messages: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+        out, err = self._process.stdout, self._process.stderr
+        assert out is not None and err is not None
+        self._readers = [
+            threading.Thread(target=self._read, args=(kind, pipe), daemon=True)
+            for kind, pipe in (("stdout", out), ("stderr", err))
+        ]
+        for reader in self._readers:
+            reader.start()
+        self._write(lines)
+
+    def exchange(self, lines: Sequence[str]) -> tuple[list[tuple[str, str]], int | None]:
+        """Write `lines` to the worker; return its new messages, and its exit code after its last message."""
+        self._write(lines)
+        found: list[tuple[str, str]] = []
+        with suppress(queue.Empty):
+            found.append(self._messages.get(timeout=WAIT))
+            while True:
+                found.append(self._messages.get_nowait())
+        if found or self._process.poll() is None:
+            return found, None
+        deadline = time.monotonic() + DRAIN_SECONDS
+        for reader in self._readers:
+            reader.join(max(0.0, deadline - time.monotonic()))
+        while not self._messages.empty():
+            found.append(self._messages.get())
+        return found, self._process.returncode
+
+    def describe_exit(self) -> str:
+        """Return how the worker ended, and where."""
+        code, where = self._process.returncode, f"process {self._process.pid} on {platform.node()}"
+        if code < 0:
+            return f"its worker {where} was killed by {signal.Signals(-code).name}"
+        return f"its worker {where} ended with exit code {code}"
+
+    def pid(self) -> int:
+        """Return the process id of this actor."""
+        return os.getpid()
+
+    def _write(self, lines: Iterable[str]) -> None:
+        assert self._process.stdin is not None
+        with suppress(OSError):
+            for line in lines:
+                self._process.stdin.write(line.encode() + b"\n")
+
+    def _read(self, kind: str, pipe: IO[bytes]) -> None:
+        with suppress(OSError, ValueError):
+            for line in pipe:
+                self._messages.put((kind, line.decode(errors="replace").rstrip("\r\n")))
+
+
+def describe_installation(packages: Sequence[str]) -> dict[str, str]:
+    """Return the versions of Python, of some packages, and of all pgzoo plugins, and digests of their code."""
+    found = {"Python": platform.python_version()}
+    modules = {"pgzoo": "pgzoo"}
+    for entry in importlib.metadata.entry_points(group="pgzoo"):
+        if entry.dist is not None:
+            modules[entry.dist.name] = entry.value.partition(".")[0].partition(":")[0]
+    for name in sorted({*packages, *modules}):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    for name, module in modules.items():
+        spec = importlib.util.find_spec(module)
+        digest = hashlib.sha256()
+        for folder in sorted((spec.submodule_search_locations or []) if spec else []):
+            for file in sorted(Path(folder).rglob("*.py")):
+                digest.update(str(file.relative_to(folder)).encode() + b"\0" + file.read_bytes())
+        found[f"code of {name}"] = digest.hexdigest()[:12]
+    return found

@@ -172,7 +172,7 @@ ROWS = (
     Row("ppo", "Walker2d-v5", 3478.8, 821.7, 1e6, theirs={
         **PPO_WIDE, "batch_size": 32, "learning_rate": 5.05041e-5, "ent_coef": 0.000585045, "clip_range": 0.1,
         "n_epochs": 20, "max_grad_norm": 1, "vf_coef": 0.871923}),
-    Row("a2c", "Walker2d-v5", 581.8, 127.6, 1e6, theirs={"normalize": True}, total_steps=150_000),
+    Row("a2c", "Walker2d-v5", 581.8, 127.6, 1e6, theirs={"normalize": True}, total_steps=400_000),
     Row("trpo", "Walker2d-v5", 4933.1, 1452.5, 1e6, theirs=TRPO_MUJOCO),
     Row("ppo", "HalfCheetah-v5", 5819.1, 663.5, 1e6, theirs={
         **PPO_WIDE, "gamma": 0.98, "learning_rate": 2.0633e-5, "ent_coef": 0.000401762, "clip_range": 0.1,

@@ -68,7 +68,8 @@ def _print_result(result: Result) -> None:
     config = result.plan.config
     played = [run for run in result.runs if run.returns.size]
     count = max((run.returns.size for run in played), default=0)
-    judged = f"returns of the final policy in {count} evaluation episodes" if count else "not evaluated"
+    episodes = "1 evaluation episode" if count == 1 else f"{count} evaluation episodes"
+    judged = f"returns of the final policy in {episodes}" if count else "not evaluated"
     table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="bold")
     swept = list(config.sweep_axis)
     for name in (*swept, "seeds" if swept else "seed", "status", "steps", "mean", "std", "min", "max", "greedy mean"):
@@ -233,7 +234,7 @@ def _print_next_steps(result: Result) -> None:
 def _format_time(result: Result) -> str:
     """Return how the time since the process started was spent. The parts add up to the whole, but for rounding.
 
-    Imports include everything before training, the upload everything after it.
+    Imports include everything before training, the upload everything after it, such as plots and the video.
     """
     now, timing = time.monotonic(), result.timing
     parts = {name: timing.get(name, 0.0) for name in ("compile", "loop", "evaluate")}
@@ -241,7 +242,8 @@ def _format_time(result: Result) -> str:
     total = process_seconds()
     rest = total - sum(parts.values()) - upload
     seconds = {"imports": rest, "compile": parts["compile"], "train": parts["loop"], "evaluate": parts["evaluate"]}
-    listed = " + ".join(f"{name} {value:.1f}" for name, value in {**seconds, "upload": upload}.items())
+    last = "video and upload" if result.plan.config.video else "upload"
+    listed = " + ".join(f"{name} {value:.1f}" for name, value in {**seconds, last: upload}.items())
     return f"{total:.1f} s = {listed}"
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pgzoo.envs.checks import blame_environment, environment_id, read_reset, read_reward, read_step
 from pgzoo.envs.single import action_mask, make_single
@@ -26,6 +27,9 @@ _log = logging.getLogger("pgzoo")
 
 MAX_STEPS = 10_000
 """Steps after which the recording of an episode stops: five minutes and a half at 30 frames per second."""
+
+SMALLEST = 300
+"""Pixels of the longer side below which frames are enlarged: players show a video of 160 x 210 pixels very small."""
 
 
 def require_extra(feature: str) -> None:
@@ -64,11 +68,15 @@ def record(
         fps = env.metadata.get("render_fps", 30)
         writer: Any = imageio.get_writer(path, format="FFMPEG", fps=fps, codec="libx264", macro_block_size=2)
         with writer:
+
+            def show(frame: object) -> None:
+                writer.append_data(enlarge(np.asarray(frame)))
+
             seeds = reset_seeds(EVALUATION_ROOT, "evaluate", episodes)
             returns = []
             for number, seed in enumerate(seeds, 1):
                 total, over = _play(
-                    env, policy, int(seed), rng, deterministic, writer.append_data, max_steps, partial(report, number)
+                    env, policy, int(seed), rng, deterministic, show, max_steps, partial(report, number)
                 )
                 if not over:
                     _log.warning(
@@ -77,6 +85,12 @@ def record(
                     )
                 returns.append(total)
             return returns
+
+
+def enlarge(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the frame (height, width, 3), its pixels repeated until the longer side has `SMALLEST` pixels or more."""
+    times = -(-SMALLEST // max(frame.shape[:2]))
+    return frame if times == 1 else frame.repeat(times, axis=0).repeat(times, axis=1)
 
 
 @contextmanager

@@ -118,6 +118,18 @@ def test_a_video_of_an_endless_episode_stops(
     assert "episode 2 had not ended after 4 steps; the video stops there" in caplog.text
 
 
+@pytest.mark.parametrize(("small", "shown"), [((210, 160), (420, 320)), ((5, 7), (215, 301)), ((400, 600), (400, 600))])
+def test_small_frames_are_enlarged_for_a_video(small: tuple[int, int], shown: tuple[int, int]) -> None:
+    from pgzoo.play.video import enlarge
+
+    frame = np.arange(small[0] * small[1] * 3).astype(np.uint8).reshape(*small, 3)
+    enlarged, times = enlarge(frame), shown[0] // small[0]
+    assert enlarged.shape == (*shown, 3)
+    assert (enlarged[::times, ::times] == frame).all() and (
+        enlarged[times - 1 :: times, times - 1 :: times] == frame
+    ).all()
+
+
 def test_a_saved_policy_is_evaluated_up_to_a_limit(
     run: Callable[..., Result], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -203,7 +203,18 @@ def _stages(found: Found) -> list[Stage]:
             if not stages or total_steps != stages[-1].total_steps or not (exact or stages[-1].finished):
                 stages.append(Stage(total_steps, []))
         stages[-1].records.append(record)
-    return stages
+    return [_without_early_results(stage) for stage in stages]
+
+
+def _without_early_results(stage: Stage) -> Stage:
+    """Leave out the results with which an interruption ended a run that was then resumed: no other run has them."""
+    last = stage.last_step
+    return Stage(stage.total_steps, [r for r in stage.records if not (_is_result(r) and max(_steps(r)) < last)])
+
+
+def _is_result(record: Record) -> bool:
+    """Return whether a record has results of the last parameters: their evaluation, or the summary of the run."""
+    return bool(record.get("final")) or any(name.startswith("summary/") for name in record.get("m", {}))
 
 
 def _first_unfinished(stages: Sequence[Stage]) -> int | None:

@@ -30,6 +30,8 @@ from pgzoo.runs.runner import run_config
 from pgzoo.tracking import Home, find
 from pgzoo.tracking.journal import records
 from pgzoo.training import checkpoint
+from pgzoo.training.events import Event, UpdateDone
+from pgzoo.training.loop import Control
 
 Train = Callable[..., Result]
 
@@ -312,6 +314,23 @@ def test_a_run_can_be_had_again_and_a_difference_is_found(trained: Train, home: 
     journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
     other = reproduce(found, catalog)
     assert other.first is not None and (other.first.step, other.first.metric) == (300, "loss/value")
+
+
+def test_a_run_that_was_interrupted_in_order_and_resumed_is_reproduced(
+    short: dict[str, Any], home: Home, catalog: PluginCatalog
+) -> None:
+    control = Control()
+
+    def interrupt(event: Event) -> None:
+        if isinstance(event, UpdateDone) and event.update == 2:
+            control.stop(status="interrupted")
+
+    config = compose(Layer(short, ".".join), catalog)
+    result = run_config(config, catalog, control=control, on_event=interrupt)
+    assert result.runs[0].status == "interrupted" and len(result.runs[0].returns)  # it was evaluated where it ended
+    assert again(catalog, home, result.group).runs[0].status == "finished"
+    (found,) = find(result.group, home)
+    assert reproduce(found, catalog).first is None
 
 
 def test_a_prolonged_run_is_had_again_in_the_same_legs(trained: Train, home: Home, catalog: PluginCatalog) -> None:

@@ -224,9 +224,12 @@ def _print_next_steps(result: Result) -> None:
             else [f"MLflow    {display_uri(result.tracking_uri)}", f"          experiment {result.experiment}"]
         ),
         f"          group {result.group}",
-        *([] if untracked else [f"Next      pgzoo ui{where}"]),
-        f"{'Next' if untracked else '':10}pgzoo {'compare' if len(settings) > 1 else 'evaluate'} {which}",
     ]
+    commands = [] if untracked else [f"pgzoo ui{where}"]
+    if any(run.status == "interrupted" for run in result.runs):
+        commands.append(f"pgzoo resume {which}")
+    commands.append(f"pgzoo {'compare' if len(settings) > 1 else 'evaluate'} {which}")
+    lines += [f"{'' if row else 'Next':10}{command}" for row, command in enumerate(commands)]
     out.print(visible("\n".join(lines)), soft_wrap=True, markup=False)
     _warn(result)
 

@@ -192,6 +192,8 @@ def by_member(network: Any, params: Params, inputs: Mapping[str, Tensor]) -> Ten
 
 def _aligned(value: Tensor) -> Tensor:
     """Return the tensor, copied if it is not aligned: kernels choose the order of summation by alignment."""
+    if torch.compiler.is_compiling():  # a traced tensor has no address
+        return value
     return value if value.data_ptr() % ALIGNMENT == 0 else value.clone()
 
 

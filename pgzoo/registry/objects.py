@@ -35,6 +35,8 @@ __all__ = [
 
 ObjectKind = Literal["algorithm", "policy", "estimator"]
 
+CONFIGS = "pgzoo.AlgorithmConfig (algorithms) or pgzoo.ComponentConfig (policies, estimators)"
+
 ALGORITHM_METHODS = {
     "loss": "policy, params, batch, hyper",
     "update": "ctx, state, trajectory",
@@ -246,9 +248,13 @@ def _takes(thing: Any, count: int) -> bool:
 
 
 def _config(thing: Any) -> Any:
-    """Return the model of a component's settings: its attribute `config`, if that is one."""
+    """Return the model of a component's settings, its attribute `config`, or None. Raises ConfigError for another."""
     model = getattr(thing, "config", None)
-    return model if inspect.isclass(model) and issubclass(model, Settings) else None
+    if not inspect.isclass(model):
+        return None
+    if not issubclass(model, Settings):
+        raise ConfigError(f"{thing.__name__}.config must be a subclass of {CONFIGS}, not {_shown(model)}")
+    return model
 
 
 def _shown(thing: Any) -> str:

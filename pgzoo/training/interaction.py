@@ -84,6 +84,12 @@ class Interaction:
         `collect`, with the returns `[S, N]` after the state; NaN for members that are not active.
         """
         plan, members, n = self.plan, len(self.plan.members), self.plan.config.num_envs
+        for name, leaf in candidates.items():
+            if name not in state.params:
+                raise ValueError(f'ctx.play: no parameter "{name}"; there are: {", ".join(state.params)}')
+            expected = [members, n, *state.params[name].shape[1:]]
+            if list(leaf.shape) != expected:
+                raise ValueError(f"ctx.play: {name} must be [S, N, ...], here {expected}; got {list(leaf.shape)}")
         self._compile(state)
         state = state._replace(progress=self._progress(state))
         shared = {k: v.unsqueeze(1).expand(-1, n, *v.shape[1:]) for k, v in (state.params | state.buffers).items()}

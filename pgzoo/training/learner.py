@@ -142,6 +142,9 @@ class Learner:
 
     def place(self, record: UpdateRecord, state: TrainState, vector: Tensor) -> TrainState:
         """Set the parameters of active members to `vector [S, P]`; see `protocols.UpdateContext.place`."""
+        expected = [len(state.active), sum(leaf[0].numel() for leaf in state.params.values())]
+        if list(vector.shape) != expected:
+            raise ValueError(f"ctx.place: the vector must be [S, P], here {expected}; got {list(vector.shape)}")
         params = unflatten(vector, state.params)
         moving = state.active.copy()
         for row in np.flatnonzero(moving):

@@ -37,6 +37,9 @@ __all__ = ["Control", "Plan", "Progress", "train"]
 
 LOOP_ENDED = object()
 
+WITHOUT_STEP = 100
+"""Updates in a row that may count no environment step."""
+
 CHECKPOINT_INTERVAL = 30.0
 """Seconds between two checkpoints, unless the config sets a number of steps."""
 
@@ -166,8 +169,8 @@ class _TrainingRun:
         c, ctx, watch = self.plan.config, self.ctx, self.ctx.watch
         yield RunStarted(c, self.plan.group, self.plan.seeds, self.plan.run_keys)
         started = time.perf_counter()
-        rounds = getattr(self.plan.algorithm, "loop", default_loop)(ctx)
-        index, ahead = 0, False
+        rounds = self._rounds()
+        index, ahead, without_step = 0, False, 0
         while ctx.running():
             before = ctx.state
             ctx.begin_update()
@@ -185,6 +188,12 @@ class _TrainingRun:
             if loop_ended:
                 raise RunFailed(f'The loop of algorithm "{c.algorithm}" ended before its members did.')
             state, finished = ctx.end_update(before)
+            without_step = 0 if (state.env_steps > before.env_steps)[before.active].any() else without_step + 1
+            if without_step >= WITHOUT_STEP:
+                raise RunFailed(
+                    f'algorithm "{c.algorithm}": {without_step} updates have counted no step. ctx.collect and ctx.play '
+                    "return a new state; a loop assigns it before it yields: ctx.state = state."
+                )
             with watch.phase("track"):
                 self.diagnostics.measure(before)
                 watch.activity.report()
@@ -209,6 +218,18 @@ class _TrainingRun:
         if not_failed.any():
             yield from self._evaluate(not_failed, final=True)
         self._interrupt_finished()
+
+    def _rounds(self) -> Iterator[None]:
+        """Return the iterations of the algorithm."""
+        name, loop = f'algorithm "{self.plan.config.algorithm}"', getattr(self.plan.algorithm, "loop", default_loop)
+        try:
+            with self.ctx.watch.phase("update", name):
+                rounds = loop(self.ctx)
+        except Cancelled:
+            rounds = None
+        if not isinstance(rounds, Iterator):
+            raise RunFailed(f"{name}: loop must be a generator. Write `yield` at the end of each iteration.")
+        return rounds
 
     def _elapsed(self, started: float) -> float:
         """Return the seconds of training since `started`, without those spent on evaluating and compiling."""

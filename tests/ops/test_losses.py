@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pgzoo.ops.distributions import Categorical
@@ -69,6 +69,7 @@ def test_twenty_four_equal_returns_have_no_advantage() -> None:
 def test_values_that_vary_are_standardized_at_any_magnitude(size: float, rows: int, seed: int) -> None:
     x = size * (1 + 0.1 * torch.randn(1, 1, rows, generator=torch.Generator().manual_seed(seed)))
     found, wide = standardize(x, torch.ones_like(x)).double(), x.double()
+    assume(wide.std(correction=0) > 0.02 * size)  # of two rows that are close, rounding and epsilon have a part
     torch.testing.assert_close(found, (wide - wide.mean()) / wide.std(correction=0), rtol=1e-3, atol=1e-3)
 
 

@@ -1,0 +1,75 @@
+"""Loops of an algorithm's own that go wrong: each ends with an error that says what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from pydantic import BaseModel
+
+import pgzoo
+from pgzoo.errors import ConfigError, RunFailed
+from pgzoo.tracking import Home
+
+SHORT: dict[str, Any] = {"env": "CartPole-v1", "num_envs": 2, "total_steps": 50_000, "tracking_uri": "none"}
+SHORT |= {"eval_episodes": 1, "backend": "native", "policy": "linear"}
+
+
+def algorithm(loop: Callable[..., Any]) -> type[Any]:
+    """Return an algorithm with this loop."""
+    return type(loop.__name__, (), {"collect": pgzoo.Episodes(1), "estimator": "reward-to-go", "loop": loop})
+
+
+def forgets_the_state(self: Any, ctx: Any) -> Iterator[None]:
+    while ctx.running():
+        ctx.play(ctx.state, {})
+        yield
+
+
+def is_no_generator(self: Any, ctx: Any) -> None:
+    ctx.state, _ = ctx.play(ctx.state, {})
+
+
+def names_no_parameter(self: Any, ctx: Any) -> Iterator[None]:
+    ctx.play(ctx.state, {"weight": torch.zeros(1, 2, 4, 2)})
+    yield
+
+
+def forgets_the_environments(self: Any, ctx: Any) -> Iterator[None]:
+    ctx.play(ctx.state, {"policy.weight.0": torch.zeros(1, 4, 2)})
+    yield
+
+
+def places_too_little(self: Any, ctx: Any) -> Iterator[None]:
+    ctx.place(ctx.state, torch.zeros(1, 3))
+    yield
+
+
+@pytest.mark.parametrize(
+    ("loop", "message"),
+    [
+        (forgets_the_state, "100 updates have counted no step. .* ctx.state = state"),
+        (is_no_generator, "loop must be a generator. Write `yield`"),
+        (names_no_parameter, 'no parameter "weight"; there are: policy.weight.0, policy.bias.0'),
+        (forgets_the_environments, r"policy.weight.0 must be \[S, N, ...\], here \[1, 2, .*\]; got \[1, 4, 2\]"),
+        (places_too_little, r"must be \[S, P\], here \[1, 10\]; got \[1, 3\]"),
+    ],
+)
+def test_a_loop_that_is_wrong_says_so(loop: Callable[..., Any], message: str, home: Home) -> None:
+    with pytest.raises(RunFailed, match=message):
+        pgzoo.run(algorithm(loop), **SHORT)
+
+
+def test_settings_that_pgzoo_cannot_read_are_refused(home: Home) -> None:
+    class Model(BaseModel):
+        population: int = 3
+
+    class Searches:
+        collect, estimator = pgzoo.Episodes(1), "reward-to-go"
+        config: ClassVar[type[BaseModel]] = Model
+        loop = forgets_the_state
+
+    with pytest.raises(ConfigError, match=r"Searches\.config must be a subclass of pgzoo.AlgorithmConfig"):
+        pgzoo.run(Searches, **SHORT)

@@ -384,7 +384,7 @@ class UpdateContext(Protocol):
         loss: LossFunction,
         state: TrainState,
         batch: Batch,
-        only: str = "",
+        only: str | tuple[str, ...] = "",
         learning_rates: Mapping[str, Tensor] | None = None,
     ) -> TrainState:
         """Return the state after one gradient step on `loss`, clipped to the maximum gradient norm per member.
@@ -396,14 +396,17 @@ class UpdateContext(Protocol):
             loss: the function to minimize.
             state: the state to start from.
             batch: the argument of the loss.
-            only: limits the step to parameters whose names start with it, e.g. "policy." or "critic.".
+            only: limits the step to parameters whose names start with it, e.g. "policy." or "critic.", or with any
+                prefix of a tuple, e.g. ("policy.", "mine."). It may be empty: then all parameters learn.
             learning_rates: learning rates `[S]` of networks, by the start of the names of their parameters, e.g.
                 `{"critic.": rate}`; the first that fits is used. Other parameters have the learning rate of
                 `ctx.learning_rate(state)`.
         """
         ...
 
-    def gradient(self, loss: LossFunction, state: TrainState, batch: Batch, only: str = "") -> tuple[Loss, Tensor]:
+    def gradient(
+        self, loss: LossFunction, state: TrainState, batch: Batch, only: str | tuple[str, ...] = ""
+    ) -> tuple[Loss, Tensor]:
         """Return the loss and its gradient `[S, P]`, 0 for parameters whose names don't start with `only`.
 
         The parameters are in the order of `ops.optim.flatten(state.params.values())`.
@@ -411,7 +414,7 @@ class UpdateContext(Protocol):
         ...
 
     def hvp(
-        self, scalar: Callable[..., Tensor], state: TrainState, batch: Batch, only: str = ""
+        self, scalar: Callable[..., Tensor], state: TrainState, batch: Batch, only: str | tuple[str, ...] = ""
     ) -> Callable[[Tensor], Tensor]:
         """Return the function that multiplies vectors `[S, P]` by the Hessian of `scalar`, which returns `[S]`."""
         ...

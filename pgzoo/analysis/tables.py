@@ -9,7 +9,15 @@ import re
 from pgzoo.analysis.blocks import Block
 from pgzoo.analysis.comparison import ComparisonData
 from pgzoo.analysis.statistics import Estimate
-from pgzoo.analysis.wording import center, interval, metric_in_words, percent, percent_interval, signed
+from pgzoo.analysis.wording import (
+    center,
+    differing_settings,
+    interval,
+    metric_in_words,
+    percent,
+    percent_interval,
+    signed,
+)
 
 __all__ = ["comma_separated", "latex", "markdown"]
 
@@ -45,6 +53,8 @@ def markdown(comparison: ComparisonData) -> str:
             names = f"{markdown_text(pair.a)} > {markdown_text(pair.b)}"
             lines.append(f"- P({names}) = {chance}; difference of means {gap}: {markdown_text(pair.verdict)}")
         lines.append("")
+    if differing := differing_settings(comparison.differences):
+        lines += [markdown_text(differing), ""]
     if comparison.warnings:
         lines += ["Warnings:", "", *(f"- {markdown_text(warning)}" for warning in comparison.warnings), ""]
     return "\n".join([*lines, "Brackets are 95 % intervals over seeds.", ""])

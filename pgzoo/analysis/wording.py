@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from pgzoo.analysis.statistics import Estimate
 from pgzoo.tracking.ledger import plural
@@ -11,6 +11,7 @@ from pgzoo.tracking.ledger import plural
 __all__ = [
     "center",
     "decimals",
+    "differing_settings",
     "interval",
     "metric_in_words",
     "number",
@@ -20,6 +21,9 @@ __all__ = [
     "ranges",
     "signed",
 ]
+
+MAX_SETTINGS = 6
+"""Most settings that a line on differing settings names."""
 
 METRICS = {
     "train/return_mean": "mean return of training episodes",
@@ -98,3 +102,19 @@ def ranges(numbers: Iterable[int]) -> str:
         else:
             parts.append([n, n])
     return ", ".join(f"{a}-{b}" if b > a else str(a) for a, b in parts)
+
+
+def differing_settings(differences: Mapping[str, Sequence[str]]) -> str:
+    """Return in a line or two the settings in which the sides differ, an empty string if there are none.
+
+    `differences` are the values of each side, by name of the setting (see `ComparisonData.differences`).
+    """
+    if not differences:
+        return ""
+    shown = list(differences.items())[:MAX_SETTINGS]
+    listed = [
+        f"{key} {' | '.join(value if len(value) <= 20 else value[:17] + '...' for value in values)}"
+        for key, values in shown
+    ]
+    more = f"; {rest} more" if (rest := len(differences) - len(shown)) else ""
+    return f"Settings that differ: {'; '.join(listed)}{more} (all: --out FILE.html)."

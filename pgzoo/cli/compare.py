@@ -147,9 +147,13 @@ def show(comparison: ComparisonData) -> None:
     """Print the comparison as tables."""
     from rich.console import Console
 
+    from pgzoo.analysis.wording import differing_settings
+
     out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     for block in comparison.all_blocks:
         show_block(out, comparison, block)
+    if differing := differing_settings(comparison.differences):
+        out.print(f"\n{visible(differing)}", markup=False)
     out.print("\n[dim]Brackets are 95 % intervals over seeds. IQM: interquartile mean.[/]\n")
 
 

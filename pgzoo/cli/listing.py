@@ -6,6 +6,7 @@ Without NAME each prints a line per component; with NAME it shows one: its setti
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any
 
 import click
@@ -85,9 +86,12 @@ def _settings(entry: Entry, prefix: str) -> list[dict[str, Any]]:
 def _show(entry: Entry, settings: list[dict[str, Any]], use: str) -> None:
     from pgzoo.cli.options import format_value
 
-    facts = [(label, _format_fact(entry.facts[fact])) for fact, label in FACTS.items() if fact in entry.facts]
-    facts += [("from", entry.plugin.origin)]
     target = entry.load()
+    known = {fact: _format_fact(entry.facts[fact]) for fact in FACTS if fact in entry.facts}
+    if known.get("source") == "":
+        known["source"] = _source_in(inspect.getdoc(target) or "")
+    facts = [(FACTS[fact], text) for fact, text in known.items() if text]
+    facts += [("from", entry.plugin.origin)]
     if entry.kind == "algorithm":
         of_run = {"estimator": target.estimator, **getattr(target, "defaults", {})}
         own = {setting["option"] for setting in settings}
@@ -100,6 +104,12 @@ def _show(entry: Entry, settings: list[dict[str, Any]], use: str) -> None:
         common.echo()
         rows = [(s["option"], format_value(s["default"]) or "none", s["description"]) for s in settings]
         common.print_table(("Setting", "Default", "Description"), rows, hint=use)
+
+
+def _source_in(doc: str) -> str:
+    """Return the text after "Source:" in a docstring, up to the end of the paragraph, or an empty string."""
+    found = re.search(r"^Source: *(.+?)(?:\n\s*\n|\Z)", doc, re.MULTILINE | re.DOTALL)
+    return " ".join(found[1].split()) if found else ""
 
 
 def _format_fact(fact: object) -> str:

@@ -278,9 +278,13 @@ def _train(
             from pgzoo.runs.resolve import compose
             from pgzoo.runs.runner import run_config
 
-            config = compose(layer, catalog, preset=preset, file=file)
+            applied: list[str] = []
+            config = compose(layer, catalog, preset=preset, file=file, report=applied.append)
         if version := newer(config.env):
             echo(f"Note: {config.env} has a newer version, {version}.", err=True)
+        if progress != "none":
+            for line in applied:
+                echo(line, err=True)
         result = run_config(config, catalog, command=command_line(), progress=progress)
     summary.conclude(ctx, result, as_json, progress)
 

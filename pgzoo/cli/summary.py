@@ -228,7 +228,8 @@ def _print_next_steps(result: Result) -> None:
     commands = [] if untracked else [f"pgzoo ui{where}"]
     if any(run.status == "interrupted" for run in result.runs):
         commands.append(f"pgzoo resume {which}")
-    commands.append(f"pgzoo {'compare' if len(settings) > 1 else 'evaluate'} {which}")
+    if result.error is None or any(run.env_steps for run in result.runs):  # else no seed has a trained policy
+        commands.append(f"pgzoo {'compare' if len(settings) > 1 else 'evaluate'} {which}")
     lines += [f"{'' if row else 'Next':10}{command}" for row, command in enumerate(commands)]
     out.print(visible("\n".join(lines)), soft_wrap=True, markup=False)
     _warn(result)

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ActionHead", "ObsEncoder"]
 
+IMAGE_POLICIES = "Use --policy cnn or --policy impala-cnn."
+"""Advice for a policy that is given images."""
+
 TABLE = 1024
 """Maximum number of categories that are one-hot encoded by a table."""
 
@@ -41,7 +44,8 @@ class ObsEncoder:
         UnfitError: the observations are images.
     """
 
-    def __init__(self, space: gym.Space[Any], who: str) -> None:
+    def __init__(self, space: gym.Space[Any], who: str, advice: str = IMAGE_POLICIES) -> None:
+        """`who` and `advice` begin and end the message of the error."""
         self.categories = self.first = 0
         self._one_hot: Array | None = None
         if isinstance(space, gym.spaces.Discrete):
@@ -53,8 +57,7 @@ class ObsEncoder:
         else:
             original = getattr(space, "original", space)
             raise UnfitError(
-                f"{who} doesn't fit the observation space {original}: it supports flat vectors, not images. "
-                "Use --policy cnn or --policy impala-cnn."
+                f"{who} doesn't fit the observation space {original}: it supports flat vectors, not images. {advice}"
             )
 
     def encode(self, obs: Tensor) -> Tensor:

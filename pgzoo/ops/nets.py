@@ -199,6 +199,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     If sums may use any order (in compiled functions), the bias is added separately, which can be fused with the next
     operation, and narrow products are widened to 16 columns, for which kernels are faster.
     """
+    if x.ndim != 3:
+        raise ValueError(f"x is [S, rows, D]; got {list(x.shape)}. Merge the axes between S and D: x.flatten(1, -2)")
     members, rows, fan_in = x.shape
     width = weight.shape[-1]
     if width == 1:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from pgzoo.runs.memory import check_memory
 from pgzoo.runs.rows import check_rows
 from pgzoo.training import added_critic
 from pgzoo.training.plan import Plan, checked_needs, info_keys, make_policy
-from pgzoo.types import Collection, EnvRequest, Params, Steps
+from pgzoo.types import Collection, EnvRequest, Episodes, Params, Steps
 
 __all__ = ["collection_of", "make_plan", "name_component"]
 
@@ -149,14 +150,37 @@ def name_component(component: str) -> Iterator[None]:
 
 def collection_of(algorithm: Any, settings: Any) -> Collection:
     """Return what the algorithm collects: its attribute `collect`, else windows of its setting `rollout_steps`."""
+    who = type(algorithm).__name__
     if hasattr(algorithm, "collect"):
-        return _evaluate_attribute(algorithm.collect, settings)  # type: ignore[no-any-return]
+        if isinstance(algorithm.collect, type):
+            raise PluginError(
+                f"{who}: `collect` is the class {algorithm.collect.__name__}. Make it an object such as "
+                "pgzoo.Steps(128) or pgzoo.Episodes(per_env=1), or a method collect(self, config) that returns one."
+            )
+        return _checked_collection(who, _evaluate_attribute(algorithm.collect, settings))
     if not hasattr(settings, "rollout_steps"):
         raise PluginError(
-            f"{type(algorithm).__name__} doesn't declare what it collects. Give it an attribute `collect`, such as "
+            f"{who} doesn't declare what it collects. Give it an attribute `collect`, such as "
             "Episodes(per_env=1), or a setting `rollout_steps`."
         )
-    return Steps(settings.rollout_steps)
+    return _checked_collection(who, Steps(settings.rollout_steps))
+
+
+def _checked_collection(who: str, collection: Any) -> Collection:
+    """Return a collection. Raises PluginError if it is another object, or if its count isn't a positive integer."""
+    if not isinstance(collection, Steps | Episodes):
+        raise PluginError(
+            f"{who}: `collect` is {collection!r}. Make it pgzoo.Steps(count) or pgzoo.Episodes(per_env), or a method "
+            "collect(self, config) that returns one."
+        )
+    name = "count" if isinstance(collection, Steps) else "per_env"
+    count = getattr(collection, name)
+    if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
+        raise PluginError(
+            f"{who} collects {collection!r}, but `{name}` must be an integer, at least 1. To use a setting: "
+            f"def collect(self, config): return pgzoo.{type(collection).__name__}(config.SETTING)"
+        )
+    return collection
 
 
 def _evaluate_attribute(attribute: Any, settings: Any) -> Any:

@@ -14,10 +14,14 @@ __all__ = ["PresetLayer", "preset_layer"]
 
 
 class PresetLayer(NamedTuple):
-    """The settings of a preset. `notice` says which keys of an RL Zoo file weren't used, "" if there are none."""
+    """The settings of a preset.
+
+    `notice` says which keys of an RL Zoo file weren't used, "" if there are none. `name` is that of a registered preset.
+    """
 
     layer: Layer
     notice: str = ""
+    name: str = ""
 
 
 def preset_layer(preset: str, catalog: PluginCatalog, algorithm: str | None, env: str | None) -> PresetLayer | None:
@@ -39,7 +43,7 @@ def preset_layer(preset: str, catalog: PluginCatalog, algorithm: str | None, env
         return None
     own = entry.target
     _check_fits(f'Preset "{preset}"', algorithm, own.algorithm, env, own.env)
-    return PresetLayer(Layer(own.settings, lambda path: f'preset "{entry.name}", {".".join(path)}'))
+    return PresetLayer(Layer(own.settings, lambda path: f'preset "{entry.name}", {".".join(path)}'), name=entry.name)
 
 
 def _from_file(path: str, algorithm: str, env: str | None) -> PresetLayer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,20 @@ __all__ = ["check_keys", "compose", "resolve"]
 _log = logging.getLogger("pgzoo")
 
 
-def compose(given: Layer, catalog: PluginCatalog, *, preset: str = "auto", file: str | None = None) -> RunConfig:
+def compose(
+    given: Layer,
+    catalog: PluginCatalog,
+    *,
+    preset: str = "auto",
+    file: str | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> RunConfig:
     """Resolve what the user gave: options over the settings file, over the preset, over the defaults.
 
     `preset` is a name, a YAML file (of settings, or of RL Zoo's hyperparameters), "none", or "auto": the preset that a
     plugin recommends for this algorithm and environment. If `preset` is "auto", a preset named in the file is used.
+
+    If that preset was found by "auto", `report` is called with a line that names it and its settings.
 
     Raises:
         ConfigError, UnknownName: as `resolve`; also for a preset of another algorithm or environment.
@@ -52,6 +62,9 @@ def compose(given: Layer, catalog: PluginCatalog, *, preset: str = "auto", file:
     if found := preset_layer(preset, catalog, merged.get("algorithm"), merged.get("env")):
         if found.notice:
             _log.warning("%s", found.notice)
+        if preset == "auto":
+            keys = textwrap.shorten(", ".join(found.layer.values), 60, placeholder=" ...")
+            report(f"Preset    {found.name} ({keys}); without it: --preset none")
         layers.insert(0, found.layer)
     return resolve(layers, catalog)
 

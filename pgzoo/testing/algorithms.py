@@ -30,7 +30,7 @@ from pgzoo.testing.rounds import (
     trains_policy,
     undisturbed,
 )
-from pgzoo.testing.target import Check, CheckTarget, checks_by_name, expect_untouched
+from pgzoo.testing.target import Check, CheckFailed, CheckTarget, NotApplicable, checks_by_name, expect_untouched
 from pgzoo.training.events import RunEnded
 from pgzoo.training.loop import train
 from pgzoo.training.plan import Plan, checked_needs
@@ -292,14 +292,27 @@ def _moved(config: RunConfig) -> Setting:
 
 
 def _trains(target: CheckTarget, world: str) -> None:
-    claimed = world in claimed_worlds(target)
-    advice = "Register it with the supported `actions`, and raise UnfitError for others."
-    with target.errors_fail_check(f"to train on {world} actions", advice):
-        try:
-            _whole_run(target, plan_of(target, world, (SEED, 0)))
-        except UnfitError:
-            if claimed:
-                raise
+    try:
+        _whole_run(target, plan_of(target, world, (SEED, 0)))
+    except (CheckFailed, NotApplicable):
+        raise
+    except Exception as error:
+        if isinstance(error, UnfitError) and world not in claimed_worlds(target):
+            return
+        advice = "Register it with the supported `actions`, and raise UnfitError for others."
+        if _fails_on("box" if world == "discrete" else "discrete", target):
+            advice = "It fails on Discrete and on Box actions."
+        with target.errors_fail_check(f"to train on {world} actions", advice):
+            raise
+
+
+def _fails_on(world: str, target: CheckTarget) -> bool:
+    """Return whether a run on this kind of actions raises an exception."""
+    try:
+        _whole_run(target, plan_of(target, world, (SEED, 0)))
+    except Exception:
+        return True
+    return False
 
 
 def _whole_run(target: CheckTarget, plan: Plan) -> None:

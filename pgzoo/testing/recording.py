@@ -44,7 +44,7 @@ class RecordedStep:
     state: TrainState
     batch: Batch
     hyper: Hyper
-    only: str
+    only: str | tuple[str, ...]
 
     def results(self, batch: Batch, *, moved: bool = False) -> dict[str, Tensor]:
         """Return the loss `[S]`, its metrics `[S]` and its gradients `[S, ...]` on a batch.
@@ -101,7 +101,7 @@ class Recording:
         engine: Any = run.engine
         step, find_gradient, collect, estimate = engine.step, engine.gradient, engine.collect, engine.estimate
 
-        def look(loss: LossFunction, state: TrainState, batch: Batch, only: str) -> None:
+        def look(loss: LossFunction, state: TrainState, batch: Batch, only: str | tuple[str, ...]) -> None:
             self.inputs += [(f"batch.{name}", leaf, leaf.clone()) for name, leaf in named_tensors(batch)]
             hyper = engine.hyper(state)
             if len(self.steps) < MAX_STEPS:
@@ -114,14 +114,21 @@ class Recording:
                 self.shapes.append(f"{list(value.shape) if isinstance(value, Tensor) else type(value).__name__}")
 
         def watched_step(
-            loss: LossFunction, state: TrainState, batch: Batch, only: str = "", *more: Any, **named: Any
+            loss: LossFunction,
+            state: TrainState,
+            batch: Batch,
+            only: str | tuple[str, ...] = "",
+            *more: Any,
+            **named: Any,
         ) -> TrainState:
             look(loss, state, batch, only)
             after: TrainState = step(loss, state, batch, only, *more, **named)
             self.parameters += [(name, leaf, leaf.clone()) for name, leaf in after.params.items()]
             return after
 
-        def watched_gradient(loss: LossFunction, state: TrainState, batch: Batch, only: str = "") -> Any:
+        def watched_gradient(
+            loss: LossFunction, state: TrainState, batch: Batch, only: str | tuple[str, ...] = ""
+        ) -> Any:
             look(loss, state, batch, only)
             return find_gradient(loss, state, batch, only)
 

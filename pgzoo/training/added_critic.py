@@ -62,12 +62,13 @@ def with_critic_loss(loss: LossFunction) -> LossFunction:
     return total
 
 
-def critic_prefix(only: str) -> str | None:
+def critic_prefix(only: str | tuple[str, ...]) -> str | None:
     """Return the prefix of the critic's parameters if the added critic learns in a step limited to `only`, else None.
 
     It learns in steps on all parameters and in steps on the policy, not in steps on an algorithm's other networks.
     """
-    return CRITIC if not only or only.startswith(POLICY) else None
+    prefixes = (only,) if isinstance(only, str) else only
+    return CRITIC if not only or any(prefix.startswith(POLICY) for prefix in prefixes) else None
 
 
 def move_without_critic_error(algorithm: str, estimator: str) -> UnfitError:

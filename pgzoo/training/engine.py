@@ -130,6 +130,11 @@ class Engine:
         params |= {name: value.clone() for name, value in plan.initial.items() if name in params}
         buffers |= {name: value.clone() for name, value in plan.initial.items() if name in buffers}
         extra = self._algorithm_state(params)
+        if taken := sorted((extra.params.keys() | extra.buffers.keys()) & (params.keys() | buffers.keys())):
+            raise PluginError(
+                f'Algorithm "{plan.config.algorithm}" returns from init a tensor named "{taken[0]}", which the policy '
+                'already has. Give the algorithm\'s tensors a prefix of their own, such as "mine.".'
+            )
         params |= extra.params
         zeros = np.zeros(members, np.int64)
         return TrainState(
@@ -242,6 +247,7 @@ class Engine:
         """Compute advantages, returns and weights, `[S, T, N]` each."""
         if evaluated is None and self.plan.added_critic:
             evaluated = self.evaluate_policy(state, trajectory)
+        self._estimator.check_call(self.plan.config, trajectory, evaluated, bonus)
         with self.watch.phase("estimate", f'estimator "{self.plan.config.estimator.name}"'):
             return self._estimator(self._estimator.tensors, state.buffers, trajectory, evaluated, behavior, bonus)
 
@@ -302,19 +308,21 @@ class Engine:
         loss: LossFunction,
         state: TrainState,
         batch: Batch,
-        only: str = "",
+        only: str | tuple[str, ...] = "",
         learning_rates: Mapping[str, Tensor] | None = None,
     ) -> TrainState:
         """Take one gradient step on `loss`."""
         return self.learner.step(self.record, loss, state, batch, only, learning_rates or {})
 
-    def gradient(self, loss: LossFunction, state: TrainState, batch: Batch, only: str = "") -> tuple[Loss, Tensor]:
+    def gradient(
+        self, loss: LossFunction, state: TrainState, batch: Batch, only: str | tuple[str, ...] = ""
+    ) -> tuple[Loss, Tensor]:
         """Return the loss and its gradient, `[S, P]`."""
         everything = state.params, state.buffers, batch, self.hyper(state)
         return gradients.gradient(loss, self.policy, *everything, only, padded=self.device.type == "cpu")
 
     def hvp(
-        self, scalar: Callable[..., Tensor], state: TrainState, batch: Batch, only: str = ""
+        self, scalar: Callable[..., Tensor], state: TrainState, batch: Batch, only: str | tuple[str, ...] = ""
     ) -> Callable[[Tensor], Tensor]:
         """Return the product with the Hessian of `scalar`, `[S, P] -> [S, P]`."""
         hyper = self.hyper(state)

@@ -92,7 +92,7 @@ def make_gradient_step(
     like: Params,
     settings: Mapping[str, Any],
     optimizer: Optimizer,
-    only: str = "",
+    only: str | tuple[str, ...] = "",
     *,
     also: str | None = None,
     padded: bool = True,
@@ -100,9 +100,11 @@ def make_gradient_step(
     """Return the step on `loss` for parameters with the names and shapes of `like`.
 
     `settings` are those that are not tensors. With `only`, the step is limited to parameters whose names start with it
-    (or with `also`), and the optimizer counts their steps separately. See `gradients.gradient` for `padded`.
+    (a tuple: with any of its prefixes; or with `also`), and the optimizer counts their steps separately. See `gradients.gradient` for `padded`.
     """
-    prefixes: str | tuple[str, ...] = only if also is None or not only else (only, also)
+    own = (only,) if isinstance(only, str) else only
+    prefixes = only if also is None or not only else (*own, also)
+    label = "_".join(own).replace(".", "_")
     optimizer = in_pieces(optimizer) if padded else optimizer
 
     def step(start: StepInput) -> GradientStepResult:
@@ -130,7 +132,7 @@ def make_gradient_step(
             moving = start.stepping & rows & finite
             if result.halt is not None:
                 moving = moving & ~result.halt
-            metrics = {**result.metrics, f"optim/{only.replace('.', '_')}grad_norm": norm}
+            metrics = {**result.metrics, f"optim/{label}grad_norm": norm}
             if not only:
                 metrics["loss/total"] = result.value
             everyone = padded and bool(moving.all())  # reads a tensor, which compiled code can't and a GPU is slow at

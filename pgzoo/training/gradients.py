@@ -44,6 +44,7 @@ def gradient(
     cache, each with no more padding than its longest member needs; results don't depend on the grouping. Without it,
     the batch is differentiated as a whole, and sums use the fastest order.
     """
+    check_prefixes(only, params)
     parts = []
     groups = _groups(batch) if padded else [(slice(None), batch.weights.shape[-1])]
     for rows, columns in groups:
@@ -73,7 +74,7 @@ def hessian_product(
     buffers: Params,
     batch: Batch,
     hyper: Hyper,
-    only: str = "",
+    only: str | tuple[str, ...] = "",
 ) -> Callable[[Tensor], Tensor]:
     """Return the function that multiplies a vector `[S, P]` by the Hessian of `scalar`, by differentiating twice.
 
@@ -81,6 +82,7 @@ def hessian_product(
 
     Source: Pearlmutter (1994), Fast exact multiplication by the Hessian.
     """
+    check_prefixes(only, params)
     leaves = {name: value.detach() for name, value in params.items()}
     names = [name for name in leaves if name.startswith(only)]
     learned = [leaves[name].requires_grad_() for name in names]
@@ -95,6 +97,15 @@ def hessian_product(
         return flatten(found.get(name, torch.zeros_like(leaf)) for name, leaf in leaves.items())
 
     return product
+
+
+def check_prefixes(only: str | tuple[str, ...], params: Params) -> None:
+    """Raise ValueError if no parameter's name starts with `only`, or with one of the prefixes in it."""
+    for prefix in (only,) if isinstance(only, str) else only:
+        if prefix and not any(name.startswith(prefix) for name in params):
+            raise ValueError(f'only="{prefix}": no parameter has a name that starts so. There are: {", ".join(params)}')
+    if only == ():
+        raise ValueError('only=() selects no parameter; only="" selects all')
 
 
 def check_shape(what: str, value: Tensor, expected: Sequence[int]) -> None:

@@ -61,7 +61,7 @@ class Learner:
         self.padded = self.device.type == "cpu" and not self.compiled
         self._plan, self._policy, self._hyperparameters, self._watch = plan, policy, hyperparameters, watch
         self._cancelled = cancelled
-        self._steps: dict[tuple[LossFunction, str, tuple[str, ...]], GradientStep] = {}
+        self._steps: dict[tuple[LossFunction, str | tuple[str, ...], tuple[str, ...]], GradientStep] = {}
         self._updates: dict[LossFunction, Callable[[UpdateInput], GradientStepResult]] = {}
         self._flat: tuple[Params, Tensor] = {}, torch.empty(0)  # the parameters of the last step, and their vector
 
@@ -75,7 +75,7 @@ class Learner:
         loss: LossFunction,
         state: TrainState,
         batch: Batch,
-        only: str,
+        only: str | tuple[str, ...],
         learning_rates: Mapping[str, Tensor],
     ) -> TrainState:
         """Take one gradient step; see `protocols.UpdateContext.step`."""
@@ -159,7 +159,7 @@ class Learner:
         active = to_device(torch.from_numpy(state.active), self.device)
         return active if state.halted is None else active & ~state.halted
 
-    def _new_step(self, loss: LossFunction, only: str, like: Params) -> GradientStep:
+    def _new_step(self, loss: LossFunction, only: str | tuple[str, ...], like: Params) -> GradientStep:
         settings = self._hyperparameters.others
         also = added_critic.critic_prefix(only) if self._plan.added_critic else None
         if also is not None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pgzoo.errors import EnvError, RunFailed, raised_at
 from pgzoo.training.activity import Activity, Cancelled
+from pgzoo.training.field_hints import field_hint
 
 __all__ = ["Stopwatch", "UpdateMetrics"]
 
@@ -40,7 +41,9 @@ class Stopwatch:
                 raise
             if isinstance(error, EnvError):  # its message already names the environment
                 raise RunFailed(str(error)) from error
-            raise RunFailed(f"{component} raised {type(error).__name__}: {error}{raised_at(error)}") from error
+            raise RunFailed(
+                f"{component} raised {type(error).__name__}: {error}{raised_at(error)}{field_hint(error)}"
+            ) from error
         finally:
             self._switch(outer)
 

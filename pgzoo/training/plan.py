@@ -147,7 +147,8 @@ class PolicyView:
 
     @cached_property
     def _encoder(self) -> ObsEncoder:
-        return ObsEncoder(self._plan.spec.observation_space, f'algorithm "{self._plan.config.algorithm}"')
+        advice = "The algorithm has a network of its own, so another --policy doesn't help. Use an environment without images."
+        return ObsEncoder(self._plan.spec.observation_space, f'algorithm "{self._plan.config.algorithm}"', advice)
 
 
 def checked_needs(needs: Iterable[str], component: str, known: Sequence[str] = get_args(Need)) -> frozenset[str]:

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pgzoo.config import AlgorithmConfig
-from pgzoo.errors import UnfitError
+from pgzoo.config import AlgorithmConfig, RunConfig
+from pgzoo.errors import RunFailed, UnfitError
 from pgzoo.ops.members import map_leaves
 from pgzoo.ops.nets import ROW_ALIGN, ROW_BLOCK
 from pgzoo.ops.normalize import scale_rewards
@@ -110,7 +110,7 @@ class Estimator(NamedTuple):
     """The return estimator of a run, bound to its settings.
 
     `takes` are the names of its arguments, `tensors` those of its settings that are floats, as `[S, 1, 1]`, `settings`
-    all others.
+    all others. `requires` are the names of the arguments without a default.
     """
 
     function: Callable[..., Any]
@@ -118,6 +118,34 @@ class Estimator(NamedTuple):
     settings: Mapping[str, Any]
     tensors: Params
     normalize_reward: bool
+    requires: frozenset[str] = frozenset()
+
+    def check_call(
+        self, config: RunConfig, trajectory: Trajectory, evaluated: PolicyEvaluation | None, bonus: Tensor | None
+    ) -> None:
+        """Raise RunFailed if the algorithm's arguments of `ctx.estimate` lack what the estimator requires."""
+        who = f'Algorithm "{config.algorithm}"'
+        if bonus is not None and bonus.shape != trajectory.rewards.shape:
+            expected = list(trajectory.rewards.shape)
+            raise RunFailed(
+                f"{who}: the bonus of ctx.estimate is {list(bonus.shape)}; it must be [S, T, N] as the rewards, "
+                f"{expected}."
+            )
+        lacking = self.requires & (VALUES | {"log_rhos"}) if evaluated is None else frozenset()
+        if evaluated is not None and evaluated.values is None:
+            lacking = self.requires & VALUES
+        if lacking and evaluated is None:
+            raise RunFailed(
+                f'{who} calls ctx.estimate without `evaluated`, but estimator "{config.estimator.name}" requires '
+                f"{', '.join(sorted(lacking))}. Write evaluated = ctx.evaluate_policy(state, trajectory), and then "
+                "ctx.estimate(state, trajectory, evaluated)."
+            )
+        if lacking:
+            raise RunFailed(
+                f'{who} calls ctx.estimate with `evaluated.values` None, but estimator "{config.estimator.name}" '
+                f'requires {", ".join(sorted(lacking))}. Declare needs = {{"value"}}, or pass values of the algorithm\'s '
+                "own critic: evaluated._replace(values=values)."
+            )
 
     def __call__(
         self,
@@ -189,4 +217,5 @@ def bind_estimator(plan: Plan, gamma: Tensor) -> Estimator:
         settings={name: value for name, value in settings.items() if not isinstance(value, Tensor)},
         tensors={name: value for name, value in settings.items() if isinstance(value, Tensor)},
         normalize_reward=c.normalize_reward,
+        requires=frozenset(p.name for p in parameters if p.default is p.empty),
     )

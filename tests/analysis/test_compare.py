@@ -162,7 +162,7 @@ def test_equal_and_hopeless_pairs_are_called_so(train: Train) -> None:
     assert [pair.verdict for pair in found] == ["equal", UNDETECTABLE, UNDETECTABLE]
 
 
-def test_what_differs_beside_the_algorithm_is_said(train: Train) -> None:
+def test_what_differs_beside_the_algorithm_is_said(train: Train, tmp_path: Path) -> None:
     train("a", [1, 2, 3], params={"learning_rate": "0.1"})
     train("b", [1, 2], params={"total_steps": "5000", "gamma": "1.0", "env_kwargs.g": "9"}, tags={"pgzoo.version": "2"})
     train("c", [1, 2, 3], status="failed")
@@ -181,6 +181,9 @@ def test_what_differs_beside_the_algorithm_is_said(train: Train) -> None:
     ):
         assert any(said in warning for warning in found.warnings), said
     assert found.differences["learning_rate"] == ("0.1", "-", "-", "-")
+    assert "Settings that differ: env_kwargs.g - | 9 | - | -; gamma 0.99 | 1.0 | 0.99 | 0.99" in compare(*"abcd").stdout
+    found.save(tmp_path / "found.md")
+    assert "(all: --out FILE.html)" in (tmp_path / "found.md").read_text()
     assert "eval_episodes" not in found.differences and "seed" not in found.differences
     assert found.blocks[0].final[1].iqm.low is None
     assert found.blocks[0].pairs[0].verdict == "undecided: needs 3 seeds per side"

@@ -1,0 +1,36 @@
+"""Hints for errors of an algorithm that uses a field which a batch or an output lacks.
+
+They are found after the error, from its traceback, so that losses cost nothing more and can be traced and vectorized.
+"""
+
+from __future__ import annotations
+
+import traceback
+
+from pgzoo.types import Batch, Output
+
+__all__ = ["field_hint"]
+
+NEEDS = {
+    (Batch, "values"): 'declare needs = {"value"}',
+    (Batch, "log_probs"): 'declare needs = {"log_probs"}',
+    (Batch, "old"): 'declare needs = {"old"}',
+    (Batch, "info"): 'declare a need such as "info:cost"',
+    (Batch, "extra"): "pass extra={...} to ctx.minibatches",
+    (Output, "value"): 'declare needs = {"value"}',
+    (Output, "aux_value"): 'declare needs = {"aux_value"}',
+}
+"""What an algorithm does to get a field that is None otherwise."""
+
+
+def field_hint(error: Exception) -> str:
+    """Return a sentence on the missing field that caused an error, with a leading ". ", or an empty string."""
+    if isinstance(error, AttributeError) and (fields := getattr(error.obj, "_fields", ())):
+        return f". {type(error.obj).__name__} has the fields: {', '.join(fields)}"
+    if isinstance(error, AttributeError | TypeError) and "NoneType" in str(error):
+        for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+            for name, value in frame.f_locals.items():
+                for (kind, field), remedy in NEEDS.items():
+                    if type(value) is kind and getattr(value, field) is None and field in frame.f_code.co_names:
+                        return f". {name}.{field} is None: {remedy}"
+    return ""

@@ -174,7 +174,7 @@ def _checked_collection(who: str, collection: Any) -> Collection:
             "collect(self, config) that returns one."
         )
     name = "count" if isinstance(collection, Steps) else "per_env"
-    count = getattr(collection, name)
+    count: Any = getattr(collection, name)
     if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
         raise PluginError(
             f"{who} collects {collection!r}, but `{name}` must be an integer, at least 1. To use a setting: "

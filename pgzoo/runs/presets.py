@@ -16,7 +16,8 @@ __all__ = ["PresetLayer", "preset_layer"]
 class PresetLayer(NamedTuple):
     """The settings of a preset.
 
-    `notice` says which keys of an RL Zoo file weren't used, "" if there are none. `name` is that of a registered preset.
+    `notice` says which keys of an RL Zoo file weren't used, "" if there are none. `name` is the name of a registered
+    preset, "" for a file.
     """
 
     layer: Layer

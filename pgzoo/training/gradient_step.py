@@ -100,7 +100,8 @@ def make_gradient_step(
     """Return the step on `loss` for parameters with the names and shapes of `like`.
 
     `settings` are those that are not tensors. With `only`, the step is limited to parameters whose names start with it
-    (a tuple: with any of its prefixes; or with `also`), and the optimizer counts their steps separately. See `gradients.gradient` for `padded`.
+    (or with any prefix of a tuple, or with `also`), and the optimizer counts their steps separately. See
+    `gradients.gradient` for `padded`.
     """
     own = (only,) if isinstance(only, str) else only
     prefixes = only if also is None or not only else (*own, also)

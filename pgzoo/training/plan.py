@@ -147,7 +147,7 @@ class PolicyView:
 
     @cached_property
     def _encoder(self) -> ObsEncoder:
-        advice = "The algorithm has a network of its own, so another --policy doesn't help. Use an environment without images."
+        advice = "It has a network of its own, so another --policy doesn't help. Use an environment without images."
         return ObsEncoder(self._plan.spec.observation_space, f'algorithm "{self._plan.config.algorithm}"', advice)
 
 

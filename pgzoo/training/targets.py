@@ -143,8 +143,8 @@ class Estimator(NamedTuple):
         if lacking:
             raise RunFailed(
                 f'{who} calls ctx.estimate with `evaluated.values` None, but estimator "{config.estimator.name}" '
-                f'requires {", ".join(sorted(lacking))}. Declare needs = {{"value"}}, or pass values of the algorithm\'s '
-                "own critic: evaluated._replace(values=values)."
+                f'requires {", ".join(sorted(lacking))}. Declare needs = {{"value"}}, or pass the '
+                "values of the algorithm's own critic: evaluated._replace(values=values)."
             )
 
     def __call__(

@@ -39,7 +39,7 @@ def mine(**attributes: Any) -> Any:
     ],
 )
 def test_what_is_collected_is_checked(algorithm: Any, message: str) -> None:
-    with pytest.raises(PluginError, match="^Mine") as caught:
+    with pytest.raises(PluginError, match=r"^Mine") as caught:
         collection_of(algorithm, Settings())
     assert message in str(caught.value)
 
@@ -70,7 +70,7 @@ def test_fields_of_batches_and_outputs(engine: Any) -> None:
         assert message in str(caught.value)
 
     for only in ("critc.", ("critic.", "critc.")):
-        with pytest.raises(ValueError, match='only="critc.": no parameter has a name that starts so. There are: '):
+        with pytest.raises(ValueError, match=r'only="critc\.": no parameter has a name that starts so\. There are: '):
             ctx.step(A2C().loss, state, batch, only)
     moved = ctx.step(A2C().loss, state, batch, ("critic.", "policy.bias"))
     changed = {name for name, leaf in state.params.items() if not torch.equal(leaf, moved.params[name])}
@@ -78,7 +78,7 @@ def test_fields_of_batches_and_outputs(engine: Any) -> None:
 
     with pytest.raises(RunFailed, match=r"Write evaluated = ctx\.evaluate_policy\(state, trajectory\), and then"):
         ctx.estimate(state, seen)
-    with pytest.raises(RunFailed, match="evaluated.values` None"):
+    with pytest.raises(RunFailed, match=r"evaluated\.values` None"):
         ctx.estimate(state, seen, evaluated._replace(values=None))
     with pytest.raises(RunFailed, match=r"bonus of ctx\.estimate is \[1, 5, 2\]; it must be .* \[1, 4, 2\]"):
         ctx.estimate(state, seen, evaluated, bonus=torch.zeros(1, 5, 2))
@@ -87,13 +87,13 @@ def test_fields_of_batches_and_outputs(engine: Any) -> None:
 def test_init_may_not_replace_the_tensors_of_the_policy(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     init: Callable[..., Any] = lambda self, ctx, rng: AlgorithmState({}, {"policy.weight.0": torch.zeros(())})  # noqa: E731
     monkeypatch.setattr(A2C, "init", init, raising=False)
-    with pytest.raises(PluginError, match='"a2c" returns from init a tensor named "policy.weight.0", which the policy'):
+    with pytest.raises(PluginError, match=r'"a2c" returns from init a tensor named "policy\.weight\.0", which the policy'):
         engine("a2c")
 
 
 def test_shapes_and_images() -> None:
     with pytest.raises(ValueError, match=r"x is \[S, rows, D\]; got \[1, 2, 3, 4\]"):
         linear(torch.zeros(1, 2, 3, 4), torch.zeros(1, 4, 2), torch.zeros(1, 2))
-    images = gym.spaces.Box(0, 255, (8, 8, 3), np.uint8)
+    images = gym.spaces.Box(0, 255, (84, 84, 3), np.uint8)
     with pytest.raises(UnfitError, match="Take another environment"):
         ObsEncoder(images, "algorithm", "Take another environment.")

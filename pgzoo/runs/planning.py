@@ -175,7 +175,7 @@ def _checked_collection(who: str, collection: Any) -> Collection:
         )
     name = "count" if isinstance(collection, Steps) else "per_env"
     count: Any = getattr(collection, name)
-    if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
+    if isinstance(count, bool) or not isinstance(count, Integral) or count < 1:
         raise PluginError(
             f"{who} collects {collection!r}, but `{name}` must be an integer, at least 1. To use a setting: "
             f"def collect(self, config): return pgzoo.{type(collection).__name__}(config.SETTING)"

@@ -106,3 +106,41 @@ def test_a_function_in_a_file_is_checked(tmp_path: Path, monkeypatch: pytest.Mon
     found = {row["check"]: row for row in json.loads(result.stdout)}
     assert {row["component"] for row in found.values()} == {"estimator leaks:leaky"}
     assert not found["episodes-independent"]["ok"] and found["shape"]["ok"]
+
+
+BAD = '''
+"""An algorithm that fails with every kind of action."""
+import pgzoo
+
+class Bad:
+    """A broken algorithm.
+
+    Source: Author (2026), Title,
+    section 3.
+    """
+    estimator = "reward-to-go"
+    collect = pgzoo.Steps(8)
+
+    def update(self, ctx, state, trajectory):
+        raise ValueError("broken")
+
+@pgzoo.hookimpl
+def pgzoo_register(registry):
+    registry.algorithm("bad", Bad)
+'''
+
+
+def test_an_algorithm_that_fails_with_every_kind_of_action() -> None:
+    Path("pgzoo_plugin.py").write_text(BAD)
+    failed = {f["check"]: f["message"] for f in json.loads(check("bad", "--json").stdout) if not f["ok"]}
+    for name in ("trains-discrete", "trains-box"):
+        assert failed[name].endswith("It fails on Discrete and on Box actions.") and "broken" in failed[name]
+    shown = CliRunner().invoke(program, ["algorithms", "bad"], prog_name="pgzoo", catch_exceptions=False).stdout
+    assert "source    Author (2026), Title, section 3.\n" in shown and "family" not in shown
+
+
+def test_a_run_that_fails_before_its_first_step_suggests_no_evaluation() -> None:
+    Path("pgzoo_plugin.py").write_text(BAD)
+    arguments = ["run", "bad", "--env", "CartPole-v1", "--tracking-uri", "none", "--no-progress"]
+    done = CliRunner().invoke(program, arguments, prog_name="pgzoo")
+    assert done.exit_code == 1 and "Trained   0 steps" in done.output and "pgzoo evaluate" not in done.output

@@ -40,6 +40,14 @@ def test_the_presets_that_have_always_been_there(catalog: PluginCatalog) -> None
     assert composed(catalog, "ppo", "ALE/Pong-v5").policy.name == "cnn"
 
 
+def test_a_preset_that_nobody_named_is_reported(catalog: PluginCatalog) -> None:
+    lines: list[str] = []
+    given = Layer({"algorithm": "ppo", "env": "CartPole-v1"}, ".".join)
+    for preset in ("auto", "none", "ppo-cartpole"):
+        compose(given, catalog, preset=preset, report=lines.append)
+    assert lines == ["Preset    ppo-cartpole (learning_rate, epochs); without it: --preset none"]
+
+
 def test_the_preset_of_reinforce_on_cartpole_changes_nothing(catalog: PluginCatalog) -> None:
     default = composed(catalog, "reinforce", "CartPole-v1", "none")
     assert composed(catalog, "reinforce", "CartPole-v1").setting_hash() == default.setting_hash()

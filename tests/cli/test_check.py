@@ -141,6 +141,7 @@ def test_an_algorithm_that_fails_with_every_kind_of_action() -> None:
 
 def test_a_run_that_fails_before_its_first_step_suggests_no_evaluation() -> None:
     Path("pgzoo_plugin.py").write_text(BAD)
-    arguments = ["run", "bad", "--env", "CartPole-v1", "--tracking-uri", "none", "--no-progress"]
+    arguments = ["run", "bad", "--env", "CartPole-v1", "--total-steps", "99", "--tracking-uri", "none", "--no-progress"]
     done = CliRunner().invoke(program, arguments, prog_name="pgzoo")
-    assert done.exit_code == 1 and "Trained   0 steps" in done.output and "pgzoo evaluate" not in done.output
+    assert done.exit_code == 1, done.output
+    assert "Trained   0 steps" in done.output and "pgzoo evaluate" not in done.output

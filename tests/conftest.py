@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -35,6 +36,7 @@ from pgzoo.training.loop import Control, train
 from pgzoo.training.plan import Plan
 from pgzoo.types import Batch, Episodes, Hyper, Params, Steps, TrainState, Trajectory
 
+gc.set_threshold(50_000, 20, 100)  # as `pgzoo` does: modules and collected tests stay
 torch.set_num_threads(1)  # what a run computes with; more threads sum in another order
 threadpool_limits(1, user_api="blas")
 
@@ -334,6 +336,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return place, group_of(item.nodeid) if place < len(EXPENSIVE) else ""
 
     items.sort(key=rank)
+
+
+def pytest_collection_finish() -> None:
+    """Take what was imported and collected out of later garbage collections."""
+    gc.freeze()
 
 
 def group_of(nodeid: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -10,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ def _distribution(name: str, catalog: PluginCatalog) -> str:
 
 def _pip() -> list[str]:
     """Return the start of a pip command. Raises UsageError if this environment has no pip."""
-    if importlib.util.find_spec("pip") is None:
+    if PathFinder.find_spec("pip") is None:  # importlib.util.find_spec would ask setuptools, which warns
         raise UsageError(
             f"The environment {sys.prefix} has no pip. Add it ({shlex.quote(sys.executable)} -m ensurepip), or use "
             "another installer, such as uv pip install."

@@ -6,6 +6,7 @@ It outlives the trainers, retries forever, and exits when everything is uploaded
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import logging
 import os
@@ -26,6 +27,7 @@ from pgzoo.tracking.ledger import (
     write_json,
 )
 from pgzoo.tracking.locks import is_locked, lock
+from pgzoo.tracking.lookup import garbage_collection_paused
 from pgzoo.tracking.run_upload import RunUpload
 
 if TYPE_CHECKING:
@@ -264,10 +266,13 @@ def main() -> None:
     handler.setFormatter(RedactingFormatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     log.setLevel(logging.INFO)
+    gc.set_threshold(50_000, 20, 100)  # as in `pgzoo`: matplotlib is imported later
     log.info("serving %s as process %d", root, os.getpid())
     try:
         try:
-            import pgzoo.tracking.store  # noqa: F401
+            with garbage_collection_paused():
+                import pgzoo.tracking.store  # noqa: F401
+            gc.freeze()
         except Exception as error:
             log.exception("mlflow can't be imported; nothing is uploaded")
             stores = {"mlflow": {"error": f"mlflow can't be imported: {error}"}}

@@ -122,8 +122,8 @@ def test_the_shortest_way_through_a_corridor_is_found(play: Play, algorithm: str
     assert greedy(play(algorithm, learning_rate=0.005, **settings, **PROBES.get(algorithm, FEW))) == [-5.0] * 5
 
 
-GAUSSIAN = ["ppo", "vmpo", "rpo", "reppo"]
-"""The other algorithms treat Gaussian actions as they treat the categories of the corridor."""
+GAUSSIAN = ["ppo", "vmpo", "reppo"]
+"""The other algorithms treat Gaussian actions as they treat the categories of the corridor, and `rpo` as `ppo` does."""
 
 
 @pytest.mark.learning

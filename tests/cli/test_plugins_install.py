@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import sys
 from collections.abc import Iterator
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
@@ -100,7 +100,6 @@ def test_a_mistake_gets_one_message(mistake: str) -> None:
 
 
 def test_an_environment_without_pip(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "pip" else real(name, *a))
+    monkeypatch.setattr(PathFinder, "find_spec", lambda name, *_: None)
     done = plugins("install", "zoo-mine", "--yes")
     assert done.exit_code == 2 and "has no pip. Add it (" in done.stderr and "-m ensurepip" in done.stderr

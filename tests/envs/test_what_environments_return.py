@@ -112,7 +112,7 @@ def test_rows_without_a_mask_are_free_beside_rows_with_one() -> None:
 
 
 @pytest.mark.learning
-@pytest.mark.parametrize("backend", ["sync", "async"])
+@pytest.mark.parametrize("backend", ["sync", pytest.param("async", marks=pytest.mark.slow)])
 def test_ppo_learns_where_masks_come_now_and_then(backend: str, play: Any) -> None:
     """The best return is 10: action 2 in every step."""
     settings = {"num_envs": 4, "total_steps": 6000, "rollout_steps": 64, "learning_rate": 1e-2, "eval_episodes": 10}

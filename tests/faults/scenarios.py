@@ -707,6 +707,7 @@ SCENARIOS = (
         "its journal is written again within a second, from the file that is still open",
         state_removed,
         says="had been removed and were written again",
+        slow=True,
     ),
     Scenario(
         "the working directory deleted during a run",

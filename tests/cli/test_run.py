@@ -186,7 +186,7 @@ def test_a_folder_that_cannot_be_written(home: str, here: Path, tmp_path: Path) 
 def test_a_gpu_that_is_not_there(built: str | None, message: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", built)
-    done = run(*CARTPOLE, "--device", "cuda")
+    done = run(*CARTPOLE, "--preset", "none", "--device", "cuda")
     assert done.exit_code == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1
     with pytest.raises(UsageError, match="--device cuda: torch"):
         pgzoo.run("reinforce", env="CartPole-v1", total_steps=10, device="cuda")

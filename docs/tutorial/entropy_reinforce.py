@@ -1,5 +1,4 @@
 # pgzoo_plugin.py: the example of first-algorithm.md and of README.md
-# --8<-- [start:imports]
 from typing import Annotated
 
 from pydantic import Field
@@ -7,10 +6,7 @@ from pydantic import Field
 import pgzoo
 from pgzoo.ops.losses import standardize, weighted_mean
 
-# --8<-- [end:imports]
 
-
-# --8<-- [start:config]
 class Config(pgzoo.AlgorithmConfig):
     """Settings of `entropy-reinforce`: options, YAML keys and MLflow parameters."""
 
@@ -18,10 +14,6 @@ class Config(pgzoo.AlgorithmConfig):
     entropy_coef: Annotated[float, Field(ge=0, description="coefficient of the entropy bonus")] = 0.01
 
 
-# --8<-- [end:config]
-
-
-# --8<-- [start:algorithm]
 class EntropyReinforce:
     """REINFORCE with an entropy bonus (Williams & Peng 1991)."""
 
@@ -37,13 +29,6 @@ class EntropyReinforce:
         return weighted_mean(-score - hyper.entropy_coef * dist.entropy(), batch.weights)
 
 
-# --8<-- [end:algorithm]
-
-
-# --8<-- [start:register]
 @pgzoo.hookimpl
 def pgzoo_register(registry):
     registry.algorithm("entropy-reinforce", EntropyReinforce, config=Config)
-
-
-# --8<-- [end:register]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,8 +62,7 @@ def compose(
         if found.notice:
             _log.warning("%s", found.notice)
         if preset == "auto":
-            keys = textwrap.shorten(", ".join(found.layer.values), 60, placeholder=" ...")
-            report(f"Preset    {found.name} ({keys}); without it: --preset none")
+            report(f"Preset    {found.name}; without it: --preset none")
         layers.insert(0, found.layer)
     return resolve(layers, catalog)
 

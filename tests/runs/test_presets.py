@@ -45,7 +45,7 @@ def test_a_preset_that_nobody_named_is_reported(catalog: PluginCatalog) -> None:
     given = Layer({"algorithm": "ppo", "env": "CartPole-v1"}, ".".join)
     for preset in ("auto", "none", "ppo-cartpole"):
         compose(given, catalog, preset=preset, report=lines.append)
-    assert lines == ["Preset    ppo-cartpole (learning_rate, epochs); without it: --preset none"]
+    assert lines == ["Preset    ppo-cartpole; without it: --preset none"]
 
 
 def test_the_preset_of_reinforce_on_cartpole_changes_nothing(catalog: PluginCatalog) -> None:

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 import pgzoo
 from pgzoo.cli.main import program
 from pgzoo.cli.plugins_new import package
-from pgzoo.types import Batch, Need, Output, Trajectory
+from pgzoo.types import Batch, Need, Output, TrainState, Trajectory
 
 ROOT = Path(__file__).resolve().parent.parent
 TUTORIAL = ROOT / "docs" / "tutorial"
@@ -54,10 +54,18 @@ def test_the_class_runs_from_its_file(
 
 def test_the_page_on_losses_names_every_field_need_and_method() -> None:
     text = (ROOT / "docs" / "what-a-loss-gets.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"[a-z_]+", " ".join(re.findall(r"`([^`\n]+)`", text))))
-    methods = {name for name in vars(pgzoo.UpdateContext) if not name.startswith("_")}
-    fields = {*Batch._fields, *Output._fields, *Trajectory._fields, *get_args(Need)}
-    assert methods | fields <= named, methods | fields - named
+    sections = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE))
+
+    def listed(section: str) -> set[str]:
+        rows = re.findall(r"^\| (`.*?) \|", sections[section], re.MULTILINE)
+        return {name for row in rows for name in re.findall(r"`([a-z_]+)", row)}
+
+    kinds = {"Batch": Batch, "Output of a policy": Output, "Trajectory": Trajectory, "TrainState": TrainState}
+    for section, kind in kinds.items():
+        assert listed(section) == set(kind._fields), section
+    assert listed("needs") - {"info"} == set(get_args(Need))
+    properties = set(re.findall(r"`ctx\.([a-z_]+)`", sections["ctx"]))
+    assert listed("ctx") | properties == {name for name in vars(pgzoo.UpdateContext) if not name.startswith("_")}
 
 
 def test_the_first_algorithm_is_printed_in_full() -> None:

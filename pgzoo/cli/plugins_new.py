@@ -73,6 +73,7 @@ def new(ctx: click.Context, name: str, kind: str, as_json: bool) -> None:
     common.echo(f"\nNext      pgzoo plugins install --editable ./{folder}")
     common.echo(f"          {USES[kind].format(name=name)}")
     common.echo(f"          pgzoo plugins check {name}")
+    common.echo(f'          pip install --editable "./{folder}[dev]" && pytest ./{folder}')
 
 
 def package(name: str, kind: str) -> dict[str, str]:

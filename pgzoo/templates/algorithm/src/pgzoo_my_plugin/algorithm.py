@@ -11,7 +11,11 @@ from pydantic import Field
 
 
 class MyPluginConfig(pgzoo.AlgorithmConfig):
-    """The settings: each becomes an option, a key of settings files and a logged parameter."""
+    """The settings: each becomes an option, a key of settings files and a logged parameter.
+
+    The base class has learning_rate, learning_rate_schedule, optimizer, optimizer_eps and max_grad_norm. Two more names
+    have a meaning: `epochs`, the passes over each rollout, and `minibatches`, their number per pass.
+    """
 
     entropy_coef: Annotated[float, Field(ge=0, description="weight of the entropy bonus")] = 0.01
 
@@ -37,5 +41,6 @@ class MyPlugin:
         advantages = standardize(batch.advantages, batch.weights)
         surrogate = weighted_mean(dist.log_prob(batch.actions) * advantages, batch.weights)
         entropy = weighted_mean(dist.entropy(), batch.weights)
+        # per_member: [S], as what weighted_mean returns. hyper.entropy_coef is [S, 1, 1], to combine with rows.
         value = -surrogate - hyper.per_member.entropy_coef * entropy
         return pgzoo.Loss(value, {"loss/policy": -surrogate.detach(), "policy/entropy": entropy.detach()})

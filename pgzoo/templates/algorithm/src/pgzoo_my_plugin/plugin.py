@@ -12,5 +12,5 @@ def pgzoo_register(registry: Registry) -> None:
         "my-plugin",
         "pgzoo_my_plugin.algorithm:MyPlugin",
         config="pgzoo_my_plugin.algorithm:MyPluginConfig",
-        summary="REINFORCE with an entropy bonus",
+        summary="REINFORCE with an entropy bonus",  # shown by `pgzoo algorithms`
     )

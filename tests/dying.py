@@ -8,6 +8,8 @@ from functools import cache
 from multiprocessing import get_context
 from typing import Any
 
+from program import PATIENCE
+
 from pgzoo.config import Layer
 from pgzoo.registry import PluginCatalog, discover
 from pgzoo.runs.resolve import compose
@@ -47,7 +49,7 @@ def in_process(records: int, action: Callable[..., None], *args: Any) -> bool:
     """Call `action` in another process, which dies before it writes this record; return whether it came to its end."""
     process = PROCESSES.Process(target=_die_at, args=(records, action, args))
     process.start()
-    process.join()
+    process.join(PATIENCE)
     assert process.exitcode in (0, KILLED), f"exit code {process.exitcode}"
     return process.exitcode == 0
 

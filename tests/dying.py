@@ -47,7 +47,7 @@ def raise_error(result: Result) -> None:
 
 def in_process(records: int, action: Callable[..., None], *args: Any) -> bool:
     """Call `action` in another process, which dies before it writes this record; return whether it came to its end."""
-    process = PROCESSES.Process(target=_die_at, args=(records, action, args))
+    process = PROCESSES.Process(target=_die_at, args=(records, action, args), daemon=True)
     process.start()
     process.join(PATIENCE)
     assert process.exitcode in (0, KILLED), f"exit code {process.exitcode}"

@@ -49,7 +49,7 @@ def test_the_class_runs_from_its_file(
         sys.modules.pop(module, None)
     assert done.exit_code == 0, done.stderr
     returns = [seed[result] for seed in json.loads(done.stdout.splitlines()[-1])["seeds"]]
-    assert sum(returns) / len(returns) > least
+    assert f"--seeds {len(returns)}" in command and sum(returns) / len(returns) > least
 
 
 def test_the_page_on_losses_names_every_field_need_and_method() -> None:

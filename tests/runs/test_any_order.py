@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import tempfile
 from typing import Any
 
@@ -79,12 +78,10 @@ class Runs(RuleBasedStateMachine):
         shutil.rmtree(self.home.root)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="on other systems, processes that die this way can hang")
 class TestAnyOrder(Runs.TestCase):  # type: ignore[name-defined, misc]
     settings = settings(max_examples=4, stateful_step_count=6, deadline=None, derandomize=True, phases=[Phase.generate])
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="on other systems, processes that die this way can hang")
 class TestMoreOrders(Runs.TestCase):  # type: ignore[name-defined, misc]
     settings = settings(max_examples=100, stateful_step_count=20, deadline=None)

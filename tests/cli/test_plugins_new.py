@@ -10,6 +10,7 @@ import sys
 import sysconfig
 import tomllib
 import venv
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -152,10 +153,7 @@ def test_new_packages_install_pass_and_learn_in_a_new_environment(here: Path) ->
         assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    ignore = shutil.ignore_patterns(".*", "__pycache__")
-    shutil.copytree(ROOT / "pgzoo", here / "source" / "pgzoo", ignore=ignore)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, here / "source")
+    _copy_source(here / "source")
     run("pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", "dist", "./source")
     run("pip", "install", "--quiet", "--no-deps", *(str(path) for path in (here / "dist").iterdir()))
     for kind in KINDS:
@@ -175,6 +173,46 @@ def test_new_packages_install_pass_and_learn_in_a_new_environment(here: Path) ->
     checked = run("pgzoo", "plugins", "check", "my-algorithm")
     assert "failed" not in checked
     assert "Removed plugin my-policy" in run("pgzoo", "plugins", "uninstall", "my-policy", "--yes")
+
+
+@pytest.mark.slow
+def test_a_new_package_passes_mypy_beside_an_editable_installation(here: Path) -> None:
+    python, environment = _environment(here / "env")
+
+    def run(*words: str | Path, cwd: Path = here) -> None:
+        done = subprocess.run(
+            [python, "-m", *words], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
+
+    _copy_source(here / "source")
+    run("pip", "install", "--quiet", "--no-deps", "--editable", "./source")
+    run("pgzoo", "plugins", "new", "my-thing")
+    run("mypy", "--cache-dir", here / "mypy", cwd=here / "pgzoo-my-thing")
+
+
+def test_an_editable_installation_is_a_path_which_mypy_reads(here: Path) -> None:
+    """An import hook, which mypy doesn't run, is what setuptools makes of this layout by default."""
+    (here / "source" / "pgzoo").mkdir(parents=True)
+    (here / "source" / "pgzoo" / "__init__.py").touch()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, here / "source")
+    build = f"from setuptools import build_meta; build_meta.build_editable({str(here)!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", build], cwd=here / "source", capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    [wheel] = here.glob("pgzoo-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        [link] = [name for name in archive.namelist() if "dist-info" not in name]
+        assert link.endswith(".pth") and Path(archive.read(link).decode().strip()) == (here / "source").resolve()
+
+
+def _copy_source(folder: Path) -> None:
+    """Copy what pgzoo is built from."""
+    shutil.copytree(ROOT / "pgzoo", folder / "pgzoo", ignore=shutil.ignore_patterns(".*", "__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
 
 
 def _environment(folder: Path) -> tuple[Path, Mapping[str, str]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pgzoo.cli.common import (
+    command_line,
     echo,
     json_option,
     open_catalog,
@@ -79,7 +80,7 @@ def command(
         catalog = open_catalog(blocked=blocked, imports=imports)
         mode: EvaluationMode = "greedy" if deterministic else "sampled"
         rows: list[dict[str, Any]] = []
-        for playable in find_policies(what, catalog, Home.find(), tracking_uri):
+        for playable in find_policies(what, catalog, Home.find(), tracking_uri, command_line()):
             monitor = Monitor()
             with Waiting(partial(_progress, playable.name, monitor, episodes), progress):
                 played = evaluate_policy(

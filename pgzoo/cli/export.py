@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pgzoo.cli.common import echo, json_option, open_catalog, plugin_options, print_json, progress_mode_option
+from pgzoo.cli.common import (
+    command_line,
+    echo,
+    json_option,
+    open_catalog,
+    plugin_options,
+    print_json,
+    progress_mode_option,
+)
 from pgzoo.cli.completion import complete_run_or_folder
 from pgzoo.runs.waiting import ProgressMode, Waiting
 
@@ -62,7 +70,7 @@ def command(
         from pgzoo.tracking import Home
 
     catalog = open_catalog(blocked=blocked, imports=imports)
-    found = find_policies(what, catalog, Home.find(), tracking_uri)
+    found = find_policies(what, catalog, Home.find(), tracking_uri, command_line())
     made = []
     for number, one in enumerate(found, 1):
         to = folder if len(found) == 1 else folder / f"s{one.seed}"

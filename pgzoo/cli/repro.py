@@ -7,6 +7,7 @@ from dataclasses import asdict
 import click
 
 from pgzoo.cli.common import (
+    command_line,
     echo,
     json_option,
     open_catalog,
@@ -43,10 +44,12 @@ def command(
     """
     from pgzoo.runs.reproduce import differences, reproduce
     from pgzoo.tracking import Home, find
+    from pgzoo.tracking.missing_code import check_files
 
-    catalog = open_catalog(blocked=blocked, imports=imports)
     found = find(run_id, Home.find())
-    unlike = list(dict.fromkeys(what for one in found for what in differences(one, catalog)))
+    check_files(imports, found, command_line())
+    catalog = open_catalog(blocked=blocked, imports=imports)
+    unlike = list(dict.fromkeys(what for one in found for what in differences(one, catalog, command_line())))
     for what in unlike:
         echo(what, err=True)
     results = []

@@ -51,6 +51,7 @@ def command(
     """
     from pgzoo.cli import summary
     from pgzoo.tracking import Home, find
+    from pgzoo.tracking.missing_code import check_files
 
     if others:
         raise click.UsageError(
@@ -58,8 +59,9 @@ def command(
             "--workers may change. For other settings start a new run.",
             ctx,
         )
-    catalog = open_catalog(blocked=blocked, imports=imports)
     found = find(run_id, Home.find(), tracking_uri)
+    check_files(imports, found, command_line())
+    catalog = open_catalog(blocked=blocked, imports=imports)
     steps = None if total_steps is None else _whole(ctx, total_steps)
     with stdout_to_stderr():
         with Waiting("Loading torch and gymnasium", progress):

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from pgzoo.cli.common import (
+    command_line,
     echo,
     json_option,
     open_catalog,
@@ -87,7 +88,7 @@ def command(
     if out is not None and out.suffix.lower() != ".mp4":
         raise UsageError(f"--out {out}: give a name that ends in .mp4.")
     catalog = open_catalog(blocked=blocked, imports=imports)
-    found = find_policies(what, catalog, Home.find(), tracking_uri)
+    found = find_policies(what, catalog, Home.find(), tracking_uri, command_line())
     written: list[dict[str, Any]] = []
     for one in found:
         path = out or Path(re.sub(r"[^\w.-]+", "-", one.name) + ".mp4")

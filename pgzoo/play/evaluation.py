@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +13,10 @@ import numpy as np
 from pgzoo.config import EVAL_MAX_STEPS, read_yaml
 from pgzoo.envs import ids
 from pgzoo.envs.choice import choose_backend, inspect_environment
-from pgzoo.errors import ConfigError, UnfitError, UnknownName, UsageError
+from pgzoo.errors import ConfigError, UnfitError, UsageError
 from pgzoo.export.bundle import DESCRIPTION, TENSORS, LoadedPolicy, load_policy
 from pgzoo.registry.objects import register_env
+from pgzoo.tracking.missing_code import explain_missing_code
 from pgzoo.training.activity import Monitor
 from pgzoo.training.evaluation import evaluate
 from pgzoo.training.events import EvaluationMode
@@ -116,17 +115,17 @@ class PlayedEpisodes:
 
 
 def find_policies(
-    ref: str, catalog: PluginCatalog, home: Home, tracking_uri: str | None = None
+    ref: str, catalog: PluginCatalog, home: Home, tracking_uri: str | None = None, command: str = ""
 ) -> list[PlayablePolicy]:
     """Return the policy in a folder, or those of the runs that `ref` names (see `tracking.find`).
+
+    `command` is what the user typed.
 
     Raises:
         ConfigError: the folder's policy is damaged.
         UnknownName, StoreError: there is no such run, it has no policy, or the store can't be reached.
     """
-    from pgzoo.registry.changes import missing_imports
     from pgzoo.tracking import find
-    from pgzoo.tracking.ledger import start_of
 
     path = Path(ref)
     folder = path.parent if path.name in (DESCRIPTION, TENSORS) else path
@@ -134,29 +133,28 @@ def find_policies(
         playable = [PlayablePolicy(folder.resolve().name, load_policy(folder, catalog))]
     else:
         runs = find(ref, home, tracking_uri)
-        starts = [start_of(found.path) if found.path else None for found in runs]
-        for sentence in dict.fromkeys(s for start in starts if start for s in missing_imports(start["tags"], catalog)):
-            _log.warning("%s", sentence)
-        with _missing_plugins_named(runs, catalog):
+        with explain_missing_code(runs, catalog, command):
             playable = [policy_of_run(found, catalog) for found in runs]
     for one in playable:
         if one.policy.env is not None:
             register_env(one.policy.env.id, catalog.imports)
+    for sentence in dict.fromkeys(sentence for one in playable for sentence in _imports_for_env(one, catalog)):
+        _log.warning("%s", sentence)
     return playable
 
 
-@contextmanager
-def _missing_plugins_named(runs: Iterable[Found], catalog: PluginCatalog) -> Iterator[None]:
-    """Add to an UnknownName the plugins of the runs that aren't loaded now, and how to install them."""
-    from pgzoo.registry.changes import missing_plugins
+def _imports_for_env(playable: PlayablePolicy, catalog: PluginCatalog) -> list[str]:
+    """Return a sentence if the environment isn't registered, and the run had `--import`s that weren't given now."""
+    import gymnasium as gym
+
+    from pgzoo.registry.changes import missing_imports
     from pgzoo.tracking.ledger import start_of
 
-    try:
-        yield
-    except UnknownName as error:
-        starts = [start_of(found.path) if found.path else None for found in runs]
-        sentences = [sentence for start in starts if start for sentence in missing_plugins(start["tags"], catalog)]
-        raise UnknownName("\n".join(dict.fromkeys([str(error), *sentences]))) from None
+    env, run = playable.policy.env, playable.run
+    if env is None or env.id.rpartition(":")[2] in gym.registry or run is None or run.path is None:
+        return []
+    start = start_of(run.path)
+    return missing_imports(start["tags"], catalog) if start else []
 
 
 def policy_of_run(found: Found, catalog: PluginCatalog) -> PlayablePolicy:
@@ -241,7 +239,7 @@ def evaluate_policy(
     """
     backend = backend or (playable.backend if env is None else "auto")
     seed, max_steps = playable.seed if seed is None else seed, max_steps or playable.max_steps
-    with _missing_plugins_named([playable.run] if playable.run else [], catalog):
+    with explain_missing_code([playable.run] if playable.run else [], catalog):
         policy, request = playable.policy, environment_for(playable.policy, env, catalog, backend)
         _, chosen = choose_backend(backend, catalog, request)
     count = min(chosen.width, episodes)

@@ -12,10 +12,13 @@ from pathlib import Path
 from pgzoo.registry.catalog import PluginCatalog, PluginInfo
 from pgzoo.registry.files import module_of
 
-__all__ = ["changes", "missing_imports", "missing_plugins", "plugin_tags"]
+__all__ = ["PYTHON", "changes", "imports_of", "missing_imports", "missing_plugins", "plugin_tags", "ungiven_imports"]
 
 IMPORTS = "pgzoo.imports"
 """Tag with the values of `--import`, separated as in a shell."""
+
+PYTHON = "python"
+"""Name of the plugin that stands for Python objects which were passed to `pgzoo.run`."""
 
 PREFIX, HASH = "plugin.", ".sha256"
 
@@ -37,10 +40,23 @@ def plugin_tags(catalog: PluginCatalog) -> dict[str, str]:
     return tags
 
 
+def imports_of(tags: Mapping[str, str]) -> list[str]:
+    """Return the modules and files that a run was started with, as given to `--import`."""
+    try:
+        return shlex.split(tags.get(IMPORTS, ""))
+    except ValueError:  # tags can be edited
+        return []
+
+
+def ungiven_imports(tags: Mapping[str, str], catalog: PluginCatalog) -> list[str]:
+    """Return the modules and files that a run was started with and that weren't given now."""
+    given = {module_of(name) for name in catalog.imports}
+    return [name for name in imports_of(tags) if module_of(name) not in given]
+
+
 def missing_imports(tags: Mapping[str, str], catalog: PluginCatalog) -> list[str]:
     """Return a sentence if a run was started with `--import`s that weren't given now."""
-    given = {module_of(name) for name in catalog.imports}
-    missing = [name for name in _split(tags.get(IMPORTS, "")) if module_of(name) not in given]
+    missing = ungiven_imports(tags, catalog)
     if not missing:
         return []
     options = " ".join(f"--import {shlex.quote(name)}" for name in missing)
@@ -48,19 +64,22 @@ def missing_imports(tags: Mapping[str, str], catalog: PluginCatalog) -> list[str
 
 
 def missing_plugins(tags: Mapping[str, str], catalog: PluginCatalog) -> list[str]:
-    """Return a sentence for each plugin of a run, except its `--import`s, that isn't loaded now: what to install."""
-    now, imports = plugin_tags(catalog), _split(tags.get(IMPORTS, ""))
+    """Return a sentence for each plugin of a run that isn't loaded now: what to install.
+
+    Its `--import`s and Python objects are left out.
+    """
+    now, imports = plugin_tags(catalog), imports_of(tags)
     return [
         _missing(name, origin, catalog)
         for name, origin in _origins(tags).items()
-        if PREFIX + name not in now and name not in imports
+        if PREFIX + name not in now and name not in imports and name != PYTHON
     ]
 
 
 def changes(tags: Mapping[str, str], catalog: PluginCatalog) -> list[str]:
     """Return sentences on plugins that have changed since a run, or are missing now; `tags` are those of the run."""
     found = missing_imports(tags, catalog) + missing_plugins(tags, catalog)
-    now, imports = plugin_tags(catalog), _split(tags.get(IMPORTS, ""))
+    now, imports = plugin_tags(catalog), imports_of(tags)
     same = {module_of(name): name for name in catalog.imports}  # a file may be given by another path
     for name, origin in _origins(tags).items():
         current = same.get(module_of(name), name) if name in imports else name
@@ -105,10 +124,3 @@ def _digest(plugin: PluginInfo, catalog: PluginCatalog) -> str:
         return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
     except OSError:
         return ""
-
-
-def _split(text: str) -> list[str]:
-    try:
-        return shlex.split(text)
-    except ValueError:  # tags can be edited
-        return []

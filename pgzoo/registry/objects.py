@@ -125,8 +125,8 @@ def find_component(kind: ObjectKind, name: str, imports: Sequence[str]) -> tuple
     source = _import_of(name, imports)
     if source is None:
         raise UnknownName(
-            f'No {kind} "{name}". It is a Python object that was passed to pgzoo.run, and the files of a run load '
-            f"no code. Import the module that defines it, or its file: --import {module}"
+            f'No {kind} "{name}". It is defined in Python, and the files of a run load no code. Import its module, or '
+            f"its file {module}.py by its path: --import {module}"
         )
     found = find_object(name)
     if found is None:

@@ -13,14 +13,12 @@ import gymnasium as gym
 from pgzoo.errors import ConfigError
 from pgzoo.registry import PluginCatalog
 from pgzoo.registry.catalog import Entry, PluginInfo
+from pgzoo.registry.changes import PYTHON
 from pgzoo.registry.objects import ObjectKind, components_of, is_importable, name_object, names_of_references
 
 __all__ = ["check_objects", "import_files", "register_objects"]
 
 _log = logging.getLogger("pgzoo")
-
-PLUGIN = "python"
-"""The name of the plugin to which the objects belong."""
 
 
 def import_files(settings: Mapping[str, Any], imports: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
@@ -54,7 +52,7 @@ def register_objects(settings: Mapping[str, Any], catalog: PluginCatalog) -> tup
     """
     named, objects = dict(settings), dict[str, Any]()
     entries: list[Entry] = []
-    plugin = PluginInfo(PLUGIN, "inline", PLUGIN)
+    plugin = PluginInfo(PYTHON, "inline", PYTHON)
 
     def registered(kind: ObjectKind, thing: Any) -> str:
         name = name_object(thing)

@@ -25,6 +25,7 @@ from pgzoo.tracking.home import Home
 from pgzoo.tracking.journal import Record, records
 from pgzoo.tracking.locks import lock
 from pgzoo.tracking.lookup import find
+from pgzoo.tracking.missing_code import explain_missing_code
 from pgzoo.training import checkpoint
 from pgzoo.training.events import EpisodesFinished, Event
 
@@ -88,11 +89,17 @@ class Stage:
         return max((step for record in self.records for step in _steps(record)), default=0)
 
 
-def differences(found: Found, catalog: PluginCatalog) -> list[str]:
+def differences(found: Found, catalog: PluginCatalog, command: str = "") -> list[str]:
     """Return, in sentences, why a run may not be reproduced bit for bit.
 
-    Changed plugins come first, then other versions, then an inexact resume.
+    Changed plugins come first, then other versions, then an inexact resume. `command` is what the user typed.
+
+    Raises:
+        StoreError: its `config.yaml` is not on this machine.
+        UnknownName: a component of the run isn't loaded, or the module of its environment isn't imported.
     """
+    with explain_missing_code([found], catalog, command):
+        check_environment(resolve([read_yaml(found.artifact("config.yaml"))], catalog).env, catalog)
     stages = _stages(found)
     tags, now = _tags(stages), versions()
     reasons = changes(tags, catalog) + callbacks.warning(tags)

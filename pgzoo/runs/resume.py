@@ -14,7 +14,7 @@ import numpy as np
 from pgzoo import tracking
 from pgzoo.config import Layer, Member, RunConfig, read_yaml
 from pgzoo.config.sweep import SWEEP, Setting, parse_setting
-from pgzoo.errors import CheckpointError, StoreError, UsageError
+from pgzoo.errors import CheckpointError, StoreError, UnknownName, UsageError
 from pgzoo.launchers.protocol import ResumePoint
 from pgzoo.registry.changes import changes
 from pgzoo.registry.objects import register_env
@@ -27,6 +27,7 @@ from pgzoo.runs.waiting import ProgressMode
 from pgzoo.tracking.journal import LOCK_WAIT
 from pgzoo.tracking.ledger import start_of
 from pgzoo.tracking.locks import lock
+from pgzoo.tracking.missing_code import explain_missing_code
 from pgzoo.training import checkpoint
 from pgzoo.training.checkpoint import Checkpoint
 from pgzoo.training.engine import Engine
@@ -83,12 +84,13 @@ def resume(
         _check_unlocked(one)
     starts = [start_of(one.path) if one.path else None for one in found]
     tags = [start["tags"] for start in starts if start]
-    for sentence in dict.fromkeys(s for one in tags for s in changes(one, catalog) + callbacks.warning(one)):
-        _log.warning("%s", sentence)
     saved = [_load(one, from_step) for one in found]
     replaced: dict[str, Any] = {} if launcher is None else {"launcher": launcher, "workers": None}
     replaced |= {} if workers is None else {"workers": workers}
-    config = _config(found, saved, catalog, home, total_steps, replaced)
+    with explain_missing_code(found, catalog, command):
+        config = _config(found, saved, catalog, home, total_steps, replaced)
+    for sentence in dict.fromkeys(s for one in tags for s in changes(one, catalog) + callbacks.warning(one)):
+        _log.warning("%s", sentence)
     members = _members(found, config)
     each = zip(found, members, saved, strict=True)
     checkpoints = [_initial_checkpoint(one, member, catalog) if c is None else c for one, member, c in each]
@@ -166,7 +168,7 @@ def _config(
 
     Raises:
         CheckpointError: `config.yaml` differs from the settings in the checkpoints.
-        UsageError: the module of the environment isn't imported.
+        UnknownName: a component of the run isn't loaded, or the module of its environment isn't imported.
     """
     saved, settings = _saved_settings(found, checkpoints), _sweep_settings(found)
     check_environment(str(saved.get("env")), catalog)
@@ -196,10 +198,10 @@ def _config(
 
 
 def check_environment(env_id: str, catalog: PluginCatalog) -> None:
-    """Raise UsageError if the environment of a run is in a module that the user didn't have imported."""
+    """Raise UnknownName if the environment of a run is in a module that the user didn't have imported."""
     module, colon, _ = env_id.partition(":")
     if colon and module not in sys.modules:
-        raise UsageError(
+        raise UnknownName(
             f'The environment of the run is in module "{module}", and runs don\'t import code. Add: --import {module}'
         )
     register_env(env_id, catalog.imports)

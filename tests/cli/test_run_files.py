@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +18,11 @@ from pgzoo.errors import UnknownName, UsageError
 from pgzoo.registry import discover
 from pgzoo.registry.changes import changes
 from pgzoo.registry.objects import names_of_references
-from pgzoo.runs.reproduce import reproduce
+from pgzoo.runs.reproduce import differences, reproduce
 from pgzoo.runs.resume import resume
 from pgzoo.tracking import Home, find
 from pgzoo.tracking.ledger import start_of
+from pgzoo.tracking.missing_code import check_files
 
 IDEA = '''"""An idea."""
 import pgzoo
@@ -89,8 +91,13 @@ def test_a_class_runs_from_a_file_and_the_run_keeps_the_file(here: Path) -> None
     start = start_of(found.path)
     assert start is not None and start["tags"]["pgzoo.imports"] == "./idea.py"
 
-    with pytest.raises(UnknownName, match=r'No algorithm "idea:Idea".* --import idea'):
-        resume([found], discover(), total_steps=200)
+    asked = r"^Idea s0 needs ./idea.py, and the files of a run load no code. Next: pgzoo resume x --import ./idea.py$"
+    with pytest.raises(UnknownName, match=asked):
+        resume([found], discover(), total_steps=200, command="pgzoo resume x")
+    with pytest.raises(UnknownName, match=r"Add: --import ./idea\.py$"):
+        pgzoo.evaluate(found.run_key, episodes=2)
+    with pytest.raises(UnknownName, match=r"Add: --import ./idea\.py$"):
+        differences(found, discover())
     elsewhere = discover(imports=[str(here / "idea.py")])  # the same file by another path
     assert changes(start["tags"], elsewhere) == []
     assert reproduce(found, elsewhere).first is None
@@ -100,6 +107,17 @@ def test_a_class_runs_from_a_file_and_the_run_keeps_the_file(here: Path) -> None
     (sentence,) = changes(start["tags"], discover(imports=["idea.py"]))
     assert sentence == "./idea.py has changed since the run was trained: the numbers may differ."
     assert found.artifact("code/idea.py").read_text() == IDEA
+
+    (here / "idea.py").unlink()
+    with pytest.raises(UnknownName) as caught:
+        resume([found], discover(), total_steps=300, command="pgzoo resume x")
+    *_, copy = str(caught.value).split("If you trust the copy: pgzoo resume x --import ")
+    assert "no file ./idea.py here" in str(caught.value) and Path(copy).read_text() == IDEA
+    with pytest.raises(UsageError, match=f"If you trust the copy: pgzoo resume x --import {re.escape(copy)}$"):
+        check_files(["./idea.py"], [found], "pgzoo resume x --import ./idea.py")
+    check_files(["./other.py", "module", copy], [found], "")  # what is wrong with these isn't known here
+    assert resume([found], discover(imports=[copy]), total_steps=300).runs[0].env_steps >= 300
+    assert Path(copy).read_text() == IDEA
 
 
 def test_python_takes_the_same_names() -> None:

@@ -53,9 +53,9 @@ def test_a_run_of_objects(given: Any, home: Home, caplog: pytest.LogCaptureFixtu
 def test_resume_repro_and_evaluate_find_them_by_their_import(given: Any, home: Home) -> None:
     result = pgzoo.run(given.Scaled, env=given.Count, policy=given.Net, **SHORT)
     [found], key = find(result.group, home), result.runs[0].run_key
-    with pytest.raises(UnknownName, match=r'No algorithm "given:Scaled"\. It is a .* --import given'):
+    with pytest.raises(UnknownName, match=r'No algorithm "given:Scaled"\. It is defined in .* --import given$'):
         resume([found], discover(), total_steps=400)
-    with pytest.raises(UnknownName, match=r'No policy "given:Net"\. It is a Python object'):
+    with pytest.raises(UnknownName, match=r'No policy "given:Net"\. It is defined in Python'):
         pgzoo.evaluate(key)
     gym.registry.pop("Count")
     catalog = discover(imports=["given"])
@@ -139,5 +139,5 @@ def test_the_name_in_a_file_leads_to_no_other_code(name: str, given: Any) -> Non
     assert find_imported(name, ["given"]) is None
     register_env(name, ["given"])
     assert name.partition(":")[2] not in gym.registry
-    with pytest.raises(UnknownName, match=r'It is a Python object that was passed|given defines no policy "'):
+    with pytest.raises(UnknownName, match=r'It is defined in Python|given defines no policy "'):
         discover(imports=["given"]).get("policy", name)

@@ -1,4 +1,4 @@
-"""Commands and options of SB3, CleanRL and RL Zoo, and what they are called here; settings: `config.aliases`."""
+"""Names of commands and options in other programs, and what they are called here; settings: `config.aliases`."""
 
 from __future__ import annotations
 
@@ -34,23 +34,56 @@ COMMANDS: dict[str, str] = {
 }
 """Commands of other programs -> the command that does it here."""
 
+PLAYING: dict[str, str] = {
+    "greedy": "--deterministic",
+    "det": "--deterministic",
+    "argmax": "--deterministic",
+    "mode": "--deterministic or --stochastic",
+    "eval-deterministic": "--deterministic",
+    "sample": "--stochastic",
+    "sampled": "--stochastic",
+    "eval-episodes": "--episodes",
+    "n-episodes": "--episodes",
+    "num-episodes": "--episodes",
+    "n-eval-episodes": "--episodes",
+    "total-episodes": "--episodes",
+    "max-episode-steps": "--max-steps",
+    "eval-max-steps": "--max-steps",
+    "n-timesteps": "--max-steps",
+    "output": "--out",
+}
+"""Options, without their hyphens, of commands that play with a trained policy -> pgzoo's name for the same thing."""
+
+GREEDY = ("greedy", "det", "deterministic", "eval-deterministic")
+"""Options that ask a command which doesn't play for greedy actions."""
+
+_BOTH = (
+    "The final policy is evaluated with sampled and with greedy actions. Again: pgzoo evaluate RUN_ID --deterministic"
+)
+GREEDY_HINTS = {"run": _BOTH, "sweep": _BOTH, "compare": "Did you mean --metric eval/greedy_return_mean?"}
+"""Commands -> where they have the results with greedy actions."""
+
 
 def option_hint(option: str, known: Iterable[str], command: str) -> str:
-    """Return a hint which option of `command` replaces an unknown one; empty if the table has no such option.
+    """Return a hint which option of `command` replaces an unknown one; empty if the tables have no such option.
 
-    `known` are the options that the command has, with their hyphens.
+    `known` are the options that the command has, with their hyphens; `command` is, for example, "pgzoo run ppo".
     """
     from pgzoo.config.aliases import OPTIONS, REMARKS  # imports pydantic
 
     typed = option.removeprefix("--").removeprefix("no-").replace("_", "-").lower()
-    name = f"--{typed}"
-    remark = ""
+    name, remark, verb = f"--{typed}", "", "".join(command.split()[1:2])
+    if name not in known and (played := PLAYING.get(typed, "")).partition(" ")[0] in known:
+        return f"Did you mean {played}?"
+    if typed in GREEDY and verb in GREEDY_HINTS:
+        return GREEDY_HINTS[verb]
     if name not in known:
         if typed not in OPTIONS:
             return ""
         name, remark = f"--{OPTIONS[typed]}", f" ({REMARKS[typed]})" if typed in REMARKS else ""
     if name not in known:
-        return f"The equivalent option is {name}{remark}, but {command} doesn't have it."
+        trains = verb in ("run", "sweep")
+        return f"The equivalent option is {name}{remark}, but {command} doesn't have it." if trains else ""
     return f"Did you mean {name}{remark}?"
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "F",
     "command_line",
+    "deterministic_option",
     "echo",
     "json_option",
     "open_catalog",
@@ -67,6 +68,15 @@ def progress_mode_option(command: F) -> F:
 
     option = click.option("--no-progress", "progress", is_flag=True, callback=read, help="Show no progress.")
     return option(command)
+
+
+def deterministic_option(command: F) -> F:
+    """Add `--deterministic/--stochastic` (`deterministic`) to a command that plays with a trained policy."""
+    return click.option(
+        "--deterministic/--stochastic",
+        default=False,
+        help="Take greedy (most likely) actions, or sample.  [default: stochastic]",
+    )(command)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import click
 
 from pgzoo.cli.common import (
     command_line,
+    deterministic_option,
     echo,
     json_option,
     open_catalog,
@@ -31,11 +32,7 @@ __all__ = ["command"]
 @click.command("evaluate")
 @click.argument("what", metavar="RUN_ID|FOLDER", shell_complete=complete_run_or_folder)
 @click.option("--episodes", type=click.IntRange(min=1), default=100, show_default=True, help="Episodes per run.")
-@click.option(
-    "--deterministic/--stochastic",
-    default=False,
-    help="Take greedy (most likely) actions, or sample.  [default: stochastic]",
-)
+@deterministic_option
 @click.option("--per-episode", is_flag=True, help="Show the return and length of every episode.")
 @click.option("--env", metavar="ID", help="Use this environment instead of the training environment.")
 @click.option("--backend", metavar="NAME", help="Environment backend.  [default: the run's, else auto]")

@@ -12,7 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from pgzoo.cli import common, output
-from pgzoo.cli.aliases import command_hint
+from pgzoo.cli.aliases import command_hint, option_hint
 from pgzoo.cli.completion import VARIABLE, is_completing
 from pgzoo.errors import PgzooError, PluginError, UnknownName
 from pgzoo.registry import Entry, PluginCatalog, discover
@@ -78,13 +78,20 @@ class Program(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. A PgzooError ends the program with one message and its exit code.
 
-        With PGZOO_DEBUG=1 the traceback comes before the message.
+        With PGZOO_DEBUG=1 the traceback comes before the message. Raises UsageError for an unknown option, with the
+        one that does what is meant.
         """
         blocked = common.unparsed_values(ctx.args, "--no-plugin")
         try:
             if not set(ctx.args) & set(ctx.help_option_names):
                 common.warn_of_broken(discover(inline=False, blocked=blocked) if blocked else _catalog(ctx))
             return super().invoke(ctx)
+        except click.NoSuchOption as error:
+            if error.ctx is not None and (
+                hint := option_hint(error.option_name, _flags(error.ctx), error.ctx.command_path)
+            ):
+                raise click.UsageError(f"No such option '{error.option_name}'. {hint}", error.ctx) from error
+            raise
         except PgzooError as error:
             if os.environ.get("PGZOO_DEBUG"):
                 traceback.print_exc()
@@ -119,6 +126,11 @@ def main() -> None:
     code = output.exit_code(code, out)
     gc.freeze()  # the process ends now: collecting the compiler's garbage would take two seconds
     sys.exit(code)
+
+
+def _flags(ctx: click.Context) -> set[str]:
+    """Return the options of a command, with their hyphens."""
+    return {flag for param in ctx.command.get_params(ctx) for flag in (*param.opts, *param.secondary_opts)}
 
 
 def _catalog(ctx: click.Context) -> PluginCatalog:

@@ -11,7 +11,6 @@ import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from pgzoo.cli.aliases import option_hint
 from pgzoo.cli.common import refuse_repeated
 from pgzoo.cli.completion import complete_run_or_folder
 from pgzoo.config.run import MERGED
@@ -38,18 +37,12 @@ class GroupedOption(click.Option):
 
 
 class GroupedCommand(click.Command):
-    """A command whose help lists options by group, and that suggests the right option for an unknown one."""
+    """A command whose help lists options by group."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the arguments. Raises UsageError for a repeated option, and for an unknown one with what is meant."""
+        """Parse the arguments. Raises UsageError for a repeated option."""
         refuse_repeated(ctx, self, args)
-        try:
-            return super().parse_args(ctx, args)
-        except click.NoSuchOption as error:
-            known = {flag for param in self.get_params(ctx) for flag in (*param.opts, *param.secondary_opts)}
-            if hint := option_hint(error.option_name, known, f"pgzoo run {ctx.info_name}"):
-                raise click.UsageError(f"No such option '{error.option_name}'. {hint}", ctx) from error
-            raise
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one section per group, in order of first appearance."""

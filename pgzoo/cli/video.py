@@ -11,6 +11,7 @@ import click
 
 from pgzoo.cli.common import (
     command_line,
+    deterministic_option,
     echo,
     json_option,
     open_catalog,
@@ -39,11 +40,7 @@ __all__ = ["command"]
     show_default=True,
     help="Episodes to record, one after the other.",
 )
-@click.option(
-    "--deterministic/--stochastic",
-    default=False,
-    help="Take greedy (most likely) actions, or sample.  [default: stochastic]",
-)
+@deterministic_option
 @click.option("--env", metavar="ID", help="Play in this environment instead of the one of the training.")
 @click.option("--tracking-uri", metavar="URI", help="MLflow store to ask if the run isn't known on this machine.")
 @click.option(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from click.testing import CliRunner
 
-from pgzoo.cli.aliases import COMMANDS, command_hint, option_hint
+from pgzoo.cli.aliases import COMMANDS, PLAYING, command_hint, option_hint
+from pgzoo.cli.main import program
 from pgzoo.cli.run import _command_for
 from pgzoo.cli.run import command as run_command
 from pgzoo.config.aliases import OPTIONS, REMARKS
@@ -24,6 +26,34 @@ def test_every_name_in_the_table_leads_to_an_option_of_ppo(catalog: PluginCatalo
 @pytest.mark.parametrize("typed", ["--n_envs", "--n-envs", "--N-Envs"])
 def test_hyphens_and_capitals_make_no_difference(typed: str) -> None:
     assert option_hint(typed, {"--num-envs"}, "x") == "Did you mean --num-envs?"
+
+
+@pytest.mark.parametrize("name", ["evaluate", "video"])
+def test_commands_that_play_have_the_same_options_and_lead_to_them(name: str, catalog: PluginCatalog) -> None:
+    command = catalog.get("command", name).load()
+    known = {flag for param in command.params for flag in (*param.opts, *param.secondary_opts)}
+    assert {"--deterministic", "--stochastic", "--episodes", "--max-steps", "--env"} <= known
+    for typed, meant in PLAYING.items():
+        if meant != "--out" or "--out" in known:
+            assert option_hint(f"--{typed}", known, f"pgzoo {name}") == f"Did you mean {meant}?"
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("evaluate x --greedy", "Did you mean --deterministic?"),
+        ("video x --sampled", "Did you mean --stochastic?"),
+        ("run ppo --greedy", "Again: pgzoo evaluate RUN_ID --deterministic"),
+        ("sweep ppo --deterministic", "Again: pgzoo evaluate RUN_ID --deterministic"),
+        ("compare x --greedy", "Did you mean --metric eval/greedy_return_mean?"),
+        ("evaluate x --n-stepz", "Did you mean '--max-steps'?"),
+        ("--greedy", "No such option '--greedy'."),
+        ("plugins --jsn", "Did you mean '--json'?"),
+    ],
+)
+def test_greedy_actions_are_found_from_every_command(words: str, hint: str) -> None:
+    done = CliRunner().invoke(program, words.split(), prog_name="pgzoo")
+    assert done.exit_code == 2 and done.stderr.rstrip().endswith(hint), done.stderr
 
 
 def test_a_name_that_nobody_uses_has_no_hint() -> None:

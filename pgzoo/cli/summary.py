@@ -14,7 +14,7 @@ import click
 import numpy as np
 
 from pgzoo.cli import common
-from pgzoo.errors import visible
+from pgzoo.errors import RunFailed, visible
 from pgzoo.runs.waiting import ProgressMode, Waiting
 
 if TYPE_CHECKING:
@@ -32,24 +32,32 @@ COLOURS = {"finished": "green", "stopped": "yellow", "failed": "red", "interrupt
 IMPORTED = time.monotonic()
 MAX_DIAGNOSED = 32
 """Most runs whose journals are read again for the summary."""
+UNTRAINED = "No step was trained. Correct the error and start the run again; PGZOO_DEBUG=1 shows the traceback."
 EXIT_CODES = {"failed": 1, "interrupted": 130}
 
 
 def conclude(ctx: click.Context, result: Result, as_json: bool, progress: ProgressMode) -> None:
     """Print the result, wait a little for MLflow, print what to do next, and exit with the run's exit code.
 
+    Of a run that failed before its first update, only the failure is printed.
+
     Raises:
         RunFailed: the error that ended the run.
     """
-    if not as_json:
+    untrained = result.error is not None and not result.env_steps
+    if not as_json and not untrained:
         _print_result(result)
         if result.plan.config.profile:
             _print_profile(result)
     result = _ship(result, progress)
     if as_json:
         _print_json(result)
+    elif untrained:
+        _warn(result)
     else:
         _print_next_steps(result)
+    if untrained:
+        raise RunFailed(f"{result.error}\n{UNTRAINED}") from result.error.__cause__
     if result.error:
         raise result.error
     ctx.exit(EXIT_CODES.get(result.status, 0))

@@ -120,6 +120,19 @@ def test_a_class_runs_from_a_file_and_the_run_keeps_the_file(here: Path) -> None
     assert Path(copy).read_text() == IDEA
 
 
+def test_a_run_that_fails_in_its_first_update_prints_the_failure_alone(here: Path) -> None:
+    (here / "idea.py").write_text(
+        IDEA.replace("        dist = ", "        raise ValueError('no such key')\n        dist = ", 1)
+    )
+    done = run("./idea.py:Idea", *SHORT, "--seeds", "2")
+    assert (done.exit_code, done.stdout) == (1, "")
+    failure, hint = done.stderr.splitlines()[-2:]
+    assert re.fullmatch(r'Error: algorithm "idea:Idea" raised ValueError: no such key \(idea.py, line \d+\)', failure)
+    assert hint == (
+        "No step was trained. Correct the error and start the run again; PGZOO_DEBUG=1 shows the traceback."
+    )
+
+
 def test_python_takes_the_same_names() -> None:
     config = pgzoo.plan("idea.py:Idea", env="CartPole-v1", policy={"name": "./idea.py:net"}, total_steps=100).config
     assert (config.algorithm, config.policy.name, config.name) == ("idea:Idea", "idea:net", "Idea")

@@ -319,12 +319,15 @@ class UpdateContext(Protocol):
         """
         ...
 
-    def play(self, state: TrainState, candidates: Params) -> tuple[TrainState, NDArray[np.float64]]:
+    def play(self, state: TrainState, candidates: Params, *index: int) -> tuple[TrainState, NDArray[np.float64]]:
         """Play one episode per environment with greedy actions, each with different parameters.
 
         `candidates` holds the parameters that differ, under their names in `state.params`, as `[S, N, ...]`. Returns
         the state with updated counts of steps and episodes, and the undiscounted returns `[S, N]`, NaN for members that
         are not active.
+
+        Calls in one update with equal `index` start the same episodes: environment n has the same initial state in
+        each. Calls with different `index`, for example `0`, `1`, ..., start different episodes.
         """
         ...
 

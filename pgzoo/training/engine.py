@@ -197,9 +197,9 @@ class Engine:
         state, trajectory, finished = self.interaction.collect(state)
         return self._receive(state, trajectory, finished)
 
-    def play(self, state: TrainState, candidates: Params) -> tuple[TrainState, NDArray[np.float64]]:
+    def play(self, state: TrainState, candidates: Params, *index: int) -> tuple[TrainState, NDArray[np.float64]]:
         """Play one episode per environment with greedy actions, each with different parameters. Raises Cancelled."""
-        state, returns, trajectory, finished = self.interaction.play(state, to_device(candidates, self.device))
+        state, returns, trajectory, finished = self.interaction.play(state, to_device(candidates, self.device), *index)
         return self._receive(state, trajectory, finished)[0], returns
 
     def evaluate(self, state: TrainState, active: NDArray[np.bool_], mode: EvaluationMode) -> Evaluation:

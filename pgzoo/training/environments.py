@@ -46,9 +46,12 @@ class Environments:
         self.resuming = False  # the run begins here, also if it is resumed without a checkpoint
         return rollout.reset_all(self.training(), self.plan.policy, self._seeds(state, "reset"))
 
-    def reset_as_members(self, state: TrainState) -> Collector:
-        """Reset every training environment as if each were a member with one environment, `[S * N, 1]`."""
-        return rollout.reset_all(self.training(), self.plan.policy, self._seeds(state, "reset").reshape(-1, 1))
+    def reset_as_members(self, state: TrainState, *index: int) -> Collector:
+        """Reset every training environment as if each were a member with one environment, `[S * N, 1]`.
+
+        Each starts another episode for every `index`.
+        """
+        return rollout.reset_all(self.training(), self.plan.policy, self._seeds(state, "reset", *index).reshape(-1, 1))
 
     def window_start(self, state: TrainState, last: Collector) -> Collector:
         """Return where the next window starts, given `last`, where the last one ended.
@@ -98,6 +101,6 @@ class Environments:
             if envs is not None:
                 envs.close()
 
-    def _seeds(self, state: TrainState, stream: str) -> NDArray[np.int64]:
+    def _seeds(self, state: TrainState, stream: str, *index: int) -> NDArray[np.int64]:
         n, pairs = self.plan.config.num_envs, zip(self.plan.seeds, state.updates, strict=True)
-        return np.stack([reset_seeds(seed, stream, n, int(update)) for seed, update in pairs])
+        return np.stack([reset_seeds(seed, stream, n, int(update), *index) for seed, update in pairs])

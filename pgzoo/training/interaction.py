@@ -76,12 +76,13 @@ class Interaction:
         return _counted(state, trajectory, finished), trajectory, finished
 
     def play(
-        self, state: TrainState, candidates: Params
+        self, state: TrainState, candidates: Params, *index: int
     ) -> tuple[TrainState, NDArray[np.float64], Trajectory, FinishedEpisodes]:
         """Play one episode per environment with greedy actions, each with different parameters.
 
         `candidates` are leaves `[S, N, ...]` of the policy, under the names in the state. Returns the results of
-        `collect`, with the returns `[S, N]` after the state; NaN for members that are not active.
+        `collect`, with the returns `[S, N]` after the state; NaN for members that are not active. `index` selects the
+        episodes of this update.
         """
         plan, members, n = self.plan, len(self.plan.members), self.plan.config.num_envs
         for name, leaf in candidates.items():
@@ -96,7 +97,7 @@ class Interaction:
         params = {k: v.flatten(0, 1).contiguous() for k, v in policy_tensors(shared | candidates).items()}
         with self._collecting():
             # each environment is treated as a separate member: [S * N, 1]
-            envs, start = self.environments.training(), self.environments.reset_as_members(state)
+            envs, start = self.environments.training(), self.environments.reset_as_members(state, *index)
             quota = np.repeat(state.active, n)[:, None].astype(np.int64)
             trajectory, finished, _ = collect(
                 envs, Behavior(plan.policy, params, Greedy()), start, quota, None, self.monitor

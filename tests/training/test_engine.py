@@ -258,6 +258,23 @@ def test_every_environment_plays_with_a_policy_of_its_own(engine: Any) -> None:
     assert state.env_steps.tolist() == state.episodes.tolist() == [3, 3]
 
 
+def test_another_index_plays_other_episodes_whatever_the_other_members(engine: Any) -> None:
+    """CartPole's starts differ, and so do the lengths of its episodes with parameters of chance."""
+
+    def played(*indices: tuple[int, ...], **settings: Any) -> list[list[list[float]]]:
+        ctx = engine("ars", env="CartPole-v1", num_envs=8, policy={"name": "mlp", "hidden": ()}, **settings)
+        members, size = flatten(ctx.state.params.values()).shape
+        vector = torch.linspace(-1, 1, size).expand(members, 8, size)
+        candidates = unflatten_candidates(vector, ctx.state.params)
+        return [ctx.play(ctx.state, candidates, *index)[1].tolist() for index in indices]
+
+    first, again, zero, one = played((), (), (0,), (1,), seeds=2)
+    assert first == again
+    assert len({str(returns) for returns in (first, zero, one)}) == 3
+    [alone] = played((1,), seeds=1)
+    assert alone[0] == one[0]
+
+
 def test_members_that_are_not_active_do_not_play(engine: Any) -> None:
     ctx = engine("ars", env="probe/Bandit-v0", seeds=2, num_envs=2, policy={"name": "mlp", "hidden": ()})
     size = flatten(ctx.state.params.values()).shape[1]

@@ -23,13 +23,15 @@ KINDS: dict[str, ComponentKind] = {
     "policy": "policy",
     "listener": "listener",
     "env-backend": "env_backend",
+    "dynamics": "dynamics",
 }
 USES = {
-    "algorithm": "pgzoo run {name} --env CartPole-v1",
-    "estimator": "pgzoo run reinforce --env CartPole-v1 --estimator {name}",
-    "policy": "pgzoo run ppo --env CartPole-v1 --policy {name}",
+    "algorithm": "pgzoo run my-plugin --env CartPole-v1",
+    "estimator": "pgzoo run reinforce --env CartPole-v1 --estimator my-plugin",
+    "policy": "pgzoo run ppo --env CartPole-v1 --policy my-plugin",
     "listener": "pgzoo run reinforce --env CartPole-v1",
-    "env-backend": "pgzoo run reinforce --env CartPole-v1 --backend {name}",
+    "env-backend": "pgzoo run reinforce --env CartPole-v1 --backend my-plugin",
+    "dynamics": "pgzoo run ppo --env pgzoo_my_plugin.environment:MyPlugin-v0 --backend compiled",
 }
 RENAMED = {"pyproject-template.toml": "pyproject.toml", "github-workflow.yml": ".github/workflows/test.yml"}
 """Templates with another name than the file that they become, because tools look for files of these names."""
@@ -71,7 +73,7 @@ def new(ctx: click.Context, name: str, kind: str, as_json: bool) -> None:
         return
     common.echo("\n".join(f"{folder}/{path}" for path in texts))
     common.echo(f"\nNext      pgzoo plugins install --editable ./{folder}")
-    common.echo(f"          {USES[kind].format(name=name)}")
+    common.echo(f"          {_replaced(USES[kind], _words(name))}")
     common.echo(f"          pgzoo plugins check {name}")
     common.echo(f'          pip install --editable "./{folder}[dev]" && pytest ./{folder}')
 
@@ -89,11 +91,7 @@ def package(name: str, kind: str) -> dict[str, str]:
             f"The name of a plugin starts with a letter and consists of at most {LONGEST} lowercase letters, digits "
             f"and hyphens; got {name[: 2 * LONGEST]!a}.{near}"
         )
-    words = {
-        "my-plugin": name,
-        "my_plugin": name.replace("-", "_"),
-        "MyPlugin": "".join(part.capitalize() for part in name.split("-")),
-    }
+    words = _words(name)
     root = files("pgzoo") / "templates"
     templates = dict(sorted([*_read(root / "common"), *_read(root / KINDS[kind])]))
     own = {words["my_plugin"], words["MyPlugin"], f"{words['MyPlugin']}Config"}
@@ -101,6 +99,12 @@ def package(name: str, kind: str) -> dict[str, str]:
     if reserved := sorted(taken) or sorted(filter(keyword.iskeyword, own)):
         raise UsageError(f'A plugin can\'t be named "{name}", because its code needs the word {reserved[0]} itself.')
     return {_replaced(path, words): _replaced(text, words) for path, text in templates.items()}
+
+
+def _words(name: str) -> dict[str, str]:
+    """Return the words of the templates that stand for the name, and what replaces them."""
+    class_name = "".join(part.capitalize() for part in name.split("-"))
+    return {"my-plugin": name, "my_plugin": name.replace("-", "_"), "MyPlugin": class_name}
 
 
 def _read(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, str]]:

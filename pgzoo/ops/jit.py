@@ -30,7 +30,7 @@ def specialize(template: Function, parts: Mapping[str, Function], *, interpreted
 
     It and everything that it calls must be functions of numbers and arrays that numba can compile. It is compiled on
     its first call, or loaded from the folder where numba keeps compiled functions (`__pycache__`, or NUMBA_CACHE_DIR).
-    There its name contains a digest of the code of all these functions and of the constants that they use.
+    There its name contains a digest of the modules and the code of all these functions and of their constants.
     If `interpreted`, it is not compiled.
     """
     whole = _with_globals(template, parts)
@@ -91,6 +91,7 @@ def _describe(function: Function, seen: set[CodeType]) -> Iterator[Any]:
     if plain.__code__ in seen:
         return
     seen.add(plain.__code__)
+    yield plain.__module__  # numba imports the modules of a compiled function when it loads it
     yield from _code(plain.__code__)
     yield plain.__defaults__
     closure = [cell.cell_contents for cell in plain.__closure__ or ()]

@@ -117,11 +117,13 @@ def close(target: CheckTarget) -> None:
 
 def equals_gymnasium(target: CheckTarget) -> None:
     """Dynamics and gymnasium's environment take the same steps from the same states, up to rounding."""
+    with target.errors_fail_check("to load the dynamics", "See pgzoo.types.Dynamics."):
+        factory = target.component.load()  # first: its module may register the environment
     for env_id in target.component.facts["envs"]:
         if env_id not in gym.registry:
             raise NotApplicable(f"{env_id} isn't registered with gymnasium")
         with target.errors_fail_check(f"to step {env_id}", "See pgzoo.types.Dynamics."):
-            differences = compare_dynamics(target.component.load(), env_id)
+            differences = compare_dynamics(factory, env_id)
         for name, difference in differences.items():
             target.expect(
                 difference <= TOLERANCE,

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import pytest
 
+from pgzoo.errors import UnknownName
 from pgzoo.registry import ComponentKind, PluginCatalog, discover
 from pgzoo.testing.checks import CHECKS, DECLARATIONS, PLUGIN_CHECKS, ComponentChecks
 from pgzoo.testing.target import CheckTarget, KnownException, NotApplicable
@@ -144,5 +145,7 @@ class PluginSuite(_Suite):
     @_over(PLUGIN_CHECKS)
     def test_plugin(self, catalog: PluginCatalog, check: str) -> None:
         """The component passes each check."""
-        plugin = next(plugin for plugin in catalog.plugins if plugin.name == self.name)
+        plugin = next((plugin for plugin in catalog.plugins if plugin.name == self.name), None)
+        if plugin is None:
+            raise UnknownName(f'No plugin "{self.name}" is installed. Install its package: pip install --editable .')
         _run(partial(PLUGIN_CHECKS[check], CheckTarget(plugin, catalog)))

@@ -18,6 +18,7 @@ from pgzoo.envs import compiled
 from pgzoo.envs.choice import make_backend
 from pgzoo.envs.native import NativeBackend
 from pgzoo.errors import EnvError
+from pgzoo.ops import jit
 from pgzoo.ops.rows import rational_tanh
 from pgzoo.registry import discover
 from pgzoo.testing.backends import compare_dynamics
@@ -249,3 +250,14 @@ def test_what_numba_cannot_compile_is_named_in_one_line() -> None:
     ) as caught:
         compiled.CompiledEnvs(made, opened_env(wrapped=True), 1, 100).reset(np.zeros(1, np.int64))
     assert len(str(caught.value)) < 400
+
+
+def test_compiled_functions_of_two_modules_are_kept_apart() -> None:
+    """Numba imports the modules of what it loads, and the other module may be gone by then."""
+    source = "def double(x):\n    return 2 * x\n\n\ndef whole(x):\n    return double(x) + 1\n"
+    made = []
+    for module in ("first_module", "second_module"):
+        names: dict[str, Any] = {"__name__": module}
+        exec(compile(source, __file__, "exec"), names)
+        made += [jit.specialize(names["whole"], {}), jit.specialize(names["whole"], {})]
+    assert [function is made[0] for function in made] == [True, jit.available(), False, False]

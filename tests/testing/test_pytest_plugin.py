@@ -83,3 +83,11 @@ def test_the_entry_point_leads_to_a_module_that_imports_nothing_heavy() -> None:
     code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_suite_of_a_plugin_that_is_not_installed_says_so(pgzoo_catalog: PluginCatalog) -> None:
+    class Absent(pgzoo.testing.PluginSuite):
+        name = "not-there"
+
+    with pytest.raises(UnknownName, match='No plugin "not-there" is installed'):
+        Absent().test_plugin(pgzoo_catalog, "registers")

@@ -41,6 +41,14 @@ def test_links_within_the_docs_lead_to_files() -> None:
             assert ((DOCS / name).parent / link).exists(), f"{name}: {link}"
 
 
+def test_pages_that_are_named_are_linked() -> None:
+    """On the site, `docs/hooks.md` is no name of a page."""
+    generated = {"cli.md"}  # help texts
+    for name, text in PAGES.items():
+        prose = re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)", "", text, flags=re.DOTALL)
+        assert name in generated or not re.findall(r"docs/[\w-]+\.md", prose), name
+
+
 def test_translated_settings_exist() -> None:
     rows = re.findall(r"^\| [^|]* \| ([^|]*) \|", PAGES["coming-from.md"], re.MULTILINE)
     options = {option for row in rows for option in re.findall(r"--([a-z][a-z.-]*)", row)}

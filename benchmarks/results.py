@@ -200,7 +200,8 @@ HEADER = """# Learning results
 
 Made by `make results`. Every number is of the **final** parameters, not of the best ones. Returns are means over the
 evaluation episodes, in separate environments. On other processors or with other versions, results differ in rounding
-and thus in the numbers below. Seconds were measured on a shared machine; [Speed and memory](performance.md) are measured separately.
+and thus in the numbers below. Seconds were measured on a shared machine; [speed](performance.md) is measured
+separately.
 """
 
 if __name__ == "__main__":

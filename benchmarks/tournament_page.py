@@ -43,8 +43,9 @@ EXPLANATION = """
   5th and 95th percentile of the seeds, in percent of the same scale (Tanaka & Mahmood 2026). With ten seeds, these are
   the lowest and the highest one. Lower is more reliable.
 - **sensitivity**: what tuning for each environment gains over the best single setting, on scores normalized by
-  percentiles over all trials (Adkins, Bowling & White 2024; [sweeps](sweeps.md)). **Must be tuned**: how many of the two
-  hyperparameters have to be tuned for each environment to reach 95 % of the tuned score. Both need two environments.
+  percentiles over all trials (Adkins, Bowling & White 2024; [sweeps](sweeps.md)). **Must be tuned**: how many of the
+  two hyperparameters have to be tuned for each environment to reach 95 % of the tuned score. Both need two
+  environments.
 """
 
 

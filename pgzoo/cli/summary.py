@@ -56,7 +56,7 @@ def conclude(ctx: click.Context, result: Result, as_json: bool, progress: Progre
         _warn(result)
     else:
         _print_next_steps(result)
-    if untrained:
+    if result.error and untrained:
         raise RunFailed(f"{result.error}\n{UNTRAINED}") from result.error.__cause__
     if result.error:
         raise result.error

@@ -8,7 +8,7 @@ from typing import Any
 
 import pgzoo
 
-from pgzoo_my_plugin.environment import MyPlugin
+from .environment import MyPlugin
 
 
 def reset(state: Any, random: Any, constants: Any) -> None:

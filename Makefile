@@ -7,7 +7,7 @@ ARGS ?= reinforce --env CartPole-v1
 # Tests start hundreds of Python processes; without cached bytecode, each would compile pgzoo again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test test-all unit coverage wheels test-envpool test-ray test-wandb test-peers check audit sbom fix docs bench bench-backends bench-device bench-peers bench-physics results tournament curves environments faults lock clean
+.PHONY: run test test-all unit coverage wheels test-new-plugins test-envpool test-ray test-wandb test-peers check audit sbom fix docs bench bench-backends bench-device bench-peers bench-physics results tournament curves environments faults lock clean
 
 run: $(VENV)/.ready
 	$(BIN)/pgzoo run $(ARGS)
@@ -112,6 +112,10 @@ $(VENV)/.ready: pyproject.toml constraints.txt $(foreach plugin,example offpolic
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[compiled,dev,onnx,sweep,video]' -e plugins/pgzoo-example -e plugins/pgzoo-offpolicy -e plugins/pgzoo-tensorboard
 	touch $@
+
+# What `pgzoo plugins new` writes is installed beside a wheel of pgzoo, checked, tested and trained.
+test-new-plugins: $(VENV)/.ready
+	$(BIN)/python -m pytest tests/cli/test_plugins_new.py $(ARGS_TEST)
 
 # envpool and what it needs are 300 MB to download: installed and tested when asked for.
 test-envpool: $(VENV)/.envpool

@@ -237,9 +237,10 @@ def evaluate_policy(
     Raises:
         ConfigError, UsageError, EnvError, UnfitError: as `environment_for`; or the backend can't run the environment.
     """
+    run = playable.run if backend is None else None  # whose code may be missing
     backend = backend or (playable.backend if env is None else "auto")
     seed, max_steps = playable.seed if seed is None else seed, max_steps or playable.max_steps
-    with explain_missing_code([playable.run] if playable.run else [], catalog):
+    with explain_missing_code([run] if run else [], catalog):
         policy, request = playable.policy, environment_for(playable.policy, env, catalog, backend)
         _, chosen = choose_backend(backend, catalog, request)
     count = min(chosen.width, episodes)

@@ -43,7 +43,7 @@ def explain_missing_code(runs: Sequence[Found], catalog: PluginCatalog, command:
 
     If the runs were started with `--import`s that weren't given now, the message names these and nothing else.
     Otherwise the message of the error is followed by a line for each plugin of the runs that isn't loaded.
-    `command` is what the user typed.
+    `command` is what the user typed, empty in Python.
     """
     try:
         yield
@@ -67,12 +67,10 @@ def _ask_for(missing: Sequence[str], runs: Sequence[Found], command: str) -> str
         elif absent:
             lines.append(f"There is no file {name} here: give the path where it is now.")
         given.append(copy or name)
-    options = " ".join(f"--import {shlex.quote(name)}" for name in given)
-    if any("kept a copy" in line for line in lines):
-        lines.append(f"If you trust the copy: {command} {options}" if command else f"If you trust the copy: {options}")
-    else:
-        lines.append(f"Next: {command} {options}" if command else f"Add: {options}")
-    return " ".join(lines)
+    next_step = (
+        " ".join([command, *(f"--import {shlex.quote(name)}" for name in given)]) if command else f"imports={given}"
+    )
+    return f"{' '.join(lines)} {'Next' if given == list(missing) else 'If you trust the copy'}: {next_step}"
 
 
 def _listed(names: Sequence[str]) -> str:

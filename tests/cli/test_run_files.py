@@ -94,9 +94,9 @@ def test_a_class_runs_from_a_file_and_the_run_keeps_the_file(here: Path) -> None
     asked = r"^Idea s0 needs ./idea.py, and the files of a run load no code. Next: pgzoo resume x --import ./idea.py$"
     with pytest.raises(UnknownName, match=asked):
         resume([found], discover(), total_steps=200, command="pgzoo resume x")
-    with pytest.raises(UnknownName, match=r"Add: --import ./idea\.py$"):
+    with pytest.raises(UnknownName, match=r"Next: imports=\['./idea\.py'\]$"):
         pgzoo.evaluate(found.run_key, episodes=2)
-    with pytest.raises(UnknownName, match=r"Add: --import ./idea\.py$"):
+    with pytest.raises(UnknownName, match=r"Next: imports=\['./idea\.py'\]$"):
         differences(found, discover())
     elsewhere = discover(imports=[str(here / "idea.py")])  # the same file by another path
     assert changes(start["tags"], elsewhere) == []

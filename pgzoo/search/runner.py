@@ -37,7 +37,7 @@ from pgzoo.search.space import (
     round_setting,
     sample,
 )
-from pgzoo.search.study import GRACE, Study, read_study, worker_lock
+from pgzoo.search.study import GRACE, Study, lost_storage, read_study, worker_lock
 from pgzoo.search.trial import Candidate, Objective, Outcome, batches, train_batch
 from pgzoo.tracking.ledger import PARENT
 from pgzoo.tracking.locks import lock
@@ -185,7 +185,13 @@ def run_search(
     folder = home.root / "studies" / name
     opened = Study(name, folder, options, space, base)
     display = Display(progress, name, options.trials)
-    with _said_once(), worker_lock(folder) as worker, StudyLog(opened, home, command) as log, opened.heartbeats():
+    with (
+        _said_once(),
+        lost_storage(options.storage, name),
+        worker_lock(folder) as worker,
+        StudyLog(opened, home, command) as log,
+        opened.heartbeats(),
+    ):
         return _Search(opened, catalog, command, display, worker, log, home).run()
 
 
@@ -219,7 +225,13 @@ def join_study(
     tracking.check_store(tracking.resolve_uri(tracking_uri, home), home)
     opened = Study(name, folder, options, checked_space(parse_search(options.space), base, catalog), base)
     display = Display(progress, name, options.trials)
-    with _said_once(), worker_lock(folder) as worker, StudyLog(opened, home, command) as log, opened.heartbeats():
+    with (
+        _said_once(),
+        lost_storage(options.storage, name),
+        worker_lock(folder) as worker,
+        StudyLog(opened, home, command) as log,
+        opened.heartbeats(),
+    ):
         return _Search(opened, catalog, command, display, worker, log, home).run(finals=False)
 
 

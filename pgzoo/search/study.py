@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import threading
 import time
@@ -26,7 +27,9 @@ from pgzoo.search.trial import RUNGS, Outcome, score
 from pgzoo.tracking.home import redact
 from pgzoo.tracking.locks import is_locked, lock
 
-__all__ = ["UNNAMED", "Study", "read_study", "worker_lock"]
+__all__ = ["GRACE", "Study", "lost_storage", "open_storage", "read_study", "storage_errors", "worker_lock"]
+
+_log = logging.getLogger("pgzoo")
 
 DEFINITION = "pgzoo.definition"
 """Attribute of a study: what its trials have in common. A study is continued only with the same definition."""
@@ -39,6 +42,9 @@ OPTIONS = "pgzoo.options"
 
 HEARTBEAT, GRACE = 10, 60
 """In a database, a trial has a heartbeat every HEARTBEAT seconds. After GRACE seconds without one it is abandoned."""
+
+PATIENCE = 300
+"""Longest time to wait for a database that was reachable at the start, in seconds."""
 
 UNNAMED = timedelta(seconds=60)
 """Longest time between the start of a trial and its worker's name in the study."""
@@ -288,7 +294,9 @@ def read_study(name: str, folder: Path, url: str | None) -> tuple[dict[str, Any]
     import optuna
 
     missing = (
-        f"No study {name} in {tracking.display_uri(url) if url else folder.parent}. Give its --storage, if it has one."
+        f"No study {name} in {tracking.display_uri(url)}: it hasn't been started there, or was deleted."
+        if url
+        else f"No study {name} in {folder.parent}. If it is in a database, give its --storage."
     )
     if not url and not (folder / "journal.log").exists():
         raise UnknownName(missing)
@@ -324,14 +332,37 @@ def open_storage(url: str | None, folder: Path) -> Any:
     if url:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return optuna.storages.RDBStorage(
+            storage = optuna.storages.RDBStorage(
                 url, engine_kwargs={"pool_pre_ping": True}, heartbeat_interval=HEARTBEAT, grace_period=GRACE
             )
+        _reconnect_patiently(storage.engine)
+        return storage
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "journal.log"
     return optuna.storages.JournalStorage(
         optuna.storages.journal.JournalFileBackend(str(path), lock_obj=_JournalLock(path.with_suffix(".lock")))
     )
+
+
+def _reconnect_patiently(engine: Any) -> None:
+    """Make new connections wait for a database that is down, so that a restart of it doesn't end the search."""
+    import sqlalchemy
+
+    def connect(dialect: Any, record: Any, arguments: Any, keywords: Any) -> Any:
+        deadline, warned = time.monotonic() + PATIENCE, False
+        while True:
+            try:
+                return dialect.connect(*arguments, **keywords)
+            except dialect.loaded_dbapi.OperationalError as error:
+                if time.monotonic() > deadline:
+                    raise
+                if not warned:
+                    reason = redact(str(error).partition("\n")[0])
+                    _log.warning("The Optuna storage can't be reached, trying again for %d s: %s", PATIENCE, reason)
+                warned = True
+                time.sleep(1.0)
+
+    sqlalchemy.event.listen(engine, "do_connect", connect)
 
 
 def _has_heartbeats(storage: Any) -> bool:
@@ -342,7 +373,7 @@ def _has_heartbeats(storage: Any) -> bool:
 
 @contextmanager
 def storage_errors(url: str | None, folder: Path) -> Iterator[None]:
-    """Turn errors of an Optuna storage, except KeyError for a study that it doesn't have, into StoreError."""
+    """Turn errors of opening an Optuna storage, except KeyError for a study that it doesn't have, into StoreError."""
     try:
         yield
     except KeyError:
@@ -398,6 +429,22 @@ def _pruner(name: Pruner) -> Any:
         case "hyperband":
             return pruners.HyperbandPruner(min_resource=1, max_resource=RUNGS, reduction_factor=3)
     return pruners.NopPruner()
+
+
+@contextmanager
+def lost_storage(url: str | None, study: str) -> Iterator[None]:
+    """Turn the errors of a database that fails during a search into StoreError."""
+    import optuna
+
+    try:
+        yield
+    except optuna.exceptions.StorageInternalError as error:
+        shown = tracking.display_uri(url or "")
+        reason = redact(str(error.__cause__ or error).partition("\n")[0])
+        raise StoreError(
+            f"The Optuna storage {shown} failed: {reason}. Finished trials are in it. To continue the search, repeat "
+            f"the command with --study {study}."
+        ) from error
 
 
 @contextmanager

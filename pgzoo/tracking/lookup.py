@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,14 +13,20 @@ from typing import TYPE_CHECKING, Any
 from pgzoo.errors import StoreError, UnknownName, did_you_mean
 from pgzoo.files import write_file
 from pgzoo.tracking.home import NO_STORE, Home, display_uri, redact, resolve_uri
-from pgzoo.tracking.journal import artifact_path, check_run_key
-from pgzoo.tracking.ledger import KIND, identity, journal_folders, read_json, start_of_seed
+from pgzoo.tracking.journal import Record, artifact_path, check_run_key
+from pgzoo.tracking.ledger import KIND, identity, journal_folders, read_json, start_of, start_of_seed
 from pgzoo.tracking.secrets import reveal_secrets
 
 if TYPE_CHECKING:
     from pgzoo.tracking.store import Store
 
-__all__ = ["Found", "find"]
+__all__ = ["Found", "find", "find_study"]
+
+STUDY = "pgzoo.study"
+"""Tag with the name of a search, of its run and of those of its trials and their seeds."""
+
+PAGE = 1000
+"""Runs that are requested from a store at once."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,46 @@ def find(ref: str, home: Home, tracking_uri: str | None = None) -> list[Found]:
     )
 
 
+def find_study(
+    ref: str, home: Home, tracking_uri: str | None = None, report: Callable[[int], None] = lambda count: None
+) -> tuple[str, list[Found]] | None:
+    """Return the name and all runs of the study with this name, or whose own run has this id or key; None if unknown.
+
+    Its runs are those of seeds, of trials and of the study itself, in the journals of this machine and, if a
+    `tracking_uri` is given, in that store. `report` is called with the number of runs so far.
+    """
+    local: list[tuple[str, Found]] = []
+    wanted = ref
+    for folder in journal_folders(home):
+        start = start_of(folder)
+        tags = start.get("tags", {}) if start is not None else {}
+        if start is not None and STUDY in tags:
+            found = _local(folder, home, start)
+            local.append((tags[STUDY], found))
+            if tags.get(KIND) == "study" and ref in (found.run_key, found.run_id):
+                wanted = tags[STUDY]
+    runs = [found for name, found in local if name == wanted]
+    report(len(runs))
+    if tracking_uri:
+        uri = resolve_uri(tracking_uri, home)
+        known = {found.run_id for found in runs}
+
+        def search(client: Any) -> None:
+            quoted, token = wanted.replace("'", ""), None
+            experiments = {one.experiment_id: one.name for one in client.search_experiments()}
+            while experiments:
+                query = f"tags.`{STUDY}` = '{quoted}'"
+                page = client.search_runs(list(experiments), query, max_results=PAGE, page_token=token)
+                runs.extend(_remote(run, experiments, uri, home) for run in page if run.info.run_id not in known)
+                report(len(runs))
+                if not (token := page.token):
+                    break
+
+        query_store(uri, search, f"the runs of study {ref}")
+    own_folder = home.root / "studies" / wanted / "workers"  # without runs if each of them was deleted by itself
+    return (wanted, runs) if runs or (Path(wanted).name == wanted and own_folder.is_dir()) else None
+
+
 def choose(ref: str, runs: list[Found]) -> list[Found]:
     if found := [f for f in runs if ref in (f.run_id, f.run_key)]:
         return found[-1:]
@@ -112,9 +158,12 @@ def choose(ref: str, runs: list[Found]) -> list[Found]:
 
 
 def local_run(folder: Path, home: Home) -> Found | None:
-    start, shipped = start_of_seed(folder), read_json(folder / "run.json")
-    if start is None:
-        return None
+    start = start_of_seed(folder)
+    return None if start is None else _local(folder, home, start)
+
+
+def _local(folder: Path, home: Home, start: Record) -> Found:
+    shipped = read_json(folder / "run.json")
     return Found(
         **identity(folder, start, shipped),
         tracking_uri=reveal_secrets(str(shipped.get("tracking_uri") or start.get("uri", "")), home),
@@ -124,7 +173,7 @@ def local_run(folder: Path, home: Home) -> Found | None:
 
 def remote_runs(client: Any, ref: str, uri: str, home: Home) -> Iterable[Found]:
     """Ask a store for the runs with this id, key, group or name."""
-    from pgzoo.tracking.store import check_run_id, is_final
+    from pgzoo.tracking.store import is_final
 
     experiments = client.search_experiments()
     names = {e.experiment_id: e.name for e in experiments}
@@ -142,25 +191,31 @@ def remote_runs(client: Any, ref: str, uri: str, home: Home) -> Iterable[Found]:
             break
         runs = list(client.search_runs(list(names), query, order_by=["attributes.start_time DESC"], max_results=1000))
     for run in runs:
-        check_run_id(run.info.run_id)
-        tags, params = run.data.tags, run.data.params
-        if KIND in tags:
-            continue
-        seed = params.get("seed", "0")
-        yield Found(
-            run_key=tags.get("pgzoo.run_key", ""),
-            run_id=run.info.run_id,
-            name=run.info.run_name,
-            group=tags.get("pgzoo.group", ""),
-            seed=int(seed) if seed.isdigit() else 0,
-            algorithm=params.get("algorithm", ""),
-            env=params.get("env", ""),
-            experiment=names.get(run.info.experiment_id, ""),
-            tracking_uri=uri,
-            path=None,
-            started=run.info.start_time,
-            home=home,
-        )
+        if KIND not in run.data.tags:
+            yield _remote(run, names, uri, home)
+
+
+def _remote(run: Any, experiments: Mapping[str, str], uri: str, home: Home) -> Found:
+    """Return a run of a store. `experiments` are the names of experiments by id."""
+    from pgzoo.tracking.store import check_run_id
+
+    check_run_id(run.info.run_id)
+    tags, params = run.data.tags, run.data.params
+    seed = params.get("seed", "0")
+    return Found(
+        run_key=tags.get("pgzoo.run_key", ""),
+        run_id=run.info.run_id,
+        name=run.info.run_name,
+        group=tags.get("pgzoo.group", ""),
+        seed=int(seed) if seed.isdigit() else 0,
+        algorithm=params.get("algorithm", ""),
+        env=params.get("env", ""),
+        experiment=experiments.get(run.info.experiment_id, ""),
+        tracking_uri=uri,
+        path=None,
+        started=run.info.start_time,
+        home=home,
+    )
 
 
 def query_store(uri: str, question: Callable[[Any], object], what: str) -> None:

@@ -13,7 +13,7 @@ import click
 
 from pgzoo.cli import common
 from pgzoo.cli.completion import complete_component, complete_env, complete_run
-from pgzoo.errors import StoreError, UsageError, visible
+from pgzoo.errors import StoreError, UnknownName, UsageError, visible
 from pgzoo.runs.waiting import ProgressMode, Waiting
 
 if TYPE_CHECKING:
@@ -166,16 +166,31 @@ def select(
 
     Raises UnknownName, and UsageError for a run that is only in a store which --tracking-uri doesn't name.
     """
-    from pgzoo.tracking import find, find_study
+    from pgzoo.tracking import display_uri
+    from pgzoo.tracking.lookup import LocalRuns, find, find_study, stored_study
 
+    local = LocalRuns(home)
     runs: dict[str, Found] = {}
     studies: list[str] = []
     for selector in selectors:
-        if study := find_study(selector, home, tracking_uri, report):
-            studies.append(study[0])
-            runs |= {run.run_key or str(run.run_id): run for run in study[1]}
-            continue
-        for run in find(selector, home, tracking_uri):
+        if study := find_study(selector, home, local):
+            name, found = study
+        else:
+            name = ""
+            try:
+                found = find(selector, home, tracking_uri, local)
+            except UnknownName:
+                name, found = selector, []
+                if not tracking_uri:
+                    raise
+        if name and tracking_uri:
+            known = {run.run_id for run in found}
+            found += [run for run in stored_study(name, home, tracking_uri, report) if run.run_id not in known]
+            if not found:
+                raise UnknownName(f'No run and no study "{selector}" here or in {display_uri(tracking_uri)}.')
+        if name:
+            studies.append(name)
+        for run in found:
             if run.path is None and not tracking_uri:
                 raise UsageError(
                     f'"{selector}" is not on this machine, only in the tracking store. To delete it there, name the '

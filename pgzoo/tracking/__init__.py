@@ -9,7 +9,7 @@ from pgzoo.tracking.home import NO_STORE, Home, check_store, display_uri, resolv
 from pgzoo.tracking.journal import EndStatus, EpisodeRecord, Journal, records
 from pgzoo.tracking.ledger import Pending, ShippingSummary, format_shipping, pending
 from pgzoo.tracking.limits import reserve_descriptors
-from pgzoo.tracking.lookup import Found, find, find_study
+from pgzoo.tracking.lookup import Found, find
 from pgzoo.tracking.session import Session
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "check_store",
     "display_uri",
     "find",
-    "find_study",
     "format_shipping",
     "pending",
     "records",

@@ -20,7 +20,7 @@ from pgzoo.tracking.secrets import reveal_secrets
 if TYPE_CHECKING:
     from pgzoo.tracking.store import Store
 
-__all__ = ["Found", "find", "find_study"]
+__all__ = ["Found", "LocalRuns", "find", "find_study", "stored_study"]
 
 STUDY = "pgzoo.study"
 """Tag with the name of a search, of its run and of those of its trials and their seeds."""
@@ -81,16 +81,25 @@ class Found:
         return cached
 
 
-def find(ref: str, home: Home, tracking_uri: str | None = None) -> list[Found]:
+class LocalRuns:
+    """The runs in the journals of this machine, each with the tags that it started with."""
+
+    def __init__(self, home: Home) -> None:
+        starts = ((folder, start_of(folder)) for folder in journal_folders(home))
+        self.all = [(_local(folder, home, start), start.get("tags", {})) for folder, start in starts if start]
+        self.seeds = [found for found, tags in self.all if KIND not in tags]
+
+
+def find(ref: str, home: Home, tracking_uri: str | None = None, local: LocalRuns | None = None) -> list[Found]:
     """Return the runs that `ref` names, by seed: one for a run id or run key, a command's for a group.
 
     A name means the newest run or group with this name: `reinforce s3` one run, `reinforce` the seeds of the newest
     group.
-    Local journals are searched first, then the tracking store. Raises UnknownName, and StoreError if the store is
-    unreachable.
+    Local journals are searched first (those in `local` if they have been read before), then the tracking store. Raises
+    UnknownName, and StoreError if the store is unreachable.
     """
-    local = [found for folder in journal_folders(home) if (found := local_run(folder, home))]
-    if chosen := choose(ref, local):
+    seeds = (local or LocalRuns(home)).seeds
+    if chosen := choose(ref, seeds):
         return chosen
     uri = resolve_uri(tracking_uri, home)
     remote: list[Found] = []
@@ -98,7 +107,7 @@ def find(ref: str, home: Home, tracking_uri: str | None = None) -> list[Found]:
         query_store(uri, lambda client: remote.extend(remote_runs(client, ref, uri, home)), f'run "{ref}"')
     if chosen := choose(ref, remote):
         return chosen
-    known = {k for f in local for k in (f.name, f.group, f.run_key, f.name.rpartition(" s")[0], f.run_id or f.name)}
+    known = {k for f in seeds for k in (f.name, f.group, f.run_key, f.name.rpartition(" s")[0], f.run_id or f.name)}
     where = str(home.root) if uri == NO_STORE else f"{home.root} or {display_uri(uri)}"
     raise UnknownName(
         f'No run "{ref}" in {where}.{did_you_mean(ref, sorted(known))} '
@@ -106,44 +115,42 @@ def find(ref: str, home: Home, tracking_uri: str | None = None) -> list[Found]:
     )
 
 
-def find_study(
-    ref: str, home: Home, tracking_uri: str | None = None, report: Callable[[int], None] = lambda count: None
-) -> tuple[str, list[Found]] | None:
-    """Return the name and all runs of the study with this name, or whose own run has this id or key; None if unknown.
+def find_study(ref: str, home: Home, local: LocalRuns) -> tuple[str, list[Found]] | None:
+    """Return the name and the `local` runs of a study, given its name, or the id or key of its own run.
 
-    Its runs are those of seeds, of trials and of the study itself, in the journals of this machine and, if a
-    `tracking_uri` is given, in that store. `report` is called with the number of runs so far.
+    The runs are those of the study itself, of its trials and of their seeds. Returns None if it isn't known here.
     """
-    local: list[tuple[str, Found]] = []
-    wanted = ref
-    for folder in journal_folders(home):
-        start = start_of(folder)
-        tags = start.get("tags", {}) if start is not None else {}
-        if start is not None and STUDY in tags:
-            found = _local(folder, home, start)
-            local.append((tags[STUDY], found))
-            if tags.get(KIND) == "study" and ref in (found.run_key, found.run_id):
-                wanted = tags[STUDY]
-    runs = [found for name, found in local if name == wanted]
-    report(len(runs))
-    if tracking_uri:
-        uri = resolve_uri(tracking_uri, home)
-        known = {found.run_id for found in runs}
+    own = (tags for found, tags in local.all if tags.get(KIND) == "study" and ref in (found.run_key, found.run_id))
+    name = next((tags[STUDY] for tags in own if STUDY in tags), ref)
+    runs = [found for found, tags in local.all if tags.get(STUDY) == name]
+    folder = home.root / "studies" / name / "workers"  # without runs if each of them was deleted by itself
+    return (name, runs) if runs or (Path(name).name == name and folder.is_dir()) else None
 
-        def search(client: Any) -> None:
-            quoted, token = wanted.replace("'", ""), None
-            experiments = {one.experiment_id: one.name for one in client.search_experiments()}
-            while experiments:
-                query = f"tags.`{STUDY}` = '{quoted}'"
-                page = client.search_runs(list(experiments), query, max_results=PAGE, page_token=token)
-                runs.extend(_remote(run, experiments, uri, home) for run in page if run.info.run_id not in known)
-                report(len(runs))
-                if not (token := page.token):
-                    break
 
-        query_store(uri, search, f"the runs of study {ref}")
-    own_folder = home.root / "studies" / wanted / "workers"  # without runs if each of them was deleted by itself
-    return (wanted, runs) if runs or (Path(wanted).name == wanted and own_folder.is_dir()) else None
+def stored_study(name: str, home: Home, tracking_uri: str, report: Callable[[int], None]) -> list[Found]:
+    """Return the runs of a study that a tracking store has. `report` is called with their number so far.
+
+    Raises StoreError.
+    """
+    uri, runs = resolve_uri(tracking_uri, home), list[Found]()
+
+    def search(client: Any) -> None:
+        query, token = f"tags.`{STUDY}` = '{plain(name)}'", None
+        experiments = {one.experiment_id: one.name for one in client.search_experiments()}
+        while experiments:
+            page = client.search_runs(list(experiments), query, max_results=PAGE, page_token=token)
+            runs.extend(_remote(run, experiments, uri, home) for run in page)
+            report(len(runs))
+            if not (token := page.token):
+                break
+
+    query_store(uri, search, f"the runs of study {name}")
+    return runs
+
+
+def plain(text: str) -> str:
+    """Return a text without the characters that have a meaning in a query of MLflow."""
+    return text.replace("'", "").replace("%", "").replace("\\", "")
 
 
 def choose(ref: str, runs: list[Found]) -> list[Found]:
@@ -158,6 +165,7 @@ def choose(ref: str, runs: list[Found]) -> list[Found]:
 
 
 def local_run(folder: Path, home: Home) -> Found | None:
+    """Return the run of a seed from its folder; None for other folders."""
     start = start_of_seed(folder)
     return None if start is None else _local(folder, home, start)
 
@@ -183,7 +191,7 @@ def remote_runs(client: Any, ref: str, uri: str, home: Home) -> Iterable[Found]:
     except Exception as error:  # not an id
         if not is_final(error):
             raise
-    quoted = ref.replace("'", "").replace("%", "").replace("\\", "")
+    quoted = plain(ref)
     queries = [f"tags.`pgzoo.{k}` = '{quoted}'" for k in ("run_key", "group")]
     queries += [f"attributes.run_name = '{quoted}'", f"attributes.run_name LIKE '{quoted} s%'"]
     for query in queries:

@@ -1,0 +1,34 @@
+"""Which schema an SQLite database of MLflow has. Doesn't import mlflow, which takes seconds."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from contextlib import closing
+from importlib.util import find_spec
+from pathlib import Path
+
+__all__ = ["is_outdated", "schema_version"]
+
+
+def schema_version(path: Path) -> str | None:
+    """Return the schema revision of the database, None if it has no such table."""
+    with closing(sqlite3.connect(path, timeout=20)) as database:
+        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone():
+            return None
+        found = database.execute("SELECT version_num FROM alembic_version").fetchone()
+        return str(found[0]) if found else None
+
+
+def is_outdated(path: Path) -> bool:
+    """Return whether the database has an older schema than that of the installed MLflow.
+
+    Each migration of MLflow is a file that names the revision before it, so only the latest revision is in none of them.
+    """
+    spec, version = find_spec("mlflow"), schema_version(path)
+    folders = spec.submodule_search_locations if spec else None
+    if version is None or not folders:
+        return False
+    follows = re.compile(rf"^down_revision = [\"']{re.escape(version)}[\"']", re.MULTILINE)
+    files = Path(folders[0], "store", "db_migrations", "versions").glob("*.py")
+    return any(follows.search(file.read_text(encoding="utf-8")) for file in files)

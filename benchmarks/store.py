@@ -92,8 +92,8 @@ def measure(folder: Path, runs: int, points: int, journals: int) -> None:
     rows = []
     for label, words in commands.items():
         home = local if "journals" in label or "machine" in label else folder / "empty"
-        seconds, megabytes, output = timed(words, home)
-        rows.append((f"`{label}`", f"{seconds:.1f}", f"{megabytes:,.0f}"))
+        seconds, cpu, megabytes, output = timed(words, home)
+        rows.append((f"`{label}`", f"{seconds:.1f}", f"{cpu:.1f}", f"{megabytes:,.0f}"))
         print(rows[-1], output, flush=True)
     rows += ui(folder / "empty", uri)
     print(*rows[-2:], sep="\n")
@@ -102,11 +102,11 @@ def measure(folder: Path, runs: int, points: int, journals: int) -> None:
         put(
             ROOT / "docs" / "tracking.md",
             "large-store",
-            f"{table(('command', 'seconds', 'memory, MB'), rows)}\n\n{made}",
+            f"{table(('command', 'seconds', 'CPU seconds', 'memory, MB'), rows)}\n\n{made}",
         )
 
 
-def ui(home: Path, uri: str) -> list[tuple[str, str, str]]:
+def ui(home: Path, uri: str) -> list[tuple[str, ...]]:
     """Measure `pgzoo ui` until it prints its link, and the requests of the page that the link opens."""
     command = [sys.executable, "-m", "pgzoo", "ui", "--no-browser", "--tracking-uri", uri]
     begin = time.perf_counter()
@@ -116,7 +116,8 @@ def ui(home: Path, uri: str) -> list[tuple[str, str, str]]:
         try:
             assert child.stdout is not None
             link = child.stdout.readline()
-            started = time.perf_counter() - begin
+            started, processes = time.perf_counter() - begin, descendants(child.pid)
+            start_cpu = sum(map(cpu_seconds, processes))
             base = link.partition("/#")[0]
             begin = time.perf_counter()
             query = {"experiment_ids": ["7"], "max_results": PAGE, "order_by": ["attributes.start_time DESC"]}
@@ -126,12 +127,12 @@ def ui(home: Path, uri: str) -> list[tuple[str, str, str]]:
                     f"{base}/ajax-api/2.0/mlflow/metrics/get-history?run_id={run['info']['run_id']}&metric_key=train/return_mean&max_results=1000"
                 )
             page = time.perf_counter() - begin
-            memory = sum(map(resident, descendants(child.pid)))
+            memory, page_cpu = sum(map(resident, processes)), sum(map(cpu_seconds, processes)) - start_cpu
         finally:
             child.send_signal(signal.SIGTERM)  # SIGINT is ignored in a background job
     return [
-        ("`pgzoo ui`, until the link is printed", f"{started:.1f}", f"{memory:,.0f}"),
-        (f"its first {PAGE} runs, and {CHARTED} curves", f"{page:.1f}", ""),
+        ("`pgzoo ui`, until the link is printed", f"{started:.1f}", f"{start_cpu:.1f}", ""),
+        (f"its first {PAGE} runs, and {CHARTED} curves", f"{page:.1f}", f"{page_cpu:.1f}", f"{memory:,.0f}"),
     ]
 
 
@@ -149,6 +150,12 @@ def descendants(pid: int) -> list[int]:
     return [pid, *(one for child in children for one in descendants(int(child)))]
 
 
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def resident(pid: int) -> float:
     """Return the maximum resident memory of a process in MB."""
     line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
@@ -160,8 +167,8 @@ def environment(home: Path) -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")} | {"PGZOO_HOME": str(home)}
 
 
-def timed(words: list[str], home: Path) -> tuple[float, float, str]:
-    """Run a command of pgzoo; return its seconds, its maximum memory in MB and the number of lines of its output."""
+def timed(words: list[str], home: Path) -> tuple[float, float, float, str]:
+    """Run a command of pgzoo; return its seconds, CPU seconds, maximum memory in MB and number of lines of output."""
     begin = time.perf_counter()
     child = subprocess.Popen(
         [sys.executable, "-m", "pgzoo", *words, "--no-progress"],
@@ -175,7 +182,8 @@ def timed(words: list[str], home: Path) -> tuple[float, float, str]:
     _, status, usage = os.wait4(child.pid, 0)
     if os.waitstatus_to_exitcode(status):
         sys.exit(f"pgzoo {' '.join(words)} failed:\n{output}")
-    return time.perf_counter() - begin, usage.ru_maxrss / 1024, f"{len(output.splitlines())} lines"
+    cpu = usage.ru_utime + usage.ru_stime
+    return time.perf_counter() - begin, cpu, usage.ru_maxrss / 1024, f"{len(output.splitlines())} lines"
 
 
 def make_store(database: Path, runs: int, points: int) -> None:

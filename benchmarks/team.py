@@ -87,14 +87,15 @@ def main() -> None:
 
 def measure(trainers: int, total_steps: int) -> Measured:
     """Start trainers at once on a fresh server, wait until everything is uploaded, and compare."""
-    words = ("run", "reinforce", "--env", "CartPole-v1", "--preset", "none", "--log-every", str(LOG_EVERY))
-    words += ("--total-steps", str(total_steps), "--eval-episodes", "10", "--json", "--seed")
+    words = ["run", "reinforce", "--env", "CartPole-v1", "--preset", "none", "--log-every", str(LOG_EVERY)]
+    words += ["--total-steps", str(total_steps), "--eval-episodes", "10", "--json", "--seed"]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as path, serving(Path(path)) as (server, database):
         folders = []
         for number in range(trainers):
             (place := Path(path) / f"trainer-{number}").mkdir()
-            login = {"MLFLOW_TRACKING_USERNAME": USER[0], "MLFLOW_TRACKING_PASSWORD": USER[1]}
-            folders.append(Folder(place, MLFLOW_TRACKING_URI=server.uri, **login))
+            folder = Folder(place, MLFLOW_TRACKING_URI=server.uri)
+            folder.env |= {"MLFLOW_TRACKING_USERNAME": USER[0], "MLFLOW_TRACKING_PASSWORD": USER[1]}
+            folders.append(folder)
         try:
             begin = time.perf_counter()
             children = [folder.start(*words, str(number)) for number, folder in enumerate(folders)]

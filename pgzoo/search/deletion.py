@@ -7,7 +7,7 @@ import warnings
 
 from pgzoo import tracking
 from pgzoo.errors import StoreError, UsageError
-from pgzoo.search.study import open_storage, storage_errors
+from pgzoo.search.storage import open_storage, storage_errors
 from pgzoo.tracking.locks import is_locked
 
 __all__ = ["delete_study", "refuse_while_training"]

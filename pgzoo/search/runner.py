@@ -37,7 +37,8 @@ from pgzoo.search.space import (
     round_setting,
     sample,
 )
-from pgzoo.search.study import GRACE, Study, lost_storage, read_study, worker_lock
+from pgzoo.search.storage import GRACE, lost_storage
+from pgzoo.search.study import Study, read_study, worker_lock
 from pgzoo.search.trial import Candidate, Objective, Outcome, batches, train_batch
 from pgzoo.tracking.ledger import PARENT
 from pgzoo.tracking.locks import lock

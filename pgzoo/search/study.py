@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import secrets
 import threading
 import time
@@ -16,20 +15,18 @@ from typing import Any
 
 from pgzoo import tracking
 from pgzoo.config import RunConfig
-from pgzoo.errors import ConfigError, StoreError, UnknownName
+from pgzoo.errors import ConfigError, UnknownName
 from pgzoo.search.options import Pruner, SearchOptions
 from pgzoo.search.result import TrialRow
 from pgzoo.search.space import (
     Space,
     choice_label,
 )
+from pgzoo.search.storage import HEARTBEAT, has_heartbeats, open_storage, storage_errors
 from pgzoo.search.trial import RUNGS, Outcome, score
-from pgzoo.tracking.home import redact
 from pgzoo.tracking.locks import is_locked, lock
 
-__all__ = ["GRACE", "Study", "lost_storage", "open_storage", "read_study", "storage_errors", "worker_lock"]
-
-_log = logging.getLogger("pgzoo")
+__all__ = ["Study", "read_study", "worker_lock"]
 
 DEFINITION = "pgzoo.definition"
 """Attribute of a study: what its trials have in common. A study is continued only with the same definition."""
@@ -40,12 +37,6 @@ GROUP = "pgzoo.group"
 OPTIONS = "pgzoo.options"
 """Attribute of a study: options and labels for a process that joins it."""
 
-HEARTBEAT, GRACE = 10, 60
-"""In a database, a trial has a heartbeat every HEARTBEAT seconds. After GRACE seconds without one it is abandoned."""
-
-PATIENCE = 300
-"""Longest time to wait for a database that was reachable at the start, in seconds."""
-
 UNNAMED = timedelta(seconds=60)
 """Longest time between the start of a trial and its worker's name in the study."""
 
@@ -55,9 +46,6 @@ JOINED_OPTIONS = ("trials", "objective", "sampler", "pruner", "sampler_seed", "b
 
 SURPLUS = "surplus"
 """Attribute of a trial that wasn't trained, because other processes had started enough trials."""
-
-DRIVERS = {"psycopg2": "psycopg2-binary", "psycopg": '"psycopg[binary]"', "MySQLdb": "mysqlclient"}
-"""Packages of database drivers whose name isn't that of their module."""
 
 LABELS = ("tags", "name", "experiment", "tracking_uri")
 """Run settings that may differ when a study is continued."""
@@ -148,7 +136,7 @@ class Study:
             # Optuna sends heartbeats itself only in Study.optimize; here the method `heartbeats` does
             warnings.filterwarnings("ignore", "Heartbeat of storage", UserWarning)
             trial = self.optuna.ask()
-        if _has_heartbeats(self.storage):
+        if has_heartbeats(self.storage):
             self.storage.record_heartbeat(trial._trial_id)
         trial.set_user_attr("worker", worker)
         counted = [one for one in self.trials("COMPLETE", "PRUNED", "RUNNING") if one.number <= trial.number]
@@ -176,7 +164,7 @@ class Study:
         """
         import optuna
 
-        shared = _has_heartbeats(self.storage)
+        shared = has_heartbeats(self.storage)
         if shared:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -221,7 +209,7 @@ class Study:
                     with suppress(Exception):  # the database may be back at the next beat
                         self.storage.record_heartbeat(trial_id)
 
-        if not _has_heartbeats(self.storage):
+        if not has_heartbeats(self.storage):
             yield
             return
         thread = threading.Thread(target=beat, name="pgzoo-heartbeat", daemon=True)
@@ -325,88 +313,6 @@ def _differences(stored: Mapping[str, Any], own: Mapping[str, Any], prefix: str 
             yield f"{prefix}{name or key} was {old}, and is {new}"
 
 
-def open_storage(url: str | None, folder: Path) -> Any:
-    """Return the Optuna storage of a URL, or the journal file of the study."""
-    import optuna
-
-    if url:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            storage = optuna.storages.RDBStorage(
-                url, engine_kwargs={"pool_pre_ping": True}, heartbeat_interval=HEARTBEAT, grace_period=GRACE
-            )
-        _reconnect_patiently(storage.engine)
-        return storage
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "journal.log"
-    return optuna.storages.JournalStorage(
-        optuna.storages.journal.JournalFileBackend(str(path), lock_obj=_JournalLock(path.with_suffix(".lock")))
-    )
-
-
-def _reconnect_patiently(engine: Any) -> None:
-    """Make new connections wait for a database that is down, so that a restart of it doesn't end the search."""
-    import sqlalchemy
-
-    def connect(dialect: Any, record: Any, arguments: Any, keywords: Any) -> Any:
-        deadline, warned = time.monotonic() + PATIENCE, False
-        while True:
-            try:
-                return dialect.connect(*arguments, **keywords)
-            except dialect.loaded_dbapi.OperationalError as error:
-                if time.monotonic() > deadline:
-                    raise
-                if not warned:
-                    reason = redact(str(error).partition("\n")[0])
-                    _log.warning("The Optuna storage can't be reached, trying again for %d s: %s", PATIENCE, reason)
-                warned = True
-                time.sleep(1.0)
-
-    sqlalchemy.event.listen(engine, "do_connect", connect)
-
-
-def _has_heartbeats(storage: Any) -> bool:
-    import optuna
-
-    return isinstance(storage, optuna.storages.RDBStorage)
-
-
-@contextmanager
-def storage_errors(url: str | None, folder: Path) -> Iterator[None]:
-    """Turn errors of opening an Optuna storage, except KeyError for a study that it doesn't have, into StoreError."""
-    try:
-        yield
-    except KeyError:
-        raise
-    except Exception as error:
-        shown = tracking.display_uri(url or str(folder))
-        module = getattr(error.__cause__, "name", None) if isinstance(error, ImportError) else None
-        if module:
-            package = DRIVERS.get(module, module)
-            reason = f"its driver {module} isn't installed: pip install {package}"
-        else:
-            reason = f"{type(error).__name__}: {redact(str(error))}"
-        raise StoreError(f"The Optuna storage {shown} can't be used: {reason}") from error
-
-
-class _JournalLock:
-    """The lock of a journal file, which the kernel releases when the process is killed."""
-
-    def __init__(self, path: Path) -> None:
-        from filelock import FileLock
-
-        self._lock = FileLock(path, thread_local=False)
-
-    def acquire(self) -> bool:
-        """Wait for the lock; return True."""
-        self._lock.acquire()
-        return True
-
-    def release(self) -> None:
-        """Release the lock."""
-        self._lock.release()
-
-
 def _sampler(options: SearchOptions, seed: int) -> Any:
     from optuna import samplers
 
@@ -429,22 +335,6 @@ def _pruner(name: Pruner) -> Any:
         case "hyperband":
             return pruners.HyperbandPruner(min_resource=1, max_resource=RUNGS, reduction_factor=3)
     return pruners.NopPruner()
-
-
-@contextmanager
-def lost_storage(url: str | None, study: str) -> Iterator[None]:
-    """Turn the errors of a database that fails during a search into StoreError."""
-    import optuna
-
-    try:
-        yield
-    except optuna.exceptions.StorageInternalError as error:
-        shown = tracking.display_uri(url or "")
-        reason = redact(str(error.__cause__ or error).partition("\n")[0])
-        raise StoreError(
-            f"The Optuna storage {shown} failed: {reason}. Finished trials are in it. To continue the search, repeat "
-            f"the command with --study {study}."
-        ) from error
 
 
 @contextmanager

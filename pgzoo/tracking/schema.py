@@ -23,7 +23,7 @@ def schema_version(path: Path) -> str | None:
 def is_outdated(path: Path) -> bool:
     """Return whether the database has an older schema than that of the installed MLflow.
 
-    Each migration of MLflow is a file that names the revision before it, so only the latest revision is in none of them.
+    Each migration of MLflow is a file that names the revision before it, so only the latest is in none of them.
     """
     spec, version = find_spec("mlflow"), schema_version(path)
     folders = spec.submodule_search_locations if spec else None

@@ -7,7 +7,7 @@ import os
 import shutil
 import sqlite3
 import time
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from mlflow.store.db import utils as _utils
 from mlflow.store.tracking import sqlalchemy_store as _sqlalchemy_store
 
 from pgzoo.errors import StoreError
-from pgzoo.tracking.home import BROKEN_MARK, redact, sqlite_uri
-from pgzoo.tracking.schema import schema_version
+from pgzoo.tracking.home import BROKEN_MARK, sqlite_uri
+from pgzoo.tracking.schema import processes_with, schema_version
 
 __all__ = ["prepare_database"]
 
@@ -135,30 +135,6 @@ def keep_copy(original: sqlite3.Connection, path: Path) -> Path:
     finally:
         remove(part)
     return kept
-
-
-def processes_with(path: Path) -> list[str]:
-    """Return the other processes that have a file open, as "PID COMMAND".
-
-    Empty where the system doesn't tell: without /proc, and for processes of other users.
-    """
-    target, found = path.stat(), []
-    for process in Path("/proc").glob("[0-9]*"):
-        if int(process.name) == os.getpid():
-            continue
-        with suppress(OSError):
-            if any(same_file(handle, target) for handle in (process / "fd").iterdir()):
-                command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                found.append(f"{process.name} ({redact(' '.join(command.split()))[:80]})")
-    return sorted(found)
-
-
-def same_file(handle: Path, target: os.stat_result) -> bool:
-    """Return whether an entry of /proc/PID/fd is this file."""
-    try:
-        return os.path.samestat(handle.stat(), target)
-    except OSError:
-        return False
 
 
 def build(file: Path) -> None:

@@ -89,7 +89,7 @@ def measure(folder: Path, runs: int, points: int, journals: int) -> None:
         "pgzoo runs delete, 10 runs of the store": ["runs", "delete", "group-00999", "--yes", *store],
         "pgzoo runs delete, 1,000 runs of this machine": ["runs", "delete", *thousand, "--yes"],
     }
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for label, words in commands.items():
         home = local if "journals" in label or "machine" in label else folder / "empty"
         seconds, cpu, megabytes, output = timed(words, home)

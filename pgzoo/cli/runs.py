@@ -166,7 +166,6 @@ def select(
 
     Raises UnknownName, and UsageError for a run that is only in a store which --tracking-uri doesn't name.
     """
-    from pgzoo.tracking import display_uri
     from pgzoo.tracking.lookup import LocalRuns, find, find_study, stored_study
 
     local = LocalRuns(home)
@@ -174,29 +173,23 @@ def select(
     studies: list[str] = []
     for selector in selectors:
         if study := find_study(selector, home, local):
-            name, found = study
+            studies.append(study[0])
+            found = study[1] + (stored_study(study[0], home, tracking_uri, report) if tracking_uri else [])
         else:
-            name = ""
             try:
                 found = find(selector, home, tracking_uri, local)
             except UnknownName:
-                name, found = selector, []
-                if not tracking_uri:
+                found = stored_study(selector, home, tracking_uri, report) if tracking_uri else []
+                if not found:
                     raise
-        if name and tracking_uri:
-            known = {run.run_id for run in found}
-            found += [run for run in stored_study(name, home, tracking_uri, report) if run.run_id not in known]
-            if not found:
-                raise UnknownName(f'No run and no study "{selector}" here or in {display_uri(tracking_uri)}.')
-        if name:
-            studies.append(name)
+                studies.append(selector)
         for run in found:
             if run.path is None and not tracking_uri:
                 raise UsageError(
                     f'"{selector}" is not on this machine, only in the tracking store. To delete it there, name the '
                     "store with --tracking-uri."
                 )
-            runs[run.run_key or str(run.run_id)] = run
+            runs.setdefault(run.run_key or str(run.run_id), run)  # the one on this machine comes first
     return list(runs.values()), distinct(studies)
 
 

@@ -1,9 +1,10 @@
-"""Measure listing and comparing on a store of many runs, and listing many journals.
+"""Measure the commands that read or delete runs with a store of many runs; writes a table into docs/tracking.md.
 
     nice -n 15 python benchmarks/store.py [--runs 10000] [--points 1000] [--journals 10000] [--folder DIR] [--keep]
 
 Writes the runs of ten algorithms directly into an SQLite store, because through MLflow it would take hours, then runs
-the commands and prints seconds and the maximum memory of each. A store of 10,000 runs x 1,000 points takes 3 GB.
+the commands and prints seconds and the maximum memory of each. A store of 10,000 runs x 1,000 points takes 3 GB. The
+page is only written for this size.
 """
 
 from __future__ import annotations
@@ -14,15 +15,19 @@ import json
 import os
 import random
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+
+from page import ROOT, put, table
 
 ALGORITHMS = 10
 SEEDS = 10
@@ -38,6 +43,8 @@ COLUMNS = {
     "tags": ("run_uuid", "key", "value"),
 }
 Row = tuple[Any, ...]
+PAGE, CHARTED = 100, 10
+"""Runs that MLflow's page of an experiment requests first, and runs that it charts."""
 
 
 def main() -> None:
@@ -60,6 +67,7 @@ def main() -> None:
 def measure(folder: Path, runs: int, points: int, journals: int) -> None:
     """Make what is missing in `folder`, run the commands and print a table."""
     database, local = folder / "mlflow.db", folder / "local"
+    load = f"load {os.getloadavg()[0]:.1f}"
     if not database.exists():
         begin = time.perf_counter()
         make_store(database, runs, points)
@@ -68,28 +76,103 @@ def measure(folder: Path, runs: int, points: int, journals: int) -> None:
         make_journals(local, journals)
     uri = f"sqlite:///{database}"
     half = f"algo{ALGORITHMS // 2}"
+    store = ["--tracking-uri", uri]
+    thousand = [f"group-{number:05d}" for number in range(1000 // SEEDS)]
     commands = {
-        f"runs ({journals:,} journals)": ["runs"],
-        "runs --status failed": ["runs", "--status", "failed"],
-        f"runs --tracking-uri ({runs:,} runs)": ["runs", "--tracking-uri", uri],
-        "runs --tracking-uri --algorithm": ["runs", "--tracking-uri", uri, "--algorithm", half],
-        "runs --tracking-uri --limit 0": ["runs", "--tracking-uri", uri, "--limit", "0"],
-        "compare 2 x 500 runs of the store": ["compare", "tag:batch=0-a", "tag:batch=0-b", "--tracking-uri", uri],
-        "compare 2 x 1,000 runs of the store": ["compare", "algo0", "algo1", "--tracking-uri", uri],
+        "pgzoo runs (journals)": ["runs"],
+        "pgzoo runs --status failed (journals)": ["runs", "--status", "failed"],
+        "pgzoo runs --tracking-uri URI": ["runs", *store],
+        "pgzoo runs --tracking-uri URI --algorithm NAME": ["runs", *store, "--algorithm", half],
+        "pgzoo runs --tracking-uri URI --limit 0": ["runs", *store, "--limit", "0"],
+        "pgzoo compare, 1,000 runs": ["compare", "tag:batch=0-a", "tag:batch=0-b", *store],
+        "pgzoo compare, 2,000 runs": ["compare", "algo0", "algo1", *store],
+        "pgzoo runs delete, 10 runs of the store": ["runs", "delete", "group-00999", "--yes", *store],
+        "pgzoo runs delete, 1,000 runs of this machine": ["runs", "delete", *thousand, "--yes"],
     }
-    print("| command | seconds | memory |\n|---|---|---|")
+    rows: list[tuple[str, ...]] = []
     for label, words in commands.items():
-        seconds, megabytes, output = timed(words, local)
-        print(f"| `{label}` | {seconds:.1f} | {megabytes:,.0f} MB |  <!-- {output} -->", flush=True)
+        home = local if "journals" in label or "machine" in label else folder / "empty"
+        seconds, cpu, megabytes, output = timed(words, home)
+        rows.append((f"`{label}`", f"{seconds:.1f}", f"{cpu:.1f}", f"{megabytes:,.0f}"))
+        print(rows[-1], output, flush=True)
+    rows += ui(folder / "empty", uri)
+    print(*rows[-2:], sep="\n")
+    if (runs, points, journals) == (10_000, 1_000, 10_000):
+        made = f"*Made by `python benchmarks/store.py` on {time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, {load}.*"
+        put(
+            ROOT / "docs" / "tracking.md",
+            "large-store",
+            f"{table(('command', 'seconds', 'CPU seconds', 'memory, MB'), rows)}\n\n{made}",
+        )
 
 
-def timed(words: list[str], home: Path) -> tuple[float, float, str]:
-    """Run a command of pgzoo; return its seconds, its maximum memory in MB and the number of lines of its output."""
-    environ = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")} | {"PGZOO_HOME": str(home)}
+def ui(home: Path, uri: str) -> list[tuple[str, ...]]:
+    """Measure `pgzoo ui` until it prints its link, and the requests of the page that the link opens."""
+    command = [sys.executable, "-m", "pgzoo", "ui", "--no-browser", "--tracking-uri", uri]
+    begin = time.perf_counter()
+    with subprocess.Popen(
+        command, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as child:
+        try:
+            assert child.stdout is not None
+            link = child.stdout.readline()
+            started, processes = time.perf_counter() - begin, descendants(child.pid)
+            start_cpu = sum(map(cpu_seconds, processes))
+            base = link.partition("/#")[0]
+            begin = time.perf_counter()
+            query = {"experiment_ids": ["7"], "max_results": PAGE, "order_by": ["attributes.start_time DESC"]}
+            found = request(f"{base}/ajax-api/2.0/mlflow/runs/search", query)["runs"]
+            for run in found[:CHARTED]:
+                request(
+                    f"{base}/ajax-api/2.0/mlflow/metrics/get-history?run_id={run['info']['run_id']}&metric_key=train/return_mean&max_results=1000"
+                )
+            page = time.perf_counter() - begin
+            memory, page_cpu = sum(map(resident, processes)), sum(map(cpu_seconds, processes)) - start_cpu
+        finally:
+            child.send_signal(signal.SIGTERM)  # SIGINT is ignored in a background job
+    return [
+        ("`pgzoo ui`, until the link is printed", f"{started:.1f}", f"{start_cpu:.1f}", ""),
+        (f"its first {PAGE} runs, and {CHARTED} curves", f"{page:.1f}", f"{page_cpu:.1f}", f"{memory:,.0f}"),
+    ]
+
+
+def request(url: str, query: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the answer of the MLflow server."""
+    body = None if query is None else json.dumps(query).encode()
+    with urllib.request.urlopen(urllib.request.Request(url, body, {"Content-Type": "application/json"})) as response:
+        answer: dict[str, Any] = json.load(response)
+    return answer
+
+
+def descendants(pid: int) -> list[int]:
+    """Return a process and all processes below it."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(one for child in children for one in descendants(int(child)))]
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident(pid: int) -> float:
+    """Return the maximum resident memory of a process in MB."""
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+def environment(home: Path) -> dict[str, str]:
+    """Return the environment of a command whose home is `home`."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")} | {"PGZOO_HOME": str(home)}
+
+
+def timed(words: list[str], home: Path) -> tuple[float, float, float, str]:
+    """Run a command of pgzoo; return its seconds, CPU seconds, maximum memory in MB and number of lines of output."""
     begin = time.perf_counter()
     child = subprocess.Popen(
         [sys.executable, "-m", "pgzoo", *words, "--no-progress"],
-        env=environ,
+        env=environment(home),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -99,7 +182,8 @@ def timed(words: list[str], home: Path) -> tuple[float, float, str]:
     _, status, usage = os.wait4(child.pid, 0)
     if os.waitstatus_to_exitcode(status):
         sys.exit(f"pgzoo {' '.join(words)} failed:\n{output}")
-    return time.perf_counter() - begin, usage.ru_maxrss / 1024, f"{len(output.splitlines())} lines"
+    cpu = usage.ru_utime + usage.ru_stime
+    return time.perf_counter() - begin, cpu, usage.ru_maxrss / 1024, f"{len(output.splitlines())} lines"
 
 
 def make_store(database: Path, runs: int, points: int) -> None:

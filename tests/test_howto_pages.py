@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import gymnasium as gym
 import pytest
+from program import eventually
 
 import pgzoo
 
@@ -61,3 +63,13 @@ def test_the_script_for_a_cluster_trains_and_then_resumes(tmp_path: Path) -> Non
         assert done.returncode == 0 and expected in done.stdout, done.stderr
     [run] = (tmp_path / "pgzoo-array" / "3" / "runs").iterdir()
     assert run.name.endswith("-s3")
+    # preempted: Slurm sends SIGTERM to the script and to pgzoo
+    endless = short.replace("--total-steps 2000", "--total-steps 10000000")
+    with subprocess.Popen(
+        ["bash", "-c", endless], cwd=tmp_path, env=environment | {"SLURM_ARRAY_TASK_ID": "4"}
+    ) as child:
+        eventually(lambda: list(tmp_path.glob("pgzoo-array/4/runs/*/journal.jsonl")))
+        os.killpg(child.pid, signal.SIGTERM)
+        assert child.wait() == 128 + signal.SIGTERM
+    [run] = (tmp_path / "pgzoo-array" / "4" / "runs").iterdir()
+    assert '"reason":"interrupted by SIGTERM"' in (run / "journal.jsonl").read_text()

@@ -13,7 +13,7 @@ import click
 
 from pgzoo.cli import common
 from pgzoo.cli.completion import complete_component, complete_env, complete_run
-from pgzoo.errors import StoreError, UsageError, visible
+from pgzoo.errors import StoreError, UnknownName, UsageError, visible
 from pgzoo.runs.waiting import ProgressMode, Waiting
 
 if TYPE_CHECKING:
@@ -100,25 +100,43 @@ def command(
 @click.argument("selectors", nargs=-1, required=True, metavar="SELECTOR ...", shell_complete=complete_run)
 @click.option("--yes", "-y", is_flag=True, help="Don't ask for confirmation.")
 @click.option("--tracking-uri", metavar="URI", help="Also delete runs that are only in this MLflow store.")
+@click.option("--storage", metavar="URL", envvar="PGZOO_STORAGE", show_envvar=True,
+              help="Optuna storage of a study, if it isn't in pgzoo's folder.")  # fmt: skip
 @common.json_option
 @common.progress_mode_option
 def delete(
-    selectors: tuple[str, ...], yes: bool, tracking_uri: str | None, as_json: bool, progress: ProgressMode
+    selectors: tuple[str, ...],
+    yes: bool,
+    tracking_uri: str | None,
+    storage: str | None,
+    as_json: bool,
+    progress: ProgressMode,
 ) -> None:
-    """Delete runs that have ended. SELECTOR is an MLflow run id, a run key, a group or a name.
+    """Delete runs that have ended. SELECTOR is an MLflow run id, a run key, a group, a name or a study.
 
     A name means the newest runs with this name. Deletes their folders on this machine (journals, checkpoints, policies)
     and marks the runs as deleted in MLflow, which keeps them until `mlflow gc`. A run that is being written isn't
-    deleted.
+    deleted. A study of `pgzoo sweep` is deleted with its trials, their runs, and its plots.
     """
     from pgzoo.tracking import Home
     from pgzoo.tracking.deletion import delete_runs, refuse_in_training
     from pgzoo.tracking.ledger import plural
 
-    home = Home.find()
-    runs = select(selectors, home, tracking_uri)
+    home, found = Home.find(), 0
+
+    def count_found(count: int) -> None:
+        nonlocal found
+        found = count
+
+    with Waiting(lambda: f"Looking for runs: {found:,}", progress):
+        runs, studies = select(selectors, home, tracking_uri, count_found)
     refuse_in_training(runs)
-    confirm(runs, home, yes)
+    if studies:
+        from pgzoo.search.deletion import delete_study, refuse_while_training
+
+        for study in studies:
+            refuse_while_training(study, home, storage)
+    confirm(runs, studies, yes)
     deleted = 0
 
     def report(count: int) -> None:
@@ -127,39 +145,60 @@ def delete(
 
     with Waiting(lambda: f"Deleting {plural(len(runs), 'run')}: {deleted:,} folders and entries", progress):
         result = delete_runs(runs, home, report)
+        for study in studies:
+            delete_study(study, home, storage)
     for warning in result.warnings:
         common.echo(f"Warning: {warning}", err=True)
     if as_json:
         facts = {"deleted_folders": result.folders, "marked_in_mlflow": result.marked}
-        common.print_json({**facts, "runs": [run.run_key or run.run_id for run in runs]})
+        common.print_json({**facts, "studies": studies, "runs": [run.run_key or run.run_id for run in runs]})
     else:
         folders = plural(result.folders, "folder")
         common.echo(f"Deleted {folders}; marked {plural(result.marked, 'run')} as deleted in MLflow.")
 
 
-def select(selectors: Sequence[str], home: Any, tracking_uri: str | None) -> list[Found]:
-    """Return the runs that the selectors name, each once.
+def select(
+    selectors: Sequence[str], home: Any, tracking_uri: str | None, report: Callable[[int], None]
+) -> tuple[list[Found], list[str]]:
+    """Return the runs that the selectors name, each once, and the names of the studies among them.
+
+    `report` is called with the number of a study's runs so far.
 
     Raises UnknownName, and UsageError for a run that is only in a store which --tracking-uri doesn't name.
     """
-    from pgzoo.tracking import find
+    from pgzoo.tracking.lookup import LocalRuns, find, find_study, stored_study
 
+    local = LocalRuns(home)
     runs: dict[str, Found] = {}
+    studies: list[str] = []
     for selector in selectors:
-        for run in find(selector, home, tracking_uri):
+        if study := find_study(selector, home, local):
+            studies.append(study[0])
+            found = study[1] + (stored_study(study[0], home, tracking_uri, report) if tracking_uri else [])
+        else:
+            try:
+                found = find(selector, home, tracking_uri, local)
+            except UnknownName:
+                found = stored_study(selector, home, tracking_uri, report) if tracking_uri else []
+                if not found:
+                    raise
+                studies.append(selector)
+        for run in found:
             if run.path is None and not tracking_uri:
                 raise UsageError(
                     f'"{selector}" is not on this machine, only in the tracking store. To delete it there, name the '
                     "store with --tracking-uri."
                 )
-            runs[run.run_key or str(run.run_id)] = run
-    return list(runs.values())
+            runs.setdefault(run.run_key or str(run.run_id), run)  # the one on this machine comes first
+    return list(runs.values()), distinct(studies)
 
 
-def confirm(runs: Sequence[Found], home: Any, yes: bool) -> None:
+def confirm(runs: Sequence[Found], studies: Sequence[str], yes: bool) -> None:
     """Show which runs will be deleted, and ask. Raises UsageError if the answer isn't yes."""
     from pgzoo.tracking.ledger import pending_of, plural
 
+    for study in studies:
+        common.echo(f"  study {study}, with its trials and their runs:", err=True)
     for run in runs[:MAX_SHOWN]:
         where = "" if run.path else " (in the store only)"
         common.echo(f"  {run.run_key or run.run_id}  {run.name}  {run.algorithm} on {run.env}{where}", err=True)

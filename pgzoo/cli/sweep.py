@@ -31,11 +31,25 @@ __all__ = ["command"]
 SAMPLERS = ("tpe", "random", "grid", "cmaes", "qmc")
 PRUNERS = ("median", "hyperband", "none")
 
+STORAGE = "PGZOO_STORAGE"
+"""Environment variable with the Optuna storage: other users can read the command line of a process, and not this."""
+
 SEEDS = 4
 """Default number of seeds of a trial."""
 
 SHOWN = 10
 """Trials in the printed table."""
+
+
+def _warn_of_password(ctx: click.Context, storage: str | None) -> None:
+    """Warn if the command line has the password of the storage."""
+    from pgzoo.tracking import display_uri
+
+    typed = ctx.get_parameter_source("storage") is click.core.ParameterSource.COMMANDLINE
+    if storage and typed and display_uri(storage) != storage:
+        echo(
+            f"Warning: other users of this machine can see the password in --storage. Set {STORAGE} instead.", err=True
+        )
 
 
 class _SearchOption(click.Option):
@@ -84,6 +98,8 @@ class _SearchOption(click.Option):
     "--storage",
     cls=_SearchOption,
     metavar="URL",
+    envvar=STORAGE,
+    show_envvar=True,
     help="Optuna storage, such as sqlite:///FILE.  [default: a journal file of the study]",
 )
 @click.option(
@@ -163,6 +179,7 @@ def _search(
         "trials", "objective", "sampler", "pruner", "storage", "study", "max_hours", "save_preset", "top",
         "fresh_seeds", "batch", "sampler_seed", "jobs",
     )  # fmt: skip
+    _warn_of_password(ctx, others["storage"])
     with stdout_to_stderr():
         with Waiting("Loading torch and gymnasium", progress):
             from pgzoo.runs.resolve import compose
@@ -189,7 +206,9 @@ def _search(
     "--search entropy_coef=0,0.001,0.01 --trials 40. See the options of one: pgzoo sweep ppo --help",
 )
 @click.option("--join", "study", metavar="STUDY", help="Train trials of this study, which another process started.")
-@click.option("--storage", metavar="URL", help="With --join: the Optuna storage of the study.")
+@click.option(
+    "--storage", metavar="URL", envvar=STORAGE, show_envvar=True, help="With --join: the Optuna storage of the study."
+)
 @click.option("--tracking-uri", metavar="URI", help="With --join: MLflow store.")
 @plugin_options
 @json_option
@@ -215,6 +234,7 @@ def command(
         return
     if study is None:
         raise click.UsageError("Give an algorithm, or --join STUDY.", ctx)
+    _warn_of_password(ctx, storage)
     catalog = open_catalog(imports=imports, blocked=blocked)
     with stdout_to_stderr():
         with Waiting("Loading torch and gymnasium", progress):

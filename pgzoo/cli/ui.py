@@ -54,6 +54,7 @@ def command(
         show(uri, experiment, no_browser, as_json)
         return
     check_not_empty(uri, home)
+    migrate(uri, progress)
     port = free_port(host, port)
     for number in (signal.SIGTERM, signal.SIGHUP):  # these must stop the server, too
         signal.signal(number, signal.default_int_handler)
@@ -91,6 +92,19 @@ def check_not_empty(uri: str, home: Home) -> None:
     waiting = tracking.pending(home)
     first = "pgzoo sync" if waiting else "pgzoo run reinforce --env CartPole-v1"
     raise StoreError(f"There are no runs in {path} yet. First: {first}")
+
+
+def migrate(uri: str, progress: ProgressMode) -> None:
+    """Migrate the database of an older MLflow, and keep a copy; the server would migrate it without a copy."""
+    from pgzoo.tracking.home import sqlite_path
+    from pgzoo.tracking.schema import is_outdated
+
+    path = sqlite_path(uri)
+    if path is not None and path.exists() and is_outdated(path):
+        with Waiting("Migrating the database to the installed MLflow", progress):
+            from pgzoo.tracking.database import prepare_database
+
+            prepare_database(path)
 
 
 def free_port(host: str, wanted: int | None) -> int:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from pgzoo.config import Layer, read_yaml
 from pgzoo.config.rl_zoo import Translation, is_rl_zoo, translate
-from pgzoo.errors import ConfigError
+from pgzoo.errors import ConfigError, UnknownName
 from pgzoo.registry import PluginCatalog
 
 __all__ = ["PresetLayer", "preset_layer"]
@@ -29,7 +29,8 @@ def preset_layer(preset: str, catalog: PluginCatalog, algorithm: str | None, env
     """Return the settings that `--preset` asks for in a run of `algorithm` on `env`; None if it has no preset.
 
     `preset` is "auto", "none", the name of a registered preset, or a YAML file of pgzoo's settings or RL Zoo's
-    hyperparameters. `env` is None if it isn't known yet.
+    hyperparameters. A name that no registered preset has also means the file NAME.yml. `env` is None if it isn't known
+    yet.
 
     Raises:
         UnknownName: no preset has this name.
@@ -39,7 +40,13 @@ def preset_layer(preset: str, catalog: PluginCatalog, algorithm: str | None, env
         return None
     if "/" in preset or "\\" in preset or "." in preset:  # the name of a preset has none of these
         return _from_file(preset, str(algorithm), env)
-    entry = catalog.auto_preset(str(algorithm), str(env)) if preset == "auto" else catalog.get("preset", preset)
+    try:
+        entry = catalog.auto_preset(str(algorithm), str(env)) if preset == "auto" else catalog.get("preset", preset)
+    except UnknownName:
+        saved = f"{preset}.yml"  # written by pgzoo sweep --save-preset
+        if not Path(saved).is_file():
+            raise
+        return _from_file(saved, str(algorithm), env)
     if entry is None:
         return None
     own = entry.target

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime, timedelta
 from typing import Any
 
 from pgzoo import tracking
@@ -38,7 +37,8 @@ from pgzoo.search.space import (
     round_setting,
     sample,
 )
-from pgzoo.search.study import UNNAMED, Study, read_study, worker_lock
+from pgzoo.search.storage import GRACE, lost_storage
+from pgzoo.search.study import Study, read_study, worker_lock
 from pgzoo.search.trial import Candidate, Objective, Outcome, batches, train_batch
 from pgzoo.tracking.ledger import PARENT
 from pgzoo.tracking.locks import lock
@@ -186,7 +186,13 @@ def run_search(
     folder = home.root / "studies" / name
     opened = Study(name, folder, options, space, base)
     display = Display(progress, name, options.trials)
-    with _said_once(), worker_lock(folder) as worker, StudyLog(opened, home, command) as log:
+    with (
+        _said_once(),
+        lost_storage(options.storage, name),
+        worker_lock(folder) as worker,
+        StudyLog(opened, home, command) as log,
+        opened.heartbeats(),
+    ):
         return _Search(opened, catalog, command, display, worker, log, home).run()
 
 
@@ -220,7 +226,13 @@ def join_study(
     tracking.check_store(tracking.resolve_uri(tracking_uri, home), home)
     opened = Study(name, folder, options, checked_space(parse_search(options.space), base, catalog), base)
     display = Display(progress, name, options.trials)
-    with _said_once(), worker_lock(folder) as worker, StudyLog(opened, home, command) as log:
+    with (
+        _said_once(),
+        lost_storage(options.storage, name),
+        worker_lock(folder) as worker,
+        StudyLog(opened, home, command) as log,
+        opened.heartbeats(),
+    ):
         return _Search(opened, catalog, command, display, worker, log, home).run(finals=False)
 
 
@@ -249,7 +261,7 @@ class _Search:
         study = self.study
         with self._exclusively():
             study.put_back_abandoned()
-        study.start_sampler(self.worker)
+        study.start_sampler(self.worker, joined=not finals)
         if finals:
             self.log.open_study()
         self.display.start(study.rows())
@@ -298,17 +310,18 @@ class _Search:
         shares = bool(Candidate(0, self.base, tuple(self.study.space.dimensions)).shared())
         while True:
             with self._exclusively():
+                self.study.put_back_abandoned()
                 left = self._left()
                 size = self.options.batch or (min(BATCH, math.ceil(left / self.options.jobs)) if shares else 1)
-                asked = [self._ask() for _ in range(min(left, size))]
+                asked = [candidate for _ in range(min(left, size)) if (candidate := self._ask())]
             if asked:
                 if not self._train(asked):
                     return True
                 self._give_up_if_hopeless(HOPELESS)
-            elif wait and self._others_train():
+            elif left:
+                continue  # other machines asked for trials at the same time
+            elif wait and self.study.trials("RUNNING"):
                 time.sleep(POLL)
-                with self._exclusively():
-                    self.study.put_back_abandoned()
             else:
                 return False
 
@@ -383,31 +396,14 @@ class _Search:
         left = max(0, self.options.trials - self.study.count())
         return min(left, len(self.study.trials("WAITING"))) if self.options.sampler == "grid" else left
 
-    def _others_train(self) -> bool:
-        """Return whether another process is still training a trial of the study.
-
-        Whether a process on another machine lives can't be seen. It is given up, with a warning, after three times the
-        longest duration of a trial so far.
-        """
-        running = self.study.trials("RUNNING")
-        durations = [trial.duration for trial in self.study.trials("COMPLETE", "PRUNED") if trial.duration]
-        patience = 3 * max(durations, default=timedelta()) + UNNAMED
-        for trial in running:
-            file = self.study.folder / "workers" / f"{trial.user_attrs.get('worker', '')}.lock"
-            if file.exists() or datetime.now() - trial.datetime_start < patience:
-                return True
-        if running:
-            numbers = ", ".join(str(trial.number) for trial in running)
-            _log.warning("Trials %s are still running in a process that can't be seen from here; left out.", numbers)
-        return False
-
     def _late(self) -> bool:
         return self._deadline is not None and time.monotonic() > self._deadline
 
-    def _ask(self) -> Candidate:
-        """Return the next trial of the study."""
-        trial = self.study.optuna.ask()
-        trial.set_user_attr("worker", self.worker)
+    def _ask(self) -> Candidate | None:
+        """Return the next trial of the study, None if there are enough trials already."""
+        trial = self.study.ask(self.worker)
+        if trial is None:
+            return None
 
         def suggest(key: str, dimension: Dimension) -> Any:
             if isinstance(dimension, Range):
@@ -463,7 +459,7 @@ class _Search:
                     outcomes[outcome.number] = outcome
             if any(outcome.status == "interrupted" for outcome in done):
                 for number in list(self._live):
-                    self.study.put_back(self.study.trials()[number])
+                    self.study.put_back(number)
                     self.log.trial_ended(Outcome(number, "interrupted", reason="interrupted"))
                 return False
         for candidate, key in twins:
@@ -478,16 +474,18 @@ class _Search:
 
     def _end(self, outcome: Outcome) -> None:
         trial = self._live.pop(outcome.number)
-        self.study.tell(trial, outcome)
+        if not self.study.tell(trial, outcome):
+            reason = f"it was queued again, because this process didn't respond for {GRACE} s"
+            _log.warning("The result of trial %d isn't used: %s.", outcome.number, reason)
+            self.log.trial_ended(replace(outcome, status="interrupted", reason=reason))
+            return
         self.log.trial_ended(outcome)
         self.log.record_progress()
         rows = self.study.rows()
         self.display.ended(next(row for row in rows if row.number == outcome.number), rows)
 
     def _report(self, number: int, rung: int, so_far: float) -> bool:
-        trial = self._live[number]
-        trial.report(so_far, rung)
-        return bool(trial.should_prune())
+        return self.study.report(self._live[number], rung, so_far)
 
     def _give_up_if_hopeless(self, enough: int) -> None:
         """Raise RunFailed if no trial has finished, and `enough` of them have failed."""

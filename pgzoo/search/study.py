@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -14,17 +15,18 @@ from typing import Any
 
 from pgzoo import tracking
 from pgzoo.config import RunConfig
-from pgzoo.errors import ConfigError, StoreError, UnknownName
+from pgzoo.errors import ConfigError, UnknownName
 from pgzoo.search.options import Pruner, SearchOptions
 from pgzoo.search.result import TrialRow
 from pgzoo.search.space import (
     Space,
     choice_label,
 )
+from pgzoo.search.storage import HEARTBEAT, has_heartbeats, open_storage, storage_errors
 from pgzoo.search.trial import RUNGS, Outcome, score
 from pgzoo.tracking.locks import is_locked, lock
 
-__all__ = ["UNNAMED", "Study", "read_study", "worker_lock"]
+__all__ = ["Study", "read_study", "worker_lock"]
 
 DEFINITION = "pgzoo.definition"
 """Attribute of a study: what its trials have in common. A study is continued only with the same definition."""
@@ -42,6 +44,9 @@ JOINED_LABELS = ("tags", "name", "experiment")
 JOINED_OPTIONS = ("trials", "objective", "sampler", "pruner", "sampler_seed", "batch", "jobs")
 """What a process that joins a study takes from it, besides its definition."""
 
+SURPLUS = "surplus"
+"""Attribute of a trial that wasn't trained, because other processes had started enough trials."""
+
 LABELS = ("tags", "name", "experiment", "tracking_uri")
 """Run settings that may differ when a study is continued."""
 
@@ -54,16 +59,18 @@ class Study:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.name, self.folder, self.options, self.space, self.base = name, folder, options, space, base
-        storage = _storage(options.storage, folder)
-        try:
-            study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
-        except Exception as error:
-            shown = tracking.display_uri(options.storage or str(folder))
-            raise StoreError(f"The Optuna storage {shown} can't be used: {type(error).__name__}: {error}") from error
+        with storage_errors(options.storage, folder):
+            self.storage = open_storage(options.storage, folder)
+            study = optuna.create_study(
+                storage=self.storage, study_name=name, direction="maximize", load_if_exists=True
+            )
         self.optuna = study
+        self._beating: dict[int, int] = {}
         self._check_definition()
         if GROUP not in study.user_attrs:
             study.set_user_attr(GROUP, f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}")
+            if options.storage:
+                time.sleep(1.0)  # if another machine creates the study right now, both take the group written last
         self.group: str = study.user_attrs[GROUP]
         labels = {key: value for key, value in base.nested().items() if key in JOINED_LABELS}
         stored = {key: getattr(options, key) for key in JOINED_OPTIONS}
@@ -99,16 +106,16 @@ class Study:
                 labels = {key: choice_label(value) for key, value in setting.items()}
                 self.optuna.enqueue_trial(labels, user_attrs={"grid": index})
 
-    def start_sampler(self, worker: str) -> None:
+    def start_sampler(self, worker: str, joined: bool) -> None:
         """Make the sampler of this process.
 
-        Its seed depends on the number of trials, so that a continued study draws other settings, and among several
-        processes on the process.
+        Its seed depends on the number of trials, so that a continued study draws other settings. If the process has
+        `joined` the study, or others train trials of it, the seed also depends on the process.
         """
         import optuna
 
         locks = (self.folder / "workers").glob("*.lock")
-        several = bool(self.trials("RUNNING")) or any(file.stem != worker and is_locked(file) for file in locks)
+        several = joined or self.trials("RUNNING") or any(file.stem != worker and is_locked(file) for file in locks)
         seed = self.options.sampler_seed + len(self.trials()) + (int(worker[:7], 16) if several else 0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -123,42 +130,125 @@ class Study:
         """Return the number of trials that are done or being trained."""
         return sum(trial.state.name in ("COMPLETE", "PRUNED", "RUNNING") for trial in self.trials())
 
-    def put_back(self, trial: Any) -> None:
-        """Queue a trial again that was interrupted, and mark it as failed. Calling this twice queues it once."""
-        import optuna
+    def ask(self, worker: str) -> Any:
+        """Return the next trial, None if other processes have started enough trials meanwhile."""
+        with warnings.catch_warnings():
+            # Optuna sends heartbeats itself only in Study.optimize; here the method `heartbeats` does
+            warnings.filterwarnings("ignore", "Heartbeat of storage", UserWarning)
+            trial = self.optuna.ask()
+        if has_heartbeats(self.storage):
+            self.storage.record_heartbeat(trial._trial_id)
+        trial.set_user_attr("worker", worker)
+        counted = [one for one in self.trials("COMPLETE", "PRUNED", "RUNNING") if one.number <= trial.number]
+        repeated = trial.user_attrs.get("repeats")
+        twice = repeated is not None and any(
+            one.number < trial.number and one.user_attrs.get("repeats") == repeated for one in self.trials()
+        )
+        if len(counted) > self.options.trials or twice:
+            trial.set_user_attr(SURPLUS, True)
+            self._fail(trial.number)
+            return None
+        self._beating[trial.number] = trial._trial_id
+        return trial
 
-        if not any(other.user_attrs.get("repeats") == trial.number for other in self.trials()):
-            kept = {key: value for key, value in trial.user_attrs.items() if key == "grid"}
-            self.optuna.enqueue_trial(trial.params, user_attrs={**kept, "repeats": trial.number})
-        with suppress(ValueError):  # it has ended meanwhile
-            self.optuna.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+    def put_back(self, number: int) -> None:
+        """Queue a trial again that was interrupted, and mark it as failed. Calling this twice queues it once."""
+        self._beating.pop(number, None)
+        self._fail(number)
+        self._queue_failed()
 
     def put_back_abandoned(self) -> None:
-        """Queue the trials again whose process was killed. Those of processes on other machines are left alone."""
+        """Queue the trials again whose process was killed.
+
+        A process of this machine holds a lock. One of another machine sends heartbeats to the database.
+        """
+        import optuna
+
+        shared = has_heartbeats(self.storage)
+        if shared:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                optuna.storages.fail_stale_trials(self.optuna)
         for trial in self.trials("RUNNING"):
             worker = trial.user_attrs.get("worker")
             if worker is None:  # killed before it stored its name, unless this has happened just now
                 abandoned = datetime.now() - trial.datetime_start > UNNAMED
             else:
                 file = self.folder / "workers" / f"{worker}.lock"
-                abandoned = file.exists() and not is_locked(file)
+                abandoned = not is_locked(file) if file.exists() else not shared
             if abandoned:
-                self.put_back(trial)
+                self._fail(trial.number)
+        self._queue_failed()
 
-    def tell(self, trial: Any, outcome: Outcome) -> None:
-        """Store the end of a trial.
+    def _fail(self, number: int) -> None:
+        """Mark a trial as failed, if it is running."""
+        import optuna
+
+        with suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):  # it has ended meanwhile
+            self.optuna.tell(number, state=optuna.trial.TrialState.FAIL)
+
+    def _queue_failed(self) -> None:
+        """Queue the failed trials again that aren't queued yet.
+
+        Two processes may do this at the same time; `ask` drops the second copy.
+        """
+        queued = {trial.user_attrs.get("repeats") for trial in self.trials()}
+        for trial in self.trials("FAIL"):
+            if trial.number not in queued and SURPLUS not in trial.user_attrs:
+                kept = {key: value for key, value in trial.user_attrs.items() if key == "grid"}
+                self.optuna.enqueue_trial(trial.params, user_attrs={**kept, "repeats": trial.number})
+
+    @contextmanager
+    def heartbeats(self) -> Iterator[None]:
+        """Send heartbeats of this process's trials from a thread, if the storage is a database."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(HEARTBEAT):
+                for trial_id in list(self._beating.values()):
+                    with suppress(Exception):  # the database may be back at the next beat
+                        self.storage.record_heartbeat(trial_id)
+
+        if not has_heartbeats(self.storage):
+            yield
+            return
+        thread = threading.Thread(target=beat, name="pgzoo-heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def tell(self, trial: Any, outcome: Outcome) -> bool:
+        """Store the end of a trial; return False if it was given to another process meanwhile.
 
         A failed trial is stored as pruned, because samplers learn from pruned trials that such settings are bad, and
         ignore failed ones.
         """
         import optuna
 
-        for key in ("status", "scores", "reason", "run_keys", "env_steps", "seconds"):
-            trial.set_user_attr(key, getattr(outcome, key))
-        if outcome.status == "finished":
-            self.optuna.tell(trial, outcome.score)
-        else:
-            self.optuna.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        self._beating.pop(trial.number, None)
+        try:
+            for key in ("status", "scores", "reason", "run_keys", "env_steps", "seconds"):
+                trial.set_user_attr(key, getattr(outcome, key))
+            if outcome.status == "finished":
+                self.optuna.tell(trial, outcome.score)
+            else:
+                self.optuna.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
+            return False
+        return True
+
+    def report(self, trial: Any, rung: int, so_far: float) -> bool:
+        """Store a trial's score so far; return whether to end it, also if it was given to another process."""
+        import optuna
+
+        try:
+            trial.report(so_far, rung)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            return True
+        return bool(trial.should_prune())
 
     def scores(self) -> list[tuple[int, float]]:
         """Return the number and the score of each finished trial, in the order in which they finished."""
@@ -192,17 +282,17 @@ def read_study(name: str, folder: Path, url: str | None) -> tuple[dict[str, Any]
     import optuna
 
     missing = (
-        f"No study {name} in {tracking.display_uri(url) if url else folder.parent}. Give its --storage, if it has one."
+        f"No study {name} in {tracking.display_uri(url)}: it hasn't been started there, or was deleted."
+        if url
+        else f"No study {name} in {folder.parent}. If it is in a database, give its --storage."
     )
     if not url and not (folder / "journal.log").exists():
         raise UnknownName(missing)
     try:
-        found = optuna.load_study(study_name=name, storage=_storage(url, folder)).user_attrs
+        with storage_errors(url, folder):
+            found = optuna.load_study(study_name=name, storage=open_storage(url, folder)).user_attrs
     except KeyError:
         raise UnknownName(missing) from None
-    except Exception as error:
-        shown = tracking.display_uri(url or str(folder))
-        raise StoreError(f"The Optuna storage {shown} can't be used: {type(error).__name__}: {error}") from error
     if not {DEFINITION, OPTIONS} <= set(found):
         raise UnknownName(f"The study {name} wasn't made by pgzoo sweep.")
     definition, about = found[DEFINITION], found[OPTIONS]
@@ -221,37 +311,6 @@ def _differences(stored: Mapping[str, Any], own: Mapping[str, Any], prefix: str 
             yield from _differences(old, new, f"{prefix}{key}." if prefix else label)
         elif old != new:
             yield f"{prefix}{name or key} was {old}, and is {new}"
-
-
-def _storage(url: str | None, folder: Path) -> Any:
-    """Return the Optuna storage of a URL, or the journal file of the study."""
-    import optuna
-
-    if url:
-        return url
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "journal.log"
-    return optuna.storages.JournalStorage(
-        optuna.storages.journal.JournalFileBackend(str(path), lock_obj=_JournalLock(path.with_suffix(".lock")))
-    )
-
-
-class _JournalLock:
-    """The lock of a journal file, which the kernel releases when the process is killed."""
-
-    def __init__(self, path: Path) -> None:
-        from filelock import FileLock
-
-        self._lock = FileLock(path, thread_local=False)
-
-    def acquire(self) -> bool:
-        """Wait for the lock; return True."""
-        self._lock.acquire()
-        return True
-
-    def release(self) -> None:
-        """Release the lock."""
-        self._lock.release()
 
 
 def _sampler(options: SearchOptions, seed: int) -> Any:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sqlite3
 import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import sqlalchemy
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
@@ -19,6 +21,7 @@ from mlflow.store.tracking import sqlalchemy_store as _sqlalchemy_store
 
 from pgzoo.errors import StoreError
 from pgzoo.tracking.home import BROKEN_MARK, sqlite_uri
+from pgzoo.tracking.schema import processes_with, schema_version
 
 __all__ = ["prepare_database"]
 
@@ -36,12 +39,13 @@ def prepare_database(path: Path) -> None:
     """Make sure that the database at `path` exists and has the schema of the installed MLflow.
 
     A new database is built beside `path` and renamed when it is complete. An older one is migrated as a copy, which
-    then replaces its content in one transaction. An incomplete one without runs, left behind by an interrupted
-    program, is renamed to `NAME.broken-TIME` and created again. Processes that call this at the same time wait for
-    each other.
+    then replaces its content in one transaction; another copy is kept as `NAME.schema-REVISION`. An incomplete one
+    without runs, left behind by an interrupted program, is renamed to `NAME.broken-TIME` and created again. Processes
+    that call this at the same time wait for each other.
 
     Raises:
-        StoreError: the database was made by a newer MLflow, or it is damaged and has runs.
+        StoreError: the database was made by a newer MLflow; it is older and another process has it open, such as the
+            server of the older MLflow; or it is damaged and has runs.
         OSError, sqlalchemy.exc.OperationalError: it can't be read or written now (a full disk, a lock).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,6 +81,11 @@ def create(path: Path, scratch: Path) -> None:
 def migrate(path: Path, scratch: Path) -> None:
     """Bring an existing database to the latest schema, or replace it if it is half-made and has no runs."""
     check_not_newer(path)
+    if users := processes_with(path):
+        raise StoreError(
+            f"The database {path} has the schema of an older MLflow, and can't be migrated while another process has "
+            f"it open: {', '.join(users)}. Stop this process."
+        )
     with closing(sqlite3.connect(path, timeout=20)) as original:
         before = original.execute("PRAGMA data_version").fetchone()
         with closing(sqlite3.connect(scratch)) as copy:
@@ -103,8 +112,29 @@ def migrate(path: Path, scratch: Path) -> None:
             return
         if original.execute("PRAGMA data_version").fetchone() != before:
             raise OSError(f"{path} was written while it was being migrated; the migration is tried again")
+        kept = keep_copy(original, path)
         with closing(sqlite3.connect(scratch)) as copy:
             copy.backup(original)
+        logger.warning(
+            "the database %s was migrated to the schema of MLflow %s. A copy with the old schema is %s; delete it when "
+            "you don't need it",
+            *(path, mlflow.__version__, kept.name),
+        )
+
+
+def keep_copy(original: sqlite3.Connection, path: Path) -> Path:
+    """Copy a database that is about to be migrated; return the copy. A later attempt replaces it."""
+    kept = path.with_name(f"{path.name}.schema-{schema_version(path)}")
+    part = path.with_name(f".{kept.name}.part")
+    remove(part)
+    try:
+        with closing(sqlite3.connect(part)) as copy:
+            original.backup(copy)
+        shutil.copymode(path, part)
+        os.replace(part, kept)
+    finally:
+        remove(part)
+    return kept
 
 
 def build(file: Path) -> None:
@@ -117,15 +147,6 @@ def build(file: Path) -> None:
         utils._initialize_tables(engine)
     engine.dispose()
     sqlalchemy_store.SqlAlchemyStore(sqlite_uri(file), "./mlruns").engine.dispose()  # adds the experiment "Default"
-
-
-def schema_version(path: Path) -> str | None:
-    """Return the schema revision of the database, None if it has no such table."""
-    with closing(sqlite3.connect(path, timeout=20)) as database:
-        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone():
-            return None
-        found = database.execute("SELECT version_num FROM alembic_version").fetchone()
-        return str(found[0]) if found else None
 
 
 def latest_version() -> str:

@@ -12,12 +12,14 @@ from urllib.parse import urlsplit
 
 from pgzoo.errors import StoreError
 
-__all__ = ["NO_STORE", "Home", "check_store", "display_uri", "resolve_uri"]
+__all__ = ["NO_STORE", "Home", "check_store", "display_uri", "missing_driver", "resolve_uri"]
 
 NO_STORE = "none"
 """The tracking URI of runs without MLflow: their journals, checkpoints and artifacts stay on this machine."""
 
 DATABASES = ("postgresql", "mysql", "mssql")
+DRIVERS = {"psycopg2": "psycopg2-binary", "psycopg": '"psycopg[binary]"', "MySQLdb": "mysqlclient"}
+"""Packages of database drivers whose name isn't that of their module."""
 SQLITE = re.compile(r"sqlite(\+\w+)?:///(?P<path>[^?]+)(\?.*)?", re.DOTALL)
 SQLITE_MAGIC = b"SQLite format 3\0"
 ACCOUNT = re.compile(r"(\b[a-z][a-z0-9+.-]*://)([^/\s@\"']+(?:@[^/\s@\"']+)*)@", re.IGNORECASE)
@@ -171,6 +173,8 @@ def check_store(uri: str, home: Home) -> None:
     elif scheme in DATABASES:
         if "://" not in uri:
             raise StoreError(f'The tracking URI "{display_uri(uri)}" is malformed: expected {scheme}://...')
+        if missing := missing_driver(uri):
+            raise StoreError(f'The tracking URI "{display_uri(uri)}" can\'t be used: {missing}.')
     elif scheme in ("", "file") or re.fullmatch(r"[A-Za-z]", scheme):
         raise StoreError(
             f'The tracking URI "{uri}" names a folder, and MLflow no longer keeps runs in plain files. '
@@ -181,6 +185,24 @@ def check_store(uri: str, home: Home) -> None:
             f'The tracking URI "{display_uri(uri)}" has an unsupported scheme "{scheme}". Supported: http://, '
             f"https://, sqlite:///PATH, {', '.join(f'{d}://' for d in DATABASES)}."
         )
+
+
+def missing_driver(uri: str) -> str:
+    """Return what to install for a database's URI, such as "its driver psycopg2 isn't installed: pip install ...".
+
+    Empty if the driver is there, or if the URI can't be read, which the database's client reports later.
+    """
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        make_url(uri).get_dialect().import_dbapi()
+    except ImportError as error:
+        module = error.name or uri.partition(":")[0]
+        return f"its driver {module} isn't installed: pip install {DRIVERS.get(module, module)}"
+    except SQLAlchemyError:
+        pass
+    return ""
 
 
 def not_utf8(text: str) -> bool:

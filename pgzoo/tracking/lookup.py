@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,14 +13,20 @@ from typing import TYPE_CHECKING, Any
 from pgzoo.errors import StoreError, UnknownName, did_you_mean
 from pgzoo.files import write_file
 from pgzoo.tracking.home import NO_STORE, Home, display_uri, redact, resolve_uri
-from pgzoo.tracking.journal import artifact_path, check_run_key
-from pgzoo.tracking.ledger import KIND, identity, journal_folders, read_json, start_of_seed
+from pgzoo.tracking.journal import Record, artifact_path, check_run_key
+from pgzoo.tracking.ledger import KIND, identity, journal_folders, read_json, start_of, start_of_seed
 from pgzoo.tracking.secrets import reveal_secrets
 
 if TYPE_CHECKING:
     from pgzoo.tracking.store import Store
 
-__all__ = ["Found", "find"]
+__all__ = ["Found", "LocalRuns", "find", "find_study", "stored_study"]
+
+STUDY = "pgzoo.study"
+"""Tag with the name of a search, of its run and of those of its trials and their seeds."""
+
+PAGE = 1000
+"""Runs that are requested from a store at once."""
 
 
 @dataclass(frozen=True)
@@ -75,16 +81,25 @@ class Found:
         return cached
 
 
-def find(ref: str, home: Home, tracking_uri: str | None = None) -> list[Found]:
+class LocalRuns:
+    """The runs in the journals of this machine, each with the tags that it started with."""
+
+    def __init__(self, home: Home) -> None:
+        starts = ((folder, start_of(folder)) for folder in journal_folders(home))
+        self.all = [(_local(folder, home, start), start.get("tags", {})) for folder, start in starts if start]
+        self.seeds = [found for found, tags in self.all if KIND not in tags]
+
+
+def find(ref: str, home: Home, tracking_uri: str | None = None, local: LocalRuns | None = None) -> list[Found]:
     """Return the runs that `ref` names, by seed: one for a run id or run key, a command's for a group.
 
     A name means the newest run or group with this name: `reinforce s3` one run, `reinforce` the seeds of the newest
     group.
-    Local journals are searched first, then the tracking store. Raises UnknownName, and StoreError if the store is
-    unreachable.
+    Local journals are searched first (those in `local` if they have been read before), then the tracking store. Raises
+    UnknownName, and StoreError if the store is unreachable.
     """
-    local = [found for folder in journal_folders(home) if (found := local_run(folder, home))]
-    if chosen := choose(ref, local):
+    seeds = (local or LocalRuns(home)).seeds
+    if chosen := choose(ref, seeds):
         return chosen
     uri = resolve_uri(tracking_uri, home)
     remote: list[Found] = []
@@ -92,12 +107,50 @@ def find(ref: str, home: Home, tracking_uri: str | None = None) -> list[Found]:
         query_store(uri, lambda client: remote.extend(remote_runs(client, ref, uri, home)), f'run "{ref}"')
     if chosen := choose(ref, remote):
         return chosen
-    known = {k for f in local for k in (f.name, f.group, f.run_key, f.name.rpartition(" s")[0], f.run_id or f.name)}
+    known = {k for f in seeds for k in (f.name, f.group, f.run_key, f.name.rpartition(" s")[0], f.run_id or f.name)}
     where = str(home.root) if uri == NO_STORE else f"{home.root} or {display_uri(uri)}"
     raise UnknownName(
         f'No run "{ref}" in {where}.{did_you_mean(ref, sorted(known))} '
         "Give an MLflow run id, a run key, a group or a name."
     )
+
+
+def find_study(ref: str, home: Home, local: LocalRuns) -> tuple[str, list[Found]] | None:
+    """Return the name and the `local` runs of a study, given its name, or the id or key of its own run.
+
+    The runs are those of the study itself, of its trials and of their seeds. Returns None if it isn't known here.
+    """
+    own = (tags for found, tags in local.all if tags.get(KIND) == "study" and ref in (found.run_key, found.run_id))
+    name = next((tags[STUDY] for tags in own if STUDY in tags), ref)
+    runs = [found for found, tags in local.all if tags.get(STUDY) == name]
+    folder = home.root / "studies" / name / "workers"  # without runs if each of them was deleted by itself
+    return (name, runs) if runs or (Path(name).name == name and folder.is_dir()) else None
+
+
+def stored_study(name: str, home: Home, tracking_uri: str, report: Callable[[int], None]) -> list[Found]:
+    """Return the runs of a study that a tracking store has. `report` is called with their number so far.
+
+    Raises StoreError.
+    """
+    uri, runs = resolve_uri(tracking_uri, home), list[Found]()
+
+    def search(client: Any) -> None:
+        query, token = f"tags.`{STUDY}` = '{plain(name)}'", None
+        experiments = {one.experiment_id: one.name for one in client.search_experiments()}
+        while experiments:
+            page = client.search_runs(list(experiments), query, max_results=PAGE, page_token=token)
+            runs.extend(_remote(run, experiments, uri, home) for run in page)
+            report(len(runs))
+            if not (token := page.token):
+                break
+
+    query_store(uri, search, f"the runs of study {name}")
+    return runs
+
+
+def plain(text: str) -> str:
+    """Return a text without the characters that have a meaning in a query of MLflow."""
+    return text.replace("'", "").replace("%", "").replace("\\", "")
 
 
 def choose(ref: str, runs: list[Found]) -> list[Found]:
@@ -112,9 +165,13 @@ def choose(ref: str, runs: list[Found]) -> list[Found]:
 
 
 def local_run(folder: Path, home: Home) -> Found | None:
-    start, shipped = start_of_seed(folder), read_json(folder / "run.json")
-    if start is None:
-        return None
+    """Return the run of a seed from its folder; None for other folders."""
+    start = start_of_seed(folder)
+    return None if start is None else _local(folder, home, start)
+
+
+def _local(folder: Path, home: Home, start: Record) -> Found:
+    shipped = read_json(folder / "run.json")
     return Found(
         **identity(folder, start, shipped),
         tracking_uri=reveal_secrets(str(shipped.get("tracking_uri") or start.get("uri", "")), home),
@@ -124,7 +181,7 @@ def local_run(folder: Path, home: Home) -> Found | None:
 
 def remote_runs(client: Any, ref: str, uri: str, home: Home) -> Iterable[Found]:
     """Ask a store for the runs with this id, key, group or name."""
-    from pgzoo.tracking.store import check_run_id, is_final
+    from pgzoo.tracking.store import is_final
 
     experiments = client.search_experiments()
     names = {e.experiment_id: e.name for e in experiments}
@@ -134,7 +191,7 @@ def remote_runs(client: Any, ref: str, uri: str, home: Home) -> Iterable[Found]:
     except Exception as error:  # not an id
         if not is_final(error):
             raise
-    quoted = ref.replace("'", "").replace("%", "").replace("\\", "")
+    quoted = plain(ref)
     queries = [f"tags.`pgzoo.{k}` = '{quoted}'" for k in ("run_key", "group")]
     queries += [f"attributes.run_name = '{quoted}'", f"attributes.run_name LIKE '{quoted} s%'"]
     for query in queries:
@@ -142,25 +199,31 @@ def remote_runs(client: Any, ref: str, uri: str, home: Home) -> Iterable[Found]:
             break
         runs = list(client.search_runs(list(names), query, order_by=["attributes.start_time DESC"], max_results=1000))
     for run in runs:
-        check_run_id(run.info.run_id)
-        tags, params = run.data.tags, run.data.params
-        if KIND in tags:
-            continue
-        seed = params.get("seed", "0")
-        yield Found(
-            run_key=tags.get("pgzoo.run_key", ""),
-            run_id=run.info.run_id,
-            name=run.info.run_name,
-            group=tags.get("pgzoo.group", ""),
-            seed=int(seed) if seed.isdigit() else 0,
-            algorithm=params.get("algorithm", ""),
-            env=params.get("env", ""),
-            experiment=names.get(run.info.experiment_id, ""),
-            tracking_uri=uri,
-            path=None,
-            started=run.info.start_time,
-            home=home,
-        )
+        if KIND not in run.data.tags:
+            yield _remote(run, names, uri, home)
+
+
+def _remote(run: Any, experiments: Mapping[str, str], uri: str, home: Home) -> Found:
+    """Return a run of a store. `experiments` are the names of experiments by id."""
+    from pgzoo.tracking.store import check_run_id
+
+    check_run_id(run.info.run_id)
+    tags, params = run.data.tags, run.data.params
+    seed = params.get("seed", "0")
+    return Found(
+        run_key=tags.get("pgzoo.run_key", ""),
+        run_id=run.info.run_id,
+        name=run.info.run_name,
+        group=tags.get("pgzoo.group", ""),
+        seed=int(seed) if seed.isdigit() else 0,
+        algorithm=params.get("algorithm", ""),
+        env=params.get("env", ""),
+        experiment=experiments.get(run.info.experiment_id, ""),
+        tracking_uri=uri,
+        path=None,
+        started=run.info.start_time,
+        home=home,
+    )
 
 
 def query_store(uri: str, question: Callable[[Any], object], what: str) -> None:

@@ -96,7 +96,7 @@ def test_a_search_from_the_first_trial_to_the_preset(home: Path) -> None:
     written = yaml.safe_load(result.preset.read_text())
     assert written["learning_rate"] == winner.settings["learning_rate"]
     assert written["estimator"]["name"] == winner.settings["estimator"] and "seeds" not in written
-    repeated = pgzoo.run("ppo", env="CartPole-v1", preset=str(result.preset), seeds=[2, 3, 4], tracking_uri="none")
+    repeated = pgzoo.run("ppo", env="CartPole-v1", preset="best", seeds=[2, 3, 4], tracking_uri="none")
     assert tuple(float(run.returns.mean()) for run in repeated.runs) == winner.scores
     assert {file.name for file in result.files} >= {"trials.csv", "finalists.csv", "history.png", "slice.png"}
     with (result.folder / "trials.csv").open() as file:
@@ -246,6 +246,11 @@ def test_a_study_is_joined_by_its_name(home: Path) -> None:
     assert [list(row.scores) for row in ended.trials] == [row["scores"] for row in joined["trials"]] and ended.winner
     done = CliRunner().invoke(main.program, ["sweep", "--join", "other"])
     assert done.exit_code == 2 and "Error: No study other in " in done.stderr
+    done = CliRunner().invoke(main.program, ["runs", "delete", "shared", "--yes", "--json"])
+    assert done.exit_code == 0 and json.loads(done.stdout)["studies"] == ["shared"], done.output
+    assert not list(home.glob(".pgzoo/runs/*")) and not list(home.glob(".pgzoo/studies/*"))
+    done = CliRunner().invoke(main.program, ["sweep", "--join", "shared"])
+    assert done.exit_code == 2 and "Error: No study shared in " in done.stderr
 
 
 @pytest.mark.slow
@@ -278,6 +283,12 @@ def test_a_study_is_a_run_in_mlflow(home: Path, empty_database: Path) -> None:
     with pytest.raises(UnknownName):
         tracking.find("logged", Home.find())
     assert sweep(trials=1, top=1, fresh_seeds=2, study="logged", tracking_uri=None).run_id == run.info.run_id
+    eventually(lambda: not tracking.pending(Home.find()))
+    shutil.rmtree(home / ".pgzoo" / "runs" / runs[0].data.tags["pgzoo.run_key"])  # as if another machine had trained it
+    words = ["runs", "delete", "logged", "--yes", "--tracking-uri", f"sqlite:///{home}/mlflow.db"]
+    done = CliRunner().invoke(main.program, words)
+    assert "Deleted 5 folders; marked 6 runs as deleted in MLflow." in done.output
+    assert client.search_runs([experiment]) == [] and not list(home.glob(".pgzoo/runs/*"))
 
 
 @pytest.mark.slow

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from program import eventually
+
+from pgzoo.tracking.schema import is_outdated, processes_with, schema_version
 
 PREPARE = "import sys, pathlib; import pgzoo.tracking.store; from pgzoo.tracking.database import *\n"
 PREPARE += "prepare_database(pathlib.Path(sys.argv[1]))"
@@ -62,6 +66,64 @@ def test_a_killed_process_leaves_no_half_made_database(tmp_path: Path) -> None:
     [aside] = [p for p in tmp_path.glob("mlflow.db.broken-*") if p.name in names(tmp_path)]
     assert change(aside, "SELECT * FROM alembic_version") == []
     assert names(tmp_path) == {"mlflow.db", ".mlflow.db.lock", aside.name}
+
+
+OLDER = """
+import pathlib, sys, sqlalchemy
+from alembic import command
+from alembic.script import ScriptDirectory
+from mlflow.store.db import utils
+path = pathlib.Path(sys.argv[1])
+engine = sqlalchemy.create_engine(f"sqlite:///{path}", poolclass=sqlalchemy.NullPool)
+utils.InitialBase.metadata.create_all(engine)
+config = utils._get_alembic_config(str(engine.url))
+script = ScriptDirectory.from_config(config)
+with engine.begin() as connection:
+    config.attributes["connection"] = connection
+    command.upgrade(config, script.get_revision(script.get_heads()[0]).down_revision)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the system doesn't tell which files are open")
+def test_an_older_database_is_copied_before_it_is_migrated_and_only_if_nobody_has_it_open(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    subprocess.run([sys.executable, "-c", OLDER, str(path)], check=True, capture_output=True)
+    change(path, "INSERT INTO runs (run_uuid, lifecycle_stage) VALUES ('r', 'active')")
+    old = schema_version(path)
+    assert is_outdated(path)
+    with contextlib.closing(sqlite3.connect(path)) as used:
+        used.execute("SELECT * FROM runs").fetchall()
+        done = prepare(path)
+        assert (
+            done.returncode == 1 and schema_version(path) == old and names(tmp_path) == {path.name, ".mlflow.db.lock"}
+        )
+        assert f"can't be migrated while another process has it open: {os.getpid()} (" in done.stderr.splitlines()[-1]
+    done = prepare(path)
+    assert done.returncode == 0 and f"A copy with the old schema is mlflow.db.schema-{old}" in done.stderr
+    copy = tmp_path / f"mlflow.db.schema-{old}"
+    assert schema_version(copy) == old and not is_outdated(path) and schema_version(path) != old
+    for file in (path, copy):
+        assert change(file, "SELECT run_uuid FROM runs") == [("r",)]
+    assert names(tmp_path) == {path.name, copy.name, ".mlflow.db.lock"}
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the system doesn't tell which files are open")
+def test_the_schema_and_the_users_of_a_database_are_known_without_mlflow(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    change(path, "CREATE TABLE alembic_version (version_num TEXT)")
+    assert schema_version(path) is None and not is_outdated(path)
+    change(path, "INSERT INTO alembic_version VALUES ('bda7b8c39065')")  # MLflow 3.1
+    assert schema_version(path) == "bda7b8c39065" and is_outdated(path)
+    assert processes_with(path) == []
+    code = "import sys; file = open(sys.argv[1]); print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-S", "-c", code, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None and child.stdout.readline()
+        [user] = processes_with(path)
+        assert user.startswith(f"{child.pid} (") and "import sys" in user
+        child.communicate()
+    assert processes_with(path) == []
 
 
 def names(folder: Path) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -39,10 +40,20 @@ def test_option_before_environment_before_default(home: Home, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    "uri", ["http://host", "https://user:word@host:8080", "postgresql://u:p@h/db", "mysql+pymysql://h/d"]
+    "uri", ["http://host", "https://user:word@host:8080", "postgresql+psycopg2://u:p@h/db", "mysql+pymysql://h/d"]
 )
-def test_usable_stores_are_not_contacted(home: Home, uri: str) -> None:
+def test_usable_stores_are_not_contacted(home: Home, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for driver in ("psycopg2", "pymysql"):
+        monkeypatch.setitem(sys.modules, driver, types.ModuleType(driver))
     check_store(uri, home)
+
+
+def test_a_missing_database_driver_is_named(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg2", None)
+    with pytest.raises(
+        StoreError, match=r"u:\*\*\*@h/db.*its driver psycopg2 isn't installed: pip install psycopg2-bin"
+    ):
+        check_store("postgresql+psycopg2://u:p@h/db", home)
 
 
 def test_the_default_is_usable_and_nothing_is_made(home: Home, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Limits on the responses of an HTTP tracking server: the size and duration of a response, and the number of pages.
 
 Importing this module applies the first two to every request of MLflow's client in this process. `limited` adds limits
-on all responses within a block.
+on all responses within a block. `transports` replaces the network for some addresses.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlflow.utils import request_utils as _request_utils
+from requests.adapters import BaseAdapter
 
 from pgzoo.errors import StoreError
 
 __all__ = ["limited"]
 
+transports: dict[str, BaseAdapter] = {}
+"""What sends the requests to the addresses that begin with a prefix, in place of the network; for simulations."""
 request_utils: Any = _request_utils  # the function that is replaced below isn't part of its interface
 MAX_BYTES, MAX_SECONDS = 64 * 2**20, 60.0
 """Bounds on one answer."""
@@ -93,13 +96,15 @@ def bounded(response: Any, parts: Iterable[bytes], what: str, size: int, seconds
 
 
 def install() -> None:
-    """Add `read_bounded` to the sessions that MLflow's client makes."""
+    """Add `read_bounded` and the `transports` to the sessions that MLflow's client makes."""
     make_session = request_utils._cached_get_request_session
 
     def make_bounded_session(*args: Any, **kwargs: Any) -> Any:
         session = make_session(*args, **kwargs)
         if read_bounded not in session.hooks["response"]:
             session.hooks["response"].append(read_bounded)
+        for prefix, transport in transports.items():
+            session.mount(prefix, transport)
         return session
 
     request_utils._cached_get_request_session = make_bounded_session

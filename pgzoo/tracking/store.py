@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -30,7 +29,8 @@ from pgzoo.errors import PgzooError, StoreError
 from pgzoo.tracking import http_limits  # noqa: F401  (bounds what a server may answer)
 from pgzoo.tracking.database import prepare_database
 from pgzoo.tracking.home import redact, sqlite_path
-from pgzoo.tracking.journal import MAX_TAG, Record, now
+from pgzoo.tracking.journal import MAX_TAG, Record
+from pgzoo.tracking.system import SYSTEM, System
 
 __all__ = ["OpenedRun", "RefusedError", "Store", "is_final", "knows_no_models"]
 
@@ -132,7 +132,8 @@ class RefusedError(Exception):
 class Backoff:
     """When to try again: 0.5 s after a failure, then twice as long each time, up to a minute."""
 
-    def __init__(self) -> None:
+    def __init__(self, monotonic: Callable[[], float] = SYSTEM.monotonic) -> None:
+        self._monotonic = monotonic
         self.error = ""
         """Why the last attempt failed; empty after a success."""
         self.failures = 0
@@ -140,16 +141,16 @@ class Backoff:
 
     @property
     def ready(self) -> bool:
-        return time.monotonic() >= self._not_before
+        return self._monotonic() >= self._not_before
 
     def failed(self, error: Exception) -> None:
         self.error = short_message(error)
         self.failures += 1
         self._delay = min(60.0, max(0.5, 2 * self._delay))
-        self._not_before = time.monotonic() + self._delay
+        self._not_before = self._monotonic() + self._delay
 
     def succeeded(self) -> None:
-        self.__init__()  # type: ignore[misc]
+        self.__init__(self._monotonic)  # type: ignore[misc]
 
     def retry_now(self) -> None:
         self._delay, self._not_before = 0.0, 0.0
@@ -170,15 +171,15 @@ class OpenedRun:
 class Store:
     """A tracking store. Methods raise RefusedError, or mlflow's exceptions if the store is unreachable."""
 
-    def __init__(self, uri: str, address: str = "") -> None:
+    def __init__(self, uri: str, address: str = "", system: System = SYSTEM) -> None:
         """Open the store at `address`; `uri`, used in messages and files, has no password. Makes no connection yet."""
-        self.uri, self._address = uri, address or uri
+        self.uri, self._address, self._system = uri, address or uri, system
         self.successes = 0
         """Number of successful attempts to upload records or files of a run."""
         self.failures = 0
         """Consecutive failures of the run being uploaded; set by the uploader."""
         # an unavailable artifact store must not delay metrics, and model errors must not delay artifacts
-        self.records, self.files, self.models = Backoff(), Backoff(), Backoff()
+        self.records, self.files, self.models = (Backoff(system.monotonic) for _ in range(3))
         self._file = sqlite_path(uri)
         self._inode = -1
         self._client: MlflowClient | None = None
@@ -480,7 +481,7 @@ class Store:
         if self.failures < PATIENCE or any(word in message for word in passing):
             return False
         self._check_run(run_id)
-        self.client.set_tag(run_id, PROBE, str(now()))  # raises if the store is read-only
+        self.client.set_tag(run_id, PROBE, str(self._system.now()))  # raises if the store is read-only
         return True
 
     def _check_run(self, run_id: str) -> None:

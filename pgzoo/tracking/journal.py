@@ -95,6 +95,7 @@ class Journal:
         """Number of records lost because the disk was full."""
         self._warn, self._system, self._disk = warn, system, system.disk
         self._backlog = bytearray()
+        """Records that aren't written yet, because the disk was full."""
         self._troubled = False
         self._name_is_durable = False
         self._failure: StoreError | None = None
@@ -247,29 +248,34 @@ class Journal:
         if self._lock is not None:
             self._lock.release()
 
-    def sync(self) -> None:
-        """Flush written records to the disk (fsync): afterwards they survive a power cut.
+    def sync(self) -> bool:
+        """Flush all records to the disk (fsync), and return whether they survive a power cut now.
 
         The session's thread calls it every second, so that training doesn't wait. Training itself calls it before a
-        checkpoint, because a resumed run continues there and doesn't write earlier records again.
+        checkpoint, because a resumed run continues there and doesn't write earlier records again. Records that a full
+        disk has refused are tried again.
         A journal that was removed is written again. Where that fails, the next record raises StoreError.
         """
         with self._guard:
             if self._fd is None:
-                return
+                return not self.lost
             if self._failure is None and self._was_removed():
                 self._write_again()
+            if self._backlog:
+                self._flush()
             if not self.dirty:
-                return
+                return not self._backlog
             self.dirty = False
             try:
                 self._disk.sync(self._fd)
             except OSError as error:
+                self.dirty = True
                 self._warn_of_error("the journal couldn't be synced", error)
             if not self._name_is_durable:  # the journal's name, and those of new folders above it
                 self._name_is_durable = True
                 for folder in (self.path, *self.path.parents[:3]):
                     sync_folder(folder, self._disk)
+            return not (self.dirty or self._backlog)
 
     def _was_removed(self) -> bool:
         """Return whether the open file is no longer the file in the run's folder."""
@@ -325,20 +331,19 @@ class Journal:
         line = encode(record).encode() + b"\n"
         if self._fd is None:
             raise RuntimeError(f"the journal of run {self.key} is closed")
-        if self._backlog:
-            self._backlog += line
-            line = bytes(self._backlog)
+        self._backlog += line
+        self._flush()
+
+    def _flush(self) -> None:
+        """Write the records in memory, as far as the disk takes them; drop some if they are too many."""
+        assert self._fd is not None
         try:
-            written = self._disk.write(self._fd, line)
+            written = self._disk.write(self._fd, bytes(self._backlog))
         except OSError as error:
             written = 0
             self._warn_of_error("the journal can't be written at the moment", error)
         self.dirty = True
-        if written == len(line):
-            if self._backlog:
-                self._backlog.clear()
-            return
-        self._backlog = bytearray(line[written:])
+        del self._backlog[:written]
         while len(self._backlog) > BACKLOG:
             second = self._backlog.find(b"\n") + 1  # keep the first line, which may be partially written
             third = self._backlog.find(b"\n", second) + 1

@@ -141,6 +141,8 @@ class RunUpload:
                 break
             if batch.start is not None and not self._accept_store(batch.start):
                 return True
+            if batch.end is not None and store.may_be_duplicated(self.folder.name):
+                break
             # Otherwise a power cut could take records from the journal that are uploaded. The resumed run writes them
             # again: with other timestamps, which MLflow takes for other points, and before the offset in the ledger.
             sync_journal(self.folder, self._system.disk)
@@ -198,6 +200,7 @@ class RunUpload:
         self.ledger.files += [path for path in batch.files if path not in self.ledger.files]
         self.last = max(self.last, batch.last)
         if batch.end is not None:
+            self._delete_duplicates(store)
             store.close_run(self.run_id, batch.end["status"], batch.end["ts"])
             self.ledger.closed = batch.end["status"]
 
@@ -231,8 +234,13 @@ class RunUpload:
 
     def _close(self, store: Store, status: str, ended: int, reason: str) -> None:
         store.log(self._run(store), [], {}, {"pgzoo.end_reason": reason[:8000]}, self.reject_record)
+        self._delete_duplicates(store)
         store.close_run(self._run(store), status, ended)
         self.ledger.closed = status
+
+    def _delete_duplicates(self, store: Store) -> None:
+        experiment = str(read_json(self.folder / "run.json").get("experiment_id"))
+        store.delete_duplicates(self.run_id, experiment, self.folder.name)
 
     def _close_dead(self, store: Store) -> None:
         """Close a run whose trainer died, with status KILLED, once all of its records are uploaded."""
@@ -246,7 +254,7 @@ class RunUpload:
                 mine.release()
             if self.ledger.offset < self.size:
                 return
-        if self._system.is_locked(self.folder / "lock"):
+        if self._system.is_locked(self.folder / "lock") or store.may_be_duplicated(self.folder.name):
             return
         last = self.last or max((r.get("ts", 0) for r, _ in records(self.folder) if r), default=self._system.now())
         self._close(store, "KILLED", last, "the training process died")

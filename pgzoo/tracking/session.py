@@ -106,11 +106,10 @@ class Session:
         self.journals[run_key] = journal
         return journal
 
-    def sync(self, run_key: str) -> None:
-        """Flush the records of a run that were written so far to disk, if this session has its journal."""
+    def sync(self, run_key: str) -> bool:
+        """Flush the records of a run to disk, if this session has its journal; False if a crash would lose some."""
         journal = self.journals.get(run_key)
-        if journal is not None:
-            journal.sync()
+        return journal is None or journal.sync()
 
     def watch(self, run_key: str, *, lost: int = 0, dropped: int = 0) -> None:
         """Also wait, at the end, for a run that another process writes.

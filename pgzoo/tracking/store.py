@@ -121,6 +121,10 @@ CHANGEABLE_PARAMS = ("total_steps",)
 """Params that may change when a run is resumed. MLflow keeps the first value; a tag holds the latest."""
 PROBE = "pgzoo.probe"
 """A tag that is written to test whether the store is writable."""
+DOUBT = 60.0
+"""Seconds for which a request that wasn't answered may still create a run."""
+MAX_DUPLICATES = 20
+"""Number of runs with the same key that are looked at."""
 PATIENCE = 3
 """If a batch fails this many times while the store accepts other requests, the batch is considered invalid."""
 
@@ -186,6 +190,8 @@ class Store:
         self._experiments: dict[str, str] = {}
         self._new_groups: dict[tuple[str, str], set[str] | None] = {}
         """By (experiment, group): the keys of the runs that were created here; None if the store had some before."""
+        self._doubts: dict[str, float] = {}
+        """By run key: when a request to create the run failed, which the server may obey nevertheless."""
         self._parents: dict[str, str] = {}
         """The run ids of parents by run key."""
         self._artifact_folders: dict[str, Path | None] = {}
@@ -268,6 +274,8 @@ class Store:
                 self._experiments.clear()  # deleted since it was looked up?
                 if is_final(error):
                     self.experiment(start)
+                elif "connection refused" not in known_cause(error):
+                    self._doubts[start["key"]] = self._system.monotonic()
                 raise
         check_run_id(run.info.run_id)
         self._keep_artifact_folder(run)
@@ -303,17 +311,36 @@ class Store:
             if created is not None and key not in created:
                 created.add(key)  # if creating it fails, it is searched the next time: it may exist nevertheless
                 return None
-        runs = self._search(experiment, "run_key", key)
+        runs = self._search(experiment, "run_key", key, MAX_DUPLICATES)
         if not runs:
             return None
-        self._check_alive(runs[0])
-        if runs[0].info.status != "RUNNING":
-            self.client.update_run(runs[0].info.run_id, status="RUNNING")
-        return runs[0]
+        run = max(runs, key=lambda one: (one.info.lifecycle_stage == "active", bool(one.data.metrics)))
+        self._check_alive(run)
+        if run.info.status != "RUNNING":
+            self.client.update_run(run.info.run_id, status="RUNNING")
+        return run
 
-    def _search(self, experiment: str, tag: str, value: str) -> list[Run]:
+    def _search(self, experiment: str, tag: str, value: str, count: int = 1) -> list[Run]:
         query = f"tags.`pgzoo.{tag}` = '{value}'"
-        return list(self.client.search_runs([experiment], query, run_view_type=ViewType.ALL, max_results=1))
+        return list(self.client.search_runs([experiment], query, run_view_type=ViewType.ALL, max_results=count))
+
+    def may_be_duplicated(self, key: str) -> bool:
+        """Return whether a request that failed may still create another run with this key."""
+        return self._system.monotonic() - self._doubts.get(key, -DOUBT) < DOUBT
+
+    def delete_duplicates(self, run_id: str, experiment: str, key: str) -> None:
+        """Delete the empty runs that a request to create this run has left, if it was obeyed more than once.
+
+        That happens where a server obeys after the client has given up, or a proxy repeats a request.
+        """
+        if self._file is not None:
+            return
+        runs = {run.info.run_id: run for run in self._search(experiment, "run_key", key, MAX_DUPLICATES)}
+        begun = runs[run_id].info.start_time if run_id in runs else None
+        for other, run in runs.items():
+            empty = run.info.status == "RUNNING" and not run.data.metrics and run.info.start_time == begun
+            if other != run_id and empty and run.info.lifecycle_stage == "active":
+                self.client.delete_run(check_run_id(other))
 
     def log(
         self,

@@ -152,6 +152,12 @@ class Server:
             self.rows.setdefault((name, step), set()).add((value, ts))
         self.mark({key: set(values) for key, values in self.rows.items()})
 
+    def may_be_duplicated(self, key: str) -> bool:
+        return False
+
+    def delete_duplicates(self, run_id: str, experiment: str, key: str) -> None:
+        pass
+
     def close_run(self, run_id: str, status: str, ts: int) -> None:
         self.status = status
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mlflow.tracking._tracking_service import utils as _client_utils
 from simulation.server import ADDRESS, Network, Row, Server, StoredRun
 from simulation.world import Process, World, simulated
 
@@ -31,6 +32,7 @@ from pgzoo.tracking.run_upload import metric_rows
 from pgzoo.tracking.session import ensure_uploader
 from pgzoo.tracking.uploader import Uploader, locked
 
+client_utils: Any = _client_utils
 EVERY = 5
 """Updates between two checkpoints."""
 QUIET = 3600.0
@@ -115,6 +117,7 @@ class Schedule:
 
     def upload(self) -> None:
         """What the uploader process does."""
+        client_utils._artifact_repos_cache.clear()  # a new process has none
         with locked(self.home, self.world.system) as mine:
             if mine:
                 Uploader(self.home, self.world.system, max_plotted=0).run()
@@ -144,7 +147,8 @@ class Schedule:
             journal.record([10 * update], {"a": update / 8, "b": -update}, ([10 * update], [float(update)], [10]))
             look_after()
             if update % EVERY == 0 or update == run.updates:
-                journal.sync()
+                if not journal.sync() and update < run.updates:
+                    continue
                 with suppress(OSError):
                     saved = json.dumps({"update": update}).encode()
                     write_file(folder / "checkpoint.json", saved, disk=system.disk)

@@ -81,7 +81,7 @@ class World:
         self.faults: Counter[str] = Counter()
         self.trace: list[str] | None = None
         """What happened, one line each; None unless it is to be kept."""
-        self.death = self.random.choice([0.0, 1e-4, 1e-3, 3e-3])
+        self.death = self.random.choice([0.0, 3e-4, 2e-3, 5e-3])
         """Probability that an effect of a process is its last."""
         self.current: Process | None = None
         self.processes: list[Process] = []
@@ -241,7 +241,7 @@ class SimulatedDisk:
         return path.relative_to(self._world.root).parts
 
     def _check_space(self) -> None:
-        if self.full or self._world.chance(2e-3):
+        if self.full or self._world.chance(4e-3):
             self._world.fault("no space")
             raise OSError(errno.ENOSPC, "No space left on device")
 

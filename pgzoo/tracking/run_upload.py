@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -27,6 +28,8 @@ __all__ = ["RunUpload", "metric_rows"]
 
 MAX_SECONDS_PER_RUN = 2.0
 READ = 2**18
+DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+"""Errors of a disk that may pass."""
 DESCRIPTION = "mlflow.note.content"
 log = logging.getLogger("pgzoo.uploader")
 
@@ -297,6 +300,11 @@ class RunUpload:
     def _add_report(self, write: Callable[[Path, Disk], list[str]]) -> None:
         try:
             made = write(self.folder, self._system.disk)
+        except OSError as error:
+            if error.errno in DISK_TROUBLE:  # the uploader tries again
+                raise
+            log.exception("%s: the report failed", self.folder.name)
+            made = []
         except Exception:  # a failed report is logged and doesn't keep the run pending
             log.exception("%s: the report failed", self.folder.name)
             made = []

@@ -7,7 +7,7 @@ ARGS ?= reinforce --env CartPole-v1
 # Tests start hundreds of Python processes; without cached bytecode, each would compile pgzoo again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test test-all unit coverage wheels test-envpool test-ray test-wandb test-peers check audit sbom fix docs bench bench-backends bench-device bench-peers bench-physics results tournament curves environments faults lock clean
+.PHONY: run test test-all unit coverage wheels test-envpool test-ray test-wandb test-peers check audit sbom fix docs bench bench-backends bench-device bench-peers bench-physics results tournament curves environments faults simulate lock clean
 
 run: $(VENV)/.ready
 	$(BIN)/pgzoo run $(ARGS)
@@ -105,6 +105,11 @@ environments: $(VENV)/.ready
 
 faults: $(VENV)/.ready
 	$(BIN)/python benchmarks/reliability.py
+
+# Faults drawn from seeds, in a simulated world; `python benchmarks/simulate.py --seed N` plays one seed again.
+HOURS ?= 24
+simulate: $(VENV)/.ready
+	$(BIN)/python benchmarks/simulate.py --hours $(HOURS)
 
 # Installs exactly what constraints.txt names; made again when that or pyproject.toml changes.
 $(VENV)/.ready: pyproject.toml constraints.txt $(foreach plugin,example offpolicy tensorboard,plugins/pgzoo-$(plugin)/pyproject.toml)

@@ -63,6 +63,7 @@ def main() -> None:
         table="\n".join([COLUMNS, "|---" * 7 + "|", *(rows[scenario.fault] for scenario in SCENARIOS)]),
         hostile="\n".join(f"| {' | '.join(row)} |" for row in HOSTILE),
     )
+    page += text[text.index("\n## Simulation") :] if "\n## Simulation" in text else ""  # by simulate.py and soak.py
     path.write_text(page, encoding="utf-8")
     sys.exit(any(FAILED in row for row in rows.values()))
 

@@ -6,6 +6,7 @@ Functions that take a `disk` change files through it alone, so that a simulation
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -170,14 +171,20 @@ def replaced_name(target: Path) -> Path:
     return target.with_name(f".{target.name}.old")
 
 
-def sync_folder(folder: Path, disk: Disk = DISK) -> None:
-    """Flush new, renamed and deleted names in a folder to disk, on systems that can sync a folder."""
-    with contextlib.suppress(OSError):
+def sync_folder(folder: Path, disk: Disk = DISK) -> bool:
+    """Flush new, renamed and deleted names in a folder to disk, on systems that can sync a folder.
+
+    Returns False if the disk failed, so that it is worth trying again.
+    """
+    try:
         handle = disk.open(folder, os.O_RDONLY)
         try:
             disk.sync(handle)
         finally:
             disk.close(handle)
+    except OSError as error:
+        return error.errno not in (errno.EIO, errno.ENOSPC, errno.EDQUOT)
+    return True
 
 
 def _clean_up(folder: Path) -> None:

@@ -29,6 +29,7 @@ MAX_ARTIFACT_BYTES, MAX_ARTIFACT_SECONDS = 512 * 2**20, 600.0
 MAX_PAGES, MAX_TOTAL_BYTES = 2000, 2**30
 """Bounds on all answers to one question."""
 CHUNK = 2**16
+PAGE_STARTS = (b"<!doctype html", b"<html")
 
 
 @dataclass
@@ -68,6 +69,9 @@ def read_bounded(response: Any, *_: Any, **options: Any) -> None:
         )
         return
     content = b"".join(bounded(response, read(CHUNK), "response", MAX_BYTES, MAX_SECONDS))
+    if response.ok and content[:200].lstrip().lower().startswith(PAGE_STARTS):
+        # MLflow's client doesn't read the answer to an upload: a file would count as uploaded
+        raise StoreError("a web page answers in place of the MLflow server: a sign-in page, or another server?")
     response._content, response._content_consumed = content, True
     if budgets:
         budget = budgets[-1]

@@ -271,10 +271,9 @@ class Journal:
             except OSError as error:
                 self.dirty = True
                 self._warn_of_error("the journal couldn't be synced", error)
-            if not self._name_is_durable:  # the journal's name, and those of new folders above it
-                self._name_is_durable = True
-                for folder in (self.path, *self.path.parents[:3]):
-                    sync_folder(folder, self._disk)
+            if not self._name_is_durable:
+                self._name_is_durable = sync_names(self.path, self._disk)
+                self.dirty = self.dirty or not self._name_is_durable
             return not (self.dirty or self._backlog)
 
     def _was_removed(self) -> bool:
@@ -386,8 +385,18 @@ def copy_descriptor(source: int, target: int, disk: Disk) -> None:
             block = block[disk.write(target, block) :]
 
 
-def sync_journal(folder: Path, disk: Disk = DISK) -> None:
-    """Flush a run's journal to disk, whichever process wrote it. Does nothing if there is none. Raises OSError."""
+def sync_names(folder: Path, disk: Disk) -> bool:
+    """Flush the name of a run's journal, and those of new folders above it; return False if the disk failed."""
+    return all(sync_folder(one, disk) for one in (folder, *folder.parents[:3]))
+
+
+def sync_journal(folder: Path, disk: Disk = DISK, names: bool = False) -> None:
+    """Flush a run's journal to disk, with `names` also its name, whichever process wrote it. Raises OSError.
+
+    Does nothing if there is none.
+    """
+    if names and not sync_names(folder, disk):
+        raise OSError(errno.EIO, "the folder can't be flushed to disk", str(folder))
     with contextlib.suppress(FileNotFoundError):
         handle = disk.open(folder / "journal.jsonl", os.O_RDONLY)
         try:

@@ -91,7 +91,7 @@ class RunUpload:
         # A disk that didn't flush what it should have leaves a journal that is shorter than what was uploaded.
         if (known and not self.run_id) or self.ledger.offset > self.size:
             self.ledger = Ledger()
-        self.last = 0
+        self.last = self._vain_attempts = 0
         self.backoff = Backoff(system.monotonic)
         self.successes_elsewhere = 0
         """The store's count of successful attempts at this run's first consecutive failure."""
@@ -148,7 +148,7 @@ class RunUpload:
                 break
             # Otherwise a power cut could take records from the journal that are uploaded. The resumed run writes them
             # again: with other timestamps, which MLflow takes for other points, and before the offset in the ledger.
-            sync_journal(self.folder, self._system.disk)
+            sync_journal(self.folder, self._system.disk, names=batch.start is not None)
             self._upload_batch(store, batch)
             self.ledger.offset = batch.offset
             self.save()
@@ -199,7 +199,10 @@ class RunUpload:
             experiment = str(read_json(self.folder / "run.json").get("experiment_id"))
             if parent := store.parent(self.parent, experiment):
                 tags = {**tags, "mlflow.parentRunId": parent}
+        store.failures = self._vain_attempts
+        self._vain_attempts += 1
         store.log(self.run_id, batch.rows, params, {**tags, **batch.tags}, self.reject_record)
+        self._vain_attempts = 0
         self.ledger.files += [path for path in batch.files if path not in self.ledger.files]
         self.last = max(self.last, batch.last)
         if batch.end is not None:

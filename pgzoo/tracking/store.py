@@ -181,7 +181,7 @@ class Store:
         self.successes = 0
         """Number of successful attempts to upload records or files of a run."""
         self.failures = 0
-        """Consecutive failures of the run being uploaded; set by the uploader."""
+        """How many times the batch that is logged next was logged in vain; set by its run."""
         # an unavailable artifact store must not delay metrics, and model errors must not delay artifacts
         self.records, self.files, self.models = (Backoff(system.monotonic) for _ in range(3))
         self._file = sqlite_path(uri)
@@ -495,7 +495,8 @@ class Store:
             if not checked:
                 self._check_run(run_id)
             if len(some) == 1:
-                reject(some[0], str(error))
+                if is_final(error) or not succeeds(lambda: send(some)):
+                    reject(some[0], str(error))
                 return
             half = len(some) // 2
             self._send_valid(run_id, some[:half], send, reject, True)
@@ -525,6 +526,15 @@ class Store:
             raise RefusedError(
                 f"the run {run.info.run_id} was deleted in the store; restore it there and run `pgzoo sync`"
             )
+
+
+def succeeds(request: Callable[[], object]) -> bool:
+    """Make a request again, whose failure may have been of the moment; return whether it succeeds now."""
+    try:
+        request()
+    except (MlflowException, UnicodeError, OverflowError):
+        return False
+    return True
 
 
 def is_final(error: Exception) -> bool:

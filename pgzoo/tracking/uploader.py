@@ -121,7 +121,6 @@ class Uploader:
         backoff = {"records": store.records, "model": store.models}.get(stage, store.files)
         if not (backoff.ready and upload.backoff.ready) or store.vanished:
             return False
-        store.failures = upload.backoff.failures
         try:
             if stage == "records":
                 did = upload.upload_records(store)

@@ -165,7 +165,8 @@ class Server:
 def test_a_crash_of_the_machine_uploads_every_point_once(
     recorded: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "pgzoo.tracking.store", SimpleNamespace(Backoff=lambda monotonic: None))  # imports no mlflow
+    light = SimpleNamespace(Backoff=lambda monotonic: None)  # imports no mlflow
+    monkeypatch.setitem(sys.modules, "pgzoo.tracking.store", light)
 
     def train(folder: Path, home: Home, server: Server, first: int) -> None:
         journal = Journal(folder, dict(START) | {"ts": first}, pytest.fail)

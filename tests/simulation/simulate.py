@@ -1,7 +1,5 @@
 """Runs that are trained and uploaded in a simulated world full of faults, and the laws that must hold afterwards.
 
-    python -m simulation.simulate SEED           (in tests/; prints everything that happens with this seed)
-
 A schedule is drawn from one seed. When all faults have ended, the server must have exactly the points of the journals,
 each once, in one run per key with the right status; nothing may be refused or pending.
 """
@@ -10,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -74,7 +71,7 @@ class Outcome:
 
 def simulate(seed: int, root: Path, trace: bool = False) -> Outcome:
     """Play the schedule of a seed in the empty folder `root`."""
-    logging.getLogger("pgzoo").setLevel(logging.CRITICAL + 1)
+    logging.getLogger("pgzoo").setLevel(logging.CRITICAL + 1)  # this process does nothing else
     with simulated(seed, root / "machine") as world:
         world.trace = [] if trace else None
         NETWORK.world, NETWORK.server, NETWORK.down = world, Server(), False
@@ -125,11 +122,14 @@ class Schedule:
     def train(self, run: Run) -> None:
         """What the process of a trainer does, as `pgzoo run` and `pgzoo resume`: it begins at its last checkpoint."""
         system, folder = self.world.system, self.home.runs / run.key
-        looked = -3.0
+        looked, synced = -3.0, system.monotonic()
 
         def look_after() -> None:
-            nonlocal looked
-            journal.sync()
+            """Do what the thread of a session does."""
+            nonlocal looked, synced
+            if system.monotonic() - synced >= 1.0:
+                synced = system.monotonic()
+                journal.sync()
             if system.monotonic() - looked >= 3.0:
                 looked = system.monotonic()
                 with suppress(OSError):
@@ -316,17 +316,3 @@ def play(seed: int, trace: bool = False) -> Outcome:
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         return simulate(seed, Path(folder), trace)
-
-
-def main() -> None:
-    """Play one seed and print everything."""
-    outcome = play(int(sys.argv[1]), trace=True)
-    print("\n".join(outcome.trace))
-    print(f"seed {outcome.seed}: {outcome.hours:.2f} simulated hours, {outcome.points} points")
-    print("faults:", dict(outcome.faults.most_common()))
-    print("\n".join(outcome.broken) or "all laws hold")
-    sys.exit(bool(outcome.broken))
-
-
-if __name__ == "__main__":
-    main()

@@ -363,4 +363,3 @@ def simulated(seed: int, root: Path) -> Iterator[World]:
         yield world
     finally:
         world.end_all()
-

@@ -87,7 +87,8 @@ def main() -> None:
             if outcome.broken:
                 failed.append(outcome.seed)
                 print(f"seed {outcome.seed} breaks a law: {'; '.join(outcome.broken)[:500]}")
-                print(f"    {REPLAY.format(seed=outcome.seed)}", flush=True)
+                replay_it = REPLAY.format(seed=outcome.seed) + (f" --defect {given.defect}" if given.defect else "")
+                print(f"    {replay_it}", flush=True)
                 if given.defect:
                     break
     for name, count in faults.most_common():

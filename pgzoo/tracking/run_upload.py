@@ -144,7 +144,7 @@ class RunUpload:
                 break
             if batch.start is not None and not self._accept_store(batch.start):
                 return True
-            if batch.end is not None and store.may_be_duplicated(self.folder.name):
+            if batch.end is not None and store.must_wait(self.folder.name):
                 break
             # Otherwise a power cut could take records from the journal that are uploaded. The resumed run writes them
             # again: with other timestamps, which MLflow takes for other points, and before the offset in the ledger.
@@ -260,7 +260,7 @@ class RunUpload:
                 mine.release()
             if self.ledger.offset < self.size:
                 return
-        if self._system.is_locked(self.folder / "lock") or store.may_be_duplicated(self.folder.name):
+        if self._system.is_locked(self.folder / "lock") or store.must_wait(self.folder.name):
             return
         last = self.last or max((r.get("ts", 0) for r, _ in records(self.folder) if r), default=self._system.now())
         self._close(store, "KILLED", last, "the training process died")

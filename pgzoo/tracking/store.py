@@ -122,7 +122,7 @@ CHANGEABLE_PARAMS = ("total_steps",)
 PROBE = "pgzoo.probe"
 """A tag that is written to test whether the store is writable."""
 DOUBT = 60.0
-"""Seconds for which a request that wasn't answered may still create a run."""
+"""Seconds for which a server may still obey a request that it hasn't answered."""
 MAX_DUPLICATES = 20
 """Number of runs with the same key that are looked at."""
 PATIENCE = 3
@@ -191,7 +191,7 @@ class Store:
         self._new_groups: dict[tuple[str, str], set[str] | None] = {}
         """By (experiment, group): the keys of the runs that were created here; None if the store had some before."""
         self._doubts: dict[str, float] = {}
-        """By run key: when a request to create the run failed, which the server may obey nevertheless."""
+        """By run key: when a request failed that creates the run or sets it to RUNNING, and that may be obeyed late."""
         self._parents: dict[str, str] = {}
         """The run ids of parents by run key."""
         self._artifact_folders: dict[str, Path | None] = {}
@@ -274,8 +274,7 @@ class Store:
                 self._experiments.clear()  # deleted since it was looked up?
                 if is_final(error):
                     self.experiment(start)
-                elif "connection refused" not in known_cause(error):
-                    self._doubts[start["key"]] = self._system.monotonic()
+                self._note_doubt(start["key"], error)
                 raise
         check_run_id(run.info.run_id)
         self._keep_artifact_folder(run)
@@ -317,15 +316,23 @@ class Store:
         run = max(runs, key=lambda one: (one.info.lifecycle_stage == "active", bool(one.data.metrics)))
         self._check_alive(run)
         if run.info.status != "RUNNING":
-            self.client.update_run(run.info.run_id, status="RUNNING")
+            try:
+                self.client.update_run(run.info.run_id, status="RUNNING")
+            except MlflowException as error:
+                self._note_doubt(key, error)
+                raise
         return run
+
+    def _note_doubt(self, key: str, error: MlflowException) -> None:
+        if not is_final(error) and "connection refused" not in known_cause(error):
+            self._doubts[key] = self._system.monotonic()
 
     def _search(self, experiment: str, tag: str, value: str, count: int = 1) -> list[Run]:
         query = f"tags.`pgzoo.{tag}` = '{value}'"
         return list(self.client.search_runs([experiment], query, run_view_type=ViewType.ALL, max_results=count))
 
-    def may_be_duplicated(self, key: str) -> bool:
-        """Return whether a request that failed may still create another run with this key."""
+    def must_wait(self, key: str) -> bool:
+        """Return whether the end of this run must wait, because a late request could create it again or reopen it."""
         return self._system.monotonic() - self._doubts.get(key, -DOUBT) < DOUBT
 
     def delete_duplicates(self, run_id: str, experiment: str, key: str) -> None:

@@ -152,7 +152,7 @@ class Server:
             self.rows.setdefault((name, step), set()).add((value, ts))
         self.mark({key: set(values) for key, values in self.rows.items()})
 
-    def may_be_duplicated(self, key: str) -> bool:
+    def must_wait(self, key: str) -> bool:
         return False
 
     def delete_duplicates(self, run_id: str, experiment: str, key: str) -> None:

@@ -1,6 +1,6 @@
 """Defects that can be built into the uploader and the journal, to show that the simulation finds them.
 
-Each is a function that a defective program would have had in place of the real one. The last six are defects that the
+Each is a function that a defective program would have had in place of the real one. The last seven are defects that the
 simulation has found in pgzoo.
 """
 
@@ -62,6 +62,11 @@ def keep_duplicates() -> list[Any]:
     return [mock.patch.object(Store, "delete_duplicates", return_value=None)]
 
 
+def end_at_once() -> list[Any]:
+    """A run is ended although a late request may set it to RUNNING again."""
+    return [mock.patch.object(Store, "must_wait", return_value=False)]
+
+
 def write_reports_once() -> list[Any]:
     """A table that doesn't fit onto a full disk is never written."""
     return [mock.patch.object(run_upload, "DISK_TROUBLE", ())]
@@ -104,6 +109,7 @@ DEFECTS: Mapping[str, Callable[[], list[Any]]] = {
         create_without_looking,
         upload_unflushed_records,
         keep_duplicates,
+        end_at_once,
         write_reports_once,
         believe_web_pages,
         lose_patience_at_once,

@@ -283,10 +283,12 @@ class Schedule:
             broken.append(f"the status is {stored.info['status']}, not {status}")
         if stored.params.get("learning_rate") != "0.02":
             broken.append("a param is missing")
-        files = {path.relative_to(folder / "artifacts").as_posix() for path in (folder / "artifacts").rglob("*.*")}
-        wrong = [name for name in files - {""} if stored.files.get(name) != (folder / "artifacts" / name).read_bytes()]
-        named = [r["path"] for r, _ in records(folder) if r and r["t"] == "artifact"]
-        if any(name in named or name.endswith(".csv") for name in wrong):
+        kept = [record for record, _ in records(folder) if record]
+        files = {record["path"] for record in kept if record["t"] == "artifact"}
+        files |= {"episodes.csv"} if any("e" in record for record in kept) else set()
+        files |= {"evaluation.csv"} if any(record["t"] == "evaluation" for record in kept) else set()
+        wrong = [name for name in files if stored.files.get(name) != read(folder / "artifacts" / name)]
+        if wrong and not lied:
             broken.append(f"these files differ: {sorted(wrong)}")
         if (folder / "rejected.jsonl").exists() and not lied:
             broken.append(f"rejected: {(folder / 'rejected.jsonl').read_text()[:300]}")
@@ -309,6 +311,11 @@ def ended(folder: Path) -> Record | None:
         if record and record["t"] in ("start", "end"):
             end = record if record["t"] == "end" else None
     return end
+
+
+def read(file: Path) -> bytes | None:
+    """Return the content of a file, None if there is none."""
+    return file.read_bytes() if file.is_file() else None
 
 
 def play(seed: int, trace: bool = False) -> Outcome:

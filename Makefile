@@ -7,7 +7,7 @@ ARGS ?= reinforce --env CartPole-v1
 # Tests start hundreds of Python processes; without cached bytecode, each would compile pgzoo again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test test-all unit coverage wheels test-envpool test-ray test-wandb test-peers check audit sbom fix docs bench bench-backends bench-device bench-peers bench-physics results tournament curves environments faults simulate lock clean
+.PHONY: run test test-all unit coverage wheels test-envpool test-ray test-wandb test-peers check audit sbom fix docs bench bench-backends bench-device bench-peers bench-physics results tournament curves environments faults simulate soak fuzz lock clean
 
 run: $(VENV)/.ready
 	$(BIN)/pgzoo run $(ARGS)
@@ -110,6 +110,10 @@ faults: $(VENV)/.ready
 HOURS ?= 24
 simulate: $(VENV)/.ready
 	$(BIN)/python benchmarks/simulate.py --hours $(HOURS)
+
+# Memory and open files over long runs; the defaults take hours: make soak ARGS_SOAK='--steps 20000'
+soak: $(VENV)/.ready
+	$(BIN)/python benchmarks/soak.py $(ARGS_SOAK)
 
 # Installs exactly what constraints.txt names; made again when that or pyproject.toml changes.
 $(VENV)/.ready: pyproject.toml constraints.txt $(foreach plugin,example offpolicy tensorboard,plugins/pgzoo-$(plugin)/pyproject.toml)

@@ -293,7 +293,7 @@ def worker_output(draw: random.Random, shard: int, seeds: int) -> tuple[list[Wor
     return [*messages, WorkerMessage(shard, "exited", "" if alive else "killed")], alive
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", range(8))
 def test_workers_that_die_at_any_line_cost_their_own_seeds_alone(
     plan: Callable[..., Plan], tmp_path: Path, seed: int
 ) -> None:

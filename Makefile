@@ -115,6 +115,17 @@ simulate: $(VENV)/.ready
 soak: $(VENV)/.ready
 	$(BIN)/python benchmarks/soak.py $(ARGS_SOAK)
 
+# The readers of files, fuzzed with Atheris, in a venv of its own that sees the packages of the other one.
+MINUTES ?= 10
+fuzz: $(VENV)-fuzz/.ready
+	$(VENV)-fuzz/bin/python tests/fuzz/harness.py -max_total_time=$$(( $(MINUTES) * 60 ))
+
+$(VENV)-fuzz/.ready: $(VENV)/.ready Makefile
+	$(BIN)/python -m venv --clear $(VENV)-fuzz
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$($(VENV)-fuzz/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth
+	$(VENV)-fuzz/bin/python -m pip install --quiet --disable-pip-version-check --no-deps atheris==3.0.0
+	touch $@
+
 # Installs exactly what constraints.txt names; made again when that or pyproject.toml changes.
 $(VENV)/.ready: pyproject.toml constraints.txt $(foreach plugin,example offpolicy tensorboard,plugins/pgzoo-$(plugin)/pyproject.toml)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pgzoo needs Python 3.11 or newer, this is %d.%d: make PYTHON=python3.12" % sys.version_info[:2])'

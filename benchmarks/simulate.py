@@ -12,7 +12,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,9 +69,10 @@ def main() -> None:
     with built_in(given.defect):
         if given.seed is not None:
             sys.exit(replay(given.seed))
+        outcomes: Iterable[Outcome]
         if given.seeds:
             low, high = map(int, re.fullmatch(r"(\d+)-(\d+)", given.seeds).groups())  # type: ignore[union-attr]
-            outcomes = map(play, range(low, high + 1))
+            outcomes = (play(seed) for seed in range(low, high + 1))
         else:
             outcomes = until(given.hours or 1.0, given.first)
         total, faults, failed = Outcome(0), Counter[str](), list[int]()

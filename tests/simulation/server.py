@@ -203,7 +203,7 @@ class Network(BaseAdapter):
         response = requests.Response()
         response.status_code, response.url, response.request = status, str(request.url), request
         response._content = body
-        response.iter_content = lambda *sizes, **how: iter([body])  # type: ignore[method-assign,assignment]
+        response.iter_content = lambda *sizes, **how: iter([body])  # type: ignore[method-assign]
         return response
 
     def _error(self, fault: str, message: str) -> requests.ConnectionError:

@@ -104,6 +104,7 @@ class Schedule:
             self.cut_power,
             self.kill_one,
             self.fill_disk,
+            self.limit_file_size,
             self.let_the_disk_lie,
             self.stop_server,
             self.set_clock,
@@ -180,7 +181,8 @@ class Schedule:
     def quiet(self) -> None:
         """End all faults, and upload the rest as `pgzoo sync` does."""
         world = self.world
-        world.calm, world.disk.full, world.disk.lies, NETWORK.down = True, False, False, False
+        world.calm = True
+        world.disk.full = world.disk.lies = world.disk.small_files_only = NETWORK.down = False
         world.run(world.now + 60)  # requests that are obeyed late
         if not self.home.root.exists():  # a power cut has taken everything
             return
@@ -208,6 +210,9 @@ class Schedule:
 
     def fill_disk(self) -> None:
         self._for_a_while("disk full", lambda on: setattr(self.world.disk, "full", on))
+
+    def limit_file_size(self) -> None:
+        self._for_a_while("file size limit", lambda on: setattr(self.world.disk, "small_files_only", on))
 
     def let_the_disk_lie(self) -> None:
         self._for_a_while("disk that lies", lambda on: setattr(self.world.disk, "lies", on))

@@ -24,6 +24,8 @@ from filesystem import Rule
 from pgzoo.tracking.system import System
 
 Parts = tuple[str, ...]
+LARGE = 1500
+"""Size in bytes above which a file counts as large: a journal does after a few updates, no other file does."""
 
 
 class Killed(BaseException):
@@ -231,8 +233,8 @@ class SimulatedDisk:
     def __init__(self, world: World) -> None:
         self._world, self._model = world, Model()
         self._open: dict[int, tuple[Process | None, bool]] = {}
-        self.full = self.lies = False
-        """Whether the disk has no space at the moment, and whether it doesn't flush what it says it has flushed."""
+        self.full = self.lies = self.small_files_only = False
+        """Whether the disk has no space at the moment, doesn't flush what it says, or takes no more of large files."""
         self.lied = False
         """Whether a power cut has taken something that the disk said was flushed."""
         self._unflushed: set[int] = set()
@@ -260,6 +262,9 @@ class SimulatedDisk:
         world, data = self._world, bytes(data)
         world.touch("write")
         self._check_space()
+        if self.small_files_only and os.fstat(descriptor).st_size > LARGE:
+            world.fault("file too large")
+            raise OSError(errno.EFBIG, "File too large")
         if world.chance(5e-3):
             world.fault("short write")
             data = data[: world.random.randrange(len(data)) + 1]

@@ -7,7 +7,9 @@ ARGS ?= reinforce --env CartPole-v1
 # Tests start hundreds of Python processes; without cached bytecode, each would compile pgzoo again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test test-all unit coverage wheels test-new-plugins test-envpool test-ray test-wandb test-peers check audit sbom fix docs bench bench-backends bench-device bench-peers bench-physics results tournament curves environments faults lock clean
+.PHONY: run test test-all unit coverage wheels test-new-plugins test-envpool test-ray test-wandb test-peers check audit sbom
+.PHONY: fix docs bench bench-backends bench-device bench-peers bench-physics results results-offpolicy tournament curves
+.PHONY: environments faults simulate soak fuzz lock clean
 
 run: $(VENV)/.ready
 	$(BIN)/pgzoo run $(ARGS)
@@ -105,6 +107,26 @@ environments: $(VENV)/.ready
 
 faults: $(VENV)/.ready
 	$(BIN)/python benchmarks/reliability.py
+
+# Faults drawn from seeds, in a simulated world; `python benchmarks/simulate.py --seed N` plays one seed again.
+HOURS ?= 24
+simulate: $(VENV)/.ready
+	$(BIN)/python benchmarks/simulate.py --hours $(HOURS)
+
+# Memory and open files over long runs; the defaults take hours: make soak ARGS_SOAK='--steps 20000'
+soak: $(VENV)/.ready
+	$(BIN)/python benchmarks/soak.py $(ARGS_SOAK)
+
+# The readers of files, fuzzed with Atheris, in a venv of its own that sees the packages of the other one.
+MINUTES ?= 10
+fuzz: $(VENV)-fuzz/.ready
+	$(VENV)-fuzz/bin/python tests/fuzz/harness.py -max_total_time=$$(( $(MINUTES) * 60 ))
+
+$(VENV)-fuzz/.ready: $(VENV)/.ready Makefile
+	$(BIN)/python -m venv --clear $(VENV)-fuzz
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$($(VENV)-fuzz/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth
+	$(VENV)-fuzz/bin/python -m pip install --quiet --disable-pip-version-check --no-deps atheris==3.0.0
+	touch $@
 
 # Installs exactly what constraints.txt names; made again when that or pyproject.toml changes.
 $(VENV)/.ready: pyproject.toml constraints.txt $(foreach plugin,example offpolicy tensorboard,plugins/pgzoo-$(plugin)/pyproject.toml)

@@ -63,6 +63,7 @@ def main() -> None:
         table="\n".join([COLUMNS, "|---" * 7 + "|", *(rows[scenario.fault] for scenario in SCENARIOS)]),
         hostile="\n".join(f"| {' | '.join(row)} |" for row in HOSTILE),
     )
+    page += text[text.index("\n## Simulation") :] if "\n## Simulation" in text else ""  # by simulate.py and soak.py
     path.write_text(page, encoding="utf-8")
     sys.exit(any(FAILED in row for row in rows.values()))
 
@@ -99,6 +100,47 @@ HOSTILE = (
         "a server with endless responses, endless pages, invalid ids or 401, 403, 404",
         "commands end with one message; runs stay pending and are retried",
         "`tests/faults/test_hostile_server.py`",
+    ),
+    (
+        "generated answers: odd types, ids, names and paths, HTML, half JSON, other status codes, millions of values",
+        "each command succeeds or ends with one message, after a bounded number of requests; it writes nothing "
+        "elsewhere",
+        "`tests/faults/test_hostile_answers.py`",
+    ),
+    (
+        "a web page answers in place of the server, as behind a sign-in page",
+        "the request failed, and is tried again: no file counts as uploaded",
+        "`tests/simulation/test_simulation.py`",
+    ),
+    (
+        "a server that obeys a request after the client has given up, or twice",
+        "empty duplicates of a run are deleted when it ends; it ends a minute after such a request at the earliest",
+        "`tests/simulation/test_simulation.py`",
+    ),
+    (
+        "the disk is full while tables and plots are written",
+        "they are written when there is space",
+        "`tests/simulation/test_simulation.py`",
+    ),
+    (
+        "the journal can't be written when a checkpoint is due, and the process is killed later",
+        "the checkpoint is left out, so that a resumed run repeats the records",
+        "`tests/runs/test_checkpoint_writer.py`",
+    ),
+    (
+        "a folder can't be flushed to disk",
+        "it is tried again; until then there is no checkpoint",
+        "`tests/tracking/test_journal.py`",
+    ),
+    (
+        "a worker is killed in the middle of a line that it writes",
+        "its seeds fail, the others go on",
+        "`tests/launchers/test_coordinator.py`",
+    ),
+    (
+        "damaged journals, ledgers, checkpoints, policies, config files and search spaces, from a fuzzer",
+        "read, left out or refused in one message",
+        "`tests/fuzz/test_corpus.py`",
     ),
     (
         "outputs that are closed, full or no longer read",

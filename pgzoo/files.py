@@ -1,36 +1,104 @@
-"""Write files and folders atomically: a reader finds the old content or the new, never a part of it."""
+"""Write files and folders atomically: a reader finds the old content or the new, never a part of it.
+
+Functions that take a `disk` change files through it alone, so that a simulation can inject a disk that fails.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
-__all__ = ["make_folder", "remove_folder", "replaced_name", "sync_folder", "write_file", "write_folder"]
+__all__ = ["DISK", "Disk", "make_folder", "remove_folder", "replaced_name", "sync_folder", "write_file", "write_folder"]
 
 TEMPORARY = ".tmp-"
 """Begins the name of a folder that isn't complete yet, or is about to be deleted."""
 REPLACED = re.compile(r"\.(.+)\.old")
 
 
-def make_folder(folder: Path, mode: int = 0o777) -> None:
-    """Create a folder, and those above it that are missing, with these permissions. The new names survive a power cut.
+class Disk(Protocol):
+    """The system calls that change files. All of them raise OSError."""
+
+    def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
+        """Open or create a file, or open a folder; return its descriptor."""
+
+    def write(self, descriptor: int, data: bytes | memoryview) -> int:
+        """Write some of the data and return how many bytes were written."""
+
+    def sync(self, descriptor: int) -> None:
+        """Flush the content of a file, or the names in a folder, to disk."""
+
+    def truncate(self, descriptor: int, size: int) -> None:
+        """Cut a file to `size` bytes."""
+
+    def close(self, descriptor: int) -> None:
+        """Close a descriptor."""
+
+    def replace(self, source: Path, target: Path) -> None:
+        """Rename a file; an existing `target` is replaced."""
+
+    def unlink(self, path: Path) -> None:
+        """Delete a file."""
+
+    def mkdir(self, path: Path, mode: int = 0o777) -> None:
+        """Create a folder unless it exists."""
+
+
+class _OperatingSystem:
+    """The disk of this machine."""
+
+    # `os` is looked up at each call: the tests of crash points replace its functions.
+    def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
+        return os.open(path, flags, mode)
+
+    def write(self, descriptor: int, data: bytes | memoryview) -> int:
+        return os.write(descriptor, data)
+
+    def sync(self, descriptor: int) -> None:
+        getattr(os, "fdatasync", os.fsync)(descriptor)
+
+    def truncate(self, descriptor: int, size: int) -> None:
+        os.ftruncate(descriptor, size)
+
+    def close(self, descriptor: int) -> None:
+        os.close(descriptor)
+
+    def replace(self, source: Path, target: Path) -> None:
+        os.replace(source, target)
+
+    def unlink(self, path: Path) -> None:
+        path.unlink()
+
+    def mkdir(self, path: Path, mode: int = 0o777) -> None:
+        path.mkdir(mode=mode, exist_ok=True)
+
+
+DISK: Disk = _OperatingSystem()
+
+
+def make_folder(folder: Path, mode: int = 0o777, durable: bool = True, disk: Disk = DISK) -> None:
+    """Create a folder, and those above it that are missing, with these permissions.
+
+    With `durable` the new names survive a power cut.
 
     Raises:
         OSError: it can't be created.
     """
     if folder.is_dir():
         return
-    make_folder(folder.parent, mode)
-    folder.mkdir(mode=mode, exist_ok=True)
-    sync_folder(folder.parent)
+    make_folder(folder.parent, mode, durable, disk)
+    disk.mkdir(folder, mode)
+    if durable:
+        sync_folder(folder.parent, disk)
 
 
-def write_file(target: Path, data: bytes, *, durable: bool = True, mode: int = 0o644) -> None:
+def write_file(target: Path, data: bytes, *, durable: bool = True, mode: int = 0o644, disk: Disk = DISK) -> None:
     """Write a file under a temporary name, then rename it to `target`.
 
     Missing parent folders are created. With `durable` the content is flushed to disk before the rename, and the rename
@@ -39,22 +107,22 @@ def write_file(target: Path, data: bytes, *, durable: bool = True, mode: int = 0
     Raises:
         OSError: the disk is full or the folder can't be written; an existing `target` is unchanged.
     """
-    if durable:
-        make_folder(target.parent)
-    else:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".tmp")
+    make_folder(target.parent, durable=durable, disk=disk)
+    scratch = target.parent / f".{os.urandom(8).hex()}.tmp"
+    handle = disk.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        with os.fdopen(handle, "wb") as file:
-            _write(file.fileno(), data, durable)
-        os.chmod(name, mode)
-        os.replace(name, target)
+        try:
+            _write(handle, data, durable, disk)
+        finally:
+            disk.close(handle)
+        scratch.chmod(mode)
+        disk.replace(scratch, target)
     except BaseException:
         with contextlib.suppress(OSError):
-            Path(name).unlink(missing_ok=True)
+            disk.unlink(scratch)
         raise
     if durable:
-        sync_folder(target.parent)
+        sync_folder(target.parent, disk)
 
 
 def write_folder(target: Path, files: Mapping[str, bytes], *, mode: int = 0o755) -> None:
@@ -74,7 +142,7 @@ def write_folder(target: Path, files: Mapping[str, bytes], *, mode: int = 0o755)
     try:
         for name, data in files.items():
             with (fresh / name).open("wb") as file:
-                _write(file.fileno(), data, durable=True)
+                _write(file.fileno(), data, durable=True, disk=DISK)
         fresh.chmod(mode)
         sync_folder(fresh)
         if target.exists():
@@ -103,14 +171,20 @@ def replaced_name(target: Path) -> Path:
     return target.with_name(f".{target.name}.old")
 
 
-def sync_folder(folder: Path) -> None:
-    """Flush new, renamed and deleted names in a folder to disk, on systems that can sync a folder."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
+def sync_folder(folder: Path, disk: Disk = DISK) -> bool:
+    """Flush new, renamed and deleted names in a folder to disk, on systems that can sync a folder.
+
+    Returns False if the disk failed, so that it is worth trying again.
+    """
+    try:
+        handle = disk.open(folder, os.O_RDONLY)
         try:
-            os.fsync(handle)
+            disk.sync(handle)
         finally:
-            os.close(handle)
+            disk.close(handle)
+    except OSError as error:
+        return error.errno not in (errno.EIO, errno.ENOSPC, errno.EDQUOT)
+    return True
 
 
 def _clean_up(folder: Path) -> None:
@@ -123,9 +197,9 @@ def _clean_up(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _write(handle: int, data: bytes, durable: bool) -> None:
+def _write(handle: int, data: bytes, durable: bool, disk: Disk) -> None:
     rest = memoryview(data)
     while rest:
-        rest = rest[os.write(handle, rest) :]
+        rest = rest[disk.write(handle, rest) :]
     if durable:
-        os.fsync(handle)
+        disk.sync(handle)

@@ -123,7 +123,7 @@ class Disk:
         if rule in ("killed", "contents"):
             return now
         if rule == "torn":
-            kept = len(safe) if now.startswith(safe) else 0
+            kept = len(safe) if now.startswith(safe) else len(now) if safe.startswith(now) else 0
             return now[: kept + (len(now) - kept + 1) // 2]
         return safe
 

@@ -148,7 +148,7 @@ class Coordinator:
                     self._worker_exited(message)
                 elif message.kind == "stderr":
                     self._show_once(message, lambda text: print(text, file=sys.stderr, flush=True))
-                elif (event := self._receive(message, json.loads(message.text))) is not None:
+                elif (content := parse(message.text)) and (event := self._receive(message, content)) is not None:
                     yield event
         yield self._run_ended()
         if len(self._refusals) == len(self._rows_of_shard):
@@ -231,3 +231,12 @@ class Coordinator:
             initial = engine.snapshot(environments=False)
             states = [state or select(initial, [row]) for row, state in enumerate(states)]
         return checkpoint.assemble([state for state in states if state is not None])
+
+
+def parse(line: str) -> dict[str, Any] | None:
+    """Return the object in a line; None for a part of a line, which a worker leaves that is killed while it writes."""
+    try:
+        content: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return None
+    return content

@@ -41,6 +41,8 @@ STATUS: dict[str, EndStatus] = {
 }
 WINDOW = 100
 """Number of episodes in a moving average of the return."""
+MERGE = 256
+"""Number of updates whose episodes are merged into one array."""
 
 
 @dataclass(frozen=True)
@@ -160,11 +162,16 @@ class BestMean:
         self._threshold = np.inf if threshold is None else threshold
         self._steps: list[Ints] = []
         self._returns: list[Floats] = []
+        self._merged = 0
 
     def add(self, steps: Ints, returns: Floats) -> None:
         """Add episodes in the order in which they ended: `steps [n]`, `returns [n]`."""
         self._steps.append(steps)
         self._returns.append(returns)
+        if len(self._steps) - self._merged == MERGE:  # an array takes more memory than the few episodes of an update
+            for column in (self._steps, self._returns):
+                column[self._merged :] = [np.concatenate(column[self._merged :])]
+            self._merged += 1
 
     @property
     def value(self) -> float:

@@ -25,15 +25,15 @@ _log = logging.getLogger("pgzoo")
 class CheckpointWriter:
     """Writes checkpoints of the members of a run below `runs`, the folder of all runs.
 
-    `sync` flushes the records of the run with a given key to disk. It is called before the checkpoint, because a
-    resumed run continues from its checkpoint and doesn't write earlier records again.
+    `sync` flushes the records of the run with a given key to disk and returns whether that worked. It is called before
+    the checkpoint, because a resumed run continues from its checkpoint and doesn't write earlier records again.
     `warned` is True once the user has been warned that a resumed run won't be exact.
     """
 
     plan: Plan
     runs: Path
     listeners: Mapping[str, Any]
-    sync: Callable[[str], None]
+    sync: Callable[[str], bool]
     warned: bool = False
 
     def __call__(self, progress: Progress, members: tuple[int, ...]) -> None:
@@ -44,7 +44,13 @@ class CheckpointWriter:
             recent, key = progress.state.recent[member], self.plan.run_keys[member]
             one, about = select(progress.state, [member]), self._about(progress, member)
             score = float(np.nanmean(recent)) if np.isfinite(recent).any() and not np.isinf(recent).any() else None
-            self.sync(key)
+            if not self.sync(key) and progress.statuses[member] == "running":
+                _log.warning(
+                    "The checkpoint of run %s isn't written, because its journal can't be written: a run resumed from "
+                    "it would lack the records in between. Training continues.",
+                    key,
+                )
+                continue
             try:
                 checkpoint.save(self.runs / key / checkpoint.FOLDER_NAME, one, about, score=score)
             except OSError as error:

@@ -22,15 +22,14 @@ import os
 import posixpath
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
 from pgzoo.errors import StoreError
-from pgzoo.files import sync_folder, write_file
-from pgzoo.tracking.locks import lock
+from pgzoo.files import DISK, Disk, sync_folder, write_file
+from pgzoo.tracking.system import SYSTEM, Lock, System
 
 __all__ = [
     "EndStatus",
@@ -81,7 +80,7 @@ class ExistingRecords(NamedTuple):
 class Journal:
     """Appends one run's records. Made by `Session.journal`; one thread writes, any thread may sync."""
 
-    def __init__(self, folder: Path, start: Record, warn: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, start: Record, warn: Callable[[str], None], system: System = SYSTEM) -> None:
         """Open or reopen the journal in `folder` and write its start record.
 
         Raises StoreError if the folder can't be written or another process writes this run.
@@ -94,28 +93,29 @@ class Journal:
         """Metric values that weren't finite."""
         self.lost = 0
         """Number of records lost because the disk was full."""
-        self._warn = warn
+        self._warn, self._system, self._disk = warn, system, system.disk
         self._backlog = bytearray()
+        """Records that aren't written yet, because the disk was full."""
         self._troubled = False
         self._name_is_durable = False
         self._failure: StoreError | None = None
         self._small_artifacts: dict[str, bytes] = {}
         self._guard = threading.RLock()
         try:
-            make_private(folder)
-            (folder / "artifacts").mkdir(exist_ok=True)
-            self._lock = lock(folder / "lock", timeout=LOCK_WAIT)
+            make_private(folder, self._disk)
+            self._disk.mkdir(folder / "artifacts")
+            self._lock: Lock | None = system.lock(folder / "lock", LOCK_WAIT)
         except OSError as error:
             raise StoreError(f"Can't keep the journal of run {self.key} in {folder}: {error.strerror}.") from error
         if self._lock is None:
             raise StoreError(f"Run {self.key} is being written by another process; wait for it to end.")
         try:
             file = folder / "journal.jsonl"
-            self.resumed = file.exists() and trim(file) > 0
+            self.resumed = file.exists() and trim(file, self._disk) > 0
             self.tail = (
                 read_tail(folder) if self.resumed else ExistingRecords(-1, {}, {}, {}, EpisodeRecord([], [], []))
             )
-            self._fd: int | None = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+            self._fd: int | None = self._disk.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         except OSError as error:
             self._lock.release()
             raise StoreError(f"Can't write the journal {folder}: {error.strerror}.") from error
@@ -141,7 +141,7 @@ class Journal:
         Values that aren't finite are left out and counted. Steps that the journal already has (after a resume,
         which repeats them exactly) are left out.
         """
-        line: Record = {"t": "update", "ts": now()}
+        line: Record = {"t": "update", "ts": self._system.now()}
         if metrics:
             # MLflow stores infinity as the largest float, which makes charts unreadable.
             finite = {clean_key(k): float(v) for k, v in metrics.items() if math.isfinite(v)}
@@ -185,7 +185,13 @@ class Journal:
             metrics[f"{prefix}cut_episodes"] = float(cut)
         self._last_evaluation[mode] = int(step)
         kept = [r if math.isfinite(r) else None for r in returns]
-        line: Record = {"t": "evaluation", "ts": now(), "step": int(step), "mode": mode, "final": bool(final)}
+        line: Record = {
+            "t": "evaluation",
+            "ts": self._system.now(),
+            "step": int(step),
+            "mode": mode,
+            "final": bool(final),
+        }
         self._put({**line, "returns": kept, "lengths": lengths, "m": metrics})
 
     def summary(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -196,7 +202,7 @@ class Journal:
         finite = {clean_key(k): float(v) for k, v in metrics.items() if math.isfinite(v)}
         finite = {k: v for k, v in finite.items() if self.tail.points.get(k) != (int(step), v)}
         if finite:
-            self._put({"t": "update", "ts": now(), "steps": [int(step)], "m": finite})
+            self._put({"t": "update", "ts": self._system.now(), "steps": [int(step)], "m": finite})
 
     def artifact(self, path: str, data: bytes | Path) -> Path:
         """Keep bytes, or a copy of a file, as the run's artifact `path` (`a/b.txt`), durably and at once.
@@ -207,18 +213,18 @@ class Journal:
         target = artifact_path(self.path, path)
         try:
             content = data if isinstance(data, bytes) else data.read_bytes()
-            write_file(target, content)
+            write_file(target, content, disk=self._disk)
         except OSError as error:
             self._warn_of_error(f"artifact {path} couldn't be kept", error)
         else:
             if len(content) <= SMALL:
                 self._small_artifacts[path] = content
-            self._put({"t": "artifact", "ts": now(), "path": str(PurePosixPath(path))})
+            self._put({"t": "artifact", "ts": self._system.now(), "path": str(PurePosixPath(path))})
         return target
 
     def tags(self, tags: Mapping[str, str]) -> None:
         """Set tags of the run."""
-        self._put({"t": "tags", "ts": now(), "tags": clean_items(tags, MAX_TAG)})
+        self._put({"t": "tags", "ts": self._system.now(), "tags": clean_items(tags, MAX_TAG)})
 
     def end(self, status: EndStatus, reason: str = "") -> None:
         """Write the last record and release the lock of the run. A second call does nothing."""
@@ -227,7 +233,7 @@ class Journal:
         self.sync()
         if self.dropped:
             self.tags({"pgzoo.dropped_values": str(self.dropped)})
-        self._put({"t": "end", "ts": now(), "status": status, "reason": reason})
+        self._put({"t": "end", "ts": self._system.now(), "status": status, "reason": reason})
         self.release()
 
     def release(self) -> None:
@@ -237,34 +243,38 @@ class Journal:
             if self._fd is not None:
                 if self._backlog:
                     self.lost += self._backlog.count(b"\n")
-                os.close(self._fd)
+                self._disk.close(self._fd)
                 self._fd = None
         if self._lock is not None:
             self._lock.release()
 
-    def sync(self) -> None:
-        """Flush written records to the disk (fsync): afterwards they survive a power cut.
+    def sync(self) -> bool:
+        """Flush all records to the disk (fsync), and return whether they survive a power cut now.
 
         The session's thread calls it every second, so that training doesn't wait. Training itself calls it before a
-        checkpoint, because a resumed run continues there and doesn't write earlier records again.
+        checkpoint, because a resumed run continues there and doesn't write earlier records again. Records that a full
+        disk has refused are tried again.
         A journal that was removed is written again. Where that fails, the next record raises StoreError.
         """
         with self._guard:
             if self._fd is None:
-                return
+                return not self.lost
             if self._failure is None and self._was_removed():
                 self._write_again()
+            if self._backlog:
+                self._flush()
             if not self.dirty:
-                return
+                return not self._backlog
             self.dirty = False
             try:
-                getattr(os, "fdatasync", os.fsync)(self._fd)
+                self._disk.sync(self._fd)
             except OSError as error:
+                self.dirty = True
                 self._warn_of_error("the journal couldn't be synced", error)
-            if not self._name_is_durable:  # the journal's name, and those of new folders above it
-                self._name_is_durable = True
-                for folder in (self.path, *self.path.parents[:3]):
-                    sync_folder(folder)
+            if not self._name_is_durable:
+                self._name_is_durable = sync_names(self.path, self._disk)
+                self.dirty = self.dirty or not self._name_is_durable
+            return not (self.dirty or self._backlog)
 
     def _was_removed(self) -> bool:
         """Return whether the open file is no longer the file in the run's folder."""
@@ -281,18 +291,18 @@ class Journal:
         """Copy the removed journal, which is still readable because it is open, back into its folder."""
         assert self._fd is not None
         try:
-            make_private(self.path)
-            taken = lock(self.path / "lock")
+            make_private(self.path, self._disk)
+            taken = self._system.lock(self.path / "lock", 0.0)
             if taken is None:
                 raise OSError(errno.EBUSY, "another process writes it")
             scratch = self.path / ".journal.tmp"
-            fd = os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
-            copy_descriptor(self._fd, fd)
-            os.fsync(fd)
-            os.replace(scratch, self.path / "journal.jsonl")
+            fd = self._disk.open(scratch, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+            copy_descriptor(self._fd, fd, self._disk)
+            self._disk.sync(fd)
+            self._disk.replace(scratch, self.path / "journal.jsonl")
             self._name_is_durable = False
             for path, content in self._small_artifacts.items():
-                write_file(artifact_path(self.path, path), content)
+                write_file(artifact_path(self.path, path), content, disk=self._disk)
         except OSError as error:
             self._failure = StoreError(
                 f"The journal of run {self.key} was removed from {self.path.parent} while the run was in training, and "
@@ -300,7 +310,7 @@ class Journal:
             )
             self._warn(str(self._failure))
             return
-        os.close(self._fd)
+        self._disk.close(self._fd)
         if self._lock is not None:
             self._lock.release()
         self._fd, self._lock, self.dirty = fd, taken, True
@@ -320,20 +330,19 @@ class Journal:
         line = encode(record).encode() + b"\n"
         if self._fd is None:
             raise RuntimeError(f"the journal of run {self.key} is closed")
-        if self._backlog:
-            self._backlog += line
-            line = bytes(self._backlog)
+        self._backlog += line
+        self._flush()
+
+    def _flush(self) -> None:
+        """Write the records in memory, as far as the disk takes them; drop some if they are too many."""
+        assert self._fd is not None
         try:
-            written = os.write(self._fd, line)
+            written = self._disk.write(self._fd, bytes(self._backlog))
         except OSError as error:
             written = 0
             self._warn_of_error("the journal can't be written at the moment", error)
         self.dirty = True
-        if written == len(line):
-            if self._backlog:
-                self._backlog.clear()
-            return
-        self._backlog = bytearray(line[written:])
+        del self._backlog[:written]
         while len(self._backlog) > BACKLOG:
             second = self._backlog.find(b"\n") + 1  # keep the first line, which may be partially written
             third = self._backlog.find(b"\n", second) + 1
@@ -348,10 +357,6 @@ class Journal:
             self._warn(f"{what} ({self.path}): {error.strerror}. Training continues.")
 
 
-def now() -> int:
-    return int(time.time() * 1000)
-
-
 @lru_cache(maxsize=4096)
 def clean_key(name: str) -> str:
     """Return the nearest name that every MLflow server takes as a metric, param or tag."""
@@ -364,30 +369,40 @@ def clean_items(items: Mapping[str, str], limit: int) -> dict[str, str]:
     return {clean_key(k): str(v).encode(errors="replace").decode()[:limit] for k, v in items.items()}
 
 
-def make_private(folder: Path) -> None:
+def make_private(folder: Path, disk: Disk = DISK) -> None:
     """Make a folder, and those above it that are missing, for their owner alone. Raises OSError."""
     if not folder.parent.exists():
-        make_private(folder.parent)
-    folder.mkdir(mode=0o700, exist_ok=True)
+        make_private(folder.parent, disk)
+    disk.mkdir(folder, 0o700)
 
 
-def copy_descriptor(source: int, target: int) -> None:
+def copy_descriptor(source: int, target: int, disk: Disk) -> None:
     """Copy a whole open file to another, from its beginning. Raises OSError."""
     offset = 0
     while block := os.pread(source, 2**20, offset):
         offset += len(block)
         while block:
-            block = block[os.write(target, block) :]
+            block = block[disk.write(target, block) :]
 
 
-def sync_journal(folder: Path) -> None:
-    """Flush a run's journal to disk, whichever process wrote it. Does nothing if there is none. Raises OSError."""
+def sync_names(folder: Path, disk: Disk) -> bool:
+    """Flush the name of a run's journal, and those of new folders above it; return False if the disk failed."""
+    return all(sync_folder(one, disk) for one in (folder, *folder.parents[:3]))
+
+
+def sync_journal(folder: Path, disk: Disk = DISK, names: bool = False) -> None:
+    """Flush a run's journal to disk, with `names` also its name, whichever process wrote it. Raises OSError.
+
+    Does nothing if there is none.
+    """
+    if names and not sync_names(folder, disk):
+        raise OSError(errno.EIO, "the folder can't be flushed to disk", str(folder))
     with contextlib.suppress(FileNotFoundError):
-        handle = os.open(folder / "journal.jsonl", os.O_RDONLY)
+        handle = disk.open(folder / "journal.jsonl", os.O_RDONLY)
         try:
-            getattr(os, "fdatasync", os.fsync)(handle)
+            disk.sync(handle)
         finally:
-            os.close(handle)
+            disk.close(handle)
 
 
 def check_run_key(key: str) -> str:
@@ -501,22 +516,23 @@ REQUIRED: Mapping[str, frozenset[str]] = {
 """The fields without which a record of this kind means nothing."""
 
 
-def trim(file: Path) -> int:
+def trim(file: Path, disk: Disk = DISK) -> int:
     """Remove an incomplete last line. The caller must hold the journal's lock. Returns the new size."""
-    with file.open("r+b") as handle:
-        size = handle.seek(0, os.SEEK_END)
-        end = size
+    handle = disk.open(file, os.O_RDWR)
+    try:
+        size = end = os.fstat(handle).st_size
         while end:
             begin = max(0, end - 65536)
-            handle.seek(begin)
-            newline = handle.read(end - begin).rfind(b"\n")
+            newline = os.pread(handle, end - begin, begin).rfind(b"\n")
             if newline >= 0:
                 end = begin + newline + 1
                 break
             end = begin
         if end < size:
-            handle.truncate(end)
+            disk.truncate(handle, end)
         return end
+    finally:
+        disk.close(handle)
 
 
 def read_tail(folder: Path) -> ExistingRecords:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from pgzoo.files import write_file
+from pgzoo.files import DISK, Disk, write_file
 from pgzoo.tracking.home import NO_STORE, Home, sqlite_path
 from pgzoo.tracking.journal import Record, records
 from pgzoo.tracking.locks import is_locked
@@ -79,9 +79,9 @@ class Ledger:
             return new
         return cls(**kept)
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path, disk: Disk = DISK) -> None:
         """Write it to disk. Raises OSError."""
-        write_json(folder / "ack.json", asdict(self))
+        write_json(folder / "ack.json", asdict(self), disk=disk)
 
     def done(self, size: int) -> bool:
         """Return whether nothing is left to do for a journal of `size` bytes."""
@@ -236,11 +236,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def write_json(path: Path, value: Mapping[str, Any], *, durable: bool = False) -> None:
+def write_json(path: Path, value: Mapping[str, Any], *, durable: bool = False, disk: Disk = DISK) -> None:
     """Replace a file atomically; it is readable only by its owner. With `durable` it survives a power cut.
 
     Raises OSError, also where the folder doesn't exist: the folder of a deleted run must not be recreated.
     """
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "its folder is gone", str(path))
-    write_file(path, json.dumps(value, indent=1).encode(), durable=durable, mode=0o600)
+    write_file(path, json.dumps(value, indent=1).encode(), durable=durable, mode=0o600, disk=disk)

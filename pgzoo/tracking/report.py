@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pgzoo.files import write_file
+from pgzoo.files import DISK, Disk, write_file
 from pgzoo.tracking.journal import Record, artifact_path, records
 
 __all__ = ["LEARNING_CURVE", "History", "describe_run", "read_history", "write_plots", "write_tables"]
@@ -77,7 +77,7 @@ def read_history(folder: Path) -> History:
     return history
 
 
-def write_tables(folder: Path) -> list[str]:
+def write_tables(folder: Path, disk: Disk = DISK) -> list[str]:
     """Write the tables of a run as artifacts and return their artifact paths."""
     run = read_history(folder)
     made: dict[str, bytes] = {}
@@ -93,10 +93,10 @@ def write_tables(folder: Path) -> list[str]:
                 for i, (r, n) in enumerate(zip(e["returns"], e["lengths"], strict=True))
             ),
         )
-    return write_artifacts(folder, made)
+    return write_artifacts(folder, made, disk)
 
 
-def write_plots(folder: Path) -> list[str]:
+def write_plots(folder: Path, disk: Disk = DISK) -> list[str]:
     """Draw the plots of a run as artifacts and return their artifact paths.
 
     A run without training episodes gets no learning curve, a run without evaluations no histogram.
@@ -123,13 +123,13 @@ def write_plots(folder: Path) -> list[str]:
             sampled, greedy, title=title, subtitle=f"{seed} · evaluation after {step:,} environment steps"
         )
         made["plots/evaluation_histogram.png"] = plots.png_bytes(figure)
-    return write_artifacts(folder, made)
+    return write_artifacts(folder, made, disk)
 
 
-def write_artifacts(folder: Path, files: Mapping[str, bytes]) -> list[str]:
+def write_artifacts(folder: Path, files: Mapping[str, bytes], disk: Disk) -> list[str]:
     # not synced to disk: they can be made again from the journal
     for path, data in files.items():
-        write_file(artifact_path(folder, path), data, durable=False)
+        write_file(artifact_path(folder, path), data, durable=False, disk=disk)
     return list(files)
 
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
-import time
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pgzoo.files import Disk
 from pgzoo.tracking.diagnoses import diagnose
 from pgzoo.tracking.home import Home, display_uri, redact
-from pgzoo.tracking.journal import Record, artifact_path, now, records, sync_journal, trim
+from pgzoo.tracking.journal import Record, artifact_path, records, sync_journal, trim
 from pgzoo.tracking.ledger import DRAWN, OMITTED, PARENT, WANTED, Ledger, is_tracked, read_json, write_json
-from pgzoo.tracking.locks import is_locked, lock
 from pgzoo.tracking.report import LEARNING_CURVE, describe_run, read_history, write_plots, write_tables
 from pgzoo.tracking.secrets import reveal_secrets
+from pgzoo.tracking.system import SYSTEM, System
 
 if TYPE_CHECKING:
     from pgzoo.tracking.store import Store
@@ -26,6 +28,8 @@ __all__ = ["RunUpload", "metric_rows"]
 
 MAX_SECONDS_PER_RUN = 2.0
 READ = 2**18
+DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+"""Errors of a disk that may pass."""
 DESCRIPTION = "mlflow.note.content"
 log = logging.getLogger("pgzoo.uploader")
 
@@ -68,10 +72,10 @@ class Batch:
 class RunUpload:
     """The upload of one run. All state that must survive a restart is in the run's ledger on disk."""
 
-    def __init__(self, folder: Path, home: Home) -> None:
+    def __init__(self, folder: Path, home: Home, system: System = SYSTEM) -> None:
         from pgzoo.tracking.store import Backoff
 
-        self.folder = folder
+        self.folder, self._system = folder, system
         self.ledger = Ledger.read(folder)
         starts = [r for r, _ in records(folder) if r and r["t"] == "start"]
         self.home = home
@@ -87,8 +91,8 @@ class RunUpload:
         # A disk that didn't flush what it should have leaves a journal that is shorter than what was uploaded.
         if (known and not self.run_id) or self.ledger.offset > self.size:
             self.ledger = Ledger()
-        self.last = 0
-        self.backoff = Backoff()
+        self.last = self._vain_attempts = 0
+        self.backoff = Backoff(system.monotonic)
         self.successes_elsewhere = 0
         """The store's count of successful attempts at this run's first consecutive failure."""
         self.alive = True
@@ -111,10 +115,9 @@ class RunUpload:
     def save(self) -> None:
         """Write the rejected records to `rejected.jsonl`, then the ledger."""
         if self._rejected:
-            with (self.folder / "rejected.jsonl").open("a") as file:
-                file.writelines(json.dumps(item) + "\n" for item in self._rejected)
+            append(self.folder / "rejected.jsonl", self._rejected, self._system.disk)
             self._rejected.clear()
-        self.ledger.write(self.folder)
+        self.ledger.write(self.folder, self._system.disk)
 
     def refuse_run(self, reason: str) -> None:
         """Give the run up: the store refuses it for good."""
@@ -125,25 +128,27 @@ class RunUpload:
     def reject_record(self, item: Any, reason: str) -> None:
         """Set aside one record that the store refuses; `save` writes it to `rejected.jsonl`."""
         log.warning("%s: rejected %s: %s", self.folder.name, str(item)[:200], reason)
-        self._rejected.append({"ts": now(), "reason": redact(reason), "record": item})
+        self._rejected.append({"ts": self._system.now(), "reason": redact(reason), "record": item})
 
     def upload_records(self, store: Store) -> bool:
         """Upload new records of the journal, for a few seconds at most; return whether anything was uploaded."""
         # Check the lock before reading, so that the last records of a dying trainer aren't missed.
-        self.alive = is_locked(self.folder / "lock")
+        self.alive = self._system.is_locked(self.folder / "lock")
         if not self.run_id and self._parent_comes_first():
             return False
-        begin, before = time.monotonic(), self.ledger.offset
-        while time.monotonic() - begin < MAX_SECONDS_PER_RUN:
+        begin, before = self._system.monotonic(), self.ledger.offset
+        while self._system.monotonic() - begin < MAX_SECONDS_PER_RUN:
             self._rejected.clear()  # discard rejections of the failed attempt; this attempt finds them again
             batch = self._read_batch()
             if batch.offset == self.ledger.offset:
                 break
             if batch.start is not None and not self._accept_store(batch.start):
                 return True
+            if batch.end is not None and store.must_wait(self.folder.name):
+                break
             # Otherwise a power cut could take records from the journal that are uploaded. The resumed run writes them
             # again: with other timestamps, which MLflow takes for other points, and before the offset in the ledger.
-            sync_journal(self.folder)
+            sync_journal(self.folder, self._system.disk, names=batch.start is not None)
             self._upload_batch(store, batch)
             self.ledger.offset = batch.offset
             self.save()
@@ -194,10 +199,14 @@ class RunUpload:
             experiment = str(read_json(self.folder / "run.json").get("experiment_id"))
             if parent := store.parent(self.parent, experiment):
                 tags = {**tags, "mlflow.parentRunId": parent}
+        store.failures = self._vain_attempts
+        self._vain_attempts += 1
         store.log(self.run_id, batch.rows, params, {**tags, **batch.tags}, self.reject_record)
+        self._vain_attempts = 0
         self.ledger.files += [path for path in batch.files if path not in self.ledger.files]
         self.last = max(self.last, batch.last)
         if batch.end is not None:
+            self._delete_duplicates(store)
             store.close_run(self.run_id, batch.end["status"], batch.end["ts"])
             self.ledger.closed = batch.end["status"]
 
@@ -226,29 +235,34 @@ class RunUpload:
         run = store.open_run(start, self.reject_record)
         self.run_id, self.created = run.run_id, run.created
         identity = {"run_id": run.run_id, "experiment_id": run.experiment, "tracking_uri": store.uri}
-        write_json(self.folder / "run.json", identity)
+        write_json(self.folder / "run.json", identity, disk=self._system.disk)
         return run.params, run.tags
 
     def _close(self, store: Store, status: str, ended: int, reason: str) -> None:
         store.log(self._run(store), [], {}, {"pgzoo.end_reason": reason[:8000]}, self.reject_record)
+        self._delete_duplicates(store)
         store.close_run(self._run(store), status, ended)
         self.ledger.closed = status
+
+    def _delete_duplicates(self, store: Store) -> None:
+        experiment = str(read_json(self.folder / "run.json").get("experiment_id"))
+        store.delete_duplicates(self.run_id, experiment, self.folder.name)
 
     def _close_dead(self, store: Store) -> None:
         """Close a run whose trainer died, with status KILLED, once all of its records are uploaded."""
         if self.ledger.offset < self.size:
-            mine = lock(self.folder / "lock")
+            mine = self._system.lock(self.folder / "lock", 0.0)
             if mine is None:  # resumed meanwhile
                 return
             try:
-                trim(self.folder / "journal.jsonl")
+                trim(self.folder / "journal.jsonl", self._system.disk)
             finally:
                 mine.release()
             if self.ledger.offset < self.size:
                 return
-        if is_locked(self.folder / "lock"):
+        if self._system.is_locked(self.folder / "lock") or store.must_wait(self.folder.name):
             return
-        last = self.last or max((r.get("ts", 0) for r, _ in records(self.folder) if r), default=now())
+        last = self.last or max((r.get("ts", 0) for r, _ in records(self.folder) if r), default=self._system.now())
         self._close(store, "KILLED", last, "the training process died")
         self.save()
 
@@ -286,9 +300,14 @@ class RunUpload:
         self.save()
         return True
 
-    def _add_report(self, write: Callable[[Path], list[str]]) -> None:
+    def _add_report(self, write: Callable[[Path, Disk], list[str]]) -> None:
         try:
-            made = write(self.folder)
+            made = write(self.folder, self._system.disk)
+        except OSError as error:
+            if error.errno in DISK_TROUBLE:  # the uploader tries again
+                raise
+            log.exception("%s: the report failed", self.folder.name)
+            made = []
         except Exception:  # a failed report is logged and doesn't keep the run pending
             log.exception("%s: the report failed", self.folder.name)
             made = []
@@ -369,6 +388,17 @@ class RunUpload:
             reason = f"the store takes no models: {error}".splitlines()[0]
         log.warning("%s: %s", self.folder.name, reason)
         return reason[:500]
+
+
+def append(path: Path, items: Iterable[Mapping[str, Any]], disk: Disk) -> None:
+    """Append lines of JSON to a file. Raises OSError."""
+    handle = disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    try:
+        rest = memoryview("".join(json.dumps(item) + "\n" for item in items).encode())
+        while rest:
+            rest = rest[disk.write(handle, rest) :]
+    finally:
+        disk.close(handle)
 
 
 def metric_rows(record: Record) -> list[tuple[str, float, int, int]]:

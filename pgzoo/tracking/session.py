@@ -28,19 +28,19 @@ from pgzoo.tracking.journal import (
     Record,
     check_run_key,
     clean_items,
-    now,
     records,
 )
 from pgzoo.tracking.ledger import Pending, pending_of
-from pgzoo.tracking.locks import is_locked
 from pgzoo.tracking.secrets import hide_secrets
+from pgzoo.tracking.system import SYSTEM, Process, System
 
 __all__ = ["Session", "ensure_uploader"]
 
 SYNC_EVERY, CHECK_EVERY = 1.0, 3.0
 LOG_LIMIT = 2**20
 logger = logging.getLogger("pgzoo.tracking")
-children: list[subprocess.Popen[bytes]] = []
+children: list[tuple[Path, Process]] = []
+"""The uploaders that this process started, each with the root of its home."""
 
 
 class Session:
@@ -91,7 +91,7 @@ class Session:
             "pgzoo.run_key": run_key,
             "pgzoo.group": self.group,
         }
-        start: Record = {"t": "start", "ts": now(), "key": run_key, "name": name, "group": self.group}
+        start: Record = {"t": "start", "ts": SYSTEM.now(), "key": run_key, "name": name, "group": self.group}
         start |= {
             "experiment": experiment,
             "uri": self._public_uri,
@@ -106,11 +106,10 @@ class Session:
         self.journals[run_key] = journal
         return journal
 
-    def sync(self, run_key: str) -> None:
-        """Flush the records of a run that were written so far to disk, if this session has its journal."""
+    def sync(self, run_key: str) -> bool:
+        """Flush the records of a run to disk, if this session has its journal; False if a crash would lose some."""
         journal = self.journals.get(run_key)
-        if journal is not None:
-            journal.sync()
+        return journal is None or journal.sync()
 
     def watch(self, run_key: str, *, lost: int = 0, dropped: int = 0) -> None:
         """Also wait, at the end, for a run that another process writes.
@@ -129,7 +128,7 @@ class Session:
         if not starts:
             return
         try:
-            journal = Journal(folder, {**starts[-1], "ts": now()}, self._warn)
+            journal = Journal(folder, {**starts[-1], "ts": SYSTEM.now()}, self._warn)
         except StoreError as error:
             self._warn(str(error))
             return
@@ -194,36 +193,26 @@ class Session:
                 return
 
 
-def ensure_uploader(home: Home) -> None:
+def ensure_uploader(home: Home, system: System = SYSTEM) -> None:
     """Start the home's uploader process unless one is running. Raises OSError if it can't be started."""
-    children[:] = [child for child in children if child.poll() is None]
-    if is_locked(home.uploader_lock) or any(Path(str(child.args[-1])) == home.root for child in children):  # type: ignore[index]
+    children[:] = [(root, child) for root, child in children if child.poll() is None]
+    if system.is_locked(home.uploader_lock) or any(root == home.root for root, _ in children):
         return
     if home.uploader_log.exists() and home.uploader_log.stat().st_size > LOG_LIMIT:
-        os.replace(home.uploader_log, home.uploader_log.with_suffix(".log.1"))
+        system.disk.replace(home.uploader_log, home.uploader_log.with_suffix(".log.1"))
     with open(os.open(home.uploader_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
         command = [sys.executable, "-m", "pgzoo.tracking.uploader", str(home.root)]
         # A `mlflow.py` lying in the working directory must not be imported instead of the real one.
         search = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
         options = {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(search)}
-        children.append(
-            subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                cwd=home.root,
-                env={**os.environ, **options},
-            )
-        )
+        children.append((home.root, system.start_process(command, home.root, options, log)))
 
 
 @atexit.register
 def silence_popen_warnings() -> None:
     """Keep Popen from warning about uploader processes, which outlive this process on purpose."""
-    for child in children:
-        if child.poll() is None:
+    for _, child in children:
+        if child.poll() is None and isinstance(child, subprocess.Popen):
             child.returncode = 0
 
 

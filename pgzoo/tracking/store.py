@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -30,7 +29,8 @@ from pgzoo.errors import PgzooError, StoreError
 from pgzoo.tracking import http_limits  # noqa: F401  (bounds what a server may answer)
 from pgzoo.tracking.database import prepare_database
 from pgzoo.tracking.home import redact, sqlite_path
-from pgzoo.tracking.journal import MAX_TAG, Record, now
+from pgzoo.tracking.journal import MAX_TAG, Record
+from pgzoo.tracking.system import SYSTEM, System
 
 __all__ = ["OpenedRun", "RefusedError", "Store", "is_final", "knows_no_models"]
 
@@ -121,6 +121,10 @@ CHANGEABLE_PARAMS = ("total_steps",)
 """Params that may change when a run is resumed. MLflow keeps the first value; a tag holds the latest."""
 PROBE = "pgzoo.probe"
 """A tag that is written to test whether the store is writable."""
+DOUBT = 60.0
+"""Seconds for which a server may still obey a request that it hasn't answered."""
+MAX_DUPLICATES = 20
+"""Number of runs with the same key that are looked at."""
 PATIENCE = 3
 """If a batch fails this many times while the store accepts other requests, the batch is considered invalid."""
 
@@ -132,7 +136,8 @@ class RefusedError(Exception):
 class Backoff:
     """When to try again: 0.5 s after a failure, then twice as long each time, up to a minute."""
 
-    def __init__(self) -> None:
+    def __init__(self, monotonic: Callable[[], float] = SYSTEM.monotonic) -> None:
+        self._monotonic = monotonic
         self.error = ""
         """Why the last attempt failed; empty after a success."""
         self.failures = 0
@@ -140,16 +145,16 @@ class Backoff:
 
     @property
     def ready(self) -> bool:
-        return time.monotonic() >= self._not_before
+        return self._monotonic() >= self._not_before
 
     def failed(self, error: Exception) -> None:
         self.error = short_message(error)
         self.failures += 1
         self._delay = min(60.0, max(0.5, 2 * self._delay))
-        self._not_before = time.monotonic() + self._delay
+        self._not_before = self._monotonic() + self._delay
 
     def succeeded(self) -> None:
-        self.__init__()  # type: ignore[misc]
+        self.__init__(self._monotonic)  # type: ignore[misc]
 
     def retry_now(self) -> None:
         self._delay, self._not_before = 0.0, 0.0
@@ -170,21 +175,23 @@ class OpenedRun:
 class Store:
     """A tracking store. Methods raise RefusedError, or mlflow's exceptions if the store is unreachable."""
 
-    def __init__(self, uri: str, address: str = "") -> None:
+    def __init__(self, uri: str, address: str = "", system: System = SYSTEM) -> None:
         """Open the store at `address`; `uri`, used in messages and files, has no password. Makes no connection yet."""
-        self.uri, self._address = uri, address or uri
+        self.uri, self._address, self._system = uri, address or uri, system
         self.successes = 0
         """Number of successful attempts to upload records or files of a run."""
         self.failures = 0
-        """Consecutive failures of the run being uploaded; set by the uploader."""
+        """How many times the batch that is logged next was logged in vain; set by its run."""
         # an unavailable artifact store must not delay metrics, and model errors must not delay artifacts
-        self.records, self.files, self.models = Backoff(), Backoff(), Backoff()
+        self.records, self.files, self.models = (Backoff(system.monotonic) for _ in range(3))
         self._file = sqlite_path(uri)
         self._inode = -1
         self._client: MlflowClient | None = None
         self._experiments: dict[str, str] = {}
         self._new_groups: dict[tuple[str, str], set[str] | None] = {}
         """By (experiment, group): the keys of the runs that were created here; None if the store had some before."""
+        self._doubts: dict[str, float] = {}
+        """By run key: when a request failed that creates the run or sets it to RUNNING, and that may be obeyed late."""
         self._parents: dict[str, str] = {}
         """The run ids of parents by run key."""
         self._artifact_folders: dict[str, Path | None] = {}
@@ -267,6 +274,7 @@ class Store:
                 self._experiments.clear()  # deleted since it was looked up?
                 if is_final(error):
                     self.experiment(start)
+                self._note_doubt(start["key"], error)
                 raise
         check_run_id(run.info.run_id)
         self._keep_artifact_folder(run)
@@ -302,17 +310,44 @@ class Store:
             if created is not None and key not in created:
                 created.add(key)  # if creating it fails, it is searched the next time: it may exist nevertheless
                 return None
-        runs = self._search(experiment, "run_key", key)
+        runs = self._search(experiment, "run_key", key, MAX_DUPLICATES)
         if not runs:
             return None
-        self._check_alive(runs[0])
-        if runs[0].info.status != "RUNNING":
-            self.client.update_run(runs[0].info.run_id, status="RUNNING")
-        return runs[0]
+        run = max(runs, key=lambda one: (one.info.lifecycle_stage == "active", bool(one.data.metrics)))
+        self._check_alive(run)
+        if run.info.status != "RUNNING":
+            try:
+                self.client.update_run(run.info.run_id, status="RUNNING")
+            except MlflowException as error:
+                self._note_doubt(key, error)
+                raise
+        return run
 
-    def _search(self, experiment: str, tag: str, value: str) -> list[Run]:
+    def _note_doubt(self, key: str, error: MlflowException) -> None:
+        if not is_final(error) and "connection refused" not in known_cause(error):
+            self._doubts[key] = self._system.monotonic()
+
+    def _search(self, experiment: str, tag: str, value: str, count: int = 1) -> list[Run]:
         query = f"tags.`pgzoo.{tag}` = '{value}'"
-        return list(self.client.search_runs([experiment], query, run_view_type=ViewType.ALL, max_results=1))
+        return list(self.client.search_runs([experiment], query, run_view_type=ViewType.ALL, max_results=count))
+
+    def must_wait(self, key: str) -> bool:
+        """Return whether the end of this run must wait, because a late request could create it again or reopen it."""
+        return self._system.monotonic() - self._doubts.get(key, -DOUBT) < DOUBT
+
+    def delete_duplicates(self, run_id: str, experiment: str, key: str) -> None:
+        """Delete the empty runs that a request to create this run has left, if it was obeyed more than once.
+
+        That happens where a server obeys after the client has given up, or a proxy repeats a request.
+        """
+        if self._file is not None:
+            return
+        runs = {run.info.run_id: run for run in self._search(experiment, "run_key", key, MAX_DUPLICATES)}
+        begun = runs[run_id].info.start_time if run_id in runs else None
+        for other, run in runs.items():
+            empty = run.info.status == "RUNNING" and not run.data.metrics and run.info.start_time == begun
+            if other != run_id and empty and run.info.lifecycle_stage == "active":
+                self.client.delete_run(check_run_id(other))
 
     def log(
         self,
@@ -467,7 +502,8 @@ class Store:
             if not checked:
                 self._check_run(run_id)
             if len(some) == 1:
-                reject(some[0], str(error))
+                if is_final(error) or not succeeds(lambda: send(some)):
+                    reject(some[0], str(error))
                 return
             half = len(some) // 2
             self._send_valid(run_id, some[:half], send, reject, True)
@@ -480,7 +516,7 @@ class Store:
         if self.failures < PATIENCE or any(word in message for word in passing):
             return False
         self._check_run(run_id)
-        self.client.set_tag(run_id, PROBE, str(now()))  # raises if the store is read-only
+        self.client.set_tag(run_id, PROBE, str(self._system.now()))  # raises if the store is read-only
         return True
 
     def _check_run(self, run_id: str) -> None:
@@ -497,6 +533,15 @@ class Store:
             raise RefusedError(
                 f"the run {run.info.run_id} was deleted in the store; restore it there and run `pgzoo sync`"
             )
+
+
+def succeeds(request: Callable[[], object]) -> bool:
+    """Make a request again, whose failure may have been of the moment; return whether it succeeds now."""
+    try:
+        request()
+    except (MlflowException, UnicodeError, OverflowError):
+        return False
+    return True
 
 
 def is_final(error: Exception) -> bool:

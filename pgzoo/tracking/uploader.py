@@ -11,7 +11,7 @@ import itertools
 import logging
 import os
 import sys
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +26,9 @@ from pgzoo.tracking.ledger import (
     read_json,
     write_json,
 )
-from pgzoo.tracking.locks import is_locked, lock
 from pgzoo.tracking.lookup import garbage_collection_paused
 from pgzoo.tracking.run_upload import RunUpload
+from pgzoo.tracking.system import SYSTEM, System
 
 if TYPE_CHECKING:
     from pgzoo.tracking.store import Store
@@ -44,8 +44,9 @@ log = logging.getLogger("pgzoo.uploader")
 class Uploader:
     """Uploads every journal of a home; `run` returns when there has been nothing to do for a while."""
 
-    def __init__(self, home: Home) -> None:
-        self.home = home
+    def __init__(self, home: Home, system: System = SYSTEM, max_plotted: int = MAX_PLOTTED) -> None:
+        """Upload the runs of `home`. In a group of more than `max_plotted` runs, plots are drawn on request only."""
+        self.home, self._system, self._max_plotted = home, system, max_plotted
         self.uploads: dict[Path, RunUpload] = {}
         self._settled: dict[Path, int] = {}
         self._stores: dict[str, Store] = {}
@@ -56,7 +57,7 @@ class Uploader:
 
     def run(self) -> None:
         """Upload until there has been nothing to upload for `EXIT_AFTER_IDLE` seconds."""
-        needed = time.monotonic()
+        needed = self._system.monotonic()
         lock_file = self._lock_file()
         # stop if the home was removed: another uploader may run in its place
         while lock_file and self._lock_file() == lock_file:
@@ -66,11 +67,11 @@ class Uploader:
                 log.warning("a database was deleted or replaced; a new uploader will open it afresh")
                 return
             if self.uploads:
-                needed = time.monotonic()
-            elif time.monotonic() - needed > EXIT_AFTER_IDLE:
+                needed = self._system.monotonic()
+            elif self._system.monotonic() - needed > EXIT_AFTER_IDLE:
                 return
             if not busy:
-                time.sleep(POLL_INTERVAL)
+                self._system.sleep(POLL_INTERVAL)
 
     def round(self) -> bool:
         """Process every run once and return whether anything was done.
@@ -78,12 +79,12 @@ class Uploader:
         Records of all runs come first, then the files, models and plots of some runs, for a second or so.
         """
         self._find()
-        begin = time.monotonic()
+        begin = self._system.monotonic()
         live_turn, busy = begin >= self._live_due, False
         for upload in list(self.uploads.values()):
             if not upload.alive and upload.has_no_new_records:
                 continue
-            was_alive = upload.alive = is_locked(upload.folder / "lock")
+            was_alive = upload.alive = self._system.is_locked(upload.folder / "lock")
             if upload.ledger.refused or (was_alive and not live_turn and upload.run_id):
                 continue
             if not upload.uri:
@@ -97,14 +98,14 @@ class Uploader:
             busy |= self._attempt(upload, "records") and not was_alive
         if live_turn:
             # While a run trains, sleep four fifths of the time to leave the CPU to training.
-            took = time.monotonic() - begin
-            self._live_due = time.monotonic() + min(30.0, max(1.0, 4 * took))
+            took = self._system.monotonic() - begin
+            self._live_due = self._system.monotonic() + min(30.0, max(1.0, 4 * took))
         if not busy:
             # Plots last: they are the slowest. New records are looked for every second, and come first again.
             waiting = [s for s in self.uploads.values() if not s.ledger.refused]
             for stage, upload in itertools.product(("files", "model", "plots"), waiting):
                 busy = self._attempt(upload, stage) or busy
-                if busy and time.monotonic() - begin > 1.0:
+                if busy and self._system.monotonic() - begin > 1.0:
                     break
         for folder, upload in list(self.uploads.items()):
             with contextlib.suppress(FileNotFoundError):
@@ -120,7 +121,6 @@ class Uploader:
         backoff = {"records": store.records, "model": store.models}.get(stage, store.files)
         if not (backoff.ready and upload.backoff.ready) or store.vanished:
             return False
-        store.failures = upload.backoff.failures
         try:
             if stage == "records":
                 did = upload.upload_records(store)
@@ -169,9 +169,9 @@ class Uploader:
                 if ledger.refused or (plots and ledger.plots == OMITTED):
                     ledger.refused = ""
                     ledger.plots = WANTED if plots else ledger.plots
-                    ledger.write(folder)
+                    ledger.write(folder, self._system.disk)
                     self.uploads.pop(folder, None)
-        begin = time.monotonic()
+        begin = self._system.monotonic()
         if begin < self._find_due:
             return
         for folder in journal_folders(self.home):
@@ -184,21 +184,21 @@ class Uploader:
                 if not is_tracked(folder):
                     self._settled[folder] = size
                     continue
-                upload = RunUpload(folder, self.home)
-                upload.alive = is_locked(folder / "lock")
+                upload = RunUpload(folder, self.home, self._system)
+                upload.alive = self._system.is_locked(folder / "lock")
                 if upload.nothing_to_do:
                     self._settled[folder] = size
                 else:
                     self.uploads[folder] = upload
                     self._group_sizes.pop(upload.group, None)
         # Looking through thousands of old runs must not take most of the uploader's time.
-        self._find_due = time.monotonic() + 20 * (time.monotonic() - begin)
+        self._find_due = self._system.monotonic() + 20 * (self._system.monotonic() - begin)
 
     def _omit_plots(self, group: str) -> bool:
         """Return whether the group has too many runs for drawing the plots of each."""
         if group not in self._group_sizes:
             self._group_sizes[group] = count_runs(self.home, group)
-        return self._group_sizes[group] > MAX_PLOTTED
+        return self._group_sizes[group] > self._max_plotted
 
     def _lock_file(self) -> tuple[int, int] | None:
         """Return the device and inode of the home's lock file, None if there is none."""
@@ -226,7 +226,7 @@ class Uploader:
         if upload.address not in self._stores:
             from pgzoo.tracking.store import Store
 
-            self._stores[upload.address] = Store(upload.uri, upload.address)
+            self._stores[upload.address] = Store(upload.uri, upload.address, self._system)
         return self._stores[upload.address]
 
     def _write_status(self) -> None:
@@ -242,7 +242,7 @@ class Uploader:
         if status != self._status:
             self._status = status
             with contextlib.suppress(OSError):
-                write_json(self.home.status_file, status)
+                write_json(self.home.status_file, status, disk=self._system.disk)
 
 
 class RedactingFormatter(logging.Formatter):
@@ -256,9 +256,24 @@ def main() -> None:
     """Run the uploader of the home given on the command line, unless one is running."""
     root = Path(sys.argv[1]).resolve()
     home = Home(root, root / "mlflow.db", root / "mlartifacts")
-    mine = lock(home.uploader_lock, timeout=2.0)
-    if mine is None:
-        return
+    with locked(home, SYSTEM) as mine:
+        if mine:
+            serve(home)
+
+
+@contextlib.contextmanager
+def locked(home: Home, system: System) -> Iterator[bool]:
+    """Hold the lock of the home's uploader while the body runs; yield False if another process holds it."""
+    mine = system.lock(home.uploader_lock, 2.0)
+    try:
+        yield mine is not None
+    finally:
+        if mine is not None:
+            mine.release()
+
+
+def serve(home: Home) -> None:
+    """Upload the runs of a home, as this process's only task."""
     if hasattr(os, "nice"):
         with contextlib.suppress(OSError):
             os.nice(10)
@@ -267,21 +282,18 @@ def main() -> None:
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     log.setLevel(logging.INFO)
     gc.set_threshold(50_000, 20, 100)  # as in `pgzoo`: matplotlib is imported later
-    log.info("serving %s as process %d", root, os.getpid())
+    log.info("serving %s as process %d", home.root, os.getpid())
     try:
-        try:
-            with garbage_collection_paused():
-                import pgzoo.tracking.store  # noqa: F401
-            gc.freeze()
-        except Exception as error:
-            log.exception("mlflow can't be imported; nothing is uploaded")
-            stores = {"mlflow": {"error": f"mlflow can't be imported: {error}"}}
-            write_json(home.status_file, {"pid": os.getpid(), "stores": stores})
-            time.sleep(60.0)  # while this process holds the lock, the trainers start no other
-            return
-        Uploader(home).run()
-    finally:
-        mine.release()
+        with garbage_collection_paused():
+            import pgzoo.tracking.store  # noqa: F401
+        gc.freeze()
+    except Exception as error:
+        log.exception("mlflow can't be imported; nothing is uploaded")
+        stores = {"mlflow": {"error": f"mlflow can't be imported: {error}"}}
+        write_json(home.status_file, {"pid": os.getpid(), "stores": stores})
+        SYSTEM.sleep(60.0)  # while this process holds the lock, the trainers start no other
+        return
+    Uploader(home).run()
 
 
 if __name__ == "__main__":

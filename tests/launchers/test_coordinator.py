@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import random
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
@@ -270,3 +272,48 @@ def test_what_a_listener_asks_for_reaches_the_workers(
         *stops, died = worker.take_stops()
         assert [stop.members for stop in stops] == stopped and died.status == "interrupted"
         assert worker.evaluation_due and worker.checkpoint_due
+
+
+def worker_output(draw: random.Random, shard: int, seeds: int) -> tuple[list[WorkerMessage], bool]:
+    """Return what a worker sends, which may die at any line, in the middle of it too; and whether its run has ended."""
+    at, lines = np.zeros(seeds, np.int64), list[str]()
+    for update in range(draw.randrange(6)):
+        at = at + draw.randrange(1, 50)
+        lines.append(encode(EpisodesFinished(update, at, (np.ones(1),) * seeds, (steps(3),) * seeds)))
+        lines.append(json.dumps({"type": "log", "level": logging.WARNING, "text": "100% full"}))
+    status = draw.choice(("finished", "stopped", "failed"))
+    lines.append(ended(seeds=seeds, status=status, failure="boom" if status == "failed" else None))
+    alive = draw.random() < 0.4
+    if not alive:
+        lines = lines[: draw.randrange(len(lines))]
+        if draw.random() < 0.5:  # killed while it wrote a line
+            whole = encode(EpisodesFinished(9, at + 1, (np.ones(1),) * seeds, (steps(3),) * seeds))
+            lines.append(whole[: draw.randrange(len(whole))])
+    messages = [WorkerMessage(shard, "stdout", line) for line in lines]
+    return [*messages, WorkerMessage(shard, "exited", "" if alive else "killed")], alive
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_workers_that_die_at_any_line_cost_their_own_seeds_alone(
+    plan: Callable[..., Plan], tmp_path: Path, seed: int
+) -> None:
+    draw, home = random.Random(seed), Home.find({"PGZOO_HOME": str(tmp_path)})
+    (first, first_alive), (second, second_alive) = worker_output(draw, 0, 2), worker_output(draw, 1, 1)
+
+    def launch(request: LaunchRequest) -> Generator[WorkerMessage]:
+        request.split(2)
+        queues = [list(first), list(second)]
+        while any(queues):
+            yield draw.choice([queue for queue in queues if queue]).pop(0)
+
+    coordinator = Coordinator(plan(seeds=(4, 7, 9)), Control(), home, worker=(), spec={"imports": []})
+    assert coordinator.launch(launch)
+    events: list[Event] = []
+    with contextlib.suppress(RunFailed):
+        for event in coordinator.events():
+            events.append(event)
+    for rows, output, alive in ((slice(0, 2), first, first_alive), (slice(2, 3), second, second_alive)):
+        said = json.loads(output[-2].text)["statuses"] if alive else ["failed"] * len(range(3)[rows])
+        assert list(last(events).statuses[rows]) == said
+    whole = [word for word in (*first, *second) if '"EpisodesFinished"' in word.text and word.text.endswith("]]}")]
+    assert sum(isinstance(event, EpisodesFinished) for event in events) == len(whole)

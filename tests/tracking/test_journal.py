@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -333,3 +334,30 @@ def test_an_error_in_a_session_ends_its_runs_as_failed(tmp_path: Path, monkeypat
         ("FAILED", "RuntimeError: why"),
         ("KILLED", "KeyboardInterrupt: why"),
     ]
+
+
+def test_records_that_a_full_disk_refused_are_tried_again_before_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = open_journal(tmp_path, [])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda fd, data: 0)
+        journal.record([1], {"a": 1.0})
+        assert not journal.sync()
+    assert journal.sync()
+    assert [line["steps"] for line in lines(journal)[1:]] == [[1]]
+
+
+def test_a_name_that_could_not_be_flushed_is_flushed_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal, flush = open_journal(tmp_path, []), os.fdatasync if hasattr(os, "fdatasync") else os.fsync
+    failing = [True]
+
+    def sync(descriptor: int) -> None:
+        if failing[0] and stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, "Input/output error")
+        flush(descriptor)
+
+    monkeypatch.setattr(os, flush.__name__, sync)
+    assert not journal.sync()
+    failing[0] = False
+    assert journal.sync()

@@ -1,0 +1,160 @@
+"""Measures memory, open files and journals over long runs; writes rows of docs/reliability.md.
+
+make soak                                    as below, with the defaults
+python benchmarks/soak.py --seeds 256 --steps 2000000 --hours 24
+
+Two parts: `pgzoo run` with many seeds, of which each takes `--steps` steps, observed from outside every half second;
+and a journal and the uploader in a simulated world without faults, for `--hours` simulated hours with an update every
+4 s. The slope is that of a line through the memory between 50 % and 90 % of the time, before a run ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "tests"))
+
+from simulation.server import Network, Server, StoredRun  # noqa: E402
+from simulation.simulate import NETWORK, Run, Schedule  # noqa: E402
+from simulation.world import simulated  # noqa: E402
+
+from pgzoo.files import DISK  # noqa: E402
+
+PAGE = ROOT / "docs" / "reliability.md"
+HEADING = "| date | command | what | memory at 50 % and 90 % | slope | open files | journals |"
+MIB = 2**20
+
+
+@dataclass
+class Observations:
+    """What was seen of a process: memory in MiB and open files, over `at` (million steps, or hours)."""
+
+    at: list[float] = field(default_factory=list)
+    memory: list[float] = field(default_factory=list)
+    files: list[int] = field(default_factory=list)
+
+    def look(self, at: float, process: int | str = "self") -> bool:
+        """Observe a process; return False if it has ended."""
+        try:
+            status = Path(f"/proc/{process}/status").read_text(encoding="ascii")
+            files = len(os.listdir(f"/proc/{process}/fd"))
+            [resident] = [line for line in status.splitlines() if line.startswith("VmRSS")]
+        except (OSError, ValueError):
+            return False
+        self.at.append(at)
+        self.memory.append(int(resident.split()[1]) / 1024)
+        self.files.append(files)
+        return True
+
+    def cells(self, unit: str, scale: float = 1.0) -> list[str]:
+        """Return the columns of memory, slope and open files. `scale` converts `at` to the unit."""
+        half, end = len(self.at) // 2, len(self.at) * 9 // 10
+        slope = np.polyfit(np.array(self.at[half:end]) * scale, self.memory[half:end], 1)[0]
+        files = sorted(set(self.files[half:end]))
+        shown = str(files[0]) if len(files) == 1 else f"{files[0]}-{files[-1]}"
+        return [f"{self.memory[half]:.0f}, {self.memory[end]:.0f} MiB", f"{slope:+.2f} MiB per {unit}", shown]
+
+
+def train(seeds: int, steps: int) -> list[str]:
+    """Train, and return the row without date and command."""
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = ["a2c", "--env", "CartPole-v1", "--seeds", str(seeds), "--total-steps", str(steps)]
+        arguments += [
+            "--tracking-uri",
+            "none",
+            "--eval-episodes",
+            "2",
+            "--checkpoint-every",
+            str(max(1000, steps // 10)),
+        ]
+        command = [sys.executable, "-m", "pgzoo", "run", *arguments, "--json"]
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=subprocess.DEVNULL, env={**os.environ, "PGZOO_HOME": folder}
+        )
+        seen, begin, journals = Observations(), time.monotonic(), Path(folder, "runs")
+        while process.poll() is None:
+            started = any(journals.glob("*/journal.jsonl")) if not seen.at else True
+            if started:
+                seen.look(time.monotonic() - begin, process.pid)
+            time.sleep(0.5)
+        if process.returncode:
+            sys.exit(f"the run ended with exit code {process.returncode}")
+        sizes = [file.stat().st_size for file in journals.glob("*/journal.jsonl")]
+    span = seen.at[-1] - seen.at[0]
+    what = f"{seeds} seeds, {steps:,} steps each ({seeds * steps / 1e6:,.0f} million)"
+    bounded = f"at most {max(sizes) / 1024:,.0f} KiB per seed"
+    return [what, *seen.cells("million steps", seeds * steps / 1e6 / span), bounded]
+
+
+class ForgetfulServer(Server):
+    """A server that keeps no points, so that its own memory doesn't grow."""
+
+    def do_runs_log_batch(self, asked: Any) -> Any:
+        """As the server's, without keeping the points."""
+        answer = super().do_runs_log_batch(asked)
+        run: StoredRun = self._find(asked)
+        run.rows.clear()
+        return answer
+
+
+def upload(hours: float) -> list[str]:
+    """Keep and upload a journal for simulated hours; return the row without date and command."""
+    with tempfile.TemporaryDirectory() as folder, simulated(0, Path(folder) / "machine") as world:
+        world.calm, world.system = True, replace(world.system, disk=DISK)
+        network: Network = NETWORK
+        network.world, network.server, network.down = world, ForgetfulServer(), False
+        schedule = Schedule(world)
+        run = Run("run-0", int(hours * 900), 4.0)
+        schedule.runs = [run]
+        world.start(run.key, lambda: schedule.train(run))
+        seen = Observations()
+        gc.freeze()
+        for part in range(1, 49):
+            world.run(hours * 3600 * part / 48)
+            gc.collect()
+            seen.look(world.now / 3600)
+        size = (schedule.home.runs / run.key / "journal.jsonl").stat().st_size
+    what = f"{hours:g} simulated hours of a journal and the uploader"
+    return [what, *seen.cells("hour"), f"{size / 1024:,.0f} KiB"]
+
+
+def add_rows(rows: Sequence[Sequence[str]]) -> None:
+    """Write rows into the table of the page, in place of those with the same command."""
+    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    top = lines.index(HEADING) + 2
+    end = next((k for k in range(top, len(lines)) if not lines[k].startswith("|")), len(lines))
+    kept = [line for line in lines[top:end] if line.split(" | ")[1] != rows[0][1]]
+    lines[top:end] = [*kept, *(f"| {' | '.join(row)} |" for row in rows)]
+    PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seeds", type=int, default=256)
+    parser.add_argument("--steps", type=int, default=2_000_000, help="steps of each seed")
+    parser.add_argument("--hours", type=float, default=24.0, help="simulated hours")
+    given = parser.parse_args()
+    command = f"`python benchmarks/soak.py --seeds {given.seeds} --steps {given.steps} --hours {given.hours:g}`"
+    rows = [
+        [time.strftime("%Y-%m-%d"), command, *cells] for cells in (train(given.seeds, given.steps), upload(given.hours))
+    ]
+    add_rows(rows)
+    for row in rows:
+        print(f"| {' | '.join(row)} |")
+
+
+if __name__ == "__main__":
+    main()

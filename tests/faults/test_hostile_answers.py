@@ -1,0 +1,287 @@
+"""Answers of a hostile tracking server: each command succeeds or ends with one error, and writes nowhere else."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import requests
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from requests.adapters import BaseAdapter
+
+from pgzoo.analysis.listing import RunFilter, list_store
+from pgzoo.analysis.selection import RunIndex, load
+from pgzoo.cli.main import main as program
+from pgzoo.errors import PgzooError, StoreError
+from pgzoo.tracking import Home, Journal, find
+
+ADDRESS = "http://hostile.simulated"
+RUN = "0" * 32
+FEW = settings(
+    max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+REQUESTS = 60
+"""Bound on the requests of one command here, with a limit of 20 pages."""
+
+INFO = {"run_id": RUN, "run_uuid": RUN, "experiment_id": "1", "run_name": "r s0", "status": "FINISHED"}
+INFO |= {"start_time": 1, "lifecycle_stage": "active", "artifact_uri": f"mlflow-artifacts:/1/{RUN}/artifacts"}
+TAGS = [{"key": f"pgzoo.{key}", "value": value} for key, value in (("run_key", "g-s0"), ("group", "g"))]
+PARAMS = [{"key": key, "value": value} for key, value in (("seed", "0"), ("algorithm", "a"), ("env", "E-v0"))]
+POINT = {"key": "train/return_mean", "value": 1.5, "timestamp": 1, "step": 10}
+FOUND = {"info": INFO, "data": {"tags": TAGS, "params": PARAMS, "metrics": [POINT]}}
+EXPERIMENT = {"experiment_id": "1", "name": "e", "lifecycle_stage": "active", "tags": []}
+ANSWERS: dict[str, Any] = {
+    "experiments/search": {"experiments": [EXPERIMENT]},
+    "experiments/get-by-name": {"experiment": EXPERIMENT},
+    "experiments/create": {"experiment_id": "1"},
+    "experiments/set-experiment-tag": {},
+    "runs/search": {"runs": [FOUND]},
+    "runs/get": {"run": FOUND},
+    "runs/create": {"run": FOUND},
+    "runs/update": {"run_info": INFO},
+    "runs/delete": {},
+    "runs/log-batch": {},
+    "runs/set-tag": {},
+    "metrics/get-history": {"metrics": [POINT]},
+    "artifacts?": {"files": [{"path": "config.yaml", "is_dir": False, "file_size": 9}]},
+    "artifacts/": {},
+}
+"""What an honest server answers, by a part of the address."""
+ODD = [
+    None,
+    True,
+    -1,
+    2**63 - 1,
+    2**64,
+    10**400,
+    1e308,
+    float("nan"),
+    float("inf"),
+    "",
+    "9" * 5000,
+    "²",
+    "\ud800",
+    [],
+    {},
+]
+ODD += ["../../evil", "/etc/passwd", "..\\..\\evil", "C:/evil", "%2e%2e/evil", "a\0b", "\x1b[2J", "file:///etc/passwd"]
+ODD += [f"file://{Path.home()}", "mlflow-artifacts:/../../..", [[[]]], {"a": 1}, "x" * 100_000]
+
+
+class Hostile(BaseAdapter):
+    """Answers as `answers` says: (status, body) by a part of the address."""
+
+    answers: dict[str, tuple[int, bytes]]
+    asked = 0
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
+        self.asked += 1
+        if self.asked > REQUESTS:
+            pytest.fail("there is no end to the requests")
+        status, body = next((a for part, a in self.answers.items() if part in str(request.url)), (404, b""))
+        response = requests.Response()
+        response.status_code, response.url, response.request = status, str(request.url), request
+        response.iter_content = lambda *sizes, **how: iter([body])  # type: ignore[method-assign,assignment]
+        return response
+
+    def close(self) -> None:
+        pass
+
+
+@functools.cache
+def server() -> Hostile:
+    """Return the server at ADDRESS; MLflow's client keeps its connections as long as the process lives."""
+    from pgzoo.tracking import http_limits
+
+    http_limits.transports[ADDRESS] = hostile = Hostile()
+    return hostile
+
+
+@st.composite
+def damaged(draw: st.DrawFn, value: Any) -> Any:
+    """Replace a few parts of a value by odd ones, or leave them out, or repeat them."""
+    for _ in range(draw(st.integers(1, 3))):
+        value = draw(_damaged_once(value))
+    return value
+
+
+@st.composite
+def _damaged_once(draw: st.DrawFn, value: Any) -> Any:
+    if not isinstance(value, dict | list) or not value or draw(st.integers(0, 4)) == 0:
+        return draw(st.sampled_from(ODD))
+    if isinstance(value, list):
+        place = draw(st.integers(0, len(value) - 1))
+        kept = [draw(_damaged_once(value[place]))] * draw(st.sampled_from([0, 1, 2]))
+        return [*value[:place], *kept, *value[place + 1 :]]
+    key = draw(st.sampled_from(sorted(value)))
+    return {**value, key: draw(_damaged_once(value[key]))}
+
+
+RAW = [
+    b"",
+    b"\0",
+    b"nul",
+    b"<!doctype html><p>Sign in",
+    b"[" * 100_000,
+    b'{"a":' * 50_000,
+    b"\xff\xfe",
+    b"1e999",
+    b"[]",
+]
+RAW += [b'{"runs": [', b'{"next_page_token": "again"}', b'{"next\\u005fpage_token": "again"}', b'"text"']
+
+
+@st.composite
+def hostile_answers(draw: st.DrawFn) -> dict[str, tuple[int, bytes]]:
+    """Return the answers of an honest server, a few of them replaced."""
+    answers = {part: (200, json.dumps(value).encode()) for part, value in ANSWERS.items()}
+    for part in draw(st.lists(st.sampled_from(sorted(ANSWERS)), min_size=1, max_size=3, unique=True)):
+        status = draw(st.sampled_from([200, 200, 200, 204, 302, 400, 404, 429, 500, 503]))
+        if draw(st.booleans()):
+            body = draw(st.sampled_from(RAW))
+        else:
+            value = draw(damaged(ANSWERS[part]))
+            if isinstance(value, dict) and draw(st.integers(0, 3)) == 0:
+                value = {**value, "next_page_token": "again"}
+            body = json.dumps(value).encode()
+        answers[part] = status, body
+    return answers
+
+
+def page(name: str) -> dict[str, tuple[int, bytes]]:
+    """Return the answers of a server whose list of runs never ends, with this spelling of the token's name."""
+    honest = {part: (200, json.dumps(value).encode()) for part, value in ANSWERS.items()}
+    return honest | {"runs/search": (200, json.dumps({"runs": [FOUND]}).encode()[:-1] + f', "{name}": "a"}}'.encode())}
+
+
+def files(name: str) -> dict[str, tuple[int, bytes]]:
+    honest = {part: (200, json.dumps(value).encode()) for part, value in ANSWERS.items()}
+    listed = {"files": [{"path": name, "is_dir": False}, {"path": "config.yaml", "is_dir": False}]}
+    return honest | {"artifacts?": (200, json.dumps(listed).encode()), "artifacts/": (200, b"content")}
+
+
+@contextlib.contextmanager
+def hostile(answers: dict[str, tuple[int, bytes]], home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the server answer so, and check that nothing was written outside of the home."""
+    from mlflow.tracking._tracking_service import utils
+
+    utils._artifact_repos_cache.clear()  # type: ignore[attr-defined]
+    monkeypatch.setattr("pgzoo.tracking.http_limits.MAX_PAGES", 20)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", ADDRESS)
+    one = server()
+    one.answers, one.asked = answers, 0
+    outside = home.root.parent
+    before = sorted(path for path in outside.rglob("*") if not path.is_relative_to(home.root))
+    yield
+    assert sorted(path for path in outside.rglob("*") if not path.is_relative_to(home.root)) == before
+    assert all(path.resolve().is_relative_to(home.root.resolve()) for path in home.root.rglob("*"))
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """A home of the test's own, in a folder of its own."""
+    monkeypatch.setenv("PGZOO_HOME", str(tmp_path / "outside" / "home"))
+    home = Home.find()
+    home.root.mkdir(parents=True)
+    monkeypatch.chdir(home.root)
+    return home
+
+
+def read_in_every_way(home: Home) -> None:
+    """Do what `pgzoo compare`, `pgzoo evaluate` and `pgzoo runs` do with a store."""
+
+    def silent(*_: object) -> None:
+        pass
+
+    def compare() -> None:
+        load(RunIndex(home, ADDRESS, silent).select("r")[1], "train/return_mean", silent)
+
+    def evaluate() -> None:
+        for found in find("r", home, ADDRESS):
+            found.artifact("config.yaml")
+
+    for action in (compare, evaluate, lambda: list_store(ADDRESS, RunFilter(), 3, True, silent)):
+        server().asked = 0
+        with contextlib.suppress(PgzooError):
+            action()
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [page("next_page_token"), page("next\\u005fpage_token"), files("../../../evil"), files("/tmp/evil")],
+    ids=["pages", "escaped-pages", "parent", "absolute"],
+)
+def test_endless_pages_and_names_that_leave_the_folder_are_refused(
+    place: Home, monkeypatch: pytest.MonkeyPatch, answers: dict[str, tuple[int, bytes]]
+) -> None:
+    with hostile(answers, place, monkeypatch):
+        read_in_every_way(place)
+
+
+@pytest.mark.slow
+@FEW
+@given(answers=hostile_answers())
+def test_what_reads_a_store_succeeds_or_is_refused(
+    place: Home, monkeypatch: pytest.MonkeyPatch, answers: dict[str, tuple[int, bytes]]
+) -> None:
+    with hostile(answers, place, monkeypatch):
+        read_in_every_way(place)
+
+
+@pytest.mark.slow
+@FEW
+@given(answers=hostile_answers())
+@example(answers=page("next_page_token"))
+def test_the_program_prints_runs_or_one_error(
+    place: Home,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    answers: dict[str, tuple[int, bytes]],
+) -> None:
+    with hostile(answers, place, monkeypatch):
+        monkeypatch.setattr("sys.argv", ["pgzoo", "runs", "--tracking-uri", ADDRESS, "--json"])
+        with pytest.raises(SystemExit) as ended:
+            program()
+        out, err = capfd.readouterr()
+        assert ended.value.code in (None, 0, 2) and "Traceback" not in err and "\x1b[2J" not in out + err
+        assert (ended.value.code == 2) == ("Error: " in err)
+
+
+@pytest.mark.slow
+@FEW
+@given(answers=hostile_answers())
+def test_the_uploader_goes_on(
+    place: Home, monkeypatch: pytest.MonkeyPatch, answers: dict[str, tuple[int, bytes]]
+) -> None:
+    from pgzoo.tracking.uploader import Uploader
+
+    folder = place.runs / "g-s0"
+    if not folder.exists():
+        start = {"t": "start", "ts": 1, "key": "g-s0", "name": "r s0", "group": "g", "experiment": "e", "uri": ADDRESS}
+        start |= {"seed": 0, "algorithm": "a", "env": "E-v0", "params": {}, "tags": {}}
+        journal = Journal(folder, start, pytest.fail)
+        journal.record([10], {"train/return_mean": 1.5})
+        journal.artifact("config.yaml", b"a: 1\n")
+        journal.end("FINISHED")
+    for name in ("ack.json", "run.json", "rejected.jsonl"):
+        (folder / name).unlink(missing_ok=True)
+    with hostile(answers, place, monkeypatch):
+        uploader = Uploader(place)
+        for _ in range(3):
+            uploader.round()
+
+
+def test_a_dense_answer_is_refused_before_it_is_parsed() -> None:
+    from pgzoo.tracking import http_limits
+
+    body = b'{"experiments": [' + b"{}," * 1_000_001 + b"{}]}"
+    response = SimpleNamespace(iter_content=lambda *_: iter([body]), ok=True, close=lambda: None)
+    with pytest.raises(StoreError, match="more than 2,000,000 values"):
+        http_limits.read_bounded(response)

@@ -1,0 +1,56 @@
+"""Faults drawn from seeds: the laws hold, a seed replays, and the simulation finds what a defective uploader loses.
+
+In a process of its own, which imports mlflow.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from program import PATIENCE
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "simulate.py"
+
+
+def simulate(*arguments: str, code: int = 0) -> str:
+    """Run the script, and return what it prints."""
+    done = subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_no_seed_breaks_a_law() -> None:
+    simulate("--seeds", "0-7")
+
+
+@pytest.mark.slow
+def test_a_seed_plays_the_same_again() -> None:
+    assert simulate("--seed", "3") == simulate("--seed", "3")
+
+
+EASY = ("acknowledge_first", "give_up_on_503", "create_without_looking", "upload_unflushed_records", "forget_names")
+HARD = (
+    "keep_duplicates",
+    "end_at_once",
+    "write_reports_once",
+    "believe_web_pages",
+    "lose_patience_at_once",
+    "save_ahead_of_the_journal",
+)
+
+
+@pytest.mark.parametrize(
+    "defect", ["ignore_lost_answers", *(pytest.param(one, marks=pytest.mark.slow) for one in EASY)]
+)
+def test_a_defect_is_found_within_ten_seeds(defect: str) -> None:
+    printed = simulate("--defect", defect, "--seeds", "0-9", code=1)
+    assert "breaks a law: run-" in printed and "python benchmarks/simulate.py --seed" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("defect", HARD)
+def test_a_rare_defect_is_found(defect: str) -> None:
+    assert "breaks a law: run-" in simulate("--defect", defect, "--seeds", "0-499", code=1)

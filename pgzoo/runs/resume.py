@@ -86,7 +86,9 @@ def resume(
     for sentence in dict.fromkeys(s for one in tags for s in changes(one, catalog) + callbacks.warning(one)):
         _log.warning("%s", sentence)
     saved = [_load(one, from_step) for one in found]
-    replaced: dict[str, Any] = {} if launcher is None else {"launcher": launcher, "workers": None}
+    replaced: dict[str, Any] = {"verify": 0.0}  # a repetition would have to start where the run was interrupted
+    if launcher is not None:
+        replaced |= {"launcher": launcher, "workers": None, "cpus_per_shard": None, "gpus_per_shard": None}
     replaced |= {} if workers is None else {"workers": workers}
     config = _config(found, saved, catalog, home, total_steps, replaced)
     members = _members(found, config)

@@ -223,7 +223,8 @@ def run_config(
         finally:
             pending = session.close(0)
     outcome.warn_of_divergence(plan)
-    return outcome.result(context, pending, failure, coordinator.lost_members if coordinator else frozenset())
+    result = outcome.result(context, pending, failure, coordinator.lost_members if coordinator else frozenset())
+    return replace(result, verifications=tuple(coordinator.verifications)) if coordinator else result
 
 
 def _plan(

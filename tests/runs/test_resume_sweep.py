@@ -17,7 +17,7 @@ from pgzoo.analysis.sweeps import sensitivity
 from pgzoo.config import Layer
 from pgzoo.errors import ConfigError
 from pgzoo.registry import PluginCatalog
-from pgzoo.runs.reproduce import points as points_of
+from pgzoo.tracking.points import points as points_of
 from pgzoo.runs.reproduce import reproduce
 from pgzoo.runs.resolve import resolve
 from pgzoo.runs.result import Result

@@ -172,6 +172,13 @@ class RunConfig(Settings):
     workers: Annotated[
         PositiveInt | None, Field(description="number of processes that the launcher starts; default: one per CPU core")
     ] = None
+    rollout_workers: Annotated[
+        NonNegativeInt,
+        Field(
+            description="number of processes that step the training environments, each its share of them, at most "
+            "num_envs; 0: the process that trains; the results are the same"
+        ),
+    ] = 0
     cpus_per_shard: Annotated[
         PositiveInt | None,
         Field(description="CPUs that a cluster launcher reserves for each worker; default: --threads"),
@@ -359,6 +366,7 @@ UNLOGGED = frozenset(
         "cpus_per_shard",
         "gpus_per_shard",
         "verify",
+        "rollout_workers",
     }
 )
 """Settings of the run that aren't logged as parameters: they don't affect learning, or are recorded elsewhere."""

@@ -161,7 +161,7 @@ def _run_again(
     with tempfile.TemporaryDirectory(prefix="pgzoo-repro-", ignore_cleanup_errors=True) as folder:
         over: dict[str, Any] = {"seeds": [found.seed], "tracking_uri": f"sqlite:///{folder}/mlflow.db", "video": False}
         over |= {"checkpoint_every": 0, "total_steps": stages[0].total_steps, "launcher": "local", "workers": None}
-        over |= {"cpus_per_shard": None, "gpus_per_shard": None, "verify": 0.0}
+        over |= {"cpus_per_shard": None, "gpus_per_shard": None, "verify": 0.0, "rollout_workers": 0}
         if ref := layer.values.get("init_from"):
             over["init_from"] = str(find_sources(str(ref), [found.seed])[1][0])
         config = resolve([layer, Layer(over, ".".join)], catalog)

@@ -84,7 +84,7 @@ def run(
     catalog = discover(blocked=no_plugin, imports=imports)
     given, objects = register_objects(named, catalog)
     resolved = compose(Layer(given, ".".join), catalog, preset=preset, file=config)
-    check_objects(objects, resolved.launcher)
+    check_objects(objects, resolved.launcher, resolved.rollout_workers)
     shown = given | {key: tracking.display_uri(given[key]) for key in ("tracking_uri",) if given.get(key)}
     call = ", ".join(f"{key}={value!r}" for key, value in shown.items())
     mode = progress_mode(progress)

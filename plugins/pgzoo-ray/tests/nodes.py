@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +47,18 @@ class Nodes:
 
     def __init__(self, folder: Path, address: str = "127.0.0.1") -> None:
         self.folder, self.address, self.children = folder, address, list[subprocess.Popen[str]]()
-        self.token = folder / "token"
-        self.token.write_text(secrets.token_hex(32))
-        self.token.chmod(0o600)
+        self.token = self.new_token("token")
+        self.head: subprocess.Popen[str] | None = None
         with socket.socket() as free:
             free.bind((address, 0))
             self.port = free.getsockname()[1]
+
+    def new_token(self, name: str) -> Path:
+        """Write a new token to a file of this name in the folder."""
+        path = self.folder / name
+        path.write_text(secrets.token_hex(32))
+        path.chmod(0o600)
+        return path
 
     @property
     def environ(self) -> dict[str, str]:
@@ -68,26 +74,21 @@ class Nodes:
         return str(path)
 
     def start(self, *, cpus: int, head: bool = False, namespace: str = "", address: str = "") -> subprocess.Popen[str]:
-        """Start a node and return its process, which leads a process group."""
+        """Start a node, wait until it runs, and return its process, which leads a session of processes."""
         where = ["--head", f"--port={self.port}"] if head else [f"--address={self.address}:{self.port}"]
         inside = ["ip", "netns", "exec", namespace] if namespace else []
         command = [*inside, str(Path(sys.executable).parent / "ray"), "start", *where, f"--num-cpus={cpus}", "--block"]
         command += [f"--node-ip-address={address or self.address}", *["--include-dashboard=false"][: int(head)]]
         command += ["--object-store-memory=80000000", "--disable-usage-stats"]
-        log = (self.folder / f"node{len(self.children)}.log").open("w")
-        child = subprocess.Popen(command, stdout=log, stderr=log, text=True, env=self.environ, start_new_session=True)
+        path = self.folder / f"node{len(self.children)}.log"
+        with path.open("w") as log:
+            child = subprocess.Popen(
+                command, stdout=log, stderr=log, text=True, env=self.environ, start_new_session=True
+            )
         self.children.append(child)
+        eventually(lambda: "Ray runtime started" in path.read_text() or child.poll() is not None, "node")
+        assert child.poll() is None, path.read_text()
         return child
-
-    def wait_for(self, count: int) -> None:
-        """Wait until the cluster has this number of nodes."""
-        code = "import ray, sys; ray.init(log_to_driver=False); print(sum(n['Alive'] for n in ray.nodes()))"
-
-        def enough() -> bool:
-            done = self.python(code, check=False)
-            return done.returncode == 0 and int(done.stdout.split()[-1]) >= count
-
-        eventually(enough, f"{count} nodes")
 
     def python(self, code: str, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
         """Run Python code with the cluster's address."""
@@ -121,10 +122,8 @@ class Nodes:
         """Kill a node with all of its processes, as if the machine had lost its power."""
         pids = [child.pid, *descendants(child.pid)]
         for pid in pids:
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         child.wait()
 
     def close(self) -> None:
@@ -151,7 +150,7 @@ def descendants(pid: int) -> list[int]:
 
 @contextmanager
 def bridge(count: int) -> Iterator[list[tuple[str, str, str]]]:
-    """Create `count` network namespaces on a bridge; yield for each its name, its address, and its link on the bridge."""
+    """Create `count` network namespaces on a bridge; yield the name, the address and the link of each."""
     tag = f"{os.getpid() % 100_000}"
     made = []
     ip("link", "add", f"pgb{tag}", "type", "bridge")

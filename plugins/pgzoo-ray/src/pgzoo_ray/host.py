@@ -127,6 +127,10 @@ class ShardHost:
             return f"its worker {where} was killed by {signal.Signals(-code).name}"
         return f"its worker {where} ended with exit code {code}"
 
+    def end(self) -> None:
+        """Kill the worker."""
+        self._process.kill()
+
     def pid(self) -> int:
         """Return the process id of this actor."""
         return os.getpid()

@@ -47,7 +47,7 @@ FIT_SECONDS = 120.0
 """Seconds after which a shard that no node is large enough for fails, after a node was lost."""
 
 SILENCE_SECONDS = 45.0
-"""Seconds after which an actor that doesn't answer is lost; `host.LEASE_SECONDS` is shorter, so its worker has ended."""
+"""Seconds after which an actor that doesn't answer is lost. Its worker has ended by then (`host.LEASE_SECONDS`)."""
 
 PROBE_SECONDS = 3.0
 """Interval of connections to the head of the cluster, in seconds, and their time limit."""
@@ -108,6 +108,8 @@ def _connect() -> None:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # the default of new versions of Ray only
     if address:
         _check_reachable(address)
     own = {} if address else {"num_cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None}
@@ -116,7 +118,9 @@ def _connect() -> None:
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         where = f"The Ray cluster at {address}" if address else "A Ray cluster on this machine"
         what = "can't be reached" if address else "can't be started"
-        raise UsageError(f"{where} {what}: {str(error).strip().splitlines()[0]}") from error
+        advice = ". Its nodes and this process need the same Ray version and the same token (RAY_AUTH_TOKEN_PATH)"
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UsageError(f"{where} {what}: {reason}{advice if address else ''}") from error
 
 
 def _check_reachable(address: str) -> None:
@@ -196,9 +200,11 @@ def _run_shards(request: LaunchRequest, count: int) -> Generator[WorkerMessage]:
             waiting = {index: shard for index, shard in enumerate(shards) if shard.verifies is not None}
             while places or waiting:
                 if problem := head.problem():
-                    for index in [*places, *waiting]:
+                    for place in places.values():  # not ray.kill, which needs the head
+                        place.actor.end.remote()
+                    lost, places = [*places, *waiting], {}
+                    for index in lost:
                         yield WorkerMessage(index, "exited", problem)
-                    places.clear()
                     return
                 if lines := list(request.commands()):
                     past += lines

@@ -12,7 +12,7 @@ __all__ = ["Busy"]
 
 
 class Busy(gym.Wrapper[Any, Any, Any, Any]):
-    """Computes for `cost` seconds of CPU time in each step; time in which the process waits for a core doesn't count."""
+    """Computes for `cost` seconds of CPU time in each step. Waiting for a core doesn't count."""
 
     def __init__(self, cost: float = 0.0) -> None:
         super().__init__(CartPoleEnv())

@@ -14,7 +14,7 @@ from torch import Tensor
 from pgzoo.config import EntropyCoef, Epochs, MinibatchConfig, Minibatches, NormalizeAdvantages, RolloutSteps
 from pgzoo.ops.losses import actor_critic_loss, advantages_of, policy_gradient_loss, weighted_mean
 from pgzoo.protocols import LearningPolicy, UpdateContext
-from pgzoo.types import AlgorithmState, Batch, Hyper, Loss, Need, Params, TrainState, Trajectory
+from pgzoo.types import AlgorithmState, Batch, Hyper, Loss, Need, Params, PolicyEvaluation, TrainState, Trajectory
 
 PREFIX = "impala.rollout."
 
@@ -44,8 +44,8 @@ class IMPALAConfig(MinibatchConfig):
     lag: Annotated[
         NonNegativeInt,
         Field(
-            description="number of updates after which a rollout is used, as with actors whose parameters are as many "
-            "updates old; 0: at once"
+            description="number of updates after which a rollout is used; 0: at once. With 1 or more, the process that "
+            "trains doesn't wait for --rollout-workers: they collect while it trains"
         ),
     ] = 0
 
@@ -99,24 +99,37 @@ class IMPALA:
             stored["memory"] = torch.zeros(lag, n, ctx.policy.memory_size)
         return AlgorithmState({}, {PREFIX + name: value for name, value in stored.items()})
 
-    def update(self, ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -> TrainState:
-        """Train for several epochs on one rollout, with V-trace targets recomputed before each.
+    def update_meanwhile(self, ctx: UpdateContext, state: TrainState) -> TrainState:
+        """With a lag, train on the oldest stored rollout. Rollout workers collect the next one at the same time.
 
-        With a lag, store this rollout and train on the oldest stored one. `impala/lag_kl` estimates the KL divergence
-        of the policy that is trained from the one that collected that rollout.
+        `impala/lag_kl` estimates the KL divergence of the trained policy from the one that collected the rollout.
         """
+        if not ctx.settings.lag:
+            return state
+        ready = state.buffers[f"{PREFIX}count"] >= ctx.settings.lag
+        if not ready.any():
+            return state
+        trajectory, behavior = _oldest(state.buffers)
         now = ctx.evaluate_policy(state, trajectory)
-        behavior = now.log_probs
-        if ctx.settings.lag:
-            stored = _store(state.buffers, trajectory, behavior)
-            trajectory, behavior = _oldest(state.buffers, trajectory)
-            state = state._replace(buffers=state.buffers | stored)
-            ready = stored[f"{PREFIX}count"] > ctx.settings.lag
-            if not ready.any():
-                return state
-            now = ctx.evaluate_policy(state, trajectory)
-            kl = weighted_mean(behavior - now.log_probs, trajectory.valid.float())
-            ctx.report({"impala/lag_kl": kl}, ready)
+        ctx.report({"impala/lag_kl": weighted_mean(behavior - now.log_probs, trajectory.valid.float())}, ready)
+        return self._train(ctx, state, trajectory, behavior, now)
+
+    def update(self, ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -> TrainState:
+        """Train on the rollout; with a lag, store it instead."""
+        now = ctx.evaluate_policy(ctx.state, trajectory)  # the parameters that collected it
+        if not ctx.settings.lag:
+            return self._train(ctx, state, trajectory, now.log_probs, now)
+        return state._replace(buffers=state.buffers | _store(state.buffers, trajectory, now.log_probs))
+
+    def _train(
+        self,
+        ctx: UpdateContext,
+        state: TrainState,
+        trajectory: Trajectory,
+        behavior: Tensor,
+        now: PolicyEvaluation,
+    ) -> TrainState:
+        """Train for several epochs on one rollout, with V-trace targets recomputed before each."""
         for epoch in range(ctx.settings.epochs):
             if epoch:
                 now = ctx.evaluate_policy(state, trajectory)
@@ -133,7 +146,7 @@ class IMPALA:
         output = policy.apply(params, batch.inputs)
         policy_loss = policy_gradient_loss(output.dist, advantages_of(batch, hyper), batch)
         loss = actor_critic_loss(policy_loss, output, batch, hyper)
-        return loss._replace(halt=params[f"{PREFIX}count"] <= hyper.lag) if hyper.lag else loss
+        return loss._replace(halt=params[f"{PREFIX}count"] < hyper.lag) if hyper.lag else loss
 
 
 def _store(buffers: Params, trajectory: Trajectory, log_probs: Tensor) -> Params:
@@ -147,8 +160,7 @@ def _store(buffers: Params, trajectory: Trajectory, log_probs: Tensor) -> Params
     return updated
 
 
-def _oldest(buffers: Params, like: Trajectory) -> tuple[Trajectory, Tensor]:
-    """Return the oldest stored rollout, with the dtypes of `like`, and the log-probabilities of its actions."""
-    fields = {name: getattr(like, name) for name in STORED}
-    found = {name: buffers[PREFIX + name][:, 0].to(leaf.dtype) for name, leaf in fields.items() if leaf is not None}
-    return like._replace(**found, info=None), buffers[f"{PREFIX}log_probs"][:, 0]
+def _oldest(buffers: Params) -> tuple[Trajectory, Tensor]:
+    """Return the oldest stored rollout, and the log-probabilities of its actions."""
+    stored: dict[str, Any] = {name: buffers[PREFIX + name][:, 0] for name in STORED if PREFIX + name in buffers}
+    return Trajectory(**stored), buffers[f"{PREFIX}log_probs"][:, 0]

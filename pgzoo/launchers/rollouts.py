@@ -20,7 +20,7 @@ from pgzoo.errors import EnvError, UnfitError
 from pgzoo.launchers.rollout_worker import read_object, write_object
 from pgzoo.training.activity import Cancelled, Monitor
 from pgzoo.training.behavior import Behavior
-from pgzoo.training.rollout_parts import merge_parts, part_of, rows_of_parts
+from pgzoo.training.rollout_parts import Part, merge_parts, part_of, rows_of_parts
 from pgzoo.training.tape import FinishedEpisodes
 from pgzoo.types import Array, Collector, EnvRequest, StepResult, Trajectory
 
@@ -159,6 +159,7 @@ class RolloutEnvs:
         self._connections, self._rows = connections, rows
         self._total = sum(map(len, rows))
         self._broken = False
+        """Whether answers are missing, so that no other request can be made."""
         self.action_mask: NDArray[np.bool_] | None = None
         self.observation_space, self.action_space = [c.receive() for c in connections][0]  # noqa: RUF015  wait for all of them
 
@@ -185,12 +186,29 @@ class RolloutEnvs:
         Raises:
             Cancelled: whole episodes are collected, and `monitor.cancelled()` returned True.
         """
+        return self.begin_rollout(behavior, start, quota, window)(monitor)
+
+    def begin_rollout(
+        self, behavior: Behavior, start: Collector, quota: NDArray[np.int64], window: int | None
+    ) -> Callable[[Monitor], tuple[Trajectory, FinishedEpisodes, Collector]]:
+        """Let the workers start to act; return a function that waits for them and returns what `rollout` returns."""
         params = {name: leaf.numpy() for name, leaf in behavior.params.items()}
         flat = quota.reshape(-1)
         for connection, own in zip(self._connections, self._rows, strict=True):
             part = part_of(start, own), flat[own]
             connection.send("rollout", params, behavior.noise, *part, window, start.ended.shape)
-        parts = [self._receive(connection, monitor, window) for connection in self._connections]
+        self._broken = True  # until all answers have been read
+
+        def finish(monitor: Monitor) -> tuple[Trajectory, FinishedEpisodes, Collector]:
+            parts = [self._receive(connection, monitor, window) for connection in self._connections]
+            self._broken = False
+            return self._merge(parts, start, monitor)
+
+        return finish
+
+    def _merge(
+        self, parts: Sequence[Part], start: Collector, monitor: Monitor
+    ) -> tuple[Trajectory, FinishedEpisodes, Collector]:
         monitor.steps += sum(part.steps for part in parts)
         monitor.episodes += sum(len(part.episodes[0]) for part in parts)
         for name, seconds in max((part.seconds for part in parts), key=lambda each: sum(each.values())).items():
@@ -233,16 +251,12 @@ class RolloutEnvs:
             raise
 
     def _receive(self, connection: Connection, monitor: Monitor, window: int | None) -> Any:
-        try:
-            while True:
-                try:
-                    return connection.receive(CANCEL_SECONDS)
-                except queue.Empty:
-                    if window is None and monitor.cancelled():
-                        raise Cancelled from None
-        except BaseException:
-            self._broken = True  # answers of this collection may still arrive
-            raise
+        while True:
+            try:
+                return connection.receive(CANCEL_SECONDS)
+            except queue.Empty:
+                if window is None and monitor.cancelled():
+                    raise Cancelled from None
 
     def _show_masks(self, masks: Sequence[Any]) -> None:
         self.action_mask = None if masks[0] is None else self._merged(masks)

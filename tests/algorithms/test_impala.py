@@ -61,7 +61,7 @@ def test_with_a_lag_each_update_trains_on_the_rollout_of_as_many_updates_ago(eng
     for _ in range(5):
         ctx.begin_update()
         before = ctx.state
-        state, seen = ctx.collect(before)
+        state, seen = ctx.collect_while(before, lambda state: ctx.plan.algorithm.update_meanwhile(ctx, state))
         collected.append((seen, ctx.evaluate_policy(before, seen).log_probs))
         ctx.state = ctx.plan.algorithm.update(ctx, state, seen)
         ctx.state, _ = ctx.end_update(before)
@@ -87,10 +87,11 @@ def test_with_a_lag_each_update_trains_on_the_rollout_of_as_many_updates_ago(eng
 )
 def test_a_lag_of_one_works_with_every_kind_of_rollout(engine: Any, settings: dict[str, Any]) -> None:
     ctx = engine("impala", lag=1, **(SMALL | settings))
-    start = ctx.state
+    start, algorithm = ctx.state, ctx.plan.algorithm
     for _ in range(2):
         ctx.begin_update()
         before = ctx.state
-        ctx.state = ctx.plan.algorithm.update(ctx, *ctx.collect(before))
+        collected = ctx.collect_while(before, lambda state: algorithm.update_meanwhile(ctx, state))
+        ctx.state = algorithm.update(ctx, *collected)
         ctx.state, _ = ctx.end_update(before)
     assert any(not ctx.state.params[name].equal(start.params[name]) for name in start.params)

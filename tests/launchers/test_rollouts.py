@@ -103,9 +103,10 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "normalized": {"algorithm": "ppo", "rollout_steps": 16, "normalize_obs": True, "normalize_reward": True},
     "masks": {"algorithm": "ppo", "env": "Taxi-v4", "rollout_steps": 16},
+    "a lag": {"algorithm": "impala", "lag": 1, "rollout_steps": 8, "normalize_reward": True, "backend": "native"},
     "a policy per environment": {"algorithm": "ars"},
 }
-FAST = ("whole episodes", "native", "a policy per environment")
+FAST = ("a lag", "whole episodes", "native", "a policy per environment")
 
 
 @pytest.mark.parametrize("case", [pytest.param(c, marks=() if c in FAST else pytest.mark.slow) for c in CASES])

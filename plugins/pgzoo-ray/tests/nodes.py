@@ -125,12 +125,21 @@ class Nodes:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         child.wait()
+        eventually(lambda: not any(map(alive, pids)), "end of its processes")
 
     def close(self) -> None:
         """End everything."""
         for child in reversed(self.children):
             self.kill(child)
         shutil.rmtree(self.short(), ignore_errors=True)
+
+
+def alive(pid: int) -> bool:
+    """Return whether a process exists that hasn't ended."""
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
 
 
 def descendants(pid: int) -> list[int]:

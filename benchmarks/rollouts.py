@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import pgzoo
 from pgzoo.training.engine import Engine
@@ -26,7 +27,7 @@ WORKERS = (0, 1, 2, 4)
 def rate(cost: float, workers: int, seconds: float, steps: int) -> float:
     """Return environment steps per second, after a first window that isn't measured."""
     kwargs = {"cost": cost} if cost else {}
-    settings = {"num_envs": 8, "rollout_steps": steps, "backend": "sync", "preset": "none"}
+    settings: dict[str, Any] = {"num_envs": 8, "rollout_steps": steps, "backend": "sync", "preset": "none"}
     engine = Engine(pgzoo.plan("ppo", env="busy:Busy-v0", env_kwargs=kwargs, rollout_workers=workers, **settings))
     with limit_threads(1):
         state, _ = engine.collect(engine.state)

@@ -113,7 +113,7 @@ def start_process(index: int, setup: Mapping[str, Any]) -> ProcessConnection:
     return ProcessConnection(index, (sys.executable, "-P", "-c", boot), setup)
 
 
-@dataclass(frozen=True)
+@dataclass
 class RolloutBackend:
     """An `EnvBackend` whose environments are shared out among worker processes.
 
@@ -176,7 +176,8 @@ class RolloutEnvs:
         steps = [step for step, _ in answers]
         infos = [step.info for step in steps]
         info = None if infos[0] is None else {key: self._merged([one[key] for one in infos]) for key in infos[0]}
-        return StepResult(*(self._merged([step[k] for step in steps]) for k in range(4)), info)
+        obs, rewards, terminated, truncated = (self._merged([step[k] for step in steps]) for k in range(4))
+        return StepResult(obs, rewards, terminated, truncated, info)
 
     def rollout(
         self, behavior: Behavior, start: Collector, quota: NDArray[np.int64], window: int | None, monitor: Monitor

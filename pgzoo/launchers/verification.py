@@ -71,4 +71,4 @@ def _values(folder: Path) -> dict[tuple[int, str, str], float]:
 
 
 def _same_bits(one: Any, other: Any) -> bool:
-    return one.dtype == other.dtype and one.numpy().tobytes() == other.numpy().tobytes()
+    return bool(one.dtype == other.dtype and one.numpy().tobytes() == other.numpy().tobytes())

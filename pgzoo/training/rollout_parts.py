@@ -66,7 +66,8 @@ class OwnRows:
         step = self.envs.step(actions[self.own], live[self.own])
         self._show_mask()
         info = None if step.info is None else {key: self._spread(value) for key, value in step.info.items()}
-        return StepResult(*(self._spread(leaf) for leaf in step[:4]), info)
+        obs, rewards, terminated, truncated = (self._spread(leaf) for leaf in step[:4])
+        return StepResult(obs, rewards, terminated, truncated, info)
 
     def select(self, rows: NDArray[np.int64]) -> None:
         """Return None: all own rows are always stepped together."""

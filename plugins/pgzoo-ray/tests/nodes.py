@@ -73,18 +73,25 @@ class Nodes:
         path.mkdir(exist_ok=True)
         return str(path)
 
-    def start(self, *, cpus: int, head: bool = False, namespace: str = "", address: str = "") -> subprocess.Popen[str]:
-        """Start a node, wait until it runs, and return its process, which leads a session of processes."""
+    def start(
+        self, *, cpus: int, head: bool = False, namespace: str = "", address: str = "", again: bool = False
+    ) -> subprocess.Popen[str]:
+        """Start a node, wait until it runs, and return its process, which leads a session of processes.
+
+        `again`: it replaces a head that was killed. It needs a folder of its own, or Ray takes the former for alive.
+        """
         where = ["--head", f"--port={self.port}"] if head else [f"--address={self.address}:{self.port}"]
         inside = ["ip", "netns", "exec", namespace] if namespace else []
         command = [*inside, str(Path(sys.executable).parent / "ray"), "start", *where, f"--num-cpus={cpus}", "--block"]
         command += [f"--node-ip-address={address or self.address}", *["--include-dashboard=false"][: int(head)]]
         command += ["--object-store-memory=80000000", "--disable-usage-stats"]
+        environ = self.environ
+        if again:
+            environ["RAY_TMPDIR"] += "/again"
+            Path(environ["RAY_TMPDIR"]).mkdir()
         path = self.folder / f"node{len(self.children)}.log"
         with path.open("w") as log:
-            child = subprocess.Popen(
-                command, stdout=log, stderr=log, text=True, env=self.environ, start_new_session=True
-            )
+            child = subprocess.Popen(command, stdout=log, stderr=log, text=True, env=environ, start_new_session=True)
         self.children.append(child)
         eventually(lambda: "Ray runtime started" in path.read_text() or child.poll() is not None, "node")
         assert child.poll() is None, path.read_text()
@@ -100,6 +107,7 @@ class Nodes:
     def pgzoo(self, *args: str, **env: str) -> subprocess.Popen[str]:
         """Start a command of pgzoo in the folder."""
         environ = self.environ | {"RAY_ADDRESS": f"{self.address}:{self.port}"} | env
+        environ = {name: value for name, value in environ.items() if value}
         out = (self.folder / "out").open("w"), (self.folder / "err").open("w")
         child = subprocess.Popen(
             [sys.executable, "-m", "pgzoo", *args],

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nodes import Nodes, bridge, eventually, ip, namespaces_are_allowed
+from nodes import Nodes, bridge, descendants, eventually, ip, namespaces_are_allowed
 
 pytestmark = pytest.mark.slow
 
@@ -74,6 +74,49 @@ def test_a_token_and_large_enough_nodes_are_required(nodes: Nodes) -> None:
     assert (code, result) == (2, {})
     assert "no node of the Ray cluster has the 2 CPUs and 0 GPUs that a shard needs" in err
     assert not (nodes.folder / ".pgzoo" / "runs").exists()
+
+
+def test_a_cluster_that_pgzoo_starts_refuses_who_has_no_token(tmp_path: Path) -> None:
+    home = Nodes(tmp_path)
+    own = {"RAY_ADDRESS": "", "RAY_AUTH_MODE": "", "RAY_AUTH_TOKEN_PATH": "", "HOME": str(tmp_path)}
+    try:
+        run = home.pgzoo(*TRAIN.split(), "--total-steps=1000000", "--launcher", "ray", **own)
+
+        def address() -> str:
+            assert run.poll() is None, (tmp_path / "err").read_text()
+            return next(filter(None, map(gcs_address, descendants(run.pid))), "")
+
+        where = eventually(address, "cluster")
+        eventually(lambda: list(tmp_path.glob(".pgzoo/runs/*/journal.jsonl")), "training")
+        connect = f"import ray; ray.init({where!r}, log_to_driver=False)"
+        refused = home.python(connect, check=False, RAY_AUTH_MODE="disabled")
+        assert refused.returncode == 1 and "InvalidAuthToken" in refused.stderr
+        token = tmp_path / ".ray" / "auth_token"
+        assert home.python(connect, RAY_AUTH_TOKEN_PATH=str(token)).returncode == 0
+    finally:
+        home.close()
+
+
+def gcs_address(pid: int) -> str:
+    """Return the address of the cluster that a process belongs to, from its arguments; "" if they don't name it."""
+    try:
+        arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    except OSError:
+        return ""
+    return next((a.partition("=")[2] for a in arguments if a.startswith("--gcs-address=")), "")
+
+
+def test_a_restarted_head_ends_the_run_with_an_error(nodes: Nodes) -> None:
+    nodes.start(cpus=1)
+    run = training(nodes, steps=1_000_000)
+    assert nodes.head is not None
+    nodes.kill(nodes.head)
+    killed = time.monotonic()
+    nodes.start(cpus=0, head=True, again=True)
+    code, result, err = nodes.result(run)
+    assert code == 1 and time.monotonic() - killed < LIMIT, err
+    assert [seed["status"] for seed in result["seeds"]] == ["failed"] * 2
+    assert "the head of the Ray cluster, " in err
 
 
 def test_a_killed_node_costs_time_only_and_shards_are_verified_on_another_node(

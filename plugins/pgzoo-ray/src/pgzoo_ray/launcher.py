@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pgzoo.errors import UsageError
 from pgzoo.types import LaunchRequest, WorkerMessage
 from pgzoo_ray import host
+from pgzoo_ray.head import Head
 
 __all__ = ["compare_installations", "launch"]
 
@@ -48,12 +49,6 @@ FIT_SECONDS = 120.0
 
 SILENCE_SECONDS = 45.0
 """Seconds after which an actor that doesn't answer is lost. Its worker has ended by then (`host.LEASE_SECONDS`)."""
-
-PROBE_SECONDS = 3.0
-"""Interval of connections to the head of the cluster, in seconds, and their time limit."""
-
-HEAD_SECONDS = 30.0
-"""Seconds without a connection to the head after which the run ends."""
 
 SENT = ("MLFLOW_", "PGZOO_", "PYTHONPATH", "OMP_NUM_THREADS")
 """Beginnings of the environment variables that workers get from the calling process."""
@@ -189,21 +184,23 @@ def _run_shards(request: LaunchRequest, count: int) -> Generator[WorkerMessage]:
     shards = request.split(count)
     root = Path(json.loads(shards[0].spec)["home"][0])
     root.mkdir(parents=True, exist_ok=True)
-    head = _Head(ray.get_runtime_context().gcs_address)
+    head = Head(ray.get_runtime_context().gcs_address)
     nodes: dict[int, str] = {}
     """The node on which each shard was trained last."""
+    dead: dict[int, _Place] = {}
+    """The shards whose workers were lost, until they are started again."""
     with tempfile.NamedTemporaryFile(prefix="ray-", dir=root) as probe:
         try:
             for index, shard in enumerate(shards):
                 if shard.verifies is None:
                     places[index] = _place(request, index, [shard.spec], probe.name)
             waiting = {index: shard for index, shard in enumerate(shards) if shard.verifies is not None}
-            while places or waiting:
+            while places or waiting or dead:
                 if problem := head.problem():
                     for place in places.values():  # not ray.kill, which needs the head
                         place.actor.end.remote()
-                    lost, places = [*places, *waiting], {}
-                    for index in lost:
+                    unfinished, places = [*places, *waiting, *dead], {}
+                    for index in unfinished:
                         yield WorkerMessage(index, "exited", problem)
                     return
                 if lines := list(request.commands()):
@@ -216,7 +213,9 @@ def _run_shards(request: LaunchRequest, count: int) -> Generator[WorkerMessage]:
                         places[index] = _place(request, index, [shard.spec, *past], probe.name, avoided)
                         del waiting[index]
                 answers = {place.answer: place for place in places.values()}
-                ready, _ = ray.wait(list(answers), num_returns=1, timeout=POLL_INTERVAL)
+                if not answers:
+                    time.sleep(POLL_INTERVAL)
+                ready = ray.wait(list(answers), num_returns=1, timeout=POLL_INTERVAL)[0] if answers else []
                 silent = [place for place in places.values() if place.answer not in ready and _is_silent(place)]
                 for place in [*(answers[answer] for answer in ready), *silent]:
                     messages, ended, lost = _receive(place)
@@ -232,15 +231,18 @@ def _run_shards(request: LaunchRequest, count: int) -> Generator[WorkerMessage]:
                     else:
                         note = f"{lost}; its seeds continue from their last checkpoints"
                         yield WorkerMessage(place.index, "stderr", f"Warning: shard {place.index}: {note}.")
+                        dead[place.index] = places.pop(place.index)
+                if dead and head.is_well():
+                    for index, place in dead.items():
                         ray.kill(place.actor)
-                        again = request.restart(place.index)
-                        lines = [again.spec, *past]
-                        places[place.index] = _place(request, place.index, lines, probe.name, place.node)
-                        places[place.index].restarts = place.restarts + 1
+                        lines = [request.restart(index).spec, *past]
+                        places[index] = _place(request, index, lines, probe.name, place.node)
+                        places[index].restarts = place.restarts + 1
+                    dead.clear()
                 for place in list(places.values()):
                     if place.heard or (waited := time.monotonic() - place.asked) <= PATIENCE:
                         continue
-                    if waited > FIT_SECONDS and (reason := _unfit(request)):
+                    if waited > FIT_SECONDS and head.is_well() and (reason := _unfit(request)):
                         yield WorkerMessage(place.index, "exited", reason)
                         ray.kill(place.actor)
                         del places[place.index]
@@ -250,14 +252,16 @@ def _run_shards(request: LaunchRequest, count: int) -> Generator[WorkerMessage]:
                         yield WorkerMessage(place.index, "stderr", text)
         finally:
             for place in places.values():
-                ray.kill(place.actor)
+                place.actor.end.remote()
+                if head.is_well():
+                    ray.kill(place.actor)
 
 
 def _place(request: LaunchRequest, index: int, lines: list[str], probe: str, avoided: str = "") -> _Place:
     """Start a shard on the node that Ray chooses, but not on the node `avoided` if another one is large enough."""
     options: dict[str, Any] = {"num_cpus": _cpus(request), "num_gpus": _gpus(request)}
-    others = [node["NodeID"] for node in _large_nodes(request) if node["NodeID"] != avoided]
-    if avoided and others:
+    others = [node["NodeID"] for node in _large_nodes(request) if node["NodeID"] != avoided] if avoided else []
+    if others:
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(others[index % len(others)], soft=True)
     sent = {key: value for key, value in os.environ.items() if key.startswith(SENT)}
     environment = {"OMP_NUM_THREADS": None, **sent}  # Ray sets it to the number of CPUs of the actor
@@ -281,29 +285,6 @@ def _receive(place: _Place) -> tuple[list[tuple[str, str]], str, str]:
 def _is_silent(place: _Place) -> bool:
     late = place.heard and time.monotonic() - place.asked > SILENCE_SECONDS
     return late and not ray.wait([place.answer], timeout=0)[0]
-
-
-class _Head:
-    """Watches whether the head node of the cluster accepts connections, because Ray would wait for it for minutes."""
-
-    def __init__(self, address: str) -> None:
-        self._address, self._since, self._next = address, 0.0, 0.0
-
-    def problem(self) -> str:
-        """Return why the run can't continue; "" if the head was reachable in the last `HEAD_SECONDS`."""
-        now = time.monotonic()
-        if now < self._next:
-            return ""
-        host_name, _, port = self._address.rpartition(":")
-        try:
-            socket.create_connection((host_name.strip("[]"), int(port)), timeout=PROBE_SECONDS).close()
-            self._since = 0.0
-        except OSError:
-            self._since = self._since or now
-        self._next = time.monotonic() + PROBE_SECONDS
-        if self._since and time.monotonic() - self._since > HEAD_SECONDS:
-            return f"the head of the Ray cluster, {self._address}, can't be reached for {HEAD_SECONDS:.0f} seconds"
-        return ""
 
 
 def _all_stopped(commands: list[str]) -> bool:

@@ -108,15 +108,16 @@ class Nodes:
         """Start a command of pgzoo in the folder."""
         environ = self.environ | {"RAY_ADDRESS": f"{self.address}:{self.port}"} | env
         environ = {name: value for name, value in environ.items() if value}
-        out = (self.folder / "out").open("w"), (self.folder / "err").open("w")
-        child = subprocess.Popen(
-            [sys.executable, "-m", "pgzoo", *args],
-            **dict(zip(("stdout", "stderr"), out, strict=True)),
-            cwd=self.folder,
-            env=environ,
-            text=True,
-            start_new_session=True,
-        )
+        with (self.folder / "out").open("w") as out, (self.folder / "err").open("w") as err:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "pgzoo", *args],
+                stdout=out,
+                stderr=err,
+                cwd=self.folder,
+                env=environ,
+                text=True,
+                start_new_session=True,
+            )
         self.children.append(child)
         return child
 

@@ -145,7 +145,7 @@ test-envpool: $(VENV)/.envpool
 
 # ray is 75 MB to download and 240 MB on disk: installed and tested when asked for.
 test-ray: $(VENV)/.ray
-	$(BIN)/python -m pytest plugins/pgzoo-ray
+	$(BIN)/python -m pytest plugins/pgzoo-ray -m "not slow" $(ARGS_TEST)
 
 $(VENV)/.ray: $(VENV)/.ready plugins/pgzoo-ray/pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e plugins/pgzoo-ray

@@ -86,6 +86,9 @@ class VectorEnv(Protocol):
     Environments that can let a policy act in compiled code also have
         compile(policy): compile what they run, with the policy (`types.RowPolicy`, or None);
         collect(policy, left, noise, count, stored): act for `count` steps; see `envs.compiled.CompiledEnvs.collect`.
+
+    Environments in which other processes act for whole windows also have
+        rollout(behavior, start, quota, window, monitor): what `training.rollout.collect` does.
     """
 
     observation_space: gym.Space[Any]

@@ -444,10 +444,15 @@ class StepResult(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """The seeds of a run that one worker trains. `spec` is a line of JSON, the worker's first line of input."""
+    """The seeds of a run that one worker trains. `spec` is a line of JSON, the worker's first line of input.
+
+    `verifies` is the index of the shard whose results this shard repeats, in order to compare them: train it on another
+    machine if there is one. None for all other shards.
+    """
 
     seeds: tuple[int, ...]
     spec: str
+    verifies: int | None = None
 
 
 class WorkerMessage(NamedTuple):
@@ -466,7 +471,8 @@ class WorkerMessage(NamedTuple):
 class LaunchRequest:
     """A run whose seeds a launcher may train in worker processes.
 
-    `split(count)` returns at most `count` shards of the run. `command` starts a worker in the current folder and
+    `split(count)` returns at most `count` shards of the run, and after them the shards that verify some of these, if
+    the run asks for it (`config.verify`). `command` starts a worker in the current folder and
     environment: it reads the shard's `spec` from standard input and writes lines to standard output. Call `commands()`
     several times a second, and write the lines that it returns to the standard input of every worker. When its standard
     input ends, a worker stops with the status "interrupted": keep it open until this process ends.

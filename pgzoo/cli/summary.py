@@ -60,7 +60,7 @@ def conclude(ctx: click.Context, result: Result, as_json: bool, progress: Progre
         raise RunFailed(f"{result.error}\n{UNTRAINED}") from result.error.__cause__
     if result.error:
         raise result.error
-    ctx.exit(EXIT_CODES.get(result.status, 0))
+    ctx.exit(EXIT_CODES.get(result.status, 0 if result.verified else 1))
 
 
 def _print_json(result: Result) -> None:
@@ -294,6 +294,9 @@ def _warn(result: Result) -> None:
         if run.status != "finished" and result.error is None:
             of = f" ({format_setting(run.settings)})" if run.settings else ""
             common.echo(f"Seed {run.seed}{of} {run.status} after {run.env_steps:,} steps: {run.reason}", err=True)
+    if equal := [str(one.seed) for one in result.verifications if one.outcome == "equal"]:
+        seeds = f"seed{'s' * (len(equal) > 1)} {', '.join(equal)}"
+        common.echo(f"Verified: a second worker computed the same results, bit for bit, for {seeds}.", err=True)
     if any(run.status == "interrupted" for run in result.runs):
         common.echo("Metrics and policies so far are saved.", err=True)
     if dropped := result.pending.dropped:

@@ -172,6 +172,30 @@ class RunConfig(Settings):
     workers: Annotated[
         PositiveInt | None, Field(description="number of processes that the launcher starts; default: one per CPU core")
     ] = None
+    rollout_workers: Annotated[
+        NonNegativeInt,
+        Field(
+            description="number of processes that step the training environments, each its share of them, at most "
+            "num_envs; 0: the process that trains; the results are the same"
+        ),
+    ] = 0
+    cpus_per_shard: Annotated[
+        PositiveInt | None,
+        Field(description="CPUs that a cluster launcher reserves for each worker; default: --threads"),
+    ] = None
+    gpus_per_shard: Annotated[
+        float | None,
+        Field(ge=0, description="GPUs that a cluster launcher reserves for each worker; default: 1 with --device cuda"),
+    ] = None
+    verify: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="share of the launcher's workers whose seeds are trained twice, on another machine if there is "
+            "one; a difference is an error",
+        ),
+    ] = 0.0
     compile: Annotated[
         Literal["auto", "on", "off"],
         Field(description="compile the gradient step; auto: if the run is long enough to benefit"),
@@ -339,6 +363,10 @@ UNLOGGED = frozenset(
         "diagnostics_every",
         "launcher",
         "workers",
+        "cpus_per_shard",
+        "gpus_per_shard",
+        "verify",
+        "rollout_workers",
     }
 )
 """Settings of the run that aren't logged as parameters: they don't affect learning, or are recorded elsewhere."""

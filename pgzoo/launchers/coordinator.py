@@ -16,6 +16,7 @@ import numpy as np
 from pgzoo import tracking
 from pgzoo.errors import CheckpointError, RunFailed, UsageError
 from pgzoo.launchers.protocol import ResumePoint, decode, merge_activities, save_resume_point, split
+from pgzoo.launchers.verification import Verification, choose_shards, compare_runs
 from pgzoo.ops.members import select
 from pgzoo.protocols import Launcher
 from pgzoo.training import checkpoint, events
@@ -52,6 +53,8 @@ class Coordinator:
         self.plan, self.control, self.home = plan, control, home
         self.lost_members: frozenset[int] = frozenset()
         """Members whose worker died before it wrote a checkpoint."""
+        self.verifications: list[Verification] = []
+        """The comparisons of the seeds that were trained twice, when all workers have exited."""
         self._worker, self._spec, self._resume_point, self._stack = worker, spec, resume_point, ExitStack()
         members = len(plan.members)
         self._env_steps = np.zeros(members, np.int64)
@@ -66,6 +69,10 @@ class Coordinator:
         self._activities: dict[int, dict[str, Any]] = {}
         self._reported: dict[int, Sequence[int]] = {}
         self._messages: Generator[WorkerMessage] | None = None
+        self._repeated: dict[int, tuple[Shard, tracking.Home]] = {}
+        """By the index of a shard that verifies another one: that shard, and the home of the repetition."""
+        self._problems: dict[int, str] = {}
+        """Why such a shard did not finish."""
 
     def launch(self, launcher: Launcher) -> bool:
         """Call the launcher. Return False if it trains all seeds in this process. It doesn't start workers yet."""
@@ -80,7 +87,24 @@ class Coordinator:
         shares = [{config.seeds[k] for k in share} for share in split(len(config.seeds), count)]
         rows_of_shard = [[row for row, seed in enumerate(self.plan.seeds) if seed in share] for share in shares]
         self._rows_of_shard = [rows for rows in rows_of_shard if rows]  # a resumed sweep may lack some members
-        return tuple(self._shard(rows, resume_point, rows) for rows in self._rows_of_shard)
+        shards = [self._shard(rows, resume_point, rows) for rows in self._rows_of_shard]
+        for index in choose_shards(len(shards), config.verify, self.plan.group):
+            shard, home = self._repeat(shards[index], index)
+            self._repeated[len(shards)] = shard, home
+            shards.append(shard)
+        return tuple(shards)
+
+    def _repeat(self, shard: Shard, index: int) -> tuple[Shard, tracking.Home]:
+        """Return a shard that trains the seeds of another one again, in a temporary home."""
+        self.home.root.mkdir(parents=True, exist_ok=True)
+        folder = self._stack.enter_context(
+            TemporaryDirectory(prefix="verify-", dir=self.home.root, ignore_cleanup_errors=True)
+        )
+        home = tracking.Home.find({"PGZOO_HOME": folder})
+        spec = json.loads(shard.spec)
+        spec["home"] = [str(path) for path in (home.root, home.database, home.artifacts)]
+        spec["config"] |= {"tracking_uri": "none", "video": False, "checkpoint_every": 0}
+        return Shard(shard.seeds, json.dumps(spec), index), home
 
     def _shard(self, rows: Sequence[int], resume_point: ResumePoint | None, places: Sequence[int]) -> Shard:
         """Return the shard of some members. `places` are their indices in `resume_point`, if it is given."""
@@ -95,7 +119,16 @@ class Coordinator:
         return Shard(seeds, json.dumps(spec))
 
     def _restart(self, index: int) -> Shard:
-        """Return a shard whose worker has died, from the last checkpoints of its members."""
+        """Return a shard whose worker has died, from the last checkpoints of its members.
+
+        A shard that verifies another one starts again in a new home.
+        """
+        if index in self._repeated:
+            verified = self._repeated[index][0].verifies
+            assert verified is not None
+            rows = self._rows_of_shard[verified]
+            self._repeated[index] = self._repeat(self._shard(rows, self._resume_point, rows), verified)
+            return self._repeated[index][0]
         rows = self._rows_of_shard[index]
         self._activities.pop(index, None)
         if point := self._last_checkpoints(rows):
@@ -144,12 +177,15 @@ class Coordinator:
         assert self._messages is not None, "call `launch` first, and `events` only if it returned True"
         with self._stack, closing(self._messages):
             for message in self._messages:
-                if message.kind == "exited":
+                if message.shard in self._repeated:
+                    self._receive_repetition(message)
+                elif message.kind == "exited":
                     self._worker_exited(message)
                 elif message.kind == "stderr":
                     self._show_once(message, lambda text: print(text, file=sys.stderr, flush=True))
                 elif (content := parse(message.text)) and (event := self._receive(message, content)) is not None:
                     yield event
+            self._verify()
         yield self._run_ended()
         if len(self._refusals) == len(self._rows_of_shard):
             raise UsageError(self._refusals[0])
@@ -187,6 +223,43 @@ class Coordinator:
                     self._show_activity()
                 return decode(content, rows, self._env_steps)
         return None
+
+    def _receive_repetition(self, message: WorkerMessage) -> None:
+        """Handle a message of a worker that trains the seeds of another one again: its events are not reported."""
+        if message.kind == "exited":
+            self._problems.setdefault(message.shard, message.text)
+        elif message.kind == "stderr":
+            self._show_once(message, lambda text: print(text, file=sys.stderr, flush=True))
+        else:
+            content = json.loads(message.text)
+            if content["type"] == "refused":
+                self._problems[message.shard] = content["text"]
+            elif content["type"] == "ended":
+                bad = [status for status in content["statuses"] if status in ("failed", "interrupted")]
+                self._problems[message.shard] = f"the second training was {bad[0]}" if bad else ""
+
+    def _verify(self) -> None:
+        """Compare the seeds that were trained twice, warn of differences, and tag the runs with the outcome."""
+        for index, (shard, again) in self._repeated.items():
+            assert shard.verifies is not None
+            for row in self._rows_of_shard[shard.verifies]:
+                key, seed = self.plan.run_keys[row], self.plan.seeds[row]
+                problem = self._problems.get(index, "the second training did not start")
+                if self._statuses[row] in ("failed", "interrupted"):
+                    problem = f"the first training was {self._statuses[row]}"
+                if problem:
+                    found = Verification(key, seed, "incomplete", 0, problem)
+                else:
+                    found = compare_runs(self.home, again, key, seed)
+                self.verifications.append(found)
+                if found.outcome == "different":
+                    _log.error("Verification failed: two workers computed different results %s.", found.detail)
+                elif found.outcome == "incomplete":
+                    _log.warning("Seed %s was not verified: %s.", seed, found.detail)
+                if self.session:
+                    self.session.tag_closed_run(
+                        key, {"pgzoo.verified": ": ".join(filter(None, (found.outcome, found.detail)))}
+                    )
 
     def _show_activity(self) -> None:
         merge_activities(self.control.activity, self._activities.values(), self._reported.values())

@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO
 
+from pgzoo.errors import ConfigError
 from pgzoo.types import LaunchRequest, WorkerMessage
 
 __all__ = ["cores", "launch"]
@@ -24,10 +25,19 @@ DRAIN_SECONDS = 2.0
 
 
 def launch(request: LaunchRequest) -> Generator[WorkerMessage] | None:
-    """Start `workers` processes, by default one per `threads` CPU cores. Return None if one would be enough."""
+    """Start `workers` processes, by default one per `threads` CPU cores. Return None if one would be enough.
+
+    Raises:
+        ConfigError: the run sets `cpus_per_shard` or `gpus_per_shard`.
+    """
     config = request.config
+    if config.cpus_per_shard is not None or config.gpus_per_shard is not None:
+        raise ConfigError(
+            "--cpus-per-shard, --gpus-per-shard: only the launcher of a cluster, such as ray, reserves them. Use "
+            "--workers and --threads"
+        )
     count = min(config.workers or cores() // config.threads, len(config.seeds))
-    return _run_workers(request, count) if count > 1 else None
+    return _run_workers(request, count) if count > 1 or config.verify else None
 
 
 def cores() -> int:

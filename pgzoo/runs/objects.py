@@ -83,7 +83,7 @@ def register_objects(settings: Mapping[str, Any], catalog: PluginCatalog) -> tup
     return named, objects
 
 
-def check_objects(objects: Mapping[str, Any], launcher: str) -> None:
+def check_objects(objects: Mapping[str, Any], launcher: str, rollout_workers: int = 0) -> None:
     """Warn of what `resume` and `repro` of a run with objects need.
 
     Raises:
@@ -95,6 +95,11 @@ def check_objects(objects: Mapping[str, Any], launcher: str) -> None:
         raise ConfigError(
             f"launcher {launcher}: its processes can't be given the objects {', '.join(objects)}. Use launcher local, "
             "or register them in a plugin."
+        )
+    if rollout_workers:
+        raise ConfigError(
+            f"rollout_workers {rollout_workers}: these processes can't be given the objects {', '.join(objects)}. Use "
+            "0 rollout workers, or register the objects in a plugin."
         )
     lost = [name for name, thing in objects.items() if not is_importable(name, thing)]
     if lost:

@@ -16,6 +16,7 @@ import torch
 from pgzoo.config import AlgorithmConfig, Component, Member, RunConfig
 from pgzoo.envs.choice import choose_backend, inspect_environment, resets_completely
 from pgzoo.errors import PgzooError, PluginError, UnfitError, UsageError
+from pgzoo.launchers.rollouts import RolloutBackend, start_process
 from pgzoo.ops.acting import memory_size
 from pgzoo.protocols import Diagnostic, Policy
 from pgzoo.registry import PluginCatalog
@@ -116,6 +117,7 @@ def make_plan(
         env_states=env_states,
         forgets=isinstance(collection, Steps) or resets_completely(request._replace(states=env_states)),
         compile_cache=compile_cache,
+        rollouts=_rollouts(config, backend_name, catalog, config.policy.settings, spec, needs, config.normalize_obs),
         initial=initial,
     )
     return replace(plan, diagnostics=_diagnostics(plan, catalog)) if config.diagnostics else plan
@@ -131,6 +133,20 @@ def _diagnostics(plan: Plan, catalog: PluginCatalog) -> dict[str, Diagnostic]:
         if reason:
             raise UnfitError(f'Diagnostic "{name}" can\'t measure this run: {reason}.')
     return found
+
+
+def _rollouts(config: RunConfig, backend: str, catalog: PluginCatalog, *policy: Any) -> RolloutBackend | None:
+    """Return the environments in worker processes that the run asks for.
+
+    `policy` are the arguments of `make_policy` after the factory. Raises UsageError for a policy on a GPU.
+    """
+    if not config.rollout_workers:
+        return None
+    if config.device != "cpu":
+        raise UsageError("--rollout-workers: the policy acts on the workers' CPUs. Use --device cpu, or 0 workers.")
+    setup = {"imports": catalog.imports, "blocked": catalog.blocked, "threads": config.threads}
+    setup |= {"policy": config.policy.name, "make_policy": policy}
+    return RolloutBackend(start_process, backend, config.rollout_workers, config.num_envs, setup)
 
 
 @contextmanager

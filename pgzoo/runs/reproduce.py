@@ -7,7 +7,7 @@ the `total_steps` of each stage.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from pgzoo.tracking.journal import Record, records
 from pgzoo.tracking.locks import lock
 from pgzoo.tracking.lookup import find
 from pgzoo.tracking.missing_code import explain_missing_code
+from pgzoo.tracking.points import points, steps_of
 from pgzoo.training import checkpoint
 from pgzoo.training.events import EpisodesFinished, Event
 
@@ -36,9 +37,6 @@ if TYPE_CHECKING:
 __all__ = ["Difference", "Reproduction", "differences", "reproduce"]
 
 TAGS = {"pgzoo": "pgzoo.version", "torch": "torch.version", "gymnasium": "gymnasium.version"}
-
-Point = tuple[int, str, str]
-"""Step, metric, and the mode of an evaluation ("" elsewhere)."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ class Stage:
     @property
     def last_step(self) -> int:
         """The last step in its records."""
-        return max((step for record in self.records for step in _steps(record)), default=0)
+        return max((step for record in self.records for step in steps_of(record)), default=0)
 
 
 def differences(found: Found, catalog: PluginCatalog, command: str = "") -> list[str]:
@@ -170,6 +168,7 @@ def _run_again(
     with tempfile.TemporaryDirectory(prefix="pgzoo-repro-", ignore_cleanup_errors=True) as folder:
         over: dict[str, Any] = {"seeds": [found.seed], "tracking_uri": f"sqlite:///{folder}/mlflow.db", "video": False}
         over |= {"checkpoint_every": 0, "total_steps": stages[0].total_steps, "launcher": "local", "workers": None}
+        over |= {"cpus_per_shard": None, "gpus_per_shard": None, "verify": 0.0, "rollout_workers": 0}
         if ref := layer.values.get("init_from"):
             over["init_from"] = str(find_sources(str(ref), [found.seed])[1][0])
         config = resolve([layer, Layer(over, ".".join)], catalog)
@@ -216,7 +215,7 @@ def _stages(found: Found) -> list[Stage]:
 def _without_early_results(stage: Stage) -> Stage:
     """Leave out the results with which an interruption ended a run that was then resumed: no other run has them."""
     last = stage.last_step
-    return Stage(stage.total_steps, [r for r in stage.records if not (_is_result(r) and max(_steps(r)) < last)])
+    return Stage(stage.total_steps, [r for r in stage.records if not (_is_result(r) and max(steps_of(r)) < last)])
 
 
 def _is_result(record: Record) -> bool:
@@ -227,28 +226,3 @@ def _is_result(record: Record) -> bool:
 def _first_unfinished(stages: Sequence[Stage]) -> int | None:
     """Return the index of the first stage before the last one that was interrupted; None if there is none."""
     return next((k for k, stage in enumerate(stages[:-1]) if not stage.finished), None)
-
-
-def points(journal: Iterable[Record]) -> dict[Point, float]:
-    """Return every metric in a journal, except times, and the returns of its episodes."""
-    return dict(_points(journal))
-
-
-def _points(journal: Iterable[Record]) -> Iterator[tuple[Point, float]]:
-    episode = 0
-    for record in journal:
-        if record["t"] not in ("update", "evaluation"):
-            continue
-        mode: str = record.get("mode", "")
-        values: dict[str, Any] = record.get("m", {})
-        for name, value in values.items():
-            if not name.startswith("time/"):
-                yield from (((step, name, mode), value) for step in _steps(record))
-        for step, episode_return in zip(*record.get("e", ((), ()))[:2], strict=True):
-            episode += 1
-            yield (step, f"episode {episode}", ""), episode_return
-
-
-def _steps(record: Record) -> list[int]:
-    """Return the steps to which the values of a record belong."""
-    return record.get("steps", [record["step"]] if "step" in record else [])  # type: ignore[no-any-return]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from pgzoo import tracking
 from pgzoo.config.sweep import Setting, format_setting
 from pgzoo.errors import ConfigError, RunFailed
 from pgzoo.export.bundle import LoadedPolicy
+from pgzoo.launchers.verification import Verification
 from pgzoo.ops.members import select
 from pgzoo.runs.context import RunContext
 from pgzoo.runs.display import VideoFile, html_table
@@ -122,6 +123,13 @@ class Result:
     """Rows of `runs` without a policy: their process died before it saved one."""
     over: float = 0.0
     """When training and evaluation were over, by `time.monotonic()`."""
+    verifications: tuple[Verification, ...] = ()
+    """The comparisons of the seeds that two workers trained, with the setting `verify`."""
+
+    @property
+    def verified(self) -> bool:
+        """Whether no seed that two workers trained has different results."""
+        return all(one.outcome != "different" for one in self.verifications)
 
     @property
     def status(self) -> MemberStatus:
@@ -154,6 +162,7 @@ class Result:
             "steps_per_second": self.speed,
             "seeds": [run.to_dict() for run in self.runs],
             "timing": {phase: seconds for phase, seconds in self.timing.items() if phase != "loop"},
+            **({"verified": [asdict(one) for one in self.verifications]} if self.plan.config.verify else {}),
             **({"profile": self.ended.profile()} if self.plan.config.profile else {}),
         }
 

@@ -85,7 +85,9 @@ def resume(
     starts = [start_of(one.path) if one.path else None for one in found]
     tags = [start["tags"] for start in starts if start]
     saved = [_load(one, from_step) for one in found]
-    replaced: dict[str, Any] = {} if launcher is None else {"launcher": launcher, "workers": None}
+    replaced: dict[str, Any] = {"verify": 0.0}  # a repetition would have to start where the run was interrupted
+    if launcher is not None:
+        replaced |= {"launcher": launcher, "workers": None, "cpus_per_shard": None, "gpus_per_shard": None}
     replaced |= {} if workers is None else {"workers": workers}
     with explain_missing_code(found, catalog, command):
         config = _config(found, saved, catalog, home, total_steps, replaced)

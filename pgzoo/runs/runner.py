@@ -84,7 +84,7 @@ def run(
     catalog = discover(blocked=no_plugin, imports=imports)
     given, objects = register_objects(named, catalog)
     resolved = compose(Layer(given, ".".join), catalog, preset=preset, file=config)
-    check_objects(objects, resolved.launcher)
+    check_objects(objects, resolved.launcher, resolved.rollout_workers)
     shown = given | {key: tracking.display_uri(given[key]) for key in ("tracking_uri",) if given.get(key)}
     call = ", ".join(f"{key}={value!r}" for key, value in shown.items())
     mode = progress_mode(progress)
@@ -223,7 +223,8 @@ def run_config(
         finally:
             pending = session.close(0)
     outcome.warn_of_divergence(plan)
-    return outcome.result(context, pending, failure, coordinator.lost_members if coordinator else frozenset())
+    result = outcome.result(context, pending, failure, coordinator.lost_members if coordinator else frozenset())
+    return replace(result, verifications=tuple(coordinator.verifications)) if coordinator else result
 
 
 def _plan(

@@ -135,6 +135,21 @@ class Session:
         journal.tags(tags)
         journal.end(status, reason)
 
+    def tag_closed_run(self, run_key: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a run that another process has written and closed; do nothing for any other run."""
+        folder = self.home.runs / check_run_key(run_key)
+        marks = [record for record, _ in records(folder) if record and record["t"] in ("start", "end")]
+        if not marks or marks[-1]["t"] != "end":
+            return
+        start = next(record for record in reversed(marks) if record["t"] == "start")
+        try:
+            journal = Journal(folder, {**start, "ts": now()}, self._warn)
+        except StoreError as error:
+            self._warn(str(error))
+            return
+        journal.tags(tags)
+        journal.end(marks[-1]["status"], marks[-1]["reason"])
+
     def close(self, wait: float = 10.0) -> Pending:
         """Release all journals and wait at most `wait` seconds until they are uploaded.
 

@@ -197,6 +197,16 @@ class Engine:
         state, trajectory, finished = self.interaction.collect(state)
         return self._receive(state, trajectory, finished)
 
+    def collect_while(
+        self, state: TrainState, meanwhile: Callable[[TrainState], TrainState]
+    ) -> tuple[TrainState, Trajectory]:
+        """Let the policy of `state` act while `meanwhile` trains the state. Return the trained state."""
+        before = state
+        state, trajectory, finished = self.interaction.collect(state, meanwhile)
+        state, trajectory = self._receive(state, trajectory, finished)
+        self.record.collected_by = before
+        return state, trajectory
+
     def play(self, state: TrainState, candidates: Params, *index: int) -> tuple[TrainState, NDArray[np.float64]]:
         """Play one episode per environment with greedy actions, each with different parameters. Raises Cancelled."""
         state, returns, trajectory, finished = self.interaction.play(state, to_device(candidates, self.device), *index)
@@ -429,8 +439,12 @@ def default_loop(ctx: Engine) -> Iterator[None]:
     """Collect and update in turn, for an algorithm without a `loop`."""
     default = Engine.whole_update if ctx.compiles_whole_updates else default_update
     update: Update = getattr(ctx.plan.algorithm, "update", None) or default
+    meanwhile = getattr(ctx.plan.algorithm, "update_meanwhile", None)
     while ctx.running():
-        state, trajectory = ctx.collect(ctx.state)
+        if meanwhile:
+            state, trajectory = ctx.collect_while(ctx.state, lambda state: meanwhile(ctx, state))
+        else:
+            state, trajectory = ctx.collect(ctx.state)
         ctx.state = update(ctx, state, trajectory)
         del state, trajectory  # or they would be in memory during the next collection
         yield

@@ -32,7 +32,7 @@ class Environments:
         """Return the environments for training."""
         if self._training is None:
             request = self.plan.request(self.plan.config.num_envs)._replace(info=self.plan.info)
-            self._training = self.plan.backend.open(request)
+            self._training = (self.plan.rollouts or self.plan.backend).open(request)
         return self._training
 
     def evaluation(self) -> VectorEnv:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,8 +45,13 @@ class Interaction:
         """Watches the collections for training."""
         return self.activity.collecting
 
-    def collect(self, state: TrainState) -> tuple[TrainState, Trajectory, FinishedEpisodes]:
+    def collect(
+        self, state: TrainState, meanwhile: Callable[[TrainState], TrainState] | None = None
+    ) -> tuple[TrainState, Trajectory, FinishedEpisodes]:
         """Let the policy act for a window of steps or whole episodes, as specified by `plan.collection`.
+
+        `meanwhile` trains the state, while rollout workers act with the policy of before; without workers, after the
+        collection.
 
         Returns the state with its progress set and the steps and episodes of the active members counted, the
         trajectory on the CPU, and the episodes that ended. Raises Cancelled if the monitor ends a collection of whole
@@ -63,15 +68,20 @@ class Interaction:
             quota = np.where(state.active, episodes, 0)
             generators = [generator(seed, "act", int(n)) for seed, n in zip(seeds, state.updates, strict=True)]
             noise = Noise(plan.policy, generators, plan.config.num_envs, window)
-            trajectory, finished, end = collect(
-                envs,
-                Behavior(plan.policy, plan.policy_params(state), noise),
-                start,
-                np.broadcast_to(quota[:, None], start.ended.shape),
-                window,
-                self.monitor,
-            )
-        collector = None if window is None else freeze(state.active, end, start)
+            behavior = Behavior(plan.policy, plan.policy_params(state), noise)
+            quotas = np.broadcast_to(quota[:, None], start.ended.shape)
+            begin = getattr(envs, "begin_rollout", None) if meanwhile else None
+            finish = begin(behavior, start, quotas, window) if begin else None
+            collected = None if finish else collect(envs, behavior, start, quotas, window, self.monitor)
+        before = state
+        if meanwhile:
+            state = meanwhile(state)
+        if finish:
+            with self._collecting():
+                collected = finish(self.monitor)
+        assert collected is not None
+        trajectory, finished, end = collected
+        collector = None if window is None else freeze(before.active, end, start)
         state = state._replace(collector=collector, environments=None)
         return _counted(state, trajectory, finished), trajectory, finished
 

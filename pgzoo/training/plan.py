@@ -67,6 +67,8 @@ class Plan:
     diagnostics: Mapping[str, Diagnostic] = field(default_factory=dict)
     forgets: bool = True
     compile_cache: Path | None = None
+    rollouts: EnvBackend | None = None
+    """The backend of the training environments, if it isn't that of the evaluation environments (`backend`)."""
 
     initial: Params = field(default_factory=dict)
     """Tensors `[S, ...]` of the policy, by their names in the state, with which the run starts instead of new ones."""

@@ -70,6 +70,8 @@ def collect(
             because environments can't be rewound.
         ValueError: every quota is 0.
     """
+    if (elsewhere := getattr(envs, "rollout", None)) is not None:
+        return elsewhere(behavior, start, quota, window, monitor or Monitor())  # type: ignore[no-any-return]
     rows = ActiveRows(envs, behavior, start, quota)
     tape = Tape(None if window is None else window + 1)
     limit = EPISODE_LIMIT if window is None else window

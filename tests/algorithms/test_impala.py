@@ -47,3 +47,51 @@ def test_a_step_that_the_policy_has_left_counts_for_less(engine: Any) -> None:
     likelier = ctx.estimate(state, seen, now, behavior=now.log_probs - np.log(2.0))
     torch.testing.assert_close(rarer.advantages[last], on.advantages[last] / 2)
     torch.testing.assert_close(likelier.advantages[last], on.advantages[last])  # the weight is at most 1
+
+
+def test_with_a_lag_each_update_trains_on_the_rollout_of_as_many_updates_ago(engine: Any) -> None:
+    lag = 2
+    ctx = engine("impala", seeds=2, lag=lag, **SMALL)
+    collected: list[Any] = []
+    trained: list[Any] = []
+    estimate = ctx.estimate
+    ctx.estimate = lambda state, seen, now, behavior: (
+        trained.append((seen, behavior)) or estimate(state, seen, now, behavior=behavior)
+    )
+    for _ in range(5):
+        ctx.begin_update()
+        before = ctx.state
+        state, seen = ctx.collect_while(before, lambda state: ctx.plan.algorithm.update_meanwhile(ctx, state))
+        collected.append((seen, ctx.evaluate_policy(before, seen).log_probs))
+        ctx.state = ctx.plan.algorithm.update(ctx, state, seen)
+        ctx.state, _ = ctx.end_update(before)
+        moved = any(not ctx.state.params[name].equal(before.params[name]) for name in before.params)
+        assert moved == (len(collected) > lag)  # before that there is no rollout that is old enough
+        assert ("impala/lag_kl" in ctx.metrics.means()) == moved
+    epochs = ctx.settings.epochs
+    assert len(trained) == 3 * epochs
+    for k, (rollout, behavior) in enumerate(trained):
+        expected, log_probs = collected[k // epochs]
+        for name, leaf in rollout._asdict().items():
+            assert leaf is None or leaf.equal(getattr(expected, name)), name
+        assert behavior.equal(log_probs)  # of the parameters that collected it
+    now = ctx.evaluate_policy(ctx.state, trained[-1][0]).log_probs
+    assert not now.equal(trained[-1][1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [{"policy": {"name": "gru", "hidden": (8,)}}, {"env": "Taxi-v4"}, {"env": "Pendulum-v1"}, {"normalize_obs": True}],
+    ids=str,
+)
+def test_a_lag_of_one_works_with_every_kind_of_rollout(engine: Any, settings: dict[str, Any]) -> None:
+    ctx = engine("impala", lag=1, **(SMALL | settings))
+    start, algorithm = ctx.state, ctx.plan.algorithm
+    for _ in range(2):
+        ctx.begin_update()
+        before = ctx.state
+        collected = ctx.collect_while(before, lambda state: algorithm.update_meanwhile(ctx, state))
+        ctx.state = algorithm.update(ctx, *collected)
+        ctx.state, _ = ctx.end_update(before)
+    assert any(not ctx.state.params[name].equal(start.params[name]) for name in start.params)

@@ -17,7 +17,6 @@ from pgzoo.analysis.sweeps import sensitivity
 from pgzoo.config import Layer
 from pgzoo.errors import ConfigError
 from pgzoo.registry import PluginCatalog
-from pgzoo.runs.reproduce import points as points_of
 from pgzoo.runs.reproduce import reproduce
 from pgzoo.runs.resolve import resolve
 from pgzoo.runs.result import Result
@@ -25,6 +24,7 @@ from pgzoo.runs.resume import resume
 from pgzoo.tracking import Home, find
 from pgzoo.tracking.journal import records
 from pgzoo.tracking.ledger import start_of
+from pgzoo.tracking.points import points as points_of
 from pgzoo.training import checkpoint
 
 Train = Callable[..., Result]

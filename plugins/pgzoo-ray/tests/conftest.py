@@ -1,5 +1,9 @@
 """Without ray there is nothing to test."""
 
+import sys
 from importlib.util import find_spec
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parent))  # for `nodes`
 
 collect_ignore_glob = [] if find_spec("ray") and find_spec("pgzoo_ray") else ["test_*.py"]

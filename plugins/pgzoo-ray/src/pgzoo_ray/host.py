@@ -1,6 +1,6 @@
 """What runs on the nodes of the cluster. It is sent there by value, so the nodes don't need this package.
 
-It imports the standard library only.
+It imports only ray and the standard library.
 """
 
 from __future__ import annotations
@@ -27,6 +27,12 @@ WAIT = 0.2
 
 DRAIN_SECONDS = 2.0
 """Maximum seconds to read from a worker that has exited: one of its child processes may keep the pipes open."""
+
+LEASE_SECONDS = 30.0
+"""Seconds without a call of `exchange` after which an actor kills its worker: it is cut off, or its caller has died.
+
+The shard may then be trained on another node, and two workers must not train it at the same time.
+"""
 
 DIE_WITH_PARENT = "import ctypes, signal; ctypes.CDLL(None).prctl(1, signal.SIGKILL); "
 """Code at the start of a worker: Linux kills it when this actor dies. PR_SET_PDEATHSIG is 1."""
@@ -78,10 +84,20 @@ class ShardHost:
         ]
         for reader in self._readers:
             reader.start()
+        self._called = time.monotonic()
+        threading.Thread(target=self._watch, daemon=True).start()
         self._write(lines)
 
-    def exchange(self, lines: Sequence[str]) -> tuple[list[tuple[str, str]], int | None]:
-        """Write `lines` to the worker; return its new messages, and its exit code after its last message."""
+    def exchange(self, lines: Sequence[str]) -> tuple[list[tuple[str, str]], int | None, str, str]:
+        """Write `lines` to the worker, and return what it has written.
+
+        Returns its new messages; after the last one its exit code and how it ended, before None and ""; and the id of
+        this node.
+        """
+        import ray
+
+        node = ray.get_runtime_context().get_node_id()
+        self._called = time.monotonic()
         self._write(lines)
         found: list[tuple[str, str]] = []
         with suppress(queue.Empty):
@@ -89,20 +105,31 @@ class ShardHost:
             while True:
                 found.append(self._messages.get_nowait())
         if found or self._process.poll() is None:
-            return found, None
+            return found, None, "", node
         deadline = time.monotonic() + DRAIN_SECONDS
         for reader in self._readers:
             reader.join(max(0.0, deadline - time.monotonic()))
         while not self._messages.empty():
             found.append(self._messages.get())
-        return found, self._process.returncode
+        return found, self._process.returncode, self._describe_exit(), node
 
-    def describe_exit(self) -> str:
+    def _watch(self) -> None:
+        """Kill the worker when `exchange` isn't called any more."""
+        while self._process.poll() is None:
+            if time.monotonic() - self._called > LEASE_SECONDS:
+                self._process.kill()
+            time.sleep(1.0)
+
+    def _describe_exit(self) -> str:
         """Return how the worker ended, and where."""
         code, where = self._process.returncode, f"process {self._process.pid} on {platform.node()}"
         if code < 0:
             return f"its worker {where} was killed by {signal.Signals(-code).name}"
         return f"its worker {where} ended with exit code {code}"
+
+    def end(self) -> None:
+        """Kill the worker."""
+        self._process.kill()
 
     def pid(self) -> int:
         """Return the process id of this actor."""

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pgzoo.errors import UsageError
 from pgzoo.types import LaunchRequest, WorkerMessage
 from pgzoo_ray import host
+from pgzoo_ray.head import Head
 
 __all__ = ["compare_installations", "launch"]
 
@@ -43,6 +44,12 @@ MAX_RESTARTS = 3
 PATIENCE = 30.0
 """Seconds after which a note says that a shard is still waiting for free resources."""
 
+FIT_SECONDS = 120.0
+"""Seconds after which a shard that no node is large enough for fails, after a node was lost."""
+
+SILENCE_SECONDS = 45.0
+"""Seconds after which an actor that doesn't answer is lost. Its worker has ended by then (`host.LEASE_SECONDS`)."""
+
 SENT = ("MLFLOW_", "PGZOO_", "PYTHONPATH", "OMP_NUM_THREADS")
 """Beginnings of the environment variables that workers get from the calling process."""
 
@@ -56,9 +63,39 @@ def launch(request: LaunchRequest) -> Generator[WorkerMessage]:
     _connect()
     _check_nodes()
     config = request.config
+    if reason := _unfit(request):
+        raise UsageError(f"Launcher ray: {reason}. Change --cpus-per-shard, --gpus-per-shard, --threads or --device")
     cpus = int(ray.cluster_resources().get("CPU", 1))
-    count = min(config.workers or max(1, cpus // config.threads), len(config.seeds))
+    count = min(config.workers or max(1, cpus // _cpus(request)), len(config.seeds))
     return _run_shards(request, count)
+
+
+def _cpus(request: LaunchRequest) -> int:
+    return request.config.cpus_per_shard or request.config.threads
+
+
+def _gpus(request: LaunchRequest) -> float:
+    config = request.config
+    return config.gpus_per_shard if config.gpus_per_shard is not None else float(config.device == "cuda")
+
+
+def _large_nodes(request: LaunchRequest) -> list[dict[str, Any]]:
+    """Return the nodes that have, in use or not, as many CPUs and GPUs as a shard needs."""
+    cpus, gpus = _cpus(request), _gpus(request)
+    sizes = [(node, node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    return [node for node, size in sizes if size.get("CPU", 0) >= cpus and size.get("GPU", 0) >= gpus]
+
+
+def _unfit(request: LaunchRequest) -> str:
+    """Return why no node can train a shard; "" if one can."""
+    if _large_nodes(request):
+        return ""
+    sizes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    has = "; ".join(f"{size.get('CPU', 0):g} CPUs and {size.get('GPU', 0):g} GPUs" for size in sizes) or "none"
+    return (
+        f"no node of the Ray cluster has the {_cpus(request)} CPUs and {_gpus(request):g} GPUs that a shard needs "
+        f"(nodes: {has})"
+    )
 
 
 def _connect() -> None:
@@ -66,6 +103,8 @@ def _connect() -> None:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # the default of new versions of Ray only
     if address:
         _check_reachable(address)
     own = {} if address else {"num_cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None}
@@ -74,7 +113,9 @@ def _connect() -> None:
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         where = f"The Ray cluster at {address}" if address else "A Ray cluster on this machine"
         what = "can't be reached" if address else "can't be started"
-        raise UsageError(f"{where} {what}: {str(error).strip().splitlines()[0]}") from error
+        advice = ". Its nodes and this process need the same Ray version and the same token (RAY_AUTH_TOKEN_PATH)"
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UsageError(f"{where} {what}: {reason}{advice if address else ''}") from error
 
 
 def _check_reachable(address: str) -> None:
@@ -121,14 +162,17 @@ def compare_installations(here: Mapping[str, str], there: Mapping[str, str]) -> 
 
 @dataclass
 class _Place:
-    """The actor of a shard, and the answer that it owes."""
+    """The actor of a shard, and the answer that the launcher waits for."""
 
     index: int
     actor: Any
     answer: Any
-    started: float
+    asked: float
+    """When the answer was requested, by `time.monotonic()`."""
     to_send: list[str] = field(default_factory=list)
     restarts: int = 0
+    node: str = ""
+    """The id of its node, when it is known."""
     heard: bool = False
     noted: bool = False
 
@@ -140,64 +184,107 @@ def _run_shards(request: LaunchRequest, count: int) -> Generator[WorkerMessage]:
     shards = request.split(count)
     root = Path(json.loads(shards[0].spec)["home"][0])
     root.mkdir(parents=True, exist_ok=True)
+    head = Head(ray.get_runtime_context().gcs_address)
+    nodes: dict[int, str] = {}
+    """The node on which each shard was trained last."""
+    dead: dict[int, _Place] = {}
+    """The shards whose workers were lost, until they are started again."""
     with tempfile.NamedTemporaryFile(prefix="ray-", dir=root) as probe:
         try:
             for index, shard in enumerate(shards):
-                places[index] = _place(request, index, [shard.spec], probe.name)
-            while places:
+                if shard.verifies is None:
+                    places[index] = _place(request, index, [shard.spec], probe.name)
+            waiting = {index: shard for index, shard in enumerate(shards) if shard.verifies is not None}
+            while places or waiting or dead:
+                if problem := head.problem():
+                    for place in places.values():  # not ray.kill, which needs the head
+                        place.actor.end.remote()
+                    unfinished, places = [*places, *waiting, *dead], {}
+                    for index in unfinished:
+                        yield WorkerMessage(index, "exited", problem)
+                    return
                 if lines := list(request.commands()):
                     past += lines
                     for place in places.values():
                         place.to_send += lines
+                for index, shard in list(waiting.items()):  # these start when it is known where not to start them
+                    if shard.verifies in nodes or shard.verifies not in places:
+                        avoided = nodes.get(shard.verifies or 0, "")
+                        places[index] = _place(request, index, [shard.spec, *past], probe.name, avoided)
+                        del waiting[index]
                 answers = {place.answer: place for place in places.values()}
-                ready, _ = ray.wait(list(answers), num_returns=1, timeout=POLL_INTERVAL)
-                for answer in ready:
-                    place = answers[answer]
-                    lost = ""
-                    try:
-                        messages, code = ray.get(answer)
-                    except (RayActorError, RayError) as error:
-                        messages, code, lost = [], None, _reason(error)
-                    place.heard = True
+                if not answers:
+                    time.sleep(POLL_INTERVAL)
+                ready = ray.wait(list(answers), num_returns=1, timeout=POLL_INTERVAL)[0] if answers else []
+                silent = [place for place in places.values() if place.answer not in ready and _is_silent(place)]
+                for place in [*(answers[answer] for answer in ready), *silent]:
+                    messages, ended, lost = _receive(place)
                     yield from (WorkerMessage(place.index, *message) for message in messages)
-                    if code is not None:
-                        how = ray.get(place.actor.describe_exit.remote())
-                        if code >= 0:
-                            yield WorkerMessage(place.index, "exited", how)
-                            del places[place.index]
-                            continue
-                        lost = how
-                    if not lost:
-                        place.answer = place.actor.exchange.remote(place.to_send)
+                    if place.node:
+                        nodes[place.index] = place.node
+                    if not lost and not ended:
+                        place.answer, place.asked = place.actor.exchange.remote(place.to_send), time.monotonic()
                         place.to_send = []
-                    elif place.restarts >= MAX_RESTARTS or _all_stopped(past):
-                        yield WorkerMessage(place.index, "exited", lost)
+                    elif not lost or place.restarts >= MAX_RESTARTS or _all_stopped(past):
+                        yield WorkerMessage(place.index, "exited", lost or ended)
                         del places[place.index]
                     else:
                         note = f"{lost}; its seeds continue from their last checkpoints"
                         yield WorkerMessage(place.index, "stderr", f"Warning: shard {place.index}: {note}.")
+                        dead[place.index] = places.pop(place.index)
+                if dead and head.is_well():
+                    for index, place in dead.items():
                         ray.kill(place.actor)
-                        again = request.restart(place.index)
-                        places[place.index] = _place(request, place.index, [again.spec, *past], probe.name)
-                        places[place.index].restarts = place.restarts + 1
-                for place in places.values():
-                    if not (place.heard or place.noted) and time.monotonic() - place.started > PATIENCE:
+                        lines = [request.restart(index).spec, *past]
+                        places[index] = _place(request, index, lines, probe.name, place.node)
+                        places[index].restarts = place.restarts + 1
+                    dead.clear()
+                for place in list(places.values()):
+                    if place.heard or (waited := time.monotonic() - place.asked) <= PATIENCE:
+                        continue
+                    if waited > FIT_SECONDS and head.is_well() and (reason := _unfit(request)):
+                        yield WorkerMessage(place.index, "exited", reason)
+                        ray.kill(place.actor)
+                        del places[place.index]
+                    elif not place.noted:
                         place.noted = True
                         text = f"Shard {place.index} waits for free CPUs or GPUs of the Ray cluster."
                         yield WorkerMessage(place.index, "stderr", text)
         finally:
             for place in places.values():
-                ray.kill(place.actor)
+                place.actor.end.remote()
+                if head.is_well():
+                    ray.kill(place.actor)
 
 
-def _place(request: LaunchRequest, index: int, lines: list[str], probe: str) -> _Place:
-    """Start a shard on the node that Ray chooses."""
-    config = request.config
-    actor_class = ray.remote(num_cpus=config.threads, num_gpus=1 if config.device == "cuda" else 0)(host.ShardHost)
+def _place(request: LaunchRequest, index: int, lines: list[str], probe: str, avoided: str = "") -> _Place:
+    """Start a shard on the node that Ray chooses, but not on the node `avoided` if another one is large enough."""
+    options: dict[str, Any] = {"num_cpus": _cpus(request), "num_gpus": _gpus(request)}
+    others = [node["NodeID"] for node in _large_nodes(request) if node["NodeID"] != avoided] if avoided else []
+    if others:
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(others[index % len(others)], soft=True)
     sent = {key: value for key, value in os.environ.items() if key.startswith(SENT)}
     environment = {"OMP_NUM_THREADS": None, **sent}  # Ray sets it to the number of CPUs of the actor
+    actor_class = ray.remote(**options)(host.ShardHost)
     actor = actor_class.remote(request.command, os.getcwd(), environment, probe, lines)
     return _Place(index, actor, actor.exchange.remote([]), time.monotonic())
+
+
+def _receive(place: _Place) -> tuple[list[tuple[str, str]], str, str]:
+    """Return the messages of a shard's worker, how it ended, and why it was lost; "" if it has not ended or wasn't."""
+    if not ray.wait([place.answer], timeout=0)[0]:
+        return [], "", f"its node has not answered for {SILENCE_SECONDS:.0f} seconds"
+    try:
+        messages, code, text, place.node = ray.get(place.answer)
+    except RayError as error:
+        return [], "", _reason(error)
+    place.heard = True
+    return messages, text if code is not None and code >= 0 else "", text if code is not None and code < 0 else ""
+
+
+def _is_silent(place: _Place) -> bool:
+    late = place.heard and time.monotonic() - place.asked > SILENCE_SECONDS
+    return late and not ray.wait([place.answer], timeout=0)[0]
 
 
 def _all_stopped(commands: list[str]) -> bool:

@@ -1,0 +1,175 @@
+"""Environments in rollout workers: the same numbers, bit for bit, as with environments in the process that trains."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import queue
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pgzoo.errors import ConfigError, RunFailed, UsageError
+from pgzoo.launchers.rollout_worker import RolloutServer
+from pgzoo.launchers.rollouts import ProcessConnection, RolloutBackend, RolloutEnvs, start_process
+from pgzoo.runs.objects import check_objects
+from pgzoo.training.engine import Engine, default_loop
+from pgzoo.training.plan import Plan
+from pgzoo.training.rollout_parts import rows_of_parts
+from pgzoo.types import TrainState
+
+MakePlan = Callable[..., Plan]
+SYNC = {"backend": "sync", "num_envs": 5, "seeds": (4, 7)}
+
+
+class Here:
+    """A connection to a server in this process, through the same pickles."""
+
+    def __init__(self, index: int, setup: Mapping[str, Any]) -> None:
+        self.server = RolloutServer(pickle.loads(pickle.dumps(dict(setup))))
+        self.answers = [("done", self.server.spaces())]
+
+    def send(self, name: str, *arguments: Any) -> None:
+        self.answers.append(self.server.answer(*pickle.loads(pickle.dumps((name, arguments)))))
+
+    def receive(self, timeout: float | None = None) -> Any:
+        kind, value = pickle.loads(pickle.dumps(self.answers.pop(0)))
+        if kind == "raised":
+            raise value
+        return value
+
+    def close(self) -> None:
+        self.server.close()
+
+
+def test_every_part_has_a_share_of_the_environments_of_every_member() -> None:
+    assert [rows.tolist() for rows in rows_of_parts(2, 5, 2)] == [[0, 1, 2, 5, 6, 7], [3, 4, 8, 9]]
+    assert [rows.tolist() for rows in rows_of_parts(2, 2, 9)] == [[0, 2], [1, 3]]
+
+
+def trained(
+    plan: Plan, workers: int, updates: int = 3, state: TrainState | None = None
+) -> tuple[TrainState, list[Any]]:
+    """Return the state after some updates, with its environments, and the episodes and metrics of each update."""
+    if workers:
+        parts = plan.rollouts
+        assert isinstance(parts, RolloutBackend)
+        plan = replace(plan, rollouts=replace(parts, connect=Here, workers=workers))
+    else:
+        plan = replace(plan, rollouts=None)
+    engine = Engine(plan, state)
+    seen = []
+    rounds: Iterator[None] = getattr(plan.algorithm, "loop", default_loop)(engine)
+    for _ in range(updates):
+        before = engine.state
+        engine.begin_update()
+        next(rounds)
+        engine.state, finished = engine.end_update(before)
+        seen.append([r.tolist() for r in (*finished.returns, *finished.lengths)])
+        seen.append({name: value.tolist() for name, value in engine.metrics.means().items()})
+    snapshot = engine.snapshot()
+    engine.close()
+    return snapshot, seen
+
+
+def assert_same(one: TrainState, other: TrainState) -> None:
+    for name in ("params", "buffers", "optimizer"):
+        first, second = getattr(one, name), getattr(other, name)
+        assert all(first[key].numpy().tobytes() == second[key].numpy().tobytes() for key in first)
+    for name in ("env_steps", "episodes", "recent"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    assert (one.collector is None) == (other.collector is None)
+    for first, second in zip(one.collector or (), other.collector or (), strict=True):
+        np.testing.assert_array_equal(first, second)
+    assert one.environments == other.environments
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "window": {"algorithm": "ppo", "rollout_steps": 16},
+    "whole episodes": {"algorithm": "reinforce"},
+    "compiled": {"algorithm": "ppo", "rollout_steps": 16, "backend": "compiled"},
+    "compiled whole episodes": {"algorithm": "reinforce", "backend": "compiled"},
+    "native": {"algorithm": "a2c", "backend": "native"},
+    "memory": {"algorithm": "ppo", "rollout_steps": 16, "policy": {"name": "gru"}},
+    "held noise": {
+        "algorithm": "ppo",
+        "env": "Pendulum-v1",
+        "rollout_steps": 16,
+        "policy": {"name": "mlp", "sde": True},
+    },
+    "normalized": {"algorithm": "ppo", "rollout_steps": 16, "normalize_obs": True, "normalize_reward": True},
+    "masks": {"algorithm": "ppo", "env": "Taxi-v4", "rollout_steps": 16},
+    "a lag": {"algorithm": "impala", "lag": 1, "rollout_steps": 8, "normalize_reward": True, "backend": "native"},
+    "a policy per environment": {"algorithm": "ars"},
+}
+FAST = ("a lag", "whole episodes", "native", "a policy per environment")
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=() if c in FAST else pytest.mark.slow) for c in CASES])
+def test_results_are_the_same_with_any_number_of_workers(plan: MakePlan, case: str) -> None:
+    settings = {**SYNC, **CASES[case]}
+    whole = plan(settings.pop("algorithm"), rollout_workers=2, **settings)
+    here, seen = trained(whole, 0)
+    for workers in (1, 2, 5):
+        elsewhere, there = trained(whole, workers)
+        assert_same(here, elsewhere)
+        assert seen == there
+        if here.environments is not None:  # continue from this state with another number of workers
+            assert_same(trained(whole, 0, 2, here)[0], trained(whole, workers, 2, here)[0])
+
+
+def test_real_processes(plan: MakePlan, tmp_path: Any) -> None:
+    """Two workers act; one is killed, which is named; both end when they are closed."""
+    whole = plan("ppo", **SYNC, rollout_steps=16, rollout_workers=2)
+    assert isinstance(whole.rollouts, RolloutBackend) and whole.rollouts.connect is start_process
+    engine = Engine(whole)
+    state, trajectory = engine.collect(engine.state)
+    envs = engine.interaction.environments.training()
+    assert isinstance(envs, RolloutEnvs)
+    connections: list[Any] = list(envs._connections)
+    assert all(isinstance(connection, ProcessConnection) for connection in connections) and len(connections) == 2
+    here, expected = Engine(replace(whole, rollouts=None)).collect(engine.state)
+    assert all(
+        one.equal(other)
+        for one, other in zip(trajectory[:8], expected[:8], strict=True)  # the fields that are tensors
+    )
+    np.testing.assert_array_equal(state.env_steps, here.env_steps)
+    pid = connections[1]._process.pid
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(RunFailed, match=rf"rollout worker 1 \(process {pid}\) was killed by SIGKILL"):
+        engine.collect(state)
+    engine.close()
+    assert [connection._process.poll() is not None for connection in connections] == [True, True]
+
+
+class Silent(Here):
+    """A worker that never answers."""
+
+    def receive(self, timeout: float | None = None) -> Any:
+        if timeout is None:
+            return super().receive()
+        raise queue.Empty
+
+
+def test_a_collection_of_whole_episodes_can_be_cancelled(plan: MakePlan) -> None:
+    from pgzoo.training.activity import Cancelled
+
+    whole = plan("reinforce", **SYNC, rollout_workers=2)
+    assert isinstance(whole.rollouts, RolloutBackend)
+    engine = Engine(replace(whole, rollouts=replace(whole.rollouts, connect=Silent)))
+    engine.interaction.monitor.cancelled = lambda: True
+    with pytest.raises(Cancelled):
+        engine.collect(engine.state)
+    engine.close()
+
+
+def test_what_workers_cannot_do_is_refused(plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    with pytest.raises(UsageError, match=r"--rollout-workers: the policy acts on the workers' CPUs"):
+        plan("ppo", rollout_workers=2, device="cuda")
+    with pytest.raises(ConfigError, match=r"rollout_workers 2: these processes can't be given the objects mine:It"):
+        check_objects({"mine:It": object()}, "local", 2)

@@ -7,10 +7,13 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 __all__ = ["make_folder", "remove_folder", "replaced_name", "sync_folder", "write_file", "write_folder"]
+
+Data: TypeAlias = bytes | memoryview
 
 TEMPORARY = ".tmp-"
 """Begins the name of a folder that isn't complete yet, or is about to be deleted."""
@@ -46,7 +49,7 @@ def write_file(target: Path, data: bytes, *, durable: bool = True, mode: int = 0
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
-            _write(file.fileno(), data, durable)
+            _write(file.fileno(), [data], durable)
         os.chmod(name, mode)
         os.replace(name, target)
     except BaseException:
@@ -57,8 +60,10 @@ def write_file(target: Path, data: bytes, *, durable: bool = True, mode: int = 0
         sync_folder(target.parent)
 
 
-def write_folder(target: Path, files: Mapping[str, bytes], *, mode: int = 0o755) -> None:
+def write_folder(target: Path, files: Mapping[str, bytes | Sequence[Data]], *, mode: int = 0o755) -> None:
     """Write files into a temporary folder, then rename it to `target`, which survives a power cut.
+
+    The content of a file may be given in pieces.
 
     An existing `target` is replaced: it is renamed to `replaced_name(target)` until the new one has its name. A crash
     between the two renames leaves only that one; the next call gives it its name back. The next call also deletes what
@@ -72,9 +77,9 @@ def write_folder(target: Path, files: Mapping[str, bytes], *, mode: int = 0o755)
     _clean_up(target.parent)
     fresh, old = Path(tempfile.mkdtemp(dir=target.parent, prefix=TEMPORARY)), replaced_name(target)
     try:
-        for name, data in files.items():
+        for name, content in files.items():
             with (fresh / name).open("wb") as file:
-                _write(file.fileno(), data, durable=True)
+                _write(file.fileno(), [content] if isinstance(content, bytes) else content, durable=True)
         fresh.chmod(mode)
         sync_folder(fresh)
         if target.exists():
@@ -123,9 +128,10 @@ def _clean_up(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _write(handle: int, data: bytes, durable: bool) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(handle, rest) :]
+def _write(handle: int, pieces: Sequence[Data], durable: bool) -> None:
+    for piece in pieces:
+        rest = memoryview(piece)
+        while rest:
+            rest = rest[os.write(handle, rest) :]
     if durable:
         os.fsync(handle)

@@ -179,7 +179,7 @@ def _pack(tensors: Mapping[str, torch.Tensor]) -> list[bytes | memoryview]:
     header, pieces, end = {}, list[bytes | memoryview](), 0
     for name, leaf in sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])):
         array = leaf.contiguous().numpy()
-        data = memoryview(array).cast("B") if array.size else b""
+        data = array.data.cast("B") if array.size else b""
         start, end = end, end + array.nbytes
         header[name] = {"dtype": DTYPES[leaf.dtype], "shape": list(leaf.shape), "data_offsets": [start, end]}
         pieces.append(data)

@@ -41,7 +41,7 @@ def test_the_footprint_of_a_convolutional_policy_by_hand(configure: Callable[...
     assert policy.footprint == (parameters, kept)
     assert parameters == pytest.approx(exact, rel=0.01)
     needed = memory.needed_memory(config, ATARI, Steps(128), 20, policy)
-    assert needed.policy == 4 * (10 * 20 * parameters + 16 * 256 * kept)  # 16 members are differentiated at once
+    assert needed.policy == 4 * (11 * 20 * parameters + 16 * 256 * kept)  # 16 members are differentiated at once
 
 
 def test_a_run_that_cannot_fit_is_refused_with_its_size(
@@ -55,9 +55,9 @@ def test_a_run_that_cannot_fit_is_refused_with_its_size(
     memory.note_memory(config, ATARI, Steps(128), 4, policy)
     assert not caplog.records
     memory.note_memory(config, ATARI, Steps(128), 32, policy)
-    assert "This run needs about 3.8 GiB of memory: 1.1 GiB for rollouts of 128 steps in 8 environments" in caplog.text
-    assert "for 32 seeds, with observations of 28,224 bytes, 2.4 GiB for the policy and its optimizer" in caplog.text
-    said = r"needs about 32 GiB of memory: .* for 320 seeds, .*, and this machine has 8\.0 GiB\. Use fewer seeds"
+    assert "This run needs about 4.0 GiB of memory: 1.1 GiB for rollouts of 128 steps in 8 environments" in caplog.text
+    assert "for 32 seeds, with observations of 28,224 bytes, 2.6 GiB for the policy and its optimizer" in caplog.text
+    said = r"needs about 34 GiB of memory: .* for 320 seeds, .*, and this machine has 8\.0 GiB\. Use fewer seeds"
     with pytest.raises(UsageError, match=said):
         memory.check_memory(config, ATARI, Steps(128), 320, policy)
 

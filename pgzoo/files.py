@@ -11,11 +11,13 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 __all__ = ["DISK", "Disk", "make_folder", "remove_folder", "replaced_name", "sync_folder", "write_file", "write_folder"]
+
+Data: TypeAlias = bytes | memoryview
 
 TEMPORARY = ".tmp-"
 """Begins the name of a folder that isn't complete yet, or is about to be deleted."""
@@ -112,7 +114,7 @@ def write_file(target: Path, data: bytes, *, durable: bool = True, mode: int = 0
     handle = disk.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         try:
-            _write(handle, data, durable, disk)
+            _write(handle, [data], durable, disk)
         finally:
             disk.close(handle)
         scratch.chmod(mode)
@@ -125,8 +127,10 @@ def write_file(target: Path, data: bytes, *, durable: bool = True, mode: int = 0
         sync_folder(target.parent, disk)
 
 
-def write_folder(target: Path, files: Mapping[str, bytes], *, mode: int = 0o755) -> None:
+def write_folder(target: Path, files: Mapping[str, bytes | Sequence[Data]], *, mode: int = 0o755) -> None:
     """Write files into a temporary folder, then rename it to `target`, which survives a power cut.
+
+    The content of a file may be given in pieces.
 
     An existing `target` is replaced: it is renamed to `replaced_name(target)` until the new one has its name. A crash
     between the two renames leaves only that one; the next call gives it its name back. The next call also deletes what
@@ -140,9 +144,9 @@ def write_folder(target: Path, files: Mapping[str, bytes], *, mode: int = 0o755)
     _clean_up(target.parent)
     fresh, old = Path(tempfile.mkdtemp(dir=target.parent, prefix=TEMPORARY)), replaced_name(target)
     try:
-        for name, data in files.items():
+        for name, content in files.items():
             with (fresh / name).open("wb") as file:
-                _write(file.fileno(), data, durable=True, disk=DISK)
+                _write(file.fileno(), [content] if isinstance(content, bytes) else content, durable=True, disk=DISK)
         fresh.chmod(mode)
         sync_folder(fresh)
         if target.exists():
@@ -197,9 +201,10 @@ def _clean_up(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _write(handle: int, data: bytes, durable: bool, disk: Disk) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[disk.write(handle, rest) :]
+def _write(handle: int, pieces: Sequence[Data], durable: bool, disk: Disk) -> None:
+    for piece in pieces:
+        rest = memoryview(piece)
+        while rest:
+            rest = rest[disk.write(handle, rest) :]
     if durable:
         disk.sync(handle)

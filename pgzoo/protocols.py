@@ -165,7 +165,9 @@ class Policy(Protocol):
             on the number of members;
         buffers() -> Params: one member's tensors that are not learned by gradient, without the member axis;
         absorb(buffers, obs, valid) -> Params: updates the buffers with the observations `obs [S, T, N, *O]` of an
-            update, using only those where `valid [S, T, N]` is True.
+            update, using only those where `valid [S, T, N]` is True;
+        footprint: the approximate numbers of its parameters, and of floats per row of a batch that a forward pass keeps
+            for the backward pass. They are used to estimate the memory of a run with images.
     """
 
     noise: NoiseKind

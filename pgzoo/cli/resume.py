@@ -75,6 +75,7 @@ def command(
             workers=workers,
             command=command_line(),
             progress=progress,
+            own_process=True,
         )
     summary.conclude(ctx, result, as_json, progress)
 

@@ -285,7 +285,7 @@ def _train(
         if progress != "none":
             for line in applied:
                 echo(line, err=True)
-        result = run_config(config, catalog, command=command_line(), progress=progress)
+        result = run_config(config, catalog, command=command_line(), progress=progress, own_process=True)
     summary.conclude(ctx, result, as_json, progress)
 
 

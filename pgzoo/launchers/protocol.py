@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgzoo.config import Member, RunConfig
-from pgzoo.ops.members import select
+from pgzoo.ops.members import one_member
 from pgzoo.training import checkpoint
 from pgzoo.training.activity import Activity
 from pgzoo.training.events import CheckpointSaved, EpisodesFinished, Evaluated, Event, UpdateDone
@@ -147,7 +147,7 @@ def save_resume_point(folder: Path, resume_point: ResumePoint, row: int) -> str:
         "seed": resume_point.members[row].seed,
         "overrides": dict(resume_point.members[row].overrides),
     }
-    return str(checkpoint.save(folder / str(row), select(progress.state, [row]), about))
+    return str(checkpoint.save(folder / str(row), one_member(progress.state, row), about))
 
 
 def load_resume_point(group: str, config: RunConfig, paths: Sequence[str]) -> ResumePoint:

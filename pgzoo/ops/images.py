@@ -90,6 +90,24 @@ class Stack:
     convs: tuple[Conv, ...]
     features: int
 
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        return sum(c.inputs * c.outputs * prod(c.kernel) for c in self.convs)
+
+    def kept(self, size: tuple[int, int, int]) -> int:
+        """Return about how many floats a forward pass keeps per image of `size` (channels, height, width)."""
+        side, kept = size[1:], 0
+        for i, conv in enumerate(self.convs):
+            side = conv.output_size(side)
+            kept += conv.outputs * prod(side)
+            if self.name == "impala" and i % 5 == 0:  # the pooling keeps its input and, in 8 bytes, its choices
+                side = (side[0] + 1) // 2, (side[1] + 1) // 2
+                kept += 3 * conv.outputs * prod(side)
+            elif self.name == "impala":
+                kept += conv.outputs * prod(side)
+        return kept
+
     def init(self, rng: np.random.Generator, init: Init, prefix: str) -> Params:
         """Return one member's `weight.i [out, in, height, width]` and `bias.i [out]`.
 

@@ -20,6 +20,7 @@ __all__ = [
     "concat_members",
     "freeze",
     "map_leaves",
+    "one_member",
     "per_member",
     "select",
     "stack_members",
@@ -64,6 +65,11 @@ def select(tree: Tree, rows: Sequence[int]) -> Tree:
         return tuple(leaf[row] for row in rows) if type(leaf) is tuple else leaf[list(rows)]
 
     return cast(Tree, map_leaves(pick, tree))
+
+
+def one_member(tree: Tree, row: int) -> Tree:
+    """Return the tree of one member without a copy: its tensors and arrays are views, which may not be aligned."""
+    return cast(Tree, map_leaves(lambda leaf: leaf[row : row + 1], tree))
 
 
 def concat_members(trees: Sequence[Tree]) -> Tree:

@@ -75,10 +75,18 @@ def unflatten_candidates(vectors: Tensor, like: Params) -> Params:
 
 def clip_by_member_norm(gradient: Tensor, max_norm: Tensor | None) -> tuple[Tensor, Tensor]:
     """Scale each member's gradient `[S, P]` to at most `max_norm [S]`; return it with the norm `[S]` before."""
+    norm, factor = member_norm(gradient, max_norm)
+    return _scaled(gradient, factor), norm
+
+
+def member_norm(gradient: Tensor, max_norm: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Return the norm `[S]` of each member's gradient, and the factor `[S]` that clips it; None without a maximum."""
     norm = gradient.square().sum(1).sqrt()
-    if max_norm is None:
-        return gradient, norm
-    return gradient * (max_norm / (norm + 1e-6)).clamp(max=1.0)[:, None], norm
+    return norm, None if max_norm is None else (max_norm / (norm + 1e-6)).clamp(max=1.0)
+
+
+def _scaled(gradient: Tensor, factor: Tensor | None) -> Tensor:
+    return gradient if factor is None else gradient * factor[:, None]
 
 
 def _init(*slots: str) -> Callable[[Tensor], Params]:
@@ -129,30 +137,36 @@ def _sgd(vector: Tensor, gradient: Tensor, state: Params, learning_rate: Tensor)
     return vector - _per_parameter(learning_rate) * gradient, {"step": state["step"] + 1}
 
 
-def in_pieces(optimizer: Optimizer) -> Optimizer:
-    """Return an optimizer with the same results that handles large vectors in pieces of about `PIECE` numbers.
+def step_in_pieces(
+    optimizer: Optimizer,
+    vector: Tensor,
+    gradient: Tensor,
+    state: Params,
+    learning_rate: Tensor,
+    *,
+    factor: Tensor | None = None,
+    out: Tensor | None = None,
+) -> tuple[Tensor, Params]:
+    """Return what `optimizer.step` returns for the gradient multiplied by `factor [S]`, with the same bits.
 
-    Its intermediate results stay in the processor's cache and take little memory.
+    A large vector is handled in pieces of about `PIECE` numbers: intermediate results stay in the processor's cache and
+    take little memory. The new vector is then written to `out [S, P]`, which may be the gradient.
     """
-
-    def step(vector: Tensor, gradient: Tensor, state: Params, learning_rate: Tensor) -> tuple[Tensor, Params]:
-        members, size = vector.shape
-        if members * size <= PIECE or size <= members:
-            return optimizer.step(vector, gradient, state, learning_rate)
-        split = {name for name, leaf in state.items() if leaf.shape == vector.shape}
-        moved, after = torch.empty_like(vector), {name: torch.empty_like(state[name]) for name in split}
-        new: Params = {}
-        width = max(1, PIECE // members)
-        for first in range(0, size, width):
-            columns = slice(first, first + width)
-            part = {name: leaf[:, columns] if name in split else leaf for name, leaf in state.items()}
-            rate = learning_rate if learning_rate.ndim == 1 else learning_rate[:, columns]
-            moved[:, columns], new = optimizer.step(vector[:, columns], gradient[:, columns], part, rate)
-            for name in split:
-                after[name][:, columns] = new[name]
-        return moved, {name: after.get(name, leaf) for name, leaf in new.items()}
-
-    return Optimizer(optimizer.init, step)
+    members, size = vector.shape
+    if members * size <= PIECE or size <= members:
+        return optimizer.step(vector, _scaled(gradient, factor), state, learning_rate)
+    split = {name for name, leaf in state.items() if leaf.shape == vector.shape}
+    moved, after = torch.empty_like(vector) if out is None else out, {n: torch.empty_like(state[n]) for n in split}
+    new: Params = {}
+    width = max(1, PIECE // members)
+    for first in range(0, size, width):
+        columns = slice(first, first + width)
+        part = {name: leaf[:, columns] if name in split else leaf for name, leaf in state.items()}
+        rate = learning_rate if learning_rate.ndim == 1 else learning_rate[:, columns]
+        moved[:, columns], new = optimizer.step(vector[:, columns], _scaled(gradient[:, columns], factor), part, rate)
+        for name in split:
+            after[name][:, columns] = new[name]
+    return moved, {name: after.get(name, leaf) for name, leaf in new.items()}
 
 
 NO_OPTIMIZER = Optimizer(lambda vector: {}, _sgd)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -83,6 +84,17 @@ class CNN:
         self.head = ActionHead(spec, config, needs, who, self.last_size)
         self.noise, self.noise_size, self.noise_steps = self.head.noise, self.head.noise_size, self.head.noise_steps
         self.to_env = self.head.to_env
+        self.footprint = self._footprint()
+
+    def _footprint(self) -> tuple[int, int]:
+        """Return the numbers of parameters and of kept floats; see `protocols.Policy`."""
+        sizes = (self.joined, *self.config.hidden)
+        parameters, kept = sum(a * b for a, b in pairwise(sizes)), sum(sizes)
+        for stack, size in zip(self.stacks.values(), self.inputs.sizes.values(), strict=True):
+            parameters += stack.parameters
+            kept += stack.kept(size)
+        bodies = 2 if self.config.critic == "separate" and "value" in self.needs else 1
+        return bodies * parameters, bodies * kept
 
     def init(self, rng: np.random.Generator) -> Params:
         """Return one member's layers; the last one of the policy has small weights (gain 0.01)."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pgzoo.ops.members import select
+from pgzoo.ops.members import one_member
 from pgzoo.runs.provenance import versions
 from pgzoo.training import checkpoint
 from pgzoo.training.loop import Progress
@@ -42,7 +42,7 @@ class CheckpointWriter:
             self._warn_inexact()
         for member in members:
             recent, key = progress.state.recent[member], self.plan.run_keys[member]
-            one, about = select(progress.state, [member]), self._about(progress, member)
+            one, about = one_member(progress.state, member), self._about(progress, member)
             score = float(np.nanmean(recent)) if np.isfinite(recent).any() and not np.isinf(recent).any() else None
             if not self.sync(key) and progress.statuses[member] == "running":
                 _log.warning(

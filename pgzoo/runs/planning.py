@@ -89,6 +89,7 @@ def make_plan(
     with name_component(f'policy "{config.policy.name}"'):
         factory = catalog.get("policy", config.policy.name).load()
         policy = make_policy(factory, config.policy.settings, spec, needs, config.normalize_obs)
+    check_memory(config, spec, collection, len(members), policy)
     if not hasattr(algorithm, "loop"):
         check_rows(config, collection, bool(memory_size(policy)))
     initial: Params = {}

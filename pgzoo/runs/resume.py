@@ -57,6 +57,7 @@ def resume(
     command: str = "",
     progress: ProgressMode = "none",
     home: tracking.Home | None = None,
+    own_process: bool = False,
 ) -> Result:
     """Continue runs of one group, all members together, in the same MLflow runs.
 
@@ -73,6 +74,7 @@ def resume(
         command: what the user typed, for the tracker.
         progress: how to show progress; see `RunContext`.
         home: where the runs are; by default `Home.find()`.
+        own_process: see `run_config`.
 
     Raises:
         CheckpointError: a checkpoint is missing or damaged, or `config.yaml` differs from the settings of the run.
@@ -102,7 +104,15 @@ def resume(
             raise UsageError(f"--total-steps {total_steps}: seed {one.seed} has already done {c.env_steps} steps.")
     listeners = tuple(c.about["listeners"] for c in checkpoints)
     resume_point = ResumePoint(found[0].group, members, _progress(config, checkpoints), listeners)
-    return run_config(config, catalog, command=command, progress=progress, resume_point=resume_point, home=home)
+    return run_config(
+        config,
+        catalog,
+        command=command,
+        progress=progress,
+        resume_point=resume_point,
+        home=home,
+        own_process=own_process,
+    )
 
 
 def _progress(config: RunConfig, checkpoints: Sequence[Checkpoint]) -> Progress:

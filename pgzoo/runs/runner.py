@@ -28,7 +28,7 @@ from pgzoo.runs.callbacks import TAG as CALLBACKS_TAG
 from pgzoo.runs.callbacks import as_listeners
 from pgzoo.runs.checkpoint_writer import CheckpointWriter
 from pgzoo.runs.context import RunContext
-from pgzoo.runs.memory import name_lack_of_memory, note_memory
+from pgzoo.runs.memory import name_lack_of_memory, note_memory, return_freed_images
 from pgzoo.runs.objects import check_objects, import_files, register_objects
 from pgzoo.runs.planning import make_plan, name_component
 from pgzoo.runs.provenance import sources, tags
@@ -144,6 +144,7 @@ def run_config(
     control: Control | None = None,
     on_event: Callable[[Event], None] | None = None,
     callbacks: Mapping[str, object] = MappingProxyType({}),
+    own_process: bool = False,
 ) -> Result:
     """Carry out a run whose settings are resolved. Don't wait for the upload to MLflow; `Result.settled` does.
 
@@ -159,6 +160,7 @@ def run_config(
         control: receives requests to stop members; by default a new one.
         on_event: called with each event, after the listeners.
         callbacks: additional listeners by name, in the process that the user started.
+        own_process: whether this process does nothing else, so that its memory allocator may be adjusted.
 
     Returns:
         the result. A component that raised during training is its `error`.
@@ -171,6 +173,8 @@ def run_config(
     home = home or tracking.Home.find()
     with Waiting(f"Preparing {config.algorithm} on {config.env}", progress):
         plan = _plan(config, catalog, home, resume_point, worker, members)
+    if own_process:
+        return_freed_images(plan.spec)
     tracking_uri = tracking.resolve_uri(config.tracking_uri, home)
     tracking.check_store(tracking_uri, home)
     control = worker.control if worker else control or Control()
@@ -253,7 +257,7 @@ def _plan(
         warn_of_few_rows(plan.config, plan.collection, bool(memory_size(plan.policy)))
     if worker is None:
         warn_of_endless_episodes(plan)
-        note_memory(plan.config, plan.spec, plan.collection, len(plan.members))
+        note_memory(plan.config, plan.spec, plan.collection, len(plan.members), plan.policy)
         if plan.spec.dropped:
             _log.warning(
                 "%s: no policy can learn from these entries of the observation, so they are left out: %s.",

@@ -49,7 +49,13 @@ def train_shard(shard: Mapping[str, Any], control: Control, pipe: worker.Pipe) -
         home = Home(*map(Path, shard["home"]))
         with worker.report_activity(control, pipe) as report:
             result = run_config(
-                config, catalog, command=shard["command"], resume_point=resume_point, worker=context, home=home
+                config,
+                catalog,
+                command=shard["command"],
+                resume_point=resume_point,
+                worker=context,
+                home=home,
+                own_process=True,
             )
     except PgzooError as error:
         pipe.send("refused", text=str(error))

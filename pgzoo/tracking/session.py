@@ -143,7 +143,7 @@ class Session:
             return
         start = next(record for record in reversed(marks) if record["t"] == "start")
         try:
-            journal = Journal(folder, {**start, "ts": now()}, self._warn)
+            journal = Journal(folder, {**start, "ts": SYSTEM.now()}, self._warn)
         except StoreError as error:
             self._warn(str(error))
             return

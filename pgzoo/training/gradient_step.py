@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pgzoo.ops.members import per_member
-from pgzoo.ops.optim import Optimizer, clip_by_member_norm, flatten, in_pieces, unflatten
+from pgzoo.ops.optim import Optimizer, clip_by_member_norm, flatten, member_norm, step_in_pieces, unflatten
 from pgzoo.training import gradients
 from pgzoo.training.targets import Estimator, EvaluationInputs, Evaluator
 from pgzoo.types import Batch, Hyper, LossFunction, Params, PolicyEvaluation, Targets, Trajectory
@@ -106,7 +106,6 @@ def make_gradient_step(
     own = (only,) if isinstance(only, str) else only
     prefixes = only if also is None or not only else (*own, also)
     label = "_".join(own).replace(".", "_")
-    optimizer = in_pieces(optimizer) if padded else optimizer
 
     def step(start: StepInput) -> GradientStepResult:
         assert start.batch is not None
@@ -116,10 +115,15 @@ def make_gradient_step(
         )
         with torch.no_grad():
             limit = hyper.max_grad_norm
-            clipped, norm = clip_by_member_norm(gradient, None if limit is None else limit.reshape(-1))
+            limit = None if limit is None else limit.reshape(-1)
             rate = _rate_of_each(like, start.learning_rate, start.learning_rates)
-            reached, remembered = optimizer.step(start.vector, clipped, start.optimizer, rate)
-            del clipped
+            if padded:
+                reached, remembered, gradient, norm = step_over_gradient(
+                    optimizer, start.vector, gradient, start.optimizer, rate, limit
+                )
+            else:
+                clipped, norm = clip_by_member_norm(gradient, limit)
+                reached, remembered = optimizer.step(start.vector, clipped, start.optimizer, rate)
             if only:
                 moved = {name: float(name.startswith(prefixes)) for name in like}
                 mine = flatten(torch.full((1, *p.shape[1:]), moved[n], device=p.device) for n, p in like.items()) > 0
@@ -128,7 +132,7 @@ def make_gradient_step(
                     name: torch.where(mine, leaf, start.optimizer[name]) if leaf.ndim == 2 else leaf
                     for name, leaf in remembered.items()
                 }
-            finite = torch.isfinite(result.value) & torch.isfinite(norm) & torch.isfinite(reached.abs().amax(1))
+            finite = torch.isfinite(result.value) & torch.isfinite(norm) & _all_finite(reached)
             rows = (start.batch.weights > 0).any(-1).any(-1)
             moving = start.stepping & rows & finite
             if result.halt is not None:
@@ -157,6 +161,26 @@ def make_gradient_step(
             )
 
     return step
+
+
+def step_over_gradient(
+    optimizer: Optimizer, vector: Tensor, gradient: Tensor, state: Params, rate: Tensor, limit: Tensor | None
+) -> tuple[Tensor, Params, Tensor, Tensor]:
+    """Return the vector and the state after a step, the gradient, and its norm `[S]` before it was clipped.
+
+    A large gradient is overwritten with the new vector if it is finite, and zeros are returned in its place: a gradient
+    is only needed afterward to find out what wasn't finite.
+    """
+    norm, factor = member_norm(gradient, limit)
+    out = gradient if torch.isfinite(norm).all() else None
+    moved, after = step_in_pieces(optimizer, vector, gradient, state, rate, factor=factor, out=out)
+    return moved, after, torch.zeros(1, 1).expand_as(moved) if moved is gradient else gradient, norm
+
+
+def _all_finite(vectors: Tensor) -> Tensor:
+    """Return for each of the vectors `[S, P]` whether all its numbers are finite, `[S]`."""
+    lowest, highest = vectors.aminmax(dim=1)
+    return torch.isfinite(lowest) & torch.isfinite(highest)
 
 
 def _rate_of_each(like: Params, default: Tensor, rates: Params) -> Tensor:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pgzoo.ops.optim import PIECE, clip_by_member_norm, flatten, in_pieces, make_optimizer, unflatten
+from pgzoo.ops.optim import PIECE, clip_by_member_norm, flatten, make_optimizer, step_in_pieces, unflatten
 
 TORCHS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -96,6 +96,6 @@ def test_a_large_vector_in_pieces_gets_the_same_bits(name: str) -> None:
     for _ in range(2):
         gradient = torch.randn(3, size)
         vector, state = optimizer.step(vector, gradient, state, rate)
-        moved, other = in_pieces(optimizer).step(moved, gradient, other, rate)
+        moved, other = step_in_pieces(optimizer, moved, gradient, other, rate, out=gradient)
     assert torch.equal(moved, vector)
     assert all(torch.equal(other[key], leaf) for key, leaf in state.items()) and list(other) == list(state)

@@ -55,3 +55,24 @@ def test_a_checkpoint_with_the_old_names_of_the_memory_loads(tmp_path: Path) -> 
     assert loaded.collector is not None and loaded.collector.memory is not None
     assert (loaded.collector.memory == 5.0).all()
     assert loaded.buffers["ppg.memory"].eq(7.0).all()
+
+
+def test_tensors_of_any_shape_and_dtype_are_packed_as_safetensors_does() -> None:
+    tensors = {
+        "one number of a larger tensor": torch.randn(3, 9)[:1, :1],
+        "nothing": torch.zeros(1, 0),
+        "transposed": torch.randn(2, 3).T,
+        "a scalar": torch.tensor(2, dtype=torch.float64),
+        "flags": torch.tensor([[True, False, True]]),
+        "pixels": torch.arange(5, dtype=torch.uint8),
+    }
+    for added in ({}, {"no numpy dtype": torch.ones(3, dtype=torch.bfloat16)}):
+        packed = checkpoint._pack(tensors | added)
+        found = unpack(b"".join(packed))
+        assert found.keys() == tensors.keys() | added.keys()
+        for name, leaf in (tensors | added).items():
+            assert found[name].dtype == leaf.dtype and torch.equal(found[name], leaf), name
+    large = torch.zeros(1000)
+    *_, data = checkpoint._pack({"large": large})
+    large += 1
+    assert bytes(data) == large.numpy().tobytes()  # no copy was made

@@ -7,7 +7,7 @@ ARGS ?= reinforce --env CartPole-v1
 # Tests start hundreds of Python processes; without cached bytecode, each would compile pgzoo again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test test-all unit coverage wheels test-envpool test-ray test-wandb test-peers check audit sbom fix docs bench bench-backends bench-device bench-peers bench-physics results tournament curves environments faults lock clean
+.PHONY: run test test-all unit coverage wheels test-envpool test-ray test-wandb test-peers check audit sbom fix docs bench bench-backends bench-device bench-peers bench-physics results results-offpolicy tournament curves environments faults lock clean
 
 run: $(VENV)/.ready
 	$(BIN)/pgzoo run $(ARGS)
@@ -90,6 +90,10 @@ bench-device: $(VENV)/.ready
 # Box2D and MuJoCo rows need those packages: pip install -e '.[box2d,mujoco]'
 results: $(VENV)/.ready
 	$(BIN)/python benchmarks/results.py $(if $(ROW),--row '$(ROW)')
+
+# The tables in the README of the plugin pgzoo-offpolicy, from the rows kept in its results.json
+results-offpolicy: $(VENV)/.ready
+	$(BIN)/python benchmarks/offpolicy.py $(if $(ROW),--row '$(ROW)')
 
 # Takes days; `make tournament PIECE='ppo/*'` runs a part, and finished pieces are kept (docs/tournament.md).
 PIECE ?= *

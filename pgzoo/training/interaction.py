@@ -14,7 +14,7 @@ from pgzoo.errors import RunFailed
 from pgzoo.ops.members import freeze, map_leaves
 from pgzoo.training import rollout
 from pgzoo.training.activity import Monitor
-from pgzoo.training.behavior import Behavior, Greedy, Noise
+from pgzoo.training.behavior import Behavior, GivenNoise, Greedy, Noise
 from pgzoo.training.environments import Environments
 from pgzoo.training.evaluation import Evaluation, evaluate
 from pgzoo.training.events import EvaluationMode
@@ -45,12 +45,18 @@ class Interaction:
         """Watches the collections for training."""
         return self.activity.collecting
 
-    def collect(self, state: TrainState) -> tuple[TrainState, Trajectory, FinishedEpisodes]:
+    def collect(
+        self, state: TrainState, given: Tensor | None = None
+    ) -> tuple[TrainState, Trajectory, FinishedEpisodes]:
         """Let the policy act for a window of steps or whole episodes, as specified by `plan.collection`.
 
         Returns the state with its progress set and the steps and episodes of the active members counted, the
-        trajectory on the CPU, and the episodes that ended. Raises Cancelled if the monitor ends a collection of whole
-        episodes.
+        trajectory on the CPU, and the episodes that ended. Actions are sampled with the noise `given [S, T, N, K]`, by
+        default with noise that is drawn here.
+
+        Raises:
+            Cancelled: the monitor ends a collection of whole episodes.
+            ValueError: noise is given, and its shape is another one or whole episodes are collected.
         """
         plan, seeds = self.plan, self.plan.seeds
         self._compile(state)
@@ -61,8 +67,12 @@ class Interaction:
             start = None if window is None else state.collector
             start = self.environments.reset(state) if start is None else self.environments.window_start(state, start)
             quota = np.where(state.active, episodes, 0)
-            generators = [generator(seed, "act", int(n)) for seed, n in zip(seeds, state.updates, strict=True)]
-            noise = Noise(plan.policy, generators, plan.config.num_envs, window)
+            noise: Noise | GivenNoise
+            if given is None:
+                generators = [generator(seed, "act", int(n)) for seed, n in zip(seeds, state.updates, strict=True)]
+                noise = Noise(plan.policy, generators, plan.config.num_envs, window)
+            else:
+                noise = self._given_noise(given, window)
             trajectory, finished, end = collect(
                 envs,
                 Behavior(plan.policy, plan.policy_params(state), noise),
@@ -140,6 +150,16 @@ class Interaction:
         with self.watch.phase("compile", f'environment "{c.env}" or policy "{c.policy.name}"'):
             envs.compile(compiled_policy(envs, self.plan.policy, self.plan.policy_params(state)))
         self._compiled = True
+
+    def _given_noise(self, given: Tensor, window: int | None) -> GivenNoise:
+        """Return the noise `[S, T, N, K]` of a collection of `window` steps. Raises ValueError; see `collect`."""
+        plan = self.plan
+        if window is None:
+            raise ValueError("ctx.collect: noise can be given only for a number of steps, not for whole episodes")
+        expected = [len(plan.members), window, plan.config.num_envs, plan.policy.noise_size]
+        if list(given.shape) != expected:
+            raise ValueError(f"ctx.collect: noise must be [S, T, N, K], here {expected}; got {list(given.shape)}")
+        return GivenNoise(np.ascontiguousarray(given.cpu().numpy().swapaxes(0, 1)))
 
     def _progress(self, state: TrainState) -> NDArray[np.float64]:
         """Return the fraction of its run that each member has completed, `[S]`, 0 to 1."""

@@ -58,21 +58,16 @@ class Interaction:
             Cancelled: the monitor ends a collection of whole episodes.
             ValueError: noise is given, and its shape is another one or whole episodes are collected.
         """
-        plan, seeds = self.plan, self.plan.seeds
+        plan, kind = self.plan, self.plan.collection
+        episodes, window = (kind.per_env, None) if isinstance(kind, Episodes) else (NO_LIMIT, kind.count)
+        noise = self._noise(state, window) if given is None else self._given_noise(given, window)
         self._compile(state)
         state = state._replace(progress=self._progress(state))
         with self._collecting():
-            envs, kind = self.environments.training(), plan.collection
-            episodes, window = (kind.per_env, None) if isinstance(kind, Episodes) else (NO_LIMIT, kind.count)
+            envs = self.environments.training()
             start = None if window is None else state.collector
             start = self.environments.reset(state) if start is None else self.environments.window_start(state, start)
             quota = np.where(state.active, episodes, 0)
-            noise: Noise | GivenNoise
-            if given is None:
-                generators = [generator(seed, "act", int(n)) for seed, n in zip(seeds, state.updates, strict=True)]
-                noise = Noise(plan.policy, generators, plan.config.num_envs, window)
-            else:
-                noise = self._given_noise(given, window)
             trajectory, finished, end = collect(
                 envs,
                 Behavior(plan.policy, plan.policy_params(state), noise),
@@ -150,6 +145,12 @@ class Interaction:
         with self.watch.phase("compile", f'environment "{c.env}" or policy "{c.policy.name}"'):
             envs.compile(compiled_policy(envs, self.plan.policy, self.plan.policy_params(state)))
         self._compiled = True
+
+    def _noise(self, state: TrainState, window: int | None) -> Noise:
+        """Return the noise of the next collection, drawn for each member from a generator of this update."""
+        plan = self.plan
+        generators = [generator(seed, "act", int(n)) for seed, n in zip(plan.seeds, state.updates, strict=True)]
+        return Noise(plan.policy, generators, plan.config.num_envs, window)
 
     def _given_noise(self, given: Tensor, window: int | None) -> GivenNoise:
         """Return the noise `[S, T, N, K]` of a collection of `window` steps. Raises ValueError; see `collect`."""

@@ -93,6 +93,10 @@ bench-device: $(VENV)/.ready
 results: $(VENV)/.ready
 	$(BIN)/python benchmarks/results.py $(if $(ROW),--row '$(ROW)')
 
+# The tables in the README of the plugin pgzoo-offpolicy, from the rows kept in its results.json
+results-offpolicy: $(VENV)/.ready
+	$(BIN)/python benchmarks/offpolicy.py $(if $(ROW),--row '$(ROW)')
+
 # Takes days; `make tournament PIECE='ppo/*'` runs a part, and finished pieces are kept (docs/tournament.md).
 PIECE ?= *
 tournament: $(VENV)/.envpool

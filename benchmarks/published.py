@@ -188,3 +188,20 @@ ROWS = (
     Row("a2c", "BipedalWalker-v3", 299.8, 23.5, 5e6, theirs={**A2C_SDE, "n_envs": 16, "learning_rate": "lin_0.00096"}),
     Row("trpo", "BipedalWalker-v3", 182.3, 145.6, 1e6, theirs=TRPO_MUJOCO),
 )  # fmt: skip
+
+OFF_POLICY_ROWS = (
+    Row("sac", "Pendulum-v1", -157.0, 88.7, 2e4),
+    Row("td3", "Pendulum-v1", -151.9, 90.2, 2e4),
+    Row("ddpg", "Pendulum-v1", -152.1, 94.3, 2e4),
+    Row("sac", "MountainCarContinuous-v0", 94.7, 1.1, 5e4),
+    Row("td3", "MountainCarContinuous-v0", 93.5, 0.1, 3e5),
+    Row("ddpg", "MountainCarContinuous-v0", 93.5, 0.0, 3e5),
+    Row("sac", "LunarLanderContinuous-v3", 260.4, 65.5, 5e5),
+    Row("td3", "LunarLanderContinuous-v3", 207.5, 67.6, 3e5),
+    Row("ddpg", "LunarLanderContinuous-v3", 230.2, 92.4, 3e5),
+    Row("sac-discrete", "CartPole-v1", 500.0, 0.0, 5e4,
+        remark="there is no published result of discrete SAC for this environment; RL Zoo's is that of DQN"),
+    Row("sac", "HalfCheetah-v5", 9535.5, 100.5, 1e6),
+    Row("td3", "HalfCheetah-v5", 9655.7, 969.9, 1e6),
+)  # fmt: skip
+"""The rows of the plugin `pgzoo-offpolicy`, whose README holds their results."""

@@ -61,33 +61,42 @@ class Outcome:
         return float(np.median(self.greedy))
 
 
-def read_kept() -> dict[str, Outcome]:
-    """Return the finished rows by name, `ALGORITHM/ENV`."""
-    if not KEPT.exists():
+def read_kept(path: Path | None = None) -> dict[str, Outcome]:
+    """Return the finished rows in a file, by default `KEPT`, by name, `ALGORITHM/ENV`."""
+    path = path or KEPT
+    if not path.exists():
         return {}
-    return {name: Outcome(**outcome) for name, outcome in json.loads(KEPT.read_text(encoding="utf-8")).items()}
+    return {name: Outcome(**outcome) for name, outcome in json.loads(path.read_text(encoding="utf-8")).items()}
 
 
-def keep(name: str, outcome: Outcome) -> None:
-    """Add or replace a finished row in the file."""
-    rows = {**read_kept(), name: outcome}
-    FOLDER.mkdir(exist_ok=True)
+def keep(name: str, outcome: Outcome, path: Path | None = None) -> None:
+    """Add or replace a finished row in a file, by default `KEPT`."""
+    path = path or KEPT
+    rows = {**read_kept(path), name: outcome}
+    path.parent.mkdir(exist_ok=True)
     lines = (f"{json.dumps(name)}: {json.dumps(asdict(rows[name]))}" for name in sorted(rows))
-    KEPT.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
-def run_rows(only: str, run: Callable[[str], dict[str, Any] | None], made: Callable[[], str]) -> None:
+def run_rows(
+    only: str,
+    run: Callable[[str], dict[str, Any] | None],
+    made: Callable[[], str],
+    rows: Sequence[Row] = ROWS,
+    path: Path | None = None,
+) -> None:
     """Run the rows that aren't kept yet, or those whose name contains `only`; `run` returns None if one can't run.
 
-    The return of random actions is measured once per environment.
+    The return of random actions is measured once per environment. Finished rows are kept in the file `path`, by default
+    `KEPT`.
     """
-    for row in ROWS:
+    for row in rows:
         for name, settings in ((f"random/{row.env}", given("random", row.env)), (row.name, row.given)):
             again = bool(only) and name == row.name
-            if only not in row.name or (name in read_kept() and not again):
+            if only not in row.name or (name in read_kept(path) and not again):
                 continue
             if result := run(f"{command(settings)} --json"):
-                keep(name, Outcome.of(result, preset_of(*name.split("/", 1)), made()))
+                keep(name, Outcome.of(result, preset_of(*name.split("/", 1)), made()), path)
                 print(f"{name}: {result['wall_seconds']:.0f} s", file=sys.stderr, flush=True)
 
 
@@ -144,6 +153,20 @@ def passes(row: Row, kept: Mapping[str, Outcome]) -> bool:
 
 def random_of(env: str, kept: Mapping[str, Outcome]) -> float:
     return float(np.mean(kept[f"random/{env}"].sampled))
+
+
+def plain_tables(rows: Sequence[Row], path: Path) -> str:
+    """Return a table per environment of the finished rows in the file `path`, and the names of those not run."""
+    kept, parts = read_kept(path), []
+    for env, group in groupby(rows, key=lambda row: row.env):
+        done = [row for row in group if row.name in kept]
+        if done:
+            notes = [f"`{row.algorithm}`: {row.remark}." for row in done if row.remark]
+            table = "\n".join([HEAD, *(line(row, kept) for row in done)])
+            parts += [f"### {env}", table, " ".join([f"Random actions: {random_of(env, kept):.1f}.", *notes])]
+    if missing := [f"`{row.name}` ({published(row)})" for row in rows if row.name not in kept]:
+        parts.append(f"Not run: {', '.join(missing)}.")
+    return "\n\n".join(parts)
 
 
 def environment(env: str, rows: Sequence[Row], kept: Mapping[str, Outcome]) -> str:
@@ -251,4 +274,4 @@ def plot(env: str, rows: Sequence[Row], kept: Mapping[str, Outcome]) -> None:
     plt.close(figure)
 
 
-__all__ = ["Outcome", "keep", "read_kept", "render", "run_rows"]
+__all__ = ["Outcome", "keep", "plain_tables", "read_kept", "render", "run_rows"]

@@ -37,6 +37,8 @@ PLUGINS = {
     ("algorithm", "ddpg"): "pgzoo-offpolicy",
     ("algorithm", "td3"): "pgzoo-offpolicy",
     ("algorithm", "sac"): "pgzoo-offpolicy",
+    ("algorithm", "sac-discrete"): "pgzoo-offpolicy",
+    ("policy", "deterministic"): "pgzoo-offpolicy",
     ("listener", "tensorboard"): "pgzoo-tensorboard",
 }
 """Components, by kind and name, of plugins that are developed with pgzoo and installed separately."""

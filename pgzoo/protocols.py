@@ -314,10 +314,15 @@ class UpdateContext(Protocol):
 
     # interaction with the environments
 
-    def collect(self, state: TrainState) -> tuple[TrainState, Trajectory]:
+    def collect(self, state: TrainState, noise: Tensor | None = None) -> tuple[TrainState, Trajectory]:
         """Let the policy act in the environments, as specified by the algorithm's `collect`.
 
         Returns the state with updated counts of steps and episodes, and the trajectory `[S, T, N, ...]`.
+
+        `noise [S, T, N, K]` are the numbers that actions are sampled with, K = `policy.noise_size` numbers of the kind
+        `policy.noise` per action; so an algorithm can explore with noise that is correlated over time. By default,
+        noise is drawn independently for every step (see `Policy`). Raises ValueError for another shape, and if whole
+        episodes are collected.
 
         Call it once per update, because the noise of the actions depends only on the seed and the number of the
         update. To learn after fewer steps, shorten the rollout.

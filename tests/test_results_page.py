@@ -12,9 +12,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "benchmarks"))
 
+import offpolicy  # noqa: E402
 import result_rows  # noqa: E402
-from published import ROWS, Row, command  # noqa: E402
-from result_rows import Outcome, differences, render, run_rows  # noqa: E402
+from published import OFF_POLICY_ROWS, ROWS, Row, command  # noqa: E402
+from result_rows import Outcome, differences, plain_tables, render, run_rows  # noqa: E402
 
 
 @pytest.fixture
@@ -97,3 +98,18 @@ def test_the_page_marks_rows_that_fall_short_and_lists_those_not_run(folder: Pat
     assert "Not run: `trpo` (500.0 ± 0.0, RL Zoo); `ars` (500.0 ± 0.0, RL Zoo)." in page
     assert "1 pass, 1 fall short: `a2c/CartPole-v1`." in page
     assert (folder / "CartPole-v1.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_rows_of_a_plugin_are_kept_and_shown_elsewhere(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "plugin" / "results.json"
+    rows = Row("td3", "X-v0", 90.0, 1.0, 1e5, remark="a remark"), Row("sac", "X-v0", 80.0, 1.0, 1e5)
+    run_rows("td3", lambda command: result([-10.0 if " random " in command else 85.0] * 5), lambda: "", rows, path)
+    assert set(json.loads(path.read_text())) == {"random/X-v0", "td3/X-v0"} and not result_rows.KEPT.exists()
+    tables = plain_tables(rows, path)
+    assert "### X-v0" in tables and "| 79.9 | pass |" in tables and "`td3`: a remark." in tables
+    assert tables.endswith("Not run: `sac/X-v0` (80.0 ± 1.0).")
+
+
+def test_the_readme_of_the_off_policy_plugin_holds_the_tables_of_its_kept_rows() -> None:
+    readme = (offpolicy.PLUGIN / "README.md").read_text(encoding="utf-8")
+    assert offpolicy.with_tables(readme, plain_tables(OFF_POLICY_ROWS, offpolicy.KEPT)) == readme

@@ -132,8 +132,8 @@ class Recording:
             look(loss, state, batch, only)
             return find_gradient(loss, state, batch, only)
 
-        def watched_collect(state: TrainState) -> tuple[TrainState, Trajectory]:
-            state, trajectory = collect(state)
+        def watched_collect(state: TrainState, noise: Tensor | None = None) -> tuple[TrainState, Trajectory]:
+            state, trajectory = collect(state, noise)
             self.inputs += [(f"trajectory.{name}", leaf, leaf.clone()) for name, leaf in named_tensors(trajectory)]
             return state, trajectory
 

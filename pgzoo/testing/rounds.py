@@ -96,8 +96,8 @@ class Rounds:
         """Pass every trajectory that is collected from now on through `change`."""
         collect = self.engine.collect
 
-        def changed(state: TrainState) -> tuple[TrainState, Trajectory]:
-            state, trajectory = collect(state)
+        def changed(state: TrainState, noise: torch.Tensor | None = None) -> tuple[TrainState, Trajectory]:
+            state, trajectory = collect(state, noise)
             return state, change(trajectory)
 
         self.engine.collect = changed  # type: ignore[method-assign]

@@ -12,7 +12,7 @@ from pgzoo.ops.draws import draw_noise
 from pgzoo.protocols import Policy
 from pgzoo.types import Array, Params
 
-__all__ = ["NOISE_BLOCK", "Behavior", "Greedy", "Noise"]
+__all__ = ["NOISE_BLOCK", "Behavior", "GivenNoise", "Greedy", "Noise"]
 
 NOISE_BLOCK = 64
 """Steps for which noise is drawn at once: drawing it for each step would cost more than acting."""
@@ -61,6 +61,25 @@ class Noise:
         self._block = self._block[:, members]
 
 
+class GivenNoise:
+    """In place of `Noise`: the noise of every step is given, `[T, S, N, K]`."""
+
+    def __init__(self, noise: Array) -> None:
+        self._noise = noise
+
+    def __getitem__(self, t: int) -> Array:
+        """Return the noise of step t."""
+        return self._noise[t]  # type: ignore[no-any-return]
+
+    def steps(self, t: int, count: int) -> Array:
+        """Return the noise of `count` steps from step t on, `[count, S, N, K]`."""
+        return self._noise[t : t + count]
+
+    def select(self, members: NDArray[np.int64]) -> None:
+        """Keep the noise of these members only."""
+        self._noise = self._noise[:, members]
+
+
 class Greedy:
     """In place of `Noise`: actions are the mode of the policy's distribution."""
 
@@ -79,4 +98,4 @@ class Behavior(NamedTuple):
 
     policy: Policy
     params: Params
-    noise: Noise | Greedy
+    noise: Noise | GivenNoise | Greedy

@@ -192,9 +192,9 @@ class Engine:
         return freeze(before.active, state, before), self.record.finished(len(self.members))
 
     # interaction
-    def collect(self, state: TrainState) -> tuple[TrainState, Trajectory]:
-        """Let the policy act in the environments. Raises Cancelled."""
-        state, trajectory, finished = self.interaction.collect(state)
+    def collect(self, state: TrainState, noise: Tensor | None = None) -> tuple[TrainState, Trajectory]:
+        """Let the policy act in the environments, with this noise if it is given. Raises Cancelled, ValueError."""
+        state, trajectory, finished = self.interaction.collect(state, noise)
         return self._receive(state, trajectory, finished)
 
     def collect_while(
@@ -202,7 +202,7 @@ class Engine:
     ) -> tuple[TrainState, Trajectory]:
         """Let the policy of `state` act while `meanwhile` trains the state. Return the trained state."""
         before = state
-        state, trajectory, finished = self.interaction.collect(state, meanwhile)
+        state, trajectory, finished = self.interaction.collect(state, meanwhile=meanwhile)
         state, trajectory = self._receive(state, trajectory, finished)
         self.record.collected_by = before
         return state, trajectory

@@ -14,7 +14,7 @@ from pgzoo.errors import RunFailed
 from pgzoo.ops.members import freeze, map_leaves
 from pgzoo.training import rollout
 from pgzoo.training.activity import Monitor
-from pgzoo.training.behavior import Behavior, Greedy, Noise
+from pgzoo.training.behavior import Behavior, GivenNoise, Greedy, Noise
 from pgzoo.training.environments import Environments
 from pgzoo.training.evaluation import Evaluation, evaluate
 from pgzoo.training.events import EvaluationMode
@@ -46,7 +46,10 @@ class Interaction:
         return self.activity.collecting
 
     def collect(
-        self, state: TrainState, meanwhile: Callable[[TrainState], TrainState] | None = None
+        self,
+        state: TrainState,
+        given: Tensor | None = None,
+        meanwhile: Callable[[TrainState], TrainState] | None = None,
     ) -> tuple[TrainState, Trajectory, FinishedEpisodes]:
         """Let the policy act for a window of steps or whole episodes, as specified by `plan.collection`.
 
@@ -54,20 +57,23 @@ class Interaction:
         collection.
 
         Returns the state with its progress set and the steps and episodes of the active members counted, the
-        trajectory on the CPU, and the episodes that ended. Raises Cancelled if the monitor ends a collection of whole
-        episodes.
+        trajectory on the CPU, and the episodes that ended. Actions are sampled with the noise `given [S, T, N, K]`, by
+        default with noise that is drawn here.
+
+        Raises:
+            Cancelled: the monitor ends a collection of whole episodes.
+            ValueError: noise is given, and its shape is another one or whole episodes are collected.
         """
-        plan, seeds = self.plan, self.plan.seeds
+        plan, kind = self.plan, self.plan.collection
+        episodes, window = (kind.per_env, None) if isinstance(kind, Episodes) else (NO_LIMIT, kind.count)
+        noise = self._noise(state, window) if given is None else self._given_noise(given, window)
         self._compile(state)
         state = state._replace(progress=self._progress(state))
         with self._collecting():
-            envs, kind = self.environments.training(), plan.collection
-            episodes, window = (kind.per_env, None) if isinstance(kind, Episodes) else (NO_LIMIT, kind.count)
+            envs = self.environments.training()
             start = None if window is None else state.collector
             start = self.environments.reset(state) if start is None else self.environments.window_start(state, start)
             quota = np.where(state.active, episodes, 0)
-            generators = [generator(seed, "act", int(n)) for seed, n in zip(seeds, state.updates, strict=True)]
-            noise = Noise(plan.policy, generators, plan.config.num_envs, window)
             behavior = Behavior(plan.policy, plan.policy_params(state), noise)
             quotas = np.broadcast_to(quota[:, None], start.ended.shape)
             begin = getattr(envs, "begin_rollout", None) if meanwhile else None
@@ -151,6 +157,22 @@ class Interaction:
         with self.watch.phase("compile", f'environment "{c.env}" or policy "{c.policy.name}"'):
             envs.compile(compiled_policy(envs, self.plan.policy, self.plan.policy_params(state)))
         self._compiled = True
+
+    def _noise(self, state: TrainState, window: int | None) -> Noise:
+        """Return the noise of the next collection, drawn for each member from a generator of this update."""
+        plan = self.plan
+        generators = [generator(seed, "act", int(n)) for seed, n in zip(plan.seeds, state.updates, strict=True)]
+        return Noise(plan.policy, generators, plan.config.num_envs, window)
+
+    def _given_noise(self, given: Tensor, window: int | None) -> GivenNoise:
+        """Return the noise `[S, T, N, K]` of a collection of `window` steps. Raises ValueError; see `collect`."""
+        plan = self.plan
+        if window is None:
+            raise ValueError("ctx.collect: noise can be given only for a number of steps, not for whole episodes")
+        expected = [len(plan.members), window, plan.config.num_envs, plan.policy.noise_size]
+        if list(given.shape) != expected:
+            raise ValueError(f"ctx.collect: noise must be [S, T, N, K], here {expected}; got {list(given.shape)}")
+        return GivenNoise(np.ascontiguousarray(given.cpu().numpy().swapaxes(0, 1)))
 
     def _progress(self, state: TrainState) -> NDArray[np.float64]:
         """Return the fraction of its run that each member has completed, `[S]`, 0 to 1."""

@@ -25,6 +25,28 @@ def collected(ctx: Engine) -> tuple[TrainState, Trajectory]:
     return state, trajectory
 
 
+# collected
+
+
+def test_actions_are_sampled_with_the_noise_that_is_given(engine: Any) -> None:
+    from pgzoo.types import Inputs
+
+    ctx = engine("ppo", env="Pendulum-v1", seeds=2, num_envs=3, rollout_steps=5)
+    noise = ctx.noise("test", ctx.state, (5, 3, 1))
+    state, seen = ctx.collect(ctx.state, noise)
+    dist = ctx.policy.apply(state.params, Inputs(seen.obs[:, :5])).dist
+    torch.testing.assert_close(seen.actions, (dist.mean + dist.log_std.exp() * noise).detach())
+
+
+def test_noise_of_another_shape_is_refused_and_any_for_whole_episodes(engine: Any) -> None:
+    ctx = engine("ppo", seeds=2, num_envs=3, rollout_steps=5)
+    with pytest.raises(ValueError, match=r"here \[2, 5, 3, 1\]; got \[2, 5, 3, 2\]"):
+        ctx.collect(ctx.state, torch.zeros(2, 5, 3, 2))
+    ctx = engine("reinforce", seeds=2)
+    with pytest.raises(ValueError, match="not for whole episodes"):
+        ctx.collect(ctx.state, torch.zeros(2, 5, 3, 1))
+
+
 # evaluated
 
 

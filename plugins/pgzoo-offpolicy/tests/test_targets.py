@@ -155,4 +155,6 @@ def test_target_networks_move_only_where_they_should() -> None:
 
 
 def gamma(value: float, **others: float) -> Hyper:
-    return Hyper({name: torch.full((1, 1, 1), number) for name, number in ({"gamma": value} | others).items()})
+    """Return settings; the temperature is learned."""
+    tensors = {name: torch.full((1, 1, 1), number) for name, number in ({"gamma": value} | others).items()}
+    return Hyper({"temperature": None} | tensors)

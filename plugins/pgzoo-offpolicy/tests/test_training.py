@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from pgzoo_offpolicy.exploration import exploration_noise, init_exploration
 
 import pgzoo
 from pgzoo.errors import UnfitError
@@ -56,21 +59,30 @@ def test_the_plugin_is_found() -> None:
         assert catalog.get("algorithm", name).plugin.distribution == "pgzoo-offpolicy"
 
 
-@pytest.mark.parametrize("algorithm", ["td3", "sac", "sac-discrete"])
+VARIANTS: Mapping[str, Any] = {
+    "td3": {"noise_correlation": 0.9},
+    "sac": {"noise_correlation": 0.9, "temperature": 0.1},
+    "sac-discrete": {},
+}
+"""Settings of the tests of resuming and of single seeds. The noise is correlated, so that it is part of the state."""
+
+
+@pytest.mark.parametrize("algorithm", VARIANTS)
 def test_a_seed_alone_and_among_others(algorithm: str) -> None:
     """Episodes end at different steps for each seed; the buffer is overwritten."""
-    alone, among = train(algorithm, seeds=[3]), train(algorithm, seeds=[0, 5, 3])
+    variant = VARIANTS[algorithm]
+    alone, among = train(algorithm, seeds=[3], **variant), train(algorithm, seeds=[0, 5, 3], **variant)
     assert alone.env_steps[0] == among.env_steps[2] and differences(alone, among, (0, 2)) == []
     assert len(differences(among, among, (0, 1))) > 10
 
 
-@pytest.mark.parametrize("algorithm", ["td3", "sac", "sac-discrete"])
+@pytest.mark.parametrize("algorithm", VARIANTS)
 def test_a_resumed_run_equals_an_uninterrupted_one(algorithm: str, tmp_path: Path) -> None:
     """From a checkpoint on disk, in the middle of an episode, after the first gradient steps."""
     written: list[Progress] = []
     control = pgzoo.Control()
     control.write_checkpoints = lambda progress, members: written.append(progress)
-    settings: dict[str, Any] = {"seeds": [1, 4], "checkpoint_every": 40}
+    settings: dict[str, Any] = {"seeds": [1, 4], "checkpoint_every": 40, **VARIANTS[algorithm]}
     if algorithm != "sac-discrete":
         settings |= {"env": "Pendulum-v1", "env_kwargs": {}}
     whole = train(algorithm, control, **settings)
@@ -152,15 +164,54 @@ def test_target_networks_start_as_copies_and_critics_may_learn_faster(algorithm:
         assert change > 1e-3 if ".q" in name else change < 1e-6, name
 
 
-def test_warm_up_actions_are_uniform() -> None:
+@pytest.mark.parametrize("algorithm", ["td3", "sac"])
+def test_warm_up_actions_are_uniform(algorithm: str) -> None:
     """Of 400 actions in [-2, 2], about a quarter is in each quarter; the policy's own actions are near 0."""
     settings = {"env": "pgzoo/Target-v0", "env_kwargs": {}, "num_envs": 20, "total_steps": 400, "buffer_size": 1000}
-    stored = train("td3", learning_starts=10**6, **settings).buffers
+    if algorithm == "sac":
+        settings["policy"] = {"state_std": False, "log_std": -3.0}
+    stored = train(algorithm, learning_starts=10**6, **settings).buffers
     actions = stored["replay.block.actions"][0, :, 0].numpy()
     valid = stored["replay.block.valid"][0].numpy()
     counts, _ = np.histogram(actions[valid], 4, (-1, 1))
     assert counts.min() > 0.15 * valid.sum()
-    assert stored["policy.warm_up"].tolist() == [[0.0]]
+    if algorithm == "td3":
+        assert stored["policy.warm_up"].tolist() == [[0.0]]
+
+
+@pytest.mark.parametrize("algorithm", ["sac", "sac-discrete"])
+def test_a_fixed_temperature_is_not_learned(algorithm: str) -> None:
+    fixed = train(algorithm, seeds=[3], temperature=0.25)
+    name = algorithm.replace("-", "_") + ".log_alpha"
+    assert name not in fixed.params and fixed.buffers[name].exp().tolist() == pytest.approx([0.25])
+    learned = train(algorithm, seeds=[3], temperature_init=0.25).params[name]
+    assert abs(float(learned.exp()) - 0.25) > 1e-3
+
+
+def test_sac_explores_with_state_dependent_noise() -> None:
+    policy = {"hidden": (8,), "sde": True, "state_std": False, "log_std": -1.0}
+    trained = train("sac", seeds=[3], policy=policy, rollout_steps=4, gradient_steps=2, temperature=0.1)
+    assert trained.params["policy.log_std"].shape == (1, 8, 1)
+    assert float((trained.params["policy.log_std"] + 1.0 + 0.5 * np.log(8)).abs().max()) > 1e-3  # it has learned
+
+
+def test_correlated_noise() -> None:
+    """It is standard normal with the given correlation, and continues from update to update."""
+    rng, correlation = np.random.default_rng(0), 0.9
+    settings = SimpleNamespace(noise_correlation=correlation, rollout_steps=50)
+    space = SimpleNamespace(action_space=gym.spaces.Box(-1, 1, (2,)))
+    ctx: Any = SimpleNamespace(settings=settings, num_envs=200, spec=space)
+    ctx.noise = lambda stream, state, shape: torch.from_numpy(rng.standard_normal((1, *shape), np.float32))
+    state: Any = TrainState(*[None] * len(TrainState._fields))._replace(
+        buffers={name: leaf[None] for name, leaf in init_exploration(ctx, rng).items()}
+    )
+    state, first = exploration_noise(ctx, state)
+    state, second = exploration_noise(ctx, state)
+    both = torch.cat([first, second], 1)[0]  # [100, 200, 2]
+    assert torch.equal(state.buffers["exploration.last"], second[:, -1])
+    assert float(both.mean()) == pytest.approx(0, abs=0.1) and float(both.std()) == pytest.approx(1, abs=0.1)
+    for t in (0, 49, 98):
+        assert np.corrcoef(both[t].flatten(), both[t + 1].flatten())[0, 1] == pytest.approx(correlation, abs=0.04)
 
 
 @pytest.mark.parametrize(
@@ -169,6 +220,10 @@ def test_warm_up_actions_are_uniform() -> None:
         ({"algorithm": "td3", "policy": "mlp"}, "--policy deterministic"),
         ({"algorithm": "sac", "policy": {"distribution": "gaussian"}}, "--policy.distribution tanh"),
         ({"algorithm": "ddpg", "normalize_reward": True}, "remove --normalize-reward"),
+        (
+            {"algorithm": "sac", "policy": {"state_std": False, "sde": True}, "noise_correlation": 0.5},
+            "remove --noise-correlation",
+        ),
         ({"algorithm": "td3", "env": "CartPole-v1"}, "supports only Box actions"),
         ({"algorithm": "sac-discrete"}, "supports only Discrete actions"),
         ({"algorithm": "ppo", "policy": "deterministic"}, "doesn't provide what the algorithm"),

@@ -1,8 +1,13 @@
 """Registers the plugin's components as strings. Every pgzoo command imports this module, so it must be fast."""
 
+from pathlib import Path
+
 from pgzoo.registry import Registry, hookimpl
 
 pgzoo_api = "1"
+
+PRESETS = Path(__file__).parent / "presets"
+"""Folder of the presets, one file each."""
 
 
 @hookimpl
@@ -54,20 +59,4 @@ def pgzoo_register(registry: Registry) -> None:
         config="pgzoo_offpolicy.deterministic:DeterministicConfig",
         summary="a multilayer perceptron from observations to one action, explored by added noise; for ddpg and td3",
     )
-    registry.preset(
-        "sac-pendulum",
-        algorithm="sac",
-        env="Pendulum-v1",
-        auto=True,
-        settings={"total_steps": 20_000, "buffer_size": 25_000},
-        summary="20,000 steps, all of which stay in the buffer",
-    )
-    for name in ("ddpg", "td3"):
-        registry.preset(
-            f"{name}-pendulum",
-            algorithm=name,
-            env="Pendulum-v1",
-            auto=True,
-            settings={"total_steps": 20_000, "buffer_size": 25_000, "gamma": 0.98, "learning_starts": 1000},
-            summary="20,000 steps, all of which stay in the buffer; a shorter horizon, and a longer warm-up",
-        )
+    registry.presets(PRESETS)

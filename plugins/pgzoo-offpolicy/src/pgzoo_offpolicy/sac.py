@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar
 
@@ -11,14 +12,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from pgzoo.config import Static
 from pgzoo.errors import UnfitError
 from pgzoo.ops.losses import explained_variance, value_loss, weighted_mean
 from pgzoo.ops.optim import flatten
 from pgzoo.protocols import LearningPolicy, UpdateContext
 from pgzoo.types import AlgorithmState, Batch, Hyper, Inputs, Loss, Need, Params, TrainState, Trajectory
+from pgzoo_offpolicy.exploration import ContinuousConfig, exploration_noise, init_exploration, uniform_actions
 from pgzoo_offpolicy.loop import (
-    OffPolicyConfig,
     Sample,
     action_value,
     allocate,
@@ -29,6 +29,7 @@ from pgzoo_offpolicy.loop import (
     off_policy_rounds,
 )
 from pgzoo_offpolicy.targets import move_targets, target_params, td_target
+from pgzoo_offpolicy.temperature import FixedTemperature, InitialTemperature, init_temperature
 
 Q = "sac.q1.", "sac.q2."
 """Prefixes of the parameters of the critics."""
@@ -36,10 +37,11 @@ TARGET = "sac.target"
 LOG_ALPHA = "sac.log_alpha"
 
 
-class SACConfig(OffPolicyConfig):
+class SACConfig(ContinuousConfig):
     """Settings of `sac`."""
 
-    temperature_init: Annotated[float, Static, Field(gt=0, description="initial weight of the entropy")] = 1.0
+    temperature: FixedTemperature = None
+    temperature_init: InitialTemperature = 1.0
     target_entropy: Annotated[
         float, Field(description="target of the policy's entropy, per action dimension, of actions in [-1, 1]")
     ] = -1.0
@@ -56,10 +58,10 @@ class SAC:
 
     Transitions are stored in a replay buffer, from which each gradient step draws a batch. Q' are target networks. The
     policy improves along ∇_a Q (a pathwise gradient). The temperature α is the exponential of a learned parameter, such
-    that the entropy of the policy approaches its target H̄.
+    that the entropy of the policy approaches its target H̄, or it is fixed, without L_α.
 
-    Before `learning_starts`, actions are sampled from the initial policy, which is nearly uniform. The losses share
-    their gradient steps: those of policy and temperature use the critics before the step.
+    Before `learning_starts`, actions are almost uniform. With state-dependent exploration, they are sampled from the
+    policy. The losses share their gradient steps: those of policy and temperature use the critics before the step.
 
     Shapes: a batch, Q and y are `[S, 1, B]`, actions `[S, 1, B, A]`, α `[S]`, the losses `[S]`.
     Source: Haarnoja et al. (2018), Soft actor-critic algorithms and applications, algorithm 1; arXiv 1812.05905.
@@ -78,10 +80,16 @@ class SAC:
         check_fit(ctx)
         if getattr(ctx.config.policy.settings, "distribution", "") != "tanh":
             raise UnfitError('Algorithm "sac" needs bounded actions with a density: --policy.distribution tanh.')
+        if ctx.settings.noise_correlation and not _samples_by_action(ctx):
+            raise UnfitError(
+                "State-dependent exploration (--policy.sde) has noise of its own that is correlated over time; "
+                "remove --noise-correlation."
+            )
         critics = init_critics(ctx, rng, Q)
         target = flatten(leaf[None] for leaf in critics.values())[0]
-        log_alpha = torch.tensor(ctx.settings.temperature_init).log()
-        return AlgorithmState(critics | {LOG_ALPHA: log_alpha}, {TARGET: target, **allocate(ctx)})
+        learned, fixed = init_temperature(ctx.settings, LOG_ALPHA)
+        buffers = {TARGET: target, **allocate(ctx), **init_exploration(ctx, rng)}
+        return AlgorithmState(critics | learned, buffers | fixed)
 
     def loop(self, ctx: UpdateContext) -> Iterator[None]:
         """Collect, store and learn, per round."""
@@ -90,8 +98,14 @@ class SAC:
     def act(
         self, ctx: UpdateContext, state: TrainState, warming_up: NDArray[np.bool_]
     ) -> tuple[TrainState, Trajectory, Tensor]:
-        """Collect with the stochastic policy."""
-        state, trajectory = ctx.collect(state)
+        """Collect with the stochastic policy, or with nearly uniform actions for members that are warming up."""
+        noise = None
+        if _samples_by_action(ctx):
+            state, noise = exploration_noise(ctx, state)
+            if warming_up.any():
+                mask = torch.from_numpy(warming_up[:, None, None, None]).to(noise.device)
+                noise = torch.where(mask, uniform_actions(noise) / _first_std(ctx), noise)
+        state, trajectory = ctx.collect(state, noise)
         return state, trajectory, torch.tanh(trajectory.actions)
 
     def learn(self, ctx: UpdateContext, state: TrainState, sample: Sample) -> TrainState:
@@ -111,7 +125,7 @@ class SAC:
         actions = dist.mean + dist.log_std.exp() * sample.noise[0]
         vectors, critics = policy.vectors(params, inputs), target_params(state, TARGET, Q)
         values = torch.minimum(*(action_value(critics, q, vectors, torch.tanh(actions)) for q in Q))
-        alpha = state.params[LOG_ALPHA].exp()[:, None, None]
+        alpha = params[LOG_ALPHA].exp()[:, None, None]
         soft_values = values - alpha * dist.log_prob(actions)
         return td_target(transitions.rewards, transitions.terminated, soft_values, hyper.gamma)
 
@@ -133,9 +147,11 @@ class SAC:
 
         entropy = -weighted_mean(log_probs, weights).detach()
         target = hyper.per_member.target_entropy * dist.mean.shape[-1]
-        alpha_loss = params[LOG_ALPHA] * (entropy - target)
+        losses = q_loss + policy_loss
+        if hyper.temperature is None:
+            losses = losses + params[LOG_ALPHA] * (entropy - target)
         return Loss(
-            q_loss + policy_loss + alpha_loss,
+            losses,
             {
                 "loss/policy": policy_loss,
                 "loss/value": q_loss,
@@ -145,3 +161,14 @@ class SAC:
                 "sac/action_value": weighted_mean(first.detach(), weights),
             },
         )
+
+
+def _samples_by_action(ctx: UpdateContext) -> bool:
+    """Return whether actions are sampled with one number per dimension, so not with state-dependent exploration."""
+    return not getattr(ctx.config.policy.settings, "sde", False)
+
+
+def _first_std(ctx: UpdateContext) -> float:
+    """Return the standard deviation of the initial policy, before tanh; its mean is almost 0."""
+    settings: Any = ctx.config.policy.settings
+    return 1.0 if getattr(settings, "state_std", False) else math.exp(getattr(settings, "log_std", 0.0))

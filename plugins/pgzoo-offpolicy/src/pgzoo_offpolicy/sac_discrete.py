@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from pgzoo.config import Static
 from pgzoo.errors import UnfitError
 from pgzoo.ops.critics import critic_network, init_critic_network
 from pgzoo.ops.losses import explained_variance, value_loss, weighted_mean
@@ -22,6 +21,7 @@ from pgzoo.protocols import LearningPolicy, UpdateContext
 from pgzoo.types import AlgorithmState, Batch, Hyper, Inputs, Loss, Params, TrainState, Trajectory
 from pgzoo_offpolicy.loop import OffPolicyConfig, Sample, allocate, batch_of, check_fit, critic_rates, off_policy_rounds
 from pgzoo_offpolicy.targets import move_targets, target_params, td_target
+from pgzoo_offpolicy.temperature import FixedTemperature, InitialTemperature, init_temperature
 
 Q = "sac_discrete.q1.", "sac_discrete.q2."
 """Prefixes of the parameters of the critics."""
@@ -32,7 +32,8 @@ LOG_ALPHA = "sac_discrete.log_alpha"
 class DiscreteSACConfig(OffPolicyConfig):
     """Settings of `sac-discrete`."""
 
-    temperature_init: Annotated[float, Static, Field(gt=0, description="initial weight of the entropy")] = 1.0
+    temperature: FixedTemperature = None
+    temperature_init: InitialTemperature = 1.0
     target_entropy: Annotated[
         float, Field(ge=0, le=1, description="target of the policy's entropy, as a share of that of uniform actions")
     ] = 0.5
@@ -75,8 +76,8 @@ class DiscreteSAC:
         for prefix in Q:
             critics |= init_critic_network(rng, prefix, size, hidden, outputs=count, activation="relu")
         target = flatten(leaf[None] for leaf in critics.values())[0]
-        log_alpha = torch.tensor(ctx.settings.temperature_init).log()
-        return AlgorithmState(critics | {LOG_ALPHA: log_alpha}, {TARGET: target, **allocate(ctx)})
+        learned, fixed = init_temperature(ctx.settings, LOG_ALPHA)
+        return AlgorithmState(critics | learned, {TARGET: target, **allocate(ctx), **fixed})
 
     def loop(self, ctx: UpdateContext) -> Iterator[None]:
         """Collect, store and learn, per round."""
@@ -103,7 +104,7 @@ class DiscreteSAC:
         inputs = Inputs(transitions.next_obs)
         log_probs = _log_probs(policy, params, inputs)
         values = _smaller_values(target_params(state, TARGET, Q), policy.vectors(params, inputs), log_probs.shape[-1])
-        alpha = state.params[LOG_ALPHA].exp()[:, None, None, None]
+        alpha = params[LOG_ALPHA].exp()[:, None, None, None]
         soft_values = (log_probs.exp() * (values - alpha * log_probs)).sum(-1)
         return td_target(transitions.rewards, transitions.terminated, soft_values, hyper.gamma)
 
@@ -122,10 +123,13 @@ class DiscreteSAC:
         policy_loss = weighted_mean((probs * soft).sum(-1), weights)
 
         entropy = weighted_mean(-(probs * log_probs).sum(-1), weights).detach()
-        has_rows = weights.amax((-2, -1))  # 1 or 0: without rows α gets no gradient
-        alpha_loss = has_rows * params[LOG_ALPHA] * (entropy - hyper.per_member.target_entropy * math.log(count))
+        losses = q_loss + policy_loss
+        if hyper.temperature is None:
+            has_rows = weights.amax((-2, -1))  # 1 or 0: without rows α gets no gradient
+            target = hyper.per_member.target_entropy * math.log(count)
+            losses = losses + has_rows * params[LOG_ALPHA] * (entropy - target)
         return Loss(
-            q_loss + policy_loss + alpha_loss,
+            losses,
             {
                 "loss/policy": policy_loss,
                 "loss/value": q_loss,

@@ -17,8 +17,8 @@ from pgzoo.ops.losses import explained_variance, value_loss, weighted_mean
 from pgzoo.ops.optim import flatten
 from pgzoo.protocols import LearningPolicy, UpdateContext
 from pgzoo.types import AlgorithmState, Batch, Hyper, Inputs, Loss, Params, TrainState, Trajectory
+from pgzoo_offpolicy.exploration import ContinuousConfig, exploration_noise, init_exploration
 from pgzoo_offpolicy.loop import (
-    OffPolicyConfig,
     Sample,
     action_value,
     allocate,
@@ -44,13 +44,13 @@ ExplorationNoise = Annotated[
 ]
 
 
-class DDPGConfig(OffPolicyConfig):
+class DDPGConfig(ContinuousConfig):
     """Settings of `ddpg`."""
 
     exploration_noise: ExplorationNoise = 0.1
 
 
-class TD3Config(OffPolicyConfig):
+class TD3Config(ContinuousConfig):
     """Settings of `td3`."""
 
     exploration_noise: ExplorationNoise = 0.1
@@ -69,12 +69,12 @@ class DDPG:
         θ' ← θ' + τ (θ - θ')
 
     Transitions are stored in a replay buffer, from which each gradient step draws a batch. Q' and μ' are target
-    networks. Actions are explored with Gaussian noise, and are uniform before `learning_starts`. The losses share their
-    gradient steps: that of the policy uses the critic before the step.
+    networks. Actions are explored with Gaussian noise, which may be correlated over time, and are uniform before
+    `learning_starts`. The losses share their gradient steps: that of the policy uses the critic before the step.
 
     Shapes: a batch, Q and y are `[S, 1, B]`, actions `[S, 1, B, A]`, the losses `[S]`.
-    Source: Lillicrap et al. (2016), Continuous control with deep reinforcement learning, algorithm 1, with uncorrelated
-        noise; arXiv 1509.02971.
+    Source: Lillicrap et al. (2016), Continuous control with deep reinforcement learning, algorithm 1; arXiv
+        1509.02971. Its noise is correlated (`noise_correlation`); by default, noise is independent here.
     """
 
     estimator = "reward-to-go"
@@ -150,7 +150,7 @@ class _DeterministicLearner:
         critics = init_critics(ctx, rng, self.critics)
         followed = select_named(params | critics, self.followed)
         target = flatten(leaf[None] for leaf in followed.values())[0]
-        return AlgorithmState(critics, {self.target: target, **allocate(ctx)})
+        return AlgorithmState(critics, {self.target: target, **allocate(ctx), **init_exploration(ctx, rng)})
 
     def act(
         self, ctx: UpdateContext, state: TrainState, warming_up: NDArray[np.bool_]
@@ -159,7 +159,10 @@ class _DeterministicLearner:
         std = ctx.hyper(state).per_member.exploration_noise[:, None]
         warm_up = torch.from_numpy(warming_up[:, None]).to(std)
         buffers = state.buffers | {"policy.noise_std": std, "policy.warm_up": warm_up}
-        state, trajectory = ctx.collect(state._replace(buffers=buffers))
+        state, noise = state._replace(buffers=buffers), None
+        if ctx.settings.noise_correlation:
+            state, noise = exploration_noise(ctx, state)
+        state, trajectory = ctx.collect(state, noise)
         ended = state.buffers | {"policy.warm_up": torch.zeros_like(warm_up)}
         return state._replace(buffers=ended), trajectory, trajectory.actions.clamp(-1.0, 1.0)
 

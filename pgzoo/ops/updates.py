@@ -20,4 +20,4 @@ def whole_batch(ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -
 
 def fit_critic(ctx: UpdateContext, state: TrainState, batch: Batch) -> TrainState:
     """Take `critic_steps` gradient steps (a setting) on the critic alone, each on the whole batch."""
-    return ctx.steps(critic_loss, state, repeat(batch, ctx.settings.critic_steps), only="critic.")  # type: ignore[no-any-return]
+    return ctx.steps(critic_loss, state, repeat(batch, ctx.settings.critic_steps), only="critic.")

@@ -7,14 +7,15 @@ trained in groups whose intermediate results stay in the processor's cache; a me
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pgzoo.ops.members import map_leaves
+from pgzoo.ops.members import concat_members, map_leaves
 from pgzoo.ops.optim import unflatten
 from pgzoo.training.compiling import Compiled, FlatFunction, leaves_of
 from pgzoo.training.gradient_step import GradientStepResult, StepInput
@@ -22,7 +23,7 @@ from pgzoo.training.minibatches import Minibatches, batch_of, stack_of
 from pgzoo.training.update_record import UpdateRecord
 from pgzoo.types import Batch, Params
 
-__all__ = ["StepsResult", "take_steps"]
+__all__ = ["StepsResult", "in_groups", "take_steps"]
 
 GROUP_ROWS = 1024
 """Number of rows differentiated together: with 64 hidden units, each intermediate result takes 256 kilobytes."""
@@ -62,6 +63,18 @@ def take_steps(
         {name: _join(groups, [group.now.optimizer[name] for group in groups]) for name in start.optimizer},
         _join(groups, [group.now.stepping for group in groups]),
     )
+
+
+def in_groups(function: Callable[[Any], Any], tree: Any, members: int, rows: int) -> Any:
+    """Return `function(tree)`, computed for groups of the members, which have `rows` rows each.
+
+    The member axis is the first axis of every tensor in `tree` and in the result.
+    """
+    groups = _split(members, rows)
+    if len(groups) == 1:
+        return function(tree)
+    parts = (map_leaves(itemgetter(slice(group.repeated, None)), function(group.of(tree, 0))) for group in groups)
+    return concat_members(list(parts))
 
 
 class _Rows(NamedTuple):

@@ -19,6 +19,7 @@ from pgzoo.ops.members import freeze, stack_members, to_device
 from pgzoo.ops.normalize import reward_buffers, update_reward_moments
 from pgzoo.ops.optim import flatten
 from pgzoo.training import gradients, plateau
+from pgzoo.training.compiled_steps import in_groups
 from pgzoo.training.evaluation import Evaluation
 from pgzoo.training.events import EvaluationMode
 from pgzoo.training.failures import bad_rewards
@@ -234,7 +235,12 @@ class Engine:
         """Evaluate the policy of `state` at every step of a trajectory, without gradients."""
         params = self.learner.canonical(state.params) | state.buffers
         with self.watch.phase("estimate", f'policy "{self.plan.config.policy.name}"'), torch.no_grad():
-            evaluated: PolicyEvaluation = self._compiled_evaluator(EvaluationInputs(params, trajectory))
+            inputs, (members, steps, num_envs) = EvaluationInputs(params, trajectory), trajectory.starts.shape
+            evaluated: PolicyEvaluation
+            if self.learner.compiled and self.device.type == "cpu":
+                evaluated = in_groups(self._compiled_evaluator, inputs, members, steps * num_envs)
+            else:
+                evaluated = self._compiled_evaluator(inputs)
             return evaluated
 
     def estimate(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,29 +33,30 @@ def pgzoo_register(registry):
 def test_a_plugin_that_hangs_is_named_while_it_loads(
     install: Install, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its module ends only once it reads its own name in the log, so this test doesn't depend on time."""
+    """Its module ends only when it has been named, so this test doesn't depend on time."""
     monkeypatch.setattr(watch, "PATIENCE", 0.01)
+    named = threading.Event()
+    monkeypatch.setattr(logging, "zoo_slow_was_named", named, raising=False)
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "zoo-slow" in record.getMessage():
+                named.set()
+
+    handler = Handler()
+    logging.getLogger("pgzoo").addHandler(handler)  # before the module is imported: the warning may come at once
     slow = """
-        import logging, time
+        import logging
 
-        named = []
-
-        class Handler(logging.Handler):
-            def emit(self, record):
-                if "zoo-slow" in record.getMessage():
-                    named.append(record)
-
-        handler = Handler()
-        logging.getLogger("pgzoo").addHandler(handler)
-        while not named:
-            time.sleep(0.01)
-        logging.getLogger("pgzoo").removeHandler(handler)
+        if not logging.zoo_slow_was_named.wait(timeout=300):
+            raise RuntimeError("no warning")
     """
     install(
         "zoo-slow", "1.0", {"zoo_slow": slow + GOOD.format(name="slow").replace("\n", "\n" + 8 * " ")}, slow="zoo_slow"
     )
     with caplog.at_level(logging.WARNING, "pgzoo"):
         catalog = discover()
+    logging.getLogger("pgzoo").removeHandler(handler)
     assert "slow" in catalog.names("algorithm")
     (message,) = [m for m in caplog.messages if "zoo-slow" in m]
     assert message == (

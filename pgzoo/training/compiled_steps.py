@@ -2,7 +2,8 @@
 
 A compiled step is a function of a list of tensors. From one step to the next, only two parts of the list are replaced:
 the tensors that a step changes, and the tensors of the batch, which are views of a stack of batches. Many members are
-trained in groups whose intermediate results stay in the processor's cache; a member's results don't depend on its group.
+trained in groups whose intermediate results stay in the processor's cache. A member's results don't depend on its
+group.
 """
 
 from __future__ import annotations
@@ -169,7 +170,10 @@ class _Group:
         record.add_failed_step(widen(result.failed), lambda: batch, params, *map(widen, tensors))
 
     def metrics(self, steps: int, names: int) -> tuple[Tensor, Tensor]:
-        """Return the metrics `[K, M, S]` and the members that count `[K, S]` (bool), which are none after the last step."""
+        """Return the metrics of K steps, `[K, M, S]`, and whose metrics count, `[K, S]` (bool).
+
+        `names` is M. No member counts in steps after the group's last step.
+        """
         size, missing = self.rows.last - self.rows.first, steps - len(self._metrics)
         metrics = [*self._metrics, *[torch.zeros(names, size, dtype=torch.float64)] * missing]
         return torch.stack(metrics), torch.stack([*self._counted, *[torch.zeros(size, dtype=torch.bool)] * missing])

@@ -133,10 +133,8 @@ class Compiled:
             _in_thread(lambda: _compile(flat, leaves, library), self.cancelled)
         aoti, device = torch._C._aoti, _device(leaves)
         if device.type == "cpu":
-            runner = aoti.AOTIModelContainerRunnerCpu(str(library), 1)
-        else:
-            runner = aoti.AOTIModelContainerRunnerCuda(str(library), 1, str(device))
-        return FlatFunction(runner.run, flat.result_form)
+            return FlatFunction(aoti.AOTIModelContainerRunnerCpu(str(library), 1).run, flat.result_form)
+        return FlatFunction(aoti.AOTIModelContainerRunnerCuda(str(library), 1, str(device)).run, flat.result_form)
 
 
 class _Flattened:

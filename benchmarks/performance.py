@@ -59,9 +59,11 @@ def one_seed(choice: Choice) -> str:
     """PPO and A2C, one seed."""
     steps = f"--total-steps {choice.steps} --seed {{seed}}"
     ppo = [Row("pgzoo", (eager(f"{PPO_RUN} {steps}"),)), *compiled("pgzoo, compiled", f"{PPO_RUN} {steps}")]
+    ppo += compiled("pgzoo, compiled, `--backend compiled`", f"{PPO_RUN} {steps} --backend compiled")
     ppo += [Row(peer.title, (script(name, f"--algorithm ppo {steps}"),), name) for name, peer in LIBRARIES.items()]
     a2c = [Row("pgzoo a2c", (eager(f"{A2C_RUN} {steps}"),))]
     a2c += compiled("pgzoo a2c, compiled", f"{A2C_RUN} {steps}")
+    a2c += compiled("pgzoo a2c, compiled, `--backend compiled`", f"{A2C_RUN} {steps} --backend compiled")
     a2c.append(Row("Stable-Baselines3 A2C", (script("sb3", f"--algorithm a2c {steps}"),), "sb3"))
     parts = [measure("one-seed", rows, choice.rounds, choice.peers, choice.kept) for rows in (ppo, a2c)]
     tables = [f"{comparison(rows, found)}\n\n{commands_of(rows)}" for rows, found in parts]
@@ -70,7 +72,8 @@ def one_seed(choice: Choice) -> str:
         "minibatches of 256, two separate networks of 64x64 tanh units, Adam with a learning rate annealed from 2.5e-4 "
         "to 0. *Training* excludes imports, compiling, evaluation and the wait at exit; *total* is the whole process, "
         "from the command to its exit, including pgzoo's tracking and final evaluation. The compiled rows load the "
-        "compiled step from the cache of an earlier run. *Return* is the mean of the last 100 training episodes; for "
+        "compiled step from the cache of an earlier run; with `--backend compiled`, the environment and the choice of "
+        "actions are compiled too. *Return* is the mean of the last 100 training episodes; for "
         "pgzoo, of a final evaluation with sampled actions. *pgzoo / this* is the speed of pgzoo divided by that of "
         "the row, measured in the same round: median "
         f"(minimum to maximum).\n\n{tables[0]}\n\nA2C with Stable-Baselines3's defaults on 8 environments, "

@@ -134,8 +134,8 @@ class IMPALA:
             if epoch:
                 now = ctx.evaluate_policy(state, trajectory)
             targets = ctx.estimate(state, trajectory, now, behavior=behavior)
-            for batch in ctx.minibatches(state, trajectory, targets, now, epochs=range(epoch, epoch + 1)):
-                state = ctx.step(self.loss, state, batch)
+            batches = ctx.minibatches(state, trajectory, targets, now, epochs=range(epoch, epoch + 1))
+            state = ctx.steps(self.loss, state, batches)
         return state
 
     def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:

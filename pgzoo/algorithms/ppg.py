@@ -94,8 +94,7 @@ class PPG:
         """Train a policy phase, and an auxiliary phase after every `policy_phases` of them."""
         old = ctx.evaluate_policy(state, trajectory)
         targets = ctx.estimate(state, trajectory, old)
-        for batch in ctx.minibatches(state, trajectory, targets, old):
-            state = ctx.step(self.loss, state, batch)
+        state = ctx.steps(self.loss, state, ctx.minibatches(state, trajectory, targets, old))
         state = state._replace(buffers=state.buffers | _store(state.buffers, trajectory, targets))
         return self._auxiliary_phase(ctx, state, trajectory)
 
@@ -108,8 +107,8 @@ class PPG:
         stored, targets = _load(state.buffers, trajectory, settings.policy_phases)
         epochs = range(settings.epochs, settings.epochs + settings.aux_epochs)
         old = ctx.evaluate_policy(state, stored)
-        for batch in ctx.minibatches(state, stored, targets, old, epochs=epochs, count=settings.aux_minibatches):
-            state = ctx.step(self.auxiliary_loss, state, batch)
+        batches = ctx.minibatches(state, stored, targets, old, epochs=epochs, count=settings.aux_minibatches)
+        state = ctx.steps(self.auxiliary_loss, state, batches)
         remaining = torch.where(windows == settings.policy_phases, 0, windows)
         return state._replace(buffers=state.buffers | {"ppg.windows": remaining})
 

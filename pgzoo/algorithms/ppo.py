@@ -94,12 +94,13 @@ class PPO:
         settings = ctx.settings
         old = ctx.evaluate_policy(state, trajectory)
         targets = ctx.estimate(state, trajectory, old)
-        for epoch in range(settings.epochs):
-            if epoch and settings.recompute_advantages:
-                now = ctx.evaluate_policy(state, trajectory)
-                targets, old = ctx.estimate(state, trajectory, now), old._replace(values=now.values)
-            for batch in ctx.minibatches(state, trajectory, targets, old, epochs=range(epoch, epoch + 1)):
-                state = ctx.step(self.loss, state, batch)
+        first = range(1 if settings.recompute_advantages else settings.epochs)
+        state = ctx.steps(self.loss, state, ctx.minibatches(state, trajectory, targets, old, epochs=first))
+        for epoch in range(len(first), settings.epochs):
+            now = ctx.evaluate_policy(state, trajectory)
+            targets, old = ctx.estimate(state, trajectory, now), old._replace(values=now.values)
+            batches = ctx.minibatches(state, trajectory, targets, old, epochs=range(epoch, epoch + 1))
+            state = ctx.steps(self.loss, state, batches)
         if settings.adaptive_kl_target is None:
             return state
         kl = weighted_mean(old.dist.kl(ctx.evaluate_policy(state, trajectory).dist), targets.weights)

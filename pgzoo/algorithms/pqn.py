@@ -81,9 +81,8 @@ class PQN:
             state, trajectory = ctx.collect(self.anneal(ctx, ctx.state))
             evaluated = ctx.evaluate_policy(state, trajectory)
             targets = ctx.estimate(state, trajectory, evaluated)
-            for batch in ctx.minibatches(state, trajectory, targets, evaluated):
-                state = ctx.step(self.loss, state, batch)
-            ctx.state = state
+            batches = ctx.minibatches(state, trajectory, targets, evaluated)
+            ctx.state = ctx.steps(self.loss, state, batches)
             yield
 
     def anneal(self, ctx: UpdateContext, state: TrainState) -> TrainState:

@@ -107,8 +107,9 @@ class REPPO:
         targets = ctx.estimate(state, trajectory, old._replace(values=values), bonus=bonus)
         for epoch in range(ctx.settings.epochs):
             extra = {"noise": ctx.noise("reppo.actions", state, trajectory.actions.shape[1:], epoch)}
-            for batch in ctx.minibatches(state, trajectory, targets, old, epochs=range(epoch, epoch + 1), extra=extra):
-                state = ctx.step(self.loss, state, batch)
+            epochs = range(epoch, epoch + 1)
+            batches = ctx.minibatches(state, trajectory, targets, old, epochs=epochs, extra=extra)
+            state = ctx.steps(self.loss, state, batches)
         return state
 
     def values(

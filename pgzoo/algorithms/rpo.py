@@ -60,8 +60,9 @@ class RPO:
         for epoch in range(ctx.settings.epochs):
             uniform = ctx.noise("rpo.shift", state, trajectory.actions.shape[1:], epoch, kind="uniform")
             extra = {"noise": 2 * uniform - 1}  # [S, T, N, A]
-            for batch in ctx.minibatches(state, trajectory, targets, old, epochs=range(epoch, epoch + 1), extra=extra):
-                state = ctx.step(self.loss, state, batch)
+            epochs = range(epoch, epoch + 1)
+            batches = ctx.minibatches(state, trajectory, targets, old, epochs=epochs, extra=extra)
+            state = ctx.steps(self.loss, state, batches)
         return state
 
     def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:

@@ -50,10 +50,12 @@ def flatten(leaves: Iterable[Tensor]) -> Tensor:
 
 
 def unflatten(vector: Tensor, like: Params) -> Params:
-    """Split `[S, P]` into leaves of the names and shapes of `like`; they are views."""
+    """Split `[S, P]` into leaves of the names and shapes of `like` (which may have another S); they are views."""
     sizes = [leaf.shape[1:].numel() for leaf in like.values()]
     pieces = vector.split_with_sizes(sizes, dim=1)
-    return {name: piece.view(leaf.shape) for (name, leaf), piece in zip(like.items(), pieces, strict=True)}
+    members = vector.shape[0]
+    each = zip(like.items(), pieces, strict=True)
+    return {name: piece.view(members, *leaf.shape[1:]) for (name, leaf), piece in each}
 
 
 def count_parameters(params: Params, algorithm: str) -> int:

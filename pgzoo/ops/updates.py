@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import repeat
+
 from pgzoo.ops.losses import critic_loss
 from pgzoo.protocols import UpdateContext
 from pgzoo.types import Batch, TrainState, Trajectory
@@ -18,6 +20,4 @@ def whole_batch(ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -
 
 def fit_critic(ctx: UpdateContext, state: TrainState, batch: Batch) -> TrainState:
     """Take `critic_steps` gradient steps (a setting) on the critic alone, each on the whole batch."""
-    for _ in range(ctx.settings.critic_steps):
-        state = ctx.step(critic_loss, state, batch, only="critic.")
-    return state
+    return ctx.steps(critic_loss, state, repeat(batch, ctx.settings.critic_steps), only="critic.")

@@ -16,11 +16,11 @@ import os
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ from pgzoo.ops.members import map_leaves
 from pgzoo.training.activity import Cancelled
 from pgzoo.training.metrics import Stopwatch
 
-__all__ = ["Compiled"]
+__all__ = ["Compiled", "FlatFunction", "leaves_of"]
 
 _log = logging.getLogger("pgzoo")
 
@@ -41,6 +41,12 @@ OPTIONS: dict[str, Any] = {
     "cpp.use_decompose_tanh": "1",  # tanh by a sigmoid: four times as fast, equal up to rounding
 }
 
+BUILD: dict[str, Any] = {
+    "aot_inductor.precompile_headers": False,  # precompiling takes 12 seconds and saves 2 per function
+    "cpp.vec_isa_ok": True,  # torch's headers need a compiler that knows these instructions; to test it takes 6 seconds
+}
+"""Options that change how a library is built, but not what it computes."""
+
 _HOLE = object()
 """Placeholder for a tensor in the tree of a result."""
 
@@ -48,6 +54,20 @@ POLL = 0.1
 """Seconds between two looks at whether compiling was cancelled."""
 
 Leaves = Callable[[list[Tensor]], list[Tensor]]
+
+
+class FlatFunction(NamedTuple):
+    """A compiled function of a list of tensors, the leaves of its argument.
+
+    `run(leaves)` returns the tensors of the result; `form` is the tree of the result with `_HOLE` for its tensors.
+    """
+
+    run: Leaves
+    form: Any
+
+    def result(self, tensors: Iterable[Any]) -> Any:
+        """Return the tree of a result with these tensors."""
+        return _filled(self.form, tensors)
 
 
 class Compiled:
@@ -70,49 +90,76 @@ class Compiled:
         the watch's phase "compile". Compiling is aborted when `cancelled()` returns True.
         """
         self.function, self.watch, self.folder, self.cancelled = function, watch, folder, cancelled
-        self._compiled: dict[Any, tuple[Leaves, Any]] = {}
+        self._compiled: dict[Any, FlatFunction] = {}
         self._failed = False
 
     def __call__(self, tree: Any) -> Any:
         """Return the function's result for `tree`. Raises Cancelled if compiling it was given up."""
         if self._failed:
             return self.function(tree)
-        leaves = _leaves(tree)
+        leaves = leaves_of(tree)
+        flat = self.flat(tree, leaves)
+        return flat.result(flat.run(leaves))
+
+    def flat(self, tree: Any, leaves: list[Tensor]) -> FlatFunction:
+        """Return the function for trees of this structure, as a function of their leaves of these shapes.
+
+        It runs eagerly if it can't be compiled. Raises Cancelled if compiling was given up.
+        """
         shapes = tuple((leaf.shape, leaf.stride(), leaf.dtype) for leaf in leaves)
         compiled = self._compiled.get(shapes)
         if compiled is None:
+            function = _Flattened(self.function, tree)
             try:
-                with self.watch.phase("compile"):
-                    compiled = self._compiled[shapes] = self._compile(tree, leaves)
+                if not self._failed:
+                    with self.watch.phase("compile"):
+                        compiled = self._compile(function, leaves)
             except Cancelled:
                 raise
             except Exception as error:  # the function still works eagerly, regardless of the compiler's error
                 self._failed = True
                 _warn_once(next(iter(str(error).strip().splitlines()), type(error).__name__))
-                return self.function(tree)
-        run, shape_of_result = compiled
-        results = iter(run(leaves))
-        return map_leaves(lambda leaf: next(results) if leaf is _HOLE else leaf, shape_of_result)
+            if compiled is None:
+                function(*leaves)  # determines the form of the result
+                compiled = FlatFunction(lambda leaves: function(*leaves), function.result_form)
+            self._compiled[shapes] = compiled
+        return compiled
 
-    def _compile(self, tree: Any, leaves: list[Tensor]) -> tuple[Leaves, Any]:
-        """Return the library for leaves of these shapes, and the tree of the result with `_HOLE` for its tensors."""
-        shape_of_result: Any = None
-
-        def flat(*leaves: Tensor) -> list[Tensor]:
-            nonlocal shape_of_result
-            pieces = iter(leaves)
-            result = self.function(map_leaves(lambda _: next(pieces), tree))
-            shape_of_result = map_leaves(lambda leaf: _HOLE if isinstance(leaf, Tensor) else leaf, result)
-            return _leaves(result)
-
+    def _compile(self, flat: _Flattened, leaves: list[Tensor]) -> FlatFunction:
+        """Return the function for leaves of these shapes, from its library."""
         leaves = [leaf.detach() for leaf in leaves]  # a tensor that occurs twice counts as two tensors
         library = _cache(self.folder) / f"{_digest(flat, leaves)}.so"
         if not library.exists():
             _in_thread(lambda: _compile(flat, leaves, library), self.cancelled)
         aoti, device = torch._C._aoti, _device(leaves)
         if device.type == "cpu":
-            return aoti.AOTIModelContainerRunnerCpu(str(library), 1).run, shape_of_result
-        return aoti.AOTIModelContainerRunnerCuda(str(library), 1, str(device)).run, shape_of_result
+            return FlatFunction(aoti.AOTIModelContainerRunnerCpu(str(library), 1).run, flat.result_form)
+        return FlatFunction(aoti.AOTIModelContainerRunnerCuda(str(library), 1, str(device)).run, flat.result_form)
+
+
+class _Flattened:
+    """A function of a tree as a function of the tree's leaves. It knows the form of the last result."""
+
+    def __init__(self, function: Callable[[Any], Any], tree: Any) -> None:
+        self.function, self.form = function, _form_of(tree)
+        self.result_form: Any = None
+
+    def __call__(self, *leaves: Tensor) -> list[Tensor]:
+        """Return the tensors of the function's result."""
+        result = self.function(_filled(self.form, leaves))
+        self.result_form = _form_of(result)
+        return leaves_of(result)
+
+
+def _form_of(tree: Any) -> Any:
+    """Return a tree with `_HOLE` for its tensors."""
+    return map_leaves(lambda leaf: _HOLE if isinstance(leaf, Tensor) else leaf, tree)
+
+
+def _filled(form: Any, leaves: Iterable[Any]) -> Any:
+    """Return a form with `leaves` for its holes."""
+    each = iter(leaves)
+    return map_leaves(lambda leaf: next(each) if leaf is _HOLE else leaf, form)
 
 
 class OperationTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -177,7 +224,7 @@ def _compile(flat: Callable[..., list[Tensor]], leaves: list[Tensor], library: P
 
     with tempfile.TemporaryDirectory(dir=library.parent) as workshop:
         made = Path(workshop, library.name)
-        options = {**OPTIONS, "aot_inductor.output_path": str(made)}
+        options = {**OPTIONS, **BUILD, "aot_inductor.output_path": str(made)}
         with _environment(library.parent), warnings.catch_warnings(), inductor.config.patch(options):
             warnings.simplefilter("ignore")  # torch's deprecation warnings about itself
             graph = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*leaves)
@@ -253,7 +300,7 @@ def _warn_once(reason: str) -> None:
     _log.warning("The update can't be compiled and runs eagerly: %s", reason)
 
 
-def _leaves(tree: Any) -> list[Tensor]:
+def leaves_of(tree: Any) -> list[Tensor]:
     """Return the tensors of a tree in the order of `map_leaves`, which is three times as slow."""
     found: list[Tensor] = []
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from pgzoo.ops.members import freeze, stack_members, to_device
 from pgzoo.ops.normalize import reward_buffers, update_reward_moments
 from pgzoo.ops.optim import flatten
 from pgzoo.training import gradients, plateau
+from pgzoo.training.compiled_steps import in_groups
 from pgzoo.training.evaluation import Evaluation
 from pgzoo.training.events import EvaluationMode
 from pgzoo.training.failures import bad_rewards
@@ -26,7 +28,7 @@ from pgzoo.training.hyperparameters import Hyperparameters
 from pgzoo.training.interaction import Interaction
 from pgzoo.training.learner import Learner
 from pgzoo.training.metrics import Stopwatch, UpdateMetrics
-from pgzoo.training.minibatches import Batcher
+from pgzoo.training.minibatches import Batcher, Minibatches
 from pgzoo.training.plan import POLICY, Plan, PolicyView, policy_tensors, with_state_names
 from pgzoo.training.seeding import generator
 from pgzoo.training.tape import FinishedEpisodes
@@ -241,9 +243,14 @@ class Engine:
 
     def evaluate_policy(self, state: TrainState, trajectory: Trajectory) -> PolicyEvaluation:
         """Evaluate the policy of `state` at every step of a trajectory, without gradients."""
-        params = state.params | state.buffers
+        params = self.learner.canonical(state.params) | state.buffers
         with self.watch.phase("estimate", f'policy "{self.plan.config.policy.name}"'), torch.no_grad():
-            evaluated: PolicyEvaluation = self._compiled_evaluator(EvaluationInputs(params, trajectory))
+            inputs, (members, steps, num_envs) = EvaluationInputs(params, trajectory), trajectory.starts.shape
+            evaluated: PolicyEvaluation
+            if self.learner.compiled and self.device.type == "cpu":
+                evaluated = in_groups(self._compiled_evaluator, inputs, members, steps * num_envs)
+            else:
+                evaluated = self._compiled_evaluator(inputs)
             return evaluated
 
     def estimate(
@@ -277,19 +284,17 @@ class Engine:
         epochs: range | None = None,
         count: int | None = None,
         extra: dict[str, Tensor] | None = None,
-    ) -> Iterator[Batch]:
-        """Yield `count` minibatches per epoch, shuffled per member."""
+    ) -> Minibatches:
+        """Return an iterator over `count` minibatches per epoch, shuffled per member."""
         settings = self.settings
-        count = getattr(settings, "minibatches", 1) if count is None else count
         batcher = self._batcher(trajectory, targets, evaluated, extra)
         updates, seeds = state.updates, self.plan.seeds
-        del state  # a generator keeps its arguments, and these parameters are replaced at the first step
-        for epoch in range(getattr(settings, "epochs", 1)) if epochs is None else epochs:
 
-            def order(member: int, n: int, epoch: int = epoch) -> NDArray[np.int64]:
-                return generator(seeds[member], "shuffle", int(updates[member]), epoch).permutation(n)
+        def order(epoch: int, member: int, n: int) -> NDArray[np.int64]:
+            return generator(seeds[member], "shuffle", int(updates[member]), epoch).permutation(n)
 
-            yield from batcher.minibatches(order, count)
+        orders = [partial(order, e) for e in (range(getattr(settings, "epochs", 1)) if epochs is None else epochs)]
+        return batcher.minibatches(orders, getattr(settings, "minibatches", 1) if count is None else count)
 
     def _batcher(
         self,
@@ -323,6 +328,17 @@ class Engine:
     ) -> TrainState:
         """Take one gradient step on `loss`."""
         return self.learner.step(self.record, loss, state, batch, only, learning_rates or {})
+
+    def steps(
+        self,
+        loss: LossFunction,
+        state: TrainState,
+        batches: Iterable[Batch],
+        only: str | tuple[str, ...] = "",
+        learning_rates: Mapping[str, Tensor] | None = None,
+    ) -> TrainState:
+        """Take a gradient step on each batch in turn."""
+        return self.learner.steps(self.record, loss, state, batches, only, learning_rates or {})
 
     def gradient(
         self, loss: LossFunction, state: TrainState, batch: Batch, only: str | tuple[str, ...] = ""
@@ -430,9 +446,8 @@ def default_update(ctx: Engine, state: TrainState, trajectory: Trajectory) -> Tr
     """Update as an algorithm with only a loss does: take gradient steps on the collected trajectory."""
     evaluated = ctx.evaluate_policy(state, trajectory) if ctx.needs_policy_evaluation else None
     targets = ctx.estimate(state, trajectory, evaluated)
-    for batch in ctx.minibatches(state, trajectory, targets, evaluated):
-        state = ctx.step(ctx.plan.algorithm.loss, state, batch)
-    return state
+    batches = ctx.minibatches(state, trajectory, targets, evaluated)
+    return ctx.steps(ctx.plan.algorithm.loss, state, batches)
 
 
 def default_loop(ctx: Engine) -> Iterator[None]:

@@ -62,8 +62,13 @@ class GradientStepResult(NamedTuple):
         vector: `[S, P]`, the parameters after the step.
         reached: `[S, P]`, the parameters after the step for all members, including those that don't take it.
         gradient: `[S, P]`, before clipping; `norm [S]` is its norm.
-        value, finite, halt: `[S]`, the loss, whether everything is finite, and `Loss.halt`.
-        rows: `[S]` bool, the members with rows of positive weight; the others neither step nor report.
+        value: `[S]`, the loss.
+        counted: `[S]` bool, the members whose metrics count: those that take part, have rows with positive weight and
+            aren't halted.
+        failed: `[S]` bool, the members in `counted` for which something is not finite.
+        halted: `[S]` bool, the members that this step halts (see `Loss.halt`); None if the loss halts no member.
+        stepping: `[S]` bool, the members that take part in the next step; None if the loss halts no member.
+        flags: `[2]` bool, whether any member failed, and whether any member takes part in the next step.
         metrics: `[M, S]`, in the order of `names`.
     """
 
@@ -73,9 +78,11 @@ class GradientStepResult(NamedTuple):
     value: Tensor
     gradient: Tensor
     norm: Tensor
-    finite: Tensor
-    rows: Tensor
-    halt: Tensor | None
+    counted: Tensor
+    failed: Tensor
+    halted: Tensor | None
+    stepping: Tensor | None
+    flags: Tensor
     metrics: Tensor
     names: tuple[str, ...]
 
@@ -134,9 +141,13 @@ def make_gradient_step(
                 }
             finite = torch.isfinite(result.value) & torch.isfinite(norm) & _all_finite(reached)
             rows = (start.batch.weights > 0).any(-1).any(-1)
-            moving = start.stepping & rows & finite
+            counted, halted, stepping = start.stepping & rows, None, None
             if result.halt is not None:
-                moving = moving & ~result.halt
+                halted = result.halt & rows
+                stepping = start.stepping & ~halted
+                counted = counted & ~result.halt
+            moving, failed = counted & finite, counted & ~finite
+            flags = torch.stack([failed.any(), (start.stepping if stepping is None else stepping).any()])
             metrics = {**result.metrics, f"optim/{label}grad_norm": norm}
             if not only:
                 metrics["loss/total"] = result.value
@@ -153,9 +164,11 @@ def make_gradient_step(
                 value=result.value,
                 gradient=gradient,
                 norm=norm,
-                finite=finite,
-                rows=rows,
-                halt=result.halt,
+                counted=counted,
+                failed=failed,
+                halted=halted,
+                stepping=stepping,
+                flags=flags,
                 metrics=stack_metrics(metrics),
                 names=tuple(metrics),
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from pgzoo.config import AlgorithmConfig
 from pgzoo.ops.members import freeze, surely_empty, to_device
 from pgzoo.ops.optim import NO_OPTIMIZER, flatten, make_optimizer, unflatten
 from pgzoo.training import added_critic
+from pgzoo.training.compiled_steps import take_steps
 from pgzoo.training.compiling import Compiled
 from pgzoo.training.gradient_step import (
     GradientStep,
@@ -82,14 +83,38 @@ class Learner:
         stepping = self._stepping(state)
         if not state.params or surely_empty(stepping):
             return state
-        key = loss, only, tuple(learning_rates)
-        step = self._steps.get(key)
-        if step is None:
-            step = self._new_step(loss, only, state.params)
-            if self.compiled and len(self._steps) < MANY_LOSSES:
-                step = self._steps[key] = self.compile(step)
+        step = self._step_for(loss, only, learning_rates, state.params)
         result = step(self._input(state, batch, stepping)._replace(learning_rates=dict(learning_rates)))
-        return self._apply(record, state, result, stepping, lambda: batch)
+        return self._apply(record, state, result, lambda: batch)
+
+    def steps(
+        self,
+        record: UpdateRecord,
+        loss: LossFunction,
+        state: TrainState,
+        batches: Iterable[Batch],
+        only: str | tuple[str, ...],
+        learning_rates: Mapping[str, Tensor],
+    ) -> TrainState:
+        """Take gradient steps on batches; see `protocols.UpdateContext.steps`."""
+        step = self._step_for(loss, only, learning_rates, state.params)
+        if not isinstance(step, Compiled) or self.device.type != "cpu":
+            for batch in batches:
+                state = self.step(record, loss, state, batch, only, learning_rates)
+            return state
+        stepping = self._stepping(state)
+        if not state.params or surely_empty(stepping):
+            return state
+        start = self._input(state, None, stepping)._replace(learning_rates=dict(learning_rates))
+        result = take_steps(step, start, batches, record, state.params)
+        if result is None:
+            return state
+        halted = stepping & ~result.stepping
+        return state._replace(
+            params=self._keep(result.vector, state.params),
+            optimizer=result.optimizer,
+            halted=halted if state.halted is None else state.halted | halted,
+        )
 
     def whole_update(
         self,
@@ -116,7 +141,7 @@ class Learner:
             params, buffers = state.params, state.buffers
             return make_batch(evaluator, estimator, cut, params, buffers, trajectory, estimator.tensors)
 
-        return self._apply(record, state, result, stepping, batch)
+        return self._apply(record, state, result, batch)
 
     def move(
         self,
@@ -168,6 +193,33 @@ class Learner:
             loss, self._policy, like, settings, self.optimizer, only, also=also, padded=self.padded
         )
 
+    def _step_for(
+        self, loss: LossFunction, only: str | tuple[str, ...], learning_rates: Mapping[str, Tensor], like: Params
+    ) -> GradientStep:
+        """Return the step on a loss, compiled if this run compiles."""
+        key = loss, only, tuple(learning_rates)
+        step = self._steps.get(key)
+        if step is None:
+            step = self._new_step(loss, only, like)
+            if self.compiled and len(self._steps) < MANY_LOSSES:
+                step = self._steps[key] = self.compile(step)
+        return step
+
+    def canonical(self, params: Params) -> Params:
+        """Return the parameters as a compiled function takes them: as views of one vector per member.
+
+        Compiled code is specific to the strides of its inputs. Without this, it would be compiled again for parameters
+        that come from a checkpoint or from `init`.
+        """
+        if not self.compiled or self._flat[0] is params:
+            return params
+        return self._keep(flatten(params.values()), params) if params else params
+
+    def _keep(self, vector: Tensor, like: Params) -> Params:
+        """Return `vector [S, P]` as parameters, and remember that they are those of this vector."""
+        self._flat = unflatten(vector, like), vector
+        return self._flat[0]
+
     def _input(self, state: TrainState, batch: Batch | None, stepping: Tensor) -> StepInput:
         known, vector = self._flat
         if known is not state.params:  # this state doesn't come from the last step
@@ -176,21 +228,14 @@ class Learner:
         return StepInput(vector, state.optimizer, state.buffers, batch, tensors, rate, {}, stepping)
 
     def _apply(
-        self,
-        record: UpdateRecord,
-        state: TrainState,
-        result: GradientStepResult,
-        stepping: Tensor,
-        batch: Callable[[], Batch],
+        self, record: UpdateRecord, state: TrainState, result: GradientStepResult, batch: Callable[[], Batch]
     ) -> TrainState:
         """Return the state after a step, and record its metrics and failures."""
-        halted, stepping = state.halted, stepping & result.rows
-        if result.halt is not None:
-            halt = result.halt & result.rows
-            halted = halt if halted is None else halted | halt
-            stepping = stepping & ~result.halt
-        record.metrics.add(result.names, result.metrics, stepping)
+        halted = state.halted
+        if result.halted is not None:
+            halted = result.halted if halted is None else halted | result.halted
+        record.metrics.add(result.names, result.metrics, result.counted)
         tensors = result.value, result.gradient, result.norm, result.reached
-        record.add_failed_step(stepping & ~result.finite, batch, state.params, *tensors)
-        self._flat = unflatten(result.vector, state.params), result.vector
-        return state._replace(params=self._flat[0], optimizer=result.optimizer, halted=halted)
+        record.add_failed_step(result.failed, batch, state.params, *tensors)
+        params = self._keep(result.vector, state.params)
+        return state._replace(params=params, optimizer=result.optimizer, halted=halted)

@@ -71,6 +71,16 @@ class UpdateMetrics:
         else:
             self._totals[names] = known[0] + values, known[1] + counts
 
+    def add_steps(self, names: tuple[str, ...], values: Tensor, counts: Tensor) -> None:
+        """Add the metrics of K steps, `values [K, M, S]` of the members in `counts [K, S]`: as K calls of `add`."""
+        each = torch.where(counts.unsqueeze(1), values, 0.0).numpy()
+        known = self._totals.get(names)
+        total, rest = (each[0], each[1:]) if known is None else (known[0].numpy(), each)
+        for step in rest:  # in order, as the last bits depend on it
+            total = total + step
+        count = counts.sum(0)
+        self._totals[names] = torch.from_numpy(total), count if known is None else known[1] + count
+
     def means(self) -> dict[str, NDArray[np.float64]]:
         """Return the mean of each metric, `[S]`; NaN for a member without a value. Waits for the device."""
         sums: dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]] = {}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property, partial
+from itertools import groupby, islice
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,10 @@ from pgzoo.ops.members import map_leaves, to_device
 from pgzoo.ops.nets import ROW_ALIGN, ROW_BLOCK
 from pgzoo.types import Batch, Inputs, PolicyEvaluation, Targets, Trajectory
 
-__all__ = ["Batcher", "flatten_steps"]
+__all__ = ["Batcher", "Minibatches", "flatten_steps"]
+
+STACK_BYTES = 2**23
+"""Minibatches are cut from a trajectory together, with one operation per leaf, if they take at most this many bytes."""
 
 Order = Callable[[int, int], NDArray[np.int64]]
 """`order(member, n)` returns a permutation of n rows for a member."""
@@ -52,7 +57,6 @@ class Batcher:
         self._device = trajectory.valid.device
         self.members, self.num_envs = members, num_envs
         self.sequences = sequences
-        self._everything: Batch | None = None
         asked = evaluated and needs & {"log_probs", "old"}
         values = None if evaluated is None or evaluated.values is None else evaluated.values[:, :steps]
         everything = Batch(
@@ -89,48 +93,75 @@ class Batcher:
     def whole(self) -> Batch:
         """Return the whole trajectory as one batch, in the order of time."""
         if self._in_order is None:
-            return self._cut(self._rows)
+            return batch_of(self._cut([self._rows], self._columns(self._rows)), 0)
         batch: Batch = map_leaves(partial(flatten_steps, align=self._align), self._in_order)
         batch.weights[..., self._in_order.weights.shape[1:].numel() :] = 0.0
         return batch
 
-    def minibatches(self, order: Order, count: int) -> Iterator[Batch]:
-        """Yield every row once, in `count` minibatches. A single minibatch keeps the order of time.
+    def minibatches(self, orders: Iterable[Order], count: int) -> Minibatches:
+        """Return an iterator over `count` minibatches for each of the orders, one per epoch.
 
-        Sequences are cut by environment, so there are at most as many minibatches as environments.
+        The minibatches of an epoch contain every row once. A single minibatch keeps the order of time. Sequences are
+        cut by environment, so there are at most as many minibatches as environments.
         """
         if self.sequences:
             count = min(count, self.num_envs)
-        if count == 1:
-            if self._everything is None:
-                self._everything = self.whole()
-            yield self._everything
-            return
-        shuffled = [rows[order(member, len(rows))] for member, rows in enumerate(self._rows)]
-        for k in range(count):
-            yield self._cut([rows[len(rows) * k // count : len(rows) * (k + 1) // count] for rows in shuffled])
+        return Minibatches(self._same(orders) if count == 1 else self._shuffled(orders, count))
 
-    def _cut(self, chosen: list[NDArray[np.int64]]) -> Batch:
+    def _same(self, orders: Iterable[Order]) -> Iterator[Batch]:
+        """Yield a stack of the whole trajectory, once for each of the orders."""
+        everything = stack_of(self.whole())
+        for _ in orders:
+            yield everything
+
+    def _shuffled(self, orders: Iterable[Order], count: int) -> Iterator[Batch]:
+        """Yield stacks of `count` minibatches for each of the orders."""
+        for columns, group in groupby(self._parts(orders, count), self._columns):
+            together = 1
+            if not self.sequences:  # whose minibatches aren't aligned to multiples of 64 bytes
+                together = max(1, STACK_BYTES // (self._row_bytes * self.members * columns))
+            while chosen := list(islice(group, together)):
+                yield self._cut(chosen, columns)
+
+    def _parts(self, orders: Iterable[Order], count: int) -> Iterator[list[NDArray[np.int64]]]:
+        """Yield the rows of each member in each minibatch."""
+        for order in orders:
+            shuffled = [rows[order(member, len(rows))] for member, rows in enumerate(self._rows)]
+            for k in range(count):
+                yield [rows[len(rows) * k // count : len(rows) * (k + 1) // count] for rows in shuffled]
+
+    @cached_property
+    def _row_bytes(self) -> int:
+        """The number of bytes of a step in all leaves."""
+        sizes: list[int] = []
+        map_leaves(lambda leaf: sizes.append(leaf[0].numel() * leaf.element_size()), self._leaves)
+        return sum(sizes)
+
+    def _columns(self, chosen: Sequence[NDArray[np.int64]]) -> int:
+        """Return B of the batch of these rows of each member."""
         parts = -(-max(1, *(len(rows) for rows in chosen)) // self._align)
-        if self._few_sizes:
-            parts = 1 << (parts - 1).bit_length()
-        index = np.zeros((self.members, parts * self._align), np.int64)
+        return self._align * (1 << (parts - 1).bit_length() if self._few_sizes else parts)
+
+    def _cut(self, chosen: Sequence[Sequence[NDArray[np.int64]]], columns: int) -> Batch:
+        """Return a stack of batches with B = `columns`, each of some rows of each member."""
+        index = np.zeros((len(chosen), self.members, columns), np.int64)
         present = np.zeros(index.shape, np.float32)
-        for row, rows in enumerate(chosen):
-            index[row, : len(rows)], present[row, : len(rows)] = rows, 1.0
-        batch = self._sequences(index) if self.sequences else self._single_steps(index)
+        for k, of_members in enumerate(chosen):
+            for member, rows in enumerate(of_members):
+                index[k, member, : len(rows)], present[k, member, : len(rows)] = rows, 1.0
+        batch = stack_of(self._sequences(index[0])) if self.sequences else self._single_steps(index)
         if present.all():
             return batch
-        return batch._replace(weights=batch.weights * self._to_device(present).unsqueeze(1))
+        return batch._replace(weights=batch.weights * self._to_device(present).unsqueeze(2))
 
     def _single_steps(self, index: NDArray[np.int64]) -> Batch:
-        """Return steps of each member by their indices `t * N + n`, `[S, B] -> [S, 1, B, ...]`."""
+        """Return steps of each member by their indices `t * N + n`, `[K, S, B] -> [K, S, 1, B, ...]`."""
         member = np.arange(self.members)[:, None]
         n = self.num_envs
         flat = self._to_device(((index // n * self.members + member) * n + index % n).ravel())
 
         def cut(leaf: Tensor) -> Tensor:
-            return leaf.index_select(0, flat).reshape(self.members, 1, -1, *leaf.shape[1:])
+            return leaf.index_select(0, flat).reshape(len(index), self.members, 1, -1, *leaf.shape[1:])
 
         batch: Batch = map_leaves(cut, self._leaves)
         return batch
@@ -148,6 +179,44 @@ class Batcher:
 
     def _to_device(self, array: NDArray[Any]) -> Tensor:
         return to_device(torch.from_numpy(array), self._device)
+
+
+class Minibatches:
+    """An iterator over batches that are stored in stacks; `stacks` yields them with leaves `[K, S, T, B, ...]`."""
+
+    def __init__(self, stacks: Iterator[Batch]) -> None:
+        self._stacks = stacks
+        self._stack: Batch | None = None
+        self._next = 0
+
+    def __iter__(self) -> Minibatches:
+        return self
+
+    def __next__(self) -> Batch:
+        """Return the next batch, with leaves `[S, T, B, ...]`."""
+        if self._stack is None or self._next == len(self._stack.weights):
+            self._stack, self._next = next(self._stacks), 0
+        self._next += 1
+        return batch_of(self._stack, self._next - 1)
+
+    def stacks(self) -> Iterator[Batch]:
+        """Yield the remaining batches as stacks of K."""
+        if self._stack is not None and self._next < len(self._stack.weights):
+            rest, self._stack = map_leaves(itemgetter(slice(self._next, None)), self._stack), None
+            yield rest
+        yield from self._stacks
+
+
+def stack_of(batch: Batch) -> Batch:
+    """Return the stack of one batch: leaves `[1, S, T, B, ...]`."""
+    stack: Batch = map_leaves(lambda leaf: leaf.unsqueeze(0), batch)
+    return stack
+
+
+def batch_of(stack: Batch, k: int) -> Batch:
+    """Return batch `k` of a stack."""
+    batch: Batch = map_leaves(itemgetter(k), stack)
+    return batch
 
 
 def flatten_steps(leaf: Tensor, align: int) -> Tensor:

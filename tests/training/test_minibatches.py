@@ -84,7 +84,7 @@ def test_of_whole_episodes_only_valid_steps_are_kept() -> None:
 
 
 def test_every_leaf_is_cut_alike() -> None:
-    for batch in batcher(trajectory(), needs=("value", "log_probs", "old")).minibatches(shuffle, 3):
+    for batch in batcher(trajectory(), needs=("value", "log_probs", "old")).minibatches([shuffle], 3):
         step = batch.advantages
         real = batch.weights > 0
         assert torch.equal(batch.inputs.obs[..., 0][real], step[real])
@@ -104,7 +104,7 @@ def test_what_nobody_needs_is_left_out() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 4, 15])
 def test_minibatches_hold_every_step_once(count: int) -> None:
-    batches = list(batcher(trajectory()).minibatches(shuffle, count))
+    batches = list(batcher(trajectory()).minibatches([shuffle], count))
     assert len(batches) == count
     for member in range(S):
         seen = [step for batch in batches for step in numbers(batch, member)]
@@ -115,12 +115,12 @@ def test_minibatches_hold_every_step_once(count: int) -> None:
 def test_members_of_different_lengths_are_cut_into_equally_many_parts() -> None:
     valid = torch.ones(S, T, N, dtype=torch.bool)
     valid[0, 1:] = False  # 5 steps against 15
-    batches = list(batcher(trajectory(valid), window=False).minibatches(shuffle, 2))
+    batches = list(batcher(trajectory(valid), window=False).minibatches([shuffle], 2))
     assert [[len(numbers(batch, member)) for batch in batches] for member in range(S)] == [[2, 3], [7, 8]]
 
 
 def test_a_policy_with_memory_gets_whole_environments_with_its_memory_at_the_start() -> None:
-    batches = list(batcher(trajectory(memory=True)).minibatches(shuffle, 2))
+    batches = list(batcher(trajectory(memory=True)).minibatches([shuffle], 2))
     assert [batch.weights.shape for batch in batches] == [(S, T, 16), (S, T, 16)]
     assert [batch.weights[0, 0].tolist() for batch in batches] == [[1.0] * k + [0.0] * (16 - k) for k in (2, 3)]
     for batch in batches:
@@ -133,11 +133,11 @@ def test_a_policy_with_memory_gets_whole_environments_with_its_memory_at_the_sta
 
 
 def test_there_are_no_more_minibatches_than_environments_to_cut() -> None:
-    assert len(list(batcher(trajectory(memory=True)).minibatches(shuffle, 99))) == N
+    assert len(list(batcher(trajectory(memory=True)).minibatches([shuffle], 99))) == N
 
 
 def test_what_an_algorithm_adds_is_cut_along() -> None:
     extra = {"noise": torch.stack([NUMBERS, NUMBERS + 1], -1)}
-    batch = next(iter(batcher(trajectory(), extra=extra).minibatches(shuffle, 5)))
+    batch = next(iter(batcher(trajectory(), extra=extra).minibatches([shuffle], 5)))
     real = batch.weights > 0
     assert batch.extra is not None and torch.equal(batch.extra["noise"][..., 1][real], batch.advantages[real] + 1)

@@ -1,0 +1,179 @@
+"""Take many gradient steps with a compiled step, with as little Python between them as possible.
+
+A compiled step is a function of a list of tensors. From one step to the next, only two parts of the list are replaced:
+the tensors that a step changes, and the tensors of the batch, which are views of a stack of batches. Many members are
+trained in groups whose intermediate results stay in the processor's cache. A member's results don't depend on its
+group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import count
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pgzoo.ops.members import concat_members, map_leaves
+from pgzoo.ops.optim import unflatten
+from pgzoo.training.compiling import Compiled, FlatFunction, leaves_of
+from pgzoo.training.gradient_step import GradientStepResult, StepInput
+from pgzoo.training.minibatches import Minibatches, batch_of, stack_of
+from pgzoo.training.update_record import UpdateRecord
+from pgzoo.types import Batch, Params
+
+__all__ = ["StepsResult", "in_groups", "take_steps"]
+
+GROUP_ROWS = 1024
+"""Number of rows differentiated together: with 64 hidden units, each intermediate result takes 256 kilobytes."""
+
+
+class StepsResult(NamedTuple):
+    """The parameters `vector [S, P]` and the optimizer's state after some steps.
+
+    `stepping [S]` (bool) are the members that no step has halted.
+    """
+
+    vector: Tensor
+    optimizer: Params
+    stepping: Tensor
+
+
+def take_steps(
+    step: Compiled, start: StepInput, batches: Iterable[Batch], record: UpdateRecord, like: Params
+) -> StepsResult | None:
+    """Take a step on each batch in turn from `start`, whose batch is None; return None if there are no batches.
+
+    Metrics and failures are added to `record`. `like` has the names and shapes of the parameters.
+    """
+    groups, total = list[_Group](), 0
+    for stack in batches.stacks() if isinstance(batches, Minibatches) else map(stack_of, batches):
+        groups = groups or [_Group(start, rows) for rows in _split(len(start.vector), stack.weights[0, 0].numel())]
+        for group in groups:
+            group.advance(step, stack, record, like)
+        total += len(stack.weights)
+    if not total:
+        return None
+    names = next(group.names for group in groups if group.names)
+    metrics, counted = zip(*(group.metrics(total, len(names)) for group in groups), strict=True)
+    record.metrics.add_steps(names, _join(groups, metrics, 2), _join(groups, counted, 1))
+    return StepsResult(
+        _join(groups, [group.now.vector for group in groups]),
+        {name: _join(groups, [group.now.optimizer[name] for group in groups]) for name in start.optimizer},
+        _join(groups, [group.now.stepping for group in groups]),
+    )
+
+
+def in_groups(function: Callable[[Any], Any], tree: Any, members: int, rows: int) -> Any:
+    """Return `function(tree)`, computed for groups of the members, which have `rows` rows each.
+
+    The member axis is the first axis of every tensor in `tree` and in the result.
+    """
+    groups = _split(members, rows)
+    if len(groups) == 1:
+        return function(tree)
+    parts = (map_leaves(itemgetter(slice(group.repeated, None)), function(group.of(tree, 0))) for group in groups)
+    return concat_members(list(parts))
+
+
+class _Rows(NamedTuple):
+    """The members of a group, `first` to `last - 1`; the first `repeated` of them are also in the group before it."""
+
+    first: int
+    last: int
+    repeated: int
+    members: int
+
+    def of(self, tree: Any, axis: int) -> Any:
+        """Return the part of a tree that belongs to the members of the group; `axis` is the member axis."""
+        size = self.last - self.first
+        return tree if size == self.members else map_leaves(lambda leaf: leaf.narrow(axis, self.first, size), tree)
+
+    def widen(self, leaf: Tensor) -> Tensor:
+        """Return a tensor of the group's members as one of all members, with zeros for the others."""
+        wide = leaf.new_zeros(self.members, *leaf.shape[1:])
+        wide[self.first : self.last] = leaf
+        return wide
+
+
+def _split(members: int, rows: int) -> list[_Rows]:
+    """Split members with `rows` rows each into groups of equal size, so that all use the same compiled function.
+
+    A member in a group of its own would be computed with other rounding, so there is none, unless it trains alone.
+    """
+    groups = -(-members // max(2, GROUP_ROWS // rows))
+    size = -(-members // groups)
+    firsts = [min(k * size, members - size) for k in range(groups)]
+    return [_Rows(first, first + size, k * size - first, members) for k, first in enumerate(firsts)]
+
+
+def _join(groups: Sequence[_Group], parts: Sequence[Tensor], axis: int = 0) -> Tensor:
+    """Concatenate the tensors of all groups along the member axis."""
+    if len(parts) == 1:
+        return parts[0]
+    repeated = [group.rows.repeated for group in groups]
+    return torch.cat([p.narrow(axis, k, p.shape[axis] - k) for k, p in zip(repeated, parts, strict=True)], axis)
+
+
+class _Group:
+    """Some of the members, and the input of their next step."""
+
+    def __init__(self, start: StepInput, rows: _Rows) -> None:
+        self.rows, self.names = rows, tuple[str, ...]()
+        self.now: StepInput = rows.of(start, 0)
+        self._batch: list[torch.Size] = []
+        self._flat: FlatFunction | None = None
+        self._metrics: list[Tensor] = []
+        self._counted: list[Tensor] = []
+        self._any_stepping = bool(self.now.stepping.any())
+
+    def advance(self, step: Compiled, stack: Batch, record: UpdateRecord, like: Params) -> None:
+        """Take a step on each batch of a stack `[K, S, T, B, ...]`, until all members are halted."""
+        if not self._any_stepping:
+            return
+        stack_leaves = leaves_of(self.rows.of(stack, 1))
+        first = 1 + len(self.now.optimizer) + len(self.now.buffers)  # the position of the batch among the leaves
+        leaves = leaves_of(self.now)
+        leaves[first:first] = [leaf[0] for leaf in stack_leaves]
+        shapes = [leaf.shape for leaf in stack_leaves]
+        if self._flat is None or shapes != self._batch:
+            example = self.now._replace(batch=self.rows.of(batch_of(stack, 0), 0))
+            self._flat, self._batch = step.flat(example, leaves), shapes
+        run, places = self._flat.run, self._flat.result(count())
+        carried = list(enumerate([places.vector, *(places.optimizer[name] for name in self.now.optimizer)]))
+        if places.stepping is not None:
+            carried.append((len(leaves) - 1, places.stepping))
+        self.names = places.names
+        for k, batch in enumerate(zip(*(leaf.unbind() for leaf in stack_leaves), strict=True)):
+            leaves[first : first + len(batch)] = batch
+            results = run(leaves)
+            self._metrics.append(results[places.metrics])
+            self._counted.append(results[places.counted])
+            any_failed, self._any_stepping = results[places.flags].tolist()
+            if any_failed:
+                self._report(record, batch_of(stack, k), leaves[0], self._flat.result(results), like)
+            for place, result in carried:
+                leaves[place] = results[result]
+            if not self._any_stepping:
+                break
+        optimizer = dict(zip(self.now.optimizer, leaves[1:], strict=False))
+        self.now = self.now._replace(vector=leaves[0], optimizer=optimizer, stepping=leaves[-1])
+
+    def _report(
+        self, record: UpdateRecord, batch: Batch, before: Tensor, result: GradientStepResult, like: Params
+    ) -> None:
+        """Record a step from `before` that made something of a member not finite."""
+        widen = self.rows.widen
+        params, tensors = unflatten(widen(before), like), (result.value, result.gradient, result.norm, result.reached)
+        record.add_failed_step(widen(result.failed), lambda: batch, params, *map(widen, tensors))
+
+    def metrics(self, steps: int, names: int) -> tuple[Tensor, Tensor]:
+        """Return the metrics of K steps, `[K, M, S]`, and whose metrics count, `[K, S]` (bool).
+
+        `names` is M. No member counts in steps after the group's last step.
+        """
+        size, missing = self.rows.last - self.rows.first, steps - len(self._metrics)
+        metrics = [*self._metrics, *[torch.zeros(names, size, dtype=torch.float64)] * missing]
+        return torch.stack(metrics), torch.stack([*self._counted, *[torch.zeros(size, dtype=torch.bool)] * missing])

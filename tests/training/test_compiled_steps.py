@@ -1,0 +1,102 @@
+"""`ctx.steps` in a compiled run does the same as a loop over `ctx.step`. The step itself isn't compiled here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pgzoo.ops.losses import weighted_mean
+from pgzoo.training import compiled_steps
+from pgzoo.training.compiling import Compiled
+from pgzoo.training.engine import Engine
+from pgzoo.training.plan import Plan
+from pgzoo.types import Batch, Hyper, Loss, Params, TrainState
+
+MakePlan = Callable[..., Plan]
+
+HALTS, FAILS = 1.0, 2.0
+
+
+@pytest.fixture(autouse=True)
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(Compiled, "_compile", refuse)
+
+
+def loss(policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
+    """A loss that halts some members, at a minibatch of late steps, and isn't finite for others."""
+    assert batch.extra is not None
+    kind = batch.extra["kind"].amax((-2, -1))
+    value = weighted_mean(policy.apply(params, batch.inputs).dist.log_prob(batch.actions), batch.weights)
+    halt = (kind == HALTS) & (weighted_mean(batch.timestep.float(), batch.weights) > 8)
+    metrics = {"own/advantage": weighted_mean(batch.advantages, batch.weights)}
+    return Loss(torch.where(kind == FAILS, torch.nan, value), metrics, halt)
+
+
+def outcome(ctx: Engine, kinds: tuple[float, ...], take: Callable[..., TrainState]) -> tuple[Any, ...]:
+    ctx.begin_update()
+    state, trajectory = ctx.collect(ctx.state)
+    evaluated = ctx.evaluate_policy(state, trajectory)
+    targets = ctx.estimate(state, trajectory, evaluated)
+    kind = torch.tensor(kinds)[:, None, None].expand_as(trajectory.rewards)
+    batches = ctx.minibatches(state, trajectory, targets, evaluated, epochs=range(2), count=4, extra={"kind": kind})
+    return take(ctx, state, batches), ctx.metrics.means(), dict(ctx.failures)
+
+
+def in_a_loop(ctx: Engine, state: TrainState, batches: Any) -> TrainState:
+    for batch in batches:
+        state = ctx.step(loss, state, batch)
+    return state
+
+
+def at_once(ctx: Engine, state: TrainState, batches: Any) -> TrainState:
+    return ctx.steps(loss, state, batches)
+
+
+def after_one(ctx: Engine, state: TrainState, batches: Any) -> TrainState:
+    """Take the first step alone, and then the others, from a stack that was begun, as batches one by one."""
+    state = ctx.step(loss, state, next(batches))
+    state = ctx.steps(loss, state, [next(batches), next(batches)])
+    return ctx.steps(loss, state, batches)
+
+
+@pytest.mark.parametrize("take", [at_once, after_one])
+@pytest.mark.parametrize("rows", [32, 10_000])  # groups of two members, of which the last repeats one; one group
+def test_many_steps_equal_single_steps_with_members_that_halt_or_fail(
+    take: Callable[..., TrainState], rows: int, plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled_steps, "GROUP_ROWS", rows)
+    kinds = (0.0, HALTS, FAILS, 0.0, HALTS)
+    made = plan("ppo", seeds=5, num_envs=4, rollout_steps=16, compile="on", policy={"name": "mlp", "hidden": (8,)})
+    (one, means, failures), (many, other_means, other_failures) = (
+        outcome(Engine(made), kinds, how) for how in (in_a_loop, take)
+    )
+    steps = one.optimizer["step"].tolist()
+    assert steps[0] == steps[3] == 8 and steps[2] == 0
+    assert 0 < min(steps[1], steps[4]) < 8  # a member halts on the way
+    assert many.optimizer["step"].tolist() == steps
+    for name, value in one.params.items():
+        torch.testing.assert_close(many.params[name], value, rtol=0, atol=1e-6)
+    assert one.halted is not None and many.halted is not None
+    halted = [kind == HALTS and step < 8 for step, kind in zip(steps, kinds, strict=True)]
+    assert many.halted.tolist() == one.halted.tolist() == halted
+    assert list(other_failures.items()) == list(failures.items()) == [(2, "loss: NaN")]
+    assert list(other_means) == list(means)
+    for name, metric in means.items():
+        np.testing.assert_allclose(other_means[name], metric, atol=1e-5, err_msg=name)
+
+
+def test_groups_have_one_size_and_more_than_one_member() -> None:
+    split = compiled_steps._split
+    assert [(g.first, g.last, g.repeated) for g in split(33, 256)] == [
+        *((first, first + 4, 0) for first in range(0, 32, 4)),
+        (29, 33, 3),
+    ]
+    assert [(g.first, g.last, g.repeated) for g in split(3, 5000)] == [(0, 2, 0), (1, 3, 1)]
+    assert [(g.first, g.last, g.repeated) for g in split(1, 5000)] == [(0, 1, 0)]

@@ -64,10 +64,9 @@ def test_the_script_for_a_cluster_trains_and_then_resumes(tmp_path: Path) -> Non
     [run] = (tmp_path / "pgzoo-array" / "3" / "runs").iterdir()
     assert run.name.endswith("-s3")
     # preempted: Slurm sends SIGTERM to the script and to pgzoo
-    endless = short.replace("--total-steps 2000", "--total-steps 10000000")
-    with subprocess.Popen(
-        ["bash", "-c", endless], cwd=tmp_path, env=environment | {"SLURM_ARRAY_TASK_ID": "4"}
-    ) as child:
+    endless = short.replace("--total-steps 2000", "--total-steps 10000000 --compile off")
+    environment["SLURM_ARRAY_TASK_ID"] = "4"
+    with subprocess.Popen(["bash", "-c", endless], cwd=tmp_path, env=environment, start_new_session=True) as child:
         eventually(lambda: list(tmp_path.glob("pgzoo-array/4/runs/*/journal.jsonl")))
         os.killpg(child.pid, signal.SIGTERM)
         assert child.wait() == 128 + signal.SIGTERM

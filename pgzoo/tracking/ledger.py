@@ -149,7 +149,7 @@ def pending_of(folders: Iterable[Path]) -> Pending:
         ledger = Ledger.read(folder)
         if not size or ledger.done(size):
             continue
-        if not is_tracked(folder):
+        if is_empty(folder) or not is_tracked(folder):
             continue
         if ledger.refused:
             refused += 1
@@ -189,6 +189,11 @@ def journal_folders(home: Home) -> list[Path]:
         return sorted(p for p in home.runs.iterdir() if (p / "journal.jsonl").is_file())
     except OSError:
         return []
+
+
+def is_empty(folder: Path) -> bool:
+    """Return whether a journal has no whole line: its trainer died while it wrote the first one."""
+    return next(records(folder, limit=0), None) is None
 
 
 def start_of(folder: Path) -> Record | None:

@@ -21,6 +21,7 @@ from pgzoo.tracking.ledger import (
     WANTED,
     Ledger,
     count_runs,
+    is_empty,
     is_tracked,
     journal_folders,
     read_json,
@@ -92,7 +93,7 @@ class Uploader:
                 del self.uploads[upload.folder]
                 if not was_alive:
                     self._settled[upload.folder] = upload.size
-                    if upload.size:
+                    if not is_empty(upload.folder):
                         upload.refuse_run("its journal has no start record")
                 continue
             busy |= self._attempt(upload, "records") and not was_alive

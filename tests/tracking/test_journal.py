@@ -361,3 +361,10 @@ def test_a_name_that_could_not_be_flushed_is_flushed_later(tmp_path: Path, monke
     assert not journal.sync()
     failing[0] = False
     assert journal.sync()
+
+
+def test_a_journal_whose_first_line_is_incomplete_is_neither_pending_nor_refused(tmp_path: Path) -> None:
+    (tmp_path / "journal.jsonl").write_text('{"t":"start","ts":1,"ke')
+    assert not pending_of([tmp_path]) and not pending_of([tmp_path]).refused
+    (tmp_path / "journal.jsonl").write_text("nonsense\n")
+    assert pending_of([tmp_path]).runs == 1

@@ -253,6 +253,7 @@ def _run_shards(request: LaunchRequest, count: int) -> Generator[WorkerMessage]:
                 place.actor.end.remote()
                 if head.is_well():
                     ray.kill(place.actor)
+            head.close()
 
 
 def _place(request: LaunchRequest, index: int, lines: list[str], probe: str, avoided: str = "") -> _Place:

@@ -54,6 +54,11 @@ class Head:
             return f"the head of the Ray cluster, {self.address}, was restarted and has lost its state"
         return ""
 
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+
     def _restarted(self) -> bool:
         """Return whether a head that was not reachable at some time no longer knows this process."""
         if self._doubtful:

@@ -103,8 +103,6 @@ def _connect() -> None:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = os.environ.get("RAY_ADDRESS")
-    if not address:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # the default of new versions of Ray only
     if address:
         _check_reachable(address)
     own = {} if address else {"num_cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None}
@@ -255,6 +253,7 @@ def _run_shards(request: LaunchRequest, count: int) -> Generator[WorkerMessage]:
                 place.actor.end.remote()
                 if head.is_well():
                     ray.kill(place.actor)
+            head.close()
 
 
 def _place(request: LaunchRequest, index: int, lines: list[str], probe: str, avoided: str = "") -> _Place:

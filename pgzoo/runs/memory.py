@@ -107,7 +107,7 @@ def check_memory(
     needed = needed_memory(config, spec, collection, members, policy)
     if sum(needed) > memory:
         raise UsageError(
-            f"This run needs about {_described(needed, config, spec, collection, members)}, and this machine has "
+            f"This run would need {_described(needed, config, spec, collection, members)}. This machine has "
             f"{_gib(memory)}. Use fewer seeds, a smaller num_envs or a smaller rollout_steps."
         )
 
@@ -170,7 +170,7 @@ def _hidden_parameters(config: RunConfig, spec: Spec) -> int:
 
 
 def _described(needed: Needed, config: RunConfig, spec: Spec, collection: Collection, members: int) -> str:
-    parts = [f"{_gib(needed.process)} for Python and its libraries"]
+    parts = [f"{_gib(needed.process)} for Python"]
     if needed.policy:
         parts.insert(0, f"{_gib(needed.policy)} for the policy and its optimizer")
     if isinstance(collection, Steps):
@@ -179,7 +179,7 @@ def _described(needed: Needed, config: RunConfig, spec: Spec, collection: Collec
             f"{_gib(needed.rollouts)} for rollouts of {_count(collection.count)} steps in {_count(config.num_envs)} "
             f"environments for {plural(members, 'seed')}, with observations of {_observation_bytes(spec):,} bytes",
         )
-    return f"{_gib(sum(needed))} of memory: {', '.join(parts[:-1])}{' and ' * (len(parts) > 1)}{parts[-1]}"
+    return f"{_gib(sum(needed))} of memory: {', '.join(parts[:-1])}{', and ' * (len(parts) > 1)}{parts[-1]}"
 
 
 def _resident() -> int:

@@ -57,7 +57,7 @@ def test_a_run_that_cannot_fit_is_refused_with_its_size(
     memory.note_memory(config, ATARI, Steps(128), 32, policy)
     assert "This run needs about 4.0 GiB of memory: 1.1 GiB for rollouts of 128 steps in 8 environments" in caplog.text
     assert "for 32 seeds, with observations of 28,224 bytes, 2.6 GiB for the policy and its optimizer" in caplog.text
-    said = r"needs about 34 GiB of memory: .* for 320 seeds, .*, and this machine has 8\.0 GiB\. Use fewer seeds"
+    said = r"would need 34 GiB of memory: .* for 320 seeds, .*\. This machine has 8\.0 GiB\. Use fewer seeds"
     with pytest.raises(UsageError, match=said):
         memory.check_memory(config, ATARI, Steps(128), 320, policy)
 

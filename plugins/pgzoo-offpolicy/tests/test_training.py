@@ -24,6 +24,7 @@ from pgzoo.types import TrainState
 CONTINUOUS = "ddpg", "td3", "sac"
 ALGORITHMS = *CONTINUOUS, "sac-discrete"
 SMALL: Mapping[str, Any] = {
+    "preset": "none",
     "learning_starts": 20,
     "batch_size": 20,
     "buffer_size": 64,
@@ -133,6 +134,7 @@ def test_discrete_sac_learns_cartpole() -> None:
     plan = pgzoo.plan(
         "sac-discrete",
         env="CartPole-v1",
+        preset="none",
         seeds=3,
         num_envs=4,
         gradient_steps=2,

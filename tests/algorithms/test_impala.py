@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+
+from pgzoo.types import Batch, TrainState
 
 SMALL: dict[str, Any] = {"num_envs": 3, "rollout_steps": 8, "policy": {"hidden": (8,)}, "learning_rate": 0.01}
 
@@ -23,8 +26,14 @@ def test_each_epochs_targets_are_those_of_the_policy_as_it_is_then(engine: Any) 
     ctx = engine("impala", seeds=2, epochs=3, minibatches=1, **SMALL)
     state, seen = ctx.collect(ctx.state)
     steps: list[Any] = []
-    step = ctx.step
-    ctx.step = lambda loss, state, batch: step(loss, steps.append((state, batch)) or state, batch)
+
+    def recorded(loss: Any, state: TrainState, batches: Iterable[Batch]) -> TrainState:
+        for batch in batches:
+            steps.append((state, batch))
+            state = ctx.step(loss, state, batch)
+        return state
+
+    ctx.steps = recorded
     ctx.plan.algorithm.update(ctx, state, seen)
     acted = ctx.evaluate_policy(state, seen).log_probs
     assert len(steps) == 3

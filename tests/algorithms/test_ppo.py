@@ -139,8 +139,8 @@ def test_advantages_are_estimated_anew_only_where_asked(engine: Any, anew: bool)
     ctx = engine("ppo", epochs=3, minibatches=1, recompute_advantages=anew, learning_rate=0.01, **SMALL)
     state, seen = ctx.collect(ctx.state)
     batches: list[Any] = []
-    step = ctx.step
-    ctx.step = lambda loss, state, batch: step(loss, state, batches.append(batch) or batch)
+    steps = ctx.steps
+    ctx.steps = lambda loss, state, given: steps(loss, state, (batches.append(batch) or batch for batch in given))
     before = ctx.estimate(state, seen, ctx.evaluate_policy(state, seen))
     ctx.plan.algorithm.update(ctx, state, seen)
     assert torch.equal(batches[0].advantages.flatten(), before.advantages.flatten())

@@ -17,8 +17,8 @@ def noises(ctx: Any) -> list[Any]:
     """The noise in each batch of an update, with the rows that count."""
     state, seen = ctx.collect(ctx.state)
     met: list[Any] = []
-    step = ctx.step
-    ctx.step = lambda loss, state, batch: step(loss, state, met.append(batch) or batch)
+    steps = ctx.steps
+    ctx.steps = lambda loss, state, given: steps(loss, state, (met.append(batch) or batch for batch in given))
     ctx.plan.algorithm.update(ctx, state, seen)
     return met
 

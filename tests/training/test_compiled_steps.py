@@ -92,6 +92,19 @@ def test_many_steps_equal_single_steps_with_members_that_halt_or_fail(
         np.testing.assert_allclose(other_means[name], metric, atol=1e-5, err_msg=name)
 
 
+def test_a_group_whose_members_have_all_ended_is_unchanged(plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled_steps, "GROUP_ROWS", 32)
+    made = plan("ppo", seeds=4, num_envs=4, rollout_steps=16, compile="on", policy={"name": "mlp", "hidden": (8,)})
+    ctx = Engine(made)
+    before = ctx.state = ctx.state._replace(active=np.array([False, False, True, False]))
+    state, means, failures = outcome(ctx, (0.0, 0.0, 0.0, 0.0), at_once)
+    assert state.optimizer["step"].tolist() == [0, 0, 8, 0]
+    for name, value in state.params.items():
+        moved = [not torch.equal(value[member], before.params[name][member]) for member in range(4)]
+        assert moved == [False, False, moved[2], False], name
+    assert np.isnan(means["loss/total"]).tolist() == [True, True, False, True] and not failures
+
+
 def test_groups_have_one_size_and_more_than_one_member() -> None:
     split = compiled_steps._split
     assert [(g.first, g.last, g.repeated) for g in split(33, 256)] == [

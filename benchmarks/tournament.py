@@ -48,19 +48,20 @@ NOT_ON_POLICY = ("pqn",)
 
 @dataclass(frozen=True)
 class Environment:
-    """An environment: steps per seed, the return of a random policy, and a return that can hardly be exceeded."""
+    """An environment: steps per seed, returns of a random policy and of one that can hardly be beaten, and a backend."""
 
     steps: int
     random: float
     best: float
+    backend: str = "auto"
 
 
 ENVIRONMENTS = {
     "FrozenLake-v1": Environment(50_000, 0.014, 0.74),
     "CartPole-v1": Environment(50_000, 22.0, 500.0),
-    "MountainCarContinuous-v0": Environment(50_000, -33.0, 95.0),
-    "Acrobot-v1": Environment(100_000, -499.0, -70.0),
-    "Pendulum-v1": Environment(100_000, -1240.0, -150.0),
+    "MountainCarContinuous-v0": Environment(50_000, -33.0, 95.0, "compiled"),
+    "Acrobot-v1": Environment(100_000, -499.0, -70.0, "compiled"),
+    "Pendulum-v1": Environment(100_000, -1240.0, -150.0, "compiled"),
     "LunarLander-v3": Environment(300_000, -180.0, 280.0),
 }
 """The cheapest first: pieces are run in this order."""
@@ -110,8 +111,10 @@ class Piece:
 
     @property
     def _front(self) -> str:
-        steps = int(ENVIRONMENTS[self.env].steps * self.fraction)
-        return f"pgzoo run {self.contestant.name} --env {self.env} --preset none --total-steps {steps}"
+        env = ENVIRONMENTS[self.env]
+        backend = "" if env.backend == "auto" else f" --backend {env.backend}"
+        steps = int(env.steps * self.fraction)
+        return f"pgzoo run {self.contestant.name} --env {self.env}{backend} --preset none --total-steps {steps}"
 
 
 def option(key: str) -> str:

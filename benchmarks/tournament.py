@@ -48,7 +48,7 @@ NOT_ON_POLICY = ("pqn",)
 
 @dataclass(frozen=True)
 class Environment:
-    """An environment: steps per seed, returns of a random policy and of one that can hardly be beaten, and a backend."""
+    """An environment: steps per seed, returns of a random policy and of a nearly perfect one, and a backend."""
 
     steps: int
     random: float

@@ -142,7 +142,13 @@ class Recording:
             self.inputs += [(f"targets.{name}", leaf, leaf.clone()) for name, leaf in named_tensors(targets)]
             return targets
 
+        def watched_steps(loss: Any, state: Any, batches: Any, only: Any = "", learning_rates: Any = None) -> Any:
+            for batch in batches:
+                state = watched_step(loss, state, batch, only, learning_rates=learning_rates)
+            return state
+
         engine.step, engine.gradient = watched_step, watched_gradient
+        engine.steps = watched_steps  # type: ignore[method-assign]
         engine.collect, engine.estimate = watched_collect, watched_estimate
 
     def update(self, run: Rounds) -> None:

@@ -144,4 +144,4 @@ def test_a_run_that_fails_before_its_first_step_suggests_no_evaluation() -> None
     arguments = ["run", "bad", "--env", "CartPole-v1", "--total-steps", "99", "--tracking-uri", "none", "--no-progress"]
     done = CliRunner().invoke(program, arguments, prog_name="pgzoo")
     assert done.exit_code == 1, done.output
-    assert "Trained   0 steps" in done.output and "pgzoo evaluate" not in done.output
+    assert "No step was trained." in done.output and "pgzoo evaluate" not in done.output

@@ -148,7 +148,7 @@ class Recording:
             return state
 
         engine.step, engine.gradient = watched_step, watched_gradient
-        engine.steps = watched_steps  # type: ignore[method-assign]
+        engine.steps = watched_steps
         engine.collect, engine.estimate = watched_collect, watched_estimate
 
     def update(self, run: Rounds) -> None:

@@ -1,47 +1,20 @@
 """A rollout worker: a process with a share of the environments of a run, in which it acts on request.
 
-Requests arrive on standard input and are answered on standard output: pickled objects, each after its length. Both
-pipes connect it with the process that started it, and with nothing else. It ends when its standard input ends.
+Requests arrive on standard input and are answered on standard output, as `messages`. It ends when its standard input
+ends.
 """
 
 from __future__ import annotations
 
 import os
-import pickle
 import signal
-import struct
 from collections.abc import Mapping
-from typing import IO, Any
+from dataclasses import replace
+from typing import Any
 
-__all__ = ["RolloutServer", "main", "read_object", "write_object"]
+from pgzoo.launchers.messages import read_message, write_message
 
-LENGTH = struct.Struct("<Q")
-
-
-def write_object(file: IO[bytes], value: object) -> None:
-    """Write a pickled object. Raises OSError if the reader has ended."""
-    data = pickle.dumps(value, protocol=5)
-    for part in (LENGTH.pack(len(data)), data):
-        rest = memoryview(part)
-        while rest:
-            rest = rest[file.write(rest) or 0 :]
-
-
-def read_object(file: IO[bytes]) -> Any:
-    """Read a pickled object. Raises EOFError if the writer has ended."""
-    (size,) = LENGTH.unpack(_read(file, LENGTH.size))
-    return pickle.loads(_read(file, size))  # written by the process at the other end of this private pipe
-
-
-def _read(file: IO[bytes], size: int) -> bytearray:
-    data = bytearray(size)
-    rest = memoryview(data)
-    while rest:
-        count = file.readinto(rest)  # type: ignore[attr-defined]
-        if not count:
-            raise EOFError
-        rest = rest[count:]
-    return data
+__all__ = ["RolloutServer", "main"]
 
 
 class RolloutServer:
@@ -51,18 +24,22 @@ class RolloutServer:
         """Open the environments.
 
         Args:
-            setup: "imports" and "blocked", the plugins; "policy", the name of the policy, and "make_policy", the other
-                arguments of `make_policy`; "backend", the name of the environment backend; "request", the environments
-                of all workers; and "own", the rows of this worker.
+            setup: "imports" and "blocked", the plugins; "policy", the policy and its settings; "needs", what the
+                algorithm needs of it; "normalize_obs"; "spaces", "masked" and "time_limited", which specify the
+                environment; "backend", the name of the environment backend; "request", the environments of all
+                workers; "saves", whether their states may be saved; and "own", the rows of this worker.
         """
         from pgzoo.envs.choice import make_backend
+        from pgzoo.envs.spec import make_spec
         from pgzoo.registry import discover
+        from pgzoo.registry.components import resolve_component
         from pgzoo.training.plan import make_policy
         from pgzoo.training.rollout_parts import OwnRows
 
         catalog = discover(blocked=setup["blocked"], imports=setup["imports"])
         backend = make_backend(catalog.get("env_backend", setup["backend"]), catalog)
-        request, self.own = setup["request"], setup["own"]
+        states = tuple(entry.load()() for entry in catalog.entries("env_state")) if setup["saves"] else ()
+        request, self.own = setup["request"]._replace(states=states), setup["own"]
         envs: Any = backend.open(request._replace(rows=len(self.own)))
         if hasattr(envs, "collect"):  # compiled code acts row by row, in all rows that have episodes left
             envs.close()
@@ -70,7 +47,9 @@ class RolloutServer:
         self._has_all_rows = hasattr(envs, "collect")
         self._inner = envs
         self.envs: Any = envs if self._has_all_rows else OwnRows(envs, self.own, request.rows)
-        self._policy = make_policy(catalog.get("policy", setup["policy"]).load(), *setup["make_policy"])
+        policy, factory = resolve_component("policy", setup["policy"], catalog)
+        spec = replace(make_spec(*setup["spaces"], masked=setup["masked"]), time_limited=setup["time_limited"])
+        self._policy = make_policy(factory, policy.settings, spec, frozenset(setup["needs"]), setup["normalize_obs"])
         self._compiled = False
 
     def spaces(self) -> tuple[Any, Any]:
@@ -94,11 +73,11 @@ class RolloutServer:
     def rollout(
         self, params: Mapping[str, Any], noise: Any, start: Any, quota: Any, window: int | None, shape: Any
     ) -> Any:
-        """Act in the own rows; see `collect_part`."""
+        """Act in the own rows; see `collect_part`. `noise` is what `sendable_noise` returned."""
         import numpy as np
         import torch
 
-        from pgzoo.training.behavior import Behavior
+        from pgzoo.training.behavior import Behavior, received_noise
         from pgzoo.training.rollout import compiled_policy
         from pgzoo.training.rollout_parts import collect_part
 
@@ -107,7 +86,7 @@ class RolloutServer:
             self.envs.compile(compiled_policy(self.envs, self._policy, tensors))
             self._compiled = True
         with np.errstate(over="ignore", invalid="ignore"):
-            behavior = Behavior(self._policy, tensors, noise)
+            behavior = Behavior(self._policy, tensors, received_noise(noise, self._policy, shape[1], window))
             return collect_part(self.envs, behavior, start, quota, window, self.own, shape)
 
     def save(self) -> list[Any] | None:
@@ -129,7 +108,7 @@ class RolloutServer:
         self.envs.close()
 
     def answer(self, name: str, arguments: tuple[Any, ...]) -> tuple[str, Any]:
-        """Call a method; return "done" and its result, or "raised" and the exception, which can be pickled."""
+        """Call a method; return "done" and its result, or "raised" and the exception, which can be sent."""
         try:
             return "done", getattr(self, name)(*arguments)
         except Exception as error:
@@ -141,7 +120,7 @@ class RolloutServer:
 
 
 def portable(error: Exception) -> Exception:
-    """Return an exception that can be pickled: a PgzooError unchanged, for any other one a RuntimeError."""
+    """Return an exception that can be sent: a PgzooError unchanged, for any other one a RuntimeError."""
     from pgzoo.errors import PgzooError
 
     if isinstance(error, PgzooError):
@@ -158,19 +137,19 @@ def main() -> None:
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        setup = read_object(requests)
+        setup = read_message(requests)
         from pgzoo.training.threads import limit_threads
 
         with limit_threads(setup["threads"]):
             try:
                 server = RolloutServer(setup)
+                write_message(out, ("done", server.spaces()))
             except Exception as error:
-                write_object(out, ("raised", portable(error)))
+                write_message(out, ("raised", portable(error)))
                 return
-            write_object(out, ("done", server.spaces()))
             while True:
-                name, arguments = read_object(requests)
-                write_object(out, server.answer(name, arguments))
+                name, arguments = read_message(requests)
+                write_message(out, server.answer(name, arguments))
                 if name == "close":
                     return
     except (EOFError, OSError):  # the process that started this one has ended

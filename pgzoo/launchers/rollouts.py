@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import queue
 import signal
 import subprocess
@@ -16,10 +15,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pgzoo.errors import EnvError, UnfitError
-from pgzoo.launchers.rollout_worker import read_object, write_object
+from pgzoo.errors import ConfigError, EnvError, UnfitError
+from pgzoo.launchers.messages import read_message, write_message
 from pgzoo.training.activity import Cancelled, Monitor
-from pgzoo.training.behavior import Behavior
+from pgzoo.training.behavior import Behavior, sendable_noise
 from pgzoo.training.rollout_parts import Part, merge_parts, part_of, rows_of_parts
 from pgzoo.training.tape import FinishedEpisodes
 from pgzoo.types import Array, Collector, EnvRequest, StepResult, Trajectory
@@ -61,7 +60,7 @@ class ProcessConnection:
         self._write(dict(setup))
 
     def send(self, name: str, *arguments: Any) -> None:
-        """Request a method of `RolloutServer`. Raises UnfitError for arguments that can't be pickled."""
+        """Request a method of `RolloutServer`. Raises UnfitError for arguments that can't be sent."""
         self._write((name, arguments))
 
     def receive(self, timeout: float | None = None) -> Any:
@@ -88,18 +87,18 @@ class ProcessConnection:
     def _write(self, value: object) -> None:
         assert self._process.stdin is not None
         try:
-            write_object(self._process.stdin, value)
+            write_message(self._process.stdin, value)
             self._process.stdin.flush()
         except OSError:
             pass  # it has died, which the next answer says
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise UnfitError(f"--rollout-workers: a worker can't be sent this: {error}. Use 0 workers.") from error
+        except (ConfigError, TypeError) as error:
+            raise UnfitError(f"--rollout-workers: a worker can't be sent {error}. Use 0 workers.") from error
 
     def _read(self) -> None:
         assert self._process.stdout is not None
         try:
             while True:
-                self._answers.put(read_object(self._process.stdout))
+                self._answers.put(read_message(self._process.stdout))
         except (EOFError, OSError, ValueError):
             code = self._process.wait()
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
@@ -139,7 +138,8 @@ class RolloutBackend:
     def open(self, request: EnvRequest) -> RolloutEnvs:
         """Start the workers."""
         rows = rows_of_parts(request.rows // self.num_envs, self.num_envs, self.workers)
-        setup = {**self.setup, "backend": self.backend, "request": request}
+        saves, request = bool(request.states), request._replace(states=())  # a worker has its own objects that save
+        setup = {**self.setup, "backend": self.backend, "request": request, "saves": saves}
         connections: list[Connection] = []
         try:
             for index, own in enumerate(rows):
@@ -194,10 +194,10 @@ class RolloutEnvs:
     ) -> Callable[[Monitor], tuple[Trajectory, FinishedEpisodes, Collector]]:
         """Let the workers start to act; return a function that waits for them and returns what `rollout` returns."""
         params = {name: leaf.numpy() for name, leaf in behavior.params.items()}
-        flat = quota.reshape(-1)
+        flat, noise = quota.reshape(-1), sendable_noise(behavior.noise)
         for connection, own in zip(self._connections, self._rows, strict=True):
             part = part_of(start, own), flat[own]
-            connection.send("rollout", params, behavior.noise, *part, window, start.ended.shape)
+            connection.send("rollout", params, noise, *part, window, start.ended.shape)
         self._broken = True  # until all answers have been read
 
         def finish(monitor: Monitor) -> tuple[Trajectory, FinishedEpisodes, Collector]:

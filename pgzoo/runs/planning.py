@@ -25,7 +25,7 @@ from pgzoo.runs.memory import check_memory
 from pgzoo.runs.rows import check_rows
 from pgzoo.training import added_critic
 from pgzoo.training.plan import Plan, checked_needs, info_keys, make_policy
-from pgzoo.types import Collection, EnvRequest, Episodes, Params, Steps
+from pgzoo.types import Collection, EnvRequest, Episodes, Params, Spec, Steps
 
 __all__ = ["collection_of", "make_plan", "name_component"]
 
@@ -118,7 +118,7 @@ def make_plan(
         env_states=env_states,
         forgets=isinstance(collection, Steps) or resets_completely(request._replace(states=env_states)),
         compile_cache=compile_cache,
-        rollouts=_rollouts(config, backend_name, catalog, config.policy.settings, spec, needs, config.normalize_obs),
+        rollouts=_rollouts(config, backend_name, catalog, spec, needs),
         initial=initial,
     )
     return replace(plan, diagnostics=_diagnostics(plan, catalog)) if config.diagnostics else plan
@@ -136,17 +136,21 @@ def _diagnostics(plan: Plan, catalog: PluginCatalog) -> dict[str, Diagnostic]:
     return found
 
 
-def _rollouts(config: RunConfig, backend: str, catalog: PluginCatalog, *policy: Any) -> RolloutBackend | None:
+def _rollouts(
+    config: RunConfig, backend: str, catalog: PluginCatalog, spec: Spec, needs: frozenset[str]
+) -> RolloutBackend | None:
     """Return the environments in worker processes that the run asks for.
 
-    `policy` are the arguments of `make_policy` after the factory. Raises UsageError for a policy on a GPU.
+    Raises UsageError for a policy on a GPU.
     """
     if not config.rollout_workers:
         return None
     if config.device != "cpu":
         raise UsageError("--rollout-workers: the policy acts on the workers' CPUs. Use --device cpu, or 0 workers.")
     setup = {"imports": catalog.imports, "blocked": catalog.blocked, "threads": config.threads}
-    setup |= {"policy": config.policy.name, "make_policy": policy}
+    setup |= {"policy": config.policy.nested(), "needs": sorted(needs), "normalize_obs": config.normalize_obs}
+    setup |= {"spaces": (spec.original_space, spec.action_space)}
+    setup |= {"masked": spec.masked, "time_limited": spec.time_limited}
     return RolloutBackend(start_process, backend, config.rollout_workers, config.num_envs, setup)
 
 

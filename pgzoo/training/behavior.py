@@ -12,7 +12,7 @@ from pgzoo.ops.draws import draw_noise
 from pgzoo.protocols import Policy
 from pgzoo.types import Array, Params
 
-__all__ = ["NOISE_BLOCK", "Behavior", "GivenNoise", "Greedy", "Noise"]
+__all__ = ["NOISE_BLOCK", "Behavior", "GivenNoise", "Greedy", "Noise", "received_noise", "sendable_noise"]
 
 NOISE_BLOCK = 64
 """Steps for which noise is drawn at once: drawing it for each step would cost more than acting."""
@@ -29,7 +29,7 @@ class Noise:
         self, policy: Policy, generators: list[np.random.Generator], num_envs: int, steps: int | None = None
     ) -> None:
         """`steps` is the number of steps that will be taken, if it is known."""
-        self._generators = generators
+        self.generators = generators
         self._kind, self._hold = policy.noise, noise_steps(policy)
         block = min(NOISE_BLOCK, steps or NOISE_BLOCK) if self._hold == 1 else 1
         self._shape = (block, num_envs, policy.noise_size)
@@ -40,7 +40,7 @@ class Noise:
         draw, remainder = (0, t) if self._hold is None else divmod(t, self._hold)
         k = draw % self._shape[0]
         if k == 0 and remainder == 0:
-            draws = [draw_noise(self._kind, generator, self._shape) for generator in self._generators]
+            draws = [draw_noise(self._kind, generator, self._shape) for generator in self.generators]
             self._block = np.stack(draws, axis=1)  # [block, S, N, K]
         return self._block[k]  # type: ignore[no-any-return]
 
@@ -57,7 +57,7 @@ class Noise:
 
     def select(self, members: NDArray[np.int64]) -> None:
         """Draw noise only for these members from the next step on."""
-        self._generators = [self._generators[member] for member in members]
+        self.generators = [self.generators[member] for member in members]
         self._block = self._block[:, members]
 
 
@@ -65,19 +65,19 @@ class GivenNoise:
     """In place of `Noise`: the noise of every step is given, `[T, S, N, K]`."""
 
     def __init__(self, noise: Array) -> None:
-        self._noise = noise
+        self.noise = noise
 
     def __getitem__(self, t: int) -> Array:
         """Return the noise of step t."""
-        return self._noise[t]  # type: ignore[no-any-return]
+        return self.noise[t]  # type: ignore[no-any-return]
 
     def steps(self, t: int, count: int) -> Array:
         """Return the noise of `count` steps from step t on, `[count, S, N, K]`."""
-        return self._noise[t : t + count]
+        return self.noise[t : t + count]
 
     def select(self, members: NDArray[np.int64]) -> None:
         """Keep the noise of these members only."""
-        self._noise = self._noise[:, members]
+        self.noise = self.noise[:, members]
 
 
 class Greedy:
@@ -99,3 +99,22 @@ class Behavior(NamedTuple):
     policy: Policy
     params: Params
     noise: Noise | GivenNoise | Greedy
+
+
+def sendable_noise(noise: Noise | GivenNoise | Greedy) -> list[np.random.Generator] | Array | None:
+    """Return what another process needs to make the same noise; `noise` must be unused."""
+    match noise:
+        case Noise():
+            return noise.generators
+        case GivenNoise():
+            return noise.noise
+    return None
+
+
+def received_noise(
+    sent: list[np.random.Generator] | Array | None, policy: Policy, num_envs: int, steps: int | None
+) -> Noise | GivenNoise | Greedy:
+    """Return the noise that `sendable_noise` was given; the other arguments are those of `Noise`."""
+    if sent is None:
+        return Greedy()
+    return Noise(policy, sent, num_envs, steps) if isinstance(sent, list) else GivenNoise(sent)

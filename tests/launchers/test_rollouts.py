@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
-import pickle
 import queue
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pgzoo.errors import ConfigError, RunFailed, UsageError
+from pgzoo.errors import ConfigError, EnvError, RunFailed, UsageError
+from pgzoo.launchers.messages import read_message, write_message
 from pgzoo.launchers.rollout_worker import RolloutServer
 from pgzoo.launchers.rollouts import ProcessConnection, RolloutBackend, RolloutEnvs, start_process
 from pgzoo.runs.objects import check_objects
@@ -26,24 +28,55 @@ MakePlan = Callable[..., Plan]
 SYNC = {"backend": "sync", "num_envs": 5, "seeds": (4, 7)}
 
 
+def sent(value: object) -> Any:
+    """Return what arrives in another process."""
+    pipe = io.BytesIO()
+    write_message(pipe, value)
+    pipe.seek(0)
+    return read_message(pipe)
+
+
 class Here:
-    """A connection to a server in this process, through the same pickles."""
+    """A connection to a server in this process, through the same messages."""
 
     def __init__(self, index: int, setup: Mapping[str, Any]) -> None:
-        self.server = RolloutServer(pickle.loads(pickle.dumps(dict(setup))))
+        self.server = RolloutServer(sent(dict(setup)))
         self.answers = [("done", self.server.spaces())]
 
     def send(self, name: str, *arguments: Any) -> None:
-        self.answers.append(self.server.answer(*pickle.loads(pickle.dumps((name, arguments)))))
+        self.answers.append(self.server.answer(*sent((name, arguments))))
 
     def receive(self, timeout: float | None = None) -> Any:
-        kind, value = pickle.loads(pickle.dumps(self.answers.pop(0)))
+        kind, value = sent(self.answers.pop(0))
         if kind == "raised":
             raise value
         return value
 
     def close(self) -> None:
         self.server.close()
+
+
+def test_a_message_arrives_as_it_was_sent() -> None:
+    values = {"n": None, "nan": float("nan"), "tuple": (1, [2.5, "text"], True), "error": EnvError("no")}
+    arrays = [np.array([], np.float32), np.arange(6, dtype=np.uint8).reshape(2, 3)[:, ::2], np.array(True)]
+    got, arrived, number = sent((values, arrays, np.float32(0.1)))
+    assert got["tuple"] == values["tuple"] and got["n"] is None and np.isnan(got["nan"])
+    assert type(got["error"]) is EnvError and str(got["error"]) == "no"
+    assert type(number) is np.float32 and number == np.float32(0.1)
+    for before, after in zip(arrays, arrived, strict=True):
+        assert before.dtype == after.dtype and before.shape == after.shape and (before == after).all()
+    rng = np.random.Generator(np.random.Philox(3))
+    rng.random(3, np.float32)
+    assert sent(rng).random() == rng.random()
+
+
+def test_objects_and_unknown_contents_are_refused() -> None:
+    for value in (object(), np.array([object()]), {1: 2}):
+        with pytest.raises(TypeError):
+            sent(value)
+    text = json.dumps([{"pickle": "..."}, []]).encode()
+    with pytest.raises(ValueError, match="unknown content 'pickle'"):
+        read_message(io.BytesIO(len(text).to_bytes(8, "little") + text))
 
 
 def test_every_part_has_a_share_of_the_environments_of_every_member() -> None:

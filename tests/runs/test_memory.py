@@ -81,7 +81,6 @@ def test_the_allocator_is_adjusted_only_for_images_and_without_settings_of_the_u
 
 
 SCRIPT = """
-import resource
 import gymnasium as gym, numpy as np
 from gymnasium.spaces import Box, Discrete
 
@@ -96,7 +95,8 @@ class Frames(gym.Env):
         return self.np_random.integers(0, 256, (4, 84, 84), np.uint8)
 
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # not ru_maxrss, which begins with the size of the process that started this one
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) / 1024
 
 import sys
 import pgzoo
@@ -122,14 +122,16 @@ def measure(seeds: int) -> tuple[float, float, float]:
     return added, peak, estimate
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 def test_training_on_128_steps_of_8_atari_games_adds_less_than_210_mib() -> None:
     """The rollout takes 28 MiB; the rest are the activations of 256 rows, and the parameters in several copies."""
     added, peak, estimate = measure(1)
     assert added < 210
-    assert estimate < 1.15 * peak  # the test process holds more than a run does
+    assert estimate == pytest.approx(peak, rel=0.15)
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 def test_the_memory_of_four_seeds_is_estimated_within_15_percent() -> None:
     _, peak, estimate = measure(4)
     assert estimate == pytest.approx(peak, rel=0.15)

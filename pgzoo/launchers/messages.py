@@ -40,8 +40,9 @@ def write_message(file: IO[bytes], value: object) -> None:
     content = _encode(value, arrays)
     header = [[array.dtype.str, array.shape] for array in arrays]
     text = json.dumps([content, header]).encode()
-    numbers = [_bytes(np.ascontiguousarray(array)) for array in arrays]
-    for part in (LENGTH.pack(len(text)), text, *numbers):
+    parts: list[bytes | memoryview] = [LENGTH.pack(len(text)), text]
+    parts += [_bytes(np.ascontiguousarray(array)) for array in arrays]
+    for part in parts:
         rest = memoryview(part)
         while rest:
             rest = rest[file.write(rest) or 0 :]

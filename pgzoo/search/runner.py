@@ -185,15 +185,7 @@ def run_search(
     )
     folder = home.root / "studies" / name
     opened = Study(name, folder, options, space, base)
-    display = Display(progress, name, options.trials)
-    with (
-        _said_once(),
-        lost_storage(options.storage, name),
-        worker_lock(folder) as worker,
-        StudyLog(opened, home, command) as log,
-        opened.heartbeats(),
-    ):
-        return _Search(opened, catalog, command, display, worker, log, home).run()
+    return _search(opened, catalog, command, progress, home)
 
 
 def join_study(
@@ -225,6 +217,19 @@ def join_study(
     base = resolve([Layer({**settings, **labels, "tracking_uri": tracking_uri}, ".".join)], catalog)
     tracking.check_store(tracking.resolve_uri(tracking_uri, home), home)
     opened = Study(name, folder, options, checked_space(parse_search(options.space), base, catalog), base)
+    return _search(opened, catalog, command, progress, home, finals=False)
+
+
+def _search(
+    opened: Study,
+    catalog: PluginCatalog,
+    command: str,
+    progress: ProgressMode,
+    home: tracking.Home,
+    finals: bool = True,
+) -> SweepResult:
+    """Train trials of a study in this process; with `finals`, also the best ones with fresh seeds."""
+    name, folder, options = opened.name, opened.folder, opened.options
     display = Display(progress, name, options.trials)
     with (
         _said_once(),
@@ -233,7 +238,7 @@ def join_study(
         StudyLog(opened, home, command) as log,
         opened.heartbeats(),
     ):
-        return _Search(opened, catalog, command, display, worker, log, home).run(finals=False)
+        return _Search(opened, catalog, command, display, worker, log, home).run(finals=finals)
 
 
 class _Search:

@@ -51,7 +51,7 @@ KEPT_AT_THE_END = 64 * 2**20
 """Bytes of freed memory at the end of the heap that are kept, as many as glibc keeps by default at most."""
 
 NOTED = 2**30
-"""Size in bytes from which a run's rollouts are mentioned before it starts."""
+"""Size in bytes from which what a run adds to this process is mentioned before it starts."""
 
 
 class Needed(NamedTuple):
@@ -134,7 +134,7 @@ def name_lack_of_memory() -> Iterator[None]:
 def note_memory(config: RunConfig, spec: Spec, collection: Collection, members: int, policy: Policy) -> None:
     """Log how much memory the run needs, if it is much."""
     needed = needed_memory(config, spec, collection, members, policy)
-    if sum(needed) >= NOTED:
+    if needed.rollouts + needed.policy >= NOTED:  # a program that is large itself isn't mentioned
         _log.warning("This run needs about %s.", _described(needed, config, spec, collection, members))
 
 

@@ -53,6 +53,9 @@ def test_a_run_that_cannot_fit_is_refused_with_its_size(
     monkeypatch.setattr(memory, "_resident", lambda: 280 * 2**20)
     memory.check_memory(config, ATARI, Steps(128), 32, policy)
     memory.note_memory(config, ATARI, Steps(128), 4, policy)
+    with monkeypatch.context() as large:  # a notebook, for example
+        large.setattr(memory, "_resident", lambda: 5 * 2**30)
+        memory.note_memory(config, ATARI, Steps(128), 4, policy)
     assert not caplog.records
     memory.note_memory(config, ATARI, Steps(128), 32, policy)
     assert "This run needs about 4.0 GiB of memory: 1.1 GiB for rollouts of 128 steps in 8 environments" in caplog.text

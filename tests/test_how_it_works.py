@@ -26,7 +26,9 @@ def test_the_loop_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
 
 def test_files_in_the_overview_exist() -> None:
     overview = TEXT.split("```python")[0]
-    named = re.findall(r"\b(?:cli|runs|training|estimators|ops|algorithms|registry|tracking)/(?:\w+\.py)?", overview)
+    drawing = (ROOT / "docs" / "images" / "parts.svg").read_text(encoding="utf-8")
+    rooms = "cli|config|runs|training|estimators|ops|algorithms|registry|tracking"
+    named = re.findall(rf"\b(?:{rooms})/(?:\w+\.py)?", overview + drawing)
     assert len(named) > 10
     for path in named:
         assert (ROOT / "pgzoo" / path).exists(), path

@@ -10,7 +10,7 @@ from pgzoo.ops.losses import standardize, weighted_mean
 class Config(pgzoo.AlgorithmConfig):
     """Settings of `entropy-reinforce`: options, YAML keys and MLflow parameters."""
 
-    learning_rate: Annotated[float, Field(gt=0, description="Adam learning rate")] = 3e-2
+    learning_rate: Annotated[float, Field(gt=0, description="Adam learning rate")] = 3e-3
     entropy_coef: Annotated[float, Field(ge=0, description="coefficient of the entropy bonus")] = 0.01
 
 

@@ -22,6 +22,7 @@ KINDS: dict[str, ComponentKind] = {
     "estimator": "estimator",
     "policy": "policy",
     "listener": "listener",
+    "diagnostic": "diagnostic",
     "env-backend": "env_backend",
     "dynamics": "dynamics",
 }
@@ -30,6 +31,7 @@ USES = {
     "estimator": "pgzoo run reinforce --env CartPole-v1 --estimator my-plugin",
     "policy": "pgzoo run ppo --env CartPole-v1 --policy my-plugin",
     "listener": "pgzoo run reinforce --env CartPole-v1",
+    "diagnostic": "pgzoo run reinforce --env CartPole-v1 --diagnostics my-plugin",
     "env-backend": "pgzoo run reinforce --env CartPole-v1 --backend my-plugin",
     "dynamics": "pgzoo run ppo --env pgzoo_my_plugin.environment:MyPlugin-v0 --backend compiled",
 }

@@ -40,6 +40,9 @@ _log = logging.getLogger("pgzoo")
 EXIT_WAIT = 10.0
 """Longest time, in seconds, to wait at the end of a run until its records are in MLflow."""
 
+FAILED_WAIT = 2.0
+"""The same, for a run in which no step was trained."""
+
 BADNESS: tuple[MemberStatus, ...] = ("finished", "stopped", "interrupted", "failed")
 MAX_SHOWN = 12
 """Rows in the repr of a result."""
@@ -359,9 +362,11 @@ class Result:
     def settled(self, wait: float | None = None) -> Result:
         """Wait until all records are in MLflow; return the result with the MLflow run ids.
 
-        Wait at most `wait` seconds, by default `EXIT_WAIT`.
+        Wait at most `wait` seconds, by default `EXIT_WAIT`, or `FAILED_WAIT` if no step was trained: the error message
+        is printed after this.
         """
-        pending = self.session.close(EXIT_WAIT if wait is None else wait)
+        default = EXIT_WAIT if self.env_steps else FAILED_WAIT
+        pending = self.session.close(default if wait is None else wait)
         return replace(self, runs=tuple(map(self._identified, self.runs)), pending=pending)
 
     def _identified(self, run: SeedResult) -> SeedResult:

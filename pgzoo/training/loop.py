@@ -116,8 +116,7 @@ class Control:
 
     def take_stops(self) -> list[Stop]:
         """Return the stop requests since the last call."""
-        stops, self.stops = self.stops, []
-        return stops
+        return [self.stops.pop(0) for _ in range(len(self.stops))]  # another thread may append to this list
 
 
 def train(plan: Plan, control: Control | None = None, resume_from: Progress | None = None) -> Generator[Event]:

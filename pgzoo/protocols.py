@@ -610,6 +610,8 @@ class Listener(Protocol):
     A listener may also have
         snapshot(member) -> Any: plain JSON data for the checkpoint of a member (an index). In a resumed run the factory
             finds it in `context.resumed[member]`.
+        close() -> None: called once after the last event, to end threads and connections. After a second Ctrl-C, there
+            is no event RunEnded before it.
     """
 
     def pgzoo_run_started(self, event: Any) -> None:

@@ -319,6 +319,8 @@ class _TrainingRun:
                 end(row, "stopped", f"reached the limit of {c.max_minutes:g} minutes")
         for stop in self.control.take_stops():
             for row in range(len(active)) if stop.members is None else stop.members:
+                if not 0 <= row < len(active):
+                    raise ValueError(f"control.stop: there is no member {row}: there are {len(active)}, from 0")
                 end(row, stop.status, stop.reason)
         return active
 

@@ -185,6 +185,14 @@ def test_a_run_stops_when_it_is_asked_to(plan: MakePlan) -> None:
     assert [event.final for event in of(Evaluated, events)] == [True, True]
 
 
+def test_a_stop_of_a_member_that_there_is_not_is_an_error(plan: MakePlan) -> None:
+    for member in (-1, 1):
+        control = Control()
+        control.stop((member,))
+        with pytest.raises(ValueError, match=f"there is no member {member}: there are 1, from 0"):
+            list(train(plan(seeds=(3,)), control))
+
+
 def test_a_stop_from_another_thread_is_not_lost_while_stops_are_taken() -> None:
     control = Control()
     control.stop(members=(0,))

@@ -524,6 +524,8 @@ class Algorithm(Protocol):
             per member, with that member's numpy generator. If it has a parameter named `params`, it also gets the
             initial parameters of that member's policy, under their names in `TrainState.params`; so a target network
             can start as a copy of the policy;
+        update_meanwhile(ctx, state) -> TrainState: called in each round of the default loop before `update`, while
+            rollout workers (`--rollout-workers`) collect the next trajectory with the parameters from before;
         learns = False: if it doesn't train the policy;
         known_exceptions: the conformance checks that it fails on purpose, each with the reason (docs/testing.md).
     `collect` and `needs` may be functions of the algorithm's settings. The settings `epochs` and `minibatches`

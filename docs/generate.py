@@ -120,7 +120,6 @@ leaves out have the default of Stable-Baselines3, not pgzoo's. A notice names th
   parsed, and no code in it is run.
 - `use_sde` and `sde_sample_freq` become `policy.sde` and `policy.sde_sample_freq` for `MlpPolicy`. Then `log_std_init`
   is converted, because `policy.log_std` is about the first actions, not each feature ([policies](policies.md)).
-- Observation normalization doesn't clip to ±10, as `VecNormalize` does.
 - TRPO fits the critic on whole rollouts: `n_critic_updates` counts gradient steps there, and `batch_size` isn't used.
 
 ## Built-in presets

@@ -524,6 +524,8 @@ class Algorithm(Protocol):
             per member, with that member's numpy generator. If it has a parameter named `params`, it also gets the
             initial parameters of that member's policy, under their names in `TrainState.params`; so a target network
             can start as a copy of the policy;
+        update_meanwhile(ctx, state) -> TrainState: called in each round of the default loop before `update`, while
+            rollout workers (`--rollout-workers`) collect the next trajectory with the parameters from before;
         learns = False: if it doesn't train the policy;
         known_exceptions: the conformance checks that it fails on purpose, each with the reason (docs/testing.md).
     `collect` and `needs` may be functions of the algorithm's settings. The settings `epochs` and `minibatches`
@@ -610,6 +612,8 @@ class Listener(Protocol):
     A listener may also have
         snapshot(member) -> Any: plain JSON data for the checkpoint of a member (an index). In a resumed run the factory
             finds it in `context.resumed[member]`.
+        close() -> None: called once after the last event, to end threads and connections. After a second Ctrl-C, there
+            is no event RunEnded before it.
     """
 
     def pgzoo_run_started(self, event: Any) -> None:

@@ -30,7 +30,7 @@ from pgzoo.errors import UsageError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["ENDINGS", "notebook_view", "render", "save"]
+__all__ = ["ENDINGS", "image_bytes", "notebook_view", "render", "save"]
 
 ENDINGS = (".html", ".png", ".pdf", ".svg", ".csv", ".tex", ".md", ".json")
 FOLDED = 12

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 from pgzoo.analysis.blocks import final_score
 from pgzoo.analysis.caveats import finished
 from pgzoo.analysis.compare import CURVE, FINAL, RETURNS, Grouped
+from pgzoo.analysis.report import image_bytes
 from pgzoo.analysis.selection import ProgressCallback, Run, RunIndex, load
 from pgzoo.analysis.sensitivity import Grid, Sensitivity, Values, analyze
 from pgzoo.analysis.statistics import MIN_SEEDS
@@ -68,9 +68,7 @@ class SweepAnalysis:
         """Return the content of a file with one of the extensions `ENDINGS`."""
         if ending == ".json":
             return json.dumps(self.to_dict(), allow_nan=False, indent=2).encode()
-        buffer = io.BytesIO()
-        self.figure().savefig(buffer, format=ending[1:])
-        return buffer.getvalue()
+        return image_bytes(self.figure(), ending[1:])
 
     def save(self, path: str | Path) -> Path:
         """Write the figure (.png, .pdf or .svg) or the numbers (.json), and return the path.

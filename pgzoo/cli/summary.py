@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["conclude"]
 
-COLOURS = {"finished": "green", "stopped": "yellow", "failed": "red", "interrupted": "yellow"}
+COLORS = {"finished": "green", "stopped": "yellow", "failed": "red", "interrupted": "yellow"}
 IMPORTED = time.monotonic()
 MAX_DIAGNOSED = 32
 """Most runs whose journals are read again for the summary."""
@@ -179,7 +179,7 @@ def _statistics_over_seeds(runs: Sequence[SeedResult], digits: int) -> list[str]
 
 
 def _colored(status: MemberStatus) -> str:
-    return f"[{COLOURS[status]}]{status}[/]"
+    return f"[{COLORS[status]}]{status}[/]"
 
 
 def _print_profile(result: Result) -> None:

@@ -44,7 +44,7 @@ class Static:
     """Marks a float setting that must be the same for all members: `Annotated[float, Static, Field(...)]`.
 
     Every other float of an algorithm or an estimator may differ between the members of a sweep. Losses and estimators
-    get it as a tensor `[S, 1, 1]`; code that works on one member at a time reads `ctx.plan.members[s].config.settings`.
+    get it as a tensor `[S, 1, 1]`; code that works on one member at a time reads `ctx.members[s].config.settings`.
     """
 
 

@@ -27,7 +27,7 @@ class NativeBackend:
     width = 128
 
     def fits(self, request: EnvRequest) -> str:
-        """CartPole-v0 and -v1, with the keyword that changes their reward."""
+        """Return an empty string for CartPole-v0 and -v1, also with the keyword that changes their reward."""
         if request.id not in IDS:
             return f"it runs {' and '.join(IDS)} only"
         unknown = sorted(set(request.kwargs) - set(KEYWORDS))

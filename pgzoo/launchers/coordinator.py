@@ -230,8 +230,7 @@ class Coordinator:
             self._problems.setdefault(message.shard, message.text)
         elif message.kind == "stderr":
             self._show_once(message, lambda text: print(text, file=sys.stderr, flush=True))
-        else:
-            content = json.loads(message.text)
+        elif content := parse(message.text):
             if content["type"] == "refused":
                 self._problems[message.shard] = content["text"]
             elif content["type"] == "ended":

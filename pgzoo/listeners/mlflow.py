@@ -342,11 +342,15 @@ class MlflowListener:
         return env_steps // self._eval_every * self._eval_every if self._eval_every else env_steps
 
     def _assign_steps(self, member: int, env_steps: int, returns: Floats, lengths: Ints) -> None:
-        """Estimate the step at which each episode of a rollout ended from the episodes' lengths."""
+        """Estimate the step at which each episode of a rollout ended from the episodes' lengths.
+
+        It is after the last step of the rollout before: the journal leaves out earlier ones as repetitions.
+        """
         known = self.journals[member].tail.episodes.steps
         begin = min(max(int(self._steps[member]), known[-1] if known else 0), env_steps)
         played = np.cumsum(lengths)
         ends = begin + np.round((env_steps - begin) * played / max(int(played[-1]), 1)).astype(np.int64)
+        ends = np.clip(ends, min(begin + 1, env_steps), env_steps)
         if not known or env_steps > known[-1]:
             self._best[member].add(ends, returns)
         waiting = self._episodes[member] or ([], [], [])

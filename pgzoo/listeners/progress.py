@@ -119,12 +119,13 @@ class Display:
     """Counts the events of a run, and shows on a screen how far it is."""
 
     def __init__(self, context: RunContext, screen: Bar | Notebook | Lines, seconds: float) -> None:
-        self.watch, self.screen = Watch(context), screen
+        self.watch, self.screen, self._shown = Watch(context), screen, False
         self._ticker = Ticker(self._tick, seconds)
 
     @hookimpl
     def pgzoo_run_started(self, event: RunStarted) -> None:
         """Say what begins."""
+        self._shown = True
         self.screen.start(self.watch)
         self._ticker.start()
 
@@ -141,8 +142,14 @@ class Display:
     @hookimpl
     def pgzoo_run_ended(self, event: RunEnded) -> None:
         """Take the display away: the summary follows."""
-        self._ticker.stop()
-        self.screen.stop()
+        self.close()
+
+    def close(self) -> None:
+        """Take the display away if it is still there, as after a second Ctrl-C."""
+        if self._shown:
+            self._shown = False
+            self._ticker.stop()
+            self.screen.stop()
 
     def _tick(self) -> None:
         self.screen.show(self.watch)

@@ -203,6 +203,9 @@ def update_reward_moments(buffers: Params, seen: Trajectory, gamma: Tensor) -> P
 
 
 def scale_rewards(buffers: Params, rewards: Tensor) -> Tensor:
-    """Divide `rewards [S, T, N]` by the standard deviation of the discounted return; the mean is not subtracted."""
+    """Divide `rewards [S, T, N]` by the standard deviation of the discounted return, and clip them to [-CLIP, CLIP].
+
+    The mean is not subtracted.
+    """
     known = {name: buffers[f"reward.{name}"] for name in ("count", "mean", "square")}
     return (rewards / _std(known).float()[:, None, None]).clamp(-CLIP, CLIP)

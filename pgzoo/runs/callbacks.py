@@ -102,7 +102,10 @@ def warning(tags: Mapping[str, str]) -> list[str]:
 
 def _takes_control(function: Callable[..., object]) -> bool:
     """Return whether a function can be called with two arguments. Raises ConfigError if it can't with one either."""
-    signature = inspect.signature(function)
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # a built-in function that doesn't tell, such as deque.append
+        return False
     for count in (2, 1):
         try:
             signature.bind(*[None] * count)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ class CheckpointWriter:
 
     `sync` flushes the records of the run with a given key to disk and returns whether that worked. It is called before
     the checkpoint, because a resumed run continues from its checkpoint and doesn't write earlier records again.
-    `warned` is True once the user has been warned that a resumed run won't be exact.
+    `warned` is True once the user has been warned that a resumed run won't be exact. `unsaved` are the names of
+    listeners whose snapshot failed, of which the user has been warned, too.
     """
 
     plan: Plan
@@ -35,6 +37,7 @@ class CheckpointWriter:
     listeners: Mapping[str, Any]
     sync: Callable[[str], bool]
     warned: bool = False
+    unsaved: set[str] = field(default_factory=set)
 
     def __call__(self, progress: Progress, members: tuple[int, ...]) -> None:
         """Write a checkpoint of each of these members. If the disk is full, warn and continue without it."""
@@ -59,7 +62,6 @@ class CheckpointWriter:
     def _about(self, progress: Progress, member: int) -> dict[str, Any]:
         """Return what is stored beside a member's state, as plain data."""
         plan = self.plan
-        snapshots = {name: getattr(listener, "snapshot", None) for name, listener in self.listeners.items()}
         return {
             "run_key": plan.run_keys[member],
             "group": plan.group,
@@ -68,8 +70,29 @@ class CheckpointWriter:
             "resume": "exact" if progress.exact else "episode-boundary",
             "config": {k: v for k, v in plan.members[member].config.nested().items() if k != "tracking_uri"},
             "versions": versions(),
-            "listeners": {name: snapshot(member) for name, snapshot in snapshots.items() if snapshot},
+            "listeners": self._snapshots(member),
         }
+
+    def _snapshots(self, member: int) -> dict[str, Any]:
+        """Return what listeners keep in the checkpoint of a member. Without one that fails, training continues."""
+        found = {}
+        for name, listener in self.listeners.items():
+            if (snapshot := getattr(listener, "snapshot", None)) is None:
+                continue
+            try:
+                taken = snapshot(member)
+                json.dumps(taken)
+            except Exception as error:
+                if name not in self.unsaved:
+                    what = f"{type(error).__name__}: {error}"
+                    _log.warning(
+                        'The snapshot of listener "%s" isn\'t saved in checkpoints: %s. Training continues.', name, what
+                    )
+                    _log.debug("Traceback of listener %s", name, exc_info=error)
+                    self.unsaved.add(name)
+            else:
+                found[name] = taken
+        return found
 
     def _warn_inexact(self) -> None:
         self.warned = True

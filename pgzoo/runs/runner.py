@@ -183,6 +183,7 @@ def run_config(
         tracking.reserve_descriptors(len(plan.members))
     failure: RunFailed | None = None
     warned_of_cut = False
+    listeners: dict[str, Any] = {}
     with closing(_events(plan, control, coordinator, resume_point)) as events:
         with name_lack_of_memory():
             started = next(events)  # raises if components don't fit together; no file is created before this line
@@ -225,6 +226,7 @@ def run_config(
             _close_journals(session, plan, error)
             raise
         finally:
+            _close_listeners(listeners)
             pending = session.close(0)
     outcome.warn_of_divergence(plan)
     result = outcome.result(context, pending, failure, coordinator.lost_members if coordinator else frozenset())
@@ -325,6 +327,16 @@ def _start_listeners(
             add_listener(manager, entry.name, listener)
             listeners[entry.name] = listener
     return manager, listeners
+
+
+def _close_listeners(listeners: Mapping[str, Any]) -> None:
+    for name, listener in listeners.items():
+        if (close := getattr(listener, "close", None)) is not None:
+            try:
+                close()
+            except Exception as error:
+                _log.warning('Listener "%s" raised in close: %s: %s', name, type(error).__name__, error)
+                _log.debug("Traceback of listener %s", name, exc_info=error)
 
 
 def _close_journals(session: tracking.Session, plan: Plan, error: BaseException) -> None:

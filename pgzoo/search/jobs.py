@@ -85,7 +85,7 @@ class Workers:
         self._readers.pop(process.pid).join(2.0)  # one of its child processes may keep the pipe open
         _close_input(process)
         code = process.returncode
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
         last = self._last_lines.pop(process.pid, "")
         return f"worker process {process.pid} {how}" + (f": {last}" if last else "")
 
@@ -98,6 +98,13 @@ class Workers:
                     if text not in self._shown:
                         self._shown.add(text)
                         print(text, file=sys.stderr, flush=True)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most real-time signals have no name
+        return f"signal {number}"
 
 
 def _close_input(process: subprocess.Popen[str]) -> None:

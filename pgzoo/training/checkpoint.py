@@ -63,8 +63,8 @@ class Checkpoint:
 def save(folder: Path, state: TrainState, about: Mapping[str, Any], *, score: float | None = None) -> Path:
     """Write one member's `state` (S = 1) as a new checkpoint in `folder`; return its path.
 
-    `about` is plain JSON, except that numbers may be non-finite. The write is atomic. The last `KEPT` checkpoints and
-    the one with the highest `score` are kept; others are deleted.
+    `about` and the saved environments are plain JSON, except that numbers may be non-finite. The write is atomic. The
+    last `KEPT` checkpoints and the one with the highest `score` are kept; others are deleted.
 
     Raises:
         OSError: the disk is full or can't be written; existing checkpoints are unchanged.
@@ -78,7 +78,7 @@ def save(folder: Path, state: TrainState, about: Mapping[str, Any], *, score: fl
         "digest": digest.hexdigest(),
         "score": score,
         "order": [name for name, _ in _leaves(state)],
-        "environments": None if state.environments is None else state.environments[0],
+        "environments": None if state.environments is None else _encode_non_finite(state.environments[0]),
         "about": _encode_non_finite(dict(about)),
     }
     text = json.dumps(description, allow_nan=False).encode()
@@ -144,7 +144,7 @@ def load(path: Path) -> Checkpoint:
             )
         found = unpack(packed)
         tensors = {RENAMED.get(name, name): found[name] for name in description["order"]}
-        state = _state(tensors, description["environments"])
+        state = _state(tensors, _decode_non_finite(description["environments"]))
         return Checkpoint(path, state, _decode_non_finite(description["about"]))
     except OSError as error:
         raise CheckpointError(f"No checkpoint in {path}: {error.strerror}: {error.filename}.") from error

@@ -92,6 +92,8 @@ def hessian_product(
     def product(vector: Tensor) -> Tensor:
         parts = unflatten(vector, params)
         along = torch.stack([(g * parts[name]).sum() for g, name in zip(first, names, strict=True)]).sum()
+        if not along.requires_grad:  # `scalar` is linear in the parameters
+            return torch.zeros_like(vector)
         second = torch.autograd.grad(along, learned, retain_graph=True, materialize_grads=True)
         found = dict(zip(names, second, strict=True))
         return flatten(found.get(name, torch.zeros_like(leaf)) for name, leaf in leaves.items())

@@ -116,8 +116,7 @@ class Control:
 
     def take_stops(self) -> list[Stop]:
         """Return the stop requests since the last call."""
-        stops, self.stops = self.stops, []
-        return stops
+        return [self.stops.pop(0) for _ in range(len(self.stops))]  # another thread may append to this list
 
 
 def train(plan: Plan, control: Control | None = None, resume_from: Progress | None = None) -> Generator[Event]:
@@ -320,6 +319,8 @@ class _TrainingRun:
                 end(row, "stopped", f"reached the limit of {c.max_minutes:g} minutes")
         for stop in self.control.take_stops():
             for row in range(len(active)) if stop.members is None else stop.members:
+                if not 0 <= row < len(active):
+                    raise ValueError(f"control.stop: there is no member {row}: there are {len(active)}, from 0")
                 end(row, stop.status, stop.reason)
         return active
 

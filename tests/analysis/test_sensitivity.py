@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from pgzoo.analysis.sensitivity import Grid, Values, analyze
+from pgzoo.analysis.sweeps import SweepAnalysis
 from pgzoo.errors import UsageError
 
 AXES = ("lam", "rate")
@@ -97,3 +100,10 @@ def test_what_cannot_be_computed_is_named() -> None:
     assert "c left out" in found.missing[0] and found.sensitivity == pytest.approx(1 / 2.7)
     with pytest.raises(UsageError, match="no setting has a score in all"):
         analyze([Grid("ppo", AXES, {"a": {(0.0, 1.0): 1}, "b": {(0.0, 2.0): 1}})])
+
+
+def test_the_same_scores_give_the_same_file() -> None:
+    grids = (grid(A=[1.0, 2.0, 3.0, 4.0], B=[4.0, 1.0, 2.0, 3.0]),)
+    home: Any = None
+    found = SweepAnalysis("summary/return_final", analyze(grids), (), "none", grids, frozenset(), home)
+    assert found.render(".svg") == found.render(".svg")

@@ -95,6 +95,7 @@ def test_a_shard_is_trained_again_in_another_home_and_only_the_comparison_is_rep
             end |= {"env_steps": [9] * len(shard.seeds), "timing": {"loop": 1.0}, "lost": 0, "dropped": 0}
             yield WorkerMessage(index, "stdout", json.dumps({"type": "ended", "failure": None, **end}))
             yield WorkerMessage(index, "exited", "")
+        yield WorkerMessage(2, "stdout", '{"type": "act')  # killed in the middle of a line
         yield WorkerMessage(2, "exited", "its worker was killed")
 
     coordinator = Coordinator(three, Control(), home, worker=(), spec={})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -146,3 +147,15 @@ def test_the_hessian_of_the_divergence_is_the_fisher_matrix() -> None:
     columns = [product(torch.eye(8)[None, i]).numpy()[0] for i in range(8)]
     np.testing.assert_allclose(np.stack(columns), expected, atol=1e-6)
     assert mean_kl(Table(), params, batch, Hyper({})).item() == 0.0
+
+
+def test_the_hessian_of_a_linear_function_is_zero() -> None:
+    params = {"policy.logits": torch.tensor([[[0.0, 1.0, -1.0], [0.5, 0.0, 0.0]]])}
+    nothing = torch.zeros(1, 1, 1)
+    batch = Batch(Inputs(nothing.long()), nothing.long(), nothing.long(), nothing, nothing, nothing)
+
+    def linear(policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Tensor:
+        return 3 * params["policy.logits"].sum((1, 2))
+
+    product = hessian_product(linear, Table(), params, {}, batch, Hyper({}))
+    assert product(torch.ones(1, 6)).tolist() == [[0.0] * 6]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pgzoo
 from pgzoo.errors import ConfigError
 from pgzoo.protocols import RunControl
 from pgzoo.registry import discover, hookimpl
+from pgzoo.runs.callbacks import FunctionListener, as_listeners
 from pgzoo.runs.reproduce import differences, reproduce
 from pgzoo.runs.resume import resume
 from pgzoo.tracking import Home, find
@@ -74,6 +76,15 @@ def test_callbacks_see_every_event_and_control_the_run(home: Home, caplog: pytes
     caplog.clear()
     assert resume([found], discover()).runs[0].status == "stopped"
     assert sentence in caplog.text
+
+
+def test_a_built_in_function_without_a_signature_gets_the_event() -> None:
+    last: deque[Any] = deque(maxlen=2)
+    [listener] = as_listeners([last.append]).values()
+    assert isinstance(listener, FunctionListener)
+    for event in ("one", "two", "three"):
+        listener.pgzoo_run_ended(event, None)  # type: ignore[arg-type]
+    assert list(last) == ["two", "three"]
 
 
 def test_what_is_no_callback_is_refused() -> None:

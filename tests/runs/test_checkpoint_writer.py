@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from pgzoo.runs.checkpoint_writer import CheckpointWriter
@@ -29,3 +31,27 @@ def test_no_checkpoint_is_written_while_the_journal_cannot_be(
     assert f"The checkpoint of run {second} isn't written, because its journal can't be written" in caplog.text
     writer(Progress(state, ("running", "finished"), ("", ""), True), (1,))  # the last one, which isn't resumed from
     assert checkpoint.paths(written[second])
+
+
+def test_a_snapshot_that_fails_is_left_out_of_the_checkpoint(
+    plan: Callable[..., Plan], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Listener:
+        def __init__(self, snapshot: Callable[[int], Any]) -> None:
+            self.snapshot = snapshot
+
+    listeners = {
+        "raises": Listener(lambda member: 1 / 0),
+        "not-json": Listener(lambda member: np.float32(1.0)),
+        "fine": Listener(lambda member: {"member": member}),
+    }
+    made = plan(seeds=(4, 7))
+    engine = Engine(made)
+    state = engine.snapshot(environments=False)
+    engine.close()
+    writer = CheckpointWriter(made, tmp_path, listeners, lambda key: True)
+    writer(Progress(state, ("running", "running"), ("", ""), True), (0, 1))
+    for member, key in enumerate(made.run_keys):
+        about = checkpoint.latest(tmp_path / key / checkpoint.FOLDER_NAME).about
+        assert about["listeners"] == {"fine": {"member": member}}
+    assert [record.args[0] for record in caplog.records if record.levelname == "WARNING"] == ["raises", "not-json"]

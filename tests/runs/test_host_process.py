@@ -106,6 +106,30 @@ def test_a_second_signal_closes_the_runs_as_interrupted(catalog: PluginCatalog, 
         assert last["reason"] == "quit immediately after a second SIGINT"
 
 
+@pytest.mark.usefixtures("home")
+def test_listeners_are_closed_after_a_second_signal_too(
+    catalog: PluginCatalog, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Impatient:
+        closed = 0
+
+        @pgzoo.hookimpl
+        def pgzoo_update_done(self) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        def close(self) -> None:
+            self.closed += 1
+            raise OSError("gone")
+
+    listener = Impatient()
+    mixed = with_listener(catalog, "impatient", listener)
+    with pytest.raises(KeyboardInterrupt):
+        run_config(compose(Layer({"algorithm": "a2c", **SHORT}, ".".join), mixed), mixed, progress="bar")
+    assert listener.closed == 1 and 'Listener "impatient" raised in close: OSError: gone' in caplog.text
+    assert not [thread for thread in threading.enumerate() if thread.name == "pgzoo-progress"]
+
+
 def with_listener(catalog: PluginCatalog, name: str, listener: object) -> PluginCatalog:
     registry = Registry(PluginInfo(name, "entry point", name))
     registry.listener(name, lambda context: listener)

@@ -109,6 +109,16 @@ def test_episodes_are_written_with_their_update_and_averaged_on_the_grid(
     assert curves(listener)[-1] == ([2000], {"loss": 1.0})
 
 
+def test_a_short_episode_beside_a_long_one_is_written_too(listen: Callable[..., MlflowListener]) -> None:
+    """Its share of the steps, 40 / 201, rounds to 0, which would be a step of the update before."""
+    listener = listen()
+    for steps, returns, lengths in ((40, [10.0], [40]), (80, [1.0, 200.0], [1, 200])):
+        arrays = (floats(*returns),), (ints(*lengths),)
+        listener.pgzoo_episodes_finished(EpisodesFinished(0, ints(steps), *arrays))
+        listener.pgzoo_update_done(update(ints(steps)))
+    assert [r["e"] for r in lines(listener)] == [[[40], [10.0], [40]], [[41, 80], [1.0, 200.0], [1, 200]]]
+
+
 def test_the_whole_run(listen: Callable[..., MlflowListener]) -> None:
     listener = listen(about=RunDescription("little", "Corridor-v0", "e", "mine", reward_threshold=2.0))
     listener.pgzoo_episodes_finished(EpisodesFinished(0, ints(150), (np.arange(150) / 50,), (ints(*[1] * 150),)))

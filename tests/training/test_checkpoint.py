@@ -57,6 +57,12 @@ def test_a_checkpoint_with_the_old_names_of_the_memory_loads(tmp_path: Path) -> 
     assert loaded.buffers["ppg.memory"].eq(7.0).all()
 
 
+def test_a_state_of_an_environment_may_have_numbers_that_json_lacks(tmp_path: Path) -> None:
+    saved = [{"state": [1.5, float("inf"), {"low": float("-inf")}], "flag": True}]
+    path = checkpoint.save(tmp_path, state_with_memory()._replace(environments=(saved,)), {})
+    assert checkpoint.load(path).state.environments == (saved,)
+
+
 def test_tensors_of_any_shape_and_dtype_are_packed_as_safetensors_does() -> None:
     tensors = {
         "one number of a larger tensor": torch.randn(3, 9)[:1, :1],

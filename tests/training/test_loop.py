@@ -13,7 +13,7 @@ import torch
 from pgzoo.errors import RunFailed, UnfitError
 from pgzoo.training.engine import Engine
 from pgzoo.training.events import EpisodesFinished, Evaluated, Event, RunEnded, RunStarted, UpdateDone
-from pgzoo.training.loop import Control, train
+from pgzoo.training.loop import Control, Stop, train
 from pgzoo.types import Loss
 
 Play = Callable[..., list[Event]]
@@ -183,6 +183,23 @@ def test_a_run_stops_when_it_is_asked_to(plan: MakePlan) -> None:
     assert last(events).statuses == ("stopped",) and last(events).reasons == ("seen enough",)
     assert len(of(UpdateDone, events)) == 3  # the update under way is finished
     assert [event.final for event in of(Evaluated, events)] == [True, True]
+
+
+def test_a_stop_of_a_member_that_there_is_not_is_an_error(plan: MakePlan) -> None:
+    for member in (-1, 1):
+        control = Control()
+        control.stop((member,))
+        with pytest.raises(ValueError, match=f"there is no member {member}: there are 1, from 0"):
+            list(train(plan(seeds=(3,)), control))
+
+
+def test_a_stop_from_another_thread_is_not_lost_while_stops_are_taken() -> None:
+    control = Control()
+    control.stop(members=(0,))
+    seen_by_thread = control.stops
+    assert [stop.members for stop in control.take_stops()] == [(0,)]
+    seen_by_thread.append(Stop((1,), "later", "stopped"))
+    assert [stop.members for stop in control.take_stops()] == [(1,)] and not control.take_stops()
 
 
 def test_an_interrupted_run_keeps_its_last_whole_update(plan: MakePlan) -> None:

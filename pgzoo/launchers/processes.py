@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import queue
-import signal
 import subprocess
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import suppress
 from typing import IO
 
 from pgzoo.errors import ConfigError
+from pgzoo.launchers.children import block_terminal_signals, describe_exit
 from pgzoo.types import LaunchRequest, WorkerMessage
 
 __all__ = ["cores", "launch"]
@@ -49,7 +49,7 @@ class _Worker:
     """A worker process, and the threads that read its output into `messages`."""
 
     def __init__(self, index: int, command: Sequence[str], messages: queue.SimpleQueue[WorkerMessage]) -> None:
-        with _block_terminal_signals():
+        with block_terminal_signals():
             self.process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
             )
@@ -123,27 +123,4 @@ def _read(index: int, kind: str, pipe: IO[bytes], messages: queue.SimpleQueue[Wo
 
 
 def _exit_reason(process: subprocess.Popen[bytes]) -> str:
-    code = process.returncode
-    if code >= 0:
-        return f"its worker process {process.pid} ended with exit code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    return f"its worker process {process.pid} was killed by {name}"
-
-
-@contextmanager
-def _block_terminal_signals() -> Iterator[None]:
-    """Block SIGINT and SIGHUP in processes started meanwhile, until they have handlers (`launchers.worker`).
-
-    A terminal sends both to all of its processes. Workers are stopped by a command instead.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return f"its worker process {process.pid} {describe_exit(process.returncode)}"

@@ -97,11 +97,8 @@ class RolloutServer:
 
     def restore(self, states: list[Any]) -> None:
         """Restore the state of each own row among all; None leaves that row unchanged."""
-        own = self.own.tolist()
-        if self._has_all_rows:
-            self._inner.restore([state if row in set(own) else None for row, state in enumerate(states)])
-        else:
-            self._inner.restore([states[row] for row in own])
+        own = {row: states[row] for row in self.own.tolist()}
+        self._inner.restore([own.get(row) for row in range(len(states))] if self._has_all_rows else [*own.values()])
 
     def close(self) -> None:
         """Close the environments."""
@@ -136,6 +133,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one closes it
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGHUP})  # blocked by that process
     try:
         setup = read_message(requests)
         from pgzoo.training.threads import limit_threads

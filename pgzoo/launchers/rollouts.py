@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import signal
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgzoo.errors import ConfigError, EnvError, UnfitError
+from pgzoo.launchers.children import block_terminal_signals, describe_exit
 from pgzoo.launchers.messages import read_message, write_message
 from pgzoo.training.activity import Cancelled, Monitor
 from pgzoo.training.behavior import Behavior, sendable_noise
@@ -53,8 +53,10 @@ class ProcessConnection:
 
     def __init__(self, index: int, command: Sequence[str], setup: Mapping[str, Any]) -> None:
         self._index = index
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        with block_terminal_signals():
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._answers: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self._ended: str | None = None
         self._reader = threading.Thread(target=self._read, name="pgzoo-rollouts", daemon=True)
         self._reader.start()
         self._write(dict(setup))
@@ -65,6 +67,8 @@ class ProcessConnection:
 
     def receive(self, timeout: float | None = None) -> Any:
         """Return the next answer; see `Connection`. Raises EnvError if the worker has died."""
+        if self._ended is not None and self._answers.empty():
+            raise EnvError(self._ended)
         kind, value = self._answers.get(timeout=timeout)
         if kind == "raised":
             raise value
@@ -99,11 +103,14 @@ class ProcessConnection:
         try:
             while True:
                 self._answers.put(read_message(self._process.stdout))
-        except (EOFError, OSError, ValueError):
-            code = self._process.wait()
-            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-            text = f"rollout worker {self._index} (process {self._process.pid}) {how}"
-            self._answers.put(("raised", EnvError(text)))
+        except (EOFError, OSError):
+            what = describe_exit(self._process.wait())
+        except Exception as error:  # a damaged message: whatever else the worker writes can't be read
+            self._process.kill()
+            what = f"sent an unreadable message: {type(error).__name__}: {error}"
+        text = f"rollout worker {self._index} (process {self._process.pid}) {what}"
+        self._ended = text
+        self._answers.put(("raised", EnvError(text)))
 
 
 def start_process(index: int, setup: Mapping[str, Any]) -> ProcessConnection:

@@ -7,7 +7,6 @@ standard input, and stops as interrupted when its standard input ends, so it nev
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 import threading
@@ -15,6 +14,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import IO, Any, Self
+
+from pgzoo.launchers.children import describe_exit
 
 __all__ = ["Workers"]
 
@@ -84,10 +85,8 @@ class Workers:
     def _describe(self, process: subprocess.Popen[str]) -> str:
         self._readers.pop(process.pid).join(2.0)  # one of its child processes may keep the pipe open
         _close_input(process)
-        code = process.returncode
-        how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
         last = self._last_lines.pop(process.pid, "")
-        return f"worker process {process.pid} {how}" + (f": {last}" if last else "")
+        return f"worker process {process.pid} {describe_exit(process.returncode)}" + (f": {last}" if last else "")
 
     def _relay(self, pid: int, pipe: IO[str]) -> None:
         """Show what a worker writes to standard error, unless another one has written the same line before."""
@@ -98,13 +97,6 @@ class Workers:
                     if text not in self._shown:
                         self._shown.add(text)
                         print(text, file=sys.stderr, flush=True)
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # most real-time signals have no name
-        return f"signal {number}"
 
 
 def _close_input(process: subprocess.Popen[str]) -> None:

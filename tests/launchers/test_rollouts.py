@@ -179,6 +179,22 @@ def test_real_processes(plan: MakePlan, tmp_path: Any) -> None:
     assert [connection._process.poll() is not None for connection in connections] == [True, True]
 
 
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [
+        (r"printf '\3\0\0\0\0\0\0\0xyz'; exec sleep 100", "sent an unreadable message: JSONDecodeError"),
+        ("kill -40 $$", "was killed by signal 40"),  # which has no name
+        ("exit 3", "ended with exit code 3"),
+    ],
+)
+def test_a_worker_that_is_gone_is_told_however_often_it_is_asked(program: str, told: str) -> None:
+    connection = ProcessConnection(5, ("sh", "-c", program), {})
+    for _ in range(2):
+        with pytest.raises(EnvError, match=rf"rollout worker 5 \(process \d+\) {told}"):
+            connection.receive(timeout=30)
+    connection.close()
+
+
 class Silent(Here):
     """A worker that never answers."""
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from program import eventually
 
 from pgzoo.errors import ConfigError, EnvError, RunFailed, UsageError
 from pgzoo.launchers.messages import read_message, write_message
@@ -193,6 +194,31 @@ def test_a_worker_that_is_gone_is_told_however_often_it_is_asked(program: str, t
         with pytest.raises(EnvError, match=rf"rollout worker 5 \(process \d+\) {told}"):
             connection.receive(timeout=30)
     connection.close()
+
+
+@pytest.mark.slow
+def test_with_a_lag_workers_collect_while_the_process_trains(plan: MakePlan) -> None:
+    """Training waits here until the rollouts have arrived, which never happens unless the workers act meanwhile."""
+    engine = Engine(plan("impala", **SYNC, lag=1, rollout_steps=8, rollout_workers=2))
+    update = engine.plan.algorithm.update_meanwhile
+    arrived: list[bool] = []
+
+    def meanwhile(state: TrainState) -> TrainState:
+        envs: Any = engine.interaction.environments.training()
+        eventually(lambda: not any(connection._answers.empty() for connection in envs._connections))
+        arrived.append(True)
+        trained: TrainState = update(engine, state)
+        return trained
+
+    for number in range(2):
+        engine.begin_update()
+        before = engine.state
+        state, trajectory = engine.collect_while(before, meanwhile)
+        moved = any(not state.params[name].equal(before.params[name]) for name in before.params)
+        assert arrived == [True] * (number + 1) and moved == (number > 0)
+        engine.state = engine.plan.algorithm.update(engine, state, trajectory)
+        engine.state, _ = engine.end_update(before)
+    engine.close()
 
 
 class Silent(Here):

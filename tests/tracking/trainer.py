@@ -19,7 +19,7 @@ def main() -> None:
         "begin": 0,
         "pause": 0.0,
         "seed": 0,
-        "wait": 40.0,
+        "wait": 500.0,
         "uri": None,
         **json.loads(sys.argv[1]),
     }

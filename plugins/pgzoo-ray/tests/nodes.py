@@ -78,7 +78,7 @@ class Nodes:
     ) -> subprocess.Popen[str]:
         """Start a node, wait until it runs, and return its process, which leads a session of processes.
 
-        `again`: it replaces a head that was killed. It needs a folder of its own, or Ray takes the former for alive.
+        `again`: the head was killed. Its successor needs another folder, or Ray takes the former for alive.
         """
         where = ["--head", f"--port={self.port}"] if head else [f"--address={self.address}:{self.port}"]
         inside = ["ip", "netns", "exec", namespace] if namespace else []
@@ -88,7 +88,7 @@ class Nodes:
         environ = self.environ
         if again:
             environ["RAY_TMPDIR"] += "/again"
-            Path(environ["RAY_TMPDIR"]).mkdir()
+            Path(environ["RAY_TMPDIR"]).mkdir(exist_ok=True)
         path = self.folder / f"node{len(self.children)}.log"
         with path.open("w") as log:
             child = subprocess.Popen(command, stdout=log, stderr=log, text=True, env=environ, start_new_session=True)

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
-from pgzoo_ray import launcher
+from nodes import descendants
+from pgzoo_ray import driver, host
+from ray.exceptions import RayActorError
 
 from pgzoo.config import Layer
 from pgzoo.errors import UsageError
@@ -72,53 +74,55 @@ def test_seeds_on_ray_are_bit_equal_to_seeds_in_this_process(home: Home) -> None
     assert_equal(train(launcher="ray"), train())
 
 
+def actors() -> list[int]:
+    """Return the processes of actors of this process's cluster."""
+    return [
+        pid for pid in descendants(os.getpid()) if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::Sha")
+    ]
+
+
 def test_a_killed_actor_is_replaced_and_its_seeds_continue_from_their_checkpoints(
-    home: Home, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    home: Home, capfd: pytest.CaptureFixture[str]
 ) -> None:
     long = {"total_steps": 12_000, "checkpoint_every": 1000}
-    actors: list[Any] = []
-    place = launcher._place
-
-    def noted(*args: Any) -> Any:
-        made = place(*args)
-        actors.append(made.actor)
-        return made
-
-    monkeypatch.setattr(launcher, "_place", noted)
-    pids: list[int] = []
+    killed: list[int] = []
 
     def kill() -> None:
         while not list(home.runs.glob(f"*-s5/{checkpoint.FOLDER_NAME}/*")):
             time.sleep(0.02)
-        pids.append(ray.get(actors[0].pid.remote()))
-        os.kill(pids[0], signal.SIGKILL)
+        killed.append(actors()[0])
+        os.kill(killed[0], signal.SIGKILL)
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     result = train(launcher="ray", **long)
     killer.join()
-    assert len(actors) == 3 and "its seeds continue from their last checkpoints" in capfd.readouterr().err
+    assert killed and "its seeds continue from their last checkpoints" in capfd.readouterr().err
     resumed = [run for run in result.histories if run.start]
     assert len(resumed) == 2
     assert_equal(result, train(**long))
 
 
 def test_nodes_with_other_versions_are_refused(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    describe = launcher.host.describe_installation
-    monkeypatch.setattr(launcher, "PACKAGES", ("numpy", "no-such-package"))
-    here = describe(launcher.PACKAGES)
+    here = host.describe_installation(("numpy", "no-such-package"))
     assert here["no-such-package"] == "not installed" and {"pgzoo", "code of pgzoo", "code of pgzoo-ray"} <= here.keys()
-    assert launcher.compare_installations(here, dict(here)) == ""
+    assert host.compare_installations(here, dict(here)) == ""
     other = {**here, "numpy": "0.1"}
-    assert launcher.compare_installations(here, other) == f"numpy: 0.1, here {here['numpy']}"
-    monkeypatch.setattr(launcher, "compare_installations", lambda here, there: "numpy: 0.1, here 2.0")
+    assert host.compare_installations(here, other) == f"numpy: 0.1, here {here['numpy']}"
+
+    ray.cloudpickle.register_pickle_by_value(host)
+    late = ray.remote(host.ShardHost).remote([], str(home.root), {}, __file__, [], other, ("numpy",))
+    with pytest.raises(RayActorError, match=r"has another installation, which could change results: .*numpy: "):
+        ray.get(late.exchange.remote([]))
+
+    monkeypatch.setattr(host, "compare_installations", lambda here, there: "numpy: 0.1, here 2.0")
     with pytest.raises(UsageError, match=r"has another installation.*numpy: 0\.1, here 2\.0\. Install the same"):
-        train(launcher="ray")
-    assert not home.runs.exists()
+        driver._check_nodes()
 
 
-def test_a_cluster_that_cannot_be_reached_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_cannot_be_reached_is_an_error(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with pytest.raises(UsageError, match=r"The Ray cluster at 127\.0\.0\.1:1 can't be reached: .*Correct RAY_ADDRESS"):
-        launcher._connect()
+        train(launcher="ray")
+    assert not home.runs.exists()

@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-__all__ = ["ShardHost", "describe_installation"]
+__all__ = ["ShardHost", "compare_installations", "describe_installation"]
 
 WAIT = 0.2
 """Longest time, in seconds, that `exchange` waits for a message."""
@@ -48,6 +48,8 @@ class ShardHost:
         environment: Mapping[str, str | None],
         probe: str,
         lines: Sequence[str],
+        expected: Mapping[str, str],
+        packages: Sequence[str],
     ) -> None:
         """Start the worker and write `lines` to its standard input.
 
@@ -57,7 +59,11 @@ class ShardHost:
             environment: environment variables to set, or to remove (None).
             probe: a file in pgzoo's folder, which must be there if the folder is shared.
             lines: the spec of the shard, and commands.
+            expected: what `describe_installation(packages)` returns in the calling process.
+            packages: see `describe_installation`.
         """
+        if different := compare_installations(expected, describe_installation(packages)):
+            raise RuntimeError(f"{platform.node()} has another installation, which could change results: {different}")
         if not Path(probe).exists():
             raise FileNotFoundError(
                 f"{Path(probe).parent} on {platform.node()} isn't the folder of the calling process"
@@ -124,12 +130,14 @@ class ShardHost:
         """Return how the worker ended, and where."""
         code, where = self._process.returncode, f"process {self._process.pid} on {platform.node()}"
         if code < 0:
-            return f"its worker {where} was killed by {signal.Signals(-code).name}"
+            names = {number.value: number.name for number in signal.Signals}
+            return f"its worker {where} was killed by {names.get(-code, f'signal {-code}')}"
         return f"its worker {where} ended with exit code {code}"
 
     def end(self) -> None:
         """Kill the worker."""
         self._process.kill()
+        self._process.wait()
 
     def pid(self) -> int:
         """Return the process id of this actor."""
@@ -167,3 +175,9 @@ def describe_installation(packages: Sequence[str]) -> dict[str, str]:
                 digest.update(str(file.relative_to(folder)).encode() + b"\0" + file.read_bytes())
         found[f"code of {name}"] = digest.hexdigest()[:12]
     return found
+
+
+def compare_installations(here: Mapping[str, str], there: Mapping[str, str]) -> str:
+    """Return in which versions two installations differ, as text; empty if they are equal."""
+    names = [name for name in {**here, **there} if here.get(name) != there.get(name)]
+    return "; ".join(f"{name}: {there.get(name, 'none')}, here {here.get(name, 'none')}" for name in names)

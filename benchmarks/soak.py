@@ -2,10 +2,12 @@
 
 make soak                                    as below, with the defaults
 python benchmarks/soak.py --seeds 256 --steps 2000000 --hours 24
+python benchmarks/soak.py --seeds 4 --steps 2000000 --hours 0 --num-envs 16    settings of `pgzoo run a2c` may follow
 
 Two parts: `pgzoo run` with many seeds, of which each takes `--steps` steps, observed from outside every half second;
 and a journal and the uploader in a simulated world without faults, for `--hours` simulated hours with an update every
-4 s. The slope is that of a line through the memory between 50 % and 90 % of the time, before a run ends.
+4 s; with 0, the second part is left out. The slope is that of a line through the memory between 50 % and 90 % of the
+time, before a run ends.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from simulation.simulate import NETWORK, Run, Schedule  # noqa: E402
 from simulation.world import simulated  # noqa: E402
 
 from pgzoo.files import DISK  # noqa: E402
+from pgzoo.tracking.journal import read_tail  # noqa: E402
 
 PAGE = ROOT / "docs" / "reliability.md"
 HEADING = "| date | command | what | memory at 50 % and 90 % | slope | open files | journals |"
@@ -68,18 +71,12 @@ class Observations:
         return [f"{self.memory[half]:.0f}, {self.memory[end]:.0f} MiB", f"{slope:+.2f} MiB per {unit}", shown]
 
 
-def train(seeds: int, steps: int) -> list[str]:
-    """Train, and return the row without date and command."""
+def train(seeds: int, steps: int, settings: Sequence[str]) -> list[str]:
+    """Train with these settings, and return the row without date and command."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = ["a2c", "--env", "CartPole-v1", "--seeds", str(seeds), "--total-steps", str(steps)]
-        arguments += [
-            "--tracking-uri",
-            "none",
-            "--eval-episodes",
-            "2",
-            "--checkpoint-every",
-            str(max(1000, steps // 10)),
-        ]
+        arguments += ["--tracking-uri", "none", "--eval-episodes", "2"]
+        arguments += ["--checkpoint-every", str(max(1000, steps // 10)), *settings]
         command = [sys.executable, "-m", "pgzoo", "run", *arguments, "--json"]
         process = subprocess.Popen(
             command, cwd=folder, stdout=subprocess.DEVNULL, env={**os.environ, "PGZOO_HOME": folder}
@@ -92,11 +89,19 @@ def train(seeds: int, steps: int) -> list[str]:
             time.sleep(0.5)
         if process.returncode:
             sys.exit(f"the run ended with exit code {process.returncode}")
-        sizes = [file.stat().st_size for file in journals.glob("*/journal.jsonl")]
+        size, largest = max((file.stat().st_size, file) for file in journals.glob("*/journal.jsonl"))
+        read = reading_time(largest.parent)
     span = seen.at[-1] - seen.at[0]
     what = f"{seeds} seeds, {steps:,} steps each ({seeds * steps / 1e6:,.0f} million)"
-    bounded = f"at most {max(sizes) / 1024:,.0f} KiB per seed"
-    return [what, *seen.cells("million steps", seeds * steps / 1e6 / span), bounded]
+    journal = f"at most {size / 1024:,.0f} KiB per seed, read in {read:.2f} s"
+    return [what, *seen.cells("million steps", seeds * steps / 1e6 / span), journal]
+
+
+def reading_time(folder: Path) -> float:
+    """Return the CPU seconds that it takes to read a journal, as when its run is resumed."""
+    before = time.process_time()
+    read_tail(folder)
+    return time.process_time() - before
 
 
 class ForgetfulServer(Server):
@@ -126,9 +131,10 @@ def upload(hours: float) -> list[str]:
             world.run(hours * 3600 * part / 48)
             gc.collect()
             seen.look(world.now / 3600)
-        size = (schedule.home.runs / run.key / "journal.jsonl").stat().st_size
+        folder = schedule.home.runs / run.key
+        size, read = (folder / "journal.jsonl").stat().st_size, reading_time(folder)
     what = f"{hours:g} simulated hours of a journal and the uploader"
-    return [what, *seen.cells("hour"), f"{size / 1024:,.0f} KiB"]
+    return [what, *seen.cells("hour"), f"{size / 1024:,.0f} KiB, read in {read:.2f} s"]
 
 
 def add_rows(rows: Sequence[Sequence[str]]) -> None:
@@ -146,11 +152,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=256)
     parser.add_argument("--steps", type=int, default=2_000_000, help="steps of each seed")
     parser.add_argument("--hours", type=float, default=24.0, help="simulated hours")
-    given = parser.parse_args()
-    command = f"`python benchmarks/soak.py --seeds {given.seeds} --steps {given.steps} --hours {given.hours:g}`"
-    rows = [
-        [time.strftime("%Y-%m-%d"), command, *cells] for cells in (train(given.seeds, given.steps), upload(given.hours))
-    ]
+    given, settings = parser.parse_known_args()
+    arguments = ["--seeds", str(given.seeds), "--steps", str(given.steps), "--hours", f"{given.hours:g}", *settings]
+    parts = [train(given.seeds, given.steps, settings)] + ([upload(given.hours)] if given.hours else [])
+    command = f"`python benchmarks/soak.py {' '.join(arguments)}`"
+    rows = [[time.strftime("%Y-%m-%d"), command, *cells] for cells in parts]
     add_rows(rows)
     for row in rows:
         print(f"| {' | '.join(row)} |")

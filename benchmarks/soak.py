@@ -15,6 +15,7 @@ time, before a run ends.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import os
 import subprocess
@@ -144,8 +145,8 @@ def upload(hours: float) -> list[str]:
             world.run(hours * 3600 * part / 48)
             gc.collect()
             seen.look(world.now / 3600)
-        folder = schedule.home.runs / run.key
-        size, read = (folder / "journal.jsonl").stat().st_size, reading_time(folder)
+        journals = schedule.home.runs / run.key
+        size, read = (journals / "journal.jsonl").stat().st_size, reading_time(journals)
     what = f"{hours:g} simulated hours of a journal and the uploader"
     return [what, *seen.cells("hour"), f"{size / 1024:,.0f} KiB, read in {read:.2f} s"]
 
@@ -168,6 +169,8 @@ def journal(steps: int, update: int, episode: int, log_every: int) -> list[str]:
         limit = logged * 64 + min(logged, points) * 48 * METRICS + 12 * points + 30 * episodes  # as on the page
         assert size < limit + 1000
         resume = reading_time(written.path)
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # otherwise the history takes memory that the process has kept
         seen, before = Observations(), time.process_time()
         seen.look(0.0)
         kept = read_history(written.path)

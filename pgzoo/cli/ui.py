@@ -6,9 +6,9 @@ import json
 import re
 import signal
 import socket
-import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
 
 import click
 
@@ -24,6 +24,7 @@ __all__ = ["command", "deep_link"]
 
 STARTING = 120.0
 """Seconds to wait for a server's first answer."""
+EXPERIMENT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @click.command("ui")
@@ -47,11 +48,7 @@ def command(
     uri = tracking.resolve_uri(tracking_uri, home)
     tracking.check_store(uri, home)
     if uri.startswith(("http://", "https://")):
-        try:
-            experiment = newest_experiment(uri)
-        except OSError as error:
-            raise StoreError(f"The MLflow server {tracking.display_uri(uri)} doesn't answer: {error}") from error
-        show(uri, experiment, no_browser, as_json)
+        show(without_account(uri), newest_experiment(uri), no_browser, as_json)
         return
     check_not_empty(uri, home)
     migrate(uri, progress)
@@ -78,6 +75,12 @@ def deep_link(base: str, experiment: str | None) -> str:
         return f"{base}/"
     view = "workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey=pgzoo"
     return f"{base}/#/experiments/{experiment}/runs?{view}"
+
+
+def without_account(uri: str) -> str:
+    """Return an address without user name and password: other users may see what a browser is started with."""
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
 
 
 def check_not_empty(uri: str, home: Home) -> None:
@@ -155,7 +158,7 @@ def start_server(uri: str, home: Home, host: str, port: int) -> subprocess.Popen
         "--port",
         str(port),
     ]
-    with (home.root / "ui.log").open("wb") as log:
+    with open(os.open(home.root / "ui.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as log:
         return subprocess.Popen(
             [*command, "--artifacts-destination", home.artifacts.as_uri()],
             stdin=subprocess.DEVNULL,
@@ -189,53 +192,44 @@ def wait_until_up(base: str, server: subprocess.Popen[bytes], home: Home, progre
 
 
 def last_words(log: str) -> str:
-    """Return the last exception in a log, or else its last line."""
+    """Return the last exception in a log, or else its last line; at most 300 characters, without passwords."""
+    from pgzoo.tracking.home import redact
+
     lines = [line.strip() for line in log.splitlines() if line.strip()] or ["it said nothing"]
-    return next((line for line in reversed(lines) if re.match(r"[\w.]+(Error|Exception): ", line)), lines[-1])
+    said = next((line for line in reversed(lines) if re.match(r"[\w.]+(Error|Exception): ", line)), lines[-1])
+    return redact(said[:300])
 
 
-def newest_experiment(base: str) -> str | None:
-    """Return the id of the experiment with the newest run, or None. Raises OSError if the server doesn't answer."""
-    found = ask(base, "experiments/search", {"max_results": 1000, "order_by": ["last_update_time DESC"]})
-    ids = [experiment["experiment_id"] for experiment in found.get("experiments", [])]
-    if not ids:
-        return None
-    query = {"experiment_ids": ids, "max_results": 1, "order_by": ["attributes.start_time DESC"]}
-    runs = ask(base, "runs/search", query).get("runs", [])
-    return str(runs[0]["info"]["experiment_id"]) if runs else None
-
-
-def ask(base: str, what: str, query: dict[str, Any]) -> dict[str, Any]:
-    import base64
+def newest_experiment(uri: str) -> str | None:
+    """Return the id of the experiment with the newest run, or None. Raises StoreError."""
     import os
-    from urllib.parse import urlsplit, urlunsplit
 
-    parts = urlsplit(base)
-    name = parts.username or os.environ.get("MLFLOW_TRACKING_USERNAME", "")
-    password = parts.password or os.environ.get("MLFLOW_TRACKING_PASSWORD", "")
-    plain = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-    headers = {"Content-Type": "application/json"}
-    if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
-        headers["Authorization"] = f"Bearer {token}"
-    elif name:
-        headers["Authorization"] = "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
-    request = urllib.request.Request(f"{plain}/api/2.0/mlflow/{what}", json.dumps(query).encode(), headers)
-    with urllib.request.urlopen(request, timeout=30) as response:
-        answer = json.load(response)
-    return answer if isinstance(answer, dict) else {}
+    from pgzoo.errors import StoreError
+    from pgzoo.tracking.lookup import query_store
+
+    found: list[str] = []
+
+    def search(client: Any) -> None:
+        experiments = client.search_experiments(max_results=1000, order_by=["last_update_time DESC"])
+        ids = [experiment.experiment_id for experiment in experiments]
+        newest = client.search_runs(ids, max_results=1, order_by=["attributes.start_time DESC"]) if ids else []
+        found.extend(run.info.experiment_id for run in newest)
+        if found and not EXPERIMENT_ID.fullmatch(str(found[0])):  # it becomes a part of a link
+            raise StoreError(f"the id of an experiment is {found[0][:80]!r}, which is none. Is it an MLflow server?")
+
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")  # the first answer about a large store takes a while
+    query_store(uri, search, "the newest experiment")
+    return found[0] if found else None
 
 
 def show(base: str, experiment: str | None, no_browser: bool, as_json: bool) -> None:
     """Print the link on stdout and open it. An empty store gets a hint instead of a chart."""
     import webbrowser
 
-    from pgzoo.tracking import display_uri
-
     link = deep_link(base, experiment)
     if experiment is None:
         common.echo("There are no runs in this store yet. First: pgzoo run reinforce --env CartPole-v1", err=True)
-    shown = display_uri(link)
-    common.echo(json.dumps({"url": shown, "experiment_id": experiment}) if as_json else shown)
+    common.echo(json.dumps({"url": link, "experiment_id": experiment}) if as_json else link)
     if not no_browser:
         webbrowser.open(link)
 

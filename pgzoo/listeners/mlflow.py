@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from array import array
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ STATUS: dict[str, EndStatus] = {
 WINDOW = 100
 """Number of episodes in a moving average of the return."""
 MERGE = 256
-"""Number of updates whose episodes are merged into one array."""
+"""Number of episodes whose means are computed at once."""
 
 
 @dataclass(frozen=True)
@@ -155,46 +156,57 @@ class StepGrid:
 class BestMean:
     """The best mean return of 100 consecutive episodes of one member, and the step at which it reached the threshold.
 
-    `add` only stores the episodes; means are computed once, at the end, to save time during training.
+    `add` only stores the episodes; means are computed for many at once, to save time during training. Its size doesn't
+    depend on the number of episodes.
     """
 
     def __init__(self, threshold: float | None) -> None:
         self._threshold = np.inf if threshold is None else threshold
-        self._steps: list[Ints] = []
-        self._returns: list[Floats] = []
-        self._merged = 0
+        self._new_steps, self._new_returns = array("q"), array("d")
+        self._returns = np.zeros(0)
+        """The last returns, at most 100."""
+        self._totals = np.zeros(1)
+        """The sum of all returns, before each of these and after the last one."""
+        self._best = -np.inf
+        self._solved_at = -1
 
-    def add(self, steps: Ints, returns: Floats) -> None:
-        """Add episodes in the order in which they ended: `steps [n]`, `returns [n]`."""
-        self._steps.append(steps)
-        self._returns.append(returns)
-        if len(self._steps) - self._merged == MERGE:  # an array takes more memory than the few episodes of an update
-            for column in (self._steps, self._returns):
-                column[self._merged :] = [np.concatenate(column[self._merged :])]
-            self._merged += 1
+    def add(self, steps: Iterable[int], returns: Iterable[float]) -> None:
+        """Add episodes in the order in which they ended."""
+        self._new_steps.extend(steps)
+        self._new_returns.extend(returns)
+        if len(self._new_steps) >= MERGE:
+            self._merge()
 
     @property
     def value(self) -> float:
         """The best mean; that of all episodes while there are fewer than 100; NaN without any."""
-        means = self._means()
-        return float(means.max()) if means.size else self.latest
+        self._merge()
+        return self.latest if self._best == -np.inf else self._best
 
     @property
     def latest(self) -> float:
         """The mean of the last 100 episodes, NaN without any."""
-        returns = np.concatenate([np.zeros(0), *self._returns])[-WINDOW:]
-        return float(returns.mean()) if returns.size else float("nan")
+        self._merge()
+        return float(self._returns.mean()) if self._returns.size else float("nan")
 
     @property
     def solved_at(self) -> int:
         """The step at which a mean first reached the threshold, -1 if none did."""
-        enough = np.flatnonzero(self._means() >= self._threshold)
-        return int(np.concatenate(self._steps)[WINDOW - 1 + enough[0]]) if enough.size else -1
+        self._merge()
+        return self._solved_at
 
-    def _means(self) -> Floats:
-        """The mean of each 100 consecutive episodes."""
-        totals = np.concatenate([[0.0], *self._returns]).cumsum()
-        return np.asarray((totals[WINDOW:] - totals[:-WINDOW]) / WINDOW, np.float64)
+    def _merge(self) -> None:
+        """Compute the means that end with one of the new episodes."""
+        steps, returns = np.array(self._new_steps), np.array(self._new_returns)
+        del self._new_steps[:], self._new_returns[:]
+        totals = np.concatenate([self._totals[:-1], np.concatenate([self._totals[-1:], returns]).cumsum()])
+        with np.errstate(invalid="ignore"):  # a return that isn't finite makes all later means NaN
+            means = (totals[WINDOW:] - totals[:-WINDOW]) / WINDOW
+        self._returns, self._totals = np.concatenate([self._returns, returns])[-WINDOW:], totals[-WINDOW:]
+        self._best = float(np.maximum(self._best, means.max(initial=-np.inf)))
+        enough = np.flatnonzero(means >= self._threshold)
+        if self._solved_at < 0 and enough.size:
+            self._solved_at = int(steps[len(steps) - len(means) + enough[0]])
 
 
 class MlflowListener:
@@ -252,9 +264,8 @@ class MlflowListener:
                 env=about.env,
             )
             self.journals.append(journal)
-            before = journal.tail.episodes
-            if before.steps:
-                self._best[member].add(np.array(before.steps), np.array(before.returns))
+            before = journal.take_episodes()
+            self._best[member].add(before.steps, before.returns)
         for member, known in enumerate(self._resumed):
             if known:
                 self._steps[member] = self._timed[0][member] = known["env_steps"]
@@ -346,19 +357,16 @@ class MlflowListener:
 
         It is after the last step of the rollout before: the journal leaves out earlier ones as repetitions.
         """
-        known = self.journals[member].tail.episodes.steps
-        begin = min(max(int(self._steps[member]), known[-1] if known else 0), env_steps)
+        known = self.journals[member].tail.last_episode
+        begin = min(max(int(self._steps[member]), known), env_steps)
         played = np.cumsum(lengths)
         ends = begin + np.round((env_steps - begin) * played / max(int(played[-1]), 1)).astype(np.int64)
         ends = np.clip(ends, min(begin + 1, env_steps), env_steps)
-        if not known or env_steps > known[-1]:
-            self._best[member].add(ends, returns)
+        columns = ends.tolist(), returns.tolist(), lengths.tolist()
+        if env_steps > known:
+            self._best[member].add(columns[0], columns[1])
         waiting = self._episodes[member] or ([], [], [])
-        self._episodes[member] = (
-            waiting[0] + ends.tolist(),
-            waiting[1] + returns.tolist(),
-            waiting[2] + lengths.tolist(),
-        )
+        self._episodes[member] = (waiting[0] + columns[0], waiting[1] + columns[1], waiting[2] + columns[2])
 
     def _time(self, env_steps: Ints, points: Mapping[int, tuple[list[int], dict[str, float]]]) -> None:
         last_steps, last_times = self._timed

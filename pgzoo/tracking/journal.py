@@ -61,6 +61,9 @@ class EpisodeRecord(NamedTuple):
     lengths: Sequence[int]
 
 
+NO_EPISODES = EpisodeRecord((), (), ())
+
+
 class ExistingRecords(NamedTuple):
     """The content of a reopened journal: the last step of each kind of record, and all episodes."""
 
@@ -73,6 +76,8 @@ class ExistingRecords(NamedTuple):
     points: Mapping[str, tuple[int, float]]
     """The last point (step, value) of each metric."""
     episodes: EpisodeRecord
+    last_episode: int = -1
+    """The step at which the last episode ended, -1 if there is none."""
     timestamp: int = 0
     """The last timestamp, in milliseconds."""
 
@@ -112,9 +117,7 @@ class Journal:
         try:
             file = folder / "journal.jsonl"
             self.resumed = file.exists() and trim(file, self._disk) > 0
-            self.tail = (
-                read_tail(folder) if self.resumed else ExistingRecords(-1, {}, {}, {}, EpisodeRecord([], [], []))
-            )
+            self.tail = read_tail(folder) if self.resumed else ExistingRecords(-1, {}, {}, {}, NO_EPISODES)
             self._fd: int | None = self._disk.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         except OSError as error:
             self._lock.release()
@@ -122,7 +125,7 @@ class Journal:
         self._finals = self.tail.finals
         self._last_metric, self._last_evaluation = self.tail.metrics, dict(self.tail.evaluations)
         self._timestamp = self.tail.timestamp
-        self._last_episode = self.tail.episodes.steps[-1] if self.tail.episodes.steps else -1
+        self._last_episode = self.tail.last_episode
         self._put(start)
 
     @property
@@ -158,6 +161,12 @@ class Journal:
                 self._last_episode = line["e"][0][-1]
         if len(line) > 2:
             self._put(line)
+
+    def take_episodes(self) -> EpisodeRecord:
+        """Return the episodes that a reopened journal had, and forget them, because there may be many."""
+        episodes = self.tail.episodes
+        self.tail = self.tail._replace(episodes=NO_EPISODES)
+        return episodes
 
     def evaluation(
         self, step: int, mode: str, final: bool, returns: Sequence[float], lengths: Sequence[int], cut: int = 0
@@ -462,7 +471,7 @@ def is_record(value: Any) -> bool:
 
 
 def is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= 2**63
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
 def is_number(value: Any) -> bool:
@@ -555,4 +564,5 @@ def read_tail(folder: Path) -> ExistingRecords:
             if record["final"]:
                 name = "eval/return_mean" if record["mode"] == "sampled" else f"eval/{record['mode']}_return_mean"
                 finals[record["step"], record["mode"]] = record.get("m", {}).get(name, math.nan)
-    return ExistingRecords(metrics, evaluations, finals, points, episodes, timestamp)
+    last_episode = episodes.steps[-1] if episodes.steps else -1
+    return ExistingRecords(metrics, evaluations, finals, points, episodes, last_episode, timestamp)

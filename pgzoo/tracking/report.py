@@ -28,7 +28,7 @@ class History:
     steps: list[int] = field(default_factory=list)
     returns: list[float] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
-    metrics: dict[int, dict[str, float]] = field(default_factory=dict)
+    metrics: dict[int, Mapping[str, float]] = field(default_factory=dict)
     """Values of the metrics by environment step, without those of the run as a whole (`summary/`, `profile/`)."""
     evaluations: list[Record] = field(default_factory=list)
     end: Record | None = None
@@ -59,8 +59,8 @@ def read_history(folder: Path) -> History:
         if record["t"] in ("update", "evaluation"):
             found = {k: v for k, v in record.get("m", {}).items() if not k.startswith(("summary/", "profile/"))}
             for step in record.get("steps", ()) if record["t"] == "update" else (record["step"],):
-                if found:
-                    history.metrics.setdefault(step, {}).update(found)
+                if found:  # the steps of a record share one dict: there may be many
+                    history.metrics[step] = {**history.metrics[step], **found} if step in history.metrics else found
         if record["t"] == "start":
             history.start, history.end = history.start or record, None
         elif record["t"] == "update" and "e" in record:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -252,6 +253,81 @@ def test_the_program_prints_runs_or_one_error(
         out, err = capfd.readouterr()
         assert ended.value.code in (None, 0, 2) and "Traceback" not in err and "\x1b[2J" not in out + err
         assert (ended.value.code == 2) == ("Error: " in err)
+
+
+def ui(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> tuple[list[str], str, str, Any]:
+    """Run `pgzoo ui` for the server; return the pages that it opens, what it prints, and how it ends."""
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    monkeypatch.setattr("sys.argv", ["pgzoo", "ui", "--tracking-uri", ADDRESS])
+    with pytest.raises(SystemExit) as ended:
+        program()
+    return opened, *capfd.readouterr(), ended.value.code
+
+
+def experiment(name: Any) -> dict[str, tuple[int, bytes]]:
+    """Return the answers of a server whose experiment and run have this as the experiment's id."""
+    honest = {part: (200, json.dumps(value).encode()) for part, value in ANSWERS.items()}
+    run = {**FOUND, "info": {**INFO, "experiment_id": name}}
+    listed = {"experiments": [{**EXPERIMENT, "experiment_id": name}]}
+    changed = {"experiments/search": listed, "runs/search": {"runs": [run]}}
+    return honest | {part: (200, json.dumps(value).encode()) for part, value in changed.items()}
+
+
+LINK = f"{ADDRESS}/#/experiments/1/runs?workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey=pgzoo"
+
+
+def test_ui_opens_the_charts_of_an_honest_server(
+    place: Home, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with hostile(experiment("1"), place, monkeypatch):
+        assert ui(monkeypatch, capfd) == ([LINK], f"{LINK}\n", "", 0)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "<script>alert(1)</script>",
+        "../../evil",
+        "1?next=//evil",
+        "javascript:alert(1)",
+        "\x1b[2J",
+        "1\n2",
+        "9" * 5000,
+        "",
+        7,
+        None,
+        ["1"],
+    ],
+    ids=repr,
+)
+def test_ui_opens_no_page_that_a_hostile_server_chose(
+    place: Home, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], name: Any
+) -> None:
+    with hostile(experiment(name), place, monkeypatch):
+        opened, out, err, code = ui(monkeypatch, capfd)
+    assert (opened, out, code) == ([], "", 2)
+    assert err.startswith("Error: Couldn't get the newest experiment from http://hostile.simulated: ")
+    assert err.count("\n") <= 2 and len(err) < 500 and "\x1b" not in err
+
+
+@pytest.mark.slow
+@FEW
+@given(answers=hostile_answers())
+@example(answers=page("next_page_token"))
+def test_ui_prints_a_link_or_one_error(
+    place: Home,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    answers: dict[str, tuple[int, bytes]],
+) -> None:
+    with hostile(answers, place, monkeypatch):
+        opened, out, err, code = ui(monkeypatch, capfd)
+    assert code in (None, 0, 2) and "Traceback" not in err and "\x1b[2J" not in out + err
+    assert (code == 2) == ("Error: " in err) == (not opened)
+    assert all(
+        re.fullmatch(re.escape(ADDRESS) + r"/(#/experiments/[\w-]{1,64}/runs\?[\w=&]*)?", link) for link in opened
+    )
 
 
 @pytest.mark.slow

@@ -30,6 +30,8 @@ def trained(home: Home, catalog: PluginCatalog, short: dict[str, Any]) -> Callab
         result = run_config(compose(Layer(short | settings, ".".join), catalog), catalog)
         if result.error:
             raise result.error
+        if result.status == "interrupted":  # the run takes a signal that was meant for pytest, as from `timeout`
+            raise KeyboardInterrupt("a signal has interrupted the run of a test")
         return result
 
     return train

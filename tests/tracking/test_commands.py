@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from program import PATIENCE
 
-from pgzoo.cli.ui import deep_link, free_port, last_words
+from pgzoo.cli.ui import deep_link, free_port, last_words, without_account
 from pgzoo.errors import StoreError
 from pgzoo.tracking import pending
 
@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 def test_the_link_leads_to_the_charts() -> None:
     assert deep_link("http://h:1", None) == "http://h:1/"
     assert deep_link("http://h:1", "7").startswith("http://h:1/#/experiments/7/runs?workflowType=machine_learning&")
+
+
+def test_a_browser_is_started_without_a_password() -> None:
+    assert without_account("https://me:p%40ss@host:8000/mlflow/") == "https://host:8000/mlflow"
+    assert without_account("http://token@host") == without_account("http://host") == "http://host"
 
 
 def test_a_taken_port_is_said_or_passed_over(capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,6 +47,9 @@ def test_a_server_that_does_not_start_is_quoted_where_it_says_why() -> None:
     assert last_words(log) == "sqlalchemy.exc.DatabaseError: file is not a database"
     assert last_words("one\n  two  \n\n") == "two"
     assert last_words("") == "it said nothing"
+    assert last_words("OperationalError: can't connect to postgresql://me:secret@h/db " + "x" * 10**6) == (
+        "OperationalError: can't connect to postgresql://me:***@h/db ".ljust(300 - 3, "x")
+    )
 
 
 @pytest.mark.parametrize("command", ["ui", "sync"])
@@ -68,7 +76,7 @@ def test_an_unreachable_server_is_said(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pgzoo", "ui", "--no-browser", "--tracking-uri", "http://127.0.0.1:9"]
     run = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert run.returncode == 2
-    assert "doesn't answer" in run.stderr
+    assert "Couldn't get the newest experiment from http://127.0.0.1:9: no server listens there" in run.stderr
     assert "Traceback" not in run.stderr
 
 

@@ -84,7 +84,8 @@ def test_a_resumed_journal_takes_no_step_twice(tmp_path: Path) -> None:
     assert again.resumed
     assert not first.resumed
     assert again.tail.metrics == 20
-    assert again.tail.episodes.returns == [5.0]
+    assert again.take_episodes().returns == [5.0]
+    assert not again.tail.episodes.returns and again.tail.last_episode == 20
     again.record([20, 30], {"a": 2.0}, ([20, 30], [5.0, 6.0], [5, 6]))
     again.record([20], {"a": 2.0})
     again.evaluation(20, "sampled", True, [1.0], [1])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pgzoo.listeners.mlflow import BestMean, MlflowListener, RunDescription, StepGrid
 from pgzoo.tracking import Home, Session
@@ -153,6 +157,34 @@ def test_best_mean_and_the_step_that_solved_it() -> None:
     assert best.value == pytest.approx(0.8)
 
 
+@given(returns=st.lists(st.integers(-1000, 1000), max_size=700), cuts=st.lists(st.integers(0, 700), max_size=8))
+@settings(max_examples=30, deadline=None)
+def test_best_mean_of_many_episodes_is_that_of_all_windows_whatever_comes_at_once(
+    returns: list[int], cuts: list[int]
+) -> None:
+    best, edges = BestMean(threshold=10.0), sorted({0, len(returns), *(c for c in cuts if c < len(returns))})
+    for low, high in itertools.pairwise(edges):
+        best.add(range(10 * low, 10 * high, 10), returns[low:high])
+    windows = [returns[k : k + 100] for k in range(max(1, len(returns) - 99))]
+    means = [sum(window) / len(window) for window in windows if window]
+    assert best.value == (max(means) if means else pytest.approx(np.nan, nan_ok=True))
+    full = [sum(window) / 100 for window in windows if len(window) == 100]
+    assert best.solved_at == next((10 * (99 + k) for k, mean in enumerate(full) if mean >= 10.0), -1)
+
+
+def test_best_mean_keeps_no_more_of_a_million_episodes_than_of_a_thousand() -> None:
+    def size(best: BestMean) -> int:
+        return sum(sys.getsizeof(value) for value in vars(best).values())
+
+    best = BestMean(threshold=2.0)
+    best.add(range(1000), [1.0] * 1000)
+    before = size(best)
+    for first in range(1000, 1_000_000, 9000):
+        best.add(range(first, first + 9000), [1.0] * 9000)
+    assert size(best) <= before
+    assert (best.value, best.solved_at) == (1.0, -1)
+
+
 def test_a_resumed_run_repeats_no_point_and_knows_its_past(listen: Callable[..., MlflowListener]) -> None:
     def play(listener: MlflowListener, updates: range) -> None:
         for u in updates:
@@ -164,6 +196,7 @@ def test_a_resumed_run_repeats_no_point_and_knows_its_past(listen: Callable[...,
     play(first, range(1, 8))
     first.session.close(0)
     again = listen()
+    assert not again.journals[0].tail.episodes.steps  # counted and forgotten: there may be many
     play(again, range(5, 11))  # the checkpoint was after update 4
     points = [step for steps, _ in curves(again) for step in steps]
     assert points == [1000, 2000, 3000, 4000, 5000, 6000]

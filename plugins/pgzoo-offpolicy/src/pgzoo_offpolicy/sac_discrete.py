@@ -61,7 +61,7 @@ class DiscreteSAC:
     stays almost uniform wherever α is learned; the default here is lower. Zhou et al. (2022), Revisiting discrete soft
     actor-critic (arXiv 2209.10081), show that the algorithm may be unstable, because the entropy changes quickly and
     the minimum of the critics underestimates; their remedies (an entropy penalty, averaged and clipped values) are not
-    implemented. For CartPole-v1, a high learning rate was decisive; see the README of this plugin.
+    implemented. For CartPole-v1, other settings were enough; see the README of this plugin.
 
     Shapes: a batch and y are `[S, 1, B]`, Q and π `[S, 1, B, K]`, α `[S]`, the losses `[S]`.
     Source: Christodoulou (2019), Soft actor-critic for discrete action settings, algorithm 1; arXiv 1910.07207.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pgzoo_offpolicy.loop import Sample, batch_of
+from pgzoo_offpolicy.loop import Sample, batch_of, critic_values
 from pgzoo_offpolicy.replay import Transitions
 from pgzoo_offpolicy.sac import SAC
 from pgzoo_offpolicy.sac_discrete import DiscreteSAC
@@ -17,6 +17,7 @@ from pgzoo_offpolicy.targets import move_targets, td_target
 from pgzoo_offpolicy.td3 import DDPG, TD3
 from torch import Tensor
 
+from pgzoo.ops.critics import critic_network, init_critic_network
 from pgzoo.ops.distributions import Categorical, DiagonalGaussian, TanhGaussian
 from pgzoo.types import Hyper
 
@@ -140,6 +141,24 @@ def test_the_losses_of_discrete_sac() -> None:
     loss.value.sum().backward()
     assert log_alpha.grad is not None
     assert float(log_alpha.grad) == pytest.approx(ENTROPY - 0.5 * math.log(2))  # a lower temperature follows
+
+
+def test_critics_together_equal_each_alone() -> None:
+    """Bit for bit, and so do their gradients, for two members."""
+    rng, names = np.random.default_rng(0), ("a.", "b.")
+    members = [init_critic_network(rng, q, 3, (8,), outputs=2, activation="relu") for q in names for _ in range(2)]
+    params: dict[str, Tensor] = {}
+    for one, other in (members[:2], members[2:]):
+        params |= {name: torch.stack([one[name], other[name]]).requires_grad_() for name in one}
+    x = torch.from_numpy(rng.standard_normal((2, 1, 64, 3), np.float32))
+    found = []
+    for values in (
+        critic_values(params, names, x, 2),
+        [critic_network(params, q, x, "relu", outputs=2) for q in names],
+    ):
+        gradients = torch.autograd.grad(sum((value**2).sum() for value in values), list(params.values()))
+        found.append([*values, *gradients])
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
 
 
 def test_target_networks_move_only_where_they_should() -> None:

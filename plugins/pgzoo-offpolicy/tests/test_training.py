@@ -129,24 +129,11 @@ def test_it_learns_a_probe(algorithm: str) -> None:
 
 
 @pytest.mark.slow
-def test_discrete_sac_learns_cartpole() -> None:
-    """A random policy gets 22."""
-    plan = pgzoo.plan(
-        "sac-discrete",
-        env="CartPole-v1",
-        preset="none",
-        seeds=3,
-        num_envs=4,
-        gradient_steps=2,
-        total_steps=8000,
-        batch_size=64,
-        buffer_size=10_000,
-        target_entropy=0.3,
-        tau=0.01,
-        eval_episodes=5,
-    )
+def test_discrete_sac_solves_cartpole() -> None:
+    """With its preset. A random policy gets 22, and one that balances but drifts to the edge 160 to 300."""
+    plan = pgzoo.plan("sac-discrete", env="CartPole-v1", seeds=3, eval_episodes=20, compile="off")
     greedy = [e for e in pgzoo.train(plan) if type(e).__name__ == "Evaluated" and e.mode == "greedy"]
-    assert min(float(returns.mean()) for returns in greedy[-1].returns) > 120
+    assert np.median([float(returns.mean()) for returns in greedy[-1].returns]) > 400
 
 
 @pytest.mark.parametrize("algorithm", CONTINUOUS)

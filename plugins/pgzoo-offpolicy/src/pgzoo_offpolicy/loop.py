@@ -15,7 +15,7 @@ from torch import Tensor
 from pgzoo.config import AlgorithmConfig, CriticHidden, LearningRate, RolloutSteps
 from pgzoo.errors import UnfitError
 from pgzoo.ops.critics import critic_network, init_critic_network
-from pgzoo.ops.nets import ROW_ALIGN
+from pgzoo.ops.nets import ROW_ALIGN, layers_of
 from pgzoo.protocols import UpdateContext
 from pgzoo.types import Batch, Inputs, Params, TrainState, Trajectory
 from pgzoo_offpolicy import replay
@@ -25,11 +25,12 @@ __all__ = [
     "OffPolicyConfig",
     "Sample",
     "action_size",
-    "action_value",
+    "action_values",
     "allocate",
     "batch_of",
     "check_fit",
     "critic_rates",
+    "critic_values",
     "init_critics",
     "off_policy_rounds",
 ]
@@ -124,9 +125,21 @@ def init_critics(ctx: UpdateContext, rng: np.random.Generator, prefixes: tuple[s
     return params
 
 
-def action_value(params: Params, prefix: str, vectors: Tensor, actions: Tensor) -> Tensor:
-    """Return Q(s, a) `[S, T, B]` for observations as vectors, and actions `[S, T, B, A]` in [-1, 1]."""
-    return critic_network(params, prefix, torch.cat([vectors, actions], -1), activation="relu")
+def action_values(params: Params, prefixes: tuple[str, ...], vectors: Tensor, actions: Tensor) -> tuple[Tensor, ...]:
+    """Return each critic's Q(s, a) `[S, T, B]` for observations as vectors, and actions `[S, T, B, A]` in [-1, 1]."""
+    return critic_values(params, prefixes, torch.cat([vectors, actions], -1))
+
+
+def critic_values(
+    params: Params, prefixes: tuple[str, ...], x: Tensor, outputs: int | None = None
+) -> tuple[Tensor, ...]:
+    """Return the values of critics of the same sizes; see `critic_network`.
+
+    They are evaluated as one critic of more members, with the same results in fewer operations.
+    """
+    names, count = layers_of(params, prefixes[0]), len(prefixes)
+    joined = {name: torch.cat([params[prefix + name] for prefix in prefixes]) for name in names}
+    return critic_network(joined, "", x.repeat(count, 1, 1, 1), "relu", outputs=outputs).chunk(count)
 
 
 def batch_of(sample: Sample, targets: Tensor, weights: Tensor, **extra: Tensor) -> Batch:
@@ -175,10 +188,11 @@ def _samples(ctx: UpdateContext, state: TrainState) -> Iterator[Sample]:
         slots[:, member, :size] = rng.integers(0, counts[member], (steps, size))
     noise = ctx.noise("replay.noise", state, (steps, 2, 1, padded, action_size(ctx)))
     real = torch.from_numpy(learning[:, None] & (np.arange(padded) < size)).to(ctx.device)
+    found = replay.read(state, written, slots.swapaxes(0, 1).reshape(len(counts), -1))
+    by_step = [leaf.unflatten(1, (steps, padded)).transpose(0, 1).contiguous() for leaf in found]
     for k in range(steps):
-        found = replay.read(state, written, slots[k])
-        transitions = Transitions(*(leaf.unsqueeze(1) for leaf in found))
-        weights = (real & found.valid).float().unsqueeze(1)
+        transitions = Transitions(*(leaf[k].unsqueeze(1) for leaf in by_step))
+        weights = (real.unsqueeze(1) & transitions.valid).float()
         yield Sample(
             transitions,
             weights,

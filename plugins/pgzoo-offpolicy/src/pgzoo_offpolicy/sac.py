@@ -20,7 +20,7 @@ from pgzoo.types import AlgorithmState, Batch, Hyper, Inputs, Loss, Need, Params
 from pgzoo_offpolicy.exploration import ContinuousConfig, exploration_noise, init_exploration, uniform_actions
 from pgzoo_offpolicy.loop import (
     Sample,
-    action_value,
+    action_values,
     allocate,
     batch_of,
     check_fit,
@@ -124,7 +124,7 @@ class SAC:
         dist: Any = policy.apply(params, inputs).dist
         actions = dist.mean + dist.log_std.exp() * sample.noise[0]
         vectors, critics = policy.vectors(params, inputs), target_params(state, TARGET, Q)
-        values = torch.minimum(*(action_value(critics, q, vectors, torch.tanh(actions)) for q in Q))
+        values = torch.minimum(*action_values(critics, Q, vectors, torch.tanh(actions)))
         alpha = params[LOG_ALPHA].exp()[:, None, None]
         soft_values = values - alpha * dist.log_prob(actions)
         return td_target(transitions.rewards, transitions.terminated, soft_values, hyper.gamma)
@@ -135,14 +135,14 @@ class SAC:
         weights, vectors = batch.weights, policy.vectors(params, batch.inputs)
         alpha = params[LOG_ALPHA].exp()
 
-        first, second = (action_value(params, q, vectors, batch.actions) for q in Q)
+        first, second = action_values(params, Q, vectors, batch.actions)
         q_loss = value_loss(first, batch.returns, weights) + value_loss(second, batch.returns, weights)
 
         dist: Any = policy.apply(params, batch.inputs).dist
         actions = dist.mean + dist.log_std.exp() * batch.extra["noise"]
         log_probs = dist.log_prob(actions)
         fixed = {name: leaf.detach() for name, leaf in params.items() if name.startswith(Q)}
-        improved = torch.minimum(*(action_value(fixed, q, vectors, torch.tanh(actions)) for q in Q))
+        improved = torch.minimum(*action_values(fixed, Q, vectors, torch.tanh(actions)))
         policy_loss = weighted_mean(alpha.detach()[:, None, None] * log_probs - improved, weights)
 
         entropy = -weighted_mean(log_probs, weights).detach()

@@ -14,12 +14,21 @@ from pydantic import Field
 from torch import Tensor
 
 from pgzoo.errors import UnfitError
-from pgzoo.ops.critics import critic_network, init_critic_network
+from pgzoo.ops.critics import init_critic_network
 from pgzoo.ops.losses import explained_variance, value_loss, weighted_mean
 from pgzoo.ops.optim import flatten
 from pgzoo.protocols import LearningPolicy, UpdateContext
 from pgzoo.types import AlgorithmState, Batch, Hyper, Inputs, Loss, Params, TrainState, Trajectory
-from pgzoo_offpolicy.loop import OffPolicyConfig, Sample, allocate, batch_of, check_fit, critic_rates, off_policy_rounds
+from pgzoo_offpolicy.loop import (
+    OffPolicyConfig,
+    Sample,
+    allocate,
+    batch_of,
+    check_fit,
+    critic_rates,
+    critic_values,
+    off_policy_rounds,
+)
 from pgzoo_offpolicy.targets import move_targets, target_params, td_target
 from pgzoo_offpolicy.temperature import FixedTemperature, InitialTemperature, init_temperature
 
@@ -52,7 +61,7 @@ class DiscreteSAC:
     stays almost uniform wherever α is learned; the default here is lower. Zhou et al. (2022), Revisiting discrete soft
     actor-critic (arXiv 2209.10081), show that the algorithm may be unstable, because the entropy changes quickly and
     the minimum of the critics underestimates; their remedies (an entropy penalty, averaged and clipped values) are not
-    implemented.
+    implemented. For CartPole-v1, other settings were enough; see the README of this plugin.
 
     Shapes: a batch and y are `[S, 1, B]`, Q and π `[S, 1, B, K]`, α `[S]`, the losses `[S]`.
     Source: Christodoulou (2019), Soft actor-critic for discrete action settings, algorithm 1; arXiv 1910.07207.
@@ -103,7 +112,8 @@ class DiscreteSAC:
         params, transitions = state.params | state.buffers, sample.transitions
         inputs = Inputs(transitions.next_obs)
         log_probs = _log_probs(policy, params, inputs)
-        values = _smaller_values(target_params(state, TARGET, Q), policy.vectors(params, inputs), log_probs.shape[-1])
+        critics, vectors = target_params(state, TARGET, Q), policy.vectors(params, inputs)
+        values = torch.minimum(*critic_values(critics, Q, vectors, log_probs.shape[-1]))
         alpha = params[LOG_ALPHA].exp()[:, None, None, None]
         soft_values = (log_probs.exp() * (values - alpha * log_probs)).sum(-1)
         return td_target(transitions.rewards, transitions.terminated, soft_values, hyper.gamma)
@@ -114,7 +124,7 @@ class DiscreteSAC:
         log_probs = _log_probs(policy, params, batch.inputs)
         probs, count = log_probs.exp(), log_probs.shape[-1]
 
-        values = [critic_network(params, q, vectors, "relu", outputs=count) for q in Q]
+        values = critic_values(params, Q, vectors, count)
         taken = [value.gather(-1, batch.actions.long()).squeeze(-1) for value in values]
         q_loss = value_loss(taken[0], batch.returns, weights) + value_loss(taken[1], batch.returns, weights)
 
@@ -145,8 +155,3 @@ def _log_probs(policy: LearningPolicy, params: Params, inputs: Inputs) -> Tensor
     """Return ln π(a|s) of all K actions, `[S, T, B, K]`."""
     dist: Any = policy.apply(params, inputs).dist
     return torch.log_softmax(dist.logits, -1)
-
-
-def _smaller_values(params: Params, vectors: Tensor, count: int) -> Tensor:
-    """Return the minimum of both critics, `[S, T, B, K]`."""
-    return torch.minimum(*(critic_network(params, q, vectors, "relu", outputs=count) for q in Q))

@@ -20,7 +20,7 @@ from pgzoo.types import AlgorithmState, Batch, Hyper, Inputs, Loss, Params, Trai
 from pgzoo_offpolicy.exploration import ContinuousConfig, exploration_noise, init_exploration
 from pgzoo_offpolicy.loop import (
     Sample,
-    action_value,
+    action_values,
     allocate,
     batch_of,
     check_fit,
@@ -202,13 +202,13 @@ class _DeterministicLearner:
             noise = hyper.target_noise.unsqueeze(-1) * sample.noise[0]
             actions = (actions + torch.minimum(torch.maximum(noise, -clip), clip)).clamp(-1.0, 1.0)
         vectors = policy.vectors(params, inputs)
-        values = torch.stack([action_value(params, q, vectors, actions) for q in self.critics]).amin(0)
+        values = torch.stack(action_values(params, self.critics, vectors, actions)).amin(0)
         return td_target(transitions.rewards, transitions.terminated, values, hyper.gamma)
 
     def critic_loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
         """Return the loss of the critics."""
         vectors = policy.vectors(params, batch.inputs)
-        values = [action_value(params, q, vectors, batch.actions) for q in self.critics]
+        values = action_values(params, self.critics, vectors, batch.actions)
         losses = [value_loss(value, batch.returns, batch.weights) for value in values]
         first = values[0].detach()
         return Loss(
@@ -226,5 +226,6 @@ class _DeterministicLearner:
         dist: Any = policy.apply(params, batch.inputs).dist
         fixed = {name: leaf.detach() for name, leaf in params.items() if name.startswith(self.critics)}
         vectors = policy.vectors(params, batch.inputs)
-        policy_loss = -weighted_mean(action_value(fixed, self.critics[0], vectors, dist.mean), batch.weights)
+        (value,) = action_values(fixed, self.critics[:1], vectors, dist.mean)
+        policy_loss = -weighted_mean(value, batch.weights)
         return Loss(critics.value + policy_loss, {"loss/policy": policy_loss, **critics.metrics})

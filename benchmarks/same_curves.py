@@ -53,7 +53,7 @@ def section() -> str:
         lines.append([way, *cells, "" if found is first else f"{apart.max():.1f}"])
     head = ["backend, update", *(f"to {STEPS * (k + 1) // PARTS:,} steps" for k in range(PARTS)), "largest difference"]
     return (
-        f"## Do all ways learn alike?\n\nPPO with default settings on CartPole-v1, {SEEDS} seeds: the mean return of the "
+        f"## Do all ways learn alike?\n\nPPO with default settings on CartPole-v1, {SEEDS} seeds: mean return of the "
         "training episodes in each fifth of the run, with its standard error over seeds. The rows use different random "
         "numbers or round differently, so that their curves differ as those of other seeds do. *Largest difference*: "
         "from the first row, in standard errors of the difference.\n\n" + table(head, lines)

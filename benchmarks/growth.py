@@ -77,6 +77,7 @@ def measure(sizes: dict[str, int]) -> dict[str, Any]:
     import torch
 
     import pgzoo
+    from pgzoo.training.events import RunEnded, UpdateDone
 
     torch.set_num_threads(1)
     width, rollout = sizes["width"], sizes["num_envs"] * sizes["rollout_steps"]
@@ -98,14 +99,13 @@ def measure(sizes: dict[str, int]) -> dict[str, Any]:
     control, first, done = pgzoo.Control(), (0.0, 0), (0.0, 0)
     updates = 0
     for event in pgzoo.train(plan, control):
-        match type(event).__name__:
-            case "UpdateDone":
-                done, updates = (time.perf_counter(), int(event.env_steps.sum())), updates + 1
-                first = first if updates > 1 else done
-                if updates > LEAST and done[0] - first[0] > SECONDS:
-                    control.stop()
-            case "RunEnded":
-                parts = {name: seconds for name, seconds in event.profile().items() if name in NAMES}
+        if isinstance(event, UpdateDone):
+            done, updates = (time.perf_counter(), int(event.env_steps.sum())), updates + 1
+            first = first if updates > 1 else done
+            if updates > LEAST and done[0] - first[0] > SECONDS:
+                control.stop()
+        elif isinstance(event, RunEnded):
+            parts = {name: seconds for name, seconds in event.profile().items() if name in NAMES}
     speed = (done[1] - first[1]) / (done[0] - first[0])
     peak = sgemm(rollout // MINIBATCHES, width)
     return {"speed": speed, "peak": peak, "share": flops(width) * speed / peak, "parts": parts}

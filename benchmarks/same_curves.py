@@ -29,13 +29,14 @@ WAYS = {
 def curve(settings: dict[str, str]) -> NDArray[np.float64]:
     """Return the mean training return of each seed in each part of the run, `[S, PARTS]`."""
     import pgzoo
+    from pgzoo.training.events import EpisodesFinished
 
     plan = pgzoo.plan(
         "ppo", env="CartPole-v1", preset="none", seeds=SEEDS, total_steps=STEPS, eval_episodes=1, **settings
     )
     returns: list[list[list[float]]] = [[[] for _ in range(PARTS)] for _ in range(SEEDS)]
     for event in pgzoo.train(plan):
-        if type(event).__name__ == "EpisodesFinished":
+        if isinstance(event, EpisodesFinished):
             for seed, (steps, ended) in enumerate(zip(event.env_steps, event.returns, strict=True)):
                 returns[seed][min(int(steps) * PARTS // STEPS, PARTS - 1)] += [float(x) for x in ended]
     return np.array([[np.mean(part) for part in seed] for seed in returns])

@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -226,7 +227,7 @@ def _compile(flat: Callable[..., list[Tensor]], leaves: list[Tensor], library: P
 
     with tempfile.TemporaryDirectory(dir=library.parent) as workshop:
         made = Path(workshop, library.name)
-        build = {name: value for name, value in BUILD.items() if name in inductor.config._config}
+        build = {name: value for name, value in BUILD.items() if _knows(inductor.config, name)}
         options = {**OPTIONS, **build, "aot_inductor.output_path": str(made)}
         with (
             _environment(library.parent),
@@ -238,6 +239,15 @@ def _compile(flat: Callable[..., list[Tensor]], leaves: list[Tensor], library: P
             graph = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*leaves)
             inductor.aot_compile(graph, tuple(leaves))
         made.replace(library)
+
+
+def _knows(config: Any, name: str) -> bool:
+    """Return whether this version of torch has an option."""
+    try:
+        attrgetter(name)(config)
+    except AttributeError:
+        return False
+    return True
 
 
 @contextmanager

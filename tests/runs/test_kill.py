@@ -205,7 +205,7 @@ def test_every_algorithm_obeys_on_every_world(algorithm: str, world: str, shared
 
 @pytest.mark.slow
 def test_compiled_code_of_another_process_has_the_same_bits_after_kill_9(shared: Folder) -> None:
-    """`pgzoo compile` makes all libraries; the run, the resumed run and `pgzoo repro` only load them."""
+    """`pgzoo compile` makes all libraries; the run and the resumed run only load them."""
     run = options("ppo", 4000, "--env", "CartPole-v1", "--backend", "compiled", "--compile", "on")
     made = shared.parse(shared.pgzoo("compile", *run[1:], "--json")[0])
     libraries = sorted(path.name for path in Path(made["folder"]).glob("*.so"))
@@ -219,8 +219,6 @@ def test_compiled_code_of_another_process_has_the_same_bits_after_kill_9(shared:
     resume(shared, cut)
     assert_unbroken(cut, 4000)
     assert_law(whole, cut)
-    repeated = shared.pgzoo("repro", cut[0].name.rpartition("-s")[0])[0]
-    assert repeated.count("are equal, bit for bit") == 2
     assert sorted(path.name for path in Path(made["folder"]).glob("*.so")) == libraries
 
 

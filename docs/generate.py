@@ -27,6 +27,7 @@ COMMANDS = [
     "sweep",
     "sweep ppo",
     "resume",
+    "compile",
     "repro",
     "evaluate",
     "video",

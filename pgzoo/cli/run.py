@@ -23,9 +23,10 @@ from pgzoo.cli.completion import complete_component, complete_env, complete_run_
 from pgzoo.runs.waiting import ProgressMode, Waiting
 
 if TYPE_CHECKING:
+    from pgzoo.config import RunConfig
     from pgzoo.registry import ComponentKind, PluginCatalog
 
-__all__ = ["AlgorithmGroup", "catalog_of", "command", "file_options"]
+__all__ = ["AlgorithmGroup", "catalog_of", "command", "file_options", "resolved"]
 
 SKIPPED = ("algorithm", "env", "policy", "estimator", "settings")
 """Fields of RunConfig that don't become options here: they have separate options."""
@@ -258,6 +259,35 @@ def _train(
 ) -> None:
     """Hold the options and the body that the commands of all algorithms share; it is no command itself."""
     from pgzoo.cli import summary
+
+    config, catalog = resolved(ctx, preset, file, progress)
+    with stdout_to_stderr():
+        from pgzoo.runs.runner import run_config
+
+        result = run_config(config, catalog, command=command_line(), progress=progress, own_process=True)
+    summary.conclude(ctx, result, as_json, progress)
+
+
+@click.command(
+    "run",
+    cls=AlgorithmGroup,
+    body=_train,
+    options_metavar="",
+    subcommand_metavar="ALGO --env ID [OPTIONS]",
+    epilog="See the options of one: pgzoo run reinforce --help",
+)
+def command() -> None:
+    """Train an algorithm on an environment, evaluate it, and log everything to MLflow."""
+
+
+def resolved(
+    ctx: click.Context, preset: str, file: str | None, progress: ProgressMode
+) -> tuple[RunConfig, PluginCatalog]:
+    """Return the settings that the options of an algorithm's command give, and the catalog.
+
+    Raises:
+        UsageError: a setting is wrong.
+    """
     from pgzoo.cli.options import given_settings, option_of
     from pgzoo.config import Layer, read_yaml
     from pgzoo.errors import ConfigError
@@ -274,9 +304,9 @@ def _train(
     layer = Layer({"algorithm": algorithm, **given}, option_of(ctx))
     with stdout_to_stderr():
         with Waiting("Loading torch and gymnasium", progress):
+            import pgzoo.runs.runner  # noqa: F401  (loads torch)
             from pgzoo.envs.ids import newer
             from pgzoo.runs.resolve import compose
-            from pgzoo.runs.runner import run_config
 
             applied: list[str] = []
             config = compose(layer, catalog, preset=preset, file=file, report=applied.append)
@@ -285,20 +315,7 @@ def _train(
         if progress != "none":
             for line in applied:
                 echo(line, err=True)
-        result = run_config(config, catalog, command=command_line(), progress=progress, own_process=True)
-    summary.conclude(ctx, result, as_json, progress)
-
-
-@click.command(
-    "run",
-    cls=AlgorithmGroup,
-    body=_train,
-    options_metavar="",
-    subcommand_metavar="ALGO --env ID [OPTIONS]",
-    epilog="See the options of one: pgzoo run reinforce --help",
-)
-def command() -> None:
-    """Train an algorithm on an environment, evaluate it, and log everything to MLflow."""
+    return config, catalog
 
 
 def _seed(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:

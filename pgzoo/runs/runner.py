@@ -43,7 +43,7 @@ from pgzoo.training.events import Evaluated, Event
 from pgzoo.training.loop import Control, train
 from pgzoo.training.plan import Plan
 
-__all__ = ["WorkerContext", "plan", "run", "run_config"]
+__all__ = ["WorkerContext", "compile_folder", "plan", "run", "run_config"]
 
 _log = logging.getLogger("pgzoo")
 
@@ -233,6 +233,11 @@ def run_config(
     return replace(result, verifications=tuple(coordinator.verifications)) if coordinator else result
 
 
+def compile_folder(home: tracking.Home) -> Path:
+    """Return the folder where compiled functions are stored."""
+    return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or home.root / "compiled")
+
+
 def _plan(
     config: RunConfig,
     catalog: PluginCatalog,
@@ -246,9 +251,8 @@ def _plan(
         require_extra("--video")
         ids.check_draws(config.env, config.env_kwargs)  # frames are drawn by gymnasium's environment, on any backend
     group = worker.group if worker else resume_point.group if resume_point else ""
-    compile_cache = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or home.root / "compiled")
     members = resume_point.members if resume_point else members
-    plan = make_plan(config, catalog, group, members, compile_cache, resumed=resume_point is not None)
+    plan = make_plan(config, catalog, group, members, compile_folder(home), resumed=resume_point is not None)
     backend = catalog.get("env_backend", plan.config.backend)
     if backend.name != config.backend and backend.plugin.source != "built-in":
         _log.warning(

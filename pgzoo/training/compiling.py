@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,9 +44,10 @@ OPTIONS: dict[str, Any] = {
 
 BUILD: dict[str, Any] = {
     "aot_inductor.precompile_headers": False,  # precompiling takes 12 seconds and saves 2 per function
+    "aot_inductor.enable_line_tables": False,  # debugging information
     "cpp.vec_isa_ok": True,  # torch's headers need a compiler that knows these instructions; to test it takes 6 seconds
 }
-"""Options that change how a library is built, but not what it computes."""
+"""Options that change how a library is built, but not what it computes. Those that torch doesn't know are left out."""
 
 _HOLE = object()
 """Placeholder for a tensor in the tree of a result."""
@@ -220,16 +222,47 @@ def _compile(flat: Callable[..., list[Tensor]], leaves: list[Tensor], library: P
     # importing torch's compiler sets environment variables, and sympy adds warning filters
     with _environment(library.parent), warnings.catch_warnings():
         import torch._inductor as inductor
+        from torch._inductor import cpu_vec_isa
         from torch.fx.experimental.proxy_tensor import make_fx
 
     with tempfile.TemporaryDirectory(dir=library.parent) as workshop:
         made = Path(workshop, library.name)
-        options = {**OPTIONS, **BUILD, "aot_inductor.output_path": str(made)}
-        with _environment(library.parent), warnings.catch_warnings(), inductor.config.patch(options):
+        build = {name: value for name, value in BUILD.items() if _knows(inductor.config, name)}
+        options = {**OPTIONS, **build, "aot_inductor.output_path": str(made)}
+        with (
+            _environment(library.parent),
+            warnings.catch_warnings(),
+            inductor.config.patch(options),
+            _no_test_programs(cpu_vec_isa),
+        ):
             warnings.simplefilter("ignore")  # torch's deprecation warnings about itself
             graph = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*leaves)
             inductor.aot_compile(graph, tuple(leaves))
         made.replace(library)
+
+
+def _knows(config: Any, name: str) -> bool:
+    """Return whether this version of torch has an option."""
+    try:
+        attrgetter(name)(config)
+    except AttributeError:
+        return False
+    return True
+
+
+@contextmanager
+def _no_test_programs(cpu_vec_isa: Any) -> Iterator[None]:
+    """Don't let torch's compiler build programs to test for instructions on 8-bit and 16-bit numbers.
+
+    They take a second, and nothing here uses these types.
+    """
+    kinds = cpu_vec_isa.VecISA
+    before = getattr(kinds, "check_build", None)
+    kinds.check_build = lambda *_: False
+    try:
+        yield
+    finally:
+        kinds.check_build = before
 
 
 def _in_thread(work: Callable[[], None], cancelled: Callable[[], bool]) -> None:

@@ -203,6 +203,25 @@ def test_every_algorithm_obeys_on_every_world(algorithm: str, world: str, shared
     check(algorithm, world, shared, random.Random(f"{algorithm} {world} 1"))
 
 
+@pytest.mark.slow
+def test_compiled_code_of_another_process_has_the_same_bits_after_kill_9(shared: Folder) -> None:
+    """`pgzoo compile` makes all libraries; the run and the resumed run only load them."""
+    run = options("ppo", 4000, "--env", "CartPole-v1", "--backend", "compiled", "--compile", "on")
+    made = shared.parse(shared.pgzoo("compile", *run[1:], "--json")[0])
+    libraries = sorted(path.name for path in Path(made["folder"]).glob("*.so"))
+    assert len(made["functions"]) == 2 and set(made["functions"]) <= set(libraries)  # values, and the gradient step
+    again = shared.parse(shared.pgzoo("compile", *run[1:], "--json")[0])
+    assert (again["functions"], again["loops"]) == ([], 0)
+    assert not all_runs(shared)
+
+    whole = train(shared, run)
+    cut, _ = kill(shared, run, **at_random(3600, random.Random(7)))
+    resume(shared, cut)
+    assert_unbroken(cut, 4000)
+    assert_law(whole, cut)
+    assert sorted(path.name for path in Path(made["folder"]).glob("*.so")) == libraries
+
+
 def test_a_run_that_was_killed_in_its_last_evaluation_gets_it(shared: Folder) -> None:
     run = options("a2c", 1000, *WORLDS["CartPole-v1"], eval_every=0, eval_episodes=1000)
     whole = train(shared, run)

@@ -15,7 +15,10 @@ from pgzoo.training.plan import Plan
 if TYPE_CHECKING:
     from pgzoo.registry import PluginCatalog
 
-__all__ = ["sources", "tags", "versions"]
+__all__ = ["MEMBERS", "sources", "tags", "versions"]
+
+MEMBERS = "pgzoo.members"
+"""The tag with the number of members that a process trains together: compiled, one alone differs in the last bits."""
 
 
 def versions() -> dict[str, str]:
@@ -39,6 +42,7 @@ def tags(plan: Plan, catalog: PluginCatalog, command: str) -> dict[str, str]:
         "torch.version": version("torch"),
         "gymnasium.version": version("gymnasium"),
         "cpu.threads": str(plan.config.threads),
+        MEMBERS: str(len(plan.members)),
         **({"gpu": torch.cuda.get_device_name()} if plan.config.device == "cuda" else {}),
         **plugin_tags(catalog),
         **({"pgzoo.init_from": plan.config.init_from} if plan.config.init_from else {}),

@@ -17,7 +17,7 @@ from pgzoo.protocols import RunControl
 from pgzoo.registry.changes import changes
 from pgzoo.runs import callbacks
 from pgzoo.runs.initial import find_sources
-from pgzoo.runs.provenance import versions
+from pgzoo.runs.provenance import MEMBERS, versions
 from pgzoo.runs.resolve import resolve
 from pgzoo.runs.resume import check_environment, resume
 from pgzoo.runs.runner import run_config
@@ -156,6 +156,7 @@ def _run_again(
 ) -> list[Record]:
     """Run the same stages in a temporary home; return the records of the journal.
 
+    A compiled run that was trained among others is trained beside another seed: alone, its last bits would differ.
     With `last_step`, the run is stopped by its first update that reaches this step, as a callback of the run may have
     stopped it.
     """
@@ -165,8 +166,10 @@ def _run_again(
             control.stop("the run that is repeated ended here")
 
     layer = read_yaml(found.artifact("config.yaml"))
+    among_others = layer.values.get("compile") == "on" and _tags(stages).get(MEMBERS, "1") != "1"
+    seeds = [found.seed, found.seed ^ 1] if among_others else [found.seed]
     with tempfile.TemporaryDirectory(prefix="pgzoo-repro-", ignore_cleanup_errors=True) as folder:
-        over: dict[str, Any] = {"seeds": [found.seed], "tracking_uri": f"sqlite:///{folder}/mlflow.db", "video": False}
+        over: dict[str, Any] = {"seeds": seeds, "tracking_uri": f"sqlite:///{folder}/mlflow.db", "video": False}
         over |= {"checkpoint_every": 0, "total_steps": stages[0].total_steps, "launcher": "local", "workers": None}
         over |= {"cpus_per_shard": None, "gpus_per_shard": None, "verify": 0.0, "rollout_workers": 0}
         if ref := layer.values.get("init_from"):

@@ -220,6 +220,7 @@ def test_compiled_code_of_another_process_has_the_same_bits_after_kill_9(shared:
     assert_unbroken(cut, 4000)
     assert_law(whole, cut)
     assert sorted(path.name for path in Path(made["folder"]).glob("*.so")) == libraries
+    shared.pgzoo("repro", cut[1].name)  # beside another seed, as it was trained: alone, its last bits would differ
 
 
 def test_a_run_that_was_killed_in_its_last_evaluation_gets_it(shared: Folder) -> None:

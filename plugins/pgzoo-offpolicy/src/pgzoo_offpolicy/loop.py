@@ -189,7 +189,7 @@ def _samples(ctx: UpdateContext, state: TrainState) -> Iterator[Sample]:
     noise = ctx.noise("replay.noise", state, (steps, 2, 1, padded, action_size(ctx)))
     real = torch.from_numpy(learning[:, None] & (np.arange(padded) < size)).to(ctx.device)
     found = replay.read(state, written, slots.swapaxes(0, 1).reshape(len(counts), -1))
-    by_step = [leaf.unflatten(1, (steps, padded)).transpose(0, 1).contiguous() for leaf in found]
+    by_step = [leaf.reshape(-1, steps, padded, *leaf.shape[2:]).transpose(0, 1).contiguous() for leaf in found]
     for k in range(steps):
         transitions = Transitions(*(leaf[k].unsqueeze(1) for leaf in by_step))
         weights = (real.unsqueeze(1) & transitions.valid).float()

@@ -25,7 +25,7 @@ from typing import Any
 
 from libraries import LIBRARIES, install, script
 from page import PAGE, put, spread, stamp, table
-from processes import Measurements, Outcome, option, run
+from processes import Measurements, Outcome, option, run, shortened
 from rows import Row, commands_of, comparison, compiled, eager, measure, middle, speeds, variants
 
 CORE = (os.cpu_count() or 1) - 1
@@ -175,10 +175,10 @@ def first_update(command: str) -> float:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
         folder = Path(place)
         (folder / "pgzoo_plugin.py").write_text(FIRST_UPDATE, encoding="utf-8")
-        run(f"{command} --total-steps 1024", folder)  # creates the store
+        run(shortened(command, 1024), folder)  # creates the store
         (folder / "first-update").unlink()
         started = time.monotonic()
-        run(f"{command} --total-steps 1024", folder)
+        run(shortened(command, 1024), folder)
         return float((folder / "first-update").read_text(encoding="utf-8")) - started
 
 
@@ -188,7 +188,7 @@ def start_and_memory(choice: Choice) -> str:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
         helps = [run("pgzoo --help", Path(place)).whole for _ in range(5)]
     lines.append(["`pgzoo --help`, seconds", spread(helps, 2)])
-    firsts = [first_update(eager(f"{PPO_RUN} --eval-episodes 1")) for _ in range(choice.rounds)]
+    firsts = [first_update(eager(PPO_RUN)) for _ in range(choice.rounds)]
     lines.append(["command to the end of the first update of PPO, not compiled, seconds", spread(firsts)])
     weighed = [
         Row(f"{title}, {count} seed{'s' * (count > 1)}", (command,))

@@ -121,6 +121,14 @@ class Measurements:
             self.file.write_text(json.dumps(plain), encoding="utf-8")
 
 
+def shortened(command: str, steps: int) -> str:
+    """Return a `pgzoo run` command with other steps and with one evaluation episode, each given once."""
+    for name, value in (("--total-steps", steps), ("--eval-episodes", 1)):
+        command, found = re.subn(rf"{name} \S+", f"{name} {value}", command)
+        command += "" if found else f" {name} {value}"
+    return command
+
+
 def option(algorithm: str, name: str) -> bool:
     """Return whether `pgzoo run ALGORITHM` has an option of that name."""
     words = [sys.executable, "-m", "pgzoo", "run", algorithm, "--help"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from page import ratios, spread, table
-from processes import Measurements, Outcome, option, run
+from processes import Measurements, Outcome, option, run, shortened
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def prepare(row: Row, folder: Path) -> None:
     """Create the store and the caches before a row is measured."""
     command = row.commands[0].replace("{seed}", "0")
     if "pgzoo run" in command and ("--compile on" in command or not (folder / ".pgzoo").exists()):
-        settle(row, run(f"{command} --total-steps 2048 --eval-episodes 1", folder), folder)
+        settle(row, run(shortened(command, 2048), folder), folder)
     elif "/purejax.py" in command:
         run(command, folder)  # another number of steps would be another program
 

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from page import PAGE, put, ratios, spread, stamp, table
-from processes import Outcome, run
+from processes import Outcome, run, shortened
 
 LOOP = "python benchmarks/notebook.py --episodes 1000"
 MAIN = "pgzoo run reinforce --env CartPole-v1 --total-steps 100000 --eval-episodes 1 --json"
@@ -36,7 +36,7 @@ def measure(rounds: int) -> dict[str, list[Outcome]]:
     for index in range(rounds):
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
             folder = Path(place)
-            run(f"{MAIN} --total-steps 1000", folder)  # creates the store, so that this isn't measured
+            run(shortened(MAIN, 1000), folder)  # creates the store, so that this isn't measured
             for name, command in ROWS.items():
                 print(f"round {index + 1}/{rounds}: {name}", file=sys.stderr, flush=True)
                 results[name].append(run(command, folder))

@@ -17,7 +17,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 import environments  # noqa: E402
 from environments import outcome_of as outcome_of_id  # noqa: E402
 from page import put, ratios, spread, table  # noqa: E402
-from processes import Measurements, Outcome, outcome_of, words_of  # noqa: E402
+from processes import Measurements, Outcome, outcome_of, shortened, words_of  # noqa: E402
 from rows import Row, comparison, measure  # noqa: E402
 
 
@@ -45,6 +45,12 @@ def test_ours_is_compared_with_every_other_row_and_not_with_itself() -> None:
     assert head.endswith("| ours / this, training | ours / this, total |")
     assert ours == "| ours | 750 | 0.0 | 2.2 | 300 | 100 |  |  |"
     assert theirs == "| theirs | 183 | 0.0 | 9.0 | 300 | 100 | **4.0** (3.0 to 5.0) | **4.0** (4.0 to 4.0) |"
+
+
+def test_a_shortened_command_has_every_option_once() -> None:
+    command = "pgzoo run ppo --total-steps 500000 --seed 0 --json"
+    assert shortened(command, 1024) == "pgzoo run ppo --total-steps 1024 --seed 0 --json --eval-episodes 1"
+    assert shortened(shortened(command, 1024), 1024) == shortened(command, 1024)
 
 
 def test_a_table_has_its_numbers_to_the_right() -> None:

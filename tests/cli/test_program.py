@@ -25,7 +25,7 @@ def test_help_is_light_and_complete() -> None:
     code = "import sys; from pgzoo.cli.main import main\ntry: main()\nfinally: print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
     assert not HEAVY & set(done.stderr.split())
-    commands = "run sweep resume repro evaluate video compare runs export ui sync".split()
+    commands = "run sweep resume compile repro evaluate video compare runs export ui sync".split()
     commands += "algorithms policies estimators diagnostics presets plugins envs doctor".split()
     listed = done.stdout.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
     assert [line.split()[0] for line in listed] == commands

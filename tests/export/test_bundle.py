@@ -126,8 +126,8 @@ def test_a_loaded_policy_remembers_until_it_is_reset(make: Make, name: str) -> N
     with pytest.raises(ValueError, match=r"got 4 observations, but the memory is for 1; call reset\(\)"):
         best(others)
     policy.reset()
-    assert best(np.stack([obs, *others]))[0] == pytest.approx(first)  # a memory for each of a stack
-    assert best(np.stack([obs, *others]))[0] == pytest.approx(second, rel=1e-5)  # other sizes round otherwise
+    assert best(np.stack([obs, *others]))[0] == pytest.approx(first, rel=1e-5)  # a memory for each of a stack
+    assert best(np.stack([obs, *others]))[0] == pytest.approx(second, rel=1e-5)  # another size rounds otherwise
 
 
 @pytest.mark.parametrize("observation", [Box(-1.0, 1.0, (3,)), Box(-1.0, 1.0, (3, 3)), Discrete(4)], ids=str)

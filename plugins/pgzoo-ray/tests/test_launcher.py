@@ -45,7 +45,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def launched(monkeypatch: pytest.MonkeyPatch, program: str, commands: list[str]) -> Generator[WorkerMessage]:
-    monkeypatch.setattr(launcher, "DRIVER", f"exec({program!r})")
+    monkeypatch.setattr(launcher, "DRIVER", program)
     given = iter(commands)
     settings = {"algorithm": "ppo", "env": "CartPole-v1", "seeds": (1, 2)}
     return launcher.launch(

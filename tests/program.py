@@ -84,10 +84,12 @@ class Folder:
     def pgzoo(self, *args: str, code: int = 0, **env: Any) -> tuple[str, str]:
         """Run a command to its end and return what it wrote to stdout and stderr.
 
-        Commands that say what takes long on a busy machine are told not to.
+        Commands that say what takes long on a busy machine are told not to; `sync` waits as long as it takes.
         """
-        quiet = ["--no-progress"] if args[0] in ("evaluate", "export", "repro", "video") else []
-        child = self.start(*args, *(option for option in quiet if option not in args), **env)
+        more = ["--no-progress"] if args[0] in ("evaluate", "export", "repro", "video") else []
+        if args[0] == "sync" and "--wait" not in args:
+            more = ["--wait", str(PATIENCE)]
+        child = self.start(*args, *(option for option in more if option not in args), **env)
         out, err = child.communicate(timeout=PATIENCE)
         assert child.returncode == code, f"{args}: exit code {child.returncode}\n{out}\n{err}"
         assert "Traceback" not in err, err
@@ -105,8 +107,14 @@ class Folder:
 
     def sync(self, **env: Any) -> None:
         """Ship what isn't in the store yet, with `pgzoo sync`; do nothing if there is nothing to ship."""
-        if not all(Ledger.read(journal.parent).closed for journal in self.path.rglob("runs/*/journal.jsonl")):
-            self.pgzoo("sync", **env)
+        for journal in self.path.rglob("runs/*/journal.jsonl"):
+            ledger = Ledger.read(journal.parent)
+            if not ledger.closed or ledger.offset < journal.stat().st_size:
+                return self.sync_all(**env)
+
+    def sync_all(self, **env: Any) -> None:
+        """Wait until everything is in the store, also the plots, which come last."""
+        self.pgzoo("sync", **env)
 
     def run_id(self, run_key: str) -> str:
         """Return the id that the tracking store gave a run, once that is shipped."""
@@ -163,6 +171,9 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        """Start it unless it runs, and return once it answers."""
+        if self.process is not None:
+            return
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         where = ["--backend-store-uri", self.store, "--artifacts-destination", str(self.path / "files")]
         with (self.path / "server.log").open("ab") as log:

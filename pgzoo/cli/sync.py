@@ -59,7 +59,7 @@ def command(
     import time
 
     from pgzoo import tracking
-    from pgzoo.tracking.ledger import OMITTED, WANTED, Ledger, journal_folders, plural, read_json
+    from pgzoo.tracking.ledger import OMITTED, WANTED, Ledger, journal_folders, pending_stores, plural, read_json
     from pgzoo.tracking.session import ensure_uploader
 
     home = tracking.Home.find()
@@ -72,13 +72,14 @@ def command(
     before = left = tracking.pending(home)
     plots = plots and any(Ledger.read(folder).plots == OMITTED for folder in journal_folders(home))
     if before or before.refused or plots:
+        stores = pending_stores(home)
         home.retry_file.write_text(WANTED if plots else "")
         deadline, checked = time.monotonic() + wait, -10.0
 
         def text() -> str:
             total = before.records + before.files
             done = max(0, total - left.records - left.files)
-            return f"{tracking.format_shipping(left, uri)}, {done:,} of {total:,} uploaded"
+            return f"{tracking.format_shipping(left, *stores)}, {done:,} of {total:,} uploaded"
 
         with Waiting(text, progress):
             asked = home.retry_file.stat().st_mtime_ns

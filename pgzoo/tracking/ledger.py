@@ -30,6 +30,7 @@ __all__ = [
     "is_tracked",
     "journal_folders",
     "pending",
+    "pending_stores",
     "plural",
     "read_json",
     "start_of",
@@ -130,10 +131,10 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def format_shipping(left: Pending, tracking_uri: str) -> str:
-    """Return what the uploader is doing for the store now, such as `Uploading to MLflow: 12 records of 1 run left`."""
-    database = sqlite_path(tracking_uri)
-    if database is not None and not database.exists():
+def format_shipping(left: Pending, *tracking_uris: str) -> str:
+    """Return what the uploader is doing for the stores now, such as `Uploading to MLflow: 12 records of 1 run left`."""
+    databases = filter(None, map(sqlite_path, tracking_uris))
+    if any(not database.exists() for database in databases):
         return f"Uploading to MLflow: creating the database; {left} left"
     return f"Uploading to MLflow: {left} left" if left else "Uploading to MLflow"
 
@@ -173,6 +174,12 @@ def pending(home: Home) -> ShippingSummary:
         errors = {}  # these errors concern runs that have been uploaded or deleted since
     refusals = {f.name: r for f in folders if (r := Ledger.read(f).refused)}
     return ShippingSummary(left.runs, left.records, left.files, left.refused, errors=errors, refusals=refusals)
+
+
+def pending_stores(home: Home) -> set[str]:
+    """Return the URIs of the stores to which runs of this home are still to be uploaded."""
+    starts = [start_of(folder) for folder in journal_folders(home) if not Ledger.read(folder).closed]
+    return {str(start.get("uri", "")) for start in starts if start}
 
 
 def in_training(folder: Path) -> bool:

@@ -16,6 +16,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Folder, 
     """A folder in which two seeds were trained, and what the command answered."""
     folder = Folder(tmp_path_factory.mktemp("trained"))
     answer = folder.run("reinforce", "--env", "CartPole-v1", "--seeds", "3,7", "--total-steps", "6000", "--tag", "a=b")
+    folder.sync_all()
     yield folder, answer
     folder.close()
 
@@ -38,7 +39,7 @@ def zoo(
         out, err = child.communicate(timeout=PATIENCE)
         assert child.returncode == 0, err
         ids |= {f"{name} s{seed['seed']}": seed["run_key"] for seed in folder.parse(out)["seeds"]}
-    folder.sync()
+    folder.sync_all()
     ids = {name: folder.run_id(key) for name, key in ids.items()}
     yield folder, commands, ids
     folder.close()

@@ -17,6 +17,7 @@ def test_a_server_by_option_and_by_variable(folder: Folder, server: Server) -> N
     first = folder.run(*SHORT, "--tracking-uri", server.uri)
     named = {"MLFLOW_TRACKING_URI": server.uri, "MLFLOW_EXPERIMENT_NAME": "mine"}
     second = folder.run(*SHORT, "--name", "again", **named)
+    folder.sync_all()
     assert (first["tracking_uri"], first["experiment"]) == (server.uri, "pgzoo/CartPole-v1")
     assert (second["tracking_uri"], second["experiment"]) == (server.uri, "mine")
     assert folder.created == {".pgzoo"}

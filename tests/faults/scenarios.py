@@ -223,7 +223,7 @@ def judge(
 
 
 def sync(folder: Folder) -> None:
-    folder.pgzoo("sync", "--wait", "120")
+    folder.pgzoo("sync")
 
 
 def server_restarted(folder: Folder) -> Outcome:

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from program import PGZOO, Folder
+from program import PATIENCE, PGZOO, Folder
 
 from pgzoo.tracking import Home
 from pgzoo.tracking.ledger import journal_folders, start_of
@@ -19,7 +19,7 @@ RUN = ("run", "reinforce", "--env", "CartPole-v1", "--num-envs", "1", "--total-e
 def run_limited(folder: Folder, limit: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = f"ulimit {limit} && exec {shlex.join([*PGZOO, *RUN, *arguments])}"
     return subprocess.run(
-        ["sh", "-c", command], cwd=folder.path, env=folder.env, capture_output=True, text=True, check=False, timeout=240
+        ["sh", "-c", command], cwd=folder.path, env=folder.env, capture_output=True, text=True, check=False, timeout=PATIENCE
     )
 
 

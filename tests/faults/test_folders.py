@@ -39,7 +39,7 @@ def test_a_folder_with_an_odd_name_that_can_be_served_is(tmp_path: Path) -> None
     folder = Folder(path)
     try:
         folder.pgzoo(*RUN)
-        folder.pgzoo("sync", "--wait", "120")
+        folder.pgzoo("sync")
         [run] = (path / ".pgzoo" / "runs").iterdir()
         assert Ledger.read(run).closed == "FINISHED"
         assert not (run / "rejected.jsonl").exists()

@@ -48,7 +48,7 @@ def test_a_record_that_can_never_ship_is_named_and_blocks_no_other_run(tmp_path:
     folder = Folder(tmp_path)
     try:
         subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=folder.env, check=True, timeout=PATIENCE)
-        out, _ = folder.pgzoo("sync", "--wait", "120", "--json", code=1)
+        out, _ = folder.pgzoo("sync", "--json", code=1)
         runs = tmp_path / ".pgzoo" / "runs"
         answer = json.loads(out)
         assert (answer["pending_runs"], list(answer["refused_runs"])) == (0, ["bad"])

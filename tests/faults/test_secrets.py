@@ -34,9 +34,9 @@ def test_a_password_is_kept_in_one_private_file_alone(tmp_path: Path, given: str
         said += folder.pgzoo("sync", "--wait", "1", code=1)
         folder.env.pop("MLFLOW_TRACKING_URI", None)  # what was kept must do
         server.start()
-        said += folder.pgzoo("sync", "--wait", "120")
+        said += folder.pgzoo("sync")
         said += folder.pgzoo("resume", run.name, "--total-steps", "800")
-        said += folder.pgzoo("sync", "--wait", "120")
+        said += folder.pgzoo("sync")
         said += folder.pgzoo("evaluate", run.name, "--episodes", "1")
         assert f"http://somebody:***@127.0.0.1:{server.port}" in (run / "journal.jsonl").read_text()
     finally:

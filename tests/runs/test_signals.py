@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from program import PGZOO, Folder, eventually
+from program import PATIENCE, PGZOO, Folder, eventually
 
 from pgzoo.tracking import records
 
@@ -57,7 +57,7 @@ def test_a_closed_terminal_stops_a_run_in_order(start: Start, tmp_path: Path, wo
     child = start(*workers)
     os.killpg(child.pid, signal.SIGHUP)  # the kernel and the shell may each send one
     os.killpg(child.pid, signal.SIGHUP)
-    _, err = child.communicate(timeout=120)
+    _, err = child.communicate(timeout=PATIENCE)
     assert child.returncode == 130 and "Traceback" not in err
     assert {(end["status"], end["reason"]) for end in ends(tmp_path)} == {("KILLED", "interrupted by SIGHUP")}
     assert list(tmp_path.glob(".pgzoo/runs/*/checkpoints/step-*/state.safetensors"))
@@ -70,7 +70,7 @@ def test_nohup_keeps_a_run_alive(start: Start, tmp_path: Path) -> None:
     size = journal.stat().st_size
     eventually(lambda: journal.stat().st_size > size)
     child.send_signal(signal.SIGTERM)
-    child.communicate(timeout=120)
+    child.communicate(timeout=PATIENCE)
     assert [end["reason"] for end in ends(tmp_path)] == ["interrupted by SIGTERM"]
 
 
@@ -81,7 +81,7 @@ def test_a_second_ctrl_c_says_interrupted(start: Start, tmp_path: Path, workers:
     assert child.stderr is not None
     eventually(lambda: "Stopping" in child.stderr.readline())
     child.send_signal(signal.SIGINT)
-    _, err = child.communicate(timeout=120)
+    _, err = child.communicate(timeout=PATIENCE)
     assert child.returncode == 130 and err.endswith("Interrupted.\n") and "Traceback" not in err
     assert len(ends(tmp_path)) == len(list(tmp_path.glob(".pgzoo/runs/*")))
     for end in ends(tmp_path):

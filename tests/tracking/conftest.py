@@ -53,6 +53,9 @@ class Place:
         return answer
 
     def pgzoo(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command; `sync` waits as long as it takes unless the test says how long."""
+        if arguments[0] == "sync" and "--wait" not in arguments:
+            arguments = (*arguments, "--wait", str(PATIENCE))
         command = [sys.executable, "-m", "pgzoo", *arguments]
         return subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=PATIENCE, check=False)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from program import PATIENCE
 
-from pgzoo.tracking.ledger import Ledger, pending, read_json, write_json
+from pgzoo.tracking.ledger import Ledger, pending, pending_stores, read_json, write_json
 
 if TYPE_CHECKING:
     from conftest import Place
@@ -131,11 +131,11 @@ class TestEmbeddedStore:
         self.set_stage(embedded, "deleted")
         result = embedded.result(embedded.train("late", updates=5))
         assert result["runs"] == 0
-        outcome = embedded.pgzoo("sync", "--wait", "20")
+        outcome = embedded.pgzoo("sync")
         assert outcome.returncode == 1
         assert "was deleted in the store" in outcome.stdout
         self.set_stage(embedded, "active")
-        assert embedded.pgzoo("sync", "--wait", "20").returncode == 0
+        assert embedded.pgzoo("sync").returncode == 0
         assert embedded.metrics("late", "a") == steps(5)
 
     @staticmethod
@@ -165,10 +165,10 @@ with tracking.Session(home, "large", home.default_uri) as session:
 
 def test_plots_of_a_group_of_more_than_50_runs_are_drawn_on_request(place: Place) -> None:
     subprocess.run([sys.executable, "-c", LARGE_GROUP], env=place.env, check=True, timeout=PATIENCE)
-    assert place.pgzoo("sync", "--wait", "300").returncode == 0
+    assert place.pgzoo("sync").returncode == 0
     assert {status for (status,) in place.ask("SELECT status FROM runs")} == {"FINISHED"}
     assert artifacts(place, "r0") == {"episodes.csv"}
-    asked = place.pgzoo("sync", "--wait", "300", "--plots")
+    asked = place.pgzoo("sync", "--plots")
     assert asked.returncode == 0, asked.stderr
     assert artifacts(place, "r1") == {"episodes.csv", "plots/learning_curve.png"}
     assert place.pgzoo("sync", "--plots").stdout == "Nothing to upload.\n"
@@ -192,11 +192,13 @@ class TestServer:
         result = remote.result(remote.train("early", updates=20, wait=0.5))
         assert result["slowest"] < 10  # a request to a dead server would take 15 s
         assert (result["runs"], result["pending"]) == (1, 24)
-        outcome = remote.pgzoo("sync", "--wait", "8", "--json")
+        remote.eventually(lambda: server.uri in pending(remote.home).errors)
+        outcome = remote.pgzoo("sync", "--wait", "1", "--json")
         assert outcome.returncode == 1
         assert server.uri in json.loads(outcome.stdout)["errors"]
+        assert pending_stores(remote.home) == {server.uri}
         server.start()
-        outcome = remote.pgzoo("sync", "--wait", "60", "--json")
+        outcome = remote.pgzoo("sync", "--json")
         assert outcome.returncode == 0, outcome.stdout
         assert json.loads(outcome.stdout)["shipped_runs"] == 1
         assert remote.metrics("early", "a") == steps(20)
@@ -205,6 +207,7 @@ class TestServer:
         assert {"config.yaml", "episodes.csv", "learning_curve.png"} <= files
 
     def test_a_server_killed_midway_delays_and_loses_nothing(self, remote: Place, server: Server) -> None:
+        server.start()
         child = remote.train("cut", updates=200, pause=0.05)
         remote.eventually(lambda: len(remote.metrics("cut", "a")) > 10)
         server.kill()
@@ -247,7 +250,7 @@ class TestServer:
         folder = remote.home.runs / "victim"
         before = remote.metrics("victim", "a")
         write_json(folder / "ack.json", {"offset": 0})
-        assert remote.pgzoo("sync", "--wait", "60").returncode == 0
+        assert remote.pgzoo("sync").returncode == 0
         assert remote.metrics("victim", "a") == before
         assert remote.run("victim")[1] == "KILLED"  # type: ignore[index]
 

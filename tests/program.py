@@ -111,6 +111,7 @@ class Folder:
             ledger = Ledger.read(journal.parent)
             if not ledger.closed or ledger.offset < journal.stat().st_size:
                 return self.sync_all(**env)
+        return None
 
     def sync_all(self, **env: Any) -> None:
         """Wait until everything is in the store, also the plots, which come last."""

@@ -19,7 +19,13 @@ RUN = ("run", "reinforce", "--env", "CartPole-v1", "--num-envs", "1", "--total-e
 def run_limited(folder: Folder, limit: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = f"ulimit {limit} && exec {shlex.join([*PGZOO, *RUN, *arguments])}"
     return subprocess.run(
-        ["sh", "-c", command], cwd=folder.path, env=folder.env, capture_output=True, text=True, check=False, timeout=PATIENCE
+        ["sh", "-c", command],
+        cwd=folder.path,
+        env=folder.env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
     )
 
 

@@ -12,21 +12,18 @@ and a later call with the same file adds to them, so that rounds can be run one 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from shlex import quote
-from typing import Any
 
 from libraries import LIBRARIES, install, script
 from page import PAGE, put, spread, stamp, table
 from processes import Measurements, Outcome, option, run, shortened
-from rows import Row, commands_of, comparison, compiled, eager, measure, middle, speeds, variants
+from rows import Row, commands_of, comparison, compiled, eager, measure, middle, variants
 
 CORE = (os.cpu_count() or 1) - 1
 ONE_CORE = f"taskset -c {CORE} " if sys.platform == "linux" else ""
@@ -45,13 +42,12 @@ PPO_RUN, A2C_RUN = f"pgzoo run ppo --env CartPole-v1 {WORK}", f"pgzoo run a2c --
 
 @dataclass(frozen=True)
 class Choice:
-    """The options: installed peers, steps, rounds, seeds, sizes, and earlier measurements."""
+    """The options: installed peers, steps, rounds, seeds, and earlier measurements."""
 
     peers: tuple[str, ...]
     steps: int
     rounds: int
     seeds: int
-    sizes: tuple[str, ...]
     kept: Measurements
 
 
@@ -86,12 +82,11 @@ def many_seeds(choice: Choice) -> str:
     seeds, steps = choice.seeds, f"--total-steps {choice.steps // 4}"
     rows = [Row("pgzoo", (ONE_CORE + eager(f"{PPO_RUN} {steps} --seeds {seeds}"),))]
     for title, cold in (("pgzoo, compiled", False), ("pgzoo, compiled, cold", True)):
-        for row in compiled(title, f"{PPO_RUN} {steps} --seeds {seeds}", cold):
+        for row in compiled(title, f"{PPO_RUN} {steps} --seeds {seeds} --backend compiled", cold):
             rows.append(Row(title, (f"{ONE_CORE}{row.commands[0]}",), cold=cold))
     if option("ppo", "--launcher"):
         launched = f"{PPO_RUN} {steps} --seeds {seeds} --launcher processes"
-        rows.append(Row("pgzoo, two processes", (eager(launched),)))
-        rows += compiled("pgzoo, two processes, compiled", launched)
+        rows += compiled("pgzoo, two processes, compiled", f"{launched} --backend compiled")
     jax = ONE_CORE + script("purejax", f"{steps} --seeds {seeds}")
     rows += [Row(f"{LIBRARIES['purejax'].title}{', cold' * cold}", (jax,), "purejax", cold) for cold in (False, True)]
     halves = ((0, seeds // 2), (seeds // 2, seeds - seeds // 2))
@@ -100,7 +95,8 @@ def many_seeds(choice: Choice) -> str:
     rows, found = measure("many-seeds", rows, choice.rounds, choice.peers, choice.kept)
     return (
         f"## {seeds} seeds\n\nThe same PPO, {choice.steps // 4:,} steps for each of {seeds} seeds; the steps of all "
-        "seeds are summed. One core unless stated. *Cold*: with an empty compilation cache.\n\n"
+        "seeds are summed. One core unless stated. The compiled rows use `--backend compiled`. *Cold*: with an empty "
+        "compilation cache.\n\n"
         f"{comparison(rows, found)}\n\n{commands_of(rows)}"
     )
 
@@ -115,6 +111,7 @@ def time_to_solve(choice: Choice) -> str:
     """Measure the time until CartPole-v1 is solved, with one process per seed."""
     ours = "pgzoo run ppo --env CartPole-v1 --stop-at 475 --seed {seed} --eval-episodes 10"
     rows = [Row("pgzoo", (eager(ours),)), *compiled("pgzoo, compiled", ours)]
+    rows += compiled("pgzoo, compiled, `--backend compiled`", f"{ours} --backend compiled")
     rows = [replace(row, at_least=OUR_SEEDS) for row in rows]
     for name, peer in LIBRARIES.items():
         horizon, tuned = ("100000", " --settings tuned") if name in TUNED else ("500000", "")
@@ -193,7 +190,7 @@ def start_and_memory(choice: Choice) -> str:
     weighed = [
         Row(f"{title}, {count} seed{'s' * (count > 1)}", (command,))
         for count in (1, choice.seeds)
-        for title, command in variants(f"{PPO_RUN} --total-steps 20000 --seeds {count}")
+        for title, command in variants(f"{PPO_RUN} --total-steps 20000 --seeds {count} --backend compiled")
     ]
     weighed.append(Row("Stable-Baselines3, 1 seed", (script("sb3", "--total-steps 20000"),), "sb3"))
     weighed, found = measure("memory", weighed, choice.rounds, choice.peers, choice.kept)
@@ -201,64 +198,11 @@ def start_and_memory(choice: Choice) -> str:
     return f"## Start and memory\n\n{table(['', 'median (minimum to maximum)'], lines)}\n\n{commands_of(weighed)}"
 
 
-SIZES = {"algorithm": "ppo", "env": "CartPole-v1", "num_envs": 8, "rollout_steps": 128, "epochs": 4, "minibatches": 4}
-GROWTH: dict[str, Sequence[Any]] = {
-    "seeds": (1, 2, 4, 8, 16, 32, 64, 128, 256),
-    "num_envs": (1, 4, 8, 32, 128),
-    "rollout_steps": (32, 128, 512, 2048),
-    "hidden": ((32, 32), (64, 64), (128, 128), (256, 256), (512, 512)),
-}
-
-
-def growth(choice: Choice) -> str:
-    """Measure the cost of the PPO workload as a function of each size."""
-    parts = []
-    for name in choice.sizes:
-        rows = [Row(title, (command,)) for value in GROWTH[name] for title, command in untracked(name, value)]
-        rows, found = measure("growth", rows, 1, choice.peers, choice.kept)
-        lines = [
-            [
-                row.title,
-                f"{speeds(found[row.title])[0]:,.0f}",
-                *(f"{1e6 * share(found[row.title][0], phase):.1f}" for phase in ("collect", "update")),
-                f"{found[row.title][0].compiling:.1f}",
-                f"{found[row.title][0].peak:.0f}",
-            ]
-            for row in rows
-        ]
-        head = [name, "steps/s, all seeds", "collecting, µs per step", "updating, µs per step"]
-        head += ["seconds compiling", "MiB"]
-        parts.append(f"{table(head, lines)}\n\n{commands_of(rows[:1])}")
-    return (
-        "## How cost grows\n\nThe PPO workload for about ten updates, with one size varied; measured once, with "
-        "one thread and without tracking. There are always 4 minibatches, so their size grows with the rollout.\n\n"
-        + "\n\n".join(parts)
-    )
-
-
-def untracked(name: str, value: Any) -> list[tuple[str, str]]:
-    """Return titles and commands of about ten updates with this size, without tracking: not compiled, and compiled."""
-    changed: dict[str, Any] = {"policy": {"name": "mlp", "hidden": value}} if name == "hidden" else {name: value}
-    settings: dict[str, Any] = SIZES | changed
-    settings |= {"total_steps": 10 * settings["num_envs"] * settings["rollout_steps"], "eval_episodes": 1}
-    ways = {"": "off", ", compiled": "on"} if option("ppo", "--compile") else {"": None}
-    shown = f"{value[0]}x{value[1]}" if name == "hidden" else str(value)
-    return [
-        (f"{name} {shown}{way}", f"python benchmarks/untracked.py {quote(json.dumps(settings | compiling))}")
-        for way, compiling in ((way, {"compile": word} if word else {}) for way, word in ways.items())
-    ]
-
-
-def share(outcome: Outcome, phase: str) -> float:
-    return float(outcome.told["timing"][phase]) / outcome.env_steps
-
-
 SECTIONS: dict[str, Callable[[Choice], str]] = {
     "one-seed": one_seed,
     "many-seeds": many_seeds,
     "time-to-solve": time_to_solve,
     "start-and-memory": start_and_memory,
-    "growth": growth,
 }
 
 
@@ -277,25 +221,19 @@ def main() -> None:
         "--steps", type=int, default=200_000, help="environment steps with one seed; a quarter of it per seed with many"
     )
     parser.add_argument("--seeds", type=int, default=32, help="seeds in the section with many seeds")
-    parser.add_argument(
-        "--sizes",
-        metavar="SIZE,...",
-        default=",".join(GROWTH),
-        help="sizes to vary in the section growth; default: all",
-    )
     parser.add_argument("--out", type=Path, default=PAGE)
     parser.add_argument("--keep", type=Path, metavar="FILE", help="add to the measurements in this file")
     options = parser.parse_args()
     only = [] if options.only == "none" else options.only.split(",")
-    sections, sizes = options.sections.split(","), options.sizes.split(",")
-    for given, known in ((only, LIBRARIES), (sections, SECTIONS), (sizes, GROWTH)):
+    sections = options.sections.split(",")
+    for given, known in ((only, LIBRARIES), (sections, SECTIONS)):
         if unknown := set(given) - set(known):
             parser.error(f"no {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     missing = {name: reason for name in only if (reason := install(name))}
     for name, reason in missing.items():
         print(f"{name} can't be installed: {reason}", file=sys.stderr, flush=True)
     peers = tuple(name for name in only if name not in missing)
-    choice = Choice(peers, options.steps, options.rounds, options.seeds, tuple(sizes), Measurements(options.keep))
+    choice = Choice(peers, options.steps, options.rounds, options.seeds, Measurements(options.keep))
     absent = "".join(f"\n\n{LIBRARIES[name].title} could not be installed: `{why}`" for name, why in missing.items())
     for section in sections:
         load = os.getloadavg()[0]
@@ -310,8 +248,6 @@ def shown(section: str, options: argparse.Namespace) -> list[str]:
     words = ["--sections", section, "--rounds", str(options.rounds)]
     if set(options.only.split(",")) != set(LIBRARIES):
         words += ["--only", options.only]
-    if section == "growth" and set(options.sizes.split(",")) != set(GROWTH):
-        words += ["--sizes", options.sizes]
     if options.keep:
         words += ["--keep", options.keep.name]
     return words

@@ -28,6 +28,9 @@ ROWS = {
     "default settings, 1 seed": MAIN,
     "default settings, 8 seeds": f"{MAIN} --seeds 8",
     "default settings, 32 seeds": f"{MAIN} --seeds 32",
+    "notebook preset, `--backend compiled`, 5 seeds": f"{NOTEBOOK} --seeds 5 --backend compiled",
+    "default settings, `--backend compiled`, 1 seed": f"{MAIN} --backend compiled",
+    "default settings, `--backend compiled`, 32 seeds": f"{MAIN} --seeds 32 --backend compiled",
 }
 
 
@@ -36,7 +39,9 @@ def measure(rounds: int) -> dict[str, list[Outcome]]:
     for index in range(rounds):
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
             folder = Path(place)
-            run(shortened(MAIN, 1000), folder)  # creates the store, so that this isn't measured
+            # creates the store and compiles the environment, so that this isn't measured
+            run(shortened(f"{MAIN} --backend compiled", 1000), folder)
+            run(shortened(f"{NOTEBOOK} --backend compiled", 1000), folder)
             for name, command in ROWS.items():
                 print(f"round {index + 1}/{rounds}: {name}", file=sys.stderr, flush=True)
                 results[name].append(run(command, folder))

@@ -8,8 +8,8 @@ python benchmarks/soak.py --seeds 4 --steps 2000000 --hours 0 --num-envs 16    s
 
 Two parts: `pgzoo run` with many seeds, of which each takes `--steps` steps, observed from outside every half second;
 and a journal and the uploader in a simulated world without faults, for `--hours` simulated hours with an update every
-4 s; with 0, the second part is left out. The slope is that of a line through the memory between 50 % and 90 % of the
-time, before a run ends.
+4 s; with 0, the second part is left out. The memory at 50 % and 90 % of the time is a median over a
+twentieth of it; the slope is that of a line through the memory between the two, before a run ends.
 """
 
 from __future__ import annotations
@@ -82,7 +82,9 @@ class Observations:
         slope = np.polyfit(np.array(self.at[half:end]) * scale, self.memory[half:end], 1)[0]
         files = sorted(set(self.files[half:end]))
         shown = str(files[0]) if len(files) == 1 else f"{files[0]}-{files[-1]}"
-        return [f"{self.memory[half]:.0f}, {self.memory[end]:.0f} MiB", f"{slope:+.2f} MiB per {unit}", shown]
+        window = len(self.at) // 40
+        middle, late = (np.median(self.memory[i - window : i + window + 1]) for i in (half, end))
+        return [f"{middle:.0f}, {late:.0f} MiB", f"{slope:+.2f} MiB per {unit}", shown]
 
 
 def train(seeds: int, steps: int, settings: Sequence[str]) -> list[str]:

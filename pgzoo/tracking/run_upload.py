@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -120,10 +121,11 @@ class RunUpload:
         self.ledger.write(self.folder, self._system.disk)
 
     def refuse_run(self, reason: str) -> None:
-        """Give the run up: the store refuses it for good."""
+        """Give the run up: the store refuses it for good. The next uploader does so again if this can't be written."""
         log.error("%s: %s", self.folder.name, reason)
         self.ledger.refused = redact(reason)
-        self.save()
+        with contextlib.suppress(OSError):  # no space, or the user deleted the run
+            self.save()
 
     def reject_record(self, item: Any, reason: str) -> None:
         """Set aside one record that the store refuses; `save` writes it to `rejected.jsonl`."""

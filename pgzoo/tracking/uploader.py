@@ -92,7 +92,8 @@ class Uploader:
                 # Its start record may be on the way, or its trainer died before it wrote anything.
                 del self.uploads[upload.folder]
                 if not was_alive:
-                    self._settled[upload.folder] = upload.size
+                    with contextlib.suppress(FileNotFoundError):  # the user deleted the run
+                        self._settled[upload.folder] = upload.size
                     if not is_empty(upload.folder):
                         upload.refuse_run("its journal has no start record")
                 continue

@@ -67,5 +67,5 @@ class UpdateRecord:
             failed_step = to_device(failed_step, torch.device("cpu"))
             rewards = None if self.trajectory is None else self.trajectory.rewards
             for row in np.flatnonzero(failed_step.bad.numpy()):
-                self._failures[int(row)] = failed_step.first_non_finite(int(row), rewards, self._like)
+                self.add_failure(int(row), failed_step.first_non_finite(int(row), rewards, self._like))
         return self._failures

@@ -222,7 +222,7 @@ def _compile(flat: Callable[..., list[Tensor]], leaves: list[Tensor], library: P
     # importing torch's compiler sets environment variables, and sympy adds warning filters
     with _environment(library.parent), warnings.catch_warnings():
         import torch._inductor as inductor
-        from torch._inductor import cpu_vec_isa
+        from torch._inductor import cpp_builder, cpu_vec_isa
         from torch.fx.experimental.proxy_tensor import make_fx
 
     with tempfile.TemporaryDirectory(dir=library.parent) as workshop:
@@ -234,6 +234,7 @@ def _compile(flat: Callable[..., list[Tensor]], leaves: list[Tensor], library: P
             warnings.catch_warnings(),
             inductor.config.patch(options),
             _no_test_programs(cpu_vec_isa),
+            _compilers_in_parallel(cpp_builder.CppBuilder),
         ):
             warnings.simplefilter("ignore")  # torch's deprecation warnings about itself
             graph = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*leaves)
@@ -263,6 +264,41 @@ def _no_test_programs(cpu_vec_isa: Any) -> Iterator[None]:
         yield
     finally:
         kinds.check_build = before
+
+
+@contextmanager
+def _compilers_in_parallel(builder: Any) -> Iterator[None]:
+    """Let torch's compiler compile the two large files of a library at once, instead of one after the other.
+
+    `builder` is its class for one call of the C++ compiler; the next call after the two links the library.
+    """
+    build: Callable[[Any], None] = builder.build
+    threads: list[threading.Thread] = []
+    errors: list[BaseException] = []
+
+    def compile_file(call: Any) -> None:
+        try:
+            build(call)
+        except BaseException as error:
+            errors.append(error)
+
+    def start(call: Any) -> None:
+        if call.get_target_file_path().endswith((".wrapper.o", ".kernel.o")):
+            context = contextvars.copy_context()  # has the options
+            threads.append(threading.Thread(target=context.run, args=(compile_file, call), daemon=True))
+            threads[-1].start()
+            return
+        for thread in threads:
+            thread.join()
+        if errors:
+            raise errors[0]
+        build(call)
+
+    builder.build = start
+    try:
+        yield
+    finally:
+        builder.build = build
 
 
 def _in_thread(work: Callable[[], None], cancelled: Callable[[], bool]) -> None:

@@ -88,14 +88,19 @@ class LoadedPolicy:
         Actions are sampled, with `rng` where it is given; `deterministic` takes the mode.
 
         Raises:
-            ValueError: the observation has another shape than the environment's, the mask isn't `[K]` or `[N, K]` of
-                bool or 0/1 integers, or a policy with memory is given more or fewer observations than it remembers.
+            ValueError: the observation has another shape than the environment's, or values that its integer type can't
+                represent, the mask isn't `[K]` or `[N, K]` of bool or 0/1 integers, or a policy with memory is given
+                more or fewer observations than it remembers.
         """
         original, space = self.spec.original_space, self.spec.observation_space
         if original != space:
             flat: Any = gym.spaces.flatten(original, obs) if not isinstance(space, PackedSpace) else space.pack(obs)
             obs = flat
-        obs = np.asarray(obs, dtype=space.dtype)
+        given = np.asarray(obs)
+        with np.errstate(invalid="ignore"):  # refused below
+            obs = given.astype(space.dtype, copy=False)
+        if np.issubdtype(obs.dtype, np.integer) and not np.array_equal(obs, given):
+            raise ValueError(f"expected an observation of {obs.dtype} numbers; got {given.dtype} values that aren't")
         shape = space.shape or ()
         if obs.shape != shape and obs.shape[1:] != shape:
             raise ValueError(f"expected an observation of shape {shape}, or a stack of them; got {obs.shape}")

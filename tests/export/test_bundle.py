@@ -147,6 +147,16 @@ def test_an_observation_of_another_shape_is_refused(make: Make, obs: Any) -> Non
         make(Box(-1.0, 1.0, (3,)), Discrete(2)).act(obs)
 
 
+@pytest.mark.parametrize(
+    ("space", "obs"), [(Discrete(4), 1.5), (Discrete(4), [0.0, np.nan]), (Box(0, 255, (3,), np.uint8), [1, 256, -1])]
+)
+def test_numbers_that_the_integers_of_an_observation_cannot_be_are_refused(
+    make: Make, space: gym.Space[Any], obs: Any
+) -> None:
+    with pytest.raises(ValueError, match=r"expected an observation of u?int\d+ numbers; got (float|int)\d+ values"):
+        make(space, Discrete(2)).act(obs)
+
+
 def test_actions_are_sampled_from_the_policy(make: Make) -> None:
     policy, obs = make(Box(-1.0, 1.0, (3,)), Discrete(3)), np.array([[0.3, -0.5, 0.9]] * 20_000, np.float32)
     share = np.bincount(policy.act(obs, rng=np.random.default_rng(0)), minlength=3) / len(obs)

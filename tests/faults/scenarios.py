@@ -491,6 +491,7 @@ def finished_resumed(folder: Folder) -> Outcome:
 
 def killed_making_store(folder: Folder) -> Outcome:
     """The uploader is killed while it creates the database of a first run."""
+    folder.database = None
     trainer = Trainer(folder, holds=(1,))
     scratch, log = folder.path / ".mlflow.db.new", folder.path / ".pgzoo" / "uploader.log"
     eventually(lambda: scratch.exists() and scratch.stat().st_size, 120)

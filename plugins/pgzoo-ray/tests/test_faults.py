@@ -6,6 +6,7 @@ Every test that trains compares with a run in one process, and has a limit of ti
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -20,7 +21,10 @@ pytestmark = pytest.mark.slow
 
 TRAIN = "run ppo --env CartPole-v1 --backend sync --preset none --num-envs 4 --rollout-steps 32 --epochs 2 --seeds 5,3"
 TRAIN += " --checkpoint-every 1000 --eval-episodes 3 --tracking-uri none --json --no-progress --compile off"
+TRAIN += " --import held.py"
 STEPS = 12_000
+HELD = Path(__file__).with_name("held.py")
+"""The plugin with which a run waits for a fault."""
 LIMIT = 150.0
 """Seconds within which a command has to end after a fault; README.md names it."""
 
@@ -28,6 +32,7 @@ LIMIT = 150.0
 @pytest.fixture
 def nodes(tmp_path: Path) -> Iterator[Nodes]:
     """A cluster whose head has no CPUs, and no other nodes yet."""
+    shutil.copy(HELD, tmp_path)
     cluster = Nodes(tmp_path)
     try:
         cluster.head = cluster.start(cpus=0, head=True)
@@ -40,6 +45,7 @@ def nodes(tmp_path: Path) -> Iterator[Nodes]:
 def expected(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """The results of the same run in one process."""
     folder = tmp_path_factory.mktemp("local")
+    shutil.copy(HELD, folder)
     command = [sys.executable, "-m", "pgzoo", *TRAIN.split(), f"--total-steps={STEPS}"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
     return results(json.loads(done.stdout))
@@ -50,16 +56,23 @@ def results(of: dict[str, Any]) -> list[Any]:
     return [{k: v for k, v in seed.items() if k not in ("run_key", "run_id")} for seed in of["seeds"]]
 
 
-def training(nodes: Nodes, steps: int = STEPS) -> subprocess.Popen[str]:
-    """Start a run, and return it when both seeds have checkpoints."""
-    run = nodes.pgzoo(*TRAIN.split(), f"--total-steps={steps}", "--launcher", "ray")
+def training(nodes: Nodes) -> subprocess.Popen[str]:
+    """Start a run, and return it when both seeds have a checkpoint, after which they wait for `go_on`."""
+    (nodes.folder / "hold").touch()
+    run = nodes.pgzoo(*TRAIN.split(), f"--total-steps={STEPS}", "--launcher", "ray")
 
     def saved() -> bool:
         assert run.poll() is None, (nodes.folder / "err").read_text()
-        return len(list(nodes.folder.glob(".pgzoo/runs/*/checkpoints/*"))) >= 2
+        return len({path.parent for path in nodes.folder.glob(".pgzoo/runs/*/checkpoints/step-*")}) == 2
 
     eventually(saved, "checkpoints")
     return run
+
+
+def go_on(nodes: Nodes, after: str) -> None:
+    """Let the workers go on when a text is in what the command wrote to stderr."""
+    eventually(lambda: after in (nodes.folder / "err").read_text(), f'"{after}"')
+    (nodes.folder / "hold").unlink()
 
 
 def test_a_token_and_large_enough_nodes_are_required(nodes: Nodes) -> None:
@@ -113,15 +126,27 @@ def test_a_restarted_head_costs_time_only(nodes: Nodes, expected: list[Any], abs
     assert nodes.head is not None
     nodes.kill(nodes.head)
     if absence != "none":
-        eventually(
-            lambda: "can't be reached for 30 seconds. If it is back" in (nodes.folder / "err").read_text(), "note"
-        )
+        go_on(nodes, after="can't be reached for 30 seconds. If it is back")
     nodes.start(cpus=0, head=True, again=True)
     nodes.start(cpus=2, again=True)
     restarted = time.monotonic()
+    if absence == "none":
+        go_on(nodes, after="was restarted and has lost its state")
     code, result, err = nodes.result(run)
     assert code == 0 and time.monotonic() - restarted < LIMIT, err
     assert results(result) == expected and "Warning: the head of the Ray cluster, " in err
+
+
+def test_a_run_ends_without_the_head_if_nothing_else_is_lost(nodes: Nodes, expected: list[Any]) -> None:
+    nodes.start(cpus=2)
+    run = training(nodes)
+    assert nodes.head is not None
+    nodes.kill(nodes.head)
+    go_on(nodes, after="")
+    killed = time.monotonic()
+    code, result, err = nodes.result(run)
+    assert code == 0 and time.monotonic() - killed < LIMIT, err
+    assert results(result) == expected
 
 
 def test_a_killed_node_costs_time_only_and_shards_are_verified_on_another_node(
@@ -132,9 +157,10 @@ def test_a_killed_node_costs_time_only_and_shards_are_verified_on_another_node(
     run = training(nodes)
     nodes.kill(second)
     killed = time.monotonic()
+    go_on(nodes, after="its seeds continue from their last checkpoints")
     code, result, err = nodes.result(run)
     assert code == 0 and time.monotonic() - killed < LIMIT, err
-    assert results(result) == expected and "its seeds continue from their last checkpoints" in err
+    assert results(result) == expected
 
     nodes.start(cpus=1)
     short = [*TRAIN.split(), "--total-steps=2000", "--launcher=ray", "--verify=0.05"]
@@ -146,7 +172,7 @@ def test_a_killed_node_costs_time_only_and_shards_are_verified_on_another_node(
 def test_a_killed_head_ends_the_run_with_an_error(nodes: Nodes) -> None:
     nodes.start(cpus=1)
     nodes.start(cpus=1)
-    run = training(nodes, steps=300_000)
+    run = training(nodes)
     assert nodes.head is not None
     nodes.kill(nodes.head)
     killed = time.monotonic()
@@ -157,7 +183,9 @@ def test_a_killed_head_ends_the_run_with_an_error(nodes: Nodes) -> None:
 
 
 @pytest.mark.skipif(not namespaces_are_allowed(), reason="needs the right to create network namespaces")
-def test_a_cut_link_costs_time_only(tmp_path: Path, expected: list[Any]) -> None:
+@pytest.mark.parametrize("meanwhile", ["its worker is killed", "its worker trains to the end"])
+def test_a_cut_link_costs_time_only(tmp_path: Path, expected: list[Any], meanwhile: str) -> None:
+    shutil.copy(HELD, tmp_path)
     with bridge(2) as spaces:
         nodes = Nodes(tmp_path, "10.231.7.1")
         try:
@@ -167,6 +195,7 @@ def test_a_cut_link_costs_time_only(tmp_path: Path, expected: list[Any]) -> None
             run = training(nodes)
             ip("link", "set", spaces[1][2], "down")
             cut = time.monotonic()
+            go_on(nodes, after="its node has not answered for 45 seconds" if "killed" in meanwhile else "")
             code, result, err = nodes.result(run)
             assert code == 0 and time.monotonic() - cut < LIMIT, err
             assert results(result) == expected and "its node has not answered for 45 seconds" in err

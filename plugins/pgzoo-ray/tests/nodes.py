@@ -188,6 +188,8 @@ def bridge(count: int) -> Iterator[list[tuple[str, str, str]]]:
             ip("-n", name, "link", "set", inside, "up")
         yield made
     finally:
-        for name, _, _ in made:
+        for name, _, outside in made:
+            # The kernel keeps the namespace, and the link with it, as long as a socket in it waits for an answer.
+            subprocess.run(["ip", "link", "del", outside], capture_output=True)
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
         subprocess.run(["ip", "link", "del", f"pgb{tag}"], capture_output=True)

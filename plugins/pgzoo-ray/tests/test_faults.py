@@ -6,7 +6,6 @@ Every test that trains compares with a run in one process, and has a limit of ti
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -21,10 +20,8 @@ pytestmark = pytest.mark.slow
 
 TRAIN = "run ppo --env CartPole-v1 --backend sync --preset none --num-envs 4 --rollout-steps 32 --epochs 2 --seeds 5,3"
 TRAIN += " --checkpoint-every 1000 --eval-episodes 3 --tracking-uri none --json --no-progress --compile off"
-TRAIN += " --import held.py"
+TRAIN += f" --import {Path(__file__).with_name('held.py')}"
 STEPS = 12_000
-HELD = Path(__file__).with_name("held.py")
-"""The plugin with which a run waits for a fault."""
 LIMIT = 150.0
 """Seconds within which a command has to end after a fault; README.md names it."""
 
@@ -32,7 +29,6 @@ LIMIT = 150.0
 @pytest.fixture
 def nodes(tmp_path: Path) -> Iterator[Nodes]:
     """A cluster whose head has no CPUs, and no other nodes yet."""
-    shutil.copy(HELD, tmp_path)
     cluster = Nodes(tmp_path)
     try:
         cluster.head = cluster.start(cpus=0, head=True)
@@ -45,7 +41,6 @@ def nodes(tmp_path: Path) -> Iterator[Nodes]:
 def expected(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """The results of the same run in one process."""
     folder = tmp_path_factory.mktemp("local")
-    shutil.copy(HELD, folder)
     command = [sys.executable, "-m", "pgzoo", *TRAIN.split(), f"--total-steps={STEPS}"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
     return results(json.loads(done.stdout))
@@ -185,7 +180,6 @@ def test_a_killed_head_ends_the_run_with_an_error(nodes: Nodes) -> None:
 @pytest.mark.skipif(not namespaces_are_allowed(), reason="needs the right to create network namespaces")
 @pytest.mark.parametrize("meanwhile", ["its worker is killed", "its worker trains to the end"])
 def test_a_cut_link_costs_time_only(tmp_path: Path, expected: list[Any], meanwhile: str) -> None:
-    shutil.copy(HELD, tmp_path)
     with bridge(2) as spaces:
         nodes = Nodes(tmp_path, "10.231.7.1")
         try:

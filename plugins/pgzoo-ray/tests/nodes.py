@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-PATIENCE = 240.0
+PATIENCE = 300.0
 """Longest time, in seconds, to wait for anything on a busy machine."""
 
 
@@ -135,6 +135,11 @@ class Nodes:
                 os.kill(pid, signal.SIGKILL)
         child.wait()
         eventually(lambda: not any(map(alive, pids)), "end of its processes")
+
+    def freeze(self, child: subprocess.Popen[str]) -> None:
+        """Stop a node's processes: connections to it are accepted, and not answered."""
+        for pid in [child.pid, *descendants(child.pid)]:
+            os.kill(pid, signal.SIGSTOP)
 
     def close(self) -> None:
         """End everything."""

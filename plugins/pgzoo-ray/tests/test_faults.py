@@ -24,6 +24,8 @@ TRAIN += f" --import {Path(__file__).with_name('held.py')}"
 STEPS = 12_000
 LIMIT = 150.0
 """Seconds within which a command has to end after a fault; README.md names it."""
+HANGING_LIMIT = 240.0
+"""The same if Ray hangs."""
 
 
 @pytest.fixture
@@ -177,8 +179,31 @@ def test_a_killed_head_ends_the_run_with_an_error(nodes: Nodes) -> None:
     assert "can't be reached for 30 seconds, and isn't back 90 seconds later: " in err
 
 
+def test_a_head_that_hangs_is_not_waited_for_at_the_start(nodes: Nodes) -> None:
+    nodes.start(cpus=1)
+    assert nodes.head is not None
+    nodes.freeze(nodes.head)
+    started = time.monotonic()
+    code, result, err = nodes.result(nodes.pgzoo(*TRAIN.split(), f"--total-steps={STEPS}", "--launcher", "ray"))
+    assert (code, result) == (2, {}) and time.monotonic() - started < LIMIT, err
+    assert "Error: The Ray cluster at 127.0.0.1:" in err and "wasn't ready within 120 seconds" in err
+
+
+def test_a_head_that_hangs_ends_the_run_when_a_node_is_lost(nodes: Nodes) -> None:
+    nodes.start(cpus=1)
+    second = nodes.start(cpus=1)
+    run = training(nodes)
+    assert nodes.head is not None
+    nodes.freeze(nodes.head)
+    nodes.kill(second)
+    killed = time.monotonic()
+    code, result, err = nodes.result(run)
+    assert code == 1 and time.monotonic() - killed < HANGING_LIMIT, err
+    assert "failed" in [seed["status"] for seed in result["seeds"]]
+
+
 @pytest.mark.skipif(not namespaces_are_allowed(), reason="needs the right to create network namespaces")
-@pytest.mark.parametrize("meanwhile", ["its worker is killed", "its worker trains to the end"])
+@pytest.mark.parametrize("meanwhile", ["its worker waits", "its worker goes on"])
 def test_a_cut_link_costs_time_only(tmp_path: Path, expected: list[Any], meanwhile: str) -> None:
     with bridge(2) as spaces:
         nodes = Nodes(tmp_path, "10.231.7.1")
@@ -189,7 +214,7 @@ def test_a_cut_link_costs_time_only(tmp_path: Path, expected: list[Any], meanwhi
             run = training(nodes)
             ip("link", "set", spaces[1][2], "down")
             cut = time.monotonic()
-            go_on(nodes, after="its node has not answered for 45 seconds" if "killed" in meanwhile else "")
+            go_on(nodes, after="its node has not answered for 45 seconds" if "waits" in meanwhile else "")
             code, result, err = nodes.result(run)
             assert code == 0 and time.monotonic() - cut < LIMIT, err
             assert results(result) == expected and "its node has not answered for 45 seconds" in err

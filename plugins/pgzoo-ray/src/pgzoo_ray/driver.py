@@ -42,7 +42,7 @@ POLL_INTERVAL = 0.5
 """Longest time, in seconds, between two calls of `LaunchRequest.commands`."""
 
 CHECK_SECONDS = 60.0
-"""Longest time, in seconds, in which a node must tell what it has installed."""
+"""Longest time, in seconds, in which all nodes must tell what they have installed."""
 
 END_SECONDS = 3.0
 """Longest time, in seconds, to wait for actors to end their workers when the head is lost."""
@@ -152,10 +152,11 @@ def _check_nodes() -> None:
         if node["Alive"]:
             place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             answers[node["NodeManagerAddress"]] = describe.options(scheduling_strategy=place).remote(PACKAGES)
+    end = time.monotonic() + CHECK_SECONDS
     here = host.describe_installation(PACKAGES)
     for name, answer in answers.items():
         try:
-            there = ray.get(answer, timeout=CHECK_SECONDS)
+            there = ray.get(answer, timeout=max(0.0, end - time.monotonic()))
         except RayError as error:
             reason = str(error).strip().splitlines()[-1]
             raise UsageError(f"Node {name} of the Ray cluster can't run a task: {reason}") from error

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-PATIENCE = 240.0
+PATIENCE = 300.0
 """Longest time, in seconds, to wait for anything on a busy machine."""
 
 
@@ -136,6 +136,11 @@ class Nodes:
         child.wait()
         eventually(lambda: not any(map(alive, pids)), "end of its processes")
 
+    def freeze(self, child: subprocess.Popen[str]) -> None:
+        """Stop a node's processes: connections to it are accepted, and not answered."""
+        for pid in [child.pid, *descendants(child.pid)]:
+            os.kill(pid, signal.SIGSTOP)
+
     def close(self) -> None:
         """End everything."""
         for child in reversed(self.children):
@@ -188,6 +193,8 @@ def bridge(count: int) -> Iterator[list[tuple[str, str, str]]]:
             ip("-n", name, "link", "set", inside, "up")
         yield made
     finally:
-        for name, _, _ in made:
+        for name, _, outside in made:
+            # The kernel keeps the namespace, and the link with it, as long as a socket in it waits for an answer.
+            subprocess.run(["ip", "link", "del", outside], capture_output=True)
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
         subprocess.run(["ip", "link", "del", f"pgb{tag}"], capture_output=True)

@@ -20,9 +20,12 @@ pytestmark = pytest.mark.slow
 
 TRAIN = "run ppo --env CartPole-v1 --backend sync --preset none --num-envs 4 --rollout-steps 32 --epochs 2 --seeds 5,3"
 TRAIN += " --checkpoint-every 1000 --eval-episodes 3 --tracking-uri none --json --no-progress --compile off"
+TRAIN += f" --import {Path(__file__).with_name('held.py')}"
 STEPS = 12_000
 LIMIT = 150.0
 """Seconds within which a command has to end after a fault; README.md names it."""
+HANGING_LIMIT = 240.0
+"""The same if Ray hangs."""
 
 
 @pytest.fixture
@@ -50,16 +53,23 @@ def results(of: dict[str, Any]) -> list[Any]:
     return [{k: v for k, v in seed.items() if k not in ("run_key", "run_id")} for seed in of["seeds"]]
 
 
-def training(nodes: Nodes, steps: int = STEPS) -> subprocess.Popen[str]:
-    """Start a run, and return it when both seeds have checkpoints."""
-    run = nodes.pgzoo(*TRAIN.split(), f"--total-steps={steps}", "--launcher", "ray")
+def training(nodes: Nodes) -> subprocess.Popen[str]:
+    """Start a run, and return it when both seeds have a checkpoint, after which they wait for `go_on`."""
+    (nodes.folder / "hold").touch()
+    run = nodes.pgzoo(*TRAIN.split(), f"--total-steps={STEPS}", "--launcher", "ray")
 
     def saved() -> bool:
         assert run.poll() is None, (nodes.folder / "err").read_text()
-        return len(list(nodes.folder.glob(".pgzoo/runs/*/checkpoints/*"))) >= 2
+        return len({path.parent for path in nodes.folder.glob(".pgzoo/runs/*/checkpoints/step-*")}) == 2
 
     eventually(saved, "checkpoints")
     return run
+
+
+def go_on(nodes: Nodes, after: str) -> None:
+    """Let the workers go on when a text is in what the command wrote to stderr."""
+    eventually(lambda: after in (nodes.folder / "err").read_text(), f'"{after}"')
+    (nodes.folder / "hold").unlink()
 
 
 def test_a_token_and_large_enough_nodes_are_required(nodes: Nodes) -> None:
@@ -113,15 +123,27 @@ def test_a_restarted_head_costs_time_only(nodes: Nodes, expected: list[Any], abs
     assert nodes.head is not None
     nodes.kill(nodes.head)
     if absence != "none":
-        eventually(
-            lambda: "can't be reached for 30 seconds. If it is back" in (nodes.folder / "err").read_text(), "note"
-        )
+        go_on(nodes, after="can't be reached for 30 seconds. If it is back")
     nodes.start(cpus=0, head=True, again=True)
     nodes.start(cpus=2, again=True)
     restarted = time.monotonic()
+    if absence == "none":
+        go_on(nodes, after="was restarted and has lost its state")
     code, result, err = nodes.result(run)
     assert code == 0 and time.monotonic() - restarted < LIMIT, err
     assert results(result) == expected and "Warning: the head of the Ray cluster, " in err
+
+
+def test_a_run_ends_without_the_head_if_nothing_else_is_lost(nodes: Nodes, expected: list[Any]) -> None:
+    nodes.start(cpus=2)
+    run = training(nodes)
+    assert nodes.head is not None
+    nodes.kill(nodes.head)
+    go_on(nodes, after="")
+    killed = time.monotonic()
+    code, result, err = nodes.result(run)
+    assert code == 0 and time.monotonic() - killed < LIMIT, err
+    assert results(result) == expected
 
 
 def test_a_killed_node_costs_time_only_and_shards_are_verified_on_another_node(
@@ -132,9 +154,10 @@ def test_a_killed_node_costs_time_only_and_shards_are_verified_on_another_node(
     run = training(nodes)
     nodes.kill(second)
     killed = time.monotonic()
+    go_on(nodes, after="its seeds continue from their last checkpoints")
     code, result, err = nodes.result(run)
     assert code == 0 and time.monotonic() - killed < LIMIT, err
-    assert results(result) == expected and "its seeds continue from their last checkpoints" in err
+    assert results(result) == expected
 
     nodes.start(cpus=1)
     short = [*TRAIN.split(), "--total-steps=2000", "--launcher=ray", "--verify=0.05"]
@@ -146,7 +169,7 @@ def test_a_killed_node_costs_time_only_and_shards_are_verified_on_another_node(
 def test_a_killed_head_ends_the_run_with_an_error(nodes: Nodes) -> None:
     nodes.start(cpus=1)
     nodes.start(cpus=1)
-    run = training(nodes, steps=300_000)
+    run = training(nodes)
     assert nodes.head is not None
     nodes.kill(nodes.head)
     killed = time.monotonic()
@@ -156,8 +179,32 @@ def test_a_killed_head_ends_the_run_with_an_error(nodes: Nodes) -> None:
     assert "can't be reached for 30 seconds, and isn't back 90 seconds later: " in err
 
 
+def test_a_head_that_hangs_is_not_waited_for_at_the_start(nodes: Nodes) -> None:
+    nodes.start(cpus=1)
+    assert nodes.head is not None
+    nodes.freeze(nodes.head)
+    started = time.monotonic()
+    code, result, err = nodes.result(nodes.pgzoo(*TRAIN.split(), f"--total-steps={STEPS}", "--launcher", "ray"))
+    assert (code, result) == (2, {}) and time.monotonic() - started < LIMIT, err
+    assert "Error: The Ray cluster at 127.0.0.1:" in err and "wasn't ready within 120 seconds" in err
+
+
+def test_a_head_that_hangs_ends_the_run_when_a_node_is_lost(nodes: Nodes) -> None:
+    nodes.start(cpus=1)
+    second = nodes.start(cpus=1)
+    run = training(nodes)
+    assert nodes.head is not None
+    nodes.freeze(nodes.head)
+    nodes.kill(second)
+    killed = time.monotonic()
+    code, result, err = nodes.result(run)
+    assert code == 1 and time.monotonic() - killed < HANGING_LIMIT, err
+    assert "failed" in [seed["status"] for seed in result["seeds"]]
+
+
 @pytest.mark.skipif(not namespaces_are_allowed(), reason="needs the right to create network namespaces")
-def test_a_cut_link_costs_time_only(tmp_path: Path, expected: list[Any]) -> None:
+@pytest.mark.parametrize("meanwhile", ["its worker waits", "its worker goes on"])
+def test_a_cut_link_costs_time_only(tmp_path: Path, expected: list[Any], meanwhile: str) -> None:
     with bridge(2) as spaces:
         nodes = Nodes(tmp_path, "10.231.7.1")
         try:
@@ -167,6 +214,7 @@ def test_a_cut_link_costs_time_only(tmp_path: Path, expected: list[Any]) -> None
             run = training(nodes)
             ip("link", "set", spaces[1][2], "down")
             cut = time.monotonic()
+            go_on(nodes, after="its node has not answered for 45 seconds" if "waits" in meanwhile else "")
             code, result, err = nodes.result(run)
             assert code == 0 and time.monotonic() - cut < LIMIT, err
             assert results(result) == expected and "its node has not answered for 45 seconds" in err

@@ -104,3 +104,10 @@ def test_a_cluster_that_does_not_come_back_ends_the_run(monkeypatch: pytest.Monk
 def test_what_the_driver_refuses_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="no node is large enough"):
         launched(monkeypatch, """input(); print('["refused", "no node is large enough"]')""", [])
+
+
+def test_a_cluster_that_does_not_answer_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "READY_SECONDS", 0.1)
+    monkeypatch.setattr(launcher, "CLOSE_SECONDS", 0.1)
+    with pytest.raises(UsageError, match="A Ray cluster on this machine wasn't ready within 0 seconds"):
+        launched(monkeypatch, "import time; time.sleep(600)", [])

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -41,7 +42,7 @@ POLL_INTERVAL = 0.5
 """Longest time, in seconds, between two calls of `LaunchRequest.commands`."""
 
 CHECK_SECONDS = 60.0
-"""Longest time, in seconds, in which a node must tell what it has installed."""
+"""Longest time, in seconds, in which all nodes must tell what they have installed."""
 
 END_SECONDS = 3.0
 """Longest time, in seconds, to wait for actors to end their workers when the head is lost."""
@@ -130,8 +131,17 @@ def _connect(address: str) -> None:
         where = f"The Ray cluster at {address}" if address else "A Ray cluster on this machine"
         what = "can't be reached" if address else "can't be started"
         advice = ". Its nodes and this process need the same Ray version and the same token (RAY_AUTH_TOKEN_PATH)"
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+        reason = ": ".join([str(error).strip().splitlines()[0].rstrip("."), *_last_logged()])
         raise UsageError(f"{where} {what}: {reason}{advice if address else ''}") from error
+
+
+def _last_logged() -> list[str]:
+    """Return the last line of Ray's log, if any: why a connection failed is only there. `launcher` makes it a file."""
+    try:
+        log = os.pread(2, 1 << 20, 0).decode(errors="replace")
+    except OSError:
+        return []
+    return [re.sub(r"^\[.*?\] \S+: ", "", line) for line in log.strip().splitlines()[-1:]]
 
 
 def _check_nodes() -> None:
@@ -142,10 +152,11 @@ def _check_nodes() -> None:
         if node["Alive"]:
             place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             answers[node["NodeManagerAddress"]] = describe.options(scheduling_strategy=place).remote(PACKAGES)
+    end = time.monotonic() + CHECK_SECONDS
     here = host.describe_installation(PACKAGES)
     for name, answer in answers.items():
         try:
-            there = ray.get(answer, timeout=CHECK_SECONDS)
+            there = ray.get(answer, timeout=max(0.0, end - time.monotonic()))
         except RayError as error:
             reason = str(error).strip().splitlines()[-1]
             raise UsageError(f"Node {name} of the Ray cluster can't run a task: {reason}") from error

@@ -33,6 +33,9 @@ DRIVER = "from pgzoo_ray.driver import main; main()"
 CONNECT_SECONDS = 10.0
 """Longest time, in seconds, in which the cluster must accept a connection."""
 
+READY_SECONDS = 120.0
+"""Longest time, in seconds, in which the first driver must be ready: connected, or Ray started, and nodes compared."""
+
 MAX_RESTARTS = 3
 """How often a shard is continued after its worker has died, and how often all are after the cluster was lost."""
 
@@ -91,9 +94,13 @@ def launch(request: LaunchRequest) -> Generator[WorkerMessage]:
         raise UsageError(f"The Ray cluster at {job.address} can't be reached: {problem}. {advice}")
     driver = _Driver(job)
     try:
-        name, found = driver.receive()
+        name, found = driver.receive(READY_SECONDS)
         if name != "split":
             raise UsageError(found)
+    except queue.Empty:  # such as if the head hangs: Ray would wait for it without a limit
+        driver.close()
+        where = f"The Ray cluster at {job.address}" if job.address else "A Ray cluster on this machine"
+        raise UsageError(f"{where} wasn't ready within {READY_SECONDS:.0f} seconds") from None
     except BaseException:
         driver.close()
         raise

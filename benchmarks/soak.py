@@ -8,8 +8,8 @@ python benchmarks/soak.py --seeds 4 --steps 2000000 --hours 0 --num-envs 16    s
 
 Two parts: `pgzoo run` with many seeds, of which each takes `--steps` steps, observed from outside every half second;
 and a journal and the uploader in a simulated world without faults, for `--hours` simulated hours with an update every
-4 s; with 0, the second part is left out. The memory at 50 % and 90 % of the time is a median over a
-twentieth of it; the slope is that of a line through the memory between the two, before a run ends.
+4 s; with 0, the second part is left out. Memory is given as the lowest and the highest between 10 % and 50 % of the
+time, and between 50 % and 90 %. The slope is that of a line through the highest of each twentieth of the time.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from pgzoo.tracking.journal import Journal, read_tail  # noqa: E402
 from pgzoo.tracking.report import read_history  # noqa: E402
 
 PAGE = ROOT / "docs" / "reliability.md"
-HEADING = "| date | command | what | memory at 50 % and 90 % | slope | open files | journals |"
+HEADING = "| date | command | what | memory, 10-50 % and 50-90 % of the time | slope | open files | journals |"
 JOURNALS = "| date | steps | per update | per episode | `--log-every` | size | limit | resume reads | uploader reads |"
 LENGTHS = (
     (2_000_000, 40, 500, 1000),
@@ -78,13 +78,19 @@ class Observations:
 
     def cells(self, unit: str, scale: float = 1.0) -> list[str]:
         """Return the columns of memory, slope and open files. `scale` converts `at` to the unit."""
-        half, end = len(self.at) // 2, len(self.at) * 9 // 10
-        slope = np.polyfit(np.array(self.at[half:end]) * scale, self.memory[half:end], 1)[0]
-        files = sorted(set(self.files[half:end]))
-        shown = str(files[0]) if len(files) == 1 else f"{files[0]}-{files[-1]}"
-        window = len(self.at) // 40
-        middle, late = (np.median(self.memory[i - window : i + window + 1]) for i in (half, end))
-        return [f"{middle:.0f}, {late:.0f} MiB", f"{slope:+.2f} MiB per {unit}", shown]
+        count = len(self.at)
+        parts = [slice(count * low // 100, count * high // 100) for low, high in ((10, 50), (50, 90))]
+        ranges = ", ".join(as_range(self.memory[part]) for part in parts)
+        whole = slice(parts[0].start, parts[1].stop)
+        windows = zip(np.array_split(self.at[whole], 16), np.array_split(self.memory[whole], 16), strict=True)
+        peaks = np.array([(at.mean() * scale, memory.max()) for at, memory in windows])
+        slope = np.polyfit(peaks[:, 0], peaks[:, 1], 1)[0]
+        return [f"{ranges} MiB", f"{slope:+.2f} MiB per {unit}", as_range(self.files[whole])]
+
+
+def as_range(values: Sequence[float]) -> str:
+    """Return the lowest and highest value, once if they round to the same integer."""
+    return "-".join(dict.fromkeys((f"{min(values):.0f}", f"{max(values):.0f}")))
 
 
 def train(seeds: int, steps: int, settings: Sequence[str]) -> list[str]:

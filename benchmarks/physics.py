@@ -179,8 +179,8 @@ def returns_part(found: dict[str, tuple[list[float], list[float]]]) -> str:
     table = "\n".join(["| | pgzoo | SB3 |", "|---|---:|---:|", *rows])
     return f"""{RETURNS}
 Measured on {time.strftime("%Y-%m-%d")} with the settings above, plus `--seeds N`: the mean over seeds ± its standard
-error, and in parentheses the number of seeds, which are 0, 1, 2 ... The return of a seed is the mean over 20 episodes of
-its final policy with sampled actions.
+error, and in parentheses the number of seeds, which are 0, 1, 2 ... The return of a seed is the mean over 20 episodes
+of its final policy with sampled actions.
 
 {table}
 """

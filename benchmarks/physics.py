@@ -11,6 +11,9 @@ In each round and for each environment, one after the other, each as a separate 
 2. pgzoo's training, compiled;
 3. Stable-Baselines3's training, with the same settings: its defaults, on eight environments.
 
+Then both train with more seeds for the returns: pgzoo all of them as one run, Stable-Baselines3 one after the other.
+
+`--parts speed` or `--parts returns` measures only one of the two, and keeps the page's table of the other.
 `--keep FILE` stores the measurements, and a later call with the same number of steps adds to them.
 """
 
@@ -32,6 +35,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 PEER, COMPILED = ROOT / "build" / "peers" / "sb3-physics", ROOT / "build" / "compiled"
 ENVS, STEPS, ROWS = ("LunarLander-v3", "HalfCheetah-v5"), 100_000, 8
+PARTS = ("speed", "returns")
+RETURNS = "### Returns\n"
+"""The heading that begins the page's second part."""
 
 PPO = (
     "--num-envs 8 --rollout-steps 256 --minibatches 32 --epochs 10 --learning-rate 3e-4 "
@@ -62,13 +68,9 @@ def process(words: list[str], folder: str) -> Any:
 
 def measure(env: str, steps: int, folder: str) -> dict[str, Any]:
     """One round on one environment."""
-    pgzoo = [sys.executable, "-m", "pgzoo"]
-    said = process([*pgzoo, *command(env, steps).split()[1:], "--json", "--no-progress"], folder)
-    subprocess.run([*pgzoo, "sync", "--wait", "120", "--json"], cwd=folder, capture_output=True, check=False)
+    said = train(env, steps, folder)
     raw = process([sys.executable, __file__, "--raw", env], folder)
-    sb3 = [str(PEER / "bin" / "python"), str(ROOT / "benchmarks" / "physics_sb3.py")]
-    normal = ["--normalize"] if env in NORMALIZED else []
-    peer = process([*sb3, "--env", env, "--steps", str(steps), *normal], folder)
+    peer = train_peer(env, steps, folder)
     timing, done = said["timing"], said["env_steps"]
     return {
         "env": env,
@@ -76,11 +78,31 @@ def measure(env: str, steps: int, folder: str) -> dict[str, Any]:
         "raw": raw["steps_per_second"],
         "asked": steps,
         "pgzoo": said["steps_per_second"],
-        "return": said["seeds"][0]["return_mean"],
         **{phase: done / timing[phase] for phase in ("collect", "estimate", "update")},
         "sb3": peer["steps_per_second"],
-        "sb3_return": peer["return_mean"],
     }
+
+
+def train(env: str, steps: int, folder: str, *more: str) -> Any:
+    """Train with pgzoo; return what it says."""
+    pgzoo = [sys.executable, "-m", "pgzoo"]
+    said = process([*pgzoo, *command(env, steps).split()[1:], *more, "--json", "--no-progress"], folder)
+    subprocess.run([*pgzoo, "sync", "--wait", "120", "--json"], cwd=folder, capture_output=True, check=False)
+    return said
+
+
+def train_peer(env: str, steps: int, folder: str, *more: str) -> Any:
+    """Train with Stable-Baselines3; return what `physics_sb3.py` says."""
+    sb3 = [str(PEER / "bin" / "python"), str(ROOT / "benchmarks" / "physics_sb3.py")]
+    normal = ["--normalize"] if env in NORMALIZED else []
+    return process([*sb3, "--env", env, "--steps", str(steps), *normal, *more], folder)
+
+
+def measure_returns(env: str, steps: int, seeds: int, peer_seeds: int, folder: str) -> tuple[list[float], list[float]]:
+    """Return the return of every seed, with pgzoo and with Stable-Baselines3."""
+    said = train(env, steps, folder, "--seeds", str(seeds))
+    peer = [train_peer(env, steps, folder, "--seed", str(seed))["return_mean"] for seed in range(peer_seeds)]
+    return [seed["return_mean"] for seed in said["seeds"]], peer
 
 
 def raw(env: str, backend: str = "auto", rows: int = ROWS, seconds: float = 3.0) -> dict[str, Any]:
@@ -130,8 +152,8 @@ def spread(rows: list[dict[str, Any]], value: Any, form: str) -> str:
 def table(rounds: list[dict[str, Any]]) -> str:
     lines = [
         "| | backend | environments alone | updates alone | upper bound | pgzoo | pgzoo ÷ upper bound | SB3 | "
-        "pgzoo ÷ SB3 | return, pgzoo | return, SB3 |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "pgzoo ÷ SB3 |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for env in dict.fromkeys(row["env"] for row in rounds):
         rows = [row for row in rounds if row["env"] == env]
@@ -141,13 +163,30 @@ def table(rounds: list[dict[str, Any]]) -> str:
             spread(rows, lambda r: r["pgzoo"] / best(r), ".0%"),
             middle(rows, lambda r: r["sb3"]),
             spread(rows, lambda r: r["pgzoo"] / r["sb3"], ".1f"),
-            *(middle(rows, lambda r: r["return"]), middle(rows, lambda r: r["sb3_return"])),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def page(rounds: list[dict[str, Any]]) -> str:
+def with_error(values: list[float]) -> str:
+    """Return the mean of `values`, its standard error and their number."""
+    return f"{statistics.mean(values):,.0f} ± {statistics.stdev(values) / len(values) ** 0.5:,.0f} ({len(values)})"
+
+
+def returns_part(found: dict[str, tuple[list[float], list[float]]]) -> str:
+    """Return the page's part about returns; `found` has those of `measure_returns` by environment."""
+    rows = [f"| {env} | {with_error(ours)} | {with_error(theirs)} |" for env, (ours, theirs) in found.items()]
+    table = "\n".join(["| | pgzoo | SB3 |", "|---|---:|---:|", *rows])
+    return f"""{RETURNS}
+Measured on {time.strftime("%Y-%m-%d")} with the settings above, plus `--seeds N`: the mean over seeds ± its standard
+error, and in parentheses the number of seeds, which are 0, 1, 2 ... The return of a seed is the mean over 20 episodes
+of its final policy with sampled actions.
+
+{table}
+"""
+
+
+def speed_part(rounds: list[dict[str, Any]]) -> str:
     shown = list(dict.fromkeys(row["env"] for row in rounds))
     steps = rounds[-1]["asked"]
     commands = "\n".join(command(env, steps) for env in shown)
@@ -164,7 +203,7 @@ PPO for {steps:,} steps with Stable-Baselines3's defaults on both sides: eight e
 minibatches of 64, 10 epochs, two separate 64x64 tanh networks; on MuJoCo, observations and rewards are normalized. The
 table shows environment steps per second of training; for pgzoo, tracking is included and compiling, which happens once,
 is not. The upper bound is 1 / (1 / environments alone + 1 / updates alone): the speed if acting, storing, estimating
-and tracking took no time. Returns are means over 20 episodes of the final policy with sampled actions.
+and tracking took no time.
 
 {table(rounds)}
 
@@ -193,6 +232,9 @@ def make_peer() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=40, help="pgzoo's seeds for the returns")
+    parser.add_argument("--peer-seeds", type=int, default=10, help="Stable-Baselines3's seeds for the returns")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--envs", nargs="+", default=list(ENVS))
     parser.add_argument("--keep", type=Path, help="add to the measurements in this file")
@@ -206,7 +248,7 @@ def main() -> None:
     rounds: list[dict[str, Any]] = []
     if options.keep and options.keep.exists():
         rounds = [r for r in json.loads(options.keep.read_text(encoding="utf-8")) if r["asked"] == options.steps]
-    for index in range(options.rounds):
+    for index in range(options.rounds if "speed" in options.parts else 0):
         for env in options.envs:
             with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
                 rounds.append(measure(env, options.steps, folder))
@@ -214,11 +256,23 @@ def main() -> None:
             if options.keep:
                 options.keep.parent.mkdir(parents=True, exist_ok=True)
                 options.keep.write_text(json.dumps(rounds, indent=1), encoding="utf-8")
-            options.out.parent.mkdir(
-                parents=True, exist_ok=True
-            )  # after each round, so that an interrupted run leaves a page
-            options.out.write_text(page(rounds), encoding="utf-8")
-    print(table(rounds))
+            write(options.out, speed=speed_part(rounds))  # after each round, so that an interrupted run leaves a page
+    found: dict[str, tuple[list[float], list[float]]] = {}
+    for env in options.envs if "returns" in options.parts else ():
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            found[env] = measure_returns(env, options.steps, options.seeds, options.peer_seeds, folder)
+        print(f"returns: {env}: {json.dumps(found[env])}", file=sys.stderr, flush=True)
+        write(options.out, returns=returns_part(found))
+    print(options.out.read_text(encoding="utf-8"))
+
+
+def write(out: Path, *, speed: str = "", returns: str = "") -> None:
+    """Write the page; a part that is not given stays as it is."""
+    old = out.read_text(encoding="utf-8") if out.exists() else ""
+    before, heading, after = old.partition(RETURNS)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    speed, returns = speed or before.rstrip() + "\n", returns or heading + after
+    out.write_text(f"{speed}\n{returns}" if returns else speed, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -223,6 +223,7 @@ def _compile(flat: Callable[..., list[Tensor]], leaves: list[Tensor], library: P
     with _environment(library.parent), warnings.catch_warnings():
         import torch._inductor as inductor
         from torch._inductor import cpp_builder, cpu_vec_isa
+        from torch._inductor.codegen.cpp_wrapper_cpu import CppWrapperCpu
         from torch.fx.experimental.proxy_tensor import make_fx
 
     with tempfile.TemporaryDirectory(dir=library.parent) as workshop:
@@ -233,8 +234,9 @@ def _compile(flat: Callable[..., list[Tensor]], leaves: list[Tensor], library: P
             _environment(library.parent),
             warnings.catch_warnings(),
             inductor.config.patch(options),
-            _no_test_programs(cpu_vec_isa),
-            _compilers_in_parallel(cpp_builder.CppBuilder),
+            _replaced(cpu_vec_isa.VecISA, "check_build", _no_test_program),
+            _replaced(cpp_builder.CppBuilder, "build", _in_parallel),
+            _replaced(CppWrapperCpu, "generate_input_output_runtime_checks", _without_inputs),
         ):
             warnings.simplefilter("ignore")  # torch's deprecation warnings about itself
             graph = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*leaves)
@@ -251,28 +253,48 @@ def _knows(config: Any, name: str) -> bool:
     return True
 
 
-@contextmanager
-def _no_test_programs(cpu_vec_isa: Any) -> Iterator[None]:
-    """Don't let torch's compiler build programs to test for instructions on 8-bit and 16-bit numbers.
+Method = Callable[..., Any]
 
-    They take a second, and nothing here uses these types.
-    """
-    kinds = cpu_vec_isa.VecISA
-    before = getattr(kinds, "check_build", None)
-    kinds.check_build = lambda *_: False
+
+@contextmanager
+def _replaced(kind: Any, name: str, by: Callable[[Method], Method]) -> Iterator[None]:
+    """Replace a method of torch's compiler by `by(method)`, to compile faster, if this version of torch has it."""
+    method = getattr(kind, name, None)
+    if method is None:
+        yield
+        return
+    setattr(kind, name, by(method))
     try:
         yield
     finally:
-        kinds.check_build = before
+        setattr(kind, name, method)
 
 
-@contextmanager
-def _compilers_in_parallel(builder: Any) -> Iterator[None]:
-    """Let torch's compiler compile the two large files of a library at once, instead of one after the other.
+def _no_test_program(_: Method) -> Method:
+    """Don't build programs to test for instructions on 8-bit and 16-bit numbers: nothing here uses these types.
 
-    `builder` is its class for one call of the C++ compiler; the next call after the two links the library.
+    They take a second.
     """
-    build: Callable[[Any], None] = builder.build
+    return lambda *_: False
+
+
+def _without_inputs(write_checks: Method) -> Method:
+    """Write no code that checks the shapes of the inputs: `Compiled` has checked them. It takes a second to compile."""
+
+    def write_none(writer: Any) -> None:
+        from torch._inductor.virtualized import V
+
+        inputs, V.graph.graph_inputs = V.graph.graph_inputs, {}
+        try:
+            write_checks(writer)
+        finally:
+            V.graph.graph_inputs = inputs
+
+    return write_none
+
+
+def _in_parallel(build: Method) -> Method:
+    """Compile the two large files of a library at the same time; the call of the C++ compiler after that waits."""
     threads: list[threading.Thread] = []
     errors: list[BaseException] = []
 
@@ -294,11 +316,7 @@ def _compilers_in_parallel(builder: Any) -> Iterator[None]:
             raise errors[0]
         build(call)
 
-    builder.build = start
-    try:
-        yield
-    finally:
-        builder.build = build
+    return start
 
 
 def _in_thread(work: Callable[[], None], cancelled: Callable[[], bool]) -> None:

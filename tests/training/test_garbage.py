@@ -1,0 +1,53 @@
+"""An update leaves no tensors that only Python's search for reference cycles would free: commands let it run rarely."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+import pgzoo
+from pgzoo.training.compiling import Compiled
+from pgzoo.training.events import UpdateDone
+from pgzoo.training.plan import Plan
+
+
+@pytest.fixture(autouse=True)
+def kept_garbage() -> Iterator[None]:
+    """Let `gc.collect` put what it finds into `gc.garbage`, and find nothing before it is called."""
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    yield
+    gc.set_debug(0)
+    gc.enable()
+    gc.garbage.clear()
+
+
+def tensors_found() -> int:
+    gc.collect()
+    count = sum(issubclass(type(found), torch.Tensor) for found in gc.garbage)
+    gc.garbage.clear()
+    return count
+
+
+@pytest.mark.parametrize("compile", ["off", "on"])
+@pytest.mark.parametrize("algorithm", ["ppo", "reinforce", "trpo", "vmpo", "ars"])
+def test_updates_leave_no_tensors_in_reference_cycles(
+    algorithm: str, compile: str, plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(Compiled, "_compile", refuse)  # all but the step itself is as in a compiled run
+    found = []
+    settings = {} if algorithm in ("reinforce", "ars") else {"rollout_steps": 16}
+    made = plan(algorithm, seeds=2, num_envs=2, total_steps=600, compile=compile, eval_episodes=1, **settings)
+    for event in pgzoo.train(made):
+        if isinstance(event, UpdateDone):
+            found.append(tensors_found())
+    assert len(found) > 3
+    assert found[2:] == [0] * (len(found) - 2), "only the first updates may import and trace"

@@ -45,7 +45,7 @@ def test_updates_leave_no_tensors_in_reference_cycles(
     monkeypatch.setattr(Compiled, "_compile", refuse)  # all but the step itself is as in a compiled run
     found = []
     settings = {} if algorithm in ("reinforce", "ars") else {"rollout_steps": 16}
-    made = plan(algorithm, seeds=2, num_envs=2, total_steps=600, compile=compile, eval_episodes=1, **settings)
+    made = plan(algorithm, seeds=2, num_envs=2, total_steps=300, compile=compile, eval_episodes=1, **settings)
     for event in pgzoo.train(made):
         if isinstance(event, UpdateDone):
             found.append(tensors_found())

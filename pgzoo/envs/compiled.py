@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import gymnasium as gym
@@ -98,8 +98,12 @@ class CompiledEnvs:
         self._streams = np.zeros(rows, np.uint64)
         self._steps = np.zeros(rows, np.int64)
         self._ended = np.zeros(rows, np.bool_)
-        self._step_rows = jit.specialize(step_rows, self._parts)
         self._collectors: dict[Any, Callable[..., tuple[int, int, int]]] = {}
+
+    @cached_property
+    def _step_rows(self) -> Callable[..., None]:
+        """The loop of `step`. Made when it is first needed, because importing numba counts as compiling."""
+        return jit.specialize(step_rows, self._parts)
 
     def reset(self, seeds: NDArray[np.int64]) -> Array:
         """Start a new episode in every row from its seed."""

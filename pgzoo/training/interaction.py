@@ -151,7 +151,8 @@ class Interaction:
     def _compile(self, state: TrainState) -> None:
         """Compile the environments and the policy, as far as both can be, before the first collection."""
         c = self.plan.config
-        envs: Any = self.environments.training()
+        with self.watch.phase("collect"):
+            envs: Any = self.environments.training()
         if self._compiled or not hasattr(envs, "compile"):
             return
         with self.watch.phase("compile", f'environment "{c.env}" or policy "{c.policy.name}"'):

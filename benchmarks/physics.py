@@ -177,10 +177,12 @@ def returns_part(found: dict[str, tuple[list[float], list[float]]]) -> str:
     """Return the page's part about returns; `found` has those of `measure_returns` by environment."""
     rows = [f"| {env} | {with_error(ours)} | {with_error(theirs)} |" for env, (ours, theirs) in found.items()]
     table = "\n".join(["| | pgzoo | SB3 |", "|---|---:|---:|", *rows])
+    seeds, peer_seeds = map(len, next(iter(found.values())))
+    made_by = f"--parts returns --envs {' '.join(found)} --seeds {seeds} --peer-seeds {peer_seeds}"
     return f"""{RETURNS}
-Measured on {time.strftime("%Y-%m-%d")} with the settings above, plus `--seeds N`: the mean over seeds ± its standard
-error, and in parentheses the number of seeds, which are 0, 1, 2 ... The return of a seed is the mean over 20 episodes
-of its final policy with sampled actions.
+Measured by `python benchmarks/physics.py {made_by}` on {time.strftime("%Y-%m-%d")}, with the settings above: the mean
+over seeds ± its standard error, and in parentheses the number of seeds, which are 0, 1, 2 ... The return of a seed is
+the mean over 20 episodes of its final policy with sampled actions.
 
 {table}
 """

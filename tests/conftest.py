@@ -230,6 +230,16 @@ def plan(configure: Configure, catalog: PluginCatalog) -> MakePlan:
 
 
 @pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every compilation fail, so that a compiled run takes its steps eagerly."""
+
+    def refuse(*_: Any) -> None:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr("pgzoo.training.compiling.Compiled._compile", refuse)
+
+
+@pytest.fixture
 def engine(plan: MakePlan) -> Iterator[Callable[..., Engine]]:
     """Return `engine(**settings)`, closed afterwards."""
     made: list[Engine] = []

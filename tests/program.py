@@ -39,6 +39,11 @@ def eventually(what: Callable[[], Any], seconds: float = PATIENCE) -> Any:
     return answer
 
 
+def patient(args: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the arguments of a command; let `sync` wait as long as it takes unless they say how long."""
+    return (*args, "--wait", str(PATIENCE)) if args[0] == "sync" and "--wait" not in args else args
+
+
 def read_until(stream: IO[str] | None, text: str) -> str:
     """Read the lines of a process's output up to the first one that contains `text`, and return them all."""
     assert stream is not None
@@ -86,10 +91,8 @@ class Folder:
 
         Commands that say what takes long on a busy machine are told not to; `sync` waits as long as it takes.
         """
-        more = ["--no-progress"] if args[0] in ("evaluate", "export", "repro", "video") else []
-        if args[0] == "sync" and "--wait" not in args:
-            more = ["--wait", str(PATIENCE)]
-        child = self.start(*args, *(option for option in more if option not in args), **env)
+        quiet = ["--no-progress"] if args[0] in ("evaluate", "export", "repro", "video") else []
+        child = self.start(*patient(args), *(option for option in quiet if option not in args), **env)
         out, err = child.communicate(timeout=PATIENCE)
         assert child.returncode == code, f"{args}: exit code {child.returncode}\n{out}\n{err}"
         assert "Traceback" not in err, err

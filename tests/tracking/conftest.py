@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from program import PATIENCE, Server, eventually
+from program import PATIENCE, Server, eventually, patient
 
 from pgzoo.tracking import Home
 from pgzoo.tracking.ledger import read_json
@@ -54,9 +54,7 @@ class Place:
 
     def pgzoo(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command; `sync` waits as long as it takes unless the test says how long."""
-        if arguments[0] == "sync" and "--wait" not in arguments:
-            arguments = (*arguments, "--wait", str(PATIENCE))
-        command = [sys.executable, "-m", "pgzoo", *arguments]
+        command = [sys.executable, "-m", "pgzoo", *patient(arguments)]
         return subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
     def ask(self, query: str, *values: Any) -> list[tuple[Any, ...]]:

@@ -11,7 +11,6 @@ import torch
 
 from pgzoo.ops.losses import weighted_mean
 from pgzoo.training import compiled_steps
-from pgzoo.training.compiling import Compiled
 from pgzoo.training.engine import Engine
 from pgzoo.training.plan import Plan
 from pgzoo.types import Batch, Hyper, Loss, Params, TrainState
@@ -21,12 +20,7 @@ MakePlan = Callable[..., Plan]
 HALTS, FAILS = 1.0, 2.0
 
 
-@pytest.fixture(autouse=True)
-def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any) -> None:
-        raise RuntimeError("no compiler")
-
-    monkeypatch.setattr(Compiled, "_compile", refuse)
+pytestmark = pytest.mark.usefixtures("no_compiler")
 
 
 def loss(policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 import torch
 
 import pgzoo
-from pgzoo.training.compiling import Compiled
 from pgzoo.training.events import UpdateDone
 from pgzoo.training.plan import Plan
 
@@ -34,15 +32,10 @@ def tensors_found() -> int:
     return count
 
 
+@pytest.mark.usefixtures("no_compiler")  # all but the step itself is as in a compiled run
 @pytest.mark.parametrize("compile", ["off", "on"])
 @pytest.mark.parametrize("algorithm", ["ppo", "reinforce", "trpo", "vmpo", "ars"])
-def test_updates_leave_no_tensors_in_reference_cycles(
-    algorithm: str, compile: str, plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: Any) -> None:
-        raise RuntimeError("no compiler")
-
-    monkeypatch.setattr(Compiled, "_compile", refuse)  # all but the step itself is as in a compiled run
+def test_updates_leave_no_tensors_in_reference_cycles(algorithm: str, compile: str, plan: Callable[..., Plan]) -> None:
     found = []
     settings = {} if algorithm in ("reinforce", "ars") else {"rollout_steps": 16}
     made = plan(algorithm, seeds=2, num_envs=2, total_steps=300, compile=compile, eval_episodes=1, **settings)

@@ -15,6 +15,7 @@ from pgzoo.cli import common, output
 from pgzoo.cli.aliases import command_hint, option_hint
 from pgzoo.cli.completion import VARIABLE, is_completing
 from pgzoo.errors import PgzooError, PluginError, UnknownName
+from pgzoo.process import collect_garbage_rarely, keep_freed_memory
 from pgzoo.registry import Entry, PluginCatalog, discover
 
 __all__ = ["main", "program"]
@@ -114,7 +115,8 @@ def program() -> None:
 
 def main() -> None:
     """Run the program. This is the console script, and what `python -m pgzoo` calls."""
-    gc.set_threshold(50_000, 20, 100)  # imports make many objects that stay; looking through them takes 0.2 seconds
+    collect_garbage_rarely()
+    keep_freed_memory()
     out, code = output.guard(), 1
     if is_completing(os.environ.get(VARIABLE)):  # a message would be written into the line that the user types
         with open(os.devnull, "wb") as nothing:

@@ -143,7 +143,7 @@ class CompiledEnvs:
         the number of episodes that ended.
         """
         space, rows = self.action_space, len(self._state)
-        action = np.zeros(int(np.prod(space.shape or (1,))), space.dtype)
+        action = np.zeros(math.prod(space.shape or (1,)), space.dtype)
         features = np.zeros(math.prod(self.observation_space.shape or ()), np.float32)
         working = features, np.zeros((2, policy.width), np.float32), np.zeros(policy.outputs, np.float32), action
         shape = policy.weights, policy.sizes, policy.scale, policy.bounds, policy.moments

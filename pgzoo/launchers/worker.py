@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
+from pgzoo.process import collect_garbage_rarely, keep_freed_memory
+
 if TYPE_CHECKING:
     from pgzoo.training.loop import Control
 
@@ -31,6 +33,8 @@ TrainShard = Callable[[Mapping[str, Any], "Control", "Pipe"], None]
 
 def main(train_shard: TrainShard) -> None:
     """Train the shard described on standard input."""
+    collect_garbage_rarely()
+    keep_freed_memory()
     # Standard output is for lines of JSON alone: what environments print goes to standard error.
     pipe = Pipe(os.fdopen(os.dup(1), "wb", buffering=0))
     os.dup2(2, 1)

@@ -171,7 +171,7 @@ class ActionHead:
         choose, bounds = self.family.choose_row, self.family.bounds
         if choose is None or self.sde:
             return None
-        flat = [weight.detach().flatten(1).numpy() for weight in weights]
+        flat = [weight.detach().numpy().reshape(len(weight), -1) for weight in weights]
         log_std = self.log_std_of(params)
         return RowPolicy(
             forward=forward,

@@ -7,7 +7,7 @@ because the member axis, frozen members and compiled steps need updates without 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from pgzoo.types import Params
 __all__ = [
     "NO_OPTIMIZER",
     "Optimizer",
+    "Views",
     "clip_by_member_norm",
     "count_parameters",
     "flatten",
@@ -58,6 +59,36 @@ def unflatten(vector: Tensor, like: Params) -> Params:
     return {name: piece.view(members, *leaf.shape[1:]) for (name, leaf), piece in each}
 
 
+class Views(NamedTuple):
+    """Makes what `unflatten` returns for many vectors of one shape, in half the time."""
+
+    shape: torch.Size
+    strides: tuple[int, ...]
+    each: Mapping[str, tuple[torch.Size, tuple[int, ...], int]]
+    """The shape, the strides and the offset of each leaf."""
+
+    @classmethod
+    def of(cls, vector: Tensor, like: Params) -> Views:
+        """Return the views of `vector [S, P]` as leaves with the names and shapes of `like`."""
+        first, leaves = vector.storage_offset(), unflatten(vector, like)
+        each = {
+            name: (leaf.shape, leaf.stride(), int(leaf.storage_offset()) - int(first)) for name, leaf in leaves.items()
+        }
+        return cls(vector.shape, vector.stride(), each)
+
+    def fit(self, vector: Tensor) -> bool:
+        """Return whether a vector is stored like the one that these views were made for."""
+        return vector.shape == self.shape and vector.stride() == self.strides
+
+    def __call__(self, vector: Tensor) -> Params:
+        """Return the leaves of a vector that fits."""
+        first = vector.storage_offset()
+        return {
+            name: vector.as_strided(shape, strides, first + offset)
+            for name, (shape, strides, offset) in self.each.items()
+        }
+
+
 def count_parameters(params: Params, algorithm: str) -> int:
     """Return the number of parameters that `algorithm` searches through. Raises UnfitError if there are none."""
     if size := sum(value.numel() for value in params.values()):
@@ -84,7 +115,7 @@ def clip_by_member_norm(gradient: Tensor, max_norm: Tensor | None) -> tuple[Tens
 def member_norm(gradient: Tensor, max_norm: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Return the norm `[S]` of each member's gradient, and the factor `[S]` that clips it; None without a maximum."""
     norm = gradient.square().sum(1).sqrt()
-    return norm, None if max_norm is None else (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    return norm, None if max_norm is None else stored((max_norm / (norm + 1e-6)).clamp(max=1.0))
 
 
 def _scaled(gradient: Tensor, factor: Tensor | None) -> Tensor:
@@ -104,6 +135,11 @@ def _adam_init(vector: Tensor) -> Params:
     return _init("mean", "square")(vector) | {"filled1": share, "filled2": share}
 
 
+def stored(numbers: Tensor) -> Tensor:
+    """Return some numbers; compiled code then stores them, and doesn't compute them again for each of their uses."""
+    return numbers.as_strided(numbers.shape, numbers.stride())
+
+
 def _per_parameter(learning_rate: Tensor) -> Tensor:
     """Return a learning rate `[S]` as `[S, 1]`; one that is `[S, P]` is returned unchanged."""
     return learning_rate[:, None] if learning_rate.ndim == 1 else learning_rate
@@ -118,8 +154,8 @@ def _adam(
     square = beta2 * state["square"] + (1 - beta2) * gradient.square()
     # 1 - beta^t by recursion: torch's pow rounds differently depending on the position in a tensor
     filled1, filled2 = beta1 * state["filled1"] + (1 - beta1), beta2 * state["filled2"] + (1 - beta2)
-    scale = _per_parameter(learning_rate) / filled1.float()
-    denominator = square.sqrt() / filled2.sqrt().float() + eps
+    scale = stored(_per_parameter(learning_rate) / filled1.float())
+    denominator = square.sqrt() / stored(filled2.sqrt().float()) + eps
     counts = {"step": state["step"] + 1, "filled1": filled1, "filled2": filled2}
     return vector - scale * mean / denominator, {**counts, "mean": mean, "square": square}
 

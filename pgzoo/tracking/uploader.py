@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pgzoo.process import collect_garbage_rarely
 from pgzoo.tracking.home import Home, redact
 from pgzoo.tracking.ledger import (
     OMITTED,
@@ -283,7 +284,7 @@ def serve(home: Home) -> None:
     handler.setFormatter(RedactingFormatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     log.setLevel(logging.INFO)
-    gc.set_threshold(50_000, 20, 100)  # as in `pgzoo`: matplotlib is imported later
+    collect_garbage_rarely()
     log.info("serving %s as process %d", home.root, os.getpid())
     try:
         with garbage_collection_paused():

@@ -26,7 +26,8 @@ from pgzoo.types import Batch, Params
 
 __all__ = ["StepsResult", "in_groups", "take_steps"]
 
-GROUP_ROWS = 1024
+
+GROUP_ROWS = 2048
 """Number of rows differentiated together: with 64 hidden units, each intermediate result takes 256 kilobytes."""
 
 
@@ -58,7 +59,7 @@ def take_steps(
         return None
     names = next(group.names for group in groups if group.names)
     metrics, counted = zip(*(group.metrics(total, len(names)) for group in groups), strict=True)
-    record.metrics.add_steps(names, _join(groups, metrics, 2), _join(groups, counted, 1))
+    record.metrics.add(names, _join(groups, metrics, 2), _join(groups, counted, 1))
     return StepsResult(
         _join(groups, [group.now.vector for group in groups]),
         {name: _join(groups, [group.now.optimizer[name] for group in groups]) for name in start.optimizer},

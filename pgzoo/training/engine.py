@@ -226,7 +226,9 @@ class Engine:
         for row, reason in bad_rewards(trajectory.rewards).items():
             if state.active[row]:
                 self.record.add_failure(row, reason)
-        valid, trajectory = trajectory.valid.numpy(), to_device(trajectory, self.device)
+        valid = trajectory.valid.numpy()
+        if self.device.type != "cpu":
+            trajectory = to_device(trajectory, self.device)
         self.record.add_collection(trajectory, valid, finished)
         if self.plan.config.normalize_reward:
             known = update_reward_moments(state.buffers, trajectory, self.hyperparameters.gamma.reshape(-1, 1, 1))

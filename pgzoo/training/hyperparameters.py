@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,4 +43,4 @@ class Hyperparameters:
         return base * self._remaining(state)
 
     def _remaining(self, state: TrainState) -> Tensor:
-        return to_device(torch.from_numpy(1.0 - state.progress).float(), self._device)
+        return to_device(torch.from_numpy((1.0 - state.progress).astype(np.float32)), self._device)

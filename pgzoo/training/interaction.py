@@ -203,7 +203,7 @@ class Interaction:
 
 def _counted(state: TrainState, trajectory: Trajectory, finished: FinishedEpisodes) -> TrainState:
     """Return the state with the collected steps, episodes and recent returns added."""
-    state = state._replace(env_steps=state.env_steps + trajectory.valid.sum((-2, -1)).numpy())
+    state = state._replace(env_steps=state.env_steps + trajectory.valid.numpy().sum((-2, -1)))
     if not any(map(len, finished.returns)):
         return state
     both = zip(state.recent, finished.returns, strict=True)

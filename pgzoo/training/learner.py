@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pgzoo.config import AlgorithmConfig
 from pgzoo.ops.members import freeze, surely_empty, to_device
-from pgzoo.ops.optim import NO_OPTIMIZER, flatten, make_optimizer, unflatten
+from pgzoo.ops.optim import NO_OPTIMIZER, Views, flatten, make_optimizer, unflatten
 from pgzoo.training import added_critic
 from pgzoo.training.compiled_steps import take_steps
 from pgzoo.training.compiling import Compiled
@@ -65,6 +65,7 @@ class Learner:
         self._steps: dict[tuple[LossFunction, str | tuple[str, ...], tuple[str, ...]], GradientStep] = {}
         self._updates: dict[LossFunction, Callable[[UpdateInput], GradientStepResult]] = {}
         self._flat: tuple[Params, Tensor] = {}, torch.empty(0)  # the parameters of the last step, and their vector
+        self._views: Views | None = None
 
     def compile(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """Return the function compiled, if this run compiles."""
@@ -217,7 +218,9 @@ class Learner:
 
     def _keep(self, vector: Tensor, like: Params) -> Params:
         """Return `vector [S, P]` as parameters, and remember that they are those of this vector."""
-        self._flat = unflatten(vector, like), vector
+        if self._views is None or not self._views.fit(vector):
+            self._views = Views.of(vector, like)
+        self._flat = self._views(vector), vector
         return self._flat[0]
 
     def _input(self, state: TrainState, batch: Batch | None, stepping: Tensor) -> StepInput:

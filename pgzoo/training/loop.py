@@ -306,12 +306,12 @@ class _TrainingRun:
             end(row, "failed", reason)
         stagnant = np.zeros_like(state.env_steps) if c.stop_on_plateau is None else plateau.steps_since_best(state)
         for row in range(len(active)):
-            recent = float(state.recent[row].mean())  # NaN before that many episodes
             if c.total_steps is not None and state.env_steps[row] >= c.total_steps:
                 end(row, "finished", f"completed {c.total_steps:,} steps")
             if c.total_episodes is not None and state.episodes[row] >= c.total_episodes:
                 end(row, "finished", f"completed {c.total_episodes:,} episodes")
-            if c.stop_at is not None and recent >= c.stop_at:
+            # the mean is NaN before that many episodes
+            if c.stop_at is not None and float(state.recent[row].mean()) >= c.stop_at:
                 end(row, "stopped", f"the mean return of {RECENT} episodes reached {c.stop_at:g}")
             if c.stop_on_plateau is not None and stagnant[row] >= c.stop_on_plateau:
                 end(row, "stopped", f"no better mean return of {RECENT} episodes for {c.stop_on_plateau:,} steps")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,34 +61,35 @@ class UpdateMetrics:
     """The metrics of one update: for each member, means over its gradient steps."""
 
     def __init__(self) -> None:
-        self._totals: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}
+        self._added: dict[tuple[str, ...], list[tuple[Tensor, Tensor]]] = {}
 
     def add(self, names: tuple[str, ...], values: Tensor, counts: Tensor) -> None:
-        """Add metrics `values [M, S]` of the members in `counts [S]` (bool)."""
-        values = torch.where(counts, values, 0.0)
-        known = self._totals.get(names)
-        if known is None:
-            self._totals[names] = values, counts.long()
-        else:
-            self._totals[names] = known[0] + values, known[1] + counts
+        """Add metrics `values [M, S]` of the members in `counts [S]` (bool); of K steps at once with an axis K before.
 
-    def add_steps(self, names: tuple[str, ...], values: Tensor, counts: Tensor) -> None:
-        """Add the metrics of K steps, `values [K, M, S]` of the members in `counts [K, S]`: as K calls of `add`."""
-        each = torch.where(counts.unsqueeze(1), values, 0.0).numpy()
-        known = self._totals.get(names)
-        total, rest = (each[0], each[1:]) if known is None else (known[0].numpy(), each)
-        for step in rest:  # in order, as the last bits depend on it
-            total = total + step
-        count = counts.sum(0)
-        self._totals[names] = torch.from_numpy(total), count if known is None else known[1] + count
+        They are added up in `means`, because each operation on a tensor costs microseconds.
+        """
+        self._added.setdefault(names, []).append((values, counts))
 
     def means(self) -> dict[str, NDArray[np.float64]]:
         """Return the mean of each metric, `[S]`; NaN for a member without a value. Waits for the device."""
         sums: dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]] = {}
-        for names, (totals, counts) in self._totals.items():  # different losses may report metrics of the same name
-            count = counts.cpu().numpy()
-            for name, total in zip(names, totals.cpu().numpy(), strict=True):
+        for names, added in self._added.items():  # different losses may report metrics of the same name
+            values = _stacked([value for value, _ in added], axes=3)
+            counts = _stacked([count for _, count in added], axes=2)
+            each = np.where(counts[:, None], values, 0.0)
+            totals, count = each[0], counts.sum(0)
+            for step in each[1:]:  # in order, as the last bits depend on it
+                totals = totals + step
+            for name, total in zip(names, totals, strict=True):
                 so_far = sums.get(name)
                 sums[name] = (total, count) if so_far is None else (so_far[0] + total, so_far[1] + count)
         with np.errstate(invalid="ignore"):
             return {name: total / count for name, (total, count) in sums.items()}
+
+
+def _stacked(parts: Sequence[Tensor], axes: int) -> NDArray[Any]:
+    """Return tensors of `axes` axes, the first of which counts steps and may be missing, as one array."""
+    if len(parts) > 1:
+        parts = [torch.cat([part if part.ndim == axes else part.unsqueeze(0) for part in parts])]
+    array: NDArray[Any] = parts[0].cpu().numpy()
+    return array if array.ndim == axes else array[None]

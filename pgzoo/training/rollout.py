@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from pgzoo.errors import RunFailed
 from pgzoo.ops import jit
 from pgzoo.ops.acting import actor_for, memory_size, noise_steps
 from pgzoo.ops.members import select
-from pgzoo.protocols import Policy, VectorEnv
+from pgzoo.protocols import Actor, Policy, VectorEnv
 from pgzoo.training.activity import Cancelled, Monitor
 from pgzoo.training.behavior import NOISE_BLOCK, Behavior
 from pgzoo.training.tape import (
@@ -179,7 +180,7 @@ class ActiveRows:
 
     def __init__(self, envs: VectorEnv, behavior: Behavior, start: Collector, quota: NDArray[np.int64]) -> None:
         self.envs, self.params, self.noise = envs, behavior.params, behavior.noise
-        self.policy, self.actor = behavior.policy, actor_for(behavior.policy, behavior.params)
+        self.policy = behavior.policy
         self.shape = start.ended.shape  # S, N
         rows = start.ended.size
         self.obs = start.obs.reshape(rows, *start.obs.shape[2:])
@@ -192,6 +193,11 @@ class ActiveRows:
         self.where: RowIndex = slice(None)
         self.count = int(np.count_nonzero(self.live))
         self.playing, self.episode_ended = self.count > 0, False
+
+    @cached_property
+    def actor(self) -> Actor:
+        """The policy's actor; none is made if the compiled collector acts."""
+        return actor_for(self.policy, self.params)
 
     def act(self, t: int) -> Array:
         """Choose actions for step t, `[rows, *A]`, and update the policy's memory."""
@@ -242,5 +248,5 @@ class ActiveRows:
         self.starts, self.ended, self.valid = self.starts[kept], self.ended[kept], self.valid[kept]
         self.left, self.live = self.left[kept], self.live[kept]
         self.params = select(self.params, alive.tolist())
-        self.actor = actor_for(self.policy, self.params)
+        vars(self).pop("actor", None)  # made for the parameters of before
         self.noise.select(alive)

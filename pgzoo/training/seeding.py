@@ -20,14 +20,21 @@ __all__ = ["EVALUATION_ROOT", "generator", "reset_seeds", "sequence"]
 EVALUATION_ROOT = 20_151_216
 """Seed of evaluation episodes: episode k starts in the same state for every seed and algorithm."""
 
+NO_WORDS, LARGEST_WORD = (0, 0, 0), 2**32 - 1
+"""What numpy appends to a seed of one word of 32 bits before the spawn key; the largest such word."""
+
 
 def sequence(seed: int, stream: str, *index: int) -> np.random.SeedSequence:
     """Return the seed sequence of a seed, stream and index; streams of different names are independent."""
-    return np.random.SeedSequence(seed, spawn_key=(zlib.crc32(stream.encode()), *index))
+    words = seed, *NO_WORDS, zlib.crc32(stream.encode()), *index
+    if min(words) < 0 or max(words) > LARGEST_WORD:
+        return np.random.SeedSequence(seed, spawn_key=words[4:])
+    # the same numbers as above, but numpy takes half the time to read them
+    return np.random.SeedSequence(np.array(words, np.uint32))
 
 
 def generator(seed: int, stream: str, *index: int) -> np.random.Generator:
-    """Return the generator of a seed, stream and index (takes about 12 microseconds)."""
+    """Return the generator of a seed, stream and index (takes about 10 microseconds)."""
     return np.random.Generator(np.random.Philox(sequence(seed, stream, *index)))
 
 

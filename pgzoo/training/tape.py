@@ -161,7 +161,7 @@ def trajectory_of(tape: Tape, structure: EpisodeStructure, start: Collector) -> 
     steps = len(structure.valid)
 
     def tensor(array: Array) -> torch.Tensor:  # [T, rows, ...] -> [S, T, N, ...], without a copy
-        return torch.from_numpy(array.reshape(len(array), *start.ended.shape, *array.shape[2:])).transpose(0, 1)
+        return torch.from_numpy(array.reshape(len(array), *start.ended.shape, *array.shape[2:]).swapaxes(0, 1))
 
     info = {
         name.removeprefix(INFO): tensor(np.where(structure.valid, array[:steps], 0.0).astype(np.float32))
@@ -204,6 +204,8 @@ def next_start(tape: Tape, structure: EpisodeStructure, start: Collector, memory
 
 def concatenate_episodes(parts: list[FinishedEpisodes], members: int) -> FinishedEpisodes:
     """Concatenate the episodes of several collections, per member."""
+    if len(parts) == 1:
+        return parts[0]
     return FinishedEpisodes(
         tuple(np.concatenate([np.zeros(0), *(p.returns[s] for p in parts)]) for s in range(members)),
         tuple(np.concatenate([np.zeros(0, np.int64), *(p.lengths[s] for p in parts)]) for s in range(members)),

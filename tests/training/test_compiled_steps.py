@@ -101,7 +101,7 @@ def test_a_group_whose_members_have_all_ended_is_unchanged(plan: MakePlan, monke
 
 def test_groups_have_one_size_and_more_than_one_member() -> None:
     split = compiled_steps._split
-    assert [(g.first, g.last, g.repeated) for g in split(33, 256)] == [
+    assert [(g.first, g.last, g.repeated) for g in split(33, 512)] == [
         *((first, first + 4, 0) for first in range(0, 32, 4)),
         (29, 33, 3),
     ]

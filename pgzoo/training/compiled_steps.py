@@ -140,8 +140,7 @@ class _Group:
         leaves[first:first] = [leaf[0] for leaf in stack_leaves]
         shapes = [leaf.shape for leaf in stack_leaves]
         if self._flat is None or shapes != self._batch:
-            example = self.now._replace(batch=self.rows.of(batch_of(stack, 0), 0))
-            self._flat, self._batch = step.flat(example, leaves), shapes
+            self._flat, self._batch = step.flat(lambda: self._example(stack), leaves), shapes
         run, places = self._flat.run, self._flat.result(count())
         carried = list(enumerate([places.vector, *(places.optimizer[name] for name in self.now.optimizer)]))
         if places.stepping is not None:
@@ -161,6 +160,10 @@ class _Group:
                 break
         optimizer = dict(zip(self.now.optimizer, leaves[1:], strict=False))
         self.now = self.now._replace(vector=leaves[0], optimizer=optimizer, stepping=leaves[-1])
+
+    def _example(self, stack: Batch) -> StepInput:
+        """Return the input of the step on the first batch of a stack."""
+        return self.now._replace(batch=self.rows.of(batch_of(stack, 0), 0))
 
     def _report(
         self, record: UpdateRecord, batch: Batch, before: Tensor, result: GradientStepResult, like: Params

@@ -100,18 +100,18 @@ class Compiled:
         if self._failed:
             return self.function(tree)
         leaves = leaves_of(tree)
-        flat = self.flat(tree, leaves)
+        flat = self.flat(lambda: tree, leaves)
         return flat.result(flat.run(leaves))
 
-    def flat(self, tree: Any, leaves: list[Tensor]) -> FlatFunction:
-        """Return the function for trees of this structure, as a function of their leaves of these shapes.
+    def flat(self, tree: Callable[[], Any], leaves: list[Tensor]) -> FlatFunction:
+        """Return the function for a tree of the structure of `tree()`, as a function of its leaves of these shapes.
 
         It runs eagerly if it can't be compiled. Raises Cancelled if compiling was given up.
         """
         shapes = tuple((leaf.shape, leaf.stride(), leaf.dtype) for leaf in leaves)
         compiled = self._compiled.get(shapes)
         if compiled is None:
-            function = _Flattened(self.function, tree)
+            function = _Flattened(self.function, tree())
             try:
                 if not self._failed:
                     with self.watch.phase("compile"):

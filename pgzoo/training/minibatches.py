@@ -134,7 +134,7 @@ class Batcher:
     def _row_bytes(self) -> int:
         """The number of bytes of a step in all leaves."""
         sizes: list[int] = []
-        map_leaves(lambda leaf: sizes.append(leaf[0].numel() * leaf.element_size()), self._leaves)
+        map_leaves(lambda leaf: sizes.append(leaf.nbytes // len(leaf)), self._leaves)
         return sum(sizes)
 
     def _columns(self, chosen: Sequence[NDArray[np.int64]]) -> int:
@@ -144,21 +144,26 @@ class Batcher:
 
     def _cut(self, chosen: Sequence[Sequence[NDArray[np.int64]]], columns: int) -> Batch:
         """Return a stack of batches with B = `columns`, each of some rows of each member."""
+        if all(len(rows) == columns for of_members in chosen for rows in of_members):
+            return self._rows_of(np.array(chosen))
         index = np.zeros((len(chosen), self.members, columns), np.int64)
         present = np.zeros(index.shape, np.float32)
         for k, of_members in enumerate(chosen):
             for member, rows in enumerate(of_members):
                 index[k, member, : len(rows)], present[k, member, : len(rows)] = rows, 1.0
-        batch = stack_of(self._sequences(index[0])) if self.sequences else self._single_steps(index)
-        if present.all():
-            return batch
+        batch = self._rows_of(index)
         return batch._replace(weights=batch.weights * self._to_device(present).unsqueeze(2))
+
+    def _rows_of(self, index: NDArray[np.int64]) -> Batch:
+        """Return a stack of batches of the rows `index [K, S, B]`; one batch of sequences."""
+        return stack_of(self._sequences(index[0])) if self.sequences else self._single_steps(index)
 
     def _single_steps(self, index: NDArray[np.int64]) -> Batch:
         """Return steps of each member by their indices `t * N + n`, `[K, S, B] -> [K, S, 1, B, ...]`."""
-        member = np.arange(self.members)[:, None]
-        n = self.num_envs
-        flat = self._to_device(((index // n * self.members + member) * n + index % n).ravel())
+        if self.members > 1:  # the index of a step of one member is that of its row
+            step, env = np.divmod(index, self.num_envs)
+            index = (step * self.members + np.arange(self.members)[:, None]) * self.num_envs + env
+        flat = self._to_device(index.ravel())
 
         def cut(leaf: Tensor) -> Tensor:
             return leaf.index_select(0, flat).reshape(len(index), self.members, 1, -1, *leaf.shape[1:])

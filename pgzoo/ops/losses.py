@@ -56,8 +56,15 @@ def weighted_mean(x: Tensor, weights: Tensor) -> Tensor:
 
 def weighted_std(x: Tensor, weights: Tensor) -> Tensor:
     """Return the (biased) standard deviation of `x` over the rows with weight, `[S, T, B] -> [S]`."""
-    mean = weighted_mean(x, weights)[..., None, None]
-    return weighted_mean((x - mean) ** 2, weights).sqrt()
+    return _moments(x, weights)[1]
+
+
+def _moments(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the mean, the (biased) standard deviation and the number of the rows with weight, `[S]` each."""
+    count = _sum(weights)
+    rows = count.clamp(min=1.0)
+    mean = weighted_sum(x, weights) / rows
+    return mean, (weighted_sum((x - mean[..., None, None]) ** 2, weights) / rows).sqrt(), count
 
 
 def weighted_max(x: Tensor, weights: Tensor) -> Tensor:
@@ -79,9 +86,9 @@ def standardize(x: Tensor, weights: Tensor, eps: float = 1e-8) -> Tensor:
     Values that differ by no more than rounding become exactly 0. A member with fewer than two rows keeps its `x`,
     because a single row has no standard deviation.
     """
-    mean, std = weighted_mean(x, weights), weighted_std(x, weights)
+    mean, std, count = _moments(x, weights)
     scaled = (x - mean[..., None, None]) / (std[..., None, None] + eps)
-    return _handle_degenerate(scaled, x, mean, std, weights)
+    return _handle_degenerate(scaled, x, mean, std, count)
 
 
 def center(x: Tensor, weights: Tensor) -> Tensor:
@@ -89,8 +96,8 @@ def center(x: Tensor, weights: Tensor) -> Tensor:
 
     Values that differ by no more than rounding become exactly 0. A member with fewer than two rows keeps its `x`.
     """
-    mean = weighted_mean(x, weights)
-    return _handle_degenerate(x - mean[..., None, None], x, mean, weighted_std(x, weights), weights)
+    mean, std, count = _moments(x, weights)
+    return _handle_degenerate(x - mean[..., None, None], x, mean, std, count)
 
 
 def scale(x: Tensor, weights: Tensor, eps: float = 1e-8) -> Tensor:
@@ -98,8 +105,8 @@ def scale(x: Tensor, weights: Tensor, eps: float = 1e-8) -> Tensor:
 
     A member with fewer than two rows, or whose values differ by no more than rounding, keeps its `x`.
     """
-    mean, std = weighted_mean(x, weights), weighted_std(x, weights)
-    divisor = torch.where(_is_rounding(mean, std) | (_sum(weights) < 2), 1.0, std + eps)
+    mean, std, count = _moments(x, weights)
+    divisor = torch.where(_is_rounding(mean, std) | (count < 2), 1.0, std + eps)
     return x / divisor[..., None, None]
 
 
@@ -112,10 +119,10 @@ def _is_rounding(mean: Tensor, std: Tensor) -> Tensor:
     return std < ROUNDING * mean.abs()
 
 
-def _handle_degenerate(new: Tensor, x: Tensor, mean: Tensor, std: Tensor, weights: Tensor) -> Tensor:
+def _handle_degenerate(new: Tensor, x: Tensor, mean: Tensor, std: Tensor, count: Tensor) -> Tensor:
     """Return `new`, but 0 if values vary by no more than rounding, and `x` if a member has fewer than two rows."""
     new = torch.where(_is_rounding(mean, std)[..., None, None], 0.0, new)
-    return torch.where((_sum(weights) < 2)[..., None, None], x, new)
+    return torch.where((count < 2)[..., None, None], x, new)
 
 
 def _sum(x: Tensor) -> Tensor:

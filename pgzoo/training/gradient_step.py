@@ -139,7 +139,8 @@ def make_gradient_step(
                     name: torch.where(mine, leaf, start.optimizer[name]) if leaf.ndim == 2 else leaf
                     for name, leaf in remembered.items()
                 }
-            finite = torch.isfinite(result.value) & torch.isfinite(norm) & _all_finite(reached)
+            # a number minus itself is 0, unless it isn't finite; faster than torch.isfinite, which is four operations
+            finite = (result.value - result.value) + (norm - norm) + (reached - reached).sum(1) == 0
             rows = (start.batch.weights > 0).any(-1).any(-1)
             counted, halted, stepping = start.stepping & rows, None, None
             if result.halt is not None:
@@ -188,12 +189,6 @@ def step_over_gradient(
     out = gradient if torch.isfinite(norm).all() else None
     moved, after = step_in_pieces(optimizer, vector, gradient, state, rate, factor=factor, out=out)
     return moved, after, torch.zeros(1, 1).expand_as(moved) if moved is gradient else gradient, norm
-
-
-def _all_finite(vectors: Tensor) -> Tensor:
-    """Return for each of the vectors `[S, P]` whether all its numbers are finite, `[S]`."""
-    lowest, highest = vectors.aminmax(dim=1)
-    return torch.isfinite(lowest) & torch.isfinite(highest)
 
 
 def _rate_of_each(like: Params, default: Tensor, rates: Params) -> Tensor:

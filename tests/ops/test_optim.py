@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pgzoo.ops.optim import PIECE, clip_by_member_norm, flatten, make_optimizer, step_in_pieces, unflatten
+from pgzoo.ops.optim import PIECE, Views, clip_by_member_norm, flatten, make_optimizer, step_in_pieces, unflatten
 
 TORCHS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -85,6 +85,21 @@ def test_what_is_flattened_comes_back() -> None:
     assert vector[1].tolist() == [6, 7, 8, 9, 10, 11, 1]
     back = unflatten(vector, leaves)
     assert all(torch.equal(back[name], leaves[name]) for name in leaves)
+
+
+@pytest.mark.parametrize("first", [0, 3])
+def test_views_are_what_unflatten_returns(first: int) -> None:
+    like = {"w": torch.zeros(2, 3, 2), "b": torch.zeros(2)}
+    vector, other = torch.arange(20.0)[first : first + 14].view(2, 7), torch.rand(2, 7)
+    views = Views.of(torch.zeros(2, 7), like)
+    for whole in (vector, other):
+        assert views.fit(whole)
+        expected, made = unflatten(whole, like), views(whole)
+        assert list(made) == list(expected)
+        for name, leaf in made.items():
+            assert torch.equal(leaf, expected[name]) and leaf.stride() == expected[name].stride()
+            assert leaf.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
+    assert not views.fit(torch.rand(1, 7)) and not views.fit(torch.rand(7, 2).T)
 
 
 @pytest.mark.parametrize("name", ["adam", "rmsprop", "sgd"])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import zlib
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +21,18 @@ def test_no_two_addresses_share_a_word() -> None:
     )
     words = np.concatenate([sequence(s, name, *index).generate_state(4, np.uint64) for s, name, index in addresses])
     assert len(np.unique(words)) == 4 * len(addresses)
+
+
+@given(st.integers(0, 2**70), st.lists(st.integers(0, 2**40), max_size=3))
+def test_a_sequence_is_numpys_with_the_stream_and_the_index_as_its_spawn_key(seed: int, index: list[int]) -> None:
+    expected = np.random.SeedSequence(seed, spawn_key=(zlib.crc32(b"act"), *index))
+    assert np.array_equal(sequence(seed, "act", *index).generate_state(8), expected.generate_state(8))
+
+
+def test_negative_numbers_are_no_address() -> None:
+    for address in ((-1, "act"), (0, "act", -1)):
+        with pytest.raises(ValueError, match="non-negative"):
+            sequence(*address)
 
 
 def test_neighboring_seeds_share_no_environment_seed() -> None:

@@ -129,7 +129,8 @@ def episode_structure(tape: Tape, steps: int, start: Collector, live: NDArray[np
     starts[0] = start.starts.reshape(rows)
     starts[1:-1] = valid[1:] & ~valid[:-1]  # between two episodes lies one step that only resets
     starts[-1] = live & ~(terminated[-1] | truncated[-1]) & ~valid[-1]
-    index = np.arange(steps)[:, None]
+    index, reward_sum = np.arange(steps)[:, None], np.zeros((steps + 1, rows))
+    np.cumsum(rewards, 0, out=reward_sum[1:])
     first = np.maximum.accumulate(np.where(starts[:-1], index, -start.timestep.reshape(rows)), axis=0)
     return EpisodeStructure(
         valid=valid,
@@ -139,14 +140,17 @@ def episode_structure(tape: Tape, steps: int, start: Collector, live: NDArray[np
         starts=starts,
         timestep=np.where(valid, index - first, 0),
         first=first,
-        reward_sum=np.concatenate([np.zeros((1, rows)), np.cumsum(rewards, 0)]),
+        reward_sum=reward_sum,
     )
 
 
 def finished_episodes(structure: EpisodeStructure, start: Collector) -> FinishedEpisodes:
     """Return the episodes that ended; their returns include rewards from before the tape."""
     members, num_envs = start.ended.shape
-    end, row = np.nonzero(structure.terminated | structure.truncated)
+    ended = structure.terminated | structure.truncated
+    if not np.count_nonzero(ended):
+        return FinishedEpisodes((np.zeros(0),) * members, (np.zeros(0, np.int64),) * members)
+    end, row = np.nonzero(ended)
     first = structure.first[end, row]
     before = np.where(first < 0, start.returns.reshape(-1)[row], 0.0)
     returns = before + structure.reward_sum[end + 1, row] - structure.reward_sum[np.maximum(first, 0), row]

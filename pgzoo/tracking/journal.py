@@ -455,6 +455,17 @@ def records(folder: Path, offset: int = 0, limit: int | None = None) -> Iterator
             yield (record if is_record(record) else None), offset
 
 
+def count_lines(folder: Path, offset: int) -> int:
+    """Return how many (record, offset) pairs `records` yields from this offset, without reading what they contain."""
+    try:
+        file = (folder / "journal.jsonl").open("rb")
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+    with file:
+        file.seek(offset)
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
+
+
 def is_record(value: Any) -> bool:
     """Return whether a JSON value is a record: a mapping with a kind, in which each known field has its type.
 

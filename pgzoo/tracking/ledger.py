@@ -12,7 +12,7 @@ from typing import Any
 
 from pgzoo.files import DISK, Disk, write_file
 from pgzoo.tracking.home import NO_STORE, Home, sqlite_path
-from pgzoo.tracking.journal import Record, records
+from pgzoo.tracking.journal import Record, count_lines, records
 from pgzoo.tracking.locks import is_locked
 
 __all__ = [
@@ -157,7 +157,7 @@ def pending_of(folders: Iterable[Path]) -> Pending:
             continue
         runs += 1
         files += len(ledger.files) + (0 if ledger.model and ledger.plots_settled and ledger.offset >= size else 1)
-        lines += sum(1 for _ in records(folder, ledger.offset))
+        lines += count_lines(folder, ledger.offset)
     return Pending(runs, lines, files, refused)
 
 

@@ -11,6 +11,7 @@ import itertools
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -255,12 +256,47 @@ class RedactingFormatter(logging.Formatter):
 
 
 def main() -> None:
-    """Run the uploader of the home given on the command line, unless one is running."""
+    """Run the uploader of the home given on the command line, unless one is running.
+
+    With `--when-asked` it is run when a line comes from standard input, and not at all when that is closed.
+    """
     root = Path(sys.argv[1]).resolve()
     home = Home(root, root / "mlflow.db", root / "mlartifacts")
+    gc.set_threshold(50_000, 20, 100)  # as in `pgzoo`: matplotlib is imported later
+    if hasattr(os, "nice"):
+        with contextlib.suppress(OSError):
+            os.nice(10)
+    if "--when-asked" in sys.argv[2:]:
+        stand_by(home)
     with locked(home, SYSTEM) as mine:
         if mine:
             serve(home)
+
+
+def stand_by(home: Home) -> None:
+    """Load mlflow. Return when this process is asked to be the uploader; end it when the process that may ask has ended."""
+    asked = threading.Event()
+
+    def listen() -> None:
+        if not sys.stdin.buffer.read(1):
+            os._exit(0)
+        asked.set()
+
+    threading.Thread(target=listen, daemon=True).start()
+    with contextlib.suppress(Exception):  # `serve` tries again, and reports it
+        load_mlflow()
+    asked.wait()
+    os.chdir(home.root)
+    log_file = os.open(home.uploader_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for stream in (1, 2):
+        os.dup2(log_file, stream)
+    os.close(log_file)
+
+
+def load_mlflow() -> None:
+    """Import mlflow. Raises whatever it raises."""
+    with garbage_collection_paused():
+        import pgzoo.tracking.store  # noqa: F401
 
 
 @contextlib.contextmanager
@@ -276,18 +312,13 @@ def locked(home: Home, system: System) -> Iterator[bool]:
 
 def serve(home: Home) -> None:
     """Upload the runs of a home, as this process's only task."""
-    if hasattr(os, "nice"):
-        with contextlib.suppress(OSError):
-            os.nice(10)
     handler = logging.StreamHandler()
     handler.setFormatter(RedactingFormatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     log.setLevel(logging.INFO)
-    gc.set_threshold(50_000, 20, 100)  # as in `pgzoo`: matplotlib is imported later
     log.info("serving %s as process %d", home.root, os.getpid())
     try:
-        with garbage_collection_paused():
-            import pgzoo.tracking.store  # noqa: F401
+        load_mlflow()
         gc.freeze()
     except Exception as error:
         log.exception("mlflow can't be imported; nothing is uploaded")

@@ -30,7 +30,7 @@ from pgzoo.tracking.journal import (
     clean_items,
     records,
 )
-from pgzoo.tracking.ledger import Pending, pending_of
+from pgzoo.tracking.ledger import MAX_AWAITED, MAX_PLOTTED, Pending, pending_of
 from pgzoo.tracking.secrets import hide_secrets
 from pgzoo.tracking.system import SYSTEM, Process, System
 
@@ -183,8 +183,10 @@ class Session:
             self._warn_user(text)
 
     def pending(self) -> Pending:
-        """Count what isn't uploaded yet of this session's runs."""
-        return pending_of(self.home.runs / key for key in self.journals.keys() | self._elsewhere.keys())
+        """Count what isn't uploaded yet of this session's runs; the plots of more than a few come later."""
+        keys = self.journals.keys() | self._elsewhere.keys()
+        with_plots = not MAX_AWAITED < len(keys) <= MAX_PLOTTED  # those of a larger group are omitted at once
+        return pending_of((self.home.runs / key for key in keys), with_plots)
 
     def __enter__(self) -> Self:
         return self

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgzoo.tracking.home import Home, redact
 from pgzoo.tracking.ledger import (
+    MAX_PLOTTED,
     OMITTED,
     WANTED,
     Ledger,
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 __all__ = ["Uploader", "main"]
 
 EXIT_AFTER_IDLE, POLL_INTERVAL = 8.0, 0.3
-MAX_PLOTTED = 50
-"""In a group of more runs, plots aren't drawn unless `pgzoo sync --plots` asks for them."""
 log = logging.getLogger("pgzoo.uploader")
 
 

@@ -41,7 +41,7 @@ LOG_LIMIT = 2**20
 logger = logging.getLogger("pgzoo.tracking")
 children: list[tuple[Path, Process]] = []
 """The uploaders that this process started, each with the root of its home."""
-prepared: list[tuple[Path, "subprocess.Popen[bytes]"]] = []
+prepared: list[tuple[Path, subprocess.Popen[bytes]]] = []
 """Processes that become an uploader when they are asked to, each with the root of its home."""
 
 

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Uploader", "main"]
 
-EXIT_AFTER_IDLE, POLL_INTERVAL = 8.0, 0.3
+EXIT_AFTER_IDLE = 8.0
+POLL_INTERVAL, MAX_POLL_INTERVAL = 0.1, 0.3
 log = logging.getLogger("pgzoo.uploader")
 
 
@@ -62,6 +63,7 @@ class Uploader:
         lock_file = self._lock_file()
         # stop if the home was removed: another uploader may run in its place
         while lock_file and self._lock_file() == lock_file:
+            begin = self._system.monotonic()
             busy = self.round()
             self._write_status()
             if any(store.vanished for store in self._stores.values()):
@@ -72,7 +74,10 @@ class Uploader:
             elif self._system.monotonic() - needed > EXIT_AFTER_IDLE:
                 return
             if not busy:
-                self._system.sleep(POLL_INTERVAL)
+                if any(upload.alive for upload in self.uploads.values()):
+                    import_for_the_end()
+                took = self._system.monotonic() - begin  # long, if there are hundreds of runs
+                self._system.sleep(min(MAX_POLL_INTERVAL, max(POLL_INTERVAL, 10 * took)))
 
     def round(self) -> bool:
         """Process every run once and return whether anything was done.
@@ -247,6 +252,13 @@ class Uploader:
                 write_json(self.home.status_file, status, disk=self._system.disk)
 
 
+def import_for_the_end() -> None:
+    """Import what only the end of a run needs, while its training leaves nothing to do."""
+    with contextlib.suppress(Exception):  # where it is needed, the error is reported
+        import pgzoo.export.mlflow_model
+        import pgzoo.tracking.plots  # noqa: F401
+
+
 class RedactingFormatter(logging.Formatter):
     """Writes log lines and tracebacks without the secrets of the URIs in them."""
 
@@ -273,7 +285,7 @@ def main() -> None:
 
 
 def stand_by(home: Home) -> None:
-    """Load mlflow. Return when this process is asked to be the uploader; end it when the process that may ask has ended."""
+    """Load mlflow; return when this process is asked to be the uploader, end it when nobody can ask any more."""
     asked = threading.Event()
 
     def listen() -> None:

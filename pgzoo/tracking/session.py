@@ -269,10 +269,8 @@ def dismiss_prepared() -> None:
     """End the prepared process, which isn't needed."""
     while prepared:
         _, child = prepared.pop()
-        if child.stdin is not None:
-            with contextlib.suppress(OSError):
-                child.stdin.close()
-        child.wait()
+        child.kill()
+        child.communicate()
 
 
 def command(home: Home) -> list[str]:

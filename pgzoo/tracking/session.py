@@ -232,10 +232,11 @@ def ensure_uploader(home: Home, system: System = SYSTEM) -> None:
 def prepare_uploader(home: Home, tracking_uri: str) -> None:
     """Start a process that loads mlflow, and becomes the uploader when the first session of this process needs one.
 
-    So mlflow is loaded while this process loads torch. Until it is asked, that process changes nothing on disk; it ends
-    with this one. Does nothing if the home has an uploader already.
+    So mlflow is loaded while this process loads torch. Until it is asked, that process writes nothing but a lock, and
+    only in a home that exists; it ends with this one. Does nothing if the home has an uploader already, or such a
+    process of another command.
     """
-    if tracking_uri == NO_STORE or prepared or SYSTEM.is_locked(home.uploader_lock):
+    if tracking_uri == NO_STORE or prepared or any(map(SYSTEM.is_locked, (home.uploader_lock, home.prepared_lock))):
         return
     with contextlib.suppress(OSError):  # the session reports what is wrong
         child = subprocess.Popen(

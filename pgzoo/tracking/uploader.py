@@ -285,7 +285,13 @@ def main() -> None:
 
 
 def stand_by(home: Home) -> None:
-    """Load mlflow; return when this process is asked to be the uploader, end it when nobody can ask any more."""
+    """Load mlflow; return when this process is asked to be the uploader, end it when nobody can ask any more.
+
+    Of several commands that start in a home at the same time, one has such a process.
+    """
+    mine = SYSTEM.lock(home.prepared_lock, 0.0) if home.root.is_dir() else None
+    if mine is None and home.root.is_dir():
+        sys.exit()
     asked = threading.Event()
 
     def listen() -> None:
@@ -302,6 +308,8 @@ def stand_by(home: Home) -> None:
     for stream in (1, 2):
         os.dup2(log_file, stream)
     os.close(log_file)
+    if mine is not None:
+        mine.release()
 
 
 def load_mlflow() -> None:

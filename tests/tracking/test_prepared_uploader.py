@@ -14,7 +14,7 @@ from program import PATIENCE, eventually
 
 from pgzoo.tracking import NO_STORE, Home, Session, session
 from pgzoo.tracking.ledger import read_json
-from pgzoo.tracking.locks import lock
+from pgzoo.tracking.locks import is_locked, lock
 from pgzoo.tracking.session import prepare_uploader
 
 PREPARE = """
@@ -74,6 +74,22 @@ def test_it_ends_where_it_is_not_needed(place: Home) -> None:
     session.ensure_uploader(place)  # another process has become the uploader meanwhile
     other.release()
     assert child.returncode == -signal.SIGKILL and not place.uploader_log.exists()
+
+
+def test_of_several_commands_in_a_home_one_has_such_a_process(place: Home) -> None:
+    place.root.mkdir()
+    prepare_uploader(place, place.default_uri)
+    [(_, first)] = session.prepared
+    eventually(lambda: is_locked(place.prepared_lock))
+    session.prepared.clear()  # as in another process
+    prepare_uploader(place, place.default_uri)
+    assert not session.prepared
+    late = [sys.executable, "-m", "pgzoo.tracking.uploader", str(place.root), "--when-asked"]  # both looked at once
+    with subprocess.Popen(late, stdin=subprocess.PIPE) as second:
+        assert second.wait(PATIENCE) == 0
+    session.prepared.append((place.root, first))
+    assert not run(place, "first").close(PATIENCE)
+    assert read_json(place.status_file)["pid"] == first.pid and not is_locked(place.prepared_lock)
 
 
 def test_another_is_started_if_it_has_died(place: Home) -> None:

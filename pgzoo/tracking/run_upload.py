@@ -156,7 +156,7 @@ class RunUpload:
             self.save()
         else:
             return True
-        if not self.alive and not self.ledger.closed:
+        if not self.alive and self._remove_incomplete_line() and not self.ledger.closed:
             self._close_dead(store)
         return self.ledger.offset > before
 
@@ -250,18 +250,20 @@ class RunUpload:
         experiment = str(read_json(self.folder / "run.json").get("experiment_id"))
         store.delete_duplicates(self.run_id, experiment, self.folder.name)
 
-    def _close_dead(self, store: Store) -> None:
-        """Close a run whose trainer died, with status KILLED, once all of its records are uploaded."""
+    def _remove_incomplete_line(self) -> bool:
+        """Remove the last line of a trainer that died while it wrote it; return whether the rest is uploaded."""
         if self.ledger.offset < self.size:
             mine = self._system.lock(self.folder / "lock", 0.0)
             if mine is None:  # resumed meanwhile
-                return
+                return False
             try:
                 trim(self.folder / "journal.jsonl", self._system.disk)
             finally:
                 mine.release()
-            if self.ledger.offset < self.size:
-                return
+        return self.ledger.offset >= self.size
+
+    def _close_dead(self, store: Store) -> None:
+        """Close a run whose trainer died, with status KILLED, once all of its records are uploaded."""
         if self._system.is_locked(self.folder / "lock") or store.must_wait(self.folder.name):
             return
         last = self.last or max((r.get("ts", 0) for r, _ in records(self.folder) if r), default=self._system.now())

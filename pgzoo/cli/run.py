@@ -89,6 +89,21 @@ class AlgorithmGroup(click.Group):
             formatter.write_dl([(entry.name, entry.summary) for entry in catalog_of(ctx).entries("algorithm")])
 
 
+class _TrainingGroup(AlgorithmGroup):
+    """`pgzoo run`: it uploads to MLflow."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+        """Make the command of one algorithm, which takes a second, while another process gets ready to upload."""
+        args = ctx.meta.get("arguments", [])
+        if not ctx.resilient_parsing and not set(args) & set(ctx.help_option_names):
+            from pgzoo.tracking import Home, resolve_uri
+            from pgzoo.tracking.session import prepare_uploader
+
+            home = Home.find()
+            prepare_uploader(home, resolve_uri(next(iter(unparsed_values(args, "--tracking-uri")), None), home))
+        return super().get_command(ctx, cmd_name)
+
+
 def _with_files_imported(args: Sequence[str]) -> list[str]:
     """Replace `FILE.py:NAME` as the algorithm, policy or estimator by `module:NAME`, and add `--import FILE.py`.
 
@@ -270,7 +285,7 @@ def _train(
 
 @click.command(
     "run",
-    cls=AlgorithmGroup,
+    cls=_TrainingGroup,
     body=_train,
     options_metavar="",
     subcommand_metavar="ALGO --env ID [OPTIONS]",

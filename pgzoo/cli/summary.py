@@ -309,3 +309,5 @@ def _warn(result: Result) -> None:
         if why := pending(result.session.home).errors.get(display_uri(result.tracking_uri)):
             common.echo(f"Last error: {why}", err=True)
         common.echo("To resume the upload: pgzoo sync", err=True)
+    elif plots := result.pending.plots:
+        common.echo(f"The plots of {plural(plots, 'run')} are being drawn in the background.", err=True)

@@ -67,6 +67,11 @@ class Home:
         return self.root / "uploader.lock"
 
     @property
+    def prepared_lock(self) -> Path:
+        """The lock of the process that will be the uploader when it is asked to."""
+        return self.root / "prepared.lock"
+
+    @property
     def uploader_log(self) -> Path:
         """The log of the uploader process."""
         return self.root / "uploader.log"

@@ -448,11 +448,38 @@ def records(folder: Path, offset: int = 0, limit: int | None = None) -> Iterator
             if not line.endswith(b"\n") or (limit is not None and offset - begin > limit):
                 return
             offset += len(line)
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError):
-                record = None
-            yield (record if is_record(record) else None), offset
+            yield parse(line), offset
+
+
+def records_of(folder: Path, *kinds: str) -> Iterator[Record]:
+    """Yield the records of these kinds; the content of others isn't read."""
+    wanted = tuple(f'{{"t":"{kind}"'.encode() for kind in kinds)
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), (folder / "journal.jsonl").open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n") and (line.startswith(wanted) or not line.startswith(b'{"t":"')):
+                record = parse(line)
+                if record is not None and record["t"] in kinds:
+                    yield record
+
+
+def parse(line: bytes) -> Record | None:
+    """Return the record in a line, None if it isn't well-formed."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if is_record(record) else None
+
+
+def count_lines(folder: Path, offset: int) -> int:
+    """Return how many (record, offset) pairs `records` yields from this offset, without reading what they contain."""
+    try:
+        file = (folder / "journal.jsonl").open("rb")
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+    with file:
+        file.seek(offset)
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
 
 
 def is_record(value: Any) -> bool:

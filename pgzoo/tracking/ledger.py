@@ -6,20 +6,23 @@ import errno
 import json
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from pgzoo.files import DISK, Disk, write_file
 from pgzoo.tracking.home import NO_STORE, Home, sqlite_path
-from pgzoo.tracking.journal import Record, records
+from pgzoo.tracking.journal import Record, count_lines, records
 from pgzoo.tracking.locks import is_locked
 
 __all__ = [
     "DRAWN",
     "KIND",
+    "MAX_AWAITED",
+    "MAX_PLOTTED",
     "OMITTED",
     "PARENT",
+    "PLOTS",
     "WANTED",
     "Ledger",
     "Pending",
@@ -40,6 +43,13 @@ __all__ = [
 
 DRAWN, OMITTED, WANTED = "drawn", "omitted", "wanted"
 """States of a run's plots, in its ledger. The last is also what `pgzoo sync --plots` writes into the retry file."""
+
+PLOTS = "plots/"
+"""The artifact folder of a run's plots."""
+MAX_PLOTTED = 50
+"""In a group of more runs, plots aren't drawn unless `pgzoo sync --plots` asks for them."""
+MAX_AWAITED = 10
+"""The end of a command with more runs doesn't wait until their plots are drawn."""
 
 KIND = "pgzoo.kind"
 """Tag of MLflow runs that don't train a seed: comparisons, studies and trials. Selectors and lists skip them."""
@@ -89,6 +99,11 @@ class Ledger:
         settled = bool(self.closed and self.model) and self.reported and self.plots_settled
         return settled and self.offset >= size and not self.files
 
+    def lacks_only_plots(self, size: int) -> bool:
+        """Return whether nothing but plots is left to do for a journal of `size` bytes."""
+        rest = [path for path in self.files if not path.startswith(PLOTS)]
+        return replace(self, plots=DRAWN, files=rest).done(size)
+
     @property
     def plots_settled(self) -> bool:
         """Whether nothing is left to draw."""
@@ -108,6 +123,8 @@ class Pending:
     """Records that a full disk has cost."""
     dropped: int = 0
     """Metric values that weren't finite and were left out."""
+    plots: int = 0
+    """Runs of which only the plots are left, where these aren't waited for; they aren't counted as pending."""
 
     def __bool__(self) -> bool:
         return self.runs > 0
@@ -139,9 +156,9 @@ def format_shipping(left: Pending, *tracking_uris: str) -> str:
     return f"Uploading to MLflow: {left} left" if left else "Uploading to MLflow"
 
 
-def pending_of(folders: Iterable[Path]) -> Pending:
-    """Count what isn't uploaded yet of these runs."""
-    runs = lines = files = refused = 0
+def pending_of(folders: Iterable[Path], with_plots: bool = True) -> Pending:
+    """Count what isn't uploaded yet of these runs; without plots, runs that lack only these count as `plots`."""
+    runs = lines = files = refused = plots = 0
     for folder in folders:
         try:
             size = (folder / "journal.jsonl").stat().st_size
@@ -155,10 +172,13 @@ def pending_of(folders: Iterable[Path]) -> Pending:
         if ledger.refused:
             refused += 1
             continue
+        if not with_plots and ledger.lacks_only_plots(size):
+            plots += 1
+            continue
         runs += 1
         files += len(ledger.files) + (0 if ledger.model and ledger.plots_settled and ledger.offset >= size else 1)
-        lines += sum(1 for _ in records(folder, ledger.offset))
-    return Pending(runs, lines, files, refused)
+        lines += count_lines(folder, ledger.offset)
+    return Pending(runs, lines, files, refused, plots=plots)
 
 
 def pending(home: Home) -> ShippingSummary:

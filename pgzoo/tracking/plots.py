@@ -135,7 +135,19 @@ def evaluation_histogram(
     edges = np.linspace(low, high, bins + 1)
     # Separate panels: greedy episodes often all have the same return, and that bar would dwarf the others.
     for axes, (name, values, color) in zip(panels, groups, strict=True):
-        axes.hist(values, bins=edges.tolist(), color=color, alpha=0.6, edgecolor="white", linewidth=0.6)
+        counts, _ = np.histogram(values, edges)
+        bars = counts > 0  # the others would be invisible, and take most of the time
+        axes.bar(
+            edges[:-1][bars],
+            counts[bars],
+            np.diff(edges)[bars],
+            align="edge",
+            color=color,
+            alpha=0.6,
+            edgecolor="white",
+            linewidth=0.6,
+        )
+        axes.update_datalim([(low, 0.0), (high, 0.0)])
         mean = float(np.mean(values))
         shown = minus(f"{mean:,.{1 if abs(mean) >= 100 else 3}f}")
         label = f"{name}: mean {shown}, {len(values):,} episodes"
@@ -231,5 +243,5 @@ def with_notebook_display(figure: Figure) -> Figure:
 def png_bytes(figure: Figure) -> bytes:
     """Return the figure as a PNG file."""
     data = io.BytesIO()
-    figure.savefig(data, format="png")
+    figure.savefig(data, format="png", pil_kwargs={"compress_level": 1})  # a fifth larger, in two thirds of the time
     return data.getvalue()

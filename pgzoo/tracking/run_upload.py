@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pgzoo.files import Disk
 from pgzoo.tracking.diagnoses import diagnose
 from pgzoo.tracking.home import Home, display_uri, redact
-from pgzoo.tracking.journal import Record, artifact_path, records, sync_journal, trim
+from pgzoo.tracking.journal import Record, artifact_path, records, records_of, sync_journal, trim
 from pgzoo.tracking.ledger import DRAWN, OMITTED, PARENT, WANTED, Ledger, is_tracked, read_json, write_json
 from pgzoo.tracking.report import LEARNING_CURVE, describe_run, read_history, write_plots, write_tables
 from pgzoo.tracking.secrets import reveal_secrets
@@ -78,7 +78,7 @@ class RunUpload:
 
         self.folder, self._system = folder, system
         self.ledger = Ledger.read(folder)
-        starts = [r for r, _ in records(folder) if r and r["t"] == "start"]
+        starts = list(records_of(folder, "start"))
         self.home = home
         self._set_store(starts[-1].get("uri", "") if starts else "")
         self.group = str(starts[-1].get("group", "")) if starts else ""
@@ -156,7 +156,7 @@ class RunUpload:
             self.save()
         else:
             return True
-        if not self.alive and not self.ledger.closed:
+        if not self.alive and self._remove_incomplete_line() and not self.ledger.closed:
             self._close_dead(store)
         return self.ledger.offset > before
 
@@ -195,7 +195,7 @@ class RunUpload:
                 self.reject_record(batch.start, f"not a record: {error!r}")
             self.ledger.closed, self.ledger.reported, self.ledger.model, self.ledger.plots = "", False, "", ""
         elif not self.run_id:
-            params, tags = self._open(store, next(r for r, _ in records(self.folder) if r and r["t"] == "start"))
+            params, tags = self._open(store, next(records_of(self.folder, "start")))
         if self.parent and (batch.start is not None or batch.end is not None):
             # again at the end, because a parent that another machine uploads may not have been there at the start
             experiment = str(read_json(self.folder / "run.json").get("experiment_id"))
@@ -217,7 +217,7 @@ class RunUpload:
         if display_uri(start["uri"]) == self.uri:
             return True
         # Either an earlier store, which the last start record has replaced, or a new one.
-        later = [r["uri"] for r, _ in records(self.folder) if r and r["t"] == "start"]
+        later = [r["uri"] for r in records_of(self.folder, "start")]
         if display_uri(later[-1]) == self.uri:
             return True
         self._set_store(later[-1])
@@ -227,7 +227,7 @@ class RunUpload:
     def _run(self, store: Store) -> str:
         """Return the run id; where run.json was lost, look the run up by its key."""
         if not self.run_id:
-            start = next(r for r, _ in records(self.folder) if r and r["t"] == "start")
+            start = next(records_of(self.folder, "start"))
             params, tags = self._open(store, start)
             store.log(self.run_id, [], params, tags, self.reject_record)
         return self.run_id
@@ -250,18 +250,20 @@ class RunUpload:
         experiment = str(read_json(self.folder / "run.json").get("experiment_id"))
         store.delete_duplicates(self.run_id, experiment, self.folder.name)
 
-    def _close_dead(self, store: Store) -> None:
-        """Close a run whose trainer died, with status KILLED, once all of its records are uploaded."""
+    def _remove_incomplete_line(self) -> bool:
+        """Remove the last line of a trainer that died while it wrote it; return whether the rest is uploaded."""
         if self.ledger.offset < self.size:
             mine = self._system.lock(self.folder / "lock", 0.0)
             if mine is None:  # resumed meanwhile
-                return
+                return False
             try:
                 trim(self.folder / "journal.jsonl", self._system.disk)
             finally:
                 mine.release()
-            if self.ledger.offset < self.size:
-                return
+        return self.ledger.offset >= self.size
+
+    def _close_dead(self, store: Store) -> None:
+        """Close a run whose trainer died, with status KILLED, once all of its records are uploaded."""
         if self._system.is_locked(self.folder / "lock") or store.must_wait(self.folder.name):
             return
         last = self.last or max((r.get("ts", 0) for r, _ in records(self.folder) if r), default=self._system.now())
@@ -341,7 +343,7 @@ class RunUpload:
 
     def _describe(self, store: Store) -> None:
         """Add the learning curve to the run's description, unless a user has edited the description."""
-        starts = [r for r, _ in records(self.folder) if r and r["t"] == "start"]
+        starts = list(records_of(self.folder, "start"))
         history, before = read_history(self.folder), starts[-1]["tags"].get(DESCRIPTION)
         if history.returns and before:
             run, experiment = self._run(store), read_json(self.folder / "run.json").get("experiment_id")
@@ -369,13 +371,13 @@ class RunUpload:
                 digest.update((bundle / name).read_bytes())
         except FileNotFoundError:
             return "the run kept no policy"
-        evaluations = [r for r, _ in records(self.folder) if r and r["t"] == "evaluation" and r.get("final")]
+        evaluations = [r for r in records_of(self.folder, "evaluation") if r.get("final")]
         rows = [row for r in evaluations for row in metric_rows(r)]
         try:
             from pgzoo.export.mlflow_model import write_model
 
             run = self._run(store)
-            start = next(r for r, _ in records(self.folder) if r and r["t"] == "start")
+            start = next(records_of(self.folder, "start"))
             first, self.created = self.created, False  # if this attempt fails, the next one searches for what it left
 
             def write(model_id: str, folder: Path) -> Path:

@@ -30,17 +30,19 @@ from pgzoo.tracking.journal import (
     clean_items,
     records,
 )
-from pgzoo.tracking.ledger import Pending, pending_of
+from pgzoo.tracking.ledger import MAX_AWAITED, MAX_PLOTTED, Pending, pending_of
 from pgzoo.tracking.secrets import hide_secrets
 from pgzoo.tracking.system import SYSTEM, Process, System
 
-__all__ = ["Session", "ensure_uploader"]
+__all__ = ["Session", "ensure_uploader", "prepare_uploader"]
 
 SYNC_EVERY, CHECK_EVERY = 1.0, 3.0
 LOG_LIMIT = 2**20
 logger = logging.getLogger("pgzoo.tracking")
 children: list[tuple[Path, Process]] = []
 """The uploaders that this process started, each with the root of its home."""
+prepared: list[tuple[Path, subprocess.Popen[bytes]]] = []
+"""Processes that become an uploader when they are asked to, each with the root of its home."""
 
 
 class Session:
@@ -61,6 +63,8 @@ class Session:
             self._public_uri = hide_secrets(tracking_uri, home)
         except OSError as error:
             raise StoreError(f"Can't write to pgzoo's folder {home.root}: {error.strerror}.") from error
+        if tracking_uri == NO_STORE:
+            dismiss_prepared()
         self._closing = threading.Event()
         self._sync_thread = threading.Thread(target=self._sync_journals, name="pgzoo-tracking", daemon=True)
         self._sync_thread.start()
@@ -167,7 +171,7 @@ class Session:
             if moment - checked >= CHECK_EVERY:
                 ensure_uploader(self.home)
                 checked = moment
-            pause = max(0.1, 4 * (moment - begun))  # counting thousands of runs takes a while
+            pause = max(0.05, 4 * (moment - begun))  # counting thousands of runs takes a while
             time.sleep(min(pause, max(0.0, deadline - moment)))
             begun = time.monotonic()
         return replace(left, lost=lost, dropped=dropped)
@@ -179,8 +183,10 @@ class Session:
             self._warn_user(text)
 
     def pending(self) -> Pending:
-        """Count what isn't uploaded yet of this session's runs."""
-        return pending_of(self.home.runs / key for key in self.journals.keys() | self._elsewhere.keys())
+        """Count what isn't uploaded yet of this session's runs; the plots of more than a few come later."""
+        keys = self.journals.keys() | self._elsewhere.keys()
+        with_plots = not MAX_AWAITED < len(keys) <= MAX_PLOTTED  # those of a larger group are omitted at once
+        return pending_of((self.home.runs / key for key in keys), with_plots)
 
     def __enter__(self) -> Self:
         return self
@@ -212,21 +218,77 @@ def ensure_uploader(home: Home, system: System = SYSTEM) -> None:
     """Start the home's uploader process unless one is running. Raises OSError if it can't be started."""
     children[:] = [(root, child) for root, child in children if child.poll() is None]
     if system.is_locked(home.uploader_lock) or any(root == home.root for root, _ in children):
+        dismiss_prepared()
         return
     if home.uploader_log.exists() and home.uploader_log.stat().st_size > LOG_LIMIT:
         system.disk.replace(home.uploader_log, home.uploader_log.with_suffix(".log.1"))
+    if child := take_prepared(home):
+        children.append((home.root, child))
+        return
     with open(os.open(home.uploader_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
-        command = [sys.executable, "-m", "pgzoo.tracking.uploader", str(home.root)]
-        # A `mlflow.py` lying in the working directory must not be imported instead of the real one.
-        search = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-        options = {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(search)}
-        children.append((home.root, system.start_process(command, home.root, options, log)))
+        children.append((home.root, system.start_process(command(home), home.root, options(), log)))
+
+
+def prepare_uploader(home: Home, tracking_uri: str) -> None:
+    """Start a process that loads mlflow, and becomes the uploader when the first session of this process needs one.
+
+    So mlflow is loaded while this process loads torch. Until it is asked, that process writes nothing but a lock, and
+    only in a home that exists; it ends with this one. Does nothing if the home has an uploader already, or such a
+    process of another command.
+    """
+    if tracking_uri == NO_STORE or prepared or any(map(SYSTEM.is_locked, (home.uploader_lock, home.prepared_lock))):
+        return
+    with contextlib.suppress(OSError):  # the session reports what is wrong
+        child = subprocess.Popen(
+            [*command(home), "--when-asked"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd=home.root.anchor,  # the home may not exist yet
+            env={**os.environ, **options()},
+        )
+        prepared.append((home.root, child))
+
+
+def take_prepared(home: Home) -> subprocess.Popen[bytes] | None:
+    """Ask the prepared process to be the home's uploader, and return it; None if there is none that answers."""
+    for root, child in prepared:
+        if root == home.root and child.stdin is not None and child.poll() is None:
+            prepared.remove((root, child))
+            try:
+                child.stdin.write(b"\n")
+                child.stdin.close()
+            except OSError:
+                break
+            return child
+    dismiss_prepared()
+    return None
+
+
+def dismiss_prepared() -> None:
+    """End the prepared process, which isn't needed."""
+    while prepared:
+        _, child = prepared.pop()
+        child.kill()
+        child.communicate()
+
+
+def command(home: Home) -> list[str]:
+    return [sys.executable, "-m", "pgzoo.tracking.uploader", str(home.root)]
+
+
+def options() -> dict[str, str]:
+    """Return the environment of an uploader, apart from what it has from this process."""
+    # A `mlflow.py` lying in the working directory must not be imported instead of the real one.
+    search = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(search)}
 
 
 @atexit.register
 def silence_popen_warnings() -> None:
     """Keep Popen from warning about uploader processes, which outlive this process on purpose."""
-    for _, child in children:
+    for _, child in [*children, *prepared]:
         if child.poll() is None and isinstance(child, subprocess.Popen):
             child.returncode = 0
 

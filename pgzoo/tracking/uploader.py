@@ -11,6 +11,7 @@ import itertools
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pgzoo.process import collect_garbage_rarely
 from pgzoo.tracking.home import Home, redact
 from pgzoo.tracking.ledger import (
+    MAX_PLOTTED,
     OMITTED,
     WANTED,
     Ledger,
@@ -37,9 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Uploader", "main"]
 
-EXIT_AFTER_IDLE, POLL_INTERVAL = 8.0, 0.3
-MAX_PLOTTED = 50
-"""In a group of more runs, plots aren't drawn unless `pgzoo sync --plots` asks for them."""
+EXIT_AFTER_IDLE = 8.0
+POLL_INTERVAL, MAX_POLL_INTERVAL = 0.1, 0.3
 log = logging.getLogger("pgzoo.uploader")
 
 
@@ -63,6 +64,7 @@ class Uploader:
         lock_file = self._lock_file()
         # stop if the home was removed: another uploader may run in its place
         while lock_file and self._lock_file() == lock_file:
+            begin = self._system.monotonic()
             busy = self.round()
             self._write_status()
             if any(store.vanished for store in self._stores.values()):
@@ -73,7 +75,10 @@ class Uploader:
             elif self._system.monotonic() - needed > EXIT_AFTER_IDLE:
                 return
             if not busy:
-                self._system.sleep(POLL_INTERVAL)
+                if any(upload.alive for upload in self.uploads.values()):
+                    import_for_the_end()
+                took = self._system.monotonic() - begin  # long, if there are hundreds of runs
+                self._system.sleep(min(MAX_POLL_INTERVAL, max(POLL_INTERVAL, 10 * took)))
 
     def round(self) -> bool:
         """Process every run once and return whether anything was done.
@@ -248,6 +253,13 @@ class Uploader:
                 write_json(self.home.status_file, status, disk=self._system.disk)
 
 
+def import_for_the_end() -> None:
+    """Import what only the end of a run needs, while its training leaves nothing to do."""
+    with contextlib.suppress(Exception):  # where it is needed, the error is reported
+        import pgzoo.export.mlflow_model
+        import pgzoo.tracking.plots  # noqa: F401
+
+
 class RedactingFormatter(logging.Formatter):
     """Writes log lines and tracebacks without the secrets of the URIs in them."""
 
@@ -256,12 +268,55 @@ class RedactingFormatter(logging.Formatter):
 
 
 def main() -> None:
-    """Run the uploader of the home given on the command line, unless one is running."""
+    """Run the uploader of the home given on the command line, unless one is running.
+
+    With `--when-asked` it is run when a line comes from standard input, and not at all when that is closed.
+    """
     root = Path(sys.argv[1]).resolve()
     home = Home(root, root / "mlflow.db", root / "mlartifacts")
+    collect_garbage_rarely()
+    if hasattr(os, "nice"):
+        with contextlib.suppress(OSError):
+            os.nice(10)
+    if "--when-asked" in sys.argv[2:]:
+        stand_by(home)
     with locked(home, SYSTEM) as mine:
         if mine:
             serve(home)
+
+
+def stand_by(home: Home) -> None:
+    """Load mlflow; return when this process is asked to be the uploader, end it when nobody can ask any more.
+
+    Of several commands that start in a home at the same time, one has such a process.
+    """
+    mine = SYSTEM.lock(home.prepared_lock, 0.0) if home.root.is_dir() else None
+    if mine is None and home.root.is_dir():
+        sys.exit()
+    asked = threading.Event()
+
+    def listen() -> None:
+        if not sys.stdin.buffer.read(1):
+            os._exit(0)
+        asked.set()
+
+    threading.Thread(target=listen, daemon=True).start()
+    with contextlib.suppress(Exception):  # `serve` tries again, and reports it
+        load_mlflow()
+    asked.wait()
+    os.chdir(home.root)
+    log_file = os.open(home.uploader_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for stream in (1, 2):
+        os.dup2(log_file, stream)
+    os.close(log_file)
+    if mine is not None:
+        mine.release()
+
+
+def load_mlflow() -> None:
+    """Import mlflow. Raises whatever it raises."""
+    with garbage_collection_paused():
+        import pgzoo.tracking.store  # noqa: F401
 
 
 @contextlib.contextmanager
@@ -277,18 +332,13 @@ def locked(home: Home, system: System) -> Iterator[bool]:
 
 def serve(home: Home) -> None:
     """Upload the runs of a home, as this process's only task."""
-    if hasattr(os, "nice"):
-        with contextlib.suppress(OSError):
-            os.nice(10)
     handler = logging.StreamHandler()
     handler.setFormatter(RedactingFormatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     log.setLevel(logging.INFO)
-    collect_garbage_rarely()
     log.info("serving %s as process %d", home.root, os.getpid())
     try:
-        with garbage_collection_paused():
-            import pgzoo.tracking.store  # noqa: F401
+        load_mlflow()
         gc.freeze()
     except Exception as error:
         log.exception("mlflow can't be imported; nothing is uploaded")

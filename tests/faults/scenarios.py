@@ -81,6 +81,19 @@ class Scenario:
         return next((line for line in lines if re.search(self.says, line)), "")
 
 
+HOLD_STORE = """
+import os, sys, time
+
+def wait(event, arguments):
+    if event == "os.rename" and str(arguments[0]).endswith(".mlflow.db.new") and os.path.exists({hold!r}):
+        open({held!r}, "w").close()
+        time.sleep(600)
+
+sys.addaudithook(wait)
+"""
+"""Imported by each process at its start: holds the uploader before it gives a new database its name."""
+
+
 class Trainer:
     """`pgzoo run steady`, held before some of its 150 updates."""
 
@@ -492,12 +505,17 @@ def finished_resumed(folder: Folder) -> Outcome:
 def killed_making_store(folder: Folder) -> Outcome:
     """The uploader is killed while it creates the database of a first run."""
     folder.database = None
-    trainer = Trainer(folder, holds=(1,))
-    scratch, log = folder.path / ".mlflow.db.new", folder.path / ".pgzoo" / "uploader.log"
-    eventually(lambda: scratch.exists() and scratch.stat().st_size, 120)
-    [pid] = re.findall(r"as process (\d+)", log.read_text())
+    hold, held = folder.path / "hold-store", folder.path / "held-store"
+    hold.touch()
+    (folder.path / "holding").mkdir()
+    (folder.path / "holding" / "sitecustomize.py").write_text(HOLD_STORE.format(hold=str(hold), held=str(held)))
+    search = [str(folder.path / "holding"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    trainer = Trainer(folder, holds=(1,), PYTHONPATH=os.pathsep.join(search))
+    eventually(held.exists, 120)
+    [pid] = re.findall(r"as process (\d+)", (folder.path / ".pgzoo" / "uploader.log").read_text())
     os.kill(int(pid), signal.SIGKILL)
-    assert not (folder.path / "mlflow.db").exists()
+    hold.unlink()
+    assert (folder.path / ".mlflow.db.new").exists() and not (folder.path / "mlflow.db").exists()
     trainer.reach(1)
     trainer.release(1)
     answer, said = trainer.end()

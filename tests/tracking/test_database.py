@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sqlite3
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,12 @@ from program import eventually
 
 from pgzoo.tracking.schema import is_outdated, processes_with, schema_version
 
+ROOT = Path(__file__).parents[2]
 PREPARE = "import sys, pathlib; import pgzoo.tracking.store; from pgzoo.tracking.database import *\n"
 PREPARE += "prepare_database(pathlib.Path(sys.argv[1]))"
+MIGRATE = PREPARE.replace("prepare_database(", "database.known_schema = str; prepare_database(")
+MIGRATE = f"from pgzoo.tracking import database; {MIGRATE}"
+"""The same by MLflow's migrations, which take long enough to be killed."""
 
 
 def prepare(path: Path) -> subprocess.CompletedProcess[str]:
@@ -27,7 +33,7 @@ def kill_while_preparing(path: Path) -> Path:
     """Start to make a database, kill the process with SIGKILL in the midst; return the file that it left."""
     scratch = path.with_name(f".{path.name}.new")
     with subprocess.Popen(
-        [sys.executable, "-c", PREPARE, str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", MIGRATE, str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as child:
         eventually(lambda: scratch.exists() and has_table(scratch, "alembic_version"), 240)
         child.kill()
@@ -66,6 +72,38 @@ def test_a_killed_process_leaves_no_half_made_database(tmp_path: Path) -> None:
     [aside] = [p for p in tmp_path.glob("mlflow.db.broken-*") if p.name in names(tmp_path)]
     assert change(aside, "SELECT * FROM alembic_version") == []
     assert names(tmp_path) == {"mlflow.db", ".mlflow.db.lock", aside.name}
+
+
+DESCRIBE = """
+import json, pathlib, sqlite3, sys
+import pgzoo.tracking.store
+from pgzoo.tracking import database
+if sys.argv[2] == "migrated":
+    database.known_schema = str
+path = pathlib.Path(sys.argv[1])
+database.prepare_database(path)
+content = sqlite3.connect(path)
+made = [sorted(content.execute("SELECT type, name, tbl_name, sql FROM sqlite_master"), key=str)]
+for (table,) in content.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+    columns = [name for _, name, *_ in content.execute(f'PRAGMA table_info("{table}")') if "_time" not in name]
+    made.append([table, content.execute(f'SELECT {", ".join(columns)} FROM "{table}"').fetchall()])
+print(json.dumps(sorted(made, key=str)))
+"""
+
+
+@pytest.mark.skipif(
+    f"mlflow=={version('mlflow')}\n" not in (ROOT / "constraints.txt").read_text(),
+    reason="schema.sql is that of the MLflow in constraints.txt",
+)
+def test_a_new_database_has_the_tables_and_rows_that_migrations_make(tmp_path: Path) -> None:
+    made = {}
+    for way in ("known", "migrated"):
+        folder = tmp_path / way
+        command = [sys.executable, "-c", DESCRIBE, str(folder / "mlflow.db"), way]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert ("database tables" in done.stderr) == (way == "migrated"), "make schema.sql anew, as its first line says"
+        made[way] = json.loads(done.stdout)
+    assert json.dumps(made["known"]) == json.dumps(made["migrated"])
 
 
 OLDER = """

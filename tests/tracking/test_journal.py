@@ -18,8 +18,8 @@ from program import eventually
 
 from pgzoo.errors import StoreError
 from pgzoo.tracking import Home, Journal, Session
-from pgzoo.tracking.journal import clean_key, records
-from pgzoo.tracking.ledger import Ledger, pending_of
+from pgzoo.tracking.journal import clean_key, count_lines, records, records_of
+from pgzoo.tracking.ledger import Ledger, pending, pending_of
 from pgzoo.tracking.locks import is_locked
 
 START = {"t": "start", "ts": 1, "key": "k", "name": "little s0", "uri": "sqlite:////x.db"}
@@ -257,6 +257,47 @@ def test_pending_counts_records_until_all_is_done(tmp_path: Path) -> None:
     assert str(pending_of([tmp_path])) == "1 file of 1 run"
     Ledger(offset=size, closed="FINISHED", reported=True, model="m-1", plots="omitted").write(tmp_path)
     assert not pending_of([tmp_path])
+
+
+@pytest.mark.parametrize(("runs", "awaited"), [(10, True), (11, False), (50, False), (51, True)])
+def test_the_end_waits_for_the_plots_of_a_few_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: int, awaited: bool
+) -> None:
+    """Those of more than 50 are omitted, which takes no time."""
+    monkeypatch.setattr("pgzoo.tracking.session.ensure_uploader", lambda home: None)
+    home = Home.find({"PGZOO_HOME": str(tmp_path)})
+    session = Session(home, "group", home.default_uri)
+    for run in range(runs):
+        journal = session.journal(f"r{run}", name="n", experiment="e", seed=run, algorithm="a", env="e")
+        journal.end("FINISHED")
+        size = (journal.path / "journal.jsonl").stat().st_size
+        ledger = Ledger(offset=size, closed="FINISHED", reported=True, model="m-1")
+        if run == 0:  # drawn, and not uploaded yet
+            ledger.plots, ledger.files = "drawn", ["plots/learning_curve.png"]
+        ledger.write(journal.path)
+    left = session.close(0)
+    assert (left.runs, left.files, left.plots) == ((runs, runs, 0) if awaited else (0, 0, runs))
+    assert bool(left) == awaited
+    assert pending(home).runs == runs
+    ledger.files = ["episodes.csv"]
+    ledger.write(journal.path)
+    assert session.pending().files == (runs + 1 if awaited else 2)
+
+
+def test_records_of_some_kinds_are_found_without_reading_the_others(journal: Journal, tmp_path: Path) -> None:
+    journal.record([1], {"a": 1.0})
+    journal.tags({"a": "b"})
+    journal.end("FINISHED")
+    with (tmp_path / "journal.jsonl").open("ab") as file:
+        file.write(b'{"ts": 1, "t": "end", "status": "KILLED", "reason": ""}\n')  # written by another program
+        file.write(b'{"t":"end"}\n{"t":"end\n[1]\n\n{"t":"end","ts":1,"status":"KILLED","reason":""}')
+    everything = list(records(tmp_path))
+    for kinds in (("start",), ("end", "tags"), ("update",), ()):
+        assert list(records_of(tmp_path, *kinds)) == [r for r, _ in everything if r and r["t"] in kinds]
+    assert [r["status"] for r in records_of(tmp_path, "end")] == ["FINISHED", "KILLED"]
+    offsets = [0, *(offset for _, offset in everything)]
+    assert [count_lines(tmp_path, offset) for offset in offsets] == [len(everything) - k for k in range(len(offsets))]
+    assert (list(records_of(tmp_path / "none", "end")), count_lines(tmp_path / "none", 0)) == ([], 0)
 
 
 def test_a_damaged_ledger_means_shipping_again(tmp_path: Path) -> None:

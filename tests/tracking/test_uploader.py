@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
-from pgzoo.tracking import Home
+from pgzoo.tracking import NO_STORE, Home, Session
+from pgzoo.tracking.ledger import Ledger
 from pgzoo.tracking.run_upload import RunUpload
 from pgzoo.tracking.uploader import Uploader
 
@@ -35,3 +37,20 @@ def test_a_run_that_is_deleted_while_it_is_looked_at_ends_no_upload(
     uploader.round()
     assert not folders[0].exists() and not uploader.uploads
     assert "no start record" in (folders[1] / "ack.json").read_text(encoding="utf-8")
+
+
+def test_an_incomplete_line_after_the_end_of_a_run_is_removed(home: Home) -> None:
+    """A trainer that resumes a finished run was killed while it wrote its first line."""
+    opened = Session(home, "group", NO_STORE)
+    journal = opened.journal("ended", name="n", experiment="e", seed=0, algorithm="a", env="e")
+    journal.end("FINISHED")
+    opened.close(0)
+    file = journal.path / "journal.jsonl"
+    size = file.stat().st_size
+    Ledger(offset=size, closed="FINISHED", reported=True, model="m-1", plots="omitted").write(journal.path)
+    with file.open("ab") as torn:
+        torn.write(b'{"t":"start"')
+    upload = RunUpload(journal.path, home)
+    upload.run_id = "1"
+    upload.upload_records(mock.Mock())
+    assert upload.nothing_to_do and file.stat().st_size == size

@@ -33,6 +33,10 @@ EPISODE_LIMIT = 100_000
 """Maximum length of an episode when whole episodes are collected for training; a longer one would fill the memory."""
 
 
+MOST_STEPS = 8 * NOISE_BLOCK
+"""Maximum number of steps in a call of the compiled collector for whole episodes: after it, cancelling takes effect."""
+
+
 class EndlessEpisode(RunFailed):
     """An episode that is collected as a whole has not ended after `EPISODE_LIMIT` steps."""
 
@@ -140,7 +144,7 @@ def compiled_policy(envs: VectorEnv, policy: Policy, params: Params) -> RowPolic
 def act_compiled(
     rows: ActiveRows, policy: RowPolicy, tape: Tape, limit: int, monitor: Monitor, *, whole_episodes: bool
 ) -> int:
-    """Do what `act` does in compiled code: a window in one call, whole episodes in calls of `NOISE_BLOCK` steps."""
+    """Do what `act` does in compiled code: a window in one call, whole episodes in calls of more and more steps."""
     began, t, n = time.perf_counter(), 0, len(rows.obs)
     envs: Any = rows.envs
     left, flags = rows.left.astype(np.int64), np.zeros(n, np.bool_)
@@ -151,7 +155,7 @@ def act_compiled(
     while rows.playing and t < limit:
         if whole_episodes and monitor.cancelled():
             raise Cancelled
-        count = min(NOISE_BLOCK, limit - t) if whole_episodes else limit
+        count = min(max(NOISE_BLOCK, min(t, MOST_STEPS)), limit - t) if whole_episodes else limit
         stored = tape.block(t, count, like)
         for name, leaf in {"obs": rows.obs, "actions": actions, "action_mask": mask}.items():
             if name not in stored:  # needed only here

@@ -27,8 +27,8 @@ __all__ = [
 RowIndex: TypeAlias = slice | NDArray[np.intp]
 """An index of rows of the tape: all of them, or those of the members that still play."""
 
-EPISODE_CAPACITY = 512
-"""Initial capacity, in steps, for a collection of whole episodes."""
+EPISODE_CAPACITY = 513
+"""Initial capacity, in steps, for a collection of whole episodes: 512 steps and the last observation."""
 
 OWN_MEMORY = 2**20
 """Size in bytes from which images are stored in memory of their own."""

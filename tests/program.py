@@ -18,13 +18,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+import forks
 from pgzoo.tracking.ledger import Ledger
 
 PGZOO = [sys.executable, "-m", "pgzoo"]
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 PLUGIN = Path(__file__).parent / "e2e" / "animals.py"
 """Environments and algorithms for these tests, taken in by `--import`."""
-
+USE_TORCH = ("run", "resume", "evaluate", "export", "repro", "sweep", "video")
 
 PATIENCE = 600.0
 """Seconds that a test waits for something that must happen: far more than it takes on a busy machine."""
@@ -60,23 +61,22 @@ class Folder:
 
     command, plugin = PGZOO, str(PLUGIN)
 
-    def __init__(self, path: Path, database: Path | None = None, **env: str) -> None:
-        """`database` is one without runs, which the first run finds here: creating one costs each test a second."""
-        self.path, self.database = path, database
+    def __init__(self, path: Path, database: Path | None = None, forks: bool = False, **env: str) -> None:
+        """`database` is one without runs, which the first run finds here: creating one costs each test a second.
+
+        With `forks`, commands that train or play, and that `pgzoo` runs to their end, are forks (see forks.py).
+        """
+        self.path, self.database, self.forks = path, database, forks
         self.children: list[subprocess.Popen[str]] = []
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PGZOO_", "COLUMNS"))}
         self.env = {**inherited, **QUIET, **env}
 
     def start(self, *args: str, new_session: bool = False, **env: Any) -> subprocess.Popen[str]:
         """Start `pgzoo ARGS` with these environment variables, in a process group of its own if `new_session`."""
-        environ = {**self.env, **env}
-        elsewhere = "--tracking-uri" in args or environ.keys() & {"MLFLOW_TRACKING_URI", "PGZOO_HOME"}
-        if self.database and args[0] == "run" and not elsewhere and not (self.path / ".pgzoo").exists():
-            shutil.copyfile(self.database, self.path / "mlflow.db")
         child = subprocess.Popen(
             [*PGZOO, *args],
             cwd=self.path,
-            env=environ,
+            env=self.prepare(args, env),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -86,15 +86,29 @@ class Folder:
         self.children.append(child)
         return child
 
+    def prepare(self, args: tuple[str, ...], env: dict[str, str]) -> dict[str, str]:
+        """Put the database in its place if this command would make one; return the command's variables."""
+        environ = {**self.env, **env}
+        elsewhere = "--tracking-uri" in args or environ.keys() & {"MLFLOW_TRACKING_URI", "PGZOO_HOME"}
+        if self.database and args[0] == "run" and not elsewhere and not (self.path / ".pgzoo").exists():
+            shutil.copyfile(self.database, self.path / "mlflow.db")
+        return environ
+
     def pgzoo(self, *args: str, code: int = 0, **env: Any) -> tuple[str, str]:
         """Run a command to its end and return what it wrote to stdout and stderr.
 
         Commands that say what takes long on a busy machine are told not to; `sync` waits as long as it takes.
         """
         quiet = ["--no-progress"] if args[0] in ("evaluate", "export", "repro", "video") else []
-        child = self.start(*patient(args), *(option for option in quiet if option not in args), **env)
-        out, err = child.communicate(timeout=PATIENCE)
-        assert child.returncode == code, f"{args}: exit code {child.returncode}\n{out}\n{err}"
+        args = (*patient(args), *(option for option in quiet if option not in args))
+        environ = self.prepare(args, env)
+        if self.forks and args[0] in USE_TORCH and forks.can_fork(environ):
+            ended, out, err = forks.pgzoo(args, self.path, environ)
+        else:
+            child = self.start(*args, **env)
+            out, err = child.communicate(timeout=PATIENCE)
+            ended = child.returncode
+        assert ended == code, f"{args}: exit code {ended}\n{out}\n{err}"
         assert "Traceback" not in err, err
         return out, err
 

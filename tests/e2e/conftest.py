@@ -17,6 +17,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Folder, 
     folder = Folder(tmp_path_factory.mktemp("trained"))
     answer = folder.run("reinforce", "--env", "CartPole-v1", "--seeds", "3,7", "--total-steps", "6000", "--tag", "a=b")
     folder.sync_all()
+    folder.forks = True
     yield folder, answer
     folder.close()
 

@@ -62,7 +62,7 @@ def write_runs(database: Path) -> None:
 @pytest.fixture(scope="session")
 def two(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Two]:
     """A folder with two variants of an algorithm, three seeds each, in an experiment of their own."""
-    folder = Folder(tmp_path_factory.mktemp("two"), empty_database)
+    folder = Folder(tmp_path_factory.mktemp("two"), empty_database, forks=True)
     a = folder.run(*SHORT, "--name", "a", "--experiment", "compared", "--tag", "variant=one")
     b = folder.run(*SHORT, "--name", "b", "--experiment", "compared", "--baseline", "none")
     yield folder, a, b

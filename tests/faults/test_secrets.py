@@ -21,7 +21,7 @@ def files_with_mark(folder: Path) -> set[str]:
 def test_a_password_is_kept_in_one_private_file_alone(tmp_path: Path, given: str) -> None:
     (tmp_path / "work").mkdir()
     (tmp_path / "server").mkdir()
-    folder, server = Folder(tmp_path / "work"), Server(tmp_path / "server")
+    folder, server = Folder(tmp_path / "work", forks=True), Server(tmp_path / "server")
     uri = server.uri.replace("http://", f"http://somebody:{MARK}@")
     arguments = ["run", "reinforce", "--env", "CartPole-v1", *SHORT]
     if given == "option":

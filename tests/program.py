@@ -179,9 +179,14 @@ class Folder:
 class Server:
     """An `mlflow server` on loopback that can be killed and started again."""
 
-    def __init__(self, path: Path, store: str = "") -> None:
-        """Keep runs in the database `store`, or else in an SQLite file in the folder `path`."""
+    def __init__(self, path: Path, store: str = "", database: Path | None = None) -> None:
+        """Keep runs in the database `store`, or else in an SQLite file in the folder `path`.
+
+        `database` is one without runs, to begin with: it takes a server a second to create one.
+        """
         self.path, self.database = path, path / "server.db"
+        if database is not None:
+            shutil.copyfile(database, self.database)
         self.store = store or f"sqlite:///{self.database}"
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]

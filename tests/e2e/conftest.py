@@ -47,9 +47,24 @@ def zoo(
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Server]:
     """A tracking server."""
-    server = Server(tmp_path_factory.mktemp("server"))
+    server = Server(tmp_path_factory.mktemp("server"), database=empty_database)
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def served(
+    tmp_path_factory: pytest.TempPathFactory, server: Server
+) -> Iterator[tuple[Folder, dict[str, Any], dict[str, Any]]]:
+    """A folder whose runs went to the server, named by an option and by a variable, and what the commands answered."""
+    folder = Folder(tmp_path_factory.mktemp("served"), forks=True)
+    short = ("reinforce", "--env", "CartPole-v1", "--total-steps", "3000", "--eval-episodes", "8")
+    first = folder.run(*short, "--sweep-axis", "gamma=0.9,0.99", "--tracking-uri", server.uri)
+    named = {"MLFLOW_TRACKING_URI": server.uri, "MLFLOW_EXPERIMENT_NAME": "mine"}
+    second = folder.run(*short, "--name", "again", **named)
+    folder.sync_all()
+    yield folder, first, second
+    folder.close()

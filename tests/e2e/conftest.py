@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from program import PATIENCE, Folder, Server
+from program import Folder, Server
 
 
 @pytest.fixture(scope="session")
@@ -26,19 +26,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Folder, 
 def zoo(
     tmp_path_factory: pytest.TempPathFactory, empty_database: Path
 ) -> Iterator[tuple[Folder, dict[str, str], dict[str, str]]]:
-    """A folder in which three algorithms were trained, three seeds each; the commands, and run ids by name."""
-    folder, steps = (
-        Folder(tmp_path_factory.mktemp("zoo"), empty_database),
-        os.environ.get("PGZOO_PICTURE_STEPS", "3000"),
-    )
-    commands: dict[str, str] = {}
-    children, ids = {}, dict[str, str]()
+    """A folder in which three algorithms were trained, several seeds each; the commands, and run ids by name."""
+    folder = Folder(tmp_path_factory.mktemp("zoo"), empty_database, forks=True)
+    steps, seeds = os.environ.get("PGZOO_PICTURE_STEPS", "3000"), "3" if "PGZOO_PICTURES" in os.environ else "2"
+    commands, ids = dict[str, str](), dict[str, str]()
     for name, more in (("reinforce", ()), ("a2c", ()), ("ppo", ("--video",))):
-        options = ("run", name, "--env", "CartPole-v1", "--seeds", "3", "--total-steps", steps, *more, "--json")
-        commands[name], children[name] = " ".join(["pgzoo", *options]), folder.start(*options)
-    for name, child in children.items():
-        out, err = child.communicate(timeout=PATIENCE)
-        assert child.returncode == 0, err
+        options = ("run", name, "--env", "CartPole-v1", "--seeds", seeds, "--total-steps", steps, *more, "--json")
+        commands[name], (out, _) = " ".join(["pgzoo", *options]), folder.pgzoo(*options)
         ids |= {f"{name} s{seed['seed']}": seed["run_key"] for seed in folder.parse(out)["seeds"]}
     folder.sync_all()
     ids = {name: folder.run_id(key) for name, key in ids.items()}

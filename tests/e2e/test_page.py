@@ -123,7 +123,7 @@ def test_a_run_says_what_it_is_and_how_to_have_it_again(page: Page) -> None:
     page.keep("run")
 
 
-@pytest.mark.parametrize("name", ["learning_curve", "evaluation_histogram"])
+@pytest.mark.parametrize("name", ["learning_curve", pytest.param("evaluation_histogram", marks=pytest.mark.slow)])
 def test_the_plots_of_a_run_are_seen(page: Page, name: str) -> None:
     page.open_run("reinforce s1", f"/artifacts/plots/{name}.png")
     page.browser.wait_for(f"plots/{name}.png")

@@ -25,6 +25,7 @@ PATIENCE = 600
 AT_START = ("PYTHON", "LD_", "LC_", "LANG", "OMP_", "MKL_", "TORCH", "CUDA")
 """How the names of variables begin that Python and torch read when they start."""
 VARIABLES = dict(os.environ)
+"""What the processes start with that are forked."""
 TURNS, ONE_AT_A_TIME = itertools.cycle((0, 1)), threading.Lock()
 """Two processes are forked in turn, since all forks of a process hash strings alike, which no result may show."""
 
@@ -61,7 +62,7 @@ def pgzoo(args: Sequence[str], cwd: Path, env: Mapping[str, str]) -> tuple[int, 
 
 
 def serve() -> None:
-    """Fork for each command on stdin and write its exit code to stdout. Returns in the forks, as they are to begin."""
+    """Fork for each command on stdin and write its exit code to stdout. In a fork, return: it begins there."""
     import gymnasium  # noqa: F401
     import torch  # noqa: F401
 

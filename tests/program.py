@@ -1,4 +1,7 @@
-"""The real program as its user runs it: processes, folders, stores and servers; nothing is replaced."""
+"""The real program as its user runs it: processes, folders, stores and servers; nothing is replaced.
+
+Some commands are forks of a process that has imported torch, which is all that tells them from others: forks.py.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import forks
+
 from pgzoo.tracking.ledger import Ledger
 
 PGZOO = [sys.executable, "-m", "pgzoo"]

@@ -105,7 +105,8 @@ def test_the_definitions_of_rliable() -> None:
     assert mean(ours) == pytest.approx(np.mean(np.mean(x, axis=0)))
     assert median(ours) == np.median(np.mean(x, axis=0))
     per_task = [
-        scipy.stats.mannwhitneyu(x[:, task], y[:, task], alternative="greater").statistic / (12 * 9) for task in range(4)
+        scipy.stats.mannwhitneyu(x[:, task], y[:, task], alternative="greater").statistic / (12 * 9)
+        for task in range(4)
     ]
     assert improvement(ours, others).value == pytest.approx(np.mean(per_task))
     taus = np.linspace(0, 6, 13)

@@ -57,8 +57,7 @@ def served(
     folder = Folder(tmp_path_factory.mktemp("served"), forks=True)
     short = ("reinforce", "--env", "CartPole-v1", "--total-steps", "3000", "--eval-episodes", "8")
     first = folder.run(*short, "--sweep-axis", "gamma=0.9,0.99", "--tracking-uri", server.uri)
-    named = {"MLFLOW_TRACKING_URI": server.uri, "MLFLOW_EXPERIMENT_NAME": "mine"}
-    second = folder.run(*short, "--name", "again", **named)
+    second = folder.run(*short, "--name", "again", MLFLOW_TRACKING_URI=server.uri, MLFLOW_EXPERIMENT_NAME="mine")
     folder.sync_all()
     yield folder, first, second
     folder.close()

@@ -170,7 +170,9 @@ ODD, COMMON = {"hidden": (5, 7), "activation": "silu"}, {"hidden": (64, 64)}
 @pytest.mark.parametrize(
     ("algorithm", "world", "policy"),
     [
-        pytest.param(algorithm, world, policy, marks=pytest.mark.slow if world == "tuples" and algorithm != "npg" else ())
+        pytest.param(
+            algorithm, world, policy, marks=pytest.mark.slow if world == "tuples" and algorithm != "npg" else ()
+        )
         for algorithm in PLAIN_AND_NATURAL
         for world, policy in (("cartpole", COMMON), ("numbers, of other lengths", ODD), ("tuples", ODD))
     ],

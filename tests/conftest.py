@@ -299,7 +299,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(tmp_path: Path, empty_database: Path) -> Iterator[Folder]:
     """A working directory of the test's own, for the real program."""
-    folder = Folder(tmp_path, empty_database)
+    folder = Folder(tmp_path, empty_database, forks=True)
     yield folder
     folder.close()
 
@@ -307,7 +307,7 @@ def folder(tmp_path: Path, empty_database: Path) -> Iterator[Folder]:
 @pytest.fixture
 def untracked(tmp_path: Path) -> Iterator[Folder]:
     """As `folder`, without a tracking store, and so without an uploader, which costs more than a short run."""
-    folder = Folder(tmp_path, MLFLOW_TRACKING_URI="none")
+    folder = Folder(tmp_path, forks=True, MLFLOW_TRACKING_URI="none")
     yield folder
     folder.close()
 
@@ -315,7 +315,7 @@ def untracked(tmp_path: Path) -> Iterator[Folder]:
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Folder]:
     """A working directory for many tests, each with an experiment of its own: making a store takes seconds."""
-    folder = Folder(tmp_path_factory.mktemp("shared"), empty_database)
+    folder = Folder(tmp_path_factory.mktemp("shared"), empty_database, forks=True)
     yield folder
     folder.close()
 

@@ -1,4 +1,7 @@
-"""The real program as its user runs it: processes, folders, stores and servers; nothing is replaced."""
+"""The real program as its user runs it: processes, folders, stores and servers; nothing is replaced.
+
+Some commands are forks of a process that has imported torch, which is all that tells them from others: forks.py.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+import forks
+
 from pgzoo.tracking.ledger import Ledger
 
 PGZOO = [sys.executable, "-m", "pgzoo"]
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 PLUGIN = Path(__file__).parent / "e2e" / "animals.py"
 """Environments and algorithms for these tests, taken in by `--import`."""
-
+USE_TORCH = ("run", "resume", "evaluate", "export", "repro", "sweep", "video")
 
 PATIENCE = 600.0
 """Seconds that a test waits for something that must happen: far more than it takes on a busy machine."""
@@ -60,23 +65,22 @@ class Folder:
 
     command, plugin = PGZOO, str(PLUGIN)
 
-    def __init__(self, path: Path, database: Path | None = None, **env: str) -> None:
-        """`database` is one without runs, which the first run finds here: creating one costs each test a second."""
-        self.path, self.database = path, database
+    def __init__(self, path: Path, database: Path | None = None, forks: bool = False, **env: str) -> None:
+        """`database` is one without runs, which the first run finds here: creating one costs each test a second.
+
+        With `forks`, commands that train or play, and that `pgzoo` runs to their end, are forks (see forks.py).
+        """
+        self.path, self.database, self.forks = path, database, forks
         self.children: list[subprocess.Popen[str]] = []
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PGZOO_", "COLUMNS"))}
         self.env = {**inherited, **QUIET, **env}
 
     def start(self, *args: str, new_session: bool = False, **env: Any) -> subprocess.Popen[str]:
         """Start `pgzoo ARGS` with these environment variables, in a process group of its own if `new_session`."""
-        environ = {**self.env, **env}
-        elsewhere = "--tracking-uri" in args or environ.keys() & {"MLFLOW_TRACKING_URI", "PGZOO_HOME"}
-        if self.database and args[0] == "run" and not elsewhere and not (self.path / ".pgzoo").exists():
-            shutil.copyfile(self.database, self.path / "mlflow.db")
         child = subprocess.Popen(
             [*PGZOO, *args],
             cwd=self.path,
-            env=environ,
+            env=self.prepare(args, env),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -86,15 +90,29 @@ class Folder:
         self.children.append(child)
         return child
 
+    def prepare(self, args: tuple[str, ...], env: dict[str, str]) -> dict[str, str]:
+        """Put the database in its place if this command would make one; return the command's variables."""
+        environ = {**self.env, **env}
+        elsewhere = "--tracking-uri" in args or environ.keys() & {"MLFLOW_TRACKING_URI", "PGZOO_HOME"}
+        if self.database and args[0] == "run" and not elsewhere and not (self.path / ".pgzoo").exists():
+            shutil.copyfile(self.database, self.path / "mlflow.db")
+        return environ
+
     def pgzoo(self, *args: str, code: int = 0, **env: Any) -> tuple[str, str]:
         """Run a command to its end and return what it wrote to stdout and stderr.
 
         Commands that say what takes long on a busy machine are told not to; `sync` waits as long as it takes.
         """
         quiet = ["--no-progress"] if args[0] in ("evaluate", "export", "repro", "video") else []
-        child = self.start(*patient(args), *(option for option in quiet if option not in args), **env)
-        out, err = child.communicate(timeout=PATIENCE)
-        assert child.returncode == code, f"{args}: exit code {child.returncode}\n{out}\n{err}"
+        args = (*patient(args), *(option for option in quiet if option not in args))
+        environ = self.prepare(args, env)
+        if self.forks and args[0] in USE_TORCH and forks.can_fork(environ):
+            ended, out, err = forks.pgzoo(args, self.path, environ)
+        else:
+            child = self.start(*args, **env)
+            out, err = child.communicate(timeout=PATIENCE)
+            ended = child.returncode
+        assert ended == code, f"{args}: exit code {ended}\n{out}\n{err}"
         assert "Traceback" not in err, err
         return out, err
 
@@ -165,9 +183,14 @@ class Folder:
 class Server:
     """An `mlflow server` on loopback that can be killed and started again."""
 
-    def __init__(self, path: Path, store: str = "") -> None:
-        """Keep runs in the database `store`, or else in an SQLite file in the folder `path`."""
+    def __init__(self, path: Path, store: str = "", database: Path | None = None) -> None:
+        """Keep runs in the database `store`, or else in an SQLite file in the folder `path`.
+
+        `database` is one without runs, to begin with: it takes a server a second to create one.
+        """
         self.path, self.database = path, path / "server.db"
+        if database is not None:
+            shutil.copyfile(database, self.database)
         self.store = store or f"sqlite:///{self.database}"
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]

@@ -182,7 +182,7 @@ def test_the_policys_adam_counts_its_own_steps_alone(plan: MakePlan) -> None:
     "algorithm", ["trpo", *(pytest.param(name, marks=pytest.mark.slow) for name in ALGORITHMS if name != "trpo")]
 )
 def test_a_policy_with_memory_is_trained_on_sequences(play: Any, algorithm: str) -> None:
-    settings = {"env": "probe/Bandit-v0", "seeds": 2, "num_envs": 8, "rollout_steps": 16, "total_steps": 2500}
+    settings = {"env": "probe/Bandit-v0", "seeds": 2, "num_envs": 8, "rollout_steps": 16, "total_steps": 1500}
     events = play(
         algorithm, policy={"name": "gru"}, learning_rate=0.05, eval_episodes=20, **STEP[algorithm], **settings
     )

@@ -15,7 +15,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 import pgzoo
-from pgzoo.analysis.figures import colors
 from pgzoo.analysis.selection import from_store
 from pgzoo.analysis.statistics import estimate
 from pgzoo.analysis.sweeps import sensitivity
@@ -425,6 +424,8 @@ XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1
 
 @pytest.mark.parametrize("vision", [np.eye(3), DEUTAN, PROTAN], ids=["full", "deuteranopia", "protanopia"])
 def test_colors_differ_for_color_blind_readers(vision: np.ndarray[Any, Any]) -> None:
+    from pgzoo.analysis.figures import colors  # here, as it imports matplotlib
+
     srgb = np.array([[int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)] for color in colors(7)])
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     xyz = (linear @ vision.T).clip(0, 1) @ XYZ.T / XYZ.sum(1)

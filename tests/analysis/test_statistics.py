@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 import pytest
+import scipy
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from scipy import stats
 
 from pgzoo.analysis import statistics
 from pgzoo.analysis.statistics import (
@@ -64,7 +64,7 @@ def test_a_t_interval_by_hand() -> None:
 def test_a_t_interval_over_environments_by_hand() -> None:
     # standard errors 1/sqrt(3) and 2/sqrt(3); Satterthwaite: (1/3 + 4/3)^2 / (1/18 + 16/18) = 50/17
     found = estimate([np.array([1.0, 2.0, 3.0]), np.array([8.0, 10.0, 12.0])], mean)
-    reach = stats.t.ppf(0.975, 50 / 17) * math.sqrt(5 / 3) / 2
+    reach = scipy.stats.t.ppf(0.975, 50 / 17) * math.sqrt(5 / 3) / 2
     assert (found.value, found.low) == (6.0, pytest.approx(6 - reach))
 
 
@@ -85,7 +85,7 @@ def test_from_ten_seeds_on_it_is_the_bootstrap() -> None:
     assert estimate([x[:9]]).method == "Student t"
     found = estimate([x], mean)
     ours = (found.low, found.high)
-    theirs = stats.bootstrap((x,), np.mean, method="percentile", n_resamples=5000, rng=np.random.default_rng(2))
+    theirs = scipy.stats.bootstrap((x,), np.mean, method="percentile", n_resamples=5000, rng=np.random.default_rng(2))
     assert found.method == "bootstrap"
     assert ours == pytest.approx(tuple(theirs.confidence_interval), abs=0.02)
 
@@ -101,11 +101,12 @@ def test_the_definitions_of_rliable() -> None:
     rng = np.random.default_rng(3)
     x, y = rng.integers(0, 6, (12, 4)).astype(float), rng.integers(1, 7, (9, 4)).astype(float)  # runs x tasks
     ours, others = list(x.T), list(y.T)
-    assert iqm(ours) == stats.trim_mean(x, proportiontocut=0.25, axis=None)
+    assert iqm(ours) == scipy.stats.trim_mean(x, proportiontocut=0.25, axis=None)
     assert mean(ours) == pytest.approx(np.mean(np.mean(x, axis=0)))
     assert median(ours) == np.median(np.mean(x, axis=0))
     per_task = [
-        stats.mannwhitneyu(x[:, task], y[:, task], alternative="greater").statistic / (12 * 9) for task in range(4)
+        scipy.stats.mannwhitneyu(x[:, task], y[:, task], alternative="greater").statistic / (12 * 9)
+        for task in range(4)
     ]
     assert improvement(ours, others).value == pytest.approx(np.mean(per_task))
     taus = np.linspace(0, 6, 13)
@@ -149,12 +150,12 @@ def test_the_limits_of_an_improvement_solve_newcombes_equation() -> None:
 
     for p, n, m in ((0.72, 5, 5), (0.5, 3, 8), (0.95, 20, 10), (0.04, 7, 7)):
         low, high = newcombe(p, n, m)
-        t = stats.t.ppf(0.975, n + m - 2)
+        t = scipy.stats.t.ppf(0.975, n + m - 2)
         assert 0 < low < p < high < 1
         assert p - low == pytest.approx(t * deviation(low, n, m), abs=1e-6)
         assert high - p == pytest.approx(t * deviation(high, n, m), abs=1e-6)
     low, high = newcombe(1.0, 5, 5)
-    assert high == 1.0 and 1 - low == pytest.approx(stats.t.ppf(0.975, 8) * deviation(low, 5, 5), abs=1e-6)
+    assert high == 1.0 and 1 - low == pytest.approx(scipy.stats.t.ppf(0.975, 8) * deviation(low, 5, 5), abs=1e-6)
     assert 0.5 < low < 0.8  # five that all beat five others are no proof that they always will
     assert newcombe(1.0, 3, 3)[0] < 0.5  # by chance alone it happens to three once in ten times
     assert newcombe(0.0, 5, 5) == (0.0, pytest.approx(1 - low))
@@ -171,7 +172,7 @@ def test_wins_by_seed_by_hand() -> None:
 def test_a_difference_is_welchs() -> None:
     a, b = np.array([5.0, 6, 7, 9]), np.array([1.0, 1, 2, 4, 5, 8])
     found = difference([a], [b])
-    theirs = stats.ttest_ind(a, b, equal_var=False).confidence_interval()
+    theirs = scipy.stats.ttest_ind(a, b, equal_var=False).confidence_interval()
     assert (found.low, found.high) == (pytest.approx(theirs.low), pytest.approx(theirs.high))
     assert found.value == a.mean() - b.mean()
 
@@ -186,7 +187,7 @@ def test_seeds_to_settle_are_those_of_the_textbook() -> None:
     # power 0.8 for an effect of one standard deviation: 17 a side; of half a one, paired: 34
     assert seeds_to_settle(1.0, math.sqrt(2), paired=False) == 17
     assert seeds_to_settle(-0.5, 1.0, paired=True) == 34
-    exact = 1 - stats.nct.cdf(stats.t.ppf(0.975, 32), 32, 1 / math.sqrt(2 / 17))
+    exact = 1 - scipy.stats.nct.cdf(scipy.stats.t.ppf(0.975, 32), 32, 1 / math.sqrt(2 / 17))
     assert 0.8 <= exact < 0.83
     assert seeds_to_settle(1.0, 0.0, paired=True) == 3
     assert seeds_to_settle(0.0, 1.0, paired=True) is None
@@ -246,7 +247,7 @@ def test_few_seeds_get_an_interval_that_covers(seeds: int, monkeypatch: pytest.M
             covers.append(bool(found.low <= 0 <= found.high))
         assert coverage(covers) >= 0.92, statistic.__name__  # 0.95 less three standard errors
         percentile = [
-            stats.bootstrap((x,), np.mean, n_resamples=200, method="percentile", rng=rng) for x in samples[:60]
+            scipy.stats.bootstrap((x,), np.mean, n_resamples=200, method="percentile", rng=rng) for x in samples[:60]
         ]
     narrow = coverage([b.confidence_interval.low <= 0 <= b.confidence_interval.high for b in percentile])
     assert seeds == 9 or narrow < 0.92  # why it isn't the bootstrap
@@ -254,7 +255,7 @@ def test_few_seeds_get_an_interval_that_covers(seeds: int, monkeypatch: pytest.M
 
 @pytest.mark.parametrize(("seeds", "shift"), [(3, 0.0), (5, 1.0), (5, 2.5), (20, 1.0)])
 def test_the_interval_of_an_improvement_covers(seeds: int, shift: float) -> None:
-    rng, truth = np.random.default_rng(seeds), stats.norm.cdf(shift / math.sqrt(2))
+    rng, truth = np.random.default_rng(seeds), scipy.stats.norm.cdf(shift / math.sqrt(2))
     covers = []
     for _ in range(400):
         found = improvement([rng.normal(shift, 1, seeds)], [rng.normal(0, 1, seeds)])

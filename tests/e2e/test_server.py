@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from program import PATIENCE
 
 if TYPE_CHECKING:
     from program import Folder, Server
 
-SHORT = ("reinforce", "--env", "CartPole-v1", "--total-steps", "3000", "--eval-episodes", "8")
+    Served = tuple[Folder, dict[str, Any], dict[str, Any]]
 
 
-def test_a_server_by_option_and_by_variable(folder: Folder, server: Server) -> None:
-    first = folder.run(*SHORT, "--tracking-uri", server.uri)
-    named = {"MLFLOW_TRACKING_URI": server.uri, "MLFLOW_EXPERIMENT_NAME": "mine"}
-    second = folder.run(*SHORT, "--name", "again", **named)
-    folder.sync_all()
+def test_a_server_by_option_and_by_variable(served: Served, server: Server) -> None:
+    folder, first, second = served
     assert (first["tracking_uri"], first["experiment"]) == (server.uri, "pgzoo/CartPole-v1")
     assert (second["tracking_uri"], second["experiment"]) == (server.uri, "mine")
     assert folder.created == {".pgzoo"}
     ids = [answer["seeds"][0]["run_id"] for answer in (first, second)]
     runs = folder.ask(f"[look(client.get_run(i), 'loss/policy') for i in {ids}]", server.uri)
-    assert [(run["name"], run["status"]) for run in runs] == [("reinforce s0", "FINISHED"), ("again s0", "FINISHED")]
+    assert [(run["name"], run["status"]) for run in runs] == [
+        ("reinforce gamma=0.9 s0", "FINISHED"),
+        ("again s0", "FINISHED"),
+    ]
     for run in runs:
         assert [step for step, _ in run["curves"]["loss/policy"]] == [1000, 2000, 3000]
         assert "plots/learning_curve.png" in run["files"]

@@ -40,13 +40,9 @@ def test_too_low_a_limit_stops_the_run_before_it_begins(tmp_path: Path, limit: i
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX limits")
-def test_a_limit_that_may_be_raised_is(tmp_path: Path) -> None:
-    folder = Folder(tmp_path)
-    try:
-        done = run_limited(folder, "-S -n 256", "--seeds", "140")
-        assert done.returncode == 0, done.stderr
-        assert "detached" not in done.stderr
-        starts = [start_of(run) for run in journal_folders(Home.find({}, tmp_path))]
-        assert sorted(start["seed"] for start in starts if start) == list(range(140))
-    finally:
-        folder.close()
+def test_a_limit_that_may_be_raised_is(untracked: Folder) -> None:
+    done = run_limited(untracked, "-S -n 256", "--seeds", "140")
+    assert done.returncode == 0, done.stderr
+    assert "detached" not in done.stderr
+    starts = [start_of(run) for run in journal_folders(Home.find({}, untracked.path))]
+    assert sorted(start["seed"] for start in starts if start) == list(range(140))

@@ -19,7 +19,7 @@ RUN = ("run", "reinforce", "--env", "CartPole-v1", "--total-steps", "200", "--ev
 def test_a_folder_that_no_store_can_have_is_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.mkdir()
-    _, err = Folder(path).pgzoo(*RUN, code=2)
+    _, err = Folder(path, forks=True).pgzoo(*RUN, code=2)
     assert "set PGZOO_HOME" in err
     assert list(path.iterdir()) == []
     assert [p.name for p in tmp_path.iterdir()] == [name]
@@ -27,7 +27,7 @@ def test_a_folder_that_no_store_can_have_is_refused(tmp_path: Path, name: str) -
 
 def test_a_path_that_is_too_long_is_refused(tmp_path: Path) -> None:
     home = "/".join([str(tmp_path), *["x" * 200] * 17])
-    folder = Folder(tmp_path, PGZOO_HOME=home)
+    folder = Folder(tmp_path, forks=True, PGZOO_HOME=home)
     _, err = folder.pgzoo(*RUN, code=2)
     assert "exceed the system's limit of 4,096" in err
     assert list(tmp_path.iterdir()) == []
@@ -36,7 +36,7 @@ def test_a_path_that_is_too_long_is_refused(tmp_path: Path) -> None:
 def test_a_folder_with_an_odd_name_that_can_be_served_is(tmp_path: Path) -> None:
     path = tmp_path / "50%; a#b: é@c"
     path.mkdir()
-    folder = Folder(path)
+    folder = Folder(path, forks=True)
     try:
         folder.pgzoo(*RUN)
         folder.pgzoo("sync")

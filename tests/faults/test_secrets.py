@@ -18,10 +18,11 @@ def files_with_mark(folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("given", ["option", pytest.param("environment", marks=pytest.mark.slow)])
-def test_a_password_is_kept_in_one_private_file_alone(tmp_path: Path, given: str) -> None:
+def test_a_password_is_kept_in_one_private_file_alone(tmp_path: Path, empty_database: Path, given: str) -> None:
     (tmp_path / "work").mkdir()
     (tmp_path / "server").mkdir()
-    folder, server = Folder(tmp_path / "work"), Server(tmp_path / "server")
+    folder = Folder(tmp_path / "work", forks=True)
+    server = Server(tmp_path / "server", database=empty_database)
     uri = server.uri.replace("http://", f"http://somebody:{MARK}@")
     arguments = ["run", "reinforce", "--env", "CartPole-v1", *SHORT]
     if given == "option":

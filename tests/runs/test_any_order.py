@@ -79,7 +79,7 @@ class Runs(RuleBasedStateMachine):
 
 
 class TestAnyOrder(Runs.TestCase):  # type: ignore[name-defined, misc]
-    settings = settings(max_examples=4, stateful_step_count=6, deadline=None, derandomize=True, phases=[Phase.generate])
+    settings = settings(max_examples=3, stateful_step_count=6, deadline=None, derandomize=True, phases=[Phase.generate])
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from pgzoo.training import checkpoint
 
 GRID = 100
 """Steps between two points of a curve."""
-STEPS = {"HalfCheetah-v5": 1600, "Acrobot-v1": 6000, "MountainCar-v0": 6000}
+STEPS = {"CartPole-v1, native": 2500, "HalfCheetah-v5": 1600, "Acrobot-v1": 6000, "MountainCar-v0": 6000}
 WORLDS = {
     "CartPole-v1, native": ("--env", "CartPole-v1", "--backend", "native"),
     "CartPole-v1": ("--env", "CartPole-v1", "--backend", "sync"),
@@ -154,7 +154,7 @@ def kill(folder: Folder, run: list[str], due: Callable[[Runs], bool], delay: flo
     deadline = time.monotonic() + PATIENCE
     while not due(runs()) and child.poll() is None:
         assert time.monotonic() < deadline
-        time.sleep(0.002)
+        time.sleep(0.01)
     time.sleep(delay)
     child.kill()
     _, said = child.communicate()

@@ -23,7 +23,7 @@ TIMES = (
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Folder]:
-    made = Folder(tmp_path, MLFLOW_TRACKING_URI="none")
+    made = Folder(tmp_path, forks=True, MLFLOW_TRACKING_URI="none")
     yield made
     made.close()
 

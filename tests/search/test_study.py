@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import numpy as np
 import pytest
 import yaml
@@ -258,7 +257,9 @@ def test_a_study_is_a_run_in_mlflow(home: Path, empty_database: Path) -> None:
     shutil.copyfile(empty_database, home / "mlflow.db")
     result = sweep(trials=1, top=1, fresh_seeds=2, study="logged", tracking_uri=None)
     eventually(lambda: not tracking.pending(Home.find()))
-    client = mlflow.MlflowClient(f"sqlite:///{home}/mlflow.db")
+    from mlflow import MlflowClient  # here: every process that collects tests would take a second for it
+
+    client = MlflowClient(f"sqlite:///{home}/mlflow.db")
     experiment = client.get_experiment_by_name("pgzoo/CartPole-v1").experiment_id
     (run,) = client.search_runs([experiment], "tags.`pgzoo.kind` = 'study'")
     assert result.run_id in (run.info.run_id, None) and result.winner is not None  # None if the upload took longer

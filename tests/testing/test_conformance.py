@@ -12,8 +12,9 @@ from pgzoo.testing.checks import CHECKS, PLUGIN_CHECKS, CheckTarget, ComponentCh
 CATALOG = discover(inline=False)
 SLOW = {("env_backend", "async")}
 """They start processes."""
-REPRESENTATIVE = {"improves": "ppo"}
-"""Expensive checks that an algorithm's own tests cover: one algorithm stands for all, except in slow tests."""
+REPRESENTATIVE = {"improves": "ppo", "equals-gymnasium": "cartpole"}
+"""Expensive checks that tests of algorithms and tests/envs/test_compiled.py cover: one stands for all, except in slow
+tests."""
 
 
 def is_slow(kind: ComponentKind, name: str, check: str) -> bool:

@@ -74,11 +74,13 @@ def test_files_of_an_sqlite_store_lie_beside_the_journals_and_a_server_keeps_its
         ("sqlite:////elsewhere/runs.db", home.artifacts.as_uri()),
         ("http://there", None),
     ):
-        journal = Session(home, "g4", uri).journal(
+        session = Session(home, "g4", uri)
+        journal = session.journal(
             f"g4-{len(uri)}", name="n s0", experiment="e", seed=0, algorithm="a", env="CartPole-v1"
         )
         start = start_of(journal.path)
         journal.end("FINISHED")
+        session.close(0)  # else its thread starts an uploader, once `ensure_uploader` is the real one again
         assert start is not None and start.get("artifacts") == expected
 
 

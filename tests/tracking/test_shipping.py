@@ -37,8 +37,8 @@ def tags(place: Place, key: str) -> dict[str, str]:
 
 
 class TestEmbeddedStore:
-    def test_eight_trainers_at_once_on_a_fresh_store(self, embedded: Place) -> None:
-        children = [embedded.train(f"twin-{seed}", seed=seed) for seed in range(8)]
+    def test_four_trainers_at_once_on_a_fresh_store(self, embedded: Place) -> None:
+        children = [embedded.train(f"twin-{seed}", seed=seed) for seed in range(4)]
         for seed, child in enumerate(children):
             result = embedded.result(child)
             assert result["pending"] == result["runs"] == 0

@@ -22,7 +22,7 @@ from pathlib import Path
 
 PATIENCE = 600
 """Seconds after which a command is killed."""
-AT_START = ("PYTHON", "LD_", "LC_", "LANG", "OMP_", "MKL_", "TORCH", "CUDA")
+AT_START = ("PYTHON", "LD_", "LC_", "LANG", "OMP_", "MKL_", "TORCH_", "CUDA")
 """How the names of variables begin that Python and torch read when they start."""
 VARIABLES = dict(os.environ)
 """What the processes start with that are forked."""

@@ -20,7 +20,6 @@ from pgzoo.types import Params
 __all__ = [
     "NO_OPTIMIZER",
     "Optimizer",
-    "Views",
     "clip_by_member_norm",
     "count_parameters",
     "flatten",

@@ -83,7 +83,10 @@ if sys.argv[2] == "migrated":
 path = pathlib.Path(sys.argv[1])
 database.prepare_database(path)
 content = sqlite3.connect(path)
-made = [sorted(content.execute("SELECT type, name, tbl_name, sql FROM sqlite_master"), key=str)]
+def parts(sql):  # migrations write the constraints of a table in any order
+    return sorted(part.strip() for part in (sql or "").strip().removesuffix(")").split(", \\n"))
+rows = content.execute("SELECT type, name, tbl_name, sql FROM sqlite_master")
+made = [sorted(([*names, parts(sql)] for *names, sql in rows), key=str)]
 for (table,) in content.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
     columns = [name for _, name, *_ in content.execute(f'PRAGMA table_info("{table}")') if "_time" not in name]
     made.append([table, content.execute(f'SELECT {", ".join(columns)} FROM "{table}"').fetchall()])

@@ -24,7 +24,7 @@ print(faults() - before)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such thresholds")
 def test_large_arrays_get_the_memory_of_those_of_before() -> None:
     page, size = 4096, 20 * 5 * 2**23
 

@@ -226,7 +226,7 @@ def ensure_uploader(home: Home, system: System = SYSTEM) -> None:
         children.append((home.root, child))
         return
     with open(os.open(home.uploader_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
-        children.append((home.root, system.start_process(command(home), home.root, options(), log)))
+        children.append((home.root, system.start_process(uploader_command(home), home.root, uploader_variables(), log)))
 
 
 def prepare_uploader(home: Home, tracking_uri: str) -> None:
@@ -240,13 +240,13 @@ def prepare_uploader(home: Home, tracking_uri: str) -> None:
         return
     with contextlib.suppress(OSError):  # the session reports what is wrong
         child = subprocess.Popen(
-            [*command(home), "--when-asked"],
+            [*uploader_command(home), "--when-asked"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
             cwd=home.root.anchor,  # the home may not exist yet
-            env={**os.environ, **options()},
+            env={**os.environ, **uploader_variables()},
         )
         prepared.append((home.root, child))
 
@@ -274,12 +274,13 @@ def dismiss_prepared() -> None:
         child.communicate()
 
 
-def command(home: Home) -> list[str]:
+def uploader_command(home: Home) -> list[str]:
+    """Return the command of a home's uploader."""
     return [sys.executable, "-m", "pgzoo.tracking.uploader", str(home.root)]
 
 
-def options() -> dict[str, str]:
-    """Return the environment of an uploader, apart from what it has from this process."""
+def uploader_variables() -> dict[str, str]:
+    """Return the environment variables that an uploader gets beside those of this process."""
     # A `mlflow.py` lying in the working directory must not be imported instead of the real one.
     search = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(search)}

@@ -290,9 +290,11 @@ def stand_by(home: Home) -> None:
 
     Of several commands that start in a home at the same time, one has such a process.
     """
-    mine = SYSTEM.lock(home.prepared_lock, 0.0) if home.root.is_dir() else None
-    if mine is None and home.root.is_dir():
-        sys.exit()
+    mine = None
+    if home.root.is_dir():
+        mine = SYSTEM.lock(home.prepared_lock, 0.0)
+        if mine is None:
+            sys.exit()
     asked = threading.Event()
 
     def listen() -> None:

@@ -26,9 +26,8 @@ from pgzoo.types import Batch, Params
 
 __all__ = ["StepsResult", "in_groups", "take_steps"]
 
-
 GROUP_ROWS = 2048
-"""Number of rows differentiated together: with 64 hidden units, each intermediate result takes 256 kilobytes."""
+"""Number of rows differentiated together: with 64 hidden units, each intermediate result takes 512 kilobytes."""
 
 
 class StepsResult(NamedTuple):

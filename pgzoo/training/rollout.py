@@ -32,7 +32,6 @@ __all__ = ["EPISODE_LIMIT", "ActiveRows", "EndlessEpisode", "act", "collect", "c
 EPISODE_LIMIT = 100_000
 """Maximum length of an episode when whole episodes are collected for training; a longer one would fill the memory."""
 
-
 MOST_STEPS = 8 * NOISE_BLOCK
 """Maximum number of steps in a call of the compiled collector for whole episodes: after it, cancelling takes effect."""
 

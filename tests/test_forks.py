@@ -13,7 +13,8 @@ from program import USE_TORCH, Folder
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks are used on Linux alone")
 @pytest.mark.parametrize(
-    "arguments", [("run", "a2c", "--env", "Nowhere-v0"), ("evaluate", "nothing"), ("run", "--help")]
+    "arguments",
+    [("run", "a2c", "--env", "Nowhere-v0"), ("evaluate", "nothing", "--no-progress"), ("run", "--help")],
 )
 def test_a_fork_says_what_a_process_says_and_ends_as_it(arguments: tuple[str, ...], tmp_path: Path) -> None:
     child = Folder(tmp_path).start(*arguments, COLUMNS="70")

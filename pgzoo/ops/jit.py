@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any, cast
 
@@ -39,37 +40,66 @@ def specialize(template: Function, parts: Mapping[str, Function], *, interpreted
     digest = hashlib.sha256(repr(list(_describe(whole, set()))).encode()).hexdigest()[:20]
     if digest not in _compiled:
         _compiled[digest] = _compile(whole, digest)
-    return cast(Function, _compiled[digest])
+    return _compiled[digest]
 
 
-_compiled: dict[str, Any] = {}
+_compiled: dict[str, Function] = {}
+_made: list[Any] = []
 
 
 def compiled_anew() -> int:
     """Return how many functions this process has compiled instead of loading them."""
-    return sum(sum(function.stats.cache_misses.values()) for function in _compiled.values())
+    return sum(sum(function.stats.cache_misses.values()) for function in _made)
 
 
 def _compile(function: Function, digest: str) -> Function:
+    """Return a function that is compiled when it is first called, or loaded from the cache.
+
+    Code that allocates no arrays is compiled without counting references to them: for views of arrays, which the loops
+    over rows take at every step, counting takes as long as stepping CartPole and choosing an action.
+    """
+    lean, counting = _dispatcher(function, f"{digest}_uncounted", _nrt=False), f"{digest}_counted"
+    folder = lean.stats.cache_path
+    if folder and any(Path(folder).glob(f"*_{counting}*.nbi")):  # an earlier process has found that it allocates
+        return cast(Function, _dispatcher(function, counting))
+    chosen = [lean]
+
+    def run(*arguments: Any) -> Any:
+        try:
+            return chosen[0](*arguments)
+        except Exception:
+            if chosen[0] is not lean or lean.signatures:  # it has been compiled: the error is its own
+                raise
+            chosen[0] = _dispatcher(function, counting)
+        return chosen[0](*arguments)
+
+    return run
+
+
+def _dispatcher(function: Function, label: str, **options: Any) -> Any:
+    """Return numba's version of a function and of all that it calls. Numba names its file after the label."""
     import numba
 
     done: dict[Function, Function] = {}
-    whole = _with_globals(function, {name: _jit(part, done) for name, part in _calls(function).items()})
-    whole.__qualname__ = f"{function.__qualname__}_{digest}"  # numba names its file after it
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    options |= {"error_model": "numpy"}
+    parts = {name: _jit(part, done, options) for name, part in _calls(function).items()}
+    whole = _with_globals(function, parts)
+    whole.__qualname__ = f"{function.__qualname__}_{label}"
     try:
-        return cast(Function, numba.njit(cache=True, **options)(whole))
+        made = numba.njit(cache=True, nogil=True, **options)(whole)
     except RuntimeError:  # no folder can be written to
-        return cast(Function, numba.njit(**options)(whole))
+        made = numba.njit(nogil=True, **options)(whole)
+    _made.append(made)
+    return made
 
 
-def _jit(function: Function, done: dict[Function, Function]) -> Function:
+def _jit(function: Function, done: dict[Function, Function], options: Mapping[str, Any]) -> Function:
     """Return a function that a compiled one can call; the functions of its module that it calls are treated alike."""
     import numba
 
     if function not in done:
-        inner = _with_globals(function, {name: _jit(part, done) for name, part in _calls(function).items()})
-        done[function] = cast(Function, numba.njit(error_model="numpy")(inner))
+        parts = {name: _jit(part, done, options) for name, part in _calls(function).items()}
+        done[function] = cast(Function, numba.njit(**options)(_with_globals(function, parts)))
     return done[function]
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
@@ -261,3 +265,38 @@ def test_compiled_functions_of_two_modules_are_kept_apart() -> None:
         exec(compile(source, __file__, "exec"), names)
         made += [jit.specialize(names["whole"], {}), jit.specialize(names["whole"], {})]
     assert [function is made[0] for function in made] == [True, jit.available(), False, False]
+
+
+def with_an_array(x: Array) -> float:
+    """Allocate an array, which code without counted references can't."""
+    doubled = np.zeros(len(x))
+    for i in range(len(x)):
+        doubled[i] = 2.0 * x[i]
+    return float(doubled.sum())
+
+
+def with_a_view(x: Array) -> float:
+    x[0] += 1.0
+    rest = x[1:]
+    if rest[0] < 0.0:
+        raise ValueError("negative")
+    return float(rest[0])
+
+
+@NUMBA
+def test_only_code_that_allocates_counts_references(tmp_path: Path) -> None:
+    x = np.array([1.0, 2.0, 3.0])
+    source = inspect.getsource(with_an_array).replace("x: Array", "x")
+    (tmp_path / "apart.py").write_text(
+        f"import numpy as np\nfrom pgzoo.ops import jit\n{source}\n"
+        "print(jit.specialize(with_an_array, {})(np.ones(3)), jit.compiled_anew())"
+    )
+    command, env = [sys.executable, str(tmp_path / "apart.py")], os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    runs = [subprocess.run(command, env=env, check=True, capture_output=True, text=True) for _ in range(2)]
+    assert [done.stdout.split() for done in runs] == [["6.0", "2"], ["6.0", "0"]]
+    allocating, viewing = jit.specialize(with_an_array, {}), jit.specialize(with_a_view, {})
+    assert (allocating(x), allocating(2 * x), viewing(x)) == (12.0, 24.0, 2.0)
+    x[1] = -1.0
+    with pytest.raises(ValueError, match="negative"):
+        viewing(x)
+    assert x[0] == 3.0  # not called a second time

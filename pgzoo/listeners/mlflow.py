@@ -110,17 +110,35 @@ class StepGrid:
     def __init__(self, members: int, every: int) -> None:
         self.every = every
         self._point = np.zeros(members, dtype=np.int64)
-        self._totals: dict[str, tuple[Floats, Floats]] = {}
-        self._members = members
+        self._row: dict[str, int] = {}
+        """The row of each name in the sums."""
+        self._totals, self._weights = np.zeros((2, 0, members))
+        self._rows_of: dict[tuple[str, ...], slice | Ints] = {}
 
-    def add(self, name: str, values: Floats, weights: Floats | Bools) -> None:
-        """Add `values [S]` with `weights [S]`; one that isn't finite is left out."""
-        if name not in self._totals:
-            self._totals[name] = (np.zeros(self._members), np.zeros(self._members))
-        total, weight = self._totals[name]
-        weights = np.where(np.isfinite(values), weights, 0.0)
-        total += np.where(weights > 0, values, 0.0) * weights
-        weight += weights
+    def add(self, values: Mapping[str, Floats], weights: Floats | Bools) -> Bools:
+        """Add `values`, `[S]` each, with `weights [S]`; those that aren't finite are left out.
+
+        Returns which values are finite, `[M, S]`.
+        """
+        rows, shape = self._rows(tuple(values)), (len(values), len(self._point))
+        added = np.array([*values.values()], np.float64).reshape(shape)
+        finite = np.isfinite(added)
+        weights = np.where(finite, weights, 0.0)
+        self._totals[rows] += np.where(weights > 0, added, 0.0) * weights
+        self._weights[rows] += weights
+        return finite
+
+    def _rows(self, names: tuple[str, ...]) -> slice | Ints:
+        """Return the rows of some names; a slice, which is faster than an index, if they follow each other."""
+        if names not in self._rows_of:
+            new = [name for name in names if name not in self._row]
+            self._row |= {name: len(self._row) + k for k, name in enumerate(new)}
+            more = np.zeros((len(new), len(self._point)))
+            self._totals, self._weights = (np.concatenate([sums, more]) for sums in (self._totals, self._weights))
+            rows = [self._row[name] for name in names]
+            together = bool(rows) and rows == list(range(rows[0], rows[0] + len(rows)))
+            self._rows_of[names] = slice(rows[0], rows[-1] + 1) if together else np.array(rows, np.int64)
+        return self._rows_of[names]
 
     def cross(self, env_steps: Ints, active: Bools) -> list[tuple[int, list[int], dict[str, float]]]:
         """Return (member, grid steps, means) for every member that reached a grid point; its sums restart at zero."""
@@ -128,29 +146,28 @@ class StepGrid:
         crossed = np.flatnonzero(active & (point > self._point))
         if not len(crossed):
             return []
-        names = list(self._totals)
-        totals = np.array([self._totals[n][0][crossed] for n in names]).reshape(len(names), len(crossed))
-        weights = np.array([self._totals[n][1][crossed] for n in names]).reshape(len(names), len(crossed))
+        totals, weights = self._totals[:, crossed], self._weights[:, crossed]
         means = np.divide(totals, weights, out=np.full_like(totals, np.nan), where=weights > 0).T.tolist()
         points = []
         for member, row in zip(crossed.tolist(), means, strict=True):
             steps = range((int(self._point[member]) + 1) * self.every, int(env_steps[member]) + 1, self.every)
-            points.append((member, list(steps), {n: v for n, v in zip(names, row, strict=True) if not math.isnan(v)}))
+            known = {name: mean for name, mean in zip(self._row, row, strict=True) if not math.isnan(mean)}
+            points.append((member, list(steps), known))
         self._point[crossed] = point[crossed]
-        for total, weight in self._totals.values():
-            total[crossed] = weight[crossed] = 0.0
+        self._totals[:, crossed] = self._weights[:, crossed] = 0.0
         return points
 
     def snapshot(self, member: int) -> dict[str, list[float]]:
-        """Return a member's sums since its last point."""
-        return {name: [float(leaf[member]) for leaf in pair] for name, pair in self._totals.items()}
+        """Return a member's sums since its last point: of the values, and of the weights."""
+        pairs = zip(self._row, self._totals[:, member].tolist(), self._weights[:, member].tolist(), strict=True)
+        return {name: [total, weight] for name, total, weight in pairs}
 
     def restore(self, member: int, env_steps: int, totals: Mapping[str, list[float]]) -> None:
         """Restore a member's sums from a `snapshot`."""
         self._point[member] = env_steps // self.every
         for name, (total, weight) in totals.items():
-            leaves = self._totals.setdefault(name, (np.zeros(self._members), np.zeros(self._members)))
-            leaves[0][member], leaves[1][member] = total, weight
+            rows = self._rows((name,))
+            self._totals[rows, member], self._weights[rows, member] = total, weight
 
 
 class BestMean:
@@ -285,8 +302,7 @@ class MlflowListener:
             safe = np.maximum(counts, 1.0)
             returns = np.array([r.sum() for r in event.returns]) / safe
             lengths = np.array([n.sum() for n in event.lengths]) / safe
-            self._grid.add("train/return_mean", returns, counts)
-            self._grid.add("train/length_mean", lengths, counts)
+            self._grid.add({"train/return_mean": returns, "train/length_mean": lengths}, counts)
             for member in np.flatnonzero(some).tolist():
                 self._assign_steps(member, int(event.env_steps[member]), event.returns[member], event.lengths[member])
         self._steps = np.array(event.env_steps, dtype=np.int64)
@@ -294,11 +310,10 @@ class MlflowListener:
     @hookimpl
     def pgzoo_update_done(self, event: UpdateDone) -> None:
         """Write one record for each member that has finished episodes or reached a grid point."""
-        for name, values in event.metrics.items():
-            self._grid.add(name, values, event.active)
-            if (bad := event.active & ~np.isfinite(values)).any():
-                for member in np.flatnonzero(bad).tolist():
-                    self.journals[member].dropped += 1
+        finite = self._grid.add(event.metrics, event.active)
+        if not finite.all():
+            for member in np.nonzero(event.active & ~finite)[1].tolist():
+                self.journals[member].dropped += 1
         points = {m: (steps, means) for m, steps, means in self._grid.cross(event.env_steps, event.active)}
         if points:
             self._time(event.env_steps, points)

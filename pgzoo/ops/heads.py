@@ -171,19 +171,20 @@ class ActionHead:
         choose, bounds = self.family.choose_row, self.family.bounds
         if choose is None or self.sde:
             return None
-        flat = [weight.detach().numpy().reshape(len(weight), -1) for weight in weights]
+        members = weights[0].shape[0]
+        flat = [weight.detach().numpy().reshape(members, -1) for weight in weights]
         log_std = self.log_std_of(params)
         return RowPolicy(
             forward=forward,
             choose=choose,
             weights=np.concatenate(flat, 1, dtype=np.float32),
             sizes=np.array(sizes, np.int64),
-            scale=np.zeros((len(flat[0]), 0), np.float32) if log_std is None else np.exp(log_std[:, 0]),
+            scale=np.zeros((members, 0), np.float32) if log_std is None else np.exp(log_std[:, 0]),
             bounds=bounds,
             stored=self.family.mode(np.zeros(self.outputs, np.float32)),
             width=width,
             outputs=self.outputs,
-            moments=np.zeros((2, len(flat[0]), 0), np.float32),
+            moments=np.zeros((2, members, 0), np.float32),
         )
 
     def choose(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any, cast
@@ -23,7 +24,12 @@ Function = Callable[..., Any]
 
 def available() -> bool:
     """Return whether functions are compiled: numba is installed, and NUMBA_DISABLE_JIT isn't set."""
-    return present("compiled") and os.environ.get("NUMBA_DISABLE_JIT", "0") == "0"
+    return _installed() and os.environ.get("NUMBA_DISABLE_JIT", "0") == "0"
+
+
+@cache
+def _installed() -> bool:
+    return present("compiled")
 
 
 def specialize(template: Function, parts: Mapping[str, Function], *, interpreted: bool = False) -> Function:

@@ -53,7 +53,7 @@ class Noise:
         for first in range(t, t + count, self._shape[0]):
             self[first]  # draws a block
             blocks.append(self._block)
-        return np.concatenate(blocks)[:count]
+        return (blocks[0] if len(blocks) == 1 else np.concatenate(blocks))[:count]
 
     def select(self, members: NDArray[np.int64]) -> None:
         """Draw noise only for these members from the next step on."""

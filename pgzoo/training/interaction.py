@@ -75,7 +75,7 @@ class Interaction:
             start = self.environments.reset(state) if start is None else self.environments.window_start(state, start)
             quota = np.where(state.active, episodes, 0)
             behavior = Behavior(plan.policy, plan.policy_params(state), noise)
-            quotas = np.broadcast_to(quota[:, None], start.ended.shape)
+            quotas = np.repeat(quota[:, None], plan.config.num_envs, 1)
             begin = getattr(envs, "begin_rollout", None) if meanwhile else None
             finish = begin(behavior, start, quotas, window) if begin else None
             collected = None if finish else collect(envs, behavior, start, quotas, window, self.monitor)
@@ -150,14 +150,15 @@ class Interaction:
 
     def _compile(self, state: TrainState) -> None:
         """Compile the environments and the policy, as far as both can be, before the first collection."""
-        c = self.plan.config
+        if self._compiled:
+            return
+        c, self._compiled = self.plan.config, True
         with self.watch.phase("collect"):
             envs: Any = self.environments.training()
-        if self._compiled or not hasattr(envs, "compile"):
+        if not hasattr(envs, "compile"):
             return
         with self.watch.phase("compile", f'environment "{c.env}" or policy "{c.policy.name}"'):
             envs.compile(compiled_policy(envs, self.plan.policy, self.plan.policy_params(state)))
-        self._compiled = True
 
     def _noise(self, state: TrainState, window: int | None) -> Noise:
         """Return the noise of the next collection, drawn for each member from a generator of this update."""

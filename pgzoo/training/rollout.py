@@ -135,9 +135,9 @@ def compiled_policy(envs: VectorEnv, policy: Policy, params: Params) -> RowPolic
     CPU. This doesn't depend on the number of members, because the two ways of acting differ by rounding.
     """
     own = getattr(policy, "row_policy", None)
-    on_cpu = all(value.device.type == "cpu" for value in params.values())
-    fits = on_cpu and noise_steps(policy) == 1 and hasattr(envs, "collect") and jit.available()
-    return own(params) if own and fits else None
+    if own is None or not hasattr(envs, "collect") or noise_steps(policy) != 1 or not jit.available():
+        return None
+    return own(params) if all(value.is_cpu for value in params.values()) else None
 
 
 def act_compiled(

@@ -45,15 +45,13 @@ class Noise:
         return self._block[k]  # type: ignore[no-any-return]
 
     def steps(self, t: int, count: int) -> Array:
-        """Return the noise of `count` steps from step t on, `[count, S, N, K]`; t must be a multiple of `NOISE_BLOCK`.
+        """Return the noise of the next `count` steps, from step t on, `[count, S, N, K]`, for a policy that holds none.
 
-        It is the same noise that these steps have one after the other.
+        It is the same noise that these steps have one after the other, if the count is a multiple of `NOISE_BLOCK` in
+        all calls but the last.
         """
-        blocks = []
-        for first in range(t, t + count, self._shape[0]):
-            self[first]  # draws a block
-            blocks.append(self._block)
-        return (blocks[0] if len(blocks) == 1 else np.concatenate(blocks))[:count]
+        shape = count, *self._shape[1:]
+        return np.stack([draw_noise(self._kind, generator, shape) for generator in self.generators], axis=1)
 
     def select(self, members: NDArray[np.int64]) -> None:
         """Draw noise only for these members from the next step on."""

@@ -38,7 +38,7 @@ class Interaction:
         self.plan, self.watch = plan, watch
         self.environments = Environments(plan, resuming=resuming)
         self.activity = watch.activity
-        self._compiled = False
+        self._compiled, self._steps = False, 0
 
     @property
     def monitor(self) -> Monitor:
@@ -78,7 +78,7 @@ class Interaction:
             quotas = np.repeat(quota[:, None], plan.config.num_envs, 1)
             begin = getattr(envs, "begin_rollout", None) if meanwhile else None
             finish = begin(behavior, start, quotas, window) if begin else None
-            collected = None if finish else collect(envs, behavior, start, quotas, window, self.monitor)
+            collected = None if finish else collect(envs, behavior, start, quotas, window, self.monitor, self._steps)
         before = state
         if meanwhile:
             state = meanwhile(state)
@@ -87,6 +87,7 @@ class Interaction:
                 collected = finish(self.monitor)
         assert collected is not None
         trajectory, finished, end = collected
+        self._steps = trajectory.valid.shape[1]
         collector = None if window is None else freeze(before.active, end, start)
         state = state._replace(collector=collector, environments=None)
         return _counted(state, trajectory, finished), trajectory, finished

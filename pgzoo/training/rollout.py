@@ -62,11 +62,13 @@ def collect(
     quota: NDArray[np.int64],
     window: int | None,
     monitor: Monitor | None = None,
+    expected: int = 0,
 ) -> tuple[Trajectory, FinishedEpisodes, Collector]:
     """Act from `start` for `window` steps, or, if it is None, until every environment has completed its quota.
 
-    `quota [S, N]` is the number of episodes that an environment plays; after them it is not stepped any more. Returns
-    the trajectory, the episodes that ended, and the start of the next window.
+    `quota [S, N]` is the number of episodes that an environment plays; after them it is not stepped any more.
+    `expected` is about how many steps that will take, which only affects the speed. Returns the trajectory, the
+    episodes that ended, and the start of the next window.
 
     Raises:
         EndlessEpisode: there is no window, and an episode doesn't end within `EPISODE_LIMIT` steps.
@@ -79,7 +81,7 @@ def collect(
     rows = ActiveRows(envs, behavior, start, quota)
     tape = Tape(None if window is None else window + 1)
     limit = EPISODE_LIMIT if window is None else window
-    t = act(rows, tape, limit, monitor or Monitor(), whole_episodes=window is None)
+    t = act(rows, tape, limit, monitor or Monitor(), whole_episodes=window is None, expected=expected)
     if window is None and rows.playing:
         raise EndlessEpisode(f"An episode has not ended after {t:,} steps. Limit episodes with --max-episode-steps.")
     tape.store_last(t, rows.where, rows.obs, rows.mask)
@@ -94,8 +96,10 @@ def collect(
     )
 
 
-def act(rows: ActiveRows, tape: Tape, limit: int, monitor: Monitor, *, whole_episodes: bool) -> int:
+def act(rows: ActiveRows, tape: Tape, limit: int, monitor: Monitor, *, whole_episodes: bool, expected: int = 0) -> int:
     """Act until every environment has met its quota, for `limit` steps at most; return the number of steps.
+
+    See `collect` for `expected`.
 
     Raises:
         Cancelled: whole episodes are collected, and the monitor's `cancelled()` is true.
@@ -104,7 +108,7 @@ def act(rows: ActiveRows, tape: Tape, limit: int, monitor: Monitor, *, whole_epi
     if not rows.playing:
         raise ValueError("nothing to collect: no member is active")
     if (policy := compiled_policy(rows.envs, rows.policy, rows.params)) is not None:
-        return act_compiled(rows, policy, tape, limit, monitor, whole_episodes=whole_episodes)
+        return act_compiled(rows, policy, tape, limit, monitor, whole_episodes=whole_episodes, expected=expected)
     t, clock, acting, stepping = 0, time.perf_counter, 0.0, 0.0
     while rows.playing and t < limit:
         if whole_episodes and monitor.cancelled():
@@ -141,9 +145,17 @@ def compiled_policy(envs: VectorEnv, policy: Policy, params: Params) -> RowPolic
 
 
 def act_compiled(
-    rows: ActiveRows, policy: RowPolicy, tape: Tape, limit: int, monitor: Monitor, *, whole_episodes: bool
+    rows: ActiveRows,
+    policy: RowPolicy,
+    tape: Tape,
+    limit: int,
+    monitor: Monitor,
+    *,
+    whole_episodes: bool,
+    expected: int = 0,
 ) -> int:
     """Do what `act` does in compiled code: a window in one call, whole episodes in calls of more and more steps."""
+    first = -(-expected // NOISE_BLOCK) * NOISE_BLOCK
     began, t, n = time.perf_counter(), 0, len(rows.obs)
     envs: Any = rows.envs
     left, flags = rows.left.astype(np.int64), np.zeros(n, np.bool_)
@@ -154,7 +166,7 @@ def act_compiled(
     while rows.playing and t < limit:
         if whole_episodes and monitor.cancelled():
             raise Cancelled
-        count = min(max(NOISE_BLOCK, min(t, MOST_STEPS)), limit - t) if whole_episodes else limit
+        count = min(max(NOISE_BLOCK, min(t or first, MOST_STEPS)), limit - t) if whole_episodes else limit
         stored = tape.block(t, count, like)
         for name, leaf in {"obs": rows.obs, "actions": actions, "action_mask": mask}.items():
             if name not in stored:  # needed only here

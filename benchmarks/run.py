@@ -19,8 +19,9 @@ from page import PAGE, put, ratios, spread, stamp, table
 from processes import Outcome, run, shortened
 
 LOOP = "python benchmarks/notebook.py --episodes 1000"
-MAIN = "pgzoo run reinforce --env CartPole-v1 --total-steps 100000 --eval-episodes 1 --json"
+MAIN = "pgzoo run reinforce --env CartPole-v1 --eval-episodes 1 --json"
 NOTEBOOK = "pgzoo run reinforce --env CartPole-v1 --preset notebook --eval-episodes 1 --json"
+BOTH = "--backend compiled --compile on"
 ROWS = {
     "the notebook's loop": LOOP,
     "notebook preset, 1 seed": NOTEBOOK,
@@ -31,17 +32,24 @@ ROWS = {
     "notebook preset, `--backend compiled`, 5 seeds": f"{NOTEBOOK} --seeds 5 --backend compiled",
     "default settings, `--backend compiled`, 1 seed": f"{MAIN} --backend compiled",
     "default settings, `--backend compiled`, 32 seeds": f"{MAIN} --seeds 32 --backend compiled",
+    f"notebook preset, `{BOTH}`, 5 seeds": f"{NOTEBOOK} --seeds 5 {BOTH}",
+    f"default settings, `{BOTH}`, 1 seed": f"{MAIN} {BOTH}",
+    f"default settings, `{BOTH}`, 32 seeds": f"{MAIN} --seeds 32 {BOTH}",
 }
 
 
 def measure(rounds: int) -> dict[str, list[Outcome]]:
     results: dict[str, list[Outcome]] = {name: [] for name in ROWS}
-    for index in range(rounds):
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
-            folder = Path(place)
-            # creates the store and compiles the environment, so that this isn't measured
-            run(shortened(f"{MAIN} --backend compiled", 1000), folder)
-            run(shortened(f"{NOTEBOOK} --backend compiled", 1000), folder)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
+        folder = Path(place)
+        # creates the store and compiles the environment, so that this isn't measured
+        run(shortened(f"{MAIN} --backend compiled", 1000), folder)
+        run(shortened(f"{NOTEBOOK} --backend compiled", 1000), folder)
+        for command in ROWS.values():  # the same with the shapes of batches, which depend on the episodes
+            if "--compile on" in command:
+                run(command, folder)
+                run("pgzoo sync --wait 300 --json", folder)
+        for index in range(rounds):
             for name, command in ROWS.items():
                 print(f"round {index + 1}/{rounds}: {name}", file=sys.stderr, flush=True)
                 results[name].append(run(command, folder))
@@ -88,7 +96,7 @@ def main() -> None:
     text = f"""## REINFORCE compared with a notebook's training loop
 
 Training speed, in environment steps per second of the training loop: collecting, estimating, updating and
-tracking, without imports, evaluation and the wait at exit. The loop is `benchmarks/notebook.py`, the training loop of
+tracking, without imports, compiling, evaluation and the wait at exit. Compiled code comes from the cache. The loop is `benchmarks/notebook.py`, the training loop of
 a teaching notebook (one environment, one step at a time, torch throughout), which does the same work as the
 `notebook` preset. Seeds of one command train together, as one batched computation, and their steps are summed.
 *Tracking* is the fraction of the loop's time spent on tracking. Median of {options.rounds} rounds.

@@ -96,10 +96,11 @@ def main() -> None:
     text = f"""## REINFORCE compared with a notebook's training loop
 
 Training speed, in environment steps per second of the training loop: collecting, estimating, updating and
-tracking, without imports, compiling, evaluation and the wait at exit. Compiled code comes from the cache. The loop is `benchmarks/notebook.py`, the training loop of
-a teaching notebook (one environment, one step at a time, torch throughout), which does the same work as the
-`notebook` preset. Seeds of one command train together, as one batched computation, and their steps are summed.
-*Tracking* is the fraction of the loop's time spent on tracking. Median of {options.rounds} rounds.
+tracking, without imports, compiling, evaluation and the wait at exit; compiled code comes from the cache. The loop is
+`benchmarks/notebook.py`, the training loop of a teaching notebook (one environment, one step at a time, torch
+throughout), which does the same work as the `notebook` preset. Seeds of one command train together, as one batched
+computation, and their steps are summed. *Tracking* is the fraction of the loop's time spent on tracking. Median of
+{options.rounds} rounds.
 
 {made}
 

@@ -72,18 +72,23 @@ class UpdateMetrics:
 
     def means(self) -> dict[str, NDArray[np.float64]]:
         """Return the mean of each metric, `[S]`; NaN for a member without a value. Waits for the device."""
-        sums: dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]] = {}
-        for names, added in self._added.items():  # different losses may report metrics of the same name
+        groups = []
+        for names, added in self._added.items():
             values = _stacked([value for value, _ in added], axes=3)
             counts = _stacked([count for _, count in added], axes=2)
             each = np.where(counts[:, None], values, 0.0)
             totals, count = each[0], counts.sum(0)
             for step in each[1:]:  # in order, as the last bits depend on it
                 totals = totals + step
-            for name, total in zip(names, totals, strict=True):
-                so_far = sums.get(name)
-                sums[name] = (total, count) if so_far is None else (so_far[0] + total, so_far[1] + count)
+            groups.append((names, totals, count))
         with np.errstate(invalid="ignore"):
+            if len(groups) == 1:
+                return dict(zip(names, totals / count, strict=True))
+            sums: dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]] = {}
+            for names, totals, count in groups:  # different losses may report metrics of the same name
+                for name, total in zip(names, totals, strict=True):
+                    so_far = sums.get(name)
+                    sums[name] = (total, count) if so_far is None else (so_far[0] + total, so_far[1] + count)
             return {name: total / count for name, (total, count) in sums.items()}
 
 

@@ -134,7 +134,7 @@ class Batcher:
     def _row_bytes(self) -> int:
         """The number of bytes of a step in all leaves."""
         sizes: list[int] = []
-        map_leaves(lambda leaf: sizes.append(leaf.nbytes // len(leaf)), self._leaves)
+        map_leaves(lambda leaf: sizes.append(leaf.nbytes // leaf.shape[0]), self._leaves)
         return sum(sizes)
 
     def _columns(self, chosen: Sequence[NDArray[np.int64]]) -> int:

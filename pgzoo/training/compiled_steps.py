@@ -21,6 +21,7 @@ from pgzoo.ops.optim import unflatten
 from pgzoo.training.compiling import Compiled, FlatFunction, leaves_of
 from pgzoo.training.gradient_step import GradientStepResult, StepInput
 from pgzoo.training.minibatches import Minibatches, batch_of, stack_of
+from pgzoo.training.step_loop import Places, step_loop_of
 from pgzoo.training.update_record import UpdateRecord
 from pgzoo.types import Batch, Params
 
@@ -140,14 +141,26 @@ class _Group:
         shapes = [leaf.shape for leaf in stack_leaves]
         if self._flat is None or shapes != self._batch:
             self._flat, self._batch = step.flat(lambda: self._example(stack), leaves), shapes
-        run, places = self._flat.run, self._flat.result(count())
-        carried = list(enumerate([places.vector, *(places.optimizer[name] for name in self.now.optimizer)]))
-        if places.stepping is not None:
-            carried.append((len(leaves) - 1, places.stepping))
-        self.names = places.names
-        for k, batch in enumerate(zip(*(leaf.unbind() for leaf in stack_leaves), strict=True)):
-            leaves[first : first + len(batch)] = batch
-            results = run(leaves)
+        outputs = self._flat.result(count())
+        carried = list(enumerate([outputs.vector, *(outputs.optimizer[name] for name in self.now.optimizer)]))
+        if outputs.stepping is not None:
+            carried.append((len(leaves) - 1, outputs.stepping))
+        self.names = outputs.names
+        places = Places(first, tuple(carried), outputs.flags, outputs.metrics, outputs.counted)
+        loop, k, steps = step_loop_of(self._flat.library), 0, len(stack.weights)
+        while k < steps and self._any_stepping:
+            if loop is not None:
+                taken = loop(leaves, stack_leaves, places, k)
+                k, self._any_stepping = taken.next, taken.going
+                self._metrics += taken.metrics
+                self._counted += taken.counted
+                for (place, _), leaf in zip(carried, taken.carried, strict=True):
+                    leaves[place] = leaf
+                if k == steps or not self._any_stepping:
+                    break
+            # without a loop in C, and where a member fails in the next step, which is reported
+            leaves[first : first + len(stack_leaves)] = [leaf[k] for leaf in stack_leaves]
+            results = self._flat.run(leaves)
             self._metrics.append(results[places.metrics])
             self._counted.append(results[places.counted])
             any_failed, self._any_stepping = results[places.flags].tolist()
@@ -155,8 +168,7 @@ class _Group:
                 self._report(record, batch_of(stack, k), leaves[0], self._flat.result(results), like)
             for place, result in carried:
                 leaves[place] = results[result]
-            if not self._any_stepping:
-                break
+            k += 1
         optimizer = dict(zip(self.now.optimizer, leaves[1:], strict=False))
         self.now = self.now._replace(vector=leaves[0], optimizer=optimizer, stepping=leaves[-1])
 

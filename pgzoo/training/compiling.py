@@ -62,10 +62,12 @@ class FlatFunction(NamedTuple):
     """A compiled function of a list of tensors, the leaves of its argument.
 
     `run(leaves)` returns the tensors of the result; `form` is the tree of the result with `_HOLE` for its tensors.
+    `library` is the file with its code, None if it runs eagerly.
     """
 
     run: Leaves
     form: Any
+    library: Path | None = None
 
     def result(self, tensors: Iterable[Any]) -> Any:
         """Return the tree of a result with these tensors."""
@@ -135,7 +137,7 @@ class Compiled:
             _in_thread(lambda: _compile(flat, leaves, library), self.cancelled)
         aoti, device = torch._C._aoti, _device(leaves)
         if device.type == "cpu":
-            return FlatFunction(aoti.AOTIModelContainerRunnerCpu(str(library), 1).run, flat.result_form)
+            return FlatFunction(aoti.AOTIModelContainerRunnerCpu(str(library), 1).run, flat.result_form, library)
         return FlatFunction(aoti.AOTIModelContainerRunnerCuda(str(library), 1, str(device)).run, flat.result_form)
 
 

@@ -16,10 +16,14 @@ import torch
 from torch import Tensor
 
 from pgzoo.config import RunConfig
+from pgzoo.ops.losses import weighted_mean
+from pgzoo.training import compiled_steps
 from pgzoo.training.compiling import BUILD, Compiled
+from pgzoo.training.engine import Engine
 from pgzoo.training.metrics import Stopwatch
 from pgzoo.training.plan import Plan
-from pgzoo.types import TrainState
+from pgzoo.training.step_loop import step_loop_of
+from pgzoo.types import Batch, Hyper, Loss, Params, Targets, TrainState
 
 MakePlan = Callable[..., Plan]
 LastState = Callable[..., TrainState]
@@ -192,3 +196,63 @@ def test_metrics_of_a_compiled_update_are_those_of_the_eager_one(plan: MakePlan)
     assert list(means[0]) == list(means[1])
     for name, value in means[0].items():
         assert np.allclose(value, means[1][name], atol=1e-4), name
+
+
+HALTS, FAILS = 1.0, 2.0
+
+
+def sometimes(policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
+    """A loss that halts some members and isn't finite for others, in minibatches of late steps."""
+    assert batch.extra is not None
+    late = weighted_mean(batch.timestep.float(), batch.weights) > 7.5
+    kind = batch.extra["kind"].amax((-2, -1))
+    value = weighted_mean(policy.apply(params, batch.inputs).dist.log_prob(batch.actions), batch.weights)
+    metrics = {"own/weight": weighted_mean(batch.actions.float(), batch.weights)}
+    return Loss(torch.where((kind == FAILS) & late, torch.nan, value), metrics, (kind == HALTS) & late)
+
+
+def test_the_loop_over_steps_in_c_does_what_the_loop_in_python_does(
+    plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled_steps, "GROUP_ROWS", 32)  # two groups of two members, of which one is in both
+    made = plan("a2c", seeds=3, num_envs=4, rollout_steps=16, compile="on", policy={"name": "mlp", "hidden": (8,)})
+    kind, found, taken = torch.tensor([HALTS, FAILS, 0.0])[:, None, None], [], list[int]()
+
+    def counting(library: Path | None) -> Any:
+        loop = step_loop_of(library)
+        assert loop is not None
+
+        def take(inputs: Any, stacks: Any, places: Any, first: int) -> Any:
+            steps = loop(inputs, stacks, places, first)
+            taken.append(steps.next - first)
+            return steps
+
+        return take
+
+    for loop_of in (counting, lambda library: None):
+        monkeypatch.setattr(compiled_steps, "step_loop_of", loop_of)
+        ctx = Engine(made)
+        ctx.begin_update()
+        state, trajectory = ctx.collect(ctx.state)
+        ones = torch.ones_like(trajectory.rewards)
+        extra = {"kind": kind.expand_as(ones)}
+        batches = ctx.minibatches(state, trajectory, Targets(ones, ones, ones), epochs=range(4), count=4, extra=extra)
+        found.append((ctx.steps(sometimes, state, batches), ctx.metrics.means(), dict(ctx.failures)))
+    (state, means, failures), (other, other_means, other_failures) = found
+    assert failures == other_failures == {1: "loss: NaN"}
+    steps = state.optimizer["step"].tolist()
+    assert 0 < steps[0] < 16 and 0 < steps[1] < 16 and steps[2] == 16  # halted, failed on the way, all taken
+    assert len(taken) > 2 and sum(taken) > 16  # the loop was left for a failure and begun again
+    for leaf, same in ((state.params, other.params), (state.optimizer, other.optimizer)):
+        assert all(torch.equal(value, same[name]) for name, value in leaf.items())
+    assert state.halted is not None and other.halted is not None and torch.equal(state.halted, other.halted)
+    assert all(np.array_equal(value, other_means[name], equal_nan=True) for name, value in means.items())
+
+
+def test_without_a_compiler_python_loops_over_the_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CXX", "/there/is/no/compiler")
+    caplog.set_level(logging.DEBUG, "pgzoo")
+    assert step_loop_of(None) is None and step_loop_of(tmp_path / "x.so") is None
+    assert "runs in Python" in caplog.text

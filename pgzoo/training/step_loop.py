@@ -175,10 +175,11 @@ def _step_loop_of(library: Path) -> StepLoop | None:
 
 
 def _built(folder: Path) -> Path:
-    """Return the compiled `step_loop.c`, from the folder of compiled libraries if it is there. Raises OSError, ..."""
+    """Return the compiled `step_loop.c`, kept in the folder of compiled libraries. Raises OSError, SubprocessError."""
     digest = hashlib.sha256(repr((SOURCE.read_text(), COMPILE, platform.machine())).encode()).hexdigest()[:20]
-    library = folder / f"step_loop_{digest}.so"
+    library = folder / "step_loop" / f"{digest}.so"
     if not library.exists():
+        library.parent.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as workshop:
             made = Path(workshop, library.name)
             command = [os.environ.get("CXX", "g++"), *COMPILE, str(SOURCE), "-o", str(made)]

@@ -102,7 +102,7 @@ class StepLoop:
         model, self._library, outputs = ctypes.CDLL(str(library)), c_void_p(), c_size_t()
         self._take = loop.pgzoo_take_steps
         shared = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / _file_name("torch_cpu")))
-        run = model.AOTInductorModelContainerRunSingleThreaded
+        run = model.AOTInductorModelContainerRun  # several threads may train
         functions = (run, *(getattr(shared, name) for name in FUNCTIONS.values()))
         self._functions = _Functions(*(ctypes.cast(function, c_void_p) for function in functions))
         _check(model.AOTInductorModelContainerCreateWithDevice(byref(self._library), c_size_t(1), b"cpu", None))

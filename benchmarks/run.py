@@ -40,21 +40,29 @@ ROWS = {
 
 def measure(rounds: int) -> dict[str, list[Outcome]]:
     results: dict[str, list[Outcome]] = {name: [] for name in ROWS}
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as libraries:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = libraries
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
+            for command in ROWS.values():  # compile what a whole run needs: shapes of batches depend on the episodes
+                if "--compile on" in command:
+                    run(command, Path(place))
+                    run("pgzoo sync --wait 300 --json", Path(place))
+        for index in range(rounds):
+            measure_once(index, rounds, results)
+    return results
+
+
+def measure_once(index: int, rounds: int, results: dict[str, list[Outcome]]) -> None:
+    """Measure every row in a new folder."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
         folder = Path(place)
         # creates the store and compiles the environment, so that this isn't measured
         run(shortened(f"{MAIN} --backend compiled", 1000), folder)
         run(shortened(f"{NOTEBOOK} --backend compiled", 1000), folder)
-        for command in ROWS.values():  # the same with the shapes of batches, which depend on the episodes
-            if "--compile on" in command:
-                run(command, folder)
-                run("pgzoo sync --wait 300 --json", folder)
-        for index in range(rounds):
-            for name, command in ROWS.items():
-                print(f"round {index + 1}/{rounds}: {name}", file=sys.stderr, flush=True)
-                results[name].append(run(command, folder))
-                run("pgzoo sync --wait 300 --json", folder)  # the uploader must not run during the next measurement
-    return results
+        for name, command in ROWS.items():
+            print(f"round {index + 1}/{rounds}: {name}", file=sys.stderr, flush=True)
+            results[name].append(run(command, folder))
+            run("pgzoo sync --wait 300 --json", folder)  # the uploader must not run during the next measurement
 
 
 def rows(results: dict[str, list[Outcome]]) -> list[list[str]]:

@@ -45,7 +45,7 @@ def specialize(template: Function, parts: Mapping[str, Function], *, interpreted
         return cast(Function, whole)
     digest = hashlib.sha256(repr(list(_describe(whole, set()))).encode()).hexdigest()[:20]
     if digest not in _compiled:
-        _compiled[digest] = _compile(whole, digest)
+        _compiled[digest] = _Compiled(whole, digest)
     return _compiled[digest]
 
 
@@ -58,28 +58,52 @@ def compiled_anew() -> int:
     return sum(sum(function.stats.cache_misses.values()) for function in _made)
 
 
-def _compile(function: Function, digest: str) -> Function:
-    """Return a function that is compiled when it is first called, or loaded from the cache.
+class _Compiled:
+    """A function that is compiled when it is first called, or loaded from the cache.
 
-    Code that allocates no arrays is compiled without counting references to them: for views of arrays, which the loops
-    over rows take at every step, counting takes as long as stepping CartPole and choosing an action.
+    Code that makes no arrays is compiled without counting references to them: for views of arrays, which the loops over
+    rows take at every step, counting takes as long as stepping CartPole and choosing an action.
     """
-    lean, counting = _dispatcher(function, f"{digest}_uncounted", _nrt=False), f"{digest}_counted"
-    folder = lean.stats.cache_path
-    if folder and any(Path(folder).glob(f"*_{counting}*.nbi")):  # an earlier process has found that it allocates
-        return cast(Function, _dispatcher(function, counting))
-    chosen = [lean]
 
-    def run(*arguments: Any) -> Any:
+    def __init__(self, function: Function, digest: str) -> None:
+        self._function, self._label = function, f"{digest}_counted"
+        self._lean = _dispatcher(function, f"{digest}_uncounted", _nrt=False)
+        self._counting: Function | None = None
+        folder = self._lean.stats.cache_path
+        if folder and any(
+            Path(folder).glob(f"*_{self._label}*.nbi")
+        ):  # an earlier process has found that it makes some
+            self._count_references()
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self._counting is not None:
+            return self._counting(*arguments)
+        from numba.core.errors import NumbaError
+
+        before = len(self._lean.overloads)
         try:
-            return chosen[0](*arguments)
-        except Exception:
-            if chosen[0] is not lean or lean.signatures:  # it has been compiled: the error is its own
-                raise
-            chosen[0] = _dispatcher(function, counting)
-        return chosen[0](*arguments)
+            result = self._lean(*arguments)
+        except Exception as error:
+            if len(self._lean.overloads) > before or (before and not isinstance(error, NumbaError)):
+                raise  # it has been compiled: the error is its own
+            return self._count_references()(*arguments)
+        if len(self._lean.overloads) > before and _allocates(self._lean):
+            self._count_references()
+        return result
 
-    return run
+    def _count_references(self) -> Function:
+        """Return the function that counts references, for this call and all later ones."""
+        if self._counting is None:
+            self._counting = _dispatcher(self._function, self._label)
+            _made.remove(self._lean)
+        return self._counting
+
+
+def _allocates(dispatcher: Any) -> bool:
+    """Return whether code that this process has compiled makes arrays, which it never frees; numba refuses most."""
+    if not sum(dispatcher.stats.cache_misses.values()):
+        return False
+    return any("NRT_MemInfo_alloc" in code or "NRT_Allocate" in code for code in dispatcher.inspect_llvm().values())
 
 
 def _dispatcher(function: Function, label: str, **options: Any) -> Any:

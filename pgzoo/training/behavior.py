@@ -45,10 +45,10 @@ class Noise:
         return self._block[k]  # type: ignore[no-any-return]
 
     def steps(self, t: int, count: int) -> Array:
-        """Return the noise of the next `count` steps, from step t on, `[count, S, N, K]`, for a policy that holds none.
+        """Return the noise of the next `count` steps, `[count, S, N, K]`, for a policy that holds no noise.
 
-        It is the same noise that these steps have one after the other, if the count is a multiple of `NOISE_BLOCK` in
-        all calls but the last.
+        It is the same noise that these steps have one after the other. `t` isn't used: each generator goes on where it
+        is.
         """
         shape = count, *self._shape[1:]
         return np.stack([draw_noise(self._kind, generator, shape) for generator in self.generators], axis=1)

@@ -21,7 +21,7 @@ from pgzoo.ops.optim import unflatten
 from pgzoo.training.compiling import Compiled, FlatFunction, leaves_of
 from pgzoo.training.gradient_step import GradientStepResult, StepInput
 from pgzoo.training.minibatches import Minibatches, batch_of, stack_of
-from pgzoo.training.step_loop import Places, step_loop_of
+from pgzoo.training.step_loop import Places
 from pgzoo.training.update_record import UpdateRecord
 from pgzoo.types import Batch, Params
 
@@ -147,7 +147,7 @@ class _Group:
             carried.append((len(leaves) - 1, outputs.stepping))
         self.names = outputs.names
         places = Places(first, tuple(carried), outputs.flags, outputs.metrics, outputs.counted)
-        loop, k, steps = step_loop_of(self._flat.library), 0, len(stack.weights)
+        loop, k, steps = step.loop(self._flat), 0, len(stack.weights)
         while k < steps and self._any_stepping:
             if loop is not None:
                 taken = loop(leaves, stack_leaves, places, k)

@@ -31,6 +31,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from pgzoo.ops.members import map_leaves
 from pgzoo.training.activity import Cancelled
 from pgzoo.training.metrics import Stopwatch
+from pgzoo.training.step_loop import StepLoop, step_loop_of
 
 __all__ = ["Compiled", "FlatFunction", "leaves_of"]
 
@@ -95,6 +96,7 @@ class Compiled:
         """
         self.function, self.watch, self.folder, self.cancelled = function, watch, folder, cancelled
         self._compiled: dict[Any, FlatFunction] = {}
+        self._loops: dict[Path, StepLoop | None] = {}
         self._failed = False
 
     def __call__(self, tree: Any) -> Any:
@@ -128,6 +130,15 @@ class Compiled:
                 compiled = FlatFunction(lambda leaves: function(*leaves), function.result_form)
             self._compiled[shapes] = compiled
         return compiled
+
+    def loop(self, flat: FlatFunction) -> StepLoop | None:
+        """Return the loop in C over calls of a function that is a gradient step; None if there is none."""
+        if flat.library is None:
+            return None
+        if flat.library not in self._loops:
+            with self.watch.phase("compile"):
+                self._loops[flat.library] = step_loop_of(flat.library)
+        return self._loops[flat.library]
 
     def _compile(self, flat: _Flattened, leaves: list[Tensor]) -> FlatFunction:
         """Return the function for leaves of these shapes, from its library."""

@@ -153,13 +153,13 @@ class Interaction:
         """Compile the environments and the policy, as far as both can be, before the first collection."""
         if self._compiled:
             return
-        c, self._compiled = self.plan.config, True
+        c = self.plan.config
         with self.watch.phase("collect"):
             envs: Any = self.environments.training()
-        if not hasattr(envs, "compile"):
-            return
-        with self.watch.phase("compile", f'environment "{c.env}" or policy "{c.policy.name}"'):
-            envs.compile(compiled_policy(envs, self.plan.policy, self.plan.policy_params(state)))
+        if hasattr(envs, "compile"):
+            with self.watch.phase("compile", f'environment "{c.env}" or policy "{c.policy.name}"'):
+                envs.compile(compiled_policy(envs, self.plan.policy, self.plan.policy_params(state)))
+        self._compiled = True
 
     def _noise(self, state: TrainState, window: int | None) -> Noise:
         """Return the noise of the next collection, drawn for each member from a generator of this update."""

@@ -154,7 +154,10 @@ def act_compiled(
     whole_episodes: bool,
     expected: int = 0,
 ) -> int:
-    """Do what `act` does in compiled code: a window in one call, whole episodes in calls of more and more steps."""
+    """Do what `act` does in compiled code: a window in one call, whole episodes in a call of about `expected` steps.
+
+    If that isn't enough, calls of more and more steps follow.
+    """
     first = -(-expected // NOISE_BLOCK) * NOISE_BLOCK
     began, t, n = time.perf_counter(), 0, len(rows.obs)
     envs: Any = rows.envs

@@ -1,8 +1,8 @@
 /* Takes gradient steps with a compiled library, one batch of a stack after the other; see step_loop.py.
 
    The functions are those of torch's C interface for compiled libraries (torch/csrc/inductor/aoti_torch/c/shim.h and
-   aoti_runtime/interface.h). They return 0 if they succeed. A tensor that is passed to `run` belongs to the library from
-   then on, so it gets copies of the references in `inputs`. */
+   aoti_runtime/interface.h). They return 0 if they succeed. A reference that is passed to `run` belongs to the library
+   from then on, so it gets copies of those in `inputs`. Two outputs of a library may be one reference. */
 
 #include <stddef.h>
 #include <stdint.h>
@@ -33,13 +33,13 @@ typedef struct {
 } Places;
 
 typedef struct {
-  int64_t steps; /* the next step, at which a member failed; the number of steps if none did */
-  int64_t going; /* whether any member takes part in the next step */
+  int64_t steps; /* the next step */
+  int64_t going; /* whether any member takes part in it */
 } Progress;
 
 /* Take the steps `progress->steps` to `count - 1`. Stop before a step in which a member fails, and after one that leaves
    no member for the next. Afterward `inputs` has the carried tensors, and `kept` the metrics and counts of every step.
-   Return 0, or 1 if a function failed. */
+   Return 0, or 1 if a function failed: the run then ends, and references are lost. */
 int32_t pgzoo_take_steps(const Functions *call, void *library, Tensor *inputs, Tensor *passed, size_t num_inputs,
                          Tensor *outputs, size_t num_outputs, const Stack *stacks, int64_t num_stacks,
                          const Carried *carried, int64_t num_carried, const Places *places, Tensor *kept, int64_t count,
@@ -56,11 +56,15 @@ int32_t pgzoo_take_steps(const Functions *call, void *library, Tensor *inputs, T
       }
       if (failed) return 1;
     }
+    for (size_t i = 0; i < num_outputs; i++) outputs[i] = NULL;
     if (call->run(library, passed, num_inputs, outputs, num_outputs, NULL, NULL)) return 1;
     void *flags;
     if (call->data(outputs[places->flags], &flags)) return 1;
-    int any_failed = ((const char *)flags)[0], going = ((const char *)flags)[1];
-    if (!any_failed) {
+    int leave = ((const char *)flags)[0], going = ((const char *)flags)[1]; /* leave: to Python */
+    for (size_t i = 0; i < num_outputs; i++)
+      for (size_t j = 0; j < i; j++)
+        if (outputs[i] && outputs[i] == outputs[j]) outputs[i] = NULL, leave = 1;
+    if (!leave) {
       kept[2 * k] = outputs[places->metrics];
       kept[2 * k + 1] = outputs[places->counted];
       outputs[places->metrics] = outputs[places->counted] = NULL;
@@ -74,7 +78,7 @@ int32_t pgzoo_take_steps(const Functions *call, void *library, Tensor *inputs, T
     }
     for (size_t i = 0; i < num_outputs; i++)
       if (outputs[i]) call->drop(outputs[i]);
-    if (any_failed) break;
+    if (leave) break;
   }
   return 0;
 }

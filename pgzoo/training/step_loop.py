@@ -1,4 +1,4 @@
-"""The loop over the compiled steps of an update, in C: with small networks, Python takes as long as a fifth of a step.
+"""The loop over the compiled steps of an update, in C: with small networks, Python takes a tenth of a step's time.
 
 It calls the library that torch has compiled through torch's C interface, with the same tensors as Python would, so
 results are the same, bit for bit. `step_loop.c` needs a C++ compiler, as the library does; without one, Python loops.
@@ -13,9 +13,9 @@ import os
 import platform
 import subprocess
 import tempfile
+import weakref
 from collections.abc import Iterable, Sequence
 from ctypes import POINTER, byref, c_int64, c_size_t, c_void_p
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,9 +39,8 @@ FUNCTIONS = {
 """The functions of torch that `step_loop.c` calls, besides the library's own `run`."""
 
 
-_pointer, _capsule = ctypes.pythonapi.PyCapsule_GetPointer, ctypes.pythonapi.PyCapsule_New
-_pointer.restype, _pointer.argtypes = c_void_p, [ctypes.py_object, ctypes.c_char_p]
-_capsule.restype, _capsule.argtypes = ctypes.py_object, [c_void_p, ctypes.c_char_p, c_void_p]
+_pointer = ctypes.PYFUNCTYPE(c_void_p, ctypes.py_object, ctypes.c_char_p)(("PyCapsule_GetPointer", ctypes.pythonapi))
+_capsule = ctypes.PYFUNCTYPE(ctypes.py_object, c_void_p, ctypes.c_char_p, c_void_p)(("PyCapsule_New", ctypes.pythonapi))
 
 
 class _Functions(ctypes.Structure):
@@ -98,19 +97,26 @@ class StepLoop:
     """Takes steps with one compiled library."""
 
     def __init__(self, loop: ctypes.CDLL, library: Path) -> None:
-        """`loop` is the compiled `step_loop.c`. Raises AttributeError if a function is missing, OSError."""
+        """`loop` is the compiled `step_loop.c`.
+
+        Raises:
+            AttributeError: this torch, or the library, doesn't have a function.
+            OSError: the library can't be loaded.
+            RuntimeError: a function failed.
+        """
+        self._handles_of = torch._C._aoti.unsafe_alloc_void_ptrs_from_tensors
+        self._tensors_of = torch._C._aoti.alloc_tensors_by_stealing_from_void_ptrs
         model, self._library, outputs = ctypes.CDLL(str(library)), c_void_p(), c_size_t()
         self._take = loop.pgzoo_take_steps
         shared = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / _file_name("torch_cpu")))
-        run = model.AOTInductorModelContainerRun  # several threads may train
+        run, delete = model.AOTInductorModelContainerRun, model.AOTInductorModelContainerDelete
         functions = (run, *(getattr(shared, name) for name in FUNCTIONS.values()))
         self._functions = _Functions(*(ctypes.cast(function, c_void_p) for function in functions))
         _check(model.AOTInductorModelContainerCreateWithDevice(byref(self._library), c_size_t(1), b"cpu", None))
+        weakref.finalize(self, delete, self._library).atexit = False
         _check(model.AOTInductorModelContainerGetNumOutputs(self._library, byref(outputs)))
         self._outputs = outputs.value
         self._stacks: dict[Any, tuple[Any, list[Any]]] = {}
-        self._handles_of = torch._C._aoti.unsafe_alloc_void_ptrs_from_tensors
-        self._tensors_of = torch._C._aoti.alloc_tensors_by_stealing_from_void_ptrs
 
     def __call__(self, inputs: Sequence[Tensor], stacks: Sequence[Tensor], places: Places, first: int) -> StepsTaken:
         """Take the steps from `first` on, until one in which a member fails, or after which no member goes on.
@@ -160,17 +166,13 @@ class StepLoop:
         return made
 
 
-def step_loop_of(library: Path | None) -> StepLoop | None:
+def step_loop_of(library: Path) -> StepLoop | None:
     """Return the loop for a compiled library; None if there is no compiler, or this torch has another interface."""
-    return None if library is None else _step_loop_of(library)
-
-
-@cache
-def _step_loop_of(library: Path) -> StepLoop | None:
     try:
         return StepLoop(ctypes.CDLL(str(_built(library.parent))), library)
     except (OSError, AttributeError, RuntimeError, subprocess.SubprocessError) as error:
-        _log.debug("The loop over compiled steps runs in Python: %s", error)
+        said = getattr(error, "stderr", None) or b""
+        _log.debug("The loop over compiled steps runs in Python: %s %s", error, said.decode(errors="replace"))
         return None
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from pgzoo.config import RunConfig
 from pgzoo.ops.losses import weighted_mean
 from pgzoo.training import compiled_steps
-from pgzoo.training.compiling import BUILD, Compiled
+from pgzoo.training.compiling import BUILD, Compiled, FlatFunction
 from pgzoo.training.engine import Engine
 from pgzoo.training.metrics import Stopwatch
 from pgzoo.training.plan import Plan
@@ -218,8 +218,9 @@ def test_the_loop_over_steps_in_c_does_what_the_loop_in_python_does(
     made = plan("a2c", seeds=3, num_envs=4, rollout_steps=16, compile="on", policy={"name": "mlp", "hidden": (8,)})
     kind, found, taken = torch.tensor([HALTS, FAILS, 0.0])[:, None, None], [], list[int]()
 
-    def counting(library: Path | None) -> Any:
-        loop = step_loop_of(library)
+    def counting(step: Compiled, flat: FlatFunction) -> Any:
+        assert flat.library is not None
+        loop = step_loop_of(flat.library)
         assert loop is not None
 
         def take(inputs: Any, stacks: Any, places: Any, first: int) -> Any:
@@ -229,8 +230,8 @@ def test_the_loop_over_steps_in_c_does_what_the_loop_in_python_does(
 
         return take
 
-    for loop_of in (counting, lambda library: None):
-        monkeypatch.setattr(compiled_steps, "step_loop_of", loop_of)
+    for loop_of in (counting, lambda step, flat: None):
+        monkeypatch.setattr(Compiled, "loop", loop_of)
         ctx = Engine(made)
         ctx.begin_update()
         state, trajectory = ctx.collect(ctx.state)
@@ -254,5 +255,5 @@ def test_without_a_compiler_python_loops_over_the_steps(
 ) -> None:
     monkeypatch.setenv("CXX", "/there/is/no/compiler")
     caplog.set_level(logging.DEBUG, "pgzoo")
-    assert step_loop_of(None) is None and step_loop_of(tmp_path / "x.so") is None
+    assert step_loop_of(tmp_path / "x.so") is None
     assert "runs in Python" in caplog.text

@@ -194,7 +194,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
       a weight is the sum over a multiple of `SUM_LANES` blocks (a remainder would be added in a different order);
     - the alignment of the result: so zeros are appended until each matrix of the stack starts at a multiple of 64
       bytes;
-    - for width 1, whether S is 1: so this product is an explicit sum.
+    - for one input or one output, whether S is 1: so these products are explicit products and sums.
 
     If sums may use any order (in compiled functions), the bias is added separately, which can be fused with the next
     operation, and narrow products are widened to 16 columns, for which kernels are faster.
@@ -205,6 +205,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     width = weight.shape[-1]
     if width == 1:
         return (x * weight.transpose(-1, -2)).sum(-1, keepdim=True) + bias.unsqueeze(-2)
+    if fan_in == 1:
+        return x * weight + bias.unsqueeze(-2)
     if rows % ROW_ALIGN:  # not a training batch: no guarantee for its gradients
         return torch.baddbmm(bias.unsqueeze(-2), x, weight)
     count = 1 if rows % ROW_BLOCK else rows // ROW_BLOCK

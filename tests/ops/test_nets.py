@@ -24,7 +24,20 @@ from pgzoo.ops.nets import (
 from pgzoo.ops.optim import flatten, unflatten
 from pgzoo.types import Params
 
-SIZES = [(4, 64, 2), (3, 64, 64, 1), (16, 5, 4), (6, 3), (2, 1, 1), (3, 5, 7, 2), (1, 6, 3), (7, 9, 9, 5), (10, 33, 6)]
+SIZES = [
+    (4, 64, 2),
+    (3, 64, 64, 1),
+    (16, 5, 4),
+    (6, 3),
+    (2, 1, 1),
+    (3, 5, 7, 2),
+    (1, 6, 3),
+    (7, 9, 9, 5),
+    (10, 33, 6),
+    (1, 64, 3),
+    (3, 1, 2),
+    (1, 1),
+]
 
 
 def stacked(members: int, sizes: tuple[int, ...], **kwargs: Any) -> Params:
@@ -81,8 +94,9 @@ def gradients(params: Params, x: torch.Tensor, pull: torch.Tensor) -> Params:
 
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("members", [2, 10, 17])
-def test_a_members_gradient_has_the_bits_it_has_alone(sizes: tuple[int, ...], members: int) -> None:
-    params, rows = stacked(members, sizes), 2 * ROW_BLOCK
+@pytest.mark.parametrize("rows", [32, 2 * ROW_BLOCK])  # of a window of steps, and of whole episodes
+def test_a_members_gradient_has_the_bits_it_has_alone(sizes: tuple[int, ...], members: int, rows: int) -> None:
+    params = stacked(members, sizes)
     x, pull = noise(members, rows, sizes[0]), noise(members, rows, sizes[-1], seed=1)
     together = gradients(params, x, pull)
     for row in (0, members - 1):

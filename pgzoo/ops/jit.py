@@ -16,6 +16,7 @@ from typing import Any, cast
 import numpy as np
 
 from pgzoo.extras import present
+from pgzoo.ops import jit_library
 
 __all__ = ["available", "compiled_anew", "specialize"]
 
@@ -62,20 +63,40 @@ class _Compiled:
     """A function that is compiled when it is first called, or loaded from the cache.
 
     Code that makes no arrays is compiled without counting references to them: for views of arrays, which the loops over
-    rows take at every step, counting takes as long as stepping CartPole and choosing an action.
+    rows take at every step, counting takes as long as stepping CartPole and choosing an action. Such code is kept as a
+    library, too (`ops.jit_library`), so that the next process doesn't import numba.
     """
 
     def __init__(self, function: Function, digest: str) -> None:
         self._function, self._label = function, f"{digest}_counted"
-        self._lean = _dispatcher(function, f"{digest}_uncounted", _nrt=False)
+        self._name = f"{function.__qualname__}_{digest}"
+        self._home = Path(cast(FunctionType, function).__code__.co_filename)
+        self._library: jit_library.Library | None = None
+        self._lean: Any = None
         self._counting: Function | None = None
-        folder = self._lean.stats.cache_path
-        if folder and any(
-            Path(folder).glob(f"*_{self._label}*.nbi")
-        ):  # an earlier process has found that it makes some
-            self._count_references()
 
     def __call__(self, *arguments: Any) -> Any:
+        results = self._library(arguments) if self._library else None
+        return self._other_types(arguments) if results is None else results or None
+
+    def _other_types(self, arguments: tuple[Any, ...]) -> Any:
+        """Return the result for arguments of types for which no library is loaded."""
+        file = None if self._lean else jit_library.library_path(self._name, self._home, arguments)
+        if file and (library := jit_library.load(file)):
+            self._library = library
+            if (results := library(arguments)) is not None:
+                return results or None
+        result = self._by_numba(arguments)
+        if file and self._counting is None and _compiled_anew(self._lean):
+            jit_library.keep(self._lean, arguments, file)
+        return result
+
+    def _by_numba(self, arguments: tuple[Any, ...]) -> Any:
+        if self._lean is None:
+            self._lean = _dispatcher(self._function, f"{self._label.removesuffix('counted')}uncounted", _nrt=False)
+            folder = self._lean.stats.cache_path
+            if folder and any(Path(folder).glob(f"*_{self._label}*.nbi")):
+                self._count_references()  # an earlier process has found that it makes some
         if self._counting is not None:
             return self._counting(*arguments)
         from numba.core.errors import NumbaError
@@ -99,9 +120,14 @@ class _Compiled:
         return self._counting
 
 
+def _compiled_anew(dispatcher: Any) -> bool:
+    """Return whether this process has compiled code, which it otherwise has loaded from numba's cache."""
+    return bool(sum(dispatcher.stats.cache_misses.values()))
+
+
 def _allocates(dispatcher: Any) -> bool:
     """Return whether code that this process has compiled makes arrays, which it never frees; numba refuses most."""
-    if not sum(dispatcher.stats.cache_misses.values()):
+    if not _compiled_anew(dispatcher):
         return False
     return any("NRT_MemInfo_alloc" in code or "NRT_Allocate" in code for code in dispatcher.inspect_llvm().values())
 

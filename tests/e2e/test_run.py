@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from program import PATIENCE
 
+from pgzoo.tracking.locks import lock
+
 if TYPE_CHECKING:
     from program import Folder
 
@@ -128,6 +130,8 @@ def test_what_a_user_reads(folder: Folder) -> None:
 
 
 def test_the_bar_in_a_terminal(folder: Folder) -> None:
+    no_database_yet = lock(folder.path / ".mlflow.db.lock")  # so that the uploader isn't done before the summary
+    assert no_database_yet
     pid, terminal = pty.fork()
     if pid == 0:  # pragma: no cover
         os.chdir(folder.path)
@@ -139,6 +143,8 @@ def test_the_bar_in_a_terminal(folder: Folder) -> None:
             seen += os.read(terminal, 65536).decode(errors="replace")
         except OSError:  # the other end is closed
             break
+        if "Uploading to MLflow" in seen:
+            no_database_yet.release()
     _, status = os.waitpid(pid, 0)
     os.close(terminal)
     assert os.waitstatus_to_exitcode(status) == 0, seen

@@ -1,0 +1,90 @@
+"""Functions that numba has compiled, kept as libraries that are called without it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(
+    not find_spec("numba") or platform.system() != "Linux" or not shutil.which(os.environ.get("CXX", "g++")),
+    reason="needs numba, Linux and a C++ compiler",
+)
+
+PROGRAM = """
+import sys
+import numpy as np
+from pgzoo.ops import jit
+
+def shifted(x, out, by, negative):
+    if by > 100:
+        raise OverflowError("too far")
+    for i in range(len(x)):
+        for j in range(x.shape[1]):
+            out[i, j] = np.exp(x[i, j]) * (-by if negative else by) + np.sin(x[i, j])
+    return len(x), by
+
+def filled(x):
+    x[:] = 3.0
+
+shift, fill = jit.specialize(shifted, {}), jit.specialize(filled, {})
+"""
+
+CALLS = """
+x, out = np.linspace(-1, 1, 12).reshape(3, 4), np.zeros((3, 4))
+said = [shift(x, out, 2, True), out.tobytes().hex(), fill(x), x.sum()]
+try:
+    shift(x, out, 101, False)
+except OverflowError as error:
+    said += [str(error), out[0, 0] < 0]
+print(said)
+"""
+
+
+def ran(folder: Path, calls: str, *, compiler: str = "") -> list[str]:
+    """Return the lines that a process prints: of `calls`, and whether it has imported numba."""
+    program = folder / "program.py"
+    program.write_text(PROGRAM + calls + "print('numba' in sys.modules)")
+    env = os.environ | {"NUMBA_CACHE_DIR": str(folder)} | ({"CXX": compiler} if compiler else {})
+    done = subprocess.run([sys.executable, str(program)], env=env, check=True, capture_output=True, text=True)
+    return done.stdout.splitlines()
+
+
+def test_the_second_process_gets_the_same_bits_and_exceptions_without_numba(tmp_path: Path) -> None:
+    said, imported = ran(tmp_path, CALLS)
+    assert imported == "True" and said.startswith("[(3, 2), '")
+    assert said.endswith("None, np.float64(36.0), 'too far', np.True_]")
+    assert ran(tmp_path, CALLS) == [said, "False"]
+    assert len(list(tmp_path.glob("*.so"))) == 2
+
+
+def test_arguments_of_other_types_are_compiled_for_themselves(tmp_path: Path) -> None:
+    calls = """
+for x in np.ones((2, 2)), np.ones((2, 2), np.float32), np.ones((4, 4))[::2, ::2], np.ones((2, 2)).T, np.ones((2, 2)):
+    out = np.zeros((2, 2), x.dtype)
+    print(shift(x, out, 1, False), out.dtype, round(float(out.sum()), 4))
+"""
+    *first, imported = ran(tmp_path, calls)
+    assert first == [f"(2, 1) {kind} 14.239" for kind in ("float64", "float32", "float64", "float64", "float64")]
+    assert imported == "True"
+    *second, imported = ran(tmp_path, calls)
+    assert second == first and imported == "True"  # for the view that isn't contiguous
+
+
+def test_without_a_compiler_numba_keeps_its_functions(tmp_path: Path) -> None:
+    said, _ = ran(tmp_path, CALLS, compiler="/nonexistent")
+    assert not list(tmp_path.glob("*.so")) and list(tmp_path.rglob("*.nbc"))
+    assert ran(tmp_path, CALLS, compiler="/nonexistent") == [said, "True"]
+
+
+def test_a_damaged_library_is_not_used(tmp_path: Path) -> None:
+    said, _ = ran(tmp_path, CALLS)
+    for file in tmp_path.glob("*.so"):
+        file.write_bytes(file.read_bytes()[:100])
+    assert ran(tmp_path, CALLS) == [said, "True"]

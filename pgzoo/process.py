@@ -5,11 +5,15 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from contextlib import suppress
+from pathlib import Path
 
-__all__ = ["collect_garbage_rarely", "keep_freed_memory"]
+__all__ = ["collect_garbage_rarely", "keep_freed_memory", "lower_priority"]
 
 MALLOC_TRIM, MALLOC_MMAP = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's mallopt
 KEPT_BYTES, LARGE_BYTES = 2**28, 2**25
+
+NICENESS = 10
 
 
 def collect_garbage_rarely() -> None:
@@ -32,3 +36,16 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(MALLOC_TRIM, KEPT_BYTES)
         mallopt(MALLOC_MMAP, LARGE_BYTES)
+
+
+def lower_priority() -> None:
+    """Leave nine tenths of a core to processes of normal priority that share it with this one.
+
+    If Linux's autogroups are on, the kernel first divides a core among sessions, and then, by their priorities, among
+    the processes of a session. So a process with a session of its own also lowers the priority of the session.
+    """
+    if hasattr(os, "nice"):
+        with suppress(OSError):
+            os.nice(NICENESS)
+            if os.getsid(0) == os.getpid():
+                Path("/proc/self/autogroup").write_text(str(NICENESS))

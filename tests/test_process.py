@@ -1,10 +1,12 @@
-"""Freed memory is reused in pgzoo's processes, and given back in programs that import pgzoo."""
+"""Settings of pgzoo's processes: freed memory is reused, and the uploader has a low priority."""
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -34,3 +36,21 @@ def test_large_arrays_get_the_memory_of_those_of_before() -> None:
 
     assert new_pages("import pgzoo") > size / page / 10
     assert new_pages("from pgzoo.process import keep_freed_memory; keep_freed_memory()") < size / page / 50
+
+
+def grouped() -> bool:
+    """Return whether the kernel divides a core among sessions."""
+    setting = Path("/proc/sys/kernel/sched_autogroup_enabled")
+    return setting.exists() and setting.read_text().strip() == "1"
+
+
+@pytest.mark.skipif(not grouped(), reason="needs Linux with autogroups")
+@pytest.mark.parametrize("new_session", [True, False])
+def test_a_session_of_its_own_gets_the_low_priority_of_its_process(new_session: bool) -> None:
+    group = Path("/proc/self/autogroup")
+    program = "import os, pgzoo.process as p; p.lower_priority(); print(os.nice(0), open('/proc/self/autogroup').read())"
+    command, before = [sys.executable, "-c", program], group.read_text().split()[-1]
+    done = subprocess.run(command, start_new_session=new_session, capture_output=True, text=True, check=True)
+    mine, *_, session = done.stdout.split()
+    assert int(mine) == min(os.nice(0) + 10, 19)
+    assert session == ("10" if new_session else before)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pgzoo.process import collect_garbage_rarely
+from pgzoo.process import collect_garbage_rarely, lower_priority
 from pgzoo.tracking.home import Home, redact
 from pgzoo.tracking.ledger import (
     MAX_PLOTTED,
@@ -275,9 +275,7 @@ def main() -> None:
     root = Path(sys.argv[1]).resolve()
     home = Home(root, root / "mlflow.db", root / "mlartifacts")
     collect_garbage_rarely()
-    if hasattr(os, "nice"):
-        with contextlib.suppress(OSError):
-            os.nice(10)
+    lower_priority()
     if "--when-asked" in sys.argv[2:]:
         stand_by(home)
     with locked(home, SYSTEM) as mine:

@@ -48,10 +48,13 @@ def gradient(
     parts = []
     groups = _groups(batch) if padded else [(slice(None), batch.weights.shape[-1])]
     for rows, columns in groups:
-        part = batch if len(groups) == 1 else _cut_group(batch, rows, columns)
-        leaves = {name: value[rows].detach() for name, value in params.items()}
+        part, mine, fixed = batch, params, buffers
+        if len(groups) > 1:
+            part = _cut_group(batch, rows, columns)
+            mine, fixed = map_leaves(itemgetter(rows), params), map_leaves(itemgetter(rows), buffers)
+        leaves = {name: value.detach() for name, value in mine.items()}
         learned = [leaf.requires_grad_() for name, leaf in leaves.items() if name.startswith(only)]
-        everything = leaves | {name: value[rows] for name, value in buffers.items()}
+        everything = leaves | fixed
         with sums_in_any_order(not padded):
             found = loss(policy, everything, part, hyper if len(groups) == 1 else Hyper.rows(hyper, rows))
         result = found if isinstance(found, Loss) else Loss(found, {})

@@ -61,7 +61,9 @@ def _machine() -> tuple[Any, ...]:
         lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
     except OSError:
         return ()
-    processor = sorted(line for line in lines if re.match(r"(vendor|model|cpu family|stepping|flags|Features|CPU )", line))
+    processor = sorted(
+        line for line in lines if re.match(r"(vendor|model|cpu family|stepping|flags|Features|CPU )", line)
+    )
     settings = sorted(f"{k}={v}" for k, v in os.environ.items() if k.startswith("NUMBA_") and k != "NUMBA_CACHE_DIR")
     return platform.machine(), processor, version("numba"), version("llvmlite"), settings
 
@@ -134,7 +136,7 @@ def _object_code(dispatcher: Any) -> tuple[bytes, int]:
 
 
 def _link(code: bytes, results: int, kinds: Sequence[str], file: Path) -> None:
-    """Link machine code and `jit_library.c`. Raises OSError, also if the library can't be loaded, or SubprocessError."""
+    """Link machine code and `jit_library.c`. Raises OSError (also for what can't be loaded), SubprocessError."""
     of_array = [kind[1:] for kind in kinds]  # the number of dimensions, empty for a number
     number = {"b": "uint8_t", "i": "int64_t"}
     macros = {

@@ -97,11 +97,12 @@ class Compiled:
         self.function, self.watch, self.folder, self.cancelled = function, watch, folder, cancelled
         self._compiled: dict[Any, FlatFunction] = {}
         self._loops: dict[Path, StepLoop | None] = {}
-        self._failed = False
+        self.failed = False
+        """Whether compiling has failed, so that the function runs eagerly from now on."""
 
     def __call__(self, tree: Any) -> Any:
         """Return the function's result for `tree`. Raises Cancelled if compiling it was given up."""
-        if self._failed:
+        if self.failed:
             return self.function(tree)
         leaves = leaves_of(tree)
         flat = self.flat(lambda: tree, leaves)
@@ -117,13 +118,13 @@ class Compiled:
         if compiled is None:
             function = _Flattened(self.function, tree())
             try:
-                if not self._failed:
+                if not self.failed:
                     with self.watch.phase("compile"):
                         compiled = self._compile(function, leaves)
             except Cancelled:
                 raise
             except Exception as error:  # the function still works eagerly, regardless of the compiler's error
-                self._failed = True
+                self.failed = True
                 _warn_once(next(iter(str(error).strip().splitlines()), type(error).__name__))
             if compiled is None:
                 function(*leaves)  # determines the form of the result

@@ -20,6 +20,7 @@ from pgzoo.ops.normalize import reward_buffers, update_reward_moments
 from pgzoo.ops.optim import flatten
 from pgzoo.training import gradients, plateau
 from pgzoo.training.compiled_steps import in_groups
+from pgzoo.training.compiling import Compiled
 from pgzoo.training.evaluation import Evaluation
 from pgzoo.training.events import EvaluationMode
 from pgzoo.training.failures import bad_rewards
@@ -32,8 +33,15 @@ from pgzoo.training.minibatches import Batcher, Minibatches
 from pgzoo.training.plan import POLICY, Plan, PolicyView, policy_tensors, with_state_names
 from pgzoo.training.seeding import generator
 from pgzoo.training.tape import FinishedEpisodes
-from pgzoo.training.targets import VALUE_NEEDS, EvaluationInputs, bind_estimator, policy_evaluator
-from pgzoo.training.update_record import UpdateRecord
+from pgzoo.training.targets import (
+    VALUE_NEEDS,
+    EstimationInputs,
+    EvaluationInputs,
+    bind_estimator,
+    evaluate_and_estimate,
+    policy_evaluator,
+)
+from pgzoo.training.update_record import Estimated, UpdateRecord
 from pgzoo.types import (
     RECENT,
     AlgorithmState,
@@ -80,6 +88,9 @@ class Engine:
         self._estimator = bind_estimator(plan, self.hyperparameters.gamma)
         self._evaluator = policy_evaluator(plan, self.policy, padded=self.learner.padded)
         self._compiled_evaluator = self.learner.compile(self._evaluator)
+        both = evaluate_and_estimate(self._evaluator, self._estimator)
+        fixed_shapes = self.device.type == "cpu" and isinstance(plan.collection, Steps)
+        self._compiled_estimation = self.learner.compile(both) if fixed_shapes else None
         self.state = to_device(self.init() if state is None else state, self.device)
 
     # the run
@@ -249,7 +260,12 @@ class Engine:
         with self.watch.phase("estimate", f'policy "{self.plan.config.policy.name}"'), torch.no_grad():
             inputs, (members, steps, num_envs) = EvaluationInputs(params, trajectory), trajectory.starts.shape
             evaluated: PolicyEvaluation
-            if self.learner.compiled and self.device.type == "cpu":
+            if isinstance(self._compiled_estimation, Compiled) and not self._compiled_estimation.failed:
+                both = EstimationInputs(inputs, self._estimator.tensors)
+                evaluated, targets = in_groups(self._compiled_estimation, both, members, steps * num_envs)
+                if targets:
+                    self.record.estimated = Estimated(evaluated, trajectory, state.buffers, targets)
+            elif self.learner.compiled and self.device.type == "cpu":
                 evaluated = in_groups(self._compiled_evaluator, inputs, members, steps * num_envs)
             else:
                 evaluated = self._compiled_evaluator(inputs)
@@ -267,6 +283,9 @@ class Engine:
         if evaluated is None and self.plan.added_critic:
             evaluated = self.evaluate_policy(state, trajectory)
         self._estimator.check_call(self.plan.config, trajectory, evaluated, bonus)
+        known, self.record.estimated = self.record.estimated, None
+        if known and behavior is None and bonus is None and known.fits(evaluated, trajectory, state.buffers):
+            return known.targets
         with self.watch.phase("estimate", f'estimator "{self.plan.config.estimator.name}"'):
             return self._estimator(self._estimator.tensors, state.buffers, trajectory, evaluated, behavior, bonus)
 

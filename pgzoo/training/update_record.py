@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,9 +14,22 @@ from pgzoo.ops.members import surely_empty, to_device
 from pgzoo.training.failures import FailedStep
 from pgzoo.training.metrics import UpdateMetrics
 from pgzoo.training.tape import FinishedEpisodes, concatenate_episodes
-from pgzoo.types import Batch, Params, TrainState, Trajectory
+from pgzoo.types import Batch, Params, PolicyEvaluation, Targets, TrainState, Trajectory
 
-__all__ = ["UpdateRecord"]
+__all__ = ["Estimated", "UpdateRecord"]
+
+
+class Estimated(NamedTuple):
+    """Targets that were computed together with the evaluation of the policy, and for what."""
+
+    evaluated: PolicyEvaluation
+    trajectory: Trajectory
+    buffers: Params
+    targets: Targets
+
+    def fits(self, evaluated: PolicyEvaluation | None, trajectory: Trajectory, buffers: Params) -> bool:
+        """Return whether the targets are those of this evaluation."""
+        return evaluated is self.evaluated and trajectory is self.trajectory and buffers is self.buffers
 
 
 class UpdateRecord:
@@ -32,6 +46,8 @@ class UpdateRecord:
         """`trajectory.valid` on the CPU."""
         self.collected_by: TrainState | None = None
         """The state with whose parameters the last trajectory was collected."""
+        self.estimated: Estimated | None = None
+        """The targets that the next `ctx.estimate` returns, if it asks for these."""
         self._finished: list[FinishedEpisodes] = []
         self._failures: dict[int, str] = {}
         self._failed_step: FailedStep | None = None

@@ -101,6 +101,40 @@ def test_compiled_a_member_is_the_same_among_two_and_among_four(last_state: Last
         assert torch.equal(value[1], four.params[name][1])
 
 
+def test_targets_come_with_the_evaluation_where_nothing_else_is_asked_for(plan: MakePlan) -> None:
+    ctx = Engine(plan("ppo", compile="on", seeds=(0, 1), rollout_steps=16, **SMALL))
+    state, trajectory = ctx.collect(ctx.state)
+
+    def estimate(**other: Any) -> tuple[Targets, Targets]:
+        """Return the targets after an evaluation, and those that are estimated on their own."""
+        evaluated = ctx.evaluate_policy(state, trajectory)._replace(**other)
+        return ctx.estimate(state, trajectory, evaluated), ctx.estimate(state, trajectory, evaluated)
+
+    together, apart = estimate()
+    assert together.advantages is not apart.advantages
+    for one, other in zip(together, apart, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+    values = ctx.evaluate_policy(state, trajectory).values
+    assert values is not None
+    raised, again = estimate(values=values + 1.0)
+    assert torch.equal(raised.returns, again.returns) and not torch.allclose(raised.returns, apart.returns)
+    evaluated, bonus = ctx.evaluate_policy(state, trajectory), torch.ones_like(trajectory.rewards)
+    paid = ctx.estimate(state, trajectory, evaluated, bonus=bonus)
+    assert not torch.allclose(paid.returns, apart.returns)
+    assert torch.equal(paid.returns, ctx.estimate(state, trajectory, evaluated, bonus=bonus).returns)
+
+
+def test_what_an_estimator_does_in_python_leaves_the_evaluation_compiled(plan: MakePlan) -> None:
+    ctx = Engine(plan("ppo", compile="on", seeds=(0, 1), rollout_steps=16, **SMALL))
+    state, trajectory = ctx.collect(ctx.state)
+    evaluated, known = ctx.evaluate_policy(state, trajectory), ctx.record.estimated
+    assert known and isinstance(ctx._compiled_estimation, Compiled)
+    ctx._compiled_estimation.failed = True
+    alone = ctx.evaluate_policy(state, trajectory)
+    assert torch.equal(alone.log_probs, evaluated.log_probs)
+    assert torch.allclose(ctx.estimate(state, trajectory, alone).returns, known.targets.returns, rtol=0, atol=1e-6)
+
+
 def test_compiled_whole_episodes_come_in_few_sizes(plan: MakePlan) -> None:
     from pgzoo.training.engine import Engine
 

@@ -14,6 +14,7 @@ A function with one result computes returns; one with two computes advantages an
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pgzoo.ops.losses import weighted_sum
@@ -42,14 +43,18 @@ def reverse_scan(x: Tensor, decay: Tensor) -> Tensor:
 
     Shapes: x, decay `[..., T, N]` -> `[..., T, N]`.
     """
-    y, d = x.clone(), decay.clone()
+    y, d = x, decay
     reach = 1
     while reach < x.shape[-2]:
-        # each right-hand side is computed completely before it is stored
-        y[..., :-reach, :] += d[..., :-reach, :] * y[..., reach:, :]
-        d[..., :-reach, :] = d[..., :-reach, :] * d[..., reach:, :]
+        y = y + d * _ahead(y, reach)
+        d = d * _ahead(d, reach)
         reach *= 2
     return y
+
+
+def _ahead(x: Tensor, steps: int) -> Tensor:
+    """Return `x [..., T, N]` from some steps later, 0 after the end."""
+    return F.pad(x[..., steps:, :], (0, 0, 0, steps))
 
 
 def reward_to_go(

@@ -71,7 +71,7 @@ def _machine() -> tuple[Any, ...]:
 def _kind(argument: Any) -> str:
     """Return the type of an argument, as `jit_library.c` names it."""
     if isinstance(argument, np.ndarray):
-        return f"{memoryview(argument).format}{argument.ndim}"
+        return f"{argument.dtype.char}{argument.ndim}"
     return "b" if isinstance(argument, bool | np.bool_) else "i"
 
 

@@ -116,12 +116,30 @@ class Batcher:
 
     def _shuffled(self, orders: Iterable[Order], count: int) -> Iterator[Batch]:
         """Yield stacks of `count` minibatches for each of the orders."""
+        rows = len(self._rows[0])
+        if self._in_order is not None and rows % (count * self._align) == 0:
+            yield from self._equal_parts(orders, count, rows // count)
+            return
         for columns, group in groupby(self._parts(orders, count), self._columns):
             together = 1
             if not self.sequences:  # whose minibatches aren't aligned to multiples of 64 bytes
-                together = max(1, STACK_BYTES // (self._row_bytes * self.members * columns))
+                together = self._together(columns)
             while chosen := list(islice(group, together)):
                 yield self._cut(chosen, columns)
+
+    def _equal_parts(self, orders: Iterable[Order], count: int, columns: int) -> Iterator[Batch]:
+        """Yield the same for a window that is cut into equal parts, with less Python: `columns` rows of each member."""
+        together, each = self._together(columns), iter(orders)
+        while epochs := list(islice(each, max(1, together // count))):
+            index = np.array([[order(k, count * columns) for k in range(self.members)] for order in epochs])
+            index = index.reshape(len(epochs), self.members, count, columns).swapaxes(1, 2)
+            index = index.reshape(-1, self.members, columns)
+            for first in range(0, len(index), together):
+                yield self._rows_of(index[first : first + together])
+
+    def _together(self, columns: int) -> int:
+        """Return how many minibatches of this size are cut at a time."""
+        return max(1, STACK_BYTES // (self._row_bytes * self.members * columns))
 
     def _parts(self, orders: Iterable[Order], count: int) -> Iterator[list[NDArray[np.int64]]]:
         """Yield the rows of each member in each minibatch."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import product
 from typing import Any
 
 import gymnasium as gym
@@ -115,8 +116,17 @@ def fits(policy: str, observation: str) -> bool:
     return observation != "image-and-vector" or policy == "uniform"
 
 
-@pytest.mark.parametrize("action", SPACES)
-@pytest.mark.parametrize("policy", POLICIES)
+def pairs(policies: Iterable[str], actions: Iterable[str], whole: str) -> list[Any]:
+    """All pairs; `make test` runs those of the policy `whole`, and those of two action spaces."""
+    return [
+        pytest.param(
+            policy, action, marks=[] if policy == whole or action in ("discrete", "vector") else [pytest.mark.slow]
+        )
+        for policy, action in product(policies, actions)
+    ]
+
+
+@pytest.mark.parametrize(("policy", "action"), pairs(POLICIES, SPACES, "mlp"))
 def test_what_acts_is_what_learns_in_every_pair_of_spaces(build: Build, policy: str, action: str) -> None:
     for observation, space in OBSERVATIONS.items():
         if not fits(policy, observation):
@@ -175,8 +185,12 @@ def test_state_dependent_exploration_fits_gaussians_of_every_policy_with_feature
         build(policy, observation, "vector", sde=True, state_std=True)
 
 
-@pytest.mark.parametrize("action", [name for name in SPACES if name not in ("tuple", "dict")])
-@pytest.mark.parametrize("policy", ["linear", "tabular", "gru", "lstm", "gtrxl", "net-vmap"])
+ACTIONS = [name for name in SPACES if name not in ("tuple", "dict")]
+
+
+@pytest.mark.parametrize(
+    ("policy", "action"), pairs(["linear", "tabular", "gru", "lstm", "gtrxl", "net-vmap"], ACTIONS, "linear")
+)
 def test_every_policy_trains_in_every_action_space(play: Callable[..., list[Event]], policy: str, action: str) -> None:
     spaces = {"observation": "discrete", "action": action}
     settings = {"num_envs": 2, "total_steps": 40, "eval_episodes": 2, "policy": {"name": policy, **POLICIES[policy]}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,16 @@ def test_every_estimator_and_policy_trains_with_at_least_two_algorithms_and_ever
         assert ESTIMATORS[name, CATALOG.get("algorithm", name).load().estimator] in ("trains", "not used")
 
 
-@pytest.mark.parametrize(("algorithm", "estimator"), ESTIMATORS)
+REPRESENTATIVE = {"reinforce", "reinforce-baseline", "ppo", "impala", "gae"}
+"""Pairs with one of these are tested by `make test`, the others by `make test-all`."""
+
+
+def marked(table: Iterable[tuple[str, str]]) -> list[Any]:
+    slow = [pytest.mark.slow]
+    return [pytest.param(*pair, marks=[] if REPRESENTATIVE & set(pair) else slow) for pair in table]
+
+
+@pytest.mark.parametrize(("algorithm", "estimator"), marked(ESTIMATORS))
 def test_an_algorithm_with_an_estimator_does_what_the_page_says(
     algorithm: str, estimator: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,10 +75,18 @@ class Uploader:
             elif self._system.monotonic() - needed > EXIT_AFTER_IDLE:
                 return
             if not busy:
-                if any(upload.alive for upload in self.uploads.values()):
+                training = next((upload for upload in self.uploads.values() if upload.alive), None)
+                if training:
                     import_for_the_end()
                 took = self._system.monotonic() - begin  # long, if there are hundreds of runs
-                self._system.sleep(min(MAX_POLL_INTERVAL, max(POLL_INTERVAL, 10 * took)))
+                self._rest(min(MAX_POLL_INTERVAL, max(POLL_INTERVAL, 10 * took)), training)
+
+    def _rest(self, seconds: float, training: RunUpload | None) -> None:
+        """Sleep, at most until this run ends: its command then waits for the upload."""
+        if training is None or not (training.folder / "lock").exists():
+            self._system.sleep(seconds)
+        elif ended := self._system.lock(training.folder / "lock", seconds):
+            ended.release()
 
     def round(self) -> bool:
         """Process every run once and return whether anything was done.

@@ -210,6 +210,8 @@ class ReturnEstimator(Protocol):
     A single result is an estimate of the return, from which a run with a critic subtracts its values; a pair is
     (advantages, returns). An estimator that needs whole episodes has `whole_episodes = True`. One that needs values of
     the environment's info has an attribute such as `needs = {"info:cost"}`, and finds them in `info["cost"]`.
+
+    Compiled runs trace it once: what it reads besides its arguments stays as it was then.
     """
 
     def __call__(self, **kwargs: Any) -> Tensor | tuple[Tensor, Tensor]:

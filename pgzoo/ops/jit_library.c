@@ -1,8 +1,8 @@
 /* Calls one function that numba has compiled, with the arguments of a Python call; see jit_library.py.
 
    The compiler gets, as macros, what depends on the function:
-   KINDS       a string for each argument: the format and the number of dimensions of an array ("d2"), "i" (an integer)
-               or "b" (a truth value),
+   KINDS       a string for each argument: the format and the number of dimensions of an array ("d2"), "i" (int) or
+               "b" (bool),
    PARAMETERS  the types of its parameters in C, and
    ARGUMENTS   their values, made of TYPES_1, VALUES_1(argument) and so on,
    RESULTS     the number of integers that it returns, 0 if it returns nothing.
@@ -37,7 +37,7 @@ extern Object *PyTuple_GetItem(Object *, ptrdiff_t);
 extern ptrdiff_t PyTuple_Size(Object *);
 extern long long PyLong_AsLongLong(Object *);
 extern Object *PyLong_FromLongLong(long long);
-extern int PyObject_IsTrue(Object *);
+extern Object _Py_TrueStruct, _Py_FalseStruct;
 extern Object *PyBytes_FromStringAndSize(const char *, ptrdiff_t);
 extern Object *PyErr_Occurred(void);
 extern void PyErr_Clear(void);
@@ -90,8 +90,11 @@ Object *pgzoo_call(Object *arguments) {
     arrays[count] = none;
     if (kind[1]) {
       fit = !PyObject_GetBuffer(argument, &arrays[count], WITH_STRIDES | WITH_FORMAT) && fits(&arrays[count], kind);
+    } else if (kind[0] == 'b') {
+      numbers[count] = argument == &_Py_TrueStruct;
+      fit = numbers[count] || argument == &_Py_FalseStruct;
     } else {
-      numbers[count] = kind[0] == 'b' ? PyObject_IsTrue(argument) : PyLong_AsLongLong(argument);
+      numbers[count] = PyLong_AsLongLong(argument);
       fit = !PyErr_Occurred();
     }
   }

@@ -19,7 +19,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -40,15 +40,14 @@ arguments of other types."""
 
 
 def library_path(label: str, home: Path, arguments: Sequence[Any]) -> Path | None:
-    """Return the file of the function `label` compiled for such arguments; None if no file can be kept.
+    """Return the file of the function `label` compiled for such arguments; None if it can't be kept.
 
     It is in the folder in which numba keeps compiled functions: NUMBA_CACHE_DIR, or `__pycache__` beside the module
     `home`. Its name depends on everything that its machine code depends on.
     """
-    machine = _machine()
-    if not machine:
+    machine, kinds = _machine(), [_kind(argument) for argument in arguments]
+    if not machine or "" in kinds:
         return None
-    kinds = [_kind(argument) for argument in arguments]
     content = repr((label, kinds, SOURCE.read_text(), OPTIONS, machine))
     folder = Path(os.environ.get("NUMBA_CACHE_DIR") or home.parent / "__pycache__")
     return folder / f"{label}.{hashlib.sha256(content.encode()).hexdigest()[:20]}.so"
@@ -56,23 +55,24 @@ def library_path(label: str, home: Path, arguments: Sequence[Any]) -> Path | Non
 
 @cache
 def _machine() -> tuple[Any, ...]:
-    """Return the processor, and the versions and settings of numba; nothing if the processor is unknown."""
+    """Return the processor, and the versions and settings of numba; nothing if one of them is unknown."""
     try:
         lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
-    except OSError:
+        versions = version("numba"), version("llvmlite")
+    except (OSError, PackageNotFoundError):
         return ()
     processor = sorted(
         line for line in lines if re.match(r"(vendor|model|cpu family|stepping|flags|Features|CPU )", line)
     )
     settings = sorted(f"{k}={v}" for k, v in os.environ.items() if k.startswith("NUMBA_") and k != "NUMBA_CACHE_DIR")
-    return platform.machine(), processor, version("numba"), version("llvmlite"), settings
+    return platform.machine(), processor, versions, settings
 
 
 def _kind(argument: Any) -> str:
-    """Return the type of an argument, as `jit_library.c` names it."""
+    """Return the type of an argument, as `jit_library.c` names it; empty for one that it can't pass."""
     if isinstance(argument, np.ndarray):
         return f"{argument.dtype.char}{argument.ndim}"
-    return "b" if isinstance(argument, bool | np.bool_) else "i"
+    return {bool: "b", int: "i", np.int64: "i"}.get(type(argument), "")
 
 
 def load(file: Path) -> Library | None:

@@ -33,7 +33,10 @@ def shifted(x, out, by, negative):
 def filled(x):
     x[:] = 3.0
 
-shift, fill = jit.specialize(shifted, {}), jit.specialize(filled, {})
+def scaled(x, by):
+    x *= by
+
+shift, fill, scale = (jit.specialize(function, {}) for function in (shifted, filled, scaled))
 """
 
 CALLS = """
@@ -75,6 +78,17 @@ for x in np.ones((2, 2)), np.ones((2, 2), np.float32), np.ones((4, 4))[::2, ::2]
     assert imported == "True"
     *second, imported = ran(tmp_path, calls)
     assert second == first and imported == "True"  # for the view that isn't contiguous
+
+
+def test_a_number_that_is_no_integer_is_passed_by_numba(tmp_path: Path) -> None:
+    calls = """
+x = np.ones(3)
+for by in 1.5, 2, np.float32(2.0), np.int32(2), True:
+    scale(x, by)
+print(x.tolist())
+"""
+    assert ran(tmp_path, calls) == ["[12.0, 12.0, 12.0]", "True"]
+    assert ran(tmp_path, calls) == ["[12.0, 12.0, 12.0]", "True"]
 
 
 def test_without_a_compiler_numba_keeps_its_functions(tmp_path: Path) -> None:

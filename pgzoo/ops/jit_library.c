@@ -73,8 +73,8 @@ extern int32_t pgzoo_entry(void *result, Exception **raised, PARAMETERS);
 static int64_t items(const Buffer *array) { return array->item_size ? array->length / array->item_size : 0; }
 
 static int fits(const Buffer *array, const char *kind) {
-  return array->format && array->format[0] == kind[0] && !array->format[1] && array->ndim == kind[1] - '0' &&
-         PyBuffer_IsContiguous(array, 'C');
+  return !array->read_only && array->format && array->format[0] == kind[0] && !array->format[1] &&
+         array->ndim == kind[1] - '0' && PyBuffer_IsContiguous(array, 'C');
 }
 
 /* Return a tuple of integers; bytes that describe an exception; None if the arguments, a tuple, aren't of the types that

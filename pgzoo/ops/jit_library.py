@@ -7,12 +7,10 @@ C++ compiler, as `--compile on` does. Without one, there is numba's cache only.
 
 from __future__ import annotations
 
-import builtins
 import ctypes
 import hashlib
 import logging
 import os
-import pickletools
 import platform
 import re
 import subprocess
@@ -22,7 +20,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -31,6 +29,9 @@ __all__ = ["keep", "library_path", "load"]
 _log = logging.getLogger("pgzoo")
 
 SOURCE = Path(__file__).with_suffix(".c")
+
+SOURCES = SOURCE, Path(__file__), Path(__file__).with_name("jit.py")
+"""What the machine code of a library depends on, besides the function."""
 
 OPTIONS = ("-O2", "-shared", "-fPIC")
 
@@ -48,7 +49,7 @@ def library_path(label: str, home: Path, arguments: Sequence[Any]) -> Path | Non
     machine, kinds = _machine(), [_kind(argument) for argument in arguments]
     if not machine or "" in kinds:
         return None
-    content = repr((label, kinds, SOURCE.read_text(), OPTIONS, machine))
+    content = repr((label, kinds, [source.read_text() for source in SOURCES], machine))
     folder = Path(os.environ.get("NUMBA_CACHE_DIR") or home.parent / "__pycache__")
     return folder / f"{label}.{hashlib.sha256(content.encode()).hexdigest()[:20]}.so"
 
@@ -71,7 +72,8 @@ def _machine() -> tuple[Any, ...]:
 def _kind(argument: Any) -> str:
     """Return the type of an argument, as `jit_library.c` names it; empty for one that it can't pass."""
     if isinstance(argument, np.ndarray):
-        return f"{argument.dtype.char}{argument.ndim}"
+        plain = argument.flags.carray and argument.dtype.isnative
+        return f"{argument.dtype.char}{argument.ndim}" if plain else ""
     return {bool: "b", int: "i", np.int64: "i"}.get(type(argument), "")
 
 
@@ -93,28 +95,31 @@ def load(file: Path) -> Library | None:
 
 
 def _exception(content: bytes) -> Exception:
-    """Return the exception that compiled code has raised; its description is numba's, a pickle, which is only read."""
-    words = [value for _, value, _ in pickletools.genops(content) if isinstance(value, str)] if content else []
-    kind = getattr(builtins, words[1], None) if words[:1] == ["builtins"] and len(words) > 1 else None
-    if isinstance(kind, type) and issubclass(kind, Exception):
-        return kind(*words[2:-2])  # the last two are the function and its file
-    return RuntimeError(f"compiled code failed: {' '.join(words[:-2]) or 'no reason given'}")
+    """Return the exception that compiled code has raised, from numba's description of it."""
+    try:
+        from numba.core import serialize
+
+        kind, arguments, _ = serialize._numba_unpickle(0, content, content)
+        return cast(Exception, kind(*arguments or ()))
+    except Exception:  # another version of numba
+        return RuntimeError("compiled code failed")
 
 
 def keep(dispatcher: Any, arguments: Sequence[Any], file: Path) -> None:
     """Write the function that numba has compiled for such arguments to a library, if that is possible."""
     try:
-        _link(*_object_code(dispatcher), [_kind(argument) for argument in arguments], file)
+        kinds = [_kind(argument) for argument in arguments]
+        _link(*_object_code(dispatcher, kinds), kinds, file)
     except Exception as error:  # whatever numba and its compilers raise: its cache has the function, too
         said = getattr(error, "stderr", None) or b""
         _log.debug("%s is kept by numba only: %r %s", file.name, error, said.decode(errors="replace"))
 
 
-def _object_code(dispatcher: Any) -> tuple[bytes, int]:
+def _object_code(dispatcher: Any, kinds: Sequence[str]) -> tuple[bytes, int]:
     """Return the machine code of a function whose symbol is `pgzoo_entry`, and how many integers it returns.
 
     Raises:
-        ValueError: it returns something else than integers.
+        ValueError: `jit_library.c` can't call it with arguments of these kinds, or it works in this process only.
     """
     from llvmlite import binding
     from numba import types
@@ -123,6 +128,12 @@ def _object_code(dispatcher: Any) -> tuple[bytes, int]:
     integers = isinstance(returned := compiled.signature.return_type, types.UniTuple) and returned.dtype == types.int64
     if not integers and returned != types.none:
         raise ValueError(f"it returns {returned}")
+    for kind, given in zip(kinds, compiled.signature.args, strict=True):
+        array = isinstance(given, types.Array) and given.layout == "C" and given.mutable and given.aligned
+        if not (array if kind[1:] else given == {"b": types.boolean, "i": types.int64}[kind]):
+            raise ValueError(f"it takes {given}")
+    if compiled.library.has_dynamic_globals:
+        raise ValueError("it has addresses of this process")
     module = binding.parse_assembly(compiled.library.get_llvm_str())
     for function in module.functions:
         if function.name == compiled.fndesc.llvm_func_name:

@@ -49,7 +49,7 @@ def reverse_scan(x: Tensor, decay: Tensor) -> Tensor:
         y = y + d * _ahead(y, reach)
         d = d * _ahead(d, reach)
         reach *= 2
-    return y
+    return x.clone() if y is x else y
 
 
 def _ahead(x: Tensor, steps: int) -> Tensor:

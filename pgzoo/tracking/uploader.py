@@ -85,8 +85,10 @@ class Uploader:
         """Sleep, at most until this run ends: its command then waits for the upload."""
         if training is None or not (training.folder / "lock").exists():
             self._system.sleep(seconds)
-        elif ended := self._system.lock(training.folder / "lock", seconds):
-            ended.release()
+            return
+        with contextlib.suppress(OSError):  # the user deletes the run
+            if ended := self._system.lock(training.folder / "lock", seconds):
+                ended.release()
 
     def round(self) -> bool:
         """Process every run once and return whether anything was done.

@@ -33,7 +33,7 @@ from pgzoo.training.activity import Cancelled
 from pgzoo.training.metrics import Stopwatch
 from pgzoo.training.step_loop import StepLoop, step_loop_of
 
-__all__ = ["Compiled", "FlatFunction", "leaves_of"]
+__all__ = ["Compiled", "FlatFunction", "leaves_of", "operations_of"]
 
 _log = logging.getLogger("pgzoo")
 
@@ -176,6 +176,31 @@ def _filled(form: Any, leaves: Iterable[Any]) -> Any:
     """Return a form with `leaves` for its holes."""
     each = iter(leaves)
     return map_leaves(lambda leaf: next(each) if leaf is _HOLE else leaf, form)
+
+
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Collects the names of the operations that torch executes."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: list[str] = []
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # as in `OperationTrace`
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.names.append(operation.name())
+        return operation(*args, **(kwargs or {}))
+
+
+def operations_of(function: Callable[[], Any]) -> list[str]:
+    """Return the names of the operations that a function executes, such as "aten::mul.Tensor"."""
+    with _Operations() as found:
+        function()
+    return found.names
 
 
 class OperationTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -20,7 +20,7 @@ from pgzoo.ops.normalize import reward_buffers, update_reward_moments
 from pgzoo.ops.optim import flatten
 from pgzoo.training import gradients, plateau
 from pgzoo.training.compiled_steps import in_groups
-from pgzoo.training.compiling import Compiled
+from pgzoo.training.compiling import operations_of
 from pgzoo.training.evaluation import Evaluation
 from pgzoo.training.events import EvaluationMode
 from pgzoo.training.failures import bad_rewards
@@ -64,6 +64,9 @@ __all__ = ["Engine", "Plan", "default_loop", "default_update"]
 SHORT_WINDOW = 32
 """Maximum window length for compiling a whole update as one function, because compiling unrolls loops over time."""
 
+MAX_ESTIMATOR_OPERATIONS = 200
+"""An estimator with more operations, such as a loop over time, isn't compiled with the evaluation of the policy."""
+
 Update = Callable[["Engine", TrainState, Trajectory], TrainState]
 
 
@@ -88,9 +91,8 @@ class Engine:
         self._estimator = bind_estimator(plan, self.hyperparameters.gamma)
         self._evaluator = policy_evaluator(plan, self.policy, padded=self.learner.padded)
         self._compiled_evaluator = self.learner.compile(self._evaluator)
-        both = evaluate_and_estimate(self._evaluator, self._estimator)
-        fixed_shapes = self.device.type == "cpu" and isinstance(plan.collection, Steps)
-        self._compiled_estimation = self.learner.compile(both) if fixed_shapes else None
+        self._compiled_estimation = self.learner.compile(evaluate_and_estimate(self._evaluator, self._estimator))
+        self._estimates_compiled: bool | None = None  # decided in the first evaluation
         self.state = to_device(self.init() if state is None else state, self.device)
 
     # the run
@@ -260,16 +262,33 @@ class Engine:
         with self.watch.phase("estimate", f'policy "{self.plan.config.policy.name}"'), torch.no_grad():
             inputs, (members, steps, num_envs) = EvaluationInputs(params, trajectory), trajectory.starts.shape
             evaluated: PolicyEvaluation
-            if isinstance(self._compiled_estimation, Compiled) and not self._compiled_estimation.failed:
+            if self._estimates_compiled is None:
+                self._estimates_compiled = self._can_compile_estimates(inputs)
+            if self._estimates_compiled and not getattr(self._compiled_estimation, "failed", False):
                 both = EstimationInputs(inputs, self._estimator.tensors)
                 evaluated, targets = in_groups(self._compiled_estimation, both, members, steps * num_envs)
-                if targets:
-                    self.record.estimated = Estimated(evaluated, trajectory, state.buffers, targets)
+                self.record.estimated = Estimated(evaluated, trajectory, state.buffers, targets)
             elif self.learner.compiled and self.device.type == "cpu":
                 evaluated = in_groups(self._compiled_evaluator, inputs, members, steps * num_envs)
             else:
                 evaluated = self._compiled_evaluator(inputs)
             return evaluated
+
+    def _can_compile_estimates(self, inputs: EvaluationInputs) -> bool:
+        """Return whether the estimator is compiled together with the evaluation of the policy.
+
+        It is not if it makes many operations, as a loop over time does, or reads tensors; or if it raises an exception
+        on these inputs, which is reported where the algorithm asks for the estimate.
+        """
+        if not (self.learner.compiled and self.device.type == "cpu" and isinstance(self.plan.collection, Steps)):
+            return False
+        tensors, (params, trajectory) = self._estimator.tensors, inputs
+        try:
+            evaluated = self._evaluator(inputs)
+            names = operations_of(lambda: self._estimator(tensors, params, trajectory, evaluated))
+        except Exception:
+            return False
+        return len(names) <= MAX_ESTIMATOR_OPERATIONS and "aten::_local_scalar_dense" not in names
 
     def estimate(
         self,

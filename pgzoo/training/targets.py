@@ -66,10 +66,10 @@ class EstimationInputs(NamedTuple):
 
 
 class Estimation(NamedTuple):
-    """The policy's evaluation, and the targets estimated with it; None if it lacks values that the estimator needs."""
+    """The policy's evaluation, and the targets estimated with it."""
 
     evaluated: PolicyEvaluation
-    targets: Targets | None
+    targets: Targets
 
 
 def policy_evaluator(plan: Plan, policy: PolicyView, *, padded: bool = True) -> Evaluator:
@@ -203,8 +203,6 @@ def evaluate_and_estimate(evaluator: Evaluator, estimator: Estimator) -> Callabl
     def both(inputs: EstimationInputs) -> Estimation:
         (params, trajectory), given = inputs
         evaluated = evaluator(inputs.evaluation)
-        if evaluated.values is None and estimator.requires & VALUES:
-            return Estimation(evaluated, None)
         return Estimation(evaluated, estimator(given, params, trajectory, evaluated))
 
     return both

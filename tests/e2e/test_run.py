@@ -145,6 +145,7 @@ def test_the_bar_in_a_terminal(folder: Folder) -> None:
             break
         if "Uploading to MLflow" in seen:
             no_database_yet.release()
+    no_database_yet.release()
     _, status = os.waitpid(pid, 0)
     os.close(terminal)
     assert os.waitstatus_to_exitcode(status) == 0, seen

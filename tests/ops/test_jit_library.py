@@ -24,7 +24,7 @@ from pgzoo.ops import jit
 
 def shifted(x, out, by, negative):
     if by > 100:
-        raise OverflowError("too far")
+        raise OverflowError("shifted", "too far")
     for i in range(len(x)):
         for j in range(x.shape[1]):
             out[i, j] = np.exp(x[i, j]) * (-by if negative else by) + np.sin(x[i, j])
@@ -41,12 +41,15 @@ shift, fill, scale = (jit.specialize(function, {}) for function in (shifted, fil
 
 CALLS = """
 x, out = np.linspace(-1, 1, 12).reshape(3, 4), np.zeros((3, 4))
-said = [shift(x, out, 2, True), out.tobytes().hex(), fill(x), x.sum()]
+print([shift(x, out, 2, True), out.tobytes().hex(), fill(x), x.sum()])
+"""
+
+FAILURE = """
+imported = "numba" in sys.modules
 try:
-    shift(x, out, 101, False)
+    shift(np.ones((3, 4)), np.ones((3, 4)), 101, False)
 except OverflowError as error:
-    said += [str(error), out[0, 0] < 0]
-print(said)
+    print(repr(error), imported)
 """
 
 
@@ -60,11 +63,48 @@ def ran(folder: Path, calls: str, *, compiler: str = "") -> list[str]:
 
 
 def test_the_second_process_gets_the_same_bits_and_exceptions_without_numba(tmp_path: Path) -> None:
-    said, imported = ran(tmp_path, CALLS)
-    assert imported == "True" and said.startswith("[(3, 2), '")
-    assert said.endswith("None, np.float64(36.0), 'too far', np.True_]")
+    said, failure, imported = ran(tmp_path, CALLS + FAILURE)
+    assert imported == "True" and said.startswith("[(3, 2), '") and said.endswith("None, np.float64(36.0)]")
+    assert failure == "OverflowError('shifted', 'too far') True"
     assert ran(tmp_path, CALLS) == [said, "False"]
+    assert ran(tmp_path, FAILURE)[0] == "OverflowError('shifted', 'too far') False"
     assert len(list(tmp_path.glob("*.so"))) == 2
+
+
+def test_a_library_takes_no_arrays_of_another_layout(tmp_path: Path) -> None:
+    calls = """
+out = np.zeros((2, 3))
+shift(np.asarray(np.arange(6.0).reshape(2, 3), order="{}"), out, 0, False)
+print(np.array_equal(out, np.sin(np.arange(6.0).reshape(2, 3))))
+"""
+    for order in "F", "C", "C", "F":
+        assert ran(tmp_path, calls.format(order))[0] == "True"
+    read_only = """
+x, frozen = np.ones(3), np.ones(3)
+fill(x)
+frozen.flags.writeable = False
+try:
+    fill(frozen)
+except Exception as error:
+    print(type(error).__module__.split(".")[0], frozen.sum())
+"""
+    for _ in range(2):
+        assert ran(tmp_path, read_only)[0] == "numba 3.0"
+
+
+def test_code_with_addresses_of_its_process_is_not_kept(tmp_path: Path) -> None:
+    calls = """
+table = np.arange(300_000.0)
+def looked_up(out):
+    for i in range(len(out)):
+        out[i] = table[1000 * i]
+out = np.zeros(3)
+jit.specialize(looked_up, {})(out)
+print(out.tolist())
+"""
+    for _ in range(2):
+        assert ran(tmp_path, calls) == ["[0.0, 1000.0, 2000.0]", "True"]
+    assert not list(tmp_path.glob("*.so"))
 
 
 def test_arguments_of_other_types_are_compiled_for_themselves(tmp_path: Path) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from unittest import mock
 
 import pytest
 
 from pgzoo.tracking import NO_STORE, Home, Session
 from pgzoo.tracking.ledger import Ledger
+from pgzoo.tracking.locks import lock
 from pgzoo.tracking.run_upload import RunUpload
 from pgzoo.tracking.uploader import Uploader
 
@@ -54,3 +59,20 @@ def test_an_incomplete_line_after_the_end_of_a_run_is_removed(home: Home) -> Non
     upload.run_id = "1"
     upload.upload_records(mock.Mock())
     assert upload.nothing_to_do and file.stat().st_size == size
+
+
+def test_the_end_of_a_run_is_noticed_at_once_and_its_deletion_is_no_error(tmp_path: Path) -> None:
+    uploader, run = Uploader(Home(tmp_path, tmp_path / "mlflow.db", tmp_path / "mlartifacts")), tmp_path / "run"
+    training: Any = SimpleNamespace(folder=run)
+    for deleted in (False, True):
+        run.mkdir(exist_ok=True)
+        held = lock(run / "lock")
+        assert held
+        end = threading.Timer(0.1, shutil.rmtree, [run]) if deleted else threading.Timer(0.1, held.release)
+        end.start()
+        began = time.monotonic()
+        uploader._rest(600.0, training)
+        assert time.monotonic() - began < 300
+        end.join()
+        held.release()
+    uploader._rest(0.0, training)

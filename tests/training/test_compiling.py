@@ -23,6 +23,7 @@ from pgzoo.training.engine import Engine
 from pgzoo.training.metrics import Stopwatch
 from pgzoo.training.plan import Plan
 from pgzoo.training.step_loop import step_loop_of
+from pgzoo.training.targets import EvaluationInputs
 from pgzoo.types import Batch, Hyper, Loss, Params, Targets, TrainState
 
 MakePlan = Callable[..., Plan]
@@ -110,8 +111,9 @@ def test_targets_come_with_the_evaluation_where_nothing_else_is_asked_for(plan: 
         evaluated = ctx.evaluate_policy(state, trajectory)._replace(**other)
         return ctx.estimate(state, trajectory, evaluated), ctx.estimate(state, trajectory, evaluated)
 
+    evaluated, known = ctx.evaluate_policy(state, trajectory), ctx.record.estimated
+    assert known and ctx.estimate(state, trajectory, evaluated) is known.targets
     together, apart = estimate()
-    assert together.advantages is not apart.advantages
     for one, other in zip(together, apart, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
     values = ctx.evaluate_policy(state, trajectory).values
@@ -120,20 +122,40 @@ def test_targets_come_with_the_evaluation_where_nothing_else_is_asked_for(plan: 
     assert torch.equal(raised.returns, again.returns) and not torch.allclose(raised.returns, apart.returns)
     evaluated, bonus = ctx.evaluate_policy(state, trajectory), torch.ones_like(trajectory.rewards)
     paid = ctx.estimate(state, trajectory, evaluated, bonus=bonus)
+    other = trajectory._replace(rewards=trajectory.rewards + 1.0)
+    evaluated = ctx.evaluate_policy(state, trajectory)
+    assert torch.allclose(ctx.estimate(state, other, evaluated).returns, paid.returns)
     assert not torch.allclose(paid.returns, apart.returns)
     assert torch.equal(paid.returns, ctx.estimate(state, trajectory, evaluated, bonus=bonus).returns)
 
 
-@pytest.mark.slow
-def test_what_an_estimator_does_in_python_leaves_the_evaluation_compiled(plan: MakePlan) -> None:
-    ctx = Engine(plan("ppo", compile="on", seeds=(0, 1), rollout_steps=16, **SMALL))
+def loops(rewards: Tensor) -> Tensor:
+    returns = torch.zeros_like(rewards)
+    for t in reversed(range(rewards.shape[1])):
+        returns[:, t] = rewards[:, t] + (returns[:, t + 1] if t + 1 < rewards.shape[1] else 0.0)
+    return returns
+
+
+def reads(rewards: Tensor) -> Tensor:
+    return rewards if rewards.sum().item() > 0 else -rewards
+
+
+def raises(rewards: Tensor) -> Tensor:
+    raise ValueError("no estimate")
+
+
+@pytest.mark.parametrize(
+    ("function", "steps", "compiled"),
+    [(loops, 8, True), (loops, 128, False), (reads, 8, False), (raises, 8, False), (None, 128, True)],
+)
+def test_an_estimator_of_many_operations_or_with_decisions_is_left_out(
+    plan: MakePlan, function: Any, steps: int, compiled: bool
+) -> None:
+    ctx = Engine(plan("ppo", compile="on", seeds=(0, 1), rollout_steps=steps, **SMALL))
     state, trajectory = ctx.collect(ctx.state)
-    evaluated, known = ctx.evaluate_policy(state, trajectory), ctx.record.estimated
-    assert known and isinstance(ctx._compiled_estimation, Compiled)
-    ctx._compiled_estimation.failed = True
-    alone = ctx.evaluate_policy(state, trajectory)
-    assert torch.equal(alone.log_probs, evaluated.log_probs)
-    assert torch.allclose(ctx.estimate(state, trajectory, alone).returns, known.targets.returns, rtol=0, atol=1e-6)
+    if function:
+        ctx._estimator = ctx._estimator._replace(function=function, takes=frozenset({"rewards"}))
+    assert ctx._can_compile_estimates(EvaluationInputs(state.params | state.buffers, trajectory)) == compiled
 
 
 def test_compiled_whole_episodes_come_in_few_sizes(plan: MakePlan) -> None:

@@ -22,6 +22,7 @@ def kept_garbage() -> Iterator[None]:
     gc.set_debug(gc.DEBUG_SAVEALL)
     yield
     gc.set_debug(0)
+    gc.unfreeze()
     gc.enable()
     gc.garbage.clear()
 

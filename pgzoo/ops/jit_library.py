@@ -99,7 +99,8 @@ def _exception(content: bytes) -> Exception:
     try:
         from numba.core import serialize
 
-        kind, arguments, _ = serialize._numba_unpickle(0, content, content)
+        read: Any = serialize._numba_unpickle
+        kind, arguments, _ = read(0, content, content)
         return cast(Exception, kind(*arguments or ()))
     except Exception:  # another version of numba
         return RuntimeError("compiled code failed")

@@ -198,7 +198,8 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def operations_of(function: Callable[[], Any]) -> list[str]:
     """Return the names of the operations that a function executes, such as "aten::mul.Tensor"."""
-    with _Operations() as found:
+    found = _Operations()
+    with found:
         function()
     return found.names
 

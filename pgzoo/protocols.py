@@ -211,7 +211,7 @@ class ReturnEstimator(Protocol):
     (advantages, returns). An estimator that needs whole episodes has `whole_episodes = True`. One that needs values of
     the environment's info has an attribute such as `needs = {"info:cost"}`, and finds them in `info["cost"]`.
 
-    Compiled runs trace it once: what it reads besides its arguments stays as it was then.
+    Compiled runs may trace it once: what it reads besides its arguments then stays as it was.
     """
 
     def __call__(self, **kwargs: Any) -> Tensor | tuple[Tensor, Tensor]:

@@ -68,7 +68,7 @@ class _Compiled:
     """
 
     def __init__(self, function: Function, digest: str) -> None:
-        self._function, self._label = function, f"{digest}_counted"
+        self._function, self._digest = function, digest
         self._name = f"{function.__qualname__}_{digest}"
         self._home = Path(cast(FunctionType, function).__code__.co_filename)
         self._library: jit_library.Library | None = None
@@ -93,9 +93,9 @@ class _Compiled:
 
     def _by_numba(self, arguments: tuple[Any, ...]) -> Any:
         if self._lean is None:
-            self._lean = _dispatcher(self._function, f"{self._label.removesuffix('counted')}uncounted", _nrt=False)
+            self._lean = _dispatcher(self._function, f"{self._digest}_uncounted", _nrt=False)
             folder = self._lean.stats.cache_path
-            if folder and any(Path(folder).glob(f"*_{self._label}*.nbi")):
+            if folder and any(Path(folder).glob(f"*_{self._digest}_counted*.nbi")):
                 self._count_references()  # an earlier process has found that it makes some
         if self._counting is not None:
             return self._counting(*arguments)
@@ -115,7 +115,7 @@ class _Compiled:
     def _count_references(self) -> Function:
         """Return the function that counts references, for this call and all later ones."""
         if self._counting is None:
-            self._counting = _dispatcher(self._function, self._label)
+            self._counting = _dispatcher(self._function, f"{self._digest}_counted")
             _made.remove(self._lean)
         return self._counting
 

@@ -21,7 +21,7 @@ from pgzoo.ops.optim import unflatten
 from pgzoo.training.compiling import Compiled, FlatFunction, leaves_of
 from pgzoo.training.gradient_step import GradientStepResult, StepInput
 from pgzoo.training.minibatches import Minibatches, batch_of, stack_of
-from pgzoo.training.step_loop import Places
+from pgzoo.training.step_loop import Kept, Places
 from pgzoo.training.update_record import UpdateRecord
 from pgzoo.types import Batch, Params
 
@@ -111,9 +111,9 @@ def _split(members: int, rows: int) -> list[_Rows]:
 
 
 def _join(groups: Sequence[_Group], parts: Sequence[Tensor], axis: int = 0) -> Tensor:
-    """Concatenate the tensors of all groups along the member axis."""
+    """Concatenate the tensors of all groups along the member axis, into memory that they don't share."""
     if len(parts) == 1:
-        return parts[0]
+        return parts[0].clone()
     repeated = [group.rows.repeated for group in groups]
     return torch.cat([p.narrow(axis, k, p.shape[axis] - k) for k, p in zip(repeated, parts, strict=True)], axis)
 
@@ -126,8 +126,7 @@ class _Group:
         self.now: StepInput = rows.of(start, 0)
         self._batch: list[torch.Size] = []
         self._flat: FlatFunction | None = None
-        self._metrics: list[Tensor] = []
-        self._counted: list[Tensor] = []
+        self._kept: list[Kept] = []
         self._any_stepping = bool(self.now.stepping.any())
 
     def advance(self, step: Compiled, stack: Batch, record: UpdateRecord, like: Params) -> None:
@@ -148,12 +147,12 @@ class _Group:
         self.names = outputs.names
         places = Places(first, tuple(carried), outputs.flags, outputs.metrics, outputs.counted)
         loop, k, steps = step.loop(self._flat), 0, len(stack.weights)
+        kept = Kept.zeros(steps, len(self.names), len(self.now.vector))
+        self._kept.append(kept)
         while k < steps and self._any_stepping:
             if loop is not None:
-                taken = loop(leaves, stack_leaves, places, k)
+                taken = loop(leaves, stack_leaves, places, k, kept)
                 k, self._any_stepping = taken.next, taken.going
-                self._metrics += taken.metrics
-                self._counted += taken.counted
                 for (place, _), leaf in zip(carried, taken.carried, strict=True):
                     leaves[place] = leaf
                 if k == steps or not self._any_stepping:
@@ -161,8 +160,7 @@ class _Group:
             # without a loop in C, and where a member fails in the next step, which is reported
             leaves[first : first + len(stack_leaves)] = [leaf[k] for leaf in stack_leaves]
             results = self._flat.run(leaves)
-            self._metrics.append(results[places.metrics])
-            self._counted.append(results[places.counted])
+            kept.metrics[k], kept.counted[k] = results[places.metrics], results[places.counted]
             any_failed, self._any_stepping = results[places.flags].tolist()
             if any_failed:
                 self._report(record, batch_of(stack, k), leaves[0], self._flat.result(results), like)
@@ -189,6 +187,6 @@ class _Group:
 
         `names` is M. No member counts in steps after the group's last step.
         """
-        size, missing = self.rows.last - self.rows.first, steps - len(self._metrics)
-        metrics = [*self._metrics, *[torch.zeros(names, size, dtype=torch.float64)] * missing]
-        return torch.stack(metrics), torch.stack([*self._counted, *[torch.zeros(size, dtype=torch.bool)] * missing])
+        missing = steps - sum(len(kept.counted) for kept in self._kept)
+        metrics, counted = zip(*self._kept, Kept.zeros(missing, names, len(self.now.vector)), strict=True)
+        return torch.cat(metrics), torch.cat(counted)

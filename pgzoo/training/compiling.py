@@ -16,7 +16,7 @@ import os
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from operator import attrgetter
@@ -88,13 +88,19 @@ class Compiled:
         watch: Stopwatch,
         folder: Path | None = None,
         cancelled: Callable[[], bool] = lambda: False,
+        *,
+        one_piece: bool = False,
     ) -> None:
         """Store compiled libraries in `folder`.
 
         None: in TORCHINDUCTOR_CACHE_DIR, or in a temporary folder if it isn't set. Time spent compiling is charged to
         the watch's phase "compile". Compiling is aborted when `cancelled()` returns True.
+
+        `one_piece`: allocate the results and the intermediate results as one piece of memory on the CPU, which is up to
+        8 % faster. It stays in memory as long as one of the results.
         """
         self.function, self.watch, self.folder, self.cancelled = function, watch, folder, cancelled
+        self.memory = {"memory_planning": True, "memory_pool": "combined" if one_piece else "intermediates"}
         self._compiled: dict[Any, FlatFunction] = {}
         self._loops: dict[Path, StepLoop | None] = {}
         self.failed = False
@@ -144,9 +150,10 @@ class Compiled:
     def _compile(self, flat: _Flattened, leaves: list[Tensor]) -> FlatFunction:
         """Return the function for leaves of these shapes, from its library."""
         leaves = [leaf.detach() for leaf in leaves]  # a tensor that occurs twice counts as two tensors
-        library = _cache(self.folder) / f"{_digest(flat, leaves)}.so"
+        options = OPTIONS | self.memory if _device(leaves).type == "cpu" else OPTIONS
+        library = _cache(self.folder) / f"{_digest(flat, leaves, options)}.so"
         if not library.exists():
-            _in_thread(lambda: _compile(flat, leaves, library), self.cancelled)
+            _in_thread(lambda: _compile(flat, leaves, library, options), self.cancelled)
         aoti, device = torch._C._aoti, _device(leaves)
         if device.type == "cpu":
             return FlatFunction(aoti.AOTIModelContainerRunnerCpu(str(library), 1).run, flat.result_form, library)
@@ -244,20 +251,22 @@ class OperationTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.digest.update(repr((tensor.shape, tensor.stride(), tensor.dtype, tensor.device)).encode())
 
 
-def _digest(flat: Callable[..., list[Tensor]], leaves: list[Tensor]) -> str:
+def _digest(flat: Callable[..., list[Tensor]], leaves: list[Tensor], options: Mapping[str, Any]) -> str:
     """Return a digest of the operations of `flat` on such leaves, torch's version, the machine and the options."""
     trace = OperationTrace(leaves)
     machine: tuple[Any, ...] = torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
     if _device(leaves).type == "cuda":
         machine += (torch.version.cuda, torch.cuda.get_device_capability())
-    trace.write(torch.__version__, machine, OPTIONS)
+    trace.write(torch.__version__, machine, options)
     with trace:
         results = flat(*leaves)
     trace.write(results)
     return trace.digest.hexdigest()[:32]
 
 
-def _compile(flat: Callable[..., list[Tensor]], leaves: list[Tensor], library: Path) -> None:
+def _compile(
+    flat: Callable[..., list[Tensor]], leaves: list[Tensor], library: Path, options: Mapping[str, Any]
+) -> None:
     """Trace `flat` and compile it into `library`."""
     # importing torch's compiler sets environment variables, and sympy adds warning filters
     with _environment(library.parent), warnings.catch_warnings():
@@ -269,11 +278,11 @@ def _compile(flat: Callable[..., list[Tensor]], leaves: list[Tensor], library: P
     with tempfile.TemporaryDirectory(dir=library.parent) as workshop:
         made = Path(workshop, library.name)
         build = {name: value for name, value in BUILD.items() if _knows(inductor.config, name)}
-        options = {**OPTIONS, **build, "aot_inductor.output_path": str(made)}
+        settings = {**options, **build, "aot_inductor.output_path": str(made)}
         with (
             _environment(library.parent),
             warnings.catch_warnings(),
-            inductor.config.patch(options),
+            inductor.config.patch(settings),
             _replaced(cpu_vec_isa.VecISA, "check_build", _no_test_program),
             _replaced(cpp_builder.CppBuilder, "build", _in_parallel),
             _replaced(CppWrapperCpu, "generate_input_output_runtime_checks", _without_inputs),

@@ -67,9 +67,11 @@ class Learner:
         self._flat: tuple[Params, Tensor] = {}, torch.empty(0)  # the parameters of the last step, and their vector
         self._views: Views | None = None
 
-    def compile(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """Return the function compiled, if this run compiles."""
-        return Compiled(function, self._watch, self._plan.compile_cache, self._cancelled) if self.compiled else function
+    def compile(self, function: Callable[[Any], Any], *, one_piece: bool = False) -> Callable[[Any], Any]:
+        """Return the function compiled, if this run compiles. See `Compiled` for `one_piece`."""
+        if not self.compiled:
+            return function
+        return Compiled(function, self._watch, self._plan.compile_cache, self._cancelled, one_piece=one_piece)
 
     def step(
         self,
@@ -86,6 +88,8 @@ class Learner:
             return state
         step = self._step_for(loss, only, learning_rates, state.params)
         result = step(self._input(state, batch, stepping)._replace(learning_rates=dict(learning_rates)))
+        if isinstance(step, Compiled):
+            result = result.copied()
         return self._apply(record, state, result, lambda: batch)
 
     def steps(
@@ -134,7 +138,8 @@ class Learner:
         update = self._updates.get(loss)
         if update is None:
             step = self._new_step(loss, "", state.params)
-            update = self.compile(make_whole_update(evaluator, estimator, cut, step, state.params))
+            whole = make_whole_update(evaluator, estimator, cut, step, state.params)
+            update = self.compile(whole, one_piece=True)  # a short rollout: it may stay in memory
             self._updates[loss] = update
         result = update(UpdateInput(self._input(state, None, stepping), trajectory, estimator.tensors))
 
@@ -207,7 +212,7 @@ class Learner:
         if step is None:
             step = self._new_step(loss, only, like)
             if self.compiled and len(self._steps) < MANY_LOSSES:
-                step = self._steps[key] = self.compile(step)
+                step = self._steps[key] = self.compile(step, one_piece=True)
         return step
 
     def canonical(self, params: Params) -> Params:

@@ -6,6 +6,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 typedef void *Tensor;
 
@@ -14,6 +15,7 @@ typedef struct {
   int32_t (*view)(Tensor, int64_t ndim, const int64_t *sizes, const int64_t *strides, int64_t offset, Tensor *result);
   int32_t (*copy_reference)(Tensor, Tensor *result);
   int32_t (*data)(Tensor, void **result);
+  int32_t (*strides)(Tensor, int64_t **result);
   int32_t (*drop)(Tensor);
 } Functions;
 
@@ -30,19 +32,39 @@ typedef struct {
 
 typedef struct {
   int64_t flags, metrics, counted; /* which outputs these are */
+  int64_t num_metrics, num_members;
 } Places;
+
+typedef struct {
+  double *metrics; /* [count, num_metrics, num_members] */
+  char *counted;   /* [count, num_members] */
+} Kept;
 
 typedef struct {
   int64_t steps; /* the next step */
   int64_t going; /* whether any member takes part in it */
 } Progress;
 
+/* Copy the metrics and the counts of step k. Return 0, or 1 if they aren't stored in the order of their axes. */
+static int keep(const Functions *call, Tensor *outputs, const Places *places, const Kept *kept, int64_t k) {
+  const int64_t m = places->num_metrics, s = places->num_members;
+  Tensor metrics = outputs[places->metrics], counted = outputs[places->counted];
+  int64_t *of_metrics, *of_counted;
+  void *from_metrics, *from_counted;
+  if (call->strides(metrics, &of_metrics) || call->strides(counted, &of_counted)) return 1;
+  if ((s > 1 && (of_metrics[1] != 1 || of_counted[0] != 1)) || (m > 1 && of_metrics[0] != s)) return 1;
+  if (call->data(metrics, &from_metrics) || call->data(counted, &from_counted)) return 1;
+  memcpy(kept->metrics + k * m * s, from_metrics, (size_t)(m * s) * sizeof(double));
+  memcpy(kept->counted + k * s, from_counted, (size_t)s);
+  return 0;
+}
+
 /* Take the steps `progress->steps` to `count - 1`. Stop before a step in which a member fails, and after one that leaves
    no member for the next. Afterward `inputs` has the carried tensors, and `kept` the metrics and counts of every step.
    Return 0, or 1 if a function failed: the run then ends, and references are lost. */
 int32_t pgzoo_take_steps(const Functions *call, void *library, Tensor *inputs, Tensor *passed, size_t num_inputs,
                          Tensor *outputs, size_t num_outputs, const Stack *stacks, int64_t num_stacks,
-                         const Carried *carried, int64_t num_carried, const Places *places, Tensor *kept, int64_t count,
+                         const Carried *carried, int64_t num_carried, const Places *places, const Kept *kept, int64_t count,
                          Progress *progress) {
   for (int64_t k = progress->steps; k < count && progress->going; k++) {
     int64_t next = 0;
@@ -64,10 +86,8 @@ int32_t pgzoo_take_steps(const Functions *call, void *library, Tensor *inputs, T
     for (size_t i = 0; i < num_outputs; i++)
       for (size_t j = 0; j < i; j++)
         if (outputs[i] && outputs[i] == outputs[j]) outputs[i] = NULL, leave = 1;
+    if (!leave) leave = keep(call, outputs, places, kept, k);
     if (!leave) {
-      kept[2 * k] = outputs[places->metrics];
-      kept[2 * k + 1] = outputs[places->counted];
-      outputs[places->metrics] = outputs[places->counted] = NULL;
       for (int64_t c = 0; c < num_carried; c++) {
         call->drop(inputs[carried[c].input]);
         inputs[carried[c].input] = outputs[carried[c].output];

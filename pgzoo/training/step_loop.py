@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Places", "StepLoop", "StepsTaken", "step_loop_of"]
+__all__ = ["Kept", "Places", "StepLoop", "StepsTaken", "step_loop_of"]
 
 _log = logging.getLogger("pgzoo")
 
@@ -34,6 +34,7 @@ FUNCTIONS = {
     "view": "aoti_torch__reinterpret_tensor",
     "copy_reference": "aoti_torch_new_tensor_handle",
     "data": "aoti_torch_get_data_ptr",
+    "strides": "aoti_torch_get_strides",
     "drop": "aoti_torch_delete_tensor_object",
 }
 """The functions of torch that `step_loop.c` calls, besides the library's own `run`."""
@@ -59,7 +60,11 @@ class _Carried(ctypes.Structure):
 
 
 class _Places(ctypes.Structure):
-    _fields_ = [(name, c_int64) for name in ("flags", "metrics", "counted")]
+    _fields_ = [(name, c_int64) for name in ("flags", "metrics", "counted", "num_metrics", "num_members")]
+
+
+class _Kept(ctypes.Structure):
+    _fields_ = [("metrics", c_void_p), ("counted", c_void_p)]
 
 
 class _Progress(ctypes.Structure):
@@ -80,17 +85,25 @@ class Places(NamedTuple):
     counted: int
 
 
-class StepsTaken(NamedTuple):
-    """The result of some steps: the next step, whether any member takes part in it, and the `carried` inputs of it.
+class Kept(NamedTuple):
+    """What is kept of K steps: metrics `[K, M, S]` (float64), and the members that they count for, `[K, S]` (bool)."""
 
-    `metrics` and `counted` are those of each step.
-    """
+    metrics: Tensor
+    counted: Tensor
+
+    @classmethod
+    def zeros(cls, steps: int, metrics: int, members: int) -> Kept:
+        """Return room for some steps; no member counts."""
+        values = torch.zeros(steps, metrics, members, dtype=torch.float64)
+        return cls(values, torch.zeros(steps, members, dtype=torch.bool))
+
+
+class StepsTaken(NamedTuple):
+    """The result of some steps: the next step, whether any member takes part in it, and the `carried` inputs of it."""
 
     next: int
     going: bool
     carried: list[Tensor]
-    metrics: list[Tensor]
-    counted: list[Tensor]
 
 
 class StepLoop:
@@ -118,7 +131,9 @@ class StepLoop:
         self._outputs = outputs.value
         self._stacks: dict[Any, tuple[Any, list[Any]]] = {}
 
-    def __call__(self, inputs: Sequence[Tensor], stacks: Sequence[Tensor], places: Places, first: int) -> StepsTaken:
+    def __call__(
+        self, inputs: Sequence[Tensor], stacks: Sequence[Tensor], places: Places, first: int, kept: Kept
+    ) -> StepsTaken:
         """Take the steps from `first` on, until one in which a member fails, or after which no member goes on.
 
         Args:
@@ -126,22 +141,23 @@ class StepLoop:
             stacks: the leaves of the batches, `[K, ...]` each.
             places: where the inputs and outputs are.
             first: the first step, less than K.
+            kept: gets the metrics of these steps.
         """
         count, size = len(stacks[0]), len(inputs)
         end = places.batch + len(stacks)
         handles = (c_void_p * size)(*self._handles([*inputs[: places.batch], *stacks, *inputs[end:]]))
-        kept, progress = (c_void_p * (2 * count))(), _Progress(first, 1)
+        into, progress = _Kept(kept.metrics.data_ptr(), kept.counted.data_ptr()), _Progress(first, 1)
+        where = _Places(places.flags, places.metrics, places.counted, *kept.metrics.shape[1:])
         carried = (_Carried * len(places.carried))(*(_Carried(*pair) for pair in places.carried))
         code = self._take(
             *(byref(self._functions), self._library, handles, (c_void_p * size)(), c_size_t(size)),
             *((c_void_p * self._outputs)(), c_size_t(self._outputs)),
             *(self._layout(places.batch, stacks), c_int64(len(stacks)), carried, c_int64(len(carried))),
-            *(byref(_Places(places.flags, places.metrics, places.counted)), kept, c_int64(count), byref(progress)),
+            *(byref(where), byref(into), c_int64(count), byref(progress)),
         )
-        tensors, results = self._tensors(handles), self._tensors(kept[2 * first : 2 * progress.steps])
+        tensors = self._tensors(handles)
         _check(code)
-        moved = [tensors[place] for place, _ in places.carried]
-        return StepsTaken(progress.steps, bool(progress.going), moved, results[::2], results[1::2])
+        return StepsTaken(progress.steps, bool(progress.going), [tensors[place] for place, _ in places.carried])
 
     def _layout(self, first: int, stacks: Sequence[Tensor]) -> Any:
         """Return where each batch of the stacks is in memory."""

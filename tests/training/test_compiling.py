@@ -271,8 +271,8 @@ def test_the_loop_over_steps_in_c_does_what_the_loop_in_python_does(
         loop = step_loop_of(flat.library)
         assert loop is not None
 
-        def take(inputs: Any, stacks: Any, places: Any, first: int) -> Any:
-            steps = loop(inputs, stacks, places, first)
+        def take(inputs: Any, stacks: Any, places: Any, first: int, kept: Any) -> Any:
+            steps = loop(inputs, stacks, places, first, kept)
             taken.append(steps.next - first)
             return steps
 

@@ -13,7 +13,6 @@ import logging
 import os
 import platform
 import re
-import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -24,16 +23,16 @@ from typing import Any, cast
 
 import numpy as np
 
+from pgzoo.ops.c_compiler import compile_c
+
 __all__ = ["keep", "library_path", "load"]
 
 _log = logging.getLogger("pgzoo")
 
 SOURCE = Path(__file__).with_suffix(".c")
 
-SOURCES = SOURCE, Path(__file__), Path(__file__).with_name("jit.py")
+SOURCES = SOURCE, Path(__file__), *(Path(__file__).with_name(name) for name in ("jit.py", "c_compiler.py"))
 """What the machine code of a library depends on, besides the function."""
-
-OPTIONS = ("-O2", "-shared", "-fPIC")
 
 Library = Callable[[tuple[Any, ...]], tuple[int, ...] | None]
 """A function of the tuple of its arguments, which returns a tuple of integers. It returns None if it was compiled for
@@ -157,13 +156,12 @@ def _link(code: bytes, results: int, kinds: Sequence[str], file: Path) -> None:
         "ARGUMENTS": (f"VALUES_{ndim}({i})" if ndim else f"NUMBER({i})" for i, ndim in enumerate(of_array)),
         "RESULTS": [str(results)],
     }
-    with tempfile.TemporaryDirectory(dir=file.parent) as workshop:
-        (object_file := Path(workshop, "code.o")).write_bytes(code)
-        made = Path(workshop, file.name)
-        define = chain.from_iterable(("-D", f"{name}={','.join(values)}") for name, values in macros.items())
-        command = [os.environ.get("CXX", "g++"), *OPTIONS, *define, "-x", "c", str(SOURCE)]
-        command += ["-x", "none", str(object_file), "-lm", "-o", str(made)]
-        subprocess.run(command, check=True, capture_output=True, timeout=60)
+
+    def check(made: Path) -> None:
         if not load(made):
             raise OSError("it calls functions of numba")
-        made.replace(file)
+
+    define = chain.from_iterable(("-D", f"{name}={','.join(values)}") for name, values in macros.items())
+    with tempfile.TemporaryDirectory(dir=file.parent) as workshop:
+        (object_file := Path(workshop, "code.o")).write_bytes(code)
+        compile_c(SOURCE, file, *define, "-x", "none", str(object_file), "-lm", check=check)

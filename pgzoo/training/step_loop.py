@@ -9,10 +9,8 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import logging
-import os
 import platform
 import subprocess
-import tempfile
 import weakref
 from collections.abc import Iterable, Sequence
 from ctypes import POINTER, byref, c_int64, c_size_t, c_void_p
@@ -22,13 +20,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pgzoo.ops.c_compiler import OPTIONS, compile_c
+
 __all__ = ["Kept", "Places", "StepLoop", "StepsTaken", "step_loop_of"]
 
 _log = logging.getLogger("pgzoo")
 
 SOURCE = Path(__file__).with_suffix(".c")
-
-COMPILE = ("-x", "c", "-O2", "-shared", "-fPIC")
 
 FUNCTIONS = {
     "view": "aoti_torch__reinterpret_tensor",
@@ -194,15 +192,11 @@ def step_loop_of(library: Path) -> StepLoop | None:
 
 def _built(folder: Path) -> Path:
     """Return the compiled `step_loop.c`, kept in the folder of compiled libraries. Raises OSError, SubprocessError."""
-    digest = hashlib.sha256(repr((SOURCE.read_text(), COMPILE, platform.machine())).encode()).hexdigest()[:20]
+    digest = hashlib.sha256(repr((SOURCE.read_text(), OPTIONS, platform.machine())).encode()).hexdigest()[:20]
     library = folder / "step_loop" / f"{digest}.so"
     if not library.exists():
         library.parent.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as workshop:
-            made = Path(workshop, library.name)
-            command = [os.environ.get("CXX", "g++"), *COMPILE, str(SOURCE), "-o", str(made)]
-            subprocess.run(command, check=True, capture_output=True, timeout=60)
-            made.replace(library)
+        compile_c(SOURCE, library)
     return library
 
 

@@ -38,7 +38,10 @@ def test_an_algorithm_that_raises(untracked: Folder) -> None:
     assert child.returncode == 1 and "Traceback" in err and "animals.py" in err
 
 
-@pytest.mark.parametrize(("how", "env"), [(signal.SIGINT, "CartPole-v1"), (signal.SIGTERM, "Slow-v0")])
+@pytest.mark.parametrize(
+    ("how", "env"),
+    [(signal.SIGINT, "CartPole-v1"), pytest.param(signal.SIGTERM, "Slow-v0", marks=pytest.mark.slow)],
+)
 def test_an_interrupted_run_keeps_what_there_is(how: signal.Signals, env: str, shared: Folder) -> None:
     before = set(shared.path.glob(".pgzoo/runs/*/journal.jsonl"))
     child = shared.start(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from program import PATIENCE
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def test_a_server_by_option_and_by_variable(served: Served, server: Server) -> N
         assert "plots/learning_curve.png" in run["files"]
 
 
+@pytest.mark.slow  # tests/tracking/test_shipping.py has it with a trainer that does nothing else
 def test_a_server_that_is_killed_costs_nothing(folder: Folder, server: Server) -> None:
     steps = 100_000
     arguments = ("reinforce", "--env", "CartPole-v1", "--total-steps", str(steps), "--experiment", "outage", "--json")

@@ -119,7 +119,9 @@ def test_a_model_is_linked_to_its_run_and_has_its_evaluation(trained: Trained) -
         assert metrics["eval/greedy_return_mean"] == run["greedy_return_mean"]
 
 
-@pytest.mark.parametrize("died", ["before the ledger was written", "before the files were there"])
+@pytest.mark.parametrize(
+    "died", ["before the files were there", pytest.param("before the ledger was written", marks=pytest.mark.slow)]
+)
 def test_a_model_is_logged_once_whatever_the_uploader_forgets(trained: Trained, died: str) -> None:
     folder, answer = trained
     run = answer["seeds"][0]

@@ -126,7 +126,7 @@ def test_a_command_ends_with_one_message(
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (endless_body, "the server's response is too long"),
+        pytest.param(endless_body, "the server's response is too long", marks=pytest.mark.slow),
         (lambda handler: say(handler, {}), "Is it an MLflow server?"),
         pytest.param(
             lambda handler: say(handler, b"who are you?", 401), "asks for credentials", marks=pytest.mark.slow

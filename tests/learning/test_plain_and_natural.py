@@ -57,7 +57,9 @@ def test_a_number_and_how_sure_it_is_are_learned(play: Play, algorithm: str) -> 
     assert ended.state.params["policy.log_std"].max() < -1
 
 
-@pytest.mark.parametrize("algorithm", ["reinforce-baseline", pytest.param("rloo", marks=pytest.mark.slow), "vpg"])
+@pytest.mark.parametrize(
+    "algorithm", ["reinforce-baseline", *(pytest.param(name, marks=pytest.mark.slow) for name in ("rloo", "vpg"))]
+)
 def test_cartpole_is_balanced(play: Play, algorithm: str) -> None:
     assert min(final(play(algorithm, seeds=3, eval_episodes=50), "sampled")) >= 475
 

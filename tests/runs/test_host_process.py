@@ -182,7 +182,7 @@ def test_a_removed_journal_that_cannot_be_written_again_fails_the_run(catalog: P
 def test_compiled_code_goes_to_the_home_of_each_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     libraries: list[Path] = []
 
-    def compile_nothing(flat: Any, leaves: Any, library: Path) -> None:
+    def compile_nothing(flat: Any, leaves: Any, library: Path, pool: str) -> None:
         libraries.append(library)
         raise RuntimeError("no compiler in this test")
 
@@ -199,14 +199,17 @@ def test_compiled_code_goes_to_the_home_of_each_run(tmp_path: Path, monkeypatch:
     assert [library.parent for library in libraries] == [tmp_path / "first/compiled", tmp_path / "second/compiled"]
 
 
-@pytest.mark.parametrize("resumable", [True, False], ids=["first update", "later update"])
+@pytest.mark.parametrize(
+    "resumable",
+    [pytest.param(True, id="first update"), pytest.param(False, id="later update", marks=pytest.mark.slow)],
+)
 def test_a_signal_while_compiling_ends_the_run_in_order(
     home: Home, monkeypatch: pytest.MonkeyPatch, catalog: PluginCatalog, resumable: bool
 ) -> None:
     """Compiling that never ends by itself: only the signal ends it, and the run is resumed as if nothing was."""
     given_up = threading.Event()
 
-    def compile_for_ever(flat: Any, leaves: Any, library: Path) -> None:
+    def compile_for_ever(flat: Any, leaves: Any, library: Path, pool: str) -> None:
         try:
             library.with_suffix(".part").touch()
             os.kill(os.getpid(), signal.SIGTERM)

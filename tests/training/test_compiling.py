@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pgzoo.config import RunConfig
 from pgzoo.ops.losses import weighted_mean
-from pgzoo.training import compiled_steps
+from pgzoo.training import compiled_steps, compiling
 from pgzoo.training.compiling import BUILD, Compiled, FlatFunction
 from pgzoo.training.engine import Engine
 from pgzoo.training.metrics import Stopwatch
@@ -296,6 +296,41 @@ def test_the_loop_over_steps_in_c_does_what_the_loop_in_python_does(
         assert all(torch.equal(value, same[name]) for name, value in leaf.items())
     assert state.halted is not None and other.halted is not None and torch.equal(state.halted, other.halted)
     assert all(np.array_equal(value, other_means[name], equal_nan=True) for name, value in means.items())
+
+
+@pytest.mark.parametrize("way", ["steps", "step"])
+def test_what_steps_leave_keeps_none_of_their_memory(way: str, plan: MakePlan) -> None:
+    ctx = Engine(
+        plan("a2c", seeds=1, num_envs=4, rollout_steps=16, compile="on", policy={"name": "mlp", "hidden": (8,)})
+    )
+    ctx.begin_update()
+    state, trajectory = ctx.collect(ctx.state)
+    ones = torch.ones_like(trajectory.rewards)
+    extra = {"kind": torch.zeros_like(ones)}
+    batches = ctx.minibatches(state, trajectory, Targets(ones, ones, ones), epochs=range(1), count=4, extra=extra)
+    if way == "steps":
+        state = ctx.steps(sometimes, state, batches)
+    else:
+        for batch in batches:
+            state = ctx.step(sometimes, state, batch)
+    numbers = sum(leaf.numel() for leaf in state.params.values())
+    assert next(iter(state.params.values())).untyped_storage().nbytes() == 4 * numbers
+    for leaf in state.optimizer.values():
+        assert leaf.untyped_storage().nbytes() == leaf.nbytes
+    assert list(state.optimizer["step"]) == [4] and np.isfinite(ctx.metrics.means()["own/weight"]).all()
+
+
+@pytest.mark.slow
+def test_a_function_of_large_tensors_allocates_them_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    point, storages = Point(torch.ones(1, 3), {"y": torch.ones(1, 3)}), list[int]()
+    for small in (compiling.SMALL, 1):
+        monkeypatch.setattr(compiling, "SMALL", small)
+        compiled = Compiled(
+            lambda p, scale=float(small): squares(p._replace(x=p.x * scale)), Stopwatch("compile"), one_piece=True
+        )
+        found = compiled(point)
+        storages.append(len({leaf.untyped_storage().data_ptr() for leaf in (found.slope, found.value)}))
+    assert storages == [1, 2]
 
 
 def test_without_a_compiler_python_loops_over_the_steps(

@@ -132,7 +132,7 @@ def test_masks_do_not_break_the_law(play: Play, algorithm: str) -> None:
         assert_equal_alone_and_among(play, 10, algorithm=algorithm, policy={"name": policy, "hidden": (5,)}, **settings)
 
 
-@pytest.mark.parametrize("members", [8, 16, 33])
+@pytest.mark.parametrize("members", [8, pytest.param(16, marks=pytest.mark.slow), 33])
 def test_no_number_of_others_makes_a_difference(play: Play, members: int) -> None:
     """Vectors of the processor hold 8 or 16 numbers: what is computed at their ends is rounded otherwise."""
     assert_equal_alone_and_among(play, members, env="FrozenLake-v1", total_episodes=320, policy={"hidden": (64,)})

@@ -44,10 +44,17 @@ def specialize(template: Function, parts: Mapping[str, Function], *, interpreted
     whole = _with_globals(template, parts)
     if interpreted or not available():
         return cast(Function, whole)
-    digest = hashlib.sha256(repr(list(_describe(whole, set()))).encode()).hexdigest()[:20]
+    described = repr([*_describe(whole, set()), *_own_sources()])
+    digest = hashlib.sha256(described.encode()).hexdigest()[:20]
     if digest not in _compiled:
         _compiled[digest] = _Compiled(whole, digest)
     return _compiled[digest]
+
+
+@cache
+def _own_sources() -> list[str]:
+    """Return the code that makes libraries. Where it changes, numba compiles anew, and a new library can be made."""
+    return [source.read_text(encoding="utf-8") for source in jit_library.SOURCES]
 
 
 _compiled: dict[str, Function] = {}

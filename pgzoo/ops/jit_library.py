@@ -32,7 +32,7 @@ _log = logging.getLogger("pgzoo")
 SOURCE = Path(__file__).with_suffix(".c")
 
 SOURCES = SOURCE, Path(__file__), *(Path(__file__).with_name(name) for name in ("jit.py", "c_compiler.py"))
-"""What the machine code of a library depends on, besides the function."""
+"""What the machine code of a library depends on, besides the function; `label` in `library_path` has a digest of it."""
 
 Library = Callable[[tuple[Any, ...]], tuple[int, ...] | None]
 """A function of the tuple of its arguments, which returns a tuple of integers. It returns None if it was compiled for
@@ -48,7 +48,7 @@ def library_path(label: str, home: Path, arguments: Sequence[Any]) -> Path | Non
     machine, kinds = _machine(), [_kind(argument) for argument in arguments]
     if not machine or "" in kinds:
         return None
-    content = repr((label, kinds, [source.read_text() for source in SOURCES], machine))
+    content = repr((label, kinds, machine))
     folder = Path(os.environ.get("NUMBA_CACHE_DIR") or home.parent / "__pycache__")
     return folder / f"{label}.{hashlib.sha256(content.encode()).hexdigest()[:20]}.so"
 

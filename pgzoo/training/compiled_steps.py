@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pgzoo.ops.members import concat_members, map_leaves
 from pgzoo.ops.optim import unflatten
-from pgzoo.training.compiling import Compiled, FlatFunction, leaves_of
+from pgzoo.training.compiling import Compiled, FlatFunction, leaves_of, own_copy
 from pgzoo.training.gradient_step import GradientStepResult, StepInput
 from pgzoo.training.minibatches import Minibatches, batch_of, stack_of
 from pgzoo.training.step_loop import Kept, Places
@@ -111,9 +111,9 @@ def _split(members: int, rows: int) -> list[_Rows]:
 
 
 def _join(groups: Sequence[_Group], parts: Sequence[Tensor], axis: int = 0) -> Tensor:
-    """Concatenate the tensors of all groups along the member axis, into memory that they don't share."""
+    """Concatenate the tensors of all groups along the member axis."""
     if len(parts) == 1:
-        return parts[0].clone()
+        return own_copy(parts[0])
     repeated = [group.rows.repeated for group in groups]
     return torch.cat([p.narrow(axis, k, p.shape[axis] - k) for k, p in zip(repeated, parts, strict=True)], axis)
 

@@ -33,7 +33,7 @@ from pgzoo.training.activity import Cancelled
 from pgzoo.training.metrics import Stopwatch
 from pgzoo.training.step_loop import StepLoop, step_loop_of
 
-__all__ = ["Compiled", "FlatFunction", "leaves_of", "operations_of"]
+__all__ = ["Compiled", "FlatFunction", "leaves_of", "operations_of", "own_copy"]
 
 _log = logging.getLogger("pgzoo")
 
@@ -51,10 +51,10 @@ BUILD: dict[str, Any] = {
 """Options that change how a library is built, but not what it computes. Those that torch doesn't know are left out."""
 
 SMALL = 2**20
-"""Bytes of the largest tensor of a function that allocates all its memory in one piece.
+"""The most bytes that the largest tensor of a function may have, if its memory is allocated as one piece.
 
-With many small tensors, allocating them takes a tenth of a function's time. A large piece is slower: from 32 MiB on,
-the C library gets it from the system and returns it in every call.
+To allocate many small tensors takes a tenth of a function's time. A large piece is slower than large tensors are: from
+`process.LARGE_BYTES` on, the C library gets it from the system and returns it in every call.
 """
 
 _HOLE = object()
@@ -103,8 +103,9 @@ class Compiled:
         None: in TORCHINDUCTOR_CACHE_DIR, or in a temporary folder if it isn't set. Time spent compiling is charged to
         the watch's phase "compile". Compiling is aborted when `cancelled()` returns True.
 
-        Small intermediate results are allocated as one piece of memory on the CPU. With `one_piece`, the results are
-        part of it, which is faster, but keeps all of it in memory as long as one of them.
+        If all tensors of the function are small, its intermediate results are allocated as one piece of memory on the
+        CPU. With `one_piece`, the results are part of it, which is faster, but keeps all of it in memory as long as one
+        of them; see `own_copy`.
         """
         self.function, self.watch, self.folder, self.cancelled = function, watch, folder, cancelled
         self.pool = "combined" if one_piece else "intermediates"
@@ -293,10 +294,25 @@ def _compile(flat: Callable[..., list[Tensor]], leaves: list[Tensor], library: P
         ):
             warnings.simplefilter("ignore")  # torch's deprecation warnings about itself
             graph = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*leaves)
-            together = _device(leaves).type == "cpu" and _largest(graph) <= SMALL
-            with inductor.config.patch(memory_planning=together, memory_pool=pool):
+            small = _device(leaves).type == "cpu" and _largest(graph) <= SMALL
+            with inductor.config.patch(_one_piece(inductor.config, pool) if small else {}):
                 inductor.aot_compile(graph, tuple(leaves))
         made.replace(library)
+
+
+def own_copy(leaf: Tensor) -> Tensor:
+    """Return a tensor that keeps no larger piece of memory: itself, or a copy."""
+    return leaf.clone() if leaf.untyped_storage().nbytes() > leaf.nbytes else leaf
+
+
+def _one_piece(config: Any, pool: str) -> dict[str, Any]:
+    """Return the options that allocate the memory of a function as one piece; none if this version of torch can't."""
+    from torch._inductor.codegen import memory_planning
+
+    options = {"memory_planning": True, "memory_pool": pool}
+    # what came with this method freed the pieces, of which earlier versions lost some
+    mended = hasattr(memory_planning.Allocation, "get_earliest_available")
+    return options if mended and all(_knows(config, name) for name in options) else {}
 
 
 def _largest(graph: Any) -> int:

@@ -86,12 +86,6 @@ class GradientStepResult(NamedTuple):
     metrics: Tensor
     names: tuple[str, ...]
 
-    def copied(self) -> GradientStepResult:
-        """Return the result with copies of what is kept after the step, if all tensors share one piece of memory."""
-        optimizer = {name: leaf.clone() for name, leaf in self.optimizer.items()}
-        metrics, counted = self.metrics.clone(), self.counted.clone()
-        return self._replace(vector=self.vector.clone(), optimizer=optimizer, metrics=metrics, counted=counted)
-
 
 GradientStep = Callable[[StepInput], GradientStepResult]
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from pgzoo.config import AlgorithmConfig
-from pgzoo.ops.members import freeze, surely_empty, to_device
+from pgzoo.ops.members import freeze, map_leaves, surely_empty, to_device
 from pgzoo.ops.optim import NO_OPTIMIZER, Views, flatten, make_optimizer, unflatten
 from pgzoo.training import added_critic
 from pgzoo.training.compiled_steps import take_steps
-from pgzoo.training.compiling import Compiled
+from pgzoo.training.compiling import Compiled, own_copy
 from pgzoo.training.gradient_step import (
     GradientStep,
     GradientStepResult,
@@ -34,6 +34,9 @@ from pgzoo.training.update_record import UpdateRecord
 from pgzoo.types import Batch, LossFunction, Params, TrainState, Trajectory
 
 __all__ = ["Learner"]
+
+KEPT = "vector", "optimizer", "counted", "halted", "metrics"
+"""What outlives a step."""
 
 MANY_LOSSES = 8
 """Maximum number of compiled losses; with more, the loss is probably a new function in every call."""
@@ -89,7 +92,7 @@ class Learner:
         step = self._step_for(loss, only, learning_rates, state.params)
         result = step(self._input(state, batch, stepping)._replace(learning_rates=dict(learning_rates)))
         if isinstance(step, Compiled):
-            result = result.copied()
+            result = result._replace(**{name: map_leaves(own_copy, getattr(result, name)) for name in KEPT})
         return self._apply(record, state, result, lambda: batch)
 
     def steps(
@@ -139,7 +142,7 @@ class Learner:
         if update is None:
             step = self._new_step(loss, "", state.params)
             whole = make_whole_update(evaluator, estimator, cut, step, state.params)
-            update = self.compile(whole, one_piece=True)  # a short rollout: it may stay in memory
+            update = self.compile(whole, one_piece=True)  # which is small, as the rollout is short
             self._updates[loss] = update
         result = update(UpdateInput(self._input(state, None, stepping), trajectory, estimator.tensors))
 

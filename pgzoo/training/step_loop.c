@@ -45,7 +45,7 @@ typedef struct {
   int64_t going; /* whether any member takes part in it */
 } Progress;
 
-/* Copy the metrics and the counts of step k. Return 0, or 1 if they aren't stored in the order of their axes. */
+/* Copy the metrics and the counts of step k. Return 0, or 1 if a function failed or they have other strides. */
 static int keep(const Functions *call, Tensor *outputs, const Places *places, const Kept *kept, int64_t k) {
   const int64_t m = places->num_metrics, s = places->num_members;
   Tensor metrics = outputs[places->metrics], counted = outputs[places->counted];
@@ -59,8 +59,8 @@ static int keep(const Functions *call, Tensor *outputs, const Places *places, co
   return 0;
 }
 
-/* Take the steps `progress->steps` to `count - 1`. Stop before a step in which a member fails, and after one that leaves
-   no member for the next. Afterward `inputs` has the carried tensors, and `kept` the metrics and counts of every step.
+/* Take the steps `progress->steps` to `count - 1`. Stop before a step in which a member fails, or whose results only
+   Python can keep, and after one that leaves no member for the next. Afterward `inputs` has the carried tensors, and `kept` the metrics and counts of every step.
    Return 0, or 1 if a function failed: the run then ends, and references are lost. */
 int32_t pgzoo_take_steps(const Functions *call, void *library, Tensor *inputs, Tensor *passed, size_t num_inputs,
                          Tensor *outputs, size_t num_outputs, const Stack *stacks, int64_t num_stacks,

@@ -139,7 +139,7 @@ class StepLoop:
             stacks: the leaves of the batches, `[K, ...]` each.
             places: where the inputs and outputs are.
             first: the first step, less than K.
-            kept: gets the metrics of these steps.
+            kept: gets the metrics of these steps, and which members they count for.
         """
         count, size = len(stacks[0]), len(inputs)
         end = places.batch + len(stacks)

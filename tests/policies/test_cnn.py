@@ -342,7 +342,6 @@ def test_the_bright_side_of_an_image_is_found(play: Any, name: str, options: Any
     assert [float(returns.mean()) for returns in evaluated.returns] == [1.0, 1.0]
 
 
-@pytest.mark.slow
 @pytest.mark.learning
 def test_an_image_and_a_category_are_learned_together(play: Any) -> None:
     """The brighter half has to be named, or the darker one, as the other entry says: neither is enough alone."""

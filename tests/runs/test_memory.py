@@ -126,7 +126,6 @@ def measure(seeds: int) -> tuple[float, float, float]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
-@pytest.mark.slow
 def test_training_on_128_steps_of_8_atari_games_adds_less_than_210_mib() -> None:
     """The rollout takes 28 MiB; the rest are the activations of 256 rows, and the parameters in several copies."""
     added, peak, estimate = measure(1)

@@ -13,7 +13,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
 from program import PATIENCE
 
 from pgzoo.tracking.ledger import Ledger, pending, pending_stores, read_json, write_json
@@ -164,7 +163,6 @@ with tracking.Session(home, "large", home.default_uri) as session:
 """
 
 
-@pytest.mark.slow
 def test_plots_of_a_group_of_more_than_50_runs_are_drawn_on_request(place: Place) -> None:
     subprocess.run([sys.executable, "-c", LARGE_GROUP], env=place.env, check=True, timeout=PATIENCE)
     assert place.pgzoo("sync").returncode == 0

@@ -18,7 +18,7 @@ from torch import Tensor
 from pgzoo.config import RunConfig
 from pgzoo.ops.losses import weighted_mean
 from pgzoo.training import compiled_steps, compiling
-from pgzoo.training.compiling import BUILD, Compiled, FlatFunction
+from pgzoo.training.compiling import BUILD, Compiled, FlatFunction, leaves_of, own_copy
 from pgzoo.training.engine import Engine
 from pgzoo.training.metrics import Stopwatch
 from pgzoo.training.plan import Plan
@@ -61,12 +61,14 @@ def squares(point: Point) -> Slope:
 
 def test_a_compiled_function_differentiates_and_keeps_the_form_of_its_result() -> None:
     watch = Stopwatch("compile")
-    compiled = Compiled(squares, watch)
+    compiled = Compiled(squares, watch, one_piece=True)
     for numbers in ([1.0, 2.0], [3.0, -4.0]):
         found = compiled(Point(torch.tensor([numbers]), {"y": torch.ones(1, 2)}))
         assert found.slope.tolist() == [[2 * number for number in numbers]]
         assert found.value.tolist() == [numbers[0] ** 2 + numbers[1] ** 2 + 2]
         assert found.name == "squares"
+        pieces = {leaf.untyped_storage().data_ptr() for leaf in (found.slope, found.value)}
+        assert len(pieces) == 1 and own_copy(found.value).untyped_storage().nbytes() == found.value.nbytes
     assert watch.seconds["compile"] > 0
 
 
@@ -112,6 +114,8 @@ def test_targets_come_with_the_evaluation_where_nothing_else_is_asked_for(plan: 
         return ctx.estimate(state, trajectory, evaluated), ctx.estimate(state, trajectory, evaluated)
 
     evaluated, known = ctx.evaluate_policy(state, trajectory), ctx.record.estimated
+    for leaf in leaves_of(evaluated):  # which is kept during the update
+        assert leaf.untyped_storage().nbytes() <= 2 * leaf.nbytes
     assert known and ctx.estimate(state, trajectory, evaluated) is known.targets
     together, apart = estimate()
     for one, other in zip(together, apart, strict=True):
@@ -315,8 +319,8 @@ def test_what_steps_leave_keeps_none_of_their_memory(way: str, plan: MakePlan) -
             state = ctx.step(sometimes, state, batch)
     numbers = sum(leaf.numel() for leaf in state.params.values())
     assert next(iter(state.params.values())).untyped_storage().nbytes() == 4 * numbers
-    for leaf in state.optimizer.values():
-        assert leaf.untyped_storage().nbytes() == leaf.nbytes
+    for leaf in (state.halted, *state.optimizer.values()):
+        assert leaf is not None and leaf.untyped_storage().nbytes() == leaf.nbytes
     assert list(state.optimizer["step"]) == [4] and np.isfinite(ctx.metrics.means()["own/weight"]).all()
 
 

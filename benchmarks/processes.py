@@ -16,6 +16,9 @@ from typing import Any
 
 from page import ROOT
 
+from pgzoo.tracking.home import Home
+from pgzoo.tracking.locks import is_locked
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -45,7 +48,7 @@ def words_of(command: str) -> list[str]:
 
 
 def run(commands: str | tuple[str, ...], folder: Path) -> Outcome:
-    """Run a command, or several in parallel, in `folder`."""
+    """Run a command, or several in parallel, in `folder`, and wait until nothing that it began is left to do."""
     commands = (commands,) if isinstance(commands, str) else commands
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as place:
@@ -55,6 +58,7 @@ def run(commands: str | tuple[str, ...], folder: Path) -> Outcome:
             await_(child, file, command, started)
             for child, file, command in zip(children, files, commands, strict=True)
         ]
+    wait_for_uploader(folder)
     returns = [outcome.returned for outcome in outcomes if outcome.returned is not None]
     return Outcome(
         env_steps=sum(outcome.env_steps for outcome in outcomes),
@@ -65,6 +69,15 @@ def run(commands: str | tuple[str, ...], folder: Path) -> Outcome:
         returned=sum(returns) / len(returns) if returns else None,
         told=outcomes[0].told,
     )
+
+
+def wait_for_uploader(folder: Path) -> None:
+    """Wait until the process that uploads runs and draws their plots has ended; it would slow the next command down."""
+    uploader, deadline = Home.find({}, folder).uploader_lock, time.monotonic() + 300
+    while is_locked(uploader):
+        if time.monotonic() > deadline:
+            sys.exit(f"the uploader in {folder} has not ended after 300 seconds")
+        time.sleep(0.05)
 
 
 def start(command: str, folder: Path, file: Path) -> subprocess.Popen[bytes]:

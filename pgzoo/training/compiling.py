@@ -50,11 +50,11 @@ BUILD: dict[str, Any] = {
 }
 """Options that change how a library is built, but not what it computes. Those that torch doesn't know are left out."""
 
-SMALL = 2**20
+SMALL = 2**18
 """The most bytes that the largest tensor of a function may have, if its memory is allocated as one piece.
 
-To allocate many small tensors takes a tenth of a function's time. A large piece is slower than large tensors are: from
-`process.LARGE_BYTES` on, the C library gets it from the system and returns it in every call.
+To allocate many small tensors takes a tenth of a function's time. For larger ones this is little, and a large piece
+is slower: from `process.LARGE_BYTES` on, the C library gets it from the system and returns it in every call.
 """
 
 _HOLE = object()

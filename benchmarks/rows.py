@@ -66,25 +66,19 @@ def measure(
 
 
 def once(row: Row, index: int, folder: Path) -> Outcome:
-    """Run a row, then wait until the uploader, if any, has finished."""
+    """Run a row, with an empty folder if it is cold."""
     commands = tuple(command.replace("{seed}", str(index)) for command in row.commands)
     if row.cold:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
-            return settle(row, run(commands, Path(place)), Path(place))
-    return settle(row, run(commands, folder), folder)
-
-
-def settle(row: Row, outcome: Outcome, folder: Path) -> Outcome:
-    if "pgzoo run" in row.commands[0]:
-        run("pgzoo sync --wait 300 --json", folder)
-    return outcome
+            return run(commands, Path(place))
+    return run(commands, folder)
 
 
 def prepare(row: Row, folder: Path) -> None:
     """Create the store and the caches before a row is measured."""
     command = row.commands[0].replace("{seed}", "0")
     if "pgzoo run" in command and ("--compile on" in command or not (folder / ".pgzoo").exists()):
-        settle(row, run(shortened(command, 2048), folder), folder)
+        run(shortened(command, 2048), folder)
     elif "/purejax.py" in command:
         run(command, folder)  # another number of steps would be another program
 

@@ -46,7 +46,6 @@ def measure(rounds: int) -> dict[str, list[Outcome]]:
             for command in ROWS.values():  # compile what a whole run needs: shapes of batches depend on the episodes
                 if "--compile on" in command:
                     run(command, Path(place))
-                    run("pgzoo sync --wait 300 --json", Path(place))
         for index in range(rounds):
             measure_once(index, rounds, results)
     return results
@@ -62,7 +61,6 @@ def measure_once(index: int, rounds: int, results: dict[str, list[Outcome]]) -> 
         for name, command in ROWS.items():
             print(f"round {index + 1}/{rounds}: {name}", file=sys.stderr, flush=True)
             results[name].append(run(command, folder))
-            run("pgzoo sync --wait 300 --json", folder)  # the uploader must not run during the next measurement
 
 
 def rows(results: dict[str, list[Outcome]]) -> list[list[str]]:

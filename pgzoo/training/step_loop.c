@@ -60,12 +60,13 @@ static int keep(const Functions *call, Tensor *outputs, const Places *places, co
 }
 
 /* Take the steps `progress->steps` to `count - 1`. Stop before a step in which a member fails, or whose results only
-   Python can keep, and after one that leaves no member for the next. Afterward `inputs` has the carried tensors, and `kept` the metrics and counts of every step.
-   Return 0, or 1 if a function failed: the run then ends, and references are lost. */
+   Python can keep, and after one that leaves no member for the next. Afterward `inputs` has the carried tensors, and
+   `kept` the metrics and counts of every step. Return 0, or 1 if a function failed: the run then ends, and references
+   are lost. */
 int32_t pgzoo_take_steps(const Functions *call, void *library, Tensor *inputs, Tensor *passed, size_t num_inputs,
                          Tensor *outputs, size_t num_outputs, const Stack *stacks, int64_t num_stacks,
-                         const Carried *carried, int64_t num_carried, const Places *places, const Kept *kept, int64_t count,
-                         Progress *progress) {
+                         const Carried *carried, int64_t num_carried, const Places *places, const Kept *kept,
+                         int64_t count, Progress *progress) {
   for (int64_t k = progress->steps; k < count && progress->going; k++) {
     int64_t next = 0;
     for (size_t i = 0; i < num_inputs; i++) {

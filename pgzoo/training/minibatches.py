@@ -17,10 +17,13 @@ from pgzoo.ops.members import map_leaves, to_device
 from pgzoo.ops.nets import ROW_ALIGN, ROW_BLOCK
 from pgzoo.types import Batch, Inputs, PolicyEvaluation, Targets, Trajectory
 
-__all__ = ["Batcher", "Minibatches", "flatten_steps"]
+__all__ = ["Batcher", "Minibatches", "flatten_steps", "padded_blocks"]
 
 STACK_BYTES = 2**23
 """Minibatches are cut from a trajectory together, with one operation per leaf, if they take at most this many bytes."""
+
+FINE_BLOCKS = 48
+"""Smallest number of blocks that is no power of two, among the few numbers that batches are padded to."""
 
 Order = Callable[[int, int], NDArray[np.int64]]
 """`order(member, n)` returns a permutation of n rows for a member."""
@@ -49,8 +52,8 @@ class Batcher:
     ) -> None:
         """`window`: whether the trajectory is a window of steps. `sequences`: whether the policy has memory.
 
-        Leaves of `extra` are `[S, T, N, ...]`. With `few_sizes`, B is padded to a power-of-two number of blocks, so
-        that few shapes have to be compiled. `valid` is `trajectory.valid` as an array, if the caller has it.
+        Leaves of `extra` are `[S, T, N, ...]`. With `few_sizes`, B is padded to one of few numbers of blocks, so that
+        few shapes have to be compiled. `valid` is `trajectory.valid` as an array, if the caller has it.
         """
         self._few_sizes, self._in_order = few_sizes, None
         members, steps, num_envs = trajectory.valid.shape
@@ -157,8 +160,8 @@ class Batcher:
 
     def _columns(self, chosen: Sequence[NDArray[np.int64]]) -> int:
         """Return B of the batch of these rows of each member."""
-        parts = -(-max(1, *(len(rows) for rows in chosen)) // self._align)
-        return self._align * (1 << (parts - 1).bit_length() if self._few_sizes else parts)
+        blocks = -(-max(1, *(len(rows) for rows in chosen)) // self._align)
+        return self._align * (padded_blocks(blocks) if self._few_sizes else blocks)
 
     def _cut(self, chosen: Sequence[Sequence[NDArray[np.int64]]], columns: int) -> Batch:
         """Return a stack of batches with B = `columns`, each of some rows of each member."""
@@ -249,6 +252,16 @@ def flatten_steps(leaf: Tensor, align: int) -> Tensor:
     if extra:
         rows = torch.cat([rows, rows[:, :1].expand(-1, extra, *rows.shape[2:])], dim=1)
     return rows.unsqueeze(1)
+
+
+def padded_blocks(blocks: int) -> int:
+    """Round a number of blocks up to a power of two; from `FINE_BLOCKS` on, also to 1.5 times a power of two.
+
+    Each size takes seconds to compile. The sizes in between save time only with large batches, whose padding is large.
+    """
+    power = 1 << (blocks - 1).bit_length()
+    between = power // 4 * 3
+    return between if between >= max(blocks, FINE_BLOCKS) else power
 
 
 def _by_time(leaf: Tensor) -> Any:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pgzoo.ops.distributions import Categorical
-from pgzoo.training.minibatches import Batcher
+from pgzoo.training.minibatches import Batcher, padded_blocks
 from pgzoo.types import PolicyEvaluation, Targets, Trajectory
 
 S, T, N = 2, 3, 5
@@ -141,3 +141,11 @@ def test_what_an_algorithm_adds_is_cut_along() -> None:
     batch = next(iter(batcher(trajectory(), extra=extra).minibatches([shuffle], 5)))
     real = batch.weights > 0
     assert batch.extra is not None and torch.equal(batch.extra["noise"][..., 1][real], batch.advantages[real] + 1)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "padded"),
+    [(1, 1), (2, 2), (3, 4), (17, 32), (24, 32), (32, 32), (33, 48), (47, 48), (48, 48), (49, 64), (65, 96), (97, 128)],
+)
+def test_blocks_of_a_compiled_batch_are_rounded_up_to_few_numbers(blocks: int, padded: int) -> None:
+    assert padded_blocks(blocks) == padded

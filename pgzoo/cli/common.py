@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from pgzoo.errors import visible
-from pgzoo.registry import PluginCatalog, discover
+from pgzoo.registry import Entry, PluginCatalog, discover
 from pgzoo.runs.waiting import ProgressMode, progress_mode
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ __all__ = [
     "progress_option",
     "refuse_repeated",
     "stdout_to_stderr",
+    "summary_line",
     "warn_of_broken",
 ]
 
@@ -48,6 +49,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 def echo(text: str = "", *, err: bool = False, nl: bool = True) -> None:
     """Print a line on stdout, or on stderr; characters that act on a terminal are made visible."""
     click.echo(visible(text), err=err, nl=nl)
+
+
+def summary_line(entry: Entry) -> str:
+    """Return a component's summary, with the plugin that it comes from unless it is built in."""
+    return entry.summary if entry.plugin.source == "built-in" else f"{entry.summary} ({entry.plugin.origin})"
 
 
 def json_option(command: F) -> F:

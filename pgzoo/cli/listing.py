@@ -15,7 +15,7 @@ from pgzoo.cli import common
 from pgzoo.cli.completion import complete_component
 from pgzoo.registry import ComponentKind, Entry
 
-__all__ = ["algorithms", "describe", "diagnostics", "estimators", "policies", "summary_line"]
+__all__ = ["algorithms", "describe", "diagnostics", "estimators", "policies"]
 
 FACTS = {"family": "family", "actions": "actions", "recurrent": "memory", "seeds": "seeds", "source": "source"}
 """Facts that a component may be registered with, and their labels."""
@@ -33,11 +33,6 @@ def describe(entry: Entry) -> dict[str, Any]:
         "source": plugin.source,
         **({"facts": dict(entry.facts)} if entry.facts else {}),
     }
-
-
-def summary_line(entry: Entry) -> str:
-    """Return a component's summary, with the plugin that it comes from unless it is built in."""
-    return entry.summary if entry.plugin.source == "built-in" else f"{entry.summary} ({entry.plugin.origin})"
 
 
 def _listing(kind: ComponentKind, plural: str, help_text: str, prefix: str, use: str) -> click.Command:
@@ -62,7 +57,7 @@ def _listing(kind: ComponentKind, plural: str, help_text: str, prefix: str, use:
         if as_json:
             common.print_json([describe(entry) for entry in entries])
             return
-        rows = [(entry.name, summary_line(entry)) for entry in entries]
+        rows = [(entry.name, common.summary_line(entry)) for entry in entries]
         common.print_lines(("Name", "Summary"), rows, hint=f"Details: pgzoo {plural} NAME")
 
     return command

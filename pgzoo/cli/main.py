@@ -16,7 +16,7 @@ from pgzoo.cli.aliases import command_hint, option_hint
 from pgzoo.cli.completion import VARIABLE, is_completing
 from pgzoo.errors import PgzooError, PluginError, UnknownName
 from pgzoo.process import collect_garbage_rarely, keep_freed_memory
-from pgzoo.registry import Entry, PluginCatalog, discover
+from pgzoo.registry import PluginCatalog, discover
 
 __all__ = ["main", "program"]
 
@@ -68,13 +68,13 @@ class Program(click.Group):
         ):
             if group:
                 with formatter.section(title):
-                    formatter.write_dl([(entry.name, _help_line(entry)) for entry in group])
+                    formatter.write_dl([(entry.name, common.summary_line(entry)) for entry in group])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Complete the name of a command, importing none."""
         found = [entry for entry in _catalog(ctx).entries("command") if entry.name.startswith(incomplete)]
         options = click.Command.shell_complete(self, ctx, incomplete)
-        return [CompletionItem(entry.name, help=_help_line(entry)) for entry in found] + options
+        return [CompletionItem(entry.name, help=common.summary_line(entry)) for entry in found] + options
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. A PgzooError ends the program with one message and its exit code.
@@ -142,7 +142,3 @@ def _catalog(ctx: click.Context) -> PluginCatalog:
         root.obj = discover(inline=False)
     assert isinstance(root.obj, PluginCatalog)
     return root.obj
-
-
-def _help_line(entry: Entry) -> str:
-    return entry.summary if entry.plugin.source == "built-in" else f"{entry.summary} ({entry.plugin.origin})"

@@ -8,7 +8,7 @@ import click
 
 from pgzoo.cli import common
 from pgzoo.cli.completion import complete_component
-from pgzoo.cli.listing import describe, summary_line
+from pgzoo.cli.listing import describe
 from pgzoo.errors import UnknownName, did_you_mean
 from pgzoo.registry import Entry, PluginCatalog
 
@@ -39,7 +39,7 @@ def command(ctx: click.Context, imports: tuple[str, ...], blocked: tuple[str, ..
         common.print_json([_describe_preset(entry) for entry in entries])
         return
     hint = "Settings: pgzoo presets NAME, or pgzoo presets ALGO   Use one: pgzoo run ALGO --preset NAME"
-    common.print_lines(("Name", "Summary"), [(entry.name, summary_line(entry)) for entry in entries], hint=hint)
+    common.print_lines(("Name", "Summary"), [(entry.name, common.summary_line(entry)) for entry in entries], hint=hint)
 
 
 @command.command()
@@ -74,7 +74,8 @@ def show(names: tuple[str, ...], imports: tuple[str, ...], blocked: tuple[str, .
         }
         if len(found) > 1:
             common.echo("---")
-        common.echo(f"# {entry.name}: {summary_line(entry)}\n# pgzoo run {preset.algorithm} --preset {entry.name}")
+        common.echo(f"# {entry.name}: {common.summary_line(entry)}")
+        common.echo(f"# pgzoo run {preset.algorithm} --preset {entry.name}")
         common.echo(yaml.safe_dump(settings, sort_keys=False), nl=False)
 
 

@@ -111,10 +111,17 @@ class RunConfig(Settings):
         PositiveInt | None, Field(description="truncate episodes here; default: the environment's own limit")
     ] = None
     normalize_obs: Annotated[
-        bool, Field(description="normalize observations to mean 0 and standard deviation 1; part of the policy")
+        bool,
+        Field(
+            description="normalize observations to mean 0 and standard deviation 1, clipped to +-10; part of the policy"
+        ),
     ] = False
     normalize_reward: Annotated[
-        bool, Field(description="divide rewards by the standard deviation of the discounted return (training only)")
+        bool,
+        Field(
+            description="divide rewards by the standard deviation of the discounted return, clipped to +-10 (training "
+            "only)"
+        ),
     ] = False
     backend: Annotated[
         str,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pgzoo import errors
 from pgzoo.export import spaces
+from pgzoo.launchers.pipes import write_all
 from pgzoo.training.rollout_parts import Part
 from pgzoo.types import EnvRequest, StepResult
 
@@ -43,9 +44,7 @@ def write_message(file: IO[bytes], value: object) -> None:
     parts: list[bytes | memoryview] = [LENGTH.pack(len(text)), text]
     parts += [_bytes(np.ascontiguousarray(array)) for array in arrays]
     for part in parts:
-        rest = memoryview(part)
-        while rest:
-            rest = rest[file.write(rest) or 0 :]
+        write_all(file, part)
 
 
 def read_message(file: IO[bytes]) -> Any:

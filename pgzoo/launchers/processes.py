@@ -13,6 +13,7 @@ from typing import IO
 
 from pgzoo.errors import ConfigError
 from pgzoo.launchers.children import block_terminal_signals, describe_exit
+from pgzoo.launchers.pipes import write_all
 from pgzoo.types import LaunchRequest, WorkerMessage
 
 __all__ = ["cores", "launch"]
@@ -69,7 +70,7 @@ class _Worker:
         assert self.process.stdin is not None
         with suppress(OSError):
             for line in lines:
-                self.process.stdin.write(line.encode() + b"\n")
+                write_all(self.process.stdin, line.encode() + b"\n")
 
     def poll(self) -> WorkerMessage | None:
         """Return the message "exited", once, when the process has ended and its output is read; else None."""

@@ -14,9 +14,10 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Any
 
+from pgzoo.launchers.pipes import write_all
 from pgzoo.process import collect_garbage_rarely, keep_freed_memory
 
 if TYPE_CHECKING:
@@ -65,13 +66,8 @@ class Pipe:
 
     def put(self, line: str) -> None:
         """Write a line."""
-        rest = memoryview(line.encode() + b"\n")
-        try:
-            with self._lock:
-                while rest:
-                    rest = rest[self._file.write(rest) or 0 :]
-        except OSError:
-            pass
+        with suppress(OSError), self._lock:
+            write_all(self._file, line.encode() + b"\n")
 
     def send(self, kind: str, **content: Any) -> None:
         """Write a JSON object with `kind` under the key "type"."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import threading
 import time
@@ -27,6 +28,8 @@ from pgzoo.search.trial import RUNGS, Outcome, score
 from pgzoo.tracking.locks import is_locked, lock
 
 __all__ = ["Study", "read_study", "worker_lock"]
+
+_log = logging.getLogger("pgzoo")
 
 DEFINITION = "pgzoo.definition"
 """Attribute of a study: what its trials have in common. A study is continued only with the same definition."""
@@ -77,6 +80,13 @@ class Study:
         if study.user_attrs.get(OPTIONS) != (about := {"options": stored, "labels": labels}):
             study.set_user_attr(OPTIONS, about)
         study.pruner = _pruner(options.pruner)
+        if foreign := [trial.number for trial in study.get_trials(deepcopy=False) if _is_foreign(trial)]:
+            _log.warning(
+                "Study %s: another program has added the trials %s. They don't count and aren't listed; the sampler "
+                "learns from their scores.",
+                name,
+                ", ".join(map(str, foreign)),
+            )
         if options.sampler == "grid":
             self._enqueue_grid()
 
@@ -122,8 +132,8 @@ class Study:
             self.optuna.sampler = _sampler(self.options, seed)
 
     def trials(self, *states: str) -> list[Any]:
-        """Return the trials in any of these states; all trials if none is given."""
-        found = self.optuna.get_trials(deepcopy=False)
+        """Return the trials in any of these states, by default all; without those that another program has added."""
+        found = [trial for trial in self.optuna.get_trials(deepcopy=False) if not _is_foreign(trial)]
         return [trial for trial in found if not states or trial.state.name in states]
 
     def count(self) -> int:
@@ -270,6 +280,11 @@ class Study:
             )
             for trial in self.trials("COMPLETE", "PRUNED")
         )
+
+
+def _is_foreign(trial: Any) -> bool:
+    """Return whether a trial has ended with a score, but not by `Study.tell`."""
+    return trial.state.name in ("COMPLETE", "PRUNED") and "status" not in trial.user_attrs
 
 
 def read_study(name: str, folder: Path, url: str | None) -> tuple[dict[str, Any], dict[str, Any], SearchOptions]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from program import PATIENCE, Folder, eventually, read_until
 
 from pgzoo.config import Layer
 from pgzoo.errors import ConfigError, UnknownName
-from pgzoo.launchers.processes import cores
+from pgzoo.launchers.processes import _Worker, cores
 from pgzoo.registry import PluginCatalog, discover
 from pgzoo.runs.resolve import compose
 from pgzoo.runs.result import Result
@@ -26,6 +27,7 @@ from pgzoo.runs.resume import resume
 from pgzoo.runs.runner import run_config
 from pgzoo.tracking import Home, find, records
 from pgzoo.training import checkpoint
+from pgzoo.types import WorkerMessage
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds workers in /proc")
 
@@ -309,3 +311,19 @@ def test_launchers_are_listed_with_their_plugin() -> None:
     catalog: PluginCatalog = discover(inline=False)
     assert catalog.names("launcher")[:2] == ["local", "processes"]
     assert all(entry.summary and entry.plugin.name == "pgzoo.launchers" for entry in catalog.entries("launcher")[:2])
+
+
+def test_a_long_line_reaches_a_worker_whole_although_signals_arrive() -> None:
+    program = "import sys, time; time.sleep(0.5); print(len(sys.stdin.buffer.readline()), flush=True)"
+    messages: queue.SimpleQueue[WorkerMessage] = queue.SimpleQueue()
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    try:
+        worker = _Worker(0, [sys.executable, "-c", program], messages)
+        worker.send(["x" * 1_000_000])
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    said = messages.get(timeout=PATIENCE)
+    worker.kill()
+    assert said.text == "1000001"

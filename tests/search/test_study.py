@@ -229,6 +229,19 @@ def test_a_file_that_no_search_wrote_is_not_overwritten(home: Path) -> None:
         sweep(save_preset="mine")
 
 
+def test_trials_of_other_programs_are_left_out(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    import optuna
+
+    options = {"search": {"gamma": "0.9..0.99"}, "study": "shared", "storage": f"sqlite:///{home}/optuna.db"}
+    before = sweep(**options, trials=1)
+    other = optuna.load_study(study_name="shared", storage=options["storage"])
+    gamma = optuna.distributions.FloatDistribution(0.9, 0.99)
+    other.add_trial(optuna.trial.create_trial(params={"gamma": 0.95}, distributions={"gamma": gamma}, value=1e6))
+    after = sweep(**options, trials=2)
+    assert [row.number for row in after.trials] == [0, 2] and after.trials[0] == before.trials[0]
+    assert [r.getMessage() for r in caplog.records if "another program has added the trials 1." in r.getMessage()]
+
+
 def test_a_study_is_joined_by_its_name(home: Path) -> None:
     space = {**SPACE, "policy.hidden": [[4], [4, 4]], "target_kl": ["none", 0.1], "normalize_advantages": [True, False]}
     begun = sweep(study="shared", search=space, trials=3, max_hours=1e-9, tags={"a": "b"})

@@ -145,9 +145,10 @@ class ShardHost:
 
     def _write(self, lines: Iterable[str]) -> None:
         assert self._process.stdin is not None
+        rest = memoryview("".join(line + "\n" for line in lines).encode())
         with suppress(OSError):
-            for line in lines:
-                self._process.stdin.write(line.encode() + b"\n")
+            while rest:  # one write ends early if a signal arrives in the middle of it
+                rest = rest[self._process.stdin.write(rest) or 0 :]
 
     def _read(self, kind: str, pipe: IO[bytes]) -> None:
         with suppress(OSError, ValueError):

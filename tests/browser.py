@@ -1,4 +1,4 @@
-"""Debian's Chromium without a window, driven through its DevTools protocol over a pair of pipes."""
+"""Headless Chromium, controlled through its DevTools protocol over a pair of pipes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ MISSING = "Chromium isn't installed; on Debian and Ubuntu: apt-get install --no-
 
 
 class Browser:
-    """One page of a browser of its own; a context manager. What isn't there within `patience` seconds is an error."""
+    """A browser process with one page; a context manager. Waiting longer than `patience` seconds is an error."""
 
     def __init__(self, folder: Path, width: int = 1440, height: int = 1000, patience: float = 600.0) -> None:
         self.patience, self._count, self._buffer = patience, 0, b""
         self.errors: list[str] = []
-        """What the page's scripts threw and nobody caught."""
-        # Chromium reads commands from descriptor 3 and writes answers to 4: no port, no handshake.
+        """Uncaught exceptions of the page's scripts."""
+        # Chromium reads commands from file descriptor 3 and writes answers to 4, so no port or handshake is needed.
         theirs, self._out = os.pipe()
         self._in, answers = os.pipe()
         options = ["--headless=new", "--remote-debugging-pipe", f"--user-data-dir={folder}", "--no-first-run"]
@@ -35,7 +35,7 @@ class Browser:
             "--disable-component-update",
             "--autoplay-policy=no-user-gesture-required",
         ]
-        # A mouse, as most have: without one, charts show their buttons at all times.
+        # Pretend that there is a mouse: without one, charts show their buttons at all times.
         options += [
             "--blink-settings=primaryHoverType=2,availableHoverTypes=2,primaryPointerType=4,availablePointerTypes=4"
         ]
@@ -87,23 +87,23 @@ class Browser:
         return message
 
     def at_start(self, script: str) -> None:
-        """Run a script in every page before the page's own."""
+        """Run a script in every page before the page's own scripts."""
         self.call("Page.addScriptToEvaluateOnNewDocument", source=script)
 
     def open(self, url: str) -> None:
-        """Go to a page; what it loads afterwards is waited for by `wait`."""
-        # Applications that route by the part behind the # don't load anew when only that changes.
+        """Navigate to a page; use `wait` to wait for content that it loads afterwards."""
+        # Applications that route by the URL's fragment (after #) don't reload when only the fragment changes.
         self.call("Page.navigate", url="about:blank")
         self.call("Page.navigate", url=url)
 
     def js(self, expression: str) -> Any:
-        """Return the value of a JavaScript expression, a promise's once it is kept."""
+        """Return the value of a JavaScript expression; if it is a promise, the value that it resolves to."""
         got = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in got, got["exceptionDetails"]
         return got["result"].get("value")
 
     def wait(self, expression: str) -> Any:
-        """Return the first truthy value of a JavaScript expression."""
+        """Evaluate a JavaScript expression until its value is truthy; return that value."""
         deadline = time.monotonic() + self.patience
         while not (value := self.js(expression)):
             if time.monotonic() > deadline:
@@ -112,13 +112,13 @@ class Browser:
         return value
 
     def wait_for(self, *texts: str) -> str:
-        """Wait until the page shows all these texts; return all that it shows."""
+        """Wait until the page shows all these texts; return all of its text."""
         for text in texts:
             self.wait(f"document.body && document.body.innerText.includes({json.dumps(text)})")
         return self.text()
 
     def text(self) -> str:
-        """What a user can read (titles within charts are not in it)."""
+        """Return the text that a user can read, without titles inside charts."""
         return str(self.js("document.body ? document.body.innerText : ''"))
 
     def click(self, text: str, selector: str = "*") -> None:
@@ -131,11 +131,11 @@ class Browser:
         self.js(f"({found}).click()")
 
     def resize(self, width: int, height: int) -> None:
-        """Give the page another size."""
+        """Change the size of the page."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
 
     def screenshot(self, path: Path, **clip: float) -> Path:
-        """Write what is seen, or the part `x`, `y`, `width`, `height` of it, as PNG."""
+        """Save the visible part of the page, or the rectangle `x`, `y`, `width`, `height`, as a PNG file."""
         area: dict[str, Any] = {"clip": {**clip, "scale": 1}} if clip else {}
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png", **area)["data"]))
         return path

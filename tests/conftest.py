@@ -1,4 +1,4 @@
-"""What many tests need: probe environments with known answers, small algorithms, and a run in one line."""
+"""Shared by many tests: probe environments with known solutions, small algorithms, fixtures, and the order of tests."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from pgzoo.training.loop import Control, train
 from pgzoo.training.plan import Plan
 from pgzoo.types import Batch, Episodes, Hyper, Params, Steps, TrainState, Trajectory
 
-gc.set_threshold(50_000, 20, 100)  # as `pgzoo` does: modules and collected tests stay
-torch.set_num_threads(1)  # what a run computes with; more threads sum in another order
+gc.set_threshold(50_000, 20, 100)  # as `pgzoo` does; modules and collected tests are never freed
+torch.set_num_threads(1)  # as in a run; more threads would sum in another order
 threadpool_limits(1, user_api="blas")
 
 
 class Faulty(Bandit):
-    """Works until its `patience` steps are over."""
+    """A bandit that raises an error after `patience` steps."""
 
     def __init__(self, patience: int) -> None:
         super().__init__()
@@ -56,9 +56,9 @@ class Faulty(Bandit):
 
 
 class Recall(gym.Env[Any, Any]):
-    """Shows a sign, then `delay` times nothing; the last action is to be that sign: it pays 1 or costs 1.
+    """The first observation shows a sign; `delay` steps later, the action that matches it gets 1, the other -1.
 
-    What is seen before the last action is the same in every episode, so whoever remembers nothing gets 0 on average.
+    The observation before the last action is the same in every episode, so a policy without memory gets 0 on average.
     """
 
     observation_space = Box(-1.0, 1.0, (2,))
@@ -80,9 +80,10 @@ class Recall(gym.Env[Any, Any]):
 
 
 class Trap(gym.Env[Any, Any]):
-    """Five steps, three actions: one pays 1, one nothing, and one is a trap: it costs 10 and ends the episode.
+    """Five steps, three actions: one has reward 1, one has 0, and one is a trap: it has -10 and ends the episode.
 
-    The observation says which one is the trap; the next one pays. `tells` how the environment forbids it.
+    The observation is the index of the trap; the next index, modulo 3, has reward 1. `tells` says how the environment
+    provides its action mask: in `info` or by a method.
     """
 
     observation_space = Discrete(3)
@@ -119,7 +120,7 @@ for _id, _probe in (PROBES | OWN).items():
 
 
 class Windows:
-    """Minus the mean of log-probability times return, over windows of 64 steps."""
+    """A policy gradient whose loss is minus the mean of log-probability times return, over windows of 64 steps."""
 
     collect = Steps(64)
     estimator = "reward-to-go"
@@ -131,7 +132,7 @@ class Windows:
 
 
 class SickConfig(AlgorithmConfig):
-    """Settings of `sick`: who turns bad, when, and where it begins."""
+    """Settings of `sick`: the seed and update with non-finite numbers, and where these occur first."""
 
     sick_seed: int = -1
     sick_update: int = 0
@@ -139,7 +140,7 @@ class SickConfig(AlgorithmConfig):
 
 
 class Sick(Windows):
-    """As `windows` on whole episodes, until one seed's numbers turn bad at one update."""
+    """As `windows`, on whole episodes, but in one update of one seed, numbers become infinite or NaN."""
 
     collect = Episodes()  # type: ignore[assignment]
 
@@ -161,13 +162,13 @@ class Sick(Windows):
         sick = batch.returns[:, 0, 0]
         if hyper.organ == "loss":
             return torch.where(sick > 0, torch.nan, healthy)
-        # sqrt(0) is 0, and its derivative infinite
+        # sqrt(0) is 0, and its derivative is infinite
         some = params["policy.bias.0"].sum(-1)
         return healthy + ((1 - sick) + sick * 0 * some).sqrt() - (1 - sick)
 
 
 class Boom(Windows):
-    """Raises in its third update."""
+    """An algorithm that raises an error in its third update."""
 
     def update(self, ctx: Engine, state: TrainState, trajectory: Trajectory) -> TrainState:
         if state.updates.max() == 2:
@@ -176,14 +177,14 @@ class Boom(Windows):
 
 
 class LeakyConfig(AlgorithmConfig):
-    """Settings of `picky`, one of which may be none though it isn't by default."""
+    """Settings of `picky`; one of them may be None, although its default is a number."""
 
     max_grad_norm: Annotated[float | None, Field(gt=0)] = 0.5
     sizes: tuple[int, ...] = (1, 2)
 
 
 def build_net(inputs: Any, outputs: int) -> nn.Module:
-    """A module such as a user brings: of odd size, with a normalizing layer."""
+    """Return a module such as a user might write: with a layer of unusual size and a normalization layer."""
     size = inputs if isinstance(inputs, int) else int(np.prod(inputs))
     return nn.Sequential(nn.Flatten(), nn.Linear(size, 5), nn.LayerNorm(5), nn.Tanh(), nn.Linear(5, outputs))
 
@@ -199,7 +200,7 @@ def _register(registry: Registry) -> None:
 
 @pytest.fixture(scope="session")
 def catalog() -> PluginCatalog:
-    """Everything that is installed, and the algorithms above."""
+    """The installed plugins, and the algorithms and policies above."""
     found = discover(inline=False)
     registry = Registry(PluginInfo("probes", "entry point", "probes.plugin", "zoo-probes", "1.0"))
     _register(registry)
@@ -214,7 +215,7 @@ Play = Callable[..., list[Event]]
 
 @pytest.fixture(scope="session")
 def configure(catalog: PluginCatalog) -> Configure:
-    """Return `configure(**settings)`: settings over the defaults, resolved."""
+    """Return `configure(**settings)`: the resolved config of these settings and the defaults."""
 
     def resolved(algorithm: str = "reinforce", env: str = "CartPole-v1", **settings: Any) -> RunConfig:
         given = {"algorithm": algorithm, "env": env, "eval_episodes": 4, "compile": "off", **settings}
@@ -225,13 +226,13 @@ def configure(catalog: PluginCatalog) -> Configure:
 
 @pytest.fixture(scope="session")
 def plan(configure: Configure, catalog: PluginCatalog) -> MakePlan:
-    """Return `plan(**settings)`."""
+    """Return `plan(**settings)`: the plan of a run."""
     return lambda *args, **settings: make_plan(configure(*args, **settings), catalog)
 
 
 @pytest.fixture
 def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every compilation fail, so that a compiled run takes its steps eagerly."""
+    """Make every compilation fail, so that a compiled run falls back to eager steps."""
 
     def refuse(*_: Any) -> None:
         raise RuntimeError("no compiler")
@@ -241,7 +242,7 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def engine(plan: MakePlan) -> Iterator[Callable[..., Engine]]:
-    """Return `engine(**settings)`, closed afterwards."""
+    """Return `engine(**settings)`; the engines are closed after the test."""
     made: list[Engine] = []
 
     def make(*args: Any, **settings: Any) -> Engine:
@@ -261,7 +262,7 @@ def play(plan: MakePlan) -> Play:
 
 @pytest.fixture(scope="session")
 def last_state(play: Play) -> Callable[..., TrainState]:
-    """Return `last_state(**settings)`: what a run ends with."""
+    """Return `last_state(**settings)`: the train state at the end of a run."""
 
     def state(*args: Any, **settings: Any) -> TrainState:
         ended = play(*args, **settings)[-1]
@@ -273,10 +274,10 @@ def last_state(play: Play) -> Callable[..., TrainState]:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
-    """A home of the test's own, from which no uploader ships: the test holds the uploader's lock."""
+    """A home for this test only; the test holds the uploader's lock, so that nothing is uploaded from there."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("PGZOO_HOME", str(tmp_path))
-    monkeypatch.setattr("pgzoo.runs.result.EXIT_WAIT", 0.0)  # nothing is shipped
+    monkeypatch.setattr("pgzoo.runs.result.EXIT_WAIT", 0.0)  # nothing is uploaded
     found = Home.find()
     shipping = lock(found.uploader_lock, timeout=1)
     assert shipping is not None
@@ -286,7 +287,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database of MLflow without runs, made once for all processes of pytest-xdist."""
+    """An MLflow database without runs, created once for all processes of pytest-xdist."""
     shared = tmp_path_factory.getbasetemp().parent
     made = shared / f"empty-{version('mlflow')}.db"
     with FileLock(shared / "empty.lock"):
@@ -298,7 +299,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path, empty_database: Path) -> Iterator[Folder]:
-    """A working directory of the test's own, for the real program."""
+    """A working directory for this test only, in which it runs the real program."""
     folder = Folder(tmp_path, empty_database, forks=True)
     yield folder
     folder.close()
@@ -306,7 +307,7 @@ def folder(tmp_path: Path, empty_database: Path) -> Iterator[Folder]:
 
 @pytest.fixture
 def untracked(tmp_path: Path) -> Iterator[Folder]:
-    """As `folder`, without a tracking store, and so without an uploader, which costs more than a short run."""
+    """As `folder`, but without a tracking store and thus without an uploader, which takes longer than a short run."""
     folder = Folder(tmp_path, forks=True, MLFLOW_TRACKING_URI="none")
     yield folder
     folder.close()
@@ -314,7 +315,7 @@ def untracked(tmp_path: Path) -> Iterator[Folder]:
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Folder]:
-    """A working directory for many tests, each with an experiment of its own: making a store takes seconds."""
+    """A working directory for many tests, each with its own experiment, because creating a store takes seconds."""
     folder = Folder(tmp_path_factory.mktemp("shared"), empty_database, forks=True)
     yield folder
     folder.close()
@@ -325,7 +326,7 @@ tests/runs/test_kill.py tests/e2e tests/launchers tests/training/test_compiling.
 tests/algorithms/test_laws.py tests/training/test_seed_law.py tests/runs tests/tracking plugins tests/learning
 tests/envs tests/export tests/test_readme.py tests/test_tutorial.py
 """.split()
-"""Folders and files to begin with, the most expensive first, so that at the end no process waits for another."""
+"""Folders and files to run first, the most expensive first, so that at the end no process waits for another."""
 TOGETHER = {
     "test_run.py": "trained",
     "test_shipping_policies.py": "trained",
@@ -335,7 +336,7 @@ TOGETHER = {
     "test_kinds.py": "shared",
     "test_resume.py": "shared",
 }
-"""Files of tests/e2e that use the same session-wide fixture, and run in the same process of pytest-xdist."""
+"""Files of tests/e2e with their group: files of a group share a session-wide fixture and a process of pytest-xdist."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -349,19 +350,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Take what was imported and collected out of later garbage collections."""
+    """Exclude imported modules and collected tests from later garbage collections."""
     gc.freeze()
 
 
 def group_of(nodeid: str) -> str:
-    """Return the name of the tests that one process runs together: a file, or several files with the same fixture."""
+    """Return the name of the group of tests that one process runs: a file, or several files that share a fixture."""
     file = nodeid.partition("::")[0]
     return TOGETHER.get(file.removeprefix("tests/e2e/"), file)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Hand out files as `--dist loadfile` does, except that files which share an expensive fixture stay together."""
+    """Hand out files as `--dist loadfile` does, except that files that share an expensive fixture stay together."""
     from xdist.scheduler import LoadFileScheduling
 
     class ByGroup(LoadFileScheduling):  # type: ignore[misc, unused-ignore]

@@ -1,4 +1,4 @@
-"""Training in a process that dies on the way, as it does by `kill -9`, but at a chosen record of the journal."""
+"""Training in a process that dies as if by `kill -9`, but exactly before it writes a chosen record of the journal."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def catalog() -> PluginCatalog:
 
 
 def train(home: Home, settings: dict[str, Any]) -> None:
-    """Run to the end."""
+    """Train a run to its end."""
     raise_error(run_config(compose(Layer(settings, ".".join), catalog()), catalog(), home=home))
 
 
 def go_on(home: Home, group: str, total_steps: int | None = None) -> None:
-    """Resume to the end."""
+    """Resume a run and train it to its end."""
     raise_error(resume(find(group, home, "none"), catalog(), home=home, total_steps=total_steps))
 
 
@@ -46,7 +46,7 @@ def raise_error(result: Result) -> None:
 
 
 def in_process(records: int, action: Callable[..., None], *args: Any) -> bool:
-    """Call `action` in another process, which dies before it writes this record; return whether it came to its end."""
+    """Call `action` in a process that dies when it has written this many records; return whether `action` finished."""
     process = PROCESSES.Process(target=_die_at, args=(records, action, args), daemon=True)
     process.start()
     process.join(PATIENCE)

@@ -1,13 +1,13 @@
-"""A file system that is recorded: every change below a folder, and what a crash at any moment would leave of it.
+"""Records every change below a folder, and rebuilds what a crash at any moment would leave of the folder.
 
-`Recorder` is a context manager that logs what the code inside does by way of `os` and `open`. `crashes` then rebuilds
-the folder for every prefix of that log, under each of these rules:
+`Recorder` is a context manager that logs the changes that its body makes through `os` and `open`. `crashes` then
+rebuilds the folder for every prefix of that log, under each of these rules:
 
-    killed    the process ended; everything that it did is there
-    strict    the power was cut; there is only what was flushed: contents of files, and names in folders
-    names     the power was cut; names are there, contents as far as they were flushed
-    torn      as `names`, with half of what wasn't flushed
-    contents  the power was cut; contents are there, names as far as they were flushed
+    killed    the process was killed; all of its changes are kept
+    strict    the power failed; only flushed changes are kept: contents of files, and names in folders
+    names     the power failed; all names are kept, but contents only as far as they were flushed
+    torn      as `names`, and half of the contents that weren't flushed are kept, too
+    contents  the power failed; all contents are kept, but names only as far as they were flushed
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ class Change(NamedTuple):
 
 @dataclass
 class Disk:
-    """Files and folders, as they are and as far as they were flushed. A node is bytes, or names with their nodes."""
+    """Files and folders in their current state and in their flushed state.
+
+    A node is the content of a file, or a folder's names with their nodes.
+    """
 
     nodes: dict[int, bytes | dict[str, int]] = field(default_factory=lambda: {TOP: {}})
     flushed: dict[int, bytes | dict[str, int]] = field(default_factory=lambda: {TOP: {}})
@@ -101,7 +104,7 @@ class Disk:
         del self.folder(path)[path[-1]]
 
     def left(self, rule: Rule) -> dict[str, bytes | None]:
-        """Return what a crash leaves now: the content of each file, None for a folder, by path."""
+        """Return what a crash at this point would leave, by path: the content of a file, and None for a folder."""
         found: dict[str, bytes | None] = {}
 
         def visit(node: int, path: str) -> None:
@@ -129,7 +132,7 @@ class Disk:
 
 
 class _Raw(io.RawIOBase):
-    """A file whose writes pass through `os`, where they are seen."""
+    """A file whose writes go through `os`, where they are recorded."""
 
     def __init__(self, handle: int, mode: str) -> None:
         self._handle, self._mode = handle, mode
@@ -173,7 +176,7 @@ FLAGS["x"] = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
 
 class Recorder:
-    """Logs the changes below `root`, which must be empty. `mark` adds a note, such as what is durable from here on."""
+    """Logs the changes below `root`, which must be empty. `mark` adds a note, such as what is durable from then on."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
@@ -208,7 +211,7 @@ class Recorder:
         return call
 
     def _path(self, path: Any, folder: int | None = None) -> tuple[str, ...] | None:
-        """Return the parts of a path below the root; None for one elsewhere."""
+        """Return the parts of a path below the root, or None for a path elsewhere."""
         text = os.fsdecode(path)
         if folder is not None and folder in self._descriptors:
             text = os.path.join(self._descriptors[folder][1], text)
@@ -293,14 +296,14 @@ class Recorder:
 
 
 class Crash(NamedTuple):
-    """What one crash leaves: the files by path, the notes until then, and where it happened."""
+    """What one crash leaves: the files by path, the notes up to the crash, and where it happened."""
 
     files: dict[str, bytes | None]
     notes: list[Any]
     where: str
 
     def restore(self, folder: Path) -> Path:
-        """Make a folder of these files, in place of what is there; return it."""
+        """Replace `folder` with a folder of these files; return it."""
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(mode=0o700)
         for path, content in sorted(self.files.items()):
@@ -312,7 +315,7 @@ class Crash(NamedTuple):
 
 
 def crashes(log: list[Change], rules: tuple[Rule, ...] = RULES) -> Iterator[Crash]:
-    """Yield what a crash before, between and after the changes of the log leaves; equal states once."""
+    """Yield what a crash before, between or after the changes of the log leaves; equal states are yielded once."""
     disk, notes, known = Disk(), list[Any](), set[bytes]()
     for place in range(len(log) + 1):
         for rule in rules:

@@ -1,6 +1,7 @@
-"""Commands in forks of a process that has imported torch, which takes longer than most commands do.
+"""Runs commands in forks of a process that has imported torch, because the import takes longer than most commands.
 
-All else is as in a process of its own: arguments, variables, folder and output, and each fork imports pgzoo itself.
+Otherwise, a fork is like a new process: it has its own arguments, environment variables, working directory and output,
+and imports pgzoo itself.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ from pathlib import Path
 PATIENCE = 600
 """Seconds after which a command is killed."""
 AT_START = ("PYTHON", "LD_", "LC_", "LANG", "OMP_", "MKL_", "TORCH_", "CUDA")
-"""How the names of variables begin that Python and torch read when they start."""
+"""Prefixes of the environment variables that Python and torch read when they start."""
 VARIABLES = dict(os.environ)
-"""What the processes start with that are forked."""
+"""Environment variables of the processes that are forked."""
 TURNS, ONE_AT_A_TIME = itertools.cycle((0, 1)), threading.Lock()
-"""Two processes are forked in turn, since all forks of a process hash strings alike, which no result may show."""
+"""Two processes are forked in turn: forks of one process have equal string hashes, and no result may depend on them."""
 
 
 @functools.cache
 def parent(_: int) -> subprocess.Popen[str]:
-    """Start a process that forks for each command that it reads, until this one ends."""
+    """Start a process that forks for each command that it reads; it ends with this process."""
     command = [sys.executable, __file__]
     started = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=VARIABLES)
     assert started.stdin is not None and started.stdout is not None
@@ -43,7 +44,7 @@ def parent(_: int) -> subprocess.Popen[str]:
 
 
 def can_fork(env: Mapping[str, str]) -> bool:
-    """Whether a fork is what a process of its own with these variables would be."""
+    """Return whether a fork would behave like a new process with these environment variables."""
     theirs, its = ({k: v for k, v in given.items() if k.startswith(AT_START)} for given in (VARIABLES, env))
     return sys.platform == "linux" and theirs == its
 
@@ -62,7 +63,7 @@ def pgzoo(args: Sequence[str], cwd: Path, env: Mapping[str, str]) -> tuple[int, 
 
 
 def serve() -> None:
-    """Fork for each command on stdin and write its exit code to stdout. In a fork, return: it begins there."""
+    """Fork for each command on stdin and write its exit code to stdout; in a fork, return, and so run the command."""
     import gymnasium  # noqa: F401
     import torch  # noqa: F401
 
@@ -76,7 +77,7 @@ def serve() -> None:
 
 
 def become(args: list[str], cwd: str, env: dict[str, str], streams: list[str]) -> None:
-    """Be a process that begins `python -m pgzoo ARGS`."""
+    """Turn this process into one that is about to run `python -m pgzoo ARGS`."""
     signal.alarm(PATIENCE)
     os.chdir(cwd)
     os.environ.clear()

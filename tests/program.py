@@ -1,6 +1,6 @@
-"""The real program as its user runs it: processes, folders, stores and servers; nothing is replaced.
+"""Runs the real program as a user does, with real processes, folders, stores and servers; nothing is mocked.
 
-Some commands are forks of a process that has imported torch, which is all that tells them from others: forks.py.
+Some commands run in forks of a process that has imported torch; they don't differ from others otherwise (see forks.py).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pgzoo.tracking.ledger import Ledger
 PGZOO = [sys.executable, "-m", "pgzoo"]
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 PLUGIN = Path(__file__).parent / "e2e" / "animals.py"
-"""Environments and algorithms for these tests, taken in by `--import`."""
+"""Environments and algorithms for these tests, loaded with `--import`."""
 USE_TORCH = ("run", "resume", "evaluate", "export", "repro", "sweep", "video")
 
 PATIENCE = 600.0
@@ -45,7 +45,7 @@ def eventually(what: Callable[[], Any], seconds: float = PATIENCE) -> Any:
 
 
 def patient(args: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the arguments of a command; let `sync` wait as long as it takes unless they say how long."""
+    """Return the arguments of a command, with a long `--wait` for `sync` unless they have one."""
     return (*args, "--wait", str(PATIENCE)) if args[0] == "sync" and "--wait" not in args else args
 
 
@@ -66,9 +66,9 @@ class Folder:
     command, plugin = PGZOO, str(PLUGIN)
 
     def __init__(self, path: Path, database: Path | None = None, forks: bool = False, **env: str) -> None:
-        """`database` is one without runs, which the first run finds here: creating one costs each test a second.
+        """Let the first run begin with a copy of `database`, which has no runs: creating one takes a second per test.
 
-        With `forks`, commands that train or play, and that `pgzoo` runs to their end, are forks (see forks.py).
+        With `forks`, the method `pgzoo` runs commands that need torch in forks (see forks.py).
         """
         self.path, self.database, self.forks = path, database, forks
         self.children: list[subprocess.Popen[str]] = []
@@ -91,7 +91,7 @@ class Folder:
         return child
 
     def prepare(self, args: tuple[str, ...], env: dict[str, str]) -> dict[str, str]:
-        """Put the database in its place if this command would make one; return the command's variables."""
+        """Copy the database here if this command would create one; return the command's environment variables."""
         environ = {**self.env, **env}
         elsewhere = "--tracking-uri" in args or environ.keys() & {"MLFLOW_TRACKING_URI", "PGZOO_HOME"}
         if self.database and args[0] == "run" and not elsewhere and not (self.path / ".pgzoo").exists():
@@ -101,7 +101,7 @@ class Folder:
     def pgzoo(self, *args: str, code: int = 0, **env: Any) -> tuple[str, str]:
         """Run a command to its end and return what it wrote to stdout and stderr.
 
-        Commands that say what takes long on a busy machine are told not to; `sync` waits as long as it takes.
+        Some commands report progress only on a busy machine: these get `--no-progress`. `sync` gets a long `--wait`.
         """
         quiet = ["--no-progress"] if args[0] in ("evaluate", "export", "repro", "video") else []
         args = (*patient(args), *(option for option in quiet if option not in args))
@@ -117,17 +117,17 @@ class Folder:
         return out, err
 
     def run(self, *args: str, code: int = 0, **env: Any) -> dict[str, Any]:
-        """`pgzoo run ARGS --json`: its answer, once all is shipped."""
+        """Run `pgzoo run ARGS --json`; return its result when everything has been uploaded."""
         answer = self.parse(self.pgzoo("run", *args, "--json", code=code, **env)[0])
         self.sync(**env)
-        for seed in answer["seeds"]:  # on a busy machine the answer comes before the run has an id
+        for seed in answer["seeds"]:  # on a busy machine, `answer` may not have the id yet
             run_id = self.run_id(seed["run_key"])
             assert seed["run_id"] in (None, run_id)
             seed["run_id"] = run_id
         return answer
 
     def sync(self, **env: Any) -> None:
-        """Ship what isn't in the store yet, with `pgzoo sync`; do nothing if there is nothing to ship."""
+        """Run `pgzoo sync` if any journal hasn't been uploaded completely."""
         for journal in self.path.rglob("runs/*/journal.jsonl"):
             ledger = Ledger.read(journal.parent)
             if not ledger.closed or ledger.offset < journal.stat().st_size:
@@ -135,11 +135,11 @@ class Folder:
         return None
 
     def sync_all(self, **env: Any) -> None:
-        """Wait until everything is in the store, also the plots, which come last."""
+        """Wait until everything is in the store, including the plots, which come last."""
         self.pgzoo("sync", **env)
 
     def run_id(self, run_key: str) -> str:
-        """Return the id that the tracking store gave a run, once that is shipped."""
+        """Return the id that the tracking store gave to an uploaded run."""
         shipped = next(self.path.rglob(f"runs/{run_key}/run.json"))
         return str(json.loads(shipped.read_text())["run_id"])
 
@@ -152,7 +152,7 @@ class Folder:
         return answer
 
     def ask(self, code: str, uri: str = "") -> Any:
-        """Evaluate an expression over `client`, an MlflowClient, in a process of its own."""
+        """Evaluate an expression that uses `client`, an MlflowClient, in another process."""
         return ask(uri or f"sqlite:///{self.path}/mlflow.db", code)
 
     eventually = staticmethod(eventually)
@@ -186,7 +186,7 @@ class Server:
     def __init__(self, path: Path, store: str = "", database: Path | None = None) -> None:
         """Keep runs in the database `store`, or else in an SQLite file in the folder `path`.
 
-        `database` is one without runs, to begin with: it takes a server a second to create one.
+        That file begins as a copy of `database`, which has no runs: a server takes a second to create one.
         """
         self.path, self.database = path, path / "server.db"
         if database is not None:
@@ -198,7 +198,7 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it unless it runs, and return once it answers."""
+        """Start the server unless it is running; return when it answers."""
         if self.process is not None:
             return
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -220,7 +220,7 @@ class Server:
         return False
 
     def kill(self) -> None:
-        """End the server and its workers at once, as a power cut would."""
+        """Kill the server and its workers immediately, as a power failure would."""
         if self.process is not None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
@@ -257,7 +257,7 @@ for line in sys.stdin:
 
 @functools.cache
 def mlflow_session() -> subprocess.Popen[str]:
-    """Start the process that asks tracking stores through MlflowClient: importing mlflow takes seconds."""
+    """Start the process that queries tracking stores; there is only one, because importing mlflow takes seconds."""
     session = subprocess.Popen(
         [sys.executable, "-c", SESSION],
         stdin=subprocess.PIPE,
@@ -273,7 +273,7 @@ def mlflow_session() -> subprocess.Popen[str]:
 
 
 def ask(uri: str, code: str) -> Any:
-    """Evaluate an expression over `client`, an MlflowClient of this store, in another process."""
+    """Evaluate an expression that uses `client`, an MlflowClient of this store, in another process."""
     session = mlflow_session()
     assert session.stdin is not None
     session.stdin.write(json.dumps([uri, code]) + "\n")

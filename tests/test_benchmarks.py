@@ -1,4 +1,4 @@
-"""What benchmarks make of their measurements: ratios taken within a round, and sections that leave the page alone."""
+"""How benchmarks process measurements: ratios within a round, tables, kept results, and sections of pages."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def outcome(env_steps: int, training: float, whole: float, returned: float | Non
     return Outcome(env_steps, training, 0.0, whole, 300.0, returned, {})
 
 
-def test_a_ratio_is_of_the_same_round() -> None:
+def test_ratios_compare_measurements_of_the_same_round() -> None:
     assert ratios([40.0, 20.0], [10.0, 10.0]) == [4.0, 2.0]
     assert spread([4.0, 2.0]) == "**3.0** (2.0 to 4.0)"
 
 
-def test_rounds_that_are_missing_are_an_error() -> None:
+def test_ratios_of_unequal_numbers_of_rounds_are_an_error() -> None:
     with pytest.raises(ValueError, match="shorter"):
         ratios([1.0, 2.0], [1.0])
 
 
-def test_ours_is_compared_with_every_other_row_and_not_with_itself() -> None:
+def test_comparison_shows_ratios_in_the_other_row_but_not_in_ours() -> None:
     rows = [Row("ours", ("pgzoo run ppo",)), Row("theirs", ("build/peers/x/bin/python x.py",), peer="x")]
     found = {
         "ours": [outcome(1000, 1.0, 2.0), outcome(1000, 2.0, 2.5)],
@@ -53,7 +53,7 @@ def test_a_shortened_command_has_every_option_once() -> None:
     assert shortened(shortened(command, 1024), 1024) == shortened(command, 1024)
 
 
-def test_a_table_has_its_numbers_to_the_right() -> None:
+def test_table_columns_after_the_first_are_right_aligned() -> None:
     assert table(["", "a", "b"], [["x", "1", "2"]]).splitlines() == [
         "|  | a | b |",
         "| --- | ---: | ---: |",
@@ -61,7 +61,7 @@ def test_a_table_has_its_numbers_to_the_right() -> None:
     ]
 
 
-def test_a_section_is_put_in_the_place_of_its_old_one(tmp_path: Path) -> None:
+def test_a_section_replaces_its_old_version_or_is_appended(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# Title\n\n<!-- section a -->\nold\n<!-- end a -->\n\nBetween.\n", encoding="utf-8")
     put(page, "a", "new")
@@ -72,7 +72,7 @@ def test_a_section_is_put_in_the_place_of_its_old_one(tmp_path: Path) -> None:
     )
 
 
-def test_a_section_without_an_end_is_refused_and_the_page_kept(tmp_path: Path) -> None:
+def test_a_section_without_an_end_is_an_error_and_the_text_is_kept(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("<!-- section a -->\nold\n\nText by hand.\n", encoding="utf-8")
     with pytest.raises(SystemExit, match="has a beginning and no end"):
@@ -80,7 +80,7 @@ def test_a_section_without_an_end_is_refused_and_the_page_kept(tmp_path: Path) -
     assert "Text by hand." in page.read_text(encoding="utf-8")
 
 
-def test_a_run_of_pgzoo_and_a_peers_are_read_alike() -> None:
+def test_results_of_pgzoo_and_of_peers_are_parsed_into_the_same_outcome() -> None:
     seeds = [{"seed": 0, "return_mean": 100.0}, {"seed": 1, "return_mean": 200.0}]
     ours = {"env_steps": 10, "wall_seconds": 2.0, "timing": {"compile": 3.0}, "seeds": seeds}
     theirs = {"env_steps": 10, "wall_seconds": 2.0, "compile_seconds": 3.0, "return_mean": 150.0}
@@ -89,7 +89,7 @@ def test_a_run_of_pgzoo_and_a_peers_are_read_alike() -> None:
         assert (read.env_steps, read.training, read.compiling, read.whole, read.returned) == (10, 2.0, 3.0, 6.0, 150.0)
 
 
-def test_a_row_may_want_more_rounds_than_are_asked_for_and_who_is_not_asked_for_is_left_out(tmp_path: Path) -> None:
+def test_a_row_can_require_more_rounds_and_unselected_peers_are_omitted(tmp_path: Path) -> None:
     say = 'python -c "print(\'{\\"env_steps\\": {seed}}\')"'
     rows = [Row("ours", (say,), at_least=3), Row("theirs", (say,), peer="x"), Row("absent", (say,), peer="y")]
     there, found = measure("section", rows, 2, ("x",), Measurements(None))
@@ -100,13 +100,13 @@ def test_a_row_may_want_more_rounds_than_are_asked_for_and_who_is_not_asked_for_
     }
 
 
-def test_what_was_kept_is_there_again(tmp_path: Path) -> None:
+def test_kept_measurements_can_be_loaded_again(tmp_path: Path) -> None:
     kept = Measurements(tmp_path / "new" / "kept.json")
     kept.add("section", "row", outcome(1, 1.0, 1.0, None))
     assert Measurements(tmp_path / "new" / "kept.json").rows == {"section": {"row": [outcome(1, 1.0, 1.0, None)]}}
 
 
-def test_programs_are_found_from_any_folder() -> None:
+def test_commands_get_absolute_paths_and_the_running_python_interpreter() -> None:
     words = words_of("taskset -c 1 build/peers/sb3/bin/python benchmarks/peers/sb3.py --seed 0")
     assert words[:3] == ["taskset", "-c", "1"]
     assert words[3:5] == [str(ROOT / "build/peers/sb3/bin/python"), str(ROOT / "benchmarks/peers/sb3.py")]
@@ -114,7 +114,7 @@ def test_programs_are_found_from_any_folder() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, and measuring it takes long")
-def test_without_a_gpu_nothing_is_measured_and_the_page_stays() -> None:
+def test_without_a_gpu_nothing_is_measured_and_the_page_is_unchanged() -> None:
     page = (ROOT / "docs" / "performance.md").read_bytes()
     words = [sys.executable, str(ROOT / "benchmarks" / "device.py")]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
@@ -123,7 +123,7 @@ def test_without_a_gpu_nothing_is_measured_and_the_page_stays() -> None:
     assert (ROOT / "docs" / "performance.md").read_bytes() == page
 
 
-def test_an_id_that_is_refused_is_said_to_train_only_where_its_replacements_did() -> None:
+def test_the_outcome_of_a_refused_id_says_whether_its_replacements_train() -> None:
     refused = {"trains": False, "error": "There is none.", "successor": "Ant-v5", "successor_trains": True}
     assert outcome_of_id(refused) == "refused; the error message offers the newer version, which trains"
     assert "which doesn't train either" in outcome_of_id(refused | {"successor_trains": False})
@@ -133,7 +133,7 @@ def test_an_id_that_is_refused_is_said_to_train_only_where_its_replacements_did(
     assert outcome_of_id({"trains": False, "error": "It needs gym."}) == "can't be trained in: It needs gym."
 
 
-def test_the_page_of_environments_is_that_of_the_kept_results_and_tells_of_rows_without_one() -> None:
+def test_the_environments_page_matches_kept_results_and_marks_rows_not_run() -> None:
     kept = json.loads(environments.KEPT.read_text(encoding="utf-8"))
     assert environments.page(kept) == environments.PAGE.read_text(encoding="utf-8")
     del kept["listed"]["CartPole-v1"], kept["packages"]["minigrid"]
@@ -142,7 +142,7 @@ def test_the_page_of_environments_is_that_of_the_kept_results_and_tells_of_rows_
     assert re.search(r"^\| minigrid \|.*\| not run \|$", shown, re.MULTILINE)
 
 
-def test_the_constraints_of_a_package_that_a_command_names_with_a_version_are_left_out() -> None:
+def test_constraints_omit_packages_that_a_command_names_with_a_version() -> None:
     lines = environments.constraints_without(["metaworld", "mujoco<3.9"]).splitlines()
     assert not [line for line in lines if line.startswith("mujoco")]
     assert [line for line in lines if line.startswith("numpy==")]

@@ -29,13 +29,13 @@ def test_each_row_names_a_test_that_exists(row: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"\*kit\*: `([^`]*)`", "\n".join(ROWS)))))
-def test_each_check_of_the_kit_that_is_named_exists(name: str) -> None:
+def test_each_named_check_of_the_conformance_kit_exists(name: str) -> None:
     assert name in {check for checks in CHECKS.values() for check in checks}
 
 
-def test_the_kit_is_named_with_a_check_only() -> None:
+def test_the_kit_is_mentioned_only_together_with_a_check() -> None:
     assert len(re.findall(r"kit", "\n".join(ROWS))) == len(re.findall(r"\(\*kit\*: `[a-z-]+`\)", "\n".join(ROWS))) > 10
 
 
-def test_there_are_rows() -> None:
+def test_the_table_has_more_than_40_rows() -> None:
     assert len(ROWS) > 40

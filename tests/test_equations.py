@@ -1,4 +1,4 @@
-"""Equations of docstrings as LaTeX, and of pages as MathML; each algorithm has one, and a link to its source."""
+"""Equations convert to LaTeX and MathML; each algorithm has an equation and a link to its source."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ BLOCK = re.compile(r"\$\$(.+?)\$\$", re.DOTALL)
         ("v' + a'ₜ₊₁", r"v' + a'_{t+1}"),
     ],
 )
-def test_the_notation_of_docstrings(equation: str, latex: str) -> None:
+def test_the_notation_of_docstrings_converts_to_latex(equation: str, latex: str) -> None:
     assert to_latex(equation) == latex
 
 
-def test_explanations_stay_beside_their_equation_and_equations_get_their_own_line() -> None:
+def test_each_equation_gets_its_own_line_together_with_its_explanation() -> None:
     shown = display("    x = a,  a the advantage,  y = b;  subject to  z <= 1\n    w = 1")
     assert [block.strip() for block in BLOCK.findall(shown)] == [
         r"x = a, \quad a \text{ the advantage }",
@@ -63,7 +63,7 @@ def test_each_estimator_has_an_equation() -> None:
     assert all(BLOCK.search(section) for section in sections[1:])
 
 
-def test_every_equation_of_the_docs_can_be_shown() -> None:
+def test_every_equation_in_the_docs_converts_to_mathml() -> None:
     pytest.importorskip("latex2mathml")
     blocks = [block for page in DOCS.rglob("*.md") for block in BLOCK.findall(page.read_text(encoding="utf-8"))]
     assert len(blocks) > 60
@@ -72,7 +72,7 @@ def test_every_equation_of_the_docs_can_be_shown() -> None:
         assert "<mi>\\" not in to_mathml(block.strip(), block=True), block
 
 
-def test_functions_keep_their_distance() -> None:
+def test_function_names_are_separated_by_spaces() -> None:
     pytest.importorskip("latex2mathml")
     page = to_mathml(r"\beta \mathrm{KL} (p) + \log \pi", block=False)
     assert re.search(r"</mi><mspace[^>]*/><mi>KL</mi><mo", page)

@@ -11,7 +11,7 @@ import pytest
 from pgzoo.files import write_file, write_folder
 
 
-def test_a_file_is_written_whole_with_its_permissions(tmp_path: Path) -> None:
+def test_write_file_sets_content_and_permissions_without_leftover_files(tmp_path: Path) -> None:
     target = tmp_path / "made" / "status.json"
     for data, mode in ((b"old", 0o644), (b"new" * 10**6, 0o600)):
         write_file(target, data, mode=mode)
@@ -19,7 +19,7 @@ def test_a_file_is_written_whole_with_its_permissions(tmp_path: Path) -> None:
     assert [path.name for path in target.parent.iterdir()] == ["status.json"]
 
 
-def test_a_folder_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+def test_a_new_folder_replaces_the_old_one(tmp_path: Path) -> None:
     write_folder(tmp_path / "step-1", {"a": b"1", "b": b"2"})
     write_folder(tmp_path / "step-1", {"a": b"3"})
     assert {path.name: path.read_bytes() for path in (tmp_path / "step-1").iterdir()} == {"a": b"3"}

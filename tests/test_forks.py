@@ -1,4 +1,4 @@
-"""A fork does what a process of its own does."""
+"""A command behaves the same in a fork and in a new process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from program import USE_TORCH, Folder
     "arguments",
     [("run", "a2c", "--env", "Nowhere-v0"), ("evaluate", "nothing", "--no-progress"), ("run", "--help")],
 )
-def test_a_fork_says_what_a_process_says_and_ends_as_it(arguments: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_fork_has_the_same_output_and_exit_code_as_a_new_process(arguments: tuple[str, ...], tmp_path: Path) -> None:
     child = Folder(tmp_path).start(*arguments, COLUMNS="70")
     out, err = child.communicate()
     forked = Folder(tmp_path, forks=True)
@@ -24,6 +24,6 @@ def test_a_fork_says_what_a_process_says_and_ends_as_it(arguments: tuple[str, ..
     assert forks.pgzoo(arguments, tmp_path, forked.env | {"COLUMNS": "70"}) == (child.returncode, out, err)
 
 
-def test_what_reads_a_variable_at_its_start_is_no_fork() -> None:
+def test_commands_with_different_startup_variables_cannot_be_forked() -> None:
     assert not forks.can_fork(os.environ | {"OMP_NUM_THREADS": "3"})
     assert not forks.can_fork(os.environ | {"PYTHONHASHSEED": "17"})

@@ -1,4 +1,4 @@
-"""The library loop in docs/how-it-works.md runs as it is printed."""
+"""The training loop in docs/how-it-works.md runs as printed, and the files that the overview names exist."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "docs" / "how-it-works.md").read_text(encoding="utf-8")
 
 
-def test_the_loop_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_training_loop_on_the_page_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (block,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     short = block.replace("total_steps=20_000", "total_steps=5_000, eval_episodes=2")
     assert short != block and len(block.strip().splitlines()) <= 12
@@ -42,6 +44,6 @@ def test_a_plan_takes_the_arguments_of_a_run() -> None:
         pgzoo.plan("reinfroce", env="CartPole-v1")
 
 
-def test_the_version_is_that_of_the_distribution() -> None:
+def test_the_version_matches_pyproject() -> None:
     declared = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert declared and pgzoo.__version__ == declared[1]

@@ -1,4 +1,4 @@
-"""The code of the how-to pages works as it is printed."""
+"""The code in the how-to pages works as printed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def code(page: str, kind: str) -> str:
     return found[1]
 
 
-def test_the_environment_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_in_custom_environment_md_trains_and_terminates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("corridor.py").write_text(code("custom-environment.md", "python"), encoding="utf-8")
     result = pgzoo.run("a2c", env="Corridor-v0", imports=["./corridor.py"], env_kwargs={"length": 8}, **QUICK)
@@ -38,7 +40,7 @@ def test_the_environment_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [corridor.step(1)[2] for _ in range(3)][-1]
 
 
-def test_the_network_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_network_in_custom_network_md_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("my_net.py").write_text(code("custom-network.md", "python"), encoding="utf-8")
     result = pgzoo.run("a2c", env="CartPole-v1", policy="./my_net.py:residual", seeds=2, **QUICK)
@@ -47,7 +49,7 @@ def test_the_network_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.slow
-def test_the_script_for_a_cluster_trains_and_then_resumes(tmp_path: Path) -> None:
+def test_the_cluster_script_trains_resumes_and_stops_on_sigterm(tmp_path: Path) -> None:
     script = code("cluster.md", "sh")
     short = script.replace("--seed ", "--total-steps 2000 --eval-episodes 2 --seed ")
     assert short != script

@@ -1,4 +1,4 @@
-"""The tutorial on an algorithm of one's own works as it is printed."""
+"""The code in the tutorials on writing your own algorithm works as printed."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ PAGE = (TUTORIAL / "your-own-algorithm.md").read_text(encoding="utf-8")
         ("../what-a-loss-gets", "clip", "16000", "return_mean", 40),
     ],
 )
-def test_the_class_runs_from_its_file(
+def test_the_algorithm_on_the_page_runs_from_its_file_and_learns(
     page: str, module: str, steps: str, result: str, least: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It learns: a random policy gets about 22."""
+    """A random policy gets a return of about 22."""
     text = (TUTORIAL / f"{page}.md").read_text(encoding="utf-8")
     for name in [n for n in os.environ if n.startswith(("MLFLOW_", "PGZOO_"))]:
         monkeypatch.delenv(name)
@@ -58,7 +58,7 @@ def test_the_class_runs_from_its_file(
     assert f"--seeds {len(returns)}" in command and sum(returns) / len(returns) > least
 
 
-def test_the_page_on_losses_names_every_field_need_and_method() -> None:
+def test_the_page_on_losses_lists_every_field_need_and_ctx_attribute() -> None:
     text = (ROOT / "docs" / "what-a-loss-gets.md").read_text(encoding="utf-8")
     sections = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE))
 
@@ -100,7 +100,7 @@ def test_the_auxiliary_networks_differ_per_seed_and_are_resumed_exactly(rnd: str
         assert not torch.equal(one, other), weight
     for run in runs:
         *_, last = checkpoint.paths(run / checkpoint.FOLDER_NAME)
-        shutil.rmtree(last)  # as if the run had been killed before it
+        shutil.rmtree(last)  # as if the run had been killed before this checkpoint
     before = [last_state(run) for run in runs]
     done = CliRunner().invoke(program, ["resume", "rnd", "--import", "a2c_rnd.py", "--no-progress"], prog_name="pgzoo")
     assert done.exit_code == 0, done.stderr
@@ -115,8 +115,8 @@ def test_the_auxiliary_networks_differ_per_seed_and_are_resumed_exactly(rnd: str
 
 
 @pytest.mark.slow
-def test_the_commands_on_auxiliary_networks_after_kill_9(rnd: str, tmp_path: Path) -> None:
-    """`pgzoo repro`, as the page says, trains the killed and resumed run again and finds no difference."""
+def test_the_commands_of_the_auxiliary_network_page_work_after_kill_9(rnd: str, tmp_path: Path) -> None:
+    """As the page says, `pgzoo repro` retrains the killed and resumed run and finds no difference."""
     page = (TUTORIAL / "auxiliary-network.md").read_text(encoding="utf-8")
     commands = "".join(re.findall(r"```sh\n(.*?)```", page, re.DOTALL))
     start, _, check, resume, repro = re.findall(r"^pgzoo (.*)$", commands, re.MULTILINE)
@@ -138,7 +138,7 @@ def test_the_commands_on_auxiliary_networks_after_kill_9(rnd: str, tmp_path: Pat
 @pytest.mark.parametrize(
     ("name", "file"), [("first-algorithm", "entropy_reinforce.py"), ("auxiliary-network", "a2c_rnd.py")]
 )
-def test_an_algorithm_in_pieces_is_printed_in_full(name: str, file: str) -> None:
+def test_the_code_blocks_of_a_page_add_up_to_the_whole_file(name: str, file: str) -> None:
     page = (TUTORIAL / f"{name}.md").read_text(encoding="utf-8")
     whole = (TUTORIAL / file).read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

@@ -27,7 +27,7 @@ print(faults() - before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such thresholds")
-def test_large_arrays_get_the_memory_of_those_of_before() -> None:
+def test_large_arrays_reuse_freed_memory_only_with_keep_freed_memory() -> None:
     page, size = 4096, 20 * 5 * 2**23
 
     def new_pages(first: str) -> int:
@@ -39,14 +39,14 @@ def test_large_arrays_get_the_memory_of_those_of_before() -> None:
 
 
 def grouped() -> bool:
-    """Return whether the kernel divides a core among sessions."""
+    """Return whether the kernel divides a core among sessions (autogroups)."""
     setting = Path("/proc/sys/kernel/sched_autogroup_enabled")
     return setting.exists() and setting.read_text().strip() == "1"
 
 
 @pytest.mark.skipif(not grouped(), reason="needs Linux with autogroups")
 @pytest.mark.parametrize("new_session", [True, False])
-def test_a_session_of_its_own_gets_the_low_priority_of_its_process(new_session: bool) -> None:
+def test_lower_priority_lowers_its_own_session_but_not_an_inherited_one(new_session: bool) -> None:
     group = Path("/proc/self/autogroup")  # empty in the system's first session
     program = (
         "import os, pgzoo.process as p; p.lower_priority(); print(os.nice(0), open('/proc/self/autogroup').read())"

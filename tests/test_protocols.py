@@ -1,4 +1,4 @@
-"""What protocols.py promises, by small plugins that rely on it."""
+"""The promises of protocols.py, tested with small plugins that rely on them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from pgzoo.types import (
 )
 
 SEEN: dict[str, Any] = {}
-"""What the plugins below were given, by name."""
+"""What the plugins below received or counted, by name."""
 
 
 def score(policy: Any, params: Params, batch: Batch) -> Tensor:
@@ -47,7 +47,7 @@ def score(policy: Any, params: Params, batch: Batch) -> Tensor:
 
 
 class Plain:
-    """A policy gradient on windows, as short as can be."""
+    """A minimal policy-gradient algorithm on windows."""
 
     estimator = "reward-to-go"
     defaults: ClassVar[Mapping[str, Any]] = {"num_envs": 4, "total_steps": 96}
@@ -58,7 +58,7 @@ class Plain:
 
 
 class Auxiliary(Plain):
-    """Keeps a network of its own."""
+    """An algorithm with a network of its own."""
 
     collect = Steps(8)
 
@@ -88,14 +88,14 @@ class AsksConfig(MinibatchConfig):
 
 
 class Asks(Plain):
-    """What it needs is a function of its settings."""
+    """An algorithm whose `needs` is a function of its settings."""
 
     def needs(self, settings: AsksConfig) -> set[str]:
         return {"log_probs", "old"} if settings.old else {"log_probs"}
 
 
 class Counted(Plain):
-    """Windows as long as a setting says, by a function."""
+    """An algorithm whose `collect` is a function of its settings."""
 
     def collect(self, settings: AsksConfig) -> Steps:
         return Steps(settings.rollout_steps // 2)
@@ -108,24 +108,24 @@ class BoostConfig(ComponentConfig):
 
 
 def boost(*, rewards: Tensor, valid: Tensor, gamma: Tensor, boost: Tensor, values: Tensor | None = None) -> Tensor:
-    """A single result, with a setting and an argument that the run may have."""
+    """Return a single result; `boost` is a setting, and `values` an optional argument."""
     SEEN.update(rewards=rewards, gamma=gamma, boost=boost, values=values)
     return torch.where(valid, rewards + boost, 0.0)
 
 
 def pair(*, rewards: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Advantages and returns."""
+    """Return both advantages and returns."""
     return torch.full_like(rewards, 7.0), torch.full_like(rewards, 9.0)
 
 
 def demanding(*, rewards: Tensor, next_values: Tensor) -> Tensor:
-    """Requires a critic."""
+    """Return the rewards; the argument `next_values` requires a critic."""
     SEEN.update(next_values=next_values)
     return rewards
 
 
 def whole(*, rewards: Tensor) -> Tensor:
-    """Makes no sense of parts of episodes."""
+    """Return the rewards; the estimator needs whole episodes."""
     return rewards
 
 
@@ -133,7 +133,7 @@ whole.whole_episodes = True  # type: ignore[attr-defined]
 
 
 class Tally(Tabular):
-    """A table that counts, in a buffer, how often it saw each state, and acts by an actor of its own."""
+    """A tabular policy that counts in a buffer how often it saw each state, and has its own actor."""
 
     memory_size = 2
 
@@ -177,7 +177,7 @@ class Tally(Tabular):
 
 
 class Littered(SyncBackend):
-    """Returns rubbish for rows that are not live, and can't select rows."""
+    """A backend that returns garbage for rows that are not live, and can't select rows."""
 
     def open(self, request: EnvRequest) -> Any:
         envs, step = super().open(request), SyncEnvs.step
@@ -195,7 +195,7 @@ class Littered(SyncBackend):
 
 
 class Unwrapped(SyncBackend):
-    """Doesn't say that it applies wrappers."""
+    """A backend that doesn't apply wrappers."""
 
     wraps = False
 
@@ -252,39 +252,37 @@ def test_init_is_called_once_per_member_with_its_own_generator(plan: Callable[..
     assert torch.equal(alone.params["aux.weight"][0], weights[1])
 
 
-def test_an_unknown_need_is_refused_with_the_nearest_one(plan: Callable[..., Any]) -> None:
+def test_the_error_about_an_unknown_need_suggests_the_nearest_one(plan: Callable[..., Any]) -> None:
     with pytest.raises(PluginError, match=r'"misspelt" declares the unknown need "valeu". Did you mean "value"\?'):
         plan("misspelt")
-    assert plan("bare").needs == {"value"}  # one need alone may be a text: it isn't taken letter by letter
+    assert plan("bare").needs == {"value"}  # a single need may be a string, which isn't split into letters
 
 
 @pytest.mark.parametrize("old", [False, True])
-def test_needs_may_be_a_function_of_the_settings_and_the_batch_has_what_is_needed(
-    plan: Callable[..., Any], old: bool
-) -> None:
+def test_needs_may_depend_on_settings_and_decide_what_the_batch_contains(plan: Callable[..., Any], old: bool) -> None:
     end_of(plan("asks", old=old, rollout_steps=12))
     batch = SEEN["batch"]
     assert batch.log_probs is not None and (batch.old is not None) == old and batch.values is None
 
 
-def test_without_collect_windows_are_of_rollout_steps_and_collect_may_be_a_function(plan: Callable[..., Any]) -> None:
+def test_collect_defaults_to_windows_of_rollout_steps_and_may_be_a_function(plan: Callable[..., Any]) -> None:
     assert plan("asks", rollout_steps=12).collection == Steps(12)
     assert plan("counted", rollout_steps=12).collection == Steps(6)
     assert plan("auxiliary").collection == Steps(8)
 
 
-def test_defaults_preset_run_keys_and_estimator_is_the_default(plan: Callable[..., Any]) -> None:
+def test_class_attributes_provide_default_run_settings_and_estimator(plan: Callable[..., Any]) -> None:
     config = plan("asks").config
     assert (config.num_envs, config.total_steps, config.estimator.name) == (4, 96, "reward-to-go")
     assert plan("asks", num_envs=3).config.num_envs == 3
 
 
-def test_epochs_and_minibatches_say_how_a_loss_goes_through_a_collection(plan: Callable[..., Any]) -> None:
+def test_epochs_and_minibatches_set_the_number_of_gradient_steps(plan: Callable[..., Any]) -> None:
     ended = end_of(plan("asks", rollout_steps=24, epochs=3, minibatches=2, total_steps=96))
     assert ended.state.optimizer["step"].tolist() == [3 * 2 * int(ended.state.updates[0])]
 
 
-def test_floats_may_differ_between_members_and_static_ones_are_numbers(plan: Callable[..., Any]) -> None:
+def test_float_settings_may_differ_between_members(plan: Callable[..., Any]) -> None:
     one = plan("asks", rollout_steps=12, sweep_axis={"strength": (0.5, 4.0)})
     end_of(one)
     hyper = SEEN["hyper"]
@@ -296,7 +294,7 @@ def test_floats_may_differ_between_members_and_static_ones_are_numbers(plan: Cal
 # ReturnEstimator
 
 
-def test_an_estimator_is_given_what_it_names_and_its_settings(plan: Callable[..., Any]) -> None:
+def test_an_estimator_receives_the_arguments_it_names_and_its_settings(plan: Callable[..., Any]) -> None:
     one = plan("asks", rollout_steps=12, estimator={"name": "boost", "boost": 3.0}, seeds=2, gamma=0.5)
     end_of(one)
     assert SEEN["rewards"].shape == (2, 12, 4)
@@ -305,12 +303,12 @@ def test_an_estimator_is_given_what_it_names_and_its_settings(plan: Callable[...
     assert torch.equal(SEEN["batch"].advantages, SEEN["batch"].returns)
 
 
-def test_an_argument_with_a_default_is_passed_where_the_run_has_a_critic(plan: Callable[..., Any]) -> None:
+def test_an_optional_estimator_argument_is_passed_if_the_run_has_a_critic(plan: Callable[..., Any]) -> None:
     end_of(plan("a2c", rollout_steps=12, num_envs=4, estimator="boost", total_steps=40))
     assert SEEN["values"].shape == (1, 12, 4)
 
 
-def test_from_a_single_result_the_values_are_subtracted_and_a_pair_is_taken_as_it_is(plan: Callable[..., Any]) -> None:
+def test_values_are_subtracted_from_a_single_result_but_not_from_a_pair(plan: Callable[..., Any]) -> None:
     end_of(plan("bare", estimator="boost"))
     batch = SEEN["batch"]
     counts = batch.weights > 0
@@ -330,7 +328,7 @@ def test_an_estimator_that_requires_values_gets_a_critic(plan: Callable[..., Any
         next(train(plan("cem", estimator="demanding")))
 
 
-def test_an_estimator_of_whole_episodes_is_refused_for_windows_alone(plan: Callable[..., Any]) -> None:
+def test_an_estimator_of_whole_episodes_is_refused_only_for_windows(plan: Callable[..., Any]) -> None:
     with pytest.raises(UnfitError, match='Estimator "whole" needs whole episodes'):
         next(train(plan("asks", estimator="whole")))
     end_of(plan("reinforce", estimator="whole", num_envs=2, total_steps=20))
@@ -339,7 +337,7 @@ def test_an_estimator_of_whole_episodes_is_refused_for_windows_alone(plan: Calla
 # PolicyFactory
 
 
-def test_a_policy_that_has_not_what_is_needed_is_refused_by_name(plan: Callable[..., Any]) -> None:
+def test_a_policy_without_parameters_is_refused_where_a_critic_is_needed(plan: Callable[..., Any]) -> None:
     with pytest.raises(UnfitError, match=r'policy "uniform" has no parameters'):
         plan("asks", estimator="demanding", policy="uniform")
 
@@ -347,7 +345,7 @@ def test_a_policy_that_has_not_what_is_needed_is_refused_by_name(plan: Callable[
 # Policy and Actor
 
 
-def test_buffers_are_each_members_and_absorb_the_valid_observations_of_every_update(plan: Callable[..., Any]) -> None:
+def test_each_member_has_buffers_that_absorb_the_valid_steps_of_every_update(plan: Callable[..., Any]) -> None:
     state = end_of(plan("asks", policy="tally", rollout_steps=12, seeds=2)).state
     assert [shape for shape, _ in SEEN["absorbed"]] == [(2, 12, 4)] * int(state.updates.max())
     counts = state.buffers["policy.count"]
@@ -356,7 +354,7 @@ def test_buffers_are_each_members_and_absorb_the_valid_observations_of_every_upd
     assert not torch.equal(state.params["policy.table"][0], state.params["policy.table"][1])
 
 
-def test_a_policys_own_actor_acts_with_noise_or_greedily_and_keeps_its_memory(plan: Callable[..., Any]) -> None:
+def test_a_custom_actor_acts_with_noise_or_greedily_and_keeps_its_memory(plan: Callable[..., Any]) -> None:
     end_of(plan("asks", policy="tally", rollout_steps=12, seeds=2))
     training = [noise for shape, noise in SEEN["acted"] if shape == (2, 4)]
     assert training and all(noise is not None and noise[:2] == (2, 4) for noise in training)

@@ -1,6 +1,6 @@
-"""The public Python names are those in tests/public_names.txt, and examples and plugins import no others.
+"""The public Python names are those in tests/public_names.txt; examples and plugins import only public modules.
 
-After a deliberate change: `python tests/test_public_names.py` writes the file.
+After a deliberate change, run `python tests/test_public_names.py` to rewrite the file.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def all_names() -> list[str]:
     return [f"{module} {name}" for module in sorted(MODULES) for name in public_names(module)]
 
 
-def test_the_public_names_are_the_listed_ones() -> None:
+def test_the_public_names_match_public_names_txt() -> None:
     kept, found = KEPT.read_text(encoding="utf-8").splitlines(), all_names()
     how = "docs/public-api.md says how a name is removed; `python tests/test_public_names.py` writes the list anew."
     assert found == kept, f"gone: {sorted({*kept} - {*found})}; new: {sorted({*found} - {*kept})}. {how}"

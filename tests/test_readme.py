@@ -1,4 +1,4 @@
-"""What the README shows works as it is printed."""
+"""The code, links and commands in the README work as printed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-def test_own_algorithm_is_short_and_runs(tmp_path: Path) -> None:
+def test_the_example_algorithm_is_short_and_runs(tmp_path: Path) -> None:
     example = next(block for block in BLOCKS if block.startswith("# pgzoo_plugin.py"))
     assert len(example.splitlines()) <= 40
     tutorial = (ROOT / "docs" / "tutorial" / "entropy_reinforce.py").read_text(encoding="utf-8")
@@ -51,7 +51,7 @@ def test_library_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(((?!http)[^)]+)\)", README))))
-def test_links_lead_somewhere(link: str) -> None:
+def test_linked_files_exist(link: str) -> None:
     assert (ROOT / link).exists()
 
 

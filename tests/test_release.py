@@ -1,4 +1,4 @@
-"""What a release says of itself is the same in every file that says it."""
+"""The files that describe a release agree: version, Python versions, constraints, and permissions of workflows."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
-def test_the_version_is_that_of_pyproject() -> None:
+def test_the_cited_and_the_installed_version_match_pyproject() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == PROJECT["version"] == metadata.version("pgzoo")
 
 
-def test_ci_runs_every_python_that_the_classifiers_name() -> None:
+def test_ci_runs_the_python_versions_that_the_classifiers_name() -> None:
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
     named = [name.rpartition(" ")[2] for name in PROJECT["classifiers"] if re.search(r"Python :: 3\.\d+$", name)]
     assert workflow["jobs"]["test"]["strategy"]["matrix"]["python"] == named
@@ -35,7 +35,7 @@ def test_constraints_pin_every_dependency() -> None:
     assert names - {"pgzoo"} <= pinned
 
 
-def test_only_the_job_that_publishes_may_write() -> None:
+def test_only_the_publish_job_has_extra_permissions_and_make_targets_exist() -> None:
     release = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text(encoding="utf-8"))
     assert release["permissions"] == {"contents": "read"}
     assert [name for name, job in release["jobs"].items() if "permissions" in job] == ["publish"]

@@ -1,4 +1,4 @@
-"""The page of results beside published ones: the pass rule, what is kept, and that every row can be run and stated."""
+"""The page that compares results with published ones: the rule for passing, kept results, and stated differences."""
 
 from __future__ import annotations
 
@@ -29,27 +29,29 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("mean", "std", "random", "bar"),
     [
         (500.0, 0.0, 20.0, 452.0),  # 10 % of the distance from random
-        (-100.0, 50.0, -200.0, -150.0),  # the standard deviation is more
+        (-100.0, 50.0, -200.0, -150.0),  # the standard deviation is larger
         (-4.0, 0.5, -44.0, -8.0),
         (90.0, 1.0, 110.0, 88.0),  # worse than random
     ],
 )
-def test_the_rule(mean: float, std: float, random: float, bar: float) -> None:
+def test_the_bar_for_passing_depends_on_std_and_random_return(
+    mean: float, std: float, random: float, bar: float
+) -> None:
     assert Row("ppo", "X-v0", mean, std, 1e6).bar(random) == pytest.approx(bar)
 
 
-def test_each_row_is_listed_once_and_has_its_differences_stated() -> None:
+def test_each_row_is_listed_once_and_states_its_differences() -> None:
     assert len({row.name for row in ROWS}) == len(ROWS)
     for row in ROWS:
         assert differences(row).endswith(".")
 
 
-def test_the_command_of_a_row() -> None:
+def test_the_command_of_a_row_contains_its_settings() -> None:
     row = Row("a2c", "Ant-v5", 0.0, 0.0, 1e6, total_steps=500)
     assert command(row.given) == "pgzoo run a2c --env Ant-v5 --seeds 5 --eval-episodes 20 --total-steps 500"
 
 
-def test_differences_are_between_pgzoos_settings_and_the_sources() -> None:
+def test_differences_compare_the_settings_of_pgzoo_and_of_the_source() -> None:
     row = Row("ppo", "Pendulum-v1", 0.0, 0.0, 1e5, theirs={"n_envs": 4, "gamma": 0.95, "use_sde": True, "seed": 1})
     stated = differences(row)
     assert (
@@ -65,7 +67,7 @@ def result(returns: list[float]) -> dict[str, Any]:
     return {"seeds": seeds, "wall_seconds": 3.0}
 
 
-def test_rows_are_run_once_and_kept(folder: Path) -> None:
+def test_selected_rows_are_run_and_kept_and_the_random_policy_runs_once(folder: Path) -> None:
     commands: list[str] = []
 
     def run(command: str) -> dict[str, Any] | None:
@@ -80,7 +82,7 @@ def test_rows_are_run_once_and_kept(folder: Path) -> None:
     ]
     assert commands == expected
     run_rows("ppo/CartPole", run, lambda: "later")
-    assert commands == [*expected, expected[1]]  # again, without the random actions
+    assert commands == [*expected, expected[1]]  # ppo again, without the random policy
     kept = json.loads((folder / "rows.json").read_text())
     assert set(kept) == {"random/CartPole-v1", "ppo/CartPole-v1", "a2c/CartPole-v1", "ars/CartPole-v1"}
     assert kept["ppo/CartPole-v1"]["greedy"] == [500.0, 500.0, 400.0, 300.0, 200.0]
@@ -100,7 +102,7 @@ def test_the_page_marks_rows_that_fall_short_and_lists_those_not_run(folder: Pat
     assert (folder / "CartPole-v1.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_rows_of_a_plugin_are_kept_and_shown_elsewhere(folder: Path, tmp_path: Path) -> None:
+def test_results_of_a_plugin_are_kept_in_its_own_file_and_shown_as_tables(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "plugin" / "results.json"
     rows = Row("td3", "X-v0", 90.0, 1.0, 1e5, remark="a remark"), Row("sac", "X-v0", 80.0, 1.0, 1e5)
     run_rows("td3", lambda command: result([-10.0 if " random " in command else 85.0] * 5), lambda: "", rows, path)
@@ -110,6 +112,6 @@ def test_rows_of_a_plugin_are_kept_and_shown_elsewhere(folder: Path, tmp_path: P
     assert tables.endswith("Not run: `sac/X-v0` (80.0 ± 1.0).")
 
 
-def test_the_readme_of_the_off_policy_plugin_holds_the_tables_of_its_kept_rows() -> None:
+def test_the_readme_of_the_off_policy_plugin_matches_its_kept_results() -> None:
     readme = (offpolicy.PLUGIN / "README.md").read_text(encoding="utf-8")
     assert offpolicy.with_tables(readme, plain_tables(OFF_POLICY_ROWS, offpolicy.KEPT)) == readme

@@ -1,4 +1,4 @@
-"""The documentation site: every page can be reached, and every link to the code leads to a file."""
+"""The documentation site: every page is in the navigation, links lead to files, and named settings exist."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def test_links_within_the_docs_lead_to_files() -> None:
             assert ((DOCS / name).parent / link).exists(), f"{name}: {link}"
 
 
-def test_pages_that_are_named_are_linked() -> None:
-    """On the site, `docs/hooks.md` is no name of a page."""
+def test_prose_links_to_pages_instead_of_naming_their_paths() -> None:
+    """On the site, no page is called docs/hooks.md: such a path means nothing to its readers."""
     generated = {"cli.md"}  # help texts
     for name, text in PAGES.items():
         prose = re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)", "", text, flags=re.DOTALL)
         assert name in generated or not re.findall(r"docs/[\w-]+\.md", prose), name
 
 
-def test_translated_settings_exist() -> None:
+def test_the_pgzoo_settings_in_coming_from_md_exist() -> None:
     rows = re.findall(r"^\| [^|]* \| ([^|]*) \|", PAGES["coming-from.md"], re.MULTILINE)
     options = {option for row in rows for option in re.findall(r"--([a-z][a-z.-]*)", row)}
     known = set(re.findall(r"--([a-z][a-z.-]*)", PAGES["cli.md"] + PAGES["algorithms.md"]))

@@ -1,4 +1,4 @@
-"""The tournament: pieces that can be stopped and taken up again, the choice of a setting, and the page."""
+"""The tournament: the choice of settings, pieces that can be interrupted and run again, and the page of results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RPO = Contestant("rpo", "learning_rate", 1e-3, ("Pendulum-v1",))
 
 
 def trained(command: str) -> dict[str, Any]:
-    """Answer as `pgzoo run` does: the return is 100 x the learning rate x gamma; the largest rate diverges."""
+    """Return a result like that of `pgzoo run`: a trial scores 1e5 x learning rate x gamma, or fails for one seed."""
     axes = dict(re.findall(r"--sweep-axis ([\w-]+)=(\S+)", command))
     seeds = []
     if axes:
@@ -37,7 +37,7 @@ def trained(command: str) -> dict[str, Any]:
 def test_the_trial_with_the_best_mean_is_trained_with_fresh_seeds() -> None:
     result = play(Piece(PPO, "CartPole-v1"), trained)
     assert len(result["trials"]) == 9
-    assert result["chosen"] == {"learning_rate": 0.001, "gamma": 0.995}  # a seed of 0.003 failed
+    assert result["chosen"] == {"learning_rate": 0.001, "gamma": 0.995}  # with 0.003, a seed failed
     assert result["tuning"] == (
         "pgzoo run ppo --env CartPole-v1 --preset none --total-steps 50000 --seeds 100,101,102 "
         "--sweep-axis learning-rate=0.0003,0.001,0.003 --sweep-axis gamma=0.95,0.98,0.995 --json"
@@ -51,14 +51,14 @@ def test_pieces_are_chosen_by_wildcards() -> None:
     assert names == ["ppo/CartPole-v1", "ppo/Pendulum-v1", "rpo/Pendulum-v1"]
 
 
-def test_finished_pieces_are_kept_and_a_cut_off_line_is_run_again(tmp_path: Path) -> None:
+def test_finished_pieces_are_kept_and_a_piece_with_a_cut_off_line_is_run_again(tmp_path: Path) -> None:
     file, piece, other = tmp_path / "x" / "pieces.jsonl", Piece(PPO, "CartPole-v1"), Piece(RPO, "Pendulum-v1")
     Finished(file).add(play(piece, trained))
     with file.open("a", encoding="utf-8") as cut:
         cut.write('{"piece": "rpo/Pendulum-v1", "tuning": "pgzoo ru')
     again = Finished(file)
     assert again.has(piece) and not again.has(other)
-    assert not again.has(Piece(PPO, "CartPole-v1", fraction=0.5))  # another number of steps is another piece
+    assert not again.has(Piece(PPO, "CartPole-v1", fraction=0.5))  # a different number of steps makes a different piece
     again.add(play(other, trained))
     assert Finished(file).has(piece) and Finished(file).has(other)
 
@@ -106,7 +106,8 @@ def test_the_page_says_what_was_not_run(tmp_path: Path) -> None:
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[1] == "2" and cells[8] == "not run"
     assert cells[7].startswith("104.5 [") and cells[6] == "not run"
-    # ten returns from 100 to 109: the nearest to the percentiles are 100 and 109, of 478 on CartPole, 429 on Acrobot
+    # Of ten returns from 100 to 109, those nearest to the percentiles are 100 and 109. Their difference is divided by
+    # the range of returns, 478 on CartPole and 429 on Acrobot.
     assert cells[3] == f"{100 * (9 / 478 + 9 / 429) / 2:.0f} %"
     assert (cells[4], cells[5]) == ("0.00", "0: none")  # the same setting is best in both
     assert "5 pieces: `ppo/FrozenLake-v1`" in text and "`rpo/Pendulum-v1`" in text.split("## Not run")[1]

@@ -1,4 +1,4 @@
-"""The notebook of the tutorial, executed in a fresh kernel."""
+"""The notebook of the tutorial runs in a fresh kernel and shows figures, tables and a video."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pgzoo.extras import present
 
 NOTEBOOK = Path(__file__).parents[1] / "docs" / "tutorial" / "reinforce-cartpole.ipynb"
 SHORTER = {"range(150)": "range(20)", "60_000": "6_000", "20_000": "2_000"}
-"""Lengths of training in the notebook, and those of the test: its figures and tables are looked at, not its scores."""
+"""Training lengths in the notebook, and shorter ones for the tests, which check figures and tables, but no scores."""
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def data(cells: dict[str, list[Any]], first_line: str, kind: str) -> list[str]:
 
 
 @pytest.mark.parametrize("first_line", ["import gymnasium", "result.plot()", "other = pgzoo.run("])
-def test_every_figure_is_a_picture(cells: dict[str, list[Any]], first_line: str) -> None:
+def test_figures_are_png_images_of_a_minimum_size(cells: dict[str, list[Any]], first_line: str) -> None:
     [picture] = data(cells, first_line, "image/png")
     content = base64.b64decode(picture)
     assert content.startswith(b"\x89PNG")
@@ -51,7 +51,7 @@ def test_every_figure_is_a_picture(cells: dict[str, list[Any]], first_line: str)
     assert width >= 300 and height >= 200 and len(content) > 5_000
 
 
-def test_results_and_frames_are_tables(cells: dict[str, list[Any]]) -> None:
+def test_results_and_data_frames_are_shown_as_tables(cells: dict[str, list[Any]]) -> None:
     [table] = data(cells, "import pgzoo", "text/html")
     assert table.count("<tr>") == 5 and "reinforce on CartPole-v1: finished" in table
     [frame] = data(cells, "result.evaluate", "text/html")
@@ -61,7 +61,7 @@ def test_results_and_frames_are_tables(cells: dict[str, list[Any]]) -> None:
     assert "EntropyReinforce on CartPole-v1: finished" in own
 
 
-def test_the_video_is_shown_where_it_can_be_made(cells: dict[str, list[Any]]) -> None:
+def test_the_video_is_shown_exactly_if_the_video_extra_is_installed(cells: dict[str, list[Any]]) -> None:
     shown = data(cells, "import importlib.util", "text/html")
     assert any("<video" in page for page in shown) == present("video")
 

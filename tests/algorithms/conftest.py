@@ -1,4 +1,4 @@
-"""A tabular actor-critic, to work an algorithm's loss out by hand."""
+"""A tabular actor-critic, for which the loss of an algorithm can be calculated by hand."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ LOG_3 = float(np.log(3.0))
 
 
 class Tabular:
-    """A policy over two states: `logits [S, 2, 2]`, `values [S, 2]` and `aux [S, 2]`, looked up. Any T."""
+    """A policy and critic for two states and any T: lookups in `logits [S, 2, 2]`, `values [S, 2]` and `aux [S, 2]`."""
 
     def apply(self, params: Params, inputs: Inputs) -> Output:
-        """Rows `[S, T, B]` of states."""
+        """Return the output for states `[S, T, B]`."""
         one = torch.arange(len(inputs.obs))[:, None, None]
         return Output(
             Categorical(params["logits"][one, inputs.obs]),
@@ -29,12 +29,12 @@ class Tabular:
         )
 
     def vectors(self, params: Params, inputs: Inputs) -> Tensor:
-        """The states, one-hot."""
+        """Return the states, one-hot encoded."""
         return torch.nn.functional.one_hot(inputs.obs, 2).float()
 
 
 class Judged(NamedTuple):
-    """A loss, and its gradient for each table, of one member."""
+    """The loss of one member, and its gradient with respect to each table."""
 
     loss: Loss
     gradients: dict[str, list[Any]]
@@ -45,10 +45,11 @@ Judge = Callable[..., Judged]
 
 @pytest.fixture
 def judge(plan: Callable[..., Any]) -> Judge:
-    """Return `judge(algorithm, columns, params, loss="loss", remaining=1.0, **settings)`.
+    """Return `judge(algorithm, columns, params, loss="loss", remaining=1.0, **settings)`, which returns a `Judged`.
 
-    `columns` are lists: states, actions, advantages, returns, weights, values; `ratios` (new over old probability of
-    the action) and `old_logits` where the algorithm compares. In state 0 P(1) is 3/4, in state 1 1/2.
+    `columns` are lists: states, actions, advantages, returns, weights and values; also `ratios` (new over old
+    probability of the action) and `old_logits` for algorithms that compare with the old policy. The probability of
+    action 1 is 3/4 in state 0, and 1/2 in state 1.
     """
 
     def judged(

@@ -1,4 +1,4 @@
-"""ANO: its smooth surrogate by hand."""
+"""ANO: its smooth surrogate, checked against hand calculations."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ SLOPE_BEYOND = 45 / 16 * (1 / 5 - 2 * 2 / 9)
     ("ratio", "advantage", "gain", "slope"),
     [
         (1.0, 2.0, 2.0, 2.0),  # on-policy: the plain policy gradient
-        (1.2, 2.0, 2 * F_AT_EDGE, 0.0),  # the most there is to gain
-        (1.4, 2.0, 2 * F_BEYOND, 2 * SLOPE_BEYOND),  # beyond, it points back
+        (1.2, 2.0, 2 * F_AT_EDGE, 0.0),  # the maximum gain
+        (1.4, 2.0, 2 * F_BEYOND, 2 * SLOPE_BEYOND),  # beyond the edge, the gradient points back
         (1.0, -2.0, -2.0, -2.0),
         (0.8, -2.0, -2 * (2 - F_AT_EDGE), 0.0),
         (0.6, -2.0, -2 * (2 - F_BEYOND), -2 * SLOPE_BEYOND),
     ],
 )
-def test_a_row_gains_most_at_the_edge_of_the_range(
+def test_surrogate_of_a_row_peaks_at_the_edge_of_the_ratio_range(
     judge: Any, ratio: float, advantage: float, gain: float, slope: float
 ) -> None:
     rows = {"states": [0], "actions": [1], "advantages": [advantage], "ratios": [ratio]}
@@ -36,7 +36,7 @@ def test_a_row_gains_most_at_the_edge_of_the_range(
     assert found.gradients["logits"] == pytest.approx([-by_logit, by_logit, 0, 0], abs=1e-5)
 
 
-def test_far_outside_a_row_has_no_influence(judge: Any) -> None:
+def test_gradient_almost_vanishes_far_outside_the_ratio_range(judge: Any) -> None:
     rows = {"states": [0], "actions": [1], "advantages": [2.0], "ratios": [5.0]}
     found = judge("ano", rows, **PLAIN)
-    assert 0 < found.gradients["logits"][1] < 1e-4  # SPO's is 2 * (20 - 1) * 5 / 4
+    assert 0 < found.gradients["logits"][1] < 1e-4  # SPO's gradient is 2 * (20 - 1) * 5 / 4

@@ -1,4 +1,4 @@
-"""IMPALA: its gradient by hand, and targets of its own in each epoch."""
+"""IMPALA: its gradient, its targets, which each epoch recomputes, and training on rollouts of earlier updates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pgzoo.types import Batch, TrainState
 SMALL: dict[str, Any] = {"num_envs": 3, "rollout_steps": 8, "policy": {"hidden": (8,)}, "learning_rate": 0.01}
 
 
-def test_the_policy_follows_the_advantage_that_bears_the_importance_weight(judge: Any) -> None:
+def test_policy_and_critic_gradients_match_a_hand_calculation(judge: Any) -> None:
     rows = {"states": [0, 1], "actions": [1, 0], "advantages": [2.0, -1.0], "returns": [3.0, 1.0]}
     found = judge("impala", rows, {"values": [1.0, 2.0]}, entropy_coef=0.0, value_coef=0.5)
     expected = -np.array([-1 / 4, 1 / 4, 1 / 2, -1 / 2]) * [2, 2, -1, -1] / 2
@@ -22,7 +22,7 @@ def test_the_policy_follows_the_advantage_that_bears_the_importance_weight(judge
     assert found.gradients["values"] == pytest.approx([0.5 * (1 - 3) / 2, 0.5 * (2 - 1) / 2])
 
 
-def test_each_epochs_targets_are_those_of_the_policy_as_it_is_then(engine: Any) -> None:
+def test_targets_are_recomputed_with_the_current_policy_in_each_epoch(engine: Any) -> None:
     ctx = engine("impala", seeds=2, epochs=3, minibatches=1, **SMALL)
     state, seen = ctx.collect(ctx.state)
     steps: list[Any] = []
@@ -46,19 +46,19 @@ def test_each_epochs_targets_are_those_of_the_policy_as_it_is_then(engine: Any) 
     assert not torch.equal(steps[0][1].advantages, steps[1][1].advantages)
 
 
-def test_a_step_that_the_policy_has_left_counts_for_less(engine: Any) -> None:
+def test_importance_weights_scale_advantages_and_are_at_most_one(engine: Any) -> None:
     ctx = engine("impala", **SMALL)
     state, seen = ctx.collect(ctx.state)
     now = ctx.evaluate_policy(state, seen)
     on = ctx.estimate(state, seen, now, behavior=now.log_probs)
-    last = seen.valid & (torch.arange(8)[:, None] == 7)  # nothing follows it in the window
+    last = seen.valid & (torch.arange(8)[:, None] == 7)  # nothing follows these steps in the window
     rarer = ctx.estimate(state, seen, now, behavior=now.log_probs + np.log(2.0))
     likelier = ctx.estimate(state, seen, now, behavior=now.log_probs - np.log(2.0))
     torch.testing.assert_close(rarer.advantages[last], on.advantages[last] / 2)
-    torch.testing.assert_close(likelier.advantages[last], on.advantages[last])  # the weight is at most 1
+    torch.testing.assert_close(likelier.advantages[last], on.advantages[last])  # the importance weight is at most 1
 
 
-def test_with_a_lag_each_update_trains_on_the_rollout_of_as_many_updates_ago(engine: Any) -> None:
+def test_with_a_lag_of_n_updates_train_on_the_rollout_from_n_updates_ago(engine: Any) -> None:
     lag = 2
     ctx = engine("impala", seeds=2, lag=lag, **SMALL)
     collected: list[Any] = []
@@ -75,7 +75,7 @@ def test_with_a_lag_each_update_trains_on_the_rollout_of_as_many_updates_ago(eng
         ctx.state = ctx.plan.algorithm.update(ctx, state, seen)
         ctx.state, _ = ctx.end_update(before)
         moved = any(not ctx.state.params[name].equal(before.params[name]) for name in before.params)
-        assert moved == (len(collected) > lag)  # before that there is no rollout that is old enough
+        assert moved == (len(collected) > lag)  # before, no rollout is old enough
         assert ("impala/lag_kl" in ctx.metrics.means()) == moved
     epochs = ctx.settings.epochs
     assert len(trained) == 3 * epochs
@@ -83,7 +83,7 @@ def test_with_a_lag_each_update_trains_on_the_rollout_of_as_many_updates_ago(eng
         expected, log_probs = collected[k // epochs]
         for name, leaf in rollout._asdict().items():
             assert leaf is None or leaf.equal(getattr(expected, name)), name
-        assert behavior.equal(log_probs)  # of the parameters that collected it
+        assert behavior.equal(log_probs)  # under the parameters that collected the rollout
     now = ctx.evaluate_policy(ctx.state, trained[-1][0]).log_probs
     assert not now.equal(trained[-1][1])
 
@@ -94,7 +94,9 @@ def test_with_a_lag_each_update_trains_on_the_rollout_of_as_many_updates_ago(eng
     [{"policy": {"name": "gru", "hidden": (8,)}}, {"env": "Taxi-v4"}, {"env": "Pendulum-v1"}, {"normalize_obs": True}],
     ids=str,
 )
-def test_a_lag_of_one_works_with_every_kind_of_rollout(engine: Any, settings: dict[str, Any]) -> None:
+def test_lag_of_one_trains_with_memory_masks_box_actions_and_normalization(
+    engine: Any, settings: dict[str, Any]
+) -> None:
     ctx = engine("impala", lag=1, **(SMALL | settings))
     start, algorithm = ctx.state, ctx.plan.algorithm
     for _ in range(2):

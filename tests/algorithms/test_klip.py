@@ -8,11 +8,11 @@ import torch
 from pgzoo.ops.losses import clipped_surrogate
 
 ROWS = [(1.0, 2.0), (1.1, 2.0), (1.5, 2.0), (0.5, 2.0), (0.9, -3.0), (0.5, -3.0), (1.5, -3.0), (1.4, 0.0)]
-"""Ratio and advantage: inside the clip range, beyond it with a gradient of zero, and beyond it on the other side."""
+"""Ratio and advantage: inside the clip range, outside with a gradient of zero, and outside with a nonzero one."""
 
 
 @pytest.mark.parametrize(("ratio", "advantage"), ROWS)
-def test_its_gradient_is_that_of_the_clip(ratio: float, advantage: float) -> None:
+def test_klip_gradient_equals_the_gradient_of_the_clipped_surrogate(ratio: float, advantage: float) -> None:
     """L = -E[ r A ] + E[ β (-ln r) ],  β = -r A where PPO clips away the gradient, else 0, and not differentiated."""
     log_ratio = torch.tensor([[[ratio]]]).log().requires_grad_()
     a, clip = torch.tensor([[[advantage]]]), torch.tensor([[[0.2]]])

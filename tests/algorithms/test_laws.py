@@ -1,4 +1,4 @@
-"""What every algorithm of the ladder holds to: the seed law, and the best where it is known."""
+"""Algorithms obey the seed law, and find the best policy in environments where it is known."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SEED = 7
 
 
 def slow_for(repeats: tuple[str, ...], names: Iterable[str]) -> list[Any]:
-    """Parameters for all `names`; those in `repeats` are slow tests, because they differ from others by a formula."""
+    """Return parameters for all `names`; those in `repeats` are slow tests, as only a formula is specific to them."""
     return [pytest.param(name, marks=pytest.mark.slow if name in repeats else ()) for name in names]
 
 
@@ -53,33 +53,33 @@ def assert_equal_alone_and_among(play: Play, members: int, **settings: Any) -> N
 
 @pytest.mark.parametrize("world", ["cartpole", pytest.param("numbers", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", slow_for(("ano",), LADDER))
-def test_a_seed_alone_is_what_it_is_among_ten(play: Play, name: str, world: str) -> None:
+def test_a_seed_trains_identically_alone_and_among_ten(play: Play, name: str, world: str) -> None:
     settings = WORLDS[world] | LADDER[name] | {"total_steps": 300, "eval_episodes": 1}
     assert_equal_alone_and_among(play, 10, algorithm=name.split(",")[0], **settings)
 
 
 @pytest.mark.parametrize(("algorithm", "distribution"), [("rpo", "gaussian"), ("rpo", "tanh"), ("reppo", "tanh")])
-def test_the_law_holds_for_noise_on_the_mean(play: Play, algorithm: str, distribution: str) -> None:
+def test_seed_law_holds_for_rpo_and_reppo(play: Play, algorithm: str, distribution: str) -> None:
     policy = {"hidden": (7, 5), "distribution": distribution}
     settings = WORLDS["numbers"] | {"rollout_steps": 23, "epochs": 3, "policy": policy, "total_steps": 300}
     assert_equal_alone_and_among(play, 10, algorithm=algorithm, eval_episodes=1, **settings)
 
 
-def test_the_law_holds_for_action_values(play: Play) -> None:
+def test_seed_law_holds_for_pqn(play: Play) -> None:
     settings = WORLDS["cartpole"] | {"rollout_steps": 24, "epochs": 3, "total_steps": 300, "eval_episodes": 1}
     assert_equal_alone_and_among(play, 10, algorithm="pqn", **settings)
 
 
 @pytest.mark.parametrize("members", [8, 17, 33])
-def test_dual_variables_are_the_same_whatever_the_number_of_members(play: Play, members: int) -> None:
+def test_seed_law_holds_for_vmpo_whatever_the_number_of_members(play: Play, members: int) -> None:
     settings = {"rollout_steps": 16, "epochs": 2, "total_steps": 200, "num_envs": 2, "eval_episodes": 1}
     assert_equal_alone_and_among(play, members, algorithm="vmpo", env="probe/Corridor-v0", **settings)
 
 
 @pytest.mark.parametrize("algorithm", ["reinforce", "rloo"])
 @pytest.mark.parametrize("reward", [1e6 + 0.1, -99.3])
-def test_returns_that_are_all_equal_teach_nothing(engine: Any, algorithm: str, reward: float) -> None:
-    """Their rounding errors would: Adam takes steps of the same size for gradients of any size."""
+def test_equal_returns_leave_the_parameters_unchanged(engine: Any, algorithm: str, reward: float) -> None:
+    """Rounding errors must not count as advantages: Adam takes steps of the same size for gradients of any size."""
     ctx = engine(algorithm, env="probe/Bandit-v0", seeds=2, num_envs=24)
     state, seen = ctx.collect(ctx.state)
     after = default_update(ctx, state, seen._replace(rewards=torch.full_like(seen.rewards, reward)))
@@ -99,7 +99,7 @@ PROBES: dict[str, dict[str, Any]] = {
     "awr": FEW,
     "impala": FEW,
 }
-"""Enough steps of the optimizer for a probe, and quick."""
+"""Settings with enough gradient steps to solve a probe environment quickly."""
 
 
 def greedy(events: list[Event]) -> list[float]:
@@ -108,31 +108,34 @@ def greedy(events: list[Event]) -> list[float]:
 
 
 @pytest.mark.learning
-@pytest.mark.slow  # the corridor is harder
+@pytest.mark.slow  # the test of the corridor is harder
 @pytest.mark.parametrize("algorithm", [*PROBES, "pqn"])
-def test_the_best_of_three_arms_is_found(play: Play, algorithm: str) -> None:
+def test_the_best_of_three_bandit_arms_is_found(play: Play, algorithm: str) -> None:
     settings = {"env": "probe/Bandit-v0", "seeds": 5, "total_steps": 6000, "rollout_steps": 32, "eval_episodes": 5}
     assert greedy(play(algorithm, learning_rate=0.01, **settings, **PROBES.get(algorithm, FEW))) == [1.0] * 5
 
 
 @pytest.mark.learning
 @pytest.mark.parametrize("algorithm", slow_for(("ano", "bpo"), [*PROBES, "pqn"]))
-def test_the_shortest_way_through_a_corridor_is_found(play: Play, algorithm: str) -> None:
+def test_the_shortest_path_through_a_corridor_is_found(play: Play, algorithm: str) -> None:
     settings = {"env": "probe/Corridor-v0", "seeds": 5, "total_steps": 6000, "rollout_steps": 32, "eval_episodes": 5}
     assert greedy(play(algorithm, learning_rate=0.005, **settings, **PROBES.get(algorithm, FEW))) == [-5.0] * 5
 
 
 GAUSSIAN = ["ppo", "vmpo", "reppo"]
-"""The other algorithms treat Gaussian actions as they treat the categories of the corridor, and `rpo` as `ppo` does."""
+"""Algorithms that fast tests train with Gaussian actions.
+
+The others treat these like the discrete actions of the corridor, and `rpo` treats them like `ppo`.
+"""
 
 
 @pytest.mark.learning
 @pytest.mark.parametrize(
     "algorithm", [*GAUSSIAN, *(pytest.param(name, marks=pytest.mark.slow) for name in PROBES if name not in GAUSSIAN)]
 )
-def test_a_number_is_found(play: Play, algorithm: str) -> None:
-    steps = 12_000 if algorithm == "a2c" else 6000  # a2c learns from each step once
+def test_a_continuous_target_action_is_found(play: Play, algorithm: str) -> None:
+    steps = 12_000 if algorithm == "a2c" else 6000  # a2c uses each step for one gradient step only
     settings = {"env": "probe/Target-v0", "seeds": 5, "total_steps": steps, "rollout_steps": 32, "eval_episodes": 5}
     few = PROBES.get(algorithm, FEW)
     events = play(algorithm, learning_rate=0.005, num_envs=8, normalize_reward=False, **settings, **few)
-    assert min(greedy(events)) > -0.02  # within 0.15 of it
+    assert min(greedy(events)) > -0.02  # within 0.15 of the target

@@ -1,4 +1,4 @@
-"""VPG, NPG and TRPO: their steps by hand, and what a step of the policy and of the critic each leave alone."""
+"""VPG, NPG and TRPO: policy steps, checked against hand calculations, and critic steps, which are separate."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STEP: dict[str, dict[str, Any]] = {"vpg": {}, "npg": {"step_kl": 0.05}, "trpo": 
 
 
 class Update(NamedTuple):
-    """One update: the engine, the states before and after, and the batch between."""
+    """One update: the engine, the states before and after it, and its batch."""
 
     ctx: Engine
     before: TrainState
@@ -29,7 +29,7 @@ class Update(NamedTuple):
     batch: Batch
 
     def logits(self, state: TrainState) -> Tensor:
-        """The three arms' `[S, 3]`: the observation is always 1."""
+        """Return the logits of the three arms, `[S, 3]`; the observation is always 1."""
         return state.params["policy.weight.0"][:, 0] + state.params["policy.bias.0"]
 
     def metrics(self) -> dict[str, Any]:
@@ -38,7 +38,7 @@ class Update(NamedTuple):
 
 @pytest.fixture
 def update(plan: MakePlan) -> Callable[..., Update]:
-    """Return `update(algorithm, **settings)`: the first of a run, on three arms unless told otherwise."""
+    """Return `update(algorithm, **settings)`, which makes the first update of a run, by default on a bandit."""
 
     def first(algorithm: str, **settings: Any) -> Update:
         given = {"env": "probe/Bandit-v0", "rollout_steps": 32, "num_envs": 4, "seeds": 3, "policy": {"hidden": ()}}
@@ -55,7 +55,10 @@ def update(plan: MakePlan) -> Callable[..., Update]:
 
 
 def by_hand(seen: Update, row: int) -> tuple[Any, Any, Any]:
-    """Of one member on the arms, for the logits: p, the gradient E[A (e_a - p)] and the Fisher matrix diag(p) - ppᵀ."""
+    """Return p, the gradient and the Fisher matrix for the logits of one member on the bandit.
+
+    The gradient is E[A (e_a - p)], and the Fisher matrix is diag(p) - ppᵀ.
+    """
     p = torch.softmax(seen.logits(seen.before)[row].double(), -1).numpy()
     weights = seen.batch.weights[row, 0].double().numpy()
     advantages, actions = seen.batch.advantages[row, 0].double().numpy(), seen.batch.actions[row, 0].numpy()
@@ -66,8 +69,8 @@ def by_hand(seen: Update, row: int) -> tuple[Any, Any, Any]:
     return p, gradient, np.diag(p) - np.outer(p, p)
 
 
-def test_the_natural_step_by_hand(update: Any) -> None:
-    """Logits are weight plus bias, so each of the two gets the gradient g, and half of the step."""
+def test_natural_gradient_step_matches_a_hand_calculation(update: Any) -> None:
+    """The logits are weight plus bias, so each of the two has the gradient g and contributes half of the step."""
     seen = update("npg", step_kl=0.02, damping=0.01)
     for row in range(3):
         _, gradient, fisher = by_hand(seen, row)
@@ -78,8 +81,8 @@ def test_the_natural_step_by_hand(update: Any) -> None:
         np.testing.assert_allclose(moved, step[:3] + step[3:], rtol=2e-3, atol=1e-4)
 
 
-def test_the_plain_step_by_hand(update: Any) -> None:
-    """With plain descent the logits go 2 alpha g: alpha g each by weight and bias."""
+def test_plain_gradient_step_matches_a_hand_calculation(update: Any) -> None:
+    """With SGD the logits change by 2 alpha g: alpha g from the weight and alpha g from the bias."""
     seen = update("vpg", optimizer="sgd", learning_rate=0.1, learning_rate_schedule="constant")
     for row in range(3):
         _, gradient, _ = by_hand(seen, row)
@@ -87,7 +90,7 @@ def test_the_plain_step_by_hand(update: Any) -> None:
         np.testing.assert_allclose(moved, 0.2 * gradient, atol=1e-6)
 
 
-def test_an_entropy_bonus_is_in_the_plain_step(update: Any) -> None:
+def test_plain_gradient_step_includes_the_entropy_bonus(update: Any) -> None:
     sgd = {"optimizer": "sgd", "learning_rate": 0.1, "learning_rate_schedule": "constant"}
     without, with_it = update("vpg", **sgd), update("vpg", entropy_coef=0.5, **sgd)
     for row in range(3):
@@ -97,7 +100,7 @@ def test_an_entropy_bonus_is_in_the_plain_step(update: Any) -> None:
         np.testing.assert_allclose(bonus, 0.2 * 0.5 * slope, atol=1e-6)
 
 
-def test_an_accepted_step_gains_and_stays_within_the_region(update: Any) -> None:
+def test_accepted_steps_improve_the_surrogate_within_the_trust_region(update: Any) -> None:
     seen = update("trpo", max_kl=0.03, env="CartPole-v1", policy={"hidden": (8,)})
     ctx, hyper, algorithm = seen.ctx, seen.ctx.hyper(seen.before), seen.ctx.plan.algorithm
     kl = mean_kl(ctx.policy, seen.after.params, seen.batch, hyper)
@@ -113,10 +116,10 @@ def test_an_accepted_step_gains_and_stays_within_the_region(update: Any) -> None
 
 
 NOISY = {"env": "probe/AnySpaces-v0", "env_kwargs": {"action": "one"}, "seeds": 12, "max_kl": 0.5, "damping": 1e-3}
-"""A Gaussian that narrows is farther away than the quadratic model says: members with such a step leave the region."""
+"""If a Gaussian narrows, the KL is larger than in the quadratic model: such a step may leave the trust region."""
 
 
-def test_a_step_that_overreaches_is_walked_back(update: Any) -> None:
+def test_line_search_shortens_steps_that_leave_the_trust_region(update: Any) -> None:
     metrics = update("trpo", line_search_steps=20, **NOISY).metrics()
     tried = metrics["policy/line_search_steps"]
     assert tried.min() == 1 and tried.max() > 1
@@ -124,8 +127,8 @@ def test_a_step_that_overreaches_is_walked_back(update: Any) -> None:
     assert (metrics["policy/step_accepted"] == 1).all()
 
 
-def test_who_finds_no_step_keeps_the_policy_to_the_bit_and_fits_the_critic(update: Any) -> None:
-    """With one try alone some members are refused it; each is judged alone."""
+def test_members_with_a_rejected_step_keep_their_policy_and_fit_the_critic(update: Any) -> None:
+    """With only one try of the line search, some members have their step rejected and others don't."""
     seen = update("trpo", line_search_steps=1, **NOISY)
     metrics = seen.metrics()
     accepted = metrics["policy/step_accepted"].astype(bool)
@@ -138,8 +141,8 @@ def test_who_finds_no_step_keeps_the_policy_to_the_bit_and_fits_the_critic(updat
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_the_critic_takes_its_own_steps_as_an_optimizer_of_its_own_would(update: Any, algorithm: str) -> None:
-    """Adam over the critic alone, on half the mean squared error; the policy's step counts for nothing in it."""
+def test_critic_steps_equal_those_of_a_separate_adam_optimizer(update: Any, algorithm: str) -> None:
+    """The reference is Adam for the critic only, on half the mean squared error, without a step of the policy."""
     settings = {"learning_rate": 0.01, "learning_rate_schedule": "constant", "critic_steps": 7, "seeds": 1}
     seen = update(algorithm, env="CartPole-v1", policy={"hidden": (8,), "activation": "tanh"}, **settings)
     names = [name for name in seen.before.params if name.startswith("critic.")]
@@ -155,8 +158,8 @@ def test_the_critic_takes_its_own_steps_as_an_optimizer_of_its_own_would(update:
         torch.testing.assert_close(seen.after.params[name], theirs[name].detach(), rtol=1e-4, atol=1e-5)
 
 
-def test_the_policys_adam_counts_its_own_steps_alone(plan: MakePlan) -> None:
-    """After many steps of the critic the policy's second step is Adam's second."""
+def test_adam_state_of_the_policy_does_not_count_critic_steps(plan: MakePlan) -> None:
+    """After many critic steps, the policy's second step is still the second one for Adam."""
     settings = {"learning_rate": 0.01, "learning_rate_schedule": "constant", "policy": {"hidden": ()}, "num_envs": 4}
     ctx = Engine(plan("vpg", env="probe/Bandit-v0", rollout_steps=32, critic_steps=50, **settings))
     state = ctx.state
@@ -181,7 +184,7 @@ def test_the_policys_adam_counts_its_own_steps_alone(plan: MakePlan) -> None:
 @pytest.mark.parametrize(
     "algorithm", ["trpo", *(pytest.param(name, marks=pytest.mark.slow) for name in ALGORITHMS if name != "trpo")]
 )
-def test_a_policy_with_memory_is_trained_on_sequences(play: Any, algorithm: str) -> None:
+def test_a_recurrent_policy_finds_the_best_bandit_arm(play: Any, algorithm: str) -> None:
     settings = {"env": "probe/Bandit-v0", "seeds": 2, "num_envs": 8, "rollout_steps": 16, "total_steps": 1500}
     events = play(
         algorithm, policy={"name": "gru"}, learning_rate=0.05, eval_episodes=20, **STEP[algorithm], **settings
@@ -191,7 +194,7 @@ def test_a_policy_with_memory_is_trained_on_sequences(play: Any, algorithm: str)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_each_action_space_and_a_shared_trunk_are_served(play: Any, algorithm: str) -> None:
+def test_various_action_spaces_and_a_shared_critic_are_supported(play: Any, algorithm: str) -> None:
     worlds = [
         {"env_kwargs": {"action": "one"}, "policy": {"hidden": (8,), "critic": "shared"}},
         {"env_kwargs": {"action": "one"}, "policy": {"hidden": (8,), "distribution": "beta"}},

@@ -1,4 +1,4 @@
-"""SNES and EGGROLL: one generation by hand, with given returns instead of episodes."""
+"""SNES and EGGROLL: one generation with given returns instead of episodes, checked against hand calculations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pgzoo.types import Params, TrainState
 
 
 class Played:
-    """In place of `ctx.play`: keeps the candidates as vectors `[S, N, P]`, and returns the given returns."""
+    """A substitute for `ctx.play` that records the candidates as vectors `[S, N, P]`, and returns the given returns."""
 
     def __init__(self, *returns: list[float]) -> None:
         self.returns = np.array(returns)
@@ -35,8 +35,8 @@ def one_update(engine: Any, algorithm: str, played: Played, **settings: Any) -> 
     return ctx, flatten(before.params.values()).numpy(), ctx.state
 
 
-def test_utilities_by_hand() -> None:
-    raw = np.array([math.log(3), math.log(3 / 2), 0.0, 0.0])  # ln(4/2 + 1) - ln k, not negative
+def test_utilities_match_hand_calculations() -> None:
+    raw = np.array([math.log(3), math.log(3 / 2), 0.0, 0.0])  # max(0, ln(4/2 + 1) - ln k) for the ranks k
     by_rank = raw / raw.sum() - 1 / 4
     assert utilities(np.array([5.0, 3.0, -1.0, 0.0])) == pytest.approx(by_rank[[0, 1, 3, 2]])
     assert utilities(np.array([0.0, 9.0, 9.0, 0.0])) == pytest.approx(
@@ -58,7 +58,7 @@ def test_snes_moves_the_mean_and_the_standard_deviations(engine: Any) -> None:
     assert std[1] == pytest.approx(np.full_like(std[1], 0.5))
 
 
-def test_eggroll_steps_along_the_perturbations_of_good_returns(engine: Any) -> None:
+def test_eggroll_steps_along_perturbations_with_high_returns(engine: Any) -> None:
     played = Played([3.0, 1.0, 1.0, 3.0], [2.0, 2.0, 2.0, 2.0])
     _, before, state = one_update(engine, "eggroll", played, learning_rate=0.8, noise_std=0.25)
     after = flatten(state.params.values()).numpy()
@@ -70,7 +70,7 @@ def test_eggroll_steps_along_the_perturbations_of_good_returns(engine: Any) -> N
 
 
 @pytest.mark.parametrize("rank", [1, 2, 4])
-def test_perturbations_of_matrices_have_a_low_rank_and_variance_one(rank: int) -> None:
+def test_perturbations_of_matrices_have_low_rank_and_unit_variance(rank: int) -> None:
     drawn = perturbations(np.random.default_rng(0), [(6, 5), (5,)], 4000, rank)
     matrices, biases = drawn[:, :30].reshape(-1, 6, 5), drawn[:, 30:]
     assert all(np.linalg.matrix_rank(one) == rank for one in matrices[:20])
@@ -80,7 +80,7 @@ def test_perturbations_of_matrices_have_a_low_rank_and_variance_one(rank: int) -
 
 
 @pytest.mark.parametrize("name", ["snes", "eggroll"])
-def test_both_keep_the_seed_law(play: Any, name: str) -> None:
+def test_seed_law_holds_for_snes_and_eggroll(play: Any, name: str) -> None:
     settings = {"env": "CartPole-v1", "num_envs": 5, "policy": {"name": "mlp", "hidden": (3,)}, "total_steps": 400}
     alone, among = (play(name, seeds=seeds, eval_episodes=1, **settings)[-1].state for seeds in ((7,), (0, 7, 2)))
     assert alone.updates[0] > 2
@@ -90,7 +90,7 @@ def test_both_keep_the_seed_law(play: Any, name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["snes", "eggroll"])
-def test_both_balance_the_pole(play: Any, name: str) -> None:
+def test_snes_and_eggroll_solve_cartpole(play: Any, name: str) -> None:
     events = play(name, "CartPole-v1", seeds=3, eval_episodes=10)
     (final,) = [e for e in events if getattr(e, "final", False) and getattr(e, "mode", "") == "greedy"]
     assert min(float(np.mean(returns)) for returns in final.returns) > 475

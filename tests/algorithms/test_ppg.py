@@ -1,4 +1,4 @@
-"""PPG: both losses by hand, what is stored, and when its second phase comes."""
+"""PPG: both losses, checked against hand calculations, the stored windows, and when the auxiliary phase runs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ KL = 0.5 * np.log(0.5 / 0.25) + 0.5 * np.log(0.5 / 0.75)
 
 
 @pytest.mark.parametrize(("ratio", "advantage", "gain"), [(1.1, 2.0, 2.2), (1.5, 2.0, 2.4), (1.5, -2.0, -3.0)])
-def test_the_policy_phase_is_ppo(judge: Any, ratio: float, advantage: float, gain: float) -> None:
+def test_policy_phase_uses_the_clipped_surrogate_of_ppo(
+    judge: Any, ratio: float, advantage: float, gain: float
+) -> None:
     rows = {"states": [0], "actions": [1], "advantages": [advantage], "ratios": [ratio]}
     found = judge("ppg", rows, **PLAIN)
     assert found.loss.value.item() == pytest.approx(-gain)
     assert found.gradients["aux"] == [0, 0]
 
 
-def test_the_auxiliary_phase_teaches_both_values_and_keeps_the_policy(judge: Any) -> None:
+def test_auxiliary_loss_fits_both_value_functions_and_penalizes_the_kl(judge: Any) -> None:
     rows = {"states": [0, 1], "actions": [1, 0], "returns": [3.0, 1.0], "old_logits": [[0.0, 0.0]] * 2}
     tables = {"values": [1.0, 2.0], "aux": [0.0, 2.0], "ppg.windows": 16}
     settings = PLAIN | {"value_coef": 0.5, "beta_clone": 4.0}
@@ -35,7 +37,7 @@ def test_the_auxiliary_phase_teaches_both_values_and_keeps_the_policy(judge: Any
     assert found.loss.halt.tolist() == [False]
 
 
-def test_a_member_that_has_not_all_its_windows_takes_no_part(judge: Any) -> None:
+def test_auxiliary_loss_halts_members_with_too_few_stored_windows(judge: Any) -> None:
     rows = {"states": [0], "actions": [1], "old_logits": [[0.0, 0.0]]}
     assert judge("ppg", rows, {"ppg.windows": 15}, loss="auxiliary_loss").loss.halt.tolist() == [True]
 
@@ -47,7 +49,7 @@ def updated(ctx: Any, state: TrainState) -> tuple[TrainState, Any]:
     return state._replace(updates=state.updates + 1), seen
 
 
-def test_every_few_updates_the_auxiliary_phase_goes_through_all_that_they_saw(engine: Any) -> None:
+def test_auxiliary_phase_runs_after_every_third_update(engine: Any) -> None:
     ctx = engine("ppg", seeds=2, minibatches=2, aux_epochs=5, aux_minibatches=3, **SMALL)
     state, steps, windows = ctx.state, [], []
     moved = []
@@ -59,10 +61,10 @@ def test_every_few_updates_the_auxiliary_phase_goes_through_all_that_they_saw(en
         moved.append(not torch.equal(state.params["critic.aux.weight.0"], before))
     assert steps == [[2, 2], [4, 4], [21, 21], [23, 23], [25, 25], [42, 42]]
     assert windows == [[1, 1], [2, 2], [0, 0]] * 2
-    assert moved[:3] == [False, False, True]  # later on, by the momentum that it has then
+    assert moved[:3] == [False, False, True]  # in later updates Adam's momentum moves it
 
 
-def test_what_was_seen_lies_window_beside_window(engine: Any) -> None:
+def test_the_latest_windows_are_stored_side_by_side(engine: Any) -> None:
     ctx = engine("ppg", env="probe/Scripted-v0", seeds=2, **SMALL)
     state, seen = ctx.state, []
     for _ in range(4):
@@ -76,7 +78,7 @@ def test_what_was_seen_lies_window_beside_window(engine: Any) -> None:
 
 @pytest.mark.parametrize("policy", ["mlp", "gru"])
 @pytest.mark.parametrize("env", ["CartPole-v1", "FrozenLake-v1", "Taxi-v4", "probe/AnySpaces-v0", "probe/Corridor-v0"])
-def test_the_room_for_windows_never_changes_its_shape(engine: Any, env: str, policy: str) -> None:
+def test_buffers_for_windows_keep_their_names_shapes_and_dtypes(engine: Any, env: str, policy: str) -> None:
     ctx = engine("ppg", env=env, **(SMALL | {"policy": policy}))
     state, _ = updated(ctx, ctx.state)
     assert state.buffers.keys() == ctx.state.buffers.keys()
@@ -84,7 +86,7 @@ def test_the_room_for_windows_never_changes_its_shape(engine: Any, env: str, pol
         assert (state.buffers[name].shape, state.buffers[name].dtype) == (value.shape, value.dtype), name
 
 
-def test_memory_and_masks_are_stored_too(engine: Any) -> None:
+def test_memory_and_action_masks_are_stored(engine: Any) -> None:
     ctx = engine("ppg", env="Taxi-v4", seeds=2, aux_epochs=1, aux_minibatches=2, **(SMALL | {"policy": "gru"}))
     state, seen = ctx.state, []
     for _ in range(3):
@@ -96,7 +98,7 @@ def test_memory_and_masks_are_stored_too(engine: Any) -> None:
     assert state.buffers["ppg.memory"].any() and not state.buffers["ppg.action_mask"].all()
 
 
-def test_members_with_windows_of_different_number_have_their_phases_apart(engine: Any) -> None:
+def test_auxiliary_phase_runs_only_for_members_with_enough_windows(engine: Any) -> None:
     ctx = engine("ppg", seeds=2, minibatches=1, aux_epochs=2, aux_minibatches=2, **SMALL)
     late = ctx.state.buffers | {"ppg.windows": torch.tensor([2, 1])}
     state, _ = updated(ctx, ctx.state._replace(buffers=late, updates=np.array([2, 1])))

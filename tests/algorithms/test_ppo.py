@@ -1,4 +1,4 @@
-"""PPO: its surrogate and each of its options by hand, and what an update does with them."""
+"""PPO: its surrogate and each of its options, checked against hand calculations, and its update."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ PLAIN: dict[str, Any] = {"normalize_advantages": False, "value_coef": 0.0, "clip
     ("ratio", "advantage", "gain", "flat"),
     [
         (1.1, 2.0, 2.2, False),
-        (1.5, 2.0, 2.4, True),  # nothing more is gained by it
-        (0.5, 2.0, 1.0, False),  # a good action that became rarer is brought back
+        (1.5, 2.0, 2.4, True),  # no further gain
+        (0.5, 2.0, 1.0, False),  # a good action that became less likely is made more likely
         (0.9, -2.0, -1.8, False),
         (0.5, -2.0, -1.6, True),
-        (1.5, -2.0, -3.0, False),  # a bad action that became likelier is brought back
+        (1.5, -2.0, -3.0, False),  # a bad action that became more likely is made less likely
     ],
 )
-def test_beyond_the_clip_range_nothing_is_gained(
+def test_surrogate_gains_nothing_beyond_the_clip_range(
     judge: Any, ratio: float, advantage: float, gain: float, flat: bool
 ) -> None:
     found = judge("ppo", rows(ratio, advantage), **PLAIN)
@@ -41,7 +41,7 @@ def test_beyond_the_clip_range_nothing_is_gained(
     assert found.loss.metrics["policy/clip_fraction"].item() == outside
 
 
-def test_the_clip_range_shrinks_with_what_remains_of_the_run(judge: Any) -> None:
+def test_linear_schedule_shrinks_the_clip_range_during_the_run(judge: Any) -> None:
     found = judge("ppo", rows(1.5, 2.0), remaining=0.25, clip_range_schedule="linear", **PLAIN)
     assert found.loss.value.item() == pytest.approx(-2 * 1.05)
     kept = judge("ppo", rows(1.5, 2.0), remaining=0.25, **PLAIN)
@@ -60,12 +60,12 @@ def test_dual_clipping_bounds_the_loss_of_a_bad_action(judge: Any) -> None:
 @pytest.mark.parametrize(
     ("value", "loss", "slope"),
     [
-        (1.2, 0.5 * 1.8**2, -1.8),  # within the range: the plain error
-        (2.0, 0.5 * 1.5**2, 0.0),  # towards the target by more than the range: no more is gained
-        (0.0, 0.5 * 3.0**2, -3.0),  # away from it: the worse error is the plain one
+        (1.2, 0.5 * 1.8**2, -1.8),  # within the range: the unclipped error
+        (2.0, 0.5 * 1.5**2, 0.0),  # toward the target by more than the range: no further gain
+        (0.0, 0.5 * 3.0**2, -3.0),  # away from the target: the larger error is the unclipped one
     ],
 )
-def test_a_value_gains_nothing_by_leaving_the_old_one_far_behind(
+def test_value_loss_gains_nothing_beyond_the_value_clip_range(
     judge: Any, value: float, loss: float, slope: float
 ) -> None:
     one = {"states": [1], "actions": [0], "returns": [3.0], "values": [1.0]}
@@ -74,7 +74,7 @@ def test_a_value_gains_nothing_by_leaving_the_old_one_far_behind(
     assert found.gradients["values"] == pytest.approx([0, slope])
 
 
-def test_the_penalty_is_the_divergence_from_the_old_policy(judge: Any) -> None:
+def test_penalty_is_the_kl_divergence_from_the_old_policy(judge: Any) -> None:
     one = {"states": [0], "actions": [1], "old_logits": [[0.0, 0.0]]}
     kl = 0.5 * np.log(0.5 / 0.25) + 0.5 * np.log(0.5 / 0.75)
     found = judge("ppo", one, {"ppo.kl_coef": 3.0}, kl_coef=3.0, **PLAIN)
@@ -82,7 +82,7 @@ def test_the_penalty_is_the_divergence_from_the_old_policy(judge: Any) -> None:
     assert found.gradients["logits"] == pytest.approx([3 * (0.25 - 0.5), 3 * (0.75 - 0.5), 0, 0], abs=1e-6)
 
 
-def test_a_loss_halts_at_one_and_a_half_times_the_target(judge: Any) -> None:
+def test_loss_halts_beyond_one_and_a_half_times_the_target_kl(judge: Any) -> None:
     k3 = 1.5 - 1 - np.log(1.5)
     assert judge("ppo", rows(1.5, 1.0), **PLAIN).loss.metrics["policy/kl"].item() == pytest.approx(k3, rel=1e-5)
     for target, halts in ((k3 / 1.6, True), (k3 / 1.4, False)):
@@ -96,13 +96,13 @@ def test_a_loss_halts_at_one_and_a_half_times_the_target(judge: Any) -> None:
 SMALL: dict[str, Any] = {"num_envs": 4, "rollout_steps": 16, "policy": {"hidden": (8,)}}
 
 
-def test_a_member_that_moved_too_far_halts_alone(engine: Any) -> None:
+def test_only_the_member_beyond_the_target_kl_halts(engine: Any) -> None:
     ctx = engine("ppo", seeds=2, target_kl=0.01, epochs=3, minibatches=2, learning_rate_schedule="constant", **SMALL)
     state, seen = ctx.collect(ctx.state)
     algorithm = ctx.plan.algorithm
 
     class Moved:
-        """What the second member sees is older than it is: its ratio is 3 from the start."""
+        """PPO's loss with lower old log-probabilities for the second member: its ratio is 3 from the start."""
 
         def loss(self, policy: Any, params: Any, batch: Any, hyper: Any) -> Loss:
             age = torch.tensor([0.0, np.log(3.0)])[:, None, None].float()
@@ -117,7 +117,7 @@ def test_a_member_that_moved_too_far_halts_alone(engine: Any) -> None:
     assert all(torch.equal(after.params[name][1], value[1]) for name, value in state.params.items())
 
 
-def test_minibatches_hold_each_valid_row_once_an_epoch_in_an_order_of_its_own(engine: Any) -> None:
+def test_minibatches_contain_each_valid_row_once_per_epoch_in_a_new_order(engine: Any) -> None:
     ctx = engine("ppo", env="probe/Scripted-v0", seeds=2, epochs=3, minibatches=4, num_envs=4, rollout_steps=16)
     state, seen = ctx.collect(ctx.state)
     assert not seen.valid.all()
@@ -135,7 +135,7 @@ def test_minibatches_hold_each_valid_row_once_an_epoch_in_an_order_of_its_own(en
 
 
 @pytest.mark.parametrize("anew", [False, True])
-def test_advantages_are_estimated_anew_only_where_asked(engine: Any, anew: bool) -> None:
+def test_advantages_are_recomputed_in_each_epoch_only_if_requested(engine: Any, anew: bool) -> None:
     ctx = engine("ppo", epochs=3, minibatches=1, recompute_advantages=anew, learning_rate=0.01, **SMALL)
     state, seen = ctx.collect(ctx.state)
     batches: list[Any] = []
@@ -150,9 +150,7 @@ def test_advantages_are_estimated_anew_only_where_asked(engine: Any, anew: bool)
 
 
 @pytest.mark.parametrize(("aim", "factor"), [(1e-9, 2.0), (1e3, 0.5)])
-def test_the_penalty_grows_where_the_policy_went_too_far_and_shrinks_where_it_hardly_moved(
-    engine: Any, aim: float, factor: float
-) -> None:
+def test_adaptive_kl_penalty_doubles_above_the_target_and_halves_below(engine: Any, aim: float, factor: float) -> None:
     ctx = engine("ppo", seeds=2, kl_coef=0.25, adaptive_kl_target=aim, epochs=2, minibatches=1, **SMALL)
     state, seen = ctx.collect(ctx.state)
     assert state.buffers["ppo.kl_coef"].tolist() == [0.25, 0.25]
@@ -166,7 +164,7 @@ def test_an_adaptive_penalty_without_an_initial_weight_starts_from_one(engine: A
     assert ctx.plan.algorithm.update(ctx, state, seen).buffers["ppo.kl_coef"].tolist() == [2.0, 2.0]
 
 
-def test_the_penalty_stays_where_the_distance_is_about_right(engine: Any) -> None:
+def test_adaptive_kl_penalty_is_unchanged_near_the_target(engine: Any) -> None:
     ctx = engine("ppo", kl_coef=0.25, epochs=2, minibatches=1, **SMALL)
     state, seen = ctx.collect(ctx.state)
     old = ctx.evaluate_policy(state, seen).dist

@@ -1,4 +1,4 @@
-"""PQN: its loss, its targets and its ε by hand."""
+"""PQN: its loss, its targets and its ε, checked against hand calculations."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SMALL: dict[str, Any] = {"env": "probe/Corridor-v0", "num_envs": 2, "rollout_ste
 
 
 class Table:
-    """Q of two states and three actions, looked up."""
+    """A tabular Q function for two states and three actions."""
 
     def apply(self, params: Params, inputs: Inputs) -> Output:
         values = params["q"][torch.arange(1)[:, None, None], inputs.obs]
         return Output(EpsilonGreedy(values, torch.full_like(values[..., :1], 0.1)))
 
 
-def test_only_the_value_of_the_chosen_action_moves_to_its_return(plan: Any) -> None:
+def test_only_the_value_of_the_chosen_action_moves_toward_its_return(plan: Any) -> None:
     q = torch.tensor([[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]]).requires_grad_()
     states, actions = torch.tensor([[[0, 1, 0]]]), torch.tensor([[[2, 0, 1]]])
     returns, weights = torch.tensor([[[5.0, 1.0, 99.0]]]), torch.tensor([[[1.0, 1.0, 0.0]]])
@@ -37,7 +37,7 @@ def test_only_the_value_of_the_chosen_action_moves_to_its_return(plan: Any) -> N
     assert loss.metrics["pqn/epsilon"].item() == pytest.approx(0.1)
 
 
-def test_its_returns_bootstrap_from_the_largest_action_value(engine: Any) -> None:
+def test_returns_bootstrap_from_the_largest_action_value(engine: Any) -> None:
     ctx = engine("pqn", seeds=2, gamma=0.9, estimator={"name": "td-lambda", "lam": 0.5}, **SMALL)
     state, seen = ctx.collect(ctx.state)
     found = ctx.estimate(state, seen, ctx.evaluate_policy(state, seen)).returns
@@ -48,7 +48,7 @@ def test_its_returns_bootstrap_from_the_largest_action_value(engine: Any) -> Non
     ctx.close()
 
 
-def test_epsilon_falls_linearly_and_then_stays(engine: Any) -> None:
+def test_epsilon_decays_linearly_and_then_stays_constant(engine: Any) -> None:
     ctx = engine("pqn", seeds=3, epsilon_start=0.9, epsilon_end=0.1, epsilon_decay=0.5, **SMALL)
     state = ctx.state._replace(progress=np.array([0.0, 0.25, 0.8]))
     after = ctx.plan.algorithm.anneal(ctx, state)
@@ -56,13 +56,13 @@ def test_epsilon_falls_linearly_and_then_stays(engine: Any) -> None:
     ctx.close()
 
 
-def test_gradient_steps_leave_epsilon_as_it_is(play: Any) -> None:
+def test_gradient_steps_do_not_change_epsilon(play: Any) -> None:
     ended = play("pqn", seeds=2, total_steps=400, eval_episodes=1, epsilon_start=0.3, epsilon_end=0.3, **SMALL)[-1]
     assert ended.state.updates[0] > 3
     assert ended.state.params["policy.epsilon"].tolist() == [[np.float32(0.3)]] * 2
 
 
-def test_it_needs_action_values(plan: Any) -> None:
+def test_policies_without_action_values_are_refused(plan: Any) -> None:
     with pytest.raises(UnfitError, match=r"learns action values, but policy \"mlp\" has a categorical distribution"):
         plan("pqn", policy={"name": "mlp", "distribution": "categorical"}, **SMALL)
     assert plan("pqn", policy="gru", **SMALL).config.policy.settings.distribution == "epsilon-greedy"

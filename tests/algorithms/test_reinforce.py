@@ -1,4 +1,4 @@
-"""REINFORCE: its gradient by hand, what each option says, and the notebook's own update."""
+"""REINFORCE: its gradient and options, checked against hand calculations, and the preset of a teaching notebook."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ MakePlan = Callable[..., Any]
 
 
 class Table:
-    """A policy over two states: `logits [S, 2 states, 2 actions]`, looked up."""
+    """A tabular policy for two states: `logits [S, 2 states, 2 actions]`."""
 
     def apply(self, params: Params, inputs: Inputs) -> Output:
         return Output(Categorical(params["logits"][:, inputs.obs[0, 0]].unsqueeze(1)))
 
 
-# state 0: P(1) = 3/4; state 1: both as likely
+# state 0: P(action 1) = 3/4; state 1: both actions are equally likely
 LOGITS = torch.tensor([[[0.0, np.log(3.0)], [0.0, 0.0]]])
 
 
@@ -41,13 +41,13 @@ def batch(
     return Batch(Inputs(rows(states, torch.int64)), rows(actions, torch.int64), clock, advantages, advantages, weight)
 
 
-# two episodes: (0, 1), and 0 alone; then a row that is only padding
+# two episodes, one with states 0 and 1, one with state 0 only; the last row is padding
 EPISODES = batch([0, 1, 0, 0], [1, 0, 0, 0], [4.0, 2.0, 3.0, 99.0], [0, 1, 0, 0], [1, 1, 1, 0])
 
 
 @pytest.fixture
 def gradient(plan: MakePlan) -> Callable[..., list[list[float]]]:
-    """Return `gradient(**options)`: of minus the loss, for the logits of each state, over EPISODES."""
+    """Return `gradient(**options)`, which returns the negated gradient of the loss on EPISODES for the logits."""
 
     def ascent(**options: Any) -> list[list[float]]:
         settings = {"baseline": "none", "normalize_returns": False} | options
@@ -68,7 +68,10 @@ def gradient(plan: MakePlan) -> Callable[..., list[list[float]]]:
 
 
 def by_hand(first: float, second: float, third: float, over: float = 3) -> Any:
-    """Scores times weights, summed: action 1 in state 0, action 0 in state 1, action 0 in state 0."""
+    """Return the weighted sum of the scores of three rows, divided by `over`.
+
+    The rows are action 1 in state 0, action 0 in state 1, and action 0 in state 0.
+    """
     one_minus_p = np.array([-1 / 4, 1 / 4]), np.array([1 / 2, -1 / 2]), np.array([3 / 4, -3 / 4])
     state0 = first * one_minus_p[0] + third * one_minus_p[2]
     return pytest.approx([*state0 / over, *second * one_minus_p[1] / over], abs=1e-6)
@@ -86,29 +89,29 @@ def test_the_mean_baseline_is_subtracted(gradient: Any) -> None:
     assert flat(gradient(baseline="mean")) == by_hand(1, -1, 0)
 
 
-def test_returns_are_divided_by_their_deviation(gradient: Any) -> None:
+def test_returns_are_divided_by_their_standard_deviation(gradient: Any) -> None:
     deviation = np.std([4, 2, 3])
     assert flat(gradient(normalize_returns=True)) == by_hand(*np.array([4, 2, 3]) / deviation)
     assert flat(gradient(normalize_returns=True, baseline="mean")) == by_hand(*np.array([1, -1, 0]) / deviation)
 
 
-def test_gamma_t_weighs_each_step_by_its_time(gradient: Any) -> None:
+def test_gamma_t_weights_each_step_by_its_timestep(gradient: Any) -> None:
     assert flat(gradient(gamma_t=True, gamma=0.5)) == by_hand(4, 2 * 0.5, 3)
 
 
-def test_the_loss_is_a_mean_over_steps_or_a_sum_over_steps_and_a_mean_over_episodes(gradient: Any) -> None:
+def test_averaging_over_episodes_divides_by_the_number_of_episodes(gradient: Any) -> None:
     assert flat(gradient(average="episodes")) == by_hand(4, 2, 3, over=2)
 
 
-def test_the_entropy_bonus_pushes_towards_the_uniform_policy(gradient: Any) -> None:
+def test_entropy_bonus_pushes_the_policy_toward_uniform(gradient: Any) -> None:
     bonus = np.array(flat(gradient(entropy_coef=0.5))) - np.array(flat(gradient()))
-    # dH/dlogit_i = -p_i (log p_i + H): in state 0, met in two rows of three, p = 1/4, 3/4; in state 1 nothing
+    # dH/dlogit_i = -p_i (log p_i + H): two rows of three have state 0, with p = 1/4, 3/4; in state 1 it is 0
     p = np.array([1 / 4, 3 / 4])
     slope = -p * (np.log(p) - p @ np.log(p))
     assert bonus == pytest.approx([*0.5 * slope * 2 / 3, 0, 0], abs=1e-6)
 
 
-def test_what_is_reported_is_the_loss_without_the_bonus(plan: MakePlan) -> None:
+def test_reported_policy_loss_excludes_the_entropy_bonus(plan: MakePlan) -> None:
     one = plan(entropy_coef=0.5, baseline="none", normalize_returns=False)
     hyper = Hyper(dict(one.config.settings) | {"gamma": 1.0})
     result = one.algorithm.loss(Table(), {"logits": LOGITS}, EPISODES, hyper)
@@ -119,11 +122,11 @@ def test_what_is_reported_is_the_loss_without_the_bonus(plan: MakePlan) -> None:
     assert result.value.item() == pytest.approx(-surrogate - 0.5 * entropy, rel=1e-5)
 
 
-# the notebook
+# the preset of a teaching notebook
 
 
-def test_the_preset_takes_the_notebooks_own_steps(catalog: Any) -> None:
-    """Its loop, literally, for five episodes: weigh, `-sum(weight * log p)`, Adam."""
+def test_notebook_preset_makes_the_same_updates_as_the_notebook(catalog: Any) -> None:
+    """The reference is the notebook's loop for five episodes: weights of steps, `-sum(weight * log p)`, Adam."""
     from pgzoo.config import Layer
     from pgzoo.runs.planning import make_plan
     from pgzoo.runs.resolve import compose
@@ -166,7 +169,7 @@ def test_the_preset_takes_the_notebooks_own_steps(catalog: Any) -> None:
         close(state.params[f"policy.bias.{layer}"][0], linear.bias.detach())
 
 
-def test_the_notebooks_set_up_is_the_preset(catalog: Any) -> None:
+def test_notebook_preset_has_the_settings_of_the_notebook(catalog: Any) -> None:
     from pgzoo.config import Layer
     from pgzoo.runs.resolve import compose
 

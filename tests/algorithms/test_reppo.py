@@ -1,4 +1,4 @@
-"""REPPO: its losses and its targets by hand."""
+"""REPPO: its losses and its targets, checked against hand calculations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SETTINGS = {"kl_bound": 0.1, "target_entropy": -0.5}
 
 
 class Constant:
-    """A Gaussian with learned mean and log standard deviation, and no observations: Q(a) = w a + b is linear."""
+    """A Gaussian with learned mean and log standard deviation that ignores observations: Q(a) = w a + b is linear."""
 
     def apply(self, params: Params, inputs: Inputs) -> Output:
         shape = (*inputs.obs.shape[:3], 1)
@@ -29,7 +29,7 @@ class Constant:
 
 
 def gradients(plan: Any, *, old_mean: float, noise: list[float], returns: list[float], q: float) -> tuple[Any, Any]:
-    """Loss, and gradients by name: actions 1, mean 0.5, standard deviation 1, α = 0.2, β = 3, Q(a) = q a."""
+    """Return loss and gradients for actions 1, mean 0.5, standard deviation 1, α = 0.2, β = 3 and Q(a) = q a."""
     rows = len(noise)
 
     def column(values: list[float]) -> torch.Tensor:
@@ -59,12 +59,12 @@ def gradients(plan: Any, *, old_mean: float, noise: list[float], returns: list[f
     return loss, {name: value.flatten().tolist() for name, value in zip(params, found, strict=True)}
 
 
-def test_within_the_bound_the_policy_follows_the_slope_of_q(plan: Any) -> None:
+def test_within_the_kl_bound_the_policy_follows_the_gradient_of_q(plan: Any) -> None:
     loss, found = gradients(plan, old_mean=0.5, noise=[1.0, -1.0], returns=[2.0, 4.0], q=0.8)
     # a' = 0.5 + exp(log_std) z;  L = α ln π(a') - 0.8 a', and ln π(a') = -½ z² - log_std - ½ ln 2π
     assert found["policy.mean"] == pytest.approx([-0.8])
-    assert found["policy.log_std"] == pytest.approx([-0.2], abs=1e-6)  # those of the two a' cancel
-    # Q's error at a = 1 is 0.8 - G, and nothing of the policy's loss reaches Q
+    assert found["policy.log_std"] == pytest.approx([-0.2], abs=1e-6)  # the terms of the two a' cancel
+    # Q's error at a = 1 is 0.8 - G, and the policy's loss has no gradient for Q
     assert found["reppo.q.weight.0"] == pytest.approx([0.0, ((0.8 - 2) + (0.8 - 4)) / 2])
     entropy = 0.5 + 0.5 * log(2 * torch.pi)
     assert found["reppo.log_alpha"] == pytest.approx([0.2 * (entropy + 0.5)])
@@ -72,13 +72,13 @@ def test_within_the_bound_the_policy_follows_the_slope_of_q(plan: Any) -> None:
     assert loss.metrics["policy/kl"].item() == 0.0
 
 
-def test_outside_the_bound_the_policy_returns(plan: Any) -> None:
+def test_outside_the_kl_bound_the_policy_moves_back_to_the_old_one(plan: Any) -> None:
     _, found = gradients(plan, old_mean=-0.5, noise=[1.0], returns=[0.8], q=0.8)
     assert found["policy.mean"] == pytest.approx([3 * 1.0])  # the KL is ½ (μ - μ_old)², with weight β
-    assert found["reppo.log_beta"] == pytest.approx([3 * (0.1 - 0.5)])  # a step downhill raises β
+    assert found["reppo.log_beta"] == pytest.approx([3 * (0.1 - 0.5)])  # gradient descent raises β
 
 
-def test_its_returns_have_the_entropy_bonus_of_the_next_action(engine: Any) -> None:
+def test_returns_include_the_entropy_bonus_of_the_next_action(engine: Any) -> None:
     lam = {"estimator": {"name": "td-lambda", "lam": 1.0}}
     ctx = engine("reppo", seeds=2, gamma=0.9, temperature_init=0.3, policy={"hidden": (4,)}, **lam, **SMALL)
     state, seen = ctx.collect(ctx.state)
@@ -95,7 +95,7 @@ def test_its_returns_have_the_entropy_bonus_of_the_next_action(engine: Any) -> N
     ctx.close()
 
 
-def test_policies_that_it_cannot_improve_are_refused(plan: Any, engine: Any) -> None:
+def test_policies_without_a_mean_and_recurrent_policies_are_refused(plan: Any, engine: Any) -> None:
     with pytest.raises(UnfitError, match="which has no mean to shift"):
         plan("reppo", env="probe/Bandit-v0", policy={"name": "mlp", "distribution": "auto", "state_std": False})
     with pytest.raises(UnfitError, match="supports no recurrent policy"):

@@ -1,4 +1,4 @@
-"""RPO: PPO, but for the noise on its mean."""
+"""RPO: PPO with noise on the mean of the policy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ONCE: dict[str, Any] = {"epochs": 1, "minibatches": 1, "normalize_reward": False
 
 
 def noises(ctx: Any) -> list[Any]:
-    """The noise in each batch of an update, with the rows that count."""
+    """Return the batches of an update, which contain the noise."""
     state, seen = ctx.collect(ctx.state)
     met: list[Any] = []
     steps = ctx.steps
@@ -23,7 +23,7 @@ def noises(ctx: Any) -> list[Any]:
     return met
 
 
-def test_without_noise_it_is_ppo(engine: Any) -> None:
+def test_rpo_without_noise_equals_ppo(engine: Any) -> None:
     same = {"learning_rate": 1e-3, "gamma": 0.9, "optimizer_eps": 1e-5, **ONCE, "epochs": 3, "minibatches": 2}
     a, b = engine("rpo", alpha=0.0, seeds=2, **same), engine("ppo", seeds=2, **same)
     states = [ctx.plan.algorithm.update(ctx, *ctx.collect(ctx.state)) for ctx in (a, b)]
@@ -39,7 +39,7 @@ def test_the_mean_is_shifted_by_alpha_times_the_noise(engine: Any) -> None:
         noise = torch.full_like(batch.extra["noise"], sign)
         loss, _ = ctx.gradient(ctx.plan.algorithm.loss, ctx.state, batch._replace(extra={"noise": noise}))
         ratio_at[sign] = loss.metrics["policy/kl"].item()
-    assert ratio_at[0.0] == 0.0  # the first step without a shift: the ratio is 1
+    assert ratio_at[0.0] == 0.0  # in the first step and without a shift, the ratio is 1
     mean = ctx.policy.apply(ctx.state.params, batch.inputs).dist.mean
     for sign in (-1.0, 1.0):  # N(mean + alpha, 1) over N(mean, 1)
         log_ratio = sign * 0.25 * (batch.actions - mean).squeeze(-1) - 0.25**2 / 2
@@ -47,7 +47,7 @@ def test_the_mean_is_shifted_by_alpha_times_the_noise(engine: Any) -> None:
         assert ratio_at[sign] == pytest.approx(k3, rel=1e-4)
 
 
-def test_noise_is_drawn_for_each_row_epoch_and_member_between_minus_one_and_one(engine: Any) -> None:
+def test_noise_is_uniform_and_differs_between_rows_epochs_and_members(engine: Any) -> None:
     met = noises(engine("rpo", seeds=2, **(ONCE | {"epochs": 2, "rollout_steps": 256})))
     first, second = (batch.extra["noise"] for batch in met)
     assert first.shape == (2, 1, 1024, 1)
@@ -62,6 +62,6 @@ def test_noise_is_drawn_for_each_row_epoch_and_member_between_minus_one_and_one(
     [{"env": "CartPole-v1"}, {"env": "probe/Target-v0", "policy": {"distribution": "beta"}}],
     ids=["discrete", "beta"],
 )
-def test_a_policy_without_a_mean_to_move_is_refused(plan: Any, settings: Any) -> None:
+def test_a_policy_without_a_mean_to_shift_is_refused(plan: Any, settings: Any) -> None:
     with pytest.raises(UnfitError, match="shifts the mean"):
         plan("rpo", **settings)

@@ -1,4 +1,4 @@
-"""SPO: its penalized surrogate by hand."""
+"""SPO: its penalized surrogate, checked against hand calculations."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ PLAIN: dict[str, Any] = {"normalize_advantages": False, "value_coef": 0.0, "rati
     ("ratio", "advantage", "gain", "slope"),
     [
         (1.0, 2.0, 2.0, 2.0),  # on-policy: the plain policy gradient
-        (1.1, 2.0, 2.2 - 5 * 0.01, 1.0),  # half way
-        (1.2, 2.0, 2.4 - 5 * 0.04, 0.0),  # the most there is to gain
-        (1.5, 2.0, 3.0 - 5 * 0.25, -3.0),  # beyond, it points back, where clipping is flat
+        (1.1, 2.0, 2.2 - 5 * 0.01, 1.0),  # halfway to the edge
+        (1.2, 2.0, 2.4 - 5 * 0.04, 0.0),  # the maximum gain
+        (1.5, 2.0, 3.0 - 5 * 0.25, -3.0),  # beyond the edge, the gradient points back; PPO's would be 0
         (0.8, -2.0, -1.6 - 5 * 0.04, 0.0),
         (0.5, -2.0, -1.0 - 5 * 0.25, 3.0),
     ],
 )
-def test_a_row_gains_most_at_the_edge_of_the_range(
+def test_surrogate_of_a_row_peaks_at_the_edge_of_the_ratio_range(
     judge: Any, ratio: float, advantage: float, gain: float, slope: float
 ) -> None:
     rows = {"states": [0], "actions": [1], "advantages": [advantage], "ratios": [ratio]}
@@ -30,7 +30,7 @@ def test_a_row_gains_most_at_the_edge_of_the_range(
     assert found.gradients["logits"] == pytest.approx([-by_logit, by_logit, 0, 0], abs=1e-5)
 
 
-def test_critic_bonus_and_padding_are_as_in_any_actor_critic(judge: Any) -> None:
+def test_value_loss_entropy_bonus_and_padding_match_a_hand_calculation(judge: Any) -> None:
     rows = {"states": [1, 0], "actions": [0, 0], "returns": [3.0, 99.0], "weights": [1, 0], "advantages": [0.0, 99.0]}
     found = judge("spo", rows, {"values": [0.0, 1.0]}, **(PLAIN | {"value_coef": 0.5, "entropy_coef": 0.1}))
     assert found.gradients["values"] == pytest.approx([0, 0.5 * (1 - 3)])

@@ -1,4 +1,4 @@
-"""V-MPO: the better half, its weights and both dual variables, by hand."""
+"""V-MPO: the better half of the rows, its weights and both dual variables, checked against hand calculations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from pgzoo.ops.elementwise import softplus
 from pgzoo.training.engine import Engine
 
-# of four rows the better half are the first and the last; the fifth is padding
+# the better half of the first four rows is the first and the fourth; the fifth is padding
 ROWS: dict[str, Any] = {
     "states": [0, 1, 0, 1, 0],
     "actions": [1, 0, 0, 1, 0],
@@ -28,9 +28,9 @@ def inverse(y: float) -> float:
 
 DUALS = {"vmpo.eta": inverse(0.5), "vmpo.alpha": inverse(2.0)}
 SLOPE = {y: 1 - np.exp(-y) for y in (0.5, 2.0)}
-"""Of the softplus, where it is y."""
+"""The derivative of softplus where its value is y."""
 KL = 0.5 * np.log(0.5 / 0.25) + 0.5 * np.log(0.5 / 0.75)
-"""Of the uniform policy from the one in state 0; in state 1 they are the same."""
+"""KL(old || new) in state 0, where the old policy is uniform; in state 1 both policies are the same."""
 
 
 def test_the_better_half_is_weighted_by_the_softmax_of_its_advantages(judge: Any) -> None:
@@ -43,7 +43,7 @@ def test_the_better_half_is_weighted_by_the_softmax_of_its_advantages(judge: Any
     assert found.loss.metrics["loss/policy"].item() == pytest.approx(-(psi @ np.log([3 / 4, 1 / 2])), rel=1e-5)
 
 
-def test_the_temperature_descends_its_dual(judge: Any) -> None:
+def test_temperature_gradient_is_the_derivative_of_the_dual(judge: Any) -> None:
     def dual(eta: float) -> float:
         return float(eta * 0.1 + eta * np.log(np.mean(np.exp(np.array([2.0, 1.0]) / eta))))
 
@@ -53,12 +53,12 @@ def test_the_temperature_descends_its_dual(judge: Any) -> None:
 
 
 @pytest.mark.parametrize("aim", [0.01, 0.5])
-def test_the_multiplier_grows_where_the_policy_is_further_than_the_aim(judge: Any, aim: float) -> None:
+def test_multiplier_grows_only_if_the_kl_exceeds_its_bound(judge: Any, aim: float) -> None:
     found = judge("vmpo", ROWS, DUALS, eps_alpha=aim, **PLAIN)
     assert found.gradients["vmpo.alpha"] == pytest.approx([(aim - KL / 2) * SLOPE[2.0]], rel=1e-5)
 
 
-def test_the_parts_add_up(judge: Any) -> None:
+def test_loss_is_the_sum_of_its_parts(judge: Any) -> None:
     found = judge("vmpo", ROWS, DUALS, eps_eta=0.1, eps_alpha=0.3, **PLAIN)
     metrics = found.loss.metrics
     eta_loss = 0.5 * 0.1 + 0.5 * np.log(np.mean(np.exp([4.0, 2.0])))
@@ -66,7 +66,7 @@ def test_the_parts_add_up(judge: Any) -> None:
     assert found.loss.value.item() == pytest.approx(total, rel=1e-5)
 
 
-def test_of_an_odd_number_the_middle_is_in_and_of_equal_ones_the_first(judge: Any) -> None:
+def test_better_half_includes_the_middle_row_and_breaks_ties_by_position(judge: Any) -> None:
     odd = {name: value[:3] for name, value in ROWS.items()}
     alike = odd | {"advantages": [1.0, 1.0, 1.0]}
     for rows, chosen in ((odd, [3 / 4, 1 / 4]), (alike, [3 / 4, 1 / 2])):
@@ -76,19 +76,19 @@ def test_of_an_odd_number_the_middle_is_in_and_of_equal_ones_the_first(judge: An
         assert found.loss.metrics["loss/policy"].item() == pytest.approx(-(psi @ np.log(chosen)), rel=1e-5)
 
 
-def test_large_advantages_overflow_nothing(judge: Any) -> None:
+def test_large_advantages_do_not_overflow(judge: Any) -> None:
     found = judge("vmpo", ROWS | {"advantages": [2e4, -1e4, 0.0, 1e4, 1e9]}, DUALS, **PLAIN)
     assert torch.isfinite(found.loss.value).all()
     assert np.isfinite(found.gradients["logits"] + found.gradients["vmpo.eta"]).all()
 
 
-def test_a_minibatch_without_rows_has_a_loss_of_zero_and_moves_nothing(judge: Any) -> None:
+def test_a_minibatch_without_rows_has_zero_loss_and_zero_gradients(judge: Any) -> None:
     found = judge("vmpo", ROWS | {"weights": [0] * 5}, DUALS)
     assert found.loss.value.item() == 0
     assert not np.any(np.concatenate(list(found.gradients.values())))
 
 
-def test_each_member_begins_with_the_duals_of_the_settings(engine: Any) -> None:
+def test_dual_variables_of_each_member_start_at_their_configured_values(engine: Any) -> None:
     ctx: Engine = engine("vmpo", seeds=3, eta_init=0.5, alpha_init=7.0)
     for name, first in (("eta", 0.5), ("alpha", 7.0)):
         assert softplus(ctx.state.params[f"vmpo.{name}"]).tolist() == pytest.approx([first] * 3)

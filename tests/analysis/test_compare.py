@@ -1,4 +1,4 @@
-"""Comparisons of runs whose journals are written here: which runs a selector means, what is said of them, how."""
+"""Comparisons of runs whose journals these tests write: selectors, scores, warnings, files, and the command."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ UNDETECTABLE = "undecided: needs over 1,000 seeds per side"
 
 @pytest.fixture
 def train(home: Home) -> Train:
-    """Return `train(group, scores)`: a journal per seed, whose return rises from 0 to its score in ten points."""
+    """Return `train(group, scores)`, which writes a journal per seed: the return rises linearly from 0 to the score."""
 
     def written(
         group: str,
@@ -79,8 +79,10 @@ def keys(*selectors: str, **options: Any) -> list[list[str]]:
     return [[run.run_key for run in side.runs] for side in pgzoo.compare(*selectors, **options).sides]
 
 
-def test_every_kind_of_selector(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pgzoo.analysis.selection.query_store", None)  # whoever asks a store fails
+def test_runs_are_selected_by_key_group_name_tag_experiment_and_algorithm(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgzoo.analysis.selection.query_store", None)  # querying a store would fail
     train("g1", [1, 2, 3], name="mine", tags={"study": "x y"}, experiment="apart")
     train("g2", [1, 2, 3], algorithm="ppo", params={"gamma": "0.9"})
     train("g3", [4], algorithm="a2c")
@@ -91,7 +93,7 @@ def test_every_kind_of_selector(train: Train, monkeypatch: pytest.MonkeyPatch) -
     assert pgzoo.compare("apart", "a2c").sides[0].kind == "experiment"
 
 
-def test_a_result_is_a_selector(train: Train) -> None:
+def test_an_object_with_a_group_can_be_a_selector(train: Train) -> None:
     class Trained:
         group = "g1"
 
@@ -100,7 +102,7 @@ def test_a_result_is_a_selector(train: Train) -> None:
     assert pgzoo.compare(Trained(), "g2").labels == ("g1", "g2")  # type: ignore[arg-type]
 
 
-def test_a_name_means_its_newest_setting_and_a_set_means_all(train: Train) -> None:
+def test_an_algorithm_selects_its_newest_setting_and_a_tag_selects_all(train: Train) -> None:
     train("old", [1, 1], params={"gamma": "0.5"}, tags={"study": "a"})
     train("new1", [2, 2, 2], tags={"study": "a"})
     train("new2", [3], seeds=[3], tags={"study": "a"})
@@ -111,17 +113,17 @@ def test_a_name_means_its_newest_setting_and_a_set_means_all(train: Train) -> No
     found = pgzoo.compare("tag:study=a", "ppo")
     assert len(found.sides[0].runs) == 6
     assert any("2 different settings" in warning for warning in found.warnings)
-    assert found.blocks[0].pairs[0].matched == 0  # seeds 0 and 1 stand for two runs each
+    assert found.blocks[0].pairs[0].matched == 0  # no seeds are matched, because 0 and 1 have two runs each
 
 
-def test_the_same_seed_again_is_no_other_observation(train: Train) -> None:
+def test_the_newest_run_replaces_others_with_the_same_setting_and_seed(train: Train) -> None:
     train("g1", [1, 2, 3], name="a")
     train("g2", [1, 2, 3], name="a")
     train("g3", [4, 5, 6], name="b")
     assert keys("a", "b")[0] == ["g2-s0", "g2-s1", "g2-s2"]
 
 
-def test_the_numbers_are_those_of_the_statistics(train: Train) -> None:
+def test_scores_differences_and_curves_match_values_worked_out_by_hand(train: Train) -> None:
     train("a", [400, 500, 480, 490, 470])
     train("b", [100, 200, 300, 150, 250])
     found = pgzoo.compare("a", "b")
@@ -131,7 +133,7 @@ def test_the_numbers_are_those_of_the_statistics(train: Train) -> None:
         (5, 480.0, 468.0, 480.0),
         (5, 200.0, 200.0, 200.0),
     ]
-    assert block.area[0].mean.value == pytest.approx(468 / 2)  # a straight rise from 0
+    assert block.area[0].mean.value == pytest.approx(468 / 2)  # the curve rises linearly from 0
     (pair,) = block.pairs
     assert (pair.improvement.value, pair.matched, pair.more_seeds, pair.settled) == (1.0, 5, 0, True)
     assert pair.paired is not None and pair.paired.value == 1.0
@@ -153,7 +155,7 @@ def test_unmatched_seeds_are_compared_unpaired(train: Train) -> None:
     assert "seeds differ: a 0-2, b 1-4; the difference of means is not paired by seed." in found.warnings
 
 
-def test_equal_and_hopeless_pairs_are_called_so(train: Train) -> None:
+def test_the_verdict_states_equal_scores_and_undetectable_differences(train: Train) -> None:
     train("a", [500, 500, 500])
     train("b", [500, 500, 500])
     train("c", [0, 1000, 500.1])
@@ -161,7 +163,7 @@ def test_equal_and_hopeless_pairs_are_called_so(train: Train) -> None:
     assert [pair.verdict for pair in found] == ["equal", UNDETECTABLE, UNDETECTABLE]
 
 
-def test_what_differs_beside_the_algorithm_is_said(train: Train, tmp_path: Path) -> None:
+def test_warnings_name_other_differences_too_few_seeds_and_failed_runs(train: Train, tmp_path: Path) -> None:
     train("a", [1, 2, 3], params={"learning_rate": "0.1"})
     train("b", [1, 2], params={"total_steps": "5000", "gamma": "1.0", "env_kwargs.g": "9"}, tags={"pgzoo.version": "2"})
     train("c", [1, 2, 3], status="failed")
@@ -192,7 +194,7 @@ def test_a_run_that_ended_early_keeps_its_last_value(train: Train) -> None:
     train("a", [9, 9, 9])
     train("b", [9, 9, 9], last=4)
     found = pgzoo.compare("a", "b")
-    assert found.blocks[0].curves[0].steps[-1] == 4000  # as far as every side went
+    assert found.blocks[0].curves[0].steps[-1] == 4000  # the last step that both sides reached
     train("b2", [9], seeds=[5], last=10, tags={"s": "b"})
     train("b3", [9], seeds=[6], last=4, tags={"s": "b"})
     curve = pgzoo.compare("a", "tag:s=b").blocks[0].curves[1]
@@ -206,12 +208,12 @@ def test_other_metrics_are_compared_by_their_last_value(train: Train) -> None:
     found = pgzoo.compare("a", "b", metric="loss/policy")
     assert found.score == "loss/policy"
     assert [s.mean.value for s in found.blocks[0].final] == [-1.0, -1.0]
-    found = pgzoo.compare("a", "b", metric="eval/return_mean")  # one point a run: no curve
+    found = pgzoo.compare("a", "b", metric="eval/return_mean")  # one point per run, so no curve
     assert (found.score, found.blocks[0].curves, found.blocks[0].area) == ("summary/return_final", (), ())
     assert found.save(Path(found.data.home.root) / "one.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_several_environments_get_a_normalized_whole_and_profiles(train: Train) -> None:
+def test_several_environments_get_overall_normalized_scores_and_profiles(train: Train) -> None:
     for env, best in (("CartPole-v1", 500.0), ("Acrobot-v1", -100.0)):
         train(f"a-{env}", [best, best * 1.1, best * 1.2], name="a", env=env)
         train(f"b-{env}", [best, best * 1.1, best * 1.2], name="b", env=env, params={"gamma": "1.0"})
@@ -220,7 +222,7 @@ def test_several_environments_get_a_normalized_whole_and_profiles(train: Train) 
     assert found.overall is not None and found.profile is not None
     (pair,) = found.overall.pairs
     assert (pair.matched, pair.improvement.value, pair.verdict) == (6, 0.5, "equal")
-    # CartPole: 0 -> 0, 600 -> 1; on Acrobot nothing rose above the start, 0, so the worst run, -120, is 0
+    # CartPole: 0 -> 0, 600 -> 1; on Acrobot no run rose above its start, 0, so the worst run, -120, becomes 0
     assert found.overall.scores[0][1].values.tolist() == pytest.approx([500 / 600, 550 / 600, 1])
     assert found.overall.scores[0][0].values.tolist() == pytest.approx([1, 0.5, 0])
     profile = found.profile.bands[0].value
@@ -232,7 +234,7 @@ def test_several_environments_get_a_normalized_whole_and_profiles(train: Train) 
     assert "Over 2 environments" in found.save(found.data.home.root / "x.html").read_text()
 
 
-def test_bad_input_gets_one_error_that_says_what_next(train: Train) -> None:
+def test_invalid_selectors_and_options_are_errors_with_a_clear_message(train: Train) -> None:
     with pytest.raises(UnknownName, match="No run matches"):
         pgzoo.compare("a", "b")
     train("first", [1, 2, 3], name="alpha")
@@ -258,7 +260,7 @@ def test_bad_input_gets_one_error_that_says_what_next(train: Train) -> None:
         pgzoo.compare("beta", "gamma")
 
 
-def test_a_server_that_is_down_is_done_without_where_the_journals_suffice(
+def test_an_unreachable_server_is_only_a_warning_if_the_journals_suffice(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Home, "default_uri", property(lambda home: "http://127.0.0.1:9"))
@@ -276,7 +278,7 @@ def test_a_server_that_is_down_is_done_without_where_the_journals_suffice(
         pgzoo.compare("a", "unknown")
 
 
-def test_any_run_of_a_store_can_be_read() -> None:
+def test_a_run_of_another_program_can_be_read_from_a_store() -> None:
     class Info:
         run_id, run_name, experiment_id, status, start_time = "f" * 32, None, "1", "FINISHED", None
 
@@ -291,7 +293,7 @@ def test_any_run_of_a_store_can_be_read() -> None:
 
 
 class Requests(HTMLParser):
-    """What a page would load, and the text of its scripts."""
+    """Collects the tags of a page, the addresses that it would load, and the text of its scripts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -308,7 +310,7 @@ class Requests(HTMLParser):
             self.scripts.append(data)
 
 
-def test_the_report_asks_for_nothing_and_believes_nobody(train: Train, tmp_path: Path) -> None:
+def test_the_html_report_loads_nothing_external_and_escapes_its_text(train: Train, tmp_path: Path) -> None:
     nasty = "</script><script>alert(1)</script>$x_1$"
     train("a", [1, 2, 3], name=nasty, params={"note": "<img src=http://x/y>"})
     train("b", [4, 5, 7], name="b&b")
@@ -336,7 +338,7 @@ def test_a_data_frame_has_a_row_for_each_run(train: Train) -> None:
     assert frame[["side", "seed", "score"]].values.tolist() == [["a", 0, 1.0], ["a", 1, 2.0], ["b", 0, 3.0]]
 
 
-def test_many_sides_are_told_apart_by_color_and_stroke(train: Train, tmp_path: Path) -> None:
+def test_ten_sides_are_compared_in_pairs_and_drawn(train: Train, tmp_path: Path) -> None:
     for place in range(10):
         train(f"side{place}", [place, place + 1.0, place + 2.0])
     found = pgzoo.compare(*[f"side{place}" for place in range(10)])
@@ -362,7 +364,7 @@ def test_frames_of_scores_and_pairs_have_the_aggregates(train: Train) -> None:
         found.to_frame("row")  # type: ignore[arg-type]
 
 
-def test_a_notebook_shows_figures_and_scores(train: Train) -> None:
+def test_a_notebook_shows_figures_verdicts_and_warnings_with_escaped_names(train: Train) -> None:
     train("a", [400, 500, 480])
     train("b", [100, 200, 300], name="<b>", params={"gamma": "0.5"})
     found = pgzoo.compare("a", "<b>")
@@ -387,7 +389,7 @@ def test_axes_are_labeled_in_words(train: Train) -> None:
     assert "−1" in [label.get_text() for label in left.get_yticklabels()]  # a minus sign, not a hyphen
 
 
-def test_files_for_papers(train: Train, tmp_path: Path) -> None:
+def test_comparisons_are_saved_as_pdf_svg_csv_latex_and_markdown(train: Train, tmp_path: Path) -> None:
     train("a_1", [-400, -500, -480])
     train("b", [-1100, -1200, -1300], name="b|2")
     found = pgzoo.compare("a_1", "b|2")
@@ -404,7 +406,7 @@ def test_files_for_papers(train: Train, tmp_path: Path) -> None:
     assert "| b\\|2 | 3 | −1,200.0 [" in markdown and "a_1 is higher" in markdown
 
 
-def test_a_selector_that_pools_algorithms_says_so_first(train: Train) -> None:
+def test_the_first_warning_names_a_selector_that_pools_algorithms(train: Train) -> None:
     gae = {"estimator.name": "gae", "normalize_advantages": "True"}
     train("one", [1, 2, 3], algorithm="ppo", params=gae)
     train("two", [4, 5, 6], algorithm="a2c", params=gae, seeds=[3, 4, 5])
@@ -418,13 +420,13 @@ def test_a_selector_that_pools_algorithms_says_so_first(train: Train) -> None:
 
 DEUTAN = np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]])
 PROTAN = np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]])
-"""How linear RGB looks without green and without red cones (Machado et al. 2009, severity 1)."""
+"""How linear RGB looks to readers without green or without red cones (Machado et al. 2009, severity 1)."""
 XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
 
 
 @pytest.mark.parametrize("vision", [np.eye(3), DEUTAN, PROTAN], ids=["full", "deuteranopia", "protanopia"])
 def test_colors_differ_for_color_blind_readers(vision: np.ndarray[Any, Any]) -> None:
-    from pgzoo.analysis.figures import colors  # here, as it imports matplotlib
+    from pgzoo.analysis.figures import colors  # imported here, because it imports matplotlib
 
     srgb = np.array([[int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)] for color in colors(7)])
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
@@ -453,7 +455,7 @@ def test_the_command_prints_tables(train: Train, tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
-def test_the_command_prints_json_and_warns_aside(train: Train) -> None:
+def test_the_command_prints_json_to_stdout_and_warnings_to_stderr(train: Train) -> None:
     train("a", [1, 2, 3])
     train("b", [1, 2])
     done = compare("a", "b", "--json", "--no-progress")
@@ -473,15 +475,17 @@ def test_the_command_prints_json_and_warns_aside(train: Train) -> None:
         (["a", "b", "--out", "no/r.html"], "the folder no doesn't exist"),
     ],
 )
-def test_bad_commands_get_one_message(home: Home, arguments: list[str], message: str) -> None:
+def test_invalid_commands_get_an_error_message_and_create_no_files(
+    home: Home, arguments: list[str], message: str
+) -> None:
     done = compare(*arguments)
     assert (done.exit_code, done.stdout) == (2, "")
     assert message in done.stderr and done.stderr.startswith("Error: ")
-    assert list(home.root.iterdir()) == [home.uploader_lock]  # the fixture's own file, and nothing else
+    assert list(home.root.iterdir()) == [home.uploader_lock]  # only the file of the fixture
 
 
 def sweep(train: Train, env: str, scores: dict[str, Sequence[float]], **options: Any) -> None:
-    """Write the runs of a sweep: the scores of the seeds by setting."""
+    """Write the runs of a sweep, given the scores of the seeds for each setting."""
     for setting, of in scores.items():
         pairs = dict(part.split("=") for part in setting.split())
         group = f"{env} {setting}".replace("=", "-").replace(" ", "-")
@@ -489,8 +493,8 @@ def sweep(train: Train, env: str, scores: dict[str, Sequence[float]], **options:
         train(group, of, env=env, **{"algorithm": "ppo", "name": f"ppo {setting}", **told, **options})
 
 
-def test_the_sensitivity_of_a_sweep(train: Train) -> None:
-    """Scores are means over seeds. The numbers are those of tests/analysis/test_sensitivity.py."""
+def test_the_command_reports_the_sensitivity_of_a_sweep(train: Train) -> None:
+    """Scores are means over the seeds of a setting. The numbers are those of tests/analysis/test_sensitivity.py."""
     names = ["lam=0.0 rate=1.0", "lam=0.0 rate=2.0", "lam=1.0 rate=1.0", "lam=1.0 rate=2.0"]
     sweep(train, "A-v1", dict(zip(names, [[-1, 0, 1], [1, 1, 1], [0, 2, 4], [3, 3, 3]], strict=True)))
     sweep(train, "B-v1", dict(zip(names, [[30] * 3, [10] * 3, [20] * 3, [0] * 3], strict=True)))
@@ -529,7 +533,7 @@ def test_the_figure_of_a_sensitivity_is_saved_and_logged(home: Home, train: Trai
     assert refused.exit_code == 2 and "must be one of .png, .pdf, .svg, .json with --sensitivity" in refused.stderr
 
 
-def test_what_misleads_about_a_sensitivity_is_said(train: Train) -> None:
+def test_single_seeds_failed_runs_and_unsuitable_sweeps_are_reported(train: Train) -> None:
     sweep(train, "A-v1", {"rate=1.0": [1, 2, 3], "rate=2.0": [4]})
     sweep(train, "A-v1", {"rate=3.0": [1, 2, 3]}, status="failed")
     train("alone", [1, 2, 3])

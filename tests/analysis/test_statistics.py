@@ -1,4 +1,4 @@
-"""Statistics over seeds: numbers by hand, rliable's definitions word by word, and what intervals promise."""
+"""Statistics over seeds: values worked out by hand, the definitions of rliable, and the coverage of intervals."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from pgzoo.analysis.statistics import (
 )
 
 T4, Z = 2.7764451, 1.9599640
-"""0.975 quantiles of Student's t with four degrees of freedom, and of the normal."""
+"""0.975 quantiles of Student's t distribution with four degrees of freedom and of the normal distribution."""
 STATISTICS = (iqm, mean, median)
 
 
@@ -40,20 +40,20 @@ def of(*values: float) -> list[np.ndarray]:
     return [np.array(values)]
 
 
-def test_iqm_by_hand() -> None:
+def test_the_iqm_matches_values_worked_out_by_hand() -> None:
     assert iqm(of(1, 2, 3, 4, 5, 6, 7, 8)) == 4.5  # of 3, 4, 5, 6
     assert iqm(of(100, 0, 3, 2, 1)) == 2.0  # of 1, 2, 3
-    assert iqm(of(9, 0, 3)) == 4.0  # a quarter of three is nobody
+    assert iqm(of(9, 0, 3)) == 4.0  # a quarter of three scores is less than one score, so none is removed
 
 
-def test_mean_and_median_by_hand() -> None:
+def test_the_mean_and_the_median_match_values_worked_out_by_hand() -> None:
     several = [np.array([1.0, 3.0]), np.array([10.0, 20.0, 30.0]), np.array([100.0])]
-    assert mean(several) == pytest.approx((2 + 20 + 100) / 3)  # an environment with more seeds weighs no more
+    assert mean(several) == pytest.approx((2 + 20 + 100) / 3)  # an environment with more seeds has no more weight
     assert median(several) == 20.0  # of 2, 20, 100
     assert median(of(1, 100, 3, 4)) == 3.5
 
 
-def test_a_t_interval_by_hand() -> None:
+def test_a_t_interval_matches_values_worked_out_by_hand() -> None:
     found = estimate(of(1, 2, 3, 4, 5), mean)
     reach = T4 * math.sqrt(2.5) / math.sqrt(5)
     assert (found.value, found.method) == (3.0, "Student t")
@@ -61,14 +61,14 @@ def test_a_t_interval_by_hand() -> None:
     assert found.excludes(0.9) and not found.excludes(1.1)
 
 
-def test_a_t_interval_over_environments_by_hand() -> None:
+def test_a_t_interval_over_environments_matches_values_worked_out_by_hand() -> None:
     # standard errors 1/sqrt(3) and 2/sqrt(3); Satterthwaite: (1/3 + 4/3)^2 / (1/18 + 16/18) = 50/17
     found = estimate([np.array([1.0, 2.0, 3.0]), np.array([8.0, 10.0, 12.0])], mean)
     reach = scipy.stats.t.ppf(0.975, 50 / 17) * math.sqrt(5 / 3) / 2
     assert (found.value, found.low) == (6.0, pytest.approx(6 - reach))
 
 
-def test_fewer_than_three_seeds_have_no_interval_and_a_reason() -> None:
+def test_fewer_than_three_seeds_give_no_interval_but_a_reason() -> None:
     for few in (of(3), of(3, 5)):
         found = estimate(few)
         assert (found.low, found.high, found.method) == (None, None, "none")
@@ -80,7 +80,7 @@ def test_fewer_than_three_seeds_have_no_interval_and_a_reason() -> None:
         estimate([np.zeros(0)])
 
 
-def test_from_ten_seeds_on_it_is_the_bootstrap() -> None:
+def test_nine_seeds_get_a_t_interval_and_forty_a_bootstrap_interval() -> None:
     x = np.random.default_rng(1).normal(size=40)
     assert estimate([x[:9]]).method == "Student t"
     found = estimate([x], mean)
@@ -97,7 +97,7 @@ def test_the_same_scores_give_the_same_interval() -> None:
     assert difference([x], [x[:12]]) == difference([x], [x[:12]])
 
 
-def test_the_definitions_of_rliable() -> None:
+def test_the_statistics_follow_the_definitions_of_rliable() -> None:
     rng = np.random.default_rng(3)
     x, y = rng.integers(0, 6, (12, 4)).astype(float), rng.integers(1, 7, (9, 4)).astype(float)  # runs x tasks
     ours, others = list(x.T), list(y.T)
@@ -114,13 +114,13 @@ def test_the_definitions_of_rliable() -> None:
 
 
 def test_a_stratified_bootstrap_draws_within_each_environment() -> None:
-    # within an environment all seeds are alike: whatever is drawn, the mean is the same
+    # all seeds of an environment have the same score, so every resample has the same mean
     apart = [np.full(10, 5.0), np.full(10, 100.0)]
     found = estimate(apart, mean)
     assert (found.low, found.value, found.high) == (52.5, 52.5, 52.5)
 
 
-def test_a_band_is_the_estimate_at_each_point_whatever_fits_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_band_equals_the_estimate_at_each_point_for_any_chunk_size(monkeypatch: pytest.MonkeyPatch) -> None:
     curves = np.random.default_rng(4).normal(size=(12, 7))
     whole = band([curves])
     monkeypatch.setattr(statistics, "CHUNK", 1)
@@ -132,8 +132,8 @@ def test_a_band_is_the_estimate_at_each_point_whatever_fits_into_memory(monkeypa
     assert np.isnan(band([curves[:2]]).low).all()
 
 
-def test_improvement_by_hand() -> None:
-    # of the nine pairs one is won and two are ties
+def test_the_improvement_matches_values_worked_out_by_hand() -> None:
+    # of the nine pairs, one is a win and two are ties
     assert improvement(of(1, 2, 3), of(2, 3, 4)).value == pytest.approx(2 / 9)
     several = improvement(
         [np.array([2.0, 2, 2]), np.array([0.0, 0, 0])], [np.array([1.0, 1, 1]), np.array([0.0, 0, 0])]
@@ -156,12 +156,12 @@ def test_the_limits_of_an_improvement_solve_newcombes_equation() -> None:
         assert high - p == pytest.approx(t * deviation(high, n, m), abs=1e-6)
     low, high = newcombe(1.0, 5, 5)
     assert high == 1.0 and 1 - low == pytest.approx(scipy.stats.t.ppf(0.975, 8) * deviation(low, 5, 5), abs=1e-6)
-    assert 0.5 < low < 0.8  # five that all beat five others are no proof that they always will
-    assert newcombe(1.0, 3, 3)[0] < 0.5  # by chance alone it happens to three once in ten times
+    assert 0.5 < low < 0.8  # if all of five seeds beat five others, that doesn't prove that they always will
+    assert newcombe(1.0, 3, 3)[0] < 0.5  # with three seeds per side, this happens by chance in one of ten cases
     assert newcombe(0.0, 5, 5) == (0.0, pytest.approx(1 - low))
 
 
-def test_wins_by_seed_by_hand() -> None:
+def test_the_paired_improvement_matches_values_worked_out_by_hand() -> None:
     found = paired_improvement([5, 5, 5, 5], [1, 9, 5, 2])
     assert found.value == 2.5 / 4
     all_won = paired_improvement(np.arange(5) + 1, np.arange(5))
@@ -169,7 +169,7 @@ def test_wins_by_seed_by_hand() -> None:
     assert paired_improvement([1, 2], [0, 0]).reason
 
 
-def test_a_difference_is_welchs() -> None:
+def test_a_difference_has_the_interval_of_welchs_t_test() -> None:
     a, b = np.array([5.0, 6, 7, 9]), np.array([1.0, 1, 2, 4, 5, 8])
     found = difference([a], [b])
     theirs = scipy.stats.ttest_ind(a, b, equal_var=False).confidence_interval()
@@ -177,14 +177,14 @@ def test_a_difference_is_welchs() -> None:
     assert found.value == a.mean() - b.mean()
 
 
-def test_area_by_hand() -> None:
+def test_the_area_under_a_curve_matches_values_worked_out_by_hand() -> None:
     assert area([0, 10], [0, 10], 0, 10) == 5.0
-    assert area([2, 4, 8], [1, 3, 3], 0, 10) == pytest.approx((2 * 1 + 2 * 2 + 6 * 3) / 10)  # level outside
+    assert area([2, 4, 8], [1, 3, 3], 0, 10) == pytest.approx((2 * 1 + 2 * 2 + 6 * 3) / 10)  # constant outside
     assert area([0, 10], [0, 10], 5, 10) == 7.5
 
 
-def test_seeds_to_settle_are_those_of_the_textbook() -> None:
-    # power 0.8 for an effect of one standard deviation: 17 a side; of half a one, paired: 34
+def test_seeds_to_settle_matches_textbook_sample_sizes() -> None:
+    # power 0.8 takes 17 seeds per side for an effect of one standard deviation, and 34 pairs for half of one
     assert seeds_to_settle(1.0, math.sqrt(2), paired=False) == 17
     assert seeds_to_settle(-0.5, 1.0, paired=True) == 34
     exact = 1 - scipy.stats.nct.cdf(scipy.stats.t.ppf(0.975, 32), 32, 1 / math.sqrt(2 / 17))
@@ -195,13 +195,13 @@ def test_seeds_to_settle_are_those_of_the_textbook() -> None:
 
 
 @given(scores())
-def test_iqm_and_median_lie_among_the_scores(x: np.ndarray) -> None:
+def test_iqm_mean_and_median_lie_within_the_range_of_the_scores(x: np.ndarray) -> None:
     for statistic in STATISTICS:
         assert x.min() - 1e-9 <= statistic([x]) <= x.max() + 1e-9
 
 
 @given(scores(3), st.integers(1, 9), st.integers(-500, 500), st.randoms())
-def test_estimates_move_with_their_scores(x: np.ndarray, factor: int, shift: int, random: object) -> None:
+def test_estimates_scale_and_shift_with_their_scores(x: np.ndarray, factor: int, shift: int, random: object) -> None:
     shuffled = np.array(sorted(x, key=lambda _: random.random()))  # type: ignore[attr-defined]
     for statistic in STATISTICS:
         found, moved = estimate([x], statistic), estimate([x * factor + shift], statistic)
@@ -213,19 +213,19 @@ def test_estimates_move_with_their_scores(x: np.ndarray, factor: int, shift: int
 
 
 @given(scores(3), scores(3))
-def test_one_side_is_ahead_as_often_as_the_other_is_behind(x: np.ndarray, y: np.ndarray) -> None:
+def test_swapping_the_sides_mirrors_the_improvement_and_the_difference(x: np.ndarray, y: np.ndarray) -> None:
     there, back = improvement([x], [y]), improvement([y], [x])
     assert there.value + back.value == pytest.approx(1)
     assert there.low + back.high == pytest.approx(1, abs=1e-6)  # type: ignore[operator]
     assert 0 <= there.low <= there.value <= there.high <= 1  # type: ignore[operator]
-    assert improvement([np.exp(x / 500)], [np.exp(y / 500)]).value == pytest.approx(there.value)  # ranks alone count
+    assert improvement([np.exp(x / 500)], [np.exp(y / 500)]).value == pytest.approx(there.value)  # only the ranks count
     gap, turned = difference([x], [y]), difference([y], [x])
     assert gap.value == pytest.approx(-turned.value)
     assert gap.low - 1e-9 <= gap.value <= gap.high + 1e-9  # type: ignore[operator]
 
 
 @given(scores(3), st.lists(st.integers(-1000, 1000), min_size=2, max_size=8, unique=True))
-def test_a_profile_falls_and_stays_a_share(x: np.ndarray, taus: list[int]) -> None:
+def test_a_profile_never_rises_and_its_limits_stay_between_zero_and_one(x: np.ndarray, taus: list[int]) -> None:
     found = profile([x], np.sort(taus))
     assert (np.diff(found.value) <= 0).all()
     assert ((found.low >= 0) & (found.low <= found.value + 1e-12) & (found.high <= 1)).all()
@@ -236,7 +236,9 @@ def coverage(covers: list[bool]) -> float:
 
 
 @pytest.mark.parametrize("seeds", [3, 5, 9])
-def test_few_seeds_get_an_interval_that_covers(seeds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_intervals_over_few_seeds_have_a_coverage_of_at_least_92_percent(
+    seeds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(statistics, "RESAMPLES", 300)
     rng = np.random.default_rng(seeds)
     samples = rng.normal(size=(400, seeds))
@@ -245,16 +247,16 @@ def test_few_seeds_get_an_interval_that_covers(seeds: int, monkeypatch: pytest.M
         for x in samples:
             found = band([x], statistic, resamples=300)
             covers.append(bool(found.low <= 0 <= found.high))
-        assert coverage(covers) >= 0.92, statistic.__name__  # 0.95 less three standard errors
+        assert coverage(covers) >= 0.92, statistic.__name__  # 0.95 minus three standard errors
         percentile = [
             scipy.stats.bootstrap((x,), np.mean, n_resamples=200, method="percentile", rng=rng) for x in samples[:60]
         ]
     narrow = coverage([b.confidence_interval.low <= 0 <= b.confidence_interval.high for b in percentile])
-    assert seeds == 9 or narrow < 0.92  # why it isn't the bootstrap
+    assert seeds == 9 or narrow < 0.92  # why few seeds don't get a bootstrap interval
 
 
 @pytest.mark.parametrize(("seeds", "shift"), [(3, 0.0), (5, 1.0), (5, 2.5), (20, 1.0)])
-def test_the_interval_of_an_improvement_covers(seeds: int, shift: float) -> None:
+def test_intervals_of_an_improvement_have_a_coverage_of_at_least_92_percent(seeds: int, shift: float) -> None:
     rng, truth = np.random.default_rng(seeds), scipy.stats.norm.cdf(shift / math.sqrt(2))
     covers = []
     for _ in range(400):
@@ -263,8 +265,8 @@ def test_the_interval_of_an_improvement_covers(seeds: int, shift: float) -> None
     assert coverage(covers) >= 0.92
 
 
-def test_the_spread_from_run_to_run_by_hand() -> None:
-    """Of 21 runs, 0 to 20, the 5th and 95th percentiles are those with the scores 1 and 19: 18 of 40."""
+def test_the_interpercentile_range_matches_values_worked_out_by_hand() -> None:
+    """The 5th and 95th percentiles of 21 runs with the scores 0 to 20 are 1 and 19: 18 on a scale of length 40."""
     assert statistics.interpercentile_range(np.arange(21.0), -10, 30) == pytest.approx(18 / 40)
     assert statistics.interpercentile_range([3.0, 3.0, 3.0], 0, 10) == 0
-    assert statistics.interpercentile_range([0.0, 5.0, 10.0], 0, 10, percent=0) == 0  # both are the median
+    assert statistics.interpercentile_range([0.0, 5.0, 10.0], 0, 10, percent=0) == 0  # both percentiles are the median

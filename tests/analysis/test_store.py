@@ -1,4 +1,4 @@
-"""Runs of an SQLite store, written straight into its tables: listed page by page, and their curves read."""
+"""Runs written directly into the tables of an SQLite store: listing them page by page, and reading their curves."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_runs_of_a_store_are_listed_by_group_newest_first(tables: Tables, monkey
 
     assert listed(tables) == ([["ppo s0", "ppo s1"], ["vpg s0", "vpg s1"]], False)
     assert listed(tables, by_group=False) == ([["ppo s0"], ["vpg s1"], ["ppo s1"], ["vpg s0"]], False)
-    # a row has all runs of its group, also those on pages that aren't reached
+    # a row has all runs of its group, also those on pages beyond the limit
     assert listed(tables, limit=1) == ([["ppo s0", "ppo s1"]], True)
     assert listed(tables, limit=3, by_group=False) == ([["ppo s0"], ["vpg s1"], ["ppo s1"]], True)
 
@@ -107,7 +107,7 @@ def test_runs_of_a_store_are_listed_by_group_newest_first(tables: Tables, monkey
     assert (first.run_key, first.run_id, first.started) == ("key-1", f"{1:032x}", 1_790_000_001_000)
 
 
-def test_a_store_that_is_none_is_an_error(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "store.db").write_bytes(b"no database" * 100)
     with pytest.raises(StoreError, match=r"Couldn't get the list of runs from sqlite:.*store\.db"):
         list_store(f"sqlite:///{tmp_path}/store.db", RunFilter(), 0, True, lambda *_: None)
@@ -115,7 +115,7 @@ def test_a_store_that_is_none_is_an_error(tmp_path: Path) -> None:
 
 def test_curves_are_read_from_the_tables(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
     curve = "train/return_mean"
-    points: list[Point] = [(curve, 5.0, 30, 2000), (curve, 1.0, 10, 1000), (curve, 2.0, 40, 1000)]  # 1000 twice
+    points: list[Point] = [(curve, 5.0, 30, 2000), (curve, 1.0, 10, 1000), (curve, 2.0, 40, 1000)]  # step 1000 twice
     points += [(curve, float("nan"), 50, 3000), (curve, float("inf"), 60, 4000), ("loss/policy", 9.0, 10, 1000)]
     tables.add("vpg", 0, "a", *points)
     tables.add("vpg", 1, "a", ("loss/policy", 8.0, 10, 1000))

@@ -1,4 +1,4 @@
-"""Names that users of other libraries type lead to pgzoo's."""
+"""Options and commands of other libraries: the error suggests pgzoo's name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pgzoo.config.aliases import OPTIONS, REMARKS
 from pgzoo.registry import PluginCatalog
 
 
-def test_every_name_in_the_table_leads_to_an_option_of_ppo(catalog: PluginCatalog) -> None:
+def test_every_option_alias_suggests_an_existing_option_of_ppo(catalog: PluginCatalog) -> None:
     command = _command_for("ppo", catalog, [], run_command.body)
     known = {flag for param in command.params for flag in param.opts}
     for typed, name in OPTIONS.items():
@@ -24,12 +24,12 @@ def test_every_name_in_the_table_leads_to_an_option_of_ppo(catalog: PluginCatalo
 
 
 @pytest.mark.parametrize("typed", ["--n_envs", "--n-envs", "--N-Envs"])
-def test_hyphens_and_capitals_make_no_difference(typed: str) -> None:
+def test_option_hints_ignore_case_and_treat_underscores_as_hyphens(typed: str) -> None:
     assert option_hint(typed, {"--num-envs"}, "x") == "Did you mean --num-envs?"
 
 
 @pytest.mark.parametrize("name", ["evaluate", "video"])
-def test_commands_that_play_have_the_same_options_and_lead_to_them(name: str, catalog: PluginCatalog) -> None:
+def test_evaluate_and_video_have_common_options_and_suggest_them_for_aliases(name: str, catalog: PluginCatalog) -> None:
     command = catalog.get("command", name).load()
     known = {flag for param in command.params for flag in (*param.opts, *param.secondary_opts)}
     assert {"--deterministic", "--stochastic", "--episodes", "--max-steps", "--env"} <= known
@@ -51,16 +51,16 @@ def test_commands_that_play_have_the_same_options_and_lead_to_them(name: str, ca
         ("plugins --jsn", "Did you mean '--json'?"),
     ],
 )
-def test_greedy_actions_are_found_from_every_command(words: str, hint: str) -> None:
+def test_the_hint_for_an_unknown_option_fits_the_command(words: str, hint: str) -> None:
     done = CliRunner().invoke(program, words.split(), prog_name="pgzoo")
     assert done.exit_code == 2 and done.stderr.rstrip().endswith(hint), done.stderr
 
 
-def test_a_name_that_nobody_uses_has_no_hint() -> None:
+def test_a_name_that_is_no_alias_gets_no_hint() -> None:
     assert option_hint("--frobnicate", {"--num-envs"}, "x") == "" and command_hint("frobnicate") == ""
 
 
-def test_every_command_in_the_table_names_one_that_exists(catalog: PluginCatalog) -> None:
+def test_every_command_alias_suggests_an_existing_command_or_option(catalog: PluginCatalog) -> None:
     known = set(catalog.names("command"))
     for typed, hint in COMMANDS.items():
         assert typed not in known

@@ -39,14 +39,14 @@ def check(*arguments: str) -> Result:
     return CliRunner().invoke(program, words, prog_name="pgzoo", catch_exceptions=False)
 
 
-def test_a_component_that_keeps_to_its_contract() -> None:
+def test_a_correct_component_passes_its_checks() -> None:
     result = check("gae")
     assert result.exit_code == 0
     assert "estimator gae     episodes-independent  ok" in result.stdout
     assert "0 failed" not in result.stdout and result.stderr.endswith("checks, none failed\n")
 
 
-def test_the_plugin_is_checked_with_its_component_and_what_has_nothing_to_check_says_why() -> None:
+def test_the_plugin_of_a_component_is_checked_and_skipped_checks_say_why() -> None:
     result = check("notebook", "--json")
     found = {(f["component"], f["check"]): f for f in json.loads(result.stdout)}
     assert found["pgzoo.estimators", "light"]["ok"]
@@ -60,7 +60,7 @@ def test_the_plugin_is_checked_with_its_component_and_what_has_nothing_to_check_
 
 
 @pytest.mark.parametrize("name", ["local", "leaky"])
-def test_a_plugin_and_a_component_that_fail(name: str) -> None:
+def test_a_failed_check_is_reported_for_the_plugin_and_for_the_component(name: str) -> None:
     Path("pgzoo_plugin.py").write_text(BROKEN)
     result = check(name, "--json")
     assert result.exit_code == 1
@@ -82,13 +82,13 @@ def test_a_known_exception_is_reported_with_its_reason() -> None:
     assert check("immediate").stderr.endswith("checks, none failed, 1 known exceptions\n")
 
 
-def test_a_name_that_nobody_bears() -> None:
+def test_the_error_for_an_unknown_name_suggests_the_right_one() -> None:
     result = check("positiv-reinforce")
     assert (result.exit_code, result.stdout) == (2, "")
     assert 'No plugin or component "positiv-reinforce". Did you mean "positive-reinforce"?' in result.stderr
 
 
-def test_listing_is_what_plugins_does_unasked() -> None:
+def test_the_plugins_command_lists_the_plugins_by_default() -> None:
     def plugins(*words: str) -> str:
         return CliRunner().invoke(program, ["plugins", *words], prog_name="pgzoo", catch_exceptions=False).stdout
 
@@ -130,7 +130,7 @@ def pgzoo_register(registry):
 '''
 
 
-def test_an_algorithm_that_fails_with_every_kind_of_action() -> None:
+def test_a_check_reports_a_failure_with_both_discrete_and_box_actions() -> None:
     Path("pgzoo_plugin.py").write_text(BAD)
     failed = {f["check"]: f["message"] for f in json.loads(check("bad", "--json").stdout) if not f["ok"]}
     for name in ("trains-discrete", "trains-box"):

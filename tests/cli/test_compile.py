@@ -1,4 +1,4 @@
-"""`pgzoo compile`: what it refuses and what it has nothing to do for. tests/runs/test_kill.py compiles."""
+"""`pgzoo compile`: runs that compile nothing, and invalid arguments. tests/runs/test_kill.py compiles."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_run_that_compiles_nothing_is_not_trained(compile_: Callable[..., Resu
         ),
     ],
 )
-def test_mistakes_are_those_of_run(
+def test_invalid_arguments_are_errors_and_leave_no_files(
     arguments: tuple[str, ...], message: str, compile_: Callable[..., Result], tmp_path: Path
 ) -> None:
     done = compile_(*arguments, "--no-progress")
@@ -46,7 +46,7 @@ def test_mistakes_are_those_of_run(
     assert not list(tmp_path.iterdir())
 
 
-def test_one_worker_of_each_size_is_compiled_for(configure: Callable[..., RunConfig]) -> None:
+def test_one_shard_of_each_size_is_compiled(configure: Callable[..., RunConfig]) -> None:
     config = configure("ppo", seeds=(5, 6, 7), launcher="processes", workers=2)
     assert [[member.seed for member in shard] for shard in _shards(config)] == [[5, 6], [7]]
     config = configure("ppo", seeds=(5, 6, 7, 8), launcher="processes", workers=2)

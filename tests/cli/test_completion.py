@@ -1,4 +1,4 @@
-"""What a shell is told to complete."""
+"""Shell completion."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pgzoo.cli import main
 
 
 def completions(line: str) -> list[str]:
-    """Return what bash offers for the last word of a line, which is empty after a blank."""
+    """Return what bash offers for the last word of a line; after a trailing space, that word is empty."""
     words = line.split(" ")
     env = {"_PGZOO_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
     result = CliRunner().invoke(main.program, [], prog_name="pgzoo", env=env)
@@ -37,7 +37,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.usefixtures("home")
-def test_runs_are_completed_by_name_and_group_the_newest_first() -> None:
+def test_runs_are_completed_by_name_and_group_newest_first() -> None:
     known = ["plain,new", "plain,old", "plain,20260202-0-bb", "plain,20260101-0-aa"]
     for command in ("evaluate", "video", "export", "resume", "repro", "compare", "run ppo --init-from"):
         assert completions(f"pgzoo {command} ") == known, command
@@ -59,7 +59,7 @@ def test_components_and_options_are_completed() -> None:
     assert completions("pgzoo run ppo --clip-r") == ["plain,--clip-range", "plain,--clip-range-schedule"]
 
 
-def test_a_completion_writes_nothing_but_candidates_and_does_not_import_torch(home: Path) -> None:
+def test_completion_prints_only_candidates_and_does_not_import_torch(home: Path) -> None:
     (home / "pgzoo_plugin.py").write_text("raise ValueError('broken')\n")
     env = {
         **os.environ,

@@ -1,4 +1,4 @@
-"""`pgzoo envs`."""
+"""`pgzoo envs`: the list of environments, and the description of one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def pgzoo(*arguments: str) -> Result:
     return CliRunner().invoke(program, arguments, prog_name="pgzoo", catch_exceptions=False)
 
 
-def test_the_list_hides_old_versions_unless_asked() -> None:
+def test_the_list_hides_old_versions_unless_all_is_given() -> None:
     names = {entry["name"] for entry in json.loads(pgzoo("envs", "--json").stdout)}
     everything = {entry["name"]: entry for entry in json.loads(pgzoo("envs", "--all", "--json").stdout)}
     assert {"CartPole-v1", "Ant-v5"} <= names < set(everything)
@@ -34,14 +34,14 @@ def test_one_environment_is_described() -> None:
     assert "native" in facts["backends"]
 
 
-def test_backends_that_do_not_fit_are_left_out() -> None:
+def test_backends_that_do_not_support_the_environment_are_omitted() -> None:
     info = json.loads(pgzoo("envs", "FrozenLake-v1", "--json").stdout)
     assert info["runs"]
     assert "native" not in info["backends"]
     assert "sync" in info["backends"]
 
 
-def test_it_plays_a_few_steps_with_the_keywords_given() -> None:
+def test_envs_plays_a_few_steps_with_the_given_keywords() -> None:
     fine = pgzoo("envs", "probe/Faulty-v0", "--env-kwarg", "patience=9")
     assert fine.exit_code == 0 and "runs here          yes" in fine.stdout
     broken = pgzoo("envs", "probe/Faulty-v0", "--env-kwarg", "patience=1", "--json")
@@ -52,14 +52,14 @@ def test_it_plays_a_few_steps_with_the_keywords_given() -> None:
     assert run.exit_code == 2 and run.stderr == f"Error: {problem}\n"
 
 
-def test_it_says_whether_actions_are_masked() -> None:
+def test_envs_says_whether_actions_are_masked() -> None:
     facts = dict(line.split("  ", 1) for line in pgzoo("envs", "probe/Trap-v0").stdout.splitlines())
     assert facts["action masks"].strip() == "yes"
     assert "action masks" not in pgzoo("envs", "CartPole-v1").stdout
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_one_that_does_not_run_here_says_what_to_do(as_json: bool) -> None:
+def test_an_environment_that_cannot_run_here_is_an_error_with_advice(as_json: bool) -> None:
     result = pgzoo("envs", "LunarLander-v2", *(["--json"] if as_json else []))
     assert result.exit_code == 2
     message = 'Use "LunarLander-v3", which replaced it.'

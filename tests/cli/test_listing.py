@@ -1,4 +1,4 @@
-"""The listing commands, as tables and as JSON."""
+"""The listing commands, as tables and as JSON, and `pgzoo doctor`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def pgzoo(*arguments: str) -> Result:
         ("envs", "CartPole-v1"),
     ],
 )
-def test_each_listing_as_a_table_and_as_json(command: str, name: str) -> None:
+def test_each_listing_has_the_same_names_as_a_table_and_as_json(command: str, name: str) -> None:
     entries = {entry["name"]: entry for entry in json.loads(pgzoo(command, "--json", "--no-progress").stdout)}
     assert entries[name]["distribution"] == ("gymnasium" if command == "envs" else "pgzoo")
     assert entries[name]["version"]
@@ -40,7 +40,7 @@ def test_each_listing_as_a_table_and_as_json(command: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["algorithms", "policies", "estimators", "presets", "plugins"])
-def test_a_row_is_a_line_of_a_narrow_terminal(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_row_is_cut_to_one_line_on_a_narrow_terminal(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = pgzoo(command).stdout.splitlines()
     monkeypatch.setenv("COLUMNS", "80")
     narrow = pgzoo(command).stdout.splitlines()
@@ -67,13 +67,13 @@ def test_one_component_is_shown_with_its_settings(command: str, name: str, optio
     assert ("Source:" in text) == (command != "policies")
 
 
-def test_defaults_of_the_algorithm_win_over_its_models() -> None:
+def test_an_algorithm_is_shown_with_its_source_and_defaults() -> None:
     lines = pgzoo("algorithms", "ppo").stdout.splitlines()
     facts = dict(line.split("  ", 1) for line in lines if "  " in line)
     assert "Schulman et al. 2017" in facts["source"] and "estimator gae, num_envs 8" in facts["defaults"]
 
 
-def test_all_presets_of_an_algorithm() -> None:
+def test_the_presets_command_shows_all_presets_of_an_algorithm_or_one() -> None:
     yaml = pytest.importorskip("yaml")
     shown = list(yaml.safe_load_all(pgzoo("presets", "ppo").stdout))
     assert len(shown) > 1 and {settings["algorithm"] for settings in shown} == {"ppo"}
@@ -90,7 +90,7 @@ def test_a_preset_is_shown_as_a_config_file() -> None:
     assert {"algorithm": "reinforce", **as_json["settings"]} == shown
 
 
-def test_doctor_is_content_here() -> None:
+def test_doctor_reports_that_all_is_in_order_and_creates_no_files() -> None:
     result = CliRunner().invoke(program, ["doctor"], prog_name="pgzoo", catch_exceptions=False)
     assert "versions" in result.stdout
     assert result.stdout.endswith("Everything is in order.\n")
@@ -105,7 +105,7 @@ def test_doctor_names_an_unusable_store(monkeypatch: pytest.MonkeyPatch) -> None
     assert result.exit_code == 1
 
 
-def test_doctor_takes_a_server_that_is_down_as_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_reports_an_unreachable_server_as_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     report = json.loads(pgzoo("doctor", "--json").stdout)
     store = next(finding for finding in report["findings"] if finding["name"] == "store")

@@ -1,4 +1,4 @@
-"""Outputs that are closed, full or no longer read: training and its record are unharmed."""
+"""Outputs that are closed, full or no longer read don't affect training and its record."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def bash(folder: Folder, arguments: str, redirection: str) -> subprocess.Complet
         ("2>&1 | true", 141, ""),
     ],
 )
-def test_a_run_survives_the_loss_of_its_output(untracked: Folder, redirection: str, code: int, message: str) -> None:
+def test_a_run_finishes_although_its_output_is_lost(
+    untracked: Folder, redirection: str, code: int, message: str
+) -> None:
     done = bash(untracked, RUN, redirection)
     assert done.returncode == code and "Traceback" not in done.stderr
     assert done.stderr.endswith(message)
@@ -48,15 +50,15 @@ def test_a_run_survives_the_loss_of_its_output(untracked: Folder, redirection: s
 
 
 @pytest.mark.parametrize(("redirection", "code"), [(">&-", 0), (">/dev/full", 1), ("| sleep 0", 141), ("2>&-", 0)])
-def test_a_listing_without_an_output(tmp_path: Path, redirection: str, code: int) -> None:
+def test_a_listing_without_an_output_exits_without_a_traceback(tmp_path: Path, redirection: str, code: int) -> None:
     folder = Folder(tmp_path)
-    (tmp_path / "late.py").write_text("import time; time.sleep(1)\n")  # so that the reader is gone
+    (tmp_path / "late.py").write_text("import time; time.sleep(1)\n")  # so that the reader has exited
     done = bash(folder, "plugins --import late.py", redirection)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) == (redirection == ">/dev/full")
 
 
-def test_a_deleted_working_directory_is_one_message(tmp_path: Path) -> None:
+def test_a_deleted_working_directory_gives_one_error_message(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     line = f'mkdir gone; cd gone; rmdir ../gone; "{sys.executable}" -m pgzoo envs'
     done = subprocess.run(["bash", "-c", line], cwd=tmp_path, env=folder.env, capture_output=True, text=True)
@@ -68,7 +70,7 @@ HOSTILE = "a\x1b]0;owned\x07b\x9b2Jc\rd\u202ee"
 SHOWN = r"a\x1b]0;owned\x07b\x9b2Jc\rd\u202ee"
 
 
-def test_what_acts_on_a_terminal_is_made_visible(capsys: pytest.CaptureFixture[str]) -> None:
+def test_terminal_control_characters_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     assert visible(HOSTILE) == SHOWN
     assert visible("two\nlines\tand é, 日本, 🎈") == "two\nlines\tand é, 日本, 🎈"
     common.echo(HOSTILE)

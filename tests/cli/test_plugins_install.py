@@ -1,4 +1,4 @@
-"""`pgzoo plugins install` and `uninstall`, with a module `pip` of these tests that writes and removes metadata."""
+"""`pgzoo plugins install` and `uninstall`, with a fake `pip` module that writes and removes metadata."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ elif target != "zoo-nothing":
 
 @pytest.fixture(autouse=True)
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder of packages with a `pip`, and an empty working directory."""
+    """A folder of packages with the fake `pip`, and an empty working directory."""
     site, here = tmp_path / "site", tmp_path / "here"
     (site / "pip").mkdir(parents=True)
     (site / "pip" / "__main__.py").write_text(PIP)
@@ -93,13 +93,13 @@ MISTAKES: dict[str, tuple[tuple[str, ...], int, str]] = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_gets_one_message(mistake: str) -> None:
+def test_a_mistake_gets_an_error_message_without_a_traceback(mistake: str) -> None:
     arguments, code, message = MISTAKES[mistake]
     done = plugins(*arguments)
     assert done.exit_code == code and f"Error: {message}" in done.stderr and "Traceback" not in done.output
 
 
-def test_an_environment_without_pip(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_pip_is_an_error_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PathFinder, "find_spec", lambda name, *_: None)
     done = plugins("install", "zoo-mine", "--yes")
     assert done.exit_code == 2 and "has no pip. Add it (" in done.stderr and "-m ensurepip" in done.stderr

@@ -1,4 +1,4 @@
-"""`pgzoo plugins new`: what it writes passes its own tests and the checks of ruff and mypy, and learns."""
+"""`pgzoo plugins new`: the new packages pass their own tests, ruff and mypy, and a new algorithm learns."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], PluginCatalog
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_new_package_passes_its_checks(kind: str, installed: Callable[[Path], PluginCatalog]) -> None:
+def test_a_new_package_passes_ruff_and_the_plugin_checks(kind: str, installed: Callable[[Path], PluginCatalog]) -> None:
     done = new("my-thing", "--kind", kind, "--json")
     assert done.exit_code == 0, done.output
     answer = json.loads(done.stdout)
@@ -97,7 +97,7 @@ def test_a_new_package_passes_its_checks(kind: str, installed: Callable[[Path], 
             del sys.modules[name]
 
 
-def test_nothing_is_overwritten() -> None:
+def test_an_existing_package_is_not_overwritten() -> None:
     assert new("my-thing").exit_code == 0
     readme = Path("pgzoo-my-thing/README.md")
     readme.write_text("mine")
@@ -125,13 +125,13 @@ def test_nothing_is_overwritten() -> None:
         ("ppo", 'There is already algorithm "ppo", from plugin "pgzoo.algorithms"'),
     ],
 )
-def test_bad_names_are_refused(name: str, message: str, here: Path) -> None:
+def test_invalid_names_are_rejected(name: str, message: str, here: Path) -> None:
     done = new(name)
     assert done.exit_code == 2 and message in done.stderr and done.stderr.startswith("Error: ")
     assert not list(here.iterdir())
 
 
-def test_the_longest_name_keeps_the_format(here: Path) -> None:
+def test_packages_with_the_longest_name_pass_ruff(here: Path) -> None:
     for kind in KINDS:
         for path, text in package("a" * LONGEST, kind).items():
             (here / kind / path).parent.mkdir(parents=True, exist_ok=True)
@@ -144,8 +144,8 @@ def test_the_longest_name_keeps_the_format(here: Path) -> None:
 
 
 @pytest.mark.slow
-def test_new_packages_install_pass_and_learn_in_a_new_environment(here: Path) -> None:
-    """pgzoo is a wheel. No package index is asked: the environment has links to the packages of this one."""
+def test_new_packages_pass_their_tests_and_learn_in_a_new_virtual_environment(here: Path) -> None:
+    """pgzoo is installed from a wheel. No package index is used: the other packages are links to those of this one."""
     python, environment = _environment(here / "env")
 
     def run(*words: str | Path, cwd: Path = here) -> str:
@@ -178,7 +178,7 @@ def test_new_packages_install_pass_and_learn_in_a_new_environment(here: Path) ->
 
 
 @pytest.mark.slow
-def test_a_new_package_passes_mypy_beside_an_editable_installation(here: Path) -> None:
+def test_a_new_package_passes_mypy_with_pgzoo_installed_as_editable(here: Path) -> None:
     python, environment = _environment(here / "env")
 
     def run(*words: str | Path, cwd: Path = here) -> None:
@@ -193,8 +193,8 @@ def test_a_new_package_passes_mypy_beside_an_editable_installation(here: Path) -
     run("mypy", "--cache-dir", here / "mypy", cwd=here / "pgzoo-my-thing")
 
 
-def test_an_editable_installation_is_a_path_which_mypy_reads(here: Path) -> None:
-    """An import hook, which mypy doesn't run, is what setuptools makes of this layout by default."""
+def test_an_editable_installation_adds_a_path_file_not_an_import_hook(here: Path) -> None:
+    """By default, setuptools would install an import hook for this layout, which mypy doesn't run."""
     (here / "source" / "pgzoo").mkdir(parents=True)
     (here / "source" / "pgzoo" / "__init__.py").touch()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -211,7 +211,7 @@ def test_an_editable_installation_is_a_path_which_mypy_reads(here: Path) -> None
 
 
 def _copy_source(folder: Path) -> None:
-    """Copy what pgzoo is built from."""
+    """Copy the files that pgzoo is built from."""
     shutil.copytree(ROOT / "pgzoo", folder / "pgzoo", ignore=shutil.ignore_patterns(".*", "__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
@@ -226,7 +226,7 @@ def _environment(folder: Path) -> tuple[Path, Mapping[str, str]]:
         if not path.name.startswith(("pgzoo", "__editable__", "pip")) and path.suffix != ".pth":
             (links / path.name).symlink_to(path)
     [packages] = (folder / "lib").glob("*/site-packages")
-    for old in packages.glob("setuptools*"):  # Python 3.11 brings its own, older than the build needs
+    for old in packages.glob("setuptools*"):  # Python 3.11 includes one that is too old for the build
         shutil.rmtree(old)
     (packages / "links.pth").write_text(f"{links}\n")
     (folder / "bin" / "ruff").symlink_to(Path(sysconfig.get_path("scripts")) / "ruff")

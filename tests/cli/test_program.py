@@ -1,4 +1,4 @@
-"""The program itself: light to start, one message and the right exit code for whatever goes wrong."""
+"""The program itself: few imports, and an error message with the right exit code for each mistake."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def pgzoo(*arguments: str) -> Result:
     return CliRunner().invoke(main.program, arguments, prog_name="pgzoo")
 
 
-def test_help_is_light_and_complete() -> None:
+def test_help_lists_all_commands_and_imports_no_heavy_modules() -> None:
     code = "import sys; from pgzoo.cli.main import main\ntry: main()\nfinally: print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
     assert not HEAVY & set(done.stderr.split())
@@ -31,12 +31,12 @@ def test_help_is_light_and_complete() -> None:
     assert [line.split()[0] for line in listed] == commands
 
 
-def test_module_and_version() -> None:
+def test_python_m_pgzoo_prints_the_version() -> None:
     done = subprocess.run([sys.executable, "-m", "pgzoo", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"pgzoo {metadata.version('pgzoo')}\n"
 
 
-def test_the_end_of_the_process_is_not_delayed_by_garbage_collection() -> None:
+def test_objects_are_frozen_for_the_garbage_collector_before_the_exit() -> None:
     code = "import gc, sys; from pgzoo.cli.main import main\ntry: main()\nfinally: print(gc.get_freeze_count() > 0)"
     done = subprocess.run([sys.executable, "-c", code, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "True"
@@ -71,7 +71,7 @@ def test_the_end_of_the_process_is_not_delayed_by_garbage_collection() -> None:
         ),
     ],
 )
-def test_bad_input_gets_one_message(arguments: list[str], message: str) -> None:
+def test_invalid_input_gets_an_error_message_without_a_traceback(arguments: list[str], message: str) -> None:
     result = pgzoo(*arguments)
     assert result.exit_code == 2
     assert message in result.stderr
@@ -87,7 +87,7 @@ def test_bad_input_gets_one_message(arguments: list[str], message: str) -> None:
         (click.Abort(), 130, "Interrupted.\n"),
     ],
 )
-def test_errors_of_ours_have_their_exit_codes(
+def test_pgzoo_errors_and_interrupts_have_their_own_exit_codes(
     monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, message: str
 ) -> None:
     @click.command()
@@ -99,14 +99,14 @@ def test_errors_of_ours_have_their_exit_codes(
     assert (result.exit_code, result.stderr) == (code, message)
 
 
-def test_the_traceback_is_there_for_those_who_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pgzoo_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGZOO_DEBUG", "1")
     result = pgzoo("plugins", "--import", "not_there")
     assert result.exit_code == 2
     assert "Traceback" in result.stderr
 
 
-def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
+def test_a_closed_stdout_pipe_causes_no_broken_pipe_message(tmp_path: Path) -> None:
     program = subprocess.Popen(
         [sys.executable, "-m", "pgzoo", "plugins"],
         stdout=subprocess.PIPE,
@@ -121,12 +121,12 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     program.wait(timeout=600)
 
 
-def test_peek_reads_options_before_they_can_be_parsed() -> None:
+def test_option_values_can_be_read_from_unparsed_arguments() -> None:
     args = ["reinforce", "--import", "a", "--no-plugin=b", "--import=c.py", "--import"]
     assert common.unparsed_values(args, "--import") == ["a", "c.py"]
     assert common.unparsed_values(args, "--no-plugin") == ["b"]
 
 
-def test_completion_offers_commands_without_importing_them() -> None:
+def test_completion_offers_matching_commands() -> None:
     context = click.Context(main.program, info_name="pgzoo")
     assert [item.value for item in main.program.shell_complete(context, "po")] == ["policies"]

@@ -1,4 +1,4 @@
-"""`pgzoo run`: its help, its settings, and what it says to those who get something wrong. Nothing is trained here."""
+"""`pgzoo run`: its help, its settings and its error messages. Nothing is trained here."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-# name: arguments, what the message must say
+# name: arguments, text that the message must contain
 MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "algorithm": (("reinfroce", "--env", "CartPole-v1"), 'No algorithm "reinfroce". Did you mean "reinforce"?'),
     "policy": ((*CARTPOLE, "--policy", "mpl"), 'No policy "mpl". Did you mean "mlp"? See: pgzoo policies'),
@@ -114,7 +114,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_gets_one_message_and_leaves_nothing_behind(mistake: str, here: Path) -> None:
+def test_a_mistake_gets_one_error_message_and_leaves_no_files(mistake: str, here: Path) -> None:
     arguments, message = MISTAKES[mistake]
     done = run(*arguments[:1], "--import", str(ANIMALS), *arguments[1:]) if "reinf" in arguments[0] else run(*arguments)
     assert done.exit_code == 2, done.output
@@ -125,7 +125,7 @@ def test_a_mistake_gets_one_message_and_leaves_nothing_behind(mistake: str, here
     assert not list(here.iterdir())
 
 
-# name: text of the file, what the message must say after the file's name
+# name: text of the file, text that must follow the file's name in the message
 FILES: dict[str, tuple[str, str]] = {
     "no YAML": ("algorithm: reinforce\nenv: [CartPole-v1\n", ", line 3: not valid YAML: expected ',' or ']'"),
     "twice": ("algorithm: reinforce\nenv: a\nenv: b\n", ", line 3: env is given twice."),
@@ -147,7 +147,7 @@ FILES: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("mistake", FILES)
-def test_a_mistake_in_a_file_is_told_with_its_line(mistake: str, here: Path, tmp_path: Path) -> None:
+def test_a_mistake_in_a_file_is_reported_with_its_line(mistake: str, here: Path, tmp_path: Path) -> None:
     text, message = FILES[mistake]
     file = tmp_path / "settings.yaml"
     file.write_text(text)
@@ -158,7 +158,9 @@ def test_a_mistake_in_a_file_is_told_with_its_line(mistake: str, here: Path, tmp
 
 
 @pytest.mark.parametrize(("data", "reason"), [(None, "No such file"), (b"\xff\xfe", "it is not UTF-8 text")])
-def test_a_file_that_cannot_be_read(data: bytes | None, reason: str, here: Path, tmp_path: Path) -> None:
+def test_a_settings_file_that_cannot_be_read_is_an_error(
+    data: bytes | None, reason: str, here: Path, tmp_path: Path
+) -> None:
     file = tmp_path / "settings.yaml"
     if data:
         file.write_bytes(data)
@@ -166,13 +168,13 @@ def test_a_file_that_cannot_be_read(data: bytes | None, reason: str, here: Path,
     assert done.exit_code == 2 and f"Can't read the settings in {file}: {reason}" in done.stderr
 
 
-def test_all_mistakes_are_told_at_once(here: Path) -> None:
+def test_all_mistakes_are_reported_at_once(here: Path) -> None:
     done = run(*CARTPOLE, "--gamma", "2", "--num-envs", "0", "--policy.hidden", "0")
     assert len(done.stderr.strip().splitlines()) == 3, done.stderr
 
 
 @pytest.mark.parametrize("home", ["/proc/pgzoo", "{file}", "{file}/below"])
-def test_a_folder_that_cannot_be_written(home: str, here: Path, tmp_path: Path) -> None:
+def test_an_unwritable_pgzoo_home_is_an_error_with_advice(home: str, here: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = run(*CARTPOLE, env={"PGZOO_HOME": home.format(file=tmp_path / "file")})
     assert done.exit_code == 2 and "Can't write to pgzoo's folder" in done.stderr
@@ -183,7 +185,9 @@ def test_a_folder_that_cannot_be_written(home: str, here: Path, tmp_path: Path) 
     ("built", "message"),
     [(None, "was built without CUDA. Use --device cpu, or install"), ("12.8", "finds no GPU here.")],
 )
-def test_a_gpu_that_is_not_there(built: str | None, message: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_gpu_and_an_invalid_device_are_errors(
+    built: str | None, message: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", built)
     done = run(*CARTPOLE, "--preset", "none", "--device", "cuda")
@@ -196,8 +200,10 @@ def test_a_gpu_that_is_not_there(built: str | None, message: str, here: Path, mo
     assert not list(here.iterdir())
 
 
-def test_an_extra_that_is_not_installed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "Box2D", None)  # as if it weren't
+def test_a_missing_extra_is_an_error_with_the_command_that_installs_it(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "Box2D", None)  # as if it weren't installed
     monkeypatch.delitem(sys.modules, "gymnasium.envs.box2d", raising=False)
     done = run("reinforce", "--env", "LunarLander-v3")
     assert done.exit_code == 2 and 'Install it: pip install "pgzoo[box2d]"' in done.stderr
@@ -226,7 +232,7 @@ def configured(here: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return configured
 
 
-# arguments: path in the user's form, value
+# arguments: path of the setting in the nested config, expected value
 READ: dict[tuple[str, ...], tuple[str, Any]] = {
     ("--policy.hidden", "32,16"): ("policy.hidden", [32, 16]),
     ("--policy.hidden", "32"): ("policy.hidden", [32]),
@@ -255,7 +261,7 @@ READ: dict[tuple[str, ...], tuple[str, Any]] = {
 
 
 @pytest.mark.parametrize("arguments", READ, ids=" ".join)
-def test_what_is_typed_is_what_is_meant(arguments: tuple[str, ...], configured: Any) -> None:
+def test_options_give_the_expected_settings(arguments: tuple[str, ...], configured: Any) -> None:
     path, value = READ[arguments]
     found = configured(*CARTPOLE, *arguments).nested()
     for key in path.split("."):
@@ -263,7 +269,7 @@ def test_what_is_typed_is_what_is_meant(arguments: tuple[str, ...], configured: 
     assert found == value
 
 
-def test_a_file_is_below_the_options(configured: Any, tmp_path: Path) -> None:
+def test_options_override_the_settings_file(configured: Any, tmp_path: Path) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text("algorithm: reinforce\nenv: Acrobot-v1\nseed: 7\npolicy: {name: mlp, hidden: [8]}\ngamma: 0.5\n")
     config = configured("--config", str(file), "--gamma", "0.9")

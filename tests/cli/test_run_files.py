@@ -1,4 +1,4 @@
-"""`pgzoo run FILE.py:CLASS`: a class from a file, without a plugin."""
+"""`pgzoo run FILE.py:CLASS`: components from a file, without a plugin."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.pop("idea", None)
 
 
-def test_a_class_runs_from_a_file_and_the_run_keeps_the_file(here: Path) -> None:
+def test_components_from_a_file_are_trained_and_the_run_keeps_a_copy_of_it(here: Path) -> None:
     components = ("./idea.py:Idea", "--policy", "./idea.py:net", "--estimator=./idea.py:returns")
     done = run(*components, *SHORT, "--json")
     assert done.exit_code == 0, done.stderr
@@ -115,12 +115,12 @@ def test_a_class_runs_from_a_file_and_the_run_keeps_the_file(here: Path) -> None
     assert "no file ./idea.py here" in str(caught.value) and Path(copy).read_text() == IDEA
     with pytest.raises(UsageError, match=f"If you trust the copy: pgzoo resume x --import {re.escape(copy)}$"):
         check_files(["./idea.py"], [found], "pgzoo resume x --import ./idea.py")
-    check_files(["./other.py", "module", copy], [found], "")  # what is wrong with these isn't known here
+    check_files(["./other.py", "module", copy], [found], "")  # none is a missing file of which the run has a copy
     assert resume([found], discover(imports=[copy]), total_steps=300).runs[0].env_steps >= 300
     assert Path(copy).read_text() == IDEA
 
 
-def test_a_run_that_fails_in_its_first_update_prints_the_failure_alone(here: Path) -> None:
+def test_a_run_that_fails_in_its_first_update_ends_with_the_error_and_a_hint(here: Path) -> None:
     (here / "idea.py").write_text(
         IDEA.replace("        dist = ", "        raise ValueError('no such key')\n        dist = ", 1)
     )
@@ -133,12 +133,12 @@ def test_a_run_that_fails_in_its_first_update_prints_the_failure_alone(here: Pat
     )
 
 
-def test_python_takes_the_same_names() -> None:
+def test_python_accepts_the_same_names_of_components_in_files() -> None:
     config = pgzoo.plan("idea.py:Idea", env="CartPole-v1", policy={"name": "./idea.py:net"}, total_steps=100).config
     assert (config.algorithm, config.policy.name, config.name) == ("idea:Idea", "idea:net", "Idea")
 
 
-# name: arguments, what the message must say
+# name: arguments, text that the message must contain
 MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "no file": (("./ida.py:Idea",), "./ida.py can't be run. There is no file"),
     "no class": (
@@ -186,7 +186,7 @@ def test_a_mistake_gets_one_message_with_the_file_and_line(mistake: str, here: P
     assert not (here / ".pgzoo").exists()
 
 
-def test_names_of_other_forms_are_unchanged() -> None:
+def test_names_that_do_not_refer_to_files_are_unchanged() -> None:
     names = ["ppo", "module:Class", None, {"name": "mlp"}, "folder.py"]
     assert names_of_references(names, ["x"]) == (names, ["x"])
     with pytest.raises(UsageError, match="would be the same module"):

@@ -1,4 +1,4 @@
-"""A name from another library, given in Python or YAML, leads to pgzoo's."""
+"""Setting names of other libraries in Python and YAML: the error suggests pgzoo's name."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from pgzoo.errors import ConfigError
         ("gama", 'Did you mean "gamma"?'),
     ],
 )
-def test_python_names_the_setting_that_is_meant(given: str, meant: str) -> None:
+def test_the_error_for_an_unknown_setting_in_python_suggests_the_right_one(given: str, meant: str) -> None:
     with pytest.raises(ConfigError) as caught:
         pgzoo.plan("ppo", env="CartPole-v1", **{given: 1})
     assert str(caught.value) == f"{given}: no setting of that name. {meant} See: pgzoo run ppo --help"
 
 
-def test_yaml_does_too_and_names_the_line(tmp_path: Path) -> None:
+def test_the_error_for_an_unknown_setting_in_yaml_also_names_the_line(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("algorithm: ppo\nenv: CartPole-v1\nent_coef: 0.01\n")
     with pytest.raises(ConfigError, match=r'run\.yaml, line 3: ent_coef: .* Did you mean "entropy_coef"\?'):

@@ -1,4 +1,4 @@
-"""Hostile and unusual settings: the same forms everywhere, and one clear error instead of a traceback."""
+"""Unusual and hostile settings: Python and YAML accept the same forms, and bad input gives one clear error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pgzoo.training import checkpoint
 
 
 class Odd:
-    """An object, as a table of prices would be."""
+    """An object that isn't plain data, as a data frame would be."""
 
 
 BASE = {"algorithm": "ppo", "env": "CartPole-v1"}
@@ -31,7 +31,9 @@ def resolved(catalog: PluginCatalog, given: Mapping[str, Any]) -> RunConfig:
 
 
 @pytest.mark.parametrize("value", [100_000, 100_000.0, "100000", "1e5", " 1e5 ", "100000.0"])
-def test_a_whole_number_may_be_written_as_a_float(catalog: PluginCatalog, tmp_path: Path, value: Any) -> None:
+def test_an_integer_setting_accepts_floats_and_numeric_strings(
+    catalog: PluginCatalog, tmp_path: Path, value: Any
+) -> None:
     given = {"total_steps": value, "num_envs": value, "epochs": value, "policy": {"hidden": [value]}}
     config = resolved(catalog, given)
     assert config.total_steps == config.num_envs == config.settings.epochs == 100_000  # type: ignore[attr-defined]
@@ -45,7 +47,7 @@ def test_large_whole_numbers_are_not_rounded(catalog: PluginCatalog) -> None:
 
 
 @pytest.mark.parametrize("value", [None, "none", "None"])
-def test_none_is_none_where_it_is_allowed(catalog: PluginCatalog, value: Any) -> None:
+def test_the_string_none_means_none_where_none_is_allowed(catalog: PluginCatalog, value: Any) -> None:
     config = resolved(catalog, {"max_grad_norm": value, "checkpoint_every": value, "name": value})
     assert (config.settings.max_grad_norm, config.checkpoint_every, config.name) == (None, None, None)  # type: ignore[attr-defined]
     assert resolved(catalog, {"algorithm": "reinforce", "baseline": "none"}).settings.baseline == "none"  # type: ignore[attr-defined]
@@ -75,7 +77,7 @@ def test_none_is_none_where_it_is_allowed(catalog: PluginCatalog, value: Any) ->
     ],
     ids=lambda value: str(value)[:60],
 )
-def test_what_cannot_be_is_refused_in_a_short_message(
+def test_invalid_settings_are_rejected_with_a_short_message(
     catalog: PluginCatalog, given: Mapping[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -84,7 +86,7 @@ def test_what_cannot_be_is_refused_in_a_short_message(
     assert caught.value.exit_code == 2
 
 
-def test_a_policy_larger_than_the_memory_is_refused(catalog: PluginCatalog) -> None:
+def test_a_policy_that_does_not_fit_into_memory_is_rejected(catalog: PluginCatalog) -> None:
     config = resolved(catalog, {"policy": {"hidden": [1_000_000, 1_000_000]}, "seeds": 3})
     with pytest.raises(
         UsageError, match=r"policy.hidden: 3 networks of 1,000,00\d,000,000 parameters would need .* GiB"
@@ -95,7 +97,7 @@ def test_a_policy_larger_than_the_memory_is_refused(catalog: PluginCatalog) -> N
 @pytest.mark.parametrize(
     "given", [{"policy": {"hidden": [10**400]}}, {"num_envs": 10**400}], ids=["hidden", "num_envs"]
 )
-def test_a_number_of_hundreds_of_digits_is_refused_in_a_short_message(
+def test_a_number_with_hundreds_of_digits_is_rejected_with_a_short_message(
     catalog: PluginCatalog, given: Mapping[str, Any]
 ) -> None:
     with pytest.raises(UsageError, match="need over 10\\^18 GiB") as caught:
@@ -127,19 +129,21 @@ def bomb() -> str:
     ],
     ids=["self", "list", "deep", "bomb", "long"],
 )
-def test_hostile_yaml_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+def test_hostile_yaml_is_rejected_with_a_one_line_message(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "run.yaml").write_text(text)
     with pytest.raises(ConfigError) as caught:
         read_yaml(tmp_path / "run.yaml")
     assert str(caught.value).endswith(message) and "\n" not in str(caught.value)
 
 
-def test_an_alias_that_is_used_twice_is_fine(tmp_path: Path) -> None:
+def test_a_yaml_alias_of_an_earlier_value_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("policy: {hidden: &h [8, 8]}\nenv_kwargs: {x: *h}\n")
     assert read_yaml(tmp_path / "run.yaml").values == {"policy": {"hidden": [8, 8]}, "env_kwargs": {"x": [8, 8]}}
 
 
-def test_a_checkpoint_with_deeply_nested_json_is_damaged(tmp_path: Path, last_state: Callable[..., Any]) -> None:
+def test_a_checkpoint_with_deeply_nested_json_is_reported_as_damaged(
+    tmp_path: Path, last_state: Callable[..., Any]
+) -> None:
     path = checkpoint.save(tmp_path, last_state(total_steps=20), {})
     (path / "state.json").write_text("[" * 100_000 + "]" * 100_000)
     with pytest.raises(CheckpointError, match="is damaged: RecursionError"):

@@ -1,4 +1,4 @@
-"""Hyperparameter files of RL Zoo: what becomes of each key, which keys are reported, and what is refused."""
+"""Hyperparameter files of RL Zoo: how keys are translated, which are reported as unused, and what is an error."""
 
 from __future__ import annotations
 
@@ -68,7 +68,9 @@ def composed(catalog: PluginCatalog, preset: str, env: str, algorithm: str = "pp
     return compose(Layer({"algorithm": algorithm, "env": env}, ".".join), catalog, preset=preset)
 
 
-def test_a_section_becomes_settings(catalog: PluginCatalog, zoo: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_section_is_translated_to_settings(
+    catalog: PluginCatalog, zoo: str, caplog: pytest.LogCaptureFixture
+) -> None:
     config = composed(catalog, zoo, "CartPole-v1")
     found = config.nested()
     expected = {
@@ -81,7 +83,7 @@ def test_a_section_becomes_settings(catalog: PluginCatalog, zoo: str, caplog: py
         "clip_range": 0.2,
         "clip_range_schedule": "linear",
         "value_coef": 1.0,  # pgzoo's value loss is half the mean squared error
-        "gamma": 0.99,  # not in the file: the default of Stable-Baselines3, pgzoo's is 0.98
+        "gamma": 0.99,  # not in the file: the default of Stable-Baselines3; pgzoo's is 0.98
         "epochs": 10,
     }
     assert {key: found[key] for key in expected} == expected
@@ -89,7 +91,7 @@ def test_a_section_becomes_settings(catalog: PluginCatalog, zoo: str, caplog: py
     assert caplog.text == ""  # every key was used, so there is no notice
 
 
-def test_one_notice_names_the_section_and_the_keys_that_are_not_used(
+def test_a_notice_names_the_unused_keys_or_the_section_of_another_version(
     catalog: PluginCatalog, zoo: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = composed(catalog, zoo, "Pendulum-v1")
@@ -103,16 +105,16 @@ def test_one_notice_names_the_section_and_the_keys_that_are_not_used(
     assert 'the section "CartPole-v1" is used for CartPole-v0' in caplog.text
 
 
-def test_network_of_policy_kwargs(catalog: PluginCatalog, zoo: str) -> None:
+def test_policy_kwargs_determine_the_network(catalog: PluginCatalog, zoo: str) -> None:
     policy = composed(catalog, zoo, "Pendulum-v0").policy.nested()
     assert (policy["init"], policy["activation"]) == ("default", "relu")
     assert (policy["sde"], policy["sde_sample_freq"]) == (True, 4)
-    # pgzoo's log_std is that of the sum over the 128 features, Stable-Baselines3's that of each
+    # pgzoo's log_std is that of the sum over the 128 features; in Stable-Baselines3 it is that of each feature
     assert policy["log_std"] == pytest.approx(-2 + np.log(128**0.5))
     assert (policy["hidden"], policy["critic_hidden"]) == ([256, 128], [64])
 
 
-def test_atari(catalog: PluginCatalog, zoo: str) -> None:
+def test_the_atari_section_gives_a_cnn_frame_stacking_and_preprocessing(catalog: PluginCatalog, zoo: str) -> None:
     config = composed(catalog, zoo, "ALE/Pong-v5")
     assert config.policy.name == "cnn" and config.frame_stack == 4
     assert config.wrappers == ("gymnasium.wrappers:AtariPreprocessing",) and config.env_kwargs == {"frameskip": 1}
@@ -137,7 +139,9 @@ def test_atari(catalog: PluginCatalog, zoo: str) -> None:
             "wrappers": ("gymnasium.wrappers:FlattenObservation",)}),
     ],
 )  # fmt: skip
-def test_keys_of_each_algorithm(algorithm: str, section: dict[str, Any], settings: dict[str, Any]) -> None:
+def test_keys_are_translated_to_the_settings_of_each_algorithm(
+    algorithm: str, section: dict[str, Any], settings: dict[str, Any]
+) -> None:
     found = translated(section, algorithm)
     assert found.settings == {**found.settings, **settings}
     assert found.unused == []
@@ -155,7 +159,9 @@ def test_keys_of_each_algorithm(algorithm: str, section: dict[str, Any], setting
         ("ppo", {"policy_kwargs": "dict(net_arch=dict(pi=64, vf=64))", "use_sde": True}, ["policy_kwargs net_arch"]),
     ],
 )  # fmt: skip
-def test_what_has_no_equivalent_is_listed(algorithm: str, section: dict[str, Any], unused: list[str]) -> None:
+def test_keys_without_an_equivalent_are_listed_as_unused(
+    algorithm: str, section: dict[str, Any], unused: list[str]
+) -> None:
     assert translated(section, algorithm).unused == unused
 
 
@@ -177,7 +183,7 @@ def test_what_has_no_equivalent_is_listed(algorithm: str, section: dict[str, Any
         ({"batch_size": 0}, "batch_size: must be greater than 0"),
     ],
 )
-def test_what_cannot_be_read_is_an_error(section: dict[str, Any], message: str) -> None:
+def test_a_value_that_cannot_be_translated_is_an_error(section: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         translated(section)
     assert message in str(caught.value)
@@ -192,13 +198,13 @@ def test_an_invalid_value_is_reported_with_its_line(catalog: PluginCatalog, tmp_
     assert "line 3: CartPole-v1.gae_lambda: must be less than or equal to 1" in str(caught.value)
 
 
-def test_no_section_and_no_such_algorithm(catalog: PluginCatalog, zoo: str) -> None:
+def test_a_missing_section_and_an_unsupported_algorithm_are_errors(catalog: PluginCatalog, zoo: str) -> None:
     with pytest.raises(ConfigError, match='has no section for "Taxi-v4"'):
         composed(catalog, zoo, "Taxi-v4")
     with pytest.raises(ConfigError, match='can use for ppo, a2c, trpo, ars, not for "vmpo"'):
         composed(catalog, zoo, "CartPole-v1", "vmpo")
 
 
-def test_a_file_of_settings_is_not_taken_for_one_of_rl_zoo(zoo: str) -> None:
+def test_a_settings_file_is_not_mistaken_for_an_rl_zoo_file(zoo: str) -> None:
     assert is_rl_zoo(read_yaml(zoo).values)
     assert not is_rl_zoo({}) and not is_rl_zoo({"policy": {"name": "mlp"}}) and not is_rl_zoo({"gamma": 0.9})

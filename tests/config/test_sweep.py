@@ -1,4 +1,4 @@
-"""Populations of settings: every member of a grid is what it is alone, to the bit."""
+"""Sweeps: the members, the sweep axes of several layers, and members that train alone bit for bit as in a grid."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ Run = Callable[..., Result]
 PPO: dict[str, Any] = {"algorithm": "ppo", "num_envs": 3, "rollout_steps": 32, "epochs": 2, "total_steps": 400}
 
 
-# what a sweep is
+# the members of a sweep
 
 
-def test_members_are_the_settings_times_the_seeds(configure: Configure) -> None:
+def test_members_are_the_product_of_settings_and_seeds(configure: Configure) -> None:
     axes = {"learning_rate": (1e-4, 3e-4), "estimator.lam": (0.9,)}
     members = configure("ppo", seeds=(0, 2), sweep_axis=axes).members()
     assert [(m.seed, dict(m.overrides)) for m in members] == [
@@ -44,7 +44,7 @@ def test_members_are_the_settings_times_the_seeds(configure: Configure) -> None:
     assert members[3].run_key("g") == "g-learning_rate-0.0003-estimator.lam-0.9-s2"
 
 
-def test_without_a_sweep_members_differ_in_their_seeds_alone(configure: Configure) -> None:
+def test_members_differ_only_in_their_seeds_without_a_sweep(configure: Configure) -> None:
     config = configure("ppo", seeds=(3, 8))
     assert [(m.label, m.run_key("g"), m.overrides) for m in config.members()] == [
         ("s3", "g-s3", {}),
@@ -62,14 +62,16 @@ def test_without_a_sweep_members_differ_in_their_seeds_alone(configure: Configur
         ("estimator.lam", {"estimator": {"lam": 3e-4}}),
     ],
 )
-def test_a_member_is_configured_as_its_run_alone(configure: Configure, key: str, alone: Mapping[str, Any]) -> None:
+def test_a_member_has_the_config_of_a_run_with_its_setting_alone(
+    configure: Configure, key: str, alone: Mapping[str, Any]
+) -> None:
     _, member = configure("ppo", seeds=(2,), sweep_axis={key: (0.5, 3e-4)}).members()
     config = configure("ppo", seeds=(2,), **alone)
     assert member.config == config and member.config.nested() == config.nested()
     assert member.config.setting_hash() == config.setting_hash() and member.config.flat() == config.flat()
 
 
-def test_what_a_config_says_of_its_sweep_makes_it_again(configure: Configure, catalog: PluginCatalog) -> None:
+def test_a_config_read_back_from_yaml_has_the_same_members(configure: Configure, catalog: PluginCatalog) -> None:
     config = configure("ppo", seeds=2, sweep_axis={"learning_rate": ["1e-4", 3e-4], "gamma": (0.9,)})
     text = yaml.safe_dump(config.nested())
     assert resolve([Layer(yaml.safe_load(text), ".".join)], catalog).members() == config.members()
@@ -80,14 +82,14 @@ def test_what_a_config_says_of_its_sweep_makes_it_again(configure: Configure, ca
         st.sampled_from(["gamma", "a_b", "estimator.lam"]), st.floats(allow_nan=False, allow_infinity=False)
     )
 )
-def test_what_is_told_of_a_setting_can_be_read(setting: dict[str, float]) -> None:
+def test_parsing_a_formatted_setting_returns_the_setting(setting: dict[str, float]) -> None:
     assert parse_setting(format_setting(setting)) == setting
 
 
 @given(
     st.dictionaries(st.text("ab", min_size=1), st.lists(st.floats(allow_nan=False), min_size=1, max_size=3), max_size=3)
 )
-def test_a_grid_has_every_combination_once(axes: dict[str, list[float]]) -> None:
+def test_a_grid_has_the_right_size_and_contains_every_value(axes: dict[str, list[float]]) -> None:
     expected = 1
     for values in axes.values():
         expected *= len(values)
@@ -97,7 +99,7 @@ def test_a_grid_has_every_combination_once(axes: dict[str, list[float]]) -> None
         assert {setting[key] for setting in settings} == set(values)
 
 
-# layers
+# sweep axes in several layers of settings
 
 
 def composed(*layers: Mapping[str, Any], catalog: PluginCatalog) -> Any:
@@ -105,13 +107,15 @@ def composed(*layers: Mapping[str, Any], catalog: PluginCatalog) -> Any:
     return resolve([Layer(layer, ".".join) for layer in (base, *layers)], catalog)
 
 
-def test_axes_of_several_layers_multiply(catalog: PluginCatalog) -> None:
+def test_a_later_layer_replaces_an_axis_of_the_same_setting_and_adds_others(catalog: PluginCatalog) -> None:
     axes = [{"sweep_axis": {"gamma": [0.8, 0.9]}}, {"sweep_axis": {"gamma": [0.5], "learning_rate": [0.1, 0.2]}}]
     assert composed(*axes, catalog=catalog).sweep_axis == {"gamma": (0.5,), "learning_rate": (0.1, 0.2)}
 
 
 @pytest.mark.parametrize("given", [{"gamma": 0.5}, {"estimator": {"lam": 0.5}}])
-def test_one_value_takes_the_place_of_a_lower_axis(catalog: PluginCatalog, given: Mapping[str, Any]) -> None:
+def test_the_later_layer_wins_between_a_single_value_and_an_axis(
+    catalog: PluginCatalog, given: Mapping[str, Any]
+) -> None:
     axes = {"gamma": [0.8, 0.9], "estimator.lam": [0.1, 0.2]}
     config = composed({"sweep_axis": axes}, given, catalog=catalog)
     (left,) = config.sweep_axis
@@ -138,13 +142,13 @@ def test_one_value_takes_the_place_of_a_lower_axis(catalog: PluginCatalog, given
         ({"sweep_axis": {"gamma": [0.5]}, "gamma": 0.9}, "gamma is also given a single value"),
     ],
 )
-def test_bad_axes_are_refused(catalog: PluginCatalog, layer: Mapping[str, Any], message: str) -> None:
+def test_invalid_axes_are_rejected(catalog: PluginCatalog, layer: Mapping[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         composed(layer, catalog=catalog)
     assert str(caught.value).startswith("sweep_axis") and message in str(caught.value)
 
 
-# the law
+# the seed law: a member trains identically, bit for bit, alone and among others
 
 
 def bits(state: TrainState, row: int) -> dict[str, bytes]:
@@ -172,7 +176,7 @@ AXES: list[tuple[dict[str, Any], dict[str, tuple[float, ...]]]] = [
 
 
 @pytest.mark.parametrize(("settings", "axes"), AXES, ids=lambda x: ",".join(x))
-def test_a_member_of_a_grid_is_what_it_is_alone(
+def test_a_member_trains_identically_alone_and_in_a_grid(
     play: Play, settings: dict[str, Any], axes: dict[str, tuple[float, ...]]
 ) -> None:
     settings = settings | {"eval_episodes": 3}
@@ -193,7 +197,7 @@ def test_a_member_of_a_grid_is_what_it_is_alone(
         assert one.returns[0].tolist() == many.returns[row].tolist()
 
 
-def test_seeds_share_their_streams_between_settings(plan: MakePlan) -> None:
+def test_members_with_the_same_seed_start_with_the_same_parameters(plan: MakePlan) -> None:
     engine = Engine(plan(seeds=(4, 5), sweep_axis={"learning_rate": (0.1, 0.2)}, total_steps=10))
     try:
         params = engine.state.params["policy.weight.0"]

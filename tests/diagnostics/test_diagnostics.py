@@ -1,4 +1,4 @@
-"""Diagnostics measure what they say, obey the seed law, and change no number of a run."""
+"""Diagnostics measure what they claim to, obey the seed law, and don't change the results of a run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Metrics = list[dict[str, Any]]
 
 
 def trained(plan: Any) -> tuple[TrainState, Metrics]:
-    """The last state of a run, and the metrics of its updates."""
+    """Return the last state of a run and the metrics of its updates."""
     metrics: Metrics = []
     for event in train(plan):
         if isinstance(event, UpdateDone):
@@ -42,7 +42,7 @@ def trained(plan: Any) -> tuple[TrainState, Metrics]:
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "reinforce"])  # windows, and whole episodes of different lengths
-def test_they_change_no_number_and_obey_the_seed_law(plan: Callable[..., Any], algorithm: str) -> None:
+def test_diagnostics_do_not_change_results_and_obey_the_seed_law(plan: Callable[..., Any], algorithm: str) -> None:
     settings: dict[str, Any] = {"total_steps": 1500, "num_envs": 4, "normalize_reward": True, "eval_episodes": 1}
     settings |= {"rollout_steps": 64} if algorithm == "ppo" else {}
     measuring = {"diagnostics": BUILT_IN, "diagnostics_every": 2}
@@ -82,7 +82,7 @@ def test_dead_units_are_counted(engine: Callable[..., Engine], activation: str, 
     assert measured(DeadUnits(), one)[1].item() >= 6 / 8
 
 
-def test_the_skewness_is_that_of_numpy(engine: Callable[..., Engine]) -> None:
+def test_the_advantage_skew_matches_numpy(engine: Callable[..., Engine]) -> None:
     one = engine("a2c", seeds=2, num_envs=3, rollout_steps=11)
     state, trajectory = one.collect(one.state)
     skew = AdvantageSkew().measure(one, state, trajectory)
@@ -93,7 +93,7 @@ def test_the_skewness_is_that_of_numpy(engine: Callable[..., Engine]) -> None:
         assert skew[member].item() == pytest.approx(expected, rel=1e-3)
 
 
-def test_the_ratio_is_that_of_separate_gradients(engine: Callable[..., Engine]) -> None:
+def test_the_gradient_snr_matches_separately_computed_gradients(engine: Callable[..., Engine]) -> None:
     one = engine("a2c", seeds=1, num_envs=4, rollout_steps=16)
     state, trajectory = one.collect(one.state)
     evaluated = one.evaluate_policy(state, trajectory)
@@ -107,7 +107,7 @@ def test_the_ratio_is_that_of_separate_gradients(engine: Callable[..., Engine]) 
 
 
 class Meddler:
-    """Edits what it gets, then wants to collect."""
+    """A diagnostic that modifies its inputs and then tries to collect."""
 
     def measure(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> Tensor:
         for value in (state.params | state.buffers).values():
@@ -115,7 +115,7 @@ class Meddler:
         return ctx.collect(state)  # type: ignore[no-any-return]
 
 
-def test_one_that_meddles_is_left_out_and_changes_nothing(
+def test_a_diagnostic_that_interferes_is_disabled_and_changes_nothing(
     catalog: PluginCatalog, configure: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     more, registry = catalog.copy(), Registry(PluginInfo("more", "entry point", "more", "more", "1.0"))
@@ -132,7 +132,7 @@ def test_one_that_meddles_is_left_out_and_changes_nothing(
     assert not any("diagnostic/meddler" in one for one in metrics)
 
 
-def test_what_it_cannot_measure_is_refused_before_the_run(plan: Callable[..., Any]) -> None:
+def test_unfit_diagnostics_and_invalid_settings_are_refused_before_the_run(plan: Callable[..., Any]) -> None:
     def refused(message: str, *args: str, error: type[Exception] = UnfitError, **settings: Any) -> None:
         with pytest.raises(error, match=message):
             plan(*args, **settings)
@@ -146,6 +146,6 @@ def test_what_it_cannot_measure_is_refused_before_the_run(plan: Callable[..., An
     refused("diagnostics_every", "ppo", diagnostics_every=0, error=ConfigError)
 
 
-def test_they_are_no_part_of_the_setting(configure: Callable[..., Any]) -> None:
+def test_diagnostics_do_not_affect_the_setting_hash(configure: Callable[..., Any]) -> None:
     plain, measuring = configure("ppo"), configure("ppo", diagnostics=BUILT_IN)
     assert plain.setting_hash() == measuring.setting_hash() and plain.flat() == measuring.flat()

@@ -1,4 +1,4 @@
-"""Environments and algorithms that no zoo should have, for the tests of the program."""
+"""Unusual environments and faulty algorithms, for the tests of the program."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pgzoo
 
 
 class Random(gym.Env[Any, Any]):
-    """Random observations, seven steps; only an action of its space will do."""
+    """Random observations and episodes of seven steps; an action outside the action space is an error."""
 
     observation_space: gym.Space[Any] = spaces.Box(-1.0, 1.0, (2,))
     action_space: gym.Space[Any] = spaces.Discrete(2)
@@ -53,7 +53,7 @@ class Words(Random):
 
 
 class Slow(Random):
-    """An episode takes hours. The first step leaves a file `slow-step` in the working directory."""
+    """Episodes that don't end, with steps of 10 ms. The first step creates `slow-step` in the working directory."""
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         Path("slow-step").touch()
@@ -66,7 +66,7 @@ for kind in (Mixed, Bits, Pixels, Words, Slow):
 
 
 class Nan:
-    """Its loss is NaN from the fourth update on."""
+    """An algorithm whose loss is NaN from the fourth update on."""
 
     collect = pgzoo.Episodes(per_env=1)
     estimator = "reward-to-go"
@@ -81,7 +81,7 @@ class Nan:
 
 
 class Raising(Nan):
-    """Raises in its fourth update."""
+    """An algorithm that raises an exception in its fourth update."""
 
     def loss(self, policy: Any, params: Any, batch: pgzoo.Batch, hyper: pgzoo.Hyper) -> Tensor:
         if self.updates > 2:

@@ -1,4 +1,4 @@
-"""Folders and servers in which the real program runs."""
+"""Folders in which the real program was run, and a tracking server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from program import Folder, Server
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Folder, dict[str, Any]]]:
-    """A folder in which two seeds were trained, and what the command answered."""
+    """A folder in which two seeds were trained, and the JSON output of the command."""
     folder = Folder(tmp_path_factory.mktemp("trained"))
     answer = folder.run("reinforce", "--env", "CartPole-v1", "--seeds", "3,7", "--total-steps", "6000", "--tag", "a=b")
     folder.sync_all()
@@ -26,7 +26,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Folder, 
 def zoo(
     tmp_path_factory: pytest.TempPathFactory, empty_database: Path
 ) -> Iterator[tuple[Folder, dict[str, str], dict[str, str]]]:
-    """A folder in which three algorithms were trained, several seeds each; the commands, and run ids by name."""
+    """A folder in which three algorithms were trained with several seeds each; the commands, and run ids by name."""
     folder = Folder(tmp_path_factory.mktemp("zoo"), empty_database, forks=True)
     steps, seeds = os.environ.get("PGZOO_PICTURE_STEPS", "3000"), "3" if "PGZOO_PICTURES" in os.environ else "2"
     commands, ids = dict[str, str](), dict[str, str]()
@@ -53,7 +53,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> It
 def served(
     tmp_path_factory: pytest.TempPathFactory, server: Server
 ) -> Iterator[tuple[Folder, dict[str, Any], dict[str, Any]]]:
-    """A folder whose runs went to the server, named by an option and by a variable, and what the commands answered."""
+    """A folder with runs on the server, given by an option and by an environment variable, and the JSON outputs."""
     folder = Folder(tmp_path_factory.mktemp("served"), forks=True)
     short = ("reinforce", "--env", "CartPole-v1", "--total-steps", "3000", "--eval-episodes", "8")
     first = folder.run(*short, "--sweep-axis", "gamma=0.9,0.99", "--tracking-uri", server.uri)

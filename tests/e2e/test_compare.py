@@ -27,7 +27,7 @@ MANY = 520
 
 
 def write_runs(database: Path) -> None:
-    """Add the runs of two algorithms to a store that exists, as rows: through MLflow it would take half a minute."""
+    """Insert runs of two algorithms into an existing store as rows; through MLflow, it would take half a minute."""
     rows: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
     for algorithm, count, level in (("x", MANY, 100.0), ("y", 12, 300.0)):
         for seed in range(count):
@@ -61,7 +61,7 @@ def write_runs(database: Path) -> None:
 
 @pytest.fixture(scope="session")
 def two(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Two]:
-    """A folder with two variants of an algorithm, three seeds each, in an experiment of their own."""
+    """A folder with two variants of an algorithm, three seeds each, in a separate experiment."""
     folder = Folder(tmp_path_factory.mktemp("two"), empty_database, forks=True)
     a = folder.run(*SHORT, "--name", "a", "--experiment", "compared", "--tag", "variant=one")
     b = folder.run(*SHORT, "--name", "b", "--experiment", "compared", "--baseline", "none")
@@ -69,7 +69,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Itera
     folder.close()
 
 
-def test_compare_gives_numbers_and_files(two: Two) -> None:
+def test_compare_prints_statistics_and_writes_reports(two: Two) -> None:
     folder, a, b = two
     out, err = folder.pgzoo(
         "compare", "a", "b", "--no-progress", "--json", "--out", "r.html", "--out", "r.png", "--out", "r.json"
@@ -94,7 +94,7 @@ def test_compare_gives_numbers_and_files(two: Two) -> None:
     }
 
 
-def test_the_store_gives_the_same_answer_as_the_journals(two: Two, tmp_path: Path) -> None:
+def test_compare_gives_the_same_answer_from_the_store_and_the_journals(two: Two, tmp_path: Path) -> None:
     folder, *_ = two
     here = folder.parse(folder.pgzoo("compare", "a", "b", "--json")[0])
     store = f"sqlite:///{folder.path}/mlflow.db"
@@ -106,7 +106,7 @@ def test_the_store_gives_the_same_answer_as_the_journals(two: Two, tmp_path: Pat
     assert elsewhere.created == set()
 
 
-def test_a_logged_comparison_is_a_run_and_never_compared(two: Two, tmp_path: Path) -> None:
+def test_a_logged_comparison_is_an_mlflow_run_and_never_compared_itself(two: Two, tmp_path: Path) -> None:
     folder, *_ = two
     answer = folder.parse(folder.pgzoo("compare", "a", "b", "--log", "--json")[0])
     (run,) = folder.ask("[look(r) for r in runs('compared') if r.info.run_name == 'a vs b']")
@@ -140,8 +140,8 @@ def test_hundreds_of_runs_are_read_page_by_page(two: Two) -> None:
     assert found["area"]["y"]["mean"]["value"] == pytest.approx(found["final"]["y"]["mean"]["value"] * 2 / 3)
 
 
-def test_a_server_is_read_and_one_that_is_down_is_said(served: Two, server: Server, folder: Folder) -> None:
-    """In a folder without runs, as on another machine."""
+def test_compare_reads_a_server_and_reports_one_that_is_down(served: Two, server: Server, folder: Folder) -> None:
+    """The folder has no runs, as on another machine."""
     sides = ("param:gamma=0.9", "param:gamma=0.99")
     answer = folder.parse(folder.pgzoo("compare", *sides, "--json", "--tracking-uri", server.uri)[0])
     assert [len(side["runs"]) for side in answer["sides"]] == [1, 1]

@@ -1,4 +1,4 @@
-"""How a run may end but by being done: NaN, an exception, signals, a kill."""
+"""Runs that end early: by NaN, an exception, a signal or a kill."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 CARTPOLE = ("--env", "CartPole-v1")
 
 
-def test_a_loss_that_is_nan(shared: Folder) -> None:
+def test_a_nan_loss_ends_the_run_as_failed(shared: Folder) -> None:
     arguments = ("--import", shared.plugin, *CARTPOLE, "--experiment", "nan", "--json")
     out, err = shared.pgzoo("run", "nan", *arguments, code=1)
     answer = shared.parse(out)
@@ -27,7 +27,7 @@ def test_a_loss_that_is_nan(shared: Folder) -> None:
     assert run["status"] == "FAILED" and "policy/policy.safetensors" in run["files"] and "episodes.csv" in run["files"]
 
 
-def test_an_algorithm_that_raises(untracked: Folder) -> None:
+def test_an_exception_in_an_algorithm_ends_the_run_with_one_error_line(untracked: Folder) -> None:
     arguments = ("run", "raising", "--import", untracked.plugin, "--env", "CartPole-v1", "--json")
     out, err = untracked.pgzoo(*arguments, code=1)
     assert untracked.parse(out)["status"] == "failed"
@@ -42,7 +42,9 @@ def test_an_algorithm_that_raises(untracked: Folder) -> None:
     ("how", "env"),
     [(signal.SIGINT, "CartPole-v1"), pytest.param(signal.SIGTERM, "Slow-v0", marks=pytest.mark.slow)],
 )
-def test_an_interrupted_run_keeps_what_there_is(how: signal.Signals, env: str, shared: Folder) -> None:
+def test_an_interrupted_run_keeps_its_metrics_checkpoint_and_policy(
+    how: signal.Signals, env: str, shared: Folder
+) -> None:
     before = set(shared.path.glob(".pgzoo/runs/*/journal.jsonl"))
     child = shared.start(
         "run",
@@ -60,7 +62,7 @@ def test_an_interrupted_run_keeps_what_there_is(how: signal.Signals, env: str, s
     )
     journal = shared.eventually(lambda: set(shared.path.glob(".pgzoo/runs/*/journal.jsonl")) - before).pop()
     (shared.path / "slow-step").unlink(missing_ok=True)
-    slow = env == "Slow-v0"  # its first update would come only after hours
+    slow = env == "Slow-v0"  # its episodes don't end, so it has no update
     shared.eventually(lambda: (shared.path / "slow-step").exists() if slow else b'"update"' in journal.read_bytes())
     child.send_signal(how)
     out, err = child.communicate(timeout=PATIENCE)
@@ -75,8 +77,8 @@ def test_an_interrupted_run_keeps_what_there_is(how: signal.Signals, env: str, s
     assert slow or (run["curves"]["train/return_mean"] and "eval/return_mean" in run["metrics"])
 
 
-@pytest.mark.slow  # tests/tracking/test_shipping.py has it with a trainer that does nothing else
-def test_a_killed_trainer_loses_nothing(folder: Folder) -> None:
+@pytest.mark.slow  # tests/tracking/test_shipping.py tests this with a minimal trainer
+def test_no_point_of_a_killed_trainer_is_lost(folder: Folder) -> None:
     child = folder.start("run", "reinforce", *CARTPOLE, "--total-steps", "1e9", "--log-every", "100")
     journal = folder.eventually(lambda: next(folder.path.glob(".pgzoo/runs/*/journal.jsonl"), None))
     folder.eventually(lambda: journal.stat().st_size > 20_000)

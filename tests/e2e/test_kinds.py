@@ -1,4 +1,4 @@
-"""Kinds of environments and of users."""
+"""Runs with videos, with various spaces and backends, from Python and with an inline plugin."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHORT = ("--env", "CartPole-v1", "--total-steps", "1000", "--eval-episodes", "8"
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # imageio leaves a pipe open
-def test_a_video_that_plays(shared: Folder) -> None:
+def test_the_video_of_a_run_can_be_decoded(shared: Folder) -> None:
     imageio = pytest.importorskip("imageio.v2")
     out, err = shared.pgzoo("run", "reinforce", *SHORT, "--video", "--json")
     assert err.startswith("Preset    reinforce-cartpole; without it: --preset none\nreinforce on")
@@ -31,11 +31,11 @@ def test_a_video_that_plays(shared: Folder) -> None:
 
 
 SLOW_SPACES = [pytest.param(env, marks=pytest.mark.slow) for env in ("Pendulum-v1", "Blackjack-v1", "Bits-v0")]
-"""tests/policies/test_matrix.py has every pair of spaces, without the program."""
+"""Slow, as tests/policies/test_matrix.py tests every pair of spaces without the program."""
 
 
 @pytest.mark.parametrize("env", ["Mixed-v0", *SLOW_SPACES])
-def test_spaces(env: str, untracked: Folder) -> None:
+def test_environments_with_various_spaces_are_trained_and_evaluated(env: str, untracked: Folder) -> None:
     limit = ("--max-episode-steps", "40", "--eval-episodes", "3")
     child = untracked.start(
         "run", "reinforce", "--import", untracked.plugin, "--env", env, "--total-steps", "300", *limit, "--json"
@@ -45,8 +45,8 @@ def test_spaces(env: str, untracked: Folder) -> None:
     assert untracked.parse(out)["seeds"][0]["episodes"] == 3
 
 
-@pytest.mark.slow  # tests/envs has it without the program
-def test_environments_in_processes_of_their_own(shared: Folder) -> None:
+@pytest.mark.slow  # tests/envs tests this without the program
+def test_async_and_sync_backends_take_the_same_number_of_steps(shared: Folder) -> None:
     arguments = ("reinforce", "--import", shared.plugin, "--env", "Mixed-v0", "--total-steps", "50", "--seed", "5")
     few = ("--num-envs", "2", "--eval-episodes", "1")
     apart, here = (
@@ -56,7 +56,7 @@ def test_environments_in_processes_of_their_own(shared: Folder) -> None:
     assert apart["seeds"][0]["env_steps"] == here["seeds"][0]["env_steps"] >= 50
 
 
-def test_the_library_is_silent(shared: Folder) -> None:
+def test_the_python_api_trains_and_prints_nothing(shared: Folder) -> None:
     (shared.path / "script.py").write_text(
         "import pgzoo\n"
         "result = pgzoo.run('reinforce', env='CartPole-v1', seeds=2, total_steps=1000, eval_episodes=5)\n"
@@ -69,7 +69,7 @@ def test_the_library_is_silent(shared: Folder) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_the_inline_plugin_is_named_in_the_record(untracked: Folder) -> None:
+def test_the_inline_plugin_is_printed_and_recorded_in_the_journal(untracked: Folder) -> None:
     (untracked.path / "pgzoo_plugin.py").write_text(Path(untracked.plugin).read_text())
     _, err = untracked.pgzoo("run", "reinforce", *SHORT)
     assert err.startswith('Loaded ./pgzoo_plugin.py (inline plugin "local")\n')

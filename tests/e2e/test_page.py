@@ -1,6 +1,6 @@
-"""What a user sees: `pgzoo ui` and the report of `pgzoo compare`, in a real browser.
+"""`pgzoo ui` and the report of `pgzoo compare`, as a user sees them in a real browser.
 
-The pictures in the docs are taken by this file, after longer runs:
+This file also takes the screenshots in the docs, after longer runs:
 
     PGZOO_PICTURES=docs/images PGZOO_PICTURE_STEPS=50000 python -m pytest tests/e2e/test_page.py
 """
@@ -35,7 +35,7 @@ ALGORITHMS = ["a2c", "ppo", "reinforce"]
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     with Browser(tmp_path_factory.mktemp("browser")) as browser:
-        # MLflow opens its assistant once, of itself, over a third of the page.
+        # On the first visit, MLflow opens its assistant, which covers a third of the page.
         seen = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
         browser.at_start(f"if (location.protocol === 'http:') {seen}")
         yield browser
@@ -43,7 +43,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @dataclass
 class Page:
-    """`pgzoo ui` on the runs of the zoo, and who looks at it."""
+    """`pgzoo ui` on the runs of the `zoo` fixture, and the browser that displays it."""
 
     link: str
     browser: Browser
@@ -63,7 +63,7 @@ class Page:
         self.browser.open(f"{self.server}/#/experiments/{self.experiment}/runs/{self.ids[name]}{what}")
 
     def keep(self, name: str) -> None:
-        """Take a picture, for whoever looks why a test failed; two of them are the docs'."""
+        """Save a screenshot, which helps to debug a failed test; two of them are used in the docs."""
         picture = self.browser.screenshot(self.screens / f"{name}.png")
         if (target := os.environ.get("PGZOO_PICTURES")) and name in ("experiment", "list"):
             shutil.copy(picture, Path(target) / f"{name}.png")
@@ -102,7 +102,7 @@ def test_the_link_opens_learning_curves_with_a_mean_for_each_algorithm(page: Pag
     page.keep("experiment")
 
 
-def test_the_list_tells_the_scores_apart(page: Page) -> None:
+def test_the_table_of_runs_shows_the_full_names_of_the_score_columns(page: Page) -> None:
     page.browser.open(page.link.replace("compareRunsMode=CHART", "compareRunsMode=TABLE"))
     said = page.browser.wait_for("ppo s0", "summary/return_final", "summary/return_best", "total_steps")
     assert "summary/return_final" in said
@@ -112,7 +112,7 @@ def test_the_list_tells_the_scores_apart(page: Page) -> None:
     page.keep("list")
 
 
-def test_a_run_says_what_it_is_and_how_to_have_it_again(page: Page) -> None:
+def test_the_page_of_a_run_shows_its_description_command_and_parameters(page: Page) -> None:
     page.open_run("ppo s0")
     said = page.browser.wait_for("Description", page.commands["ppo"], "Finished", "train/return_mean")
     assert "ppo on CartPole-v1, seed 0." in said
@@ -124,7 +124,7 @@ def test_a_run_says_what_it_is_and_how_to_have_it_again(page: Page) -> None:
 
 
 @pytest.mark.parametrize("name", ["learning_curve", pytest.param("evaluation_histogram", marks=pytest.mark.slow)])
-def test_the_plots_of_a_run_are_seen(page: Page, name: str) -> None:
+def test_the_plots_of_a_run_are_displayed(page: Page, name: str) -> None:
     page.open_run("reinforce s1", f"/artifacts/plots/{name}.png")
     page.browser.wait_for(f"plots/{name}.png")
     sizes = page.browser.wait(
@@ -139,7 +139,7 @@ def test_the_video_of_a_run_plays(page: Page) -> None:
     page.open_run("ppo s0", "/artifacts/videos/evaluation.mp4")
     page.browser.wait("document.querySelector('video')?.readyState >= 2")
     video = "document.querySelector('video')"
-    assert page.browser.js(f"{video}.duration") > 0.15  # the shortest episode there is: eight frames at 50 a second
+    assert page.browser.js(f"{video}.duration") > 0.15  # the shortest possible episode: eight frames at 50 per second
     assert page.browser.js(f"[{video}.videoWidth, {video}.videoHeight]") == [600, 400]
     page.browser.js(f"{video}.play()")
     page.browser.wait(f"{video}.ended || {video}.currentTime > 1")
@@ -147,7 +147,7 @@ def test_the_video_of_a_run_plays(page: Page) -> None:
     page.keep("video")
 
 
-def test_the_model_of_a_run_has_its_scores_and_a_signature(page: Page, zoo: Zoo) -> None:
+def test_the_model_of_a_run_is_shown_with_its_scores_and_signature(page: Page, zoo: Zoo) -> None:
     query = "SELECT model_id FROM logged_models WHERE source_run_id = ? AND status = 2"
     with closing(sqlite3.connect(zoo[0].path / "mlflow.db")) as store:
         [(model,)] = store.execute(query, [page.ids["ppo s0"]]).fetchall()
@@ -172,11 +172,13 @@ def test_runs_are_compared_side_by_side(page: Page) -> None:
     page.keep("compare")
 
 
-def test_no_page_had_an_error(page: Page) -> None:
+def test_the_browser_reported_no_errors_on_any_page(page: Page) -> None:
     assert page.browser.errors == []
 
 
-def test_the_report_of_a_comparison_needs_nothing_but_itself(zoo: Zoo, browser: Browser, tmp_path: Path) -> None:
+def test_the_comparison_report_is_self_contained_and_fits_narrow_screens(
+    zoo: Zoo, browser: Browser, tmp_path: Path
+) -> None:
     folder, _, ids = zoo
     report = tmp_path / "report.html"
     folder.pgzoo("compare", "reinforce", "a2c", "ppo", "--env", "CartPole-v1", "--out", str(report), "--no-progress")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 OPTIONS = ("--env", "CartPole-v1", "--backend", "sync", "--num-envs", "2", "--log-every", "100", "--eval-episodes", "2")
 
 
-def test_a_run_is_prolonged_and_had_again(shared: Folder) -> None:
+def test_a_run_is_resumed_for_more_steps_and_reproduced(shared: Folder) -> None:
     answer = shared.run("a2c", *OPTIONS, "--total-steps", "600", "--experiment", "longer")
     key, run_id = answer["seeds"][0]["run_key"], answer["seeds"][0]["run_id"]
     longer = shared.parse(shared.pgzoo("resume", run_id, "--total-steps", "1200", "--json")[0])
@@ -22,7 +22,7 @@ def test_a_run_is_prolonged_and_had_again(shared: Folder) -> None:
 
     (run,) = shared.ask("[look(r, 'loss/value') for r in runs('longer')]")
     assert (run["id"], run["status"], run["params"]["total_steps"]) == (run_id, "FINISHED", "600")
-    assert run["tags"]["pgzoo.total_steps"] == "1200"  # a param can't be changed, and this is what it says now
+    assert run["tags"]["pgzoo.total_steps"] == "1200"  # a param can't be changed, so a tag has the new value
     assert [step for step, _ in run["curves"]["loss/value"]] == list(range(100, 1201, 100))
 
     out, err = shared.pgzoo("repro", key, "--no-progress")

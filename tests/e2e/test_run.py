@@ -1,4 +1,4 @@
-"""`pgzoo run` from the command line to what lies in MLflow, in the default store."""
+"""`pgzoo run`, from its command line to the contents of the default MLflow store."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FILES = [
 ]
 
 
-def test_the_answer_as_json(trained: Trained) -> None:
+def test_json_output_describes_the_run_and_each_seed(trained: Trained) -> None:
     folder, answer = trained
     assert list(answer) == KEYS
     assert list(answer["timing"]) == ["collect", "estimate", "update", "track", "compile", "evaluate"]
@@ -58,7 +58,7 @@ def test_the_answer_as_json(trained: Trained) -> None:
     }
 
 
-def test_what_mlflow_has_of_it(trained: Trained) -> None:
+def test_mlflow_has_params_tags_curves_and_files_of_each_seed(trained: Trained) -> None:
     folder, answer = trained
     curves = "'train/return_mean', 'eval/return_mean', 'loss/policy', 'policy/entropy', 'optim/grad_norm'"
     runs = folder.ask(f"[look(r, {curves}) for r in runs('pgzoo/CartPole-v1')]")
@@ -83,12 +83,12 @@ def test_what_mlflow_has_of_it(trained: Trained) -> None:
         grid = list(range(1000, told["env_steps"] + 1, 1000))
         for name in ("train/return_mean", "loss/policy", "policy/entropy", "optim/grad_norm"):
             assert [step for step, _ in run["curves"][name]] == grid, name
-        # at the step at which it was due, so that seeds have one in common
+        # at the step at which it was due, which is the same for all seeds
         assert run["curves"]["eval/return_mean"] == [[6000, pytest.approx(told["return_mean"])]]
         assert run["metrics"]["summary/return_final"] == pytest.approx(told["return_mean"])
 
 
-def test_evaluate_repeats_the_final_evaluation(trained: Trained) -> None:
+def test_evaluate_reproduces_the_final_evaluation(trained: Trained) -> None:
     folder, answer = trained
     seed = answer["seeds"][0]
     (row,) = json.loads(folder.pgzoo("evaluate", seed["run_id"], "--json")[0])
@@ -99,7 +99,7 @@ def test_evaluate_repeats_the_final_evaluation(trained: Trained) -> None:
     assert 'Did you mean "reinforce s3"?' in err
 
 
-def test_the_config_artifact_repeats_one_seed_of_several(trained: Trained, folder: Folder) -> None:
+def test_the_config_artifact_reproduces_one_seed_of_several(trained: Trained, folder: Folder) -> None:
     before, answer = trained
     key = answer["seeds"][1]["run_key"]
     config = before.path / ".pgzoo" / "runs" / key / "artifacts" / "config.yaml"
@@ -115,7 +115,7 @@ def test_the_config_artifact_repeats_one_seed_of_several(trained: Trained, folde
     assert episodes(folder, seed["run_key"]) == episodes(before, key)
 
 
-def test_what_a_user_reads(folder: Folder) -> None:
+def test_the_summary_lists_each_seed_and_the_next_commands(folder: Folder) -> None:
     out, err = folder.pgzoo("run", "reinforce", *SHORT, "--seeds", "2", PGZOO_HOME=str(folder.path / "moved"))
     assert folder.created == {"moved"}
     assert "reinforce on CartPole-v1, 2 seeds: 2,000 steps" in err.splitlines()
@@ -129,8 +129,8 @@ def test_what_a_user_reads(folder: Folder) -> None:
     assert f"sqlite:///{folder.path}/moved/mlflow.db" in out
 
 
-def test_the_bar_in_a_terminal(folder: Folder) -> None:
-    no_database_yet = lock(folder.path / ".mlflow.db.lock")  # so that the uploader isn't done before the summary
+def test_a_terminal_shows_a_progress_bar_and_the_upload(folder: Folder) -> None:
+    no_database_yet = lock(folder.path / ".mlflow.db.lock")  # so that the upload doesn't end before the summary
     assert no_database_yet
     pid, terminal = pty.fork()
     if pid == 0:  # pragma: no cover
@@ -156,7 +156,7 @@ def test_the_bar_in_a_terminal(folder: Folder) -> None:
     assert max(len(line) for part in text.partition("Trained")[0].splitlines() for line in part.split("\r")) <= 80
 
 
-def test_a_profile_is_printed_and_kept_with_the_run(shared: Folder) -> None:
+def test_a_profile_is_printed_and_logged_as_metrics(shared: Folder) -> None:
     short = ("reinforce", "--env", "CartPole-v1", "--total-steps", "2000", "--eval-episodes", "4", "--profile")
     out, _ = shared.pgzoo("run", *short, "--experiment", "profiled")
     for part in ("collect/environment", "collect/acting", "collect/storing", "update", "track"):

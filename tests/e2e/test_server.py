@@ -1,4 +1,4 @@
-"""Runs that are shipped to an MLflow server, which may be away for a while."""
+"""Runs that are uploaded to an MLflow server, which may be down for a while."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     Served = tuple[Folder, dict[str, Any], dict[str, Any]]
 
 
-def test_a_server_by_option_and_by_variable(served: Served, server: Server) -> None:
+def test_the_server_can_be_given_by_option_or_environment_variable(served: Served, server: Server) -> None:
     folder, first, second = served
     assert (first["tracking_uri"], first["experiment"]) == (server.uri, "pgzoo/CartPole-v1")
     assert (second["tracking_uri"], second["experiment"]) == (server.uri, "mine")
@@ -30,8 +30,8 @@ def test_a_server_by_option_and_by_variable(served: Served, server: Server) -> N
         assert "plots/learning_curve.png" in run["files"]
 
 
-@pytest.mark.slow  # tests/tracking/test_shipping.py has it with a trainer that does nothing else
-def test_a_server_that_is_killed_costs_nothing(folder: Folder, server: Server) -> None:
+@pytest.mark.slow  # tests/tracking/test_shipping.py tests this with a minimal trainer
+def test_killing_the_server_neither_delays_training_nor_loses_points(folder: Folder, server: Server) -> None:
     steps = 100_000
     arguments = ("reinforce", "--env", "CartPole-v1", "--total-steps", str(steps), "--experiment", "outage", "--json")
     child = folder.start("run", *arguments, "--tracking-uri", server.uri)
@@ -43,7 +43,7 @@ def test_a_server_that_is_killed_costs_nothing(folder: Folder, server: Server) -
         assert child.returncode == 0, err
         answer = folder.parse(out)
         assert "Not yet uploaded to MLflow" in err and "pgzoo sync" in err
-        assert answer["timing"]["track"] < 0.05 * answer["wall_seconds"] + 0.2  # training waited for nobody
+        assert answer["timing"]["track"] < 0.05 * answer["wall_seconds"] + 0.2  # training didn't wait for the server
         assert sum(answer["timing"].values()) - answer["timing"]["evaluate"] > 0.9 * answer["wall_seconds"]
     finally:
         server.start()

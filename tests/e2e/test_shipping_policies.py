@@ -1,4 +1,4 @@
-"""A policy leaves its run: as a model that a server answers with, as files, as a film."""
+"""Policies outside of their runs: as served MLflow models, as exported files and as videos."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SHORT = ("reinforce", "--env", "CartPole-v1", "--total-steps", "1000", "--eval-e
 
 
 def models(folder: Folder, run_id: str, database: Path | None = None) -> list[tuple[str, str, int]]:
-    """The (id, name, status) of a run's models."""
+    """Return the (id, name, status) of a run's models."""
     with closing(sqlite3.connect(database or folder.path / "mlflow.db")) as store:
         query = "SELECT model_id, name, status FROM logged_models WHERE source_run_id = ?"
         return store.execute(query, (run_id,)).fetchall()
@@ -45,7 +45,7 @@ def ledger(folder: Folder, run_key: str) -> Path:
 
 @contextmanager
 def served(folder: Folder, model: str) -> Iterator[str]:
-    """`mlflow models serve` on loopback; gives its address."""
+    """Run `mlflow models serve` on loopback; yield its address."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -86,7 +86,7 @@ def post(address: str, request: Any) -> Any:
         return json.load(answer)
 
 
-def test_a_served_policy_answers_with_the_modes_of_the_one_that_was_trained(trained: Trained) -> None:
+def test_a_served_model_predicts_the_greedy_actions_of_the_trained_policy(trained: Trained) -> None:
     folder, answer = trained
     run = answer["seeds"][1]
     [(model, name, _)] = models(folder, run["run_id"])
@@ -122,7 +122,7 @@ def test_a_model_is_linked_to_its_run_and_has_its_evaluation(trained: Trained) -
 @pytest.mark.parametrize(
     "died", ["before the files were there", pytest.param("before the ledger was written", marks=pytest.mark.slow)]
 )
-def test_a_model_is_logged_once_whatever_the_uploader_forgets(trained: Trained, died: str) -> None:
+def test_a_model_is_logged_once_even_if_the_uploader_died_meanwhile(trained: Trained, died: str) -> None:
     folder, answer = trained
     run = answer["seeds"][0]
     before = models(folder, run["run_id"])
@@ -147,7 +147,7 @@ def test_a_model_is_logged_once_whatever_the_uploader_forgets(trained: Trained, 
 
 
 class WithoutModels(BaseHTTPRequestHandler):
-    """A server from before there were logged models: passes everything else on."""
+    """Acts like an older server, which has no logged models; forwards all other requests."""
 
     behind = ""
 
@@ -177,7 +177,7 @@ class WithoutModels(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_server_that_knows_no_models_costs_a_warning_and_nothing_else(folder: Folder, server: Server) -> None:
+def test_a_server_without_logged_models_causes_only_a_warning(folder: Folder, server: Server) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), type("Old", (WithoutModels,), {"behind": server.uri})) as old:
         Thread(target=old.serve_forever, daemon=True).start()
         answer = folder.run(*SHORT, "--tracking-uri", f"http://127.0.0.1:{old.server_address[1]}")
@@ -192,7 +192,7 @@ def test_a_server_that_knows_no_models_costs_a_warning_and_nothing_else(folder: 
     assert "the store takes no models" in (folder.path / ".pgzoo" / "uploader.log").read_text()
 
 
-def test_a_policy_in_a_folder_plays_the_episodes_of_its_run(trained: Trained, tmp_path: Path) -> None:
+def test_evaluating_an_exported_policy_reproduces_the_mean_return_of_its_run(trained: Trained, tmp_path: Path) -> None:
     folder, answer = trained
     run = answer["seeds"][1]
     out, _ = folder.pgzoo("export", run["run_key"], "--to", str(tmp_path / "it"), "--json")
@@ -214,7 +214,7 @@ def test_a_policy_in_a_folder_plays_the_episodes_of_its_run(trained: Trained, tm
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # imageio leaves a pipe open
 @pytest.mark.slow
-def test_a_film_of_a_run_plays(trained: Trained, tmp_path: Path) -> None:
+def test_videos_of_a_run_contain_every_step_of_their_episodes(trained: Trained, tmp_path: Path) -> None:
     imageio = pytest.importorskip("imageio.v2")
     folder, answer = trained
     file = tmp_path / "film.mp4"
@@ -224,17 +224,17 @@ def test_a_film_of_a_run_plays(trained: Trained, tmp_path: Path) -> None:
     for film in films:
         with imageio.get_reader(film["file"]) as reader:
             frames = sum(1 for _ in reader)
-        assert frames == sum(film["returns"]) + 2  # CartPole pays 1 a step; and the last picture of each
+        assert frames == sum(film["returns"]) + 2  # CartPole's reward is 1 per step; plus each episode's last frame
     bundle = folder.path / ".pgzoo" / "runs" / answer["seeds"][1]["run_key"] / "artifacts" / "policy"
     [film] = json.loads(folder.pgzoo("video", str(bundle), *options)[0])
     assert film["file"] == str(file) and file.is_file()
-    assert film["returns"] == films[1]["returns"]  # the modes, in the same episodes
+    assert film["returns"] == films[1]["returns"]  # greedy actions, in the same episodes
     _, err = folder.pgzoo("video", answer["group"], "--out", "film.avi", code=2)
     assert "give a name that ends in .mp4" in err
 
 
-@pytest.mark.slow  # tests/export/test_mlflow_model.py has it in one process
-def test_a_served_folder_needs_no_store(trained: Trained, tmp_path: Path) -> None:
+@pytest.mark.slow  # tests/export/test_mlflow_model.py tests this for all models in one process
+def test_an_exported_mlflow_model_is_loaded_without_a_store(trained: Trained, tmp_path: Path) -> None:
     folder, answer = trained
     folder.pgzoo("export", answer["group"], "--to", str(tmp_path), "--format", "mlflow")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s3", "s7"]

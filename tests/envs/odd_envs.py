@@ -1,4 +1,4 @@
-"""Environments that don't do what they declare. Workers import this module by itself: it needs pgzoo for nothing."""
+"""Unusual and broken environments. Workers import this module on its own, so it doesn't import pgzoo."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 
 class EvenMask(gym.Env[Any, Any]):
-    """Ten steps; action 2 pays 1. A mask comes with even steps only, and forbids 0 and 1 there."""
+    """Ten steps; action 2 has reward 1. By default only even steps send a mask, which forbids actions 0 and 1."""
 
     observation_space = Box(-1.0, 1.0, (1,))
     action_space = Discrete(4)
@@ -35,19 +35,19 @@ class EvenMask(gym.Env[Any, Any]):
 
 
 class TwoParts(EvenMask):
-    """Two components of an action."""
+    """Its actions have two components."""
 
     action_space = MultiDiscrete([2, 3])
 
 
 class NotAMethod(EvenMask):
-    """Has masks, but no method that returns them."""
+    """Its `action_masks` is an array instead of a method."""
 
     action_masks = np.ones(4, np.bool_)
 
 
 class Costly(gym.Env[Any, Any]):
-    """Three steps, each with info["cost"]: ten times the step plus the action; or what `sends` says from step 2 on."""
+    """Three steps with info["cost"], ten times the step plus the action; from step 2 on, `sends` may change it."""
 
     observation_space = Box(-1.0, 1.0, (1,))
     action_space = Discrete(2)
@@ -87,7 +87,7 @@ SPACES = {
 
 
 class Returns(gym.Env[Any, Any]):
-    """Returns what it is told to, from step number `at` on."""
+    """Returns the given observation and reward, from step number `at` on."""
 
     action_space = Discrete(2)
 
@@ -110,7 +110,7 @@ class Returns(gym.Env[Any, Any]):
 
 
 class WholeNumbers(gym.Env[Any, Any]):
-    """Takes whole numbers from -1 to 2 in an array of shape (2, 1); the reward is their sum."""
+    """Takes integers from -1 to 2 in an array of shape (2, 1); the reward is their sum."""
 
     observation_space = Discrete(1)
     action_space = Box(-1, 2, (2, 1), np.int32)
@@ -126,7 +126,7 @@ class WholeNumbers(gym.Env[Any, Any]):
 
 
 class Raises(gym.Env[Any, Any]):
-    """Fails in the way that `how` says, in step `at`."""
+    """Fails in the way that `how` names; failures in `step` happen from step `at` on."""
 
     action_space = Discrete(2)
 
@@ -170,7 +170,7 @@ class Raises(gym.Env[Any, Any]):
 
 
 class NoSeed(Raises):
-    """Its reset is of the old gym."""
+    """Its `reset` takes no seed, as in old versions of gym."""
 
     def __init__(self) -> None:
         super().__init__("never")
@@ -180,7 +180,7 @@ class NoSeed(Raises):
 
 
 class Reusing(gym.Env[Any, Any]):
-    """Remembers all its steps, and writes every observation into the same array."""
+    """Counts its steps across resets, in an array that is also every observation."""
 
     observation_space = Box(-np.inf, np.inf, (1,))
     action_space = Discrete(2)
@@ -199,7 +199,7 @@ class Reusing(gym.Env[Any, Any]):
 
 
 class Empty(Returns):
-    """Has nothing to choose."""
+    """Its action space is empty."""
 
     action_space = Box(-1.0, 1.0, (0,))  # type: ignore[assignment]
 

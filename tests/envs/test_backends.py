@@ -1,4 +1,4 @@
-"""Ways to run many environments: the same semantics, and rows that don't know of each other."""
+"""Environment backends: all have the same semantics, and their rows are independent of each other."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def request(env: str = "CartPole-v1", rows: int = 3, limit: int | None = None, *
 
 
 def actions(envs: VectorEnv, rows: int, steps: int) -> Any:
-    """The same actions for a row, however many rows there are."""
+    """Return actions `[steps, rows]`; those of a row don't depend on the number of rows."""
     space = envs.action_space
     each = []
     for row in range(rows):
@@ -44,18 +44,18 @@ def playing(backend: str, steps: int, what: EnvRequest) -> dict[str, Any]:
     return {name: np.stack(values) for name, values in seen.items()}
 
 
-# native CartPole against gymnasium's
+# native CartPole compared with gymnasium's
 
 
 def balancing(obs: Any) -> int:
-    """Push towards where the pole is falling."""
+    """Push in the direction in which the pole is falling."""
     return int(obs[2] + obs[3] > 0)
 
 
 @pytest.mark.parametrize("sutton_barto_reward", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-def test_native_cartpole_steps_as_gymnasiums(sutton_barto_reward: bool, seed: int) -> None:
-    limit = 30 if seed == 0 else None  # with seed 0 the pole is balanced until it is cut off
+def test_native_cartpole_matches_gymnasium_step_by_step(sutton_barto_reward: bool, seed: int) -> None:
+    limit = 30 if seed == 0 else None  # with seed 0 the pole is balanced until truncation
     what = request(rows=1, limit=limit, sutton_barto_reward=sutton_barto_reward)
     native, theirs = NativeBackend().open(what), make_single(what)
     obs = native.reset(np.array([seed]))[0]
@@ -82,7 +82,7 @@ def test_start_states_are_uniform_in_gymnasiums_range() -> None:
     assert len(np.unique(states, axis=0)) == len(states)
 
 
-def test_a_rows_episodes_all_begin_differently() -> None:
+def test_every_episode_starts_in_a_different_state() -> None:
     envs: Any = NativeBackend().open(request(rows=2, limit=1))
     states = [envs.reset(np.array([0, 1]))]
     for _ in range(100):
@@ -92,7 +92,7 @@ def test_a_rows_episodes_all_begin_differently() -> None:
 
 
 @pytest.mark.parametrize(("env", "steps"), [("CartPole-v0", 200), ("CartPole-v1", 500)])
-def test_native_cartpole_has_the_environments_limit(env: str, steps: int) -> None:
+def test_native_cartpole_truncates_at_the_registered_step_limit(env: str, steps: int) -> None:
     envs = NativeBackend().open(request(env, rows=1))
     obs = envs.reset(np.zeros(1, np.int64))
     for step in range(1, steps + 1):
@@ -101,19 +101,19 @@ def test_native_cartpole_has_the_environments_limit(env: str, steps: int) -> Non
         assert bool(result.truncated[0]) == (step == steps) and not result.terminated[0]
 
 
-def test_native_says_why_it_does_not_fit() -> None:
+def test_native_backend_says_why_it_does_not_support_an_environment() -> None:
     assert NativeBackend().fits(request()) == ""
     assert NativeBackend().fits(request("Acrobot-v1")) == "it runs CartPole-v0 and CartPole-v1 only"
     assert "gravity" in NativeBackend().fits(request(gravity=3.0))
 
 
-# what every backend keeps to
+# the contract of every backend
 
 
 @pytest.mark.parametrize(
     ("backend", "env"), [("sync", "CartPole-v1"), ("native", "CartPole-v1"), ("sync", "Pendulum-v1")]
 )
-def test_a_row_depends_on_its_own_seed_and_actions_only(backend: str, env: str) -> None:
+def test_a_row_depends_only_on_its_own_seed_and_actions(backend: str, env: str) -> None:
     few, many = (playing(backend, 80, request(env, rows, limit=25)) for rows in (2, 11))
     assert few["terminated"].any() or few["truncated"].any()
     for name, values in few.items():
@@ -121,7 +121,7 @@ def test_a_row_depends_on_its_own_seed_and_actions_only(backend: str, env: str) 
 
 
 @pytest.mark.parametrize("backend", CHEAP)
-def test_the_step_after_an_end_only_resets(backend: str) -> None:
+def test_the_step_after_the_end_of_an_episode_only_resets(backend: str) -> None:
     seen = playing(backend, 200, request(rows=4, limit=20))
     over = seen["terminated"] | seen["truncated"]
     after = np.zeros_like(over)
@@ -134,7 +134,7 @@ def test_the_step_after_an_end_only_resets(backend: str) -> None:
     assert ((np.abs(final[:, 0]) > 2.4) | (np.abs(final[:, 2]) > 12 * np.pi / 180)).all()
 
 
-def test_gymnasiums_own_vector_environment_has_the_same_semantics() -> None:
+def test_sync_backend_matches_gymnasiums_sync_vector_env() -> None:
     theirs = gym.vector.SyncVectorEnv([lambda: make_single(request(limit=20))] * 3)
     ours = SyncBackend().open(request(limit=20))
     assert np.array_equal(theirs.reset(seed=[10, 11, 12])[0], ours.reset(np.array([10, 11, 12])))
@@ -146,14 +146,14 @@ def test_gymnasiums_own_vector_environment_has_the_same_semantics() -> None:
 
 
 @pytest.mark.parametrize("env", ["CartPole-v1", "FrozenLake-v1", "Pendulum-v1"])
-def test_processes_give_what_one_process_gives(env: str) -> None:
+def test_async_backend_returns_the_same_as_the_sync_backend(env: str) -> None:
     what = request(env, rows=2, limit=12)
     apart, here = playing("async", 40, what), playing("sync", 40, what)
     for name, values in here.items():
         assert np.array_equal(values, apart[name]), name
 
 
-def test_a_row_that_nobody_reads_is_not_stepped() -> None:
+def test_a_row_that_is_not_live_is_not_stepped() -> None:
     envs: Any = SyncBackend().open(request("probe/Scripted-v0", rows=2))
     envs.reset(np.array([0, 1]))
     live = np.array([True, False])
@@ -162,7 +162,7 @@ def test_a_row_that_nobody_reads_is_not_stepped() -> None:
     assert obs[1].tolist() == [1, 0]
 
 
-def test_a_row_that_stood_still_after_its_end_resets_when_it_goes_on() -> None:
+def test_a_row_paused_at_the_end_of_an_episode_resets_in_its_next_step() -> None:
     envs: Any = SyncBackend().open(request("probe/Scripted-v0", rows=2))
     envs.reset(np.array([0, 1]))  # episode 1 has two steps
     both, first = np.array([True, True]), np.array([True, False])
@@ -184,7 +184,7 @@ def test_composite_observations_are_flattened_and_others_are_not(observation: st
     assert np.array_equal(obs[0].ravel(), gym.spaces.flatten(plain.observation_space, raw))
 
 
-def test_a_step_limit_of_ones_own_replaces_the_environments() -> None:
+def test_a_custom_step_limit_replaces_that_of_the_environment() -> None:
     assert playing("sync", 7, request("Pendulum-v1", rows=1, limit=7))["truncated"].ravel().tolist() == [False] * 6 + [
         True
     ]

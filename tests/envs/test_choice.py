@@ -1,4 +1,4 @@
-"""Which backend a run gets: by what it asks for and by what the backends say of themselves, never by the seeds."""
+"""The choice of a backend: it depends on the settings and on what backends declare, not on the number of seeds."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from pgzoo.types import EnvRequest
 
 
 class Crowd(SyncBackend):
-    """To be preferred for many environments."""
+    """A backend that is preferred for four or more environments."""
 
     def preferred(self, request: EnvRequest) -> bool:
         return request.rows >= 4
 
 
 class Old(NativeBackend):
-    """Runs what gymnasium has given up, by whatever means."""
+    """A backend that runs Acrobot-v0, which gymnasium no longer supports."""
 
     foreign = True
 
@@ -55,14 +55,14 @@ def chosen(catalog: PluginCatalog, **given: Any) -> str:
 
 
 @pytest.mark.parametrize("seeds", [1, 10])
-def test_auto_goes_by_the_environments_of_one_seed(catalog: PluginCatalog, seeds: int) -> None:
+def test_auto_depends_on_the_number_of_environments_per_seed(catalog: PluginCatalog, seeds: int) -> None:
     assert chosen(catalog, num_envs=3, seeds=seeds) == "sync"
     assert chosen(catalog, num_envs=4, seeds=seeds) == "crowd"
     assert chosen(catalog, num_envs=4, seeds=seeds, backend="sync") == "sync"
-    assert chosen(catalog, num_envs=4, seeds=seeds, env="CartPole-v1") == "native"  # it was registered before
+    assert chosen(catalog, num_envs=4, seeds=seeds, env="CartPole-v1") == "native"  # registered before crowd
 
 
-def test_an_id_that_gymnasium_refuses_is_run_by_the_backend_that_is_named(catalog: PluginCatalog) -> None:
+def test_an_id_that_gymnasium_refuses_needs_an_explicit_backend(catalog: PluginCatalog) -> None:
     request = EnvRequest("Acrobot-v0", {}, None, 4)
     for name in ("auto", "sync", "crowd"):
         with pytest.raises(EnvError, match=r"which replaced it\. Or use --backend old\."):
@@ -71,14 +71,14 @@ def test_an_id_that_gymnasium_refuses_is_run_by_the_backend_that_is_named(catalo
     assert name == "old" and inspect_environment(request, backend).observation_space.shape == (4,)
 
 
-def test_no_backend_is_named_for_an_id_that_none_knows(catalog: PluginCatalog) -> None:
+def test_no_backend_is_suggested_for_an_id_that_none_supports(catalog: PluginCatalog) -> None:
     with pytest.raises(EnvError) as error:
         choose_backend("auto", catalog, EnvRequest("CartPole-v9", {}, None, 1))
     assert str(error.value).endswith('Use "CartPole-v1", the newest version.')
 
 
 @pytest.mark.parametrize(("num_envs", "said"), [(4, 1), (2, 0)])
-def test_a_run_says_that_it_took_a_plugins(
+def test_a_run_warns_if_auto_chose_the_backend_of_a_plugin(
     catalog: PluginCatalog, home: Home, num_envs: int, said: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     given = {"algorithm": "random", "env": "Acrobot-v1", "num_envs": num_envs, "total_steps": 10, "eval_episodes": 1}

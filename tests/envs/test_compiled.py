@@ -1,4 +1,4 @@
-"""The backend `compiled`: its dynamics are gymnasium's, and its loop is that of other backends."""
+"""The backend `compiled`: its dynamics equal gymnasium's, and its loop equals the one in Python."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ROUNDED = {
     "Acrobot-v1": {"state": 1e-15},  # gymnasium squares speeds with the power function of the C library
     "Pendulum-v1": {"rewards": 1e-9},  # and torques, in float32
 }
-"""The environments that differ from gymnasium's by rounding: by how much at most. All others are bit-equal."""
+"""Largest differences for environments that differ from gymnasium's by rounding. All others are equal bit for bit."""
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("Blackjack-v1", {"sab": False}),
@@ -60,20 +60,20 @@ def opened(env: str, rows: int = 3, limit: int | None = None, **kwargs: Any) -> 
 
 
 @pytest.mark.parametrize("env", ENVS)
-def test_dynamics_take_gymnasiums_steps(env: str) -> None:
+def test_dynamics_match_gymnasium(env: str) -> None:
     differences = compare_dynamics(ENVS[env].load(), env, 10_000)
     limits = dict.fromkeys(differences, 0.0) | ROUNDED.get(env, {})
     assert {name for name, difference in differences.items() if difference > limits[name]} == set()
 
 
 @pytest.mark.parametrize(("env", "kwargs"), [pytest.param(*each, marks=pytest.mark.slow) for each in VARIANTS])
-def test_keyword_arguments_reach_the_dynamics(env: str, kwargs: dict[str, Any]) -> None:
+def test_dynamics_match_gymnasium_with_keyword_arguments(env: str, kwargs: dict[str, Any]) -> None:
     differences = compare_dynamics(ENVS[env].load(), env, 10_000, **kwargs)
     limits = dict.fromkeys(differences, 0.0) | ROUNDED.get(env, {})
     assert {name for name, difference in differences.items() if difference > limits[name]} == set()
 
 
-def test_what_does_not_fit_is_refused_with_the_reason() -> None:
+def test_unsupported_environments_are_refused_with_a_reason() -> None:
     backend = make_backend(CATALOG.get("env_backend", "compiled"), CATALOG)
     assert backend.fits(EnvRequest("CartPole-v1", {}, None, 1)) == ""
     assert backend.fits(EnvRequest("probe/Corridor-v0", {}, None, 1)) == "no plugin has registered its dynamics"
@@ -100,7 +100,7 @@ def test_without_numba_the_same_functions_run_in_python(
 
 
 @pytest.mark.parametrize("size", [3, 10_000])
-def test_the_rational_tanh_is_torchs(size: int) -> None:
+def test_rational_tanh_matches_torch(size: int) -> None:
     x = np.linspace(-12.0, 12.0, size, dtype=np.float32)
     ours = np.array([rational_tanh(float(v)) for v in x], np.float32)
     np.testing.assert_allclose(ours, torch.tanh(torch.from_numpy(x)), rtol=2e-7, atol=6e-8)
@@ -128,10 +128,10 @@ EACH = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for
 @pytest.mark.parametrize("algorithm", ["ppo", "reinforce"])
 @pytest.mark.parametrize("case", EACH)
 @NUMBA
-def test_the_compiled_loop_does_what_the_loop_in_python_does(
+def test_the_compiled_loop_collects_the_same_as_the_python_loop(
     case: str, algorithm: str, engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the same noise, whose rounding decides no action here: then all flags are equal, and numbers up to it."""
+    """With the same noise. Rounding changes no action here, so flags are equal, and numbers equal up to rounding."""
     settings: dict[str, Any] = {"backend": "compiled", "seeds": (0, 1), "num_envs": 3, "total_steps": 100_000}
     settings |= CASES[case] | ({"rollout_steps": 150} if algorithm == "ppo" else {})
 
@@ -163,7 +163,7 @@ def last(events: list[Any]) -> TrainState:
 
 @pytest.mark.parametrize("algorithm", ["ppo", "reinforce"])
 @NUMBA
-def test_a_seed_alone_is_what_it_is_among_others(algorithm: str, play: Callable[..., list[Any]]) -> None:
+def test_a_seed_trains_identically_alone_and_among_others(algorithm: str, play: Callable[..., list[Any]]) -> None:
     settings: dict[str, Any] = {"backend": "compiled", "num_envs": 3, "total_steps": 600, "eval_episodes": 5}
     settings |= {"max_episode_steps": 40, "policy": {"name": "mlp", "hidden": (30, 7)}}
     settings |= {"rollout_steps": 32} if algorithm == "ppo" else {}
@@ -174,13 +174,13 @@ def test_a_seed_alone_is_what_it_is_among_others(algorithm: str, play: Callable[
     assert one[-1].laps["compiled"] > 0 and one[-1].laps["acting"] == 0
 
 
-def test_other_policies_act_in_python(play: Callable[..., list[Any]]) -> None:
+def test_a_recurrent_policy_acts_in_python(play: Callable[..., list[Any]]) -> None:
     settings: dict[str, Any] = {"env": "CartPole-v1", "total_steps": 60, "rollout_steps": 16, "eval_episodes": 1}
     ended = play(algorithm="ppo", backend="compiled", num_envs=2, policy="gru", **settings)[-1]
     assert "compiled" not in ended.laps and ended.laps["acting"] > 0
 
 
-def test_time_limits_masks_and_unlive_rows_of_single_steps() -> None:
+def test_steps_handle_time_limits_action_masks_and_rows_that_are_not_live() -> None:
     envs = opened("Taxi-v4", rows=2, limit=3)
     obs, live = envs.reset(np.arange(2)), np.array([True, False])
     assert obs.dtype == np.int64 and envs.action_mask.shape == (2, 6) and envs.action_mask.any(1).all()
@@ -190,7 +190,7 @@ def test_time_limits_masks_and_unlive_rows_of_single_steps() -> None:
     assert steps[3].rewards[0] == 0 and envs.save()[1] == before[1] and envs.save()[0] != before[0]
 
 
-def test_the_environment_of_the_documentation_has_the_dynamics_that_it_says(
+def test_the_documented_environment_matches_its_documented_dynamics(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("pgzoo.ops.jit.available", lambda: False)
@@ -212,7 +212,7 @@ FACTOR = 2.0
 
 
 @NUMBA
-def test_functions_that_differ_in_a_constant_are_compiled_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_function_is_recompiled_when_a_global_constant_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     def reward() -> float:
         made: Dynamics = replace(ENVS["CartPole-v1"].load()(opened_env()), step=slope)
         envs = compiled.CompiledEnvs(made, opened_env(wrapped=True), 1, 100)
@@ -229,7 +229,7 @@ def opened_env(*, wrapped: bool = False) -> Any:
     return env if wrapped else env.unwrapped
 
 
-def test_an_error_of_the_dynamics_names_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_the_dynamics_names_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pgzoo.ops.jit.available", lambda: False)
 
     def outside(state: Array, random: Array, constants: Array) -> None:
@@ -248,7 +248,7 @@ def from_a_dict(state: Array, action: Any, random: Array, constants: Array) -> t
 
 
 @NUMBA
-def test_what_numba_cannot_compile_is_named_in_one_line() -> None:
+def test_a_short_error_names_what_numba_cannot_compile() -> None:
     made = replace(ENVS["CartPole-v1"].load()(opened_env()), step=from_a_dict)
     with pytest.raises(
         EnvError, match=r"can't compile its dynamics.*'TABLE'.*test_compiled.py\", line \d+\)"
@@ -257,8 +257,8 @@ def test_what_numba_cannot_compile_is_named_in_one_line() -> None:
     assert len(str(caught.value)) < 400
 
 
-def test_compiled_functions_of_two_modules_are_kept_apart() -> None:
-    """Numba imports the modules of what it loads, and the other module may be gone by then."""
+def test_functions_of_different_modules_do_not_share_compiled_code() -> None:
+    """Numba imports the module of a function that it loads, and the other module may not exist by then."""
     source = "def double(x):\n    return 2 * x\n\n\ndef whole(x):\n    return double(x) + 1\n"
     made = []
     for module in ("first_module", "second_module"):
@@ -269,7 +269,7 @@ def test_compiled_functions_of_two_modules_are_kept_apart() -> None:
 
 
 def with_an_array(x: Array) -> float:
-    """Allocate an array, which code without counted references can't."""
+    """Allocate an array, which code compiled without reference counting can't do."""
     doubled = np.zeros(len(x))
     for i in range(len(x)):
         doubled[i] = 2.0 * x[i]
@@ -285,7 +285,7 @@ def with_a_view(x: Array) -> float:
 
 
 @NUMBA
-def test_only_code_that_allocates_counts_references(tmp_path: Path) -> None:
+def test_code_with_allocations_is_cached_and_code_that_raises_runs_once(tmp_path: Path) -> None:
     x = np.array([1.0, 2.0, 3.0])
     source = inspect.getsource(with_an_array).replace("x: Array", "x")
     (tmp_path / "apart.py").write_text(
@@ -304,7 +304,7 @@ def test_only_code_that_allocates_counts_references(tmp_path: Path) -> None:
 
 
 def flat(x: Array) -> float:
-    return float(x.T.flatten().sum())  # numba makes the array with code that other functions may have compiled
+    return float(x.T.flatten().sum())  # numba allocates the array in code that other functions may have compiled
 
 
 def one_flat(x: Array) -> float:
@@ -316,7 +316,7 @@ def two_flat(x: Array) -> float:
 
 
 @NUMBA
-def test_arrays_that_compiled_code_makes_are_freed() -> None:
+def test_arrays_allocated_by_compiled_code_are_freed() -> None:
     counts = import_module("numba.core.runtime._nrt_python")
 
     counts.memsys_enable_stats()

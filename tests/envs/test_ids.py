@@ -1,4 +1,4 @@
-"""An environment that can't be made is explained: why, and what to install or which id to use."""
+"""Errors for environments that can't be made say why, and what to install or which id to use."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pgzoo.envs import ids
 from pgzoo.errors import EnvError
 
 
-def test_one_that_runs_gives_its_specification() -> None:
+def test_check_returns_the_specification_of_an_environment_that_runs() -> None:
     spec = ids.check("CartPole-v1", {"sutton_barto_reward": True})
     assert (spec.id, spec.max_episode_steps) == ("CartPole-v1", 500)
 
 
-def test_description() -> None:
+def test_describe_returns_spaces_successor_limit_and_threshold() -> None:
     found = ids.describe("CartPole-v0")
     assert found.runs
     assert found.successor == "CartPole-v1"
@@ -52,7 +52,7 @@ def test_description() -> None:
         ("", "There is no environment"),
     ],
 )  # fmt: skip
-def test_what_cant_be_made_is_explained(env_id: str, message: str) -> None:
+def test_errors_explain_why_an_environment_cannot_be_made(env_id: str, message: str) -> None:
     with pytest.raises(EnvError) as caught:
         ids.check(env_id)
     assert message.format(v=gym.__version__) in str(caught.value)
@@ -66,7 +66,7 @@ def test_what_cant_be_made_is_explained(env_id: str, message: str) -> None:
     [("LunarLander-v3", "Box2D", "box2d"), ("Ant-v5", "mujoco", "mujoco"), ("ALE/Pong-v5", "ale_py", "atari"),
      ("PongNoFrameskip-v4", "ale_py", "atari")],
 )  # fmt: skip
-def test_a_missing_extra_is_named_with_its_command(
+def test_a_missing_extra_is_named_with_its_install_command(
     env_id: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)  # as if it weren't installed
@@ -78,17 +78,17 @@ def test_a_missing_extra_is_named_with_its_command(
         ids.check(env_id)
 
 
-def test_a_newer_version_is_told_of_what_can_be_loaded_and_of_nothing_else() -> None:
+def test_newer_returns_a_version_only_for_ids_that_can_be_loaded() -> None:
     assert ids.newer("CartPole-v0") == "CartPole-v1"
     assert [ids.newer(env_id) for env_id in ("CartPole-v1", "LunarLander-v2", "Ant-v2", "Nothing-v0")] == [None] * 4
 
 
-def test_the_threshold_of_what_gymnasium_does_not_know_is_nobodys() -> None:
+def test_threshold_is_none_for_unknown_ids_and_ids_without_a_threshold() -> None:
     said = [ids.threshold(env_id) for env_id in ("CartPole-v1", "Pendulum-v1", "LunarLander-v2")]
     assert said == [475.0, None, None]
 
 
-def test_an_unknown_keyword_is_named_with_those_there_are() -> None:
+def test_an_unknown_keyword_is_named_with_the_nearest_known_one() -> None:
     with pytest.raises(EnvError, match=r'no keyword "sutton_reward". Did you mean "sutton_barto_reward"\?'):
         ids.check("CartPole-v1", {"sutton_reward": True})
 
@@ -98,7 +98,7 @@ def test_a_wrong_keyword_value_shows_the_error_of_the_environment() -> None:
         ids.check("FrozenLake-v1", {"map_name": "9x9"})
 
 
-def test_environments_of_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_modules_are_imported_to_find_their_environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_envs.py").write_text(
         "import gymnasium\ngymnasium.register('mine/Cart-v0', 'gymnasium.envs.classic_control.cartpole:CartPoleEnv')\n"
     )
@@ -128,7 +128,7 @@ def test_an_error_without_a_message_is_reported_with_the_line_that_raised_it(
         sys.modules.pop("mute_envs", None)
 
 
-def test_nothing_noisy_reaches_the_user(capfd: pytest.CaptureFixture[str]) -> None:
+def test_describe_shows_no_warnings_and_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ids.describe("CartPole-v0")
@@ -137,7 +137,7 @@ def test_nothing_noisy_reaches_the_user(capfd: pytest.CaptureFixture[str]) -> No
 
 
 class Blind(gym.Env[Any, Any]):
-    """An environment that draws nothing; `kwargs` may hold a render mode that it doesn't know."""
+    """An environment that renders nothing; it accepts `render_mode`, and ignores it."""
 
     observation_space, action_space = gym.spaces.Discrete(2), gym.spaces.Discrete(2)
 
@@ -146,7 +146,7 @@ class Blind(gym.Env[Any, Any]):
 
 
 class Deaf(Blind):
-    """An environment without the keyword `render_mode`."""
+    """An environment that doesn't accept the keyword `render_mode`."""
 
     def __init__(self) -> None:
         pass
@@ -157,10 +157,10 @@ gym.register("probe/Deaf-v0", Deaf)
 
 
 @pytest.mark.parametrize("name", ["Blind", "Deaf"])
-def test_a_video_of_an_environment_that_draws_nothing_is_refused(name: str) -> None:
+def test_a_video_of_an_environment_that_renders_nothing_is_refused(name: str) -> None:
     with pytest.raises(EnvError, match=f'"probe/{name}-v0" draws no frames for --video, as render_mode="rgb_array"'):
         ids.check_draws(f"probe/{name}-v0")
 
 
-def test_a_video_of_an_environment_that_draws_is_not_refused() -> None:
+def test_a_video_of_an_environment_that_renders_is_not_refused() -> None:
     ids.check_draws("CartPole-v1")

@@ -1,4 +1,4 @@
-"""Where an environment stands, and back: bit for bit, and nothing executed."""
+"""Environment states are saved and restored bit for bit, and data from a file is never executed."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ def same(a: Any, b: Any) -> bool:
         max_leaves=8,
     )
 )
-def test_what_is_encoded_comes_back_as_it_was(value: Any) -> None:
+def test_plain_data_is_unchanged_by_encoding_and_decoding(value: Any) -> None:
     assert same(state.decode(through_json(state.encode(value))), value)
 
 
-def test_numbers_that_json_has_not_and_generators_come_back() -> None:
+def test_infinity_nan_numpy_scalars_generators_and_deques_are_preserved() -> None:
     rng = np.random.default_rng(3)
     told = through_json(state.encode([float("inf"), np.float32(0.1), rng, deque([1, 2], maxlen=2)]))
     infinite, scalar, again, queue = state.decode(told)
@@ -74,7 +74,7 @@ def test_numbers_that_json_has_not_and_generators_come_back() -> None:
 
 
 @pytest.mark.parametrize("value", [object(), lambda: 0, np.array([object()]), {1, 2}, np.zeros(1, "i4,i4")])
-def test_what_is_no_plain_data_is_refused(value: Any) -> None:
+def test_encoding_values_that_are_not_plain_data_is_refused(value: Any) -> None:
     with pytest.raises(TypeError, match="not plain data"):
         state.encode([value])
 
@@ -92,12 +92,12 @@ def test_what_is_no_plain_data_is_refused(value: Any) -> None:
         {"call": "os.system"},
     ],
 )
-def test_what_was_never_encoded_is_refused(told: Any) -> None:
+def test_decoding_invalid_data_is_refused(told: Any) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
         state.decode(told)
 
 
-def test_what_is_too_deep_or_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_that_is_nested_too_deeply_or_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     deep: Any = []
     for _ in range(100):
         deep = [deep]
@@ -110,7 +110,7 @@ def test_what_is_too_deep_or_too_large_is_refused(monkeypatch: pytest.MonkeyPatc
 
 
 def going_on_equals(backend: Any, what: EnvRequest, cut: int, steps: int = 300) -> bool:
-    """Whether fresh environments, put where others stood after `cut` steps, go on as those do."""
+    """Return whether new environments, restored to the states of others after `cut` steps, continue identically."""
     live, envs = np.ones(what.rows, np.bool_), backend.open(what)
     envs.action_space.seed(1)
     actions = [np.stack([envs.action_space.sample() for _ in live]) for _ in range(cut + steps)]
@@ -135,16 +135,16 @@ def going_on_equals(backend: Any, what: EnvRequest, cut: int, steps: int = 300) 
     [*IDS.split(), *(pytest.param(f"{name}-v5", marks=NO_MUJOCO) for name in [*ROBOTS.split(), "Walker2d"])],
 )
 @pytest.mark.parametrize("cut", [0, 1, 50, 51])
-def test_an_environment_goes_on_bit_for_bit(env: str, cut: int) -> None:
-    limit = None if env == "Blackjack-v1" else 50  # after step 50 many rows have just ended
+def test_a_restored_environment_continues_bit_for_bit(env: str, cut: int) -> None:
+    limit = None if env == "Blackjack-v1" else 50  # after step 50 many episodes have just ended
     assert going_on_equals(SyncBackend(), EnvRequest(env, {}, limit, 3, STATES), cut)
 
 
-def test_native_cartpole_goes_on_bit_for_bit() -> None:
+def test_restored_native_cartpole_continues_bit_for_bit() -> None:
     assert going_on_equals(NativeBackend(), EnvRequest("CartPole-v1", {}, 50, 3), 50)
 
 
-def test_rows_of_which_nothing_is_known_stay_as_they_are() -> None:
+def test_restoring_leaves_rows_without_a_saved_state_unchanged() -> None:
     for backend in (SyncBackend(), NativeBackend()):
         envs: Any = backend.open(EnvRequest("CartPole-v1", {}, None, 2, STATES))
         envs.reset(np.array([1, 2]))
@@ -155,9 +155,9 @@ def test_rows_of_which_nothing_is_known_stay_as_they_are() -> None:
         assert through_json(envs.save()) == [through_json(kept), second] and kept != first
 
 
-def test_an_environment_that_nobody_knows_has_no_state() -> None:
+def test_saving_an_unknown_environment_returns_none() -> None:
     class Heavier(gym.envs.classic_control.CartPoleEnv):
-        """May keep more than its parent."""
+        """A subclass, which may have more state than its parent."""
 
     assert state.save(Heavier(), STATES) is None
     envs = SyncBackend().open(EnvRequest("probe/Corridor-v0", {}, None, 2, STATES))
@@ -174,21 +174,21 @@ def test_an_environment_that_nobody_knows_has_no_state() -> None:
         ("probe/Trap-v0", True),
         ("probe/LeakyReset-v0", False),
         pytest.param("LunarLander-v3", True, marks=NO_BOX2D),
-        pytest.param("BipedalWalker-v3", False, marks=NO_BOX2D),  # its world is made once, and remembers
+        pytest.param("BipedalWalker-v3", False, marks=NO_BOX2D),  # its physics world is made once, and keeps state
     ],
 )
-def test_whether_a_reset_forgets_is_found_by_trying(env: str, forgets: bool) -> None:
+def test_complete_and_incomplete_resets_are_detected_by_trial(env: str, forgets: bool) -> None:
     assert state.reset_is_complete(gym.make(env, disable_env_checker=True), ()) is forgets
 
 
-def test_an_environment_whose_state_is_known_is_not_tried() -> None:
+def test_resets_of_an_environment_with_a_known_state_are_not_tried() -> None:
     class Broken(gym.Env[Any, Any]):
-        """Nobody may step it."""
+        """An environment that can't be reset or stepped."""
 
     assert state.reset_is_complete(Broken(), (state.Attributes({state._path(Broken()): ()}),))
 
 
-def test_a_slow_environment_is_not_tried_for_long() -> None:
+def test_trying_the_resets_of_a_slow_environment_stops_early() -> None:
     steps = []
 
     class Slow(Corridor):
@@ -201,7 +201,7 @@ def test_a_slow_environment_is_not_tried_for_long() -> None:
     assert len(steps) < 3 * state.TRIED_SECONDS / 0.05  # each of the eight tries takes up to 150 steps
 
 
-def test_a_state_of_other_wrappers_is_refused() -> None:
+def test_restoring_fails_with_other_wrappers_or_without_a_plugin() -> None:
     env = gym.make("CartPole-v1", disable_env_checker=True)
     env.reset(seed=1)
     saved = state.save(env, STATES)

@@ -1,4 +1,4 @@
-"""What an environment returns is compared with what it declares; nothing is silently altered, and errors name it."""
+"""What environments return is checked against what they declare, never silently changed, and errors name them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # as an importable module: workers start from its name
+sys.path.insert(0, str(Path(__file__).parent))  # so that worker processes can import the module by name
 
 import odd_envs  # noqa: F401  registers the environments
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
@@ -39,7 +39,7 @@ def request(env: str, rows: int = 2, masked: bool = False, **kwargs: Any) -> Env
 
 @pytest.fixture(params=["sync", "async"])
 def opened(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """Return `opened(request)` on both backends; what it opened is closed afterwards."""
+    """Return `opened(request)`, for each of the two backends; the environments are closed after the test."""
     made: list[VectorEnv] = []
 
     def open_(what: EnvRequest) -> VectorEnv:
@@ -52,7 +52,7 @@ def opened(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 
 def stepped(envs: VectorEnv, steps: int, rows: int = 2) -> list[Any]:
-    """The masks of the first row after a reset and after each step."""
+    """Return the masks of the first row after a reset and after each step."""
     envs.reset(np.arange(rows))
     seen = [envs.action_mask]
     for _ in range(steps):
@@ -64,7 +64,7 @@ def stepped(envs: VectorEnv, steps: int, rows: int = 2) -> list[Any]:
 # actions
 
 
-def test_whole_numbers_are_chosen_component_by_component(opened: Any) -> None:
+def test_integer_box_actions_become_multi_discrete(opened: Any) -> None:
     spec = inspect_environment(request("WholeNumbers"))
     assert spec.action_space == MultiDiscrete([4, 4], start=[-1, -1])
     envs = opened(request("WholeNumbers"))
@@ -76,20 +76,20 @@ def test_whole_numbers_are_chosen_component_by_component(opened: Any) -> None:
 @pytest.mark.parametrize(
     "space", [Box(-1.0, 1.0, (1,)), Box(0, 2**31 - 1, (1,), np.int32), Box(0, 2**64 - 1, (1,), np.uint64), Discrete(3)]
 )
-def test_other_spaces_and_too_many_whole_numbers_are_no_choices(space: gym.Space[Any]) -> None:
+def test_integer_choices_is_none_for_other_spaces_and_very_large_ranges(space: gym.Space[Any]) -> None:
     assert integer_choices(space) is None
 
 
 # masks
 
 
-def test_without_a_mask_everything_is_allowed(opened: Any) -> None:
+def test_steps_without_a_mask_allow_all_actions(opened: Any) -> None:
     assert stepped(opened(request("EvenMask")), 4) == [
         *(ONLY_LAST_TWO, NOTHING_FORBIDDEN, ONLY_LAST_TWO, NOTHING_FORBIDDEN, ONLY_LAST_TWO)
     ]
 
 
-def test_a_mask_that_only_steps_send_is_used(opened: Any) -> None:
+def test_masks_are_used_if_only_steps_and_not_reset_send_them(opened: Any) -> None:
     what = request("EvenMask", sends="odd")
     masked = inspect_environment(what).masked
     assert masked
@@ -97,14 +97,14 @@ def test_a_mask_that_only_steps_send_is_used(opened: Any) -> None:
     assert stepped(envs, 3) == [NOTHING_FORBIDDEN, ONLY_LAST_TWO, NOTHING_FORBIDDEN, ONLY_LAST_TWO]
 
 
-def test_a_mask_that_comes_late_is_refused(opened: Any) -> None:
+def test_a_mask_that_is_first_sent_after_many_steps_is_refused(opened: Any) -> None:
     what = request("EvenMask", sends="late")
     assert not inspect_environment(what).masked
     with pytest.raises(EnvError, match=r'"odd/EvenMask-v0" sent an action mask for the first time after many steps'):
         stepped(opened(what), 9)
 
 
-def test_rows_without_a_mask_are_free_beside_rows_with_one() -> None:
+def test_rows_without_a_mask_allow_all_actions_beside_rows_with_one() -> None:
     envs: Any = SyncBackend().open(request("EvenMask"))
     envs._envs[1].unwrapped.sends = "odd"
     envs.reset(np.arange(2))
@@ -113,7 +113,7 @@ def test_rows_without_a_mask_are_free_beside_rows_with_one() -> None:
 
 @pytest.mark.learning
 @pytest.mark.parametrize("backend", ["sync", pytest.param("async", marks=pytest.mark.slow)])
-def test_ppo_learns_where_masks_come_now_and_then(backend: str, play: Any) -> None:
+def test_ppo_learns_if_only_some_steps_send_masks(backend: str, play: Any) -> None:
     """The best return is 10: action 2 in every step."""
     settings = {"num_envs": 4, "total_steps": 6000, "rollout_steps": 64, "learning_rate": 1e-2, "eval_episodes": 10}
     _, greedy = (e for e in play("ppo", env="odd/EvenMask-v0", backend=backend, **settings) if hasattr(e, "mode"))
@@ -130,7 +130,7 @@ BAD_MASKS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("mask", BAD_MASKS)
-def test_a_mask_of_another_kind_is_refused_with_what_is_expected(mask: str) -> None:
+def test_an_invalid_mask_is_refused_with_the_expected_format(mask: str) -> None:
     what = request("EvenMask", sends="always", mask=BAD_MASKS[mask])
     expected = (
         r'"odd/EvenMask-v0" sent the action mask .*; expected bool or 0/1 integers of shape \(4,\) for Discrete\(4\)'
@@ -142,7 +142,7 @@ def test_a_mask_of_another_kind_is_refused_with_what_is_expected(mask: str) -> N
         SyncBackend().open(what).reset(np.arange(2))
 
 
-def test_a_worker_refuses_a_mask_too() -> None:
+def test_a_worker_refuses_an_invalid_mask() -> None:
     envs = AsyncBackend().open(request("EvenMask", sends="always", mask=(0, 2, 1, 1)))
     with pytest.raises(EnvError, match="sent the action mask"):
         envs.reset(np.arange(2))
@@ -160,26 +160,26 @@ def test_a_mask_that_allows_nothing_is_refused_unless_the_episode_is_over() -> N
     assert read_mask("x", two, [np.array([0, 1]), np.array([1, 1, 0])]).tolist() == [False, True, True, True, False]
 
 
-def test_masks_may_be_lists_of_bools_and_of_whole_numbers() -> None:
+def test_masks_may_be_lists_or_arrays_of_bools_or_integers() -> None:
     for mask in ([True, False], [1, 0], np.array([1, 0], np.int8), np.array([True, False])):
         assert read_mask("x", gym.spaces.Discrete(2), mask).tolist() == [True, False]
 
 
-def test_actions_that_are_tried_are_allowed() -> None:
+def test_sampled_actions_are_allowed_by_the_mask() -> None:
     space = gym.spaces.MultiDiscrete([2, 3])
     space.seed(0)
     mask = np.array([False, True, False, False, True])
     assert {tuple(sample_action(space, mask).tolist()) for _ in range(20)} == {(1, 2)}
 
 
-def test_masks_that_are_no_method_are_refused() -> None:
+def test_an_action_masks_attribute_that_is_not_a_method_is_refused() -> None:
     with pytest.raises(EnvError, match=r"an attribute action_masks that isn't a method \(ndarray\)"):
         inspect_environment(request("NotAMethod", sends="late"))
 
 
 # observations and rewards
 
-# space, what is returned, its type, what the message says
+# space, observation, its dtype, pattern of the message
 BAD_OBSERVATIONS: dict[str, tuple[str, Any, str, str]] = {
     "broadcast": (
         "vector",
@@ -209,7 +209,7 @@ BAD_OBSERVATIONS: dict[str, tuple[str, Any, str, str]] = {
 
 
 @pytest.mark.parametrize("name", BAD_OBSERVATIONS)
-def test_an_observation_outside_of_its_space_is_refused(name: str) -> None:
+def test_an_observation_outside_its_space_is_refused(name: str) -> None:
     space, obs, dtype, message = BAD_OBSERVATIONS[name]
     for at in (0, 2):  # from reset, or from the second step on
         what = request("Returns", space=space, obs=obs, dtype=dtype, at=at)
@@ -220,7 +220,7 @@ def test_an_observation_outside_of_its_space_is_refused(name: str) -> None:
             stepped(envs, 3)
 
 
-def test_a_worker_refuses_an_observation_too() -> None:
+def test_a_worker_refuses_an_observation_outside_its_space() -> None:
     envs = AsyncBackend().open(request("Returns", space="pixel", obs=(300,), dtype="int64", at=2))
     envs.reset(np.arange(2))
     envs.step(np.zeros(2, np.int64), np.ones(2, np.bool_))
@@ -238,7 +238,7 @@ def test_a_worker_refuses_an_observation_too() -> None:
         ("bits", (0, 1), "int8"),
     ],
 )
-def test_an_observation_of_another_type_but_the_same_value_is_taken(
+def test_an_observation_of_another_dtype_is_accepted_if_its_values_are_valid(
     space: str, obs: Any, dtype: str, opened: Any
 ) -> None:
     what = request("Returns", space=space, obs=obs, dtype=dtype)
@@ -246,7 +246,7 @@ def test_an_observation_of_another_type_but_the_same_value_is_taken(
     assert opened(what).reset(np.arange(2))[0].tolist() == list(obs)
 
 
-def test_a_reward_that_is_an_array_of_one_number_is_that_number(opened: Any) -> None:
+def test_a_reward_may_be_an_array_of_one_number(opened: Any) -> None:
     for reward in (np.array([2.5]), np.array(2.5), np.float32(2.5)):
         envs = opened(request("Returns", reward=reward, obs=np.zeros(3, np.float32)))
         envs.reset(np.arange(2))
@@ -254,7 +254,7 @@ def test_a_reward_that_is_an_array_of_one_number_is_that_number(opened: Any) -> 
 
 
 @pytest.mark.parametrize("reward", [None, "1.0", np.array([1.0, 2.0]), [1.0], 1j], ids=repr)
-def test_a_reward_that_is_no_number_is_refused(reward: Any) -> None:
+def test_a_reward_that_is_not_one_number_is_refused(reward: Any) -> None:
     with pytest.raises(EnvError, match=r'environment "odd/Returns-v0" returned the reward .*; expected one number\.'):
         inspect_environment(request("Returns", reward=reward, obs=np.zeros(3, np.float32)))
     with pytest.raises(EnvError, match="expected one number"):
@@ -272,7 +272,7 @@ def test_observations_without_a_fixed_size_are_refused(space: str) -> None:
         inspect_environment(request("Returns", space=space))
 
 
-def test_entries_without_a_fixed_size_are_left_out_of_a_dict(opened: Any) -> None:
+def test_dict_entries_without_a_fixed_size_are_omitted(opened: Any) -> None:
     asked = request("Returns", space="mission", obs={"mission": "go", "place": 1})
     spec = inspect_environment(asked)
     assert spec.dropped == ("mission (Text)",)
@@ -295,12 +295,12 @@ def test_a_dict_with_an_image_is_packed_on_every_backend(opened: Any) -> None:
         inspect_environment(request("Returns", space="camera", obs={"camera": np.zeros(3, np.uint8), "place": 2}))
 
 
-def test_nothing_to_choose_is_refused() -> None:
+def test_an_empty_action_space_is_refused() -> None:
     with pytest.raises(UnfitError, match="is empty: there is nothing to choose"):
         inspect_environment(request("Empty", obs=np.zeros(3, np.float32)))
 
 
-def test_bits_are_not_normalized(plan: Any) -> None:
+def test_normalizing_boolean_observations_is_refused(plan: Any) -> None:
     with pytest.raises(UnfitError, match="are boolean; remove --normalize-obs"):
         plan(env="odd/Returns-v0", env_kwargs={"space": "bits", "obs": (0, 1)}, normalize_obs=True)
 
@@ -323,7 +323,7 @@ BROKEN: dict[str, str] = {
 
 
 @pytest.mark.parametrize("how", BROKEN)
-def test_what_an_environment_raises_becomes_one_message_that_names_it(how: str) -> None:
+def test_a_failure_of_an_environment_becomes_one_line_that_names_it(how: str) -> None:
     with pytest.raises(EnvError) as error:
         inspect_environment(request("Raises", how=how))
     message = str(error.value)
@@ -332,7 +332,7 @@ def test_what_an_environment_raises_becomes_one_message_that_names_it(how: str) 
         assert "odd_envs.py, line " in message
 
 
-def test_a_reset_without_a_seed_is_told_gymnasiums_signature() -> None:
+def test_the_error_for_a_reset_without_a_seed_shows_gymnasiums_signature() -> None:
     with pytest.raises(
         EnvError, match=r"keyword argument 'seed'.* Gymnasium's signature is reset\(self, \*, seed=None"
     ):
@@ -347,7 +347,9 @@ def test_a_reset_without_a_seed_is_told_gymnasiums_signature() -> None:
         ("die", "died during step"),
     ],
 )
-def test_a_worker_that_fails_is_one_message(how: str, message: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_failing_worker_raises_one_error_without_a_traceback(
+    how: str, message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     envs = AsyncBackend().open(request("Raises", how=how))
     envs.reset(np.arange(2))
     with pytest.raises(EnvError) as error:
@@ -370,7 +372,7 @@ def run(tmp_path: Path, *arguments: str, debug: str = "") -> subprocess.Complete
     )
 
 
-def test_the_command_says_it_once_before_training_and_in_it(tmp_path: Path) -> None:
+def test_the_command_shows_a_traceback_only_in_debug_mode(tmp_path: Path) -> None:
     before = run(tmp_path, "--env", "odd/Raises-v0", "--env-kwarg", "how=exit")
     assert before.returncode == 2 and before.stderr.count("\n") == 1, before.stderr
     assert before.stderr.startswith('Error: environment "odd/Raises-v0" called sys.exit(3) in step (')
@@ -381,10 +383,10 @@ def test_the_command_says_it_once_before_training_and_in_it(tmp_path: Path) -> N
     assert debug.returncode == 2 and "Traceback" in debug.stderr
 
 
-# what a reset leaves behind
+# incomplete resets
 
 
-def test_an_environment_that_reuses_its_buffer_is_compared_with_copies() -> None:
+def test_incomplete_resets_are_detected_if_an_observation_buffer_is_reused() -> None:
     assert not state.reset_is_complete(gym.make("odd/Reusing-v0", disable_env_checker=True), ())
     assert not resets_completely(request("Reusing", rows=1))
 
@@ -392,7 +394,7 @@ def test_an_environment_that_reuses_its_buffer_is_compared_with_copies() -> None
 # values from info
 
 
-def test_values_of_info_come_with_the_steps_that_the_run_reads(opened: Any) -> None:
+def test_steps_return_values_of_info_only_if_requested(opened: Any) -> None:
     envs = opened(request("Costly")._replace(info=("cost", "other")))
     envs.reset(np.arange(2))
     steps = [envs.step(np.array([0, 1]), np.ones(2, np.bool_)) for _ in range(5)]
@@ -410,7 +412,7 @@ def test_values_of_info_come_with_the_steps_that_the_run_reads(opened: Any) -> N
         ([1.0, 2.0], r'environment "odd/Costly-v0" has info\["cost"\] = \[1.0, 2.0\]; expected one number\.'),
     ],
 )
-def test_a_value_that_info_lacks_is_named(opened: Any, sends: Any, message: str) -> None:
+def test_a_missing_or_invalid_value_of_info_is_named_in_the_error(opened: Any, sends: Any, message: str) -> None:
     what = request("Costly", sends=sends)._replace(info=("cost",))
     envs = opened(what)
     envs.reset(np.arange(2))

@@ -1,4 +1,4 @@
-"""Wrappers and frame stacking as settings: every backend and evaluation has them, and files never load their code."""
+"""Wrappers and frame stacking as settings: backends and evaluations apply them; files never import their code."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def request(*wrappers: str, env: str = "CartPole-v1", rows: int = 2, frames: int
 
 
 @pytest.mark.parametrize("backend", [SyncBackend(), AsyncBackend()])
-def test_frames_are_the_last_observations(backend: Any) -> None:
+def test_stacked_frames_are_the_last_observations(backend: Any) -> None:
     envs, plain = backend.open(request(frames=3)), SyncBackend().open(request())
     try:
         seeds, go = np.array([3, 4]), np.ones(2, np.bool_)
@@ -75,7 +75,7 @@ def test_frames_are_the_last_observations(backend: Any) -> None:
         envs.close()
 
 
-def test_saved_frames_go_on_where_they_were() -> None:
+def test_environments_with_restored_frames_continue_identically() -> None:
     here, there = (SyncBackend().open(request(frames=3)) for _ in range(2))
     seeds, go = np.array([3, 4]), np.ones(2, np.bool_)
     here.reset(seeds)
@@ -91,7 +91,7 @@ def test_saved_frames_go_on_where_they_were() -> None:
             np.testing.assert_array_equal(mine, theirs)
 
 
-def test_wrappers_come_in_order_and_frames_last(module: str) -> None:
+def test_wrappers_are_applied_in_order_and_before_frame_stacking(module: str) -> None:
     importlib.import_module(module)
     twice = "gymnasium.wrappers:FlattenObservation"
     env = make_single(request("halving:Seven", "halving:Half", twice, frames=2))
@@ -103,7 +103,7 @@ def test_wrappers_come_in_order_and_frames_last(module: str) -> None:
     assert spec.observation_space.shape == (2, 1)
 
 
-def test_native_environments_take_none(catalog: PluginCatalog) -> None:
+def test_the_native_backend_supports_no_wrappers_or_frame_stacking(catalog: PluginCatalog) -> None:
     assert choose_backend("auto", catalog, request())[0] == "native"
     assert choose_backend("auto", catalog, request(frames=2))[0] == "sync"
     with pytest.raises(UnfitError, match=r"native.* can't run CartPole-v1: it can't put wrappers around"):
@@ -120,23 +120,23 @@ def test_native_environments_take_none(catalog: PluginCatalog) -> None:
         ("gymnasium.nothing:Half", "can't be imported: ModuleNotFoundError"),
     ],
 )
-def test_what_is_no_wrapper_is_refused(name: str, message: str) -> None:
+def test_names_that_are_not_wrappers_are_refused(name: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         find_wrappers([name])
 
 
-def test_a_wrapper_that_needs_arguments_is_named() -> None:
+def test_the_error_names_a_wrapper_that_needs_arguments() -> None:
     with pytest.raises(EnvError, match=r'wrapper "gymnasium\.wrappers\.\w+:ClipReward" can\'t .* environment alone'):
         make_single(request("gymnasium.wrappers:TimeAwareObservation", "gymnasium.wrappers:ClipReward"))
 
 
 @pytest.mark.parametrize("name", ["Half", "halving:", "a b:C", "halving:Half()"])
-def test_a_name_is_module_and_class(name: str) -> None:
+def test_a_wrapper_name_that_is_not_module_and_class_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="expected module:Class"):
         pgzoo.plan("random", env="CartPole-v1", total_steps=10, wrappers=[name])
 
 
-def test_what_the_user_names_is_imported_and_what_a_file_names_is_not(module: str, tmp_path: Path) -> None:
+def test_wrappers_that_the_user_names_are_imported_but_not_those_of_a_file(module: str, tmp_path: Path) -> None:
     settings = {"algorithm": "random", "env": "CartPole-v1", "total_steps": 10, "wrappers": ["halving:Half"]}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
     with pytest.raises(UsageError, match="Add: --import halving"):
@@ -150,12 +150,12 @@ def test_what_the_user_names_is_imported_and_what_a_file_names_is_not(module: st
     assert one.config == plan.config
 
 
-def test_the_settings_of_other_runs_are_unchanged(home: Home) -> None:
+def test_the_config_of_a_run_omits_unused_wrapper_settings(home: Home) -> None:
     plan = pgzoo.plan("random", env="CartPole-v1", total_steps=10)
     assert not {"wrappers", "frame_stack", "init_from"} & (plan.config.nested().keys() | plan.config.flat().keys())
 
 
-@pytest.mark.slow  # seven starts of the program
+@pytest.mark.slow  # starts the program several times
 def test_resume_repro_and_evaluate_need_the_import(folder: Folder) -> None:
     (folder.path / "halving.py").write_text(HALF)
     short = "--total-steps 400 --eval-episodes 2 --no-progress --tracking-uri none".split()

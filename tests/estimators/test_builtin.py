@@ -1,4 +1,4 @@
-"""The built-in estimators as they are registered, and the page about them."""
+"""The built-in estimators as registered, compared with their documentation page."""
 
 from __future__ import annotations
 
@@ -26,13 +26,15 @@ def entry(catalog: PluginCatalog, name: str) -> Entry:
     return catalog.get("estimator", name)
 
 
-def test_the_page_lists_every_estimator(catalog: PluginCatalog) -> None:
+def test_the_documentation_lists_every_built_in_estimator(catalog: PluginCatalog) -> None:
     mine = [e.name for e in catalog.entries("estimator") if e.plugin.name == entry(catalog, "gae").plugin.name]
     assert sorted(NAMES) == sorted(mine)
 
 
 @pytest.mark.parametrize("row", ESTIMATORS, ids=NAMES)
-def test_the_page_says_what_an_estimator_needs_and_its_settings(catalog: PluginCatalog, row: list[str]) -> None:
+def test_the_documentation_states_the_needs_and_settings_of_an_estimator(
+    catalog: PluginCatalog, row: list[str]
+) -> None:
     found = entry(catalog, row[0].strip("`"))
     takes = inspect.signature(found.load()).parameters
     words = {"next_values": "critic", "log_rhos": "log-ratios"}
@@ -48,7 +50,7 @@ def test_the_page_says_what_an_estimator_needs_and_its_settings(catalog: PluginC
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_estimator_asks_for_what_the_page_says_can_be_had(catalog: PluginCatalog, name: str) -> None:
+def test_an_estimator_takes_only_documented_arguments_and_its_settings(catalog: PluginCatalog, name: str) -> None:
     given = {argument for row in ARGUMENTS for argument in re.findall(r"`(\w+)`", row[0])}
     assert given >= {*Trajectory._fields} - {"obs", "actions", "action_mask", "memory"}
     found = entry(catalog, name)
@@ -71,12 +73,12 @@ def test_an_estimator_asks_for_what_the_page_says_can_be_had(catalog: PluginCata
         ({"name": "upgo", "lam": float("nan")}, "estimator.lam: must be"),
     ],
 )
-def test_settings_out_of_bounds_are_refused(catalog: PluginCatalog, settings: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(catalog: PluginCatalog, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         resolve_component("estimator", settings, catalog)
 
 
-def test_the_example_of_the_page_works() -> None:
+def test_the_documented_example_works() -> None:
     example = re.search(r"```python\n(# pgzoo_plugin.py.*?)```", PAGE, re.DOTALL)
     assert example
     names: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Policies with parameters that nobody trained."""
+"""Policies with random parameters."""
 
 from __future__ import annotations
 

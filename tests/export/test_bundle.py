@@ -1,4 +1,4 @@
-"""A policy as two files: what is loaded acts as what was saved, and damage is told."""
+"""A policy as two files: a loaded policy acts like the saved one, and damaged or malicious files are refused."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ ACTIONS: list[gym.Space[Any]] = [
 
 
 @pytest.mark.parametrize("observation", OBSERVATIONS, ids=str)
-def test_what_is_loaded_acts_as_what_was_saved(
+def test_a_loaded_policy_acts_like_the_saved_one(
     make: Make, catalog: PluginCatalog, tmp_path: Path, observation: gym.Space[Any]
 ) -> None:
     for action in ACTIONS:
@@ -88,7 +88,7 @@ KINDS: dict[str, tuple[gym.Space[Any], dict[str, Any], bool]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("masked", [False, True])
-def test_every_kind_of_policy_plays_an_episode_as_it_did_before_it_was_saved(
+def test_every_kind_of_policy_acts_the_same_after_saving_and_loading(
     make: Make, catalog: PluginCatalog, tmp_path: Path, kind: str, masked: bool
 ) -> None:
     observation, policy, normalize_obs = KINDS[kind]
@@ -112,7 +112,7 @@ def test_every_kind_of_policy_plays_an_episode_as_it_did_before_it_was_saved(
 
 
 @pytest.mark.parametrize("name", ["gru", "lstm", "gtrxl"])
-def test_a_loaded_policy_remembers_until_it_is_reset(make: Make, name: str) -> None:
+def test_a_recurrent_policy_keeps_its_memory_until_it_is_reset(make: Make, name: str) -> None:
     policy = make(Box(-1.0, 1.0, (3,)), Box(-9.0, 9.0, (1,)), {"name": name, "memory": 7})
     obs, others = np.ones(3, np.float32), np.zeros((4, 3), np.float32)
 
@@ -120,18 +120,18 @@ def test_a_loaded_policy_remembers_until_it_is_reset(make: Make, name: str) -> N
         return policy.act(seen, deterministic=True)
 
     first, second = best(obs), best(obs)
-    assert first != second  # the same observation, another memory
+    assert first != second  # the observation is the same, but the memory isn't
     policy.reset()
     assert (best(obs), best(obs)) == (first, second)
     with pytest.raises(ValueError, match=r"got 4 observations, but the memory is for 1; call reset\(\)"):
         best(others)
     policy.reset()
-    assert best(np.stack([obs, *others]))[0] == pytest.approx(first, rel=1e-5)  # a memory for each of a stack
-    assert best(np.stack([obs, *others]))[0] == pytest.approx(second, rel=1e-5)  # another size rounds otherwise
+    assert best(np.stack([obs, *others]))[0] == pytest.approx(first, rel=1e-5)  # a memory per observation of a stack
+    assert best(np.stack([obs, *others]))[0] == pytest.approx(second, rel=1e-5)  # rounding depends on the size
 
 
 @pytest.mark.parametrize("observation", [Box(-1.0, 1.0, (3,)), Box(-1.0, 1.0, (3, 3)), Discrete(4)], ids=str)
-def test_one_observation_gives_one_action_and_a_stack_a_stack(make: Make, observation: gym.Space[Any]) -> None:
+def test_one_observation_gives_one_action_and_a_stack_gives_a_stack(make: Make, observation: gym.Space[Any]) -> None:
     policy = make(observation, Box(-1.0, 1.0, (2,)))
     stack = np.array([observation.sample() for _ in range(7)])
     assert policy.act(stack[0]).shape == (2,)
@@ -142,7 +142,7 @@ def test_one_observation_gives_one_action_and_a_stack_a_stack(make: Make, observ
 
 
 @pytest.mark.parametrize("obs", [[1.0], [[1.0]], 1.0, np.zeros((2, 2, 3))])
-def test_an_observation_of_another_shape_is_refused(make: Make, obs: Any) -> None:
+def test_an_observation_of_the_wrong_shape_is_refused(make: Make, obs: Any) -> None:
     with pytest.raises(ValueError, match=r"expected an observation of shape \(3,\), or a stack of them; got"):
         make(Box(-1.0, 1.0, (3,)), Discrete(2)).act(obs)
 
@@ -150,7 +150,7 @@ def test_an_observation_of_another_shape_is_refused(make: Make, obs: Any) -> Non
 @pytest.mark.parametrize(
     ("space", "obs"), [(Discrete(4), 1.5), (Discrete(4), [0.0, np.nan]), (Box(0, 255, (3,), np.uint8), [1, 256, -1])]
 )
-def test_numbers_that_the_integers_of_an_observation_cannot_be_are_refused(
+def test_observation_values_that_an_integer_dtype_cannot_hold_are_refused(
     make: Make, space: gym.Space[Any], obs: Any
 ) -> None:
     with pytest.raises(ValueError, match=r"expected an observation of u?int\d+ numbers; got (float|int)\d+ values"):
@@ -197,19 +197,19 @@ spaces = st.recursive(
 
 @given(space=spaces)
 @settings(deadline=None, max_examples=150)
-def test_a_space_comes_back_through_json(space: gym.Space[Any]) -> None:
+def test_a_space_is_unchanged_by_a_round_trip_through_json(space: gym.Space[Any]) -> None:
     back = as_json.from_json(json.loads(json.dumps(as_json.to_json(space), allow_nan=False)))
     assert back == space and back.dtype == space.dtype
     if isinstance(space, Dict):
-        assert list(back) == list(space)  # flattening goes by the order
+        assert list(back) == list(space)  # flattening depends on the order of the keys
 
 
-def test_a_space_that_cannot_be_written_is_refused() -> None:
+def test_a_space_that_cannot_be_saved_is_refused() -> None:
     with pytest.raises(ConfigError, match="can't be saved for the space Text"):
         as_json.to_json(gym.spaces.Text(4))
 
 
-# damage
+# damaged files
 
 
 @pytest.fixture
@@ -218,7 +218,7 @@ def folder(make: Make, tmp_path: Path) -> Path:
 
 
 def rewritten(folder: Path, catalog: PluginCatalog, change: Mapping[str, Any]) -> str:
-    """What is said of a description that was changed."""
+    """Change the description of a policy; return the error message when it is loaded."""
     file = folder / "policy.json"
     said = json.loads(file.read_text())
     for key, value in change.items():
@@ -234,12 +234,12 @@ def refusal(folder: Path, catalog: PluginCatalog, kind: type[Exception] = Config
 
 
 @pytest.mark.parametrize("name", ["policy.json", "policy.safetensors"])
-def test_a_policy_may_be_named_by_one_of_its_files(folder: Path, catalog: PluginCatalog, name: str) -> None:
+def test_a_policy_can_be_loaded_by_the_path_of_either_file(folder: Path, catalog: PluginCatalog, name: str) -> None:
     assert load_policy(folder / name, catalog).component.name == "mlp"
 
 
 @pytest.mark.parametrize("name", ["policy.json", "policy.safetensors"])
-def test_a_file_that_is_missing_is_named(folder: Path, catalog: PluginCatalog, name: str) -> None:
+def test_a_missing_file_is_named_in_the_error(folder: Path, catalog: PluginCatalog, name: str) -> None:
     (folder / name).unlink()
     message = refusal(folder, catalog)
     assert message.startswith(f"No policy in {folder}: No such file") and name in message
@@ -247,12 +247,12 @@ def test_a_file_that_is_missing_is_named(folder: Path, catalog: PluginCatalog, n
 
 @pytest.mark.parametrize("name", ["policy.json", "policy.safetensors"])
 @pytest.mark.parametrize("damage", [b"", b"\xff\xfe nonsense", b"[1, 2]", b"{}", b"null"])
-def test_a_file_that_is_damaged_is_told(folder: Path, catalog: PluginCatalog, name: str, damage: bytes) -> None:
+def test_a_damaged_file_is_reported(folder: Path, catalog: PluginCatalog, name: str, damage: bytes) -> None:
     (folder / name).write_bytes(damage)
     assert refusal(folder, catalog).startswith(f"The policy in {folder} is damaged: ")
 
 
-def test_half_a_file_is_damage(folder: Path, catalog: PluginCatalog) -> None:
+def test_a_truncated_file_is_reported_as_damaged(folder: Path, catalog: PluginCatalog) -> None:
     file = folder / "policy.safetensors"
     file.write_bytes(file.read_bytes()[:-9])
     assert "is damaged" in refusal(folder, catalog)
@@ -272,7 +272,7 @@ def test_half_a_file_is_damage(folder: Path, catalog: PluginCatalog) -> None:
     ],
     ids=str,
 )
-def test_a_description_that_does_not_fit_is_refused(
+def test_an_invalid_or_mismatched_description_is_refused(
     folder: Path, catalog: PluginCatalog, change: dict[str, Any], said: str
 ) -> None:
     file = folder / "policy.json"
@@ -280,11 +280,11 @@ def test_a_description_that_does_not_fit_is_refused(
     assert said in refusal(folder, catalog)
 
 
-# malice
+# malicious files
 
 
 class Bomb:
-    """A pickle that, when it is loaded, makes a folder."""
+    """An object whose pickle creates a folder when it is loaded."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -294,17 +294,19 @@ class Bomb:
 
 
 @pytest.mark.parametrize("name", ["policy.json", "policy.safetensors"])
-def test_a_pickle_under_another_name_is_not_executed(
+def test_a_pickle_in_place_of_a_policy_file_is_not_executed(
     folder: Path, catalog: PluginCatalog, tmp_path: Path, name: str
 ) -> None:
     bomb, mark = pickle.dumps(Bomb(tmp_path / "executed")), tmp_path / "executed"
     (folder / name).write_bytes(bomb)
     assert "is damaged" in refusal(folder, catalog) and not mark.exists()
-    pickle.loads(bomb)  # it would have gone off
+    pickle.loads(bomb)  # shows that loading the pickle would have executed it
     assert mark.exists()
 
 
-def test_a_file_of_torch_is_not_executed(folder: Path, catalog: PluginCatalog, tmp_path: Path) -> None:
+def test_a_torch_file_in_place_of_the_tensors_is_not_executed(
+    folder: Path, catalog: PluginCatalog, tmp_path: Path
+) -> None:
     torch.save({"weight.0": torch.zeros(1), "bomb": Bomb(tmp_path / "executed")}, folder / "policy.safetensors")
     assert "is damaged" in refusal(folder, catalog) and not (tmp_path / "executed").exists()
 
@@ -319,7 +321,7 @@ def test_a_file_of_torch_is_not_executed(folder: Path, catalog: PluginCatalog, t
     ],
     ids=str,
 )
-def test_a_name_is_looked_up_and_never_a_path_or_a_module(
+def test_names_of_policies_and_settings_are_never_paths_or_modules(
     folder: Path, catalog: PluginCatalog, change: dict[str, Any]
 ) -> None:
     message = rewritten(folder, catalog, change)
@@ -366,7 +368,7 @@ TOO_LARGE: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("change", TOO_LARGE, ids=lambda change: str(change)[:60])
-def test_a_size_that_is_only_claimed_is_refused_before_the_memory_is_full(
+def test_huge_declared_sizes_are_refused_within_bounded_memory_and_time(
     folder: Path, catalog: PluginCatalog, change: dict[str, Any]
 ) -> None:
     before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
@@ -375,7 +377,7 @@ def test_a_size_that_is_only_claimed_is_refused_before_the_memory_is_full(
     assert grown < 400e6 and time.process_time() - begin < 20
 
 
-def test_a_space_within_spaces_within_spaces_is_refused(folder: Path, catalog: PluginCatalog) -> None:
+def test_a_deeply_nested_space_is_refused(folder: Path, catalog: PluginCatalog) -> None:
     file, deep = folder / "policy.json", 100_000
     said = json.loads(file.read_text())
     nested = '{"type": "Tuple", "spaces": [' * deep + "]}" * deep
@@ -383,14 +385,14 @@ def test_a_space_within_spaces_within_spaces_is_refused(folder: Path, catalog: P
     assert "is damaged: RecursionError" in refusal(folder, catalog)
 
 
-def test_a_description_longer_than_any_is_not_read(folder: Path, catalog: PluginCatalog) -> None:
+def test_an_oversized_description_file_is_refused(folder: Path, catalog: PluginCatalog) -> None:
     with (folder / "policy.json").open("wb") as file:
         file.truncate(10 * 2**40)
     assert "is longer than" in refusal(folder, catalog)
 
 
 def header(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Rewrite what the tensor file declares."""
+    """Change the header of the tensor file."""
     file = folder / "policy.safetensors"
     data = file.read_bytes()
     size = int.from_bytes(data[:8], "little")
@@ -413,7 +415,7 @@ def header(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
         lambda tensors: tensors.pop("weight.0"),
     ],
 )
-def test_tensors_other_than_the_policy_needs_are_refused(folder: Path, catalog: PluginCatalog, change: Any) -> None:
+def test_tensors_that_do_not_match_the_policy_are_refused(folder: Path, catalog: PluginCatalog, change: Any) -> None:
     header(folder, change)
     assert "is damaged" in refusal(folder, catalog)
 
@@ -425,14 +427,14 @@ def test_a_header_longer_than_its_file_is_refused(folder: Path, catalog: PluginC
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int32, torch.bool])
-def test_numbers_of_another_type_are_refused(folder: Path, catalog: PluginCatalog, dtype: torch.dtype) -> None:
+def test_tensors_of_the_wrong_dtype_are_refused(folder: Path, catalog: PluginCatalog, dtype: torch.dtype) -> None:
     tensors = {name: value.to(dtype) for name, value in load_policy(folder, catalog).params.items()}
     save_file(tensors, folder / "policy.safetensors")
     assert f"found bias.0 [5] {str(dtype).removeprefix('torch.')}" in refusal(folder, catalog)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_numbers_that_are_none_are_refused(folder: Path, catalog: PluginCatalog, bad: float) -> None:
+def test_tensors_with_nan_or_infinity_are_refused(folder: Path, catalog: PluginCatalog, bad: float) -> None:
     tensors = dict(load_policy(folder, catalog).params)
     tensors["weight.1"] = tensors["weight.1"].clone()
     tensors["weight.1"][0, 2, 1] = bad
@@ -440,14 +442,14 @@ def test_numbers_that_are_none_are_refused(folder: Path, catalog: PluginCatalog,
     assert "the tensor weight.1 has numbers that aren't finite" in refusal(folder, catalog)
 
 
-def test_a_policy_of_a_plugin_that_is_not_here_is_refused(folder: Path, catalog: PluginCatalog) -> None:
+def test_a_policy_of_a_plugin_that_is_not_installed_is_refused(folder: Path, catalog: PluginCatalog) -> None:
     file = folder / "policy.json"
     file.write_text(file.read_text().replace('"mlp"', '"transformer"'))
     assert 'No policy "transformer"' in refusal(folder, catalog, UnknownName)
 
 
-def test_nothing_here_can_execute_what_a_file_holds() -> None:
-    """No module imports a serializer that runs code, nor loads tensors by torch's."""
+def test_no_module_uses_a_serializer_that_can_execute_code() -> None:
+    """No module imports such a serializer, or uses torch.load or torch.save."""
     unsafe = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
     for file in Path(str(pgzoo.__file__)).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
@@ -460,7 +462,7 @@ def test_nothing_here_can_execute_what_a_file_holds() -> None:
 
 
 @pytest.mark.parametrize("mask", [[0.0, -np.inf, 0.0], [0, 2], [1, 1], ["a", "b", "c"]], ids=repr)
-def test_a_mask_of_another_kind_is_refused(make: Any, mask: Any) -> None:
+def test_an_invalid_action_mask_is_refused(make: Any, mask: Any) -> None:
     policy = make(gym.spaces.Box(-1.0, 1.0, (2,)), gym.spaces.Discrete(3), masked=True)
     obs = np.zeros(2, np.float32)
     with pytest.raises(ValueError, match="expected an action mask of bool or 0/1 integers with 3 entries"):

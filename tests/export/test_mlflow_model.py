@@ -1,4 +1,4 @@
-"""A policy as a model of MLflow: what is written, and what it answers when MLflow loads it."""
+"""A policy as an MLflow model: its files, and its predictions when MLflow loads it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ print(json.dumps(answers))
 
 
 def known(policy: LoadedPolicy, rng: np.random.Generator) -> tuple[Any, Any]:
-    """A request, and its answer as the policy itself gives it step by step."""
+    """Return a request, and the greedy actions that the policy itself takes for it, step by step."""
     space, count, steps = policy.spec.observation_space, 4, 5
     space.seed(1)
     views = np.stack([[space.sample() for _ in range(steps)] for _ in range(count)])
@@ -79,7 +79,7 @@ def known(policy: LoadedPolicy, rng: np.random.Generator) -> tuple[Any, Any]:
     return request, actions
 
 
-def test_mlflow_gives_the_modes_of_every_kind_of_policy(make: Make, tmp_path: Path) -> None:
+def test_mlflow_predicts_the_greedy_actions_of_every_kind_of_policy(make: Make, tmp_path: Path) -> None:
     asked, answers = {}, {}
     for name, (observation, action, options) in CASES.items():
         policy = make(observation, action, **options)
@@ -97,7 +97,7 @@ def test_mlflow_gives_the_modes_of_every_kind_of_policy(make: Make, tmp_path: Pa
         assert dtype == str(actions.dtype) and examples == 2, name
 
 
-def test_the_code_of_a_model_is_the_same_for_all_and_imports_two_names(make: Make, tmp_path: Path) -> None:
+def test_a_model_has_fixed_code_with_two_imports_and_no_local_paths(make: Make, tmp_path: Path) -> None:
     folder = export(make(POINT, Discrete(2)), tmp_path / "model", "mlflow")
     assert (folder / "model.py").read_text() == STUB
     body = [node for node in ast.parse(STUB).body if not isinstance(node, ast.Expr)]
@@ -121,7 +121,7 @@ def test_the_code_of_a_model_is_the_same_for_all_and_imports_two_names(make: Mak
     assert str(tmp_path) not in text  # no path of this machine
 
 
-def test_writing_a_model_executes_nothing_and_loads_no_torch(make: Make, tmp_path: Path) -> None:
+def test_writing_a_model_imports_neither_torch_nor_the_serving_code(make: Make, tmp_path: Path) -> None:
     bundle = make(POINT, Discrete(2)).save(tmp_path / "bundle")
     code = (
         "import sys\nfrom pathlib import Path\nfrom pgzoo.export.mlflow_model import write_model\n"
@@ -132,7 +132,7 @@ def test_writing_a_model_executes_nothing_and_loads_no_torch(make: Make, tmp_pat
     assert done.returncode == 0, done.stderr
 
 
-def test_an_export_of_no_known_format_or_to_no_folder_is_refused(make: Make, tmp_path: Path) -> None:
+def test_an_export_in_an_unknown_format_or_to_an_invalid_folder_is_refused(make: Make, tmp_path: Path) -> None:
     policy: Any = make(POINT, Discrete(2))
     with pytest.raises(ConfigError, match=r'No format "pickle"\. There are: safetensors, onnx, mlflow'):
         export(policy, tmp_path, "pickle")  # type: ignore[arg-type]
@@ -143,7 +143,7 @@ def test_an_export_of_no_known_format_or_to_no_folder_is_refused(make: Make, tmp
 
 
 @pytest.mark.parametrize("source", ["", "file:///home/me/pgzoo"])
-def test_only_a_version_that_an_index_has_is_required(
+def test_pgzoo_is_required_only_if_its_version_is_from_an_index(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
     monkeypatch.setattr(mlflow_model, "source_of", lambda distribution: source)

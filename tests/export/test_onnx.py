@@ -1,4 +1,4 @@
-"""A policy as an ONNX graph: it acts as the policy does, for any number of observations, or it is not written."""
+"""A policy as an ONNX graph: it acts like the policy for any number of observations, or it isn't written."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ CASES: dict[str, tuple[gym.Space[Any], gym.Space[Any], dict[str, Any]]] = {
 @pytest.mark.parametrize(
     "case", [case if k % 2 else pytest.param(case, marks=pytest.mark.slow) for k, case in enumerate(CASES)]
 )
-def test_the_graph_acts_as_the_policy_does(make: Make, tmp_path: Path, case: str) -> None:
+def test_the_graph_acts_like_the_policy(make: Make, tmp_path: Path, case: str) -> None:
     import onnxruntime
 
     observation, action, options = CASES[case]
@@ -104,7 +104,7 @@ def test_the_graph_acts_as_the_policy_does(make: Make, tmp_path: Path, case: str
 
 
 @needs_onnx
-def test_a_graph_that_gives_other_numbers_is_not_written(
+def test_a_graph_that_chooses_other_actions_is_not_written(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = onnx.mode
@@ -115,7 +115,7 @@ def test_a_graph_that_gives_other_numbers_is_not_written(
 
 
 @needs_onnx
-def test_numbers_other_than_torch_s_are_found(make: Make, tmp_path: Path) -> None:
+def test_outputs_that_differ_from_those_of_torch_are_an_error(make: Make, tmp_path: Path) -> None:
     policy, other = make(POINT, Discrete(3)), make(POINT, Discrete(3))
     data = (export(policy, tmp_path, "onnx") / "policy.onnx").read_bytes()
     other.params = {name: value + 0.01 for name, value in policy.params.items()}
@@ -123,7 +123,9 @@ def test_numbers_other_than_torch_s_are_found(make: Make, tmp_path: Path) -> Non
         onnx._check(other, onnx.Graph(other), data, np.random.default_rng(0))
 
 
-def test_without_the_extra_the_command_is_told(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exporting_without_the_extra_names_the_install_command(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(onnx, "present", lambda extra: False)
     with pytest.raises(UsageError, match=r'Install it: pip install "pgzoo\[onnx\]"'):
         export(make(POINT, Discrete(3)), tmp_path, "onnx")

@@ -1,4 +1,4 @@
-"""The wheels in the folder of a served model, and an environment made from nothing else."""
+"""The wheels in the folder of an MLflow model, and a virtual environment made from that folder alone."""
 
 from __future__ import annotations
 
@@ -51,14 +51,16 @@ def forget() -> None:
     wheels._wheel.cache_clear()
 
 
-def test_what_an_index_has_is_pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_distribution_from_an_index_is_pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path / "site", None)
     monkeypatch.syspath_prepend(tmp_path / "site")
     assert requirement("a-plugin", tmp_path / "model") == "a-plugin==1.5"
     assert not (tmp_path / "model").exists()
 
 
-def test_what_no_index_has_is_packed_from_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_distribution_that_no_index_has_is_packed_from_its_installed_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     install(tmp_path / "site", {"url": "https://git.example/a", "vcs_info": {"vcs": "git"}})
     monkeypatch.syspath_prepend(tmp_path / "site")
     assert requirement("a-plugin", tmp_path / "model") == "wheels/a_plugin-1.5-py2.py3-none-any.whl"
@@ -71,7 +73,7 @@ def test_what_no_index_has_is_packed_from_its_files(tmp_path: Path, monkeypatch:
     assert record[-1] == f"{info}/RECORD,,"
 
 
-def test_a_source_that_is_gone_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_source_folder_is_named_in_the_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = tmp_path / "gone"
     install(tmp_path / "site", {"url": gone.as_uri(), "dir_info": {"editable": True}})
     monkeypatch.syspath_prepend(tmp_path / "site")
@@ -80,10 +82,10 @@ def test_a_source_that_is_gone_is_named(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow
-def test_an_environment_made_from_the_model_folder_answers_a_request(make: Make, tmp_path: Path) -> None:
-    """The steps of a container without Docker: a new environment, `pip install -r requirements.txt`, a server, a POST.
+def test_a_server_installed_from_the_model_folder_answers_a_request(make: Make, tmp_path: Path) -> None:
+    """Takes the steps of a container without Docker: a new virtual environment, pip install, a server, a POST request.
 
-    No package index is asked: the environment has links to the packages of this one, except pgzoo.
+    No package index is used: the new environment has links to the packages of this one, except pgzoo.
     """
     policy = make(Box(-1.0, 1.0, (3,)), Discrete(3))
     model = export(policy, tmp_path / "model", "mlflow", distributions=["pgzoo"])
@@ -98,7 +100,7 @@ def test_an_environment_made_from_the_model_folder_answers_a_request(make: Make,
         if not path.name.startswith(("pgzoo", "__editable__", "pip")) and path.suffix != ".pth":
             (links / path.name).symlink_to(path)
     [packages] = (tmp_path / "env" / "lib").glob("*/site-packages")
-    for old in packages.glob("setuptools*"):  # Python 3.11 brings its own, older than torch needs
+    for old in packages.glob("setuptools*"):  # Python 3.11 installs an older one than torch needs
         shutil.rmtree(old)
     (packages / "links.pth").write_text(f"{links}\n")
     clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}

@@ -36,47 +36,47 @@ from pgzoo.tracking.run_upload import metric_rows
 
 HERE = Path(__file__).resolve().parent
 EVERY = 200
-"""Environment steps between two points of a curve: one update, about."""
+"""Environment steps between two points of a curve: about one update."""
 LOCKED = 30.0
 AWHILE = 5.0
-"""Seconds in which the uploader tries again and again."""
+"""Seconds that a fault lasts, in which the uploader retries several times."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run came through."""
+    """What became of a run despite a fault."""
 
     status: str
-    """In MLflow, at the end."""
+    """Status in MLflow at the end."""
     lost: int
-    """Points that training had and the store has not."""
+    """Number of points that training recorded and the store doesn't have."""
     twice: int
-    """Points that the store has more than once."""
+    """Number of duplicate points in the store."""
     delay: float | None
-    """Seconds that the training loop gave to tracking, checkpoints included; None if it couldn't say any more."""
+    """Seconds that the training loop spent on tracking, including checkpoints; None if they are unknown."""
     said: str
-    """What the user was told."""
+    """The messages that the user saw."""
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """A fault, and what must come of it: a run that is finished, without a point too few or too many."""
+    """A fault, despite which the run must finish, with each of its points in the store exactly once."""
 
     fault: str
     happens: str
     play: Callable[[Folder], Outcome]
     says: str = ""
-    """A pattern of what the user is told; empty where there is nothing to tell."""
+    """Pattern of the message that the user must see; empty if none is necessary."""
     slow: bool = False
     missing: Callable[[], str] = str
-    """Why it can't be played here, and what to install; empty if it can."""
+    """Returns why the scenario can't run here and what to install; empty if it can."""
 
     @property
     def name(self) -> str:
         return self.play.__name__
 
     def message(self, outcome: Outcome) -> str:
-        """The line that tells the user; empty if none does, or none has to."""
+        """Return the message that the user must see; empty if it is missing or none is necessary."""
         lines = outcome.said.splitlines() if self.says else []
         return next((line for line in lines if re.search(self.says, line)), "")
 
@@ -91,11 +91,11 @@ def wait(event, arguments):
 
 sys.addaudithook(wait)
 """
-"""Imported by each process at its start: holds the uploader before it gives a new database its name."""
+"""Imported by each process at its start: holds the uploader before it renames a new database to its final name."""
 
 
 class Trainer:
-    """`pgzoo run steady`, held before some of its 150 updates."""
+    """A process of `pgzoo run steady`, which is held before some of its 150 updates."""
 
     def __init__(self, folder: Folder, *arguments: str, holds: Sequence[int] = (), **env: Any) -> None:
         self.folder = folder
@@ -105,7 +105,7 @@ class Trainer:
         self.child = folder.start("run", "steady", *fixed, "--eval-episodes", "4", "--json", *arguments, **env)
 
     def reach(self, update: int) -> None:
-        """Wait until it is held before this update."""
+        """Wait until the trainer is held before this update."""
         held = self.folder.path / f"held-{update}"
         eventually(lambda: held.exists() or self.child.poll() is not None)
         assert held.exists(), self.child.communicate()
@@ -114,7 +114,7 @@ class Trainer:
         self._hold(update).unlink()
 
     def end(self) -> tuple[dict[str, Any], str]:
-        """Wait for its end; return its answer, and what it told the user."""
+        """Wait until the trainer ends; return its JSON output and its messages."""
         out, err = self.child.communicate(timeout=PATIENCE)
         assert self.child.returncode == 0, err
         assert "Traceback" not in err, err
@@ -129,7 +129,7 @@ class Trainer:
 
 
 class Postgres:
-    """A cluster of its own on loopback, run by the user `postgres` where we are root, as it refuses to be root."""
+    """A separate PostgreSQL cluster on loopback; as it refuses to run as root, `postgres` runs it for root."""
 
     def __init__(self) -> None:
         self.user = {"user": "postgres", "group": "postgres"} if os.geteuid() == 0 else {}
@@ -143,7 +143,7 @@ class Postgres:
 
     @staticmethod
     def programs() -> Path | None:
-        """Where its programs are: Debian has them in a folder per version, and not on the path."""
+        """Return the folder of its programs; Debian has a folder for each version, which isn't on the path."""
         found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
         there = shutil.which("initdb")
         return found[-1].parent if found else Path(there).parent if there else None
@@ -161,7 +161,7 @@ class Postgres:
         self._call("pg_ctl", "--pgdata", "data", "--log", "log", "--wait", "--options", options, "start")
 
     def stop(self) -> None:
-        """End it at once, as a power cut would."""
+        """Stop it immediately, as a power cut would."""
         self._call("pg_ctl", "--pgdata", "data", "--mode", "immediate", "stop")
 
     def close(self) -> None:
@@ -180,7 +180,7 @@ class Postgres:
 
 
 def ask(uri: str, query: str, *values: Any) -> list[tuple[Any, ...]]:
-    """Ask a store's database, without mlflow; `?` stands for a value."""
+    """Query a store's database without mlflow; `?` stands for a value."""
     file = sqlite_path(uri)
     if file is not None:
         with contextlib.closing(sqlite3.connect(file, timeout=PATIENCE)) as database:
@@ -193,20 +193,20 @@ def ask(uri: str, query: str, *values: Any) -> list[tuple[Any, ...]]:
 
 
 def journal_of(folder: Folder) -> Path:
-    """The folder of the one run, as soon as it is there."""
+    """Return the folder of the only run, as soon as it exists."""
     found = eventually(lambda: list(folder.path.glob(".pgzoo/runs/*/journal.jsonl")))
     assert len(found) == 1
     return Path(found[0]).parent
 
 
 def until_shipped(folder: Folder) -> None:
-    """Wait until the store has all that the one run has written, so that the fault comes in the midst of it."""
+    """Wait until the records so far are in the store, so that the fault occurs in the middle of the run."""
     run = journal_of(folder)
     eventually(lambda: Ledger.read(run).offset >= (run / "journal.jsonl").stat().st_size)
 
 
 def until_met(folder: Folder) -> str:
-    """Wait until the uploader has met the fault; return what `pgzoo doctor` says of it."""
+    """Wait until the uploader has encountered the fault; return what `pgzoo doctor` reports about it."""
     status = folder.path / ".pgzoo" / "status.json"
     eventually(lambda: any(store["error"] for store in read_json(status).get("stores", {}).values()))
     found = json.loads(folder.pgzoo("doctor", "--json")[0])["findings"]
@@ -216,7 +216,7 @@ def until_met(folder: Folder) -> str:
 def judge(
     run: Path, said: str, store: str = "", answer: dict[str, Any] | None = None, *, reach: int | None = None
 ) -> Outcome:
-    """Compare what the store has of a run with its journal, and with the points that it must have come to."""
+    """Compare a run in the store with its journal, and with the points that it must have reached."""
     store = store or Home.find({}, run.parents[2]).default_uri
     [(run_id, status)] = ask(
         store,
@@ -301,7 +301,7 @@ def postgres_restarted(folder: Folder) -> Outcome:
 
 
 def trainer_killed(folder: Folder, kills: int = 20) -> Outcome:
-    """The same run twice: left alone, and killed again and again at moments drawn by chance."""
+    """The same run twice: undisturbed, and killed again and again at random times."""
     steps = ("--total-steps", "100000", "--checkpoint-every", "1000")
     _, _ = Trainer(folder, *steps).end()
     alone = journal_of(folder)
@@ -314,7 +314,7 @@ def trainer_killed(folder: Folder, kills: int = 20) -> Outcome:
         if kill % 4:  # in training
             _until_grown(victim / "journal.jsonl", 2000)
             time.sleep(chance.uniform(0, 0.7))
-        else:  # wherever it is
+        else:  # at any time, including startup
             time.sleep(chance.uniform(0, 4))
         assert child.poll() is None, child.communicate()
         child.kill()
@@ -325,7 +325,7 @@ def trainer_killed(folder: Folder, kills: int = 20) -> Outcome:
     sync(folder)
     assert curves(victim) == curves(alone)
     outcome = judge(victim, said, answer=folder.parse(out))
-    return replace(outcome, delay=None)  # the last of its processes alone could say
+    return replace(outcome, delay=None)  # each of its processes knows only its own delay
 
 
 def _until_grown(file: Path, size: int) -> None:
@@ -334,13 +334,13 @@ def _until_grown(file: Path, size: int) -> None:
 
 
 def curves(run: Path) -> set[tuple[str, int, float]]:
-    """All points of a run, but for those that say how fast it was."""
+    """Return all points of a run, except those of its speed."""
     rows = (row for record, _ in records(run) if record and "m" in record for row in metric_rows(record))
     return {(name, step, value) for name, value, _, step in rows if not name.startswith("time/")}
 
 
 def disk_full(folder: Folder) -> Outcome:
-    """Journal, checkpoints, artifacts and store lie on one small disk; it is full for a while."""
+    """Journal, checkpoints, artifacts and store are on one small disk, which is full for a while."""
     with mounted("-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder.path)):
         trainer = Trainer(folder, "--checkpoint-every", "5000", holds=(50, 100))
         trainer.reach(50)
@@ -354,19 +354,19 @@ def disk_full(folder: Folder) -> Outcome:
         answer, said = trainer.end()
         sync(folder)
         outcome = judge(journal_of(folder), said, answer=answer)
-        folder.close()  # the uploader, before its files are gone
+        folder.close()  # ends the uploader before its files are gone
         return outcome
 
 
 def store_disk_full(folder: Folder) -> Outcome:
-    """The store alone lies on a small disk; it is full for so long that its records might be taken for poison."""
+    """Only the store is on a small disk, full for so long that records might be mistaken for invalid ones."""
     with small_disk(folder) as small:
         store = f"sqlite:///{small}/mlflow.db"
         return _filled(folder, small, store, store)
 
 
 def server_disk_full(folder: Folder) -> Outcome:
-    """The server says no more than that it has failed."""
+    """The server's database is on a full disk; the server reports only that it failed."""
     with serving(folder) as server, small_disk(folder) as small:
         server.store = f"sqlite:///{small}/server.db"
         server.start()
@@ -379,7 +379,7 @@ def small_disk(folder: Folder) -> Iterator[Path]:
     small.mkdir()
     with mounted("-t", "tmpfs", "-o", "size=64m", "tmpfs", str(small)):
         yield small
-        folder.close()  # the uploader, before its files are gone
+        folder.close()  # ends the uploader before its files are gone
 
 
 def _filled(folder: Folder, small: Path, uri: str, store: str) -> Outcome:
@@ -399,7 +399,7 @@ def _filled(folder: Folder, small: Path, uri: str, store: str) -> Outcome:
 
 
 def fill(folder: Path) -> Path:
-    """Write a file that leaves not a byte on its disk."""
+    """Write a file that fills its disk to the last byte."""
     ballast = folder / "ballast"
     for size in (2**16, 1):
         with contextlib.suppress(OSError), ballast.open("ab", 0) as file:
@@ -409,7 +409,7 @@ def fill(folder: Path) -> Path:
 
 
 def file_size_limited(folder: Folder) -> Outcome:
-    """No file of the trainer or the uploader may grow for a while, which is a full disk that needs no mount."""
+    """No file of the trainer or the uploader can grow for a while, as on a full disk, but without a mount."""
     trainer = Trainer(folder, "--checkpoint-every", "5000", holds=(50, 100))
     trainer.reach(50)
     until_shipped(folder)
@@ -477,7 +477,7 @@ def clock_back(folder: Folder) -> Outcome:
 
 
 def torn_line(folder: Folder) -> Outcome:
-    """Power fails in the middle of a line; the run is resumed."""
+    """The journal ends with an incomplete line, as after a power cut; the run is resumed."""
     trainer = Trainer(folder, "--checkpoint-every", "5000", holds=(50,))
     trainer.reach(50)
     trainer.kill()
@@ -524,7 +524,7 @@ def killed_making_store(folder: Folder) -> Outcome:
 
 
 def state_removed(folder: Folder) -> Outcome:
-    """Somebody deletes pgzoo's folder, or the whole working directory, while a run is in training."""
+    """Somebody deletes pgzoo's folder while a run is training."""
     return _removed(folder, folder.path / ".pgzoo")
 
 
@@ -572,7 +572,7 @@ def artifacts_read_only(folder: Folder) -> Outcome:
 
 @contextmanager
 def serving(folder: Folder, store: str = "") -> Iterator[Server]:
-    """A server, to be started, that keeps its things in the folder."""
+    """Make a server that keeps its files in the folder; the caller starts it."""
     (folder.path / "server").mkdir()
     server = Server(folder.path / "server", store)
     try:
@@ -592,7 +592,7 @@ def mounted(*arguments: str) -> Iterator[None]:
 
 @contextmanager
 def read_only(folder: Path) -> Iterator[None]:
-    """Nobody may write to the folder. Permissions don't bind root: for it, it is mounted over itself."""
+    """Make a folder read-only. Permissions don't restrict root; for root, it is mounted over itself."""
     if os.geteuid() == 0:
         with mounted("--bind", str(folder), str(folder)):
             subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True, capture_output=True)
@@ -606,7 +606,7 @@ def read_only(folder: Path) -> Iterator[None]:
 
 
 def no_mount() -> str:
-    """Why nothing can be mounted here; empty if it can."""
+    """Return why nothing can be mounted here; empty if something can."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             with mounted("-t", "tmpfs", "-o", "size=64k", "tmpfs", folder):

@@ -1,4 +1,4 @@
-"""An algorithm that goes at a steady pace, whatever the machine, and can be held while a fault is prepared."""
+"""An algorithm with the same pace on every machine, which can be held while a fault is prepared."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class SteadyConfig(pgzoo.AlgorithmConfig):
 
 
 class Steady:
-    """REINFORCE on windows of 200 steps, with a measure that often is no number.
+    """REINFORCE on windows of 200 steps, with a metric that is often NaN or infinite.
 
-    Before its update u it waits while there is a file `hold-u`, and says so by a file `held-u`.
+    Before update u, it waits while the file `hold-u` exists, and creates the file `held-u` to show that it waits.
     """
 
     collect = pgzoo.Steps(50)

@@ -1,4 +1,4 @@
-"""A crash at any change of a file, a power cut included: what was durable is there, once, and the next start works."""
+"""Crashes and power cuts at any change of a file: durable data exists exactly once, and the next start works."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LINES = 6
 
 @pytest.fixture
 def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    """A recorder of an empty folder, to be entered. Nothing really waits for the disk, which takes its time."""
+    """A recorder of an empty folder, used as a context manager. Flushes to disk do nothing, as they are slow."""
     for name in {"fsync", "fdatasync"} & set(dir(os)):
         monkeypatch.setattr(os, name, lambda descriptor: None)
     (tmp_path / "real").mkdir()
@@ -51,11 +51,11 @@ def lines(folder: Path) -> list[Record]:
 
 
 def contents(found: list[Record]) -> list[Record]:
-    """The records without their times, and without the start that each opening of the journal adds."""
+    """Return the records without timestamps, and without the start records that each opening of the journal adds."""
     return [{k: v for k, v in record.items() if k != "ts"} for record in found if record["t"] != "start"]
 
 
-def test_a_crash_while_a_file_is_replaced_leaves_the_old_or_the_new(recorded: Recorder, tmp_path: Path) -> None:
+def test_a_crash_while_a_file_is_replaced_leaves_the_old_or_the_new_one(recorded: Recorder, tmp_path: Path) -> None:
     with recorded:
         for data in (b"first", b"second, which is longer"):
             write_file(recorded.root / "a" / "b" / "file", data)
@@ -72,7 +72,7 @@ def test_a_crash_while_a_file_is_replaced_leaves_the_old_or_the_new(recorded: Re
     assert count > 10
 
 
-def test_a_crash_while_a_folder_is_replaced_leaves_the_old_or_the_new(recorded: Recorder, tmp_path: Path) -> None:
+def test_a_crash_while_a_folder_is_replaced_leaves_the_old_or_the_new_one(recorded: Recorder, tmp_path: Path) -> None:
     steps = [{"a": b"1", "b": b"2"}, {"a": b"3", "b": b"4", "c": b"5"}]
     with recorded:
         for files in steps:
@@ -96,7 +96,7 @@ def test_a_crash_while_a_folder_is_replaced_leaves_the_old_or_the_new(recorded: 
 
 
 def write_journal(folder: Path, mark: Callable[[int], None]) -> None:
-    """Write a journal, and note how many of its lines are durable."""
+    """Write a journal, and call `mark` with the number of lines that are durable so far."""
     journal = Journal(folder, dict(START), pytest.fail)
     for step in range(1, LINES + 1):
         journal.record([step], {"m": step / 8}, ([step], [float(step)], [1]))
@@ -109,7 +109,7 @@ def write_journal(folder: Path, mark: Callable[[int], None]) -> None:
     mark(len(lines(folder)))
 
 
-def test_a_crash_costs_the_journal_no_durable_record(recorded: Recorder, tmp_path: Path) -> None:
+def test_a_crash_loses_no_durable_record_of_the_journal(recorded: Recorder, tmp_path: Path) -> None:
     with recorded:
         write_journal(recorded.root / "home" / "runs" / "k", recorded.mark)
     whole = lines(recorded.root / "home" / "runs" / "k")
@@ -132,7 +132,7 @@ def test_a_crash_costs_the_journal_no_durable_record(recorded: Recorder, tmp_pat
 
 
 class Server:
-    """A tracking server as the uploader sees it; `rows` is what it has: the values of each point, by name and step."""
+    """A tracking server as the uploader sees it; `rows` has the values of each point by its name and step."""
 
     uri = "http://h"
 
@@ -162,10 +162,10 @@ class Server:
         self.status = status
 
 
-def test_a_crash_of_the_machine_uploads_every_point_once(
+def test_every_point_is_uploaded_once_despite_a_crash_of_the_machine(
     recorded: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    light = SimpleNamespace(Backoff=lambda monotonic: None)  # imports no mlflow
+    light = SimpleNamespace(Backoff=lambda monotonic: None)  # doesn't import mlflow
     monkeypatch.setitem(sys.modules, "pgzoo.tracking.store", light)
 
     def train(folder: Path, home: Home, server: Server, first: int) -> None:
@@ -195,14 +195,14 @@ def test_a_crash_of_the_machine_uploads_every_point_once(
 
 
 def state(step: int) -> TrainState:
-    """One member that has taken this many steps."""
+    """Return the state of one member that has taken this many steps."""
     counters = [np.full(1, step, np.int64) for _ in range(3)]
     params = {"policy.weight": torch.full((1, 4), float(step))}
     return TrainState(params, {}, {}, None, np.ones(1, np.bool_), *counters, np.zeros(1), np.full((1, 9), np.nan))
 
 
 def test_a_crash_leaves_the_previous_or_the_new_checkpoint(recorded: Recorder, tmp_path: Path) -> None:
-    saves = [(10, "a"), (10, "b"), (20, "a"), (30, "a"), (40, "a"), (50, "a"), (50, "b")]  # some again, after a resume
+    saves = [(10, "a"), (10, "b"), (20, "a"), (30, "a"), (40, "a"), (50, "a"), (50, "b")]  # repeated as after resuming
     with recorded:
         for step, note in saves:
             checkpoint.save(recorded.root / "run" / "checkpoints", state(step), {"note": note}, score=float(-step))
@@ -223,7 +223,7 @@ def test_a_crash_leaves_the_previous_or_the_new_checkpoint(recorded: Recorder, t
         assert len(checkpoint.paths(folder)) <= checkpoint.KEPT + 1
 
 
-def test_a_crash_leaves_the_old_policy_or_the_new(recorded: Recorder, tmp_path: Path, catalog: PluginCatalog) -> None:
+def test_a_crash_leaves_the_old_or_the_new_policy(recorded: Recorder, tmp_path: Path, catalog: PluginCatalog) -> None:
     component, factory = resolve_component("policy", {"name": "mlp", "hidden": [2]}, catalog)
     spec = make_spec(Box(-1.0, 1.0, (2,)), Discrete(2))
     policy = make_policy(factory, component.settings, spec, frozenset(), False)
@@ -244,7 +244,7 @@ def test_a_crash_leaves_the_old_policy_or_the_new(recorded: Recorder, tmp_path: 
         assert value in (crash.notes[-1:] or [1.0]) + ([2.0] if crash.notes else []), crash.where
 
 
-def test_a_crash_forgets_no_password(recorded: Recorder, tmp_path: Path) -> None:
+def test_a_crash_loses_no_durable_password(recorded: Recorder, tmp_path: Path) -> None:
     uris = ["http://me:first@h", "http://me:second@g"]
     with recorded:
         home = Home.find({"PGZOO_HOME": str(recorded.root / "home")})
@@ -261,10 +261,10 @@ def test_a_crash_forgets_no_password(recorded: Recorder, tmp_path: Path) -> None
 KILLED_OR_CUT: tuple[Rule, ...] = ("killed", "strict", "torn")
 
 
-def test_a_crash_of_a_run_leaves_no_record_behind_its_checkpoint(
+def test_after_a_crash_the_journal_has_all_points_up_to_the_checkpoint(
     recorded: Recorder, tmp_path: Path, configure: Callable[..., Any], catalog: PluginCatalog
 ) -> None:
-    """What a resumed run doesn't write again is in its journal; and it can be resumed."""
+    """A resumed run doesn't write these points again, and reproduces the curves and the final parameters."""
     config = configure("a2c", num_envs=2, total_steps=600, checkpoint_every=150, log_every=20, tracking_uri="none")
     home = Home.find({"PGZOO_HOME": str(recorded.root)})
     with recorded:
@@ -291,7 +291,7 @@ def test_a_crash_of_a_run_leaves_no_record_behind_its_checkpoint(
 
 
 def curves(folder: Path) -> dict[tuple[str, int], float]:
-    """Return the points of a run's curves, by name and step; each may be there once only."""
+    """Return the points of a run's curves by name and step; fail if there is one twice."""
     found: dict[tuple[str, int], float] = {}
     for record in lines(folder):
         if record["t"] == "update":

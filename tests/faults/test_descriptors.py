@@ -1,4 +1,4 @@
-"""Too few file descriptors: the limit is raised where that is allowed, and else the run doesn't begin."""
+"""Too few file descriptors: the limit is raised if that is allowed; otherwise, the run doesn't start."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run_limited(folder: Folder, limit: str, *arguments: str) -> subprocess.Compl
 
 
 @pytest.mark.parametrize(("limit", "seeds"), [(256, 140), (40, 40)])
-def test_too_low_a_limit_stops_the_run_before_it_begins(tmp_path: Path, limit: int, seeds: int) -> None:
+def test_a_run_does_not_start_if_the_descriptor_limit_is_too_low(tmp_path: Path, limit: int, seeds: int) -> None:
     done = run_limited(Folder(tmp_path), f"-n {limit}", "--seeds", str(seeds))
     assert done.returncode == 2, done.stderr
     assert f"{seeds} runs need " in done.stderr
@@ -40,7 +40,7 @@ def test_too_low_a_limit_stops_the_run_before_it_begins(tmp_path: Path, limit: i
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX limits")
-def test_a_limit_that_may_be_raised_is(untracked: Folder) -> None:
+def test_a_soft_descriptor_limit_is_raised(untracked: Folder) -> None:
     done = run_limited(untracked, "-S -n 256", "--seeds", "140")
     assert done.returncode == 0, done.stderr
     assert "detached" not in done.stderr

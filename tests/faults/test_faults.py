@@ -11,7 +11,7 @@ from program import Folder
     "scenario",
     [pytest.param(s, id=s.name, marks=pytest.mark.slow if s.slow else ()) for s in SCENARIOS],
 )
-def test_a_fault_neither_delays_training_nor_costs_a_point(scenario: Scenario, folder: Folder) -> None:
+def test_a_fault_neither_delays_training_nor_loses_or_duplicates_points(scenario: Scenario, folder: Folder) -> None:
     if reason := scenario.missing():
         pytest.skip(reason)
     outcome = scenario.play(folder)

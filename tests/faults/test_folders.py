@@ -1,4 +1,4 @@
-"""Folders with unusual names: what can be served is, and what can't is refused before anything is made."""
+"""Folders with unusual names: valid ones work, and others are refused before anything is created."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RUN = ("run", "reinforce", "--env", "CartPole-v1", "--total-steps", "200", "--ev
     "name",
     ["what?", "b\udcffd", *(pytest.param(name, marks=pytest.mark.slow) for name in ("feature%2Fx", "two\nlines"))],
 )
-def test_a_folder_that_no_store_can_have_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_folder_name_that_no_store_can_have_is_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.mkdir()
     _, err = Folder(path, forks=True).pgzoo(*RUN, code=2)
@@ -33,7 +33,7 @@ def test_a_path_that_is_too_long_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_with_an_odd_name_that_can_be_served_is(tmp_path: Path) -> None:
+def test_a_folder_with_an_unusual_but_valid_name_works(tmp_path: Path) -> None:
     path = tmp_path / "50%; a#b: é@c"
     path.mkdir()
     folder = Folder(path, forks=True)

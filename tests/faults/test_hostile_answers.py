@@ -1,4 +1,4 @@
-"""Answers of a hostile tracking server: each command succeeds or ends with one error, and writes nowhere else."""
+"""Answers of a hostile tracking server: each command succeeds or ends with an error, and writes only to the home."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FEW = settings(
     max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 REQUESTS = 60
-"""Bound on the requests of one command here, with a limit of 20 pages."""
+"""Maximum number of requests of one command in these tests, where a list may have 20 pages."""
 
 INFO = {"run_id": RUN, "run_uuid": RUN, "experiment_id": "1", "run_name": "r s0", "status": "FINISHED"}
 INFO |= {"start_time": 1, "lifecycle_stage": "active", "artifact_uri": f"mlflow-artifacts:/1/{RUN}/artifacts"}
@@ -54,7 +54,7 @@ ANSWERS: dict[str, Any] = {
     "artifacts?": {"files": [{"path": "config.yaml", "is_dir": False, "file_size": 9}]},
     "artifacts/": {},
 }
-"""What an honest server answers, by a part of the address."""
+"""The answers of an honest server, by a part of the URL."""
 ODD = [
     None,
     True,
@@ -77,7 +77,7 @@ ODD += [f"file://{Path.home()}", "mlflow-artifacts:/../../..", [[[]]], {"a": 1},
 
 
 class Hostile(BaseAdapter):
-    """Answers as `answers` says: (status, body) by a part of the address."""
+    """Gives the (status, body) in `answers`, which are by a part of the URL."""
 
     answers: dict[str, tuple[int, bytes]]
     asked = 0
@@ -98,7 +98,7 @@ class Hostile(BaseAdapter):
 
 @functools.cache
 def server() -> Hostile:
-    """Return the server at ADDRESS; MLflow's client keeps its connections as long as the process lives."""
+    """Return the only server at ADDRESS: MLflow's client keeps its connections until the process ends."""
     from pgzoo.tracking import http_limits
 
     http_limits.transports[ADDRESS] = hostile = Hostile()
@@ -107,7 +107,7 @@ def server() -> Hostile:
 
 @st.composite
 def damaged(draw: st.DrawFn, value: Any) -> Any:
-    """Replace a few parts of a value by odd ones, or leave them out, or repeat them."""
+    """Replace a few parts of a value with odd ones, omit them or repeat them."""
     for _ in range(draw(st.integers(1, 3))):
         value = draw(_damaged_once(value))
     return value
@@ -141,7 +141,7 @@ RAW += [b'{"runs": [', b'{"next_page_token": "again"}', b'{"next\\u005fpage_toke
 
 @st.composite
 def hostile_answers(draw: st.DrawFn) -> dict[str, tuple[int, bytes]]:
-    """Return the answers of an honest server, a few of them replaced."""
+    """Draw the answers of an honest server, with a few of them replaced."""
     answers = {part: (200, json.dumps(value).encode()) for part, value in ANSWERS.items()}
     for part in draw(st.lists(st.sampled_from(sorted(ANSWERS)), min_size=1, max_size=3, unique=True)):
         status = draw(st.sampled_from([200, 200, 200, 204, 302, 400, 404, 429, 500, 503]))
@@ -170,7 +170,7 @@ def files(name: str) -> dict[str, tuple[int, bytes]]:
 
 @contextlib.contextmanager
 def hostile(answers: dict[str, tuple[int, bytes]], home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let the server answer so, and check that nothing was written outside of the home."""
+    """Let the server give these answers, and check that nothing is written outside of the home."""
     from mlflow.tracking._tracking_service import utils
 
     utils._artifact_repos_cache.clear()  # type: ignore[attr-defined]
@@ -187,7 +187,7 @@ def hostile(answers: dict[str, tuple[int, bytes]], home: Home, monkeypatch: pyte
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-    """A home of the test's own, in a folder of its own."""
+    """A separate home for each test, within a folder that is otherwise empty."""
     monkeypatch.setenv("PGZOO_HOME", str(tmp_path / "outside" / "home"))
     home = Home.find()
     home.root.mkdir(parents=True)
@@ -196,7 +196,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 
 
 def read_in_every_way(home: Home) -> None:
-    """Do what `pgzoo compare`, `pgzoo evaluate` and `pgzoo runs` do with a store."""
+    """Read the store as `pgzoo compare`, `pgzoo evaluate` and `pgzoo runs` do; errors of pgzoo are allowed."""
 
     def silent(*_: object) -> None:
         pass
@@ -219,7 +219,7 @@ def read_in_every_way(home: Home) -> None:
     [page("next_page_token"), page("next\\u005fpage_token"), files("../../../evil"), files("/tmp/evil")],
     ids=["pages", "escaped-pages", "parent", "absolute"],
 )
-def test_endless_pages_and_names_that_leave_the_folder_are_refused(
+def test_endless_pages_end_and_file_names_do_not_lead_out_of_the_home(
     place: Home, monkeypatch: pytest.MonkeyPatch, answers: dict[str, tuple[int, bytes]]
 ) -> None:
     with hostile(answers, place, monkeypatch):
@@ -229,7 +229,7 @@ def test_endless_pages_and_names_that_leave_the_folder_are_refused(
 @pytest.mark.slow
 @FEW
 @given(answers=hostile_answers())
-def test_what_reads_a_store_succeeds_or_is_refused(
+def test_reading_a_hostile_store_succeeds_or_raises_an_error_of_pgzoo(
     place: Home, monkeypatch: pytest.MonkeyPatch, answers: dict[str, tuple[int, bytes]]
 ) -> None:
     with hostile(answers, place, monkeypatch):
@@ -240,7 +240,7 @@ def test_what_reads_a_store_succeeds_or_is_refused(
 @FEW
 @given(answers=hostile_answers())
 @example(answers=page("next_page_token"))
-def test_the_program_prints_runs_or_one_error(
+def test_the_runs_command_succeeds_or_prints_an_error(
     place: Home,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
@@ -256,7 +256,7 @@ def test_the_program_prints_runs_or_one_error(
 
 
 def ui(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> tuple[list[str], str, str, Any]:
-    """Run `pgzoo ui` for the server; return the pages that it opens, what it prints, and how it ends."""
+    """Run `pgzoo ui` for the server; return the pages that it opens, its outputs and its exit code."""
     opened: list[str] = []
     monkeypatch.setattr("webbrowser.open", opened.append)
     monkeypatch.setattr("sys.argv", ["pgzoo", "ui", "--tracking-uri", ADDRESS])
@@ -266,7 +266,7 @@ def ui(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> tu
 
 
 def experiment(name: Any) -> dict[str, tuple[int, bytes]]:
-    """Return the answers of a server whose experiment and run have this as the experiment's id."""
+    """Return the answers of a server whose only experiment has this id."""
     honest = {part: (200, json.dumps(value).encode()) for part, value in ANSWERS.items()}
     run = {**FOUND, "info": {**INFO, "experiment_id": name}}
     listed = {"experiments": [{**EXPERIMENT, "experiment_id": name}]}
@@ -301,7 +301,7 @@ def test_ui_opens_the_charts_of_an_honest_server(
     ],
     ids=repr,
 )
-def test_ui_opens_no_page_that_a_hostile_server_chose(
+def test_ui_refuses_an_invalid_experiment_id_and_opens_no_page(
     place: Home, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], name: Any
 ) -> None:
     with hostile(experiment(name), place, monkeypatch):
@@ -315,7 +315,7 @@ def test_ui_opens_no_page_that_a_hostile_server_chose(
 @FEW
 @given(answers=hostile_answers())
 @example(answers=page("next_page_token"))
-def test_ui_prints_a_link_or_one_error(
+def test_ui_opens_a_valid_link_or_prints_an_error(
     place: Home,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
@@ -333,7 +333,7 @@ def test_ui_prints_a_link_or_one_error(
 @pytest.mark.slow
 @FEW
 @given(answers=hostile_answers())
-def test_the_uploader_goes_on(
+def test_the_uploader_survives_hostile_answers(
     place: Home, monkeypatch: pytest.MonkeyPatch, answers: dict[str, tuple[int, bytes]]
 ) -> None:
     from pgzoo.tracking.uploader import Uploader
@@ -354,7 +354,7 @@ def test_the_uploader_goes_on(
             uploader.round()
 
 
-def test_a_dense_answer_is_refused_before_it_is_parsed() -> None:
+def test_an_answer_with_more_than_two_million_values_is_refused() -> None:
     from pgzoo.tracking import http_limits
 
     body = b'{"experiments": [' + b"{}," * 1_000_001 + b"{}]}"

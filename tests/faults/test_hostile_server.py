@@ -1,4 +1,4 @@
-"""A tracking server that is broken or hostile costs neither memory nor time without end, and no run."""
+"""A broken or hostile tracking server causes no unbounded use of memory or time, and no loss of runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COUNTER = itertools.count()
 
 @contextlib.contextmanager
 def serving(answer: Answer) -> Iterator[str]:
-    """An HTTP server on loopback that answers every request alike."""
+    """Run an HTTP server on loopback that gives every request the same answer."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -114,7 +114,7 @@ def endless_artifact(handler: BaseHTTPRequestHandler) -> None:
     ],
     ids=["endless-body", "endless-pages", "endless-artifact", "ids-compare", "ids-evaluate", "401", "403", "404"],
 )
-def test_a_command_ends_with_one_message(
+def test_a_command_ends_with_an_error_message_and_bounded_memory(
     tmp_path: Path, answer: Answer, arguments: tuple[str, ...], message: str
 ) -> None:
     with serving(answer) as uri:
@@ -134,7 +134,7 @@ def test_a_command_ends_with_one_message(
     ],
     ids=["endless-body", "empty-answers", "401"],
 )
-def test_a_run_waits_for_a_better_server(tmp_path: Path, answer: Answer, message: str) -> None:
+def test_a_run_stays_pending_while_the_server_is_broken(tmp_path: Path, answer: Answer, message: str) -> None:
     code = (
         "import sys\nfrom pgzoo import tracking\nhome = tracking.Home.find()\n"
         "session = tracking.Session(home, 'g', sys.argv[1])\n"

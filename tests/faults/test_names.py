@@ -1,4 +1,4 @@
-"""Names that no store takes: refused on the command line, and set aside where an older journal has one."""
+"""Names that no store accepts: refused on the command line, and set aside if an older journal has one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pgzoo.tracking.ledger import Ledger, read_json
         ([], {b"MLFLOW_EXPERIMENT_NAME": b"b\xffd"}, "MLFLOW_EXPERIMENT_NAME"),
     ],
 )
-def test_a_name_that_cannot_be_shipped_is_refused(
+def test_a_name_that_cannot_be_uploaded_is_refused(
     tmp_path: Path, arguments: list[bytes], environ: dict[bytes, bytes], message: str
 ) -> None:
     env = {key.encode(): value.encode() for key, value in Folder(tmp_path).env.items()} | environ
@@ -35,7 +35,7 @@ def test_a_name_that_cannot_be_shipped_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_record_that_can_never_ship_is_named_and_blocks_no_other_run(tmp_path: Path) -> None:
+def test_a_run_that_can_never_be_uploaded_is_reported_and_blocks_no_others(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom pgzoo import tracking\nhome = tracking.Home.find()\n"
         "with tracking.Session(home, 'g', home.default_uri) as session:\n"

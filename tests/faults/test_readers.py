@@ -1,4 +1,4 @@
-"""Damaged files: each reader succeeds, leaves the damage out, or raises one error of pgzoo."""
+"""Damaged files: each reader succeeds, omits the damaged parts, or raises an error of pgzoo."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def cut_or_flipped(draw: st.DrawFn, data: bytes) -> bytes:
 
 @FEW
 @given(lines=damaged(LINES), ledger=damaged({"offset": 0, "files": ["a"]}), shipped=damaged({"run_id": "0"}))
-def test_a_damaged_run_is_read(tmp_path: Path, lines: Any, ledger: Any, shipped: Any) -> None:
+def test_reading_a_damaged_run_raises_no_exception(tmp_path: Path, lines: Any, ledger: Any, shipped: Any) -> None:
     home = Home.find({"PGZOO_HOME": str(tmp_path)})
     folder = home.runs / "k"
     folder.mkdir(parents=True, exist_ok=True)
@@ -121,7 +121,7 @@ def test_a_damaged_run_is_read(tmp_path: Path, lines: Any, ledger: Any, shipped:
 
 @FEW
 @given(data=st.data())
-def test_a_damaged_checkpoint_is_refused(tmp_path: Path, data: st.DataObject) -> None:
+def test_a_damaged_checkpoint_is_read_or_refused(tmp_path: Path, data: st.DataObject) -> None:
     counters = [np.full(1, 5, np.int64) for _ in range(3)]
     state = TrainState(
         {"w": torch.ones(1, 4)}, {}, {}, None, np.ones(1, np.bool_), *counters, np.zeros(1), np.zeros((1, 9))
@@ -141,14 +141,14 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, data: st.DataObject) ->
 @given(
     text=cut_or_flipped(b"algorithm: ppo\nseeds: [1, 2]\npolicy: &p {name: mlp, hidden: [8]}\nb: *p\nc: 2020-01-01\n")
 )
-def test_damaged_yaml_is_refused(tmp_path: Path, text: bytes) -> None:
+def test_damaged_yaml_is_read_or_refused(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "run.yaml").write_bytes(text)
     refused_or_read(lambda: read_yaml(tmp_path / "run.yaml"))
 
 
 @FEW
 @given(data=st.data())
-def test_a_damaged_policy_is_refused(tmp_path: Path, data: st.DataObject) -> None:
+def test_a_damaged_policy_is_read_or_refused(tmp_path: Path, data: st.DataObject) -> None:
     component, factory = resolve_component("policy", {"name": "mlp", "hidden": [5]}, plugins())
     spec = make_spec(Box(-1.0, 1.0, (3,)), Discrete(2))
     policy = make_policy(factory, component.settings, spec, frozenset({"value"}), False)
@@ -185,7 +185,7 @@ RL_ZOO = {
 @example(file={"CartPole-v1": {"n_envs": 10**400}}, text=b"")
 @example(file={"CartPole-v1": {"n_envs": float("inf")}}, text=b"")
 @example(file={"CartPole-v1": {"batch_size": "nan"}}, text=b"")
-def test_damaged_hyperparameters_of_rl_zoo_are_refused(tmp_path: Path, file: Any, text: bytes) -> None:
+def test_damaged_hyperparameters_of_rl_zoo_are_read_or_refused(tmp_path: Path, file: Any, text: bytes) -> None:
     section = file.get("CartPole-v1") if isinstance(file, dict) else None
     if isinstance(section, dict) and text:
         section = section | {"policy_kwargs": text.decode(errors="replace")}
@@ -220,13 +220,13 @@ def test_a_search_space_is_read_or_refused(tmp_path: Path, key: str, text: str, 
 @example(selector="tag:pgzoo.status=' OR 1=1 --")
 @example(selector="param:gamma=nan")
 @example(selector="../../etc/passwd")
-def test_a_selector_is_found_or_refused(store: Home, selector: str) -> None:
+def test_a_selector_is_resolved_or_refused(store: Home, selector: str) -> None:
     refused_or_read(lambda: RunIndex(store, None, lambda *_: None).select(selector))
 
 
 @pytest.fixture
 def store(home: Home, empty_database: Path) -> Home:
-    """A home with a database, so that a selector also becomes a query."""
+    """A home with a database, so that a selector is also sent to it as a query."""
     home.database.parent.mkdir(parents=True, exist_ok=True)
     home.database.write_bytes(empty_database.read_bytes())
     return home
@@ -234,7 +234,7 @@ def store(home: Home, empty_database: Path) -> Home:
 
 @functools.cache
 def plugins() -> PluginCatalog:
-    """Return the installed plugins. No fixture, because a failing example would print all of them."""
+    """Return the installed plugins. Not a fixture, because a failing example would print all of them."""
     return discover(inline=False)
 
 

@@ -1,4 +1,4 @@
-"""A password in a tracking URI is in none of the files that a run leaves, but one, and in nothing that it prints."""
+"""A password in a tracking URI is stored in only one of a run's files, and never printed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ def files_with_mark(folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("given", ["option", pytest.param("environment", marks=pytest.mark.slow)])
-def test_a_password_is_kept_in_one_private_file_alone(tmp_path: Path, empty_database: Path, given: str) -> None:
+def test_a_password_is_stored_in_one_private_file_and_never_printed(
+    tmp_path: Path, empty_database: Path, given: str
+) -> None:
     (tmp_path / "work").mkdir()
     (tmp_path / "server").mkdir()
     folder = Folder(tmp_path / "work", forks=True)
@@ -33,7 +35,7 @@ def test_a_password_is_kept_in_one_private_file_alone(tmp_path: Path, empty_data
         said = [*folder.pgzoo(*arguments), *folder.pgzoo("doctor")]
         [run] = (folder.path / ".pgzoo" / "runs").iterdir()
         said += folder.pgzoo("sync", "--wait", "1", code=1)
-        folder.env.pop("MLFLOW_TRACKING_URI", None)  # what was kept must do
+        folder.env.pop("MLFLOW_TRACKING_URI", None)  # the stored password must suffice
         server.start()
         said += folder.pgzoo("sync")
         said += folder.pgzoo("resume", run.name, "--total-steps", "800")

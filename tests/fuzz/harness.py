@@ -1,6 +1,7 @@
-"""Fuzzes the readers of pgzoo with Atheris: make fuzz MINUTES=10
+"""Fuzzes the readers of pgzoo with Atheris: `make fuzz MINUTES=10`.
 
-An input that makes a reader raise anything but an error of pgzoo, take 30 s or 2 GiB is written to tests/fuzz/corpus.
+An input for which a reader raises anything but an error of pgzoo, or takes 30 s or 2 GiB, is written to
+tests/fuzz/corpus.
 Commit it: tests/fuzz/test_corpus.py reads it from then on.
 """
 

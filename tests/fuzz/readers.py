@@ -1,4 +1,4 @@
-"""The readers of pgzoo, each as a function of bytes: it returns, or raises an error of pgzoo.
+"""The readers of pgzoo, each as a function of bytes that returns or raises an error of pgzoo.
 
 The fuzzer (`make fuzz`) and the tests of the corpus call them. The first byte of an input chooses the reader.
 """
@@ -32,7 +32,7 @@ def plugins() -> PluginCatalog:
 
 
 def journal(data: bytes, folder: Path) -> None:
-    """Whatever reads a journal."""
+    """Call everything that reads a journal."""
     (folder / "journal.jsonl").write_bytes(data)
     read_tail(folder)
     read_history(folder)
@@ -44,7 +44,7 @@ def journal(data: bytes, folder: Path) -> None:
 
 
 def ledger(data: bytes, folder: Path) -> None:
-    """The state of an upload."""
+    """Read the state of an upload."""
     (folder / "ack.json").write_bytes(data)
     Ledger.read(folder)
 
@@ -58,32 +58,32 @@ def two_files(data: bytes, folder: Path, names: tuple[str, str]) -> None:
 
 
 def saved_state(data: bytes, folder: Path) -> None:
-    """A checkpoint."""
+    """Read a checkpoint."""
     two_files(data, folder / "step-10", ("state.json", "state.safetensors"))
     checkpoint.load(folder / "step-10")
 
 
 def policy(data: bytes, folder: Path) -> None:
-    """A policy."""
+    """Read a policy."""
     two_files(data, folder / "policy", ("policy.json", "policy.safetensors"))
     load_policy(folder / "policy", plugins())
 
 
 def settings(data: bytes, folder: Path) -> None:
-    """A config file."""
+    """Read a config file."""
     (folder / "run.yaml").write_bytes(data)
     compose(read_yaml(folder / "run.yaml"), plugins())
 
 
 def preset(data: bytes, folder: Path) -> None:
-    """Hyperparameters in RL Zoo's format."""
+    """Read hyperparameters in RL Zoo's format."""
     (folder / "ppo.yml").write_bytes(data)
     given = Layer({"algorithm": "ppo", "env": "CartPole-v1"}, ".".join)
     compose(given, plugins(), preset=str(folder / "ppo.yml"))
 
 
 def space(data: bytes, folder: Path) -> None:
-    """A search space, as an option and as a file."""
+    """Read a search space, as an option and as a file."""
     (folder / "space.yml").write_bytes(data)
     base = compose(Layer({"algorithm": "reinforce", "env": "CartPole-v1"}, ".".join), plugins())
     for text in (data.decode(errors="replace"), str(folder / "space.yml")):
@@ -124,11 +124,11 @@ SEEDS: Mapping[str, bytes] = {
     b'  policy_kwargs: "dict(net_arch=[dict(pi=[8], vf=[8])])"\n',
     "space": b"learning_rate=log:1e-5..1e-2",
 }
-"""An input for each reader, from which the fuzzer begins."""
+"""The initial input for each reader, from which the fuzzer starts."""
 
 
 def read(data: bytes) -> None:
-    """Let the reader that the first byte chooses read the rest. Raises what no reader may raise."""
+    """Let the reader that the first byte chooses read the rest. Suppresses errors of pgzoo, but no other exceptions."""
     if not data:
         return
     reader = READERS[data[0] % len(READERS)]

@@ -1,4 +1,4 @@
-"""A run in parts, without processes: who gets which seeds, and what becomes of what workers tell."""
+"""The coordinator, without processes: seeds are split into shards, and the messages of workers are merged."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from pgzoo.training.plan import Plan
 from pgzoo.types import LaunchRequest, WorkerMessage
 
 
-def test_seeds_are_shared_out_evenly_and_in_order() -> None:
+def test_seeds_are_split_evenly_and_in_order() -> None:
     assert split(5, 2) == [[0, 1, 2], [3, 4]]
     assert split(8, 3) == [[0, 1, 2], [3, 4, 5], [6, 7]]
     assert split(2, 4) == [[0], [1]]
@@ -50,7 +50,7 @@ def steps(*values: int) -> Any:
     return np.array(values, dtype=np.int64)
 
 
-def test_what_a_worker_tells_concerns_its_own_seeds() -> None:
+def test_a_decoded_event_assigns_values_to_the_members_of_the_worker() -> None:
     at = steps(10, 20, 30)
     told = EpisodesFinished(4, steps(33, 25), (np.array([1.0, 0.1]), np.zeros(0)), (steps(3, 4), steps()))
     event = decode(json.loads(encode(told)), [2, 1], at)
@@ -59,10 +59,10 @@ def test_what_a_worker_tells_concerns_its_own_seeds() -> None:
     assert [r.tolist() for r in event.returns] == [[], [], [1.0, 0.1]]
     assert [n.tolist() for n in event.lengths] == [[], [], [3, 4]]
     at[0] = 99
-    assert event.env_steps[0] == 10  # an event is frozen
+    assert event.env_steps[0] == 10  # the event has a copy
 
 
-def test_metrics_and_flags_of_other_seeds_are_left_out() -> None:
+def test_decoded_metrics_of_other_members_are_nan_and_their_flags_false() -> None:
     metrics = {"loss/total": np.array([0.1, np.inf])}
     told = UpdateDone(0, steps(5, 6), np.array([True, True]), np.array([False, True]), metrics)
     event = decode(json.loads(encode(told)), [0, 2], steps(0, 7, 0))
@@ -77,7 +77,7 @@ def test_metrics_and_flags_of_other_seeds_are_left_out() -> None:
     assert told_again.active.tolist() == [False, True] and told_again.returns[1].tolist() == [2.5]
 
 
-def test_what_is_no_event_is_refused() -> None:
+def test_decoding_an_unknown_event_type_raises_an_error() -> None:
     with pytest.raises(ValueError, match="not an event: Nonsense"):
         decode({"type": "Nonsense", "env_steps": [1]}, [0], steps(0))
 
@@ -92,7 +92,7 @@ Relayed = Callable[..., list[Event]]
 
 @pytest.fixture
 def relayed(plan: Callable[..., Plan], tmp_path: Path) -> Relayed:
-    """Return `relayed(words)`: the events of a run of seeds 4, 7 and 9 in two parts, whose workers say these words."""
+    """Return `relayed(words)`: the events of a run of seeds 4, 7 and 9 in two shards whose workers send `words`."""
 
     def run(words: Sequence[WorkerMessage], events: list[Event] | None = None) -> list[Event]:
         def launch(request: LaunchRequest) -> Generator[WorkerMessage]:
@@ -132,7 +132,7 @@ def test_a_shard_is_restarted_from_the_last_checkpoints_of_its_seeds(
     point = load_resume_point("group", config, spec["resume"])
     assert [member.seed for member in point.members] == [9] and point.listeners == ({"a": {"b": 1}},)
     assert point.progress.state.env_steps.tolist() == [120] and point.progress.statuses == ("running",)
-    assert request.restart(0) == first  # its seeds have none
+    assert request.restart(0) == first  # its seeds have no checkpoint
     coordinator._stack.close()  # as `events` does at the end
 
 
@@ -142,7 +142,7 @@ def last(events: list[Event]) -> RunEnded:
     return event
 
 
-def test_the_end_is_put_together_and_the_slowest_worker_gives_the_time(relayed: Relayed) -> None:
+def test_the_ends_of_workers_are_merged_with_the_timing_of_the_slowest(relayed: Relayed) -> None:
     words = [
         WorkerMessage(1, "stdout", ended(loop=3.0)),
         WorkerMessage(1, "exited", ""),
@@ -152,9 +152,7 @@ def test_the_end_is_put_together_and_the_slowest_worker_gives_the_time(relayed: 
     assert end.statuses == ("finished",) * 3 and end.env_steps.tolist() == [100] * 3 and end.timing == {"loop": 3.0}
 
 
-def test_steps_of_a_collection_are_shown_until_an_event_contains_them(
-    plan: Callable[..., Plan], tmp_path: Path
-) -> None:
+def test_activity_shows_collected_steps_until_an_event_reports_them(plan: Callable[..., Plan], tmp_path: Path) -> None:
     def doing(shard: int, phase: str, steps: int, evaluating: int = 0) -> WorkerMessage:
         content = {"phase": phase, "collecting": (steps, 1), "evaluating": (9, evaluating), "due": 2 * bool(evaluating)}
         return WorkerMessage(shard, "stdout", json.dumps({"type": "activity", **content}))
@@ -168,7 +166,7 @@ def test_steps_of_a_collection_are_shown_until_an_event_contains_them(
             doing(0, "collect", 30),
             doing(1, "collect", 20),
             doing(0, "collect", 90),
-            WorkerMessage(0, "stdout", played),  # these are the 90 steps
+            WorkerMessage(0, "stdout", played),  # reports these 90 steps
             doing(0, "evaluate", 90, 1),
             WorkerMessage(1, "stdout", ended()),
             WorkerMessage(0, "stdout", ended(seeds=2)),
@@ -187,7 +185,7 @@ def test_steps_of_a_collection_are_shown_until_an_event_contains_them(
     assert shown[:6] == [*collecting, ("collect", 20, 1, 2), ("evaluate", 20, 1, 2)]
 
 
-def test_a_worker_that_dies_costs_its_own_seeds_alone(relayed: Relayed) -> None:
+def test_only_the_seeds_of_a_dead_worker_fail(relayed: Relayed) -> None:
     played = encode(EpisodesFinished(0, steps(40, 50), (np.zeros(0),) * 2, (steps(),) * 2))
     words = [
         WorkerMessage(0, "stdout", played),
@@ -200,7 +198,7 @@ def test_a_worker_that_dies_costs_its_own_seeds_alone(relayed: Relayed) -> None:
     assert end.env_steps.tolist() == [40, 50, 100]
 
 
-def test_a_component_that_raises_in_one_worker_fails_that_one(relayed: Relayed) -> None:
+def test_a_component_that_raises_in_one_worker_fails_only_its_seeds(relayed: Relayed) -> None:
     failed = WorkerMessage(1, "stdout", ended(status="failed", failure="boom"))
     words = [
         WorkerMessage(0, "stdout", ended(seeds=2)),
@@ -211,7 +209,7 @@ def test_a_component_that_raises_in_one_worker_fails_that_one(relayed: Relayed) 
     assert last(relayed(words)).statuses == ("finished", "finished", "failed")
 
 
-def test_a_component_that_raises_everywhere_fails_the_run(relayed: Relayed) -> None:
+def test_a_component_that_raises_in_every_worker_fails_the_run(relayed: Relayed) -> None:
     words = [WorkerMessage(part, "stdout", ended(seeds=2 - part, status="failed", failure="boom")) for part in (0, 1)]
     events: list[Event] = []
     with pytest.raises(RunFailed, match="boom"):
@@ -219,7 +217,7 @@ def test_a_component_that_raises_everywhere_fails_the_run(relayed: Relayed) -> N
     assert last(events).statuses == ("failed",) * 3
 
 
-def test_an_order_that_every_worker_refuses_is_a_usage_error(relayed: Relayed) -> None:
+def test_a_refusal_by_every_worker_is_a_usage_error(relayed: Relayed) -> None:
     refusal = json.dumps({"type": "refused", "text": "no such thing"})
     words = [
         word
@@ -230,7 +228,7 @@ def test_an_order_that_every_worker_refuses_is_a_usage_error(relayed: Relayed) -
         relayed(words)
 
 
-def test_a_warning_that_two_workers_have_is_said_once(
+def test_identical_output_of_two_workers_is_shown_for_only_one_of_them(
     relayed: Relayed, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log = json.dumps({"type": "log", "level": logging.WARNING, "text": "100% full"})
@@ -247,10 +245,10 @@ def test_a_warning_that_two_workers_have_is_said_once(
     ]
     relayed([*words, WorkerMessage(0, "stderr", "an env says hello"), *ends])
     assert [record.message for record in caplog.records] == ["100% full"]
-    assert capsys.readouterr().err == "an env says hello\n" * 2  # one worker alone may repeat itself
+    assert capsys.readouterr().err == "an env says hello\n" * 2  # both lines of the first worker, none of the second
 
 
-def test_what_a_listener_asks_for_reaches_the_workers(
+def test_stop_evaluate_and_save_requests_reach_the_workers(
     plan: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pgzoo.launchers.worker.os.dup2", lambda *_: None)  # it would silence this process
@@ -275,7 +273,7 @@ def test_what_a_listener_asks_for_reaches_the_workers(
 
 
 def worker_output(draw: random.Random, shard: int, seeds: int) -> tuple[list[WorkerMessage], bool]:
-    """Return what a worker sends, which may die at any line, in the middle of it too; and whether its run has ended."""
+    """Return the messages of a worker that may die at or during any line, and whether it lived until its last line."""
     at, lines = np.zeros(seeds, np.int64), list[str]()
     for update in range(draw.randrange(6)):
         at = at + draw.randrange(1, 50)
@@ -294,7 +292,7 @@ def worker_output(draw: random.Random, shard: int, seeds: int) -> tuple[list[Wor
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_workers_that_die_at_any_line_cost_their_own_seeds_alone(
+def test_workers_that_die_at_random_lines_fail_only_their_own_seeds(
     plan: Callable[..., Plan], tmp_path: Path, seed: int
 ) -> None:
     draw, home = random.Random(seed), Home.find({"PGZOO_HOME": str(tmp_path)})

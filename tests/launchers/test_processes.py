@@ -1,4 +1,4 @@
-"""Seeds in processes of their own: the law of seeds, deaths and signals, with real processes."""
+"""Seeds trained in real worker processes: the seed law, workers that die, and signals."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Train = Callable[..., Result]
 
 @pytest.fixture
 def trained(home: Home) -> Train:
-    """Return `trained(**settings)`, in processes unless `launcher` says otherwise."""
+    """Return `trained(**settings)`, which trains in two worker processes by default."""
     catalog = discover(inline=False)
 
     def train(**settings: Any) -> Result:
@@ -51,7 +51,7 @@ def trained(home: Home) -> Train:
 
 
 def workers(parent: int) -> list[int]:
-    """The process ids of a process' workers."""
+    """Return the process ids of the workers of a process."""
     found = []
     for children in Path(f"/proc/{parent}/task").glob("*/children"):
         for pid in map(int, children.read_text().split()):
@@ -69,7 +69,7 @@ def alive(pid: int) -> bool:
 
 
 def curve(home: Home, key: str) -> list[Any]:
-    """All points and episodes of a journal, in order; times are no part of the law."""
+    """Return all points, episodes and artifacts of a journal, in order, without times, which may differ."""
     points: list[Any] = []
     for record, _ in records(home.runs / key):
         assert record is not None
@@ -83,7 +83,7 @@ def curve(home: Home, key: str) -> list[Any]:
 
 
 def points(home: Home, key: str) -> list[Any]:
-    """Everything in `curve` but the artifacts, which a resumed run writes again."""
+    """Return `curve` without the artifacts, which a resumed run writes again."""
     return [point for point in curve(home, key) if not isinstance(point, str)]
 
 
@@ -100,7 +100,7 @@ def assert_same_runs(one: Result, other: Result, home: Home) -> None:
         assert curve(home, a.run_key) == curve(home, b.run_key)
 
 
-def test_a_seed_in_a_process_is_what_it_is_here(trained: Train, home: Home) -> None:
+def test_a_seed_trains_identically_in_a_worker_and_in_this_process(trained: Train, home: Home) -> None:
     spread, here = trained(), trained(launcher="local")
     assert spread.status == "finished" and len({run.run_key.rpartition("-s")[0] for run in spread.runs}) == 1
     assert_same_runs(spread, here, home)
@@ -115,7 +115,7 @@ def test_a_seed_in_a_process_is_what_it_is_here(trained: Train, home: Home) -> N
     assert not workers(os.getpid())
 
 
-def test_a_worker_that_is_killed_costs_its_seed_alone_and_that_can_be_resumed(trained: Train, home: Home) -> None:
+def test_only_the_seed_of_a_killed_worker_fails_and_it_can_be_resumed(trained: Train, home: Home) -> None:
     settings = {"total_steps": 8000, "checkpoint_every": 500}
     whole, cut = trained(launcher="local", **settings), list[Result]()
     thread = threading.Thread(target=lambda: cut.append(trained(**settings)))
@@ -144,7 +144,7 @@ def test_a_worker_that_is_killed_costs_its_seed_alone_and_that_can_be_resumed(tr
         assert points(home, a.run_key) == points(home, b.run_key)
 
 
-def test_resumed_seeds_may_be_shared_out_otherwise(trained: Train, home: Home) -> None:
+def test_a_run_can_be_resumed_with_another_launcher(trained: Train, home: Home) -> None:
     catalog = discover(inline=False)
     short = trained(launcher="local", total_steps=1000, learning_rate_schedule="constant")
     longer = resume(find(short.group, home), catalog, total_steps=2000, launcher="processes")
@@ -157,18 +157,18 @@ def test_resumed_seeds_may_be_shared_out_otherwise(trained: Train, home: Home) -
     assert back.status == "finished" and back.plan.config.launcher == "local"
 
 
-def test_one_worker_or_one_seed_stays_here(trained: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("subprocess.Popen", None)  # whoever starts a process fails
+def test_one_worker_or_one_seed_trains_in_this_process(trained: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("subprocess.Popen", None)  # starting a process raises an error
     monkeypatch.setattr("pgzoo.runs.runner.tags", lambda *_: {})
     assert trained(workers=1, total_steps=200).status == "finished"
     assert trained(seeds=(4,), total_steps=200).status == "finished"
 
 
-def test_there_is_a_core() -> None:
+def test_the_number_of_cores_is_between_one_and_the_cpu_count() -> None:
     assert 1 <= cores() <= (os.cpu_count() or 1)
 
 
-def test_an_unknown_launcher_is_named_and_nothing_is_created(trained: Train, home: Home) -> None:
+def test_invalid_launcher_settings_are_errors_that_create_no_runs(trained: Train, home: Home) -> None:
     with pytest.raises(UnknownName, match=r'No launcher "procesess"\. Did you mean "processes"\? See: pgzoo plugins'):
         trained(launcher="procesess")
     catalog = discover(inline=False)
@@ -200,7 +200,7 @@ gymnasium.register("Odd-v0", Bandit)
 """
 
 
-def test_a_script_needs_no_guard_and_workers_know_the_same_plugins(tmp_path: Path, folder: Folder) -> None:
+def test_a_script_needs_no_main_guard_and_its_workers_load_its_plugins(tmp_path: Path, folder: Folder) -> None:
     (tmp_path / "pgzoo_plugin.py").write_text(INLINE)
     (tmp_path / "pgzoo_odd.py").write_text(ODD)
     (tmp_path / "script.py").write_text(SCRIPT)
@@ -209,7 +209,7 @@ def test_a_script_needs_no_guard_and_workers_know_the_same_plugins(tmp_path: Pat
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "['finished', 'finished'] True\n"
-    assert done.stderr.count("beware of mine") == 2  # here, and once for all workers
+    assert done.stderr.count("beware of mine") == 2  # once in the script, and once for all workers
 
 
 Running = tuple[Folder, "subprocess.Popen[str]", list[int]]
@@ -219,7 +219,7 @@ LONG += ("--total-steps", "1e9", "--log-every", "200", "--eval-episodes", "10000
 
 @contextlib.contextmanager
 def training(folder: Folder) -> Iterator[Running]:
-    """A command that trains in two workers, as a terminal starts it: its folder, its process and its workers."""
+    """Train in two workers in a new session, as a terminal does; yield the folder, the process and its workers."""
     child = folder.start("run", *LONG, new_session=True)
 
     def begun() -> bool:
@@ -247,9 +247,9 @@ def ends(folder: Folder) -> list[tuple[str, str]]:
     return [(r["status"], r["reason"]) for r in found]
 
 
-def test_ctrl_c_ends_all_workers_in_order(running: Running) -> None:
+def test_ctrl_c_stops_all_workers_and_saves_checkpoints_and_policies(running: Running) -> None:
     folder, child, pids = running
-    os.killpg(child.pid, signal.SIGINT)  # as a terminal does: to all of them
+    os.killpg(child.pid, signal.SIGINT)  # to all processes of the group, as a terminal does
     out, err = child.communicate(timeout=PATIENCE)
     assert child.returncode == 130 and "Traceback" not in err
     assert err.count("Stopping and saving checkpoints. Press Ctrl-C again to quit immediately.") == 1
@@ -259,12 +259,12 @@ def test_ctrl_c_ends_all_workers_in_order(running: Running) -> None:
     assert len(list(folder.path.glob(".pgzoo/runs/*/artifacts/policy/policy.safetensors"))) == 2
 
 
-@pytest.mark.slow  # tests/runs/test_signals.py has the same for one signal after the other
-def test_a_second_ctrl_c_ends_at_once(running: Running) -> None:
+@pytest.mark.slow  # tests/runs/test_signals.py has a similar test
+def test_a_second_ctrl_c_quits_immediately(running: Running) -> None:
     _, child, pids = running
     child.send_signal(signal.SIGINT)
     before = read_until(child.stderr, "Press Ctrl-C again to quit immediately.")
-    child.send_signal(signal.SIGINT)  # without it, evaluation would take hours
+    child.send_signal(signal.SIGINT)  # without this signal, the evaluation would take hours
     assert child.stderr is not None
     err = before + child.stderr.read()
     assert child.wait(PATIENCE) == 130 and err.endswith("Interrupted.\n") and "Traceback" not in err
@@ -281,7 +281,7 @@ def test_a_killed_parent_leaves_no_workers_behind(running: Running) -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_has_failed_in_mlflow_too(folder: Folder) -> None:
+def test_the_run_of_a_killed_worker_is_marked_failed_in_mlflow(folder: Folder) -> None:
     with training(folder) as (_, child, pids):
         os.kill(pids[0], signal.SIGKILL)
         eventually(lambda: ("FAILED", f"its worker process {pids[0]} was killed by SIGKILL") in ends(folder))
@@ -299,7 +299,7 @@ def test_a_worker_that_is_killed_has_failed_in_mlflow_too(folder: Folder) -> Non
 
 
 @pytest.mark.slow
-def test_an_algorithm_that_raises_is_told_once(folder: Folder) -> None:
+def test_an_algorithm_error_in_two_workers_is_reported_once(folder: Folder) -> None:
     arguments = ("--import", folder.plugin, "--env", "CartPole-v1", "--seeds", "2", "--launcher", "processes")
     out, err = folder.pgzoo("run", "raising", *arguments, "--workers", "2", "--json", code=1)
     assert [seed["status"] for seed in folder.parse(out)["seeds"]] == ["failed"] * 2
@@ -313,7 +313,7 @@ def test_launchers_are_listed_with_their_plugin() -> None:
     assert all(entry.summary and entry.plugin.name == "pgzoo.launchers" for entry in catalog.entries("launcher")[:2])
 
 
-def test_a_long_line_reaches_a_worker_whole_although_signals_arrive() -> None:
+def test_signals_do_not_truncate_a_long_line_sent_to_a_worker() -> None:
     program = "import sys, time; time.sleep(0.5); print(len(sys.stdin.buffer.readline()), flush=True)"
     messages: queue.SimpleQueue[WorkerMessage] = queue.SimpleQueue()
     before = signal.signal(signal.SIGALRM, lambda *_: None)

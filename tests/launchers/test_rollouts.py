@@ -1,4 +1,4 @@
-"""Environments in rollout workers: the same numbers, bit for bit, as with environments in the process that trains."""
+"""Environments in rollout workers give the same results, bit for bit, as environments in the training process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SYNC = {"backend": "sync", "num_envs": 5, "seeds": (4, 7)}
 
 
 def sent(value: object) -> Any:
-    """Return what arrives in another process."""
+    """Return a value as another process would receive it."""
     pipe = io.BytesIO()
     write_message(pipe, value)
     pipe.seek(0)
@@ -38,7 +38,7 @@ def sent(value: object) -> Any:
 
 
 class Here:
-    """A connection to a server in this process, through the same messages."""
+    """A connection to a server in this process, with the same messages as to a worker process."""
 
     def __init__(self, index: int, setup: Mapping[str, Any]) -> None:
         self.server = RolloutServer(sent(dict(setup)))
@@ -71,7 +71,7 @@ def test_a_message_arrives_as_it_was_sent() -> None:
     assert sent(rng).random() == rng.random()
 
 
-def test_objects_and_unknown_contents_are_refused() -> None:
+def test_messages_with_objects_or_unknown_contents_are_refused() -> None:
     for value in (object(), np.array([object()]), {1: 2}):
         with pytest.raises(TypeError):
             sent(value)
@@ -156,8 +156,8 @@ def test_results_are_the_same_with_any_number_of_workers(plan: MakePlan, case: s
             assert_same(trained(whole, 0, 2, here)[0], trained(whole, workers, 2, here)[0])
 
 
-def test_real_processes(plan: MakePlan, tmp_path: Any) -> None:
-    """Two workers act; one is killed, which is named; both end when they are closed."""
+def test_real_workers_collect_identically_and_an_error_names_a_killed_one(plan: MakePlan, tmp_path: Any) -> None:
+    """Two workers collect. One is killed, and the error names it. After the engine is closed, both have exited."""
     whole = plan("ppo", **SYNC, rollout_steps=16, rollout_workers=2)
     assert isinstance(whole.rollouts, RolloutBackend) and whole.rollouts.connect is start_process
     engine = Engine(whole)
@@ -184,11 +184,11 @@ def test_real_processes(plan: MakePlan, tmp_path: Any) -> None:
     ("program", "told"),
     [
         (r"printf '\3\0\0\0\0\0\0\0xyz'; exec sleep 100", "sent an unreadable message: JSONDecodeError"),
-        ("kill -40 $$", "was killed by signal 40"),  # which has no name
+        ("kill -40 $$", "was killed by signal 40"),  # a signal without a name
         ("exit 3", "ended with exit code 3"),
     ],
 )
-def test_a_worker_that_is_gone_is_told_however_often_it_is_asked(program: str, told: str) -> None:
+def test_every_receive_from_a_failed_worker_raises_the_same_error(program: str, told: str) -> None:
     connection = ProcessConnection(5, ("sh", "-c", program), {})
     for _ in range(2):
         with pytest.raises(EnvError, match=rf"rollout worker 5 \(process \d+\) {told}"):
@@ -197,8 +197,8 @@ def test_a_worker_that_is_gone_is_told_however_often_it_is_asked(program: str, t
 
 
 @pytest.mark.slow
-def test_with_a_lag_workers_collect_while_the_process_trains(plan: MakePlan) -> None:
-    """Training waits here until the rollouts have arrived, which never happens unless the workers act meanwhile."""
+def test_with_a_lag_workers_collect_while_the_main_process_trains(plan: MakePlan) -> None:
+    """The update waits until the rollouts have arrived, which never happens unless workers collect at the same time."""
     engine = Engine(plan("impala", **SYNC, lag=1, rollout_steps=8, rollout_workers=2))
     update = engine.plan.algorithm.update_meanwhile
     arrived: list[bool] = []
@@ -242,7 +242,9 @@ def test_a_collection_of_whole_episodes_can_be_cancelled(plan: MakePlan) -> None
     engine.close()
 
 
-def test_what_workers_cannot_do_is_refused(plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rollout_workers_with_cuda_or_python_objects_are_refused(
+    plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     with pytest.raises(UsageError, match=r"--rollout-workers: the policy acts on the workers' CPUs"):
         plan("ppo", rollout_workers=2, device="cuda")

@@ -1,4 +1,4 @@
-"""Seeds that are trained twice: which, how they are compared, and what is reported."""
+"""Verification by training twice: which seeds are repeated, how runs are compared, and what is reported."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def state(plan: Callable[..., Plan]) -> TrainState:
 
 
 def home_with(folder: Path, state: TrainState | None, *metrics: dict[str, float]) -> tracking.Home:
-    """Return a home with a run "run" of seed 4, with a point of a curve at each step."""
+    """Return a home with a run "run" of seed 4 whose learning curve has one point for each of `metrics`."""
     home = tracking.Home.find({"PGZOO_HOME": str(folder)})
     with tracking.Session(home, "group", "none") as session:
         journal = session.journal("run", name="a", experiment="b", seed=4, algorithm="c", env="d")
@@ -51,7 +51,7 @@ def home_with(folder: Path, state: TrainState | None, *metrics: dict[str, float]
     return home
 
 
-def test_the_first_difference_is_named(tmp_path: Path, state: TrainState) -> None:
+def test_comparing_two_runs_names_the_first_difference(tmp_path: Path, state: TrainState) -> None:
     one = home_with(tmp_path / "one", state, SEEN, SEEN)
     equal = compare_runs(
         one, home_with(tmp_path / "equal", state, SEEN, SEEN | {"time/steps_per_second": 2.0}), "run", 4
@@ -73,7 +73,7 @@ def test_the_first_difference_is_named(tmp_path: Path, state: TrainState) -> Non
     assert found.outcome == "incomplete"
 
 
-def test_a_shard_is_trained_again_in_another_home_and_only_the_comparison_is_reported(
+def test_a_repeated_shard_uses_a_temporary_home_and_its_failure_fails_no_seed(
     plan: Callable[..., Plan], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     home = tracking.Home.find({"PGZOO_HOME": str(tmp_path)})
@@ -108,7 +108,7 @@ def test_a_shard_is_trained_again_in_another_home_and_only_the_comparison_is_rep
     assert not any(folder.exists() for folder in folders)
 
 
-def test_launchers_without_workers_or_a_cluster_refuse_the_settings_of_others(plan: Callable[..., Plan]) -> None:
+def test_local_and_processes_refuse_the_settings_of_other_launchers(plan: Callable[..., Plan]) -> None:
     def request(**settings: Any) -> LaunchRequest:
         return LaunchRequest(plan(**settings).config, (), tuple, list, tuple)  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""Tasks that can't be done without memory, or without obeying what is forbidden."""
+"""Tasks that can't be solved without memory, or without obeying the action mask."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import cloudpickle  # what gymnasium sends environments to its processes with
+import cloudpickle  # gymnasium uses it to send environments to its processes
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -35,14 +35,14 @@ def evaluated(events: list[Event]) -> tuple[Evaluated, Evaluated]:
     ],
     ids=lambda policy: str(policy["name"]),
 )
-def test_memory_recalls_what_was_seen_steps_ago(play: Play, policy: dict[str, Any]) -> None:
+def test_policies_with_memory_recall_an_earlier_observation(play: Play, policy: dict[str, Any]) -> None:
     sampled, greedy = evaluated(play(**RECALL, policy=policy))
     assert min(returns.mean() for returns in sampled.returns) > 0.9
     assert all((returns == 1).all() for returns in greedy.returns)
 
 
-def test_without_memory_nobody_beats_chance(play: Play, plan: Callable[..., Any]) -> None:
-    """What is seen before the last action is always the same, so its distribution is, and half of the signs differ."""
+def test_a_policy_without_memory_performs_at_chance(play: Play, plan: Callable[..., Any]) -> None:
+    """The observation before the last action is always the same, so the action can't depend on the sign."""
     settings = {**RECALL, "policy": {"name": "mlp", "hidden": (16,)}}
     events = play(**settings)
     last = events[-1]
@@ -70,11 +70,11 @@ def test_without_memory_nobody_beats_chance(play: Play, plan: Callable[..., Any]
         pytest.param("info", "async", marks=pytest.mark.slow),
     ],
 )
-def test_what_is_forbidden_is_never_done_and_the_task_is_learned(play: Play, tells: str, backend: str) -> None:
+def test_masked_actions_are_never_taken_and_the_task_is_learned(play: Play, tells: str, backend: str) -> None:
     module = sys.modules[type(gym.make("probe/Trap-v0").unwrapped).__module__]
     cloudpickle.register_pickle_by_value(module)  # other processes can't import the tests
     try:
-        # processes are slow to start: few of them
+        # processes start slowly, so there are few
         few = {"num_envs": 4, "total_steps": 2500, "rollout_steps": 8, "eval_episodes": 3, "learning_rate": 0.05}
         asked = {"env_kwargs": {"tells": tells}, "backend": backend, "policy": "tabular"}
         events = play("a2c", "probe/Trap-v0", **asked, **few)
@@ -88,15 +88,15 @@ def test_what_is_forbidden_is_never_done_and_the_task_is_learned(play: Play, tel
     assert (greedy.returns[0] == 5).all()
 
 
-def test_without_the_mask_the_trap_is_sprung(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment is as dangerous as it says: what holds the others back is the mask."""
+def test_without_the_mask_the_forbidden_action_is_taken(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The policy does step into the trap, so it is the mask that prevents this in the other tests."""
     trap: Any = type(gym.make("probe/Trap-v0").unwrapped)
     monkeypatch.setattr(trap, "_mask", lambda self: np.ones(3, np.int8))
     events = play("a2c", "probe/Trap-v0", num_envs=8, total_steps=400, eval_episodes=10, policy="tabular")
     assert min(min(e.returns[0], default=0) for e in events if isinstance(e, EpisodesFinished)) <= -10
 
 
-def test_environments_that_tell_are_found(plan: Callable[..., Any]) -> None:
+def test_environments_that_provide_action_masks_are_detected(plan: Callable[..., Any]) -> None:
     assert plan("a2c", "Taxi-v4", policy="tabular").spec.masked
     assert plan("a2c", "probe/Trap-v0", env_kwargs={"tells": "method"}).spec.masked
     assert not plan("a2c", "CartPole-v1").spec.masked

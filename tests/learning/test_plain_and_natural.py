@@ -1,4 +1,4 @@
-"""Plain and natural gradients learn what is known, with their own step sizes where those aren't the environment's."""
+"""Algorithms with plain and natural policy gradients solve tasks with a known solution, and CartPole."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def final(events: list[Event], mode: str) -> list[float]:
     return [float(returns.mean()) for returns in event.returns]
 
 
-@pytest.mark.slow  # the corridor is harder
+@pytest.mark.slow  # the corridor below is harder
 @ALGORITHMS
 def test_the_best_of_three_arms_is_found(play: Play, algorithm: str) -> None:
     settings = {"total_steps": 4000, "policy": {"hidden": ()}, "learning_rate": 0.1, "eval_episodes": 50}
@@ -39,7 +39,7 @@ def test_the_best_of_three_arms_is_found(play: Play, algorithm: str) -> None:
     # the others are tested on CartPole below
     [name if name in ("rloo", "npg") else pytest.param(name, marks=pytest.mark.slow) for name in SETTINGS],
 )
-def test_the_shortest_way_through_a_corridor_is_found(play: Play, algorithm: str) -> None:
+def test_the_shortest_path_through_a_corridor_is_found(play: Play, algorithm: str) -> None:
     settings = {"total_steps": 15_000, "learning_rate": 0.05, "eval_episodes": 50, "policy": {"hidden": ()}}
     events = play(algorithm, env="probe/Corridor-v0", seeds=5, **SETTINGS[algorithm] | settings)
     assert final(events, "greedy") == [-5.0] * 5
@@ -47,8 +47,8 @@ def test_the_shortest_way_through_a_corridor_is_found(play: Play, algorithm: str
 
 
 @ALGORITHMS
-def test_a_number_and_how_sure_it_is_are_learned(play: Play, algorithm: str) -> None:
-    steps = 12_000 if algorithm == "vpg" else 6000  # as long as that takes, and one takes smaller steps
+def test_the_mean_and_a_small_std_of_a_gaussian_are_learned(play: Play, algorithm: str) -> None:
+    steps = 12_000 if algorithm == "vpg" else 6000  # vpg takes smaller gradient steps
     settings = {"total_steps": steps, "policy": {"hidden": ()}, "learning_rate": 0.03, "eval_episodes": 5}
     events = play(algorithm, env="probe/Target-v0", seeds=5, **SETTINGS[algorithm] | settings)
     ended = events[-1]
@@ -65,7 +65,7 @@ def test_cartpole_is_balanced(play: Play, algorithm: str) -> None:
 
 
 @pytest.mark.parametrize("algorithm", [pytest.param("npg", marks=pytest.mark.slow), "trpo"])
-def test_cartpole_is_balanced_by_natural_steps(play: Play, algorithm: str) -> None:
-    """A smaller network, to be done sooner."""
+def test_cartpole_is_balanced_by_natural_gradients(play: Play, algorithm: str) -> None:
+    """The network is smaller than the default, so that the test is faster."""
     settings = {"policy": {"hidden": (32,)}, "total_steps": 80_000}
     assert min(final(play(algorithm, seeds=2, eval_episodes=50, **settings), "sampled")) >= 450

@@ -1,4 +1,4 @@
-"""Estimators that lean on a critic or on other episodes: by hand, then identities, literal formulas, and bits."""
+"""Return and advantage estimators: values computed by hand, identities, literal formulas, and bit-identity."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from pgzoo.ops.returns import (
 Batch = dict[str, Tensor]
 
 GARBAGE = 3e38
-"""What may lie in rows that are not valid: any finite number."""
+"""Fills invalid rows, which may hold any finite number."""
 
 
 def window(marks: str, began: bool = True, **numbers: list[float]) -> Batch:
-    """One environment of one member. A step goes on (.), ends (T, F for truncated, X for both) or is invalid (_)."""
+    """Return one environment of one member. Marks: . continues, T terminated, F truncated, X both, _ invalid."""
 
     def column(values: list[Any]) -> Tensor:
         return torch.tensor(values).reshape(1, -1, 1)
@@ -53,7 +53,7 @@ def window(marks: str, began: bool = True, **numbers: list[float]) -> Batch:
 
 
 def estimate(estimator: Callable[..., Any], batch: Batch, **own: Any) -> tuple[Tensor, ...]:
-    """Call with what is asked for; one tensor becomes a tuple too."""
+    """Call the estimator with the arguments that it takes; return a tuple even for a single tensor."""
     available = batch | own
     result = estimator(**{n: available[n] for n in inspect.signature(estimator).parameters if n in available})
     return result if isinstance(result, tuple) else (result,)
@@ -67,9 +67,9 @@ STEPS: dict[str, list[float]] = {
     "next_values": [4, 2, 16],
     "q_values": [6, 8, 2],
 }
-"""Three steps; the observation after the last is worth 16, if anything."""
+"""Three steps; the observation after the last has the value 16, which counts only if the last step is bootstrapped."""
 
-# estimator, its settings, what it gives if the last step is bootstrapped, and if it isn't
+# estimator, its settings, its results if the last step is bootstrapped, and its results if it isn't
 HAND: list[tuple[Callable[..., Any], dict[str, Any], list[list[float]], list[list[float]]]] = [
     # 4 + 16/2, 2 + 12/2, 1 + 8/2 and 4, 2 + 4/2, 1 + 4/2
     (reward_to_go, {}, [[5, 8, 12]], [[3, 4, 4]]),
@@ -80,35 +80,35 @@ HAND: list[tuple[Callable[..., Any], dict[str, Any], list[list[float]], list[lis
     # TD errors -5, -1, 10 or 2; gamma lam = 1/4
     (gae, {"lam": 0.5}, [[-4.625, 1.5, 10], [3.375, 5.5, 12]], [[-5.125, -0.5, 2], [2.875, 3.5, 4]]),
     (td_lambda, {"lam": 0.5}, [[3.375, 5.5, 12]], [[2.875, 3.5, 4]]),
-    # the same errors by rho = 1/2, then c = 1/4; A = (r + v/2 - V) / 2
+    # the same errors times rho = 1/2, and c = 1/4; A = (r + v/2 - V) / 2
     (
         v_trace,
         {"lam": 1.0, "rho_bar": 0.5, "c_bar": 0.25, "log_rhos": [0.0, 0.0, 0.0]},
         [[-2.46875, 0.75, 5], [5.515625, 4.125, 7]],
         [[-2.59375, -0.25, 1], [5.453125, 3.625, 3]],
     ),
-    # the second action is one that the policy would never take: its step teaches nothing, nor what comes after
+    # the policy never takes the second action: its ratio is 0, so the first step is bootstrapped from its value
     (
         v_trace,
         {"lam": 1.0, "rho_bar": 1.0, "c_bar": 1.0, "log_rhos": [0.0, -200.0, 7.0]},
         [[1 + 4 / 2 - 8, 0, 10], [3, 4, 12]],
         [[1 + 4 / 2 - 8, 0, 2], [3, 4, 4]],
     ),
-    # errors -3, -5, 10 or 2; c = 0, 1/2, 1/2, of which a step's own doesn't matter
+    # errors -3, -5, 10 or 2; c = 0, 1/2, 1/2; a step's own c doesn't enter its return
     (retrace, {"lam": 0.5, "log_rhos": [-200.0, 5.0, 0.0]}, [[2.375, 5.5, 12]], [[1.875, 3.5, 4]]),
     (retrace, {"lam": 0.5, "log_rhos": [0.0, 5.0, -200.0]}, [[1.75, 3, 12]], [[1.75, 3, 4]]),
-    # only the last step is better than the critic thought, so the first looks no further than its own reward
+    # only the last step is better than the critic expected, so the first is bootstrapped after its own reward
     (upgo, {"lam": 0.5}, [[3 - 8, 8 - 4, 12 - 2], [3.375, 5.5, 12]], [[3 - 8, 4 - 4, 4 - 2], [2.875, 3.5, 4]]),
 ]
 
 WINDOWS = ["..T", "..F", "..X", "...", "...__", "..T__", "_..F", "_...", "..T_...", "..F_..T", "..X_..F", "..F_...__"]
-WINDOWS += ["..T...", "..F..T", "..X..."]  # no filler between the episodes
+WINDOWS += ["..T...", "..F..T", "..X..."]  # no invalid step between the episodes
 
 
 @pytest.mark.parametrize("began", [True, False], ids=["", "begun before"])
 @pytest.mark.parametrize("marks", WINDOWS)
 @pytest.mark.parametrize(("estimator", "own", "bootstrapped", "ended"), HAND)
-def test_by_hand(
+def test_estimators_match_values_computed_by_hand(
     estimator: Any,
     own: dict[str, Any],
     bootstrapped: list[list[float]],
@@ -146,12 +146,12 @@ def test_leave_one_out_compares_the_episodes_of_all_environments() -> None:
     assert advantages[0].T.tolist() == [[-6, -6, -6, 0, -1.5, -1.5], [7.5, 7.5, 7.5, 0, 0, 0]]
 
 
-def test_an_only_episode_keeps_its_return() -> None:
+def test_the_advantage_of_a_single_episode_is_its_return() -> None:
     advantages, returns = estimate(leave_one_out, window("..T_", rewards=[1, 2, 4, GARBAGE]), gamma=0.5)
     assert advantages.flatten().tolist() == returns.flatten().tolist() == [3, 3, 3, 0]
 
 
-def test_a_member_is_compared_with_its_own_episodes_alone() -> None:
+def test_leave_one_out_compares_only_episodes_of_the_same_member() -> None:
     one = flatten_steps(window("T", rewards=[1.0]), window("T", rewards=[2.0]))
     other = flatten_steps(window("T", rewards=[10.0]), window("T", rewards=[30.0]))
     advantages, _ = estimate(leave_one_out, flatten_steps(one, other, dim=0), gamma=0.5)
@@ -160,13 +160,13 @@ def test_a_member_is_compared_with_its_own_episodes_alone() -> None:
 
 @given(st.floats(1e-3, 1e9) | st.floats(-1e9, -1e-3), st.integers(2, 64), st.floats(0, 1))
 @settings(deadline=None)
-def test_episodes_of_equal_returns_have_no_advantage(reward: float, episodes: int, gamma: float) -> None:
+def test_episodes_with_equal_returns_have_zero_advantage(reward: float, episodes: int, gamma: float) -> None:
     columns = [window("..T", rewards=[reward, 0.5 * reward, reward])] * episodes
     advantages, _ = estimate(leave_one_out, flatten_steps(*columns), gamma=gamma)
     assert not advantages.any()
 
 
-def test_leave_one_out_says_that_it_needs_whole_episodes() -> None:
+def test_leave_one_out_declares_that_it_needs_whole_episodes() -> None:
     assert vars(leave_one_out) == {"whole_episodes": True}
 
 
@@ -175,7 +175,7 @@ def test_leave_one_out_says_that_it_needs_whole_episodes() -> None:
 
 @st.composite
 def batches(draw: Any, dtype: torch.dtype = torch.float64) -> Batch:
-    """Some members and environments; episodes with or without a filler, the last perhaps open; random numbers."""
+    """Draw random batches: episodes with or without an invalid step between them, the last perhaps unfinished."""
     members, num_envs = draw(st.integers(1, 3)), draw(st.integers(1, 3))
     episode = st.builds(lambda steps, end: "." * steps + end, st.integers(0, 8), st.sampled_from(["T", "F", "X"]))
     column = st.builds(
@@ -221,7 +221,7 @@ property_of_batches = settings(deadline=None, max_examples=40)
 
 @given(batch=batches())
 @property_of_batches
-def test_gae_with_lam_1_is_the_return_less_the_value(batch: Batch) -> None:
+def test_gae_with_lam_1_is_the_return_minus_the_value(batch: Batch) -> None:
     advantages, returns = estimate(gae, batch, lam=1.0)
     torch.testing.assert_close(advantages, bootstrapped_to_go(batch) - masked_values(batch))
     torch.testing.assert_close(returns, bootstrapped_to_go(batch))
@@ -237,7 +237,7 @@ def test_gae_with_lam_0_is_the_td_error(batch: Batch) -> None:
 
 @given(batch=batches())
 @property_of_batches
-def test_the_lambda_return_is_gae_and_the_value(batch: Batch) -> None:
+def test_the_lambda_return_is_gae_plus_the_value(batch: Batch) -> None:
     advantages, returns = estimate(gae, batch)
     torch.testing.assert_close(estimate(td_lambda, batch)[0], advantages + masked_values(batch))
     torch.testing.assert_close(estimate(td_lambda, batch)[0], returns)
@@ -245,7 +245,7 @@ def test_the_lambda_return_is_gae_and_the_value(batch: Batch) -> None:
 
 @given(batch=batches())
 @property_of_batches
-def test_one_step_is_the_td_target_and_many_are_the_return(batch: Batch) -> None:
+def test_n_step_is_the_td_target_for_one_step_and_the_return_for_many(batch: Batch) -> None:
     assert torch.equal(estimate(n_step, batch, n=1)[0], td_target(batch))
     steps = batch["rewards"].shape[-2]
     whole = estimate(n_step, batch, n=steps)[0]
@@ -266,14 +266,14 @@ def test_v_trace_on_policy_is_the_lambda_return(batch: Batch) -> None:
 
 @given(batch=batches())
 @property_of_batches
-def test_retrace_on_policy_with_a_critic_of_states_is_the_lambda_return(batch: Batch) -> None:
+def test_retrace_on_policy_with_q_equal_to_v_is_the_lambda_return(batch: Batch) -> None:
     batch |= {"log_rhos": torch.zeros_like(batch["log_rhos"]), "q_values": batch["values"]}
     torch.testing.assert_close(estimate(retrace, batch)[0], estimate(td_lambda, batch)[0])
 
 
 @given(batch=batches())
 @property_of_batches
-def test_without_a_critic_the_return_is_that_of_a_worthless_rest(batch: Batch) -> None:
+def test_the_return_without_a_critic_equals_that_with_zero_next_values(batch: Batch) -> None:
     nothing = batch | {"next_values": torch.zeros_like(batch["next_values"])}
     seen = {name: value for name, value in batch.items() if name != "next_values"}
     for estimator in (reward_to_go, total_return):
@@ -286,7 +286,7 @@ Floats = list[float]
 
 
 def stretches(batch: Batch) -> Iterator[tuple[int, slice, int]]:
-    """Where each episode lies, as far as the window shows it."""
+    """Yield the member, the steps and the environment of each episode, as far as it lies in the window."""
     valid, ends = batch["valid"], batch["terminated"] | batch["truncated"]
     members, steps, num_envs = valid.shape
     for s in range(members):
@@ -301,7 +301,7 @@ def stretches(batch: Batch) -> Iterator[tuple[int, slice, int]]:
 
 
 def literally(formula: Callable[..., tuple[Floats, ...]], batch: Batch) -> list[Tensor]:
-    """`formula(gamma, lam, r, V, V', Q, pi/mu)` of each episode apart; V' is 0 after a termination."""
+    """Apply `formula(gamma, lam, r, V, V', Q, pi/mu)` to each episode separately; V' is 0 after a termination."""
     parts: list[Tensor] = []
     for s, rows, n in stretches(batch):
         names = ("rewards", "values", "next_values", "q_values", "log_rhos")
@@ -378,14 +378,16 @@ def upgo_formula(gamma: float, lam: float, r: Floats, v: Floats, ahead: Floats, 
 )
 @given(batch=batches())
 @property_of_batches
-def test_an_estimator_is_its_literal_formula(estimator: Any, own: dict[str, Any], formula: Any, batch: Batch) -> None:
+def test_an_estimator_matches_its_literal_formula(
+    estimator: Any, own: dict[str, Any], formula: Any, batch: Batch
+) -> None:
     for ours, theirs in zip(estimate(estimator, batch, **own), literally(formula, batch), strict=True):
         torch.testing.assert_close(ours, theirs)
 
 
 @given(batch=batches())
 @property_of_batches
-def test_leave_one_out_is_its_literal_formula_and_sums_to_zero_over_episodes(batch: Batch) -> None:
+def test_leave_one_out_matches_its_formula_and_sums_to_zero_over_episodes(batch: Batch) -> None:
     advantages, returns = estimate(leave_one_out, batch)
     for s in range(len(advantages)):
         episodes = [where for where in stretches(batch) if where[0] == s]
@@ -401,7 +403,7 @@ def test_leave_one_out_is_its_literal_formula_and_sums_to_zero_over_episodes(bat
     assert not advantages[~batch["valid"]].any() and not returns[~batch["valid"]].any()
 
 
-# to the bit, in the precision of training
+# bit-identical results, in the precision of training
 
 EVERY: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     *((estimator, {}) for estimator in (reward_to_go, total_return, notebook, leave_one_out)),
@@ -420,7 +422,7 @@ def same_bits(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> bool:
 @to_the_bit
 @given(batch=batches(dtype=torch.float32), rows=st.integers(1, 80))
 @settings(deadline=None, max_examples=25)
-def test_padding_changes_no_bit(estimator: Any, own: dict[str, Any], batch: Batch, rows: int) -> None:
+def test_padding_leaves_results_bit_identical(estimator: Any, own: dict[str, Any], batch: Batch, rows: int) -> None:
     def pad(value: Tensor) -> Tensor:
         fill = torch.full((value.shape[0], rows, value.shape[2]), 0 if value.dtype == torch.bool else 7).to(value.dtype)
         return torch.cat([value, fill], dim=1)
@@ -437,8 +439,10 @@ def test_padding_changes_no_bit(estimator: Any, own: dict[str, Any], batch: Batc
 @to_the_bit
 @given(batch=batches(dtype=torch.float32))
 @settings(deadline=None, max_examples=25)
-def test_a_member_has_the_bits_it_has_alone(estimator: Any, own: dict[str, Any], batch: Batch) -> None:
-    # in memory, what is collected lies by time first
+def test_a_member_gets_bit_identical_results_alone_and_among_others(
+    estimator: Any, own: dict[str, Any], batch: Batch
+) -> None:
+    # collected data is stored time-major
     by_time = {name: value.transpose(0, 1).contiguous().transpose(0, 1) for name, value in batch.items()}
     together = estimate(estimator, by_time, **own)
     for s in range(len(batch["rewards"])):
@@ -449,7 +453,7 @@ def test_a_member_has_the_bits_it_has_alone(estimator: Any, own: dict[str, Any],
 @to_the_bit
 @given(batch=batches(dtype=torch.float32))
 @settings(deadline=None, max_examples=25)
-def test_what_lies_in_invalid_rows_changes_no_bit(estimator: Any, own: dict[str, Any], batch: Batch) -> None:
+def test_contents_of_invalid_rows_do_not_affect_results(estimator: Any, own: dict[str, Any], batch: Batch) -> None:
     names = ("rewards", "values", "next_values", "q_values", "log_rhos")
     other = batch | {name: torch.where(batch["valid"], batch[name], GARBAGE) for name in names}
     found = estimate(estimator, other, **own)

@@ -1,4 +1,4 @@
-"""Distributions against torch's own, against numerical integrals, and alone against among many."""
+"""Distributions compared with torch's and with numerical integrals; bit-identical alone and among other members."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from pgzoo.ops.distributions import Bernoulli, Beta, Categorical, DiagonalGaussi
 from pgzoo.ops.families import family_for
 
 SHAPE = (2, 3, 5)
-"""S, T, B."""
+"""Members S, steps T and rows B."""
 
 KINDS: dict[str, tuple[int, Callable[[Tensor], Any]]] = {
-    # name: (numbers that parametrize it, those numbers -> the distribution)
+    # name: (number of parameters, function from the parameters to the distribution)
     "categorical": (4, Categorical),
     "binary choice": (2, Categorical),
     "multi-categorical": (5, lambda x: MultiCategorical(x, (2, 3))),
@@ -58,12 +58,15 @@ def noise_for(dist: Any, *shape: int, seed: int = 0) -> Any:
 
 
 def drawn(dist: Any, seed: int = 0) -> Tensor:
-    """One action for each row."""
+    """Draw one action for each row."""
     return torch.from_numpy(dist.draw(noise_for(dist, *SHAPE, seed=seed)))
 
 
 def reference(dist: Any) -> list[tuple[Any, Callable[[Tensor], Tensor]]]:
-    """torch's independent parts, each with its share of an action, in double precision: near ±1 a tanh needs it."""
+    """Return torch's independent distributions, each with a function that selects its part of an action.
+
+    They are in double precision, which tanh needs near ±1.
+    """
     match dist:
         case MultiCategorical():
             parts = torch.split(dist.logits.double(), list(dist.sizes), -1)
@@ -87,20 +90,20 @@ def close(ours: Tensor, theirs: Any) -> None:
 
 
 @every_kind
-def test_log_probabilities_equal_torchs(kind: str) -> None:
+def test_log_probabilities_match_torch(kind: str) -> None:
     dist = build(kind, numbers(kind))
     actions = drawn(dist)
     close(dist.log_prob(actions), sum(part.log_prob(share(actions)) for part, share in reference(dist)))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "tanh"])  # torch has no entropy for it
-def test_entropies_equal_torchs(kind: str) -> None:
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "tanh"])  # torch has no entropy for tanh
+def test_entropies_match_torch(kind: str) -> None:
     dist = build(kind, numbers(kind))
     close(dist.entropy(), sum(part.entropy() for part, _ in reference(dist)))
 
 
 @every_kind
-def test_divergences_equal_torchs_in_the_same_direction(kind: str) -> None:
+def test_kl_divergences_match_torch_and_are_asymmetric(kind: str) -> None:
     one, other = build(kind, numbers(kind)), build(kind, numbers(kind, seed=1))
     pairs = list(zip(reference(one), reference(other), strict=True))
     close(one.kl(other), sum(torchs.kl_divergence(p, q) for (p, _), (q, _) in pairs))
@@ -108,12 +111,12 @@ def test_divergences_equal_torchs_in_the_same_direction(kind: str) -> None:
 
 
 @every_kind
-def test_a_distribution_is_at_no_distance_from_itself(kind: str) -> None:
+def test_the_kl_divergence_of_a_distribution_from_itself_is_zero(kind: str) -> None:
     x = numbers(kind, scale=5.0)
     torch.testing.assert_close(build(kind, x).kl(build(kind, x.clone())), torch.zeros(SHAPE), rtol=0, atol=1e-6)
 
 
-def test_divergences_worked_by_hand() -> None:
+def test_kl_divergences_match_values_computed_by_hand() -> None:
     half, third = torch.tensor([[[[0.0, 0.0]]]]), torch.log(torch.tensor([[[[1.0, 2.0]]]]))
     # 1/2 log(1/2 / 1/3) + 1/2 log(1/2 / 2/3) = 1/2 log(9/8)
     assert Categorical(half).kl(Categorical(third)).item() == pytest.approx(0.5 * math.log(9 / 8))
@@ -134,7 +137,7 @@ def test_divergences_worked_by_hand() -> None:
 
 @every_kind
 @pytest.mark.parametrize("scale", [0.0, 1.0, 20.0])
-def test_gradients_are_finite_also_far_out(kind: str, scale: float) -> None:
+def test_gradients_are_finite_even_for_extreme_parameters(kind: str, scale: float) -> None:
     x, y = numbers(kind, scale=scale).requires_grad_(), numbers(kind, scale=scale, seed=1)
     dist = build(kind, x)
     total = dist.log_prob(drawn(dist)) + dist.entropy() + dist.kl(build(kind, y)) + build(kind, y).kl(dist)
@@ -143,7 +146,7 @@ def test_gradients_are_finite_also_far_out(kind: str, scale: float) -> None:
 
 
 @every_kind
-def test_first_and_second_derivatives_are_those_of_differences(kind: str) -> None:
+def test_first_and_second_derivatives_match_finite_differences(kind: str) -> None:
     x = numbers(kind, scale=1.0, shape=(1, 1, 2)).double().requires_grad_()
     other = build(kind, numbers(kind, scale=1.0, shape=(1, 1, 2), seed=1).double())
     action = torch.from_numpy(build(kind, x).draw(noise_for(other, 1, 1, 2)))
@@ -158,7 +161,7 @@ def test_first_and_second_derivatives_are_those_of_differences(kind: str) -> Non
 
 
 @every_kind
-def test_at_equality_a_divergence_has_no_slope_and_curves_upward(kind: str) -> None:
+def test_kl_at_equality_has_zero_gradient_and_positive_curvature(kind: str) -> None:
     x = numbers(kind, scale=1.0).requires_grad_()
     old = build(kind, x.detach())
     (slope,) = torch.autograd.grad(old.kl(build(kind, x)).sum(), x, create_graph=True)
@@ -169,16 +172,16 @@ def test_at_equality_a_divergence_has_no_slope_and_curves_upward(kind: str) -> N
     assert (product * direction).sum() > 0
 
 
-def test_the_curvature_of_a_binary_choice_by_hand() -> None:
+def test_the_kl_hessian_of_a_binary_choice_matches_a_hand_computation() -> None:
     x = torch.tensor([[[[0.0, math.log(3)]]]], requires_grad=True)  # p = 1/4, 3/4
     hessian = torch.autograd.functional.hessian(lambda x: Categorical(x.detach()).kl(Categorical(x)).sum(), x)
     assert hessian.reshape(2, 2).numpy() == pytest.approx(3 / 16 * np.array([[1, -1], [-1, 1]]))
 
 
-# the squashed ones
+# bounded distributions: tanh and beta
 
 
-def test_a_squashed_log_probability_by_hand() -> None:
+def test_a_squashed_log_probability_matches_a_value_computed_by_hand() -> None:
     zero = torch.zeros(1, 1, 1, 1)
     u = zero + math.log(2)  # tanh(log 2) = 3/5, so the slope is 16/25
     expected = -0.5 * math.log(2) ** 2 - 0.5 * math.log(2 * math.pi) - math.log(16 / 25)
@@ -193,7 +196,7 @@ def test_a_squashed_log_probability_is_exact_where_tanh_is_one_in_float32() -> N
 
 
 @pytest.mark.parametrize("std", [0.01, 0.1, 0.5, 1.0, 2.0, 3.0])
-def test_squashed_entropy_and_its_gradient_are_those_of_a_fine_integral(std: float) -> None:
+def test_the_squashed_entropy_and_its_gradient_match_numerical_integration(std: float) -> None:
     mean = torch.linspace(-6, 6, 41, dtype=torch.float64).reshape(41, 1, 1, 1).requires_grad_()
     log_std = torch.full_like(mean, math.log(std)).requires_grad_()
     z = torch.linspace(-10, 10, 20001, dtype=torch.float64)
@@ -208,11 +211,11 @@ def test_squashed_entropy_and_its_gradient_are_those_of_a_fine_integral(std: flo
     torch.testing.assert_close(ours, theirs, rtol=0, atol=5e-3)
 
 
-def test_a_squashed_entropy_is_at_most_the_uniforms() -> None:
+def test_the_squashed_entropy_is_below_that_of_the_uniform_distribution() -> None:
     mean, log_std = torch.zeros(1, 1, 200, 1), torch.linspace(-5, 2, 200).reshape(1, 1, 200, 1)
     entropy = TanhGaussian(mean, log_std).entropy()
     assert entropy.max() < math.log(2)
-    assert 0.8 < log_std.flatten()[entropy.argmax()].exp() < 1.0  # the most even that it can be
+    assert 0.8 < log_std.flatten()[entropy.argmax()].exp() < 1.0  # the standard deviation of the flattest distribution
 
 
 @pytest.mark.parametrize(
@@ -237,30 +240,30 @@ def test_draws_follow_the_density_which_integrates_to_one(dist: TanhGaussian | B
     actions = np.sort(dist.draw(noise_for(dist, count))[:, 0].astype(np.float64))
     expected = np.interp(np.tanh(actions) if squashed else actions, grid.numpy(), cumulative)
     distance = np.abs(expected - np.arange(1, count + 1) / count).max()
-    assert distance < 1.95 / count**0.5 + 1e-3  # Kolmogorov-Smirnov at 0.1 %, and the grid
+    assert distance < 1.95 / count**0.5 + 1e-3  # Kolmogorov-Smirnov at 0.1 %, plus the error of the grid
 
 
-def test_a_beta_takes_the_ends_of_its_range() -> None:
+def test_a_beta_log_probability_and_its_gradient_are_finite_at_0_and_1() -> None:
     dist = Beta(torch.tensor([2.0, 2.0, 2.0]).requires_grad_(), torch.tensor([3.0, 3.0, 3.0]))
     found = dist.log_prob(torch.tensor([[0.0, 0.5, 1.0]] * 4))
-    # density 12 x (1-x)²; the ends are taken at 1e-6
+    # density 12 x (1-x)²; 0 and 1 are moved inward by 1e-6
     expected = math.log(12e-6) + math.log(12 * 0.125) + math.log(12e-12)
     assert found.tolist() == pytest.approx([expected] * 4, rel=1e-2)  # 1 - 1e-6 is rounded in float32
     found.sum().backward()
     assert dist.alpha.grad is not None and torch.isfinite(dist.alpha.grad).all()
 
 
-def test_a_beta_is_drawn_by_quantiles() -> None:
+def test_a_beta_maps_uniform_noise_to_its_quantiles() -> None:
     dist = Beta(torch.tensor([2.0]), torch.tensor([1.0]))  # the cumulative distribution is x²
     found = dist.draw(np.array([[0.0], [0.25], [0.81], [1.0]], np.float32))
     assert found[:, 0].tolist() == pytest.approx([0, 0.5, 0.9, 1]) and found.dtype == np.float32
 
 
-# acting, cutting, shifting
+# modes, selected rows, and shifts
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "tanh"])  # its mode is the median
-def test_nothing_is_likelier_than_the_mode(kind: str) -> None:
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "tanh"])  # mode() of tanh is the median
+def test_draws_are_never_more_likely_than_the_mode(kind: str) -> None:
     dist = build(kind, numbers(kind))
     mode = torch.from_numpy(dist.mode())
     likeliest = dist.log_prob(mode)
@@ -271,7 +274,7 @@ def test_nothing_is_likelier_than_the_mode(kind: str) -> None:
             assert (dist.log_prob(nearby) < likeliest).all()
 
 
-def test_modes_by_hand() -> None:
+def test_modes_match_values_computed_by_hand() -> None:
     zero = torch.zeros(1)
     assert Beta(zero + 3, zero + 2).mode().tolist() == pytest.approx([2 / 3])
     assert Beta(zero + 1, zero + 1).mode().tolist() == [0.5]
@@ -281,7 +284,7 @@ def test_modes_by_hand() -> None:
 
 
 @every_kind
-def test_draws_and_modes_are_arrays_of_one_shape_and_type(kind: str) -> None:
+def test_draws_and_modes_have_the_same_shape_and_dtype(kind: str) -> None:
     dist = build(kind, numbers(kind).requires_grad_())
     draw, mode = dist.draw(noise_for(dist, *SHAPE)), dist.mode()
     assert draw.shape == mode.shape and draw.shape[:3] == SHAPE
@@ -289,7 +292,7 @@ def test_draws_and_modes_are_arrays_of_one_shape_and_type(kind: str) -> None:
 
 
 @every_kind
-def test_a_cut_distribution_is_that_of_the_cut_batch(kind: str) -> None:
+def test_selecting_rows_of_a_distribution_selects_rows_of_its_results(kind: str) -> None:
     dist, rows = build(kind, numbers(kind)), torch.tensor([3, 0])
     actions = drawn(dist)
     cut = dist.map(lambda x: x[:, :, rows])
@@ -308,7 +311,7 @@ def test_a_detached_distribution_has_no_gradient(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "tanh"])
-def test_a_shifted_distribution_is_the_same_elsewhere(kind: str) -> None:
+def test_shifting_a_distribution_moves_its_mode_and_keeps_its_deviation(kind: str) -> None:
     dist, offset = build(kind, numbers(kind)), torch.randn(*SHAPE, 3)
     shifted = dist.shift(offset)
     assert type(shifted) is type(dist)
@@ -317,7 +320,7 @@ def test_a_shifted_distribution_is_the_same_elsewhere(kind: str) -> None:
     torch.testing.assert_close(dist.kl(shifted), (0.5 * (offset * (-dist.log_std).exp()).square()).sum(-1))
 
 
-# the seed law
+# the seed law: bit-identical results alone and among other members
 
 SPACES: dict[str, tuple[Any, dict[str, Any]]] = {
     "categorical": (Discrete(5), {}),
@@ -339,7 +342,7 @@ SPACES: dict[str, tuple[Any, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", SPACES)
 @pytest.mark.parametrize("rows", [16, 48, 256])
-def test_a_member_alone_is_bit_for_bit_what_it_is_among_ten(name: str, rows: int) -> None:
+def test_a_member_gets_bit_identical_results_alone_and_among_ten(name: str, rows: int) -> None:
     space, options = SPACES[name]
     one = family_for(space, "", **options)
     draw = torch.Generator().manual_seed(0)
@@ -374,7 +377,7 @@ def test_a_member_alone_is_bit_for_bit_what_it_is_among_ten(name: str, rows: int
 
 @pytest.mark.parametrize("name", ["gaussian", "tanh"])
 @pytest.mark.parametrize("size", [1, 3, 6])
-def test_padding_does_not_move_the_gradient_of_a_learned_deviation(name: str, size: int) -> None:
+def test_padding_does_not_change_the_gradient_of_a_learned_log_std(name: str, size: int) -> None:
     one, draw = family_for(Box(-1.0, 1.0, (size,)), "", distribution=name), torch.Generator().manual_seed(0)
     outputs, actions = (torch.randn(2, 1, 1024, size, generator=draw) for _ in range(2))
     weights = torch.randn(2, 1, 1024, generator=draw)

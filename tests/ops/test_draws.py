@@ -1,4 +1,4 @@
-"""Draws against probabilities."""
+"""Frequencies of drawn actions and noise, compared with their probabilities."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def noise_for(one: Family, *shape: int) -> Any:
 
 
 @pytest.mark.parametrize("logits", [[0.0, 1.0, -1.0, 2.0], [0.0, 0.7], [3.0, -1.5]])
-def test_actions_are_as_frequent_as_they_are_likely(logits: list[float]) -> None:
+def test_action_frequencies_match_their_probabilities(logits: list[float]) -> None:
     outputs = np.array(logits, np.float32)
     one = family_for(Discrete(len(logits)), "")
     drawn = one.draw(outputs, None, noise_for(one, 100_000))
@@ -43,14 +43,14 @@ def test_actions_are_as_frequent_as_they_are_likely(logits: list[float]) -> None
     assert chi_square(counts, likely) < 20  # the 99.98th percentile for three degrees of freedom
 
 
-def test_bits_are_as_frequent_as_they_are_likely() -> None:
+def test_bernoulli_frequencies_match_their_probabilities() -> None:
     outputs = np.array([0.0, 2.0, -1.0], np.float32)
     one = family("bernoulli")
     share = one.draw(outputs, None, noise_for(one, 100_000)).mean(0)
     assert share == pytest.approx(1 / (1 + np.exp(-outputs)), abs=0.006)
 
 
-def test_each_component_of_a_tuple_has_its_own_noise() -> None:
+def test_components_of_a_multi_discrete_action_are_drawn_independently() -> None:
     outputs = np.array([0.0, 1.0, 0.0, 1.0, 2.0], np.float32)
     one = family("multi-categorical")
     drawn = one.draw(outputs, None, noise_for(one, 100_000))
@@ -68,7 +68,7 @@ def test_normal_noise_is_scaled_and_shifted() -> None:
 
 @pytest.mark.parametrize("size", [2, 3])
 @pytest.mark.parametrize("gap", [50.0, 200.0])
-def test_a_sure_choice_is_made_without_a_warning(size: int, gap: float) -> None:
+def test_a_nearly_certain_action_is_drawn_without_a_warning(size: int, gap: float) -> None:
     one = family_for(Discrete(size), "")
     for best in range(size):
         logits = np.zeros((1000, size), np.float32)
@@ -77,13 +77,13 @@ def test_a_sure_choice_is_made_without_a_warning(size: int, gap: float) -> None:
         assert one.mode(logits).tolist() == [best] * 1000
 
 
-def test_sure_bits_are_drawn_without_a_warning() -> None:
+def test_nearly_certain_bits_are_drawn_without_a_warning() -> None:
     one, logits = family("bernoulli"), np.array([[50.0, -200.0, 200.0]] * 1000, np.float32)
     assert one.draw(logits, None, noise_for(one, 1000)).tolist() == [[1, 0, 1]] * 1000
 
 
 @pytest.mark.parametrize("kind", ["uniform", "normal", "logistic"])
-def test_noise_has_the_distribution_of_its_name(kind: Any) -> None:
+def test_noise_follows_the_named_distribution(kind: Any) -> None:
     noise = np.sort(draw_noise(kind, np.random.default_rng(0), (100_000,)).astype(np.float64))
     cumulative = {
         "uniform": lambda x: x,
@@ -95,7 +95,7 @@ def test_noise_has_the_distribution_of_its_name(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["uniform", "logistic"])
-def test_the_edges_of_uniform_noise_give_no_nan_and_no_warning(kind: Any) -> None:
+def test_extreme_uniform_numbers_give_no_nan_and_no_warning(kind: Any) -> None:
     class Edges:
         def random(self, shape: Any, dtype: Any) -> Any:
             return np.array([0.0, 1 - 2**-24], dtype)

@@ -1,4 +1,4 @@
-"""Elementwise functions: torch's values, and the same bits in a tensor of any size."""
+"""Elementwise functions: the same values as torch, and bit-identical results in tensors of any size."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_values_and_gradients_are_those_of_torch(name: str) -> None:
+def test_values_and_gradients_match_torch(name: str) -> None:
     ours, torchs = PAIRS[name]
     torch.testing.assert_close(ours(X), torchs(X), rtol=1e-5, atol=2e-6)
     torch.testing.assert_close(gradient(ours, X), gradient(torchs, X), rtol=1e-5, atol=2e-6)
@@ -36,7 +36,7 @@ def test_values_and_gradients_are_those_of_torch(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["sigmoid", "softplus", "silu", "gelu", "elu"])
 @pytest.mark.parametrize("size", [1, 3, 8, 15, 17, 33, 100])
-def test_a_number_has_the_same_bits_in_a_tensor_of_any_size(name: str, size: int) -> None:
+def test_results_are_bit_identical_for_tensors_of_any_size(name: str, size: int) -> None:
     ours = PAIRS[name][0]
     pieces = X.split(size)
     assert torch.equal(torch.cat([ours(piece.clone()) for piece in pieces]), ours(X))
@@ -45,7 +45,9 @@ def test_a_number_has_the_same_bits_in_a_tensor_of_any_size(name: str, size: int
 
 @pytest.mark.parametrize("function", [torch.exp, torch.log, torch.expm1, torch.tanh])
 @pytest.mark.parametrize("size", [1, 3, 8, 15, 17, 33, 100])
-def test_these_functions_of_torch_need_no_substitute(function: Callable[[Tensor], Tensor], size: int) -> None:
+def test_some_torch_functions_are_already_bit_identical_for_any_size(
+    function: Callable[[Tensor], Tensor], size: int
+) -> None:
     x = X + 6.1  # positive
     assert torch.equal(torch.cat([function(piece.clone()) for piece in x.split(size)]), function(x))
 

@@ -1,4 +1,4 @@
-"""The epsilon-greedy distribution by hand, with and without a mask."""
+"""The epsilon-greedy distribution compared with values computed by hand, with and without an action mask."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def dist(epsilon: float, *, mask: bool = False) -> EpsilonGreedy:
         (1.0, True, [1 / 3, 0.0, 1 / 3, 1 / 3]),
     ],
 )
-def test_its_probabilities_and_draws(epsilon: float, mask: bool, probabilities: list[float]) -> None:
+def test_probabilities_entropy_and_draws_match_values_computed_by_hand(
+    epsilon: float, mask: bool, probabilities: list[float]
+) -> None:
     one = dist(epsilon, mask=mask)
     found = [one.log_prob(torch.tensor([[[a]]])).exp().item() for a in range(4)]
     assert found == pytest.approx(probabilities)
@@ -46,7 +48,7 @@ def test_its_probabilities_and_draws(epsilon: float, mask: bool, probabilities: 
     assert probabilities[family.draw(one.values[0, 0].numpy(), one.epsilon[0, 0].numpy(), edge)[0]] > 0
 
 
-def test_its_divergence_and_its_values() -> None:
+def test_kl_divergence_action_values_and_mode_match_hand_computed_results() -> None:
     a, b = dist(0.2), dist(0.4)
     assert a.kl(b).item() == pytest.approx(0.85 * math.log(0.85 / 0.7) + 3 * 0.05 * math.log(0.05 / 0.1))
     assert dist(0.0).kl(a).item() == pytest.approx(-math.log(0.85))
@@ -56,7 +58,7 @@ def test_its_divergence_and_its_values() -> None:
     assert a.mode().item() == 1 and dist(0.2, mask=True).mode().item() == 2
 
 
-def test_an_algorithm_that_learns_action_values_needs_it() -> None:
+def test_learning_action_values_requires_the_epsilon_greedy_distribution() -> None:
     space: Any = Discrete(4)
 
     class Config:

@@ -1,4 +1,4 @@
-"""Families against spaces: what acts agrees with what learns, masks forbid, and the environment gets what it takes."""
+"""Distribution families: acting agrees with learning, masks forbid actions, and actions fit the action space."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FAMILIES: dict[str, Family] = {
 }
 every_family = pytest.mark.parametrize("name", FAMILIES)
 CHOICES = {"categorical": (4,), "binary choice": (2,), "multi-categorical": (2, 3), "bernoulli": (1, 1, 1)}
-"""Sizes of the choices that a mask is about."""
+"""Sizes of the choices to which an action mask applies."""
 
 
 def noise_for(one: Family, *shape: int) -> Any:
@@ -42,7 +42,7 @@ def noise_for(one: Family, *shape: int) -> Any:
 
 @every_family
 @pytest.mark.parametrize("scale", [1.0, 20.0])
-def test_what_acts_is_what_learns(name: str, scale: float) -> None:
+def test_numpy_acting_agrees_with_the_torch_distribution(name: str, scale: float) -> None:
     one, draw = FAMILIES[name], torch.Generator().manual_seed(0)
     outputs = scale * torch.randn(2, 1, 50, one.outputs, generator=draw)
     log_std = torch.randn(2, 1, 1, one.scale_size, generator=draw) if one.scale_size else None
@@ -72,7 +72,7 @@ def test_every_tensor_of_a_distribution_has_the_full_batch_shape(name: str) -> N
     assert shapes and all(shape[:3] == (2, 3, 5) for shape in shapes) and len(set(shapes)) == 1
 
 
-def test_modes_by_hand() -> None:
+def test_modes_match_values_computed_by_hand() -> None:
     def mode(name: str, outputs: list[float]) -> Any:
         return FAMILIES[name].mode(np.array(outputs, np.float32)).tolist()
 
@@ -85,7 +85,7 @@ def test_modes_by_hand() -> None:
     assert mode("beta", [1.0, -200.0, 0.0, 2.0, -200.0, 0.0]) == pytest.approx([softplus[0] / softplus.sum(), 0.5, 0.5])
 
 
-def test_a_deviation_of_state_is_clamped() -> None:
+def test_a_state_dependent_log_std_is_clamped() -> None:
     outputs = torch.tensor([[[[0.0, 0.0, 0.0, -50.0, 1.0, 50.0]]]])
     dist: Any = FAMILIES["gaussian of state"].distribution(outputs, None)
     assert dist.log_std.tolist() == [[[[-5.0, 1.0, 2.0]]]]
@@ -93,7 +93,7 @@ def test_a_deviation_of_state_is_clamped() -> None:
     assert drawn[0, 0, 0].tolist() == pytest.approx(np.exp([-5.0, 1.0, 2.0]).tolist())
 
 
-def test_sizes() -> None:
+def test_families_have_the_expected_output_scale_and_noise_sizes() -> None:
     found = {name: (one.outputs, one.scale_size, one.noise_size) for name, one in FAMILIES.items()}
     assert found == {
         "categorical": (4, 0, 1),
@@ -114,7 +114,7 @@ def test_sizes() -> None:
 
 @st.composite
 def masks(draw: st.DrawFn) -> tuple[str, Any, Any, Any]:
-    """A name, outputs, a mask that leaves each choice something, and noise that may be extreme."""
+    """Draw a family's name, outputs, a mask that leaves an option of each choice, and possibly extreme noise."""
     name = draw(st.sampled_from(sorted(CHOICES)))
     one = FAMILIES[name]
     outputs = draw(arrays.arrays(np.float32, one.outputs, elements=st.floats(-1000, 1000, width=32)))
@@ -148,7 +148,7 @@ def test_a_forbidden_action_is_never_taken(case: tuple[str, Any, Any, Any]) -> N
 
 @given(masks())
 @settings(deadline=None, max_examples=200)
-def test_a_mask_leaves_everything_finite(case: tuple[str, Any, Any, Any]) -> None:
+def test_a_masked_distribution_has_finite_values_and_gradients(case: tuple[str, Any, Any, Any]) -> None:
     name, outputs, allowed, noise = case
     one, mask = FAMILIES[name], torch.from_numpy(allowed)
     x = torch.from_numpy(outputs / 100).requires_grad_()
@@ -168,7 +168,7 @@ def test_a_mask_leaves_everything_finite(case: tuple[str, Any, Any, Any]) -> Non
     assert torch.isfinite(second).all() and (second[mask == 0] == 0).all()
 
 
-def test_allowed_actions_share_the_probability_of_the_forbidden() -> None:
+def test_allowed_actions_share_the_probability_of_forbidden_actions() -> None:
     logits = np.log(np.array([1.0, 2.0, 3.0, 4.0], np.float32))
     allowed = np.array([True, False, True, False])
     dist: Any = FAMILIES["categorical"].distribution(masked(torch.from_numpy(logits), torch.from_numpy(allowed)), None)
@@ -180,45 +180,45 @@ def test_allowed_actions_share_the_probability_of_the_forbidden() -> None:
     assert share == pytest.approx(3 / 4, abs=0.006)
 
 
-def test_masks_of_rows_apply_row_by_row() -> None:
+def test_each_row_has_its_own_mask() -> None:
     allowed = np.array([[1, 0], [0, 1]])
     found = masked(np.zeros((2, 2), np.float32), allowed)
     assert FAMILIES["binary choice"].mode(found).tolist() == [0, 1]
     assert torch.equal(masked(torch.zeros(2, 2), torch.from_numpy(allowed)), torch.from_numpy(found))
 
 
-# what the environment gets
+# actions that the environment receives
 
 
-def test_box_actions_are_clipped_shaped_and_typed() -> None:
+def test_box_actions_are_clipped_and_reshaped_to_fit_the_space() -> None:
     space = Box(np.array([[-1, -2, -3]] * 2, np.float32), np.array([[1, 2, 3]] * 2, np.float32))
     actions = family_for(space, "").to_env(np.array([[9.0, -9.0, 0.5, -0.5, 1.0, 9.0]], np.float32))
     assert actions.tolist() == [[[1.0, -2.0, 0.5], [-0.5, 1.0, 3.0]]]
     assert space.contains(actions[0])
 
 
-def test_an_unbounded_box_clips_nothing() -> None:
+def test_actions_in_an_unbounded_box_are_not_clipped() -> None:
     space = Box(-np.inf, np.inf, (1,), np.float64)
     actions = family_for(space, "").to_env(np.array([[1e6]], np.float32))
     assert actions.tolist() == [[1e6]] and actions.dtype == np.float64
 
 
 @pytest.mark.parametrize("start", [-1, 0, 5])
-def test_discrete_actions_begin_at_the_spaces_start(start: int) -> None:
+def test_discrete_actions_are_offset_by_the_start_of_the_space(start: int) -> None:
     space = Discrete(3, start=start)
     actions = family_for(space, "").to_env(np.array([0, 2]))
     assert actions.tolist() == [start, start + 2]
     assert all(space.contains(action) for action in actions)
 
 
-def test_multi_discrete_actions_begin_at_theirs() -> None:
+def test_multi_discrete_actions_are_offset_by_the_starts_of_the_space() -> None:
     space = MultiDiscrete([2, 3], start=[10, -1])
     actions = family_for(space, "").to_env(np.array([[0, 0], [1, 2]]))
     assert actions.tolist() == [[10, -1], [11, 1]]
     assert all(space.contains(action) for action in actions)
 
 
-def test_bits_have_the_spaces_type() -> None:
+def test_multi_binary_actions_are_contained_in_the_space() -> None:
     space = MultiBinary(3)
     assert space.contains(family_for(space, "").to_env(np.array([[0, 1, 1]]))[0])
 
@@ -232,7 +232,7 @@ def test_bits_have_the_spaces_type() -> None:
         MultiBinary([2, 2]),
     ],
 )
-def test_other_spaces_are_refused_by_name(space: gym.Space[Any]) -> None:
+def test_unsupported_action_spaces_are_refused_with_an_error_that_names_them(space: gym.Space[Any]) -> None:
     with pytest.raises(UnfitError) as caught:
         family_for(space, 'policy "mlp"')
     assert str(caught.value).startswith(f'policy "mlp" doesn\'t fit the action space {space}.')
@@ -240,7 +240,7 @@ def test_other_spaces_are_refused_by_name(space: gym.Space[Any]) -> None:
 
 
 @pytest.mark.parametrize("distribution", ["categorical", "multi-categorical", "bernoulli", "gaussian", "tanh", "beta"])
-def test_a_distribution_that_does_not_fit_is_refused_with_those_that_do(distribution: str) -> None:
+def test_the_error_for_a_distribution_that_does_not_fit_lists_those_that_do(distribution: str) -> None:
     homes = {
         "categorical": Discrete(3),
         "multi-categorical": MultiDiscrete([2, 3]),
@@ -259,7 +259,7 @@ def test_a_distribution_that_does_not_fit_is_refused_with_those_that_do(distribu
         )
 
 
-def test_a_misspelt_distribution_is_guessed() -> None:
+def test_the_error_for_a_misspelled_distribution_suggests_the_right_one() -> None:
     with pytest.raises(UnfitError) as caught:
         family_for(BOX, 'policy "mlp"', distribution="gausian")
     assert str(caught.value) == (
@@ -277,7 +277,7 @@ def test_a_misspelt_distribution_is_guessed() -> None:
         ({"rescale": True}, "rescale"),
     ],
 )
-def test_what_fills_a_box_needs_its_bounds(space: Box, options: Any, what: str) -> None:
+def test_actions_that_span_the_whole_box_require_finite_bounds(space: Box, options: Any, what: str) -> None:
     with pytest.raises(UnfitError) as caught:
         family_for(space, 'policy "mlp"', **options)
     said = str(caught.value)
@@ -286,12 +286,12 @@ def test_what_fills_a_box_needs_its_bounds(space: Box, options: Any, what: str) 
 
 
 @pytest.mark.parametrize(("space", "name"), [(Discrete(2), "auto"), (BOX, "beta")])
-def test_a_deviation_where_there_is_none_is_refused(space: gym.Space[Any], name: str) -> None:
+def test_state_std_is_refused_for_distributions_without_a_standard_deviation(space: gym.Space[Any], name: str) -> None:
     with pytest.raises(UnfitError, match="has no standard deviation; remove state_std"):
         family_for(space, "", distribution=name, state_std=True)
 
 
-def test_squashed_and_rescaled_actions_by_hand() -> None:
+def test_squashed_and_rescaled_actions_match_values_computed_by_hand() -> None:
     space = Box(np.array([0.0, -4.0], np.float32), np.array([2.0, 0.0], np.float32))
     ends = np.array([[0.0, 0.0], [100.0, 100.0], [-100.0, -100.0]], np.float32)
     whole = [[1.0, -2.0], [2.0, 0.0], [0.0, -4.0]]
@@ -333,7 +333,7 @@ def test_every_action_lands_in_the_box(space: Box, options: dict[str, Any], data
 
 @given(boxes(), st.sampled_from(OPTIONS[1:]))
 @settings(deadline=None, max_examples=100)
-def test_what_fills_a_box_reaches_its_ends(space: Box, options: dict[str, Any]) -> None:
+def test_actions_that_span_the_whole_box_reach_its_bounds(space: Box, options: dict[str, Any]) -> None:
     one = family_for(space, "", **options)
     ends = np.array([[0.0] * 4, [1.0] * 4] if one.name == "beta" else [[-50.0] * 4, [50.0] * 4], np.float32)
     lowest, highest = one.to_env(ends)

@@ -1,4 +1,4 @@
-"""Which observations are images, which the built-in policies refuse."""
+"""Which observations count as images; the encoder of vector observations refuses those."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def test_boards_and_grids_are_vectors(shape: tuple[int, ...]) -> None:
     assert spec.observation_space.shape == (np.prod(shape),)
 
 
-def test_images_of_floats_are_vectors() -> None:
+def test_floating_point_arrays_are_not_images() -> None:
     assert not is_image(pixels(84, 84, 3, dtype=np.float32))
 
 
-def test_a_board_is_one_row_of_numbers() -> None:
+def test_a_board_is_flattened_to_one_row_of_numbers() -> None:
     board = np.arange(7 * 7 * 3, dtype=np.uint8).reshape(1, 1, 7, 7, 3)
     encoded = ObsEncoder(pixels(7, 7, 3), "policy").encode_numpy(board)
     np.testing.assert_array_equal(encoded, np.arange(147.0)[None, None])

@@ -1,4 +1,4 @@
-"""Functions that numba has compiled, kept as libraries that are called without it."""
+"""Functions compiled by numba are saved as libraries, which later processes call without importing numba."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ except OverflowError as error:
 
 
 def ran(folder: Path, calls: str, *, compiler: str = "") -> list[str]:
-    """Return the lines that a process prints: of `calls`, and whether it has imported numba."""
+    """Return the lines that a process prints: the output of `calls`, then whether numba was imported."""
     program = folder / "program.py"
     program.write_text(PROGRAM + calls + "print('numba' in sys.modules)")
     env = os.environ | {"NUMBA_CACHE_DIR": str(folder)} | ({"CXX": compiler} if compiler else {})
@@ -71,7 +71,7 @@ def test_the_second_process_gets_the_same_bits_and_exceptions_without_numba(tmp_
     assert len(list(tmp_path.glob("*.so"))) == 2
 
 
-def test_a_library_takes_no_arrays_of_another_layout(tmp_path: Path) -> None:
+def test_other_layouts_give_correct_results_and_read_only_arrays_raise(tmp_path: Path) -> None:
     calls = """
 out = np.zeros((2, 3))
 shift(np.asarray(np.arange(6.0).reshape(2, 3), order="{}"), out, 0, False)
@@ -92,7 +92,7 @@ except Exception as error:
         assert ran(tmp_path, read_only)[0] == "numba 3.0"
 
 
-def test_code_with_addresses_of_its_process_is_not_kept(tmp_path: Path) -> None:
+def test_code_with_addresses_of_its_process_is_not_saved_as_a_library(tmp_path: Path) -> None:
     calls = """
 table = np.arange(300_000.0)
 def looked_up(out):
@@ -107,7 +107,7 @@ print(out.tolist())
     assert not list(tmp_path.glob("*.so"))
 
 
-def test_arguments_of_other_types_are_compiled_for_themselves(tmp_path: Path) -> None:
+def test_functions_are_compiled_separately_for_each_argument_type(tmp_path: Path) -> None:
     calls = """
 for x in np.ones((2, 2)), np.ones((2, 2), np.float32), np.ones((4, 4))[::2, ::2], np.ones((2, 2)).T, np.ones((2, 2)):
     out = np.zeros((2, 2), x.dtype)
@@ -117,10 +117,10 @@ for x in np.ones((2, 2)), np.ones((2, 2), np.float32), np.ones((4, 4))[::2, ::2]
     assert first == [f"(2, 1) {kind} 14.239" for kind in ("float64", "float32", "float64", "float64", "float64")]
     assert imported == "True"
     *second, imported = ran(tmp_path, calls)
-    assert second == first and imported == "True"  # for the view that isn't contiguous
+    assert second == first and imported == "True"  # numba is imported for the view that isn't contiguous
 
 
-def test_a_number_that_is_no_integer_is_passed_by_numba(tmp_path: Path) -> None:
+def test_numbers_other_than_integers_are_handled_by_numba(tmp_path: Path) -> None:
     calls = """
 x = np.ones(3)
 for by in 1.5, 2, np.float32(2.0), np.int32(2), True:
@@ -131,7 +131,7 @@ print(x.tolist())
     assert ran(tmp_path, calls) == ["[12.0, 12.0, 12.0]", "True"]
 
 
-def test_without_a_compiler_numba_keeps_its_functions(tmp_path: Path) -> None:
+def test_without_a_cpp_compiler_functions_are_kept_in_the_numba_cache(tmp_path: Path) -> None:
     said, _ = ran(tmp_path, CALLS, compiler="/nonexistent")
     assert not list(tmp_path.glob("*.so")) and list(tmp_path.rglob("*.nbc"))
     assert ran(tmp_path, CALLS, compiler="/nonexistent") == [said, "True"]

@@ -1,4 +1,4 @@
-"""Reductions per member: by hand, and blind to padding."""
+"""Reductions per member and terms of losses: values computed by hand, and independence of padding."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from pgzoo.types import Batch, Hyper, Inputs, Output
 
 X = torch.tensor([[[1.0, 2.0, 6.0, 99.0]], [[5.0, 99.0, 99.0, 99.0]], [[99.0] * 4]])
 W = torch.tensor([[[1.0, 1.0, 1.0, 0.0]], [[1.0, 0.0, 0.0, 0.0]], [[0.0] * 4]])
-"""Members with three rows, one and none."""
+"""Weights of the rows of `X`: the members have three rows, one row and no row."""
 
 
-def test_by_hand() -> None:
+def test_reductions_match_values_computed_by_hand() -> None:
     assert weighted_sum(X, W).tolist() == [9, 5, 0]
     assert weighted_mean(X, W).tolist() == [3, 5, 0]
     # deviations -2, -1, 3: (4 + 1 + 9) / 3
@@ -49,7 +49,7 @@ MAGNITUDES = st.floats(1e-3, 1e9) | st.floats(-1e9, -1e-3)
 
 @given(MAGNITUDES, st.integers(2, 2000))
 @settings(deadline=None)
-def test_equal_values_have_no_advantage(value: float, rows: int) -> None:
+def test_equal_values_are_standardized_and_centered_to_exactly_zero(value: float, rows: int) -> None:
     x = torch.full((1, 1, rows), value)
     for order in (False, True):
         with sums_in_any_order(order):
@@ -58,8 +58,8 @@ def test_equal_values_have_no_advantage(value: float, rows: int) -> None:
             assert torch.equal(scale(x, torch.ones_like(x)), x)
 
 
-def test_twenty_four_equal_returns_have_no_advantage() -> None:
-    """The mean of 24 times -99.3 isn't -99.3 in single precision, and the difference is all the variance there is."""
+def test_twenty_four_equal_returns_are_standardized_to_zero() -> None:
+    """In single precision, the mean of 24 values of -99.3 isn't -99.3, so rounding alone gives a nonzero variance."""
     x = torch.full((1, 1, 24), -99.3)
     assert not standardize(x, torch.ones_like(x)).any()
 
@@ -69,11 +69,11 @@ def test_twenty_four_equal_returns_have_no_advantage() -> None:
 def test_values_that_vary_are_standardized_at_any_magnitude(size: float, rows: int, seed: int) -> None:
     x = size * (1 + 0.1 * torch.randn(1, 1, rows, generator=torch.Generator().manual_seed(seed)))
     found, wide = standardize(x, torch.ones_like(x)).double(), x.double()
-    assume(wide.std(correction=0) > 0.02 * size)  # of two rows that are close, rounding and epsilon have a part
+    assume(wide.std(correction=0) > 0.02 * size)  # rounding and epsilon matter if two rows are close
     torch.testing.assert_close(found, (wide - wide.mean()) / wide.std(correction=0), rtol=1e-3, atol=1e-3)
 
 
-def test_what_is_not_finite_stays_visible() -> None:
+def test_nonfinite_inputs_give_nonfinite_outputs() -> None:
     weights = torch.ones(1, 1, 3)
     for bad in (torch.nan, torch.inf, -torch.inf):
         x = torch.tensor([[[1.0, 2.0, bad]]])
@@ -90,7 +90,7 @@ def test_an_estimated_kl_is_never_negative(sign: float, exponent: float) -> None
     assert kl_estimate(x, torch.ones_like(x)).item() >= 0
 
 
-def test_the_kl_of_a_small_step_doesnt_cancel() -> None:
+def test_the_estimated_kl_of_a_small_step_does_not_suffer_cancellation() -> None:
     x = torch.full((1, 1, 4), 1e-3)
     assert kl_estimate(x, torch.ones_like(x)).item() == pytest.approx(0.5e-6 + 1e-9 / 6, rel=1e-3)
 
@@ -102,7 +102,7 @@ def test_sequences_are_reduced_over_time_and_rows() -> None:
 
 @given(st.integers(1, 300), st.integers(1, 400), st.integers(0, 2**31))
 @settings(deadline=None, max_examples=50)
-def test_rows_without_weight_change_no_bit(rows: int, padding: int, seed: int) -> None:
+def test_rows_with_zero_weight_leave_results_bit_identical(rows: int, padding: int, seed: int) -> None:
     rng = torch.Generator().manual_seed(seed)
     x, more = torch.randn(2, 1, rows, generator=rng), torch.randn(2, 1, padding, generator=rng)
     weights = torch.ones_like(x)
@@ -120,21 +120,21 @@ def test_gradients_reach_weighted_rows_only() -> None:
     assert x.grad[0, 0].tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0])
 
 
-def test_the_log_of_a_mean_of_exponentials_doesnt_overflow_and_sees_weighted_rows_only() -> None:
+def test_log_mean_exp_does_not_overflow_and_uses_only_weighted_rows() -> None:
     x = torch.tensor([[[1000.0, 1001.0, 5000.0]], [[0.0, 5000.0, 5000.0]]])
     w = torch.tensor([[[1.0, 1.0, 0.0]], [[1.0, 0.0, 0.0]]])
     assert log_mean_exp(x, w).tolist() == pytest.approx([1000 + math.log((1 + math.e) / 2), 0.0])
     assert log_mean_exp(x, torch.zeros_like(w)).tolist() == [0.0, 0.0]
 
 
-def test_a_surrogate_is_clipped_only_where_it_would_gain() -> None:
+def test_the_surrogate_is_clipped_only_where_clipping_lowers_it() -> None:
     ratio, advantages = torch.tensor([[[1.1, 1.5, 0.5, 0.5, 1.5]]]), torch.tensor([[[1.0, 1.0, 1.0, -1.0, -1.0]]])
     found = clipped_surrogate(ratio, advantages, torch.full((1, 1, 1), 0.2))
     assert found.flatten().tolist() == pytest.approx([1.1, 1.2, 0.5, -0.8, -1.5])
     assert clip_fraction(ratio, torch.full((1, 1, 1), 0.2), torch.ones_like(ratio)).item() == pytest.approx(4 / 5)
 
 
-def test_an_actor_critics_loss_has_half_its_critics_error_and_lacks_the_bonus() -> None:
+def test_the_actor_critic_loss_adds_the_value_loss_and_subtracts_the_entropy() -> None:
     def row(*values: float) -> torch.Tensor:
         return torch.tensor([[values]])
 
@@ -150,7 +150,7 @@ def test_an_actor_critics_loss_has_half_its_critics_error_and_lacks_the_bonus() 
     hyper = Hyper({"value_coef": row(0.5), "entropy_coef": row(0.1)})
     output = Output(Categorical(torch.zeros(1, 1, 3, 2)), value=row(3, 1, 0))
     found = actor_critic_loss(torch.tensor([2.0]), output, batch, hyper, {"policy/kl": torch.tensor([7.0])})
-    # errors 2 and -2, a coin's entropy; G - V is 0 and 1, and G varies four times as much
+    # value errors 2 and -2; the entropy of a coin flip; G - V is 0 and 1, with a quarter of the variance of G
     assert found.value.item() == pytest.approx(2 + 0.5 * 2 - 0.1 * math.log(2))
     assert {name: metric.item() for name, metric in found.metrics.items()} == pytest.approx(
         {

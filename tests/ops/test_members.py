@@ -1,4 +1,4 @@
-"""Select, join and freeze: the laws of the member axis."""
+"""Selecting, concatenating and freezing members of a tree."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def same(a: Tree, b: Tree) -> bool:
 
 
 @given(st.data())
-def test_what_is_cut_and_joined_is_what_it_was(data: st.DataObject) -> None:
+def test_splitting_and_concatenating_members_restores_the_tree(data: st.DataObject) -> None:
     members = data.draw(st.integers(1, 6))
     cut = data.draw(st.integers(1, members))
     parts = [part for part in (range(cut), range(cut, members)) if len(part)]
@@ -45,7 +45,7 @@ def test_what_is_cut_and_joined_is_what_it_was(data: st.DataObject) -> None:
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=8))
-def test_select_takes_rows_in_the_order_asked_for(rows: list[int]) -> None:
+def test_select_returns_members_in_the_requested_order(rows: list[int]) -> None:
     chosen = select(tree(5), rows)
     assert chosen.steps.tolist() == rows
     assert chosen.params["b"].tolist() == rows
@@ -53,7 +53,7 @@ def test_select_takes_rows_in_the_order_asked_for(rows: list[int]) -> None:
 
 
 @given(st.lists(st.booleans(), min_size=3, max_size=3))
-def test_freeze_takes_the_new_where_active_and_the_old_elsewhere(active: list[bool]) -> None:
+def test_freeze_takes_new_values_for_active_members_and_old_ones_otherwise(active: list[bool]) -> None:
     old, new = tree(3), tree(3, shift=10)
     frozen = freeze(np.array(active), new, old)
     expected = [10 + k if a else k for k, a in enumerate(active)]
@@ -62,17 +62,17 @@ def test_freeze_takes_the_new_where_active_and_the_old_elsewhere(active: list[bo
     assert frozen.worlds == tuple(f"world {k}" for k in expected)
 
 
-def test_freezing_shields_a_member_from_nan() -> None:
+def test_nan_in_the_new_values_does_not_reach_a_frozen_member() -> None:
     old, new = {"w": torch.ones(2, 3)}, {"w": torch.full((2, 3), torch.nan)}
     assert torch.equal(freeze(np.array([False, True]), new, old)["w"][0], torch.ones(3))
 
 
-def test_trees_of_other_structure_are_refused() -> None:
+def test_mapping_over_trees_of_different_structure_is_an_error() -> None:
     with pytest.raises(KeyError):
         map_leaves(lambda a, b: a, {"x": 1}, {"y": 1})
 
 
-def test_a_number_per_member_fits_any_leaf() -> None:
+def test_one_number_per_member_broadcasts_to_leaves_of_any_shape() -> None:
     values = torch.tensor([1.0, 2.0])
     for shape in ((2,), (2, 3), (2, 3, 4)):
         assert (per_member(values, torch.ones(shape)) * torch.ones(shape))[1].unique().tolist() == [2.0]

@@ -1,4 +1,4 @@
-"""Natural steps against dense linear algebra, and walking back by hand."""
+"""Natural-gradient steps compared with dense linear algebra, and backtracking compared with a hand computation."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ def some(members: int, size: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(members, size, dtype=dtype, generator=torch.Generator().manual_seed(1))
 
 
-def test_two_unknowns_by_hand() -> None:
-    """The first step goes 1/2 along b = (1, 1): alpha = bb / bAb = 2 / 4; the second is the last."""
+def test_conjugate_gradient_with_two_unknowns_matches_a_hand_computation() -> None:
+    """The first step is b / 2 with b = (1, 1), because bb / bAb = 2 / 4; the second gives the exact solution."""
     matrix, b = torch.tensor([[[3.0, 0.0], [0.0, 1.0]]]), torch.tensor([[1.0, 1.0]])
     assert conjugate_gradient(times(matrix), b, 1).tolist() == [[0.5, 0.5]]
     assert conjugate_gradient(times(matrix), b, 2).flatten().tolist() == pytest.approx([1 / 3, 1])
 
 
 @pytest.mark.parametrize("members", [1, 5])
-def test_as_many_steps_as_unknowns_solve_it_exactly(members: int) -> None:
+def test_conjugate_gradient_converges_to_the_exact_solution(members: int) -> None:
     matrix, b = positive_definite(members, 7), some(members, 7)
     found = conjugate_gradient(times(matrix), b, 40, tolerance=1e-24)
     torch.testing.assert_close(found, torch.linalg.solve(matrix, b), rtol=1e-8, atol=1e-10)
 
 
-def test_each_step_is_nearer_in_the_norm_of_the_matrix() -> None:
+def test_each_conjugate_gradient_step_reduces_the_error_in_the_matrix_norm() -> None:
     matrix, b = positive_definite(3, 12), some(3, 12)
     exact = torch.linalg.solve(matrix, b)
 
@@ -55,8 +55,8 @@ def test_each_step_is_nearer_in_the_norm_of_the_matrix() -> None:
     assert (errors.diff(dim=0) < 0).all()
 
 
-def test_a_member_that_is_done_stays_while_others_go_on() -> None:
-    """The identity needs one step, and nothing to solve needs none; a third member is none of their business."""
+def test_a_converged_member_stays_unchanged_while_others_continue() -> None:
+    """The member with the identity matrix needs one step, the one with b = 0 needs none, and the third needs more."""
     matrix, b = positive_definite(3, 6, torch.float32), some(3, 6, torch.float32)
     matrix[0], b[1] = torch.eye(6), 0.0
     found = conjugate_gradient(times(matrix), b, 30)
@@ -65,7 +65,7 @@ def test_a_member_that_is_done_stays_while_others_go_on() -> None:
     torch.testing.assert_close(found[2], torch.linalg.solve(matrix[2], b[2]), rtol=1e-3, atol=1e-4)
 
 
-def test_it_stops_asking_once_all_are_done() -> None:
+def test_no_products_are_computed_once_all_members_have_converged() -> None:
     asked = []
 
     def identity(vector: Tensor) -> Tensor:
@@ -76,12 +76,12 @@ def test_it_stops_asking_once_all_are_done() -> None:
     assert len(asked) == 1
 
 
-def test_damping_is_each_members_own() -> None:
+def test_each_member_has_its_own_damping() -> None:
     product = damped(lambda vector: 2 * vector, torch.tensor([0.5, 0.0]))
     assert product(torch.ones(2, 2)).tolist() == [[2.5, 2.5], [2.0, 2.0]]
 
 
-def test_a_natural_step_has_the_direction_and_the_size_that_were_asked_for() -> None:
+def test_a_natural_step_follows_the_natural_gradient_with_the_requested_size() -> None:
     matrix, gradient, size = positive_definite(4, 5), some(4, 5), torch.tensor([0.01, 0.1, 1.0, 0.5]).double()
     step = natural_step(times(matrix), gradient, size, 20)
     torch.testing.assert_close(0.5 * (step * times(matrix)(step)).sum(1), size)
@@ -90,13 +90,13 @@ def test_a_natural_step_has_the_direction_and_the_size_that_were_asked_for() -> 
     assert ((step * gradient).sum(1) > 0).all()
 
 
-def test_without_a_gradient_there_is_no_step() -> None:
+def test_a_zero_gradient_gives_a_zero_step() -> None:
     step = natural_step(times(positive_definite(2, 3)), torch.zeros(2, 3).double(), torch.ones(2).double(), 5)
     assert not step.any()
 
 
-def test_walking_back_by_hand() -> None:
-    """Steps of 8 from 1: the first may go to 9, the second to 3, the third nowhere that is tried."""
+def test_backtracking_matches_a_hand_computation() -> None:
+    """Steps of 8 from 1: the first member is accepted at 9, the second at 3, the third at none of the tried points."""
     limit = torch.tensor([10.0, 3.5, 1.5])
     start, step = torch.ones(3, 1), torch.full((3, 1), 8.0)
     place, accepted, tried = backtrack(start, step, lambda at: at[:, 0] <= limit, 0.5, 4)
@@ -105,7 +105,7 @@ def test_walking_back_by_hand() -> None:
     assert tried.tolist() == [1, 3, 4]
 
 
-def test_the_first_place_that_is_accepted_is_kept_though_later_ones_would_be_too() -> None:
+def test_backtracking_keeps_the_first_accepted_point() -> None:
     asked = []
 
     def accept(at: Tensor) -> Tensor:
@@ -117,21 +117,21 @@ def test_the_first_place_that_is_accepted_is_kept_though_later_ones_would_be_too
     assert len(asked) == 3
 
 
-def test_what_is_not_a_number_is_not_accepted() -> None:
+def test_backtracking_does_not_accept_nan() -> None:
     start = torch.zeros(1, 1)
     place, accepted, _ = backtrack(start, torch.full((1, 1), torch.nan), lambda at: at[:, 0] <= 1, 0.5, 3)
     assert place.tolist() == [[0.0]] and accepted.tolist() == [False]
 
 
 class Table:
-    """A policy over two states: `logits [S, 2 states, 3 actions]`, looked up."""
+    """A tabular policy over two states, with the parameters `logits [S, 2 states, 3 actions]`."""
 
     def apply(self, params: Params, inputs: Inputs) -> Output:
         return Output(Categorical(params["policy.logits"][:, inputs.obs[0, 0]].unsqueeze(1)))
 
 
-def test_the_hessian_of_the_divergence_is_the_fisher_matrix() -> None:
-    """Of a softmax diag(p) - ppᵀ; three of four rows are state 0, and a row of padding counts nowhere."""
+def test_the_hessian_of_the_kl_divergence_is_the_fisher_matrix() -> None:
+    """For a softmax it is diag(p) - ppᵀ. Three of the four rows have state 0; the padding row has weight 0."""
     params = {"policy.logits": torch.tensor([[[0.0, 1.0, -1.0], [0.5, 0.0, 0.0]]]), "critic.bias": torch.ones(1, 2)}
     inputs = Inputs(torch.tensor([[[0, 0, 1, 0, 1]]]))
     weights, nothing = torch.tensor([[[1.0, 1.0, 1.0, 1.0, 0.0]]]), torch.zeros(1, 1, 5)

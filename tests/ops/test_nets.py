@@ -1,4 +1,4 @@
-"""Stacked networks: members don't know of each other, numpy agrees with torch, layers begin as they should."""
+"""Stacked networks: members are independent, numpy agrees with torch, and layers are initialized correctly."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def stacked(members: int, sizes: tuple[int, ...], **kwargs: Any) -> Params:
     given = {"activation": "tanh", "init": "default", "last_gain": 1.0} | kwargs
     each = [init_mlp(np.random.default_rng(seed), sizes, **given) for seed in range(members)]
     params = {name: torch.stack([one[name] for one in each]) for name in each[0]}
-    return unflatten(flatten(params.values()), params)  # views of one vector, as an optimizer leaves them
+    return unflatten(flatten(params.values()), params)  # views of one vector, as after an optimizer step
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -52,7 +52,7 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_a_stack_equals_torchs_layers(activation: Any) -> None:
+def test_a_stacked_network_matches_the_layers_of_torch(activation: Any) -> None:
     params, x = stacked(2, (4, 8, 8, 3), activation=activation), noise(2, 5, 4)
     act = ACTIVATIONS[activation][0]
     for row in range(2):
@@ -72,7 +72,7 @@ def test_numpy_agrees_with_torch(activation: Any, scale: float) -> None:
 
 
 @pytest.mark.parametrize("name", ["tanh", "relu", "leaky_relu", "elu", "silu", "gelu", "softplus"])
-def test_an_activation_is_torchs_module(name: str) -> None:
+def test_an_activation_matches_the_module_of_torch(name: str) -> None:
     modules = {
         "tanh": torch.nn.Tanh(),
         "relu": torch.nn.ReLU(),
@@ -95,7 +95,9 @@ def gradients(params: Params, x: torch.Tensor, pull: torch.Tensor) -> Params:
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("members", [2, 10, 17])
 @pytest.mark.parametrize("rows", [32, 2 * ROW_BLOCK])  # of a window of steps, and of whole episodes
-def test_a_members_gradient_has_the_bits_it_has_alone(sizes: tuple[int, ...], members: int, rows: int) -> None:
+def test_a_members_gradient_is_bit_identical_alone_and_among_others(
+    sizes: tuple[int, ...], members: int, rows: int
+) -> None:
     params = stacked(members, sizes)
     x, pull = noise(members, rows, sizes[0]), noise(members, rows, sizes[-1], seed=1)
     together = gradients(params, x, pull)
@@ -107,7 +109,7 @@ def test_a_members_gradient_has_the_bits_it_has_alone(sizes: tuple[int, ...], me
 
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize(("filled", "blocks"), [(1, 2), (1, 5), (1, 19), (1, 40), (5, 7), (6, 8), (7, 10), (13, 30)])
-def test_blocks_of_padding_change_no_bit_of_a_gradient(sizes: tuple[int, ...], filled: int, blocks: int) -> None:
+def test_blocks_of_padding_leave_gradients_bit_identical(sizes: tuple[int, ...], filled: int, blocks: int) -> None:
     params, rows, padded = stacked(2, sizes), filled * ROW_BLOCK, blocks * ROW_BLOCK
     x, pull = noise(2, padded, sizes[0]), noise(2, padded, sizes[-1], seed=1)
     pull[:, rows:] = 0
@@ -115,7 +117,7 @@ def test_blocks_of_padding_change_no_bit_of_a_gradient(sizes: tuple[int, ...], f
     assert all(torch.equal(short[name], long[name]) for name in params)
 
 
-def test_orthogonal_layers_have_orthogonal_columns_and_the_last_is_small() -> None:
+def test_orthogonal_init_gives_orthogonal_weights_and_a_small_last_layer() -> None:
     params = init_mlp(np.random.default_rng(0), (4, 64, 2), activation="relu", init="orthogonal", last_gain=0.01)
     first, last = params["weight.0"].double(), params["weight.1"].double()
     torch.testing.assert_close(first @ first.T, 2 * torch.eye(4, dtype=torch.float64), atol=1e-6, rtol=0)
@@ -123,7 +125,7 @@ def test_orthogonal_layers_have_orthogonal_columns_and_the_last_is_small() -> No
     assert not params["bias.0"].any() and not params["bias.1"].any()
 
 
-def test_default_layers_are_uniform_within_torchs_bounds() -> None:
+def test_default_init_is_uniform_within_the_bounds_of_torch() -> None:
     params = init_mlp(np.random.default_rng(0), (16, 400, 2), activation="tanh", init="default", last_gain=0.01)
     for name, bound in {"weight.0": 1 / 4, "bias.0": 1 / 4, "weight.1": 1 / 20}.items():
         size = params[name].abs()
@@ -131,7 +133,7 @@ def test_default_layers_are_uniform_within_torchs_bounds() -> None:
         assert float(size.mean()) == pytest.approx(bound / 2, rel=0.1)
 
 
-def test_layer_normalization_by_hand() -> None:
+def test_layer_normalization_matches_values_computed_by_hand() -> None:
     x = torch.tensor([[[1.0, 3.0, 5.0], [2.0, 2.0, 2.0]]])
     expected = torch.tensor([[[-(1.5**0.5), 0.0, 1.5**0.5], [0.0, 0.0, 0.0]]])  # variance 8/3
     torch.testing.assert_close(layer_norm(x), expected, rtol=1e-5, atol=1e-5)
@@ -150,7 +152,7 @@ def test_layer_normalization_by_hand() -> None:
     np.testing.assert_allclose(acted, scaled, rtol=1e-5, atol=1e-5)
 
 
-def test_new_norms_leave_a_normalized_row_unchanged() -> None:
+def test_layer_norm_parameters_are_initialized_to_scale_1_and_shift_0() -> None:
     assert {name: value.tolist() for name, value in init_norms((2, 1)).items()} == {
         "scale.0": [1.0, 1.0],
         "scale.1": [1.0],
@@ -159,8 +161,8 @@ def test_new_norms_leave_a_normalized_row_unchanged() -> None:
     }
 
 
-def test_a_critic_with_several_outputs() -> None:
-    """Also with one output, there is an axis for it if `outputs` is given."""
+def test_a_critic_network_can_have_several_outputs() -> None:
+    """If `outputs` is given, the values have an axis for it, even if `outputs` is 1."""
     from pgzoo.ops.critics import critic_network, init_critic_network
 
     x = torch.randn(2, 3, 5, 4, generator=torch.Generator().manual_seed(0))

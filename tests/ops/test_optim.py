@@ -1,4 +1,4 @@
-"""The optimizers against torch's own; members against themselves alone."""
+"""Optimizers compared with torch's, and members stepped together compared with each one alone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def some(members: int, seed: int, scale: float = 1.0) -> Tensor:
 
 
 def walk(name: str, members: int, rates: Tensor, steps: int, pick: slice = slice(None)) -> Tensor:
-    """Descend along random gradients; `pick` takes some of the members along."""
+    """Take steps with random gradients; `pick` selects the members that take part."""
     vector = some(members, 0)[pick]
     state = make_optimizer(name).init(vector)
     for t in range(steps):
@@ -33,7 +33,7 @@ def walk(name: str, members: int, rates: Tensor, steps: int, pick: slice = slice
 
 
 @pytest.mark.parametrize("name", TORCHS)
-def test_an_optimizer_equals_torchs(name: str) -> None:
+def test_an_optimizer_matches_that_of_torch(name: str) -> None:
     theirs = some(1, 0).requires_grad_()
     optimizer = TORCHS[name]([theirs], lr=1e-2)
     for t in range(300):
@@ -44,27 +44,27 @@ def test_an_optimizer_equals_torchs(name: str) -> None:
 
 @pytest.mark.parametrize("name", TORCHS)
 @pytest.mark.parametrize("members", [3, 16, 33])
-def test_a_member_steps_as_it_would_alone_to_the_bit(name: str, members: int) -> None:
+def test_a_members_steps_are_bit_identical_alone_and_among_others(name: str, members: int) -> None:
     rates = torch.linspace(1e-3, 1e-1, members)
     together = walk(name, members, rates, 60)
     for row in (0, 1, members - 1):
         assert torch.equal(walk(name, members, rates, 60, slice(row, row + 1))[0], together[row])
 
 
-def test_sgd_by_hand_with_a_rate_for_each_member() -> None:
+def test_sgd_uses_the_learning_rate_of_each_member() -> None:
     vector, gradient = torch.tensor([[1.0], [1.0]]), torch.tensor([[2.0], [2.0]])
     sgd = make_optimizer("sgd")
     moved, _ = sgd.step(vector, gradient, sgd.init(vector), torch.tensor([0.5, 0.25]))
     assert moved.tolist() == [[0.0], [0.5]]
 
 
-def test_clipping_by_hand() -> None:
+def test_clipping_matches_values_computed_by_hand() -> None:
     clipped, norm = clip_by_member_norm(torch.tensor([[3.0, 4.0], [0.3, 0.4]]), torch.tensor([1.0, 1.0]))
     assert norm.tolist() == pytest.approx([5.0, 0.5])
     assert clipped.flatten().tolist() == pytest.approx([0.6, 0.8, 0.3, 0.4])
 
 
-def test_clipping_members_together_equals_torchs_clipping_of_each() -> None:
+def test_clipping_members_together_matches_clipping_each_with_torch() -> None:
     gradient, limits = some(4, 3, scale=2.0), torch.tensor([0.1, 1.0, 5.0, 1e9])
     clipped, norm = clip_by_member_norm(gradient, limits)
     for row in range(4):
@@ -74,12 +74,12 @@ def test_clipping_members_together_equals_torchs_clipping_of_each() -> None:
         torch.testing.assert_close(alone.grad, clipped[row])
 
 
-def test_without_a_limit_the_gradient_stays() -> None:
+def test_without_a_limit_the_gradient_is_returned_unchanged() -> None:
     gradient = some(2, 0)
     assert clip_by_member_norm(gradient, None)[0] is gradient
 
 
-def test_what_is_flattened_comes_back() -> None:
+def test_unflatten_reverses_flatten() -> None:
     leaves = {"w": torch.arange(12.0).reshape(2, 3, 2), "b": torch.arange(2.0)}
     vector = flatten(leaves.values())
     assert vector[1].tolist() == [6, 7, 8, 9, 10, 11, 1]
@@ -88,7 +88,7 @@ def test_what_is_flattened_comes_back() -> None:
 
 
 @pytest.mark.parametrize("first", [0, 3])
-def test_views_are_what_unflatten_returns(first: int) -> None:
+def test_views_equal_the_result_of_unflatten_and_share_the_vectors_memory(first: int) -> None:
     like = {"w": torch.zeros(2, 3, 2), "b": torch.zeros(2)}
     vector, other = torch.arange(20.0)[first : first + 14].view(2, 7), torch.rand(2, 7)
     views = Views.of(torch.zeros(2, 7), like)
@@ -103,7 +103,7 @@ def test_views_are_what_unflatten_returns(first: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["adam", "rmsprop", "sgd"])
-def test_a_large_vector_in_pieces_gets_the_same_bits(name: str) -> None:
+def test_stepping_a_large_vector_in_pieces_is_bit_identical(name: str) -> None:
     optimizer, size = make_optimizer(name), PIECE // 2 + 1003
     vector, rate = torch.randn(3, size), torch.tensor([0.1, 0.01, 0.001])
     state, other = optimizer.init(vector), optimizer.init(vector)

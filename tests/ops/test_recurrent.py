@@ -1,4 +1,4 @@
-"""Recurrent cells: torch's own, stacked; and a seed's bits whatever fills its sequences up."""
+"""Recurrent cells: the same values as torch's cells, and bits that don't depend on other members or padding."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def scene(name: CellName, members: int, steps: int, size: int, rows: int = 16) -
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_step_is_that_of_torchs_cell(name: CellName) -> None:
+def test_a_step_matches_the_cell_of_torch(name: CellName) -> None:
     size, given = 5, scene(name, 2, 1, 5)
     after = run(CELLS[name], **given | {"starts": torch.zeros(2, 1, 16, dtype=torch.bool)})[1]
     for member in range(2):
         theirs = (nn.GRUCell if name == "gru" else nn.LSTMCell)(CELLS[name].gates * size, size)
-        with torch.no_grad():  # the input's weights are the identity: x is already what it adds
+        with torch.no_grad():  # the input weights are the identity, because x is already projected
             theirs.weight_ih.copy_(torch.eye(CELLS[name].gates * size))
             theirs.bias_ih.zero_()
             theirs.weight_hh.copy_(given["weight"][member].T)
@@ -47,7 +47,7 @@ def test_a_step_is_that_of_torchs_cell(name: CellName) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_numpy_remembers_what_torch_remembers(name: CellName) -> None:
+def test_memory_computed_with_numpy_matches_torch(name: CellName) -> None:
     given = scene(name, 3, 9, 7)
     outputs, last = run(CELLS[name], **given)
     weight, bias, memory = given["weight"].numpy(), given["bias"].numpy()[:, None], given["memory"].numpy()
@@ -59,7 +59,7 @@ def test_numpy_remembers_what_torch_remembers(name: CellName) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_nothing_before_a_start_reaches_what_comes_after(name: CellName) -> None:
+def test_an_episode_start_blocks_memory_and_gradients_from_earlier_steps(name: CellName) -> None:
     given = scene(name, 2, 6, 5)
     given["starts"][:] = False
     given["starts"][:, 3] = True
@@ -81,7 +81,7 @@ def slopes(name: CellName, given: dict[str, Any], pull: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("size", [64, 5, 1, 33])
-def test_neither_others_nor_padding_change_a_bit_of_a_gradient(name: CellName, size: int) -> None:
+def test_other_members_and_padding_leave_gradients_bit_identical(name: CellName, size: int) -> None:
     given, pull = scene(name, 10, 20, size), noise(10, 20, 16, size, seed=9)
     pull[7, 6:] = 0
     among = slopes(name, given, pull)
@@ -93,7 +93,7 @@ def test_neither_others_nor_padding_change_a_bit_of_a_gradient(name: CellName, s
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_can_be_differentiated_twice(name: CellName) -> None:
+def test_first_and_second_derivatives_of_a_cell_are_correct(name: CellName) -> None:
     given = {k: v if k == "starts" else v.double() for k, v in scene(name, 2, 3, 2, rows=2).items()}
     leaves = [given[key].requires_grad_() for key in ("weight", "bias")]
 
@@ -105,7 +105,7 @@ def test_it_can_be_differentiated_twice(name: CellName) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_gate_begins_orthogonal_and_an_lstm_remembers(name: CellName) -> None:
+def test_gate_weights_are_initialized_orthogonal_and_the_lstm_forget_bias_is_1(name: CellName) -> None:
     made = init_cell(np.random.default_rng(0), name, 8, "orthogonal")
     for block in made["weight"].double().chunk(CELLS[name].gates, -1):
         torch.testing.assert_close(block @ block.T, torch.eye(8, dtype=torch.float64), atol=1e-6, rtol=0)

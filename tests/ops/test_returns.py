@@ -1,4 +1,4 @@
-"""Returns by hand, then against literal formulas, then properties."""
+"""Returns: values computed by hand, literal formulas, and properties."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def column(*values: float) -> Tensor:
 
 
 def trajectory(rewards: list[float], ends: dict[int, str], filler: tuple[int, ...] = (), first: int = 0) -> Any:
-    """What an estimator is given. `first` steps of the first episode lie before the window."""
+    """Return the arguments of an estimator. `first` steps of the first episode lie before the window."""
     steps = len(rewards)
     terminated, truncated = torch.zeros(2, 1, steps, 1, dtype=torch.bool)
     valid = torch.ones(1, steps, 1, dtype=torch.bool)
@@ -55,32 +55,32 @@ def total(given: Any, gamma: float = 0.5) -> list[float]:
 
 
 @pytest.mark.parametrize("kind", [T, F, X])
-def test_the_return_stops_at_an_end_of_whatever_kind(kind: str) -> None:
+def test_the_return_stops_at_terminations_and_truncations(kind: str) -> None:
     one = trajectory([1, 2, 4], {2: kind})
     assert to_go(one) == [1 + 1 + 1, 2 + 2, 4]
     assert total(one) == [3, 3, 3]
 
 
-def test_at_the_edge_of_the_window_the_return_is_what_was_seen() -> None:
+def test_at_the_end_of_the_window_the_return_counts_only_observed_rewards() -> None:
     assert to_go(trajectory([1, 2, 4], {})) == [3, 4, 4]
 
 
 @pytest.mark.parametrize("kind", [T, F, X])
-def test_nothing_leaks_over_the_filler_into_the_episode_before(kind: str) -> None:
+def test_rewards_do_not_leak_across_a_reset_step_into_the_previous_episode(kind: str) -> None:
     two = trajectory([1, 2, 0, 8, 16], {1: kind, 4: T}, filler=(2,))
     assert to_go(two) == [2, 2, 0, 16, 16]
     assert total(two) == [2, 2, 0, 16, 16]
 
 
 @pytest.mark.parametrize("kind", [T, F, X])
-def test_nothing_leaks_where_there_is_no_filler_either(kind: str) -> None:
+def test_rewards_do_not_leak_between_episodes_without_a_reset_step(kind: str) -> None:
     two = trajectory([1, 2, 8, 16], {1: kind, 3: T})
     two["starts"][:, 2] = True
     assert to_go(two) == [2, 2, 16, 16]
     assert total(two) == [2, 2, 16, 16]
 
 
-def test_what_lies_in_invalid_rows_counts_nowhere() -> None:
+def test_rewards_in_invalid_rows_are_ignored() -> None:
     two = trajectory([1, 2, 99, 8, 16], {1: T, 4: T}, filler=(2,))
     assert to_go(two) == [2, 2, 0, 16, 16]
     tail = trajectory([1, 2, 77, 77], {1: F})
@@ -89,16 +89,16 @@ def test_what_lies_in_invalid_rows_counts_nowhere() -> None:
     assert total(tail) == [2, 2, 0, 0]
 
 
-def test_an_episode_from_before_the_window_counts_from_its_first_step_here() -> None:
+def test_an_episode_begun_before_the_window_counts_from_its_first_step_in_it() -> None:
     assert total(trajectory([4, 2, 0, 1, 1], {1: T}, filler=(2,), first=7)) == [5, 5, 0, 1.5, 1.5]
 
 
-def test_a_window_may_begin_with_the_filler() -> None:
+def test_a_window_may_begin_with_a_reset_step() -> None:
     assert total(trajectory([0, 4, 2], {2: T}, filler=(0,), first=3)) == [0, 5, 5]
 
 
 @pytest.mark.parametrize(("gamma", "expected"), [(0.0, [1, 2, 4]), (1.0, [7, 6, 4])])
-def test_the_extreme_discounts(gamma: float, expected: list[float]) -> None:
+def test_discounts_of_0_and_1_give_the_reward_and_the_sum_of_rewards(gamma: float, expected: list[float]) -> None:
     assert to_go(trajectory([1, 2, 4], {2: T}), gamma) == expected
 
 
@@ -109,11 +109,11 @@ def test_each_member_may_have_its_own_discount() -> None:
     assert total_return(**given, gamma=gamma)[:, 0, 0].tolist() == [1, 7]
 
 
-# the weighting of the notebook
+# the estimator `notebook`
 
 
 def weights_of(boosted: list[float], gamma: float = 0.99) -> list[float]:
-    """The notebook's weights where `boosted`, read backwards, is reward + t."""
+    """Return the notebook's weights if `boosted` is reward + t in reverse order."""
     given = trajectory([b - t for t, b in enumerate(reversed(boosted))], {len(boosted) - 1: T})
     return notebook(**given, gamma=gamma).flatten().tolist()  # type: ignore[no-any-return]
 
@@ -126,32 +126,32 @@ def weights_of(boosted: list[float], gamma: float = 0.99) -> list[float]:
         ([1, 1, 1, 1, 1], [1.0000, 0.9900, 0.9801, 0.9703, 0.9606]),
     ],
 )
-def test_the_three_examples_that_the_notebook_prints(boosted: list[float], printed: list[float]) -> None:
+def test_weights_match_the_three_examples_printed_in_the_notebook(boosted: list[float], printed: list[float]) -> None:
     assert [round(w, 4) for w in weights_of(boosted)] == printed
 
 
 def literal(rewards: Tensor, gamma: float = 0.99) -> Tensor:
-    """The notebook's own lines."""
+    """Compute the weights with the notebook's own lines of code."""
     batch_g = (rewards + torch.arange(len(rewards)).float()).flip(dims=(0,))
     discounted = torch.pow(gamma, torch.arange(len(rewards)).float()) * batch_g
     return discounted / discounted.max()
 
 
 @pytest.mark.parametrize("length", [2, 9, 37, 200, 500])
-def test_an_episode_gets_the_literal_formulas_weights(length: int) -> None:
+def test_the_weights_of_an_episode_match_the_code_of_the_notebook(length: int) -> None:
     given = trajectory([1.0] * length, {length - 1: F if length == 500 else T})
     ours = notebook(**given, gamma=0.99).flatten()
     torch.testing.assert_close(ours, literal(torch.ones(length)), rtol=0, atol=1e-6)
 
 
-def test_two_episodes_in_a_window_are_weighted_apart() -> None:
+def test_two_episodes_in_a_window_are_weighted_separately() -> None:
     given = trajectory([1, 1, 1, 0, 2, 7], {2: T, 5: F}, filler=(3,))
     ours = notebook(**given, gamma=0.5).flatten().tolist()
-    # 3, 2/2, 1/4 over 3; then 8, 2/2 over 8
+    # 3, 2/2 and 1/4, divided by 3; then 8 and 2/2, divided by 8
     assert ours == pytest.approx([1, 1 / 3, 1 / 12, 0, 1, 1 / 8], abs=1e-7)
 
 
-def test_an_open_episode_ends_for_the_notebook_with_the_window() -> None:
+def test_the_notebook_estimator_ends_an_open_episode_with_the_window() -> None:
     assert notebook(**trajectory([1, 1, 1], {}), gamma=0.5).flatten().tolist() == pytest.approx([1, 1 / 3, 1 / 12])
 
 
@@ -166,7 +166,7 @@ floats = st.floats(-10, 10, width=32)
 
 @given(st.lists(st.tuples(floats, st.floats(0, 1, width=32)), min_size=1, max_size=70))
 @settings(deadline=None, max_examples=60)
-def test_the_scan_equals_the_loop(pairs: list[tuple[float, float]]) -> None:
+def test_reverse_scan_matches_a_loop(pairs: list[tuple[float, float]]) -> None:
     x, decay = (column(*values).double() for values in zip(*pairs, strict=True))
     y, expected = 0.0, []
     for a, d in reversed(pairs):
@@ -175,7 +175,7 @@ def test_the_scan_equals_the_loop(pairs: list[tuple[float, float]]) -> None:
     torch.testing.assert_close(reverse_scan(x, decay).flatten(), torch.tensor(expected[::-1]).double())
 
 
-def test_the_scan_leaves_its_arguments_alone() -> None:
+def test_reverse_scan_does_not_modify_its_arguments() -> None:
     x, decay = column(1, 2, 3), column(1, 1, 1)
     reverse_scan(x, decay)
     assert x.flatten().tolist() == [1, 2, 3] and decay.flatten().tolist() == [1, 1, 1]
@@ -183,7 +183,7 @@ def test_the_scan_leaves_its_arguments_alone() -> None:
 
 @st.composite
 def windows(draw: Any) -> Any:
-    """Several episodes with a filler after each but the last."""
+    """Draw several episodes, with a reset step after each but the last."""
     rewards: list[float] = []
     ends, filler = {}, []
     for k, length in enumerate(draw(st.lists(st.integers(1, 20), min_size=1, max_size=5))):
@@ -208,7 +208,7 @@ def padded(given: Any, rows: int) -> Any:
 @pytest.mark.parametrize("estimator", [reward_to_go, total_return, notebook])
 @given(window=windows(), rows=st.integers(1, 80))
 @settings(deadline=None, max_examples=40)
-def test_padding_changes_no_bit(estimator: Callable[..., Tensor], window: Any, rows: int) -> None:
+def test_padding_leaves_results_bit_identical(estimator: Callable[..., Tensor], window: Any, rows: int) -> None:
     names = [name for name in window if name in inspect.signature(estimator).parameters]
     steps = window["rewards"].shape[1]
     alone = estimator(**{name: window[name] for name in names}, gamma=0.97)
@@ -220,7 +220,7 @@ def test_padding_changes_no_bit(estimator: Callable[..., Tensor], window: Any, r
 
 @given(window=windows())
 @settings(deadline=None, max_examples=40)
-def test_the_total_return_is_the_return_to_go_of_the_first_step(window: Any) -> None:
+def test_the_total_return_is_the_reward_to_go_of_the_first_step(window: Any) -> None:
     steps = torch.tensor(to_go(window, 0.97)), torch.tensor(total(window, 0.97))
     first = window["starts"][0, :-1, 0] & window["valid"][0, :, 0]
     assert torch.equal(steps[0][first], steps[1][first])

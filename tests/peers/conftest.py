@@ -62,9 +62,9 @@ class Rows(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """The steps of one environment without the steps that only reset; `last_obs` follows the last of them.
+    """The steps of one environment, without the steps that only reset.
 
-    `next_obs` are the observations that each step returned, at the end of an episode the final one.
+    `next_obs` are the observations that the steps returned: at the end of an episode, the final one.
     """
 
     obs: Tensor
@@ -183,7 +183,7 @@ class Oracle:
 
 @pytest.fixture
 def oracle(engine: Callable[..., Engine]) -> Callable[..., Oracle]:
-    """Return `oracle(algorithm, action, **settings)`: two hidden layers of tanh unless `policy` is given."""
+    """Return `oracle(algorithm, action, **settings)`, with two hidden layers and tanh unless `policy` is given."""
 
     def make(algorithm: str, action: str, **settings: Any) -> Oracle:
         given = {"rollout_steps": 16, "num_envs": 1, "policy": {"hidden": (8, 8), "activation": "tanh"}}

@@ -173,7 +173,7 @@ def collect(model: Any, ours: Any, steps: Any) -> None:
 
 @pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize("max_grad_norm", [0.25, 100.0])
-def test_a_whole_update_of_a2c(oracle: Any, difference: Any, action: str, max_grad_norm: float) -> None:
+def test_a_whole_update_of_a2c_matches(oracle: Any, difference: Any, action: str, max_grad_norm: float) -> None:
     """Values, GAE over both kinds of ends, loss, clipping of the gradient and the step."""
     settings = {"learning_rate": 0.5, "gamma": 0.75, "max_grad_norm": max_grad_norm}
     ours = oracle("a2c", action, estimator={"name": "gae", "lam": 0.5}, value_coef=0.5, entropy_coef=0.125, **settings)
@@ -188,7 +188,7 @@ def test_a_whole_update_of_a2c(oracle: Any, difference: Any, action: str, max_gr
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-def test_a_whole_update_of_ppo(oracle: Any, difference: Any, action: str) -> None:
+def test_a_whole_update_of_ppo_matches(oracle: Any, difference: Any, action: str) -> None:
     """Three epochs on the whole batch: the later ones have ratios other than 1."""
     settings = {"learning_rate": 0.25, "gamma": 0.75, "max_grad_norm": 0.5, "clip_range": 0.0625}
     ours = oracle(

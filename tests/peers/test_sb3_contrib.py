@@ -96,7 +96,7 @@ So its trust region is larger by this factor, and its damping stronger.
 
 
 @pytest.mark.parametrize("action", ["discrete", "gaussian"])
-def test_the_step_of_the_policy_and_the_fit_of_the_critic(oracle: Any, difference: Any, action: str) -> None:
+def test_policy_step_and_critic_fit_match(oracle: Any, difference: Any, action: str) -> None:
     """The critic's learning rate is twice sb3-contrib's, whose loss is the whole squared error."""
     count = DIMENSIONS[action]
     settings = SETTINGS | {"max_kl": count * 0.015625, "damping": count * 0.125}
@@ -114,7 +114,7 @@ def test_the_step_of_the_policy_and_the_fit_of_the_critic(oracle: Any, differenc
 
 
 @pytest.mark.parametrize("action", ["discrete", "gaussian"])
-def test_surrogate_and_divergence_of_the_step(oracle: Any, action: str) -> None:
+def test_surrogate_matches_but_the_kl_has_the_opposite_direction(oracle: Any, action: str) -> None:
     """pgzoo's trust region is on KL(old || new), as in the paper; sb3-contrib's is on KL(new || old)."""
     count = DIMENSIONS[action]
     ours = oracle("trpo", action, **SETTINGS | {"max_kl": count * 0.015625, "damping": count * 0.125})

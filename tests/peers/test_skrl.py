@@ -118,7 +118,7 @@ def rows_of(ours: Any, steps: Any, log_probs: Tensor) -> Any:
 
 
 @pytest.mark.parametrize("action", ["discrete", "gaussian"])
-def test_ppo_loss_and_gradient(oracle: Any, difference: Any, action: str) -> None:
+def test_ppo_gradient_matches(oracle: Any, difference: Any, action: str) -> None:
     ours = oracle(
         "ppo", action, gamma=0.75, estimator={"name": "gae", "lam": 0.5}, clip_range=0.25,
         entropy_coef=0.125 / FACTOR, value_coef=1.5, normalize_advantages=True,
@@ -132,8 +132,8 @@ def test_ppo_loss_and_gradient(oracle: Any, difference: Any, action: str) -> Non
 
 
 @pytest.mark.parametrize("action", ["discrete", "gaussian"])
-def test_a2c_loss_and_gradient(oracle: Any, difference: Any, action: str) -> None:
-    """skrl's A2C has no weight for the value loss; its value 2 in pgzoo is the whole squared error."""
+def test_a2c_gradient_matches(oracle: Any, difference: Any, action: str) -> None:
+    """skrl's A2C has no weight for the value loss, which is the whole squared error: `value_coef` 2 in pgzoo."""
     ours = oracle(
         "a2c", action, gamma=0.75, estimator={"name": "gae", "lam": 0.5}, value_coef=2.0,
         entropy_coef=0.125 / FACTOR, normalize_advantages=True,
@@ -145,8 +145,8 @@ def test_a2c_loss_and_gradient(oracle: Any, difference: Any, action: str) -> Non
     assert difference(scaled, gradient(A2C, ours, steps, log_probs, entropy_loss_scale=0.125)) < CLOSE
 
 
-def test_by_default_skrl_does_not_end_an_advantage_at_a_truncation(oracle: Any, difference: Any) -> None:
-    """With `time_limit_bootstrap` its returns are pgzoo's; without, those before the truncation are not."""
+def test_skrl_by_default_does_not_cut_off_advantages_at_a_truncation(oracle: Any, difference: Any) -> None:
+    """With `time_limit_bootstrap`, skrl's returns equal pgzoo's; without it, those of the truncated episode differ."""
     ours = oracle("a2c", "discrete", gamma=0.75, estimator={"name": "gae", "lam": 0.5})
     steps = ours.steps()
     rows = rows_of(ours, steps, ours.log_probs(steps.obs, steps.actions))

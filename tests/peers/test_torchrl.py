@@ -102,7 +102,7 @@ COMMON = {"entropy_coeff": 0.125, "loss_critic_type": "l2"}
 @pytest.mark.parametrize("action", ["discrete", "gaussian"])
 @pytest.mark.parametrize("clip_value", [None, 0.25])
 def test_ppo_loss_and_gradient(oracle: Any, difference: Any, action: str, clip_value: float | None) -> None:
-    """TorchRL clips values as pgzoo does: the larger one of both errors counts."""
+    """TorchRL clips values as pgzoo does: the larger of the two errors counts."""
     settings = {"clip_range": 0.25, "entropy_coef": 0.125, "value_coef": 1.5, "normalize_advantages": False}
     ours = oracle("ppo", action, clip_value=clip_value, **settings)
     rows, peer = ours.rows(), Peer(ours)
@@ -116,7 +116,7 @@ def test_ppo_loss_and_gradient(oracle: Any, difference: Any, action: str, clip_v
 
 
 @pytest.mark.parametrize("action", ["discrete", "gaussian"])
-def test_a2c_loss_and_gradient(oracle: Any, difference: Any, action: str) -> None:
+def test_a2c_gradient_matches(oracle: Any, difference: Any, action: str) -> None:
     ours = oracle("a2c", action, entropy_coef=0.125, value_coef=1.5)
     rows, peer = ours.rows(), Peer(ours)
     _, found = peer.gradient(A2CLoss(peer.actor, peer.critic, critic_coeff=0.75, **COMMON), rows)
@@ -137,7 +137,7 @@ def test_advantages_differ_by_the_divisor_of_the_variance(oracle: Any, differenc
     assert difference(expected, found) < CLOSE
 
 
-def test_advantages_over_both_kinds_of_ends(oracle: Any, difference: Any) -> None:
+def test_gae_matches_with_a_termination_and_a_truncation(oracle: Any, difference: Any) -> None:
     """TorchRL's GAE takes `terminated` and `done` separately, as pgzoo's does."""
     ours = oracle("a2c", "discrete", gamma=0.75, estimator={"name": "gae", "lam": 0.5})
     steps = ours.steps()

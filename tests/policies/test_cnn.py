@@ -1,4 +1,4 @@
-"""Policies for images: shapes and values by hand, bytes until the forward pass, the seed law, and learning."""
+"""Policies for images: shapes, values computed by hand, observations kept as bytes, the seed law, and learning."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def stacked(policy: Any, count: int = 1) -> dict[str, Tensor]:
         ("impala", (3, 7, 7), (16, 32, 32), [(3, 3, 1)] * 15, 32 * 1 * 1),
     ],
 )
-def test_kernels_are_cut_to_the_image(
+def test_kernels_and_strides_are_reduced_for_small_images(
     name: Any, shape: Any, filters: tuple[int, ...], convs: list[Any], features: int
 ) -> None:
     stack = conv_stack(name, shape, filters)
@@ -96,12 +96,12 @@ def test_channels_and_stacked_frames_are_detected(build: Build, shape: tuple[int
     torch.testing.assert_close(read[0], frames.reshape(size).float() / 255)
 
 
-def test_the_order_of_channels_can_be_named(build: Build) -> None:
+def test_the_channel_order_can_be_set(build: Build) -> None:
     assert build(pixels(5, 9, 9), channel_order="last").inputs.sizes == {"image": (9, 5, 9)}
     assert build(pixels(9, 9, 5), channel_order="first").inputs.sizes == {"image": (9, 9, 5)}
 
 
-def test_a_forward_pass_by_hand(build: Build) -> None:
+def test_a_forward_pass_matches_values_computed_by_hand(build: Build) -> None:
     """One 2 x 2 filter over a 2 x 2 image, one hidden unit, and a shared critic."""
     policy = build(pixels(2, 2), filters=(1,), hidden=(1,))
     params = stacked(policy)
@@ -152,7 +152,7 @@ def test_weights_are_orthogonal_and_first_actions_nearly_uniform(build: Build) -
     assert float(policy.apply(params, Inputs(obs)).dist.entropy().min()) > 0.999 * np.log(2)
 
 
-def test_only_images_of_integers_are_divided(build: Build) -> None:
+def test_only_integer_images_are_divided(build: Build) -> None:
     obs = torch.full((1, 4, 4, 2), 51.0)
     for space, divide_by, expected in (
         (pixels(4, 4, 2), 255, 0.2),
@@ -192,7 +192,7 @@ def camera_obs() -> dict[str, Any]:
     }
 
 
-def test_entries_are_packed_as_bytes_and_read_exactly(build: Build) -> None:
+def test_dict_entries_are_packed_as_bytes_and_read_back_exactly(build: Build) -> None:
     spec = make_spec(CAMERA, Discrete(2))
     assert spec.dropped == ("mission (Text)",)
     space = spec.observation_space
@@ -222,7 +222,7 @@ def test_small_images_are_read_from_a_flattened_dict(build: Build) -> None:
     torch.testing.assert_close(policy.inputs.read(parts, "image"), expected)
 
 
-def test_an_environment_packs_and_a_loaded_policy_takes_the_dict(
+def test_an_environment_packs_dicts_and_a_loaded_policy_accepts_them_unpacked(
     build: Build, catalog: PluginCatalog, tmp_path: Any
 ) -> None:
     gym.register("probe/Camera-v0", lambda: Camera())
@@ -252,7 +252,7 @@ class Camera(gym.Env[Any, Any]):
         return camera_obs(), 0.0, False, False, {}
 
 
-def test_only_entries_that_are_no_images_are_normalized(build: Build) -> None:
+def test_only_entries_that_are_not_images_are_normalized(build: Build) -> None:
     spec = make_spec(CAMERA, Discrete(2))
     inner = build(CAMERA, filters=(2,), hidden=(4,))
     policy = NormalizedPolicy(inner, spec)
@@ -274,17 +274,17 @@ def test_only_entries_that_are_no_images_are_normalized(build: Build) -> None:
     torch.testing.assert_close(vector[:, 3:].std(0, correction=0), torch.ones(2), atol=1e-3, rtol=0)
 
 
-def test_images_alone_are_not_normalized(build: Build) -> None:
+def test_normalizing_image_only_observations_is_refused(build: Build) -> None:
     for space in (pixels(16, 16, 3), pixels(7, 7, 3), Dict({"camera": pixels(16, 16, 3)})):
         with pytest.raises(UnfitError, match="are images only; remove --normalize-obs"):
             NormalizedPolicy(build(space), make_spec(space, Discrete(2)))
 
 
-# bits
+# bit-identical results
 
 
 @pytest.mark.parametrize("name", ["cnn", "impala-cnn"])
-def test_blocks_of_padding_and_other_members_change_no_bit(build: Build, name: str) -> None:
+def test_padding_and_other_members_leave_gradients_bit_identical(build: Build, name: str) -> None:
     policy = build(pixels(9, 9, 3), name, filters=(5,), hidden=(7,))
     params, rng = stacked(policy, 3), np.random.default_rng(0)
     obs = torch.from_numpy(rng.integers(0, 256, (3, 1, 2 * ROW_BLOCK, 9, 9, 3), np.uint8))
@@ -300,7 +300,7 @@ def test_blocks_of_padding_and_other_members_change_no_bit(build: Build, name: s
     assert all(torch.equal(among[name][1], alone[name][0]) for name in params)
 
 
-def test_the_floats_of_an_image_are_not_kept_for_the_backward_pass() -> None:
+def test_a_float_image_is_recomputed_in_the_backward_pass_instead_of_kept() -> None:
     pixels, weight = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8), torch.rand(3, 1, 3, 3, requires_grad=True)
     (expected,) = torch.autograd.grad(F.conv2d(pixels / 255, weight).square().sum(), [weight])
     image = pixels / 255
@@ -334,7 +334,7 @@ BRIGHT: dict[str, Any] = {
         pytest.param("impala-cnn", {"filters": (4, 4), "hidden": (16,)}, marks=pytest.mark.slow),
     ],
 )
-def test_the_bright_side_of_an_image_is_found(play: Any, name: str, options: Any) -> None:
+def test_ppo_learns_to_name_the_brighter_side_of_an_image(play: Any, name: str, options: Any) -> None:
     events = play("ppo", policy={"name": name, **options}, seeds=2, **BRIGHT)
     last, evaluated = events[-1], [e for e in events if isinstance(e, Evaluated) and e.mode == "greedy"][-1]
     assert isinstance(last, RunEnded) and last.state.collector is not None
@@ -343,8 +343,8 @@ def test_the_bright_side_of_an_image_is_found(play: Any, name: str, options: Any
 
 
 @pytest.mark.learning
-def test_an_image_and_a_category_are_learned_together(play: Any) -> None:
-    """The brighter half has to be named, or the darker one, as the other entry says: neither is enough alone."""
+def test_ppo_learns_to_combine_an_image_and_a_category(play: Any) -> None:
+    """The other entry says whether to name the brighter or the darker half, so neither entry is enough alone."""
     policy = {"name": "cnn", "filters": (4, 8, 8), "hidden": (32,)}
     world = {"env_kwargs": {"side": 16, "entries": True}}
     events = play("ppo", policy=policy, seeds=1, **BRIGHT | world | {"total_steps": 6000})

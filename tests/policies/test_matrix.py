@@ -1,4 +1,4 @@
-"""Every policy with every pair of spaces: what acts agrees with what learns, and what can't be says why."""
+"""Every policy with every pair of spaces: acting agrees with learning, or an error says why they don't fit."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def build(catalog: PluginCatalog) -> Build:
 
 
 def members(policy: Any) -> Params:
-    """Fresh parameters, moved so that nothing is at a special place."""
+    """Return perturbed initial parameters, so that none has a special value such as 0."""
     each = [policy.init(np.random.default_rng(seed)) for seed in range(MEMBERS)]
     stacked = {name: torch.stack([one[name] for one in each]) for name in each[0]}
     rng = np.random.default_rng(9)
@@ -65,7 +65,7 @@ def members(policy: Any) -> Params:
 
 
 def agree(policy: Any, space: gym.Space[Any], action: gym.Space[Any]) -> None:
-    """Act step by step, and see a sequence of the same at once."""
+    """Check that acting step by step agrees with evaluating the same sequence at once."""
     space = make_spec(space, action).observation_space
     space.seed(0)
     views = [space.sample() for _ in range(MEMBERS * STEPS * ENVS)]
@@ -117,7 +117,7 @@ def fits(policy: str, observation: str) -> bool:
 
 
 def pairs(policies: Iterable[str], actions: Iterable[str], whole: str) -> list[Any]:
-    """All pairs; `make test` runs those of the policy `whole`, and those of two action spaces."""
+    """Return all pairs; `make test` runs only those of the policy `whole` and those of two action spaces."""
     return [
         pytest.param(
             policy, action, marks=[] if policy == whole or action in ("discrete", "vector") else [pytest.mark.slow]
@@ -127,7 +127,7 @@ def pairs(policies: Iterable[str], actions: Iterable[str], whole: str) -> list[A
 
 
 @pytest.mark.parametrize(("policy", "action"), pairs(POLICIES, SPACES, "mlp"))
-def test_what_acts_is_what_learns_in_every_pair_of_spaces(build: Build, policy: str, action: str) -> None:
+def test_acting_agrees_with_learning_in_every_pair_of_spaces_that_fits(build: Build, policy: str, action: str) -> None:
     for observation, space in OBSERVATIONS.items():
         if not fits(policy, observation):
             with pytest.raises(UnfitError, match=r"policy .* doesn't fit the (observation|action) space"):
@@ -157,7 +157,9 @@ def why_not(action: str, distribution: str, state_std: bool, rescale: bool) -> s
 @pytest.mark.parametrize("policy", [name for name in POLICIES if name != "uniform"])
 @pytest.mark.parametrize("state_std", [False, True])
 @pytest.mark.parametrize("rescale", [False, True])
-def test_each_distribution_fits_or_says_why_not(build: Build, policy: str, state_std: bool, rescale: bool) -> None:
+def test_each_distribution_fits_or_the_error_says_why_not(
+    build: Build, policy: str, state_std: bool, rescale: bool
+) -> None:
     asked = {"state_std": state_std, "rescale": rescale}
     observation = FIRST.get(policy, "discrete")
     for action in (name for name in SPACES if name not in ("tuple", "dict")):
@@ -172,7 +174,7 @@ def test_each_distribution_fits_or_says_why_not(build: Build, policy: str, state
 
 
 @pytest.mark.parametrize("policy", ["mlp", "linear", "simba", "gru", "lstm", "gtrxl", "cnn", "impala-cnn"])
-def test_state_dependent_exploration_fits_gaussians_of_every_policy_with_features(build: Build, policy: str) -> None:
+def test_sde_works_with_the_gaussians_of_every_policy_that_has_features(build: Build, policy: str) -> None:
     observation = FIRST.get(policy, "vector")
     for action in ("vector", "one", "matrix", "wide"):
         for distribution in ("gaussian",) if action == "wide" else ("gaussian", "tanh"):
@@ -191,14 +193,14 @@ ACTIONS = [name for name in SPACES if name not in ("tuple", "dict")]
 @pytest.mark.parametrize(
     ("policy", "action"), pairs(["linear", "tabular", "gru", "lstm", "gtrxl", "net-vmap"], ACTIONS, "linear")
 )
-def test_every_policy_trains_in_every_action_space(play: Callable[..., list[Event]], policy: str, action: str) -> None:
+def test_policies_train_in_every_action_space(play: Callable[..., list[Event]], policy: str, action: str) -> None:
     spaces = {"observation": "discrete", "action": action}
     settings = {"num_envs": 2, "total_steps": 40, "eval_episodes": 2, "policy": {"name": policy, **POLICIES[policy]}}
     last = play("a2c", "probe/AnySpaces-v0", env_kwargs=spaces, **settings)[-1]
     assert isinstance(last, RunEnded) and last.statuses == ("finished",)
 
 
-def test_images_are_refused_except_by_a_module(build: Build, catalog: PluginCatalog) -> None:
+def test_policies_for_vectors_refuse_images_and_a_module_accepts_them(build: Build, catalog: PluginCatalog) -> None:
     images = make_spec(Box(0, 255, (16, 16, 3), np.uint8), Discrete(2))
     for name in ("mlp", "linear", "gru", "lstm", "gtrxl"):
         component, factory = resolve_component("policy", name, catalog)
@@ -208,10 +210,10 @@ def test_images_are_refused_except_by_a_module(build: Build, catalog: PluginCata
     assert factory(component.settings, images, frozenset()).inputs == (16, 16, 3)
 
 
-# the simple ones, by hand
+# simple policies, compared with values computed by hand
 
 
-def test_a_table_has_a_row_for_each_state_and_a_gradient_for_each_row_that_was_seen(build: Build) -> None:
+def test_a_table_has_a_row_per_state_and_gradients_only_for_observed_states(build: Build) -> None:
     policy = build("tabular", "shifted", "discrete")
     params = {name: torch.stack([value] * 2) for name, value in policy.init(np.random.default_rng(0)).items()}
     assert {name: tuple(value.shape) for name, value in params.items()} == {"table": (2, 3, 3), "critic.table": (2, 3)}
@@ -232,7 +234,7 @@ def test_a_table_has_a_row_for_each_state_and_a_gradient_for_each_row_that_was_s
     ("action", "entropy"),
     [("discrete", np.log(3)), ("multi-discrete", np.log(6)), ("multi-binary", np.log(16)), ("vector", 0.0)],
 )
-def test_uniform_is_uniform(build: Build, action: str, entropy: float) -> None:
+def test_the_uniform_policy_draws_uniform_actions(build: Build, action: str, entropy: float) -> None:
     policy, obs = build("uniform", "vector", action), torch.zeros(1, 1, 20_000, 3)
     dist = policy.apply({}, Inputs(obs)).dist
     torch.testing.assert_close(dist.entropy(), torch.full((1, 1, 20_000), entropy), rtol=1e-5, atol=1e-5)
@@ -245,7 +247,7 @@ def test_uniform_is_uniform(build: Build, action: str, entropy: float) -> None:
         assert np.histogram(drawn[:, 0], 10, (-1, 1))[0] == pytest.approx(np.full(10, 2000), abs=200)
 
 
-def test_uniform_leaves_out_what_is_forbidden_and_is_normal_in_a_box_without_bounds(build: Build) -> None:
+def test_uniform_obeys_the_mask_and_is_normal_in_an_unbounded_box(build: Build) -> None:
     policy = build("uniform", "vector", "discrete")
     mask = np.tile([True, False, True], (1, 3000, 1))
     noise = draw_noise(policy.noise, np.random.default_rng(0), (1, 3000, 1))
@@ -257,12 +259,12 @@ def test_uniform_leaves_out_what_is_forbidden_and_is_normal_in_a_box_without_bou
     assert drawn.std() == pytest.approx(1, abs=0.03) and drawn.mean() == pytest.approx(0, abs=0.04)
 
 
-def test_a_run_without_parameters_ends_as_it_began(play: Callable[..., list[Event]]) -> None:
+def test_a_run_without_parameters_finishes(play: Callable[..., list[Event]]) -> None:
     last = play("windows", "probe/Bandit-v0", policy="uniform", total_steps=600, seeds=2)[-1]
     assert isinstance(last, RunEnded) and last.statuses == ("finished", "finished")
     assert last.state.params == {}
 
 
-def test_uniform_has_no_critic_to_give(plan: Callable[..., Any]) -> None:
+def test_uniform_is_refused_by_an_algorithm_that_trains_a_critic(plan: Callable[..., Any]) -> None:
     with pytest.raises(UnfitError, match=r'"uniform" has no parameters, but the algorithm has to train some \(value\)'):
         plan("a2c", policy="uniform")

@@ -1,4 +1,4 @@
-"""The mlp policy: what acts agrees with what learns, on all spaces."""
+"""The mlp policy: acting agrees with learning, for each kind of space."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def observed(space: gym.Space[Any], *shape: int) -> Any:
 @pytest.mark.parametrize("observation", OBSERVATIONS)
 @pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize("hidden", [(), (5,), (8, 8)])
-def test_the_mode_that_acts_is_the_mode_that_learns(
+def test_the_greedy_action_is_the_mode_of_the_learned_distribution(
     build: Build, observation: str, action: str, hidden: tuple[int, ...]
 ) -> None:
     policy = build(OBSERVATIONS[observation], ACTIONS[action], hidden=hidden, init="default")
@@ -74,7 +74,7 @@ def test_the_mode_that_acts_is_the_mode_that_learns(
     assert dist.log_prob(torch.from_numpy(acted).unsqueeze(1)).shape == (2, 1, 7)
 
 
-def test_observations_are_told_apart_from_the_spaces_start(build: Build) -> None:
+def test_discrete_observations_are_encoded_relative_to_the_start_of_the_space(build: Build) -> None:
     plain, shifted = (build(OBSERVATIONS[name], Discrete(4), init="default") for name in ("discrete", "shifted"))
     params, cells = members(plain, 1), np.arange(5).reshape(1, 5)
     rows = torch.from_numpy(cells).unsqueeze(1)
@@ -84,7 +84,7 @@ def test_observations_are_told_apart_from_the_spaces_start(build: Build) -> None
     assert act(plain, params, cells).tolist() == act(shifted, params, cells - 2).tolist()
 
 
-def test_the_actor_sees_parameters_move(build: Build) -> None:
+def test_the_actor_sees_in_place_updates_of_parameters(build: Build) -> None:
     policy = build(OBSERVATIONS["vector"], Discrete(2), hidden=())
     params = members(policy, 1)
     actor, obs = policy.actor(params), np.zeros((1, 1, 3), np.float32)
@@ -93,7 +93,7 @@ def test_the_actor_sees_parameters_move(build: Build) -> None:
         assert actor(ActorInputs(obs), None)[0].item() == action
 
 
-def test_numbers_are_drawn_with_the_learned_deviation(build: Build) -> None:
+def test_continuous_actions_are_drawn_with_the_parameter_log_std(build: Build) -> None:
     policy = build(OBSERVATIONS["vector"], ACTIONS["number"], log_std=-1.0)
     params = members(policy, 2)
     assert params["log_std"].tolist() == [[-1.0], [-1.0]]
@@ -117,6 +117,6 @@ def test_first_actions_are_nearly_uniform(build: Build) -> None:
         (Box(-1, 1, (3,)), Box(0, 5, (2,), np.int64), "floating-point Box"),
     ],
 )
-def test_spaces_that_it_cannot_serve_are_named(build: Build, observation: Any, action: Any, said: str) -> None:
+def test_unsupported_spaces_are_refused_with_a_reason(build: Build, observation: Any, action: Any, said: str) -> None:
     with pytest.raises(UnfitError, match=f'policy "mlp" .*{said}.*'):
         build(observation, action)

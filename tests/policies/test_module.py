@@ -1,4 +1,4 @@
-"""A policy from a user's module: the documented example, what is refused, and its bits."""
+"""A policy from a user's module: the documented example, refused modules, and bit-identical gradients."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_documented_example_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("lift", ["loop", "vmap"])
-def test_each_member_is_its_own_module(lift: Any) -> None:
+def test_each_member_matches_a_separate_module(lift: Any) -> None:
     policy = make(plain, lift=lift, needs=("value",))
     params, obs = stacked(policy, 3), torch.randn(3, 1, 16, 3, generator=torch.Generator().manual_seed(0))
     output = policy.apply(params, Inputs(obs))
@@ -69,7 +69,7 @@ def test_each_member_is_its_own_module(lift: Any) -> None:
             torch.testing.assert_close(found[member], module(obs[member]))
 
 
-def test_members_begin_apart_each_from_its_own_seed_and_torchs_generator_is_left_alone() -> None:
+def test_parameters_depend_on_the_seed_and_the_torch_generator_is_unchanged() -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state()
     policy = make(plain)
@@ -79,7 +79,7 @@ def test_members_begin_apart_each_from_its_own_seed_and_torchs_generator_is_left
     assert not torch.equal(first["net.0.weight"], other["net.0.weight"])
 
 
-def test_blocks_of_padding_and_other_members_change_no_bit() -> None:
+def test_padding_and_other_members_leave_gradients_bit_identical() -> None:
     policy = make(plain)
     params, obs = stacked(policy, 4), torch.randn(4, 1, 3 * ROW_BLOCK, 3, generator=torch.Generator().manual_seed(0))
 
@@ -96,7 +96,7 @@ def test_blocks_of_padding_and_other_members_change_no_bit() -> None:
 
 
 @pytest.mark.parametrize("lift", ["loop", "vmap"])
-def test_it_can_be_differentiated_twice(lift: Any) -> None:
+def test_a_module_policy_can_be_differentiated_twice(lift: Any) -> None:
     policy = make(plain, lift=lift)
     params = {name: value.requires_grad_() for name, value in stacked(policy, 2).items()}
     output = policy.apply(params, Inputs(torch.ones(2, 1, 4, 3))).dist.entropy().sum()
@@ -116,7 +116,7 @@ class Drawing(nn.Module):
 
 
 class AlgorithmState(Drawing):
-    """A buffer and a frozen parameter, which nothing writes."""
+    """A module with a buffer and a frozen parameter, neither of which is ever written."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs)
@@ -145,21 +145,21 @@ def between(layer: nn.Module) -> Any:
         ),
     ],
 )
-def test_a_module_that_is_no_pure_function_is_refused_by_name(build: Any, said: str) -> None:
+def test_impure_or_unsuitable_modules_are_refused_with_a_reason(build: Any, said: str) -> None:
     before = torch.get_rng_state()
     with pytest.raises(UnfitError, match=said):
         make(build)
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_what_a_module_shares_no_layers_for_is_refused() -> None:
+def test_a_second_value_head_and_an_unknown_lift_are_refused() -> None:
     with pytest.raises(UnfitError, match="has no second value head, which the algorithm needs"):
         make(plain, needs=("aux_value",))
     with pytest.raises(ValueError, match='"loop" or "vmap"'):
         pgzoo.module_policy(plain, lift="pool")  # type: ignore[arg-type]
 
 
-def test_what_a_module_keeps_is_a_constant_that_is_saved() -> None:
+def test_module_buffers_and_frozen_parameters_become_constant_policy_buffers() -> None:
     policy = make(AlgorithmState)
     assert set(policy.init(np.random.default_rng(0))) == {"net.layer.weight"}
     kept = policy.buffers()
@@ -180,7 +180,7 @@ def test_what_a_module_keeps_is_a_constant_that_is_saved() -> None:
         (Box(0, 255, (8, 8, 3), np.uint8), (8, 8, 3)),
     ],
 )
-def test_what_build_is_told_of_the_observations(space: gym.Space[Any], inputs: Any) -> None:
+def test_build_receives_the_size_or_shape_of_the_observations(space: gym.Space[Any], inputs: Any) -> None:
     asked = []
 
     def build(inputs: Any, outputs: int) -> nn.Module:

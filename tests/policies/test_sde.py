@@ -1,4 +1,4 @@
-"""Generalized state-dependent exploration: its distribution by hand, and noise that is kept."""
+"""Generalized state-dependent exploration: its distribution computed by hand, and noise kept for several steps."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def test_the_variance_is_the_squared_features_times_the_squared_deviations() -> 
     # 1² 0.5² + 2² 0.25² = 0.5; 1² 1² + 2² 2² = 17; (-3)² 0.1² = 0.09; (-3)² 1² = 9
     variances = torch.tensor([[[[0.5, 17.0]]], [[[0.09, 9.0]]]]) + 1e-6
     torch.testing.assert_close((2 * dist.log_std).exp(), variances)
-    # of a = (1.5, -1): ½ 0.5²/0.5 + ½ log 0.5 + ½ log 17 + log 2π, negated
+    # the log-probability of a = (1.5, -1) is -(½ 0.5²/0.5 + ½ log 0.5 + ½ log 17 + log 2π)
     log_prob = dist.log_prob(torch.tensor([1.5, -1.0]))[0, 0, 0].item()
     assert log_prob == pytest.approx(-(0.25 + 0.5 * log(0.5) + 0.5 * log(17) + log(2 * pi)), abs=1e-4)
 
 
-def test_an_action_is_the_mean_plus_the_features_times_the_matrix() -> None:
+def test_an_action_is_the_mean_plus_the_features_times_the_noise_matrix() -> None:
     noise = np.array([1.0, 2.0, -1.0, 0.5], np.float32)  # L * A: rows (1, 2) and (-1, 0.5)
     dist: Any = head().distribution(MEAN, {"log_std": STD.log()}, None, FEATURES)
     drawn = dist.draw(np.tile(noise, (2, 1, 1, 1)))
@@ -66,11 +66,11 @@ def test_the_features_get_no_gradient_and_the_deviations_do(distribution: str) -
     loss = dist.entropy().sum() + dist.log_prob(torch.zeros(2)).sum()
     slopes = torch.autograd.grad(loss, [features, log_std, mean], allow_unused=True)
     assert slopes[0] is None
-    assert slopes[1].abs().sum() > 0 and (slopes[1][1, 1] == 0).all()  # a feature that is 0 moves nothing
+    assert slopes[1].abs().sum() > 0 and (slopes[1][1, 1] == 0).all()  # a feature of 0 has no effect
     assert slopes[2].abs().sum() > 0
 
 
-def test_features_that_are_0_leave_everything_finite() -> None:
+def test_zero_features_give_a_finite_log_std_and_a_zero_gradient() -> None:
     log_std = torch.zeros(1, 2, 1, requires_grad=True)
     dist: Any = head(1).distribution(torch.zeros(1, 1, 1, 1), {"log_std": log_std}, None, torch.zeros(1, 1, 1, 2))
     assert dist.log_std.item() == pytest.approx(0.5 * log(1e-6), rel=1e-5)
@@ -78,8 +78,8 @@ def test_features_that_are_0_leave_everything_finite() -> None:
     assert (slope == 0).all()
 
 
-def test_the_first_deviation_is_the_one_that_is_set() -> None:
-    """With features of +-1, whatever their number."""
+def test_the_initial_standard_deviation_equals_the_setting() -> None:
+    """The setting is for actions with features of ±1; the parameter is corrected for the number of features."""
     made = head(log_std=-1.0).init()["log_std"]
     assert made.tolist() == [[pytest.approx(-1 - 0.5 * log(2))] * 2] * 2
     dist: Any = head().distribution(torch.zeros(1, 1, 1, 2), {"log_std": made[None]}, None, torch.ones(1, 1, 1, 2))
@@ -87,7 +87,7 @@ def test_the_first_deviation_is_the_one_that_is_set() -> None:
 
 
 @pytest.mark.parametrize(("kept", "same"), [(1, 1), (3, 3), (None, 200)])
-def test_noise_is_kept_for_as_many_steps_as_the_policy_asks(kept: int | None, same: int) -> None:
+def test_noise_is_kept_for_the_number_of_steps_that_the_policy_requests(kept: int | None, same: int) -> None:
     policy: Any = SimpleNamespace(noise="normal", noise_size=2, noise_steps=kept)
     noise = Noise(policy, [np.random.default_rng(seed) for seed in (0, 1)], 3)
     assert NOISE_BLOCK < 200
@@ -101,7 +101,7 @@ def test_noise_is_kept_for_as_many_steps_as_the_policy_asks(kept: int | None, sa
 
 
 class Still:
-    """Environments that always show the same; the episode of each row ends after 5 steps."""
+    """Environments with a constant observation; the episode of each row ends after 5 steps."""
 
     action_mask = None
 
@@ -125,8 +125,8 @@ def acted(catalog: PluginCatalog, window: int, **settings: Any) -> Trajectory:
     return collect(envs, Behavior(policy, params, noise), start, np.full((1, 2), 99), window)[0]
 
 
-def test_in_a_rollout_a_matrix_is_sampled_at_its_start_and_then_at_fixed_steps(catalog: PluginCatalog) -> None:
-    """The same observation gives the same action while the matrix is kept, also across the start of an episode."""
+def test_a_rollout_samples_matrices_at_its_start_and_at_fixed_intervals(catalog: PluginCatalog) -> None:
+    """The same observation gives the same action while the matrix is kept, even across the start of an episode."""
     actions = acted(catalog, 24, sde_sample_freq=4).actions[0]
     for t in range(1, 24):
         for env in (0, 1):
@@ -136,14 +136,14 @@ def test_in_a_rollout_a_matrix_is_sampled_at_its_start_and_then_at_fixed_steps(c
     assert torch.equal(whole, whole[:1].expand_as(whole))
 
 
-def test_a_loaded_policy_keeps_its_matrix_until_it_is_reset(make_policy: Callable[..., Any]) -> None:
+def test_a_loaded_policy_resamples_its_matrix_at_intervals_and_on_reset(make_policy: Callable[..., Any]) -> None:
     policy, obs = make_policy({"name": "mlp", "sde": True, "sde_sample_freq": 3}), np.ones(3, np.float32)
     rng = np.random.default_rng(0)
     acts = [policy.act(obs, rng=rng).tolist() for _ in range(7)]
     assert acts[0] == acts[1] == acts[2] != acts[3] == acts[4] == acts[5] != acts[6]
     policy.reset()
     assert policy.act(obs, rng=rng).tolist() != acts[6]
-    assert len(policy.act(np.stack([obs] * 4), rng=rng)) == 4  # another number of rows gets matrices of its own
+    assert len(policy.act(np.stack([obs] * 4), rng=rng)) == 4  # a different number of rows gets its own matrices
     assert policy.act(obs, deterministic=True).tolist() == policy.act(obs, deterministic=True).tolist()
 
 
@@ -159,7 +159,7 @@ def make_policy(catalog: PluginCatalog) -> Callable[..., Any]:
     return made
 
 
-def test_the_spread_of_first_actions_is_about_that_of_a_plain_gaussian(catalog: PluginCatalog) -> None:
+def test_the_mean_initial_standard_deviation_is_of_the_order_of_1(catalog: PluginCatalog) -> None:
     component, factory = resolve_component("policy", {"name": "mlp", "sde": True}, catalog)
     policy = factory(component.settings, make_spec(Box(-1, 1, (3,)), Box(-1, 1, (2,))), frozenset())
     each = [policy.init(np.random.default_rng(seed)) for seed in range(5)]

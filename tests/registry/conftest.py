@@ -1,4 +1,4 @@
-"""Real distributions in a temporary folder: a dist-info with entry points, and modules."""
+"""Real distributions in a temporary folder: modules, and a dist-info folder with entry points."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Install = Callable[..., None]
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
     """Return `install(distribution, version, {module: source}, entry_point="module")`.
 
-    What is installed lies on the import path, of child processes too, and is forgotten afterwards. The
-    working directory is another empty folder.
+    The installed modules are on the import path, also in child processes, and are unloaded after the test. The
+    working directory is another folder, which is empty.
     """
     site, here = tmp_path / "site", tmp_path / "here"
     site.mkdir()

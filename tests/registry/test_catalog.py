@@ -1,4 +1,4 @@
-"""Names to components: provenance, near misses, imports that fail late, presets."""
+"""The catalog of components: their plugins, misspelled names, imports that fail on loading, and presets."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def everything() -> Registry:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_has_its_method(kind: Any) -> None:
+def test_every_kind_of_component_can_be_registered_and_loaded(kind: Any) -> None:
     (entry,) = catalog_of(everything()).entries(kind)
     assert entry.plugin == MINE
     assert entry.load() is not None
 
 
-def test_targets_are_objects_or_strings() -> None:
+def test_a_target_can_be_an_object_or_an_import_string() -> None:
     import json
 
     catalog = catalog_of(everything())
@@ -53,14 +53,14 @@ def test_targets_are_objects_or_strings() -> None:
     assert catalog.get("estimator", "plain").summary.startswith("dict()")
 
 
-def test_a_near_miss_is_named() -> None:
+def test_the_error_for_a_misspelled_name_suggests_the_right_one() -> None:
     with pytest.raises(UnknownName) as caught:
         catalog_of(everything()).get("algorithm", "reinfroce")
     assert str(caught.value) == 'No algorithm "reinfroce". Did you mean "reinforce"? See: pgzoo algorithms'
     assert caught.value.exit_code == 2
 
 
-def test_an_environment_backend_is_called_so() -> None:
+def test_the_error_for_an_unknown_backend_calls_it_an_environment_backend() -> None:
     with pytest.raises(UnknownName, match=r'No environment backend "synk"\. Did you mean "sync"'):
         catalog_of(everything()).get("env_backend", "synk")
 
@@ -69,7 +69,7 @@ def test_an_environment_backend_is_called_so() -> None:
     ("target", "error"),
     [("not_there:X", "ModuleNotFoundError: No module named 'not_there'"), ("json:nope", "AttributeError")],
 )
-def test_an_import_that_fails_late_names_the_plugin(target: str, error: str) -> None:
+def test_the_error_for_a_component_that_cannot_be_imported_names_the_plugin(target: str, error: str) -> None:
     registry = Registry(MINE)
     registry.algorithm("late", target)
     with pytest.raises(PluginError, match=r'The algorithm "late" of plugin "mine" \(zoo-mine 1.0\)') as caught:
@@ -78,7 +78,7 @@ def test_an_import_that_fails_late_names_the_plugin(target: str, error: str) -> 
     assert "--no-plugin mine" in str(caught.value)
 
 
-def test_presets_are_frozen_and_apply_by_environment() -> None:
+def test_presets_copy_their_settings_and_auto_presets_depend_on_the_env() -> None:
     registry = Registry(MINE)
     settings = {"gamma": 0.9}
     registry.preset("any", algorithm="reinforce", settings=settings, auto=True)
@@ -94,7 +94,7 @@ def test_presets_are_frozen_and_apply_by_environment() -> None:
     assert catalog.auto_preset("ppo", "CartPole-v1") is None
 
 
-def test_a_folder_of_presets(tmp_path: Path) -> None:
+def test_presets_can_be_registered_from_a_folder(tmp_path: Path) -> None:
     for path, text in {
         "ppo/Pendulum-v1.yml": "# short\ngamma: 0.9\n",
         "ppo/ALE/Ms_Pacman-v5.yml": "gamma: 0.99\n",
@@ -117,7 +117,7 @@ def test_a_folder_of_presets(tmp_path: Path) -> None:
         dict(catalog.get("preset", "broken").target.settings)
 
 
-def test_two_presets_that_apply_unasked_clash() -> None:
+def test_two_auto_presets_for_the_same_algorithm_are_an_error() -> None:
     catalog = PluginCatalog()
     for plugin, name in [("one", "a"), ("two", "b")]:
         registry = Registry(PluginInfo(plugin, "entry point", plugin, f"zoo-{plugin}", "1"))
@@ -130,7 +130,7 @@ def test_two_presets_that_apply_unasked_clash() -> None:
             catalog.add(registry.plugin, object(), registry.entries.values())
 
 
-def test_two_dynamics_of_one_environment_clash() -> None:
+def test_two_dynamics_for_one_environment_are_an_error() -> None:
     catalog, registry = catalog_of(everything()), Registry(PluginInfo("two", "entry point", "two", "zoo-two", "1"))
     registry.dynamics("other", "json:JSONDecoder", envs=("Cart-v1", "Cart-v2"))
     with pytest.raises(PluginError, match=r'"other" of plugin "two".* are for Cart-v1, as are the dynamics "cart" of'):

@@ -1,4 +1,4 @@
-"""Plugins that changed since a run, and imports that are missing, are named."""
+"""Reports of plugins that have changed since a run was trained, and of imports that are missing now."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def found_in(folder: Path, *imports: str) -> PluginCatalog:
     return discover(cwd=folder, imports=imports)
 
 
-def test_a_changed_inline_plugin_is_named(tmp_path: Path) -> None:
+def test_a_changed_or_missing_inline_plugin_is_reported(tmp_path: Path) -> None:
     (tmp_path / "pgzoo_plugin.py").write_text(HOOK)
     catalog = found_in(tmp_path)
     tags = plugin_tags(catalog)
@@ -33,7 +33,7 @@ def test_a_changed_inline_plugin_is_named(tmp_path: Path) -> None:
     assert missing_imports(tags, found_in(tmp_path)) == []
 
 
-def test_the_imports_of_a_run_are_named_and_not_loaded(tmp_path: Path) -> None:
+def test_missing_imports_of_a_run_are_reported_but_not_loaded(tmp_path: Path) -> None:
     (tmp_path / "my envs.py").write_text("import pathlib\n(pathlib.Path(__file__).parent / 'ran').touch()\n")
     tags = plugin_tags(found_in(tmp_path, "my envs.py"))
     assert tags["pgzoo.imports"] == "'my envs.py'" and len(tags["plugin.my envs.py.sha256"]) == 64
@@ -45,12 +45,12 @@ def test_the_imports_of_a_run_are_named_and_not_loaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("then", ["zoo-probes 0.9", "zoo-probes 1.0"])
-def test_another_version_of_a_distribution_is_named(catalog: PluginCatalog, then: str) -> None:
+def test_a_changed_version_of_a_distribution_is_reported(catalog: PluginCatalog, then: str) -> None:
     said = changes({"plugin.probes": then, "torch.version": "1"}, catalog)
     expected = 'Plugin "probes" was zoo-probes 0.9 and is zoo-probes 1.0: the numbers may differ.'
     assert said == ([] if then == "zoo-probes 1.0" else [expected])
 
 
-def test_a_run_from_before_hashes_were_kept_is_not_said_to_have_changed(tmp_path: Path) -> None:
+def test_a_plugin_without_a_recorded_hash_is_not_reported_as_changed(tmp_path: Path) -> None:
     (tmp_path / "pgzoo_plugin.py").write_text(HOOK)
     assert changes({"plugin.local": "./pgzoo_plugin.py"}, found_in(tmp_path)) == []

@@ -1,4 +1,4 @@
-"""Plugins from real entry points, files and imports: one that fails harms no other."""
+"""Plugins from real entry points, files and imports; one that fails doesn't affect the others."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def install_good(install: Install, name: str = "good", distribution: str = "zoo-
     install(distribution, version, {module: GOOD.format(name=name), "good_parts": PARTS}, **{name: module})
 
 
-def test_an_entry_point_is_found_and_its_parts_are_imported_when_loaded(install: Install) -> None:
+def test_an_entry_point_is_found_and_its_components_are_imported_on_loading(install: Install) -> None:
     install_good(install)
     entry = discover().get("algorithm", "good")
     assert (entry.summary, str(entry.plugin)) == ("An algorithm.", '"good" (zoo-good 1.2)')
@@ -43,7 +43,7 @@ def test_an_entry_point_is_found_and_its_parts_are_imported_when_loaded(install:
     assert entry.load_config().__name__ == "Config"
 
 
-def test_built_ins_come_through_the_same_door() -> None:
+def test_built_in_plugins_are_discovered_and_none_is_broken() -> None:
     catalog = discover(inline=False)
     assert {"run", "algorithms", "doctor"} <= set(catalog.names("command"))
     assert catalog.get("command", "run").plugin.source == "built-in"
@@ -85,18 +85,18 @@ def test_a_plugin_that_fails_is_listed_with_its_error_and_others_work(
     assert error in str(caught.value)
 
 
-def test_the_same_api_version_is_welcome(install: Install) -> None:
+def test_a_plugin_for_the_current_api_version_is_accepted(install: Install) -> None:
     install("zoo-api", "1", {"zoo_api": GOOD.format(name="api") + f'pgzoo_api = "{API_VERSION}"'}, api="zoo_api")
     assert plugin(discover(), "api").status == "ok"
 
 
-def test_a_later_hook_can_be_marked_optional(install: Install) -> None:
+def test_an_unknown_hook_can_be_marked_optional(install: Install) -> None:
     source = GOOD.format(name="new") + "\n@hookimpl(optionalhook=True)\ndef pgzoo_of_tomorrow(event): pass\n"
     install("zoo-new", "1", {"zoo_new": source}, new="zoo_new")
     assert plugin(discover(), "new").status == "ok"
 
 
-def test_a_taken_name_refuses_the_second_plugin_whole(install: Install) -> None:
+def test_a_plugin_that_registers_a_taken_name_is_rejected_entirely(install: Install) -> None:
     install_good(install)
     source = GOOD.format(name="only-here") + "    registry.algorithm('good', 'a:B')"
     install("zoo-second", "2.0", {"zoo_second": source}, second="zoo_second")
@@ -110,7 +110,7 @@ def test_a_taken_name_refuses_the_second_plugin_whole(install: Install) -> None:
     assert discover(blocked=["good"]).get("algorithm", "good").plugin.distribution == "zoo-second"
 
 
-def test_a_built_in_name_is_not_for_taking(install: Install) -> None:
+def test_a_plugin_that_registers_a_built_in_name_is_rejected(install: Install) -> None:
     install(
         "zoo-run",
         "1",
@@ -122,7 +122,7 @@ def test_a_built_in_name_is_not_for_taking(install: Install) -> None:
     )
 
 
-def test_a_taken_plugin_name_is_blocked_by_distribution(install: Install) -> None:
+def test_a_plugin_with_a_taken_name_can_be_blocked_by_its_distribution(install: Install) -> None:
     install_good(install)
     install_good(install, distribution="zoo-other")
     catalog = discover()
@@ -132,7 +132,9 @@ def test_a_taken_plugin_name_is_blocked_by_distribution(install: Install) -> Non
 
 
 @pytest.mark.parametrize("name", ["good", "zoo-good", "Zoo_Good"])
-def test_blocking_by_plugin_or_distribution(install: Install, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plugin_can_be_blocked_by_its_name_or_its_distribution(
+    install: Install, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     install_good(install)
     for catalog in (discover(blocked=[name]), discover_with(monkeypatch, f"nothing, {name}")):
         assert plugin(catalog, "good").status == "blocked"
@@ -146,16 +148,16 @@ def discover_with(monkeypatch: pytest.MonkeyPatch, disabled: str) -> PluginCatal
     return discover()
 
 
-def test_blocking_what_is_not_there_or_built_in(install: Install) -> None:
+def test_blocking_an_unknown_or_built_in_plugin_is_an_error(install: Install) -> None:
     install_good(install)
     with pytest.raises(UnknownName, match=r'No plugin "goood" to block\. Did you mean "good"'):
         discover(blocked=["goood"])
     with pytest.raises(PluginError, match="built in and can't be blocked"):
         discover(blocked=["pgzoo.algorithms"])
-    discover(blocked=["local"])  # there may be an inline plugin elsewhere
+    discover(blocked=["local"])  # no error, because another folder may have an inline plugin
 
 
-def test_the_inline_plugin(install: Install) -> None:
+def test_an_inline_plugin_is_loaded_reloaded_after_changes_and_can_be_disabled(install: Install) -> None:
     Path("helper_beside_it.py").write_text("")
     here = Path("pgzoo_plugin.py")
     here.write_text(INLINE.format(name="first"))
@@ -166,8 +168,8 @@ def test_the_inline_plugin(install: Install) -> None:
         "./pgzoo_plugin.py",
     )
     assert entry.summary == "An idea."
-    assert entry.load() is discover().get("algorithm", "first").load()  # unchanged: not run again
-    assert sys.modules[entry.load().__module__].Idea is entry.load()  # as pydantic and pickle need
+    assert entry.load() is discover().get("algorithm", "first").load()  # the file is unchanged, so it isn't run again
+    assert sys.modules[entry.load().__module__].Idea is entry.load()  # pydantic and pickle need this
     here.write_text(INLINE.format(name="second"))
     assert "second" in discover().names("algorithm")
     assert "second" not in discover(inline=False).names("algorithm")
@@ -190,18 +192,18 @@ def pgzoo_register(registry):
 '''
 
 
-def test_a_broken_inline_plugin_breaks_nothing_else(install: Install) -> None:
+def test_a_broken_inline_plugin_is_listed_with_its_error(install: Install) -> None:
     Path("pgzoo_plugin.py").write_text("1/0")
     assert plugin(discover(), "local").error == "ZeroDivisionError: division by zero"
 
 
-def test_a_file_cant_add_a_command(install: Install) -> None:
+def test_an_inline_plugin_that_adds_a_command_is_an_error(install: Install) -> None:
     Path("helper_beside_it.py").write_text("")
     Path("pgzoo_plugin.py").write_text(INLINE.format(name="x").replace("algorithm(", "command("))
     assert "Only an installed plugin can add a command" in plugin(discover(), "local").error
 
 
-def test_imports_by_name_and_by_path(install: Install) -> None:
+def test_plugins_can_be_imported_by_module_name_and_by_path(install: Install) -> None:
     Path("helper_beside_it.py").write_text("")
     Path("mine.py").write_text(INLINE.format(name="by-name"))
     Path("deep").mkdir()
@@ -233,14 +235,14 @@ def test_importing_an_installed_plugin_is_harmless(install: Install) -> None:
     assert "good" in discover(imports=["zoo_good"]).names("algorithm")
 
 
-def test_what_registration_imports_is_noticed(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heavy_modules_that_a_plugin_imports_are_recorded(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
     install("tensorflow", "0", {"tensorflow": ""})
     install("zoo-heavy", "1", {"zoo_heavy": "import tensorflow" + GOOD.format(name="h")}, heavy="zoo_heavy")
     assert plugin(discover(), "heavy").heavy == ("tensorflow",)
 
 
-def test_an_instance_can_be_a_plugin_and_a_class_not(install: Install) -> None:
+def test_an_instance_can_be_a_plugin_but_a_class_cannot(install: Install) -> None:
     source = """
         from pgzoo.registry import hookimpl
 
@@ -257,7 +259,7 @@ def test_an_instance_can_be_a_plugin_and_a_class_not(install: Install) -> None:
     assert "is a class, not an instance. Did you forget the ()?" in plugin(catalog, "bad").error
 
 
-def test_what_a_plugin_prints_keeps_out_of_stdout(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_that_a_plugin_prints_goes_to_stderr(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
     install("zoo-loud", "1", {"zoo_loud": "print('hi')" + GOOD.format(name="loud")}, loud="zoo_loud")
     assert "loud" in discover().names("algorithm")
     assert capsys.readouterr() == ("", "hi\n")
@@ -298,7 +300,7 @@ def pgzoo_register(registry):
 
 
 @pytest.mark.parametrize("place", ["file", "folder"])
-def test_an_inline_plugin_of_somebody_else_is_not_run(
+def test_an_inline_plugin_owned_by_another_user_is_not_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     path = tmp_path / "pgzoo_plugin.py"
@@ -317,7 +319,9 @@ def test_an_inline_plugin_of_somebody_else_is_not_run(
     assert "--import pgzoo_plugin.py" in plugin.error
 
 
-def test_a_group_counts_as_the_user_if_it_is_the_users_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_private_group_of_the_user_may_write_to_an_inline_plugin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import grp
     import pwd
 

@@ -1,4 +1,4 @@
-"""Hooks and registry methods are documented, in docs/hooks.md by their exact signature."""
+"""Hooks and registry methods have docstrings and are listed in docs/hooks.md with their exact signatures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The program with plugins that fail, through the real command."""
+"""The real `pgzoo` command with a working plugin, a broken one and an inline one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def pgzoo(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def plugins(install: Install) -> None:
-    """A good plugin, a broken one and an inline one."""
+    """Install a working plugin, a broken one and an inline one."""
     install("zoo-good", "1.2", {"zoo_good": PLUGIN, "zoo_parts": PARTS}, good="zoo_good")
     install("zoo-bad", "0.3", {"zoo_bad": "import not_there"}, bad="zoo_bad")
     inline = [line for line in PLUGIN.replace('"mine"', '"inline"').splitlines() if "command" not in line]
@@ -44,7 +44,7 @@ def plugins(install: Install) -> None:
 
 
 @pytest.mark.usefixtures("plugins")
-def test_a_broken_plugin_is_a_warning_and_no_more() -> None:
+def test_a_broken_plugin_only_causes_a_warning() -> None:
     done = pgzoo("algorithms", "--json")
     found = {entry["name"]: entry for entry in json.loads(done.stdout)}
     assert done.returncode == 0
@@ -56,14 +56,14 @@ def test_a_broken_plugin_is_a_warning_and_no_more() -> None:
 
 
 @pytest.mark.usefixtures("plugins")
-def test_blocked_plugins_are_silent() -> None:
+def test_blocked_plugins_print_nothing_and_add_no_algorithms() -> None:
     done = pgzoo("algorithms", "--json", "--no-plugin", "bad", "--no-plugin=local", "--no-plugin=zoo-good")
     assert done.stderr == ""
     assert not {"mine", "inline"} & {entry["name"] for entry in json.loads(done.stdout)}
 
 
 @pytest.mark.usefixtures("plugins")
-def test_plugins_tells_all() -> None:
+def test_the_plugins_command_lists_status_errors_components_and_hooks() -> None:
     found = {entry["name"]: entry for entry in json.loads(pgzoo("plugins", "--json").stdout)}
     assert found["bad"]["status"] == "broken"
     assert "not_there" in found["bad"]["error"]
@@ -72,7 +72,7 @@ def test_plugins_tells_all() -> None:
     assert found["local"]["hooks"] == ["pgzoo_register"]
 
 
-def test_a_plugin_may_only_listen(install: Install) -> None:
+def test_a_plugin_can_consist_of_event_hooks_only(install: Install) -> None:
     source = "from pgzoo.registry import hookimpl\n@hookimpl\ndef pgzoo_run_ended(event): pass\n"
     install("zoo-ear", "1", {"zoo_ear": source}, ear="zoo_ear")
     found = {entry["name"]: entry for entry in json.loads(pgzoo("plugins", "--json").stdout)}
@@ -80,7 +80,7 @@ def test_a_plugin_may_only_listen(install: Install) -> None:
 
 
 @pytest.mark.usefixtures("plugins")
-def test_help_shows_commands_of_plugins_and_reads_no_file_of_the_folder() -> None:
+def test_help_lists_plugin_commands_and_does_not_load_the_inline_plugin() -> None:
     done = pgzoo("--help")
     assert "Plugin commands:\n  hello  Say hello. (zoo-good 1.2)" in done.stdout
     assert done.stderr == ""
@@ -97,7 +97,7 @@ def test_doctor_finds_the_broken_plugin() -> None:
 
 
 @pytest.mark.usefixtures("plugins")
-def test_an_unknown_name_mentions_what_might_have_given_it() -> None:
+def test_the_error_for_an_unknown_name_mentions_broken_plugins() -> None:
     done = pgzoo("presets", "show", "mien")
     assert done.returncode == 2
     assert 'Error: No preset or algorithm "mien".' in done.stderr

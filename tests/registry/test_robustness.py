@@ -1,4 +1,4 @@
-"""Plugins that hang, have hostile names or damaged metadata, are many, or are gone."""
+"""Plugins that hang, have hostile names or damaged metadata, are very many, or are no longer installed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def pgzoo_register(registry):
 def test_a_plugin_that_hangs_is_named_while_it_loads(
     install: Install, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its module ends only when it has been named, so this test doesn't depend on time."""
+    """The import of the plugin ends only after the warning, so this test doesn't depend on timing."""
     monkeypatch.setattr(watch, "PATIENCE", 0.01)
     named = threading.Event()
     monkeypatch.setattr(logging, "zoo_slow_was_named", named, raising=False)
@@ -66,7 +66,7 @@ def test_a_plugin_that_hangs_is_named_while_it_loads(
 
 
 @pytest.mark.parametrize("name", ["a\x1b[31mb", "../../etc/passwd", "é-plugin", "x" * 65, "two words", "-option"])
-def test_a_hostile_plugin_name_is_refused_and_harmless(install: Install, name: str) -> None:
+def test_a_plugin_with_a_hostile_name_is_rejected_and_the_others_load(install: Install, name: str) -> None:
     install("zoo-good", "1", {"zoo_good": GOOD.format(name="good")}, good="zoo_good")
     install("zoo-bad", "1", {"zoo_bad": "raise AssertionError('must not be imported')"}, **{name: "zoo_bad"})
     catalog = discover()
@@ -78,14 +78,14 @@ def test_a_hostile_plugin_name_is_refused_and_harmless(install: Install, name: s
 
 
 @pytest.mark.parametrize("name", ["Bad", "a\nb", "a\x1b[2Jb", "a/b", "ünï", "", "-a", "a" * 65, None])
-def test_a_hostile_component_name_is_refused(name: str) -> None:
+def test_a_hostile_component_name_is_rejected(name: str) -> None:
     registry = Registry(PluginInfo("mine", "entry point", "mine"))
     with pytest.raises(PluginError, match="at most 64 lowercase letters, digits and hyphens; got") as caught:
         registry.algorithm(name, "a:B")
     assert visible(str(caught.value)) == str(caught.value) and len(str(caught.value)) < 200
 
 
-def test_a_summary_becomes_one_line_without_terminal_commands() -> None:
+def test_a_summary_becomes_one_line_with_escaped_control_characters() -> None:
     registry = Registry(PluginInfo("mine", "entry point", "mine"))
     registry.policy("mine", "a:B", summary="One\x1b[31m\nline")
     assert registry.entries["policy", "mine"].summary == "One\\x1b[31m line"
@@ -120,7 +120,7 @@ def test_an_exception_is_described_in_one_short_line() -> None:
     assert len(describe_error(ValueError("x" * 10_000))) == 500
 
 
-def test_two_hundred_plugins_are_read_and_none_of_their_components_is_imported(install: Install) -> None:
+def test_200_plugins_are_discovered_without_importing_their_components(install: Install) -> None:
     for k in range(200):
         install(f"zoo-many{k}", "1", {f"zoo_many{k}": GOOD.format(name=f"many{k}")}, **{f"many{k}": f"zoo_many{k}"})
     discover(inline=False, blocked=[f"many{k}" for k in range(200)])
@@ -149,7 +149,7 @@ def test_hook_calls_are_traced(
     assert failed.endswith(" ms, raised ValueError")
 
 
-def test_a_plugin_that_is_gone_is_named_with_what_to_install(install: Install) -> None:
+def test_a_missing_plugin_is_reported_with_what_to_install(install: Install) -> None:
     tags = {"plugin.mine": "zoo-mine 1.2", "plugin.odd": "zoo mine; rm -rf 1", "plugin.local": "./pgzoo_plugin.py"}
     assert missing_plugins(tags, discover()) == [
         'The run was trained with plugin "mine" (zoo-mine 1.2), which isn\'t loaded now. '
@@ -179,7 +179,7 @@ net = pgzoo.module_policy(lambda inputs, outputs: nn.Linear(inputs, outputs))
 """
 
 
-def test_evaluate_and_resume_say_what_to_install_for_a_run_whose_plugin_is_gone(
+def test_evaluate_and_resume_say_what_to_install_if_a_plugin_is_missing(
     install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("PGZOO_HOME", str(tmp_path / "home"))
@@ -193,4 +193,4 @@ def test_evaluate_and_resume_say_what_to_install_for_a_run_whose_plugin_is_gone(
     assert advice in str(caught.value)
     with pytest.raises(UnknownName, match='No policy "zoo-net"') as caught:
         resume(find(key, Home.find()), discover(), total_steps=100)
-    assert advice in str(caught.value) and advice not in caplog.text  # said once
+    assert advice in str(caught.value) and advice not in caplog.text  # not logged as well

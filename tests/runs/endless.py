@@ -1,4 +1,4 @@
-"""Environments for runs that may not end, or that write where they shouldn't. Imported by name, also by `--import`."""
+"""Environments with endless episodes, output on stdout, or slow steps. Imported by name, also by `--import`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gymnasium.spaces import Box, Discrete
 
 
 class Endless(gym.Env[Any, Any]):
-    """Pays 1 a step. An episode never ends; with `some`, half of the initial states lead to an end after 3 steps."""
+    """The reward is 1 per step. Episodes never end; with `some`, about half of them end after 3 steps."""
 
     observation_space = Box(-1.0, 1.0, (1,))
     action_space = Discrete(2)
@@ -37,7 +37,7 @@ class Endless(gym.Env[Any, Any]):
 
 
 class Loud(Endless):
-    """Prints in every step, from Python and from C. Episodes take 5 steps."""
+    """Prints in every step, from Python and from C. Episodes have 5 steps."""
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         print("from print")
@@ -48,7 +48,7 @@ class Loud(Endless):
 
 
 class Slow(Endless):
-    """Takes 50 ms for a step. Episodes take 40 steps."""
+    """Each step takes 50 ms. Episodes have 40 steps."""
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         time.sleep(0.05)

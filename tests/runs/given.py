@@ -19,7 +19,7 @@ class ScaledConfig(AlgorithmConfig):
 
 
 class Scaled:
-    """REINFORCE with a weight."""
+    """REINFORCE with a scaled loss."""
 
     collect, estimator, config = Episodes(per_env=1), "reward-to-go", ScaledConfig
 
@@ -29,7 +29,7 @@ class Scaled:
 
 
 class Count(gym.Env[Any, Any]):
-    """Pays 1 for action 1, `length` times."""
+    """Episodes have `length` steps; the reward is 1 for action 1, else 0."""
 
     observation_space = gym.spaces.Box(-1.0, 1.0, (3,))
     action_space = gym.spaces.Discrete(2)

@@ -1,4 +1,4 @@
-"""Runs that are killed, resumed, prolonged, read and deleted in any order end as if nothing had happened to them."""
+"""Runs that are killed, resumed, extended, read and deleted in any order have the results of uninterrupted runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHORT |= {"learning_rate_schedule": "constant"}
 
 
 class Runs(RuleBasedStateMachine):
-    """Each group of runs has a number of total steps, and is finished or was killed."""
+    """A state machine of groups of runs; each group has a number of total steps, and has finished or was killed."""
 
     groups = Bundle("groups")
 
@@ -47,7 +47,7 @@ class Runs(RuleBasedStateMachine):
 
     @rule(group=groups, more=st.sampled_from([0, 160]), records=st.integers(0, 30))
     def resume(self, group: str, more: int, records: int) -> None:
-        """Resume, and train longer if the run was finished."""
+        """Resume a group; if it has finished, extend it by `more` steps."""
         if more and self.finished[group]:
             self.steps[group] += more
         self.finished[group] = in_process(records, go_on, self.home, group, self.steps[group])
@@ -69,7 +69,7 @@ class Runs(RuleBasedStateMachine):
             self.found(group)
 
     def teardown(self) -> None:
-        """Finish each run; running it again, undisturbed, then gives the same to the last bit."""
+        """Finish each run; reproducing it without interruption then gives the same results, bit for bit."""
         for group, steps in self.steps.items():
             if not self.finished[group]:
                 in_process(10_000, go_on, self.home, group, steps)

@@ -22,7 +22,7 @@ SHORT |= {"tracking_uri": "none", "compile": "off", "rollout_steps": 16, "backen
 
 
 class StopsAt:
-    """Stops a member at an update, and counts the updates."""
+    """Stops members at an update, and counts the updates."""
 
     def __init__(self, update: int, members: tuple[int, ...] | None = None) -> None:
         self.update, self.members, self.seen = update, members, 0
@@ -59,7 +59,7 @@ def test_callbacks_see_every_event_and_control_the_run(home: Home, caplog: pytes
     assert result.runs[0].env_steps < 4 * 32 + 1 < result.runs[1].env_steps and stops.seen > 9
     kinds = [type(event) for event in with_control]
     assert [kind.__name__ for kind in kinds] == seen and kinds[0] is RunStarted and kinds[-1] is RunEnded
-    asked = kinds[: kinds.index(CheckpointSaved) + 1][-4:]  # at the update that the callback saw
+    asked = kinds[: kinds.index(CheckpointSaved) + 1][-4:]  # in the same update as the request
     assert asked == [EpisodesFinished, UpdateDone, Evaluated, CheckpointSaved] and kinds.count(UpdateDone) == stops.seen
     assert 'Listener "raises (callback)" raised in pgzoo_update_done and is detached' in caplog.text
     assert "there is no member 7" in caplog.text
@@ -71,7 +71,7 @@ def test_callbacks_see_every_event_and_control_the_run(home: Home, caplog: pytes
     [found] = find(alone.group, home)
     [sentence] = differences(found, discover())
     assert sentence.startswith("The run was started with callbacks (StopsAt). They aren't called again")
-    again = reproduce(found, discover())  # stops at the same step
+    again = reproduce(found, discover())  # stops at the same step without the callback
     assert again.first is None and again.compared > 0
     caplog.clear()
     assert resume([found], discover()).runs[0].status == "stopped"
@@ -87,7 +87,7 @@ def test_a_built_in_function_without_a_signature_gets_the_event() -> None:
     assert list(last) == ["two", "three"]
 
 
-def test_what_is_no_callback_is_refused() -> None:
+def test_invalid_callbacks_are_refused() -> None:
     def no_arguments() -> None:
         """Takes no event."""
 

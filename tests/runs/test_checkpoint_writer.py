@@ -1,4 +1,4 @@
-"""Checkpoints are never ahead of the records of their run."""
+"""Writing checkpoints: never ahead of the journal, and without failed snapshots of listeners."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pgzoo.training.loop import Progress
 from pgzoo.training.plan import Plan
 
 
-def test_no_checkpoint_is_written_while_the_journal_cannot_be(
+def test_only_the_final_checkpoint_is_written_if_the_journal_is_unwritable(
     plan: Callable[..., Plan], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = plan(seeds=(4, 7))
@@ -29,11 +29,11 @@ def test_no_checkpoint_is_written_while_the_journal_cannot_be(
     writer(Progress(state, ("running", "running"), ("", ""), True), (0, 1))
     assert checkpoint.paths(written[first]) and not written[second].exists()
     assert f"The checkpoint of run {second} isn't written, because its journal can't be written" in caplog.text
-    writer(Progress(state, ("running", "finished"), ("", ""), True), (1,))  # the last one, which isn't resumed from
+    writer(Progress(state, ("running", "finished"), ("", ""), True), (1,))  # final: no run is resumed from it
     assert checkpoint.paths(written[second])
 
 
-def test_a_snapshot_that_fails_is_left_out_of_the_checkpoint(
+def test_a_failed_listener_snapshot_is_left_out_of_the_checkpoint(
     plan: Callable[..., Plan], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Listener:

@@ -1,4 +1,4 @@
-"""Environments whose episodes may never end: evaluations cut them, collections of whole episodes fail by name."""
+"""Environments whose episodes may never end: evaluation cuts them, and collecting whole episodes is an error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # as an importable module
+sys.path.insert(0, str(Path(__file__).parent))  # makes `endless` importable
 
 import endless
 
@@ -36,7 +36,7 @@ def run(home: Home, catalog: PluginCatalog) -> Callable[..., Result]:
     return lambda **settings: run_config(compose(Layer(A2C | settings, ".".join), catalog, preset="none"), catalog)
 
 
-def test_episodes_are_cut_at_the_limit_and_count_up_to_there(play: Callable[..., list[Event]]) -> None:
+def test_cut_evaluation_episodes_have_the_return_and_length_up_to_the_limit(play: Callable[..., list[Event]]) -> None:
     settings = {k: v for k, v in A2C.items() if k not in ("algorithm", "env")}
     events = play("a2c", "endless/Endless-v0", **settings, seeds=[3, 5], eval_episodes=11, eval_max_steps=7)
     sampled, greedy = (event for event in events if isinstance(event, Evaluated))
@@ -55,11 +55,11 @@ def test_only_episodes_that_have_not_ended_are_cut(play: Callable[..., list[Even
     for returns, lengths, cut in zip(event.returns, event.lengths, event.cut, strict=True):
         assert returns.tolist() == lengths.tolist() and sorted(set(lengths.tolist())) == [3, 7]
         assert cut == np.count_nonzero(lengths == 7) and len(returns) == 40
-    never = play("a2c", "endless/Loud-v0", **settings, eval_max_steps=5)  # ends in its fifth step
+    never = play("a2c", "endless/Loud-v0", **settings, eval_max_steps=5)  # its episodes end in their fifth step
     assert all(event.cut is None for event in never if isinstance(event, Evaluated))
 
 
-def test_a_run_with_cut_episodes_is_finished_and_says_so_once(
+def test_a_run_with_cut_episodes_finishes_and_warns_once(
     run: Callable[..., Result], caplog: pytest.LogCaptureFixture
 ) -> None:
     result = run(seeds=2, eval_episodes=3, eval_max_steps=7)
@@ -76,15 +76,15 @@ def test_a_run_with_cut_episodes_is_finished_and_says_so_once(
     assert frame == 7.0
 
 
-def test_a_greedy_policy_that_walks_in_circles_fails_no_run(run: Callable[..., Result]) -> None:
+def test_a_run_finishes_although_its_greedy_policy_never_ends_an_episode(run: Callable[..., Result]) -> None:
     result = run(env="CliffWalking-v1", total_steps=200, eval_episodes=2, eval_max_steps=300)
     (seed,) = result.runs
     assert seed.status == "finished" and result.error is None
-    assert seed.greedy_cut_episodes == 2 and seed.greedy_returns.tolist() == [-300.0, -300.0]  # -1 a step
+    assert seed.greedy_cut_episodes == 2 and seed.greedy_returns.tolist() == [-300.0, -300.0]  # -1 per step
 
 
 @pytest.mark.parametrize("algorithm", ["reinforce", "cem"])
-def test_collecting_whole_episodes_names_environment_algorithm_and_setting(
+def test_the_error_for_an_endless_episode_names_env_algorithm_and_setting(
     run: Callable[..., Result], algorithm: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("pgzoo.training.rollout.EPISODE_LIMIT", 200)
@@ -100,7 +100,7 @@ def test_collecting_whole_episodes_names_environment_algorithm_and_setting(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING and "limit" in record.message]
 
 
-def test_a_video_of_an_endless_episode_stops(
+def test_a_video_of_an_endless_episode_stops_at_max_steps(
     run: Callable[..., Result], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     from pgzoo.play.video import record
@@ -130,7 +130,7 @@ def test_small_frames_are_enlarged_for_a_video(small: tuple[int, int], shown: tu
     ).all()
 
 
-def test_a_saved_policy_is_evaluated_up_to_a_limit(
+def test_evaluating_a_saved_policy_cuts_episodes_at_max_steps(
     run: Callable[..., Result], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run(eval_episodes=1, eval_max_steps=5).policy().save(tmp_path / "policy")
@@ -139,7 +139,7 @@ def test_a_saved_policy_is_evaluated_up_to_a_limit(
     assert frame["return_mean"].tolist() == [9.0] and "3 of 3 evaluation episodes had not ended" in caplog.text
 
 
-def test_a_time_limit_is_found_also_where_gymnasium_was_told_of_none() -> None:
+def test_a_time_limit_is_detected_even_if_the_gymnasium_spec_has_none() -> None:
     if "endless/Limited-v0" not in gym.registry:
         gym.register("endless/Limited-v0", entry_point=lambda: gym.wrappers.TimeLimit(endless.Endless(), 9))
     limited = {

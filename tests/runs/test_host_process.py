@@ -55,26 +55,26 @@ def unchanged() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("home")
-def test_a_run_that_finishes() -> None:
+def test_a_finished_run_leaves_the_process_unchanged() -> None:
     with unchanged():
         assert pgzoo.run("a2c", **SHORT, threads=torch.get_num_threads() + 1, compile="off").status == "finished"
 
 
 @pytest.mark.usefixtures("home")
-def test_a_run_that_is_refused() -> None:
+def test_a_refused_run_leaves_the_process_unchanged() -> None:
     with unchanged(), pytest.raises(UsageError):
         pgzoo.run("a2c", **SHORT, threads=torch.get_num_threads() + 1, launcher="local", workers=2)
 
 
 @pytest.mark.usefixtures("home")
-def test_an_algorithm_that_raises(catalog: PluginCatalog) -> None:
+def test_an_algorithm_that_raises_leaves_the_process_unchanged(catalog: PluginCatalog) -> None:
     given = {"algorithm": "boom", **SHORT, "total_steps": 10_000, "threads": torch.get_num_threads() + 1}
     with unchanged():
         result = run_config(compose(Layer(given, ".".join), catalog), catalog)
     assert isinstance(result.error, RunFailed) and result.status == "failed"
 
 
-def test_a_listener_that_cannot_be_made(catalog: PluginCatalog, home: Home) -> None:
+def test_a_listener_that_cannot_be_created_leaves_the_process_unchanged(catalog: PluginCatalog, home: Home) -> None:
     def broken(context: Any) -> None:
         raise ValueError("no display")
 
@@ -107,7 +107,7 @@ def test_a_second_signal_closes_the_runs_as_interrupted(catalog: PluginCatalog, 
 
 
 @pytest.mark.usefixtures("home")
-def test_listeners_are_closed_after_a_second_signal_too(
+def test_listeners_are_closed_after_a_second_signal(
     catalog: PluginCatalog, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Impatient:
@@ -140,7 +140,7 @@ def with_listener(catalog: PluginCatalog, name: str, listener: object) -> Plugin
 
 @pytest.mark.usefixtures("home")
 @pytest.mark.parametrize("required", [True, False])
-def test_a_listener_that_fails_ends_the_run_only_if_it_keeps_the_record(
+def test_a_listener_that_raises_fails_the_run_only_if_it_is_required(
     catalog: PluginCatalog, required: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Full:
@@ -179,7 +179,7 @@ def test_a_removed_journal_that_cannot_be_written_again_fails_the_run(catalog: P
     assert "was removed" in str(result.error) and "it can't be written again: " in str(result.error)
 
 
-def test_compiled_code_goes_to_the_home_of_each_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_libraries_get_paths_in_the_home_of_each_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     libraries: list[Path] = []
 
     def compile_nothing(flat: Any, leaves: Any, library: Path, pool: str) -> None:
@@ -203,10 +203,10 @@ def test_compiled_code_goes_to_the_home_of_each_run(tmp_path: Path, monkeypatch:
     "resumable",
     [pytest.param(True, id="first update"), pytest.param(False, id="later update", marks=pytest.mark.slow)],
 )
-def test_a_signal_while_compiling_ends_the_run_in_order(
+def test_a_signal_during_compilation_interrupts_the_run_with_a_checkpoint(
     home: Home, monkeypatch: pytest.MonkeyPatch, catalog: PluginCatalog, resumable: bool
 ) -> None:
-    """Compiling that never ends by itself: only the signal ends it, and the run is resumed as if nothing was."""
+    """Only the signal ends the compilation. Resuming is exact if the first update was being compiled."""
     given_up = threading.Event()
 
     def compile_for_ever(flat: Any, leaves: Any, library: Path, pool: str) -> None:
@@ -238,18 +238,18 @@ def test_a_signal_while_compiling_ends_the_run_in_order(
     assert (last["t"], last["status"]) == ("end", "KILLED")
     saved = checkpoint.latest(home.runs / result.runs[0].run_key / "checkpoints")
     assert saved.about["status"] == "interrupted" and saved.state.updates.tolist() == [0 if resumable else 1]
-    assert (saved.about["resume"] == "exact") == resumable  # environments can't go back to where the update began
+    assert (saved.about["resume"] == "exact") == resumable  # environments can't return to the start of the update
 
 
 @pytest.mark.slow
-def test_compiling_leaves_the_environment_as_it_was(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_run_leaves_the_process_unchanged(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     with unchanged():
         assert pgzoo.run("a2c", **SHORT, compile="on").status == "finished"
     assert len(list((home.root / "compiled").glob("*.so"))) == 1
 
 
-def test_a_home_that_is_passed_holds_everything(
+def test_a_home_passed_as_argument_is_used_instead_of_pgzoo_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, catalog: PluginCatalog
 ) -> None:
     monkeypatch.setenv("PGZOO_HOME", str(tmp_path / "other"))
@@ -262,7 +262,7 @@ def test_a_home_that_is_passed_holds_everything(
 
 
 @pytest.mark.usefixtures("home")
-def test_finite_losses_of_a_diverged_training_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_diverged_training_with_finite_losses_causes_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     longer = SHORT | {"total_steps": 290}  # its last loss is 5e11, and the largest 4e21
     assert pgzoo.run("a2c", **longer, compile="off", learning_rate=1e10).status == "finished"
     (warning,) = (r.getMessage() for r in caplog.records if "diverged" in r.getMessage())

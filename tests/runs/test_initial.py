@@ -41,7 +41,7 @@ def policy_of(result: Result, row: int = 0) -> dict[str, torch.Tensor]:
     return {name: value[row] for name, value in tensors.items() if not name.startswith("critic.")}
 
 
-def test_weights_and_normalizer_are_those_of_the_run_and_all_else_is_new(
+def test_init_from_copies_policy_and_normalizer_but_no_critic_or_optimizer(
     trained: Train, begin: Callable[..., Engine]
 ) -> None:
     first = trained(normalize_obs=True)
@@ -60,7 +60,9 @@ def test_weights_and_normalizer_are_those_of_the_run_and_all_else_is_new(
         one.close()
 
 
-def test_a_group_gives_each_seed_the_run_of_the_same_seed(trained: Train, begin: Callable[..., Engine]) -> None:
+def test_init_from_a_group_gives_each_seed_the_weights_of_the_same_seed(
+    trained: Train, begin: Callable[..., Engine]
+) -> None:
     first = trained(seeds=(0, 1, 2))
     engine = begin(seeds=(2, 0), init_from=first.group)
     engine.close()
@@ -72,7 +74,7 @@ def test_a_group_gives_each_seed_the_run_of_the_same_seed(trained: Train, begin:
         begin(seeds=(7,), init_from=first.group)
 
 
-def test_it_is_recorded_resumed_and_reproduced(
+def test_a_run_with_init_from_is_recorded_resumed_and_reproduced(
     trained: Train, home: Home, catalog: PluginCatalog, tmp_path: Path
 ) -> None:
     first = trained(name="teacher")
@@ -89,7 +91,9 @@ def test_it_is_recorded_resumed_and_reproduced(
     assert not longer.plan.initial  # the state comes from the checkpoint
 
 
-def test_a_folder_will_do(trained: Train, begin: Callable[..., Engine], tmp_path: Path) -> None:
+def test_init_from_accepts_the_folder_of_a_saved_policy(
+    trained: Train, begin: Callable[..., Engine], tmp_path: Path
+) -> None:
     first = trained()
     folder = first.policy().save(tmp_path / "saved")
     engine = begin(init_from=str(folder))
@@ -99,7 +103,7 @@ def test_a_folder_will_do(trained: Train, begin: Callable[..., Engine], tmp_path
         assert torch.equal(engine.state.params[f"policy.{name}"][0], value)
 
 
-def test_what_does_not_fit_is_refused_by_name_before_anything_is_created(
+def test_an_unfit_or_unknown_init_from_is_refused_before_a_run_is_created(
     trained: Train, home: Home, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = trained()
@@ -120,7 +124,9 @@ def test_what_does_not_fit_is_refused_by_name_before_anything_is_created(
     assert sorted(home.runs.iterdir()) == before
 
 
-def test_another_activation_is_warned_of(trained: Train, caplog: pytest.LogCaptureFixture) -> None:
+def test_init_from_a_policy_with_another_activation_causes_a_warning(
+    trained: Train, caplog: pytest.LogCaptureFixture
+) -> None:
     first = trained()
     theirs = first.plan.config.policy.nested()["activation"]
     other = "relu" if theirs != "relu" else "tanh"
@@ -128,7 +134,7 @@ def test_another_activation_is_warned_of(trained: Train, caplog: pytest.LogCaptu
     assert f"its policy was trained with activation = {theirs}; here it is {other}." in caplog.text
 
 
-def test_the_best_policy_is_kept_beside_the_final_one(trained: Train, home: Home) -> None:
+def test_save_best_keeps_the_best_policy_in_addition_to_the_final_one(trained: Train, home: Home) -> None:
     result = trained(save_best=True, eval_every=100, total_steps=900, seeds=(0, 1))
     for row, run in enumerate(result.runs):
         records = [json.loads(line) for line in (home.runs / run.run_key / "journal.jsonl").read_text().splitlines()]
@@ -146,7 +152,9 @@ def test_the_best_policy_is_kept_beside_the_final_one(trained: Train, home: Home
         assert played.return_mean[0] == pytest.approx(best["return_mean"])
 
 
-def test_the_best_of_a_resumed_run_counts_what_was_before(trained: Train, home: Home, catalog: PluginCatalog) -> None:
+def test_a_resumed_run_replaces_the_best_policy_only_by_a_better_one(
+    trained: Train, home: Home, catalog: PluginCatalog
+) -> None:
     first = trained(save_best=True, eval_every=100)
     best = json.loads(next(home.runs.rglob("policy-best/best.json")).read_text())
     resume(find(first.group, home), catalog, total_steps=1200)
@@ -154,6 +162,6 @@ def test_the_best_of_a_resumed_run_counts_what_was_before(trained: Train, home: 
     assert later["return_mean"] > best["return_mean"] or later == best
 
 
-def test_the_best_needs_evaluations(trained: Train) -> None:
+def test_save_best_without_eval_every_is_an_error(trained: Train) -> None:
     with pytest.raises(ConfigError, match="save_best compares evaluations during training: give eval_every as well"):
         trained(save_best=True)

@@ -1,4 +1,4 @@
-"""The law of resuming: a run that was killed and resumed is, bit for bit, the run that was never left."""
+"""A run that was killed and resumed gives the same results, bit for bit, as an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ WORLDS = {
 BOX_ACTIONS = ("Pendulum-v1", "HalfCheetah-v5")
 BUILT_INS = {e.name: e for e in discover(inline=False).entries("algorithm") if e.plugin.source == "built-in"}
 QUICK = [("ppo", "CartPole-v1, native")]
-"""One for `make test`; tests/envs/test_state.py has every class of environments, without a kill."""
+"""The case in `make test`; tests/envs/test_state.py has every class of environments, without killing a run."""
 
 
 def fits(algorithm: Entry, world: str) -> bool:
-    """Whether the algorithm takes such actions, by what the listing says of it."""
+    """Return whether the algorithm supports the actions of the environment, according to its `facts`."""
     return world in BOX_ACTIONS or not algorithm.facts.get("actions", "").startswith("Box")
 
 
@@ -67,7 +67,7 @@ def records(run: Path) -> list[dict[str, Any]]:
 
 
 def curve(run: Path) -> list[Any]:
-    """All points, in the order in which they were written; times are no part of the law."""
+    """Return all points in the order in which they were written, without times, which may differ."""
     points: list[Any] = []
     for record in records(run):
         if record["t"] in ("update", "evaluation"):
@@ -77,7 +77,7 @@ def curve(run: Path) -> list[Any]:
 
 
 def in_mlflow(runs: Runs) -> list[list[tuple[Any, ...]]]:
-    """Every row of every curve in the store, once all is shipped."""
+    """Wait until everything is uploaded; return every row of every curve in the MLflow store."""
     eventually(lambda: all(Ledger.read(run).closed for run in runs))
     with contextlib.closing(sqlite3.connect(runs[0].parents[2] / "mlflow.db")) as store:
         return [
@@ -92,7 +92,7 @@ def in_mlflow(runs: Runs) -> list[list[tuple[Any, ...]]]:
 
 
 def assert_law(whole: Runs, cut: Runs) -> None:
-    """Equal parameters, counters and curves, here and in MLflow."""
+    """Assert equal parameters, counters and curves, on this machine and in MLflow."""
     for one, other in zip(whole, cut, strict=True):
         p, q = (load_file(run / "artifacts/policy/policy.safetensors") for run in (one, other))
         assert p.keys() == q.keys() and all(torch.equal(p[name], q[name]) for name in p)
@@ -106,11 +106,11 @@ def assert_law(whole: Runs, cut: Runs) -> None:
 
 
 def assert_unbroken(runs: Runs, steps: int) -> None:
-    """No point twice and none missing, here and in MLflow."""
+    """Assert that no point is missing or occurs twice, on this machine and in MLflow."""
     for run, shipped in zip(runs, in_mlflow(runs), strict=True):
         end = checkpoint.latest(run / checkpoint.FOLDER_NAME).env_steps
         points = [step for r in records(run) if r["t"] == "update" and r.get("m") for step in r["steps"]]
-        assert end >= steps and points == [*range(GRID, end + 1, GRID), min(end, steps)]  # and its summary
+        assert end >= steps and points == [*range(GRID, end + 1, GRID), min(end, steps)]  # the last is the summary
         assert {status for status, *_ in shipped} == {"FINISHED"}
         assert len({(name, step) for _, name, step, _ in shipped}) == len(shipped) > 2 * len(points)
 
@@ -132,19 +132,19 @@ def options(algorithm: str, steps: int, *more: str, eval_every: int = 1000, eval
     run += ["--log-every", str(GRID), "--checkpoint-every", "200"]
     run += ["--eval-every", str(eval_every), "--eval-episodes", str(eval_episodes)]
     settings = BUILT_INS[algorithm].load_config().model_fields
-    if "rollout_steps" in settings and settings["rollout_steps"].default > 32:  # else two updates would be all
+    if "rollout_steps" in settings and settings["rollout_steps"].default > 32:  # otherwise there would be two updates
         run += ["--rollout-steps", "32"]
     return run
 
 
 def train(folder: Folder, run: list[str]) -> Runs:
-    """A run that is left alone."""
+    """Train without interruption; return the folders of the runs."""
     group = folder.parse(folder.pgzoo(*run, "--json")[0])["group"]
     return [one for one in all_runs(folder) if one.name.startswith(group)]
 
 
 def kill(folder: Folder, run: list[str], due: Callable[[Runs], bool], delay: float = 0.0) -> tuple[Runs, str]:
-    """Start a run and kill it when it is due, or a little later; return it and what it told the user."""
+    """Start a run and kill it `delay` seconds after `due` is true; return the folders of its runs, and its stderr."""
     before = set(all_runs(folder))
     child = folder.start(*run)
 
@@ -163,7 +163,7 @@ def kill(folder: Folder, run: list[str], due: Callable[[Runs], bool], delay: flo
 
 
 def at_random(steps: float, chance: random.Random) -> dict[str, Any]:
-    """At any moment before so many steps are done, in the middle of whatever it does then."""
+    """Return arguments of `kill` for a random moment before this number of steps is done."""
     until = chance.uniform(0.0, steps)
 
     def due(runs: Runs) -> bool:
@@ -174,7 +174,7 @@ def at_random(steps: float, chance: random.Random) -> dict[str, Any]:
 
 
 def resume(folder: Folder, runs: Runs, *more: str) -> str:
-    """Go on with all seeds of a run; return what it told the user."""
+    """Resume all seeds of a run; return the stderr of the command."""
     return folder.pgzoo("resume", runs[0].name.rpartition("-s")[0], *more)[1]
 
 
@@ -190,7 +190,7 @@ def check(algorithm: str, world: str, folder: Folder, chance: random.Random) -> 
 
 
 @pytest.mark.parametrize(("algorithm", "world"), QUICK)
-def test_a_killed_run_goes_on_as_if_it_had_never_been_left(algorithm: str, world: str, shared: Folder) -> None:
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(algorithm: str, world: str, shared: Folder) -> None:
     check(algorithm, world, shared, random.Random(f"{algorithm} {world} 0"))
 
 
@@ -199,13 +199,15 @@ def test_a_killed_run_goes_on_as_if_it_had_never_been_left(algorithm: str, world
     ("algorithm", "world"),
     [pytest.param(a, w, marks=[NO_MUJOCO] if w == "HalfCheetah-v5" else []) for a, w in OTHERS],
 )
-def test_every_algorithm_obeys_on_every_world(algorithm: str, world: str, shared: Folder) -> None:
+def test_every_algorithm_resumes_exactly_after_a_kill_in_every_environment(
+    algorithm: str, world: str, shared: Folder
+) -> None:
     check(algorithm, world, shared, random.Random(f"{algorithm} {world} 1"))
 
 
 @pytest.mark.slow
-def test_compiled_code_of_another_process_has_the_same_bits_after_kill_9(shared: Folder) -> None:
-    """`pgzoo compile` makes all libraries; the run and the resumed run only load them."""
+def test_a_killed_run_resumes_exactly_with_libraries_of_pgzoo_compile(shared: Folder) -> None:
+    """`pgzoo compile` builds all libraries; the run and the resumed run only load them."""
     run = options("ppo", 4000, "--env", "CartPole-v1", "--backend", "compiled", "--compile", "on")
     made = shared.parse(shared.pgzoo("compile", *run[1:], "--json")[0])
     libraries = sorted(path.name for path in Path(made["folder"]).glob("*.so"))
@@ -220,10 +222,10 @@ def test_compiled_code_of_another_process_has_the_same_bits_after_kill_9(shared:
     assert_unbroken(cut, 4000)
     assert_law(whole, cut)
     assert sorted(path.name for path in Path(made["folder"]).glob("*.so")) == libraries
-    shared.pgzoo("repro", cut[1].name)  # beside another seed, as it was trained: alone, its last bits would differ
+    shared.pgzoo("repro", cut[1].name)  # with the other seed, as in training: alone, its last bits would differ
 
 
-def test_a_run_that_was_killed_in_its_last_evaluation_gets_it(shared: Folder) -> None:
+def test_a_run_killed_in_its_final_evaluation_is_evaluated_when_resumed(shared: Folder) -> None:
     run = options("a2c", 1000, *WORLDS["CartPole-v1"], eval_every=0, eval_episodes=1000)
     whole = train(shared, run)
 
@@ -241,8 +243,8 @@ def test_a_run_that_was_killed_in_its_last_evaluation_gets_it(shared: Folder) ->
 
 
 @pytest.mark.slow
-def test_a_plateau_is_found_where_a_run_that_was_never_left_finds_it(shared: Folder) -> None:
-    """What the stop rule remembers is of before the kill: with this step size there is nothing but chance."""
+def test_a_resumed_run_stops_on_the_same_plateau_as_an_uninterrupted_one(shared: Folder) -> None:
+    """The stop rule needs returns from before the kill. With this learning rate, the policy hardly changes."""
     run = [*options("a2c", 100_000, *WORLDS["CartPole-v1"]), "--learning-rate", "1e-9", "--stop-on-plateau", "3000"]
     whole = train(shared, run)
     cut, _ = kill(shared, run, **at_random(3000, random.Random(5)))
@@ -260,14 +262,14 @@ WEAKER = [
         "a2c",
         ("--env", "pgzoo/AnySpaces-v0", *PROBES),
         OPEN,
-        id="an environment of one's own",  # in tests/runs/test_resume.py, too, without a kill
+        id="an environment of one's own",  # also in tests/runs/test_resume.py, without a kill
         marks=pytest.mark.slow,
     ),
     pytest.param(
         "reinforce",
         ("--env", "pgzoo/LeakyReset-v0", *PROBES),
         REMEMBERS,
-        id="one that remembers",  # in tests/runs/test_resume.py, too, without a kill
+        id="one that remembers",  # also in tests/runs/test_resume.py, without a kill
         marks=pytest.mark.slow,
     ),
     pytest.param("a2c", ("--env", "CartPole-v1", "--backend", "async"), OPEN, id="async", marks=pytest.mark.slow),
@@ -283,10 +285,10 @@ WEAKER = [
 
 
 @pytest.mark.parametrize(("algorithm", "world", "told"), WEAKER)
-def test_where_an_environment_cannot_be_saved_all_else_is_kept(
+def test_a_run_that_resumes_inexactly_continues_its_curve_without_gaps(
     algorithm: str, world: tuple[str, ...], told: tuple[str, str], shared: Folder
 ) -> None:
-    """Up to the kill it is the run that was never left, and then no point is missing. The user is told once."""
+    """Until the kill, the curve is that of an uninterrupted run; then no point is missing. Each command warns once."""
     run = options(algorithm, 2000, *world)
     whole = train(shared, run)
     cut, said = kill(shared, run, **at_random(1500, random.Random(3)))

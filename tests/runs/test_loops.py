@@ -1,4 +1,4 @@
-"""Loops of an algorithm's own that go wrong: each ends with an error that says what to do."""
+"""Algorithms with their own `loop`: mistakes end with an error that says what to do."""
 
 from __future__ import annotations
 
@@ -57,12 +57,14 @@ def places_too_little(self: Any, ctx: Any) -> Iterator[None]:
         (places_too_little, r"must be \[S, P\], here \[1, 10\]; got \[1, 3\]"),
     ],
 )
-def test_a_loop_that_is_wrong_says_so(loop: Callable[..., Any], message: str, home: Home) -> None:
+def test_a_mistake_in_the_loop_of_an_algorithm_fails_with_an_explanation(
+    loop: Callable[..., Any], message: str, home: Home
+) -> None:
     with pytest.raises(RunFailed, match=message):
         pgzoo.run(algorithm(loop), **SHORT)
 
 
-def test_settings_that_pgzoo_cannot_read_are_refused(home: Home) -> None:
+def test_a_config_that_is_not_a_subclass_of_algorithm_config_is_refused(home: Home) -> None:
     class Model(BaseModel):
         population: int = 3
 

@@ -22,17 +22,17 @@ from pgzoo.types import Episodes, Steps
 ATARI = make_spec(Box(0, 255, (4, 84, 84), np.uint8), Discrete(6))
 
 
-def test_rollouts_and_batches_are_counted_by_hand(configure: Callable[..., Any]) -> None:
+def test_the_memory_of_rollouts_agrees_with_a_hand_calculation(configure: Callable[..., Any]) -> None:
     config = configure("ppo", num_envs=8, minibatches=4)
     needed = memory.needed_memory(config, ATARI, Steps(128), 3)
     assert needed.rollouts == 3 * 28_224 * (8 * 129 + 256)  # with the last observations; a batch has 8 * 128 / 4 rows
     assert needed.policy == 0 and needed.process > memory.LIBRARIES
     category = make_spec(Discrete(5), Discrete(2))
     assert memory.needed_memory(config, category, Steps(128), 1).rollouts == 8 * (8 * 129 + 256)
-    assert memory.needed_memory(config, ATARI, Episodes(1), 1).rollouts == 0  # their lengths aren't known
+    assert memory.needed_memory(config, ATARI, Episodes(1), 1).rollouts == 0  # the lengths of episodes aren't known
 
 
-def test_the_footprint_of_a_convolutional_policy_by_hand(configure: Callable[..., Any]) -> None:
+def test_the_footprint_of_a_cnn_policy_agrees_with_a_hand_calculation(configure: Callable[..., Any]) -> None:
     config = configure("ppo", num_envs=8, minibatches=4, policy="cnn")
     policy = cnn(config.policy.settings, ATARI, frozenset({"value"}))
     parameters = 32 * 4 * 64 + 64 * 32 * 16 + 64 * 64 * 9 + 3136 * 512
@@ -44,7 +44,7 @@ def test_the_footprint_of_a_convolutional_policy_by_hand(configure: Callable[...
     assert needed.policy == 4 * (11 * 20 * parameters + 16 * 256 * kept)  # 16 members are differentiated at once
 
 
-def test_a_run_that_cannot_fit_is_refused_with_its_size(
+def test_a_run_that_does_not_fit_in_memory_is_refused_with_its_estimated_size(
     configure: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = configure("ppo", num_envs=8, minibatches=4, policy="cnn")
@@ -53,7 +53,7 @@ def test_a_run_that_cannot_fit_is_refused_with_its_size(
     monkeypatch.setattr(memory, "_resident", lambda: 280 * 2**20)
     memory.check_memory(config, ATARI, Steps(128), 32, policy)
     memory.note_memory(config, ATARI, Steps(128), 4, policy)
-    with monkeypatch.context() as large:  # a notebook, for example
+    with monkeypatch.context() as large:  # in a notebook, for example
         large.setattr(memory, "_resident", lambda: 5 * 2**30)
         memory.note_memory(config, ATARI, Steps(128), 4, policy)
     assert not caplog.records
@@ -65,7 +65,7 @@ def test_a_run_that_cannot_fit_is_refused_with_its_size(
         memory.check_memory(config, ATARI, Steps(128), 320, policy)
 
 
-def test_the_allocator_is_adjusted_only_for_images_and_without_settings_of_the_user(
+def test_malloc_is_tuned_only_for_images_and_not_if_the_user_has_set_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls: list[tuple[int, int]] = []
@@ -126,7 +126,7 @@ def measure(seeds: int) -> tuple[float, float, float]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
-def test_training_on_128_steps_of_8_atari_games_adds_less_than_210_mib() -> None:
+def test_training_on_128_steps_of_8_atari_sized_envs_adds_less_than_210_mib() -> None:
     """The rollout takes 28 MiB; the rest are the activations of 256 rows, and the parameters in several copies."""
     added, peak, estimate = measure(1)
     assert added < 210

@@ -1,4 +1,4 @@
-"""Classes, functions and modules in place of names."""
+"""Components given as classes, functions and modules instead of names."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def given(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         gym.registry.pop(name, None)
 
 
-def test_a_run_of_objects(given: Any, home: Home, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_accepts_algorithm_environment_and_policy_as_objects(
+    given: Any, home: Home, caplog: pytest.LogCaptureFixture
+) -> None:
     result = pgzoo.run(given.Scaled, env=given.make_short, policy=given.Net, scale=2.0, seeds=2, **SHORT)
     config = result.plan.config
     assert (config.algorithm, config.env, config.policy.name) == ("given:Scaled", "given:make_short", "given:Net")
@@ -50,7 +52,7 @@ def test_a_run_of_objects(given: Any, home: Home, caplog: pytest.LogCaptureFixtu
     assert said + "give them --import given." in caplog.text
 
 
-def test_resume_repro_and_evaluate_find_them_by_their_import(given: Any, home: Home) -> None:
+def test_resume_repro_and_evaluate_find_objects_in_imported_modules(given: Any, home: Home) -> None:
     result = pgzoo.run(given.Scaled, env=given.Count, policy=given.Net, **SHORT)
     [found], key = find(result.group, home), result.runs[0].run_key
     with pytest.raises(UnknownName, match=r'No algorithm "given:Scaled"\. It is defined in .* --import given$'):
@@ -64,7 +66,7 @@ def test_resume_repro_and_evaluate_find_them_by_their_import(given: Any, home: H
     assert pgzoo.evaluate(key, episodes=2, imports=["given"]).length_mean[0] == 5.0
 
 
-def test_local_objects_run_and_say_that_they_cannot_be_resumed(home: Home, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_with_local_objects_warns_that_it_cannot_be_resumed(home: Home, caplog: pytest.LogCaptureFixture) -> None:
     def build(inputs: int, outputs: int) -> nn.Module:
         return nn.Linear(inputs, outputs)
 
@@ -73,7 +75,7 @@ def test_local_objects_run_and_say_that_they_cannot_be_resumed(home: Home, caplo
     assert "and can't find " in caplog.text and "Define them at the top level of a module" in caplog.text
 
 
-def test_a_module_gives_every_seed_its_own_weights(given: Any, home: Home) -> None:
+def test_every_seed_starts_with_the_weights_of_a_module_given_as_policy(given: Any, home: Home) -> None:
     net = nn.Linear(4, 2)
     plan = pgzoo.plan("reinforce", env="CartPole-v1", policy=net, seeds=3, **SHORT)
     engine = Engine(plan)
@@ -84,14 +86,14 @@ def test_a_module_gives_every_seed_its_own_weights(given: Any, home: Home) -> No
         pgzoo.plan("a2c", env="CartPole-v1", policy=net, **SHORT)
 
 
-def test_the_settings_of_a_component_need_no_name() -> None:
+def test_component_settings_without_a_name_apply_to_the_default_component() -> None:
     given = {"policy": {"hidden": (5,)}, "estimator": {"lam": 0.5}}
     config = pgzoo.plan("ppo", env="CartPole-v1", **given).config
     assert (config.policy.name, config.policy.settings.hidden) == ("mlp", (5,))
     assert (config.estimator.name, config.estimator.settings.lam) == ("gae", 0.5)
 
 
-def test_what_is_registered_keeps_its_name() -> None:
+def test_registered_classes_are_recorded_by_their_registered_names() -> None:
     config = pgzoo.plan(PPO, env="CartPole-v1", policy={"name": MLP, "hidden": (8,)}, total_steps=100).config
     assert config.algorithm == "ppo" and config.policy.name == "mlp" and config.name is None
     assert config.policy.nested()["hidden"] == [8]
@@ -113,17 +115,17 @@ class Incomplete:
         ({"wrappers": [type("Local", (gym.Wrapper,), {})]}, "isn't a class at the top level of a module"),
     ],
 )
-def test_other_objects_are_refused(settings: dict[str, Any], message: str) -> None:
+def test_objects_of_the_wrong_kind_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         pgzoo.plan(**({"algorithm": "reinforce", "env": "CartPole-v1", "total_steps": 100} | settings))
 
 
-def test_an_environment_must_be_made_anew() -> None:
+def test_an_environment_instance_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"not an environment \(TimeLimit\).*lambda: MyEnv"):
         pgzoo.plan("reinforce", env=gym.make("CartPole-v1"), total_steps=100)
 
 
-def test_other_processes_cannot_be_given_objects(given: Any, home: Home) -> None:
+def test_the_processes_launcher_refuses_objects(given: Any, home: Home) -> None:
     with pytest.raises(ConfigError, match="launcher processes: its processes can't be given the objects given:Scaled"):
         pgzoo.run(given.Scaled, env="CartPole-v1", launcher="processes", **SHORT)
 
@@ -134,7 +136,7 @@ def test_wrappers_may_be_classes() -> None:
 
 
 @pytest.mark.parametrize("name", ["os:system", "shutil:rmtree", "given:os.system", "given:gym.make"])
-def test_the_name_in_a_file_leads_to_no_other_code(name: str, given: Any) -> None:
+def test_names_of_objects_do_not_resolve_to_code_outside_imported_modules(name: str, given: Any) -> None:
     given.os = __import__("os")
     assert find_imported(name, ["given"]) is None
     register_env(name, ["given"])

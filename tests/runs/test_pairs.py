@@ -1,4 +1,4 @@
-"""Every algorithm with every estimator and policy: what docs/pairs.md says is what happens."""
+"""Every algorithm with every estimator and policy does what docs/pairs.md says."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ REASONS = {
 
 
 def read_table(heading: str) -> dict[tuple[str, str], str]:
-    """The cells of the table under a heading, by algorithm and column."""
+    """Return the cells of the table under a heading, by algorithm and column."""
     head, *rows = re.findall(r"^\|(.*)\|$", PAGE.partition(f"## {heading}\n")[2].partition("\n## ")[0], re.MULTILINE)
     columns = re.findall(r"`(.*?)`", head)
     cells = [[cell.strip(" `") for cell in row.split(" | ")] for row in rows if "---" not in row]
@@ -56,7 +56,7 @@ def given(algorithm: str, **settings: Any) -> dict[str, Any]:
 
 
 def one_update(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> str:
-    """Train for one update; return what the page calls what happened."""
+    """Train for one update; return the outcome in the words of docs/pairs.md."""
     asked: list[str] = []
     estimate = Engine.estimate
 
@@ -87,7 +87,7 @@ def test_the_tables_have_every_pair() -> None:
         assert set(table) == {(a, other) for a in built_in("algorithm") for other in built_in(kind)}
 
 
-def test_every_estimator_and_policy_trains_with_at_least_two_algorithms_and_every_algorithm_with_its_own() -> None:
+def test_tables_show_two_algorithms_per_component_and_working_defaults() -> None:
     for table in (ESTIMATORS, POLICIES):
         for column in {column for _, column in table} - {"uniform"}:
             assert sum(cell.startswith("trains") for (_, c), cell in table.items() if c == column) >= 2, column
@@ -105,7 +105,7 @@ def marked(table: Iterable[tuple[str, str]]) -> list[Any]:
 
 
 @pytest.mark.parametrize(("algorithm", "estimator"), marked(ESTIMATORS))
-def test_an_algorithm_with_an_estimator_does_what_the_page_says(
+def test_an_algorithm_with_an_estimator_behaves_as_documented(
     algorithm: str, estimator: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert one_update(given(algorithm, estimator=estimator), monkeypatch) == ESTIMATORS[algorithm, estimator]
@@ -113,7 +113,7 @@ def test_an_algorithm_with_an_estimator_does_what_the_page_says(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("algorithm", "policy"), POLICIES)
-def test_an_algorithm_with_a_policy_does_what_the_page_says(
+def test_an_algorithm_with_a_policy_behaves_as_documented(
     algorithm: str, policy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found, cell = one_update(given(algorithm, policy=policy), monkeypatch), POLICIES[algorithm, policy]
@@ -123,7 +123,7 @@ def test_an_algorithm_with_a_policy_does_what_the_page_says(
 
 
 class Countdown(gym.Env[Any, Any]):
-    """Five steps, each pays 1; the observation is how many are left, which is the return."""
+    """Five steps with reward 1; the observation is the number of steps left, which equals the return."""
 
     observation_space, action_space = Discrete(6), Discrete(2)
 
@@ -149,7 +149,7 @@ def test_an_added_critic_learns_the_returns(algorithm: str, estimator: str) -> N
     *events, ended = train(plan)
     reports = [event.metrics for event in events if isinstance(event, UpdateDone)]
     explained = [float(report["value/explained_variance"][0]) for report in reports]
-    assert explained[0] == pytest.approx(0.0, abs=1e-3)  # a table of zeros explains nothing
+    assert explained[0] == pytest.approx(0.0, abs=1e-3)  # a table of zeros explains no variance
     assert 0.2 < explained[len(explained) // 4] < explained[-1] and explained[-1] > 0.9
     assert reports[0]["loss/value"][0] > 1 and reports[-1]["loss/value"][0] < 0.2
     assert isinstance(ended, RunEnded) and ended.statuses == ("finished",)

@@ -32,7 +32,7 @@ def test_a_built_in_preset_is_valid_and_has_a_summary(catalog: PluginCatalog, na
     assert own.auto == (own.env is not None)
 
 
-def test_the_presets_that_have_always_been_there(catalog: PluginCatalog) -> None:
+def test_ppo_presets_keep_their_settings_for_pendulum_cartpole_and_pong(catalog: PluginCatalog) -> None:
     pendulum = composed(catalog, "ppo", "Pendulum-v1")
     assert (pendulum.total_steps, pendulum.num_envs, pendulum.gamma) == (200_000, 4, 0.9)
     assert pendulum == composed(catalog, "ppo", "Pendulum-v1", "ppo-pendulum")
@@ -40,7 +40,7 @@ def test_the_presets_that_have_always_been_there(catalog: PluginCatalog) -> None
     assert composed(catalog, "ppo", "ALE/Pong-v5").policy.name == "cnn"
 
 
-def test_a_preset_that_nobody_named_is_reported(catalog: PluginCatalog) -> None:
+def test_an_automatically_chosen_preset_is_reported(catalog: PluginCatalog) -> None:
     lines: list[str] = []
     given = Layer({"algorithm": "ppo", "env": "CartPole-v1"}, ".".join)
     for preset in ("auto", "none", "ppo-cartpole"):
@@ -53,7 +53,7 @@ def test_the_preset_of_reinforce_on_cartpole_changes_nothing(catalog: PluginCata
     assert composed(catalog, "reinforce", "CartPole-v1").setting_hash() == default.setting_hash()
 
 
-def test_a_file_of_settings(catalog: PluginCatalog, tmp_path: Path) -> None:
+def test_a_preset_can_be_a_file_and_mistakes_in_it_are_errors(catalog: PluginCatalog, tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("gamma: 0.5\npolicy: {hidden: [8]}\nalgorithm: ppo\nenv: CartPole-v1\n")
     config = composed(catalog, "ppo", "CartPole-v1", str(file))

@@ -1,4 +1,4 @@
-"""What a user sees while a command works: a display that moves, and nothing but results on stdout."""
+"""The progress display of a command; only results are written to stdout."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def in_terminal(folder: Folder, *args: str) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen.decode())
 
 
-def test_what_an_environment_prints_never_reaches_stdout(folder: Folder) -> None:
+def test_output_of_an_environment_goes_to_stderr_instead_of_stdout(folder: Folder) -> None:
     out, err = folder.pgzoo(*A2C, "--env", "endless/Loud-v0", "--total-steps", "20", "--json", "--no-progress")
     (line,) = out.splitlines()
     answer = folder.parse(line)
@@ -57,13 +57,13 @@ def test_what_an_environment_prints_never_reaches_stdout(folder: Folder) -> None
     assert "from" not in out and "from puts" in err
 
 
-def test_the_bar_moves_within_a_collection_and_the_times_add_up(folder: Folder) -> None:
+def test_the_progress_bar_advances_during_a_rollout_and_the_times_add_up(folder: Folder) -> None:
     slow = ("--env", "endless/Slow-v0", "--total-steps", "60", "--rollout-steps", "60", "--eval-max-steps", "30")
     seen = in_terminal(folder, *A2C, *slow)
     note = "endless/Slow-v0 declares no time limit: evaluation episodes are cut after 30 steps"
     assert note in " ".join(seen.split())
     shares = [int(share) for share in re.findall(r"(\d+)%", seen)]
-    assert {share for share in shares if 0 < share < 100}, seen  # there is one update alone
+    assert {share for share in shares if 0 < share < 100}, seen  # there is only one update
     assert shares == sorted(shares)
     assert "evaluating: 0 of 2 episodes" in seen
     assert "2 of 2 evaluation episodes with greedy actions were cut at 30 steps (--eval-max-steps)." in seen
@@ -73,7 +73,7 @@ def test_the_bar_moves_within_a_collection_and_the_times_add_up(folder: Folder) 
     assert sum(parts) == pytest.approx(total, abs=0.051 * len(parts)) and parts[2] > 2.9 and parts[3] > 1.4
 
 
-def test_a_log_gets_lines_within_a_collection_and_none_without_progress(folder: Folder) -> None:
+def test_a_log_gets_progress_lines_during_a_rollout_and_none_if_disabled(folder: Folder) -> None:
     long = (*A2C, "--env", "endless/Slow-v0", "--total-steps", "400", "--rollout-steps", "400")
     child = folder.start(*long)
     said = read_until(child.stderr, "/400 steps")
@@ -83,7 +83,7 @@ def test_a_log_gets_lines_within_a_collection_and_none_without_progress(folder: 
     assert err == "" and "finished" in out
 
 
-def test_evaluate_and_video_say_how_far_they_are(folder: Folder) -> None:
+def test_evaluate_and_video_show_their_progress(folder: Folder) -> None:
     run = folder.parse(folder.pgzoo(*A2C, "--env", "endless/Slow-v0", "--total-steps", "5", *SHORT, "--json")[0])
     short = ("--import", ENVS, "--episodes", "2", "--max-steps", "30")
     seen = in_terminal(folder, "evaluate", run["group"], *short)

@@ -1,4 +1,4 @@
-"""Every event reaches every listener, and a listener that raises harms nobody."""
+"""Every event reaches every listener, even if another listener raises an exception."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SHORT |= {"tracking_uri": "none", "compile": "off"}
 
 
 class Ear:
-    """Writes down what it hears; raises at updates if told to."""
+    """Records the events it receives; if `broken`, raises an exception at every update."""
 
     def __init__(self, broken: bool = False) -> None:
         self.heard: list[tuple[str, events.Event]] = []
@@ -74,7 +74,7 @@ def test_each_event_fires_its_own_hook(name: str) -> None:
     assert ear.heard == [(name, EVENTS[name])]
 
 
-def test_a_listener_that_raises_is_detached_and_the_others_hear_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_listener_that_raises_is_detached_and_the_others_continue(caplog: pytest.LogCaptureFixture) -> None:
     manager = listener_manager()
     before, broken, after = Ear(), Ear(broken=True), Ear()
     for name, ear in [("before", before), ("broken", broken), ("after", after)]:
@@ -99,7 +99,7 @@ def test_calls_of_listeners_are_traced(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert ear.startswith('[hook] pgzoo_update_done -> listener "ear": ') and ear.endswith(" ms")
 
 
-def test_a_required_listener_that_raises_fails_the_run_and_the_others_receive_the_event(
+def test_a_required_listener_that_raises_is_an_error_but_others_get_the_event(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     manager = listener_manager()
@@ -115,7 +115,7 @@ def test_a_required_listener_that_raises_fails_the_run_and_the_others_receive_th
     assert not caplog.messages
 
 
-def test_the_journals_are_closed_as_failed_when_their_listener_raises(
+def test_journals_are_closed_as_failed_when_the_mlflow_listener_raises(
     catalog: PluginCatalog, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(self: object) -> None:
@@ -131,7 +131,7 @@ def test_the_journals_are_closed_as_failed_when_their_listener_raises(
         assert (end["t"], end["status"], end["reason"]) == ("end", "FAILED", reason)
 
 
-def test_an_error_without_words_is_told_by_its_name(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_exception_without_a_message_is_logged_by_its_class_name(caplog: pytest.LogCaptureFixture) -> None:
     class Mute:
         @hookimpl
         def pgzoo_run_ended(self) -> None:
@@ -143,7 +143,7 @@ def test_an_error_without_words_is_told_by_its_name(caplog: pytest.LogCaptureFix
     assert caplog.messages == ['Listener "mute" raised in pgzoo_run_ended and is detached: NotImplementedError']
 
 
-def test_the_argument_may_be_left_out() -> None:
+def test_a_hook_may_omit_the_event_argument() -> None:
     calls = []
 
     class Bell:
@@ -157,12 +157,12 @@ def test_the_argument_may_be_left_out() -> None:
     assert calls == ["ring"]
 
 
-def test_a_plugin_may_hear_events_itself() -> None:
+def test_a_plugin_may_receive_events_itself() -> None:
     ear, info = Ear(), PluginInfo("ear", "inline", "ear")
     catalog = PluginCatalog()
     catalog.add(info, ear, Registry(info).entries.values())
     manager = listener_manager(catalog)
-    add_listener(manager, "ear", Ear())  # of the same name
+    add_listener(manager, "ear", Ear())  # a listener with the same name as the plugin
     relay(manager, EVENTS["pgzoo_run_started"], CONTROL)
     assert len(ear.heard) == 1
 
@@ -186,7 +186,7 @@ def misspelt(hook: Callable[..., Any]) -> object:
         ),
     ],
 )
-def test_an_unusable_listener_is_refused_by_name(listener: object, message: str) -> None:
+def test_an_unusable_listener_is_refused_with_the_reason(listener: object, message: str) -> None:
     with pytest.raises(PluginError) as caught:
         add_listener(listener_manager(), "x", listener)
     assert message in str(caught.value)

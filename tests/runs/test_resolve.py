@@ -1,4 +1,4 @@
-"""Settings: which of several wins, what is refused and with which words, and that they come back as they were."""
+"""Resolving settings: precedence, error messages, round trips through JSON and YAML, and renamed settings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BASE = {"algorithm": "reinforce", "env": "CartPole-v1"}
 
 @pytest.fixture
 def laid(catalog: PluginCatalog) -> Resolve:
-    """Return `laid(lowest, ..., highest)`: layers over what a run can't do without."""
+    """Return `laid(lowest, ..., highest)`, which resolves layers on top of the settings that every run needs."""
     return lambda *layers: resolve([Layer(layer, ".".join) for layer in (BASE, *layers)], catalog)
 
 
@@ -43,13 +43,13 @@ def refusal(call: Callable[[], Any], kind: type[Exception] = ConfigError) -> str
 
 
 def test_each_layer_wins_over_those_below(laid: Resolve) -> None:
-    assert laid().num_envs == 24  # the algorithm's
+    assert laid().num_envs == 24  # the default of the algorithm
     assert laid({"num_envs": 3}).num_envs == 3
     assert laid({"num_envs": 3, "gamma": 0.5}, {"num_envs": 4}).num_envs == 4
     assert laid({"num_envs": 3, "gamma": 0.5}, {"num_envs": 4}).gamma == 0.5
 
 
-def test_defaults_preset_file_and_options_come_in_that_order(catalog: PluginCatalog, tmp_path: Path) -> None:
+def test_options_override_the_file_which_overrides_preset_and_defaults(catalog: PluginCatalog, tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("env: CartPole-v1\nlearning_rate: 0.5\ngamma: 0.7\n")
     options = Layer({"algorithm": "reinforce", "gamma": 0.3}, ".".join)
@@ -60,7 +60,7 @@ def test_defaults_preset_file_and_options_come_in_that_order(catalog: PluginCata
     assert config.log_every == 1000  # pgzoo's default
 
 
-def test_a_file_may_name_its_preset_and_an_option_another(catalog: PluginCatalog, tmp_path: Path) -> None:
+def test_an_option_overrides_the_preset_of_a_file(catalog: PluginCatalog, tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("algorithm: reinforce\nenv: CartPole-v1\npreset: notebook\n")
     assert compose(Layer({}, ".".join), catalog, file=str(file)).eval_episodes == 1000
@@ -72,7 +72,7 @@ def test_mappings_are_merged_key_by_key(laid: Resolve) -> None:
     assert config.env_kwargs == {"a": 1, "b": 3} and config.tags == {"x": "1"}
 
 
-def test_the_end_that_is_given_last_is_the_end(laid: Resolve) -> None:
+def test_total_steps_and_total_episodes_of_lower_layers_are_replaced(laid: Resolve) -> None:
     assert laid().total_steps is not None and laid().total_episodes is None
     config = laid({"total_episodes": 5})
     assert (config.total_steps, config.total_episodes) == (None, 5)
@@ -90,13 +90,13 @@ def test_a_component_is_a_name_or_a_mapping(laid: Resolve, form: Any) -> None:
     assert laid({"policy": form}).policy.name == "mlp"
 
 
-def test_settings_of_a_component_are_merged_as_long_as_its_name_stays(laid: Resolve) -> None:
+def test_settings_of_the_same_component_are_merged_across_layers(laid: Resolve) -> None:
     config = laid({"policy": {"name": "mlp", "hidden": [3]}}, {"policy": {"activation": "elu"}}, {"policy": "mlp"})
     policy: Any = config.policy.settings
     assert policy.hidden == (3,) and policy.activation == "elu"
 
 
-def test_another_component_drops_the_settings_of_the_one_before(catalog: PluginCatalog) -> None:
+def test_changing_a_component_drops_the_settings_of_the_previous_one(catalog: PluginCatalog) -> None:
     registry = Registry(PluginInfo("other", "entry point", "other", "zoo-other", "1.0"))
     registry.policy("plain", object)
     mixed = PluginCatalog(list(catalog.plugins), dict(catalog.objects), dict(catalog._entries))
@@ -106,7 +106,7 @@ def test_another_component_drops_the_settings_of_the_one_before(catalog: PluginC
 
 
 @pytest.mark.parametrize("form", [3, ["mlp"], True])
-def test_other_forms_of_a_component_are_refused(laid: Resolve, form: Any) -> None:
+def test_a_component_that_is_neither_a_name_nor_a_mapping_is_refused(laid: Resolve, form: Any) -> None:
     assert refusal(lambda: laid({"policy": form})) == f"policy is a name or a mapping with a name, not {form!r}."
 
 
@@ -131,17 +131,17 @@ def test_seeds_are_a_count_or_a_list(laid: Resolve, given: Any, seeds: tuple[int
 
 
 @pytest.mark.parametrize("seeds", [0, -1, "x", "1,x", [], [1, 1], [-1], 2.5, True, "1,1"])
-def test_other_seeds_are_refused(laid: Resolve, seeds: Any) -> None:
+def test_invalid_seeds_are_refused(laid: Resolve, seeds: Any) -> None:
     assert refusal(lambda: laid({"seeds": seeds})).startswith("seeds")
 
 
-def test_one_seed_and_several_exclude_each_other(laid: Resolve) -> None:
+def test_seed_and_seeds_cannot_be_combined_in_one_layer(laid: Resolve) -> None:
     assert refusal(lambda: laid({"seed": 3, "seeds": 10})) == "seed: seed and seeds can't be combined."
     assert laid({"seeds": 10}, {"seed": 3}).seeds == (3,)
 
 
 @pytest.mark.parametrize("seed", [-4, "x", None])
-def test_a_bad_seed_is_named_as_it_was_given(laid: Resolve, seed: Any) -> None:
+def test_the_error_for_an_invalid_seed_names_the_setting_seed(laid: Resolve, seed: Any) -> None:
     assert refusal(lambda: laid({"seed": seed})).startswith("seed: ")
 
 
@@ -170,12 +170,12 @@ def test_a_bad_seed_is_named_as_it_was_given(laid: Resolve, seed: Any) -> None:
     ],
     ids=str,
 )
-def test_a_mistake_is_named_where_it_stands(laid: Resolve, given: Any, said: str) -> None:
+def test_an_invalid_setting_raises_a_one_line_error_that_describes_it(laid: Resolve, given: Any, said: str) -> None:
     message = refusal(lambda: laid(given))
     assert said in message and "\n" not in message and "pydantic" not in message
 
 
-def test_all_mistakes_are_told_at_once(laid: Resolve) -> None:
+def test_all_invalid_settings_are_reported_at_once(laid: Resolve) -> None:
     message = refusal(lambda: laid({"gamma": 2, "num_env": 3, "policy": {"init": "x"}, "baseline": 1}))
     assert [line.partition(":")[0] for line in sorted(message.split("\n"))] == [
         "baseline",
@@ -185,19 +185,19 @@ def test_all_mistakes_are_told_at_once(laid: Resolve) -> None:
     ]
 
 
-def test_names_that_nobody_bears_are_met_with_the_nearest(laid: Resolve) -> None:
+def test_an_unknown_name_is_an_error_that_suggests_the_nearest_name(laid: Resolve) -> None:
     assert 'Did you mean "reinforce"' in refusal(lambda: laid({"algorithm": "reinfroce"}), UnknownName)
     assert 'Did you mean "mlp"' in refusal(lambda: laid({"policy": "mpl"}), UnknownName)
     assert 'Did you mean "notebook"' in refusal(lambda: laid({"estimator": "notebok"}), UnknownName)
     assert 'Did you mean "sync"' in refusal(lambda: laid({"backend": "synk"}), UnknownName)
 
 
-def test_a_run_without_algorithm_or_environment_says_how_to_give_them(catalog: PluginCatalog) -> None:
+def test_a_missing_algorithm_or_environment_is_reported(catalog: PluginCatalog) -> None:
     assert "pgzoo run ALGO --env ID" in refusal(lambda: resolve([Layer({"env": "CartPole-v1"}, ".".join)], catalog))
     assert refusal(lambda: resolve([Layer({"algorithm": "reinforce"}, ".".join)], catalog)).startswith("env is missing")
 
 
-def test_an_algorithm_whose_setting_belongs_to_the_run_is_refused(catalog: PluginCatalog) -> None:
+def test_an_algorithm_that_redefines_a_run_setting_is_refused(catalog: PluginCatalog) -> None:
     from pgzoo.config import AlgorithmConfig
 
     class Greedy(AlgorithmConfig):
@@ -238,7 +238,7 @@ def written(tmp_path: Path) -> Callable[[str], Path]:
         ("a: 1\n\tb: 2\n", 2, "not valid YAML"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_refused_at_its_line(written: Any, text: str, line: int, said: str) -> None:
+def test_the_error_for_an_invalid_file_names_the_line(written: Any, text: str, line: int, said: str) -> None:
     file = written(text)
     message = refusal(lambda: read_yaml(file))
     assert message.startswith(f"{file}, line {line}: ") and said in message
@@ -255,7 +255,7 @@ def test_a_file_that_cannot_be_read_is_refused_at_its_line(written: Any, text: s
         ("gamma: 0.9\nseed: -4\n", 2, "seed"),
     ],
 )
-def test_a_bad_setting_of_a_file_is_named_with_its_line(
+def test_the_error_for_an_invalid_setting_in_a_file_names_its_line(
     catalog: PluginCatalog, written: Any, text: str, line: int, key: str
 ) -> None:
     file = written(text)
@@ -263,22 +263,22 @@ def test_a_bad_setting_of_a_file_is_named_with_its_line(
     assert message.startswith(f"{file}, line {line}: {key}")
 
 
-def test_files_that_are_not_there_or_no_text_are_refused(tmp_path: Path) -> None:
+def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
     assert "No such file" in refusal(lambda: read_yaml(tmp_path / "none.yaml"))
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x80")
     assert "not UTF-8 text" in refusal(lambda: read_yaml(tmp_path / "binary.yaml"))
 
 
-def test_an_empty_file_gives_nothing(written: Any) -> None:
+def test_a_file_without_settings_is_an_empty_layer(written: Any) -> None:
     assert read_yaml(written("# nothing yet\n")).values == {}
 
 
-def test_numbers_that_yaml_takes_for_words_are_numbers(catalog: PluginCatalog, written: Any) -> None:
+def test_numbers_that_yaml_reads_as_strings_become_numbers(catalog: PluginCatalog, written: Any) -> None:
     config = resolve([Layer(BASE, ".".join), read_yaml(written("learning_rate: 1e-3\n"))], catalog)
     assert config.settings.learning_rate == 1e-3
 
 
-# there and back
+# round trips
 
 
 run_settings = st.fixed_dictionaries(
@@ -306,7 +306,7 @@ run_settings = st.fixed_dictionaries(
 
 @given(chosen=run_settings)
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_config_comes_back_through_json_and_yaml(
+def test_a_config_survives_a_round_trip_through_json_and_yaml(
     laid: Resolve, catalog: PluginCatalog, chosen: dict[str, Any]
 ) -> None:
     config = laid(chosen)
@@ -316,26 +316,26 @@ def test_a_config_comes_back_through_json_and_yaml(
         assert again.setting_hash() == config.setting_hash() and again.flat() == config.flat()
 
 
-def test_a_none_that_took_the_place_of_a_default_comes_back_too(laid: Resolve, catalog: PluginCatalog) -> None:
+def test_a_none_that_replaces_a_default_survives_a_round_trip(laid: Resolve, catalog: PluginCatalog) -> None:
     default, without = (laid({"algorithm": "picky", **extra}) for extra in ({}, {"max_grad_norm": None}))
     assert default.settings.max_grad_norm == 0.5 and without.settings.max_grad_norm is None
     assert resolve([Layer(without.nested(), ".".join)], catalog) == without
     assert without.setting_hash() != default.setting_hash()
 
 
-def test_runs_that_differ_in_seeds_and_labels_have_one_setting(laid: Resolve) -> None:
+def test_the_setting_hash_ignores_seeds_and_labels(laid: Resolve) -> None:
     labels = {"seeds": 5, "name": "x", "tags": {"a": "b"}, "experiment": "e", "tracking_uri": "sqlite:///x.db"}
     assert laid(labels).setting_hash() == laid().setting_hash()
     for change in ({"gamma": 0.5}, {"policy": {"hidden": [3]}}, {"estimator": "notebook"}, {"baseline": "none"}):
         assert laid(change).setting_hash() != laid().setting_hash()
 
 
-def test_a_setting_has_one_hash_however_it_was_said(laid: Resolve) -> None:
+def test_explicit_defaults_do_not_change_the_setting_hash(laid: Resolve) -> None:
     said = [{"stop_at": None}, {"gamma": laid().gamma}, {"policy": {"name": "mlp"}}, {"seed": 3}]
     assert {laid(each).setting_hash() for each in said} == {laid().setting_hash()}
 
 
-def test_flat_settings_have_dotted_names_and_plain_values(laid: Resolve) -> None:
+def test_flat_settings_have_dotted_names_and_string_values(laid: Resolve) -> None:
     flat = laid({"policy": {"hidden": [64, 32]}, "env_kwargs": {"x": {"y": 1}}, "gamma": 0.5}).flat()
     assert flat["policy.name"] == "mlp" and flat["policy.hidden"] == "64,32" and flat["gamma"] == "0.5"
     assert flat["env_kwargs.x.y"] == "1" and flat["algorithm"] == "reinforce" and flat["baseline"] == "mean"
@@ -352,7 +352,7 @@ def test_a_config_is_frozen(laid: Resolve) -> None:
 
 
 class Shaped(ComponentConfig):
-    """An estimator's settings, of which one was renamed."""
+    """Settings of an estimator, one of which was renamed."""
 
     renamed: ClassVar[Mapping[str, str]] = {"lambda_": "lam"}
     lam: float = 0.5
@@ -369,7 +369,7 @@ def former(catalog: PluginCatalog) -> PluginCatalog:
 
 
 @pytest.mark.parametrize("source", ["Python", "YAML", "command line"])
-def test_a_former_name_is_taken_with_a_warning_that_says_where_it_was_given(
+def test_a_former_name_is_accepted_with_a_warning_that_says_where_it_is_given(
     former: PluginCatalog, source: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     given = {"algorithm": "ppo", "env": "CartPole-v1", "kl_aim": 0.25, "estimator": {"name": "shaped", "lambda_": 0.75}}
@@ -402,18 +402,18 @@ def test_a_higher_layer_wins_whichever_name_it_uses(former: PluginCatalog) -> No
         assert config.settings.model_dump()["adaptive_kl_target"] == value
 
 
-def test_both_names_at_once_are_refused(former: PluginCatalog) -> None:
+def test_a_setting_given_by_its_former_and_current_name_is_refused(former: PluginCatalog) -> None:
     both = Layer({"algorithm": "ppo", "env": "x", "kl_aim": 0.5, "adaptive_kl_target": 0.5}, ".".join)
     assert refusal(lambda: resolve([both], former)).startswith(
         'kl_aim: this is the former name of "adaptive_kl_target"'
     )
 
 
-def test_a_mistake_under_a_former_name_is_told_by_that_name(former: PluginCatalog) -> None:
+def test_the_error_for_a_value_given_by_a_former_name_uses_that_name(former: PluginCatalog) -> None:
     wrong = Layer({"algorithm": "ppo", "env": "x", "kl_aim": -1}, ".".join)
     assert refusal(lambda: resolve([wrong], former)) == "kl_aim: must be greater than 0 (got -1)"
 
 
-def test_an_axis_may_be_swept_by_its_former_name() -> None:
+def test_a_sweep_axis_may_use_a_former_name() -> None:
     layer = Layer({"sweep_axis": {"lambda_": (1.0, 2.0)}}, ".".join)
     assert with_current_names(layer, [Shaped]).values == {"sweep_axis": {"lam": (1.0, 2.0)}}

@@ -51,7 +51,7 @@ def test_a_notebook_shows_a_table(many: Result) -> None:
     assert f"{many.runs[5].returns.mean():,.1f}" in page
 
 
-def test_scores_and_history_are_those_of_the_journals(many: Result) -> None:
+def test_scores_and_history_agree_with_the_returns_of_the_runs(many: Result) -> None:
     assert many.scores.tolist() == [run.returns.mean() for run in many.runs]
     frame = many.history
     assert set(frame.seed) == set(range(20))
@@ -69,7 +69,7 @@ def test_plots_are_figures_that_a_notebook_displays(many: Result, one: Result) -
         assert figure._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
 
 
-def test_a_policy_needs_no_seed_where_there_is_one(many: Result, one: Result) -> None:
+def test_policy_needs_a_seed_only_if_there_are_several(many: Result, one: Result) -> None:
     assert one.policy().act([0.0, 0.0, 0.0, 0.0]) in (0, 1)
     with pytest.raises(ConfigError, match=r"There are 20 policies; give a seed\. Seeds: 0, 1"):
         many.policy()
@@ -106,6 +106,6 @@ def test_a_video_is_shown_inline(one: Result, tmp_path: Path) -> None:
     assert video._repr_html_().startswith('<video controls src="data:video/mp4;base64,')
 
 
-def test_the_histogram_is_of_the_step_in_the_table(home: Path, many: Result) -> None:
+def test_the_history_in_the_journal_has_the_env_steps_of_the_result(home: Path, many: Result) -> None:
     for run in many.runs[:3]:
         assert read_history(home / "runs" / run.run_key).env_steps == run.env_steps

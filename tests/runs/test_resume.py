@@ -1,4 +1,4 @@
-"""What resuming refuses, mends and promises, beside the law."""
+"""Resuming and reproducing runs: errors, warnings, bad checkpoints, and what is restored."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def parameters(result: Result) -> dict[str, bytes]:
     return {name: leaf.numpy().tobytes() for name, leaf in result.ended.state.params.items()}
 
 
-def test_the_last_three_and_the_best_are_kept(trained: Train, home: Home) -> None:
+def test_three_or_four_checkpoints_are_kept_including_the_last(trained: Train, home: Home) -> None:
     steps = [int(path.name[5:]) for path in checkpoints(home, trained(total_steps=2000, max_episode_steps=20))]
     assert len(steps) in (3, 4) and steps[-1] >= 2000
 
 
-def test_a_run_goes_on_for_longer(trained: Train, home: Home, catalog: PluginCatalog) -> None:
+def test_a_run_resumed_with_more_steps_equals_one_long_run(trained: Train, home: Home, catalog: PluginCatalog) -> None:
     short = trained(learning_rate_schedule="constant")
     longer = again(catalog, home, short.group, total_steps=1200)
     home_of_whole = trained(total_steps=1200, learning_rate_schedule="constant")
@@ -65,19 +65,19 @@ def test_a_run_goes_on_for_longer(trained: Train, home: Home, catalog: PluginCat
 
 
 @pytest.mark.parametrize("backend", ["native", "sync", "compiled"])
-def test_who_ended_before_the_others_goes_on_from_there(
+def test_members_that_ended_before_the_others_are_resumed_exactly(
     backend: str, trained: Train, home: Home, catalog: PluginCatalog
 ) -> None:
     settings = {"backend": backend, "seeds": (0, 1, 2, 3), "rollout_steps": 16, "checkpoint_every": 10_000}
     settings |= {"learning_rate_schedule": "constant"}
     short = trained(**settings, total_steps=616)
-    assert len(set(short.ended.state.updates.tolist())) > 1  # some stood still while others went on
+    assert len(set(short.ended.state.updates.tolist())) > 1  # some members ended earlier
     longer = again(catalog, home, short.group, total_steps=1200)
     assert parameters(longer) == parameters(trained(**settings, total_steps=1200))
 
 
 @pytest.mark.parametrize("backend", ["native", "sync"])
-def test_a_run_that_was_cut_off_before_its_first_checkpoint_begins_again(
+def test_a_run_without_a_checkpoint_starts_from_the_beginning_when_resumed(
     backend: str, trained: Train, home: Home, catalog: PluginCatalog
 ) -> None:
     whole = trained(backend=backend)
@@ -85,10 +85,12 @@ def test_a_run_that_was_cut_off_before_its_first_checkpoint_begins_again(
     assert parameters(again(catalog, home, whole.group)) == parameters(whole)
 
 
-def test_seeds_at_different_stages_go_on_together(trained: Train, home: Home, catalog: PluginCatalog) -> None:
+def test_seeds_with_checkpoints_at_different_steps_are_resumed_together(
+    trained: Train, home: Home, catalog: PluginCatalog
+) -> None:
     whole = trained(seeds=(0, 1, 2))
     shutil.rmtree(checkpoints(home, whole, 0)[-1])
-    shutil.rmtree(home.runs / whole.runs[1].run_key / checkpoint.FOLDER_NAME)  # cut off before its first
+    shutil.rmtree(home.runs / whole.runs[1].run_key / checkpoint.FOLDER_NAME)  # as if it had no checkpoint yet
     assert parameters(again(catalog, home, whole.group)) == parameters(whole)
 
 
@@ -100,7 +102,7 @@ def test_seeds_at_different_stages_go_on_together(trained: Train, home: Home, ca
     ],
     ids=lambda policy: str(policy["name"]),
 )
-def test_kept_noise_and_a_memory_of_steps_go_on_from_a_checkpoint(
+def test_sde_noise_and_policy_memory_are_restored_from_a_checkpoint(
     trained: Train, home: Home, catalog: PluginCatalog, policy: dict[str, Any]
 ) -> None:
     settings = {"env": "Pendulum-v1", "rollout_steps": 10, "max_episode_steps": 25, "policy": policy}
@@ -109,7 +111,7 @@ def test_kept_noise_and_a_memory_of_steps_go_on_from_a_checkpoint(
     assert parameters(again(catalog, home, whole.group)) == parameters(whole)
 
 
-def test_a_complete_run_stays_as_it_is(trained: Train, home: Home, catalog: PluginCatalog) -> None:
+def test_resuming_a_finished_run_changes_nothing(trained: Train, home: Home, catalog: PluginCatalog) -> None:
     whole = trained()
     journal = home.runs / whole.runs[0].run_key / "journal.jsonl"
     before = journal.read_text().count('"t":"evaluation"')
@@ -118,7 +120,9 @@ def test_a_complete_run_stays_as_it_is(trained: Train, home: Home, catalog: Plug
     assert journal.read_text().count('"t":"evaluation"') == before > 0
 
 
-def test_edited_settings_are_refused_by_name(trained: Train, home: Home, catalog: PluginCatalog) -> None:
+def test_resuming_with_an_edited_config_is_an_error_that_names_the_setting(
+    trained: Train, home: Home, catalog: PluginCatalog
+) -> None:
     whole = trained()
     config = home.runs / whole.runs[0].run_key / "artifacts/config.yaml"
     config.write_text(config.read_text().replace("gamma: 0.99", "gamma: 0.5"))
@@ -150,7 +154,7 @@ def newer(path: Path) -> None:
     ("harm", "said"),
     [(truncated, "damaged"), (flipped, "damaged"), (foreign, "damaged"), (newer, "written by pgzoo 9.0")],
 )
-def test_a_bad_checkpoint_offers_the_one_before(
+def test_the_error_for_a_bad_checkpoint_suggests_the_previous_one(
     trained: Train, home: Home, catalog: PluginCatalog, harm: Callable[[Path], None], said: str
 ) -> None:
     whole = trained()
@@ -164,7 +168,7 @@ def test_a_bad_checkpoint_offers_the_one_before(
 
 
 class Bomb:
-    """What a pickle would run."""
+    """Its pickle exits the process when it is loaded."""
 
     def __reduce__(self) -> Any:
         return exec, ("raise SystemExit('executed')",)
@@ -179,7 +183,7 @@ def test_a_pickle_in_place_of_the_tensors_executes_nothing(trained: Train, home:
         again(catalog, home, whole.group)
 
 
-def test_a_run_that_is_being_written_is_left_alone(
+def test_a_run_that_another_process_is_training_cannot_be_resumed(
     home: Home, catalog: PluginCatalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pgzoo.runs.resume.LOCK_WAIT", 0.1)
@@ -195,7 +199,7 @@ def test_a_run_that_is_being_written_is_left_alone(
             trainer.kill()
 
 
-def test_fewer_steps_than_are_done_are_refused(trained: Train, home: Home, catalog: PluginCatalog) -> None:
+def test_resuming_with_fewer_steps_than_are_done_is_refused(trained: Train, home: Home, catalog: PluginCatalog) -> None:
     whole = trained()
     shutil.rmtree(checkpoints(home, whole)[-1])
     with pytest.raises(UsageError, match="has already done"):
@@ -220,11 +224,13 @@ catalog = discover(inline=False)
 result = run_config(compose(Layer(json.loads(sys.argv[1]), ".".join), catalog), catalog)
 print(result.group, result.status)
 """
-"""Trains where no file may be larger than 32 KiB: the journal fits, a checkpoint doesn't."""
+"""Trains with a limit of 32 KiB per file: the journal fits, a checkpoint doesn't."""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit of a file's size can only be set on Linux")
-def test_a_full_disk_costs_the_checkpoint_and_not_the_run(trained: Train, home: Home, short: dict[str, Any]) -> None:
+def test_a_run_finishes_even_if_checkpoints_cannot_be_written(
+    trained: Train, home: Home, short: dict[str, Any]
+) -> None:
     whole = trained()
     child = subprocess.run(
         [sys.executable, "-c", SMALL_FILES, json.dumps(short)], capture_output=True, text=True, check=True
@@ -237,7 +243,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(trained: Train, home: 
     assert [r["returns"] for r in told[0]] == [r["returns"] for r in told[1]] != []
 
 
-def test_who_runs_an_environment_that_cannot_be_saved_is_told_once(
+def test_an_environment_that_cannot_be_saved_causes_one_warning(
     trained: Train, home: Home, catalog: PluginCatalog, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "pgzoo")
@@ -255,8 +261,10 @@ def test_who_runs_an_environment_that_cannot_be_saved_is_told_once(
     assert (done.ended.state.updates == whole.ended.state.updates).all()
 
 
-def test_all_but_the_open_episodes_is_kept(trained: Train, home: Home, catalog: PluginCatalog) -> None:
-    """Where no episode is open, and each begins alike, nothing else is left in which the runs could differ."""
+def test_resuming_inexactly_restores_everything_but_open_episodes(
+    trained: Train, home: Home, catalog: PluginCatalog
+) -> None:
+    """If no episode is open and all episodes begin identically, the resumed run equals the uninterrupted one."""
     window = {"rollout_steps": 6, "normalize_obs": True, "normalize_reward": True, "stop_on_plateau": 10**6}
     whole = trained(env="probe/Bandit-v0", **window)
     *_, before, _ = checkpoints(home, whole)
@@ -270,8 +278,8 @@ def test_all_but_the_open_episodes_is_kept(trained: Train, home: Home, catalog: 
         assert np.array_equal(getattr(a, name), getattr(b, name)), name
 
 
-def test_a_plugin_makes_its_environment_exact(home: Home, short: dict[str, Any]) -> None:
-    """What docs/resume.md shows: an `env_state` of the plugin, here the attributes of a class."""
+def test_a_plugin_with_env_state_makes_resuming_its_environment_exact(home: Home, short: dict[str, Any]) -> None:
+    """As in docs/resume.md, the plugin registers an `env_state`, here the attributes of a class."""
     catalog = discover(inline=False)
     registry = Registry(PluginInfo("mine", "entry point", "mine", "mine", "1.0"))
     registry.env_state("corridor", lambda: Attributes({"pgzoo.testing.probes:Corridor": ("cell",)}))
@@ -283,7 +291,7 @@ def test_a_plugin_makes_its_environment_exact(home: Home, short: dict[str, Any])
     assert parameters(again(catalog, home, whole.group, from_step=kept.env_steps)) == parameters(whole)
 
 
-def test_an_environment_that_remembers_is_not_called_exact(
+def test_resuming_is_inexact_if_an_environment_keeps_state_across_resets(
     trained: Train, home: Home, catalog: PluginCatalog, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "pgzoo")
@@ -302,7 +310,7 @@ def test_an_environment_that_remembers_is_not_called_exact(
         assert len(warned) == (env == "probe/LeakyReset-v0")
 
 
-def test_a_run_can_be_had_again_and_a_difference_is_found(trained: Train, home: Home, catalog: PluginCatalog) -> None:
+def test_a_run_is_reproduced_and_an_edited_metric_is_found(trained: Train, home: Home, catalog: PluginCatalog) -> None:
     whole = trained(log_every=100)
     (found,) = find(whole.group, home)
     same = reproduce(found, catalog)
@@ -316,7 +324,7 @@ def test_a_run_can_be_had_again_and_a_difference_is_found(trained: Train, home: 
     assert other.first is not None and (other.first.step, other.first.metric) == (300, "loss/value")
 
 
-def test_a_run_that_was_interrupted_in_order_and_resumed_is_reproduced(
+def test_an_interrupted_and_resumed_run_is_reproduced(
     short: dict[str, Any], home: Home, catalog: PluginCatalog
 ) -> None:
     control = Control()
@@ -327,17 +335,17 @@ def test_a_run_that_was_interrupted_in_order_and_resumed_is_reproduced(
 
     config = compose(Layer(short, ".".join), catalog)
     result = run_config(config, catalog, control=control, on_event=interrupt)
-    assert result.runs[0].status == "interrupted" and len(result.runs[0].returns)  # it was evaluated where it ended
+    assert result.runs[0].status == "interrupted" and len(result.runs[0].returns)  # it was evaluated when it stopped
     assert again(catalog, home, result.group).runs[0].status == "finished"
     (found,) = find(result.group, home)
     assert reproduce(found, catalog).first is None
 
 
-def test_a_prolonged_run_is_had_again_in_the_same_legs(trained: Train, home: Home, catalog: PluginCatalog) -> None:
+def test_an_extended_run_is_reproduced_in_the_same_stages(trained: Train, home: Home, catalog: PluginCatalog) -> None:
     settings = {"log_every": 100, "learning_rate_schedule": "linear"}
     short = trained(**settings)
     longer = again(catalog, home, short.group, total_steps=1200)
-    assert parameters(longer) != parameters(trained(**settings, total_steps=1200))  # the step size was another
+    assert parameters(longer) != parameters(trained(**settings, total_steps=1200))  # the learning rates differ
     (found,) = find(short.group, home)
     assert differences(found, catalog) == []
     same = reproduce(found, catalog)
@@ -351,7 +359,7 @@ def test_a_prolonged_run_is_had_again_in_the_same_legs(trained: Train, home: Hom
         ("probe/Corridor-v0", None, "resumed with its open episodes restarted"),
     ],
 )
-def test_what_cannot_be_had_again_is_said_first(
+def test_differences_names_the_steps_that_cannot_be_reproduced(
     trained: Train, home: Home, catalog: PluginCatalog, env: str, more: int | None, how: str
 ) -> None:
     whole = trained(env=env, log_every=100, learning_rate_schedule="linear", checkpoint_every=100)
@@ -360,7 +368,7 @@ def test_what_cannot_be_had_again_is_said_first(
     journal = found.path / "journal.jsonl"
     lines = journal.read_text().splitlines(keepends=True)
     points = [k for k, line in enumerate(lines) if json.loads(line).get("steps") == [300]]
-    journal.write_text("".join(lines[: points[0] + 1]))  # as if it had been cut off here
+    journal.write_text("".join(lines[: points[0] + 1]))  # as if the run had been killed here
     *_, before, _, _ = checkpoints(home, whole)
     again(catalog, home, whole.group, from_step=checkpoint.load(before).env_steps, total_steps=more)
     (said,) = differences(found, catalog)
@@ -369,7 +377,7 @@ def test_what_cannot_be_had_again_is_said_first(
     assert same.first is None and same.until == 300
 
 
-def test_a_checkpoint_of_the_first_release_goes_on(trained: Train, home: Home, catalog: PluginCatalog) -> None:
+def test_a_checkpoint_of_the_first_release_can_be_resumed(trained: Train, home: Home, catalog: PluginCatalog) -> None:
     (run,) = GOLDEN.iterdir()
     shutil.copytree(run, home.runs / run.name)
     kept = checkpoint.latest(home.runs / run.name / checkpoint.FOLDER_NAME)

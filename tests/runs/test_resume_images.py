@@ -23,7 +23,7 @@ POLICY = {"name": "cnn", "filters": (2, 2), "hidden": (4,)}
 
 
 class Drawn(gym.ObservationWrapper[Any, Any, Any]):
-    """CartPole as a picture of the pole and the cart, and the two speeds."""
+    """CartPole whose observation is a picture of the cart and the pole, and the two speeds."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)

@@ -1,4 +1,4 @@
-"""A member of a sweep is a run like any other: its records, its checkpoints, resuming it and repeating it."""
+"""A member of a sweep is an ordinary run: its records and checkpoints, and resuming and reproducing it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ def forget_the_last(home: Home, result: Result, member: int) -> None:
     shutil.rmtree(checkpoint.paths(home.runs / result.runs[member].run_key / checkpoint.FOLDER_NAME)[-1])
 
 
-def test_the_records_of_a_member_are_those_of_its_run_alone(trained: Train, home: Home, catalog: PluginCatalog) -> None:
+def test_a_member_of_a_sweep_has_the_same_records_as_a_run_on_its_own(
+    trained: Train, home: Home, catalog: PluginCatalog
+) -> None:
     many = trained(**GRID)
     mine = many.runs[row(many)]
     alone = trained(seeds=(2,), learning_rate=3e-4, estimator={"lam": 0.9})
@@ -72,7 +74,7 @@ def test_the_records_of_a_member_are_those_of_its_run_alone(trained: Train, home
     assert resolve([Layer(config, ".".join)], catalog) == many.plan.members[row(many)].config
 
 
-def test_results_tell_each_setting(trained: Train) -> None:
+def test_results_of_a_sweep_include_settings_and_policies_are_found_by_them(trained: Train) -> None:
     many, alone = trained(**GRID), trained()
     rows = many.to_dict()["seeds"]
     assert len(rows) == 8 and rows[row(many)]["settings"] == MINE
@@ -111,7 +113,7 @@ def test_a_whole_grid_is_resumed_by_its_group(trained: Train, home: Home, catalo
     whole = parameters(many)
     for member in (0, 3, 4, row(many)):
         forget_the_last(home, many, member)
-    shutil.rmtree(home.runs / many.runs[5].run_key / checkpoint.FOLDER_NAME)  # cut off before its first
+    shutil.rmtree(home.runs / many.runs[5].run_key / checkpoint.FOLDER_NAME)  # as if it had no checkpoint yet
     again = resume(find(many.group, home), catalog)
     assert parameters(again) == whole
     assert {(run.run_key, tuple(run.settings.items())) for run in again.runs} == {
@@ -128,7 +130,7 @@ def test_a_setting_is_resumed_by_its_name(trained: Train, home: Home, catalog: P
     assert parameters(again)[many.runs[row(many)].run_key] == parameters(longer)[longer.runs[row(longer)].run_key]
 
 
-def test_a_member_is_had_again(trained: Train, home: Home, catalog: PluginCatalog) -> None:
+def test_a_member_is_reproduced(trained: Train, home: Home, catalog: PluginCatalog) -> None:
     many = trained(**GRID)
     found = reproduce(find(many.runs[row(many)].run_key, home)[0], catalog)
     assert found.first is None and found.compared > 20
@@ -154,7 +156,7 @@ def test_the_settings_of_a_sweep_are_compared(trained: Train) -> None:
     ]
 
 
-def test_a_parameter_of_a_sweep_is_found_in_a_store(home: Home) -> None:
+def test_selecting_by_a_numeric_parameter_queries_both_spellings(home: Home) -> None:
     from pgzoo.analysis.selection import queries
 
     asked = [query for query, _ in queries(None, "param", "param:learning_rate=3e-4", {"0": "e"})]

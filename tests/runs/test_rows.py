@@ -1,4 +1,4 @@
-"""Too few rows for a gradient step: refused, or warned of."""
+"""Too few rows for a gradient step cause an error or a warning."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from pgzoo.training.metrics import UpdateMetrics
         ),
     ],
 )
-def test_minibatches_without_rows_or_with_one_are_refused(
+def test_minibatches_of_zero_rows_or_one_row_are_refused(
     plan: Callable[..., Any], settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=rf'Algorithm "ppo": an update collects {message}.*Lower minibatches'):
@@ -47,20 +47,22 @@ def test_one_row_is_enough_where_nothing_is_standardized(plan: Callable[..., Any
     assert plan("reinforce", num_envs=1)  # as many rows as the episodes have steps
 
 
-def test_a_policy_with_memory_counts_whole_environments(plan: Callable[..., Any]) -> None:
+def test_minibatches_of_a_policy_with_memory_are_whole_environments(plan: Callable[..., Any]) -> None:
     assert plan("ppo", policy="gru", num_envs=1, rollout_steps=4, minibatches=4)
     with pytest.raises(ConfigError, match="one row per gradient step"):
         plan("ppo", policy="gru", num_envs=4, rollout_steps=1, minibatches=4)
 
 
 @pytest.mark.parametrize(("steps", "rows"), [(28, 7), (32, 8)])
-def test_few_rows_are_warned_of(plan: Callable[..., Any], steps: int, rows: int) -> None:
+def test_fewer_than_eight_rows_per_gradient_step_cause_a_warning(
+    plan: Callable[..., Any], steps: int, rows: int
+) -> None:
     one = plan("ppo", num_envs=1, rollout_steps=steps, minibatches=4)
     text = few_rows(one.config, one.collection, memory=False)
     assert text == "" if rows == 8 else f"{steps} rows" in text and "7 per gradient step" in text
 
 
-def test_a_run_warns_once(
+def test_a_run_warns_once_about_few_rows(
     configure: Callable[..., Any], catalog: PluginCatalog, home: Home, caplog: pytest.LogCaptureFixture
 ) -> None:
     few = configure("ppo", num_envs=1, rollout_steps=20, minibatches=4, total_steps=20, eval_episodes=1)
@@ -72,7 +74,7 @@ def test_a_run_warns_once(
     ]
 
 
-def test_a_search_without_a_second_environment_is_refused_before_it_starts(plan: Callable[..., Any]) -> None:
+def test_a_search_without_env_pairs_or_policy_parameters_is_refused(plan: Callable[..., Any]) -> None:
     with pytest.raises(UnfitError, match="evaluates each direction with a pair of environments"):
         next(train(plan("ars", num_envs=1)))
     for name in ("ars", "cem"):
@@ -80,22 +82,22 @@ def test_a_search_without_a_second_environment_is_refused_before_it_starts(plan:
             next(train(plan(name, policy="uniform")))
 
 
-def test_a_report_is_a_mean_over_the_minibatches_that_count() -> None:
+def test_update_metrics_average_only_the_counted_minibatches_of_each_member() -> None:
     report = UpdateMetrics()
     for value, counts in ((2.0, (True, True)), (0.0, (False, True)), (4.0, (True, False))):
         report.add(("m",), torch.full((1, 2), value, dtype=torch.float64), torch.tensor(counts))
     assert report.means()["m"].tolist() == [3.0, 1.0]
 
 
-def test_minibatches_without_valid_rows_are_in_no_mean(play: Callable[..., Any]) -> None:
-    """In a one-step bandit every other step only resets: of minibatches of one row, half have nothing to say."""
+def test_minibatches_without_valid_rows_are_excluded_from_metrics(play: Callable[..., Any]) -> None:
+    """In a one-step bandit, every other step only resets, so half of the minibatches of one row have no valid row."""
     settings = {"num_envs": 1, "rollout_steps": 8, "minibatches": 8, "epochs": 1, "normalize_advantages": False}
     events = play("ppo", "probe/Bandit-v0", total_steps=4, learning_rate=1e-9, **settings)
     entropy = next(event for event in events if isinstance(event, UpdateDone)).metrics["policy/entropy"]
     assert entropy[0] == pytest.approx(np.log(3), abs=1e-3)
 
 
-def test_a_minibatch_without_valid_rows_ends_no_member(play: Callable[..., Any]) -> None:
+def test_a_minibatch_without_valid_rows_does_not_fail_the_member(play: Callable[..., Any]) -> None:
     settings = {"num_envs": 1, "rollout_steps": 8, "minibatches": 8, "epochs": 1, "normalize_advantages": False}
     ended = play("vmpo", "probe/Bandit-v0", total_steps=8, **settings)[-1]
     assert (ended.statuses, ended.reasons) == (("finished",), ("completed 8 steps",))

@@ -1,4 +1,4 @@
-"""Signals to the real program: the first stops it in order, a second at once; the journal says why it ended."""
+"""Signals to the real program: the first stops it cleanly, a second one immediately; the journal has the reason."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Return `start(*arguments, prefix=())`: the program, training."""
+    """Return `start(*arguments, prefix=())`, which starts the program and waits until it trains."""
     folder, children = Folder(tmp_path, MLFLOW_TRACKING_URI="none"), []
 
     def run(*arguments: str, prefix: tuple[str, ...] = ()) -> subprocess.Popen[str]:
@@ -53,7 +53,7 @@ def ends(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("workers", [pytest.param((), marks=pytest.mark.slow), WORKERS])
-def test_a_closed_terminal_stops_a_run_in_order(start: Start, tmp_path: Path, workers: tuple[str, ...]) -> None:
+def test_a_closed_terminal_stops_a_run_cleanly(start: Start, tmp_path: Path, workers: tuple[str, ...]) -> None:
     child = start(*workers)
     os.killpg(child.pid, signal.SIGHUP)  # the kernel and the shell may each send one
     os.killpg(child.pid, signal.SIGHUP)
@@ -75,7 +75,7 @@ def test_nohup_keeps_a_run_alive(start: Start, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [(), pytest.param(WORKERS, marks=pytest.mark.slow)])
-def test_a_second_ctrl_c_says_interrupted(start: Start, tmp_path: Path, workers: tuple[str, ...]) -> None:
+def test_a_second_ctrl_c_quits_immediately(start: Start, tmp_path: Path, workers: tuple[str, ...]) -> None:
     child = start("--eval-episodes", "1000000", *workers)
     child.send_signal(signal.SIGINT)
     assert child.stderr is not None

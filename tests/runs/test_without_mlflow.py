@@ -14,7 +14,7 @@ from pgzoo.tracking import NO_STORE, Home, pending, resolve_uri
 SHORT = ("--total-steps", "500", "--eval-episodes", "2", "--no-progress")
 
 
-def test_nothing_is_shipped_and_everything_else_works(folder: Folder) -> None:
+def test_nothing_is_uploaded_and_sync_evaluate_and_resume_work(folder: Folder) -> None:
     out, err = folder.pgzoo("run", "reinforce", "--env", "CartPole-v1", *SHORT, "--tracking-uri", "none")
     assert "MLflow    none: journals and checkpoints are in " in out and "pgzoo ui" not in out
     assert "shipped" not in err
@@ -29,7 +29,7 @@ def test_nothing_is_shipped_and_everything_else_works(folder: Folder) -> None:
     assert folder.created == {".pgzoo"} and not folder.uploaders()
 
 
-def test_a_python_run_has_its_result_at_once(home: Home) -> None:
+def test_a_run_from_python_has_no_pending_uploads(home: Home) -> None:
     result = pgzoo.run("random", env="CartPole-v1", total_steps=200, eval_episodes=2, tracking_uri="none")
     assert result.tracking_uri == NO_STORE and not result.pending
     assert result.session.journals and not pending(home)
@@ -37,7 +37,7 @@ def test_a_python_run_has_its_result_at_once(home: Home) -> None:
 
 
 @pytest.mark.parametrize("given", ["none", "NONE", " none "])
-def test_none_is_a_store_of_its_own_and_not_the_default(given: str, tmp_path: Path) -> None:
+def test_the_uri_none_means_no_store_instead_of_the_default_store(given: str, tmp_path: Path) -> None:
     from pgzoo.config import RunConfig
 
     annotation = RunConfig.model_fields["tracking_uri"].annotation

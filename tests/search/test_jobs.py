@@ -11,8 +11,8 @@ import pytest
 from pgzoo.search.jobs import Workers
 
 
-@pytest.mark.parametrize(("number", "name"), [(9, "SIGKILL"), (40, "signal 40")])  # 40 has no name
-def test_the_signal_that_killed_a_worker_is_told(
+@pytest.mark.parametrize(("number", "name"), [(9, "SIGKILL"), (40, "signal 40")])  # signal 40 has no name
+def test_the_signal_that_killed_a_worker_is_reported(
     number: int, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = tmp_path / "python"

@@ -1,4 +1,4 @@
-"""The search space: its syntax, its check against the models of the settings, and the config of a trial."""
+"""Search spaces: their syntax, their validation against the settings, and the configs of trials."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def checked(base: RunConfig, catalog: PluginCatalog, *search: str) -> Space:
         ([True, False], Choices((True, False))),
     ],
 )
-def test_dimensions_are_read(given: Any, dimension: Range | Choices) -> None:
+def test_dimensions_are_parsed(given: Any, dimension: Range | Choices) -> None:
     assert parse_dimension(given, "k") == dimension
 
 
@@ -71,12 +71,12 @@ def test_dimensions_are_read(given: Any, dimension: Range | Choices) -> None:
         ({"low": 1, "high": 2, "step": 3}, "it has low, high, step"),
     ],
 )
-def test_a_dimension_that_makes_no_sense_is_refused(given: Any, message: str) -> None:
+def test_an_invalid_dimension_is_rejected(given: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message.replace("..", r"\.\.")):
         parse_dimension(given, "k")
 
 
-def test_a_space_comes_from_options_and_files(tmp_path: Path) -> None:
+def test_a_space_is_read_from_options_and_files(tmp_path: Path) -> None:
     file = tmp_path / "space.yml"
     file.write_text("entropy-coef: [0, 0.01]\nestimator.lam: {low: 0.9, high: 1}\n")
     found = parse_search(["learning-rate=log:1e-4..1e-2", str(file)])
@@ -145,7 +145,7 @@ def test_values_have_the_types_of_their_settings(base: RunConfig, catalog: Plugi
         ("estimator=0..1", r"--search estimator: a range needs a setting that is a number"),
     ],
 )
-def test_what_does_not_fit_the_settings_is_refused(
+def test_a_space_that_does_not_fit_the_settings_is_rejected(
     base: RunConfig, catalog: PluginCatalog, search: str, message: str
 ) -> None:
     with pytest.raises((ConfigError, UnknownName), match=message) as caught:
@@ -153,7 +153,7 @@ def test_what_does_not_fit_the_settings_is_refused(
     assert isinstance(caught.value, PgzooError) and caught.value.exit_code == 2
 
 
-def test_every_mistake_has_a_line(base: RunConfig, catalog: PluginCatalog) -> None:
+def test_every_mistake_is_reported_on_its_own_line(base: RunConfig, catalog: PluginCatalog) -> None:
     with pytest.raises(ConfigError) as caught:
         checked(base, catalog, "learning_rat=0..1", "gamma=0.9..2", "clip_range=0.1,0.2,-1")
     assert [line.split(":")[0] for line in str(caught.value).splitlines()] == [
@@ -163,7 +163,9 @@ def test_every_mistake_has_a_line(base: RunConfig, catalog: PluginCatalog) -> No
     ]
 
 
-def test_a_setting_of_one_component_is_left_out_with_another(base: RunConfig, catalog: PluginCatalog) -> None:
+def test_a_component_setting_is_omitted_when_another_component_is_drawn(
+    base: RunConfig, catalog: PluginCatalog
+) -> None:
     space = checked(base, catalog, "estimator.lam=0.9,0.95", "estimator=gae,n-step", "estimator.n=2..9", "gamma=0.9,1")
     assert space.owners["estimator.lam"] == {"gae"} and space.owners["estimator.n"] == {"n-step"}
     for name, kept in (("gae", "estimator.lam"), ("n-step", "estimator.n")):
@@ -189,7 +191,9 @@ def test_a_grid_has_each_combination_once(base: RunConfig, catalog: PluginCatalo
     ]
 
 
-def test_a_config_of_a_trial_differs_in_its_settings_alone(base: RunConfig, catalog: PluginCatalog) -> None:
+def test_a_trial_config_differs_from_the_base_config_only_in_its_settings(
+    base: RunConfig, catalog: PluginCatalog
+) -> None:
     assert configure(base, {}, catalog) == base
     config = configure(base, {"learning_rate": 2e-3, "policy.hidden": [8]}, catalog)
     plain, own = base.nested(), config.nested()
@@ -198,6 +202,6 @@ def test_a_config_of_a_trial_differs_in_its_settings_alone(base: RunConfig, cata
     assert own == plain
 
 
-def test_a_drawn_float_has_few_digits_and_stays_in_its_range() -> None:
+def test_a_drawn_float_is_rounded_and_stays_in_its_range() -> None:
     assert round_setting(0.00031234567, Range(1e-4, 1e-2)) == 0.00031235
     assert round_setting(0.9999999, Range(0.9, 0.999999)) == 0.999999

@@ -1,4 +1,4 @@
-"""A study in a database: processes that were killed on other machines, too many trials, drivers, passwords."""
+"""Studies in a database or a journal file: killed processes, surplus trials, missing drivers, and passwords."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def finished(number: int) -> Outcome:
     return Outcome(number, "finished", (1.0, 2.0))
 
 
-def test_a_trial_of_another_machine_is_queued_again_when_its_heartbeats_end(tmp_path: Path) -> None:
+def test_a_trial_on_another_machine_is_requeued_when_its_heartbeats_stop(tmp_path: Path) -> None:
     database = tmp_path / "optuna.db"
     here, there = (open_study(tmp_path / name, f"sqlite:///{database}") for name in ("here", "there"))
     assert here.group == there.group
@@ -71,31 +71,31 @@ def test_a_trial_of_another_machine_is_queued_again_when_its_heartbeats_end(tmp_
         assert states(here) == [(0, "FAIL", None), (1, "RUNNING", None), (2, "WAITING", 0)]
         again = ask(here, "me")
         assert again.number == 2 and again.params == lost.params
-        # the process wasn't dead: its result isn't used, and it may not go on
+        # the process of the lost trial is still alive: it is told to stop, and its result isn't used
         assert there.report(lost, 1, 5.0) and not there.tell(lost, finished(0))
         assert there.tell(kept, finished(1)) and here.tell(again, finished(2))
     assert [row.number for row in here.rows()] == [1, 2]
 
 
-def test_processes_that_ask_at_the_same_time_get_no_trial_too_many(tmp_path: Path) -> None:
+def test_processes_that_share_a_study_get_no_surplus_trials(tmp_path: Path) -> None:
     one, other = (open_study(tmp_path / name, f"sqlite:///{tmp_path}/optuna.db") for name in ("one", "other"))
     first = [ask(one, "a"), ask(other, "b"), ask(one, "a")]
     assert all(first) and ask(other, "b") is None
     assert states(one)[3] == (3, "FAIL", None)
     one.put_back(first[0].number)
     queued = one.trials("WAITING")[0]
-    other.optuna.enqueue_trial(queued.params, user_attrs=queued.user_attrs)  # both found the abandoned trial
+    other.optuna.enqueue_trial(queued.params, user_attrs=queued.user_attrs)  # as if both had requeued it
     assert [trial and trial.number for trial in (ask(one, "a"), ask(other, "b"))] == [4, None]
     assert not one.trials("WAITING")
 
 
-def test_a_journal_knows_killed_processes_by_their_locks(tmp_path: Path) -> None:
+def test_a_study_in_a_journal_file_detects_killed_processes_by_their_locks(tmp_path: Path) -> None:
     study = open_study(tmp_path, None)
     with suppress(ZeroDivisionError), worker_lock(tmp_path) as worker:
         ask(study, worker)
         study.put_back_abandoned()
         assert states(study) == [(0, "RUNNING", None)]
-        raise ZeroDivisionError  # the kernel releases the lock, too, when a process is killed
+        raise ZeroDivisionError  # releases the lock, as the kernel does when a process is killed
     assert not is_locked(tmp_path / "workers" / f"{worker}.lock")
     study.put_back_abandoned()
     assert states(study) == [(0, "FAIL", None), (1, "WAITING", 0)]
@@ -115,7 +115,7 @@ def test_a_missing_driver_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.slow
 @pytest.mark.skipif(bool(Postgres.missing()), reason=Postgres.missing() or "-")
-def test_a_killed_worker_of_another_machine_loses_its_running_trial_only(tmp_path: Path) -> None:
+def test_a_killed_worker_on_another_machine_loses_only_its_running_trial(tmp_path: Path) -> None:
     postgres = Postgres()
     places = [tmp_path / name for name in ("main", "worker")]
     for place in places:
@@ -123,7 +123,7 @@ def test_a_killed_worker_of_another_machine_loses_its_running_trial_only(tmp_pat
     main, worker = map(Folder, places)
     try:
         postgres.start()
-        url = postgres.uri.replace("pgzoo@", f"pgzoo:{PASSWORD}@")  # this server asks for none
+        url = postgres.uri.replace("pgzoo@", f"pgzoo:{PASSWORD}@")  # this server asks for no password
         words = (
             "sweep ppo --env CartPole-v1 --preset none --search learning_rate=log:1e-4..1e-2 --trials 5 --batch 1 "
             "--seeds 2 --top 1 --fresh-seeds 2 --total-steps 20000 --eval-episodes 2 --tracking-uri none --study pg "
@@ -136,7 +136,7 @@ def test_a_killed_worker_of_another_machine_loses_its_running_trial_only(tmp_pat
         os.kill(joined.pid, signal.SIGKILL)
         trained_there = {int(path.name.rpartition("-")[2]) for path in places[1].glob(".pgzoo/runs/*-trial-*")}
         assert PASSWORD not in Path(f"/proc/{started.pid}/cmdline").read_text()
-        postgres.stop()  # a restart of the database ends no search
+        postgres.stop()  # a restart of the database doesn't end the search
         time.sleep(2)
         postgres.start()
         out, err = started.communicate()

@@ -1,4 +1,4 @@
-"""A search from its first trial to the winner: batches, twins, continuing, pruning, failures."""
+"""Complete searches: batches, repeated settings, continuing a study, pruning, and failures."""
 
 from __future__ import annotations
 
@@ -57,20 +57,20 @@ def scores(result: SweepResult) -> list[tuple[Any, ...]]:
     return [(row.number, row.status, row.settings, row.scores) for row in result.trials]
 
 
-def test_a_search_from_the_first_trial_to_the_preset(home: Path) -> None:
+def test_a_search_runs_from_the_first_trial_to_the_preset_and_can_be_extended(home: Path) -> None:
     result = sweep(study="first", save_preset="best")
     assert [row.number for row in result.trials] == [0, 1, 2, 3, 4] and not result.interrupted
     assert all(row.status == "finished" and len(row.scores) == 2 for row in result.trials)
     assert [row.score for row in result.trials] == [sum(row.scores) / 2 for row in result.trials]
 
-    # finalists: the best two on seeds that the search didn't use; the winner is the better one there
+    # finalists: the best two, trained on seeds that the search didn't use; the winner has the higher score on those
     best = sorted({row.score for row in result.trials if row.score is not None})[-1]
     assert best in [finalist.search_score for finalist in result.finalists]
     assert [len(finalist.scores) for finalist in result.finalists] == [3, 3]
     assert all(key.rpartition("-s")[2] in "234" for key in result.finalists[0].run_keys)
     assert result.winner == max(result.finalists, key=lambda finalist: finalist.fresh_score)
 
-    # a trial is what `pgzoo.run` gives, and its runs say to which trial they belong
+    # `pgzoo.run` gives the same scores as the trial, and the tags of a run name its study and trial
     row, winner = result.trials[0], result.winner
     nested = {key: value for key, value in row.settings.items() if "." not in key}
     alone = pgzoo.run("ppo", **{**SETTINGS, **nested})
@@ -79,7 +79,7 @@ def test_a_search_from_the_first_trial_to_the_preset(home: Path) -> None:
     parent = config["tags"].pop("pgzoo.parent")
     assert config["tags"] == {"pgzoo.study": "first", "pgzoo.trial": "0"} and config["seeds"] == [1]
 
-    # the run of the trial has its settings and scores, that of the study the best score so far
+    # the run of the trial records its settings and scores; the run of the study records the best score so far
     start, *middle, _, end = (record for record, _ in tracking.records(home / ".pgzoo/runs" / parent) if record)
     assert start["params"] == {"algorithm": "ppo", "env": "CartPole-v1"} | {k: str(v) for k, v in row.settings.items()}
     values = {(name, record["steps"][0]): value for record in middle for name, value in record["m"].items()}
@@ -103,7 +103,7 @@ def test_a_search_from_the_first_trial_to_the_preset(home: Path) -> None:
     assert [float(one["score"]) for one in rows] == [row.score for row in result.trials]
     assert rows[0]["estimator"] == row.settings["estimator"]
 
-    # the same command again does nothing, and with more trials only those
+    # repeating the search changes nothing, and with a higher number of trials it only adds trials
     again = sweep(study="first")
     assert scores(again) == scores(result) and again.finalists == result.finalists
     more = sweep(study="first", trials=6)
@@ -114,12 +114,12 @@ def test_a_search_from_the_first_trial_to_the_preset(home: Path) -> None:
         sweep(study="first", search=SPACE | {"learning_rate": "0.1..0.2"})
 
 
-def test_trials_in_a_batch_score_as_trials_one_by_one(home: Path) -> None:
+def test_trials_score_the_same_in_a_batch_and_one_by_one(home: Path) -> None:
     options: dict[str, Any] = {"sampler": "random", "trials": 3, "top": 1, "fresh_seeds": 2}
     together, one_by_one = sweep(**options), sweep(**options, batch=1, study="other")
     assert scores(together) == scores(one_by_one)
     groups = [{key.partition("-learning")[0] for key in row.run_keys} for row in together.trials]
-    assert len(set.union(*groups)) < 3  # fewer runs than trials
+    assert len(set.union(*groups)) < 3  # fewer groups than trials
 
 
 def test_a_grid_trains_each_combination_once(home: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_grid_trains_each_combination_once(home: Path) -> None:
     ]
 
 
-def test_several_jobs_give_the_same_scores(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_jobs_give_the_same_scores_as_one(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     space = {"epochs": [1, 2, 3]}
     options: dict[str, Any] = {"search": space, "sampler": "grid", "trials": 3, "top": 1, "fresh_seeds": 2}
     alone, shared = sweep(**options, study="alone"), sweep(**options, jobs=2, study="shared", progress=True)
@@ -143,7 +143,7 @@ def test_several_jobs_give_the_same_scores(home: Path, capsys: pytest.CaptureFix
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_replaced_and_its_trial_trained_again(tmp_path: Path) -> None:
+def test_a_search_finishes_all_trials_after_a_killed_worker_and_an_interrupt(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     words = (
         "sweep ppo --env CartPole-v1 --search epochs=1,2,3,4 --sampler grid --trials 4 --jobs 2 --seeds 2 --top 1 "
@@ -187,7 +187,7 @@ def test_a_search_without_a_finished_trial_fails(home: Path) -> None:
         sweep(search={"minibatches": "1000..2000"})
 
 
-def test_the_area_under_the_curve_as_the_objective(home: Path) -> None:
+def test_the_objective_can_be_the_area_under_the_learning_curve(home: Path) -> None:
     result = sweep(objective="auc", trials=1, top=1, fresh_seeds=2, log_every=64)
     (row,) = result.trials
     assert row.score is not None and 5 < row.score < 60 and row.score == sum(row.scores) / 2
@@ -213,7 +213,7 @@ def test_options_are_checked_before_anything_is_trained(home: Path, options: dic
     assert not list(home.glob(".pgzoo/runs/*"))
 
 
-def test_optuna_is_an_extra(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_without_optuna_is_an_error_that_names_the_extra(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pgzoo.search.options.present", {"sweep": False}.__getitem__)
     words = "sweep ppo --env CartPole-v1 --search learning_rate=0.1..0.2 --no-progress"
     done = CliRunner().invoke(main.program, words.split())
@@ -223,13 +223,13 @@ def test_optuna_is_an_extra(home: Path, monkeypatch: pytest.MonkeyPatch) -> None
     )
 
 
-def test_a_file_that_no_search_wrote_is_not_overwritten(home: Path) -> None:
+def test_saving_a_preset_over_a_file_that_no_search_wrote_is_an_error(home: Path) -> None:
     (home / "mine.yml").write_text("gamma: 0.9\n")
     with pytest.raises(UsageError, match=r"mine\.yml exists and wasn't written by a search"):
         sweep(save_preset="mine")
 
 
-def test_trials_of_other_programs_are_left_out(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_trials_added_by_other_programs_are_excluded_and_reported(home: Path, caplog: pytest.LogCaptureFixture) -> None:
     import optuna
 
     options = {"search": {"gamma": "0.9..0.99"}, "study": "shared", "storage": f"sqlite:///{home}/optuna.db"}
@@ -242,7 +242,7 @@ def test_trials_of_other_programs_are_left_out(home: Path, caplog: pytest.LogCap
     assert [r.getMessage() for r in caplog.records if "another program has added the trials 1." in r.getMessage()]
 
 
-def test_a_study_is_joined_by_its_name(home: Path) -> None:
+def test_a_study_can_be_joined_and_deleted_by_name(home: Path) -> None:
     space = {**SPACE, "policy.hidden": [[4], [4, 4]], "target_kl": ["none", 0.1], "normalize_advantages": [True, False]}
     begun = sweep(study="shared", search=space, trials=3, max_hours=1e-9, tags={"a": "b"})
     assert begun.trials == () and begun.winner is None
@@ -266,11 +266,11 @@ def test_a_study_is_joined_by_its_name(home: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_study_is_a_run_in_mlflow(home: Path, empty_database: Path) -> None:
+def test_a_study_and_its_trials_are_runs_in_mlflow(home: Path, empty_database: Path) -> None:
     shutil.copyfile(empty_database, home / "mlflow.db")
     result = sweep(trials=1, top=1, fresh_seeds=2, study="logged", tracking_uri=None)
     eventually(lambda: not tracking.pending(Home.find()))
-    from mlflow import MlflowClient  # here: every process that collects tests would take a second for it
+    from mlflow import MlflowClient  # here: at the top, it would cost each pytest process a second
 
     client = MlflowClient(f"sqlite:///{home}/mlflow.db")
     experiment = client.get_experiment_by_name("pgzoo/CartPole-v1").experiment_id
@@ -289,7 +289,7 @@ def test_a_study_is_a_run_in_mlflow(home: Path, empty_database: Path) -> None:
     runs.remove(trial)
     assert {one.data.tags["mlflow.parentRunId"] for one in runs} == {trial.info.run_id}
     assert sorted(one.data.tags.get("pgzoo.seeds", "search") for one in runs) == ["fresh"] * 2 + ["search"] * 2
-    # lists and selectors know only the runs of seeds
+    # lists and selectors only find the runs of single seeds
     listed = list_store(f"sqlite:///{home}/mlflow.db", RunFilter(), 0, False, lambda *_: None)
     assert {one.run_id for (one,) in listed.rows} == {one.info.run_id for one in runs}
     local = list_local(Home.find(), RunFilter(), 0, False, lambda *_: None)
@@ -306,7 +306,7 @@ def test_a_study_is_a_run_in_mlflow(home: Path, empty_database: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_search_is_continued(tmp_path: Path) -> None:
+def test_a_killed_or_interrupted_search_can_be_continued(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     words = (
         "sweep ppo --env CartPole-v1 --search learning_rate=log:1e-4..1e-2 --trials 4 --batch 1 --seeds 2 --top 1 "

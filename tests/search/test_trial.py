@@ -1,4 +1,4 @@
-"""Scores, batches and the rungs at which a trial may be pruned, worked out by hand."""
+"""Scores, batches, and the rungs at which a trial may be pruned; expected values are worked out by hand."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_the_score_is_the_interquartile_mean_over_seeds() -> None:
     assert Outcome(0, "pruned", (1.0, 2.0)).score is None
 
 
-def test_candidates_share_a_batch_unless_the_shape_of_the_batch_differs(
+def test_candidates_share_a_batch_if_they_differ_only_in_per_member_settings(
     configure: Configure, catalog: PluginCatalog
 ) -> None:
     base = configure("ppo", seeds=(0, 1), total_steps=100)
@@ -46,7 +46,7 @@ def test_candidates_share_a_batch_unless_the_shape_of_the_batch_differs(
         candidate(3, learning_rate=1e-2, estimator="n-step"),
         candidate(4, learning_rate=1e-2, estimator="n-step", epochs=3),
         candidate(5, learning_rate=1e-2, target_kl=0.1),
-        candidate(6, learning_rate=1e-2, target_kl=None),  # no number, so it can't be in a tensor with 0.1
+        candidate(6, learning_rate=1e-2, target_kl=None),  # None can't be in a tensor with 0.1
     ]
     assert candidates[0].shared() == {"learning_rate": 1e-3, "estimator.lam": 0.9}
     groups = [[one.number for one in batch] for batch in batches(candidates)]
@@ -60,7 +60,7 @@ def event(steps: list[int], *returns: list[float]) -> EpisodesFinished:
     return EpisodesFinished(0, np.array(steps), arrays, tuple(one.astype(int) for one in arrays))
 
 
-def test_a_trial_is_reported_after_each_tenth_and_stopped_if_it_is_pruned() -> None:
+def test_a_trial_is_reported_after_each_tenth_of_training_and_stopped_if_pruned() -> None:
     config: Any = SimpleNamespace(total_steps=100, total_episodes=None)
     batch: list[Any] = [SimpleNamespace(number=7, config=config), SimpleNamespace(number=9, config=config)]
     said: list[tuple[int, int, float]] = []
@@ -79,9 +79,9 @@ def test_a_trial_is_reported_after_each_tenth_and_stopped_if_it_is_pruned() -> N
     (stop,) = control.take_stops()
     assert stop.members == (2, 3) and stop.reason == "pruned after 1 of 10 parts"
     watch(event([35, 36, 36, 36], [10], [20], [9], [9]))
-    assert said[2:] == [(7, 3, 15)]  # the last tenths alone; trial 9 is over
+    assert said[2:] == [(7, 3, 15)]  # only the returns since the last report; trial 9 has been pruned
     watch(event([100, 100, 36, 36], [10], [20], [], []))
-    assert len(said) == 3  # at the end there is nothing to prune
+    assert len(said) == 3  # at the end there is nothing left to prune
 
 
 def row(number: int, score: float | None, **settings: Any) -> TrialRow:

@@ -1,6 +1,6 @@
 """Defects that can be built into the uploader and the journal, to show that the simulation finds them.
 
-Each is a function that a defective program would have had in place of the real one. The last seven are defects that the
+Each function returns patches that replace parts of pgzoo with defective ones. The last seven are defects that the
 simulation has found in pgzoo.
 """
 
@@ -31,7 +31,7 @@ def acknowledge_first() -> list[Any]:
 
 
 def give_up_on_503() -> list[Any]:
-    """A server that is busy counts as one that refuses the records."""
+    """A busy server is treated as one that refuses the records."""
     real = store.is_final
     return [mock.patch.object(store, "is_final", lambda error: "error responses" in str(error) or real(error))]
 
@@ -53,12 +53,12 @@ def create_without_looking() -> list[Any]:
 
 
 def upload_unflushed_records() -> list[Any]:
-    """Records are uploaded that a power cut may take from the journal."""
+    """Records are uploaded before they are flushed, so that a power cut may remove them from the journal."""
     return [mock.patch.object(run_upload, "sync_journal", return_value=None)]
 
 
 def keep_duplicates() -> list[Any]:
-    """Empty runs stay, which a late or repeated request has created."""
+    """Empty runs that a late or repeated request has created aren't deleted."""
     return [mock.patch.object(Store, "delete_duplicates", return_value=None)]
 
 
@@ -68,7 +68,7 @@ def end_at_once() -> list[Any]:
 
 
 def write_reports_once() -> list[Any]:
-    """A table that doesn't fit onto a full disk is never written."""
+    """A table that can't be written because the disk is full isn't tried again."""
     return [mock.patch.object(run_upload, "DISK_TROUBLE", ())]
 
 
@@ -121,7 +121,7 @@ DEFECTS: Mapping[str, Callable[[], list[Any]]] = {
 
 @contextmanager
 def built_in(name: str | None) -> Iterator[None]:
-    """Build a defect in while the body runs; None builds none in."""
+    """Apply the patches of a defect while the body runs; None applies none."""
     patches = DEFECTS[name]() if name else []
     for patch in patches:
         patch.start()

@@ -35,14 +35,14 @@ class StoredRun:
 
     info: dict[str, Any]
     rows: set[Row] = field(default_factory=set)
-    """Points as (name, value, timestamp, step); MLflow ignores a point that it has."""
+    """Points as (name, value, timestamp, step); MLflow ignores a point that it already has."""
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
 
 
 class Server:
-    """The state of the server. `handle` answers a request, at once and completely."""
+    """The state of the server. `handle` answers a request immediately and completely."""
 
     def __init__(self) -> None:
         self.runs: dict[str, StoredRun] = {}
@@ -164,7 +164,7 @@ PAGE = b"<!doctype html><title>Sign in</title><p>Please sign in to the network."
 
 
 class Network(BaseAdapter):
-    """Brings the requests of a world's processes to its server: slowly, not at all, too late, or twice.
+    """Delivers the requests of a world's processes to its server: slowly, not at all, too late, or twice.
 
     MLflow's client caches its connections for the life of a process, so one network serves one world after another.
     """
@@ -211,7 +211,7 @@ class Network(BaseAdapter):
         return requests.ConnectionError(message)
 
     def busy(self, request: requests.PreparedRequest, call: tuple[str, str, bytes]) -> requests.Response:
-        """The server, or a proxy before it, answers with an error; a proxy may do so after the server has obeyed."""
+        """The server or a proxy answers with an error; a proxy may do so after the request was carried out."""
         status = self.world.random.choice((429, 500, 502, 503, 504))
         self.world.fault(f"error {status}")
         if status in (502, 504) and self.world.random.random() < 0.5:
@@ -219,18 +219,18 @@ class Network(BaseAdapter):
         raise requests.exceptions.RetryError(f"too many {status} error responses")
 
     def lost(self, request: requests.PreparedRequest, call: tuple[str, str, bytes]) -> requests.Response:
-        """The server obeys, and the connection ends before its answer arrives."""
+        """The server carries out the request, and the connection ends before its answer arrives."""
         self._handle(*call)
         raise self._error("answer lost", "Remote end closed connection without response")
 
     def half_open(self, request: requests.PreparedRequest, call: tuple[str, str, bytes]) -> requests.Response:
-        """Nothing answers, because the other end has forgotten the connection."""
+        """No answer comes, because the other end no longer has the connection."""
         self.world.fault("half-open connection")
         self.world.sleep(TIMEOUT)
         raise requests.exceptions.ReadTimeout("Read timed out.")
 
     def late(self, request: requests.PreparedRequest, call: tuple[str, str, bytes]) -> requests.Response:
-        """The server obeys after the client has given up, as when it waits for a lock of its database."""
+        """The server carries out the request after the client's timeout, as when it waits for a database lock."""
         world, server = self.world, self.server
         delay = world.random.uniform(0, 5)
         world.fault("request obeyed late")
@@ -251,12 +251,12 @@ class Network(BaseAdapter):
         return self._answer(request, *self._handle(*call))
 
     def page(self, request: requests.PreparedRequest, call: tuple[str, str, bytes]) -> requests.Response:
-        """A sign-in page, as of a hotel's network, answers in place of the server."""
+        """The client gets a sign-in page, such as that of a hotel's network, instead of the server's answer."""
         self.world.fault("HTML in place of an answer")
         return self._answer(request, 200, PAGE)
 
     def cut(self, request: requests.PreparedRequest, call: tuple[str, str, bytes]) -> requests.Response:
-        """The server obeys; the answer ends in the middle."""
+        """The server carries out the request; its answer ends in the middle."""
         self.world.fault("answer cut short")
         status, body = self._handle(*call)
         return self._answer(request, status, body[: len(body) // 2])

@@ -50,20 +50,20 @@ class Run:
     finished: bool = False
     """Whether its trainer has written the end."""
     abandoned: bool = False
-    """Whether nobody resumes it after its trainer was killed."""
+    """Whether its trainer was killed and it won't be resumed."""
     reported_lost: int = 0
     """Records that the trainer reported as lost, because the disk was full until it ended."""
 
 
 @dataclass
 class Outcome:
-    """What a seed led to. `broken` are the laws that don't hold, empty if all is well."""
+    """The result of a seed. `broken` lists the laws that don't hold; it is empty if all of them hold."""
 
     seed: int
     hours: float = 0.0
     points: int = 0
     lost: int = 0
-    """Points that no law excuses: missing from the journal or from the server."""
+    """Points that are missing from the journal or from the server against a law."""
     faults: Counter[str] = field(default_factory=Counter)
     broken: list[str] = field(default_factory=list)
     trace: list[str] = field(default_factory=list)
@@ -114,14 +114,14 @@ class Schedule:
         """Mean simulated seconds between two incidents."""
 
     def upload(self) -> None:
-        """What the uploader process does."""
+        """Do what the uploader process does."""
         client_utils._artifact_repos_cache.clear()  # a new process has none
         with locked(self.home, self.world.system) as mine:
             if mine:
                 Uploader(self.home, self.world.system, max_plotted=0).run()
 
     def train(self, run: Run) -> None:
-        """What the process of a trainer does, as `pgzoo run` and `pgzoo resume`: it begins at its last checkpoint."""
+        """Do what a trainer does, like `pgzoo run` and `pgzoo resume`: it starts at its last checkpoint."""
         system, folder = self.world.system, self.home.runs / run.key
         looked, synced = -3.0, system.monotonic()
 
@@ -183,8 +183,8 @@ class Schedule:
         world = self.world
         world.calm = True
         world.disk.full = world.disk.lies = world.disk.small_files_only = NETWORK.down = False
-        world.run(world.now + 60)  # requests that are obeyed late
-        if not self.home.root.exists():  # a power cut has taken everything
+        world.run(world.now + 60)  # late requests are carried out
+        if not self.home.root.exists():  # a power cut has removed everything
             return
         self.home.retry_file.write_text("")
         deadline = world.now + QUIET
@@ -193,12 +193,12 @@ class Schedule:
             world.run(world.now + 5)
             if not pending_of(journal_folders(self.home)):
                 break
-        world.run(world.now + 30)  # the uploader leaves
+        world.run(world.now + 30)  # the uploader exits
 
     def cut_power(self) -> None:
         self.world.power_cut()
         for run in self.runs:
-            # a lost end record: what was reported as finished is not
+            # if its end record was lost, a run that was reported as finished isn't
             run.finished = run.finished and ended(self.home.runs / run.key) is not None
 
     def kill_one(self) -> None:
@@ -236,7 +236,7 @@ class Schedule:
         self.world.clock_offset += self.world.random.choice((-86400.0, -3600.0, -1.0, 1.0, 3600.0))
 
     def delete_lock_file(self) -> None:
-        """The next look starts a second uploader; the first leaves when it notices."""
+        """At its next check, a trainer starts a second uploader; the first exits when it notices."""
         self.world.fault("lock file deleted")
         self.home.uploader_lock.unlink(missing_ok=True)
 
@@ -310,7 +310,7 @@ def start_record(run: Run, now: int) -> Record:
 
 
 def ended(folder: Path) -> Record | None:
-    """Return the end record of a journal if it is its last start's, else None."""
+    """Return the end record that follows the last start record of a journal, or None if there is none."""
     end = None
     for record, _ in records(folder):
         if record and record["t"] in ("start", "end"):
@@ -319,7 +319,7 @@ def ended(folder: Path) -> Record | None:
 
 
 def read(file: Path) -> bytes | None:
-    """Return the content of a file, None if there is none."""
+    """Return the content of a file, or None if there is no file."""
     return file.read_bytes() if file.is_file() else None
 
 

@@ -1,6 +1,6 @@
-"""Faults drawn from seeds: the laws hold, a seed replays, and the simulation finds what a defective uploader loses.
+"""Faults drawn from seeds: the laws hold, a seed is reproducible, and the simulation finds built-in defects.
 
-In a process of its own, which imports mlflow.
+The simulation runs in a separate process, as it imports mlflow.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ def simulate(*arguments: str, code: int = 0) -> str:
     return done.stdout
 
 
-def test_no_seed_breaks_a_law() -> None:
+def test_the_laws_hold_for_seeds_0_to_7() -> None:
     simulate("--seeds", "0-7")
 
 
 @pytest.mark.slow
-def test_a_seed_plays_the_same_again() -> None:
+def test_a_seed_gives_the_same_output_twice() -> None:
     assert simulate("--seed", "3") == simulate("--seed", "3")
 
 
@@ -53,5 +53,5 @@ def test_a_defect_is_found_within_ten_seeds(defect: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("defect", HARD)
-def test_a_rare_defect_is_found(defect: str) -> None:
+def test_a_rare_defect_is_found_within_500_seeds(defect: str) -> None:
     assert "breaks a law: run-" in simulate("--defect", defect, "--seeds", "0-499", code=1)

@@ -1,7 +1,7 @@
 """A machine that is simulated from one seed: its clock, its processes, its disk and its locks.
 
-Processes are threads of which one runs at a time: each effect (`World.touch`) may end the process, or let another one
-run. Reads go to real files in a temporary folder, so that the code under test needs no other seam than
+Processes are threads, of which only one runs at a time: each effect (`World.touch`) may end the process, or let another
+one run. Reads go to real files in a temporary folder, so that the code under test needs no other interface than
 `pgzoo.tracking.system.System`.
 """
 
@@ -44,7 +44,7 @@ class Process:
         self._thread.start()
 
     def poll(self) -> int | None:
-        """Return its exit code, None while it runs; as `pgzoo.tracking.system.Process`."""
+        """Return its exit code, or None while it runs, like `pgzoo.tracking.system.Process`."""
         return (9 if self.killed else 0) if self.ended else None
 
     def _run(self) -> None:
@@ -68,7 +68,7 @@ class Lock:
         self.world, self.owner, self.handle = world, owner, handle
 
     def release(self) -> None:
-        """Let another process take it. Does nothing for a process that was killed: its locks are free already."""
+        """Release the lock. Does nothing for a process that was killed, as its locks are free already."""
         if self.world.locks.pop(os.fstat(self.handle).st_ino if self.handle >= 0 else -1, None):
             os.close(self.handle)
         self.handle = -1
@@ -82,9 +82,9 @@ class World:
         self.now, self.clock_offset, self.calm = 0.0, 1.7e9, False
         self.faults: Counter[str] = Counter()
         self.trace: list[str] | None = None
-        """What happened, one line each; None unless it is to be kept."""
+        """A line for each event; None if they aren't recorded."""
         self.death = self.random.choice([0.0, 3e-4, 2e-3, 5e-3])
-        """Probability that an effect of a process is its last."""
+        """Probability that a process is killed at an effect."""
         self.current: Process | None = None
         self.processes: list[Process] = []
         self.back = threading.Semaphore(0)
@@ -103,7 +103,7 @@ class World:
         )
 
     def note(self, text: str) -> None:
-        """Keep a line of the trace."""
+        """Add a line to the trace if there is one."""
         if self.trace is not None:
             self.trace.append(f"{self.now:9.3f} {self.current.name if self.current else 'world'}: {text}")
 
@@ -113,11 +113,11 @@ class World:
         self.note(f"fault: {name}")
 
     def chance(self, probability: float) -> bool:
-        """Draw whether a fault happens now."""
+        """Return whether a fault with this probability happens now."""
         return not self.calm and self.random.random() < probability
 
     def touch(self, what: str = "") -> None:
-        """Begin an effect of the current process, which may be killed here, or have to wait for another process."""
+        """Begin an effect of the current process, which may be killed here, or wait while another process runs."""
         process = self.current
         if process is None:
             return
@@ -133,7 +133,7 @@ class World:
             self.sleep(0.0)
 
     def sleep(self, seconds: float) -> None:
-        """Let other processes run until the time has come."""
+        """Let other processes run for this many seconds."""
         process = self.current
         if process is None:
             self.now += seconds
@@ -198,14 +198,14 @@ class World:
             self._resume(process)
 
     def power_cut(self) -> None:
-        """Kill all processes, and leave of the files what a crash of the machine may leave."""
+        """Kill all processes, and reduce the files to what a crash of the machine may leave."""
         rule: Rule = self.random.choice(("strict", "names", "torn", "contents"))
         self.fault("power cut")
         self.end_all()
         self.disk.crash(rule)
 
     def lock(self, path: Path, timeout: float = 0.0) -> Lock | None:
-        """As `pgzoo.tracking.locks.lock`."""
+        """Like `pgzoo.tracking.locks.lock`."""
         self.touch("lock")
         deadline = self.now + timeout
         while True:
@@ -220,7 +220,7 @@ class World:
             self.sleep(0.1)
 
     def is_locked(self, path: Path) -> bool:
-        """As `pgzoo.tracking.locks.is_locked`."""
+        """Like `pgzoo.tracking.locks.is_locked`."""
         try:
             return path.stat().st_ino in self.locks
         except OSError:
@@ -228,15 +228,15 @@ class World:
 
 
 class SimulatedDisk:
-    """Real files below the root of a world, whose writes may fail, and whose content a power cut may take back."""
+    """Real files below the root of a world; writes may fail, and a power cut may undo them."""
 
     def __init__(self, world: World) -> None:
         self._world, self._model = world, Model()
         self._open: dict[int, tuple[Process | None, bool]] = {}
         self.full = self.lies = self.small_files_only = False
-        """Whether the disk has no space at the moment, doesn't flush what it says, or takes no more of large files."""
+        """Whether the disk is full at the moment, doesn't flush what it claims to, or lets no large file grow."""
         self.lied = False
-        """Whether a power cut has taken something that the disk said was flushed."""
+        """Whether a power cut has removed something that the disk claimed to have flushed."""
         self._unflushed: set[int] = set()
 
     def _parts(self, path: Path) -> Parts:
@@ -248,7 +248,7 @@ class SimulatedDisk:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
-        """As os.open."""
+        """Like os.open."""
         self._world.touch("open")
         if flags & os.O_CREAT and not path.exists():
             self._check_space()
@@ -258,7 +258,7 @@ class SimulatedDisk:
         return handle
 
     def write(self, descriptor: int, data: bytes | memoryview) -> int:
-        """As os.write, which may write a part only; a process may die in the middle."""
+        """Like os.write, which may write only a part; the process may be killed in the middle."""
         world, data = self._world, bytes(data)
         world.touch("write")
         self._check_space()
@@ -281,7 +281,7 @@ class SimulatedDisk:
         return written
 
     def sync(self, descriptor: int) -> None:
-        """As os.fsync."""
+        """Like os.fsync."""
         self._world.touch("sync")
         if self._world.chance(2e-3):
             self._world.fault("sync failed")
@@ -294,13 +294,13 @@ class SimulatedDisk:
             self._unflushed.discard(self._model.handles[descriptor])
 
     def truncate(self, descriptor: int, size: int) -> None:
-        """As os.ftruncate."""
+        """Like os.ftruncate."""
         self._world.touch("truncate")
         os.ftruncate(descriptor, size)
         self._model.truncate(descriptor, size)
 
     def close(self, descriptor: int) -> None:
-        """As os.close."""
+        """Like os.close."""
         if self._world.current is not None and self._world.current.killed:
             raise Killed
         self._open.pop(descriptor)
@@ -314,19 +314,19 @@ class SimulatedDisk:
                 os.close(descriptor)
 
     def replace(self, source: Path, target: Path) -> None:
-        """As os.replace."""
+        """Like os.replace."""
         self._world.touch("replace")
         os.replace(source, target)
         self._model.rename(self._parts(source), self._parts(target))
 
     def unlink(self, path: Path) -> None:
-        """As os.unlink."""
+        """Like os.unlink."""
         self._world.touch("unlink")
         path.unlink()
         self._model.remove(self._parts(path))
 
     def mkdir(self, path: Path, mode: int = 0o777) -> None:
-        """As Path.mkdir, with exist_ok."""
+        """Like Path.mkdir with exist_ok."""
         self._world.touch("mkdir")
         if not path.exists():
             self._check_space()
@@ -334,7 +334,7 @@ class SimulatedDisk:
             self._model.mkdir(self._parts(path))
 
     def crash(self, rule: Rule) -> None:
-        """Leave of the files what a crash of the machine may leave."""
+        """Reduce the files to what a crash of the machine may leave."""
         left = self._model.left(rule)
         self.lied = self.lied or bool(self._unflushed)
         shutil.rmtree(self._world.root)
@@ -361,7 +361,7 @@ class SimulatedDisk:
 
 @contextmanager
 def simulated(seed: int, root: Path) -> Iterator[World]:
-    """Make a world in an empty folder, and end its processes at last."""
+    """Make a world in an empty folder, and end its processes on exit."""
     root.mkdir(parents=True, exist_ok=True)
     world = World(seed, root)
     try:

@@ -1,4 +1,4 @@
-"""No check that can't fail: for each a component that breaks that clause alone, and a message that says what to do."""
+"""Every check can fail: for each there is a component with one fault, and a message that says what is wrong."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ INFO = PluginInfo("broken", "import", "broken", "pgzoo-broken", "1.0")
 
 
 def failing(kind: ComponentKind, target: Any, **facts: Any) -> dict[str, str]:
-    """The checks that a component fails, and what they say. Others may take a policy with memory."""
+    """Return the checks that a component fails, with their messages. The catalog always has a policy named gru."""
     catalog = INSTALLED.copy()
     registry = Registry(INFO)
     getattr(registry, kind)("broken", target, **facts)
@@ -71,7 +71,7 @@ def failing(kind: ComponentKind, target: Any, **facts: Any) -> dict[str, str]:
 
 
 class Sound:
-    """Minus the mean of log-probability times return. Source: none, it is made for this."""
+    """Minus the mean of log-probability times return. Source: none, it is made for these tests."""
 
     collect = Steps(8)
     estimator = "reward-to-go"
@@ -91,11 +91,11 @@ class Sound:
 
 
 class Undocumented(Sound):
-    """Says nothing of where it comes from."""
+    """Doesn't say where it comes from."""
 
 
 class Mistyped(Sound):
-    """Needs a critic, misspelt. Source: none."""
+    """Needs a critic, but misspells it. Source: none."""
 
     needs = ("valeu",)
 
@@ -105,7 +105,7 @@ class SilentConfig(AlgorithmConfig):
 
 
 def late(state: TrainState) -> bool:
-    """Only whole runs come so far: other checks make their few updates in a run of 100,000 steps."""
+    """Return whether more than 20% of a run is done: only in whole runs, as other checks make few of 100,000 steps."""
     return bool(state.progress.max() > 0.2)
 
 
@@ -131,7 +131,7 @@ class RaisesForBoxes(Raises):
 
 
 class Forgetful(Sound):
-    """Can't do with memory. Source: none."""
+    """Raises if the policy is recurrent. Source: none."""
 
     def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
         if trajectory.memory is not None:
@@ -147,13 +147,13 @@ class Lazy(Sound):
 
 
 class Modest(Sound):
-    """Learns, and denies it. Source: none."""
+    """Learns, but declares that it doesn't. Source: none."""
 
     learns = False
 
 
 class Misnamed(Sound):
-    """Reports without a group. Source: none."""
+    """Reports a metric whose name has no group. Source: none."""
 
     def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
         return self.step(ctx, state, trajectory, loss=torch.zeros(len(state.active)))
@@ -167,21 +167,21 @@ class Infinite(Sound):
 
 
 class Stubborn(Sound):
-    """Goes by one member's gamma. Source: none."""
+    """Uses one gamma for all members of a sweep. Source: none."""
 
     def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
         return super().update(ctx, state, trajectory._replace(rewards=trajectory.rewards * ctx.plan.config.gamma))
 
 
 class Mourner(Sound):
-    """Stops when somebody has. Source: none."""
+    """Stops learning once any member has stopped. Source: none."""
 
     def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
         return super().update(ctx, state, trajectory) if state.active.all() else state
 
 
 class Shy(Sound):
-    """Learns otherwise once it was evaluated. Source: none."""
+    """Stops learning once it has been evaluated. Source: none."""
 
     def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
         return state if ctx.watch.seconds["evaluate"] else super().update(ctx, state, trajectory)
@@ -204,7 +204,7 @@ ALGORITHMS: list[tuple[type, dict[str, Any], str, str]] = [
 ]
 
 
-def test_a_sound_algorithm_keeps_to_everything() -> None:
+def test_a_correct_algorithm_passes_all_checks() -> None:
     assert failing("algorithm", Sound) == {}
 
 
@@ -213,7 +213,7 @@ def test_a_sound_algorithm_keeps_to_everything() -> None:
     [pytest.param(*a, marks=[pytest.mark.slow] if a[0] in (Misnamed, Modest) else []) for a in ALGORITHMS],
     ids=lambda x: getattr(x, "__name__", ""),
 )
-def test_an_algorithm_that_breaks_a_clause_fails_that_check(
+def test_an_algorithm_with_one_fault_fails_only_the_check_for_it(
     target: type, facts: dict[str, Any], check: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("rounds", "recording"):  # one of them never learns, and would be updated until the limit
@@ -305,20 +305,20 @@ ESTIMATORS: list[tuple[str, Estimator, dict[str, Any], str, str]] = [
 ]
 
 
-def test_a_sound_estimator_keeps_to_everything() -> None:
+def test_a_correct_estimator_passes_all_checks() -> None:
     assert failing("estimator", like_to_go(lambda x, g: x)) == {}
 
 
 @pytest.mark.parametrize(
     ("target", "facts", "check", "said"), [e[1:] for e in ESTIMATORS], ids=[e[0] for e in ESTIMATORS]
 )
-def test_an_estimator_that_breaks_a_clause_fails_that_check(
+def test_an_estimator_with_one_fault_fails_only_the_check_for_it(
     target: Estimator, facts: dict[str, Any], check: str, said: str
 ) -> None:
     assert_fails(failing("estimator", target, **facts), check, said, 'Estimator "broken"')
 
 
-def test_an_estimator_that_asks_for_what_nobody_gives_is_told_what_there_is() -> None:
+def test_the_error_for_an_unknown_estimator_argument_lists_the_known_ones() -> None:
     assert (
         "requires wishes, which no run passes. A run passes: actions, gamma"
         in (failing("estimator", greedy_for_more)["keywords"])
@@ -329,7 +329,7 @@ def test_an_estimator_that_asks_for_what_nobody_gives_is_told_what_there_is() ->
 
 
 class Plain(MLP):
-    """The built-in one, under another name."""
+    """The built-in `mlp`, under another name."""
 
     def __init__(self, config: Any, spec: Spec, needs: frozenset[str]) -> None:
         try:
@@ -339,7 +339,7 @@ class Plain(MLP):
 
 
 class Grudging(Plain):
-    """Refuses without a word."""
+    """Raises ValueError instead of UnfitError for spaces that it doesn't support."""
 
     def __init__(self, config: Any, spec: Spec, needs: frozenset[str]) -> None:
         try:
@@ -349,14 +349,14 @@ class Grudging(Plain):
 
 
 class Lucky(Plain):
-    """Begins otherwise each time."""
+    """Has different initial parameters each time."""
 
     def init(self, rng: np.random.Generator) -> Params:
         return super().init(np.random.default_rng())
 
 
 class Gambler(Plain):
-    """Draws from a generator that isn't its own."""
+    """Draws from the global generator of `random` in `init`."""
 
     def init(self, rng: np.random.Generator) -> Params:
         random.random()
@@ -364,7 +364,7 @@ class Gambler(Plain):
 
 
 class Worthless(Plain):
-    """Has a critic that speaks out of shape."""
+    """Returns values of the wrong shape."""
 
     def apply(self, params: Params, inputs: Inputs) -> Output:
         said = super().apply(params, inputs)
@@ -372,7 +372,7 @@ class Worthless(Plain):
 
 
 class Scribbling(Plain):
-    """Writes into what it sees, and back into nothing."""
+    """Overwrites its observations."""
 
     def apply(self, params: Params, inputs: Inputs) -> Output:
         said = super().apply(params, inputs)
@@ -388,14 +388,14 @@ class OtherActor(MLPActor):
 
 
 class TwoFaced(Plain):
-    """Acts otherwise than it learns."""
+    """Has an actor that differs from `apply`."""
 
     def actor(self, params: Params) -> MLPActor:
         return OtherActor(self, params)
 
 
 class Unclipped(Plain):
-    """Sends what it drew."""
+    """Sends sampled actions to the environment without clipping them."""
 
     def __init__(self, config: Any, spec: Spec, needs: frozenset[str]) -> None:
         super().__init__(config, spec, needs)
@@ -404,7 +404,7 @@ class Unclipped(Plain):
 
 
 class Herd(Plain):
-    """Its members look at each other."""
+    """Has outputs that depend on the number of members."""
 
     def apply(self, params: Params, inputs: Inputs) -> Output:
         common = {k: v * (1 + 1e-6 * len(v)) if k == "weight.0" else v for k, v in params.items()}
@@ -412,7 +412,7 @@ class Herd(Plain):
 
 
 class Echo(Plain):
-    """Remembers how many steps it has seen, and adds it to what it sees."""
+    """Counts steps in its memory, and adds the count to the observations."""
 
     memory_size = 1
 
@@ -435,14 +435,14 @@ class Echo(Plain):
 
 
 class Elephant(Echo):
-    """Never forgets."""
+    """Doesn't reset its memory where an episode starts."""
 
     def forget(self, memory: Tensor, starts: Tensor) -> Tensor:
         return memory
 
 
 class Tossing(Plain):
-    """Tosses a coin that decides nothing."""
+    """Draws a number from torch's global generator, and ignores it."""
 
     def apply(self, params: Params, inputs: Inputs) -> Output:
         torch.rand(1)
@@ -455,7 +455,7 @@ class Clamped(DiagonalGaussian):
 
 
 class Clamping(Plain):
-    """Takes the density of another action than the one sampled."""
+    """Returns the log-probability of the clipped action, not of the sampled one."""
 
     def apply(self, params: Params, inputs: Inputs) -> Output:
         said = super().apply(params, inputs)
@@ -464,7 +464,7 @@ class Clamping(Plain):
 
 
 class Keeping(Plain):
-    """Counts rows that it has seen."""
+    """Counts the valid rows in a buffer."""
 
     def buffers(self) -> Params:
         return {"count": torch.zeros(())}
@@ -474,7 +474,7 @@ class Keeping(Plain):
 
 
 class Indiscriminate(Keeping):
-    """Takes in everything."""
+    """Updates its buffer with rows that are not valid, too."""
 
     def absorb(self, buffers: Params, obs: Tensor, valid: Tensor) -> Params:
         times = torch.arange(obs.shape[1]).reshape(-1, *[1] * (obs.ndim - 2))
@@ -482,7 +482,7 @@ class Indiscriminate(Keeping):
 
 
 class Unbridled(Plain):
-    """Looks at no mask."""
+    """Ignores action masks."""
 
     def apply(self, params: Params, inputs: Inputs) -> Output:
         return super().apply(params, inputs._replace(action_mask=None))
@@ -493,7 +493,7 @@ class Unbridled(Plain):
 
 
 class Amnesiac(Plain):
-    """Acts by a number that isn't among its parameters."""
+    """Has outputs that depend on a number that isn't among its parameters."""
 
     made = 0
 
@@ -532,18 +532,18 @@ POLICIES: list[tuple[type, dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize("target", [Plain, Echo, Keeping])
-def test_a_sound_policy_keeps_to_everything(target: type) -> None:
+def test_a_correct_policy_passes_all_checks(target: type) -> None:
     assert failing("policy", target) == {}
 
 
 @pytest.mark.parametrize(("target", "facts", "check", "said"), POLICIES, ids=lambda x: getattr(x, "__name__", ""))
-def test_a_policy_that_breaks_a_clause_fails_that_check(
+def test_a_policy_with_one_fault_fails_only_the_check_for_it(
     target: type, facts: dict[str, Any], check: str, said: str
 ) -> None:
     assert_fails(failing("policy", target, **facts), check, said, 'Policy "broken"')
 
 
-def test_a_policy_that_lives_outside_of_its_parameters_does_not_survive_being_saved() -> None:
+def test_a_policy_with_state_outside_its_parameters_fails_the_check_saved() -> None:
     assert "acts differently after it was saved" in failing("policy", Amnesiac)["saved"]
 
 
@@ -615,7 +615,7 @@ BACKENDS = [
 
 
 @pytest.mark.parametrize(("envs", "check", "said"), BACKENDS, ids=lambda x: getattr(x, "__name__", ""))
-def test_a_backend_that_breaks_a_clause_fails_that_check(envs: type[SyncEnvs], check: str, said: str) -> None:
+def test_a_backend_with_one_fault_fails_only_the_check_for_it(envs: type[SyncEnvs], check: str, said: str) -> None:
     assert_fails(failing("env_backend", backend(envs)), check, said, 'Env backend "broken"')
 
 
@@ -623,7 +623,7 @@ def test_a_backend_that_breaks_a_clause_fails_that_check(envs: type[SyncEnvs], c
 
 
 class Hearing:
-    """Hears of updates, and of nothing else."""
+    """Receives updates, and no other events."""
 
     @hookimpl
     def pgzoo_update_done(self, event: UpdateDone) -> None:
@@ -634,18 +634,18 @@ class Hearing:
 
 
 class Deaf:
-    """Has no hook."""
+    """Implements no event hook."""
 
 
 class Fragile(Hearing):
-    """Raises."""
+    """Raises an exception in its hook."""
 
     def heard(self, event: UpdateDone) -> None:
         raise ConnectionError("no server")
 
 
 class Scrawling(Hearing):
-    """Writes into what it hears."""
+    """Writes into the events that it receives."""
 
     def heard(self, event: UpdateDone) -> None:
         event.env_steps[:] = 0
@@ -658,12 +658,12 @@ LISTENERS = [
 ]
 
 
-def test_a_sound_listener_keeps_to_everything() -> None:
+def test_a_correct_listener_passes_all_checks() -> None:
     assert failing("listener", lambda context: Hearing()) == {}
 
 
 @pytest.mark.parametrize(("listener", "check", "said"), LISTENERS, ids=lambda x: getattr(x, "__name__", ""))
-def test_a_listener_that_breaks_a_clause_fails_that_check(listener: type, check: str, said: str) -> None:
+def test_a_listener_with_one_fault_fails_only_the_check_for_it(listener: type, check: str, said: str) -> None:
     assert_fails(failing("listener", lambda context: listener()), check, said, 'Listener "broken"')
 
 
@@ -681,7 +681,9 @@ def beyond_the_state(state: Array, random: Array, constants: Array) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"), [({"step": late_end}, "by 1 in end flags"), ({"reset": beyond_the_state}, "IndexError")]
 )
-def test_dynamics_that_differ_fail_their_check(changes: Any, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dynamics_that_differ_from_gymnasium_or_raise_fail_their_check(
+    changes: Any, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("pgzoo.ops.jit.available", lambda: False)  # compiling them would take seconds
     info, catalog = PluginInfo("broken", "entry point", "broken", "pgzoo-broken", "1.0"), PluginCatalog()
     registry = Registry(info)
@@ -742,7 +744,7 @@ FINE = PluginInfo("broken", "entry point", "pgzoo_example.plugin", "pgzoo-broken
     ],
     ids=["registers", "light", "resolves", "summaries", "presets"],
 )
-def test_a_plugin_that_breaks_a_clause_fails_that_check(
+def test_a_plugin_with_one_fault_fails_only_the_check_for_it(
     info: PluginInfo, register: Callable[[Registry], None], check: str, said: str
 ) -> None:
     assert_fails(
@@ -750,7 +752,7 @@ def test_a_plugin_that_breaks_a_clause_fails_that_check(
     )
 
 
-def test_every_check_is_broken_by_somebody() -> None:
+def test_every_check_has_a_component_that_fails_it() -> None:
     sources = [path.read_text(encoding="utf-8") for path in (Path(__file__).parent / "faulty").glob("*.py")]
     faulty = {
         kind: {source.partition('"""\n')[0].split("`")[1] for source in sources if f"registry.{kind}(" in source}
@@ -769,7 +771,7 @@ def test_every_check_is_broken_by_somebody() -> None:
     assert set(PLUGIN_CHECKS) == {"registers", "light", "resolves", "summaries", "presets"}
 
 
-def test_what_may_be_the_cause_of_a_failure_is_a_check_and_not_in_turn_its_consequence() -> None:
+def test_causes_of_failures_are_checks_and_are_never_mutual() -> None:
     for kind, causes in CAUSES.items():
         for check, others in causes.items():
             assert {check, *others} <= set(CHECKS[kind])

@@ -1,4 +1,4 @@
-"""Everything that is registered keeps to its contract; what is registered next is covered at once."""
+"""All registered components and plugins fulfill their contracts; new ones are tested without a change here."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from pgzoo.testing.checks import CHECKS, PLUGIN_CHECKS, CheckTarget, ComponentCh
 
 CATALOG = discover(inline=False)
 SLOW = {("env_backend", "async")}
-"""They start processes."""
+"""Components that start processes."""
 REPRESENTATIVE = {"improves": "ppo", "equals-gymnasium": "cartpole"}
-"""Expensive checks that tests of algorithms and tests/envs/test_compiled.py cover: one stands for all, except in slow
-tests."""
+"""Expensive checks, each with the only component that fast tests run it for.
+
+Tests of algorithms and tests/envs/test_compiled.py cover the others.
+"""
 
 
 def is_slow(kind: ComponentKind, name: str, check: str) -> bool:
@@ -33,13 +35,13 @@ COMPONENTS = [
 
 @lru_cache(maxsize=1)
 def checks_of(kind: ComponentKind, name: str) -> ComponentChecks:
-    """The checks of a component share what is expensive to make."""
+    """Return the checks of a component, which share objects that are expensive to make."""
     entry = CATALOG.get(kind, name)
     return ComponentChecks(CheckTarget(entry.plugin, CATALOG, entry))
 
 
 @pytest.mark.parametrize(("entry", "check"), COMPONENTS)
-def test_every_component_keeps_to_its_contract(entry: Entry, check: str) -> None:
+def test_every_component_fulfills_its_contract(entry: Entry, check: str) -> None:
     try:
         checks_of(entry.kind, entry.name).run(check)
     except KnownException as reason:
@@ -52,7 +54,7 @@ def test_every_component_keeps_to_its_contract(entry: Entry, check: str) -> None
 
 @pytest.mark.parametrize("check", PLUGIN_CHECKS)
 @pytest.mark.parametrize("plugin", CATALOG.plugins, ids=lambda plugin: plugin.name)
-def test_every_plugin_keeps_to_its_contract(plugin: PluginInfo, check: str) -> None:
+def test_every_plugin_fulfills_its_contract(plugin: PluginInfo, check: str) -> None:
     try:
         PLUGIN_CHECKS[check](CheckTarget(plugin, CATALOG))
     except NotApplicable as reason:

@@ -1,4 +1,4 @@
-"""The kit reports each of many classic mistakes by exactly one check, and passes the plugins without the mistake."""
+"""The test kit reports each of many classic mistakes with exactly one check, and passes correct plugins."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def load(path: Path) -> ModuleType:
 
 
 def register(name: str, hook: Callable[[Registry], None]) -> tuple[Registry, PluginCatalog]:
-    """Return what a plugin registers, and a catalog with it."""
+    """Return the registry of a plugin, and a catalog with its components."""
     registry, catalog = Registry(PluginInfo(name, "import", name, "third-party", "1.0")), INSTALLED.copy()
     hook(registry)
     catalog.add(registry.plugin, object(), registry.entries.values())
@@ -39,7 +39,7 @@ def register(name: str, hook: Callable[[Registry], None]) -> tuple[Registry, Plu
 
 
 def outcomes(name: str, hook: Callable[[Registry], None]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the messages of the failed checks, and of the known exceptions."""
+    """Return the messages of the failed checks, and the reasons of the known exceptions."""
     registry, catalog = register(name, hook)
     failed, known = {}, {}
     for kind, component in registry.entries:
@@ -63,14 +63,16 @@ def expected(path: Path) -> str:
 
 
 SLOW = ("neighbor_noise", "lost_state", "shared_rng", "ends_merged_by_algorithm", "termination_bootstrapped")
-"""Faults that another plugin of the folder stands for: the same check reports both."""
+"""Faults that are slow tests, because their check also reports another plugin of the folder."""
 
 
 @pytest.mark.parametrize(
     "path",
     [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in SLOW else []) for path in FAULTY],
 )
-def test_the_kit_reports_exactly_the_check_of_the_fault(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_faulty_plugin_fails_only_the_check_that_its_docstring_names(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(listeners, "PATIENCE", 0.3)
     failed, _ = outcomes(path.stem, load(path).pgzoo_register)
     assert list(failed) == [expected(path)], failed
@@ -83,13 +85,13 @@ def test_the_kit_reports_exactly_the_check_of_the_fault(path: Path, monkeypatch:
     "path",
     [pytest.param(path, marks=pytest.mark.slow if k % 4 else (), id=path.stem) for k, path in enumerate(CORRECT)],
 )
-def test_the_same_without_the_fault_passes(path: Path) -> None:
+def test_correct_plugins_pass_all_checks_or_declare_an_exception(path: Path) -> None:
     failed, known = outcomes(path.stem, load(path).pgzoo_register)
     assert failed == {}
     assert set(known) == ({"gamma"} if path.stem == "negative_zero" else set())
 
 
-def test_the_example_of_the_readme_passes() -> None:
+def test_the_example_in_the_readme_passes_all_checks() -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     names: dict[str, Any] = {}
     exec(

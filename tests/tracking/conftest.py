@@ -23,7 +23,7 @@ TRAINER = Path(__file__).with_name("trainer.py")
 
 
 class Place:
-    """A home with the means to train in it and to look into its store."""
+    """A home, with methods that train in it and read its store."""
 
     def __init__(self, root: Path, database: Path | None = None, uri: str | None = None) -> None:
         self.home = Home.find({"PGZOO_HOME": str(root)})
@@ -33,7 +33,7 @@ class Place:
         self.children: list[subprocess.Popen[str]] = []
 
     def train(self, key: str, **options: Any) -> subprocess.Popen[str]:
-        """Start a trainer; `communicate` ends with a line of JSON."""
+        """Start a trainer; the last line of its output is JSON."""
         text = json.dumps({"key": key, "uri": self.uri, **options})
         child = subprocess.Popen(
             [sys.executable, str(TRAINER), text],
@@ -58,7 +58,7 @@ class Place:
         return subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
     def ask(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
-        """Ask the store's database."""
+        """Query the store's database."""
         if not self.database.exists():
             return []
         with contextlib.closing(sqlite3.connect(self.database, timeout=PATIENCE)) as database:
@@ -88,7 +88,7 @@ class Place:
 
     @staticmethod
     def eventually(what: Callable[[], Any], seconds: float = PATIENCE) -> Any:
-        """Return the first truthy answer."""
+        """Call `what` until its answer is truthy, and return that answer."""
         return eventually(what, seconds)
 
     def close(self) -> None:
@@ -118,7 +118,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> It
 
 @pytest.fixture(scope="session")
 def remote(tmp_path_factory: pytest.TempPathFactory, server: Server) -> Iterator[Place]:
-    """A home whose runs are shipped to the server."""
+    """A home whose runs are uploaded to the server."""
     place = Place(tmp_path_factory.mktemp("remote"), server.database, server.uri)
     yield place
     place.close()
@@ -126,7 +126,7 @@ def remote(tmp_path_factory: pytest.TempPathFactory, server: Server) -> Iterator
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
-    """A home of the test's own."""
+    """A separate home for each test."""
     place = Place(tmp_path)
     yield place
     place.close()

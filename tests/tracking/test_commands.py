@@ -1,4 +1,4 @@
-"""`pgzoo ui` and `pgzoo sync` as a user meets them."""
+"""`pgzoo ui` and `pgzoo sync`, as a user runs them."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from conftest import Place
 
 
-def test_the_link_leads_to_the_charts() -> None:
+def test_the_link_opens_the_runs_of_an_experiment() -> None:
     assert deep_link("http://h:1", None) == "http://h:1/"
     assert deep_link("http://h:1", "7").startswith("http://h:1/#/experiments/7/runs?workflowType=machine_learning&")
 
 
-def test_a_browser_is_started_without_a_password() -> None:
+def test_credentials_are_removed_from_the_browser_url() -> None:
     assert without_account("https://me:p%40ss@host:8000/mlflow/") == "https://host:8000/mlflow"
     assert without_account("http://token@host") == without_account("http://host") == "http://host"
 
 
-def test_a_taken_port_is_said_or_passed_over(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use_is_an_error_and_a_free_one_is_accepted(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(StoreError, match=f"Can't listen on 127.0.0.1:{port}: .*Choose another --port"):
@@ -40,7 +40,7 @@ def test_a_taken_port_is_said_or_passed_over(capsys: pytest.CaptureFixture[str])
     assert free_port("127.0.0.1", port) == port
 
 
-def test_a_server_that_does_not_start_is_quoted_where_it_says_why() -> None:
+def test_last_words_finds_the_error_in_the_log_of_a_failed_server() -> None:
     log = (
         "INFO: starting\nsqlalchemy.exc.DatabaseError: file is not a database\n[SQL: SELECT 1]\n(Background on this)\n"
     )
@@ -53,7 +53,7 @@ def test_a_server_that_does_not_start_is_quoted_where_it_says_why() -> None:
 
 
 @pytest.mark.parametrize("command", ["ui", "sync"])
-def test_an_empty_place_is_left_empty(command: str, tmp_path: Path) -> None:
+def test_ui_and_sync_create_no_files_in_an_empty_folder(command: str, tmp_path: Path) -> None:
     env = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PGZOO_"))}
     run = subprocess.run(
         [sys.executable, "-m", "pgzoo", command],
@@ -71,7 +71,7 @@ def test_an_empty_place_is_left_empty(command: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unreachable_server_is_said(tmp_path: Path) -> None:
+def test_ui_reports_an_unreachable_server_without_a_traceback(tmp_path: Path) -> None:
     env = {**os.environ, "PGZOO_HOME": str(tmp_path)}
     command = [sys.executable, "-m", "pgzoo", "ui", "--no-browser", "--tracking-uri", "http://127.0.0.1:9"]
     run = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
@@ -80,7 +80,7 @@ def test_an_unreachable_server_is_said(tmp_path: Path) -> None:
     assert "Traceback" not in run.stderr
 
 
-def test_a_broken_store_is_quoted_in_one_line(place: Place) -> None:
+def test_the_error_of_a_broken_store_is_reported_in_one_line(place: Place) -> None:
     place.database.write_bytes(b"SQLite format 3\0" + bytes(range(256)) * 20)
     child = place.train("waits", updates=2, wait=0)
     assert child.wait(timeout=PATIENCE) == 0
@@ -119,7 +119,7 @@ def test_ui_serves_the_store_until_interrupted(embedded: Place) -> None:
         os.kill(program.pid, signal.SIGINT)
         try:
             assert program.wait(timeout=PATIENCE) == 0
-        finally:  # it takes its server along
+        finally:  # ends its server, too
             program.terminate()
         assert "Stopped." in program.stderr.read()
     with pytest.raises(OSError, match="refused"):

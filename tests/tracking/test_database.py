@@ -1,4 +1,4 @@
-"""The store's database, with real processes that are killed while they make it."""
+"""Creating and migrating the store's database, with processes that are killed while they create it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PREPARE = "import sys, pathlib; import pgzoo.tracking.store; from pgzoo.tracking
 PREPARE += "prepare_database(pathlib.Path(sys.argv[1]))"
 MIGRATE = PREPARE.replace("prepare_database(", "database.known_schema = str; prepare_database(")
 MIGRATE = f"from pgzoo.tracking import database; {MIGRATE}"
-"""The same by MLflow's migrations, which take long enough to be killed."""
+"""Creates the database by MLflow's migrations, which take long enough for the process to be killed."""
 
 
 def prepare(path: Path) -> subprocess.CompletedProcess[str]:
@@ -30,7 +30,7 @@ def prepare(path: Path) -> subprocess.CompletedProcess[str]:
 
 
 def kill_while_preparing(path: Path) -> Path:
-    """Start to make a database, kill the process with SIGKILL in the midst; return the file that it left."""
+    """Kill a process with SIGKILL while it creates a database; return the file that it left."""
     scratch = path.with_name(f".{path.name}.new")
     with subprocess.Popen(
         [sys.executable, "-c", MIGRATE, str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -49,7 +49,7 @@ def tables(path: Path) -> set[str]:
         return {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
 
 
-def test_a_killed_process_leaves_no_half_made_database(tmp_path: Path) -> None:
+def test_an_incomplete_database_is_replaced_unless_it_contains_runs(tmp_path: Path) -> None:
     path = tmp_path / "mlflow.db"
     scratch = kill_while_preparing(path)
     assert scratch.exists() and not path.exists()
@@ -57,7 +57,7 @@ def test_a_killed_process_leaves_no_half_made_database(tmp_path: Path) -> None:
     whole = tables(path)
     assert {"runs", "webhooks", "logged_models"} <= whole
     assert names(tmp_path) == {"mlflow.db", ".mlflow.db.lock"}
-    # What a migration in place leaves when it is killed: tables of a revision that isn't noted yet.
+    # State after a killed in-place migration: tables of a revision that isn't recorded yet.
     change(path, "DELETE FROM alembic_version")
     change(path, "INSERT INTO runs (run_uuid, lifecycle_stage) VALUES ('r', 'active')")
     done = prepare(path)
@@ -127,7 +127,7 @@ with engine.begin() as connection:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the system doesn't tell which files are open")
-def test_an_older_database_is_copied_before_it_is_migrated_and_only_if_nobody_has_it_open(tmp_path: Path) -> None:
+def test_an_older_database_is_copied_and_migrated_unless_a_process_has_it_open(tmp_path: Path) -> None:
     path = tmp_path / "mlflow.db"
     subprocess.run([sys.executable, "-c", OLDER, str(path)], check=True, capture_output=True)
     change(path, "INSERT INTO runs (run_uuid, lifecycle_stage) VALUES ('r', 'active')")
@@ -150,7 +150,7 @@ def test_an_older_database_is_copied_before_it_is_migrated_and_only_if_nobody_ha
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the system doesn't tell which files are open")
-def test_the_schema_and_the_users_of_a_database_are_known_without_mlflow(tmp_path: Path) -> None:
+def test_the_schema_of_a_database_and_the_processes_that_use_it_are_found(tmp_path: Path) -> None:
     path = tmp_path / "mlflow.db"
     change(path, "CREATE TABLE alembic_version (version_num TEXT)")
     assert schema_version(path) is None and not is_outdated(path)
@@ -168,7 +168,7 @@ def test_the_schema_and_the_users_of_a_database_are_known_without_mlflow(tmp_pat
 
 
 def names(folder: Path) -> set[str]:
-    """The files in a folder, without those that SQLite keeps beside a database in use."""
+    """Return the names of the files in a folder, except those that SQLite keeps next to a database in use."""
     return {path.name for path in folder.iterdir() if not path.name.endswith(("-wal", "-shm"))}
 
 

@@ -1,4 +1,4 @@
-"""Findings about runs: each kind where the numbers are clear, and none where they are healthy."""
+"""Diagnoses of runs: each kind of fault is found, and healthy runs have no findings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HEALTHY: dict[str, list[float]] = {
 
 
 def history(returns: list[float] | None = None, threshold: str = "475.0", **series: list[float]) -> History:
-    """A run with 20 points of each series, named with an underscore in place of the slash."""
+    """Return the history of a run with 20 points per metric; `policy_entropy` stands for `policy/entropy`."""
     metrics = HEALTHY | {name.replace("_", "/", 1): values for name, values in series.items()}
     returns = returns if returns is not None else [20.0 + k % 30 for k in range(200)]
     return History(
@@ -30,7 +30,7 @@ def history(returns: list[float] | None = None, threshold: str = "475.0", **seri
     )
 
 
-def test_a_healthy_run_has_no_finding() -> None:
+def test_a_healthy_or_empty_run_has_no_findings() -> None:
     assert diagnose(history()) == []
     assert diagnose(History()) == []
 
@@ -44,7 +44,7 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("name", "series", "said"), FAULTS)
-def test_each_fault_is_found_and_named(name: str, series: dict[str, Any], said: str) -> None:
+def test_each_fault_is_found_and_has_advice(name: str, series: dict[str, Any], said: str) -> None:
     (found,) = diagnose(history(**series))
     assert found.name == name and said in str(found) and ("Try" in found.advice or "Did" in found.advice)
 
@@ -52,17 +52,17 @@ def test_each_fault_is_found_and_named(name: str, series: dict[str, Any], said: 
 @pytest.mark.parametrize(
     "run",
     [
-        # a solved environment: all values are equal, and nothing is left to explain
+        # a solved environment: the returns have almost no variance to explain
         history([500.0] * 200, value_explained_variance=[-5.0] * 20),
         history([400.0 + k % 100 for k in range(100)] + [490.0 + k % 10 for k in range(100)],
                 value_explained_variance=[-5.0] * 20),
         # most episodes have the best return, and the environment has no threshold
         history([0.0, 1.0] + [1.0] * 198, threshold="", value_explained_variance=[-5.0] * 20),
-        history(policy_entropy=[0.69 * 0.6**k for k in range(20)]),  # late: it learned what to do
-        history(policy_entropy=[1.4 - k for k in range(20)]),  # of a density
+        history(policy_entropy=[0.69 * 0.6**k for k in range(20)]),  # a gradual fall: the policy has learned what to do
+        history(policy_entropy=[1.4 - k for k in range(20)]),  # the entropy of a density may be negative
         history(policy_clip_fraction=[0.9] * 10 + [0.2] * 10),
         history(optim_grad_norm=[0.0] * 19 + [0.1]),
     ],
 )  # fmt: skip
-def test_what_only_looks_like_a_fault_is_not_reported(run: History) -> None:
+def test_healthy_metrics_that_resemble_a_fault_are_not_reported(run: History) -> None:
     assert diagnose(run) == []

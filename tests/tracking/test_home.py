@@ -1,4 +1,4 @@
-"""Where things live, and which stores are refused before anything is created."""
+"""Where pgzoo keeps its files, and which stores are refused before anything is created."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def home(tmp_path: Path) -> Home:
     return Home.find({}, tmp_path)
 
 
-def test_the_default_home_is_the_working_directory(tmp_path: Path, home: Home) -> None:
+def test_the_default_home_is_in_the_working_directory(tmp_path: Path, home: Home) -> None:
     assert home == Home(tmp_path / ".pgzoo", tmp_path / "mlflow.db", tmp_path / "mlartifacts")
 
 
@@ -29,7 +29,9 @@ def test_pgzoo_home_moves_everything(tmp_path: Path) -> None:
     assert Home.find({"PGZOO_HOME": "there"}, tmp_path) == expected
 
 
-def test_option_before_environment_before_default(home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_store_is_given_by_option_then_environment_then_default(
+    home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     environ = {"MLFLOW_TRACKING_URI": "http://there:5000/"}
     assert resolve_uri("https://here", home, environ) == "https://here"
     assert resolve_uri(None, home, environ) == "http://there:5000"
@@ -42,7 +44,9 @@ def test_option_before_environment_before_default(home: Home, monkeypatch: pytes
 @pytest.mark.parametrize(
     "uri", ["http://host", "https://user:word@host:8080", "postgresql+psycopg2://u:p@h/db", "mysql+pymysql://h/d"]
 )
-def test_usable_stores_are_not_contacted(home: Home, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_usable_stores_are_accepted_without_contacting_them(
+    home: Home, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for driver in ("psycopg2", "pymysql"):
         monkeypatch.setitem(sys.modules, driver, types.ModuleType(driver))
     check_store(uri, home)
@@ -56,7 +60,7 @@ def test_a_missing_database_driver_is_named(home: Home, monkeypatch: pytest.Monk
         check_store("postgresql+psycopg2://u:p@h/db", home)
 
 
-def test_the_default_is_usable_and_nothing_is_made(home: Home, tmp_path: Path) -> None:
+def test_checking_an_sqlite_store_creates_nothing_and_does_not_load_mlflow(home: Home, tmp_path: Path) -> None:
     loaded = set(sys.modules)
     check_store(home.default_uri, home)
     check_store(f"sqlite:///{tmp_path}/new/folder/x.db", home)
@@ -85,7 +89,7 @@ def test_unusable_stores_are_refused_with_advice(home: Home, uri: str, message: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
+def test_a_file_as_home_or_a_store_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(StoreError, match="set PGZOO_HOME"):
         check_store("http://host", Home.find({"PGZOO_HOME": str(tmp_path / "file")}))
@@ -113,6 +117,6 @@ def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
 
 
-def test_a_password_is_not_shown() -> None:
+def test_a_password_is_hidden_in_a_displayed_uri() -> None:
     assert display_uri("https://me:secret@host:1/x") == "https://me:***@host:1/x"
     assert display_uri("sqlite:////x.db") == "sqlite:////x.db"

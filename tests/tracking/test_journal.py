@@ -1,4 +1,4 @@
-"""The journal: what is written, what is left out, and what survives."""
+"""The journal: which records are written, which values are omitted, and what survives faults."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def lines(journal: Journal) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (journal.path / "journal.jsonl").read_text().splitlines()]
 
 
-def test_a_record_is_one_line_with_its_time(journal: Journal) -> None:
+def test_a_record_is_written_as_one_line_with_a_timestamp(journal: Journal) -> None:
     before = time.time() * 1000 - 1
     journal.record([1000, 2000], {"train/return_mean": 20.5}, ([400, 2000], [19.0, 22.0], [19, 22]))
     _, line = lines(journal)
@@ -60,7 +60,7 @@ def test_values_that_are_not_finite_are_counted_and_left_out(journal: Journal) -
     assert journal.dropped == 3
 
 
-def test_an_evaluation_carries_its_means(journal: Journal) -> None:
+def test_an_evaluation_record_contains_summary_statistics(journal: Journal) -> None:
     journal.evaluation(50, "sampled", True, [1.0, 3.0], [10, 20])
     journal.evaluation(50, "greedy", True, [4.0, 6.0], [10, 20])
     _, sampled, greedy = lines(journal)
@@ -68,14 +68,14 @@ def test_an_evaluation_carries_its_means(journal: Journal) -> None:
     assert greedy["m"] == {"eval/greedy_return_mean": 5.0}
 
 
-def test_an_evaluation_without_episodes_or_with_nan_has_no_means(journal: Journal) -> None:
+def test_an_evaluation_without_episodes_or_with_a_nan_has_no_statistics(journal: Journal) -> None:
     journal.evaluation(1, "sampled", False, [], [])
     journal.evaluation(2, "sampled", False, [math.nan, 1.0], [1, 2])
     assert [line.get("m") for line in lines(journal)[1:]] == [{}, {}]
     assert lines(journal)[2]["returns"] == [None, 1.0]
 
 
-def test_a_resumed_journal_takes_no_step_twice(tmp_path: Path) -> None:
+def test_a_resumed_journal_records_no_step_twice(tmp_path: Path) -> None:
     first = open_journal(tmp_path)
     first.record([10, 20], {"a": 1.0}, ([20], [5.0], [5]))
     first.evaluation(20, "sampled", True, [1.0], [1])
@@ -97,7 +97,7 @@ def test_a_resumed_journal_takes_no_step_twice(tmp_path: Path) -> None:
     assert later[1]["e"] == [[30], [6.0], [6]]
 
 
-def test_a_torn_line_is_cut_when_the_run_is_resumed(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_removed_when_the_run_is_resumed(tmp_path: Path) -> None:
     open_journal(tmp_path).release()
     file = tmp_path / "journal.jsonl"
     with file.open("ab") as handle:
@@ -108,7 +108,7 @@ def test_a_torn_line_is_cut_when_the_run_is_resumed(tmp_path: Path) -> None:
     again.release()
 
 
-def test_a_line_that_is_no_record_is_told_apart(tmp_path: Path) -> None:
+def test_lines_that_are_not_records_are_read_as_none(tmp_path: Path) -> None:
     (tmp_path / "journal.jsonl").write_bytes(b'{"t":"a"}\nnonsense\n[1]\n\xff\xfe\n{"t":"b"}\n')
     assert [r and r["t"] for r, _ in records(tmp_path)] == ["a", None, None, None, "b"]
     assert [r and r["t"] for r, _ in records(tmp_path, offset=10)] == [None, None, None, "b"]
@@ -117,7 +117,7 @@ def test_a_line_that_is_no_record_is_told_apart(tmp_path: Path) -> None:
     assert [r and r["t"] for r, _ in records(tmp_path)] == [None, "b"]
 
 
-def test_two_trainers_cannot_write_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_trainers_cannot_write_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = open_journal(tmp_path)
     assert is_locked(tmp_path / "lock")
     monkeypatch.setattr("pgzoo.tracking.journal.LOCK_WAIT", 0.1)
@@ -127,7 +127,7 @@ def test_two_trainers_cannot_write_one_run(tmp_path: Path, monkeypatch: pytest.M
     assert not is_locked(tmp_path / "lock")
 
 
-def test_a_dead_process_holds_nothing(tmp_path: Path) -> None:
+def test_a_killed_process_holds_no_lock(tmp_path: Path) -> None:
     code = "import sys, time; from pathlib import Path; from pgzoo.tracking.locks import lock\n"
     code += "mine = lock(Path(sys.argv[1])); print('held', flush=True); time.sleep(3600)"
     path = tmp_path / "lock"
@@ -141,7 +141,7 @@ def test_a_dead_process_holds_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_environment_worker_does_not_keep_the_run_alive(tmp_path: Path) -> None:
+def test_a_forked_worker_does_not_hold_the_lock_of_its_dead_parent(tmp_path: Path) -> None:
     code = "import os, sys, time; from pathlib import Path; from pgzoo.tracking.locks import lock\n"
     code += "mine = lock(Path(sys.argv[1]))\n"
     code += "child = os.fork()\nif child == 0: time.sleep(3600); os._exit(0)\nprint(child, flush=True)\nos._exit(9)"
@@ -151,13 +151,13 @@ def test_a_forked_environment_worker_does_not_keep_the_run_alive(tmp_path: Path)
     worker = int(out.stdout.readline())
     out.wait()
     try:
-        eventually(lambda: not is_locked(path))  # the worker closes the lock's file once it gets to run
+        eventually(lambda: not is_locked(path))  # the worker closes the lock's file when it is first scheduled
     finally:
         os.kill(worker, 9)
         out.stdout.close()
 
 
-def test_a_full_disk_costs_no_record_once_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_record_is_lost_if_a_full_disk_has_space_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     warnings: list[str] = []
     journal = open_journal(tmp_path, warnings)
     write = os.write
@@ -179,7 +179,7 @@ def test_a_full_disk_costs_no_record_once_there_is_room(tmp_path: Path, monkeypa
     assert "No space left on device" in warnings[0]
 
 
-def test_what_a_full_disk_costs_is_bounded_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_beyond_the_backlog_limit_are_lost_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = open_journal(tmp_path)
     monkeypatch.setattr("pgzoo.tracking.journal.BACKLOG", 500)
     with monkeypatch.context() as patch:
@@ -198,18 +198,20 @@ def test_what_a_full_disk_costs_is_bounded_and_counted(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("path", ["../x", "/etc/x", "a/../../x", "", ".", "a\\b", "c:x", "a\0b"])
-def test_an_artifact_cannot_leave_its_folder(journal: Journal, path: str) -> None:
+def test_an_unsafe_artifact_path_is_refused(journal: Journal, path: str) -> None:
     with pytest.raises(ValueError, match="artifact path"):
         journal.artifact(path, b"")
 
 
-def test_an_artifact_cannot_leave_through_a_link(journal: Journal, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_an_artifact_path_through_a_symlink_to_another_folder_is_refused(
+    journal: Journal, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     (journal.path / "artifacts" / "link").symlink_to(tmp_path_factory.mktemp("elsewhere"))
     with pytest.raises(ValueError, match="leads out"):
         journal.artifact("link/x", b"")
 
 
-def test_an_artifact_is_whole_and_recorded(journal: Journal, tmp_path: Path) -> None:
+def test_an_artifact_is_written_completely_and_recorded(journal: Journal, tmp_path: Path) -> None:
     kept = journal.artifact("policy/policy.safetensors", b"abc")
     copied = journal.artifact("video.mp4", kept)
     assert kept.read_bytes() == copied.read_bytes() == b"abc"
@@ -230,11 +232,11 @@ def test_an_artifact_is_whole_and_recorded(journal: Journal, tmp_path: Path) -> 
         ("é a.b-c", "é a.b-c"),
     ],
 )
-def test_names_are_made_fit(name: str, clean: str) -> None:
+def test_names_are_changed_to_valid_mlflow_names(name: str, clean: str) -> None:
     assert clean_key(name) == clean
 
 
-def test_an_unfit_run_key_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_run_key_is_refused(tmp_path: Path) -> None:
     home = Home.find({"PGZOO_HOME": str(tmp_path)})
     session = Session(home, "g", home.default_uri)
     for key in ("../x", "", "a/b", ".hidden"):
@@ -244,7 +246,7 @@ def test_an_unfit_run_key_is_refused(tmp_path: Path) -> None:
     assert not session.close(0)
 
 
-def test_pending_counts_records_until_all_is_done(tmp_path: Path) -> None:
+def test_a_run_is_pending_until_its_records_and_files_are_uploaded(tmp_path: Path) -> None:
     journal = open_journal(tmp_path)
     journal.record([1], {"a": 1.0})
     journal.end("FINISHED")
@@ -260,10 +262,10 @@ def test_pending_counts_records_until_all_is_done(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("runs", "awaited"), [(10, True), (11, False), (50, False), (51, True)])
-def test_the_end_waits_for_the_plots_of_a_few_runs(
+def test_closing_a_session_does_not_wait_for_the_plots_of_11_to_50_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: int, awaited: bool
 ) -> None:
-    """Those of more than 50 are omitted, which takes no time."""
+    """The plots of more than 50 runs are omitted, which takes no time, so these runs are waited for."""
     monkeypatch.setattr("pgzoo.tracking.session.ensure_uploader", lambda home: None)
     home = Home.find({"PGZOO_HOME": str(tmp_path)})
     session = Session(home, "group", home.default_uri)
@@ -284,7 +286,7 @@ def test_the_end_waits_for_the_plots_of_a_few_runs(
     assert session.pending().files == (runs + 1 if awaited else 2)
 
 
-def test_records_of_some_kinds_are_found_without_reading_the_others(journal: Journal, tmp_path: Path) -> None:
+def test_records_are_found_by_kind_and_lines_are_counted_from_an_offset(journal: Journal, tmp_path: Path) -> None:
     journal.record([1], {"a": 1.0})
     journal.tags({"a": "b"})
     journal.end("FINISHED")
@@ -300,13 +302,13 @@ def test_records_of_some_kinds_are_found_without_reading_the_others(journal: Jou
     assert (list(records_of(tmp_path / "none", "end")), count_lines(tmp_path / "none", 0)) == ([], 0)
 
 
-def test_a_damaged_ledger_means_shipping_again(tmp_path: Path) -> None:
+def test_a_damaged_ledger_is_read_as_empty(tmp_path: Path) -> None:
     for damaged in ("{", "[" * 100_000):
         (tmp_path / "ack.json").write_text(damaged)
         assert Ledger.read(tmp_path) == Ledger()
 
 
-def test_importing_and_writing_loads_nothing_heavy(tmp_path: Path) -> None:
+def test_importing_and_writing_a_journal_loads_no_heavy_packages(tmp_path: Path) -> None:
     code = (
         "import sys, pgzoo.tracking, pathlib\nfrom pgzoo.tracking import journal\n"
         "j = journal.Journal(pathlib.Path(sys.argv[1]), {'t': 'start', 'key': 'k', 'name': 'n'}, print)\n"
@@ -339,7 +341,7 @@ def eval_list(text: str) -> list[str]:
     return names
 
 
-def test_a_record_of_ten_metrics_costs_little(journal: Journal) -> None:
+def test_writing_a_record_of_ten_metrics_takes_under_a_millisecond(journal: Journal) -> None:
     metrics = {f"group/metric_{i}": i / 7 for i in range(10)}
     begin = time.process_time()
     for step in range(2000):
@@ -347,7 +349,7 @@ def test_a_record_of_ten_metrics_costs_little(journal: Journal) -> None:
     assert (time.process_time() - begin) / 2000 < 1e-3
 
 
-def test_the_documentation_example_runs_as_printed(tmp_path: Path) -> None:
+def test_the_example_in_the_documentation_runs(tmp_path: Path) -> None:
     text = (Path(__file__).parents[2] / "docs" / "tracking.md").read_text()
     code = text.split("```python\n")[1].split("```")[0]
     code = code.replace("with tracking", "import pgzoo.tracking.session as s; s.ensure_uploader = print\nwith tracking")
@@ -358,7 +360,9 @@ def test_the_documentation_example_runs_as_printed(tmp_path: Path) -> None:
     assert kinds == ["start", "update", "artifact", "end"]
 
 
-def test_an_error_in_a_session_ends_its_runs_as_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exception_in_a_session_ends_its_runs_as_failed_or_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("pgzoo.tracking.session.ensure_uploader", lambda home: None)
     home = Home.find({"PGZOO_HOME": str(tmp_path)})
     monkeypatch.setattr(Session.close, "__defaults__", (0.0,))
@@ -378,9 +382,7 @@ def test_an_error_in_a_session_ends_its_runs_as_failed(tmp_path: Path, monkeypat
     ]
 
 
-def test_records_that_a_full_disk_refused_are_tried_again_before_a_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sync_retries_records_that_could_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = open_journal(tmp_path, [])
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", lambda fd, data: 0)
@@ -390,7 +392,7 @@ def test_records_that_a_full_disk_refused_are_tried_again_before_a_checkpoint(
     assert [line["steps"] for line in lines(journal)[1:]] == [[1]]
 
 
-def test_a_name_that_could_not_be_flushed_is_flushed_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sync_fails_until_the_folder_can_be_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal, flush = open_journal(tmp_path, []), os.fdatasync if hasattr(os, "fdatasync") else os.fsync
     failing = [True]
 

@@ -46,20 +46,20 @@ def keys(ref: str, home: Home) -> list[str]:
     return [found.run_key for found in find(ref, home)]
 
 
-def test_every_kind_of_reference(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pgzoo.tracking.lookup.query_store", None)  # whoever asks a store fails
+def test_runs_are_found_by_run_id_key_group_or_name(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pgzoo.tracking.lookup.query_store", None)  # querying a store fails
     assert keys("f" * 32, home) == ["g1-1"]
     assert keys("g1-0", home) == ["g1-0"]
     assert keys("g1", home) == ["g1-0", "g1-1", "g1-10"]
     assert keys("mine", home) == ["g3-0", "g3-1", "g3-10"]
 
 
-def test_a_name_means_the_newest_that_bears_it(home: Home) -> None:
+def test_a_name_refers_to_the_newest_runs_with_that_name(home: Home) -> None:
     assert keys("reinforce", home) == ["g2-0", "g2-1", "g2-10"]
     assert keys("reinforce s1", home) == ["g2-1"]
 
 
-def test_what_is_found(home: Home) -> None:
+def test_a_found_run_has_its_metadata_and_artifacts(home: Home) -> None:
     [found] = find("g1-1", home)
     assert (found.run_id, found.tracking_uri) == ("f" * 32, "http://there")
     [found] = find("g2-0", home)
@@ -68,7 +68,7 @@ def test_what_is_found(home: Home) -> None:
     assert found.artifact("policy/policy.safetensors").read_bytes() == b"weights"
 
 
-def test_files_of_an_sqlite_store_lie_beside_the_journals_and_a_server_keeps_its_own(home: Home) -> None:
+def test_only_runs_in_sqlite_stores_have_their_artifacts_in_the_home(home: Home) -> None:
     for uri, expected in (
         (home.default_uri, home.artifacts.as_uri()),
         ("sqlite:////elsewhere/runs.db", home.artifacts.as_uri()),
@@ -80,11 +80,11 @@ def test_files_of_an_sqlite_store_lie_beside_the_journals_and_a_server_keeps_its
         )
         start = start_of(journal.path)
         journal.end("FINISHED")
-        session.close(0)  # else its thread starts an uploader, once `ensure_uploader` is the real one again
+        session.close(0)  # otherwise its thread starts an uploader when the real `ensure_uploader` is restored
         assert start is not None and start.get("artifacts") == expected
 
 
-def test_a_missing_artifact_is_said_and_no_path_leaves_the_run(home: Home) -> None:
+def test_a_missing_artifact_and_a_path_outside_the_run_are_errors(home: Home) -> None:
     [found] = find("g2-1", home)
     with pytest.raises(StoreError, match="has no artifact video"):
         found.artifact("video.mp4")
@@ -92,7 +92,7 @@ def test_a_missing_artifact_is_said_and_no_path_leaves_the_run(home: Home) -> No
         found.artifact("../journal.jsonl")
 
 
-def test_an_artifact_of_a_run_of_another_machine_is_downloaded_once(embedded: Place, tmp_path: Path) -> None:
+def test_artifacts_of_a_run_on_another_machine_are_downloaded(embedded: Place, tmp_path: Path) -> None:
     embedded.result(embedded.train("far", updates=3))
     code = (
         "from pgzoo.errors import StoreError\nfrom pgzoo.tracking import Home, find\n"
@@ -113,6 +113,6 @@ def test_an_artifact_of_a_run_of_another_machine_is_downloaded_once(embedded: Pl
     assert re.fullmatch(r"Run little s0 \(\w+\) has no artifact policy/policy.json: it ended before .*\n", done.stdout)
 
 
-def test_an_unknown_reference_names_the_nearest(home: Home) -> None:
+def test_an_unknown_reference_suggests_the_nearest_name(home: Home) -> None:
     with pytest.raises(UnknownName, match='Did you mean "reinforce"'):
         find("reinforse", home)

@@ -1,4 +1,4 @@
-"""The MLflow listener: from events to journal records, worked by hand."""
+"""The MLflow listener turns events into journal records; the expected values are calculated by hand."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NONE: Any = None
 
 @pytest.fixture
 def listen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., MlflowListener]]:
-    """Return a maker of started listeners on one home, without an uploader."""
+    """Return a function that makes started listeners in one home, without an uploader."""
     monkeypatch.setattr("pgzoo.tracking.session.ensure_uploader", lambda home: None)
     home = Home.find({"PGZOO_HOME": str(tmp_path)})
     sessions: list[Session] = []
@@ -66,7 +66,7 @@ def curves(listener: MlflowListener, member: int = 0) -> list[tuple[list[int], d
     return found
 
 
-def test_the_mean_since_the_last_point_goes_to_every_point_reached(
+def test_every_grid_point_passed_gets_the_mean_since_the_previous_point(
     listen: Callable[..., MlflowListener],
 ) -> None:
     listener = listen()
@@ -75,7 +75,7 @@ def test_the_mean_since_the_last_point_goes_to_every_point_reached(
     assert curves(listener) == [([1000], {"loss": 3.0}), ([2000, 3000, 4000], {"loss": 6.0})]
 
 
-def test_each_member_has_its_own_pace_and_a_frozen_one_is_left_out(
+def test_members_reach_points_independently_and_inactive_ones_are_skipped(
     listen: Callable[..., MlflowListener],
 ) -> None:
     listener = listen((3, 5))
@@ -95,7 +95,7 @@ def test_a_value_that_is_not_finite_is_left_out_of_the_mean(listen: Callable[...
     assert listener.journals[0].dropped == 3
 
 
-def test_episodes_are_written_with_their_update_and_averaged_on_the_grid(
+def test_episodes_are_written_with_their_update_and_averaged_per_point(
     listen: Callable[..., MlflowListener],
 ) -> None:
     listener = listen()
@@ -113,8 +113,8 @@ def test_episodes_are_written_with_their_update_and_averaged_on_the_grid(
     assert curves(listener)[-1] == ([2000], {"loss": 1.0})
 
 
-def test_a_short_episode_beside_a_long_one_is_written_too(listen: Callable[..., MlflowListener]) -> None:
-    """Its share of the steps, 40 / 201, rounds to 0, which would be a step of the update before."""
+def test_a_short_episode_in_the_same_update_as_a_long_one_is_written(listen: Callable[..., MlflowListener]) -> None:
+    """The short episode's share of the 40 steps, 40 / 201, rounds to 0, which would be in the previous update."""
     listener = listen()
     for steps, returns, lengths in ((40, [10.0], [40]), (80, [1.0, 200.0], [1, 200])):
         arrays = (floats(*returns),), (ints(*lengths),)
@@ -123,7 +123,7 @@ def test_a_short_episode_beside_a_long_one_is_written_too(listen: Callable[..., 
     assert [r["e"] for r in lines(listener)] == [[[40], [10.0], [40]], [[41, 80], [1.0, 200.0], [1, 200]]]
 
 
-def test_the_whole_run(listen: Callable[..., MlflowListener]) -> None:
+def test_a_run_is_recorded_from_start_to_end(listen: Callable[..., MlflowListener]) -> None:
     listener = listen(about=RunDescription("little", "Corridor-v0", "e", "mine", reward_threshold=2.0))
     listener.pgzoo_episodes_finished(EpisodesFinished(0, ints(150), (np.arange(150) / 50,), (ints(*[1] * 150),)))
     listener.pgzoo_evaluated(
@@ -133,7 +133,7 @@ def test_the_whole_run(listen: Callable[..., MlflowListener]) -> None:
     listener.pgzoo_run_ended(RunEnded(ints(150), ("interrupted",), ("Ctrl-C",), {}, NONE))
     kinds = [json.loads(r)["t"] for r in (listener.journals[0].path / "journal.jsonl").read_text().splitlines()]
     assert kinds == ["start", *["evaluation"] * 2, *["update"] * 2, "tags", "end"]
-    # 100 episodes k .. k+99 have the mean (k + 49.5) / 50: at best 99.5 / 50; the threshold 2 is never reached.
+    # Episodes k to k + 99 have the mean (k + 49.5) / 50, at most 99.5 / 50, so the threshold 2 is never reached.
     assert curves(listener) == [([150], {"summary/return_final": 5.0, "summary/return_best": 1.99})]
     [end] = lines(listener, kind="end")
     assert (end["status"], end["reason"]) == ("KILLED", "Ctrl-C")
@@ -143,14 +143,14 @@ def test_the_whole_run(listen: Callable[..., MlflowListener]) -> None:
     assert start["params"] == {"algorithm": "little", "env": "Corridor-v0", "seed": "0"}
 
 
-def test_best_mean_and_the_step_that_solved_it() -> None:
+def test_best_mean_has_the_best_value_and_the_step_that_reached_the_threshold() -> None:
     best = BestMean(threshold=0.5)
     assert np.isnan(best.value)
     best.add(np.arange(1, 41) * 10, np.zeros(40))
     assert best.value == 0.0
     assert best.solved_at == -1
     best.add(np.arange(41, 121) * 10, np.ones(80))
-    # The window of episodes 11-110 is the first with 50 zeros... of 30 zeros and 70 ones: 0.7; that of 1-100 has 0.6.
+    # The first full window, episodes 1-100, has 60 ones, which is over the threshold; the best one, 21-120, has 80.
     assert best.solved_at == 1000
     assert best.value == pytest.approx(0.8)
     best.add(ints(1210), floats(0.0))
@@ -159,7 +159,7 @@ def test_best_mean_and_the_step_that_solved_it() -> None:
 
 @given(returns=st.lists(st.integers(-1000, 1000), max_size=700), cuts=st.lists(st.integers(0, 700), max_size=8))
 @settings(max_examples=30, deadline=None)
-def test_best_mean_of_many_episodes_is_that_of_all_windows_whatever_comes_at_once(
+def test_best_mean_is_the_maximum_over_all_windows_however_episodes_are_added(
     returns: list[int], cuts: list[int]
 ) -> None:
     best, edges = BestMean(threshold=10.0), sorted({0, len(returns), *(c for c in cuts if c < len(returns))})
@@ -172,7 +172,7 @@ def test_best_mean_of_many_episodes_is_that_of_all_windows_whatever_comes_at_onc
     assert best.solved_at == next((10 * (99 + k) for k, mean in enumerate(full) if mean >= 10.0), -1)
 
 
-def test_best_mean_keeps_no_more_of_a_million_episodes_than_of_a_thousand() -> None:
+def test_best_mean_takes_no_more_memory_for_a_million_episodes_than_a_thousand() -> None:
     def size(best: BestMean) -> int:
         return sum(sys.getsizeof(value) for value in vars(best).values())
 
@@ -185,7 +185,7 @@ def test_best_mean_keeps_no_more_of_a_million_episodes_than_of_a_thousand() -> N
     assert (best.value, best.solved_at) == (1.0, -1)
 
 
-def test_a_resumed_run_repeats_no_point_and_knows_its_past(listen: Callable[..., MlflowListener]) -> None:
+def test_a_resumed_run_repeats_no_point_and_counts_earlier_episodes(listen: Callable[..., MlflowListener]) -> None:
     def play(listener: MlflowListener, updates: range) -> None:
         for u in updates:
             steps = ints(600 * u)
@@ -196,7 +196,7 @@ def test_a_resumed_run_repeats_no_point_and_knows_its_past(listen: Callable[...,
     play(first, range(1, 8))
     first.session.close(0)
     again = listen()
-    assert not again.journals[0].tail.episodes.steps  # counted and forgotten: there may be many
+    assert not again.journals[0].tail.episodes.steps  # added to the best mean and released, as there may be many
     play(again, range(5, 11))  # the checkpoint was after update 4
     points = [step for steps, _ in curves(again) for step in steps]
     assert points == [1000, 2000, 3000, 4000, 5000, 6000]
@@ -206,7 +206,7 @@ def test_a_resumed_run_repeats_no_point_and_knows_its_past(listen: Callable[...,
     assert curves(again)[-1][1]["summary/return_best"] == pytest.approx(5.5)
 
 
-def test_a_finished_run_that_is_resumed_repeats_no_summary(listen: Callable[..., MlflowListener]) -> None:
+def test_resuming_a_finished_run_does_not_repeat_its_summary(listen: Callable[..., MlflowListener]) -> None:
     for _ in range(3):
         listener = listen()
         if not listener.journals[0].resumed:
@@ -219,7 +219,7 @@ def test_a_finished_run_that_is_resumed_repeats_no_summary(listen: Callable[...,
     assert curves(listener) == [([150], summary)]
 
 
-def test_a_run_that_ends_without_its_evaluation_gets_it_from_the_journal(
+def test_a_resumed_run_takes_its_final_evaluation_from_the_journal(
     listen: Callable[..., MlflowListener],
 ) -> None:
     listener = listen()
@@ -232,7 +232,7 @@ def test_a_run_that_ends_without_its_evaluation_gets_it_from_the_journal(
     assert curves(again) == [([150], {"summary/return_final": 4.0})]
 
 
-def test_every_point_after_a_resume_has_its_speed(listen: Callable[..., MlflowListener]) -> None:
+def test_every_point_has_steps_per_second_even_after_resuming(listen: Callable[..., MlflowListener]) -> None:
     for leg in range(3):
         session = listen().session
         listener = MlflowListener(session, ABOUT, 1000, resumed=({"env_steps": 2000 * leg, "grid": {}},))
@@ -245,18 +245,18 @@ def test_every_point_after_a_resume_has_its_speed(listen: Callable[..., MlflowLi
     assert points == [([step], True) for step in range(1000, 7000, 1000)]
 
 
-def test_a_grid_without_metrics_crosses_too() -> None:
+def test_a_step_grid_without_metrics_returns_the_points_passed() -> None:
     grid = StepGrid(1, 10)
     assert grid.cross(ints(25), np.array([True])) == [(0, [10, 20], {})]
     assert grid.cross(ints(29), np.array([True])) == []
 
 
-def test_an_interval_below_one_is_refused(listen: Callable[..., MlflowListener]) -> None:
+def test_a_logging_interval_below_one_is_refused(listen: Callable[..., MlflowListener]) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         listen(every=0)
 
 
-def test_32_seeds_with_ten_metrics_cost_little_of_an_update(listen: Callable[..., MlflowListener]) -> None:
+def test_recording_ten_metrics_of_32_seeds_takes_under_20_ms_per_update(listen: Callable[..., MlflowListener]) -> None:
     members = 32
     listener = listen(tuple(range(members)))
     noise = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""The figures: what they show, also in the corner cases."""
+"""The plots and the description of a run, including corner cases."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def draw(figure: Figure) -> None:
     assert data.getvalue().startswith(b"\x89PNG")
 
 
-def test_moving_average_by_hand() -> None:
+def test_moving_average_equals_values_calculated_by_hand() -> None:
     assert moving_average([3.0, 5.0, 7.0, 1.0], 2).tolist() == [3.0, 4.0, 6.0, 4.0]
     assert moving_average([], 2).tolist() == []
 
@@ -41,17 +41,17 @@ def test_a_learning_curve_shows_episodes_their_mean_and_the_threshold() -> None:
 
 
 @pytest.mark.parametrize("returns", [[], [20.0], [5.0, 5.0], [-1e9, 1e9]])
-def test_few_episodes_are_drawn_too(returns: list[float]) -> None:
+def test_plots_of_few_or_no_episodes_are_drawn(returns: list[float]) -> None:
     draw(learning_curve(list(range(len(returns))), returns))
     draw(evaluation_histogram(returns))
 
 
-def test_a_million_episodes_are_thinned() -> None:
+def test_a_learning_curve_shows_at_most_5000_of_a_million_episodes() -> None:
     figure = learning_curve(np.arange(1_000_000), np.arange(1_000_000) / 3)
     assert len(np.asarray(figure.axes[0].collections[0].get_offsets())) <= 5000
 
 
-def test_a_histogram_has_a_panel_for_each_mode() -> None:
+def test_a_histogram_has_a_panel_for_sampled_and_one_for_greedy_actions() -> None:
     noise = random.Random(0)
     sampled = [noise.gauss(400, 40) for _ in range(100)]
     figure = evaluation_histogram(sampled, [500.0] * 20, title="a on b")
@@ -62,7 +62,7 @@ def test_a_histogram_has_a_panel_for_each_mode() -> None:
     draw(figure)
 
 
-def test_mean_returns_by_hand() -> None:
+def test_mean_returns_equal_values_calculated_by_hand() -> None:
     # Four intervals of 25 steps, of which the second is empty; the last episode belongs to the last interval.
     assert mean_returns([10, 20, 60, 80, 100], [1.0, 3.0, 7.0, 8.0, 10.0], 4) == [2.0, 7.0, 9.0]
     assert mean_returns([0], [-5.0], 4) == [-5.0]

@@ -1,4 +1,4 @@
-"""The process that loads mlflow before there is something to upload."""
+"""The prepared uploader: a process that loads mlflow before there is something to upload."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ sys.stdin.read()
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
-    """A home that doesn't exist yet; in the end, nothing runs for it."""
+    """A home that doesn't exist yet; its processes are ended after the test."""
     monkeypatch.setattr(session, "prepared", [])
     monkeypatch.setattr(session, "children", [])
     home = Home.find({"PGZOO_HOME": str(tmp_path / "home")})
     yield home
     session.dismiss_prepared()
-    home.uploader_lock.unlink(missing_ok=True)  # its uploader ends
+    home.uploader_lock.unlink(missing_ok=True)  # ends its uploader
     for _, child in session.children:
         assert isinstance(child, subprocess.Popen)
         child.wait(PATIENCE)
 
 
 def run(home: Home, key: str, uri: str = "") -> Session:
-    """Write a run that has ended."""
+    """Write the journal of a run that has ended; return the session."""
     opened = Session(home, "group", uri or home.default_uri)
     opened.journal(key, name=key, experiment="e", seed=0, algorithm="a", env="e").end("FINISHED")
     return opened
@@ -60,7 +60,7 @@ def test_the_prepared_process_becomes_the_uploader(place: Home) -> None:
     assert not session.prepared, "there is an uploader already"
 
 
-def test_it_ends_where_it_is_not_needed(place: Home) -> None:
+def test_the_prepared_process_is_killed_if_it_is_not_needed(place: Home) -> None:
     prepare_uploader(place, NO_STORE)
     assert not session.prepared
     prepare_uploader(place, place.default_uri)
@@ -76,7 +76,7 @@ def test_it_ends_where_it_is_not_needed(place: Home) -> None:
     assert child.returncode == -signal.SIGKILL and not place.uploader_log.exists()
 
 
-def test_of_several_commands_in_a_home_one_has_such_a_process(place: Home) -> None:
+def test_a_home_has_at_most_one_prepared_process(place: Home) -> None:
     place.root.mkdir()
     prepare_uploader(place, place.default_uri)
     [(_, first)] = session.prepared
@@ -84,7 +84,7 @@ def test_of_several_commands_in_a_home_one_has_such_a_process(place: Home) -> No
     session.prepared.clear()  # as in another process
     prepare_uploader(place, place.default_uri)
     assert not session.prepared
-    late = [sys.executable, "-m", "pgzoo.tracking.uploader", str(place.root), "--when-asked"]  # both looked at once
+    late = [sys.executable, "-m", "pgzoo.tracking.uploader", str(place.root), "--when-asked"]  # both saw no lock held
     with subprocess.Popen(late, stdin=subprocess.PIPE) as second:
         assert second.wait(PATIENCE) == 0
     session.prepared.append((place.root, first))
@@ -92,7 +92,7 @@ def test_of_several_commands_in_a_home_one_has_such_a_process(place: Home) -> No
     assert read_json(place.status_file)["pid"] == first.pid and not is_locked(place.prepared_lock)
 
 
-def test_another_is_started_if_it_has_died(place: Home) -> None:
+def test_another_uploader_is_started_if_the_prepared_process_has_died(place: Home) -> None:
     prepare_uploader(place, place.default_uri)
     [(_, child)] = session.prepared
     child.kill()
@@ -101,7 +101,7 @@ def test_another_is_started_if_it_has_died(place: Home) -> None:
 
 
 @pytest.mark.parametrize("end", ["exit", "kill"])
-def test_it_ends_with_the_process_that_prepared_it_and_leaves_nothing(tmp_path: Path, end: str) -> None:
+def test_the_prepared_process_ends_with_its_parent_and_leaves_no_files(tmp_path: Path, end: str) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", PREPARE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tmp_path, text=True
     ) as parent:

@@ -1,4 +1,4 @@
-"""From a trainer's journal into a real store, through whatever dies on the way. The tests build on each other."""
+"""Uploading journals to real stores while processes are killed. The tests of a class depend on their order."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def tags(place: Place, key: str) -> dict[str, str]:
 
 
 class TestEmbeddedStore:
-    def test_four_trainers_at_once_on_a_fresh_store(self, embedded: Place) -> None:
+    def test_runs_of_four_concurrent_trainers_are_uploaded_to_a_fresh_store(self, embedded: Place) -> None:
         children = [embedded.train(f"twin-{seed}", seed=seed) for seed in range(4)]
         for seed, child in enumerate(children):
             result = embedded.result(child)
@@ -70,9 +70,9 @@ class TestEmbeddedStore:
         assert json.loads(view)["compareRunCharts"][0]["metricKey"] == "train/return_mean"
         assert embedded.ask("PRAGMA journal_mode") == [("wal",)]
 
-    def test_a_resumed_key_goes_on_with_the_same_run(self, embedded: Place) -> None:
+    def test_a_resumed_run_continues_in_the_same_mlflow_run(self, embedded: Place) -> None:
         before = embedded.run("twin-0")
-        # It begins again at update 41, as after a checkpoint: what the journal has isn't written twice.
+        # It restarts at update 41, as from a checkpoint: points that are in the journal aren't written again.
         embedded.result(embedded.train("twin-0", begin=40, updates=30))
         after = embedded.run("twin-0")
         assert before is not None
@@ -83,7 +83,7 @@ class TestEmbeddedStore:
         assert len(table) == 71
         assert table[-1] == "70,700,70.0,10"
 
-    def test_shipping_twice_makes_no_duplicates(self, embedded: Place) -> None:
+    def test_uploading_twice_makes_no_duplicates(self, embedded: Place) -> None:
         folder = embedded.home.runs / "twin-0"
         (folder / "ack.json").unlink()
         (folder / "run.json").unlink()
@@ -92,7 +92,7 @@ class TestEmbeddedStore:
         assert embedded.metrics("twin-0", "a") == steps(70)
         assert embedded.run("twin-0")[1] == "FINISHED"  # type: ignore[index]
 
-    def test_poison_goes_aside_and_the_rest_is_kept(self, embedded: Place) -> None:
+    def test_invalid_records_are_rejected_and_the_others_are_uploaded(self, embedded: Place) -> None:
         folder = embedded.home.runs / "poisoned"
         folder.mkdir()
         start = (embedded.home.runs / "twin-1" / "journal.jsonl").read_text().splitlines()[0]
@@ -125,9 +125,9 @@ class TestEmbeddedStore:
         rejected = [json.loads(line) for line in (folder / "rejected.jsonl").read_text().splitlines()]
         assert len(rejected) == 8
         assert [r["record"]["metric"] for r in rejected if r["record"] and "metric" in r["record"]] == ["bad%key"]
-        assert sum(r["record"] is None for r in rejected) == 4  # unreadable, among them a step beyond 63 bits
+        assert sum(r["record"] is None for r in rejected) == 4  # can't be read, including a step of more than 63 bits
 
-    def test_a_deleted_experiment_is_refused_and_shipped_once_restored(self, embedded: Place) -> None:
+    def test_a_run_of_a_deleted_experiment_is_refused_until_it_is_restored(self, embedded: Place) -> None:
         self.set_stage(embedded, "deleted")
         result = embedded.result(embedded.train("late", updates=5))
         assert result["runs"] == 0
@@ -143,7 +143,7 @@ class TestEmbeddedStore:
         with closing(sqlite3.connect(place.database, timeout=600)) as database, database:
             database.execute("UPDATE experiments SET lifecycle_stage = ? WHERE name = 'pgzoo/Corridor-v0'", (stage,))
 
-    def test_a_database_deleted_between_runs_is_made_anew(self, embedded: Place) -> None:
+    def test_a_database_deleted_between_runs_is_created_again(self, embedded: Place) -> None:
         for file in embedded.home.root.glob("mlflow.db*"):
             file.unlink()
         assert embedded.result(embedded.train("after", updates=5))["runs"] == 0
@@ -174,9 +174,9 @@ def test_plots_of_a_group_of_more_than_50_runs_are_drawn_on_request(place: Place
     assert place.pgzoo("sync", "--plots").stdout == "Nothing to upload.\n"
 
 
-def test_a_server_that_never_answers_holds_up_no_other_store(place: Place) -> None:
+def test_a_server_that_never_answers_does_not_block_other_stores(place: Place) -> None:
     place.env["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "2"
-    with socket.create_server(("127.0.0.1", 0)) as hole:  # accepts, and says nothing
+    with socket.create_server(("127.0.0.1", 0)) as hole:  # accepts connections and never answers
         place.uri = f"http://127.0.0.1:{hole.getsockname()[1]}"
         stuck = place.train("a-stuck", updates=5, wait=1)
         place.uri = None
@@ -188,7 +188,7 @@ def test_a_server_that_never_answers_holds_up_no_other_store(place: Place) -> No
 
 
 class TestServer:
-    def test_without_a_server_the_end_is_not_held_up_and_sync_ships_later(self, remote: Place, server: Server) -> None:
+    def test_a_run_ends_without_a_server_and_sync_uploads_it_later(self, remote: Place, server: Server) -> None:
         result = remote.result(remote.train("early", updates=20, wait=0.5))
         assert result["slowest"] < 10  # a request to a dead server would take 15 s
         assert (result["runs"], result["pending"]) == (1, 24)
@@ -206,7 +206,7 @@ class TestServer:
         files = {p.name for p in (server.path / "files").rglob("*") if p.is_file()}
         assert {"config.yaml", "episodes.csv", "learning_curve.png"} <= files
 
-    def test_a_server_killed_midway_delays_and_loses_nothing(self, remote: Place, server: Server) -> None:
+    def test_killing_the_server_neither_delays_training_nor_loses_points(self, remote: Place, server: Server) -> None:
         server.start()
         child = remote.train("cut", updates=200, pause=0.05)
         remote.eventually(lambda: len(remote.metrics("cut", "a")) > 10)
@@ -228,13 +228,13 @@ class TestServer:
         assert remote.uploader() != first
         assert remote.metrics("orphan", "a") == steps(200)
 
-    def test_a_killed_trainer_ends_as_killed_with_all_it_wrote(self, remote: Place) -> None:
+    def test_the_run_of_a_killed_trainer_ends_as_killed_with_all_its_points(self, remote: Place) -> None:
         child = remote.train("victim", updates=10_000, pause=0.01)
         remote.eventually(lambda: len(remote.metrics("victim", "a")) > 10)
         folder = remote.home.runs / "victim"
         child.send_signal(signal.SIGSTOP)  # while it holds the lock, the run isn't closed
         with (folder / "journal.jsonl").open("ab") as file:
-            file.write(b'{"t":"update","ts":1,"st')  # what a power cut leaves
+            file.write(b'{"t":"update","ts":1,"st')  # an incomplete line, as after a power cut
         child.kill()
         child.wait()
         remote.eventually(lambda: Ledger.read(folder).plots and not Ledger.read(folder).files)
@@ -246,7 +246,7 @@ class TestServer:
         assert run[1:] == ("KILLED", written[-1]["ts"])
         assert (folder / "artifacts" / "plots" / "learning_curve.png").is_file()
 
-    def test_a_lost_acknowledgement_costs_nothing(self, remote: Place) -> None:
+    def test_losing_the_acknowledged_offset_neither_loses_nor_duplicates_points(self, remote: Place) -> None:
         folder = remote.home.runs / "victim"
         before = remote.metrics("victim", "a")
         write_json(folder / "ack.json", {"offset": 0})
@@ -279,7 +279,7 @@ class TestServer:
         assert 'No run "nobody"' in answers[7]
         assert "none.txt" in answers[8]
 
-    def test_a_run_resumed_with_another_store_is_shipped_there_whole(self, remote: Place, server: Server) -> None:
+    def test_a_run_resumed_with_another_store_is_uploaded_there_completely(self, remote: Place, server: Server) -> None:
         remote.result(remote.train("moved", updates=5))
         there = remote.metrics("moved", "a")
         remote.uri, remote.database = None, remote.home.database

@@ -1,4 +1,4 @@
-"""What a store's errors come down to, as mlflow words them."""
+"""Errors of a store as MLflow reports them, and the short messages that pgzoo makes of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SAID = {
 }
 
 
-def test_an_error_is_said_in_plain_words() -> None:
+def test_errors_of_a_store_become_short_messages() -> None:
     code = f"from pgzoo.tracking import store\nfor text in {list(SAID)!r}: print(store.short_message(OSError(text)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Runs copied from another machine, listed and deleted; no store is contacted."""
+"""Importing runs from another machine, listing and deleting runs; no store is contacted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 
 
 def start(home: Home, group: str, seed: int, algorithm: str = "ppo", **tags: str) -> Journal:
-    """Start a run of a home without a store."""
+    """Start a run in a home, without a store."""
     session = Session(home, group, "none")
     name = f"{algorithm} s{seed}"
     identity: dict[str, Any] = {"name": name, "experiment": "e", "seed": seed, "algorithm": algorithm, "env": "E-v1"}
@@ -47,7 +47,7 @@ def pgzoo(*words: str, code: int = 0) -> Any:
     return json.loads(result.stdout) if code == 0 else result.stderr
 
 
-def test_a_copied_run_is_taken_once_and_grows(home: Home, tmp_path: Path) -> None:
+def test_a_run_is_imported_once_and_can_be_extended_and_moved(home: Home, tmp_path: Path) -> None:
     there = Home.find({"PGZOO_HOME": str(tmp_path / "there")})
     journal, copy, uri = start(there, "g", 0), home.runs / "g-s0" / "journal.jsonl", "http://server"
     assert "is writing it" in import_runs(there.root, home, uri, False).refused["g-s0"]
@@ -70,7 +70,7 @@ def test_a_copied_run_is_taken_once_and_grows(home: Home, tmp_path: Path) -> Non
     assert "another run with the same key" in import_runs(there.root, home, uri, True).refused["g-s0"]
 
 
-def test_a_folder_without_runs_and_the_own_home_are_refused(home: Home, tmp_path: Path) -> None:
+def test_importing_a_folder_without_runs_or_the_home_itself_is_refused(home: Home, tmp_path: Path) -> None:
     end(start(home, "g", 0))
     with pytest.raises(UsageError, match="this home's own folder"):
         import_runs(home.root, home, "http://server", False)

@@ -1,4 +1,4 @@
-"""The uploader's loop in this process, without a store."""
+"""The uploader's loop, run in this process without a store."""
 
 from __future__ import annotations
 
@@ -26,9 +26,7 @@ def without_start(home: Home, key: str) -> Path:
     return folder
 
 
-def test_a_run_that_is_deleted_while_it_is_looked_at_ends_no_upload(
-    home: Home, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_deleted_during_a_round_does_not_stop_the_uploader(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = [without_start(home, key) for key in ("first", "second")]
     uploader = Uploader(home)
     refuse = RunUpload.refuse_run
@@ -45,7 +43,7 @@ def test_a_run_that_is_deleted_while_it_is_looked_at_ends_no_upload(
 
 
 def test_an_incomplete_line_after_the_end_of_a_run_is_removed(home: Home) -> None:
-    """A trainer that resumes a finished run was killed while it wrote its first line."""
+    """A trainer that resumed the finished run was killed while it wrote its first line."""
     opened = Session(home, "group", NO_STORE)
     journal = opened.journal("ended", name="n", experiment="e", seed=0, algorithm="a", env="e")
     journal.end("FINISHED")
@@ -61,7 +59,7 @@ def test_an_incomplete_line_after_the_end_of_a_run_is_removed(home: Home) -> Non
     assert upload.nothing_to_do and file.stat().st_size == size
 
 
-def test_the_end_of_a_run_is_noticed_at_once_and_its_deletion_is_no_error(tmp_path: Path) -> None:
+def test_the_uploader_stops_waiting_when_a_run_ends_or_is_deleted(tmp_path: Path) -> None:
     uploader, run = Uploader(Home(tmp_path, tmp_path / "mlflow.db", tmp_path / "mlartifacts")), tmp_path / "run"
     training: Any = SimpleNamespace(folder=run)
     for deleted in (False, True):

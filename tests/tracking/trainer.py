@@ -1,9 +1,9 @@
-"""A trainer in little: writes a journal as a real one does, and may be killed at any time.
+"""A minimal trainer: it writes a journal as a real one does, and may be killed at any time.
 
     python trainer.py '{"key": "k", "updates": 100, "pause": 0.05}'
 
-Each update u writes two metrics at step 10 u, and one episode. Prints the longest `record` in seconds, and what
-was pending at the end.
+Update u writes two metrics and one episode, at step 10 u. At its end, the trainer prints the seconds that the slowest
+`record` took, and what is pending.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""A critic that the estimator requires and the algorithm doesn't learn: by hand, and at every depth."""
+"""A critic that pgzoo adds because the estimator needs values and the algorithm trains no critic."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MakePlan = Callable[..., Plan]
 
 
 class Linear:
-    """V = w p x: the critic's parameter on a feature of the policy's."""
+    """V = w p x: a critic with parameter w on a feature p x of the policy."""
 
     def apply(self, params: Params, inputs: Inputs) -> Output:
         return Output(None, params["critic.w"][:, None, None] * params["policy.p"][:, None, None] * inputs.obs)  # type: ignore[arg-type]
@@ -40,35 +40,35 @@ def rows(*numbers: float) -> Tensor:
     return torch.tensor(numbers).reshape(1, 1, -1)
 
 
-# x = 1, 2, 3; w = 2 and p = 1, so V = 2, 4, 6; G = 1, 2 and a row that doesn't count
+# x = 1, 2, 3; w = 2 and p = 1, so V = 2, 4, 6; G = 1, 2 and a row of weight 0
 PARAMS = {"policy.p": torch.tensor([1.0]), "critic.w": torch.tensor([2.0])}
 BATCH = Batch(Inputs(rows(1, 2, 3)), rows(0, 0, 0), rows(0, 0, 0), rows(0, 0, 0), rows(1, 2, 99), rows(1, 1, 0))
 
 
-def test_the_loss_by_hand() -> None:
+def test_the_total_loss_and_its_metrics_match_a_hand_calculation() -> None:
     # half of the mean of (2 - 1)² = 1 and (4 - 2)² = 4 is 1.25; with weight 0.5, 0.625 is added to p² = 1
     assert VALUE_COEF == 0.5
     found = with_critic_loss(square)(Linear(), PARAMS, BATCH, Hyper({}))
     assert isinstance(found, Loss) and found.value.tolist() == [1.625]
     assert found.metrics["loss/value"].tolist() == [1.25] and found.metrics["loss/policy"].tolist() == [1]
-    # residuals -1 and -2 vary as much as the returns 1 and 2: nothing is explained; of values 1 and 2, everything
+    # residuals -1 and -2 vary as much as the returns 1 and 2, so nothing is explained; values 1 and 2 explain all
     assert found.metrics["value/explained_variance"].tolist() == pytest.approx([0.0], abs=1e-6)
     known = with_critic_loss(square)(Linear(), PARAMS, BATCH._replace(values=rows(1, 2, 0)), Hyper({}))
     assert isinstance(known, Loss) and known.metrics["value/explained_variance"].tolist() == [1]
 
 
-def test_its_gradient_by_hand_moves_the_critic_alone() -> None:
+def test_the_critic_loss_has_a_gradient_only_for_the_critic() -> None:
     # d/dw 0.5 · ½ mean (w x - G)² = 0.5 · mean((2 - 1) · 1, (4 - 2) · 2) = 1.25; d/dp p² = 2
     _, vector = gradient(with_critic_loss(square), Linear(), PARAMS, {}, BATCH, Hyper({}))
     assert vector.tolist() == [[2.0, 1.25]]
 
 
-def test_the_algorithms_own_weight_is_taken() -> None:
+def test_the_algorithms_own_value_coef_is_used() -> None:
     found = with_critic_loss(square)(Linear(), PARAMS, BATCH, Hyper({"value_coef": torch.full((1, 1, 1), 2.0)}))
     assert isinstance(found, Loss) and found.value.tolist() == [1 + 2 * 1.25]
 
 
-def test_halts_are_kept_and_a_tensor_is_a_loss_too() -> None:
+def test_halt_flags_are_kept_and_a_loss_may_be_a_plain_tensor() -> None:
     halting = with_critic_loss(lambda *args: square(*args)._replace(halt=torch.tensor([True])))
     found = halting(Linear(), PARAMS, BATCH, Hyper({}))
     assert isinstance(found, Loss) and found.halt is not None and found.halt.tolist() == [True]
@@ -76,16 +76,16 @@ def test_halts_are_kept_and_a_tensor_is_a_loss_too() -> None:
     assert isinstance(plain, Loss) and plain.value.tolist() == [1.625]
 
 
-def test_a_loss_of_another_shape_is_still_refused() -> None:
+def test_a_loss_of_the_wrong_shape_is_still_refused() -> None:
     with pytest.raises(ValueError, match=r"a loss is one number per member, shape \[1\]; got \[\]"):
         gradient(with_critic_loss(lambda *args: square(*args).value.sum()), Linear(), PARAMS, {}, BATCH, Hyper({}))
 
 
-# at every depth
+# algorithms with their own `update` or `loop`
 
 
 class Scored:
-    """A policy gradient at the second depth, which never heard of a critic."""
+    """A policy gradient algorithm with its own `update` that declares no need for a critic."""
 
     collect, estimator = Steps(16), "reward-to-go"
     defaults: ClassVar[dict[str, Any]] = {"num_envs": 2, "total_steps": 64}
@@ -128,7 +128,9 @@ class Moving(Scored):
 
 
 @pytest.mark.parametrize("algorithm", [Scored, ScoredPolicy, Looping])
-def test_an_update_or_loop_trains_it_with_the_policy(plan: MakePlan, algorithm: type[Scored]) -> None:
+def test_an_algorithms_update_or_loop_trains_the_added_critic_and_the_policy(
+    plan: MakePlan, algorithm: type[Scored]
+) -> None:
     one = plan("windows", estimator="gae", seeds=2, num_envs=2, total_steps=64)
     assert one.added_critic and one.needs == {"value"}
     events = list(train(replace(one, algorithm=algorithm())))
@@ -141,7 +143,7 @@ def test_an_update_or_loop_trains_it_with_the_policy(plan: MakePlan, algorithm: 
     }
 
 
-def test_a_step_on_the_algorithms_own_network_leaves_it(plan: MakePlan) -> None:
+def test_a_step_on_an_algorithms_own_network_leaves_the_critic_unchanged(plan: MakePlan) -> None:
     algorithm = Scored()
     ctx = Engine(replace(plan("windows", estimator="gae", num_envs=2), algorithm=algorithm))
     state, seen = ctx.collect(ctx.state)
@@ -151,7 +153,7 @@ def test_a_step_on_the_algorithms_own_network_leaves_it(plan: MakePlan) -> None:
     ctx.close()
 
 
-def test_an_algorithm_that_moves_the_policy_itself_is_refused_with_the_reason(plan: MakePlan) -> None:
+def test_an_algorithm_that_updates_the_policy_by_ctx_move_is_refused(plan: MakePlan) -> None:
     one = replace(plan("windows", estimator="gae", num_envs=2, total_steps=64), algorithm=Moving())
     with pytest.raises((RunFailed, UnfitError), match=r'"gae" needs .* critic, .* updates .* by ctx\.move'):
         list(train(one))
@@ -164,14 +166,14 @@ def test_an_algorithm_without_gradient_steps_is_refused_with_the_reason(plan: Ma
         next(train(one))
 
 
-def test_nothing_is_added_where_the_algorithm_or_the_estimator_has_no_use_for_it(plan: MakePlan) -> None:
+def test_a_critic_is_added_only_if_the_estimator_needs_one_and_none_is_trained(plan: MakePlan) -> None:
     assert not plan("a2c", estimator="gae").added_critic
     assert not plan("reinforce").added_critic and not plan("reinforce").needs
     assert plan("reinforce", estimator="td-lambda").added_critic
 
 
 @pytest.mark.slow
-def test_a_compiled_step_trains_it_too(plan: MakePlan) -> None:
+def test_a_compiled_step_trains_the_added_critic_like_an_eager_step(plan: MakePlan) -> None:
     settings = {"estimator": "gae", "num_envs": 2, "total_steps": 256, "seeds": 2}
     eager, compiled = (list(train(plan("windows", compile=how, **settings)))[-1] for how in ("off", "on"))
     assert isinstance(eager, RunEnded) and isinstance(compiled, RunEnded)

@@ -1,4 +1,4 @@
-"""A reward that isn't finite is the failure of its seed, by name, whatever the algorithm makes of it."""
+"""A non-finite reward fails its seed with a reason that names the rewards, even if the algorithm ignores them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pgzoo.training.failures import bad_rewards
 
 
 class Burst(gym.Env[Any, Any]):
-    """Episodes of five steps that pay 1; in one of a hundred the third step pays `value`."""
+    """Episodes of five steps with reward 1; in a fraction `share` of them, the third step has the reward `value`."""
 
     observation_space, action_space = Box(-1.0, 1.0, (1,)), Discrete(2)
 
@@ -43,7 +43,7 @@ BEYOND = "infinite or beyond single precision (3.4e38)"
 gym.register("probe/Burst-v0", Burst)
 
 
-def test_bad_rewards_by_hand() -> None:
+def test_bad_rewards_returns_each_affected_member_with_the_reason() -> None:
     rewards = torch.ones(3, 2, 2)
     assert bad_rewards(rewards) == {}
     rewards[1, 0, 1], rewards[2, 1, 0], rewards[2, 1, 1] = -math.inf, math.nan, math.inf
@@ -52,7 +52,9 @@ def test_bad_rewards_by_hand() -> None:
 
 @pytest.mark.parametrize(("value", "why"), [("inf", BEYOND), ("-inf", BEYOND), ("nan", "NaN")])
 @pytest.mark.parametrize("algorithm", ["reinforce", "cem", "ars", "random"])
-def test_those_seeds_fail_that_saw_one(play: Callable[..., Any], algorithm: str, value: str, why: str) -> None:
+def test_exactly_the_seeds_that_received_a_non_finite_reward_fail(
+    play: Callable[..., Any], algorithm: str, value: str, why: str
+) -> None:
     settings = {"env_kwargs": {"value": value}, "num_envs": 4, "total_steps": 600, "eval_episodes": 1}
     *events, ended = play(algorithm, "probe/Burst-v0", seeds=4, **settings)
     assert isinstance(ended, RunEnded)
@@ -66,13 +68,13 @@ def test_those_seeds_fail_that_saw_one(play: Callable[..., Any], algorithm: str,
 
 
 @pytest.mark.parametrize("algorithm", ["reinforce", "ppo", "cem", "random"])
-def test_all_nan_rewards_end_no_run_as_finished(play: Callable[..., Any], algorithm: str) -> None:
+def test_every_seed_fails_if_every_episode_has_a_nan_reward(play: Callable[..., Any], algorithm: str) -> None:
     settings = {"env_kwargs": {"value": "nan", "share": 2.0}, "num_envs": 4, "total_steps": 600}
     ended = play(algorithm, "probe/Burst-v0", seeds=2, **settings)[-1]
     assert (ended.statuses, ended.reasons) == (("failed",) * 2, ("rewards: NaN",) * 2)
 
 
-def test_the_others_are_kept_and_told_to_the_end(
+def test_other_seeds_finish_and_each_checkpoint_has_the_status_of_its_seed(
     configure: Callable[..., Any], catalog: PluginCatalog, home: Home
 ) -> None:
     result = run_config(
@@ -87,7 +89,7 @@ def test_the_others_are_kept_and_told_to_the_end(
         assert kept.about["status"] == one.status
 
 
-def test_a_checkpoint_keeps_numbers_that_json_does_not_have(last_state: Callable[..., Any], tmp_path: Any) -> None:
+def test_a_checkpoint_preserves_infinities_and_nan(last_state: Callable[..., Any], tmp_path: Any) -> None:
     state = last_state("windows", total_steps=64, num_envs=2)
     about = {"grid": {"m": [math.inf, -math.inf, 1.5]}, "x": math.nan, "float": 2.0, "text": "nan"}
     path = checkpoint.save(tmp_path, state, about)
@@ -97,6 +99,6 @@ def test_a_checkpoint_keeps_numbers_that_json_does_not_have(last_state: Callable
     assert (found["float"], found["text"]) == (2.0, "nan")
 
 
-def test_a_finite_reward_beyond_single_precision_is_not_called_infinite(play: Callable[..., Any]) -> None:
+def test_the_reason_for_a_too_large_finite_reward_mentions_single_precision(play: Callable[..., Any]) -> None:
     *_, ended = play("reinforce", "probe/Burst-v0", env_kwargs={"value": "1e300", "share": 1.0}, total_steps=40)
     assert (ended.statuses, ended.reasons) == (("failed",), (f"rewards: {BEYOND}",))

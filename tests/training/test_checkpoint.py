@@ -1,4 +1,4 @@
-"""Checkpoints on their own, without a run."""
+"""Saving and loading checkpoints, without a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pgzoo.types import Collector, TrainState
 
 
 def state_with_memory() -> TrainState:
-    """One member, two environments, a memory of three numbers; and a buffer as PPG keeps it."""
+    """Return the state of one member with two environments, a memory of three numbers, and a buffer as in PPG."""
     return TrainState(
         params={"policy.weight": torch.ones(1, 4)},
         buffers={"ppg.memory": torch.full((1, 2, 3), 7.0)},
@@ -38,9 +38,9 @@ def state_with_memory() -> TrainState:
     )
 
 
-def test_a_checkpoint_with_the_old_names_of_the_memory_loads(tmp_path: Path) -> None:
+def test_a_checkpoint_with_the_old_names_for_memory_loads(tmp_path: Path) -> None:
     path = checkpoint.save(tmp_path, state_with_memory(), {})
-    tensors = {  # as it was written before the recurrent state was called "memory"
+    tensors = {  # named as in checkpoints from before the recurrent state was called "memory"
         name.replace("collector/memory", "collector/state").replace("ppg.memory", "ppg.state"): leaf
         for name, leaf in unpack((path / checkpoint.TENSORS).read_bytes()).items()
     }
@@ -57,13 +57,13 @@ def test_a_checkpoint_with_the_old_names_of_the_memory_loads(tmp_path: Path) -> 
     assert loaded.buffers["ppg.memory"].eq(7.0).all()
 
 
-def test_a_state_of_an_environment_may_have_numbers_that_json_lacks(tmp_path: Path) -> None:
+def test_a_saved_environment_state_may_contain_infinities(tmp_path: Path) -> None:
     saved = [{"state": [1.5, float("inf"), {"low": float("-inf")}], "flag": True}]
     path = checkpoint.save(tmp_path, state_with_memory()._replace(environments=(saved,)), {})
     assert checkpoint.load(path).state.environments == (saved,)
 
 
-def test_tensors_of_any_shape_and_dtype_are_packed_as_safetensors_does() -> None:
+def test_packed_tensors_of_any_shape_and_dtype_can_be_read_by_safetensors() -> None:
     tensors = {
         "one number of a larger tensor": torch.randn(3, 9)[:1, :1],
         "nothing": torch.zeros(1, 0),

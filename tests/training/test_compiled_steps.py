@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("no_compiler")
 
 
 def loss(policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
-    """A loss that halts some members, at a minibatch of late steps, and isn't finite for others."""
+    """A loss that halts some members in minibatches of late time steps and is NaN for others."""
     assert batch.extra is not None
     kind = batch.extra["kind"].amax((-2, -1))
     value = weighted_mean(policy.apply(params, batch.inputs).dist.log_prob(batch.actions), batch.weights)
@@ -54,15 +54,15 @@ def at_once(ctx: Engine, state: TrainState, batches: Any) -> TrainState:
 
 
 def after_one(ctx: Engine, state: TrainState, batches: Any) -> TrainState:
-    """Take the first step alone, and then the others, from a stack that was begun, as batches one by one."""
+    """Take the first step alone, two steps on a list of batches, and the rest from the partly consumed iterator."""
     state = ctx.step(loss, state, next(batches))
     state = ctx.steps(loss, state, [next(batches), next(batches)])
     return ctx.steps(loss, state, batches)
 
 
 @pytest.mark.parametrize("take", [at_once, after_one])
-@pytest.mark.parametrize("rows", [32, 10_000])  # groups of two members, of which the last repeats one; one group
-def test_many_steps_equal_single_steps_with_members_that_halt_or_fail(
+@pytest.mark.parametrize("rows", [32, 10_000])  # groups of two members (the last one repeats a member), or one group
+def test_ctx_steps_equals_single_steps_when_members_halt_or_fail(
     take: Callable[..., TrainState], rows: int, plan: MakePlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compiled_steps, "GROUP_ROWS", rows)
@@ -73,7 +73,7 @@ def test_many_steps_equal_single_steps_with_members_that_halt_or_fail(
     )
     steps = one.optimizer["step"].tolist()
     assert steps[0] == steps[3] == 8 and steps[2] == 0
-    assert 0 < min(steps[1], steps[4]) < 8  # a member halts on the way
+    assert 0 < min(steps[1], steps[4]) < 8  # a member halts midway
     assert many.optimizer["step"].tolist() == steps
     for name, value in one.params.items():
         torch.testing.assert_close(many.params[name], value, rtol=0, atol=1e-6)
@@ -86,7 +86,7 @@ def test_many_steps_equal_single_steps_with_members_that_halt_or_fail(
         np.testing.assert_allclose(other_means[name], metric, atol=1e-5, err_msg=name)
 
 
-def test_a_group_whose_members_have_all_ended_is_unchanged(plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_group_of_inactive_members_is_unchanged(plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled_steps, "GROUP_ROWS", 32)
     made = plan("ppo", seeds=4, num_envs=4, rollout_steps=16, compile="on", policy={"name": "mlp", "hidden": (8,)})
     ctx = Engine(made)
@@ -99,7 +99,7 @@ def test_a_group_whose_members_have_all_ended_is_unchanged(plan: MakePlan, monke
     assert np.isnan(means["loss/total"]).tolist() == [True, True, False, True] and not failures
 
 
-def test_groups_have_one_size_and_more_than_one_member() -> None:
+def test_groups_have_equal_sizes_and_a_single_member_only_if_it_trains_alone() -> None:
     split = compiled_steps._split
     assert [(g.first, g.last, g.repeated) for g in split(33, 512)] == [
         *((first, first + 4, 0) for first in range(0, 32, 4)),

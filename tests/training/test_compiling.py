@@ -1,4 +1,4 @@
-"""The compiled step: the same numbers, from a cache of the home's own, and none where there is no compiler."""
+"""Compiled steps equal eager ones and are cached in pgzoo's home folder; without a compiler, steps run eagerly."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SMALL: dict[str, Any] = {"num_envs": 2, "total_steps": 50, "policy": {"name": "m
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache for these tests alone."""
+    """Return a cache folder that only these tests use."""
     where = tmp_path_factory.getbasetemp() / "compiled"
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(where))
     monkeypatch.setitem(BUILD, "aot_inductor.precompile_headers", True)  # saves two seconds for each function below
@@ -53,13 +53,13 @@ class Slope(NamedTuple):
 
 
 def squares(point: Point) -> Slope:
-    """x² + y with its slope, by differentiation."""
+    """Return the sum of x² + y, and its gradient by automatic differentiation."""
     x = point.x.detach().requires_grad_()
     value = (x.square() + point.more["y"]).sum(-1)
     return Slope(torch.autograd.grad(value.sum(), [x])[0], value.detach(), "squares")
 
 
-def test_a_compiled_function_differentiates_and_keeps_the_form_of_its_result() -> None:
+def test_a_compiled_function_differentiates_and_keeps_its_result_structure() -> None:
     watch = Stopwatch("compile")
     compiled = Compiled(squares, watch, one_piece=True)
     for numbers in ([1.0, 2.0], [3.0, -4.0]):
@@ -72,7 +72,7 @@ def test_a_compiled_function_differentiates_and_keeps_the_form_of_its_result() -
     assert watch.seconds["compile"] > 0
 
 
-def test_what_cannot_be_traced_runs_as_it_is_and_that_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_function_that_cannot_be_traced_runs_eagerly_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     def undecided(point: Point) -> Slope:
         return squares(point) if float(point.x.sum()) > 0 else Slope(point.x, point.x, "other")
 
@@ -85,8 +85,8 @@ def test_what_cannot_be_traced_runs_as_it_is_and_that_is_said_once(caplog: pytes
 
 
 @pytest.mark.parametrize("algorithm", [pytest.param("ppo", marks=pytest.mark.slow), "a2c"])
-def test_a_compiled_update_is_the_same_to_rounding(algorithm: str, last_state: LastState) -> None:
-    more = {"epochs": 2, "minibatches": 2} if algorithm == "ppo" else {}  # a2c's is compiled in one piece
+def test_a_compiled_update_equals_an_eager_one_up_to_rounding(algorithm: str, last_state: LastState) -> None:
+    more = {"epochs": 2, "minibatches": 2} if algorithm == "ppo" else {}  # a2c's update is compiled as one function
     both = [
         last_state(algorithm, seeds=(1, 2), rollout_steps=30, compile=how, **more, **SMALL) for how in ("off", "on")
     ]
@@ -95,7 +95,7 @@ def test_a_compiled_update_is_the_same_to_rounding(algorithm: str, last_state: L
         torch.testing.assert_close(both[1].params[name], value, rtol=0, atol=1e-5)
 
 
-def test_compiled_a_member_is_the_same_among_two_and_among_four(last_state: LastState) -> None:
+def test_a_member_of_a_compiled_run_trains_identically_among_two_and_four(last_state: LastState) -> None:
     settings = {**SMALL, "total_steps": 300, "rollout_steps": 30, "compile": "on"}
     two, four = (last_state("a2c", seeds=seeds, **settings) for seeds in ((3, 7), (1, 7, 2, 3)))
     assert list(two.updates) == [6, 6]
@@ -104,17 +104,17 @@ def test_compiled_a_member_is_the_same_among_two_and_among_four(last_state: Last
         assert torch.equal(value[1], four.params[name][1])
 
 
-def test_targets_come_with_the_evaluation_where_nothing_else_is_asked_for(plan: MakePlan) -> None:
+def test_precomputed_targets_are_used_only_if_the_inputs_are_unchanged(plan: MakePlan) -> None:
     ctx = Engine(plan("ppo", compile="on", seeds=(0, 1), rollout_steps=16, **SMALL))
     state, trajectory = ctx.collect(ctx.state)
 
     def estimate(**other: Any) -> tuple[Targets, Targets]:
-        """Return the targets after an evaluation, and those that are estimated on their own."""
+        """Return the targets of the first call after an evaluation, and those of a second call."""
         evaluated = ctx.evaluate_policy(state, trajectory)._replace(**other)
         return ctx.estimate(state, trajectory, evaluated), ctx.estimate(state, trajectory, evaluated)
 
     evaluated, known = ctx.evaluate_policy(state, trajectory), ctx.record.estimated
-    for leaf in leaves_of(evaluated):  # which is kept during the update
+    for leaf in leaves_of(evaluated):  # the evaluation is kept in memory during the update
         assert leaf.untyped_storage().nbytes() <= 2 * leaf.nbytes
     assert known and ctx.estimate(state, trajectory, evaluated) is known.targets
     together, apart = estimate()
@@ -152,7 +152,7 @@ def raises(rewards: Tensor) -> Tensor:
     ("function", "steps", "compiled"),
     [(loops, 8, True), (loops, 128, False), (reads, 8, False), (raises, 8, False), (None, 128, True)],
 )
-def test_an_estimator_of_many_operations_or_with_decisions_is_left_out(
+def test_estimators_with_many_operations_tensor_reads_or_errors_stay_eager(
     plan: MakePlan, function: Any, steps: int, compiled: bool
 ) -> None:
     ctx = Engine(plan("ppo", compile="on", seeds=(0, 1), rollout_steps=steps, **SMALL))
@@ -162,7 +162,7 @@ def test_an_estimator_of_many_operations_or_with_decisions_is_left_out(
     assert ctx._can_compile_estimates(EvaluationInputs(state.params | state.buffers, trajectory)) == compiled
 
 
-def test_compiled_whole_episodes_come_in_few_sizes(plan: MakePlan) -> None:
+def test_batches_of_whole_episodes_in_compiled_runs_have_one_of_few_sizes(plan: MakePlan) -> None:
     from pgzoo.training.engine import Engine
 
     ctx = Engine(plan("reinforce", compile="on", seeds=(0,), num_envs=40))
@@ -176,7 +176,7 @@ def test_compiled_whole_episodes_come_in_few_sizes(plan: MakePlan) -> None:
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"algorithm": "ppo", "total_steps": 100_000}, "off"),  # 98 updates of 40 steps
+        ({"algorithm": "ppo", "total_steps": 100_000}, "off"),  # 98 updates of 40 gradient steps
         ({"algorithm": "ppo", "total_steps": 1_000_000}, "on"),
         ({"algorithm": "ppo", "total_steps": 1_000_000, "normalize_obs": True}, "on"),
         ({"algorithm": "ppo", "total_steps": 1_000_000, "compile": "off"}, "off"),
@@ -186,7 +186,7 @@ def test_compiled_whole_episodes_come_in_few_sizes(plan: MakePlan) -> None:
     ],
 )
 @pytest.mark.parametrize("seeds", [(0,), tuple(range(32))])
-def test_auto_goes_by_the_gradient_steps_of_a_seed(
+def test_auto_depends_on_the_gradient_steps_per_seed(
     settings: dict[str, Any], expected: str, seeds: tuple[int, ...], plan: MakePlan
 ) -> None:
     config: RunConfig = plan(**{"compile": "auto", **settings}, seeds=seeds).config
@@ -194,8 +194,8 @@ def test_auto_goes_by_the_gradient_steps_of_a_seed(
     assert config.flat()["compile"] == expected
 
 
-@pytest.mark.slow  # tests/runs/test_host_process.py has both without processes of their own
-def test_the_cache_lies_in_the_home_and_a_missing_compiler_costs_one_line(tmp_path: Path) -> None:
+@pytest.mark.slow  # tests/runs/test_host_process.py tests both without starting processes
+def test_the_cache_is_in_the_home_and_a_missing_compiler_causes_one_warning(tmp_path: Path) -> None:
     short = ["run", "a2c", "--env", "CartPole-v1", "--num-envs", "2", "--total-steps", "60", "--eval-episodes", "1"]
     short += ["--policy.hidden", "8", "--compile", "on", "--no-progress"]
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("TORCHINDUCTOR", "CXX", "MLFLOW_", "PGZOO_"))}
@@ -216,13 +216,13 @@ def test_the_cache_lies_in_the_home_and_a_missing_compiler_costs_one_line(tmp_pa
     assert len([line for line in said.splitlines() if "can't be compiled and runs eagerly" in line]) == 1
     assert "can't be compiled" not in run("with")
     made = sorted((tmp_path / "with" / "compiled").glob("*.so"))
-    assert len(made) == 1  # an update in one piece
-    # what lies there is loaded as it is, by name, for another seed as well: nobody asks for a compiler
+    assert len(made) == 1  # the whole update is one function
+    # the cached library is loaded by its name, for another seed too, and no compiler is needed
     assert "can't be compiled" not in run("with", seed="1", CXX="/there/is/no/compiler", PATH="/nowhere")
     assert sorted((tmp_path / "with" / "compiled").glob("*.so")) == made
 
 
-def test_another_constant_is_another_library_and_a_tensor_given_twice_may_be_two_later(cache: Path) -> None:
+def test_there_is_one_library_per_constant_even_if_inputs_are_the_same_tensor(cache: Path) -> None:
     def plus(constant: float) -> Callable[[Point], Slope]:
         return lambda point: Slope(point.x + torch.tensor([constant]), point.more["y"] * 3, "plus")
 
@@ -235,7 +235,7 @@ def test_another_constant_is_another_library_and_a_tensor_given_twice_may_be_two
     assert len(set(cache.glob("*.so")) - before) == 2
 
 
-def test_metrics_of_a_compiled_update_are_those_of_the_eager_one(plan: MakePlan) -> None:
+def test_a_compiled_update_reports_the_same_metrics_as_an_eager_one(plan: MakePlan) -> None:
     from pgzoo.training.engine import Engine, default_loop
 
     means = []
@@ -254,7 +254,7 @@ HALTS, FAILS = 1.0, 2.0
 
 
 def sometimes(policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
-    """A loss that halts some members and isn't finite for others, in minibatches of late steps."""
+    """A loss that, in minibatches of late time steps, halts some members and is NaN for others."""
     assert batch.extra is not None
     late = weighted_mean(batch.timestep.float(), batch.weights) > 7.5
     kind = batch.extra["kind"].amax((-2, -1))
@@ -263,10 +263,10 @@ def sometimes(policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Loss:
     return Loss(torch.where((kind == FAILS) & late, torch.nan, value), metrics, (kind == HALTS) & late)
 
 
-def test_the_loop_over_steps_in_c_does_what_the_loop_in_python_does(
+def test_the_loop_over_steps_in_c_gives_the_same_results_as_in_python(
     plan: MakePlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compiled_steps, "GROUP_ROWS", 32)  # two groups of two members, of which one is in both
+    monkeypatch.setattr(compiled_steps, "GROUP_ROWS", 32)  # two groups of two members, with one member in both
     made = plan("a2c", seeds=3, num_envs=4, rollout_steps=16, compile="on", policy={"name": "mlp", "hidden": (8,)})
     kind, found, taken = torch.tensor([HALTS, FAILS, 0.0])[:, None, None], [], list[int]()
 
@@ -294,8 +294,8 @@ def test_the_loop_over_steps_in_c_does_what_the_loop_in_python_does(
     (state, means, failures), (other, other_means, other_failures) = found
     assert failures == other_failures == {1: "loss: NaN"}
     steps = state.optimizer["step"].tolist()
-    assert 0 < steps[0] < 16 and 0 < steps[1] < 16 and steps[2] == 16  # halted, failed on the way, all taken
-    assert len(taken) > 2 and sum(taken) > 16  # the loop was left for a failure and begun again
+    assert 0 < steps[0] < 16 and 0 < steps[1] < 16 and steps[2] == 16  # halted, failed midway, took all steps
+    assert len(taken) > 2 and sum(taken) > 16  # the loop stopped at a failure and was restarted
     for leaf, same in ((state.params, other.params), (state.optimizer, other.optimizer)):
         assert all(torch.equal(value, same[name]) for name, value in leaf.items())
     assert state.halted is not None and other.halted is not None and torch.equal(state.halted, other.halted)
@@ -303,7 +303,7 @@ def test_the_loop_over_steps_in_c_does_what_the_loop_in_python_does(
 
 
 @pytest.mark.parametrize("way", ["steps", "step"])
-def test_what_steps_leave_keeps_none_of_their_memory(way: str, plan: MakePlan) -> None:
+def test_results_of_steps_do_not_keep_intermediate_results_in_memory(way: str, plan: MakePlan) -> None:
     ctx = Engine(
         plan("a2c", seeds=1, num_envs=4, rollout_steps=16, compile="on", policy={"name": "mlp", "hidden": (8,)})
     )
@@ -325,7 +325,7 @@ def test_what_steps_leave_keeps_none_of_their_memory(way: str, plan: MakePlan) -
 
 
 @pytest.mark.slow
-def test_a_function_of_large_tensors_allocates_them_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_results_are_allocated_separately_and_small_ones_together(monkeypatch: pytest.MonkeyPatch) -> None:
     point, storages = Point(torch.ones(1, 3), {"y": torch.ones(1, 3)}), list[int]()
     for small in (compiling.SMALL, 1):
         monkeypatch.setattr(compiling, "SMALL", small)
@@ -337,7 +337,7 @@ def test_a_function_of_large_tensors_allocates_them_one_by_one(monkeypatch: pyte
     assert storages == [1, 2]
 
 
-def test_without_a_compiler_python_loops_over_the_steps(
+def test_without_a_compiler_there_is_no_loop_in_c_and_the_log_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("CXX", "/there/is/no/compiler")

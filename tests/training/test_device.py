@@ -1,8 +1,8 @@
-"""Another device, on a machine that has none.
+"""Updates on a device other than the CPU, tested on a machine that has only a CPU.
 
-The device "meta" stands for it: its tensors have shapes and no numbers, so whoever reads one in an update raises, as
-does what comes to meet them from the processor's memory. What can't be seen there is whether the numbers are right: the
-same lines run on the processor, and where there is a GPU the last test trains on it.
+The device "meta" stands in for a GPU. Its tensors have shapes but no numbers, so code that reads a number during an
+update raises an error, as does code that mixes them with tensors on the CPU. These tests can't show that the numbers
+are right: the same code runs on the CPU, and if there is a GPU, the last test trains on it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SMALL: Mapping[str, Any] = {"rollout_steps": 12, "epochs": 2, "minibatches": 2, 
 
 
 class OneDevice(TorchDispatchMode):
-    """Refuses operations on tensors of two devices, and copies to the other one that are waited for."""
+    """Raises an error for operations on tensors of two devices, and for blocking copies from the CPU."""
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -54,7 +54,7 @@ class OneDevice(TorchDispatchMode):
 
 @pytest.fixture
 def elsewhere(plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
-    """Return `elsewhere(**settings)`: an engine with its state on the device, for which one on the processor acts."""
+    """Return `elsewhere(**settings)`: an engine whose state is on "meta"; it acts with parameters on the CPU."""
 
     def make(algorithm: str, **settings: Any) -> Engine:
         model = CATALOG.get("algorithm", algorithm).load_config() if algorithm in CATALOG.names("algorithm") else None
@@ -71,7 +71,7 @@ def elsewhere(plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
 
 
 def update(ctx: Engine) -> None:
-    """One update, of which the host sees nothing."""
+    """Run one update, and check that the host reads no number and that the state stays on the device."""
     rounds = default_loop(ctx)
     with OneDevice():
         ctx.begin_update()
@@ -90,9 +90,7 @@ def box(algorithm: str) -> bool:
 
 
 @pytest.mark.parametrize("algorithm", LEARNERS)
-def test_an_update_of_any_algorithm_stays_on_its_device_and_nobody_waits_for_it(
-    algorithm: str, elsewhere: Elsewhere
-) -> None:
+def test_an_update_of_each_algorithm_stays_on_the_device_without_blocking(algorithm: str, elsewhere: Elsewhere) -> None:
     update(elsewhere(algorithm, env_kwargs={"action": "one" if box(algorithm) else "discrete"}))
 
 
@@ -123,13 +121,14 @@ def test_an_update_of_any_algorithm_stays_on_its_device_and_nobody_waits_for_it(
         ("vpg", {"sweep_axis": {"learning_rate": (1e-3, 1e-2)}}),
     ],
 )
-def test_so_it_is_with_every_policy_and_what_may_be_asked_for_beside(
+def test_updates_with_other_policies_and_settings_stay_on_the_device(
     algorithm: str, settings: dict[str, Any], elsewhere: Elsewhere
 ) -> None:
     update(elsewhere(algorithm, **settings))
 
 
-def test_so_it_is_with_retrace_which_no_algorithm_uses_yet() -> None:
+def test_retrace_stays_on_the_device_without_blocking() -> None:
+    # no algorithm uses Retrace yet
     x, flags = torch.ones(2, 5, 3, device=META), torch.ones(2, 5, 3, dtype=torch.bool, device=META)
     numbers = dict.fromkeys(("rewards", "q_values", "next_values", "log_rhos"), x)
     with OneDevice():
@@ -138,7 +137,7 @@ def test_so_it_is_with_retrace_which_no_algorithm_uses_yet() -> None:
 
 
 @pytest.mark.parametrize("estimator", CATALOG.names("estimator"))
-def test_so_it_is_with_every_estimator(estimator: str, elsewhere: Elsewhere) -> None:
+def test_an_update_with_each_estimator_stays_on_the_device(estimator: str, elsewhere: Elsewhere) -> None:
     try:
         ctx = elsewhere("a2c", estimator=estimator)
     except UnfitError:
@@ -176,7 +175,7 @@ def waits(policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Tensor:
         (waits, "waited for"),
     ],
 )
-def test_a_loss_that_reads_or_brings_what_lies_elsewhere_would_be_found(
+def test_a_loss_that_reads_tensors_or_mixes_devices_is_detected(
     loss: Callable[..., Tensor], error: str, elsewhere: Elsewhere
 ) -> None:
     ctx = elsewhere("a2c")
@@ -188,7 +187,7 @@ def test_a_loss_that_reads_or_brings_what_lies_elsewhere_would_be_found(
         ctx.step(loss, state, batch)
 
 
-def test_which_rows_count_is_known_of_what_was_collected_and_read_of_anything_else(elsewhere: Elsewhere) -> None:
+def test_batch_reads_the_valid_flags_from_the_device_only_if_they_were_replaced(elsewhere: Elsewhere) -> None:
     ctx = elsewhere("reinforce")
     state, trajectory = ctx.collect(ctx.state)
     targets = ctx.estimate(state, trajectory)
@@ -198,7 +197,7 @@ def test_which_rows_count_is_known_of_what_was_collected_and_read_of_anything_el
     ctx.close()
 
 
-def test_members_that_are_frozen_cost_no_look(elsewhere: Elsewhere) -> None:
+def test_an_update_with_a_frozen_member_does_not_read_from_the_device(elsewhere: Elsewhere) -> None:
     ctx = elsewhere("ppo")
     ctx.state = ctx.state._replace(active=np.array([True, False]))
     before = ctx.state
@@ -207,14 +206,14 @@ def test_members_that_are_frozen_cost_no_look(elsewhere: Elsewhere) -> None:
         assert freeze(before.active, ctx.state.params, before.params).keys() == before.params.keys()
 
 
-# the same numbers where nobody looks
+# results if the host never reads flags, as on a GPU
 
 
 @pytest.mark.parametrize(
     ("algorithm", "settings"),
     [("ppo", {"target_kl": 1e-4, "learning_rate": 1e-2}), ("trpo", {}), ("npg", {}), ("ppg", {"policy_phases": 2})],
 )
-def test_whoever_never_looks_learns_the_same(
+def test_training_is_identical_if_the_host_never_reads_flags(
     algorithm: str, settings: dict[str, Any], last_state: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = {"seeds": 2, "num_envs": 4, "rollout_steps": 32, "total_steps": 400, **settings}
@@ -228,7 +227,7 @@ def test_whoever_never_looks_learns_the_same(
 
 
 @pytest.mark.parametrize("organ", ["advantages", "loss", "gradient"])
-def test_what_turned_bad_is_named_the_same_at_the_end_of_an_update(
+def test_failure_reasons_are_the_same_if_the_host_never_reads_flags(
     organ: str, play: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = {"seeds": (1, 2, 3), "total_steps": 600, "organ": organ, "sick_seed": 2, "sick_update": 1}
@@ -240,7 +239,7 @@ def test_what_turned_bad_is_named_the_same_at_the_end_of_an_update(
     assert looking.reasons == blind.reasons and looking.reasons[1]
 
 
-def test_of_several_steps_each_member_is_judged_by_the_last_that_it_failed_in() -> None:
+def test_merged_failed_steps_keep_the_last_failed_step_of_each_member() -> None:
     one, like = torch.ones(2), {"w": torch.ones(2, 1)}
 
     def step(bad: list[bool], value: list[float], norm: list[float]) -> FailedStep:
@@ -260,16 +259,16 @@ def test_of_several_steps_each_member_is_judged_by_the_last_that_it_failed_in() 
     assert found.first_non_finite(0, rewards, like) == "rewards: infinite or beyond single precision (3.4e38)"
 
 
-def test_the_largest_number_in_size_tells_nan_from_infinite() -> None:
+def test_largest_distinguishes_nan_from_infinity() -> None:
     x = torch.tensor([[1.0, -3.0], [0.0, -torch.inf], [torch.inf, torch.nan]])
     assert largest(x)[:2].tolist() == [3.0, torch.inf] and largest(x)[2].isnan()
     assert largest(torch.ones(2, 4, dtype=torch.uint8)).tolist() == [0.0, 0.0]
 
 
-# acting, and what goes to and fro
+# acting, and moving data between devices
 
 
-def test_a_policy_whose_parameters_lie_elsewhere_acts_by_apply(elsewhere: Elsewhere) -> None:
+def test_a_policy_with_parameters_on_another_device_acts_through_apply(elsewhere: Elsewhere) -> None:
     ctx = elsewhere("ppo", normalize_obs=True)
     policy, params = ctx.plan.policy, ctx.plan.policy_params(ctx.state)
     assert isinstance(actor_for(policy, params), ApplyActor)
@@ -277,7 +276,7 @@ def test_a_policy_whose_parameters_lie_elsewhere_acts_by_apply(elsewhere: Elsewh
     assert not isinstance(actor_for(policy, one), ApplyActor)
 
 
-def test_a_tree_is_moved_whole_and_arrays_stay() -> None:
+def test_to_device_moves_all_tensors_of_a_tree_but_no_arrays() -> None:
     tree = Targets(torch.ones(2), torch.ones(2, 3).T, torch.ones(2)), {"array": np.ones(2), "none": None}
     targets, rest = to_device(tree[0], META), to_device(tree[1], META)
     assert {leaf.device for leaf in targets} == {META} and targets.returns.stride() == (1, 3)
@@ -285,12 +284,12 @@ def test_a_tree_is_moved_whole_and_arrays_stay() -> None:
     assert to_device(tree[0], torch.device("cpu")).returns is tree[0].returns
 
 
-def test_nobody_is_only_told_where_a_look_is_free() -> None:
+def test_surely_empty_is_true_only_for_empty_flags_on_the_cpu() -> None:
     none = torch.zeros(3, dtype=torch.bool)
     assert surely_empty(none) and not surely_empty(~none) and not surely_empty(none.to(META))
 
 
-def test_rows_are_cut_where_the_trajectory_lies(engine: Callable[..., Engine]) -> None:
+def test_a_batch_is_cut_on_the_device_of_the_trajectory(engine: Callable[..., Engine]) -> None:
     ctx = engine("reinforce", seeds=2, num_envs=3, total_steps=100)
     state, trajectory = ctx.collect(ctx.state)
     targets = ctx.estimate(state, trajectory)
@@ -306,7 +305,7 @@ def test_rows_are_cut_where_the_trajectory_lies(engine: Callable[..., Engine]) -
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU that torch can use")
 @pytest.mark.parametrize("algorithm", LEARNERS)
-def test_a_gpu_learns_what_the_processor_learns_and_nobody_waits_for_it(
+def test_an_update_on_a_gpu_matches_the_one_on_the_cpu_without_blocking(
     algorithm: str, plan: MakePlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = {k: v for k, v in SMALL.items() if k in CATALOG.get("algorithm", algorithm).load_config().model_fields}

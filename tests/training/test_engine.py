@@ -1,4 +1,4 @@
-"""The pieces that an algorithm is given."""
+"""The methods that the engine offers to algorithms, such as `ctx.collect` and `ctx.step`."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def collected(ctx: Engine) -> tuple[TrainState, Trajectory]:
     return state, trajectory
 
 
-# collected
+# collecting
 
 
-def test_actions_are_sampled_with_the_noise_that_is_given(engine: Any) -> None:
+def test_actions_are_sampled_with_the_given_noise(engine: Any) -> None:
     from pgzoo.types import Inputs
 
     ctx = engine("ppo", env="Pendulum-v1", seeds=2, num_envs=3, rollout_steps=5)
@@ -38,7 +38,7 @@ def test_actions_are_sampled_with_the_noise_that_is_given(engine: Any) -> None:
     torch.testing.assert_close(seen.actions, (dist.mean + dist.log_std.exp() * noise).detach())
 
 
-def test_noise_of_another_shape_is_refused_and_any_for_whole_episodes(engine: Any) -> None:
+def test_noise_of_the_wrong_shape_or_for_whole_episodes_is_refused(engine: Any) -> None:
     ctx = engine("ppo", seeds=2, num_envs=3, rollout_steps=5)
     with pytest.raises(ValueError, match=r"here \[2, 5, 3, 1\]; got \[2, 5, 3, 2\]"):
         ctx.collect(ctx.state, torch.zeros(2, 5, 3, 2))
@@ -47,11 +47,11 @@ def test_noise_of_another_shape_is_refused_and_any_for_whole_episodes(engine: An
         ctx.collect(ctx.state, torch.zeros(2, 5, 3, 1))
 
 
-# evaluated
+# evaluating the policy
 
 
 @pytest.mark.parametrize("critic", ["separate", "shared"])
-def test_hindsight_is_what_the_policy_says_of_each_step(engine: Any, critic: str) -> None:
+def test_evaluate_policy_equals_applying_the_policy_step_by_step(engine: Any, critic: str) -> None:
     ctx = engine("ppo", seeds=2, num_envs=3, rollout_steps=7, policy={"hidden": (5,), "critic": critic})
     state, seen = collected(ctx)
     said = ctx.evaluate_policy(state, seen)
@@ -66,8 +66,8 @@ def test_hindsight_is_what_the_policy_says_of_each_step(engine: Any, critic: str
             torch.testing.assert_close(said.log_probs[:, t], expected)
 
 
-def test_values_of_what_followed_are_those_of_the_next_observation(engine: Any) -> None:
-    """At an end too: the next observation is the true final one."""
+def test_next_values_at_episode_ends_are_values_of_the_final_observations(engine: Any) -> None:
+    """The observation after the last step of an episode is its true final observation."""
     ctx = engine("a2c", env="probe/Scripted-v0", num_envs=2, rollout_steps=12)
     state, seen = collected(ctx)
     values = ctx.evaluate_policy(state, seen).values
@@ -77,13 +77,13 @@ def test_values_of_what_followed_are_those_of_the_next_observation(engine: Any) 
     assert len(ends) > 3
     for member, t, n in ends.tolist():
         final = seen.obs[member, t + 1, n]
-        assert final[1] == seen.timestep[member, t, n] + 1  # the script counts its steps
+        assert final[1] == seen.timestep[member, t, n] + 1  # a scripted observation ends with its time step
         value = ctx.policy.apply(state.params, Inputs(final[None, None, None])).value
         torch.testing.assert_close(values[member, t + 1, n], value[0, 0, 0])
 
 
 @pytest.mark.parametrize("minibatches", [1, 4])
-def test_in_the_first_step_the_ratio_is_exactly_one(engine: Any, minibatches: int) -> None:
+def test_the_ratio_is_exactly_one_in_the_first_gradient_step(engine: Any, minibatches: int) -> None:
     ctx = engine("ppo", seeds=3, minibatches=minibatches, num_envs=8, rollout_steps=128)
     state, seen = collected(ctx)
     said = ctx.evaluate_policy(state, seen)
@@ -96,7 +96,7 @@ def test_in_the_first_step_the_ratio_is_exactly_one(engine: Any, minibatches: in
 # estimates
 
 
-def test_a_single_result_is_a_return_from_which_a_critic_is_subtracted(engine: Any) -> None:
+def test_advantages_are_returns_minus_values_if_an_estimator_gives_only_returns(engine: Any) -> None:
     ctx = engine("a2c", estimator="reward-to-go", seeds=2)
     state, seen = collected(ctx)
     said = ctx.evaluate_policy(state, seen)
@@ -112,7 +112,7 @@ def quadratic(policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Tensor
     return weighted_mean(policy.apply(params, batch.inputs).dist.entropy(), batch.weights)
 
 
-def test_the_product_with_the_hessian_is_that_of_the_dense_matrix(engine: Any) -> None:
+def test_the_hessian_vector_product_equals_that_of_the_dense_matrix(engine: Any) -> None:
     ctx = engine("a2c", seeds=2, num_envs=2, rollout_steps=8, policy={"hidden": (3,)})
     state, seen = collected(ctx)
     said = ctx.evaluate_policy(state, seen)
@@ -147,7 +147,7 @@ def critic_loss(policy: Any, params: Params, batch: Batch, hyper: Hyper) -> Tens
     return value_loss(policy.apply(params, batch.inputs).value, batch.returns, batch.weights)
 
 
-def test_a_step_on_the_critic_alone_leaves_the_policy(engine: Any) -> None:
+def test_a_step_on_the_critic_alone_leaves_the_policy_unchanged(engine: Any) -> None:
     ctx = engine("a2c", seeds=2)
     state, seen = collected(ctx)
     said = ctx.evaluate_policy(state, seen)
@@ -156,14 +156,14 @@ def test_a_step_on_the_critic_alone_leaves_the_policy(engine: Any) -> None:
     for name, value in state.params.items():
         assert torch.equal(moved.params[name], value) == name.startswith("policy."), name
     again = ctx.step(critic_loss, moved, batch)
-    assert torch.equal(again.params["policy.weight.0"], state.params["policy.weight.0"])  # its slots are empty too
+    assert torch.equal(again.params["policy.weight.0"], state.params["policy.weight.0"])  # its optimizer state is 0
 
 
 # halting, metrics
 
 
 class Halting:
-    """Member 1 halts in its third step of each update; what a step reports is how many there were."""
+    """Member 1 halts in the third step of each update; each step reports the number of steps before it."""
 
     collect, estimator = Steps(8), "reward-to-go"
     defaults: ClassVar[dict[str, Any]] = {"num_envs": 2, "total_steps": 32}
@@ -194,7 +194,7 @@ def test_a_member_that_halts_takes_no_further_step_in_this_update(plan: MakePlan
     updates = ended.state.updates.tolist()
     assert ended.state.optimizer["step"].tolist() == [5 * updates[0], 2 * updates[1]]
     reports = [event.metrics["halting/steps"].tolist() for event in events if isinstance(event, UpdateDone)]
-    assert reports == [[2.0, 0.5]] * updates[0]  # means over the steps that were taken: 0..4, and 0..1
+    assert reports == [[2.0, 0.5]] * updates[0]  # means over the steps that were taken, 0 to 4 and 0 to 1
 
 
 class HaltingAtOnce(Halting):
@@ -205,7 +205,7 @@ class HaltingAtOnce(Halting):
         return Loss(value, {}, torch.ones(len(value), dtype=torch.bool))
 
 
-def test_a_step_whose_state_is_thrown_away_stops_no_other(plan: MakePlan) -> None:
+def test_a_halt_in_a_discarded_state_does_not_prevent_other_steps(plan: MakePlan) -> None:
     ctx = Engine(plan("windows", seeds=2, num_envs=2, total_steps=32))
     state, trajectory = ctx.collect(ctx.state)
     batch = ctx.batch(trajectory, ctx.estimate(state, trajectory))
@@ -217,7 +217,7 @@ def test_a_step_whose_state_is_thrown_away_stops_no_other(plan: MakePlan) -> Non
     ctx.close()
 
 
-def test_halts_end_with_the_update(plan: MakePlan) -> None:
+def test_halted_members_take_steps_again_in_the_next_update(plan: MakePlan) -> None:
     ctx = Engine(plan("windows", seeds=2, num_envs=2, total_steps=32))
     before = ctx.state
     for steps in (1, 2):
@@ -232,11 +232,11 @@ def test_halts_end_with_the_update(plan: MakePlan) -> None:
     ctx.close()
 
 
-# metrics of an algorithm's own
+# an algorithm's own metrics
 
 
 class Reporting(Halting):
-    """Reports numbers in its update, besides those of its loss."""
+    """Reports its own metrics in its update, and takes no gradient step."""
 
     def update(self, ctx: Engine, state: TrainState, trajectory: Trajectory) -> TrainState:
         ctx.report({"mine/number": torch.tensor([1.0, 10.0]), "mine/array": np.array([5.0, 6.0])})
@@ -244,7 +244,7 @@ class Reporting(Halting):
         return state
 
 
-def test_an_update_reports_metrics_of_its_own(plan: MakePlan) -> None:
+def test_an_update_can_report_its_own_metrics(plan: MakePlan) -> None:
     from dataclasses import replace
 
     events = train(replace(plan("windows", seeds=2, num_envs=2, total_steps=32), algorithm=Reporting()), Control())
@@ -252,21 +252,21 @@ def test_an_update_reports_metrics_of_its_own(plan: MakePlan) -> None:
     assert metrics
     for each in metrics:
         assert {name: value.tolist() for name, value in each.items()} == {
-            "mine/number": [2.0, 10.0],  # means over the calls that count for the member
+            "mine/number": [2.0, 10.0],  # means over the calls that include the member
             "mine/array": [5.0, 6.0],
         }
 
 
-def test_a_reported_metric_has_one_number_per_member(plan: MakePlan) -> None:
+def test_a_reported_metric_must_have_one_number_per_member(plan: MakePlan) -> None:
     ctx = Engine(plan("windows", seeds=2, num_envs=2, total_steps=32))
     with pytest.raises(ValueError, match=r"metric mine/number is one number per member, shape \[2\]; got \[3\]"):
         ctx.report({"mine/number": torch.zeros(3)})
 
 
-# playing with candidates
+# playing episodes with candidate parameters
 
 
-def test_every_environment_plays_with_a_policy_of_its_own(engine: Any) -> None:
+def test_play_uses_a_different_candidate_in_each_environment(engine: Any) -> None:
     """Three arms pay 0.2, 1.0 and 0.5; each candidate's bias chooses one."""
     ctx = engine("ars", env="probe/Bandit-v0", seeds=2, num_envs=3, policy={"name": "mlp", "hidden": ()})
     size = flatten(ctx.state.params.values()).shape[1]
@@ -280,8 +280,8 @@ def test_every_environment_plays_with_a_policy_of_its_own(engine: Any) -> None:
     assert state.env_steps.tolist() == state.episodes.tolist() == [3, 3]
 
 
-def test_another_index_plays_other_episodes_whatever_the_other_members(engine: Any) -> None:
-    """CartPole's starts differ, and so do the lengths of its episodes with parameters of chance."""
+def test_played_episodes_depend_on_the_index_but_not_on_other_members(engine: Any) -> None:
+    """With these parameters, the length of a CartPole episode depends on its initial state."""
 
     def played(*indices: tuple[int, ...], **settings: Any) -> list[list[list[float]]]:
         ctx = engine("ars", env="CartPole-v1", num_envs=8, policy={"name": "mlp", "hidden": ()}, **settings)
@@ -297,7 +297,7 @@ def test_another_index_plays_other_episodes_whatever_the_other_members(engine: A
     assert alone[0] == one[0]
 
 
-def test_members_that_are_not_active_do_not_play(engine: Any) -> None:
+def test_inactive_members_do_not_play(engine: Any) -> None:
     ctx = engine("ars", env="probe/Bandit-v0", seeds=2, num_envs=2, policy={"name": "mlp", "hidden": ()})
     size = flatten(ctx.state.params.values()).shape[1]
     state = ctx.state._replace(active=np.array([False, True]))
@@ -306,7 +306,7 @@ def test_members_that_are_not_active_do_not_play(engine: Any) -> None:
     assert state.env_steps.tolist() == [0, 2]
 
 
-def test_a_vector_that_is_not_finite_fails_its_member_by_name(engine: Any) -> None:
+def test_placing_a_non_finite_vector_fails_its_member_and_names_the_parameter(engine: Any) -> None:
     ctx = engine("ars", env="probe/Bandit-v0", seeds=2, num_envs=2, policy={"name": "mlp", "hidden": ()})
     vector = flatten(ctx.state.params.values()) + 1.0
     vector[1, 0] = torch.nan
@@ -331,7 +331,7 @@ class Stopping:
         yield
 
 
-def test_a_loop_that_ends_too_early_is_told(plan: MakePlan) -> None:
+def test_a_loop_that_ends_before_its_members_fails_the_run(plan: MakePlan) -> None:
     from dataclasses import replace
 
     from pgzoo.errors import RunFailed
@@ -343,8 +343,8 @@ def test_a_loop_that_ends_too_early_is_told(plan: MakePlan) -> None:
 # learning rates of networks, noise, and initial parameters
 
 
-def test_networks_may_have_learning_rates_of_their_own(engine: Any) -> None:
-    """By SGD a step is proportional to the learning rate, which differs between networks and members."""
+def test_networks_may_have_their_own_learning_rates(engine: Any) -> None:
+    """With SGD, a step is proportional to the learning rate, which differs between networks and members."""
     ctx = engine("a2c", seeds=2, optimizer="sgd", learning_rate=0.5, max_grad_norm=None)
     state, seen = collected(ctx)
     said = ctx.evaluate_policy(state, seen)

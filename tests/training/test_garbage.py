@@ -1,4 +1,4 @@
-"""An update leaves no tensors that only Python's search for reference cycles would free: commands let it run rarely."""
+"""Updates leave no tensors in reference cycles, because commands let Python's cycle collector run only rarely."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pgzoo.training.plan import Plan
 
 @pytest.fixture(autouse=True)
 def kept_garbage() -> Iterator[None]:
-    """Let `gc.collect` put what it finds into `gc.garbage`, and find nothing before it is called."""
+    """Let `gc.collect` store unreachable objects in `gc.garbage`, and disable automatic collection."""
     gc.collect()
-    gc.freeze()  # what is there needn't be searched again after each update
+    gc.freeze()  # objects that already exist needn't be searched after each update
     gc.disable()
     gc.set_debug(gc.DEBUG_SAVEALL)
     yield
@@ -34,7 +34,7 @@ def tensors_found() -> int:
     return count
 
 
-@pytest.mark.usefixtures("no_compiler")  # all but the step itself is as in a compiled run
+@pytest.mark.usefixtures("no_compiler")  # everything except the step itself is as in a compiled run
 @pytest.mark.parametrize("compile", ["off", "on"])
 @pytest.mark.parametrize("algorithm", ["ppo", "reinforce", "trpo", "vmpo", "ars"])
 def test_updates_leave_no_tensors_in_reference_cycles(algorithm: str, compile: str, plan: Callable[..., Plan]) -> None:

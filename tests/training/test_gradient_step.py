@@ -1,4 +1,4 @@
-"""The memory that a gradient step takes over."""
+"""A gradient step writes its result into the memory of the gradient."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pgzoo.ops.optim import PIECE, clip_by_member_norm, make_optimizer
 from pgzoo.training.gradient_step import step_over_gradient
 
 
-def test_a_finite_large_gradient_is_overwritten_and_the_step_has_the_same_bits() -> None:
+def test_a_large_finite_gradient_is_overwritten_by_a_bit_identical_step() -> None:
     optimizer, rate, limit = make_optimizer("adam"), torch.tensor([0.1, 0.2]), torch.tensor([0.5, 1e9])
     vector, gradient = torch.randn(2, PIECE), torch.randn(2, PIECE)
     state = optimizer.init(vector)
@@ -20,7 +20,7 @@ def test_a_finite_large_gradient_is_overwritten_and_the_step_has_the_same_bits()
     assert left.shape == vector.shape and not left.any()
 
 
-def test_a_gradient_that_is_not_finite_is_kept_to_name_the_failure() -> None:
+def test_a_non_finite_gradient_is_kept() -> None:
     optimizer, rate = make_optimizer("adam"), torch.tensor([0.1])
     vector, gradient = torch.zeros(1, PIECE + 1), torch.zeros(1, PIECE + 1)
     gradient[0, 7] = torch.nan

@@ -50,7 +50,7 @@ class Toll(gym.Env[Any, Any]):
 
 
 class Frugal:
-    """REINFORCE on windows, with a penalty on costs; keeps what it saw."""
+    """REINFORCE on windows, with a penalty on costs; it stores its trajectories and batches."""
 
     collect = Steps(13)
     estimator = "reward-to-go"
@@ -72,7 +72,7 @@ class Frugal:
 
 
 def costs_to_go(rewards: Tensor, info: dict[str, Tensor]) -> Tensor:
-    """Minus the costs that are left in the window."""
+    """Return minus the sum of the costs from each step to the end of the window."""
     return -info["cost"].flip(-2).cumsum(-2).flip(-2) + 0 * rewards
 
 
@@ -80,7 +80,7 @@ costs_to_go.needs = ("info:cost",)  # type: ignore[attr-defined]
 
 
 def takes_info(rewards: Tensor, info: dict[str, Tensor]) -> Tensor:
-    """Takes what it doesn't declare."""
+    """Take `info` without declaring that it is needed."""
     return rewards
 
 
@@ -98,7 +98,7 @@ class TollState:
 
 
 class Blind(Frugal):
-    """Doesn't need costs itself."""
+    """Declares no need for costs."""
 
     needs = frozenset()
 
@@ -108,7 +108,7 @@ class Blind(Frugal):
 
 
 class Misspelt(Frugal):
-    """Forgets the key."""
+    """Declares a need for info without a key."""
 
     needs = frozenset({"info:"})
 
@@ -133,7 +133,7 @@ def config(zoo: PluginCatalog, algorithm: str = "frugal", env: str = "Toll-v0", 
     return compose(Layer({"algorithm": algorithm, "env": env, **SHORT, **settings}, ".".join), zoo)
 
 
-def test_the_values_are_in_the_trajectory_and_in_every_batch(zoo: PluginCatalog, home: Home) -> None:
+def test_info_values_are_in_the_trajectory_and_in_every_batch(zoo: PluginCatalog, home: Home) -> None:
     result = run_config(config(zoo, seeds=(0, 1)), zoo, home=home)
     for trajectory, batch in Frugal.seen:
         assert trajectory.info is not None and batch.info is not None
@@ -146,7 +146,7 @@ def test_the_values_are_in_the_trajectory_and_in_every_batch(zoo: PluginCatalog,
         assert torch.equal(value, result.policy(1).params[name])
 
 
-def test_a_resumed_run_is_exact(zoo: PluginCatalog, home: Home) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(zoo: PluginCatalog, home: Home) -> None:
     whole = run_config(config(zoo, total_steps=200), zoo, home=home)
     parts = run_config(config(zoo), zoo, home=home)
     [found] = find(parts.group, home)
@@ -157,7 +157,7 @@ def test_a_resumed_run_is_exact(zoo: PluginCatalog, home: Home) -> None:
     assert reproduce(found, zoo).first is None
 
 
-def test_an_estimator_gets_them_too(zoo: PluginCatalog, home: Home) -> None:
+def test_an_estimator_receives_info_values(zoo: PluginCatalog, home: Home) -> None:
     settings = config(zoo, "blind", estimator="costs-to-go")
     engine = Engine(make_plan(settings, zoo))
     state, trajectory = engine.collect(engine.state)
@@ -167,14 +167,14 @@ def test_an_estimator_gets_them_too(zoo: PluginCatalog, home: Home) -> None:
     assert torch.equal(returns[:, 0], -trajectory.info["cost"].sum(-2))
 
 
-def test_what_cannot_send_them_is_refused_before_the_run(zoo: PluginCatalog) -> None:
+def test_info_needs_that_cannot_be_met_are_refused_before_the_run(zoo: PluginCatalog) -> None:
     with pytest.raises(pgzoo.PgzooError, match=r'environment "CartPole-v1" has no info\["cost"\] in a step'):
-        make_plan(config(zoo, env="CartPole-v1"), zoo)  # `auto` doesn't take native
+        make_plan(config(zoo, env="CartPole-v1"), zoo)  # `auto` doesn't choose native
     with pytest.raises(UnfitError, match=r'Backend "native" can\'t run .* it doesn\'t return info\["cost"\]'):
         make_plan(config(zoo, env="CartPole-v1", backend="native"), zoo)
     with pytest.raises(PluginError, match=r'"misspelt" declares the unknown need "info:"\. .*info:KEY'):
         make_plan(config(zoo, "misspelt"), zoo)
-    Engine(make_plan(config(zoo, "frugal", estimator="takes-info"), zoo)).close()  # the algorithm asks for it
+    Engine(make_plan(config(zoo, "frugal", estimator="takes-info"), zoo)).close()  # the algorithm declares the need
     with pytest.raises(UnfitError, match="requires the argument info"):
         Engine(make_plan(config(zoo, "blind", estimator="takes-info"), zoo))
 

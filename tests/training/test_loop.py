@@ -1,4 +1,4 @@
-"""The life of a run: what is told, when a seed ends, and what happens to the others when one fails."""
+"""The training loop: its events, when a seed ends, evaluations, gradient steps, and failures."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def listen(plan: Any, control: Control | None = None) -> tuple[list[Event], RunF
     return events, None
 
 
-# what is told
+# events
 
 
-def test_events_come_in_the_order_of_a_run(play: Play) -> None:
+def test_a_run_yields_its_events_in_a_fixed_order(play: Play) -> None:
     events = play(total_steps=500, seeds=2)
     updates = len(of(UpdateDone, events))
     expected = ["RunStarted", *["EpisodesFinished", "UpdateDone"] * updates, "Evaluated", "Evaluated", "RunEnded"]
@@ -58,13 +58,13 @@ def test_events_come_in_the_order_of_a_run(play: Play) -> None:
     assert [event.mode for event in of(Evaluated, events)] == ["sampled", "greedy"]
 
 
-def test_a_run_starts_by_naming_its_members(play: Play) -> None:
+def test_run_started_has_the_seeds_and_run_keys(play: Play) -> None:
     (started,) = of(RunStarted, play(total_steps=100, seeds=(3, 8)))
     assert started.seeds == (3, 8)
     assert started.run_keys == (f"{started.group}-s3", f"{started.group}-s8")
 
 
-def test_counts_add_up(play: Play) -> None:
+def test_counts_of_steps_and_episodes_add_up(play: Play) -> None:
     events = play(total_steps=1000, seeds=2, num_envs=8)
     played, updates = of(EpisodesFinished, events), of(UpdateDone, events)
     assert [event.update for event in played] == [event.update for event in updates] == list(range(len(updates)))
@@ -81,7 +81,7 @@ def test_counts_add_up(play: Play) -> None:
     assert state.episodes.tolist() == [sum(len(event.returns[row]) for event in played) for row in (0, 1)]
 
 
-def test_an_update_tells_its_metrics_for_every_member(play: Play) -> None:
+def test_update_done_has_the_metrics_of_every_member(play: Play) -> None:
     for event in of(UpdateDone, play(total_steps=300, seeds=3)):
         assert {"loss/total", "loss/policy", "policy/entropy", "optim/grad_norm"} <= set(event.metrics)
         for values in event.metrics.values():
@@ -94,7 +94,7 @@ def test_the_first_metrics_are_those_of_a_uniform_policy(play: Play) -> None:
     assert metrics["loss/policy"] == pytest.approx(0, abs=1e-2)  # advantages have mean 0
 
 
-def test_timing_adds_up_to_the_loop(play: Play) -> None:
+def test_timed_phases_account_for_at_least_half_of_the_loop(play: Play) -> None:
     timing = last(play(total_steps=1000)).timing
     parts = sum(timing[phase] for phase in ("collect", "estimate", "update", "track", "compile"))
     assert 0.5 * timing["loop"] < parts <= timing["loop"] and timing["evaluate"] > 0
@@ -103,7 +103,7 @@ def test_timing_adds_up_to_the_loop(play: Play) -> None:
 # when a seed ends
 
 
-def test_steps_are_a_threshold_for_each_seed(play: Play) -> None:
+def test_each_seed_finishes_with_the_first_update_that_reaches_total_steps(play: Play) -> None:
     events = play(total_steps=700, seeds=4)
     ended, updates = last(events), of(UpdateDone, events)
     assert ended.statuses == ("finished",) * 4 and ended.reasons == ("completed 700 steps",) * 4
@@ -115,29 +115,29 @@ def test_steps_are_a_threshold_for_each_seed(play: Play) -> None:
         assert max(before) < 700 <= final.env_steps[row] == ended.env_steps[row]
 
 
-def test_windows_end_with_the_first_at_the_threshold(play: Play) -> None:
+def test_training_on_windows_ends_when_total_steps_is_reached_exactly(play: Play) -> None:
     ended = last(play("windows", env="Pendulum-v1", num_envs=2, total_steps=256))
     assert ended.env_steps.tolist() == [256] and ended.state.updates.tolist() == [2]
 
 
-def test_episodes_are_a_threshold_too(play: Play) -> None:
+def test_a_seed_finishes_when_total_episodes_is_reached(play: Play) -> None:
     ended = last(play(total_episodes=20, seeds=2, num_envs=8))
     assert ended.state.episodes.tolist() == [24, 24] and ended.reasons[0] == "completed 20 episodes"
 
 
-def test_the_first_of_two_ends_counts(play: Play) -> None:
+def test_training_ends_at_the_first_of_two_limits(play: Play) -> None:
     ended = last(play(total_episodes=8, total_steps=10**6, num_envs=8))
     assert ended.state.updates.tolist() == [1]
 
 
-def test_a_seed_stops_at_the_return_that_was_asked_for(play: Play) -> None:
+def test_a_seed_stops_at_the_requested_mean_return(play: Play) -> None:
     ended = last(play(total_steps=10**5, stop_at=9.0, num_envs=8))
     assert ended.statuses == ("stopped",) and ended.reasons == ("the mean return of 100 episodes reached 9",)
     assert ended.state.episodes.tolist() == [104]
 
 
-def test_a_plateau_is_an_end(plan: MakePlan) -> None:
-    """A bandit's best mean is reached once; steps are episodes there, 4 an update."""
+def test_training_stops_on_a_plateau_of_the_mean_return(plan: MakePlan) -> None:
+    """Episodes of the bandit have one step, so the counts of steps and episodes are equal."""
     events, _ = listen(plan("windows", "probe/Bandit-v0", total_steps=10**6, stop_on_plateau=300, log_every=10))
     returns = np.concatenate([event.returns[0] for event in of(EpisodesFinished, events)])
     counts = np.cumsum([len(event.returns[0]) for event in of(EpisodesFinished, events)])
@@ -154,7 +154,7 @@ def test_a_plateau_is_an_end(plan: MakePlan) -> None:
     assert ended.state.buffers["stop.best"].tolist() == [best] and ended.state.buffers["stop.best_at"].tolist() == [at]
 
 
-def test_a_plateau_is_each_seed_s_own(plan: MakePlan) -> None:
+def test_plateaus_of_seeds_are_independent(plan: MakePlan) -> None:
     settings = {"total_steps": 10**6, "stop_on_plateau": 1000, "num_envs": 4}
     alone = listen(plan("windows", "probe/Bandit-v0", seed=7, **settings))[0]
     among = listen(plan("windows", "probe/Bandit-v0", seeds=(3, 7, 9), **settings))[0]
@@ -163,29 +163,29 @@ def test_a_plateau_is_each_seed_s_own(plan: MakePlan) -> None:
     assert len(set(last(among).env_steps.tolist())) > 1
 
 
-def test_before_there_are_enough_episodes_there_is_no_plateau(play: Play) -> None:
+def test_there_is_no_plateau_before_100_episodes(play: Play) -> None:
     ended = last(play(total_steps=600, stop_on_plateau=1, num_envs=2))
     assert ended.statuses == ("finished",) and ended.state.episodes[0] < 100
 
 
-def test_time_is_an_end(play: Play) -> None:
+def test_training_stops_at_the_time_limit(play: Play) -> None:
     ended = last(play(total_steps=10**9, max_minutes=0.005, eval_episodes=1))
     assert ended.statuses == ("stopped",) and ended.reasons == ("reached the limit of 0.005 minutes",)
     assert 0.3 <= ended.timing["loop"] < 3
 
 
-def test_a_run_stops_when_it_is_asked_to(plan: MakePlan) -> None:
+def test_a_run_stops_on_request_after_the_current_update(plan: MakePlan) -> None:
     control, events = Control(), []
     for event in train(plan(total_steps=10**9), control):
         events.append(event)
         if len(of(UpdateDone, events)) == 2:
             control.stop(reason="seen enough")
     assert last(events).statuses == ("stopped",) and last(events).reasons == ("seen enough",)
-    assert len(of(UpdateDone, events)) == 3  # the update under way is finished
+    assert len(of(UpdateDone, events)) == 3  # the current update is finished
     assert [event.final for event in of(Evaluated, events)] == [True, True]
 
 
-def test_a_stop_of_a_member_that_there_is_not_is_an_error(plan: MakePlan) -> None:
+def test_stopping_a_nonexistent_member_is_an_error(plan: MakePlan) -> None:
     for member in (-1, 1):
         control = Control()
         control.stop((member,))
@@ -193,7 +193,7 @@ def test_a_stop_of_a_member_that_there_is_not_is_an_error(plan: MakePlan) -> Non
             list(train(plan(seeds=(3,)), control))
 
 
-def test_a_stop_from_another_thread_is_not_lost_while_stops_are_taken() -> None:
+def test_taking_stops_keeps_the_list_that_another_thread_may_append_to() -> None:
     control = Control()
     control.stop(members=(0,))
     seen_by_thread = control.stops
@@ -202,7 +202,7 @@ def test_a_stop_from_another_thread_is_not_lost_while_stops_are_taken() -> None:
     assert [stop.members for stop in control.take_stops()] == [(1,)] and not control.take_stops()
 
 
-def test_an_interrupted_run_keeps_its_last_whole_update(plan: MakePlan) -> None:
+def test_an_interrupted_run_keeps_its_last_completed_update(plan: MakePlan) -> None:
     control, events = Control(), []
     for event in train(plan(total_steps=10**9), control):
         events.append(event)
@@ -215,10 +215,10 @@ def test_an_interrupted_run_keeps_its_last_whole_update(plan: MakePlan) -> None:
 # evaluation
 
 
-def test_evaluations_come_when_a_multiple_is_crossed(play: Play) -> None:
+def test_evaluations_follow_updates_that_cross_a_multiple_of_eval_every(play: Play) -> None:
     settings = {"env": "Pendulum-v1", "num_envs": 2, "max_episode_steps": 5000, "eval_episodes": 1}
     events = play("windows", total_steps=640, eval_every=200, **settings)
-    # windows of 128 steps: 128, 256*, 384, 512*, 640
+    # updates end at 128, 256, 384, 512 and 640 steps; 200, 400 and 600 are crossed by the second, fourth and last
     assert [(int(e.env_steps[0]), e.mode, e.final) for e in of(Evaluated, events)] == [
         (256, "sampled", False),
         (512, "sampled", False),
@@ -227,7 +227,7 @@ def test_evaluations_come_when_a_multiple_is_crossed(play: Play) -> None:
     ]
 
 
-def test_an_evaluation_can_be_asked_for(plan: MakePlan) -> None:
+def test_an_evaluation_can_be_requested(plan: MakePlan) -> None:
     control = Control()
     control.evaluate()
     events = list(train(plan(total_steps=500, seeds=2, num_envs=8), control))
@@ -237,14 +237,14 @@ def test_an_evaluation_can_be_asked_for(plan: MakePlan) -> None:
 
 
 @pytest.mark.parametrize("episodes", [1, 4, 11, 130])
-def test_every_evaluation_has_the_episodes_that_were_asked_for(play: Play, episodes: int) -> None:
+def test_every_evaluation_has_the_requested_number_of_episodes(play: Play, episodes: int) -> None:
     for backend in ("native", "sync") if episodes < 100 else ("native",):
         for event in of(Evaluated, play(total_steps=50, eval_episodes=episodes, backend=backend, seeds=2)):
             assert [len(returns) for returns in event.returns] == [episodes] * 2
             assert event.returns[0].tolist() == event.lengths[0].tolist()
 
 
-def test_greedy_evaluation_has_no_noise_and_the_same_starts_for_every_seed(plan: MakePlan) -> None:
+def test_greedy_evaluations_of_seeds_with_equal_parameters_are_equal(plan: MakePlan) -> None:
     ctx = Engine(plan(seeds=2))
     state = ctx.init()
     same = {name: value[:1].expand_as(value).clone() for name, value in state.params.items()}
@@ -259,7 +259,7 @@ def test_greedy_evaluation_has_no_noise_and_the_same_starts_for_every_seed(plan:
 
 
 def rates(plan: Any) -> tuple[list[float], list[float]]:
-    """The learning rate of each update, and the share of the run that was done before it."""
+    """Return the learning rate of each of four updates, and the number of environment steps before it."""
     ctx, seen, done = Engine(plan), [], []
     state = ctx.init()
     for _ in range(4):
@@ -271,7 +271,7 @@ def rates(plan: Any) -> tuple[list[float], list[float]]:
     return seen, done
 
 
-def test_a_linear_schedule_goes_down_with_the_steps(plan: MakePlan) -> None:
+def test_a_linear_schedule_decreases_with_the_environment_steps(plan: MakePlan) -> None:
     settings = {"env": "Pendulum-v1", "num_envs": 2, "total_steps": 400}
     seen, done = rates(plan("windows", learning_rate=0.1, learning_rate_schedule="linear", **settings))
     assert done == [0, 128, 256, 384]
@@ -279,8 +279,8 @@ def test_a_linear_schedule_goes_down_with_the_steps(plan: MakePlan) -> None:
     assert rates(plan("windows", learning_rate=0.1, **settings))[0] == pytest.approx([0.1] * 4)
 
 
-def test_each_seeds_gradient_is_clipped_by_itself(plan: MakePlan) -> None:
-    """Plain descent with rate 1 moves the parameters by the clipped gradient."""
+def test_each_seeds_gradient_is_clipped_separately(plan: MakePlan) -> None:
+    """Plain SGD with learning rate 1 moves the parameters by the clipped gradient."""
     settings = {"optimizer": "sgd", "learning_rate": 1.0, "learning_rate_schedule": "constant", "seeds": 3}
     ctx = Engine(plan(max_grad_norm=0.05, **settings))
     state, trajectory = ctx.collect(ctx.init())
@@ -297,7 +297,7 @@ def test_each_seeds_gradient_is_clipped_by_itself(plan: MakePlan) -> None:
     torch.testing.assert_close(lengths, norms.clamp(max=0.05), rtol=1e-4, atol=1e-7)
 
 
-def test_members_that_are_not_active_are_not_moved(plan: MakePlan) -> None:
+def test_a_gradient_step_leaves_inactive_members_unchanged(plan: MakePlan) -> None:
     ctx = Engine(plan(seeds=2))
     state, trajectory = ctx.collect(ctx.init())
     state = state._replace(active=np.array([True, False]))
@@ -309,7 +309,7 @@ def test_members_that_are_not_active_are_not_moved(plan: MakePlan) -> None:
     assert moved.optimizer["step"].tolist() == [1, 0]
 
 
-def test_a_batch_of_episodes_holds_each_members_valid_rows_and_zero_weight_elsewhere(plan: MakePlan) -> None:
+def test_a_batch_of_episodes_has_each_members_valid_steps_then_zero_weights(plan: MakePlan) -> None:
     ctx = Engine(plan(env="probe/AnySpaces-v0", seeds=3, num_envs=4))
     state, trajectory = ctx.collect(ctx.init())
     targets = ctx.estimate(state, trajectory)
@@ -338,21 +338,21 @@ def test_a_batch_of_episodes_holds_each_members_valid_rows_and_zero_weight_elsew
         ("gradient", "gradient of policy.bias.0: NaN"),
     ],
 )
-def test_a_seed_that_turns_bad_fails_alone(play: Play, organ: str, reason: str) -> None:
+def test_a_seed_with_non_finite_numbers_fails_without_affecting_the_others(play: Play, organ: str, reason: str) -> None:
     settings = {"seeds": (1, 2, 3), "total_steps": 1200, "organ": organ, "learning_rate": 1e-2}
     sick = play("sick", sick_seed=2, sick_update=3, **settings)
     healthy = play("sick", **settings)
     assert last(sick).statuses == ("finished", "failed", "finished")
     assert last(sick).reasons[1] == reason
     assert params(sick, 0) == params(healthy, 0) and params(sick, 2) == params(healthy, 2)
-    # it keeps the parameters of the three updates before
+    # it keeps the parameters from after the three updates before the failure
     short = play("sick", **settings | {"seeds": (2,), "total_steps": None, "total_episodes": 3 * 4})
     assert last(short).state.updates.tolist() == [3] and params(sick, 1) == params(short, 0)
     final = of(Evaluated, sick)[-1]
     assert final.active.tolist() == [True, False, True] and final.returns[1].size == 0
 
 
-def test_a_gradient_whose_norm_is_too_large_for_a_number_is_named(plan: MakePlan) -> None:
+def test_an_overflowing_gradient_norm_is_named_as_the_reason_for_the_failure(plan: MakePlan) -> None:
     ctx = Engine(plan("windows", optimizer="sgd"))
     state, trajectory = ctx.collect(ctx.init())
     batch = ctx.batch(trajectory, ctx.estimate(state, trajectory))
@@ -361,12 +361,12 @@ def test_a_gradient_whose_norm_is_too_large_for_a_number_is_named(plan: MakePlan
     assert ctx.failures == {0: "norm of the gradient: infinite"}
 
 
-def test_a_run_whose_only_seed_failed_has_nothing_to_evaluate(play: Play) -> None:
+def test_a_run_whose_only_seed_failed_is_not_evaluated(play: Play) -> None:
     events = play("sick", sick_seed=0, sick_update=1, total_steps=400)
     assert last(events).statuses == ("failed",) and not of(Evaluated, events)
 
 
-def test_an_algorithm_that_raises_fails_the_run_by_name(plan: MakePlan) -> None:
+def test_an_exception_in_the_algorithm_fails_the_run_and_is_attributed_to_it(plan: MakePlan) -> None:
     events, error = listen(plan("boom", seeds=2))
     assert str(error).startswith('algorithm "boom" raised ZeroDivisionError: boom (') and "conftest.py, line" in str(
         error
@@ -375,14 +375,14 @@ def test_an_algorithm_that_raises_fails_the_run_by_name(plan: MakePlan) -> None:
     assert len(of(UpdateDone, events)) == 2
 
 
-def test_an_environment_that_raises_fails_the_run_by_name(plan: MakePlan) -> None:
+def test_an_exception_in_the_environment_fails_the_run_and_is_attributed_to_it(plan: MakePlan) -> None:
     events, error = listen(plan(env="probe/Faulty-v0", env_kwargs={"patience": 5}, num_envs=1))
     assert str(error).startswith('environment "probe/Faulty-v0" raised OSError: the simulator is gone in step (')
     assert "conftest.py, line" in str(error)
     assert last(events).statuses == ("failed",)
 
 
-def test_an_environment_that_raises_in_the_last_evaluation_fails_the_run_too(plan: MakePlan) -> None:
+def test_an_exception_in_the_environment_during_final_evaluation_fails_the_run(plan: MakePlan) -> None:
     one = plan(env="probe/Faulty-v0", env_kwargs={"patience": 3}, num_envs=1, total_episodes=3, eval_episodes=100)
     events, error = listen(one)
     assert str(error).startswith('environment "probe/Faulty-v0" raised OSError: the simulator is gone in step (')
@@ -391,7 +391,7 @@ def test_an_environment_that_raises_in_the_last_evaluation_fails_the_run_too(pla
     assert last(events).state.updates.tolist() == [3]
 
 
-def test_an_estimator_that_asks_for_too_much_is_refused_before_anything_happens(plan: MakePlan) -> None:
+def test_an_estimator_with_an_unknown_argument_is_refused_before_any_event(plan: MakePlan) -> None:
     one = replace(plan(), estimator=lambda *, rewards, wishes: rewards)
     with pytest.raises(
         UnfitError, match=r'Estimator "reward-to-go" requires the argument wishes.*Available: .*rewards'
@@ -399,7 +399,7 @@ def test_an_estimator_that_asks_for_too_much_is_refused_before_anything_happens(
         next(train(one))
 
 
-def test_an_estimator_that_needs_a_critic_is_refused_where_none_is_trained(plan: MakePlan) -> None:
+def test_an_estimator_that_needs_a_critic_is_refused_if_none_is_trained(plan: MakePlan) -> None:
     one = replace(plan(), estimator=lambda *, rewards, values: rewards)
     with pytest.raises(UnfitError, match=r'needs the values of a critic, but algorithm "reinforce" trains none'):
         next(train(one))
@@ -414,14 +414,14 @@ def test_an_estimator_of_whole_episodes_is_refused_for_windows(plan: MakePlan) -
         next(train(replace(plan("windows"), estimator=whole)))
 
 
-def test_a_loss_of_another_shape_is_refused_with_the_shapes(plan: MakePlan) -> None:
+def test_a_loss_of_the_wrong_shape_is_refused_and_both_shapes_are_shown(plan: MakePlan) -> None:
     one = plan("windows", seeds=2)
     one.algorithm.loss = lambda policy, params, batch, hyper: params["policy.bias.0"].sum()
     _, error = listen(one)
     assert 'algorithm "windows" raised ValueError: a loss is one number per member, shape [2]; got []' in str(error)
 
 
-def test_metrics_may_still_hang_on_their_graph(plan: MakePlan) -> None:
+def test_metrics_may_be_attached_to_the_autograd_graph(plan: MakePlan) -> None:
     from pgzoo.types import Loss
 
     one = plan("windows", total_steps=300)
@@ -436,8 +436,8 @@ def test_metrics_may_still_hang_on_their_graph(plan: MakePlan) -> None:
     assert error is None and np.isfinite(of(UpdateDone, events)[0].metrics["loss/mine"]).all()
 
 
-def test_a_setting_may_bear_any_name(plan: MakePlan) -> None:
-    """`rows` is also a method of the object that holds the settings."""
+def test_a_setting_may_have_the_name_of_a_method_of_hyper(plan: MakePlan) -> None:
+    """`rows` is also a method of `Hyper`, the object that holds the settings."""
     one = plan("windows", seeds=40, total_steps=100)
     ctx = Engine(one)
     ctx.hyperparameters.others["rows"] = 3
@@ -454,7 +454,7 @@ def test_a_setting_may_bear_any_name(plan: MakePlan) -> None:
     assert set(seen) == {3} and len(seen) > 1
 
 
-def test_a_signal_in_the_last_evaluation_still_interrupts(plan: MakePlan) -> None:
+def test_a_stop_during_the_final_evaluation_interrupts_the_run(plan: MakePlan) -> None:
     control, events = Control(), []
     for event in train(plan(total_steps=300, num_envs=8, eval_episodes=8), control):
         events.append(event)
@@ -463,7 +463,7 @@ def test_a_signal_in_the_last_evaluation_still_interrupts(plan: MakePlan) -> Non
     assert last(events).statuses == ("interrupted",) and last(events).reasons == ("enough",)
 
 
-def test_a_metric_of_another_shape_is_the_algorithms_fault(plan: MakePlan) -> None:
+def test_a_metric_of_the_wrong_shape_is_refused(plan: MakePlan) -> None:
     ctx = Engine(plan(total_steps=300, num_envs=8, seeds=2))
     state, trajectory = ctx.collect(ctx.init())
     batch = ctx.batch(trajectory, ctx.estimate(state, trajectory))
@@ -477,7 +477,7 @@ def test_a_metric_of_another_shape_is_the_algorithms_fault(plan: MakePlan) -> No
         ctx.step(loss, state, batch)
 
 
-def test_a_profile_tells_of_collecting_in_its_parts(play: Play) -> None:
+def test_a_profile_splits_collecting_into_environment_acting_and_storing(play: Play) -> None:
     ended = play(total_steps=300, num_envs=2)[-1]
     assert isinstance(ended, RunEnded)
     profile = ended.profile()

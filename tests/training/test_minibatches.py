@@ -1,4 +1,4 @@
-"""What was collected, cut into batches: nothing lost, nothing twice, nothing of another member's."""
+"""Cutting trajectories into batches: each step occurs exactly once, in the batch of its own member."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pgzoo.types import PolicyEvaluation, Targets, Trajectory
 
 S, T, N = 2, 3, 5
 NUMBERS = torch.arange(S * T * N).reshape(S, T, N)
-"""Every step bears its own number: member * 15 + t * 5 + n."""
+"""A unique number for every step: member * 15 + t * 5 + n."""
 
 
 def trajectory(valid: torch.Tensor | None = None, memory: bool = False) -> Trajectory:
@@ -54,11 +54,11 @@ def shuffle(member: int, n: int) -> Any:
 
 
 def numbers(batch: Any, member: int) -> list[int]:
-    """The steps in a batch, by the advantages."""
+    """Return the numbers of a member's steps in a batch, which are their advantages."""
     return batch.advantages[member][batch.weights[member] > 0].int().tolist()  # type: ignore[no-any-return]
 
 
-def test_a_window_is_whole_rows_in_the_order_of_time_and_padded_to_sixteen() -> None:
+def test_the_batch_of_a_window_has_all_steps_in_time_order_padded_to_sixteen() -> None:
     batch = batcher(trajectory()).whole()
     assert batch.weights.shape == (S, 1, 16)
     for member in range(S):
@@ -66,7 +66,7 @@ def test_a_window_is_whole_rows_in_the_order_of_time_and_padded_to_sixteen() -> 
     assert batch.weights.sum((-2, -1)).tolist() == [15, 15]
 
 
-def test_a_step_that_only_reset_stays_in_a_windows_batch_and_weighs_nothing() -> None:
+def test_a_step_that_only_resets_has_no_weight_in_the_batch_of_a_window() -> None:
     valid = torch.ones(S, T, N, dtype=torch.bool)
     valid[0, 1, 2] = False
     batch = batcher(trajectory(valid)).whole()
@@ -74,7 +74,7 @@ def test_a_step_that_only_reset_stays_in_a_windows_batch_and_weighs_nothing() ->
     assert numbers(batch, 0) == [k for k in range(15) if k != 7]
 
 
-def test_of_whole_episodes_only_valid_steps_are_kept() -> None:
+def test_only_valid_steps_have_weight_in_a_batch_of_whole_episodes() -> None:
     valid = torch.ones(S, T, N, dtype=torch.bool)
     valid[0, 1:, 2:], valid[1, 2, 0] = False, False
     batch = batcher(trajectory(valid), window=False).whole()
@@ -83,7 +83,7 @@ def test_of_whole_episodes_only_valid_steps_are_kept() -> None:
     assert numbers(batch, 1) == [15 + k for k in range(15) if k != 10]
 
 
-def test_every_leaf_is_cut_alike() -> None:
+def test_every_field_of_a_minibatch_belongs_to_the_same_steps() -> None:
     for batch in batcher(trajectory(), needs=("value", "log_probs", "old")).minibatches([shuffle], 3):
         step = batch.advantages
         real = batch.weights > 0
@@ -97,13 +97,13 @@ def test_every_leaf_is_cut_alike() -> None:
         assert torch.equal(batch.timestep[real], (step[real].long() % 15) // 5)
 
 
-def test_what_nobody_needs_is_left_out() -> None:
+def test_leaves_that_no_component_needs_are_omitted() -> None:
     batch = batcher(trajectory(), needs=()).whole()
     assert batch.log_probs is None and batch.old is None
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 15])
-def test_minibatches_hold_every_step_once(count: int) -> None:
+def test_minibatches_contain_every_step_exactly_once(count: int) -> None:
     batches = list(batcher(trajectory()).minibatches([shuffle], count))
     assert len(batches) == count
     for member in range(S):
@@ -112,14 +112,14 @@ def test_minibatches_hold_every_step_once(count: int) -> None:
         assert (seen != sorted(seen)) == (count > 1)
 
 
-def test_members_of_different_lengths_are_cut_into_equally_many_parts() -> None:
+def test_members_with_different_numbers_of_steps_get_equally_many_minibatches() -> None:
     valid = torch.ones(S, T, N, dtype=torch.bool)
-    valid[0, 1:] = False  # 5 steps against 15
+    valid[0, 1:] = False  # 5 steps, while the other member has 15
     batches = list(batcher(trajectory(valid), window=False).minibatches([shuffle], 2))
     assert [[len(numbers(batch, member)) for batch in batches] for member in range(S)] == [[2, 3], [7, 8]]
 
 
-def test_a_policy_with_memory_gets_whole_environments_with_its_memory_at_the_start() -> None:
+def test_a_policy_with_memory_gets_whole_sequences_with_their_initial_memory() -> None:
     batches = list(batcher(trajectory(memory=True)).minibatches([shuffle], 2))
     assert [batch.weights.shape for batch in batches] == [(S, T, 16), (S, T, 16)]
     assert [batch.weights[0, 0].tolist() for batch in batches] == [[1.0] * k + [0.0] * (16 - k) for k in (2, 3)]
@@ -132,11 +132,11 @@ def test_a_policy_with_memory_gets_whole_environments_with_its_memory_at_the_sta
     assert sorted(together) == list(range(15, 30))
 
 
-def test_there_are_no_more_minibatches_than_environments_to_cut() -> None:
+def test_a_policy_with_memory_has_at_most_one_minibatch_per_environment() -> None:
     assert len(list(batcher(trajectory(memory=True)).minibatches([shuffle], 99))) == N
 
 
-def test_what_an_algorithm_adds_is_cut_along() -> None:
+def test_extra_tensors_of_an_algorithm_are_cut_with_the_batch() -> None:
     extra = {"noise": torch.stack([NUMBERS, NUMBERS + 1], -1)}
     batch = next(iter(batcher(trajectory(), extra=extra).minibatches([shuffle], 5)))
     real = batch.weights > 0
@@ -147,5 +147,5 @@ def test_what_an_algorithm_adds_is_cut_along() -> None:
     ("blocks", "padded"),
     [(1, 1), (2, 2), (3, 4), (17, 32), (24, 32), (32, 32), (33, 48), (47, 48), (48, 48), (49, 64), (65, 96), (97, 128)],
 )
-def test_blocks_of_a_compiled_batch_are_rounded_up_to_few_numbers(blocks: int, padded: int) -> None:
+def test_the_number_of_blocks_in_a_compiled_batch_is_rounded_up_to_few_values(blocks: int, padded: int) -> None:
     assert padded_blocks(blocks) == padded

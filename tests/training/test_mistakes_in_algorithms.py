@@ -1,4 +1,4 @@
-"""Mistakes that an algorithm may contain, each with an error that says what is wrong and what to do."""
+"""Mistakes in algorithms raise errors that say what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def mine(**attributes: Any) -> Any:
         (mine(), "must be an integer"),
     ],
 )
-def test_what_is_collected_is_checked(algorithm: Any, message: str) -> None:
+def test_an_invalid_collection_is_refused(algorithm: Any, message: str) -> None:
     with pytest.raises(PluginError, match=r"^Mine") as caught:
         collection_of(algorithm, Settings())
     assert message in str(caught.value)
 
 
-def test_fields_of_batches_and_outputs(engine: Any) -> None:
+def test_misuse_of_batches_outputs_steps_and_estimates_raises_clear_errors(engine: Any) -> None:
     ctx = engine("a2c", num_envs=2, rollout_steps=4)
     state, seen = ctx.collect(ctx.state)
     evaluated = ctx.evaluate_policy(state, seen)
@@ -91,7 +91,7 @@ def test_init_may_not_replace_the_tensors_of_the_policy(engine: Any, monkeypatch
         engine("a2c")
 
 
-def test_shapes_and_images() -> None:
+def test_linear_refuses_wrong_shapes_and_the_observation_encoder_refuses_images() -> None:
     with pytest.raises(ValueError, match=r"x is \[S, rows, D\]; got \[1, 2, 3, 4\]"):
         linear(torch.zeros(1, 2, 3, 4), torch.zeros(1, 4, 2), torch.zeros(1, 2))
     images = gym.spaces.Box(0, 255, (84, 84, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""Normalizing: which rows count, when the scale moves, and that what is reported is not touched."""
+"""Normalizing: which rows count, when the statistics change, and that reported returns are not normalized."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GAMMA = 0.9
 
 
 class Watcher:
-    """Learns nothing, and keeps what there is at each update: the state, the trajectory, the rewards as estimated."""
+    """An algorithm that learns nothing, and stores the state and the trajectory of each update."""
 
     estimator = "reward-to-go"
 
@@ -53,15 +53,17 @@ def last(events: list[Event]) -> TrainState:
 
 @pytest.mark.parametrize("collection", COLLECTIONS)
 @pytest.mark.parametrize("env", ["probe/AnySpaces-v0", "probe/Scripted-v0"])
-def test_the_moments_are_those_of_the_valid_rows_alone(plan: MakePlan, collection: str, env: str) -> None:
+def test_the_moments_of_observations_are_computed_from_valid_rows_only(
+    plan: MakePlan, collection: str, env: str
+) -> None:
     watcher, events, _ = watch(plan, collection, env=env, normalize_obs=True)
-    assert any(not trajectory.valid.all() for _, trajectory in watcher.seen)  # there are fillers
+    assert any(not trajectory.valid.all() for _, trajectory in watcher.seen)  # some rows are invalid
     before = last(events).buffers
     for member in range(2):
         rows = np.zeros((0, *watcher.seen[0][1].obs.shape[3:]))
         for state, trajectory in watcher.seen:
             count = float(state.buffers["policy.norm.count"][member])
-            assert count == len(rows)  # the scale moves after the update, not while it collects
+            assert count == len(rows)  # the moments change after an update, not while collecting
             if len(rows):
                 np.testing.assert_allclose(
                     state.buffers["policy.norm.mean"][member], rows.mean(0), rtol=1e-9, atol=1e-9
@@ -74,7 +76,7 @@ def test_the_moments_are_those_of_the_valid_rows_alone(plan: MakePlan, collectio
         np.testing.assert_allclose(before["policy.norm.mean"][member], rows.mean(0), rtol=1e-9, atol=1e-9)
 
 
-def test_the_scale_is_frozen_in_an_evaluation(plan: MakePlan) -> None:
+def test_the_normalizer_does_not_change_during_an_evaluation(plan: MakePlan) -> None:
     _, _, made = watch(plan, "windows", env="Pendulum-v1", max_episode_steps=20, normalize_obs=True)
     engine = Engine(made)
     state, _ = engine.collect(engine.state)
@@ -87,7 +89,7 @@ def test_the_scale_is_frozen_in_an_evaluation(plan: MakePlan) -> None:
     assert all(torch.equal(value, last(never).buffers[name]) for name, value in last(often).buffers.items())
 
 
-def test_the_scale_is_saved_with_the_policy(plan: MakePlan, catalog: PluginCatalog, tmp_path: Path) -> None:
+def test_the_normalizer_is_saved_with_the_policy(plan: MakePlan, catalog: PluginCatalog, tmp_path: Path) -> None:
     _, events, made = watch(plan, "windows", env="CartPole-v1", normalize_obs=True, policy={"name": "gru", "memory": 8})
     params = select(made.policy_params(last(events)), [1])
     saved = LoadedPolicy(made.config.policy, made.spec, made.policy, params)
@@ -99,13 +101,13 @@ def test_the_scale_is_saved_with_the_policy(plan: MakePlan, catalog: PluginCatal
     assert acts[0] == acts[1] and len(set(acts[0])) == 2
 
 
-def test_categories_have_no_mean(plan: MakePlan) -> None:
+def test_normalizing_categorical_observations_is_refused(plan: MakePlan) -> None:
     with pytest.raises(UnfitError, match="are categories; remove --normalize-obs"):
         plan("windows", "FrozenLake-v1", normalize_obs=True)
 
 
 class LiteralScale:
-    """The running discounted return, step by step and environment by environment, as a wrapper keeps it."""
+    """The running discounted return, computed step by step for each environment, as in an environment wrapper."""
 
     def __init__(self, num_envs: int) -> None:
         self.running, self.all = np.zeros(num_envs), list[float]()
@@ -121,7 +123,7 @@ class LiteralScale:
 
 
 @pytest.mark.parametrize("collection", COLLECTIONS)
-def test_rewards_are_divided_by_the_deviation_of_the_running_return(plan: MakePlan, collection: str) -> None:
+def test_rewards_are_divided_by_the_standard_deviation_of_the_running_return(plan: MakePlan, collection: str) -> None:
     watcher, _, made = watch(plan, collection, env="probe/AnySpaces-v0", normalize_reward=True)
     engine, literal = Engine(made), LiteralScale(3)
     for state, trajectory in watcher.seen[:20]:
@@ -132,15 +134,15 @@ def test_rewards_are_divided_by_the_deviation_of_the_running_return(plan: MakePl
         assert float(state.buffers["reward.count"][0]) == len(literal.all)
         estimated = engine.estimate(state, trajectory).returns[0]
         expected = np.clip(rewards / deviation, -10, 10)
-        for t in reversed(range(steps - 1)):  # the reward to go, as the estimator has it
+        for t in reversed(range(steps - 1)):  # the reward-to-go, as the estimator computes it
             goes_on = trajectory.valid[0, t] & ~(trajectory.terminated | trajectory.truncated)[0, t]
             expected[t] += GAMMA * goes_on.numpy() * expected[t + 1]
         np.testing.assert_allclose(estimated, expected, rtol=1e-4, atol=1e-5)
     engine.close()
 
 
-def test_reported_returns_are_raw(plan: MakePlan) -> None:
-    """The script pays whatever is done."""
+def test_reported_returns_are_not_normalized(plan: MakePlan) -> None:
+    """The rewards of the scripted environment don't depend on the actions."""
     reported = []
     for normalize in (False, True):
         _, events, _ = watch(plan, "windows", env="probe/Scripted-v0", normalize_reward=normalize)

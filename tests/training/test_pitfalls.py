@@ -1,4 +1,4 @@
-"""Known mistakes that no other test would notice; the list of all is docs/pitfalls.md."""
+"""Known mistakes that no other test would detect; docs/pitfalls.md lists all known mistakes."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def test_no_gradient_flows_into_targets(plan: Callable[..., Any]) -> None:
 
 
 def test_a_critics_loss_is_half_the_squared_error() -> None:
-    """Errors 2 and 4, the third row is padding: (4 + 16) / 2 / 2 = 5."""
+    """The errors are 2 and 4, and the third row is padding: (4 + 16) / 2 / 2 = 5."""
     values, returns = torch.tensor([[[1.0, 0.0, 9.0]]]), torch.tensor([[[3.0, 4.0, 0.0]]])
     assert value_loss(values, returns, torch.tensor([[[1.0, 1.0, 0.0]]])).tolist() == [5.0]
 
 
-def test_values_are_not_clipped_unasked() -> None:
+def test_values_are_not_clipped_by_default() -> None:
     config = resolve([Layer({"algorithm": "ppo", "env": "CartPole-v1"}, ".".join)], discover(inline=False))
     assert config.nested().get("clip_value") is None
 
 
 @given(st.lists(st.floats(-5, 5, width=32), min_size=1, max_size=20))
-def test_the_estimate_of_the_divergence_is_never_negative(log_ratios: list[float]) -> None:
+def test_the_estimate_of_the_kl_divergence_is_never_negative(log_ratios: list[float]) -> None:
     log_ratio = torch.tensor([[log_ratios]])
     assert kl_estimate(log_ratio, torch.ones_like(log_ratio)).item() >= -1e-6
     assert kl_estimate(torch.zeros(1, 1, 2), torch.ones(1, 1, 2)).item() == 0
@@ -53,8 +53,8 @@ def test_the_estimate_of_the_divergence_is_never_negative(log_ratios: list[float
     assert one.item() == pytest.approx(0.7182818)  # e - 1 - 1
 
 
-def test_what_was_sampled_is_kept_and_what_is_sent_is_clipped(plan: Callable[..., Any]) -> None:
-    """The probe raises at an action out of its space, [-2, 2]."""
+def test_the_sampled_action_is_stored_and_the_clipped_action_is_sent(plan: Callable[..., Any]) -> None:
+    """The environment raises an error for an action outside its action space, [-2, 2]."""
     settings = {"env": "probe/AnySpaces-v0", "env_kwargs": {"action": "one"}, "policy": {"log_std": 1.5}}
     ctx = Engine(plan("reinforce", **settings))
     _, seen = ctx.collect(ctx.state)
@@ -66,7 +66,7 @@ GAUSSIAN = {"env": "probe/AnySpaces-v0", "env_kwargs": {"action": "one"}, "num_e
 
 
 @pytest.mark.parametrize("change", [0.5, -0.5])
-def test_a_kl_penalty_pulls_a_standard_deviation_back(plan: Callable[..., Any], change: float) -> None:
+def test_a_kl_penalty_pulls_the_standard_deviation_toward_the_old_one(plan: Callable[..., Any], change: float) -> None:
     """Without advantages, only the penalty moves log σ: d/d(log σ) KL(old || new) = 1 - exp(-2 log(σ/σ_old))."""
     ctx = Engine(plan("ppo", kl_coef=2.0, rollout_steps=8, **GAUSSIAN))
     state, seen = ctx.collect(ctx.state)
@@ -81,8 +81,8 @@ def test_a_kl_penalty_pulls_a_standard_deviation_back(plan: Callable[..., Any], 
     assert gradient[0, before].item() == pytest.approx(2.0 * (1 - math.exp(-2 * change)), rel=1e-4)
 
 
-def test_actions_are_sampled_with_the_standard_deviation_itself(plan: Callable[..., Any]) -> None:
-    """4,000 actions: twice the standard deviation, or its square, would be far outside of the 5 %."""
+def test_sampled_actions_have_the_standard_deviation_of_the_policy(plan: Callable[..., Any]) -> None:
+    """With about 4,000 actions, twice the standard deviation or its square would be far outside the 5 % tolerance."""
     ctx = Engine(plan("ppo", rollout_steps=1000, policy={"log_std": -1.0}, **GAUSSIAN))
     state, seen = ctx.collect(ctx.state)
     mean: Any = ctx.evaluate_policy(state, seen).dist
@@ -91,8 +91,8 @@ def test_actions_are_sampled_with_the_standard_deviation_itself(plan: Callable[.
     assert noise.std().item() == pytest.approx(math.exp(-1.0), rel=0.05)
 
 
-def test_a_density_has_the_square_of_the_standard_deviation_as_its_variance() -> None:
-    """One standard deviation from the mean, the log-density is 1/2 lower; with the variance for it, 9/2 or 1/18."""
+def test_the_variance_of_a_density_is_the_square_of_the_standard_deviation() -> None:
+    """One standard deviation from the mean, the log-density is 1/2 lower; with σ and σ² mixed up, 3/2 or 1/18 lower."""
     dist = DiagonalGaussian(torch.full((1, 1, 2, 1), 5.0), torch.full((1, 1, 2, 1), math.log(3.0)))
     at_mean, one_away = dist.log_prob(torch.tensor([[[[5.0], [8.0]]]]))[0, 0].tolist()
     assert at_mean - one_away == pytest.approx(0.5)

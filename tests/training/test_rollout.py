@@ -1,7 +1,7 @@
-"""Collecting, from environments of which every number is known.
+"""Collecting trajectories from scripted environments, of which every observation and reward is known.
 
-Episode k of the script shows `[k, t]`, pays 10 k + t at step t = 1, 2, ..., and has 3 steps (terminated),
-2 (truncated), 1 (both) or 4 (terminated), in turn.
+Episode k of the script has observations `[k, t]` and rewards 10 k + t at step t = 1, 2, .... Episodes have, in turn,
+3 steps (terminated), 2 (truncated), 1 (both) and 4 (terminated).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pgzoo.types import Collector, EnvRequest, Trajectory
 
 
 class Counting:
-    """A policy whose action is how often it has acted, modulo 2; it draws uniform noise."""
+    """A policy whose action is the number of its previous calls, modulo 2; it asks for uniform noise."""
 
     noise, noise_size = "uniform", 3
 
@@ -40,7 +40,7 @@ class Counting:
 
 
 class Scene:
-    """Environments of the script, S members with N each, which begin with the given episodes."""
+    """Scripted environments, N for each of S members, which begin with the given episodes."""
 
     def __init__(self, episodes: list[list[int]]) -> None:
         first = np.array(episodes)
@@ -69,7 +69,7 @@ def flags(text: str) -> list[bool]:
 # whole episodes
 
 
-def test_an_episode_is_what_the_world_said() -> None:
+def test_an_episode_is_recorded_as_the_environment_returned_it() -> None:
     seen, finished, _ = Scene([[0]]).collect(1, None)
     assert row(seen.obs) == [[0, 0], [0, 1], [0, 2], [0, 3]]
     assert row(seen.rewards) == [1, 2, 3]
@@ -82,7 +82,7 @@ def test_an_episode_is_what_the_world_said() -> None:
     assert finished.returns[0].tolist() == [6] and finished.lengths[0].tolist() == [3]
 
 
-def test_environments_wait_for_the_longest_episode() -> None:
+def test_shorter_episodes_are_padded_until_the_longest_one_ends() -> None:
     seen, finished, _ = Scene([[0, 1, 2, 3]]).collect(1, None)
     assert [row(seen.valid, env=env) for env in range(4)] == [flags(v) for v in ("xxx.", "xx..", "x...", "xxxx")]
     assert [row(seen.terminated, env=env) for env in range(4)] == [flags(v) for v in ("..x.", "....", "x...", "...x")]
@@ -95,7 +95,7 @@ def test_environments_wait_for_the_longest_episode() -> None:
     assert finished.returns[0].tolist() == [21, 23, 6, 130 - 0]
 
 
-def test_two_episodes_each_with_a_filler_between() -> None:
+def test_two_episodes_of_an_environment_are_separated_by_one_reset_step() -> None:
     seen, finished, _ = Scene([[0]]).collect(2, None)
     assert row(seen.obs) == [[0, 0], [0, 1], [0, 2], [0, 3], [1, 0], [1, 1], [1, 2]]
     assert row(seen.rewards) == [1, 2, 3, 0, 11, 12]
@@ -105,42 +105,42 @@ def test_two_episodes_each_with_a_filler_between() -> None:
     assert finished.returns[0].tolist() == [6, 23] and finished.lengths[0].tolist() == [3, 2]
 
 
-def test_members_have_their_episodes_apart() -> None:
+def test_finished_episodes_are_listed_separately_for_each_member() -> None:
     _, finished, _ = Scene([[0, 1], [2, 3]]).collect(1, None)
     assert [lengths.tolist() for lengths in finished.lengths] == [[2, 3], [1, 4]]
 
 
-def test_a_member_that_is_frozen_stands_still() -> None:
+def test_a_frozen_member_collects_nothing() -> None:
     scene = Scene([[0, 1], [2, 3]])
     seen, finished, _ = scene.collect([[1, 1], [0, 0]], None)
     assert not seen.valid[1].any() and not seen.rewards[1].any() and not seen.terminated[1].any()
     assert finished.returns[1].size == 0
 
 
-def test_members_that_play_on_when_half_are_done_see_what_they_saw_among_all() -> None:
+def test_a_member_collects_the_same_alone_and_after_other_members_have_finished() -> None:
     together, finished, _ = Scene([[0], [1], [2], [3]]).collect(1, None)
     assert [lengths.tolist() for lengths in finished.lengths] == [[3], [2], [1], [4]]
     for member, episode in enumerate(range(4)):
         alone, _, _ = Scene([[episode]]).collect(1, None)
         steps = alone.valid.shape[1]
-        assert row(together.obs, member)[: steps + 1] == row(alone.obs)  # the final observation too
+        assert row(together.obs, member)[: steps + 1] == row(alone.obs)  # including the final observation
         for name in ("rewards", "terminated", "truncated", "valid", "starts", "timestep"):
             assert row(getattr(together, name), member)[:steps] == row(getattr(alone, name))[:steps], name
         assert not together.valid[member, steps:].any()
 
 
-def test_nothing_to_collect_is_an_error() -> None:
+def test_collecting_without_an_active_member_is_an_error() -> None:
     with pytest.raises(ValueError, match="no member is active"):
         Scene([[0]]).collect(0, None)
 
 
-def test_an_episode_without_end_is_given_up_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_episode_that_does_not_end_raises_an_error_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pgzoo.training.rollout.EPISODE_LIMIT", 2)
     with pytest.raises(RunFailed, match=r"not ended after 2 steps.*--max-episode-steps"):
         Scene([[0]]).collect(1, None)
 
 
-def test_the_tape_grows_with_the_episode() -> None:
+def test_the_tape_grows_for_a_long_episode() -> None:
     envs = SyncBackend().open(EnvRequest("Pendulum-v1", {}, 1300, 1))
     policy: Any = Counting()
     policy.to_env = lambda actions: np.zeros((1, 1), np.float32)
@@ -153,8 +153,8 @@ def test_the_tape_grows_with_the_episode() -> None:
 # windows
 
 
-def test_windows_carry_an_episode_over_their_edges() -> None:
-    """Steps 0-1, 2-3, ...: episode 0 (3 steps), filler, episode 1 (2), filler, episode 2 (1), filler, episode 3 (4)."""
+def test_episodes_continue_across_the_boundaries_of_windows() -> None:
+    """Windows of 2 steps: episode 0 (3 steps), reset, episode 1 (2), reset, episode 2 (1), reset, episode 3 (4)."""
     scene = Scene([[0]])
     seen = [scene.collect(99, 2) for _ in range(7)]
 
@@ -175,7 +175,7 @@ def test_windows_carry_an_episode_over_their_edges() -> None:
 
 
 @pytest.mark.parametrize("window", [1, 3, 5, 30])
-def test_windows_of_any_length_tell_the_same_story(window: int) -> None:
+def test_observations_rewards_and_ends_do_not_depend_on_the_window_length(window: int) -> None:
     def story(length: int) -> Any:
         scene = Scene([[0, 2], [1, 5]])
         seen = [scene.collect(99, length) for _ in range(30 // length)]
@@ -191,7 +191,7 @@ def test_windows_of_any_length_tell_the_same_story(window: int) -> None:
         assert name not in names or np.array_equal(a, b), name
 
 
-def test_a_frozen_row_carries_nothing_of_the_others() -> None:
+def test_a_frozen_member_keeps_its_observation_while_others_continue() -> None:
     scene = Scene([[0], [3]])
     scene.collect(99, 2)
     seen, _, at = scene.collect([[99], [0]], 3)
@@ -207,7 +207,7 @@ class Fixed:
     noise, noise_size = "uniform", 3
 
 
-def test_noise_belongs_to_its_member_and_step_whoever_else_there_is() -> None:
+def test_noise_depends_on_the_member_and_the_step_but_not_on_other_members() -> None:
     policy: Any = Fixed()
 
     def noise(*seeds: int) -> Any:
@@ -217,4 +217,4 @@ def test_noise_belongs_to_its_member_and_step_whoever_else_there_is() -> None:
     alone, among = noise(7), noise(3, 7, 9)
     assert alone.shape == (150, 1, 2, 3)
     assert np.array_equal(alone[:, 0], among[:, 1])
-    assert len(np.unique(alone)) > 890  # no step repeats another
+    assert len(np.unique(alone)) > 890  # no step repeats the noise of another

@@ -1,4 +1,4 @@
-"""A seed alone is what it is among others, to the bit."""
+"""The seed law: a seed trains the same, bit for bit, alone and among others."""
 
 from __future__ import annotations
 
@@ -70,13 +70,13 @@ PAIRS = [
 
 
 @pytest.mark.parametrize(("world", "network"), PAIRS, ids=str)
-def test_a_seed_alone_is_what_it_is_among_ten_on_whole_episodes(play: Play, world: str, network: Any) -> None:
+def test_a_seed_trains_identically_alone_and_among_ten_on_whole_episodes(play: Play, world: str, network: Any) -> None:
     settings = {"num_envs": 4, "total_steps": 600, "eval_episodes": 3} | WORLDS[world]
     assert_equal_alone_and_among(play, 10, policy=network, **settings)
 
 
 @pytest.mark.parametrize("world", [world for world in WORLDS if world != "images and numbers"])
-def test_a_seed_alone_is_what_it_is_among_ten_on_windows(play: Play, world: str) -> None:
+def test_a_seed_trains_identically_alone_and_among_ten_on_windows(play: Play, world: str) -> None:
     settings = {"num_envs": 2, "eval_episodes": 3} | WORLDS[world]
     settings["total_steps"] = 4 * 64 * settings["num_envs"]
     assert_equal_alone_and_among(play, 10, algorithm="windows", policy={"hidden": (64, 5)}, **settings)
@@ -108,33 +108,33 @@ POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("algorithm", ["a2c", pytest.param("reinforce", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("policy", POLICIES)
-def test_no_policy_breaks_the_law(play: Play, policy: str, algorithm: str) -> None:
+def test_policies_keep_the_seed_law(play: Play, policy: str, algorithm: str) -> None:
     world, given = POLICIES[policy]
     component = dict(given)
     normalizes = {"normalize_obs": component.pop("normalize_obs", False)}
-    steps = 150 if algorithm == "a2c" else 400  # its updates come after a few steps
+    steps = 150 if algorithm == "a2c" else 400  # a2c updates after every few steps
     settings = {"num_envs": 3, "total_steps": steps, "eval_episodes": 3} | WORLDS[world] | normalizes
     assert_equal_alone_and_among(play, 10, algorithm=algorithm, policy=component, **settings)
 
 
 @pytest.mark.parametrize("algorithm", ["a2c", "reinforce"])
 @pytest.mark.parametrize(("policy", "world"), [("gru", "pendulum"), ("mlp", "numbers, of other lengths")])
-def test_normalizing_does_not_break_the_law(play: Play, policy: str, world: str, algorithm: str) -> None:
+def test_normalizing_keeps_the_seed_law(play: Play, policy: str, world: str, algorithm: str) -> None:
     settings = {"num_envs": 3, "total_steps": 400, "eval_episodes": 3} | WORLDS[world]
     normalized = {"normalize_obs": True, "normalize_reward": True, "policy": {"name": policy, "hidden": (5,)}}
     assert_equal_alone_and_among(play, 10, algorithm=algorithm, **settings, **normalized)
 
 
 @pytest.mark.parametrize("algorithm", ["a2c", "reinforce"])
-def test_masks_do_not_break_the_law(play: Play, algorithm: str) -> None:
+def test_action_masks_keep_the_seed_law(play: Play, algorithm: str) -> None:
     settings = {"env": "probe/Trap-v0", "num_envs": 3, "total_steps": 200, "eval_episodes": 3}
     for policy in ("mlp", "gru"):
         assert_equal_alone_and_among(play, 10, algorithm=algorithm, policy={"name": policy, "hidden": (5,)}, **settings)
 
 
 @pytest.mark.parametrize("members", [8, pytest.param(16, marks=pytest.mark.slow), 33])
-def test_no_number_of_others_makes_a_difference(play: Play, members: int) -> None:
-    """Vectors of the processor hold 8 or 16 numbers: what is computed at their ends is rounded otherwise."""
+def test_the_number_of_members_does_not_affect_a_seed(play: Play, members: int) -> None:
+    """SIMD vectors hold 8 or 16 numbers; the numbers left over at the end of an array may be rounded differently."""
     assert_equal_alone_and_among(play, members, env="FrozenLake-v1", total_episodes=320, policy={"hidden": (64,)})
 
 
@@ -150,7 +150,7 @@ def test_no_number_of_others_makes_a_difference(play: Play, members: int) -> Non
     ],
     ids=lambda options: ",".join(options),
 )
-def test_no_option_of_reinforce_breaks_the_law(play: Play, options: dict[str, Any]) -> None:
+def test_options_of_reinforce_keep_the_seed_law(play: Play, options: dict[str, Any]) -> None:
     settings = {"policy": {"hidden": (8,)}, "total_steps": 3000} | options
     assert_equal_alone_and_among(play, 18, **settings)
 
@@ -178,7 +178,7 @@ ODD, COMMON = {"hidden": (5, 7), "activation": "silu"}, {"hidden": (64, 64)}
     ],
     ids=str,
 )
-def test_plain_and_natural_gradients_keep_the_law(play: Play, algorithm: str, world: str, policy: Any) -> None:
+def test_plain_and_natural_gradients_keep_the_seed_law(play: Play, algorithm: str, world: str, policy: Any) -> None:
     settings = {"num_envs": 3, "total_steps": 500, "eval_episodes": 3} | WORLDS[world]
     assert_equal_alone_and_among(
         play, 10, algorithm=algorithm, policy=policy, **PLAIN_AND_NATURAL[algorithm], **settings
@@ -188,13 +188,13 @@ def test_plain_and_natural_gradients_keep_the_law(play: Play, algorithm: str, wo
 @pytest.mark.parametrize(
     "algorithm", ["trpo", *(pytest.param(name, marks=pytest.mark.slow) for name in PLAIN_AND_NATURAL if name != "trpo")]
 )
-def test_plain_and_natural_gradients_of_a_memory_keep_the_law(play: Play, algorithm: str) -> None:
+def test_plain_and_natural_gradients_of_recurrent_policies_keep_the_seed_law(play: Play, algorithm: str) -> None:
     policy = {"name": "gru", "hidden": (9,), "memory": 7}
     settings = {"num_envs": 3, "total_steps": 500, "eval_episodes": 3, "env": "CartPole-v1", "policy": policy}
     assert_equal_alone_and_among(play, 10, algorithm=algorithm, **PLAIN_AND_NATURAL[algorithm], **settings)
 
 
-def test_a_member_that_is_stopped_early_changes_nothing_for_the_others(play: Play, plan: Callable[..., Any]) -> None:
+def test_stopping_members_early_does_not_change_the_remaining_one(play: Play, plan: Callable[..., Any]) -> None:
     settings = {"seeds": (3, SEED, 5), "total_steps": 2500, "num_envs": 8}
     undisturbed, control, updates = ended(play(**settings)), Control(), 0
     events = []
@@ -213,7 +213,9 @@ def test_a_member_that_is_stopped_early_changes_nothing_for_the_others(play: Pla
 
 
 @pytest.mark.parametrize("algorithm", ["reinforce", "windows"])
-def test_what_a_stopped_member_has_is_what_it_had(plan: Callable[..., Any], algorithm: str) -> None:
+def test_a_stopped_member_ends_with_the_same_state_among_three_as_alone(
+    plan: Callable[..., Any], algorithm: str
+) -> None:
     control, at_stop = Control(), None
     for event in train(plan(algorithm, seeds=3, total_steps=2000), control):
         if type(event).__name__ == "UpdateDone" and at_stop is None:
@@ -233,26 +235,26 @@ def test_what_a_stopped_member_has_is_what_it_had(plan: Callable[..., Any], algo
                 assert np.array_equal(leaf[0], getattr(alone, name)[0]), name
 
 
-def test_evaluating_moves_nothing(play: Play) -> None:
+def test_evaluations_do_not_affect_training(play: Play) -> None:
     for algorithm in ("reinforce", "windows"):
         quiet, often = (ended(play(algorithm, seeds=(1, 2), total_steps=1500, eval_every=every)) for every in (0, 200))
         assert [bits(quiet.state, row) for row in (0, 1)] == [bits(often.state, row) for row in (0, 1)]
 
 
-def test_the_number_of_evaluation_episodes_moves_nothing_but_their_number(play: Play) -> None:
+def test_the_number_of_evaluation_episodes_does_not_affect_training(play: Play) -> None:
     few, many = (play(total_steps=500, eval_episodes=count) for count in (3, 30))
     assert bits(ended(few).state, 0) == bits(ended(many).state, 0)
-    assert isinstance(few[-2], Evaluated) and isinstance(many[-2], Evaluated)  # greedy: no noise
+    assert isinstance(few[-2], Evaluated) and isinstance(many[-2], Evaluated)  # greedy, so without noise
     assert (len(few[-2].returns[0]), len(many[-2].returns[0])) == (3, 30)
-    assert not set(few[-2].returns[0]) - set(many[-2].returns[0])  # the first three of the same episodes
+    assert not set(few[-2].returns[0]) - set(many[-2].returns[0])  # all 3 returns are among the 30
 
 
-def test_a_run_can_be_had_again(play: Play) -> None:
+def test_a_run_is_reproducible(play: Play) -> None:
     first, again = (ended(play(seeds=(4,), total_steps=1500)) for _ in range(2))
     assert bits(first.state, 0) == bits(again.state, 0)
 
 
-def test_training_leaves_torchs_threads_and_generators_as_they_were(play: Play) -> None:
+def test_training_leaves_torchs_threads_and_global_generators_unchanged(play: Play) -> None:
     torch.manual_seed(5)
     np.random.seed(5)
     threads = torch.get_num_threads()

@@ -1,7 +1,7 @@
-"""An algorithm of a third party, for mypy: `make check` holds it to the types that pgzoo publishes.
+"""A third-party algorithm for mypy: `make check` checks it against the types that pgzoo publishes.
 
-Wrong uses carry an ignore comment. Under `--strict` mypy rejects a comment that ignores nothing, so `make check` also
-fails if pgzoo stops rejecting one of them.
+Incorrect uses have an ignore comment. With `--strict`, mypy rejects a comment that ignores nothing, so `make check`
+also fails if pgzoo's types no longer reject one of these uses.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pgzoo.types import Episodes, Loss, Params, TrainState, Trajectory
 
 
 class Halves:
-    """Plain policy gradient that takes each batch twice."""
+    """A plain policy gradient that uses each batch twice."""
 
     collect, estimator = Episodes(per_env=1), "reward-to-go"
 
@@ -37,12 +37,12 @@ class Halves:
 
 
 def context_of(engine: Engine) -> UpdateContext:
-    """The engine is such a context."""
+    """Return the engine: mypy checks that it is an `UpdateContext`."""
     return engine
 
 
 def wrong(ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -> None:
-    """Mistakes that an editor underlines."""
+    """Mistakes that a type checker reports."""
     ctx.stepp  # type: ignore[attr-defined]  # noqa: B018
     ctx.estimate(trajectory, state)  # type: ignore[arg-type]
     ctx.collect()  # type: ignore[call-arg]

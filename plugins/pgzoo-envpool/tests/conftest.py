@@ -1,4 +1,4 @@
-"""Without the plugin, which brings some 300 MB, there is nothing to test."""
+"""Skips these tests if the plugin isn't installed: its dependencies take some 300 MB."""
 
 from importlib.util import find_spec
 

@@ -1,4 +1,4 @@
-"""envpool's environments as pgzoo asks for them, beside gymnasium's."""
+"""envpool's environments do what pgzoo requires of a backend, and agree with gymnasium's."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def everybody(envs: EnvpoolEnvs, actions: Any) -> StepResult:
 
 
 def actions(space: gym.Space[Any], rows: int, steps: int) -> Any:
-    """The same actions for a row, however many rows there are."""
+    """Return random actions; those of a row don't depend on the number of rows."""
     each = []
     for row in range(rows):
         space.seed(row)
@@ -50,14 +50,14 @@ def playing(steps: int, what: EnvRequest) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("env", ["CartPole-v1", "LunarLander-v3", "Pendulum-v1", "HalfCheetah-v5"])
-def test_a_row_depends_on_its_own_seed_and_actions_only(env: str) -> None:
+def test_a_row_depends_only_on_its_own_seed_and_actions(env: str) -> None:
     few, many = (playing(80, request(env, rows, limit=25)) for rows in (2, 11))
     assert few["truncated"].any()
     for name, values in few.items():
         assert np.array_equal(values, many[name][:, :2]), name
 
 
-def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_threads_does_not_change_results(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = playing(60, request("LunarLander-v3", 5))
     monkeypatch.setenv("PGZOO_ENVPOOL_THREADS", "3")
     for name, values in playing(60, request("LunarLander-v3", 5)).items():
@@ -65,13 +65,13 @@ def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("said", ["0", "two", "-1", ""])
-def test_a_bad_number_of_threads_is_refused(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_number_of_threads_is_refused(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGZOO_ENVPOOL_THREADS", said)
     with pytest.raises(UsageError, match=f"PGZOO_ENVPOOL_THREADS={said}: give a number of threads, at least 1"):
         opened()
 
 
-def test_all_32_bits_of_a_seed_count() -> None:
+def test_all_32_bits_of_a_seed_are_used() -> None:
     envs = opened(rows=5)
     starts = envs.reset(np.array([1, 1 + 2**31, 2**32 - 1, 2, 1]))
     assert len(np.unique(starts, axis=0)) == 4
@@ -79,7 +79,7 @@ def test_all_32_bits_of_a_seed_count() -> None:
 
 
 @pytest.mark.parametrize(("env", "length"), [("LunarLander-v3", 40), ("CartPole-v1", 7)])
-def test_a_reset_leaves_nothing_of_what_was_before(env: str, length: int) -> None:
+def test_a_reset_with_the_same_seeds_reproduces_the_observations(env: str, length: int) -> None:
     envs, seeds = opened(env), np.array([4, 5, 6])
     moves = actions(envs.action_space, 3, length)
     first = [envs.reset(seeds), *(everybody(envs, move).obs for move in moves)]
@@ -89,7 +89,7 @@ def test_a_reset_leaves_nothing_of_what_was_before(env: str, length: int) -> Non
     assert not np.array_equal(envs.reset(seeds + 3)[0], first[0][0])
 
 
-def test_what_was_returned_stays_as_it_was() -> None:
+def test_returned_arrays_are_not_overwritten_later() -> None:
     envs = opened(limit=4)
     seen = [envs.reset(np.arange(3))]
     kept = [seen[0].copy()]
@@ -101,11 +101,11 @@ def test_what_was_returned_stays_as_it_was() -> None:
     assert all(np.array_equal(a, b) for a, b in zip(seen, kept, strict=True))
 
 
-# the two kinds of end
+# termination and truncation
 
 
 def balanced_until(limit: int | None) -> tuple[int, bool, bool]:
-    """Push the cart to the right until something ends."""
+    """Push the cart right until the episode ends; return its length, and whether it was terminated and truncated."""
     envs = opened(rows=1, limit=limit)
     envs.reset(np.zeros(1, np.int64))
     for step in range(1, 100):
@@ -115,7 +115,7 @@ def balanced_until(limit: int | None) -> tuple[int, bool, bool]:
     raise AssertionError("no end")
 
 
-def test_an_episode_that_terminates_in_its_last_step_is_said_to_do_so() -> None:
+def test_an_episode_that_terminates_at_its_time_limit_is_also_truncated() -> None:
     length, terminated, truncated = balanced_until(None)
     assert (terminated, truncated) == (True, False)
     assert balanced_until(length + 1) == (length, True, False)
@@ -123,7 +123,7 @@ def test_an_episode_that_terminates_in_its_last_step_is_said_to_do_so() -> None:
     assert balanced_until(length - 1) == (length - 1, False, True)
 
 
-def test_the_step_after_an_end_only_resets() -> None:
+def test_the_step_after_the_end_of_an_episode_only_resets() -> None:
     seen = playing(200, request(rows=4, limit=20))
     over = seen["terminated"] | seen["truncated"]
     after = np.zeros_like(over)
@@ -137,20 +137,20 @@ def test_the_step_after_an_end_only_resets() -> None:
 
 
 @pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1", "LunarLander-v3", "MountainCar-v0", "FrozenLake-v1"])
-def test_the_limit_is_the_environments_own(env: str) -> None:
+def test_the_default_time_limit_is_that_of_gymnasium(env: str) -> None:
     limit = gym.spec(env).max_episode_steps
     assert opened(env)._limit == limit
     assert opened(env, limit=3)._limit == 3
 
 
-def test_an_environment_without_a_limit_has_none() -> None:
+def test_an_environment_without_a_time_limit_is_not_truncated() -> None:
     assert not playing(300, request("CliffWalking-v1", 2))["truncated"].any()
 
 
-# rows that stand still or go on alone
+# rows that are not live, and selected rows
 
 
-def test_a_row_that_nobody_reads_is_not_stepped() -> None:
+def test_a_row_that_is_not_live_is_not_stepped() -> None:
     envs, other = opened(rows=2), opened(rows=2)
     starts = envs.reset(np.array([0, 1]))
     other.reset(np.array([0, 1]))
@@ -162,7 +162,7 @@ def test_a_row_that_nobody_reads_is_not_stepped() -> None:
 
 
 @pytest.mark.parametrize("limit", [2, None])
-def test_a_row_that_stood_still_after_its_end_resets_when_it_goes_on(limit: int | None) -> None:
+def test_a_row_that_was_not_live_after_its_episode_ended_resets_when_live_again(limit: int | None) -> None:
     envs = opened(rows=2, limit=limit)
     envs.reset(np.array([0, 1]))
     ended = np.zeros(1, np.bool_)
@@ -176,7 +176,7 @@ def test_a_row_that_stood_still_after_its_end_resets_when_it_goes_on(limit: int 
     assert everybody(envs, [1, 1]).rewards[1] == 1
 
 
-def test_rows_selected_twice_go_on_as_among_all() -> None:
+def test_rows_that_are_selected_twice_continue_as_among_all_rows() -> None:
     whole, envs = opened(rows=6, limit=9), opened(rows=6, limit=9)
     moves = actions(whole.action_space, 6, 40)
     whole.reset(np.arange(6))
@@ -191,10 +191,10 @@ def test_rows_selected_twice_go_on_as_among_all() -> None:
             assert np.array_equal(a[rows], b), t
 
 
-# as gymnasium's
+# agreement with gymnasium
 
 
-def test_a_pendulum_swings_as_gymnasiums() -> None:
+def test_pendulum_has_the_same_dynamics_as_in_gymnasium() -> None:
     envs, theirs = opened("Pendulum-v1", rows=1), make_single(request("Pendulum-v1"))
     cosine, sine, speed = (float(x) for x in envs.reset(np.array([3]))[0])
     theirs.reset(seed=0)
@@ -212,7 +212,7 @@ def test_a_pendulum_swings_as_gymnasiums() -> None:
 
 
 @pytest.mark.parametrize("env", ["CartPole-v1", "Acrobot-v1", "FrozenLake-v1", "Pendulum-v1", "LunarLander-v3"])
-def test_it_shows_and_takes_what_gymnasiums_does(env: str) -> None:
+def test_spaces_shapes_and_dtypes_are_those_of_gymnasium(env: str) -> None:
     ours, theirs = opened(env), SyncBackend().open(request(env))
     assert (ours.observation_space, ours.action_space) == (theirs.observation_space, theirs.action_space)
     first, other = ours.reset(np.arange(3)), theirs.reset(np.arange(3))
@@ -225,8 +225,8 @@ def test_it_shows_and_takes_what_gymnasiums_does(env: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("env", ["LunarLander-v3", "LunarLanderContinuous-v3", "BipedalWalker-v3"])
-def test_where_auto_takes_it_a_random_policy_fares_as_in_gymnasiums(env: str) -> None:
-    """Means of returns and lengths over some hundred episodes, within four standard errors of each other."""
+def test_a_random_policy_has_the_same_mean_return_and_length_as_in_gymnasium(env: str) -> None:
+    """Means over some hundred episodes differ by less than four standard errors. `auto` selects envpool for these."""
     found = []
     for envs in (BACKEND.open(request(env, 64)), SyncBackend().open(request(env, 64))):
         rng, space = np.random.default_rng(0), envs.action_space
@@ -249,7 +249,7 @@ def test_where_auto_takes_it_a_random_policy_fares_as_in_gymnasiums(env: str) ->
     assert (np.abs(ours.mean(0) - theirs.mean(0)) < 4 * error + 1e-9).all(), (ours.mean(0), theirs.mean(0), error)
 
 
-# what it runs
+# supported environments
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_where_auto_takes_it_a_random_policy_fares_as_in_gymnasiums(env: str) ->
         (request("Blackjack-v1"), "show Box(0, 31, (3,), int32), gymnasium's Tuple("),
     ],
 )
-def test_it_says_why_it_does_not_fit(what: EnvRequest, reason: str) -> None:
+def test_fits_says_why_a_request_is_not_supported(what: EnvRequest, reason: str) -> None:
     assert reason in BACKEND.fits(what)
 
 
@@ -276,7 +276,9 @@ def test_it_says_why_it_does_not_fit(what: EnvRequest, reason: str) -> None:
         ("HalfCheetah-v3", Box(-np.inf, np.inf, (17,), np.float64), Box(-1.0, 1.0, (6,))),
     ],
 )
-def test_it_runs_what_gymnasium_has_given_up(env: str, shown: gym.Space[Any], taken: gym.Space[Any]) -> None:
+def test_envpool_runs_environments_that_gymnasium_no_longer_supports(
+    env: str, shown: gym.Space[Any], taken: gym.Space[Any]
+) -> None:
     assert BACKEND.fits(request(env)) == ""
     envs = opened(env, rows=2)
     assert (envs.observation_space, envs.action_space) == (shown, taken)
@@ -286,14 +288,14 @@ def test_it_runs_what_gymnasium_has_given_up(env: str, shown: gym.Space[Any], ta
     assert (step.obs.dtype, step.rewards.dtype) == (shown.dtype, np.float64)
 
 
-def test_environment_keywords_reach_it() -> None:
+def test_environment_keywords_are_passed_to_envpool() -> None:
     free, usual = (playing(20, request("HalfCheetah-v5", 2, **k)) for k in ({"ctrl_cost_weight": 0.0}, {}))
     assert np.array_equal(free["obs"], usual["obs"])
     assert (free["rewards"] > usual["rewards"]).all()
     assert opened("HalfCheetah-v5", exclude_current_positions_from_observation=False).observation_space.shape == (18,)
 
 
-def test_it_is_preferred_for_box2d_from_eight_environments_on() -> None:
+def test_envpool_is_preferred_for_box2d_with_eight_or_more_environments() -> None:
     assert [BACKEND.preferred(request("LunarLander-v3", rows)) for rows in (1, 7, 8, 4096)] == [
         False,
         False,

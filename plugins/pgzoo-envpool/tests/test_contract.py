@@ -1,4 +1,4 @@
-"""The backend keeps to the contract of every backend."""
+"""The plugin and its backend pass pgzoo's conformance checks."""
 
 from __future__ import annotations
 

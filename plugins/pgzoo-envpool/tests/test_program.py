@@ -1,4 +1,4 @@
-"""Runs on envpool: what `auto` takes, what an error says, the seed law, and going on with a run."""
+"""Runs on envpool: when `auto` selects it, when errors suggest it, the seed law, and resuming a run."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def answer(done: subprocess.CompletedProcess[str]) -> Any:
     return json.loads(done.stdout)
 
 
-def test_it_is_found_by_its_entry_point() -> None:
+def test_the_backend_is_found_by_its_entry_point() -> None:
     entry = discover(inline=False).get("env_backend", "envpool")
     assert (entry.plugin.name, entry.plugin.distribution) == ("envpool", "pgzoo-envpool")
 
@@ -62,7 +62,7 @@ def test_it_is_found_by_its_entry_point() -> None:
         pytest.param("HalfCheetah-v5", "sync", marks=pytest.mark.skipif(not MUJOCO, reason="needs mujoco")),
     ],
 )
-def test_auto_takes_it_where_nothing_is_given_up(env: str, backend: str) -> None:
+def test_auto_selects_envpool_for_box2d_and_other_backends_otherwise(env: str, backend: str) -> None:
     request = EnvRequest(env, {}, None, 8)
     assert choose_backend("auto", discover(inline=False), request)[0] == backend
     without = discover(inline=False, blocked=["envpool"])
@@ -70,14 +70,14 @@ def test_auto_takes_it_where_nothing_is_given_up(env: str, backend: str) -> None
 
 
 @pytest.mark.parametrize(("num_envs", "backend"), [(4, "sync"), (8, "envpool")])
-def test_auto_goes_by_the_environments_of_a_seed_and_not_by_the_seeds(num_envs: int, backend: str) -> None:
+def test_auto_depends_on_the_environments_per_seed_not_on_the_number_of_seeds(num_envs: int, backend: str) -> None:
     catalog = discover(inline=False)
     for seeds in (1, 32):
         given = {"algorithm": "ppo", "env": "LunarLander-v3", "num_envs": num_envs, "seeds": seeds}
         assert make_plan(compose(Layer(given, ".".join), catalog), catalog).config.backend == backend
 
 
-def test_auto_does_not_take_it_for_keywords_that_it_does_not_know() -> None:
+def test_auto_does_not_select_envpool_if_it_lacks_an_environment_keyword() -> None:
     windy = EnvRequest("LunarLander-v3", {"enable_wind": True}, None, 8)
     assert choose_backend("auto", discover(inline=False), windy)[0] == "sync"
 
@@ -91,7 +91,7 @@ def test_auto_does_not_take_it_for_keywords_that_it_does_not_know() -> None:
         ("HalfCheetah-v3", "HalfCheetah-v5"),
     ],
 )
-def test_what_gymnasium_refuses_is_run_if_asked_for_and_never_by_itself(env: str, successor: str) -> None:
+def test_environments_that_gymnasium_refuses_use_envpool_only_on_request(env: str, successor: str) -> None:
     catalog = discover(inline=False)
     for backend in ("auto", "sync"):
         with pytest.raises(EnvError) as error:
@@ -101,7 +101,7 @@ def test_what_gymnasium_refuses_is_run_if_asked_for_and_never_by_itself(env: str
     assert choose_backend("envpool", catalog, EnvRequest(env, {}, None, 1))[0] == "envpool"
 
 
-def test_it_is_named_beside_an_extra_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_about_a_missing_extra_also_suggests_envpool(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "Box2D", None)  # as if it weren't installed
     for name in [name for name in sys.modules if name.startswith("gymnasium.envs.box2d")]:
         monkeypatch.delitem(sys.modules, name)
@@ -110,7 +110,7 @@ def test_it_is_named_beside_an_extra_that_is_missing(monkeypatch: pytest.MonkeyP
     assert str(error.value).endswith('pip install "pgzoo[box2d]". Or use --backend envpool.')
 
 
-def test_nobody_names_it_for_what_it_does_not_know() -> None:
+def test_the_error_about_an_unknown_environment_does_not_suggest_envpool() -> None:
     with pytest.raises(EnvError) as error:
         choose_backend("auto", discover(inline=False), EnvRequest("LunarLander-v9", {}, None, 1))
     assert "envpool" not in str(error.value)
@@ -118,7 +118,7 @@ def test_nobody_names_it_for_what_it_does_not_know() -> None:
 
 @pytest.mark.parametrize("algorithm", ["reinforce", "ppo"])
 @pytest.mark.parametrize("env", ["LunarLander-v3", "HalfCheetah-v4"])
-def test_a_seed_alone_is_what_it_is_among_others(env: str, algorithm: str) -> None:
+def test_a_seed_trains_identically_alone_and_among_others(env: str, algorithm: str) -> None:
     catalog = discover(inline=False)
     given = {
         "algorithm": algorithm,
@@ -148,7 +148,7 @@ def test_a_seed_alone_is_what_it_is_among_others(env: str, algorithm: str) -> No
         assert one.returns[0].tolist() == many.returns[1].tolist()
 
 
-def test_a_run_is_left_and_taken_up_at_the_ends_of_its_episodes(tmp_path: Path) -> None:
+def test_a_run_is_saved_and_resumed_at_episode_boundaries(tmp_path: Path) -> None:
     run = ("run", "ppo", "--env", "LunarLander-v3", "--rollout-steps", "32", "--total-steps", "500", *QUICK)
     done = pgzoo(tmp_path, *run, "--json")
     (seed,) = answer(done)["seeds"]
@@ -164,7 +164,7 @@ def test_a_run_is_left_and_taken_up_at_the_ends_of_its_episodes(tmp_path: Path) 
     assert gone.returncode == 2 and 'No environment backend "envpool"' in gone.stderr
 
 
-def test_an_environment_that_gymnasium_has_given_up_is_learned_and_evaluated(tmp_path: Path) -> None:
+def test_a_run_in_an_environment_that_gymnasium_refuses_trains_and_evaluates(tmp_path: Path) -> None:
     run = ("run", "reinforce", "--env", "LunarLander-v2", "--total-steps", "300", *QUICK)
     refused = pgzoo(tmp_path, *run)
     assert refused.returncode == 2
@@ -179,7 +179,7 @@ def test_an_environment_that_gymnasium_has_given_up_is_learned_and_evaluated(tmp
     assert kept["episodes"] == 4
 
 
-def test_the_listing_says_which_backends_there_are(tmp_path: Path) -> None:
+def test_pgzoo_envs_lists_the_backends_of_an_environment(tmp_path: Path) -> None:
     known = answer(pgzoo(tmp_path, "envs", "LunarLander-v3", "--json"))
     assert known["backends"] == ["sync", "async", "envpool"] and known["auto"] == "envpool"
     assert "sync, async, envpool (auto)" in pgzoo(tmp_path, "envs", "LunarLander-v3").stdout

@@ -1,4 +1,4 @@
-"""The example keeps to the contract of a plugin: what any author writes."""
+"""The example passes pgzoo's conformance checks; the author of any plugin would write such a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The example is found, its loss is right, and it learns."""
+"""The example algorithm is found, its loss is correct, and it learns."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from pgzoo.registry import discover
 from pgzoo.types import Batch, Hyper, Inputs
 
 
-def test_it_is_found_by_its_entry_point() -> None:
+def test_the_algorithm_is_found_by_its_entry_point() -> None:
     entry = discover(inline=False).get("algorithm", "positive-reinforce")
     assert (entry.plugin.name, entry.plugin.distribution) == ("example", "pgzoo-example")
     assert entry.load() is PositiveReinforce
     assert entry.load_config() is PositiveReinforceConfig
 
 
-def test_the_loss_by_hand() -> None:
+def test_the_loss_matches_a_calculation_by_hand() -> None:
     """Returns 0, 2, 4 standardize to -1.2247, 0, 1.2247; only the last exceeds a margin of 0.2247."""
     log_probs = torch.tensor([[[-1.0, -2.0, -3.0, -9.0]]])
     dist = SimpleNamespace(log_prob=lambda actions: log_probs, entropy=lambda: torch.ones(1, 1, 4))
@@ -36,7 +36,7 @@ def test_the_loss_by_hand() -> None:
     assert loss.metrics["example/share_used"].tolist() == pytest.approx([1 / 3])
 
 
-def test_it_learns(tmp_path: Path) -> None:
+def test_the_algorithm_learns(tmp_path: Path) -> None:
     command = "run positive-reinforce --env CartPole-v1 --total-steps 30000 --eval-episodes 20"
     command += " --json --no-progress --tracking-uri none"
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The replay buffer against a list of the last transitions."""
+"""The replay buffer holds the last transitions that were written."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class State(SimpleNamespace):
 
 
 def transitions(numbers: list[list[int]]) -> Transitions:
-    """Transitions `[S, B]` whose leaves all hold these numbers."""
+    """Return transitions `[S, B]` whose leaves are all computed from these numbers."""
     x = torch.tensor(numbers)
     return Transitions(
         obs=torch.stack([x, -x], -1).float(),
@@ -43,8 +43,8 @@ def empty(capacity: int, updates: list[int]) -> Any:
 
 
 @pytest.mark.parametrize("block", [2, 4, 100])
-def test_it_holds_the_last_transitions(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of one update, of two, and of the whole buffer; two and a half times around."""
+def test_the_buffer_holds_the_last_transitions(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block holds one update, two updates, or the whole buffer, which is filled two and a half times."""
     monkeypatch.setattr(replay, "BLOCK_SIZE", block)
     state = empty(8, [0, 0])
     for update in range(10):
@@ -82,15 +82,15 @@ def test_members_may_differ_in_their_number_of_updates(monkeypatch: pytest.Monke
         alone = [one._replace(updates=one.updates + 1) for one in alone]
 
 
-def test_the_capacity_is_a_multiple_of_the_block() -> None:
+def test_the_capacity_is_rounded_up_to_a_multiple_of_the_block_size() -> None:
     one = replay.allocate(2000, 3, torch.zeros(4, dtype=torch.int64), 2)
     assert one["replay.block.rewards"].shape == (1023,) and one["replay.rewards"].shape == (2046,)
     assert one["replay.obs"].shape == (2046, 4) and one["replay.obs"].dtype == torch.int64
     assert replay.allocate(5, 8, torch.zeros(4), 2)["replay.rewards"].shape == (8,)
 
 
-def test_the_steps_of_a_trajectory_as_transitions() -> None:
-    """Two steps of two environments; the next observation is that of the same environment."""
+def test_the_steps_of_a_trajectory_become_transitions() -> None:
+    """There are two steps of two environments; the next observation is from the same environment."""
     steps, envs = 2, 2
     obs = torch.arange(6.0).reshape(1, steps + 1, envs, 1)  # step t of environment n is 2t + n
     flags = torch.zeros(1, steps, envs, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""The targets of the critics, computed by hand."""
+"""The critics' targets, and losses, match calculations by hand."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from pgzoo.types import Hyper
 
 REWARDS = torch.tensor([[[1.0, 2.0, 3.0, 4.0]]])
 TERMINATED = torch.tensor([[[False, True, False, False]]])
-"""The third transition ends in a truncation: it doesn't differ from the others, because its target bootstraps, too."""
+"""The third transition ends in a truncation. Nothing marks it, because its target bootstraps like the others."""
 
 
-def test_only_a_termination_stops_the_bootstrap() -> None:
+def test_only_termination_prevents_bootstrapping() -> None:
     values = torch.tensor([[[10.0, 20.0, 30.0, 40.0]]])
     target = td_target(REWARDS, TERMINATED, values, torch.full((1, 1, 1), 0.9))
     assert target.flatten().tolist() == pytest.approx([10.0, 2.0, 30.0, 40.0])
@@ -62,7 +62,7 @@ def state_with(critics: dict[str, dict[str, Tensor]], **buffers: Tensor) -> Any:
     return SimpleNamespace(params=params, buffers=buffers)
 
 
-def test_the_targets_of_sac() -> None:
+def test_the_targets_of_sac_match_a_calculation_by_hand() -> None:
     """The action is tanh(0) = 0, ln π = -½ ln 2π = -0.9189, the smaller Q is 2, α = ½: V = 2 + 0.4595."""
     zeros = torch.zeros(1, 1, 4, 1)
     state = state_with({"sac.q1.": linear(9.0, 7.0), "sac.q2.": linear(9.0, 7.0)})
@@ -77,8 +77,8 @@ def test_the_targets_of_sac() -> None:
     ("noise", "action"),
     [(1.0, 0.7), (10.0, 1.0), (-10.0, 0.0)],  # 0.5 + 0.2; 0.5 + 0.5, clipped noise; 0.5 - 0.5
 )
-def test_the_targets_of_td3(noise: float, action: float) -> None:
-    """Q' are a and 2a - 1, of which the second is the smaller below a = 1."""
+def test_the_targets_of_td3_match_a_calculation_by_hand(noise: float, action: float) -> None:
+    """The two Q' are a and 2a - 1; the second is smaller for a < 1."""
     dist = DiagonalGaussian(torch.full((1, 1, 4, 1), 0.5), torch.zeros(1, 1, 4, 1))
     state = state_with({"td3.q1.": linear(1.0, 0.0), "td3.q2.": linear(2.0, -1.0)})
     state.buffers["td3.target"] = torch.tensor([[0.0, 1.0, 0.0, 0.0, 2.0, -1.0]])
@@ -88,7 +88,7 @@ def test_the_targets_of_td3(noise: float, action: float) -> None:
     assert targets.flatten().tolist() == pytest.approx([1 + 0.9 * value, 2.0, 3 + 0.9 * value, 4 + 0.9 * value])
 
 
-def test_the_targets_of_ddpg() -> None:
+def test_the_targets_of_ddpg_match_a_calculation_by_hand() -> None:
     """The noise has no effect; Q' = 2a + 1 = 2."""
     dist = DiagonalGaussian(torch.full((1, 1, 4, 1), 0.5), torch.zeros(1, 1, 4, 1))
     state = state_with({"ddpg.q.": linear(9.0, 9.0)})
@@ -114,7 +114,7 @@ def two_values(first: tuple[float, float], second: tuple[float, float]) -> dict[
 ENTROPY = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
 
 
-def test_the_targets_of_discrete_sac() -> None:
+def test_the_targets_of_discrete_sac_match_a_calculation_by_hand() -> None:
     """The smaller Q' are 1 and 2: V = ¼ 1 + ¾ 2 + ½ H."""
     target = torch.tensor([[0.0, 0.0, 1.0, 5.0, 0.0, 0.0, 4.0, 2.0]])  # weights and biases of both
     state, policy = discrete(two_values((9.0, 9.0), (9.0, 9.0)), target)
@@ -127,7 +127,7 @@ def test_the_targets_of_discrete_sac() -> None:
     assert targets.flatten().tolist() == pytest.approx([1 + 0.9 * value, 2.0, 3 + 0.9 * value, 4 + 0.9 * value])
 
 
-def test_the_losses_of_discrete_sac() -> None:
+def test_the_losses_of_discrete_sac_match_a_calculation_by_hand() -> None:
     """All actions are 1, with Q = 5 and 2; y = 4. The target entropy is ln 2 / 2."""
     state, policy = discrete(two_values((1.0, 5.0), (4.0, 2.0)), torch.zeros(1, 8))
     data = sample(0.0)
@@ -140,11 +140,11 @@ def test_the_losses_of_discrete_sac() -> None:
     assert float(loss.metrics["policy/entropy"]) == pytest.approx(ENTROPY)
     loss.value.sum().backward()
     assert log_alpha.grad is not None
-    assert float(log_alpha.grad) == pytest.approx(ENTROPY - 0.5 * math.log(2))  # a lower temperature follows
+    assert float(log_alpha.grad) == pytest.approx(ENTROPY - 0.5 * math.log(2))  # lowers the temperature
 
 
-def test_critics_together_equal_each_alone() -> None:
-    """Bit for bit, and so do their gradients, for two members."""
+def test_critics_computed_together_equal_critics_computed_one_by_one() -> None:
+    """The values and gradients of two members are bit-identical."""
     rng, names = np.random.default_rng(0), ("a.", "b.")
     members = [init_critic_network(rng, q, 3, (8,), outputs=2, activation="relu") for q in names for _ in range(2)]
     params: dict[str, Tensor] = {}
@@ -161,7 +161,7 @@ def test_critics_together_equal_each_alone() -> None:
     assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
 
 
-def test_target_networks_move_only_where_they_should() -> None:
+def test_target_networks_move_only_for_the_selected_members() -> None:
     class State(SimpleNamespace):
         def _replace(self, **changes: Any) -> State:
             return State(**{**vars(self), **changes})
@@ -174,6 +174,6 @@ def test_target_networks_move_only_where_they_should() -> None:
 
 
 def gamma(value: float, **others: float) -> Hyper:
-    """Return settings; the temperature is learned."""
+    """Return settings with this gamma; the temperature is learned."""
     tensors = {name: torch.full((1, 1, 1), number) for name, number in ({"gamma": value} | others).items()}
     return Hyper({"temperature": None} | tensors)

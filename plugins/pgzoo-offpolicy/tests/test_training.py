@@ -1,4 +1,4 @@
-"""Runs of the algorithms: resumed, alone and among others, on a probe environment, and refused."""
+"""Runs of the algorithms: the seed law, resuming, learning, exploration, and settings that are refused."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def differences(one: TrainState, other: TrainState, rows: tuple[int, int] = (0, 
     return [name for a, b in trees for name in a if not torch.equal(a[name][rows[0]], b[name][rows[1]])]
 
 
-def test_the_plugin_is_found() -> None:
+def test_the_plugin_registers_its_algorithms() -> None:
     catalog = discover(inline=False)
     for name in ALGORITHMS:
         assert catalog.get("algorithm", name).plugin.distribution == "pgzoo-offpolicy"
@@ -65,11 +65,11 @@ VARIANTS: Mapping[str, Any] = {
     "sac": {"noise_correlation": 0.9, "temperature": 0.1},
     "sac-discrete": {},
 }
-"""Settings of the tests of resuming and of single seeds. The noise is correlated, so that it is part of the state."""
+"""Settings of the tests of resuming and of the seed law. The noise is correlated, so that the state includes it."""
 
 
 @pytest.mark.parametrize("algorithm", VARIANTS)
-def test_a_seed_alone_and_among_others(algorithm: str) -> None:
+def test_a_seed_trains_identically_alone_and_among_others(algorithm: str) -> None:
     """Episodes end at different steps for each seed; the buffer is overwritten."""
     variant = VARIANTS[algorithm]
     alone, among = train(algorithm, seeds=[3], **variant), train(algorithm, seeds=[0, 5, 3], **variant)
@@ -79,7 +79,7 @@ def test_a_seed_alone_and_among_others(algorithm: str) -> None:
 
 @pytest.mark.parametrize("algorithm", VARIANTS)
 def test_a_resumed_run_equals_an_uninterrupted_one(algorithm: str, tmp_path: Path) -> None:
-    """From a checkpoint on disk, in the middle of an episode, after the first gradient steps."""
+    """The checkpoint, on disk, is from the middle of an episode, after the first gradient steps."""
     written: list[Progress] = []
     control = pgzoo.Control()
     control.write_checkpoints = lambda progress, members: written.append(progress)
@@ -105,7 +105,7 @@ def split(state: TrainState) -> list[TrainState]:
 
 
 @pytest.mark.parametrize("algorithm", CONTINUOUS)
-def test_it_learns_a_probe(algorithm: str) -> None:
+def test_the_continuous_algorithms_solve_the_target_probe(algorithm: str) -> None:
     """The best action is 0.5, with return 0; uniform actions get -1.6 on average, action 0 gets -0.25."""
     assert "pgzoo/Target-v0" in probes.PROBES
     plan = pgzoo.plan(
@@ -155,7 +155,7 @@ def test_target_networks_start_as_copies_and_critics_may_learn_faster(algorithm:
 
 @pytest.mark.parametrize("algorithm", ["td3", "sac"])
 def test_warm_up_actions_are_uniform(algorithm: str) -> None:
-    """Of 400 actions in [-2, 2], about a quarter is in each quarter; the policy's own actions are near 0."""
+    """About a quarter of 400 actions is in each quarter of their range; the policy's own actions would be near 0."""
     settings = {"env": "pgzoo/Target-v0", "env_kwargs": {}, "num_envs": 20, "total_steps": 400, "buffer_size": 1000}
     if algorithm == "sac":
         settings["policy"] = {"state_std": False, "log_std": -3.0}
@@ -177,15 +177,15 @@ def test_a_fixed_temperature_is_not_learned(algorithm: str) -> None:
     assert abs(float(learned.exp()) - 0.25) > 1e-3
 
 
-def test_sac_explores_with_state_dependent_noise() -> None:
+def test_sac_learns_the_log_std_of_state_dependent_noise() -> None:
     policy = {"hidden": (8,), "sde": True, "state_std": False, "log_std": -1.0}
     trained = train("sac", seeds=[3], policy=policy, rollout_steps=4, gradient_steps=2, temperature=0.1)
     assert trained.params["policy.log_std"].shape == (1, 8, 1)
-    assert float((trained.params["policy.log_std"] + 1.0 + 0.5 * np.log(8)).abs().max()) > 1e-3  # it has learned
+    assert float((trained.params["policy.log_std"] + 1.0 + 0.5 * np.log(8)).abs().max()) > 1e-3  # it was trained
 
 
-def test_correlated_noise() -> None:
-    """It is standard normal with the given correlation, and continues from update to update."""
+def test_correlated_noise_is_standard_normal_and_continues_across_updates() -> None:
+    """Successive steps have the given correlation, within an update and between the last and the first of two."""
     rng, correlation = np.random.default_rng(0), 0.9
     settings = SimpleNamespace(noise_correlation=correlation, rollout_steps=50)
     space = SimpleNamespace(action_space=gym.spaces.Box(-1, 1, (2,)))
@@ -218,6 +218,6 @@ def test_correlated_noise() -> None:
         ({"algorithm": "ppo", "policy": "deterministic"}, "doesn't provide what the algorithm"),
     ],
 )
-def test_what_does_not_fit_is_refused(settings: dict[str, Any], message: str) -> None:
+def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UnfitError, match=message):
         next(pgzoo.train(pgzoo.plan(**{"env": "Pendulum-v1", **settings})))

@@ -1,4 +1,4 @@
-"""Without ray there is nothing to test."""
+"""Skips these tests if ray or the plugin isn't installed."""
 
 import sys
 from importlib.util import find_spec

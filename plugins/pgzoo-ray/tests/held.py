@@ -1,4 +1,4 @@
-"""A plugin that holds a run after a checkpoint, as long as a fault is prepared or hasn't been noticed yet."""
+"""A plugin that pauses a run after a checkpoint while a test prepares a fault or waits until the fault is noticed."""
 
 from __future__ import annotations
 

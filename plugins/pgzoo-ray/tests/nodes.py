@@ -1,4 +1,4 @@
-"""Real Ray nodes on this machine, each a `ray start --block` of its own, if wanted in its own network namespace."""
+"""Real Ray nodes on this machine, each started by `ray start --block`, optionally in its own network namespace."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Nodes:
     ) -> subprocess.Popen[str]:
         """Start a node, wait until it runs, and return its process, which leads a session of processes.
 
-        `again`: the head was killed. Its successor needs another folder, or Ray takes the former for alive.
+        `again`: the head was killed. A new head needs another folder, or else Ray believes that the old one is alive.
         """
         where = ["--head", f"--port={self.port}"] if head else [f"--address={self.address}:{self.port}"]
         inside = ["ip", "netns", "exec", namespace] if namespace else []
@@ -137,19 +137,19 @@ class Nodes:
         eventually(lambda: not any(map(alive, pids)), "end of its processes")
 
     def freeze(self, child: subprocess.Popen[str]) -> None:
-        """Stop a node's processes: connections to it are accepted, and not answered."""
+        """Pause a node's processes: connections to it are accepted, but not answered."""
         for pid in [child.pid, *descendants(child.pid)]:
             os.kill(pid, signal.SIGSTOP)
 
     def close(self) -> None:
-        """End everything."""
+        """End all nodes and commands."""
         for child in reversed(self.children):
             self.kill(child)
         shutil.rmtree(self.short(), ignore_errors=True)
 
 
 def alive(pid: int) -> bool:
-    """Return whether a process exists that hasn't ended."""
+    """Return whether a process exists and isn't a zombie."""
     try:
         return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -157,7 +157,7 @@ def alive(pid: int) -> bool:
 
 
 def descendants(pid: int) -> list[int]:
-    """Return the processes of the session that `pid` leads, and the children of all of these."""
+    """Return the processes of the session that `pid` leads, and all their descendants."""
     parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:

@@ -1,6 +1,6 @@
 """Faults of a real cluster: a node or the head is killed, the head is restarted, a link is cut, a token is missing.
 
-Every test that trains compares with a run in one process, and has a limit of time.
+Runs that survive a fault must have the results of a run in one process. Every run has a time limit.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
 
 
 def results(of: dict[str, Any]) -> list[Any]:
-    """Return what must not depend on where seeds are trained."""
+    """Return the part of a result that must not depend on where seeds are trained."""
     return [{k: v for k, v in seed.items() if k not in ("run_key", "run_id")} for seed in of["seeds"]]
 
 
@@ -67,7 +67,7 @@ def training(nodes: Nodes) -> subprocess.Popen[str]:
 
 
 def go_on(nodes: Nodes, after: str) -> None:
-    """Let the workers go on when a text is in what the command wrote to stderr."""
+    """Let the workers continue when the command has written this text to stderr."""
     eventually(lambda: after in (nodes.folder / "err").read_text(), f'"{after}"')
     (nodes.folder / "hold").unlink()
 
@@ -86,7 +86,7 @@ def test_a_token_and_large_enough_nodes_are_required(nodes: Nodes) -> None:
     assert not (nodes.folder / ".pgzoo" / "runs").exists()
 
 
-def test_a_cluster_that_pgzoo_starts_refuses_who_has_no_token(tmp_path: Path) -> None:
+def test_a_cluster_started_by_pgzoo_refuses_clients_without_its_token(tmp_path: Path) -> None:
     home = Nodes(tmp_path)
     own = {"RAY_ADDRESS": "", "RAY_AUTH_MODE": "", "RAY_AUTH_TOKEN_PATH": "", "HOME": str(tmp_path)}
     try:
@@ -117,7 +117,7 @@ def gcs_address(pid: int) -> str:
 
 
 @pytest.mark.parametrize("absence", ["none", "until it is missed"])
-def test_a_restarted_head_costs_time_only(nodes: Nodes, expected: list[Any], absence: str) -> None:
+def test_a_restarted_head_does_not_change_results(nodes: Nodes, expected: list[Any], absence: str) -> None:
     nodes.start(cpus=2)
     run = training(nodes)
     assert nodes.head is not None
@@ -134,7 +134,7 @@ def test_a_restarted_head_costs_time_only(nodes: Nodes, expected: list[Any], abs
     assert results(result) == expected and "Warning: the head of the Ray cluster, " in err
 
 
-def test_a_run_ends_without_the_head_if_nothing_else_is_lost(nodes: Nodes, expected: list[Any]) -> None:
+def test_a_run_finishes_without_the_head_if_nothing_else_is_lost(nodes: Nodes, expected: list[Any]) -> None:
     nodes.start(cpus=2)
     run = training(nodes)
     assert nodes.head is not None
@@ -146,9 +146,7 @@ def test_a_run_ends_without_the_head_if_nothing_else_is_lost(nodes: Nodes, expec
     assert results(result) == expected
 
 
-def test_a_killed_node_costs_time_only_and_shards_are_verified_on_another_node(
-    nodes: Nodes, expected: list[Any]
-) -> None:
+def test_a_killed_node_does_not_change_results_and_shards_can_be_verified(nodes: Nodes, expected: list[Any]) -> None:
     nodes.start(cpus=1)
     second = nodes.start(cpus=1)
     run = training(nodes)
@@ -179,7 +177,7 @@ def test_a_killed_head_ends_the_run_with_an_error(nodes: Nodes) -> None:
     assert "can't be reached for 30 seconds, and isn't back 90 seconds later: " in err
 
 
-def test_a_head_that_hangs_is_not_waited_for_at_the_start(nodes: Nodes) -> None:
+def test_a_head_that_hangs_at_the_start_is_an_error_within_the_time_limit(nodes: Nodes) -> None:
     nodes.start(cpus=1)
     assert nodes.head is not None
     nodes.freeze(nodes.head)
@@ -189,7 +187,7 @@ def test_a_head_that_hangs_is_not_waited_for_at_the_start(nodes: Nodes) -> None:
     assert "Error: The Ray cluster at 127.0.0.1:" in err and "wasn't ready within 120 seconds" in err
 
 
-def test_a_head_that_hangs_ends_the_run_when_a_node_is_lost(nodes: Nodes) -> None:
+def test_a_run_fails_if_the_head_hangs_and_a_node_is_lost(nodes: Nodes) -> None:
     nodes.start(cpus=1)
     second = nodes.start(cpus=1)
     run = training(nodes)
@@ -204,7 +202,7 @@ def test_a_head_that_hangs_ends_the_run_when_a_node_is_lost(nodes: Nodes) -> Non
 
 @pytest.mark.skipif(not namespaces_are_allowed(), reason="needs the right to create network namespaces")
 @pytest.mark.parametrize("meanwhile", ["its worker waits", "its worker goes on"])
-def test_a_cut_link_costs_time_only(tmp_path: Path, expected: list[Any], meanwhile: str) -> None:
+def test_a_cut_link_does_not_change_results(tmp_path: Path, expected: list[Any], meanwhile: str) -> None:
     with bridge(2) as spaces:
         nodes = Nodes(tmp_path, "10.231.7.1")
         try:

@@ -1,4 +1,4 @@
-"""What the launcher does when its driver is lost, with drivers that don't need a cluster."""
+"""How the launcher handles the loss of its driver process; the drivers here need no cluster."""
 
 from __future__ import annotations
 
@@ -74,9 +74,7 @@ def log() -> list[Any]:
         ),
     ],
 )
-def test_shards_that_have_not_ended_continue_with_another_driver(
-    monkeypatch: pytest.MonkeyPatch, end: str, reason: str
-) -> None:
+def test_unfinished_shards_continue_with_another_driver(monkeypatch: pytest.MonkeyPatch, end: str, reason: str) -> None:
     save = json.dumps({"save": True})
     messages = list(launched(monkeypatch, DRIVER.replace("END", end), [save]))
     assert [message for message in messages if message.kind != "stderr"] == [
@@ -90,7 +88,7 @@ def test_shards_that_have_not_ended_continue_with_another_driver(
     assert log() == [first, [True, [[1, "restarted 1", None]], [save]]]
 
 
-def test_a_run_that_is_stopped_is_not_continued(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_run_is_not_continued_when_its_driver_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     messages = list(launched(monkeypatch, LOST, [STOP]))
     assert messages[-1] == (1, "exited", "the head is gone") and len(log()) == 1
 
@@ -101,7 +99,7 @@ def test_a_cluster_that_does_not_come_back_ends_the_run(monkeypatch: pytest.Monk
     assert messages[-1] == (1, "exited", "the head is gone") and len(log()) == 1
 
 
-def test_what_the_driver_refuses_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_by_the_driver_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="no node is large enough"):
         launched(monkeypatch, """input(); print('["refused", "no node is large enough"]')""", [])
 

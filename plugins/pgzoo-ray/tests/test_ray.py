@@ -1,4 +1,4 @@
-"""Shards on a real Ray cluster of this machine: the same numbers as without, also after an actor was killed."""
+"""Shards on a real Ray cluster on this machine have the same results as without Ray, even if an actor is killed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pgzoo.runs.runner import run_config
 from pgzoo.tracking import Home
 from pgzoo.training import checkpoint
 
-pytestmark = pytest.mark.filterwarnings("default")  # those of ray are not ours
+pytestmark = pytest.mark.filterwarnings("default")  # pgzoo isn't responsible for warnings of ray
 
 PPO = {"algorithm": "ppo", "env": "CartPole-v1", "num_envs": 4, "rollout_steps": 32, "eval_episodes": 3, "epochs": 2}
 PPO |= {"seeds": (5, 3), "total_steps": 1000, "preset": "none", "tracking_uri": "none", "log_every": 200}
@@ -70,12 +70,12 @@ def assert_equal(one: Result, other: Result) -> None:
         assert value.equal(other.ended.state.params[name]), name
 
 
-def test_seeds_on_ray_are_bit_equal_to_seeds_in_this_process(home: Home) -> None:
+def test_seeds_trained_on_ray_are_bit_identical_to_seeds_in_this_process(home: Home) -> None:
     assert_equal(train(launcher="ray"), train())
 
 
 def actors() -> list[int]:
-    """Return the processes of actors of this process's cluster."""
+    """Return the process IDs of the actors of this process's cluster."""
     return [
         pid for pid in descendants(os.getpid()) if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::Sha")
     ]

@@ -54,7 +54,7 @@ def curves(events: EventAccumulator) -> dict[str, list[tuple[int, float]]]:
 
 
 def told(journal: Path) -> dict[str, list[tuple[int, float]]]:
-    """The points of a journal, which is what MLflow gets; values as a float32 holds them."""
+    """Return the points of a journal, which MLflow gets, too; values are compared with the precision of float32."""
     points: dict[str, list[tuple[int, float]]] = {}
     for record, _ in records(journal):
         for step in record.get("steps", [record.get("step")]) if record and "m" in record else ():
@@ -70,12 +70,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     return folder, [seed["run_key"] for seed in answer["seeds"]]
 
 
-def test_it_is_found_by_its_entry_point() -> None:
+def test_the_listener_is_found_by_its_entry_point() -> None:
     entry = discover(inline=False).get("listener", "tensorboard")
     assert (entry.plugin.name, entry.plugin.distribution) == ("tensorboard", "pgzoo-tensorboard")
 
 
-def test_it_shows_what_mlflow_shows(trained: tuple[Path, list[str]]) -> None:
+def test_the_curves_are_those_that_mlflow_gets(trained: tuple[Path, list[str]]) -> None:
     folder, keys = trained
     for key in keys:
         seen = curves(read(folder / "logs" / "CartPole-v1" / "reinforce" / key))
@@ -85,7 +85,7 @@ def test_it_shows_what_mlflow_shows(trained: tuple[Path, list[str]]) -> None:
         assert {"loss/policy", "summary/return_final", "time/steps_per_second"} <= set(seen)
 
 
-def test_histograms_figure_and_text(trained: tuple[Path, list[str]]) -> None:
+def test_event_files_contain_histograms_a_figure_and_text(trained: tuple[Path, list[str]]) -> None:
     folder, keys = trained
     events = read(folder / "logs" / "CartPole-v1" / "reinforce" / keys[0])
     evaluations = [r for r, _ in records(folder / ".pgzoo" / "runs" / keys[0]) if r and r["t"] == "evaluation"]
@@ -101,7 +101,7 @@ def test_histograms_figure_and_text(trained: tuple[Path, list[str]]) -> None:
     assert b"pgzoo run reinforce --env CartPole-v1" in text.tensor_proto.string_val[0]
 
 
-def test_settings_stand_beside_final_metrics_and_seeds_are_a_group(trained: tuple[Path, list[str]]) -> None:
+def test_settings_are_hyperparameters_and_the_seeds_of_a_run_form_a_group(trained: tuple[Path, list[str]]) -> None:
     folder, keys = trained
     groups = set()
     for key in keys:
@@ -111,12 +111,12 @@ def test_settings_stand_beside_final_metrics_and_seeds_are_a_group(trained: tupl
         groups.add(begin.group_name)
         assert begin.hparams["algorithm"].string_value == "reinforce"
         assert begin.hparams["total_steps"].number_value == 3000
-        assert "seed" not in begin.hparams  # it would tell the sessions of a group apart
+        assert "seed" not in begin.hparams  # sessions of a group have equal hyperparameters
         assert end.status == 1  # success
     assert groups == {keys[0].rpartition("-s")[0]}
 
 
-def test_without_a_folder_it_does_nothing(trained: tuple[Path, list[str]]) -> None:
+def test_without_a_log_folder_no_event_file_is_written(trained: tuple[Path, list[str]]) -> None:
     folder, _ = trained
     before = set(folder.rglob("events.out.*"))
     pgzoo(folder, *RUN, "--total-steps", "500", logs="")
@@ -124,7 +124,7 @@ def test_without_a_folder_it_does_nothing(trained: tuple[Path, list[str]]) -> No
 
 
 @pytest.mark.slow
-def test_a_killed_run_keeps_its_points_and_a_resumed_one_has_each_once(tmp_path: Path) -> None:
+def test_a_killed_run_keeps_its_points_and_resuming_repeats_none(tmp_path: Path) -> None:
     options = ("--total-steps", "400000", "--checkpoint-every", "5000", "--eval-every", "20000")
     child = start(tmp_path, *RUN, *options)
     try:
@@ -153,7 +153,7 @@ def points(folder: Path) -> list[tuple[int, float]]:
     return curves(read(folder)).get("train/return_mean", [])
 
 
-def test_a_journal_that_goes_on_is_followed_and_its_torn_line_left_for_later(tmp_path: Path) -> None:
+def test_a_growing_journal_is_followed_and_an_incomplete_line_is_read_later(tmp_path: Path) -> None:
     head = {"t": "start", "ts": 1000, "key": "k", "name": "x s0", "group": "g", "params": {}, "tags": {}}
     update = {"t": "update", "ts": 2000, "steps": [1000, 2000], "m": {"a": 0.5}}
     whole, torn = json.dumps(update) + "\n", json.dumps({**update, "ts": 3500, "steps": [3000]})
@@ -168,7 +168,7 @@ def test_a_journal_that_goes_on_is_followed_and_its_torn_line_left_for_later(tmp
     assert [(e.wall_time, e.step) for e in events.Scalars("a")] == [(2.0, 1000), (2.0, 2000), (3.5, 3000)]
 
 
-def test_names_and_numbers() -> None:
+def test_folder_names_are_made_valid_and_numeric_settings_become_numbers() -> None:
     assert [plain(name) for name in ("ALE/Pong-v5", "mine:Env-v0", "../..", "")] == [
         "ALE-Pong-v5",
         "mine-Env-v0",

@@ -1,4 +1,4 @@
-"""Without the plugin, whose wandb takes 70 MB, there is nothing to test."""
+"""Skips these tests if the plugin isn't installed: its dependency wandb takes 70 MB."""
 
 from importlib.util import find_spec
 

@@ -1,4 +1,4 @@
-"""The plugin and its listener keep to the contract of their kinds, also while the listener is in use."""
+"""The plugin and its listener pass pgzoo's conformance checks while W&B's offline mode is on."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def stored(path: Path) -> Iterator[Record]:
 
 
 class Copy:
-    """What is stored of a run, once it is finished."""
+    """The stored copy of a run; waits until the copy is finished."""
 
     def __init__(self, folder: Path, key: str) -> None:
         (self.folder,) = wait_for(lambda: self.finished(folder, key))
@@ -99,7 +99,7 @@ def values(items: Any) -> dict[str, Any]:
 
 
 def journaled(journal: Path) -> dict[str, list[tuple[int, float]]]:
-    """The points of a journal, which is what MLflow gets."""
+    """Return the points of a journal, which MLflow gets, too."""
     points: dict[str, list[tuple[int, float]]] = {}
     for record, _ in records(journal):
         for step in record.get("steps", [record.get("step")]) if record and "m" in record else ():
@@ -110,7 +110,7 @@ def journaled(journal: Path) -> dict[str, list[tuple[int, float]]]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """A run of two seeds, which sees secrets and a proxy: whatever wants to reach a server connects to the proxy."""
+    """A run of two seeds with secrets and an HTTP proxy in its environment; nothing may connect to the proxy."""
     folder = tmp_path_factory.mktemp("trained")
     with socket.create_server(("127.0.0.1", 0)) as proxy:
         proxy.setblocking(False)
@@ -126,12 +126,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     return folder, keys
 
 
-def test_it_is_found_by_its_entry_point() -> None:
+def test_the_listener_is_found_by_its_entry_point() -> None:
     entry = discover(inline=False).get("listener", "wandb")
     assert (entry.plugin.name, entry.plugin.distribution) == ("wandb", "pgzoo-wandb")
 
 
-def test_each_seed_is_a_run_with_the_points_of_its_journal(trained: tuple[Path, list[str]]) -> None:
+def test_each_seed_is_a_wandb_run_with_the_points_of_its_journal(trained: tuple[Path, list[str]]) -> None:
     folder, keys = trained
     for key, seed in zip(keys, (3, 7), strict=True):
         copy, expected = Copy(folder, key), journaled(folder / ".pgzoo" / "runs" / key)
@@ -148,7 +148,7 @@ def test_each_seed_is_a_run_with_the_points_of_its_journal(trained: tuple[Path, 
         assert times == sorted(times) and times[-1] < time.time()
 
 
-def test_settings_and_policy_are_among_its_files(trained: tuple[Path, list[str]]) -> None:
+def test_the_files_of_a_run_are_its_settings_and_its_policy(trained: tuple[Path, list[str]]) -> None:
     folder, keys = trained
     journal = folder / ".pgzoo" / "runs" / keys[0] / "artifacts"
     files = Copy(folder, keys[0]).folder / "files"
@@ -158,14 +158,14 @@ def test_settings_and_policy_are_among_its_files(trained: tuple[Path, list[str]]
         assert (files / name).read_bytes() == (journal / name).read_bytes()
 
 
-def test_nothing_contains_a_secret(trained: tuple[Path, list[str]]) -> None:
+def test_no_file_contains_a_secret(trained: tuple[Path, list[str]]) -> None:
     folder, _ = trained
     written = [path for path in folder.rglob("*") if path.is_file()]
     assert len(written) > 20
     assert [path for path in written if SECRET.encode() in path.read_bytes()] == []
 
 
-def test_a_resumed_run_is_one_run_with_each_point_once(trained: tuple[Path, list[str]]) -> None:
+def test_a_resumed_run_remains_one_run_with_each_point_once(trained: tuple[Path, list[str]]) -> None:
     folder, (_, key) = trained
     before = Copy(folder, key)
     pgzoo(folder, "resume", key, "--total-steps", "5000", "--no-progress", "--json")
@@ -193,7 +193,7 @@ def test_training_neither_waits_for_wandb_nor_fails_with_it(fault: str, tmp_path
         wait_for(lambda: "no server" in (tmp_path / ".pgzoo" / "wandb.log").read_text())
 
 
-def test_without_the_variable_it_does_nothing_and_a_wrong_value_is_refused(tmp_path: Path) -> None:
+def test_an_empty_pgzoo_wandb_stores_nothing_and_a_wrong_value_is_refused(tmp_path: Path) -> None:
     pgzoo(tmp_path, *RUN, "--total-steps", "500", PGZOO_WANDB="")
     assert not (tmp_path / "wandb").exists()
     env = environment(tmp_path, PGZOO_WANDB="on")
@@ -242,7 +242,7 @@ def append(folder: Path, *texts: str) -> None:
         journal.write("".join(texts))
 
 
-def test_a_torn_line_is_left_for_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incomplete_line_is_read_when_it_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name, value in environment(tmp_path).items():
         monkeypatch.setenv(name, value)
@@ -281,7 +281,7 @@ class Server:
         self.exits.append(exit_code)
 
 
-def test_online_a_resumed_run_is_continued_after_the_last_uploaded_record(
+def test_a_resumed_online_run_continues_after_the_last_uploaded_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = Server(tmp_path)
@@ -289,7 +289,7 @@ def test_online_a_resumed_run_is_continued_after_the_last_uploaded_record(
     append(tmp_path, line(**HEAD), update(2000, 1000, 2000), line(t="end", ts=2500, status="FINISHED", reason=""))
     RunCopy(tmp_path, "online").finish()
     append(tmp_path, line(**HEAD), update(3000, 3000))
-    RunCopy(tmp_path, "online").finish()  # killed: the journal has no end
+    RunCopy(tmp_path, "online").finish()  # killed: the journal has no end record
     assert server.modes == [("online", "allow", "k")] * 2
     assert (server.steps, server.exits) == ([1000, 2000, 3000], [0, 1])
     (tmp_path / "wandb.json").write_text("damaged")
@@ -297,6 +297,6 @@ def test_online_a_resumed_run_is_continued_after_the_last_uploaded_record(
     assert server.steps[3:] == [1000, 2000, 3000]
 
 
-def test_names_and_numbers() -> None:
+def test_project_names_are_made_valid_and_numeric_settings_become_numbers() -> None:
     assert project_name("pgzoo/ALE/Pong-v5") == "pgzoo-ALE-Pong-v5"
     assert [number(v) for v in ("0.5", "3", "True", "64,64")] == [0.5, 3, True, "64,64"]

@@ -1,4 +1,4 @@
-"""A wall clock that can be set: the file named by CLOCK holds the seconds by which it is off."""
+"""A wall clock that can be set: the file named by CLOCK contains its offset in seconds."""
 
 import os
 import time

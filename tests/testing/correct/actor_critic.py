@@ -1,4 +1,4 @@
-"""An actor-critic that needs nothing but a loss."""
+"""An actor-critic that defines nothing but a loss."""
 
 import pgzoo
 from pgzoo.ops.losses import standardize, value_loss, weighted_mean

@@ -52,7 +52,7 @@ class Remembering(Normalizing):
     """A linear policy whose logits depend on a running mean of the episode so far."""
 
     memory_size = 1
-    actor = absorb = property()  # it has neither
+    actor = absorb = property()  # it has no actor and no absorb
 
     def buffers(self):
         return {}

@@ -1,4 +1,4 @@
-"""An algorithm that needs a value of the environment's info, and a recurrent policy can be trained by it."""
+"""An algorithm that needs a value of the environment's info, and can train recurrent policies."""
 
 import pgzoo
 from pgzoo.ops.losses import weighted_mean

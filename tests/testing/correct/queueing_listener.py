@@ -1,4 +1,4 @@
-"""A listener whose thread sends the metrics, so that no hook waits."""
+"""A listener that sends metrics from a thread, so that its hooks never wait."""
 
 import queue
 import threading

@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+
+from pgzoo.ops.returns import td_lambda
 
 ROWS: dict[str, Any] = {
     "states": [0, 1, 0],
@@ -32,11 +35,18 @@ def test_action_weights_are_capped_at_max_weight(judge: Any) -> None:
 
 
 def test_weights_use_standardized_advantages_by_default(judge: Any) -> None:
-    found = judge("awr", ROWS, beta=1.0, value_coef=1.0)
-    counts = np.exp([1.0, 1.0, -1.0, -1.0])
+    found = judge("awr", ROWS, beta=0.5, value_coef=1.0)
+    counts = np.exp([2.0, 2.0, -2.0, -2.0])
     assert found.gradients["logits"] == pytest.approx((-SCORES * counts / 2).tolist(), rel=1e-5)
     assert found.gradients["values"] == pytest.approx([-3 / 2, -1 / 2])
 
 
-def test_default_estimator_is_td_lambda(plan: Any) -> None:
-    assert plan("awr").config.estimator.name == "td-lambda"
+def test_the_default_targets_are_lambda_returns_and_their_differences_from_the_values(engine: Any) -> None:
+    ctx = engine("awr", num_envs=2, rollout_steps=8, gamma=0.9, estimator={"lam": 0.5})
+    state, seen = ctx.collect(ctx.state)
+    evaluated = ctx.evaluate_policy(state, seen)
+    targets = ctx.estimate(state, seen, evaluated)
+    flags = {name: getattr(seen, name) for name in ("rewards", "terminated", "truncated", "valid")}
+    expected = td_lambda(**flags, next_values=evaluated.values[:, 1:], gamma=0.9, lam=0.5)
+    torch.testing.assert_close(targets.returns, expected)
+    torch.testing.assert_close(targets.advantages, expected - evaluated.values[:, :-1] * seen.valid)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pgzoo.ops.distributions import Categorical
 from pgzoo.training.engine import Engine
-from pgzoo.types import Batch, Hyper, Inputs, Loss, Output, Params, Trajectory
+from pgzoo.types import Batch, Episodes, Hyper, Inputs, Loss, Output, Params, Trajectory
 
 MakePlan = Callable[..., Any]
 
@@ -158,7 +158,8 @@ def test_rloo_advantage_is_the_return_minus_the_mean_of_the_other_returns(plan: 
         assert not advantages[length:, env].any()
 
 
-def test_rloo_has_no_critic(plan: MakePlan) -> None:
+def test_rloo_collects_whole_episodes_and_has_no_critic(plan: MakePlan) -> None:
     one = plan("rloo")
+    assert isinstance(one.collection, Episodes)
     assert "value" not in one.needs
     assert not [name for name in Engine(one).init().params if name.startswith("critic.")]

@@ -285,8 +285,7 @@ def with_a_view(x: Array) -> float:
 
 
 @NUMBA
-def test_code_with_allocations_is_cached_and_code_that_raises_runs_once(tmp_path: Path) -> None:
-    x = np.array([1.0, 2.0, 3.0])
+def test_code_with_allocations_is_cached(tmp_path: Path) -> None:
     source = inspect.getsource(with_an_array).replace("x: Array", "x")
     (tmp_path / "apart.py").write_text(
         f"import numpy as np\nfrom pgzoo.ops import jit\n{source}\n"
@@ -295,8 +294,14 @@ def test_code_with_allocations_is_cached_and_code_that_raises_runs_once(tmp_path
     command, env = [sys.executable, str(tmp_path / "apart.py")], os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
     runs = [subprocess.run(command, env=env, check=True, capture_output=True, text=True) for _ in range(2)]
     assert [done.stdout.split() for done in runs] == [["6.0", "1"], ["6.0", "0"]]
+
+
+@NUMBA
+def test_only_code_that_allocates_counts_references_and_code_that_raises_runs_once() -> None:
+    x = np.array([1.0, 2.0, 3.0])
     allocating, viewing = jit.specialize(with_an_array, {}), jit.specialize(with_a_view, {})
     assert (allocating(x), allocating(2 * x), viewing(x)) == (12.0, 24.0, 2.0)
+    assert vars(allocating)["_counting"] and not vars(viewing)["_counting"]
     x[1] = -1.0
     with pytest.raises(ValueError, match="negative"):
         viewing(x)

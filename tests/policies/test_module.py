@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ import pgzoo
 from pgzoo.envs.spec import make_spec
 from pgzoo.errors import UnfitError
 from pgzoo.ops.nets import ROW_BLOCK
+from pgzoo.training.events import RunEnded
+from pgzoo.training.loop import train
+from pgzoo.training.plan import policy_tensors
 from pgzoo.types import Inputs
 
 PAGE = (Path(__file__).parents[2] / "docs" / "policies.md").read_text(encoding="utf-8")
@@ -159,7 +163,7 @@ def test_a_second_value_head_and_an_unknown_lift_are_refused() -> None:
         pgzoo.module_policy(plain, lift="pool")  # type: ignore[arg-type]
 
 
-def test_module_buffers_and_frozen_parameters_become_constant_policy_buffers() -> None:
+def test_module_buffers_and_frozen_parameters_are_constant_buffers_of_the_train_state(plan: Callable[..., Any]) -> None:
     policy = make(AlgorithmState)
     assert set(policy.init(np.random.default_rng(0))) == {"net.layer.weight"}
     kept = policy.buffers()
@@ -169,6 +173,12 @@ def test_module_buffers_and_frozen_parameters_become_constant_policy_buffers() -
     obs = torch.ones(1, 1, 1, 3)
     logits = policy.apply({"net.layer.weight": weight[None]} | {k: v[None] for k, v in kept.items()}, Inputs(obs)).dist
     torch.testing.assert_close(logits.logits[0, 0, 0], weight @ kept["net.scale"] + kept["net.layer.bias"])
+    given = plan("windows", total_steps=500, eval_episodes=1)
+    policy = make(AlgorithmState, given.spec)
+    ended = list(train(replace(given, policy=policy)))[-1]
+    assert isinstance(ended, RunEnded) and ended.state.updates[0] > 1
+    buffers = {name: value[0].tolist() for name, value in policy_tensors(ended.state.buffers).items()}
+    assert buffers == {name: value.tolist() for name, value in policy.buffers().items()}
 
 
 @pytest.mark.parametrize(

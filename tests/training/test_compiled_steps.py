@@ -86,7 +86,9 @@ def test_ctx_steps_equals_single_steps_when_members_halt_or_fail(
         np.testing.assert_allclose(other_means[name], metric, atol=1e-5, err_msg=name)
 
 
-def test_a_group_of_inactive_members_is_unchanged(plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_active_member_changes_if_a_group_has_no_active_member(
+    plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(compiled_steps, "GROUP_ROWS", 32)
     made = plan("ppo", seeds=4, num_envs=4, rollout_steps=16, compile="on", policy={"name": "mlp", "hidden": (8,)})
     ctx = Engine(made)
@@ -95,7 +97,7 @@ def test_a_group_of_inactive_members_is_unchanged(plan: MakePlan, monkeypatch: p
     assert state.optimizer["step"].tolist() == [0, 0, 8, 0]
     for name, value in state.params.items():
         moved = [not torch.equal(value[member], before.params[name][member]) for member in range(4)]
-        assert moved == [False, False, moved[2], False], name
+        assert moved == [False, False, name.startswith("policy."), False], name  # the loss has no values
     assert np.isnan(means["loss/total"]).tolist() == [True, True, False, True] and not failures
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -193,13 +195,24 @@ def test_stopping_a_nonexistent_member_is_an_error(plan: MakePlan) -> None:
             list(train(plan(seeds=(3,)), control))
 
 
-def test_taking_stops_keeps_the_list_that_another_thread_may_append_to() -> None:
-    control = Control()
-    control.stop(members=(0,))
+def test_no_stop_is_lost_that_another_thread_requests_while_stops_are_taken() -> None:
+    control, requested = Control(), [(0,)]
+    control.stop(requested[0])
     seen_by_thread = control.stops
-    assert [stop.members for stop in control.take_stops()] == [(0,)]
-    seen_by_thread.append(Stop((1,), "later", "stopped"))
-    assert [stop.members for stop in control.take_stops()] == [(1,)] and not control.take_stops()
+
+    def request(frame: FrameType, event: str, arg: Any) -> Any:
+        """Append a stop before an instruction of `take_stops`, as another thread may do."""
+        frame.f_trace_opcodes = True
+        if len(requested) < 100:
+            requested.append((len(requested),))
+            seen_by_thread.append(Stop(requested[-1], "later", "stopped"))
+        return request
+
+    tracer = sys.gettrace()
+    sys.settrace(request)
+    taken = control.take_stops()
+    sys.settrace(tracer)
+    assert [stop.members for stop in taken + control.take_stops()] == requested != [(0,)]
 
 
 def test_an_interrupted_run_keeps_its_last_completed_update(plan: MakePlan) -> None:

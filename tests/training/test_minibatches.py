@@ -66,21 +66,21 @@ def test_the_batch_of_a_window_has_all_steps_in_time_order_padded_to_sixteen() -
     assert batch.weights.sum((-2, -1)).tolist() == [15, 15]
 
 
-def test_a_step_that_only_resets_has_no_weight_in_the_batch_of_a_window() -> None:
+def test_a_step_that_only_resets_stays_in_the_batch_of_a_window_with_weight_0() -> None:
     valid = torch.ones(S, T, N, dtype=torch.bool)
     valid[0, 1, 2] = False
     batch = batcher(trajectory(valid)).whole()
-    assert batch.weights.shape == (S, 1, 16)
-    assert numbers(batch, 0) == [k for k in range(15) if k != 7]
+    assert batch.advantages[0, 0, :15].tolist() == list(range(15))
+    assert batch.weights[0, 0].tolist() == [float(k != 7) for k in range(15)] + [0.0]
 
 
-def test_only_valid_steps_have_weight_in_a_batch_of_whole_episodes() -> None:
+def test_invalid_steps_are_removed_from_a_batch_of_whole_episodes() -> None:
     valid = torch.ones(S, T, N, dtype=torch.bool)
     valid[0, 1:, 2:], valid[1, 2, 0] = False, False
     batch = batcher(trajectory(valid), window=False).whole()
-    assert batch.weights.shape == (S, 1, 256)
-    assert numbers(batch, 0) == [0, 1, 2, 3, 4, 5, 6, 10, 11]
-    assert numbers(batch, 1) == [15 + k for k in range(15) if k != 10]
+    assert batch.advantages[0, 0, :9].tolist() == [0, 1, 2, 3, 4, 5, 6, 10, 11]
+    assert batch.advantages[1, 0, :14].tolist() == [15 + k for k in range(15) if k != 10]
+    assert [weights.tolist() for weights in batch.weights[:, 0]] == [[1.0] * k + [0.0] * (256 - k) for k in (9, 14)]
 
 
 def test_every_field_of_a_minibatch_belongs_to_the_same_steps() -> None:

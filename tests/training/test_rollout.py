@@ -26,11 +26,12 @@ class Counting:
     noise, noise_size = "uniform", 3
 
     def __init__(self) -> None:
-        self.calls = 0
+        self.members: list[int] = []
+        """The number of members in each call."""
 
     def __call__(self, seen: Any, noise: Any) -> Any:
-        self.calls += 1
-        return np.full(seen.obs.shape[:2], (self.calls - 1) % 2), None
+        self.members.append(len(seen.obs))
+        return np.full(seen.obs.shape[:2], (len(self.members) - 1) % 2), None
 
     def actor(self, params: Any) -> Any:
         return self
@@ -117,8 +118,10 @@ def test_a_frozen_member_collects_nothing() -> None:
     assert finished.returns[1].size == 0
 
 
-def test_a_member_collects_the_same_alone_and_after_other_members_have_finished() -> None:
-    together, finished, _ = Scene([[0], [1], [2], [3]]).collect(1, None)
+def test_a_member_collects_the_same_alone_and_after_other_members_are_dropped() -> None:
+    scene = Scene([[0], [1], [2], [3]])
+    together, finished, _ = scene.collect(1, None)
+    assert scene.policy.members == [4, 4, 2, 1]
     assert [lengths.tolist() for lengths in finished.lengths] == [[3], [2], [1], [4]]
     for member, episode in enumerate(range(4)):
         alone, _, _ = Scene([[episode]]).collect(1, None)
@@ -174,7 +177,7 @@ def test_episodes_continue_across_the_boundaries_of_windows() -> None:
     assert [at.returns.item() for _, _, at in seen] == [3, 0, 0, 0, 31, 96, 0]
 
 
-@pytest.mark.parametrize("window", [1, 3, 5, 30])
+@pytest.mark.parametrize("window", [3, 5, 30])
 def test_observations_rewards_and_ends_do_not_depend_on_the_window_length(window: int) -> None:
     def story(length: int) -> Any:
         scene = Scene([[0, 2], [1, 5]])

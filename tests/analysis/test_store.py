@@ -1,4 +1,4 @@
-"""Runs written directly into the tables of an SQLite store: listing them page by page, and reading their curves."""
+"""Runs written directly into the tables of an SQLite store: listing, finding and comparing them, and their curves."""
 
 from __future__ import annotations
 
@@ -138,3 +138,13 @@ def test_runs_of_a_store_are_compared(tables: Tables) -> None:
             tables.add(algorithm, seed, algorithm, *rise, ("summary/return_final", gain * 3 + seed, 4, 3000))
     found = pgzoo.compare("vpg", "ppo", tracking_uri=tables.uri)
     assert [final.mean.value for final in found.blocks[0].final] == [4.0, 13.0]
+
+
+def test_a_numeric_parameter_is_found_in_a_store_in_two_spellings(tables: Tables) -> None:
+    for seed, value in enumerate(("0.0003", "3e-4", "0.0004")):
+        tables.insert(
+            "INSERT INTO params (run_uuid, key, value) VALUES (?, 'learning_rate', ?)",
+            (tables.add("ppo", seed, "a"), value),
+        )
+    kind, runs = RunIndex(Home.find(), tables.uri, lambda *_: None).select("param:learning_rate=3e-4")
+    assert (kind, [run.seed for run in runs]) == ("param", [0, 1])

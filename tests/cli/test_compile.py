@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 from pgzoo.cli import main
 from pgzoo.config import RunConfig
 from pgzoo.runs.precompile import _shards
+from pgzoo.training.plan import Plan
 
 
 @pytest.fixture
@@ -20,11 +21,15 @@ def compile_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., R
     return lambda *arguments: CliRunner().invoke(main.program, ["compile", *arguments], prog_name="pgzoo")
 
 
-def test_a_run_that_compiles_nothing_is_not_trained(compile_: Callable[..., Result], tmp_path: Path) -> None:
+def test_a_run_that_compiles_nothing_is_not_trained(
+    compile_: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[Plan] = []
+    monkeypatch.setattr("pgzoo.runs.precompile.train", trained.append)
     done = compile_("a2c", "--env", "CartPole-v1", "--compile", "off", "--no-progress")
     assert (done.exit_code, done.stderr) == (0, "")
     assert done.stdout == "a2c on CartPole-v1 compiles nothing: compile is off, and the backend is native.\n"
-    assert not list(tmp_path.iterdir())
+    assert not trained and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,8 @@ def test_a_mistake_gets_one_message_with_the_file_and_line(mistake: str, here: P
     arguments, message = MISTAKES[mistake]
     done = run(*arguments, *SHORT)
     assert done.exit_code == 2, done.output
-    assert message in done.stderr and done.stderr.startswith("Error: ") and "Traceback" not in done.output
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Error: ") and message in line and not done.stdout
     assert not (here / ".pgzoo").exists()
 
 

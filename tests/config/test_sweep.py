@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -89,14 +90,11 @@ def test_parsing_a_formatted_setting_returns_the_setting(setting: dict[str, floa
 @given(
     st.dictionaries(st.text("ab", min_size=1), st.lists(st.floats(allow_nan=False), min_size=1, max_size=3), max_size=3)
 )
-def test_a_grid_has_the_right_size_and_contains_every_value(axes: dict[str, list[float]]) -> None:
-    expected = 1
-    for values in axes.values():
-        expected *= len(values)
-    settings = list(grid(axes))
-    assert len(settings) == expected
+def test_a_grid_has_every_combination_and_the_last_axis_varies_fastest(axes: dict[str, list[float]]) -> None:
+    expected: list[dict[str, float]] = [{}]
     for key, values in axes.items():
-        assert {setting[key] for setting in settings} == set(values)
+        expected = [setting | {key: value} for setting in expected for value in values]
+    assert list(grid(axes)) == expected
 
 
 # sweep axes in several layers of settings
@@ -197,11 +195,12 @@ def test_a_member_trains_identically_alone_and_in_a_grid(
         assert one.returns[0].tolist() == many.returns[row].tolist()
 
 
-def test_members_with_the_same_seed_start_with_the_same_parameters(plan: MakePlan) -> None:
-    engine = Engine(plan(seeds=(4, 5), sweep_axis={"learning_rate": (0.1, 0.2)}, total_steps=10))
-    try:
+def test_members_with_the_same_seed_start_with_the_same_parameters_and_play_the_same_steps(plan: MakePlan) -> None:
+    """Until the first gradient step, in which their learning rates differ."""
+    with closing(Engine(plan(seeds=(4, 5), sweep_axis={"learning_rate": (0.1, 0.2)}, total_steps=10))) as engine:
         params = engine.state.params["policy.weight.0"]
         assert params[0].equal(params[2]) and params[1].equal(params[3]) and not params[0].equal(params[1])
         assert engine.learning_rate(engine.state).tolist() == pytest.approx([0.1, 0.1, 0.2, 0.2])
-    finally:
-        engine.close()
+        _, played = engine.collect(engine.state)
+    for steps in (played.obs, played.actions):
+        assert steps[:2].equal(steps[2:]) and not steps[0].equal(steps[1])

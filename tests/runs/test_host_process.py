@@ -23,6 +23,7 @@ from pgzoo.config import Layer
 from pgzoo.errors import PluginError, RunFailed, UsageError
 from pgzoo.registry import PluginCatalog, PluginInfo, Registry
 from pgzoo.runs.resolve import compose
+from pgzoo.runs.resume import resume
 from pgzoo.runs.runner import run_config
 from pgzoo.tracking import Home, find, records
 from pgzoo.tracking.locks import lock
@@ -203,7 +204,7 @@ def test_compiled_libraries_get_paths_in_the_home_of_each_run(tmp_path: Path, mo
     "resumable",
     [pytest.param(True, id="first update"), pytest.param(False, id="later update", marks=pytest.mark.slow)],
 )
-def test_a_signal_during_compilation_interrupts_the_run_with_a_checkpoint(
+def test_a_run_interrupted_by_a_signal_during_compilation_can_be_resumed(
     home: Home, monkeypatch: pytest.MonkeyPatch, catalog: PluginCatalog, resumable: bool
 ) -> None:
     """Only the signal ends the compilation. Resuming is exact if the first update was being compiled."""
@@ -226,12 +227,12 @@ def test_a_signal_during_compilation_interrupts_the_run_with_a_checkpoint(
         calls.append(tree)
         return self.function(tree) if len(calls) == 1 and not resumable else eager(self, tree)
 
+    config = compose(Layer({"algorithm": "a2c", **SHORT, "compile": "on", "rollout_steps": 10}, ".".join), catalog)
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     with monkeypatch.context() as patch, unchanged():
         patch.setattr("pgzoo.training.compiling._compile", compile_for_ever)
         patch.setattr(Compiled, "__call__", compiled_later)
-        given = {"algorithm": "a2c", **SHORT, "compile": "on", "rollout_steps": 10}
-        result = run_config(compose(Layer(given, ".".join), catalog), catalog)
+        result = run_config(config, catalog)
     assert given_up.wait(60) and not list((home.root / "compiled").iterdir())
     assert result.status == "interrupted" and result.runs[0].reason == "interrupted by SIGTERM"
     *_, last = (record for record, _ in records(home.runs / result.runs[0].run_key) if record)
@@ -239,6 +240,11 @@ def test_a_signal_during_compilation_interrupts_the_run_with_a_checkpoint(
     saved = checkpoint.latest(home.runs / result.runs[0].run_key / "checkpoints")
     assert saved.about["status"] == "interrupted" and saved.state.updates.tolist() == [0 if resumable else 1]
     assert (saved.about["resume"] == "exact") == resumable  # environments can't return to the start of the update
+    monkeypatch.setattr(Compiled, "__call__", lambda self, tree: self.function(tree))  # compiling takes long
+    resumed, whole = resume(find(result.group, home), catalog), run_config(config, catalog)
+    assert resumed.status == whole.status == "finished"
+    mine, other = (one.ended.state.params for one in (resumed, whole))
+    assert all(leaf.equal(other[name]) for name, leaf in mine.items()) == resumable
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from matplotlib.figure import Figure
 import pgzoo
 from pgzoo.errors import ConfigError
 from pgzoo.runs.result import Result
-from pgzoo.tracking.report import read_history
+from pgzoo.tracking import plots, records
+from pgzoo.tracking.points import steps_of
+from pgzoo.tracking.report import write_plots
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +54,18 @@ def test_a_notebook_shows_a_table(many: Result) -> None:
     assert f"{many.runs[5].returns.mean():,.1f}" in page
 
 
-def test_scores_and_history_agree_with_the_returns_of_the_runs(many: Result) -> None:
-    assert many.scores.tolist() == [run.returns.mean() for run in many.runs]
+def test_scores_and_history_have_the_numbers_of_the_journals(home: Path, many: Result) -> None:
     frame = many.history
     assert set(frame.seed) == set(range(20))
     assert {"env_step", "train/return_mean", "loss/policy", "eval/return_mean"} <= set(frame.columns)
-    assert not [name for name in frame.columns if name.startswith("summary/")]
-    last = frame[frame.seed == 5].iloc[-1]
-    assert last["eval/return_mean"] == pytest.approx(many.scores[5])
+    for row in (0, 5, 19):
+        kept = [record for record, _ in records(home / "runs" / many.runs[row].run_key) if record]
+        (final,) = (r["returns"] for r in kept if r["t"] == "evaluation" and r["final"] and r["mode"] == "sampled")
+        assert many.scores[row] == np.mean(final)
+        lines = frame[frame.seed == many.runs[row].seed].drop(columns="seed").set_index("env_step").to_dict("index")
+        curves = {(step, name): x for step, line in lines.items() for name, x in line.items() if not np.isnan(x)}
+        values = {(step, name): x for r in kept for step in steps_of(r) for name, x in r.get("m", {}).items()}
+        assert curves == {key: x for key, x in values.items() if not key[1].startswith("summary/")}
 
 
 def test_plots_are_figures_that_a_notebook_displays(many: Result, one: Result) -> None:
@@ -106,6 +113,15 @@ def test_a_video_is_shown_inline(one: Result, tmp_path: Path) -> None:
     assert video._repr_html_().startswith('<video controls src="data:video/mp4;base64,')
 
 
-def test_the_history_in_the_journal_has_the_env_steps_of_the_result(home: Path, many: Result) -> None:
-    for run in many.runs[:3]:
-        assert read_history(home / "runs" / run.run_key).env_steps == run.env_steps
+def test_the_evaluation_histogram_states_the_env_steps_of_the_result(
+    home: Path, many: Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subtitles: list[str] = []
+
+    def spy(*args: Any, subtitle: str, **kwargs: Any) -> Figure:
+        subtitles.append(subtitle)
+        return Figure()
+
+    monkeypatch.setattr(plots, "evaluation_histogram", spy)
+    write_plots(home / "runs" / many.runs[5].run_key)
+    assert subtitles == [f"seed 5 · evaluation after {many.runs[5].env_steps:,} environment steps"]

@@ -50,9 +50,22 @@ def parameters(result: Result) -> dict[str, bytes]:
     return {name: leaf.numpy().tobytes() for name, leaf in result.ended.state.params.items()}
 
 
-def test_three_or_four_checkpoints_are_kept_including_the_last(trained: Train, home: Home) -> None:
-    steps = [int(path.name[5:]) for path in checkpoints(home, trained(total_steps=2000, max_episode_steps=20))]
-    assert len(steps) in (3, 4) and steps[-1] >= 2000
+def test_the_last_three_checkpoints_and_the_best_are_kept(
+    trained: Train, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores: dict[Path, float] = {}
+    save = checkpoint.save
+
+    def spy(folder: Path, state: Any, about: Any, *, score: float) -> Path:
+        assert score == pytest.approx(np.nanmean(state.recent))
+        path = save(folder, state, about, score=score)
+        scores[path] = score
+        return path
+
+    monkeypatch.setattr(checkpoint, "save", spy)
+    kept = checkpoints(home, trained(total_steps=2000, learning_rate=1.0))  # returns soon decrease
+    best = max(scores, key=lambda path: (scores[path], path.name))
+    assert kept == sorted({best, *list(scores)[-3:]})
 
 
 def test_a_run_resumed_with_more_steps_equals_one_long_run(trained: Train, home: Home, catalog: PluginCatalog) -> None:

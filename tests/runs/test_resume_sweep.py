@@ -12,7 +12,6 @@ import pytest
 import yaml
 
 from pgzoo.analysis.compare import compare
-from pgzoo.analysis.selection import RunIndex
 from pgzoo.analysis.sweeps import sensitivity
 from pgzoo.config import Layer
 from pgzoo.errors import ConfigError
@@ -154,11 +153,3 @@ def test_the_settings_of_a_sweep_are_compared(trained: Train) -> None:
     assert [[run.run_key for run in side.runs] for side in chosen.sides] == [
         [run.run_key for run in side.runs] for side in found.sides
     ]
-
-
-def test_selecting_by_a_numeric_parameter_queries_both_spellings(home: Home) -> None:
-    from pgzoo.analysis.selection import queries
-
-    asked = [query for query, _ in queries(None, "param", "param:learning_rate=3e-4", {"0": "e"})]
-    assert asked == ['params.`learning_rate` = "0.0003"', 'params.`learning_rate` = "3e-4"']
-    assert RunIndex(home, None, lambda *_: None).local == []

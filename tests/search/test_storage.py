@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import sys
 import time
+import warnings
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -77,15 +78,26 @@ def test_a_trial_on_another_machine_is_requeued_when_its_heartbeats_stop(tmp_pat
     assert [row.number for row in here.rows()] == [1, 2]
 
 
-def test_processes_that_share_a_study_get_no_surplus_trials(tmp_path: Path) -> None:
-    one, other = (open_study(tmp_path / name, f"sqlite:///{tmp_path}/optuna.db") for name in ("one", "other"))
-    first = [ask(one, "a"), ask(other, "b"), ask(one, "a")]
-    assert all(first) and ask(other, "b") is None
+def ask_at_once(*studies: Study) -> list[int | None]:
+    """Let each study create a trial before any checks whether it is surplus. The answer of a surplus one is None."""
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Heartbeat of storage", UserWarning)
+        for study, created in [(study, study.optuna.ask()) for study in studies]:
+            patch.setattr(study.optuna, "ask", lambda created=created: created)
+        answers = [ask(study, "me") for study in studies]
+    return [trial and trial.number for trial in answers]
+
+
+def test_processes_that_ask_at_the_same_time_get_no_surplus_trials(tmp_path: Path) -> None:
+    database = f"sqlite:///{tmp_path}/optuna.db"
+    one, other = (open_study(tmp_path / name, database) for name in ("one", "other"))
+    assert ask_at_once(one, other) == [0, 1] and ask_at_once(one, other) == [2, None]
     assert states(one)[3] == (3, "FAIL", None)
-    one.put_back(first[0].number)
+    one.put_back(0)
     queued = one.trials("WAITING")[0]
     other.optuna.enqueue_trial(queued.params, user_attrs=queued.user_attrs)  # as if both had requeued it
-    assert [trial and trial.number for trial in (ask(one, "a"), ask(other, "b"))] == [4, None]
+    one, other = (open_study(tmp_path / name, database, trials=4) for name in ("one", "other"))
+    assert ask_at_once(one, other) == [4, None]  # though there may be one more trial
     assert not one.trials("WAITING")
 
 

@@ -86,6 +86,20 @@ class Stage:
         """The last step in its records."""
         return max((step for record in self.records for step in steps_of(record)), default=0)
 
+    def comparable(self) -> list[Record]:
+        """Return its records without the results of an interruption, which no other run has.
+
+        Where training continued after them, they are at an earlier step than its last metrics. The metrics of the last
+        update may be at a step beyond `total_steps`; the results of a finished run are not.
+        """
+        last = self.last_step if self.total_steps is None else min(self.last_step, self.total_steps)
+        finished = self.finished
+
+        def kept(record: Record) -> bool:
+            return not _is_result(record) or (finished and max(steps_of(record)) >= last)
+
+        return list(filter(kept, self.records))
+
 
 def differences(found: Found, catalog: PluginCatalog, command: str = "") -> list[str]:
     """Return, in sentences, why a run may not be reproduced bit for bit.
@@ -130,7 +144,7 @@ def reproduce(found: Found, catalog: PluginCatalog) -> Reproduction:
         raise UsageError(f"Run {found.name} ({found.run_key}) is unfinished. Resume it: pgzoo resume {found.run_key}")
     cut = _first_unfinished(stages)
     compared = stages if cut is None else stages[: cut + 1]
-    then = points(record for stage in compared for record in stage.records)
+    then = points(record for stage in compared for record in stage.comparable())
     with_callbacks = callbacks.TAG in _tags(stages)
     now = points(_run_again(found, compared, catalog, compared[-1].last_step if with_callbacks else None))
     if with_callbacks:  # the evaluations that they asked for are missing now
@@ -212,13 +226,7 @@ def _stages(found: Found) -> list[Stage]:
             if not stages or total_steps != stages[-1].total_steps or not (exact or stages[-1].finished):
                 stages.append(Stage(total_steps, []))
         stages[-1].records.append(record)
-    return [_without_early_results(stage) for stage in stages]
-
-
-def _without_early_results(stage: Stage) -> Stage:
-    """Leave out the results with which an interruption ended a run that was then resumed: no other run has them."""
-    last = stage.last_step
-    return Stage(stage.total_steps, [r for r in stage.records if not (_is_result(r) and max(steps_of(r)) < last)])
+    return stages
 
 
 def _is_result(record: Record) -> bool:

@@ -337,8 +337,26 @@ def test_a_run_is_reproduced_and_an_edited_metric_is_found(trained: Train, home:
     assert other.first is not None and (other.first.step, other.first.metric) == (300, "loss/value")
 
 
+def test_a_run_whose_last_update_passes_total_steps_is_reproduced(
+    trained: Train, home: Home, catalog: PluginCatalog
+) -> None:
+    settings = {"algorithm": "reinforce", "log_every": 20, "total_steps": 30}  # an update collects more than 100 steps
+    group = trained(**settings).group
+    (found,) = find(group, home)
+    same = reproduce(found, catalog)
+    assert same.first is None
+    again(catalog, home, group, total_steps=700)
+    (found,) = find(group, home)
+    longer = reproduce(found, catalog)
+    assert longer.first is None and longer.compared > same.compared
+    assert found.path is not None
+    finals = [record["step"] for record, _ in records(found.path) if record and record.get("final")]
+    assert finals == [30, 30, 700, 700]
+
+
+@pytest.mark.parametrize("more", [None, 1200])
 def test_an_interrupted_and_resumed_run_is_reproduced(
-    short: dict[str, Any], home: Home, catalog: PluginCatalog
+    more: int | None, short: dict[str, Any], home: Home, catalog: PluginCatalog
 ) -> None:
     control = Control()
 
@@ -349,9 +367,18 @@ def test_an_interrupted_and_resumed_run_is_reproduced(
     config = compose(Layer(short, ".".join), catalog)
     result = run_config(config, catalog, control=control, on_event=interrupt)
     assert result.runs[0].status == "interrupted" and len(result.runs[0].returns)  # it was evaluated when it stopped
-    assert again(catalog, home, result.group).runs[0].status == "finished"
+    assert again(catalog, home, result.group, total_steps=more).runs[0].status == "finished"
     (found,) = find(result.group, home)
-    assert reproduce(found, catalog).first is None
+    same = reproduce(found, catalog)
+    assert same.first is None and same.until == (38 if more else None)
+    assert differences(found, catalog) == (
+        []
+        if more is None
+        else [
+            f"{found.name} was interrupted at step 38 and resumed with --total-steps 1200: later steps can't be reproduced "
+            "and aren't compared."
+        ]
+    )
 
 
 def test_an_extended_run_is_reproduced_in_the_same_stages(trained: Train, home: Home, catalog: PluginCatalog) -> None:

@@ -267,6 +267,10 @@ def test_a_truncated_file_is_reported_as_damaged(folder: Path, catalog: PluginCa
         ({"schema": 99}, "Upgrade: pip install -U pgzoo"),
         ({"schema": "one"}, "is damaged"),
         ({"action_space": {"type": "Discrete", "n": 0, "start": 0}}, "is damaged"),
+        (
+            {"observation_space": {"type": "Box", "shape": [1], "dtype": "float32", "low": [0], "high": [1e308]}},
+            "is damaged: FloatingPointError",
+        ),
         ({"action_space": {"type": "Sphere"}}, "is damaged: ValueError: unknown space 'Sphere'"),
         ({"action_space": 3}, "is damaged"),
         ({"action_space": {"type": "Discrete", "n": 5, "start": 0}}, "expected tensors"),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pgzoo.config import AlgorithmConfig, ComponentConfig, Layer, MinibatchConfig, Static
 from pgzoo.envs.sync import SyncBackend, SyncEnvs
-from pgzoo.errors import PluginError, UnfitError
+from pgzoo.errors import ConfigError, PluginError, UnfitError
 from pgzoo.ops.acting import ApplyActor
 from pgzoo.ops.losses import weighted_mean
 from pgzoo.policies.tabular import Tabular, TabularConfig
@@ -282,13 +282,15 @@ def test_epochs_and_minibatches_set_the_number_of_gradient_steps(plan: Callable[
     assert ended.state.optimizer["step"].tolist() == [3 * 2 * int(ended.state.updates[0])]
 
 
-def test_float_settings_may_differ_between_members(plan: Callable[..., Any]) -> None:
+def test_float_settings_may_differ_between_members_unless_they_are_static(plan: Callable[..., Any]) -> None:
     one = plan("asks", rollout_steps=12, sweep_axis={"strength": (0.5, 4.0)})
     end_of(one)
     hyper = SEEN["hyper"]
     assert hyper.strength.shape == (2, 1, 1) and hyper.strength.flatten().tolist() == [0.5, 4.0]
     assert [member.config.settings.strength for member in one.members] == [0.5, 4.0]
-    assert one.config.settings.shared == 2.0
+    assert hyper.shared.flatten().tolist() == [2.0, 2.0]
+    with pytest.raises(ConfigError, match='"shared" has one value for all members'):
+        plan("asks", rollout_steps=12, sweep_axis={"shared": (0.5, 4.0)})
 
 
 # ReturnEstimator

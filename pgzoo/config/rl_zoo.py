@@ -221,7 +221,8 @@ def _translate_numbers(rest: dict[str, Any], algorithm: str, found: Translation,
         size = number(rest.pop("batch_size"), where("batch_size"))
         if size <= 0:
             raise ConfigError(f"{where('batch_size')}: must be greater than 0 (got {size:g})")
-        found.put("minibatches", max(1, round(rows / size)), "batch_size")
+        ratio = number(rows / size, f"{where('n_envs')} * n_steps / batch_size")
+        found.put("minibatches", max(1, round(ratio)), "batch_size")
     if algorithm in ("ppo", "a2c"):  # half the mean squared error in pgzoo, all of it in Stable-Baselines3
         found.put("value_coef", 2 * number(rest.pop("vf_coef"), where("vf_coef")), "vf_coef")
     if algorithm == "a2c":

@@ -236,7 +236,7 @@ def load_policy(path: str | Path, catalog: PluginCatalog | None = None) -> Loade
 
 
 NONSENSE: tuple[type[Exception], ...] = (ValueError, KeyError, TypeError, AttributeError, AssertionError, IndexError)
-NONSENSE += (OverflowError, RecursionError, MemoryError, RuntimeError)
+NONSENSE += (ArithmeticError, RecursionError, MemoryError, RuntimeError)
 """Exceptions of Python, numpy, gymnasium and torch for invalid data."""
 
 

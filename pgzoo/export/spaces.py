@@ -42,14 +42,15 @@ def to_json(space: gym.Space[Any]) -> dict[str, Any]:
 
 
 def from_json(data: Mapping[str, Any]) -> gym.Space[Any]:
-    """Return the space. Raises ValueError (or KeyError, TypeError) for data that don't describe a space."""
+    """Return the space. Raises ValueError, KeyError, TypeError or ArithmeticError for data that don't describe one."""
     match data["type"]:
         case "Box":
             shape, dtype = _shape(data["shape"]), data["dtype"]
             if dtype not in DTYPES:
                 raise ValueError(f"unknown dtype {dtype!r:.40}")
             of = np.dtype(dtype)
-            low, high = (np.array([*map(of.type, data[key])], of).reshape(shape) for key in ("low", "high"))
+            with np.errstate(over="raise"):
+                low, high = (np.array([*map(of.type, data[key])], of).reshape(shape) for key in ("low", "high"))
             return gym.spaces.Box(low, high, shape, of.type)
         case "Discrete":
             return gym.spaces.Discrete(_count(data["n"]), start=data["start"])

@@ -143,6 +143,10 @@ def load(path: Path) -> Checkpoint:
                 f"The checkpoint {path} is damaged: the digest of {TENSORS} doesn't match {DESCRIPTION}."
             )
         found = unpack(packed)
+        if set(description["order"]) != found.keys():
+            raise CheckpointError(
+                f"The checkpoint {path} is damaged: {DESCRIPTION} names other tensors than {TENSORS} contains."
+            )
         tensors = {RENAMED.get(name, name): found[name] for name in description["order"]}
         state = _state(tensors, _decode_non_finite(description["environments"]))
         return Checkpoint(path, state, _decode_non_finite(description["about"]))

@@ -104,11 +104,12 @@ def test_the_link_opens_learning_curves_with_a_mean_for_each_algorithm(page: Pag
 
 def test_the_table_of_runs_shows_the_full_names_of_the_score_columns(page: Page) -> None:
     page.browser.open(page.link.replace("compareRunsMode=CHART", "compareRunsMode=TABLE"))
-    said = page.browser.wait_for("ppo s0", "summary/return_final", "summary/return_best", "total_steps")
-    assert "summary/return_final" in said
-    cut = "[...document.querySelectorAll('.ag-header-cell-text, .ag-header-cell span')]"
-    cut += ".filter(e => e.innerText.startsWith('summary/') && e.scrollWidth > e.clientWidth + 1).length"
-    page.browser.wait(f"({cut}) === 0")
+    page.browser.wait_for("ppo s0", "summary/return_final", "summary/return_best", "total_steps")
+    cells = "[...document.querySelectorAll('.ag-header-cell *')].filter(e => e.innerText?.startsWith('summary/'))"
+    names = page.browser.wait(
+        f"(cells => cells.every(e => e.scrollWidth <= e.clientWidth + 1) && cells.map(e => e.innerText))({cells})"
+    )
+    assert set(names) == {"summary/return_final", "summary/return_best"}
     page.keep("list")
 
 

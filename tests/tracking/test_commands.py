@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import signal
 import socket
@@ -32,12 +34,30 @@ def test_credentials_are_removed_from_the_browser_url() -> None:
     assert without_account("http://token@host") == without_account("http://host") == "http://host"
 
 
-def test_a_port_in_use_is_an_error_and_a_free_one_is_accepted(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use_is_an_error_and_a_free_one_is_accepted() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(StoreError, match=f"Can't listen on 127.0.0.1:{port}: .*Choose another --port"):
             free_port("127.0.0.1", port)
     assert free_port("127.0.0.1", port) == port
+
+
+def test_without_a_wanted_port_the_first_free_one_from_5000_is_taken(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    used = {5000, 5001}
+
+    def create_server(address: tuple[str, int], **_: object) -> contextlib.nullcontext[None]:
+        if address[1] in used:
+            raise OSError(errno.EADDRINUSE, "Address already in use")
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(socket, "create_server", create_server)
+    assert free_port("127.0.0.1", None) == 5002
+    assert capsys.readouterr().err == "Port 5000 is taken; using 5002.\n"
+    used.update(range(5000, 5100))
+    with pytest.raises(StoreError, match="No port from 5000 to 5099 is free"):
+        free_port("127.0.0.1", None)
 
 
 def test_last_words_finds_the_error_in_the_log_of_a_failed_server() -> None:

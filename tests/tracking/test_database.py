@@ -150,17 +150,19 @@ def test_an_older_database_is_copied_and_migrated_unless_a_process_has_it_open(t
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the system doesn't tell which files are open")
-def test_the_schema_of_a_database_and_the_processes_that_use_it_are_found(tmp_path: Path) -> None:
+def test_the_schema_of_a_database_and_its_users_are_found_and_mlflow_is_not_imported(tmp_path: Path) -> None:
     path = tmp_path / "mlflow.db"
     change(path, "CREATE TABLE alembic_version (version_num TEXT)")
     assert schema_version(path) is None and not is_outdated(path)
     change(path, "INSERT INTO alembic_version VALUES ('bda7b8c39065')")  # MLflow 3.1
     assert schema_version(path) == "bda7b8c39065" and is_outdated(path)
     assert processes_with(path) == []
-    code = "import sys; file = open(sys.argv[1]); print(flush=True); sys.stdin.read()"
-    command = [sys.executable, "-S", "-c", code, str(path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
-        assert child.stdout is not None and child.stdout.readline()
+    code = "import sys; from pathlib import Path; from pgzoo.tracking.schema import *\n"
+    code += "path = Path(sys.argv[1]); file = path.open(); found = is_outdated(path), processes_with(path)\n"
+    code += "print(*found, 'mlflow' in sys.modules, flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None and child.stdout.readline() == "True [] False\n"
         [user] = processes_with(path)
         assert user.startswith(f"{child.pid} (") and "import sys" in user
         child.communicate()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import types
 from pathlib import Path
@@ -47,8 +48,14 @@ def test_the_store_is_given_by_option_then_environment_then_default(
 def test_usable_stores_are_accepted_without_contacting_them(
     home: Home, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def contact(*_: object, **__: object) -> None:
+        pytest.fail("the store is contacted")
+
+    monkeypatch.setattr(socket, "getaddrinfo", contact)
     for driver in ("psycopg2", "pymysql"):
-        monkeypatch.setitem(sys.modules, driver, types.ModuleType(driver))
+        module = types.ModuleType(driver)
+        monkeypatch.setattr(module, "connect", contact, raising=False)
+        monkeypatch.setitem(sys.modules, driver, module)
     check_store(uri, home)
 
 

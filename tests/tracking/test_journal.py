@@ -18,7 +18,7 @@ from program import eventually
 
 from pgzoo.errors import StoreError
 from pgzoo.tracking import Home, Journal, Session
-from pgzoo.tracking.journal import clean_key, count_lines, records, records_of
+from pgzoo.tracking.journal import clean_key, count_lines, parse, records, records_of
 from pgzoo.tracking.ledger import Ledger, pending, pending_of
 from pgzoo.tracking.locks import is_locked
 
@@ -286,16 +286,27 @@ def test_closing_a_session_does_not_wait_for_the_plots_of_11_to_50_runs(
     assert session.pending().files == (runs + 1 if awaited else 2)
 
 
-def test_records_are_found_by_kind_and_lines_are_counted_from_an_offset(journal: Journal, tmp_path: Path) -> None:
+def test_records_are_found_by_kind_without_parsing_others_and_lines_are_counted(
+    journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     journal.record([1], {"a": 1.0})
     journal.tags({"a": "b"})
     journal.end("FINISHED")
     with (tmp_path / "journal.jsonl").open("ab") as file:
         file.write(b'{"ts": 1, "t": "end", "status": "KILLED", "reason": ""}\n')  # written by another program
         file.write(b'{"t":"end"}\n{"t":"end\n[1]\n\n{"t":"end","ts":1,"status":"KILLED","reason":""}')
-    everything = list(records(tmp_path))
+    everything, parsed = list(records(tmp_path)), list[bytes]()
+
+    def parse_and_note(line: bytes) -> dict[str, Any] | None:
+        parsed.append(line)
+        return parse(line)
+
+    monkeypatch.setattr("pgzoo.tracking.journal.parse", parse_and_note)
     for kinds in (("start",), ("end", "tags"), ("update",), ()):
+        parsed.clear()
         assert list(records_of(tmp_path, *kinds)) == [r for r, _ in everything if r and r["t"] in kinds]
+        others = tuple(f'{{"t":"{kind}"'.encode() for kind in {"start", "update", "tags", "end"}.difference(kinds))
+        assert not [line for line in parsed if line.startswith(others)]
     assert [r["status"] for r in records_of(tmp_path, "end")] == ["FINISHED", "KILLED"]
     offsets = [0, *(offset for _, offset in everything)]
     assert [count_lines(tmp_path, offset) for offset in offsets] == [len(everything) - k for k in range(len(offsets))]

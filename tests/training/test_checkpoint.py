@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import load as unpack
 from safetensors.torch import save as pack
 
+from pgzoo.errors import CheckpointError
 from pgzoo.training import checkpoint
 from pgzoo.types import Collector, TrainState
 
@@ -55,6 +58,17 @@ def test_a_checkpoint_with_the_old_names_for_memory_loads(tmp_path: Path) -> Non
     assert loaded.collector is not None and loaded.collector.memory is not None
     assert (loaded.collector.memory == 5.0).all()
     assert loaded.buffers["ppg.memory"].eq(7.0).all()
+
+
+@pytest.mark.parametrize("change", [lambda order: order[1:], lambda order: [*order, "params/other"]])
+def test_a_description_that_names_other_tensors_is_refused(
+    tmp_path: Path, change: Callable[[list[str]], list[str]]
+) -> None:
+    path = checkpoint.save(tmp_path, state_with_memory(), {})
+    description = json.loads((path / checkpoint.DESCRIPTION).read_text())
+    (path / checkpoint.DESCRIPTION).write_text(json.dumps(description | {"order": change(description["order"])}))
+    with pytest.raises(CheckpointError, match=r"is damaged: state\.json names other tensors"):
+        checkpoint.load(path)
 
 
 def test_a_saved_environment_state_may_contain_infinities(tmp_path: Path) -> None:

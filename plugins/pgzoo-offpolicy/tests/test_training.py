@@ -177,9 +177,15 @@ def test_a_fixed_temperature_is_not_learned(algorithm: str) -> None:
     assert abs(float(learned.exp()) - 0.25) > 1e-3
 
 
-def test_sac_learns_the_log_std_of_state_dependent_noise() -> None:
+def test_state_dependent_noise_of_sac_is_kept_for_a_rollout_and_its_log_std_is_learned() -> None:
+    """All observations are equal, so the actions of an environment are equal during a rollout of four steps."""
+    assert "pgzoo/Target-v0" in probes.PROBES
+    settings: dict[str, Any] = {"env": "pgzoo/Target-v0", "env_kwargs": {}, "gradient_steps": 2, "temperature": 0.1}
     policy = {"hidden": (8,), "sde": True, "state_std": False, "log_std": -1.0}
-    trained = train("sac", seeds=[3], policy=policy, rollout_steps=4, gradient_steps=2, temperature=0.1)
+    trained = train("sac", seeds=[3], policy=policy, rollout_steps=4, **settings)
+    actions = trained.buffers["replay.actions"].reshape(-1, 4, 2)
+    assert torch.equal(actions, actions[:, :1].expand_as(actions))
+    assert len(actions[:, 0].unique()) == actions[:, 0].numel()  # each rollout of each environment has its own noise
     assert trained.params["policy.log_std"].shape == (1, 8, 1)
     assert float((trained.params["policy.log_std"] + 1.0 + 0.5 * np.log(8)).abs().max()) > 1e-3  # it was trained
 

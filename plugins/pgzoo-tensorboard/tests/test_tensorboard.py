@@ -13,8 +13,12 @@ from typing import Any
 
 import pytest
 from pgzoo_tensorboard.listener import EventFile, number, plain
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.hparams import metadata
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
 from pgzoo.registry import discover
 from pgzoo.tracking import records
@@ -101,19 +105,24 @@ def test_event_files_contain_histograms_a_figure_and_text(trained: tuple[Path, l
     assert b"pgzoo run reinforce --env CartPole-v1" in text.tensor_proto.string_val[0]
 
 
-def test_settings_are_hyperparameters_and_the_seeds_of_a_run_form_a_group(trained: tuple[Path, list[str]]) -> None:
+def test_tensorboard_shows_settings_and_final_metrics_and_the_seeds_of_a_run_form_a_group(
+    trained: tuple[Path, list[str]],
+) -> None:
     folder, keys = trained
-    groups = set()
-    for key in keys:
-        plugin = read(folder / "logs" / "CartPole-v1" / "reinforce" / key).PluginTagToContent("hparams")
-        begin = metadata.parse_session_start_info_plugin_data(plugin[metadata.SESSION_START_INFO_TAG])
-        end = metadata.parse_session_end_info_plugin_data(plugin[metadata.SESSION_END_INFO_TAG])
-        groups.add(begin.group_name)
-        assert begin.hparams["algorithm"].string_value == "reinforce"
-        assert begin.hparams["total_steps"].number_value == 3000
-        assert "seed" not in begin.hparams  # sessions of a group have equal hyperparameters
-        assert end.status == 1  # success
-    assert groups == {keys[0].rpartition("-s")[0]}
+    logs = str(folder / "logs")
+    runs = EventMultiplexer().AddRunsFromDirectory(logs).Reload()
+    context = backend_context.Context(TBContext(data_provider=MultiplexerDataProvider(runs, logs)))
+    request = api_pb2.ListSessionGroupsRequest(allowed_statuses=[api_pb2.STATUS_SUCCESS], slice_size=10)
+    [group] = list_session_groups.Handler(RequestContext(), context, "", request).run().session_groups
+    assert group.name == keys[0].rpartition("-s")[0]
+    assert group.hparams["algorithm"].string_value == "reinforce"
+    assert group.hparams["total_steps"].number_value == 3000
+    assert "seed" not in group.hparams  # sessions of a group have equal hyperparameters
+    assert [session.name for session in group.sessions] == [f"CartPole-v1/reinforce/{key}" for key in keys]
+    for key, session in zip(keys, group.sessions, strict=True):
+        shown = {metric.name.tag: (metric.training_step, metric.value) for metric in session.metric_values}
+        assert shown == {name: points[-1] for name, points in told(folder / ".pgzoo" / "runs" / key).items()}
+        assert "summary/return_final" in shown
 
 
 def test_without_a_log_folder_no_event_file_is_written(trained: tuple[Path, list[str]]) -> None:

@@ -121,6 +121,7 @@ def test_a_command_ends_with_one_error_message_and_bounded_memory(
         _, err = Folder(tmp_path).pgzoo(*arguments, "--tracking-uri", uri, code=2)
     [error] = [line for line in err.splitlines() if line.startswith("Error: ")]
     assert message in error and err.count(message) == 1
+    assert "Downloading" not in err  # the progress bar of mlflow
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 2 * 2**20  # KiB
 
 

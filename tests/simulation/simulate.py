@@ -25,6 +25,7 @@ from pgzoo.files import make_folder, write_file
 from pgzoo.tracking import Home, http_limits
 from pgzoo.tracking.journal import Journal, Record, records
 from pgzoo.tracking.ledger import Ledger, journal_folders, pending_of, read_json
+from pgzoo.tracking.report import write_tables
 from pgzoo.tracking.run_upload import metric_rows
 from pgzoo.tracking.session import ensure_uploader
 from pgzoo.tracking.uploader import Uploader, locked
@@ -292,6 +293,7 @@ class Schedule:
         files = {record["path"] for record in kept if record["t"] == "artifact"}
         files |= {"episodes.csv"} if any("e" in record for record in kept) else set()
         files |= {"evaluation.csv"} if any(record["t"] == "evaluation" for record in kept) else set()
+        write_tables(folder)  # a power cut may remove the file of a table, whose rows are in the journal
         wrong = [name for name in files if stored.files.get(name) != read(folder / "artifacts" / name)]
         if wrong and not lied:
             broken.append(f"these files differ: {sorted(wrong)}")

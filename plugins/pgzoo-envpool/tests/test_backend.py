@@ -44,7 +44,8 @@ def playing(steps: int, what: EnvRequest) -> dict[str, Any]:
     seen: dict[str, list[Any]] = {"obs": [envs.reset(np.arange(what.rows) + 10)]}
     for action in actions(envs.action_space, what.rows, steps):
         for name, value in everybody(envs, action)._asdict().items():
-            seen.setdefault(name, []).append(value)
+            if value is not None:  # info
+                seen.setdefault(name, []).append(value)
     envs.close()
     return {name: np.stack(values) for name, values in seen.items()}
 
@@ -187,7 +188,7 @@ def test_rows_that_are_selected_twice_continue_as_among_all_rows() -> None:
             part = np.array([1, 3, 5])[: len(rows) // 2]
             envs, rows = envs.select(part), rows[part]
         expected, got = everybody(whole, move), everybody(envs, move[rows])
-        for a, b in zip(expected, got, strict=True):
+        for a, b in zip(expected[:4], got[:4], strict=True):
             assert np.array_equal(a[rows], b), t
 
 
@@ -219,7 +220,7 @@ def test_spaces_shapes_and_dtypes_are_those_of_gymnasium(env: str) -> None:
     assert (first.shape, first.dtype) == (other.shape, other.dtype)
     assert all(ours.observation_space.contains(obs) for obs in first)
     move = actions(ours.action_space, 3, 1)[0]
-    for a, b in zip(everybody(ours, move), theirs.step(move, np.ones(3, np.bool_)), strict=True):
+    for a, b in zip(everybody(ours, move)[:4], theirs.step(move, np.ones(3, np.bool_))[:4], strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
 
 

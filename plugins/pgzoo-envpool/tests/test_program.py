@@ -159,7 +159,7 @@ def test_a_run_is_saved_and_resumed_at_episode_boundaries(tmp_path: Path) -> Non
     assert checkpoint.latest(folder).about["resume"] == "episode-boundary"
     more = pgzoo(tmp_path, "resume", seed["run_key"], "--total-steps", "900", "--no-progress", "--json")
     assert answer(more)["seeds"][0]["env_steps"] >= 900
-    assert "episodes that were open begin anew" in more.stderr
+    assert "open episodes are restarted" in more.stderr
     gone = pgzoo(tmp_path, "resume", seed["run_key"], "--total-steps", "1200", "--no-plugin", "envpool")
     assert gone.returncode == 2 and 'No environment backend "envpool"' in gone.stderr
 

@@ -84,32 +84,32 @@ class _OperatingSystem:
 DISK: Disk = _OperatingSystem()
 
 
-def make_folder(folder: Path, mode: int = 0o777, durable: bool = True, disk: Disk = DISK) -> None:
+def make_folder(folder: Path, mode: int = 0o777, durable: bool = True, disk: Disk = DISK) -> bool:
     """Create a folder, and those above it that are missing, with these permissions.
 
-    With `durable` the new names survive a power cut.
+    With `durable` the new names survive a power cut. Returns False if the disk failed to flush one of them.
 
     Raises:
         OSError: it can't be created.
     """
     if folder.is_dir():
-        return
-    make_folder(folder.parent, mode, durable, disk)
+        return True
+    flushed = make_folder(folder.parent, mode, durable, disk)
     disk.mkdir(folder, mode)
-    if durable:
-        sync_folder(folder.parent, disk)
+    return (not durable or sync_folder(folder.parent, disk)) and flushed
 
 
-def write_file(target: Path, data: bytes, *, durable: bool = True, mode: int = 0o644, disk: Disk = DISK) -> None:
+def write_file(target: Path, data: bytes, *, durable: bool = True, mode: int = 0o644, disk: Disk = DISK) -> bool:
     """Write a file under a temporary name, then rename it to `target`.
 
     Missing parent folders are created. With `durable` the content is flushed to disk before the rename, and the rename
-    after it, so that both survive a power cut. `mode` is the permissions of the file.
+    after it, so that both survive a power cut. Returns False if the disk failed to flush a name; then `sync_folder` may
+    be tried again. `mode` is the permissions of the file.
 
     Raises:
         OSError: the disk is full or the folder can't be written; an existing `target` is unchanged.
     """
-    make_folder(target.parent, durable=durable, disk=disk)
+    flushed = make_folder(target.parent, durable=durable, disk=disk)
     scratch = target.parent / f".{os.urandom(8).hex()}.tmp"
     handle = disk.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -123,8 +123,7 @@ def write_file(target: Path, data: bytes, *, durable: bool = True, mode: int = 0
         with contextlib.suppress(OSError):
             disk.unlink(scratch)
         raise
-    if durable:
-        sync_folder(target.parent, disk)
+    return (not durable or sync_folder(target.parent, disk)) and flushed
 
 
 def write_folder(target: Path, files: Mapping[str, bytes | Sequence[Data]], *, mode: int = 0o755) -> None:

@@ -103,6 +103,8 @@ class Journal:
         """Records that aren't written yet, because the disk was full."""
         self._troubled = False
         self._name_is_durable = False
+        self._unflushed = set[Path]()
+        """Folders of artifacts in which the disk has failed to flush a name."""
         self._failure: StoreError | None = None
         self._small_artifacts: dict[str, bytes] = {}
         self._guard = threading.RLock()
@@ -222,7 +224,10 @@ class Journal:
         target = artifact_path(self.path, path)
         try:
             content = data if isinstance(data, bytes) else data.read_bytes()
-            write_file(target, content, disk=self._disk)
+            if not write_file(target, content, disk=self._disk):
+                with self._guard:
+                    self._unflushed.update(one for one in target.parents if one.is_relative_to(self.path))
+                    self.dirty = True
         except OSError as error:
             self._warn_of_error(f"artifact {path} couldn't be kept", error)
         else:
@@ -283,6 +288,8 @@ class Journal:
             if not self._name_is_durable:
                 self._name_is_durable = sync_names(self.path, self._disk)
                 self.dirty = self.dirty or not self._name_is_durable
+            self._unflushed = {folder for folder in self._unflushed if not sync_folder(folder, self._disk)}
+            self.dirty = self.dirty or bool(self._unflushed)
             return not (self.dirty or self._backlog)
 
     def _was_removed(self) -> bool:

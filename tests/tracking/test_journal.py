@@ -418,6 +418,28 @@ def test_sync_fails_until_the_folder_can_be_flushed(tmp_path: Path, monkeypatch:
     assert journal.sync()
 
 
+def test_sync_flushes_the_folders_of_an_artifact_that_could_not_be_flushed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, flush = open_journal(tmp_path, []), os.fdatasync if hasattr(os, "fdatasync") else os.fsync
+    assert journal.sync()
+    failing, flushed = [True], set[int]()
+
+    def sync(descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        if failing[0] and stat.S_ISDIR(status.st_mode):
+            raise OSError(errno.EIO, "Input/output error")
+        flush(descriptor)
+        flushed.add(status.st_ino)
+
+    monkeypatch.setattr(os, flush.__name__, sync)
+    file = journal.artifact("plots/curve.txt", b"1")
+    assert file.read_bytes() == b"1" and not journal.sync()
+    failing[0] = False
+    assert journal.sync()
+    assert {folder.stat().st_ino for folder in (file.parent, file.parent.parent, journal.path)} <= flushed
+
+
 def test_a_journal_whose_first_line_is_incomplete_is_neither_pending_nor_refused(tmp_path: Path) -> None:
     (tmp_path / "journal.jsonl").write_text('{"t":"start","ts":1,"ke')
     assert not pending_of([tmp_path]) and not pending_of([tmp_path]).refused

@@ -73,6 +73,7 @@ class Stage:
     """The records of a run between changes of `total_steps` or inexact resumes."""
 
     total_steps: int | None
+    total_episodes: int | None
     records: list[Record]
 
     @property
@@ -184,7 +185,8 @@ def _run_again(
     seeds = [found.seed, found.seed ^ 1] if among_others else [found.seed]
     with tempfile.TemporaryDirectory(prefix="pgzoo-repro-", ignore_cleanup_errors=True) as folder:
         over: dict[str, Any] = {"seeds": seeds, "tracking_uri": f"sqlite:///{folder}/mlflow.db", "video": False}
-        over |= {"checkpoint_every": 0, "total_steps": stages[0].total_steps, "launcher": "local", "workers": None}
+        over |= {"total_steps": stages[0].total_steps, "total_episodes": stages[0].total_episodes}
+        over |= {"checkpoint_every": 0, "launcher": "local", "workers": None}
         over |= {"cpus_per_shard": None, "gpus_per_shard": None, "verify": 0.0, "rollout_workers": 0}
         if ref := layer.values.get("init_from"):
             over["init_from"] = str(find_sources(str(ref), [found.seed])[1][0])
@@ -221,10 +223,10 @@ def _stages(found: Found) -> list[Stage]:
     stages: list[Stage] = []
     for record in (record for record, _ in records(found.path) if record):
         if record["t"] == "start":
-            text = record["params"].get("total_steps", "")
-            total_steps = int(text) if text.isdigit() else None
+            texts = (record["params"].get(name, "") for name in ("total_steps", "total_episodes"))
+            total_steps, total_episodes = (int(text) if text.isdigit() else None for text in texts)
             if not stages or total_steps != stages[-1].total_steps or not (exact or stages[-1].finished):
-                stages.append(Stage(total_steps, []))
+                stages.append(Stage(total_steps, total_episodes, []))
         stages[-1].records.append(record)
     return stages
 

@@ -45,6 +45,9 @@ _log = logging.getLogger("pgzoo")
 EARLIER = Layer({"compile": "off"}, ".".join)
 """Settings of runs that were started before these settings existed."""
 
+LIMITS = ("total_steps", "total_episodes")
+"""Settings that may differ between the `config.yaml` of a run and its checkpoints: a resumed run may have new ones."""
+
 
 def resume(
     found: Sequence[Found],
@@ -198,13 +201,13 @@ def _config(
         if layer is None:
             continue
         was, now = base.at(setting).flat(), resolve([EARLIER, layer], catalog).flat()
-        if total_steps is None and "total_steps" in layer.values:  # keep the last requested number of steps
-            over["total_steps"] = layer.values["total_steps"]
+        if total_steps is None:  # keep the limits that were requested last
+            over |= {key: layer.values[key] for key in LIMITS if key in layer.values}
         for key in sorted(was.keys() | now.keys()):
-            if was.get(key) != now.get(key) and key != "total_steps":
+            if was.get(key) != now.get(key) and key not in LIMITS:
                 raise CheckpointError(
                     f"Run {one.name} was trained with {key} = {was.get(key)}, but its config.yaml now has "
-                    f"{now.get(key)}. Only total_steps can change: restore config.yaml, or start a new run."
+                    f"{now.get(key)}. Only {' and '.join(LIMITS)} can change: restore config.yaml, or start a new run."
                 )
     return resolve([Layer(saved, ".".join), Layer(over, lambda path: f"--{path[0].replace('_', '-')}")], catalog)
 

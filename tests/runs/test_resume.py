@@ -354,6 +354,30 @@ def test_a_run_whose_last_update_passes_total_steps_is_reproduced(
     assert finals == [30, 30, 700, 700]
 
 
+def test_a_run_with_both_limits_is_resumed_and_reproduced_with_both(
+    trained: Train, home: Home, catalog: PluginCatalog
+) -> None:
+    whole = trained(total_episodes=10, learning_rate_schedule="linear")
+    assert whole.runs[0].env_steps < 600  # which is total_steps
+    (found,) = find(whole.group, home)
+    assert reproduce(found, catalog).first is None
+    shutil.rmtree(checkpoints(home, whole)[-1])
+    assert parameters(again(catalog, home, whole.group)) == parameters(whole)
+
+
+def test_a_run_of_some_episodes_that_was_extended_in_steps_is_reproduced(
+    trained: Train, home: Home, catalog: PluginCatalog
+) -> None:
+    short = trained(total_episodes=10, total_steps=None, checkpoint_every=10_000)
+    before = checkpoints(home, short)
+    longer = again(catalog, home, short.group, total_steps=600)
+    (found,) = find(short.group, home)
+    assert reproduce(found, catalog).first is None
+    for path in set(checkpoints(home, short)) - set(before):  # as if it had been killed before the first of them
+        shutil.rmtree(path)
+    assert parameters(again(catalog, home, short.group)) == parameters(longer)
+
+
 @pytest.mark.parametrize("more", [None, 1200])
 def test_an_interrupted_and_resumed_run_is_reproduced(
     more: int | None, short: dict[str, Any], home: Home, catalog: PluginCatalog

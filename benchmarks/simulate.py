@@ -94,7 +94,8 @@ def main() -> None:
                     break
     for name, count in faults.most_common():
         print(f"{count:8,} {name}")
-    command = f"`make simulate HOURS={given.hours:g}`" if given.hours and not given.first else f"`{' '.join(sys.argv)}`"
+    simple = given.hours and not given.first
+    command = f"`make simulate HOURS={given.hours:g}`" if simple else f"`python {' '.join(sys.argv)}`"
     row = [time.strftime("%Y-%m-%d"), command, f"{seeds[0]}-{seeds[-1]}", f"{total.hours:.1f}", f"{faults.total():,}"]
     row += [f"{total.points:,}", f"{total.lost:,}", ", ".join(map(str, failed)) or "none"]
     print(f"| {' | '.join(row)} |")

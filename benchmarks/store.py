@@ -77,17 +77,18 @@ def measure(folder: Path, runs: int, points: int, journals: int) -> None:
     uri = f"sqlite:///{database}"
     half = f"algo{ALGORITHMS // 2}"
     store = ["--tracking-uri", uri]
-    thousand = [f"group-{number:05d}" for number in range(1000 // SEEDS)]
+    many = [f"group-{number:05d}" for number in range(min(journals, 1000) // SEEDS)]
+    last, compared = f"group-{runs // SEEDS - 1:05d}", runs // ALGORITHMS
     commands = {
         "pgzoo runs (journals)": ["runs"],
         "pgzoo runs --status failed (journals)": ["runs", "--status", "failed"],
         "pgzoo runs --tracking-uri URI": ["runs", *store],
         "pgzoo runs --tracking-uri URI --algorithm NAME": ["runs", *store, "--algorithm", half],
         "pgzoo runs --tracking-uri URI --limit 0": ["runs", *store, "--limit", "0"],
-        "pgzoo compare, 1,000 runs": ["compare", "tag:batch=0-a", "tag:batch=0-b", *store],
-        "pgzoo compare, 2,000 runs": ["compare", "algo0", "algo1", *store],
-        "pgzoo runs delete, 10 runs of the store": ["runs", "delete", "group-00999", "--yes", *store],
-        "pgzoo runs delete, 1,000 runs of this machine": ["runs", "delete", *thousand, "--yes"],
+        f"pgzoo compare, {compared:,} runs": ["compare", "tag:batch=0-a", "tag:batch=0-b", *store],
+        f"pgzoo compare, {2 * compared:,} runs": ["compare", "algo0", "algo1", *store],
+        f"pgzoo runs delete, {SEEDS} runs of the store": ["runs", "delete", last, "--yes", *store],
+        f"pgzoo runs delete, {len(many) * SEEDS:,} runs of this machine": ["runs", "delete", *many, "--yes"],
     }
     rows: list[tuple[str, ...]] = []
     for label, words in commands.items():
@@ -228,7 +229,7 @@ def run_rows(number: int, runs: int, points: int) -> dict[str, list[Row]]:
         "pgzoo.status": "finished",
         "pgzoo.env_steps": str(1000 * points),
         "mlflow.runName": name,
-        "batch": f"{number // 1000}-{'ab'[seed % 1000 // 500]}",
+        "batch": f"{number // per_algorithm}-{'ab'[2 * seed // per_algorithm]}",
     }
     return {
         "runs": [(run, name, "FINISHED", "active", 7, begin, begin + points, "me")],

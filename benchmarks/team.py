@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,7 +75,7 @@ def main() -> None:
     parser.add_argument("--trainers", type=int, nargs="+", default=[1, 10])
     parser.add_argument("--total-steps", type=int, default=40_000)
     options = parser.parse_args()
-    if reason := Postgres.missing():
+    if reason := Postgres.missing() or missing():
         raise SystemExit(reason)
     rows = []
     for count in options.trainers:
@@ -83,6 +84,11 @@ def main() -> None:
     versions = ", ".join(f"{name} {version(name)}" for name in ("pgzoo", "mlflow"))
     made = f"*Made by `python benchmarks/team.py` on {time.strftime('%Y-%m-%d')}: {os.cpu_count()} cores, {versions}.*"
     put(ROOT / "docs" / "team-server.md", "ten-trainers", f"{table(HEAD, rows)}\n\n{made}")
+
+
+def missing() -> str:
+    """Return what MLflow's basic authentication lacks on this machine, or an empty string."""
+    return "" if find_spec("flask_wtf") else "what MLflow's sign-in needs isn't installed: pip install Flask-WTF"
 
 
 def measure(trainers: int, total_steps: int) -> Measured:

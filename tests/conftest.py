@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -39,6 +40,9 @@ from pgzoo.types import Batch, Episodes, Hyper, Params, Steps, TrainState, Traje
 gc.set_threshold(50_000, 20, 100)  # as `pgzoo` does; modules and collected tests are never freed
 torch.set_num_threads(1)  # as in a run; more threads would sum in another order
 threadpool_limits(1, user_api="blas")
+for number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:  # in a background job of a shell, or under nohup
+        signal.signal(number, lambda *_: None)  # still ignored here, but not by the programs that tests start
 
 
 class Faulty(Bandit):

@@ -84,4 +84,4 @@ class TestAnyOrder(Runs.TestCase):  # type: ignore[name-defined, misc]
 
 @pytest.mark.slow
 class TestMoreOrders(Runs.TestCase):  # type: ignore[name-defined, misc]
-    settings = settings(max_examples=100, stateful_step_count=20, deadline=None)
+    settings = settings(max_examples=30, stateful_step_count=20, deadline=None)

@@ -19,7 +19,7 @@ from pgzoo.runs import callbacks
 from pgzoo.runs.initial import find_sources
 from pgzoo.runs.provenance import MEMBERS, versions
 from pgzoo.runs.resolve import resolve
-from pgzoo.runs.resume import check_environment, resume
+from pgzoo.runs.resume import LIMITS, check_environment, resume
 from pgzoo.runs.runner import run_config
 from pgzoo.tracking.home import Home
 from pgzoo.tracking.journal import Record, records
@@ -70,11 +70,15 @@ class Reproduction:
 
 @dataclass(frozen=True)
 class Stage:
-    """The records of a run between changes of `total_steps` or inexact resumes."""
+    """The records of a run between changes of its limits or inexact resumes."""
 
-    total_steps: int | None
-    total_episodes: int | None
+    limits: dict[str, int | None]
     records: list[Record]
+
+    @property
+    def total_steps(self) -> int | None:
+        """The number of steps that the run was to take; None without this limit."""
+        return self.limits["total_steps"]
 
     @property
     def finished(self) -> bool:
@@ -185,8 +189,7 @@ def _run_again(
     seeds = [found.seed, found.seed ^ 1] if among_others else [found.seed]
     with tempfile.TemporaryDirectory(prefix="pgzoo-repro-", ignore_cleanup_errors=True) as folder:
         over: dict[str, Any] = {"seeds": seeds, "tracking_uri": f"sqlite:///{folder}/mlflow.db", "video": False}
-        over |= {"total_steps": stages[0].total_steps, "total_episodes": stages[0].total_episodes}
-        over |= {"checkpoint_every": 0, "launcher": "local", "workers": None}
+        over |= stages[0].limits | {"checkpoint_every": 0, "launcher": "local", "workers": None}
         over |= {"cpus_per_shard": None, "gpus_per_shard": None, "verify": 0.0, "rollout_workers": 0}
         if ref := layer.values.get("init_from"):
             over["init_from"] = str(find_sources(str(ref), [found.seed])[1][0])
@@ -209,7 +212,7 @@ def _run_again(
 
 
 def _stages(found: Found) -> list[Stage]:
-    """Return the stages of a run. A new one starts at another `total_steps` and at a resume that wasn't exact.
+    """Return the stages of a run. A new one starts at another limit and at a resume that wasn't exact.
 
     Raises:
         StoreError: the journal is not on this machine.
@@ -223,10 +226,10 @@ def _stages(found: Found) -> list[Stage]:
     stages: list[Stage] = []
     for record in (record for record, _ in records(found.path) if record):
         if record["t"] == "start":
-            texts = (record["params"].get(name, "") for name in ("total_steps", "total_episodes"))
-            total_steps, total_episodes = (int(text) if text.isdigit() else None for text in texts)
-            if not stages or total_steps != stages[-1].total_steps or not (exact or stages[-1].finished):
-                stages.append(Stage(total_steps, total_episodes, []))
+            texts = {name: record["params"].get(name, "") for name in LIMITS}
+            limits = {name: int(text) if text.isdigit() else None for name, text in texts.items()}
+            if not stages or limits != stages[-1].limits or not (exact or stages[-1].finished):
+                stages.append(Stage(limits, []))
         stages[-1].records.append(record)
     return stages
 

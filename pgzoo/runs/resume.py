@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pgzoo.runs.result import Result
     from pgzoo.tracking import Found
 
-__all__ = ["check_environment", "resume"]
+__all__ = ["LIMITS", "check_environment", "resume"]
 
 _log = logging.getLogger("pgzoo")
 
@@ -46,7 +46,7 @@ EARLIER = Layer({"compile": "off"}, ".".join)
 """Settings of runs that were started before these settings existed."""
 
 LIMITS = ("total_steps", "total_episodes")
-"""Settings that may differ between the `config.yaml` of a run and its checkpoints: a resumed run may have new ones."""
+"""How long a run is; `--total-steps` of a resumed run replaces both."""
 
 
 def resume(
@@ -204,10 +204,11 @@ def _config(
         if total_steps is None:  # keep the limits that were requested last
             over |= {key: layer.values[key] for key in LIMITS if key in layer.values}
         for key in sorted(was.keys() | now.keys()):
-            if was.get(key) != now.get(key) and key not in LIMITS:
+            may_change = key == "total_steps" or (key == "total_episodes" and key not in layer.values)
+            if was.get(key) != now.get(key) and not may_change:
                 raise CheckpointError(
                     f"Run {one.name} was trained with {key} = {was.get(key)}, but its config.yaml now has "
-                    f"{now.get(key)}. Only {' and '.join(LIMITS)} can change: restore config.yaml, or start a new run."
+                    f"{now.get(key)}. Only total_steps can change: restore config.yaml, or start a new run."
                 )
     return resolve([Layer(saved, ".".join), Layer(over, lambda path: f"--{path[0].replace('_', '-')}")], catalog)
 

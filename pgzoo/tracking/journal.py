@@ -103,7 +103,7 @@ class Journal:
         """Records that aren't written yet, because the disk was full."""
         self._troubled = False
         self._name_is_durable = False
-        self._unflushed = set[Path]()
+        self._unflushed = list[Path]()
         """Folders of artifacts in which the disk has failed to flush a name."""
         self._failure: StoreError | None = None
         self._small_artifacts: dict[str, bytes] = {}
@@ -226,7 +226,7 @@ class Journal:
             content = data if isinstance(data, bytes) else data.read_bytes()
             if not write_file(target, content, disk=self._disk):
                 with self._guard:
-                    self._unflushed.update(one for one in target.parents if one.is_relative_to(self.path))
+                    self._unflushed += [one for one in target.parents if one.is_relative_to(self.path)]
                     self.dirty = True
         except OSError as error:
             self._warn_of_error(f"artifact {path} couldn't be kept", error)
@@ -288,7 +288,7 @@ class Journal:
             if not self._name_is_durable:
                 self._name_is_durable = sync_names(self.path, self._disk)
                 self.dirty = self.dirty or not self._name_is_durable
-            self._unflushed = {folder for folder in self._unflushed if not sync_folder(folder, self._disk)}
+            self._unflushed = [folder for folder in self._unflushed if not sync_folder(folder, self._disk)]
             self.dirty = self.dirty or bool(self._unflushed)
             return not (self.dirty or self._backlog)
 

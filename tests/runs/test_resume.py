@@ -363,6 +363,9 @@ def test_a_run_with_both_limits_is_resumed_and_reproduced_with_both(
     assert reproduce(found, catalog).first is None
     shutil.rmtree(checkpoints(home, whole)[-1])
     assert parameters(again(catalog, home, whole.group)) == parameters(whole)
+    longer = again(catalog, home, whole.group, total_steps=600)  # without the limit of episodes
+    assert longer.runs[0].env_steps >= 600
+    assert reproduce(found, catalog).first is None
 
 
 def test_a_run_of_some_episodes_that_was_extended_in_steps_is_reproduced(

@@ -173,12 +173,12 @@ def with_error(values: list[float]) -> str:
     return f"{statistics.mean(values):,.0f} ± {statistics.stdev(values) / len(values) ** 0.5:,.0f} ({len(values)})"
 
 
-def returns_part(found: dict[str, tuple[list[float], list[float]]]) -> str:
-    """Return the page's part about returns; `found` has those of `measure_returns` by environment."""
+def returns_part(found: dict[str, tuple[list[float], list[float]]], steps: int) -> str:
+    """Return the page's part about returns after `steps`; `found` has those of `measure_returns` by environment."""
     rows = [f"| {env} | {with_error(ours)} | {with_error(theirs)} |" for env, (ours, theirs) in found.items()]
     table = "\n".join(["| | pgzoo | SB3 |", "|---|---:|---:|", *rows])
     seeds, peer_seeds = map(len, next(iter(found.values())))
-    made_by = f"--parts returns --envs {' '.join(found)} --seeds {seeds} --peer-seeds {peer_seeds}"
+    made_by = f"--parts returns --steps {steps} --envs {' '.join(found)} --seeds {seeds} --peer-seeds {peer_seeds}"
     return f"""{RETURNS}
 Measured by `python benchmarks/physics.py {made_by}` on {time.strftime("%Y-%m-%d")}, with the settings above: the mean
 over seeds ± its standard error, and in parentheses the number of seeds, which are 0, 1, 2 ... The return of a seed is
@@ -264,7 +264,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             found[env] = measure_returns(env, options.steps, options.seeds, options.peer_seeds, folder)
         print(f"returns: {env}: {json.dumps(found[env])}", file=sys.stderr, flush=True)
-        write(options.out, returns=returns_part(found))
+        write(options.out, returns=returns_part(found, options.steps))
     print(options.out.read_text(encoding="utf-8"))
 
 

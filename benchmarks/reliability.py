@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import signal
 import sys
 import tempfile
 import time
@@ -51,6 +52,7 @@ def main() -> None:
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     first = text.partition("## Hostile inputs")[0]
     rows = {line.split(" | ")[0].removeprefix("| "): line for line in first.splitlines() if line.startswith("| ")}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # or what a scenario mounts would stay mounted
     for scenario in SCENARIOS:
         if only in scenario.name or scenario.fault not in rows:
             print(scenario.fault, file=sys.stderr, flush=True)

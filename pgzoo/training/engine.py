@@ -219,7 +219,7 @@ class Engine:
         before = state
         state, trajectory, finished = self.interaction.collect(state, meanwhile=meanwhile)
         state, trajectory = self._receive(state, trajectory, finished)
-        self.record.collected_by = before
+        self.record.collected_by = before._replace(progress=state.progress)
         return state, trajectory
 
     def play(self, state: TrainState, candidates: Params, *index: int) -> tuple[TrainState, NDArray[np.float64]]:

@@ -88,6 +88,18 @@ def test_with_a_lag_of_n_updates_train_on_the_rollout_from_n_updates_ago(engine:
     assert not now.equal(trained[-1][1])
 
 
+def test_the_state_that_a_diagnostic_gets_has_old_parameters_and_the_current_progress(engine: Any) -> None:
+    ctx = engine("impala", seeds=2, total_steps=1000, **SMALL)
+    for _ in range(3):
+        ctx.begin_update()
+        before = ctx.state
+        state, _ = ctx.collect_while(before, lambda state: state)
+        given = ctx.record.collected_by
+        assert given.params is before.params
+        assert ctx.hyper(given).remaining.flatten().tolist() == pytest.approx(1 - before.env_steps / 1000)
+        ctx.state = state
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",

@@ -56,6 +56,7 @@ REFUSALS = {
     "windows": "needs whole episodes",
     "no gradient": "takes no gradient steps",
     "memory": "supports no recurrent policy",
+    "images": "supports flat vectors, not images",
     "no parameters": "policy",
 }
 """What a cell of the page of pairs says for a refusal with these words."""
@@ -83,6 +84,7 @@ POLICY_PAIRS = """## Algorithms and policies
   learn.
 - *no: no parameters*: refused, because the algorithm needs a critic or parameters, and the policy has none.
 - *no: memory*: refused, because the algorithm supports no recurrent policy.
+- *no: images*: refused, because the algorithm's own networks take observations that are vectors.
 
 `tabular` fits Discrete observations only, `cnn` and `impala-cnn` only those with an
 image. [Algorithms](algorithms.md) says which action spaces an algorithm takes.
@@ -182,7 +184,7 @@ def pair(catalog: Any, algorithm: str, kind: str, other: str) -> str:
 
     assert "pgzoo/AnySpaces-v0" in probes.PROBES
     action = "one" if "box" in str(catalog.get("algorithm", algorithm).facts["actions"]).lower() else "discrete"
-    observation = "image" if other.endswith("cnn") else "discrete"
+    observation = "image-and-vector" if other.endswith("cnn") else "discrete"
     world = {"env": "pgzoo/AnySpaces-v0", "env_kwargs": {"observation": observation, "action": action}}
     config = resolve([Layer({"algorithm": algorithm, kind: other, **world, "total_steps": 1}, ".".join)], catalog)
     try:

@@ -11,7 +11,7 @@ from pydantic import Field, PositiveInt
 
 from pgzoo.config import LearningRate, SearchConfig
 from pgzoo.errors import UnfitError
-from pgzoo.ops.optim import count_parameters, flatten, unflatten_candidates
+from pgzoo.ops.optim import count_parameters, flatten, searched, unflatten_candidates, with_searched
 from pgzoo.protocols import UpdateContext
 from pgzoo.types import AlgorithmState, Episodes, TrainState
 
@@ -37,7 +37,8 @@ class ARS:
     F is the return of one episode with the most likely actions. The sum is over the b directions with the largest
     max(F(θ + νδₖ), F(θ - νδₖ)), and σ is the standard deviation of their returns. Each pair of environments evaluates
     one direction. With `--normalize-obs` this is V2 of the paper, without it V1. The search optimizes the most likely
-    actions, so the greedy evaluation is the relevant one.
+    actions, so the greedy evaluation is the relevant one. The standard deviation of Box actions keeps its initial
+    value.
 
     Source: Mania, Guy & Recht (2018), Simple random search of static linear policies is competitive for reinforcement
         learning, algorithm 2.
@@ -45,7 +46,11 @@ class ARS:
 
     collect = Episodes(per_env=1)
     estimator = "reward-to-go"
-    defaults: ClassVar[Mapping[str, Any]] = {"policy": "linear", "num_envs": 16, "total_steps": 100_000}
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "policy": {"name": "linear", "log_std": -5.0},
+        "num_envs": 16,
+        "total_steps": 100_000,
+    }
 
     def init(self, ctx: UpdateContext, rng: np.random.Generator) -> AlgorithmState:
         """Return no tensors; raise UnfitError if no direction can be evaluated."""
@@ -65,7 +70,8 @@ class ARS:
     def search_step(self, ctx: UpdateContext, state: TrainState) -> TrainState:
         """Evaluate all directions, and step along the best of them."""
         settings: list[Any] = [member.config.settings for member in ctx.members]
-        center = flatten(state.params.values()).cpu().numpy()
+        params = searched(state.params)
+        center = flatten(params.values()).cpu().numpy()
         members, size = center.shape
         count = ctx.num_envs // 2
         top = min(ctx.settings.top or count, count)
@@ -74,7 +80,7 @@ class ARS:
         steps[:, :count], steps[:, count : 2 * count] = directions, -directions
         noise_std = np.array([own.noise_std for own in settings])[:, None, None]
         candidates = (center[:, None] + noise_std * steps).astype(np.float32)
-        state, returns = ctx.play(state, unflatten_candidates(torch.from_numpy(candidates), state.params))
+        state, returns = ctx.play(state, unflatten_candidates(torch.from_numpy(candidates), params))
 
         moved = center.copy()
         for member in np.flatnonzero(state.active & np.isfinite(returns).all(1)):
@@ -83,4 +89,4 @@ class ARS:
             std = np.concatenate([plus[best], minus[best]]).std() + 1e-8
             gradient = (plus[best] - minus[best]) @ directions[member, best]
             moved[member] += settings[member].learning_rate / (top * std) * gradient
-        return ctx.place(state, torch.from_numpy(moved))
+        return ctx.place(state, with_searched(torch.from_numpy(moved), state.params))

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 
 from pgzoo.config import SearchConfig, Static
-from pgzoo.ops.optim import count_parameters, flatten, unflatten_candidates
+from pgzoo.ops.optim import count_parameters, flatten, searched, unflatten_candidates, with_searched
 from pgzoo.protocols import UpdateContext
 from pgzoo.types import AlgorithmState, Episodes, TrainState
 
@@ -37,14 +37,19 @@ class CEM:
 
     The score of a candidate is the return of one episode with its most likely actions; every environment plays one
     candidate. The extra variance ε keeps the search from converging too early, and is annealed to 0 over the first half
-    of the run.
+    of the run. The search optimizes the most likely actions, so the greedy evaluation is the relevant one. The standard
+    deviation of Box actions keeps its initial value.
 
     Source: Szita & Lőrincz (2006), Learning Tetris using the noisy cross-entropy method, sections 2-3.
     """
 
     collect = Episodes(per_env=1)
     estimator = "reward-to-go"
-    defaults: ClassVar[Mapping[str, Any]] = {"policy": "linear", "num_envs": 32, "total_steps": 150_000}
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "policy": {"name": "linear", "log_std": -5.0},
+        "num_envs": 32,
+        "total_steps": 150_000,
+    }
 
     def init(self, ctx: UpdateContext, rng: np.random.Generator) -> AlgorithmState:
         """Return the standard deviation of each parameter; the mean is the policy's parameters."""
@@ -60,12 +65,13 @@ class CEM:
     def next_generation(self, ctx: UpdateContext, state: TrainState) -> TrainState:
         """Sample candidates, play an episode with each, and fit the Gaussian to the elite."""
         count = ctx.num_envs
-        mean = flatten(state.params.values()).double().cpu().numpy()
+        params = searched(state.params)
+        mean = flatten(params.values()).double().cpu().numpy()
         std = state.buffers["cem.std"].cpu().numpy()
         members, size = mean.shape
         noise = np.stack([ctx.rng("candidates", s, state).standard_normal((count, size)) for s in range(members)])
         candidates = (mean[:, None] + std[:, None] * noise).astype(np.float32)
-        state, returns = ctx.play(state, unflatten_candidates(torch.from_numpy(candidates), state.params))
+        state, returns = ctx.play(state, unflatten_candidates(torch.from_numpy(candidates), params))
 
         new_mean, new_std = mean.copy(), std.copy()
         for member in np.flatnonzero(state.active):
@@ -74,6 +80,6 @@ class CEM:
             elite = candidates[member, np.argsort(-returns[member], kind="stable")[:elite_count]].astype(np.float64)
             extra = settings.extra_std * max(0.0, 1.0 - 2.0 * state.progress[member])
             new_mean[member], new_std[member] = elite.mean(0), np.sqrt(elite.var(0) + extra**2)
-        state = ctx.place(state, torch.from_numpy(new_mean.astype(np.float32)))
+        state = ctx.place(state, with_searched(torch.from_numpy(new_mean.astype(np.float32)), state.params))
         kept_std = torch.from_numpy(new_std).to(state.buffers["cem.std"].device)
         return state._replace(buffers=state.buffers | {"cem.std": kept_std})

@@ -12,7 +12,7 @@ from pydantic import Field, PositiveInt
 
 from pgzoo.config import LearningRate, SearchConfig
 from pgzoo.errors import UnfitError
-from pgzoo.ops.optim import count_parameters, flatten, unflatten_candidates
+from pgzoo.ops.optim import count_parameters, flatten, searched, unflatten_candidates, with_searched
 from pgzoo.protocols import UpdateContext
 from pgzoo.types import AlgorithmState, Episodes, TrainState
 
@@ -35,7 +35,9 @@ class EGGROLL:
     F is the return of one episode with the most likely actions; mean and standard deviation are over the N
     environments, which evaluate pairs of opposite perturbations E and -E. Every number of E has variance 1. A
     perturbation of rank r is drawn from r (m + n) random numbers instead of m n, but the sum over N of them has a rank
-    of up to N r / 2. Biases and other parameters that are not matrices have Gaussian perturbations.
+    of up to N r / 2. Biases and other parameters that are not matrices have Gaussian perturbations. The search
+    optimizes the most likely actions, so the greedy evaluation is the relevant one. The standard deviation of Box
+    actions keeps its initial value.
 
     This implementation forms M + σE for each environment. It has the paper's updates, not its savings in memory and
     time, which come from never forming E.
@@ -46,7 +48,7 @@ class EGGROLL:
     collect = Episodes(per_env=1)
     estimator = "reward-to-go"
     defaults: ClassVar[Mapping[str, Any]] = {
-        "policy": {"name": "mlp", "hidden": [32]},
+        "policy": {"name": "mlp", "hidden": [32], "log_std": -5.0},
         "num_envs": 32,
         "total_steps": 200_000,
     }
@@ -69,24 +71,25 @@ class EGGROLL:
     def search_step(self, ctx: UpdateContext, state: TrainState) -> TrainState:
         """Evaluate all perturbations, and step along their mean, weighted by the standardized returns."""
         settings: list[Any] = [member.config.settings for member in ctx.members]
-        center = flatten(state.params.values()).cpu().numpy()
+        params = searched(state.params)
+        center = flatten(params.values()).cpu().numpy()
         members, size = center.shape
         count = ctx.num_envs // 2
-        shapes = [tuple(value.shape[1:]) for value in state.params.values()]
+        shapes = [tuple(value.shape[1:]) for value in params.values()]
         noise = np.zeros((members, ctx.num_envs, size))  # with an odd number, the last environment plays M itself
         for s in range(members):
             noise[s, :count] = perturbations(ctx.rng("perturbations", s, state), shapes, count, ctx.settings.rank)
         noise[:, count : 2 * count] = -noise[:, :count]
         noise_std = np.array([own.noise_std for own in settings])[:, None, None]
         candidates = (center[:, None] + noise_std * noise).astype(np.float32)
-        state, returns = ctx.play(state, unflatten_candidates(torch.from_numpy(candidates), state.params))
+        state, returns = ctx.play(state, unflatten_candidates(torch.from_numpy(candidates), params))
 
         moved = center.copy()
         for member in np.flatnonzero(state.active & np.isfinite(returns).all(1)):
             scores = returns[member, : 2 * count]
             fitness = (scores - scores.mean()) / (scores.std() + 1e-8)
             moved[member] += settings[member].learning_rate / len(scores) * (fitness @ noise[member, : 2 * count])
-        return ctx.place(state, torch.from_numpy(moved))
+        return ctx.place(state, with_searched(torch.from_numpy(moved), state.params))
 
 
 def perturbations(

@@ -102,7 +102,7 @@ class IMPALA:
     def update_meanwhile(self, ctx: UpdateContext, state: TrainState) -> TrainState:
         """With a lag, train on the oldest stored rollout. Rollout workers collect the next one at the same time.
 
-        `impala/lag_kl` estimates the KL divergence of the trained policy from the one that collected the rollout.
+        `impala/lag_kl` estimates KL(μ || π), where μ is the policy that collected the rollout and π the trained one.
         """
         if not ctx.settings.lag:
             return state

@@ -41,11 +41,11 @@ class NPGConfig(AlgorithmConfig):
 class NPG:
     """NPG: steepest ascent with distances measured between policies, not between parameters.
 
-        θ ← θ + √(2δ / gᵀF⁻¹g) F⁻¹g,  g = E[ A ∇ log π(a|s; θ) ],  F = E[ ∇ log π ∇ log πᵀ ]
+        θ ← θ + √(2δ / gᵀH⁻¹g) H⁻¹g,  g = E[ A ∇ log π(a|s; θ) ],  H = F + λI,  F = E[ ∇ log π ∇ log πᵀ ]
 
-    F is the Hessian of KL(π_old || π) at π_old. Conjugate gradient computes F⁻¹g from products with F + λI. Every
-    update has the same KL divergence δ, up to the error of the quadratic model. The critic is fitted afterwards, with
-    many gradient steps on the same data.
+    F is the Hessian of KL(π_old || π) at π_old. Conjugate gradient computes H⁻¹g from products with H. Without the
+    damping λ, every update has the KL divergence δ, up to the error of the quadratic model; with it, at most that. The
+    critic is fitted afterwards, with many gradient steps on the same data.
 
     Shapes: a batch is `[S, T, B]`, the loss `[S]`.
     Source: Kakade (2001), A natural policy gradient; Rajeswaran et al. (2017), Towards generalization and simplicity in

@@ -54,7 +54,7 @@ ALGORITHMS = {
         BuiltIn(
             "npg",
             "NPG",
-            "natural policy gradient with a fixed KL step size",
+            "natural policy gradient with a step size in KL divergence",
             "Kakade 2001; Rajeswaran et al. 2017",
         ),
         BuiltIn("trpo", "TRPO", "natural-gradient steps with a line search within a KL bound", "Schulman et al. 2015"),

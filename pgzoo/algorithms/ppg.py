@@ -45,13 +45,14 @@ class PPGConfig(MinibatchConfig):
 class PPG:
     """PPG: phases of PPO, and between them auxiliary phases that distill the value function into the policy's layers.
 
-        policy phase:       L(θ) = PPO's clipped surrogate;  L_V = ½ E[(V(s) - G)²] on a separate critic network
+        policy phase:       L(θ) = PPO's clipped surrogate;  L_V = ½ E[(V(s) - G)²] for the critic's own layers alone
         auxiliary phase:    L(θ) = ½ E[(V_aux(s; θ) - G)²] + β E[KL(π_old || π)];  L_V again
 
     V_aux is a second value output on the policy's own layers. After every `policy_phases` updates, the auxiliary phase
     trains on all data from these updates; π_old is the policy at the start of the phase. In this way policy and value
     function share features, but gradients of the value loss never interfere with those of the policy loss, and the two
-    may reuse the data a different number of times.
+    may reuse the data a different number of times. If the critic is an output of the policy's layers, the gradient of
+    L_V reaches these layers only in the auxiliary phase, as in the paper's variant with a single network.
 
     Rewards are normalized by default: otherwise the errors of large returns outweigh the KL, and the auxiliary phase
     undoes what the policy has learned. Both phases use the same optimizer state.
@@ -114,7 +115,9 @@ class PPG:
 
     def loss(self, policy: LearningPolicy, params: Params, batch: Batch, hyper: Hyper) -> Loss:
         """Return the loss of the policy phase: the clipped surrogate, the critic's loss and the entropy bonus."""
-        output = policy.apply(params, batch.inputs)
+        critic_alone = {name: leaf if name.startswith("critic.") else leaf.detach() for name, leaf in params.items()}
+        value = policy.apply(critic_alone, batch.inputs).value
+        output = policy.apply(params, batch.inputs)._replace(value=value)
         log_ratio = log_importance_ratio(output.dist, batch)
         surrogate = clipped_surrogate(log_ratio.exp(), advantages_of(batch, hyper), hyper.clip_range)
         metrics = ratio_metrics(log_ratio, hyper.clip_range, batch.weights)

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from pgzoo.config import SearchConfig, Static
 from pgzoo.errors import UnfitError
-from pgzoo.ops.optim import count_parameters, flatten, unflatten_candidates
+from pgzoo.ops.optim import count_parameters, flatten, searched, unflatten_candidates, with_searched
 from pgzoo.protocols import UpdateContext
 from pgzoo.types import AlgorithmState, Episodes, TrainState
 
@@ -44,7 +44,8 @@ class SNES:
 
     Candidates with equal returns share the mean of their utilities. The score of a candidate is the return of one
     episode with its most likely actions; every environment plays one candidate, so λ is `num_envs`. The P parameters
-    are independent, so an update takes O(P) operations.
+    are independent, so an update takes O(P) operations. The search optimizes the most likely actions, so the greedy
+    evaluation is the relevant one. The standard deviation of Box actions keeps its initial value.
 
     Source: Schaul, Glasmachers & Schmidhuber (2011), High dimensions and heavy tails for natural evolution strategies,
         section 3; utilities and rates: Wierstra et al. (2014), Natural evolution strategies, section 3.1 and table 1.
@@ -52,7 +53,11 @@ class SNES:
 
     collect = Episodes(per_env=1)
     estimator = "reward-to-go"
-    defaults: ClassVar[Mapping[str, Any]] = {"policy": "linear", "num_envs": 32, "total_steps": 150_000}
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "policy": {"name": "linear", "log_std": -5.0},
+        "num_envs": 32,
+        "total_steps": 150_000,
+    }
 
     def init(self, ctx: UpdateContext, rng: np.random.Generator) -> AlgorithmState:
         """Return the standard deviation of each parameter; the mean is the policy's parameters."""
@@ -70,12 +75,13 @@ class SNES:
     def next_generation(self, ctx: UpdateContext, state: TrainState) -> TrainState:
         """Sample candidates, play an episode with each, and move the Gaussian along the natural gradient."""
         count = ctx.num_envs
-        mean = flatten(state.params.values()).double().cpu().numpy()
+        params = searched(state.params)
+        mean = flatten(params.values()).double().cpu().numpy()
         std = state.buffers["snes.std"].cpu().numpy()
         members, size = mean.shape
         samples = np.stack([ctx.rng("candidates", s, state).standard_normal((count, size)) for s in range(members)])
         candidates = (mean[:, None] + std[:, None] * samples).astype(np.float32)
-        state, returns = ctx.play(state, unflatten_candidates(torch.from_numpy(candidates), state.params))
+        state, returns = ctx.play(state, unflatten_candidates(torch.from_numpy(candidates), params))
 
         new_mean, new_std = mean.copy(), std.copy()
         for member in np.flatnonzero(state.active & np.isfinite(returns).all(1)):
@@ -84,7 +90,7 @@ class SNES:
             utility, s = utilities(returns[member]), samples[member]
             new_mean[member] += settings.mean_rate * std[member] * (utility @ s)
             new_std[member] *= np.exp(0.5 * rate * (utility @ (s * s - 1)))
-        state = ctx.place(state, torch.from_numpy(new_mean.astype(np.float32)))
+        state = ctx.place(state, with_searched(torch.from_numpy(new_mean.astype(np.float32)), state.params))
         kept_std = torch.from_numpy(new_std).to(state.buffers["snes.std"].device)
         return state._replace(buffers=state.buffers | {"snes.std": kept_std})
 

@@ -84,8 +84,8 @@ class ActionHead:
     with variance f² @ σ² (plus 1e-6). Its gradient doesn't reach the features.
 
     A new Θ is sampled at the start of each rollout and every `sde_sample_freq` steps of it, for each environment: an
-    episode that starts during a rollout begins with the current matrix. The initial σ is exp(log_std) / √L, so that
-    `log_std` is the initial log standard deviation of an action if the features are about 1.
+    episode that starts during a rollout begins with the current matrix. The initial σ is exp(log_std) / √L, so that the
+    initial standard deviation of an action is exp(log_std) times the root mean square of the features.
 
     Source: Raffin, Kober & Stulp (2021), Smooth exploration for robotic reinforcement learning, section 3.
 

@@ -65,6 +65,8 @@ def natural_step(product: Product, gradient: Tensor, size: Tensor, steps: int) -
 
         Δ = √(2δ / xᵀFx) x,  F x = g
 
+    If `product` is that of a damped matrix (see `damped`), so is F, and the KL divergence is smaller than `size`.
+
     Shapes: gradient g `[S, P]` -> Δ `[S, P]`; 0 for a member whose gradient is 0. `steps` is the number of conjugate
     gradient iterations. Source: Schulman et al. (2015), Trust region policy optimization, appendix C.
     """

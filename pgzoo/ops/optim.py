@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,10 +24,13 @@ __all__ = [
     "count_parameters",
     "flatten",
     "make_optimizer",
+    "searched",
     "unflatten",
     "unflatten_candidates",
+    "with_searched",
 ]
 
+Leaf = TypeVar("Leaf")
 
 PIECE = 2**17
 """Numbers in a piece of a large vector: half a megabyte."""
@@ -88,9 +91,24 @@ class Views(NamedTuple):
         }
 
 
+def searched(params: Mapping[str, Leaf]) -> dict[str, Leaf]:
+    """Return the parameters, by name, that a search by greedy episodes can train: all but `log_std`.
+
+    The most likely action doesn't depend on a standard deviation, so a search would change it at random.
+    """
+    return {name: value for name, value in params.items() if name.rpartition(".")[2] != "log_std"}
+
+
+def with_searched(vector: Tensor, params: Params) -> Tensor:
+    """Return the vector `[S, P]` of all `params` in which the `searched` ones have the numbers of `vector`."""
+    like = searched(params)
+    device = next(iter(like.values())).device
+    return flatten((params | unflatten(vector.to(device), like)).values())
+
+
 def count_parameters(params: Params, algorithm: str) -> int:
     """Return the number of parameters that `algorithm` searches through. Raises UnfitError if there are none."""
-    if size := sum(value.numel() for value in params.values()):
+    if size := sum(value.numel() for value in searched(params).values()):
         return size
     raise UnfitError(
         f'Algorithm "{algorithm}" searches in parameter space, but the policy has no parameters. Choose another policy.'

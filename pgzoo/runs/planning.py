@@ -82,7 +82,7 @@ def make_plan(
     spec = inspect_environment(request, backend)
     if added := added_critic.is_added(estimator, needs, config.settings):
         needs |= {"value"}
-    policy_choice = {"policy": _choose_distribution(config.policy, needs)}
+    policy_choice = {"policy": _choose_distribution(config.algorithm, config.policy, needs)}
     config = config.model_copy(update=policy_choice)
     members = tuple(replace(member, config=member.config.model_copy(update=policy_choice)) for member in members)
     check_memory(config, spec, collection, len(members))
@@ -217,9 +217,21 @@ def _check_device(device: str) -> None:
         raise UsageError(f"--device cuda: torch {torch.__version__} {why}. Use --device cpu, or {remedy}.")
 
 
-def _choose_distribution(policy: Component, needs: frozenset[str]) -> Component:
-    """Return the policy's settings, in which `auto` is epsilon-greedy for an algorithm that learns action values."""
-    if "action_values" not in needs or getattr(policy.settings, "distribution", None) != "auto":
+def _choose_distribution(algorithm: str, policy: Component, needs: frozenset[str]) -> Component:
+    """Return the policy's settings, in which `auto` is epsilon-greedy for an algorithm that learns action values.
+
+    Raises UnfitError if the distribution is epsilon-greedy for another algorithm: a policy gradient can't train it,
+    because its probabilities have no gradient with respect to the action values.
+    """
+    distribution = getattr(policy.settings, "distribution", None)
+    if "action_values" not in needs:
+        if distribution == "epsilon-greedy":
+            raise UnfitError(
+                f'The distribution epsilon-greedy fits only algorithms that learn action values, and "{algorithm}" '
+                "doesn't. Remove --policy.distribution, or choose such an algorithm: pqn."
+            )
+        return policy
+    if distribution != "auto":
         return policy
     settings = policy.settings.model_copy(update={"distribution": "epsilon-greedy"})
     return policy.model_copy(update={"settings": settings})

@@ -81,6 +81,10 @@ def policy_evaluator(plan: Plan, policy: PolicyView, *, padded: bool = True) -> 
 
     def evaluate(inputs: EvaluationInputs) -> PolicyEvaluation:
         params, trajectory = inputs
+        mask = trajectory.action_mask
+        if "action_values" in plan.needs and mask is not None:
+            # after a truncation, the largest action value counts, also where the environment allows no action any more
+            trajectory = trajectory._replace(action_mask=mask | ~mask.any(-1, keepdim=True))
         with sums_in_any_order(not padded):
             if trajectory.memory is not None:
                 sequences = Inputs(trajectory.obs, trajectory.action_mask, trajectory.memory, trajectory.starts)

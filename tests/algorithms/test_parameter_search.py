@@ -1,4 +1,7 @@
-"""SNES and EGGROLL: one generation with given returns instead of episodes, checked against hand calculations."""
+"""SNES and EGGROLL: one generation with given returns instead of episodes, checked against hand calculations.
+
+And what all searches have in common.
+"""
 
 from __future__ import annotations
 
@@ -77,6 +80,16 @@ def test_perturbations_of_matrices_have_low_rank_and_unit_variance(rank: int) ->
     assert matrices.mean() == pytest.approx(0.0, abs=0.02) and matrices.std() == pytest.approx(1.0, abs=0.05)
     assert biases.shape == (4000, 5) and biases.std() == pytest.approx(1.0, abs=0.05)
     assert np.linalg.matrix_rank(matrices[:8].sum(0)) == 5  # the sum of low-rank perturbations has full rank
+
+
+@pytest.mark.parametrize("name", ["ars", "cem", "snes", "eggroll"])
+def test_a_search_leaves_the_standard_deviation_of_actions_unchanged(play: Any, name: str) -> None:
+    """Greedy episodes don't depend on it, so a search would change it at random."""
+    ended = play(name, "probe/Target-v0", seeds=2, num_envs=4, total_steps=60, eval_episodes=1)[-1]
+    begun = play(name, "probe/Target-v0", seeds=2, num_envs=4, total_steps=1, eval_episodes=1)[-1]
+    assert ended.state.updates[0] > begun.state.updates[0]
+    assert ended.state.params["policy.log_std"].tolist() == [[-5.0]] * 2
+    assert not ended.state.params["policy.weight.0"].equal(begun.state.params["policy.weight.0"])
 
 
 @pytest.mark.parametrize("name", ["snes", "eggroll"])

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from pgzoo.types import TrainState
+from pgzoo.ops.optim import unflatten
+from pgzoo.types import Targets, TrainState
 
 PLAIN: dict[str, Any] = {"normalize_advantages": False, "value_coef": 0.0, "clip_range": 0.2}
 SMALL: dict[str, Any] = {"num_envs": 2, "rollout_steps": 8, "policy_phases": 3, "policy": {"hidden": (8,)}}
@@ -40,6 +41,20 @@ def test_auxiliary_loss_fits_both_value_functions_and_penalizes_the_kl(judge: An
 def test_auxiliary_loss_halts_members_with_too_few_stored_windows(judge: Any) -> None:
     rows = {"states": [0], "actions": [1], "old_logits": [[0.0, 0.0]]}
     assert judge("ppg", rows, {"ppg.windows": 15}, loss="auxiliary_loss").loss.halt.tolist() == [True]
+
+
+@pytest.mark.parametrize("policy", [{"name": "mlp", "critic": "shared"}, {"name": "gru"}], ids=lambda p: p["name"])
+def test_policy_phase_trains_only_the_critics_own_layers_on_the_value_loss(engine: Any, policy: dict[str, Any]) -> None:
+    ctx = engine("ppg", num_envs=2, rollout_steps=8, policy=policy | {"hidden": (8,)}, minibatches=1)
+    state, trajectory = ctx.collect(ctx.state)
+    old = ctx.evaluate_policy(state, trajectory)
+    returns = torch.full_like(trajectory.rewards, 9.0)
+    nothing = torch.zeros_like(returns)
+    (batch,) = ctx.minibatches(state, trajectory, Targets(nothing, returns, trajectory.valid.float()), old)
+    _, gradient = ctx.gradient(ctx.plan.algorithm.loss, state, batch)  # advantages are 0
+    moved = {name: bool(leaf.any()) for name, leaf in unflatten(gradient, state.params).items()}
+    assert moved["critic.weight.0"] and not any(moved[name] for name in moved if name.startswith("policy."))
+    ctx.close()
 
 
 def updated(ctx: Any, state: TrainState) -> tuple[TrainState, Any]:

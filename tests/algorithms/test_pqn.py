@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -68,3 +69,42 @@ def test_policies_without_action_values_are_refused(plan: Any) -> None:
     assert plan("pqn", policy="gru", **SMALL).config.policy.settings.distribution == "epsilon-greedy"
     with pytest.raises(UnfitError, match="doesn't fit the action space"):
         plan("pqn", **(SMALL | {"env": "probe/Target-v0"}))
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "trpo", "reinforce", "cem"])
+def test_only_algorithms_that_learn_action_values_may_be_epsilon_greedy(plan: Any, algorithm: str) -> None:
+    chosen = {"name": "mlp", "distribution": "epsilon-greedy"}
+    with pytest.raises(UnfitError, match=rf'only algorithms that learn action values, and "{algorithm}" doesn\'t'):
+        plan(algorithm, policy=chosen, env="CartPole-v1")
+    assert plan("pqn", policy=chosen, **SMALL).config.policy.settings.distribution == "epsilon-greedy"
+
+
+class Closing(gym.Env[Any, Any]):
+    """Every step has reward 1. The last one is truncated, and its mask allows no action."""
+
+    observation_space = gym.spaces.Box(0.0, 1.0, (1,))
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros(1, np.float32), {"action_mask": np.ones(2, np.int8)}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.t += 1
+        mask = np.full(2, self.t < 5, np.int8)
+        return np.full(1, self.t / 5, np.float32), 1.0, False, self.t == 5, {"action_mask": mask}
+
+
+gym.register("probe/Closing-v0", cast(Any, Closing))
+
+
+def test_the_value_after_a_truncation_does_not_depend_on_a_mask_that_allows_nothing(engine: Any) -> None:
+    ctx = engine("pqn", **(SMALL | {"env": "probe/Closing-v0", "rollout_steps": 12}))
+    _, trajectory = ctx.collect(ctx.state)
+    ended = trajectory.truncated[0, :, 0].nonzero().flatten()
+    assert len(ended) and not trajectory.action_mask[0, ended + 1].any()
+    unmasked = trajectory._replace(action_mask=torch.ones_like(trajectory.action_mask))
+    values, expected = (ctx.evaluate_policy(ctx.state, seen).values for seen in (trajectory, unmasked))
+    assert values.equal(expected) and values.abs().max() < 10
+    ctx.close()

@@ -32,6 +32,7 @@ REASONS = {
     "no: windows": 'Estimator ".*" needs whole episodes, but algorithm ".*" collects windows of 12 steps',
     "no: no gradient": 'Estimator ".*" needs the values of a critic, but algorithm ".*" takes no gradient steps',
     "no: memory": 'Algorithm ".*" supports no recurrent policy',
+    "no: images": "supports flat vectors, not images",
     "no: no parameters": 'policy "uniform" has no parameters|searches in parameter space',
 }
 
@@ -55,7 +56,7 @@ def given(algorithm: str, **settings: Any) -> dict[str, Any]:
     model = entry.load_config()
     if model and "rollout_steps" in model.model_fields:
         settings["rollout_steps"] = 12
-    observation = "image" if str(settings.get("policy")).endswith("cnn") else "discrete"
+    observation = "image-and-vector" if str(settings.get("policy")).endswith("cnn") else "discrete"
     world = {"env": "pgzoo/AnySpaces-v0", "env_kwargs": {"observation": observation, "action": actions}}
     return {"algorithm": algorithm, **world, "num_envs": 4, "total_steps": 1, "eval_episodes": 1, **settings}
 

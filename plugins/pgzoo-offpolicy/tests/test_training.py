@@ -153,6 +153,16 @@ def test_target_networks_start_as_copies_and_critics_may_learn_faster(algorithm:
         assert change > 1e-3 if ".q" in name else change < 1e-6, name
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_learning_rate_of_the_critics_follows_the_schedule(algorithm: str) -> None:
+    """A run whose critics are given the policy's learning rate equals a run whose critics have none of their own."""
+    settings: dict[str, Any] = {"seeds": [3], "learning_rate": 1e-2, "learning_rate_schedule": "linear"}
+    same, other = (train(algorithm, critic_learning_rate=rate, **settings) for rate in (1e-2, 2e-2))
+    default = train(algorithm, **settings)
+    assert differences(same, default) == []
+    assert differences(other, default) != []
+
+
 @pytest.mark.parametrize("algorithm", ["td3", "sac"])
 def test_warm_up_actions_are_uniform(algorithm: str) -> None:
     """About a quarter of 400 actions is in each quarter of their range; the policy's own actions would be near 0."""

@@ -103,9 +103,16 @@ def action_size(ctx: UpdateContext) -> int:
 
 
 def critic_rates(ctx: UpdateContext, state: TrainState, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
-    """Return the learning rates `[S]` of the critics with these prefixes, if they differ from the policy's."""
-    rate = ctx.hyper(state).critic_learning_rate
-    return {} if rate is None else dict.fromkeys(prefixes, rate.reshape(-1))
+    """Return the learning rates `[S]` of the critics with these prefixes, if they differ from the policy's.
+
+    They follow the same schedule.
+    """
+    hyper = ctx.hyper(state)
+    rate = hyper.critic_learning_rate
+    if rate is None:
+        return {}
+    scheduled = rate * hyper.remaining if hyper.learning_rate_schedule == "linear" else rate
+    return dict.fromkeys(prefixes, scheduled.reshape(-1))
 
 
 def allocate(ctx: UpdateContext) -> Params:

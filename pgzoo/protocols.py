@@ -326,8 +326,8 @@ class UpdateContext(Protocol):
         noise is drawn independently for every step (see `Policy`). Raises ValueError for another shape, and if whole
         episodes are collected.
 
-        Call it once per update, because the noise of the actions depends only on the seed and the number of the
-        update. To learn after fewer steps, shorten the rollout.
+        Each call in an update has its own noise, and its own episodes if they are whole. Metrics and diagnostics of an
+        update belong to its last call; to learn after fewer steps, shorten the rollout.
         """
         ...
 

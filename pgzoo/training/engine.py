@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pgzoo.config import Member, RunConfig
-from pgzoo.errors import PluginError
+from pgzoo.errors import PgzooError, PluginError, RunFailed, raised_at
 from pgzoo.ops.draws import draw_noise
 from pgzoo.ops.members import freeze, stack_members, to_device
 from pgzoo.ops.normalize import reward_buffers, update_reward_moments
@@ -94,6 +94,7 @@ class Engine:
         self._compiled_estimation = self.learner.compile(evaluate_and_estimate(self._evaluator, self._estimator))
         self._estimates_compiled: bool | None = None  # decided in the first evaluation
         self.state = to_device(self.init() if state is None else state, self.device)
+        self._names = tuple(self.state.params), tuple(self.state.buffers)
 
     # the run
 
@@ -175,13 +176,19 @@ class Engine:
             return AlgorithmState({}, {})
         takes_params = "params" in inspect.signature(init).parameters
         each: list[AlgorithmState] = []
+        who = f'Algorithm "{self.plan.config.algorithm}"'
         for member, seed in enumerate(self.plan.seeds):
             own = {"params": {name: leaf[member].clone() for name, leaf in params.items()}} if takes_params else {}
-            each.append(init(self, generator(seed, "algorithm"), **own))
-        if not isinstance(each[0], AlgorithmState):
+            try:
+                each.append(init(self, generator(seed, "algorithm"), **own))
+            except PgzooError:
+                raise
+            except Exception as error:
+                raise PluginError(f"{who}: init raised {type(error).__name__}: {error}{raised_at(error)}") from error
+        if problem := _problem_of(each[0]):
             raise PluginError(
-                f'Algorithm "{self.plan.config.algorithm}" returns a {type(each[0]).__name__} from init; return '
-                "pgzoo.types.AlgorithmState(params, buffers), two dicts of tensors by name."
+                f"{who} must return pgzoo.types.AlgorithmState(params, buffers) from init, two dicts of tensors by "
+                f"name; {problem}."
             )
         return stack_members(each)
 
@@ -196,7 +203,7 @@ class Engine:
         """
         with self.watch.phase("update"):
             self.record.failures()
-        state, seen = self.state._replace(halted=None), self.record.trajectory
+        state, seen = self._checked(self.state, before)._replace(halted=None), self.record.trajectory
         absorb = getattr(self.plan.policy, "absorb", None)
         if absorb and seen is not None:
             buffers = policy_tensors({k: v for k, v in state.buffers.items() if k.startswith(POLICY)})
@@ -206,10 +213,48 @@ class Engine:
             state = state._replace(buffers=state.buffers | plateau.update_best(state))
         return freeze(before.active, state, before), self.record.finished(len(self.members))
 
+    def _checked(self, state: TrainState, before: TrainState) -> TrainState:
+        """Return the state that the algorithm leaves, with its tensors in the order of `_names`.
+
+        Raises RunFailed if it isn't a state with the tensors that it had.
+        """
+        who = f'Algorithm "{self.plan.config.algorithm}"'
+        if not isinstance(state, TrainState):
+            raise RunFailed(
+                f"{who} must leave a TrainState: return it from update, or assign it to ctx.state in loop. It is "
+                f"{_shortened(state)}."
+            )
+        for tree, known in ((state.params, before.params), (state.buffers, before.buffers)):
+            if tree is known or self.learner.made(tree):
+                continue
+            if odd := sorted(tree.keys() ^ known.keys()):
+                what = "lacks" if odd[0] in known else "has a new tensor,"
+                raise RunFailed(
+                    f'{who}: the state after an update {what} "{odd[0]}". An algorithm adds its tensors in init, and '
+                    "an update replaces them: state._replace(buffers=state.buffers | {name: tensor})."
+                )
+            for name, leaf in tree.items():
+                if not isinstance(leaf, Tensor) or leaf.shape != known[name].shape:
+                    raise RunFailed(
+                        f'{who}: "{name}" is {_shortened(leaf)} after an update; expected a tensor of shape '
+                        f"{list(known[name].shape)}."
+                    )
+        return self._in_order(state)
+
+    def _in_order(self, state: TrainState) -> TrainState:
+        """Return the state with its tensors in the order of `_names`, on which steps and compiled functions depend."""
+        params, buffers = self._names
+        if tuple(state.params) != params and state.params.keys() == set(params):
+            state = state._replace(params={name: state.params[name] for name in params})
+        if tuple(state.buffers) != buffers and state.buffers.keys() == set(buffers):
+            state = state._replace(buffers={name: state.buffers[name] for name in buffers})
+        return state
+
     # interaction
+
     def collect(self, state: TrainState, noise: Tensor | None = None) -> tuple[TrainState, Trajectory]:
         """Let the policy act in the environments, with this noise if it is given. Raises Cancelled, ValueError."""
-        state, trajectory, finished = self.interaction.collect(state, noise)
+        state, trajectory, finished = self.interaction.collect(state, noise, self.record.next_collection())
         return self._receive(state, trajectory, finished)
 
     def collect_while(
@@ -217,7 +262,9 @@ class Engine:
     ) -> tuple[TrainState, Trajectory]:
         """Let the policy of `state` act while `meanwhile` trains the state. Return the trained state."""
         before = state
-        state, trajectory, finished = self.interaction.collect(state, meanwhile=meanwhile)
+        state, trajectory, finished = self.interaction.collect(
+            state, call=self.record.next_collection(), meanwhile=meanwhile
+        )
         state, trajectory = self._receive(state, trajectory, finished)
         self.record.collected_by = before._replace(progress=state.progress)
         return state, trajectory
@@ -258,6 +305,7 @@ class Engine:
 
     def evaluate_policy(self, state: TrainState, trajectory: Trajectory) -> PolicyEvaluation:
         """Evaluate the policy of `state` at every step of a trajectory, without gradients."""
+        state = self._in_order(state)
         params = self.learner.canonical(state.params) | state.buffers
         with self.watch.phase("estimate", f'policy "{self.plan.config.policy.name}"'), torch.no_grad():
             inputs, (members, steps, num_envs) = EvaluationInputs(params, trajectory), trajectory.starts.shape
@@ -367,7 +415,7 @@ class Engine:
         learning_rates: Mapping[str, Tensor] | None = None,
     ) -> TrainState:
         """Take one gradient step on `loss`."""
-        return self.learner.step(self.record, loss, state, batch, only, learning_rates or {})
+        return self.learner.step(self.record, loss, self._in_order(state), batch, only, learning_rates or {})
 
     def steps(
         self,
@@ -378,7 +426,7 @@ class Engine:
         learning_rates: Mapping[str, Tensor] | None = None,
     ) -> TrainState:
         """Take a gradient step on each batch in turn."""
-        return self.learner.steps(self.record, loss, state, batches, only, learning_rates or {})
+        return self.learner.steps(self.record, loss, self._in_order(state), batches, only, learning_rates or {})
 
     def gradient(
         self, loss: LossFunction, state: TrainState, batch: Batch, only: str | tuple[str, ...] = ""
@@ -423,7 +471,8 @@ class Engine:
         """Do what `default_update` does, for one step per update, as one compiled function."""
         evaluator = self._evaluator if self.needs_policy_evaluation else None
         parts = evaluator, self._estimator, self.batch
-        return self.learner.whole_update(self.record, self.plan.algorithm.loss, state, trajectory, *parts)
+        loss = self.plan.algorithm.loss
+        return self.learner.whole_update(self.record, loss, self._in_order(state), trajectory, *parts)
 
     # settings, randomness, metrics
 
@@ -503,6 +552,26 @@ def default_loop(ctx: Engine) -> Iterator[None]:
         ctx.state = update(ctx, state, trajectory)
         del state, trajectory  # or they would be in memory during the next collection
         yield
+
+
+def _problem_of(state: Any) -> str:
+    """Return what is wrong with what an algorithm returns from init, as a clause; empty if nothing is."""
+    if not isinstance(state, AlgorithmState):
+        return f"what it returned is {_shortened(state)}"
+    for field, tree in state._asdict().items():
+        if not isinstance(tree, dict):
+            return f"{field} is {_shortened(tree)}"
+        for name, leaf in tree.items():
+            if not isinstance(leaf, Tensor):
+                return f'{field}["{name}"] is {_shortened(leaf)}'
+    return ""
+
+
+def _shortened(thing: Any) -> str:
+    """Return what a thing is, in a few words."""
+    if isinstance(thing, Tensor):
+        return f"a tensor of shape {list(thing.shape)}"
+    return "None" if thing is None else f"of type {type(thing).__name__}"
 
 
 def _for_all(one: Params, members: int) -> Params:

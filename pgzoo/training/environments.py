@@ -41,10 +41,10 @@ class Environments:
             self._evaluation = self.plan.backend.open(self.plan.request(self.evaluation_width))
         return self._evaluation
 
-    def reset(self, state: TrainState) -> Collector:
-        """Reset every training environment, each member's from its own random stream."""
+    def reset(self, state: TrainState, *index: int) -> Collector:
+        """Reset every training environment, each member's from its own random stream; another one for every `index`."""
         self.resuming = False  # the run begins here, also if it is resumed without a checkpoint
-        return rollout.reset_all(self.training(), self.plan.policy, self._seeds(state, "reset"))
+        return rollout.reset_all(self.training(), self.plan.policy, self._seeds(state, "reset", *index))
 
     def reset_as_members(self, state: TrainState, *index: int) -> Collector:
         """Reset every training environment as if each were a member with one environment, `[S * N, 1]`.

@@ -11,10 +11,11 @@ from pgzoo.types import Batch, Output
 
 __all__ = ["field_hint"]
 
+EVALUATED = "and pass `evaluated` to ctx.batch or ctx.minibatches"
 NEEDS = {
-    (Batch, "values"): 'declare needs = {"value"}',
-    (Batch, "log_probs"): 'declare needs = {"log_probs"}',
-    (Batch, "old"): 'declare needs = {"old"}',
+    (Batch, "values"): f'declare needs = {{"value"}} {EVALUATED}',
+    (Batch, "log_probs"): f'declare needs = {{"log_probs"}} {EVALUATED}',
+    (Batch, "old"): f'declare needs = {{"old"}} {EVALUATED}',
     (Batch, "info"): 'declare a need such as "info:cost"',
     (Batch, "extra"): "pass extra={...} to ctx.minibatches",
     (Output, "value"): 'declare needs = {"value"}',
@@ -29,6 +30,8 @@ def field_hint(error: Exception) -> str:
         return f". {type(error.obj).__name__} has the fields: {', '.join(fields)}"
     if isinstance(error, AttributeError | TypeError) and "NoneType" in str(error):
         for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+            if frame.f_globals.get("__name__", "").startswith("pgzoo.training."):
+                continue  # handles batches of any kind
             for name, value in frame.f_locals.items():
                 for (kind, field), remedy in NEEDS.items():
                     if type(value) is kind and getattr(value, field) is None and field in frame.f_code.co_names:

@@ -57,10 +57,7 @@ def gradient(
         everything = leaves | fixed
         with sums_in_any_order(not padded):
             found = loss(policy, everything, part, hyper if len(groups) == 1 else Hyper.rows(hyper, rows))
-        result = found if isinstance(found, Loss) else Loss(found, {})
-        check_shape("a loss", result.value, part.weights.shape[:1])
-        for name, metric in result.metrics.items():
-            check_shape(f"metric {name}", metric, result.value.shape)
+        result = _checked(found, part.weights.shape[:1])
         gradients = iter(torch.autograd.grad(result.value.sum(), learned, materialize_grads=True))
         pieces = [next(gradients) if leaf.requires_grad else torch.zeros_like(leaf) for leaf in leaves.values()]
         parts.append((map_leaves(Tensor.detach, result), flatten(pieces)))
@@ -102,6 +99,28 @@ def hessian_product(
         return flatten(found.get(name, torch.zeros_like(leaf)) for name, leaf in leaves.items())
 
     return product
+
+
+def _checked(found: Any, shape: Sequence[int]) -> Loss:
+    """Return what a loss function has returned as a `Loss`. Raises TypeError or ValueError if that isn't one."""
+    result = found if isinstance(found, Loss) else Loss(found, {})
+    if not isinstance(result.value, Tensor):
+        raise TypeError(
+            f"the loss function returns {'None' if found is None else type(found).__name__}; return a tensor [S], or "
+            "pgzoo.types.Loss(value, metrics)"
+        )
+    check_shape("a loss", result.value, shape)
+    if not result.value.requires_grad:
+        raise ValueError("the loss doesn't depend on the parameters: compute it from the argument params")
+    for name, metric in result.metrics.items():
+        if not isinstance(metric, Tensor):
+            raise TypeError(f"metric {name} of the loss is a {type(metric).__name__}; it must be a tensor [S]")
+        check_shape(f"metric {name}", metric, shape)
+    if result.halt is not None:
+        check_shape("halt", result.halt, shape)
+        if result.halt.dtype != torch.bool:
+            raise TypeError(f"halt must be a tensor of bool; got {result.halt.dtype}")
+    return result
 
 
 def check_prefixes(only: str | tuple[str, ...], params: Params) -> None:

@@ -49,12 +49,14 @@ class Interaction:
         self,
         state: TrainState,
         given: Tensor | None = None,
+        call: int = 0,
         meanwhile: Callable[[TrainState], TrainState] | None = None,
     ) -> tuple[TrainState, Trajectory, FinishedEpisodes]:
         """Let the policy act for a window of steps or whole episodes, as specified by `plan.collection`.
 
-        `meanwhile` trains the state, while rollout workers act with the policy of before; without workers, after the
-        collection.
+        `call` counts the collections of an update from 0: each has its own noise and, if they are whole, its own
+        episodes. `meanwhile` trains the state, while rollout workers act with the policy of before; without workers,
+        after the collection.
 
         Returns the state with its progress set and the steps and episodes of the active members counted, the
         trajectory on the CPU, and the episodes that ended. Actions are sampled with the noise `given [S, T, N, K]`, by
@@ -66,13 +68,18 @@ class Interaction:
         """
         plan, kind = self.plan, self.plan.collection
         episodes, window = (kind.per_env, None) if isinstance(kind, Episodes) else (NO_LIMIT, kind.count)
-        noise = self._noise(state, window) if given is None else self._given_noise(given, window)
+        index = (call,) if call else ()
+        noise = self._noise(state, window, *index) if given is None else self._given_noise(given, window)
         self._compile(state)
         state = state._replace(progress=self._progress(state))
         with self._collecting():
             envs = self.environments.training()
             start = None if window is None else state.collector
-            start = self.environments.reset(state) if start is None else self.environments.window_start(state, start)
+            start = (
+                self.environments.reset(state, *index)
+                if start is None
+                else self.environments.window_start(state, start)
+            )
             quota = np.where(state.active, episodes, 0)
             behavior = Behavior(plan.policy, plan.policy_params(state), noise)
             quotas = np.repeat(quota[:, None], plan.config.num_envs, 1)
@@ -161,10 +168,10 @@ class Interaction:
                 envs.compile(compiled_policy(envs, self.plan.policy, self.plan.policy_params(state)))
         self._compiled = True
 
-    def _noise(self, state: TrainState, window: int | None) -> Noise:
-        """Return the noise of the next collection, drawn for each member from a generator of this update."""
-        plan = self.plan
-        generators = [generator(seed, "act", int(n)) for seed, n in zip(plan.seeds, state.updates, strict=True)]
+    def _noise(self, state: TrainState, window: int | None, *index: int) -> Noise:
+        """Return the noise of the next collection, each member's from a generator of this update and `index`."""
+        plan, pairs = self.plan, zip(self.plan.seeds, state.updates, strict=True)
+        generators = [generator(seed, "act", int(update), *index) for seed, update in pairs]
         return Noise(plan.policy, generators, plan.config.num_envs, window)
 
     def _given_noise(self, given: Tensor, window: int | None) -> GivenNoise:

@@ -213,10 +213,15 @@ class Learner:
         key = loss, only, tuple(learning_rates)
         step = self._steps.get(key)
         if step is None:
+            _check_rates(learning_rates, like)
             step = self._new_step(loss, only, like)
             if self.compiled and len(self._steps) < MANY_LOSSES:
                 step = self._steps[key] = self.compile(step, one_piece=True)
         return step
+
+    def made(self, params: Params) -> bool:
+        """Return whether these are the parameters that the last step returned."""
+        return params is self._flat[0]
 
     def canonical(self, params: Params) -> Params:
         """Return the parameters as a compiled function takes them: as views of one vector per member.
@@ -254,3 +259,16 @@ class Learner:
         record.add_failed_step(result.failed, batch, state.params, *tensors)
         params = self._keep(result.vector, state.params)
         return state._replace(params=params, optimizer=result.optimizer, halted=halted)
+
+
+def _check_rates(learning_rates: Mapping[str, Tensor], params: Params) -> None:
+    """Raise TypeError or ValueError if a learning rate isn't a tensor `[S]`, or belongs to no parameter."""
+    members = len(next(iter(params.values()))) if params else 0
+    for prefix, rate in learning_rates.items():
+        if not isinstance(rate, Tensor) or tuple(rate.shape) != (members,):
+            got = list(rate.shape) if isinstance(rate, Tensor) else f"a {type(rate).__name__}"
+            raise TypeError(f'learning_rates["{prefix}"] must be a tensor [S], here [{members}]; got {got}')
+        if not any(name.startswith(prefix) for name in params):
+            raise ValueError(
+                f'learning_rates["{prefix}"]: no parameter has a name that starts so. There are: {", ".join(params)}'
+            )

@@ -176,6 +176,9 @@ class _TrainingRun:
             try:
                 with watch.phase("update", f'algorithm "{c.algorithm}"'):
                     loop_ended = next(rounds, LOOP_ENDED) is LOOP_ENDED
+                if loop_ended:
+                    raise RunFailed(f'The loop of algorithm "{c.algorithm}" ended before its members did.')
+                state, finished = ctx.end_update(before)
             except (Cancelled, RunFailed) as broken:  # go back to the last completed update
                 ctx.state = before
                 if isinstance(broken, RunFailed):
@@ -184,9 +187,6 @@ class _TrainingRun:
                 self.ended_since_checkpoint |= before.active
                 ahead = before.collector is not None  # the environments have taken the steps of the lost update
                 break
-            if loop_ended:
-                raise RunFailed(f'The loop of algorithm "{c.algorithm}" ended before its members did.')
-            state, finished = ctx.end_update(before)
             without_step = 0 if (state.env_steps > before.env_steps)[before.active].any() else without_step + 1
             if without_step >= WITHOUT_STEP:
                 raise RunFailed(

@@ -192,6 +192,7 @@ class Estimator(NamedTuple):
                 values = available["values"] = evaluated.values[:, :-1]
                 available["next_values"] = evaluated.values[:, 1:]
         estimate = self.function(**{name: value for name, value in available.items() if name in self.takes})
+        _check_estimate(estimate, trajectory.rewards)
         if isinstance(estimate, tuple):
             advantages, returns = estimate
         else:
@@ -199,6 +200,19 @@ class Estimator(NamedTuple):
             if values is not None:
                 advantages = torch.where(trajectory.valid, returns - values, 0.0)
         return Targets(advantages, returns, trajectory.valid.float())
+
+
+def _check_estimate(estimate: Any, rewards: Tensor) -> None:
+    """Raise TypeError or ValueError if an estimator has returned something else than one or two tensors `[S, T, N]`."""
+    parts = estimate if isinstance(estimate, tuple) else (estimate,)
+    if len(parts) > 2 or not parts or not all(isinstance(part, Tensor) for part in parts):
+        got = "None" if estimate is None else f"a {type(estimate).__name__}"
+        if isinstance(estimate, tuple):
+            got += f" of {', '.join(type(part).__name__ for part in parts)}"
+        raise TypeError(f"an estimator returns a tensor [S, T, N] or two, (advantages, returns); got {got}")
+    for part in parts:
+        if part.shape != rewards.shape:
+            raise ValueError(f"an estimate has the shape [S, T, N], here {list(rewards.shape)}; got {list(part.shape)}")
 
 
 def evaluate_and_estimate(evaluator: Evaluator, estimator: Estimator) -> Callable[[EstimationInputs], Estimation]:

@@ -48,10 +48,16 @@ class UpdateRecord:
         """The state with whose parameters the last trajectory was collected."""
         self.estimated: Estimated | None = None
         """The targets that the next `ctx.estimate` returns, if it asks for these."""
+        self._collections = 0
         self._finished: list[FinishedEpisodes] = []
         self._failures: dict[int, str] = {}
         self._failed_step: FailedStep | None = None
         self._like: Params = {}
+
+    def next_collection(self) -> int:
+        """Return the index of the next collection: 0 for the first one of the update."""
+        self._collections += 1
+        return self._collections - 1
 
     def add_collection(self, trajectory: Trajectory, valid: NDArray[np.bool_], finished: FinishedEpisodes) -> None:
         """Keep a trajectory and the episodes that ended in it."""

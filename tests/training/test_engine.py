@@ -379,3 +379,21 @@ def test_init_may_take_the_initial_parameters_of_the_policy(engine: Any, monkeyp
     monkeypatch.setattr(A2C, "init", init, raising=False)
     state = engine("a2c", seeds=2).state
     assert all(torch.equal(state.buffers["copy." + name], leaf) for name, leaf in state.params.items())
+
+
+@pytest.mark.parametrize("algorithm", ["a2c", "reinforce"])
+def test_each_collection_of_an_update_has_its_own_noise_and_episodes(engine: Any, algorithm: str) -> None:
+    among, alone = engine(algorithm, seeds=[3, 5], num_envs=2), engine(algorithm, seeds=[5], num_envs=2)
+
+    def collections(ctx: Engine) -> list[Trajectory]:
+        ctx.begin_update()
+        state, first = ctx.collect(ctx.state)
+        _, second = ctx.collect(state)
+        return [first, second]
+
+    (first, second), (own_first, own_second) = collections(among), collections(alone)
+    steps = min(first.actions.shape[1], second.actions.shape[1])
+    assert not torch.equal(first.actions[1, :steps], second.actions[1, :steps])
+    assert not torch.equal(first.obs[1, 0], second.obs[1, 0])
+    for mixed, own in ((first, own_first), (second, own_second)):
+        assert torch.equal(mixed.actions[1:, : own.actions.shape[1]], own.actions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -17,7 +18,7 @@ from pgzoo.ops.heads import ObsEncoder
 from pgzoo.ops.nets import linear
 from pgzoo.runs.planning import collection_of
 from pgzoo.training.metrics import Stopwatch
-from pgzoo.types import AlgorithmState, Output
+from pgzoo.types import AlgorithmState, Loss, Output
 
 
 class Settings:
@@ -62,7 +63,7 @@ def test_misuse_of_batches_outputs_steps_and_estimates_raises_clear_errors(engin
 
     for loss, message in (
         (misspelled, "Batch has the fields: inputs, actions"),
-        (ratio, 'batch.log_probs is None: declare needs = {"log_probs"}'),
+        (ratio, 'batch.log_probs is None: declare needs = {"log_probs"} and pass `evaluated` to ctx.batch or'),
         (without_value, 'output.value is None: declare needs = {"value"}'),
     ):
         with pytest.raises(RunFailed) as caught, Stopwatch("update").phase("update", 'algorithm "mine"'):
@@ -97,3 +98,147 @@ def test_linear_refuses_wrong_shapes_and_the_observation_encoder_refuses_images(
     images = gym.spaces.Box(0, 255, (84, 84, 3), np.uint8)
     with pytest.raises(UnfitError, match="Take another environment"):
         ObsEncoder(images, "algorithm", "Take another environment.")
+
+
+def a_loss(policy: Any, params: Any, batch: Any, hyper: Any) -> Any:
+    return (params["policy.bias.0"].sum(-1) - 1).square()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda value: None, "TypeError: the loss function returns None; return a tensor [S]"),
+        (lambda value: (value, {}), "TypeError: the loss function returns tuple; return a tensor [S]"),
+        (lambda value: value.detach(), "ValueError: the loss doesn't depend on the parameters"),
+        (lambda value: Loss(value, {"mine/x": 1.0}), "metric mine/x of the loss is a float; it must be a tensor [S]"),
+        (lambda value: Loss(value, {}, halt=value.mean() > 0), "halt is one number per member, shape [2]; got []"),
+        (lambda value: Loss(value, {}, halt=value), "halt must be a tensor of bool; got torch.float32"),
+    ],
+)
+def test_what_a_loss_may_not_return(engine: Any, change: Callable[[Any], Any], message: str) -> None:
+    ctx = engine("a2c", seeds=2, num_envs=2, rollout_steps=4)
+    state, seen = ctx.collect(ctx.state)
+    batch = ctx.batch(seen, ctx.estimate(state, seen, ctx.evaluate_policy(state, seen)))
+    with pytest.raises(RunFailed) as caught, Stopwatch("update").phase("update", 'algorithm "mine"'):
+        ctx.step(lambda *given: change(a_loss(*given)), state, batch)
+    assert str(caught.value).startswith('algorithm "mine" raised ') and message in str(caught.value)
+    assert "declare needs" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rate", "prefix", "message"),
+    [
+        (torch.ones(2), "critc.", r'learning_rates\["critc\."\]: no parameter has a name that starts so'),
+        (torch.ones(()), "critic.", r"must be a tensor \[S\], here \[2\]; got \[\]"),
+        (0.1, "critic.", r"must be a tensor \[S\], here \[2\]; got a float"),
+    ],
+)
+def test_a_learning_rate_must_be_one_number_per_member_and_belong_to_a_parameter(
+    engine: Any, rate: Any, prefix: str, message: str
+) -> None:
+    ctx = engine("a2c", seeds=2, num_envs=2, rollout_steps=4)
+    state, seen = ctx.collect(ctx.state)
+    batch = ctx.batch(seen, ctx.estimate(state, seen, ctx.evaluate_policy(state, seen)))
+    with pytest.raises((TypeError, ValueError), match=message):
+        ctx.step(a_loss, state, batch, learning_rates={prefix: rate})
+
+
+@pytest.mark.parametrize(
+    ("estimate", "message"),
+    [
+        (
+            lambda rewards: rewards.transpose(1, 2),
+            "ValueError: an estimate has the shape [S, T, N], here [1, 4, 2]; got ",
+        ),
+        (lambda rewards: rewards[..., :1], "here [1, 4, 2]; got [1, 4, 1]"),
+        (lambda rewards: (rewards, rewards[:, 1:]), "here [1, 4, 2]; got [1, 3, 2]"),
+        (
+            lambda rewards: None,
+            "TypeError: an estimator returns a tensor [S, T, N] or two, (advantages, returns); got None",
+        ),
+        (lambda rewards: [rewards], "got a list"),
+        (lambda rewards: (rewards, None), "got a tuple of Tensor, NoneType"),
+    ],
+)
+def test_an_estimate_has_the_shape_of_the_rewards(plan: Any, estimate: Callable[[Any], Any], message: str) -> None:
+    one = replace(
+        plan("windows", num_envs=2), estimator=lambda *, rewards: estimate(rewards), collection=pgzoo.Steps(4)
+    )
+    with pytest.raises(RunFailed) as caught:
+        list(pgzoo.train(one))
+    assert str(caught.value).startswith('estimator "reward-to-go" raised ') and message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("update", "message"),
+    [
+        (
+            lambda state: None,
+            "must leave a TrainState: return it from update, or assign it to ctx.state in loop. It is None",
+        ),
+        (lambda state: (state, {}), "must leave a TrainState: .* It is of type tuple"),
+        (
+            lambda state: state._replace(buffers=state.buffers | {"mine.x": np.zeros(1)}),
+            '"mine.x" is of type ndarray after an update; expected a tensor of shape \\[1, 3\\]',
+        ),
+        (
+            lambda state: state._replace(buffers=state.buffers | {"mine.x": torch.zeros(3)}),
+            "is a tensor of shape \\[3\\]",
+        ),
+        (lambda state: state._replace(buffers={}), 'the state after an update lacks "mine.x"'),
+        (lambda state: state._replace(params=state.params | {"new": torch.zeros(1)}), 'has a new tensor, "new"'),
+    ],
+)
+def test_the_state_after_an_update_has_the_tensors_that_it_had(
+    plan: Any, update: Callable[[Any], Any], message: str
+) -> None:
+    one = plan("windows")
+    one.algorithm.update = lambda ctx, state, trajectory: update(state)
+    one.algorithm.init = lambda ctx, rng: AlgorithmState({}, {"mine.x": torch.zeros(3)})
+    with pytest.raises(RunFailed, match=f'^Algorithm "windows".*{message}'):
+        list(pgzoo.train(one))
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (lambda: AlgorithmState({"mine.x": np.zeros(3)}, {}), r'params\["mine\.x"\] is of type ndarray'),
+        (lambda: AlgorithmState({}, {"mine.x": 1.0}), r'buffers\["mine\.x"\] is of type float'),
+        (lambda: AlgorithmState({}, None), "buffers is None"),
+        (lambda: None, "what it returned is None"),
+        (lambda: 1 / 0, "init raised ZeroDivisionError: division by zero"),
+    ],
+)
+def test_init_returns_two_dicts_of_tensors(plan: Any, returned: Callable[[], Any], message: str) -> None:
+    one = plan("windows")
+    one.algorithm.init = lambda ctx, rng: returned()
+    with pytest.raises(PluginError, match=rf'^Algorithm "windows".*{message}'):
+        list(pgzoo.train(one))
+
+
+def test_the_order_of_tensors_in_a_state_has_no_effect(plan: Any) -> None:
+    """Steps and compiled functions depend on the order, so the engine restores it."""
+
+    def run(order: Callable[[Any], Any]) -> Any:
+        one = plan("windows", total_steps=1300)
+        one.algorithm.init = lambda ctx, rng: AlgorithmState({"mine.a": torch.ones(2)}, {"mine.b": torch.zeros(())})
+
+        def update(ctx: Any, state: Any, trajectory: Any) -> Any:
+            batch = ctx.batch(trajectory, ctx.estimate(state, trajectory))
+            for _ in range(2):
+                state = ctx.step(one.algorithm.loss, order(state), batch)
+            return order(state)
+
+        one.algorithm.update = update
+        *_, ended = pgzoo.train(one)
+        return ended.state
+
+    def reversed_tensors(state: Any) -> Any:
+        params, buffers = (dict(reversed(tree.items())) for tree in (state.params, state.buffers))
+        return state._replace(params=params, buffers=buffers)
+
+    plain, mixed = run(lambda state: state), run(reversed_tensors)
+    assert plain.updates[0] == 6
+    assert list(mixed.params) == list(plain.params) and list(mixed.buffers) == list(plain.buffers)
+    for name, leaf in plain.params.items():
+        assert torch.equal(mixed.params[name], leaf), name

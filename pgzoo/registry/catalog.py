@@ -174,7 +174,10 @@ class Registry:
         self._add("env_backend", name, target, None, summary)
 
     def env_state(self, name: str, target: object, *, summary: str = "") -> None:
-        """Register a way to save and restore certain environments, so that runs on them resume exactly."""
+        """Register a way to save and restore certain environments, so that runs on them resume exactly.
+
+        `target()` returns a `protocols.EnvState`.
+        """
         self._add("env_state", name, target, None, summary)
 
     def dynamics(self, name: str, target: object, *, envs: Sequence[str], summary: str = "") -> None:

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
+from itertools import islice
 from typing import Any
 
 import gymnasium as gym
@@ -25,6 +26,8 @@ __all__ = ["CHECKS"]
 
 CANDIDATES = ("CartPole-v1", "Pendulum-v1", "Acrobot-v1", "FrozenLake-v1", "Taxi-v4", "Blackjack-v1", "Hopper-v5")
 """Environments of gymnasium that are tried; others are those of the plugin's own package."""
+MOST = 8
+"""How many environments are compared at most."""
 SEARCH_SECONDS = 5.0
 """How long all other registered environments are tried if none of these fits."""
 SAVED_AFTER, COMPARED_STEPS = (1, 12), 60
@@ -95,7 +98,7 @@ def _fitting(target: CheckTarget, adapter: EnvState) -> list[str]:
     modules = (type(adapter).__module__, getattr(target.component.load(), "__module__", ""))
     packages = {_package(module) for module in (*modules, module_of(target.plugin.module))}
     own = [env_id for env_id, spec in gym.registry.items() if _package(_module(spec.entry_point)) in packages]
-    if found := dict(_classes([*own, *CANDIDATES], adapter)):
+    if found := dict(islice(_classes([*own, *CANDIDATES], adapter), MOST)):
         return list(found.values())
     deadline = time.perf_counter() + SEARCH_SECONDS
     others = (env_id for env_id in reversed(list(gym.registry)) if time.perf_counter() < deadline)

@@ -80,6 +80,8 @@ def _settings(entry: Entry, prefix: str) -> list[dict[str, Any]]:
 
 def _show(entry: Entry, settings: list[dict[str, Any]], use: str) -> None:
     from pgzoo.cli.options import format_value
+    from pgzoo.config import AlgorithmConfig
+    from pgzoo.runs.resolve import check_algorithm
 
     target = entry.load()
     known = {fact: _format_fact(entry.facts[fact]) for fact in FACTS if fact in entry.facts}
@@ -88,6 +90,7 @@ def _show(entry: Entry, settings: list[dict[str, Any]], use: str) -> None:
     facts = [(FACTS[fact], text) for fact, text in known.items() if text]
     facts += [("from", entry.plugin.origin)]
     if entry.kind == "algorithm":
+        check_algorithm(entry, entry.load_config() or AlgorithmConfig)
         of_run = {"estimator": target.estimator, **getattr(target, "defaults", {})}
         own = {setting["option"] for setting in settings}
         shown = {key: value for key, value in of_run.items() if f"--{key.replace('_', '-')}" not in own}

@@ -155,11 +155,11 @@ def _command_for(name: str, catalog: PluginCatalog, args: Sequence[str], body: c
     from pgzoo.cli.options import GroupedCommand, GroupedOption, options
     from pgzoo.config import AlgorithmConfig, ComponentConfig, RunConfig
     from pgzoo.registry.components import look_up
-    from pgzoo.runs.resolve import check_keys
+    from pgzoo.runs.resolve import check_algorithm
 
     entry = look_up(catalog, "algorithm", name, _where_named("algorithm", name, args))
     target, settings = entry.load(), entry.load_config() or AlgorithmConfig
-    check_keys(entry, settings)
+    check_algorithm(entry, settings)
     defaults = dict(getattr(target, "defaults", {}))
     params: list[click.Parameter] = [
         GroupedOption(

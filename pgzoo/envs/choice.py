@@ -25,18 +25,26 @@ from pgzoo.envs.checks import (
 from pgzoo.envs.single import action_mask, make_single
 from pgzoo.envs.spec import check_action_space, make_spec
 from pgzoo.envs.state import reset_is_complete
-from pgzoo.errors import EnvError, UnfitError
-from pgzoo.protocols import EnvBackend
+from pgzoo.errors import EnvError, PluginError, UnfitError
+from pgzoo.protocols import EnvBackend, EnvState
 from pgzoo.types import EnvRequest, Spec
 
-__all__ = ["choose_backend", "foreign_backends", "inspect_environment", "make_backend", "resets_completely"]
+__all__ = [
+    "choose_backend",
+    "foreign_backends",
+    "inspect_environment",
+    "make_backend",
+    "make_state",
+    "make_states",
+    "resets_completely",
+]
 
 PROBE_STEPS = 3
 """Steps of one environment that are looked at before a run."""
 
 
 class BackendEntry(Protocol):
-    """A registered backend, or dynamics: `load()` imports the class or function."""
+    """A registered backend, environment state, or dynamics: `load()` imports the class or function."""
 
     @property
     def name(self) -> str:
@@ -60,8 +68,8 @@ class BackendCatalog(Protocol):
         """Return the backend of this name. Raises UnknownName."""
         ...
 
-    def entries(self, kind: Literal["env_backend", "dynamics"]) -> Iterable[BackendEntry]:
-        """Return all backends, or all dynamics."""
+    def entries(self, kind: Literal["env_backend", "env_state", "dynamics"]) -> Iterable[BackendEntry]:
+        """Return all entries of a kind."""
         ...
 
 
@@ -74,6 +82,30 @@ def make_backend(entry: BackendEntry, catalog: BackendCatalog) -> EnvBackend:
         return next((one.load() for one in catalog.entries("dynamics") if plain in one.facts["envs"]), None)
 
     return made(find) if getattr(made, "takes_dynamics", False) else made()  # type: ignore[no-any-return]
+
+
+def make_states(catalog: BackendCatalog) -> tuple[EnvState, ...]:
+    """Return a new object of each registered environment state.
+
+    Raises:
+        PluginError: one can't be created, or lacks a method.
+    """
+    return tuple(make_state(entry) for entry in catalog.entries("env_state"))
+
+
+def make_state(entry: BackendEntry) -> EnvState:
+    """Return a new object of one registered environment state. Raises PluginError as `make_states` does."""
+    who, advice = f'The environment state "{entry.name}"', "Register a class, or a function that returns an object,"
+    advice += " with the methods fits(env), get(env) and put(env, state)."
+    factory = entry.load()
+    try:
+        made = factory()
+    except Exception as error:
+        raise PluginError(f"{who} can't be created: {type(error).__name__}: {error}. {advice}") from error
+    missing = [name for name in ("fits", "get", "put") if not callable(getattr(made, name, None))]
+    if missing:
+        raise PluginError(f"{who} has no method {' and no method '.join(missing)}. {advice}")
+    return made  # type: ignore[no-any-return]
 
 
 def choose_backend(name: str, catalog: BackendCatalog, request: EnvRequest) -> tuple[str, EnvBackend]:

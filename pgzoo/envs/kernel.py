@@ -14,10 +14,11 @@ import numpy as np
 from pgzoo.ops.normalize import CLIP
 from pgzoo.types import Array
 
-__all__ = ["apply_rows", "collect_rows", "no_mask", "step_rows"]
+__all__ = ["apply_rows", "collect_rows", "guard", "no_mask", "step_rows", "unguard"]
 
 FORBIDDEN = np.float32(-1e9)
 """As in `ops.families`."""
+GUARD = 77
 
 
 def reset(state: Array, random: Array, constants: Array) -> None:
@@ -122,17 +123,31 @@ def apply_rows(
     terminated: Array,
     allowed: Array,
 ) -> None:
-    """Reset or step every row with given random numbers, `[rows, R]`, for the conformance kit.
+    """Reset or step every row with given random numbers, `[rows, R]`, to test dynamics.
 
-    `resets [rows]` are the rows to reset; the other arguments are as in `step_rows`.
+    `resets [rows]` are the rows to reset; the other arguments are as in `step_rows`, but that `state`, `obs` and
+    `allowed` are what `guard` returns for their rows.
     """
-    for row in range(len(state)):
+    for row in range(len(resets)):
+        at = 2 * row + 1
         if resets[row]:
-            reset(state[row], reset_random[row], constants)
+            reset(state[at], reset_random[row], constants)
         else:
-            rewards[row], terminated[row] = step(state[row], actions[row], step_random[row], constants)
-        observe(state[row], obs[row], constants)
-        mask(state[row], allowed[row], constants)
+            rewards[row], terminated[row] = step(state[at], actions[row], step_random[row], constants)
+        observe(state[at], obs[at], constants)
+        mask(state[at], allowed[at], constants)
+
+
+def guard(rows: Array) -> Array:
+    """Return a copy of `rows` with a row of known values before, between and after them, `[2 rows + 1, ...]`."""
+    guarded = np.full((2 * len(rows) + 1, *rows.shape[1:]), GUARD).astype(rows.dtype)
+    guarded[1::2] = rows
+    return guarded
+
+
+def unguard(guarded: Array) -> tuple[Array, bool]:
+    """Return the rows in what `guard` returned, and whether the values around them are unchanged."""
+    return guarded[1::2], bool((guarded[::2] == np.array(GUARD).astype(guarded.dtype)).all())
 
 
 def collect_rows(

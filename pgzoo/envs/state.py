@@ -22,7 +22,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.utils.env_checker import data_equivalence
 
-from pgzoo.envs.checks import sample_action
+from pgzoo.envs.checks import blame_environment, environment_id, sample_action
 from pgzoo.envs.single import action_mask
 from pgzoo.protocols import EnvState
 
@@ -114,17 +114,23 @@ def decode(value: Any, depth: int = DEPTH) -> Any:
 
 
 def save(env: gym.Env[Any, Any], states: Sequence[EnvState]) -> Any:
-    """Return the state of an environment as JSON-serializable data; None if some of it can't be saved."""
+    """Return the state of an environment as JSON-serializable data; None if some of it can't be saved.
+
+    Raises:
+        EnvError: the code of a plugin raised.
+    """
     adapter = next((one for one in states if one.fits(env)), None)
     if adapter is None:
         return None
+    with blame_environment(environment_id(env), f"get of the environment state {type(adapter).__qualname__}"):
+        own = adapter.get(env)
     try:
         wrappers = [[type(wrapper).__name__, encode(_wrapper_state(wrapper))] for wrapper in _wrappers(env)]
         return {
             "wrappers": wrappers,
             "generator": encode(env.unwrapped._np_random),
             "seed": encode(env.unwrapped._np_random_seed),
-            "state": encode(adapter.get(env)),
+            "state": encode(own),
         }
     except (TypeError, ValueError):  # the state of a wrapper or of the environment isn't plain data
         return None

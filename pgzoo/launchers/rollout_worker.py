@@ -29,7 +29,7 @@ class RolloutServer:
                 environment; "backend", the name of the environment backend; "request", the environments of all
                 workers; "saves", whether their states may be saved; and "own", the rows of this worker.
         """
-        from pgzoo.envs.choice import make_backend
+        from pgzoo.envs.choice import make_backend, make_states
         from pgzoo.envs.spec import make_spec
         from pgzoo.registry import discover
         from pgzoo.registry.components import resolve_component
@@ -38,7 +38,7 @@ class RolloutServer:
 
         catalog = discover(blocked=setup["blocked"], imports=setup["imports"])
         backend = make_backend(catalog.get("env_backend", setup["backend"]), catalog)
-        states = tuple(entry.load()() for entry in catalog.entries("env_state")) if setup["saves"] else ()
+        states = make_states(catalog) if setup["saves"] else ()
         request, self.own = setup["request"]._replace(states=states), setup["own"]
         envs: Any = backend.open(request._replace(rows=len(self.own)))
         if hasattr(envs, "collect"):  # compiled code acts row by row, in all rows that have episodes left

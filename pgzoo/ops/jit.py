@@ -39,10 +39,12 @@ def specialize(template: Function, parts: Mapping[str, Function], *, interpreted
     It and everything that it calls must be functions of numbers and arrays that numba can compile. It is compiled on
     its first call, or loaded from the folder where numba keeps compiled functions (`__pycache__`, or NUMBA_CACHE_DIR).
     There its name contains a digest of the modules and the code of all these functions and of their constants.
-    If `interpreted`, it is not compiled.
+    If `interpreted`, it is not compiled. Functions that numba compiles already are treated as if they were plain ones.
     """
-    whole = _with_globals(template, parts)
-    if interpreted or not available():
+    whole = _with_globals(template, {name: _plain(part) for name, part in parts.items()})
+    if interpreted:
+        return _interpreted(whole, {})
+    if not available():
         return cast(Function, whole)
     described = repr([*_describe(whole, set()), *_own_sources()])
     digest = hashlib.sha256(described.encode()).hexdigest()[:20]
@@ -166,6 +168,21 @@ def _jit(function: Function, done: dict[Function, Function], options: Mapping[st
     return done[function]
 
 
+def _interpreted(function: Function, done: dict[Function, Function]) -> Function:
+    """Return a function that calls only plain functions, also where it names one that numba compiles."""
+    if function not in done:
+        done[function] = function  # for one that calls itself
+        parts = {name: _interpreted(part, done) for name, part in _calls(function).items()}
+        done[function] = _with_globals(function, parts)
+    return done[function]
+
+
+def _plain(value: Any) -> Any:
+    """Return the Python function behind one that numba compiles, and any other value as it is."""
+    original = None if isinstance(value, FunctionType) else getattr(value, "py_func", None)
+    return original if isinstance(original, FunctionType) else value
+
+
 def _with_globals(function: Function, names: Mapping[str, Any]) -> Any:
     """Return a copy of a function that sees other values for some global names."""
     plain = cast(FunctionType, function)
@@ -177,9 +194,9 @@ def _with_globals(function: Function, names: Mapping[str, Any]) -> Any:
 
 
 def _calls(function: Function) -> dict[str, Function]:
-    """Return the plain functions among the global names that a function uses."""
+    """Return the functions among the global names that a function uses."""
     plain = cast(FunctionType, function)
-    used = {name: plain.__globals__.get(name) for name in plain.__code__.co_names}
+    used = {name: _plain(plain.__globals__.get(name)) for name in plain.__code__.co_names}
     return {name: value for name, value in used.items() if isinstance(value, FunctionType)}
 
 
@@ -194,7 +211,7 @@ def _describe(function: Function, seen: set[CodeType]) -> Iterator[Any]:
     yield plain.__defaults__
     closure = [cell.cell_contents for cell in plain.__closure__ or ()]
     values = [plain.__globals__.get(name) for name in plain.__code__.co_names]
-    for value in (*closure, *values):
+    for value in map(_plain, (*closure, *values)):
         if isinstance(value, FunctionType):
             yield from _describe(value, seen)
         elif isinstance(value, bool | int | float | str | tuple | np.generic):

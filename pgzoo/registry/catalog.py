@@ -174,7 +174,10 @@ class Registry:
         self._add("env_backend", name, target, None, summary)
 
     def env_state(self, name: str, target: object, *, summary: str = "") -> None:
-        """Register a way to save and restore certain environments, so that runs on them resume exactly."""
+        """Register a way to save and restore certain environments, so that runs on them resume exactly.
+
+        `target()` returns a `protocols.EnvState`.
+        """
         self._add("env_state", name, target, None, summary)
 
     def dynamics(self, name: str, target: object, *, envs: Sequence[str], summary: str = "") -> None:
@@ -183,6 +186,10 @@ class Registry:
         `target(env)` returns a `Dynamics` for gymnasium's environment `env` (without its wrappers), which was made with
         the run's keyword arguments. It raises UnfitError where the dynamics don't fit these arguments.
         """
+        if isinstance(envs, str) or not all(isinstance(env, str) for env in envs):
+            raise PluginError(
+                f'The dynamics "{name}" have envs={envs!r:.60}; expected a list of environment ids: envs=["MyEnv-v0"].'
+            )
         self._add("dynamics", name, target, None, summary, {"envs": tuple(envs)})
 
     def listener(self, name: str, target: object, *, summary: str = "", display: bool = False) -> None:
@@ -224,6 +231,11 @@ class Registry:
         environment and apply only if the preset, `notebook`, is named. The first line is a comment with the summary.
         A file is parsed when its settings are used. Raises OSError if one can't be opened.
         """
+        if not Path(folder).is_dir():
+            raise PluginError(
+                f"{os.fspath(folder)!r} isn't a folder of presets. A folder next to the plugin's module is "
+                'Path(__file__).parent / "presets".'
+            )
         for file in preset_files(Path(folder)):
             self._add("preset", file.name, file.preset, None, file.summary)
 
@@ -314,7 +326,8 @@ class PluginCatalog:
 
             target, config = find_component(kind, name, self.imports)
             info = PluginInfo("python", "import", name.partition(":")[0])
-            self._entries[kind, name] = Entry(kind, name, target, config, _first_line(target), info)
+            facts = {"recurrent": True} if kind == "algorithm" else {}  # the default of `Registry.algorithm`
+            self._entries[kind, name] = Entry(kind, name, target, config, _first_line(target), info, facts)
             return self._entries[kind, name]
         raise UnknownName(self._unknown(kind, name))
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from pgzoo.config import AlgorithmConfig, Component, Member, RunConfig
-from pgzoo.envs.choice import choose_backend, inspect_environment, resets_completely
+from pgzoo.envs.choice import choose_backend, inspect_environment, make_states, resets_completely
 from pgzoo.errors import PgzooError, PluginError, UnfitError, UsageError
 from pgzoo.launchers.rollouts import RolloutBackend, start_process
 from pgzoo.ops.acting import memory_size
@@ -102,7 +102,7 @@ def make_plan(
         chosen["init_from"] = source
     config = config.model_copy(update=chosen)
     members = tuple(replace(member, config=member.config.model_copy(update=chosen)) for member in members)
-    env_states = tuple(entry.load()() for entry in catalog.entries("env_state"))
+    env_states = make_states(catalog)
     plan = Plan(
         config=config,
         spec=spec,

@@ -14,7 +14,7 @@ from pgzoo.config.aliases import setting_hint
 from pgzoo.config.renaming import with_current_names
 from pgzoo.config.run import MERGED, RESERVED, RUN_KEYS, WRAPPER, overridden
 from pgzoo.config.sweep import grid, sweepable
-from pgzoo.config.validation import validate
+from pgzoo.config.validation import shorten, validate
 from pgzoo.envs.wrappers import import_wrappers
 from pgzoo.errors import ConfigError, did_you_mean
 from pgzoo.registry import Entry, PluginCatalog
@@ -22,7 +22,7 @@ from pgzoo.registry.components import component, component_values, look_up
 from pgzoo.registry.files import make_importable
 from pgzoo.runs.presets import preset_layer
 
-__all__ = ["check_keys", "compose", "resolve"]
+__all__ = ["check_algorithm", "compose", "resolve"]
 
 _log = logging.getLogger("pgzoo")
 
@@ -80,7 +80,7 @@ def resolve(layers: Sequence[Layer], catalog: PluginCatalog) -> RunConfig:
         raise ConfigError("No algorithm is given. Name one: pgzoo run ALGO --env ID. See: pgzoo algorithms")
     entry = look_up(catalog, "algorithm", algorithm, named.where(("algorithm",)))
     target, settings_model = entry.load(), entry.load_config() or AlgorithmConfig
-    check_keys(entry, settings_model)
+    check_algorithm(entry, settings_model)
     defaults = {"estimator": target.estimator, "policy": "mlp", **getattr(target, "defaults", {})}
     layers = [Layer(defaults, lambda path: f'default of algorithm "{entry.name}"'), *layers]
     layers = [with_current_names(layer, (RunConfig, settings_model)) for layer in layers]
@@ -178,15 +178,27 @@ def _checked_sweep(config: RunConfig, where: str) -> RunConfig:
     return config.at(next(grid(axes))).model_copy(update={"sweep_axis": axes})
 
 
-def check_keys(entry: Entry, model: type[BaseModel]) -> None:
-    """Check the names of an algorithm's settings.
+def check_algorithm(entry: Entry, model: type[BaseModel]) -> None:
+    """Check an algorithm's attributes `estimator` and `defaults`, and the names of its settings.
 
     Raises:
-        ConfigError: one has the name of a run key or of an option of `pgzoo run`.
+        ConfigError: one has another type, or a setting has the name of a run key or of an option of `pgzoo run`.
     """
+    who, target = f'Algorithm "{entry.name}" of plugin {entry.plugin}', entry.load()
+    estimator, defaults = getattr(target, "estimator", None), getattr(target, "defaults", {})
+    if not isinstance(estimator, str):
+        raise ConfigError(
+            f"{who} has estimator = {shorten(repr(estimator))}; expected the name of its default estimator, such as "
+            '"reward-to-go". See: pgzoo estimators'
+        )
+    if not isinstance(defaults, Mapping):
+        raise ConfigError(
+            f"{who} has defaults = {shorten(repr(defaults))}; expected a mapping of settings, such as "
+            '{"num_envs": 4}.'
+        )
     clash = sorted(set(model.model_fields) & (RUN_KEYS | RESERVED))
     if clash:
         raise ConfigError(
-            f'Algorithm "{entry.name}" of plugin {entry.plugin} has a setting named {", ".join(clash)}, '
-            "which is the name of a run setting. The plugin must rename it."
+            f"{who} has a setting named {', '.join(clash)}, which is the name of a run setting. "
+            "The plugin must rename it."
         )

@@ -16,7 +16,7 @@ from pgzoo.config.sweep import Setting, format_setting, sweepable
 from pgzoo.errors import ConfigError, UnfitError
 from pgzoo.ops.optim import searched
 from pgzoo.runs.planning import make_plan
-from pgzoo.runs.resolve import check_keys, resolve
+from pgzoo.runs.resolve import check_algorithm, resolve
 from pgzoo.testing.rounds import (
     OTHERS,
     SEED,
@@ -62,7 +62,7 @@ def settings(target: CheckTarget) -> None:
     with target.errors_fail_check(
         "to be configured with its defaults", "Correct its `defaults`, `needs` and settings."
     ):
-        check_keys(target.component, model or AlgorithmConfig)
+        check_algorithm(target.component, model or AlgorithmConfig)
         checked_needs(needs_of(target), f'algorithm "{target.component.name}"')
         given: dict[str, object] = {"algorithm": target.component.name, **WORLDS["discrete"]}
         if not {"total_steps", "total_episodes"} & set(getattr(target.component.load(), "defaults", {})):
@@ -83,7 +83,10 @@ def trains_box(target: CheckTarget) -> None:
 def trains_memory(target: CheckTarget) -> None:
     """A run with a recurrent policy finishes, if the algorithm is registered with `recurrent=True`."""
     policy = memory_policy(target)
-    advice = "Reduce over (-2, -1) and keep sequences whole, or register it with recurrent=False."
+    advice = (
+        "Reduce over (-2, -1) and keep sequences whole, or register it with recurrent=False; for a class that isn't "
+    )
+    advice += "registered, declare a known exception."
     with target.errors_fail_check(f'to train policy "{policy["name"]}"', advice):
         _whole_run(target, plan_of(target, claimed_worlds(target)[0], (SEED, 0), policy=policy))
 

@@ -13,7 +13,9 @@ import numpy as np
 from pgzoo.envs import kernel
 from pgzoo.envs.checks import mask_size, sample_action
 from pgzoo.envs.choice import make_backend
+from pgzoo.envs.compiled import make_dynamics
 from pgzoo.envs.single import action_mask, make_single
+from pgzoo.errors import EnvError
 from pgzoo.ops import jit
 from pgzoo.protocols import EnvBackend, VectorEnv
 from pgzoo.testing import probes  # noqa: F401  registers the environments
@@ -150,11 +152,17 @@ def compare_dynamics(
     Returns:
         the largest difference of the state, the observations, the rewards, the end flags and the action masks, divided
         by the size of the number where that is above 1. All 0: both are equal, bit for bit.
+
+    Raises:
+        EnvError: the dynamics are faulty, `read` doesn't return `size` numbers, or a compiled function writes outside
+            of its row.
     """
     env = make_single(EnvRequest(env_id, kwargs, None, 1))
-    dynamics = factory(env.unwrapped)
-    seen = _steps_of(env, dynamics, steps)
-    env.close()
+    try:
+        dynamics = make_dynamics(factory, env)
+        seen = _steps_of(env, dynamics, steps)
+    finally:
+        env.close()
     parts = {"reset": dynamics.reset, "step": dynamics.step, "observe": dynamics.observe}
     parts["mask"] = dynamics.mask or kernel.no_mask
     discrete = isinstance(env.action_space, gym.spaces.Discrete)
@@ -162,14 +170,24 @@ def compare_dynamics(
     for interpreted in (True, False):
         apply = jit.specialize(kernel.apply_rows, parts, interpreted=interpreted)
         rows = slice(INTERPRETED_STEPS if interpreted else steps)
-        state, actions = seen["state before"][rows].copy(), seen["actions"][rows]
-        found = {name: np.zeros_like(seen[name][rows]) for name in ("observations", "rewards", "end flags", "masks")}
+        actions = seen["actions"][rows]
         inputs = (seen[name][rows] for name in ("resets", "random of reset", "random of step"))
         actions = actions.astype(np.int64) if discrete else actions.reshape(len(actions), -1)
-        flat = found["observations"].reshape(len(actions), -1), *list(found.values())[1:]
+        found = {name: np.zeros_like(seen[name][rows]) for name in ("observations", "rewards", "end flags", "masks")}
+        found["state"] = seen["state before"][rows]
+        guarded = {name: kernel.guard(found[name]) for name in ("state", "observations", "masks")}
+        state, obs, allowed = guarded.values()
+        results = obs, found["rewards"], found["end flags"], allowed
         with np.errstate(all="ignore"):
-            apply(state, *inputs, np.ascontiguousarray(dynamics.constants, np.float64), actions, *flat)
-        for name, values in (found | {"state": state}).items():
+            apply(state, *inputs, np.ascontiguousarray(dynamics.constants, np.float64), actions, *results)
+        for name, values in guarded.items():
+            found[name], intact = kernel.unguard(values)
+            if not intact:
+                raise EnvError(
+                    f'the compiled dynamics of environment "{env_id}" write more than {found[name].shape[1]} numbers '
+                    f"of the {name}."
+                )
+        for name, values in found.items():
             expected = seen[name][rows].astype(np.float64)
             errors = np.abs(values - expected) / np.maximum(np.abs(expected), 1.0)
             errors = np.where(np.isnan(errors), np.where(np.isnan(values) & np.isnan(expected), 0.0, np.inf), errors)
@@ -187,12 +205,12 @@ def _steps_of(env: Any, dynamics: Dynamics, steps: int) -> dict[str, Array]:
     seen: dict[str, list[Any]] = {}
     over, mask, played = True, None, 0
     for _ in range(steps):
-        before = np.array(dynamics.read(env.unwrapped), np.float64)
+        before = _numbers(dynamics.read(env.unwrapped), dynamics.size, "read", "size")
         drawn = {name: np.zeros(count) for name, count in counts.items()}
         used = "random of reset" if over else "random of step"
         if counts[used]:
             generator = copy.deepcopy(env.unwrapped.np_random)
-            drawn[used] = np.array(dynamics.draws(generator, counts[used]), np.float64)
+            drawn[used] = _numbers(dynamics.draws(generator, counts[used]), counts[used], "draws", "count")
         action, reward, end = space.sample() if mask is None else sample_action(space, mask), 0.0, False
         if over:
             obs, info = env.reset()
@@ -201,14 +219,24 @@ def _steps_of(env: Any, dynamics: Dynamics, steps: int) -> dict[str, Array]:
             obs, reward, end, cut, info = env.step(action)
             played += 1
         mask = action_mask(env, info, ended=end)
-        shown = {"state before": before, "resets": over, "actions": action, "observations": obs, "rewards": reward}
-        shown |= {"state": dynamics.read(env.unwrapped), "end flags": end, "masks": allowed if mask is None else mask}
+        shown = {"state before": before, "resets": over, "actions": action, "rewards": reward}
+        shown["observations"] = np.ravel(obs)
+        after = _numbers(dynamics.read(env.unwrapped), dynamics.size, "read", "size")
+        shown |= {"state": after, "end flags": end, "masks": allowed if mask is None else mask}
         for name, value in (shown | drawn).items():
             seen.setdefault(name, []).append(np.array(value))
         over = end or cut or played >= LONGEST_EPISODE
     kinds = {"rewards": np.float64, "resets": np.bool_, "end flags": np.bool_}
     kinds |= {"masks": np.bool_, "observations": env.observation_space.dtype, "actions": space.dtype}
     return {name: np.array(values, kinds.get(name, np.float64)) for name, values in seen.items()}
+
+
+def _numbers(values: Any, count: int, function: str, field: str) -> Array:
+    """Return what a function of the dynamics returned as an array. Raises EnvError if it isn't `count` numbers."""
+    array = np.array(values, np.float64)
+    if array.shape != (count,):
+        raise EnvError(f"`{function}` of the dynamics returns an array of shape {array.shape}, but {field} is {count}.")
+    return array
 
 
 CHECKS: Mapping[str, Check] = checks_by_name((fits, rows_independent, next_step, select, close))

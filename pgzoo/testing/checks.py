@@ -8,7 +8,17 @@ from typing import Any
 
 from pgzoo.errors import PluginError, did_you_mean
 from pgzoo.registry import ComponentKind, Entry, PluginCatalog, PluginInfo
-from pgzoo.testing import algorithms, backends, diagnostics, estimators, listeners, plugins, policies, updates
+from pgzoo.testing import (
+    algorithms,
+    backends,
+    diagnostics,
+    env_states,
+    estimators,
+    listeners,
+    plugins,
+    policies,
+    updates,
+)
 from pgzoo.testing.target import Check, CheckFailed, CheckTarget, Consequence, KnownException, NotApplicable
 from pgzoo.training.threads import limit_threads
 
@@ -30,6 +40,7 @@ CHECKS: Mapping[ComponentKind, Mapping[str, Check]] = {
     "policy": policies.CHECKS,
     "estimator": estimators.CHECKS,
     "env_backend": backends.CHECKS,
+    "env_state": env_states.CHECKS,
     "dynamics": backends.DYNAMICS_CHECKS,
     "listener": listeners.CHECKS,
     "diagnostic": diagnostics.CHECKS,

@@ -30,7 +30,7 @@ def registers(target: CheckTarget) -> None:
     """It is discovered and registers without an error."""
     target.expect(
         target.plugin.status == "ok",
-        f"is {target.plugin.status}" + (f": {target.plugin.error}" if target.plugin.error else ""),
+        f"is {target.plugin.status}" + (f": {target.plugin.error.removesuffix('.')}" if target.plugin.error else ""),
         "See: pgzoo plugins",
     )
 

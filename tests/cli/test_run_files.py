@@ -59,6 +59,14 @@ def net(inputs, outputs):
 
 def returns(*, rewards, terminated, truncated, valid, gamma):
     return reward_to_go(rewards=rewards, terminated=terminated, truncated=truncated, valid=valid, gamma=gamma)
+
+
+class FunctionAsEstimator(Idea):
+    estimator = len
+
+
+class ListOfDefaults(Idea):
+    defaults = ["num_envs"]
 '''
 SHORT = "--env CartPole-v1 --total-steps 100 --eval-episodes 2 --num-envs 2 --tracking-uri none --no-progress".split()
 
@@ -77,6 +85,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "idea.py").write_text(IDEA)
     yield tmp_path
     sys.modules.pop("idea", None)
+
+
+def test_a_class_in_a_file_claims_to_train_policies_with_memory_as_a_registered_one_does() -> None:
+    assert discover(imports=["./idea.py"]).get("algorithm", "idea:Idea").facts == {"recurrent": True}
 
 
 def test_components_from_a_file_are_trained_and_the_run_keeps_a_copy_of_it(here: Path) -> None:
@@ -160,6 +172,14 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "no function": (
         ("reinforce", "--estimator", "idea.py:Idea"),
         "idea.py, line 8: estimator: expected a function, not",
+    ),
+    "a function as the estimator": (
+        ("./idea.py:FunctionAsEstimator",),
+        "(idea) has estimator = <built-in function len>; expected the name of its default estimator, such as",
+    ),
+    "a list of defaults": (
+        ("./idea.py:ListOfDefaults",),
+        "(idea) has defaults = ['num_envs']; expected a mapping of settings, such as",
     ),
     "syntax": (("./syntax.py:Idea",), "./syntax.py can't be run. SyntaxError: invalid syntax (syntax.py, line 2)"),
     "exception": (

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
@@ -240,6 +241,118 @@ def test_an_error_in_the_dynamics_names_the_environment(monkeypatch: pytest.Monk
         compiled.CompiledEnvs(made, opened_env(wrapped=True), 1, 100).reset(np.zeros(1, np.int64))
 
 
+def far_reset(state: Array, random: Array, constants: Array) -> None:
+    state[0] = random[5]
+
+
+def far_step(state: Array, action: Any, random: Array, constants: Array) -> tuple[float, bool]:
+    state[0] = constants[99]
+    return 1.0, False
+
+
+def far_observe(state: Array, obs: Array, constants: Array) -> None:
+    obs[4] = state[0]
+
+
+def far_mask(state: Array, allowed: Array, constants: Array) -> None:
+    allowed[2] = True
+
+
+def no_result(state: Array, action: Any, random: Array, constants: Array) -> None:
+    pass
+
+
+def outside_domain(state: Array, action: Any, random: Array, constants: Array) -> tuple[float, bool]:
+    return math.log(-1.0), False
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"size": 3}, r"use an index outside of an array: IndexError: index 3 .*They declare size=3, reset_randoms=4"),
+        (
+            {"reset": far_reset},
+            r"IndexError: index 5 is out of bounds for axis 0 with size 4 \(.*test_compiled.py, line",
+        ),
+        ({"step": far_step}, "IndexError: index 99"),
+        ({"observe": far_observe}, "IndexError: index 4"),
+        ({"mask": far_mask}, "IndexError: index 2"),
+        ({"step": no_result}, "raised TypeError: cannot unpack .* in a reset or a step"),
+        ({"size": 4.0}, "have size=4.0, which must be an integer, 0 or greater"),
+        ({"reset_randoms": -1}, "have reset_randoms=-1"),
+        ({"step": None}, "have step=None, which must be a function"),
+        ({"constants": ["a"]}, r"have constants=\['a'\], which must be an array of numbers"),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x, dict) else "",
+)
+def test_faulty_dynamics_are_an_error_before_anything_is_compiled(fields: dict[str, Any], said: str) -> None:
+    made = replace(ENVS["CartPole-v1"].load()(opened_env()), **fields)
+    backend = compiled.CompiledBackend(lambda env_id: lambda env: made)
+    with pytest.raises(EnvError, match=rf'environment "CartPole-v1": its dynamics \(.*<lambda>\) .*{said}'):
+        backend.open(EnvRequest("CartPole-v1", {}, None, 2))
+
+
+def test_dynamics_that_cannot_be_made_are_an_error() -> None:
+    for factory, said in ((lambda env: env.nothing, "can't be made: AttributeError: "), (lambda env: None, "are None")):
+        with pytest.raises(EnvError, match=said):
+            compiled.CompiledBackend(lambda env_id, one=factory: one).fits(EnvRequest("CartPole-v1", {}, None, 2))
+
+
+def test_dynamics_may_compute_a_number_for_which_python_raises() -> None:
+    made = replace(ENVS["CartPole-v1"].load()(opened_env()), step=outside_domain)
+    assert compiled.CompiledBackend(lambda env_id: lambda env: made).fits(EnvRequest("CartPole-v1", {}, None, 2)) == ""
+
+
+class Clock(gym.Env[Any, Any]):
+    """Counts its steps."""
+
+    observation_space, action_space = gym.spaces.Box(0, np.inf, (1,)), gym.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        self.t = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.t += 1
+        return np.array([self.t], np.float32), 0.0, False, False, {}
+
+
+def to_zero(state: Array, random: Array, constants: Array) -> None:
+    state[0] = 0.0
+
+
+def tick(state: Array, action: Any, random: Array, constants: Array) -> tuple[float, bool]:
+    state[0] += 1.0
+    if state[0] == 350.0:
+        state[1] = 1.0
+    return 0.0, False
+
+
+def show_time(state: Array, obs: Array, constants: Array) -> None:
+    obs[0] = state[0]
+
+
+@pytest.fixture
+def clock() -> Iterator[str]:
+    gym.register("Clock-v0", Clock)
+    yield "Clock-v0"
+    gym.registry.pop("Clock-v0")
+
+
+@NUMBA
+def test_a_late_write_outside_of_the_state_is_found_in_compiled_code(clock: str) -> None:
+    made = Dynamics(size=1, reset=to_zero, step=tick, observe=show_time, read=lambda env: [env.t])
+    assert set(compare_dynamics(lambda env: made, clock, 340).values()) == {0.0}
+    with pytest.raises(EnvError, match='of environment "Clock-v0" write more than 1 numbers of the state'):
+        compare_dynamics(lambda env: made, clock, 400)
+
+
+def test_comparing_dynamics_needs_as_many_numbers_of_read_as_the_size(clock: str) -> None:
+    made = Dynamics(size=2, reset=to_zero, step=tick, observe=show_time, read=lambda env: [env.t])
+    with pytest.raises(EnvError, match=r"`read` of the dynamics returns an array of shape \(1,\), but size is 2"):
+        compare_dynamics(lambda env: made, clock, 10)
+
+
 TABLE = {"a": 1.0}
 
 
@@ -266,6 +379,28 @@ def test_functions_of_different_modules_do_not_share_compiled_code() -> None:
         exec(compile(source, __file__, "exec"), names)
         made += [jit.specialize(names["whole"], {}), jit.specialize(names["whole"], {})]
     assert [function is made[0] for function in made] == [True, jit.available(), False, False]
+
+
+def first_plus(x: Array) -> float:
+    return x[0] + 1.0
+
+
+def first_plus_two(x: Array) -> float:
+    return x[0] + 2.0
+
+
+def calling(x: Array) -> float:
+    return first_plus(x)
+
+
+@NUMBA
+def test_functions_that_numba_compiles_already_are_told_apart_and_can_run_in_python() -> None:
+    """Compiled code would read outside of an empty array."""
+    njit = import_module("numba").njit
+    functions = [jit.specialize(calling, {"first_plus": njit(one)}) for one in (first_plus, first_plus_two)]
+    assert [function(np.ones(1)) for function in functions] == [2.0, 3.0]
+    with pytest.raises(IndexError):
+        jit.specialize(calling, {"first_plus": njit(first_plus)}, interpreted=True)(np.zeros(0))
 
 
 def with_an_array(x: Array) -> float:

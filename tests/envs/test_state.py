@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import time
 from collections import deque
 from typing import Any
@@ -16,8 +17,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pgzoo.envs import state
+from pgzoo.envs.choice import make_states
 from pgzoo.envs.native import NativeBackend
 from pgzoo.envs.sync import SyncBackend
+from pgzoo.errors import EnvError, PluginError
+from pgzoo.registry import PluginCatalog, PluginInfo, Registry
 from pgzoo.testing.probes import Corridor
 from pgzoo.types import EnvRequest
 
@@ -209,3 +213,31 @@ def test_restoring_fails_with_other_wrappers_or_without_a_plugin() -> None:
         state.restore(env.env, saved, STATES)
     with pytest.raises(ValueError, match="no plugin here"):
         state.restore(env, saved, ())
+
+
+class Raising(state.Attributes):
+    """Raises when it saves."""
+
+    def get(self, env: Any) -> Any:
+        raise KeyError("x")
+
+
+def test_an_exception_while_saving_names_the_environment_and_its_state() -> None:
+    env = gym.make("CartPole-v1", disable_env_checker=True)
+    with pytest.raises(EnvError, match="\"CartPole-v1\" raised KeyError: 'x' in get of the environment state Raising"):
+        state.save(env, (Raising(state.classic_control().names),))
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        (state.classic_control(), 'The environment state "mine" can\'t be created: TypeError'),
+        (dict, 'The environment state "mine" has no method fits and no method put. Register a class, or a function'),
+    ],
+)
+def test_an_environment_state_that_cannot_be_created_is_an_error(target: Any, said: str) -> None:
+    registry, catalog = Registry(PluginInfo("mine", "import", "mine")), PluginCatalog()
+    registry.env_state("mine", target)
+    catalog.add(registry.plugin, object(), registry.entries.values())
+    with pytest.raises(PluginError, match=re.escape(said)):
+        make_states(catalog)

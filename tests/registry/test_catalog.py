@@ -135,3 +135,16 @@ def test_two_dynamics_for_one_environment_are_an_error() -> None:
     registry.dynamics("other", "json:JSONDecoder", envs=("Cart-v1", "Cart-v2"))
     with pytest.raises(PluginError, match=r'"other" of plugin "two".* are for Cart-v1, as are the dynamics "cart" of'):
         catalog.add(registry.plugin, object(), registry.entries.values())
+
+
+@pytest.mark.parametrize("envs", ["Cart-v1", [1]])
+def test_dynamics_that_are_not_for_a_list_of_ids_are_refused(envs: Any) -> None:
+    with pytest.raises(PluginError, match=r'The dynamics "other" have envs=.*; expected a list of environment ids'):
+        Registry(MINE).dynamics("other", "json:JSONDecoder", envs=envs)
+
+
+@pytest.mark.parametrize("path", ["missing", "a_file"])
+def test_presets_need_a_folder(path: str, tmp_path: Path) -> None:
+    (tmp_path / "a_file").touch()
+    with pytest.raises(PluginError, match=rf"{path}' isn't a folder of presets"):
+        Registry(MINE).presets(tmp_path / path)

@@ -214,6 +214,18 @@ def test_an_algorithm_that_redefines_a_run_setting_is_refused(catalog: PluginCat
     assert message.startswith('Algorithm "greedy" of plugin "greedy" (zoo-greedy 2.0) has a setting named gamma')
 
 
+@pytest.mark.parametrize("attributes", [{"estimator": len}, {"estimator": "gae", "defaults": ["num_envs"]}])
+def test_an_algorithm_with_an_estimator_or_defaults_of_another_type_is_refused(
+    attributes: dict[str, Any], catalog: PluginCatalog
+) -> None:
+    registry, own = Registry(PluginInfo("typo", "import", "typo")), catalog.copy()
+    registry.algorithm("typo", type("Typo", (), attributes))
+    own.add(registry.plugin, object(), registry.entries.values())
+    name, value = list(attributes.items())[-1]
+    message = refusal(lambda: resolve([Layer({"algorithm": "typo", "env": "x"}, ".".join)], own))
+    assert message.startswith(f'Algorithm "typo" of plugin "typo" (typo) has {name} = {value!r}; expected ')
+
+
 # files
 
 

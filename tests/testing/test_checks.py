@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -616,6 +617,79 @@ BACKENDS = [
 @pytest.mark.parametrize(("envs", "check", "said"), BACKENDS, ids=lambda x: getattr(x, "__name__", ""))
 def test_a_backend_with_one_fault_fails_only_the_check_for_it(envs: type[SyncEnvs], check: str, said: str) -> None:
     assert_fails(failing("env_backend", backend(envs)), check, said, 'Env backend "broken"')
+
+
+# environment states
+
+
+class Walk(gym.Env[Any, Any]):
+    """A random walk whose rewards grow with the number of steps."""
+
+    observation_space, action_space = Box(-100.0, 100.0, (1,)), gym.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.place, self.path = self.np_random.normal(), [0.0]
+        return np.array([self.place], np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.place += float(action) - 0.5 + self.np_random.normal()
+        self.path.append(self.place)
+        return np.array([self.place], np.float32), float(len(self.path)), len(self.path) > 30, False, {}
+
+
+class SaveWalk:
+    """Saves and restores a `Walk`."""
+
+    def fits(self, env: Any) -> bool:
+        return isinstance(env.unwrapped, Walk)
+
+    def get(self, env: Any) -> Any:
+        return {"place": env.unwrapped.place, "path": env.unwrapped.path}
+
+    def put(self, env: Any, state: Any) -> None:
+        vars(env.unwrapped).update(state)
+
+
+class SavesPlaceOnly(SaveWalk):
+    def get(self, env: Any) -> Any:
+        return {"place": env.unwrapped.place}
+
+
+class SavesSet(SaveWalk):
+    def get(self, env: Any) -> Any:
+        return set(env.unwrapped.path)
+
+
+class FailsForOthers(SaveWalk):
+    def fits(self, env: Any) -> bool:
+        return bool(env.unwrapped.path is not None)
+
+
+@pytest.fixture
+def walk() -> Iterator[None]:
+    gym.register("Walk-v0", Walk, max_episode_steps=20)
+    yield
+    gym.registry.pop("Walk-v0")
+
+
+@pytest.mark.usefixtures("walk")
+def test_an_environment_state_that_saves_everything_passes_all_checks() -> None:
+    assert failing("env_state", SaveWalk) == {}
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        (SavesPlaceOnly, "restores Walk-v0, saved after step 1, to another state: another reward in step 1"),
+        (SavesSet, "fails to save and restore Walk-v0: TypeError: builtins.set can't be saved: not plain data"),
+        (FailsForOthers, "AttributeError"),
+        (SaveWalk(), 'fails to be created: The environment state "broken" can\'t be created: TypeError'),
+    ],
+)
+@pytest.mark.usefixtures("walk")
+def test_an_environment_state_with_one_fault_fails_only_the_check_for_it(target: Any, said: str) -> None:
+    assert_fails(failing("env_state", target), "continues-exactly", said, 'Env state "broken"')
 
 
 # listeners

@@ -101,7 +101,10 @@ CAUSES: Mapping[ComponentKind, Mapping[str, tuple[str, ...]]] = {
     },
     "env_backend": {
         "fits": ("close",),
-        **dict.fromkeys(("rows-independent", "next-step", "select"), ("close", "fits")),
+        "results": ("close", "fits"),
+        **dict.fromkeys(("new-arrays", "rows-independent", "next-step", "select"), ("close", "fits", "results")),
+        "masks": ("close", "fits", "results", "new-arrays"),
+        "steps": ("close", "fits", "results", "rows-independent", "next-step"),
     },
     "diagnostic": {
         "inputs-unchanged": ("measures",),

@@ -43,6 +43,7 @@ DECLARATIONS = "known-exceptions"
 
 _TRAINS = ("settings", "loss-shape", "trains-discrete", "trains-box")
 _ALONE = (*_TRAINS, "generators", "in-place", "padding", "seed-law")
+_PLAIN = ("spaces", "init", "output", "generators", "pure", "rows-independent", "acting-has-no-effect")
 CAUSES: Mapping[ComponentKind, Mapping[str, tuple[str, ...]]] = {
     "algorithm": {
         "trains-discrete": ("settings", "loss-shape"),
@@ -71,6 +72,14 @@ CAUSES: Mapping[ComponentKind, Mapping[str, tuple[str, ...]]] = {
     "policy": {
         "output": ("spaces", "init"),
         "generators": ("spaces", "init", "output"),
+        "critic": ("spaces", "init", "output"),
+        "needs": ("spaces", "init", "output"),
+        "log-probabilities": _PLAIN,
+        "entropy": (*_PLAIN, "log-probabilities", "actor", "sampled-actions"),
+        "draws": (*_PLAIN, "log-probabilities", "actor"),
+        "kl": (*_PLAIN, "log-probabilities"),
+        "mapped": _PLAIN,
+        "row-policy": (*_PLAIN, "entropy", "draws", "actor", "actions"),
         "pure": ("spaces", "init", "output", "generators"),
         "actor": ("spaces", "init", "output", "generators", "pure", "rows-independent", "acting-has-no-effect"),
         "sampled-actions": ("spaces", "init", "output", "generators", "pure", "actor"),

@@ -21,7 +21,7 @@ from pgzoo.envs.sync import SyncBackend, SyncEnvs
 from pgzoo.errors import UnfitError
 from pgzoo.markers import hookimpl
 from pgzoo.ops import returns
-from pgzoo.ops.distributions import DiagonalGaussian
+from pgzoo.ops.distributions import Categorical, DiagonalGaussian
 from pgzoo.ops.losses import weighted_mean
 from pgzoo.policies.mlp import MLP, MLPActor, MLPConfig
 from pgzoo.registry import ComponentKind, PluginCatalog, PluginInfo, Registry, discover
@@ -453,6 +453,9 @@ class Clamped(DiagonalGaussian):
     def log_prob(self, actions: Tensor) -> Tensor:
         return super().log_prob(actions.clamp(-0.5, 1.0))
 
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Any:
+        return Clamped(fn(self.mean), fn(self.log_std))
+
 
 class Clamping(Plain):
     """Returns the log-probability of the clipped action, not of the sampled one."""
@@ -461,6 +464,187 @@ class Clamping(Plain):
         said = super().apply(params, inputs)
         dist: Any = said.dist
         return said._replace(dist=Clamped(dist.mean, dist.log_std)) if isinstance(dist, DiagonalGaussian) else said
+
+
+class Raw(Categorical):
+    """Has logits for log-probabilities."""
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        return self.logits.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Any:
+        return type(self)(fn(self.logits))
+
+
+class Negated(Raw):
+    """Has an entropy of the wrong sign."""
+
+    log_prob = Categorical.log_prob
+
+    def entropy(self) -> Tensor:
+        return -super().entropy()
+
+
+class Cold(Raw):
+    """Draws actions of another temperature."""
+
+    log_prob = Categorical.log_prob
+
+    def draw(self, noise: Array) -> Array:
+        return Categorical(3 * self.logits).draw(noise)
+
+
+class Reversed(Raw):
+    """Has a KL divergence in the other direction."""
+
+    log_prob = Categorical.log_prob
+
+    def kl(self, other: Categorical) -> Tensor:
+        return Categorical(other.logits).kl(Categorical(self.logits))
+
+
+class Unsummed(Raw):
+    """Has a KL divergence for each action."""
+
+    log_prob = Categorical.log_prob
+
+    def kl(self, other: Categorical) -> Tensor:
+        return self._log_probs.exp() * (self._log_probs - other._log_probs)
+
+
+class Undivergent(Raw):
+    """Has no KL divergence."""
+
+    log_prob, kl = Categorical.log_prob, None
+
+
+class Unmapped(Raw):
+    """Has no map."""
+
+    log_prob, map = Categorical.log_prob, None
+
+
+class Unmoved(Raw):
+    """Returns itself from map."""
+
+    log_prob = Categorical.log_prob
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Any:
+        return self
+
+
+class HalfMapped(DiagonalGaussian):
+    """Leaves its standard deviation out of map."""
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Any:
+        return HalfMapped(fn(self.mean), self.log_std)
+
+
+class Attached(Raw):
+    """Keeps the gradient of its logits in map."""
+
+    log_prob = Categorical.log_prob
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Any:
+        return Attached(fn(self.logits) + 0 * self.logits[:, :, : fn(self.logits).shape[2]])
+
+
+class NegatedGaussian(DiagonalGaussian):
+    """Has an entropy of the wrong sign."""
+
+    def entropy(self) -> Tensor:
+        return -super().entropy()
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Any:
+        return type(self)(fn(self.mean), fn(self.log_std))
+
+
+class WideGaussian(NegatedGaussian):
+    """Draws actions with twice the standard deviation."""
+
+    entropy = DiagonalGaussian.entropy
+
+    def draw(self, noise: Array) -> Array:
+        return super().draw(2 * noise)
+
+
+class NegativeDivergence(NegatedGaussian):
+    """Has a negative KL divergence."""
+
+    entropy = DiagonalGaussian.entropy
+
+    def kl(self, other: DiagonalGaussian) -> Tensor:
+        return -super().kl(other)
+
+
+def having(kind: Any) -> type:
+    """Return a policy with distributions of this kind in place of those from which it is derived."""
+
+    class Having(Plain):
+        actor: Any = property()  # acts through apply
+
+        def apply(self, params: Params, inputs: Inputs) -> Output:
+            said = super().apply(params, inputs)
+            dist: Any = said.dist
+            if isinstance(dist, Categorical) and issubclass(kind, Categorical):
+                return said._replace(dist=kind(dist.logits))
+            if isinstance(dist, DiagonalGaussian) and issubclass(kind, DiagonalGaussian):
+                return said._replace(dist=kind(dist.mean, dist.log_std))
+            return said
+
+    Having.actor = None
+    Having.__name__ = kind.__name__
+    return Having
+
+
+class Backwards(Plain):
+    """Has another network in its `row_policy`."""
+
+    def row_policy(self, params: Params) -> Any:
+        made = super().row_policy(params)
+        return None if made is None else made._replace(weights=made.weights[:, ::-1])
+
+
+class Overreaching(Plain):
+    """Sends other actions from its `row_policy` than `to_env`."""
+
+    def row_policy(self, params: Params) -> Any:
+        made = super().row_policy(params)
+        return None if made is None else made._replace(choose=lambda *given: made.choose(*given) + 1)
+
+
+def ignoring(need: str) -> type:
+    """Return a policy whose factory neither provides nor refuses a need."""
+
+    class Ignoring(Plain):
+        def __init__(self, config: Any, spec: Spec, needs: frozenset[str]) -> None:
+            super().__init__(config, spec, needs - {need})
+
+    return Ignoring
+
+
+class Misnaming(Plain):
+    """Has a critic whose parameters don't start with `critic.`."""
+
+    def init(self, rng: np.random.Generator) -> Params:
+        return {name.replace("critic.", "value."): leaf for name, leaf in super().init(rng).items()}
+
+    def apply(self, params: Params, inputs: Inputs) -> Output:
+        return super().apply({name.replace("value.", "critic."): leaf for name, leaf in params.items()}, inputs)
+
+    def row_policy(self, params: Params) -> None:
+        return None
+
+
+class Parasitic(Plain):
+    """Has a critic without parameters."""
+
+    def __init__(self, config: Any, spec: Spec, needs: frozenset[str]) -> None:
+        super().__init__(config, spec, needs - {"value"})
+
+    def apply(self, params: Params, inputs: Inputs) -> Output:
+        said = super().apply(params, inputs)
+        return said._replace(value=said.dist.entropy())
 
 
 class Keeping(Plain):
@@ -511,6 +695,9 @@ class Amnesiac(Plain):
     def actor(self, params: Params) -> MLPActor:
         return super().actor(self.tilted(params))
 
+    def row_policy(self, params: Params) -> Any:
+        return super().row_policy(self.tilted(params))
+
 
 Echo.actor = None
 Tossing.actor = None
@@ -521,6 +708,26 @@ POLICIES: list[tuple[type, dict[str, Any], str, str]] = [
     (Lucky, {}, "init", "returns from init a different weight.0"),
     (Gambler, {}, "init", "global generator of random in init"),
     (Worthless, {}, "output", "a finite value of shape [3, 1, 4]"),
+    (Misnaming, {}, "critic", "names parameters of its critic value.bias.0"),
+    (Parasitic, {}, "critic", "has a critic without parameters of its own"),
+    (ignoring("aux_value"), {}, "needs", 'neither provides nor refuses the need "aux_value"'),
+    (ignoring("shift"), {}, "needs", "has no attribute 'shift'. Let the factory raise UnfitError"),
+    (ignoring("action_values"), {}, "needs", "has no attribute 'value_of'. Let the factory raise UnfitError"),
+    (having(Raw), {}, "log-probabilities", "over all actions, for observations of a vector and actions in Discrete(2)"),
+    (having(Negated), {}, "entropy", "for probabilities whose entropy is"),
+    (having(NegatedGaussian), {}, "entropy", "but the mean of -log_prob over 600 draws is"),
+    (having(WideGaussian), {}, "entropy", "but the mean of -log_prob over 600 draws is"),
+    (having(Cold), {}, "draws", "draws an action in"),
+    (having(Reversed), {}, "kl", "where Σ p log(p/q) is"),
+    (having(Unsummed), {}, "kl", "returns a kl of shape [3, 1, 4, 2], expected [3, 1, 4]"),
+    (having(Undivergent), {}, "kl", "has distributions without a method kl"),
+    (having(NegativeDivergence), {}, "kl", "returns a negative kl"),
+    (having(Unmapped), {}, "mapped", "has distributions without map"),
+    (having(Unmoved), {}, "mapped", "has distributions whose map returns another distribution"),
+    (having(Attached), {}, "mapped", "has distributions that keep their gradient after map"),
+    (having(HalfMapped), {}, "mapped", "fails in dist.map, for observations of a vector and actions in Box"),
+    (Backwards, {}, "row-policy", "has a row_policy whose mode differs from that of apply"),
+    (Overreaching, {}, "row-policy", "has a row_policy that sends other actions to the environment than to_env"),
     (Scribbling, {}, "pure", "writes into the observations in apply"),
     (TwoFaced, {}, "actor", "has an actor whose"),
     (Unclipped, {}, "actions", "to Box"),

@@ -121,7 +121,10 @@ CAUSES: Mapping[ComponentKind, Mapping[str, tuple[str, ...]]] = {
         "changes-nothing": ("measures", "inputs-unchanged", "generators"),
         "members": ("measures", "inputs-unchanged", "generators", "changes-nothing"),
     },
-    "listener": dict.fromkeys(("raises-nothing", "returns-promptly", "events-unchanged"), ("creates",)),
+    "listener": {
+        **dict.fromkeys(("raises-nothing", "returns-promptly", "events-unchanged"), ("creates",)),
+        **dict.fromkeys(("snapshots", "closes"), ("creates", "raises-nothing", "returns-promptly")),
+    },
 }
 """For each check, those whose failure may be the reason why it fails. Then only the cause is reported."""
 

@@ -316,7 +316,8 @@ def draws(target: CheckTarget) -> None:
             f"{case.where}",
             "Draw from the distribution of which log_prob returns the log-probabilities, else gradients are wrong. For "
             "uniform noise u, the action is the number of cumulative probabilities below u; adding noise to logits "
-            "takes Gumbel noise, -log(-log(u)).",
+            "takes Gumbel noise, -log(-log(u)); pgzoo's Categorical takes logistic noise for two actions, uniform for "
+            "more.",
         )
     if not found:
         raise NotApplicable("it supports no finite action space, or stores actions in a form of its own")

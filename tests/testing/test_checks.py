@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -1014,19 +1015,77 @@ class Scrawling(Hearing):
         event.env_steps[:] = 0
 
 
+class Arrayed(Hearing):
+    """Has an array in its snapshot."""
+
+    def snapshot(self, member: int) -> Any:
+        return {"steps": np.zeros(1)}
+
+
+class Unready(Hearing):
+    """Has a snapshot of what no event has set."""
+
+    def snapshot(self, member: int) -> Any:
+        return self.steps  # type: ignore[attr-defined]
+
+
+class Indexed(Hearing):
+    """Has numbers as keys in its snapshot."""
+
+    def snapshot(self, member: int) -> Any:
+        return {"best": [{member: 1.0}]}
+
+
+class Unclosable(Hearing):
+    """Raises in close."""
+
+    def close(self) -> None:
+        raise OSError("no connection")
+
+
+class Lingering(Hearing):
+    """Waits in close."""
+
+    def close(self) -> None:
+        threading.Event().wait()
+
+
+class Orderly(Hearing):
+    """Has a snapshot, and is closed."""
+
+    closed = 0
+
+    def snapshot(self, member: int) -> Any:
+        return {"seen": [1, 2.0, None, True, "x"], "member": member}
+
+    def close(self) -> None:
+        type(self).closed += 1
+
+
 LISTENERS = [
     (Deaf, "creates", "It implements no event hook"),
     (Fragile, "raises-nothing", "ConnectionError: no server in pgzoo_update_done"),
     (Scrawling, "events-unchanged", "writes into UpdateDone.env_steps"),
+    (Arrayed, "snapshots", "can't be saved: TypeError: Object of type ndarray is not JSON serializable"),
+    (Unready, "snapshots", "can't be saved: AttributeError"),
+    (Indexed, "snapshots", "can't be saved: 0 is a key, which JSON turns into a text"),
+    (Unclosable, "closes", "raises OSError: no connection in close. close ends threads and connections"),
+    (Lingering, "closes", "hasn't returned after 0.2 s in close"),
 ]
 
 
 def test_a_correct_listener_passes_all_checks() -> None:
     assert failing("listener", lambda context: Hearing()) == {}
+    assert failing("listener", lambda context: Orderly()) == {}
+    assert Orderly.closed == 1
 
 
 @pytest.mark.parametrize(("listener", "check", "said"), LISTENERS, ids=lambda x: getattr(x, "__name__", ""))
-def test_a_listener_with_one_fault_fails_only_the_check_for_it(listener: type, check: str, said: str) -> None:
+def test_a_listener_with_one_fault_fails_only_the_check_for_it(
+    listener: type, check: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if listener is Lingering:
+        monkeypatch.setattr("pgzoo.testing.listeners.END_PATIENCE", 0.2)
     assert_fails(failing("listener", lambda context: listener()), check, said, 'Listener "broken"')
 
 

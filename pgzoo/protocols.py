@@ -76,8 +76,11 @@ class VectorEnv(Protocol):
 
     The observation returned with an end flag is the true final one; the next step of that row ignores its action and
     returns the first observation of a new episode, reward 0 and no flags. A row depends only on its seed and actions,
-    never on the number of rows. `action_mask [rows, K]` holds the actions that each row currently allows; it is
-    a new array after every step, and None for an environment without masks.
+    never on the number of rows. `action_mask [rows, K]` holds the actions that each row currently allows; it is None
+    for an environment without masks.
+
+    `reset` and every `step` return new arrays, and set a new `action_mask`: a run keeps the earlier ones, so an array
+    that was returned must not be written into.
 
     Environments that can be saved also have
         save() -> list | None: the state of each row as plain data; None if it can't be saved;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,6 +15,9 @@ from pgzoo.registry import KINDS, ComponentKind, PluginCatalog
 __all__ = ["check"]
 
 COLORS = {"ok": "[green]", "failed": "[red]", "exception": "[yellow]", "not run": "[yellow]"}
+
+OF_ESTIMATORS = frozenset({"rewards", "values", "next_values", "log_rhos", "terminated", "truncated", "valid", "gamma"})
+"""Arguments by which a function is known as an estimator, even if it takes as many positional ones as a policy."""
 
 Task = tuple[str, str, Callable[[], None]]
 """The component or plugin that is checked, the name of the check, and the check."""
@@ -79,6 +83,8 @@ def _tasks_of_object(name: str, catalog: PluginCatalog) -> Iterator[Task]:
     from pgzoo.testing.checks import check_component
 
     kinds: tuple[ComponentKind, ...] = ("algorithm", "policy", "estimator")
+    if _is_estimator(name, catalog):
+        kinds = ("estimator",)
     errors = []
     for kind in kinds:
         try:
@@ -90,6 +96,17 @@ def _tasks_of_object(name: str, catalog: PluginCatalog) -> Iterator[Task]:
             yield f"{kind} {name}", check_name, task
         return
     raise errors[0]
+
+
+def _is_estimator(name: str, catalog: PluginCatalog) -> bool:
+    """Return whether `module:qualname` is a function that takes what only estimators take."""
+    from pgzoo.errors import ConfigError
+
+    try:
+        function = catalog.get("estimator", name).load()
+    except ConfigError:
+        return False
+    return not OF_ESTIMATORS.isdisjoint(inspect.signature(function).parameters)
 
 
 def _run_check(component: str, check_name: str, task: Callable[[], None]) -> dict[str, Any]:

@@ -20,20 +20,61 @@ from pgzoo.ops import jit
 from pgzoo.protocols import EnvBackend, VectorEnv
 from pgzoo.testing import probes  # noqa: F401  registers the environments
 from pgzoo.testing.target import Check, CheckTarget, NotApplicable, checks_by_name
-from pgzoo.types import Array, Dynamics, EnvRequest
+from pgzoo.types import Array, Dynamics, EnvRequest, StepResult
 
 __all__ = ["CHECKS", "DYNAMICS_CHECKS", "compare_dynamics"]
 
 CANDIDATES = ("CartPole-v1", "pgzoo/AnySpaces-v0", "Pendulum-v1", "FrozenLake-v1")
+MASKED = "Taxi-v4" if "Taxi-v4" in gym.registry else "Taxi-v3"
+"""An environment with action masks, whose observation is the number of its state."""
+
 LIMIT, STEPS = 9, 25
+LONGER_LIMIT = 12
+"""Time limit for comparing with gymnasium: a CartPole with a constant action falls before it, others don't."""
+
 FIELDS = ("obs", "rewards", "terminated", "truncated")
 """The arrays of a step that are compared."""
 TOLERANCE = 1e-6
+FLOAT32_TOLERANCE = 1e-3
+"""Of steps from a state that was taken from a float32 observation."""
+
 INTERPRETED_STEPS, LONGEST_EPISODE = 300, 500
 
 
+def _put_corridor(env: Any, obs: Any) -> None:
+    env.cell = int(obs)
+
+
+def _put_cartpole(env: Any, obs: Any) -> None:
+    env.state, env.steps_beyond_terminated = obs.astype(np.float64), None
+
+
+def _put_pendulum(env: Any, obs: Any) -> None:
+    cosine, sine, speed = obs.astype(np.float64)
+    env.state = np.array([np.arctan2(sine, cosine), speed])
+
+
+COMPARED: Mapping[str, Callable[[Any, Any], None]] = {
+    "pgzoo/Corridor-v0": _put_corridor,
+    "CartPole-v1": _put_cartpole,
+    "Pendulum-v1": _put_pendulum,
+}
+"""Deterministic environments, each with a function that puts gymnasium's into the state of an observation.
+
+So a backend may have other initial states for a seed than gymnasium.
+"""
+
+
 def fits(target: CheckTarget) -> None:
-    """Its environments have the observation and action space of gymnasium's environment of the same id."""
+    """`fits` returns a text, and environments have the spaces of gymnasium's environment of the same id."""
+    for env_id in CANDIDATES:
+        if env_id in gym.registry:
+            reason: Any = _backend(target).fits(EnvRequest(env_id, {}, LIMIT, 1))
+            target.expect(
+                isinstance(reason, str),
+                f"returns {reason!r} from fits for {env_id}",
+                "Return the reason why it can't run the environment, or an empty string if it can.",
+            )
     with _open(target, 2) as envs:
         plain = make_single(_request(target, 1))
         target.expect(
@@ -42,6 +83,44 @@ def fits(target: CheckTarget) -> None:
             "Set observation_space and action_space to those of one environment.",
         )
         plain.close()
+
+
+def results(target: CheckTarget) -> None:
+    """`reset` returns observations, and `step` a StepResult of arrays: one entry per row, of the dtypes of a run."""
+    rows = 3
+    with _open(target, rows) as envs:
+        space = envs.observation_space
+        target.expect(
+            hasattr(envs, "action_mask"),
+            "has environments without the attribute action_mask",
+            "Set it to None for environments without action masks.",
+        )
+        shape = rows, *(space.shape or ())
+        dtype = np.integer if isinstance(space, gym.spaces.Discrete) else space.dtype
+        _expect_array(target, "observations from reset", envs.reset(np.arange(rows)), shape, dtype)
+        for actions in _drawn(envs.action_space, rows)[: LIMIT + 2]:
+            step: Any = envs.step(actions, np.ones(rows, np.bool_))
+            target.expect(
+                isinstance(step, StepResult),
+                f"returns a {type(step).__name__} from step",
+                "Return pgzoo.types.StepResult(obs, rewards, terminated, truncated).",
+            )
+            _expect_array(target, "observations from step", step.obs, shape, dtype)
+            _expect_array(target, "rewards", step.rewards, (rows,), np.floating)
+            _expect_array(target, "the flags terminated", step.terminated, (rows,), np.bool_)
+            _expect_array(target, "the flags truncated", step.truncated, (rows,), np.bool_)
+
+
+def new_arrays(target: CheckTarget) -> None:
+    """Arrays that were returned stay unchanged: each step returns new ones."""
+    rows, kept = 3, list[Kept]()
+    with _open(target, rows) as envs:
+        kept.append(_kept("observations", envs.reset(np.arange(rows))))
+        for actions in _drawn(envs.action_space, rows):
+            step = envs.step(actions, np.ones(rows, np.bool_))
+            for name, values in zip(("observations", "rewards", "terminated", "truncated"), step, strict=False):
+                kept.append(_kept(name, values))
+    _expect_unchanged(target, kept)
 
 
 def rows_independent(target: CheckTarget) -> None:
@@ -90,6 +169,93 @@ def next_step(target: CheckTarget) -> None:
         "returns the final observation again in the step after an end",
         "That step returns the first observation of the new episode.",
     )
+
+
+def steps(target: CheckTarget) -> None:
+    """A step from the same state gives gymnasium's observation, reward and flags; `truncated` is the time limit's."""
+    backend = _backend(target)
+    compared = [env_id for env_id in COMPARED if not backend.fits(EnvRequest(env_id, {}, LONGER_LIMIT, 4))]
+    if not compared:
+        raise NotApplicable(f"it runs none of {', '.join(COMPARED)}")
+    for env_id in compared:
+        _compare_steps(target, EnvRequest(env_id, {}, LONGER_LIMIT, 4))
+
+
+def _compare_steps(target: CheckTarget, request: EnvRequest) -> None:
+    """Play constant actions in two rows, so that episodes end, and random ones in the others."""
+    plain: Any = make_single(request._replace(rows=1)).unwrapped
+    plain.reset(seed=0)
+    space, rows, env_id = plain.action_space, request.rows, request.id
+    least, most = (space.low, space.high) if isinstance(space, gym.spaces.Box) else (0, 1)
+    played, over = np.zeros(rows, np.int64), np.zeros(rows, np.bool_)
+    with _open(target, rows, request) as envs:
+        obs = np.array(envs.reset(np.arange(rows)))
+        for actions in _drawn(space, rows):
+            actions[:2] = least, most
+            step = envs.step(actions, np.ones(rows, np.bool_))
+            for row in range(rows):
+                if over[row]:
+                    over[row], played[row] = False, 0  # `next_step` checks what such a step returns
+                    continue
+                COMPARED[env_id](plain, obs[row])
+                wanted, reward, ended, _, _ = plain.step(actions[row])
+                played[row] += 1
+                last = bool(played[row] == request.max_episode_steps)
+                over[row] = ended or last
+                target.expect(
+                    np.allclose(step.obs[row], wanted, FLOAT32_TOLERANCE, FLOAT32_TOLERANCE),
+                    f"returns the observation {step.obs[row]} in a step of {env_id} where gymnasium's is {wanted}",
+                    "From the same state, the same action leads to the same observation. Pass each row its own action, "
+                    "and return the final observation of an episode, not the first one of the next.",
+                )
+                target.expect(
+                    np.isclose(step.rewards[row], reward, FLOAT32_TOLERANCE, FLOAT32_TOLERANCE),
+                    f"returns the reward {step.rewards[row]:g} in a step of {env_id} where gymnasium's is {reward:g}",
+                    "Return the rewards of the environment unchanged: runs normalize them if that is asked for.",
+                )
+                flags = bool(step.terminated[row]), bool(step.truncated[row])
+                target.expect(
+                    flags == (ended, last) or (flags[0] and ended and last),
+                    f"returns terminated={flags[0]}, truncated={flags[1]} in step {played[row]} of an episode of "
+                    f"{env_id} limited to {request.max_episode_steps} steps, expected {bool(ended)}, {last}",
+                    "`terminated` is the environment's own end, after which nothing has a value; `truncated` is the "
+                    "time limit, after which the critic's value counts. Return both as they are.",
+                )
+            obs = np.array(step.obs)
+
+
+def masks(target: CheckTarget) -> None:
+    """For an environment with action masks, `action_mask` is that of each row's state, a new array after each step."""
+    rows, backend, kept = 3, _backend(target), list[Kept]()
+    request = EnvRequest(MASKED, {}, LIMIT, rows, masked=True)
+    if getattr(backend, "foreign", False):
+        raise NotApplicable("its environments are its own, and only it knows whether they have masks")
+    if reason := backend.fits(request):
+        raise NotApplicable(f"it doesn't run {MASKED}, which has action masks: {reason}")
+    plain: Any = make_single(request._replace(rows=1)).unwrapped
+    advice = (
+        'A request with `masked=True` asks for them. Set action_mask to info["action_mask"] of each row, bool '
+        "[rows, K], after reset and after each step; or let fits return why it has no masks."
+    )
+    with _open(target, rows, request) as envs:
+        obs, over = envs.reset(np.arange(rows)), np.zeros(rows, np.bool_)
+        for actions in _drawn(envs.action_space, rows):
+            mask, wanted = envs.action_mask, np.array([plain.action_mask(int(state)) for state in obs], np.bool_)
+            target.expect(
+                isinstance(mask, np.ndarray) and mask.dtype == np.bool_ and mask.shape == wanted.shape,
+                f"has no action_mask of bool {list(wanted.shape)} for {MASKED}",
+                advice,
+            )
+            assert mask is not None
+            target.expect(
+                np.array_equal(mask[~over], wanted[~over]),
+                f"has another action_mask for {MASKED} than gymnasium's environment in the same state",
+                advice,
+            )
+            kept.append(_kept("action_mask", mask))
+            step = envs.step(actions, np.ones(rows, np.bool_))
+            obs, over = step.obs, step.terminated | step.truncated
+    _expect_unchanged(target, kept)
 
 
 def select(target: CheckTarget) -> None:
@@ -239,7 +405,9 @@ def _numbers(values: Any, count: int, function: str, field: str) -> Array:
     return array
 
 
-CHECKS: Mapping[str, Check] = checks_by_name((fits, rows_independent, next_step, select, close))
+CHECKS: Mapping[str, Check] = checks_by_name(
+    (fits, results, new_arrays, rows_independent, next_step, steps, masks, select, close)
+)
 DYNAMICS_CHECKS: Mapping[str, Check] = checks_by_name((equals_gymnasium,))
 
 
@@ -256,8 +424,9 @@ def _request(target: CheckTarget, rows: int) -> EnvRequest:
 
 
 @contextmanager
-def _open(target: CheckTarget, rows: int) -> Iterator[VectorEnv]:
-    request = _request(target, rows)
+def _open(target: CheckTarget, rows: int, request: EnvRequest | None = None) -> Iterator[VectorEnv]:
+    """Open the environments of a request, by default those of the first candidate that it runs."""
+    request = request or _request(target, rows)
     with target.errors_fail_check(f"to run {request.id}", "See pgzoo.protocols.VectorEnv."):
         envs = _backend(target).open(request)
         try:
@@ -266,15 +435,49 @@ def _open(target: CheckTarget, rows: int) -> Iterator[VectorEnv]:
             envs.close()
 
 
-def _play(envs: VectorEnv, rows: int, *, steps: int = STEPS, first: int = 0) -> dict[str, Array]:
-    """Play fixed actions per row, after a reset or continuing at step `first`."""
-    seen: dict[str, list[Any]] = {"obs": []} if first else {"obs": [envs.reset(np.arange(rows) + 10)]}
+def _drawn(space: gym.Space[Any], rows: int) -> list[Array]:
+    """Return random actions `[rows, *A]` of each step, the same for a row whatever the number of rows."""
     drawn = []
     for row in range(rows):
-        envs.action_space.seed(row)
-        drawn.append([envs.action_space.sample() for _ in range(STEPS)])
-    for t in range(first, STEPS if first else steps):
-        step = envs.step(np.array([one[t] for one in drawn]), np.ones(rows, np.bool_))
+        space.seed(row)
+        drawn.append([space.sample() for _ in range(STEPS)])
+    return [np.array([one[t] for one in drawn]) for t in range(STEPS)]
+
+
+def _play(envs: VectorEnv, rows: int, *, steps: int = STEPS, first: int = 0) -> dict[str, Array]:
+    """Play fixed actions per row, after a reset or continuing at step `first`."""
+    seen: dict[str, list[Any]] = {"obs": []} if first else {"obs": [np.array(envs.reset(np.arange(rows) + 10))]}
+    for actions in _drawn(envs.action_space, rows)[first : STEPS if first else steps]:
+        step = envs.step(actions, np.ones(rows, np.bool_))
         for name, value in zip(FIELDS, step, strict=False):
             seen.setdefault(name, []).append(np.array(value))
     return {name: np.stack(values) for name, values in seen.items()}
+
+
+def _expect_array(target: CheckTarget, what: str, found: Any, shape: tuple[int, ...], dtype: Any) -> None:
+    """Expect an array of this shape, and of this dtype or kind of dtypes, such as np.floating."""
+    given = f"{found.dtype} {list(found.shape)}" if isinstance(found, np.ndarray) else f"a {type(found).__name__}"
+    wanted = dtype.__name__ if isinstance(dtype, type) else str(dtype)
+    target.expect(
+        isinstance(found, np.ndarray) and found.shape == shape and np.issubdtype(found.dtype, dtype),
+        f"returns {what} as {given}, expected a numpy array {wanted} {list(shape)}",
+        "A run stores them in arrays of that shape, an entry for each row. Convert them with numpy.",
+    )
+
+
+Kept = tuple[str, Any, Any]
+"""The name of an array that a backend returned, the array itself, uncopied, and a copy of what was in it."""
+
+
+def _kept(name: str, values: Any) -> Kept:
+    return name, values, copy.deepcopy(values)
+
+
+def _expect_unchanged(target: CheckTarget, kept: list[Kept]) -> None:
+    changed = sorted({name for name, values, before in kept if not np.array_equal(values, before)})
+    target.expect(
+        not changed,
+        f"changes arrays that it returned in an earlier step: {', '.join(changed)}",
+        "A run keeps the arrays of a step while it takes the next one, and would store wrong values. Return a new "
+        "array in each step: copy the array before writing into it.",
+    )

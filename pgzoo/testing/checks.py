@@ -54,6 +54,7 @@ DECLARATIONS = "known-exceptions"
 
 _TRAINS = ("settings", "loss-shape", "trains-discrete", "trains-box")
 _ALONE = (*_TRAINS, "generators", "in-place", "padding", "seed-law")
+_PLAIN = ("spaces", "init", "output", "generators", "pure", "rows-independent", "acting-has-no-effect")
 CAUSES: Mapping[ComponentKind, Mapping[str, tuple[str, ...]]] = {
     "algorithm": {
         "trains-discrete": ("settings", "loss-shape"),
@@ -82,6 +83,14 @@ CAUSES: Mapping[ComponentKind, Mapping[str, tuple[str, ...]]] = {
     "policy": {
         "output": ("spaces", "init"),
         "generators": ("spaces", "init", "output"),
+        "critic": ("spaces", "init", "output"),
+        "needs": ("spaces", "init", "output"),
+        "log-probabilities": _PLAIN,
+        "entropy": (*_PLAIN, "log-probabilities", "actor", "sampled-actions"),
+        "draws": (*_PLAIN, "log-probabilities", "actor"),
+        "kl": (*_PLAIN, "log-probabilities"),
+        "mapped": _PLAIN,
+        "row-policy": (*_PLAIN, "entropy", "draws", "actor", "actions"),
         "pure": ("spaces", "init", "output", "generators"),
         "actor": ("spaces", "init", "output", "generators", "pure", "rows-independent", "acting-has-no-effect"),
         "sampled-actions": ("spaces", "init", "output", "generators", "pure", "actor"),
@@ -112,7 +121,10 @@ CAUSES: Mapping[ComponentKind, Mapping[str, tuple[str, ...]]] = {
     },
     "env_backend": {
         "fits": ("close",),
-        **dict.fromkeys(("rows-independent", "next-step", "select"), ("close", "fits")),
+        "results": ("close", "fits"),
+        **dict.fromkeys(("new-arrays", "rows-independent", "next-step", "select"), ("close", "fits", "results")),
+        "masks": ("close", "fits", "results", "new-arrays"),
+        "steps": ("close", "fits", "results", "rows-independent", "next-step"),
     },
     "diagnostic": {
         "inputs-unchanged": ("measures",),
@@ -120,7 +132,10 @@ CAUSES: Mapping[ComponentKind, Mapping[str, tuple[str, ...]]] = {
         "changes-nothing": ("measures", "inputs-unchanged", "generators"),
         "members": ("measures", "inputs-unchanged", "generators", "changes-nothing"),
     },
-    "listener": dict.fromkeys(("raises-nothing", "returns-promptly", "events-unchanged"), ("creates",)),
+    "listener": {
+        **dict.fromkeys(("raises-nothing", "returns-promptly", "events-unchanged"), ("creates",)),
+        **dict.fromkeys(("snapshots", "closes"), ("creates", "raises-nothing", "returns-promptly")),
+    },
 }
 """For each check, those whose failure may be the reason why it fails. Then only the cause is reported."""
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -82,20 +83,44 @@ def events_unchanged(target: CheckTarget) -> None:
     )
 
 
+def snapshots(target: CheckTarget) -> None:
+    """`snapshot(member)`, if there is one, returns plain JSON data for the checkpoint of each seed."""
+    found = _relayed(target)
+    advice = (
+        "Checkpoints keep it as JSON, and a resumed run gets it back: return dicts with texts as keys, lists, texts, "
+        "numbers, bools and None, for example int(x) and x.tolist() of arrays. It may be called after any update."
+    )
+    target.expect(not found["unsaved"], f"has a snapshot that can't be saved: {found['unsaved']}", advice)
+
+
+def closes(target: CheckTarget) -> None:
+    """`close`, if there is one, raises nothing and returns promptly after the last event."""
+    unclosed = _relayed(target)["unclosed"]
+    target.expect(
+        not unclosed,
+        f"{unclosed} in close",
+        "close ends threads and connections. Catch what can fail, and limit how long it waits for them.",
+    )
+
+
 ADVICE = "A listener is registered as a function that takes the run's context and returns an object with event hooks."
-CHECKS: Mapping[str, Check] = checks_by_name((creates, raises_nothing, returns_promptly, events_unchanged))
+CHECKS: Mapping[str, Check] = checks_by_name(
+    (creates, raises_nothing, returns_promptly, events_unchanged, snapshots, closes)
+)
 
 
 def _relayed(target: CheckTarget) -> dict[str, Any]:
     """Pass the events of a small run to the listener, once for all checks; return what was noticed."""
     if "relayed" in target.remembered:
         return target.remembered["relayed"]  # type: ignore[no-any-return]
-    found: dict[str, Any] = {"errors": [], "changed": [], "blocked": "", "seconds": {}}
+    found: dict[str, Any] = {"errors": [], "changed": [], "blocked": "", "seconds": {}, "unsaved": "", "unclosed": ""}
     with _listening(target) as listener:
         if listener is None:
             raise NotApplicable("it returns None for a plain run")
         for event in target.remembered["events"]:
             hook = HOOKS[type(event)]
+            if isinstance(event, CheckpointSaved):
+                found["unsaved"] = _unsaved(listener)
             before = dict(_arrays(event))
             begun = time.perf_counter()
             if not _call(listener, hook, event, found["errors"]):
@@ -105,6 +130,8 @@ def _relayed(target: CheckTarget) -> dict[str, Any]:
             found["changed"] += [
                 f"{type(event).__name__}.{name}" for name, x in _arrays(event) if x.tobytes() != before[name].tobytes()
             ]
+        else:
+            found["unclosed"] = _unclosed(listener)
     target.remembered["relayed"] = found
     return found
 
@@ -122,10 +149,54 @@ def _call(listener: Any, hook: str, event: Event, errors: list[tuple[str, Except
             except Exception as error:
                 errors.append((hook, error))
 
+    return _returns(call, PATIENCE if hook in EVERY_UPDATE else END_PATIENCE)
+
+
+def _returns(call: Callable[[], None], patience: float) -> bool:
+    """Call a function in a thread of its own; return whether it returned in time."""
     thread = threading.Thread(target=call, daemon=True, name="pgzoo-listener-check")
     thread.start()
-    thread.join(PATIENCE if hook in EVERY_UPDATE else END_PATIENCE)
+    thread.join(patience)
     return not thread.is_alive()
+
+
+def _unsaved(listener: Any) -> str:
+    """Return why the snapshots of a listener can't be saved; empty if they can, or if it has none."""
+    if (snapshot := getattr(listener, "snapshot", None)) is None:
+        return ""
+    for member in range(SEEDS):
+        try:
+            taken = snapshot(member)
+            json.dumps(taken)
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+        if keys := _other_keys(taken):
+            return f"{keys[0]!r} is a key, which JSON turns into a text"
+    return ""
+
+
+def _other_keys(data: Any) -> list[Any]:
+    """Return the keys of dicts that are no texts."""
+    if isinstance(data, dict):
+        return [key for key in data if not isinstance(key, str)] or _other_keys(list(data.values()))
+    return [key for part in data for key in _other_keys(part)] if isinstance(data, list | tuple) else []
+
+
+def _unclosed(listener: Any) -> str:
+    """Return what goes wrong in the listener's `close`; empty if nothing does, or if it has none."""
+    errors: list[str] = []
+    close = getattr(listener, "close", None)
+
+    def call() -> None:
+        try:
+            if close is not None:
+                close()
+        except Exception as error:
+            errors.append(f"raises {type(error).__name__}: {error}")
+
+    if not _returns(call, END_PATIENCE):
+        return f"hasn't returned after {END_PATIENCE:g} s"
+    return errors[0] if errors else ""
 
 
 def _arrays(event: Event) -> Iterator[tuple[str, Any]]:

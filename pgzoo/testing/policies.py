@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from pgzoo.protocols import Policy
 from pgzoo.registry.components import resolve_component
 from pgzoo.testing.target import Check, CheckTarget, NotApplicable, bitwise_equal, checks_by_name, generators_untouched
 from pgzoo.training.plan import make_policy
-from pgzoo.types import ActorInputs, Array, Inputs, Output, Params, Spec
+from pgzoo.types import ActorInputs, Array, Inputs, Output, Params, RowPolicy, Spec
 
 __all__ = ["CHECKS"]
 
@@ -47,6 +47,21 @@ ACTIONS: Mapping[str, gym.Space[Any]] = {
     "Box of 2 x 2": Box(-0.5, 2.0, (2, 2)),
 }
 MEMBERS, STEPS, ROWS = 3, 2, 4
+DRAWN_ROWS, DRAWS, DRAWS_OF_IMAGES = 2, 600, 200
+"""In how many rows actions are drawn to compare them with the distribution, and how many in each."""
+
+FREQUENCY_MARGIN = 0.01
+"""By how much the frequency of an action may differ from its probability, besides six standard errors."""
+
+ENTROPY_MARGIN = 0.3
+"""By how much an entropy may differ from its estimate from draws, besides six standard errors; some are estimates."""
+
+NEEDS: Mapping[str, frozenset[str]] = {
+    "aux_value": frozenset({"value", "aux_value"}),
+    "shift": frozenset({"shift"}),
+    "action_values": frozenset({"action_values"}),
+}
+"""What a policy may be asked for besides a critic, each as algorithms ask for it (see `types.Need`)."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +116,28 @@ class Case:
         """Evaluate the policy on a batch."""
         with torch.no_grad():
             return self.policy.apply(self.params, inputs._replace(obs=inputs.obs.clone()))
+
+    def draws(self) -> Array:
+        """Return many actions for each of the first observations of `inputs()`, `[S, rows, draws, *A]`."""
+        image = self.spec.observation_space.dtype == np.uint8
+        count = DRAWS_OF_IMAGES if image else DRAWS
+        seen = map_leaves(lambda leaf: np.repeat(leaf[:, :DRAWN_ROWS], count, 1), self.seen())
+        acted = self.act(seen, self.noise(DRAWN_ROWS * count))
+        return acted.reshape(MEMBERS, DRAWN_ROWS, count, *acted.shape[2:])
+
+    def moved(self) -> Case:
+        """Return it with other parameters, because the distributions of initial policies are often nearly uniform.
+
+        Only matrices change: a vector may be a scale, for which not every number has a meaning.
+        """
+        rng, learned = np.random.default_rng(3), self.policy.init(np.random.default_rng(0))
+
+        def move(leaf: Tensor) -> Tensor:
+            fan_in = max(leaf[0].numel() / leaf.shape[1], leaf[0].numel() / leaf.shape[-1])
+            return leaf + torch.from_numpy(rng.normal(size=leaf.shape) / fan_in**0.5).to(leaf.dtype)
+
+        params = {k: move(v) if k in learned and v.ndim > 2 and v.numel() else v for k, v in self.params.items()}
+        return replace(self, params=params)
 
     def log_prob(self, output: Output, actions: Array) -> Tensor:
         """Return the log-probabilities of actions `[S, T, B, *A]`."""
@@ -169,6 +206,184 @@ def output(target: CheckTarget) -> None:
             )
 
 
+def critic(target: CheckTarget) -> None:
+    """The names of the critic's parameters, which it has if a value is needed, start with `critic.`."""
+    cases = list(_cases(target, needs=frozenset({"value"})))
+    if not cases:
+        raise NotApplicable("it has no critic")
+    for case in cases:
+        plain = _made(target, case.spec)
+        own = set() if isinstance(plain, UnfitError) else set(plain.init(np.random.default_rng(0)))
+        names = set(case.policy.init(np.random.default_rng(0)))
+        strange = sorted(name for name in names - own if not name.startswith("critic."))
+        advice = (
+            'Rename them to "critic.NAME": algorithms train the critic by the names of its parameters, in a gradient '
+            "step of its own or with a learning rate of its own."
+        )
+        if not isinstance(plain, UnfitError):
+            target.expect(not strange, f"names parameters of its critic {', '.join(strange)}", advice)
+        target.expect(
+            any(name.startswith("critic.") for name in names),
+            f"has a critic without parameters of its own, for {case.where}",
+            advice,
+        )
+
+
+def needs(target: CheckTarget) -> None:
+    """It provides whatever else an algorithm may need (`types.Need`), or its factory raises UnfitError."""
+    for need, all_needs in NEEDS.items():
+        for case in _cases(target, needs=all_needs):
+            output, shape = case.apply(case.inputs()), (MEMBERS, 1, ROWS)
+            taken = torch.from_numpy(case.act(case.seen(), case.noise())[:, None].copy())
+            advice = (
+                "Let the factory raise UnfitError for a need that the policy doesn't provide, for example "
+                '`if needs - {"value"}: raise UnfitError(...)`: else an algorithm would fail in the middle of a run. '
+                "See pgzoo.types.Need."
+            )
+            with target.errors_fail_check(f'to provide the need "{need}", for {case.where}', advice), torch.no_grad():
+                given = _provided(need, output, taken)
+            target.expect(
+                all(isinstance(x, Tensor) and tuple(x.shape) == shape and torch.isfinite(x).all() for x in given),
+                f'neither provides nor refuses the need "{need}", finite numbers {list(shape)}, for {case.where}',
+                advice,
+            )
+
+
+def log_probabilities(target: CheckTarget) -> None:
+    """In a finite action space, the probabilities of all actions sum to 1."""
+    found = False
+    for case, _, _, log_probs in _finite(target):
+        found = True
+        total = log_probs.exp().sum(0)
+        worst = total.flatten()[(total - 1).abs().argmax()]
+        target.expect(
+            (total - 1).abs().max() < 1e-3,
+            f"returns log-probabilities of probabilities that sum to {worst:.4g} over all actions, for {case.where}",
+            "Normalize them: logits.log_softmax(-1) for one choice; several choices are added.",
+        )
+    if not found:
+        raise NotApplicable("it supports no finite action space, or stores actions in a form of its own")
+
+
+def entropy(target: CheckTarget) -> None:
+    """The entropy is the mean of minus the log-probability: over all actions, or within a margin over draws."""
+    advice = (
+        "The entropy is -sum(p * log p) over all actions of the row, in nats, for a Box the differential entropy of "
+        "what `draw` draws and `log_prob` returns the density of."
+    )
+    for case, _, output, log_probs in _finite(target):
+        own = output.dist.entropy()
+        wanted = -(log_probs.exp() * log_probs).nan_to_num().sum(0)
+        target.expect(
+            torch.allclose(own, wanted, rtol=1e-3, atol=1e-3),
+            f"returns the entropy {own.flatten()[0]:.4g} for probabilities whose entropy is {wanted.flatten()[0]:.4g}, "
+            f"for {case.where}",
+            advice,
+        )
+    for case in _cases(target):
+        if not isinstance(case.spec.action_space, Box):
+            continue
+        case = case.moved()
+        output, drawn = case.apply(case.inputs()), np.moveaxis(case.draws(), 2, 0)
+        rest = np.zeros((MEMBERS, ROWS - DRAWN_ROWS, *drawn.shape[3:]), drawn.dtype)  # log_prob takes all rows
+        minus = -torch.stack([case.log_prob(output, np.concatenate([one, rest], 1)[:, None]) for one in drawn])
+        minus = minus[..., :DRAWN_ROWS]
+        own, wanted = output.dist.entropy()[..., :DRAWN_ROWS], minus.mean(0)
+        error = (own - wanted).abs() - 6 * minus.std(0) / len(drawn) ** 0.5
+        worst = int(error.argmax())
+        target.expect(
+            error.max() < ENTROPY_MARGIN,
+            f"returns the entropy {own.flatten()[worst]:.4g}, but the mean of -log_prob over {len(drawn)} draws is "
+            f"{wanted.flatten()[worst]:.4g}, for {case.where}",
+            advice,
+        )
+
+
+def draws(target: CheckTarget) -> None:
+    """In a finite action space, actions are drawn as often as their probabilities say."""
+    found = False
+    for case, every, _, log_probs in _finite(target):
+        found, drawn = True, case.draws()
+        count = drawn.shape[2]
+        same = drawn[:, :, :, None] == every
+        frequency = same.reshape(*same.shape[:4], -1).all(-1).mean(2)  # [S, B, K]
+        wanted = np.moveaxis(log_probs.exp()[:, :, 0, :DRAWN_ROWS].numpy(), 0, -1)
+        error = np.abs(frequency - wanted) - 6 * np.sqrt(np.maximum(wanted * (1 - wanted), 0) / count)
+        worst = np.unravel_index(error.argmax(), error.shape)
+        target.expect(
+            error.max() < FREQUENCY_MARGIN,
+            f"draws an action in {frequency[worst]:.0%} of {count} draws whose probability is {wanted[worst]:.0%}, for "
+            f"{case.where}",
+            "Draw from the distribution of which log_prob returns the log-probabilities, else gradients are wrong. For "
+            "uniform noise u, the action is the number of cumulative probabilities below u; adding noise to logits "
+            "takes Gumbel noise, -log(-log(u)); pgzoo's Categorical takes logistic noise for two actions, uniform for "
+            "more.",
+        )
+    if not found:
+        raise NotApplicable("it supports no finite action space, or stores actions in a form of its own")
+
+
+def kl(target: CheckTarget) -> None:
+    """`kl` is `[S, T, B]`, 0 from a distribution to itself, never negative, and Σ p log(p/q) in a finite space."""
+    advice = (
+        "dist.kl(other) is KL(dist || other), the mean of log p - log q under dist, summed over action dimensions; "
+        "algorithms with a KL limit or penalty call it."
+    )
+    for case in _cases(target):
+        p: Any = case.moved().apply(case.inputs()).dist
+        q = case.apply(case.inputs()).dist
+        target.expect(
+            callable(getattr(p, "kl", None)), f"has distributions without a method kl, for {case.where}", advice
+        )
+        with torch.no_grad(), target.errors_fail_check(f"in dist.kl, for {case.where}", advice):
+            own, other = p.kl(p), p.kl(q)
+        shape = MEMBERS, 1, ROWS
+        for value in (own, other):
+            target.expect(
+                isinstance(value, Tensor) and tuple(value.shape) == shape,
+                f"returns a kl of shape {list(getattr(value, 'shape', ()))}, expected {list(shape)}, for {case.where}",
+                advice,
+            )
+        target.expect(
+            own.abs().max() < 1e-3, f"returns a kl of {own.abs().max():.3g} from itself, for {case.where}", advice
+        )
+        target.expect((other > -1e-3).all(), f"returns a negative kl, {other.min():.3g}, for {case.where}", advice)
+        if (every := _every_action(case)) is not None:
+            log_p, log_q = (_log_probs(one, one.apply(one.inputs()), every) for one in (case.moved(), case))
+            wanted = (log_p.exp() * (log_p - log_q)).nan_to_num().sum(0)
+            target.expect(
+                torch.allclose(other, wanted, rtol=1e-3, atol=1e-4),
+                f"returns the kl {other.flatten()[0]:.4g} where Σ p log(p/q) is {wanted.flatten()[0]:.4g}, for "
+                f"{case.where}",
+                advice,
+            )
+
+
+def mapped(target: CheckTarget) -> None:
+    """`map` of a distribution applies a function to each of its tensors, and returns such a distribution."""
+    advice = (
+        "dist.map(fn) returns a distribution with fn(x) in place of each of its tensors x, all [S, T, B, ...]: runs "
+        "select rows with it, and keep the distribution before an update without its gradient."
+    )
+    for case in _cases(target):
+        inputs, actions = case.inputs(), torch.from_numpy(case.act(case.seen(), case.noise())[:, None].copy())
+        params = {k: v.clone().requires_grad_(v.is_floating_point()) for k, v in case.moved().params.items()}
+        dist: Any = case.policy.apply(params, inputs._replace(obs=inputs.obs.clone())).dist
+        target.expect(callable(getattr(dist, "map", None)), f"has distributions without map, for {case.where}", advice)
+        with target.errors_fail_check(f"in dist.map, for {case.where}", advice):
+            part, fixed = dist.map(lambda x: x[:, :, 1:3]), dist.map(lambda x: x.detach())
+            whole, some = (dist.log_prob(actions), dist.entropy()), (part.log_prob(actions[:, :, 1:3]), part.entropy())
+            traced = fixed.log_prob(actions).requires_grad or fixed.entropy().requires_grad
+        same = all(
+            one.shape == other[:, :, 1:3].shape and torch.allclose(one, other[:, :, 1:3], rtol=1e-4, atol=1e-5)
+            for one, other in zip(some, whole, strict=True)
+        )
+        target.expect(same, f"has distributions whose map returns another distribution, for {case.where}", advice)
+        target.expect(
+            not traced, f"has distributions that keep their gradient after map(Tensor.detach), for {case.where}", advice
+        )
+
+
 def pure(target: CheckTarget) -> None:
     """`apply` returns the same when called again, and changes neither parameters nor inputs."""
     for case in _cases(target):
@@ -202,6 +417,35 @@ def actor(target: CheckTarget) -> None:
             )
     if not compared:
         raise NotApplicable("it has no `actor`, or its distributions have no `mode` and `draw` to compare with")
+
+
+def row_policy(target: CheckTarget) -> None:
+    """`row_policy` chooses the same actions as the actor, row by row, up to rounding."""
+    compared = 0
+    for case in _cases(target):
+        case = case.moved()
+        make: Any = getattr(case.policy, "row_policy", None)
+        advice = "Let `forward` and `choose` compute what `apply` and the distribution do: see pgzoo.types.RowPolicy."
+        with target.errors_fail_check(f"in row_policy, for {case.where}", advice), np.errstate(all="ignore"):
+            rows: RowPolicy | None = make(case.params) if make else None
+            if rows is None:
+                continue
+            compared += 1
+            for what, noise in {"mode": None, "sample": case.noise()}.items():
+                stored, sent = _chosen(case, rows, noise)
+                wanted = case.act(case.seen(), noise)
+                target.expect(
+                    stored.shape == wanted.shape and np.allclose(stored, wanted, rtol=1e-3, atol=1e-4),
+                    f"has a row_policy whose {what} differs from that of apply, for {case.where}",
+                    advice,
+                )
+                target.expect(
+                    np.allclose(sent, case.policy.to_env(stored).reshape(sent.shape), rtol=1e-3, atol=1e-4),
+                    f"has a row_policy that sends other actions to the environment than to_env, for {case.where}",
+                    advice,
+                )
+    if not compared:
+        raise NotApplicable("it has no row_policy, which lets it act in compiled code")
 
 
 def actions(target: CheckTarget) -> None:
@@ -427,8 +671,16 @@ CHECKS: Mapping[str, Check] = checks_by_name(
         settings,
         init,
         output,
+        critic,
+        needs,
+        log_probabilities,
+        entropy,
+        draws,
+        kl,
+        mapped,
         pure,
         actor,
+        row_policy,
         actions,
         generators,
         sampled_actions,
@@ -471,8 +723,8 @@ def _cases(target: CheckTarget, *, masked: bool = False, needs: frozenset[str] =
             if isinstance(policy, UnfitError):
                 continue
             flat += 1
-            where = f"observations of {seen} and actions in {taken}" + (" with a critic" if needs else "")
-            key = f"initial parameters for {where}{' that are masked' if masked else ''}"
+            where = f"observations of {seen} and actions in {taken}" + (" with a critic" if "value" in needs else "")
+            key = f"initial parameters for {where}{' that are masked' if masked else ''}, {sorted(needs)}"
             if key not in target.remembered:
                 own: Params = getattr(policy, "buffers", dict)()
                 each = [policy.init(np.random.default_rng(seed)) | own for seed in range(MEMBERS)]
@@ -486,6 +738,64 @@ def _cases(target: CheckTarget, *, masked: bool = False, needs: frozenset[str] =
 def _first_memory(case: Case, rows: int) -> tuple[Array | None, Any]:
     size = memory_size(case.policy)
     return (np.zeros((1, rows, size), np.float32), np.ones((1, rows), np.bool_)) if size else (None, None)
+
+
+def _provided(need: str, output: Output, taken: Tensor) -> list[Any]:
+    """Return what a policy provides for a need, `[S, T, B]` each, given actions that were taken."""
+    dist: Any = output.dist
+    if need == "aux_value":
+        return [output.aux_value]
+    if need == "shift":
+        return [dist.shift(torch.zeros(taken.shape)).log_prob(taken)]
+    return [dist.value_of(taken), dist.state_value()]
+
+
+def _every_action(case: Case) -> Array | None:
+    """Return all actions `[K, *A]` of a finite space as policies store them, counted from 0.
+
+    None for a Box, and if the policy stores actions in a form of its own.
+    """
+    space, acted = case.spec.action_space, case.act(case.seen(64), case.noise(64))
+    if isinstance(space, Discrete):
+        every = np.arange(space.n)
+    elif isinstance(space, MultiDiscrete | MultiBinary):
+        every = np.array(list(np.ndindex(*(space.nvec if isinstance(space, MultiDiscrete) else [2] * space.shape[0]))))
+    else:
+        return None
+    usual = acted.shape[2:] == every.shape[1:] and bool((acted >= 0).all() and (acted <= every.max(0)).all())
+    return every.astype(acted.dtype) if usual else None
+
+
+def _log_probs(case: Case, output: Output, every: Array) -> Tensor:
+    """Return the log-probability of each action in each row, `[K, S, T, B]`."""
+    shape = MEMBERS, 1, ROWS
+    return torch.stack([case.log_prob(output, np.broadcast_to(one, (*shape, *one.shape)).copy()) for one in every])
+
+
+def _finite(target: CheckTarget) -> Iterator[tuple[Case, Array, Output, Tensor]]:
+    """Yield the policy on finite action spaces, all actions, its output for a batch, and their log-probabilities."""
+    for case in _cases(target):
+        if (every := _every_action(case)) is not None:
+            moved = case.moved()
+            output = moved.apply(moved.inputs())
+            yield moved, every, output, _log_probs(moved, output, every)
+
+
+def _chosen(case: Case, rows: RowPolicy, noise: Array | None) -> tuple[Array, Array]:
+    """Return the actions that a row policy stores and those that it sends, as in `envs.kernel.collect_rows`."""
+    space, seen = case.spec.action_space, case.seen().obs
+    stored = np.zeros((*seen.shape[:2], *rows.stored.shape), rows.stored.dtype)
+    sent = np.zeros((*seen.shape[:2], *(space.shape or ())), space.dtype)
+    scratch, outputs = np.zeros((2, rows.width), np.float32), np.zeros(rows.outputs, np.float32)
+    for member, row in np.ndindex(*seen.shape[:2]):
+        features = seen[member, row].astype(np.float32).reshape(-1)
+        rows.forward(features, rows.weights[member], rows.sizes, scratch, outputs)
+        action = np.zeros(int(np.prod(space.shape or (1,))), space.dtype)
+        drawn = np.zeros(1, np.float32) if noise is None else noise[member, row]
+        into = stored[member, row : row + 1].reshape(-1)
+        chosen = rows.choose(outputs, rows.scale[member], rows.bounds, drawn, noise is None, into, action)
+        sent[member, row] = np.reshape(chosen, space.shape or ())
+    return stored, sent
 
 
 def _one_forbidden(space: gym.Space[Any]) -> tuple[Array, Any]:

@@ -108,6 +108,45 @@ def test_a_function_in_a_file_is_checked(tmp_path: Path, monkeypatch: pytest.Mon
     assert not found["episodes-independent"]["ok"] and found["shape"]["ok"]
 
 
+POSITIONAL = """
+def two(rewards, valid):
+    return rewards * valid
+
+def three(rewards, valid, gamma):
+    return rewards * valid * gamma
+
+def build(inputs, outputs):
+    from math import prod
+    from torch import nn
+    size = inputs if isinstance(inputs, int) else prod(inputs)
+    return nn.Sequential(nn.Flatten(), nn.Linear(size, outputs))
+"""
+
+
+@pytest.mark.parametrize(("name", "listed"), [("two", "rewards, valid"), ("three", "rewards, valid, gamma")])
+def test_an_estimator_with_positional_arguments_is_not_checked_as_a_policy(
+    name: str, listed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loose.py").write_text(POSITIONAL)
+    result = check(f"./loose.py:{name}", "--json")
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)
+    assert {row["component"] for row in found} == {f"estimator loose:{name}"}
+    (message,) = [row["message"] for row in found if row["check"] == "keywords"]
+    assert message.endswith(f"takes {listed} as positional arguments. Begin the signature with `*`.")
+
+
+def test_a_function_that_builds_a_network_is_checked_as_a_policy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loose.py").write_text(POSITIONAL)
+    found = json.loads(check("./loose.py:build", "--json").stdout)
+    assert {row["component"] for row in found} == {"policy loose:build"}
+    assert {row["check"]: row["ok"] for row in found}["draws"]
+
+
 BAD = '''
 """An algorithm that fails with every kind of action."""
 import pgzoo

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from pgzoo.envs.sync import SyncBackend, SyncEnvs
 from pgzoo.errors import UnfitError
 from pgzoo.markers import hookimpl
 from pgzoo.ops import returns
-from pgzoo.ops.distributions import DiagonalGaussian
+from pgzoo.ops.distributions import Categorical, DiagonalGaussian
 from pgzoo.ops.losses import weighted_mean
 from pgzoo.policies.mlp import MLP, MLPActor, MLPConfig
 from pgzoo.registry import ComponentKind, PluginCatalog, PluginInfo, Registry, discover
@@ -454,6 +455,9 @@ class Clamped(DiagonalGaussian):
     def log_prob(self, actions: Tensor) -> Tensor:
         return super().log_prob(actions.clamp(-0.5, 1.0))
 
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Any:
+        return Clamped(fn(self.mean), fn(self.log_std))
+
 
 class Clamping(Plain):
     """Returns the log-probability of the clipped action, not of the sampled one."""
@@ -462,6 +466,187 @@ class Clamping(Plain):
         said = super().apply(params, inputs)
         dist: Any = said.dist
         return said._replace(dist=Clamped(dist.mean, dist.log_std)) if isinstance(dist, DiagonalGaussian) else said
+
+
+class Raw(Categorical):
+    """Has logits for log-probabilities."""
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        return self.logits.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Any:
+        return type(self)(fn(self.logits))
+
+
+class Negated(Raw):
+    """Has an entropy of the wrong sign."""
+
+    log_prob = Categorical.log_prob
+
+    def entropy(self) -> Tensor:
+        return -super().entropy()
+
+
+class Cold(Raw):
+    """Draws actions of another temperature."""
+
+    log_prob = Categorical.log_prob
+
+    def draw(self, noise: Array) -> Array:
+        return Categorical(3 * self.logits).draw(noise)
+
+
+class Reversed(Raw):
+    """Has a KL divergence in the other direction."""
+
+    log_prob = Categorical.log_prob
+
+    def kl(self, other: Categorical) -> Tensor:
+        return Categorical(other.logits).kl(Categorical(self.logits))
+
+
+class Unsummed(Raw):
+    """Has a KL divergence for each action."""
+
+    log_prob = Categorical.log_prob
+
+    def kl(self, other: Categorical) -> Tensor:
+        return self._log_probs.exp() * (self._log_probs - other._log_probs)
+
+
+class Undivergent(Raw):
+    """Has no KL divergence."""
+
+    log_prob, kl = Categorical.log_prob, None
+
+
+class Unmapped(Raw):
+    """Has no map."""
+
+    log_prob, map = Categorical.log_prob, None
+
+
+class Unmoved(Raw):
+    """Returns itself from map."""
+
+    log_prob = Categorical.log_prob
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Any:
+        return self
+
+
+class HalfMapped(DiagonalGaussian):
+    """Leaves its standard deviation out of map."""
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Any:
+        return HalfMapped(fn(self.mean), self.log_std)
+
+
+class Attached(Raw):
+    """Keeps the gradient of its logits in map."""
+
+    log_prob = Categorical.log_prob
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Any:
+        return Attached(fn(self.logits) + 0 * self.logits[:, :, : fn(self.logits).shape[2]])
+
+
+class NegatedGaussian(DiagonalGaussian):
+    """Has an entropy of the wrong sign."""
+
+    def entropy(self) -> Tensor:
+        return -super().entropy()
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Any:
+        return type(self)(fn(self.mean), fn(self.log_std))
+
+
+class WideGaussian(NegatedGaussian):
+    """Draws actions with twice the standard deviation."""
+
+    entropy = DiagonalGaussian.entropy
+
+    def draw(self, noise: Array) -> Array:
+        return super().draw(2 * noise)
+
+
+class NegativeDivergence(NegatedGaussian):
+    """Has a negative KL divergence."""
+
+    entropy = DiagonalGaussian.entropy
+
+    def kl(self, other: DiagonalGaussian) -> Tensor:
+        return -super().kl(other)
+
+
+def having(kind: Any) -> type:
+    """Return a policy with distributions of this kind in place of those from which it is derived."""
+
+    class Having(Plain):
+        actor: Any = property()  # acts through apply
+
+        def apply(self, params: Params, inputs: Inputs) -> Output:
+            said = super().apply(params, inputs)
+            dist: Any = said.dist
+            if isinstance(dist, Categorical) and issubclass(kind, Categorical):
+                return said._replace(dist=kind(dist.logits))
+            if isinstance(dist, DiagonalGaussian) and issubclass(kind, DiagonalGaussian):
+                return said._replace(dist=kind(dist.mean, dist.log_std))
+            return said
+
+    Having.actor = None
+    Having.__name__ = kind.__name__
+    return Having
+
+
+class Backwards(Plain):
+    """Has another network in its `row_policy`."""
+
+    def row_policy(self, params: Params) -> Any:
+        made = super().row_policy(params)
+        return None if made is None else made._replace(weights=made.weights[:, ::-1])
+
+
+class Overreaching(Plain):
+    """Sends other actions from its `row_policy` than `to_env`."""
+
+    def row_policy(self, params: Params) -> Any:
+        made = super().row_policy(params)
+        return None if made is None else made._replace(choose=lambda *given: made.choose(*given) + 1)
+
+
+def ignoring(need: str) -> type:
+    """Return a policy whose factory neither provides nor refuses a need."""
+
+    class Ignoring(Plain):
+        def __init__(self, config: Any, spec: Spec, needs: frozenset[str]) -> None:
+            super().__init__(config, spec, needs - {need})
+
+    return Ignoring
+
+
+class Misnaming(Plain):
+    """Has a critic whose parameters don't start with `critic.`."""
+
+    def init(self, rng: np.random.Generator) -> Params:
+        return {name.replace("critic.", "value."): leaf for name, leaf in super().init(rng).items()}
+
+    def apply(self, params: Params, inputs: Inputs) -> Output:
+        return super().apply({name.replace("value.", "critic."): leaf for name, leaf in params.items()}, inputs)
+
+    def row_policy(self, params: Params) -> None:
+        return None
+
+
+class Parasitic(Plain):
+    """Has a critic without parameters."""
+
+    def __init__(self, config: Any, spec: Spec, needs: frozenset[str]) -> None:
+        super().__init__(config, spec, needs - {"value"})
+
+    def apply(self, params: Params, inputs: Inputs) -> Output:
+        said = super().apply(params, inputs)
+        return said._replace(value=said.dist.entropy())
 
 
 class Keeping(Plain):
@@ -512,6 +697,9 @@ class Amnesiac(Plain):
     def actor(self, params: Params) -> MLPActor:
         return super().actor(self.tilted(params))
 
+    def row_policy(self, params: Params) -> Any:
+        return super().row_policy(self.tilted(params))
+
 
 Echo.actor = None
 Tossing.actor = None
@@ -522,6 +710,26 @@ POLICIES: list[tuple[type, dict[str, Any], str, str]] = [
     (Lucky, {}, "init", "returns from init a different weight.0"),
     (Gambler, {}, "init", "global generator of random in init"),
     (Worthless, {}, "output", "a finite value of shape [3, 1, 4]"),
+    (Misnaming, {}, "critic", "names parameters of its critic value.bias.0"),
+    (Parasitic, {}, "critic", "has a critic without parameters of its own"),
+    (ignoring("aux_value"), {}, "needs", 'neither provides nor refuses the need "aux_value"'),
+    (ignoring("shift"), {}, "needs", "has no attribute 'shift'. Let the factory raise UnfitError"),
+    (ignoring("action_values"), {}, "needs", "has no attribute 'value_of'. Let the factory raise UnfitError"),
+    (having(Raw), {}, "log-probabilities", "over all actions, for observations of a vector and actions in Discrete(2)"),
+    (having(Negated), {}, "entropy", "for probabilities whose entropy is"),
+    (having(NegatedGaussian), {}, "entropy", "but the mean of -log_prob over 600 draws is"),
+    (having(WideGaussian), {}, "entropy", "but the mean of -log_prob over 600 draws is"),
+    (having(Cold), {}, "draws", "draws an action in"),
+    (having(Reversed), {}, "kl", "where Σ p log(p/q) is"),
+    (having(Unsummed), {}, "kl", "returns a kl of shape [3, 1, 4, 2], expected [3, 1, 4]"),
+    (having(Undivergent), {}, "kl", "has distributions without a method kl"),
+    (having(NegativeDivergence), {}, "kl", "returns a negative kl"),
+    (having(Unmapped), {}, "mapped", "has distributions without map"),
+    (having(Unmoved), {}, "mapped", "has distributions whose map returns another distribution"),
+    (having(Attached), {}, "mapped", "has distributions that keep their gradient after map"),
+    (having(HalfMapped), {}, "mapped", "fails in dist.map, for observations of a vector and actions in Box"),
+    (Backwards, {}, "row-policy", "has a row_policy whose mode differs from that of apply"),
+    (Overreaching, {}, "row-policy", "has a row_policy that sends other actions to the environment than to_env"),
     (Scribbling, {}, "pure", "writes into the observations in apply"),
     (TwoFaced, {}, "actor", "has an actor whose"),
     (Unclipped, {}, "actions", "to Box"),
@@ -586,6 +794,124 @@ class Paying(Envs):
         return step._replace(rewards=np.ones_like(step.rewards))
 
 
+class Reusing(SyncEnvs):
+    """Writes the observations of each step into the same array."""
+
+    def reset(self, seeds: Any) -> Array:
+        self.buffer = super().reset(seeds)
+        return self.buffer
+
+    def step(self, actions: Array, live: Any) -> StepResult:
+        step = super().step(actions, live)
+        reused = self.buffer[: len(live)]  # the buffer is longer after `select`
+        reused[:] = step.obs
+        return step._replace(obs=reused)
+
+
+class ReusingMasks(SyncEnvs):
+    """Writes the action masks of each step into the same array."""
+
+    def step(self, actions: Array, live: Any) -> StepResult:
+        before = self.action_mask
+        step = super().step(actions, live)
+        if before is not None and self.action_mask is not None:
+            before[:] = self.action_mask
+            self.action_mask = before
+        return step
+
+
+class Unmasked(Envs):
+    """Has no action masks, also where the environment has them."""
+
+    def changed(self, step: StepResult) -> StepResult:
+        self.action_mask = None
+        return step
+
+
+class AllAllowed(Envs):
+    """Allows every action, whatever the environment allows."""
+
+    def changed(self, step: StepResult) -> StepResult:
+        self.action_mask = None if self.action_mask is None else np.ones_like(self.action_mask)
+        return step
+
+
+class Maskless(Envs):
+    """Lacks the attribute action_mask."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "action_mask":
+            raise AttributeError(name)
+        return super().__getattribute__(name)
+
+    def __init__(self, request: EnvRequest) -> None:
+        super().__init__(request)
+        del self.__dict__["action_mask"]
+
+
+class LimitTerminates(Envs):
+    """Reports time limits as terminations."""
+
+    def changed(self, step: StepResult) -> StepResult:
+        return step._replace(terminated=step.terminated | step.truncated, truncated=np.zeros_like(step.truncated))
+
+
+class Swapped(Envs):
+    """Exchanges the two flags of an end."""
+
+    def changed(self, step: StepResult) -> StepResult:
+        return step._replace(terminated=step.truncated, truncated=step.terminated)
+
+
+class Doubling(Envs):
+    """Doubles the rewards."""
+
+    def changed(self, step: StepResult) -> StepResult:
+        return step._replace(rewards=2 * step.rewards)
+
+
+class Paralyzed(SyncEnvs):
+    """Ignores the actions."""
+
+    def step(self, actions: Array, live: Any) -> StepResult:
+        return super().step(np.zeros_like(actions), live)
+
+
+class Tupled(Envs):
+    """Returns a plain tuple."""
+
+    def changed(self, step: StepResult) -> Any:
+        return tuple(step)
+
+
+class Listed(Envs):
+    """Returns rewards as a list."""
+
+    def changed(self, step: StepResult) -> Any:
+        return step._replace(rewards=list(step.rewards))  # type: ignore[arg-type]
+
+
+class Column(Envs):
+    """Returns rewards as a column."""
+
+    def changed(self, step: StepResult) -> StepResult:
+        return step._replace(rewards=step.rewards[:, None])
+
+
+class Numbered(Envs):
+    """Returns the flags as numbers."""
+
+    def changed(self, step: StepResult) -> StepResult:
+        return step._replace(terminated=step.terminated.astype(int))
+
+
+class Wide(Envs):
+    """Returns observations in float64."""
+
+    def changed(self, step: StepResult) -> StepResult:
+        return step._replace(obs=step.obs.astype(np.float64))
+
+
 class Reshuffled(Envs):
     def select(self, rows: Any) -> Any:
         return super().select(rows[::-1])
@@ -607,6 +933,20 @@ class Stuck(Envs):
 
 BACKENDS = [
     (Misshapen, "fits", "has spaces that differ"),
+    (Tupled, "results", "returns a tuple from step. Return pgzoo.types.StepResult"),
+    (Listed, "results", "returns rewards as a list"),
+    (Column, "results", "returns rewards as float64 [3, 1], expected a numpy array floating [3]"),
+    (Numbered, "results", "returns the flags terminated as int64 [3], expected a numpy array bool [3]"),
+    (Wide, "results", "returns observations from step as float64 [3, 4], expected a numpy array float32 [3, 4]"),
+    (Maskless, "results", "without the attribute action_mask"),
+    (Reusing, "new-arrays", "changes arrays that it returned in an earlier step: observations"),
+    (ReusingMasks, "masks", "changes arrays that it returned in an earlier step: action_mask"),
+    (Unmasked, "masks", "has no action_mask of bool [3, 6]"),
+    (AllAllowed, "masks", "has another action_mask"),
+    (LimitTerminates, "steps", "returns terminated=True, truncated=False in step 12 of an episode"),
+    (Swapped, "steps", "returns terminated=False, truncated=True in step 5 of an episode"),
+    (Doubling, "steps", "returns the reward -2 in a step of pgzoo/Corridor-v0 where gymnasium's is -1"),
+    (Paralyzed, "steps", "returns the observation 0 in a step of pgzoo/Corridor-v0 where gymnasium's is 1"),
     (Crowded, "rows-independent", "returns different rewards for a row when there are more rows"),
     (Paying, "next-step", "does more than reset"),
     (Reshuffled, "select", "once they are selected"),
@@ -617,6 +957,31 @@ BACKENDS = [
 @pytest.mark.parametrize(("envs", "check", "said"), BACKENDS, ids=lambda x: getattr(x, "__name__", ""))
 def test_a_backend_with_one_fault_fails_only_the_check_for_it(envs: type[SyncEnvs], check: str, said: str) -> None:
     assert_fails(failing("env_backend", backend(envs)), check, said, 'Env backend "broken"')
+
+
+def test_a_correct_backend_passes_all_checks() -> None:
+    assert failing("env_backend", SyncBackend) == {}
+
+
+@pytest.mark.parametrize("returned", [None, True])
+def test_a_backend_whose_fits_returns_no_text_fails_only_fits(returned: Any) -> None:
+    class Backend(SyncBackend):
+        def fits(self, request: EnvRequest) -> Any:
+            return returned
+
+    said = f"returns {returned} from fits for CartPole-v1. Return the reason"
+    assert_fails(failing("env_backend", Backend), "fits", said, 'Env backend "broken"')
+
+
+class Limp(SyncEnvs):
+    """Ignores the actions in Pendulum, so that only a comparison of Box actions can notice it."""
+
+    def step(self, actions: Array, live: Any) -> StepResult:
+        return super().step(np.zeros_like(actions) if isinstance(self.action_space, Box) else actions, live)
+
+
+def test_a_backend_that_ignores_only_box_actions_fails_only_the_comparison_of_steps() -> None:
+    assert_fails(failing("env_backend", backend(Limp)), "steps", "in a step of Pendulum-v1", 'Env backend "broken"')
 
 
 # environment states
@@ -724,19 +1089,77 @@ class Scrawling(Hearing):
         event.env_steps[:] = 0
 
 
+class Arrayed(Hearing):
+    """Has an array in its snapshot."""
+
+    def snapshot(self, member: int) -> Any:
+        return {"steps": np.zeros(1)}
+
+
+class Unready(Hearing):
+    """Has a snapshot of what no event has set."""
+
+    def snapshot(self, member: int) -> Any:
+        return self.steps  # type: ignore[attr-defined]
+
+
+class Indexed(Hearing):
+    """Has numbers as keys in its snapshot."""
+
+    def snapshot(self, member: int) -> Any:
+        return {"best": [{member: 1.0}]}
+
+
+class Unclosable(Hearing):
+    """Raises in close."""
+
+    def close(self) -> None:
+        raise OSError("no connection")
+
+
+class Lingering(Hearing):
+    """Waits in close."""
+
+    def close(self) -> None:
+        threading.Event().wait()
+
+
+class Orderly(Hearing):
+    """Has a snapshot, and is closed."""
+
+    closed = 0
+
+    def snapshot(self, member: int) -> Any:
+        return {"seen": [1, 2.0, None, True, "x"], "member": member}
+
+    def close(self) -> None:
+        type(self).closed += 1
+
+
 LISTENERS = [
     (Deaf, "creates", "It implements no event hook"),
     (Fragile, "raises-nothing", "ConnectionError: no server in pgzoo_update_done"),
     (Scrawling, "events-unchanged", "writes into UpdateDone.env_steps"),
+    (Arrayed, "snapshots", "can't be saved: TypeError: Object of type ndarray is not JSON serializable"),
+    (Unready, "snapshots", "can't be saved: AttributeError"),
+    (Indexed, "snapshots", "can't be saved: 0 is a key, which JSON turns into a text"),
+    (Unclosable, "closes", "raises OSError: no connection in close. close ends threads and connections"),
+    (Lingering, "closes", "hasn't returned after 0.2 s in close"),
 ]
 
 
 def test_a_correct_listener_passes_all_checks() -> None:
     assert failing("listener", lambda context: Hearing()) == {}
+    assert failing("listener", lambda context: Orderly()) == {}
+    assert Orderly.closed == 1
 
 
 @pytest.mark.parametrize(("listener", "check", "said"), LISTENERS, ids=lambda x: getattr(x, "__name__", ""))
-def test_a_listener_with_one_fault_fails_only_the_check_for_it(listener: type, check: str, said: str) -> None:
+def test_a_listener_with_one_fault_fails_only_the_check_for_it(
+    listener: type, check: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if listener is Lingering:
+        monkeypatch.setattr("pgzoo.testing.listeners.END_PATIENCE", 0.2)
     assert_fails(failing("listener", lambda context: listener()), check, said, 'Listener "broken"')
 
 

@@ -12,7 +12,7 @@ from pgzoo.ops.distributions import Categorical
 class Normalizing:
     """A linear policy that subtracts the running mean of its observations."""
 
-    noise, noise_size = "uniform", 1
+    noise_size = 1
 
     def __init__(self, config, spec, needs):
         space, actions = spec.observation_space, spec.action_space
@@ -21,6 +21,7 @@ class Normalizing:
         if needs or spec.masked:
             raise UnfitError("normalizing and remembering have no critic and no masks")
         self.inputs, self.actions, self.first = space.shape[0], int(actions.n), int(actions.start)
+        self.noise = "logistic" if self.actions == 2 else "uniform"  # what Categorical draws with
 
     def init(self, rng):
         return {"weights": torch.from_numpy(0.5 * rng.standard_normal((self.inputs, self.actions))).float()}

@@ -12,7 +12,7 @@ from pgzoo.ops.distributions import Categorical
 class NormalizerInEvaluation:
     """A linear policy for vectors and Discrete actions."""
 
-    noise, noise_size = "uniform", 1
+    noise_size = 1
 
     def __init__(self, config, spec, needs):
         space, actions = spec.observation_space, spec.action_space
@@ -25,6 +25,7 @@ class NormalizerInEvaluation:
                 "normalizer-in-evaluation supports vectors and Discrete actions, without masks or a critic"
             )
         self.inputs, self.actions, self.first = space.shape[0], int(actions.n), int(actions.start)
+        self.noise = "logistic" if self.actions == 2 else "uniform"  # what Categorical draws with
 
     def init(self, rng):
         weights = 0.5 * rng.standard_normal((self.inputs, self.actions))

@@ -6,7 +6,7 @@ gradient.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -19,7 +19,7 @@ from pgzoo.ops.optim import flatten, unflatten
 from pgzoo.ops.order import sums_in_any_order
 from pgzoo.types import Batch, Hyper, Loss, LossFunction, Params
 
-__all__ = ["check_shape", "gradient", "hessian_product"]
+__all__ = ["check_metrics", "check_shape", "gradient", "hessian_product"]
 
 GROUP_ROWS = 4096
 """Number of rows differentiated together: with 64 hidden units, each intermediate result takes a megabyte."""
@@ -59,8 +59,7 @@ def gradient(
             found = loss(policy, everything, part, hyper if len(groups) == 1 else Hyper.rows(hyper, rows))
         result = found if isinstance(found, Loss) else Loss(found, {})
         check_shape("a loss", result.value, part.weights.shape[:1])
-        for name, metric in result.metrics.items():
-            check_shape(f"metric {name}", metric, result.value.shape)
+        check_metrics(result.metrics, result.value.shape)
         gradients = iter(torch.autograd.grad(result.value.sum(), learned, materialize_grads=True))
         pieces = [next(gradients) if leaf.requires_grad else torch.zeros_like(leaf) for leaf in leaves.values()]
         parts.append((map_leaves(Tensor.detach, result), flatten(pieces)))
@@ -117,6 +116,14 @@ def check_shape(what: str, value: Tensor, expected: Sequence[int]) -> None:
     """Raise ValueError if `value` doesn't have the shape `[S]` that is expected of a loss or metric."""
     if tuple(value.shape) != tuple(expected):
         raise ValueError(f"{what} is one number per member, shape {list(expected)}; got {list(value.shape)}")
+
+
+def check_metrics(metrics: Mapping[str, Tensor], expected: Sequence[int]) -> None:
+    """Raise TypeError if the name of a metric isn't a text, ValueError if a metric isn't of shape `[S]`."""
+    for name, metric in metrics.items():
+        if not isinstance(name, str):
+            raise TypeError(f"the name of a metric must be a text such as loss/policy; got {name!r}")
+        check_shape(f"metric {name}", metric, expected)
 
 
 def _cut_group(batch: Batch, rows: slice, columns: int) -> Batch:

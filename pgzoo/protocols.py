@@ -536,6 +536,8 @@ class Algorithm(Protocol):
     `collect` and `needs` may be functions of the algorithm's settings. The settings `epochs` and `minibatches`
     determine how often, and in how many parts, the default update passes over the collected data.
 
+    A loss depends on its arguments only: in a compiled run, what it reads elsewhere stays as it was in the first step.
+
     Floats among its settings may differ between members: take them from `hyper`, or from the settings of
     `ctx.members[s].config`; mark a setting that is read as one number for all members as `config.Static`.
     """

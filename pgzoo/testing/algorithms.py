@@ -41,6 +41,8 @@ __all__ = ["CHECKS"]
 
 SOURCE = re.compile(r"Source:|\b(19|20)\d\d\b")
 METRIC = re.compile(r"[a-z0-9_]+(/[a-z0-9_]+)+")
+RESERVED = frozenset({"train", "eval", "time", "summary", "profile", "diagnostic"})
+"""Groups of metrics that pgzoo itself logs, see docs/how-it-works.md."""
 
 
 def documented(target: CheckTarget) -> None:
@@ -121,11 +123,17 @@ def learns(target: CheckTarget) -> None:
 
 
 def metrics(target: CheckTarget) -> None:
-    """Metrics are finite, one number per seed, with names such as loss/policy."""
+    """Metrics are finite, one number per seed, with names such as loss/policy, in no group that pgzoo itself logs."""
     for report in undisturbed(target, claimed_worlds(target)[0], (SEED, 0)).metrics:
         for name, values in report.items():
             target.expect(
                 METRIC.fullmatch(name), f'reports "{name}"', "Name metrics by a group and a word, such as loss/policy."
+            )
+            target.expect(
+                name.partition("/")[0] not in RESERVED,
+                f'reports "{name}", in a group that pgzoo logs itself',
+                "Both would be averaged into one curve. Name metrics by another group, such as the algorithm's name; "
+                f"reserved are: {', '.join(sorted(RESERVED))}.",
             )
             target.expect(
                 np.shape(values) == (2,) and np.isfinite(values).all(),
@@ -153,21 +161,50 @@ def seed_law(target: CheckTarget) -> None:
 
 
 def sweep(target: CheckTarget) -> None:
-    """A seed with changed settings trains the same whether another seed has those settings or the defaults."""
+    """A seed's training depends on its own settings only, not on those of another seed in the sweep."""
     world = claimed_worlds(target)[0]
     plan = plan_of(target, world, (SEED, OTHERS[0]))
     setting = _moved(plan.config)
     alike = make_plan(plan.config.at(setting), target.catalog)
     swept = replace(plan, members=(alike.members[0], plan.members[1]))
+    advice = (
+        "Each seed of a sweep has its own settings. Take floats from `hyper`, with its axis of seeds, or per seed from "
+        "ctx.members; mark settings that can't differ as `Static`."
+    )
     with open_plan(target, world, alike) as some, open_plan(target, world, swept) as grid:
-        grid.update(some.settle())
-        expect_equal(
-            target,
-            some.bits(0),
-            grid.bits(0),
-            f"trains a seed differently in a sweep, with {format_setting(setting)}",
-            "Take floats from `hyper`, or per seed from ctx.members; mark settings that can't differ as `Static`.",
-        )
+        updates = some.settle()
+        grid.update(updates)
+        changed, default = grid.bits(0), grid.bits(1)
+        what = f"trains a seed differently in a sweep, with {format_setting(setting)}"
+        expect_equal(target, some.bits(0), changed, what, advice)
+    with open_plan(target, world, replace(plan, algorithm=type(plan.algorithm)())) as others:
+        others.update(updates)
+        what = f"trains a seed with the defaults differently if the seed before it has {format_setting(setting)}"
+        expect_equal(target, others.bits(1), default, what, advice)
+
+
+def gamma(target: CheckTarget) -> None:
+    """Another discount factor (`--gamma`) changes what it learns, if its default estimator discounts."""
+    if not trains_policy(target):
+        raise NotApplicable("it has `learns = False`")
+    if not issubclass(target.component.load_config() or AlgorithmConfig, AlgorithmConfig):
+        raise NotApplicable("it takes no gradient steps, and so has no discounted objective")
+    world, params = claimed_worlds(target)[0], []
+    for value in (0.99, 0.5):
+        # without normalized rewards, whose scale depends on gamma
+        plan = plan_of(target, world, (SEED,), gamma=value, normalize_reward=False)
+        if "gamma" not in inspect.signature(plan.estimator).parameters:
+            raise NotApplicable("its default estimator doesn't discount")
+        with open_plan(target, world, plan) as run:
+            run.settle()
+            params.append({k: v for k, v in run.bits(0).items() if k.startswith("parameter ")})
+    target.expect(
+        params[0] != params[1],
+        "trains the same with gamma 0.99 and 0.5",
+        "Users set --gamma and sweep it, and would compare equal runs. Take returns and advantages from ctx.estimate, "
+        "which uses the gamma and the --estimator of the run, or use hyper.gamma. An algorithm that doesn't discount "
+        'on purpose declares it: known_exceptions = {"gamma": "the reason"}.',
+    )
 
 
 def frozen(target: CheckTarget) -> None:
@@ -248,6 +285,7 @@ CHECKS: Mapping[str, Check] = checks_by_name(
         metrics,
         seed_law,
         sweep,
+        gamma,
         frozen,
         evaluation_has_no_effect,
         resumable,

@@ -13,6 +13,7 @@ from pgzoo.ops.members import map_leaves
 from pgzoo.ops.optim import unflatten
 from pgzoo.testing.rounds import SEED, WARM_UP, Rounds, claimed_worlds, open_rounds, trains_policy
 from pgzoo.testing.target import CheckTarget, bitwise_equal
+from pgzoo.training.diagnostics import copied
 from pgzoo.training.gradients import gradient
 from pgzoo.training.plan import POLICY
 from pgzoo.types import Batch, Episodes, Hyper, Loss, LossFunction, Params, Targets, TrainState, Trajectory
@@ -30,6 +31,15 @@ __all__ = [
 
 MAX_STEPS = 3
 """Number of gradient steps whose losses are examined."""
+
+MAX_LOSSES = 8
+"""Number of different losses whose first step is evaluated again at every later step."""
+
+MORE_UPDATES = 10
+"""Further updates of an algorithm with attributes of its own: one that a loss reads may change only now and then."""
+
+NAMES = {"value": "loss", "halt": "value of `halt`"}
+"""What messages call the parts of a `Loss`."""
 
 Change = Callable[[Trajectory, bool], Trajectory]
 """Returns a changed copy of a trajectory; the flag says whether it consists of whole episodes."""
@@ -58,6 +68,14 @@ class RecordedStep:
         found, vector = gradient(self.loss, self.policy, params, self.state.buffers, batch, self.hyper, self.only)
         gradients = {f"gradient of {k}": v for k, v in unflatten(vector, params).items()}
         return {"loss": found.value, **{f"metric {k}": v for k, v in found.metrics.items()}, **gradients}
+
+    def evaluated(self) -> dict[str, Tensor]:
+        """Return what the loss returns for the recorded arguments, by name."""
+        tensors, batch = self.state.params | self.state.buffers, map_leaves(torch.clone, self.batch)
+        with torch.no_grad():
+            found = self.loss(self.policy, tensors, batch, self.hyper)
+        result = found._asdict() if isinstance(found, Loss) else {"value": found}
+        return {NAMES.get(name, name.replace("metrics.", "metric ")): leaf for name, leaf in named_tensors(result)}
 
     def policy_gradient(self, batch: Batch) -> dict[str, Tensor]:
         """Return the gradients of the policy's parameters on a batch."""
@@ -93,8 +111,12 @@ class Recording:
     """Names, tensors and copies of the trajectories, targets and batches of an update."""
     parameters: list[tuple[str, Tensor, Tensor]] = field(default_factory=list)
     """Names, tensors and copies of the parameters of an update."""
+    losses: list[tuple[RecordedStep, dict[str, Tensor]]] = field(default_factory=list)
+    """The first step on each loss, and what the loss returned then."""
     changed_inputs: list[str] = field(default_factory=list)
     changed_parameters: list[str] = field(default_factory=list)
+    changed_losses: list[str] = field(default_factory=list)
+    """What a loss returned differently in a later step for the arguments of its first one."""
 
     def watch(self, run: Rounds) -> None:
         """Record what the algorithm does in the updates of a run."""
@@ -113,6 +135,18 @@ class Recording:
             if not isinstance(value, Tensor) or tuple(value.shape) != (len(state.active),):
                 self.shapes.append(f"{list(value.shape) if isinstance(value, Tensor) else type(value).__name__}")
 
+        def compare(loss: LossFunction, state: TrainState, batch: Batch, only: str | tuple[str, ...]) -> None:
+            """Evaluate the first step on this loss again."""
+            step, before = next(((step, found) for step, found in self.losses if step.loss == loss), (None, {}))
+            if step is not None:
+                now = step.evaluated()
+                same = [name in now and bitwise_equal(leaf, now[name]) for name, leaf in before.items()]
+                self.changed_losses += [name for name, equal in zip(before, same, strict=True) if not equal]
+            elif len(self.losses) < MAX_LOSSES:
+                kept, hyper = map_leaves(torch.clone, batch), engine.hyper(state)
+                step = RecordedStep(engine.policy, loss, copied(state), kept, hyper, only)
+                self.losses.append((step, step.evaluated()))
+
         def watched_step(
             loss: LossFunction,
             state: TrainState,
@@ -122,6 +156,7 @@ class Recording:
             **named: Any,
         ) -> TrainState:
             look(loss, state, batch, only)
+            compare(loss, state, batch, only)
             after: TrainState = step(loss, state, batch, only, *more, **named)
             self.parameters += [(name, leaf, leaf.clone()) for name, leaf in after.params.items()]
             return after
@@ -171,7 +206,8 @@ def recording_of(target: CheckTarget, **settings: Any) -> Recording:
                 recording.update(run)
                 if run.moved(before):
                     break
-            recording.update(run)
+            for _ in range(1 + (MORE_UPDATES if vars(run.engine.plan.algorithm) else 0)):
+                recording.update(run)
     recorded: Recording = target.remembered[key]
     return recorded
 

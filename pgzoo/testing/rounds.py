@@ -16,7 +16,7 @@ from pgzoo.runs.planning import make_plan
 from pgzoo.runs.resolve import resolve
 from pgzoo.testing import probes  # noqa: F401  registers the environments
 from pgzoo.testing.target import CheckTarget, NotApplicable, generator_states
-from pgzoo.training.engine import Engine, default_loop
+from pgzoo.training.engine import Engine, rounds_of
 from pgzoo.training.plan import Plan, info_keys
 from pgzoo.types import TrainState, Trajectory
 
@@ -59,7 +59,7 @@ class Rounds:
 
     def __init__(self, plan: Plan) -> None:
         self.engine = Engine(plan)
-        self.rounds = self._loop()
+        self.rounds = rounds_of(self.engine)
 
     def update(self, count: int = 1) -> None:
         """Run `count` updates."""
@@ -94,19 +94,22 @@ class Rounds:
 
     def change_trajectories(self, change: Callable[[Trajectory], Trajectory]) -> None:
         """Pass every trajectory that is collected from now on through `change`."""
-        collect = self.engine.collect
+        engine: Any = self.engine
 
-        def changed(state: TrainState, noise: torch.Tensor | None = None) -> tuple[TrainState, Trajectory]:
-            state, trajectory = collect(state, noise)
-            return state, change(trajectory)
+        def with_change(collect: Callable[..., tuple[TrainState, Trajectory]]) -> Callable[..., Any]:
+            def changed(*arguments: Any) -> tuple[TrainState, Trajectory]:
+                state, trajectory = collect(*arguments)
+                return state, change(trajectory)
 
-        self.engine.collect = changed  # type: ignore[method-assign]
+            return changed
+
+        engine.collect, engine.collect_while = with_change(engine.collect), with_change(engine.collect_while)
 
     def restart(self) -> None:
         """Continue from the state only, with a new instance of the algorithm, like a resumed run."""
         plan = self.engine.plan
         self.engine.plan = replace(plan, algorithm=type(plan.algorithm)())
-        self.rounds = self._loop()
+        self.rounds = rounds_of(self.engine)
 
     def freeze(self, member: int) -> None:
         """Mark a seed as ended."""
@@ -131,9 +134,6 @@ class Rounds:
             for kind, tree in trees.items()
             for name, leaf in tree.items()
         } | {"number of steps": state.env_steps[member].tobytes()}
-
-    def _loop(self) -> Iterator[None]:
-        return iter(getattr(self.engine.plan.algorithm, "loop", default_loop)(self.engine))
 
 
 @dataclass(frozen=True)

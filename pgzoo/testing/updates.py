@@ -27,10 +27,19 @@ from pgzoo.testing.changes import (
 )
 from pgzoo.testing.probes import Bandit, Target
 from pgzoo.testing.recording import first_difference, recording_of, updated_with
-from pgzoo.testing.rounds import SEED, Rounds, claimed_worlds, memory_policy, needed_info, open_rounds, trains_policy
+from pgzoo.testing.rounds import (
+    SEED,
+    Rounds,
+    claimed_worlds,
+    memory_policy,
+    needed_info,
+    needs_of,
+    open_rounds,
+    trains_policy,
+)
 from pgzoo.testing.target import Check, CheckTarget, NotApplicable, checks_by_name
 from pgzoo.training.plan import CRITIC
-from pgzoo.types import ActorInputs
+from pgzoo.types import ActorInputs, TrainState, Trajectory
 
 __all__ = ["CHECKS"]
 
@@ -50,6 +59,22 @@ def loss_shape(target: CheckTarget) -> None:
         f"returns a loss of shape {shapes[0] if shapes else ''} for 2 seeds; expected [2]",
         "The seeds of a run are trained in one batch [S, T, B], each by its own loss. Reduce over the rows only: "
         "weighted_mean(x, batch.weights) of pgzoo.ops.losses returns one number per seed.",
+    )
+
+
+def loss_arguments(target: CheckTarget) -> None:
+    """A loss depends on its arguments only: evaluated again in later updates, it returns the same, bit for bit."""
+    recording = recording_of(target)
+    if not recording.losses:
+        raise NotApplicable("it takes no gradient steps")
+    changed = sorted(set(recording.changed_losses))
+    target.expect(
+        not changed,
+        f"computes another {changed[0] if changed else ''} from the same arguments in a later step",
+        "A compiled run keeps what a loss reads besides its arguments, such as self.beta, as it was in the first step, "
+        "without a warning. Put tensors that change into state.buffers, which arrive in `params`; data of the rows, "
+        "such as noise, into `extra` of ctx.minibatches, which arrives in batch.extra; and constants into the "
+        "settings, which arrive in `hyper`.",
     )
 
 
@@ -235,12 +260,34 @@ def improves(target: CheckTarget) -> None:
     )
 
 
+def critic_improves(target: CheckTarget) -> None:
+    """Higher rewards lead to higher values of the critic, in a problem of one step."""
+    if not trains_policy(target) or not {"value", "action_values"} & set(needs_of(target)):
+        raise NotApplicable("it trains no critic of the policy")
+    world = claimed_worlds(target)[0]
+    before, after = zip(*(_values_with(target, world, shift) for shift in (REWARD, -REWARD)), strict=True)
+    learned = [float((late - early).mean()) for early, late in zip(before, after, strict=True)]
+    gap, moved = learned[0] - learned[1], abs(learned[0]) + abs(learned[1])
+    target.expect(
+        gap >= -0.5 * moved,
+        f"trains its critic away from the returns: in {UPDATES} updates in {ONE_STEP[world]['env']}, its values change "
+        f"by {learned[0]:.2g} with rewards that are {REWARD:g} higher, and by {learned[1]:.2g} with rewards that are "
+        f"{REWARD:g} lower",
+        "Losses are minimized: look for a wrong sign. The critic's loss, value_loss(output.value, batch.returns, "
+        "batch.weights) of pgzoo.ops.losses, is added to that of the policy.",
+    )
+
+
 UPDATES = 8
-"""Number of updates in the check `improves`."""
+"""Number of updates in the checks `improves` and `critic-improves`."""
+
+REWARD = 5.0
+"""What the check `critic-improves` adds to all rewards, or subtracts from them."""
 
 CHECKS: Mapping[str, Check] = checks_by_name(
     (
         loss_shape,
+        loss_arguments,
         padding,
         bootstrap,
         truncation,
@@ -252,6 +299,7 @@ CHECKS: Mapping[str, Check] = checks_by_name(
         episode_starts,
         info_values,
         improves,
+        critic_improves,
     )
 )
 
@@ -266,6 +314,28 @@ def _world_with_critic(target: CheckTarget) -> str:
     if not target.remembered["critic"]:
         raise NotApplicable("it estimates returns without a critic")
     return world
+
+
+def _values_with(target: CheckTarget, world: str, shift: float) -> tuple[Tensor, Tensor]:
+    """Return the critic's values `[S]` in a one-step world before and after training with shifted rewards."""
+    seen: list[Trajectory] = []
+
+    def change(trajectory: Trajectory) -> Trajectory:
+        seen.append(trajectory._replace(rewards=torch.where(trajectory.valid, trajectory.rewards + shift, 0.0)))
+        return seen[-1]
+
+    def values(state: TrainState) -> Tensor:
+        found = run.engine.evaluate_policy(state, seen[0]).values
+        assert found is not None
+        return found.mean((-2, -1))
+
+    with open_rounds(target, world, (SEED, 0), num_envs=16, **ONE_STEP[world]) as run:
+        run.change_trajectories(change)
+        start = run.engine.state
+        run.settle(UPDATES)
+        if not seen:
+            raise NotApplicable("it collects no trajectories")
+        return values(start), values(run.engine.state)
 
 
 def _mean_rewards(run: Rounds, world: str) -> Tensor:

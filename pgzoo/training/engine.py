@@ -19,6 +19,7 @@ from pgzoo.ops.members import freeze, stack_members, to_device
 from pgzoo.ops.normalize import reward_buffers, update_reward_moments
 from pgzoo.ops.optim import flatten
 from pgzoo.training import gradients, plateau
+from pgzoo.training.activity import Cancelled
 from pgzoo.training.compiled_steps import in_groups
 from pgzoo.training.compiling import operations_of
 from pgzoo.training.evaluation import Evaluation
@@ -59,7 +60,7 @@ from pgzoo.types import (
     Trajectory,
 )
 
-__all__ = ["Engine", "Plan", "default_loop", "default_update"]
+__all__ = ["Engine", "Plan", "default_loop", "default_update", "rounds_of"]
 
 SHORT_WINDOW = 32
 """Maximum window length for compiling a whole update as one function, because compiling unrolls loops over time."""
@@ -93,6 +94,7 @@ class Engine:
         self._compiled_evaluator = self.learner.compile(self._evaluator)
         self._compiled_estimation = self.learner.compile(evaluate_and_estimate(self._evaluator, self._estimator))
         self._estimates_compiled: bool | None = None  # decided in the first evaluation
+        self._starts_loop = False  # while `rounds_of` calls the algorithm's loop
         self.state = to_device(self.init() if state is None else state, self.device)
         self._names = tuple(self.state.params), tuple(self.state.buffers)
 
@@ -254,6 +256,7 @@ class Engine:
 
     def collect(self, state: TrainState, noise: Tensor | None = None) -> tuple[TrainState, Trajectory]:
         """Let the policy act in the environments, with this noise if it is given. Raises Cancelled, ValueError."""
+        self._expect_in_round()
         state, trajectory, finished = self.interaction.collect(state, noise, self.record.next_collection())
         return self._receive(state, trajectory, finished)
 
@@ -261,6 +264,7 @@ class Engine:
         self, state: TrainState, meanwhile: Callable[[TrainState], TrainState]
     ) -> tuple[TrainState, Trajectory]:
         """Let the policy of `state` act while `meanwhile` trains the state. Return the trained state."""
+        self._expect_in_round()
         before = state
         state, trajectory, finished = self.interaction.collect(
             state, call=self.record.next_collection(), meanwhile=meanwhile
@@ -271,12 +275,18 @@ class Engine:
 
     def play(self, state: TrainState, candidates: Params, *index: int) -> tuple[TrainState, NDArray[np.float64]]:
         """Play one episode per environment with greedy actions, each with different parameters. Raises Cancelled."""
+        self._expect_in_round()
         state, returns, trajectory, finished = self.interaction.play(state, to_device(candidates, self.device), *index)
         return self._receive(state, trajectory, finished)[0], returns
 
     def evaluate(self, state: TrainState, active: NDArray[np.bool_], mode: EvaluationMode) -> Evaluation:
         """Play the evaluation episodes of the members in `active [S]`; see `evaluation.evaluate`."""
         return self.interaction.evaluate(state, active, mode)
+
+    def _expect_in_round(self) -> None:
+        """Raise RunFailed if a loop that is no generator acts when it is called: it might never return."""
+        if self._starts_loop:
+            raise no_generator_error(self.plan.config.algorithm)
 
     def _receive(
         self, state: TrainState, trajectory: Trajectory, finished: FinishedEpisodes
@@ -453,6 +463,7 @@ class Engine:
         metrics: Mapping[str, Tensor],
     ) -> TrainState:
         """Set the parameters to `vector [S, P]`, the result of a step computed by the algorithm."""
+        gradients.check_metrics(metrics, value.shape)
         return self.learner.move(self.record, state, vector, batch, value, gradient, metrics)
 
     def place(self, state: TrainState, vector: Tensor) -> TrainState:
@@ -500,8 +511,7 @@ class Engine:
         """Report metrics of this update, `[S]` each, averaged over calls."""
         count = len(self.members)
         values = {name: to_device(torch.as_tensor(value), self.device) for name, value in metrics.items()}
-        for name, value in values.items():
-            gradients.check_shape(f"metric {name}", value, (count,))
+        gradients.check_metrics(values, (count,))
         everyone = torch.ones(count, dtype=torch.bool, device=self.device)
         self.record.metrics.add(tuple(values), stack_metrics(values), everyone if members is None else members)
 
@@ -552,6 +562,31 @@ def default_loop(ctx: Engine) -> Iterator[None]:
         ctx.state = update(ctx, state, trajectory)
         del state, trajectory  # or they would be in memory during the next collection
         yield
+
+
+def rounds_of(ctx: Engine) -> Iterator[None]:
+    """Return the rounds of the algorithm: of its `loop`, or of `default_loop`.
+
+    A loop may be any callable that returns an iterator. Raises RunFailed if it returns something else, or acts in the
+    environments before the first round, as a function without `yield` does.
+    """
+    name, loop = ctx.plan.config.algorithm, getattr(ctx.plan.algorithm, "loop", default_loop)
+    ctx._starts_loop = True
+    try:
+        with ctx.watch.phase("update", f'algorithm "{name}"'):
+            rounds = loop(ctx)
+    except Cancelled:
+        rounds = None
+    finally:
+        ctx._starts_loop = False
+    if not isinstance(rounds, Iterator):
+        raise no_generator_error(name)
+    return rounds
+
+
+def no_generator_error(algorithm: str) -> RunFailed:
+    """Return the error for a loop that isn't a generator."""
+    return RunFailed(f'algorithm "{algorithm}": loop must be a generator. Write `yield` at the end of each iteration.')
 
 
 def _problem_of(state: Any) -> str:

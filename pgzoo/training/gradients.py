@@ -6,7 +6,7 @@ gradient.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -19,7 +19,7 @@ from pgzoo.ops.optim import flatten, unflatten
 from pgzoo.ops.order import sums_in_any_order
 from pgzoo.types import Batch, Hyper, Loss, LossFunction, Params
 
-__all__ = ["check_shape", "gradient", "hessian_product"]
+__all__ = ["check_metrics", "check_shape", "gradient", "hessian_product"]
 
 GROUP_ROWS = 4096
 """Number of rows differentiated together: with 64 hidden units, each intermediate result takes a megabyte."""
@@ -112,10 +112,7 @@ def _checked(found: Any, shape: Sequence[int]) -> Loss:
     check_shape("a loss", result.value, shape)
     if not result.value.requires_grad:
         raise ValueError("the loss doesn't depend on the parameters: compute it from the argument params")
-    for name, metric in result.metrics.items():
-        if not isinstance(metric, Tensor):
-            raise TypeError(f"metric {name} of the loss is a {type(metric).__name__}; it must be a tensor [S]")
-        check_shape(f"metric {name}", metric, shape)
+    check_metrics(result.metrics, shape)
     if result.halt is not None:
         check_shape("halt", result.halt, shape)
         if result.halt.dtype != torch.bool:
@@ -136,6 +133,16 @@ def check_shape(what: str, value: Tensor, expected: Sequence[int]) -> None:
     """Raise ValueError if `value` doesn't have the shape `[S]` that is expected of a loss or metric."""
     if tuple(value.shape) != tuple(expected):
         raise ValueError(f"{what} is one number per member, shape {list(expected)}; got {list(value.shape)}")
+
+
+def check_metrics(metrics: Mapping[str, Tensor], expected: Sequence[int]) -> None:
+    """Raise TypeError if a metric isn't a tensor or its name isn't a text, ValueError if its shape isn't `[S]`."""
+    for name, metric in metrics.items():
+        if not isinstance(name, str):
+            raise TypeError(f"the name of a metric must be a text such as loss/policy; got {name!r}")
+        if not isinstance(metric, Tensor):
+            raise TypeError(f"metric {name} is a {type(metric).__name__}; it must be a tensor [S]")
+        check_shape(f"metric {name}", metric, expected)
 
 
 def _cut_group(batch: Batch, rows: slice, columns: int) -> Batch:

@@ -17,7 +17,7 @@ from pgzoo.errors import RunFailed
 from pgzoo.training import plateau
 from pgzoo.training.activity import Activity, Cancelled
 from pgzoo.training.diagnostics import Diagnostics
-from pgzoo.training.engine import Engine, default_loop
+from pgzoo.training.engine import Engine, rounds_of
 from pgzoo.training.events import (
     CheckpointSaved,
     EpisodesFinished,
@@ -168,7 +168,7 @@ class _TrainingRun:
         c, ctx, watch = self.plan.config, self.ctx, self.ctx.watch
         yield RunStarted(c, self.plan.group, self.plan.seeds, self.plan.run_keys)
         started = time.perf_counter()
-        rounds = self._rounds()
+        rounds = rounds_of(ctx)
         index, ahead, without_step = 0, False, 0
         while ctx.running():
             before = ctx.state
@@ -217,18 +217,6 @@ class _TrainingRun:
         if not_failed.any():
             yield from self._evaluate(not_failed, final=True)
         self._interrupt_finished()
-
-    def _rounds(self) -> Iterator[None]:
-        """Return the iterations of the algorithm."""
-        name, loop = f'algorithm "{self.plan.config.algorithm}"', getattr(self.plan.algorithm, "loop", default_loop)
-        try:
-            with self.ctx.watch.phase("update", name):
-                rounds = loop(self.ctx)
-        except Cancelled:
-            rounds = None
-        if not isinstance(rounds, Iterator):
-            raise RunFailed(f"{name}: loop must be a generator. Write `yield` at the end of each iteration.")
-        return rounds
 
     def _elapsed(self, started: float) -> float:
         """Return the seconds of training since `started`, without those spent on evaluating and compiling."""

@@ -168,6 +168,13 @@ class Infinite(Sound):
         return self.step(ctx, state, trajectory, **{"loss/odd": torch.full((len(state.active),), torch.inf)})
 
 
+class Loud(Sound):
+    """Reports a metric in a group of pgzoo's own. Source: none."""
+
+    def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
+        return self.step(ctx, state, trajectory, **{"time/odd": torch.zeros(len(state.active))})
+
+
 class Stubborn(Sound):
     """Uses one gamma for all members of a sweep. Source: none."""
 
@@ -200,10 +207,26 @@ ALGORITHMS: list[tuple[type, dict[str, Any], str, str]] = [
     (Modest, {}, "learns", "Remove `learns = False`"),
     (Misnamed, {}, "metrics", 'reports "loss"'),
     (Infinite, {}, "metrics", "reports loss/odd = "),
+    (Loud, {}, "metrics", 'reports "time/odd", in a group that pgzoo logs itself'),
     (Stubborn, {}, "sweep", "trains a seed differently in a sweep, with learning_rate=0.0009"),
     (Mourner, {}, "frozen", "trains seeds differently"),
     (Shy, {}, "evaluation-has-no-effect", "trains differently when it is evaluated"),
 ]
+
+
+class Endless(Sound):
+    """Has a loop without `yield`. Source: none."""
+
+    def loop(self, ctx: Any) -> None:
+        while ctx.running():
+            state, trajectory = ctx.collect(ctx.state)
+            ctx.state = self.update(ctx, state, trajectory)
+
+
+def test_an_algorithm_whose_loop_never_yields_fails_the_checks_of_training_instead_of_hanging() -> None:
+    failed = failing("algorithm", Endless)
+    assert list(failed) == ["trains-discrete", "trains-box"]
+    assert all("loop must be a generator. Write `yield` at the end of each iteration" in x for x in failed.values())
 
 
 def test_a_correct_algorithm_passes_all_checks() -> None:
@@ -212,7 +235,7 @@ def test_a_correct_algorithm_passes_all_checks() -> None:
 
 @pytest.mark.parametrize(
     ("target", "facts", "check", "said"),
-    [pytest.param(*a, marks=[pytest.mark.slow] if a[0] in (Misnamed, Modest) else []) for a in ALGORITHMS],
+    [pytest.param(*a, marks=[pytest.mark.slow] if a[0] in (Misnamed, Modest, Loud) else []) for a in ALGORITHMS],
     ids=lambda x: getattr(x, "__name__", ""),
 )
 def test_an_algorithm_with_one_fault_fails_only_the_check_for_it(

@@ -12,7 +12,7 @@ from pgzoo.testing.checks import CHECKS, PLUGIN_CHECKS, CheckTarget, ComponentCh
 CATALOG = discover(inline=False)
 SLOW = {("env_backend", "async")}
 """Components that start processes."""
-REPRESENTATIVE = {"improves": "ppo", "equals-gymnasium": "cartpole"}
+REPRESENTATIVE = {"improves": "ppo", "critic-improves": "ppo", "equals-gymnasium": "cartpole"}
 """Expensive checks, each with the only component that fast tests run it for.
 
 Tests of algorithms and tests/envs/test_compiled.py cover the others.

@@ -15,7 +15,9 @@ import pgzoo
 from pgzoo.algorithms.a2c import A2C
 from pgzoo.errors import PluginError, RunFailed, UnfitError
 from pgzoo.ops.heads import ObsEncoder
+from pgzoo.ops.losses import weighted_mean
 from pgzoo.ops.nets import linear
+from pgzoo.ops.optim import flatten
 from pgzoo.runs.planning import collection_of
 from pgzoo.training.metrics import Stopwatch
 from pgzoo.types import AlgorithmState, Loss, Output
@@ -43,6 +45,37 @@ def test_an_invalid_collection_is_refused(algorithm: Any, message: str) -> None:
     with pytest.raises(PluginError, match=r"^Mine") as caught:
         collection_of(algorithm, Settings())
     assert message in str(caught.value)
+
+
+class NumberedMetric:
+    """A policy gradient that names a metric by a number: in its loss, by `ctx.report`, or by `ctx.move`."""
+
+    collect, estimator = pgzoo.Steps(4), "reward-to-go"
+
+    def loss(self, policy: Any, params: Any, batch: Any, hyper: Any) -> Any:
+        value = -weighted_mean(policy.apply(params, batch.inputs).dist.log_prob(batch.actions), batch.weights)
+        return pgzoo.Loss(value, {3: value.detach()} if type(self) is NumberedMetric else {})  # type: ignore[dict-item]
+
+
+class NumberedReport(NumberedMetric):
+    def update(self, ctx: Any, state: Any, trajectory: Any) -> Any:
+        ctx.report({3: torch.zeros(1)})
+        return state
+
+
+class NumberedMove(NumberedMetric):
+    def update(self, ctx: Any, state: Any, trajectory: Any) -> Any:
+        batch = ctx.batch(trajectory, ctx.estimate(state, trajectory))
+        loss, gradient = ctx.gradient(self.loss, state, batch)
+        vector = flatten(state.params.values())
+        return ctx.move(state, vector, batch=batch, value=loss.value, gradient=gradient, metrics={3: loss.value})
+
+
+@pytest.mark.parametrize("made", [NumberedMetric, NumberedReport, NumberedMove])
+def test_a_metric_whose_name_is_no_text_fails_the_run_with_the_name_of_the_algorithm(made: type) -> None:
+    plan = pgzoo.plan(made, env="probe/Bandit-v0", num_envs=2, total_steps=8, policy="linear", eval_episodes=1)
+    with pytest.raises(RunFailed, match=rf'{made.__name__}" raised TypeError: the name of a metric must be .* got 3'):
+        list(pgzoo.train(plan))
 
 
 def test_misuse_of_batches_outputs_steps_and_estimates_raises_clear_errors(engine: Any) -> None:
@@ -110,7 +143,7 @@ def a_loss(policy: Any, params: Any, batch: Any, hyper: Any) -> Any:
         (lambda value: None, "TypeError: the loss function returns None; return a tensor [S]"),
         (lambda value: (value, {}), "TypeError: the loss function returns tuple; return a tensor [S]"),
         (lambda value: value.detach(), "ValueError: the loss doesn't depend on the parameters"),
-        (lambda value: Loss(value, {"mine/x": 1.0}), "metric mine/x of the loss is a float; it must be a tensor [S]"),
+        (lambda value: Loss(value, {"mine/x": 1.0}), "metric mine/x is a float; it must be a tensor [S]"),
         (lambda value: Loss(value, {}, halt=value.mean() > 0), "halt is one number per member, shape [2]; got []"),
         (lambda value: Loss(value, {}, halt=value), "halt must be a tensor of bool; got torch.float32"),
     ],

@@ -22,7 +22,7 @@ from pgzoo.analysis.caveats import (
     setting_differences,
 )
 from pgzoo.analysis.comparison import ComparisonData
-from pgzoo.analysis.selection import ProgressCallback, Run, RunIndex, SelectorKind, load
+from pgzoo.analysis.selection import FINAL, ProgressCallback, Run, RunIndex, SelectorKind, load
 from pgzoo.errors import UsageError, did_you_mean
 from pgzoo.tracking.home import Home
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Comparison", "compare"]
 
-CURVE, FINAL = "train/return_mean", "summary/return_final"
+CURVE = "train/return_mean"
 RETURNS = (CURVE, "eval/return_mean", FINAL)
 """Metrics whose final score is the mean return of the final evaluation with sampled actions."""
 

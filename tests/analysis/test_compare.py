@@ -288,6 +288,11 @@ def test_invalid_selectors_and_options_are_errors_with_a_clear_message(train: Tr
     train("first", [1, 2, 3], name="alpha")
     train("second", [1, 2, 3], name="beta")
     train("third", [1, 2, 3], name="gamma", env="Acrobot-v1")
+    session = Session(Home.find(), "second", Home.find().default_uri)
+    identity: dict[str, Any] = {"experiment": "e", "seed": 0, "algorithm": "reinforce", "env": "CartPole-v1"}
+    session.journal("second-s0", name="beta s0", **identity).summary(10_000, {"policy/entropy": 1.0})
+    session.journals["second-s0"].end("FINISHED")
+    session.close(0)
     for selectors, options, error, message in (
         ((), {}, UsageError, "two or more selectors"),
         (("alpha",), {}, UsageError, "two or more selectors"),
@@ -299,6 +304,12 @@ def test_invalid_selectors_and_options_are_errors_with_a_clear_message(train: Tr
         (("alpha", "gamma"), {}, UsageError, "alpha on CartPole-v1; gamma on Acrobot-v1. They have none in common"),
         (("alpha", "beta"), {"env": "CartPole-v0"}, UsageError, 'no run on CartPole-v0.*Did you mean "CartPole-v1"'),
         (("alpha", "beta"), {"metric": "train/return"}, UsageError, 'no.* Did you mean "train/return_mean"'),
+        (
+            ("alpha", "beta"),
+            {"metric": "policy/entropy"},
+            UsageError,
+            "No run of .alpha.* policy/entropy. There are: eval",
+        ),
         (("alpha", "beta"), {"metric": "zzz"}, UsageError, "There are: eval/length_mean"),
     ):
         with pytest.raises(error, match=f"(?is){message}"):
@@ -488,6 +499,13 @@ def test_colors_differ_for_color_blind_readers(vision: np.ndarray[Any, Any]) -> 
 
 def compare(*arguments: str) -> Result:
     return CliRunner().invoke(program, ["compare", *arguments], prog_name="pgzoo", catch_exceptions=False)
+
+
+def test_a_comparison_cannot_be_logged_without_a_store(train: Train) -> None:
+    train("a", [1, 2, 3])
+    train("b", [1, 2, 3])
+    with pytest.raises(StoreError, match="The tracking store is none, so nothing can be logged: name one with"):
+        pgzoo.compare("a", "b", tracking_uri="none").log()
 
 
 def test_the_command_prints_tables(train: Train, tmp_path: Path) -> None:

@@ -7,12 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 
 from pgzoo.analysis.blocks import Side, final_score
-from pgzoo.analysis.selection import Run, SelectorKind
+from pgzoo.analysis.selection import FINAL, Run, SelectorKind
 from pgzoo.analysis.statistics import MIN_SEEDS
 from pgzoo.analysis.wording import plural, ranges
 from pgzoo.errors import UsageError
 
-__all__ = ["caveats", "check_distinct", "finished", "newest_setting", "pooled_algorithms", "setting_differences"]
+__all__ = [
+    "caveats",
+    "check_distinct",
+    "finished",
+    "newest_setting",
+    "pooled_algorithms",
+    "setting_differences",
+    "without_evaluation",
+]
 
 PROTOCOL = (
     "total_steps",
@@ -100,6 +108,7 @@ def caveats(sides: Sequence[Side], env: str, score: str, metric: str) -> list[st
         missing = sum(score not in run.metrics and final_score(run, score) is not None for run in runs)
         if missing:
             found.append(f"{label}: {plural(missing, 'run')} without {score}; the last {metric} is used instead.")
+        found += without_evaluation(label, runs, score)
         if lost := sum(final_score(run, score) is None for run in runs):
             found.append(f"{label}: {plural(lost, 'run')} left out, no final score.")
         if len(runs) - lost < MIN_SEEDS:
@@ -109,6 +118,17 @@ def caveats(sides: Sequence[Side], env: str, score: str, metric: str) -> list[st
         listing = ", ".join(f"{label} {ranges(s)}" for label, s in seeds.items())
         found.append(f"seeds differ: {listing}; the difference of means is not paired by seed.")
     return found
+
+
+def without_evaluation(label: str, runs: Sequence[Run], score: str) -> list[str]:
+    """Return a warning if final returns are of training episodes, as of runs that failed before the evaluation."""
+    count = sum(score == FINAL and not run.evaluated for run in runs)
+    if not count:
+        return []
+    return [
+        f"{label}: {plural(count, 'run')} without a final evaluation; the mean return of the last training episodes "
+        "is used instead."
+    ]
 
 
 def differing(sides: Mapping[str, Sequence[Run]], what: str, value: Callable[[Run], str]) -> list[str]:

@@ -6,7 +6,7 @@ comparison.save("report.html")
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -22,7 +22,7 @@ from pgzoo.analysis.caveats import (
     setting_differences,
 )
 from pgzoo.analysis.comparison import ComparisonData
-from pgzoo.analysis.selection import ProgressCallback, Run, RunIndex, SelectorKind, load
+from pgzoo.analysis.selection import FINAL, ProgressCallback, Run, RunIndex, SelectorKind, load
 from pgzoo.errors import UsageError, did_you_mean
 from pgzoo.tracking.home import Home
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Comparison", "compare"]
 
-CURVE, FINAL = "train/return_mean", "summary/return_final"
+CURVE = "train/return_mean"
 RETURNS = (CURVE, "eval/return_mean", FINAL)
 """Metrics whose final score is the mean return of the final evaluation with sampled actions."""
 
@@ -210,13 +210,12 @@ def compare(
     check_distinct(chosen)
     curve = metric or CURVE
     score = FINAL if curve in RETURNS else curve
-    everything = load([run for runs in chosen.values() for run in runs], curve, progress)
-    loaded = iter(everything)
+    loaded = iter(load([run for runs in chosen.values() for run in runs], curve, progress))
     sides = [
         Side(label, kinds[label], finished(label, [next(loaded) for _ in runs], warnings))
         for label, runs in chosen.items()
     ]
-    check_scores(sides, envs, curve, score, everything)
+    check_scores(sides, envs, curve, score)
     for name in envs:
         where = f"{name}: " if len(envs) > 1 else ""
         warnings += [f"{where}{caveat}" for caveat in caveats(sides, name, score, curve)]
@@ -272,12 +271,12 @@ def environments(runs: Mapping[str, Sequence[Run]], requested: Sequence[str] | N
     return shared
 
 
-def check_scores(sides: Sequence[Side], envs: Sequence[str], metric: str, score: str, runs: Iterable[Run]) -> None:
+def check_scores(sides: Sequence[Side], envs: Sequence[str], metric: str, score: str) -> None:
     """Raise UsageError if a side has no value of the metric, or no final score, in one of the environments."""
-    known = sorted({name for run in runs for name in run.metrics})
     for side in sides:
         for env in envs:
             here = side.on(env)
+            known = sorted({name for run in here for name in run.metrics})
             required = metric if metric != CURVE else score  # a run without training episodes may have an evaluation
             if not any(run.steps.size or (required == score and score in run.metrics) for run in here):
                 raise UsageError(

@@ -6,12 +6,20 @@ import json
 import math
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pgzoo.analysis.selection import STATUS, ProgressCallback, from_store, pages, search_experiments
+from pgzoo.analysis.selection import (
+    FINAL,
+    STATUS,
+    ProgressCallback,
+    from_store,
+    is_final_evaluation,
+    pages,
+    search_experiments,
+)
 from pgzoo.tracking.home import Home
 from pgzoo.tracking.journal import Record
 from pgzoo.tracking.ledger import KIND, in_training, journal_folders, read_json, start_of_seed
@@ -28,9 +36,8 @@ STATUSES = {
     "running": "RUNNING",
 }
 """The statuses of runs, and MLflow's status for each."""
-FINAL = "summary/return_final"
 TAIL = 2**14
-"""Number of bytes that are read from the end of a journal first; more only if they contain no record with a step."""
+"""Number of bytes that are read from the end of a journal first; more only if they contain no point of a curve."""
 Rows = dict[str, list["ListedRun"]]
 
 
@@ -52,7 +59,7 @@ class ListedRun:
     steps: int | None = None
     """Environment steps; None if the store doesn't know them, as for most runs in training."""
     final_return: float | None = None
-    """The mean return of the final evaluation; None before that."""
+    """The mean return of the final evaluation; None before that, and for a run that ended without one."""
     path: Path | None = field(default=None, repr=False)
     """The folder of the journal; None for a run of a store."""
 
@@ -182,7 +189,7 @@ def listed(
             started=run.started,
             status=status,
             steps=int(steps) if steps.isdigit() else None,
-            final_return=run.metrics.get(FINAL),
+            final_return=run.metrics.get(FINAL) if run.evaluated else None,
         )
         if wanted.matches(one, run.tags) and wanted.status in ("", one.status):
             yield one
@@ -213,28 +220,38 @@ def from_start(folder: Path, start: Record) -> ListedRun:
 
 
 def read_end(run: ListedRun) -> ListedRun:
-    """Return a local run with its id, status, steps and final return, read from the end of its journal."""
+    """Return a local run with its id, status, steps and final return, read from the end of its journal.
+
+    What was known of a run stays valid when it is started again, until newer records replace it.
+    """
     assert run.path is not None
-    status, steps, final, counted, ended = "", -1, None, None, False
+    status, steps, final, counted, ended = "", -1, None, -1, False
+    step_of_evaluation, step_of_final = -1, -1
     for record in last_records(run.path):
         match record["t"]:
             case "start":
-                status, final, counted = "", None, None
+                steps, counted = max(steps, counted), -1
             case "tags":
                 status = record["tags"].get("pgzoo.status", status)
-                counted = record["tags"].get("pgzoo.env_steps", counted)
-            case "update":
-                steps = max([steps, *record.get("steps", ())])
-                final = record.get("m", {}).get(FINAL, final)
+                if (text := record["tags"].get("pgzoo.env_steps", "")).isdigit():
+                    counted = int(text)
+            case "update" if record.get("steps"):
+                steps = max(steps, *record["steps"])
+                if FINAL in record.get("m", ()):
+                    step_of_final = record["steps"][-1]
+                    final = record["m"][FINAL] if step_of_final == step_of_evaluation else None
+                elif record["steps"][-1] > step_of_final:
+                    final = None
             case "evaluation":
                 steps = max(steps, record["step"])
+                if is_final_evaluation(record):
+                    step_of_evaluation = record["step"]
             case "end" if STATUSES.get(status) != record["status"]:
                 status = STATUS.get(record["status"], "killed")
         ended = record["t"] == "end"
     if not ended:
         status = "running" if in_training(run.path) else "killed"
-    if counted is not None and counted.isdigit():
-        steps = int(counted)
+    steps = counted if counted >= 0 else steps
     return replace(
         run,
         run_id=read_json(run.path / "run.json").get("run_id"),
@@ -245,7 +262,7 @@ def read_end(run: ListedRun) -> ListedRun:
 
 
 def last_records(folder: Path) -> list[Record]:
-    """Return the last records of a journal, enough of them to contain a step if there is any."""
+    """Return the last records of a journal: `enough` of them, if it has so many."""
     size = TAIL
     with (folder / "journal.jsonl").open("rb") as file:
         end = file.seek(0, os.SEEK_END)
@@ -254,9 +271,19 @@ def last_records(folder: Path) -> list[Record]:
             file.seek(begin)
             lines = file.read(end - begin).split(b"\n")[1 if begin else 0 : -1]
             found = [record for record in map(parse, lines) if record is not None]
-            if not begin or any(record.get("steps") or "step" in record for record in found):
+            if not begin or enough(found):
                 return found
             size *= 8
+
+
+def enough(found: Sequence[Record]) -> bool:
+    """Return whether the last records of a journal contain a point of a curve.
+
+    What follows it has the final evaluation and the summary, also if the run was started again after its end.
+    """
+    return any(
+        record.get("steps") and not any(name.startswith("summary/") for name in record.get("m", ())) for record in found
+    )
 
 
 def parse(line: bytes) -> Record | None:

@@ -12,7 +12,8 @@ from pgzoo.analysis.comparison import ComparisonData
 from pgzoo.analysis.report import render
 from pgzoo.analysis.selection import COMPARISON
 from pgzoo.analysis.tables import markdown
-from pgzoo.tracking.home import Home
+from pgzoo.errors import StoreError
+from pgzoo.tracking.home import NO_STORE, Home
 from pgzoo.tracking.journal import MAX_PARAM, clean_items, clean_key
 from pgzoo.tracking.lookup import query_store
 
@@ -58,8 +59,10 @@ def log_run(
     It is logged to the experiment that all analyzed runs share, else to `pgzoo/comparisons`.
 
     Raises:
-        StoreError: the store can't be written.
+        StoreError: the store can't be written, or `uri` names none.
     """
+    if uri == NO_STORE:
+        raise StoreError("The tracking store is none, so nothing can be logged: name one with --tracking-uri.")
     experiment = next(iter(experiments)) if len(experiments) == 1 else "pgzoo/comparisons"
     start: dict[str, Any] = {"experiment": experiment}
     if uri == home.default_uri:

@@ -6,6 +6,7 @@ Journals are searched first. A tracking store is also searched if it is given by
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,12 +27,14 @@ from pgzoo.tracking.journal import Record, records
 from pgzoo.tracking.ledger import KIND, identity, in_training, journal_folders, read_json, start_of_seed
 from pgzoo.tracking.lookup import query_store
 
-__all__ = ["COMPARISON", "ProgressCallback", "Run", "RunIndex", "SelectorKind", "load"]
+__all__ = ["COMPARISON", "FINAL", "ProgressCallback", "Run", "RunIndex", "SelectorKind", "load"]
 
 SelectorKind: TypeAlias = Literal["run", "group", "name", "algorithm", "tag", "param", "experiment"]
 ProgressCallback: TypeAlias = Callable[[str, int, int | None], None]
 """Called with what is being read, the number read so far, and the total (None if it is not known)."""
 
+FINAL = "summary/return_final"
+"""The mean return of the final evaluation; of a run without one, that of the last training episodes."""
 COMPARISON = (KIND, "comparison")
 """The tag of a logged comparison; selectors skip MLflow runs that have it."""
 KINDS: tuple[SelectorKind, ...] = ("run", "group", "name", "algorithm", "experiment")
@@ -45,7 +48,7 @@ STATUS = {"RUNNING": "running", "SCHEDULED": "running", "FINISHED": "finished", 
 
 @dataclass(frozen=True)
 class Run:
-    """The run of one seed. `load` fills in its status, metrics and curve."""
+    """The run of one seed. `load` fills in its status, metrics and curve, and the parameters of its last start."""
 
     run_key: str
     run_id: str | None
@@ -66,6 +69,8 @@ class Run:
     """The folder of its journal; None for a run that is only in the tracking store."""
     metrics: Mapping[str, float] = field(default_factory=dict, repr=False)
     """The last value of each metric."""
+    evaluated: bool = True
+    """False if the metric `FINAL` is the mean of the last training episodes."""
     steps: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64), repr=False, compare=False)
     values: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
 
@@ -300,6 +305,7 @@ def from_store(run: Any, experiments: Mapping[str, str], uri: str) -> Run:
     tags, params = run.data.tags, run.data.params
     experiment = experiments.get(run.info.experiment_id, "")
     seed = params.get("seed", "")
+    status = tags.get("pgzoo.status") or STATUS.get(run.info.status, "killed")
     return Run(
         run_key=tags.get("pgzoo.run_key", run.info.run_id),
         run_id=run.info.run_id,
@@ -310,16 +316,24 @@ def from_store(run: Any, experiments: Mapping[str, str], uri: str) -> Run:
         env=params.get("env", experiment),
         experiment=experiment,
         tracking_uri=uri,
-        status=tags.get("pgzoo.status") or STATUS.get(run.info.status, "killed"),
+        status=status,
         started=run.info.start_time or 0,
         params=params,
         tags=tags,
         metrics=run.data.metrics,
+        evaluated=status in ("finished", "stopped") or is_evaluated(run.data.metrics),
     )
+
+
+def is_evaluated(metrics: Mapping[str, float]) -> bool:
+    """Return whether the final return of a run of a store is that of its last evaluation."""
+    return FINAL not in metrics or math.isclose(metrics.get("eval/return_mean", math.nan), metrics[FINAL])
 
 
 def load(runs: Sequence[Run], metric: str, progress: ProgressCallback) -> list[Run]:
     """Return the runs with their status, the last value of each metric and the curve of `metric`.
+
+    The parameters and tags of a run that was resumed are those of its last start.
 
     Raises StoreError if the store can't be read.
     """
@@ -328,7 +342,7 @@ def load(runs: Sequence[Run], metric: str, progress: ProgressCallback) -> list[R
         if run.path is not None:
             loaded[place] = read_journal(run, run.path, metric)
             progress("reading runs", len(loaded), len(runs))
-    elsewhere = [(place, run) for place, run in enumerate(runs) if run.path is None]
+    elsewhere = [(place, with_latest_steps(run)) for place, run in enumerate(runs) if run.path is None]
     if elsewhere and (database := sqlite_path(elsewhere[0][1].tracking_uri)) is not None:
         for place, run in read_database(database, elsewhere, metric):
             loaded[place] = run
@@ -372,24 +386,51 @@ def read_database(database: Path, runs: Sequence[tuple[int, Run]], metric: str) 
 def read_journal(run: Run, folder: Path, metric: str) -> Run:
     last: dict[str, float] = {}
     curve: dict[int, float] = {}
-    tags, ended = dict(run.tags), ""
+    params, tags, ended, evaluated = run.params, dict(run.tags), "", True
+    step_of_evaluation, step_of_final = -1, -1
     for record, _ in records(folder):
         if record is None:
             continue
         match record["t"]:
-            case "start":
-                ended = ""
+            case "start":  # a resumed run may have more steps to do than at its first start
+                params, ended = record.get("params", params), ""
+                tags |= record.get("tags", {})
             case "tags":
                 tags |= record["tags"]
             case "end":
                 ended = tags.get("pgzoo.status") or STATUS.get(record["status"], "killed")
             case "update" | "evaluation":
+                if is_final_evaluation(record):
+                    step_of_evaluation = record["step"]
+                if record["t"] == "update" and record.get("steps"):
+                    if FINAL in record.get("m", ()):
+                        step_of_final = record["steps"][-1]
+                        evaluated = step_of_final == step_of_evaluation
+                    elif record["steps"][-1] > step_of_final:  # resumed: its policy has changed since
+                        last.pop(FINAL, None)
                 last |= record.get("m", {})
                 if metric in record.get("m", ()):
                     for step in record.get("steps", ()) if record["t"] == "update" else (record["step"],):
                         curve[step] = record["m"][metric]
     status = ended or ("running" if in_training(folder) else "killed")
-    return with_curve(replace(run, status=status, tags=tags, metrics=last), curve)
+    run = replace(run, status=status, params=params, tags=tags, metrics=last, evaluated=evaluated or FINAL not in last)
+    return with_curve(run, curve)
+
+
+def is_final_evaluation(record: Record) -> bool:
+    """Return whether a record is an evaluation that gives a run its final return."""
+    return (
+        record["t"] == "evaluation"
+        and record.get("final") is True
+        and record.get("mode") == "sampled"
+        and "eval/return_mean" in record.get("m", ())
+    )
+
+
+def with_latest_steps(run: Run) -> Run:
+    """Return a run of a store with the number of steps to which it was resumed: MLflow can't change a parameter."""
+    steps = run.tags.get("pgzoo.total_steps")
+    return run if steps is None else replace(run, params={**run.params, "total_steps": steps})
 
 
 def with_curve(run: Run, points: Mapping[int, float]) -> Run:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pgzoo.analysis.blocks import final_score
-from pgzoo.analysis.caveats import finished
-from pgzoo.analysis.compare import CURVE, FINAL, RETURNS, Grouped
+from pgzoo.analysis.caveats import finished, without_evaluation
+from pgzoo.analysis.compare import CURVE, RETURNS, Grouped
 from pgzoo.analysis.report import image_bytes
-from pgzoo.analysis.selection import ProgressCallback, Run, RunIndex, load
+from pgzoo.analysis.selection import FINAL, ProgressCallback, Run, RunIndex, load
 from pgzoo.analysis.sensitivity import Grid, Sensitivity, Values, analyze
 from pgzoo.analysis.statistics import MIN_SEEDS
 from pgzoo.analysis.wording import plural
@@ -178,6 +178,7 @@ def grid_of(algorithm: str, runs: Sequence[Run], score: str, warnings: list[str]
         for status, count in sorted(Counter(run.status for run in here).items()):
             if status not in ("finished", "stopped"):
                 warnings.append(f"{algorithm} on {env}: {plural(count, 'run')} {status}; scored at the last step.")
+        warnings += without_evaluation(f"{algorithm} on {env}", here, score)
         by_setting = seeds_by_setting(here, lambda run: values_of(settings[run.run_key], axes), score)
         if lost := sum(not any(x is not None for x in of.values()) for of in by_setting.values()):
             warnings.append(f"{algorithm} on {env}: {plural(lost, 'setting')} left out, no final score.")

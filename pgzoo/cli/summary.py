@@ -66,7 +66,19 @@ def conclude(ctx: click.Context, result: Result, as_json: bool, progress: Progre
 def _print_json(result: Result) -> None:
     """Print the result as one line of JSON on stdout, and warnings on stderr."""
     _warn(result)
-    common.echo(json.dumps(result.to_dict(), allow_nan=False))
+    refused = _refusals(result)
+    answer = result.to_dict() | ({"refused_runs": refused} if refused else {})
+    common.echo(json.dumps(answer, allow_nan=False))
+
+
+def _refusals(result: Result) -> dict[str, str]:
+    """Return why the store refuses runs, by run key; empty if it refuses none."""
+    from pgzoo.tracking.ledger import Ledger
+
+    if not result.pending.refused:
+        return {}
+    reasons = {run.run_key: Ledger.read(result.session.home.runs / run.run_key).refused for run in result.runs}
+    return {key: reason for key, reason in reasons.items() if reason}
 
 
 def _print_result(result: Result) -> None:
@@ -304,6 +316,10 @@ def _warn(result: Result) -> None:
         common.echo(f"Omitted from the curves: {plural(dropped, 'value')} that {were} NaN or infinite.", err=True)
     if lost := result.pending.lost:
         common.echo(f"Lost because the disk was full: {plural(lost, 'record')}.", err=True)
+    reasons = list(_refusals(result).values())
+    for reason in dict.fromkeys(reasons):
+        runs = plural(reasons.count(reason), "run")
+        common.echo(f"Warning: MLflow refused {runs}, kept on this machine only: {reason}.", err=True)
     if result.pending:
         common.echo(f"Not yet uploaded to MLflow: {result.pending}. The upload continues in the background.", err=True)
         if why := pending(result.session.home).errors.get(display_uri(result.tracking_uri)):

@@ -13,7 +13,7 @@ from pgzoo.errors import UsageError
 from pgzoo.runs.waiting import ProgressMode, Waiting
 
 if TYPE_CHECKING:
-    from pgzoo.tracking import Home
+    from pgzoo.tracking import Home, ShippingSummary
     from pgzoo.tracking.transfer import Imported
 
 __all__ = ["command"]
@@ -59,6 +59,7 @@ def command(
     import time
 
     from pgzoo import tracking
+    from pgzoo.tracking.journal import count_lines
     from pgzoo.tracking.ledger import OMITTED, WANTED, Ledger, journal_folders, pending_stores, plural, read_json
     from pgzoo.tracking.session import ensure_uploader
 
@@ -69,7 +70,14 @@ def command(
             "--tracking-uri needs a FOLDER: runs of this machine are uploaded to the store of their start."
         )
     imported = None if folder is None else copy_runs(folder, home, uri, bool(tracking_uri), progress)
+
+    def unsent(state: ShippingSummary) -> int:
+        """Return the number of records that the store doesn't have, those of refused runs among them."""
+        refused = (home.runs / run for run in state.refusals)
+        return state.records + sum(count_lines(folder, Ledger.read(folder).offset) for folder in refused)
+
     before = left = tracking.pending(home)
+    unsent_before = unsent(before)
     plots = plots and any(Ledger.read(folder).plots == OMITTED for folder in journal_folders(home))
     if before or before.refused or plots:
         stores = pending_stores(home)
@@ -99,8 +107,9 @@ def command(
                     break
                 time.sleep(max(0.2, 4 * (time.monotonic() - begin)))  # counting thousands of runs takes a while
     done = max(0, before.runs + before.refused - left.runs - left.refused)
+    records = max(0, unsent_before - unsent(left))
     result = {
-        "shipped_records": max(0, before.records - left.records),
+        "shipped_records": records,
         "shipped_runs": done,
         "pending_records": left.records,
         "pending_files": left.files,
@@ -117,7 +126,7 @@ def command(
     else:
         if imported is not None:
             report_copied(imported)
-        uploaded = f"Uploaded {plural(max(0, before.records - left.records), 'record')}, {plural(done, 'run')}."
+        uploaded = f"Uploaded {plural(records, 'record')}, {plural(done, 'run')}."
         common.echo(uploaded if before or before.refused or plots else "Nothing to upload.")
         if left:
             common.echo(f"Pending: {left}. The upload continues in the background.")

@@ -42,10 +42,12 @@ def command(
     Starts a small server for the store and stops it on Ctrl-C.
     """
     from pgzoo import tracking
-    from pgzoo.errors import StoreError
+    from pgzoo.errors import StoreError, UsageError
 
     home = tracking.Home.find()
     uri = tracking.resolve_uri(tracking_uri, home)
+    if uri == tracking.NO_STORE:
+        raise UsageError("The tracking store is none: name one with --tracking-uri.")
     tracking.check_store(uri, home)
     if uri.startswith(("http://", "https://")):
         show(without_account(uri), newest_experiment(uri), no_browser, as_json)

@@ -69,8 +69,9 @@ def command(
 ) -> None:
     """Record episodes as MP4, played with the policy of a run or of a folder.
 
-    A run is named by its MLflow run id, run key, group or name. The episodes are the first episodes of an
-    evaluation.
+    A run is named by its MLflow run id, run key, group or name. With the environment backends sync and
+    async, the episodes start like the first ones of an evaluation, and with --deterministic they are the same. Sampled
+    actions, and the starts with other backends, come from other random numbers.
     """
     with Waiting("Loading torch and gymnasium", progress):
         from pgzoo.errors import UsageError

@@ -229,6 +229,8 @@ class RunConfig(Settings):
             raise ValueError("give at least one seed")
         if len(set(value)) < len(value):
             raise ValueError("a seed is given twice; the same seed gives the same run")
+        if max(value) >= 2**63:  # the records of a run would be refused
+            raise ValueError(f"a seed may be at most {2**63 - 1}")
         return value
 
     @field_validator("name", "experiment", "tags", mode="after")

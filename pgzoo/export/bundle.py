@@ -212,7 +212,7 @@ def load_policy(path: str | Path, catalog: PluginCatalog | None = None) -> Loade
 
     nonsense: tuple[type[Exception], ...] = (*NONSENSE, SafetensorError)
     path = Path(path)
-    folder = path if path.is_dir() else path.parent
+    folder = path.parent if path.is_file() or path.name in (TENSORS, DESCRIPTION) else path
     try:
         described = _read_description(folder)
         if catalog is None:

@@ -49,7 +49,10 @@ def record(
     max_steps: int = MAX_STEPS,
     report: Callable[[int, int], None] = lambda episode, frames: None,
 ) -> list[float]:
-    """Play the first evaluation episodes one after the other, write their frames to `path`, and return their returns.
+    """Play episodes one after the other, write their frames to `path`, and return their returns.
+
+    They are reset with the seeds of the first evaluation episodes, and start like these if the evaluation's backend
+    uses the random numbers of gymnasium (sync, async).
 
     `request` is the environment, `rng` draws the actions; `deterministic` takes the modes. An episode that has not
     ended after `max_steps` steps is stopped there, with a warning. `report(episode, frames)` is called after every

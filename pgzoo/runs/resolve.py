@@ -26,6 +26,9 @@ __all__ = ["check_algorithm", "compose", "resolve"]
 
 _log = logging.getLogger("pgzoo")
 
+RUN_NAME = "mlflow.runName"
+"""The tag by which MLflow renames a run."""
+
 
 def compose(
     given: Layer,
@@ -43,7 +46,8 @@ def compose(
     If that preset was found by "auto", `report` is called with a line that names it and its settings.
 
     Raises:
-        ConfigError, UnknownName: as `resolve`; also for a preset of another algorithm or environment.
+        ConfigError, UnknownName: as `resolve`; also for a preset of another algorithm or environment, and for a tag in
+            `given` that pgzoo sets itself.
         UsageError: the module of a wrapper in `given` can't be imported. Those in the file are not imported.
     """
     wrappers = given.values.get("wrappers")
@@ -51,7 +55,8 @@ def compose(
     if isinstance(wrappers, list | tuple):
         make_importable(Path.cwd())
         import_wrappers(name for name in wrappers if isinstance(name, str) and WRAPPER.fullmatch(name))
-    layers = [read_yaml(file), given] if file else [given]
+    _check_tags(given)
+    layers = [_without_own_tags(read_yaml(file)), given] if file else [given]
     if "preset" in layers[0].values and file:
         values = dict(layers[0].values)
         named = values.pop("preset")
@@ -63,8 +68,32 @@ def compose(
             _log.warning("%s", found.notice)
         if preset == "auto":
             report(f"Preset    {found.name}; without it: --preset none")
-        layers.insert(0, found.layer)
+        layers.insert(0, _without_own_tags(found.layer))
     return resolve(layers, catalog)
+
+
+def _own_tags(layer: Layer) -> list[str]:
+    """Return the tags of a layer that only pgzoo may set: with others, commands would not find or misread the run."""
+    tags = layer.values.get("tags")
+    keys = tags if isinstance(tags, Mapping) else ()
+    return [key for key in keys if isinstance(key, str) and (key.startswith("pgzoo.") or key == RUN_NAME)]
+
+
+def _check_tags(given: Layer) -> None:
+    """Raise ConfigError if the user gives a tag that only pgzoo may set."""
+    if own := _own_tags(given):
+        advice = "use --name for the name of a run" if own[0] == RUN_NAME else "choose another key"
+        raise ConfigError(f"{given.where(('tags',))} {own[0]}: pgzoo sets this tag itself; {advice}.")
+
+
+def _without_own_tags(layer: Layer) -> Layer:
+    """Return a file's settings without the tags that only pgzoo may set; the file of a trial has those of its study."""
+    own = _own_tags(layer)
+    if not own:
+        return layer
+    _log.warning("%s: not taken over, because pgzoo sets them itself: %s", layer.where(("tags",)), ", ".join(own))
+    tags = {key: value for key, value in layer.values["tags"].items() if key not in own}
+    return Layer({**layer.values, "tags": tags}, layer.where)
 
 
 def resolve(layers: Sequence[Layer], catalog: PluginCatalog) -> RunConfig:

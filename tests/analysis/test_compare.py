@@ -190,6 +190,54 @@ def test_warnings_name_other_differences_too_few_seeds_and_failed_runs(train: Tr
     assert found.blocks[0].pairs[0].verdict == "undecided: needs 3 seeds per side"
 
 
+def test_a_resumed_run_is_compared_with_the_settings_of_its_last_start(train: Train) -> None:
+    for group in ("a", "b"):
+        train(group, [1, 2, 3], params={"total_steps": "300"})
+    train("c", [1, 2, 3], params={"total_steps": "3000"})
+    train("a", [None, None, None], params={"total_steps": "3000"})  # continues the journals of a
+    found = pgzoo.compare("a", "b")
+    assert "total_steps differs: a 3000, b 300." in found.warnings
+    assert found.differences == {"total_steps": ("3000", "300")}
+    assert pgzoo.compare("a", "c").warnings == () and not pgzoo.compare("a", "c").differences
+    train("b", [None], seeds=[1], params={"total_steps": "3000"})
+    assert "total_steps differs: b 300 and 3000, c 3000." in pgzoo.compare("b", "c").warnings
+
+
+def test_a_final_return_that_is_not_of_an_evaluation_gets_a_warning(train: Train, home: Home) -> None:
+    train("a", [1, 2, 3])
+    train("b", [1, 2])
+    session = Session(home, "b", home.default_uri)
+    told = {"total_steps": "10000", "gamma": "0.99", "eval_episodes": "100"}
+    identity: dict[str, Any] = {"experiment": "e", "seed": 2, "algorithm": "reinforce", "env": "CartPole-v1"}
+    failed = session.journal("b-s2", name="reinforce s2", params=told, **identity)
+    failed.evaluation(500, "sampled", False, [8.0], [1])
+    failed.summary(600, {"summary/return_final": 9.0})  # what the listener writes is the mean of training episodes
+    failed.tags({"pgzoo.status": "failed"})
+    failed.end("FAILED")
+    session.close(0)
+    found = pgzoo.compare("a", "b")
+    (said,) = [warning for warning in found.warnings if "without a final evaluation" in warning]
+    assert said == (
+        "b: 1 run without a final evaluation; the mean return of the last training episodes is used instead."
+    )
+    assert found.blocks[0].final[1].mean.value == 4.0
+
+
+def test_a_run_that_was_killed_after_it_was_resumed_has_no_final_return_of_its_first_end(
+    train: Train, home: Home
+) -> None:
+    train("a", [1, 2, 3])
+    train("b", [1, 2, 3])
+    session = Session(home, "b", home.default_uri)
+    identity: dict[str, Any] = {"experiment": "e", "seed": 2, "algorithm": "reinforce", "env": "CartPole-v1"}
+    resumed = session.journal("b-s2", name="reinforce s2", **identity)
+    resumed.record([11_000], {"train/return_mean": 50.0})
+    session.close(0)
+    found = pgzoo.compare("a", "b")
+    assert "b: 1 run without summary/return_final; the last train/return_mean is used instead." in found.warnings
+    assert found.blocks[0].final[1].mean.value == pytest.approx((1 + 2 + 50) / 3)
+
+
 def test_a_run_that_ended_early_keeps_its_last_value(train: Train) -> None:
     train("a", [9, 9, 9])
     train("b", [9, 9, 9], last=4)
@@ -240,6 +288,11 @@ def test_invalid_selectors_and_options_are_errors_with_a_clear_message(train: Tr
     train("first", [1, 2, 3], name="alpha")
     train("second", [1, 2, 3], name="beta")
     train("third", [1, 2, 3], name="gamma", env="Acrobot-v1")
+    session = Session(Home.find(), "second", Home.find().default_uri)
+    identity: dict[str, Any] = {"experiment": "e", "seed": 0, "algorithm": "reinforce", "env": "CartPole-v1"}
+    session.journal("second-s0", name="beta s0", **identity).summary(10_000, {"policy/entropy": 1.0})
+    session.journals["second-s0"].end("FINISHED")
+    session.close(0)
     for selectors, options, error, message in (
         ((), {}, UsageError, "two or more selectors"),
         (("alpha",), {}, UsageError, "two or more selectors"),
@@ -251,6 +304,12 @@ def test_invalid_selectors_and_options_are_errors_with_a_clear_message(train: Tr
         (("alpha", "gamma"), {}, UsageError, "alpha on CartPole-v1; gamma on Acrobot-v1. They have none in common"),
         (("alpha", "beta"), {"env": "CartPole-v0"}, UsageError, 'no run on CartPole-v0.*Did you mean "CartPole-v1"'),
         (("alpha", "beta"), {"metric": "train/return"}, UsageError, 'no.* Did you mean "train/return_mean"'),
+        (
+            ("alpha", "beta"),
+            {"metric": "policy/entropy"},
+            UsageError,
+            "No run of .alpha.* policy/entropy. There are: eval",
+        ),
         (("alpha", "beta"), {"metric": "zzz"}, UsageError, "There are: eval/length_mean"),
     ):
         with pytest.raises(error, match=f"(?is){message}"):
@@ -440,6 +499,13 @@ def test_colors_differ_for_color_blind_readers(vision: np.ndarray[Any, Any]) -> 
 
 def compare(*arguments: str) -> Result:
     return CliRunner().invoke(program, ["compare", *arguments], prog_name="pgzoo", catch_exceptions=False)
+
+
+def test_a_comparison_cannot_be_logged_without_a_store(train: Train) -> None:
+    train("a", [1, 2, 3])
+    train("b", [1, 2, 3])
+    with pytest.raises(StoreError, match="The tracking store is none, so nothing can be logged: name one with"):
+        pgzoo.compare("a", "b", tracking_uri="none").log()
 
 
 def test_the_command_prints_tables(train: Train, tmp_path: Path) -> None:

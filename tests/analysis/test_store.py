@@ -140,6 +140,29 @@ def test_runs_of_a_store_are_compared(tables: Tables) -> None:
     assert [final.mean.value for final in found.blocks[0].final] == [4.0, 13.0]
 
 
+def test_a_resumed_run_of_a_store_has_its_latest_number_of_steps(tables: Tables) -> None:
+    for seed, tags in enumerate(({}, {"pgzoo.total_steps": "3000"})):
+        run = tables.add("ppo", seed, "a", ("summary/return_final", 1.0, 1, 300), **tags)
+        tables.insert("INSERT INTO params (run_uuid, key, value) VALUES (?, 'total_steps', '300')", (run,))
+    _, runs = RunIndex(Home.find(), tables.uri, lambda *_: None).select("a")
+    assert [run.params["total_steps"] for run in load(runs, "train/return_mean", lambda *_: None)] == ["300", "3000"]
+
+
+def test_the_final_return_of_a_run_of_a_store_that_failed_before_its_evaluation_is_left_out(tables: Tables) -> None:
+    final: Point = ("summary/return_final", 7.5, 2, 300)
+    failed = {"status": "FAILED", "pgzoo.status": "failed"}
+    tables.add("ppo", 0, "a", final)
+    tables.add("ppo", 1, "a", final, **failed)
+    tables.add("ppo", 2, "a", final, ("eval/return_mean", 6.0, 1, 200), **failed)  # evaluated during training
+    tables.add(
+        "ppo", 3, "a", final, ("eval/return_mean", 7.5, 1, 300), status="KILLED", **{"pgzoo.status": "interrupted"}
+    )
+    (row,) = list_store(tables.uri, RunFilter(), 0, True, lambda *_: None).rows
+    assert [run.final_return for run in row] == [7.5, None, None, 7.5]
+    _, runs = RunIndex(Home.find(), tables.uri, lambda *_: None).select("a")
+    assert [run.evaluated for run in runs] == [True, False, False, True]
+
+
 def test_a_numeric_parameter_is_found_in_a_store_in_two_spellings(tables: Tables) -> None:
     for seed, value in enumerate(("0.0003", "3e-4", "0.0004")):
         tables.insert(

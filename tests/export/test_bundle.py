@@ -249,6 +249,10 @@ def test_a_missing_file_is_named_in_the_error(folder: Path, catalog: PluginCatal
     assert message.startswith(f"No policy in {folder}: No such file") and name in message
 
 
+def test_a_missing_folder_is_named_in_the_error(catalog: PluginCatalog) -> None:
+    assert refusal(Path("nope"), catalog).startswith("No policy in nope: No such file or directory")
+
+
 @pytest.mark.parametrize("name", ["policy.json", "policy.safetensors"])
 @pytest.mark.parametrize("damage", [b"", b"\xff\xfe nonsense", b"[1, 2]", b"{}", b"null"])
 def test_a_damaged_file_is_reported(folder: Path, catalog: PluginCatalog, name: str, damage: bytes) -> None:

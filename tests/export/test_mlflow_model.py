@@ -17,9 +17,9 @@ import yaml
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from packaging.requirements import Requirement
 
-from pgzoo.errors import ConfigError, StoreError
+from pgzoo.errors import ConfigError, StoreError, UsageError
 from pgzoo.export import mlflow_model
-from pgzoo.export.bundle import LoadedPolicy
+from pgzoo.export.bundle import LoadedPolicy, load_policy
 from pgzoo.export.formats import export
 from pgzoo.export.mlflow_model import STUB
 
@@ -140,6 +140,21 @@ def test_an_export_in_an_unknown_format_or_to_an_invalid_folder_is_refused(make:
     for format in ("safetensors", "mlflow"):
         with pytest.raises(StoreError, match="Can't export to"):
             export(policy, tmp_path / "file" / "below", format)  # type: ignore[arg-type]
+
+
+def test_exports_of_two_policies_in_different_formats_are_not_mixed(make: Make, tmp_path: Path) -> None:
+    one, other, to = make(POINT, Discrete(2)), make(POINT, Discrete(3)), tmp_path / "to"
+    export(one, to)
+    assert export(one, to, "mlflow") == export(one, to)  # the same policy in two formats
+    for format in ("safetensors", "mlflow", "onnx"):
+        with pytest.raises(UsageError, match=r"to has .*, which may be of another policy. Export to another folder"):
+            export(other, to, format)  # type: ignore[arg-type]
+    export(one, tmp_path / "single")
+    assert load_policy(export(other, tmp_path / "single")).spec.action_space == Discrete(3)
+    (tmp_path / "graph").mkdir()
+    (tmp_path / "graph" / "policy.onnx").touch()
+    with pytest.raises(UsageError, match=r"graph has policy\.onnx, which may be of another policy"):
+        export(one, tmp_path / "graph")
 
 
 @pytest.mark.parametrize("source", ["", "file:///home/me/pgzoo"])

@@ -67,6 +67,20 @@ def test_an_option_overrides_the_preset_of_a_file(catalog: PluginCatalog, tmp_pa
     assert compose(Layer({}, ".".join), catalog, file=str(file), preset="none").eval_episodes == 100
 
 
+def test_tags_that_pgzoo_sets_are_refused_and_those_in_a_file_are_not_taken_over(
+    catalog: PluginCatalog, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("tags:\n  pgzoo.study: s\n  a: b\n")  # as in the config.yaml of a trial
+    assert compose(Layer(BASE, ".".join), catalog, file=str(file)).tags == {"a": "b"}
+    assert f"{file}, line 1: tags: not taken over, because pgzoo sets them itself: pgzoo.study" in caplog.messages
+    for key in ("pgzoo.kind", "mlflow.runName"):
+        tags = Layer({**BASE, "tags": {"a": "b", key: "x"}}, ".".join)
+        assert refusal(lambda tags=tags: compose(tags, catalog)).startswith(f"tags {key}: pgzoo sets this tag itself;")
+    allowed = {"pgzoo": "x", "mlflow.user": "me"}
+    assert compose(Layer({**BASE, "tags": allowed}, ".".join), catalog).tags == allowed
+
+
 def test_mappings_are_merged_key_by_key(laid: Resolve) -> None:
     config = laid({"env_kwargs": {"a": 1, "b": 2}, "tags": {"x": "1"}}, {"env_kwargs": {"b": 3}})
     assert config.env_kwargs == {"a": 1, "b": 3} and config.tags == {"x": "1"}
@@ -130,9 +144,14 @@ def test_seeds_are_a_count_or_a_list(laid: Resolve, given: Any, seeds: tuple[int
     assert laid(given).seeds == seeds
 
 
-@pytest.mark.parametrize("seeds", [0, -1, "x", "1,x", [], [1, 1], [-1], 2.5, True, "1,1"])
+@pytest.mark.parametrize("seeds", [0, -1, "x", "1,x", [], [1, 1], [-1], 2.5, True, "1,1", [0, 2**63]])
 def test_invalid_seeds_are_refused(laid: Resolve, seeds: Any) -> None:
     assert refusal(lambda: laid({"seeds": seeds})).startswith("seeds")
+
+
+def test_the_largest_seed_is_the_largest_number_that_a_record_may_have(laid: Resolve) -> None:
+    assert laid({"seed": 2**63 - 1}).seeds == (2**63 - 1,)
+    assert "seed: a seed may be at most 9223372036854775807" in refusal(lambda: laid({"seed": 2**63}))
 
 
 def test_seed_and_seeds_cannot_be_combined_in_one_layer(laid: Resolve) -> None:

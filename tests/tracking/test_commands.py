@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import signal
 import socket
@@ -14,11 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from click.testing import CliRunner, Result
 from program import PATIENCE
 
+from pgzoo.cli.main import program
 from pgzoo.cli.ui import deep_link, free_port, last_words, without_account
 from pgzoo.errors import StoreError
-from pgzoo.tracking import pending
+from pgzoo.tracking import Home, pending
+from pgzoo.tracking.ledger import Ledger, journal_folders
 
 if TYPE_CHECKING:
     from conftest import Place
@@ -89,6 +93,41 @@ def test_ui_and_sync_create_no_files_in_an_empty_folder(command: str, tmp_path: 
     else:
         assert (run.returncode, run.stdout) == (0, "Nothing to upload.\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refused_run_is_reported_at_its_end_and_its_records_do_not_count_as_uploaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(home: Home) -> None:
+        """Do what an uploader does if the experiment was deleted."""
+        for folder in journal_folders(home):
+            Ledger(refused="the experiment was deleted").write(folder)
+
+    def command(*words: str) -> Result:
+        return CliRunner().invoke(program, [*words, "--no-progress"], prog_name="pgzoo")
+
+    monkeypatch.setenv("PGZOO_HOME", str(tmp_path / ".pgzoo"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setattr("pgzoo.tracking.session.ensure_uploader", refuse)
+    ended = command("run", "random", "--env", "CartPole-v1", "--total-steps", "50", "--eval-episodes", "1", "--json")
+    assert ended.exit_code == 0
+    assert json.loads(ended.stdout)["refused_runs"].popitem()[1] == "the experiment was deleted"
+    assert "Warning: MLflow refused 1 run, kept on this machine only: the experiment was deleted.\n" in ended.stderr
+    assert "Not yet uploaded" not in ended.stderr
+
+    (folder,) = journal_folders(Home.find())
+    Ledger().write(folder)  # it is refused while `sync` waits
+    synced = command("sync")
+    assert synced.exit_code == 1
+    assert synced.stdout == f"Uploaded 0 records, 0 runs.\nRefused: run {folder.name}: the experiment was deleted\n"
+
+
+def test_ui_without_a_store_is_an_error_that_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGZOO_HOME", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "none")
+    shown = CliRunner().invoke(program, ["ui", "--no-browser"], prog_name="pgzoo")
+    assert shown.exit_code == 2
+    assert shown.stderr == "Error: The tracking store is none: name one with --tracking-uri.\n"
 
 
 def test_ui_reports_an_unreachable_server_without_a_traceback(tmp_path: Path) -> None:

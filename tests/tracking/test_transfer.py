@@ -36,6 +36,8 @@ def start(home: Home, group: str, seed: int, algorithm: str = "ppo", **tags: str
 
 
 def end(journal: Journal, status: str = "finished") -> None:
+    if status != "failed":
+        journal.evaluation(2000, "sampled", True, [10.0 + len(status)] * 2, [1, 1])
     journal.summary(2000, {"summary/return_final": 10.0 + len(status)})
     journal.tags({"pgzoo.status": status, "pgzoo.env_steps": "2048"})
     journal.end("FAILED" if status == "failed" else "FINISHED")
@@ -79,6 +81,36 @@ def test_importing_a_folder_without_runs_or_the_home_itself_is_refused(home: Hom
     assert "needs a FOLDER" in pgzoo("sync", "--tracking-uri", "http://server", code=2)
 
 
+def test_a_run_that_is_started_again_is_listed_as_before_until_it_has_newer_values(home: Home) -> None:
+    def listed() -> dict[str, Any]:
+        (row,) = pgzoo("runs", "--seeds")
+        return {name: row[name] for name in ("status", "steps", "return_final")}
+
+    before = {"status": "stopped", "steps": 2048, "return_final": 17.0}
+    end(start(home, "g", 0), "stopped")
+    assert listed() == before
+    again = start(home, "g", 0)  # as for a run that is complete; its point at step 1000 is not written again
+    end(again, "stopped")
+    again.release()
+    assert listed() == before
+    again = start(home, "g", 0)
+    for path in range(200):
+        again.artifact(f"{path:0100}", b"")  # the first part doesn't fit into what is read first
+    again.end("FINISHED")  # as after a verification: with a start and an end, and without tags of its own
+    again.release()
+    assert listed() == before
+    again = start(home, "g", 0)
+    assert listed() == before | {"status": "running"}
+    again.record([3000], {"train/return_mean": 1.0})
+    assert listed() == {"status": "running", "steps": 3000, "return_final": None}
+    again.evaluation(4000, "sampled", True, [5.0], [1])
+    again.summary(4000, {"summary/return_final": 5.0})
+    again.tags({"pgzoo.status": "finished", "pgzoo.env_steps": "4096"})
+    again.end("FINISHED")
+    again.release()
+    assert listed() == {"status": "finished", "steps": 4096, "return_final": 5.0}
+
+
 def test_runs_are_listed_filtered_and_deleted(home: Home) -> None:
     end(start(home, "g1", 0, project="a"))
     end(start(home, "g2", 0, algorithm="vpg"))
@@ -88,6 +120,7 @@ def test_runs_are_listed_filtered_and_deleted(home: Home) -> None:
     assert set(rows) == {"g1", "g2", "g3"}
     assert rows["g2"]["seeds"] == [0, 1] and rows["g2"]["statuses"] == {"finished": 1, "failed": 1}
     assert (rows["g1"]["steps"], rows["g1"]["return_final"]) == (2048, 18.0)
+    assert rows["g2"]["return_final"] == 18.0  # that of the failed run is of training episodes
     assert (rows["g3"]["steps"], rows["g3"]["statuses"]) == (1000, {"running": 1})
     for filters, keys in {
         ("--algorithm", "vpg"): {"g2-s0", "g2-s1"},

@@ -286,8 +286,8 @@ class Result:
     ) -> VideoFile:
         """Record episodes as an MP4 file and return it; a notebook shows it inline.
 
-        `path` defaults to `NAME-sSEED.mp4` in the working directory; in a sweep, the name also has the setting. `seed` and `setting` select a policy, as in
-        `policy`.
+        `path` defaults to `NAME-sSEED.mp4` in the working directory; in a sweep, the name also has the setting.
+        `seed` and `setting` select a policy, as in `policy`.
 
         Raises:
             ConfigError: As for `policy`.
